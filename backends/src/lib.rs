@@ -1,0 +1,2 @@
+#![cfg_attr(freestanding, no_std)]
+//! See Cargo.toml.
