@@ -2,7 +2,35 @@
 //! What `cargo xtask` does, as a library: the command line tool and the system tests build, pack and boot
 //! the same images through the same code.
 
+use std::fmt;
+
+pub mod bundle;
 pub mod cargo;
+pub mod deps;
 pub mod image_check;
 pub mod images;
+pub mod iso;
+pub mod machine;
+pub mod options;
 pub mod paths;
+pub mod qemu;
+pub mod run;
+pub mod session;
+pub mod symbols;
+
+/// The person asked for something that cannot be: exit status 2.
+#[derive(Debug)]
+pub struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Wrong usage, as an error.
+pub fn usage(why: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Usage(why.into()))
+}

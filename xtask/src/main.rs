@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::cargo::{self, Diagnostics};
-use xtask::images;
+use xtask::options::RunOptions;
+use xtask::{Usage, images, run};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -16,6 +17,11 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build everything and boot it: a person gets dom0's prompt, a script its exit status.
+    Run {
+        #[command(flatten)]
+        options: Box<RunOptions>,
+    },
     /// Build and check the images.
     Build {
         /// Only these images: microhv, dom0, hello, bench.
@@ -35,22 +41,25 @@ fn selected(names: &[String]) -> anyhow::Result<Vec<&'static images::Image>> {
     names.iter().map(|name| images::find(name)).collect()
 }
 
-fn run(task: Task) -> anyhow::Result<()> {
+/// Does the task; gives the exit status.
+fn perform(task: Task) -> anyhow::Result<u8> {
     match task {
-        Task::Build { images } => images::build(&selected(&images)?),
+        Task::Run { options } => return run::run(&options.machine()?),
+        Task::Build { images } => images::build(&selected(&images)?)?,
         Task::Check { images } => {
             let names: Vec<&str> = selected(&images)?.iter().map(|image| image.name).collect();
-            cargo::freestanding("check", &names, &[], Diagnostics::Rendered)
+            cargo::freestanding("check", &names, &[], Diagnostics::Rendered)?;
         }
     }
+    Ok(0)
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(Options::parse().command) {
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(5)
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 5 })
         }
     }
 }

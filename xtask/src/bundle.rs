@@ -1,0 +1,180 @@
+//! The boot bundle: a cpio archive (newc) of the files that dom0 shows under `/boot`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::images::{self, Image};
+use crate::paths;
+
+/// The member that holds the shell's lines.
+pub const SCRIPT: &str = ".script";
+
+/// A regular file that anyone may read.
+const MODE: u32 = 0o100_644;
+
+/// The members of a bundle, by name. The last one given under a name wins.
+#[derive(Clone, Debug, Default)]
+pub struct Bundle {
+    members: BTreeMap<String, Vec<u8>>,
+}
+
+impl Bundle {
+    /// The example guests: every guest image and every `guests/*/*.cfg`.
+    ///
+    /// # Errors
+    /// A file cannot be read; the images must have been built.
+    pub fn with_guests() -> Result<Self> {
+        let mut bundle = Self::default();
+        for image in guest_images() {
+            bundle.add_file(image.name, &image.bootable())?;
+        }
+        for guest in sorted(&paths::root().join("guests"))? {
+            if !guest.is_dir() {
+                continue;
+            }
+            for file in sorted(&guest)? {
+                if file.extension().is_some_and(|extension| extension == "cfg") {
+                    let name =
+                        file.file_name().and_then(|name| name.to_str()).context("a name is not UTF-8")?;
+                    bundle.add_file(name, &file)?;
+                }
+            }
+        }
+        Ok(bundle)
+    }
+
+    /// Adds the file at `path` as `/boot/NAME`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn add_file(&mut self, name: &str, path: &Path) -> Result<()> {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.add(name, bytes)
+    }
+
+    /// Adds `bytes` as `/boot/NAME`.
+    ///
+    /// # Errors
+    /// Not a name for a file, or larger than the format can say (4 GiB).
+    pub fn add(&mut self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        check_name(name)?;
+        if u32::try_from(bytes.len()).is_err() {
+            bail!("{name}: a member of the boot bundle must be smaller than 4 GiB");
+        }
+        self.members.insert(name.to_string(), bytes);
+        Ok(())
+    }
+
+    /// Adds the lines that dom0's shell runs.
+    ///
+    /// # Errors
+    /// As for any member.
+    pub fn add_script(&mut self, lines: &[String]) -> Result<()> {
+        let mut text = lines.join("\n");
+        text.push('\n');
+        self.add(SCRIPT, text.into_bytes())
+    }
+
+    /// The archive.
+    pub fn archive(&self) -> Vec<u8> {
+        let mut archive = Vec::new();
+        for (index, (name, bytes)) in self.members.iter().enumerate() {
+            member(&mut archive, index as u32 + 1, MODE, name, bytes);
+        }
+        member(&mut archive, 0, 0, "TRAILER!!!", &[]);
+        pad(&mut archive, 512);
+        archive
+    }
+}
+
+/// Every image that runs as a guest.
+fn guest_images() -> impl Iterator<Item = &'static Image> {
+    images::ALL.iter().filter(|image| !matches!(image.name, "microhv" | "dom0"))
+}
+
+/// The entries of a directory in order of name, so that equal trees make equal bundles.
+fn sorted(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let cannot = || format!("cannot read {}", directory.display());
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(cannot)? {
+        entries.push(entry.with_context(cannot)?.path());
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+/// Whether `name` can stand in `/boot`.
+///
+/// # Errors
+/// Empty, longer than 255 bytes, a path, or with bytes that no shell line can name.
+pub fn check_name(name: &str) -> Result<()> {
+    let plain = !name.is_empty() && name.len() <= 255 && !matches!(name, "." | ".." | "TRAILER!!!");
+    if !plain || name.contains('/') || name.chars().any(char::is_control) {
+        bail!("{name:?} is no name for a file under /boot");
+    }
+    Ok(())
+}
+
+/// One member: a header of 110 characters, the name with its zero, the bytes; each part padded to 4.
+fn member(archive: &mut Vec<u8>, inode: u32, mode: u32, name: &str, bytes: &[u8]) {
+    // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
+    let fields = [inode, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+    archive.extend_from_slice(b"070701");
+    for field in fields {
+        archive.extend_from_slice(format!("{field:08X}").as_bytes());
+    }
+    archive.extend_from_slice(name.as_bytes());
+    archive.push(0);
+    pad(archive, 4);
+    archive.extend_from_slice(bytes);
+    pad(archive, 4);
+}
+
+fn pad(archive: &mut Vec<u8>, to: usize) {
+    archive.resize(archive.len().next_multiple_of(to), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_bundle_is_a_trailer() {
+        let archive = Bundle::default().archive();
+        assert_eq!(archive.len(), 512);
+        assert!(archive.starts_with(b"070701"));
+        assert_eq!(&archive[110..121], b"TRAILER!!!\0");
+    }
+
+    #[test]
+    fn members_are_aligned_and_the_last_of_a_name_wins() {
+        let mut bundle = Bundle::default();
+        bundle.add("b", vec![1; 5]).expect("a name");
+        bundle.add("a", b"old".to_vec()).expect("a name");
+        bundle.add("a", b"new".to_vec()).expect("a name");
+        let archive = bundle.archive();
+        assert_eq!(&archive[54..62], b"00000003");
+        assert_eq!(&archive[110..122], b"a\0new\x00070701");
+    }
+
+    #[test]
+    fn names_that_are_paths_are_refused() {
+        for name in ["", "/etc", "a/b", ".", "..", "a\nb", "TRAILER!!!", &"x".repeat(256)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in [".script", "hello", "vm linuz", &"x".repeat(255)] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_script_ends_every_line() {
+        let mut bundle = Bundle::default();
+        bundle.add_script(&["xl list".into(), "poweroff".into()]).expect("a name");
+        let archive = bundle.archive();
+        let text = b"xl list\npoweroff\n";
+        assert!(archive.windows(text.len()).any(|window| window == text));
+    }
+}

@@ -1,0 +1,142 @@
+//! The host's tools: finds what is missing, installs it, or says how.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::{iso, qemu};
+
+/// What a task needs besides cargo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To boot a machine.
+    Qemu,
+    /// To make a CD image.
+    Grub,
+    /// To compile the header probe and the counting plugin.
+    CCompiler,
+    /// Xen's public headers.
+    XenHeaders,
+    /// To attach to a machine.
+    Gdb,
+    /// To put names to addresses.
+    Addr2line,
+}
+
+impl Need {
+    /// What proves that it is there, and the Debian package that brings it.
+    fn parts(self) -> &'static [(Probe, &'static str)] {
+        match self {
+            Self::Qemu => &[(Probe::Program(qemu::PROGRAM), "qemu-system-x86")],
+            Self::Grub => &[
+                (Probe::Program(iso::PROGRAM), "grub-common"),
+                (Probe::File("/usr/lib/grub/i386-pc/multiboot2.mod"), "grub-pc-bin"),
+                (Probe::Program("xorriso"), "xorriso"),
+                (Probe::Program("mformat"), "mtools"),
+            ],
+            Self::CCompiler => {
+                &[(Probe::Program("gcc"), "gcc"), (Probe::File("/usr/include/stdio.h"), "libc6-dev")]
+            }
+            Self::XenHeaders => &[(Probe::File("/usr/include/xen/xen.h"), "libxen-dev")],
+            Self::Gdb => &[(Probe::Program("gdb"), "gdb")],
+            Self::Addr2line => &[(Probe::Program("addr2line"), "binutils")],
+        }
+    }
+}
+
+/// What proves that a package is there.
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    Program(&'static str),
+    File(&'static str),
+}
+
+impl Probe {
+    fn there(self) -> bool {
+        match self {
+            Self::Program(name) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+            }
+            Self::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// The packages that `needs` lack.
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let parts = needs.iter().flat_map(|need| need.parts());
+    parts.filter(|(probe, _)| !probe.there()).map(|(_, package)| *package).collect()
+}
+
+/// Makes sure that everything in `needs` is there: as root, or by a sudo that asks nothing, it is installed.
+///
+/// # Errors
+/// Something is missing still: the error names the command that installs it.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let packages = missing(needs);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    if Probe::Program("apt-get").there()
+        && let Some(prefix) = privilege()
+    {
+        eprintln!("installing {list}");
+        // The package lists may be missing (a fresh container) or too old: fetch them on the first failure.
+        if !(apt(prefix, &["install"], &packages)
+            || apt(prefix, &["update"], &[]) && apt(prefix, &["install"], &packages))
+        {
+            eprintln!("apt-get failed");
+        }
+    }
+    if !missing(needs).is_empty() {
+        bail!(
+            "missing on this machine: {list}. Install with: sudo apt-get install --no-install-recommends {list}"
+        );
+    }
+    Ok(())
+}
+
+/// What to put before a command that needs root: nothing for root itself, `None` when there is no way.
+fn privilege() -> Option<&'static [&'static str]> {
+    let quiet = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()
+    };
+    if quiet("id", &["-u"]).is_some_and(|output| output.stdout.starts_with(b"0\n")) {
+        return Some(&[]);
+    }
+    quiet("sudo", &["-n", "true"]).is_some_and(|output| output.status.success()).then_some(&["sudo", "-n"])
+}
+
+/// Runs apt-get without questions.
+fn apt(prefix: &[&str], verb: &[&str], packages: &[&str]) -> bool {
+    let line: Vec<&str> =
+        [prefix, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y"], verb].concat();
+    let mut command = Command::new(line[0]);
+    command.args(&line[1..]);
+    if !packages.is_empty() {
+        command.arg("--no-install-recommends").args(packages);
+    }
+    command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_tell_what_is_there() {
+        assert!(Probe::Program("sh").there());
+        assert!(!Probe::Program("no-such-program-at-all").there());
+        assert!(Probe::File("/").there());
+        assert!(!Probe::File("/no/such/file").there());
+    }
+
+    #[test]
+    fn nothing_needed_is_nothing_missing() {
+        assert!(ensure(&[]).is_ok());
+        assert!(missing(&[]).is_empty());
+    }
+}

@@ -1,0 +1,291 @@
+//! What a person or a test asks for: the machine, its devices, what it boots and what dom0's shell runs.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::bundle::{self, Bundle};
+use crate::images;
+use crate::usage;
+
+/// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how it went.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// QEMU's limit for a virtio disk's serial number, which becomes the by-id name.
+const MAX_DISK_ID_BYTES: usize = 20;
+
+/// A raw file that becomes a virtio disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// The machine cannot write it.
+    pub read_only: bool,
+    /// Makes it `/dev/disk/by-id/virtio-ID` in dom0.
+    pub id: Option<String>,
+}
+
+impl FromStr for Disk {
+    type Err = String;
+
+    /// `PATH[,ro][,id=NAME]`. The path may hold commas: only the known words at its end are options.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut path, mut read_only, mut id) = (text, false, None);
+        while let Some((rest, last)) = path.rsplit_once(',') {
+            if last == "ro" {
+                read_only = true;
+            } else if let Some(name) = last.strip_prefix("id=") {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+                if name.is_empty() || name.len() > MAX_DISK_ID_BYTES || !name.bytes().all(plain) {
+                    return Err(format!(
+                        "a disk's id is 1 to {MAX_DISK_ID_BYTES} letters, digits or -_. characters"
+                    ));
+                }
+                id = Some(name.to_string());
+            } else {
+                break;
+            }
+            path = rest;
+        }
+        if path.is_empty() {
+            return Err("a disk needs a path".into());
+        }
+        Ok(Self { path: path.into(), read_only, id })
+    }
+}
+
+/// A host file that becomes a member of the boot bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// The file.
+    pub path: PathBuf,
+    /// Its name under `/boot`.
+    pub name: String,
+}
+
+impl FromStr for Module {
+    type Err = String;
+
+    /// `PATH[=NAME]`; the name is the path's last part unless given.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, name) = match text.rsplit_once('=') {
+            // A `=` inside a directory's name is none of ours.
+            Some((path, name)) if !name.contains('/') => (path, name),
+            _ => (text, Path::new(text).file_name().and_then(|name| name.to_str()).unwrap_or("")),
+        };
+        if path.is_empty() {
+            return Err("a module needs a path".into());
+        }
+        bundle::check_name(name).map_err(|error| error.to_string())?;
+        if name == bundle::SCRIPT {
+            return Err(format!("{} is kept for --cmd and --script", bundle::SCRIPT));
+        }
+        Ok(Self { path: path.into(), name: name.to_string() })
+    }
+}
+
+/// dom0's network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Net {
+    /// QEMU's user-mode NAT.
+    User,
+    /// No card.
+    None,
+    /// QEMU's socket back end: what stands behind `socket:`.
+    Socket(String),
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            _ if text == "user" => Ok(Self::User),
+            _ if text == "none" => Ok(Self::None),
+            Some(("socket", options)) if !options.is_empty() => Ok(Self::Socket(options.to_string())),
+            _ => Err("user, none or socket:OPTIONS".into()),
+        }
+    }
+}
+
+/// How the machine is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Boot {
+    /// Multiboot1, by QEMU itself.
+    Direct,
+    /// Multiboot2, by GRUB from a CD image.
+    Iso,
+}
+
+/// A machine to be booted.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// CPUs.
+    pub cpus: u32,
+    /// QEMU's CPU model.
+    pub cpu_model: String,
+    /// Disks, in dom0's order.
+    pub disks: Vec<Disk>,
+    /// The network card.
+    pub net: Net,
+    /// Multiboot1 or multiboot2.
+    pub boot: Boot,
+    /// The dom0 kernel: a PV ELF file.
+    pub dom0: PathBuf,
+    /// Words for the hypervisor's command line, behind the standard ones.
+    pub hypervisor_arguments: String,
+    /// Words for dom0's command line, behind the standard ones.
+    pub dom0_arguments: String,
+    /// Files for `/boot` besides the example guests.
+    pub modules: Vec<Module>,
+    /// The shell's lines; `None` leaves a person at the prompt.
+    pub script: Option<Vec<String>>,
+    /// The shell stays after the script's last line.
+    pub keep: bool,
+    /// Passed to QEMU as they are.
+    pub qemu_arguments: Vec<String>,
+    /// A copy of all serial output.
+    pub log: Option<PathBuf>,
+    /// When the machine is ended, counted from QEMU's start.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            memory_mib: 1024,
+            cpus: 2,
+            cpu_model: "qemu64".into(),
+            disks: Vec::new(),
+            net: Net::User,
+            boot: Boot::Direct,
+            dom0: images::ALL[1].bootable(),
+            hypervisor_arguments: String::new(),
+            dom0_arguments: String::new(),
+            modules: Vec::new(),
+            script: None,
+            keep: false,
+            qemu_arguments: Vec::new(),
+            log: None,
+            timeout: None,
+        }
+    }
+}
+
+impl Machine {
+    /// Whether a person sits at the prompt, at once or after the script.
+    pub fn interactive(&self) -> bool {
+        self.script.is_none() || self.keep
+    }
+
+    /// Looks for everything that can be wrong before anything is built.
+    ///
+    /// # Errors
+    /// A file that is not there, or a script with a line that cannot travel: wrong usage.
+    pub fn check(&self) -> Result<()> {
+        for disk in &self.disks {
+            check_file("disk", &disk.path)?;
+        }
+        for module in &self.modules {
+            check_file("module", &module.path)?;
+        }
+        if self.memory_mib == 0 || self.cpus == 0 {
+            return Err(usage("a machine needs memory and a CPU"));
+        }
+        Ok(())
+    }
+
+    /// The hypervisor's command line.
+    pub fn hypervisor_line(&self) -> String {
+        join(&format!("com1 debug-exit={DEBUG_EXIT_PORT:#x}"), &self.hypervisor_arguments)
+    }
+
+    /// dom0's command line, without a first word for the file.
+    pub fn dom0_line(&self) -> String {
+        let keep = if self.keep { " keep" } else { "" };
+        join(&format!("debug-exit={DEBUG_EXIT_PORT:#x}{keep}"), &self.dom0_arguments)
+    }
+
+    /// The boot bundle: example guests, modules, script.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn bundle(&self) -> Result<Bundle> {
+        let mut bundle = Bundle::with_guests()?;
+        for module in &self.modules {
+            bundle.add_file(&module.name, &module.path)?;
+        }
+        if let Some(lines) = &self.script {
+            bundle.add_script(lines)?;
+        }
+        Ok(bundle)
+    }
+}
+
+fn join(standard: &str, extra: &str) -> String {
+    if extra.is_empty() { standard.to_string() } else { format!("{standard} {extra}") }
+}
+
+/// A disk or module must be there, and readable, before minutes of building.
+fn check_file(what: &str, path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(data) if data.is_dir() => Err(usage(format!("{what} {}: is a directory", path.display()))),
+        Ok(_) => Ok(()),
+        Err(error) => Err(usage(format!("{what} {}: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_take_their_options_from_the_end() {
+        let disk = |text: &str| text.parse::<Disk>();
+        assert_eq!(disk("d.img"), Ok(Disk { path: "d.img".into(), read_only: false, id: None }));
+        assert_eq!(
+            disk("a,b,id=x,ro"),
+            Ok(Disk { path: "a,b".into(), read_only: true, id: Some("x".into()) })
+        );
+        assert_eq!(disk("a,ro,b"), Ok(Disk { path: "a,ro,b".into(), read_only: false, id: None }));
+        assert!(disk("").is_err());
+        assert!(disk(",ro").is_err());
+        assert!(disk("d,id=").is_err());
+        assert!(disk(&format!("d,id={}", "x".repeat(21))).is_err());
+        assert!(disk(&format!("d,id={}", "x".repeat(20))).is_ok());
+        assert!(disk("d,id=a b").is_err());
+    }
+
+    #[test]
+    fn modules_are_named_by_the_last_part_or_by_hand() {
+        let module = |text: &str| text.parse::<Module>().map(|module| (module.path, module.name));
+        assert_eq!(module("/x/vmlinuz"), Ok(("/x/vmlinuz".into(), "vmlinuz".into())));
+        assert_eq!(module("/x/vmlinuz=k"), Ok(("/x/vmlinuz".into(), "k".into())));
+        assert_eq!(module("/x=y/k"), Ok(("/x=y/k".into(), "k".into())));
+        assert!(module("/x/k=").is_err());
+        assert!(module("=k").is_err());
+        assert!(module("/").is_err());
+        assert!(module("k=.script").is_err());
+        assert!(module("k=..").is_err());
+    }
+
+    #[test]
+    fn the_network_is_one_of_three() {
+        assert_eq!("user".parse(), Ok(Net::User));
+        assert_eq!("none".parse(), Ok(Net::None));
+        assert_eq!("socket:listen=:1".parse(), Ok(Net::Socket("listen=:1".into())));
+        assert!("socket:".parse::<Net>().is_err());
+        assert!("tap".parse::<Net>().is_err());
+    }
+
+    #[test]
+    fn both_command_lines_name_the_report_port() {
+        let machine = Machine { keep: true, dom0_arguments: "x=1".into(), ..Machine::default() };
+        assert_eq!(machine.hypervisor_line(), "com1 debug-exit=0xf4");
+        assert_eq!(machine.dom0_line(), "debug-exit=0xf4 keep x=1");
+    }
+}

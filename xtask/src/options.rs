@@ -1,0 +1,166 @@
+//! The command line of `cargo xtask run`: stable, since scripts depend on it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::machine::{Boot, Disk, Machine, Module, Net};
+use crate::usage;
+
+/// Options of `run`, and of whatever else boots a machine.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// dom0's shell runs this line; then power off (repeatable).
+    #[arg(long = "cmd", value_name = "LINE", allow_hyphen_values = true)]
+    commands: Vec<String>,
+    /// dom0's shell runs the lines of this file, before those of --cmd.
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+    /// Stay at the prompt after the last line.
+    #[arg(long)]
+    keep: bool,
+    /// Add a host file to the boot bundle as /boot/NAME (repeatable).
+    #[arg(long = "module", value_name = "PATH[=NAME]")]
+    modules: Vec<Module>,
+    /// Attach a raw file as a virtio disk (repeatable).
+    #[arg(long = "disk", value_name = "PATH[,ro][,id=NAME]")]
+    disks: Vec<Disk>,
+    /// dom0's network card: user, none or socket:OPTIONS.
+    #[arg(long, default_value = "user")]
+    net: Net,
+    /// Memory in MiB.
+    #[arg(long = "mem", value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    memory_mib: u32,
+    /// CPUs.
+    #[arg(long = "smp", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: u32,
+    /// CPU model.
+    #[arg(long = "cpu", value_name = "MODEL", default_value = "qemu64")]
+    cpu_model: String,
+    /// Copy all serial output to this file.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// End the machine that many seconds after QEMU's start; the run failed.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Pass an argument to QEMU (repeatable).
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    qemu_arguments: Vec<String>,
+    /// Multiboot1 by QEMU itself, or multiboot2 through a GRUB image.
+    #[arg(long, value_enum, default_value_t = Boot::Direct)]
+    boot: Boot,
+    /// Words for the hypervisor's command line.
+    #[arg(long = "append", value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    hypervisor_arguments: String,
+    /// Words for dom0's command line.
+    #[arg(long = "dom0-append", value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    dom0_arguments: String,
+    /// Boot this PV ELF kernel in dom0's place.
+    #[arg(long, value_name = "PATH")]
+    dom0: Option<PathBuf>,
+}
+
+impl RunOptions {
+    /// The machine these options describe, checked.
+    ///
+    /// # Errors
+    /// Wrong usage: a file that is not there, an empty script.
+    pub fn machine(self) -> Result<Machine> {
+        let script = self.script_lines()?;
+        let standard = Machine::default();
+        let machine = Machine {
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            cpu_model: self.cpu_model,
+            disks: self.disks,
+            net: self.net,
+            boot: self.boot,
+            dom0: self.dom0.unwrap_or(standard.dom0),
+            hypervisor_arguments: self.hypervisor_arguments,
+            dom0_arguments: self.dom0_arguments,
+            modules: self.modules,
+            script,
+            keep: self.keep,
+            qemu_arguments: self.qemu_arguments,
+            log: self.log,
+            timeout: self.timeout.map(Duration::from_secs),
+        };
+        machine.check()?;
+        Ok(machine)
+    }
+
+    /// The shell's lines, in order; `None` without `--cmd` and `--script`.
+    fn script_lines(&self) -> Result<Option<Vec<String>>> {
+        if self.commands.is_empty() && self.script.is_none() {
+            return Ok(None);
+        }
+        let mut text = String::new();
+        if let Some(path) = &self.script {
+            text = std::fs::read_to_string(path)
+                .map_err(|error| usage(format!("{}: {error}", path.display())))?;
+        }
+        let from_file = text.lines();
+        // A line break inside a --cmd makes two lines of it, as it would at the prompt.
+        let from_options = self.commands.iter().flat_map(|line| line.lines());
+        Ok(Some(from_file.chain(from_options).map(str::to_string).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: RunOptions,
+    }
+
+    fn machine(words: &[&str]) -> Result<Machine> {
+        let line = ["run"].iter().chain(words);
+        Line::try_parse_from(line).map_err(|error| usage(error.to_string()))?.options.machine()
+    }
+
+    #[test]
+    fn without_options_a_person_gets_the_standard_machine() {
+        let machine = machine(&[]).expect("no option is needed");
+        assert_eq!((machine.memory_mib, machine.cpus, machine.cpu_model.as_str()), (1024, 2, "qemu64"));
+        assert!(machine.interactive() && machine.script.is_none() && machine.timeout.is_none());
+    }
+
+    #[test]
+    fn commands_become_lines_in_order() {
+        let machine = machine(&["--cmd", "xl list", "--cmd", "-x\ny"]).expect("sound");
+        assert_eq!(machine.script, Some(vec!["xl list".into(), "-x".into(), "y".into()]));
+        assert!(!machine.interactive());
+    }
+
+    #[test]
+    fn qemu_arguments_may_begin_with_a_hyphen() {
+        let machine = machine(&["--qemu-arg=-d", "--qemu-arg=int", "--timeout", "5"]).expect("sound");
+        assert_eq!(machine.qemu_arguments, ["-d", "int"]);
+        assert_eq!(machine.timeout, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for words in [
+            ["--disk", "/no/such/file"],
+            ["--module", "/no/such/file"],
+            ["--script", "/no/such/file"],
+            ["--mem", "0"],
+            ["--smp", "0"],
+            ["--smp", "256"],
+            ["--timeout", "0"],
+            ["--net", "tap"],
+            ["--boot", "floppy"],
+            ["--nothing", "x"],
+        ] {
+            let error = machine(&words).expect_err(words[0]);
+            assert!(error.is::<crate::Usage>(), "{words:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! From a [`Machine`] to QEMU's command line and the files it boots.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::images;
+use crate::iso;
+use crate::machine::{Boot, DEBUG_EXIT_PORT, Machine, Net};
+use crate::paths;
+
+/// QEMU's system emulator.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The files of one boot, removed when the run is over.
+#[derive(Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    /// An empty directory of this run alone.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let own = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let in_target = paths::target().join("run");
+        // QEMU ends a module's file name at the first space: such a target directory cannot serve.
+        let path = if in_target.to_str().is_some_and(|path| !path.contains(char::is_whitespace)) {
+            in_target.join(own)
+        } else {
+            std::env::temp_dir().join(format!("microhv-{own}"))
+        };
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        // What cannot be removed lies in the target directory and harms nobody.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Lays out the boot files in `run` and gives the command that boots them.
+///
+/// # Errors
+/// A file cannot be read or written, or GRUB's tools fail.
+pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
+    let (hypervisor, dom0, bundle) = (run.file("microhv"), run.file("dom0"), run.file("boot.cpio"));
+    copy(&images::find("microhv")?.bootable(), &hypervisor)?;
+    copy(&machine.dom0, &dom0)?;
+    images::write_if_changed(&bundle, &machine.bundle()?.archive())?;
+
+    let mut command = contained(PROGRAM);
+    command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
+    command.args(["-cpu", &machine.cpu_model]);
+    command.args(["-smp", &machine.cpus.to_string()]);
+    command.args(["-m", &machine.memory_mib.to_string()]);
+    // ^C belongs to dom0's shell, and three ^A are the hypervisor's.
+    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
+    devices(machine, &mut command);
+    match machine.boot {
+        Boot::Direct => {
+            command.arg("-kernel").arg(&hypervisor).args(["-append", &machine.hypervisor_line()]);
+            let dom0 = module(&dom0, &machine.dom0_line());
+            let bundle = module(&bundle, "");
+            command.arg("-initrd").arg(format!("{dom0},{bundle}"));
+        }
+        Boot::Iso => {
+            let image = run.file("microhv.iso");
+            let files = iso::Files { hypervisor: &hypervisor, dom0: &dom0, bundle: &bundle };
+            iso::make(&image, &files, &machine.hypervisor_line(), &machine.dom0_line())?;
+            command.args(["-boot", "d", "-cdrom"]).arg(&image);
+        }
+    }
+    command.args(&machine.qemu_arguments);
+    Ok(command)
+}
+
+/// Disks and network card, all modern virtio.
+fn devices(machine: &Machine, command: &mut Command) {
+    for (index, disk) in machine.disks.iter().enumerate() {
+        let mut drive = OsString::from(format!("if=none,id=disk{index},format=raw,discard=unmap,readonly="));
+        drive.push(if disk.read_only { "on" } else { "off" });
+        drive.push(",file=");
+        drive.push(doubled(&disk.path));
+        command.arg("-drive").arg(drive);
+        let serial = disk.id.as_ref().map(|id| format!(",serial={id}")).unwrap_or_default();
+        command.args(["-device", &format!("virtio-blk-pci,drive=disk{index},disable-legacy=on{serial}")]);
+    }
+    let netdev = match &machine.net {
+        Net::None => return,
+        Net::User => "user,id=net0".to_string(),
+        Net::Socket(options) => format!("socket,id=net0,{options}"),
+    };
+    command.args(["-netdev", &netdev]);
+    // No option ROM: the network is nothing to boot from.
+    command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
+}
+
+/// A command whose process ends with the thread that starts it, where the system can do that: a killed test
+/// run leaves no emulator behind.
+fn contained(program: &str) -> Command {
+    const SETPRIV: &str = "/usr/bin/setpriv";
+    if !Path::new(SETPRIV).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
+/// A multiboot module for `-initrd`: the file, a space, its words; commas doubled.
+fn module(file: &Path, words: &str) -> String {
+    let text = format!("{} {words}", file.display());
+    text.trim_end().replace(',', ",,")
+}
+
+/// A path for a QEMU option: commas doubled.
+fn doubled(path: &Path) -> OsString {
+    match path.to_str() {
+        Some(text) => text.replace(',', ",,").into(),
+        None => path.into(),
+    }
+}
+
+/// A copy of the run's own, so that a build meanwhile changes nothing under it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_of_a_module_are_doubled() {
+        assert_eq!(module(Path::new("/a,b"), "x=1,2"), "/a,,b x=1,,2");
+        assert_eq!(module(Path::new("/a"), ""), "/a");
+    }
+
+    #[test]
+    fn a_run_directory_is_its_own_and_goes_away() {
+        let (one, two) =
+            (RunDirectory::new().expect("a directory"), RunDirectory::new().expect("a directory"));
+        assert_ne!(one.file("x"), two.file("x"));
+        let path = one.file("x");
+        std::fs::write(&path, b"x").expect("writable");
+        drop(one);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn devices_are_named_in_order() {
+        let machine = Machine {
+            disks: vec!["a,b".parse().expect("a disk"), "c,ro,id=two".parse().expect("a disk")],
+            net: Net::Socket("listen=:1".into()),
+            ..Machine::default()
+        };
+        let mut command = Command::new("x");
+        devices(&machine, &mut command);
+        let shown: Vec<&str> = command.get_args().filter_map(|argument| argument.to_str()).collect();
+        assert_eq!(
+            shown,
+            [
+                "-drive",
+                "if=none,id=disk0,format=raw,discard=unmap,readonly=off,file=a,,b",
+                "-device",
+                "virtio-blk-pci,drive=disk0,disable-legacy=on",
+                "-drive",
+                "if=none,id=disk1,format=raw,discard=unmap,readonly=on,file=c",
+                "-device",
+                "virtio-blk-pci,drive=disk1,disable-legacy=on,serial=two",
+                "-netdev",
+                "socket,id=net0,listen=:1",
+                "-device",
+                "virtio-net-pci,netdev=net0,disable-legacy=on,romfile=",
+            ]
+        );
+    }
+}
