@@ -10,6 +10,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use crate::cargo::{self, Diagnostics};
 use crate::image_check::{self, Rules};
 use crate::paths;
+use crate::usage;
 
 /// One bootable image: a package with one binary of the same name.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +41,8 @@ pub const ALL: &[Image] = &[
 /// There is none: the message names those that exist.
 pub fn find(name: &str) -> Result<&'static Image> {
     let known = || ALL.iter().map(|image| image.name).collect::<Vec<_>>().join(", ");
-    ALL.iter()
-        .find(|image| image.name == name)
-        .with_context(|| format!("no image {name}: there are {}", known()))
+    let found = ALL.iter().find(|image| image.name == name);
+    found.ok_or_else(|| usage(format!("no image {name}: there are {}", known())))
 }
 
 impl Image {
@@ -91,7 +91,7 @@ fn finish(image: &Image) -> Result<()> {
         let _ = std::fs::remove_file(&bootable);
         bail!("image {} fails the image check", image.name);
     }
-    write_if_changed(&bootable, &stripped)
+    write(&bootable, &stripped)
 }
 
 /// Whether `made` exists and is not older than `source`.
@@ -107,7 +107,7 @@ fn newer(made: &Path, source: &Path) -> bool {
 ///
 /// # Errors
 /// A directory or file cannot be written.
-pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).with_context(cannot)?;

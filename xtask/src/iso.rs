@@ -35,7 +35,7 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
         std::fs::copy(from, boot.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
     }
     let configuration = configuration(hypervisor_line, dom0_line);
-    images::write_if_changed(&boot.join("grub/grub.cfg"), configuration.as_bytes())?;
+    images::write(&boot.join("grub/grub.cfg"), configuration.as_bytes())?;
     let output = Command::new(PROGRAM)
         .args(["--directory", PLATFORM, "--output"])
         .arg(image)

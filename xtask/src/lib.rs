@@ -6,17 +6,22 @@ use std::fmt;
 
 pub mod bundle;
 pub mod cargo;
+pub mod debug;
 pub mod deps;
+pub mod image;
 pub mod image_check;
 pub mod images;
 pub mod iso;
+pub mod lint;
 pub mod machine;
 pub mod options;
 pub mod paths;
+pub mod plugin;
 pub mod qemu;
 pub mod run;
 pub mod session;
 pub mod symbols;
+pub mod test;
 
 /// The person asked for something that cannot be: exit status 2.
 #[derive(Debug)]

@@ -1,11 +1,14 @@
 //! `cargo xtask`: builds, checks, boots and tests microhv.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::cargo::{self, Diagnostics};
+use xtask::image::ImageOptions;
+use xtask::lint::LintOptions;
 use xtask::options::RunOptions;
-use xtask::{Usage, images, run};
+use xtask::test::TestOptions;
+use xtask::{Usage, debug, image, images, lint, run, test};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -22,15 +25,43 @@ enum Task {
         #[command(flatten)]
         options: Box<RunOptions>,
     },
+    /// Run the tests: on the host, of the images, and in booted machines.
+    Test {
+        #[command(flatten)]
+        options: TestOptions,
+    },
     /// Build and check the images.
     Build {
         /// Only these images: microhv, dom0, hello, bench.
         images: Vec<String>,
     },
-    /// Check the types of the images' code, in seconds.
+    /// Check types, in seconds.
     Check {
-        /// Only these images.
-        images: Vec<String>,
+        #[command(flatten)]
+        options: LintOptions,
+    },
+    /// Lint; any warning is an error.
+    Clippy {
+        #[command(flatten)]
+        options: LintOptions,
+    },
+    /// Make a bootable CD image for a machine with a BIOS.
+    Image {
+        #[command(flatten)]
+        options: ImageOptions,
+    },
+    /// Boot stopped and attach gdb with symbols.
+    Gdb {
+        #[command(flatten)]
+        options: Box<RunOptions>,
+        /// The debugger's TCP port.
+        #[arg(long, default_value_t = 1234)]
+        port: u16,
+    },
+    /// Put names and lines to the addresses of a serial log.
+    Trace {
+        /// The log; - is standard input.
+        log: PathBuf,
     },
 }
 
@@ -44,14 +75,15 @@ fn selected(names: &[String]) -> anyhow::Result<Vec<&'static images::Image>> {
 /// Does the task; gives the exit status.
 fn perform(task: Task) -> anyhow::Result<u8> {
     match task {
-        Task::Run { options } => return run::run(&options.machine()?),
-        Task::Build { images } => images::build(&selected(&images)?)?,
-        Task::Check { images } => {
-            let names: Vec<&str> = selected(&images)?.iter().map(|image| image.name).collect();
-            cargo::freestanding("check", &names, &[], Diagnostics::Rendered)?;
-        }
+        Task::Run { options } => run::run(&options.machine()?),
+        Task::Test { options } => test::test(&options),
+        Task::Build { images } => images::build(&selected(&images)?).map(|()| 0),
+        Task::Check { options } => lint::check(&options).map(|()| 0),
+        Task::Clippy { options } => lint::clippy(&options).map(|()| 0),
+        Task::Image { options } => image::image(options).map(|()| 0),
+        Task::Gdb { options, port } => debug::gdb(options.machine()?, port),
+        Task::Trace { log } => debug::trace(&log).map(|()| 0),
     }
-    Ok(0)
 }
 
 fn main() -> ExitCode {

@@ -61,7 +61,7 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
     let (hypervisor, dom0, bundle) = (run.file("microhv"), run.file("dom0"), run.file("boot.cpio"));
     copy(&images::find("microhv")?.bootable(), &hypervisor)?;
     copy(&machine.dom0, &dom0)?;
-    images::write_if_changed(&bundle, &machine.bundle()?.archive())?;
+    images::write(&bundle, &machine.bundle()?.archive())?;
 
     let mut command = contained(PROGRAM);
     command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);

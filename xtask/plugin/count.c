@@ -1,0 +1,169 @@
+/* A QEMU TCG plugin: counts the guest instructions that were executed, by what the address belongs to, and
+ * writes the counts whenever a CPU executes the marker
+ *
+ *     nopl 0x4d4b0000+N(%rax)        bytes 0f 1f 80 NN NN 4b 4d
+ *
+ * one line each: "mark N cpu C firmware F hyp H kernel K user U". Mark 65535 is the machine's end.
+ *
+ * Arguments: out=FILE (required); hot=A-B also lists, at the first mark B after a mark A, the hypervisor's
+ * translation blocks that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
+ *
+ * The plugin interface (version 1) is declared by hand: Debian ships no header for it. */
+
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+typedef uint64_t plugin_id;
+enum { CB_NO_REGISTERS = 0, INLINE_ADD_U64 = 0 };
+
+size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
+struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
+uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
+void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
+void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*)(unsigned, void *), int, void *);
+void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *, int, void *, uint64_t);
+void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
+
+__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+
+/* What an address belongs to. The PV ABI keeps the first half of the upper addresses' first 16 slots for the
+ * hypervisor. Everything before the hypervisor's first instruction there is the firmware and the loader. */
+enum part { FIRMWARE, HYPERVISOR, KERNEL, USER, PARTS };
+#define HYPERVISOR_START 0xffff800000000000u
+#define HYPERVISOR_END   0xffff880000000000u
+
+static uint64_t executed[PARTS];
+static int hypervisor_seen;
+static FILE *out;
+
+/* Runs of one translation block. Blocks are kept for good: QEMU goes on adding to a counter whose address it
+ * was given, and translates the same code again after a flush. */
+struct block {
+    struct block *next;
+    uint64_t address, runs, runs_at_start;
+    size_t instructions;
+};
+#define BUCKETS 32768
+static struct block *buckets[BUCKETS];
+static long hot_from = -1, hot_to = -1;
+static int hot_running;
+
+static struct block *block_of(uint64_t address, size_t instructions)
+{
+    struct block **bucket = &buckets[(address ^ address >> 15) % BUCKETS];
+    for (struct block *block = *bucket; block; block = block->next)
+        if (block->address == address && block->instructions == instructions)
+            return block;
+    struct block *block = calloc(1, sizeof *block);
+    if (!block)
+        abort();
+    block->address = address;
+    block->instructions = instructions;
+    block->next = *bucket;
+    return *bucket = block;
+}
+
+static void hot_start(void)
+{
+    for (size_t i = 0; i < BUCKETS; i++)
+        for (struct block *block = buckets[i]; block; block = block->next)
+            block->runs_at_start = block->runs;
+    hot_running = 1;
+}
+
+static void hot_end(void)
+{
+    for (size_t i = 0; i < BUCKETS; i++)
+        for (struct block *block = buckets[i]; block; block = block->next)
+            if (block->runs != block->runs_at_start)
+                fprintf(out, "hot %" PRIx64 " %" PRIu64 " %zu\n", block->address,
+                        block->runs - block->runs_at_start, block->instructions);
+    hot_running = 0;
+}
+
+static enum part part_of(uint64_t address)
+{
+    if (address >= HYPERVISOR_START && address < HYPERVISOR_END)
+        hypervisor_seen = 1;
+    if (!hypervisor_seen)
+        return FIRMWARE;
+    if (address < HYPERVISOR_START)
+        return USER;
+    return address < HYPERVISOR_END ? HYPERVISOR : KERNEL;
+}
+
+static void mark(unsigned cpu, void *number_as_pointer)
+{
+    long number = (long)(uintptr_t)number_as_pointer;
+    fprintf(out, "mark %ld cpu %u firmware %" PRIu64 " hyp %" PRIu64 " kernel %" PRIu64 " user %" PRIu64 "\n",
+            number, cpu, executed[FIRMWARE], executed[HYPERVISOR], executed[KERNEL], executed[USER]);
+    if (hot_running && number == hot_to)
+        hot_end();
+    if (number == hot_from)
+        hot_start();
+    fflush(out);
+}
+
+/* The number of a marker instruction, or -1. */
+static long marker(const struct qemu_plugin_insn *instruction)
+{
+    const uint8_t *bytes = qemu_plugin_insn_data(instruction);
+    if (qemu_plugin_insn_size(instruction) != 7 || memcmp(bytes, "\x0f\x1f\x80", 3) || memcmp(bytes + 5, "\x4b\x4d", 2))
+        return -1;
+    return bytes[3] | bytes[4] << 8;
+}
+
+static void translated(plugin_id id, struct qemu_plugin_tb *block)
+{
+    size_t count = qemu_plugin_tb_n_insns(block);
+    (void)id;
+    /* Instruction by instruction: a block may be left in its middle by a fault. */
+    for (size_t i = 0; i < count; i++) {
+        struct qemu_plugin_insn *instruction = qemu_plugin_tb_get_insn(block, i);
+        uint64_t address = qemu_plugin_insn_vaddr(instruction);
+        enum part part = part_of(address);
+        long number = marker(instruction);
+        qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &executed[part], 1);
+        if (number >= 0)
+            qemu_plugin_register_vcpu_insn_exec_cb(instruction, mark, CB_NO_REGISTERS, (void *)(uintptr_t)number);
+        if (i == 0 && part == HYPERVISOR && hot_from >= 0)
+            qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64,
+                                                       &block_of(address, count)->runs, 1);
+    }
+}
+
+static void finished(plugin_id id, void *data)
+{
+    (void)id;
+    (void)data;
+    mark(0, (void *)(uintptr_t)65535);
+    fclose(out);
+}
+
+__attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv)
+{
+    (void)info;
+    for (int i = 0; i < argc; i++) {
+        if (!strncmp(argv[i], "out=", 4))
+            out = fopen(argv[i] + 4, "w");
+        else if (sscanf(argv[i], "hot=%ld-%ld", &hot_from, &hot_to) != 2) {
+            fprintf(stderr, "count: unknown argument %s\n", argv[i]);
+            return -1;
+        }
+    }
+    if (!out) {
+        fprintf(stderr, "count: out=FILE is required and must be writable\n");
+        return -1;
+    }
+    hot_running = hot_from == 0;
+    qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+    qemu_plugin_register_atexit_cb(id, finished, NULL);
+    return 0;
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask image`: a bootable CD image for a machine with a BIOS.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::deps::{self, Need};
+use crate::machine::{Machine, Module};
+use crate::qemu::RunDirectory;
+use crate::{images, iso, paths, usage};
+
+/// What goes on the CD, and where it goes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ImageOptions {
+    /// Add a host file to the boot bundle as /boot/NAME (repeatable).
+    #[arg(long = "module", value_name = "PATH[=NAME]")]
+    modules: Vec<Module>,
+    /// The hypervisor's command line.
+    #[arg(long = "append", value_name = "WORDS", default_value = "com1", allow_hyphen_values = true)]
+    hypervisor_line: String,
+    /// dom0's command line.
+    #[arg(long = "dom0-append", value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    dom0_line: String,
+    /// The image; target/microhv.iso by default.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Builds everything and makes the image.
+///
+/// # Errors
+/// Wrong usage, a missing tool, or a failed build.
+pub fn image(options: ImageOptions) -> Result<()> {
+    let machine = Machine { modules: options.modules, ..Machine::default() };
+    machine.check()?;
+    deps::ensure(&[Need::Grub])?;
+    images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+    let run = RunDirectory::new()?;
+    let bundle = run.file("boot.cpio");
+    images::write(&bundle, &machine.bundle()?.archive())?;
+    let output = options.output.unwrap_or_else(|| paths::target().join("microhv.iso"));
+    let hypervisor = images::find("microhv")?.bootable();
+    let files = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
+    // Made beside the boot files first, so that a failure leaves an older image alone.
+    let made = run.file("microhv.iso");
+    iso::make(&made, &files, &options.hypervisor_line, &options.dom0_line)?;
+    place(&made, &output)?;
+    eprintln!("{}", output.display());
+    Ok(())
+}
+
+fn place(made: &Path, output: &Path) -> Result<()> {
+    match std::fs::copy(made, output) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(usage(format!("{}: {error}", output.display())))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot write {}", output.display())),
+    }
+}

@@ -1,0 +1,88 @@
+//! The counting plugin for QEMU: `xtask/plugin/count.c`, compiled when it is wanted.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{cargo, paths};
+
+/// Instructions executed since power-on, by what they belong to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Before the hypervisor's first instruction: firmware and loader.
+    pub firmware: u64,
+    /// The hypervisor's part of the address space.
+    pub hypervisor: u64,
+    /// The rest of the upper half: dom0's and the guests' kernels.
+    pub kernel: u64,
+    /// The lower half.
+    pub user: u64,
+}
+
+impl Counts {
+    /// Everything but the firmware.
+    pub fn total(&self) -> u64 {
+        self.hypervisor + self.kernel + self.user
+    }
+}
+
+/// Compiles the plugin, unless it was already.
+///
+/// # Errors
+/// gcc is missing or fails.
+pub fn build() -> Result<PathBuf> {
+    let source = paths::root().join("xtask/plugin/count.c");
+    let library = paths::target().join("plugin/libcount.so");
+    let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    if modified(&library).is_some_and(|made| modified(&source).is_some_and(|written| made >= written)) {
+        return Ok(library);
+    }
+    let directory = library.parent().context("a file lies in a directory")?;
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut command = Command::new("gcc");
+    command.args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-o"]);
+    cargo::run(command.arg(&library).arg(&source))?;
+    Ok(library)
+}
+
+/// The counts at every mark, in the order the marks were executed, from the plugin's output.
+pub fn marks(output: &str) -> Vec<(u32, Counts)> {
+    output.lines().filter_map(mark).collect()
+}
+
+/// `mark N cpu C firmware F hyp H kernel K user U`.
+fn mark(line: &str) -> Option<(u32, Counts)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let pairs = words.chunks_exact(2).map(|pair| Some((pair[0], pair[1].parse::<u64>().ok()?)));
+    let fields: BTreeMap<&str, u64> = pairs.collect::<Option<_>>()?;
+    let field = |name: &str| fields.get(name).copied();
+    let counts = Counts {
+        firmware: field("firmware")?,
+        hypervisor: field("hyp")?,
+        kernel: field("kernel")?,
+        user: field("user")?,
+    };
+    Some((u32::try_from(field("mark")?).ok()?, counts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_read_in_order() {
+        let output = "mark 3 cpu 0 firmware 1 hyp 2 kernel 3 user 4\nhot ffff82d080200000 1 2\nmark 65535 cpu 1 firmware 1 hyp 20 kernel 30 user 18446744073709551615\n";
+        let marks = marks(output);
+        assert_eq!(marks.len(), 2);
+        assert_eq!(marks[0], (3, Counts { firmware: 1, hypervisor: 2, kernel: 3, user: 4 }));
+        assert_eq!(marks[0].1.total(), 9);
+        assert_eq!(marks[1].1.user, u64::MAX);
+    }
+
+    #[test]
+    fn broken_lines_are_no_marks() {
+        assert!(marks("mark 3 cpu 0 firmware x hyp 2 kernel 3 user 4\nmark 3\nmark\n\n").is_empty());
+    }
+}

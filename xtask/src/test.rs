@@ -1,0 +1,146 @@
+//! `cargo xtask test`: host tests, image builds with their check, system tests; and one total.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::deps::{self, Need};
+use crate::{cargo, images};
+
+/// Set for the system tests' process: the images are built, so that machines may be booted.
+pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
+/// Set to run the long system tests too.
+pub const SOAK: &str = "MICROHV_SOAK";
+
+/// What to test.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TestOptions {
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+    /// Only tests that run on the host.
+    #[arg(long, conflicts_with = "system")]
+    host: bool,
+    /// Only tests that boot a machine.
+    #[arg(long)]
+    system: bool,
+    /// The long tests too.
+    #[arg(long, conflicts_with = "host")]
+    soak: bool,
+}
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+impl Totals {
+    /// Adds what a test program's last line says: `test result: ok. 3 passed; 0 failed; ...`.
+    fn add(&mut self, line: &str) {
+        let Some(results) = line.trim().strip_prefix("test result:") else { return };
+        for part in results.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            if let (Some(count), Some(what)) =
+                (words.next().and_then(|word| word.parse::<u64>().ok()), words.next())
+            {
+                match what {
+                    "passed" => self.passed += count,
+                    "failed" => self.failed += count,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Runs the tests; gives the exit status: 0 when all passed.
+///
+/// # Errors
+/// A tool is missing or cargo cannot be run.
+pub fn test(options: &TestOptions) -> Result<u8> {
+    let mut totals = Totals::default();
+    if !options.system {
+        deps::ensure(&[Need::CCompiler, Need::XenHeaders])?;
+        let mut command = cargo::host(&["test", "--workspace", "--no-fail-fast"]);
+        stage("host tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
+    }
+    if !options.host {
+        deps::ensure(&[Need::Qemu, Need::Grub])?;
+        match images::build(&images::ALL.iter().collect::<Vec<_>>()) {
+            Ok(()) => {
+                let mut command = cargo::host(&["test", "--package", "tests", "--test", "system"]);
+                command.env(IMAGES_BUILT, "1");
+                if options.soak {
+                    command.env(SOAK, "1");
+                }
+                stage("system tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                totals.failed += 1;
+            }
+        }
+    }
+    println!("{} passed, {} failed", totals.passed, totals.failed);
+    Ok(u8::from(totals.failed != 0))
+}
+
+fn with_filter<'a>(command: &'a mut Command, options: &TestOptions) -> &'a mut Command {
+    if let Some(filter) = &options.filter {
+        command.args(["--", filter]);
+    }
+    command
+}
+
+/// Runs one test command, shows what it prints and adds its results. A command that fails without a failed
+/// test (a crate that does not compile) counts as one.
+fn stage(name: &str, command: &mut Command, totals: &mut Totals, mut shown: impl Write) -> Result<()> {
+    eprintln!("{name}");
+    let failed_before = totals.failed;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run the {name}"))?;
+    let stdout = child.stdout.take().context("cargo's output is not piped")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        let text = String::from_utf8_lossy(&line);
+        writeln!(shown, "{text}")?;
+        totals.add(&text);
+    }
+    let status = child.wait()?;
+    if !status.success() && totals.failed == failed_before {
+        eprintln!("error: the {name} could not be run: {status}");
+        totals.failed += 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_several_programs_add_up() {
+        let mut totals = Totals::default();
+        totals.add(
+            "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.31s",
+        );
+        totals.add("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        totals.add("test some::case ... ok");
+        totals.add("9 passed; 9 failed");
+        assert_eq!(totals, Totals { passed: 13, failed: 2 });
+    }
+
+    #[test]
+    fn a_stage_that_cannot_run_is_a_failure() {
+        let mut totals = Totals::default();
+        stage("a test", Command::new("sh").args(["-c", "exit 3"]), &mut totals, std::io::sink())
+            .expect("a shell");
+        assert_eq!(totals, Totals { passed: 0, failed: 1 });
+        let line = "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101";
+        stage("a test", Command::new("sh").args(["-c", line]), &mut totals, std::io::sink())
+            .expect("a shell");
+        assert_eq!(totals, Totals { passed: 1, failed: 3 });
+    }
+}
