@@ -1,2 +1,5 @@
 #![cfg_attr(freestanding, no_std)]
 //! See Cargo.toml.
+extern crate alloc;
+
+pub mod xenstore;

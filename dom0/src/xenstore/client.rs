@@ -1,0 +1,321 @@
+//! The store for dom0's own use: one shared server, and clients that call it.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::str::FromStr;
+use core::task::Poll;
+
+use spin::Mutex;
+
+use super::error::XsError;
+use super::path::Path;
+use super::perms::Perms;
+use super::quota::{Figures, Quotas};
+use super::server::{ConnId, Effect, Exchange, Failure, Ring, Server, WatchEvent};
+
+/// A handle on the one server; clones share it.
+///
+/// The lock is held for one operation and never across an `await`; wakers are woken after it.
+#[derive(Clone)]
+pub struct Xenstore(Arc<Mutex<Server>>);
+
+impl Xenstore {
+    /// A new, empty store.
+    pub fn new(quotas: Quotas) -> Xenstore {
+        Xenstore(Arc::new(Mutex::new(Server::new(quotas))))
+    }
+
+    fn with<R>(&self, operate: impl FnOnce(&mut Server) -> R) -> R {
+        let mut server = self.0.lock();
+        let result = operate(&mut server);
+        server.flush();
+        let woken = server.take_woken();
+        drop(server);
+        for waker in woken {
+            waker.wake();
+        }
+        result
+    }
+
+    /// A new client with all of dom0's rights.
+    pub fn client(&self) -> Client {
+        Client { conn: self.with(Server::connect), store: self.clone() }
+    }
+
+    /// Waits for something to be done outside the server: for the one task that serves rings.
+    pub async fn next_effect(&self) -> Effect {
+        poll_fn(|context| self.with(|server| server.poll_effect(context))).await
+    }
+
+    /// A round of a domain's ring; see [`Server::exchange`].
+    ///
+    /// # Errors
+    /// As [`Server::exchange`].
+    pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
+        self.with(|server| server.exchange(conn, ring))
+    }
+
+    /// Waits until there is something new for [`Xenstore::exchange`] to send, or the connection failed.
+    pub async fn output_ready(&self, conn: ConnId) {
+        poll_fn(|context| self.with(|server| server.poll_output(conn, context))).await;
+    }
+
+    /// See [`Server::domain_shut_down`].
+    pub fn domain_shut_down(&self, domid: u16) {
+        self.with(|server| server.domain_shut_down(domid));
+    }
+
+    /// See [`Server::domain_destroyed`].
+    pub fn domain_destroyed(&self, domid: u16) {
+        self.with(|server| server.domain_destroyed(domid));
+    }
+
+    /// Counts what there is.
+    pub fn figures(&self) -> Figures {
+        self.with(|server| server.figures())
+    }
+}
+
+/// The operations on nodes, by a [`Client`] directly or within its [`Transaction`]. Paths are
+/// absolute, or relative to `/local/domain/0`.
+pub trait Nodes {
+    /// Whom to ask, and within which transaction: 0 for none.
+    #[doc(hidden)]
+    fn scope(&self) -> (&Client, u32);
+
+    /// The value of a node.
+    ///
+    /// # Errors
+    /// `ENOENT`; `EINVAL`: no such path can be.
+    fn read(&self, path: &str) -> Result<Vec<u8>, XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        client.call(|server| server.view(client.conn, tx_id, |view| view.read(&path))).map(|v| Vec::from(&*v))
+    }
+
+    /// The value of a node as text.
+    ///
+    /// # Errors
+    /// As [`Nodes::read`]; `EINVAL` also if it is not UTF-8.
+    fn read_str(&self, path: &str) -> Result<String, XsError> {
+        String::from_utf8(self.read(path)?).map_err(|_| XsError::Inval)
+    }
+
+    /// The value of a node as a number, or whatever else text can be read as.
+    ///
+    /// # Errors
+    /// As [`Nodes::read_str`]; `EINVAL` also if the text is not one.
+    fn read_as<T: FromStr>(&self, path: &str) -> Result<T, XsError> {
+        self.read_str(path)?.trim().parse().map_err(|_| XsError::Inval)
+    }
+
+    /// Is there such a node?
+    fn exists(&self, path: &str) -> bool {
+        self.read(path).is_ok()
+    }
+
+    /// Writes a node, making it and those above it as needed.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such path can be.
+    fn write(&self, path: &str, value: impl AsRef<[u8]>) -> Result<(), XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        client.call(|server| server.view(client.conn, tx_id, |view| view.write(&path, value.as_ref())))
+    }
+
+    /// Makes an empty node, and those above it, if there is none.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such path can be.
+    fn mkdir(&self, path: &str) -> Result<(), XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        client.call(|server| server.view(client.conn, tx_id, |view| view.mkdir(&path)))
+    }
+
+    /// Removes a node and all below it; a missing one is no error.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such path can be, or the root. `ENOENT`: the node above is missing.
+    fn rm(&self, path: &str) -> Result<(), XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        client.call(|server| server.view(client.conn, tx_id, |view| view.rm(&path)))
+    }
+
+    /// Names of the nodes right below one, in order.
+    ///
+    /// # Errors
+    /// As [`Nodes::read`].
+    fn directory(&self, path: &str) -> Result<Vec<String>, XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        let (children, _) =
+            client.call(|server| server.view(client.conn, tx_id, |view| view.directory(&path)))?;
+        let name = |child: &Path| {
+            let name = child.key().rsplit(|&b| b == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(name).into_owned()
+        };
+        Ok(children.iter().map(name).collect())
+    }
+
+    /// The permissions of a node.
+    ///
+    /// # Errors
+    /// As [`Nodes::read`].
+    fn perms(&self, path: &str) -> Result<Perms, XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        client.call(|server| server.view(client.conn, tx_id, |view| view.perms(&path)))
+    }
+
+    /// Sets the permissions of a node, not of those below it.
+    ///
+    /// # Errors
+    /// As [`Nodes::read`].
+    fn set_perms(&self, path: &str, perms: Perms) -> Result<(), XsError> {
+        let (client, tx_id) = self.scope();
+        let path = Path::resolve(path.as_bytes(), 0)?;
+        client.call(|server| server.view(client.conn, tx_id, |view| view.set_perms(&path, perms)))
+    }
+}
+
+/// A client within dom0. Dropping it drops its watches and their events.
+pub struct Client {
+    store: Xenstore,
+    conn: ConnId,
+}
+
+impl Client {
+    fn call<R>(&self, operate: impl FnOnce(&mut Server) -> R) -> R {
+        self.store.with(operate)
+    }
+
+    /// The server that this is a client of.
+    pub fn store(&self) -> &Xenstore {
+        &self.store
+    }
+
+    /// Starts a transaction.
+    ///
+    /// # Errors
+    /// `EIO`: never in practice, as such a client does not fail.
+    pub fn transaction(&self) -> Result<Transaction<'_>, XsError> {
+        let id = self.call(|server| server.transaction_start(self.conn))?;
+        Ok(Transaction { client: self, id, open: true })
+    }
+
+    /// Runs `body` in a transaction and commits it, again while it conflicts with others.
+    ///
+    /// # Errors
+    /// The first of `body`; of committing, all but `EAGAIN`.
+    pub fn atomically<R>(
+        &self,
+        mut body: impl FnMut(&Transaction<'_>) -> Result<R, XsError>,
+    ) -> Result<R, XsError> {
+        loop {
+            let transaction = self.transaction()?;
+            let result = body(&transaction)?;
+            match transaction.commit() {
+                Ok(()) => return Ok(result),
+                Err(XsError::Again) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Watches a path and all below it, or `@introduceDomain` or `@releaseDomain`. The first event comes at once.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such path can be. `EEXIST`: this client has the same watch.
+    pub fn watch(&self, path: &str, token: &str) -> Result<(), XsError> {
+        self.call(|server| server.watch(self.conn, path.as_bytes(), token.as_bytes()))
+    }
+
+    /// Ends a watch; its events that were not yet taken are dropped.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such path can be. `ENOENT`: this client has no such watch.
+    pub fn unwatch(&self, path: &str, token: &str) -> Result<(), XsError> {
+        self.call(|server| server.unwatch(self.conn, path.as_bytes(), token.as_bytes()))
+    }
+
+    /// Waits for the next event of this client's watches. For one task at a time.
+    pub async fn next_event(&self) -> WatchEvent {
+        poll_fn(|context| self.poll_event(context)).await
+    }
+
+    /// As [`Client::next_event`], as a poll.
+    pub fn poll_event(&self, context: &mut core::task::Context<'_>) -> Poll<WatchEvent> {
+        self.call(|server| server.poll_event(self.conn, context))
+    }
+
+    /// Takes the next event if there is one.
+    pub fn try_event(&self) -> Option<WatchEvent> {
+        self.call(|server| server.take_event(self.conn))
+    }
+
+    /// Has the server serve a domain: see [`Effect::Introduced`].
+    ///
+    /// # Errors
+    /// `EINVAL`: dom0 itself, no domain's id, or port 0.
+    pub fn introduce(&self, domid: u16, mfn: u64, port: u32) -> Result<(), XsError> {
+        self.call(|server| server.introduce(self.conn, domid, mfn, port))
+    }
+
+    /// Has the server let a domain go, with the nodes that it owns.
+    ///
+    /// # Errors
+    /// `ENOENT`: it is not introduced.
+    pub fn release(&self, domid: u16) -> Result<(), XsError> {
+        self.call(|server| server.release(self.conn, domid))
+    }
+}
+
+impl Nodes for Client {
+    fn scope(&self) -> (&Client, u32) {
+        (self, 0)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.store.with(|server| server.disconnect(self.conn));
+    }
+}
+
+/// A transaction of a [`Client`]; dropping it discards what it wrote.
+pub struct Transaction<'a> {
+    client: &'a Client,
+    id: u32,
+    open: bool,
+}
+
+impl Transaction<'_> {
+    /// Makes what was written real, all of it or nothing.
+    ///
+    /// # Errors
+    /// `EAGAIN`: it conflicts with what others did; start again.
+    pub fn commit(mut self) -> Result<(), XsError> {
+        self.open = false;
+        self.client.call(|server| server.transaction_end(self.client.conn, self.id, true))
+    }
+}
+
+impl Nodes for Transaction<'_> {
+    fn scope(&self) -> (&Client, u32) {
+        (self.client, self.id)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            // Its end is not to be missed: there is such a transaction.
+            let _ = self.client.call(|server| server.transaction_end(self.client.conn, self.id, false));
+        }
+    }
+}

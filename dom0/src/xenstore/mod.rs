@@ -1,0 +1,38 @@
+//! xenstored: the store that domains and the toolstack share.
+//!
+//! [`Xenstore`] is the handle that dom0's parts hold: they make a [`Client`] of it and call [`Nodes`]'
+//! methods. Domains speak the wire protocol on their rings: a task takes [`Effect`]s and runs
+//! [`Xenstore::exchange`] per domain. Everything between is pure:
+//!
+//! - `store`, `transaction`, `view`: nodes, what a transaction sees of them, the operations on both;
+//! - `watch`, `connection`, `server`: clients and what they hear of;
+//! - `wire`, `stream`, `request`: messages, in pieces and whole.
+//!
+//! Behaviour follows Xen's `docs/misc/xenstore.txt`, and where that is silent xenstored of Xen 4.17.
+#![forbid(unsafe_code)]
+
+mod client;
+mod connection;
+mod error;
+mod path;
+mod perms;
+mod quota;
+mod request;
+mod server;
+mod store;
+pub mod stream;
+mod transaction;
+mod view;
+mod watch;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, Nodes, Transaction, Xenstore};
+pub use error::XsError;
+pub use path::{ABS_PATH_MAX, Path, REL_PATH_MAX};
+pub use perms::{Access, Perm, Perms};
+pub use quota::{DomainFigures, Figures, Quotas};
+pub use server::{ConnId, Effect, Exchange, Failure, Ring, Server, WatchEvent};
+pub use watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};

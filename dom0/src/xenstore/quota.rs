@@ -1,0 +1,100 @@
+//! Limits on what one unprivileged domain may take, and the figures they are held against.
+
+use alloc::vec::Vec;
+
+/// Limits per domain; dom0 has none. [`Quotas::XEN`] has the numbers of Xen 4.17.
+#[derive(Clone, Copy, Debug)]
+pub struct Quotas {
+    /// Nodes owned. Beyond: `ENOSPC`.
+    pub nodes: usize,
+    /// Bytes of one node's value. Beyond: `ENOSPC`.
+    pub value_bytes: usize,
+    /// Entries of one node's permissions. Beyond: `ENOSPC`.
+    pub perms: usize,
+    /// Watches. Beyond: `E2BIG`.
+    pub watches: usize,
+    /// Transactions open at a time. Beyond: `ENOSPC`.
+    pub transactions: usize,
+    /// Nodes that one transaction may touch. Beyond: `ENOSPC`.
+    pub transaction_nodes: usize,
+    /// Replies not yet fetched; no further request is looked at until they are.
+    pub outstanding: usize,
+    /// Watch events not yet fetched. Beyond, the connection is ended.
+    pub events: usize,
+    /// Bytes of those events. Beyond, the connection is ended.
+    pub event_bytes: usize,
+    /// Bytes of nodes, transactions and watches together. Beyond: `ENOMEM`.
+    pub memory_bytes: usize,
+}
+
+impl Quotas {
+    /// Xen's numbers, except that memory is held to 1 MiB where Xen allows 2.5.
+    pub const XEN: Quotas = Quotas {
+        nodes: 1000,
+        value_bytes: 2048,
+        perms: 5,
+        watches: 128,
+        transactions: 10,
+        transaction_nodes: 1024,
+        outstanding: 20,
+        events: 1024,
+        event_bytes: 128 * 1024,
+        memory_bytes: 1024 * 1024,
+    };
+}
+
+/// What one domain has at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// Nodes owned.
+    pub(crate) nodes: usize,
+    /// Bytes of these.
+    pub(crate) node_bytes: usize,
+    /// Bytes in open transactions.
+    pub(crate) transaction_bytes: usize,
+    /// Bytes of watches.
+    pub(crate) watch_bytes: usize,
+}
+
+impl Account {
+    /// All bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.node_bytes + self.transaction_bytes + self.watch_bytes
+    }
+}
+
+/// One domain's part of the [`Figures`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainFigures {
+    /// The domain.
+    pub domid: u16,
+    /// Nodes it owns.
+    pub nodes: usize,
+    /// Watches it has, over all its connections.
+    pub watches: usize,
+    /// Transactions it has open.
+    pub transactions: usize,
+    /// Replies and events it has not fetched.
+    pub queued: usize,
+    /// Bytes of its nodes, transactions and watches.
+    pub bytes: usize,
+}
+
+/// What the store holds: for `xl info` and for finding leaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// All nodes, the root counted.
+    pub nodes: usize,
+    /// All watches.
+    pub watches: usize,
+    /// All open transactions.
+    pub transactions: usize,
+    /// All connections, dom0's inner ones too.
+    pub connections: usize,
+    /// Domains that have been introduced and not released.
+    pub introduced: usize,
+    /// Bytes of nodes, transactions and watches.
+    pub bytes: usize,
+    /// Each domain that has anything, in order of domid.
+    pub domains: Vec<DomainFigures>,
+}

@@ -1,0 +1,237 @@
+//! Requests as they come on the wire: taking them apart, and putting replies together.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::connection::ConnId;
+use super::error::XsError;
+use super::path::Path;
+use super::perms::{Perm, Perms, parse_domid, parse_u64};
+use super::server::Server;
+use super::stream::Message;
+use super::wire::{self, Header, PAYLOAD_MAX};
+
+/// The reply of operations that have nothing to say.
+const OK: &[u8] = b"OK\0";
+
+impl Server {
+    /// Handles one request: queues its reply, then the watch events that it caused.
+    pub fn handle(&mut self, conn: ConnId, request: &Message) {
+        let Header { kind, req_id, tx_id, .. } = request.header;
+        let result = self.dispatch(conn, kind, tx_id, &request.payload);
+        let result = result
+            .and_then(|payload| if payload.len() > PAYLOAD_MAX { Err(XsError::TooBig) } else { Ok(payload) });
+        let (kind, payload) = match result {
+            Ok(payload) => (kind, payload),
+            Err(error) => (wire::ERROR, nul_terminated(error.name())),
+        };
+        let header = Header { kind, req_id, tx_id, len: payload.len() as u32 };
+        self.reply(conn, Message { header, payload });
+        self.flush();
+    }
+
+    fn dispatch(&mut self, conn: ConnId, kind: u32, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>, XsError> {
+        let domid = self.actor(conn)?.domid;
+        let ok = |()| Vec::from(OK);
+        match kind {
+            wire::CONTROL => self.control(conn, payload),
+            wire::DIRECTORY => {
+                let path = Path::resolve(only(payload)?, domid)?;
+                let (children, _) = self.view(conn, tx_id, |view| view.directory(&path))?;
+                Ok(child_list(&children))
+            }
+            wire::DIRECTORY_PART => {
+                let [path, offset] = strings(payload)?;
+                let path = Path::resolve(path, domid)?;
+                let offset = usize::try_from(parse_u64(offset)?).map_err(|_| XsError::Inval)?;
+                let (children, generation) = self.view(conn, tx_id, |view| view.directory(&path))?;
+                Ok(directory_part(&child_list(&children), generation, offset))
+            }
+            wire::READ => {
+                let path = Path::resolve(only(payload)?, domid)?;
+                self.view(conn, tx_id, |view| view.read(&path)).map(|value| Vec::from(&*value))
+            }
+            wire::WRITE => {
+                let (path, value) = first(payload)?;
+                let path = Path::resolve(path, domid)?;
+                self.view(conn, tx_id, |view| view.write(&path, value)).map(ok)
+            }
+            wire::MKDIR => {
+                let path = Path::resolve(only(payload)?, domid)?;
+                self.view(conn, tx_id, |view| view.mkdir(&path)).map(ok)
+            }
+            wire::RM => {
+                let path = Path::resolve(only(payload)?, domid)?;
+                self.view(conn, tx_id, |view| view.rm(&path)).map(ok)
+            }
+            wire::GET_PERMS => {
+                let path = Path::resolve_watch(only(payload)?, domid)?;
+                let perms = if path.is_special() {
+                    self.special_perms(conn, &path)?.clone()
+                } else {
+                    self.view(conn, tx_id, |view| view.perms(&path))?
+                };
+                Ok(perms.entries().iter().flat_map(|perm| nul_terminated(&perm.text())).collect())
+            }
+            wire::SET_PERMS => {
+                let (path, rest) = first(payload)?;
+                let path = Path::resolve_watch(path, domid)?;
+                let entries: Vec<Perm> =
+                    all_strings(rest)?.into_iter().map(Perm::parse).collect::<Result<_, _>>()?;
+                let perms = Perms::new(&entries)?;
+                if path.is_special() {
+                    *self.special_perms(conn, &path)? = perms;
+                    return Ok(Vec::from(OK));
+                }
+                self.view(conn, tx_id, |view| view.set_perms(&path, perms)).map(ok)
+            }
+            wire::WATCH => {
+                let [path, token] = strings(payload)?;
+                self.watch(conn, path, token).map(ok)
+            }
+            wire::UNWATCH => {
+                let [path, token] = strings(payload)?;
+                self.unwatch(conn, path, token).map(ok)
+            }
+            wire::RESET_WATCHES => {
+                self.reset(conn);
+                Ok(Vec::from(OK))
+            }
+            wire::TRANSACTION_START => {
+                if tx_id != 0 {
+                    return Err(XsError::Busy);
+                }
+                self.transaction_start(conn).map(|id| nul_terminated(&format!("{id}")))
+            }
+            wire::TRANSACTION_END => {
+                let commit = match only(payload)? {
+                    b"T" => true,
+                    b"F" => false,
+                    _ => return Err(XsError::Inval),
+                };
+                self.transaction_end(conn, tx_id, commit).map(ok)
+            }
+            wire::INTRODUCE => {
+                let [domid, mfn, port] = strings(payload)?;
+                let port = u32::try_from(parse_u64(port)?).map_err(|_| XsError::Inval)?;
+                self.introduce(conn, parse_domid(domid)?, parse_u64(mfn)?, port).map(ok)
+            }
+            wire::RELEASE => self.release(conn, parse_domid(only(payload)?)?).map(ok),
+            wire::RESUME => self.resume(conn, parse_domid(only(payload)?)?).map(ok),
+            wire::SET_TARGET => {
+                let [domid, target] = strings(payload)?;
+                self.set_target(conn, parse_domid(domid)?, parse_domid(target)?).map(ok)
+            }
+            wire::GET_DOMAIN_PATH => {
+                let home = Path::home(parse_domid(only(payload)?)?);
+                Ok(nul_terminated(&format!("{home}")))
+            }
+            wire::IS_DOMAIN_INTRODUCED => {
+                let known = self.is_introduced(parse_domid(only(payload)?)?);
+                Ok(nul_terminated(if known { "T" } else { "F" }))
+            }
+            _ => Err(XsError::NoSys),
+        }
+    }
+
+    /// `XS_CONTROL`, for dom0 alone.
+    fn control(&mut self, conn: ConnId, payload: &[u8]) -> Result<Vec<u8>, XsError> {
+        if !self.actor(conn)?.privileged() {
+            return Err(XsError::Acces);
+        }
+        let arguments = all_strings(payload)?;
+        match arguments[..] {
+            [b"help"] => Ok(nul_terminated("Supported commands:\n\thelp\n\tprint <string>\n\tquota")),
+            [b"print", text] => {
+                log::info!("xenstored: {}", alloc::string::String::from_utf8_lossy(text));
+                Ok(Vec::from(OK))
+            }
+            [b"quota"] => {
+                let q = self.quotas();
+                Ok(nul_terminated(&format!(
+                    "nodes: {}\nwatches: {}\ntransactions: {}\noutstanding: {}\ntransaction-nodes: {}\n\
+                     memory: {}\nnode-size: {}\npermissions: {}",
+                    q.nodes,
+                    q.watches,
+                    q.transactions,
+                    q.outstanding,
+                    q.transaction_nodes,
+                    q.memory_bytes,
+                    q.value_bytes,
+                    q.perms
+                )))
+            }
+            _ => Err(XsError::Inval),
+        }
+    }
+}
+
+fn nul_terminated(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::from(text.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+/// The last parts of paths, each with a NUL after it.
+fn child_list(children: &[Path]) -> Vec<u8> {
+    let mut list = Vec::new();
+    for child in children {
+        let name = child.key().rsplit(|&b| b == 0).next().unwrap_or_default();
+        list.extend_from_slice(name);
+        list.push(0);
+    }
+    list
+}
+
+/// As many whole names from `offset` on as fit; after the last of all, an empty string.
+fn directory_part(list: &[u8], generation: u64, offset: usize) -> Vec<u8> {
+    let mut reply = nul_terminated(&format!("{generation}"));
+    let room = PAYLOAD_MAX - reply.len() - 1;
+    let rest = list.get(offset..).unwrap_or_default();
+    let part = match rest.len() {
+        len if len <= room => rest,
+        _ => {
+            let end = rest[..room].iter().rposition(|&b| b == 0).map_or(0, |nul| nul + 1);
+            &rest[..end]
+        }
+    };
+    reply.extend_from_slice(part);
+    if part.len() == rest.len() {
+        reply.push(0);
+    }
+    reply
+}
+
+/// A payload of exactly one string, with its NUL.
+fn only(payload: &[u8]) -> Result<&[u8], XsError> {
+    match first(payload)? {
+        (text, []) => Ok(text),
+        _ => Err(XsError::Inval),
+    }
+}
+
+/// The first string, and what follows its NUL.
+fn first(payload: &[u8]) -> Result<(&[u8], &[u8]), XsError> {
+    let nul = payload.iter().position(|&b| b == 0).ok_or(XsError::Inval)?;
+    Ok((&payload[..nul], &payload[nul + 1..]))
+}
+
+/// The first `N` strings; what follows is reserved and not looked at.
+fn strings<const N: usize>(mut payload: &[u8]) -> Result<[&[u8]; N], XsError> {
+    let mut found = [&[][..]; N];
+    for slot in &mut found {
+        (*slot, payload) = first(payload)?;
+    }
+    Ok(found)
+}
+
+/// All strings, the last with its NUL too.
+fn all_strings(mut payload: &[u8]) -> Result<Vec<&[u8]>, XsError> {
+    let mut found = Vec::new();
+    while !payload.is_empty() {
+        let (text, rest) = first(payload)?;
+        found.push(text);
+        payload = rest;
+    }
+    Ok(found)
+}

@@ -1,0 +1,295 @@
+//! Messages on a byte stream: they arrive, and are fetched, in pieces of any size.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::path::Path;
+use super::watch::Watch;
+use super::wire::{self, Header, PAYLOAD_MAX};
+
+/// A whole request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its header; `len` is the payload's length.
+    pub header: Header,
+    /// The bytes after it, at most 4096.
+    pub payload: Vec<u8>,
+}
+
+/// A header announced more than [`PAYLOAD_MAX`] bytes: what follows cannot be told apart any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong {
+    /// What it announced.
+    pub len: u32,
+}
+
+/// Bytes received and not yet a whole message.
+#[derive(Default)]
+pub struct Input {
+    bytes: VecDeque<u8>,
+}
+
+impl Input {
+    /// Bytes that it takes: one message of the greatest size, so that a whole one always fits.
+    pub const CAPACITY: usize = wire::HEADER_BYTES + PAYLOAD_MAX;
+
+    /// Bytes that may be pushed now.
+    pub fn room(&self) -> usize {
+        Self::CAPACITY - self.bytes.len()
+    }
+
+    /// Is there nothing in it, not even part of a message?
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Takes what fits of `bytes`; answers how many that were.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room());
+        self.bytes.extend(&bytes[..taken]);
+        taken
+    }
+
+    fn header(&self) -> Result<Option<Header>, TooLong> {
+        if self.bytes.len() < wire::HEADER_BYTES {
+            return Ok(None);
+        }
+        let mut raw = [0; wire::HEADER_BYTES];
+        for (to, from) in raw.iter_mut().zip(&self.bytes) {
+            *to = *from;
+        }
+        let header = Header::decode(&raw);
+        if header.len as usize > PAYLOAD_MAX { Err(TooLong { len: header.len }) } else { Ok(Some(header)) }
+    }
+
+    /// Is a whole message, or an error, waiting?
+    pub fn is_ready(&self) -> bool {
+        match self.header() {
+            Ok(Some(header)) => self.bytes.len() - wire::HEADER_BYTES >= header.len as usize,
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Takes the next message, if it is whole.
+    ///
+    /// # Errors
+    /// [`TooLong`]: the stream is lost.
+    pub fn take(&mut self) -> Result<Option<Message>, TooLong> {
+        let Some(header) = self.header()? else { return Ok(None) };
+        let whole = wire::HEADER_BYTES + header.len as usize;
+        if self.bytes.len() < whole {
+            return Ok(None);
+        }
+        let payload = self.bytes.drain(..whole).skip(wire::HEADER_BYTES).collect();
+        Ok(Some(Message { header, payload }))
+    }
+}
+
+/// What waits to be fetched.
+pub(crate) enum Outgoing {
+    /// An answer.
+    Reply(Message),
+    /// An event of a watch, for a change at this path.
+    Event(Arc<Watch>, Path),
+}
+
+/// Replies and events in order, fetched in pieces.
+#[derive(Default)]
+pub(crate) struct Output {
+    queue: VecDeque<Outgoing>,
+    replies: usize,
+    event_bytes: usize,
+    /// The message being fetched, and how much of it is gone.
+    current: Vec<u8>,
+    sent: usize,
+}
+
+impl Output {
+    /// Messages waiting, one partly fetched included.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len() + usize::from(self.sent < self.current.len())
+    }
+
+    /// Replies that no byte of has been fetched.
+    pub(crate) fn replies(&self) -> usize {
+        self.replies
+    }
+
+    /// Events waiting.
+    pub(crate) fn events(&self) -> usize {
+        self.queue.len() - self.replies
+    }
+
+    /// Bytes of the events waiting.
+    pub(crate) fn event_bytes(&self) -> usize {
+        self.event_bytes
+    }
+
+    /// Queues an answer.
+    pub(crate) fn push_reply(&mut self, message: Message) {
+        self.queue.push_back(Outgoing::Reply(message));
+        self.replies += 1;
+    }
+
+    /// Queues an event, unless the same is waiting already.
+    pub(crate) fn push_event(&mut self, watch: Arc<Watch>, path: Path) {
+        let waiting = self
+            .queue
+            .iter()
+            .any(|out| matches!(out, Outgoing::Event(w, p) if Arc::ptr_eq(w, &watch) && *p == path));
+        if !waiting {
+            self.event_bytes += event_cost(&watch, &path);
+            self.queue.push_back(Outgoing::Event(watch, path));
+        }
+    }
+
+    /// Drops the events of a watch that is gone.
+    pub(crate) fn forget_watch(&mut self, watch: &Arc<Watch>) {
+        let dropped = &mut self.event_bytes;
+        self.queue.retain(|out| match out {
+            Outgoing::Event(w, path) if Arc::ptr_eq(w, watch) => {
+                *dropped -= event_cost(w, path);
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// Takes the next message whole: for clients within dom0.
+    pub(crate) fn pop(&mut self) -> Option<Outgoing> {
+        let out = self.queue.pop_front()?;
+        match &out {
+            Outgoing::Reply(_) => self.replies -= 1,
+            Outgoing::Event(watch, path) => self.event_bytes -= event_cost(watch, path),
+        }
+        Some(out)
+    }
+
+    /// Bytes to send now; empty if there are none.
+    pub(crate) fn bytes(&mut self) -> &[u8] {
+        while self.sent == self.current.len() {
+            self.current.clear();
+            self.sent = 0;
+            match self.pop() {
+                Some(Outgoing::Reply(message)) => {
+                    self.current.extend_from_slice(&message.header.encode());
+                    self.current.extend_from_slice(&message.payload);
+                }
+                Some(Outgoing::Event(watch, path)) => encode_event(&watch, &path, &mut self.current),
+                None => break,
+            }
+        }
+        &self.current[self.sent..]
+    }
+
+    /// Notes that the first `count` of [`Output::bytes`] have been sent.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.sent = (self.sent + count).min(self.current.len());
+        if self.sent == self.current.len() {
+            // A connection that is idle holds no buffer.
+            self.current = Vec::new();
+            self.sent = 0;
+        }
+    }
+}
+
+fn event_cost(watch: &Watch, path: &Path) -> usize {
+    path.key().len() + watch.token.len()
+}
+
+/// Writes an `XS_WATCH_EVENT`; nothing if path and token do not fit one, as Xen does.
+fn encode_event(watch: &Watch, path: &Path, out: &mut Vec<u8>) {
+    let text = watch.event_text(path);
+    let len = text.len() + 1 + watch.token.len() + 1;
+    if len > PAYLOAD_MAX {
+        return;
+    }
+    let header = Header { kind: wire::WATCH_EVENT, req_id: 0, tx_id: 0, len: len as u32 };
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(&text);
+    out.push(0);
+    out.extend_from_slice(&watch.token);
+    out.push(0);
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(len: usize) -> Vec<u8> {
+        let header = Header { kind: wire::READ, req_id: 7, tx_id: 9, len: len as u32 };
+        let mut bytes = Vec::from(header.encode());
+        bytes.extend((0..len).map(|at| at as u8));
+        bytes
+    }
+
+    #[test]
+    fn joins_pieces_of_any_size() {
+        for len in [0, 1, 100, PAYLOAD_MAX] {
+            for step in [1, 3, 16, 1024, 5000] {
+                let mut input = Input::default();
+                let bytes = [message(len), message(1)].concat();
+                let mut rest = &bytes[..];
+                let mut got = Vec::new();
+                while !rest.is_empty() {
+                    let taken = input.push(&rest[..step.min(rest.len())]);
+                    rest = &rest[taken..];
+                    while let Some(message) = input.take().unwrap() {
+                        got.push(message.payload.len());
+                    }
+                }
+                assert_eq!(got, [len, 1]);
+                assert!(input.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_too_long_loses_the_stream() {
+        let mut input = Input::default();
+        input.push(&Header { kind: 2, req_id: 0, tx_id: 0, len: PAYLOAD_MAX as u32 + 1 }.encode());
+        assert!(input.is_ready());
+        assert_eq!(input.take(), Err(TooLong { len: 4097 }));
+        let mut input = Input::default();
+        input.push(&[0xff; 64]);
+        assert!(input.take().is_err());
+    }
+
+    #[test]
+    fn output_is_fetched_in_pieces_and_events_are_merged() {
+        let watch =
+            |token: &[u8]| Arc::new(Watch { path: Path::root(), token: Arc::from(token), relative_to: None });
+        let (one, two) = (watch(b"1"), watch(b"2"));
+        let mut output = Output::default();
+        output.push_reply(Message {
+            header: Header { kind: 1, req_id: 2, tx_id: 3, len: 2 },
+            payload: vec![b'x'; 2],
+        });
+        output.push_event(one.clone(), Path::root());
+        output.push_event(one.clone(), Path::root());
+        output.push_event(two.clone(), Path::root());
+        assert_eq!((output.len(), output.replies(), output.events()), (3, 1, 2));
+        output.forget_watch(&two);
+        let mut got = Vec::new();
+        while let Some(&byte) = output.bytes().first() {
+            got.push(byte);
+            output.consume(1);
+        }
+        assert_eq!(got.len(), 16 + 2 + 16 + 4);
+        assert_eq!(&got[16 + 2 + 16..], b"/\x001\0");
+        assert_eq!((output.len(), output.event_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn an_event_too_long_is_left_out() {
+        let watch =
+            Arc::new(Watch { path: Path::root(), token: Arc::from(&[b't'; 4094][..]), relative_to: None });
+        let mut output = Output::default();
+        output.push_event(watch.clone(), Path::absolute(b"/a").unwrap());
+        assert!(output.bytes().is_empty());
+        output.push_event(watch, Path::root());
+        assert!(output.bytes().is_empty());
+        assert_eq!(output.len(), 0);
+    }
+}
