@@ -1,10 +1,41 @@
 #![cfg_attr(freestanding, no_std)]
-//! The public Xen PV ABI of x86_64, at the level of Xen 4.17: wire structures, numbers and rings.
+//! The public ABI of Xen for x86_64 PV domains: wire structures, rings, hypercall numbers, the xenstore protocol.
 //!
-//! Structures carry the header's field names; every one is checked against the installed headers by the layout test.
+//! Every name and number is the public header's: structures in Rust's spelling, constants in upper case, members as
+//! they are. Members that hold numbers are plain integers, since a guest may have written anything; the types of
+//! [`types`] are for values that were checked. Structures have no hidden padding, so that copying one to another
+//! domain carries nothing but what was put in, and `Default` is all zero.
+//!
+//! [`shared`] reaches memory that another domain can write; [`ring`] has both ends of every ring on such memory.
 
+extern crate alloc;
+
+pub mod layout;
+
+pub mod callback;
+pub mod console_io;
+pub mod domctl;
+pub mod elfnote;
 pub mod errno;
+pub mod evtchn;
+pub mod grant;
 pub mod guest_context;
 pub mod hypercall;
+pub mod io;
+pub mod memory;
+pub mod mmu;
+pub mod nmi;
+pub mod payload;
+pub mod physdev;
+pub mod platform;
+pub mod ring;
+pub mod sched;
+pub mod segment;
 pub mod shared;
+pub mod shared_info;
+pub mod start_info;
+pub mod sysctl;
 pub mod types;
+pub mod vcpu;
+pub mod version;
+pub mod vm_assist;

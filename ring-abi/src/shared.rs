@@ -1,175 +1,386 @@
-//! Bytes that another domain may write at any time.
+#![allow(unsafe_code)] // the one place that touches memory another domain may write, through raw pointers
+//! Memory that another domain, or the hypervisor, may change at any time.
 //!
-//! No reference to such memory is ever formed: a value is copied out by one access and then private. The accesses are
-//! atomic where the width allows it, so that a concurrent writer gives an old or a new value, never a torn one.
+//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes them by value, each access once,
+//! with bounds checked like a slice index: an offset outside is our own mistake and panics. Offsets that a peer
+//! chose go through [`SharedBytes::get`] or are checked by the caller first.
 
-#![allow(unsafe_code)] // the one place that touches shared memory
-
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// A range of shared memory, checked at every access. It does not own the mapping.
+extern crate alloc;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::types::PAGE_SIZE;
+
+/// Copies from this many bytes on use a string instruction instead of a loop.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const STRING_COPY_BYTES: usize = 256;
+
+/// A run of shared bytes. It does not own the mapping; copies of it reach the same memory.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBytes {
     ptr: *mut u8,
     len: usize,
 }
 
-// SAFETY: every access is atomic or a volatile copy of plain bytes, for which no thread needs exclusive use.
+// SAFETY: every access is an atomic or a volatile string copy of plain bytes by value, so that any thread may make it
+// at any time; the maker of the value promised that the memory stays valid.
 unsafe impl Send for SharedBytes {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for SharedBytes {}
 
-macro_rules! accessors {
-    ($atomic:ty, $value:ty, $load:ident, $store:ident) => {
-        /// Loads the naturally aligned value at `offset` (acquire).
+macro_rules! width {
+    ($raw:ty, $atomic:ty, $load:ident, $store:ident, $swap:ident, $or:ident, $and:ident, $cmpxchg:ident) => {
+        /// Loads the value at `offset` (acquire).
         ///
         /// # Panics
-        /// When the value is not inside the range or not aligned: offsets are ours, never a peer's.
+        /// If the value is not wholly inside, or not naturally aligned; so do the other accesses of this width.
         #[inline]
-        pub fn $load(&self, offset: usize) -> $value {
-            // SAFETY: `at` checked that the aligned value lies in the mapped range.
-            unsafe { <$atomic>::from_ptr(self.at::<$value>(offset)) }.load(Ordering::Acquire)
+        #[must_use]
+        pub fn $load(&self, offset: usize) -> $raw {
+            let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
+            // SAFETY: `aligned` checked bounds and alignment; the memory is valid while `self` is used.
+            unsafe { <$atomic>::from_ptr(ptr) }.load(Ordering::Acquire)
         }
 
-        /// Stores the naturally aligned value at `offset` (release).
-        ///
-        /// # Panics
-        /// When the value is not inside the range or not aligned.
+        /// Stores the value at `offset` (release).
         #[inline]
-        pub fn $store(&self, offset: usize, value: $value) {
-            // SAFETY: `at` checked that the aligned value lies in the mapped range.
-            unsafe { <$atomic>::from_ptr(self.at::<$value>(offset)) }.store(value, Ordering::Release);
-        }
-    };
-}
-
-macro_rules! read_modify_write {
-    ($atomic:ty, $value:ty, $or:ident, $and:ident, $swap:ident, $compare_exchange:ident) => {
-        /// Sets the bits of `bits` at `offset`; the value before.
-        #[inline]
-        pub fn $or(&self, offset: usize, bits: $value) -> $value {
-            // SAFETY: `at` checked that the aligned value lies in the mapped range.
-            unsafe { <$atomic>::from_ptr(self.at::<$value>(offset)) }.fetch_or(bits, Ordering::AcqRel)
+        pub fn $store(&self, offset: usize, value: $raw) {
+            let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
+            // SAFETY: as in the load.
+            unsafe { <$atomic>::from_ptr(ptr) }.store(value, Ordering::Release);
         }
 
-        /// Keeps only the bits of `bits` at `offset`; the value before.
+        /// Stores a value and returns the one before, as one full barrier.
         #[inline]
-        pub fn $and(&self, offset: usize, bits: $value) -> $value {
-            // SAFETY: `at` checked that the aligned value lies in the mapped range.
-            unsafe { <$atomic>::from_ptr(self.at::<$value>(offset)) }.fetch_and(bits, Ordering::AcqRel)
+        pub fn $swap(&self, offset: usize, value: $raw) -> $raw {
+            let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
+            // SAFETY: as in the load.
+            unsafe { <$atomic>::from_ptr(ptr) }.swap(value, Ordering::SeqCst)
         }
 
-        /// Exchanges the value at `offset`; the value before.
+        /// Sets the bits of `bits` and returns the value before, as one full barrier.
         #[inline]
-        pub fn $swap(&self, offset: usize, value: $value) -> $value {
-            // SAFETY: `at` checked that the aligned value lies in the mapped range.
-            unsafe { <$atomic>::from_ptr(self.at::<$value>(offset)) }.swap(value, Ordering::AcqRel)
+        pub fn $or(&self, offset: usize, bits: $raw) -> $raw {
+            let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
+            // SAFETY: as in the load.
+            unsafe { <$atomic>::from_ptr(ptr) }.fetch_or(bits, Ordering::SeqCst)
         }
 
-        /// Replaces `old` at `offset` by `new`.
+        /// Keeps only the bits of `bits` and returns the value before, as one full barrier.
+        #[inline]
+        pub fn $and(&self, offset: usize, bits: $raw) -> $raw {
+            let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
+            // SAFETY: as in the load.
+            unsafe { <$atomic>::from_ptr(ptr) }.fetch_and(bits, Ordering::SeqCst)
+        }
+
+        /// Stores `new` if the value is `old`.
         ///
         /// # Errors
-        /// What was there instead of `old`.
+        /// The value found, if it was another.
         #[inline]
-        pub fn $compare_exchange(&self, offset: usize, old: $value, new: $value) -> Result<$value, $value> {
-            // SAFETY: `at` checked that the aligned value lies in the mapped range.
-            unsafe { <$atomic>::from_ptr(self.at::<$value>(offset)) }.compare_exchange(
-                old,
-                new,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
+        pub fn $cmpxchg(&self, offset: usize, old: $raw, new: $raw) -> Result<$raw, $raw> {
+            let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
+            // SAFETY: as in the load.
+            unsafe { <$atomic>::from_ptr(ptr) }.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
         }
     };
 }
 
 impl SharedBytes {
-    /// The `len` bytes at `ptr`.
+    /// Wraps `len` bytes at `ptr`.
     ///
     /// # Safety
-    /// The range stays mapped, readable and (if it is written through this) writable for as long as this value or a copy
-    /// of it is used, is 8-aligned, and no Rust reference to any byte of it exists meanwhile.
+    /// As long as this value, a copy or a part of it is used, the bytes are mapped, and writable if a storing method
+    /// is called; and nothing in this program reaches them but through atomics or values made by this function.
+    /// `ptr` is aligned to 8 bytes.
+    #[must_use]
     pub const unsafe fn new(ptr: *mut u8, len: usize) -> Self {
         Self { ptr, len }
     }
 
-    /// Bytes in the range.
-    #[inline]
+    /// Views words of our own, which live for ever, as shared bytes.
+    #[must_use]
+    pub const fn from_static(words: &'static [AtomicU64]) -> Self {
+        Self { ptr: words.as_ptr().cast::<u8>().cast_mut(), len: size_of_val(words) }
+    }
+
+    /// Length in bytes.
+    #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether the range has no byte.
+    /// Are there no bytes?
+    #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The address of the first byte.
+    /// Address of the first byte.
+    #[must_use]
     pub const fn as_ptr(&self) -> *mut u8 {
         self.ptr
     }
 
-    /// The `len` bytes from `offset`; `None` if they are not all inside.
-    pub fn slice(&self, offset: usize, len: usize) -> Option<Self> {
-        (offset <= self.len && len <= self.len - offset)
-            // SAFETY: the offset lies within the range that `new`'s caller vouched for.
-            .then(|| Self { ptr: unsafe { self.ptr.add(offset) }, len })
-    }
-
-    accessors!(AtomicU8, u8, load_u8, store_u8);
-    accessors!(AtomicU16, u16, load_u16, store_u16);
-    accessors!(AtomicU32, u32, load_u32, store_u32);
-    accessors!(AtomicU64, u64, load_u64, store_u64);
-    read_modify_write!(AtomicU8, u8, or_u8, and_u8, swap_u8, compare_exchange_u8);
-    read_modify_write!(AtomicU32, u32, or_u32, and_u32, swap_u32, compare_exchange_u32);
-    read_modify_write!(AtomicU64, u64, or_u64, and_u64, swap_u64, compare_exchange_u64);
-
-    /// Copies the bytes from `offset` into private memory.
-    ///
-    /// # Panics
-    /// When they are not all inside the range.
-    #[inline]
-    pub fn read(&self, offset: usize, to: &mut [u8]) {
-        let from = self.range(offset, to.len());
-        // SAFETY: the range was checked, and `to` is private memory that cannot overlap what nobody has a reference to.
-        // A peer's concurrent write can only change which plain bytes are copied.
-        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
-    }
-
-    /// Copies private bytes to `offset`.
-    ///
-    /// # Panics
-    /// When they do not fit in the range.
-    #[inline]
-    pub fn write(&self, offset: usize, from: &[u8]) {
-        let to = self.range(offset, from.len());
-        // SAFETY: as in `read`.
-        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
-    }
-
-    /// Fills `len` bytes from `offset` with `byte`.
-    ///
-    /// # Panics
-    /// When they are not all inside the range.
-    pub fn fill(&self, offset: usize, len: usize, byte: u8) {
-        let to = self.range(offset, len);
-        // SAFETY: the range was checked.
-        unsafe { core::ptr::write_bytes(to, byte, len) }
+    /// The `len` bytes from `offset` on, or `None` if they are not all inside.
+    #[must_use]
+    pub const fn slice(&self, offset: usize, len: usize) -> Option<Self> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => {
+                // SAFETY: within the memory that the maker of `self` vouched for.
+                Some(Self { ptr: unsafe { self.ptr.add(offset) }, len })
+            }
+            _ => None,
+        }
     }
 
     #[inline]
-    fn range(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset <= self.len && len <= self.len - offset, "access outside the shared range");
-        // SAFETY: the offset lies within the range that `new`'s caller vouched for.
+    fn inside(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset <= self.len && len <= self.len - offset, "access outside shared memory");
+        // SAFETY: within the memory, as just checked.
         unsafe { self.ptr.add(offset) }
     }
 
     #[inline]
-    fn at<T>(&self, offset: usize) -> *mut T {
-        let ptr = self.range(offset, size_of::<T>()).cast::<T>();
-        assert!(ptr.is_aligned(), "unaligned access to shared memory");
+    fn aligned(&self, offset: usize, size: usize) -> *mut u8 {
+        let ptr = self.inside(offset, size);
+        assert!(ptr.addr().is_multiple_of(size), "misaligned access to shared memory");
         ptr
     }
+
+    width!(u8, AtomicU8, load_u8, store_u8, swap_u8, or_u8, and_u8, compare_exchange_u8);
+    width!(u16, AtomicU16, load_u16, store_u16, swap_u16, or_u16, and_u16, compare_exchange_u16);
+    width!(u32, AtomicU32, load_u32, store_u32, swap_u32, or_u32, and_u32, compare_exchange_u32);
+    width!(u64, AtomicU64, load_u64, store_u64, swap_u64, or_u64, and_u64, compare_exchange_u64);
+
+    /// Copies bytes out, each read once, in no set order.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    #[inline]
+    pub fn read(&self, offset: usize, target: &mut [u8]) {
+        let source = self.inside(offset, target.len());
+        // SAFETY: `inside` checked the source; the target is ours alone.
+        unsafe { copy(source, target.as_mut_ptr(), target.len()) }
+    }
+
+    /// Copies bytes in, each written once, in no set order.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    #[inline]
+    pub fn write(&self, offset: usize, source: &[u8]) {
+        let target = self.inside(offset, source.len());
+        // SAFETY: `inside` checked the target; the source is ours to read.
+        unsafe { copy(source.as_ptr().cast_mut(), target, source.len()) }
+    }
+
+    /// Sets `len` bytes to `value`.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    pub fn fill(&self, offset: usize, len: usize, value: u8) {
+        let target = self.inside(offset, len);
+        // SAFETY: `inside` checked the target.
+        unsafe { fill(target, len, value) }
+    }
+
+    /// Copies a structure out.
+    ///
+    /// # Panics
+    /// If it is not wholly inside.
+    #[inline]
+    #[must_use]
+    pub fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
+        let mut value = T::new_zeroed();
+        self.read(offset, value.as_mut_bytes());
+        value
+    }
+
+    /// Copies a structure in.
+    ///
+    /// # Panics
+    /// If it is not wholly inside.
+    #[inline]
+    pub fn write_value<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) {
+        self.write(offset, value.as_bytes());
+    }
+}
+
+/// Copies `len` bytes of which one side is shared memory.
+///
+/// Relaxed atomics rather than `ptr::copy`: the compiler may neither repeat nor invent accesses.
+///
+/// # Safety
+/// Both sides are valid for `len` bytes and do not overlap.
+#[inline]
+unsafe fn copy(source: *mut u8, target: *mut u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if len >= STRING_COPY_BYTES {
+        // SAFETY: valid by the caller's promise; `rep movs` touches only these bytes, and the direction flag is clear.
+        unsafe {
+            core::arch::asm!(
+                "rep movsq",
+                "mov ecx, {rest:e}",
+                "rep movsb",
+                rest = in(reg) len % 8,
+                inout("rcx") len / 8 => _,
+                inout("rsi") source => _,
+                inout("rdi") target => _,
+                options(nostack, preserves_flags)
+            );
+        }
+        return;
+    }
+    let mut done = 0;
+    if (source.addr() | target.addr()).is_multiple_of(8) {
+        while len - done >= 8 {
+            // SAFETY: eight more bytes are left on both sides, both aligned.
+            unsafe {
+                let word = AtomicU64::from_ptr(source.add(done).cast()).load(Ordering::Relaxed);
+                AtomicU64::from_ptr(target.add(done).cast()).store(word, Ordering::Relaxed);
+            }
+            done += 8;
+        }
+    }
+    if (source.addr() | target.addr()).is_multiple_of(4) {
+        while len - done >= 4 {
+            // SAFETY: four more bytes are left on both sides, both aligned (`done` is a multiple of 4).
+            unsafe {
+                let word = AtomicU32::from_ptr(source.add(done).cast()).load(Ordering::Relaxed);
+                AtomicU32::from_ptr(target.add(done).cast()).store(word, Ordering::Relaxed);
+            }
+            done += 4;
+        }
+    }
+    while done < len {
+        // SAFETY: one more byte is left on both sides.
+        unsafe {
+            let byte = AtomicU8::from_ptr(source.add(done)).load(Ordering::Relaxed);
+            AtomicU8::from_ptr(target.add(done)).store(byte, Ordering::Relaxed);
+        }
+        done += 1;
+    }
+}
+
+/// Sets `len` bytes of shared memory.
+///
+/// # Safety
+/// `target` is valid for `len` bytes.
+unsafe fn fill(target: *mut u8, len: usize, value: u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if len >= STRING_COPY_BYTES {
+        // SAFETY: valid by the caller's promise, and the direction flag is clear.
+        unsafe {
+            core::arch::asm!(
+                "rep stosq",
+                "mov ecx, {rest:e}",
+                "rep stosb",
+                rest = in(reg) len % 8,
+                in("rax") u64::from(value) * 0x0101_0101_0101_0101,
+                inout("rcx") len / 8 => _,
+                inout("rdi") target => _,
+                options(nostack, preserves_flags)
+            );
+        }
+        return;
+    }
+    for done in 0..len {
+        // SAFETY: within the `len` bytes.
+        unsafe { AtomicU8::from_ptr(target.add(done)) }.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Exactly one shared page.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedPage(SharedBytes);
+
+impl SharedPage {
+    /// Wraps the page at `ptr`.
+    ///
+    /// # Safety
+    /// As for [`SharedBytes::new`] with 4096 bytes.
+    #[must_use]
+    pub const unsafe fn new(ptr: *mut u8) -> Self {
+        // SAFETY: promised by the caller.
+        Self(unsafe { SharedBytes::new(ptr, PAGE_SIZE) })
+    }
+
+    /// The page at `index` of a run of pages.
+    #[must_use]
+    pub const fn of(bytes: SharedBytes, index: usize) -> Option<Self> {
+        match index.checked_mul(PAGE_SIZE) {
+            Some(offset) => match bytes.slice(offset, PAGE_SIZE) {
+                Some(page) => Some(Self(page)),
+                None => None,
+            },
+            None => None,
+        }
+    }
+
+    /// The page as bytes.
+    #[must_use]
+    pub const fn bytes(self) -> SharedBytes {
+        self.0
+    }
+}
+
+impl Deref for SharedPage {
+    type Target = SharedBytes;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// An owner of shared memory: a mapping, or memory of our own.
+pub trait SharedMemory {
+    /// The bytes. They are used only while the owner lives.
+    fn shared(&self) -> SharedBytes;
+}
+
+impl SharedMemory for SharedBytes {
+    fn shared(&self) -> SharedBytes {
+        *self
+    }
+}
+
+impl SharedMemory for SharedPage {
+    fn shared(&self) -> SharedBytes {
+        self.0
+    }
+}
+
+impl<T: SharedMemory + ?Sized> SharedMemory for &T {
+    fn shared(&self) -> SharedBytes {
+        (**self).shared()
+    }
+}
+
+impl<T: SharedMemory + ?Sized> SharedMemory for Box<T> {
+    fn shared(&self) -> SharedBytes {
+        (**self).shared()
+    }
+}
+
+impl<T: SharedMemory + ?Sized> SharedMemory for alloc::sync::Arc<T> {
+    fn shared(&self) -> SharedBytes {
+        (**self).shared()
+    }
+}
+
+/// So many zeroed pages of our own that are never freed, in the shape of shared memory: both ends of a ring in one
+/// program.
+#[must_use]
+pub fn leaked_pages(pages: usize) -> SharedBytes {
+    let words = pages * (PAGE_SIZE / 8);
+    SharedBytes::from_static((0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak())
 }
 
 #[cfg(test)]
@@ -177,29 +388,63 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accesses_are_checked_and_little_endian() {
-        let mut page = [0u64; 8];
-        // SAFETY: `page` outlives `bytes` and is not touched meanwhile.
-        let bytes = unsafe { SharedBytes::new(page.as_mut_ptr().cast(), 64) };
-        bytes.store_u32(4, 0x0102_0304);
-        assert_eq!(bytes.load_u64(0), 0x0102_0304 << 32);
-        assert_eq!(bytes.load_u8(7), 1);
-        assert_eq!(bytes.or_u32(4, 0xf000_0000), 0x0102_0304);
-        assert_eq!(bytes.compare_exchange_u32(4, 0, 1), Err(0xf102_0304));
-        let mut out = [0; 3];
-        bytes.read(5, &mut out);
-        assert_eq!(out, [3, 2, 0xf1]);
-        assert!(bytes.slice(60, 5).is_none());
-        assert!(bytes.slice(usize::MAX, 1).is_none());
-        assert_eq!(bytes.slice(60, 4).map(|s| s.len()), Some(4));
+    fn copies_of_every_length_and_alignment() {
+        let bytes = leaked_pages(1);
+        let pattern: Vec<u8> = (0..600).map(|i| (i * 7 + 1) as u8).collect();
+        for offset in [0, 1, 3, 4, 8, 9, 2047] {
+            for len in (0..40).chain([255, 256, 257, 263, 264, 600]) {
+                bytes.fill(0, PAGE_SIZE, 0xee);
+                bytes.write(offset, &pattern[..len]);
+                let mut back = alloc::vec![0; len];
+                bytes.read(offset, &mut back);
+                assert_eq!(back, pattern[..len], "{offset} {len}");
+                assert_eq!(bytes.load_u8(offset + len), 0xee);
+                if offset > 0 {
+                    assert_eq!(bytes.load_u8(offset - 1), 0xee);
+                }
+            }
+        }
     }
 
     #[test]
-    #[should_panic(expected = "outside")]
-    fn one_byte_too_many_panics() {
-        let mut page = [0u64; 1];
-        // SAFETY: as above.
-        let bytes = unsafe { SharedBytes::new(page.as_mut_ptr().cast(), 8) };
-        bytes.read(1, &mut [0; 8]);
+    fn last_byte_is_inside_and_next_is_not() {
+        let bytes = leaked_pages(1);
+        bytes.store_u32(PAGE_SIZE - 4, 7);
+        assert_eq!(bytes.read_value::<u32>(PAGE_SIZE - 4), 7);
+        assert!(bytes.slice(0, PAGE_SIZE).is_some());
+        assert!(bytes.slice(8, PAGE_SIZE).is_none());
+        assert!(bytes.slice(usize::MAX - 7, 8).is_none());
+        assert!(SharedPage::of(bytes, 0).is_some());
+        assert!(SharedPage::of(bytes, 1).is_none());
+        assert!(SharedPage::of(bytes, usize::MAX).is_none());
+    }
+
+    #[test]
+    #[should_panic = "outside"]
+    fn one_past_the_end() {
+        let _ = leaked_pages(1).load_u8(PAGE_SIZE);
+    }
+
+    #[test]
+    #[should_panic = "outside"]
+    fn length_that_wraps() {
+        leaked_pages(1).fill(usize::MAX, 2, 0);
+    }
+
+    #[test]
+    #[should_panic = "misaligned"]
+    fn misaligned() {
+        let _ = leaked_pages(1).load_u32(2);
+    }
+
+    #[test]
+    fn read_modify_write() {
+        let bytes = leaked_pages(1);
+        assert_eq!(bytes.or_u64(8, 1 << 63), 0);
+        assert_eq!(bytes.and_u64(8, !0 >> 1), 1 << 63);
+        assert_eq!(bytes.compare_exchange_u32(8, 0, 5), Ok(0));
+        assert_eq!(bytes.compare_exchange_u32(8, 0, 6), Err(5));
+        assert_eq!(bytes.swap_u8(8, 9), 5);
+        assert_eq!(bytes.load_u64(8), 9);
     }
 }

@@ -1,0 +1,8 @@
+//! Protocols of the split devices and of xenstore.
+
+pub mod blkif;
+pub mod console;
+pub mod netif;
+pub mod protocols;
+pub mod xenbus;
+pub mod xs_wire;

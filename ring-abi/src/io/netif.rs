@@ -1,0 +1,191 @@
+//! The network protocol: a transmit ring, a receive ring and an optional control ring.
+
+use crate::layout::{constants, wire};
+
+constants! { "io/netif.h";
+    XEN_NETIF_NR_SLOTS_MIN: u32 = 18 => "XEN_NETIF_NR_SLOTS_MIN";
+    XEN_NETIF_CTRL_HASH_TYPE_IPV4: u32 = 1 => "XEN_NETIF_CTRL_HASH_TYPE_IPV4";
+    XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP: u32 = 2 => "XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP";
+    XEN_NETIF_CTRL_HASH_TYPE_IPV6: u32 = 4 => "XEN_NETIF_CTRL_HASH_TYPE_IPV6";
+    XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP: u32 = 8 => "XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP";
+    XEN_NETIF_CTRL_HASH_ALGORITHM_NONE: u32 = 0 => "XEN_NETIF_CTRL_HASH_ALGORITHM_NONE";
+    XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ: u32 = 1 => "XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ";
+    XEN_NETIF_CTRL_TYPE_INVALID: u16 = 0 => "XEN_NETIF_CTRL_TYPE_INVALID";
+    XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS: u16 = 1 => "XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS";
+    XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS: u16 = 2 => "XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS";
+    XEN_NETIF_CTRL_TYPE_SET_HASH_KEY: u16 = 3 => "XEN_NETIF_CTRL_TYPE_SET_HASH_KEY";
+    XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE: u16 = 4 => "XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE";
+    XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE: u16 = 5 => "XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE";
+    XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING: u16 = 6 => "XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING";
+    XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM: u16 = 7 => "XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM";
+    XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE: u16 = 8 => "XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE";
+    XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING: u16 = 9 => "XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING";
+    XEN_NETIF_CTRL_TYPE_DEL_GREF_MAPPING: u16 = 10 => "XEN_NETIF_CTRL_TYPE_DEL_GREF_MAPPING";
+    XEN_NETIF_CTRL_STATUS_SUCCESS: u32 = 0 => "XEN_NETIF_CTRL_STATUS_SUCCESS";
+    XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED: u32 = 1 => "XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED";
+    XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER: u32 = 2 => "XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER";
+    XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW: u32 = 3 => "XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW";
+    XEN_NETIF_CTRLF_GREF_READONLY: u16 = 1 => "XEN_NETIF_CTRLF_GREF_readonly";
+    NETTXF_CSUM_BLANK: u16 = 1 => "NETTXF_csum_blank";
+    NETTXF_DATA_VALIDATED: u16 = 2 => "NETTXF_data_validated";
+    NETTXF_MORE_DATA: u16 = 4 => "NETTXF_more_data";
+    NETTXF_EXTRA_INFO: u16 = 8 => "NETTXF_extra_info";
+    XEN_NETIF_MAX_TX_SIZE: u32 = 0xffff => "XEN_NETIF_MAX_TX_SIZE";
+    XEN_NETIF_EXTRA_TYPE_NONE: u8 = 0 => "XEN_NETIF_EXTRA_TYPE_NONE";
+    XEN_NETIF_EXTRA_TYPE_GSO: u8 = 1 => "XEN_NETIF_EXTRA_TYPE_GSO";
+    XEN_NETIF_EXTRA_TYPE_MCAST_ADD: u8 = 2 => "XEN_NETIF_EXTRA_TYPE_MCAST_ADD";
+    XEN_NETIF_EXTRA_TYPE_MCAST_DEL: u8 = 3 => "XEN_NETIF_EXTRA_TYPE_MCAST_DEL";
+    XEN_NETIF_EXTRA_TYPE_HASH: u8 = 4 => "XEN_NETIF_EXTRA_TYPE_HASH";
+    XEN_NETIF_EXTRA_TYPE_MAX: u8 = 5 => "XEN_NETIF_EXTRA_TYPE_MAX";
+    XEN_NETIF_EXTRA_FLAG_MORE: u8 = 1 => "XEN_NETIF_EXTRA_FLAG_MORE";
+    XEN_NETIF_GSO_TYPE_NONE: u8 = 0 => "XEN_NETIF_GSO_TYPE_NONE";
+    XEN_NETIF_GSO_TYPE_TCPV4: u8 = 1 => "XEN_NETIF_GSO_TYPE_TCPV4";
+    XEN_NETIF_GSO_TYPE_TCPV6: u8 = 2 => "XEN_NETIF_GSO_TYPE_TCPV6";
+    NETRXF_DATA_VALIDATED: u16 = 1 => "NETRXF_data_validated";
+    NETRXF_CSUM_BLANK: u16 = 2 => "NETRXF_csum_blank";
+    NETRXF_MORE_DATA: u16 = 4 => "NETRXF_more_data";
+    NETRXF_EXTRA_INFO: u16 = 8 => "NETRXF_extra_info";
+    NETRXF_GSO_PREFIX: u16 = 0x10 => "NETRXF_gso_prefix";
+    NETIF_RSP_DROPPED: i16 = -2 => "NETIF_RSP_DROPPED";
+    NETIF_RSP_ERROR: i16 = -1 => "NETIF_RSP_ERROR";
+    NETIF_RSP_OKAY: i16 = 0 => "NETIF_RSP_OKAY";
+    NETIF_RSP_NULL: i16 = 1 => "NETIF_RSP_NULL";
+}
+
+wire! { "io/netif.h";
+    /// Transmit request: one piece of a packet.
+    struct NetifTxRequest = "struct netif_tx_request", 12 {
+        0x0 gref: u32,
+        /// First byte within the page.
+        0x4 offset: u16,
+        /// `NETTXF_*`.
+        0x6 flags: u16,
+        /// The frontend's own tag.
+        0x8 id: u16,
+        /// Bytes: of the whole packet in the first request, of the piece in the others.
+        0xa size: u16,
+    }
+
+    /// Extra information: takes the slot after the first request or response of a packet.
+    struct NetifExtraInfo = "struct netif_extra_info", 8 {
+        /// `XEN_NETIF_EXTRA_TYPE_*`.
+        0x0 r#type: u8,
+        /// `XEN_NETIF_EXTRA_FLAG_*`.
+        0x1 flags: u8,
+        /// GSO: segment size, type (low byte) and features; else by type.
+        0x2 u: [u16; 3],
+    }
+
+    /// Transmit response.
+    struct NetifTxResponse = "struct netif_tx_response", 4 {
+        0x0 id: u16,
+        /// `NETIF_RSP_*`.
+        0x2 status: i16,
+    }
+
+    /// Receive request: an empty page.
+    struct NetifRxRequest = "struct netif_rx_request", 8 {
+        0x0 id: u16,
+        0x2 pad: u16,
+        0x4 gref: u32,
+    }
+
+    /// Receive response: one piece of a packet.
+    struct NetifRxResponse = "struct netif_rx_response", 8 {
+        0x0 id: u16,
+        /// First byte within the page.
+        0x2 offset: u16,
+        /// `NETRXF_*`.
+        0x4 flags: u16,
+        /// Bytes, or `NETIF_RSP_*` if negative.
+        0x6 status: i16,
+    }
+
+    /// Control request.
+    struct XenNetifCtrlRequest = "struct xen_netif_ctrl_request", 16 {
+        0x0 id: u16,
+        /// `XEN_NETIF_CTRL_TYPE_*`.
+        0x2 r#type: u16,
+        0x4 data: [u32; 3],
+    }
+
+    /// Control response.
+    struct XenNetifCtrlResponse = "struct xen_netif_ctrl_response", 12 {
+        0x0 id: u16,
+        0x2 r#type: u16,
+        /// `XEN_NETIF_CTRL_STATUS_*`.
+        0x4 status: u32,
+        0x8 data: u32,
+    }
+
+    /// One entry of a static grant mapping.
+    struct XenNetifGref = "struct xen_netif_gref", 8 {
+        0x0 r#ref: u32,
+        /// `XEN_NETIF_CTRLF_GREF_READONLY`.
+        0x4 flags: u16,
+        0x6 status: u16,
+    }
+}
+
+impl NetifTxRequest {
+    /// The slot read as extra information.
+    #[must_use]
+    pub fn as_extra(&self) -> NetifExtraInfo {
+        crate::payload::front(self)
+    }
+
+    /// A slot that holds extra information.
+    #[must_use]
+    pub fn from_extra(extra: &NetifExtraInfo) -> Self {
+        crate::payload::widen(extra)
+    }
+}
+
+impl NetifRxResponse {
+    /// The slot read as extra information.
+    #[must_use]
+    pub fn as_extra(&self) -> NetifExtraInfo {
+        crate::payload::front(self)
+    }
+
+    /// A slot that holds extra information.
+    #[must_use]
+    pub fn from_extra(extra: &NetifExtraInfo) -> Self {
+        crate::payload::widen(extra)
+    }
+}
+
+impl NetifExtraInfo {
+    /// Segmentation offload: segment size in bytes and `XEN_NETIF_GSO_TYPE_*`.
+    #[must_use]
+    pub const fn gso(&self) -> (u16, u8) {
+        (self.u[0], self.u[1] as u8)
+    }
+}
+
+/// The transmit ring, frontend to backend.
+#[derive(Clone, Copy, Debug)]
+pub struct NetifTxRing;
+
+impl crate::ring::RingProtocol for NetifTxRing {
+    type Request = NetifTxRequest;
+    type Response = NetifTxResponse;
+}
+
+/// The receive ring, backend to frontend.
+#[derive(Clone, Copy, Debug)]
+pub struct NetifRxRing;
+
+impl crate::ring::RingProtocol for NetifRxRing {
+    type Request = NetifRxRequest;
+    type Response = NetifRxResponse;
+}
+
+/// The control ring.
+#[derive(Clone, Copy, Debug)]
+pub struct NetifCtrlRing;
+
+impl crate::ring::RingProtocol for NetifCtrlRing {
+    type Request = XenNetifCtrlRequest;
+    type Response = XenNetifCtrlResponse;
+}

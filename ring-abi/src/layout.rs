@@ -1,0 +1,158 @@
+//! The layout of every wire item, as data.
+//!
+//! The ABI test compiles the installed Xen headers with a C compiler and compares each item listed here, so an
+//! item that the macros below define cannot be left out of the comparison.
+
+/// One member of a wire structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Name in Rust.
+    pub name: &'static str,
+    /// Member designator in C (`arg1.mfn` for a member of a union); empty for padding that C leaves unnamed.
+    pub c_path: &'static str,
+    /// Byte offset.
+    pub offset: usize,
+    /// Size in bytes.
+    pub size: usize,
+}
+
+/// One wire structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Struct {
+    /// Name in Rust.
+    pub name: &'static str,
+    /// Type name in C; empty when the C type is anonymous and only reachable through its container.
+    pub c_name: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Alignment in bytes.
+    pub align: usize,
+    /// Members in order, padding included.
+    pub fields: &'static [Field],
+}
+
+/// One constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Constant {
+    /// Name in Rust.
+    pub name: &'static str,
+    /// Name in C.
+    pub c_name: &'static str,
+    /// Value, wide enough for every `u64` and every negative.
+    pub value: i128,
+    /// Size of the Rust constant's type: C macros have none, so values compare in this width.
+    pub size: usize,
+}
+
+/// The items taken from one header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Header below `xen/include/public/`.
+    pub header: &'static str,
+    /// Structures in the order of the source.
+    pub structs: &'static [Struct],
+    /// Constants in the order of the source.
+    pub constants: &'static [Constant],
+}
+
+/// Picks the C member path: the given one, else the Rust name without `r#`.
+#[doc(hidden)]
+#[must_use]
+pub const fn c_path(name: &'static str, given: Option<&'static str>) -> &'static str {
+    if let Some(path) = given {
+        return path;
+    }
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+/// Defines wire structures and the list `STRUCTS` of their layouts.
+///
+/// Each member is written `OFFSET name: Type`, with `= "c.path"` where C spells it otherwise and `= ""` where C
+/// has unnamed padding. All padding is named, so that a copy to another domain cannot carry private bytes.
+macro_rules! wire {
+    ($header:literal; $( $(#[$meta:meta])* struct $name:ident = $c:literal, $size:literal {
+        $( $(#[$fmeta:meta])* $off:literal $field:ident : $ty:ty $(= $path:literal)? ),* $(,)?
+    })*) => {
+        $(
+            $(#[$meta])*
+            ///
+            #[doc = concat!("ABI: `", $c, "`, `xen/include/public/", $header, "`; ", stringify!($size), " bytes.")]
+            #[repr(C)]
+            #[derive(
+                Clone, Copy, Debug, PartialEq, Eq,
+                zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+            )]
+            pub struct $name {
+                $(
+                    $(#[$fmeta])*
+                    #[doc = concat!("(Byte ", stringify!($off), ".)")]
+                    pub $field: $ty,
+                )*
+            }
+
+            const _: () = {
+                assert!(size_of::<$name>() == $size);
+                $( assert!(core::mem::offset_of!($name, $field) == $off); )*
+            };
+
+            /// All bytes zero.
+            impl Default for $name {
+                fn default() -> Self {
+                    zerocopy::FromZeros::new_zeroed()
+                }
+            }
+
+            impl $name {
+                /// Layout for the ABI test.
+                #[doc(hidden)]
+                pub const LAYOUT: $crate::layout::Struct = $crate::layout::Struct {
+                    name: stringify!($name),
+                    c_name: $c,
+                    size: size_of::<$name>(),
+                    align: align_of::<$name>(),
+                    fields: &[$(
+                        $crate::layout::Field {
+                            name: stringify!($field),
+                            c_path: $crate::layout::c_path(stringify!($field), wire!(@path $($path)?)),
+                            offset: core::mem::offset_of!($name, $field),
+                            size: size_of::<$ty>(),
+                        },
+                    )*],
+                };
+            }
+        )*
+
+        /// Layouts of this module's structures.
+        #[doc(hidden)]
+        pub const STRUCTS: &[$crate::layout::Struct] = &[$( $name::LAYOUT ),*];
+    };
+    (@path) => { None };
+    (@path $path:literal) => { Some($path) };
+}
+
+/// Defines constants, written `NAME: type = value => "name in C";`, and the list `CONSTANTS` of them.
+macro_rules! constants {
+    ($header:literal; $( $(#[$meta:meta])* $name:ident : $ty:ty = $value:expr => $c:literal; )*) => {
+        $(
+            $(#[$meta])*
+            #[doc = concat!("`", $c, "`, `xen/include/public/", $header, "`.")]
+            pub const $name: $ty = $value;
+        )*
+
+        /// This module's constants.
+        #[doc(hidden)]
+        pub const CONSTANTS: &[$crate::layout::Constant] = &[$(
+            $crate::layout::Constant {
+                name: stringify!($name),
+                c_name: $c,
+                value: $name as i128,
+                size: size_of::<$ty>(),
+            },
+        )*];
+    };
+}
+
+pub(crate) use {constants, wire};

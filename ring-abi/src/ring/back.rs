@@ -1,0 +1,141 @@
+//! The backend's end.
+
+use core::marker::PhantomData;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{
+    REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingPage, RingProtocol, must_notify, slot_offset,
+    slots,
+};
+
+/// Takes requests and gives responses.
+pub struct BackRing<P, M> {
+    page: M,
+    size: u32,
+    /// Next request to take.
+    req_cons: u32,
+    /// Responses written, published or not.
+    rsp_prod_pvt: u32,
+    /// Responses published: our own memory of `rsp_prod`.
+    rsp_prod: u32,
+    protocol: PhantomData<fn(P)>,
+}
+
+impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
+    /// Attaches to a new ring, all of whose indices are 0.
+    ///
+    /// # Errors
+    /// [`RingError::TooSmall`].
+    pub fn new(page: M) -> Result<Self, RingError> {
+        Self::at(page, 0)
+    }
+
+    /// Attaches to a ring that an earlier backend served: every request without a response is taken again.
+    ///
+    /// # Errors
+    /// [`RingError::TooSmall`], or [`RingError::ProducerOverrun`] if the page's indices cannot belong together.
+    pub fn attach(page: M) -> Result<Self, RingError> {
+        let rsp_prod = page.load_index(RSP_PROD);
+        let ring = Self::at(page, rsp_prod)?;
+        ring.unconsumed()?;
+        Ok(ring)
+    }
+
+    fn at(page: M, index: u32) -> Result<Self, RingError> {
+        let size = slots::<P>(page.ring_bytes());
+        if size == 0 {
+            return Err(RingError::TooSmall);
+        }
+        Ok(Self { page, size, req_cons: index, rsp_prod_pvt: index, rsp_prod: index, protocol: PhantomData })
+    }
+
+    /// Slots of the ring.
+    #[must_use]
+    pub const fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Requests taken and not yet answered by [`Self::push_response`].
+    #[must_use]
+    pub const fn in_flight(&self) -> u32 {
+        self.req_cons.wrapping_sub(self.rsp_prod_pvt)
+    }
+
+    /// Requests waiting to be taken.
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`]: the frontend claims more than it has free slots.
+    pub fn unconsumed(&self) -> Result<u32, RingError> {
+        // Pairs with the barrier before the frontend publishes `req_prod`.
+        let req_prod = self.page.load_index(REQ_PROD);
+        let pending = req_prod.wrapping_sub(self.req_cons);
+        // A slot is free again for the frontend only when its response is published; so this is at most `size`.
+        let occupied = self.req_cons.wrapping_sub(self.rsp_prod);
+        if pending > self.size - occupied {
+            return Err(RingError::ProducerOverrun { prod: req_prod, cons: self.req_cons });
+        }
+        Ok(pending)
+    }
+
+    /// Takes the next request, or `None` if the ring is empty.
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`]: nothing on this ring can be trusted, disconnect.
+    pub fn next_request(&mut self) -> Result<Option<P::Request>, RingError> {
+        if self.unconsumed()? == 0 {
+            return Ok(None);
+        }
+        let mut request = P::Request::new_zeroed();
+        self.page.copy_out(slot_offset::<P>(self.req_cons, self.size), request.as_mut_bytes());
+        self.req_cons = self.req_cons.wrapping_add(1);
+        Ok(Some(request))
+    }
+
+    /// Writes a response; the frontend sees it after [`Self::publish_responses`].
+    ///
+    /// # Panics
+    /// If every request taken has been answered.
+    pub fn push_response(&mut self, response: &P::Response) {
+        assert!(self.in_flight() > 0, "response without a request");
+        self.page.copy_in(slot_offset::<P>(self.rsp_prod_pvt, self.size), response.as_bytes());
+        self.rsp_prod_pvt = self.rsp_prod_pvt.wrapping_add(1);
+    }
+
+    /// Shows the frontend the responses written so far. True if it must be notified.
+    #[must_use = "the frontend sleeps until it is notified"]
+    pub fn publish_responses(&mut self) -> bool {
+        let (old, new) = (self.rsp_prod, self.rsp_prod_pvt);
+        if old == new {
+            return false;
+        }
+        self.page.store_index(RSP_PROD, new);
+        self.rsp_prod = new;
+        // The store before the load: else a frontend that arms now and looks again could miss this one.
+        self.page.full_barrier();
+        must_notify(old, new, self.page.load_index(RSP_EVENT))
+    }
+
+    /// Asks to be notified of the next request, then looks again. True if requests wait already.
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`].
+    pub fn arm_and_recheck(&mut self) -> Result<bool, RingError> {
+        if self.unconsumed()? > 0 {
+            return Ok(true);
+        }
+        self.page.store_index(REQ_EVENT, self.req_cons.wrapping_add(1));
+        self.page.full_barrier();
+        Ok(self.unconsumed()? > 0)
+    }
+
+    /// The ring's memory.
+    pub const fn page(&self) -> &M {
+        &self.page
+    }
+
+    /// Gives the memory back.
+    pub fn into_page(self) -> M {
+        self.page
+    }
+}
