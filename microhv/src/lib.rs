@@ -1,2 +1,76 @@
 #![cfg_attr(freestanding, no_std)]
-//! See Cargo.toml.
+//! The policy of microhv: every rule that decides what a guest may do.
+//!
+//! The library knows no register, port or instruction of the machine: those stand behind [`platform::Platform`],
+//! which the binary implements for the hardware and [`testing::TestMachine`] for host tests.
+//!
+//! Direction of dependence: `hypercall` -> `evtchn`, `gnttab`, `sched` -> `domain` -> `mem` -> `platform`.
+//!
+//! Lock order, outermost first (a lock may be taken while one above it is held, never the reverse; two domains'
+//! locks of one kind are taken in id order):
+//!
+//! 1. `domain::DomainList` (read side), never held across a call that can take it again
+//! 2. `Domain::lifecycle`
+//! 3. `mem::DomainMm`'s page-table lock, `gnttab::GrantTable`'s locks
+//! 4. `evtchn::Ports`' allocation lock, then single ports in (domain id, port) order
+//! 5. `Vcpu::cpu`, `Vcpu::time`
+//! 6. `sched` run queues, then `time` queues
+
+extern crate alloc;
+
+pub mod console;
+pub mod debug_keys;
+pub mod domain;
+pub mod error;
+pub mod evtchn;
+pub mod gnttab;
+pub mod hypercall;
+pub mod mem;
+pub mod pirq;
+pub mod platform;
+pub mod sched;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod time;
+pub mod traps;
+
+use platform::Platform;
+
+/// The hypervisor: the machine and everything that is known about its guests. There is one instance.
+#[derive(Debug)]
+pub struct Hypervisor<P: Platform> {
+    /// The machine.
+    pub platform: P,
+    /// Every frame's owner, type and counts.
+    pub frames: mem::FrameTable,
+    /// All domains that exist, the dying included.
+    pub domains: domain::DomainList,
+    /// Run queues.
+    pub sched: sched::Scheduler,
+    /// Timers and the wall clock.
+    pub time: time::Time,
+    /// The console's input.
+    pub console: console::Console,
+    /// Physical interrupts.
+    pub irqs: pirq::Irqs,
+    /// Key handlers of the serial console.
+    pub debug_keys: debug_keys::DebugKeys<P>,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// A hypervisor without domains over `platform`, whose usable frames `frames` describes.
+    pub fn new(platform: P, frames: mem::FrameTable) -> Self {
+        let mut debug_keys = debug_keys::DebugKeys::new();
+        debug_keys.register_own();
+        Self {
+            platform,
+            frames,
+            domains: domain::DomainList::new(),
+            sched: sched::Scheduler::new(),
+            time: time::Time::new(),
+            console: console::Console::new(),
+            irqs: pirq::Irqs::new(),
+            debug_keys,
+        }
+    }
+}

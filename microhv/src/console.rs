@@ -1,0 +1,41 @@
+//! Input of the serial console: who gets it, and what has not been read.
+
+use alloc::collections::VecDeque;
+
+use spin::Mutex;
+
+/// Bytes of input kept for the reader; more is lost.
+const INPUT_BYTES: usize = 1024;
+
+/// The console's input.
+#[derive(Debug, Default)]
+pub struct Console {
+    input: Mutex<VecDeque<u8>>,
+}
+
+impl Console {
+    /// Nothing typed yet.
+    pub const fn new() -> Self {
+        Self { input: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Keeps a byte that was typed; `false` when it is lost since nobody reads.
+    pub fn push(&self, byte: u8) -> bool {
+        let mut input = self.input.lock();
+        let room = input.len() < INPUT_BYTES;
+        if room {
+            input.push_back(byte);
+        }
+        room
+    }
+
+    /// Takes what was typed, oldest first, as far as `to` is long.
+    pub fn take(&self, to: &mut [u8]) -> usize {
+        let mut input = self.input.lock();
+        let count = to.len().min(input.len());
+        for (slot, byte) in to.iter_mut().zip(input.drain(..count)) {
+            *slot = byte;
+        }
+        count
+    }
+}

@@ -1,0 +1,115 @@
+//! The part of a vCPU that its guest sets by hypercall: what a trap, a callback or a switch loads.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use ring_abi::types::Mfn;
+
+/// One gate of the guest's trap table. `address` 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrapGate {
+    /// Handler.
+    pub address: u64,
+    /// Code selector that the guest named; delivery always uses `FLAT_KERNEL_CS`.
+    pub cs: u16,
+    /// `int n` from a ring above this is refused.
+    pub dpl: u8,
+    /// Delivery masks event upcalls.
+    pub masks_events: bool,
+}
+
+/// An entry point of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Callback {
+    /// Handler; 0: none.
+    pub address: u64,
+    /// Delivery masks event upcalls.
+    pub masks_events: bool,
+}
+
+/// What a guest told about one vCPU. Guarded by `Vcpu::cpu`.
+#[derive(Clone, Debug)]
+pub struct GuestCpu {
+    /// Trap table, by vector.
+    pub traps: Box<[TrapGate]>,
+    /// Stack for entry from user mode.
+    pub kernel_ss: u16,
+    /// Stack for entry from user mode.
+    pub kernel_sp: u64,
+    /// Event upcall. Always masks.
+    pub event: Callback,
+    /// Bad segment on return to the guest.
+    pub failsafe: Callback,
+    /// `syscall` from user mode.
+    pub syscall: Callback,
+    /// `sysenter` from user mode.
+    pub sysenter: Callback,
+    /// `syscall` from 32-bit user mode.
+    pub syscall32: Callback,
+    /// CR0 as the guest reads it; bit 3 (TS) is real.
+    pub cr0: u64,
+    /// CR4 as the guest reads it.
+    pub cr4: u64,
+    /// Base of FS while the vCPU does not run.
+    pub fs_base: u64,
+    /// Base of GS in kernel mode while the vCPU does not run.
+    pub gs_base_kernel: u64,
+    /// Base of GS in user mode while the vCPU does not run.
+    pub gs_base_user: u64,
+    /// Frames of the GDT; each set one holds a `seg_desc` type reference.
+    pub gdt_frames: Box<[Option<Mfn>; 14]>,
+    /// Entries of the GDT.
+    pub gdt_entries: u16,
+    /// Base of the LDT in guest memory.
+    pub ldt_base: u64,
+    /// Entries of the LDT; 0: none.
+    pub ldt_entries: u16,
+    /// LDT frames that were faulted in; each set one holds a `seg_desc` type reference.
+    pub ldt_frames: Box<[Option<Mfn>; 16]>,
+    /// Debug registers; 4 and 5 are unused.
+    pub debug: [u64; 8],
+    /// Guest virtual address of the I/O bitmap; `None`: none.
+    pub io_bitmap: Option<u64>,
+    /// Ports that the I/O bitmap covers.
+    pub io_bitmap_ports: u32,
+}
+
+impl GuestCpu {
+    /// CR0 of a PV guest: PE, MP, ET, NE, WP, AM, PG.
+    pub const CR0: u64 = 0x8005_0033;
+    /// CR0.TS.
+    pub const CR0_TS: u64 = 8;
+
+    /// A vCPU of which nothing was told.
+    pub fn new() -> Self {
+        Self {
+            traps: vec![TrapGate::default(); 256].into_boxed_slice(),
+            kernel_ss: 0,
+            kernel_sp: 0,
+            event: Callback::default(),
+            failsafe: Callback::default(),
+            syscall: Callback::default(),
+            sysenter: Callback::default(),
+            syscall32: Callback::default(),
+            cr0: Self::CR0,
+            cr4: 0,
+            fs_base: 0,
+            gs_base_kernel: 0,
+            gs_base_user: 0,
+            gdt_frames: Box::new([None; 14]),
+            gdt_entries: 0,
+            ldt_base: 0,
+            ldt_entries: 0,
+            ldt_frames: Box::new([None; 16]),
+            debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            io_bitmap: None,
+            io_bitmap_ports: 0,
+        }
+    }
+}
+
+impl Default for GuestCpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,91 @@
+//! All domains, by id.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ring_abi::types::DomId;
+use spin::RwLock;
+
+use super::Domain;
+use crate::error::HypercallError;
+
+/// Ids from here on have a meaning of their own (`DOMID_FIRST_RESERVED`).
+pub const FIRST_RESERVED: u16 = 0x7ff0;
+
+/// The domains that exist, the dying included.
+#[derive(Debug, Default)]
+pub struct DomainList {
+    domains: RwLock<BTreeMap<u16, Arc<Domain>>>,
+}
+
+impl DomainList {
+    /// An empty list.
+    pub const fn new() -> Self {
+        Self { domains: RwLock::new(BTreeMap::new()) }
+    }
+
+    /// The domain `id`, dying or not. `DOMID_SELF` is no domain here.
+    pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
+        self.domains.read().get(&id.raw()).cloned()
+    }
+
+    /// The domain that `caller` means by `raw`: itself by `DOMID_SELF` or by its own number.
+    ///
+    /// # Errors
+    /// `NoSuchDomain`.
+    #[inline]
+    pub fn resolve(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, HypercallError> {
+        if raw == ring_abi::types::DOMID_SELF || raw == caller.id.raw() {
+            return Ok(caller.clone());
+        }
+        self.get(DomId::new(raw)).ok_or(HypercallError::NoSuchDomain)
+    }
+
+    /// The domain that `caller` means by `raw`, if it may act on it: itself, or any when it is privileged.
+    ///
+    /// # Errors
+    /// `NoSuchDomain`; `NotPermitted`.
+    #[inline]
+    pub fn target(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, HypercallError> {
+        let domain = self.resolve(caller, raw)?;
+        if caller.privileged || Arc::ptr_eq(caller, &domain) {
+            Ok(domain)
+        } else {
+            Err(HypercallError::NotPermitted)
+        }
+    }
+
+    /// Adds a domain.
+    ///
+    /// # Errors
+    /// `Exists` when its id is taken.
+    pub fn insert(&self, domain: Arc<Domain>) -> Result<(), HypercallError> {
+        let mut domains = self.domains.write();
+        if domains.contains_key(&domain.id.raw()) {
+            return Err(HypercallError::Exists);
+        }
+        domains.insert(domain.id.raw(), domain);
+        Ok(())
+    }
+
+    /// Takes a domain out of the list.
+    pub fn remove(&self, id: DomId) -> Option<Arc<Domain>> {
+        self.domains.write().remove(&id.raw())
+    }
+
+    /// The first domain with an id of at least `first`.
+    pub fn first_from(&self, first: u16) -> Option<Arc<Domain>> {
+        self.domains.read().range(first..).next().map(|(_, domain)| domain.clone())
+    }
+
+    /// All domains by id.
+    pub fn snapshot(&self) -> Vec<Arc<Domain>> {
+        self.domains.read().values().cloned().collect()
+    }
+
+    /// Whether there is a domain `id`.
+    pub fn contains(&self, id: DomId) -> bool {
+        self.domains.read().contains_key(&id.raw())
+    }
+}

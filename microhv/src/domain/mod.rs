@@ -1,0 +1,289 @@
+//! Domains and their vCPUs: what each is, who may act on it, how it begins and ends.
+
+mod cpu;
+mod history;
+mod info;
+mod list;
+mod rangeset;
+mod vcpu;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{DomId, Mfn, VcpuId};
+use spin::Mutex;
+
+pub use cpu::{Callback, GuestCpu, TrapGate};
+pub use history::CallHistory;
+pub use info::InfoCell;
+pub use list::DomainList;
+pub use rangeset::RangeSet;
+pub use vcpu::{FpuArea, PauseFlags, Vcpu};
+
+use crate::evtchn::Ports;
+use crate::gnttab::GrantTable;
+use crate::mem::DomainMm;
+use crate::pirq::Pirqs;
+
+/// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
+pub const MAX_VCPUS: u32 = 128;
+/// vCPUs whose `vcpu_info` lies in `shared_info`: `XEN_LEGACY_MAX_VCPUS`.
+pub const LEGACY_MAX_VCPUS: u32 = 32;
+
+/// What `createdomain` fixes about a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainConfig {
+    /// The toolstack's name for it.
+    pub handle: [u8; 16],
+    /// Security label; kept and given back.
+    pub ssidref: u32,
+    /// May act on all other domains and on the machine.
+    pub privileged: bool,
+    /// vCPUs that it may have: 1 to [`MAX_VCPUS`].
+    pub max_vcpus: u32,
+    /// Event channel ports at most; 0 for no limit but the ABI's.
+    pub max_evtchn_port: u32,
+    /// Grant table frames at most.
+    pub max_grant_frames: u32,
+    /// Maptrack frames at most.
+    pub max_maptrack_frames: u32,
+    /// `XEN_DOMCTL_CDF_*`, kept for `getdomaininfo`.
+    pub flags: u32,
+}
+
+impl Default for DomainConfig {
+    fn default() -> Self {
+        Self {
+            handle: [0; 16],
+            ssidref: 0,
+            privileged: false,
+            max_vcpus: 1,
+            max_evtchn_port: 0,
+            max_grant_frames: 64,
+            max_maptrack_frames: 1024,
+            flags: 0,
+        }
+    }
+}
+
+/// How far a domain is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DyingState {
+    /// It lives.
+    Alive = 0,
+    /// It is being destroyed: it gets no new resource.
+    Dying = 1,
+    /// All it had was given back but for pages that others still map.
+    Dead = 2,
+}
+
+/// `shutdown` and its reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownState {
+    /// The guest asked, or crashed.
+    pub is_shut_down: bool,
+    /// `SHUTDOWN_*`.
+    pub code: Option<u32>,
+}
+
+/// The I/O rights of a domain.
+#[derive(Clone, Debug, Default)]
+pub struct Permissions {
+    /// I/O ports.
+    pub ports: RangeSet,
+    /// Machine frames that are no RAM.
+    pub iomem: RangeSet,
+    /// PIRQs.
+    pub irqs: RangeSet,
+}
+
+/// Settings of a domain that the toolstack may change while it lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TscSettings {
+    /// `XEN_CPUID_TSC_MODE_*`/`settscinfo`: 0 default, 1 always emulate, 2 never.
+    pub mode: u32,
+    /// As told by `settscinfo`.
+    pub elapsed_ns: u64,
+    /// As told by `settscinfo`.
+    pub gtsc_khz: u32,
+    /// As told by `settscinfo`.
+    pub incarnation: u32,
+}
+
+/// A virtual machine. Always behind an [`Arc`].
+pub struct Domain {
+    /// Its number.
+    pub id: DomId,
+    /// May act on other domains and the machine.
+    pub privileged: bool,
+    /// What it was created with.
+    pub config: DomainConfig,
+    /// Its vCPUs, by id. A vCPU is never moved.
+    pub vcpus: Box<[Vcpu]>,
+    /// Its memory.
+    pub mm: DomainMm,
+    /// Its event channels.
+    pub events: Ports,
+    /// Its grant table.
+    pub grants: GrantTable,
+    /// Its physical interrupts.
+    pub pirqs: Pirqs,
+    /// The frame of its `shared_info`.
+    pub shared_info_mfn: Mfn,
+    /// Its `shared_info`.
+    pub shared_info: SharedBytes,
+    /// I/O rights.
+    pub permissions: Mutex<Permissions>,
+    /// Guards its shutdown state. Lock order: `Domain::lifecycle` of the crate's documentation.
+    pub shutdown: Mutex<ShutdownState>,
+    /// Who is told when it shuts down or dies: nothing is held here, dom0 gets `VIRQ_DOM_EXC`.
+    dying: AtomicU8,
+    /// Holds of the hypervisor: its vCPUs run only at 0.
+    pub pause_count: AtomicU32,
+    /// Holds of the toolstack, at most one counted in `pause_count` for each.
+    pub controller_pause_count: AtomicU32,
+    /// `VMASST_TYPE_*` bits.
+    pub assist: AtomicU64,
+    /// Whether `unpause` was seen once: before, the domain is being built.
+    pub started: AtomicBool,
+    /// Seconds that its wall clock differs from the machine's.
+    pub time_offset_seconds: AtomicI64,
+    /// TSC emulation.
+    pub tsc: Mutex<TscSettings>,
+    /// The handle, which `setdomainhandle` may change.
+    pub handle: Mutex<[u8; 16]>,
+    /// CPUs whose TLB may hold entries of this domain, a bit each.
+    pub dirty_cpus: AtomicU64,
+    /// System time at creation.
+    pub created_ns: u64,
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{}", self.id.raw())
+    }
+}
+
+impl Domain {
+    /// A domain without memory whose vCPUs are down and which is paused once by the toolstack.
+    ///
+    /// `shared_info` is the hypervisor's view of the zeroed frame `shared_info_mfn`.
+    pub fn new(
+        id: DomId,
+        config: DomainConfig,
+        shared_info_mfn: Mfn,
+        shared_info: SharedBytes,
+        created_ns: u64,
+    ) -> Arc<Self> {
+        let vcpus: Box<[Vcpu]> = (0..config.max_vcpus.clamp(1, MAX_VCPUS))
+            .map(|n| Vcpu::new(id, VcpuId::new(n), &shared_info))
+            .collect();
+        Arc::new(Self {
+            id,
+            privileged: config.privileged,
+            config,
+            vcpus,
+            mm: DomainMm::new(),
+            events: Ports::new(config.max_evtchn_port),
+            grants: GrantTable::new(config.max_grant_frames, config.max_maptrack_frames),
+            pirqs: Pirqs::new(),
+            shared_info_mfn,
+            shared_info,
+            permissions: Mutex::new(Permissions::default()),
+            shutdown: Mutex::new(ShutdownState::default()),
+            dying: AtomicU8::new(DyingState::Alive as u8),
+            pause_count: AtomicU32::new(1),
+            controller_pause_count: AtomicU32::new(1),
+            assist: AtomicU64::new(0),
+            started: AtomicBool::new(false),
+            time_offset_seconds: AtomicI64::new(0),
+            tsc: Mutex::new(TscSettings::default()),
+            handle: Mutex::new(config.handle),
+            dirty_cpus: AtomicU64::new(0),
+            created_ns,
+        })
+    }
+
+    /// vCPU number `id`, if there is one.
+    #[inline]
+    pub fn vcpu(&self, id: u32) -> Option<&Vcpu> {
+        self.vcpus.get(id as usize)
+    }
+
+    /// How far it is from its end.
+    #[inline]
+    pub fn dying(&self) -> DyingState {
+        match self.dying.load(Ordering::Acquire) {
+            0 => DyingState::Alive,
+            1 => DyingState::Dying,
+            _ => DyingState::Dead,
+        }
+    }
+
+    /// Whether its destruction has begun.
+    #[inline]
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(Ordering::Acquire) != DyingState::Alive as u8
+    }
+
+    pub(crate) fn set_dying(&self, state: DyingState) {
+        self.dying.store(state as u8, Ordering::Release);
+    }
+
+    /// Whether the `VMASST_TYPE_*` bit is on.
+    #[inline]
+    pub fn assists(&self, bit: u32) -> bool {
+        self.assist.load(Ordering::Relaxed) & 1 << bit != 0
+    }
+}
+
+/// A counted reference to a vCPU.
+#[derive(Clone)]
+pub struct VcpuRef {
+    domain: Arc<Domain>,
+    index: u32,
+}
+
+impl VcpuRef {
+    /// vCPU `id` of `domain`, if there is one.
+    pub fn new(domain: &Arc<Domain>, id: u32) -> Option<Self> {
+        domain.vcpu(id)?;
+        Some(Self { domain: domain.clone(), index: id })
+    }
+
+    /// The domain it belongs to.
+    #[inline]
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    /// The vCPU itself.
+    #[inline]
+    pub fn vcpu(&self) -> &Vcpu {
+        &self.domain.vcpus[self.index as usize]
+    }
+
+    /// Whether both are the same vCPU.
+    pub fn same(&self, other: &Self) -> bool {
+        self.index == other.index && Arc::ptr_eq(&self.domain, &other.domain)
+    }
+}
+
+impl Deref for VcpuRef {
+    type Target = Vcpu;
+
+    fn deref(&self) -> &Vcpu {
+        self.vcpu()
+    }
+}
+
+impl fmt::Debug for VcpuRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{}v{}", self.domain.id.raw(), self.index)
+    }
+}

@@ -1,0 +1,260 @@
+//! A virtual CPU: registers, what the guest told about it, whether it may run, its clock.
+
+#![allow(unsafe_code)] // the register frame is written by entry code while the vCPU runs
+
+use alloc::boxed::Box;
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::shared::SharedBytes;
+use ring_abi::shared_info::{UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
+use ring_abi::types::{DomId, Mfn, VcpuId};
+use spin::Mutex;
+
+use super::info::INFO_BYTES;
+use super::{CallHistory, GuestCpu, InfoCell, LEGACY_MAX_VCPUS};
+use crate::evtchn::VcpuEvents;
+use crate::platform::CpuId;
+use crate::time::VcpuTime;
+
+/// Why a vCPU does not run: bits of `Vcpu::pause_flags`.
+#[derive(Clone, Copy, Debug)]
+pub struct PauseFlags;
+
+impl PauseFlags {
+    /// It is not up.
+    pub const DOWN: u32 = 1;
+    /// It waits for an event (`SCHEDOP_block`, `SCHEDOP_poll`).
+    pub const BLOCKED: u32 = 2;
+    /// It waits in `SCHEDOP_poll`: any of its ports, masked or not, ends the wait.
+    pub const POLLING: u32 = 4;
+}
+
+/// Floating-point state as `XSAVE` or `FXSAVE` keep it.
+#[repr(C, align(64))]
+pub struct FpuArea(UnsafeCell<[u8; Self::BYTES]>);
+
+impl FpuArea {
+    /// Enough for x87, SSE, AVX, MPX and AVX-512.
+    pub const BYTES: usize = 2752;
+
+    fn new() -> Box<Self> {
+        let mut area = Box::new(Self(UnsafeCell::new([0; Self::BYTES])));
+        let bytes = area.0.get_mut();
+        bytes[..2].copy_from_slice(&0x37fu16.to_le_bytes()); // FCW
+        bytes[24..28].copy_from_slice(&0x1f80u32.to_le_bytes()); // MXCSR
+        area
+    }
+
+    /// The bytes, 64-aligned, for the save and restore instructions.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.get().cast()
+    }
+}
+
+// SAFETY: only the CPU that runs, or switches, the vCPU touches the bytes; toolstack access pauses the vCPU first.
+unsafe impl Sync for FpuArea {}
+
+impl fmt::Debug for FpuArea {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FpuArea")
+    }
+}
+
+/// The registers, placed so that what the processor pushes last ends on a 16-byte boundary, as it aligns RSP0.
+#[repr(C, align(16))]
+struct RegsCell {
+    _pad: u64,
+    frame: UnsafeCell<CpuUserRegs>,
+}
+
+const _: () = assert!(offset_of!(CpuUserRegs, es) % 16 == 8);
+
+// SAFETY: entry code and the one `&mut` in `Current` are on the CPU that runs the vCPU; all else goes through
+// `saved_regs` and `set_saved_regs`, which are for a vCPU that does not run.
+unsafe impl Sync for RegsCell {}
+
+/// A virtual CPU. It lives in its domain's boxed slice and is never moved.
+pub struct Vcpu {
+    regs: RegsCell,
+    /// Its number in the domain.
+    pub id: VcpuId,
+    /// Its domain.
+    pub domain_id: DomId,
+    /// Whether the guest is in user mode (its user tables and GS base are loaded).
+    pub user_mode: AtomicBool,
+    /// IOPL as the guest sees it, 0-3.
+    pub iopl: AtomicU8,
+    /// CR2 of the last page fault that was bounced, for `getvcpucontext`.
+    pub cr2: AtomicU64,
+    /// The `vcpu_info`.
+    pub info: InfoCell,
+    /// What [`PauseFlags`] says.
+    pub pause_flags: AtomicU32,
+    /// Holds of the hypervisor: runs only at 0.
+    pub pause_count: AtomicU32,
+    /// The last hypercalls.
+    pub history: CallHistory,
+    /// The registered time areas could not be written; the switch to kernel mode does it.
+    pub areas_stale: AtomicBool,
+    /// Ports of its VIRQs, and what it polls.
+    pub events: VcpuEvents,
+    /// What the guest told. Lock order: see the crate's documentation.
+    pub cpu: Mutex<GuestCpu>,
+    /// Clock, runstate and timers.
+    pub time: Mutex<VcpuTime>,
+    /// L4 of kernel mode as raw mfn, [`Vcpu::NO_TABLE`] for none; it holds an L4 type reference.
+    cr3_kernel: AtomicU64,
+    /// L4 of user mode, likewise.
+    cr3_user: AtomicU64,
+    /// Frame of a registered `vcpu_info`, which holds a writable reference; [`Vcpu::NO_TABLE`] for none.
+    info_frame: AtomicU64,
+    /// Whether `initialise` (or the toolstack) gave it a context.
+    pub initialised: AtomicBool,
+    /// CPU that it runs on now; `u32::MAX` for none.
+    running_on: AtomicU32,
+    /// CPU that it belongs to.
+    pub cpu_id: AtomicU32,
+    /// What the machine keeps for it; null on the host.
+    pub arch: AtomicPtr<()>,
+    /// What the scheduler keeps.
+    pub sched: crate::sched::VcpuSched,
+    fpu: Box<FpuArea>,
+}
+
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{}v{}", self.domain_id.raw(), self.id.raw())
+    }
+}
+
+impl Vcpu {
+    /// The stored value for "no frame".
+    pub const NO_TABLE: u64 = u64::MAX;
+
+    /// A vCPU that is down. Its `vcpu_info` is in `shared_info` when its number is below 32.
+    pub fn new(domain_id: DomId, id: VcpuId, shared_info: &SharedBytes) -> Self {
+        let place = (id.raw() < LEGACY_MAX_VCPUS).then(|| {
+            shared_info.slice(id.raw() as usize * INFO_BYTES, INFO_BYTES).expect("shared_info is a page")
+        });
+        if let Some(info) = &place {
+            info.store_u8(UPCALL_MASK_OFFSET, 1); // evtchn_upcall_mask: no upcall before the guest asks for them
+        }
+        Self {
+            regs: RegsCell { _pad: 0, frame: UnsafeCell::new(CpuUserRegs::default()) },
+            id,
+            domain_id,
+            user_mode: AtomicBool::new(false),
+            iopl: AtomicU8::new(0),
+            cr2: AtomicU64::new(0),
+            info: InfoCell::new(place),
+            pause_flags: AtomicU32::new(PauseFlags::DOWN),
+            pause_count: AtomicU32::new(0),
+            history: CallHistory::default(),
+            areas_stale: AtomicBool::new(false),
+            events: VcpuEvents::new(),
+            cpu: Mutex::new(GuestCpu::new()),
+            time: Mutex::new(VcpuTime::new()),
+            cr3_kernel: AtomicU64::new(Self::NO_TABLE),
+            cr3_user: AtomicU64::new(Self::NO_TABLE),
+            info_frame: AtomicU64::new(Self::NO_TABLE),
+            initialised: AtomicBool::new(false),
+            running_on: AtomicU32::new(u32::MAX),
+            cpu_id: AtomicU32::new(0),
+            arch: AtomicPtr::new(core::ptr::null_mut()),
+            sched: crate::sched::VcpuSched::new(),
+            fpu: FpuArea::new(),
+        }
+    }
+
+    /// The register frame. Entry code and the CPU that runs the vCPU alone may write it.
+    #[inline]
+    pub fn regs_ptr(&self) -> *mut CpuUserRegs {
+        self.regs.frame.get()
+    }
+
+    /// Where the processor's push begins: the value for RSP0, 16-aligned, one past `ss`.
+    #[inline]
+    pub fn entry_stack(&self) -> *mut u8 {
+        self.regs_ptr().cast::<u8>().wrapping_add(offset_of!(CpuUserRegs, es))
+    }
+
+    /// A copy of the registers of a vCPU that does not run.
+    pub fn saved_regs(&self) -> CpuUserRegs {
+        // SAFETY: the frame is plain integers; a caller who did not stop the vCPU gets stale words, no more.
+        unsafe { self.regs.frame.get().read_volatile() }
+    }
+
+    /// Sets the registers of a vCPU that does not run.
+    pub fn set_saved_regs(&self, regs: &CpuUserRegs) {
+        // SAFETY: as in `saved_regs`; callers hold the vCPU stopped, so that nobody has a reference.
+        unsafe { self.regs.frame.get().write_volatile(*regs) }
+    }
+
+    /// Floating-point state.
+    pub fn fpu(&self) -> &FpuArea {
+        &self.fpu
+    }
+
+    /// L4 of kernel mode.
+    #[inline]
+    pub fn cr3_kernel(&self) -> Option<Mfn> {
+        frame(self.cr3_kernel.load(Ordering::Relaxed))
+    }
+
+    /// L4 of user mode.
+    #[inline]
+    pub fn cr3_user(&self) -> Option<Mfn> {
+        frame(self.cr3_user.load(Ordering::Relaxed))
+    }
+
+    /// Sets the L4 of kernel mode, whose reference the caller hands over; the former, whose reference it gets.
+    pub fn replace_cr3_kernel(&self, l4: Option<Mfn>) -> Option<Mfn> {
+        frame(self.cr3_kernel.swap(l4.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
+    }
+
+    /// Sets the L4 of user mode, likewise.
+    pub fn replace_cr3_user(&self, l4: Option<Mfn>) -> Option<Mfn> {
+        frame(self.cr3_user.swap(l4.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
+    }
+
+    /// Sets the frame of a registered `vcpu_info`, whose reference the caller hands over; the former.
+    pub fn replace_info_frame(&self, mfn: Option<Mfn>) -> Option<Mfn> {
+        frame(self.info_frame.swap(mfn.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
+    }
+
+    /// Frame of a registered `vcpu_info`.
+    pub fn info_frame(&self) -> Option<Mfn> {
+        frame(self.info_frame.load(Ordering::Relaxed))
+    }
+
+    /// CPU that it runs on now.
+    #[inline]
+    pub fn running_on(&self) -> Option<CpuId> {
+        CpuId::new(self.running_on.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_running_on(&self, cpu: Option<CpuId>) {
+        self.running_on.store(cpu.map_or(u32::MAX, CpuId::raw), Ordering::Release);
+    }
+
+    /// Whether the vCPU is up: `initialise` and `up` were done.
+    pub fn is_up(&self) -> bool {
+        self.pause_flags.load(Ordering::Acquire) & PauseFlags::DOWN == 0
+    }
+
+    /// Whether an event upcall is due: pending and not masked.
+    #[inline]
+    pub fn upcall_due(&self) -> bool {
+        self.info.get().is_some_and(|info| {
+            info.load_u8(UPCALL_PENDING_OFFSET) != 0 && info.load_u8(UPCALL_MASK_OFFSET) == 0
+        })
+    }
+}
+
+fn frame(raw: u64) -> Option<Mfn> {
+    (raw != Vcpu::NO_TABLE).then(|| Mfn::new(raw))
+}

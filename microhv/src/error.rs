@@ -1,0 +1,99 @@
+//! Why a hypercall failed, and the one place that turns it into `-errno`.
+
+use ring_abi::errno as e;
+
+use crate::platform::GuestFault;
+
+/// A refusal. Each is one errno of `xen/include/public/errno.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HypercallError {
+    /// `EPERM`: not the caller's to do.
+    NotPermitted,
+    /// `ENOENT`: there is no such thing.
+    NoEntry,
+    /// `ESRCH`: there is no such domain.
+    NoSuchDomain,
+    /// `EIO`.
+    Io,
+    /// `ENXIO`: an address or offset that cannot be.
+    NoSuchAddress,
+    /// `E2BIG`: too much for one call.
+    TooBig,
+    /// `EAGAIN`: try again.
+    Again,
+    /// `ENOMEM`: no memory, or more than the domain may have.
+    NoMemory,
+    /// `EACCES`.
+    Access,
+    /// `EFAULT`: the caller cannot read or write what it points at.
+    Fault,
+    /// `EBUSY`: in use.
+    Busy,
+    /// `EEXIST`: exists already.
+    Exists,
+    /// `EXDEV`.
+    CrossDevice,
+    /// `ENODEV`.
+    NoDevice,
+    /// `EINVAL`: the arguments make no sense.
+    Invalid,
+    /// `ENOSPC`: no free slot.
+    NoSpace,
+    /// `ERANGE`.
+    Range,
+    /// `ENOSYS`: no such operation.
+    NoSys,
+    /// `ENODATA`.
+    NoData,
+    /// `ETIME`: the time is past.
+    TimePast,
+    /// `EOVERFLOW`.
+    Overflow,
+    /// `ENOBUFS`: the caller's buffer is too small.
+    NoBuffers,
+    /// `ENOTCONN`.
+    NotConnected,
+    /// `EOPNOTSUPP`: known, and not done here.
+    NotSupported,
+    /// `EADDRINUSE`.
+    AddressInUse,
+}
+
+impl HypercallError {
+    /// `-errno`, as rax gives it.
+    pub const fn errno(self) -> i64 {
+        -(match self {
+            Self::NotPermitted => e::EPERM,
+            Self::NoEntry => e::ENOENT,
+            Self::NoSuchDomain => e::ESRCH,
+            Self::Io => e::EIO,
+            Self::NoSuchAddress => e::ENXIO,
+            Self::TooBig => e::E2BIG,
+            Self::Again => e::EAGAIN,
+            Self::NoMemory => e::ENOMEM,
+            Self::Access => e::EACCES,
+            Self::Fault => e::EFAULT,
+            Self::Busy => e::EBUSY,
+            Self::Exists => e::EEXIST,
+            Self::CrossDevice => e::EXDEV,
+            Self::NoDevice => e::ENODEV,
+            Self::Invalid => e::EINVAL,
+            Self::NoSpace => e::ENOSPC,
+            Self::Range => e::ERANGE,
+            Self::NoSys => e::ENOSYS,
+            Self::NoData => e::ENODATA,
+            Self::TimePast => e::ETIME,
+            Self::Overflow => e::EOVERFLOW,
+            Self::NoBuffers => e::ENOBUFS,
+            Self::NotConnected => e::ENOTCONN,
+            Self::NotSupported => e::EOPNOTSUPP,
+            Self::AddressInUse => e::EADDRINUSE,
+        } as i64)
+    }
+}
+
+impl From<GuestFault> for HypercallError {
+    fn from(_: GuestFault) -> Self {
+        Self::Fault
+    }
+}

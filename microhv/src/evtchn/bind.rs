@@ -1,0 +1,324 @@
+//! Opening, binding and closing ports.
+//!
+//! Each opening operation tells the guest the port before it commits, through `publish`: after the last step that can
+//! fail, binding cannot, so that a fault leaves no port behind.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::DomId;
+use spin::MutexGuard;
+
+use super::deliver::clear_pending;
+use super::{Binding, MAX_PORTS, NR_VIRQS, PortState, Ports, is_per_vcpu};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::error::HypercallError;
+use crate::platform::Platform;
+
+/// What `EVTCHNOP_status` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortStatus {
+    /// Not open.
+    Closed,
+    /// Waits for `remote`.
+    Unbound {
+        /// Who may bind.
+        remote: DomId,
+    },
+    /// Joined.
+    Interdomain {
+        /// The peer.
+        remote: DomId,
+        /// The peer's port.
+        port: u32,
+    },
+    /// A physical interrupt.
+    Pirq(u32),
+    /// A virtual interrupt.
+    Virq(u32),
+    /// Between vCPUs.
+    Ipi,
+}
+
+impl Ports {
+    /// The lowest free port, which stays free.
+    fn find_free(&self, binding: &mut Binding) -> Result<u32, HypercallError> {
+        let start = binding.lowest_free;
+        let free =
+            (start..self.limit).find(|port| matches!(*self.make_cell(*port).state.lock(), PortState::Free));
+        binding.lowest_free = free.unwrap_or(self.limit);
+        free.ok_or(HypercallError::NoSpace)
+    }
+
+    /// Opens the free `port`.
+    fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
+        let cell = self.make_cell(port);
+        cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
+        *cell.state.lock() = state;
+        binding.open += 1;
+        binding.lowest_free = port + 1;
+    }
+
+    fn note_closed(&self, binding: &mut Binding, port: u32) {
+        binding.open -= 1;
+        binding.lowest_free = binding.lowest_free.min(port);
+    }
+}
+
+/// The binding locks of two domains, taken in id order.
+type PairGuards<'a> = (MutexGuard<'a, Binding>, Option<MutexGuard<'a, Binding>>);
+
+/// Locks the bindings of `local` and `remote`; the first guard is `local`'s, the second is absent when both are one.
+fn lock_pair<'a>(local: &'a Arc<Domain>, remote: &'a Arc<Domain>) -> PairGuards<'a> {
+    if Arc::ptr_eq(local, remote) {
+        (local.events.binding.lock(), None)
+    } else if local.id < remote.id {
+        let first = local.events.binding.lock();
+        let second = remote.events.binding.lock();
+        (first, Some(second))
+    } else {
+        let second = remote.events.binding.lock();
+        let first = local.events.binding.lock();
+        (first, Some(second))
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Opens a port of `owner` in `state`.
+    fn open_port(
+        &self,
+        owner: &Arc<Domain>,
+        vcpu: u32,
+        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
+        state: impl FnOnce(u32) -> Result<PortState, HypercallError>,
+    ) -> Result<u32, HypercallError> {
+        let mut binding = owner.events.binding.lock();
+        if owner.is_dying() {
+            return Err(HypercallError::Invalid);
+        }
+        let port = owner.events.find_free(&mut binding)?;
+        publish(port)?;
+        let state = state(port)?;
+        owner.events.open(&mut binding, port, state, vcpu);
+        Ok(port)
+    }
+
+    /// `EVTCHNOP_alloc_unbound`: opens a port of `owner` that `remote` may bind.
+    ///
+    /// # Errors
+    /// `NoSpace`; `Invalid` for a dying domain; what `publish` says.
+    pub fn alloc_unbound(
+        &self,
+        owner: &Arc<Domain>,
+        remote: DomId,
+        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
+    ) -> Result<u32, HypercallError> {
+        self.open_port(owner, 0, publish, |_| Ok(PortState::Unbound { remote }))
+    }
+
+    /// `EVTCHNOP_bind_interdomain`: joins a new port of `local` to `remote_port`, which must wait for `local`. The new
+    /// port becomes pending at once, in case the peer sent before.
+    ///
+    /// # Errors
+    /// `Invalid`: no such port, or it does not wait for `local`; `NoSpace`; what `publish` says.
+    pub fn bind_interdomain(
+        &self,
+        local: &Arc<Domain>,
+        remote: &Arc<Domain>,
+        remote_port: u32,
+        vcpu: u32,
+        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
+    ) -> Result<u32, HypercallError> {
+        let (mut binding, _remote_binding) = lock_pair(local, remote);
+        if local.is_dying() || remote.is_dying() {
+            return Err(HypercallError::Invalid);
+        }
+        let remote_cell = remote.events.cell(remote_port)?;
+        let waits = matches!(*remote_cell.state.lock(), PortState::Unbound { remote } if remote == local.id);
+        if !waits {
+            return Err(HypercallError::Invalid);
+        }
+        let port = local.events.find_free(&mut binding)?;
+        publish(port)?;
+        // The bindings are locked: nobody opens, binds or closes either port meanwhile.
+        let state = PortState::Interdomain { remote: remote.clone(), port: remote_port };
+        local.events.open(&mut binding, port, state, vcpu);
+        *remote_cell.state.lock() = PortState::Interdomain { remote: local.clone(), port };
+        self.set_pending(local, port);
+        Ok(port)
+    }
+
+    /// `EVTCHNOP_bind_virq`.
+    ///
+    /// # Errors
+    /// `Invalid`: no such VIRQ, or a global one on another vCPU than 0; `NoEntry`: no such vCPU; `Exists`: bound
+    /// already; `NoSpace`; what `publish` says.
+    pub fn bind_virq(
+        &self,
+        domain: &Arc<Domain>,
+        virq: u32,
+        vcpu: u32,
+        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
+    ) -> Result<u32, HypercallError> {
+        if virq >= NR_VIRQS || (!is_per_vcpu(virq) && vcpu != 0) {
+            return Err(HypercallError::Invalid);
+        }
+        let slot = &domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?.events.virqs[virq as usize];
+        self.open_port(
+            domain,
+            vcpu,
+            |port| {
+                if slot.load(Ordering::Relaxed) != 0 {
+                    return Err(HypercallError::Exists);
+                }
+                publish(port)
+            },
+            |port| {
+                slot.store(port, Ordering::Release);
+                Ok(PortState::Virq { virq })
+            },
+        )
+    }
+
+    /// `EVTCHNOP_bind_ipi`.
+    ///
+    /// # Errors
+    /// `NoEntry`: no such vCPU; `NoSpace`; what `publish` says.
+    pub fn bind_ipi(
+        &self,
+        domain: &Arc<Domain>,
+        vcpu: u32,
+        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
+    ) -> Result<u32, HypercallError> {
+        domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?;
+        self.open_port(domain, vcpu, publish, |_| Ok(PortState::Ipi))
+    }
+
+    /// `EVTCHNOP_bind_pirq`.
+    ///
+    /// # Errors
+    /// As the PIRQ's owner says; `NoSpace`; what `publish` says.
+    pub fn bind_pirq(
+        &self,
+        domain: &Arc<Domain>,
+        pirq: u32,
+        will_share: bool,
+        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
+    ) -> Result<u32, HypercallError> {
+        self.open_port(domain, 0, publish, |port| {
+            self.pirq_bind(domain, pirq, port, will_share)?;
+            Ok(PortState::Pirq { pirq })
+        })
+    }
+
+    /// `EVTCHNOP_close`: the peer of the port, if it has one, waits for `domain` again.
+    ///
+    /// # Errors
+    /// `Invalid`: the port is not open.
+    pub fn evtchn_close(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
+        let cell = domain.events.cell(port)?;
+        loop {
+            let peer = match &*cell.state.lock() {
+                PortState::Free => return Err(HypercallError::Invalid),
+                PortState::Interdomain { remote, port } => Some((remote.clone(), *port)),
+                _ => None,
+            };
+            let (mut binding, _remote_binding) = match &peer {
+                Some((remote, _)) => lock_pair(domain, remote),
+                None => (domain.events.binding.lock(), None),
+            };
+            let unchanged = match (&*cell.state.lock(), &peer) {
+                (PortState::Interdomain { remote, port }, Some((peer, peer_port))) => {
+                    Arc::ptr_eq(remote, peer) && port == peer_port
+                }
+                (PortState::Interdomain { .. }, None) | (_, Some(_)) => false,
+                (PortState::Free, None) => return Err(HypercallError::Invalid),
+                _ => true,
+            };
+            if !unchanged {
+                continue; // the peer closed or bound meanwhile: look again
+            }
+            let closed = core::mem::replace(&mut *cell.state.lock(), PortState::Free);
+            match &closed {
+                PortState::Virq { virq } => {
+                    for vcpu in &domain.vcpus {
+                        let slot = &vcpu.events.virqs[*virq as usize];
+                        let _ = slot.compare_exchange(port, 0, Ordering::AcqRel, Ordering::Relaxed);
+                    }
+                }
+                PortState::Pirq { pirq } => self.pirq_unbind(domain, *pirq),
+                PortState::Interdomain { remote, port: remote_port } => {
+                    if let Ok(remote_cell) = remote.events.cell(*remote_port) {
+                        let mut state = remote_cell.state.lock();
+                        // A port joined to itself was freed above.
+                        if matches!(&*state, PortState::Interdomain { .. }) {
+                            *state = PortState::Unbound { remote: domain.id };
+                        }
+                    }
+                }
+                PortState::Free | PortState::Unbound { .. } | PortState::Ipi => {}
+            }
+            clear_pending(domain, port);
+            cell.notify_vcpu.store(0, Ordering::Relaxed);
+            domain.events.note_closed(&mut binding, port);
+            return Ok(());
+        }
+    }
+
+    /// `EVTCHNOP_reset`, and a domain's end: closes open ports until none is left (`true`) or other work waits.
+    pub fn evtchn_close_all(&self, domain: &Arc<Domain>) -> bool {
+        for port in 1..MAX_PORTS {
+            if domain.events.open_ports() == 0 {
+                return true;
+            }
+            // A port that is not open is no matter.
+            if self.evtchn_close(domain, port).is_ok() && self.platform.work_pending() {
+                return domain.events.open_ports() == 0;
+            }
+        }
+        true
+    }
+
+    /// `EVTCHNOP_status`: what `port` is, and the vCPU that it notifies.
+    ///
+    /// # Errors
+    /// `Invalid`: the port number is none.
+    pub fn evtchn_status(&self, domain: &Domain, port: u32) -> Result<(PortStatus, u32), HypercallError> {
+        if port >= MAX_PORTS {
+            return Err(HypercallError::Invalid);
+        }
+        let Ok(cell) = domain.events.cell(port) else { return Ok((PortStatus::Closed, 0)) };
+        let status = match &*cell.state.lock() {
+            PortState::Free => PortStatus::Closed,
+            PortState::Unbound { remote } => PortStatus::Unbound { remote: *remote },
+            PortState::Interdomain { remote, port } => {
+                PortStatus::Interdomain { remote: remote.id, port: *port }
+            }
+            PortState::Pirq { pirq } => PortStatus::Pirq(*pirq),
+            PortState::Virq { virq } => PortStatus::Virq(*virq),
+            PortState::Ipi => PortStatus::Ipi,
+        };
+        Ok((status, cell.notify_vcpu.load(Ordering::Relaxed)))
+    }
+
+    /// `EVTCHNOP_bind_vcpu`: makes `port` notify `vcpu`.
+    ///
+    /// # Errors
+    /// `NoEntry`: no such vCPU; `Invalid`: not a port that may move (an IPI or a per-vCPU VIRQ).
+    pub fn evtchn_bind_vcpu(&self, domain: &Arc<Domain>, port: u32, vcpu: u32) -> Result<(), HypercallError> {
+        domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?;
+        let cell = domain.events.cell(port)?;
+        let state = cell.state.lock();
+        let movable = match &*state {
+            PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq { .. } => true,
+            PortState::Virq { virq } => !is_per_vcpu(*virq),
+            PortState::Free | PortState::Ipi => false,
+        };
+        if !movable {
+            return Err(HypercallError::Invalid);
+        }
+        cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! Event channels, 2-level: 4,096 ports a domain, a pending and a mask bit each in `shared_info`.
+//!
+//! Locks: `Ports::binding` guards which ports are open; two domains' are taken in id order. Each port's own lock
+//! guards its state, is taken after, in (domain id, port) order, and is all that a send takes. So a send sees a peer
+//! that is there, or none; and closing waits for the sends that see it.
+
+mod bind;
+mod deliver;
+mod port;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use spin::{Mutex, Once};
+
+pub use bind::PortStatus;
+pub use deliver::{is_masked, is_pending};
+pub use port::{PortCell, PortState};
+
+use crate::domain::Vcpu;
+use crate::error::HypercallError;
+
+/// Ports of a domain: 64 words of 64 bits. Port 0 is never given out.
+pub const MAX_PORTS: u32 = 4096;
+/// VIRQs (`NR_VIRQS`).
+pub const NR_VIRQS: u32 = 24;
+/// Timer of a vCPU.
+pub const VIRQ_TIMER: u32 = 0;
+/// A debug key asks the guest for its state.
+pub const VIRQ_DEBUG: u32 = 1;
+/// Console input.
+pub const VIRQ_CONSOLE: u32 = 2;
+/// A domain shut down, crashed or died.
+pub const VIRQ_DOM_EXC: u32 = 3;
+/// Debugger.
+pub const VIRQ_DEBUGGER: u32 = 6;
+/// Profiling.
+pub const VIRQ_XENOPROF: u32 = 7;
+/// Console ring.
+pub const VIRQ_CON_RING: u32 = 8;
+/// Performance counters.
+pub const VIRQ_XENPMU: u32 = 13;
+
+/// `shared_info.evtchn_pending`.
+const PENDING: usize = 0x800;
+/// `shared_info.evtchn_mask`.
+const MASK: usize = 0xa00;
+/// `vcpu_info.evtchn_upcall_pending`.
+const UPCALL_PENDING: usize = 0;
+/// `vcpu_info.evtchn_pending_sel`.
+const PENDING_SEL: usize = 8;
+
+const BUCKET: usize = 64;
+
+/// Whether each vCPU has its own port for the VIRQ; others belong to the domain and start on vCPU 0.
+pub const fn is_per_vcpu(virq: u32) -> bool {
+    matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
+}
+
+/// Guarded by `Ports::binding`.
+#[derive(Debug)]
+struct Binding {
+    /// No port below it is free.
+    lowest_free: u32,
+    /// Ports that are not free.
+    open: u32,
+}
+
+/// The ports of one domain.
+#[derive(Debug)]
+pub struct Ports {
+    buckets: Box<[Once<Box<[PortCell]>>]>,
+    binding: Mutex<Binding>,
+    limit: u32,
+    /// vCPUs in `SCHEDOP_poll`.
+    pollers: AtomicU32,
+}
+
+impl Ports {
+    /// No port is open. `max_port` is the highest number to give out; 0, or one from 4,096 on, for no limit but the
+    /// ABI's.
+    pub fn new(max_port: u32) -> Self {
+        let limit = if max_port == 0 || max_port >= MAX_PORTS { MAX_PORTS } else { max_port + 1 };
+        Self {
+            buckets: (0..MAX_PORTS as usize / BUCKET).map(|_| Once::new()).collect(),
+            binding: Mutex::new(Binding { lowest_free: 1, open: 0 }),
+            limit,
+            pollers: AtomicU32::new(0),
+        }
+    }
+
+    /// The cell of `port`, if it was ever open.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    #[inline]
+    pub fn cell(&self, port: u32) -> Result<&PortCell, HypercallError> {
+        self.buckets
+            .get(port as usize / BUCKET)
+            .and_then(Once::get)
+            .map(|bucket| &bucket[port as usize % BUCKET])
+            .ok_or(HypercallError::Invalid)
+    }
+
+    /// The cell of `port`, which is below [`MAX_PORTS`].
+    fn make_cell(&self, port: u32) -> &PortCell {
+        let make = || (0..BUCKET).map(|_| PortCell::new()).collect();
+        &self.buckets[port as usize / BUCKET].call_once(make)[port as usize % BUCKET]
+    }
+
+    /// Number of ports in use.
+    pub fn open_ports(&self) -> u32 {
+        self.binding.lock().open
+    }
+
+    /// A vCPU ends its `SCHEDOP_poll`.
+    pub(crate) fn poller_left(&self, vcpu: &Vcpu) {
+        if vcpu.events.poll.swap(0, Ordering::AcqRel) != 0 {
+            self.pollers.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// A vCPU begins `SCHEDOP_poll` of one `port`, or of several (`None`).
+    pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<u32>) {
+        if vcpu.events.poll.swap(port.unwrap_or(VcpuEvents::POLL_ANY), Ordering::AcqRel) == 0 {
+            self.pollers.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The event side of a vCPU.
+#[derive(Debug)]
+pub struct VcpuEvents {
+    /// Port bound to each VIRQ, 0 for none. Global VIRQs are kept in vCPU 0.
+    virqs: Box<[AtomicU32]>,
+    /// Port that it polls, [`Self::POLL_ANY`] for several, 0 for none.
+    poll: AtomicU32,
+}
+
+impl VcpuEvents {
+    const POLL_ANY: u32 = u32::MAX;
+
+    /// No VIRQ is bound.
+    pub fn new() -> Self {
+        Self { virqs: (0..NR_VIRQS).map(|_| AtomicU32::new(0)).collect(), poll: AtomicU32::new(0) }
+    }
+
+    /// The port bound to `virq`.
+    #[inline]
+    pub fn virq_port(&self, virq: u32) -> Option<u32> {
+        self.virqs.get(virq as usize).map(|port| port.load(Ordering::Acquire)).filter(|port| *port != 0)
+    }
+}
+
+impl Default for VcpuEvents {
+    fn default() -> Self {
+        Self::new()
+    }
+}

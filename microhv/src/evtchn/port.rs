@@ -1,0 +1,54 @@
+//! One end of an event channel.
+
+use alloc::sync::Arc;
+use core::sync::atomic::AtomicU32;
+
+use ring_abi::types::DomId;
+use spin::Mutex;
+
+use crate::domain::Domain;
+
+/// What a port is.
+#[derive(Debug)]
+pub enum PortState {
+    /// Not open.
+    Free,
+    /// Waits for a domain to bind to it.
+    Unbound {
+        /// Who may.
+        remote: DomId,
+    },
+    /// Bound to a port of another, or the same, domain.
+    Interdomain {
+        /// The peer. Closing either end drops both references, so no cycle outlives a domain.
+        remote: Arc<Domain>,
+        /// The peer's port.
+        port: u32,
+    },
+    /// A physical interrupt.
+    Pirq {
+        /// Its number.
+        pirq: u32,
+    },
+    /// A virtual interrupt.
+    Virq {
+        /// Its number.
+        virq: u32,
+    },
+    /// From a vCPU of the domain to another.
+    Ipi,
+}
+
+/// A port: its state under its own lock, and whom it notifies.
+#[derive(Debug)]
+pub struct PortCell {
+    pub(super) state: Mutex<PortState>,
+    /// vCPU that is notified.
+    pub(super) notify_vcpu: AtomicU32,
+}
+
+impl PortCell {
+    pub(super) const fn new() -> Self {
+        Self { state: Mutex::new(PortState::Free), notify_vcpu: AtomicU32::new(0) }
+    }
+}

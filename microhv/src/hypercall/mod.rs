@@ -1,0 +1,127 @@
+//! Hypercalls: dispatch, what a handler gets and gives, a file for each family.
+//!
+//! A handler decodes, checks, then commits; the commit cannot fail. What takes long looks at
+//! `Platform::work_pending` and returns [`Outcome::Continue`]: the guest re-executes the call with the arguments
+//! given, after whatever was waiting.
+
+pub mod callback;
+pub mod console;
+pub mod descriptor;
+pub mod domctl;
+pub mod evtchn;
+pub mod grant;
+mod guest;
+pub mod memory;
+pub mod mmu;
+pub mod mmuext;
+pub mod multicall;
+pub mod physdev;
+pub mod platform_op;
+pub mod sched;
+pub mod state;
+pub mod sysctl;
+pub mod vcpu;
+pub mod version;
+
+use alloc::sync::Arc;
+
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::hypercall as nr;
+
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+pub use crate::error::HypercallError;
+use crate::platform::Platform;
+
+/// The arguments: rdi, rsi, rdx, r10, r8, r9.
+pub type Args = [u64; 6];
+
+/// How a hypercall ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// rax gets this.
+    Done(u64),
+    /// The call is to be executed again, with these arguments.
+    Continue(Args),
+    /// The registers were replaced as a whole (`iret`, a resumed context): rax is not written.
+    NoReturn,
+}
+
+impl Outcome {
+    /// Success, rax = 0.
+    pub const OK: Self = Self::Done(0);
+}
+
+/// What a handler gives: an [`Outcome`], or an error whose `-errno` rax gets.
+pub type HypercallResult = Result<Outcome, HypercallError>;
+
+/// The vCPU that runs on this CPU, and all it may act on.
+#[derive(Debug)]
+pub struct Current<'a, P: Platform> {
+    /// The hypervisor.
+    pub hv: &'a Hypervisor<P>,
+    /// The caller's domain.
+    pub domain: &'a Arc<Domain>,
+    /// The caller.
+    pub vcpu: &'a Vcpu,
+    /// The caller's registers.
+    pub regs: &'a mut CpuUserRegs,
+}
+
+/// Executes the hypercall that the registers describe, and sets them to its result.
+#[inline]
+pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
+    let number = cur.regs.rax;
+    cur.vcpu.history.record(number as u32);
+    let args = [cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9];
+    match call(cur, number, &args) {
+        Ok(Outcome::Done(value)) => cur.regs.rax = value,
+        Ok(Outcome::Continue([rdi, rsi, rdx, r10, r8, r9])) => {
+            let regs = &mut *cur.regs;
+            regs.rip = regs.rip.wrapping_sub(2); // `syscall` again
+            (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9) = (rdi, rsi, rdx, r10, r8, r9);
+        }
+        Ok(Outcome::NoReturn) => {}
+        Err(error) => cur.regs.rax = error.errno() as u64,
+    }
+}
+
+/// Hypercall `number` with `args`.
+///
+/// # Errors
+/// `NoSys` for a number without a meaning, else what the handler says.
+pub fn call<P: Platform>(cur: &mut Current<'_, P>, number: u64, args: &Args) -> HypercallResult {
+    let Ok(number) = u32::try_from(number) else { return Err(HypercallError::NoSys) };
+    match number {
+        nr::__HYPERVISOR_SET_TRAP_TABLE => state::set_trap_table(cur, args),
+        nr::__HYPERVISOR_MMU_UPDATE => mmu::mmu_update(cur, args),
+        nr::__HYPERVISOR_SET_GDT => descriptor::set_gdt(cur, args),
+        nr::__HYPERVISOR_STACK_SWITCH => state::stack_switch(cur, args),
+        nr::__HYPERVISOR_SET_CALLBACKS => callback::set_callbacks(cur, args),
+        nr::__HYPERVISOR_FPU_TASKSWITCH => state::fpu_taskswitch(cur, args),
+        nr::__HYPERVISOR_PLATFORM_OP => platform_op::platform_op(cur, args),
+        nr::__HYPERVISOR_SET_DEBUGREG => state::set_debugreg(cur, args),
+        nr::__HYPERVISOR_GET_DEBUGREG => state::get_debugreg(cur, args),
+        nr::__HYPERVISOR_UPDATE_DESCRIPTOR => descriptor::update_descriptor(cur, args),
+        nr::__HYPERVISOR_MEMORY_OP => memory::memory_op(cur, args),
+        nr::__HYPERVISOR_MULTICALL => multicall::multicall(cur, args),
+        nr::__HYPERVISOR_UPDATE_VA_MAPPING => mmu::update_va_mapping(cur, args),
+        nr::__HYPERVISOR_SET_TIMER_OP => sched::set_timer_op(cur, args),
+        nr::__HYPERVISOR_XEN_VERSION => version::xen_version(cur, args),
+        nr::__HYPERVISOR_CONSOLE_IO => console::console_io(cur, args),
+        nr::__HYPERVISOR_GRANT_TABLE_OP => grant::grant_table_op(cur, args),
+        nr::__HYPERVISOR_VM_ASSIST => state::vm_assist(cur, args),
+        nr::__HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::update_va_mapping_otherdomain(cur, args),
+        nr::__HYPERVISOR_IRET => crate::traps::iret(cur),
+        nr::__HYPERVISOR_VCPU_OP => vcpu::vcpu_op(cur, args),
+        nr::__HYPERVISOR_SET_SEGMENT_BASE => state::set_segment_base(cur, args),
+        nr::__HYPERVISOR_MMUEXT_OP => mmuext::mmuext_op(cur, args),
+        nr::__HYPERVISOR_SCHED_OP => sched::sched_op(cur, args),
+        nr::__HYPERVISOR_CALLBACK_OP => callback::callback_op(cur, args),
+        nr::__HYPERVISOR_EVENT_CHANNEL_OP => evtchn::event_channel_op(cur, args),
+        nr::__HYPERVISOR_PHYSDEV_OP => physdev::physdev_op(cur, args),
+        nr::__HYPERVISOR_SYSCTL => sysctl::sysctl(cur, args),
+        nr::__HYPERVISOR_DOMCTL => domctl::domctl(cur, args),
+        _ => Err(HypercallError::NoSys),
+    }
+}

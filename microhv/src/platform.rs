@@ -1,0 +1,260 @@
+//! What the policy needs of a machine. The binary implements it for the hardware, tests for plain memory.
+
+use core::sync::atomic::AtomicU64;
+
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{Maddr, Mfn};
+
+use crate::domain::{Domain, Vcpu};
+
+/// The most physical CPUs that are used.
+pub const MAX_CPUS: usize = 64;
+
+/// A physical CPU, counted from 0 (the boot CPU).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(u32);
+
+impl CpuId {
+    /// The boot CPU.
+    pub const BOOT: Self = Self(0);
+
+    /// CPU number `raw`, or `None` from [`MAX_CPUS`] on.
+    pub const fn new(raw: u32) -> Option<Self> {
+        if (raw as usize) < MAX_CPUS { Some(Self(raw)) } else { None }
+    }
+
+    /// The number.
+    #[inline]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// The number as an index, below [`MAX_CPUS`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A set of physical CPUs, a bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CpuSet(u64);
+
+impl CpuSet {
+    /// No CPU.
+    pub const EMPTY: Self = Self(0);
+    /// Every CPU there could be.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// The set with bit n for CPU n.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Bit n for CPU n.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Just `cpu`.
+    pub const fn only(cpu: CpuId) -> Self {
+        Self(1 << cpu.0)
+    }
+
+    /// Whether `cpu` is in it.
+    pub const fn contains(self, cpu: CpuId) -> bool {
+        self.0 & (1 << cpu.0) != 0
+    }
+
+    /// Adds `cpu`.
+    pub const fn with(self, cpu: CpuId) -> Self {
+        Self(self.0 | 1 << cpu.0)
+    }
+
+    /// Whether no CPU is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A guest virtual address could not be read or written: not mapped so, or the hypervisor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestFault {
+    /// Where the copy stopped.
+    pub va: u64,
+}
+
+/// How the TSC gives system time: ns = `system_ns` + (((tsc - `tsc`) << `shift`) * `mul` >> 32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeParams {
+    /// TSC value at which system time was `system_ns`.
+    pub tsc: u64,
+    /// System time in ns at `tsc`.
+    pub system_ns: u64,
+    /// 32.32 fixed-point ns per shifted tick.
+    pub mul: u32,
+    /// Left shift of the tick count, right when negative.
+    pub shift: i8,
+    /// Changes whenever the other fields do.
+    pub generation: u32,
+    /// TSC frequency.
+    pub tsc_khz: u32,
+}
+
+/// What the machine is to do when everything is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerAction {
+    /// Turn the power off (ACPI S5).
+    Off,
+    /// Start again.
+    Reboot,
+}
+
+/// A segment base that `set_segment_base` sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentBase {
+    /// FS.
+    Fs,
+    /// GS of guest user mode.
+    GsUser,
+    /// GS of guest kernel mode.
+    GsKernel,
+}
+
+/// A page of a vCPU's descriptor-table window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DescriptorPage {
+    /// Page 0-13 of the GDT.
+    Gdt(u8),
+    /// Page 0-15 of the LDT.
+    Ldt(u8),
+}
+
+/// What is known of the machine, as `sysctl` tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineInfo {
+    /// CPUs in use.
+    pub cpus: u32,
+    /// TSC frequency.
+    pub cpu_khz: u32,
+    /// CPUID leaf 1 edx, ecx; 0x80000001 edx, ecx; 7 ebx ...: the words of `xen_sysctl_physinfo.hw_cap`.
+    pub hw_cap: [u32; 8],
+    /// Bytes of the hypervisor's heap that are in use.
+    pub heap_used_bytes: u64,
+    /// Bytes that the heap has taken from the frame allocator.
+    pub heap_bytes: u64,
+}
+
+/// The machine. All methods take `&self`: implementations are shared by all CPUs.
+///
+/// Interrupts are off in every call.
+pub trait Platform: Sync + Sized + 'static {
+    // --- Machine memory: only frames that the frame table says are RAM. ---
+
+    /// Loads an aligned u64 (acquire).
+    fn load(&self, at: Maddr) -> u64;
+    /// Stores an aligned u64 (release).
+    fn store(&self, at: Maddr, value: u64);
+    /// Replaces `old` at the aligned address by `new`; the error is what was there instead.
+    fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64>;
+    /// A page-table frame as entries.
+    fn table(&self, mfn: Mfn) -> &[AtomicU64; 512];
+    /// Copies out of machine memory.
+    fn read_bytes(&self, from: Maddr, to: &mut [u8]);
+    /// Copies into machine memory.
+    fn write_bytes(&self, to: Maddr, from: &[u8]);
+    /// Copies between two ranges of machine memory that do not cross a page.
+    fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize);
+    /// Fills a frame with zeros.
+    fn zero_frame(&self, mfn: Mfn);
+    /// The hypervisor's own view of a whole frame.
+    fn shared(&self, mfn: Mfn) -> SharedBytes;
+
+    // --- Guest virtual memory through the loaded page tables. ---
+
+    /// Reads guest memory with the rights of the guest's kernel; stops at the first fault.
+    fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault>;
+    /// Writes guest memory with the rights of the guest's kernel; stops at the first fault.
+    fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault>;
+
+    // --- Paging. ---
+
+    /// Loads a page-table base, which flushes what is not global.
+    fn load_cr3(&self, l4: Mfn);
+    /// Flushes this CPU's TLB, global entries included.
+    fn flush_tlb_local(&self);
+    /// Flushes one page of this CPU's TLB.
+    fn invlpg(&self, va: u64);
+    /// Flushes the TLBs of `cpus`, and waits until it is done.
+    fn flush_tlb(&self, cpus: CpuSet);
+    /// Writes the hypervisor's slots (256-271) of a guest L4 that is being validated.
+    fn fill_hypervisor_slots(&self, l4: Mfn, dom: &Domain);
+    /// Sets the machine-to-physical entry of a frame; `None` is all ones.
+    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>);
+    /// The machine-to-physical entry of a frame.
+    fn m2p(&self, mfn: Mfn) -> Option<u64>;
+    /// Maps a frame at a page of the vCPU's descriptor window, or the null page.
+    fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>);
+
+    // --- vCPU state that lives in registers while the vCPU runs. ---
+
+    /// A vCPU was made: builds what the machine keeps for it (its descriptor window). `false`: out of memory.
+    fn vcpu_created(&self, vcpu: &Vcpu) -> bool;
+    /// A vCPU ends: frees what [`Platform::vcpu_created`] made. It runs nowhere.
+    fn vcpu_destroyed(&self, vcpu: &Vcpu);
+    /// Sets a segment base of the running vCPU. The value was checked to be canonical.
+    fn set_segment_base(&self, base: SegmentBase, value: u64);
+    /// A segment base of the running vCPU as it is now.
+    fn segment_base(&self, base: SegmentBase) -> u64;
+    /// Loads GS of guest user mode from a selector of the guest; a bad one loads null.
+    fn load_user_gs(&self, selector: u16);
+    /// Sets a debug register of this CPU. The value was checked.
+    fn set_debug_register(&self, index: u8, value: u64);
+    /// Reads a debug register of this CPU.
+    fn debug_register(&self, index: u8) -> u64;
+    /// Sets CR0.TS of this CPU, so that the next floating-point instruction traps.
+    fn set_task_switched(&self, on: bool);
+    /// GDT and LDT register of this CPU for the vCPU: its tables changed size.
+    fn reload_descriptor_tables(&self, vcpu: &Vcpu);
+
+    // --- Time and CPUs. ---
+
+    /// System time: ns since boot.
+    fn now_ns(&self) -> u64;
+    /// This CPU's TSC.
+    fn tsc(&self) -> u64;
+    /// How the TSC gives system time.
+    fn time_params(&self) -> TimeParams;
+    /// Wall time in ns since 1970 at system time 0, as read from the RTC at boot.
+    fn boot_wall_ns(&self) -> u64;
+    /// Programs this CPU's timer interrupt: system time, or none.
+    fn set_timer(&self, deadline_ns: Option<u64>);
+    /// The CPU that this runs on.
+    fn cpu(&self) -> CpuId;
+    /// Makes another CPU look at its pending work.
+    fn kick(&self, cpu: CpuId);
+    /// Whether an interrupt is waiting: long operations then return a continuation.
+    fn work_pending(&self) -> bool;
+
+    // --- Devices. ---
+
+    /// Writes to the serial console.
+    fn console_write(&self, bytes: &[u8]);
+    /// Reads the kept console output from byte `from` of all that was ever written; the start of what is given (later
+    /// than `from` when that is gone) and its length.
+    fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize);
+    /// Forgets the kept console output.
+    fn clear_console_log(&self);
+    /// Turns the machine off or restarts it. Returns only on the host.
+    fn power(&self, action: PowerAction);
+    /// Reads a port: `size` 1, 2 or 4 bytes.
+    fn port_in(&self, port: u16, size: u8) -> u32;
+    /// Writes a port: `size` 1, 2 or 4 bytes.
+    fn port_out(&self, port: u16, size: u8, value: u32);
+    /// Reads an aligned u32 of a device's memory.
+    fn mmio_read(&self, at: Maddr) -> u32;
+    /// Writes an aligned u32 of a device's memory.
+    fn mmio_write(&self, at: Maddr, value: u32);
+    /// Facts for `sysctl`.
+    fn machine_info(&self) -> MachineInfo;
+}

@@ -1,0 +1,233 @@
+//! Scheduling of vCPUs on physical CPUs.
+//!
+//! Each CPU has a run queue ordered by weighted run time: the vCPU that has had the least runs next, for at most a
+//! time slice while others wait. A vCPU that wakes is placed no more than [`WAKE_CREDIT_NS`] before the queue's
+//! minimum, so that one that sleeps much gets the CPU at once, and none can save up time to starve the others.
+
+mod runqueue;
+mod state;
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use spin::Mutex;
+
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::platform::{CpuId, MAX_CPUS, Platform};
+use crate::time::Runstate;
+use runqueue::RunQueue;
+
+/// Longest time that a vCPU runs while another waits.
+pub const TIME_SLICE_NS: u64 = 10_000_000;
+/// What a vCPU that wakes has in advance of the others, in weighted run time.
+pub const WAKE_CREDIT_NS: u64 = 5_000_000;
+/// How much less run time than the running vCPU a waking one must have to take its place.
+pub const WAKE_GRANULARITY_NS: u64 = 500_000;
+/// Weight of a domain unless set.
+pub const DEFAULT_WEIGHT: u32 = 256;
+
+/// The run queue is to be looked at.
+pub const SOFTIRQ_SCHEDULE: u32 = 1;
+/// Timers are to be looked at.
+pub const SOFTIRQ_TIMER: u32 = 2;
+
+const NO_SLICE: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct PerCpu {
+    queue: Mutex<RunQueue>,
+    pending: AtomicU32,
+    slice_end: AtomicU64,
+}
+
+/// The run queues.
+#[derive(Debug)]
+pub struct Scheduler {
+    cpus: Vec<PerCpu>,
+}
+
+impl Scheduler {
+    /// Empty run queues.
+    pub fn new() -> Self {
+        let cpu = || PerCpu {
+            queue: Mutex::new(RunQueue::new()),
+            pending: AtomicU32::new(0),
+            slice_end: AtomicU64::new(NO_SLICE),
+        };
+        Self { cpus: (0..MAX_CPUS).map(|_| cpu()).collect() }
+    }
+
+    /// The `SOFTIRQ_*` bits that wait on `cpu`: to be looked at before each return to a guest, and while idle.
+    #[inline]
+    pub fn pending(&self, cpu: CpuId) -> &AtomicU32 {
+        &self.cpus[cpu.index()].pending
+    }
+
+    pub(crate) fn slice_end(&self, cpu: CpuId) -> Option<u64> {
+        Some(self.cpus[cpu.index()].slice_end.load(Ordering::Relaxed)).filter(|end| *end != NO_SLICE)
+    }
+
+    /// Names of the waiting vCPUs of `cpu` with their weighted run times, and the one that runs, for the debug key.
+    pub fn describe(&self, cpu: CpuId, mut line: impl FnMut(&VcpuRef, u64, bool)) {
+        let queue = self.cpus[cpu.index()].queue.lock();
+        if let Some(current) = queue.current() {
+            line(current, current.sched.run_time.load(Ordering::Relaxed), true);
+        }
+        queue.waiting().for_each(|vcpu| line(vcpu, vcpu.sched.run_time.load(Ordering::Relaxed), false));
+    }
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the scheduler keeps in each vCPU.
+#[derive(Debug)]
+pub struct VcpuSched {
+    /// Weighted ns that it ran.
+    pub(crate) run_time: AtomicU64,
+    /// Share of the CPU, relative to others.
+    pub weight: AtomicU32,
+    /// Cap in percent of a CPU, kept for the toolstack; 0: none.
+    pub cap: AtomicU32,
+    /// It is in a run queue.
+    queued: AtomicBool,
+    /// It gives way once.
+    yielded: AtomicBool,
+    /// Affinity as the toolstack set it: a bit for each CPU.
+    pub affinity: AtomicU64,
+}
+
+impl VcpuSched {
+    /// A vCPU that never ran.
+    pub const fn new() -> Self {
+        Self {
+            run_time: AtomicU64::new(0),
+            weight: AtomicU32::new(DEFAULT_WEIGHT),
+            cap: AtomicU32::new(0),
+            queued: AtomicBool::new(false),
+            yielded: AtomicBool::new(false),
+            affinity: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl Default for VcpuSched {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What [`Hypervisor::schedule`] decided.
+#[derive(Debug)]
+pub enum Decision {
+    /// The same vCPU, or idleness, goes on.
+    Same,
+    /// The CPU goes over to this vCPU; `None`: it is idle.
+    Switch(Option<VcpuRef>),
+}
+
+/// Whether the vCPU of `domain` could run.
+#[inline]
+pub fn is_runnable(domain: &Domain, vcpu: &Vcpu) -> bool {
+    vcpu.pause_flags.load(Ordering::Acquire) == 0
+        && vcpu.pause_count.load(Ordering::Acquire) == 0
+        && domain.pause_count.load(Ordering::Acquire) == 0
+}
+
+fn state_of(domain: &Domain, vcpu: &Vcpu) -> Runstate {
+    use crate::domain::PauseFlags;
+    if is_runnable(domain, vcpu) {
+        Runstate::Runnable
+    } else if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::DOWN == 0
+        && vcpu.pause_count.load(Ordering::Acquire) == 0
+        && domain.pause_count.load(Ordering::Acquire) == 0
+    {
+        Runstate::Blocked
+    } else {
+        Runstate::Offline
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Marks work on `cpu`, and makes it look when it is another than this.
+    #[inline]
+    pub fn raise_softirq(&self, cpu: CpuId, bits: u32) {
+        let old = self.sched.pending(cpu).fetch_or(bits, Ordering::AcqRel);
+        if old & bits != bits && cpu != self.platform.cpu() {
+            self.platform.kick(cpu);
+        }
+    }
+
+    /// Does the timer work that waits on this CPU. The caller then asks [`Hypervisor::schedule`] when
+    /// [`SOFTIRQ_SCHEDULE`] is pending.
+    pub fn do_softirqs(&self, cpu: CpuId) {
+        while self.sched.pending(cpu).fetch_and(!SOFTIRQ_TIMER, Ordering::AcqRel) & SOFTIRQ_TIMER != 0 {
+            self.run_timers(cpu);
+        }
+    }
+
+    /// Decides what runs on this CPU from now on, and accounts for what ran. After `Switch` the caller saves the old
+    /// vCPU's state, loads the new one's, and calls [`Hypervisor::switched_in`].
+    pub fn schedule(&self, cpu: CpuId) -> Decision {
+        let per_cpu = &self.sched.cpus[cpu.index()];
+        per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel);
+        let now = self.platform.now_ns();
+        let mut queue = per_cpu.queue.lock();
+        let decision = queue.pick(now);
+        let slice_end = if queue.is_crowded() { now + TIME_SLICE_NS } else { NO_SLICE };
+        drop(queue);
+        let moved = per_cpu.slice_end.swap(slice_end, Ordering::Relaxed) != slice_end;
+        if let Some((previous, next)) = decision {
+            if let Some(vcpu) = &previous {
+                vcpu.set_running_on(None);
+                vcpu.time.lock().enter(state_of(vcpu.domain(), vcpu), now);
+                self.suspend_periodic(vcpu);
+            }
+            if let Some(vcpu) = &next {
+                vcpu.set_running_on(Some(cpu));
+                vcpu.time.lock().enter(Runstate::Running, now);
+                self.resume_periodic(vcpu.domain(), vcpu, now);
+            }
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+            return Decision::Switch(next);
+        }
+        if moved {
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+        }
+        Decision::Same
+    }
+
+    /// The vCPU that runs on `cpu`.
+    pub fn running(&self, cpu: CpuId) -> Option<VcpuRef> {
+        self.sched.cpus[cpu.index()].queue.lock().current().cloned()
+    }
+
+    /// Puts a vCPU that may run again into its queue.
+    pub(crate) fn enqueue(&self, vcpu: VcpuRef) {
+        let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
+        if !is_runnable(vcpu.domain(), &vcpu) {
+            return;
+        }
+        let now = self.platform.now_ns();
+        {
+            let mut time = vcpu.time.lock();
+            if matches!(time.state, Runstate::Blocked | Runstate::Offline) {
+                time.enter(Runstate::Runnable, now);
+            }
+        }
+        let per_cpu = &self.sched.cpus[cpu.index()];
+        let mut queue = per_cpu.queue.lock();
+        let preempts = queue.add(vcpu, now);
+        drop(queue);
+        if preempts {
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        } else if per_cpu.slice_end.load(Ordering::Relaxed) == NO_SLICE {
+            per_cpu.slice_end.store(now + TIME_SLICE_NS, Ordering::Relaxed);
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The run queue of one CPU: who runs, who waits, and who is next.
+
+use alloc::collections::BinaryHeap;
+use core::cmp::Ordering as Order;
+use core::sync::atomic::Ordering;
+
+use super::{DEFAULT_WEIGHT, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
+use crate::domain::VcpuRef;
+
+#[derive(Debug)]
+struct Waiting {
+    run_time: u64,
+    arrival: u64,
+    vcpu: VcpuRef,
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Order::Equal
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    /// The greatest is the one that runs first: least run time, then first come.
+    fn cmp(&self, other: &Self) -> Order {
+        (other.run_time, other.arrival).cmp(&(self.run_time, self.arrival))
+    }
+}
+
+/// Who runs on a CPU and who waits for it. An entry whose vCPU may no longer run stays until it comes up.
+#[derive(Debug)]
+pub(super) struct RunQueue {
+    waiting: BinaryHeap<Waiting>,
+    current: Option<VcpuRef>,
+    /// System time from which the current vCPU's run is not accounted.
+    since_ns: u64,
+    /// Run time below which nobody on this CPU is but by a wake-up's credit. Never falls.
+    minimum: u64,
+    arrivals: u64,
+}
+
+/// Who ran and who runs.
+type Change = (Option<VcpuRef>, Option<VcpuRef>);
+
+impl RunQueue {
+    pub(super) const fn new() -> Self {
+        Self { waiting: BinaryHeap::new(), current: None, since_ns: 0, minimum: 0, arrivals: 0 }
+    }
+
+    pub(super) fn current(&self) -> Option<&VcpuRef> {
+        self.current.as_ref()
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &VcpuRef> {
+        self.waiting.iter().map(|entry| &entry.vcpu)
+    }
+
+    /// Whether somebody waits.
+    pub(super) fn is_crowded(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Adds what the current vCPU ran since the last time to its account.
+    fn account(&mut self, now: u64) {
+        let ran = now.saturating_sub(self.since_ns);
+        self.since_ns = now;
+        let Some(current) = &self.current else { return };
+        let weight = u64::from(current.sched.weight.load(Ordering::Relaxed).max(1));
+        let weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
+        let run_time = current.sched.run_time.fetch_add(weighted, Ordering::Relaxed) + weighted;
+        let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
+        self.minimum = self.minimum.max(least);
+    }
+
+    fn push(&mut self, vcpu: VcpuRef) {
+        let run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
+        self.arrivals += 1;
+        vcpu.sched.queued.store(true, Ordering::Relaxed);
+        self.waiting.push(Waiting { run_time, arrival: self.arrivals, vcpu });
+    }
+
+    /// The next that can run, out of the queue.
+    fn pop(&mut self) -> Option<VcpuRef> {
+        while let Some(Waiting { vcpu, .. }) = self.waiting.pop() {
+            vcpu.sched.queued.store(false, Ordering::Relaxed);
+            if is_runnable(vcpu.domain(), &vcpu) {
+                return Some(vcpu);
+            }
+        }
+        None
+    }
+
+    /// Lets `vcpu` wait for the CPU; whether it should have it now. Nothing when it waits or runs already.
+    pub(super) fn add(&mut self, vcpu: VcpuRef, now: u64) -> bool {
+        if self.current.as_ref().is_some_and(|current| current.same(&vcpu)) {
+            return false;
+        }
+        if vcpu.sched.queued.load(Ordering::Relaxed) {
+            return self.current.is_none();
+        }
+        self.account(now);
+        let floor = self.minimum.saturating_sub(WAKE_CREDIT_NS);
+        let run_time = vcpu.sched.run_time.load(Ordering::Relaxed).max(floor);
+        vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
+        self.push(vcpu);
+        match &self.current {
+            None => true,
+            Some(current) => {
+                run_time.saturating_add(WAKE_GRANULARITY_NS) < current.sched.run_time.load(Ordering::Relaxed)
+            }
+        }
+    }
+
+    /// Chooses who runs from `now` on; `None` when nothing changes.
+    pub(super) fn pick(&mut self, now: u64) -> Option<Change> {
+        self.account(now);
+        let stays = self.current.as_ref().is_some_and(|vcpu| is_runnable(vcpu.domain(), vcpu));
+        let yields =
+            self.current.as_ref().is_some_and(|vcpu| vcpu.sched.yielded.swap(false, Ordering::Relaxed));
+        if !stays {
+            let next = self.pop();
+            let previous = self.current.take();
+            self.current = next.clone();
+            return (previous.is_some() || next.is_some()).then_some((previous, next));
+        }
+        let next = self.pop()?;
+        let current = self.current.take()?;
+        let (ran, waited) =
+            (current.sched.run_time.load(Ordering::Relaxed), next.sched.run_time.load(Ordering::Relaxed));
+        if !yields && ran <= waited {
+            self.push(next);
+            self.current = Some(current);
+            return None;
+        }
+        if yields && ran <= waited {
+            current.sched.run_time.store(waited.saturating_add(1), Ordering::Relaxed);
+        }
+        self.push(current.clone());
+        self.current = Some(next.clone());
+        Some((Some(current), Some(next)))
+    }
+
+    /// Takes all vCPUs of a domain out of the queue but the one that runs.
+    pub(super) fn forget(&mut self, domain: ring_abi::types::DomId) {
+        self.waiting.retain(|entry| {
+            let keep = entry.vcpu.domain_id != domain;
+            if !keep {
+                entry.vcpu.sched.queued.store(false, Ordering::Relaxed);
+            }
+            keep
+        });
+    }
+}

@@ -1,0 +1,118 @@
+//! Blocking, waking, pausing: what lets a vCPU run or keeps it from it.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use super::SOFTIRQ_SCHEDULE;
+use crate::Hypervisor;
+use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
+use crate::platform::Platform;
+use crate::time::TimerKind;
+
+impl<P: Platform> Hypervisor<P> {
+    /// An event came for a vCPU: it wakes if it was blocked, and looks at once if it runs elsewhere.
+    #[inline]
+    pub fn kick_vcpu(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::BLOCKED != 0 {
+            self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+        } else if let Some(cpu) = vcpu.running_on()
+            && cpu != self.platform.cpu()
+        {
+            self.platform.kick(cpu);
+        }
+    }
+
+    /// Clears reasons for which a vCPU does not run, and lets it run if none is left.
+    #[cold]
+    pub(crate) fn wake(&self, domain: &Arc<Domain>, vcpu: &Vcpu, flags: u32) {
+        let old = vcpu.pause_flags.fetch_and(!flags, Ordering::AcqRel);
+        if old & PauseFlags::POLLING != 0 && flags & PauseFlags::POLLING != 0 {
+            self.arm_timer(vcpu, TimerKind::Poll, None);
+        }
+        if old & flags != 0 {
+            self.make_runnable(domain, vcpu);
+        }
+    }
+
+    fn make_runnable(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        if let Some(vcpu) = VcpuRef::new(domain, vcpu.id.raw()) {
+            self.enqueue(vcpu);
+        }
+    }
+
+    /// Sets reasons for which a vCPU does not run.
+    pub(crate) fn hold(&self, vcpu: &Vcpu, flags: u32) {
+        vcpu.pause_flags.fetch_or(flags, Ordering::AcqRel);
+        self.stop(vcpu);
+    }
+
+    /// The vCPU, if it runs, leaves its CPU at the next chance.
+    fn stop(&self, vcpu: &Vcpu) {
+        if let Some(cpu) = vcpu.running_on() {
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        }
+    }
+
+    /// Waits until `vcpu` has left every other CPU, so that its registers are saved.
+    pub(crate) fn wait_stopped(&self, vcpu: &Vcpu) {
+        while vcpu.running_on().is_some_and(|cpu| cpu != self.platform.cpu()) {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Lets the others run first.
+    pub(crate) fn yield_now(&self, vcpu: &Vcpu) {
+        let cpu = self.platform.cpu();
+        if self.sched.cpus[cpu.index()].queue.lock().is_crowded() {
+            vcpu.sched.yielded.store(true, Ordering::Relaxed);
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        }
+    }
+
+    /// Keeps a vCPU from running once more.
+    pub fn pause_vcpu(&self, vcpu: &Vcpu) {
+        vcpu.pause_count.fetch_add(1, Ordering::AcqRel);
+        self.stop(vcpu);
+        self.wait_stopped(vcpu);
+    }
+
+    /// Ends one [`Hypervisor::pause_vcpu`].
+    pub fn unpause_vcpu(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        if vcpu.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.make_runnable(domain, vcpu);
+        }
+    }
+
+    /// Keeps all vCPUs of a domain from running once more. When it returns, those of another domain run nowhere.
+    pub fn pause_domain(&self, domain: &Domain) {
+        domain.pause_count.fetch_add(1, Ordering::AcqRel);
+        for vcpu in &domain.vcpus {
+            self.stop(vcpu);
+        }
+        for vcpu in &domain.vcpus {
+            self.wait_stopped(vcpu);
+        }
+    }
+
+    /// Ends one [`Hypervisor::pause_domain`].
+    pub fn unpause_domain(&self, domain: &Arc<Domain>) {
+        if domain.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            for vcpu in &domain.vcpus {
+                self.make_runnable(domain, vcpu);
+            }
+        }
+    }
+
+    /// Takes a dying domain out of all queues.
+    pub(crate) fn forget_domain(&self, domain: &Domain) {
+        for cpu in &self.sched.cpus {
+            cpu.queue.lock().forget(domain.id);
+        }
+    }
+
+    /// `SCHEDOP_poll` of the vCPU is over: a port is pending or its time is up.
+    pub(crate) fn end_poll(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        domain.events.poller_left(vcpu);
+        self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+    }
+}

@@ -1,0 +1,349 @@
+//! A machine of plain memory for host tests: frames in a vector, page tables walked in software.
+
+#![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{Maddr, Mfn};
+use spin::Mutex;
+
+use crate::domain::{Domain, Vcpu};
+use crate::platform::{
+    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, TimeParams,
+};
+
+const PAGE: u64 = 4096;
+/// Page-table entry bits that the walk looks at.
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 2;
+const USER: u64 = 4;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// First address of the hypervisor's L4 slots.
+const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
+/// End of the hypervisor's L4 slots.
+const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+
+/// Things that happened to a [`TestMachine`].
+#[derive(Debug, Default)]
+pub struct Events {
+    /// What was written to the console.
+    pub console: Vec<u8>,
+    /// Power actions asked for.
+    pub power: Vec<PowerAction>,
+    /// Port writes: port, size, value.
+    pub ports: Vec<(u16, u8, u32)>,
+    /// Writes to device memory.
+    pub mmio: Vec<(u64, u32)>,
+    /// Descriptor pages set: domain, vCPU, page, frame.
+    pub descriptor_pages: Vec<(u16, u32, DescriptorPage, Option<Mfn>)>,
+    /// Segment bases set.
+    pub segment_bases: Vec<(SegmentBase, u64)>,
+    /// `invlpg` addresses.
+    pub invlpg: Vec<u64>,
+    /// CPUs kicked.
+    pub kicks: Vec<CpuId>,
+}
+
+/// A machine of plain memory.
+#[derive(Debug)]
+pub struct TestMachine {
+    memory: Box<[AtomicU64]>,
+    m2p: Box<[AtomicU64]>,
+    /// The loaded page tables; until the first load, guest addresses are machine addresses.
+    cr3: AtomicU64,
+    /// System time, set by tests.
+    pub now: AtomicU64,
+    /// The programmed timer, `u64::MAX` for none.
+    pub timer: AtomicU64,
+    /// Answer of `work_pending`.
+    pub pending: AtomicBool,
+    /// TLB flushes of this CPU and of sets.
+    pub flushes: AtomicU32,
+    /// Answer of port reads.
+    pub port_value: AtomicU32,
+    /// What happened.
+    pub events: Mutex<Events>,
+    bases: [AtomicU64; 3],
+    debug: [AtomicU64; 8],
+}
+
+impl TestMachine {
+    /// A machine with `frames` frames of zeroed memory.
+    pub fn new(frames: usize) -> Self {
+        let zeros = |n: usize, v: u64| (0..n).map(|_| AtomicU64::new(v)).collect::<Box<[_]>>();
+        Self {
+            memory: zeros(frames * 512, 0),
+            m2p: zeros(frames, u64::MAX),
+            cr3: AtomicU64::new(u64::MAX),
+            now: AtomicU64::new(1_000_000),
+            timer: AtomicU64::new(u64::MAX),
+            pending: AtomicBool::new(false),
+            flushes: AtomicU32::new(0),
+            port_value: AtomicU32::new(u32::MAX),
+            events: Mutex::new(Events::default()),
+            bases: [const { AtomicU64::new(0) }; 3],
+            debug: [const { AtomicU64::new(0) }; 8],
+        }
+    }
+
+    /// Number of frames.
+    pub fn frame_count(&self) -> usize {
+        self.m2p.len()
+    }
+
+    /// The loaded page-table base; `None`: guest addresses are machine addresses.
+    pub fn cr3(&self) -> Option<Mfn> {
+        let raw = self.cr3.load(Ordering::Relaxed);
+        (raw != u64::MAX).then(|| Mfn::new(raw))
+    }
+
+    /// Takes the page tables away: guest addresses are machine addresses again.
+    pub fn identity(&self) {
+        self.cr3.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// The machine address of guest address `va`, with user rights, for writing if `write`.
+    pub fn translate(&self, va: u64, write: bool) -> Option<Maddr> {
+        if (HYPERVISOR_START..HYPERVISOR_END).contains(&va) {
+            return None;
+        }
+        let Some(l4) = self.cr3() else {
+            return (va / PAGE < self.frame_count() as u64).then(|| Maddr::new(va));
+        };
+        if (va as i64) << 16 >> 16 != va as i64 {
+            return None;
+        }
+        let mut table = l4;
+        for level in (0..4).rev() {
+            let index = va >> (12 + 9 * level) & 511;
+            if table.raw() >= self.frame_count() as u64 {
+                return None;
+            }
+            let entry = self.table(table)[index as usize].load(Ordering::Relaxed);
+            if entry & (PRESENT | USER) != PRESENT | USER || (write && entry & WRITABLE == 0) {
+                return None;
+            }
+            table = Mfn::new((entry & FRAME) / PAGE);
+        }
+        (table.raw() < self.frame_count() as u64).then(|| Maddr::new(table.raw() * PAGE + va % PAGE))
+    }
+
+    fn byte_view(&self) -> SharedBytes {
+        // SAFETY: atomics are shared and written by anyone, and aligned; the memory lives as long as the machine, which
+        // tests keep while they use a view.
+        unsafe { SharedBytes::new(self.memory.as_ptr().cast_mut().cast(), size_of_val(&*self.memory)) }
+    }
+
+    fn word(&self, at: Maddr) -> &AtomicU64 {
+        assert_eq!(at.raw() % 8, 0);
+        &self.memory[(at.raw() / 8) as usize]
+    }
+}
+
+impl Platform for TestMachine {
+    fn load(&self, at: Maddr) -> u64 {
+        self.word(at).load(Ordering::Acquire)
+    }
+
+    fn store(&self, at: Maddr, value: u64) {
+        self.word(at).store(value, Ordering::Release);
+    }
+
+    fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
+        self.word(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    fn table(&self, mfn: Mfn) -> &[AtomicU64; 512] {
+        let start = mfn.raw() as usize * 512;
+        self.memory[start..start + 512].try_into().expect("512 entries")
+    }
+
+    fn read_bytes(&self, from: Maddr, to: &mut [u8]) {
+        self.byte_view().read(from.raw() as usize, to);
+    }
+
+    fn write_bytes(&self, to: Maddr, from: &[u8]) {
+        self.byte_view().write(to.raw() as usize, from);
+    }
+
+    fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize) {
+        let mut bytes = alloc::vec![0; len];
+        self.read_bytes(from, &mut bytes);
+        self.write_bytes(to, &bytes);
+    }
+
+    fn zero_frame(&self, mfn: Mfn) {
+        for word in self.table(mfn) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn shared(&self, mfn: Mfn) -> SharedBytes {
+        self.byte_view()
+            .slice(mfn.raw() as usize * PAGE as usize, PAGE as usize)
+            .expect("a frame of the machine")
+    }
+
+    fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+        let mut done = 0;
+        while done < to.len() {
+            let at = va.wrapping_add(done as u64);
+            let from = self.translate(at, false).ok_or(GuestFault { va: at })?;
+            let len = (to.len() - done).min((PAGE - at % PAGE) as usize);
+            self.read_bytes(from, &mut to[done..done + len]);
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+        let mut done = 0;
+        while done < from.len() {
+            let at = va.wrapping_add(done as u64);
+            let to = self.translate(at, true).ok_or(GuestFault { va: at })?;
+            let len = (from.len() - done).min((PAGE - at % PAGE) as usize);
+            self.write_bytes(to, &from[done..done + len]);
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn load_cr3(&self, l4: Mfn) {
+        self.cr3.store(l4.raw(), Ordering::Relaxed);
+    }
+
+    fn flush_tlb_local(&self) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn invlpg(&self, va: u64) {
+        self.events.lock().invlpg.push(va);
+    }
+
+    fn flush_tlb(&self, _cpus: CpuSet) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn fill_hypervisor_slots(&self, l4: Mfn, _dom: &Domain) {
+        for slot in &self.table(l4)[256..272] {
+            slot.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>) {
+        self.m2p[mfn.raw() as usize].store(pfn.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn m2p(&self, mfn: Mfn) -> Option<u64> {
+        let pfn = self.m2p.get(mfn.raw() as usize)?.load(Ordering::Relaxed);
+        (pfn != u64::MAX).then_some(pfn)
+    }
+
+    fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
+        self.events.lock().descriptor_pages.push((vcpu.domain_id.raw(), vcpu.id.raw(), page, frame));
+    }
+
+    fn vcpu_created(&self, _vcpu: &Vcpu) -> bool {
+        true
+    }
+
+    fn vcpu_destroyed(&self, _vcpu: &Vcpu) {}
+
+    fn set_segment_base(&self, base: SegmentBase, value: u64) {
+        self.bases[base as usize].store(value, Ordering::Relaxed);
+        self.events.lock().segment_bases.push((base, value));
+    }
+
+    fn segment_base(&self, base: SegmentBase) -> u64 {
+        self.bases[base as usize].load(Ordering::Relaxed)
+    }
+
+    fn load_user_gs(&self, _selector: u16) {}
+
+    fn set_debug_register(&self, index: u8, value: u64) {
+        self.debug[index as usize].store(value, Ordering::Relaxed);
+    }
+
+    fn debug_register(&self, index: u8) -> u64 {
+        self.debug[index as usize].load(Ordering::Relaxed)
+    }
+
+    fn set_task_switched(&self, _on: bool) {}
+
+    fn reload_descriptor_tables(&self, _vcpu: &Vcpu) {}
+
+    fn now_ns(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn tsc(&self) -> u64 {
+        self.now_ns()
+    }
+
+    fn time_params(&self) -> TimeParams {
+        TimeParams { tsc: 0, system_ns: 0, mul: 1 << 31, shift: 1, generation: 1, tsc_khz: 1_000_000 }
+    }
+
+    fn boot_wall_ns(&self) -> u64 {
+        1_700_000_000_000_000_000
+    }
+
+    fn set_timer(&self, deadline_ns: Option<u64>) {
+        self.timer.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn cpu(&self) -> CpuId {
+        CpuId::BOOT
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        self.events.lock().kicks.push(cpu);
+    }
+
+    fn work_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        self.events.lock().console.extend_from_slice(bytes);
+    }
+
+    fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
+        let events = self.events.lock();
+        let start = (from as usize).min(events.console.len());
+        let len = to.len().min(events.console.len() - start);
+        to[..len].copy_from_slice(&events.console[start..start + len]);
+        (start as u64, len)
+    }
+
+    fn clear_console_log(&self) {
+        self.events.lock().console.clear();
+    }
+
+    fn power(&self, action: PowerAction) {
+        self.events.lock().power.push(action);
+    }
+
+    fn port_in(&self, _port: u16, _size: u8) -> u32 {
+        self.port_value.load(Ordering::Relaxed)
+    }
+
+    fn port_out(&self, port: u16, size: u8, value: u32) {
+        self.events.lock().ports.push((port, size, value));
+    }
+
+    fn mmio_read(&self, _at: Maddr) -> u32 {
+        u32::MAX
+    }
+
+    fn mmio_write(&self, at: Maddr, value: u32) {
+        self.events.lock().mmio.push((at.raw(), value));
+    }
+
+    fn machine_info(&self) -> MachineInfo {
+        MachineInfo { cpus: 1, cpu_khz: 1_000_000, ..MachineInfo::default() }
+    }
+}

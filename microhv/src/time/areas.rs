@@ -1,0 +1,165 @@
+//! What guests read of time: `vcpu_time_info`, the wall clock, runstate and time areas.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use ring_abi::shared::SharedBytes;
+use ring_abi::shared_info::{
+    TIME_OFFSET, WC_NSEC_OFFSET, WC_SEC_HI_OFFSET, WC_SEC_OFFSET, WC_VERSION_OFFSET,
+};
+use ring_abi::vcpu::XEN_RUNSTATE_UPDATE;
+use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
+
+use super::VcpuTime;
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+use crate::platform::{Platform, TimeParams};
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Writes `params` into a `vcpu_info`; the version is odd meanwhile.
+fn publish(info: &SharedBytes, params: &TimeParams) {
+    let version = info.load_u32(TIME_OFFSET) | 1;
+    info.store_u32(TIME_OFFSET, version);
+    info.store_u64(TIME_OFFSET + 0x08, params.tsc);
+    info.store_u64(TIME_OFFSET + 0x10, params.system_ns);
+    info.store_u32(TIME_OFFSET + 0x18, params.mul);
+    info.store_u8(TIME_OFFSET + 0x1c, params.shift as u8);
+    info.store_u8(TIME_OFFSET + 0x1d, 0);
+    info.store_u32(TIME_OFFSET, version.wrapping_add(1));
+}
+
+/// `vcpu_time_info` as bytes, for a time area.
+fn time_info(params: &TimeParams, version: u32) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[0..4].copy_from_slice(&version.to_le_bytes());
+    bytes[0x08..0x10].copy_from_slice(&params.tsc.to_le_bytes());
+    bytes[0x10..0x18].copy_from_slice(&params.system_ns.to_le_bytes());
+    bytes[0x18..0x1c].copy_from_slice(&params.mul.to_le_bytes());
+    bytes[0x1c] = params.shift as u8;
+    bytes
+}
+
+/// `vcpu_runstate_info` as bytes: state u32, entry time @8, four times @10.
+pub(crate) fn runstate_info(time: &VcpuTime) -> [u8; 48] {
+    let mut bytes = [0; 48];
+    bytes[0..4].copy_from_slice(&(time.state as u32).to_le_bytes());
+    bytes[0x08..0x10].copy_from_slice(&time.entry_ns.to_le_bytes());
+    for (slot, ns) in bytes[0x10..].chunks_exact_mut(8).zip(time.spent_ns) {
+        slot.copy_from_slice(&ns.to_le_bytes());
+    }
+    bytes
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Shows a vCPU the clock, if its `vcpu_info` does not show it already.
+    pub(crate) fn publish_time(&self, vcpu: &Vcpu) {
+        let params = self.platform.time_params();
+        let mut time = vcpu.time.lock();
+        if time.published == params.generation {
+            return;
+        }
+        if let Some(info) = vcpu.info.get() {
+            publish(&info, &params);
+            time.published = params.generation;
+        }
+    }
+
+    /// The clock was calibrated anew: the vCPUs that run see it at once, others when they run.
+    pub fn clock_changed(&self) {
+        let cpu = self.platform.cpu();
+        if let Some(vcpu) = self.running(cpu) {
+            self.publish_time(&vcpu);
+        }
+    }
+
+    /// The new vCPU of this CPU has its page tables loaded: its clock and areas are brought up to date.
+    pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        self.publish_time(vcpu);
+        self.update_areas(domain, vcpu);
+    }
+
+    /// Writes the areas that a vCPU registered by address, if its kernel's tables are loaded; else they are stale,
+    /// and the switch to kernel mode calls this again.
+    pub fn update_areas(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        let time = vcpu.time.lock();
+        let (runstate, clock) = (time.runstate_area, time.time_area);
+        if runstate.is_none() && clock.is_none() {
+            return;
+        }
+        if vcpu.user_mode.load(Ordering::Relaxed) {
+            vcpu.areas_stale.store(true, Ordering::Relaxed);
+            return;
+        }
+        vcpu.areas_stale.store(false, Ordering::Relaxed);
+        let info = runstate_info(&time);
+        drop(time);
+        if let Some(va) = runstate {
+            self.write_runstate(domain, va, info);
+        }
+        if let Some(va) = clock {
+            self.write_time_area(va);
+        }
+    }
+
+    /// Writes a runstate area; a fault is the guest's loss.
+    pub(crate) fn write_runstate(&self, domain: &Domain, va: u64, mut info: [u8; 48]) {
+        let to_guest =
+            |at: u64, bytes: &[u8]| self.platform.copy_to_guest(va.wrapping_add(at), bytes).is_ok();
+        if !domain.assists(VMASST_TYPE_RUNSTATE_UPDATE_FLAG) {
+            to_guest(0, &info);
+            return;
+        }
+        let entry = u64::from_le_bytes([
+            info[8], info[9], info[10], info[11], info[12], info[13], info[14], info[15],
+        ]);
+        let marked = (entry | XEN_RUNSTATE_UPDATE).to_le_bytes();
+        info[8..16].copy_from_slice(&marked);
+        if to_guest(8, &marked) && to_guest(0, &info) {
+            to_guest(8, &entry.to_le_bytes());
+        }
+    }
+
+    /// Writes a time area; a fault is the guest's loss.
+    pub(crate) fn write_time_area(&self, va: u64) {
+        let mut version = [0; 4];
+        if self.platform.copy_from_guest(&mut version, va).is_err() {
+            return;
+        }
+        let version = u32::from_le_bytes(version) | 1;
+        let mut info = time_info(&self.platform.time_params(), version);
+        let done = self.platform.copy_to_guest(va, &version.to_le_bytes()).is_ok()
+            && self.platform.copy_to_guest(va, &info).is_ok();
+        if done {
+            info[..4].copy_from_slice(&version.wrapping_add(1).to_le_bytes());
+            let _ = self.platform.copy_to_guest(va, &info[..4]);
+        }
+    }
+
+    /// Wall time at system time 0, ns since 1970.
+    pub fn wall_base_ns(&self) -> u64 {
+        self.time.set_wall().unwrap_or_else(|| self.platform.boot_wall_ns())
+    }
+
+    /// Sets the wall clock: `wall_ns` was the time at system time `system_ns`. All domains see it.
+    pub(crate) fn set_wall_clock(&self, wall_ns: u64, system_ns: u64) {
+        self.time.store_wall(wall_ns.wrapping_sub(system_ns).max(1));
+        for domain in self.domains.snapshot() {
+            self.publish_wall_clock(&domain);
+        }
+    }
+
+    /// Writes the wall clock into a domain's `shared_info`.
+    pub fn publish_wall_clock(&self, domain: &Domain) {
+        let offset = domain.time_offset_seconds.load(Ordering::Relaxed);
+        let base = self.wall_base_ns();
+        let seconds = (base / NS_PER_SECOND).wrapping_add_signed(offset);
+        let page = &domain.shared_info;
+        let version = page.load_u32(WC_VERSION_OFFSET) | 1;
+        page.store_u32(WC_VERSION_OFFSET, version);
+        page.store_u32(WC_SEC_OFFSET, seconds as u32);
+        page.store_u32(WC_SEC_HI_OFFSET, (seconds >> 32) as u32);
+        page.store_u32(WC_NSEC_OFFSET, (base % NS_PER_SECOND) as u32);
+        page.store_u32(WC_VERSION_OFFSET, version.wrapping_add(1));
+    }
+}

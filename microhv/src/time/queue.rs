@@ -1,0 +1,205 @@
+//! Deadlines of one CPU: a binary heap over slots that their owners keep, so that setting a timer allocates nothing.
+
+use alloc::vec::Vec;
+
+/// Names a timer of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerId(u32);
+
+const NOT_QUEUED: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot<K> {
+    key: Option<K>,
+    deadline: u64,
+    place: u32,
+}
+
+/// Timers with keys of type `K`, the earliest first.
+#[derive(Debug)]
+pub struct TimerQueue<K> {
+    slots: Vec<Slot<K>>,
+    free: Vec<u32>,
+    heap: Vec<u32>,
+}
+
+impl<K: Copy> TimerQueue<K> {
+    /// A queue without timers.
+    pub const fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), heap: Vec::new() }
+    }
+
+    /// Makes a timer, which is not set.
+    pub fn insert(&mut self, key: K) -> TimerId {
+        let slot = Slot { key: Some(key), deadline: 0, place: NOT_QUEUED };
+        match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = slot;
+                TimerId(index)
+            }
+            None => {
+                self.slots.push(slot);
+                let count = self.slots.len();
+                self.heap.reserve(count - self.heap.len());
+                TimerId(count as u32 - 1)
+            }
+        }
+    }
+
+    /// Ends a timer.
+    pub fn remove(&mut self, id: TimerId) {
+        self.set(id, None);
+        self.slots[id.0 as usize].key = None;
+        self.free.push(id.0);
+    }
+
+    /// Sets a timer to `deadline`, or stops it.
+    pub fn set(&mut self, id: TimerId, deadline: Option<u64>) {
+        let slot = &mut self.slots[id.0 as usize];
+        match (deadline, slot.place) {
+            (None, NOT_QUEUED) => {}
+            (None, place) => self.take_out(place as usize),
+            (Some(deadline), NOT_QUEUED) => {
+                slot.deadline = deadline;
+                let place = self.heap.len();
+                slot.place = place as u32;
+                self.heap.push(id.0);
+                self.up(place);
+            }
+            (Some(deadline), place) => {
+                slot.deadline = deadline;
+                let place = self.up(place as usize);
+                self.down(place);
+            }
+        }
+    }
+
+    /// When the timer fires; `None` when it is not set.
+    pub fn deadline(&self, id: TimerId) -> Option<u64> {
+        let slot = &self.slots[id.0 as usize];
+        (slot.place != NOT_QUEUED).then_some(slot.deadline)
+    }
+
+    /// The earliest deadline.
+    #[inline]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.heap.first().map(|index| self.slots[*index as usize].deadline)
+    }
+
+    /// Takes the earliest timer that is due at `now`.
+    pub fn pop_due(&mut self, now: u64) -> Option<K> {
+        let index = *self.heap.first()?;
+        let slot = self.slots[index as usize];
+        if slot.deadline > now {
+            return None;
+        }
+        self.take_out(0);
+        slot.key
+    }
+
+    fn take_out(&mut self, place: usize) {
+        let index = self.heap.swap_remove(place);
+        self.slots[index as usize].place = NOT_QUEUED;
+        if place < self.heap.len() {
+            self.slots[self.heap[place] as usize].place = place as u32;
+            let place = self.up(place);
+            self.down(place);
+        }
+    }
+
+    fn at(&self, place: usize) -> u64 {
+        self.slots[self.heap[place] as usize].deadline
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        self.heap.swap(a, b);
+        self.slots[self.heap[a] as usize].place = a as u32;
+        self.slots[self.heap[b] as usize].place = b as u32;
+    }
+
+    fn up(&mut self, mut place: usize) -> usize {
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            if self.at(parent) <= self.at(place) {
+                break;
+            }
+            self.swap(parent, place);
+            place = parent;
+        }
+        place
+    }
+
+    fn down(&mut self, mut place: usize) {
+        loop {
+            let mut least = place;
+            for child in [2 * place + 1, 2 * place + 2] {
+                if child < self.heap.len() && self.at(child) < self.at(least) {
+                    least = child;
+                }
+            }
+            if least == place {
+                return;
+            }
+            self.swap(least, place);
+            place = least;
+        }
+    }
+}
+
+impl<K: Copy> Default for TimerQueue<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn fires_in_order_and_once() {
+        let mut queue = TimerQueue::new();
+        let ids: Vec<_> = (0..5u32).map(|n| queue.insert(n)).collect();
+        assert_eq!(queue.next_deadline(), None);
+        for (id, at) in ids.iter().zip([50, 10, 40, 20, u64::MAX]) {
+            queue.set(*id, Some(at));
+        }
+        queue.set(ids[3], None);
+        assert_eq!(queue.deadline(ids[3]), None);
+        assert_eq!(queue.pop_due(9), None);
+        assert_eq!(queue.pop_due(45), Some(1));
+        assert_eq!(queue.pop_due(45), Some(2));
+        assert_eq!(queue.pop_due(45), None);
+        queue.set(ids[4], Some(0));
+        assert_eq!(queue.pop_due(0), Some(4));
+        queue.remove(ids[0]);
+        assert_eq!(queue.next_deadline(), None);
+        assert_eq!(queue.insert(9), ids[0]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_a_sorted_map(ops in proptest::collection::vec((0usize..12, 0u8..3, 0u64..50), 0..200)) {
+            let mut queue = TimerQueue::new();
+            let ids: Vec<_> = (0..12usize).map(|n| queue.insert(n)).collect();
+            let mut model = BTreeMap::new();
+            for (timer, what, at) in ops {
+                match what {
+                    0 => { queue.set(ids[timer], Some(at)); model.insert(timer, at); }
+                    1 => { queue.set(ids[timer], None); model.remove(&timer); }
+                    _ => while let Some(fired) = queue.pop_due(at) {
+                        let deadline = model.remove(&fired).expect("was set");
+                        proptest::prop_assert!(deadline <= at);
+                        proptest::prop_assert!(model.values().all(|other| *other >= deadline));
+                    },
+                }
+                if what == 2 {
+                    proptest::prop_assert!(model.values().all(|other| *other > at));
+                }
+                proptest::prop_assert_eq!(queue.next_deadline(), model.values().min().copied());
+            }
+        }
+    }
+}

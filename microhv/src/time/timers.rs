@@ -1,0 +1,166 @@
+//! The timers of vCPUs: setting them, and what their firing does.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::DomId;
+
+use super::TimerId;
+use crate::Hypervisor;
+use crate::domain::{Domain, PauseFlags, Vcpu};
+use crate::evtchn::VIRQ_TIMER;
+use crate::platform::{CpuId, Platform};
+use crate::sched::{SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
+
+/// Which of a vCPU's timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerKind {
+    /// The periodic `VIRQ_TIMER`, set only while the vCPU runs.
+    Periodic,
+    /// `VCPUOP_set_singleshot_timer` and `set_timer_op`.
+    Singleshot,
+    /// The timeout of `SCHEDOP_poll`.
+    Poll,
+}
+
+/// Whose timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerKey {
+    domain: DomId,
+    vcpu: u32,
+    kind: TimerKind,
+}
+
+/// The timers of one vCPU, in the queue of the CPU that made them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VcpuTimers {
+    cpu: CpuId,
+    ids: [TimerId; 3],
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Makes the timers of a new domain's vCPUs.
+    pub(crate) fn create_timers(&self, domain: &Domain) {
+        for vcpu in &domain.vcpus {
+            let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
+            let mut queue = self.time.queue(cpu).lock();
+            let ids = [TimerKind::Periodic, TimerKind::Singleshot, TimerKind::Poll]
+                .map(|kind| queue.insert(TimerKey { domain: domain.id, vcpu: vcpu.id.raw(), kind }));
+            drop(queue);
+            vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
+        }
+    }
+
+    /// Ends the timers of a dying domain's vCPUs.
+    pub(crate) fn remove_timers(&self, domain: &Domain) {
+        for vcpu in &domain.vcpus {
+            let Some(timers) = vcpu.time.lock().timers.take() else { continue };
+            let mut queue = self.time.queue(timers.cpu).lock();
+            for id in timers.ids {
+                queue.remove(id);
+            }
+        }
+    }
+
+    /// Sets one of a vCPU's timers to a system time, or stops it.
+    pub fn arm_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
+        let Some(timers) = vcpu.time.lock().timers else { return };
+        self.arm(timers, kind, deadline_ns);
+    }
+
+    pub(crate) fn arm(&self, timers: VcpuTimers, kind: TimerKind, deadline_ns: Option<u64>) {
+        let mut queue = self.time.queue(timers.cpu).lock();
+        let before = queue.next_deadline();
+        queue.set(timers.ids[kind as usize], deadline_ns);
+        let changed = queue.next_deadline() != before;
+        drop(queue);
+        if changed {
+            self.raise_softirq(timers.cpu, SOFTIRQ_TIMER);
+        }
+    }
+
+    /// When one of a vCPU's timers fires.
+    pub fn timer_deadline(&self, vcpu: &Vcpu, kind: TimerKind) -> Option<u64> {
+        let timers = vcpu.time.lock().timers?;
+        self.time.queue(timers.cpu).lock().deadline(timers.ids[kind as usize])
+    }
+
+    /// Fires what is due on this CPU and programs its timer for what comes next.
+    pub(crate) fn run_timers(&self, cpu: CpuId) {
+        let now = self.platform.now_ns();
+        loop {
+            let due = self.time.queue(cpu).lock().pop_due(now);
+            let Some(key) = due else { break };
+            if let Some(domain) = self.domains.get(key.domain)
+                && let Some(vcpu) = domain.vcpu(key.vcpu)
+            {
+                self.fire(&domain, vcpu, key.kind, now);
+            }
+        }
+        let slice_end = self.sched.slice_end(cpu);
+        if slice_end.is_some_and(|end| end <= now) {
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        }
+        let next = self.time.queue(cpu).lock().next_deadline();
+        let next = [next, slice_end.filter(|end| *end > now)].into_iter().flatten().min();
+        self.platform.set_timer(next);
+    }
+
+    fn fire(&self, domain: &Arc<Domain>, vcpu: &Vcpu, kind: TimerKind, now: u64) {
+        match kind {
+            TimerKind::Singleshot => self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER),
+            TimerKind::Periodic => {
+                self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
+                let mut time = vcpu.time.lock();
+                time.last_period_ns = now;
+                let (timers, period) = (time.timers, time.period_ns);
+                drop(time);
+                if period != 0
+                    && vcpu.running_on().is_some()
+                    && let Some(timers) = timers
+                {
+                    self.arm(timers, kind, Some(now + period));
+                }
+            }
+            TimerKind::Poll => {
+                if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::POLLING != 0 {
+                    self.end_poll(domain, vcpu);
+                }
+            }
+        }
+    }
+
+    /// A vCPU begins to run at `now`: its periodic timer runs again, and fires at once when a period has passed.
+    pub(crate) fn resume_periodic(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
+        let mut time = vcpu.time.lock();
+        let (Some(timers), period) = (time.timers, time.period_ns) else { return };
+        if period == 0 {
+            return;
+        }
+        let due = now.saturating_sub(time.last_period_ns) >= period;
+        if due {
+            time.last_period_ns = now;
+        }
+        let next = time.last_period_ns + period;
+        drop(time);
+        if due {
+            self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
+        }
+        self.arm(timers, TimerKind::Periodic, Some(next));
+    }
+
+    /// A vCPU stops running: so does its periodic timer.
+    pub(crate) fn suspend_periodic(&self, vcpu: &Vcpu) {
+        let time = vcpu.time.lock();
+        let (timers, period) = (time.timers, time.period_ns);
+        drop(time);
+        if let (Some(timers), true) = (timers, period != 0) {
+            self.arm(timers, TimerKind::Periodic, None);
+        }
+    }
+
+    /// The timer interrupt of this CPU.
+    pub fn timer_interrupt(&self, cpu: CpuId) {
+        self.raise_softirq(cpu, SOFTIRQ_TIMER);
+    }
+}
