@@ -1,2 +1,27 @@
 #![cfg_attr(freestanding, no_std)]
-//! See Cargo.toml.
+#![forbid(unsafe_code)]
+//! Backend protocol engines of the control domain: block and console.
+//!
+//! Each engine speaks one side of a public Xen protocol to a frontend it does not trust, and stands on three
+//! small traits ([`Grants`], [`Notifier`], [`BlockDevice`]), so that the same code serves a real device under
+//! the control domain and runs against an in-memory frontend under `cargo test`.
+//!
+//! - [`blk`]: the block ring (blkback), zero-copy: grants are taken for device access only;
+//! - [`vbd`]: the xenbus state machine of a block backend instance, pure;
+//! - [`console`]: the console ring's back end, with scroll-back and line assembly.
+//!
+//! No task lives here: an engine is polled by whoever owns it and says when it must be polled again.
+
+extern crate alloc;
+
+pub mod blk;
+mod client;
+pub mod console;
+mod traits;
+pub mod vbd;
+
+pub use client::{Client, Completion};
+pub use traits::{
+    BlockDevice, BlockOp, DeviceGrant, DiscardLimits, Geometry, GrantError, GrantRead, Grants, MapRequest,
+    Notifier, ReadSink, Segment, SubmitError,
+};

@@ -1,0 +1,486 @@
+//! The engine: ring in, device operations out, completions in, responses out; everything in batches.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::mem::take;
+
+use ring_abi::io::blkif::{BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequestSegment, BlkifResponse, BlkifRing};
+use ring_abi::ring::{BackRing, RingError, RingPage};
+use ring_abi::types::Maddr;
+use zerocopy::FromBytes;
+
+use super::request::{Body, Decoded, Work, decode, decode_segment, in_range};
+use super::slot::Slot;
+use crate::client::{Client, Completion};
+use crate::traits::{
+    BlockDevice, DeviceGrant, Geometry, GrantError, GrantRead, Grants, MapRequest, Notifier, SECTOR_SIZE,
+    Segment, SubmitError,
+};
+
+/// Most requests taken from the ring in one poll: no frontend may hold the executor.
+const BUDGET_REQUESTS: usize = 32;
+/// No further request is taken in a poll once this many segments are.
+const BUDGET_SEGMENTS: usize = 256;
+/// Most indirect pages fetched in one poll.
+const BUDGET_INDIRECT: usize = 8;
+
+/// Why a connection must end. Nothing further on its ring can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// The frontend broke the ring's rules.
+    Ring(RingError),
+}
+
+impl fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring(error) => write!(f, "{error:?}"),
+        }
+    }
+}
+
+/// What the owner of the engine does after a poll.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Let other tasks run, then poll again.
+    Again,
+    /// Wait for an event from the frontend or for the [`Client`], then poll.
+    Wait,
+}
+
+/// What a connection has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests answered.
+    pub requests: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+    /// Bytes read from the disk.
+    pub read_bytes: u64,
+    /// Bytes written to the disk.
+    pub written_bytes: u64,
+}
+
+/// An accepted request waiting for its frames, within one poll.
+struct Starting {
+    slot: usize,
+    /// Range of `maps` and `mapped`.
+    first: usize,
+    count: usize,
+}
+
+/// An accepted request whose segments are in a page of the frontend's, within one poll.
+struct Fetching {
+    slot: usize,
+    nr: usize,
+}
+
+/// The back end of one block ring.
+///
+/// Owned by one task, which polls it after each event and each completion. To end the connection the owner calls
+/// [`Self::close`], then [`Self::poll_closed`] until it says so; only then may the engine be dropped, because until
+/// then a device may still use the frontend's frames.
+pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
+    ring: BackRing<BlkifRing, P>,
+    grants: G,
+    notifier: N,
+    device: D,
+    geometry: Geometry,
+    client: Arc<Client>,
+    /// One per ring slot, so that a frontend that keeps the ring's rules always finds one.
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Slots that the full device turned away, first come first served.
+    stalled: VecDeque<usize>,
+    /// A barrier that waits for every other request, or runs alone.
+    barrier: Option<usize>,
+    /// Operations were queued since the last kick.
+    kick: bool,
+    stats: Stats,
+    // Kept between polls for their capacity only.
+    completions: Vec<Completion>,
+    maps: Vec<MapRequest>,
+    mapped: Vec<Result<DeviceGrant, GrantError>>,
+    starting: Vec<Starting>,
+    reads: Vec<GrantRead>,
+    fetching: Vec<Fetching>,
+    finished: Vec<usize>,
+    released: Vec<DeviceGrant>,
+    responses: Vec<BlkifResponse>,
+}
+
+impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
+    /// Serves `ring` from `device`.
+    pub fn new(ring: BackRing<BlkifRing, P>, grants: G, notifier: N, device: D) -> Self {
+        let size = ring.size() as usize;
+        let geometry = device.geometry();
+        Self {
+            ring,
+            grants,
+            notifier,
+            device,
+            geometry,
+            client: Client::new(size),
+            slots: (0..size).map(|_| Slot::new()).collect(),
+            free: (0..size).rev().collect(),
+            stalled: VecDeque::new(),
+            barrier: None,
+            kick: false,
+            stats: Stats::default(),
+            completions: Vec::new(),
+            maps: Vec::new(),
+            mapped: Vec::new(),
+            starting: Vec::new(),
+            reads: Vec::new(),
+            fetching: Vec::new(),
+            finished: Vec::new(),
+            released: Vec::new(),
+            responses: Vec::new(),
+        }
+    }
+
+    /// Where completions arrive: the owner waits on it.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Requests accepted and not answered.
+    pub fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Answers what the device has finished and takes up what the frontend has asked, within a budget.
+    ///
+    /// # Errors
+    /// [`Disconnect`]: the ring is ruined. The owner goes on with [`Self::close`].
+    pub fn poll(&mut self) -> Result<Next, Disconnect> {
+        self.reap();
+        self.resume();
+        let fetched = self.fetch();
+        self.kick();
+        self.release();
+        let more = fetched.map_err(Disconnect::Ring)?;
+        self.respond();
+        if more {
+            return Ok(Next::Again);
+        }
+        if !self.accepting() {
+            return Ok(Next::Wait); // a completion resumes; the ring is looked at then
+        }
+        let pending = self.ring.arm_and_recheck().map_err(Disconnect::Ring)?;
+        Ok(if pending { Next::Again } else { Next::Wait })
+    }
+
+    /// Begins the end: nothing more is taken from the ring, answered, or handed to the device.
+    pub fn close(&mut self) {
+        for slot in take(&mut self.stalled) {
+            self.slots[slot].fail();
+            self.finish_if_done(slot);
+        }
+        if let Some(slot) = self.barrier.take() {
+            self.slots[slot].fail();
+            self.finish_if_done(slot);
+        }
+        self.release();
+        self.responses.clear();
+    }
+
+    /// After [`Self::close`]: whether the device has returned everything and every frame was given back.
+    ///
+    /// While it says no, the owner waits on the [`Client`] and asks again.
+    pub fn poll_closed(&mut self) -> bool {
+        self.client.take(&mut self.completions);
+        for index in 0..self.completions.len() {
+            let Completion { tag, ok } = self.completions[index];
+            let slot = tag as usize;
+            self.slots[slot].returned(ok);
+            self.slots[slot].fail(); // no further steps
+            self.finish_if_done(slot);
+        }
+        self.completions.clear();
+        self.release();
+        self.responses.clear();
+        self.in_flight() == 0
+    }
+
+    /// Whether requests may be taken from the ring now.
+    fn accepting(&self) -> bool {
+        self.stalled.is_empty() && self.barrier.is_none()
+    }
+
+    /// Takes completions and lets their requests go on.
+    fn reap(&mut self) {
+        self.client.take(&mut self.completions);
+        for index in 0..self.completions.len() {
+            let Completion { tag, ok } = self.completions[index];
+            let slot = tag as usize;
+            self.slots[slot].returned(ok);
+            // A stalled slot goes on in its turn.
+            if !self.stalled.contains(&slot) {
+                self.advance(slot);
+            }
+        }
+        self.completions.clear();
+    }
+
+    /// Offers the device again what it had no room for.
+    fn resume(&mut self) {
+        while let Some(slot) = self.stalled.pop_front() {
+            if !self.issue(slot) {
+                self.stalled.push_front(slot);
+                return;
+            }
+            self.finish_if_done(slot);
+        }
+        if let Some(slot) = self.barrier
+            && self.in_flight() - self.finished.len() == 1
+            && self.slots[slot].outstanding() == 0
+        {
+            self.advance(slot);
+        }
+    }
+
+    /// Issues what `slot` can issue; remembers it as stalled if the device is full.
+    fn advance(&mut self, slot: usize) {
+        if self.issue(slot) {
+            self.finish_if_done(slot);
+        } else {
+            self.stalled.push_back(slot);
+        }
+    }
+
+    /// Issues what `slot` can issue. `false`: the device is full.
+    fn issue(&mut self, index: usize) -> bool {
+        let slot = &mut self.slots[index];
+        loop {
+            slot.settle();
+            let Some(issue) = slot.next_issue(&self.geometry) else { return true };
+            match self.device.submit(&self.client, index as u32, issue.op, issue.sector, issue.segments) {
+                Ok(()) => {
+                    let receipt = issue.receipt();
+                    slot.issued(receipt);
+                    self.kick = true;
+                }
+                Err(SubmitError::Full) => return false,
+                Err(SubmitError::Failed) => slot.fail(),
+            }
+        }
+    }
+
+    fn kick(&mut self) {
+        if take(&mut self.kick) {
+            self.device.kick();
+        }
+    }
+
+    fn finish_if_done(&mut self, index: usize) {
+        // A barrier may be both stalled and held when the connection closes.
+        if self.slots[index].is_finished() && !self.finished.contains(&index) {
+            self.finished.push(index);
+        }
+    }
+
+    /// Gives the frames of finished requests back, in one batch, and only then makes their responses.
+    fn release(&mut self) {
+        for index in 0..self.finished.len() {
+            let slot = &mut self.slots[self.finished[index]];
+            self.released.append(&mut slot.grants);
+            let status = if slot.failed() { BLKIF_RSP_ERROR } else { BLKIF_RSP_OKAY };
+            if status == BLKIF_RSP_OKAY {
+                match slot.work {
+                    Work::Read => self.stats.read_bytes += slot.bytes(),
+                    Work::Write { .. } => self.stats.written_bytes += slot.bytes(),
+                    Work::Discard { .. } => {}
+                }
+            }
+            self.responses.push(response(slot.id, slot.operation, status));
+        }
+        if !self.released.is_empty() {
+            self.grants.unmap_device(&self.released);
+            self.released.clear();
+        }
+        for slot in self.finished.drain(..) {
+            if self.barrier == Some(slot) {
+                self.barrier = None;
+            }
+            self.free.push(slot);
+        }
+    }
+
+    /// Publishes all responses with at most one notification.
+    fn respond(&mut self) {
+        if self.responses.is_empty() {
+            return;
+        }
+        for response in self.responses.drain(..) {
+            self.stats.requests += 1;
+            self.stats.errors += u64::from(response.status != BLKIF_RSP_OKAY);
+            self.ring.push_response(&response);
+        }
+        if self.ring.publish_responses() {
+            self.notifier.notify();
+        }
+    }
+
+    /// Takes requests from the ring and starts them. `true`: the budget ended before the ring did.
+    fn fetch(&mut self) -> Result<bool, RingError> {
+        let mut taken = 0;
+        let outcome = loop {
+            if !self.accepting() {
+                break Ok(false);
+            }
+            if taken == BUDGET_REQUESTS
+                || self.maps.len() >= BUDGET_SEGMENTS
+                || self.reads.len() == BUDGET_INDIRECT
+            {
+                break Ok(true);
+            }
+            if self.free.is_empty() {
+                // Every ring slot is in flight: a frontend that keeps the rules has no request there either.
+                break Ok(false);
+            }
+            match self.ring.next_request() {
+                Ok(Some(request)) => {
+                    taken += 1;
+                    let decoded = decode(&request, &self.geometry);
+                    self.accept(&decoded);
+                }
+                Ok(None) => break Ok(false),
+                Err(error) => break Err(error),
+            }
+        };
+        self.fetch_indirect();
+        self.start();
+        outcome
+    }
+
+    fn accept(&mut self, decoded: &Decoded) {
+        let &Decoded { id, operation, ref body } = decoded;
+        match *body {
+            Body::Refused(status) => self.responses.push(response(id, operation, status)),
+            Body::Direct { work, sector, nr, ref seg } => {
+                let slot = self.begin(id, operation, work, sector);
+                self.add_segments(slot, &seg[..nr]);
+            }
+            Body::Indirect { work, sector, nr, gref } => {
+                let slot = self.begin(id, operation, work, sector);
+                let len = (nr * size_of::<BlkifRequestSegment>()) as u16;
+                self.reads.push(GrantRead { gref, len });
+                self.fetching.push(Fetching { slot, nr });
+            }
+        }
+    }
+
+    fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64) -> usize {
+        let slot = self.free.pop().expect("looked at before the request was taken");
+        self.slots[slot].begin(id, operation, work, sector);
+        slot
+    }
+
+    /// Checks the segments of `index` and asks for their frames; a bad one fails the request.
+    fn add_segments(&mut self, index: usize, segments: &[BlkifRequestSegment]) {
+        let slot = &mut self.slots[index];
+        let first = self.maps.len();
+        let readonly = slot.work != Work::Read;
+        for segment in segments {
+            let Some((offset, len)) = decode_segment(segment) else {
+                slot.fail();
+                break;
+            };
+            slot.segments.push(Segment { maddr: Maddr::new(u64::from(offset)), len });
+            self.maps.push(MapRequest { gref: ring_abi::types::GrantRef::new(segment.gref), readonly });
+        }
+        let sectors = slot.bytes() / u64::from(SECTOR_SIZE);
+        if !slot.segments.is_empty() && !in_range(slot.sector, sectors, &self.geometry) {
+            slot.fail();
+        }
+        if slot.failed() {
+            self.maps.truncate(first);
+        }
+        let count = self.maps.len() - first;
+        self.starting.push(Starting { slot: index, first, count });
+        if let Work::Write { drain: true, .. } = self.slots[index].work {
+            self.barrier = Some(index);
+        }
+    }
+
+    /// Copies the indirect pages into private memory, all in one batch, and takes their segments.
+    fn fetch_indirect(&mut self) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let mut copies: Vec<BlkifRequestSegment> = Vec::new();
+        let mut ranges = Vec::with_capacity(self.reads.len());
+        let fetching = take(&mut self.fetching);
+        self.grants.read(&self.reads, &mut |index, bytes| {
+            let first = copies.len();
+            if let (Ok(bytes), Some(fetch)) = (bytes, fetching.get(index)) {
+                copies.extend(
+                    bytes
+                        .chunks_exact(size_of::<BlkifRequestSegment>())
+                        .take(fetch.nr)
+                        .filter_map(|chunk| BlkifRequestSegment::read_from_bytes(chunk).ok()),
+                );
+            }
+            ranges.push(first..copies.len());
+        });
+        for (index, fetch) in fetching.iter().enumerate() {
+            match ranges.get(index) {
+                Some(range) if range.len() == fetch.nr => {
+                    self.add_segments(fetch.slot, &copies[range.clone()]);
+                }
+                _ => {
+                    self.slots[fetch.slot].fail();
+                    self.starting.push(Starting { slot: fetch.slot, first: 0, count: 0 });
+                }
+            }
+        }
+        self.fetching = fetching;
+        self.fetching.clear();
+        self.reads.clear();
+    }
+
+    /// Takes all frames asked for in one batch and hands the requests to the device.
+    fn start(&mut self) {
+        if !self.maps.is_empty() {
+            self.grants.map_device(&self.maps, &mut self.mapped);
+            assert_eq!(self.mapped.len(), self.maps.len(), "one result per grant");
+        }
+        for index in 0..self.starting.len() {
+            let Starting { slot, first, count } = self.starting[index];
+            let results = &self.mapped[first..first + count];
+            let target = &mut self.slots[slot];
+            for (segment, result) in target.segments.iter_mut().zip(results) {
+                if let Ok(grant) = *result {
+                    segment.maddr = Maddr::new(grant.maddr.raw() + segment.maddr.raw());
+                    target.grants.push(grant);
+                }
+            }
+            if target.grants.len() != count {
+                target.fail();
+            }
+            if self.barrier == Some(slot)
+                && self.in_flight() - self.finished.len() > 1
+                && !self.slots[slot].failed()
+            {
+                continue; // runs when the others are done
+            }
+            self.advance(slot);
+        }
+        self.starting.clear();
+        self.maps.clear();
+        self.mapped.clear();
+    }
+}
+
+fn response(id: u64, operation: u8, status: i16) -> BlkifResponse {
+    BlkifResponse { id, operation, status, ..Default::default() }
+}

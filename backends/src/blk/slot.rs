@@ -1,0 +1,198 @@
+//! The life of one accepted request: which device operations are still to be issued, and which are out.
+
+use alloc::vec::Vec;
+
+use super::request::Work;
+use crate::traits::{BlockOp, DeviceGrant, Geometry, SECTOR_SIZE, Segment};
+
+/// The steps of a request, in order; steps that it does not need are passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    FlushBefore,
+    Data,
+    FlushAfter,
+    Done,
+}
+
+/// One accepted request and the frames it holds. The vectors keep their capacity from request to request.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: u64,
+    pub(super) operation: u8,
+    pub(super) work: Work,
+    pub(super) sector: u64,
+    /// Frames held for the device; one per segment once mapped.
+    pub(super) grants: Vec<DeviceGrant>,
+    /// Until the frames are mapped, addresses are offsets within the page.
+    pub(super) segments: Vec<Segment>,
+    step: Step,
+    /// Segments (or discarded sectors) of the data step that were issued.
+    issued: u64,
+    /// Device operations out.
+    outstanding: u32,
+    failed: bool,
+}
+
+/// The next device operation of a slot.
+pub(super) struct Issue<'a> {
+    pub(super) op: BlockOp,
+    pub(super) sector: u64,
+    pub(super) segments: &'a [Segment],
+    /// What [`Slot::issued`] is told when the device took it.
+    amount: u64,
+    sectors: u64,
+}
+
+impl Issue<'_> {
+    /// What [`Slot::issued`] wants, once the device has taken the operation.
+    pub(super) fn receipt(&self) -> Receipt {
+        Receipt { amount: self.amount, sectors: self.sectors }
+    }
+}
+
+/// How far an issued operation brings its slot.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(super) struct Receipt {
+    amount: u64,
+    sectors: u64,
+}
+
+impl Slot {
+    pub(super) fn new() -> Self {
+        Self {
+            id: 0,
+            operation: 0,
+            work: Work::Read,
+            sector: 0,
+            grants: Vec::new(),
+            segments: Vec::new(),
+            step: Step::Done,
+            issued: 0,
+            outstanding: 0,
+            failed: false,
+        }
+    }
+
+    /// Takes a new request; segments are added next.
+    pub(super) fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64) {
+        debug_assert!(self.grants.is_empty() && self.outstanding == 0);
+        self.segments.clear();
+        (self.id, self.operation, self.work, self.sector) = (id, operation, work, sector);
+        (self.issued, self.failed) = (0, false);
+        self.step = match work {
+            Work::Write { flush: true, .. } => Step::FlushBefore,
+            _ => Step::Data,
+        };
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| u64::from(segment.len)).sum()
+    }
+
+    /// Whether all is issued and returned, or a failure leaves nothing to wait for.
+    pub(super) fn is_finished(&self) -> bool {
+        self.outstanding == 0 && (self.failed || self.step == Step::Done)
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(super) fn outstanding(&self) -> u32 {
+        self.outstanding
+    }
+
+    /// Nothing more is issued; the request is an error.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// The next operation for the device, or `None` while one must be waited for or nothing is left.
+    pub(super) fn next_issue(&self, geometry: &Geometry) -> Option<Issue<'_>> {
+        if self.failed {
+            return None;
+        }
+        match self.step {
+            Step::FlushBefore | Step::FlushAfter if self.issued == 0 => {
+                Some(Issue { op: BlockOp::Flush, sector: 0, segments: &[], amount: 1, sectors: 0 })
+            }
+            Step::Data => self.next_data(geometry),
+            _ => None,
+        }
+    }
+
+    fn next_data(&self, geometry: &Geometry) -> Option<Issue<'_>> {
+        if let Work::Discard { sectors } = self.work {
+            let most = geometry.discard.map_or(1, |limits| u64::from(limits.max_sectors.max(1)));
+            let amount = (sectors - self.issued).min(most);
+            let op = BlockOp::Discard { sectors: amount };
+            return (amount > 0).then_some(Issue {
+                op,
+                sector: self.sector,
+                segments: &[],
+                amount,
+                sectors: amount,
+            });
+        }
+        let rest = &self.segments[self.issued as usize..];
+        if rest.is_empty() {
+            return None;
+        }
+        let segments = &rest[..self.chunk(rest, geometry)];
+        let bytes: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
+        let op = if self.work == Work::Read { BlockOp::Read } else { BlockOp::Write };
+        let (amount, sectors) = (segments.len() as u64, bytes / u64::from(SECTOR_SIZE));
+        Some(Issue { op, sector: self.sector, segments, amount, sectors })
+    }
+
+    /// How many segments of `rest` one device operation takes: as many as it can, cut at a logical block.
+    fn chunk(&self, rest: &[Segment], geometry: &Geometry) -> usize {
+        if rest.len() <= geometry.seg_max {
+            return rest.len();
+        }
+        let (mut bytes, mut whole) = (0u64, 0);
+        for (index, segment) in rest[..geometry.seg_max.max(1)].iter().enumerate() {
+            bytes += u64::from(segment.len);
+            if bytes.is_multiple_of(u64::from(geometry.sector_size)) {
+                whole = index + 1;
+            }
+        }
+        // No block border within reach: the device gets what it cannot refuse for its length, and answers an error.
+        if whole == 0 { geometry.seg_max.max(1) } else { whole }
+    }
+
+    /// The device took the last [`Self::next_issue`].
+    pub(super) fn issued(&mut self, receipt: Receipt) {
+        self.issued += receipt.amount;
+        self.sector += receipt.sectors;
+        self.outstanding += 1;
+    }
+
+    /// One operation came back. The slot may have more to issue now.
+    pub(super) fn returned(&mut self, ok: bool) {
+        self.outstanding = self.outstanding.checked_sub(1).expect("one completion per operation");
+        self.failed |= !ok;
+    }
+
+    /// Goes on to the next step if everything of the present one is issued and has returned.
+    pub(super) fn settle(&mut self) {
+        let all_issued = match (self.step, self.work) {
+            (Step::Done, _) => return,
+            (Step::FlushBefore | Step::FlushAfter, _) => self.issued == 1,
+            (Step::Data, Work::Discard { sectors }) => self.issued == sectors,
+            (Step::Data, _) => self.issued == self.segments.len() as u64,
+        };
+        if self.failed || !all_issued || self.outstanding != 0 {
+            return;
+        }
+        self.issued = 0;
+        self.step = match (self.step, self.work) {
+            (Step::FlushBefore, _) if self.segments.is_empty() => Step::Done,
+            (Step::FlushBefore, _) => Step::Data,
+            (Step::Data, Work::Write { flush: true, .. }) => Step::FlushAfter,
+            _ => Step::Done,
+        };
+    }
+}

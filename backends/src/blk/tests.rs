@@ -1,0 +1,614 @@
+//! Both ends in one process: a frontend (honest or not), grants in memory, a disk that takes its time.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use proptest::prelude::*;
+use ring_abi::io::blkif::*;
+use ring_abi::ring::{BackRing, FrontRing, REQ_PROD, RingError};
+use ring_abi::shared::{SharedBytes, leaked_pages};
+use ring_abi::types::{GrantHandle, Maddr, PAGE_SIZE};
+use zerocopy::IntoBytes;
+
+use super::*;
+use crate::*;
+
+const SECTOR: usize = 512;
+
+/// Frames by machine address, grants by reference, and who holds what.
+#[derive(Default)]
+struct World {
+    frames: BTreeMap<u64, Vec<u8>>,
+    /// gref -> (frame, read-only).
+    grants: BTreeMap<u32, (u64, bool)>,
+    /// handle -> (frame, mapped read-only).
+    held: BTreeMap<u32, (u64, bool)>,
+    next_handle: u32,
+    map_calls: usize,
+    unmap_calls: usize,
+}
+
+impl World {
+    fn grant(&mut self, readonly: bool) -> u32 {
+        let gref = 8 + self.grants.len() as u32;
+        // Frames that are neighbours to the guest are not so in the machine.
+        let frame = 0x1000 + u64::from(gref) * 7;
+        self.frames.insert(frame, vec![0; PAGE_SIZE]);
+        self.grants.insert(gref, (frame, readonly));
+        gref
+    }
+
+    fn page(&mut self, gref: u32) -> &mut Vec<u8> {
+        let frame = self.grants[&gref].0;
+        self.frames.get_mut(&frame).unwrap()
+    }
+}
+
+type SharedWorld = Rc<RefCell<World>>;
+
+struct TestGrants(SharedWorld);
+
+impl Grants for TestGrants {
+    fn map_device(&mut self, requests: &[MapRequest], out: &mut Vec<Result<DeviceGrant, GrantError>>) {
+        let world = &mut *self.0.borrow_mut();
+        world.map_calls += 1;
+        for request in requests {
+            out.push(match world.grants.get(&request.gref.raw()) {
+                Some(&(frame, readonly)) if request.readonly || !readonly => {
+                    world.next_handle += 1;
+                    world.held.insert(world.next_handle, (frame, request.readonly));
+                    let handle = GrantHandle::new(world.next_handle);
+                    Ok(DeviceGrant { handle, maddr: Maddr::new(frame << 12) })
+                }
+                _ => Err(GrantError(-3)),
+            });
+        }
+    }
+
+    fn unmap_device(&mut self, held: &[DeviceGrant]) {
+        let mut world = self.0.borrow_mut();
+        world.unmap_calls += 1;
+        for grant in held {
+            assert!(world.held.remove(&grant.handle.raw()).is_some(), "given back twice");
+        }
+    }
+
+    fn read(&mut self, reads: &[GrantRead], sink: &mut ReadSink<'_>) {
+        let world = self.0.borrow();
+        for (index, read) in reads.iter().enumerate() {
+            match world.grants.get(&read.gref.raw()) {
+                Some(&(frame, _)) => sink(index, Ok(&world.frames[&frame][..usize::from(read.len)])),
+                None => sink(index, Err(GrantError(-3))),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Events(Rc<Cell<usize>>);
+
+impl Notifier for Events {
+    fn notify(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+struct Pending {
+    client: Arc<Client>,
+    tag: u32,
+    op: BlockOp,
+    sector: u64,
+    segments: Vec<Segment>,
+}
+
+/// A disk in memory. Operations wait in `queue` until the test lets them run, in any order.
+struct TestDisk {
+    world: SharedWorld,
+    bytes: RefCell<Vec<u8>>,
+    queue: RefCell<VecDeque<Pending>>,
+    log: RefCell<Vec<BlockOp>>,
+    room: Cell<usize>,
+    fail: Cell<bool>,
+    kicks: Cell<usize>,
+    geometry: Geometry,
+}
+
+impl TestDisk {
+    fn run(&self, index: usize) {
+        let Pending { client, tag, op, sector, segments } = self.queue.borrow_mut().remove(index).unwrap();
+        self.log.borrow_mut().push(op);
+        let mut world = self.world.borrow_mut();
+        let mut disk = self.bytes.borrow_mut();
+        let mut at = sector as usize * SECTOR;
+        for segment in &segments {
+            let (frame, offset) = (segment.maddr.raw() >> 12, segment.maddr.raw() as usize % PAGE_SIZE);
+            assert!(offset + segment.len as usize <= PAGE_SIZE, "a segment crosses its page");
+            let writable = world.held.values().any(|&(held, ro)| held == frame && !ro);
+            let held = world.held.values().any(|&(held, _)| held == frame);
+            assert!(held, "DMA to a frame that is not held");
+            let memory = &mut world.frames.get_mut(&frame).unwrap()[offset..offset + segment.len as usize];
+            let disk = &mut disk[at..at + segment.len as usize];
+            match op {
+                BlockOp::Read => {
+                    assert!(writable);
+                    memory.copy_from_slice(disk);
+                }
+                _ => disk.copy_from_slice(memory),
+            }
+            at += segment.len as usize;
+        }
+        if let BlockOp::Discard { sectors } = op {
+            disk[at..at + sectors as usize * SECTOR].fill(0);
+        }
+        client.complete(tag, !self.fail.get());
+        client.room();
+    }
+
+    fn run_all(&self) {
+        while !self.queue.borrow().is_empty() {
+            self.run(0);
+        }
+    }
+}
+
+impl BlockDevice for &TestDisk {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn submit(
+        &self,
+        client: &Arc<Client>,
+        tag: u32,
+        op: BlockOp,
+        sector: u64,
+        segments: &[Segment],
+    ) -> Result<(), SubmitError> {
+        if self.queue.borrow().len() >= self.room.get() {
+            return Err(SubmitError::Full);
+        }
+        assert!(segments.len() <= self.geometry.seg_max);
+        let (client, segments) = (client.clone(), segments.to_vec());
+        self.queue.borrow_mut().push_back(Pending { client, tag, op, sector, segments });
+        Ok(())
+    }
+
+    fn kick(&self) {
+        self.kicks.set(self.kicks.get() + 1);
+    }
+}
+
+const DISK: Geometry = Geometry {
+    sectors: 4096,
+    sector_size: 512,
+    physical_sector_size: 512,
+    read_only: false,
+    flush: true,
+    discard: Some(DiscardLimits { granularity: 1, alignment: 0, max_sectors: 16 }),
+    seg_max: 6,
+};
+
+type Back<'a> = BlkBack<SharedBytes, TestGrants, Events, &'a TestDisk>;
+
+/// Everything but the engine, which borrows it.
+struct Bench {
+    world: SharedWorld,
+    page: SharedBytes,
+    disk: TestDisk,
+    events: Events,
+}
+
+impl Bench {
+    fn new(geometry: Geometry) -> Self {
+        let world = SharedWorld::default();
+        let bytes = (0..geometry.sectors as usize * SECTOR).map(|i| (i / SECTOR * 31 + i) as u8).collect();
+        let disk = TestDisk {
+            world: world.clone(),
+            bytes: RefCell::new(bytes),
+            queue: RefCell::default(),
+            log: RefCell::default(),
+            room: Cell::new(1000),
+            fail: Cell::new(false),
+            kicks: Cell::new(0),
+            geometry,
+        };
+        Self { world, page: leaked_pages(1), disk, events: Events::default() }
+    }
+
+    fn start(&self) -> (FrontRing<BlkifRing, SharedBytes>, Back<'_>) {
+        let front = FrontRing::new(self.page).unwrap();
+        let ring = BackRing::new(self.page).unwrap();
+        let back = BlkBack::new(ring, TestGrants(self.world.clone()), self.events.clone(), &self.disk);
+        (front, back)
+    }
+
+    fn segments(&self, n: usize) -> Vec<BlkifRequestSegment> {
+        (0..n)
+            .map(|_| BlkifRequestSegment {
+                gref: self.world.borrow_mut().grant(false),
+                first_sect: 0,
+                last_sect: 7,
+                ..Default::default()
+            })
+            .collect()
+    }
+
+    fn held(&self) -> usize {
+        self.world.borrow().held.len()
+    }
+}
+
+fn direct(operation: u8, id: u64, sector: u64, segments: &[BlkifRequestSegment]) -> BlkifRequest {
+    let mut request = BlkifRequest {
+        operation,
+        nr_segments: segments.len() as u8,
+        id,
+        sector_number: sector,
+        ..Default::default()
+    };
+    request.seg[..segments.len()].copy_from_slice(segments);
+    request
+}
+
+/// Polls and lets the disk run until nothing moves.
+fn settle(back: &mut Back<'_>, disk: &TestDisk) {
+    loop {
+        let next = back.poll().unwrap();
+        if next == Next::Wait && disk.queue.borrow().is_empty() {
+            return;
+        }
+        disk.run_all();
+    }
+}
+
+fn responses(front: &mut FrontRing<BlkifRing, SharedBytes>) -> Vec<(u64, u8, i16)> {
+    let mut out = Vec::new();
+    while let Some(response) = front.next_response().unwrap() {
+        out.push((response.id, response.operation, response.status));
+    }
+    out
+}
+
+#[test]
+fn write_then_read_with_odd_segments() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    let mut segments = bench.segments(3);
+    (segments[0].first_sect, segments[0].last_sect) = (3, 3);
+    (segments[2].first_sect, segments[2].last_sect) = (6, 7);
+    for (index, segment) in segments.iter().enumerate() {
+        bench.world.borrow_mut().page(segment.gref).fill(index as u8 + 1);
+    }
+    front.push_request(&direct(BLKIF_OP_WRITE, 77, 100, &segments)).unwrap();
+    assert!(front.publish_requests());
+    settle(&mut back, &bench.disk);
+    assert_eq!(responses(&mut front), [(77, BLKIF_OP_WRITE, BLKIF_RSP_OKAY)]);
+    let disk = bench.disk.bytes.borrow();
+    let expected: Vec<u8> = [vec![1; 512], vec![2; 4096], vec![3; 1024]].concat();
+    assert_eq!(disk[100 * SECTOR..][..expected.len()], expected);
+    drop(disk);
+
+    let target = bench.segments(2);
+    front.push_request(&direct(BLKIF_OP_READ, 78, 100, &target)).unwrap();
+    let _ = front.publish_requests();
+    settle(&mut back, &bench.disk);
+    assert_eq!(responses(&mut front), [(78, BLKIF_OP_READ, BLKIF_RSP_OKAY)]);
+    assert_eq!(bench.world.borrow_mut().page(target[0].gref)[..], expected[..4096]);
+    assert_eq!(bench.held(), 0);
+    assert_eq!(back.stats().read_bytes, 8192);
+    assert_eq!(back.in_flight(), 0);
+}
+
+#[test]
+fn one_batch_is_one_map_one_unmap_one_kick_one_event() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    for id in 0..20 {
+        let segments = bench.segments(2);
+        front.push_request(&direct(BLKIF_OP_READ, id, id * 16, &segments)).unwrap();
+    }
+    let _ = front.publish_requests();
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    assert_eq!((bench.world.borrow().map_calls, bench.disk.kicks.get()), (1, 1));
+    assert_eq!(bench.held(), 40);
+    bench.disk.run_all();
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    assert_eq!((bench.world.borrow().unmap_calls, bench.events.0.get()), (1, 1));
+    assert_eq!(responses(&mut front).len(), 20);
+}
+
+#[test]
+fn completions_in_any_order_and_grants_until_then() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    for id in 0..3 {
+        front.push_request(&direct(BLKIF_OP_READ, id, 0, &bench.segments(1))).unwrap();
+    }
+    let _ = front.publish_requests();
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    for (index, id, left) in [(1, 1, 2), (1, 2, 1), (0, 0, 0)] {
+        bench.disk.run(index);
+        assert_eq!(back.poll(), Ok(Next::Wait));
+        assert_eq!(responses(&mut front), [(id, BLKIF_OP_READ, BLKIF_RSP_OKAY)]);
+        assert_eq!(bench.held(), left);
+    }
+}
+
+#[test]
+fn indirect_of_the_most_segments_is_split_and_joined() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    let segments = bench.segments(MAX_INDIRECT_SEGMENTS);
+    let list = bench.world.borrow_mut().grant(true);
+    bench.world.borrow_mut().page(list)[..segments.len() * 8].copy_from_slice(segments.as_bytes());
+    let mut request = BlkifRequestIndirect {
+        operation: BLKIF_OP_INDIRECT,
+        indirect_op: BLKIF_OP_READ,
+        nr_segments: segments.len() as u16,
+        id: 5,
+        sector_number: 8,
+        ..Default::default()
+    };
+    request.indirect_grefs[0] = list;
+    front.push_request(&BlkifRequest::from_indirect(&request)).unwrap();
+    let _ = front.publish_requests();
+    bench.disk.room.set(10); // fewer than the parts
+    settle(&mut back, &bench.disk);
+    assert_eq!(responses(&mut front), [(5, BLKIF_OP_READ, BLKIF_RSP_OKAY)]);
+    assert_eq!(bench.disk.log.borrow().len(), MAX_INDIRECT_SEGMENTS.div_ceil(DISK.seg_max));
+    for (index, segment) in segments.iter().enumerate() {
+        let disk = bench.disk.bytes.borrow();
+        let expected = &disk[(8 + index * 8) * SECTOR..][..PAGE_SIZE];
+        assert_eq!(bench.world.borrow_mut().page(segment.gref), expected);
+    }
+    assert_eq!(bench.held(), 0);
+
+    // The same with a list that is not granted, and one that lies about a segment.
+    request.indirect_grefs[0] = 4_000_000;
+    front.push_request(&BlkifRequest::from_indirect(&request)).unwrap();
+    request.indirect_grefs[0] = list;
+    bench.world.borrow_mut().page(list)[8 * 200 + 5] = 8;
+    front.push_request(&BlkifRequest::from_indirect(&request)).unwrap();
+    let _ = front.publish_requests();
+    settle(&mut back, &bench.disk);
+    assert_eq!(responses(&mut front), [(5, BLKIF_OP_READ, BLKIF_RSP_ERROR); 2]);
+    assert_eq!(bench.held(), 0);
+}
+
+#[test]
+fn bad_requests_are_answered_and_the_rest_goes_on() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    let good = bench.segments(2);
+    let read_only = bench.world.borrow_mut().grant(true);
+    let mut bad_gref = good.clone();
+    bad_gref[1].gref = u32::MAX;
+    let mut bad_sectors = good.clone();
+    (bad_sectors[1].first_sect, bad_sectors[1].last_sect) = (5, 4);
+    let mut unwritable = good.clone();
+    unwritable[1].gref = read_only;
+    let mut too_many = direct(BLKIF_OP_READ, 4, 0, &good);
+    too_many.nr_segments = 12;
+    let requests = [
+        (direct(BLKIF_OP_READ, 0, 0, &bad_gref), BLKIF_RSP_ERROR),
+        (direct(BLKIF_OP_READ, 1, 0, &bad_sectors), BLKIF_RSP_ERROR),
+        (direct(BLKIF_OP_READ, 2, 0, &unwritable), BLKIF_RSP_ERROR),
+        (direct(BLKIF_OP_WRITE, 3, 0, &unwritable), BLKIF_RSP_OKAY),
+        (too_many, BLKIF_RSP_ERROR),
+        (direct(BLKIF_OP_READ, 5, 4096 - 15, &good), BLKIF_RSP_ERROR),
+        (direct(BLKIF_OP_READ, 6, 4096 - 16, &good), BLKIF_RSP_OKAY),
+        (direct(BLKIF_OP_WRITE, 7, u64::MAX, &good), BLKIF_RSP_ERROR),
+        (direct(99, 8, 0, &good), BLKIF_RSP_EOPNOTSUPP),
+        (direct(BLKIF_OP_READ, 9, 0, &[]), BLKIF_RSP_ERROR),
+    ];
+    for (request, _) in &requests {
+        front.push_request(request).unwrap();
+    }
+    let _ = front.publish_requests();
+    settle(&mut back, &bench.disk);
+    let mut got = responses(&mut front);
+    got.sort_unstable();
+    let expected: Vec<_> = requests.iter().map(|(r, status)| (r.id, r.operation, *status)).collect();
+    assert_eq!(got, expected);
+    assert_eq!(bench.held(), 0);
+    assert_eq!(back.stats().errors, 8);
+}
+
+#[test]
+fn a_request_changed_after_publication_is_served_as_it_was_taken() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    let segments = bench.segments(1);
+    front.push_request(&direct(BLKIF_OP_READ, 1, 8, &segments)).unwrap();
+    let _ = front.publish_requests();
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    bench.page.fill(64, PAGE_SIZE - 64, 0xff);
+    bench.disk.run_all();
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    assert_eq!(responses(&mut front), [(1, BLKIF_OP_READ, BLKIF_RSP_OKAY)]);
+    let expected = bench.disk.bytes.borrow()[8 * SECTOR..][..PAGE_SIZE].to_vec();
+    assert_eq!(*bench.world.borrow_mut().page(segments[0].gref), expected);
+}
+
+#[test]
+fn overrun_disconnects_after_the_device_is_done() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    for id in 0..3 {
+        front.push_request(&direct(BLKIF_OP_WRITE, id, 0, &bench.segments(4))).unwrap();
+    }
+    let _ = front.publish_requests();
+    bench.disk.room.set(2); // one of the three waits for room
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    bench.page.store_u32(REQ_PROD, 36);
+    bench.disk.run(0);
+    bench.disk.room.set(1);
+    let error = Disconnect::Ring(RingError::ProducerOverrun { prod: 36, cons: 3 });
+    assert_eq!(
+        loop {
+            if let Err(error) = back.poll() {
+                break error;
+            }
+            bench.disk.room.set(10);
+        },
+        error
+    );
+    back.close();
+    assert!(!back.poll_closed());
+    assert!(bench.held() > 0, "frames under DMA are kept");
+    bench.disk.run_all();
+    assert!(back.poll_closed());
+    assert_eq!(bench.held(), 0);
+}
+
+#[test]
+fn flush_barrier_and_discard() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    front.push_request(&direct(BLKIF_OP_WRITE, 1, 0, &bench.segments(1))).unwrap();
+    front.push_request(&direct(BLKIF_OP_WRITE_BARRIER, 2, 8, &bench.segments(1))).unwrap();
+    front.push_request(&direct(BLKIF_OP_READ, 3, 0, &bench.segments(1))).unwrap();
+    let _ = front.publish_requests();
+    assert_eq!(back.poll(), Ok(Next::Wait));
+    assert_eq!(bench.disk.queue.borrow().len(), 1, "the barrier waits, and what follows waits for it");
+    let mut order = Vec::new();
+    while order.len() < 3 {
+        bench.disk.run(0);
+        while back.poll().unwrap() == Next::Again {}
+        order.extend(responses(&mut front).iter().map(|r| r.0));
+    }
+    assert_eq!(order, [1, 2, 3]);
+    use BlockOp::{Discard, Flush, Read, Write};
+    assert_eq!(*bench.disk.log.borrow(), [Write, Flush, Write, Flush, Read]);
+
+    bench.disk.log.borrow_mut().clear();
+    front.push_request(&direct(BLKIF_OP_FLUSH_DISKCACHE, 4, 0, &[])).unwrap();
+    let discard = BlkifRequestDiscard {
+        operation: BLKIF_OP_DISCARD,
+        id: 5,
+        sector_number: 40,
+        nr_sectors: 40,
+        ..Default::default()
+    };
+    front.push_request(&BlkifRequest::from_discard(&discard)).unwrap();
+    let _ = front.publish_requests();
+    settle(&mut back, &bench.disk);
+    let done = responses(&mut front);
+    assert_eq!(done.iter().map(|r| (r.0, r.2)).collect::<Vec<_>>(), [(4, 0), (5, 0)]);
+    let sixteen = Discard { sectors: 16 };
+    assert_eq!(*bench.disk.log.borrow(), [Flush, sixteen, sixteen, Discard { sectors: 8 }]);
+    assert!(bench.disk.bytes.borrow()[40 * SECTOR..80 * SECTOR].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn failing_disk_and_close_with_a_barrier_held() {
+    let bench = Bench::new(DISK);
+    let (mut front, mut back) = bench.start();
+    bench.disk.fail.set(true);
+    front.push_request(&direct(BLKIF_OP_WRITE_BARRIER, 1, 0, &bench.segments(9))).unwrap();
+    let _ = front.publish_requests();
+    settle(&mut back, &bench.disk);
+    assert_eq!(responses(&mut front), [(1, BLKIF_OP_WRITE_BARRIER, BLKIF_RSP_ERROR)]);
+    front.push_request(&direct(BLKIF_OP_READ, 2, 0, &bench.segments(9))).unwrap();
+    front.push_request(&direct(BLKIF_OP_WRITE_BARRIER, 3, 0, &bench.segments(9))).unwrap();
+    let _ = front.publish_requests();
+    bench.disk.room.set(1);
+    let _ = back.poll().unwrap();
+    back.close();
+    assert!(!back.poll_closed());
+    bench.disk.run_all();
+    assert!(back.poll_closed());
+    assert_eq!((bench.held(), back.in_flight()), (0, 0));
+    assert!(responses(&mut front).is_empty());
+}
+
+#[test]
+fn budget_lets_others_run() {
+    let bench = Bench::new(Geometry { seg_max: 254, ..DISK });
+    let (mut front, mut back) = bench.start();
+    for id in 0..32 {
+        front.push_request(&direct(BLKIF_OP_READ, id, 0, &bench.segments(11))).unwrap();
+    }
+    let _ = front.publish_requests();
+    assert_eq!(back.poll(), Ok(Next::Again));
+    assert!(bench.held() < 32 * 11);
+    settle(&mut back, &bench.disk);
+    assert_eq!(responses(&mut front).len(), 32);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the requests say and however the disk behaves: each is answered once, memory and disk agree with
+    /// a model, nothing stays held.
+    #[test]
+    fn any_requests_any_order(
+        steps in proptest::collection::vec(
+            (0u8..8, 0u64..4100, 0usize..13, 0u8..9, 0u8..9, any::<u16>()), 1..120),
+        room in 1usize..6,
+        seg_max in 1usize..12,
+    ) {
+        let bench = Bench::new(Geometry { seg_max, ..DISK });
+        bench.disk.room.set(room);
+        let (mut front, mut back) = bench.start();
+        let (mut sent, mut answered) = (Vec::new(), Vec::new());
+        for (operation, sector, nr, first, last, order) in steps {
+            if operation == 7 || front.free_requests() == 0 {
+                let waiting = bench.disk.queue.borrow().len();
+                if waiting > 0 {
+                    bench.disk.run(usize::from(order) % waiting);
+                }
+            } else {
+                let mut segments = bench.segments(nr.min(11));
+                for segment in &mut segments {
+                    (segment.first_sect, segment.last_sect) = (first, last);
+                    if order == 3 {
+                        segment.gref = u32::MAX;
+                    }
+                }
+                let mut request = direct(operation, sent.len() as u64, sector, &segments);
+                request.nr_segments = nr as u8;
+                front.push_request(&request).unwrap();
+                sent.push(request);
+            }
+            if order & 1 == 0 {
+                let _ = front.publish_requests();
+                let _ = back.poll().unwrap();
+                answered.extend(responses(&mut front));
+            }
+        }
+        let _ = front.publish_requests();
+        settle(&mut back, &bench.disk);
+        answered.extend(responses(&mut front));
+        answered.sort_unstable();
+        prop_assert_eq!(answered.len(), sent.len());
+        for (index, (id, _, _)) in answered.iter().enumerate() {
+            prop_assert_eq!(*id, index as u64);
+        }
+        prop_assert_eq!(bench.held(), 0);
+        prop_assert_eq!(back.in_flight(), 0);
+    }
+
+    /// Garbage in the whole ring page: an answer or a disconnect, never a panic or a leak.
+    #[test]
+    fn garbage_ring(bytes in proptest::collection::vec(any::<u8>(), PAGE_SIZE), prod in 0u32..34) {
+        let bench = Bench::new(DISK);
+        let (_front, mut back) = bench.start();
+        bench.page.write(64, &bytes[64..]);
+        bench.page.store_u32(REQ_PROD, prod);
+        for _ in 0..50 {
+            if back.poll().is_err() {
+                break;
+            }
+            bench.disk.run_all();
+        }
+        back.close();
+        bench.disk.run_all();
+        prop_assert!(back.poll_closed());
+        prop_assert_eq!(bench.held(), 0);
+    }
+}

@@ -1,0 +1,163 @@
+//! The ring's back end.
+
+use alloc::collections::VecDeque;
+
+use ring_abi::io::console::backend;
+use ring_abi::ring::bytes::ByteRing;
+use ring_abi::ring::{RingError, RingPage};
+
+use super::Scrollback;
+use crate::traits::Notifier;
+
+/// Most bytes taken in one poll: four rings full. A domain that writes without pause must not hold the executor.
+const BUDGET_BYTES: usize = 8192;
+/// Most input bytes kept for a domain that does not read.
+const INPUT_LIMIT: usize = 4096;
+
+/// The back end of one console ring, with what was written so far.
+pub struct ConsoleBack<P, N> {
+    ring: ByteRing<P>,
+    notifier: N,
+    scrollback: Scrollback,
+    input: VecDeque<u8>,
+}
+
+impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
+    /// Serves the console page `page`; keeps at most `scrollback` bytes of output.
+    ///
+    /// # Errors
+    /// [`RingError::TooSmall`]: not a page.
+    pub fn new(page: P, notifier: N, scrollback: usize) -> Result<Self, RingError> {
+        Ok(Self {
+            ring: backend(page)?,
+            notifier,
+            scrollback: Scrollback::new(scrollback),
+            input: VecDeque::new(),
+        })
+    }
+
+    /// The output so far.
+    pub fn scrollback(&self) -> &Scrollback {
+        &self.scrollback
+    }
+
+    /// Queues `bytes` for the domain and delivers what fits; gives the number taken, fewer when it does not read.
+    ///
+    /// # Errors
+    /// [`RingError`]: the ring is ruined.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
+        let taken = bytes.len().min(INPUT_LIMIT - self.input.len());
+        self.input.extend(&bytes[..taken]);
+        if self.deliver()? {
+            self.notifier.notify();
+        }
+        Ok(taken)
+    }
+
+    /// Takes what the domain wrote, shows it to `output` piece by piece, and delivers waiting input.
+    ///
+    /// `true`: the budget ended first, poll again after other tasks ran. `false`: wait for an event.
+    ///
+    /// # Errors
+    /// [`RingError`]: the ring is ruined.
+    pub fn poll(&mut self, mut output: impl FnMut(&[u8])) -> Result<bool, RingError> {
+        let mut buffer = [0; 512];
+        let mut taken = 0;
+        let more = loop {
+            let count = self.ring.read(&mut buffer)?;
+            if count == 0 {
+                break false;
+            }
+            self.scrollback.push(&buffer[..count]);
+            output(&buffer[..count]);
+            taken += count;
+            if taken >= BUDGET_BYTES {
+                break true;
+            }
+        };
+        let delivered = self.deliver()?;
+        // The domain may be waiting for room, or for input.
+        if taken > 0 || delivered {
+            self.notifier.notify();
+        }
+        Ok(more)
+    }
+
+    fn deliver(&mut self) -> Result<bool, RingError> {
+        let mut any = false;
+        while !self.input.is_empty() {
+            let count = self.ring.write(self.input.as_slices().0)?;
+            if count == 0 {
+                break;
+            }
+            self.input.drain(..count);
+            any = true;
+        }
+        Ok(any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::rc::Rc;
+    use alloc::vec::Vec;
+    use core::cell::Cell;
+    use ring_abi::io::console::{OUT, frontend};
+    use ring_abi::shared::leaked_pages;
+
+    #[derive(Clone, Default)]
+    struct Count(Rc<Cell<u32>>);
+
+    impl Notifier for Count {
+        fn notify(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    #[test]
+    fn output_is_kept_and_shown_with_one_event() {
+        let page = leaked_pages(1);
+        let count = Count::default();
+        let mut back = ConsoleBack::new(page, count.clone(), 1000).unwrap();
+        let mut front = frontend(page).unwrap();
+        assert_eq!(back.poll(|_| panic!("nothing was written")), Ok(false));
+        assert_eq!(front.write(&[b'a'; 2048]), Ok(2048));
+        let mut seen = Vec::new();
+        assert_eq!(back.poll(|bytes| seen.extend_from_slice(bytes)), Ok(false));
+        assert_eq!((seen.len(), count.0.get()), (2048, 1));
+        assert_eq!((back.scrollback().start(), back.scrollback().end()), (1048, 2048));
+        assert_eq!(front.is_drained(), Ok(true));
+    }
+
+    #[test]
+    fn input_waits_for_a_reader_and_is_bounded() {
+        let page = leaked_pages(1);
+        let count = Count::default();
+        let mut back = ConsoleBack::new(page, count.clone(), 0).unwrap();
+        let mut front = frontend(page).unwrap();
+        assert_eq!(back.input(&[7; INPUT_LIMIT]), Ok(INPUT_LIMIT));
+        assert_eq!(back.input(&[8; INPUT_LIMIT]), Ok(1024), "the ring took as many");
+        assert_eq!(back.input(b"x"), Ok(0));
+        let mut got = Vec::new();
+        let mut piece = [0; 100];
+        loop {
+            let n = front.read(&mut piece).unwrap();
+            got.extend_from_slice(&piece[..n]);
+            let _ = back.poll(|_| ());
+            if n == 0 && front.readable() == Ok(0) {
+                break;
+            }
+        }
+        assert_eq!(got.len(), INPUT_LIMIT + 1024);
+        assert_eq!(got[INPUT_LIMIT], 8);
+    }
+
+    #[test]
+    fn overrun_is_an_error() {
+        let page = leaked_pages(1);
+        let mut back = ConsoleBack::new(page, Count::default(), 10).unwrap();
+        page.store_u32(OUT.prod, 2049);
+        assert!(matches!(back.poll(|_| ()), Err(RingError::ProducerOverrun { prod: 2049, cons: 0 })));
+    }
+}

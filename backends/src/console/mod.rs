@@ -1,0 +1,14 @@
+//! The back end of a domain's console ring: drain, keep, show; and input the other way.
+//!
+//! A ring that nobody drains stops the domain (Linux's printk spins for ever after 2048 bytes), so output is
+//! always taken at once and kept in a bounded [`Scrollback`], whether anyone looks or not.
+//!
+//! ABI: `xen/include/public/io/console.h`.
+
+mod engine;
+mod lines;
+mod scrollback;
+
+pub use engine::ConsoleBack;
+pub use lines::Lines;
+pub use scrollback::Scrollback;
