@@ -1,1 +1,9 @@
-//! Harness of the system tests.
+#![forbid(unsafe_code)]
+//! What system tests stand on: machines that boot the real images in QEMU through the code of `cargo xtask
+//! run`, and scratch files for their disks and configurations.
+
+pub mod machine;
+pub mod scratch;
+
+pub use machine::{Live, Machine, Run};
+pub use scratch::Scratch;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -88,6 +89,8 @@ pub enum Attach {
     Output,
     /// Input by [`Session::send`], output only kept.
     Program,
+    /// Output only kept; there is no input.
+    Nobody,
 }
 
 /// A running machine. Dropping it ends it.
@@ -127,7 +130,7 @@ impl Session {
         let log = log.map(create).transpose()?;
         command.stdin(match attach {
             Attach::Terminal => Stdio::inherit(),
-            Attach::Output => Stdio::null(),
+            Attach::Output | Attach::Nobody => Stdio::null(),
             Attach::Program => Stdio::piped(),
         });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -138,9 +141,10 @@ impl Session {
         let stderr = child.stderr.take().context("QEMU's errors are not piped")?;
         let console = Arc::new(Console::default());
         let (at_end, ended) = mpsc::channel();
-        let copied = Copied { console: console.clone(), log, shown: attach != Attach::Program, at_end };
+        let shown = matches!(attach, Attach::Terminal | Attach::Output);
+        let copied = Copied { console: console.clone(), log, shown, at_end };
         std::thread::spawn(move || copied.run(stdout));
-        let errors = std::thread::spawn(move || read_text(stderr, attach != Attach::Program));
+        let errors = std::thread::spawn(move || read_text(stderr, shown));
         let input = child.stdin.take();
         Ok(Self { child, input, console, errors, ended, started, timeout, terminal, _files: files })
     }
@@ -157,6 +161,11 @@ impl Session {
     /// All output so far; bytes that are no UTF-8 are replaced.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&self.console.lock().bytes).into_owned()
+    }
+
+    /// The output's bytes of this range, as far as they are there.
+    pub fn output_bytes(&self, range: Range<usize>) -> Vec<u8> {
+        self.console.lock().bytes.get(range).unwrap_or(&[]).to_vec()
     }
 
     /// Waits until `text` is in the output at or behind byte `from`; gives the position behind it.
