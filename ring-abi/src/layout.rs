@@ -55,6 +55,49 @@ pub struct Module {
     pub constants: &'static [Constant],
 }
 
+macro_rules! modules {
+    ($( $header:literal: [$( $structs:path ),*] [$( $constants:path ),*]; )*) => {
+        /// Everything that this crate takes from the public headers.
+        pub const MODULES: &[Module] = &[$(
+            $( Module { header: $header, structs: $structs, constants: &[] }, )*
+            $( Module { header: $header, structs: &[], constants: $constants }, )*
+        )*];
+    };
+}
+
+modules! {
+    "errno.h": [] [crate::errno::CONSTANTS];
+    "xen.h":
+        [crate::start_info::STRUCTS, crate::shared_info::STRUCTS, crate::hypercall::STRUCTS, crate::mmu::STRUCTS]
+        [
+            crate::types::CONSTANTS, crate::start_info::CONSTANTS, crate::shared_info::CONSTANTS,
+            crate::hypercall::CONSTANTS, crate::mmu::CONSTANTS, crate::evtchn::virq::CONSTANTS,
+            crate::vm_assist::CONSTANTS, crate::console_io::CONSTANTS
+        ];
+    "arch-x86/xen.h": [crate::guest_context::STRUCTS] [crate::guest_context::CONSTANTS];
+    "arch-x86/xen-x86_64.h": [] [crate::segment::CONSTANTS];
+    "elfnote.h": [] [crate::elfnote::CONSTANTS];
+    "features.h": [] [crate::version::features::CONSTANTS];
+    "callback.h": [crate::callback::STRUCTS] [crate::callback::CONSTANTS];
+    "event_channel.h": [crate::evtchn::STRUCTS] [crate::evtchn::CONSTANTS];
+    "grant_table.h": [crate::grant::STRUCTS] [crate::grant::CONSTANTS];
+    "memory.h": [crate::memory::STRUCTS] [crate::memory::CONSTANTS];
+    "nmi.h": [crate::nmi::STRUCTS] [crate::nmi::CONSTANTS];
+    "physdev.h": [crate::physdev::STRUCTS] [crate::physdev::CONSTANTS];
+    "platform.h": [crate::platform::STRUCTS] [crate::platform::CONSTANTS];
+    "sched.h": [crate::sched::STRUCTS] [crate::sched::CONSTANTS];
+    "vcpu.h": [crate::vcpu::STRUCTS] [crate::vcpu::CONSTANTS];
+    "version.h": [crate::version::STRUCTS] [crate::version::CONSTANTS];
+    "domctl.h": [crate::domctl::STRUCTS] [crate::domctl::CONSTANTS];
+    "sysctl.h": [crate::sysctl::STRUCTS] [crate::sysctl::CONSTANTS];
+    "io/blkif.h": [crate::io::blkif::STRUCTS]
+        [crate::ring::CONSTANTS, crate::io::blkif::CONSTANTS, crate::io::blkif::ring::CONSTANTS];
+    "io/netif.h": [crate::io::netif::STRUCTS] [crate::io::netif::CONSTANTS, crate::io::netif::ring::CONSTANTS];
+    "io/console.h": [crate::io::console::STRUCTS] [];
+    "io/xenbus.h": [] [crate::io::xenbus::CONSTANTS];
+    "io/xs_wire.h": [crate::io::xs_wire::STRUCTS] [crate::io::xs_wire::CONSTANTS];
+}
+
 /// Picks the C member path: the given one, else the Rust name without `r#`.
 #[doc(hidden)]
 #[must_use]

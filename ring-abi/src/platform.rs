@@ -135,13 +135,13 @@ wire! { "platform.h";
     }
 
     /// `XENPF_set_processor_pminfo`.
-    struct XenpfSetProcessorPminfo = "struct xenpf_set_processor_pminfo", 128 {
+    struct XenpfSetProcessorPminfo = "struct xenpf_set_processor_pminfo", 112 {
         /// ACPI id.
         0x0 id: u32,
         /// `XEN_PM_*`.
         0x4 r#type: u32,
         /// By type.
-        0x8 u: [u64; 15],
+        0x8 u: [u64; 13],
     }
 
     /// `XENPF_get_cpuinfo`.

@@ -8,7 +8,6 @@
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-extern crate alloc;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 

@@ -26,8 +26,8 @@ wire! { "xen.h";
         /// Left shift before multiplying; right if negative.
         0x1c tsc_shift: i8,
         /// `XEN_PVCLOCK_*`.
-        0x1d flags: u8 = "pad1",
-        0x1e pad1: [u8; 2] = "",
+        0x1d flags: u8,
+        0x1e pad1: [u8; 2],
     }
 
     /// Event and trap state of one vCPU.

@@ -129,6 +129,24 @@ impl crate::ring::RingProtocol for BlkifRing {
     type Response = BlkifResponse;
 }
 
+/// Geometry of the ring.
+pub mod ring {
+    use super::BlkifRing;
+    use crate::layout::constants;
+    use crate::ring::{RingProtocol, slots};
+
+    constants! { "io/blkif.h";
+        /// Bytes of a slot.
+        SLOT_BYTES: usize = BlkifRing::SLOT_BYTES => "sizeof(union blkif_sring_entry)";
+        /// Slots of a one-page ring.
+        SLOTS_1: u32 = slots::<BlkifRing>(4096) => "__CONST_RING_SIZE(blkif, 4096)";
+        /// Slots of a two-page ring.
+        SLOTS_2: u32 = slots::<BlkifRing>(8192) => "__CONST_RING_SIZE(blkif, 8192)";
+        /// Slots of a four-page ring.
+        SLOTS_4: u32 = slots::<BlkifRing>(16384) => "__CONST_RING_SIZE(blkif, 16384)";
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

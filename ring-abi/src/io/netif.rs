@@ -189,3 +189,29 @@ impl crate::ring::RingProtocol for NetifCtrlRing {
     type Request = XenNetifCtrlRequest;
     type Response = XenNetifCtrlResponse;
 }
+
+/// Geometry of the rings, one page each.
+pub mod ring {
+    use super::{NetifCtrlRing, NetifRxRing, NetifTxRing};
+    use crate::layout::constants;
+    use crate::ring::{RingProtocol, SLOTS, slots};
+
+    constants! { "io/netif.h";
+        /// Bytes of a transmit slot.
+        TX_SLOT_BYTES: usize = NetifTxRing::SLOT_BYTES => "sizeof(union netif_tx_sring_entry)";
+        /// Bytes of a receive slot.
+        RX_SLOT_BYTES: usize = NetifRxRing::SLOT_BYTES => "sizeof(union netif_rx_sring_entry)";
+        /// Bytes of a control slot.
+        CTRL_SLOT_BYTES: usize = NetifCtrlRing::SLOT_BYTES => "sizeof(union xen_netif_ctrl_sring_entry)";
+        /// Slots for transmission.
+        TX_SLOTS: u32 = slots::<NetifTxRing>(4096) => "__CONST_RING_SIZE(netif_tx, 4096)";
+        /// Slots for reception.
+        RX_SLOTS: u32 = slots::<NetifRxRing>(4096) => "__CONST_RING_SIZE(netif_rx, 4096)";
+        /// Slots for control.
+        CTRL_SLOTS: u32 = slots::<NetifCtrlRing>(4096) => "__CONST_RING_SIZE(xen_netif_ctrl, 4096)";
+        /// Offset of the first transmit slot.
+        TX_SLOTS_OFFSET: usize = SLOTS => "offsetof(struct netif_tx_sring, ring)";
+        /// Offset of the first receive slot.
+        RX_SLOTS_OFFSET: usize = SLOTS => "offsetof(struct netif_rx_sring, ring)";
+    }
+}

@@ -16,19 +16,22 @@ use core::sync::atomic::{Ordering, fence};
 pub use back::BackRing;
 pub use front::FrontRing;
 
+use crate::layout::constants;
 use crate::payload::Payload;
 use crate::shared::SharedMemory;
 
-/// Offset of `req_prod`.
-pub const REQ_PROD: usize = 0;
-/// Offset of `req_event`.
-pub const REQ_EVENT: usize = 4;
-/// Offset of `rsp_prod`.
-pub const RSP_PROD: usize = 8;
-/// Offset of `rsp_event`.
-pub const RSP_EVENT: usize = 12;
-/// Offset of the first slot.
-pub const SLOTS: usize = 64;
+constants! { "io/blkif.h";
+    /// Offset of `req_prod`.
+    REQ_PROD: usize = 0 => "offsetof(struct blkif_sring, req_prod)";
+    /// Offset of `req_event`.
+    REQ_EVENT: usize = 4 => "offsetof(struct blkif_sring, req_event)";
+    /// Offset of `rsp_prod`.
+    RSP_PROD: usize = 8 => "offsetof(struct blkif_sring, rsp_prod)";
+    /// Offset of `rsp_event`.
+    RSP_EVENT: usize = 12 => "offsetof(struct blkif_sring, rsp_event)";
+    /// Offset of the first slot.
+    SLOTS: usize = 64 => "offsetof(struct blkif_sring, ring)";
+}
 
 /// The messages of one kind of ring.
 pub trait RingProtocol {
