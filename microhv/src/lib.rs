@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod console;
 pub mod debug_keys;
 pub mod domain;
+pub mod emul;
 pub mod error;
 pub mod evtchn;
 pub mod gnttab;

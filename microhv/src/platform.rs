@@ -6,6 +6,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 
 use crate::domain::{Domain, Vcpu};
+use crate::emul::cpuid::CpuidResult;
 
 /// The most physical CPUs that are used.
 pub const MAX_CPUS: usize = 64;
@@ -255,6 +256,20 @@ pub trait Platform: Sync + Sized + 'static {
     fn mmio_read(&self, at: Maddr) -> u32;
     /// Writes an aligned u32 of a device's memory.
     fn mmio_write(&self, at: Maddr, value: u32);
+    /// Address and data of the message that raises `vector` on the boot CPU.
+    fn msi_message(&self, vector: u8) -> (u64, u32);
+    /// Lets a legacy interrupt line (0-15) raise `vector`, or nothing.
+    fn route_line(&self, line: u8, vector: Option<u8>);
+    /// Masks or unmasks a legacy interrupt line (0-15).
+    fn mask_line(&self, line: u8, masked: bool);
+    /// What the CPU answers to `cpuid`.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult;
+    /// XCR0 bits that guests may set; 0 where microhv switches by `FXSAVE`.
+    fn xcr0_mask(&self) -> u64;
+    /// Loads XCR0 for the running vCPU. The value was checked against [`Platform::xcr0_mask`].
+    fn set_xcr0(&self, value: u64);
+    /// IA32_EFER of this CPU.
+    fn efer(&self) -> u64;
     /// Facts for `sysctl`.
     fn machine_info(&self) -> MachineInfo;
 }

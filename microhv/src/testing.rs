@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ use ring_abi::types::{Maddr, Mfn};
 use spin::Mutex;
 
 use crate::domain::{Domain, Vcpu};
+use crate::emul::cpuid::CpuidResult;
 use crate::platform::{
     CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, TimeParams,
 };
@@ -45,6 +47,33 @@ pub struct Events {
     pub invlpg: Vec<u64>,
     /// CPUs kicked.
     pub kicks: Vec<CpuId>,
+    /// Legacy lines routed.
+    pub lines: Vec<(u8, Option<u8>)>,
+    /// Legacy lines masked and unmasked.
+    pub masked_lines: Vec<(u8, bool)>,
+}
+
+/// Configuration space of PCI functions that exist: words of 4 bytes by address-port value.
+#[derive(Debug, Default)]
+pub struct FakePci {
+    address: u32,
+    /// The words; absent ones read as all ones and ignore writes.
+    pub words: BTreeMap<u32, u32>,
+}
+
+impl FakePci {
+    fn read(&self, port: u16, size: u8) -> u32 {
+        let word = self.words.get(&(self.address & 0x7fff_fffc)).copied().unwrap_or(u32::MAX);
+        (word >> ((port & 3) * 8)) & (u32::MAX >> (32 - u32::from(size) * 8))
+    }
+
+    fn write(&mut self, port: u16, size: u8, value: u32) {
+        let shift = (port & 3) * 8;
+        let mask = (u32::MAX >> (32 - u32::from(size) * 8)) << shift;
+        if let Some(word) = self.words.get_mut(&(self.address & 0x7fff_fffc)) {
+            *word = *word & !mask | value << shift & mask;
+        }
+    }
 }
 
 /// A machine of plain memory.
@@ -66,6 +95,8 @@ pub struct TestMachine {
     pub port_value: AtomicU32,
     /// What happened.
     pub events: Mutex<Events>,
+    /// PCI functions.
+    pub pci: Mutex<FakePci>,
     bases: [AtomicU64; 3],
     debug: [AtomicU64; 8],
 }
@@ -84,6 +115,7 @@ impl TestMachine {
             flushes: AtomicU32::new(0),
             port_value: AtomicU32::new(u32::MAX),
             events: Mutex::new(Events::default()),
+            pci: Mutex::new(FakePci::default()),
             bases: [const { AtomicU64::new(0) }; 3],
             debug: [const { AtomicU64::new(0) }; 8],
         }
@@ -327,12 +359,50 @@ impl Platform for TestMachine {
         self.events.lock().power.push(action);
     }
 
-    fn port_in(&self, _port: u16, _size: u8) -> u32 {
+    fn port_in(&self, port: u16, size: u8) -> u32 {
+        if (0xcfc..0xd00).contains(&port) {
+            return self.pci.lock().read(port, size);
+        }
         self.port_value.load(Ordering::Relaxed)
     }
 
     fn port_out(&self, port: u16, size: u8, value: u32) {
-        self.events.lock().ports.push((port, size, value));
+        match port {
+            0xcf8 => self.pci.lock().address = value,
+            0xcfc..0xd00 => self.pci.lock().write(port, size, value),
+            _ => self.events.lock().ports.push((port, size, value)),
+        }
+    }
+
+    fn msi_message(&self, vector: u8) -> (u64, u32) {
+        (0xfee0_0000, u32::from(vector))
+    }
+
+    fn route_line(&self, line: u8, vector: Option<u8>) {
+        self.events.lock().lines.push((line, vector));
+    }
+
+    fn mask_line(&self, line: u8, masked: bool) {
+        self.events.lock().masked_lines.push((line, masked));
+    }
+
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidResult {
+        match leaf {
+            0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, edx: 0x6974_6e65, ecx: 0x444d_4163 },
+            0x8000_0000 => CpuidResult { eax: 0x8000_0008, ..CpuidResult::default() },
+            0x8000_0008 => CpuidResult { eax: 0x3028, ..CpuidResult::default() },
+            _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+        }
+    }
+
+    fn xcr0_mask(&self) -> u64 {
+        7
+    }
+
+    fn set_xcr0(&self, _value: u64) {}
+
+    fn efer(&self) -> u64 {
+        0xd01
     }
 
     fn mmio_read(&self, _at: Maddr) -> u32 {

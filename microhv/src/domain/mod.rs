@@ -27,7 +27,6 @@ pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 use crate::evtchn::Ports;
 use crate::gnttab::GrantTable;
 use crate::mem::DomainMm;
-use crate::pirq::Pirqs;
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;
@@ -131,8 +130,6 @@ pub struct Domain {
     pub events: Ports,
     /// Its grant table.
     pub grants: GrantTable,
-    /// Its physical interrupts.
-    pub pirqs: Pirqs,
     /// The frame of its `shared_info`.
     pub shared_info_mfn: Mfn,
     /// Its `shared_info`.
@@ -191,7 +188,6 @@ impl Domain {
             mm: DomainMm::new(),
             events: Ports::new(config.max_evtchn_port),
             grants: GrantTable::new(config.max_grant_frames, config.max_maptrack_frames),
-            pirqs: Pirqs::new(),
             shared_info_mfn,
             shared_info,
             permissions: Mutex::new(Permissions::default()),

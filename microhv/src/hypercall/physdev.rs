@@ -1,13 +1,203 @@
-//! Physical devices: PIRQs, I/O privilege.
+//! Physical devices: interrupts as PIRQs, I/O privilege, PCI functions.
+//!
+//! ABI: `xen/include/public/physdev.h`.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use core::sync::atomic::Ordering;
+
+use ring_abi::physdev::{self as op, *};
+use ring_abi::types::DOMID_SELF;
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::pirq::pci::PciFunction;
 use crate::platform::Platform;
 
-/// `physdev_op`.
+/// `physdev_op(cmd, arg)`.
 ///
 /// # Errors
-/// `NoSys`.
+/// - `Fault`: `arg` cannot be read or written.
+/// - `NotPermitted`: the operation is the hardware domain's alone, or the PIRQ is not the caller's.
+/// - `Invalid`, `NoDevice`, `NoSpace`, `Busy`, `Exists`: see the operations.
+/// - `NoSys`: no such operation.
 pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let [cmd, arg, ..] = *args;
+    match u32::try_from(cmd).map_err(|_| HypercallError::NoSys)? {
+        op::PHYSDEVOP_SET_IOPL => set_iopl(cur, arg),
+        op::PHYSDEVOP_SET_IOBITMAP => set_iobitmap(cur, arg),
+        op::PHYSDEVOP_EOI => {
+            let eoi: PhysdevEoi = cur.copy_in(arg)?;
+            cur.hv.pirq_eoi(cur.domain, eoi.irq)?;
+            Ok(Outcome::OK)
+        }
+        op::PHYSDEVOP_IRQ_STATUS_QUERY => irq_status_query(cur, arg),
+        op::PHYSDEVOP_MAP_PIRQ => map_pirq(cur, arg),
+        op::PHYSDEVOP_UNMAP_PIRQ => unmap_pirq(cur, arg),
+        op::PHYSDEVOP_GET_FREE_PIRQ => get_free_pirq(cur, arg),
+        op::PHYSDEVOP_SETUP_GSI => setup_gsi(cur, arg),
+        op::PHYSDEVOP_APIC_READ => apic_read(cur, arg),
+        op::PHYSDEVOP_APIC_WRITE => {
+            hardware_domain(cur)?;
+            let _: PhysdevApic = cur.copy_in(arg)?;
+            // The I/O APIC is the hypervisor's: lines are routed when they are bound.
+            Ok(Outcome::OK)
+        }
+        op::PHYSDEVOP_ALLOC_IRQ_VECTOR => alloc_irq_vector(cur, arg),
+        op::PHYSDEVOP_MANAGE_PCI_ADD
+        | op::PHYSDEVOP_MANAGE_PCI_REMOVE
+        | op::PHYSDEVOP_RESTORE_MSI
+        | op::PHYSDEVOP_MANAGE_PCI_ADD_EXT => {
+            hardware_domain(cur)?;
+            let _: PhysdevManagePci = cur.copy_in(arg)?;
+            Ok(Outcome::OK)
+        }
+        // Nothing is kept about a function: its capabilities are read when a message is mapped.
+        op::PHYSDEVOP_PCI_DEVICE_ADD => {
+            hardware_domain(cur)?;
+            let add: PhysdevPciDeviceAdd = cur.copy_in(arg)?;
+            if add.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(Outcome::OK) }
+        }
+        op::PHYSDEVOP_PCI_DEVICE_REMOVE
+        | op::PHYSDEVOP_RESTORE_MSI_EXT
+        | op::PHYSDEVOP_PREPARE_MSIX
+        | op::PHYSDEVOP_RELEASE_MSIX => {
+            hardware_domain(cur)?;
+            let device: PhysdevPciDevice = cur.copy_in(arg)?;
+            if device.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(Outcome::OK) }
+        }
+        _ => Err(HypercallError::NoSys),
+    }
+}
+
+fn hardware_domain<P: Platform>(cur: &Current<'_, P>) -> Result<(), HypercallError> {
+    if cur.domain.privileged { Ok(()) } else { Err(HypercallError::NotPermitted) }
+}
+
+/// Sets the I/O privilege level that the vCPU's instructions see: 0 to 3.
+fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let set: PhysdevSetIopl = cur.copy_in(arg)?;
+    if set.iopl > 3 {
+        return Err(HypercallError::Invalid);
+    }
+    cur.vcpu.iopl.store(set.iopl as u8, Ordering::Relaxed);
+    Ok(Outcome::OK)
+}
+
+/// Sets the bitmap of ports that the vCPU's user mode may use: at most 65,536 ports.
+fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let set: PhysdevSetIobitmap = cur.copy_in(arg)?;
+    if set.nr_ports > 65_536 {
+        return Err(HypercallError::Invalid);
+    }
+    let mut cpu = cur.vcpu.cpu.lock();
+    cpu.io_bitmap = (set.bitmap != 0).then_some(set.bitmap);
+    cpu.io_bitmap_ports = set.nr_ports;
+    Ok(Outcome::OK)
+}
+
+fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let mut query: PhysdevIrqStatusQuery = cur.copy_in(arg)?;
+    query.flags = if cur.hv.pirq_needs_eoi(cur.domain, query.irq)? { op::XENIRQSTAT_NEEDS_EOI } else { 0 };
+    cur.copy_out(arg, &query)?;
+    Ok(Outcome::OK)
+}
+
+fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    hardware_domain(cur)?;
+    let mut map: PhysdevMapPirq = cur.copy_in(arg)?;
+    if map.domid != DOMID_SELF && map.domid != cur.domain.id.raw() {
+        return Err(HypercallError::NotSupported); // devices belong to the hardware domain
+    }
+    let wanted = u32::try_from(map.pirq).ok();
+    let pirq = match map.r#type {
+        op::MAP_PIRQ_TYPE_GSI => {
+            let line = u32::try_from(map.index).map_err(|_| HypercallError::Invalid)?;
+            if wanted.is_some_and(|wanted| wanted != line) {
+                return Err(HypercallError::Invalid);
+            }
+            cur.hv.map_line(cur.domain, line)?;
+            line
+        }
+        op::MAP_PIRQ_TYPE_MSI | op::MAP_PIRQ_TYPE_MSI_SEG => {
+            let segment = if map.r#type == op::MAP_PIRQ_TYPE_MSI_SEG { map.bus >> 16 } else { 0 };
+            let bus = u8::try_from(map.bus & 0xffff).map_err(|_| HypercallError::NoDevice)?;
+            let devfn = u8::try_from(map.devfn).map_err(|_| HypercallError::NoDevice)?;
+            if segment != 0 {
+                return Err(HypercallError::NoDevice);
+            }
+            let entry = match map.table_base {
+                0 => None,
+                _ => Some(u16::try_from(map.entry_nr).map_err(|_| HypercallError::Invalid)?),
+            };
+            cur.hv.map_message(cur.domain, PciFunction { bus, devfn }, entry, wanted)?
+        }
+        // One message a function: the caller falls back to it.
+        op::MAP_PIRQ_TYPE_MULTI_MSI => return Err(HypercallError::NotSupported),
+        _ => return Err(HypercallError::Invalid),
+    };
+    map.pirq = pirq as i32;
+    if let Err(fault) = cur.copy_out(arg, &map) {
+        if pirq >= crate::pirq::NR_LINES {
+            // The caller never learns of it, so it must not stay.
+            cur.hv.unmap_pirq(cur.domain, pirq)?;
+        }
+        return Err(fault);
+    }
+    Ok(Outcome::OK)
+}
+
+fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    hardware_domain(cur)?;
+    let unmap: PhysdevUnmapPirq = cur.copy_in(arg)?;
+    if unmap.domid != DOMID_SELF && unmap.domid != cur.domain.id.raw() {
+        return Err(HypercallError::NoSuchDomain);
+    }
+    let pirq = u32::try_from(unmap.pirq).map_err(|_| HypercallError::Invalid)?;
+    cur.hv.unmap_pirq(cur.domain, pirq)?;
+    Ok(Outcome::OK)
+}
+
+fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    hardware_domain(cur)?;
+    let mut get: PhysdevGetFreePirq = cur.copy_in(arg)?;
+    get.pirq = cur.hv.free_pirq()?;
+    cur.copy_out(arg, &get)?;
+    Ok(Outcome::OK)
+}
+
+/// The trigger and polarity of a line: the MADT has said it already.
+fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    hardware_domain(cur)?;
+    let setup: PhysdevSetupGsi = cur.copy_in(arg)?;
+    match u32::try_from(setup.gsi) {
+        Ok(gsi) if gsi < crate::pirq::NR_LINES => Err(HypercallError::Exists),
+        _ => Err(HypercallError::Invalid),
+    }
+}
+
+/// The I/O APIC as a kernel sees it: no redirection entry is its own, so all read as masked.
+fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    const ID: u32 = 0;
+    const VERSION: u32 = 1;
+    const FIRST_REDIRECTION: u32 = 0x10;
+    hardware_domain(cur)?;
+    let mut apic: PhysdevApic = cur.copy_in(arg)?;
+    apic.value = match apic.reg {
+        ID => 0,
+        VERSION => 0x0017_0020, // 24 entries, version 0x20
+        reg if reg >= FIRST_REDIRECTION && reg & 1 == 0 => 1 << 16,
+        _ => 0,
+    };
+    cur.copy_out(arg, &apic)?;
+    Ok(Outcome::OK)
+}
+
+/// Vectors are picked when a PIRQ is bound; the number that old kernels ask for has no use.
+fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    hardware_domain(cur)?;
+    let mut irq: PhysdevIrq = cur.copy_in(arg)?;
+    if irq.irq >= crate::pirq::NR_LINES {
+        return Err(HypercallError::Invalid);
+    }
+    irq.vector = u32::from(crate::pirq::FIRST_VECTOR) + irq.irq;
+    cur.copy_out(arg, &irq)?;
+    Ok(Outcome::OK)
 }

@@ -1,0 +1,126 @@
+//! Control and debug registers of a guest kernel.
+
+use super::{Emulated, gpr};
+use crate::domain::GuestCpu;
+use crate::hypercall::{Current, Outcome, state};
+use crate::platform::Platform;
+
+/// `vcpu_info.arch.cr2`.
+const INFO_CR2: usize = 16;
+/// CR4 bits that a guest sees set: PAE, MCE, OSFXSR, OSXMMEXCPT.
+const CR4_SHOWN: u64 = 0x660;
+/// CR4 bits that a guest may change: TSD, DE, OSXSAVE.
+const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 18;
+
+pub(super) fn clts<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
+    cur.vcpu.cpu.lock().cr0 &= !GuestCpu::CR0_TS;
+    cur.hv.platform.set_task_switched(false);
+    Emulated::Done
+}
+
+pub(super) fn read_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8) -> Emulated {
+    let value = match cr {
+        0 => cur.vcpu.cpu.lock().cr0,
+        2 => cur.vcpu.info.get().map_or(0, |info| info.load_u64(INFO_CR2)),
+        // The machine address, as the guest's own tables hold it.
+        3 => cur.vcpu.cr3_kernel().map_or(0, |mfn| mfn.maddr().raw()),
+        4 => CR4_SHOWN | cur.vcpu.cpu.lock().cr4 & CR4_GUEST,
+        _ => return Emulated::NotEmulated,
+    };
+    *gpr(cur.regs, number) = value;
+    Emulated::Done
+}
+
+pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8) -> Emulated {
+    let value = *gpr(cur.regs, number);
+    match cr {
+        0 => {
+            let mut cpu = cur.vcpu.cpu.lock();
+            if (value ^ cpu.cr0) & !GuestCpu::CR0_TS != 0 {
+                return Emulated::NotEmulated;
+            }
+            cpu.cr0 = value;
+            drop(cpu);
+            cur.hv.platform.set_task_switched(value & GuestCpu::CR0_TS != 0);
+        }
+        2 => {
+            if let Some(info) = cur.vcpu.info.get() {
+                info.store_u64(INFO_CR2, value);
+            }
+        }
+        4 => {
+            // Other bits belong to the hypervisor; kernels write back what they read.
+            let offered = cur.hv.platform.xcr0_mask() != 0;
+            let mask = if offered { CR4_GUEST } else { CR4_GUEST & !(1 << 18) };
+            cur.vcpu.cpu.lock().cr4 = value & mask;
+        }
+        _ => return Emulated::NotEmulated,
+    }
+    Emulated::Done
+}
+
+pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
+    match debug_register(cur, dr) {
+        Some(dr) => match state::get_debugreg(cur, &[u64::from(dr), 0, 0, 0, 0, 0]) {
+            Ok(Outcome::Done(value)) => {
+                *gpr(cur.regs, number) = value;
+                Emulated::Done
+            }
+            _ => Emulated::NotEmulated,
+        },
+        None => Emulated::NotEmulated,
+    }
+}
+
+pub(super) fn write_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
+    let value = *gpr(cur.regs, number);
+    match debug_register(cur, dr) {
+        Some(dr) if state::set_debugreg(cur, &[u64::from(dr), value, 0, 0, 0, 0]).is_ok() => Emulated::Done,
+        _ => Emulated::NotEmulated,
+    }
+}
+
+/// Without CR4.DE, 4 and 5 are other names of 6 and 7; with it they do not exist.
+fn debug_register<P: Platform>(cur: &Current<'_, P>, dr: u8) -> Option<u8> {
+    const DE: u64 = 1 << 3;
+    match dr {
+        0..=3 | 6 | 7 => Some(dr),
+        4 | 5 if cur.vcpu.cpu.lock().cr4 & DE == 0 => Some(dr + 2),
+        _ => None,
+    }
+}
+
+/// Sets XCR0: x87 always, SSE with AVX, and only what microhv switches.
+pub(super) fn xsetbv<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
+    let value = cur.regs.rdx << 32 | cur.regs.rax & 0xffff_ffff;
+    let mask = cur.hv.platform.xcr0_mask();
+    if cur.regs.rcx as u32 != 0 || mask == 0 || !valid_xcr0(value, mask) {
+        return Emulated::NotEmulated;
+    }
+    cur.hv.platform.set_xcr0(value);
+    Emulated::Done
+}
+
+fn valid_xcr0(value: u64, mask: u64) -> bool {
+    const AVX512: u64 = 7 << 5;
+    value & 1 == 1
+        && value & !mask == 0
+        && (value & 4 == 0 || value & 2 != 0)
+        && matches!(value & AVX512, 0 | AVX512)
+        && (value & AVX512 == 0 || value & 4 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::valid_xcr0;
+
+    #[test]
+    fn xcr0_combinations() {
+        for (value, good) in
+            [(0, false), (1, true), (3, true), (5, false), (7, true), (0xe7, true), (0x67, false)]
+        {
+            assert_eq!(valid_xcr0(value, 0xe7), good, "{value:#x}");
+        }
+        assert!(!valid_xcr0(0xe7, 7), "not what microhv does not switch");
+    }
+}

@@ -1,0 +1,337 @@
+//! What a paravirtualized guest may see of the CPU.
+//!
+//! A feature is shown only if it is on a list here and the CPU has it: a bit this code does not know is hidden, so that
+//! a new CPU cannot offer a guest state that microhv does not switch or an instruction it must not run.
+//! Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E. Leaves at 0x40000000:
+//! `xen/include/public/arch-x86/cpuid.h`.
+
+/// The four result registers of `cpuid`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuidResult {
+    /// eax.
+    pub eax: u32,
+    /// ebx.
+    pub ebx: u32,
+    /// ecx.
+    pub ecx: u32,
+    /// edx.
+    pub edx: u32,
+}
+
+/// What the answer depends on besides the CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuidContext {
+    /// The vCPU that asks: its number stands for the APIC id.
+    pub vcpu: u32,
+    /// The hardware domain is also shown MTRR.
+    pub hardware_domain: bool,
+    /// CR4.OSXSAVE as the CPU has it: microhv owns XSAVE, and Linux takes the feature only if it sees the bit.
+    pub osxsave: bool,
+    /// XCR0 bits that a guest may enable.
+    pub xcr0_mask: u64,
+    /// Guest TSC frequency in kHz.
+    pub tsc_khz: u32,
+    /// `rdtsc` of this domain traps.
+    pub tsc_emulated: bool,
+    /// `tsc_mode` of the domain (0 default, 1 always emulate, 2 never emulate).
+    pub tsc_mode: u32,
+    /// Bits in a machine address.
+    pub machine_address_bits: u8,
+}
+
+/// First of the hypervisor's leaves.
+pub const HYPERVISOR_BASE: u32 = 0x4000_0000;
+const HYPERVISOR_LAST: u32 = HYPERVISOR_BASE + 5;
+
+const fn bits(list: &[u32]) -> u32 {
+    let mut mask = 0;
+    let mut i = 0;
+    while i < list.len() {
+        mask |= 1 << list[i];
+        i += 1;
+    }
+    mask
+}
+
+// Leaf 1 ecx: SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND. Not OSXSAVE, HYPERVISOR: set by hand.
+const L1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
+// Leaf 1 edx: FPU DE TSC MSR PAE MCE CX8 APIC SEP MCA CMOV PAT CLFLUSH MMX FXSR SSE SSE2 HTT. PAT is safe to show: its MSR
+// reads as the value that microhv loads, and the page attributes it selects need I/O rights.
+const L1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 23, 24, 25, 26, 28]);
+const MTRR: u32 = 1 << 12;
+const XSAVE: u32 = 1 << 26;
+const OSXSAVE: u32 = 1 << 27;
+const HYPERVISOR: u32 = 1 << 31;
+const NEEDS_XSAVE_L1: u32 = bits(&[12, 28, 29]); // FMA AVX F16C
+
+// Leaf 7.0 ebx: BMI1 AVX2 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA and AVX512 F DQ IFMA CD BW VL.
+const L7_EBX: u32 = bits(&[3, 5, 6, 8, 9, 13, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
+const L7_EBX_AVX2: u32 = bits(&[5]);
+const L7_EBX_AVX512: u32 = bits(&[16, 17, 21, 28, 30, 31]);
+// Leaf 7.0 ecx: AVX512_VBMI VBMI2 GFNI VAES VPCLMUL VNNI BITALG VPOPCNTDQ CLDEMOTE MOVDIRI MOVDIR64B.
+const L7_ECX: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 25, 27, 28]);
+const L7_ECX_AVX: u32 = bits(&[9, 10]);
+const L7_ECX_AVX512: u32 = bits(&[1, 6, 11, 12, 14]);
+// Leaf 7.0 edx: AVX512_4VNNIW 4FMAPS FSRM VP2INTERSECT MD_CLEAR SERIALIZE.
+const L7_EDX: u32 = bits(&[2, 3, 4, 8, 10, 14]);
+const L7_EDX_AVX512: u32 = bits(&[2, 3, 8]);
+
+// 0x80000001 ecx: LAHF CMP_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM.
+const E1_ECX: u32 = bits(&[0, 1, 5, 6, 7, 8, 11, 16, 21]);
+const E1_ECX_AVX: u32 = bits(&[11, 16]);
+// 0x80000001 edx: SYSCALL NX MMXEXT FFXSR RDTSCP LM 3DNOWEXT 3DNOW, and AMD's copies of leaf 1.
+const E1_EDX: u32 = bits(&[11, 20, 22, 25, 27, 29, 30, 31]);
+const E1_EDX_AMD_COPIES: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24]);
+
+const XCR0_AVX: u64 = 1 << 2;
+const XCR0_AVX512: u64 = 7 << 5;
+
+/// Answers `cpuid(leaf, subleaf)`; `host` gives the CPU's own answer to a leaf and sub-leaf.
+pub fn query(
+    leaf: u32,
+    subleaf: u32,
+    cx: &CpuidContext,
+    host: impl Fn(u32, u32) -> CpuidResult,
+) -> CpuidResult {
+    match leaf {
+        HYPERVISOR_BASE..=0x4fff_ffff => hypervisor_leaf(leaf, subleaf, cx, &host),
+        0..=0x3fff_ffff => basic_leaf(leaf, subleaf, cx, &host),
+        0x8000_0000..=0x8000_ffff => extended_leaf(leaf, cx, &host),
+        _ => CpuidResult::default(),
+    }
+}
+
+fn basic_leaf(
+    leaf: u32,
+    subleaf: u32,
+    cx: &CpuidContext,
+    host: &impl Fn(u32, u32) -> CpuidResult,
+) -> CpuidResult {
+    let zero = CpuidResult::default();
+    if leaf > max_basic(host) {
+        return zero;
+    }
+    match leaf {
+        0 => CpuidResult { eax: max_basic(host), ..host(0, 0) },
+        1 => {
+            let h = host(1, 0);
+            let mut ecx = h.ecx & L1_ECX | HYPERVISOR;
+            if !usable_xsave(cx) {
+                ecx &= !(XSAVE | NEEDS_XSAVE_L1);
+            } else if cx.xcr0_mask & XCR0_AVX == 0 {
+                ecx &= !NEEDS_XSAVE_L1;
+            }
+            if ecx & XSAVE != 0 && cx.osxsave {
+                ecx |= OSXSAVE;
+            }
+            let mtrr = if cx.hardware_domain { MTRR } else { 0 };
+            // [31:24] APIC id, [23:16] logical processors in the package, [15:8] cache line, [7:0] brand.
+            let ebx = h.ebx & 0x0000_ffff | (h.ebx & 0x00ff_0000) | (cx.vcpu * 2 & 0xff) << 24;
+            CpuidResult { eax: h.eax, ebx, ecx, edx: h.edx & (L1_EDX | mtrr) }
+        }
+        // Cache descriptors and, in leaf 4, cache geometry: harmless facts about the machine.
+        2 | 4 => host(leaf, subleaf),
+        7 if subleaf == 0 => {
+            let h = host(7, 0);
+            let (mut ebx, mut ecx, mut edx) = (h.ebx & L7_EBX, h.ecx & L7_ECX, h.edx & L7_EDX);
+            if !usable_xsave(cx) || cx.xcr0_mask & XCR0_AVX == 0 {
+                ebx &= !L7_EBX_AVX2;
+                ecx &= !L7_ECX_AVX;
+            }
+            if !usable_xsave(cx) || cx.xcr0_mask & XCR0_AVX512 != XCR0_AVX512 {
+                ebx &= !L7_EBX_AVX512;
+                ecx &= !L7_ECX_AVX512;
+                edx &= !L7_EDX_AVX512;
+            }
+            CpuidResult { eax: 0, ebx, ecx, edx }
+        }
+        0xd if usable_xsave(cx) => match subleaf {
+            0 => {
+                let h = host(0xd, 0);
+                CpuidResult {
+                    eax: h.eax & cx.xcr0_mask as u32,
+                    edx: h.edx & (cx.xcr0_mask >> 32) as u32,
+                    ..h
+                }
+            }
+            // XSAVEOPT, XSAVEC and XGETBV1; no supervisor state, so XSAVES is not there.
+            1 => CpuidResult { eax: host(0xd, 1).eax & 0x7, ..zero },
+            2..=62 if cx.xcr0_mask >> subleaf & 1 == 1 => host(0xd, subleaf),
+            _ => zero,
+        },
+        // MONITOR (5), thermal (6), PMU (0xa), topology (0xb, 0x1f), QoS, SGX, PT: none of it is a guest's.
+        _ => zero,
+    }
+}
+
+fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Fn(u32, u32) -> CpuidResult) -> CpuidResult {
+    let zero = CpuidResult::default();
+    let max = host(0x8000_0000, 0).eax.clamp(0x8000_0000, 0x8000_0008);
+    if leaf > max {
+        return zero;
+    }
+    let h = host(leaf, 0);
+    match leaf {
+        0x8000_0000 => CpuidResult { eax: max, ..h },
+        0x8000_0001 => {
+            let mtrr = if cx.hardware_domain { MTRR } else { 0 };
+            let mut ecx = h.ecx & E1_ECX;
+            if !usable_xsave(cx) || cx.xcr0_mask & XCR0_AVX == 0 {
+                ecx &= !E1_ECX_AVX;
+            }
+            CpuidResult { eax: h.eax, ebx: h.ebx, ecx, edx: h.edx & (E1_EDX | E1_EDX_AMD_COPIES | mtrr) }
+        }
+        0x8000_0002..=0x8000_0006 => h,
+        // Only the invariant TSC bit.
+        0x8000_0007 => CpuidResult { edx: h.edx & 1 << 8, ..zero },
+        // Address widths; the rest speaks of cores and speculation controls.
+        0x8000_0008 => CpuidResult { eax: h.eax & 0xffff, ..zero },
+        _ => zero,
+    }
+}
+
+fn hypervisor_leaf(
+    leaf: u32,
+    subleaf: u32,
+    cx: &CpuidContext,
+    host: &impl Fn(u32, u32) -> CpuidResult,
+) -> CpuidResult {
+    let zero = CpuidResult::default();
+    match leaf - HYPERVISOR_BASE {
+        // "XenVMMXenVMM"
+        0 => CpuidResult { eax: HYPERVISOR_LAST, ebx: 0x566e_6558, ecx: 0x6558_4d4d, edx: 0x4d4d_566e },
+        1 => CpuidResult { eax: 0x0004_0011, ..zero }, // 4.17
+        // One hypercall page, the MSR for it (HVM's), MMU_PT_UPDATE_PRESERVE_AD there.
+        2 => CpuidResult { eax: 1, ebx: HYPERVISOR_BASE, ecx: 1, ..zero },
+        3 => match subleaf {
+            0 => {
+                let rdtscp = host(0x8000_0001, 0).edx >> 27 & 1;
+                let reliable = host(0x8000_0007, 0).edx >> 8 & 1;
+                CpuidResult {
+                    eax: u32::from(cx.tsc_emulated) | reliable << 1 | rdtscp << 2,
+                    ebx: cx.tsc_mode,
+                    ecx: cx.tsc_khz,
+                    edx: 0,
+                }
+            }
+            2 => CpuidResult { eax: cx.tsc_khz, ..zero },
+            _ => zero,
+        },
+        4 => zero, // HVM only
+        5 => CpuidResult { ebx: u32::from(cx.machine_address_bits), ..zero },
+        _ => zero,
+    }
+}
+
+fn max_basic(host: &impl Fn(u32, u32) -> CpuidResult) -> u32 {
+    host(0, 0).eax.min(0xd)
+}
+
+fn usable_xsave(cx: &CpuidContext) -> bool {
+    cx.osxsave && cx.xcr0_mask & 3 == 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CX: CpuidContext = CpuidContext {
+        vcpu: 0,
+        hardware_domain: false,
+        osxsave: false,
+        xcr0_mask: 0,
+        tsc_khz: 1_000_000,
+        tsc_emulated: false,
+        tsc_mode: 0,
+        machine_address_bits: 36,
+    };
+
+    fn all_ones(leaf: u32, _: u32) -> CpuidResult {
+        match leaf {
+            0 => CpuidResult { eax: 0x20, ..CpuidResult::default() },
+            0x8000_0000 => CpuidResult { eax: 0x8000_0021, ..CpuidResult::default() },
+            _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+        }
+    }
+
+    #[test]
+    fn what_pv_guests_must_not_see_is_hidden() {
+        let r = query(1, 0, &CX, all_ones);
+        for bit in [3, 5, 6, 17, 21, 24, 26, 27, 12, 28] {
+            assert_eq!(r.ecx >> bit & 1, 0, "leaf 1 ecx bit {bit}");
+        }
+        for bit in [1, 3, 12, 13, 17, 21, 22] {
+            assert_eq!(r.edx >> bit & 1, 0, "leaf 1 edx bit {bit}");
+        }
+        let r = query(7, 0, &CX, all_ones);
+        for bit in [0, 1, 2, 7, 10, 12, 14, 15, 20, 25, 5, 16] {
+            assert_eq!(r.ebx >> bit & 1, 0, "leaf 7 ebx bit {bit}");
+        }
+        for bit in [2, 3, 4, 16] {
+            assert_eq!(r.ecx >> bit & 1, 0, "leaf 7 ecx bit {bit}");
+        }
+        let r = query(0x8000_0001, 0, &CX, all_ones);
+        for bit in [2, 10, 15, 22] {
+            assert_eq!(r.ecx >> bit & 1, 0, "0x80000001 ecx bit {bit}");
+        }
+        for bit in [3, 13, 17, 26] {
+            assert_eq!(r.edx >> bit & 1, 0, "0x80000001 edx bit {bit}");
+        }
+        assert_eq!(query(0xb, 0, &CX, all_ones), CpuidResult::default());
+        assert_eq!(query(0x8000_000a, 0, &CX, all_ones), CpuidResult::default());
+    }
+
+    #[test]
+    fn what_pv_guests_need_is_shown() {
+        let r = query(1, 0, &CX, all_ones);
+        for bit in [7, 9, 11, 14, 16, 28] {
+            assert_eq!(r.edx >> bit & 1, 1, "leaf 1 edx bit {bit}");
+        }
+        assert_eq!(r.ecx >> 31, 1);
+        let r = query(0x8000_0001, 0, &CX, all_ones);
+        for bit in [11, 20, 27, 29] {
+            assert_eq!(r.edx >> bit & 1, 1, "0x80000001 edx bit {bit}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_shown_that_the_cpu_lacks() {
+        let none =
+            |leaf: u32, _| CpuidResult { eax: if leaf == 0 { 0xd } else { 0 }, ..CpuidResult::default() };
+        let r = query(1, 0, &CX, none);
+        assert_eq!((r.ecx, r.edx), (HYPERVISOR, 0));
+    }
+
+    #[test]
+    fn xsave_is_shown_with_osxsave_only_when_microhv_switches_it() {
+        let cx = CpuidContext { osxsave: true, xcr0_mask: 7, ..CX };
+        let r = query(1, 0, &cx, all_ones);
+        assert_eq!(r.ecx & (XSAVE | OSXSAVE), XSAVE | OSXSAVE);
+        assert_eq!(query(0xd, 0, &cx, all_ones).eax, 7);
+        assert_eq!(query(0xd, 1, &cx, all_ones).eax, 7, "no XSAVES");
+        assert_eq!(query(0xd, 9, &cx, all_ones), CpuidResult::default(), "PKRU is not a guest's");
+        assert_eq!(query(7, 0, &cx, all_ones).ebx & L7_EBX_AVX512, 0);
+    }
+
+    #[test]
+    fn hypervisor_leaves() {
+        let r = query(HYPERVISOR_BASE, 0, &CX, all_ones);
+        let mut name = [0; 12];
+        name[..4].copy_from_slice(&r.ebx.to_le_bytes());
+        name[4..8].copy_from_slice(&r.ecx.to_le_bytes());
+        name[8..].copy_from_slice(&r.edx.to_le_bytes());
+        assert_eq!(&name, b"XenVMMXenVMM");
+        assert_eq!(r.eax, HYPERVISOR_BASE + 5);
+        assert_eq!(query(HYPERVISOR_BASE + 1, 0, &CX, all_ones).eax, 0x40011);
+        assert_eq!(query(HYPERVISOR_BASE + 5, 0, &CX, all_ones).ebx, 36);
+        assert_eq!(query(HYPERVISOR_BASE + 0x100, 0, &CX, all_ones), CpuidResult::default());
+    }
+
+    #[test]
+    fn leaves_beyond_the_maximum_are_zero() {
+        let old =
+            |leaf: u32, _| CpuidResult { eax: if leaf == 0 { 1 } else { !0 }, ..CpuidResult::default() };
+        assert_eq!(query(7, 0, &CX, old), CpuidResult::default());
+        assert_eq!(query(0x9000_0000, 0, &CX, all_ones), CpuidResult::default());
+    }
+}

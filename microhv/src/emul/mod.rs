@@ -1,0 +1,204 @@
+//! Instructions that fault in ring 3 and that the ABI promises to a guest kernel: `cpuid`, port I/O, control, debug and
+//! model-specific registers, `cli`/`sti`, time stamps.
+//!
+//! The kernel of a PV guest counts as privilege level 1: what needs IOPL (`cli`, `sti`, ports) works from IOPL 1 on, and
+//! everything else here is the kernel's alone. A guest's user mode gets `cpuid` in its prefixed form, trapped time
+//! stamps, and ports that its kernel opened.
+
+mod control;
+pub mod cpuid;
+pub mod decode;
+pub mod msr;
+mod ports;
+
+use crate::hypercall::Current;
+use crate::platform::{Platform, SegmentBase};
+use decode::{Decoded, MAX_INSTRUCTION_BYTES, Privileged};
+use ring_abi::guest_context::CpuUserRegs;
+
+/// #UD.
+pub const VECTOR_UD: u8 = 6;
+/// #GP.
+pub const VECTOR_GP: u8 = 13;
+/// #PF.
+pub const VECTOR_PF: u8 = 14;
+
+/// What became of a faulting instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants say what their fields are")]
+pub enum Emulated {
+    /// Done; rip is past it.
+    Done,
+    /// Not ours: the guest gets the exception that the CPU raised.
+    NotEmulated,
+    /// `int n`: the guest's trap table decides; `next_rip` is what its frame holds.
+    SoftwareInterrupt { vector: u8, next_rip: u64 },
+    /// Done in part: rip stays, and the guest executes the rest.
+    Again,
+    /// The guest gets #PF for an operand of the instruction.
+    PageFault { address: u64, write: bool },
+}
+
+/// Emulates the instruction at rip after a #GP or #UD (`vector`) in the guest.
+pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
+    let Some(decoded) = fetch(cur) else {
+        return Emulated::NotEmulated;
+    };
+    let next_rip = cur.regs.rip.wrapping_add(u64::from(decoded.len));
+    let user = cur.vcpu.user_mode.load(core::sync::atomic::Ordering::Relaxed);
+    // Only the prefixed cpuid begins with an undefined opcode; the CPU names no other of these so.
+    if vector == VECTOR_UD && !matches!(decoded.what, Privileged::Cpuid | Privileged::Xsetbv) {
+        return Emulated::NotEmulated;
+    }
+    let outcome = match decoded.what {
+        Privileged::Cpuid => {
+            emulate_cpuid(cur);
+            Emulated::Done
+        }
+        Privileged::Int(vector) => return Emulated::SoftwareInterrupt { vector, next_rip },
+        Privileged::Rdtsc => {
+            set_edx_eax(cur.regs, cur.hv.platform.tsc());
+            Emulated::Done
+        }
+        Privileged::In { .. } | Privileged::Out { .. } | Privileged::Ins { .. } | Privileged::Outs { .. } => {
+            ports::emulate(cur, decoded.what, user)
+        }
+        Privileged::Cli | Privileged::Sti => {
+            // Without effect: a guest masks events in its vcpu_info. It must not fault, since kernels do it before they
+            // patch themselves.
+            if ports::iopl_allows(cur, user) { Emulated::Done } else { Emulated::NotEmulated }
+        }
+        _ if user => Emulated::NotEmulated,
+        Privileged::CacheFlush => Emulated::Done, // the guest has no uncached memory without device rights
+        Privileged::Clts => control::clts(cur),
+        Privileged::ReadCr { cr, gpr } => control::read_cr(cur, cr, gpr),
+        Privileged::WriteCr { cr, gpr } => control::write_cr(cur, cr, gpr),
+        Privileged::ReadDr { dr, gpr } => control::read_dr(cur, dr, gpr),
+        Privileged::WriteDr { dr, gpr } => control::write_dr(cur, dr, gpr),
+        Privileged::Rdmsr => rdmsr(cur),
+        Privileged::Wrmsr => wrmsr(cur),
+        Privileged::Rdtscp => {
+            set_edx_eax(cur.regs, cur.hv.platform.tsc());
+            cur.regs.rcx = 0;
+            Emulated::Done
+        }
+        Privileged::Xsetbv => control::xsetbv(cur),
+    };
+    if outcome == Emulated::Done {
+        cur.regs.rip = next_rip;
+        // An emulated instruction is an instruction: a resume flag meant for it has served.
+        cur.regs.rflags &= !(1 << 16);
+    }
+    outcome
+}
+
+/// Reads and decodes the instruction at rip, which may end at the last mapped byte before a hole.
+fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
+    let mut bytes = [0; MAX_INSTRUCTION_BYTES];
+    let in_page = (4096 - (cur.regs.rip & 4095) as usize).min(MAX_INSTRUCTION_BYTES);
+    cur.hv.platform.copy_from_guest(&mut bytes[..in_page], cur.regs.rip).ok()?;
+    if let Some(decoded) = decode::decode(&bytes[..in_page]) {
+        return Some(decoded);
+    }
+    let rest = cur.regs.rip.wrapping_add(in_page as u64);
+    cur.hv.platform.copy_from_guest(&mut bytes[in_page..], rest).ok()?;
+    decode::decode(&bytes)
+}
+
+fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
+    let context = cpuid_context(cur);
+    let platform = &cur.hv.platform;
+    let result = cpuid::query(cur.regs.rax as u32, cur.regs.rcx as u32, &context, |leaf, subleaf| {
+        platform.cpuid(leaf, subleaf)
+    });
+    cur.regs.rax = u64::from(result.eax);
+    cur.regs.rbx = u64::from(result.ebx);
+    cur.regs.rcx = u64::from(result.ecx);
+    cur.regs.rdx = u64::from(result.edx);
+}
+
+fn cpuid_context<P: Platform>(cur: &Current<'_, P>) -> cpuid::CpuidContext {
+    let platform = &cur.hv.platform;
+    let xcr0_mask = platform.xcr0_mask();
+    cpuid::CpuidContext {
+        vcpu: cur.vcpu.id.raw(),
+        hardware_domain: cur.domain.privileged,
+        osxsave: xcr0_mask != 0,
+        xcr0_mask,
+        tsc_khz: platform.time_params().tsc_khz,
+        tsc_emulated: false,
+        tsc_mode: cur.domain.tsc.lock().mode,
+        machine_address_bits: platform.cpuid(0x8000_0008, 0).eax as u8,
+    }
+}
+
+/// "AuthenticAMD" or "HygonGenuine".
+fn is_amd<P: Platform>(platform: &P) -> bool {
+    matches!(platform.cpuid(0, 0).ebx, 0x6874_7541 | 0x6f67_7948)
+}
+
+fn msr_context<P: Platform>(cur: &Current<'_, P>) -> msr::MsrContext {
+    msr::MsrContext {
+        bootstrap: cur.vcpu.id.raw() == 0,
+        amd: is_amd(&cur.hv.platform),
+        has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(VECTOR_GP)].address != 0,
+        efer: cur.hv.platform.efer(),
+    }
+}
+
+fn rdmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
+    let platform = &cur.hv.platform;
+    let value = match msr::read(cur.regs.rcx as u32, &msr_context(cur)) {
+        msr::Read::Value(value) => value,
+        msr::Read::Tsc => platform.tsc(),
+        msr::Read::FsBase => platform.segment_base(SegmentBase::Fs),
+        msr::Read::GsBase => platform.segment_base(SegmentBase::GsKernel),
+        msr::Read::KernelGsBase => platform.segment_base(SegmentBase::GsUser),
+        msr::Read::TscAux => 0,
+        msr::Read::Fault => return Emulated::NotEmulated,
+    };
+    set_edx_eax(cur.regs, value);
+    Emulated::Done
+}
+
+fn wrmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
+    let platform = &cur.hv.platform;
+    let value = cur.regs.rdx << 32 | cur.regs.rax & 0xffff_ffff;
+    match msr::write(cur.regs.rcx as u32, value, &msr_context(cur)) {
+        msr::Write::Ignore => {}
+        msr::Write::FsBase => platform.set_segment_base(SegmentBase::Fs, value),
+        msr::Write::GsBase => platform.set_segment_base(SegmentBase::GsKernel, value),
+        msr::Write::KernelGsBase => platform.set_segment_base(SegmentBase::GsUser, value),
+        // RDTSCP reads the CPU's own TSC_AUX, which microhv keeps at 0 for everyone.
+        msr::Write::TscAux => {}
+        msr::Write::Fault => return Emulated::NotEmulated,
+    }
+    Emulated::Done
+}
+
+fn set_edx_eax(regs: &mut CpuUserRegs, value: u64) {
+    regs.rax = value & 0xffff_ffff;
+    regs.rdx = value >> 32;
+}
+
+/// The general register with the number that ModRM and REX give.
+fn gpr(regs: &mut CpuUserRegs, number: u8) -> &mut u64 {
+    match number & 15 {
+        0 => &mut regs.rax,
+        1 => &mut regs.rcx,
+        2 => &mut regs.rdx,
+        3 => &mut regs.rbx,
+        4 => &mut regs.rsp,
+        5 => &mut regs.rbp,
+        6 => &mut regs.rsi,
+        7 => &mut regs.rdi,
+        8 => &mut regs.r8,
+        9 => &mut regs.r9,
+        10 => &mut regs.r10,
+        11 => &mut regs.r11,
+        12 => &mut regs.r12,
+        13 => &mut regs.r13,
+        14 => &mut regs.r14,
+        _ => &mut regs.r15,
+    }
+}

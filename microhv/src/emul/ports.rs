@@ -1,0 +1,181 @@
+//! I/O ports of a guest.
+//!
+//! Two questions, in this order: may the running mode use ports at all (IOPL, I/O bitmap; else #GP), and does the domain
+//! own this port (else reads give all ones and writes are lost, as on a bus where nobody answers). PCI configuration
+//! ports are never a domain's own: the hardware domain's accesses go through `pirq`, which guards interrupt messages.
+
+use core::sync::atomic::Ordering;
+
+use super::Emulated;
+use super::decode::{IoPort, IoWidth, Privileged};
+use crate::hypercall::Current;
+use crate::pirq::pci;
+use crate::platform::Platform;
+
+/// The most repetitions of `rep ins`/`outs` before the guest re-executes the instruction.
+const MAX_REPEAT: u64 = 512;
+
+/// Whether IOPL lets the mode use ports, `cli` and `sti`. The kernel counts as level 1.
+pub(super) fn iopl_allows<P: Platform>(cur: &Current<'_, P>, user: bool) -> bool {
+    cur.vcpu.iopl.load(Ordering::Relaxed) >= if user { 3 } else { 1 }
+}
+
+/// Emulates `in`, `out`, `ins`, `outs`.
+pub(super) fn emulate<P: Platform>(cur: &mut Current<'_, P>, what: Privileged, user: bool) -> Emulated {
+    let (port, width) = match what {
+        Privileged::In { port, width } | Privileged::Out { port, width } => (
+            match port {
+                IoPort::Imm(port) => u16::from(port),
+                IoPort::Dx => cur.regs.rdx as u16,
+            },
+            width,
+        ),
+        Privileged::Ins { width, .. } | Privileged::Outs { width, .. } => (cur.regs.rdx as u16, width),
+        _ => return Emulated::NotEmulated,
+    };
+    if !may_use_ports(cur, port, width, user) {
+        return Emulated::NotEmulated;
+    }
+    match what {
+        Privileged::In { .. } => {
+            let value = read(cur, port, width);
+            cur.regs.rax = match width {
+                IoWidth::Byte => cur.regs.rax & !0xff | u64::from(value & 0xff),
+                IoWidth::Word => cur.regs.rax & !0xffff | u64::from(value & 0xffff),
+                IoWidth::Dword => u64::from(value),
+            };
+            Emulated::Done
+        }
+        Privileged::Out { .. } => {
+            write(cur, port, width, cur.regs.rax as u32 & width.ones());
+            Emulated::Done
+        }
+        Privileged::Ins { repeat, address32, .. } => {
+            string(cur, port, width, repeat, address32, Direction::In)
+        }
+        Privileged::Outs { repeat, address32, .. } => {
+            string(cur, port, width, repeat, address32, Direction::Out)
+        }
+        _ => Emulated::NotEmulated,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+}
+
+fn string<P: Platform>(
+    cur: &mut Current<'_, P>,
+    port: u16,
+    width: IoWidth,
+    repeat: bool,
+    address32: bool,
+    direction: Direction,
+) -> Emulated {
+    let address_mask = if address32 { 0xffff_ffff } else { u64::MAX };
+    let bytes = usize::from(width.bytes());
+    let step = if cur.regs.rflags & 1 << 10 != 0 { 0u64.wrapping_sub(bytes as u64) } else { bytes as u64 };
+    let mut budget = MAX_REPEAT;
+    loop {
+        if repeat && cur.regs.rcx & address_mask == 0 {
+            return Emulated::Done;
+        }
+        if budget == 0 {
+            // rip stays: the guest executes the rest after whatever waits.
+            return Emulated::Again;
+        }
+        budget -= 1;
+        let index = if direction == Direction::In { cur.regs.rdi } else { cur.regs.rsi };
+        let address = index & address_mask;
+        let mut buffer = [0; 4];
+        let moved = match direction {
+            Direction::In => {
+                // The page must take the value before the device gives it up.
+                let probe = &mut buffer[..bytes];
+                let platform = &cur.hv.platform;
+                if platform.copy_from_guest(probe, address).is_err()
+                    || platform.copy_to_guest(address, probe).is_err()
+                {
+                    return Emulated::PageFault { address, write: true };
+                }
+                let value = read(cur, port, width).to_le_bytes();
+                cur.hv.platform.copy_to_guest(address, &value[..bytes])
+            }
+            Direction::Out => {
+                let copied = cur.hv.platform.copy_from_guest(&mut buffer[..bytes], address);
+                if copied.is_ok() {
+                    write(cur, port, width, u32::from_le_bytes(buffer));
+                }
+                copied
+            }
+        };
+        if let Err(fault) = moved {
+            return Emulated::PageFault { address: fault.va, write: direction == Direction::In };
+        }
+        let next = index & !address_mask | index.wrapping_add(step) & address_mask;
+        match direction {
+            Direction::In => cur.regs.rdi = next,
+            Direction::Out => cur.regs.rsi = next,
+        }
+        if !repeat {
+            return Emulated::Done;
+        }
+        cur.regs.rcx = cur.regs.rcx & !address_mask | cur.regs.rcx.wrapping_sub(1) & address_mask;
+    }
+}
+
+/// IOPL, or a clear bit for each byte of the access in the I/O bitmap that the kernel set.
+fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, user: bool) -> bool {
+    if iopl_allows(cur, user) {
+        return true;
+    }
+    let (bitmap, ports) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.io_bitmap, cpu.io_bitmap_ports)
+    };
+    let Some(bitmap) = bitmap else { return false };
+    let (first, count) = (u32::from(port), u32::from(width.bytes()));
+    if first + count > ports {
+        return false;
+    }
+    // An access may straddle two bytes of the bitmap.
+    (first..first + count).all(|port| {
+        let mut byte = [0];
+        cur.hv.platform.copy_from_guest(&mut byte, bitmap.wrapping_add(u64::from(port / 8))).is_ok()
+            && byte[0] >> (port % 8) & 1 == 0
+    })
+}
+
+fn is_pci_config(port: u16, width: IoWidth) -> bool {
+    port <= pci::DATA_PORT + 3 && port + u16::from(width.bytes()) > pci::ADDRESS_PORT
+}
+
+fn owned<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> bool {
+    let first = u64::from(port);
+    cur.domain.permissions.lock().ports.contains_range(first, first + u64::from(width.bytes()) - 1)
+}
+
+fn read<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> u32 {
+    if is_pci_config(port, width) {
+        return if cur.domain.privileged && port >= pci::ADDRESS_PORT {
+            cur.hv.pci_port_in(port, width.bytes())
+        } else {
+            width.ones()
+        };
+    }
+    if owned(cur, port, width) { cur.hv.platform.port_in(port, width.bytes()) } else { width.ones() }
+}
+
+fn write<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, value: u32) {
+    if is_pci_config(port, width) {
+        if cur.domain.privileged && port >= pci::ADDRESS_PORT {
+            cur.hv.pci_port_out(port, width.bytes(), value);
+        }
+        return;
+    }
+    if owned(cur, port, width) {
+        cur.hv.platform.port_out(port, width.bytes(), value);
+    }
+}
