@@ -109,6 +109,8 @@ pub enum PowerAction {
     Off,
     /// Start again.
     Reboot,
+    /// Stop as broken: dom0 crashed.
+    Crash,
 }
 
 /// A segment base that `set_segment_base` sets.
@@ -270,6 +272,14 @@ pub trait Platform: Sync + Sized + 'static {
     fn set_xcr0(&self, value: u64);
     /// IA32_EFER of this CPU.
     fn efer(&self) -> u64;
+    /// The hypervisor's command line.
+    fn command_line(&self) -> &str {
+        ""
+    }
+    /// The image's build id; empty: none.
+    fn build_id(&self) -> &[u8] {
+        &[]
+    }
     /// Facts for `sysctl`.
     fn machine_info(&self) -> MachineInfo;
 }

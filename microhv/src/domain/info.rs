@@ -37,6 +37,11 @@ impl InfoCell {
         Some(unsafe { SharedBytes::new(at, INFO_BYTES) })
     }
 
+    /// Takes the place away: events are lost from here on.
+    pub fn clear(&self) {
+        self.at.store(core::ptr::null_mut(), Ordering::Release);
+    }
+
     /// Moves it to `place`, which stays valid until the domain is gone.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 mod cpu;
 mod history;
 mod info;
+mod lifecycle;
 mod list;
 mod rangeset;
 mod vcpu;
@@ -19,7 +20,7 @@ use spin::Mutex;
 
 pub use cpu::{Callback, GuestCpu, TrapGate};
 pub use history::CallHistory;
-pub use info::InfoCell;
+pub use info::{INFO_BYTES, InfoCell};
 pub use list::DomainList;
 pub use rangeset::RangeSet;
 pub use vcpu::{FpuArea, PauseFlags, Vcpu};

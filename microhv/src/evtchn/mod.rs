@@ -108,6 +108,11 @@ impl Ports {
         &self.buckets[port as usize / BUCKET].call_once(make)[port as usize % BUCKET]
     }
 
+    /// Keeps ports from being opened, bound and closed while the guard lives.
+    pub(crate) fn lock_binding(&self) -> impl Sized + '_ {
+        self.binding.lock()
+    }
+
     /// Number of ports in use.
     pub fn open_ports(&self) -> u32 {
         self.binding.lock().open

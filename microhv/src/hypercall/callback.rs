@@ -1,22 +1,68 @@
-//! Entry points of the guest.
+//! Entry points of the guest: where events, failed segment loads and system calls go.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use ring_abi::callback::{
+    CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT,
+    CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32, CALLBACKTYPE_SYSENTER,
+    CallbackRegister, CallbackUnregister,
+};
+
+use super::state::is_canonical;
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::domain::Callback;
 use crate::platform::Platform;
 
-/// `set_callbacks`.
-///
-/// # Errors
-/// `NoSys`.
-pub fn set_callbacks<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Result<(), HypercallError> {
+    if !is_canonical(callback.address) {
+        return Err(HypercallError::Invalid);
+    }
+    let mut cpu = cur.vcpu.cpu.lock();
+    match kind {
+        CALLBACKTYPE_EVENT => cpu.event = Callback { masks_events: true, ..callback },
+        CALLBACKTYPE_FAILSAFE => cpu.failsafe = callback,
+        CALLBACKTYPE_SYSCALL => cpu.syscall = callback,
+        CALLBACKTYPE_SYSENTER => cpu.sysenter = callback,
+        CALLBACKTYPE_SYSCALL32 => cpu.syscall32 = callback,
+        _ => return Err(HypercallError::NoSys),
+    }
+    Ok(())
 }
 
-/// `callback_op`.
+/// `set_callbacks(event, failsafe, syscall)`: all three addresses, without flags.
 ///
 /// # Errors
-/// `NoSys`.
+/// `Invalid`: an address that is not canonical.
+pub fn set_callbacks<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let kinds = [CALLBACKTYPE_EVENT, CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_SYSCALL];
+    for (kind, address) in kinds.into_iter().zip(*args) {
+        register(cur, kind, Callback { address, masks_events: false })?;
+    }
+    Ok(Outcome::OK)
+}
+
+/// `callback_op(cmd, arg)`.
+///
+/// # Errors
+/// `Fault`; `NoSys`: no such command or type; `Invalid`: an address that is not canonical, or a callback that cannot
+/// be unregistered.
 pub fn callback_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    match args[0] as u32 {
+        CALLBACKOP_REGISTER => {
+            let op: CallbackRegister = cur.copy_in(args[1])?;
+            let masks_events = op.flags & CALLBACKF_MASK_EVENTS != 0;
+            register(cur, op.r#type, Callback { address: op.address, masks_events })?;
+            Ok(Outcome::OK)
+        }
+        CALLBACKOP_UNREGISTER => {
+            let op: CallbackUnregister = cur.copy_in(args[1])?;
+            match op.r#type {
+                CALLBACKTYPE_EVENT
+                | CALLBACKTYPE_FAILSAFE
+                | CALLBACKTYPE_SYSCALL
+                | CALLBACKTYPE_SYSENTER
+                | CALLBACKTYPE_SYSCALL32 => Err(HypercallError::Invalid),
+                _ => Err(HypercallError::NoSys),
+            }
+        }
+        _ => Err(HypercallError::NoSys),
+    }
 }

@@ -1,13 +1,52 @@
-//! Console.
+//! The serial console, for the domain that has it.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use ring_abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
-/// `console_io`.
+/// Bytes copied at a time.
+const CHUNK: usize = 128;
+
+/// `console_io(cmd, count, buffer)`: writes, or reads what was typed. Only a privileged domain may.
 ///
 /// # Errors
-/// `NoSys`.
+/// `NotPermitted`; `Fault`; `NoSys`: no such command.
 pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    if !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    let [command, count, buffer, ..] = *args;
+    let (mut left, mut at) = (count as u32, buffer);
+    let mut chunk = [0u8; CHUNK];
+    match command as u32 {
+        CONSOLEIO_WRITE => {
+            while left > 0 {
+                let len = (left as usize).min(CHUNK);
+                cur.hv.platform.copy_from_guest(&mut chunk[..len], at)?;
+                cur.hv.platform.console_write(&chunk[..len]);
+                left -= len as u32;
+                at = at.wrapping_add(len as u64);
+                if left > 0 && cur.hv.platform.work_pending() {
+                    return Ok(Outcome::Continue([command, u64::from(left), at, 0, 0, 0]));
+                }
+            }
+            Ok(Outcome::OK)
+        }
+        CONSOLEIO_READ => {
+            let mut done = 0;
+            while left > 0 {
+                let len = cur.hv.console.take(&mut chunk[..(left as usize).min(CHUNK)]);
+                if len == 0 {
+                    break;
+                }
+                cur.hv.platform.copy_to_guest(at, &chunk[..len])?;
+                left -= len as u32;
+                at = at.wrapping_add(len as u64);
+                done += len as u64;
+            }
+            Ok(Outcome::Done(done))
+        }
+        _ => Err(HypercallError::NoSys),
+    }
 }

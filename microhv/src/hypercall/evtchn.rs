@@ -1,13 +1,101 @@
-//! Event channels.
+//! Event channels: decoding of `event_channel_op`.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use ring_abi::evtchn::{
+    BIND_PIRQ__WILL_SHARE, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
+    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET,
+    EVTCHNOP_SEND, EVTCHNOP_STATUS, EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN,
+    EVTCHNSTAT_IPI, EVTCHNSTAT_PIRQ, EVTCHNSTAT_UNBOUND, EVTCHNSTAT_VIRQ, EvtchnAllocUnbound,
+    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose,
+    EvtchnReset, EvtchnSend, EvtchnStatus, EvtchnUnmask,
+};
+use ring_abi::types::DomId;
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::evtchn::PortStatus;
 use crate::platform::Platform;
 
-/// `event_channel_op`.
+/// `event_channel_op(cmd, arg)`. The FIFO operations are refused, so that guests stay with two levels.
 ///
 /// # Errors
-/// `NoSys`.
+/// As each operation says; `NoSys`: no such operation.
+#[inline]
 pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    if args[0] as u32 == EVTCHNOP_SEND {
+        let op: EvtchnSend = cur.copy_in(args[1])?;
+        cur.hv.evtchn_send(cur.domain, op.port)?;
+        return Ok(Outcome::OK);
+    }
+    rare(cur, args[0] as u32, args[1])
+}
+
+#[inline(never)]
+fn rare<P: Platform>(cur: &mut Current<'_, P>, command: u32, arg: u64) -> HypercallResult {
+    let (hv, caller) = (cur.hv, cur.domain);
+    match command {
+        EVTCHNOP_ALLOC_UNBOUND => {
+            let op: EvtchnAllocUnbound = cur.copy_in(arg)?;
+            let owner = hv.domains.target(caller, op.dom)?;
+            let remote = DomId::new(op.remote_dom).or_self(caller.id);
+            hv.alloc_unbound(&owner, remote, |port| cur.copy_out(arg, &EvtchnAllocUnbound { port, ..op }))?;
+        }
+        EVTCHNOP_BIND_INTERDOMAIN => {
+            let op: EvtchnBindInterdomain = cur.copy_in(arg)?;
+            let remote = hv.domains.resolve(caller, op.remote_dom)?;
+            hv.bind_interdomain(caller, &remote, op.remote_port, cur.vcpu.id.raw(), |local_port| {
+                cur.copy_out(arg, &EvtchnBindInterdomain { local_port, ..op })
+            })?;
+        }
+        EVTCHNOP_BIND_VIRQ => {
+            let op: EvtchnBindVirq = cur.copy_in(arg)?;
+            hv.bind_virq(caller, op.virq, op.vcpu, |port| cur.copy_out(arg, &EvtchnBindVirq { port, ..op }))?;
+        }
+        EVTCHNOP_BIND_IPI => {
+            let op: EvtchnBindIpi = cur.copy_in(arg)?;
+            hv.bind_ipi(caller, op.vcpu, |port| cur.copy_out(arg, &EvtchnBindIpi { port, ..op }))?;
+        }
+        EVTCHNOP_BIND_PIRQ => {
+            let op: EvtchnBindPirq = cur.copy_in(arg)?;
+            let will_share = op.flags & BIND_PIRQ__WILL_SHARE != 0;
+            hv.bind_pirq(caller, op.pirq, will_share, |port| {
+                cur.copy_out(arg, &EvtchnBindPirq { port, ..op })
+            })?;
+        }
+        EVTCHNOP_CLOSE => {
+            let op: EvtchnClose = cur.copy_in(arg)?;
+            hv.evtchn_close(caller, op.port)?;
+        }
+        EVTCHNOP_STATUS => {
+            let op: EvtchnStatus = cur.copy_in(arg)?;
+            let domain = hv.domains.target(caller, op.dom)?;
+            let (status, vcpu) = hv.evtchn_status(&domain, op.port)?;
+            let (status, u) = match status {
+                PortStatus::Closed => (EVTCHNSTAT_CLOSED, [0, 0]),
+                PortStatus::Unbound { remote } => (EVTCHNSTAT_UNBOUND, [u32::from(remote.raw()), 0]),
+                PortStatus::Interdomain { remote, port } => {
+                    (EVTCHNSTAT_INTERDOMAIN, [u32::from(remote.raw()), port])
+                }
+                PortStatus::Pirq(pirq) => (EVTCHNSTAT_PIRQ, [pirq, 0]),
+                PortStatus::Virq(virq) => (EVTCHNSTAT_VIRQ, [virq, 0]),
+                PortStatus::Ipi => (EVTCHNSTAT_IPI, [0, 0]),
+            };
+            cur.copy_out(arg, &EvtchnStatus { status, vcpu, u, ..op })?;
+        }
+        EVTCHNOP_BIND_VCPU => {
+            let op: EvtchnBindVcpu = cur.copy_in(arg)?;
+            hv.evtchn_bind_vcpu(caller, op.port, op.vcpu)?;
+        }
+        EVTCHNOP_UNMASK => {
+            let op: EvtchnUnmask = cur.copy_in(arg)?;
+            hv.evtchn_unmask(caller, op.port)?;
+        }
+        EVTCHNOP_RESET => {
+            let op: EvtchnReset = cur.copy_in(arg)?;
+            let domain = hv.domains.target(caller, op.dom)?;
+            if !hv.evtchn_close_all(&domain) {
+                return Ok(Outcome::Continue([u64::from(command), arg, 0, 0, 0, 0]));
+            }
+        }
+        _ => return Err(HypercallError::NoSys),
+    }
+    Ok(Outcome::OK)
 }

@@ -1,13 +1,43 @@
 //! Several calls in one.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use core::mem::offset_of;
+
+use ring_abi::hypercall::{__HYPERVISOR_MULTICALL, MulticallEntry};
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::Platform;
 
-/// `multicall`.
+const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
+
+/// `multicall(list, count)`: executes each entry and writes its result there. `iret` as an entry ends the list; a
+/// multicall in a multicall is refused.
 ///
 /// # Errors
-/// `NoSys`.
+/// `Fault`: an entry cannot be read, or its result written.
 pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let (mut at, mut left) = (args[0], args[1] as u32);
+    while left > 0 {
+        let entry: MulticallEntry = cur.copy_in(at)?;
+        let outcome = if entry.op == u64::from(__HYPERVISOR_MULTICALL) {
+            Err(HypercallError::Invalid)
+        } else {
+            call(cur, entry.op, &entry.args)
+        };
+        let result = match outcome {
+            Ok(Outcome::Done(value)) => value,
+            Err(error) => error.errno() as u64,
+            Ok(Outcome::Continue(args)) => {
+                cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
+                return Ok(Outcome::Continue([at, u64::from(left), 0, 0, 0, 0]));
+            }
+            Ok(Outcome::NoReturn) => return Ok(Outcome::NoReturn),
+        };
+        cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, result) as u64), &result)?;
+        at = at.wrapping_add(ENTRY);
+        left -= 1;
+        if left > 0 && cur.hv.platform.work_pending() {
+            return Ok(Outcome::Continue([at, u64::from(left), 0, 0, 0, 0]));
+        }
+    }
+    Ok(Outcome::OK)
 }

@@ -1,22 +1,112 @@
-//! Scheduling.
+//! Scheduling: yield, block, poll, shutdown, and the older timer call.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use core::sync::atomic::{Ordering, fence};
+
+use ring_abi::sched::{
+    SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
+    SCHEDOP_YIELD, SHUTDOWN_MAX, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+};
+use ring_abi::shared_info::UPCALL_MASK_OFFSET;
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::domain::PauseFlags;
+use crate::evtchn::{MAX_PORTS, is_pending};
 use crate::platform::Platform;
+use crate::time::TimerKind;
 
-/// `sched_op`.
+/// Ports that one `SCHEDOP_poll` may name.
+const MAX_POLL_PORTS: u32 = 128;
+/// What a timeout that is nonsense becomes, ahead of now: Linux passes such at times.
+const NONSENSE_TIMEOUT_NS: u64 = 100_000_000;
+
+/// `sched_op(cmd, arg)`.
 ///
 /// # Errors
-/// `NoSys`.
+/// As each operation says; `NoSys`: no such operation.
 pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    match args[0] as u32 {
+        SCHEDOP_YIELD => cur.hv.yield_now(cur.vcpu),
+        SCHEDOP_BLOCK => block(cur),
+        SCHEDOP_POLL => poll(cur, args[1])?,
+        SCHEDOP_SHUTDOWN => {
+            let op: SchedShutdown = cur.copy_in(args[1])?;
+            cur.hv.shutdown_domain(cur.domain, op.reason.min(SHUTDOWN_MAX));
+        }
+        SCHEDOP_SHUTDOWN_CODE => {
+            let op: SchedShutdown = cur.copy_in(args[1])?;
+            let mut state = cur.domain.shutdown.lock();
+            if state.code.is_none() {
+                state.code = Some(op.reason.min(SHUTDOWN_MAX));
+            }
+        }
+        SCHEDOP_REMOTE_SHUTDOWN => {
+            let op: SchedRemoteShutdown = cur.copy_in(args[1])?;
+            if !cur.domain.privileged {
+                return Err(HypercallError::NotPermitted);
+            }
+            let domain = cur.hv.domains.get(ring_abi::types::DomId::new(op.domain_id));
+            let domain = domain.ok_or(HypercallError::NoSuchDomain)?;
+            if domain.is_dying() {
+                return Err(HypercallError::NoSuchDomain);
+            }
+            cur.hv.shutdown_domain(&domain, op.reason.min(SHUTDOWN_MAX));
+        }
+        _ => return Err(HypercallError::NoSys),
+    }
+    Ok(Outcome::OK)
 }
 
-/// `set_timer_op`.
+/// `SCHEDOP_block`: unmasks upcalls and waits for one.
+fn block<P: Platform>(cur: &Current<'_, P>) {
+    if let Some(info) = cur.vcpu.info.get() {
+        info.store_u8(UPCALL_MASK_OFFSET, 0);
+    }
+    cur.hv.hold(cur.vcpu, PauseFlags::BLOCKED);
+    // `hold` is a full barrier: a sender sees the flag, or this sees its event.
+    if cur.vcpu.upcall_due() {
+        cur.hv.wake(cur.domain, cur.vcpu, PauseFlags::BLOCKED);
+    }
+}
+
+/// `SCHEDOP_poll`: waits for one of some ports, masked or not, an upcall, or a time.
+fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let op: SchedPoll = cur.copy_in(arg)?;
+    if op.nr_ports > MAX_POLL_PORTS {
+        return Err(HypercallError::Invalid);
+    }
+    let mut ports = [0u32; MAX_POLL_PORTS as usize];
+    let ports = &mut ports[..op.nr_ports as usize];
+    for (index, port) in ports.iter_mut().enumerate() {
+        *port = cur.copy_in_at(op.ports, index as u64)?;
+        if *port >= MAX_PORTS {
+            return Err(HypercallError::Invalid);
+        }
+    }
+    let (hv, domain, vcpu) = (cur.hv, cur.domain, cur.vcpu);
+    domain.events.poller_entered(vcpu, if let [port] = ports { Some(*port) } else { None });
+    hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+    fence(Ordering::SeqCst);
+    if vcpu.upcall_due() || ports.iter().any(|port| is_pending(domain, *port)) {
+        hv.end_poll(domain, vcpu);
+    } else if op.timeout != 0 {
+        hv.arm_timer(vcpu, TimerKind::Poll, Some(op.timeout));
+    }
+    Ok(())
+}
+
+/// `set_timer_op(timeout)`: the singleshot timer by absolute system time; 0 stops it.
 ///
 /// # Errors
-/// `NoSys`.
+/// None.
 pub fn set_timer_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let timeout = args[0];
+    let deadline = if timeout == 0 {
+        None
+    } else {
+        let now = cur.hv.platform.now_ns();
+        let nonsense = (timeout as i64) < 0 || timeout.saturating_sub(now) >> 50 != 0;
+        Some(if nonsense { now + NONSENSE_TIMEOUT_NS } else { timeout })
+    };
+    cur.hv.arm_timer(cur.vcpu, TimerKind::Singleshot, deadline);
+    Ok(Outcome::OK)
 }

@@ -1,13 +1,128 @@
-//! Version and features.
+//! Version and features: the level of the interface is Xen 4.17's.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use ring_abi::segment::HYPERVISOR_VIRT_START;
+use ring_abi::types::PAGE_SIZE;
+use ring_abi::version::{
+    XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_EXTRAVERSION_LEN, XENFEAT_DIRECT_MAPPED,
+    XENFEAT_DOM0, XENFEAT_GNTTAB_MAP_AVAIL_BITS, XENFEAT_HIGHMEM_ASSIST, XENFEAT_MEMORY_OP_VNODE_SUPPORTED,
+    XENFEAT_MMU_PT_UPDATE_PRESERVE_AD, XENFEAT_NOT_DIRECT_MAPPED, XENFEAT_PAE_PGDIR_ABOVE_4GB,
+    XENVER_BUILD_ID, XENVER_CAPABILITIES, XENVER_CHANGESET, XENVER_COMMANDLINE, XENVER_COMPILE_INFO,
+    XENVER_EXTRAVERSION, XENVER_GET_FEATURES, XENVER_GUEST_HANDLE, XENVER_PAGESIZE,
+    XENVER_PLATFORM_PARAMETERS, XENVER_VERSION, XenBuildId, XenCompileInfo, XenFeatureInfo,
+    XenPlatformParameters,
+};
+use ring_abi::vm_assist::VMASST_TYPE_PAE_EXTENDED_CR3;
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::domain::Domain;
 use crate::platform::Platform;
 
-/// `xen_version`.
+/// 4.17, as `XENVER_version` gives it.
+pub const VERSION: u64 = 4 << 16 | 17;
+/// What follows the version.
+pub const EXTRAVERSION: &str = ".0-microhv";
+/// Kinds of guests.
+const CAPABILITIES: &str = "xen-3.0-x86_64";
+const COMMANDLINE_LEN: usize = 1024;
+
+/// `text`, cut to leave room for the NUL that ends it, in an array of `N` bytes.
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let len = text.len().min(N - 1);
+    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+    bytes
+}
+
+/// The features of `domain`.
+fn features(domain: &Domain) -> u32 {
+    let mut map = 1 << XENFEAT_MMU_PT_UPDATE_PRESERVE_AD
+        | 1 << XENFEAT_HIGHMEM_ASSIST
+        | 1 << XENFEAT_GNTTAB_MAP_AVAIL_BITS
+        | 1 << XENFEAT_MEMORY_OP_VNODE_SUPPORTED;
+    if domain.assists(VMASST_TYPE_PAE_EXTENDED_CR3) {
+        map |= 1 << XENFEAT_PAE_PGDIR_ABOVE_4GB;
+    }
+    if domain.privileged {
+        map | 1 << XENFEAT_DOM0 | 1 << XENFEAT_DIRECT_MAPPED
+    } else {
+        map | 1 << XENFEAT_NOT_DIRECT_MAPPED
+    }
+}
+
+/// `xen_version(cmd, arg)`.
 ///
 /// # Errors
-/// `NoSys`.
+/// `Fault`; `Invalid`: no such set of features; `NoData`: there is no build id; `NoSys`: no such command.
+#[inline]
 pub fn xen_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    if args[0] as u32 == XENVER_VERSION {
+        return Ok(Outcome::Done(VERSION));
+    }
+    describe(cur, args[0] as u32, args[1])
+}
+
+#[cold]
+fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> HypercallResult {
+    match command {
+        XENVER_EXTRAVERSION => {
+            cur.copy_out_bytes(arg, &padded::<{ XEN_EXTRAVERSION_LEN as usize }>(EXTRAVERSION))?;
+        }
+        XENVER_COMPILE_INFO => {
+            let info = XenCompileInfo {
+                compiler: padded("rustc"),
+                compile_by: padded("microhv"),
+                compile_domain: padded(""),
+                compile_date: padded(""),
+            };
+            cur.copy_out(arg, &info)?;
+        }
+        XENVER_CAPABILITIES => {
+            cur.copy_out_bytes(arg, &padded::<{ XEN_CAPABILITIES_INFO_LEN as usize }>(CAPABILITIES))?;
+        }
+        XENVER_CHANGESET => {
+            cur.copy_out_bytes(
+                arg,
+                &padded::<{ XEN_CHANGESET_INFO_LEN as usize }>(env!("CARGO_PKG_VERSION")),
+            )?;
+        }
+        XENVER_PLATFORM_PARAMETERS => {
+            cur.copy_out(arg, &XenPlatformParameters { virt_start: HYPERVISOR_VIRT_START })?;
+        }
+        XENVER_GET_FEATURES => {
+            let mut info: XenFeatureInfo = cur.copy_in(arg)?;
+            if info.submap_idx != 0 {
+                return Err(HypercallError::Invalid);
+            }
+            info.submap = features(cur.domain);
+            cur.copy_out(arg, &info)?;
+        }
+        XENVER_PAGESIZE => return Ok(Outcome::Done(PAGE_SIZE as u64)),
+        XENVER_GUEST_HANDLE => {
+            let handle = *cur.domain.handle.lock();
+            cur.copy_out_bytes(arg, &handle)?;
+        }
+        XENVER_COMMANDLINE => {
+            let line = if cur.domain.privileged { cur.hv.platform.command_line() } else { "<denied>" };
+            cur.copy_out_bytes(arg, &padded::<COMMANDLINE_LEN>(line))?;
+        }
+        XENVER_BUILD_ID => {
+            if !cur.domain.privileged {
+                return Err(HypercallError::NotPermitted);
+            }
+            let id = cur.hv.platform.build_id();
+            if id.is_empty() {
+                return Err(HypercallError::NoData);
+            }
+            if arg != 0 {
+                let head: XenBuildId = cur.copy_in(arg)?;
+                if (head.len as usize) < id.len() {
+                    return Err(HypercallError::NoBuffers);
+                }
+                cur.copy_out_bytes(arg.wrapping_add(size_of::<XenBuildId>() as u64), id)?;
+            }
+            return Ok(Outcome::Done(id.len() as u64));
+        }
+        _ => return Err(HypercallError::NoSys),
+    }
+    Ok(Outcome::OK)
 }

@@ -26,7 +26,8 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     pub(crate) fn wake(&self, domain: &Arc<Domain>, vcpu: &Vcpu, flags: u32) {
         let old = vcpu.pause_flags.fetch_and(!flags, Ordering::AcqRel);
-        if old & PauseFlags::POLLING != 0 && flags & PauseFlags::POLLING != 0 {
+        if old & flags & PauseFlags::POLLING != 0 {
+            domain.events.poller_left(vcpu);
             self.arm_timer(vcpu, TimerKind::Poll, None);
         }
         if old & flags != 0 {
@@ -112,7 +113,6 @@ impl<P: Platform> Hypervisor<P> {
 
     /// `SCHEDOP_poll` of the vCPU is over: a port is pending or its time is up.
     pub(crate) fn end_poll(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        domain.events.poller_left(vcpu);
         self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     }
 }

@@ -7,6 +7,7 @@ mod timers;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use areas::runstate_info;
 pub use queue::{TimerId, TimerQueue};
 use spin::Mutex;
 pub use timers::{TimerKey, TimerKind};

@@ -1,0 +1,88 @@
+//! Domains stop: shut down, crash, the last vCPU goes down.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use ring_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
+use ring_abi::types::DomId;
+
+use super::{Domain, PauseFlags, Vcpu};
+use crate::Hypervisor;
+use crate::evtchn::VIRQ_DOM_EXC;
+use crate::hypercall::Current;
+use crate::platform::{Platform, PowerAction};
+
+impl<P: Platform> Hypervisor<P> {
+    /// The domain stops for `reason` (`SHUTDOWN_*`), and dom0 is told; when dom0 itself stops, so does the machine.
+    pub fn shutdown_domain(&self, domain: &Arc<Domain>, reason: u32) {
+        {
+            let mut state = domain.shutdown.lock();
+            if state.is_shut_down {
+                return;
+            }
+            state.is_shut_down = true;
+            state.code.get_or_insert(reason);
+        }
+        self.pause_domain(domain);
+        if domain.id == DomId::new(0) {
+            log::info!("dom0 shut down: reason {reason}");
+            self.platform.power(match reason {
+                SHUTDOWN_POWEROFF => PowerAction::Off,
+                SHUTDOWN_REBOOT => PowerAction::Reboot,
+                _ => PowerAction::Crash,
+            });
+        }
+        self.send_global_virq(VIRQ_DOM_EXC);
+    }
+
+    /// Lets a domain that was shut down go on, as after a cancelled suspend.
+    pub(crate) fn resume_domain(&self, domain: &Arc<Domain>) {
+        let mut state = domain.shutdown.lock();
+        let was_down = core::mem::take(&mut *state).is_shut_down;
+        drop(state);
+        if was_down {
+            self.unpause_domain(domain);
+        }
+    }
+
+    /// Ends a domain that did what it must not: it stops as crashed, and nobody else is touched.
+    pub fn crash_domain(&self, domain: &Arc<Domain>, reason: fmt::Arguments<'_>) {
+        if domain.shutdown.lock().is_shut_down || domain.is_dying() {
+            return;
+        }
+        log::error!("d{}: crashed: {reason}", domain.id.raw());
+        self.shutdown_domain(domain, SHUTDOWN_CRASH);
+    }
+
+    /// `VCPUOP_down`: the last vCPU that goes down powers the domain off.
+    pub(crate) fn vcpu_down(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        self.hold(vcpu, PauseFlags::DOWN);
+        if !domain.vcpus.iter().any(Vcpu::is_up) {
+            self.shutdown_domain(domain, SHUTDOWN_POWEROFF);
+        }
+    }
+}
+
+impl<P: Platform> Current<'_, P> {
+    /// Crashes the caller's domain, with its registers in the log.
+    #[cold]
+    pub fn crash(&self, reason: fmt::Arguments<'_>) {
+        let r = &*self.regs;
+        let name = format_args!("d{}v{}", self.domain.id.raw(), self.vcpu.id.raw());
+        log::error!("{name}: rip {:04x}:{:016x} rflags {:016x}", r.cs, r.rip, r.rflags);
+        log::error!("{name}: rsp {:04x}:{:016x} rax {:016x} rbx {:016x}", r.ss, r.rsp, r.rax, r.rbx);
+        log::error!("{name}: rcx {:016x} rdx {:016x} rsi {:016x} rdi {:016x}", r.rcx, r.rdx, r.rsi, r.rdi);
+        log::error!("{name}: rbp {:016x} r8 {:016x} r9 {:016x} r10 {:016x}", r.rbp, r.r8, r.r9, r.r10);
+        log::error!(
+            "{name}: r11 {:016x} r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
+            r.r11,
+            r.r12,
+            r.r13,
+            r.r14,
+            r.r15
+        );
+        log::error!("{name}: cr2 {:016x}", self.vcpu.cr2.load(Ordering::Relaxed));
+        self.hv.crash_domain(self.domain, reason);
+    }
+}
