@@ -2,4 +2,6 @@
 //! See Cargo.toml.
 extern crate alloc;
 
+pub mod pci;
+pub mod virtio;
 pub mod xenstore;

@@ -1,0 +1,426 @@
+//! Memory and a virtio disk for tests. The device walks descriptors by machine address and checks each of them.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use super::transport::{Region, Regions, Transport};
+use super::{Dma, DmaSource, Registers};
+
+const PAGE: usize = 4096;
+
+/// Machine memory whose pages are never neighbours.
+#[derive(Clone, Default)]
+pub(super) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>);
+
+impl Arena {
+    pub(super) fn pages(&self, count: usize) -> FakeDma {
+        let mut memory = self.0.lock();
+        let frames = (0..count)
+            .map(|_| {
+                let frame = 0x100 + memory.len() as u64 * 3;
+                memory.insert(frame, alloc::vec![0; PAGE]);
+                frame
+            })
+            .collect();
+        FakeDma { arena: self.clone(), frames }
+    }
+
+    fn with<R>(&self, maddr: u64, len: usize, access: impl FnOnce(&mut [u8]) -> R) -> R {
+        let offset = maddr as usize % PAGE;
+        assert!(offset + len <= PAGE, "an access of {len} at {maddr:#x} crosses its page");
+        let mut memory = self.0.lock();
+        let page = memory.get_mut(&(maddr / PAGE as u64)).expect("memory that nobody gave out");
+        access(&mut page[offset..offset + len])
+    }
+
+    pub(super) fn bytes(&self, maddr: u64, len: usize) -> Vec<u8> {
+        self.with(maddr, len, |bytes| bytes.to_vec())
+    }
+
+    pub(super) fn write(&self, maddr: u64, from: &[u8]) {
+        self.with(maddr, from.len(), |bytes| bytes.copy_from_slice(from));
+    }
+
+    pub(super) fn fill(&self, maddr: u64, len: usize, value: u8) {
+        self.with(maddr, len, |bytes| bytes.fill(value));
+    }
+
+    fn number(&self, maddr: u64, len: usize) -> u64 {
+        let mut raw = [0; 8];
+        raw[..len].copy_from_slice(&self.bytes(maddr, len));
+        u64::from_le_bytes(raw)
+    }
+}
+
+impl DmaSource for Arena {
+    type Memory = FakeDma;
+
+    fn allocate(&self, pages: usize) -> Option<FakeDma> {
+        Some(self.pages(pages))
+    }
+}
+
+pub(super) struct FakeDma {
+    arena: Arena,
+    frames: Vec<u64>,
+}
+
+impl Dma for FakeDma {
+    fn maddr(&self, offset: usize) -> u64 {
+        self.frames[offset / PAGE] * PAGE as u64 + (offset % PAGE) as u64
+    }
+    fn load16(&self, offset: usize) -> u16 {
+        self.arena.number(self.maddr(offset), 2) as u16
+    }
+    fn store16(&self, offset: usize, value: u16) {
+        self.arena.write(self.maddr(offset), &value.to_le_bytes());
+    }
+    fn load8(&self, offset: usize) -> u8 {
+        self.arena.number(self.maddr(offset), 1) as u8
+    }
+    fn store8(&self, offset: usize, value: u8) {
+        self.arena.write(self.maddr(offset), &[value]);
+    }
+    fn load32(&self, offset: usize) -> u32 {
+        self.arena.number(self.maddr(offset), 4) as u32
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        self.arena.write(self.maddr(offset), &value.to_le_bytes());
+    }
+    fn store64(&self, offset: usize, value: u64) {
+        self.arena.write(self.maddr(offset), &value.to_le_bytes());
+    }
+}
+
+/// What the device offers and where it is odd.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) version_1: bool,
+    pub(super) indirect: bool,
+    pub(super) event_idx: bool,
+    /// Features without which it refuses to work.
+    pub(super) insists: u64,
+    pub(super) queue: u16,
+    pub(super) vectors: u16,
+    pub(super) resets: bool,
+    pub(super) blk_size: u32,
+    pub(super) seg_max: u32,
+    pub(super) size_max: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            version_1: true,
+            indirect: true,
+            event_idx: true,
+            insists: 0,
+            queue: 256,
+            vectors: 2,
+            resets: true,
+            blk_size: 512,
+            seg_max: 254,
+            size_max: None,
+        }
+    }
+}
+
+struct State {
+    limits: Limits,
+    /// The three groups' bytes.
+    common: [u8; 64],
+    config: [u8; 64],
+    driver_features: u64,
+    disk: Vec<u8>,
+    available: u16,
+    used: u16,
+    notified: bool,
+    flushes: usize,
+    resets: usize,
+}
+
+impl State {
+    fn offered(&self) -> u64 {
+        let limits = &self.limits;
+        let bit = |on: bool, bit: u32| u64::from(on) << bit;
+        bit(limits.version_1, 32)
+            | bit(limits.indirect, 28)
+            | bit(limits.event_idx, 29)
+            | bit(limits.size_max.is_some(), 1)
+            | limits.insists
+            | 1 << 2
+            | 1 << 6
+            | 1 << 9
+            | 1 << 10
+            | 1 << 13
+    }
+
+    fn common64(&self, offset: usize) -> u64 {
+        u64::from_le_bytes(self.common[offset..offset + 8].try_into().unwrap())
+    }
+}
+
+/// A disk of 1 MiB behind the virtio registers.
+#[derive(Clone)]
+pub(super) struct FakeDevice {
+    arena: Arena,
+    state: Arc<Mutex<State>>,
+}
+
+/// One register group of it.
+struct Group {
+    device: FakeDevice,
+    which: u8,
+}
+
+struct Descriptor {
+    maddr: u64,
+    len: usize,
+    flags: u16,
+    next: u16,
+}
+
+impl FakeDevice {
+    pub(super) fn new(arena: &Arena, limits: Limits) -> Self {
+        let disk = (0..2048 * 512).map(|i: usize| (i / 512 + i) as u8).collect();
+        let mut state = State {
+            limits,
+            common: [0; 64],
+            config: [0; 64],
+            driver_features: 0,
+            disk,
+            available: 0,
+            used: 0,
+            notified: false,
+            flushes: 0,
+            resets: 0,
+        };
+        state.common[18] = 1;
+        state.common[24..26].copy_from_slice(&limits.queue.to_le_bytes());
+        state.config[0..8].copy_from_slice(&2048u64.to_le_bytes());
+        state.config[8..12].copy_from_slice(&limits.size_max.unwrap_or(0).to_le_bytes());
+        state.config[12..16].copy_from_slice(&limits.seg_max.to_le_bytes());
+        state.config[20..24].copy_from_slice(&limits.blk_size.to_le_bytes());
+        state.config[24] = 3;
+        state.config[36..40].copy_from_slice(&64u32.to_le_bytes());
+        state.config[44..48].copy_from_slice(&1u32.to_le_bytes());
+        Self { arena: arena.clone(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        let region = |base| Region { base, len: 64 };
+        let regions =
+            Regions { common: region(0), notify: region(1), notify_multiplier: 4, device: region(2) };
+        let group = |region: &Region| {
+            let registers: Box<dyn Registers> =
+                Box::new(Group { device: self.clone(), which: region.base as u8 });
+            Ok::<_, ()>(registers)
+        };
+        Transport::new(&regions, group).unwrap()
+    }
+
+    pub(super) fn disk(&self, offset: usize, len: usize) -> Vec<u8> {
+        self.state.lock().disk[offset..offset + len].to_vec()
+    }
+
+    pub(super) fn flushes(&self) -> usize {
+        self.state.lock().flushes
+    }
+
+    pub(super) fn was_reset(&self) -> bool {
+        self.state.lock().resets > 1
+    }
+
+    /// Claims far more work than it was given.
+    pub(super) fn lie(&self) {
+        let used = self.state.lock().common64(48);
+        self.arena.write(used + 2, &0x7fffu16.to_le_bytes());
+    }
+
+    fn descriptor(&self, table: u64, index: u64) -> Descriptor {
+        let at = table + index * 16;
+        Descriptor {
+            maddr: self.arena.number(at, 8),
+            len: self.arena.number(at + 8, 4) as usize,
+            flags: self.arena.number(at + 12, 2) as u16,
+            next: self.arena.number(at + 14, 2) as u16,
+        }
+    }
+
+    /// Collects a chain, checking the rules of section 2.7.5.
+    fn chain(&self, table: u64, head: u16, limits: &Limits) -> Vec<Descriptor> {
+        let (mut table, mut index, mut entries) = (table, u64::from(head), u64::from(limits.queue));
+        let mut out: Vec<Descriptor> = Vec::new();
+        loop {
+            assert!(index < entries, "descriptor {index} of {entries}");
+            let descriptor = self.descriptor(table, index);
+            if descriptor.flags & 4 != 0 {
+                assert!(limits.indirect && out.is_empty() && descriptor.flags == 4);
+                assert_eq!(descriptor.len % 16, 0);
+                (table, index, entries) = (descriptor.maddr, 0, descriptor.len as u64 / 16);
+                continue;
+            }
+            assert!(descriptor.len > 0);
+            if let (Some(max), 1..) = (limits.size_max, out.len())
+                && descriptor.len != 1
+            {
+                assert!(descriptor.len <= max as usize);
+            }
+            let after_write = out.last().is_some_and(|last| last.flags & 2 != 0);
+            assert!(!after_write || descriptor.flags & 2 != 0, "a readable part behind a writable one");
+            let (flags, next) = (descriptor.flags, descriptor.next);
+            out.push(descriptor);
+            assert!(out.len() <= usize::from(limits.queue), "a chain longer than the queue");
+            if flags & 1 == 0 {
+                return out;
+            }
+            index = next.into();
+        }
+    }
+
+    /// Does all that was made available, if it was notified.
+    pub(super) fn run(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let (table, available, used) = (state.common64(32), state.common64(40), state.common64(48));
+            let produced = self.arena.number(available + 2, 2) as u16;
+            if !state.notified || produced == state.available {
+                assert_eq!(produced, state.available, "work without a notification");
+                return;
+            }
+            let size = state.limits.queue;
+            let slot = u64::from(state.available % size);
+            let head = self.arena.number(available + 4 + 2 * slot, 2) as u16;
+            let chain = self.chain(table, head, &state.limits);
+            self.execute(&mut state, &chain);
+            let entry = used + 4 + 8 * u64::from(state.used % size);
+            self.arena.write(entry, &u32::from(head).to_le_bytes());
+            state.available = state.available.wrapping_add(1);
+            state.used = state.used.wrapping_add(1);
+            self.arena.write(used + 2, &state.used.to_le_bytes());
+            // Asks for the next entry.
+            self.arena.write(used + 4 + 8 * u64::from(size), &state.available.to_le_bytes());
+            if produced == state.available {
+                state.notified = false;
+            }
+        }
+    }
+
+    fn execute(&self, state: &mut State, chain: &[Descriptor]) {
+        let (header, status) = (&chain[0], chain.last().unwrap());
+        assert_eq!((header.len, header.flags & 2), (16, 0));
+        assert_eq!((status.len, status.flags & 2), (1, 2));
+        let kind = self.arena.number(header.maddr, 4);
+        let sector = self.arena.number(header.maddr + 8, 8);
+        let data = &chain[1..chain.len() - 1];
+        let mut at = sector as usize * 512;
+        let mut result = 0;
+        for part in data {
+            let end = at + part.len;
+            match kind {
+                0 | 1 if end > state.disk.len() => result = 1,
+                0 => {
+                    assert_ne!(part.flags & 2, 0);
+                    self.arena.write(part.maddr, &state.disk[at..end]);
+                }
+                1 => {
+                    assert_eq!(part.flags & 2, 0);
+                    state.disk[at..end].copy_from_slice(&self.arena.bytes(part.maddr, part.len));
+                }
+                8 => {
+                    assert_eq!(part.len, 20);
+                    self.arena.write(part.maddr, b"scratch\0\0\0\0\0\0\0\0\0\0\0\0\0");
+                }
+                11 => {
+                    let first = self.arena.number(part.maddr, 8) as usize * 512;
+                    let sectors = self.arena.number(part.maddr + 8, 4) as usize;
+                    assert_eq!(self.arena.number(part.maddr + 12, 4), 0);
+                    state.disk[first..first + sectors * 512].fill(0);
+                }
+                _ => panic!("data in a request of type {kind}"),
+            }
+            at = end;
+        }
+        if kind == 4 {
+            state.flushes += 1;
+        }
+        self.arena.write(status.maddr, &[result]);
+    }
+}
+
+impl Group {
+    fn read(&self, offset: usize, len: usize) -> u64 {
+        let state = self.device.state.lock();
+        let bytes = match self.which {
+            0 if offset == 4 => {
+                let half = state.common[0];
+                return u64::from((state.offered() >> (32 * u32::from(half))) as u32);
+            }
+            0 => &state.common,
+            2 => &state.config,
+            _ => panic!("doorbells are not read"),
+        };
+        let mut raw = [0; 8];
+        raw[..len].copy_from_slice(&bytes[offset..offset + len]);
+        u64::from_le_bytes(raw)
+    }
+
+    fn write(&self, offset: usize, len: usize, value: u64) {
+        let mut state = self.device.state.lock();
+        match (self.which, offset) {
+            (1, 0) => {
+                assert_eq!((len, value), (2, 0));
+                state.notified = true;
+            }
+            (0, 20) if value == 0 => {
+                state.resets += 1;
+                if state.limits.resets {
+                    state.common[20] = 0;
+                } else {
+                    state.common[20] = 0x40;
+                }
+            }
+            (0, 20) => {
+                let refused = state.limits.insists & !state.driver_features != 0;
+                let mask = if refused { !8 } else { !0 };
+                state.common[20] = value as u8 & mask;
+            }
+            (0, 12) => {
+                let half = 32 * u32::from(state.common[8]);
+                state.driver_features = state.driver_features & !(0xffff_ffff << half) | value << half;
+                assert_eq!(state.driver_features & !state.offered(), 0, "features that were not offered");
+            }
+            (0, 26) => {
+                let vector = if value < u64::from(state.limits.vectors) { value as u16 } else { 0xffff };
+                state.common[26..28].copy_from_slice(&vector.to_le_bytes());
+            }
+            (0, _) => state.common[offset..offset + len].copy_from_slice(&value.to_le_bytes()[..len]),
+            _ => panic!("a write to group {} at {offset}", self.which),
+        }
+    }
+}
+
+impl Registers for Group {
+    fn read8(&self, offset: usize) -> u8 {
+        self.read(offset, 1) as u8
+    }
+    fn read16(&self, offset: usize) -> u16 {
+        self.read(offset, 2) as u16
+    }
+    fn read32(&self, offset: usize) -> u32 {
+        self.read(offset, 4) as u32
+    }
+    fn write8(&self, offset: usize, value: u8) {
+        self.write(offset, 1, value.into());
+    }
+    fn write16(&self, offset: usize, value: u16) {
+        self.write(offset, 2, value.into());
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        self.write(offset, 4, value.into());
+    }
+}

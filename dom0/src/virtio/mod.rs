@@ -1,0 +1,69 @@
+//! virtio 1.x over PCI: transport, split queue and the block driver.
+//!
+//! Queues take scatter lists of machine addresses, one page per part, so that a guest's granted frames go to the
+//! device as they are. Queue logic is pure: memory and registers are behind [`Dma`] and [`Registers`], and tests run
+//! it against a device in memory that checks every descriptor.
+//!
+//! Source: Virtual I/O Device (VIRTIO) Version 1.2, OASIS.
+
+mod blk;
+#[cfg(test)]
+mod fake;
+mod queue;
+mod transport;
+
+pub use blk::{BlkError, Interrupt, VirtioBlk};
+pub use queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
+pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_regions};
+
+/// PCI vendor id of every virtio device.
+pub const VENDOR: u16 = 0x1af4;
+/// PCI device ids of block devices: transitional, and 1.x only.
+pub const BLOCK_DEVICES: [u16; 2] = [0x1001, 0x1042];
+
+/// Whole pages that a device reads and writes by machine address. Offsets are in bytes from the first page's start.
+///
+/// Accesses are atomic for their size and little-endian; nothing keeps a reference to the bytes, since the device
+/// changes them at any time.
+pub trait Dma: Send {
+    /// Machine address of the byte at `offset`; the next one differs by 1 only within a page.
+    fn maddr(&self, offset: usize) -> u64;
+    /// Reads, with everything later ordered behind it.
+    fn load16(&self, offset: usize) -> u16;
+    /// Writes, with everything earlier ordered before it.
+    fn store16(&self, offset: usize, value: u16);
+    /// Reads a byte.
+    fn load8(&self, offset: usize) -> u8;
+    /// Writes a byte.
+    fn store8(&self, offset: usize, value: u8);
+    /// Reads a double word.
+    fn load32(&self, offset: usize) -> u32;
+    /// Writes a double word.
+    fn store32(&self, offset: usize, value: u32);
+    /// Writes a quad word.
+    fn store64(&self, offset: usize, value: u64);
+}
+
+/// Where a driver gets its memory from.
+pub trait DmaSource: Send {
+    /// The memory it gives.
+    type Memory: Dma;
+    /// `pages` zeroed pages, in any machine order; `None` when there are none.
+    fn allocate(&self, pages: usize) -> Option<Self::Memory>;
+}
+
+/// A range of a device's registers. Offsets are in bytes; a value is read and written whole.
+pub trait Registers: Send + Sync {
+    /// Reads one byte.
+    fn read8(&self, offset: usize) -> u8;
+    /// Reads two bytes.
+    fn read16(&self, offset: usize) -> u16;
+    /// Reads four bytes.
+    fn read32(&self, offset: usize) -> u32;
+    /// Writes one byte.
+    fn write8(&self, offset: usize, value: u8);
+    /// Writes two bytes.
+    fn write16(&self, offset: usize, value: u16);
+    /// Writes four bytes.
+    fn write32(&self, offset: usize, value: u32);
+}
