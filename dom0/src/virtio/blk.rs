@@ -154,6 +154,15 @@ pub struct VirtioBlk<S: DmaSource> {
     inner: Mutex<Inner<S>>,
 }
 
+/// A device that was brought up.
+struct Running<S: DmaSource> {
+    queue: Queue<S::Memory>,
+    doorbell: Doorbell,
+    geometry: Geometry,
+    indirect: bool,
+    size_max: u32,
+}
+
 /// What wakes the driver: the device's interrupt.
 pub trait Interrupt {
     /// Waits for the next; one that came since the last wait ends it at once.
@@ -172,7 +181,7 @@ impl<S: DmaSource> VirtioBlk<S> {
                 // One that does not even reset had no queue enabled yet, or has it in memory that is not reused.
                 let _ = transport.reset();
             })
-            .map(|(queue, doorbell, geometry, indirect, size_max)| {
+            .map(|Running { queue, doorbell, geometry, indirect, size_max }| {
                 let size = usize::from(queue.size());
                 let inner = Inner {
                     source,
@@ -192,11 +201,7 @@ impl<S: DmaSource> VirtioBlk<S> {
             })
     }
 
-    fn bring_up(
-        transport: &Transport,
-        source: &S,
-        vector: u16,
-    ) -> Result<(Queue<S::Memory>, Doorbell, Geometry, bool, u32), BlkError> {
+    fn bring_up(transport: &Transport, source: &S, vector: u16) -> Result<Running<S>, BlkError> {
         let wanted = F_SIZE_MAX
             | F_SEG_MAX
             | F_RO
@@ -214,7 +219,8 @@ impl<S: DmaSource> VirtioBlk<S> {
         let queue = Queue::new(memory, size, features & F_EVENT_IDX != 0);
         let doorbell = transport.enable_queue(0, size, queue.addresses(), vector)?;
         transport.start();
-        Ok((queue, doorbell, geometry, features & F_INDIRECT_DESC != 0, size_max))
+        let indirect = features & F_INDIRECT_DESC != 0;
+        Ok(Running { queue, doorbell, geometry, indirect, size_max })
     }
 
     /// What it is called in the log.
