@@ -1,23 +1,31 @@
 //! Names and lines for the addresses of a panic or a serial log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 
-use object::Object;
+use object::{Object, ObjectSection, SectionKind};
 
 use crate::images;
-
-/// The hypervisor's own part of the address space (its L4 slot).
-const HYPERVISOR: std::ops::Range<u64> = 0xffff_8280_0000_0000..0xffff_8300_0000_0000;
-/// Where PV kernels are linked: dom0 and guests share it, so only a build id tells them apart.
-const KERNEL: std::ops::Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 
 /// One image that addresses may belong to.
 struct Known {
     name: &'static str,
     path: PathBuf,
     build_id: String,
+    /// Where its code lies. PV kernels are all linked at one address: only a build id tells whose one is.
+    code: Range<u64>,
+}
+
+/// One address in a log.
+#[derive(Clone, Copy)]
+struct Mention<'a> {
+    line: usize,
+    address: u64,
+    /// It is the address that was executed, not one that a call returns to.
+    exact: bool,
+    image: &'a Known,
 }
 
 /// The images' symbols.
@@ -36,7 +44,10 @@ impl Symbols {
                 let file = object::File::parse(&*bytes).ok()?;
                 let id = file.build_id().ok()??;
                 let build_id = id.iter().map(|byte| format!("{byte:02x}")).collect();
-                Some(Known { name: image.name, path, build_id })
+                let code = file.sections().filter(|section| section.kind() == SectionKind::Text);
+                let ends = code.map(|section| (section.address(), section.address() + section.size()));
+                let (start, end) = ends.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))?;
+                Some(Known { name: image.name, path, build_id, code: start..end })
             })
             .collect();
         Self { images }
@@ -58,54 +69,64 @@ impl Symbols {
 
     /// Line number and explanation of every address from line `first` on.
     pub fn annotate(&self, lines: &[&str], first: usize) -> Vec<(usize, String)> {
-        let mut current: Option<&Known> = None;
-        let mut found: Vec<(usize, u64, &Known)> = Vec::new();
-        for (number, line) in lines.iter().enumerate() {
-            if let Some(id) = build_id(line) {
+        let mut names = BTreeMap::new();
+        let mentions = self.mentions(lines);
+        let wanted: Vec<Mention<'_>> = mentions.into_iter().filter(|mention| mention.line >= first).collect();
+        for image in &self.images {
+            let of_image = wanted.iter().filter(|mention| mention.image.name == image.name);
+            // A return address belongs to the call before it.
+            let places: BTreeSet<u64> = of_image.map(|mention| mention.place()).collect();
+            for (place, text) in image.lines_of(&places) {
+                names.insert((image.name, place), text);
+            }
+        }
+        let explained = |mention: Mention<'_>| {
+            let text = names.get(&(mention.image.name, mention.place()))?;
+            Some((mention.line, format!("{:#x} {}: {text}", mention.address, mention.image.name)))
+        };
+        wanted.into_iter().filter_map(explained).collect()
+    }
+
+    /// Every address that lies in an image's code, with the image.
+    fn mentions(&self, lines: &[&str]) -> Vec<Mention<'_>> {
+        let mut current = None;
+        let mut mentions = Vec::new();
+        for (line, text) in lines.iter().enumerate() {
+            if let Some(id) = build_id(text) {
                 current = self.images.iter().find(|image| image.build_id == id);
             }
-            for address in addresses(line) {
-                let image = if HYPERVISOR.contains(&address) {
-                    self.images.iter().find(|image| image.name == "microhv")
-                } else if KERNEL.contains(&address) {
-                    current.filter(|image| image.name != "microhv")
-                } else {
-                    None
+            let exact = text.to_ascii_lowercase().contains("rip");
+            for address in addresses(text) {
+                let mut candidates = self.images.iter().filter(|image| image.code.contains(&address));
+                let owner = match current {
+                    Some(image) if image.code.contains(&address) => Some(image),
+                    // Nobody else is linked where the hypervisor is.
+                    _ => candidates.next().filter(|_| candidates.next().is_none()),
                 };
-                if let Some(image) = image.filter(|_| number >= first) {
-                    found.push((number, address, image));
-                }
+                mentions.extend(owner.map(|image| Mention { line, address, exact, image }));
             }
         }
-        let mut names = BTreeMap::new();
-        for image in &self.images {
-            let mut wanted: Vec<u64> =
-                found.iter().filter(|entry| entry.2.name == image.name).map(|entry| entry.1).collect();
-            wanted.sort_unstable();
-            wanted.dedup();
-            for (address, text) in image.lines_of(&wanted) {
-                names.insert((image.name, address), text);
-            }
-        }
-        let explained = |(number, address, image): (usize, u64, &Known)| {
-            let text = names.get(&(image.name, address))?;
-            Some((number, format!("{address:#x} {}: {text}", image.name)))
-        };
-        found.into_iter().filter_map(explained).collect()
+        mentions
+    }
+}
+
+impl Mention<'_> {
+    /// The address to look up.
+    fn place(&self) -> u64 {
+        if self.exact { self.address } else { self.address - 1 }
     }
 }
 
 impl Known {
     /// What stands at each address: function, file and line, inlined ones too.
-    fn lines_of(&self, addresses: &[u64]) -> Vec<(u64, String)> {
+    fn lines_of(&self, addresses: &BTreeSet<u64>) -> Vec<(u64, String)> {
         if addresses.is_empty() {
             return Vec::new();
         }
         let mut command = Command::new("addr2line");
         command.args(["--functions", "--demangle", "--inlines", "--pretty-print", "--addresses", "--exe"]);
         command.arg(&self.path);
-        // A return address belongs to the call before it; for a faulting one the byte before is as good.
-        command.args(addresses.iter().map(|address| format!("{:#x}", address - 1)));
+        command.args(addresses.iter().map(|address| format!("{address:#x}")));
         let Ok(output) = command.output() else { return Vec::new() };
         let text = String::from_utf8_lossy(&output.stdout);
         let mut known: Vec<(u64, String)> = Vec::new();
@@ -113,7 +134,7 @@ impl Known {
             match (line.strip_prefix("0x").and_then(|rest| rest.split_once(": ")), known.last_mut()) {
                 (Some((address, what)), _) => {
                     let Ok(address) = u64::from_str_radix(address, 16) else { continue };
-                    known.push((address + 1, what.to_string()));
+                    known.push((address, what.to_string()));
                 }
                 (None, Some(last)) => {
                     last.1.push_str("\n      ");
@@ -170,10 +191,31 @@ mod tests {
         assert_eq!(build_id("nothing"), None);
     }
 
+    fn known(name: &'static str, digit: char, code: Range<u64>) -> Known {
+        Known { name, path: "/none".into(), build_id: digit.to_string().repeat(40), code }
+    }
+
     #[test]
-    fn a_kernel_address_without_its_build_id_is_nobodys() {
-        let symbols = Symbols { images: Vec::new() };
-        assert!(symbols.annotate(&["rip 0xffffffff80001000"], 0).is_empty());
+    fn a_build_id_tells_kernels_at_one_address_apart() {
+        let kernels = 0xffff_ffff_8000_0000..0xffff_ffff_8001_0000;
+        let images = vec![
+            known("microhv", 'a', 0xffff_82d0_8020_0000..0xffff_82d0_8030_0000),
+            known("dom0", 'b', kernels.clone()),
+            known("hello", 'c', kernels),
+        ];
+        let symbols = Symbols { images };
+        let id = format!("build id: {}", "c".repeat(40));
+        let lines =
+            ["0xffffffff80000010", &id, "rip 0xffffffff80000010 0xffff82d080200010 0xffffffff80010000"];
+        let mentions = symbols.mentions(&lines);
+        let found: Vec<_> = mentions.iter().map(|one| (one.line, one.image.name, one.place())).collect();
+        assert_eq!(
+            found,
+            [(2, "hello", 0xffff_ffff_8000_0010), (2, "microhv", 0xffff_82d0_8020_0010)],
+            "the first could be either's, the last is nobody's code"
+        );
+        let called = symbols.mentions(&["0xffff82d080200010"]);
+        assert_eq!(called[0].place(), 0xffff_82d0_8020_000f);
     }
 
     #[test]
