@@ -2,6 +2,7 @@
 //! See Cargo.toml.
 extern crate alloc;
 
+pub mod config;
 pub mod pci;
 pub mod virtio;
 pub mod xenstore;

@@ -1,0 +1,595 @@
+//! What `xl create` takes from a configuration.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::cpus::CpuSet;
+use super::disk::DiskConfig;
+use super::value::{Config, Diagnostic, Setting, Value, ValueKind};
+use super::vif::VifConfig;
+
+/// Longest name of a domain, in bytes.
+const NAME_MAX: usize = 255;
+/// vCPUs that a PV guest may have. ABI: `XEN_LEGACY_MAX_VCPUS` bounds `shared_info`; more register theirs.
+const VCPUS_MAX: u64 = 128;
+/// Most memory that a domain may be given, in MiB: 16 TiB.
+const MEMORY_MAX_MIB: u64 = 16 << 20;
+
+/// What becomes of a domain that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `destroy`, and `coredump-destroy`, as there is nowhere to dump to.
+    Destroy,
+    /// `restart`, and `coredump-restart`.
+    Restart,
+    /// `rename-restart`: keep it under another name and start again.
+    RenameRestart,
+    /// `preserve`: keep it to look at.
+    Preserve,
+    /// `soft-reset`
+    SoftReset,
+}
+
+/// How the guest's `rdtsc` behaves. ABI: `XEN_CPUID_TSC_MODE_*`, `XEN_DOMCTL_settscinfo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TscMode {
+    /// 0: native if that is safe.
+    Default,
+    /// 1
+    AlwaysEmulate,
+    /// 2
+    Native,
+    /// 3, which Xen 4.17 takes for 0.
+    NativeParavirt,
+}
+
+/// A domain to be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainConfig {
+    /// Its name, at most 255 bytes, without `/` and control characters.
+    pub name: String,
+    /// Its UUID; `None`: to be chosen.
+    pub uuid: Option<[u8; 16]>,
+    /// The kernel's path in dom0.
+    pub kernel: String,
+    /// The ramdisk's.
+    pub ramdisk: Option<String>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Memory at start, in MiB, at least 1.
+    pub memory_mib: u64,
+    /// The most it may grow to, in MiB; at least `memory_mib`.
+    pub maxmem_mib: u64,
+    /// vCPUs that are up at start.
+    pub vcpus: u32,
+    /// vCPUs that there are; at least `vcpus`.
+    pub maxvcpus: u32,
+    /// CPUs for each vCPU, in order; the last is for those after it too. Empty: any.
+    pub cpus: Vec<CpuSet>,
+    /// Share of the CPUs, relative to others'; 256 is usual.
+    pub cpu_weight: u16,
+    /// The most of a CPU it may use, in percent; 0: no bound.
+    pub cap: u16,
+    /// Disks, in order.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces, in order.
+    pub vifs: Vec<VifConfig>,
+    /// After it powered off.
+    pub on_poweroff: Action,
+    /// After it rebooted.
+    pub on_reboot: Action,
+    /// After it crashed.
+    pub on_crash: Action,
+    /// After its watchdog struck.
+    pub on_watchdog: Action,
+    /// After a soft reset.
+    pub on_soft_reset: Action,
+    /// Its time stamp counter.
+    pub tsc_mode: TscMode,
+    /// Does its clock begin with local time, not UTC?
+    pub localtime: bool,
+    /// Seconds that its clock is ahead of the machine's.
+    pub rtc_timeoffset: i32,
+    /// Frames of its grant table; `None`: the hypervisor's default.
+    pub max_grant_frames: Option<u32>,
+    /// Frames of its map-track table; `None`: the hypervisor's default.
+    pub max_maptrack_frames: Option<u32>,
+    /// Highest event channel that it may have.
+    pub max_event_channels: u32,
+}
+
+/// Keys that are fine in an `xl.cfg` and mean nothing to a PV guest here.
+const IGNORED: &[&str] = &[
+    "acpi",
+    "apic",
+    "altp2m",
+    "audio",
+    "boot",
+    "claim_mode",
+    "cpuid",
+    "device_model_override",
+    "driver_domain",
+    "hap",
+    "hpet",
+    "nestedhvm",
+    "nographic",
+    "pae",
+    "pool",
+    "sdl",
+    "seclabel",
+    "serial",
+    "shadow_memory",
+    "spice",
+    "stdvga",
+    "timer_mode",
+    "usb",
+    "usbdevice",
+    "vga",
+    "videoram",
+    "viridian",
+    "vnc",
+    "vncconsole",
+    "vnclisten",
+    "vncpasswd",
+    "vncunused",
+    "xen_platform_pci",
+    "vif_default_bridge",
+    "nomigrate",
+    "suppress_spurious_page_faults",
+];
+
+/// Keys that ask for something that is not there: the guest would miss it.
+const UNSUPPORTED: &[&str] = &[
+    "bootloader",
+    "bootloader_args",
+    "channel",
+    "device_tree",
+    "dtdev",
+    "firmware",
+    "ioports",
+    "iomem",
+    "irqs",
+    "nics",
+    "numa_placement",
+    "p9",
+    "pci",
+    "pvcalls",
+    "rdm",
+    "usbctrl",
+    "usbdev",
+    "vfb",
+    "vkb",
+    "vnuma",
+    "vscsi",
+    "vtpm",
+    "e820_host",
+    "cpus_soft",
+];
+
+impl DomainConfig {
+    /// Takes out of a configuration what is needed, checked; also what it says in vain, as warnings.
+    ///
+    /// # Errors
+    /// The first key that is missing, of the wrong type or out of range.
+    pub fn from_config(config: &Config) -> Result<(DomainConfig, Vec<Diagnostic>), Diagnostic> {
+        let mut reader = Reader { config, taken: Vec::new() };
+        let domain = reader.domain()?;
+        let warnings = reader.warnings();
+        Ok((domain, warnings))
+    }
+}
+
+/// Takes keys out of a configuration and remembers which.
+struct Reader<'a> {
+    config: &'a Config,
+    taken: Vec<&'static str>,
+}
+
+fn wrong(setting: &Setting, value: &Value, text: impl Into<String>) -> Diagnostic {
+    Diagnostic { position: Some(value.position.clone()), key: Some(setting.key.clone()), text: text.into() }
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, key: &'static str) -> Option<&'a Setting> {
+        self.taken.push(key);
+        self.config.get(key)
+    }
+
+    fn text(&mut self, key: &'static str) -> Result<Option<(&'a Setting, &'a str)>, Diagnostic> {
+        let Some(setting) = self.take(key) else { return Ok(None) };
+        let text = setting.value.text().ok_or_else(|| wrong(setting, &setting.value, "expected a string"))?;
+        Ok(Some((setting, text)))
+    }
+
+    fn string(&mut self, key: &'static str) -> Result<Option<String>, Diagnostic> {
+        Ok(self.text(key)?.map(|(_, text)| text.to_owned()))
+    }
+
+    fn number(&mut self, key: &'static str, min: u64, max: u64) -> Result<Option<u64>, Diagnostic> {
+        let Some(setting) = self.take(key) else { return Ok(None) };
+        let number = match &setting.value.kind {
+            ValueKind::Number(number, _) => Some(*number),
+            // Many files put numbers in quotes.
+            ValueKind::Text(text) => text.trim().parse().ok(),
+            ValueKind::List(_) => None,
+        };
+        let number = number.ok_or_else(|| wrong(setting, &setting.value, "expected a number"))?;
+        if !(min..=max).contains(&number) {
+            let text = format!("{number} is out of range: {min} to {max}");
+            return Err(wrong(setting, &setting.value, text));
+        }
+        Ok(Some(number))
+    }
+
+    fn small(&mut self, key: &'static str, min: u32, max: u32) -> Result<Option<u32>, Diagnostic> {
+        // Within the bounds, so it fits.
+        Ok(self.number(key, min.into(), max.into())?.map(|number| number as u32))
+    }
+
+    fn list(&mut self, key: &'static str) -> Result<Option<(&'a Setting, &'a [Value])>, Diagnostic> {
+        let Some(setting) = self.take(key) else { return Ok(None) };
+        match &setting.value.kind {
+            ValueKind::List(list) => Ok(Some((setting, list))),
+            _ => Err(wrong(setting, &setting.value, "expected a list")),
+        }
+    }
+
+    fn entries<T>(
+        &mut self,
+        key: &'static str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Diagnostic> {
+        let Some((setting, list)) = self.list(key)? else { return Ok(Vec::new()) };
+        let entry = |value: &Value| {
+            let text = value.text().ok_or_else(|| wrong(setting, value, "expected a string"))?;
+            parse(text).map_err(|error| wrong(setting, value, error))
+        };
+        list.iter().map(entry).collect()
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&str, T)],
+        default: T,
+    ) -> Result<T, Diagnostic> {
+        let Some((setting, text)) = self.text(key)? else { return Ok(default) };
+        let found = choices.iter().find(|(name, _)| *name == text);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
+            wrong(setting, &setting.value, format!("`{text}`: expected one of {}", names.join(", ")))
+        })
+    }
+
+    fn action(&mut self, key: &'static str, default: Action) -> Result<Action, Diagnostic> {
+        let choices = [
+            ("destroy", Action::Destroy),
+            ("restart", Action::Restart),
+            ("rename-restart", Action::RenameRestart),
+            ("preserve", Action::Preserve),
+            ("coredump-destroy", Action::Destroy),
+            ("coredump-restart", Action::Restart),
+            ("soft-reset", Action::SoftReset),
+        ];
+        self.choice(key, &choices, default)
+    }
+
+    fn missing(&self, key: &str) -> Diagnostic {
+        let text = format!("{}: no `{key}` is given", self.config.name);
+        Diagnostic { position: None, key: None, text }
+    }
+
+    fn domain(&mut self) -> Result<DomainConfig, Diagnostic> {
+        let name = self.name()?;
+        self.guest_type()?;
+        let kernel = self.text("kernel")?.filter(|(_, path)| !path.is_empty());
+        let kernel = kernel.ok_or_else(|| self.missing("kernel"))?.1.to_owned();
+        let memory_mib = self.number("memory", 1, MEMORY_MAX_MIB)?;
+        let maxmem_mib = self.number("maxmem", 1, MEMORY_MAX_MIB)?;
+        let memory_mib = memory_mib.or(maxmem_mib).unwrap_or(32);
+        let maxmem_mib = self.at_least("maxmem", maxmem_mib, "memory", memory_mib)?;
+        let vcpus = self.number("vcpus", 1, VCPUS_MAX)?;
+        let maxvcpus = self.number("maxvcpus", 1, VCPUS_MAX)?;
+        let vcpus = vcpus.unwrap_or(1);
+        let maxvcpus = self.at_least("maxvcpus", maxvcpus, "vcpus", vcpus)?;
+        let tsc_modes = [
+            ("default", TscMode::Default),
+            ("always_emulate", TscMode::AlwaysEmulate),
+            ("native", TscMode::Native),
+            ("native_paravirt", TscMode::NativeParavirt),
+            ("0", TscMode::Default),
+            ("1", TscMode::AlwaysEmulate),
+            ("2", TscMode::Native),
+            ("3", TscMode::NativeParavirt),
+        ];
+        Ok(DomainConfig {
+            name,
+            uuid: self.uuid()?,
+            kernel,
+            ramdisk: self.string("ramdisk")?.filter(|path| !path.is_empty()),
+            cmdline: self.cmdline()?,
+            memory_mib,
+            maxmem_mib,
+            vcpus: vcpus as u32,
+            maxvcpus: maxvcpus as u32,
+            cpus: self.cpus()?,
+            cpu_weight: self.small("cpu_weight", 1, 65535)?.unwrap_or(256) as u16,
+            cap: self.small("cap", 0, 65535)?.unwrap_or(0) as u16,
+            disks: self.disks()?,
+            vifs: self.entries("vif", VifConfig::parse)?,
+            on_poweroff: self.action("on_poweroff", Action::Destroy)?,
+            on_reboot: self.action("on_reboot", Action::Restart)?,
+            on_crash: self.action("on_crash", Action::Destroy)?,
+            on_watchdog: self.action("on_watchdog", Action::Destroy)?,
+            on_soft_reset: self.action("on_soft_reset", Action::SoftReset)?,
+            tsc_mode: self.choice("tsc_mode", &tsc_modes, TscMode::Default)?,
+            localtime: self.small("localtime", 0, 1)? == Some(1),
+            rtc_timeoffset: self.rtc_timeoffset()?,
+            max_grant_frames: self.small("max_grant_frames", 1, 4096)?,
+            max_maptrack_frames: self.small("max_maptrack_frames", 0, 65536)?,
+            max_event_channels: self.small("max_event_channels", 1, 131_071)?.unwrap_or(1023),
+        })
+    }
+
+    fn name(&mut self) -> Result<String, Diagnostic> {
+        let (setting, name) = self.text("name")?.ok_or_else(|| self.missing("name"))?;
+        let fits = !name.is_empty() && name.len() <= NAME_MAX;
+        if !fits || name.contains('/') || name.contains(char::is_control) {
+            let text = format!("expected 1 to {NAME_MAX} bytes without `/` and control characters");
+            return Err(wrong(setting, &setting.value, text));
+        }
+        // It would be taken for a domain's number.
+        if name.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(wrong(setting, &setting.value, "a name must not be a number"));
+        }
+        Ok(name.to_owned())
+    }
+
+    fn guest_type(&mut self) -> Result<(), Diagnostic> {
+        if let Some((setting, kind)) = self.text("type")?
+            && kind != "pv"
+        {
+            return Err(wrong(setting, &setting.value, format!("`{kind}`: only `pv` guests can be run")));
+        }
+        if let Some((setting, builder)) = self.text("builder")?
+            && !matches!(builder, "generic" | "linux")
+        {
+            return Err(wrong(setting, &setting.value, format!("`{builder}`: only `generic` is supported")));
+        }
+        Ok(())
+    }
+
+    /// `larger`, which defaults to `smaller` and must not be less.
+    fn at_least(&self, key: &str, larger: Option<u64>, other: &str, smaller: u64) -> Result<u64, Diagnostic> {
+        let larger = larger.unwrap_or(smaller);
+        if larger >= smaller {
+            return Ok(larger);
+        }
+        let text = format!("{larger} is less than `{other}`, {smaller}");
+        Err(match self.config.get(key) {
+            Some(setting) => wrong(setting, &setting.value, text),
+            None => Diagnostic { position: None, key: Some(key.to_owned()), text },
+        })
+    }
+
+    /// `cmdline`, or `root` and `extra` put together.
+    fn cmdline(&mut self) -> Result<String, Diagnostic> {
+        let cmdline = self.string("cmdline")?;
+        let root = self.string("root")?.map(|root| format!("root={root}"));
+        let extra = self.string("extra")?;
+        Ok(match (cmdline, root, extra) {
+            (Some(cmdline), ..) => cmdline,
+            (None, Some(root), Some(extra)) => format!("{root} {extra}"),
+            (None, root, extra) => root.or(extra).unwrap_or_default(),
+        })
+    }
+
+    fn uuid(&mut self) -> Result<Option<[u8; 16]>, Diagnostic> {
+        let Some((setting, text)) = self.text("uuid")? else { return Ok(None) };
+        let uuid = parse_uuid(text);
+        let expected = "expected a UUID like 123e4567-e89b-12d3-a456-426614174000";
+        uuid.map(Some).ok_or_else(|| wrong(setting, &setting.value, expected))
+    }
+
+    fn cpus(&mut self) -> Result<Vec<CpuSet>, Diagnostic> {
+        let Some(setting) = self.take("cpus") else { return Ok(Vec::new()) };
+        let value = |value: &Value| {
+            let text = value.text().ok_or_else(|| wrong(setting, value, "expected a string"))?;
+            CpuSet::parse(text).map_err(|error| wrong(setting, value, error))
+        };
+        match &setting.value.kind {
+            ValueKind::List(list) => list.iter().map(value).collect(),
+            _ => Ok(Vec::from([value(&setting.value)?])),
+        }
+    }
+
+    fn disks(&mut self) -> Result<Vec<DiskConfig>, Diagnostic> {
+        let disks = self.entries("disk", DiskConfig::parse)?;
+        let Some((setting, values)) = self.list("disk")? else { return Ok(disks) };
+        for (at, (disk, value)) in disks.iter().zip(values).enumerate() {
+            if disks[..at].iter().any(|other| other.devid == disk.devid) {
+                return Err(wrong(setting, value, format!("vdev `{}` is given twice", disk.vdev)));
+            }
+        }
+        Ok(disks)
+    }
+
+    fn rtc_timeoffset(&mut self) -> Result<i32, Diagnostic> {
+        let Some((setting, text)) = self.text("rtc_timeoffset")? else { return Ok(0) };
+        let seconds = text.trim().parse();
+        seconds.map_err(|_| wrong(setting, &setting.value, "expected a number of seconds, of 32 bits"))
+    }
+
+    fn warnings(&self) -> Vec<Diagnostic> {
+        let warn = |setting: &Setting| {
+            let key = setting.key.as_str();
+            let text = if self.taken.contains(&key) {
+                let overridden = matches!(key, "root" | "extra") && self.config.get("cmdline").is_some();
+                if !overridden {
+                    return None;
+                }
+                "ignored, as `cmdline` is given"
+            } else if IGNORED.contains(&key) {
+                return None;
+            } else if UNSUPPORTED.contains(&key) {
+                "not supported, ignored"
+            } else {
+                "unknown key, ignored"
+            };
+            let position = Some(setting.position.clone());
+            Some(Diagnostic { position, key: Some(setting.key.clone()), text: text.to_owned() })
+        };
+        self.config.settings().iter().filter_map(warn).collect()
+    }
+}
+
+/// Reads a UUID: 32 hexadecimal digits, with or without hyphens after 8, 12, 16 and 20 of them.
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let hyphens = [8, 13, 18, 23];
+    let digits: Vec<u8> = match text.len() {
+        32 => text.bytes().collect(),
+        36 if hyphens.iter().all(|&at| text.as_bytes()[at] == b'-') => {
+            text.bytes().enumerate().filter(|(at, _)| !hyphens.contains(at)).map(|(_, b)| b).collect()
+        }
+        _ => return None,
+    };
+    let mut uuid = [0; 16];
+    for (byte, pair) in uuid.iter_mut().zip(digits.chunks(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = (high << 4 | low) as u8;
+    }
+    Some(uuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "name='x'\nkernel='/boot/k'\n";
+
+    fn read(text: &str) -> Result<(DomainConfig, Vec<Diagnostic>), Diagnostic> {
+        DomainConfig::from_config(&Config::parse("t.cfg", text.as_bytes()).unwrap())
+    }
+
+    fn with(text: &str) -> DomainConfig {
+        let (domain, warnings) = read(&format!("{LEAST}{text}")).unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert!(warnings.is_empty(), "{text}: {warnings:?}");
+        domain
+    }
+
+    fn error(text: &str) -> String {
+        read(&format!("{LEAST}{text}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults() {
+        let domain = with("");
+        assert_eq!((domain.name.as_str(), domain.kernel.as_str()), ("x", "/boot/k"));
+        assert_eq!((domain.memory_mib, domain.maxmem_mib, domain.vcpus, domain.maxvcpus), (32, 32, 1, 1));
+        assert_eq!((domain.on_poweroff, domain.on_reboot), (Action::Destroy, Action::Restart));
+        assert!(domain.disks.is_empty() && domain.cmdline.is_empty() && domain.ramdisk.is_none());
+    }
+
+    #[test]
+    fn a_usual_file() {
+        let domain = with(
+            "type='pv'\nbuilder=\"generic\"\nramdisk='/boot/r'\nroot='/dev/xvda1 ro'\nextra='console=hvc0'\n\
+             memory='128'; maxmem=256\nvcpus=2\nmaxvcpus=4\ncpus=['0','1-3',]\ncpu_weight=512\n\
+             disk = [ 'phy:/dev/vda,xvda,w',\n 'format=raw, vdev=xvdb, access=ro, target=/boot/d.img' ]\n\
+             vif=['mac=00:16:3e:00:00:01','']\non_crash='preserve'\non_reboot='coredump-restart'\n\
+             tsc_mode=2\nlocaltime=1\nuuid='123e4567-e89b-12d3-a456-426614174000'\nrtc_timeoffset='-3600'\nvnc=1",
+        );
+        assert_eq!(domain.cmdline, "root=/dev/xvda1 ro console=hvc0");
+        assert_eq!((domain.memory_mib, domain.maxmem_mib, domain.vcpus, domain.maxvcpus), (128, 256, 2, 4));
+        assert_eq!((domain.cpus.len(), domain.disks.len(), domain.vifs.len()), (2, 2, 2));
+        assert_eq!((domain.on_crash, domain.on_reboot), (Action::Preserve, Action::Restart));
+        assert_eq!(
+            (domain.tsc_mode, domain.localtime, domain.rtc_timeoffset),
+            (TscMode::Native, true, -3600)
+        );
+        assert_eq!(domain.uuid.unwrap()[..4], [0x12, 0x3e, 0x45, 0x67]);
+        assert_eq!(with("cpus='all'").cpus, [CpuSet::All]);
+        assert_eq!(with("cpus=3").cpus.len(), 1);
+        assert_eq!(with("cmdline='a b'").cmdline, "a b");
+        assert_eq!(with("tsc_mode='always_emulate'").tsc_mode, TscMode::AlwaysEmulate);
+    }
+
+    #[test]
+    fn words_of_the_command_line() {
+        let mut config = Config::parse("t.cfg", LEAST.as_bytes()).unwrap();
+        for word in ["disk=['phy:/dev/vda,xvda,w']", "name=foo", "memory=64", "colour=red"] {
+            config.add_word(word).unwrap();
+        }
+        let (domain, warnings) = DomainConfig::from_config(&config).unwrap();
+        assert_eq!((domain.name.as_str(), domain.memory_mib), ("foo", 64));
+        assert_eq!(domain.disks[0].target, "/dev/vda");
+        assert_eq!(warnings[0].to_string(), "command line:4:1: colour: unknown key, ignored");
+    }
+
+    #[test]
+    fn warnings_say_where() {
+        let (_, warnings) = read(&format!("{LEAST}memroy=3\npci=['0:1']\ncmdline='x'\nroot='y'")).unwrap();
+        let texts: Vec<_> = warnings.iter().map(|warning| format!("{warning}")).collect();
+        assert_eq!(
+            texts,
+            [
+                "t.cfg:3:1: memroy: unknown key, ignored",
+                "t.cfg:4:1: pci: not supported, ignored",
+                "t.cfg:6:1: root: ignored, as `cmdline` is given",
+            ]
+        );
+    }
+
+    #[test]
+    fn errors_say_key_and_place() {
+        for (text, want) in [
+            ("memory='lots'", "t.cfg:3:8: memory: expected a number"),
+            ("memory=0", "t.cfg:3:8: memory: 0 is out of range: 1 to 16777216"),
+            ("memory=16777217", "t.cfg:3:8: memory: 16777217 is out of range"),
+            ("memory=64\nmaxmem=63", "t.cfg:4:8: maxmem: 63 is less than `memory`, 64"),
+            ("vcpus=0", "t.cfg:3:7: vcpus: 0 is out of range"),
+            ("vcpus=129", "t.cfg:3:7: vcpus: 129 is out of range"),
+            ("vcpus=2\nmaxvcpus=1", "t.cfg:4:10: maxvcpus: 1 is less than `vcpus`, 2"),
+            ("type='hvm'", "t.cfg:3:6: type: `hvm`: only `pv`"),
+            ("builder='hvm'", "t.cfg:3:9: builder: `hvm`"),
+            ("name=[]", "t.cfg:3:6: name: expected a string"),
+            ("name=''", "t.cfg:3:6: name: expected 1 to 255 bytes"),
+            ("name='a/b'", "t.cfg:3:6: name: expected"),
+            ("name='12'", "t.cfg:3:6: name: a name must not be a number"),
+            ("disk='x'", "t.cfg:3:6: disk: expected a list"),
+            ("disk=['/dev/vda,raw,xvda',\n'/dev/vdb,qcow2,xvdb']", "t.cfg:4:1: disk: format `qcow2`"),
+            ("disk=['/a,raw,xvda','/b,raw,d0p0']", "t.cfg:3:21: disk: vdev `d0p0` is given twice"),
+            ("disk=[['x']]", "t.cfg:3:7: disk: expected a string"),
+            ("vif=['mac=x']", "t.cfg:3:6: vif: mac `x`"),
+            ("on_crash='explode'", "t.cfg:3:10: on_crash: `explode`: expected one of `destroy`"),
+            ("tsc_mode=4", "t.cfg:3:10: tsc_mode: `4`: expected one of"),
+            ("uuid='123'", "t.cfg:3:6: uuid: expected a UUID"),
+            ("cpus='4-2'", "t.cfg:3:6: cpus: `4-2`"),
+            ("cpu_weight=65536", "t.cfg:3:12: cpu_weight: 65536 is out of range"),
+            ("localtime=2", "t.cfg:3:11: localtime: 2 is out of range"),
+            ("rtc_timeoffset='x'", "t.cfg:3:16: rtc_timeoffset: expected"),
+            ("kernel=''", "t.cfg: no `kernel` is given"),
+        ] {
+            assert!(error(text).starts_with(want), "{text}: {}", error(text));
+        }
+        assert_eq!(read("kernel='k'").unwrap_err().to_string(), "t.cfg: no `name` is given");
+        assert_eq!(read("name='k'").unwrap_err().to_string(), "t.cfg: no `kernel` is given");
+    }
+
+    #[test]
+    fn uuids() {
+        assert!(parse_uuid("123e4567e89b12d3a456426614174000").is_some());
+        for bad in [
+            "",
+            "123e4567-e89b-12d3-a456-42661417400",
+            "123e4567-e89b-12d3-a456-42661417400g",
+            "éééééééééééééééé",
+            "123e4567e-89b-12d3-a456-426614174000",
+        ] {
+            assert!(parse_uuid(bad).is_none(), "{bad}");
+        }
+    }
+}

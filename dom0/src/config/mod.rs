@@ -1,0 +1,23 @@
+//! Domain configurations: the language of `xl.cfg` files, and what a file says about a domain.
+//!
+//! [`Config`] is any file of that language: `key = value` lines with strings, numbers and nested lists. Words
+//! of a command line are added to it as further lines. [`DomainConfig`] takes out what `xl create` needs,
+//! checked; keys that nobody knows come back as warnings.
+//!
+//! Format: `xl.cfg(5)`, `xl-disk-configuration(5)`, `xl-network-configuration(5)` of Xen 4.17.
+#![forbid(unsafe_code)]
+
+mod cpus;
+mod disk;
+mod domain;
+mod syntax;
+mod value;
+mod vdev;
+mod vif;
+
+pub use cpus::{CPU_MAX, CpuSet};
+pub use disk::{BackendType, DiskConfig};
+pub use domain::{Action, DomainConfig, TscMode};
+pub use value::{Config, Diagnostic, Position, Setting, Value, ValueKind, is_setting_word};
+pub use vdev::vdev_number;
+pub use vif::{MacAddr, VifConfig};

@@ -1,0 +1,164 @@
+//! The language, by examples and by noise.
+
+use proptest::prelude::{any, prop, proptest};
+
+use super::*;
+use crate::config::{Config, ValueKind};
+
+fn kind(text: &str) -> ValueKind {
+    let config = Config::parse("t", text.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.settings().len(), 1, "{text}");
+    config.settings()[0].value.kind.clone()
+}
+
+fn texts(text: &str) -> Vec<String> {
+    let ValueKind::List(list) = kind(text) else { panic!("{text}") };
+    list.iter().map(|value| value.text().unwrap_or("[]").to_owned()).collect()
+}
+
+fn error(text: &str) -> String {
+    Config::parse("t", text.as_bytes()).unwrap_err().to_string()
+}
+
+#[test]
+fn strings() {
+    for (text, want) in [
+        ("a=''", ""),
+        ("a='x y # ; \"'", "x y # ; \""),
+        ("a=\"it's\"", "it's"),
+        (r#"a = "q\"b\\n\n\t\x41\101\'" "#, "q\"b\\n\n\tAA'"),
+        ("a='one \\\ntwo'", "one two"),
+        ("a=\\\n  'x'", "x"),
+        ("a='ü'", "ü"),
+    ] {
+        assert_eq!(kind(text), ValueKind::Text(want.to_owned()), "{text}");
+    }
+}
+
+#[test]
+fn numbers() {
+    for (text, want) in [
+        ("0", 0),
+        ("64", 64),
+        ("0x40", 64),
+        ("0XfF", 255),
+        ("0100", 64),
+        ("18446744073709551615", u64::MAX),
+        ("0xffffffffffffffff", u64::MAX),
+    ] {
+        assert_eq!(kind(&format!("a={text}")), ValueKind::Number(want, text.to_owned()));
+    }
+    for bad in ["18446744073709551616", "08", "0x", "12z", "1_000", "0x+1"] {
+        assert!(error(&format!("a={bad}")).starts_with("t:1:3: expected a number"), "{bad}");
+    }
+}
+
+#[test]
+fn lists() {
+    assert!(texts("a=[]").is_empty());
+    assert!(texts("a=[ \n # none\n ]").is_empty());
+    assert_eq!(texts("a=['x']"), ["x"]);
+    assert_eq!(texts("a = [ 'x', # one\n\n \"y\"\n, 0x3,\n]"), ["x", "y", "0x3"]);
+    assert_eq!(texts("a=[['x',1],'y',]"), ["[]", "y"]);
+    assert!(error("a=[,]").contains("t:1:4: expected a string in quotes, a number or a list, found `,`"));
+    assert!(error("a=['x' 'y']").contains("t:1:8: expected `,` or `]`, found `'`"));
+    assert!(error("a=['x'").contains("t:1:7: expected `,` or `]`, found the end"));
+    let deep = |depth: usize| format!("a={}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(Config::parse("t", deep(DEPTH_MAX).as_bytes()).is_ok());
+    assert!(error(&deep(DEPTH_MAX + 1)).contains("fewer lists"));
+    assert!(error(&"a=[".repeat(100_000)).contains("expected"));
+}
+
+#[test]
+fn statements() {
+    let config = Config::parse("t", b"# c\n\na = 1; b='2' # x\r\n;;c\\\n=[3]\n a = 4").unwrap();
+    let keys: Vec<_> = config.settings().iter().map(|setting| setting.key.as_str()).collect();
+    assert_eq!(keys, ["a", "b", "c"]);
+    assert_eq!(config.get("a").unwrap().value.text(), Some("4"));
+    assert_eq!(config.get("a").unwrap().position.to_string(), "t:6:2");
+    assert_eq!(config.get("c").unwrap().value.position.to_string(), "t:5:2");
+    assert!(Config::parse("t", b"").unwrap().settings().is_empty());
+}
+
+#[test]
+fn additions() {
+    assert_eq!(texts("a=['x']\na+=['y','z']"), ["x", "y", "z"]);
+    assert_eq!(kind("a='x'\na += 'y'"), ValueKind::Text("xy".to_owned()));
+    assert_eq!(texts("a+=['y']"), ["y"]);
+    assert!(error("a=['x']\na+='y'").contains("t:2:4: a: a string cannot be added to a list"));
+    assert!(error("a=1\na+=2").contains("t:2:4: a: a number cannot be added to a number"));
+}
+
+#[test]
+fn errors_say_where_and_what() {
+    for (text, want) in [
+        ("\n  name = foo", "t:2:10: expected a string in quotes, a number or a list, found `f`"),
+        ("name 'x'", "t:1:6: expected `=` or `+=`, found `'`"),
+        ("name = ", "t:1:8: expected a string in quotes, a number or a list, found the end"),
+        ("name =\n'x'", "t:1:7: expected a string in quotes, a number or a list, found the end of the line"),
+        ("= 1", "t:1:1: expected a key, found `=`"),
+        ("a=1 b=2", "t:1:5: expected a new line or `;`, found `b`"),
+        ("a='x", "t:1:5: expected a closing `'`, found the end"),
+        ("a=\"x\ny\"", "t:1:5: expected a closing `\"`, found the end of the line"),
+        ("é='x'", "t:1:1: expected a key, found `é`"),
+        ("a='é' é", "t:1:7: expected a new line or `;`, found `é`"),
+        ("a='\\q'", "t:1:5: expected one of"),
+        ("a='\\xff'", "t:1:6: expected the code of an ASCII character"),
+        ("a='\\000'", "t:1:5: expected the code of an ASCII character"),
+    ] {
+        assert!(error(text).starts_with(want), "{text:?}: {}", error(text));
+    }
+    assert_eq!(Config::parse("t", b"a=1\n\xff").unwrap_err().to_string(), "t:2:1: not UTF-8");
+}
+
+#[test]
+fn words() {
+    let word = |text: &str| {
+        let mut config = Config::empty("t");
+        config.add_word(text).map(|()| config.settings()[0].value.kind.clone())
+    };
+    let text = |text: &str| Ok(ValueKind::Text(text.to_owned()));
+    assert_eq!(word("name=foo"), text("foo"));
+    assert_eq!(word("name='foo'"), text("foo"));
+    assert_eq!(word("extra=a b=c"), text("a b=c"));
+    assert_eq!(word("name="), text(""));
+    assert_eq!(word("name=3com"), text("3com"));
+    assert_eq!(word("memory=0x40"), Ok(ValueKind::Number(64, "0x40".to_owned())));
+    for disk in
+        ["disk=['phy:/dev/vda,xvda,w']", "disk=[phy:/dev/vda,xvda,w]", "disk=[ \"phy:/dev/vda,xvda,w\", ]"]
+    {
+        let Ok(ValueKind::List(list)) = word(disk) else { panic!("{disk}") };
+        assert_eq!(list.len(), 1);
+        assert_eq!(list[0].text(), Some("phy:/dev/vda,xvda,w"));
+    }
+    assert_eq!(word("vif=[]"), Ok(ValueKind::List(Vec::new())));
+    let error = |text: &str| word(text).unwrap_err().to_string();
+    assert!(error("name='x").starts_with("command line:1:8: expected a closing `'`"));
+    assert!(error("d=['x',y]").starts_with("command line:1:8: expected a string"));
+    assert!(error("name='x'y").starts_with("command line:1:9: expected the end of the word"));
+    assert!(error("foo").starts_with("command line:1:4: expected `=` or `+=`"));
+    assert!(is_setting("a=b") && is_setting("a+=['b']"));
+    assert!(!is_setting("-c") && !is_setting("/boot/a=b") && !is_setting("hello.cfg") && !is_setting(""));
+}
+
+#[test]
+fn words_come_after_the_file() {
+    let mut config = Config::parse("t", b"disk=['a']\nname='x'").unwrap();
+    config.add_word("name=y").unwrap();
+    config.add_word("disk+=['b']").unwrap();
+    assert_eq!(config.get("name").unwrap().value.text(), Some("y"));
+    assert_eq!(config.get("disk").unwrap().position.to_string(), "command line:2:1");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Config::parse("t", &bytes);
+    }
+
+    #[test]
+    fn near_misses_are_survived(text in r#"[a=+\['",\]\\\n#; 0x7é]{0,60}"#) {
+        let _ = Config::parse("t", text.as_bytes());
+        let _ = Config::empty("t").add_word(&text);
+    }
+}
