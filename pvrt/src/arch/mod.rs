@@ -1,0 +1,6 @@
+//! What only an image has: entry, trap stubs, memory functions, the panic handler.
+
+pub(crate) mod entry;
+mod memory;
+pub(crate) mod panic;
+pub(crate) mod traps;

@@ -1,0 +1,220 @@
+//! Clocks and timers.
+//!
+//! Time is the hypervisor's system time: nanoseconds since the machine (or the domain) started, the same on every
+//! vCPU. Sleeping tasks stand in one ordered map; the vCPU's singleshot timer is set only before the vCPU blocks.
+
+use alloc::collections::BTreeMap;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+use spin::Mutex;
+
+use super::{Either, select};
+use crate::global::global;
+
+/// The sleeping tasks by deadline, then by order of arrival.
+struct Timers {
+    next: u64,
+    sleeping: BTreeMap<(u64, u64), Waker>,
+}
+
+global! {
+    /// A leaf lock: nothing is called while it is held.
+    static TIMERS: Mutex<Timers> = Mutex::new(Timers { next: 0, sleeping: BTreeMap::new() });
+}
+
+#[cfg(not(freestanding))]
+global! {
+    /// The virtual clock of this thread's tests.
+    static VIRTUAL_NOW: core::cell::Cell<u64> = core::cell::Cell::new(1_000_000);
+}
+
+/// System time in nanoseconds.
+#[cfg(freestanding)]
+pub fn now_ns() -> u64 {
+    crate::clock::system_ns()
+}
+
+/// Virtual time in nanoseconds.
+#[cfg(not(freestanding))]
+pub fn now_ns() -> u64 {
+    VIRTUAL_NOW.with(core::cell::Cell::get)
+}
+
+/// Wall-clock time in nanoseconds since 1970.
+#[cfg(freestanding)]
+pub fn wall_ns() -> u64 {
+    crate::clock::wall_base_ns().saturating_add(now_ns())
+}
+
+/// Wall-clock time in nanoseconds since 1970; on the host the virtual clock counts from 2023-11-14.
+#[cfg(not(freestanding))]
+pub fn wall_ns() -> u64 {
+    1_700_000_000_000_000_000 + now_ns()
+}
+
+/// Moves the virtual clock to the next timer; false when no timer is set.
+#[cfg(not(freestanding))]
+pub(crate) fn advance_to_next() -> bool {
+    let Some(deadline) = next_deadline() else { return false };
+    VIRTUAL_NOW.with(|now| now.set(now.get().max(deadline)));
+    true
+}
+
+/// The earliest deadline.
+pub(crate) fn next_deadline() -> Option<u64> {
+    TIMERS.with(|timers| timers.lock().sleeping.first_key_value().map(|((deadline, _), _)| *deadline))
+}
+
+/// Wakes the tasks whose deadline has passed.
+pub(crate) fn expire() {
+    // The clock costs a few tens of instructions: not read when nobody sleeps.
+    if next_deadline().is_none() {
+        return;
+    }
+    let now = now_ns();
+    loop {
+        let due = TIMERS.with(|timers| {
+            let mut timers = timers.lock();
+            match timers.sleeping.first_entry() {
+                Some(entry) if entry.key().0 <= now => Some(entry.remove()),
+                _ => None,
+            }
+        });
+        match due {
+            Some(waker) => waker.wake(),
+            None => return,
+        }
+    }
+}
+
+/// Blocks the vCPU until an event, with the timer set for the earliest deadline.
+#[cfg(freestanding)]
+pub(crate) fn block() {
+    match next_deadline() {
+        Some(deadline) => {
+            if crate::clock::arm(deadline) {
+                crate::hypercall::sched::block();
+            }
+        }
+        None => crate::hypercall::sched::block(),
+    }
+}
+
+/// Ends at a deadline. Made by [`sleep`] and [`sleep_until`].
+pub struct Sleep {
+    deadline: u64,
+    /// The map key while this sleeper stands in the map.
+    key: Option<(u64, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        TIMERS.with(|timers| {
+            let mut timers = timers.lock();
+            match self.key {
+                Some(key) => match timers.sleeping.get_mut(&key) {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    None => {
+                        // `expire` took the entry: the time has come.
+                        self.key = None;
+                        return Poll::Ready(());
+                    }
+                },
+                None => {
+                    if now_ns() >= self.deadline {
+                        return Poll::Ready(());
+                    }
+                    let key = (self.deadline, timers.next);
+                    timers.next += 1;
+                    timers.sleeping.insert(key, context.waker().clone());
+                    self.key = Some(key);
+                }
+            }
+            Poll::Pending
+        })
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            let waker = TIMERS.with(|timers| timers.lock().sleeping.remove(&key));
+            drop(waker);
+        }
+    }
+}
+
+/// Sleeps for `ns` nanoseconds.
+pub fn sleep(ns: u64) -> Sleep {
+    sleep_until(now_ns().saturating_add(ns))
+}
+
+/// Sleeps until system time `deadline`, in nanoseconds.
+pub fn sleep_until(deadline: u64) -> Sleep {
+    Sleep { deadline, key: None }
+}
+
+/// The time given to [`timeout`] ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+/// Waits for `future`, at most `ns` nanoseconds.
+///
+/// # Errors
+/// [`Elapsed`]: the future was dropped unfinished.
+pub async fn timeout<F: Future>(ns: u64, future: F) -> Result<F::Output, Elapsed> {
+    match select(future, sleep(ns)).await {
+        Either::Left(value) => Ok(value),
+        Either::Right(()) => Err(Elapsed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block_on_test;
+    use super::*;
+
+    #[test]
+    fn zero_and_past_deadlines_end_at_once() {
+        let start = now_ns();
+        block_on_test(sleep(0));
+        block_on_test(sleep_until(0));
+        assert_eq!(now_ns(), start);
+    }
+
+    #[test]
+    fn a_dropped_sleep_leaves_no_timer() {
+        block_on_test(async {
+            assert_eq!(timeout(1_000_000, sleep(10)).await, Ok(()));
+            assert_eq!(timeout(10, core::future::pending::<()>()).await, Err(Elapsed));
+        });
+        assert_eq!(next_deadline(), None);
+    }
+
+    #[test]
+    fn the_longest_sleep_saturates() {
+        assert_eq!(sleep(u64::MAX).deadline, u64::MAX);
+    }
+
+    #[test]
+    fn equal_deadlines_wake_in_order() {
+        let order = alloc::sync::Arc::new(Mutex::new(alloc::vec::Vec::new()));
+        block_on_test(async {
+            let at = now_ns() + 5;
+            let all = (0..3).map(|i| {
+                let order = order.clone();
+                super::super::spawn_join(async move {
+                    sleep_until(at).await;
+                    order.lock().push(i);
+                })
+            });
+            for done in super::super::join_all(all).await {
+                assert_eq!(done, Ok(()));
+            }
+        });
+        assert_eq!(*order.lock(), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,34 @@
+//! State that exists once per kernel: a `static` in an image, a thread-local on the host, so that tests running
+//! side by side each have a kernel of their own.
+
+/// A `static` with the access function of `std::thread::LocalKey`.
+#[cfg(freestanding)]
+pub(crate) struct Global<T>(T);
+
+#[cfg(freestanding)]
+impl<T> Global<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// Gives `f` the value.
+    #[inline]
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        f(&self.0)
+    }
+}
+
+/// Declares `static NAME: T = const expression;` with per-kernel extent; used by `NAME.with(|value| ...)`.
+macro_rules! global {
+    ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
+        #[cfg(freestanding)]
+        $(#[$meta])*
+        static $name: $crate::global::Global<$type> = $crate::global::Global::new($init);
+        #[cfg(not(freestanding))]
+        std::thread_local! {
+            $(#[$meta])*
+            static $name: $type = const { $init };
+        }
+    };
+}
+pub(crate) use global;

@@ -1,0 +1,158 @@
+//! Copies by the hypervisor between grants and this kernel's memory.
+#![allow(unsafe_code)] // the copy hypercall writes this kernel's memory
+
+use alloc::vec::Vec;
+use ring_abi::grant::{
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GnttabCopy, GnttabCopyPtr,
+};
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{DomId, GrantRef, PAGE_SIZE};
+
+use super::{FAILED, GrantStatus, check};
+use crate::hypercall::grant as call;
+use crate::mem::mfn_of;
+
+/// Copies to be made in one hypercall.
+#[derive(Default)]
+pub struct CopyBatch {
+    entries: Vec<GnttabCopy>,
+}
+
+impl CopyBatch {
+    /// No copies yet.
+    pub const fn new() -> Self {
+        Self { entries: Vec::new() }
+    }
+
+    /// Adds a copy of all of `to` from byte `offset` of a grant. Neither side may cross a page.
+    ///
+    /// # Errors
+    /// A side crosses a page; nothing was added.
+    pub fn from_grant(
+        &mut self,
+        dom: DomId,
+        gref: GrantRef,
+        offset: usize,
+        to: SharedBytes,
+    ) -> Result<(), GrantStatus> {
+        let (local, granted) = ends(dom, gref, offset, to)?;
+        let len = to.len() as u16;
+        self.entries.push(GnttabCopy {
+            source: granted,
+            dest: local,
+            len,
+            flags: GNTCOPY_SOURCE_GREF,
+            ..Default::default()
+        });
+        Ok(())
+    }
+
+    /// Adds a copy of all of `from` to byte `offset` of a grant. Neither side may cross a page.
+    ///
+    /// # Errors
+    /// A side crosses a page; nothing was added.
+    pub fn to_grant(
+        &mut self,
+        from: SharedBytes,
+        dom: DomId,
+        gref: GrantRef,
+        offset: usize,
+    ) -> Result<(), GrantStatus> {
+        let (local, granted) = ends(dom, gref, offset, from)?;
+        let len = from.len() as u16;
+        self.entries.push(GnttabCopy {
+            source: local,
+            dest: granted,
+            len,
+            flags: GNTCOPY_DEST_GREF,
+            ..Default::default()
+        });
+        Ok(())
+    }
+
+    /// Makes all copies; one result for each, in order.
+    pub fn run(mut self) -> impl ExactSizeIterator<Item = Result<(), GrantStatus>> {
+        for entry in &mut self.entries {
+            entry.status = FAILED.0;
+        }
+        // SAFETY: local targets are shared bytes, which anyone may change at any time.
+        let called = if self.entries.is_empty() { Ok(()) } else { unsafe { call::copy(&mut self.entries) } };
+        self.entries
+            .into_iter()
+            .map(move |entry| called.map_err(|_| FAILED).and_then(|()| check(entry.status)))
+    }
+}
+
+/// The local end and the granted end.
+fn ends(
+    dom: DomId,
+    gref: GrantRef,
+    offset: usize,
+    local: SharedBytes,
+) -> Result<(GnttabCopyPtr, GnttabCopyPtr), GrantStatus> {
+    let va = local.as_ptr() as usize;
+    let local_offset = va % PAGE_SIZE;
+    if local_offset + local.len() > PAGE_SIZE || offset >= PAGE_SIZE || offset + local.len() > PAGE_SIZE {
+        return Err(GrantStatus(GNTST_BAD_COPY_ARG));
+    }
+    let own = GnttabCopyPtr {
+        u: mfn_of(va - local_offset).raw(),
+        domid: DomId::SELF.raw(),
+        offset: local_offset as u16,
+        ..Default::default()
+    };
+    let granted = GnttabCopyPtr {
+        u: u64::from(gref.raw()),
+        domid: dom.raw(),
+        offset: offset as u16,
+        ..Default::default()
+    };
+    Ok((own, granted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grant_access;
+    use super::*;
+    use crate::mem::Pages;
+    use ring_abi::shared::SharedMemory;
+
+    #[test]
+    fn bytes_travel_both_ways() {
+        let theirs = Pages::zeroed(1).expect("a page");
+        let ours = Pages::zeroed(1).expect("a page");
+        let grant = grant_access(DomId::new(1), theirs.mfn(0), false).expect("a grant");
+        theirs.shared().write(40, b"from the grant");
+        let mut batch = CopyBatch::new();
+        let to = ours.shared().slice(8, 14).expect("inside");
+        batch.from_grant(DomId::new(1), grant.number(), 40, to).expect("within a page");
+        assert!(batch.run().all(|result| result.is_ok()));
+        let mut got = [0; 14];
+        ours.shared().read(8, &mut got);
+        assert_eq!(&got, b"from the grant");
+
+        ours.shared().write(0, b"back");
+        let mut batch = CopyBatch::new();
+        let from = ours.shared().slice(0, 4).expect("inside");
+        batch.to_grant(from, DomId::new(1), grant.number(), 4092).expect("within a page");
+        assert!(batch.run().all(|result| result.is_ok()));
+        let mut got = [0; 4];
+        theirs.shared().read(4092, &mut got);
+        assert_eq!(&got, b"back");
+    }
+
+    #[test]
+    fn crossing_a_page_and_bad_references_fail() {
+        let ours = Pages::zeroed(2).expect("pages");
+        let dom = DomId::new(1);
+        let mut batch = CopyBatch::new();
+        let both = ours.shared().slice(4088, 16).expect("inside");
+        assert!(batch.from_grant(dom, GrantRef::new(8), 0, both).is_err());
+        let one = ours.shared().slice(0, 8).expect("inside");
+        assert!(batch.from_grant(dom, GrantRef::new(8), 4089, one).is_err());
+        assert!(batch.from_grant(dom, GrantRef::new(8), usize::MAX, one).is_err());
+        batch.from_grant(dom, GrantRef::new(u32::MAX), 0, one).expect("within a page");
+        assert!(batch.run().all(|result| result.is_err()));
+        assert_eq!(CopyBatch::new().run().len(), 0);
+    }
+}

@@ -1,0 +1,25 @@
+//! `console_io`: the hypervisor's own console. ABI: `xen/include/public/xen.h`.
+
+use super::{Result, check, raw};
+use ring_abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+use ring_abi::hypercall::__HYPERVISOR_CONSOLE_IO;
+
+/// Prints bytes on the hypervisor's console.
+///
+/// # Errors
+/// `EPERM` in a domain that may not (release builds of Xen refuse unprivileged domains).
+pub fn write(bytes: &[u8]) -> Result<()> {
+    let args = [u64::from(CONSOLEIO_WRITE), bytes.len() as u64, bytes.as_ptr() as u64, 0, 0];
+    // SAFETY: the hypervisor reads `bytes` only.
+    check(unsafe { raw(__HYPERVISOR_CONSOLE_IO, args) }).map(|_| ())
+}
+
+/// Takes typed bytes from the hypervisor's console; returns how many.
+///
+/// # Errors
+/// `EPERM` in any domain but the one that owns the console.
+pub fn read(buffer: &mut [u8]) -> Result<usize> {
+    let args = [u64::from(CONSOLEIO_READ), buffer.len() as u64, buffer.as_mut_ptr() as u64, 0, 0];
+    // SAFETY: the hypervisor writes at most `buffer.len()` bytes to `buffer`.
+    check(unsafe { raw(__HYPERVISOR_CONSOLE_IO, args) }).map(|count| (count as usize).min(buffer.len()))
+}

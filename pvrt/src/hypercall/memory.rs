@@ -1,0 +1,80 @@
+//! `memory_op`. ABI: `xen/include/public/memory.h`.
+
+use super::{Result, op};
+use ring_abi::hypercall::__HYPERVISOR_MEMORY_OP as NR;
+use ring_abi::memory::*;
+use ring_abi::types::DomId;
+
+/// Allocates `extents.len()` extents of `2^order` frames for `dom`. In: the first guest frame number of each; out:
+/// the first machine frame number. Returns how many were done (fewer when memory ran out).
+///
+/// # Errors
+/// `EPERM`, `ESRCH`, `EINVAL`.
+pub fn populate_physmap(dom: DomId, extents: &mut [u64], order: u32) -> Result<usize> {
+    let mut arg = reservation(dom, extents, order);
+    // SAFETY: the hypervisor reads and writes the extent list only.
+    unsafe { op(NR, XENMEM_POPULATE_PHYSMAP, &mut arg) }.map(|done| done as usize)
+}
+
+/// Gives frames of `dom` back. Returns how many were taken (a frame still mapped anywhere is kept).
+///
+/// # Errors
+/// `EPERM`, `ESRCH`, `EINVAL`.
+pub fn decrease_reservation(dom: DomId, extents: &mut [u64], order: u32) -> Result<usize> {
+    let mut arg = reservation(dom, extents, order);
+    // SAFETY: the hypervisor refuses frames that are mapped, so no memory in use goes away.
+    unsafe { op(NR, XENMEM_DECREASE_RESERVATION, &mut arg) }.map(|done| done as usize)
+}
+
+fn reservation(dom: DomId, extents: &mut [u64], order: u32) -> XenMemoryReservation {
+    XenMemoryReservation {
+        extent_start: extents.as_mut_ptr() as u64,
+        nr_extents: extents.len() as u64,
+        extent_order: order,
+        mem_flags: 0,
+        domid: dom.raw(),
+        ..Default::default()
+    }
+}
+
+/// Frames that `dom` has now.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`.
+pub fn current_reservation(dom: DomId) -> Result<u64> {
+    let mut domid = dom.raw();
+    // SAFETY: plain data in.
+    unsafe { op(NR, XENMEM_CURRENT_RESERVATION, &mut domid) }
+}
+
+/// Frames that `dom` may have at most.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`.
+pub fn maximum_reservation(dom: DomId) -> Result<u64> {
+    let mut domid = dom.raw();
+    // SAFETY: plain data in.
+    unsafe { op(NR, XENMEM_MAXIMUM_RESERVATION, &mut domid) }
+}
+
+/// The highest machine frame number of the machine.
+///
+/// # Errors
+/// `ENOSYS`.
+pub fn maximum_ram_page() -> Result<u64> {
+    // SAFETY: no argument.
+    super::check(unsafe { super::raw(NR, [u64::from(XENMEM_MAXIMUM_RAM_PAGE), 0, 0, 0, 0]) })
+}
+
+/// Sets aside `pages` frames for `dom`, so that its build cannot run short half-way; 0 cancels.
+///
+/// # Errors
+/// `ENOMEM`: there are not that many. `EPERM`, `ESRCH`.
+pub fn claim_pages(dom: DomId, pages: u64) -> Result<()> {
+    let mut extents: [u64; 0] = [];
+    let mut arg = reservation(dom, &mut extents, 0);
+    arg.nr_extents = pages;
+    arg.extent_start = 0;
+    // SAFETY: plain data in.
+    unsafe { op(NR, XENMEM_CLAIM_PAGES, &mut arg) }.map(|_| ())
+}

@@ -1,0 +1,72 @@
+//! The page-table calls. ABI: `xen/include/public/xen.h`.
+
+use super::{Result, check, raw};
+use ring_abi::hypercall::{__HYPERVISOR_MMU_UPDATE, __HYPERVISOR_MMUEXT_OP, __HYPERVISOR_UPDATE_VA_MAPPING};
+use ring_abi::mmu::{MmuUpdate, MmuextOp};
+use ring_abi::types::DomId;
+
+/// Page-table entry bits.
+pub mod pte {
+    /// Present.
+    pub const P: u64 = 1;
+    /// Writable.
+    pub const RW: u64 = 1 << 1;
+    /// Reachable from user mode.
+    pub const US: u64 = 1 << 2;
+    /// Write-through.
+    pub const PWT: u64 = 1 << 3;
+    /// Uncached.
+    pub const PCD: u64 = 1 << 4;
+    /// Accessed.
+    pub const A: u64 = 1 << 5;
+    /// Dirty.
+    pub const D: u64 = 1 << 6;
+    /// No execution.
+    pub const NX: u64 = 1 << 63;
+    /// The frame's address.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// `mmu_update`: applies page-table updates in order; frames belong to `owner`. The error comes with the number of
+/// updates that were done before it.
+///
+/// # Safety
+/// Mappings of memory that Rust objects live in must stay what they were.
+///
+/// # Errors
+/// The first refused update's errno: `EINVAL`, `EPERM`, `EBUSY`, `EFAULT`.
+pub unsafe fn mmu_update(
+    updates: &[MmuUpdate],
+    owner: DomId,
+) -> core::result::Result<(), (usize, ring_abi::errno::Errno)> {
+    let mut done = 0u32;
+    let args =
+        [updates.as_ptr() as u64, updates.len() as u64, (&raw mut done) as u64, u64::from(owner.raw()), 0];
+    // SAFETY: the list is only read, `done` is written; the caller vouches for the updates.
+    check(unsafe { raw(__HYPERVISOR_MMU_UPDATE, args) }).map(|_| ()).map_err(|errno| (done as usize, errno))
+}
+
+/// `update_va_mapping`: sets the L1 entry that maps `va`; `flags` are `UVMF_*`.
+///
+/// # Safety
+/// As [`mmu_update`].
+///
+/// # Errors
+/// `EINVAL`: refused, or `va` has no L1 table.
+pub unsafe fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Result<()> {
+    // SAFETY: the caller vouches for the mapping.
+    check(unsafe { raw(__HYPERVISOR_UPDATE_VA_MAPPING, [va, entry, flags, 0, 0]) }).map(|_| ())
+}
+
+/// `mmuext_op`: pins, base pointers, flushes, in order; `owner` owns the frames.
+///
+/// # Safety
+/// As [`mmu_update`]; a new base pointer must map this kernel as the old one did.
+///
+/// # Errors
+/// The first refused operation's errno.
+pub unsafe fn mmuext_op(ops: &[MmuextOp], owner: DomId) -> Result<()> {
+    let args = [ops.as_ptr() as u64, ops.len() as u64, 0, u64::from(owner.raw()), 0];
+    // SAFETY: the list is only read; the caller vouches for the operations.
+    check(unsafe { raw(__HYPERVISOR_MMUEXT_OP, args) }).map(|_| ())
+}

@@ -1,0 +1,106 @@
+//! One typed function per hypercall. On the host they go to the thread's [`crate::host::Hypervisor`].
+//!
+//! Every function returns `Err` with the hypervisor's errno, never a raw number. Functions are safe when what they
+//! change cannot alter memory of this kernel behind the compiler's back; the page-table calls are `unsafe`.
+#![allow(unsafe_code)] // arguments are passed by address
+
+pub mod console;
+pub mod event;
+pub mod grant;
+pub mod memory;
+pub mod mmu;
+pub mod physdev;
+pub mod sched;
+pub mod tools;
+pub mod vcpu;
+pub mod version;
+
+use ring_abi::errno::Errno;
+use ring_abi::hypercall::{__HYPERVISOR_MULTICALL, MulticallEntry};
+
+/// The hypervisor's answer: a value of the call's own kind, or an errno.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+/// Issues hypercall `number`; returns rax.
+///
+/// # Safety
+/// As the call's own: addresses among the arguments must be valid for what the call reads and writes, and the
+/// call's effect must not break what Rust assumes of this kernel's memory.
+#[cfg(freestanding)]
+#[inline]
+pub unsafe fn raw(number: u32, args: [u64; 5]) -> i64 {
+    let result: i64;
+    // SAFETY: the hypervisor keeps every register but rax, rcx and r11; the caller vouches for the call itself.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") u64::from(number) => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Issues hypercall `number` to the thread's stand-in.
+///
+/// # Safety
+/// Addresses among the arguments must be valid for what the call reads and writes.
+#[cfg(not(freestanding))]
+pub unsafe fn raw(number: u32, args: [u64; 5]) -> i64 {
+    crate::host::hypercall(number, args)
+}
+
+/// Splits rax into value and errno.
+#[inline]
+pub(crate) fn check(result: i64) -> Result<u64> {
+    Errno::check(result)
+}
+
+/// A call whose only argument besides its sub-operation is one structure, read and written in place.
+///
+/// # Safety
+/// As [`raw`], for what `arg` says.
+#[inline]
+pub(crate) unsafe fn op<T>(number: u32, cmd: u32, arg: &mut T) -> Result<u64> {
+    // SAFETY: `arg` is valid for the call's reads and writes; the caller vouches for its contents.
+    check(unsafe { raw(number, [u64::from(cmd), (arg as *mut T) as u64, 0, 0, 0]) })
+}
+
+/// A call on an array of structures, each with its own status.
+///
+/// # Safety
+/// As [`raw`], for what the entries say.
+#[inline]
+pub(crate) unsafe fn batch<T>(number: u32, cmd: u32, entries: &mut [T]) -> Result<u64> {
+    let args = [u64::from(cmd), entries.as_mut_ptr() as u64, entries.len() as u64, 0, 0];
+    // SAFETY: `entries` is valid for the call's reads and writes; the caller vouches for the contents.
+    check(unsafe { raw(number, args) })
+}
+
+/// `multicall`: several calls for one trap; each entry's `result` holds its rax.
+///
+/// # Safety
+/// As [`raw`], for every entry.
+///
+/// # Errors
+/// The hypervisor could not read or write the list.
+pub unsafe fn multicall(calls: &mut [MulticallEntry]) -> Result<()> {
+    let args = [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0];
+    // SAFETY: the list is valid for reads and writes; the caller vouches for the entries.
+    check(unsafe { raw(__HYPERVISOR_MULTICALL, args) }).map(|_| ())
+}
+
+/// The result of one multicall entry.
+///
+/// # Errors
+/// The entry's own errno.
+pub fn entry_result(entry: &MulticallEntry) -> Result<u64> {
+    check(entry.result as i64)
+}

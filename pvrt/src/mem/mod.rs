@@ -1,0 +1,196 @@
+//! Memory of the kernel: its pages, mappings of other domains' pages, the heap.
+//!
+//! Layout (an image): the linear map of all pseudo-physical pages at 0xffffffff80000000, at most 1 GiB of it; the
+//! window region at 0xffffffffc0000000, 512 MiB for mappings that come and go and for memory gained after start.
+//! On the host pages come from the process's heap, machine frame numbers are made up, and a mapping of frames is those
+//! frames' own addresses.
+#![allow(unsafe_code)] // pages are addresses until they are wrapped
+
+#[cfg(any(freestanding, test))] // pages of an image
+pub(crate) mod bitmap;
+mod foreign;
+#[cfg(freestanding)]
+pub(crate) mod heap;
+#[cfg(not(freestanding))]
+pub(crate) mod host;
+#[cfg(freestanding)]
+pub(crate) mod tables;
+#[cfg(freestanding)]
+pub(crate) mod window;
+
+#[cfg(not(freestanding))]
+use host as arch;
+#[cfg(freestanding)]
+use tables as arch;
+
+pub(crate) use foreign::free_window;
+#[cfg(freestanding)]
+pub(crate) use foreign::take_window;
+pub use foreign::{ForeignMap, MapError, map_foreign, map_mmio};
+
+use ring_abi::shared::{SharedBytes, SharedMemory};
+use ring_abi::types::{Mfn, PAGE_SIZE, Pfn};
+
+/// Neither the kernel's pages nor the hypervisor had enough memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// Where a run of pages came from, and where it goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The memory the domain started with.
+    Start,
+    /// Taken from the hypervisor; its first pseudo-physical page.
+    #[cfg_attr(not(freestanding), allow(dead_code))]
+    Grown(u64),
+}
+
+/// A run of whole pages at consecutive addresses, owned; given back on drop. The machine frames behind it are in no
+/// order. Its bytes are reached through [`SharedBytes`], since another domain may have been granted them.
+#[derive(Debug)]
+pub struct Pages {
+    va: usize,
+    count: usize,
+    origin: Origin,
+}
+
+impl Pages {
+    /// Takes `count` pages (at least one) from the kernel's own memory, or else from the hypervisor. Their contents
+    /// are whatever was there.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn alloc(count: usize) -> Result<Self, OutOfMemory> {
+        match arch::take_pages(count) {
+            Some(va) => Ok(Self { va, count, origin: Origin::Start }),
+            None => populate(count),
+        }
+    }
+
+    /// As [`alloc`](Self::alloc), filled with zeros.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn zeroed(count: usize) -> Result<Self, OutOfMemory> {
+        let pages = Self::alloc(count)?;
+        // SAFETY: the pages were just taken: nothing else refers to them.
+        unsafe { core::ptr::write_bytes(pages.va as *mut u8, 0, pages.len()) };
+        Ok(pages)
+    }
+
+    /// Address of the first byte.
+    pub fn va(&self) -> usize {
+        self.va
+    }
+
+    /// Number of pages.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Number of bytes.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.count * PAGE_SIZE
+    }
+
+    /// The machine frame behind page `index`.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn mfn(&self, index: usize) -> Mfn {
+        assert!(index < self.count);
+        arch::mfn_of(self.va + index * PAGE_SIZE)
+    }
+
+    /// The pseudo-physical number of page `index`.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn pfn(&self, index: usize) -> Pfn {
+        assert!(index < self.count);
+        match self.origin {
+            Origin::Start => arch::linear_pfn(self.va + index * PAGE_SIZE),
+            Origin::Grown(first) => Pfn::new(first + index as u64),
+        }
+    }
+
+    /// The bytes of all pages; not to be used after `self` is gone.
+    pub fn bytes(&self) -> SharedBytes {
+        self.shared()
+    }
+
+    /// The bytes of page `index`; not to be used after `self` is gone.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn page(&self, index: usize) -> SharedBytes {
+        self.shared().slice(index * PAGE_SIZE, PAGE_SIZE).expect("a page of this run")
+    }
+}
+
+impl SharedMemory for Pages {
+    fn shared(&self) -> SharedBytes {
+        // SAFETY: the pages are mapped while `self` lives, and users keep the accessor no longer.
+        unsafe { shared_at(self.va, self.count) }
+    }
+}
+
+/// Pages as shared bytes.
+///
+/// # Safety
+/// The pages stay mapped while the accessor is used, and are reached only through such accessors.
+unsafe fn shared_at(va: usize, count: usize) -> SharedBytes {
+    // SAFETY: promised by the caller.
+    unsafe { SharedBytes::new(va as *mut u8, count * PAGE_SIZE) }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        match self.origin {
+            Origin::Start => arch::give_pages(self.va, self.count),
+            Origin::Grown(first) => arch::shrink(self.va, self.count, first),
+        }
+    }
+}
+
+/// Takes `count` pages from the hypervisor, whatever the kernel itself has; they go back there on drop.
+///
+/// # Errors
+/// [`OutOfMemory`]: the machine or the domain's limit has not so many.
+pub fn populate(count: usize) -> Result<Pages, OutOfMemory> {
+    let (va, first) = arch::grow(count).ok_or(OutOfMemory)?;
+    Ok(Pages { va, count, origin: first })
+}
+
+/// Gives pages back to where they came from; the same as dropping them.
+pub fn release(pages: Pages) {
+    drop(pages);
+}
+
+/// The machine frame that maps address `va` of this kernel (the linear map or a [`Pages`]).
+pub fn mfn_of(va: usize) -> Mfn {
+    arch::mfn_of(va)
+}
+
+/// How much memory there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Pages the domain has: at start and gained since.
+    pub total_pages: usize,
+    /// Of the pages at start, those free.
+    pub free_pages: usize,
+    /// Pages gained from the hypervisor and not yet given back.
+    pub grown_pages: usize,
+    /// Window pages in use by mappings.
+    pub window_pages: usize,
+    /// Bytes of heap that are claimed by allocations.
+    pub heap_bytes: usize,
+    /// Allocations that live on the heap.
+    pub heap_objects: usize,
+}
+
+/// How much memory there is now.
+pub fn usage() -> Usage {
+    arch::usage()
+}
