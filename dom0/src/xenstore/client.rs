@@ -9,11 +9,13 @@ use core::task::Poll;
 
 use spin::Mutex;
 
+use super::connection::{ConnId, Failure};
 use super::error::XsError;
 use super::path::Path;
 use super::perms::Perms;
 use super::quota::{Figures, Quotas};
-use super::server::{ConnId, Effect, Exchange, Failure, Ring, Server, WatchEvent};
+use super::serve::{Exchange, Ring};
+use super::server::{Effect, Server, WatchEvent};
 
 /// A handle on the one server; clones share it.
 ///

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::task::Waker;
 
+use ring_abi::io::xs_wire::{XENSTORE_ERROR_COMM, XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX};
+
 use super::stream::{Input, Output};
 use super::transaction::Transaction;
 use super::watch::Watch;
@@ -39,9 +41,9 @@ impl Failure {
     /// ABI: `XENSTORE_ERROR_*`, `xen/include/public/io/xs_wire.h`.
     pub fn ring_error(self) -> u32 {
         match self {
-            Failure::Gone | Failure::EventsNotFetched => 1,
-            Failure::RingIndex => 2,
-            Failure::PayloadTooLong(_) => 3,
+            Failure::Gone | Failure::EventsNotFetched => XENSTORE_ERROR_COMM,
+            Failure::RingIndex => XENSTORE_ERROR_RINGIDX,
+            Failure::PayloadTooLong(_) => XENSTORE_ERROR_PROTO,
         }
     }
 }

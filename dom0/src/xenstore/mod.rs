@@ -6,33 +6,36 @@
 //!
 //! - `store`, `transaction`, `view`: nodes, what a transaction sees of them, the operations on both;
 //! - `watch`, `connection`, `server`: clients and what they hear of;
-//! - `wire`, `stream`, `request`: messages, in pieces and whole.
+//! - `stream`, `request`: messages, in pieces and whole.
 //!
 //! Behaviour follows Xen's `docs/misc/xenstore.txt`, and where that is silent xenstored of Xen 4.17.
 #![forbid(unsafe_code)]
 
 mod client;
 mod connection;
+mod domains;
 mod error;
 mod path;
 mod perms;
 mod quota;
 mod request;
+mod serve;
 mod server;
 mod store;
 pub mod stream;
 mod transaction;
 mod view;
 mod watch;
-pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{Client, Nodes, Transaction, Xenstore};
+pub use connection::{ConnId, Failure};
 pub use error::XsError;
-pub use path::{ABS_PATH_MAX, Path, REL_PATH_MAX};
+pub use path::Path;
 pub use perms::{Access, Perm, Perms};
 pub use quota::{DomainFigures, Figures, Quotas};
-pub use server::{ConnId, Effect, Exchange, Failure, Ring, Server, WatchEvent};
+pub use serve::{Exchange, Ring};
+pub use server::{Effect, Server, WatchEvent};
 pub use watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};

@@ -7,12 +7,9 @@ use alloc::vec::Vec;
 use core::borrow::Borrow;
 use core::fmt;
 
-use super::error::XsError;
+use ring_abi::io::xs_wire::{XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX};
 
-/// Longest absolute path, in bytes. ABI: `XENSTORE_ABS_PATH_MAX`, `io/xs_wire.h`.
-pub const ABS_PATH_MAX: usize = 3072;
-/// Longest relative path, in bytes. ABI: `XENSTORE_REL_PATH_MAX`, `io/xs_wire.h`.
-pub const REL_PATH_MAX: usize = 2048;
+use super::error::XsError;
 
 /// A checked absolute path, or the name of a special watch (`@...`).
 ///
@@ -39,7 +36,7 @@ impl Path {
         let legal = |&b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'@');
         if text.first() != Some(&b'/')
             || text.last() == Some(&b'/')
-            || text.len() > ABS_PATH_MAX
+            || text.len() > XENSTORE_ABS_PATH_MAX
             || !text.iter().all(legal)
             || text.windows(2).any(|pair| pair == b"//")
         {
@@ -51,12 +48,12 @@ impl Path {
     /// Checks a path as domain `domid` sends it: absolute, or relative to `/local/domain/<domid>`.
     ///
     /// # Errors
-    /// As [`Path::absolute`]; also a relative path over [`REL_PATH_MAX`].
+    /// As [`Path::absolute`]; also a relative path over [`XENSTORE_REL_PATH_MAX`].
     pub fn resolve(text: &[u8], domid: u16) -> Result<Path, XsError> {
         match text.first() {
             None | Some(b'@') => Err(XsError::Inval),
             Some(b'/') => Path::absolute(text),
-            Some(_) if text.len() > REL_PATH_MAX => Err(XsError::Inval),
+            Some(_) if text.len() > XENSTORE_REL_PATH_MAX => Err(XsError::Inval),
             Some(_) => {
                 let mut full = Vec::from(home_text(domid).as_bytes());
                 full.push(b'/');
@@ -75,7 +72,7 @@ impl Path {
             return Path::resolve(text, domid);
         }
         let legal = |&b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@');
-        if text.len() < 2 || text.len() > REL_PATH_MAX || !text.iter().all(legal) {
+        if text.len() < 2 || text.len() > XENSTORE_REL_PATH_MAX || !text.iter().all(legal) {
             return Err(XsError::Inval);
         }
         Ok(Path(Arc::from(text)))
@@ -174,10 +171,10 @@ mod tests {
     #[test]
     fn checks_lengths() {
         let path = |len: usize| [b"/".to_vec(), vec![b'a'; len - 1]].concat();
-        assert!(Path::absolute(&path(ABS_PATH_MAX)).is_ok());
-        assert!(Path::absolute(&path(ABS_PATH_MAX + 1)).is_err());
-        assert!(Path::resolve(&vec![b'a'; REL_PATH_MAX], 65535).is_ok());
-        assert!(Path::resolve(&vec![b'a'; REL_PATH_MAX + 1], 1).is_err());
+        assert!(Path::absolute(&path(XENSTORE_ABS_PATH_MAX)).is_ok());
+        assert!(Path::absolute(&path(XENSTORE_ABS_PATH_MAX + 1)).is_err());
+        assert!(Path::resolve(&vec![b'a'; XENSTORE_REL_PATH_MAX], 65535).is_ok());
+        assert!(Path::resolve(&vec![b'a'; XENSTORE_REL_PATH_MAX + 1], 1).is_err());
     }
 
     #[test]

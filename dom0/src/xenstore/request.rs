@@ -3,13 +3,14 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use ring_abi::io::xs_wire::{self as wire, XENSTORE_PAYLOAD_MAX, XsdSockmsg};
+
 use super::connection::ConnId;
 use super::error::XsError;
 use super::path::Path;
 use super::perms::{Perm, Perms, parse_domid, parse_u64};
 use super::server::Server;
 use super::stream::Message;
-use super::wire::{self, Header, PAYLOAD_MAX};
 
 /// The reply of operations that have nothing to say.
 const OK: &[u8] = b"OK\0";
@@ -17,15 +18,16 @@ const OK: &[u8] = b"OK\0";
 impl Server {
     /// Handles one request: queues its reply, then the watch events that it caused.
     pub fn handle(&mut self, conn: ConnId, request: &Message) {
-        let Header { kind, req_id, tx_id, .. } = request.header;
+        let XsdSockmsg { r#type: kind, req_id, tx_id, .. } = request.header;
         let result = self.dispatch(conn, kind, tx_id, &request.payload);
-        let result = result
-            .and_then(|payload| if payload.len() > PAYLOAD_MAX { Err(XsError::TooBig) } else { Ok(payload) });
+        let result = result.and_then(|payload| {
+            if payload.len() > XENSTORE_PAYLOAD_MAX { Err(XsError::TooBig) } else { Ok(payload) }
+        });
         let (kind, payload) = match result {
             Ok(payload) => (kind, payload),
-            Err(error) => (wire::ERROR, nul_terminated(error.name())),
+            Err(error) => (wire::XS_ERROR, nul_terminated(error.name())),
         };
-        let header = Header { kind, req_id, tx_id, len: payload.len() as u32 };
+        let header = XsdSockmsg { r#type: kind, req_id, tx_id, len: payload.len() as u32 };
         self.reply(conn, Message { header, payload });
         self.flush();
     }
@@ -34,37 +36,37 @@ impl Server {
         let domid = self.actor(conn)?.domid;
         let ok = |()| Vec::from(OK);
         match kind {
-            wire::CONTROL => self.control(conn, payload),
-            wire::DIRECTORY => {
+            wire::XS_CONTROL => self.control(conn, payload),
+            wire::XS_DIRECTORY => {
                 let path = Path::resolve(only(payload)?, domid)?;
                 let (children, _) = self.view(conn, tx_id, |view| view.directory(&path))?;
                 Ok(child_list(&children))
             }
-            wire::DIRECTORY_PART => {
+            wire::XS_DIRECTORY_PART => {
                 let [path, offset] = strings(payload)?;
                 let path = Path::resolve(path, domid)?;
                 let offset = usize::try_from(parse_u64(offset)?).map_err(|_| XsError::Inval)?;
                 let (children, generation) = self.view(conn, tx_id, |view| view.directory(&path))?;
                 Ok(directory_part(&child_list(&children), generation, offset))
             }
-            wire::READ => {
+            wire::XS_READ => {
                 let path = Path::resolve(only(payload)?, domid)?;
                 self.view(conn, tx_id, |view| view.read(&path)).map(|value| Vec::from(&*value))
             }
-            wire::WRITE => {
+            wire::XS_WRITE => {
                 let (path, value) = first(payload)?;
                 let path = Path::resolve(path, domid)?;
                 self.view(conn, tx_id, |view| view.write(&path, value)).map(ok)
             }
-            wire::MKDIR => {
+            wire::XS_MKDIR => {
                 let path = Path::resolve(only(payload)?, domid)?;
                 self.view(conn, tx_id, |view| view.mkdir(&path)).map(ok)
             }
-            wire::RM => {
+            wire::XS_RM => {
                 let path = Path::resolve(only(payload)?, domid)?;
                 self.view(conn, tx_id, |view| view.rm(&path)).map(ok)
             }
-            wire::GET_PERMS => {
+            wire::XS_GET_PERMS => {
                 let path = Path::resolve_watch(only(payload)?, domid)?;
                 let perms = if path.is_special() {
                     self.special_perms(conn, &path)?.clone()
@@ -73,7 +75,7 @@ impl Server {
                 };
                 Ok(perms.entries().iter().flat_map(|perm| nul_terminated(&perm.text())).collect())
             }
-            wire::SET_PERMS => {
+            wire::XS_SET_PERMS => {
                 let (path, rest) = first(payload)?;
                 let path = Path::resolve_watch(path, domid)?;
                 let entries: Vec<Perm> =
@@ -85,25 +87,25 @@ impl Server {
                 }
                 self.view(conn, tx_id, |view| view.set_perms(&path, perms)).map(ok)
             }
-            wire::WATCH => {
+            wire::XS_WATCH => {
                 let [path, token] = strings(payload)?;
                 self.watch(conn, path, token).map(ok)
             }
-            wire::UNWATCH => {
+            wire::XS_UNWATCH => {
                 let [path, token] = strings(payload)?;
                 self.unwatch(conn, path, token).map(ok)
             }
-            wire::RESET_WATCHES => {
+            wire::XS_RESET_WATCHES => {
                 self.reset(conn);
                 Ok(Vec::from(OK))
             }
-            wire::TRANSACTION_START => {
+            wire::XS_TRANSACTION_START => {
                 if tx_id != 0 {
                     return Err(XsError::Busy);
                 }
                 self.transaction_start(conn).map(|id| nul_terminated(&format!("{id}")))
             }
-            wire::TRANSACTION_END => {
+            wire::XS_TRANSACTION_END => {
                 let commit = match only(payload)? {
                     b"T" => true,
                     b"F" => false,
@@ -111,22 +113,22 @@ impl Server {
                 };
                 self.transaction_end(conn, tx_id, commit).map(ok)
             }
-            wire::INTRODUCE => {
+            wire::XS_INTRODUCE => {
                 let [domid, mfn, port] = strings(payload)?;
                 let port = u32::try_from(parse_u64(port)?).map_err(|_| XsError::Inval)?;
                 self.introduce(conn, parse_domid(domid)?, parse_u64(mfn)?, port).map(ok)
             }
-            wire::RELEASE => self.release(conn, parse_domid(only(payload)?)?).map(ok),
-            wire::RESUME => self.resume(conn, parse_domid(only(payload)?)?).map(ok),
-            wire::SET_TARGET => {
+            wire::XS_RELEASE => self.release(conn, parse_domid(only(payload)?)?).map(ok),
+            wire::XS_RESUME => self.resume(conn, parse_domid(only(payload)?)?).map(ok),
+            wire::XS_SET_TARGET => {
                 let [domid, target] = strings(payload)?;
                 self.set_target(conn, parse_domid(domid)?, parse_domid(target)?).map(ok)
             }
-            wire::GET_DOMAIN_PATH => {
+            wire::XS_GET_DOMAIN_PATH => {
                 let home = Path::home(parse_domid(only(payload)?)?);
                 Ok(nul_terminated(&format!("{home}")))
             }
-            wire::IS_DOMAIN_INTRODUCED => {
+            wire::XS_IS_DOMAIN_INTRODUCED => {
                 let known = self.is_introduced(parse_domid(only(payload)?)?);
                 Ok(nul_terminated(if known { "T" } else { "F" }))
             }
@@ -186,7 +188,7 @@ fn child_list(children: &[Path]) -> Vec<u8> {
 /// As many whole names from `offset` on as fit; after the last of all, an empty string.
 fn directory_part(list: &[u8], generation: u64, offset: usize) -> Vec<u8> {
     let mut reply = nul_terminated(&format!("{generation}"));
-    let room = PAYLOAD_MAX - reply.len() - 1;
+    let room = XENSTORE_PAYLOAD_MAX - reply.len() - 1;
     let rest = list.get(offset..).unwrap_or_default();
     let part = match rest.len() {
         len if len <= room => rest,

@@ -6,22 +6,15 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
-use super::connection::Connection;
-pub use super::connection::{ConnId, Failure};
+use super::connection::{ConnId, Connection, Failure};
 use super::error::XsError;
 use super::path::Path;
 use super::perms::{Access, Actor, Perms, Want};
 use super::quota::{DomainFigures, Figures, Quotas};
 use super::store::{Change, Store};
-use super::stream::Outgoing;
 use super::transaction::Transaction;
 use super::view::View;
-use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, Watch, WatchIndex};
-
-/// Messages of one connection that are handled before another gets its turn.
-const BATCH: usize = 16;
-/// First domain id that stands for no domain. ABI: `DOMID_FIRST_RESERVED`, `xen.h`.
-const DOMID_FIRST_RESERVED: u16 = 0x7ff0;
+use super::watch::{Watch, WatchIndex};
 
 /// What must be done outside the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,39 +51,15 @@ pub struct WatchEvent {
     pub token: alloc::string::String,
 }
 
-/// A domain's ring, as [`Server::exchange`] uses it.
-pub trait Ring {
-    /// Takes bytes that the domain sent; answers how many, 0 if there are none.
-    ///
-    /// # Errors
-    /// [`Failure::RingIndex`]: producer and consumer are further apart than the ring is long.
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, Failure>;
-
-    /// Puts bytes for the domain; answers how many fitted.
-    ///
-    /// # Errors
-    /// As [`Ring::read`].
-    fn write(&mut self, from: &[u8]) -> Result<usize, Failure>;
-}
-
-/// How a round of [`Server::exchange`] went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Exchange {
-    /// Bytes moved: the domain must be notified.
-    pub notify: bool,
-    /// The turn was over before the work was: let others run, then call again.
-    pub again: bool,
-}
-
-struct Domain {
-    conn: ConnId,
-    target: Option<u16>,
-    shut_down: bool,
+/// A domain that was introduced.
+pub(super) struct Domain {
+    pub(super) conn: ConnId,
+    pub(super) target: Option<u16>,
+    pub(super) shut_down: bool,
 }
 
 /// What watches are told of, once the reply of the request that caused it is queued.
-enum Deferred {
+pub(super) enum Deferred {
     Change(Change),
     Special(&'static str),
     First(ConnId, Arc<Watch>),
@@ -98,18 +67,18 @@ enum Deferred {
 
 /// xenstored without its rings.
 pub struct Server {
-    store: Store,
-    quotas: Quotas,
-    connections: BTreeMap<ConnId, Connection>,
-    domains: BTreeMap<u16, Domain>,
+    pub(super) store: Store,
+    pub(super) quotas: Quotas,
+    pub(super) connections: BTreeMap<ConnId, Connection>,
+    pub(super) domains: BTreeMap<u16, Domain>,
     watches: WatchIndex,
     last_conn: u32,
     /// Permissions of `@introduceDomain` and `@releaseDomain`.
-    special_perms: [Perms; 2],
+    pub(super) special_perms: [Perms; 2],
     effects: VecDeque<Effect>,
     effects_waker: Option<Waker>,
-    deferred: Vec<Deferred>,
-    woken: Vec<Waker>,
+    pub(super) deferred: Vec<Deferred>,
+    pub(super) woken: Vec<Waker>,
 }
 
 impl Server {
@@ -136,7 +105,7 @@ impl Server {
         self.open(0, true)
     }
 
-    fn open(&mut self, domid: u16, internal: bool) -> ConnId {
+    pub(super) fn open(&mut self, domid: u16, internal: bool) -> ConnId {
         self.last_conn += 1;
         let conn = ConnId(self.last_conn);
         self.connections.insert(conn, Connection::new(domid, internal));
@@ -172,7 +141,7 @@ impl Server {
         }
     }
 
-    fn effect(&mut self, effect: Effect) {
+    pub(super) fn effect(&mut self, effect: Effect) {
         self.effects.push_back(effect);
         self.woken.extend(self.effects_waker.take());
     }
@@ -195,7 +164,7 @@ impl Server {
         Actor { domid: connection.domid, target }
     }
 
-    fn dom0_only(&self, conn: ConnId) -> Result<(), XsError> {
+    pub(super) fn dom0_only(&self, conn: ConnId) -> Result<(), XsError> {
         if self.actor(conn)?.privileged() { Ok(()) } else { Err(XsError::Acces) }
     }
 
@@ -329,130 +298,6 @@ impl Server {
         });
     }
 
-    /// `XS_INTRODUCE`, for dom0 alone. Once more for the same domain starts its connection afresh.
-    ///
-    /// # Errors
-    /// `EACCES`; `EINVAL`: dom0 itself, no domain's id, or port 0.
-    pub(super) fn introduce(&mut self, conn: ConnId, domid: u16, mfn: u64, port: u32) -> Result<(), XsError> {
-        self.dom0_only(conn)?;
-        if domid == 0 || domid >= DOMID_FIRST_RESERVED || port == 0 {
-            return Err(XsError::Inval);
-        }
-        let known = self.domains.get(&domid).map(|domain| domain.conn);
-        let conn = match known {
-            Some(conn) => {
-                self.reset(conn);
-                if let Some(old) = self.connections.insert(conn, Connection::new(domid, false)) {
-                    self.woken.extend(old.waker);
-                }
-                conn
-            }
-            None => {
-                let conn = self.open(domid, false);
-                self.domains.insert(domid, Domain { conn, target: None, shut_down: false });
-                self.deferred.push(Deferred::Special(INTRODUCE_DOMAIN));
-                conn
-            }
-        };
-        self.effect(Effect::Introduced { conn, domid, mfn, port, again: known.is_some() });
-        Ok(())
-    }
-
-    /// `XS_RELEASE`, for dom0 alone: as if the domain were destroyed.
-    ///
-    /// # Errors
-    /// `EACCES`; `ENOENT`: it is not introduced.
-    pub(super) fn release(&mut self, conn: ConnId, domid: u16) -> Result<(), XsError> {
-        self.dom0_only(conn)?;
-        if !self.domains.contains_key(&domid) {
-            return Err(XsError::NoEnt);
-        }
-        self.remove_domain(domid);
-        Ok(())
-    }
-
-    /// `XS_RESUME`, for dom0 alone: the domain's next shutdown is told of again.
-    ///
-    /// # Errors
-    /// `EACCES`; `ENOENT`: it is not introduced.
-    pub(super) fn resume(&mut self, conn: ConnId, domid: u16) -> Result<(), XsError> {
-        self.dom0_only(conn)?;
-        self.domains.get_mut(&domid).ok_or(XsError::NoEnt)?.shut_down = false;
-        Ok(())
-    }
-
-    /// `XS_SET_TARGET`, for dom0 alone: `domid` gets the rights of `target` too.
-    ///
-    /// # Errors
-    /// `EACCES`; `ENOENT`: one of them is not introduced.
-    pub(super) fn set_target(&mut self, conn: ConnId, domid: u16, target: u16) -> Result<(), XsError> {
-        self.dom0_only(conn)?;
-        if !self.domains.contains_key(&target) {
-            return Err(XsError::NoEnt);
-        }
-        self.domains.get_mut(&domid).ok_or(XsError::NoEnt)?.target = Some(target);
-        Ok(())
-    }
-
-    /// Is the domain introduced? dom0 always is.
-    pub fn is_introduced(&self, domid: u16) -> bool {
-        domid == 0 || self.domains.contains_key(&domid)
-    }
-
-    /// The permissions of a special watch; only dom0 may ask, or set them.
-    ///
-    /// # Errors
-    /// `EACCES`; `ENOENT`: there is no special watch of that name.
-    pub(super) fn special_perms(&mut self, conn: ConnId, name: &Path) -> Result<&mut Perms, XsError> {
-        self.dom0_only(conn)?;
-        self.special_slot(name).ok_or(XsError::NoEnt)
-    }
-
-    fn special_slot(&mut self, name: &Path) -> Option<&mut Perms> {
-        let names = [INTRODUCE_DOMAIN, RELEASE_DOMAIN];
-        let at = names.iter().position(|known| known.as_bytes() == name.key())?;
-        self.special_perms.get_mut(at)
-    }
-
-    /// The hypervisor says that the domain shut down or crashed: who watches `@releaseDomain` hears of
-    /// it, once.
-    pub fn domain_shut_down(&mut self, domid: u16) {
-        if let Some(domain) = self.domains.get_mut(&domid)
-            && !domain.shut_down
-        {
-            domain.shut_down = true;
-            self.deferred.push(Deferred::Special(RELEASE_DOMAIN));
-        }
-        self.flush();
-    }
-
-    /// The domain is no more: its connection goes, its nodes with all below them, and every
-    /// permission that names it.
-    pub fn domain_destroyed(&mut self, domid: u16) {
-        if domid != 0 {
-            self.remove_domain(domid);
-        }
-        self.flush();
-    }
-
-    fn remove_domain(&mut self, domid: u16) {
-        if let Some(domain) = self.domains.remove(&domid) {
-            self.disconnect(domain.conn);
-            self.effect(Effect::Released { conn: domain.conn, domid });
-        }
-        for domain in self.domains.values_mut() {
-            if domain.target == Some(domid) {
-                domain.target = None;
-            }
-        }
-        let changes = self.store.forget_domain(domid);
-        self.deferred.extend(changes.into_iter().map(Deferred::Change));
-        for perms in &mut self.special_perms {
-            *perms = perms.without(domid).unwrap_or_else(|| perms.clone());
-        }
-        self.deferred.push(Deferred::Special(RELEASE_DOMAIN));
-    }
-
     /// Tells watches of what has happened. Called after each request, when its reply is queued.
     pub(super) fn flush(&mut self) {
         for deferred in core::mem::take(&mut self.deferred) {
@@ -483,7 +328,7 @@ impl Server {
         }
     }
 
-    fn may_read<'a>(&self, conn: ConnId, mut perms: impl Iterator<Item = &'a Perms>) -> bool {
+    pub(super) fn may_read<'a>(&self, conn: ConnId, mut perms: impl Iterator<Item = &'a Perms>) -> bool {
         self.actor(conn).is_ok_and(|actor| perms.any(|perms| perms.allow(actor, Want::Read)))
     }
 
@@ -503,7 +348,7 @@ impl Server {
     }
 
     /// Ends a connection's service; the domain stays introduced, and may be introduced again.
-    fn fail(&mut self, conn: ConnId, failure: Failure) {
+    pub(super) fn fail(&mut self, conn: ConnId, failure: Failure) {
         self.reset(conn);
         if let Some(connection) = self.connections.get_mut(&conn) {
             log::warn!("xenstored: d{}: disconnected: {failure}", connection.domid);
@@ -524,109 +369,6 @@ impl Server {
             connection.output.push_reply(message);
             connection.kick(&mut self.woken);
         }
-    }
-
-    /// Moves bytes between a domain's ring and its connection and handles what came, up to a bound.
-    ///
-    /// # Errors
-    /// The connection serves no more: the caller notes [`Failure::ring_error`] in the ring page, and lets
-    /// page and port go when the [`Effect`] comes.
-    pub fn exchange(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
-        let result = self.turn(conn, ring);
-        if let Err(failure) = result
-            && let Some(connection) = self.connections.get(&conn)
-            && connection.failed.is_none()
-        {
-            self.fail(conn, failure);
-        }
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.kicked = false;
-        }
-        result
-    }
-
-    fn turn(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
-        let mut done = Exchange::default();
-        let mut budget = BATCH;
-        let mut buffer = [0; 1024];
-        loop {
-            let connection = self.connections.get_mut(&conn).ok_or(Failure::Gone)?;
-            if let Some(failure) = connection.failed {
-                return Err(failure);
-            }
-            loop {
-                let bytes = connection.output.bytes();
-                let count = if bytes.is_empty() { 0 } else { ring.write(bytes)? };
-                if count == 0 {
-                    break;
-                }
-                connection.output.consume(count);
-                done.notify = true;
-            }
-            if connection.output.replies() >= self.quotas.outstanding {
-                return Ok(done);
-            }
-            if connection.input.is_ready() {
-                if budget == 0 {
-                    done.again = true;
-                    return Ok(done);
-                }
-                budget -= 1;
-                match connection.input.take() {
-                    Ok(Some(message)) => self.handle(conn, &message),
-                    Ok(None) => {}
-                    Err(error) => return Err(Failure::PayloadTooLong(error.len)),
-                }
-                continue;
-            }
-            let room = connection.input.room().min(buffer.len());
-            let count = ring.read(&mut buffer[..room])?;
-            if count == 0 {
-                return Ok(done);
-            }
-            connection.input.push(&buffer[..count.min(room)]);
-            done.notify = true;
-        }
-    }
-
-    /// Ready when something was queued for the connection, or it failed, since [`Server::exchange`] last ran.
-    pub fn poll_output(&mut self, conn: ConnId, context: &mut Context<'_>) -> Poll<()> {
-        match self.connections.get_mut(&conn) {
-            Some(connection) if !connection.kicked && connection.failed.is_none() => {
-                connection.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        }
-    }
-
-    /// Takes the next event of a client within dom0.
-    pub fn take_event(&mut self, conn: ConnId) -> Option<WatchEvent> {
-        let connection = self.connections.get_mut(&conn)?;
-        loop {
-            match connection.output.pop()? {
-                Outgoing::Event(watch, path) => {
-                    let text = |bytes: &[u8]| alloc::string::String::from_utf8_lossy(bytes).into_owned();
-                    return Some(WatchEvent {
-                        path: text(&watch.event_text(&path)),
-                        token: text(&watch.token),
-                    });
-                }
-                // Such a client asks by calls.
-                Outgoing::Reply(_) => {}
-            }
-        }
-    }
-
-    /// As [`Server::take_event`], for a task that waits for one.
-    pub fn poll_event(&mut self, conn: ConnId, context: &mut Context<'_>) -> Poll<WatchEvent> {
-        if let Some(event) = self.take_event(conn) {
-            return Poll::Ready(event);
-        }
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.waker = Some(context.waker().clone());
-        }
-        Poll::Pending
     }
 
     /// Counts what there is.

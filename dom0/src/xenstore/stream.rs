@@ -4,20 +4,25 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use ring_abi::io::xs_wire::{self as wire, XENSTORE_PAYLOAD_MAX, XsdSockmsg};
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::path::Path;
 use super::watch::Watch;
-use super::wire::{self, Header, PAYLOAD_MAX};
+
+/// Bytes of a header.
+const HEADER_BYTES: usize = size_of::<XsdSockmsg>();
 
 /// A whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Its header; `len` is the payload's length.
-    pub header: Header,
+    pub header: XsdSockmsg,
     /// The bytes after it, at most 4096.
     pub payload: Vec<u8>,
 }
 
-/// A header announced more than [`PAYLOAD_MAX`] bytes: what follows cannot be told apart any more.
+/// A header announced more than [`XENSTORE_PAYLOAD_MAX`] bytes: what follows cannot be told apart any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong {
     /// What it announced.
@@ -32,7 +37,7 @@ pub struct Input {
 
 impl Input {
     /// Bytes that it takes: one message of the greatest size, so that a whole one always fits.
-    pub const CAPACITY: usize = wire::HEADER_BYTES + PAYLOAD_MAX;
+    pub const CAPACITY: usize = HEADER_BYTES + XENSTORE_PAYLOAD_MAX;
 
     /// Bytes that may be pushed now.
     pub fn room(&self) -> usize {
@@ -51,22 +56,26 @@ impl Input {
         taken
     }
 
-    fn header(&self) -> Result<Option<Header>, TooLong> {
-        if self.bytes.len() < wire::HEADER_BYTES {
+    fn header(&self) -> Result<Option<XsdSockmsg>, TooLong> {
+        if self.bytes.len() < HEADER_BYTES {
             return Ok(None);
         }
-        let mut raw = [0; wire::HEADER_BYTES];
+        let mut raw = [0; HEADER_BYTES];
         for (to, from) in raw.iter_mut().zip(&self.bytes) {
             *to = *from;
         }
-        let header = Header::decode(&raw);
-        if header.len as usize > PAYLOAD_MAX { Err(TooLong { len: header.len }) } else { Ok(Some(header)) }
+        let header = XsdSockmsg::read_from_bytes(&raw).unwrap_or_default();
+        if header.len as usize > XENSTORE_PAYLOAD_MAX {
+            Err(TooLong { len: header.len })
+        } else {
+            Ok(Some(header))
+        }
     }
 
     /// Is a whole message, or an error, waiting?
     pub fn is_ready(&self) -> bool {
         match self.header() {
-            Ok(Some(header)) => self.bytes.len() - wire::HEADER_BYTES >= header.len as usize,
+            Ok(Some(header)) => self.bytes.len() - HEADER_BYTES >= header.len as usize,
             Ok(None) => false,
             Err(_) => true,
         }
@@ -78,11 +87,11 @@ impl Input {
     /// [`TooLong`]: the stream is lost.
     pub fn take(&mut self) -> Result<Option<Message>, TooLong> {
         let Some(header) = self.header()? else { return Ok(None) };
-        let whole = wire::HEADER_BYTES + header.len as usize;
+        let whole = HEADER_BYTES + header.len as usize;
         if self.bytes.len() < whole {
             return Ok(None);
         }
-        let payload = self.bytes.drain(..whole).skip(wire::HEADER_BYTES).collect();
+        let payload = self.bytes.drain(..whole).skip(HEADER_BYTES).collect();
         Ok(Some(Message { header, payload }))
     }
 }
@@ -174,7 +183,7 @@ impl Output {
             self.sent = 0;
             match self.pop() {
                 Some(Outgoing::Reply(message)) => {
-                    self.current.extend_from_slice(&message.header.encode());
+                    self.current.extend_from_slice(message.header.as_bytes());
                     self.current.extend_from_slice(&message.payload);
                 }
                 Some(Outgoing::Event(watch, path)) => encode_event(&watch, &path, &mut self.current),
@@ -203,11 +212,11 @@ fn event_cost(watch: &Watch, path: &Path) -> usize {
 fn encode_event(watch: &Watch, path: &Path, out: &mut Vec<u8>) {
     let text = watch.event_text(path);
     let len = text.len() + 1 + watch.token.len() + 1;
-    if len > PAYLOAD_MAX {
+    if len > XENSTORE_PAYLOAD_MAX {
         return;
     }
-    let header = Header { kind: wire::WATCH_EVENT, req_id: 0, tx_id: 0, len: len as u32 };
-    out.extend_from_slice(&header.encode());
+    let header = XsdSockmsg { r#type: wire::XS_WATCH_EVENT, req_id: 0, tx_id: 0, len: len as u32 };
+    out.extend_from_slice(header.as_bytes());
     out.extend_from_slice(&text);
     out.push(0);
     out.extend_from_slice(&watch.token);
@@ -218,15 +227,15 @@ mod tests {
     use super::*;
 
     fn message(len: usize) -> Vec<u8> {
-        let header = Header { kind: wire::READ, req_id: 7, tx_id: 9, len: len as u32 };
-        let mut bytes = Vec::from(header.encode());
+        let header = XsdSockmsg { r#type: wire::XS_READ, req_id: 7, tx_id: 9, len: len as u32 };
+        let mut bytes = Vec::from(header.as_bytes());
         bytes.extend((0..len).map(|at| at as u8));
         bytes
     }
 
     #[test]
     fn joins_pieces_of_any_size() {
-        for len in [0, 1, 100, PAYLOAD_MAX] {
+        for len in [0, 1, 100, XENSTORE_PAYLOAD_MAX] {
             for step in [1, 3, 16, 1024, 5000] {
                 let mut input = Input::default();
                 let bytes = [message(len), message(1)].concat();
@@ -248,7 +257,9 @@ mod tests {
     #[test]
     fn a_payload_too_long_loses_the_stream() {
         let mut input = Input::default();
-        input.push(&Header { kind: 2, req_id: 0, tx_id: 0, len: PAYLOAD_MAX as u32 + 1 }.encode());
+        input.push(
+            XsdSockmsg { r#type: 2, req_id: 0, tx_id: 0, len: XENSTORE_PAYLOAD_MAX as u32 + 1 }.as_bytes(),
+        );
         assert!(input.is_ready());
         assert_eq!(input.take(), Err(TooLong { len: 4097 }));
         let mut input = Input::default();
@@ -263,7 +274,7 @@ mod tests {
         let (one, two) = (watch(b"1"), watch(b"2"));
         let mut output = Output::default();
         output.push_reply(Message {
-            header: Header { kind: 1, req_id: 2, tx_id: 3, len: 2 },
+            header: XsdSockmsg { r#type: 1, req_id: 2, tx_id: 3, len: 2 },
             payload: vec![b'x'; 2],
         });
         output.push_event(one.clone(), Path::root());

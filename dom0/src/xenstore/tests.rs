@@ -4,7 +4,9 @@ mod model;
 
 use std::collections::VecDeque;
 
-use super::wire::{self, Header};
+use ring_abi::io::xs_wire::{self as wire, XsdSockmsg};
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::*;
 
 /// A server with domains 1.. introduced, spoken to in whole messages.
@@ -63,20 +65,20 @@ impl Bed {
     }
 
     fn send(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) {
-        let header = Header { kind, req_id: 77, tx_id, len: payload.len() as u32 };
+        let header = XsdSockmsg { r#type: kind, req_id: 77, tx_id, len: payload.len() as u32 };
         let ring = &mut self.rings.get_mut(&domid).unwrap().1;
-        ring.to_server.extend(header.encode());
+        ring.to_server.extend(header.as_bytes());
         ring.to_server.extend(payload);
     }
 
     /// Runs a domain's ring until it rests; answers the messages that came.
-    fn run(&mut self, domid: u16) -> Result<Vec<(Header, Vec<u8>)>, Failure> {
+    fn run(&mut self, domid: u16) -> Result<Vec<(XsdSockmsg, Vec<u8>)>, Failure> {
         let (conn, ring) = self.rings.get_mut(&domid).unwrap();
         while self.server.exchange(*conn, ring)?.again {}
         let mut bytes = &core::mem::take(&mut ring.from_server)[..];
         let mut messages = Vec::new();
         while !bytes.is_empty() {
-            let header = Header::decode(bytes[..16].try_into().unwrap());
+            let header = XsdSockmsg::read_from_bytes(&bytes[..16]).unwrap();
             let end = 16 + header.len as usize;
             messages.push((header, bytes[16..end].to_vec()));
             bytes = &bytes[end..];
@@ -88,9 +90,9 @@ impl Bed {
     fn ask(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> Reply {
         self.send(domid, kind, tx_id, payload);
         let messages = self.run(domid).unwrap();
-        let reply = messages.into_iter().find(|(header, _)| header.kind != wire::WATCH_EVENT).unwrap();
+        let reply = messages.into_iter().find(|(header, _)| header.r#type != wire::XS_WATCH_EVENT).unwrap();
         assert_eq!((reply.0.req_id, reply.0.tx_id), (77, tx_id));
-        (reply.0.kind, reply.1)
+        (reply.0.r#type, reply.1)
     }
 
     fn ok(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> Vec<u8> {
@@ -101,14 +103,14 @@ impl Bed {
 
     fn err(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> String {
         let (got, reply) = self.ask(domid, kind, tx_id, payload);
-        assert_eq!(got, wire::ERROR, "{:?}", String::from_utf8_lossy(&reply));
+        assert_eq!(got, wire::XS_ERROR, "{:?}", String::from_utf8_lossy(&reply));
         assert_eq!(reply.last(), Some(&0));
         String::from_utf8(reply[..reply.len() - 1].to_vec()).unwrap()
     }
 
     fn events(&mut self, domid: u16) -> Vec<String> {
         let messages = self.run(domid).unwrap();
-        let events = messages.into_iter().filter(|(header, _)| header.kind == wire::WATCH_EVENT);
+        let events = messages.into_iter().filter(|(header, _)| header.r#type == wire::XS_WATCH_EVENT);
         events.map(|(_, payload)| String::from_utf8(payload).unwrap().replace('\0', "|")).collect()
     }
 
@@ -120,9 +122,9 @@ impl Bed {
         };
         let path = Path::absolute(path)?;
         let result = self.server.view(self.dom0, 0, |v| match kind {
-            wire::WRITE => v.write(&path, value),
-            wire::RM => v.rm(&path),
-            wire::MKDIR => v.mkdir(&path),
+            wire::XS_WRITE => v.write(&path, value),
+            wire::XS_RM => v.rm(&path),
+            wire::XS_MKDIR => v.mkdir(&path),
             _ => panic!(),
         });
         self.server.flush();
@@ -130,7 +132,7 @@ impl Bed {
     }
 
     fn begin(&mut self, domid: u16) -> u32 {
-        let id = self.ok(domid, wire::TRANSACTION_START, 0, b"\0");
+        let id = self.ok(domid, wire::XS_TRANSACTION_START, 0, b"\0");
         std::str::from_utf8(&id[..id.len() - 1]).unwrap().parse().unwrap()
     }
 }
@@ -138,47 +140,47 @@ impl Bed {
 #[test]
 fn writes_reads_lists_removes() {
     let mut bed = Bed::new(1);
-    assert_eq!(bed.ok(1, wire::WRITE, 0, b"device/vbd/51712/state\x003"), b"OK\0");
-    assert_eq!(bed.ok(1, wire::READ, 0, b"device/vbd/51712/state\0"), b"3");
-    assert_eq!(bed.ok(1, wire::READ, 0, b"/local/domain/1/device\0"), b"");
-    bed.ok(1, wire::MKDIR, 0, b"device/vif\0");
-    bed.ok(1, wire::MKDIR, 0, b"device/vif\0");
-    assert_eq!(bed.ok(1, wire::DIRECTORY, 0, b"device\0"), b"vbd\0vif\0");
-    assert_eq!(bed.ok(1, wire::DIRECTORY, 0, b"device/vif\0"), b"");
-    bed.ok(1, wire::RM, 0, b"device\0");
-    bed.ok(1, wire::RM, 0, b"device\0");
-    assert_eq!(bed.err(1, wire::READ, 0, b"device/vbd\0"), "ENOENT");
-    assert_eq!(bed.err(1, wire::RM, 0, b"device/vbd/1\0"), "ENOENT");
+    assert_eq!(bed.ok(1, wire::XS_WRITE, 0, b"device/vbd/51712/state\x003"), b"OK\0");
+    assert_eq!(bed.ok(1, wire::XS_READ, 0, b"device/vbd/51712/state\0"), b"3");
+    assert_eq!(bed.ok(1, wire::XS_READ, 0, b"/local/domain/1/device\0"), b"");
+    bed.ok(1, wire::XS_MKDIR, 0, b"device/vif\0");
+    bed.ok(1, wire::XS_MKDIR, 0, b"device/vif\0");
+    assert_eq!(bed.ok(1, wire::XS_DIRECTORY, 0, b"device\0"), b"vbd\0vif\0");
+    assert_eq!(bed.ok(1, wire::XS_DIRECTORY, 0, b"device/vif\0"), b"");
+    bed.ok(1, wire::XS_RM, 0, b"device\0");
+    bed.ok(1, wire::XS_RM, 0, b"device\0");
+    assert_eq!(bed.err(1, wire::XS_READ, 0, b"device/vbd\0"), "ENOENT");
+    assert_eq!(bed.err(1, wire::XS_RM, 0, b"device/vbd/1\0"), "ENOENT");
     // Values are any bytes.
-    bed.ok(1, wire::WRITE, 0, b"data\0a\0b\xff\0");
-    assert_eq!(bed.ok(1, wire::READ, 0, b"data\0"), b"a\0b\xff\0");
+    bed.ok(1, wire::XS_WRITE, 0, b"data\0a\0b\xff\0");
+    assert_eq!(bed.ok(1, wire::XS_READ, 0, b"data\0"), b"a\0b\xff\0");
 }
 
 #[test]
 fn malformed_requests_are_einval() {
     let mut bed = Bed::new(1);
     let cases: &[(u32, &[u8])] = &[
-        (wire::READ, b""),
-        (wire::READ, b"\0"),
-        (wire::READ, b"a"),
-        (wire::READ, b"a\0b\0"),
-        (wire::READ, b"a//b\0"),
-        (wire::READ, b"@introduceDomain\0"),
-        (wire::WRITE, b"a"),
-        (wire::WRITE, b""),
-        (wire::WRITE, b"a.b\0x"),
-        (wire::RM, b"/\0"),
-        (wire::SET_PERMS, b"/local/domain/1\0"),
-        (wire::SET_PERMS, b"/local/domain/1\0x1\0"),
-        (wire::SET_PERMS, b"/local/domain/1\0n1"),
-        (wire::WATCH, b"a\0"),
-        (wire::WATCH, b"a\0t"),
-        (wire::WATCH, b"@\0t\0"),
-        (wire::TRANSACTION_END, b"X\0"),
-        (wire::TRANSACTION_END, b""),
-        (wire::GET_DOMAIN_PATH, b"x\0"),
-        (wire::GET_DOMAIN_PATH, b"65536\0"),
-        (wire::DIRECTORY_PART, b"a\0"),
+        (wire::XS_READ, b""),
+        (wire::XS_READ, b"\0"),
+        (wire::XS_READ, b"a"),
+        (wire::XS_READ, b"a\0b\0"),
+        (wire::XS_READ, b"a//b\0"),
+        (wire::XS_READ, b"@introduceDomain\0"),
+        (wire::XS_WRITE, b"a"),
+        (wire::XS_WRITE, b""),
+        (wire::XS_WRITE, b"a.b\0x"),
+        (wire::XS_RM, b"/\0"),
+        (wire::XS_SET_PERMS, b"/local/domain/1\0"),
+        (wire::XS_SET_PERMS, b"/local/domain/1\0x1\0"),
+        (wire::XS_SET_PERMS, b"/local/domain/1\0n1"),
+        (wire::XS_WATCH, b"a\0"),
+        (wire::XS_WATCH, b"a\0t"),
+        (wire::XS_WATCH, b"@\0t\0"),
+        (wire::XS_TRANSACTION_END, b"X\0"),
+        (wire::XS_TRANSACTION_END, b""),
+        (wire::XS_GET_DOMAIN_PATH, b"x\0"),
+        (wire::XS_GET_DOMAIN_PATH, b"65536\0"),
+        (wire::XS_DIRECTORY_PART, b"a\0"),
     ];
     for (kind, payload) in cases {
         assert_eq!(bed.err(1, *kind, 0, payload), "EINVAL", "{kind} {payload:?}");
@@ -186,93 +188,97 @@ fn malformed_requests_are_einval() {
     for kind in [20, 15, 16, 23, 0xffff, u32::MAX] {
         assert_eq!(bed.err(1, kind, 0, b"\0"), "ENOSYS", "{kind}");
     }
-    assert_eq!(bed.err(1, wire::READ, 5, b"a\0"), "ENOENT");
-    assert_eq!(bed.err(1, wire::TRANSACTION_START, 5, b"\0"), "EBUSY");
-    assert_eq!(bed.err(1, wire::TRANSACTION_END, 0, b"T\0"), "ENOENT");
+    assert_eq!(bed.err(1, wire::XS_READ, 5, b"a\0"), "ENOENT");
+    assert_eq!(bed.err(1, wire::XS_TRANSACTION_START, 5, b"\0"), "EBUSY");
+    assert_eq!(bed.err(1, wire::XS_TRANSACTION_END, 0, b"T\0"), "ENOENT");
 }
 
 #[test]
 fn permissions_are_enforced_and_inherited() {
     let mut bed = Bed::new(2);
-    bed.ok(1, wire::WRITE, 0, b"secret\0x");
-    assert_eq!(bed.err(2, wire::READ, 0, b"/local/domain/1/secret\0"), "EACCES");
-    assert_eq!(bed.err(2, wire::WRITE, 0, b"/local/domain/1/new\0x"), "EACCES");
-    assert_eq!(bed.err(2, wire::RM, 0, b"/local/domain/1/secret\0"), "EACCES");
-    assert_eq!(bed.err(2, wire::READ, 0, b"/local/domain/1/none\0"), "EACCES", "not even that it is missing");
-    assert_eq!(bed.ok(1, wire::GET_PERMS, 0, b"secret\0"), b"n1\0");
-    bed.ok(1, wire::SET_PERMS, 0, b"secret\0n1\0r2\0");
-    assert_eq!(bed.ok(1, wire::GET_PERMS, 0, b"secret\0"), b"n1\0r2\0");
-    assert_eq!(bed.ok(2, wire::READ, 0, b"/local/domain/1/secret\0"), b"x");
-    assert_eq!(bed.err(2, wire::WRITE, 0, b"/local/domain/1/secret\0y"), "EACCES");
-    assert_eq!(bed.err(2, wire::SET_PERMS, 0, b"/local/domain/1/secret\0b2\0"), "EACCES");
-    assert_eq!(bed.err(1, wire::SET_PERMS, 0, b"secret\0n2\0"), "EPERM");
+    bed.ok(1, wire::XS_WRITE, 0, b"secret\0x");
+    assert_eq!(bed.err(2, wire::XS_READ, 0, b"/local/domain/1/secret\0"), "EACCES");
+    assert_eq!(bed.err(2, wire::XS_WRITE, 0, b"/local/domain/1/new\0x"), "EACCES");
+    assert_eq!(bed.err(2, wire::XS_RM, 0, b"/local/domain/1/secret\0"), "EACCES");
+    assert_eq!(
+        bed.err(2, wire::XS_READ, 0, b"/local/domain/1/none\0"),
+        "EACCES",
+        "not even that it is missing"
+    );
+    assert_eq!(bed.ok(1, wire::XS_GET_PERMS, 0, b"secret\0"), b"n1\0");
+    bed.ok(1, wire::XS_SET_PERMS, 0, b"secret\0n1\0r2\0");
+    assert_eq!(bed.ok(1, wire::XS_GET_PERMS, 0, b"secret\0"), b"n1\0r2\0");
+    assert_eq!(bed.ok(2, wire::XS_READ, 0, b"/local/domain/1/secret\0"), b"x");
+    assert_eq!(bed.err(2, wire::XS_WRITE, 0, b"/local/domain/1/secret\0y"), "EACCES");
+    assert_eq!(bed.err(2, wire::XS_SET_PERMS, 0, b"/local/domain/1/secret\0b2\0"), "EACCES");
+    assert_eq!(bed.err(1, wire::XS_SET_PERMS, 0, b"secret\0n2\0"), "EPERM");
     // A child made by 2 below 1's node that lets it write: 2 owns it, the rest is inherited.
-    bed.ok(1, wire::SET_PERMS, 0, b"secret\0n1\0b2\0");
-    bed.ok(2, wire::WRITE, 0, b"/local/domain/1/secret/below\0z");
-    assert_eq!(bed.ok(2, wire::GET_PERMS, 0, b"/local/domain/1/secret/below\0"), b"n2\0b2\0");
-    assert_eq!(bed.err(1, wire::SET_PERMS, 0, b"secret\0n1\0r2\0r3\0r4\0r5\0r6\0"), "ENOSPC");
+    bed.ok(1, wire::XS_SET_PERMS, 0, b"secret\0n1\0b2\0");
+    bed.ok(2, wire::XS_WRITE, 0, b"/local/domain/1/secret/below\0z");
+    assert_eq!(bed.ok(2, wire::XS_GET_PERMS, 0, b"/local/domain/1/secret/below\0"), b"n2\0b2\0");
+    assert_eq!(bed.err(1, wire::XS_SET_PERMS, 0, b"secret\0n1\0r2\0r3\0r4\0r5\0r6\0"), "ENOSPC");
 }
 
 #[test]
 fn what_is_dom0s_is_refused_to_others() {
     let mut bed = Bed::new(1);
     for (kind, payload) in [
-        (wire::INTRODUCE, &b"5\x00100\x001\0"[..]),
-        (wire::RELEASE, b"1\0"),
-        (wire::RESUME, b"1\0"),
-        (wire::SET_TARGET, b"1\x001\0"),
-        (wire::CONTROL, b"help\0"),
-        (wire::SET_PERMS, b"@releaseDomain\0n0\0r1\0"),
-        (wire::MKDIR, b"/x\0"),
+        (wire::XS_INTRODUCE, &b"5\x00100\x001\0"[..]),
+        (wire::XS_RELEASE, b"1\0"),
+        (wire::XS_RESUME, b"1\0"),
+        (wire::XS_SET_TARGET, b"1\x001\0"),
+        (wire::XS_CONTROL, b"help\0"),
+        (wire::XS_SET_PERMS, b"@releaseDomain\0n0\0r1\0"),
+        (wire::XS_MKDIR, b"/x\0"),
     ] {
         assert_eq!(bed.err(1, kind, 0, payload), "EACCES", "{kind}");
     }
-    assert_eq!(bed.ok(1, wire::GET_DOMAIN_PATH, 0, b"0042\0"), b"/local/domain/42\0");
-    assert_eq!(bed.ok(1, wire::IS_DOMAIN_INTRODUCED, 0, b"1\0"), b"T\0");
-    assert_eq!(bed.ok(1, wire::IS_DOMAIN_INTRODUCED, 0, b"0\0"), b"T\0");
-    assert_eq!(bed.ok(1, wire::IS_DOMAIN_INTRODUCED, 0, b"2\0"), b"F\0");
+    assert_eq!(bed.ok(1, wire::XS_GET_DOMAIN_PATH, 0, b"0042\0"), b"/local/domain/42\0");
+    assert_eq!(bed.ok(1, wire::XS_IS_DOMAIN_INTRODUCED, 0, b"1\0"), b"T\0");
+    assert_eq!(bed.ok(1, wire::XS_IS_DOMAIN_INTRODUCED, 0, b"0\0"), b"T\0");
+    assert_eq!(bed.ok(1, wire::XS_IS_DOMAIN_INTRODUCED, 0, b"2\0"), b"F\0");
 }
 
 #[test]
 fn watches_fire_at_once_and_on_changes_below() {
     let mut bed = Bed::new(2);
-    bed.send(1, wire::WATCH, 0, b"device\0tok\0");
+    bed.send(1, wire::XS_WATCH, 0, b"device\0tok\0");
     let messages = bed.run(1).unwrap();
-    assert_eq!(messages[0].0.kind, wire::WATCH, "the reply comes before the first event");
+    assert_eq!(messages[0].0.r#type, wire::XS_WATCH, "the reply comes before the first event");
     assert_eq!(messages[1].1, b"device\0tok\0");
     assert_eq!((messages[1].0.req_id, messages[1].0.tx_id), (0, 0));
-    assert_eq!(bed.err(1, wire::WATCH, 0, b"device\0tok\0"), "EEXIST");
-    bed.ok(1, wire::WATCH, 0, b"/local/domain/1/device/vbd/1\0abs\0");
-    bed.dom0(wire::WRITE, b"/local/domain/1/device/vbd/1\0x").unwrap();
+    assert_eq!(bed.err(1, wire::XS_WATCH, 0, b"device\0tok\0"), "EEXIST");
+    bed.ok(1, wire::XS_WATCH, 0, b"/local/domain/1/device/vbd/1\0abs\0");
+    bed.dom0(wire::XS_WRITE, b"/local/domain/1/device/vbd/1\0x").unwrap();
     assert_eq!(bed.events(1), ["device/vbd/1|tok|", "/local/domain/1/device/vbd/1|abs|"]);
     // Removal from above is told at the watched path, if it was there.
-    bed.dom0(wire::RM, b"/local/domain/1/device").unwrap();
+    bed.dom0(wire::XS_RM, b"/local/domain/1/device").unwrap();
     assert_eq!(bed.events(1), ["/local/domain/1/device/vbd/1|abs|", "device|tok|"]);
-    bed.dom0(wire::WRITE, b"/local/domain/1/device-not\0x").unwrap();
+    bed.dom0(wire::XS_WRITE, b"/local/domain/1/device-not\0x").unwrap();
     assert!(bed.events(1).is_empty());
-    bed.ok(1, wire::UNWATCH, 0, b"device\0tok\0");
-    assert_eq!(bed.err(1, wire::UNWATCH, 0, b"device\0tok\0"), "ENOENT");
-    bed.dom0(wire::WRITE, b"/local/domain/1/device/a\0x").unwrap();
+    bed.ok(1, wire::XS_UNWATCH, 0, b"device\0tok\0");
+    assert_eq!(bed.err(1, wire::XS_UNWATCH, 0, b"device\0tok\0"), "ENOENT");
+    bed.dom0(wire::XS_WRITE, b"/local/domain/1/device/a\0x").unwrap();
     assert!(bed.events(1).is_empty());
-    bed.ok(1, wire::RESET_WATCHES, 0, b"\0");
+    bed.ok(1, wire::XS_RESET_WATCHES, 0, b"\0");
     assert_eq!(bed.server.figures().watches, 0);
     // Who may not read hears nothing.
-    bed.ok(2, wire::WATCH, 0, b"/local/domain/1\0t\0");
+    bed.ok(2, wire::XS_WATCH, 0, b"/local/domain/1\0t\0");
     bed.events(2);
-    bed.ok(1, wire::WRITE, 0, b"x\0y");
+    bed.ok(1, wire::XS_WRITE, 0, b"x\0y");
     assert!(bed.events(2).is_empty());
-    bed.ok(1, wire::SET_PERMS, 0, b"x\0n1\0r2\0");
+    bed.ok(1, wire::XS_SET_PERMS, 0, b"x\0n1\0r2\0");
     assert_eq!(bed.events(2), ["/local/domain/1/x|t|"]);
-    bed.ok(1, wire::RM, 0, b"x\0");
+    bed.ok(1, wire::XS_RM, 0, b"x\0");
     assert_eq!(bed.events(2), ["/local/domain/1/x|t|"]);
 }
 
 #[test]
 fn equal_events_waiting_are_one() {
     let mut bed = Bed::new(1);
-    bed.ok(1, wire::WATCH, 0, b"n\0t\0");
+    bed.ok(1, wire::XS_WATCH, 0, b"n\0t\0");
     for _ in 0..5 {
-        bed.dom0(wire::WRITE, b"/local/domain/1/n\0x").unwrap();
+        bed.dom0(wire::XS_WRITE, b"/local/domain/1/n\0x").unwrap();
     }
     assert_eq!(bed.events(1), ["n|t|"]);
 }
@@ -301,7 +307,7 @@ fn special_watches() {
     assert_eq!(tokens(server), ["@releaseDomain out"]);
     assert!(!server.is_introduced(9));
     // A guest may set the watch; it hears only of what dom0 opens to it.
-    bed.ok(1, wire::WATCH, 0, b"@releaseDomain\0t\0");
+    bed.ok(1, wire::XS_WATCH, 0, b"@releaseDomain\0t\0");
     bed.server.domain_destroyed(8);
     assert!(bed.events(1).is_empty());
     *bed.server.special_perms(bed.dom0, &Path::special(RELEASE_DOMAIN)).unwrap() = Perms::shared_with(0, 1);
@@ -312,25 +318,25 @@ fn special_watches() {
 #[test]
 fn transactions_are_seen_only_when_committed() {
     let mut bed = Bed::new(1);
-    bed.ok(1, wire::WRITE, 0, b"d/old\x001");
-    bed.ok(1, wire::WATCH, 0, b"d\0t\0");
+    bed.ok(1, wire::XS_WRITE, 0, b"d/old\x001");
+    bed.ok(1, wire::XS_WATCH, 0, b"d\0t\0");
     let tx = bed.begin(1);
-    bed.ok(1, wire::WRITE, tx, b"d/new/deep\x002");
-    bed.ok(1, wire::RM, tx, b"d/old\0");
-    assert_eq!(bed.ok(1, wire::DIRECTORY, tx, b"d\0"), b"new\0");
-    assert_eq!(bed.ok(1, wire::READ, tx, b"d/new/deep\0"), b"2");
-    assert_eq!(bed.ok(1, wire::DIRECTORY, 0, b"d\0"), b"old\0");
+    bed.ok(1, wire::XS_WRITE, tx, b"d/new/deep\x002");
+    bed.ok(1, wire::XS_RM, tx, b"d/old\0");
+    assert_eq!(bed.ok(1, wire::XS_DIRECTORY, tx, b"d\0"), b"new\0");
+    assert_eq!(bed.ok(1, wire::XS_READ, tx, b"d/new/deep\0"), b"2");
+    assert_eq!(bed.ok(1, wire::XS_DIRECTORY, 0, b"d\0"), b"old\0");
     assert!(bed.events(1).is_empty());
-    bed.send(1, wire::TRANSACTION_END, tx, b"T\0");
+    bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
     let messages = bed.run(1).unwrap();
-    assert_eq!(messages[0].0.kind, wire::TRANSACTION_END);
+    assert_eq!(messages[0].0.r#type, wire::XS_TRANSACTION_END);
     assert_eq!(messages.len(), 3);
-    assert_eq!(bed.ok(1, wire::DIRECTORY, 0, b"d\0"), b"new\0");
-    assert_eq!(bed.err(1, wire::READ, tx, b"d\0"), "ENOENT", "its id is no longer valid");
+    assert_eq!(bed.ok(1, wire::XS_DIRECTORY, 0, b"d\0"), b"new\0");
+    assert_eq!(bed.err(1, wire::XS_READ, tx, b"d\0"), "ENOENT", "its id is no longer valid");
     let tx = bed.begin(1);
-    bed.ok(1, wire::RM, tx, b"d\0");
-    bed.ok(1, wire::TRANSACTION_END, tx, b"F\0");
-    assert_eq!(bed.ok(1, wire::READ, 0, b"d/new/deep\0"), b"2");
+    bed.ok(1, wire::XS_RM, tx, b"d\0");
+    bed.ok(1, wire::XS_TRANSACTION_END, tx, b"F\0");
+    assert_eq!(bed.ok(1, wire::XS_READ, 0, b"d/new/deep\0"), b"2");
 }
 
 #[test]
@@ -339,31 +345,31 @@ fn transactions_conflict_only_over_what_they_touch() {
     type Step = (u32, &'static [u8]);
     let base = b"/local/domain/1/";
     let cases: &[(Step, Step, bool)] = &[
-        ((wire::READ, b"a\0"), (wire::WRITE, b"a\0new"), true),
-        ((wire::READ, b"a\0"), (wire::WRITE, b"b\0new"), false),
-        ((wire::READ, b"a\0"), (wire::RM, b"a"), true),
-        ((wire::READ, b"a\0"), (wire::WRITE, b"a/child\0x"), false),
-        ((wire::DIRECTORY, b"a\0"), (wire::WRITE, b"a/child\0x"), true),
-        ((wire::DIRECTORY, b"a\0"), (wire::WRITE, b"a/x/child\0x"), false),
-        ((wire::WRITE, b"a/mine\0x"), (wire::WRITE, b"a/yours\0x"), false),
-        ((wire::WRITE, b"a/mine\0x"), (wire::WRITE, b"a/mine\0y"), true),
-        ((wire::WRITE, b"a/mine\0x"), (wire::RM, b"a"), true),
-        ((wire::RM, b"a\0"), (wire::WRITE, b"a/x/late\0x"), true),
-        ((wire::RM, b"a\0"), (wire::WRITE, b"a/x\0late"), true),
-        ((wire::RM, b"a\0"), (wire::WRITE, b"b/x\0late"), false),
-        ((wire::WRITE, b"a\0x"), (wire::WRITE, b"a\0y"), true),
+        ((wire::XS_READ, b"a\0"), (wire::XS_WRITE, b"a\0new"), true),
+        ((wire::XS_READ, b"a\0"), (wire::XS_WRITE, b"b\0new"), false),
+        ((wire::XS_READ, b"a\0"), (wire::XS_RM, b"a"), true),
+        ((wire::XS_READ, b"a\0"), (wire::XS_WRITE, b"a/child\0x"), false),
+        ((wire::XS_DIRECTORY, b"a\0"), (wire::XS_WRITE, b"a/child\0x"), true),
+        ((wire::XS_DIRECTORY, b"a\0"), (wire::XS_WRITE, b"a/x/child\0x"), false),
+        ((wire::XS_WRITE, b"a/mine\0x"), (wire::XS_WRITE, b"a/yours\0x"), false),
+        ((wire::XS_WRITE, b"a/mine\0x"), (wire::XS_WRITE, b"a/mine\0y"), true),
+        ((wire::XS_WRITE, b"a/mine\0x"), (wire::XS_RM, b"a"), true),
+        ((wire::XS_RM, b"a\0"), (wire::XS_WRITE, b"a/x/late\0x"), true),
+        ((wire::XS_RM, b"a\0"), (wire::XS_WRITE, b"a/x\0late"), true),
+        ((wire::XS_RM, b"a\0"), (wire::XS_WRITE, b"b/x\0late"), false),
+        ((wire::XS_WRITE, b"a\0x"), (wire::XS_WRITE, b"a\0y"), true),
     ];
     for ((kind, payload), (other, what), conflict) in cases {
         let mut bed = Bed::new(1);
-        bed.ok(1, wire::WRITE, 0, b"a/x\x001");
-        bed.ok(1, wire::WRITE, 0, b"b\x001");
+        bed.ok(1, wire::XS_WRITE, 0, b"a/x\x001");
+        bed.ok(1, wire::XS_WRITE, 0, b"b\x001");
         let tx = bed.begin(1);
         bed.ok(1, *kind, tx, payload);
         bed.dom0(*other, &[&base[..], what].concat()).unwrap();
         if *conflict {
-            assert_eq!(bed.err(1, wire::TRANSACTION_END, tx, b"T\0"), "EAGAIN", "{payload:?} {what:?}");
+            assert_eq!(bed.err(1, wire::XS_TRANSACTION_END, tx, b"T\0"), "EAGAIN", "{payload:?} {what:?}");
         } else {
-            bed.ok(1, wire::TRANSACTION_END, tx, b"T\0");
+            bed.ok(1, wire::XS_TRANSACTION_END, tx, b"T\0");
         }
     }
 }
@@ -371,12 +377,12 @@ fn transactions_conflict_only_over_what_they_touch() {
 #[test]
 fn reads_within_a_transaction_repeat() {
     let mut bed = Bed::new(1);
-    bed.ok(1, wire::WRITE, 0, b"a\0old");
+    bed.ok(1, wire::XS_WRITE, 0, b"a\0old");
     let tx = bed.begin(1);
-    assert_eq!(bed.ok(1, wire::READ, tx, b"a\0"), b"old");
-    bed.dom0(wire::WRITE, b"/local/domain/1/a\0new").unwrap();
-    assert_eq!(bed.ok(1, wire::READ, tx, b"a\0"), b"old");
-    assert_eq!(bed.err(1, wire::TRANSACTION_END, tx, b"T\0"), "EAGAIN");
+    assert_eq!(bed.ok(1, wire::XS_READ, tx, b"a\0"), b"old");
+    bed.dom0(wire::XS_WRITE, b"/local/domain/1/a\0new").unwrap();
+    assert_eq!(bed.ok(1, wire::XS_READ, tx, b"a\0"), b"old");
+    assert_eq!(bed.err(1, wire::XS_TRANSACTION_END, tx, b"T\0"), "EAGAIN");
 }
 
 #[test]
@@ -384,36 +390,36 @@ fn quotas_hold_to_the_last_one() {
     let mut bed = Bed::new(2);
     // One node, its home, is domain 1's already.
     for at in 1..Quotas::XEN.nodes {
-        bed.ok(1, wire::MKDIR, 0, format!("n{at}\0").as_bytes());
+        bed.ok(1, wire::XS_MKDIR, 0, format!("n{at}\0").as_bytes());
     }
-    assert_eq!(bed.err(1, wire::MKDIR, 0, b"more\0"), "ENOSPC");
-    bed.ok(1, wire::WRITE, 0, b"n1\0still");
-    bed.ok(2, wire::MKDIR, 0, b"more\0");
-    bed.dom0(wire::MKDIR, b"/local/domain/1/dom0s").unwrap();
+    assert_eq!(bed.err(1, wire::XS_MKDIR, 0, b"more\0"), "ENOSPC");
+    bed.ok(1, wire::XS_WRITE, 0, b"n1\0still");
+    bed.ok(2, wire::XS_MKDIR, 0, b"more\0");
+    bed.dom0(wire::XS_MKDIR, b"/local/domain/1/dom0s").unwrap();
     let tx = bed.begin(1);
-    bed.ok(1, wire::RM, tx, b"n1\0");
-    bed.ok(1, wire::RM, tx, b"n2\0");
-    bed.ok(1, wire::MKDIR, tx, b"again\0");
-    assert_eq!(bed.err(1, wire::MKDIR, tx, b"again/more\0"), "ENOSPC", "dom0's counts as well");
-    bed.ok(1, wire::TRANSACTION_END, tx, b"T\0");
+    bed.ok(1, wire::XS_RM, tx, b"n1\0");
+    bed.ok(1, wire::XS_RM, tx, b"n2\0");
+    bed.ok(1, wire::XS_MKDIR, tx, b"again\0");
+    assert_eq!(bed.err(1, wire::XS_MKDIR, tx, b"again/more\0"), "ENOSPC", "dom0's counts as well");
+    bed.ok(1, wire::XS_TRANSACTION_END, tx, b"T\0");
 
-    assert_eq!(bed.err(2, wire::WRITE, 0, &[&b"v\0"[..], &[0; 2049]].concat()), "ENOSPC");
-    bed.ok(2, wire::WRITE, 0, &[&b"v\0"[..], &[0; 2048]].concat());
+    assert_eq!(bed.err(2, wire::XS_WRITE, 0, &[&b"v\0"[..], &[0; 2049]].concat()), "ENOSPC");
+    bed.ok(2, wire::XS_WRITE, 0, &[&b"v\0"[..], &[0; 2048]].concat());
     for at in 0..Quotas::XEN.watches {
-        bed.ok(2, wire::WATCH, 0, format!("w\0{at}\0").as_bytes());
+        bed.ok(2, wire::XS_WATCH, 0, format!("w\0{at}\0").as_bytes());
     }
-    assert_eq!(bed.err(2, wire::WATCH, 0, b"w\0more\0"), "E2BIG");
+    assert_eq!(bed.err(2, wire::XS_WATCH, 0, b"w\0more\0"), "E2BIG");
     for _ in 0..Quotas::XEN.transactions {
         bed.begin(2);
     }
-    assert_eq!(bed.err(2, wire::TRANSACTION_START, 0, b"\0"), "ENOSPC");
-    bed.ok(2, wire::RESET_WATCHES, 0, b"\0");
+    assert_eq!(bed.err(2, wire::XS_TRANSACTION_START, 0, b"\0"), "ENOSPC");
+    bed.ok(2, wire::XS_RESET_WATCHES, 0, b"\0");
     let tx = bed.begin(2);
     for at in 0..Quotas::XEN.transaction_nodes - 1 {
         // Each miss counts once, and the node above them once.
-        assert_eq!(bed.err(2, wire::READ, tx, format!("m{at}\0").as_bytes()), "ENOENT");
+        assert_eq!(bed.err(2, wire::XS_READ, tx, format!("m{at}\0").as_bytes()), "ENOENT");
     }
-    assert_eq!(bed.err(2, wire::READ, tx, b"one-more\0"), "ENOSPC");
+    assert_eq!(bed.err(2, wire::XS_READ, tx, b"one-more\0"), "ENOSPC");
 }
 
 #[test]
@@ -425,8 +431,8 @@ fn memory_quota_counts_transactions() {
         let tx = bed.begin(1);
         for at in 0..200 {
             let payload = [format!("n{at}\0").as_bytes(), &big].concat();
-            let (kind, reply) = bed.ask(1, wire::WRITE, tx, &payload);
-            if kind == wire::ERROR {
+            let (kind, reply) = bed.ask(1, wire::XS_WRITE, tx, &payload);
+            if kind == wire::XS_ERROR {
                 assert_eq!(reply, b"ENOMEM\0");
                 refused = true;
             }
@@ -434,7 +440,7 @@ fn memory_quota_counts_transactions() {
     }
     assert!(refused);
     assert!(bed.server.figures().bytes < 2 * Quotas::XEN.memory_bytes);
-    bed.ok(1, wire::RESET_WATCHES, 0, b"\0");
+    bed.ok(1, wire::XS_RESET_WATCHES, 0, b"\0");
     assert!(bed.server.figures().bytes < 4096);
 }
 
@@ -443,12 +449,12 @@ fn long_directories_come_in_parts() {
     let mut bed = Bed::new(1);
     let names: Vec<String> = (0..300).map(|at| format!("a-rather-long-name-{at:04}")).collect();
     for name in &names {
-        bed.ok(1, wire::MKDIR, 0, format!("dir/{name}\0").as_bytes());
+        bed.ok(1, wire::XS_MKDIR, 0, format!("dir/{name}\0").as_bytes());
     }
-    assert_eq!(bed.err(1, wire::DIRECTORY, 0, b"dir\0"), "E2BIG");
+    assert_eq!(bed.err(1, wire::XS_DIRECTORY, 0, b"dir\0"), "E2BIG");
     let (mut list, mut generation) = (Vec::new(), None);
     loop {
-        let part = bed.ok(1, wire::DIRECTORY_PART, 0, format!("dir\0{}\0", list.len()).as_bytes());
+        let part = bed.ok(1, wire::XS_DIRECTORY_PART, 0, format!("dir\0{}\0", list.len()).as_bytes());
         assert!(part.len() <= 4096);
         let nul = part.iter().position(|&b| b == 0).unwrap();
         assert_eq!(*generation.get_or_insert(part[..nul].to_vec()), part[..nul]);
@@ -460,27 +466,27 @@ fn long_directories_come_in_parts() {
     list.pop();
     let got: Vec<_> = list.split(|&b| b == 0).filter(|n| !n.is_empty()).map(|n| n.to_vec()).collect();
     assert_eq!(got, names.iter().map(|n| n.clone().into_bytes()).collect::<Vec<_>>());
-    let past = bed.ok(1, wire::DIRECTORY_PART, 0, b"dir\x0099999\0");
+    let past = bed.ok(1, wire::XS_DIRECTORY_PART, 0, b"dir\x0099999\0");
     assert_eq!(past[past.len() - 2..], [0, 0]);
-    bed.ok(1, wire::MKDIR, 0, b"dir/new\0");
-    let part = bed.ok(1, wire::DIRECTORY_PART, 0, b"dir\x000\0");
+    bed.ok(1, wire::XS_MKDIR, 0, b"dir/new\0");
+    let part = bed.ok(1, wire::XS_DIRECTORY_PART, 0, b"dir\x000\0");
     assert_ne!(part.split(|&b| b == 0).next().unwrap(), generation.unwrap(), "the list has changed");
 }
 
 #[test]
 fn targets_and_death() {
     let mut bed = Bed::new(2);
-    bed.ok(1, wire::WRITE, 0, b"x\0y");
+    bed.ok(1, wire::XS_WRITE, 0, b"x\0y");
     bed.server.set_target(bed.dom0, 2, 1).unwrap();
-    assert_eq!(bed.ok(2, wire::READ, 0, b"/local/domain/1/x\0"), b"y");
+    assert_eq!(bed.ok(2, wire::XS_READ, 0, b"/local/domain/1/x\0"), b"y");
     assert_eq!(bed.server.set_target(bed.dom0, 2, 7), Err(XsError::NoEnt));
     let before = Bed::new(2).server.figures();
-    bed.ok(1, wire::WATCH, 0, b"x\0t\0");
+    bed.ok(1, wire::XS_WATCH, 0, b"x\0t\0");
     bed.begin(1);
     bed.server.domain_destroyed(1);
     assert_eq!(bed.server.take_effect(), Some(Effect::Released { conn: bed.rings[&1].0, domid: 1 }));
     assert_eq!(bed.run(1), Err(Failure::Gone));
-    assert_eq!(bed.err(2, wire::READ, 0, b"/local/domain/1/x\0"), "EACCES");
+    assert_eq!(bed.err(2, wire::XS_READ, 0, b"/local/domain/1/x\0"), "EACCES");
     let after = bed.server.figures();
     assert_eq!((after.nodes, after.watches, after.transactions), (before.nodes - 1, 0, 0));
     assert!(after.domains.iter().all(|figures| figures.domid != 1));
@@ -489,8 +495,8 @@ fn targets_and_death() {
 #[test]
 fn introducing_again_starts_afresh() {
     let mut bed = Bed::new(1);
-    bed.ok(1, wire::WATCH, 0, b"x\0t\0");
-    bed.ok(1, wire::WRITE, 0, b"x\0kept");
+    bed.ok(1, wire::XS_WATCH, 0, b"x\0t\0");
+    bed.ok(1, wire::XS_WRITE, 0, b"x\0kept");
     bed.rings.get_mut(&1).unwrap().1.to_server.extend([0xff; 16]);
     assert_eq!(bed.run(1), Err(Failure::PayloadTooLong(u32::MAX)));
     assert_eq!(bed.run(1), Err(Failure::PayloadTooLong(u32::MAX)));
@@ -498,7 +504,7 @@ fn introducing_again_starts_afresh() {
     let conn = bed.rings[&1].0;
     let effect = Effect::Introduced { conn, domid: 1, mfn: 5, port: 6, again: true };
     assert_eq!(bed.server.take_effect(), Some(effect));
-    assert_eq!(bed.ok(1, wire::READ, 0, b"x\0"), b"kept");
+    assert_eq!(bed.ok(1, wire::XS_READ, 0, b"x\0"), b"kept");
     assert_eq!(bed.server.figures().watches, 0);
     for (domid, port) in [(0, 1), (0x7ff0, 1), (0xffff, 1), (3, 0)] {
         assert_eq!(bed.server.introduce(bed.dom0, domid, 5, port), Err(XsError::Inval));
@@ -510,7 +516,7 @@ fn a_client_that_does_not_fetch_is_held_up_then_ended() {
     let mut bed = Bed::new(1);
     bed.rings.get_mut(&1).unwrap().1.room = Some(0);
     for _ in 0..100 {
-        bed.send(1, wire::READ, 0, b"x\0");
+        bed.send(1, wire::XS_READ, 0, b"x\0");
     }
     bed.run(1).unwrap();
     let queued = bed.server.figures().domains.iter().find(|f| f.domid == 1).unwrap().queued;
@@ -518,9 +524,9 @@ fn a_client_that_does_not_fetch_is_held_up_then_ended() {
     bed.rings.get_mut(&1).unwrap().1.room = None;
     assert_eq!(bed.run(1).unwrap().len(), 100);
 
-    bed.ok(1, wire::WATCH, 0, b"x\0t\0");
+    bed.ok(1, wire::XS_WATCH, 0, b"x\0t\0");
     for at in 0..=Quotas::XEN.events {
-        bed.dom0(wire::WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
+        bed.dom0(wire::XS_WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
     }
     assert_eq!(bed.run(1), Err(Failure::EventsNotFetched));
     assert_eq!(bed.server.figures().watches, 0);
@@ -530,7 +536,7 @@ fn a_client_that_does_not_fetch_is_held_up_then_ended() {
 fn a_busy_ring_gives_way() {
     let mut bed = Bed::new(1);
     for _ in 0..40 {
-        bed.send(1, wire::READ, 0, b"x\0");
+        bed.send(1, wire::XS_READ, 0, b"x\0");
     }
     let (conn, ring) = bed.rings.get_mut(&1).unwrap();
     ring.step = 7;
@@ -614,12 +620,12 @@ fn an_event_wakes_its_waiter_and_an_effect_its_own() {
 #[test]
 fn deep_paths_do_not_recurse() {
     let mut bed = Bed::new(1);
-    let deep = format!("{}\0", "a/".repeat(REL_PATH_MAX / 2 - 1) + "a");
+    let deep = format!("{}\0", "a/".repeat(wire::XENSTORE_REL_PATH_MAX / 2 - 1) + "a");
     // More nodes than one domain may have.
-    assert_eq!(bed.err(1, wire::MKDIR, 0, deep.as_bytes()), "ENOSPC");
-    let deep = "/a".repeat(ABS_PATH_MAX / 2);
-    bed.dom0(wire::MKDIR, deep.as_bytes()).unwrap();
+    assert_eq!(bed.err(1, wire::XS_MKDIR, 0, deep.as_bytes()), "ENOSPC");
+    let deep = "/a".repeat(wire::XENSTORE_ABS_PATH_MAX / 2);
+    bed.dom0(wire::XS_MKDIR, deep.as_bytes()).unwrap();
     assert_eq!(bed.server.figures().nodes, 1 + 3 + 1536);
-    bed.dom0(wire::RM, b"/a").unwrap();
+    bed.dom0(wire::XS_RM, b"/a").unwrap();
     assert_eq!(bed.server.figures().nodes, 4);
 }

@@ -4,8 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::connection::ConnId;
 use super::path::{Path, home_prefix_len};
-use super::server::ConnId;
 
 /// `@introduceDomain`: a domain was introduced.
 pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";

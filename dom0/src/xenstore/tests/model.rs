@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use ring_abi::io::xs_wire::XsdSockmsg;
+use zerocopy::IntoBytes;
 
 use super::super::*;
 
@@ -143,9 +145,9 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..2000), kind in 0u32..25, len in 0u32..64) {
         let mut bed = super::Bed::new(1);
-        let header = wire::Header { kind, req_id: 1, tx_id: 0, len };
+        let header = XsdSockmsg { r#type: kind, req_id: 1, tx_id: 0, len };
         let ring = &mut bed.rings.get_mut(&1).unwrap().1;
-        ring.to_server.extend(header.encode());
+        ring.to_server.extend(header.as_bytes());
         ring.to_server.extend(bytes);
         let _ = bed.run(1);
     }

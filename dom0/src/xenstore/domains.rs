@@ -1,0 +1,137 @@
+//! Domains: introduced, shut down, gone.
+
+use super::connection::{ConnId, Connection};
+use super::error::XsError;
+use super::path::Path;
+use super::perms::Perms;
+use super::server::{Deferred, Domain, Effect, Server};
+use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
+
+/// First domain id that stands for no domain. ABI: `DOMID_FIRST_RESERVED`, `xen.h`.
+const DOMID_FIRST_RESERVED: u16 = 0x7ff0;
+
+impl Server {
+    /// `XS_INTRODUCE`, for dom0 alone. Once more for the same domain starts its connection afresh.
+    ///
+    /// # Errors
+    /// `EACCES`; `EINVAL`: dom0 itself, no domain's id, or port 0.
+    pub(super) fn introduce(&mut self, conn: ConnId, domid: u16, mfn: u64, port: u32) -> Result<(), XsError> {
+        self.dom0_only(conn)?;
+        if domid == 0 || domid >= DOMID_FIRST_RESERVED || port == 0 {
+            return Err(XsError::Inval);
+        }
+        let known = self.domains.get(&domid).map(|domain| domain.conn);
+        let conn = match known {
+            Some(conn) => {
+                self.reset(conn);
+                if let Some(old) = self.connections.insert(conn, Connection::new(domid, false)) {
+                    self.woken.extend(old.waker);
+                }
+                conn
+            }
+            None => {
+                let conn = self.open(domid, false);
+                self.domains.insert(domid, Domain { conn, target: None, shut_down: false });
+                self.deferred.push(Deferred::Special(INTRODUCE_DOMAIN));
+                conn
+            }
+        };
+        self.effect(Effect::Introduced { conn, domid, mfn, port, again: known.is_some() });
+        Ok(())
+    }
+
+    /// `XS_RELEASE`, for dom0 alone: as if the domain were destroyed.
+    ///
+    /// # Errors
+    /// `EACCES`; `ENOENT`: it is not introduced.
+    pub(super) fn release(&mut self, conn: ConnId, domid: u16) -> Result<(), XsError> {
+        self.dom0_only(conn)?;
+        if !self.domains.contains_key(&domid) {
+            return Err(XsError::NoEnt);
+        }
+        self.remove_domain(domid);
+        Ok(())
+    }
+
+    /// `XS_RESUME`, for dom0 alone: the domain's next shutdown is told of again.
+    ///
+    /// # Errors
+    /// `EACCES`; `ENOENT`: it is not introduced.
+    pub(super) fn resume(&mut self, conn: ConnId, domid: u16) -> Result<(), XsError> {
+        self.dom0_only(conn)?;
+        self.domains.get_mut(&domid).ok_or(XsError::NoEnt)?.shut_down = false;
+        Ok(())
+    }
+
+    /// `XS_SET_TARGET`, for dom0 alone: `domid` gets the rights of `target` too.
+    ///
+    /// # Errors
+    /// `EACCES`; `ENOENT`: one of them is not introduced.
+    pub(super) fn set_target(&mut self, conn: ConnId, domid: u16, target: u16) -> Result<(), XsError> {
+        self.dom0_only(conn)?;
+        if !self.domains.contains_key(&target) {
+            return Err(XsError::NoEnt);
+        }
+        self.domains.get_mut(&domid).ok_or(XsError::NoEnt)?.target = Some(target);
+        Ok(())
+    }
+
+    /// Is the domain introduced? dom0 always is.
+    pub fn is_introduced(&self, domid: u16) -> bool {
+        domid == 0 || self.domains.contains_key(&domid)
+    }
+
+    /// The permissions of a special watch; only dom0 may ask, or set them.
+    ///
+    /// # Errors
+    /// `EACCES`; `ENOENT`: there is no special watch of that name.
+    pub(super) fn special_perms(&mut self, conn: ConnId, name: &Path) -> Result<&mut Perms, XsError> {
+        self.dom0_only(conn)?;
+        self.special_slot(name).ok_or(XsError::NoEnt)
+    }
+
+    pub(super) fn special_slot(&mut self, name: &Path) -> Option<&mut Perms> {
+        let names = [INTRODUCE_DOMAIN, RELEASE_DOMAIN];
+        let at = names.iter().position(|known| known.as_bytes() == name.key())?;
+        self.special_perms.get_mut(at)
+    }
+
+    /// The hypervisor says that the domain shut down or crashed: who watches `@releaseDomain` hears of
+    /// it, once.
+    pub fn domain_shut_down(&mut self, domid: u16) {
+        if let Some(domain) = self.domains.get_mut(&domid)
+            && !domain.shut_down
+        {
+            domain.shut_down = true;
+            self.deferred.push(Deferred::Special(RELEASE_DOMAIN));
+        }
+        self.flush();
+    }
+
+    /// The domain is no more: its connection goes, its nodes with all below them, and every
+    /// permission that names it.
+    pub fn domain_destroyed(&mut self, domid: u16) {
+        if domid != 0 {
+            self.remove_domain(domid);
+        }
+        self.flush();
+    }
+
+    fn remove_domain(&mut self, domid: u16) {
+        if let Some(domain) = self.domains.remove(&domid) {
+            self.disconnect(domain.conn);
+            self.effect(Effect::Released { conn: domain.conn, domid });
+        }
+        for domain in self.domains.values_mut() {
+            if domain.target == Some(domid) {
+                domain.target = None;
+            }
+        }
+        let changes = self.store.forget_domain(domid);
+        self.deferred.extend(changes.into_iter().map(Deferred::Change));
+        for perms in &mut self.special_perms {
+            *perms = perms.without(domid).unwrap_or_else(|| perms.clone());
+        }
+        self.deferred.push(Deferred::Special(RELEASE_DOMAIN));
+    }
+}

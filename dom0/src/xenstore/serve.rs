@@ -1,0 +1,154 @@
+//! Serving connections: bytes to and from rings, events for clients within dom0.
+
+use core::task::{Context, Poll};
+
+use ring_abi::ring::bytes::ByteRing;
+use ring_abi::ring::{RingError, RingPage};
+
+use super::connection::{ConnId, Failure};
+use super::server::{Server, WatchEvent};
+use super::stream::Outgoing;
+
+/// Messages of one connection that are handled before another gets its turn.
+const BATCH: usize = 16;
+
+/// A domain's ring, as [`Server::exchange`] uses it.
+pub trait Ring {
+    /// Takes bytes that the domain sent; answers how many, 0 if there are none.
+    ///
+    /// # Errors
+    /// [`Failure::RingIndex`]: producer and consumer are further apart than the ring is long.
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, Failure>;
+
+    /// Puts bytes for the domain; answers how many fitted.
+    ///
+    /// # Errors
+    /// As [`Ring::read`].
+    fn write(&mut self, from: &[u8]) -> Result<usize, Failure>;
+}
+
+/// How a round of [`Server::exchange`] went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Exchange {
+    /// Bytes moved: the domain must be notified.
+    pub notify: bool,
+    /// The turn was over before the work was: let others run, then call again.
+    pub again: bool,
+}
+
+/// The server's end of a xenstore page: `ring_abi::io::xs_wire::server`.
+impl<M: RingPage> Ring for ByteRing<M> {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, Failure> {
+        ByteRing::read(self, into).map_err(|_: RingError| Failure::RingIndex)
+    }
+
+    fn write(&mut self, from: &[u8]) -> Result<usize, Failure> {
+        ByteRing::write(self, from).map_err(|_: RingError| Failure::RingIndex)
+    }
+}
+
+impl Server {
+    /// Moves bytes between a domain's ring and its connection and handles what came, up to a bound.
+    ///
+    /// # Errors
+    /// The connection serves no more: the caller notes [`Failure::ring_error`] in the ring page, and lets
+    /// page and port go when the [`Effect`] comes.
+    pub fn exchange(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
+        let result = self.turn(conn, ring);
+        if let Err(failure) = result
+            && let Some(connection) = self.connections.get(&conn)
+            && connection.failed.is_none()
+        {
+            self.fail(conn, failure);
+        }
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.kicked = false;
+        }
+        result
+    }
+
+    fn turn(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
+        let mut done = Exchange::default();
+        let mut budget = BATCH;
+        let mut buffer = [0; 1024];
+        loop {
+            let connection = self.connections.get_mut(&conn).ok_or(Failure::Gone)?;
+            if let Some(failure) = connection.failed {
+                return Err(failure);
+            }
+            loop {
+                let bytes = connection.output.bytes();
+                let count = if bytes.is_empty() { 0 } else { ring.write(bytes)? };
+                if count == 0 {
+                    break;
+                }
+                connection.output.consume(count);
+                done.notify = true;
+            }
+            if connection.output.replies() >= self.quotas.outstanding {
+                return Ok(done);
+            }
+            if connection.input.is_ready() {
+                if budget == 0 {
+                    done.again = true;
+                    return Ok(done);
+                }
+                budget -= 1;
+                match connection.input.take() {
+                    Ok(Some(message)) => self.handle(conn, &message),
+                    Ok(None) => {}
+                    Err(error) => return Err(Failure::PayloadTooLong(error.len)),
+                }
+                continue;
+            }
+            let room = connection.input.room().min(buffer.len());
+            let count = ring.read(&mut buffer[..room])?;
+            if count == 0 {
+                return Ok(done);
+            }
+            connection.input.push(&buffer[..count.min(room)]);
+            done.notify = true;
+        }
+    }
+
+    /// Ready when something was queued for the connection, or it failed, since [`Server::exchange`] last ran.
+    pub fn poll_output(&mut self, conn: ConnId, context: &mut Context<'_>) -> Poll<()> {
+        match self.connections.get_mut(&conn) {
+            Some(connection) if !connection.kicked && connection.failed.is_none() => {
+                connection.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// Takes the next event of a client within dom0.
+    pub fn take_event(&mut self, conn: ConnId) -> Option<WatchEvent> {
+        let connection = self.connections.get_mut(&conn)?;
+        loop {
+            match connection.output.pop()? {
+                Outgoing::Event(watch, path) => {
+                    let text = |bytes: &[u8]| alloc::string::String::from_utf8_lossy(bytes).into_owned();
+                    return Some(WatchEvent {
+                        path: text(&watch.event_text(&path)),
+                        token: text(&watch.token),
+                    });
+                }
+                // Such a client asks by calls.
+                Outgoing::Reply(_) => {}
+            }
+        }
+    }
+
+    /// As [`Server::take_event`], for a task that waits for one.
+    pub fn poll_event(&mut self, conn: ConnId, context: &mut Context<'_>) -> Poll<WatchEvent> {
+        if let Some(event) = self.take_event(conn) {
+            return Poll::Ready(event);
+        }
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
