@@ -1,23 +1,44 @@
 //! Machine memory: who owns each frame, what it may be used as, and the page tables made of it.
+//!
+//! A guest holds machine addresses and writes its own page tables, but only through here: a frame that is a page
+//! table is nowhere mapped for writing, and each entry is checked before a processor can see it. For that each frame
+//! has a *type* with a count of the uses that rely on it, and a general count that keeps it from being freed.
+//!
+//! - [`frame`], [`table`], `buddy`: the frame table and the allocator in it
+//! - [`pages`]: ownership, references, each domain's count
+//! - [`pte`]: bits of entries and the rules that need no state
+//! - [`tables`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
+//! - [`descriptors`]: GDT and LDT pages
+//! - [`grant_pte`]: entries of mapped grants
+//! - [`emulate`]: writes to page tables that fault
+//! - [`teardown`]: taking everything from a dying domain
+//! - `check`: the invariants, for tests and a debug key
+//!
+//! References go strictly down: from a vCPU, a pin or an entry of level n + 1 to a table of level n, from level 1 to
+//! a page. The one exception, a table as an entry of another of its level, is one deep and read-only.
 
-/// Owner, type and counts of every machine frame.
-#[derive(Debug, Default)]
-pub struct FrameTable {}
+#![forbid(unsafe_code)]
 
-impl FrameTable {
-    /// A table of no frames.
-    pub const fn new() -> Self {
-        Self {}
-    }
-}
+mod buddy;
+pub mod check;
+pub mod descriptors;
+pub mod emulate;
+pub mod entries;
+pub mod frame;
+pub mod grant_pte;
+pub mod pages;
+pub mod pte;
+pub mod table;
+pub mod tables;
+pub mod teardown;
+#[cfg(test)]
+mod tests;
+mod validate;
 
-/// The memory of one domain.
-#[derive(Debug, Default)]
-pub struct DomainMm {}
-
-impl DomainMm {
-    /// No memory.
-    pub const fn new() -> Self {
-        Self {}
-    }
-}
+pub use entries::{Update, UpdateError};
+pub use frame::{FrameInfo, PageType};
+pub use grant_pte::GrantAddress;
+pub use pages::{DomainMm, PageRef, TypedRef};
+pub use table::FrameTable;
+pub use tables::{FrameOwner, TableError};
+pub use teardown::Progress;

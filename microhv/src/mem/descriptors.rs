@@ -1,0 +1,300 @@
+//! Pages of GDTs and LDTs: what a guest may put there, and each vCPU's window on them.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::{Maddr, Mfn};
+
+use super::frame::{Kind, PageType};
+use super::pte;
+use super::tables::{FrameOwner, Mm, TableError};
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+use crate::error::HypercallError;
+use crate::hypercall::Current;
+use crate::platform::{DescriptorPage, Platform};
+
+/// Entries of a guest's GDT at most: 14 pages. What follows is the hypervisor's.
+pub const MAX_GDT_ENTRIES: u32 = 7168;
+/// Entries of an LDT at most.
+pub const MAX_LDT_ENTRIES: u32 = 8192;
+
+const PRESENT: u64 = 1 << 47;
+const CODE_OR_DATA: u64 = 1 << 44;
+const DPL: u64 = 3 << 45;
+const TYPE: u64 = 0xf << 40;
+const CALL_GATE: u64 = 0xc << 40;
+/// Selectors of the flat segments that the hypervisor offers to guests.
+const FLAT: [u16; 3] = [0xe023, 0xe02b, 0xe033];
+
+/// A descriptor as it may stand in a table: with privilege level 3, in which all of a guest runs. `None`: refused.
+///
+/// Any code or data segment will do, and a gate that calls into a segment of the guest or a flat one.
+pub fn checked(descriptor: u64) -> Option<u64> {
+    if descriptor & PRESENT == 0 {
+        return Some(descriptor); // faults when loaded
+    }
+    let fixed = descriptor | DPL;
+    if descriptor & CODE_OR_DATA != 0 {
+        return Some(fixed);
+    }
+    match descriptor & TYPE {
+        0 => Some(descriptor), // second half of a gate
+        CALL_GATE => {
+            let selector = (descriptor >> 16) as u16 | 3;
+            let in_guest_tables = selector & 4 != 0 || u32::from(selector >> 3) < MAX_GDT_ENTRIES;
+            let reserved = descriptor >> 32 & 0xff; // stack table index and zero bits
+            (reserved == 0 && (in_guest_tables || FLAT.contains(&selector))).then_some(fixed | 3 << 16)
+        }
+        _ => None,
+    }
+}
+
+impl<P: Platform> Mm<'_, P> {
+    /// Takes a general reference and one as descriptor page on a frame of the domain.
+    pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<(), HypercallError> {
+        let info = self.hv.owned_info(mfn, self.own()).ok_or(HypercallError::Invalid)?;
+        if !info.get(self.own()) {
+            return Err(HypercallError::Invalid);
+        }
+        loop {
+            let now = info.load_kind();
+            if now.page_type() == PageType::SegDesc && now.has(Kind::VALIDATED) {
+                if info.get_type(PageType::SegDesc).is_ok() {
+                    return Ok(());
+                }
+                break;
+            }
+            if now.count() > 0 {
+                break;
+            }
+            if !info.replace_kind(now, Kind::new(PageType::SegDesc, 1)) {
+                continue;
+            }
+            if now.page_type() != PageType::None {
+                self.owe_flush();
+            }
+            let table = self.hv.platform.table(mfn);
+            for cell in table {
+                let descriptor = cell.load(Ordering::Relaxed);
+                match checked(descriptor) {
+                    Some(fixed) => cell.store(fixed, Ordering::Relaxed),
+                    None => {
+                        info.set_kind(Kind::new(PageType::SegDesc, 0));
+                        self.hv.put_page(mfn);
+                        return Err(HypercallError::Invalid);
+                    }
+                }
+            }
+            info.set_kind(Kind(Kind::new(PageType::SegDesc, 1).0 | Kind::VALIDATED));
+            return Ok(());
+        }
+        self.hv.put_page(mfn);
+        Err(HypercallError::Invalid)
+    }
+
+    fn put_descriptors(&mut self, mfn: Mfn) {
+        self.hv.frames.held(mfn).put_type();
+        self.hv.put_page(mfn);
+    }
+
+    /// Takes all LDT pages out of the windows of the domain's vCPUs; they are faulted in again. `true`: there was one.
+    pub(crate) fn drop_ldts(&mut self) -> bool {
+        let dom = self.dom;
+        let mut any = false;
+        for vcpu in &dom.vcpus {
+            any |= self.drop_ldt(vcpu);
+        }
+        any
+    }
+
+    /// Takes all LDT pages out of the vCPU's window. `true`: there was one.
+    pub(crate) fn drop_ldt(&mut self, vcpu: &Vcpu) -> bool {
+        let mut cpu = vcpu.cpu.lock();
+        if cpu.ldt_entries == 0 && cpu.ldt_frames.iter().all(Option::is_none) {
+            return false;
+        }
+        let mut any = false;
+        for page in 0..cpu.ldt_frames.len() {
+            if let Some(mfn) = cpu.ldt_frames[page].take() {
+                self.hv.platform.set_descriptor_page(vcpu, DescriptorPage::Ldt(page as u8), None);
+                self.put_descriptors(mfn);
+                any = true;
+            }
+        }
+        if any {
+            self.owe_flush();
+        }
+        any
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Gives a vCPU a GDT of `entries` entries in `frames`, which are the domain's; 0 entries: none.
+    ///
+    /// # Errors
+    /// `Invalid`: too many entries, too few frames, or a frame that cannot hold descriptors. Nothing has changed then.
+    pub fn set_gdt(
+        &self,
+        dom: &Domain,
+        vcpu: &Vcpu,
+        frames: &[Mfn],
+        entries: u32,
+    ) -> Result<(), HypercallError> {
+        let pages = entries.div_ceil(512) as usize;
+        if entries > MAX_GDT_ENTRIES || frames.len() < pages {
+            return Err(HypercallError::Invalid);
+        }
+        let mut mm = self.lock_tables(dom);
+        for (taken, &mfn) in frames[..pages].iter().enumerate() {
+            if let Err(error) = mm.get_descriptors(mfn) {
+                for &mfn in &frames[..taken] {
+                    mm.put_descriptors(mfn);
+                }
+                return Err(error);
+            }
+        }
+        let mut cpu = vcpu.cpu.lock();
+        for page in 0..cpu.gdt_frames.len() {
+            let new = frames[..pages].get(page).copied();
+            let old = core::mem::replace(&mut cpu.gdt_frames[page], new);
+            if old.is_some() || new.is_some() {
+                self.platform.set_descriptor_page(vcpu, DescriptorPage::Gdt(page as u8), new);
+            }
+            if let Some(old) = old {
+                mm.put_descriptors(old);
+            }
+        }
+        cpu.gdt_entries = entries as u16;
+        drop(cpu);
+        mm.owe_flush();
+        self.platform.reload_descriptor_tables(vcpu);
+        Ok(())
+    }
+
+    /// Gives the current vCPU an LDT at guest address `base`. Its pages are looked up when they are first used.
+    ///
+    /// # Errors
+    /// `Invalid`: too many entries, or an address that is not page-aligned or not the guest's.
+    pub fn set_ldt(&self, cur: &Current<'_, P>, base: u64, entries: u32) -> Result<(), HypercallError> {
+        let end = base.checked_add(u64::from(entries.max(1)) * 8 - 1);
+        let in_guest = pte::is_guest_address(base) && end.is_some_and(pte::is_guest_address);
+        if entries > MAX_LDT_ENTRIES || (entries > 0 && (base & 0xfff != 0 || !in_guest)) {
+            return Err(HypercallError::Invalid);
+        }
+        let mut mm = self.lock_tables(cur.domain);
+        self.set_ldt_in(&mut mm, cur.vcpu, base, entries);
+        Ok(())
+    }
+
+    pub(crate) fn set_ldt_in(&self, mm: &mut Mm<'_, P>, vcpu: &Vcpu, base: u64, entries: u32) {
+        mm.drop_ldt(vcpu);
+        let mut cpu = vcpu.cpu.lock();
+        cpu.ldt_base = if entries > 0 { base } else { 0 };
+        cpu.ldt_entries = entries as u16;
+        drop(cpu);
+        self.platform.reload_descriptor_tables(vcpu);
+    }
+
+    /// The processor faulted on byte `offset` of the current vCPU's LDT: looks the page up in the guest's tables and
+    /// puts it in the window. `false`: there is none, and the guest gets a page fault at `ldt_base` + `offset`.
+    pub fn fault_in_ldt(&self, cur: &Current<'_, P>, offset: u64) -> bool {
+        let mut mm = self.lock_tables(cur.domain);
+        let (base, entries) = {
+            let cpu = cur.vcpu.cpu.lock();
+            (cpu.ldt_base, u64::from(cpu.ldt_entries))
+        };
+        let page = (offset >> 12) as usize;
+        let Some(l4) = cur.vcpu.cr3_kernel() else { return false };
+        if offset >= entries * 8 || page >= 16 {
+            return false;
+        }
+        let Ok((table, slot)) = mm.find_leaf(l4, base + (offset & !0xfff)) else { return false };
+        let entry = mm.entry(table, slot);
+        if !pte::is_present(entry) {
+            return false;
+        }
+        let mfn = pte::frame(entry);
+        if mm.get_descriptors(mfn).is_err() {
+            return false;
+        }
+        let mut cpu = cur.vcpu.cpu.lock();
+        let old = cpu.ldt_frames[page].replace(mfn);
+        self.platform.set_descriptor_page(cur.vcpu, DescriptorPage::Ldt(page as u8), Some(mfn));
+        drop(cpu);
+        if let Some(old) = old {
+            mm.put_descriptors(old);
+            mm.owe_flush();
+        }
+        true
+    }
+
+    /// Writes a descriptor at machine address `at` of the domain, checked if the frame holds descriptors.
+    ///
+    /// # Errors
+    /// `Invalid`: not aligned, not the domain's, a page table, or a descriptor that it may not have.
+    pub fn update_descriptor(&self, dom: &Domain, at: Maddr, descriptor: u64) -> Result<(), HypercallError> {
+        let fixed = checked(descriptor).ok_or(HypercallError::Invalid)?;
+        if !at.raw().is_multiple_of(8) {
+            return Err(HypercallError::Invalid);
+        }
+        let mfn = Mfn::new(at.raw() >> 12);
+        let mut mm = self.lock_tables(dom);
+        let info = self.owned_info(mfn, dom.id).ok_or(HypercallError::Invalid)?;
+        if !info.get(dom.id) {
+            return Err(HypercallError::Invalid);
+        }
+        let kind = info.load_kind();
+        let result = if kind.page_type() == PageType::SegDesc && kind.count() > 0 {
+            self.platform.store(at, fixed);
+            Ok(())
+        } else {
+            mm.get_writable(mfn, FrameOwner::Domain(dom)).map(|()| {
+                self.platform.store(at, fixed);
+                info.put_type();
+            })
+        };
+        self.put_page(mfn);
+        result.map_err(|_| HypercallError::Invalid)
+    }
+}
+
+impl From<TableError> for HypercallError {
+    /// For callers that cannot continue later: an interrupted operation is to be tried again.
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Restart => Self::Again,
+            TableError::Refused(error) => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_get_the_guests_privilege() {
+        let code64 = 0x00af_9b00_0000_ffff;
+        assert_eq!(checked(code64), Some(code64 | DPL));
+        assert_eq!(checked(0), Some(0));
+        assert_eq!(checked(u64::MAX & !PRESENT), Some(u64::MAX & !PRESENT));
+    }
+
+    #[test]
+    fn system_segments_are_refused() {
+        for system in [2u64, 9, 11, 14, 15] {
+            assert_eq!(checked(PRESENT | system << 40), None);
+        }
+        assert_eq!(checked(PRESENT), Some(PRESENT), "second half of a gate");
+    }
+
+    #[test]
+    fn gates_call_guest_segments_alone() {
+        let gate = |selector: u16| PRESENT | CALL_GATE | u64::from(selector) << 16;
+        assert_eq!(checked(gate(0x10)), Some(gate(0x13) | DPL));
+        assert_eq!(checked(gate(0xe030)), Some(gate(0xe033) | DPL));
+        assert_eq!(checked(gate(0x17)), Some(gate(0x17) | DPL));
+        assert_eq!(checked(gate(0xe008)), None, "the hypervisor's code");
+        assert_eq!(checked(gate(0x10) | 1 << 32), None);
+    }
+}

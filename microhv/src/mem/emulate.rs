@@ -1,0 +1,496 @@
+//! Writes of a guest's kernel to its own level 1 tables that fault, since tables are mapped read-only: the
+//! instruction is decoded, and its effect done as `mmu_update` does it.
+//!
+//! Linux does so with `VMASST_TYPE_writable_pagetables`: `xchg` above all, `lock and` and `mov`. Others that write one
+//! aligned operand of up to 8 bytes are done as well; what is not known is bounced to the guest as the fault it was.
+
+use ring_abi::guest_context::CpuUserRegs;
+
+use super::entries::{Update, UpdateError};
+use super::pte;
+use super::tables::FrameOwner;
+use crate::Hypervisor;
+use crate::hypercall::Current;
+use crate::platform::Platform;
+use core::sync::atomic::Ordering;
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// It was cared for: the guest goes on.
+    Handled,
+    /// It is the guest's.
+    Bounce,
+}
+
+/// `VMASST_TYPE_writable_pagetables`.
+const WRITABLE_PAGETABLES: u32 = 2;
+/// Tries against accessed and dirty bits that the processor sets meanwhile.
+const TRIES: usize = 8;
+/// Most bytes of an instruction.
+const MAX_INSTRUCTION: usize = 15;
+
+const EC_PRESENT: u32 = 1;
+const EC_WRITE: u32 = 2;
+const EC_RESERVED: u32 = 8;
+const EC_FETCH: u32 = 16;
+
+const CF: u64 = 1;
+const PF: u64 = 1 << 2;
+const AF: u64 = 1 << 4;
+const ZF: u64 = 1 << 6;
+const SF: u64 = 1 << 7;
+const OF: u64 = 1 << 11;
+const RF: u64 = 1 << 16;
+const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
+
+/// What an instruction does with its memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Mov,
+    Xchg,
+    CmpXchg,
+    Add,
+    Or,
+    And,
+    Sub,
+    Xor,
+    SetBit,
+    ResetBit,
+    FlipBit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Register(Register),
+    Immediate(u64),
+}
+
+/// A general register of some size; `high`: bits 8-15 of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Register {
+    number: u8,
+    high: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Decoded {
+    operation: Operation,
+    source: Source,
+    /// Bytes of the operand: 1, 2, 4, 8.
+    size: u8,
+    address: u64,
+    length: u8,
+}
+
+fn register(regs: &mut CpuUserRegs, number: u8) -> &mut u64 {
+    match number & 15 {
+        0 => &mut regs.rax,
+        1 => &mut regs.rcx,
+        2 => &mut regs.rdx,
+        3 => &mut regs.rbx,
+        4 => &mut regs.rsp,
+        5 => &mut regs.rbp,
+        6 => &mut regs.rsi,
+        7 => &mut regs.rdi,
+        8 => &mut regs.r8,
+        9 => &mut regs.r9,
+        10 => &mut regs.r10,
+        11 => &mut regs.r11,
+        12 => &mut regs.r12,
+        13 => &mut regs.r13,
+        14 => &mut regs.r14,
+        _ => &mut regs.r15,
+    }
+}
+
+fn mask(size: u8) -> u64 {
+    u64::MAX >> (64 - 8 * u32::from(size))
+}
+
+fn read_register(regs: &mut CpuUserRegs, which: Register, size: u8) -> u64 {
+    let value = *register(regs, which.number);
+    (if which.high { value >> 8 } else { value }) & mask(size)
+}
+
+fn write_register(regs: &mut CpuUserRegs, which: Register, size: u8, value: u64) {
+    let target = register(regs, which.number);
+    *target = match (size, which.high) {
+        (1, true) => *target & !0xff00 | (value & 0xff) << 8,
+        (4, _) => value & mask(4), // a 32-bit write clears the upper half
+        _ => *target & !mask(size) | value & mask(size),
+    };
+}
+
+/// Bytes of an instruction, taken one after the other.
+struct Code<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Code<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    /// A little-endian number of `size` bytes, sign-extended.
+    fn signed(&mut self, size: u8) -> Option<u64> {
+        let mut value = 0u64;
+        for n in 0..size {
+            value |= u64::from(self.byte()?) << (8 * n);
+        }
+        let unused = 64 - 8 * u32::from(size);
+        Some(((value << unused) as i64 >> unused) as u64)
+    }
+}
+
+/// Decodes an instruction in 64-bit mode that writes one memory operand.
+fn decode(bytes: &[u8], regs: &mut CpuUserRegs) -> Option<Decoded> {
+    let mut code = Code { bytes, at: 0 };
+    let (mut rex, mut word, mut narrow) = (0u8, false, false);
+    let mut opcode = loop {
+        match code.byte()? {
+            0xf0 | 0x26 | 0x2e | 0x36 | 0x3e => rex = 0, // lock, and segments without effect
+            0x66 => (word, rex) = (true, 0),
+            0x67 => (narrow, rex) = (true, 0),
+            prefix @ 0x40..=0x4f => rex = prefix,
+            other => break u16::from(other),
+        }
+    };
+    if opcode == 0x0f {
+        opcode = 0x0f00 | u16::from(code.byte()?);
+    }
+    let modrm = code.byte()?;
+    if modrm >> 6 == 3 {
+        return None; // no memory operand
+    }
+    let extension = modrm >> 3 & 7;
+    let wide = match (rex & 8 != 0, word) {
+        (true, _) => 8,
+        (false, true) => 2,
+        (false, false) => 4,
+    };
+    let imm = |size: u8| if size == 8 { 4 } else { size };
+    // Operation, operand size, bytes of the immediate (0: the register of ModRM is the source).
+    let (operation, size, immediate) = match opcode {
+        0x88 => (Operation::Mov, 1, 0),
+        0x89 => (Operation::Mov, wide, 0),
+        0xc6 if extension == 0 => (Operation::Mov, 1, 1),
+        0xc7 if extension == 0 => (Operation::Mov, wide, imm(wide)),
+        0x86 => (Operation::Xchg, 1, 0),
+        0x87 => (Operation::Xchg, wide, 0),
+        0x0fb0 => (Operation::CmpXchg, 1, 0),
+        0x0fb1 => (Operation::CmpXchg, wide, 0),
+        0x80 => (arithmetic(extension)?, 1, 1),
+        0x81 => (arithmetic(extension)?, wide, imm(wide)),
+        0x83 => (arithmetic(extension)?, wide, 1),
+        0x00..=0x3f if opcode & 7 == 0 => (arithmetic((opcode >> 3) as u8)?, 1, 0),
+        0x00..=0x3f if opcode & 7 == 1 => (arithmetic((opcode >> 3) as u8)?, wide, 0),
+        0x0fba if extension >= 5 => (bit(extension)?, wide, 1),
+        _ => return None,
+    };
+    let offset = effective_address(&mut code, modrm, rex, regs)?;
+    let source = if immediate > 0 {
+        Source::Immediate(code.signed(immediate)? & mask(size))
+    } else {
+        let number = extension | (rex & 4) << 1;
+        let high = size == 1 && rex == 0 && number >= 4;
+        Source::Register(Register { number: if high { number - 4 } else { number }, high })
+    };
+    let mut address = match offset {
+        Offset::Absolute(address) => address,
+        Offset::FromNext(displacement) => regs.rip.wrapping_add(code.at as u64).wrapping_add(displacement),
+    };
+    if narrow {
+        address &= 0xffff_ffff;
+    }
+    Some(Decoded { operation, source, size, address, length: code.at as u8 })
+}
+
+fn arithmetic(number: u8) -> Option<Operation> {
+    match number {
+        0 => Some(Operation::Add),
+        1 => Some(Operation::Or),
+        4 => Some(Operation::And),
+        5 => Some(Operation::Sub),
+        6 => Some(Operation::Xor),
+        _ => None, // with carry, and compare
+    }
+}
+
+fn bit(number: u8) -> Option<Operation> {
+    match number {
+        5 => Some(Operation::SetBit),
+        6 => Some(Operation::ResetBit),
+        7 => Some(Operation::FlipBit),
+        _ => None,
+    }
+}
+
+enum Offset {
+    Absolute(u64),
+    /// From the next instruction.
+    FromNext(u64),
+}
+
+fn effective_address(code: &mut Code<'_>, modrm: u8, rex: u8, regs: &mut CpuUserRegs) -> Option<Offset> {
+    let (mode, low) = (modrm >> 6, modrm & 7);
+    if mode == 0 && low == 5 {
+        return Some(Offset::FromNext(code.signed(4)?));
+    }
+    let mut address = 0u64;
+    let mut displacement = [0, 1, 4][mode as usize];
+    if low == 4 {
+        let sib = code.byte()?;
+        let (scale, index, base) = (sib >> 6, sib >> 3 & 7 | (rex & 2) << 2, sib & 7);
+        if index != 4 {
+            address = *register(regs, index) << scale;
+        }
+        if base == 5 && mode == 0 {
+            displacement = 4;
+        } else {
+            address = address.wrapping_add(*register(regs, base | (rex & 1) << 3));
+        }
+    } else {
+        address = *register(regs, low | (rex & 1) << 3);
+    }
+    if displacement > 0 {
+        address = address.wrapping_add(code.signed(displacement)?);
+    }
+    Some(Offset::Absolute(address))
+}
+
+/// The operand after the operation, and the arithmetic flags. `None`: the flags stay.
+fn compute(operation: Operation, size: u8, old: u64, source: u64, rax: u64) -> (u64, Option<u64>) {
+    let all = mask(size);
+    let sign = 1u64 << (8 * u32::from(size) - 1);
+    let common = |value: u64| {
+        let parity = if (value as u8).count_ones().is_multiple_of(2) { PF } else { 0 };
+        parity | if value == 0 { ZF } else { 0 } | if value & sign != 0 { SF } else { 0 }
+    };
+    let logic = |value: u64| (value, Some(common(value)));
+    let subtract = |a: u64, b: u64| {
+        let value = a.wrapping_sub(b) & all;
+        let borrow = if a < b { CF } else { 0 };
+        let overflow = if (a ^ b) & (a ^ value) & sign != 0 { OF } else { 0 };
+        (value, common(value) | borrow | overflow | (a ^ b ^ value) & AF)
+    };
+    let bit = 1u64 << (source & (8 * u64::from(size) - 1));
+    let carry = Some(if old & bit != 0 { CF } else { 0 });
+    match operation {
+        Operation::Mov | Operation::Xchg => (source, None),
+        Operation::Or => logic(old | source),
+        Operation::And => logic(old & source),
+        Operation::Xor => logic(old ^ source),
+        Operation::Add => {
+            let value = old.wrapping_add(source) & all;
+            let carry = if value < old { CF } else { 0 };
+            let overflow = if (old ^ value) & (source ^ value) & sign != 0 { OF } else { 0 };
+            (value, Some(common(value) | carry | overflow | (old ^ source ^ value) & AF))
+        }
+        Operation::Sub => {
+            let (value, flags) = subtract(old, source);
+            (value, Some(flags))
+        }
+        Operation::CmpXchg => {
+            let (_, flags) = subtract(rax, old);
+            (if rax == old { source } else { old }, Some(flags))
+        }
+        Operation::SetBit => (old | bit, carry),
+        Operation::ResetBit => (old & !bit, carry),
+        Operation::FlipBit => (old ^ bit, carry),
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Looks at a page fault of the guest's kernel or user mode before it is bounced. `error_code` is the
+    /// processor's.
+    pub fn handle_guest_page_fault(
+        &self,
+        cur: &mut Current<'_, P>,
+        cr2: u64,
+        error_code: u32,
+    ) -> FaultOutcome {
+        let wanted = EC_PRESENT | EC_WRITE;
+        if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
+            || cur.vcpu.user_mode.load(Ordering::Relaxed)
+            || !pte::is_guest_address(cr2)
+            || !cur.domain.assists(WRITABLE_PAGETABLES)
+        {
+            return FaultOutcome::Bounce;
+        }
+        self.emulate_table_write(cur, cr2).map_or(FaultOutcome::Bounce, |()| FaultOutcome::Handled)
+    }
+
+    fn emulate_table_write(&self, cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
+        let mut mm = self.lock_tables(cur.domain);
+        let (map, map_slot) = mm.find_leaf(cur.vcpu.cr3_kernel()?, cr2).ok()?;
+        let mapping = mm.entry(map, map_slot);
+        if mapping & (pte::P | pte::RW) != pte::P {
+            return None;
+        }
+        let table = pte::frame(mapping);
+        if mm.table_level(table) != Some(1) {
+            return None;
+        }
+        let rip = cur.regs.rip;
+        let mut bytes = [0; MAX_INSTRUCTION];
+        let fetched = self.fetch(&mut bytes, rip);
+        let decoded = decode(&bytes[..fetched], cur.regs)?;
+        let size = u64::from(decoded.size);
+        if decoded.address != cr2 || cr2 % size != 0 {
+            return None;
+        }
+        let slot = (cr2 & 0xfff) as usize / 8;
+        let shift = (cr2 % 8) * 8;
+        let all = mask(decoded.size);
+        let source = match decoded.source {
+            Source::Immediate(value) => value,
+            Source::Register(which) => read_register(cur.regs, which, decoded.size),
+        };
+        let owner = FrameOwner::Domain(cur.domain);
+        for _ in 0..TRIES {
+            let whole = mm.entry(table, slot);
+            let old = whole >> shift & all;
+            let (new, flags) = compute(decoded.operation, decoded.size, old, source, cur.regs.rax & all);
+            let merged = whole & !(all << shift) | new << shift;
+            if merged != whole {
+                match mm.update_leaf(table, slot, merged, owner, Update::CompareExchange(whole)) {
+                    Ok(()) => {}
+                    Err(UpdateError::Mismatch(_)) => continue,
+                    Err(UpdateError::Table(_)) => return None,
+                }
+            }
+            match (decoded.operation, decoded.source) {
+                (Operation::Xchg, Source::Register(which)) => {
+                    write_register(cur.regs, which, decoded.size, old)
+                }
+                (Operation::CmpXchg, _) if new == old && old != cur.regs.rax & all => {
+                    write_register(cur.regs, Register { number: 0, high: false }, decoded.size, old);
+                }
+                _ => {}
+            }
+            if let Some(flags) = flags {
+                let changed = match decoded.operation {
+                    Operation::SetBit | Operation::ResetBit | Operation::FlipBit => CF,
+                    _ => ARITHMETIC,
+                };
+                cur.regs.rflags = cur.regs.rflags & !changed | flags;
+            }
+            cur.regs.rip = rip.wrapping_add(u64::from(decoded.length));
+            cur.regs.rflags &= !RF;
+            return Some(());
+        }
+        None
+    }
+
+    /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
+    fn fetch(&self, bytes: &mut [u8; MAX_INSTRUCTION], rip: u64) -> usize {
+        let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION);
+        if self.platform.copy_from_guest(&mut bytes[..first], rip).is_err() {
+            return 0;
+        }
+        let next = rip.wrapping_add(first as u64);
+        if first < MAX_INSTRUCTION && self.platform.copy_from_guest(&mut bytes[first..], next).is_err() {
+            return first;
+        }
+        MAX_INSTRUCTION
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn regs() -> CpuUserRegs {
+        let mut regs: CpuUserRegs = zerocopy::FromZeros::new_zeroed();
+        (regs.rax, regs.rdi, regs.rsi, regs.r12, regs.rip) = (0x11, 0x2000, 0x3000, 0x4000, 0x9000);
+        regs
+    }
+
+    fn decoded(bytes: &[u8]) -> Option<Decoded> {
+        decode(bytes, &mut regs())
+    }
+
+    #[test]
+    fn linux_forms_are_known() {
+        let rax = Source::Register(Register { number: 0, high: false });
+        let rsi = Source::Register(Register { number: 6, high: false });
+        // xchg %rax,(%rdi)
+        assert_eq!(
+            decoded(&[0x48, 0x87, 0x07]),
+            Some(Decoded { operation: Operation::Xchg, source: rax, size: 8, address: 0x2000, length: 3 })
+        );
+        // mov %rsi,(%rdi)
+        assert_eq!(
+            decoded(&[0x48, 0x89, 0x37, 0x90]),
+            Some(Decoded { operation: Operation::Mov, source: rsi, size: 8, address: 0x2000, length: 3 })
+        );
+        for prefix in [0xf0, 0x3e] {
+            // lock andb $0xfd,(%r12)
+            assert_eq!(
+                decoded(&[prefix, 0x41, 0x80, 0x24, 0x24, 0xfd]),
+                Some(Decoded {
+                    operation: Operation::And,
+                    source: Source::Immediate(0xfd),
+                    size: 1,
+                    address: 0x4000,
+                    length: 6
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn addressing_forms() {
+        // mov %eax,0x10(%rip): relative to the end of the instruction
+        let d = decoded(&[0x89, 0x05, 0x10, 0, 0, 0]).expect("known");
+        assert_eq!((d.address, d.size, d.length), (0x9016, 4, 6));
+        // movq $-1,0x8(%rdi,%rsi,2)
+        let d = decoded(&[0x48, 0xc7, 0x44, 0x77, 0x08, 0xff, 0xff, 0xff, 0xff]).expect("known");
+        assert_eq!((d.address, d.source, d.length), (0x8008, Source::Immediate(u64::MAX), 9));
+        // mov %ah,(%rdi) and mov %spl,(%rdi)
+        let d = decoded(&[0x88, 0x27]).expect("known");
+        assert_eq!(d.source, Source::Register(Register { number: 0, high: true }));
+        let d = decoded(&[0x40, 0x88, 0x27]).expect("known");
+        assert_eq!(d.source, Source::Register(Register { number: 4, high: false }));
+    }
+
+    #[test]
+    fn others_are_refused() {
+        assert_eq!(decoded(&[]), None);
+        assert_eq!(decoded(&[0x48]), None);
+        assert_eq!(decoded(&[0x48, 0x89]), None, "cut off");
+        assert_eq!(decoded(&[0x48, 0x89, 0xf8]), None, "no memory operand");
+        assert_eq!(decoded(&[0x65, 0x48, 0x89, 0x07]), None, "gs");
+        assert_eq!(decoded(&[0x48, 0x8b, 0x07]), None, "a load");
+        assert_eq!(decoded(&[0xf3, 0xa4]), None);
+        assert_eq!(decoded(&[0x66; 15]), None);
+    }
+
+    #[test]
+    fn results_and_flags() {
+        assert_eq!(compute(Operation::And, 1, 0x63, 0xfd, 0), (0x61, Some(0)));
+        assert_eq!(compute(Operation::And, 8, 1, 2, 0), (0, Some(ZF | PF)));
+        assert_eq!(compute(Operation::Sub, 8, 0, 1, 0), (u64::MAX, Some(CF | SF | PF | AF)));
+        assert_eq!(compute(Operation::Add, 1, 0x7f, 1, 0), (0x80, Some(SF | OF | AF)));
+        assert_eq!(compute(Operation::CmpXchg, 8, 5, 9, 5).0, 9);
+        assert_eq!(compute(Operation::CmpXchg, 8, 5, 9, 6).0, 5);
+        assert_eq!(compute(Operation::SetBit, 4, 0, 33, 0), (2, Some(0)));
+        assert_eq!(compute(Operation::ResetBit, 8, 2, 1, 0), (0, Some(CF)));
+    }
+
+    #[test]
+    fn registers_are_written_by_size() {
+        let mut regs = regs();
+        regs.rax = u64::MAX;
+        write_register(&mut regs, Register { number: 0, high: false }, 4, 1);
+        assert_eq!(regs.rax, 1);
+        write_register(&mut regs, Register { number: 0, high: true }, 1, 0xab);
+        assert_eq!(regs.rax, 0xab01);
+        write_register(&mut regs, Register { number: 0, high: false }, 2, 0xffff_1234);
+        assert_eq!(regs.rax, 0x1234);
+    }
+}

@@ -1,0 +1,227 @@
+//! Changing one entry of a checked page table, and finding the entry of an address.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::Mfn;
+
+use super::pte;
+use super::tables::{FrameOwner, Mm, TableError};
+use crate::error::HypercallError;
+use crate::platform::Platform;
+
+/// How a new entry replaces the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Whatever was there.
+    Plain,
+    /// Accessed and dirty bits that the processor has set stay.
+    PreserveAccessedDirty,
+    /// Only if the entry is exactly this.
+    CompareExchange(u64),
+}
+
+/// Why a compare-exchange or an update did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateError {
+    /// The update is refused, or to be repeated.
+    Table(TableError),
+    /// The entry is this.
+    Mismatch(u64),
+}
+
+impl From<TableError> for UpdateError {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
+    }
+}
+
+impl From<HypercallError> for UpdateError {
+    fn from(error: HypercallError) -> Self {
+        Self::Table(TableError::Refused(error))
+    }
+}
+
+impl From<UpdateError> for TableError {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::Table(error) => error,
+            UpdateError::Mismatch(_) => Self::Refused(HypercallError::Again),
+        }
+    }
+}
+
+impl<P: Platform> Mm<'_, P> {
+    /// Puts `new` into a table's slot; what was there. `old` is what the caller saw there.
+    #[inline]
+    fn exchange(&self, table: Mfn, slot: usize, old: u64, new: u64, update: Update) -> Result<u64, u64> {
+        let cell = &self.hv.platform.table(table)[slot];
+        match update {
+            Update::Plain => {
+                // The page-table lock is held: only the processor's A and D bits may differ from `old`.
+                cell.store(new, Ordering::Release);
+                Ok(old)
+            }
+            Update::PreserveAccessedDirty => {
+                let mut seen = old;
+                loop {
+                    let merged = new & !(pte::A | pte::D) | seen & (pte::A | pte::D);
+                    match cell.compare_exchange(seen, merged, Ordering::AcqRel, Ordering::Acquire) {
+                        Ok(seen) => return Ok(seen),
+                        Err(now) => seen = now,
+                    }
+                }
+            }
+            Update::CompareExchange(expected) => {
+                cell.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire)
+            }
+        }
+    }
+
+    #[inline]
+    fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<u64, UpdateError> {
+        let old = self.hv.platform.table(table)[slot].load(Ordering::Acquire);
+        match update {
+            Update::CompareExchange(expected) if expected != old => Err(UpdateError::Mismatch(old)),
+            _ => Ok(old),
+        }
+    }
+
+    /// Replaces an entry of `table`, the domain's checked level 1 table, by `new`, which names a frame of `owner`.
+    ///
+    /// # Errors
+    /// As `get_leaf`; `Mismatch`.
+    #[inline]
+    pub(crate) fn update_leaf(
+        &mut self,
+        table: Mfn,
+        slot: usize,
+        new: u64,
+        owner: FrameOwner<'_>,
+        update: Update,
+    ) -> Result<(), UpdateError> {
+        let old = self.expected(table, slot, update)?;
+        if !pte::is_present(new) {
+            self.exchange(table, slot, old, new, update).map_err(UpdateError::Mismatch)?;
+        } else if pte::is_present(old) && pte::differs_harmlessly(old, new) {
+            self.exchange(table, slot, old, pte::stored(new, 1), update).map_err(UpdateError::Mismatch)?;
+            return Ok(());
+        } else {
+            let taken = self.get_leaf(new, owner)?;
+            if let Err(now) = self.exchange(table, slot, old, pte::stored(taken, 1), update) {
+                self.put_leaf(taken);
+                return Err(UpdateError::Mismatch(now));
+            }
+        }
+        if pte::is_present(old) {
+            self.put_leaf(old);
+        }
+        Ok(())
+    }
+
+    /// Replaces an entry of `table`, the domain's checked table of level 2-4, by `new`.
+    ///
+    /// # Errors
+    /// `Invalid`: a slot of the hypervisor, or as `get_table`; `Restart`; `Mismatch`.
+    pub(crate) fn update_upper(
+        &mut self,
+        table: Mfn,
+        level: u8,
+        slot: usize,
+        new: u64,
+        update: Update,
+    ) -> Result<(), UpdateError> {
+        if level == 4 && pte::is_hypervisor_slot(slot) {
+            return Err(HypercallError::Invalid.into());
+        }
+        let old = self.expected(table, slot, update)?;
+        let was_present = pte::is_present(old);
+        if was_present {
+            self.owe_flush(); // paging-structure caches may hold the old entry (XSA-286)
+        }
+        if !pte::is_present(new) {
+            self.exchange(table, slot, old, new, update).map_err(UpdateError::Mismatch)?;
+        } else if was_present && pte::differs_harmlessly(old, new) && pte::is_allowed(new, level) {
+            self.exchange(table, slot, old, pte::stored(new, level), update)
+                .map_err(UpdateError::Mismatch)?;
+            return Ok(());
+        } else {
+            self.get_child(table, level, new)?;
+            if let Err(now) = self.exchange(table, slot, old, pte::stored(new, level), update) {
+                self.put_child(table, level, new);
+                return Err(UpdateError::Mismatch(now));
+            }
+        }
+        if was_present {
+            self.put_child(table, level, old);
+        }
+        Ok(())
+    }
+
+    /// Replaces the entry at byte `offset` of `mfn`, a frame of the session's domain: checked if it is a page table,
+    /// else simply written.
+    ///
+    /// # Errors
+    /// `Invalid`: not the domain's frame; `Busy`: it is used in a way that forbids writing; else as the table's kind.
+    #[inline]
+    pub(crate) fn update_entry(
+        &mut self,
+        mfn: Mfn,
+        offset: u64,
+        new: u64,
+        owner: FrameOwner<'_>,
+        update: Update,
+    ) -> Result<(), UpdateError> {
+        let slot = (offset / 8) as usize & 511;
+        match self.table_level(mfn) {
+            Some(1) => self.update_leaf(mfn, slot, new, owner, update),
+            Some(level) => self.update_upper(mfn, level, slot, new, update),
+            None => {
+                let Some(info) = self.hv.owned_info(mfn, self.own()) else {
+                    return Err(HypercallError::Invalid.into());
+                };
+                if !info.get(self.own()) {
+                    return Err(HypercallError::Invalid.into());
+                }
+                let written = self.get_writable(mfn, FrameOwner::Domain(self.dom)).map_err(UpdateError::from);
+                if written.is_err() {
+                    self.hv.put_page(mfn);
+                    return written;
+                }
+                let done = self.exchange(mfn, slot, 0, new, update).map_err(UpdateError::Mismatch);
+                info.put_type();
+                self.hv.put_page(mfn);
+                done.map(|_| ())
+            }
+        }
+    }
+
+    /// The level 1 table of the session's domain in which the tables under `base` map `va`, and the slot.
+    ///
+    /// # Errors
+    /// `Invalid`: a hypervisor address, or no such table.
+    #[inline]
+    pub(crate) fn find_leaf(&self, base: Mfn, va: u64) -> Result<(Mfn, usize), HypercallError> {
+        if !pte::is_guest_address(va) {
+            return Err(HypercallError::Invalid);
+        }
+        let mut table = base;
+        for level in [4, 3, 2] {
+            let entry = self.hv.platform.table(table)[pte::index(va, level)].load(Ordering::Acquire);
+            if !pte::is_present(entry) {
+                return Err(HypercallError::Invalid);
+            }
+            table = pte::frame(entry);
+        }
+        // Through a linear entry the walk ends in a table of another level.
+        if self.table_level(table) == Some(1) {
+            Ok((table, pte::index(va, 1)))
+        } else {
+            Err(HypercallError::Invalid)
+        }
+    }
+
+    /// The entry in a slot of a table.
+    pub(crate) fn entry(&self, table: Mfn, slot: usize) -> u64 {
+        self.hv.platform.table(table)[slot].load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,400 @@
+//! One frame's entry in the frame table: two atomic words, and the steps that are legal on them.
+//!
+//! *Use word*: a count of general references, the owner, flags. A frame goes back to the allocator when the count
+//! reaches zero; ownership itself is one reference ([`Use::ALLOCATED`]). *Type word*: what the frame is used as and
+//! how often. The type changes only while the type count is zero.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ring_abi::types::DomId;
+
+/// What a frame is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum PageType {
+    /// Nothing that matters.
+    None = 0,
+    /// Level 1 page table.
+    L1 = 1,
+    /// Level 2 page table.
+    L2 = 2,
+    /// Level 3 page table.
+    L3 = 3,
+    /// Level 4 page table.
+    L4 = 4,
+    /// Page of a GDT or LDT.
+    SegDesc = 5,
+    /// The hypervisor's own page which guests may map for reading alone.
+    Shared = 6,
+    /// Mapped for writing.
+    Writable = 7,
+}
+
+impl PageType {
+    /// The page-table type of `level` 1-4.
+    ///
+    /// # Panics
+    /// For any other level.
+    pub const fn table(level: u8) -> Self {
+        match level {
+            1 => Self::L1,
+            2 => Self::L2,
+            3 => Self::L3,
+            4 => Self::L4,
+            _ => panic!("a page table has level 1 to 4"),
+        }
+    }
+
+    /// The level of a page table, 0 for anything else.
+    #[inline]
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::L1 => 1,
+            Self::L2 => 2,
+            Self::L3 => 3,
+            Self::L4 => 4,
+            _ => 0,
+        }
+    }
+
+    const fn from_bits(bits: u64) -> Self {
+        match bits & 7 {
+            0 => Self::None,
+            1 => Self::L1,
+            2 => Self::L2,
+            3 => Self::L3,
+            4 => Self::L4,
+            5 => Self::SegDesc,
+            6 => Self::Shared,
+            _ => Self::Writable,
+        }
+    }
+}
+
+/// The most references that are counted; one more is refused.
+const COUNT_LIMIT: u32 = u32::MAX - 16;
+
+/// The use word: bits 0-31 general references (in a free block's head: the previous block), 32-47 owner + 1 (0:
+/// nobody), flags from 48 on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Use(pub(crate) u64);
+
+impl Use {
+    /// One reference is held by ownership itself.
+    pub(crate) const ALLOCATED: u64 = 1 << 48;
+    /// Head of a free block.
+    pub(crate) const FREE: u64 = 1 << 49;
+    /// The hypervisor's page, lent to the owner: not one of its pages by count.
+    pub(crate) const LENT: u64 = 1 << 50;
+
+    pub(crate) const fn owned(owner: DomId, flags: u64) -> Self {
+        Self(1 | Self::owner_bits(owner) | flags | Self::ALLOCATED)
+    }
+
+    const fn owner_bits(owner: DomId) -> u64 {
+        (owner.raw() as u64 + 1) << 32
+    }
+
+    #[inline]
+    pub(crate) const fn count(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    pub(crate) fn is_owned_by(self, owner: DomId) -> bool {
+        self.0 >> 32 & 0xffff == owner.raw() as u64 + 1
+    }
+
+    /// The owner, if there is one.
+    #[inline]
+    pub(crate) fn owner(self) -> Option<DomId> {
+        let raw = self.0 >> 32 & 0xffff;
+        (raw != 0).then(|| DomId::new((raw - 1) as u16))
+    }
+
+    #[inline]
+    pub(crate) const fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+}
+
+/// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, 50-63 linear entries or uses. In a free
+/// block's head: the next block and the order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind(pub(crate) u64);
+
+impl Kind {
+    /// Pinned: one type and one general reference are held by the pin.
+    pub(crate) const PINNED: u64 = 1 << 36;
+    /// All entries were checked, and hold references.
+    pub(crate) const VALIDATED: u64 = 1 << 37;
+    /// Entries below `progress` hold references, the rest do not; the state itself holds the one type reference and
+    /// one general reference.
+    pub(crate) const PARTIAL: u64 = 1 << 38;
+    const PROGRESS_SHIFT: u32 = 40;
+    const PROGRESS_MASK: u64 = 0x3ff << Self::PROGRESS_SHIFT;
+    /// Set: the count above is of uses by others of the same level. Clear: of own entries to such.
+    const LINEAR_USES: u64 = 1 << 50;
+    const LINEAR_SHIFT: u32 = 51;
+    const LINEAR_ONE: u64 = 1 << Self::LINEAR_SHIFT;
+    const LINEAR_LIMIT: u64 = 0x1ff0;
+
+    pub(crate) const fn new(page_type: PageType, count: u32) -> Self {
+        Self((page_type as u64) << 32 | count as u64)
+    }
+
+    #[inline]
+    pub(crate) const fn count(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    pub(crate) const fn page_type(self) -> PageType {
+        PageType::from_bits(self.0 >> 32)
+    }
+
+    #[inline]
+    pub(crate) const fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    pub(crate) const fn progress(self) -> usize {
+        ((self.0 & Self::PROGRESS_MASK) >> Self::PROGRESS_SHIFT) as usize
+    }
+
+    pub(crate) const fn with_progress(self, entries: usize) -> Self {
+        Self(self.0 & !Self::PROGRESS_MASK | (entries as u64) << Self::PROGRESS_SHIFT)
+    }
+
+    /// Uses of this table by entries of others of its level.
+    pub(crate) const fn linear_uses(self) -> u64 {
+        if self.has(Self::LINEAR_USES) { self.0 >> Self::LINEAR_SHIFT } else { 0 }
+    }
+
+    /// Own entries that name others of this table's level.
+    pub(crate) const fn linear_entries(self) -> u64 {
+        if self.has(Self::LINEAR_USES) { 0 } else { self.0 >> Self::LINEAR_SHIFT }
+    }
+}
+
+/// Why a type reference was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TypeError {
+    /// The frame is in use as something else.
+    Mismatch,
+    /// The count would overflow.
+    Overflow,
+}
+
+/// A frame's entry: 16 bytes.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct FrameInfo {
+    pub(crate) using: AtomicU64,
+    pub(crate) kind: AtomicU64,
+}
+
+const _: () = assert!(size_of::<FrameInfo>() == 16);
+
+impl FrameInfo {
+    /// A frame that is nobody's. All-zero bytes are the same.
+    pub const fn new() -> Self {
+        Self { using: AtomicU64::new(0), kind: AtomicU64::new(0) }
+    }
+
+    #[inline]
+    pub(crate) fn load_use(&self) -> Use {
+        Use(self.using.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    pub(crate) fn load_kind(&self) -> Kind {
+        Kind(self.kind.load(Ordering::Acquire))
+    }
+
+    /// The owner, if there is one.
+    #[inline]
+    pub fn owner(&self) -> Option<DomId> {
+        self.load_use().owner()
+    }
+
+    /// General references.
+    pub fn count(&self) -> u32 {
+        let using = self.load_use();
+        if using.owner().is_some() { using.count() } else { 0 }
+    }
+
+    /// The type that the frame has or last had, and how many references hold it.
+    pub fn page_type(&self) -> (PageType, u32) {
+        let kind = self.load_kind();
+        if self.owner().is_some() { (kind.page_type(), kind.count()) } else { (PageType::None, 0) }
+    }
+
+    /// Whether it is a pinned page table.
+    pub fn is_pinned(&self) -> bool {
+        self.owner().is_some() && self.load_kind().has(Kind::PINNED)
+    }
+
+    /// Whether it is the hypervisor's page, lent to its owner.
+    pub fn is_lent(&self) -> bool {
+        self.load_use().has(Use::LENT)
+    }
+
+    /// Takes a general reference if the frame is in use and `owner`'s.
+    #[inline]
+    pub(crate) fn get(&self, owner: DomId) -> bool {
+        let mut now = self.load_use();
+        loop {
+            if !now.is_owned_by(owner) || now.count() == 0 || now.count() >= COUNT_LIMIT {
+                return false;
+            }
+            match self.using.compare_exchange_weak(now.0, now.0 + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => now = Use(seen),
+            }
+        }
+    }
+
+    /// Gives a general reference back. `true`: it was the last, and the caller must free the frame.
+    #[inline]
+    #[must_use]
+    pub(crate) fn put(&self) -> bool {
+        let before = Use(self.using.fetch_sub(1, Ordering::AcqRel));
+        debug_assert!(before.count() > 0 && before.owner().is_some(), "reference count underflow");
+        before.count() == 1
+    }
+
+    /// Ends ownership: the reference that it held becomes the caller's. `false`: it had ended already.
+    #[must_use]
+    pub(crate) fn end_ownership(&self) -> bool {
+        self.using.fetch_and(!Use::ALLOCATED, Ordering::AcqRel) & Use::ALLOCATED != 0
+    }
+
+    /// Takes a reference of a type that needs no validation. `Ok(true)`: the type changed from another, and CPUs that
+    /// may still use the frame as that must be flushed before the reference is used.
+    #[inline]
+    pub(crate) fn get_type(&self, wanted: PageType) -> Result<bool, TypeError> {
+        let mut now = self.load_kind();
+        loop {
+            let (next, changed) = if now.page_type() == wanted {
+                if now.count() >= COUNT_LIMIT {
+                    return Err(TypeError::Overflow);
+                }
+                (now.0 + 1, false)
+            } else if now.count() == 0 {
+                (Kind::new(wanted, 1).0, now.page_type() != PageType::None)
+            } else {
+                return Err(TypeError::Mismatch);
+            };
+            match self.kind.compare_exchange_weak(now.0, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(changed),
+                Err(seen) => now = Kind(seen),
+            }
+        }
+    }
+
+    /// Gives back a reference of a type that needs no invalidation.
+    #[inline]
+    pub(crate) fn put_type(&self) {
+        let before = Kind(self.kind.fetch_sub(1, Ordering::AcqRel));
+        debug_assert!(before.count() > 0, "type count underflow");
+    }
+
+    /// Takes a general reference whoever the owner is, as long as the frame is in use.
+    pub(crate) fn get_any(&self) -> Option<DomId> {
+        let owner = self.owner()?;
+        self.get(owner).then_some(owner)
+    }
+
+    pub(crate) fn set_kind(&self, kind: Kind) {
+        self.kind.store(kind.0, Ordering::Release);
+    }
+
+    pub(crate) fn replace_kind(&self, old: Kind, new: Kind) -> bool {
+        self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Counts an entry of `self`, a table, that names `target`, another of its level. Both are type-referenced and
+    /// the owner's page-table lock is held. `false`: that would be more than one deep.
+    pub(crate) fn add_linear(&self, target: &Self) -> bool {
+        let (own, other) = (self.load_kind(), target.load_kind());
+        let full = own.0 >> Kind::LINEAR_SHIFT >= Kind::LINEAR_LIMIT
+            || other.0 >> Kind::LINEAR_SHIFT >= Kind::LINEAR_LIMIT;
+        if own.linear_uses() > 0 || other.linear_entries() > 0 || full {
+            return false;
+        }
+        self.set_kind(Kind((own.0 & !Kind::LINEAR_USES) + Kind::LINEAR_ONE));
+        target.set_kind(Kind((other.0 | Kind::LINEAR_USES) + Kind::LINEAR_ONE));
+        true
+    }
+
+    /// Takes back what [`FrameInfo::add_linear`] counted.
+    pub(crate) fn remove_linear(&self, target: &Self) {
+        let (own, other) = (self.load_kind(), target.load_kind());
+        debug_assert!(own.linear_entries() > 0 && other.linear_uses() > 0, "linear count underflow");
+        self.set_kind(Kind(own.0 - Kind::LINEAR_ONE));
+        let left = other.0 - Kind::LINEAR_ONE;
+        target.set_kind(Kind(if left >> Kind::LINEAR_SHIFT == 0 { left & !Kind::LINEAR_USES } else { left }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(id: u16) -> FrameInfo {
+        let info = FrameInfo::new();
+        info.using.store(Use::owned(DomId::new(id), 0).0, Ordering::Relaxed);
+        info
+    }
+
+    #[test]
+    fn only_the_owners_frames_are_referenced() {
+        let info = owned(3);
+        assert!(info.get(DomId::new(3)));
+        assert!(!info.get(DomId::new(2)));
+        assert!(!FrameInfo::new().get(DomId::new(0)));
+        assert!(!info.put());
+        assert!(info.end_ownership());
+        assert!(!info.end_ownership());
+        assert!(info.put());
+        assert!(!info.get(DomId::new(3)), "a frame without references cannot be revived");
+    }
+
+    #[test]
+    fn counts_stop_at_their_limit() {
+        let info = owned(1);
+        info.using.fetch_add(u64::from(COUNT_LIMIT) - 1, Ordering::Relaxed);
+        assert!(!info.get(DomId::new(1)));
+        info.set_kind(Kind::new(PageType::Writable, COUNT_LIMIT));
+        assert_eq!(info.get_type(PageType::Writable), Err(TypeError::Overflow));
+    }
+
+    #[test]
+    fn a_type_changes_only_at_count_zero() {
+        let info = owned(1);
+        assert_eq!(info.get_type(PageType::Writable), Ok(false));
+        assert_eq!(info.get_type(PageType::SegDesc), Err(TypeError::Mismatch));
+        info.put_type();
+        assert_eq!(info.get_type(PageType::SegDesc), Ok(true));
+        assert_eq!(info.page_type(), (PageType::SegDesc, 1));
+    }
+
+    #[test]
+    fn linear_tables_are_one_deep() {
+        let tables = [owned(1), owned(1), owned(1)];
+        for table in &tables {
+            table.set_kind(Kind(Kind::new(PageType::L4, 1).0 | Kind::VALIDATED));
+        }
+        let [a, b, c] = &tables;
+        assert!(a.add_linear(b));
+        assert!(!b.add_linear(c), "b is used linearly");
+        assert!(!c.add_linear(a), "a has linear entries");
+        assert!(c.add_linear(b));
+        a.remove_linear(b);
+        c.remove_linear(b);
+        assert!(b.add_linear(c));
+        assert_eq!(c.load_kind().linear_uses(), 1);
+        assert_eq!(c.page_type(), (PageType::L4, 1));
+    }
+}

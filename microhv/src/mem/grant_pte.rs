@@ -1,0 +1,137 @@
+//! Page-table entries of mapped grants.
+//!
+//! The references that a grant mapping holds on its frame belong to the entry while it is there: the grant code takes
+//! them and hands them over with [`Hypervisor::map_grant_frame`], and owns them again after
+//! [`Hypervisor::unmap_grant_frame`]. A guest that overwrites the entry drops them, and its handle then names a
+//! mapping that is no more.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::{Maddr, Mfn};
+
+use super::pte;
+use super::tables::Mm;
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::error::HypercallError;
+use crate::hypercall::Current;
+use crate::platform::Platform;
+
+/// Where a grant is mapped: the caller's `host_addr`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantAddress {
+    /// A virtual address under the caller's loaded tables.
+    Virtual(u64),
+    /// The machine address of an entry (`GNTMAP_contains_pte`).
+    Entry(Maddr),
+}
+
+/// What an entry of a grant mapping has beside its frame.
+fn entry_of(frame: Mfn, read_only: bool, flags: u64) -> u64 {
+    let access = if read_only { 0 } else { pte::RW };
+    frame.raw() << 12 | pte::P | pte::A | pte::D | access | flags
+}
+
+impl<P: Platform> Mm<'_, P> {
+    fn find_grant_entry(
+        &self,
+        base: Option<Mfn>,
+        address: GrantAddress,
+    ) -> Result<(Mfn, usize), HypercallError> {
+        match address {
+            GrantAddress::Virtual(va) => self.find_leaf(base.ok_or(HypercallError::Invalid)?, va),
+            GrantAddress::Entry(at) => {
+                let table = Mfn::new(at.raw() >> 12);
+                if !at.raw().is_multiple_of(8) || self.table_level(table) != Some(1) {
+                    return Err(HypercallError::Invalid);
+                }
+                Ok((table, (at.raw() & 0xfff) as usize / 8))
+            }
+        }
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Maps `frame`, on which the caller holds a general reference and, unless `read_only`, one of type writable,
+    /// into the current domain. On success the entry owns them. What was mapped there is given back.
+    ///
+    /// `user` makes the page accessible to the guest's user mode (`GNTMAP_application_map`).
+    ///
+    /// # Errors
+    /// `Invalid`: no level 1 entry of the caller there.
+    pub fn map_grant_frame(
+        &self,
+        cur: &Current<'_, P>,
+        address: GrantAddress,
+        frame: Mfn,
+        read_only: bool,
+        user: bool,
+    ) -> Result<(), HypercallError> {
+        let mut mm = self.lock_tables(cur.domain);
+        let (table, slot) = mm.find_grant_entry(cur.vcpu.cr3_kernel(), address)?;
+        let new = pte::stored(entry_of(frame, read_only, if user { pte::US } else { 0 }), 1);
+        let old = self.platform.table(table)[slot].swap(new, Ordering::AcqRel);
+        if pte::is_present(old) {
+            mm.put_leaf(old);
+            mm.owe_flush();
+        }
+        Ok(())
+    }
+
+    /// Takes the entry of a grant mapping away, if it maps `frame` with that access. On success the references that
+    /// it held are the caller's, who gives them back **after** flushing: [`Hypervisor::flush_grants`].
+    ///
+    /// # Errors
+    /// `Invalid`: there is no such entry.
+    pub fn unmap_grant_frame(
+        &self,
+        cur: &Current<'_, P>,
+        address: GrantAddress,
+        frame: Mfn,
+        read_only: bool,
+    ) -> Result<(), HypercallError> {
+        self.replace_grant_frame(cur, address, frame, read_only, None)
+    }
+
+    /// As [`Hypervisor::unmap_grant_frame`], with the entry of virtual address `with` moved into its place, as
+    /// `GNTTABOP_unmap_and_replace` does.
+    ///
+    /// # Errors
+    /// `Invalid`: there is no such entry, or none at `with`.
+    pub fn replace_grant_frame(
+        &self,
+        cur: &Current<'_, P>,
+        address: GrantAddress,
+        frame: Mfn,
+        read_only: bool,
+        with: Option<u64>,
+    ) -> Result<(), HypercallError> {
+        let mm = self.lock_tables(cur.domain);
+        let base = cur.vcpu.cr3_kernel();
+        let (table, slot) = mm.find_grant_entry(base, address)?;
+        let cell = &self.platform.table(table)[slot];
+        let ours = |entry: u64| {
+            pte::is_present(entry) && pte::frame(entry) == frame && (entry & pte::RW == 0) == read_only
+        };
+        if !ours(cell.load(Ordering::Acquire)) {
+            return Err(HypercallError::Invalid);
+        }
+        let moved = match with {
+            None => 0,
+            Some(va) => {
+                let (from, from_slot) = mm.find_leaf(base.ok_or(HypercallError::Invalid)?, va)?;
+                if (from, from_slot) == (table, slot) {
+                    return Err(HypercallError::Invalid);
+                }
+                self.platform.table(from)[from_slot].swap(0, Ordering::AcqRel)
+            }
+        };
+        cell.store(moved, Ordering::Release);
+        Ok(())
+    }
+
+    /// Flushes what [`Hypervisor::unmap_grant_frame`] left in TLBs of the domain; once for many of them.
+    pub fn flush_grants(&self, dom: &Domain) {
+        self.flush_domain(dom);
+    }
+}

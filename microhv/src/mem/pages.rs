@@ -1,0 +1,350 @@
+//! Whose a frame is: allocation, sharing, references, and the count of each domain's pages.
+
+use alloc::collections::BTreeMap;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ring_abi::types::{DomId, Mfn};
+use spin::Mutex;
+
+use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
+use super::tables::Tables;
+use crate::Hypervisor;
+use crate::domain::{Domain, DyingState};
+use crate::error::HypercallError;
+use crate::platform::{CpuSet, Platform};
+
+/// Frames of one region of [`Pages`].
+pub(crate) const REGION_FRAMES: u64 = 512;
+
+/// Which frames a domain owns, as counts per region: what teardown walks.
+#[derive(Debug, Default)]
+struct Pages {
+    regions: BTreeMap<u32, u16>,
+    /// Teardown has begun: nothing is added.
+    closed: bool,
+}
+
+/// The memory of one domain.
+#[derive(Debug)]
+pub struct DomainMm {
+    /// Held by whatever reads or changes the types or entries of the domain's page tables. Before it only the locks
+    /// named in the crate's documentation; two domains' are never held at once.
+    pub(super) tables: Mutex<Tables>,
+    /// A leaf but for the allocator's own lock.
+    pages: Mutex<Pages>,
+    total: AtomicU64,
+    max: AtomicU64,
+    /// The size of the pseudo-physical map that the toolstack announced, in pages (`XENMEM_set_memory_map`).
+    pub(crate) map_pages: AtomicU64,
+    /// Where teardown goes on: the region.
+    pub(crate) teardown_at: AtomicU32,
+}
+
+impl Default for DomainMm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl DomainMm {
+    /// No memory, and none allowed.
+    pub const fn new() -> Self {
+        Self {
+            tables: Mutex::new(Tables::new()),
+            pages: Mutex::new(Pages { regions: BTreeMap::new(), closed: false }),
+            total: AtomicU64::new(0),
+            max: AtomicU64::new(0),
+            map_pages: AtomicU64::new(0),
+            teardown_at: AtomicU32::new(0),
+        }
+    }
+
+    /// Pages that it owns.
+    pub fn tot_pages(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Pages that it may own.
+    pub fn max_pages(&self) -> u64 {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many pages it may own. What it owns beyond stays.
+    pub fn set_max_pages(&self, pages: u64) {
+        self.max.store(pages, Ordering::Relaxed);
+    }
+
+    /// Counts `count` frames from `mfn` as owned, unless that were more than it may own.
+    fn add(&self, mfn: Mfn, count: u64, limited: bool) -> bool {
+        let mut pages = self.pages.lock();
+        let total = self.total.load(Ordering::Relaxed) + count;
+        if pages.closed || (limited && total > self.max_pages()) {
+            return false;
+        }
+        self.total.store(total, Ordering::Relaxed);
+        let (mut at, end) = (mfn.raw(), mfn.raw() + count);
+        while at < end {
+            let next = (at / REGION_FRAMES + 1) * REGION_FRAMES;
+            let here = next.min(end) - at;
+            *pages.regions.entry((at / REGION_FRAMES) as u32).or_default() += here as u16;
+            at = next;
+        }
+        true
+    }
+
+    fn remove(&self, mfn: Mfn) {
+        let mut pages = self.pages.lock();
+        let region = (mfn.raw() / REGION_FRAMES) as u32;
+        if let Some(count) = pages.regions.get_mut(&region) {
+            *count -= 1;
+            if *count == 0 {
+                pages.regions.remove(&region);
+            }
+            self.total.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing may be added any more.
+    pub(crate) fn close(&self) {
+        self.pages.lock().closed = true;
+    }
+
+    /// The first region from `from` on in which it owns frames.
+    pub(crate) fn region_from(&self, from: u32) -> Option<u32> {
+        self.pages.lock().regions.range(from..).next().map(|(&region, _)| region)
+    }
+}
+
+/// A general reference on a frame: it is not freed, nor given to another, while this lives.
+pub struct PageRef<'a, P: Platform> {
+    hv: &'a Hypervisor<P>,
+    mfn: Mfn,
+}
+
+impl<P: Platform> PageRef<'_, P> {
+    /// The frame.
+    #[inline]
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Keeps the reference without this guard: `Hypervisor::put_page` gives it back.
+    #[inline]
+    pub fn into_raw(self) -> Mfn {
+        let mfn = self.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+}
+
+impl<P: Platform> Drop for PageRef<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.hv.put_page(self.mfn);
+    }
+}
+
+impl<P: Platform> fmt::Debug for PageRef<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PageRef({:#x})", self.mfn.raw())
+    }
+}
+
+/// A general and a type reference on a frame.
+pub struct TypedRef<'a, P: Platform> {
+    hv: &'a Hypervisor<P>,
+    mfn: Mfn,
+}
+
+impl<P: Platform> TypedRef<'_, P> {
+    /// The frame.
+    #[inline]
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Keeps the references without this guard: `Hypervisor::put_page_and_type` gives them back.
+    #[inline]
+    pub fn into_raw(self) -> Mfn {
+        let mfn = self.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+}
+
+impl<P: Platform> Drop for TypedRef<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.hv.put_page_and_type(self.mfn);
+    }
+}
+
+impl<P: Platform> fmt::Debug for TypedRef<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TypedRef({:#x})", self.mfn.raw())
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Takes 2^`order` free frames, aligned to their size, for the hypervisor itself; below 2^`address_bits` bytes
+    /// unless that is 0. Their contents are somebody's old ones. `frames.release` gives them back.
+    pub fn alloc_frames(&self, order: u8, address_bits: u8) -> Option<Mfn> {
+        let mfn = self.frames.take(order, address_bits)?;
+        self.flush_stale();
+        Some(mfn)
+    }
+
+    /// A zeroed frame for the hypervisor itself.
+    pub fn alloc_zeroed(&self) -> Option<Mfn> {
+        let mfn = self.alloc_frames(0, 0)?;
+        self.platform.zero_frame(mfn);
+        Some(mfn)
+    }
+
+    /// Gives 2^`order` frames of the hypervisor's own back.
+    pub fn release_frames(&self, mfn: Mfn, order: u8) {
+        self.frames.release(mfn, order);
+    }
+
+    fn flush_stale(&self) {
+        if let Some(freed) = self.frames.stale() {
+            self.platform.flush_tlb(CpuSet::ALL);
+            self.frames.flushed(freed);
+        }
+    }
+
+    /// Takes the free frame `mfn`, which some TLB may no longer know then.
+    pub(crate) fn alloc_exact(&self, mfn: Mfn) -> bool {
+        let taken = self.frames.take_exact(mfn);
+        self.flush_stale();
+        taken
+    }
+
+    /// Gives the domain 2^`order` zeroed frames, aligned to their size.
+    ///
+    /// # Errors
+    /// `NoMemory`: there are none, or it may not own so many.
+    pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, HypercallError> {
+        if dom.is_dying() || order > super::buddy::MAX_ORDER {
+            return Err(HypercallError::NoMemory);
+        }
+        if dom.mm.tot_pages() + (1 << order) > dom.mm.max_pages() {
+            return Err(HypercallError::NoMemory); // the cheap look; `add` has the last word
+        }
+        let mfn = self.alloc_frames(order, address_bits).ok_or(HypercallError::NoMemory)?;
+        for n in 0..1 << order {
+            self.platform.zero_frame(Mfn::new(mfn.raw() + n));
+        }
+        if !dom.mm.add(mfn, 1 << order, true) {
+            self.frames.release(mfn, order);
+            return Err(HypercallError::NoMemory);
+        }
+        for n in 0..1 << order {
+            self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);
+        }
+        Ok(mfn)
+    }
+
+    /// Makes `count` frames from `mfn`, the hypervisor's own until now, the domain's at their place with the contents
+    /// that they have. For building the first domain: its limit is not looked at.
+    pub fn adopt_frames(&self, dom: &Domain, mfn: Mfn, count: u64) {
+        dom.mm.add(mfn, count, false);
+        for n in 0..count {
+            self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);
+        }
+    }
+
+    /// Lends a frame of the hypervisor's own to a domain, which may map it: `read_only`, or for writing, never as a
+    /// page table. [`Hypervisor::unshare`] takes it back.
+    pub fn share_with_guest(&self, mfn: Mfn, owner: DomId, read_only: bool) {
+        self.frames.assign(mfn, owner, true);
+        let page_type = if read_only { PageType::Shared } else { PageType::Writable };
+        self.frames.held(mfn).set_kind(Kind::new(page_type, 1));
+    }
+
+    /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when the last mapping of it is gone; the
+    /// hypervisor uses it no more.
+    pub fn unshare(&self, mfn: Mfn) {
+        if self.frames.held(mfn).end_ownership() {
+            self.put_page(mfn);
+        }
+    }
+
+    /// A general reference on a frame if it is the domain's.
+    #[inline]
+    pub fn get_page(&self, mfn: Mfn, owner: &Domain) -> Option<PageRef<'_, P>> {
+        self.frames.info(mfn)?.get(owner.id).then_some(PageRef { hv: self, mfn })
+    }
+
+    /// A general reference and one of type writable on a frame if it is the domain's and is not in use as something
+    /// else.
+    ///
+    /// # Errors
+    /// `Invalid`: not the domain's. `Busy`: a page table, descriptors, or the hypervisor's own.
+    #[inline]
+    pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, HypercallError> {
+        let page = self.get_page(mfn, owner).ok_or(HypercallError::Invalid)?;
+        match self.frames.held(mfn).get_type(PageType::Writable) {
+            Ok(changed) => {
+                if changed {
+                    self.flush_domain(owner);
+                }
+                Ok(TypedRef { hv: self, mfn: page.into_raw() })
+            }
+            Err(TypeError::Mismatch | TypeError::Overflow) => Err(HypercallError::Busy),
+        }
+    }
+
+    /// Gives a general reference back.
+    #[inline]
+    pub fn put_page(&self, mfn: Mfn) {
+        if self.frames.held(mfn).put() {
+            self.page_gone(mfn);
+        }
+    }
+
+    /// Gives a general reference and one of type writable back.
+    #[inline]
+    pub fn put_page_and_type(&self, mfn: Mfn) {
+        self.frames.held(mfn).put_type();
+        self.put_page(mfn);
+    }
+
+    /// Frees a frame whose last reference is gone.
+    #[cold]
+    fn page_gone(&self, mfn: Mfn) {
+        let info = self.frames.held(mfn);
+        let using = info.load_use();
+        let lent = using.has(Use::LENT);
+        if lent {
+            info.set_kind(Kind(0));
+        }
+        self.platform.set_m2p(mfn, None);
+        self.frames.free_used(mfn);
+        if lent {
+            return;
+        }
+        let Some(owner) = using.owner().and_then(|id| self.domains.get(id)) else { return };
+        owner.mm.remove(mfn);
+        if owner.mm.tot_pages() == 0 && owner.dying() == DyingState::Dead {
+            self.domains.remove(owner.id); // it waited for this page alone
+        }
+    }
+
+    /// Flushes every CPU whose TLB may hold entries of the domain, this one included.
+    pub(crate) fn flush_domain(&self, dom: &Domain) {
+        let me = self.platform.cpu();
+        let cpus = CpuSet::from_bits(dom.dirty_cpus.load(Ordering::Acquire)).with(me);
+        if cpus == CpuSet::only(me) {
+            self.platform.flush_tlb_local();
+        } else {
+            self.platform.flush_tlb(cpus);
+        }
+    }
+
+    /// The entry of a frame that is in use by `owner`.
+    pub(crate) fn owned_info(&self, mfn: Mfn, owner: DomId) -> Option<&FrameInfo> {
+        self.frames.info(mfn).filter(|info| info.load_use().is_owned_by(owner))
+    }
+}

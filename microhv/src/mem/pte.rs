@@ -1,0 +1,163 @@
+//! Page-table entries: bits, and which entries a guest may write at which level.
+
+use ring_abi::types::Mfn;
+
+/// Present.
+pub const P: u64 = 1;
+/// Writable.
+pub const RW: u64 = 1 << 1;
+/// User.
+pub const US: u64 = 1 << 2;
+/// Write-through, of the memory type.
+pub const PWT: u64 = 1 << 3;
+/// Cache disable, of the memory type.
+pub const PCD: u64 = 1 << 4;
+/// Accessed.
+pub const A: u64 = 1 << 5;
+/// Dirty.
+pub const D: u64 = 1 << 6;
+/// Large page at levels 2 and 3.
+pub const PSE: u64 = 1 << 7;
+/// Page attribute table, at level 1.
+pub const PAT: u64 = 1 << 7;
+/// Global.
+pub const G: u64 = 1 << 8;
+/// No execution.
+pub const NX: u64 = 1 << 63;
+/// The guest kernel's own mark in level 1 entries (`_PAGE_GUEST_KERNEL`).
+pub const GUEST_KERNEL: u64 = 1 << 52;
+/// Bits that software may use.
+pub const SOFTWARE: u64 = 0xe00 | 0x7ff << 52;
+/// Bits of the memory type at level 1.
+pub const MEMORY_TYPE: u64 = PWT | PCD | PAT;
+/// Frame number's bits.
+pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+/// Bits that a present entry of level 2 to 4 may have.
+const TABLE_ALLOWED: u64 = FRAME | P | RW | US | A | D | SOFTWARE | NX;
+/// Bits that a present entry of level 1 may have.
+const LEAF_ALLOWED: u64 = TABLE_ALLOWED | G | MEMORY_TYPE;
+/// Bits whose change alone needs no new look at the frame (XSA-182: no other).
+const HARMLESS: u64 = NX | SOFTWARE | G | D | A | US;
+
+/// First level 4 slot of the hypervisor.
+pub const HYPERVISOR_FIRST_SLOT: usize = 256;
+/// Last level 4 slot of the hypervisor.
+pub const HYPERVISOR_LAST_SLOT: usize = 271;
+
+/// Whether the level 4 slot is the hypervisor's.
+#[inline]
+pub const fn is_hypervisor_slot(slot: usize) -> bool {
+    slot >= HYPERVISOR_FIRST_SLOT && slot <= HYPERVISOR_LAST_SLOT
+}
+
+/// Whether `va` is canonical and not in the hypervisor's slots.
+#[inline]
+pub const fn is_guest_address(va: u64) -> bool {
+    (va as i64) << 16 >> 16 == va as i64 && !is_hypervisor_slot(index(va, 4))
+}
+
+/// Index of `va` in a table of `level` 1-4.
+#[inline]
+pub const fn index(va: u64, level: u8) -> usize {
+    (va >> (12 + 9 * (level as u32 - 1)) & 511) as usize
+}
+
+/// The frame that an entry names.
+#[inline]
+pub const fn frame(entry: u64) -> Mfn {
+    Mfn::new((entry & FRAME) >> 12)
+}
+
+/// Whether an entry is present.
+#[inline]
+pub const fn is_present(entry: u64) -> bool {
+    entry & P != 0
+}
+
+/// Whether a present entry has only bits that its level allows.
+#[inline]
+pub const fn is_allowed(entry: u64, level: u8) -> bool {
+    entry & !(if level == 1 { LEAF_ALLOWED } else { TABLE_ALLOWED }) == 0
+}
+
+/// Whether `new` differs from `old`, both present, only in bits that need no new look at the frame.
+#[inline]
+pub const fn differs_harmlessly(old: u64, new: u64) -> bool {
+    (old ^ new) & !HARMLESS == 0
+}
+
+/// A present entry as it is stored. Guest kernel and user both run in ring 3: a kernel's level 1 entry gains US and
+/// the mark [`GUEST_KERNEL`], a user's gains G so that it survives the switch between the two; level 2 to 4 gain US.
+#[inline]
+pub const fn stored(entry: u64, level: u8) -> u64 {
+    if level > 1 {
+        return entry | US;
+    }
+    if entry & US == 0 || entry & GUEST_KERNEL != 0 { (entry | US | GUEST_KERNEL) & !G } else { entry | G }
+}
+
+/// The memory type that an entry for a device's memory gets: what is cached becomes uncached.
+#[inline]
+pub const fn uncached(entry: u64) -> u64 {
+    match (entry & PCD != 0, entry & PWT != 0, entry & PAT != 0) {
+        (false, false, false) => entry | PWT | PCD, // write-back
+        (false, true, _) => entry | PCD,            // write-through, or write-protected with PAT
+        _ => entry,                                 // UC, UC-, WC
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_hypervisor_are_no_guest_addresses() {
+        assert!(is_guest_address(0));
+        assert!(is_guest_address(0x7fff_ffff_ffff));
+        assert!(!is_guest_address(0x8000_0000_0000));
+        assert!(!is_guest_address(0xffff_7fff_ffff_ffff));
+        assert!(!is_guest_address(0xffff_8000_0000_0000));
+        assert!(!is_guest_address(0xffff_87ff_ffff_ffff));
+        assert!(is_guest_address(0xffff_8800_0000_0000));
+        assert!(is_guest_address(u64::MAX));
+    }
+
+    #[test]
+    fn entries_are_stored_as_guests_expect_to_read_them() {
+        assert_eq!(stored(P | RW, 1), P | RW | US | GUEST_KERNEL);
+        assert_eq!(stored(P | RW | G, 1), P | RW | US | GUEST_KERNEL);
+        assert_eq!(stored(P | US, 1), P | US | G);
+        let kernel = stored(P | RW, 1);
+        assert_eq!(stored(kernel, 1), kernel);
+        assert_eq!(stored(P, 3), P | US);
+    }
+
+    #[test]
+    fn large_pages_and_memory_types_stay_out_of_upper_levels() {
+        for level in 2..=4 {
+            for bit in [PSE, G, PWT, PCD] {
+                assert!(!is_allowed(P | bit, level));
+            }
+            assert!(is_allowed(P | RW | US | A | D | NX | SOFTWARE | FRAME, level));
+        }
+        assert!(is_allowed(u64::MAX, 1));
+    }
+
+    #[test]
+    fn write_access_and_frame_always_need_a_new_look() {
+        assert!(differs_harmlessly(P, P | A | D | US | NX | G | 0xe00));
+        assert!(!differs_harmlessly(P, P | RW));
+        assert!(!differs_harmlessly(P, P | 0x1000));
+        assert!(!differs_harmlessly(P, P | PCD));
+    }
+
+    #[test]
+    fn device_memory_is_never_cached() {
+        assert_eq!(uncached(P), P | PWT | PCD);
+        assert_eq!(uncached(P | PWT), P | PWT | PCD);
+        assert_eq!(uncached(P | PWT | PAT), P | PWT | PCD | PAT);
+        assert_eq!(uncached(P | PAT), P | PAT, "write-combining stays");
+        assert_eq!(uncached(P | PCD), P | PCD);
+    }
+}

@@ -1,0 +1,274 @@
+//! The frame table: every machine frame's entry, which frames are memory, and the free ones.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arrayvec::ArrayVec;
+use ring_abi::types::{DomId, Mfn};
+use spin::{Mutex, RwLock};
+
+use super::buddy::{MAX_ORDER, Zone};
+use super::frame::{FrameInfo, Use};
+use crate::domain::RangeSet;
+
+/// Ranges of memory that a firmware map may have at most.
+pub const MAX_RANGES: usize = 64;
+/// First frame above 4 GiB.
+const HIGH: u32 = 1 << 20;
+
+/// Owner, type and counts of every machine frame, and the allocator of the free ones.
+///
+/// A frame that is memory and has no owner is free or the hypervisor's own: no guest can reach it. A frame that is no
+/// memory is a device's.
+pub struct FrameTable {
+    infos: &'static [FrameInfo],
+    ram: ArrayVec<(u64, u64), MAX_RANGES>,
+    /// Free frames: below 4 GiB, and above. Taken last of all locks.
+    zones: Mutex<[Zone; 2]>,
+    /// Frames freed so far that some CPU's TLB may know.
+    freed: AtomicU64,
+    /// How many of those were freed before the last flush of all CPUs began.
+    flushed: AtomicU64,
+    /// Devices' frames that no domain may write.
+    read_only: RwLock<RangeSet>,
+}
+
+impl fmt::Debug for FrameTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameTable({} frames)", self.infos.len())
+    }
+}
+
+impl Default for FrameTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FrameTable {
+    /// A table of no frames.
+    pub const fn new() -> Self {
+        Self {
+            infos: &[],
+            ram: ArrayVec::new_const(),
+            zones: Mutex::new([Zone::new(), Zone::new()]),
+            freed: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            read_only: RwLock::new(RangeSet::new()),
+        }
+    }
+
+    /// A table over `infos`, all zero, entry n for frame n. `ram` are the ranges of frames (start, end exclusive)
+    /// that are memory; none of it is free yet. Ranges beyond [`MAX_RANGES`] or the entries are left out.
+    pub fn over(infos: &'static [FrameInfo], ram: &[(Mfn, Mfn)]) -> Self {
+        let end = infos.len().min(u32::MAX as usize - 1) as u64;
+        let ranges =
+            ram.iter().map(|&(from, to)| (from.raw(), to.raw().min(end))).filter(|(from, to)| from < to);
+        Self { infos: &infos[..end as usize], ram: ranges.take(MAX_RANGES).collect(), ..Self::new() }
+    }
+
+    /// A table for `frames` frames on the host, all memory, all free but the first `reserved`. Its entries are never
+    /// given back.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn for_tests(frames: usize, reserved: u64) -> Self {
+        let infos: alloc::vec::Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::new()).collect();
+        let end = Mfn::new(frames as u64);
+        let table = Self::over(alloc::boxed::Box::leak(infos.into_boxed_slice()), &[(Mfn::new(0), end)]);
+        table.add_free(Mfn::new(reserved), end);
+        table
+    }
+
+    /// Hands frames (start, end exclusive) that are memory and nobody's to the allocator, as few large blocks.
+    pub fn add_free(&self, start: Mfn, end: Mfn) {
+        let (mut at, end) = (start.raw(), end.raw().min(self.infos.len() as u64));
+        let mut zones = self.zones.lock();
+        while at < end {
+            let fits = (u64::BITS - 1 - (end - at).leading_zeros()) as u8;
+            let order = (at.trailing_zeros() as u8).min(fits).min(MAX_ORDER);
+            zones[usize::from(at >= u64::from(HIGH))].release(self.infos, at as u32, order);
+            at += 1 << order;
+        }
+    }
+
+    /// The entry of a frame, if the table reaches that far.
+    #[inline]
+    pub fn info(&self, mfn: Mfn) -> Option<&FrameInfo> {
+        self.infos.get(mfn.raw() as usize)
+    }
+
+    /// The entry of a frame that somebody holds a reference on.
+    ///
+    /// # Panics
+    /// If the table does not reach that far.
+    #[inline]
+    pub(crate) fn held(&self, mfn: Mfn) -> &FrameInfo {
+        &self.infos[mfn.raw() as usize]
+    }
+
+    /// Whether the frame is memory.
+    pub fn is_ram(&self, mfn: Mfn) -> bool {
+        self.ram.iter().any(|&(start, end)| (start..end).contains(&mfn.raw()))
+    }
+
+    /// Frames of memory.
+    pub fn total_pages(&self) -> u64 {
+        self.ram.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Free frames.
+    pub fn free_pages(&self) -> u64 {
+        self.zones.lock().iter().map(Zone::free).sum()
+    }
+
+    /// One past the last frame of memory.
+    pub fn end(&self) -> Mfn {
+        Mfn::new(self.ram.iter().map(|&(_, end)| end).max().unwrap_or(0))
+    }
+
+    /// Takes 2^`order` free frames, aligned to their size, with any contents; all below 2^`address_bits` bytes if
+    /// that is not 0. They are nobody's: the hypervisor's own.
+    ///
+    /// Some TLB may still know them: [`FrameTable::stale`] says so. `Hypervisor::alloc_frames` cares for that.
+    pub(crate) fn take(&self, order: u8, address_bits: u8) -> Option<Mfn> {
+        if order > MAX_ORDER {
+            return None;
+        }
+        let limited = (1..44).contains(&address_bits);
+        let mut zones = self.zones.lock();
+        let [low, high] = &mut *zones;
+        if !limited && let Some(at) = high.alloc(self.infos, order) {
+            return Some(Mfn::new(u64::from(at)));
+        }
+        let at = low.alloc(self.infos, order)?;
+        if limited && address_bits < 32 && (u64::from(at) + (1 << order)) << 12 > 1 << address_bits {
+            low.release(self.infos, at, order);
+            return None;
+        }
+        Some(Mfn::new(u64::from(at)))
+    }
+
+    /// Takes one given frame out of the free ones. `false`: it is not free.
+    pub(crate) fn take_exact(&self, mfn: Mfn) -> bool {
+        let Ok(at) = u32::try_from(mfn.raw()) else { return false };
+        if at as usize >= self.infos.len() {
+            return false;
+        }
+        self.zones.lock()[usize::from(at >= HIGH)].take(self.infos, at)
+    }
+
+    /// Gives 2^`order` frames, nobody's, back.
+    pub fn release(&self, mfn: Mfn, order: u8) {
+        for info in &self.infos[mfn.raw() as usize..mfn.raw() as usize + (1 << order)] {
+            debug_assert!(info.load_use().0 == 0, "only frames that are nobody's can be released");
+            info.kind.store(0, Ordering::Relaxed);
+        }
+        self.zones.lock()[usize::from(mfn.raw() >= u64::from(HIGH))].release(
+            self.infos,
+            mfn.raw() as u32,
+            order,
+        );
+    }
+
+    /// Frees a frame whose last reference is gone, and says that TLBs may know it.
+    pub(crate) fn free_used(&self, mfn: Mfn) {
+        let info = self.held(mfn);
+        debug_assert_eq!(info.load_kind().count(), 0, "a freed frame has no type references");
+        info.using.store(0, Ordering::Release);
+        self.freed.fetch_add(1, Ordering::AcqRel);
+        self.release(mfn, 0);
+    }
+
+    /// Frames were freed that a TLB may know: after a flush of all CPUs, tell [`FrameTable::flushed`] this number.
+    #[inline]
+    pub(crate) fn stale(&self) -> Option<u64> {
+        let freed = self.freed.load(Ordering::Acquire);
+        (self.flushed.load(Ordering::Acquire) < freed).then_some(freed)
+    }
+
+    /// All CPUs were flushed after [`FrameTable::stale`] gave `freed`.
+    pub(crate) fn flushed(&self, freed: u64) {
+        self.flushed.fetch_max(freed, Ordering::AcqRel);
+    }
+
+    /// Makes a frame that is nobody's the `owner`'s.
+    pub(crate) fn assign(&self, mfn: Mfn, owner: DomId, lent: bool) {
+        let info = self.held(mfn);
+        debug_assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
+        info.kind.store(0, Ordering::Relaxed);
+        info.using.store(Use::owned(owner, if lent { Use::LENT } else { 0 }).0, Ordering::Release);
+    }
+
+    /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted.
+    pub fn protect_device_frames(&self, first: Mfn, last: Mfn) {
+        self.read_only.write().add(first.raw(), last.raw());
+    }
+
+    /// Takes [`FrameTable::protect_device_frames`] back.
+    pub fn unprotect_device_frames(&self, first: Mfn, last: Mfn) {
+        self.read_only.write().remove(first.raw(), last.raw());
+    }
+
+    /// Entries of frames `first..`, at most `count`.
+    pub(crate) fn slice(&self, first: u64, count: u64) -> &[FrameInfo] {
+        let end = (first + count).min(self.infos.len() as u64);
+        &self.infos[first.min(end) as usize..end as usize]
+    }
+
+    pub(crate) fn is_protected_device_frame(&self, mfn: Mfn) -> bool {
+        self.read_only.read().contains(mfn.raw())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    fn table(frames: usize, ram: &[(u64, u64)]) -> FrameTable {
+        let infos: Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::new()).collect();
+        let ram: Vec<(Mfn, Mfn)> = ram.iter().map(|&(a, b)| (Mfn::new(a), Mfn::new(b))).collect();
+        let table = FrameTable::over(Box::leak(infos.into_boxed_slice()), &ram);
+        for &(start, end) in &ram {
+            table.add_free(start, end);
+        }
+        table
+    }
+
+    #[test]
+    fn odd_ranges_are_added_whole() {
+        let table = table(256, &[(3, 160), (200, 300)]);
+        assert_eq!(table.free_pages(), 157 + 56);
+        assert_eq!(table.total_pages(), 157 + 56);
+        assert_eq!(table.end(), Mfn::new(256));
+        assert!(!table.is_ram(Mfn::new(2)) && table.is_ram(Mfn::new(3)) && !table.is_ram(Mfn::new(160)));
+        let mut seen = 0;
+        while let Some(mfn) = table.take(0, 0) {
+            assert!(table.is_ram(mfn));
+            seen += 1;
+        }
+        assert_eq!(seen, 157 + 56);
+    }
+
+    #[test]
+    fn one_given_frame_can_be_taken() {
+        let table = table(64, &[(0, 64)]);
+        assert!(table.take_exact(Mfn::new(37)));
+        assert!(!table.take_exact(Mfn::new(37)));
+        assert!(!table.take_exact(Mfn::new(64)));
+        assert!(!table.take_exact(Mfn::new(u64::MAX)));
+        assert_eq!(table.free_pages(), 63);
+        table.release(Mfn::new(37), 0);
+        assert_eq!(table.take(6, 0), Some(Mfn::new(0)));
+    }
+
+    #[test]
+    fn address_limits_are_kept() {
+        let table = table(64, &[(32, 64)]);
+        assert_eq!(table.take(0, 17), None, "below 128 KiB there is nothing");
+        assert_eq!(table.free_pages(), 32);
+        assert!(table.take(5, 18).is_some());
+        assert_eq!(table.take(MAX_ORDER + 1, 0), None);
+    }
+}

@@ -1,0 +1,307 @@
+//! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
+
+use arrayvec::ArrayVec;
+use ring_abi::types::{DomId, Mfn};
+use spin::MutexGuard;
+
+use super::frame::{Kind, PageType, TypeError};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::error::HypercallError;
+use crate::platform::{CpuSet, Platform};
+use core::sync::atomic::Ordering;
+
+/// What the page-table lock of a domain guards beside the tables themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    /// Tables whose invalidation was interrupted. Each is partial, so holds its own two references. Every operation
+    /// first finishes these.
+    pub(super) deferred: ArrayVec<Mfn, 8>,
+}
+
+impl Tables {
+    pub(super) const fn new() -> Self {
+        Self { deferred: ArrayVec::new_const() }
+    }
+}
+
+/// Why an operation on a page table did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableError {
+    /// Something else is waiting for the CPU: nothing is lost, repeat the operation.
+    Restart,
+    /// It is refused.
+    Refused(HypercallError),
+}
+
+impl From<HypercallError> for TableError {
+    fn from(error: HypercallError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Whose frames new level 1 entries may name.
+#[derive(Clone, Copy, Debug)]
+pub enum FrameOwner<'a> {
+    /// The domain's own memory, and devices that it has rights to.
+    Domain(&'a Domain),
+    /// `DOMID_IO`: devices that this domain, the caller, has rights to.
+    Devices(&'a Domain),
+    /// `DOMID_XEN`: what the hypervisor lends to privileged domains.
+    Hypervisor,
+}
+
+/// The page tables of one domain, locked.
+///
+/// Flushes that this CPU owes are done when the session ends, and must be done ([`Mm::finish_flush`]) before anything
+/// is written through guest addresses; other CPUs are flushed at once.
+pub struct Mm<'a, P: Platform> {
+    pub(super) hv: &'a Hypervisor<P>,
+    pub(super) dom: &'a Domain,
+    pub(super) tables: MutexGuard<'a, Tables>,
+    owes_flush: bool,
+}
+
+impl<P: Platform> Drop for Mm<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.finish_flush();
+    }
+}
+
+impl<P: Platform> core::fmt::Debug for Mm<'_, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Mm({:?})", self.dom)
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Locks a domain's page tables for changes that take no table references.
+    #[inline]
+    pub(crate) fn lock_tables<'a>(&'a self, dom: &'a Domain) -> Mm<'a, P> {
+        Mm { hv: self, dom, tables: dom.mm.tables.lock(), owes_flush: false }
+    }
+
+    /// Locks a domain's page tables and finishes what was interrupted there.
+    ///
+    /// # Errors
+    /// `Restart`: there is more to finish than now is time for.
+    #[inline]
+    pub(crate) fn begin_tables<'a>(&'a self, dom: &'a Domain) -> Result<Mm<'a, P>, TableError> {
+        let mut mm = self.lock_tables(dom);
+        if !mm.tables.deferred.is_empty() && !mm.drain() {
+            return Err(TableError::Restart);
+        }
+        Ok(mm)
+    }
+}
+
+impl<P: Platform> Mm<'_, P> {
+    /// Does the flush of this CPU that is owed.
+    #[inline]
+    pub(crate) fn finish_flush(&mut self) {
+        if core::mem::take(&mut self.owes_flush) {
+            self.hv.platform.flush_tlb_local();
+        }
+    }
+
+    /// What CPUs may know of the domain's tables has changed: other CPUs are flushed now, this one later.
+    #[inline]
+    pub(crate) fn owe_flush(&mut self) {
+        let me = CpuSet::only(self.hv.platform.cpu());
+        if self.dom.dirty_cpus.load(Ordering::Acquire) & !me.bits() == 0 {
+            self.owes_flush = true;
+        } else {
+            self.hv.flush_domain(self.dom);
+        }
+    }
+
+    /// Takes a reference of type writable on a frame of `owner` that is generally referenced.
+    #[inline]
+    pub(super) fn get_writable(&mut self, mfn: Mfn, owner: FrameOwner<'_>) -> Result<(), HypercallError> {
+        match self.hv.frames.held(mfn).get_type(PageType::Writable) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                match owner {
+                    FrameOwner::Domain(dom) if dom.id != self.dom.id => self.hv.flush_domain(dom),
+                    _ => self.owe_flush(),
+                }
+                Ok(())
+            }
+            Err(TypeError::Mismatch | TypeError::Overflow) => Err(HypercallError::Busy),
+        }
+    }
+
+    /// Takes a type and a general reference on a page table of `level`, validating it if nobody has yet.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: not the domain's frame, in use as something else, or with entries that it may not have.
+    pub(crate) fn get_table(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
+        let Some(info) = self.hv.frames.info(mfn) else { return Err(HypercallError::Invalid.into()) };
+        if !info.get(self.dom.id) {
+            return Err(HypercallError::Invalid.into());
+        }
+        let wanted = PageType::table(level);
+        loop {
+            let now = info.load_kind();
+            if now.count() == 0 {
+                // The new type is visible before the flush and the first look at an entry: no new writable
+                // reference, then no CPU that remembers an old one.
+                if !info.replace_kind(now, Kind::new(wanted, 1)) {
+                    continue;
+                }
+                if now.page_type() != wanted && now.page_type() != PageType::None {
+                    self.owe_flush();
+                }
+                return self.validate(mfn, level, 0);
+            }
+            if now.page_type() != wanted {
+                break;
+            }
+            if now.has(Kind::PARTIAL) {
+                // Takes over the type reference that the partial state holds; its general one is given back.
+                self.tables.deferred.retain(|deferred| *deferred != mfn);
+                info.set_kind(Kind(now.0 & !Kind::PARTIAL));
+                let last = info.put();
+                debug_assert!(!last);
+                return self.validate(mfn, level, now.progress());
+            }
+            if !now.has(Kind::VALIDATED) {
+                break; // being validated further up: it would contain itself
+            }
+            if info.get_type(wanted).is_err() {
+                break;
+            }
+            return Ok(());
+        }
+        self.hv.put_page(mfn);
+        Err(HypercallError::Invalid.into())
+    }
+
+    /// Gives a type and a general reference on a page table back. The last one invalidates the table; what of that
+    /// takes too long is deferred.
+    pub(crate) fn put_table(&mut self, mfn: Mfn) {
+        let info = self.hv.frames.held(mfn);
+        let now = info.load_kind();
+        debug_assert!(now.page_type().level() > 0 && now.count() > 0 && now.has(Kind::VALIDATED));
+        if now.count() > 1 {
+            info.put_type();
+            self.hv.put_page(mfn);
+        } else {
+            info.set_kind(Kind(now.0 & !Kind::VALIDATED));
+            self.invalidate(mfn, now.page_type().level(), 512);
+        }
+    }
+
+    /// Makes a table partial, with `progress` entries that hold references; the caller's two references become the
+    /// state's own.
+    pub(super) fn make_partial(&mut self, mfn: Mfn, progress: usize) {
+        let info = self.hv.frames.held(mfn);
+        let now = info.load_kind();
+        debug_assert_eq!(now.count(), 1);
+        info.set_kind(Kind(now.0 | Kind::PARTIAL).with_progress(progress));
+    }
+
+    /// Takes a partial table whose validation was given up: it is to be invalidated.
+    pub(crate) fn take_partial(&mut self, mfn: Mfn) {
+        if self.tables.deferred.contains(&mfn) {
+            return;
+        }
+        while self.tables.deferred.is_full() {
+            self.drain();
+        }
+        self.tables.deferred.push(mfn);
+    }
+
+    /// Finishes interrupted invalidations. `false`: there is more to do than now is time for.
+    pub(crate) fn drain(&mut self) -> bool {
+        while let Some(mfn) = self.tables.deferred.pop() {
+            let info = self.hv.frames.held(mfn);
+            let now = info.load_kind();
+            info.set_kind(Kind(now.0 & !Kind::PARTIAL));
+            self.invalidate(mfn, now.page_type().level(), now.progress());
+            if !self.tables.deferred.is_empty() && self.hv.platform.work_pending() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Pins a page table.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: as [`Mm::get_table`], or pinned already.
+    pub(crate) fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
+        self.get_table(mfn, level)?;
+        let info = self.hv.frames.held(mfn);
+        let now = info.load_kind();
+        if now.has(Kind::PINNED) {
+            self.put_table(mfn);
+            return Err(HypercallError::Invalid.into());
+        }
+        info.set_kind(Kind(now.0 | Kind::PINNED));
+        Ok(())
+    }
+
+    /// Unpins a page table.
+    ///
+    /// # Errors
+    /// `Invalid`: not the domain's, or not pinned.
+    pub(crate) fn unpin(&mut self, mfn: Mfn) -> Result<(), HypercallError> {
+        let info = self.hv.owned_info(mfn, self.dom.id).ok_or(HypercallError::Invalid)?;
+        let now = info.load_kind();
+        if now.page_type().level() == 0 || !now.has(Kind::PINNED) {
+            return Err(HypercallError::Invalid);
+        }
+        info.set_kind(Kind(now.0 & !Kind::PINNED));
+        self.put_table(mfn);
+        Ok(())
+    }
+
+    /// The type of a frame if it is the domain's page table, checked as a whole.
+    #[inline]
+    pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
+        let kind = self.hv.owned_info(mfn, self.dom.id)?.load_kind();
+        let level = kind.page_type().level();
+        (level > 0 && kind.count() > 0 && kind.has(Kind::VALIDATED)).then_some(level)
+    }
+
+    /// The owner that new entries of the domain's own tables name.
+    #[inline]
+    pub(super) fn own(&self) -> DomId {
+        self.dom.id
+    }
+}
+
+/// Whole operations for callers outside of a session.
+impl<P: Platform> Hypervisor<P> {
+    /// Pins a page table of a domain.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: not its frame, in use as something else, entries that it may not have, or pinned already.
+    pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), TableError> {
+        self.begin_tables(dom)?.pin(mfn, level)
+    }
+
+    /// Unpins a page table of a domain.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: not its frame, or not pinned.
+    pub fn unpin_table(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
+        Ok(self.begin_tables(dom)?.unpin(mfn)?)
+    }
+
+    /// Takes the reference on a level 4 table that a vCPU of `dom` is to hold in `cr3_kernel` or `cr3_user`.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: as [`Hypervisor::pin_table`].
+    pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
+        self.begin_tables(dom)?.get_table(mfn, 4)
+    }
+
+    /// Gives the reference of [`Hypervisor::get_base`] back. What takes too long is done at the domain's next
+    /// page-table operation, or its teardown.
+    pub fn put_base(&self, dom: &Domain, mfn: Mfn) {
+        self.lock_tables(dom).put_table(mfn);
+    }
+}

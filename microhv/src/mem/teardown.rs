@@ -1,0 +1,79 @@
+//! Taking everything from a dying domain, in pieces.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::Mfn;
+
+use super::frame::Kind;
+use super::pages::REGION_FRAMES;
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::platform::Platform;
+
+/// How far a long operation came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// To the end.
+    Done,
+    /// Something else is waiting for the CPU: call it again.
+    More,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Gives back all memory of a dying domain whose vCPUs run nowhere and whose tables no CPU has loaded, but for
+    /// pages that others still refer to: those follow with the last reference.
+    ///
+    /// The pages of its `shared_info` and grant table are lent, and their owners' to take back.
+    pub fn relinquish_memory(&self, dom: &Domain) -> Progress {
+        dom.mm.close();
+        let mut mm = self.lock_tables(dom);
+        for vcpu in &dom.vcpus {
+            mm.drop_ldt(vcpu);
+        }
+        drop(mm);
+        for vcpu in &dom.vcpus {
+            let gone = self.set_gdt(dom, vcpu, &[], 0);
+            debug_assert!(gone.is_ok(), "an empty GDT needs nothing");
+        }
+        let mut mm = self.lock_tables(dom);
+        if !mm.drain() {
+            return Progress::More;
+        }
+        for vcpu in &dom.vcpus {
+            for base in [vcpu.replace_cr3_kernel(None), vcpu.replace_cr3_user(None)].into_iter().flatten() {
+                mm.put_table(base);
+                if !mm.drain() {
+                    return Progress::More;
+                }
+            }
+        }
+        while let Some(region) = dom.mm.region_from(dom.mm.teardown_at.load(Ordering::Relaxed)) {
+            let first = u64::from(region) * REGION_FRAMES;
+            for (n, info) in self.frames.slice(first, REGION_FRAMES).iter().enumerate() {
+                let mfn = Mfn::new(first + n as u64);
+                if !info.load_use().is_owned_by(dom.id) || info.is_lent() {
+                    continue;
+                }
+                let kind = info.load_kind();
+                if kind.has(Kind::PARTIAL) {
+                    mm.take_partial(mfn);
+                }
+                if kind.has(Kind::PINNED) {
+                    let unpinned = mm.unpin(mfn);
+                    debug_assert!(unpinned.is_ok(), "it was pinned");
+                }
+                if info.end_ownership() {
+                    self.put_page(mfn);
+                }
+                if !mm.drain() {
+                    return Progress::More;
+                }
+            }
+            dom.mm.teardown_at.store(region + 1, Ordering::Relaxed);
+            if self.platform.work_pending() {
+                return Progress::More;
+            }
+        }
+        Progress::Done
+    }
+}

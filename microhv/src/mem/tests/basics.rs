@@ -1,0 +1,409 @@
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::{Maddr, Mfn};
+
+use super::{World, entry};
+use crate::error::HypercallError as E;
+use crate::mem::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, RW, US};
+use crate::mem::{FrameOwner, GrantAddress, PageType, TableError, Update, UpdateError};
+use crate::platform::Platform;
+
+fn refused(error: E) -> Result<(), TableError> {
+    Err(TableError::Refused(error))
+}
+
+#[test]
+fn a_tree_is_validated_and_given_back() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let free = world.hv.frames.free_pages();
+    let [l4, l3, l2, l1] = world.address_space(&dom);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    world.check();
+    for (mfn, page_type) in [(l4, PageType::L4), (l3, PageType::L3), (l2, PageType::L2), (l1, PageType::L1)] {
+        assert_eq!(world.hv.frames.held(mfn).page_type(), (page_type, 1));
+    }
+    assert_eq!(world.peek(l1, 0), entry(l4, P | US | GUEST_KERNEL), "stored as a guest kernel's entry");
+    assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(E::Invalid), "pinned twice");
+    world.check();
+    world.hv.unpin_table(&dom, l4).expect("pinned");
+    assert_eq!(world.hv.unpin_table(&dom, l4), refused(E::Invalid));
+    world.check();
+    for mfn in [l4, l3, l2, l1] {
+        assert_eq!(world.hv.frames.held(mfn).page_type().1, 0);
+        assert!(world.hv.get_page_writable(mfn, &dom).is_ok());
+    }
+    world.destroy(&dom, false);
+    world.check();
+    assert_eq!(world.hv.frames.free_pages(), free + 1, "its pages and shared_info are free");
+}
+
+#[test]
+fn tables_are_never_mapped_for_writing() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let [l4, _, _, l1] = world.address_space(&dom);
+    world.poke(l1, 9, entry(l4, P | RW));
+    // L4 gets its type first, so the L1 entry that would write it is refused.
+    assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(E::Busy));
+    world.check();
+    world.poke(l1, 9, 0);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    let [page] = world.pages(&dom);
+    let mut mm = world.hv.lock_tables(&dom);
+    let own = FrameOwner::Domain(&dom);
+    assert_eq!(
+        mm.update_leaf(l1, 9, entry(l1, P | RW), own, Update::Plain),
+        Err(UpdateError::Table(TableError::Refused(E::Busy)))
+    );
+    mm.update_leaf(l1, 9, entry(page, P | RW), own, Update::Plain).expect("own page");
+    // Read-only to writable of a table is no harmless change (XSA-182).
+    assert!(mm.update_leaf(l1, 0, entry(l4, P | RW | US), own, Update::Plain).is_err());
+    drop(mm);
+    world.check();
+    assert_eq!(world.hv.pin_table(&dom, page, 1), refused(E::Invalid), "mapped for writing");
+    world.check();
+    world.destroy(&dom, true);
+    world.check();
+}
+
+#[test]
+fn frames_of_others_are_refused() {
+    let world = World::new(128);
+    let (dom, other) = (world.domain(1, false, 64), world.domain(2, false, 64));
+    let [theirs] = world.pages(&other);
+    let [l4, _, l2, l1] = world.address_space(&dom);
+    let free = Mfn::new(100);
+    for (mfn, error) in [
+        (theirs, E::NotPermitted),
+        (free, E::Invalid),
+        (Mfn::new(0), E::Invalid),
+        (Mfn::new(128), E::NotPermitted),
+        (Mfn::new((1 << 40) - 1), E::NotPermitted),
+    ] {
+        world.poke(l1, 9, entry(mfn, P));
+        assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(error), "{mfn}");
+        world.check();
+    }
+    world.poke(l1, 9, 0);
+    for mfn in [theirs, free, Mfn::new(0), Mfn::new(1 << 30)] {
+        world.poke(l2, 9, entry(mfn, P));
+        assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(E::Invalid));
+        world.check();
+    }
+    world.poke(l2, 9, 0);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    world.destroy(&other, false);
+    world.destroy(&dom, false);
+    world.check();
+}
+
+#[test]
+fn bits_that_would_break_isolation_are_refused() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let [l4, l3, l2, l1] = world.address_space(&dom);
+    let [page] = world.pages(&dom);
+    for table in [l4, l3, l2] {
+        let good = world.peek(table, 0);
+        for bit in [PSE, G, PWT, PCD] {
+            world.poke(table, 0, good | bit);
+            assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(E::Invalid));
+            world.check();
+        }
+        world.poke(table, 0, good);
+    }
+    world.poke(l1, 9, entry(page, P | PCD));
+    assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(E::Invalid));
+    world.poke(l1, 9, entry(page, P | RW | US | NX));
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    assert_eq!(world.peek(l1, 9), entry(page, P | RW | US | NX | G));
+    world.check();
+}
+
+#[test]
+fn hypervisor_slots_are_not_the_guests() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let [l4, l3, ..] = world.address_space(&dom);
+    for slot in [256, 271] {
+        world.poke(l4, slot, entry(l3, P | RW | US));
+    }
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    world.check();
+    assert_eq!(world.peek(l4, 256), 0, "written over");
+    let mut mm = world.hv.lock_tables(&dom);
+    for slot in [256, 260, 271] {
+        assert!(mm.update_upper(l4, 4, slot, entry(l3, P), Update::Plain).is_err());
+    }
+    for slot in [255, 272, 511] {
+        mm.update_upper(l4, 4, slot, entry(l3, P | RW), Update::Plain).expect("the guest's");
+    }
+    drop(mm);
+    world.check();
+}
+
+#[test]
+fn linear_entries_are_read_only_and_one_deep() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let a = world.address_space(&dom);
+    let b = world.address_space(&dom);
+    let c = world.address_space(&dom);
+    world.poke(a[0], 300, entry(a[0], P | RW));
+    assert_eq!(world.hv.pin_table(&dom, a[0], 4), refused(E::Invalid), "a writable table in itself");
+    world.poke(a[0], 300, entry(a[0], P));
+    for l4 in [a[0], b[0], c[0]] {
+        world.hv.pin_table(&dom, l4, 4).expect("valid");
+    }
+    world.check();
+    let mut mm = world.hv.lock_tables(&dom);
+    mm.update_upper(a[0], 4, 301, entry(b[0], P), Update::Plain).expect("one deep");
+    assert!(mm.update_upper(b[0], 4, 301, entry(c[0], P), Update::Plain).is_err(), "two deep");
+    assert!(mm.update_upper(c[0], 4, 301, entry(a[0], P), Update::Plain).is_err(), "two deep");
+    assert!(mm.update_upper(c[0], 4, 301, entry(b[0], P | RW), Update::Plain).is_err(), "writable");
+    drop(mm);
+    world.check();
+    world.hv.unpin_table(&dom, b[0]).expect("pinned");
+    assert_eq!(world.hv.frames.held(b[0]).page_type(), (PageType::L4, 1), "held by the linear entry");
+    world.check();
+    world.hv.unpin_table(&dom, a[0]).expect("pinned");
+    assert_eq!(world.hv.frames.held(b[0]).page_type().1, 0);
+    world.check();
+    world.destroy(&dom, true);
+    world.check();
+}
+
+#[test]
+fn validation_and_its_undoing_can_be_interrupted_anywhere() {
+    let world = World::new(256);
+    let dom = world.domain(1, false, 200);
+    let [l4, l3, l2, _] = world.address_space(&dom);
+    for slot in 1..6 {
+        let [l1] = world.pages(&dom);
+        world.poke(l2, slot, entry(l1, P | RW));
+        let [l2, l1] = world.pages(&dom);
+        world.poke(l2, 7, entry(l1, P | RW));
+        world.poke(l3, slot, entry(l2, P | RW));
+    }
+    for bad in [None, Some(l2)] {
+        if let Some(table) = bad {
+            world.poke(table, 500, entry(l4, P | RW)); // an L4 cannot be an L1
+        }
+        world.hv.platform.pending.store(true, Ordering::Relaxed);
+        let mut calls = 0;
+        let result = loop {
+            let result = world.hv.pin_table(&dom, l4, 4);
+            world.check();
+            calls += 1;
+            assert!(calls < 100);
+            if result != Err(TableError::Restart) {
+                break result;
+            }
+        };
+        assert!(calls > 5);
+        assert_eq!(result.is_ok(), bad.is_none());
+        if result.is_ok() {
+            world.hv.unpin_table(&dom, l4).expect("pinned");
+            world.check();
+        }
+        while matches!(world.hv.begin_tables(&dom), Err(TableError::Restart)) {
+            world.check();
+        }
+        world.check();
+        assert_eq!(world.hv.frames.held(l4).page_type().1, 0, "all undone");
+        world.hv.platform.pending.store(false, Ordering::Relaxed);
+    }
+    // A validation that is begun and never finished goes with the domain.
+    world.poke(l2, 500, 0);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(world.hv.pin_table(&dom, l4, 4), Err(TableError::Restart));
+    world.destroy(&dom, true);
+    world.check();
+    assert!(world.hv.domains.get(dom.id).is_none());
+}
+
+#[test]
+fn a_changed_type_flushes_before_a_guest_runs() {
+    let world = World::new(64);
+    let dom = world.domain(1, false, 32);
+    let [page] = world.pages(&dom);
+    drop(world.hv.get_page_writable(page, &dom).expect("own page"));
+    let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
+    let before = flushes();
+    world.hv.pin_table(&dom, page, 1).expect("an empty table");
+    assert_eq!(flushes(), before + 1, "writable to L1");
+    world.hv.unpin_table(&dom, page).expect("pinned");
+    world.hv.pin_table(&dom, page, 1).expect("an empty table");
+    world.hv.unpin_table(&dom, page).expect("pinned");
+    assert_eq!(flushes(), before + 1, "the type never changed");
+    drop(world.hv.get_page_writable(page, &dom).expect("own page"));
+    assert_eq!(flushes(), before + 2, "L1 to writable");
+}
+
+#[test]
+fn a_freed_frame_is_flushed_before_it_is_given_again() {
+    let world = World::new(64);
+    let dom = world.domain(1, false, 32);
+    let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
+    let [page] = world.pages(&dom);
+    world.poke(page, 3, 0x5ec7e7);
+    let before = flushes();
+    assert!(world.hv.frames.held(page).end_ownership());
+    world.hv.put_page(page);
+    assert_eq!(dom.mm.tot_pages(), 0);
+    let [again, _] = world.pages(&dom);
+    assert_eq!(flushes(), before + 1);
+    assert_eq!(again, page, "the last freed is the first given");
+    assert_eq!(world.peek(again, 3), 0, "scrubbed");
+    world.check();
+}
+
+#[test]
+fn limits_are_kept() {
+    let world = World::new(64);
+    let dom = world.domain(1, false, 3);
+    assert_eq!(world.hv.populate(&dom, 2, 0), Err(E::NoMemory));
+    world.hv.populate(&dom, 1, 0).expect("two");
+    world.hv.populate(&dom, 0, 0).expect("three");
+    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory));
+    dom.mm.set_max_pages(1000);
+    assert_eq!(world.hv.populate(&dom, 63, 0), Err(E::NoMemory));
+    while world.hv.populate(&dom, 0, 0).is_ok() {}
+    world.check();
+    assert_eq!(world.hv.frames.free_pages(), 0);
+    world.destroy(&dom, false);
+    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory), "dying");
+}
+
+#[test]
+fn lent_pages_are_no_tables_and_are_freed_when_unmapped() {
+    let world = World::new(64);
+    let dom = world.domain(1, false, 32);
+    let [l4, _, _, l1] = world.address_space(&dom);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    let read_only = world.hv.alloc_zeroed().expect("a frame");
+    world.hv.share_with_guest(read_only, dom.id, true);
+    let own = FrameOwner::Domain(&dom);
+    let mut mm = world.hv.lock_tables(&dom);
+    assert!(mm.update_leaf(l1, 8, entry(read_only, P | RW), own, Update::Plain).is_err());
+    mm.update_leaf(l1, 8, entry(read_only, P), own, Update::Plain).expect("for reading");
+    mm.update_leaf(l1, 9, entry(dom.shared_info_mfn, P | RW), own, Update::Plain).expect("shared_info");
+    assert!(mm.pin(dom.shared_info_mfn, 1).is_err());
+    drop(mm);
+    world.check();
+    let free = world.hv.frames.free_pages();
+    world.hv.unshare(read_only);
+    assert_eq!(world.hv.frames.free_pages(), free, "still mapped");
+    world.check();
+    world.hv.lock_tables(&dom).update_leaf(l1, 8, 0, own, Update::Plain).expect("unmap");
+    assert_eq!(world.hv.frames.free_pages(), free + 1);
+    world.check();
+}
+
+#[test]
+fn device_memory_needs_the_right_and_is_uncached() {
+    let world = World::new(64);
+    let dom = world.domain(1, false, 32);
+    let [l4, _, _, l1] = world.address_space(&dom);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    let device = Mfn::new(0xfebc0);
+    let set = |e| world.hv.lock_tables(&dom).update_leaf(l1, 8, e, FrameOwner::Devices(&dom), Update::Plain);
+    assert_eq!(set(entry(device, P | RW)), Err(UpdateError::Table(TableError::Refused(E::NotPermitted))));
+    dom.permissions.lock().iomem.add(0xfebc0, 0xfebc1);
+    set(entry(device, P | RW)).expect("permitted");
+    assert_eq!(world.peek(l1, 8), entry(device, P | RW | PCD | PWT | US | GUEST_KERNEL));
+    world.hv.frames.protect_device_frames(Mfn::new(0xfebc1), Mfn::new(0xfebc1));
+    set(entry(Mfn::new(0xfebc1), P | RW)).expect("permitted, for reading");
+    assert_eq!(world.peek(l1, 8) & RW, 0);
+    assert!(set(entry(l4, P)).is_err(), "memory is no device");
+    set(0).expect("unmap");
+    world.check();
+}
+
+#[test]
+fn grant_entries_own_the_references_they_are_given() {
+    let world = World::new(128);
+    let (dom, granter) = (world.domain(1, false, 64), world.domain(2, false, 64));
+    let [l4, _, _, l1] = world.address_space(&dom);
+    let [page] = world.pages(&granter);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    world.hv.get_base(&dom, l4).expect("valid");
+    dom.vcpus[0].replace_cr3_kernel(Some(l4));
+    let take = || world.hv.get_page_writable(page, &granter).expect("theirs").into_raw();
+    let place = GrantAddress::Virtual(0x8000);
+    world.run(&dom, |cur| {
+        world.hv.map_grant_frame(cur, place, take(), false, false).expect("a slot");
+        world.check();
+        assert_eq!(world.hv.unmap_grant_frame(cur, place, page, true), Err(E::Invalid), "other access");
+        assert_eq!(world.hv.unmap_grant_frame(cur, place, l1, false), Err(E::Invalid), "other frame");
+        world.hv.unmap_grant_frame(cur, place, page, false).expect("mapped");
+        world.hv.flush_grants(&dom);
+        world.hv.put_page_and_type(page);
+        world.check();
+        // By the entry's own address; overwritten by the guest, the references go.
+        let at = Maddr::new(l1.raw() * 4096 + 8 * 8);
+        world.hv.map_grant_frame(cur, GrantAddress::Entry(at), take(), false, false).expect("a slot");
+        let own = FrameOwner::Domain(&dom);
+        world.hv.lock_tables(&dom).update_leaf(l1, 8, 0, own, Update::Plain).expect("overwrite");
+        world.check();
+        assert_eq!(world.hv.unmap_grant_frame(cur, GrantAddress::Entry(at), page, false), Err(E::Invalid));
+        for bad in [Maddr::new(at.raw() + 1), Maddr::new(l4.raw() * 4096), Maddr::new(u64::MAX & !7)] {
+            assert_eq!(
+                world.hv.unmap_grant_frame(cur, GrantAddress::Entry(bad), page, false),
+                Err(E::Invalid)
+            );
+        }
+        assert!(
+            world
+                .hv
+                .unmap_grant_frame(cur, GrantAddress::Virtual(0xffff_8000_0000_0000), page, false)
+                .is_err()
+        );
+    });
+    // The granter dies while its page is mapped: the page stays until it is not.
+    world.run(&dom, |cur| world.hv.map_grant_frame(cur, place, take(), false, false)).expect("a slot");
+    world.destroy(&granter, false);
+    world.check();
+    assert_eq!(granter.mm.tot_pages(), 1);
+    world.hv.platform.load_cr3(l4);
+    world.destroy(&dom, true);
+    world.check();
+    assert!(world.hv.domains.get(granter.id).is_none(), "gone with its last page");
+}
+
+#[test]
+fn descriptor_pages_exclude_tables_and_writing() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let [l4, _, _, l1] = world.address_space(&dom);
+    let [gdt, bad] = world.pages(&dom);
+    world.poke(gdt, 1, 0x00af_9b00_0000_ffff);
+    world.poke(bad, 511, 1 << 47 | 9 << 40); // a TSS
+    world.poke(l1, 8, entry(gdt, P | RW));
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    let vcpu = &dom.vcpus[0];
+    assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt], 512), Err(E::Invalid), "mapped for writing");
+    let own = FrameOwner::Domain(&dom);
+    world.hv.lock_tables(&dom).update_leaf(l1, 8, entry(gdt, P), own, Update::Plain).expect("read-only");
+    assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt, bad], 513), Err(E::Invalid));
+    world.check();
+    assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt], 513), Err(E::Invalid), "too few frames");
+    assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt; 15], 7169), Err(E::Invalid), "the hypervisor's entries");
+    world.hv.set_gdt(&dom, vcpu, &[gdt], 512).expect("descriptors");
+    assert_eq!(world.peek(gdt, 1), 0x00af_fb00_0000_ffff);
+    world.check();
+    let at = Maddr::new(gdt.raw() * 4096 + 16);
+    assert_eq!(world.hv.update_descriptor(&dom, at, 1 << 47 | 9 << 40), Err(E::Invalid));
+    assert_eq!(world.hv.update_descriptor(&dom, Maddr::new(at.raw() + 4), 0), Err(E::Invalid));
+    world.hv.update_descriptor(&dom, at, 0x00cf_9300_0000_ffff).expect("data");
+    assert_eq!(world.peek(gdt, 2), 0x00cf_f300_0000_ffff);
+    assert_eq!(world.hv.update_descriptor(&dom, Maddr::new(l4.raw() * 4096), 0), Err(E::Invalid), "a table");
+    assert!(world.hv.get_page_writable(gdt, &dom).is_err());
+    world.hv.set_gdt(&dom, vcpu, &[], 0).expect("none");
+    assert!(world.hv.get_page_writable(gdt, &dom).is_ok());
+    world.check();
+    world.hv.set_gdt(&dom, vcpu, &[gdt; 14], 7168).expect("descriptors");
+    world.destroy(&dom, true);
+    world.check();
+}

@@ -1,0 +1,121 @@
+//! Page tables on the test machine, with the invariants checked after every step.
+
+mod basics;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::types::{DomId, Mfn};
+
+use super::check::Extra;
+use super::{FrameTable, pte};
+use crate::Hypervisor;
+use crate::domain::{Domain, DomainConfig};
+use crate::hypercall::Current;
+use crate::platform::Platform;
+use crate::testing::TestMachine;
+
+/// A hypervisor on a test machine.
+pub(super) struct World {
+    pub(super) hv: Box<Hypervisor<TestMachine>>,
+}
+
+impl World {
+    /// A machine of `frames` frames.
+    pub(super) fn new(frames: usize) -> Self {
+        Self { hv: Box::new(Hypervisor::new(TestMachine::new(frames), FrameTable::for_tests(frames, 1))) }
+    }
+
+    /// A domain that may own `max` pages.
+    pub(super) fn domain(&self, id: u16, privileged: bool, max: u64) -> Arc<Domain> {
+        let mfn = self.hv.alloc_zeroed().expect("a frame");
+        let shared = self.hv.platform.shared(mfn);
+        let dom = Domain::new(
+            DomId::new(id),
+            DomainConfig { privileged, ..DomainConfig::default() },
+            mfn,
+            shared,
+            0,
+        );
+        self.hv.share_with_guest(mfn, dom.id, false);
+        dom.mm.set_max_pages(max);
+        self.hv.domains.insert(dom.clone()).expect("a new id");
+        dom
+    }
+
+    /// `N` pages for the domain.
+    pub(super) fn pages<const N: usize>(&self, dom: &Domain) -> [Mfn; N] {
+        core::array::from_fn(|_| self.hv.populate(dom, 0, 0).expect("memory"))
+    }
+
+    /// Writes an entry without any check, as a guest does before a frame is a table.
+    pub(super) fn poke(&self, table: Mfn, slot: usize, entry: u64) {
+        self.hv.platform.table(table)[slot].store(entry, Ordering::Relaxed);
+    }
+
+    pub(super) fn peek(&self, table: Mfn, slot: usize) -> u64 {
+        self.hv.platform.table(table)[slot].load(Ordering::Relaxed)
+    }
+
+    /// Tables L4, L3, L2, L1 that map `va` 0 up, and nothing in the L1 but the four tables, read-only, from slot 0.
+    pub(super) fn address_space(&self, dom: &Domain) -> [Mfn; 4] {
+        let tables = self.pages::<4>(dom);
+        for pair in tables.windows(2) {
+            self.poke(pair[0], 0, entry(pair[1], pte::P | pte::RW | pte::US));
+        }
+        for (slot, &table) in tables.iter().enumerate() {
+            self.poke(tables[3], slot, entry(table, pte::P));
+        }
+        tables
+    }
+
+    /// Checks all invariants.
+    pub(super) fn check(&self) {
+        let wrong = self.hv.check_frames(&Extra::new());
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    /// Runs `f` as the domain's vCPU 0 on loaded tables.
+    pub(super) fn run<R>(&self, dom: &Arc<Domain>, f: impl FnOnce(&mut Current<'_, TestMachine>) -> R) -> R {
+        let mut regs: CpuUserRegs = zerocopy::FromZeros::new_zeroed();
+        self.run_with(dom, &mut regs, f)
+    }
+
+    pub(super) fn run_with<R>(
+        &self,
+        dom: &Arc<Domain>,
+        regs: &mut CpuUserRegs,
+        f: impl FnOnce(&mut Current<'_, TestMachine>) -> R,
+    ) -> R {
+        match dom.vcpus[0].cr3_kernel() {
+            Some(l4) => self.hv.platform.load_cr3(l4),
+            None => self.hv.platform.identity(),
+        }
+        f(&mut Current { hv: &self.hv, domain: dom, vcpu: &dom.vcpus[0], regs })
+    }
+
+    /// Destroys the domain's memory, interrupted at every opportunity if `interrupted`.
+    pub(super) fn destroy(&self, dom: &Arc<Domain>, interrupted: bool) {
+        self.hv.platform.identity();
+        dom.set_dying(crate::domain::DyingState::Dying);
+        self.hv.platform.pending.store(interrupted, Ordering::Relaxed);
+        let mut calls = 0;
+        while self.hv.relinquish_memory(dom) == super::Progress::More {
+            calls += 1;
+            assert!(calls < 100_000, "teardown makes no progress");
+        }
+        self.hv.platform.pending.store(false, Ordering::Relaxed);
+        self.hv.unshare(dom.shared_info_mfn);
+        dom.set_dying(crate::domain::DyingState::Dead);
+        if dom.mm.tot_pages() == 0 {
+            self.hv.domains.remove(dom.id);
+        }
+    }
+}
+
+/// An entry for `mfn` with `flags`.
+pub(super) fn entry(mfn: Mfn, flags: u64) -> u64 {
+    mfn.raw() << 12 | flags
+}

@@ -1,0 +1,288 @@
+//! Checking a table's entries and taking their references; giving those back.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ring_abi::types::{DOMID_XEN, DomId, Mfn};
+
+use super::frame::{Kind, PageType};
+use super::pte;
+use super::tables::{FrameOwner, Mm, TableError};
+use crate::error::HypercallError;
+use crate::platform::Platform;
+
+/// Entries looked at together for one that is present.
+const GROUP: usize = 8;
+
+#[inline]
+fn any_present(group: &[AtomicU64]) -> bool {
+    pte::is_present(group.iter().fold(0, |any, entry| any | entry.load(Ordering::Relaxed)))
+}
+
+impl<P: Platform> Mm<'_, P> {
+    /// Checks the entries from `from` on of a table that has just got its type, and of which the caller holds one
+    /// type and one general reference. On any error both are gone.
+    pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), TableError> {
+        if level == 1 {
+            return self.validate_leaves(mfn);
+        }
+        let table = self.hv.platform.table(mfn);
+        let mut slot = from;
+        let mut worked = false;
+        while slot < 512 {
+            if slot % GROUP == 0 && !any_present(&table[slot..slot + GROUP]) {
+                slot += GROUP;
+                continue;
+            }
+            let entry = table[slot].load(Ordering::Relaxed);
+            if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
+                slot += 1;
+                continue;
+            }
+            if worked && self.hv.platform.work_pending() {
+                self.make_partial(mfn, slot);
+                return Err(TableError::Restart);
+            }
+            worked = true;
+            match self.get_child(mfn, level, entry) {
+                Ok(()) => {
+                    table[slot].fetch_or(pte::US, Ordering::Relaxed);
+                    slot += 1;
+                }
+                Err(TableError::Restart) => {
+                    self.make_partial(mfn, slot);
+                    return Err(TableError::Restart);
+                }
+                Err(error) => {
+                    self.invalidate_later(mfn, slot);
+                    return Err(error);
+                }
+            }
+        }
+        if level == 4 {
+            self.hv.platform.fill_hypervisor_slots(mfn, self.dom);
+        }
+        self.set_validated(mfn);
+        Ok(())
+    }
+
+    fn set_validated(&mut self, mfn: Mfn) {
+        let info = self.hv.frames.held(mfn);
+        info.set_kind(Kind(info.load_kind().0 | Kind::VALIDATED).with_progress(0));
+    }
+
+    fn validate_leaves(&mut self, mfn: Mfn) -> Result<(), TableError> {
+        let table = self.hv.platform.table(mfn);
+        let dom = self.dom;
+        for first in (0..512).step_by(GROUP) {
+            if !any_present(&table[first..first + GROUP]) {
+                continue;
+            }
+            for slot in first..first + GROUP {
+                let entry = table[slot].load(Ordering::Relaxed);
+                if !pte::is_present(entry) {
+                    continue;
+                }
+                match self.get_leaf(entry, FrameOwner::Domain(dom)) {
+                    Ok(taken) => table[slot].store(pte::stored(taken, 1), Ordering::Relaxed),
+                    Err(error) => {
+                        self.put_leaves(mfn, slot);
+                        self.end_table(mfn);
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+        self.set_validated(mfn);
+        Ok(())
+    }
+
+    fn put_leaves(&mut self, mfn: Mfn, below: usize) {
+        let table = self.hv.platform.table(mfn);
+        for first in (0..below).step_by(GROUP) {
+            if !any_present(&table[first..first + GROUP]) {
+                continue;
+            }
+            for entry in &table[first..below.min(first + GROUP)] {
+                let entry = entry.load(Ordering::Relaxed);
+                if pte::is_present(entry) {
+                    self.put_leaf(entry);
+                }
+            }
+        }
+    }
+
+    /// The table holds no references any more: gives up its type reference and the caller's general one.
+    fn end_table(&mut self, mfn: Mfn) {
+        let info = self.hv.frames.held(mfn);
+        let now = info.load_kind();
+        debug_assert!(now.count() == 1 && now.linear_entries() == 0 && now.linear_uses() == 0);
+        info.set_kind(Kind::new(now.page_type(), 0));
+        self.hv.put_page(mfn);
+    }
+
+    /// Gives back what the entries below `below` hold, then the caller's type and general reference on the table.
+    /// What takes too long is deferred.
+    pub(super) fn invalidate(&mut self, mfn: Mfn, level: u8, below: usize) {
+        if level == 1 {
+            self.put_leaves(mfn, below);
+            self.end_table(mfn);
+            return;
+        }
+        let table = self.hv.platform.table(mfn);
+        let mut slot = below;
+        let mut worked = false;
+        while slot > 0 {
+            if slot % GROUP == 0 && !any_present(&table[slot - GROUP..slot]) {
+                slot -= GROUP;
+                continue;
+            }
+            let entry = table[slot - 1].load(Ordering::Relaxed);
+            if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot - 1)) {
+                slot -= 1;
+                continue;
+            }
+            if worked && self.hv.platform.work_pending() && !self.tables.deferred.is_full() {
+                self.invalidate_later(mfn, slot);
+                return;
+            }
+            worked = true;
+            self.put_child(mfn, level, entry);
+            slot -= 1;
+        }
+        self.end_table(mfn);
+    }
+
+    /// Leaves the table partial and notes that it is to be invalidated; does so now if there is no room for the note.
+    fn invalidate_later(&mut self, mfn: Mfn, below: usize) {
+        if self.tables.deferred.is_full() {
+            let level = self.hv.frames.held(mfn).load_kind().page_type().level();
+            self.invalidate(mfn, level, below);
+        } else {
+            self.make_partial(mfn, below);
+            self.tables.deferred.push(mfn);
+        }
+    }
+
+    /// Takes the references of a present entry in a table of level 2-4.
+    pub(super) fn get_child(&mut self, parent: Mfn, level: u8, entry: u64) -> Result<(), TableError> {
+        if !pte::is_allowed(entry, level) {
+            return Err(HypercallError::Invalid.into());
+        }
+        let child = pte::frame(entry);
+        if child == parent {
+            // A table in itself: read-only, and no reference, or it could never go away.
+            return if entry & pte::RW == 0 { Ok(()) } else { Err(HypercallError::Invalid.into()) };
+        }
+        let is_linear = self.hv.owned_info(child, self.own()).is_some_and(|info| {
+            let kind = info.load_kind();
+            kind.page_type().level() == level && kind.count() > 0
+        });
+        if is_linear { self.get_linear(parent, level, entry) } else { self.get_table(child, level - 1) }
+    }
+
+    fn get_linear(&mut self, parent: Mfn, level: u8, entry: u64) -> Result<(), TableError> {
+        let child = pte::frame(entry);
+        let info = self.hv.frames.held(child);
+        if entry & pte::RW != 0 || !info.load_kind().has(Kind::VALIDATED) || !info.get(self.own()) {
+            return Err(HypercallError::Invalid.into());
+        }
+        if info.get_type(PageType::table(level)).is_ok() {
+            if self.hv.frames.held(parent).add_linear(info) {
+                return Ok(());
+            }
+            info.put_type();
+        }
+        self.hv.put_page(child);
+        Err(HypercallError::Invalid.into())
+    }
+
+    /// Gives back what a present entry in a table of level 2-4 holds.
+    pub(super) fn put_child(&mut self, parent: Mfn, level: u8, entry: u64) {
+        let child = pte::frame(entry);
+        if child == parent {
+            return;
+        }
+        let info = self.hv.frames.held(child);
+        if info.load_kind().page_type().level() == level {
+            self.hv.frames.held(parent).remove_linear(info);
+        }
+        self.put_table(child);
+    }
+
+    /// Takes the references of a present level 1 entry. Gives the entry with what it may not have taken away.
+    ///
+    /// # Errors
+    /// `Invalid`: bits it may not have, or memory that is nobody's. `NotPermitted`: another's frame or device. `Busy`:
+    /// write access to a page table, descriptors, or the hypervisor's page.
+    #[inline]
+    pub(super) fn get_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, HypercallError> {
+        let mfn = pte::frame(entry);
+        let id = match owner {
+            FrameOwner::Domain(dom) => dom.id,
+            FrameOwner::Hypervisor => DomId::new(DOMID_XEN),
+            FrameOwner::Devices(_) => return self.get_device_leaf(entry, owner),
+        };
+        let Some(info) = self.hv.frames.info(mfn) else { return self.get_device_leaf(entry, owner) };
+        if !info.get(id) {
+            return self.get_device_leaf(entry, owner);
+        }
+        // Memory is always mapped write-back: other types alias the hypervisor's own mapping (XSA-154, 402).
+        let refused = if entry & pte::MEMORY_TYPE != 0 {
+            HypercallError::Invalid
+        } else if entry & pte::RW == 0 {
+            return Ok(entry);
+        } else {
+            match self.get_writable(mfn, owner) {
+                Ok(()) => return Ok(entry),
+                Err(error) => error,
+            }
+        };
+        self.hv.put_page(mfn);
+        Err(refused)
+    }
+
+    /// As [`Mm::get_leaf`], for a frame that is not the owner's memory: a device's, or refused.
+    #[cold]
+    fn get_device_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, HypercallError> {
+        let mfn = pte::frame(entry);
+        let frames = &self.hv.frames;
+        if frames.info(mfn).is_some_and(|info| info.owner().is_some()) {
+            return Err(HypercallError::NotPermitted);
+        }
+        if frames.is_ram(mfn) {
+            return Err(HypercallError::Invalid);
+        }
+        let (FrameOwner::Domain(rights) | FrameOwner::Devices(rights)) = owner else {
+            return Err(HypercallError::Invalid);
+        };
+        let may = |dom: &crate::domain::Domain| dom.permissions.lock().iomem.contains(mfn.raw());
+        if !may(rights) || (rights.id != self.dom.id && !may(self.dom)) {
+            return Err(HypercallError::NotPermitted);
+        }
+        let entry = if frames.is_protected_device_frame(mfn) { entry & !pte::RW } else { entry };
+        Ok(pte::uncached(entry))
+    }
+
+    /// Gives back what a present level 1 entry holds.
+    #[inline]
+    pub(super) fn put_leaf(&mut self, entry: u64) {
+        let mfn = pte::frame(entry);
+        let Some(info) = self.hv.frames.info(mfn) else { return };
+        let using = info.load_use();
+        if using.owner().is_none() {
+            return; // a device's
+        }
+        if entry & pte::RW != 0 {
+            info.put_type();
+            if !using.is_owned_by(self.dom.id) {
+                self.owe_flush(); // the owner may make it a page table: no TLB may remember this write access
+            }
+        } else {
+            let kind = info.load_kind();
+            if kind.page_type() == PageType::SegDesc && kind.count() > 0 && using.is_owned_by(self.dom.id) {
+                self.drop_ldts(); // it may be unmapped so as to be used as something else
+            }
+        }
+        self.hv.put_page(mfn);
+    }
+}
