@@ -3,9 +3,10 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU16, Ordering};
 
 use ring_abi::types::DomId;
-use spin::RwLock;
+use spin::{Mutex, RwLock};
 
 use super::Domain;
 use crate::error::HypercallError;
@@ -17,12 +18,16 @@ pub const FIRST_RESERVED: u16 = 0x7ff0;
 #[derive(Debug, Default)]
 pub struct DomainList {
     domains: RwLock<BTreeMap<u16, Arc<Domain>>>,
+    /// The number given out last.
+    last: AtomicU16,
+    /// Domains that are dead but still in the list.
+    dead: Mutex<Vec<u16>>,
 }
 
 impl DomainList {
     /// An empty list.
     pub const fn new() -> Self {
-        Self { domains: RwLock::new(BTreeMap::new()) }
+        Self { domains: RwLock::new(BTreeMap::new()), last: AtomicU16::new(0), dead: Mutex::new(Vec::new()) }
     }
 
     /// The domain `id`, dying or not. `DOMID_SELF` is no domain here.
@@ -67,6 +72,44 @@ impl DomainList {
         }
         domains.insert(domain.id.raw(), domain);
         Ok(())
+    }
+
+    /// A number that no domain has, after the one given out last, so that numbers are not soon used again.
+    pub(crate) fn next_id(&self) -> Option<DomId> {
+        let domains = self.domains.read();
+        let mut id = self.last.load(Ordering::Relaxed);
+        for _ in 1..FIRST_RESERVED {
+            id = if id + 1 < FIRST_RESERVED { id + 1 } else { 1 };
+            if !domains.contains_key(&id) {
+                self.last.store(id, Ordering::Relaxed);
+                return Some(DomId::new(id));
+            }
+        }
+        None
+    }
+
+    /// Notes that a domain is dead: it leaves the list when nobody refers to it.
+    pub(crate) fn note_dead(&self, id: DomId) {
+        self.dead.lock().push(id.raw());
+    }
+
+    /// Takes dead domains out of the list that `finished` says yes to and that nobody else refers to.
+    pub(crate) fn take_reapable(&self, finished: impl Fn(&Domain) -> bool) -> Vec<Arc<Domain>> {
+        let mut taken = Vec::new();
+        let mut dead = self.dead.lock();
+        if dead.is_empty() {
+            return taken;
+        }
+        let mut domains = self.domains.write();
+        dead.retain(|id| match domains.get(id) {
+            Some(domain) if Arc::strong_count(domain) > 1 || !finished(domain) => true,
+            Some(_) => {
+                taken.extend(domains.remove(id));
+                false
+            }
+            None => false,
+        });
+        taken
     }
 
     /// Takes a domain out of the list.

@@ -1,6 +1,8 @@
 //! Domains and their vCPUs: what each is, who may act on it, how it begins and ends.
 
+mod context;
 mod cpu;
+mod create;
 mod history;
 mod info;
 mod lifecycle;
@@ -21,7 +23,7 @@ use spin::Mutex;
 pub use cpu::{Callback, GuestCpu, TrapGate};
 pub use history::CallHistory;
 pub use info::{INFO_BYTES, InfoCell};
-pub use list::DomainList;
+pub use list::{DomainList, FIRST_RESERVED};
 pub use rangeset::RangeSet;
 pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 
@@ -157,6 +159,8 @@ pub struct Domain {
     pub handle: Mutex<[u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
     pub dirty_cpus: AtomicU64,
+    /// How far the end of its grant mappings came.
+    pub(crate) teardown_at: AtomicU32,
     /// System time at creation.
     pub created_ns: u64,
 }
@@ -202,6 +206,7 @@ impl Domain {
             tsc: Mutex::new(TscSettings::default()),
             handle: Mutex::new(config.handle),
             dirty_cpus: AtomicU64::new(0),
+            teardown_at: AtomicU32::new(0),
             created_ns,
         })
     }

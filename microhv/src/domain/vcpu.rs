@@ -49,6 +49,26 @@ impl FpuArea {
         area
     }
 
+    /// The x87 and SSE part as `FXSAVE` writes it. The vCPU does not run.
+    pub fn legacy(&self) -> [u8; 512] {
+        // SAFETY: the first 512 bytes of the area; a caller who did not stop the vCPU gets stale bytes, no more.
+        unsafe { self.as_ptr().cast::<[u8; 512]>().read_volatile() }
+    }
+
+    /// Sets the x87 and SSE part; bits of MXCSR that do not exist are dropped. The vCPU does not run.
+    pub fn set_legacy(&self, image: &[u8; 512]) {
+        let mut image = *image;
+        image[26] = 0; // MXCSR bits 16-31 are reserved: loading them faults
+        image[27] = 0;
+        // SAFETY: within the area, which nobody else touches while the vCPU does not run.
+        unsafe {
+            self.as_ptr().cast::<[u8; 512]>().write_volatile(image);
+            // XSTATE_BV: x87 and SSE are as given, the rest as it was.
+            let state_bv = self.as_ptr().add(512).cast::<u64>();
+            state_bv.write_volatile(state_bv.read_volatile() | 3);
+        }
+    }
+
     /// The bytes, 64-aligned, for the save and restore instructions.
     pub fn as_ptr(&self) -> *mut u8 {
         self.0.get().cast()

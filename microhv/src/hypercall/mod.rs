@@ -15,6 +15,7 @@ pub mod memory;
 pub mod mmu;
 pub mod mmuext;
 pub mod multicall;
+pub mod page;
 pub mod physdev;
 pub mod platform_op;
 pub mod sched;

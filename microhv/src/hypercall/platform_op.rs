@@ -1,13 +1,74 @@
-//! Control of the platform.
+//! Control of the platform, by dom0: interface version 0x03000001.
 
-use super::{Args, Current, HypercallError, HypercallResult};
-use crate::platform::Platform;
+use ring_abi::platform::*;
 
-/// `platform_op`.
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::platform::{Platform, PowerAction};
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+/// ACPI's "soft off".
+const SLEEP_OFF: u32 = 5;
+
+/// `platform_op(op)`. Only a privileged domain may.
 ///
 /// # Errors
-/// `NoSys`.
+/// `NotPermitted`; `Fault`; `Access`: another interface version; `Invalid`: an impossible time or CPU;
+/// `NoSuchDomain` (`-ESRCH`): no such firmware information; `NoSys`: no such operation.
 pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    if !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    let mut op: XenPlatformOp = cur.copy_in(args[0])?;
+    if op.interface_version != XENPF_INTERFACE_VERSION {
+        return Err(HypercallError::Access);
+    }
+    match op.cmd {
+        XENPF_SETTIME32 => {
+            let time: XenpfSettime32 = op.payload();
+            set_time(cur, u64::from(time.secs), time.nsecs, time.system_time)?;
+        }
+        XENPF_SETTIME64 => {
+            let time: XenpfSettime64 = op.payload();
+            if time.mbz != 0 {
+                return Err(HypercallError::Invalid);
+            }
+            set_time(cur, time.secs, time.nsecs, time.system_time)?;
+        }
+        XENPF_GET_CPUINFO => {
+            let mut info: XenpfPcpuinfo = op.payload();
+            let cpus = cur.hv.platform.machine_info().cpus.max(1);
+            info.max_present = cpus - 1;
+            info.flags = if info.xen_cpuid < cpus { XEN_PCPU_FLAGS_ONLINE } else { XEN_PCPU_FLAGS_INVALID };
+            info.apic_id = info.xen_cpuid;
+            info.acpi_id = info.xen_cpuid;
+            op.set_payload(&info);
+            cur.copy_out(args[0], &op)?;
+        }
+        XENPF_ENTER_ACPI_SLEEP => {
+            let wanted: XenpfEnterAcpiSleep = op.payload();
+            if wanted.sleep_state != SLEEP_OFF {
+                return Err(HypercallError::NotSupported);
+            }
+            cur.hv.platform.power(PowerAction::Off);
+        }
+        XENPF_FIRMWARE_INFO => return Err(HypercallError::NoSuchDomain),
+        _ => return Err(HypercallError::NoSys),
+    }
+    Ok(Outcome::OK)
+}
+
+/// Sets the wall clock: it was `secs`, `nsecs` at system time `system_ns`.
+fn set_time<P: Platform>(
+    cur: &Current<'_, P>,
+    secs: u64,
+    nsecs: u32,
+    system_ns: u64,
+) -> Result<(), HypercallError> {
+    if u64::from(nsecs) >= NS_PER_SECOND {
+        return Err(HypercallError::Invalid);
+    }
+    let wall_ns = secs.checked_mul(NS_PER_SECOND).and_then(|ns| ns.checked_add(nsecs.into()));
+    let wall_ns = wall_ns.filter(|ns| *ns >= system_ns).ok_or(HypercallError::Invalid)?;
+    cur.hv.set_wall_clock(wall_ns, system_ns);
+    Ok(())
 }

@@ -1,13 +1,207 @@
-//! Control of the machine.
+//! Control of the machine, by the toolstack: interface version 0x15.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XenDomctlGetdomaininfo};
+use ring_abi::sysctl::*;
+use ring_abi::types::PAGE_SIZE;
+
+use super::domctl::{domain_info, online_cpus, write_bitmap};
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
-/// `sysctl`.
+/// Keys that one call may press.
+const MAX_KEYS: u32 = 32;
+/// Bytes of the log copied at a time.
+const CHUNK: usize = 256;
+/// What the toolstack calls a distance of a node to itself.
+const LOCAL_DISTANCE: u32 = 10;
+
+/// `sysctl(op)`. Only a privileged domain may.
 ///
 /// # Errors
-/// `NoSys`.
+/// `NotPermitted`; `Fault`; `Access`: another interface version; as each operation says; `NoSys`: no such operation.
 pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    if !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    let mut op: XenSysctl = cur.copy_in(args[0])?;
+    if op.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
+        return Err(HypercallError::Access);
+    }
+    match op.cmd {
+        XEN_SYSCTL_READCONSOLE => {
+            let mut wanted: XenSysctlReadconsole = op.payload();
+            read_console(cur, &mut wanted)?;
+            op.set_payload(&wanted);
+        }
+        XEN_SYSCTL_PHYSINFO => op.set_payload(&physical(cur)),
+        XEN_SYSCTL_SCHED_ID => op.set_payload(&XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 }),
+        XEN_SYSCTL_GETDOMAININFOLIST => {
+            let mut wanted: XenSysctlGetdomaininfolist = op.payload();
+            wanted.num_domains = domain_list(cur, &wanted)?;
+            op.set_payload(&wanted);
+        }
+        XEN_SYSCTL_DEBUG_KEYS => {
+            let wanted: XenSysctlDebugKeys = op.payload();
+            if wanted.nr_keys > MAX_KEYS {
+                return Err(HypercallError::TooBig);
+            }
+            for index in 0..wanted.nr_keys {
+                let key: u8 = cur.copy_in_at(wanted.keys, u64::from(index))?;
+                cur.hv.debug_key(key);
+            }
+        }
+        XEN_SYSCTL_GETCPUINFO => {
+            let mut wanted: XenSysctlGetcpuinfo = op.payload();
+            let cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
+            for cpu in 0..cpus {
+                let idletime = cur.hv.idle_ns(cpu);
+                cur.copy_out_at(wanted.info, u64::from(cpu), &XenSysctlCpuinfo { idletime })?;
+            }
+            wanted.nr_cpus = cpus;
+            op.set_payload(&wanted);
+        }
+        XEN_SYSCTL_AVAILHEAP => {
+            let wanted: XenSysctlAvailheap = op.payload();
+            let avail_bytes = cur.hv.frames.free_pages() * PAGE_SIZE as u64;
+            op.set_payload(&XenSysctlAvailheap { avail_bytes, ..wanted });
+        }
+        XEN_SYSCTL_CPUTOPOINFO => {
+            let mut wanted: XenSysctlCputopoinfo = op.payload();
+            cpu_topology(cur, &mut wanted)?;
+            op.set_payload(&wanted);
+        }
+        XEN_SYSCTL_NUMAINFO => {
+            let mut wanted: XenSysctlNumainfo = op.payload();
+            numa(cur, &mut wanted)?;
+            op.set_payload(&wanted);
+        }
+        XEN_SYSCTL_CPUPOOL_OP => {
+            let mut wanted: XenSysctlCpupoolOp = op.payload();
+            cpu_pool(cur, &mut wanted)?;
+            op.set_payload(&wanted);
+        }
+        _ => return Err(HypercallError::NoSys),
+    }
+    cur.copy_out(args[0], &op)?;
+    Ok(Outcome::OK)
+}
+
+fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
+    let machine = cur.hv.platform.machine_info();
+    XenSysctlPhysinfo {
+        threads_per_core: 1,
+        cores_per_socket: machine.cpus.max(1),
+        nr_cpus: machine.cpus.max(1),
+        max_cpu_id: machine.cpus.max(1) - 1,
+        nr_nodes: 1,
+        max_node_id: 0,
+        cpu_khz: machine.cpu_khz,
+        capabilities: XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        total_pages: cur.hv.frames.total_pages(),
+        free_pages: cur.hv.frames.free_pages(),
+        max_mfn: cur.hv.frames.end().raw().saturating_sub(1),
+        hw_cap: machine.hw_cap,
+        ..XenSysctlPhysinfo::default()
+    }
+}
+
+/// Reads the log: from `index` on when incremental, else from its oldest byte.
+fn read_console<P: Platform>(
+    cur: &Current<'_, P>,
+    wanted: &mut XenSysctlReadconsole,
+) -> Result<(), HypercallError> {
+    let mut chunk = [0; CHUNK];
+    let mut from = if wanted.incremental != 0 { u64::from(wanted.index) } else { 0 };
+    let mut done = 0;
+    while done < wanted.count {
+        let room = ((wanted.count - done) as usize).min(CHUNK);
+        let (start, len) = cur.hv.platform.console_log(from, &mut chunk[..room]);
+        if len == 0 {
+            break;
+        }
+        cur.copy_out_bytes(wanted.buffer.wrapping_add(u64::from(done)), &chunk[..len])?;
+        done += len as u32;
+        from = start + len as u64;
+    }
+    if wanted.clear != 0 {
+        cur.hv.platform.clear_console_log();
+    }
+    wanted.count = done;
+    wanted.index = from as u32;
+    Ok(())
+}
+
+/// Writes what each domain from `first_domain` on is, until there is no room.
+fn domain_list<P: Platform>(
+    cur: &Current<'_, P>,
+    wanted: &XenSysctlGetdomaininfolist,
+) -> Result<u32, HypercallError> {
+    let mut next = wanted.first_domain;
+    let mut count = 0;
+    while count < wanted.max_domains
+        && let Some(domain) = cur.hv.domains.first_from(next)
+    {
+        let info: XenDomctlGetdomaininfo = domain_info(cur.hv, &domain);
+        cur.copy_out_at(wanted.buffer, u64::from(count), &info)?;
+        count += 1;
+        match domain.id.raw().checked_add(1) {
+            Some(id) => next = id,
+            None => break,
+        }
+    }
+    Ok(count)
+}
+
+fn cpu_topology<P: Platform>(
+    cur: &Current<'_, P>,
+    wanted: &mut XenSysctlCputopoinfo,
+) -> Result<(), HypercallError> {
+    let cpus = cur.hv.platform.machine_info().cpus.max(1);
+    if wanted.cputopo != 0 {
+        if wanted.num_cpus < cpus {
+            return Err(HypercallError::NoBuffers);
+        }
+        for cpu in 0..cpus {
+            let place = XenSysctlCputopo { core: cpu, socket: 0, node: 0 };
+            cur.copy_out_at(wanted.cputopo, u64::from(cpu), &place)?;
+        }
+    }
+    wanted.num_cpus = cpus;
+    Ok(())
+}
+
+fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> Result<(), HypercallError> {
+    if (wanted.meminfo != 0 || wanted.distance != 0) && wanted.num_nodes < 1 {
+        return Err(HypercallError::NoBuffers);
+    }
+    if wanted.meminfo != 0 {
+        let bytes = PAGE_SIZE as u64;
+        let info = XenSysctlMeminfo {
+            memsize: cur.hv.frames.total_pages() * bytes,
+            memfree: cur.hv.frames.free_pages() * bytes,
+        };
+        cur.copy_out(wanted.meminfo, &info)?;
+    }
+    if wanted.distance != 0 {
+        cur.copy_out(wanted.distance, &LOCAL_DISTANCE)?;
+    }
+    wanted.num_nodes = 1;
+    Ok(())
+}
+
+/// All CPUs and domains are in pool 0, the only one.
+fn cpu_pool<P: Platform>(
+    cur: &Current<'_, P>,
+    wanted: &mut XenSysctlCpupoolOp,
+) -> Result<(), HypercallError> {
+    match wanted.op {
+        XEN_SYSCTL_CPUPOOL_OP_INFO if wanted.cpupool_id == 0 => {
+            wanted.sched_id = XEN_SCHEDULER_CREDIT2;
+            wanted.n_dom = cur.hv.domains.snapshot().len() as u32;
+            write_bitmap(cur, &wanted.cpumap, online_cpus(cur.hv).bits())
+        }
+        XEN_SYSCTL_CPUPOOL_OP_INFO => Err(HypercallError::NoEntry),
+        XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(cur, &wanted.cpumap, 0),
+        _ => Err(HypercallError::NotSupported),
+    }
 }

@@ -1,13 +1,194 @@
-//! vCPUs.
+//! vCPUs: bringing them up and down, their timers, and the areas that they register.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use core::sync::atomic::Ordering;
+
+use ring_abi::guest_context::VcpuGuestContext;
+use ring_abi::shared::SharedBytes;
+use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
+use ring_abi::types::{Mfn, PAGE_SIZE};
+use ring_abi::vcpu::{
+    VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP,
+    VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_INFO, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
+    VCPUOP_SET_PERIODIC_TIMER, VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER,
+    VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea,
+    VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
 use crate::platform::Platform;
+use crate::time::{Runstate, TimerKind, VcpuTime};
 
-/// `vcpu_op`.
+/// Shortest and longest period of the periodic timer.
+const MIN_PERIOD_NS: u64 = 1_000_000;
+const MAX_PERIOD_NS: u64 = 1 << 62;
+
+/// `vcpu_op(cmd, vcpu, arg)`.
 ///
 /// # Errors
-/// `NoSys`.
+/// `NoEntry`: there is no such vCPU; as each operation says; `NoSys`: no such operation.
+#[inline]
 pub fn vcpu_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let id = u32::try_from(args[1]).map_err(|_| HypercallError::NoEntry)?;
+    let vcpu = cur.domain.vcpu(id).ok_or(HypercallError::NoEntry)?;
+    if args[0] as u32 == VCPUOP_IS_UP {
+        return Ok(Outcome::Done(u64::from(vcpu.is_up())));
+    }
+    rare(cur, args[0] as u32, vcpu, args[2])
+}
+
+#[inline(never)]
+fn rare<P: Platform>(cur: &Current<'_, P>, command: u32, vcpu: &Vcpu, arg: u64) -> HypercallResult {
+    let itself = core::ptr::eq(vcpu, cur.vcpu);
+    match command {
+        VCPUOP_INITIALISE => match initialise(cur, vcpu, arg) {
+            Err(HypercallError::Again) => {
+                return Ok(Outcome::Continue([u64::from(command), u64::from(vcpu.id.raw()), arg, 0, 0, 0]));
+            }
+            other => other?,
+        },
+        VCPUOP_UP => {
+            if !vcpu.initialised.load(Ordering::Acquire) {
+                return Err(HypercallError::Invalid);
+            }
+            cur.hv.wake(cur.domain, vcpu, PauseFlags::DOWN);
+        }
+        VCPUOP_DOWN => cur.hv.vcpu_down(cur.domain, vcpu),
+        VCPUOP_GET_RUNSTATE_INFO => {
+            let info = current_runstate(cur, vcpu);
+            cur.copy_out_bytes(arg, &info)?;
+        }
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
+            let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;
+            vcpu.time.lock().runstate_area = (op.addr != 0).then_some(op.addr);
+            if op.addr != 0 {
+                cur.hv.write_runstate(cur.domain, op.addr, current_runstate(cur, vcpu));
+            }
+        }
+        VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
+            let op: VcpuRegisterTimeMemoryArea = cur.copy_in(arg)?;
+            vcpu.time.lock().time_area = (op.addr != 0).then_some(op.addr);
+            if op.addr != 0 {
+                cur.hv.write_time_area(op.addr);
+            }
+        }
+        VCPUOP_SET_PERIODIC_TIMER => {
+            let op: VcpuSetPeriodicTimer = cur.copy_in(arg)?;
+            if !(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&op.period_ns) {
+                return Err(HypercallError::Invalid);
+            }
+            set_period(cur, vcpu, op.period_ns);
+        }
+        VCPUOP_STOP_PERIODIC_TIMER => set_period(cur, vcpu, 0),
+        VCPUOP_SET_SINGLESHOT_TIMER => {
+            if !itself {
+                return Err(HypercallError::Invalid);
+            }
+            let op: VcpuSetSingleshotTimer = cur.copy_in(arg)?;
+            if op.flags & VCPU_SSHOTTMR_FUTURE != 0 && op.timeout_abs_ns < cur.hv.platform.now_ns() {
+                return Err(HypercallError::TimePast);
+            }
+            cur.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(op.timeout_abs_ns));
+        }
+        VCPUOP_STOP_SINGLESHOT_TIMER => {
+            if !itself {
+                return Err(HypercallError::Invalid);
+            }
+            cur.hv.arm_timer(vcpu, TimerKind::Singleshot, None);
+        }
+        VCPUOP_REGISTER_VCPU_INFO => {
+            let op: VcpuRegisterVcpuInfo = cur.copy_in(arg)?;
+            register_vcpu_info(cur, vcpu, &op)?;
+        }
+        _ => return Err(HypercallError::NoSys),
+    }
+    Ok(Outcome::OK)
+}
+
+/// `VCPUOP_initialise`: gives a vCPU that is down its context, once.
+fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Result<(), HypercallError> {
+    if vcpu.info.get().is_none() {
+        return Err(HypercallError::Invalid); // from vCPU 32 on, register_vcpu_info comes first
+    }
+    // Too large for the stack.
+    let mut words = alloc::vec![0u64; size_of::<VcpuGuestContext>() / 8];
+    cur.hv.platform.copy_from_guest(words.as_mut_bytes(), arg)?;
+    let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
+    if vcpu.initialised.load(Ordering::Acquire) {
+        return Err(HypercallError::Exists);
+    }
+    cur.hv.set_vcpu_context(cur.domain, vcpu, context)
+}
+
+/// The runstate of a vCPU as of now.
+fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u8; 48] {
+    let time = vcpu.time.lock();
+    let now = cur.hv.platform.now_ns();
+    let mut now_time =
+        VcpuTime { state: time.state, entry_ns: time.entry_ns, spent_ns: time.spent_ns, ..VcpuTime::new() };
+    drop(time);
+    let (state, entry) = (now_time.state, now_time.entry_ns);
+    if state != Runstate::Running {
+        now_time.enter(state, now);
+        now_time.entry_ns = entry;
+    }
+    crate::time::runstate_info(&now_time)
+}
+
+/// Sets the period of a vCPU's periodic timer; 0 stops it.
+fn set_period<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, period_ns: u64) {
+    cur.hv.arm_timer(vcpu, TimerKind::Periodic, None);
+    let now = cur.hv.platform.now_ns();
+    {
+        let mut time = vcpu.time.lock();
+        time.period_ns = period_ns;
+        time.last_period_ns = now;
+    }
+    if period_ns != 0 && vcpu.running_on().is_some() {
+        cur.hv.arm_timer(vcpu, TimerKind::Periodic, Some(now + period_ns));
+    }
+}
+
+/// `VCPUOP_register_vcpu_info`: moves a vCPU's `vcpu_info` into a page of its domain, once.
+fn register_vcpu_info<P: Platform>(
+    cur: &Current<'_, P>,
+    vcpu: &Vcpu,
+    op: &VcpuRegisterVcpuInfo,
+) -> Result<(), HypercallError> {
+    if op.offset as usize > PAGE_SIZE - INFO_BYTES || op.offset % 8 != 0 {
+        return Err(HypercallError::NoSuchAddress);
+    }
+    if vcpu.info_frame().is_some() {
+        return Err(HypercallError::Invalid);
+    }
+    if !core::ptr::eq(vcpu, cur.vcpu) && vcpu.is_up() {
+        return Err(HypercallError::Invalid);
+    }
+    let mfn = Mfn::new(op.mfn);
+    let page = cur.hv.get_page_writable(mfn, cur.domain).map_err(|_| HypercallError::Invalid)?;
+    let place = cur
+        .hv
+        .platform
+        .shared(mfn)
+        .slice(op.offset as usize, INFO_BYTES)
+        .ok_or(HypercallError::NoSuchAddress)?;
+    let mut old = [0u8; INFO_BYTES];
+    match vcpu.info.get() {
+        Some(info) => info.read(0, &mut old),
+        None => old[UPCALL_MASK_OFFSET] = 1,
+    }
+    place.write(0, &old);
+    vcpu.info.set(&place);
+    vcpu.replace_info_frame(Some(page.into_raw()));
+    mark_all_pending(&place);
+    vcpu.time.lock().published = u32::MAX;
+    cur.hv.publish_time(vcpu);
+    Ok(())
+}
+
+/// An event may have gone to the old place while the new one was filled: the guest looks at all.
+fn mark_all_pending(info: &SharedBytes) {
+    info.store_u64(PENDING_SEL_OFFSET, u64::MAX);
+    info.swap_u8(UPCALL_PENDING_OFFSET, 1);
 }

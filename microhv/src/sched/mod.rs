@@ -39,6 +39,18 @@ struct PerCpu {
     queue: Mutex<RunQueue>,
     pending: AtomicU32,
     slice_end: AtomicU64,
+    /// ns without a vCPU until `idle_since`, and since when there is none (0: there is one).
+    idle_ns: AtomicU64,
+    idle_since: AtomicU64,
+}
+
+impl PerCpu {
+    fn idle_changed(&self, was_idle: bool, is_idle: bool, now: u64) {
+        let since = self.idle_since.swap(if is_idle { now } else { 0 }, Ordering::Relaxed);
+        if was_idle && since != 0 {
+            self.idle_ns.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+        }
+    }
 }
 
 /// The run queues.
@@ -54,6 +66,8 @@ impl Scheduler {
             queue: Mutex::new(RunQueue::new()),
             pending: AtomicU32::new(0),
             slice_end: AtomicU64::new(NO_SLICE),
+            idle_ns: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
         };
         Self { cpus: (0..MAX_CPUS).map(|_| cpu()).collect() }
     }
@@ -187,6 +201,7 @@ impl<P: Platform> Hypervisor<P> {
                 vcpu.time.lock().enter(state_of(vcpu.domain(), vcpu), now);
                 self.suspend_periodic(vcpu);
             }
+            per_cpu.idle_changed(previous.is_none(), next.is_none(), now);
             if let Some(vcpu) = &next {
                 vcpu.set_running_on(Some(cpu));
                 vcpu.time.lock().enter(Runstate::Running, now);
@@ -199,6 +214,15 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
         Decision::Same
+    }
+
+    /// ns that a CPU ran no vCPU since its first.
+    pub fn idle_ns(&self, cpu: u32) -> u64 {
+        let Some(cpu) = CpuId::new(cpu) else { return 0 };
+        let per_cpu = &self.sched.cpus[cpu.index()];
+        let since = per_cpu.idle_since.load(Ordering::Relaxed);
+        let now = if since == 0 { 0 } else { self.platform.now_ns().saturating_sub(since) };
+        per_cpu.idle_ns.load(Ordering::Relaxed) + now
     }
 
     /// The vCPU that runs on `cpu`.
