@@ -1,1 +1,439 @@
+//! Both ends in one program: honest on random schedules, and one end hostile.
 
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::io::blkif::{BlkifRequest, BlkifResponse, BlkifRing};
+use crate::io::netif::{NetifRxRing, NetifTxRing};
+use crate::shared::{SharedBytes, leaked_pages};
+
+/// A ring of words, so that four slots fit in 80 bytes.
+struct Words;
+
+impl RingProtocol for Words {
+    type Request = u32;
+    type Response = u32;
+}
+
+fn words(slots: usize) -> SharedBytes {
+    leaked_pages(1).slice(0, SLOTS + 4 * slots).unwrap()
+}
+
+fn pair(page: SharedBytes, index: u32) -> (FrontRing<Words, SharedBytes>, BackRing<Words, SharedBytes>) {
+    let front = FrontRing::starting_at(page, index).unwrap();
+    let back = BackRing::attach(page).unwrap();
+    (front, back)
+}
+
+fn request(id: u64) -> BlkifRequest {
+    BlkifRequest { id, ..Default::default() }
+}
+
+#[test]
+fn slot_counts_follow_the_memory() {
+    assert_eq!(slots::<BlkifRing>(0), 0);
+    assert_eq!(slots::<BlkifRing>(SLOTS), 0);
+    assert_eq!(slots::<BlkifRing>(SLOTS + 111), 0);
+    assert_eq!(slots::<BlkifRing>(SLOTS + 112), 1);
+    assert_eq!(slots::<BlkifRing>(4096), 32);
+    assert_eq!(slots::<BlkifRing>(8192), 64);
+    assert_eq!(slots::<BlkifRing>(16 * 4096), 512);
+    assert_eq!((slots::<NetifTxRing>(4096), slots::<NetifRxRing>(4096)), (256, 256));
+    assert_eq!(slots::<Words>(usize::MAX), 1 << 30);
+}
+
+#[test]
+fn too_small_is_refused() {
+    let page = words(0);
+    assert!(matches!(FrontRing::<Words, _>::new(page), Err(RingError::TooSmall)));
+    assert!(matches!(BackRing::<Words, _>::new(page), Err(RingError::TooSmall)));
+}
+
+#[test]
+fn a_request_and_its_response() {
+    let page = leaked_pages(1);
+    let mut front = FrontRing::<BlkifRing, _>::new(page).unwrap();
+    let mut back = BackRing::<BlkifRing, _>::new(page).unwrap();
+    assert_eq!(back.next_request(), Ok(None));
+    front.push_request(&request(7)).unwrap();
+    assert_eq!(back.next_request(), Ok(None), "not published");
+    assert!(front.publish_requests(), "a new ring is armed");
+    assert!(!front.publish_requests(), "nothing new");
+    assert_eq!(back.next_request().unwrap().unwrap().id, 7);
+    assert_eq!(back.in_flight(), 1);
+    back.push_response(&BlkifResponse { id: 7, status: -1, ..Default::default() });
+    assert_eq!(front.next_response(), Ok(None), "not published");
+    assert!(back.publish_responses());
+    let response = front.next_response().unwrap().unwrap();
+    assert_eq!((response.id, response.status), (7, -1));
+    assert_eq!(front.next_response(), Ok(None));
+}
+
+#[test]
+fn every_slot_can_be_used_and_no_more() {
+    let page = leaked_pages(4);
+    let mut front = FrontRing::<BlkifRing, _>::new(page).unwrap();
+    let mut back = BackRing::<BlkifRing, _>::new(page).unwrap();
+    assert_eq!(front.size(), 128);
+    for id in 0..128 {
+        front.push_request(&request(id)).unwrap();
+    }
+    assert_eq!(front.push_request(&request(128)), Err(RingError::Full));
+    assert!(front.publish_requests());
+    for id in 0..128 {
+        assert_eq!(back.next_request().unwrap().unwrap().id, id);
+    }
+    // Answered out of order; the slots are reused in order.
+    for id in (0..128).rev() {
+        back.push_response(&BlkifResponse { id, ..Default::default() });
+    }
+    assert_eq!(front.free_requests(), 0);
+    assert!(back.publish_responses());
+    for id in (0..128).rev() {
+        assert_eq!(front.next_response().unwrap().unwrap().id, id);
+    }
+    assert_eq!(front.free_requests(), 128);
+}
+
+#[test]
+#[should_panic = "without a request"]
+fn a_response_too_many_is_our_mistake() {
+    let (mut front, mut back) = pair(words(4), 0);
+    front.push_request(&1).unwrap();
+    let _ = front.publish_requests();
+    back.next_request().unwrap();
+    back.push_response(&1);
+    back.push_response(&1);
+}
+
+#[test]
+fn requests_are_not_announced_to_a_busy_backend() {
+    let (mut front, mut back) = pair(words(4), u32::MAX);
+    front.push_request(&1).unwrap();
+    assert!(front.publish_requests());
+    assert_eq!(back.next_request(), Ok(Some(1)));
+    // Not armed since: the backend is still looking.
+    front.push_request(&2).unwrap();
+    assert!(!front.publish_requests());
+    assert_eq!(back.arm_and_recheck(), Ok(true));
+    assert_eq!(back.next_request(), Ok(Some(2)));
+    assert_eq!(back.arm_and_recheck(), Ok(false));
+    front.push_request(&3).unwrap();
+    assert!(front.publish_requests());
+}
+
+#[test]
+fn overrun_counts_requests_in_flight() {
+    let page = words(4);
+    let (mut front, mut back) = pair(page, 0);
+    for value in 0..4 {
+        front.push_request(&value).unwrap();
+    }
+    let _ = front.publish_requests();
+    for value in 0..3 {
+        assert_eq!(back.next_request(), Ok(Some(value)));
+    }
+    // Three in flight: one slot is legal, and only that one.
+    page.store_u32(REQ_PROD, 5);
+    assert_eq!(back.next_request(), Err(RingError::ProducerOverrun { prod: 5, cons: 3 }));
+    assert_eq!(back.arm_and_recheck(), Err(RingError::ProducerOverrun { prod: 5, cons: 3 }));
+    page.store_u32(REQ_PROD, 2);
+    assert_eq!(back.next_request(), Err(RingError::ProducerOverrun { prod: 2, cons: 3 }));
+    page.store_u32(REQ_PROD, 4);
+    assert_eq!(back.next_request(), Ok(Some(3)));
+    // A response frees a slot when it is published, not before.
+    back.push_response(&0);
+    page.store_u32(REQ_PROD, 5);
+    assert!(back.next_request().is_err());
+    let _ = back.publish_responses();
+    assert!(back.next_request().is_ok());
+}
+
+#[test]
+fn a_backend_cannot_answer_what_was_not_asked() {
+    let page = words(4);
+    let (mut front, _) = pair(page, 0);
+    front.push_request(&1).unwrap();
+    page.store_u32(RSP_PROD, 1);
+    assert!(front.next_response().is_err(), "written but not published");
+    let _ = front.publish_requests();
+    page.store_u32(RSP_PROD, 2);
+    assert_eq!(front.next_response(), Err(RingError::ProducerOverrun { prod: 2, cons: 0 }));
+    page.store_u32(RSP_PROD, u32::MAX);
+    assert!(front.arm_and_recheck().is_err());
+    page.store_u32(RSP_PROD, 1);
+    assert!(front.next_response().unwrap().is_some());
+    assert_eq!(front.next_response(), Ok(None));
+}
+
+#[test]
+fn a_new_backend_takes_the_unanswered_again() {
+    let page = words(4);
+    let (mut front, mut back) = pair(page, u32::MAX - 1);
+    for value in 0..3 {
+        front.push_request(&value).unwrap();
+    }
+    let _ = front.publish_requests();
+    assert_eq!(back.next_request(), Ok(Some(0)));
+    back.push_response(&0);
+    let _ = back.publish_responses();
+    assert_eq!(back.next_request(), Ok(Some(1)));
+    let mut back = BackRing::<Words, _>::attach(page).unwrap();
+    assert_eq!(back.next_request(), Ok(Some(1)));
+    assert_eq!(back.next_request(), Ok(Some(2)));
+    assert_eq!(back.next_request(), Ok(None));
+}
+
+#[test]
+fn attaching_to_nonsense_fails() {
+    let page = words(4);
+    page.store_u32(REQ_PROD, 5);
+    assert!(matches!(BackRing::<Words, _>::attach(page), Err(RingError::ProducerOverrun { .. })));
+    page.store_u32(RSP_PROD, 6);
+    assert!(matches!(BackRing::<Words, _>::attach(page), Err(RingError::ProducerOverrun { .. })));
+}
+
+/// One step of an honest schedule.
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u8),
+    PublishRequests,
+    Take(u8),
+    Respond(u8),
+    PublishResponses,
+    Collect(u8),
+    BackSleep,
+    FrontSleep,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (1u8..6).prop_map(Step::Push),
+        Just(Step::PublishRequests),
+        (1u8..6).prop_map(Step::Take),
+        (1u8..6).prop_map(Step::Respond),
+        Just(Step::PublishResponses),
+        (1u8..6).prop_map(Step::Collect),
+        Just(Step::BackSleep),
+        Just(Step::FrontSleep),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+proptest! {
+    /// Nothing is lost, repeated or reordered, and whoever sleeps with work waiting has been notified, for every
+    /// start of the indices around the wrap.
+    #[test]
+    fn honest_ends(steps in steps(), start in prop_oneof![Just(0u32), u32::MAX - 300..=u32::MAX, any::<u32>()], log in 0u32..4) {
+        let page = words(1 << log);
+        let (mut front, mut back) = pair(page, start);
+        let (mut sent, mut taken, mut answered, mut collected) = (0u32, 0u32, 0u32, 0u32);
+        let mut in_flight = VecDeque::new();
+        let (mut back_sleeps, mut front_sleeps) = (false, false);
+        let (mut published, mut published_responses) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Push(count) => for _ in 0..count {
+                    match front.push_request(&sent) {
+                        Ok(()) => sent += 1,
+                        Err(error) => {
+                            prop_assert_eq!(error, RingError::Full);
+                            prop_assert_eq!(sent - collected, front.size());
+                        }
+                    }
+                },
+                Step::PublishRequests => {
+                    if front.publish_requests() {
+                        back_sleeps = false;
+                    }
+                    published = sent;
+                }
+                Step::Take(count) => for _ in 0..count {
+                    let got = back.next_request().unwrap();
+                    prop_assert_eq!(got, (taken < published).then_some(taken));
+                    if let Some(value) = got {
+                        in_flight.push_back(value);
+                        taken += 1;
+                        back_sleeps = false;
+                    }
+                },
+                Step::Respond(count) => for _ in 0..count {
+                    if let Some(value) = in_flight.pop_front() {
+                        back.push_response(&!value);
+                        answered += 1;
+                    }
+                },
+                Step::PublishResponses => {
+                    if back.publish_responses() {
+                        front_sleeps = false;
+                    }
+                    published_responses = answered;
+                }
+                Step::Collect(count) => for _ in 0..count {
+                    let got = front.next_response().unwrap();
+                    prop_assert_eq!(got, (collected < published_responses).then_some(!collected));
+                    if got.is_some() {
+                        collected += 1;
+                        front_sleeps = false;
+                    }
+                },
+                Step::BackSleep => {
+                    let work = back.arm_and_recheck().unwrap();
+                    prop_assert_eq!(work, taken < published);
+                    back_sleeps = !work;
+                }
+                Step::FrontSleep => {
+                    let work = front.arm_and_recheck().unwrap();
+                    prop_assert_eq!(work, collected < published_responses);
+                    front_sleeps = !work;
+                }
+            }
+            prop_assert!(!(back_sleeps && taken < published), "the backend sleeps over requests");
+            prop_assert!(!(front_sleeps && collected < published_responses), "the frontend sleeps over responses");
+            prop_assert_eq!(back.in_flight() as usize, in_flight.len());
+            prop_assert_eq!(front.free_requests(), front.size() - (sent - collected));
+        }
+    }
+
+    /// A frontend that writes anything anywhere between the backend's steps never makes it panic, take more than
+    /// fits, or write outside the slots.
+    #[test]
+    fn hostile_frontend(
+        writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..4), 1..100),
+        near in any::<bool>(),
+    ) {
+        let whole = leaked_pages(1);
+        whole.fill(0, 4096, 0);
+        let page = whole.slice(0, SLOTS + 4 * 8).unwrap();
+        let mut back = BackRing::<Words, _>::new(page).unwrap();
+        let mut answered = 0u32;
+        for (word, value, action) in writes {
+            let value = if near { answered.wrapping_add(value % 12).wrapping_sub(2) } else { value };
+            page.store_u32(word * 4, value);
+            match action {
+                0 => {
+                    let _ = back.next_request();
+                }
+                1 if back.in_flight() > 0 => {
+                    back.push_response(&value);
+                    answered += 1;
+                }
+                2 => {
+                    let _ = back.publish_responses();
+                }
+                _ => {
+                    let _ = back.arm_and_recheck();
+                }
+            }
+            prop_assert!(back.in_flight() <= back.size());
+        }
+        prop_assert!((page.len()..4096).all(|offset| whole.load_u8(offset) == 0), "written outside the ring");
+    }
+
+    /// The same for a hostile backend: no panic, and never more responses than requests published.
+    #[test]
+    fn hostile_backend(
+        writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..5), 1..100),
+        near in any::<bool>(),
+    ) {
+        let whole = leaked_pages(1);
+        let page = whole.slice(0, SLOTS + 4 * 8).unwrap();
+        let mut front = FrontRing::<Words, _>::new(page).unwrap();
+        let (mut sent, mut published, mut got) = (0u32, 0u32, 0u32);
+        for (word, value, action) in writes {
+            let value = if near { got.wrapping_add(value % 12).wrapping_sub(2) } else { value };
+            page.store_u32(word * 4, value);
+            match action {
+                0 | 1 => sent += u32::from(front.push_request(&value).is_ok()),
+                2 => {
+                    let _ = front.publish_requests();
+                    published = sent;
+                }
+                3 => got += u32::from(matches!(front.next_response(), Ok(Some(_)))),
+                _ => {
+                    let _ = front.arm_and_recheck();
+                }
+            }
+            prop_assert!(got <= published && sent - got <= front.size());
+        }
+        prop_assert!((page.len()..4096).all(|offset| whole.load_u8(offset) == 0), "written outside the ring");
+    }
+
+    /// A byte ring whose peer writes anything: no panic, and counts within the ring.
+    #[test]
+    fn hostile_byte_ring(writes in prop::collection::vec((0usize..7, any::<u32>(), any::<bool>(), 0usize..3000), 1..60)) {
+        let page = leaked_pages(1);
+        let mut server = crate::io::xs_wire::server(page).unwrap();
+        let mut buffer = [0; 3000];
+        for (word, value, reading, len) in writes {
+            page.store_u32(0x800 + word * 4, value);
+            let moved = if reading { server.read(&mut buffer[..len]) } else { server.write(&buffer[..len]) };
+            prop_assert!(moved.unwrap_or(0) <= len.min(1024));
+        }
+    }
+}
+
+/// Two threads that park when there is nothing to do: a lost notification would hang, so each wait has a limit.
+#[test]
+fn two_threads() {
+    use core::sync::atomic::AtomicBool;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    const MESSAGES: u32 = 50_000;
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn sleep(flag: &AtomicBool) {
+        let start = Instant::now();
+        while !flag.swap(false, Ordering::SeqCst) {
+            thread::park_timeout(Duration::from_secs(1));
+            assert!(start.elapsed() < LIMIT, "a notification was lost");
+        }
+    }
+
+    let (mut front, mut back) = pair(words(4), u32::MAX - 1000);
+    let to_front = Arc::new(AtomicBool::new(false));
+    let to_back = Arc::new(AtomicBool::new(false));
+    let front_thread = thread::current();
+    let (wake_front, woken) = (Arc::clone(&to_front), Arc::clone(&to_back));
+    let backend = thread::spawn(move || {
+        let mut expected = 0;
+        while expected < MESSAGES {
+            while let Some(value) = back.next_request().unwrap() {
+                assert_eq!(value, expected);
+                expected += 1;
+                back.push_response(&!value);
+            }
+            if back.publish_responses() {
+                wake_front.store(true, Ordering::SeqCst);
+                front_thread.unpark();
+            }
+            if expected < MESSAGES && !back.arm_and_recheck().unwrap() {
+                sleep(&woken);
+            }
+        }
+    });
+    let (mut sent, mut got) = (0, 0);
+    while got < MESSAGES {
+        while sent < MESSAGES && front.push_request(&sent).is_ok() {
+            sent += 1;
+        }
+        if front.publish_requests() {
+            to_back.store(true, Ordering::SeqCst);
+            backend.thread().unpark();
+        }
+        while let Some(value) = front.next_response().unwrap() {
+            assert_eq!(value, !got);
+            got += 1;
+        }
+        let room = sent < MESSAGES && front.free_requests() > 0;
+        if got < MESSAGES && !room && !front.arm_and_recheck().unwrap() {
+            sleep(&to_front);
+        }
+    }
+    backend.join().unwrap();
+}
