@@ -4,5 +4,6 @@ extern crate alloc;
 
 pub mod config;
 pub mod pci;
+pub mod shell;
 pub mod virtio;
 pub mod xenstore;

@@ -1,14 +1,13 @@
 //! Domains: introduced, shut down, gone.
 
+use ring_abi::types::DOMID_FIRST_RESERVED;
+
 use super::connection::{ConnId, Connection};
 use super::error::XsError;
 use super::path::Path;
 use super::perms::Perms;
 use super::server::{Deferred, Domain, Effect, Server};
 use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
-
-/// First domain id that stands for no domain. ABI: `DOMID_FIRST_RESERVED`, `xen.h`.
-const DOMID_FIRST_RESERVED: u16 = 0x7ff0;
 
 impl Server {
     /// `XS_INTRODUCE`, for dom0 alone. Once more for the same domain starts its connection afresh.

@@ -629,3 +629,34 @@ fn deep_paths_do_not_recurse() {
     bed.dom0(wire::XS_RM, b"/a").unwrap();
     assert_eq!(bed.server.figures().nodes, 4);
 }
+
+#[test]
+fn a_page_with_two_rings() {
+    let page = ring_abi::shared::leaked_pages(1);
+    let mut guest = wire::client(page).unwrap();
+    let mut ring = wire::server(page).unwrap();
+    let mut bed = Bed::new(1);
+    let conn = bed.rings[&1].0;
+    let value = [b'v'; 2000];
+    let mut sent = Vec::new();
+    for (kind, payload) in
+        [(wire::XS_WRITE, [&b"x\0"[..], &value].concat()), (wire::XS_READ, b"x\0".to_vec())]
+    {
+        let header = XsdSockmsg { r#type: kind, req_id: 3, tx_id: 0, len: payload.len() as u32 };
+        sent.extend_from_slice(header.as_bytes());
+        sent.extend(payload);
+    }
+    let (mut at, mut got) = (0, Vec::new());
+    for _ in 0..10 {
+        at += guest.write(&sent[at..]).unwrap();
+        assert!(!bed.server.exchange(conn, &mut ring).unwrap().again);
+        let mut piece = [0; 1024];
+        let count = guest.read(&mut piece).unwrap();
+        got.extend_from_slice(&piece[..count]);
+    }
+    assert_eq!(got.len(), 16 + 3 + 16 + 2000);
+    assert!(got.ends_with(&value));
+    page.store_u32(wire::REQ.prod, u32::MAX);
+    assert_eq!(bed.server.exchange(conn, &mut ring), Err(Failure::RingIndex));
+    assert_eq!(Failure::RingIndex.ring_error(), wire::XENSTORE_ERROR_RINGIDX);
+}

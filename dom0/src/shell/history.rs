@@ -1,0 +1,97 @@
+//! Lines that were entered before.
+
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+
+/// Lines that are kept.
+pub const HISTORY_MAX: usize = 100;
+
+/// The last lines entered, and where the user is in them.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    lines: VecDeque<String>,
+    /// The line shown, counted from the latest; `None`: the one being written.
+    back: Option<usize>,
+    /// What was being written when the user went back.
+    draft: String,
+}
+
+impl History {
+    /// Keeps a line, unless it is blank or the latest; the oldest goes when there are too many.
+    pub fn push(&mut self, line: &str) {
+        self.back = None;
+        self.draft.clear();
+        if line.trim().is_empty() || self.lines.back().is_some_and(|last| last == line) {
+            return;
+        }
+        if self.lines.len() == HISTORY_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line.to_string());
+    }
+
+    /// All lines, the oldest first.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(String::as_str)
+    }
+
+    /// Leaves the history: the next step back shows the latest line again.
+    pub fn leave(&mut self) {
+        self.back = None;
+        self.draft.clear();
+    }
+
+    /// The line before the one shown, which is `now`; `None` at the oldest.
+    pub fn older(&mut self, now: &str) -> Option<&str> {
+        let back = self.back.map_or(0, |back| back + 1);
+        let at = self.lines.len().checked_sub(back + 1)?;
+        if self.back.is_none() {
+            self.draft = now.to_string();
+        }
+        self.back = Some(back);
+        self.lines.get(at).map(String::as_str)
+    }
+
+    /// The line after the one shown; after the latest, what was being written; `None` if that is shown.
+    pub fn newer(&mut self) -> Option<&str> {
+        let back = self.back?;
+        self.back = back.checked_sub(1);
+        match self.back {
+            Some(back) => self.lines.get(self.lines.len() - 1 - back).map(String::as_str),
+            None => Some(&self.draft),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_back_and_forth() {
+        let mut history = History::default();
+        assert_eq!(history.older("x"), None);
+        assert_eq!(history.newer(), None);
+        for line in ["one", "two", "two", "  ", "three"] {
+            history.push(line);
+        }
+        assert_eq!(history.older("draft"), Some("three"));
+        assert_eq!(history.older("three"), Some("two"));
+        assert_eq!(history.older("two"), Some("one"));
+        assert_eq!(history.older("one"), None);
+        assert_eq!(history.newer(), Some("two"));
+        assert_eq!(history.newer(), Some("three"));
+        assert_eq!(history.newer(), Some("draft"));
+        assert_eq!(history.newer(), None);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let mut history = History::default();
+        for at in 0..=HISTORY_MAX {
+            history.push(&format!("{at}"));
+        }
+        assert_eq!(history.lines().count(), HISTORY_MAX);
+        assert_eq!(history.lines().next(), Some("1"));
+    }
+}
