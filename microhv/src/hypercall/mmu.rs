@@ -1,31 +1,232 @@
-//! Page-table updates.
+//! `mmu_update` and `update_va_mapping`: changing entries of page tables.
 
-use super::{Args, Current, HypercallError, HypercallResult};
-use crate::platform::Platform;
+use alloc::sync::Arc;
 
-/// `mmu_update`.
+use ring_abi::mmu::{
+    MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE, MMU_PT_UPDATE_PRESERVE_AD,
+    MmuUpdate, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
+};
+use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::mem::tables::Mm;
+use crate::mem::{FrameOwner, TableError, Update, UpdateError, pte};
+use crate::platform::{CpuSet, Platform};
+
+/// Set in a count: the call goes on where it was interrupted.
+pub(super) const PREEMPTED: u32 = 1 << 31;
+
+/// Whose frames a call is about: the caller's, another domain's, or none's.
+#[derive(Debug)]
+pub(super) enum Subject {
+    Caller,
+    Other(Arc<Domain>),
+    Devices,
+    Hypervisor,
+}
+
+impl Subject {
+    /// What the caller may mean by `raw`.
+    #[inline]
+    pub(super) fn new<P: Platform>(cur: &Current<'_, P>, raw: u16) -> Result<Self, HypercallError> {
+        match raw {
+            DOMID_SELF => Ok(Self::Caller),
+            DOMID_IO => Ok(Self::Devices),
+            DOMID_XEN if cur.domain.privileged => Ok(Self::Hypervisor),
+            DOMID_XEN => Err(HypercallError::NotPermitted),
+            _ => Ok(Self::Other(cur.hv.domains.target(cur.domain, raw)?)),
+        }
+    }
+
+    #[inline]
+    pub(super) fn owner<'a>(&'a self, caller: &'a Domain) -> FrameOwner<'a> {
+        match self {
+            Self::Caller => FrameOwner::Domain(caller),
+            Self::Other(dom) => FrameOwner::Domain(dom),
+            Self::Devices => FrameOwner::Devices(caller),
+            Self::Hypervisor => FrameOwner::Hypervisor,
+        }
+    }
+
+    /// The domain meant.
+    pub(super) fn domain<'a>(&'a self, caller: &'a Arc<Domain>) -> Result<&'a Arc<Domain>, HypercallError> {
+        match self {
+            Self::Caller => Ok(caller),
+            Self::Other(dom) => Ok(dom),
+            Self::Devices | Self::Hypervisor => Err(HypercallError::Invalid),
+        }
+    }
+}
+
+/// Adds `count` to the caller's figure of requests done, if it wants one.
+pub(super) fn add_done<P: Platform>(
+    cur: &Current<'_, P>,
+    at: u64,
+    before: u32,
+    count: u64,
+) -> Result<(), HypercallError> {
+    if at == 0 { Ok(()) } else { cur.copy_out(at, &before.wrapping_add(count as u32)) }
+}
+
+/// The result of a batch whose last error waited for interrupted work.
+pub(super) fn saved_result(args: &Args) -> Outcome {
+    Outcome::Done(args[3] as i32 as i64 as u64)
+}
+
+/// `mmu_update(requests, count, &done, domain)`: each request changes one entry of a page table, or of the M2P.
+///
+/// `domain`: low half whose frames the new entries name, high half 1 + whose tables are changed, or 0 for the caller's.
 ///
 /// # Errors
-/// `NoSys`.
+/// `Fault`; `NoSuchDomain`, `NotPermitted`; `Invalid`, `Busy` and others of the first request that is refused: those
+/// before it are done, and counted; `NoSys`: no such command.
 pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let [requests, count, done_at, whose, ..] = *args;
+    let hv = cur.hv;
+    let mut count = count as u32;
+    let resumed = count & PREEMPTED != 0;
+    count &= !PREEMPTED;
+    let only_finish = resumed && count == 0 && requests == 0;
+    let whose = if only_finish { u32::from(DOMID_SELF) } else { whose as u32 };
+    let frames_of = Subject::new(cur, whose as u16)?;
+    let tables_of = match (whose >> 16) as u16 {
+        0 => Subject::Caller,
+        id => Subject::new(cur, id.wrapping_sub(1))?,
+    };
+    let dom = tables_of.domain(cur.domain)?;
+    if dom.is_dying() {
+        return Err(HypercallError::NoSuchDomain);
+    }
+    let Ok(mut mm) = hv.begin_tables(dom) else { return Ok(Outcome::Continue(*args)) };
+    if only_finish {
+        return Ok(saved_result(args));
+    }
+    let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
+    let owner = frames_of.owner(cur.domain);
+    let mut at = 0u64;
+    let mut result = Ok(());
+    while at < u64::from(count) {
+        if at > 0 && hv.platform.work_pending() {
+            result = Err(TableError::Restart);
+            break;
+        }
+        result = cur
+            .copy_in_at::<MmuUpdate>(requests, at)
+            .map_err(TableError::from)
+            .and_then(|request| update_one(hv, &mut mm, &request, owner));
+        if result.is_err() {
+            break;
+        }
+        at += 1;
+    }
+    let drained = mm.drain();
+    drop(mm); // flushes, before anything is written through guest addresses
+    add_done(cur, done_at, before, at)?;
+    let rest = [
+        requests.wrapping_add(at * size_of::<MmuUpdate>() as u64),
+        (u64::from(count) - at) | u64::from(PREEMPTED),
+        done_at,
+        u64::from(whose),
+        args[4],
+        args[5],
+    ];
+    match result {
+        Ok(()) if drained => Ok(Outcome::OK),
+        Ok(()) | Err(TableError::Restart) => Ok(Outcome::Continue(rest)),
+        Err(TableError::Refused(error)) if drained => Err(error),
+        Err(TableError::Refused(error)) => {
+            Ok(Outcome::Continue([0, u64::from(PREEMPTED), 0, error.errno() as u64, args[4], args[5]]))
+        }
+    }
 }
 
-/// `update_va_mapping`.
+#[inline]
+fn update_one<P: Platform>(
+    hv: &Hypervisor<P>,
+    mm: &mut Mm<'_, P>,
+    request: &MmuUpdate,
+    owner: FrameOwner<'_>,
+) -> Result<(), TableError> {
+    let mfn = Mfn::new(request.ptr >> 12);
+    let update = match request.ptr & 7 {
+        MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => Update::Plain,
+        MMU_PT_UPDATE_PRESERVE_AD => Update::PreserveAccessedDirty,
+        MMU_MACHPHYS_UPDATE => {
+            let FrameOwner::Domain(dom) = owner else { return Err(HypercallError::Invalid.into()) };
+            let page = hv.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
+            hv.platform.set_m2p(page.mfn(), (request.val != u64::MAX).then_some(request.val));
+            return Ok(());
+        }
+        _ => return Err(HypercallError::NoSys.into()),
+    };
+    mm.update_entry(mfn, request.ptr & 0xff8, request.val, owner, update).map_err(TableError::from)
+}
+
+/// `update_va_mapping(va, entry, flags)`: changes the level 1 entry of an address under the loaded tables.
+///
+/// `flags`: 1 flush, 2 flush that page; plus 4 on all CPUs of the domain, or the address of a vCPU bitmap.
 ///
 /// # Errors
-/// `NoSys`.
+/// `Invalid`: no level 1 table there, or an entry that may not be; `NotPermitted`, `Busy` as `mmu_update`.
+#[inline]
 pub fn update_va_mapping<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    update_mapping(cur, args, FrameOwner::Domain(cur.domain))
 }
 
-/// `update_va_mapping_otherdomain`.
+/// `update_va_mapping_otherdomain(va, entry, flags, domain)`: the entry names a frame of `domain`.
 ///
 /// # Errors
-/// `NoSys`.
+/// As [`update_va_mapping`]; `NoSuchDomain`; `NotPermitted`.
 pub fn update_va_mapping_otherdomain<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let subject = Subject::new(cur, args[3] as u16)?;
+    let domain = cur.domain;
+    update_mapping(cur, args, subject.owner(domain))
+}
+
+#[inline]
+fn update_mapping<P: Platform>(cur: &Current<'_, P>, args: &Args, owner: FrameOwner<'_>) -> HypercallResult {
+    let [va, entry, flags, ..] = *args;
+    let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
+    let Ok(mut mm) = cur.hv.begin_tables(cur.domain) else { return Ok(Outcome::Continue(*args)) };
+    let (table, slot) = mm.find_leaf(base, va)?;
+    match mm.update_leaf(table, slot, entry, owner, Update::Plain) {
+        Ok(()) => {}
+        Err(UpdateError::Table(TableError::Refused(error))) => return Err(error),
+        Err(UpdateError::Table(TableError::Restart) | UpdateError::Mismatch(_)) => {
+            return Err(HypercallError::Again);
+        }
+    }
+    drop(mm);
+    if flags & UVMF_FLUSHTYPE_MASK != 0 {
+        flush(cur, flags, va);
+    }
+    Ok(Outcome::OK)
+}
+
+/// The flush that `UVMF_*` flags ask for. A vCPU bitmap is taken for all the domain's vCPUs: more than was asked is
+/// flushed, never less.
+fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: u64) {
+    let local = flags & !UVMF_FLUSHTYPE_MASK & !UVMF_ALL == UVMF_LOCAL && flags & UVMF_ALL == 0;
+    match flags & UVMF_FLUSHTYPE_MASK {
+        UVMF_TLB_FLUSH if local => cur.hv.platform.flush_tlb_local(),
+        UVMF_TLB_FLUSH => cur.hv.flush_domain(cur.domain),
+        UVMF_INVLPG if local => cur.hv.platform.invlpg(va),
+        UVMF_INVLPG => invlpg_all(cur, va),
+        _ => {}
+    }
+}
+
+/// Flushes an address from every CPU whose TLB may hold entries of the caller's domain.
+pub(super) fn invlpg_all<P: Platform>(cur: &Current<'_, P>, va: u64) {
+    let me = CpuSet::only(cur.hv.platform.cpu());
+    if !pte::is_guest_address(va) {
+        return; // nothing of the guest's can be there, and it may not flush what is ours
+    }
+    if cur.domain.dirty_cpus.load(core::sync::atomic::Ordering::Acquire) & !me.bits() == 0 {
+        cur.hv.platform.invlpg(va);
+    } else {
+        cur.hv.flush_domain(cur.domain);
+    }
 }

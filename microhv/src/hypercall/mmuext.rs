@@ -1,13 +1,125 @@
-//! Pinning, base pointers, flushes.
+//! `mmuext_op`: pinning, base pointers, flushes, the LDT.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use ring_abi::mmu::{
+    MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL, MMUEXT_INVLPG_ALL,
+    MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR,
+    MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL, MMUEXT_TLB_FLUSH_LOCAL,
+    MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNPIN_TABLE, MmuextOp,
+};
+use ring_abi::types::Mfn;
+
+use super::mmu::{PREEMPTED, Subject, add_done, invlpg_all, saved_result};
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::domain::Domain;
+use crate::mem::{TableError, pte};
 use crate::platform::Platform;
 
-/// `mmuext_op`.
+/// `mmuext_op(ops, count, &done, domain)`: operations on whole page tables, in order.
+///
+/// `domain` is whose tables are pinned and unpinned; all else is for the caller itself.
 ///
 /// # Errors
-/// `NoSys`.
+/// `Fault`; `NoSuchDomain`, `NotPermitted`; those of the first operation that is refused: the ones before it are done,
+/// and counted; `NoSys`: no such operation.
 pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let [ops, count, done_at, whose, ..] = *args;
+    let mut count = count as u32;
+    let resumed = count & PREEMPTED != 0;
+    count &= !PREEMPTED;
+    let only_finish = resumed && count == 0 && ops == 0;
+    let subject = if only_finish { Subject::Caller } else { Subject::new(cur, whose as u16)? };
+    let dom = subject.domain(cur.domain)?.clone();
+    if dom.is_dying() {
+        return Err(HypercallError::NoSuchDomain);
+    }
+    // What an earlier call left: of the tables that are worked on, and of the caller's own.
+    for tables in [&dom, cur.domain] {
+        if cur.hv.begin_tables(tables).is_err() {
+            return Ok(Outcome::Continue(*args));
+        }
+    }
+    if only_finish {
+        return Ok(saved_result(args));
+    }
+    let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
+    let mut at = 0u64;
+    let mut result = Ok(());
+    while at < u64::from(count) {
+        if at > 0 && cur.hv.platform.work_pending() {
+            result = Err(TableError::Restart);
+            break;
+        }
+        result = match cur.copy_in_at::<MmuextOp>(ops, at) {
+            Ok(op) => one(cur, &dom, &op),
+            Err(error) => Err(error.into()),
+        };
+        if result.is_err() {
+            break;
+        }
+        at += 1;
+    }
+    let drained = cur.hv.lock_tables(&dom).drain();
+    add_done(cur, done_at, before, at)?;
+    let rest = [
+        ops.wrapping_add(at * size_of::<MmuextOp>() as u64),
+        (u64::from(count) - at) | u64::from(PREEMPTED),
+        done_at,
+        whose & 0xffff,
+        args[4],
+        args[5],
+    ];
+    match result {
+        Ok(()) if drained => Ok(Outcome::OK),
+        Ok(()) | Err(TableError::Restart) => Ok(Outcome::Continue(rest)),
+        Err(TableError::Refused(error)) if drained => Err(error),
+        Err(TableError::Refused(error)) => {
+            let result = error.errno() as u64;
+            Ok(Outcome::Continue([0, u64::from(PREEMPTED), 0, result, args[4], args[5]]))
+        }
+    }
+}
+
+fn one<P: Platform>(cur: &mut Current<'_, P>, dom: &Domain, op: &MmuextOp) -> Result<(), TableError> {
+    let hv = cur.hv;
+    let mfn = Mfn::new(op.arg1);
+    match op.cmd {
+        MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE => {
+            let mut mm = hv.begin_tables(dom)?;
+            if dom.is_dying() {
+                return Err(HypercallError::NoSuchDomain.into());
+            }
+            return mm.pin(mfn, (op.cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1);
+        }
+        MMUEXT_UNPIN_TABLE => return Ok(hv.begin_tables(dom)?.unpin(mfn)?),
+        _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
+        MMUEXT_NEW_BASEPTR => return hv.new_base(cur, mfn),
+        MMUEXT_NEW_USER_BASEPTR => return hv.new_user_base(cur, mfn),
+        MMUEXT_TLB_FLUSH_LOCAL => hv.platform.flush_tlb_local(),
+        MMUEXT_INVLPG_LOCAL => {
+            if pte::is_guest_address(op.arg1) {
+                hv.platform.invlpg(op.arg1);
+            }
+        }
+        // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
+        MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => hv.flush_domain(cur.domain),
+        MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => invlpg_all(cur, op.arg1),
+        MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
+            // Memory is mapped write-back alone, devices never: nothing in a cache can be stale.
+            if !cur.domain.privileged && cur.domain.permissions.lock().iomem.is_empty() {
+                return Err(HypercallError::Access.into());
+            }
+        }
+        MMUEXT_SET_LDT => hv.set_ldt(cur, op.arg1, op.arg2 as u32)?,
+        MMUEXT_CLEAR_PAGE => {
+            let page = hv.get_page_writable(mfn, dom)?;
+            hv.platform.zero_frame(page.mfn());
+        }
+        MMUEXT_COPY_PAGE => {
+            let from = hv.get_page(Mfn::new(op.arg2), dom).ok_or(HypercallError::Invalid)?;
+            let to = hv.get_page_writable(mfn, dom)?;
+            hv.platform.copy_bytes(to.mfn().maddr(), from.mfn().maddr(), 4096);
+        }
+        _ => return Err(HypercallError::NoSys.into()),
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@
 //! - [`pages`]: ownership, references, each domain's count
 //! - [`pte`]: bits of entries and the rules that need no state
 //! - [`tables`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
+//! - [`base`]: the tables a vCPU runs on
 //! - [`descriptors`]: GDT and LDT pages
 //! - [`grant_pte`]: entries of mapped grants
 //! - [`emulate`]: writes to page tables that fault
@@ -19,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod base;
 mod buddy;
 pub mod check;
 pub mod descriptors;

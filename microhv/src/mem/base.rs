@@ -1,0 +1,82 @@
+//! The tables that a vCPU runs on: one level 4 table for the guest's kernel, one for its user mode.
+
+use ring_abi::types::Mfn;
+
+use super::tables::TableError;
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+use crate::error::HypercallError;
+use crate::hypercall::Current;
+use crate::platform::Platform;
+
+impl<P: Platform> Hypervisor<P> {
+    /// Loads another level 4 table as the current vCPU's kernel base. All of this CPU's TLB is flushed, and the pages
+    /// of the LDT are looked up anew.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: no level 4 table of the caller's.
+    pub fn new_base(&self, cur: &Current<'_, P>, mfn: Mfn) -> Result<(), TableError> {
+        let mut mm = self.begin_tables(cur.domain)?;
+        if cur.vcpu.cr3_kernel() != Some(mfn) {
+            mm.get_table(mfn, 4)?;
+        }
+        mm.drop_ldt(cur.vcpu);
+        self.platform.load_cr3(mfn);
+        self.platform.flush_tlb_local();
+        if cur.vcpu.cr3_kernel() != Some(mfn)
+            && let Some(old) = cur.vcpu.replace_cr3_kernel(Some(mfn))
+        {
+            mm.put_table(old);
+        }
+        Ok(())
+    }
+
+    /// Sets the table that the current vCPU's user mode runs on; frame 0: none.
+    ///
+    /// # Errors
+    /// `Restart`; `Invalid`: no level 4 table of the caller's.
+    pub fn new_user_base(&self, cur: &Current<'_, P>, mfn: Mfn) -> Result<(), TableError> {
+        let mut mm = self.begin_tables(cur.domain)?;
+        let new = (mfn.raw() != 0).then_some(mfn);
+        if cur.vcpu.cr3_user() == new {
+            return Ok(());
+        }
+        if new.is_some() {
+            mm.get_table(mfn, 4)?;
+        }
+        if let Some(old) = cur.vcpu.replace_cr3_user(new) {
+            mm.put_table(old);
+        }
+        Ok(())
+    }
+
+    /// Gives a vCPU that does not run its bases: for the domain builder and `setvcpucontext`. Those it had are given
+    /// back.
+    ///
+    /// # Errors
+    /// `Restart`: call it again; `Refused`: one is no level 4 table of the domain's, and nothing has changed.
+    pub fn install_bases(
+        &self,
+        dom: &Domain,
+        vcpu: &Vcpu,
+        kernel: Mfn,
+        user: Option<Mfn>,
+    ) -> Result<(), TableError> {
+        let mut mm = self.begin_tables(dom)?;
+        if dom.is_dying() {
+            return Err(HypercallError::NoSuchDomain.into());
+        }
+        mm.get_table(kernel, 4)?;
+        if let Some(user) = user
+            && let Err(error) = mm.get_table(user, 4)
+        {
+            mm.put_table(kernel);
+            return Err(error);
+        }
+        let old = [vcpu.replace_cr3_kernel(Some(kernel)), vcpu.replace_cr3_user(user)];
+        for old in old.into_iter().flatten() {
+            mm.put_table(old);
+        }
+        Ok(())
+    }
+}
