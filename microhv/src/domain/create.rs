@@ -122,7 +122,6 @@ impl<P: Platform> Hypervisor<P> {
         for vcpu in &domain.vcpus {
             self.platform.vcpu_destroyed(vcpu);
         }
-        self.unshare(domain.shared_info_mfn);
-        self.release_frames(domain.shared_info_mfn, 0);
+        self.unshare(domain.shared_info_mfn); // freed now, or when the last mapping of it goes
     }
 }

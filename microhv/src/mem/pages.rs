@@ -10,7 +10,7 @@ use spin::Mutex;
 use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
 use super::tables::Tables;
 use crate::Hypervisor;
-use crate::domain::{Domain, DyingState};
+use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::platform::{CpuSet, Platform};
 
@@ -325,10 +325,8 @@ impl<P: Platform> Hypervisor<P> {
         if lent {
             return;
         }
-        let Some(owner) = using.owner().and_then(|id| self.domains.get(id)) else { return };
-        owner.mm.remove(mfn);
-        if owner.mm.tot_pages() == 0 && owner.dying() == DyingState::Dead {
-            self.domains.remove(owner.id); // it waited for this page alone
+        if let Some(owner) = using.owner().and_then(|id| self.domains.get(id)) {
+            owner.mm.remove(mfn);
         }
     }
 

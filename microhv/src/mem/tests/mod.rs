@@ -109,9 +109,6 @@ impl World {
         self.hv.platform.pending.store(false, Ordering::Relaxed);
         self.hv.unshare(dom.shared_info_mfn);
         dom.set_dying(crate::domain::DyingState::Dead);
-        if dom.mm.tot_pages() == 0 {
-            self.hv.domains.remove(dom.id);
-        }
     }
 }
 
