@@ -43,7 +43,7 @@ pub enum PortStatus {
 
 impl Ports {
     /// The lowest free port, which stays free.
-    fn find_free(&self, binding: &mut Binding) -> Result<u32, HypercallError> {
+    pub(super) fn find_free(&self, binding: &mut Binding) -> Result<u32, HypercallError> {
         let start = binding.lowest_free;
         let free =
             (start..self.limit).find(|port| matches!(*self.make_cell(*port).state.lock(), PortState::Free));
@@ -52,7 +52,7 @@ impl Ports {
     }
 
     /// Opens the free `port`.
-    fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
+    pub(super) fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
         let cell = self.make_cell(port);
         cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
         *cell.state.lock() = state;

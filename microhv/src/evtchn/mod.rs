@@ -7,6 +7,8 @@
 mod bind;
 mod deliver;
 mod port;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, Ordering};

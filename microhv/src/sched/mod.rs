@@ -6,6 +6,8 @@
 
 mod runqueue;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
+mod world;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -10,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 use spin::Mutex;
+pub use world::{ARGS, World};
 
 use crate::domain::{Domain, Vcpu};
 use crate::emul::cpuid::CpuidResult;

@@ -1,0 +1,296 @@
+//! Fairness, latency and blocking on a machine whose time the test moves.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use ring_abi::evtchn::EVTCHNOP_BIND_IPI;
+use ring_abi::evtchn::EvtchnBindIpi;
+use ring_abi::hypercall::{
+    __HYPERVISOR_EVENT_CHANNEL_OP, __HYPERVISOR_SCHED_OP, __HYPERVISOR_SET_TIMER_OP, __HYPERVISOR_VCPU_OP,
+};
+use ring_abi::sched::*;
+use ring_abi::vcpu::*;
+
+use super::*;
+use crate::domain::PauseFlags;
+use crate::error::HypercallError;
+use crate::evtchn::{VIRQ_TIMER, is_pending};
+use crate::testing::{ARGS, World};
+use crate::time::{Runstate, TimerKind};
+
+const MS: u64 = 1_000_000;
+
+/// A world whose dom0 sleeps.
+fn quiet() -> World {
+    let world = World::new(128);
+    world.hv.hold(&world.dom0.vcpus[0], PauseFlags::BLOCKED);
+    world.settle();
+    world
+}
+
+/// Runs for `steps` steps of `ns`; how many each domain, in order, was running in.
+fn shares(world: &World, domains: &[&Arc<Domain>], steps: u32, ns: u64) -> Vec<u32> {
+    let mut counts = vec![0; domains.len()];
+    for _ in 0..steps {
+        if let Some(vcpu) = world.settle() {
+            let index = domains.iter().position(|domain| Arc::ptr_eq(domain, vcpu.domain()));
+            counts[index.expect("one of ours")] += 1;
+        }
+        world.pass(ns);
+    }
+    counts
+}
+
+#[test]
+fn equal_domains_get_equal_shares() {
+    let world = quiet();
+    let domains: Vec<_> = (0..5).map(|_| world.guest(1)).collect();
+    let counts = shares(&world, &domains.iter().collect::<Vec<_>>(), 5000, MS);
+    for count in counts {
+        assert!((950..=1050).contains(&count), "{count} of 1000");
+    }
+}
+
+#[test]
+fn shares_follow_weights() {
+    let world = quiet();
+    let (light, heavy) = (world.guest(1), world.guest(1));
+    heavy.vcpus[0].sched.weight.store(768, Ordering::Relaxed);
+    let counts = shares(&world, &[&light, &heavy], 4000, MS);
+    assert!((950..=1050).contains(&counts[0]), "{counts:?}");
+}
+
+#[test]
+fn a_lone_vcpu_has_no_slices() {
+    let world = quiet();
+    let guest = world.guest(1);
+    assert_eq!(world.settle().expect("runs").domain().id, guest.id);
+    assert_eq!(world.hv.sched.slice_end(CpuId::BOOT), None);
+    let other = world.guest(1);
+    world.settle();
+    assert!(world.hv.sched.slice_end(CpuId::BOOT).is_some());
+    world.hv.hold(&other.vcpus[0], PauseFlags::BLOCKED);
+    world.pass(TIME_SLICE_NS);
+    world.settle();
+    world.pass(TIME_SLICE_NS);
+    world.settle();
+    assert_eq!(world.hv.sched.slice_end(CpuId::BOOT), None);
+}
+
+#[test]
+fn who_sleeps_much_is_served_at_once_and_starves_nobody() {
+    let world = quiet();
+    let (sleeper, busy) = (world.guest(1), world.guest(1));
+    world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    world.settle();
+    world.pass(100 * MS);
+    assert_eq!(world.settle().expect("runs").domain().id, busy.id);
+    world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
+    assert_eq!(world.settle().expect("runs").domain().id, sleeper.id, "woken: runs at once");
+    // It does not sleep again: from then on both have the same, but for its credit.
+    let counts = shares(&world, &[&sleeper, &busy], 1000, MS);
+    assert!(counts[1] >= 450, "{counts:?}");
+}
+
+#[test]
+fn yield_lets_another_run_and_costs_nothing_alone() {
+    let world = quiet();
+    let (a, b) = (world.guest(1), world.guest(1));
+    let first = world.settle().expect("runs");
+    assert_eq!(world.call(first.domain(), __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]), 0);
+    let second = world.settle().expect("runs");
+    assert!(!first.same(&second));
+    assert_eq!(world.call(second.domain(), __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]), 0);
+    assert!(world.settle().expect("runs").same(&first));
+    let other = if Arc::ptr_eq(first.domain(), &a) { &b } else { &a };
+    world.hv.pause_domain(other);
+    world.settle();
+    world.call(first.domain(), __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]);
+    world.settle();
+    assert_eq!(world.hv.running(CpuId::BOOT).expect("runs").domain().id, first.domain().id);
+}
+
+#[test]
+fn pauses_nest() {
+    let world = quiet();
+    let guest = world.guest(2);
+    assert!(world.settle().is_some());
+    world.hv.pause_domain(&guest);
+    world.hv.pause_domain(&guest);
+    assert!(world.settle().is_none());
+    world.hv.unpause_domain(&guest);
+    assert!(world.settle().is_none());
+    world.hv.unpause_domain(&guest);
+    assert!(world.settle().is_some());
+    world.hv.pause_vcpu(&guest.vcpus[0]);
+    assert_eq!(world.settle().expect("the other").id.raw(), 1);
+    world.hv.unpause_vcpu(&guest, &guest.vcpus[0]);
+}
+
+#[test]
+fn runstates_add_up_to_the_time_that_passed() {
+    let world = quiet();
+    let start = world.hv.platform.now_ns();
+    let (a, b) = (world.guest(1), world.guest(1));
+    shares(&world, &[&a, &b], 100, MS);
+    for domain in [&a, &b] {
+        let mut time = domain.vcpus[0].time.lock();
+        let (state, now) = (time.state, world.hv.platform.now_ns());
+        time.enter(state, now);
+        let spent: u64 = time.spent_ns[..3].iter().sum();
+        assert_eq!(spent, now - start, "{:?}", time.spent_ns);
+        assert!(time.spent_ns[Runstate::Running as usize] >= 40 * MS);
+    }
+}
+
+fn timer_port(world: &World, guest: &Arc<Domain>) -> u32 {
+    world.hv.bind_virq(guest, VIRQ_TIMER, 0, |_| Ok(())).expect("bound")
+}
+
+fn clear_pending(guest: &Domain) {
+    for offset in (0x800..0xa00).step_by(8) {
+        guest.shared_info.store_u64(offset, 0);
+    }
+    let info = guest.vcpus[0].info.get().expect("info");
+    info.store_u64(8, 0);
+    info.store_u8(0, 0);
+}
+
+#[test]
+fn a_new_vcpu_ticks_at_100_hz_until_stopped() {
+    let world = quiet();
+    let guest = world.guest(1);
+    let port = timer_port(&world, &guest);
+    let mut ticks = 0;
+    for _ in 0..100 {
+        world.settle();
+        ticks += u32::from(is_pending(&guest, port));
+        clear_pending(&guest);
+        world.pass(MS);
+    }
+    assert!((9..=11).contains(&ticks), "{ticks} in 100 ms");
+    assert_eq!(world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]), 0);
+    clear_pending(&guest);
+    for _ in 0..50 {
+        world.settle();
+        world.pass(MS);
+    }
+    assert!(!is_pending(&guest, port));
+    let mut op = VcpuSetPeriodicTimer { period_ns: MS - 1 };
+    let mut set = |period_ns| {
+        op.period_ns = period_ns;
+        world.put(ARGS, &op);
+        world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_SET_PERIODIC_TIMER.into(), 0, ARGS])
+    };
+    assert_eq!(set(MS - 1), HypercallError::Invalid.errno());
+    assert_eq!(set(u64::MAX), HypercallError::Invalid.errno());
+    assert_eq!(set(MS), 0);
+    world.pass(MS);
+    world.settle();
+    assert!(is_pending(&guest, port));
+}
+
+#[test]
+fn a_singleshot_timer_wakes_a_blocked_vcpu() {
+    let world = quiet();
+    let guest = world.guest(1);
+    let port = timer_port(&world, &guest);
+    world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]);
+    let deadline = world.hv.platform.now_ns() + 5 * MS;
+    let mut op = VcpuSetSingleshotTimer { timeout_abs_ns: deadline, ..VcpuSetSingleshotTimer::default() };
+    world.put(ARGS, &op);
+    assert_eq!(world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_SET_SINGLESHOT_TIMER.into(), 0, ARGS]), 0);
+    assert_eq!(world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_BLOCK.into()]), 0);
+    assert!(world.settle().is_none());
+    assert_eq!(world.hv.platform.timer.load(Ordering::Relaxed), deadline);
+    world.pass(5 * MS - 1);
+    assert!(world.settle().is_none());
+    world.pass(1);
+    assert_eq!(world.settle().expect("woken").domain().id, guest.id);
+    assert!(is_pending(&guest, port));
+    world.pass(1);
+    op.flags = VCPU_SSHOTTMR_FUTURE;
+    world.put(ARGS, &op);
+    assert_eq!(
+        world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_SET_SINGLESHOT_TIMER.into(), 0, ARGS]),
+        HypercallError::TimePast.errno()
+    );
+}
+
+#[test]
+fn nonsense_timeouts_become_100_ms() {
+    let world = quiet();
+    let guest = world.guest(1);
+    let deadline = || world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Singleshot);
+    let now = world.hv.platform.now_ns();
+    for (timeout, expected) in [
+        (u64::MAX, Some(now + 100 * MS)),
+        (1 << 63, Some(now + 100 * MS)),
+        (now + (1 << 51), Some(now + 100 * MS)),
+        (now + 7, Some(now + 7)),
+        (1, Some(1)),
+        (0, None),
+    ] {
+        assert_eq!(world.call(&guest, __HYPERVISOR_SET_TIMER_OP, &[timeout]), 0);
+        assert_eq!(deadline(), expected, "{timeout:#x}");
+    }
+}
+
+#[test]
+fn poll_ends_by_a_masked_port_or_its_time() {
+    let world = quiet();
+    let guest = world.guest(1);
+    world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]);
+    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
+    world.op(&guest, __HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut ipi);
+    guest.shared_info.store_u64(0xa00, u64::MAX);
+    let poll = |timeout, nr_ports| {
+        world.put(ARGS + 64, &ipi.port);
+        world.put(ARGS, &SchedPoll { ports: ARGS + 64, nr_ports, timeout, ..SchedPoll::default() });
+        world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_POLL.into(), ARGS])
+    };
+    assert_eq!(poll(0, 129), HypercallError::Invalid.errno());
+    assert_eq!(poll(0, 1), 0);
+    assert!(world.settle().is_none());
+    assert_eq!(world.hv.evtchn_send(&guest, ipi.port), Ok(()));
+    assert!(world.settle().is_some(), "a masked port ends it");
+    assert_eq!(poll(0, 1), 0);
+    assert!(world.settle().is_some(), "pending before: no wait");
+    clear_pending(&guest);
+    assert_eq!(poll(world.hv.platform.now_ns() + MS, 1), 0);
+    assert!(world.settle().is_none());
+    world.pass(MS);
+    assert!(world.settle().is_some(), "time is up");
+    assert_eq!(guest.vcpus[0].pause_flags.load(Ordering::Relaxed), 0);
+    assert_eq!(world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Poll), None);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    /// Whatever the others do, a domain that wants to run gets at least three quarters of its share.
+    #[test]
+    fn nobody_starves(moves in proptest::collection::vec((0usize..4, 0u8..4, 1u64..20), 50..200)) {
+        let world = quiet();
+        let busy = world.guest(1);
+        let others: Vec<_> = (0..4).map(|_| world.guest(1)).collect();
+        let start = world.hv.platform.now_ns();
+        for (who, what, ms) in moves {
+            let other = &others[who];
+            match what {
+                0 => world.hv.hold(&other.vcpus[0], PauseFlags::BLOCKED),
+                1 => world.hv.kick_vcpu(other, &other.vcpus[0]),
+                2 => { world.call(other, __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]); }
+                _ => {}
+            }
+            for _ in 0..ms {
+                world.settle();
+                world.pass(MS);
+            }
+        }
+        let now = world.hv.platform.now_ns();
+        let ran = busy.vcpus[0].time.lock().cpu_ns(now);
+        proptest::prop_assert!(ran * 5 * 4 / 3 + 100 * MS >= now - start, "{ran} of {}", now - start);
+    }
+}
