@@ -22,6 +22,6 @@ pub mod vbd;
 
 pub use client::{Client, Completion};
 pub use traits::{
-    BlockDevice, BlockOp, DeviceGrant, DiscardLimits, Geometry, GrantError, GrantRead, Grants, MapRequest,
-    Notifier, ReadSink, Segment, SubmitError,
+    BlockDevice, BlockOp, DiscardLimits, Geometry, GrantRead, Grants, Notifier, ReadSink, Segment,
+    SubmitError,
 };

@@ -3,36 +3,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ring_abi::types::{GrantHandle, GrantRef, Maddr};
+use ring_abi::types::{GrantRef, Maddr};
 
 use crate::client::Client;
 
 /// Bytes of one sector in every protocol unit here, whatever the disk's own sector size.
 pub(crate) const SECTOR_SIZE: u32 = 512;
-
-/// A grant could not be used; the frontend's fault or its domain's death.
-///
-/// Carries the `GNTST_*` status, negative. ABI: `xen/include/public/grant_table.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrantError(pub i16);
-
-/// One grant to take for device access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapRequest {
-    /// The frontend's grant reference.
-    pub gref: GrantRef,
-    /// The device will only read the frame (a disk write).
-    pub readonly: bool,
-}
-
-/// A frame held for device access: the handle that gives it back, and its machine address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceGrant {
-    /// Names the mapping to the hypervisor.
-    pub handle: GrantHandle,
-    /// Machine address of the frame's first byte.
-    pub maddr: Maddr,
-}
 
 /// One frame whose first bytes are wanted in private memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +19,25 @@ pub struct GrantRead {
     pub len: u16,
 }
 
-/// Is shown what [`Grants::read`] has copied: the read's index and its bytes.
-pub type ReadSink<'a> = dyn FnMut(usize, Result<&[u8], GrantError>) + 'a;
+/// Is shown what [`Grants::read`] has copied: the read's index and its bytes, `None` if the grant was refused.
+pub type ReadSink<'a> = dyn FnMut(usize, Option<&[u8]>) + 'a;
 
 /// The grants of one frontend domain. Every method is one hypercall for the whole batch.
 pub trait Grants {
-    /// Takes device access (no host mapping) to each of `requests`; appends one result each to `out`, in order.
-    fn map_device(&mut self, requests: &[MapRequest], out: &mut Vec<Result<DeviceGrant, GrantError>>);
+    /// A frame held for device access. Dropping it gives it back, too.
+    type Grant;
+    /// Why a grant could not be used: the frontend's fault, or its domain's death.
+    type Error;
 
-    /// Gives `held` back. The caller knows that no device uses the frames any more.
-    fn unmap_device(&mut self, held: &[DeviceGrant]);
+    /// Takes device access (no host mapping) to each of `requests`: a reference, and whether the device will only
+    /// read the frame (a disk write). Appends one result each to `out`, in order.
+    fn map_device(&mut self, requests: &[(GrantRef, bool)], out: &mut Vec<Result<Self::Grant, Self::Error>>);
+
+    /// Machine address of the frame's first byte.
+    fn maddr(grant: &Self::Grant) -> Maddr;
+
+    /// Gives all of `held` back and leaves it empty. The caller knows that no device uses the frames any more.
+    fn unmap_device(&mut self, held: &mut Vec<Self::Grant>);
 
     /// Copies each frame's head into private memory and shows it to `sink` with its index.
     ///

@@ -8,16 +8,13 @@ use core::mem::take;
 
 use ring_abi::io::blkif::{BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequestSegment, BlkifResponse, BlkifRing};
 use ring_abi::ring::{BackRing, RingError, RingPage};
-use ring_abi::types::Maddr;
+use ring_abi::types::{GrantRef, Maddr};
 use zerocopy::FromBytes;
 
 use super::request::{Body, Decoded, Work, decode, decode_segment, in_range};
 use super::slot::Slot;
 use crate::client::{Client, Completion};
-use crate::traits::{
-    BlockDevice, DeviceGrant, Geometry, GrantError, GrantRead, Grants, MapRequest, Notifier, SECTOR_SIZE,
-    Segment, SubmitError,
-};
+use crate::traits::{BlockDevice, Geometry, GrantRead, Grants, Notifier, SECTOR_SIZE, Segment, SubmitError};
 
 /// Most requests taken from the ring in one poll: no frontend may hold the executor.
 const BUDGET_REQUESTS: usize = 32;
@@ -67,8 +64,7 @@ pub struct Stats {
 /// An accepted request waiting for its frames, within one poll.
 struct Starting {
     slot: usize,
-    /// Range of `maps` and `mapped`.
-    first: usize,
+    /// Frames asked for; those of all starting requests are in `maps` in order.
     count: usize,
 }
 
@@ -91,7 +87,7 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     geometry: Geometry,
     client: Arc<Client>,
     /// One per ring slot, so that a frontend that keeps the ring's rules always finds one.
-    slots: Vec<Slot>,
+    slots: Vec<Slot<G::Grant>>,
     free: Vec<usize>,
     /// Slots that the full device turned away, first come first served.
     stalled: VecDeque<usize>,
@@ -102,13 +98,13 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     stats: Stats,
     // Kept between polls for their capacity only.
     completions: Vec<Completion>,
-    maps: Vec<MapRequest>,
-    mapped: Vec<Result<DeviceGrant, GrantError>>,
+    maps: Vec<(GrantRef, bool)>,
+    mapped: Vec<Result<G::Grant, G::Error>>,
     starting: Vec<Starting>,
     reads: Vec<GrantRead>,
     fetching: Vec<Fetching>,
     finished: Vec<usize>,
-    released: Vec<DeviceGrant>,
+    released: Vec<G::Grant>,
     responses: Vec<BlkifResponse>,
 }
 
@@ -304,8 +300,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             self.responses.push(response(slot.id, slot.operation, status));
         }
         if !self.released.is_empty() {
-            self.grants.unmap_device(&self.released);
-            self.released.clear();
+            self.grants.unmap_device(&mut self.released);
         }
         for slot in self.finished.drain(..) {
             if self.barrier == Some(slot) {
@@ -396,7 +391,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 break;
             };
             slot.segments.push(Segment { maddr: Maddr::new(u64::from(offset)), len });
-            self.maps.push(MapRequest { gref: ring_abi::types::GrantRef::new(segment.gref), readonly });
+            self.maps.push((GrantRef::new(segment.gref), readonly));
         }
         let sectors = slot.bytes() / u64::from(SECTOR_SIZE);
         if !slot.segments.is_empty() && !in_range(slot.sector, sectors, &self.geometry) {
@@ -406,7 +401,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             self.maps.truncate(first);
         }
         let count = self.maps.len() - first;
-        self.starting.push(Starting { slot: index, first, count });
+        self.starting.push(Starting { slot: index, count });
         if let Work::Write { drain: true, .. } = self.slots[index].work {
             self.barrier = Some(index);
         }
@@ -422,7 +417,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         let fetching = take(&mut self.fetching);
         self.grants.read(&self.reads, &mut |index, bytes| {
             let first = copies.len();
-            if let (Ok(bytes), Some(fetch)) = (bytes, fetching.get(index)) {
+            if let (Some(bytes), Some(fetch)) = (bytes, fetching.get(index)) {
                 copies.extend(
                     bytes
                         .chunks_exact(size_of::<BlkifRequestSegment>())
@@ -439,7 +434,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 }
                 _ => {
                     self.slots[fetch.slot].fail();
-                    self.starting.push(Starting { slot: fetch.slot, first: 0, count: 0 });
+                    self.starting.push(Starting { slot: fetch.slot, count: 0 });
                 }
             }
         }
@@ -454,13 +449,14 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             self.grants.map_device(&self.maps, &mut self.mapped);
             assert_eq!(self.mapped.len(), self.maps.len(), "one result per grant");
         }
+        let mut mapped = take(&mut self.mapped);
+        let mut results = mapped.drain(..);
         for index in 0..self.starting.len() {
-            let Starting { slot, first, count } = self.starting[index];
-            let results = &self.mapped[first..first + count];
+            let Starting { slot, count } = self.starting[index];
             let target = &mut self.slots[slot];
-            for (segment, result) in target.segments.iter_mut().zip(results) {
-                if let Ok(grant) = *result {
-                    segment.maddr = Maddr::new(grant.maddr.raw() + segment.maddr.raw());
+            for segment in &mut target.segments[..count] {
+                if let Some(Ok(grant)) = results.next() {
+                    segment.maddr = Maddr::new(G::maddr(&grant).raw() + segment.maddr.raw());
                     target.grants.push(grant);
                 }
             }
@@ -475,9 +471,21 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             }
             self.advance(slot);
         }
+        drop(results);
+        self.mapped = mapped;
         self.starting.clear();
         self.maps.clear();
-        self.mapped.clear();
+    }
+}
+
+impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> Drop for BlkBack<P, G, N, D> {
+    /// Frames that a device still has are lost rather than given back: only a broken device, or an owner that did
+    /// not wait, comes to this.
+    fn drop(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.outstanding() > 0) {
+            log::error!("a block connection ended with {} operations under way", slot.outstanding());
+            core::mem::forget(take(&mut slot.grants));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::request::Work;
-use crate::traits::{BlockOp, DeviceGrant, Geometry, SECTOR_SIZE, Segment};
+use crate::traits::{BlockOp, Geometry, SECTOR_SIZE, Segment};
 
 /// The steps of a request, in order; steps that it does not need are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,13 +16,13 @@ enum Step {
 
 /// One accepted request and the frames it holds. The vectors keep their capacity from request to request.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct Slot<H> {
     pub(super) id: u64,
     pub(super) operation: u8,
     pub(super) work: Work,
     pub(super) sector: u64,
     /// Frames held for the device; one per segment once mapped.
-    pub(super) grants: Vec<DeviceGrant>,
+    pub(super) grants: Vec<H>,
     /// Until the frames are mapped, addresses are offsets within the page.
     pub(super) segments: Vec<Segment>,
     step: Step,
@@ -58,7 +58,7 @@ pub(super) struct Receipt {
     sectors: u64,
 }
 
-impl Slot {
+impl<H> Slot<H> {
     pub(super) fn new() -> Self {
         Self {
             id: 0,

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use ring_abi::io::blkif::*;
 use ring_abi::ring::{BackRing, FrontRing, REQ_PROD, RingError};
 use ring_abi::shared::{SharedBytes, leaked_pages};
-use ring_abi::types::{GrantHandle, Maddr, PAGE_SIZE};
+use ring_abi::types::{GrantRef, Maddr, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -52,28 +52,39 @@ type SharedWorld = Rc<RefCell<World>>;
 
 struct TestGrants(SharedWorld);
 
+struct Held {
+    handle: u32,
+    maddr: u64,
+}
+
 impl Grants for TestGrants {
-    fn map_device(&mut self, requests: &[MapRequest], out: &mut Vec<Result<DeviceGrant, GrantError>>) {
+    type Grant = Held;
+    type Error = i16;
+
+    fn map_device(&mut self, requests: &[(GrantRef, bool)], out: &mut Vec<Result<Held, i16>>) {
         let world = &mut *self.0.borrow_mut();
         world.map_calls += 1;
-        for request in requests {
-            out.push(match world.grants.get(&request.gref.raw()) {
-                Some(&(frame, readonly)) if request.readonly || !readonly => {
+        for (gref, device_reads) in requests {
+            out.push(match world.grants.get(&gref.raw()) {
+                Some(&(frame, readonly)) if *device_reads || !readonly => {
                     world.next_handle += 1;
-                    world.held.insert(world.next_handle, (frame, request.readonly));
-                    let handle = GrantHandle::new(world.next_handle);
-                    Ok(DeviceGrant { handle, maddr: Maddr::new(frame << 12) })
+                    world.held.insert(world.next_handle, (frame, *device_reads));
+                    Ok(Held { handle: world.next_handle, maddr: frame << 12 })
                 }
-                _ => Err(GrantError(-3)),
+                _ => Err(-3),
             });
         }
     }
 
-    fn unmap_device(&mut self, held: &[DeviceGrant]) {
+    fn maddr(grant: &Held) -> Maddr {
+        Maddr::new(grant.maddr)
+    }
+
+    fn unmap_device(&mut self, held: &mut Vec<Held>) {
         let mut world = self.0.borrow_mut();
         world.unmap_calls += 1;
-        for grant in held {
-            assert!(world.held.remove(&grant.handle.raw()).is_some(), "given back twice");
+        for grant in held.drain(..) {
+            assert!(world.held.remove(&grant.handle).is_some(), "given back twice");
         }
     }
 
@@ -81,8 +92,8 @@ impl Grants for TestGrants {
         let world = self.0.borrow();
         for (index, read) in reads.iter().enumerate() {
             match world.grants.get(&read.gref.raw()) {
-                Some(&(frame, _)) => sink(index, Ok(&world.frames[&frame][..usize::from(read.len)])),
-                None => sink(index, Err(GrantError(-3))),
+                Some(&(frame, _)) => sink(index, Some(&world.frames[&frame][..usize::from(read.len)])),
+                None => sink(index, None),
             }
         }
     }
