@@ -2,6 +2,7 @@
 //! See Cargo.toml.
 extern crate alloc;
 
+pub mod blkdev;
 pub mod config;
 pub mod pci;
 pub mod shell;

@@ -9,10 +9,12 @@
 mod blk;
 #[cfg(test)]
 mod fake;
+mod pv;
 mod queue;
 mod transport;
 
 pub use blk::{BlkError, Interrupt, VirtioBlk};
+pub use pv::{KernelMemory, KernelPages, Msix, map_registers};
 pub use queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_regions};
 

@@ -1,0 +1,171 @@
+//! The control domain's block devices, by the names that configurations use.
+//!
+//! `/dev/vda`, `/dev/vdb`, ... in the order of the PCI addresses, and `/dev/disk/by-id/virtio-SERIAL` for a disk
+//! that has a serial number.
+
+mod io;
+mod names;
+mod probe;
+
+pub use io::{IoError, read, write};
+pub use names::disk_name;
+pub use probe::{PciPorts, probe};
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
+use spin::Mutex;
+
+/// A block device that tasks share.
+pub type SharedDevice = Arc<dyn BlockDevice + Send + Sync>;
+
+/// A disk and its names.
+#[derive(Clone)]
+pub struct Disk {
+    /// The name below `/dev`.
+    pub name: String,
+    /// The serial number, if it has one.
+    pub serial: Option<String>,
+    /// The disk.
+    pub device: SharedDevice,
+}
+
+/// All disks. The lock guards the list only and is held for a look-up.
+#[derive(Default)]
+pub struct Disks {
+    list: Mutex<Vec<Disk>>,
+}
+
+impl Disks {
+    /// No disks yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a disk.
+    pub fn add(&self, disk: Disk) {
+        self.list.lock().push(disk);
+    }
+
+    /// All disks, in order.
+    pub fn list(&self) -> Vec<Disk> {
+        self.list.lock().clone()
+    }
+
+    /// The disk that `path` names: `/dev/NAME`, plain `NAME`, or `/dev/disk/by-id/virtio-SERIAL`.
+    pub fn find(&self, path: &str) -> Option<Disk> {
+        let name = path.strip_prefix("/dev/").unwrap_or(path);
+        let by_id = name.strip_prefix("disk/by-id/");
+        let list = self.list.lock();
+        list.iter()
+            .find(|disk| match (by_id, &disk.serial) {
+                (Some(id), Some(serial)) => id == format!("virtio-{serial}"),
+                (Some(_), None) => false,
+                (None, _) => name == disk.name,
+            })
+            .cloned()
+    }
+
+    /// The names under which the disks can be found, `/dev/...`, in order.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        for disk in self.list.lock().iter() {
+            paths.push(format!("/dev/{}", disk.name));
+            paths.extend(disk.serial.as_ref().map(|serial| format!("/dev/disk/by-id/virtio-{serial}")));
+        }
+        paths
+    }
+}
+
+/// A disk as one user may see it: read-only whatever the disk is.
+pub struct ReadOnly(pub SharedDevice);
+
+impl BlockDevice for ReadOnly {
+    fn geometry(&self) -> Geometry {
+        Geometry { read_only: true, discard: None, ..self.0.geometry() }
+    }
+
+    fn submit(
+        &self,
+        client: &Arc<Client>,
+        tag: u32,
+        op: BlockOp,
+        sector: u64,
+        segments: &[Segment],
+    ) -> Result<(), SubmitError> {
+        match op {
+            BlockOp::Read => self.0.submit(client, tag, op, sector, segments),
+            _ => Err(SubmitError::Failed),
+        }
+    }
+
+    fn kick(&self) {
+        self.0.kick();
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A device that never answers.
+    pub(crate) struct Silent;
+
+    impl BlockDevice for Silent {
+        fn geometry(&self) -> Geometry {
+            Geometry {
+                sectors: 8,
+                sector_size: 512,
+                physical_sector_size: 512,
+                read_only: false,
+                flush: true,
+                discard: None,
+                seg_max: 1,
+            }
+        }
+        fn submit(
+            &self,
+            _: &Arc<Client>,
+            _: u32,
+            _: BlockOp,
+            _: u64,
+            _: &[Segment],
+        ) -> Result<(), SubmitError> {
+            Ok(())
+        }
+        fn kick(&self) {}
+    }
+
+    #[test]
+    fn look_up_by_every_name() {
+        let disks = Disks::new();
+        for (name, serial) in [("vda", None), ("vdb", Some("root"))] {
+            let device = Arc::new(Silent);
+            disks.add(Disk { name: name.into(), serial: serial.map(Into::into), device });
+        }
+        let find = |path: &str| disks.find(path).map(|disk| disk.name);
+        assert_eq!(find("/dev/vda").as_deref(), Some("vda"));
+        assert_eq!(find("vdb").as_deref(), Some("vdb"));
+        assert_eq!(find("/dev/disk/by-id/virtio-root").as_deref(), Some("vdb"));
+        for missing in
+            ["", "/dev/", "/dev/vdc", "/dev/vda1", "/dev/disk/by-id/root", "/dev/disk/by-id/virtio-"]
+        {
+            assert_eq!(find(missing), None, "{missing}");
+        }
+        assert_eq!(disks.paths(), ["/dev/vda", "/dev/vdb", "/dev/disk/by-id/virtio-root"]);
+    }
+
+    #[test]
+    fn read_only_view_passes_reads_alone() {
+        let view = ReadOnly(Arc::new(Silent));
+        let client = Client::new(1);
+        assert!(view.geometry().read_only);
+        assert_eq!(view.submit(&client, 0, BlockOp::Read, 0, &[]), Ok(()));
+        for op in [BlockOp::Write, BlockOp::Flush, BlockOp::Discard { sectors: 1 }] {
+            assert_eq!(view.submit(&client, 0, op, 0, &[]), Err(SubmitError::Failed));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The driver's memory, registers and interrupt as a PV kernel has them.
+
+use alloc::boxed::Box;
+
+use pvrt::event::Port;
+use pvrt::hypercall::physdev;
+use pvrt::mem::{ForeignMap, Pages, map_mmio};
+use ring_abi::errno::Errno;
+use ring_abi::types::{Maddr, PAGE_SIZE};
+
+use super::{Dma, DmaSource, Interrupt, Region, Registers};
+use crate::pci::{Address, Bar, ConfigSpace, MsixCapability};
+
+/// Pages of this kernel, by the machine addresses behind them.
+pub struct KernelPages(Pages);
+
+impl Dma for KernelPages {
+    fn maddr(&self, offset: usize) -> u64 {
+        self.0.mfn(offset / PAGE_SIZE).maddr().raw() + (offset % PAGE_SIZE) as u64
+    }
+    fn load16(&self, offset: usize) -> u16 {
+        self.0.bytes().load_u16(offset)
+    }
+    fn store16(&self, offset: usize, value: u16) {
+        self.0.bytes().store_u16(offset, value);
+    }
+    fn load8(&self, offset: usize) -> u8 {
+        self.0.bytes().load_u8(offset)
+    }
+    fn store8(&self, offset: usize, value: u8) {
+        self.0.bytes().store_u8(offset, value);
+    }
+    fn load32(&self, offset: usize) -> u32 {
+        self.0.bytes().load_u32(offset)
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        self.0.bytes().store_u32(offset, value);
+    }
+    fn store64(&self, offset: usize, value: u64) {
+        self.0.bytes().store_u64(offset, value);
+    }
+}
+
+/// Takes this kernel's pages.
+pub struct KernelMemory;
+
+impl DmaSource for KernelMemory {
+    type Memory = KernelPages;
+
+    fn allocate(&self, pages: usize) -> Option<KernelPages> {
+        Pages::zeroed(pages).ok().map(KernelPages)
+    }
+}
+
+/// Registers mapped uncached.
+struct MappedRegisters {
+    map: ForeignMap,
+    /// Of the first register in the map.
+    offset: usize,
+}
+
+/// Maps a register range.
+///
+/// # Errors
+/// The hypervisor's reason.
+pub fn map_registers(region: &Region) -> Result<Box<dyn Registers>, Errno> {
+    let first = Maddr::new(region.base);
+    let offset = first.offset();
+    let pages = (offset + region.len as usize).div_ceil(PAGE_SIZE);
+    let map = map_mmio(first.mfn(), pages).map_err(|error| error.errno)?;
+    Ok(Box::new(MappedRegisters { map, offset }))
+}
+
+impl Registers for MappedRegisters {
+    fn read8(&self, offset: usize) -> u8 {
+        self.map.bytes().load_u8(self.offset + offset)
+    }
+    fn read16(&self, offset: usize) -> u16 {
+        self.map.bytes().load_u16(self.offset + offset)
+    }
+    fn read32(&self, offset: usize) -> u32 {
+        self.map.bytes().load_u32(self.offset + offset)
+    }
+    fn write8(&self, offset: usize, value: u8) {
+        self.map.bytes().store_u8(self.offset + offset, value);
+    }
+    fn write16(&self, offset: usize, value: u16) {
+        self.map.bytes().store_u16(self.offset + offset, value);
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        self.map.bytes().store_u32(self.offset + offset, value);
+    }
+}
+
+/// An MSI-X vector of a device, bound to an event channel. Given back on drop.
+pub struct Msix {
+    // Before the PIRQ, which is in use until the port is closed.
+    port: Port,
+    _pirq: Pirq,
+}
+
+struct Pirq(u32);
+
+impl Drop for Pirq {
+    fn drop(&mut self) {
+        if let Err(errno) = physdev::unmap_pirq(self.0) {
+            log::warn!("unmapping pirq {}: {errno}", self.0);
+        }
+    }
+}
+
+impl Msix {
+    /// Has the hypervisor route entry `entry` of the function at `address` to a new port. The function must decode
+    /// memory: the hypervisor writes the table.
+    ///
+    /// # Errors
+    /// The hypervisor's reason; `EINVAL` too when the capability names no memory BAR.
+    pub fn bind(
+        config: &dyn ConfigSpace,
+        address: Address,
+        msix: &MsixCapability,
+        bars: &[Option<Bar>; 6],
+        entry: u16,
+    ) -> Result<Self, Errno> {
+        let Some(&Some(Bar::Memory { base, .. })) = bars.get(usize::from(msix.table_bar)) else {
+            return Err(Errno::EINVAL);
+        };
+        let function = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
+        // As Linux does it: Xen leaves the enable bit to dom0, microhv sets it itself and ignores this.
+        msix.control(config, address, true, true);
+        let pirq = Pirq(physdev::map_pirq_msi(function, entry, base)?);
+        let port = Port::bind_pirq(pirq.0)?;
+        msix.control(config, address, true, false);
+        Ok(Self { port, _pirq: pirq })
+    }
+}
+
+impl Interrupt for Msix {
+    async fn wait(&self) {
+        self.port.wait().await;
+    }
+}
