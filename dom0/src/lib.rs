@@ -2,6 +2,7 @@
 //! See Cargo.toml.
 extern crate alloc;
 
+pub mod blkback;
 pub mod blkdev;
 pub mod config;
 pub mod pci;

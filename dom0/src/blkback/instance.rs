@@ -1,0 +1,207 @@
+//! One vbd: carries out what the state machine says.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+
+use backends::BlockDevice;
+use backends::blk::Disconnect;
+use backends::vbd::{self, Action, Observed, Vbd};
+use pvrt::executor::{Either, select};
+use ring_abi::io::xenbus::XenbusState;
+
+use super::Id;
+use super::connection::Connection;
+use crate::blkdev::{Disks, ReadOnly, SharedDevice};
+use crate::xenstore::{Client, Nodes, Xenstore, XsError};
+
+/// An instance and what it works with.
+struct Instance<'a> {
+    id: Id,
+    client: Client,
+    disks: &'a Disks,
+    /// The backend's directory.
+    back: String,
+    /// The frontend's directory.
+    front: String,
+    device: Option<SharedDevice>,
+    connection: Option<Connection>,
+}
+
+/// Serves the vbd `id` until it is over.
+pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
+    let client = store.client();
+    let back = id.path();
+    let Ok(front) = client.read_str(&format!("{back}/frontend")) else {
+        log::warn!("blkback d{}: vbd {} has no frontend node", id.domain, id.device);
+        return;
+    };
+    let watched = client.watch(&back, "back").and_then(|()| client.watch(&format!("{front}/state"), "front"));
+    if let Err(error) = watched {
+        log::error!("blkback d{}: vbd {}: watching: {}", id.domain, id.device, error.name());
+        return;
+    }
+    let mut instance = Instance { id, client, disks, back, front, device: None, connection: None };
+    let mut machine = Vbd::new();
+    loop {
+        while let Some(action) = machine.step(&instance.observe()) {
+            match action {
+                Action::Announce => {
+                    if let Err(error) = instance.announce() {
+                        instance.refuse(&error);
+                        return;
+                    }
+                }
+                Action::Connect => match instance.connect() {
+                    Ok(()) => machine.connected(),
+                    Err(error) => {
+                        instance.complain(&error);
+                        machine.failed();
+                    }
+                },
+                Action::Disconnect => {
+                    instance.disconnect().await;
+                    machine.disconnected();
+                }
+                Action::SetState(state) => instance.set_state(state),
+                Action::Remove => return,
+            }
+        }
+        if let Some(disconnect) = instance.wait().await {
+            log::error!("blkback d{}: disconnect: {disconnect} (vbd {})", id.domain, id.device);
+            instance.write_error(&format!("disconnect: {disconnect}"));
+            machine.failed();
+        }
+    }
+}
+
+impl Instance<'_> {
+    fn node(&self, name: &str) -> String {
+        format!("{}/{name}", self.back)
+    }
+
+    fn observe(&self) -> Observed {
+        let frontend = self.client.read_str(&format!("{}/state", self.front));
+        Observed {
+            frontend: frontend.ok().map(|state| XenbusState::parse(&state)),
+            online: self.client.read_as::<u32>(&self.node("online")).is_ok_and(|online| online != 0),
+            present: self.client.exists(&self.node("frontend")),
+        }
+    }
+
+    /// Waits for a change of the nodes, or for the ring's end, which is given.
+    async fn wait(&mut self) -> Option<Disconnect> {
+        let change = async {
+            self.client.next_event().await;
+            // One look serves all that has happened.
+            while self.client.try_event().is_some() {}
+        };
+        match &mut self.connection {
+            Some(connection) => match select(connection.serve(), change).await {
+                Either::Left(disconnect) => Some(disconnect),
+                Either::Right(()) => None,
+            },
+            None => {
+                change.await;
+                None
+            }
+        }
+    }
+
+    /// Finds the disk and tells the frontend what it can do.
+    fn announce(&mut self) -> Result<(), String> {
+        if self.device.is_none() {
+            self.device = Some(self.find_disk()?);
+            self.write("hotplug-status", "connected");
+        }
+        if let Some(device) = &self.device {
+            for (name, value) in vbd::features(&device.geometry()) {
+                self.write(name, &value);
+            }
+        }
+        self.set_state(XenbusState::InitWait);
+        Ok(())
+    }
+
+    fn find_disk(&self) -> Result<SharedDevice, String> {
+        let path = self.client.read_str(&self.node("params")).unwrap_or_default();
+        let disk = self.disks.find(&path).ok_or_else(|| {
+            let known = self.disks.paths();
+            if known.is_empty() {
+                format!("{path}: no such disk (there are none)")
+            } else {
+                format!("{path}: no such disk (there are {})", known.join(", "))
+            }
+        })?;
+        let mode = self.client.read_str(&self.node("mode")).unwrap_or_default();
+        match (mode.starts_with('w'), disk.device.geometry().read_only) {
+            (true, true) => Err(format!("{path}: the disk is read-only")),
+            (true, false) => Ok(disk.device),
+            (false, _) => Ok(Arc::new(ReadOnly(disk.device))),
+        }
+    }
+
+    fn connect(&mut self) -> Result<(), String> {
+        let Some(device) = self.device.clone() else { return Err("no disk".into()) };
+        let parameters =
+            vbd::Connection::read(|name| self.client.read_str(&format!("{}/{name}", self.front)).ok())
+                .map_err(|error| error.to_string())?;
+        let geometry = device.geometry();
+        self.connection = Some(Connection::open(self.id.domain, &parameters, device)?);
+        let cdrom = self.client.read_str(&self.node("device-type")).is_ok_and(|kind| kind == "cdrom");
+        for (name, value) in vbd::properties(&geometry, cdrom) {
+            self.write(name, &value);
+        }
+        self.set_state(XenbusState::Connected);
+        let Id { domain, device } = self.id;
+        log::debug!("blkback d{domain}: vbd {device} connected, {} ring pages", parameters.ring.len());
+        Ok(())
+    }
+
+    async fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let stats = connection.close().await;
+            let Id { domain, device } = self.id;
+            log::debug!(
+                "blkback d{domain}: vbd {device} disconnected: {} requests, {} failed, {} bytes read, {} written",
+                stats.requests,
+                stats.errors,
+                stats.read_bytes,
+                stats.written_bytes,
+            );
+        }
+    }
+
+    /// The disk cannot be served: the toolstack is told why.
+    fn refuse(&self, error: &str) {
+        self.complain(error);
+        self.write("hotplug-error", error);
+        self.write("hotplug-status", "error");
+        self.set_state(XenbusState::Closed);
+    }
+
+    fn complain(&self, error: &str) {
+        log::error!("blkback d{}: vbd {}: {error}", self.id.domain, self.id.device);
+        self.write_error(error);
+    }
+
+    /// Where xenbus drivers put what went wrong.
+    fn write_error(&self, error: &str) {
+        self.write("error", error);
+    }
+
+    fn set_state(&self, state: XenbusState) {
+        self.write("state", &state.to_string());
+    }
+
+    /// Writes a node of the directory, unless it was removed: it must not come back by our doing.
+    fn write(&self, name: &str, value: &str) {
+        if !self.client.exists(&self.back) {
+            return;
+        }
+        match self.client.write(&self.node(name), value) {
+            Ok(()) | Err(XsError::NoEnt) => {}
+            Err(error) => log::warn!("blkback: writing {}: {}", self.node(name), error.name()),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The block backend: an instance for each vbd that the toolstack makes in xenstore.
+//!
+//! [`run`] watches `backend/vbd` and starts a task for every new directory `DOMID/DEVICE`; the task lives until
+//! the device is removed or its domain is gone. Everything that decides is in the `backends` crate; here are the
+//! nodes, the grants and the waiting.
+//!
+//! What the toolstack finds: `hotplug-status` = `connected` and state `InitWait` when the disk was found, or
+//! `hotplug-status` = `error`, `hotplug-error` = the reason and state `Closed`. After `online` = 0 or the removal of
+//! the frontend's directory the last word is state `Closed`; then the directory may be removed.
+
+mod connection;
+mod grants;
+mod instance;
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::sync::Arc;
+
+use ring_abi::io::xenbus::XenbusState;
+use ring_abi::types::DomId;
+use spin::Mutex;
+
+use crate::blkdev::Disks;
+use crate::xenstore::{Client, Nodes, Xenstore};
+
+/// Where the toolstack makes block backends.
+const ROOT: &str = "/local/domain/0/backend/vbd";
+
+/// One block device of one domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Id {
+    domain: DomId,
+    /// The virtual device number, such as 51712 for xvda.
+    device: u32,
+}
+
+impl Id {
+    /// The backend's directory.
+    fn path(self) -> alloc::string::String {
+        format!("{ROOT}/{}/{}", self.domain, self.device)
+    }
+}
+
+/// Takes the instance's id from the path of any node below its directory.
+fn parse(path: &str) -> Option<Id> {
+    let mut parts = path.strip_prefix(ROOT)?.strip_prefix('/')?.split('/');
+    let domain = DomId::new(parts.next()?.parse().ok()?);
+    let device = parts.next()?.parse().ok()?;
+    Some(Id { domain, device })
+}
+
+/// Serves block backends for ever.
+pub async fn run(store: Xenstore, disks: Arc<Disks>) {
+    let client = store.client();
+    if let Err(error) = client.watch(ROOT, "vbd") {
+        log::error!("blkback: watching {ROOT}: {}", error.name());
+        return;
+    }
+    let running: Arc<Mutex<BTreeSet<Id>>> = Arc::default();
+    loop {
+        let event = client.next_event().await;
+        let Some(id) = parse(&event.path) else { continue };
+        if !is_new(&client, id) || !running.lock().insert(id) {
+            continue;
+        }
+        let (store, disks, running) = (store.clone(), disks.clone(), running.clone());
+        pvrt::spawn(async move {
+            instance::run(&store, &disks, id).await;
+            running.lock().remove(&id);
+        });
+    }
+}
+
+/// Only a directory in the state that the toolstack gives it begins an instance: what an old one left does not.
+fn is_new(client: &Client, id: Id) -> bool {
+    client
+        .read_str(&format!("{}/state", id.path()))
+        .is_ok_and(|state| XenbusState::parse(&state) == XenbusState::Initialising)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_from_paths() {
+        let id = |domain, device| Some(Id { domain: DomId::new(domain), device });
+        assert_eq!(parse("/local/domain/0/backend/vbd/1/51712"), id(1, 51712));
+        assert_eq!(parse("/local/domain/0/backend/vbd/32751/4294967295/a/b"), id(32751, u32::MAX));
+        for bad in ["", "/1/2", "/1", "/x/1", "/1/x", "/65536/1", "/1/4294967296", "d/1/2"] {
+            let path = if bad == "/1/2" { format!("{ROOT}x{bad}") } else { format!("{ROOT}{bad}") };
+            assert_eq!(parse(&path), None, "{path}");
+        }
+    }
+}
