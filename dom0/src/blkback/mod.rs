@@ -11,10 +11,13 @@
 mod connection;
 mod grants;
 mod instance;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::types::DomId;
@@ -59,16 +62,29 @@ pub async fn run(store: Xenstore, disks: Arc<Disks>) {
     let running: Arc<Mutex<BTreeSet<Id>>> = Arc::default();
     loop {
         let event = client.next_event().await;
-        let Some(id) = parse(&event.path) else { continue };
-        if !is_new(&client, id) || !running.lock().insert(id) {
-            continue;
+        // The first event is for the root: there may be devices already.
+        let ids = parse(&event.path).map_or_else(|| existing(&client), |id| alloc::vec![id]);
+        for id in ids {
+            if !is_new(&client, id) || !running.lock().insert(id) {
+                continue;
+            }
+            let (store, disks, running) = (store.clone(), disks.clone(), running.clone());
+            pvrt::spawn(async move {
+                instance::run(&store, &disks, id).await;
+                running.lock().remove(&id);
+            });
         }
-        let (store, disks, running) = (store.clone(), disks.clone(), running.clone());
-        pvrt::spawn(async move {
-            instance::run(&store, &disks, id).await;
-            running.lock().remove(&id);
-        });
     }
+}
+
+/// The devices of all domains that xenstore has now.
+fn existing(client: &Client) -> Vec<Id> {
+    let mut ids = Vec::new();
+    for domain in client.directory(ROOT).unwrap_or_default() {
+        let devices = client.directory(&format!("{ROOT}/{domain}")).unwrap_or_default();
+        ids.extend(devices.iter().filter_map(|device| parse(&format!("{ROOT}/{domain}/{device}"))));
+    }
+    ids
 }
 
 /// Only a directory in the state that the toolstack gives it begins an instance: what an old one left does not.
@@ -79,7 +95,7 @@ fn is_new(client: &Client, id: Id) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+mod path_tests {
     use super::*;
 
     #[test]

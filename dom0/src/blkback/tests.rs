@@ -1,0 +1,289 @@
+//! The whole backend over the host stand-in: toolstack, frontend and disk in one program.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use backends::{BlockDevice, BlockOp, Client as Submitter, Geometry, Segment, SubmitError};
+use pvrt::event::Port;
+use pvrt::executor::{block_on_test, spawn, time};
+use pvrt::grant::grant_access;
+use pvrt::mem::{Pages, map_foreign};
+use ring_abi::io::blkif::{BLKIF_OP_INDIRECT, BLKIF_OP_READ, BLKIF_OP_WRITE, BlkifRequestSegment, BlkifRing};
+use ring_abi::io::blkif::{BlkifRequest, BlkifRequestIndirect};
+use ring_abi::ring::{FrontRing, REQ_PROD};
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{DomId, PAGE_SIZE};
+use spin::Mutex;
+
+use super::run;
+use crate::blkdev::{Disk, Disks};
+use crate::xenstore::{Client, Nodes, Quotas, Xenstore};
+
+const BACK: &str = "/local/domain/0/backend/vbd/7/51712";
+const FRONT: &str = "/local/domain/7/device/vbd/51712";
+
+/// A disk of 1000 sectors in memory that answers each kick.
+struct RamDisk {
+    bytes: Mutex<Vec<u8>>,
+    waiting: Mutex<Vec<(Arc<Submitter>, u32)>>,
+    read_only: bool,
+}
+
+impl RamDisk {
+    fn new(read_only: bool) -> Arc<Self> {
+        let bytes = (0..1000 * 512).map(|i: usize| (i / 512 + i) as u8).collect();
+        Arc::new(Self { bytes: Mutex::new(bytes), waiting: Mutex::default(), read_only })
+    }
+}
+
+impl BlockDevice for RamDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: 1000,
+            sector_size: 512,
+            physical_sector_size: 512,
+            read_only: self.read_only,
+            flush: true,
+            discard: None,
+            seg_max: 8,
+        }
+    }
+    fn submit(
+        &self,
+        client: &Arc<Submitter>,
+        tag: u32,
+        op: BlockOp,
+        sector: u64,
+        segments: &[Segment],
+    ) -> Result<(), SubmitError> {
+        let mut disk = self.bytes.lock();
+        let mut at = sector as usize * 512;
+        for segment in segments {
+            let page = map_foreign(DomId::SELF, &[segment.maddr.mfn()], true).unwrap();
+            let end = at + segment.len as usize;
+            match op {
+                BlockOp::Read => page.bytes().write(segment.maddr.offset(), &disk[at..end]),
+                _ => page.bytes().read(segment.maddr.offset(), &mut disk[at..end]),
+            }
+            at = end;
+        }
+        self.waiting.lock().push((client.clone(), tag));
+        Ok(())
+    }
+    fn kick(&self) {
+        for (client, tag) in self.waiting.lock().drain(..) {
+            client.complete(tag, true);
+        }
+    }
+}
+
+/// What the toolstack does for a vbd.
+fn make_device(client: &Client, params: &str, mode: &str) {
+    client
+        .atomically(|tx| {
+            for (name, value) in [("backend", BACK), ("backend-id", "0"), ("state", "1")] {
+                tx.write(&format!("{FRONT}/{name}"), value)?;
+            }
+            for (name, value) in
+                [("frontend", FRONT), ("online", "1"), ("params", params), ("mode", mode), ("state", "1")]
+            {
+                tx.write(&format!("{BACK}/{name}"), value)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+fn start(disk: Arc<RamDisk>) -> (Xenstore, Client) {
+    let store = Xenstore::new(Quotas::XEN);
+    let disks = Disks::new();
+    disks.add(Disk { name: "vda".into(), serial: None, device: disk });
+    spawn(run(store.clone(), Arc::new(disks)));
+    let client = store.client();
+    (store, client)
+}
+
+async fn back_state(client: &Client, state: &str) {
+    for _ in 0..1000 {
+        if client.read_str(&format!("{BACK}/state")).is_ok_and(|now| now == state) {
+            return;
+        }
+        time::sleep(1000).await;
+    }
+    panic!("backend stays in {:?}, not {state}", client.read_str(&format!("{BACK}/state")));
+}
+
+/// A frontend that has connected.
+struct Frontend {
+    ring: FrontRing<BlkifRing, SharedBytes>,
+    port: Port,
+    // Given back in this order.
+    _grant: pvrt::grant::GrantRefOwned,
+    pages: Pages,
+}
+
+impl Frontend {
+    async fn connect(client: &Client) -> Self {
+        back_state(client, "2").await;
+        let pages = Pages::zeroed(1).unwrap();
+        let grant = grant_access(DomId::DOM0, pages.mfn(0), false).unwrap();
+        let ring = FrontRing::new(pages.bytes()).unwrap();
+        let port = Port::alloc_unbound(DomId::DOM0).unwrap();
+        let nodes = [
+            ("ring-ref", grant.number().to_string()),
+            ("event-channel", port.number().to_string()),
+            ("protocol", "x86_64-abi".to_string()),
+            ("state", "3".to_string()),
+        ];
+        for (name, value) in nodes {
+            client.write(&format!("{FRONT}/{name}"), value).unwrap();
+        }
+        back_state(client, "4").await;
+        client.write(&format!("{FRONT}/state"), "4").unwrap();
+        Self { ring, port, _grant: grant, pages }
+    }
+
+    async fn exchange(&mut self, request: &BlkifRequest) -> i16 {
+        self.ring.push_request(request).unwrap();
+        if self.ring.publish_requests() {
+            self.port.notify();
+        }
+        loop {
+            if let Some(response) = self.ring.next_response().unwrap() {
+                assert_eq!(response.id, request.id);
+                return response.status;
+            }
+            if !self.ring.arm_and_recheck().unwrap() {
+                self.port.wait().await;
+            }
+        }
+    }
+}
+
+fn whole_page(gref: u32) -> BlkifRequestSegment {
+    BlkifRequestSegment { gref, first_sect: 0, last_sect: 7, ..Default::default() }
+}
+
+#[test]
+fn a_device_from_creation_to_removal() {
+    let disk = RamDisk::new(false);
+    let (store, client) = start(disk.clone());
+    block_on_test(async {
+        for round in 0..3u8 {
+            make_device(&client, "/dev/vda", "w");
+            let mut front = Frontend::connect(&client).await;
+            let read = |name: &str| client.read_str(&format!("{BACK}/{name}")).unwrap();
+            assert_eq!((read("sectors").as_str(), read("sector-size").as_str()), ("1000", "512"));
+            assert_eq!((read("info").as_str(), read("hotplug-status").as_str()), ("0", "connected"));
+            assert_eq!(read("feature-max-indirect-segments"), "256");
+
+            let data = Pages::zeroed(20).unwrap();
+            let grants: Vec<_> =
+                (0..20).map(|i| grant_access(DomId::DOM0, data.mfn(i), false).unwrap()).collect();
+            let mut request =
+                BlkifRequest { operation: BLKIF_OP_WRITE, nr_segments: 1, id: 1, ..Default::default() };
+            request.seg[0] = whole_page(grants[0].number().raw());
+            data.page(0).fill(0, PAGE_SIZE, round + 1);
+            assert_eq!(front.exchange(&request).await, 0);
+            assert!(disk.bytes.lock()[..PAGE_SIZE].iter().all(|byte| *byte == round + 1));
+
+            // Twenty pages by an indirect request.
+            let list = Pages::zeroed(1).unwrap();
+            let list_grant = grant_access(DomId::DOM0, list.mfn(0), true).unwrap();
+            for (index, grant) in grants.iter().enumerate() {
+                let segment = whole_page(grant.number().raw());
+                list.bytes().write_value(index * 8, &segment);
+            }
+            let mut indirect = BlkifRequestIndirect {
+                operation: BLKIF_OP_INDIRECT,
+                indirect_op: BLKIF_OP_READ,
+                nr_segments: 20,
+                id: 2,
+                ..Default::default()
+            };
+            indirect.indirect_grefs[0] = list_grant.number().raw();
+            assert_eq!(front.exchange(&BlkifRequest::from_indirect(&indirect)).await, 0);
+            let mut got = alloc::vec![0; 20 * PAGE_SIZE];
+            data.bytes().read(0, &mut got);
+            assert_eq!(got, disk.bytes.lock()[..20 * PAGE_SIZE]);
+            assert!(grants.iter().all(|grant| !grant.in_use()));
+
+            // Close from the frontend, then the toolstack takes the device away.
+            client.write(&format!("{FRONT}/state"), "5").unwrap();
+            back_state(&client, "5").await;
+            client.write(&format!("{FRONT}/state"), "6").unwrap();
+            back_state(&client, "6").await;
+            client.write(&format!("{BACK}/online"), "0").unwrap();
+            time::sleep(10_000).await;
+            client.rm(FRONT).unwrap();
+            client.rm(BACK).unwrap();
+            time::sleep(10_000).await;
+            assert!(!client.exists(BACK), "nobody writes to what is gone");
+        }
+        assert_eq!(store.figures().watches, 1, "the backend's own alone is left");
+    });
+}
+
+#[test]
+fn a_dead_domain_and_a_reconnecting_one() {
+    let (_, client) = start(RamDisk::new(false));
+    block_on_test(async {
+        make_device(&client, "vda", "r");
+        for _ in 0..2 {
+            let mut front = Frontend::connect(&client).await;
+            let info = client.read_str(&format!("{BACK}/info")).unwrap();
+            assert_eq!(info, "4", "read-only");
+            let request =
+                BlkifRequest { operation: BLKIF_OP_WRITE, nr_segments: 1, id: 9, ..Default::default() };
+            assert_eq!(front.exchange(&request).await, -1);
+            client.write(&format!("{FRONT}/state"), "6").unwrap();
+            back_state(&client, "6").await;
+            client.write(&format!("{FRONT}/state"), "1").unwrap();
+        }
+        let _front = Frontend::connect(&client).await;
+        client.rm(FRONT).unwrap();
+        back_state(&client, "6").await;
+    });
+}
+
+#[test]
+fn a_ring_overrun_closes_the_device() {
+    let (_, client) = start(RamDisk::new(false));
+    block_on_test(async {
+        make_device(&client, "/dev/vda", "w");
+        let front = Frontend::connect(&client).await;
+        front.pages.bytes().store_u32(REQ_PROD, 33);
+        front.port.notify();
+        back_state(&client, "5").await;
+        let error = client.read_str(&format!("{BACK}/error")).unwrap();
+        assert!(error.contains("ProducerOverrun"), "{error}");
+    });
+}
+
+#[test]
+fn refusals_name_the_disk() {
+    let (_, client) = start(RamDisk::new(true));
+    block_on_test(async {
+        for (params, mode, part) in [
+            ("/dev/vdb", "r", "/dev/vdb: no such disk (there are /dev/vda)"),
+            ("/dev/vda", "w", "is read-only"),
+        ] {
+            make_device(&client, params, mode);
+            back_state(&client, "6").await;
+            let error = client.read_str(&format!("{BACK}/hotplug-error")).unwrap();
+            assert!(error.contains(part), "{error}");
+            client.rm(BACK).unwrap();
+            client.rm(FRONT).unwrap();
+            time::sleep(10_000).await;
+        }
+        // Bad parameters of the frontend's.
+        make_device(&client, "/dev/vda", "r");
+        back_state(&client, "2").await;
+        client.write(&format!("{FRONT}/ring-ref"), "9999").unwrap();
+        client.write(&format!("{FRONT}/event-channel"), "77").unwrap();
+        client.write(&format!("{FRONT}/state"), "3").unwrap();
+        back_state(&client, "5").await;
+    });
+}
