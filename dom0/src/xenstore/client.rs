@@ -64,6 +64,11 @@ impl Xenstore {
         poll_fn(|context| self.with(|server| server.poll_output(conn, context))).await;
     }
 
+    /// See [`Server::reconnect`].
+    pub fn reconnect(&self, conn: ConnId) {
+        self.with(|server| server.reconnect(conn));
+    }
+
     /// See [`Server::domain_shut_down`].
     pub fn domain_shut_down(&self, domid: u16) {
         self.with(|server| server.domain_shut_down(domid));

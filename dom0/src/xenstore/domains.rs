@@ -22,21 +22,27 @@ impl Server {
         let known = self.domains.get(&domid).map(|domain| domain.conn);
         let conn = match known {
             Some(conn) => {
-                self.reset(conn);
-                if let Some(old) = self.connections.insert(conn, Connection::new(domid, false)) {
-                    self.woken.extend(old.waker);
-                }
+                self.reconnect(conn);
                 conn
             }
             None => {
                 let conn = self.open(domid, false);
-                self.domains.insert(domid, Domain { conn, target: None, shut_down: false });
+                self.domains.insert(domid, Domain { conn, target: None, shut_down: false, failures: 0 });
                 self.deferred.push(Deferred::Special(INTRODUCE_DOMAIN));
                 conn
             }
         };
         self.effect(Effect::Introduced { conn, domid, mfn, port, again: known.is_some() });
         Ok(())
+    }
+
+    /// Starts a connection afresh: no watches, no transactions, nothing half received or half sent, no failure.
+    pub fn reconnect(&mut self, conn: ConnId) {
+        self.reset(conn);
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            let old = core::mem::replace(connection, Connection::new(connection.domid, connection.internal));
+            self.woken.extend(old.waker);
+        }
     }
 
     /// `XS_RELEASE`, for dom0 alone: as if the domain were destroyed.

@@ -1,8 +1,7 @@
 //! xenstored: the store that domains and the toolstack share.
 //!
 //! [`Xenstore`] is the handle that dom0's parts hold: they make a [`Client`] of it and call [`Nodes`]'
-//! methods. Domains speak the wire protocol on their rings: a task takes [`Effect`]s and runs
-//! [`Xenstore::exchange`] per domain. Everything between is pure:
+//! methods. Domains speak the wire protocol on their rings, which [`serve_rings`] serves. But for `rings`, all is pure:
 //!
 //! - `store`, `transaction`, `view`: nodes, what a transaction sees of them, the operations on both;
 //! - `watch`, `connection`, `server`: clients and what they hear of;
@@ -19,6 +18,7 @@ mod path;
 mod perms;
 mod quota;
 mod request;
+mod rings;
 mod serve;
 mod server;
 mod store;
@@ -36,6 +36,7 @@ pub use error::XsError;
 pub use path::Path;
 pub use perms::{Access, Perm, Perms};
 pub use quota::{DomainFigures, Figures, Quotas};
+pub use rings::serve_rings;
 pub use serve::{Exchange, Ring};
 pub use server::{Effect, Server, WatchEvent};
 pub use watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};

@@ -16,6 +16,9 @@ use super::transaction::Transaction;
 use super::view::View;
 use super::watch::{Watch, WatchIndex};
 
+/// Failures of one domain that the log hears of.
+const FAILURES_LOGGED: u8 = 4;
+
 /// What must be done outside the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -56,6 +59,8 @@ pub(super) struct Domain {
     pub(super) conn: ConnId,
     pub(super) target: Option<u16>,
     pub(super) shut_down: bool,
+    /// Failures of its connection that were logged.
+    pub(super) failures: u8,
 }
 
 /// What watches are told of, once the reply of the request that caused it is queued.
@@ -351,8 +356,14 @@ impl Server {
     pub(super) fn fail(&mut self, conn: ConnId, failure: Failure) {
         self.reset(conn);
         if let Some(connection) = self.connections.get_mut(&conn) {
-            log::warn!("xenstored: d{}: disconnected: {failure}", connection.domid);
             let domid = connection.domid;
+            // It may come back and fail for ever: enough is enough.
+            if let Some(domain) = self.domains.get_mut(&domid)
+                && domain.failures < FAILURES_LOGGED
+            {
+                domain.failures += 1;
+                log::warn!("xenstored: d{domid}: disconnected: {failure}");
+            }
             let waker = connection.waker.take();
             *connection = Connection::new(domid, false);
             connection.failed = Some(failure);
