@@ -5,6 +5,7 @@ extern crate alloc;
 pub mod blkback;
 pub mod blkdev;
 pub mod config;
+pub mod consoled;
 pub mod pci;
 pub mod shell;
 pub mod virtio;

@@ -41,6 +41,11 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
         &self.scrollback
     }
 
+    /// Lets the ring go and keeps the output.
+    pub fn into_scrollback(self) -> Scrollback {
+        self.scrollback
+    }
+
     /// Queues `bytes` for the domain and delivers what fits; gives the number taken, fewer when it does not read.
     ///
     /// # Errors

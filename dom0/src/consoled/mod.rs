@@ -1,0 +1,105 @@
+//! The domains' consoles: drained always, kept in a scroll-back each, shown to whoever is attached.
+//!
+//! While nobody is attached to a domain's console its lines go to the control domain's own, as
+//! `(dN name) text`. An [`Attachment`] gets the bytes as they are and may type.
+
+mod service;
+#[cfg(test)]
+mod tests;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt;
+
+use pvrt::event::Port;
+use pvrt::grant::map_grants;
+use ring_abi::grant::GNTTAB_RESERVED_CONSOLE;
+use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
+use spin::Mutex;
+
+pub use service::Attachment;
+use service::Console;
+
+/// Bytes of output kept for each domain.
+const SCROLLBACK_BYTES: usize = 64 * 1024;
+
+/// Why a console cannot be served or used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleError {
+    /// The domain has none here.
+    NoConsole(DomId),
+    /// The hypervisor refused the ring's page or the event channel; its reason.
+    Refused(String),
+}
+
+impl fmt::Display for ConsoleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoConsole(domain) => write!(f, "domain {domain} has no console"),
+            Self::Refused(reason) => write!(f, "console: {reason}"),
+        }
+    }
+}
+
+/// Where lines of domains that nobody is attached to go: a whole line, without its end.
+pub type Printer = dyn Fn(&str) + Send + Sync;
+
+/// The consoles of all domains. Clones are the same consoles.
+///
+/// The lock guards the map only and is taken before a console's own.
+#[derive(Clone)]
+pub struct Consoles {
+    map: Arc<Mutex<BTreeMap<DomId, Arc<Console>>>>,
+    print: Arc<Printer>,
+}
+
+impl Consoles {
+    /// No consoles yet. `print` shows a line on the control domain's own.
+    pub fn new(print: Arc<Printer>) -> Self {
+        Self { map: Arc::default(), print }
+    }
+
+    /// Begins to serve the console of `domain`, called `name`: its ring is granted by the reserved entry, and it
+    /// waits for us at its port `remote`.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Refused`].
+    pub fn add(&self, domain: DomId, name: &str, remote: PortNumber) -> Result<(), ConsoleError> {
+        let page = map_grants(domain, &[GrantRef::new(GNTTAB_RESERVED_CONSOLE)], true)
+            .map_err(|status| ConsoleError::Refused(format!("mapping its page: {status}")))?;
+        let port = Port::bind_interdomain(domain, remote)
+            .map_err(|errno| ConsoleError::Refused(format!("binding its port {remote}: {errno}")))?;
+        let prefix = format!("(d{domain} {name}) ");
+        let console = Console::new(page, port, prefix, self.print.clone())
+            .map_err(|error| ConsoleError::Refused(format!("{error}")))?;
+        let console = Arc::new(console);
+        self.map.lock().insert(domain, console.clone());
+        pvrt::spawn(async move { console.serve(domain).await });
+        Ok(())
+    }
+
+    /// Takes what the domain wrote last, lets its page and port go, and tells those attached that it is over.
+    /// They can still read what is left. A domain without a console is no error.
+    pub fn remove(&self, domain: DomId) {
+        let console = self.map.lock().remove(&domain);
+        if let Some(console) = console {
+            console.end();
+        }
+    }
+
+    /// Attaches to the console of `domain`. `history`: what is kept of its output comes first.
+    ///
+    /// # Errors
+    /// [`ConsoleError::NoConsole`].
+    pub fn attach(&self, domain: DomId, history: bool) -> Result<Attachment, ConsoleError> {
+        let console = self.map.lock().get(&domain).cloned();
+        console.map(|console| Attachment::new(console, history)).ok_or(ConsoleError::NoConsole(domain))
+    }
+
+    /// The number of consoles served.
+    pub fn count(&self) -> usize {
+        self.map.lock().len()
+    }
+}
