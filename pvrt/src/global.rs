@@ -26,8 +26,9 @@ macro_rules! global {
         static $name: $crate::global::Global<$type> = $crate::global::Global::new($init);
         #[cfg(not(freestanding))]
         std::thread_local! {
+            // Never dropped: tasks that a test leaves behind may use it while the thread ends.
             $(#[$meta])*
-            static $name: $type = const { $init };
+            static $name: core::mem::ManuallyDrop<$type> = const { core::mem::ManuallyDrop::new($init) };
         }
     };
 }

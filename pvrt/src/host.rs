@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::mem::ManuallyDrop;
 use ring_abi::errno::Errno;
 use ring_abi::evtchn::*;
 use ring_abi::grant::*;
@@ -26,7 +27,9 @@ pub trait Hypervisor {
 }
 
 std::thread_local! {
-    static HYPERVISOR: RefCell<Box<dyn Hypervisor>> = RefCell::new(Box::new(Loopback::default()));
+    // Never dropped: what a test leaves behind may still call it while the thread ends.
+    static HYPERVISOR: ManuallyDrop<RefCell<Box<dyn Hypervisor>>> =
+        ManuallyDrop::new(RefCell::new(Box::new(Loopback::default())));
     static CONSOLE: RefCell<(Vec<u8>, VecDeque<u8>)> = const { RefCell::new((Vec::new(), VecDeque::new())) };
 }
 

@@ -7,6 +7,7 @@
 pub mod combine;
 pub mod sync;
 pub mod time;
+mod utc;
 
 #[cfg(not(freestanding))]
 mod testing;

@@ -38,7 +38,17 @@ pub fn now_ns() -> u64 {
 /// Virtual time in nanoseconds.
 #[cfg(not(freestanding))]
 pub fn now_ns() -> u64 {
-    VIRTUAL_NOW.with(core::cell::Cell::get)
+    VIRTUAL_NOW.with(|now| now.get())
+}
+
+pub use super::utc::Utc;
+
+/// The processor's time stamp counter; on the host the virtual clock.
+pub fn tsc() -> u64 {
+    #[cfg(freestanding)]
+    return crate::clock::tsc();
+    #[cfg(not(freestanding))]
+    now_ns()
 }
 
 /// Wall-clock time in nanoseconds since 1970.

@@ -1,0 +1,458 @@
+//! The client: requests and their answers, watches, transactions.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::str::FromStr;
+use core::sync::atomic::{AtomicBool, Ordering};
+use pvrt::event::Port;
+use pvrt::executor::sync::{Channel, Notify, Sender, oneshot};
+use pvrt::executor::{select, spawn};
+use ring_abi::errno::Errno;
+use ring_abi::io::xs_wire::*;
+use ring_abi::ring::bytes::ByteRing;
+use ring_abi::shared::SharedBytes;
+use spin::Mutex;
+
+use super::wire::{Assembler, Message, TooLong, strings};
+use super::{Result, StoreError};
+
+/// The connection to xenstored. Clones share it.
+#[derive(Clone)]
+pub struct Xenstore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    /// There is something to send.
+    outgoing: Notify,
+    broken: AtomicBool,
+}
+
+/// Guarded by a leaf lock: held for table changes only.
+#[derive(Default)]
+struct State {
+    next_id: u32,
+    next_token: u64,
+    queue: VecDeque<Vec<u8>>,
+    waiting: BTreeMap<u32, Sender<Message>>,
+    watches: BTreeMap<String, Arc<Channel<String>>>,
+}
+
+impl Xenstore {
+    /// Starts a client on the ring page that xenstored shares, with its event channel. Its task runs for ever, or
+    /// until the ring breaks.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`]: the page is too small.
+    pub fn connect(page: SharedBytes, port: Port) -> Result<Self> {
+        let ring = ring_abi::io::xs_wire::client(page).map_err(|_| StoreError::Broken)?;
+        let inner = Arc::new(Inner {
+            state: Mutex::default(),
+            outgoing: Notify::new(),
+            broken: AtomicBool::new(false),
+        });
+        spawn(pump(inner.clone(), ring, port));
+        Ok(Self { inner })
+    }
+
+    /// Starts a transaction: its requests see one state of the store and happen at once, or not at all.
+    ///
+    /// # Errors
+    /// As every request's: [`StoreError`].
+    pub async fn begin(&self) -> Result<Transaction> {
+        let answer = self.inner.request(XS_TRANSACTION_START, 0, &[b"\0"]).await?;
+        let id =
+            strings(&answer).next().flatten().and_then(|text| text.parse().ok()).ok_or(StoreError::Broken)?;
+        Ok(Transaction { store: self.clone(), id, ended: false })
+    }
+
+    /// Watches a node and everything below it. The watch fires once at the start.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn watch(&self, path: &str) -> Result<Watch> {
+        let channel = Arc::new(Channel::unbounded());
+        let token = {
+            let mut state = self.inner.state.lock();
+            state.next_token += 1;
+            let token = alloc::format!("w{}", state.next_token);
+            state.watches.insert(token.clone(), channel.clone());
+            token
+        };
+        // From here on dropping the watch takes the token away again.
+        let watch = Watch { store: self.clone(), path: path.to_string(), token, events: channel };
+        let parts = [path.as_bytes(), b"\0", watch.token.as_bytes(), b"\0"];
+        self.inner.request(XS_WATCH, 0, &parts).await?;
+        Ok(watch)
+    }
+}
+
+/// Requests on nodes, within a transaction or without. Relative paths start at the domain's home.
+pub trait Nodes: Sync {
+    /// Sends a request of this scope and gives the answer's payload.
+    #[doc(hidden)]
+    fn request(&self, kind: u32, parts: &[&[u8]]) -> impl Future<Output = Result<Vec<u8>>> + Send;
+
+    /// A node's value.
+    fn read(&self, path: &str) -> impl Future<Output = Result<Vec<u8>>> + Send {
+        async move { self.request(XS_READ, &[path.as_bytes(), b"\0"]).await }
+    }
+
+    /// A node's value as text.
+    fn read_str(&self, path: &str) -> impl Future<Output = Result<String>> + Send {
+        async move {
+            let value = self.read(path).await?;
+            String::from_utf8(value).map_err(|_| StoreError::BadValue(path.to_string()))
+        }
+    }
+
+    /// A node's value parsed as a number or the like.
+    fn read_as<T: FromStr>(&self, path: &str) -> impl Future<Output = Result<T>> + Send {
+        async move {
+            let text = self.read_str(path).await?;
+            text.trim().parse().map_err(|_| StoreError::BadValue(path.to_string()))
+        }
+    }
+
+    /// As [`read_as`](Self::read_as), with a value for a node that does not exist.
+    fn read_or<T: FromStr + Send>(&self, path: &str, default: T) -> impl Future<Output = Result<T>> + Send {
+        async move {
+            match self.read_as(path).await {
+                Err(error) if error.is_missing() => Ok(default),
+                other => other,
+            }
+        }
+    }
+
+    /// Sets a node's value, making it and its parents where they are missing.
+    fn write(&self, path: &str, value: impl AsRef<[u8]> + Send) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let value = value.as_ref().to_vec();
+            self.request(XS_WRITE, &[path.as_bytes(), b"\0", &value]).await.map(drop)
+        }
+    }
+
+    /// Makes a node without a value, unless it exists.
+    fn mkdir(&self, path: &str) -> impl Future<Output = Result<()>> + Send {
+        async move { self.request(XS_MKDIR, &[path.as_bytes(), b"\0"]).await.map(drop) }
+    }
+
+    /// Removes a node and everything below it.
+    fn rm(&self, path: &str) -> impl Future<Output = Result<()>> + Send {
+        async move { self.request(XS_RM, &[path.as_bytes(), b"\0"]).await.map(drop) }
+    }
+
+    /// The names of a node's children.
+    fn directory(&self, path: &str) -> impl Future<Output = Result<Vec<String>>> + Send {
+        async move {
+            let answer = self.request(XS_DIRECTORY, &[path.as_bytes(), b"\0"]).await?;
+            strings(&answer).map(|name| name.ok_or_else(|| StoreError::BadValue(path.to_string()))).collect()
+        }
+    }
+}
+
+impl Nodes for Xenstore {
+    async fn request(&self, kind: u32, parts: &[&[u8]]) -> Result<Vec<u8>> {
+        self.inner.request(kind, 0, parts).await
+    }
+}
+
+impl Xenstore {
+    /// The path of this domain's home, `/local/domain/N`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn home(&self) -> Result<String> {
+        let domid = self.read_str("domid").await?;
+        let answer = self.request(XS_GET_DOMAIN_PATH, &[domid.as_bytes(), b"\0"]).await?;
+        strings(&answer).next().flatten().ok_or(StoreError::Broken)
+    }
+}
+
+/// Requests that happen together. Dropped without [`commit`](Self::commit) it changes nothing.
+pub struct Transaction {
+    store: Xenstore,
+    id: u32,
+    ended: bool,
+}
+
+impl Nodes for Transaction {
+    async fn request(&self, kind: u32, parts: &[&[u8]]) -> Result<Vec<u8>> {
+        self.store.inner.request(kind, self.id, parts).await
+    }
+}
+
+impl Transaction {
+    /// Makes the changes. False: others changed what this transaction saw, and nothing was done; start again.
+    ///
+    /// # Errors
+    /// [`StoreError`], other than `EAGAIN`.
+    pub async fn commit(mut self) -> Result<bool> {
+        self.ended = true;
+        match self.store.inner.request(XS_TRANSACTION_END, self.id, &[b"T\0"]).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Refused(Errno::EAGAIN)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Nobody waits for the answer.
+            let _ = self.store.inner.send(XS_TRANSACTION_END, self.id, &[b"F\0"]);
+        }
+    }
+}
+
+/// A watch; ended on drop.
+pub struct Watch {
+    store: Xenstore,
+    path: String,
+    token: String,
+    events: Arc<Channel<String>>,
+}
+
+impl Watch {
+    /// Waits for the next event and gives the path that changed; `None` when the connection broke.
+    pub async fn changed(&self) -> Option<String> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.store.inner.state.lock().watches.remove(&self.token);
+        let parts = [self.path.as_bytes(), b"\0", self.token.as_bytes(), b"\0"];
+        // Nobody waits for the answer.
+        let _ = self.store.inner.send(XS_UNWATCH, 0, &parts);
+    }
+}
+
+impl Inner {
+    /// Queues a request; gives what awaits its answer.
+    fn send(
+        &self,
+        kind: u32,
+        tx_id: u32,
+        parts: &[&[u8]],
+    ) -> Result<pvrt::executor::sync::Receiver<Message>> {
+        let payload = parts.concat();
+        // A path, and every part but a written value, ends at its NUL.
+        let path_nuls = parts.len() > 1 && parts[0].contains(&0);
+        if payload.len() > XENSTORE_PAYLOAD_MAX || path_nuls {
+            return Err(StoreError::BadRequest);
+        }
+        if self.broken.load(Ordering::Acquire) {
+            return Err(StoreError::Broken);
+        }
+        let (sender, receiver) = oneshot();
+        {
+            let mut state = self.state.lock();
+            let req_id = state.next_id;
+            state.next_id = req_id.wrapping_add(1);
+            let header = XsdSockmsg { r#type: kind, req_id, tx_id, len: payload.len() as u32 };
+            state.queue.push_back(Message { header, payload }.to_bytes());
+            state.waiting.insert(req_id, sender);
+        }
+        self.outgoing.notify_one();
+        Ok(receiver)
+    }
+
+    async fn request(&self, kind: u32, tx_id: u32, parts: &[&[u8]]) -> Result<Vec<u8>> {
+        let answer = self.send(kind, tx_id, parts)?.await.map_err(|_| StoreError::Broken)?;
+        if answer.header.r#type == XS_ERROR {
+            let text = answer.payload.strip_suffix(&[0]).unwrap_or(&answer.payload);
+            return Err(StoreError::Refused(error_from_name(text).unwrap_or(Errno::EINVAL)));
+        }
+        if answer.header.r#type != kind {
+            return Err(StoreError::Broken);
+        }
+        Ok(answer.payload)
+    }
+
+    /// Hands a message to who waits for it.
+    fn dispatch(&self, message: Message) {
+        if message.header.r#type == XS_WATCH_EVENT {
+            let mut parts = strings(&message.payload);
+            if let (Some(Some(path)), Some(Some(token))) = (parts.next(), parts.next()) {
+                let channel = self.state.lock().watches.get(&token).cloned();
+                if let Some(channel) = channel {
+                    // Unbounded: only a watch that has ended refuses.
+                    let _ = channel.try_send(path);
+                }
+            }
+            return;
+        }
+        let waiting = self.state.lock().waiting.remove(&message.header.req_id);
+        if let Some(sender) = waiting {
+            // A request dropped meanwhile needs no answer.
+            let _ = sender.send(message);
+        }
+    }
+
+    /// Fails everything that waits, now and later.
+    fn end(&self) {
+        self.broken.store(true, Ordering::Release);
+        let state = core::mem::take(&mut *self.state.lock());
+        for channel in state.watches.values() {
+            channel.close();
+        }
+    }
+}
+
+/// Moves bytes between the ring and the tables.
+async fn pump(inner: Arc<Inner>, mut ring: ByteRing<SharedBytes>, port: Port) {
+    let mut outgoing: Vec<u8> = Vec::new();
+    let mut incoming = Assembler::default();
+    loop {
+        match turn(&inner, &mut ring, &mut outgoing, &mut incoming) {
+            Ok(false) => {
+                select(port.wait(), inner.outgoing.notified()).await;
+            }
+            Ok(true) => port.notify(),
+            Err(TooLong) => {
+                log::error!("xenstore: the ring is broken");
+                inner.end();
+                return;
+            }
+        }
+    }
+}
+
+/// Moves what can be moved; true when the other side must be told.
+fn turn(
+    inner: &Inner,
+    ring: &mut ByteRing<SharedBytes>,
+    outgoing: &mut Vec<u8>,
+    incoming: &mut Assembler,
+) -> core::result::Result<bool, TooLong> {
+    let mut moved = false;
+    {
+        let mut state = inner.state.lock();
+        while outgoing.len() < XENSTORE_RING_SIZE
+            && let Some(message) = state.queue.pop_front()
+        {
+            outgoing.extend_from_slice(&message);
+        }
+    }
+    if !outgoing.is_empty() {
+        let count = ring.write(outgoing).map_err(|_| TooLong)?;
+        outgoing.drain(..count);
+        moved |= count > 0;
+    }
+    let mut piece = [0; 256];
+    loop {
+        let count = ring.read(&mut piece).map_err(|_| TooLong)?;
+        if count == 0 {
+            break;
+        }
+        moved = true;
+        incoming.push(&piece[..count]);
+    }
+    while let Some(message) = incoming.next()? {
+        inner.dispatch(message);
+    }
+    Ok(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::TestStore;
+    use super::*;
+    use pvrt::executor::{block_on_test, join_all, time};
+
+    #[test]
+    fn values_go_and_come() {
+        let store = TestStore::new();
+        block_on_test(async {
+            let client = store.connect();
+            client.write("data/a", "one").await.expect("written");
+            client.write("data/b", [0u8, 255, 1]).await.expect("written");
+            assert_eq!(client.read_str("data/a").await, Ok("one".to_string()));
+            assert_eq!(client.read("data/b").await, Ok(alloc::vec![0, 255, 1]));
+            assert_eq!(client.directory("data").await, Ok(alloc::vec!["a".to_string(), "b".to_string()]));
+            assert_eq!(client.read("data/c").await, Err(StoreError::Refused(Errno::ENOENT)));
+            assert!(matches!(client.read_as::<u32>("data/a").await, Err(StoreError::BadValue(_))));
+            assert_eq!(client.read_or("data/c", 9u32).await, Ok(9));
+            client.rm("data").await.expect("removed");
+            assert!(client.directory("data").await.expect_err("gone").is_missing());
+        });
+    }
+
+    #[test]
+    fn long_values_and_many_requests_at_once() {
+        let store = TestStore::new();
+        block_on_test(async {
+            let client = store.connect();
+            let all = (0..40u8).map(|i| {
+                let client = client.clone();
+                async move {
+                    let path = alloc::format!("data/{i}");
+                    client.write(&path, alloc::vec![i; 3000]).await?;
+                    client.read(&path).await
+                }
+            });
+            for (i, value) in join_all(all).await.into_iter().enumerate() {
+                assert_eq!(value, Ok(alloc::vec![i as u8; 3000]));
+            }
+            assert_eq!(client.write("x", [0; 4096]).await, Err(StoreError::BadRequest));
+            assert_eq!(client.read("a\0b").await, Err(StoreError::BadRequest));
+        });
+    }
+
+    #[test]
+    fn a_watch_fires_at_once_and_on_change() {
+        let store = TestStore::new();
+        block_on_test(async {
+            let client = store.connect();
+            let watch = client.watch("data").await.expect("watching");
+            assert_eq!(watch.changed().await.as_deref(), Some("data"));
+            client.write("data/x", "1").await.expect("written");
+            assert_eq!(watch.changed().await.as_deref(), Some("data/x"));
+            client.write("other", "1").await.expect("written");
+            assert!(time::timeout(1_000_000, watch.changed()).await.is_err());
+            drop(watch);
+            client.read("other").await.expect("the connection lives");
+            assert_eq!(store.watch_count(), 0);
+        });
+    }
+
+    #[test]
+    fn a_conflict_is_false_and_a_drop_aborts() {
+        let store = TestStore::new();
+        block_on_test(async {
+            let client = store.connect();
+            let first = client.begin().await.expect("begun");
+            first.write("data/n", "1").await.expect("written");
+            client.write("data/other", "2").await.expect("written");
+            assert_eq!(first.commit().await, Ok(false));
+            assert!(client.read("data/n").await.is_err());
+            let second = client.begin().await.expect("begun");
+            second.write("data/n", "2").await.expect("written");
+            assert_eq!(second.commit().await, Ok(true));
+            assert_eq!(client.read_as("data/n").await, Ok(2u32));
+            drop(client.begin().await.expect("begun"));
+            client.read("data/n").await.expect("read");
+            assert_eq!(store.open_transactions(), 0);
+        });
+    }
+
+    #[test]
+    fn a_broken_ring_fails_all() {
+        let store = TestStore::new();
+        block_on_test(async {
+            let client = store.connect();
+            let watch = client.watch("data").await.expect("watching");
+            watch.changed().await;
+            store.break_ring();
+            assert_eq!(client.read("data").await, Err(StoreError::Broken));
+            assert_eq!(watch.changed().await, None);
+            assert_eq!(client.read("data").await, Err(StoreError::Broken));
+        });
+    }
+}

@@ -1,0 +1,133 @@
+//! The frontend's half of a device's directories and state.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use ring_abi::io::xenbus::XenbusState;
+use ring_abi::types::DomId;
+
+use super::{Nodes, Result, StoreError, Watch, Xenstore};
+
+/// A device as the toolstack laid it out: two directories, each with a `state`.
+pub struct Device {
+    store: Xenstore,
+    path: String,
+    backend: String,
+    backend_dom: DomId,
+    watch: Watch,
+}
+
+impl Device {
+    /// Opens `path`, for example `device/vbd/51712`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: a node is missing or wrong.
+    pub async fn open(store: &Xenstore, path: &str) -> Result<Self> {
+        let backend = store.read_str(&format!("{path}/backend")).await?;
+        let backend_dom = DomId::new(store.read_as(&format!("{path}/backend-id")).await?);
+        let watch = store.watch(&format!("{backend}/state")).await?;
+        Ok(Self { store: store.clone(), path: path.to_string(), backend, backend_dom, watch })
+    }
+
+    /// The devices of a class, for example those of `vbd`: their paths, in the order of their numbers.
+    ///
+    /// # Errors
+    /// [`StoreError`]; that there are none is not one.
+    pub async fn list(store: &Xenstore, class: &str) -> Result<alloc::vec::Vec<String>> {
+        let mut names = match store.directory(&format!("device/{class}")).await {
+            Ok(names) => names,
+            Err(error) if error.is_missing() => return Ok(alloc::vec::Vec::new()),
+            Err(error) => return Err(error),
+        };
+        names.sort_by_key(|name| name.parse::<u64>().unwrap_or(u64::MAX));
+        Ok(names.into_iter().map(|name| format!("device/{class}/{name}")).collect())
+    }
+
+    /// The connection this device was found by.
+    pub fn store(&self) -> &Xenstore {
+        &self.store
+    }
+
+    /// The domain that has the backend.
+    pub fn backend_dom(&self) -> DomId {
+        self.backend_dom
+    }
+
+    /// Path of a node in the frontend's directory.
+    pub fn front(&self, node: &str) -> String {
+        format!("{}/{node}", self.path)
+    }
+
+    /// Path of a node in the backend's directory.
+    pub fn back(&self, node: &str) -> String {
+        format!("{}/{node}", self.backend)
+    }
+
+    /// Tells the backend this end's state.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_state(&self, state: XenbusState) -> Result<()> {
+        self.store.write(&self.front("state"), state.to_string()).await
+    }
+
+    /// The backend's state now; `Unknown` when its directory is gone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn backend_state(&self) -> Result<XenbusState> {
+        match self.store.read_str(&self.back("state")).await {
+            Ok(text) => Ok(XenbusState::parse(&text)),
+            Err(error) if error.is_missing() => Ok(XenbusState::Unknown),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the backend's state satisfies `wanted`, and gives it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn wait_backend(&self, wanted: impl Fn(XenbusState) -> bool + Send) -> Result<XenbusState> {
+        loop {
+            let state = self.backend_state().await?;
+            if wanted(state) {
+                return Ok(state);
+            }
+            self.watch.changed().await.ok_or(StoreError::Broken)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::TestStore;
+    use super::*;
+    use pvrt::executor::{block_on_test, spawn, time};
+
+    #[test]
+    fn states_are_waited_for() {
+        let store = TestStore::new();
+        store.set("device/vbd/768/backend", "/back/vbd/1/768");
+        store.set("device/vbd/768/backend-id", "0");
+        store.set("/back/vbd/1/768/state", "1");
+        store.set("device/vbd/51712/x", "");
+        block_on_test(async {
+            let client = store.connect();
+            let list = Device::list(&client, "vbd").await.expect("listed");
+            assert_eq!(list, ["device/vbd/768", "device/vbd/51712"]);
+            assert!(Device::list(&client, "vif").await.expect("none").is_empty());
+            let device = Device::open(&client, &list[0]).await.expect("opened");
+            assert!(Device::open(&client, &list[1]).await.is_err());
+            let other = store.clone();
+            spawn(async move {
+                time::sleep(1000).await;
+                other.set("/back/vbd/1/768/state", "2");
+                time::sleep(1000).await;
+                other.set("/back/vbd/1/768/state", "4");
+            });
+            let state = device.wait_backend(|state| state >= XenbusState::Connected).await;
+            assert_eq!(state, Ok(XenbusState::Connected));
+            device.set_state(XenbusState::Connected).await.expect("written");
+            assert_eq!(store.get("device/vbd/768/state").as_deref(), Some("4"));
+        });
+    }
+}
