@@ -28,7 +28,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn cost(&self, path: &Path) -> usize {
+    pub(super) fn cost(&self, path: &Path) -> usize {
         NODE_OVERHEAD + path.key().len() + self.value.len() + self.perms.entries().len() * 4
     }
 }
@@ -93,6 +93,12 @@ impl Store {
     /// Number of nodes.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// All nodes in order.
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &Node)> {
+        self.nodes.iter()
     }
 
     /// Puts a node where there is one or is none. Whoever calls has seen to the node above.

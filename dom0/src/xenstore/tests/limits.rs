@@ -1,0 +1,143 @@
+//! Quotas, and clients that take too much.
+
+use ring_abi::io::xs_wire as wire;
+
+use super::super::*;
+use super::Bed;
+
+#[test]
+fn quotas_hold_to_the_last_one() {
+    let mut bed = Bed::new(2);
+    // One node, its home, is domain 1's already.
+    for at in 1..Quotas::XEN.nodes {
+        bed.ok(1, wire::XS_MKDIR, 0, format!("n{at}\0").as_bytes());
+    }
+    assert_eq!(bed.err(1, wire::XS_MKDIR, 0, b"more\0"), "ENOSPC");
+    bed.ok(1, wire::XS_WRITE, 0, b"n1\0still");
+    bed.ok(2, wire::XS_MKDIR, 0, b"more\0");
+    bed.dom0(wire::XS_MKDIR, b"/local/domain/1/dom0s").unwrap();
+    let tx = bed.begin(1);
+    bed.ok(1, wire::XS_RM, tx, b"n1\0");
+    bed.ok(1, wire::XS_RM, tx, b"n2\0");
+    bed.ok(1, wire::XS_MKDIR, tx, b"again\0");
+    assert_eq!(bed.err(1, wire::XS_MKDIR, tx, b"again/more\0"), "ENOSPC", "dom0's counts as well");
+    bed.ok(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+
+    assert_eq!(bed.err(2, wire::XS_WRITE, 0, &[&b"v\0"[..], &[0; 2049]].concat()), "ENOSPC");
+    bed.ok(2, wire::XS_WRITE, 0, &[&b"v\0"[..], &[0; 2048]].concat());
+    for at in 0..Quotas::XEN.watches {
+        bed.ok(2, wire::XS_WATCH, 0, format!("w\0{at}\0").as_bytes());
+    }
+    assert_eq!(bed.err(2, wire::XS_WATCH, 0, b"w\0more\0"), "E2BIG");
+    for _ in 0..Quotas::XEN.transactions {
+        bed.begin(2);
+    }
+    assert_eq!(bed.err(2, wire::XS_TRANSACTION_START, 0, b"\0"), "ENOSPC");
+    bed.ok(2, wire::XS_RESET_WATCHES, 0, b"\0");
+    let tx = bed.begin(2);
+    for at in 0..Quotas::XEN.transaction_nodes - 1 {
+        // Each miss counts once, and the node above them once.
+        assert_eq!(bed.err(2, wire::XS_READ, tx, format!("m{at}\0").as_bytes()), "ENOENT");
+    }
+    assert_eq!(bed.err(2, wire::XS_READ, tx, b"one-more\0"), "ENOSPC");
+}
+
+#[test]
+fn memory_quota_counts_transactions() {
+    let mut bed = Bed::new(1);
+    let big = [0; 2048];
+    let mut refused = false;
+    for _ in 0..Quotas::XEN.transactions {
+        let tx = bed.begin(1);
+        for at in 0..200 {
+            let payload = [format!("n{at}\0").as_bytes(), &big].concat();
+            let (kind, reply) = bed.ask(1, wire::XS_WRITE, tx, &payload);
+            if kind == wire::XS_ERROR {
+                assert_eq!(reply, b"ENOMEM\0");
+                refused = true;
+            }
+        }
+    }
+    assert!(refused);
+    assert!(bed.server.figures().bytes < 2 * Quotas::XEN.memory_bytes);
+    bed.ok(1, wire::XS_RESET_WATCHES, 0, b"\0");
+    assert!(bed.server.figures().bytes < 4096);
+}
+
+#[test]
+fn long_directories_come_in_parts() {
+    let mut bed = Bed::new(1);
+    let names: Vec<String> = (0..300).map(|at| format!("a-rather-long-name-{at:04}")).collect();
+    for name in &names {
+        bed.ok(1, wire::XS_MKDIR, 0, format!("dir/{name}\0").as_bytes());
+    }
+    assert_eq!(bed.err(1, wire::XS_DIRECTORY, 0, b"dir\0"), "E2BIG");
+    let (mut list, mut generation) = (Vec::new(), None);
+    loop {
+        let part = bed.ok(1, wire::XS_DIRECTORY_PART, 0, format!("dir\0{}\0", list.len()).as_bytes());
+        assert!(part.len() <= 4096);
+        let nul = part.iter().position(|&b| b == 0).unwrap();
+        assert_eq!(*generation.get_or_insert(part[..nul].to_vec()), part[..nul]);
+        list.extend_from_slice(&part[nul + 1..]);
+        if list.len() <= 1 || list[list.len() - 2] == 0 {
+            break;
+        }
+    }
+    list.pop();
+    let got: Vec<_> = list.split(|&b| b == 0).filter(|n| !n.is_empty()).map(|n| n.to_vec()).collect();
+    assert_eq!(got, names.iter().map(|n| n.clone().into_bytes()).collect::<Vec<_>>());
+    let past = bed.ok(1, wire::XS_DIRECTORY_PART, 0, b"dir\x0099999\0");
+    assert_eq!(past[past.len() - 2..], [0, 0]);
+    bed.ok(1, wire::XS_MKDIR, 0, b"dir/new\0");
+    let part = bed.ok(1, wire::XS_DIRECTORY_PART, 0, b"dir\x000\0");
+    assert_ne!(part.split(|&b| b == 0).next().unwrap(), generation.unwrap(), "the list has changed");
+}
+
+#[test]
+fn a_client_that_does_not_fetch_is_held_up_then_ended() {
+    let mut bed = Bed::new(1);
+    bed.rings.get_mut(&1).unwrap().1.room = Some(0);
+    for _ in 0..100 {
+        bed.send(1, wire::XS_READ, 0, b"x\0");
+    }
+    bed.run(1).unwrap();
+    let queued = bed.server.figures().domains.iter().find(|f| f.domid == 1).unwrap().queued;
+    assert!(queued <= Quotas::XEN.outstanding + 1, "{queued}");
+    bed.rings.get_mut(&1).unwrap().1.room = None;
+    assert_eq!(bed.run(1).unwrap().len(), 100);
+
+    bed.ok(1, wire::XS_WATCH, 0, b"x\0t\0");
+    for at in 0..=Quotas::XEN.events {
+        bed.dom0(wire::XS_WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
+    }
+    assert_eq!(bed.run(1), Err(Failure::EventsNotFetched));
+    assert_eq!(bed.server.figures().watches, 0);
+}
+
+#[test]
+fn a_busy_ring_gives_way() {
+    let mut bed = Bed::new(1);
+    for _ in 0..40 {
+        bed.send(1, wire::XS_READ, 0, b"x\0");
+    }
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    ring.step = 7;
+    let mut turns = 1;
+    while bed.server.exchange(*conn, ring).unwrap().again {
+        turns += 1;
+    }
+    assert!(turns >= 3, "{turns}");
+}
+
+#[test]
+fn deep_paths_do_not_recurse() {
+    let mut bed = Bed::new(1);
+    let deep = format!("{}\0", "a/".repeat(wire::XENSTORE_REL_PATH_MAX / 2 - 1) + "a");
+    // More nodes than one domain may have.
+    assert_eq!(bed.err(1, wire::XS_MKDIR, 0, deep.as_bytes()), "ENOSPC");
+    let deep = "/a".repeat(wire::XENSTORE_ABS_PATH_MAX / 2);
+    bed.dom0(wire::XS_MKDIR, deep.as_bytes()).unwrap();
+    assert_eq!(bed.server.figures().nodes, 1 + 3 + 1536);
+    bed.dom0(wire::XS_RM, b"/a").unwrap();
+    assert_eq!(bed.server.figures().nodes, 4);
+}
