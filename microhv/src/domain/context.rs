@@ -55,7 +55,7 @@ fn check(context: &VcpuGuestContext) -> Result<(), HypercallError> {
         && context.trap_ctxt.iter().all(|trap| is_canonical(trap.address))
         && context.gdt_ents <= MAX_GDT_ENTRIES
         && context.ldt_ents <= MAX_LDT_ENTRIES
-        && context.ldt_base % PAGE_SIZE as u64 == 0
+        && context.ldt_base.is_multiple_of(PAGE_SIZE as u64)
         && (in_kernel || context.ctrlreg[1] != 0);
     if fine { Ok(()) } else { Err(HypercallError::Invalid) }
 }

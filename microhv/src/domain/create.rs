@@ -9,9 +9,9 @@ use super::list::FIRST_RESERVED;
 use super::{Domain, DomainConfig, DyingState, MAX_VCPUS};
 use crate::Hypervisor;
 use crate::error::HypercallError;
-use crate::evtchn::VIRQ_DOM_EXC;
 use crate::mem::Progress;
 use crate::platform::Platform;
+use ring_abi::evtchn::VIRQ_DOM_EXC;
 
 impl<P: Platform> Hypervisor<P> {
     /// Makes a domain: without memory, its vCPUs down, paused by the toolstack. `id` `None`: the next free number.

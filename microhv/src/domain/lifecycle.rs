@@ -9,9 +9,9 @@ use ring_abi::types::DomId;
 
 use super::{Domain, PauseFlags, Vcpu};
 use crate::Hypervisor;
-use crate::evtchn::VIRQ_DOM_EXC;
 use crate::hypercall::Current;
 use crate::platform::{Platform, PowerAction};
+use ring_abi::evtchn::VIRQ_DOM_EXC;
 
 impl<P: Platform> Hypervisor<P> {
     /// The domain stops for `reason` (`SHUTDOWN_*`), and dom0 is told; when dom0 itself stops, so does the machine.

@@ -8,6 +8,8 @@ mod info;
 mod lifecycle;
 mod list;
 mod rangeset;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 use alloc::boxed::Box;

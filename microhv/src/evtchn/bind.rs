@@ -6,11 +6,12 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
 use spin::MutexGuard;
 
 use super::deliver::clear_pending;
-use super::{Binding, MAX_PORTS, NR_VIRQS, PortState, Ports, is_per_vcpu};
+use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;

@@ -13,6 +13,10 @@ mod tests;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use ring_abi::evtchn::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
+use ring_abi::shared_info::{
+    EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET, PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET,
+};
 use spin::{Mutex, Once};
 
 pub use bind::PortStatus;
@@ -24,33 +28,14 @@ use crate::error::HypercallError;
 
 /// Ports of a domain: 64 words of 64 bits. Port 0 is never given out.
 pub const MAX_PORTS: u32 = 4096;
-/// VIRQs (`NR_VIRQS`).
-pub const NR_VIRQS: u32 = 24;
-/// Timer of a vCPU.
-pub const VIRQ_TIMER: u32 = 0;
-/// A debug key asks the guest for its state.
-pub const VIRQ_DEBUG: u32 = 1;
-/// Console input.
-pub const VIRQ_CONSOLE: u32 = 2;
-/// A domain shut down, crashed or died.
-pub const VIRQ_DOM_EXC: u32 = 3;
-/// Debugger.
-pub const VIRQ_DEBUGGER: u32 = 6;
-/// Profiling.
-pub const VIRQ_XENOPROF: u32 = 7;
-/// Console ring.
-pub const VIRQ_CON_RING: u32 = 8;
-/// Performance counters.
-pub const VIRQ_XENPMU: u32 = 13;
-
 /// `shared_info.evtchn_pending`.
-const PENDING: usize = 0x800;
+const PENDING: usize = EVTCHN_PENDING_OFFSET;
 /// `shared_info.evtchn_mask`.
-const MASK: usize = 0xa00;
+const MASK: usize = EVTCHN_MASK_OFFSET;
 /// `vcpu_info.evtchn_upcall_pending`.
-const UPCALL_PENDING: usize = 0;
+const UPCALL_PENDING: usize = UPCALL_PENDING_OFFSET;
 /// `vcpu_info.evtchn_pending_sel`.
-const PENDING_SEL: usize = 8;
+const PENDING_SEL: usize = PENDING_SEL_OFFSET;
 
 const BUCKET: usize = 64;
 

@@ -9,7 +9,7 @@ use ring_abi::hypercall::__HYPERVISOR_EVENT_CHANNEL_OP;
 use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{DOMID_SELF, DomId};
 
-use super::*;
+use super::{MASK, MAX_PORTS, PENDING, PortState, PortStatus, Ports, is_pending};
 use crate::domain::{Domain, PauseFlags};
 use crate::error::HypercallError;
 use crate::testing::World;

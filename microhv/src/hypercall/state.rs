@@ -230,10 +230,10 @@ mod tests {
     fn debug_control_is_checked() {
         assert_eq!(checked_debug_value(7, 0, 0), Ok(0x400));
         assert_eq!(checked_debug_value(7, DR7_GENERAL_DETECT, 0), Err(HypercallError::NotPermitted));
-        let io = 1 | 2 << 16;
+        let io = 1 | (2 << 16);
         assert_eq!(checked_debug_value(7, io, 0), Err(HypercallError::NotPermitted));
         assert_eq!(checked_debug_value(7, io, CR4_DE), Ok(io | 0x400));
-        assert_eq!(checked_debug_value(7, 1 | 4 << 16, 0), Err(HypercallError::NotPermitted));
+        assert_eq!(checked_debug_value(7, 1 | (4 << 16), 0), Err(HypercallError::NotPermitted));
         assert_eq!(checked_debug_value(7, u64::MAX & !DR7_GENERAL_DETECT, CR4_DE), Ok(0xffff_07ff));
         assert_eq!(checked_debug_value(6, 0, 0), Ok(DR6_FIXED_ONES));
     }

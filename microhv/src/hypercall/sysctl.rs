@@ -27,6 +27,7 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     if op.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
         return Err(HypercallError::Access);
     }
+    cur.hv.reap_dead();
     match op.cmd {
         XEN_SYSCTL_READCONSOLE => {
             let mut wanted: XenSysctlReadconsole = op.payload();

@@ -156,7 +156,7 @@ fn register_vcpu_info<P: Platform>(
     vcpu: &Vcpu,
     op: &VcpuRegisterVcpuInfo,
 ) -> Result<(), HypercallError> {
-    if op.offset as usize > PAGE_SIZE - INFO_BYTES || op.offset % 8 != 0 {
+    if op.offset as usize > PAGE_SIZE - INFO_BYTES || !op.offset.is_multiple_of(8) {
         return Err(HypercallError::NoSuchAddress);
     }
     if vcpu.info_frame().is_some() {

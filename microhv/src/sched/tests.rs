@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::EVTCHNOP_BIND_IPI;
-use ring_abi::evtchn::EvtchnBindIpi;
+use ring_abi::evtchn::{EvtchnBindIpi, VIRQ_TIMER};
 use ring_abi::hypercall::{
     __HYPERVISOR_EVENT_CHANNEL_OP, __HYPERVISOR_SCHED_OP, __HYPERVISOR_SET_TIMER_OP, __HYPERVISOR_VCPU_OP,
 };
@@ -16,7 +16,7 @@ use ring_abi::vcpu::*;
 use super::*;
 use crate::domain::PauseFlags;
 use crate::error::HypercallError;
-use crate::evtchn::{VIRQ_TIMER, is_pending};
+use crate::evtchn::is_pending;
 use crate::testing::{ARGS, World};
 use crate::time::{Runstate, TimerKind};
 

@@ -8,9 +8,9 @@ use ring_abi::types::DomId;
 use super::TimerId;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
-use crate::evtchn::VIRQ_TIMER;
 use crate::platform::{CpuId, Platform};
 use crate::sched::{SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
+use ring_abi::evtchn::VIRQ_TIMER;
 
 /// Which of a vCPU's timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,7 @@ impl<P: Platform> Hypervisor<P> {
                 self.fire(&domain, vcpu, key.kind, now);
             }
         }
+        self.reap_dead();
         let slice_end = self.sched.slice_end(cpu);
         if slice_end.is_some_and(|end| end <= now) {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);

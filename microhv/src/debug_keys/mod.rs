@@ -1,5 +1,7 @@
 //! Keys of the serial console, after three `^A`: each dumps one kind of state.
 
+mod dumps;
+
 use alloc::collections::BTreeMap;
 use core::fmt;
 
@@ -34,6 +36,11 @@ impl<P: Platform> DebugKeys<P> {
 
     /// Registers the keys of this module.
     pub(crate) fn register_own(&mut self) {
+        self.register(b'q', "domains and vCPUs", dumps::domains);
+        self.register(b'r', "run queues", dumps::run_queues);
+        self.register(b'e', "event channels", dumps::event_channels);
+        self.register(b'd', "registers", dumps::registers);
+        self.register(b'H', "hypervisor heap", dumps::heap);
         self.register(b'h', "show this help", |hv| {
             for (key, (what, _)) in &hv.debug_keys.keys {
                 log::info!("key '{}': {what}", char::from(*key));

@@ -1,0 +1,152 @@
+//! What the keys of domains, run queues, event channels, registers and the heap print.
+
+use core::sync::atomic::Ordering;
+
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+use crate::evtchn::{MAX_PORTS, PortStatus, is_masked, is_pending};
+use crate::platform::{CpuId, Platform};
+
+/// Key `q`: each domain and vCPU.
+pub(super) fn domains<P: Platform>(hv: &Hypervisor<P>) {
+    let now = hv.platform.now_ns();
+    for domain in hv.domains.snapshot() {
+        log::info!(
+            "d{}: {:?} pages {}/{} pause {} toolstack pause {} shutdown {:?} ports {} assist {:#x}",
+            domain.id.raw(),
+            domain.dying(),
+            domain.mm.tot_pages(),
+            domain.mm.max_pages(),
+            domain.pause_count.load(Ordering::Relaxed),
+            domain.controller_pause_count.load(Ordering::Relaxed),
+            *domain.shutdown.lock(),
+            domain.events.open_ports(),
+            domain.assist.load(Ordering::Relaxed),
+        );
+        for vcpu in &domain.vcpus {
+            let time = vcpu.time.lock();
+            log::info!(
+                "  v{}: {:?} flags {:#x} pause {} cpu {:?} ran {} us, upcall due {}",
+                vcpu.id.raw(),
+                time.state,
+                vcpu.pause_flags.load(Ordering::Relaxed),
+                vcpu.pause_count.load(Ordering::Relaxed),
+                vcpu.running_on().map(CpuId::raw),
+                time.cpu_ns(now) / 1000,
+                vcpu.upcall_due(),
+            );
+        }
+    }
+}
+
+/// Key `r`: who runs and who waits on each CPU.
+pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
+    for cpu in (0..hv.platform.machine_info().cpus.max(1)).filter_map(CpuId::new) {
+        log::info!(
+            "CPU{}: idle {} ms, slice ends {:?}, pending {:#x}",
+            cpu.raw(),
+            hv.idle_ns(cpu.raw()) / 1_000_000,
+            hv.sched.slice_end(cpu),
+            hv.sched.pending(cpu).load(Ordering::Relaxed),
+        );
+        hv.sched.describe(cpu, |vcpu, run_time, runs| {
+            let what = if runs { "runs" } else { "waits" };
+            log::info!("  {vcpu:?} {what}, weighted run time {run_time} ns");
+        });
+    }
+}
+
+/// Key `e`: each open port.
+pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
+    for domain in hv.domains.snapshot() {
+        log::info!("d{}: {} ports", domain.id.raw(), domain.events.open_ports());
+        for port in 0..MAX_PORTS {
+            let Ok((status, vcpu)) = hv.evtchn_status(&domain, port) else { continue };
+            if status != PortStatus::Closed {
+                log::info!(
+                    "  {port}: {status:?} v{vcpu} pending {} masked {}",
+                    u8::from(is_pending(&domain, port)),
+                    u8::from(is_masked(&domain, port)),
+                );
+            }
+        }
+    }
+}
+
+/// Key `d`: the registers of each vCPU as they were when it last entered the hypervisor.
+pub(super) fn registers<P: Platform>(hv: &Hypervisor<P>) {
+    for domain in hv.domains.snapshot() {
+        for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_up()) {
+            vcpu_registers(&domain, vcpu);
+        }
+    }
+}
+
+fn vcpu_registers(domain: &Domain, vcpu: &Vcpu) {
+    let r = vcpu.saved_regs();
+    let mode = if vcpu.user_mode.load(Ordering::Relaxed) { "user" } else { "kernel" };
+    log::info!(
+        "d{}v{} ({mode}): rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}",
+        domain.id.raw(),
+        vcpu.id.raw(),
+        r.cs,
+        r.rip,
+        r.rflags,
+        r.ss,
+        r.rsp
+    );
+    log::info!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
+    log::info!("  rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
+    log::info!("  r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
+    log::info!("  r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+    log::info!(
+        "  cr3 {:?} user cr3 {:?} cr2 {:016x}",
+        vcpu.cr3_kernel(),
+        vcpu.cr3_user(),
+        vcpu.cr2.load(Ordering::Relaxed)
+    );
+    log_history(vcpu);
+}
+
+/// The last hypercalls of a vCPU, newest first.
+fn log_history(vcpu: &Vcpu) {
+    let mut numbers = [0; 16];
+    let mut count = 0;
+    for (slot, number) in numbers.iter_mut().zip(vcpu.history.newest_first()) {
+        *slot = number;
+        count += 1;
+    }
+    log::info!("  last hypercalls, newest first: {:?}", &numbers[..count]);
+}
+
+/// Key `H`: the hypervisor's heap, and what is free.
+pub(super) fn heap<P: Platform>(hv: &Hypervisor<P>) {
+    let machine = hv.platform.machine_info();
+    log::info!(
+        "heap: {} of {} bytes in use; {} of {} frames free; {} domains",
+        machine.heap_used_bytes,
+        machine.heap_bytes,
+        hv.frames.free_pages(),
+        hv.frames.total_pages(),
+        hv.domains.snapshot().len()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::World;
+
+    #[test]
+    fn every_key_copes_with_a_busy_world() {
+        let world = World::new(256);
+        let guest = world.guest(2);
+        world.settle();
+        world.hv.alloc_unbound(&guest, world.dom0.id, |_| Ok(())).expect("a port");
+        for key in b"hqredH" {
+            assert!(world.hv.debug_key(*key), "{}", char::from(*key));
+        }
+        for none in [0, b'~', 0xff] {
+            assert!(!world.hv.debug_key(none));
+        }
+    }
+}
