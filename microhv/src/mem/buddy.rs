@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use super::frame::{FrameInfo, Kind, Use};
 
 /// Largest block: 2^18 frames, 1 GiB.
-pub const MAX_ORDER: u8 = 18;
+pub(super) const MAX_ORDER: u8 = 18;
 const NONE: u32 = u32::MAX;
 
 /// The free blocks of one zone. The entry of a block's first frame holds the links; the other entries of a free
@@ -66,32 +66,6 @@ impl Zone {
         }
         self.free -= 1 << order;
         Some(at)
-    }
-
-    /// Takes the one frame `at` out of the free block that it lies in, if it does.
-    pub(crate) fn take(&mut self, infos: &[FrameInfo], at: u32) -> bool {
-        let found = (0..=MAX_ORDER).find_map(|order| {
-            let head = at & !((1 << order) - 1);
-            let info = infos.get(head as usize)?;
-            (info.load_use().has(Use::FREE) && (info.load_kind().0 >> 32) as u8 == order)
-                .then_some((head, order))
-        });
-        let Some((mut head, mut order)) = found else { return false };
-        self.unlink(infos, head, order);
-        while order > 0 {
-            order -= 1;
-            let upper = head + (1 << order);
-            if at >= upper {
-                self.push(infos, head, order);
-                head = upper;
-            } else {
-                self.push(infos, upper, order);
-            }
-        }
-        infos[at as usize].using.store(0, Ordering::Release);
-        infos[at as usize].set_kind(Kind(0));
-        self.free -= 1;
-        true
     }
 
     /// Gives a block of 2^`order` frames, nobody's, back.

@@ -277,7 +277,7 @@ mod tests {
         let code64 = 0x00af_9b00_0000_ffff;
         assert_eq!(checked(code64), Some(code64 | DPL));
         assert_eq!(checked(0), Some(0));
-        assert_eq!(checked(u64::MAX & !PRESENT), Some(u64::MAX & !PRESENT));
+        assert_eq!(checked(!PRESENT), Some(!PRESENT));
     }
 
     #[test]

@@ -340,7 +340,7 @@ impl<P: Platform> Hypervisor<P> {
         let fetched = self.fetch(&mut bytes, rip);
         let decoded = decode(&bytes[..fetched], cur.regs)?;
         let size = u64::from(decoded.size);
-        if decoded.address != cr2 || cr2 % size != 0 {
+        if decoded.address != cr2 || !cr2.is_multiple_of(size) {
             return None;
         }
         let slot = (cr2 & 0xfff) as usize / 8;

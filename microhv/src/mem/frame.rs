@@ -300,10 +300,14 @@ impl FrameInfo {
         debug_assert!(before.count() > 0, "type count underflow");
     }
 
-    /// Takes a general reference whoever the owner is, as long as the frame is in use.
-    pub(crate) fn get_any(&self) -> Option<DomId> {
-        let owner = self.owner()?;
-        self.get(owner).then_some(owner)
+    /// Makes a frame of `owner` nobody's if ownership holds the only reference.
+    pub(crate) fn steal(&self, owner: DomId) -> bool {
+        let alone = Use::owned(owner, 0).0;
+        let taken = self.using.compare_exchange(alone, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if taken {
+            self.kind.store(0, Ordering::Release);
+        }
+        taken
     }
 
     pub(crate) fn set_kind(&self, kind: Kind) {

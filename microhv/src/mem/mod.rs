@@ -23,6 +23,7 @@
 pub mod base;
 mod buddy;
 pub mod check;
+mod claims;
 pub mod descriptors;
 pub mod emulate;
 pub mod entries;

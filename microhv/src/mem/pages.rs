@@ -1,9 +1,11 @@
 //! Whose a frame is: allocation, sharing, references, and the count of each domain's pages.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use ring_abi::memory::E820Entry;
 use ring_abi::types::{DomId, Mfn};
 use spin::Mutex;
 
@@ -35,8 +37,10 @@ pub struct DomainMm {
     pages: Mutex<Pages>,
     total: AtomicU64,
     max: AtomicU64,
-    /// The size of the pseudo-physical map that the toolstack announced, in pages (`XENMEM_set_memory_map`).
-    pub(crate) map_pages: AtomicU64,
+    /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
+    pub(super) claim: Mutex<u64>,
+    /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
+    pub(crate) memory_map: Mutex<Vec<E820Entry>>,
     /// Where teardown goes on: the region.
     pub(crate) teardown_at: AtomicU32,
 }
@@ -55,7 +59,8 @@ impl DomainMm {
             pages: Mutex::new(Pages { regions: BTreeMap::new(), closed: false }),
             total: AtomicU64::new(0),
             max: AtomicU64::new(0),
-            map_pages: AtomicU64::new(0),
+            claim: Mutex::new(0),
+            memory_map: Mutex::new(Vec::new()),
             teardown_at: AtomicU32::new(0),
         }
     }
@@ -75,8 +80,9 @@ impl DomainMm {
         self.max.store(pages, Ordering::Relaxed);
     }
 
-    /// Counts `count` frames from `mfn` as owned, unless that were more than it may own.
-    fn add(&self, mfn: Mfn, count: u64, limited: bool) -> bool {
+    /// Counts `count` frames from `mfn` as owned, unless that were more than it may own or its teardown has begun, and
+    /// runs `assign` while no teardown can begin.
+    fn add(&self, mfn: Mfn, count: u64, limited: bool, assign: impl FnOnce()) -> bool {
         let mut pages = self.pages.lock();
         let total = self.total.load(Ordering::Relaxed) + count;
         if pages.closed || (limited && total > self.max_pages()) {
@@ -90,6 +96,7 @@ impl DomainMm {
             *pages.regions.entry((at / REGION_FRAMES) as u32).or_default() += here as u16;
             at = next;
         }
+        assign();
         true
     }
 
@@ -214,45 +221,71 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Takes the free frame `mfn`, which some TLB may no longer know then.
-    pub(crate) fn alloc_exact(&self, mfn: Mfn) -> bool {
-        let taken = self.frames.take_exact(mfn);
-        self.flush_stale();
-        taken
-    }
-
     /// Gives the domain 2^`order` zeroed frames, aligned to their size.
     ///
     /// # Errors
-    /// `NoMemory`: there are none, or it may not own so many.
+    /// `NoMemory`: there are none, they are claimed for others, or it may not own so many.
     pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, HypercallError> {
-        if dom.is_dying() || order > super::buddy::MAX_ORDER {
+        let count = 1u64.checked_shl(order.into()).filter(|_| order <= super::buddy::MAX_ORDER);
+        let count = count.filter(|_| !dom.is_dying()).ok_or(HypercallError::NoMemory)?;
+        let within_limit = dom.mm.tot_pages() + count <= dom.mm.max_pages(); // `add` has the last word
+        if !within_limit || !self.may_use(dom, count) {
             return Err(HypercallError::NoMemory);
         }
-        if dom.mm.tot_pages() + (1 << order) > dom.mm.max_pages() {
-            return Err(HypercallError::NoMemory); // the cheap look; `add` has the last word
-        }
         let mfn = self.alloc_frames(order, address_bits).ok_or(HypercallError::NoMemory)?;
-        for n in 0..1 << order {
+        for n in 0..count {
             self.platform.zero_frame(Mfn::new(mfn.raw() + n));
         }
-        if !dom.mm.add(mfn, 1 << order, true) {
+        if !self.assign_new(dom, mfn, count, true) {
             self.frames.release(mfn, order);
             return Err(HypercallError::NoMemory);
         }
-        for n in 0..1 << order {
-            self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);
-        }
+        self.use_claim(dom, count);
         Ok(mfn)
+    }
+
+    fn assign_new(&self, dom: &Domain, mfn: Mfn, count: u64, limited: bool) -> bool {
+        dom.mm.add(mfn, count, limited, || {
+            for n in 0..count {
+                self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);
+            }
+        })
     }
 
     /// Makes `count` frames from `mfn`, the hypervisor's own until now, the domain's at their place with the contents
     /// that they have. For building the first domain: its limit is not looked at.
     pub fn adopt_frames(&self, dom: &Domain, mfn: Mfn, count: u64) {
-        dom.mm.add(mfn, count, false);
-        for n in 0..count {
-            self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);
+        let added = self.assign_new(dom, mfn, count, false);
+        debug_assert!(added, "a domain that is built is not torn down");
+    }
+
+    /// Ends a domain's ownership of a frame: it is freed now, or with the last mapping of it.
+    ///
+    /// # Errors
+    /// `Invalid`: not the domain's, or given up already, or lent to it.
+    pub(crate) fn release_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), HypercallError> {
+        let page = self.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
+        let info = self.frames.held(mfn);
+        if info.is_lent() || !info.end_ownership() {
+            return Err(HypercallError::Invalid);
         }
+        self.put_page(mfn);
+        drop(page);
+        Ok(())
+    }
+
+    /// Takes a frame away from its domain if nobody refers to it in any way: it is the hypervisor's own then.
+    ///
+    /// # Errors
+    /// `Invalid`: not the domain's, or referred to.
+    pub(crate) fn steal_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), HypercallError> {
+        let info = self.owned_info(mfn, dom.id).ok_or(HypercallError::Invalid)?;
+        if info.load_kind().count() > 0 || !info.steal(dom.id) {
+            return Err(HypercallError::Invalid);
+        }
+        dom.mm.remove(mfn);
+        self.frames.note_freed();
+        Ok(())
     }
 
     /// Lends a frame of the hypervisor's own to a domain, which may map it: `read_only`, or for writing, never as a

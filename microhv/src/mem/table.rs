@@ -1,9 +1,11 @@
 //! The frame table: every machine frame's entry, which frames are memory, and the free ones.
 
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
+use ring_abi::memory::E820_RAM;
 use ring_abi::types::{DomId, Mfn};
 use spin::{Mutex, RwLock};
 
@@ -29,6 +31,10 @@ pub struct FrameTable {
     freed: AtomicU64,
     /// How many of those were freed before the last flush of all CPUs began.
     flushed: AtomicU64,
+    /// Pages claimed by domains which they do not own yet.
+    pub(crate) claimed: AtomicU64,
+    /// Firmware's memory map as start, bytes, type; empty: just the memory.
+    firmware_map: RwLock<Vec<(u64, u64, u32)>>,
     /// Devices' frames that no domain may write.
     read_only: RwLock<RangeSet>,
 }
@@ -54,6 +60,8 @@ impl FrameTable {
             zones: Mutex::new([Zone::new(), Zone::new()]),
             freed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
+            claimed: AtomicU64::new(0),
+            firmware_map: RwLock::new(Vec::new()),
             read_only: RwLock::new(RangeSet::new()),
         }
     }
@@ -147,15 +155,6 @@ impl FrameTable {
         Some(Mfn::new(u64::from(at)))
     }
 
-    /// Takes one given frame out of the free ones. `false`: it is not free.
-    pub(crate) fn take_exact(&self, mfn: Mfn) -> bool {
-        let Ok(at) = u32::try_from(mfn.raw()) else { return false };
-        if at as usize >= self.infos.len() {
-            return false;
-        }
-        self.zones.lock()[usize::from(at >= HIGH)].take(self.infos, at)
-    }
-
     /// Gives 2^`order` frames, nobody's, back.
     pub fn release(&self, mfn: Mfn, order: u8) {
         for info in &self.infos[mfn.raw() as usize..mfn.raw() as usize + (1 << order)] {
@@ -174,8 +173,13 @@ impl FrameTable {
         let info = self.held(mfn);
         debug_assert_eq!(info.load_kind().count(), 0, "a freed frame has no type references");
         info.using.store(0, Ordering::Release);
-        self.freed.fetch_add(1, Ordering::AcqRel);
+        self.note_freed();
         self.release(mfn, 0);
+    }
+
+    /// A frame that TLBs may know is to be used otherwise.
+    pub(crate) fn note_freed(&self) {
+        self.freed.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Frames were freed that a TLB may know: after a flush of all CPUs, tell [`FrameTable::flushed`] this number.
@@ -196,6 +200,20 @@ impl FrameTable {
         debug_assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
         info.kind.store(0, Ordering::Relaxed);
         info.using.store(Use::owned(owner, if lent { Use::LENT } else { 0 }).0, Ordering::Release);
+    }
+
+    /// Keeps firmware's memory map for the first domain: start, bytes, E820 type.
+    pub fn set_firmware_map(&self, map: &[(u64, u64, u32)]) {
+        *self.firmware_map.write() = map.to_vec();
+    }
+
+    /// Firmware's memory map: start, bytes, E820 type.
+    pub fn firmware_map(&self) -> Vec<(u64, u64, u32)> {
+        let map = self.firmware_map.read().clone();
+        if !map.is_empty() {
+            return map;
+        }
+        self.ram.iter().map(|&(from, to)| (from << 12, (to - from) << 12, E820_RAM)).collect()
     }
 
     /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted.
@@ -222,7 +240,6 @@ impl FrameTable {
 #[cfg(test)]
 mod tests {
     use alloc::boxed::Box;
-    use alloc::vec::Vec;
 
     use super::*;
 
@@ -249,18 +266,6 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 157 + 56);
-    }
-
-    #[test]
-    fn one_given_frame_can_be_taken() {
-        let table = table(64, &[(0, 64)]);
-        assert!(table.take_exact(Mfn::new(37)));
-        assert!(!table.take_exact(Mfn::new(37)));
-        assert!(!table.take_exact(Mfn::new(64)));
-        assert!(!table.take_exact(Mfn::new(u64::MAX)));
-        assert_eq!(table.free_pages(), 63);
-        table.release(Mfn::new(37), 0);
-        assert_eq!(table.take(6, 0), Some(Mfn::new(0)));
     }
 
     #[test]

@@ -26,6 +26,7 @@ impl<P: Platform> Hypervisor<P> {
     /// The pages of its `shared_info` and grant table are lent, and their owners' to take back.
     pub fn relinquish_memory(&self, dom: &Domain) -> Progress {
         dom.mm.close();
+        self.drop_claim(dom);
         let mut mm = self.lock_tables(dom);
         for vcpu in &dom.vcpus {
             mm.drop_ldt(vcpu);

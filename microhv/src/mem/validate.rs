@@ -29,7 +29,7 @@ impl<P: Platform> Mm<'_, P> {
         let mut slot = from;
         let mut worked = false;
         while slot < 512 {
-            if slot % GROUP == 0 && !any_present(&table[slot..slot + GROUP]) {
+            if slot.is_multiple_of(GROUP) && !any_present(&table[slot..slot + GROUP]) {
                 slot += GROUP;
                 continue;
             }
@@ -77,13 +77,13 @@ impl<P: Platform> Mm<'_, P> {
             if !any_present(&table[first..first + GROUP]) {
                 continue;
             }
-            for slot in first..first + GROUP {
-                let entry = table[slot].load(Ordering::Relaxed);
+            for (slot, cell) in table.iter().enumerate().skip(first).take(GROUP) {
+                let entry = cell.load(Ordering::Relaxed);
                 if !pte::is_present(entry) {
                     continue;
                 }
                 match self.get_leaf(entry, FrameOwner::Domain(dom)) {
-                    Ok(taken) => table[slot].store(pte::stored(taken, 1), Ordering::Relaxed),
+                    Ok(taken) => cell.store(pte::stored(taken, 1), Ordering::Relaxed),
                     Err(error) => {
                         self.put_leaves(mfn, slot);
                         self.end_table(mfn);
@@ -132,7 +132,7 @@ impl<P: Platform> Mm<'_, P> {
         let mut slot = below;
         let mut worked = false;
         while slot > 0 {
-            if slot % GROUP == 0 && !any_present(&table[slot - GROUP..slot]) {
+            if slot.is_multiple_of(GROUP) && !any_present(&table[slot - GROUP..slot]) {
                 slot -= GROUP;
                 continue;
             }

@@ -1,6 +1,7 @@
 //! Page tables on the test machine, with the invariants checked after every step.
 
 mod basics;
+mod calls;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

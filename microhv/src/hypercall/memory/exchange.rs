@@ -1,0 +1,131 @@
+//! `XENMEM_exchange`: a domain's frames for others, contiguous or at lower addresses.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ring_abi::memory::XenMemoryExchange;
+use ring_abi::types::Mfn;
+
+use super::OPERATION_BITS;
+use crate::domain::Domain;
+use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::platform::Platform;
+
+/// Byte offset of `nr_exchanged`.
+const NR_EXCHANGED: u64 = 0x40;
+/// Largest extent: 2 MiB.
+const MAX_ORDER: u32 = 9;
+
+/// `XENMEM_exchange`: gives frames that nothing refers to back, and gets as many zeroed ones in extents of another
+/// order. `nr_exchanged` counts extents of the input; the output list has pseudo-physical frames, in whose place the
+/// machine frames are written.
+///
+/// # Errors
+/// `Invalid`: the two sizes differ, or an input frame is not the domain's or referred to. `NotPermitted`: extents are
+/// for privileged domains. `NoMemory`: no such extent is free; what was exchanged before is counted.
+pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let at = args[1];
+    let request: XenMemoryExchange = cur.copy_in(at)?;
+    let (input, output) = (request.r#in, request.out);
+    if input.extent_order > MAX_ORDER || output.extent_order > MAX_ORDER {
+        return Err(HypercallError::NotPermitted);
+    }
+    let frames = |extents: u64, order: u32| extents.checked_mul(1 << order);
+    let total = frames(input.nr_extents, input.extent_order);
+    let limit = u64::MAX >> OPERATION_BITS;
+    let same = total == frames(output.nr_extents, output.extent_order) && input.domid == output.domid;
+    if !same || total.is_none_or(|total| total > limit) || request.nr_exchanged > input.nr_extents {
+        return Err(HypercallError::Invalid);
+    }
+    if (input.extent_order > 0 || output.extent_order > 0) && !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    let domain = cur.hv.domains.target(cur.domain, input.domid)?;
+    // Both sides advance by the larger of the two extents.
+    let order = input.extent_order.max(output.extent_order);
+    let (per_input, per_output) = (1 << (order - input.extent_order), 1 << (order - output.extent_order));
+    if !request.nr_exchanged.is_multiple_of(per_input) || !input.nr_extents.is_multiple_of(per_input) {
+        return Err(HypercallError::Invalid);
+    }
+    let mut done = request.nr_exchanged;
+    let mut result = Ok(());
+    while done < input.nr_extents {
+        if done > request.nr_exchanged && cur.hv.platform.work_pending() {
+            cur.copy_out(at + NR_EXCHANGED, &done)?;
+            return Ok(Outcome::Continue(*args));
+        }
+        let first_output = done / per_input * per_output;
+        result = exchange_some(
+            cur,
+            &domain,
+            &request,
+            done..done + per_input,
+            first_output..first_output + per_output,
+        );
+        if result.is_err() {
+            break;
+        }
+        done += per_input;
+    }
+    cur.copy_out(at + NR_EXCHANGED, &done)?;
+    result.map(|()| Outcome::OK)
+}
+
+fn exchange_some<P: Platform>(
+    cur: &Current<'_, P>,
+    domain: &Arc<Domain>,
+    request: &XenMemoryExchange,
+    inputs: core::ops::Range<u64>,
+    outputs: core::ops::Range<u64>,
+) -> Result<(), HypercallError> {
+    let hv = cur.hv;
+    let mut given = Vec::new();
+    for n in inputs {
+        let first: u64 = cur.copy_in_at(request.r#in.extent_start, n)?;
+        given.extend((0..1u64 << request.r#in.extent_order).map(|page| Mfn::new(first.wrapping_add(page))));
+    }
+    let order = request.out.extent_order as u8;
+    let mut places = Vec::new();
+    for n in outputs {
+        places.push((n, cur.copy_in_at::<u64>(request.out.extent_start, n)?));
+    }
+    let mut taken = Vec::new();
+    let mut stolen = 0;
+    let mut result = Ok(());
+    for _ in &places {
+        match hv.alloc_frames(order, request.out.mem_flags as u8) {
+            Some(mfn) => taken.push(mfn),
+            None => result = Err(HypercallError::NoMemory),
+        }
+    }
+    if result.is_ok() {
+        for &mfn in &given {
+            result = hv.steal_page(domain, mfn);
+            if result.is_err() {
+                break;
+            }
+            stolen += 1;
+        }
+    }
+    if let Err(error) = result {
+        for &mfn in &given[..stolen] {
+            hv.adopt_frames(domain, mfn, 1);
+        }
+        taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
+        return Err(error);
+    }
+    for &mfn in &given {
+        hv.platform.set_m2p(mfn, None);
+        hv.release_frames(mfn, 0);
+    }
+    for (&mfn, &(n, pfn)) in taken.iter().zip(&places) {
+        for page in 0..1u64 << order {
+            let mfn = Mfn::new(mfn.raw() + page);
+            hv.platform.zero_frame(mfn);
+            hv.platform.set_m2p(mfn, Some(pfn.wrapping_add(page)));
+        }
+        hv.adopt_frames(domain, mfn, 1 << order);
+        result = result.and(cur.copy_out_at(request.out.extent_start, n, &mfn.raw()));
+    }
+    result
+}

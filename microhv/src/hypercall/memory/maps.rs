@@ -1,0 +1,92 @@
+//! Memory maps, the M2P's place, and pages that the hypervisor lends.
+
+use alloc::vec::Vec;
+
+use ring_abi::memory::{E820Entry, XenForeignMemoryMap, XenMachphysMapping, XenMemoryMap};
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::hypercall::{Current, HypercallError, HypercallResult, Outcome};
+use crate::platform::Platform;
+
+/// Start of the M2P that guests read.
+const M2P_START: u64 = 0xffff_8000_0000_0000;
+/// End of the M2P that guests read.
+const M2P_END: u64 = 0xffff_8040_0000_0000;
+/// Entries of a memory map at most.
+const MAX_MAP_ENTRIES: u32 = 128;
+
+/// An [`E820Entry`] as bytes.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct MapEntry {
+    addr: [u32; 2],
+    size: [u32; 2],
+    kind: u32,
+}
+
+impl MapEntry {
+    fn new(addr: u64, size: u64, kind: u32) -> Self {
+        let halves = |value: u64| [value as u32, (value >> 32) as u32];
+        Self { addr: halves(addr), size: halves(size), kind }
+    }
+}
+
+/// `XENMEM_machphys_mapping`: where the M2P is in every address space.
+pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let max_mfn = (M2P_END - M2P_START) / 8 - 1;
+    cur.copy_out(arg, &XenMachphysMapping { v_start: M2P_START, v_end: M2P_END, max_mfn })?;
+    Ok(Outcome::OK)
+}
+
+fn give_map<P: Platform>(cur: &Current<'_, P>, arg: u64, entries: &[MapEntry]) -> HypercallResult {
+    let map: XenMemoryMap = cur.copy_in(arg)?;
+    let fits = entries.len().min(map.nr_entries as usize);
+    cur.copy_out_bytes(map.buffer, entries[..fits].as_bytes())?;
+    cur.copy_out(arg, &XenMemoryMap { nr_entries: fits as u32, ..map })?;
+    Ok(Outcome::OK)
+}
+
+/// `XENMEM_memory_map`: the caller's map as the toolstack set it.
+///
+/// # Errors
+/// `NoSys`: it set none.
+pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let entries: Vec<MapEntry> =
+        cur.domain.mm.memory_map.lock().iter().map(|e| MapEntry::new(e.addr, e.size, e.r#type)).collect();
+    if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
+}
+
+/// `XENMEM_machine_memory_map`: firmware's map.
+///
+/// # Errors
+/// `NotPermitted`: the caller is not privileged.
+pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    if !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    let map = cur.hv.frames.firmware_map();
+    let entries: Vec<MapEntry> =
+        map.iter().map(|&(addr, size, kind)| MapEntry::new(addr, size, kind)).collect();
+    give_map(cur, arg, &entries)
+}
+
+/// `XENMEM_set_memory_map`: what `XENMEM_memory_map` is to tell a domain.
+///
+/// # Errors
+/// `Invalid`: more than 128 entries.
+pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let request: XenForeignMemoryMap = cur.copy_in(arg)?;
+    if request.map.nr_entries > MAX_MAP_ENTRIES {
+        return Err(HypercallError::Invalid);
+    }
+    let domain = cur.hv.domains.target(cur.domain, request.domid)?;
+    if !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    let mut entries = Vec::new();
+    for n in 0..request.map.nr_entries {
+        entries.push(cur.copy_in_at::<E820Entry>(request.map.buffer, n.into())?);
+    }
+    *domain.mm.memory_map.lock() = entries;
+    Ok(Outcome::OK)
+}

@@ -1,0 +1,61 @@
+//! Claims (`XENMEM_claim_pages`): memory set aside for a domain while it is built.
+
+use core::sync::atomic::Ordering;
+
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::error::HypercallError;
+use crate::platform::Platform;
+
+impl<P: Platform> Hypervisor<P> {
+    /// Sets aside what the domain lacks to `pages`; 0 gives the claim up.
+    ///
+    /// # Errors
+    /// `Invalid`: it has a claim, owns so many already, or may not own so many. `NoMemory`: there are not so many.
+    pub(crate) fn claim_pages(&self, dom: &Domain, pages: u64) -> Result<(), HypercallError> {
+        if pages == 0 {
+            self.drop_claim(dom);
+            return Ok(());
+        }
+        let mut claim = dom.mm.claim.lock();
+        let owned = dom.mm.tot_pages();
+        if *claim > 0 || pages <= owned || pages > dom.mm.max_pages() || dom.is_dying() {
+            return Err(HypercallError::Invalid);
+        }
+        let wanted = pages - owned;
+        let claimed = self.frames.claimed.fetch_add(wanted, Ordering::AcqRel);
+        if claimed + wanted > self.frames.free_pages() {
+            self.frames.claimed.fetch_sub(wanted, Ordering::AcqRel);
+            return Err(HypercallError::NoMemory);
+        }
+        *claim = wanted;
+        Ok(())
+    }
+
+    /// Gives up what is left of the domain's claim.
+    pub(crate) fn drop_claim(&self, dom: &Domain) {
+        let left = core::mem::take(&mut *dom.mm.claim.lock());
+        self.frames.claimed.fetch_sub(left, Ordering::AcqRel);
+    }
+
+    /// Whether the domain may take `count` more pages without touching what others claimed.
+    pub(super) fn may_use(&self, dom: &Domain, count: u64) -> bool {
+        let claimed = self.frames.claimed.load(Ordering::Acquire);
+        if claimed == 0 {
+            return true;
+        }
+        let others = claimed.saturating_sub(*dom.mm.claim.lock());
+        others + count <= self.frames.free_pages()
+    }
+
+    /// The domain got `count` pages: its claim shrinks.
+    pub(super) fn use_claim(&self, dom: &Domain, count: u64) {
+        if self.frames.claimed.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut claim = dom.mm.claim.lock();
+        let used = count.min(*claim);
+        *claim -= used;
+        self.frames.claimed.fetch_sub(used, Ordering::AcqRel);
+    }
+}

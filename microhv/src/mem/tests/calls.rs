@@ -1,0 +1,530 @@
+//! The hypercalls, as a guest makes them: arguments in its own memory, through its own tables.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use ring_abi::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH};
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::memory::*;
+use ring_abi::mmu::*;
+use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
+use zerocopy::IntoBytes;
+
+use super::{World, entry};
+use crate::domain::Domain;
+use crate::hypercall::{Args, HypercallResult, Outcome, memory, mmu, mmuext};
+use crate::mem::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
+use crate::mem::{FrameOwner, GrantAddress, PageType, Update};
+use crate::platform::Platform;
+use crate::testing::TestMachine;
+
+/// A domain with loaded tables and a page for arguments.
+struct Guest {
+    dom: Arc<Domain>,
+    /// L4, L3, L2, L1.
+    tables: [Mfn; 4],
+    /// Mapped for writing at [`ARGS`].
+    args: Mfn,
+    /// A page of its own, mapped nowhere.
+    page: Mfn,
+}
+
+const ARGS: u64 = 0x10_000;
+const DONE: u64 = ARGS + 0xff0;
+const FREE_VA: u64 = 0x20_000;
+const FREE_SLOT: usize = 0x20;
+
+type Handler = fn(&mut crate::hypercall::Current<'_, TestMachine>, &Args) -> HypercallResult;
+
+impl World {
+    fn guest(&self, id: u16, privileged: bool) -> Guest {
+        let dom = self.domain(id, privileged, 200);
+        let tables = self.address_space(&dom);
+        let [args, page] = self.pages(&dom);
+        self.poke(tables[3], (ARGS >> 12) as usize, entry(args, P | RW));
+        self.hv.install_bases(&dom, &dom.vcpus[0], tables[0], None).expect("valid");
+        self.check();
+        Guest { dom, tables, args, page }
+    }
+
+    fn write(&self, guest: &Guest, offset: usize, bytes: &[u8]) {
+        let at = ring_abi::types::Maddr::new(guest.args.raw() * 4096 + offset as u64);
+        self.hv.platform.write_bytes(at, bytes);
+    }
+
+    fn word(&self, guest: &Guest, offset: usize) -> u64 {
+        self.peek(guest.args, offset / 8)
+    }
+
+    /// Makes the call, again as long as it is to be continued; rax.
+    fn call(&self, guest: &Guest, handler: Handler, args: [u64; 4]) -> i64 {
+        let mut args: Args = [args[0], args[1], args[2], args[3], 0, 0];
+        for _ in 0..10_000 {
+            match self.run(&guest.dom, |cur| handler(cur, &args)) {
+                Ok(Outcome::Done(value)) => return value as i64,
+                Ok(Outcome::Continue(next)) => args = next,
+                Ok(Outcome::NoReturn) => panic!("it returns"),
+                Err(error) => return error.errno(),
+            }
+            self.check();
+        }
+        panic!("no progress");
+    }
+
+    fn mmu(&self, guest: &Guest, requests: &[(u64, u64)], whose: u32) -> i64 {
+        for (n, &(ptr, val)) in requests.iter().enumerate() {
+            self.write(guest, n * 16, MmuUpdate { ptr, val }.as_bytes());
+        }
+        self.call(guest, mmu::mmu_update, [ARGS, requests.len() as u64, DONE, whose.into()])
+    }
+
+    fn ext(&self, guest: &Guest, ops: &[(u32, u64, u64)], whose: u16) -> i64 {
+        for (n, &(cmd, arg1, arg2)) in ops.iter().enumerate() {
+            self.write(guest, n * 24, MmuextOp { cmd, _pad0: 0, arg1, arg2 }.as_bytes());
+        }
+        self.call(guest, mmuext::mmuext_op, [ARGS, ops.len() as u64, DONE, whose.into()])
+    }
+}
+
+fn at(table: Mfn, slot: usize) -> u64 {
+    table.raw() * 4096 + slot as u64 * 8
+}
+
+fn neg(errno: i32) -> i64 {
+    -i64::from(errno)
+}
+
+const SELF: u32 = DOMID_SELF as u32;
+
+#[test]
+fn mmu_update_counts_what_it_did() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let l1 = guest.tables[3];
+    let good = (at(l1, 40), entry(guest.page, P | RW));
+    assert_eq!(world.mmu(&guest, &[], SELF), 0);
+    assert_eq!(world.mmu(&guest, &[good, (at(l1, 41), entry(l1, P | RW)), good], SELF), neg(EBUSY));
+    assert_eq!(world.word(&guest, 0xff0) as u32, 1);
+    assert_eq!(world.peek(l1, 40), entry(guest.page, P | RW | US | GUEST_KERNEL));
+    assert_eq!(world.mmu(&guest, &[(at(l1, 40) | 4, 0)], SELF), neg(ENOSYS), "no such command");
+    assert_eq!(world.mmu(&guest, &[(at(Mfn::new(1 << 40), 0), 0)], SELF), neg(EINVAL));
+    assert_eq!(world.call(&guest, mmu::mmu_update, [0x40_0000, 1, 0, SELF.into()]), neg(EFAULT));
+    assert_eq!(world.call(&guest, mmu::mmu_update, [u64::MAX - 3, 2, 0, SELF.into()]), neg(EFAULT));
+    world.check();
+    // Accessed and dirty bits stay when asked to.
+    world.poke(l1, 40, world.peek(l1, 40) | A | D);
+    assert_eq!(world.mmu(&guest, &[(good.0 | MMU_PT_UPDATE_PRESERVE_AD, good.1)], SELF), 0);
+    assert_eq!(world.peek(l1, 40) & (A | D), A | D);
+    assert_eq!(world.mmu(&guest, &[good], SELF), 0);
+    assert_eq!(world.peek(l1, 40) & (A | D), 0);
+    // On a page that is no table, plainly.
+    assert_eq!(world.mmu(&guest, &[(at(l1, 40), 0), (at(guest.page, 7), 0x1234_5678)], SELF), 0);
+    assert_eq!(world.peek(guest.page, 7), 0x1234_5678);
+    world.check();
+}
+
+#[test]
+fn the_m2p_is_set_for_own_frames_alone() {
+    let world = World::new(256);
+    let (guest, other) = (world.guest(1, false), world.guest(2, false));
+    let m2p = |mfn: Mfn, pfn| (mfn.raw() << 12 | MMU_MACHPHYS_UPDATE, pfn);
+    assert_eq!(world.mmu(&guest, &[m2p(guest.page, 77)], SELF), 0);
+    assert_eq!(world.hv.platform.m2p(guest.page), Some(77));
+    assert_eq!(world.mmu(&guest, &[m2p(other.page, 77)], SELF), neg(EINVAL));
+    assert_eq!(world.hv.platform.m2p(other.page), None);
+}
+
+#[test]
+fn foreign_frames_need_privilege() {
+    let world = World::new(256);
+    let (guest, dom0) = (world.guest(1, false), world.guest(0, true));
+    let map = |g: &Guest, frame: Mfn| (at(g.tables[3], 40), entry(frame, P | RW));
+    assert_eq!(world.mmu(&guest, &[map(&guest, dom0.page)], 0), neg(EPERM));
+    assert_eq!(world.mmu(&guest, &[map(&guest, dom0.page)], SELF), neg(EPERM));
+    assert_eq!(world.mmu(&dom0, &[map(&dom0, guest.page)], 9), neg(ESRCH));
+    assert_eq!(world.mmu(&dom0, &[map(&dom0, guest.page)], 1), 0);
+    world.check();
+    // While it is mapped so, its owner cannot make it a table.
+    assert_eq!(world.ext(&guest, &[(MMUEXT_PIN_L1_TABLE, guest.page.raw(), 0)], DOMID_SELF), neg(EINVAL));
+    let before = world.hv.platform.flushes.load(Ordering::Relaxed);
+    assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), 0)], SELF), 0);
+    assert!(world.hv.platform.flushes.load(Ordering::Relaxed) > before, "no TLB remembers the write access");
+    assert_eq!(world.ext(&guest, &[(MMUEXT_PIN_L1_TABLE, guest.page.raw(), 0)], DOMID_SELF), 0);
+    // Another's tables: the high half.
+    let whose = (1 + 1) << 16 | 1;
+    let [extra] = world.pages(&guest.dom);
+    let update = (at(guest.tables[3], 44), entry(extra, P));
+    assert_eq!(world.mmu(&dom0, &[update], whose), 0);
+    assert_eq!(world.mmu(&guest, &[update], 1 << 16 | SELF), neg(EPERM));
+    assert_eq!(world.mmu(&dom0, &[(update.0, 0)], whose), 0);
+    assert_eq!(world.mmu(&dom0, &[update], whose & !0xffff | SELF), neg(EPERM), "d1's frame as d0's");
+    assert_eq!(world.mmu(&dom0, &[update], u32::from(DOMID_IO) + 1 << 16), neg(EINVAL));
+    assert_eq!(world.mmu(&guest, &[update], DOMID_XEN.into()), neg(EPERM));
+    world.check();
+    world.destroy(&guest.dom, true);
+    world.check();
+}
+
+#[test]
+fn update_va_mapping_finds_the_entry() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let update = |va, e, flags| world.call(&guest, mmu::update_va_mapping, [va, e, flags, 0]);
+    assert_eq!(update(FREE_VA, entry(guest.page, P | US), UVMF_NONE), 0);
+    assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(guest.page, P | US | G));
+    for va in [1 << 30, 1 << 47, 0xffff_8000_0000_0000, 0xffff_87ff_ffff_f000, u64::MAX] {
+        assert_eq!(update(va, 0, UVMF_NONE), neg(EINVAL), "{va:#x}");
+    }
+    let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
+    let before = flushes();
+    assert_eq!(update(FREE_VA, 0, UVMF_INVLPG), 0);
+    assert_eq!(world.hv.platform.events.lock().invlpg, [FREE_VA]);
+    assert_eq!(update(FREE_VA, 0, UVMF_TLB_FLUSH | UVMF_LOCAL), 0);
+    assert_eq!(update(FREE_VA, 0, UVMF_TLB_FLUSH | UVMF_ALL), 0);
+    assert_eq!(update(FREE_VA, 0, UVMF_TLB_FLUSH | (ARGS & !7)), 0);
+    assert_eq!(flushes(), before + 3);
+    world.check();
+}
+
+#[test]
+fn base_pointers_are_switched() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [old, l3, ..] = guest.tables;
+    let [new, user] = world.pages(&guest.dom);
+    for table in [new, user] {
+        world.poke(table, 0, entry(l3, P | RW));
+    }
+    // As GRUB leaves: in one call.
+    let ops = [
+        (MMUEXT_PIN_L4_TABLE, new.raw(), 0),
+        (MMUEXT_NEW_BASEPTR, new.raw(), 0),
+        (MMUEXT_UNPIN_TABLE, old.raw(), 0),
+    ];
+    assert_eq!(world.ext(&guest, &ops, DOMID_SELF), neg(EINVAL), "the old one was not pinned");
+    assert_eq!(world.word(&guest, 0xff0) as u32, 2);
+    assert_eq!(guest.dom.vcpus[0].cr3_kernel(), Some(new));
+    assert_eq!(world.hv.platform.cr3(), Some(new));
+    assert_eq!(world.hv.frames.held(old).page_type().1, 0);
+    world.check();
+    assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_USER_BASEPTR, user.raw(), 0)], DOMID_SELF), 0);
+    assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_USER_BASEPTR, user.raw(), 0)], DOMID_SELF), 0, "again");
+    world.check();
+    assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_USER_BASEPTR, guest.page.raw(), 0)], DOMID_SELF), 0);
+    assert_eq!(world.hv.frames.held(user).page_type().1, 0);
+    assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_USER_BASEPTR, 0, 0)], DOMID_SELF), 0);
+    assert_eq!(guest.dom.vcpus[0].cr3_user(), None);
+    for bad in [l3, Mfn::new(0), Mfn::new(u64::MAX >> 12)] {
+        assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_BASEPTR, bad.raw(), 0)], DOMID_SELF), neg(EINVAL));
+    }
+    world.check();
+    world.destroy(&guest.dom, true);
+    world.check();
+}
+
+#[test]
+fn batches_continue_and_finish_what_they_began() {
+    let world = World::new(512);
+    let guest = world.guest(1, false);
+    let [l4, l3, ..] = guest.tables;
+    let tree = world.address_space(&guest.dom);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(
+        world.ext(
+            &guest,
+            &[(MMUEXT_PIN_L3_TABLE, tree[1].raw(), 0), (MMUEXT_UNPIN_TABLE, tree[1].raw(), 0)],
+            DOMID_SELF
+        ),
+        0
+    );
+    assert_eq!(world.hv.frames.held(tree[1]).page_type().1, 0, "taken apart before the call returned");
+    let install = (at(l4, 5), entry(tree[1], P | RW));
+    let bad = (at(l4, 6), entry(l3, P | 1 << 8));
+    assert_eq!(world.mmu(&guest, &[install, (at(l4, 5), 0), install, bad], SELF), neg(EINVAL));
+    assert_eq!(world.word(&guest, 0xff0) as u32, 3);
+    assert_eq!(world.mmu(&guest, &[(at(l4, 5), 0), bad], SELF), neg(EINVAL));
+    assert_eq!(world.hv.frames.held(tree[1]).page_type().1, 0);
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    world.check();
+    assert_eq!(world.ext(&guest, &[(14, 0, 0)], DOMID_SELF), neg(ENOSYS));
+    assert_eq!(world.ext(&guest, &[(u32::MAX, 0, 0)], DOMID_SELF), neg(ENOSYS));
+    assert_eq!(world.ext(&guest, &[(MMUEXT_CLEAR_PAGE, l4.raw(), 0)], DOMID_SELF), neg(EBUSY));
+    world.poke(guest.page, 1, 5);
+    assert_eq!(world.ext(&guest, &[(MMUEXT_COPY_PAGE, tree[0].raw(), guest.page.raw())], DOMID_SELF), 0);
+    assert_eq!(world.peek(tree[0], 1), 5);
+    assert_eq!(world.ext(&guest, &[(MMUEXT_CLEAR_PAGE, tree[0].raw(), 0)], DOMID_SELF), 0);
+    assert_eq!(world.peek(tree[0], 1), 0);
+}
+
+#[test]
+fn dom0_builds_and_pins_for_another() {
+    let world = World::new(512);
+    let (dom0, guest) = (world.guest(0, true), world.guest(1, false));
+    let tree = world.address_space(&guest.dom);
+    assert_eq!(world.ext(&dom0, &[(MMUEXT_PIN_L4_TABLE, tree[0].raw(), 0)], 1), 0);
+    assert_eq!(world.hv.frames.held(tree[0]).page_type(), (PageType::L4, 1));
+    assert_eq!(world.ext(&dom0, &[(MMUEXT_NEW_BASEPTR, tree[0].raw(), 0)], 1), neg(EPERM));
+    assert_eq!(world.ext(&guest, &[(MMUEXT_PIN_L4_TABLE, dom0.page.raw(), 0)], 0), neg(EPERM));
+    assert_eq!(world.ext(&dom0, &[(MMUEXT_UNPIN_TABLE, tree[0].raw(), 0)], 1), 0);
+    world.check();
+}
+
+fn reservation(extent_start: u64, nr_extents: u64, extent_order: u32, domid: u16) -> XenMemoryReservation {
+    XenMemoryReservation { extent_start, nr_extents, extent_order, mem_flags: 0, domid, _pad0: [0; 3] }
+}
+
+#[test]
+fn reservations_grow_and_shrink() {
+    let world = World::new(512);
+    let guest = world.guest(1, false);
+    let owned = guest.dom.mm.tot_pages();
+    let memory = |command: u32, start: u64| {
+        world.call(&guest, memory::memory_op, [u64::from(command) | start << 6, ARGS + 0x800, 0, 0])
+    };
+    let put = |r: XenMemoryReservation| world.write(&guest, 0x800, r.as_bytes());
+    for n in 0..8u64 {
+        world.write(&guest, n as usize * 8, &(0x100 + n).to_le_bytes());
+    }
+    put(reservation(ARGS, 8, 0, DOMID_SELF));
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 0), 8);
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    assert_eq!(guest.dom.mm.tot_pages(), owned + 8);
+    let frames: [Mfn; 8] = core::array::from_fn(|n| Mfn::new(world.word(&guest, n * 8)));
+    for (n, &mfn) in frames.iter().enumerate() {
+        assert_eq!(world.hv.platform.m2p(mfn), Some(0x100 + n as u64));
+    }
+    world.check();
+    assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 8), 8, "nothing left to do");
+    assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, u64::MAX >> 6), (u64::MAX >> 6) as i64);
+    // One mapped page stays until it is unmapped.
+    let own = FrameOwner::Domain(&guest.dom);
+    let map = |e| world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, e, own, Update::Plain);
+    map(entry(frames[0], P | RW)).expect("own page");
+    assert_eq!(memory(XENMEM_DECREASE_RESERVATION, 0), 8);
+    assert_eq!(guest.dom.mm.tot_pages(), owned + 1);
+    world.check();
+    assert_eq!(memory(XENMEM_DECREASE_RESERVATION, 0), 0, "given up already");
+    map(0).expect("unmap");
+    assert_eq!(guest.dom.mm.tot_pages(), owned);
+    assert_eq!(world.hv.platform.m2p(frames[0]), None);
+    world.check();
+    for bad in [
+        reservation(ARGS, 1, 10, DOMID_SELF),
+        reservation(ARGS, 1, u32::MAX, DOMID_SELF),
+        reservation(ARGS, u64::MAX, 0, DOMID_SELF),
+        reservation(0x40_0000, 1, 0, DOMID_SELF),
+    ] {
+        put(bad);
+        assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 0), 0);
+        assert_eq!(memory(XENMEM_DECREASE_RESERVATION, 0), 0);
+    }
+    put(reservation(ARGS, 1, 0, 7));
+    assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 0), neg(ESRCH));
+    put(reservation(ARGS, 500, 0, DOMID_SELF));
+    assert_eq!(memory(XENMEM_INCREASE_RESERVATION, 0) as u64, 200 - owned, "as many as it may own");
+    world.check();
+    world.hv.platform.identity();
+}
+
+#[test]
+fn exchange_gives_contiguous_memory() {
+    let world = World::new(512);
+    let guest = world.guest(0, true);
+    let pages = world.pages::<4>(&guest.dom);
+    for (n, mfn) in pages.iter().enumerate() {
+        world.write(&guest, n * 8, &mfn.raw().to_le_bytes());
+    }
+    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
+    let exchange = |input: XenMemoryReservation, output: XenMemoryReservation| {
+        let request = XenMemoryExchange { r#in: input, out: output, nr_exchanged: 0 };
+        world.write(&guest, 0x800, request.as_bytes());
+        let result = world.call(&guest, memory::memory_op, [XENMEM_EXCHANGE.into(), ARGS + 0x800, 0, 0]);
+        (result, world.word(&guest, 0x840))
+    };
+    let (input, output) = (reservation(ARGS, 4, 0, DOMID_SELF), reservation(ARGS + 0x100, 1, 2, DOMID_SELF));
+    let own = FrameOwner::Domain(&guest.dom);
+    let map = |e| world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, e, own, Update::Plain);
+    map(entry(pages[2], P)).expect("own page");
+    let owned = guest.dom.mm.tot_pages();
+    assert_eq!(exchange(input, output), (neg(EINVAL), 0), "one is referred to");
+    world.check();
+    assert_eq!(guest.dom.mm.tot_pages(), owned);
+    map(0).expect("unmap");
+    assert_eq!(exchange(input, output), (0, 4));
+    let first = Mfn::new(world.word(&guest, 0x100));
+    assert_eq!(first.raw() % 4, 0);
+    assert_eq!(world.hv.platform.m2p(Mfn::new(first.raw() + 3)), Some(0x43));
+    assert_eq!(guest.dom.mm.tot_pages(), owned);
+    world.check();
+    assert_eq!(exchange(input, output).0, neg(EINVAL), "given away");
+    assert_eq!(exchange(input, reservation(ARGS, 2, 2, DOMID_SELF)).0, neg(EINVAL), "sizes differ");
+    assert_eq!(exchange(reservation(0, u64::MAX, 9, DOMID_SELF), output).0, neg(EINVAL));
+    assert_eq!(exchange(reservation(0, 1, 64, DOMID_SELF), output).0, neg(EPERM));
+    world.check();
+}
+
+#[test]
+fn claims_keep_memory_for_a_domain() {
+    let world = World::new(128);
+    let (dom0, guest) = (world.guest(0, true), world.guest(1, false));
+    let free = world.hv.frames.free_pages();
+    let claim = |caller: &Guest, pages| {
+        world.write(caller, 0, reservation(0, pages, 0, 1).as_bytes());
+        world.call(caller, memory::memory_op, [XENMEM_CLAIM_PAGES.into(), ARGS, 0, 0])
+    };
+    let owned = guest.dom.mm.tot_pages();
+    assert_eq!(claim(&guest, owned + 1), neg(EPERM));
+    assert_eq!(claim(&dom0, owned), neg(EINVAL));
+    assert_eq!(claim(&dom0, 201), neg(EINVAL));
+    assert_eq!(claim(&dom0, owned + free + 1), -i64::from(ring_abi::errno::ENOMEM));
+    assert_eq!(claim(&dom0, owned + free - 1), 0);
+    assert!(world.hv.populate(&dom0.dom, 0, 0).is_ok());
+    assert!(world.hv.populate(&dom0.dom, 0, 0).is_err(), "the rest is claimed");
+    for _ in 0..free - 1 {
+        world.hv.populate(&guest.dom, 0, 0).expect("claimed");
+    }
+    assert_eq!(world.hv.frames.claimed.load(Ordering::Relaxed), 0);
+    world.check();
+}
+
+#[test]
+fn memory_maps_are_given() {
+    let world = World::new(256);
+    let (dom0, guest) = (world.guest(0, true), world.guest(1, false));
+    let memory =
+        |g: &Guest, command: u32| world.call(g, memory::memory_op, [command.into(), ARGS + 0x800, 0, 0]);
+    let map = XenMemoryMap { nr_entries: 4, _pad0: 0, buffer: ARGS };
+    world.write(&guest, 0x800, map.as_bytes());
+    assert_eq!(memory(&guest, XENMEM_MEMORY_MAP), neg(ENOSYS));
+    assert_eq!(memory(&guest, XENMEM_MACHINE_MEMORY_MAP), neg(EPERM));
+    let e820 = E820Entry { addr: 0, size: 0x80_0000, r#type: E820_RAM };
+    world.write(&dom0, 0, e820.as_bytes());
+    let set = |domid, nr_entries| {
+        let map = XenMemoryMap { nr_entries, _pad0: 0, buffer: ARGS };
+        world.write(&dom0, 0x800, XenForeignMemoryMap { domid, _pad0: [0; 3], map }.as_bytes());
+        memory(&dom0, XENMEM_SET_MEMORY_MAP)
+    };
+    assert_eq!(set(1, 1), 0);
+    assert_eq!(set(1, 129), neg(EINVAL));
+    assert_eq!(set(5, 1), neg(ESRCH));
+    assert_eq!(memory(&guest, XENMEM_MEMORY_MAP), 0);
+    assert_eq!(world.word(&guest, 0x800) as u32, 1);
+    assert_eq!(world.word(&guest, 8), 0x80_0000);
+    world.write(&dom0, 0x800, map.as_bytes());
+    assert_eq!(memory(&dom0, XENMEM_MACHINE_MEMORY_MAP), 0);
+    assert_eq!(world.word(&dom0, 8), 256 << 12);
+    assert_eq!(memory(&guest, XENMEM_MAXIMUM_RAM_PAGE), 256);
+    assert_eq!(memory(&guest, 63), neg(ENOSYS));
+    assert_eq!(memory(&guest, XENMEM_MACHPHYS_MAPPING), 0);
+    assert_eq!(world.word(&guest, 0x800), 0xffff_8000_0000_0000);
+}
+
+#[test]
+fn writes_to_mapped_tables_are_emulated() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let l1 = guest.tables[3];
+    // The L1 is mapped at slot 3 of itself; code is in the arguments' page.
+    let target = (3 << 12) + FREE_SLOT as u64 * 8;
+    let fault = |code: &[u8], regs: &mut CpuUserRegs| {
+        world.write(&guest, 0, code);
+        regs.rip = ARGS;
+        regs.rdi = target;
+        let handled = world.run_with(&guest.dom, regs, |cur| cur.hv.handle_guest_page_fault(cur, target, 3));
+        world.check();
+        handled == crate::mem::emulate::FaultOutcome::Handled
+    };
+    let mut regs: CpuUserRegs = zerocopy::FromZeros::new_zeroed();
+    let mov = [0x48, 0x89, 0x37]; // mov %rsi,(%rdi)
+    regs.rsi = entry(guest.page, P | RW);
+    assert!(!fault(&mov, &mut regs), "without the assist it is the guest's");
+    guest.dom.assist.store(1 << 2, Ordering::Relaxed);
+    assert!(fault(&mov, &mut regs));
+    assert_eq!(regs.rip, ARGS + 3);
+    let stored = entry(guest.page, P | RW | US | GUEST_KERNEL);
+    assert_eq!(world.peek(l1, FREE_SLOT), stored);
+    // xchg %rsi,(%rdi)
+    regs.rsi = 0;
+    assert!(fault(&[0x48, 0x87, 0x37], &mut regs));
+    assert_eq!((regs.rsi, world.peek(l1, FREE_SLOT)), (stored, 0));
+    // lock andb $0xfd,(%rdi): write access goes
+    world
+        .run(&guest.dom, |cur| mmu::update_va_mapping(cur, &[FREE_VA, stored, 0, 0, 0, 0]))
+        .expect("own page");
+    assert!(fault(&[0xf0, 0x80, 0x27, 0xfd], &mut regs));
+    assert_eq!(world.peek(l1, FREE_SLOT), stored & !RW);
+    // What may not be mapped may not be written either.
+    regs.rsi = entry(l1, P | RW);
+    assert!(!fault(&mov, &mut regs));
+    assert_eq!(world.peek(l1, FREE_SLOT), stored & !RW);
+    // Not this instruction's operand; and a table that is none.
+    regs.rsi = 0;
+    assert!(!fault(&[0x48, 0x89, 0x77, 0x08], &mut regs));
+    let l2_target = 2 << 12;
+    let bounced =
+        world.run_with(&guest.dom, &mut regs, |cur| cur.hv.handle_guest_page_fault(cur, l2_target, 3));
+    assert_eq!(bounced, crate::mem::emulate::FaultOutcome::Bounce);
+    for (va, code) in [(target, 1), (target, 2), (target, 0x13), (target, 0xb), (0xffff_8000_0000_0000, 3)] {
+        let bounced =
+            world.run_with(&guest.dom, &mut regs, |cur| cur.hv.handle_guest_page_fault(cur, va, code));
+        assert_eq!(bounced, crate::mem::emulate::FaultOutcome::Bounce, "{va:#x} {code:#x}");
+    }
+}
+
+#[test]
+fn the_ldt_is_looked_up_when_used_and_leaves_with_its_mapping() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let own = FrameOwner::Domain(&guest.dom);
+    let map = |e| {
+        world
+            .hv
+            .lock_tables(&guest.dom)
+            .update_leaf(guest.tables[3], FREE_SLOT, e, own, Update::Plain)
+            .is_ok()
+    };
+    let set = |base: u64, entries: u64| world.ext(&guest, &[(MMUEXT_SET_LDT, base, entries)], DOMID_SELF);
+    assert_eq!(set(FREE_VA, 8193), neg(EINVAL));
+    assert_eq!(set(FREE_VA + 8, 1), neg(EINVAL));
+    assert_eq!(set(0xffff_8000_0000_0000, 1), neg(EINVAL));
+    assert_eq!(set(FREE_VA, 512), 0);
+    let touch = |offset| world.run(&guest.dom, |cur| cur.hv.fault_in_ldt(cur, offset));
+    assert!(!touch(0), "not mapped");
+    assert!(map(entry(guest.page, P | RW)));
+    assert!(!touch(0), "mapped for writing");
+    assert!(map(entry(guest.page, P)));
+    assert!(touch(8));
+    assert!(touch(8), "again");
+    assert!(!touch(4096), "past its end");
+    world.check();
+    assert_eq!(world.hv.frames.held(guest.page).page_type(), (PageType::SegDesc, 1));
+    // Mapped for writing again, as Linux does when it frees an LDT: the window lets go of it.
+    assert!(!map(entry(guest.page, P | RW)), "in use as descriptors");
+    assert!(map(0));
+    assert!(map(entry(guest.page, P | RW)));
+    world.check();
+    assert!(map(entry(guest.page, P)));
+    assert!(touch(0));
+    assert_eq!(set(0, 0), 0);
+    assert_eq!(world.hv.frames.held(guest.page).page_type().1, 0);
+    world.check();
+}
+
+#[test]
+fn a_grant_page_of_the_caller_itself_is_no_special_case() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    world.run(&guest.dom, |cur| {
+        let frame = world.hv.get_page(guest.page, &guest.dom).expect("own page").into_raw();
+        let place = GrantAddress::Virtual(FREE_VA);
+        world.hv.map_grant_frame(cur, place, frame, true, true).expect("a slot");
+        assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(frame, P | A | D | US | G));
+        world.hv.replace_grant_frame(cur, place, frame, true, Some(ARGS)).expect("mapped");
+        world.hv.flush_grants(&guest.dom);
+        world.hv.put_page(frame);
+        assert_eq!(world.peek(guest.tables[3], (ARGS >> 12) as usize), 0);
+        assert_eq!(world.peek(guest.tables[3], FREE_SLOT) >> 12 & 0xff_ffff, guest.args.raw());
+    });
+    world.check();
+}
