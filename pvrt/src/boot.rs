@@ -56,7 +56,7 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 #[cfg(freestanding)]
-pub use image::{debug_exit_port, run};
+pub use image::{debug_exit_port, install_handlers, run};
 #[cfg(freestanding)]
 pub(crate) use image::{shared_page, start};
 
@@ -114,11 +114,7 @@ mod image {
                 ramdisk: ramdisk_pages,
             },
         );
-        let (event_entry, failsafe_entry) = entry::callbacks();
-        // SAFETY: the entries keep to their frames.
-        unsafe { vcpu::set_callbacks(event_entry, failsafe_entry, 0) }.expect("set_callbacks");
-        // SAFETY: the stubs keep to the exception frame.
-        unsafe { vcpu::set_trap_table(&traps::table()) }.expect("set_trap_table");
+        install_handlers();
         mem::tables::unmap_guard(entry::stack_range().0);
         if initial_domain && let Err(errno) = physdev::set_iopl(1) {
             log::warn!("no I/O ports: {errno}");
@@ -135,6 +131,15 @@ mod image {
         };
         // SAFETY: defined by `kernel!` with this very signature.
         unsafe { pvrt_main(boot) }
+    }
+
+    /// Sets the runtime's callbacks and trap table, at start and after a kernel had its own in place.
+    pub fn install_handlers() {
+        let (event_entry, failsafe_entry) = entry::callbacks();
+        // SAFETY: the entries keep to their frames.
+        unsafe { vcpu::set_callbacks(event_entry, failsafe_entry, 0) }.expect("set_callbacks");
+        // SAFETY: the stubs keep to the exception frame.
+        unsafe { vcpu::set_trap_table(&traps::table()) }.expect("set_trap_table");
     }
 
     /// Runs `main` as the first task; the domain powers off when it returns.

@@ -29,7 +29,11 @@ pub mod pio;
 mod shared;
 
 pub use boot::BootInfo;
+#[cfg(freestanding)]
+pub use boot::install_handlers;
 pub use executor::{spawn, time, yield_now};
+#[cfg(freestanding)]
+pub use shared::info as shared_info;
 
 /// Makes `$main` the kernel of this image.
 ///

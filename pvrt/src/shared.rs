@@ -16,9 +16,9 @@ pub(crate) fn map(maddr: u64) {
         .expect("mapping shared_info");
 }
 
-/// The shared page.
+/// The page shared with the hypervisor, `struct shared_info`. The executor takes events off it.
 #[inline]
-pub(crate) fn info() -> SharedBytes {
+pub fn info() -> SharedBytes {
     // SAFETY: a page of the image, mapped for ever, reached only through this accessor.
     unsafe { SharedBytes::new(shared_info_va() as *mut u8, PAGE_SIZE) }
 }

@@ -27,6 +27,8 @@ pub(crate) use foreign::free_window;
 #[cfg(freestanding)]
 pub(crate) use foreign::take_window;
 pub use foreign::{ForeignMap, MapError, map_foreign, map_mmio};
+#[cfg(freestanding)]
+pub use window::WindowPages;
 
 use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::{Mfn, PAGE_SIZE, Pfn};

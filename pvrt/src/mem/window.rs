@@ -74,6 +74,32 @@ impl Window {
     }
 }
 
+/// Addresses with page tables below them and nothing mapped, for callers that make their own mappings; given back on
+/// drop, when nothing must be mapped there any more.
+#[derive(Debug)]
+pub struct WindowPages {
+    va: usize,
+    count: usize,
+}
+
+impl WindowPages {
+    /// Takes `count` pages of addresses; `None` when the region or the memory for tables is used up.
+    pub fn take(count: usize) -> Option<Self> {
+        super::take_window(count).map(|va| Self { va, count })
+    }
+
+    /// Address of the first byte.
+    pub fn va(&self) -> usize {
+        self.va
+    }
+}
+
+impl Drop for WindowPages {
+    fn drop(&mut self) {
+        super::free_window(self.va, self.count);
+    }
+}
+
 /// Takes `count` pages of addresses and makes the L1 tables they lack.
 pub(super) fn take(state: &mut State, count: usize) -> Option<usize> {
     let page = state.window.free.take(count)?;

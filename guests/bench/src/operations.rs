@@ -1,0 +1,260 @@
+//! Every operation that is timed.
+//!
+//! Hypercalls are issued raw, so that a tick is the hypervisor's or the instruction's own.
+#![allow(unsafe_code)] // raw hypercalls and page-table entries
+
+use alloc::vec;
+use alloc::vec::Vec;
+use pvrt::event::Port;
+use pvrt::grant::{GrantRefOwned, grant_access};
+use pvrt::hypercall::mmu::{mmuext_op, pte, update_va_mapping};
+use pvrt::hypercall::{event, raw, vcpu};
+use pvrt::mem::{Pages, WindowPages};
+use ring_abi::evtchn::{EVTCHNOP_SEND, EvtchnSend};
+use ring_abi::grant::*;
+use ring_abi::guest_context::TrapInfo;
+use ring_abi::hypercall::*;
+use ring_abi::mmu::*;
+use ring_abi::segment::FLAT_KERNEL_CS;
+use ring_abi::shared_info::{
+    EVTCHN_PENDING_OFFSET, PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET,
+};
+use ring_abi::types::DomId;
+use ring_abi::vcpu::VCPUOP_IS_UP;
+use ring_abi::version::XENVER_VERSION;
+
+use crate::asm;
+use crate::measure::Bench;
+
+/// Runs all of them.
+pub(crate) fn run(bench: &Bench) {
+    install();
+    calls(bench);
+    events(bench);
+    tables(bench);
+    grants(bench);
+    traps(bench);
+}
+
+/// Sets this image's own handlers.
+fn install() {
+    asm::set_shared(pvrt::shared_info().as_ptr() as u64);
+    let (upcall, int3, syscall) = asm::handlers();
+    // SAFETY: the handlers keep to their frames. No segment is ever loaded, so the failsafe entry is never used.
+    unsafe { vcpu::set_callbacks(upcall, upcall, syscall) }.expect("set_callbacks");
+    let entry = TrapInfo { vector: 3, flags: 3, cs: FLAT_KERNEL_CS, address: int3, ..TrapInfo::default() };
+    // SAFETY: the handler keeps to its frame.
+    unsafe { vcpu::set_trap_table(&[entry, TrapInfo::default()]) }.expect("set_trap_table");
+}
+
+fn calls(bench: &Bench) {
+    bench.time("xen_version", || {
+        // SAFETY: no memory is touched.
+        unsafe { raw(__HYPERVISOR_XEN_VERSION, [u64::from(XENVER_VERSION), 0, 0, 0, 0]) };
+    });
+    bench.time("vcpu_is_up", || {
+        // SAFETY: no memory is touched.
+        unsafe { raw(__HYPERVISOR_VCPU_OP, [u64::from(VCPUOP_IS_UP), 0, 0, 0, 0]) };
+    });
+    let stack = asm::kernel_stack();
+    bench.time("stack_switch", || {
+        // SAFETY: the stack is this image's own; only entries from user mode use it.
+        unsafe { raw(__HYPERVISOR_STACK_SWITCH, [0xe02b, stack, 0, 0, 0]) };
+    });
+    let version = MulticallEntry {
+        op: u64::from(__HYPERVISOR_XEN_VERSION),
+        args: [u64::from(XENVER_VERSION), 0, 0, 0, 0, 0],
+        ..MulticallEntry::default()
+    };
+    let mut list = [version; 8];
+    bench.time("multicall_8", || {
+        // SAFETY: the list is this function's own.
+        unsafe { raw(__HYPERVISOR_MULTICALL, [list.as_mut_ptr() as u64, 8, 0, 0, 0]) };
+    });
+}
+
+fn events(bench: &Bench) {
+    let port = match event::bind_ipi(0) {
+        Ok(number) => Port::adopt(number),
+        Err(errno) => return bench.skip("evtchn_send", errno),
+    };
+    let info = pvrt::shared_info();
+    let arg = EvtchnSend { port: port.number().raw() };
+    let send = || {
+        let args = [u64::from(EVTCHNOP_SEND), (&raw const arg) as u64, 0, 0, 0];
+        // SAFETY: the argument is only read.
+        unsafe { raw(__HYPERVISOR_EVENT_CHANNEL_OP, args) };
+    };
+    let word = EVTCHN_PENDING_OFFSET + arg.port as usize / 64 * 8;
+    bench.time("evtchn_send_masked", || {
+        // Upcalls are masked; each send finds the event clear, as a consumer that polls leaves it.
+        info.store_u8(UPCALL_PENDING_OFFSET, 0);
+        info.store_u64(PENDING_SEL_OFFSET, 0);
+        info.store_u64(word, 0);
+        send();
+    });
+    bench.time("evtchn_send_pending", send);
+    info.store_u64(PENDING_SEL_OFFSET, 0);
+    info.store_u64(word, 0);
+    info.store_u8(UPCALL_PENDING_OFFSET, 0);
+    let before = asm::upcalls();
+    let mut sent = 0;
+    info.store_u8(UPCALL_MASK_OFFSET, 0);
+    bench.time("evtchn_self", || {
+        sent += 1;
+        send();
+    });
+    info.store_u8(UPCALL_MASK_OFFSET, 1);
+    let taken = asm::upcalls() - before;
+    // Others than ours may arrive too.
+    if taken < sent {
+        bench.skip("evtchn_self", ("upcalls missing", sent - taken));
+    }
+}
+
+fn tables(bench: &Bench) {
+    let (Ok(pages), Some(window)) = (Pages::zeroed(2), WindowPages::take(1)) else {
+        return bench.skip("update_va_mapping", "no memory");
+    };
+    let va = window.va() as u64;
+    let bits = pte::P | pte::RW | pte::A | pte::D;
+    let entries = [pages.mfn(0).maddr().raw() | bits, pages.mfn(1).maddr().raw() | bits];
+    for (name, flags) in [("update_va_mapping", UVMF_NONE), ("update_va_mapping_invlpg", UVMF_INVLPG)] {
+        let mut turn = 0;
+        bench.time(name, || {
+            turn ^= 1;
+            // SAFETY: the window page is this function's own, and nothing uses the mapping.
+            unsafe { raw(__HYPERVISOR_UPDATE_VA_MAPPING, [va, entries[turn], flags, 0, 0]) };
+        });
+    }
+    // SAFETY: as above.
+    unsafe { update_va_mapping(va, 0, UVMF_INVLPG) }.expect("unmapping a window page");
+
+    let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
+    bench.time("tlb_flush_local", || mmuext(&flush));
+
+    // A table must not be writable while it is one.
+    let table = pages.va() as u64;
+    let frame = pages.mfn(0).maddr().raw();
+    // SAFETY: the page is this function's own, and it is not written while it is read-only.
+    unsafe { update_va_mapping(table, frame | pte::P | pte::A, UVMF_INVLPG) }.expect("read-only page");
+    let pin = MmuextOp { cmd: MMUEXT_PIN_L1_TABLE, arg1: frame >> 12, ..MmuextOp::default() };
+    let unpin = MmuextOp { cmd: MMUEXT_UNPIN_TABLE, arg1: frame >> 12, ..MmuextOp::default() };
+    bench.time("pin_unpin_l1", || {
+        mmuext(&pin);
+        mmuext(&unpin);
+    });
+    // SAFETY: as it was.
+    unsafe { update_va_mapping(table, frame | bits, UVMF_INVLPG) }.expect("writable page");
+}
+
+fn mmuext(op: &MmuextOp) {
+    let args = [(op as *const MmuextOp) as u64, 1, 0, u64::from(DomId::SELF.raw()), 0];
+    // SAFETY: the operation is only read; pinning an empty table and flushing change no mapping.
+    unsafe { raw(__HYPERVISOR_MMUEXT_OP, args) };
+}
+
+/// A page granted to this very domain.
+struct Granted {
+    pages: Pages,
+    grant: GrantRefOwned,
+    dom: DomId,
+}
+
+fn granted() -> Result<Granted, &'static str> {
+    let dom = event::own_domid().map_err(|_| "no domain number")?;
+    let pages = Pages::zeroed(2).map_err(|_| "no memory")?;
+    let grant = grant_access(dom, pages.mfn(0), false).map_err(|_| "no grant")?;
+    Ok(Granted { pages, grant, dom })
+}
+
+fn grants(bench: &Bench) {
+    let granted = match granted() {
+        Ok(granted) => granted,
+        Err(why) => return bench.skip("grant", why),
+    };
+    let gref = granted.grant.number().raw();
+    let Some(window) = WindowPages::take(1) else { return bench.skip("grant", "no window") };
+    let mut status = 0;
+    bench.time("grant_map_unmap", || {
+        let mut map = GnttabMapGrantRef {
+            host_addr: window.va() as u64,
+            flags: GNTMAP_HOST_MAP,
+            r#ref: gref,
+            dom: granted.dom.raw(),
+            ..Default::default()
+        };
+        grant_op(GNTTABOP_MAP_GRANT_REF, &mut map);
+        let mut unmap =
+            GnttabUnmapGrantRef { host_addr: map.host_addr, handle: map.handle, ..Default::default() };
+        grant_op(GNTTABOP_UNMAP_GRANT_REF, &mut unmap);
+        status |= map.status | unmap.status;
+    });
+    check(bench, "grant_map_unmap", status);
+    bench.time("grant_map_unmap_device", || {
+        let mut map = GnttabMapGrantRef {
+            flags: GNTMAP_DEVICE_MAP,
+            r#ref: gref,
+            dom: granted.dom.raw(),
+            ..Default::default()
+        };
+        grant_op(GNTTABOP_MAP_GRANT_REF, &mut map);
+        let mut unmap =
+            GnttabUnmapGrantRef { dev_bus_addr: map.dev_bus_addr, handle: map.handle, ..Default::default() };
+        grant_op(GNTTABOP_UNMAP_GRANT_REF, &mut unmap);
+        status |= map.status | unmap.status;
+    });
+    check(bench, "grant_map_unmap_device", status);
+    for (name, len) in [("grant_copy_4096", 4096), ("grant_copy_64", 64)] {
+        let mut copy = GnttabCopy {
+            source: GnttabCopyPtr { u: u64::from(gref), domid: granted.dom.raw(), ..Default::default() },
+            dest: GnttabCopyPtr {
+                u: granted.pages.mfn(1).raw(),
+                domid: DomId::SELF.raw(),
+                ..Default::default()
+            },
+            len,
+            flags: GNTCOPY_SOURCE_GREF,
+            ..Default::default()
+        };
+        bench.time(name, || grant_op(GNTTABOP_COPY, &mut copy));
+        check(bench, name, copy.status);
+    }
+}
+
+fn grant_op<T>(cmd: u32, arg: &mut T) {
+    let args = [u64::from(cmd), (arg as *mut T) as u64, 1, 0, 0];
+    // SAFETY: mappings go to a window page of the caller's, copies to a page of the caller's.
+    unsafe { raw(__HYPERVISOR_GRANT_TABLE_OP, args) };
+}
+
+fn check(bench: &Bench, name: &str, status: i16) {
+    if status != GNTST_OKAY {
+        bench.skip(name, ("status", status));
+    }
+}
+
+fn traps(bench: &Bench) {
+    bench.time("int3", asm::int3);
+    let stack = asm::kernel_stack();
+    let base = MmuextOp { cmd: MMUEXT_NEW_USER_BASEPTR, arg1: asm::base_table(), ..MmuextOp::default() };
+    // SAFETY: the stack is this image's own; user mode runs on the kernel's own tables.
+    let ready = unsafe {
+        raw(__HYPERVISOR_STACK_SWITCH, [0xe02b, stack, 0, 0, 0]);
+        mmuext_op(&[base], DomId::SELF)
+    };
+    match ready {
+        Ok(()) => bench.time_loop("user_syscall", asm::user_syscalls),
+        Err(errno) => bench.skip("user_syscall", errno),
+    }
+    bench.time("cpuid_forced", asm::forced_cpuid);
+    bench.time("rdmsr_efer", asm::read_efer);
+    bench.time("clts", asm::clts);
+    bench.time("rdtsc", || {
+        pvrt::time::tsc();
+    });
+    let mut text: Vec<u8> = vec![0; 64];
+    bench.time("nothing", || {
+        text[0] = core::hint::black_box(text[0]);
+    });
+}
