@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub mod bench;
 pub mod bundle;
 pub mod cargo;
 pub mod debug;

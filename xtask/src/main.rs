@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::bench::BenchOptions;
 use xtask::image::ImageOptions;
 use xtask::lint::LintOptions;
 use xtask::options::RunOptions;
 use xtask::test::TestOptions;
-use xtask::{Usage, debug, image, images, lint, run, test};
+use xtask::{Usage, bench, debug, image, images, lint, run, test};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -29,6 +30,11 @@ enum Task {
     Test {
         #[command(flatten)]
         options: TestOptions,
+    },
+    /// Measure what docs/PERFORMANCE.md states.
+    Bench {
+        #[command(flatten)]
+        options: BenchOptions,
     },
     /// Build and check the images.
     Build {
@@ -77,6 +83,7 @@ fn perform(task: Task) -> anyhow::Result<u8> {
     match task {
         Task::Run { options } => run::run(&options.machine()?),
         Task::Test { options } => test::test(&options),
+        Task::Bench { options } => bench::bench(&options),
         Task::Build { images } => images::build(&selected(&images)?).map(|()| 0),
         Task::Check { options } => lint::check(&options).map(|()| 0),
         Task::Clippy { options } => lint::clippy(&options).map(|()| 0),

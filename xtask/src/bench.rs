@@ -1,0 +1,261 @@
+//! `cargo xtask bench`: the figures of docs/PERFORMANCE.md.
+//!
+//! QEMU executes one instruction a tick (`-icount shift=0`), so that the guest's TSC counts instructions, and the
+//! figures are the same on every host.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::deps::{self, Need};
+use crate::machine::{Machine, Net};
+use crate::plugin::{self, Counts};
+use crate::qemu::RunDirectory;
+use crate::session::{Attach, Outcome, Session};
+use crate::symbols::Symbols;
+use crate::{images, usage};
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchOptions {
+    /// Which figures: operations (of the ABI, timed by the bench guest) or system (boot and creation, counted).
+    #[arg(value_enum)]
+    what: Option<What>,
+    /// Only this operation.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// How often each operation is done.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    ops: u64,
+    /// The bench guest as a domain under dom0, not as dom0 itself.
+    #[arg(long)]
+    domu: bool,
+}
+
+/// A kind of figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    Operations,
+    System,
+}
+
+/// An operation with a figure of Xen's to compare.
+struct Operation {
+    name: &'static str,
+    /// Debian's Xen 4.17 in the same QEMU, the same way.
+    xen: u64,
+    /// What microhv is to reach.
+    aim: u64,
+}
+
+const fn operation(name: &'static str, xen: u64, aim: u64) -> Operation {
+    Operation { name, xen, aim }
+}
+
+const OPERATIONS: &[Operation] = &[
+    operation("xen_version", 335, 160),
+    operation("vcpu_is_up", 364, 170),
+    operation("stack_switch", 301, 170),
+    operation("evtchn_self", 643, 320),
+    operation("evtchn_send_masked", 543, 220),
+    operation("update_va_mapping", 949, 450),
+    operation("update_va_mapping_invlpg", 1_015, 450),
+    operation("pin_unpin_l1", 18_982, 6_500),
+    operation("grant_map_unmap", 2_880, 1_200),
+    operation("grant_copy_4096", 2_191, 1_200),
+    operation("grant_copy_64", 1_687, 700),
+    operation("multicall_8", 1_944, 800),
+    operation("int3", 401, 200),
+    operation("user_syscall", 807, 400),
+    operation("cpuid_forced", 438, 250),
+    operation("rdmsr_efer", 1_228, 500),
+    operation("clts", 1_212, 500),
+];
+
+/// Power-on to the prompt and `xl create` of a small guest: the aims, in instructions.
+const BOOT_AIM: u64 = 300_000_000;
+const CREATE_AIM: u64 = 10_000_000;
+
+/// Where a boot is certainly stuck.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// Measures and prints; gives the exit status: 1 when a figure is missing.
+///
+/// # Errors
+/// A tool is missing, a build failed, or a machine did not run to its end.
+pub fn bench(options: &BenchOptions) -> Result<u8> {
+    if let Some(only) = options.only.as_ref().filter(|only| only.contains(char::is_whitespace)) {
+        return Err(usage(format!("{only:?} is no operation's name")));
+    }
+    deps::ensure(&[Need::Qemu, Need::CCompiler])?;
+    images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+    let mut complete = true;
+    if options.what != Some(What::System) {
+        complete &= operations(options)?;
+    }
+    if options.what != Some(What::Operations) {
+        system()?;
+    }
+    Ok(u8::from(!complete))
+}
+
+/// The machine of every figure.
+fn machine() -> Machine {
+    let icount = ["-icount", "shift=0,sleep=off"].map(str::to_string);
+    Machine {
+        cpus: 1,
+        net: Net::None,
+        qemu_arguments: icount.to_vec(),
+        timeout: Some(TIME_LIMIT),
+        ..Machine::default()
+    }
+}
+
+/// Runs a machine to its end; gives its console.
+fn run(machine: &Machine) -> Result<String> {
+    let (outcome, console) = Session::start(machine, Attach::Nobody)?.wait();
+    if outcome != Outcome::Succeeded {
+        eprintln!("{}", console.trim_end());
+        Symbols::of_images().explain(&console);
+        bail!("the machine ended with {outcome:?}");
+    }
+    Ok(console)
+}
+
+/// Times the operations; false when one of the table is missing.
+fn operations(options: &BenchOptions) -> Result<bool> {
+    let mut words = format!("ops={}", options.ops);
+    if let Some(only) = &options.only {
+        words.push_str(&format!(" only={only}"));
+    }
+    let mut machine = machine();
+    if options.domu {
+        machine.script = Some(vec![format!("xl create -c /boot/bench.cfg extra=\"{words}\"")]);
+    } else {
+        machine.dom0 = images::find("bench")?.bootable();
+        machine.dom0_arguments = words;
+    }
+    let console = run(&machine)?;
+    let measured = measured(&console);
+    println!("| operation | microhv | Xen 4.17 | aim | |");
+    println!("| --- | --- | --- | --- | --- |");
+    let mut complete = true;
+    for known in OPERATIONS {
+        if options.only.as_ref().is_some_and(|only| only != known.name) {
+            continue;
+        }
+        match measured.get(known.name) {
+            Some(ticks) => {
+                println!(
+                    "| {} | {ticks} | {} | {} | {} |",
+                    known.name,
+                    known.xen,
+                    known.aim,
+                    known.verdict(*ticks)
+                );
+            }
+            None => {
+                println!("| {} | - | {} | {} | missing |", known.name, known.xen, known.aim);
+                complete = false;
+            }
+        }
+    }
+    for (name, ticks) in &measured {
+        if !OPERATIONS.iter().any(|known| known.name == name) {
+            println!("| {name} | {ticks} | | | |");
+        }
+    }
+    for line in console.lines().filter(|line| line.contains("skipped")) {
+        println!("{}", line.trim());
+    }
+    Ok(complete)
+}
+
+impl Operation {
+    fn verdict(&self, ticks: u64) -> &'static str {
+        if ticks <= self.aim {
+            "reached"
+        } else if ticks < self.xen {
+            "below Xen"
+        } else {
+            "over Xen"
+        }
+    }
+}
+
+/// The figures on a console: `bench NAME TICKS ticks-per-op N ops`, whatever stands before.
+fn measured(console: &str) -> BTreeMap<String, u64> {
+    let figure = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
+        let (name, ticks, unit) = (words.next()?, words.next()?, words.next()?);
+        (unit == "ticks-per-op").then_some((name.to_string(), ticks.parse().ok()?))
+    };
+    // In an attached domain's line "bench" may stand twice: its name, then the figure.
+    let after_name = |line: &str| line.split_once(") ").and_then(|(_, rest)| figure(rest));
+    console.lines().filter_map(|line| figure(line).or_else(|| after_name(line))).collect()
+}
+
+/// Counts the instructions of a boot, and of a creation as what a boot with one has more.
+fn system() -> Result<()> {
+    let boot = counted(&[])?;
+    let create = counted(&["xl create -p /boot/hello.cfg"])?;
+    let create_total = create.total().saturating_sub(boot.total());
+    println!("| from, to | instructions | hypervisor | kernels | aim |");
+    println!("| --- | --- | --- | --- | --- |");
+    println!(
+        "| power-on, dom0's prompt and off | {} | {} | {} | {BOOT_AIM} |",
+        boot.total(),
+        boot.hypervisor,
+        boot.kernel
+    );
+    println!(
+        "| `xl create` of 8 MiB, the guest's first instruction | {create_total} | {} | {} | {CREATE_AIM} |",
+        create.hypervisor.saturating_sub(boot.hypervisor),
+        create.kernel.saturating_sub(boot.kernel)
+    );
+    Ok(())
+}
+
+/// All instructions of a machine that runs `lines` and powers off; the firmware's apart.
+fn counted(lines: &[&str]) -> Result<Counts> {
+    let directory = RunDirectory::new()?;
+    let file = directory.file("counts");
+    let mut machine = machine();
+    machine.script = Some(lines.iter().map(|line| line.to_string()).collect());
+    let plugin = format!("{},out={}", plugin::build()?.display(), file.display());
+    machine.qemu_arguments.extend(["-plugin".into(), plugin]);
+    run(&machine)?;
+    match plugin::marks(&std::fs::read_to_string(&file)?).last() {
+        Some((_, counts)) => Ok(*counts),
+        None => bail!("the counting plugin wrote nothing"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found_wherever_they_stand() {
+        let console = "x\r\nbench xen_version 335 ticks-per-op 1000 ops\r\n(d1 bench) bench int3 401 ticks-per-op 9 ops\r\n\
+                       bench clts skipped: no\r\nbench done\r\nbench x y ticks-per-op 1 ops\r\n";
+        let found = measured(console);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found["xen_version"], found["int3"]), (335, 401));
+    }
+
+    #[test]
+    fn verdicts_at_their_edges() {
+        let known = operation("x", 300, 100);
+        assert_eq!(known.verdict(100), "reached");
+        assert_eq!(known.verdict(101), "below Xen");
+        assert_eq!(known.verdict(299), "below Xen");
+        assert_eq!(known.verdict(300), "over Xen");
+    }
+
+    #[test]
+    fn every_aim_is_below_xens_figure() {
+        assert!(OPERATIONS.iter().all(|known| known.aim < known.xen));
+    }
+}
