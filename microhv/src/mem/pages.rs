@@ -307,7 +307,7 @@ impl<P: Platform> Hypervisor<P> {
     /// A general reference on a frame if it is the domain's.
     #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: &Domain) -> Option<PageRef<'_, P>> {
-        self.frames.info(mfn)?.get(owner.id).then_some(PageRef { hv: self, mfn })
+        self.frames.info(mfn)?.get(owner.id).then(|| PageRef { hv: self, mfn })
     }
 
     /// A general reference and one of type writable on a frame if it is the domain's and is not in use as something

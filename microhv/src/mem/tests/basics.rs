@@ -260,6 +260,18 @@ fn a_freed_frame_is_flushed_before_it_is_given_again() {
 }
 
 #[test]
+fn a_refused_reference_is_not_given_back() {
+    let world = World::new(64);
+    let (dom, other) = (world.domain(1, false, 32), world.domain(2, false, 32));
+    let [page] = world.pages(&dom);
+    assert!(world.hv.get_page(page, &other).is_none());
+    assert_eq!(world.hv.get_page_writable(page, &other).err(), Some(E::Invalid));
+    assert!(world.hv.get_page(Mfn::new(64), &other).is_none());
+    assert_eq!(world.hv.frames.held(page).count(), 1);
+    world.check();
+}
+
+#[test]
 fn limits_are_kept() {
     let world = World::new(64);
     let dom = world.domain(1, false, 3);

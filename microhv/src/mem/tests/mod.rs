@@ -2,6 +2,7 @@
 
 mod basics;
 mod calls;
+mod random;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -1,0 +1,343 @@
+//! Guests that do anything, in any order: after every step the frame table agrees with all page tables, and no TLB
+//! can remember write access to what is now a page table or another domain's.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use ring_abi::types::{Maddr, Mfn};
+
+use super::{World, entry};
+use crate::domain::Domain;
+use crate::error::HypercallError;
+use crate::mem::check::Extra;
+use crate::mem::frame::PageType;
+use crate::mem::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
+use crate::mem::{FrameOwner, GrantAddress, TableError, Update, pte};
+use crate::platform::Platform;
+
+const FRAMES: usize = 72;
+const DOMAINS: usize = 3;
+/// Slots that entries are put in: a few, so that operations meet each other; and odd ones.
+const SLOTS: [usize; 8] = [0, 1, 2, 3, 255, 256, 271, 511];
+const FLAGS: [u64; 10] =
+    [0, P, P | RW, P | US, P | RW | US | A | D, P | RW | NX, P | G, P | PSE, P | PCD, P | RW | G | 0xe00];
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The guest writes its own memory.
+    Poke {
+        dom: usize,
+        frame: usize,
+        slot: usize,
+        target: usize,
+        flags: usize,
+    },
+    /// `mmu_update` by `by` on a table of `dom` with a frame of `owner`.
+    Set {
+        dom: usize,
+        owner: usize,
+        frame: usize,
+        slot: usize,
+        target: usize,
+        flags: usize,
+        mode: u8,
+    },
+    Pin {
+        dom: usize,
+        frame: usize,
+        level: u8,
+    },
+    Unpin {
+        dom: usize,
+        frame: usize,
+    },
+    Base {
+        dom: usize,
+        frame: usize,
+        user: bool,
+    },
+    Gdt {
+        dom: usize,
+        frames: Vec<usize>,
+    },
+    Populate {
+        dom: usize,
+    },
+    Release {
+        dom: usize,
+        frame: usize,
+    },
+    Steal {
+        dom: usize,
+        frame: usize,
+    },
+    MapGrant {
+        dom: usize,
+        owner: usize,
+        frame: usize,
+        table: usize,
+        slot: usize,
+        read_only: bool,
+    },
+    UnmapGrant {
+        pick: usize,
+    },
+    Pending(bool),
+    Destroy {
+        dom: usize,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let dom = || 0..DOMAINS;
+    let frame = || 0..FRAMES + 2;
+    let slot = || 0..SLOTS.len();
+    let flags = || 0..FLAGS.len();
+    prop_oneof![
+        6 => (dom(), frame(), slot(), frame(), flags())
+            .prop_map(|(dom, frame, slot, target, flags)| Step::Poke { dom, frame, slot, target, flags }),
+        12 => (dom(), dom(), frame(), slot(), frame(), flags(), 0u8..3)
+            .prop_map(|(dom, owner, frame, slot, target, flags, mode)| Step::Set { dom, owner, frame, slot, target, flags, mode }),
+        6 => (dom(), frame(), 1u8..5).prop_map(|(dom, frame, level)| Step::Pin { dom, frame, level }),
+        4 => (dom(), frame()).prop_map(|(dom, frame)| Step::Unpin { dom, frame }),
+        3 => (dom(), frame(), any::<bool>()).prop_map(|(dom, frame, user)| Step::Base { dom, frame, user }),
+        1 => (dom(), proptest::collection::vec(frame(), 0..4)).prop_map(|(dom, frames)| Step::Gdt { dom, frames }),
+        2 => dom().prop_map(|dom| Step::Populate { dom }),
+        2 => (dom(), frame()).prop_map(|(dom, frame)| Step::Release { dom, frame }),
+        1 => (dom(), frame()).prop_map(|(dom, frame)| Step::Steal { dom, frame }),
+        3 => (dom(), dom(), frame(), frame(), slot(), any::<bool>()).prop_map(
+            |(dom, owner, frame, table, slot, read_only)| Step::MapGrant { dom, owner, frame, table, slot, read_only }
+        ),
+        2 => (0usize..8).prop_map(|pick| Step::UnmapGrant { pick }),
+        2 => any::<bool>().prop_map(Step::Pending),
+        1 => dom().prop_map(|dom| Step::Destroy { dom }),
+    ]
+}
+
+struct Mapping {
+    dom: usize,
+    at: Maddr,
+    frame: Mfn,
+    read_only: bool,
+}
+
+struct Model {
+    world: World,
+    doms: Vec<Arc<Domain>>,
+    grants: Vec<Mapping>,
+    /// What TLBs may remember as writable, with its owner then.
+    tlb: BTreeMap<u64, BTreeSet<u16>>,
+    flushes: u32,
+}
+
+impl Model {
+    fn new() -> Self {
+        let world = World::new(FRAMES);
+        let doms: Vec<_> = (0..DOMAINS).map(|id| world.domain(id as u16, id == 0, 40)).collect();
+        for dom in &doms {
+            let tables = world.address_space(dom);
+            let pages = world.pages::<6>(dom);
+            world.poke(tables[3], 255, entry(pages[0], P | RW));
+            world.poke(tables[3], 511, entry(pages[1], P | RW | US));
+            world.hv.install_bases(dom, &dom.vcpus[0], tables[0], None).expect("valid");
+        }
+        Self { world, doms, grants: Vec::new(), tlb: BTreeMap::new(), flushes: 0 }
+    }
+
+    /// As a guest does what is to be continued; not longer than that, or it would never end.
+    fn repeat(&self, mut f: impl FnMut() -> Result<(), TableError>) -> bool {
+        for _ in 0..64 {
+            match f() {
+                Err(TableError::Restart) => {}
+                result => return result.is_ok(),
+            }
+            if self.flushes % 3 == 0 {
+                return false; // a guest that does not come back
+            }
+        }
+        panic!("no progress");
+    }
+
+    fn apply(&mut self, step: &Step) {
+        let mfn = |n: usize| Mfn::new(n as u64);
+        let hv = &self.world.hv;
+        match *step {
+            Step::Poke { dom, frame, slot, target, flags } => {
+                if let Ok(page) = hv.get_page_writable(mfn(frame), &self.doms[dom]) {
+                    self.world.poke(page.mfn(), SLOTS[slot], entry(mfn(target), FLAGS[flags]));
+                }
+            }
+            Step::Set { dom, owner, frame, slot, target, flags, mode } => {
+                let (dom, owner) = (&self.doms[dom], &self.doms[owner]);
+                let slot = SLOTS[slot];
+                let update = match mode {
+                    0 => Update::Plain,
+                    1 => Update::PreserveAccessedDirty,
+                    _ if frame < FRAMES => Update::CompareExchange(self.world.peek(mfn(frame), slot)),
+                    _ => Update::CompareExchange(0),
+                };
+                let new = entry(mfn(target), FLAGS[flags]);
+                self.repeat(|| {
+                    let mut mm = hv.begin_tables(dom)?;
+                    if dom.is_dying() {
+                        return Err(HypercallError::NoSuchDomain.into());
+                    }
+                    mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update)
+                        .map_err(TableError::from)
+                });
+            }
+            Step::Pin { dom, frame, level } => {
+                let dom = &self.doms[dom];
+                if !dom.is_dying() {
+                    self.repeat(|| hv.pin_table(dom, mfn(frame), level));
+                }
+            }
+            Step::Unpin { dom, frame } => {
+                self.repeat(|| hv.unpin_table(&self.doms[dom], mfn(frame)));
+            }
+            Step::Base { dom, frame, user } => {
+                let dom = &self.doms[dom];
+                if !dom.is_dying() {
+                    self.repeat(|| {
+                        self.world.run(dom, |cur| {
+                            if user {
+                                hv.new_user_base(cur, mfn(frame))
+                            } else {
+                                hv.new_base(cur, mfn(frame))
+                            }
+                        })
+                    });
+                    hv.platform.identity();
+                }
+            }
+            Step::Gdt { dom, ref frames } => {
+                let dom = &self.doms[dom];
+                let frames: Vec<Mfn> = frames.iter().map(|&n| mfn(n)).collect();
+                if !dom.is_dying() {
+                    let _ = hv.set_gdt(dom, &dom.vcpus[0], &frames, frames.len() as u32 * 512);
+                }
+            }
+            Step::Populate { dom } => {
+                let _ = hv.populate(&self.doms[dom], 0, 0);
+            }
+            Step::Release { dom, frame } => {
+                let _ = hv.release_page(&self.doms[dom], mfn(frame));
+            }
+            Step::Steal { dom, frame } => {
+                if hv.steal_page(&self.doms[dom], mfn(frame)).is_ok() {
+                    hv.release_frames(mfn(frame), 0);
+                }
+            }
+            Step::MapGrant { dom, owner, frame, table, slot, read_only } => {
+                let (taker, owner) = (&self.doms[dom], &self.doms[owner]);
+                let page = if read_only {
+                    hv.get_page(mfn(frame), owner).map(super::super::PageRef::into_raw)
+                } else {
+                    hv.get_page_writable(mfn(frame), owner).ok().map(super::super::TypedRef::into_raw)
+                };
+                if let Some(page) = page {
+                    let at = Maddr::new(table as u64 * 4096 + SLOTS[slot] as u64 * 8);
+                    let place = GrantAddress::Entry(at);
+                    let mapped = !taker.is_dying()
+                        && self
+                            .world
+                            .run(taker, |cur| hv.map_grant_frame(cur, place, page, read_only, false))
+                            .is_ok();
+                    hv.platform.identity();
+                    match (mapped, read_only) {
+                        (true, _) => self.grants.push(Mapping { dom, at, frame: page, read_only }),
+                        (false, true) => hv.put_page(page),
+                        (false, false) => hv.put_page_and_type(page),
+                    }
+                }
+            }
+            Step::UnmapGrant { pick } => {
+                if self.grants.is_empty() {
+                    return;
+                }
+                let Mapping { dom, at, frame, read_only } = self.grants.swap_remove(pick % self.grants.len());
+                let dom = &self.doms[dom];
+                let place = GrantAddress::Entry(at);
+                let unmapped =
+                    self.world.run(dom, |cur| hv.unmap_grant_frame(cur, place, frame, read_only)).is_ok();
+                hv.platform.identity();
+                if unmapped {
+                    hv.flush_grants(dom);
+                    if read_only {
+                        hv.put_page(frame);
+                    } else {
+                        hv.put_page_and_type(frame);
+                    }
+                }
+            }
+            Step::Pending(pending) => hv.platform.pending.store(pending, Ordering::Relaxed),
+            Step::Destroy { dom } => {
+                if !self.doms[dom].is_dying() {
+                    let pending = hv.platform.pending.load(Ordering::Relaxed);
+                    self.world.destroy(&self.doms[dom], pending);
+                    hv.platform.pending.store(pending, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn check(&mut self) -> Vec<String> {
+        let hv = &self.world.hv;
+        let mut wrong = hv.check_frames(&Extra::new());
+        let flushes = hv.platform.flushes.load(Ordering::Relaxed);
+        if flushes != self.flushes {
+            self.flushes = flushes;
+            self.tlb.clear();
+        }
+        for (&mfn, owners) in &self.tlb {
+            let info = hv.frames.held(Mfn::new(mfn));
+            let (page_type, count) = info.page_type();
+            if count > 0 && (page_type.level() > 0 || page_type == PageType::SegDesc) {
+                wrong.push(alloc::format!("{mfn:#x} is {page_type:?}, a TLB may write it"));
+            }
+            if info.owner().is_some_and(|owner| !owners.contains(&owner.raw())) {
+                wrong.push(alloc::format!("{mfn:#x} has a new owner, a TLB may write it"));
+            }
+        }
+        for table in 0..FRAMES as u64 {
+            let info = hv.frames.held(Mfn::new(table));
+            if info.page_type().0 != PageType::L1 || info.page_type().1 == 0 {
+                continue;
+            }
+            for cell in hv.platform.table(Mfn::new(table)) {
+                let leaf = cell.load(Ordering::Relaxed);
+                if leaf & (P | RW) == P | RW
+                    && let Some(owner) = hv.frames.held(pte::frame(leaf)).owner()
+                {
+                    self.tlb.entry(pte::frame(leaf).raw()).or_default().insert(owner.raw());
+                }
+            }
+        }
+        wrong
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn no_sequence_breaks_an_invariant(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut model = Model::new();
+        for (n, step) in steps.iter().enumerate() {
+            model.apply(step);
+            let wrong = model.check();
+            prop_assert!(wrong.is_empty(), "after step {n}, {step:?}: {wrong:#?}");
+        }
+        model.world.hv.platform.pending.store(false, Ordering::Relaxed);
+        for dom in 0..DOMAINS {
+            model.apply(&Step::Destroy { dom });
+            let wrong = model.check();
+            prop_assert!(wrong.is_empty(), "after the end of d{dom}: {wrong:#?}");
+        }
+        let hv = &model.world.hv;
+        prop_assert_eq!(hv.frames.free_pages(), FRAMES as u64 - 1, "everything came back");
+    }
+}
