@@ -18,7 +18,6 @@
 
 extern crate alloc;
 
-pub mod boot;
 pub mod console;
 pub mod debug_keys;
 pub mod domain;

@@ -1,12 +1,6 @@
 #![cfg_attr(freestanding, no_std)]
 #![cfg_attr(freestanding, no_main)]
-//! The microhv image: what of the hypervisor needs the machine. All policy is in the library.
-
-#[cfg(freestanding)]
-extern crate alloc;
-
-#[cfg(freestanding)]
-mod arch;
+//! The microhv image.
 
 #[cfg(not(freestanding))]
 fn main() {

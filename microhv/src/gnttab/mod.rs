@@ -1,31 +1,182 @@
-//! Grant tables: what a domain lets others do with its pages.
+//! Grant tables, version 1: what a domain lets others do with its pages.
+//!
+//! A grant has two sides. The *granter* writes an entry in a page that it shares with the hypervisor; while somebody uses
+//! the grant, [`Active`] pins it: which frame it was when the use began, by whom, how often. The *mapper* holds a handle
+//! for each mapping in its [`Maptrack`]. Every pin owns a general reference on the frame, and one of type writable
+//! unless it is read-only, so that a granted page is neither freed nor made a page table while it is used. The references
+//! of a host mapping belong to its page-table entry (see `mem::grant_pte`), those of a device mapping to the handle.
+//!
+//! Entry flags are changed by one compare-and-exchange over flags and domain id, so that what was checked is what is
+//! marked; a granter that keeps changing its entry gets an error after [`ENTRY_TRIES`].
+//!
+//! Locks: `GrantTable::entries` and `GrantTable::maptrack` are never held together, nor two domains' at once, nor across
+//! a change of page tables.
+//!
+//! ABI: `xen/include/public/grant_table.h`.
+
+mod copy;
+mod entries;
+mod map;
+mod maptrack;
+#[cfg(test)]
+mod tests;
+
+use spin::Mutex;
 
 use crate::Hypervisor;
 use crate::domain::Domain;
+use crate::error::HypercallError;
 use crate::platform::Platform;
+use entries::Entries;
+use maptrack::Maptrack;
+use ring_abi::grant as abi;
+use ring_abi::types::Mfn;
+
+pub(crate) use copy::CopyCache;
+pub use entries::{Access, Use};
+pub use map::DomainCache;
+pub(crate) use map::{UNMAP_BATCH, UnmapBatch};
+
+/// Entries in a frame of the table.
+pub const ENTRIES_PER_FRAME: u32 = 4096 / 8;
+/// Handles that one "maptrack frame" of the toolstack's limit stands for (a 16-byte record each in the reference).
+const HANDLES_PER_FRAME: u32 = 4096 / 16;
+/// How often the hypervisor tries to mark an entry that its domain changes meanwhile.
+pub const ENTRY_TRIES: u32 = 5;
+
+/// Why a grant operation failed: `GNTST_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantError {
+    /// The entry does not say so, is in use otherwise, or the page table has no such entry.
+    General,
+    /// No such domain.
+    BadDomain,
+    /// No such grant reference, or flags that make no sense.
+    BadGrantRef,
+    /// No such handle.
+    BadHandle,
+    /// No handle is left.
+    NoDeviceSpace,
+    /// Only the own frames can be named by frame.
+    PermissionDenied,
+    /// The frame is not the granter's, or in use as something else.
+    BadPage,
+    /// A copy crosses a page.
+    BadCopyArg,
+}
+
+impl GrantError {
+    /// The value of a `status` field.
+    pub const fn status(self) -> i16 {
+        match self {
+            Self::General => abi::GNTST_GENERAL_ERROR,
+            Self::BadDomain => abi::GNTST_BAD_DOMAIN,
+            Self::BadGrantRef => abi::GNTST_BAD_GNTREF,
+            Self::BadHandle => abi::GNTST_BAD_HANDLE,
+            Self::NoDeviceSpace => abi::GNTST_NO_DEVICE_SPACE,
+            Self::PermissionDenied => abi::GNTST_PERMISSION_DENIED,
+            Self::BadPage => abi::GNTST_BAD_PAGE,
+            Self::BadCopyArg => abi::GNTST_BAD_COPY_ARG,
+        }
+    }
+}
+
+/// The `status` of an operation.
+pub fn status_of<T>(result: &Result<T, GrantError>) -> i16 {
+    match result {
+        Ok(_) => abi::GNTST_OKAY,
+        Err(error) => error.status(),
+    }
+}
 
 /// The grant table of one domain, and its mappings of others' grants.
 #[derive(Debug)]
-pub struct GrantTable {}
+pub struct GrantTable {
+    entries: Mutex<Entries>,
+    maptrack: Mutex<Maptrack>,
+    max_frames: u32,
+}
+
+/// What a grant table holds, for debug keys and leak checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrantFigures {
+    /// Frames of the table.
+    pub frames: u32,
+    /// Own entries in use by anyone.
+    pub pinned: u32,
+    /// Handles on others' grants.
+    pub handles: u32,
+}
 
 impl GrantTable {
     /// An empty table that may grow to `max_frames`, with at most `max_maptrack_frames` of mappings.
     pub const fn new(max_frames: u32, max_maptrack_frames: u32) -> Self {
-        let _ = (max_frames, max_maptrack_frames);
-        Self {}
+        Self {
+            entries: Mutex::new(Entries::new()),
+            maptrack: Mutex::new(Maptrack::new(max_maptrack_frames.saturating_mul(HANDLES_PER_FRAME))),
+            max_frames,
+        }
+    }
+
+    /// Exchanges two entries that nobody uses.
+    ///
+    /// # Errors
+    /// `BadGrantRef`: no such entry; `General`: in use.
+    pub fn swap(&self, a: u32, b: u32) -> Result<(), GrantError> {
+        self.entries.lock().swap(a, b)
+    }
+
+    /// Frames that the table may have.
+    pub const fn max_frames(&self) -> u32 {
+        self.max_frames
+    }
+
+    /// What it holds.
+    pub fn figures(&self) -> GrantFigures {
+        let (frames, pinned) = {
+            let entries = self.entries.lock();
+            (entries.frame_count(), entries.pinned())
+        };
+        GrantFigures { frames, pinned, handles: self.maptrack.lock().in_use() }
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Ends the grant mappings of a domain that is being destroyed, from handle `from` on; the handle to go on with, or
-    /// `None` when all are done.
-    pub fn release_grant_mappings(&self, domain: &Domain, from: u32) -> Option<u32> {
-        let _ = (domain, from);
-        None
+    /// Lets the grant table of `domain` have at least `frames` frames.
+    ///
+    /// # Errors
+    /// `Invalid`: more than it may have. `NoMemory`. `NoSuchDomain`: it is being destroyed.
+    pub fn grow_grant_table(&self, domain: &Domain, frames: u32) -> Result<(), HypercallError> {
+        if frames > domain.grants.max_frames {
+            return Err(HypercallError::Invalid);
+        }
+        loop {
+            if domain.grants.entries.lock().frame_count() >= frames {
+                return Ok(());
+            }
+            if domain.is_dying() {
+                return Err(HypercallError::NoSuchDomain);
+            }
+            let mfn = self.alloc_zeroed().ok_or(HypercallError::NoMemory)?;
+            self.share_with_guest(mfn, domain.id, false);
+            domain.grants.entries.lock().add_frame(mfn, self.platform.shared(mfn));
+        }
     }
 
-    /// Takes the table's frames back from a domain that is being destroyed.
+    /// Frame `index` of the grant table of `domain`, which grows to have it.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::grow_grant_table`].
+    pub fn grant_table_frame(&self, domain: &Domain, index: u32) -> Result<Mfn, HypercallError> {
+        self.grow_grant_table(domain, index.checked_add(1).ok_or(HypercallError::Invalid)?)?;
+        domain.grants.entries.lock().frame(index).ok_or(HypercallError::Invalid)
+    }
+
+    /// Takes the table's frames back from a domain that is being destroyed. Grants that others still use stay pinned.
     pub fn release_grant_table(&self, domain: &Domain) {
-        let _ = domain;
+        let frames = domain.grants.entries.lock().take_frames();
+        for (mfn, _) in frames {
+            self.unshare(mfn);
+        }
     }
 }

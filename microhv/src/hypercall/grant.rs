@@ -1,13 +1,219 @@
-//! Grant tables.
+//! Grant tables: decoding of `grant_table_op` and its arrays.
+//!
+//! Every operation of an array gets its own `status`; the call itself fails only where the array cannot be read or
+//! written, or the operation is unknown. Long arrays are interrupted and go on where they stopped.
+//!
+//! ABI: `xen/include/public/grant_table.h`.
 
-use super::{Args, Current, HypercallError, HypercallResult};
+use core::mem::offset_of;
+
+use ring_abi::grant::*;
+use ring_abi::types::DOMID_SELF;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::gnttab::{CopyCache, DomainCache, GrantError, UNMAP_BATCH, UnmapBatch, status_of};
 use crate::platform::Platform;
 
-/// `grant_table_op`.
+/// Operations between two looks for pending work.
+const PREEMPT_EVERY: u64 = 16;
+
+/// `grant_table_op(cmd, array, count)`.
 ///
 /// # Errors
-/// `NoSys`.
+/// - `Fault`: the array cannot be read or written.
+/// - `Invalid`: `count` is negative.
+/// - `NotPermitted`, `NoSuchDomain`: another domain's table, for operations without a `status`.
+/// - `NotSupported`: `GNTTABOP_transfer`, `GNTTABOP_cache_flush`.
+/// - `NoSys`: no such operation, and version 2 (kernels then stay with version 1).
 pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let _ = (cur, args);
-    Err(HypercallError::NoSys)
+    let [cmd, array, count, ..] = *args;
+    let count = count & 0xffff_ffff;
+    if count > i32::MAX as u64 {
+        return Err(HypercallError::Invalid);
+    }
+    match u32::try_from(cmd).map_err(|_| HypercallError::NoSys)? {
+        GNTTABOP_MAP_GRANT_REF => map(cur, args, array, count),
+        GNTTABOP_UNMAP_GRANT_REF => unmap(cur, args, array, count),
+        GNTTABOP_COPY => copy(cur, args, array, count),
+        GNTTABOP_SETUP_TABLE => single(cur, array, count, setup_table),
+        GNTTABOP_QUERY_SIZE => single(cur, array, count, query_size),
+        GNTTABOP_SET_VERSION => set_version(cur, array),
+        GNTTABOP_GET_VERSION => get_version(cur, array),
+        GNTTABOP_GET_STATUS_FRAMES => single(cur, array, count, |_, op: &mut GnttabGetStatusFrames| {
+            op.status = GNTST_GENERAL_ERROR; // version 1 has no status frames
+            Ok(())
+        }),
+        GNTTABOP_SWAP_GRANT_REF => swap(cur, args, array, count),
+        GNTTABOP_TRANSFER | GNTTABOP_CACHE_FLUSH => Err(HypercallError::NotSupported),
+        _ => Err(HypercallError::NoSys),
+    }
+}
+
+/// Calls `each` for the operations of an array of `T`, with a look for pending work now and then.
+fn array<P: Platform, T: FromBytes + IntoBytes>(
+    cur: &mut Current<'_, P>,
+    args: &Args,
+    array: u64,
+    count: u64,
+    mut each: impl FnMut(&mut Current<'_, P>, u64, &T) -> Result<(), HypercallError>,
+) -> HypercallResult {
+    for n in 0..count {
+        if n != 0 && n.is_multiple_of(PREEMPT_EVERY) && cur.hv.platform.work_pending() {
+            return Ok(resume::<T>(args, array, count, n));
+        }
+        let op: T = cur.copy_in_at(array, n)?;
+        let at = array + n * size_of::<T>() as u64; // `copy_in_at` checked that it does not wrap
+        each(cur, at, &op)?;
+    }
+    Ok(Outcome::OK)
+}
+
+/// The call again, without the first `done` operations.
+fn resume<T>(args: &Args, array: u64, count: u64, done: u64) -> Outcome {
+    let mut args = *args;
+    args[1] = array + done * size_of::<T>() as u64;
+    args[2] = count - done;
+    Outcome::Continue(args)
+}
+
+fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
+    /// From `dom` on, as one copy.
+    #[derive(IntoBytes, zerocopy::Immutable)]
+    #[repr(C)]
+    struct Answer {
+        dom: u16,
+        status: i16,
+        handle: u32,
+        dev_bus_addr: u64,
+    }
+    const _: () =
+        assert!(offset_of!(GnttabMapGrantRef, dom) + size_of::<Answer>() == size_of::<GnttabMapGrantRef>());
+    let mut cache = DomainCache::default();
+    array(cur, args, at, count, |cur, at, op: &GnttabMapGrantRef| {
+        let result = cur.hv.map_grant(cur, &mut cache, op);
+        let (handle, dev_bus_addr) =
+            result.as_ref().map_or((op.handle, op.dev_bus_addr), |m| (m.handle, m.machine_address.raw()));
+        let answer = Answer { dom: op.dom, status: status_of(&result), handle, dev_bus_addr };
+        cur.copy_out(at + offset_of!(GnttabMapGrantRef, dom) as u64, &answer)
+    })
+}
+
+fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: u64) -> HypercallResult {
+    let mut batch = UnmapBatch::new();
+    let mut done = 0;
+    while done < count {
+        if done != 0 && cur.hv.platform.work_pending() {
+            return Ok(resume::<GnttabUnmapGrantRef>(args, array, count, done));
+        }
+        let end = count.min(done + UNMAP_BATCH as u64);
+        let result = (done..end).try_for_each(|n| {
+            let op: GnttabUnmapGrantRef = cur.copy_in_at(array, n)?;
+            let status = status_of(&cur.hv.unmap_grant(cur, &op, &mut batch));
+            let at = array + n * size_of::<GnttabUnmapGrantRef>() as u64;
+            cur.copy_out(at + offset_of!(GnttabUnmapGrantRef, status) as u64, &status)
+        });
+        // Also when the array faulted half-way: what was taken apart is given back.
+        cur.hv.finish_unmaps(cur.domain, &mut batch);
+        result?;
+        done = end;
+    }
+    Ok(Outcome::OK)
+}
+
+fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
+    let mut cache = CopyCache::default();
+    array(cur, args, at, count, |cur, at, op: &GnttabCopy| {
+        let status = status_of(&cur.hv.copy_grant(cur, &mut cache, op));
+        cur.copy_out(at + offset_of!(GnttabCopy, status) as u64, &status)
+    })
+}
+
+fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
+    array(cur, args, at, count, |cur, at, op: &GnttabSwapGrantRef| {
+        let status = status_of(&cur.domain.grants.swap(op.ref_a, op.ref_b));
+        cur.copy_out(at + offset_of!(GnttabSwapGrantRef, status) as u64, &status)
+    })
+}
+
+/// An operation that the ABI defines for arrays of one.
+fn single<P: Platform, T: FromBytes + IntoBytes + zerocopy::Immutable>(
+    cur: &mut Current<'_, P>,
+    at: u64,
+    count: u64,
+    work: impl FnOnce(&Current<'_, P>, &mut T) -> Result<(), HypercallError>,
+) -> HypercallResult {
+    if count != 1 {
+        return Err(HypercallError::Invalid);
+    }
+    let mut op: T = cur.copy_in(at)?;
+    work(cur, &mut op)?;
+    cur.copy_out(at, &op)?;
+    Ok(Outcome::OK)
+}
+
+/// The domain that an operation on a whole table names: the caller, or any for a privileged caller.
+fn table_of<P: Platform>(
+    cur: &Current<'_, P>,
+    dom: u16,
+) -> Result<alloc::sync::Arc<crate::domain::Domain>, GrantError> {
+    if dom == DOMID_SELF || dom == cur.domain.id.raw() {
+        return Ok(cur.domain.clone());
+    }
+    if !cur.domain.privileged {
+        return Err(GrantError::PermissionDenied);
+    }
+    cur.hv.domains.get(ring_abi::types::DomId::new(dom)).ok_or(GrantError::BadDomain)
+}
+
+fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> Result<(), HypercallError> {
+    let frames = table_of(cur, op.dom).and_then(|domain| {
+        cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)).map_err(|_| GrantError::General)?;
+        Ok(domain)
+    });
+    op.status = status_of(&frames);
+    let Ok(domain) = frames else { return Ok(()) };
+    for index in 0..op.nr_frames {
+        let Ok(frame) = cur.hv.grant_table_frame(&domain, index) else {
+            op.status = GNTST_GENERAL_ERROR;
+            return Ok(());
+        };
+        if cur.copy_out_at(op.frame_list, u64::from(index), &frame.raw()).is_err() {
+            op.status = GNTST_BAD_VIRT_ADDR;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> Result<(), HypercallError> {
+    let domain = table_of(cur, op.dom);
+    op.status = status_of(&domain);
+    if let Ok(domain) = domain {
+        op.nr_frames = domain.grants.figures().frames;
+        op.max_nr_frames = domain.grants.max_frames();
+    }
+    Ok(())
+}
+
+/// Version 1 is the only one; asking for 2 is refused as by a hypervisor from before there were two.
+fn set_version<P: Platform>(cur: &Current<'_, P>, at: u64) -> HypercallResult {
+    let op: GnttabSetVersion = cur.copy_in(at)?;
+    cur.copy_out(at, &GnttabSetVersion { version: 1 })?;
+    match op.version {
+        1 => Ok(Outcome::OK),
+        2 => Err(HypercallError::NoSys),
+        _ => Err(HypercallError::Invalid),
+    }
+}
+
+fn get_version<P: Platform>(cur: &Current<'_, P>, at: u64) -> HypercallResult {
+    let mut op: GnttabGetVersion = cur.copy_in(at)?;
+    table_of(cur, op.dom).map_err(|error| match error {
+        GrantError::PermissionDenied => HypercallError::NotPermitted,
+        _ => HypercallError::NoSuchDomain,
+    })?;
+    op.version = 1;
+    cur.copy_out(at, &op)?;
+    Ok(Outcome::OK)
 }

@@ -15,12 +15,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use ring_abi::types::{DomId, Maddr};
+use ring_abi::types::{DomId, Maddr, Mfn};
 use spin::Mutex;
 
 use crate::Hypervisor;
-use crate::domain::{Domain, RangeSet};
+use crate::domain::Domain;
 use crate::error::HypercallError;
+use crate::mem::FrameTable;
 use crate::platform::Platform;
 use pci::{Config, MsiCapability, MsixCapability, PciFunction};
 
@@ -78,8 +79,6 @@ struct State {
     pirqs: Box<[Option<Pirq>]>,
     /// PIRQ of each vector.
     vectors: [Option<u16>; VECTORS],
-    /// Pages of message tables: no domain may write them.
-    read_only: RangeSet,
 }
 
 /// The interrupts of the machine and who has them. Lock order: after a port's state, before nothing.
@@ -99,16 +98,10 @@ impl Irqs {
             state: Mutex::new(State {
                 pirqs: (0..NR_PIRQS).map(|_| None).collect(),
                 vectors: [None; VECTORS],
-                read_only: RangeSet::new(),
             }),
             address: AtomicU32::new(0),
             config: Mutex::new(()),
         }
-    }
-
-    /// Whether a frame of device memory holds interrupt messages, which no domain may map writable.
-    pub fn is_message_frame(&self, mfn: u64) -> bool {
-        self.state.lock().read_only.contains(mfn)
     }
 }
 
@@ -273,7 +266,7 @@ impl<P: Platform> Hypervisor<P> {
         .ok_or(HypercallError::NoSpace)?;
         let vector = state.take_vector(pirq as u16)?;
         if let Source::Msix { capability, .. } = &source {
-            state.protect(capability);
+            State::protect(&self.frames, capability);
         }
         state.pirqs[pirq as usize] =
             Some(Pirq { source, vector, owner: domain.id, bound: None, in_service: false });
@@ -298,7 +291,7 @@ impl<P: Platform> Hypervisor<P> {
             .function()
             .is_some_and(|f| !state.pirqs.iter().flatten().any(|other| other.source.function() == Some(f)));
         if let (true, Source::Msix { capability, .. }) = (last_of_function, &entry.source) {
-            state.unprotect(capability);
+            state.unprotect(&self.frames, capability);
         }
         drop(state);
         match entry.source {
@@ -393,15 +386,15 @@ impl State {
         Ok(FIRST_VECTOR + slot as u8)
     }
 
-    fn protect(&mut self, msix: &MsixCapability) {
+    fn protect(frames: &FrameTable, msix: &MsixCapability) {
         for (first, last) in message_frames(msix) {
-            self.read_only.add(first, last);
+            frames.protect_device_frames(Mfn::new(first), Mfn::new(last));
         }
     }
 
-    fn unprotect(&mut self, msix: &MsixCapability) {
+    fn unprotect(&self, frames: &FrameTable, msix: &MsixCapability) {
         for (first, last) in message_frames(msix) {
-            self.read_only.remove(first, last);
+            frames.unprotect_device_frames(Mfn::new(first), Mfn::new(last));
         }
         // Another function's table may share a frame.
         let others: alloc::vec::Vec<_> = self
@@ -414,7 +407,7 @@ impl State {
             })
             .collect();
         for other in &others {
-            self.protect(other);
+            Self::protect(frames, other);
         }
     }
 }

@@ -1,3 +1,0 @@
-//! The one machine there is.
-
-pub(crate) mod x86_64;

@@ -1,0 +1,247 @@
+//! The granter's side: entries shared with the guest, and what is pinned of them.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use ring_abi::grant as abi;
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{DomId, Mfn};
+
+use super::{ENTRIES_PER_FRAME, ENTRY_TRIES, GrantError};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::platform::Platform;
+
+/// What a grant is used for; each is pinned on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A page-table entry, or a copy in progress.
+    Host,
+    /// A device's DMA.
+    Device,
+}
+
+/// Reading, or writing too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+const READING: u32 = abi::GTF_READING as u32;
+const WRITING: u32 = abi::GTF_WRITING as u32;
+const READONLY: u32 = abi::GTF_READONLY as u32;
+const TYPE_MASK: u32 = abi::GTF_TYPE_MASK as u32;
+const PERMIT_ACCESS: u32 = abi::GTF_PERMIT_ACCESS as u32;
+const SUB_PAGE: u32 = abi::GTF_SUB_PAGE as u32;
+/// Uses of one kind at most.
+const MAX_PINS: u16 = u16::MAX;
+
+/// How often an entry is used, by kind and access, and what it was when the first use began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Active {
+    /// Host read, host write, device read, device write.
+    pins: [u16; 4],
+    domid: u16,
+    frame: u64,
+}
+
+const fn pin_index(usage: Use, access: Access) -> usize {
+    (match usage {
+        Use::Host => 0,
+        Use::Device => 2,
+    }) + (match access {
+        Access::Read => 0,
+        Access::Write => 1,
+    })
+}
+
+impl Active {
+    const fn is_pinned(&self) -> bool {
+        self.pins[0] | self.pins[1] | self.pins[2] | self.pins[3] != 0
+    }
+
+    const fn is_pinned_for_writing(&self) -> bool {
+        self.pins[1] | self.pins[3] != 0
+    }
+}
+
+#[derive(Debug)]
+struct Frame {
+    /// Gone once the domain is being destroyed, when pins may remain.
+    shared: Option<(Mfn, SharedBytes)>,
+    active: Box<[Active]>,
+}
+
+/// The entries of one domain. Guarded by `GrantTable::entries`.
+#[derive(Debug)]
+pub(super) struct Entries {
+    frames: Vec<Frame>,
+}
+
+impl Entries {
+    pub(super) const fn new() -> Self {
+        Self { frames: Vec::new() }
+    }
+
+    pub(super) fn frame_count(&self) -> u32 {
+        self.frames.len() as u32
+    }
+
+    pub(super) fn pinned(&self) -> u32 {
+        self.frames.iter().flat_map(|frame| frame.active.iter()).filter(|active| active.is_pinned()).count()
+            as u32
+    }
+
+    pub(super) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes) {
+        let active = alloc::vec![Active::default(); ENTRIES_PER_FRAME as usize].into_boxed_slice();
+        self.frames.push(Frame { shared: Some((mfn, bytes)), active });
+    }
+
+    pub(super) fn frame(&self, index: u32) -> Option<Mfn> {
+        Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
+    }
+
+    pub(super) fn take_frames(&mut self) -> Vec<(Mfn, SharedBytes)> {
+        self.frames.iter_mut().filter_map(|frame| frame.shared.take()).collect()
+    }
+
+    /// Pins entry `gref` for `grantee`, and gives its frame. `copy` allows grants of a part of a page.
+    ///
+    /// # Errors
+    /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
+    #[inline]
+    fn pin(&mut self, gref: u32, grantee: DomId, usage: Use, access: Access) -> Result<Mfn, GrantError> {
+        let frame =
+            self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
+        let slot = (gref % ENTRIES_PER_FRAME) as usize;
+        let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
+        let active = &mut frame.active[slot];
+        let index = pin_index(usage, access);
+        let first = !active.is_pinned();
+        if !first && (active.domid != grantee.raw() || active.pins[index] == MAX_PINS) {
+            return Err(GrantError::General);
+        }
+        if first || access == Access::Write && !active.is_pinned_for_writing() {
+            mark(bytes, slot * 8, grantee, access)?;
+        }
+        if first {
+            // Read after the entry was marked: a granter may not change the frame of an entry in use, and one that does
+            // is answered with the frame that was there.
+            active.frame = u64::from(bytes.load_u32(slot * 8 + 4));
+            active.domid = grantee.raw();
+        }
+        active.pins[index] += 1;
+        Ok(Mfn::new(active.frame))
+    }
+
+    /// Ends one use; the entry's marks go with the last of their kind.
+    #[inline]
+    fn unpin(&mut self, gref: u32, usage: Use, access: Access) {
+        let slot = (gref % ENTRIES_PER_FRAME) as usize;
+        let Some(frame) = self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize) else { return };
+        let active = &mut frame.active[slot];
+        let index = pin_index(usage, access);
+        debug_assert!(active.pins[index] > 0, "a use that was not begun ends");
+        active.pins[index] = active.pins[index].saturating_sub(1);
+        let mut clear = 0;
+        if access == Access::Write && !active.is_pinned_for_writing() {
+            clear |= WRITING;
+        }
+        if !active.is_pinned() {
+            clear |= READING;
+        }
+        if clear != 0
+            && let Some((_, bytes)) = &frame.shared
+        {
+            bytes.and_u32(slot * 8, !clear);
+        }
+    }
+
+    /// Exchanges two entries that nobody uses.
+    pub(super) fn swap(&mut self, a: u32, b: u32) -> Result<(), GrantError> {
+        let place = |entries: &Self, gref: u32| {
+            let frame =
+                entries.frames.get((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
+            let slot = (gref % ENTRIES_PER_FRAME) as usize;
+            if frame.active[slot].is_pinned() {
+                return Err(GrantError::General);
+            }
+            let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
+            bytes.slice(slot * 8, 8).ok_or(GrantError::BadGrantRef)
+        };
+        let (first, second) = (place(self, a)?, place(self, b)?);
+        let value = first.load_u64(0);
+        first.store_u64(0, second.load_u64(0));
+        second.store_u64(0, value);
+        Ok(())
+    }
+}
+
+/// Marks the entry at byte `at` as read, and written, by `grantee`, if it permits that.
+#[inline]
+fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Result<(), GrantError> {
+    let marks = match access {
+        Access::Read => READING,
+        Access::Write => READING | WRITING,
+    };
+    let mut seen = bytes.load_u32(at);
+    for _ in 0..ENTRY_TRIES {
+        if seen & (TYPE_MASK | SUB_PAGE) != PERMIT_ACCESS || (seen >> 16) as u16 != grantee.raw() {
+            return Err(GrantError::General);
+        }
+        if access == Access::Write && seen & READONLY != 0 {
+            return Err(GrantError::General);
+        }
+        match bytes.compare_exchange_u32(at, seen, seen | marks) {
+            Ok(_) => return Ok(()),
+            Err(now) => seen = now,
+        }
+    }
+    Err(GrantError::General)
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Begins a use of grant `gref` of `granter` by `grantee`: pins the entry and takes the references on its frame that
+    /// the use owns.
+    ///
+    /// # Errors
+    /// `BadGrantRef`, `General`, `BadPage`.
+    #[inline]
+    pub fn begin_grant_use(
+        &self,
+        granter: &Domain,
+        gref: u32,
+        grantee: DomId,
+        usage: Use,
+        access: Access,
+    ) -> Result<Mfn, GrantError> {
+        let frame = granter.grants.entries.lock().pin(gref, grantee, usage, access)?;
+        let held = match access {
+            Access::Read => self.get_page(frame, granter).map(|page| page.into_raw()),
+            Access::Write => self.get_page_writable(frame, granter).ok().map(|page| page.into_raw()),
+        };
+        if held.is_none() {
+            granter.grants.entries.lock().unpin(gref, usage, access);
+            return Err(GrantError::BadPage);
+        }
+        Ok(frame)
+    }
+
+    /// Ends a use: gives the references back, then the pin.
+    #[inline]
+    pub fn end_grant_use(&self, granter: &Domain, gref: u32, frame: Mfn, usage: Use, access: Access) {
+        match access {
+            Access::Read => self.put_page(frame),
+            Access::Write => self.put_page_and_type(frame),
+        }
+        self.unpin_grant(granter, gref, usage, access);
+    }
+
+    /// Ends a use whose references belong to somebody else.
+    pub(super) fn unpin_grant(&self, granter: &Domain, gref: u32, usage: Use, access: Access) {
+        granter.grants.entries.lock().unpin(gref, usage, access);
+    }
+}

@@ -1,0 +1,242 @@
+//! Mapping and unmapping grants.
+
+use alloc::sync::Arc;
+
+use arrayvec::ArrayVec;
+use ring_abi::grant::{
+    GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY,
+    GnttabMapGrantRef, GnttabUnmapGrantRef,
+};
+use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
+
+use super::maptrack::Mapping;
+use super::{Access, GrantError, Use};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::hypercall::Current;
+use crate::mem::GrantAddress;
+use crate::platform::Platform;
+
+/// Unmaps that share one TLB flush.
+pub(crate) const UNMAP_BATCH: usize = 32;
+
+/// The domain that the last operation of a batch named: most batches name one.
+#[derive(Debug, Default)]
+pub struct DomainCache(Option<Arc<Domain>>);
+
+impl DomainCache {
+    /// Domain `raw`, where `DOMID_SELF` is the caller.
+    ///
+    /// # Errors
+    /// `BadDomain`.
+    #[inline]
+    pub fn get<P: Platform>(&mut self, cur: &Current<'_, P>, raw: u16) -> Result<&Arc<Domain>, GrantError> {
+        let id = if raw == DOMID_SELF { cur.domain.id } else { DomId::new(raw) };
+        if !self.0.as_ref().is_some_and(|domain| domain.id == id) {
+            self.0 = Some(if id == cur.domain.id {
+                cur.domain.clone()
+            } else {
+                cur.hv.domains.get(id).ok_or(GrantError::BadDomain)?
+            });
+        }
+        self.0.as_ref().ok_or(GrantError::BadDomain)
+    }
+}
+
+/// What a map operation gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    pub(crate) handle: u32,
+    pub(crate) machine_address: Maddr,
+}
+
+/// References that an unmap freed, to be given back after the TLB was flushed.
+#[derive(Debug)]
+pub(crate) struct Unmapped {
+    granter: Arc<Domain>,
+    gref: u32,
+    frame: Mfn,
+    usage: Use,
+    access: Access,
+}
+
+/// The unmaps of one batch.
+pub(crate) type UnmapBatch = ArrayVec<Unmapped, { 2 * UNMAP_BATCH }>;
+
+impl<P: Platform> Hypervisor<P> {
+    /// `GNTTABOP_map_grant_ref`, one operation.
+    ///
+    /// # Errors
+    /// See `GNTST_*` in [`GrantError`].
+    #[inline]
+    pub(crate) fn map_grant(
+        &self,
+        cur: &Current<'_, P>,
+        cache: &mut DomainCache,
+        op: &GnttabMapGrantRef,
+    ) -> Result<Mapped, GrantError> {
+        let host = op.flags & GNTMAP_HOST_MAP != 0;
+        let device = op.flags & GNTMAP_DEVICE_MAP != 0;
+        if !host && !device {
+            return Err(GrantError::BadGrantRef);
+        }
+        let granter = cache.get(cur, op.dom)?;
+        let access = if op.flags & GNTMAP_READONLY != 0 { Access::Read } else { Access::Write };
+        let handle = cur.domain.grants.maptrack.lock().reserve()?;
+        match self.begin_mapping(cur, granter, op, host, device, access) {
+            Ok(frame) => {
+                let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
+                let granter = granter.clone();
+                let mapping = Mapping { granter, gref: op.r#ref, frame, access, host, contains_pte, device };
+                cur.domain.grants.maptrack.lock().set(handle, mapping);
+                Ok(Mapped { handle, machine_address: frame.maddr() })
+            }
+            Err(error) => {
+                cur.domain.grants.maptrack.lock().release(handle);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin_mapping(
+        &self,
+        cur: &Current<'_, P>,
+        granter: &Domain,
+        op: &GnttabMapGrantRef,
+        host: bool,
+        device: bool,
+        access: Access,
+    ) -> Result<Mfn, GrantError> {
+        let (gref, me) = (op.r#ref, cur.domain.id);
+        let mut device_frame = None;
+        if device {
+            device_frame = Some(self.begin_grant_use(granter, gref, me, Use::Device, access)?);
+        }
+        if !host {
+            return device_frame.ok_or(GrantError::BadGrantRef);
+        }
+        let undo = |error| {
+            if let Some(frame) = device_frame {
+                self.end_grant_use(granter, gref, frame, Use::Device, access);
+            }
+            error
+        };
+        let frame = self.begin_grant_use(granter, gref, me, Use::Host, access).map_err(undo)?;
+        let user = op.flags & GNTMAP_APPLICATION_MAP != 0;
+        self.map_grant_frame(
+            cur,
+            address(op.host_addr, op.flags & GNTMAP_CONTAINS_PTE != 0),
+            frame,
+            access == Access::Read,
+            user,
+        )
+        .map_err(|_| {
+            self.end_grant_use(granter, gref, frame, Use::Host, access);
+            undo(GrantError::General)
+        })?;
+        Ok(frame)
+    }
+
+    /// `GNTTABOP_unmap_grant_ref`, one operation. What it frees goes to `batch`, which has room for two more, and is
+    /// given back by [`Hypervisor::finish_unmaps`].
+    ///
+    /// # Errors
+    /// `BadHandle`: no such mapping. `General`: the page-table entry or the machine address is another.
+    #[inline]
+    pub(crate) fn unmap_grant(
+        &self,
+        cur: &Current<'_, P>,
+        op: &GnttabUnmapGrantRef,
+        batch: &mut UnmapBatch,
+    ) -> Result<(), GrantError> {
+        let mut mapping = cur.domain.grants.maptrack.lock().take(op.handle)?;
+        let result = self.take_apart(cur, op, &mut mapping, batch);
+        let mut maptrack = cur.domain.grants.maptrack.lock();
+        if mapping.host || mapping.device {
+            maptrack.set(op.handle, mapping);
+        } else {
+            maptrack.release(op.handle);
+        }
+        result
+    }
+
+    fn take_apart(
+        &self,
+        cur: &Current<'_, P>,
+        op: &GnttabUnmapGrantRef,
+        mapping: &mut Mapping,
+        batch: &mut UnmapBatch,
+    ) -> Result<(), GrantError> {
+        let freed = |usage| Unmapped {
+            granter: mapping.granter.clone(),
+            gref: mapping.gref,
+            frame: mapping.frame,
+            usage,
+            access: mapping.access,
+        };
+        let device = op.dev_bus_addr != 0 && mapping.device;
+        if device && op.dev_bus_addr != mapping.frame.maddr().raw() {
+            return Err(GrantError::General);
+        }
+        let host = op.host_addr != 0 && mapping.host;
+        if host {
+            let read_only = mapping.access == Access::Read;
+            let at = address(op.host_addr, mapping.contains_pte);
+            self.unmap_grant_frame(cur, at, mapping.frame, read_only).map_err(|_| GrantError::General)?;
+            batch.push(freed(Use::Host));
+        }
+        if device {
+            batch.push(freed(Use::Device));
+        }
+        mapping.host &= !host;
+        mapping.device &= !device;
+        Ok(())
+    }
+
+    /// Flushes the TLB for a batch of unmaps, then gives back what they held.
+    pub(crate) fn finish_unmaps(&self, domain: &Domain, batch: &mut UnmapBatch) {
+        if batch.iter().any(|unmapped| unmapped.usage == Use::Host) {
+            self.flush_grants(domain);
+        }
+        for unmapped in batch.drain(..) {
+            self.end_grant_use(
+                &unmapped.granter,
+                unmapped.gref,
+                unmapped.frame,
+                unmapped.usage,
+                unmapped.access,
+            );
+        }
+    }
+
+    /// Ends the grant mappings of a domain that is being destroyed, from handle `from` on; the handle to go on with, or
+    /// `None` when all are done. The references of host mappings go with its page tables.
+    pub fn release_grant_mappings(&self, domain: &Domain, from: u32) -> Option<u32> {
+        let len = domain.grants.maptrack.lock().len();
+        for handle in from..len {
+            if self.platform.work_pending() {
+                return Some(handle);
+            }
+            let taken = domain.grants.maptrack.lock().take(handle);
+            let Ok(mapping) = taken else { continue };
+            if mapping.host {
+                self.unpin_grant(&mapping.granter, mapping.gref, Use::Host, mapping.access);
+            }
+            if mapping.device {
+                self.end_grant_use(
+                    &mapping.granter,
+                    mapping.gref,
+                    mapping.frame,
+                    Use::Device,
+                    mapping.access,
+                );
+            }
+            domain.grants.maptrack.lock().release(handle);
+        }
+        None
+    }
+}
+
+fn address(host_addr: u64, contains_pte: bool) -> GrantAddress {
+    if contains_pte { GrantAddress::Entry(Maddr::new(host_addr)) } else { GrantAddress::Virtual(host_addr) }
+}
