@@ -142,7 +142,7 @@ mod tests {
         let guest = world.guest(2);
         world.settle();
         world.hv.alloc_unbound(&guest, world.dom0.id, |_| Ok(())).expect("a port");
-        for key in b"hqredH" {
+        for key in b"hqredmMH" {
             assert!(world.hv.debug_key(*key), "{}", char::from(*key));
         }
         for none in [0, b'~', 0xff] {

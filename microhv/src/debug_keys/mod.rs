@@ -40,6 +40,8 @@ impl<P: Platform> DebugKeys<P> {
         self.register(b'r', "run queues", dumps::run_queues);
         self.register(b'e', "event channels", dumps::event_channels);
         self.register(b'd', "registers", dumps::registers);
+        self.register(b'm', "memory", crate::mem::dump::memory);
+        self.register(b'M', "check the frame table", crate::mem::dump::check);
         self.register(b'H', "hypervisor heap", dumps::heap);
         self.register(b'h', "show this help", |hv| {
             for (key, (what, _)) in &hv.debug_keys.keys {

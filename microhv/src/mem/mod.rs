@@ -25,6 +25,7 @@ mod buddy;
 pub mod check;
 mod claims;
 pub mod descriptors;
+pub(crate) mod dump;
 pub mod emulate;
 pub mod entries;
 pub mod frame;

@@ -32,7 +32,7 @@ pub struct FrameTable {
     /// How many of those were freed before the last flush of all CPUs began.
     flushed: AtomicU64,
     /// Pages claimed by domains which they do not own yet.
-    pub(crate) claimed: AtomicU64,
+    pub(super) claimed: AtomicU64,
     /// Firmware's memory map as start, bytes, type; empty: just the memory.
     firmware_map: RwLock<Vec<(u64, u64, u32)>>,
     /// Devices' frames that no domain may write.
@@ -126,6 +126,11 @@ impl FrameTable {
     /// Free frames.
     pub fn free_pages(&self) -> u64 {
         self.zones.lock().iter().map(Zone::free).sum()
+    }
+
+    /// Pages that domains claimed and do not own yet.
+    pub fn claimed(&self) -> u64 {
+        self.claimed.load(Ordering::Relaxed)
     }
 
     /// One past the last frame of memory.

@@ -273,10 +273,11 @@ impl<P: Platform> Mm<'_, P> {
             return; // a device's
         }
         if entry & pte::RW != 0 {
-            info.put_type();
             if !using.is_owned_by(self.dom.id) {
-                self.owe_flush(); // the owner may make it a page table: no TLB may remember this write access
+                // Its owner may make it a page table next, and flushes its own CPUs then, not this domain's.
+                self.owe_flush();
             }
+            info.put_type();
         } else {
             let kind = info.load_kind();
             if kind.page_type() == PageType::SegDesc && kind.count() > 0 && using.is_owned_by(self.dom.id) {

@@ -384,7 +384,7 @@ fn claims_keep_memory_for_a_domain() {
     for _ in 0..free - 1 {
         world.hv.populate(&guest.dom, 0, 0).expect("claimed");
     }
-    assert_eq!(world.hv.frames.claimed.load(Ordering::Relaxed), 0);
+    assert_eq!(world.hv.frames.claimed(), 0);
     world.check();
 }
 
