@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // the grant hypercalls are unsafe for those who map addresses; these do not
 
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use ring_abi::grant::{GNTMAP_DEVICE_MAP, GNTMAP_READONLY, GnttabMapGrantRef, GnttabUnmapGrantRef};
 use ring_abi::types::{DomId, GrantRef, Maddr};
 
@@ -32,16 +33,18 @@ impl Drop for DeviceGrant {
 /// it read-only. Appends one result for each to `out`.
 pub fn device_map(dom: DomId, grants: &[(GrantRef, bool)], out: &mut Vec<Result<DeviceGrant, GrantStatus>>) {
     for chunk in grants.chunks(BATCH) {
-        let mut entries = [GnttabMapGrantRef::default(); BATCH];
-        for (entry, (gref, readonly)) in entries.iter_mut().zip(chunk) {
-            entry.flags = GNTMAP_DEVICE_MAP | if *readonly { GNTMAP_READONLY } else { 0 };
-            entry.r#ref = gref.raw();
-            entry.dom = dom.raw();
-            entry.status = FAILED.0;
-        }
+        // Only what is used is initialised: most batches are short.
+        let mut entries = ArrayVec::<_, BATCH>::new();
+        entries.extend(chunk.iter().map(|(gref, readonly)| GnttabMapGrantRef {
+            flags: GNTMAP_DEVICE_MAP | if *readonly { GNTMAP_READONLY } else { 0 },
+            r#ref: gref.raw(),
+            dom: dom.raw(),
+            status: FAILED.0,
+            ..Default::default()
+        }));
         // SAFETY: no entry maps an address.
-        let called = unsafe { call::map(&mut entries[..chunk.len()]) };
-        out.extend(entries[..chunk.len()].iter().map(|entry| {
+        let called = unsafe { call::map(&mut entries) };
+        out.extend(entries.iter().map(|entry| {
             called.map_err(|_| FAILED)?;
             check(entry.status)?;
             Ok(DeviceGrant { maddr: entry.dev_bus_addr, handle: entry.handle })
@@ -51,18 +54,16 @@ pub fn device_map(dom: DomId, grants: &[(GrantRef, bool)], out: &mut Vec<Result<
 
 /// Gives device access back, many at a time.
 pub fn device_unmap(grants: impl IntoIterator<Item = DeviceGrant>) {
-    let mut entries = [GnttabUnmapGrantRef::default(); BATCH];
-    let mut count = 0;
+    let mut entries = ArrayVec::<_, BATCH>::new();
     for grant in grants {
-        entries[count] = entry(&grant);
+        entries.push(entry(&grant));
         core::mem::forget(grant);
-        count += 1;
-        if count == BATCH {
+        if entries.is_full() {
             unmap(&mut entries);
-            count = 0;
+            entries.clear();
         }
     }
-    unmap(&mut entries[..count]);
+    unmap(&mut entries);
 }
 
 /// The bus address must be given: with 0 nothing would be released.
