@@ -1,13 +1,16 @@
-//! A frontend's ring, mapped and served.
+//! A frontend's ring, mapped and served by a task of its own.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
+use backends::Client;
 use backends::blk::{BlkBack, Disconnect, Next, Stats};
 use backends::vbd;
 use pvrt::event::Port;
-use pvrt::executor::select;
+use pvrt::executor::sync::Receiver;
+use pvrt::executor::{select, spawn_join};
 use pvrt::grant::{GrantMap, map_grants};
 use ring_abi::ring::BackRing;
 use ring_abi::types::DomId;
@@ -15,14 +18,29 @@ use ring_abi::types::DomId;
 use super::grants::{Bell, DomainGrants};
 use crate::blkdev::SharedDevice;
 
-/// A connected frontend. [`Self::close`] before dropping it.
+/// How a connection ended. Nothing of the frontend's is held any more.
+pub(super) struct Ended {
+    /// Why, unless it was told to.
+    pub(super) reason: Option<Disconnect>,
+    pub(super) stats: Stats,
+}
+
+/// A connected frontend. The task that serves it knows nothing of xenstore: a request costs it no look there.
 pub(super) struct Connection {
+    stop: Arc<AtomicBool>,
+    client: Arc<Client>,
+    ended: Receiver<Ended>,
+}
+
+/// What the serving task has.
+struct Service {
     engine: BlkBack<GrantMap, DomainGrants, Bell, SharedDevice>,
     port: Arc<Port>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// Maps the ring and binds the event channel that the frontend has published.
+    /// Maps the ring, binds the event channel that the frontend has published, and begins to serve.
     pub(super) fn open(
         domain: DomId,
         parameters: &vbd::Connection,
@@ -35,28 +53,45 @@ impl Connection {
             .map_err(|errno| format!("binding port {}: {errno}", parameters.port))?;
         let port = Arc::new(port);
         let engine = BlkBack::new(ring, DomainGrants::new(domain), Bell(port.clone()), device);
-        Ok(Self { engine, port })
+        let client = engine.client().clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = spawn_join(Service { engine, port, stop: stop.clone() }.run());
+        Ok(Self { stop, client, ended })
     }
 
-    /// Serves the ring until it is ruined. May be dropped and called again at any time.
-    pub(super) async fn serve(&mut self) -> Disconnect {
-        loop {
+    /// Waits for the end: the ring is ruined, or [`Self::stop`] was called, and the device has returned all.
+    /// `None` if the end was taken before.
+    pub(super) async fn ended(&mut self) -> Option<Ended> {
+        (&mut self.ended).await.ok()
+    }
+
+    /// Has the serving task end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.client.room();
+    }
+}
+
+impl Service {
+    async fn run(mut self) -> Ended {
+        let reason = self.serve().await;
+        self.engine.close();
+        while !self.engine.poll_closed() {
+            self.engine.client().ready().await;
+        }
+        Ended { reason, stats: self.engine.stats() }
+    }
+
+    async fn serve(&mut self) -> Option<Disconnect> {
+        while !self.stop.load(Ordering::Relaxed) {
             match self.engine.poll() {
                 Ok(Next::Again) => pvrt::yield_now().await,
                 Ok(Next::Wait) => {
                     select(self.engine.client().ready(), self.port.wait()).await;
                 }
-                Err(disconnect) => return disconnect,
+                Err(disconnect) => return Some(disconnect),
             }
         }
-    }
-
-    /// Ends the connection once the device has returned everything.
-    pub(super) async fn close(mut self) -> Stats {
-        self.engine.close();
-        while !self.engine.poll_closed() {
-            self.engine.client().ready().await;
-        }
-        self.engine.stats()
+        None
     }
 }

@@ -5,13 +5,12 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 
 use backends::BlockDevice;
-use backends::blk::Disconnect;
 use backends::vbd::{self, Action, Observed, Vbd};
 use pvrt::executor::{Either, select};
 use ring_abi::io::xenbus::XenbusState;
 
 use super::Id;
-use super::connection::Connection;
+use super::connection::{Connection, Ended};
 use crate::blkdev::{Disks, ReadOnly, SharedDevice};
 use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 
@@ -67,9 +66,8 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
                 Action::Remove => return,
             }
         }
-        if let Some(disconnect) = instance.wait().await {
-            log::error!("blkback d{}: disconnect: {disconnect} (vbd {})", id.domain, id.device);
-            instance.write_error(&format!("disconnect: {disconnect}"));
+        if let Some(ended) = instance.wait().await {
+            instance.report(&ended);
             machine.failed();
         }
     }
@@ -89,23 +87,25 @@ impl Instance<'_> {
         }
     }
 
-    /// Waits for a change of the nodes, or for the ring's end, which is given.
-    async fn wait(&mut self) -> Option<Disconnect> {
+    /// Waits for a change of the nodes, or for a connection's end that nobody asked for, which is given.
+    async fn wait(&mut self) -> Option<Ended> {
         let change = async {
             self.client.next_event().await;
             // One look serves all that has happened.
             while self.client.try_event().is_some() {}
         };
-        match &mut self.connection {
-            Some(connection) => match select(connection.serve(), change).await {
-                Either::Left(disconnect) => Some(disconnect),
-                Either::Right(()) => None,
+        let ended = match &mut self.connection {
+            Some(connection) => match select(connection.ended(), change).await {
+                Either::Left(ended) => ended,
+                Either::Right(()) => return None,
             },
             None => {
                 change.await;
-                None
+                return None;
             }
-        }
+        };
+        self.connection = None;
+        ended
     }
 
     /// Finds the disk and tells the frontend what it can do.
@@ -159,17 +159,29 @@ impl Instance<'_> {
     }
 
     async fn disconnect(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let stats = connection.close().await;
-            let Id { domain, device } = self.id;
-            log::debug!(
-                "blkback d{domain}: vbd {device} disconnected: {} requests, {} failed, {} bytes read, {} written",
-                stats.requests,
-                stats.errors,
-                stats.read_bytes,
-                stats.written_bytes,
-            );
+        if let Some(mut connection) = self.connection.take() {
+            connection.stop();
+            if let Some(ended) = connection.ended().await {
+                self.report(&ended);
+            }
         }
+    }
+
+    /// Logs how a connection ended.
+    fn report(&self, ended: &Ended) {
+        let Id { domain, device } = self.id;
+        let Ended { reason, stats } = ended;
+        if let Some(reason) = reason {
+            log::error!("blkback d{domain}: disconnect: {reason} (vbd {device})");
+            self.write_error(&format!("disconnect: {reason}"));
+        }
+        log::debug!(
+            "blkback d{domain}: vbd {device} disconnected: {} requests, {} failed, {} bytes read, {} written",
+            stats.requests,
+            stats.errors,
+            stats.read_bytes,
+            stats.written_bytes,
+        );
     }
 
     /// The disk cannot be served: the toolstack is told why.
