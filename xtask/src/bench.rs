@@ -14,7 +14,7 @@ use crate::plugin::{self, Counts};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
-use crate::{images, usage};
+use crate::{image_check, images, usage};
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,6 +31,9 @@ pub struct BenchOptions {
     /// The bench guest as a domain under dom0, not as dom0 itself.
     #[arg(long)]
     domu: bool,
+    /// Also where the hypervisor spends the instructions of the operation that --only names.
+    #[arg(long, requires = "only")]
+    hot: bool,
 }
 
 /// A kind of figures.
@@ -73,6 +76,9 @@ const OPERATIONS: &[Operation] = &[
     operation("clts", 1_212, 500),
 ];
 
+/// What the bench guest executes around each operation's loop.
+const MARKERS: (u16, u16) = (200, 201);
+
 /// Power-on to the prompt and `xl create` of a small guest: the aims, in instructions.
 const BOOT_AIM: u64 = 300_000_000;
 const CREATE_AIM: u64 = 10_000_000;
@@ -89,7 +95,9 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         return Err(usage(format!("{only:?} is no operation's name")));
     }
     deps::ensure(&[Need::Qemu, Need::CCompiler])?;
-    images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+    // Without dom0 in it, the operations' machine needs none built.
+    let alone = options.what == Some(What::Operations) && !options.domu;
+    images::build(&images::ALL.iter().filter(|image| !alone || image.name != "dom0").collect::<Vec<_>>())?;
     let mut complete = true;
     if options.what != Some(What::System) {
         complete &= operations(options)?;
@@ -136,6 +144,12 @@ fn operations(options: &BenchOptions) -> Result<bool> {
         machine.dom0 = images::find("bench")?.bootable();
         machine.dom0_arguments = words;
     }
+    let directory = RunDirectory::new()?;
+    let counts = directory.file("counts");
+    if options.hot {
+        let (start, end) = MARKERS;
+        machine.qemu_arguments.extend(plugin::arguments(&counts, Some((start, end)))?);
+    }
     let console = run(&machine)?;
     let measured = measured(&console);
     println!("| operation | microhv | Xen 4.17 | aim | |");
@@ -169,7 +183,30 @@ fn operations(options: &BenchOptions) -> Result<bool> {
     for line in console.lines().filter(|line| line.contains("skipped")) {
         println!("{}", line.trim());
     }
+    if options.hot {
+        print_hot(&std::fs::read_to_string(&counts)?, options.ops)?;
+    }
     Ok(complete)
+}
+
+/// Instructions of one operation by the hypervisor's functions, most first; what is inlined counts for the
+/// function it is in.
+fn print_hot(output: &str, ops: u64) -> Result<()> {
+    let bytes = std::fs::read(images::find("microhv")?.linked())?;
+    let names = image_check::names(&object::File::parse(&*bytes)?);
+    let mut by_function = BTreeMap::new();
+    for block in plugin::blocks(output) {
+        let above = names.partition_point(|(start, _)| *start <= block.address);
+        let name = above.checked_sub(1).map_or("?", |index| &names[index].1);
+        *by_function.entry(name).or_insert(0) += block.runs * block.instructions;
+    }
+    let mut sorted: Vec<(&str, u64)> = by_function.into_iter().collect();
+    sorted.sort_by_key(|(_, instructions)| std::cmp::Reverse(*instructions));
+    println!("instructions per operation, by function:");
+    for (name, instructions) in sorted.into_iter().take_while(|(_, instructions)| *instructions >= ops) {
+        println!("{:8} {name}", instructions / ops);
+    }
+    Ok(())
 }
 
 impl Operation {
@@ -223,8 +260,7 @@ fn counted(lines: &[&str]) -> Result<Counts> {
     let file = directory.file("counts");
     let mut machine = machine();
     machine.script = Some(lines.iter().map(|line| line.to_string()).collect());
-    let plugin = format!("{},out={}", plugin::build()?.display(), file.display());
-    machine.qemu_arguments.extend(["-plugin".into(), plugin]);
+    machine.qemu_arguments.extend(plugin::arguments(&file, None)?);
     run(&machine)?;
     match plugin::marks(&std::fs::read_to_string(&file)?).last() {
         Some((_, counts)) => Ok(*counts),

@@ -97,7 +97,7 @@ pub fn check(file: &[u8], rules: &Rules) -> Result<Report> {
 }
 
 /// Address and demangled name of every function or code label, in order.
-fn names(file: &object::File<'_>) -> Vec<(u64, String)> {
+pub fn names(file: &object::File<'_>) -> Vec<(u64, String)> {
     let is_code = |kind| matches!(kind, SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label);
     let mut names: Vec<(u64, String)> = file
         .symbols()

@@ -1,7 +1,7 @@
 //! The counting plugin for QEMU: `xtask/plugin/count.c`, compiled when it is wanted.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -47,9 +47,40 @@ pub fn build() -> Result<PathBuf> {
     Ok(library)
 }
 
+/// QEMU's arguments that make the plugin write to `output`; with the blocks between the two marks, if any.
+///
+/// # Errors
+/// The plugin cannot be built.
+pub fn arguments(output: &Path, hot: Option<(u16, u16)>) -> Result<Vec<String>> {
+    let hot = hot.map(|(from, to)| format!(",hot={from}-{to}")).unwrap_or_default();
+    Ok(vec!["-plugin".into(), format!("{},out={}{hot}", build()?.display(), output.display())])
+}
+
 /// The counts at every mark, in the order the marks were executed, from the plugin's output.
 pub fn marks(output: &str) -> Vec<(u32, Counts)> {
     output.lines().filter_map(mark).collect()
+}
+
+/// A translation block of the hypervisor's that ran between two marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its first instruction.
+    pub address: u64,
+    /// How often it ran.
+    pub runs: u64,
+    /// Its length in instructions.
+    pub instructions: u64,
+}
+
+/// The blocks in the plugin's output.
+pub fn blocks(output: &str) -> Vec<Block> {
+    let block = |line: &str| {
+        let mut words = line.strip_prefix("hot ")?.split_whitespace();
+        let address = u64::from_str_radix(words.next()?, 16).ok()?;
+        let mut number = || words.next()?.parse().ok();
+        Some(Block { address, runs: number()?, instructions: number()? })
+    };
+    output.lines().filter_map(block).collect()
 }
 
 /// `mark N cpu C firmware F hyp H kernel K user U`.
@@ -79,6 +110,12 @@ mod tests {
         assert_eq!(marks[0], (3, Counts { firmware: 1, hypervisor: 2, kernel: 3, user: 4 }));
         assert_eq!(marks[0].1.total(), 9);
         assert_eq!(marks[1].1.user, u64::MAX);
+    }
+
+    #[test]
+    fn blocks_are_read_from_between_the_marks() {
+        let blocks = blocks("hot ffff82d080200000 3 5\nmark 1\nhot x 1 1\nhot 1 2\n");
+        assert_eq!(blocks, [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5 }]);
     }
 
     #[test]
