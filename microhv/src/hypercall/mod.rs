@@ -21,6 +21,8 @@ pub mod platform_op;
 pub mod sched;
 pub mod state;
 pub mod sysctl;
+#[cfg(test)]
+mod tests;
 pub mod vcpu;
 pub mod version;
 

@@ -86,6 +86,8 @@ pub struct TestMachine {
     m2p: Box<[AtomicU64]>,
     /// The loaded page tables; until the first load, guest addresses are machine addresses.
     cr3: AtomicU64,
+    /// Without page tables, frames from this one on are not the guest's.
+    pub identity_end: AtomicU64,
     /// System time, set by tests.
     pub now: AtomicU64,
     /// The programmed timer, `u64::MAX` for none.
@@ -112,6 +114,7 @@ impl TestMachine {
             memory: zeros(frames * 512, 0),
             m2p: zeros(frames, u64::MAX),
             cr3: AtomicU64::new(u64::MAX),
+            identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
             timer: AtomicU64::new(u64::MAX),
             pending: AtomicBool::new(false),
@@ -146,7 +149,7 @@ impl TestMachine {
             return None;
         }
         let Some(l4) = self.cr3() else {
-            return (va / PAGE < self.frame_count() as u64).then(|| Maddr::new(va));
+            return (va / PAGE < self.identity_end.load(Ordering::Relaxed)).then(|| Maddr::new(va));
         };
         if (va as i64) << 16 >> 16 != va as i64 {
             return None;

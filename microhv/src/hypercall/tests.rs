@@ -1,0 +1,281 @@
+//! Dispatch, continuations, multicall, version; and that no argument whatever does harm.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::callback::*;
+use ring_abi::guest_context::{CpuUserRegs, TrapInfo};
+use ring_abi::hypercall::*;
+use ring_abi::segment::*;
+use ring_abi::version::*;
+use ring_abi::vm_assist::*;
+
+use super::*;
+use crate::platform::SegmentBase;
+use crate::testing::{ARGS, World};
+
+fn errno(error: HypercallError) -> i64 {
+    error.errno()
+}
+
+#[test]
+fn unknown_numbers_are_enosys() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    for number in [6u64, 11, 16, 19, 27, 28, 34, 40, 48, 55, 56, 63, 64, u32::MAX.into(), 1 << 32, u64::MAX] {
+        let mut regs = CpuUserRegs { rax: number, rip: 0x1000, ..CpuUserRegs::default() };
+        let vcpu = &guest.vcpus[0];
+        let mut cur = Current { hv: &*world.hv, domain: &guest, vcpu, regs: &mut regs };
+        dispatch(&mut cur);
+        assert_eq!(regs.rax as i64, errno(HypercallError::NoSys), "{number}");
+        assert_eq!(regs.rip, 0x1000);
+    }
+    assert!(guest.vcpus[0].history.newest_first().next().is_some());
+}
+
+#[test]
+fn a_continuation_executes_the_instruction_again() {
+    let world = World::new(64);
+    world.put(ARGS, &[0x41u8; 300]);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    let mut regs = CpuUserRegs {
+        rax: __HYPERVISOR_CONSOLE_IO.into(),
+        rdi: 0,
+        rsi: 300,
+        rdx: ARGS,
+        rip: 0x1002,
+        rbx: 77,
+        ..CpuUserRegs::default()
+    };
+    let mut steps = 0;
+    loop {
+        let vcpu = &world.dom0.vcpus[0];
+        let mut cur = Current { hv: &*world.hv, domain: &world.dom0, vcpu, regs: &mut regs };
+        dispatch(&mut cur);
+        if regs.rip == 0x1002 {
+            break;
+        }
+        assert_eq!((regs.rip, regs.rax, regs.rbx), (0x1000, __HYPERVISOR_CONSOLE_IO.into(), 77));
+        regs.rip += 2;
+        steps += 1;
+    }
+    assert_eq!((steps, regs.rax), (2, 0));
+    assert_eq!(world.hv.platform.events.lock().console, [0x41; 300]);
+}
+
+#[test]
+fn console_is_for_the_privileged() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    let call = |domain, args: &[u64]| world.call(domain, __HYPERVISOR_CONSOLE_IO, args);
+    assert_eq!(call(&guest, &[0, 4, ARGS]), errno(HypercallError::NotPermitted));
+    assert_eq!(call(&world.dom0, &[2, 4, ARGS]), errno(HypercallError::NoSys));
+    assert_eq!(call(&world.dom0, &[0, 4, u64::MAX - 1]), errno(HypercallError::Fault));
+    for byte in b"xl list" {
+        assert!(world.hv.console.push(*byte));
+    }
+    assert_eq!(call(&world.dom0, &[1, 2, ARGS]), 2);
+    assert_eq!(call(&world.dom0, &[1, 100, ARGS + 2]), 5);
+    assert_eq!(world.get::<[u8; 7]>(ARGS), *b"xl list");
+    assert_eq!(call(&world.dom0, &[1, 100, ARGS]), 0);
+}
+
+#[test]
+fn multicall_gives_each_entry_its_result() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    let entry = |op: u32, first: u64| MulticallEntry {
+        op: op.into(),
+        args: [first, 0, 0, 0, 0, 0],
+        ..MulticallEntry::default()
+    };
+    let list = [
+        entry(__HYPERVISOR_XEN_VERSION, XENVER_VERSION.into()),
+        entry(__HYPERVISOR_MULTICALL, ARGS),
+        entry(9999, 0),
+        entry(__HYPERVISOR_XEN_VERSION, XENVER_PAGESIZE.into()),
+    ];
+    for pending in [false, true] {
+        world.hv.platform.pending.store(pending, Ordering::Relaxed);
+        world.put(ARGS, &list);
+        assert_eq!(world.call(&guest, __HYPERVISOR_MULTICALL, &[ARGS, 4]), 0);
+        let done: [MulticallEntry; 4] = world.get(ARGS);
+        assert_eq!(
+            done.map(|entry| entry.result as i64),
+            [0x40011, errno(HypercallError::Invalid), errno(HypercallError::NoSys), 4096]
+        );
+    }
+    assert_eq!(world.call(&guest, __HYPERVISOR_MULTICALL, &[ARGS, 0]), 0);
+    assert_eq!(world.call(&guest, __HYPERVISOR_MULTICALL, &[u64::MAX - 63, 1]), errno(HypercallError::Fault));
+    let wide =
+        MulticallEntry { op: 1 << 32 | u64::from(__HYPERVISOR_XEN_VERSION), ..MulticallEntry::default() };
+    world.put(ARGS, &wide);
+    assert_eq!(world.call(&guest, __HYPERVISOR_MULTICALL, &[ARGS, 1]), 0);
+    assert_eq!(world.get::<MulticallEntry>(ARGS).result as i64, errno(HypercallError::NoSys));
+}
+
+#[test]
+fn multicall_continues_inside_an_entry() {
+    let world = World::new(64);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    world.put(ARGS + 0x100, &[0x42u8; 300]);
+    let write = MulticallEntry {
+        op: __HYPERVISOR_CONSOLE_IO.into(),
+        args: [0, 300, ARGS + 0x100, 0, 0, 0],
+        ..MulticallEntry::default()
+    };
+    world.put(ARGS, &[write, write]);
+    assert_eq!(world.call(&world.dom0, __HYPERVISOR_MULTICALL, &[ARGS, 2]), 0);
+    assert_eq!(world.hv.platform.events.lock().console, [0x42; 600]);
+}
+
+#[test]
+fn features_tell_who_asks() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    let features = |domain| {
+        let mut info = XenFeatureInfo::default();
+        assert_eq!(world.op(domain, __HYPERVISOR_XEN_VERSION, XENVER_GET_FEATURES, &mut info), 0);
+        info.submap
+    };
+    assert_eq!((features(&guest), features(&world.dom0)), (0x120e0, 0x228e0));
+    let assist = VMASST_TYPE_PAE_EXTENDED_CR3.into();
+    assert_eq!(world.call(&guest, __HYPERVISOR_VM_ASSIST, &[VMASST_CMD_ENABLE.into(), assist]), 0);
+    assert_eq!(features(&guest), 0x120f0);
+    assert_eq!(world.call(&guest, __HYPERVISOR_VM_ASSIST, &[VMASST_CMD_DISABLE.into(), assist]), 0);
+    assert_eq!(features(&guest), 0x120e0);
+    for (command, kind, error) in [
+        (2, 2, HypercallError::NoSys),
+        (0, 6, HypercallError::Invalid),
+        (0, 64, HypercallError::Invalid),
+        (0, u32::MAX, HypercallError::Invalid),
+    ] {
+        let result = world.call(&guest, __HYPERVISOR_VM_ASSIST, &[command, kind.into()]);
+        assert_eq!(result, errno(error));
+    }
+    let mut other = XenFeatureInfo { submap_idx: 1, submap: 0 };
+    assert_eq!(
+        world.op(&guest, __HYPERVISOR_XEN_VERSION, XENVER_GET_FEATURES, &mut other),
+        errno(HypercallError::Invalid)
+    );
+    assert_eq!(world.call(&guest, __HYPERVISOR_XEN_VERSION, &[11, ARGS]), errno(HypercallError::NoSys));
+}
+
+#[test]
+fn strings_end_in_nul() {
+    let world = World::new(64);
+    for command in [XENVER_EXTRAVERSION, XENVER_CAPABILITIES, XENVER_CHANGESET, XENVER_COMMANDLINE] {
+        world.put(ARGS, &[0xffu8; 1024]);
+        assert_eq!(world.call(&world.dom0, __HYPERVISOR_XEN_VERSION, &[command.into(), ARGS]), 0);
+        assert!(world.get::<[u8; 1024]>(ARGS).contains(&0));
+    }
+    world.call(&world.dom0, __HYPERVISOR_XEN_VERSION, &[XENVER_CAPABILITIES.into(), ARGS]);
+    assert_eq!(&world.get::<[u8; 15]>(ARGS), b"xen-3.0-x86_64\0");
+}
+
+#[test]
+fn callbacks_and_traps_are_registered() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    let register = |kind, flags, address| {
+        let mut op = CallbackRegister { r#type: kind, flags, address, ..CallbackRegister::default() };
+        world.op(&guest, __HYPERVISOR_CALLBACK_OP, CALLBACKOP_REGISTER, &mut op)
+    };
+    assert_eq!(register(CALLBACKTYPE_EVENT, 0, 0x1000), 0);
+    assert_eq!(register(CALLBACKTYPE_SYSCALL, CALLBACKF_MASK_EVENTS, 0x2000), 0);
+    assert_eq!(register(CALLBACKTYPE_SYSCALL32, 0, 0x3000), 0);
+    assert_eq!(register(CALLBACKTYPE_SYSENTER_DEPRECATED, 0, 0x3000), errno(HypercallError::NoSys));
+    assert_eq!(register(99, 0, 0x3000), errno(HypercallError::NoSys));
+    assert_eq!(register(CALLBACKTYPE_FAILSAFE, 0, 1 << 63), errno(HypercallError::Invalid));
+    {
+        let cpu = guest.vcpus[0].cpu.lock();
+        assert!(cpu.event.masks_events && cpu.syscall.masks_events && !cpu.syscall32.masks_events);
+        assert_eq!((cpu.event.address, cpu.syscall.address, cpu.failsafe.address), (0x1000, 0x2000, 0));
+    }
+    assert_eq!(world.call(&guest, __HYPERVISOR_SET_CALLBACKS, &[1, 2, 3]), 0);
+    assert!(!guest.vcpus[0].cpu.lock().syscall.masks_events);
+
+    let gate =
+        |vector, flags, address| TrapInfo { vector, flags, cs: 0xe030, address, ..TrapInfo::default() };
+    world.put(ARGS, &[gate(14, 4, 0x5000), gate(255, 3, 0x6000), gate(1, 0, 0), gate(2, 0, 0x7000)]);
+    assert_eq!(world.call(&guest, __HYPERVISOR_SET_TRAP_TABLE, &[ARGS]), 0);
+    {
+        let cpu = guest.vcpus[0].cpu.lock();
+        assert_eq!(
+            (cpu.traps[14].address, cpu.traps[14].masks_events, cpu.traps[14].cs),
+            (0x5000, true, 0xe033)
+        );
+        assert_eq!((cpu.traps[255].dpl, cpu.traps[2].address), (3, 0), "address 0 ends the table");
+    }
+    world.put(ARGS, &[gate(3, 0, 0x0001_0000_0000_0000), gate(0, 0, 0)]);
+    assert_eq!(world.call(&guest, __HYPERVISOR_SET_TRAP_TABLE, &[ARGS]), errno(HypercallError::Invalid));
+    assert_eq!(world.call(&guest, __HYPERVISOR_SET_TRAP_TABLE, &[0]), 0);
+    assert_eq!(guest.vcpus[0].cpu.lock().traps[14].address, 0);
+}
+
+#[test]
+fn stacks_and_segment_bases_are_checked() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    assert_eq!(world.call(&guest, __HYPERVISOR_STACK_SWITCH, &[0xe028, 0xdead]), 0);
+    assert_eq!(guest.vcpus[0].cpu.lock().kernel_ss, 0xe02b);
+    let set = |which: u32, base| world.call(&guest, __HYPERVISOR_SET_SEGMENT_BASE, &[which.into(), base]);
+    assert_eq!(set(SEGBASE_FS, 0x1234), 0);
+    assert_eq!(set(SEGBASE_GS_KERNEL, 1 << 62), errno(HypercallError::Invalid));
+    assert_eq!(set(SEGBASE_GS_USER_SEL, 0xffff), 0, "a bad selector loads null");
+    assert_eq!(set(4, 0), errno(HypercallError::Invalid));
+    assert_eq!(world.hv.platform.events.lock().segment_bases, [(SegmentBase::Fs, 0x1234)]);
+}
+
+fn number() -> impl proptest::strategy::Strategy<Value = u32> {
+    use proptest::prelude::*;
+    prop_oneof![8 => 0u32..64, 1 => any::<u32>()]
+}
+
+fn argument() -> impl proptest::strategy::Strategy<Value = u64> {
+    use proptest::prelude::*;
+    prop_oneof![
+        4 => 0u64..40,
+        4 => (0u64..0x3000).prop_map(|offset| ARGS + offset),
+        2 => any::<u64>(),
+        1 => Just(HYPERVISOR_VIRT_START),
+        1 => (0u64..64).prop_map(|n| u64::MAX - n),
+        1 => (0u64..64).prop_map(|n| 1 << n),
+    ]
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
+    /// Whatever a guest calls with whatever in its memory: no panic, and dom0 is as it was.
+    #[test]
+    fn wild_calls_harm_nobody_else(
+        memory in proptest::collection::vec(argument(), 512),
+        calls in proptest::collection::vec((number(), proptest::array::uniform6(argument())), 1..60),
+        pending in proptest::bool::ANY,
+    ) {
+        let world = World::new(256);
+        world.hv.platform.identity_end.store(16, Ordering::Relaxed);
+        let guest = world.guest(2);
+        guest.mm.set_max_pages(32);
+        for _ in 0..8 {
+            world.hv.populate(&guest, 0, 0).expect("a page");
+        }
+        let mut before = [0u8; 4096];
+        world.dom0.shared_info.read(0, &mut before);
+        let dom0_pages = world.dom0.mm.tot_pages();
+        world.hv.platform.pending.store(pending, Ordering::Relaxed);
+        for (number, args) in calls {
+            for (n, word) in memory.iter().enumerate() {
+                world.put(ARGS + 8 * n as u64, word);
+            }
+            // One step only: a continuation is the guest's to take up, or not.
+            let _ = world.raw(&guest, 0, number, &args);
+        }
+        let mut after = [0u8; 4096];
+        world.dom0.shared_info.read(0, &mut after);
+        // VIRQ_DOM_EXC may have come, if the guest shut itself down; nothing is bound to it here.
+        proptest::prop_assert!(before == after);
+        proptest::prop_assert_eq!(world.dom0.mm.tot_pages(), dom0_pages);
+        proptest::prop_assert!(!world.dom0.shutdown.lock().is_shut_down);
+        proptest::prop_assert!(world.hv.platform.events.lock().power.is_empty());
+    }
+}
