@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod boot;
 pub mod console;
 pub mod debug_keys;
 pub mod domain;

@@ -205,6 +205,8 @@ pub trait Platform: Sync + Sized + 'static {
     fn vcpu_created(&self, vcpu: &Vcpu) -> bool;
     /// A vCPU ends: frees what [`Platform::vcpu_created`] made. It runs nowhere.
     fn vcpu_destroyed(&self, vcpu: &Vcpu);
+    /// Exchanges the loaded GS base with the other mode's: the vCPU goes from kernel to user mode or back.
+    fn swap_gs(&self);
     /// Sets a segment base of the running vCPU. The value was checked to be canonical.
     fn set_segment_base(&self, base: SegmentBase, value: u64);
     /// A segment base of the running vCPU as it is now.

@@ -18,6 +18,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Exists`: `id` is taken; `NoMemory`; `Invalid`: a reserved id or an impossible number of vCPUs.
+    #[inline(never)]
     pub fn create_domain(
         &self,
         id: Option<DomId>,

@@ -177,6 +177,7 @@ impl Domain {
     /// A domain without memory whose vCPUs are down and which is paused once by the toolstack.
     ///
     /// `shared_info` is the hypervisor's view of the zeroed frame `shared_info_mfn`.
+    #[inline(never)]
     pub fn new(
         id: DomId,
         config: DomainConfig,

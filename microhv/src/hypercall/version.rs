@@ -61,11 +61,31 @@ pub fn xen_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
     describe(cur, args[0] as u32, args[1])
 }
 
+/// Writes `text` at guest address `arg`, zero-padded to `len` bytes of which the last is zero; in pieces, since the
+/// stack is no place for kilobytes.
+fn copy_out_text<P: Platform>(
+    cur: &Current<'_, P>,
+    arg: u64,
+    text: &str,
+    len: usize,
+) -> Result<(), HypercallError> {
+    const PIECE: usize = 64;
+    let text = &text.as_bytes()[..text.len().min(len - 1)];
+    for start in (0..len).step_by(PIECE) {
+        let mut piece = [0; PIECE];
+        let rest = text.get(start..).unwrap_or(&[]);
+        let used = rest.len().min(PIECE);
+        piece[..used].copy_from_slice(&rest[..used]);
+        cur.copy_out_bytes(arg.wrapping_add(start as u64), &piece[..PIECE.min(len - start)])?;
+    }
+    Ok(())
+}
+
 #[cold]
 fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> HypercallResult {
     match command {
         XENVER_EXTRAVERSION => {
-            cur.copy_out_bytes(arg, &padded::<{ XEN_EXTRAVERSION_LEN as usize }>(EXTRAVERSION))?;
+            copy_out_text(cur, arg, EXTRAVERSION, XEN_EXTRAVERSION_LEN as usize)?;
         }
         XENVER_COMPILE_INFO => {
             let info = XenCompileInfo {
@@ -77,7 +97,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
             cur.copy_out(arg, &info)?;
         }
         XENVER_CAPABILITIES => {
-            cur.copy_out_bytes(arg, &padded::<{ XEN_CAPABILITIES_INFO_LEN as usize }>(CAPABILITIES))?;
+            copy_out_text(cur, arg, CAPABILITIES, XEN_CAPABILITIES_INFO_LEN as usize)?;
         }
         XENVER_CHANGESET => {
             cur.copy_out_bytes(
@@ -103,7 +123,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
         }
         XENVER_COMMANDLINE => {
             let line = if cur.domain.privileged { cur.hv.platform.command_line() } else { "<denied>" };
-            cur.copy_out_bytes(arg, &padded::<COMMANDLINE_LEN>(line))?;
+            copy_out_text(cur, arg, line, COMMANDLINE_LEN)?;
         }
         XENVER_BUILD_ID => {
             if !cur.domain.privileged {

@@ -14,7 +14,7 @@ use super::frame::{FrameInfo, Use};
 use crate::domain::RangeSet;
 
 /// Ranges of memory that a firmware map may have at most.
-pub const MAX_RANGES: usize = 64;
+pub const MAX_RANGES: usize = 32;
 /// First frame above 4 GiB.
 const HIGH: u32 = 1 << 20;
 

@@ -44,6 +44,8 @@ pub struct Events {
     pub mmio: Vec<(u64, u32)>,
     /// Descriptor pages set: domain, vCPU, page, frame.
     pub descriptor_pages: Vec<(u16, u32, DescriptorPage, Option<Mfn>)>,
+    /// How often the GS bases were exchanged.
+    pub gs_swaps: u32,
     /// Segment bases set.
     pub segment_bases: Vec<(SegmentBase, u64)>,
     /// `invlpg` addresses.
@@ -289,6 +291,10 @@ impl Platform for TestMachine {
     }
 
     fn vcpu_destroyed(&self, _vcpu: &Vcpu) {}
+
+    fn swap_gs(&self) {
+        self.events.lock().gs_swaps += 1;
+    }
 
     fn set_segment_base(&self, base: SegmentBase, value: u64) {
         self.bases[base as usize].store(value, Ordering::Relaxed);

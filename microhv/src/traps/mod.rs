@@ -1,14 +1,55 @@
 //! What a guest sees of traps: bounce frames, callbacks, `iret`.
+//!
+//! A guest kernel runs in ring 3 like its user mode. What the processor would do on a native machine (switch the
+//! stack, push a frame, load the handler) is done here on the saved registers, after the page tables and GS base of
+//! kernel mode were loaded. Frames, from low to high addresses:
+//!
+//! | | |
+//! | --- | --- |
+//! | exception, event, syscall | rcx, r11, \[error\], rip, cs and mask, rflags, rsp, ss |
+//! | failsafe | rcx, r11, ds, es, fs, gs, rip, cs and mask, rflags, rsp, ss |
+//! | `iret` takes | rax, r11, rcx, flags, rip, cs, rflags, rsp, ss |
+//!
+//! ABI: `struct iret_context`, `xen/include/public/arch-x86/xen-x86_64.h`; `xen/include/public/callback.h`.
+#![forbid(unsafe_code)]
 
-use crate::error::HypercallError;
-use crate::hypercall::{Current, HypercallResult};
-use crate::platform::Platform;
+mod bounce;
+mod interrupt;
+mod iret;
+mod mode;
 
-/// `iret`: leaves a trap handler by the frame on the guest's stack.
-///
-/// # Errors
-/// `NoSys`.
-pub fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
-    let _ = cur;
-    Err(HypercallError::NoSys)
+pub use bounce::{
+    deliver_event, deliver_exception, deliver_failsafe, device_not_available, page_fault, return_to_guest,
+};
+pub use interrupt::{int80, software_interrupt, syscall, syscall32, sysenter};
+pub use iret::iret;
+pub use mode::{leave_user_mode, loaded_l4};
+
+/// In `CpuUserRegs::entry_vector`: rcx and r11 need not be kept on the way back, so that SYSRET will do.
+pub const ENTRY_SYSCALL: u32 = 0x100;
+
+/// Flag bits of rflags that matter here.
+pub mod flags {
+    /// Trap flag.
+    pub const TF: u64 = 1 << 8;
+    /// Interrupt flag.
+    pub const IF: u64 = 1 << 9;
+    /// I/O privilege level.
+    pub const IOPL: u64 = 3 << 12;
+    /// Nested task.
+    pub const NT: u64 = 1 << 14;
+    /// Resume flag.
+    pub const RF: u64 = 1 << 16;
+    /// Virtual 8086 mode.
+    pub const VM: u64 = 1 << 17;
+    /// Alignment check.
+    pub const AC: u64 = 1 << 18;
 }
+
+/// The guest kernel's code selector, as frames of kernel mode show it with RPL 0.
+const KERNEL_CS: u16 = 0xe033;
+/// The guest kernel's stack selector.
+const KERNEL_SS: u16 = 0xe02b;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! The one machine there is.
+
+pub(crate) mod x86_64;

@@ -1,0 +1,191 @@
+//! Interrupt controllers: the local APIC, I/O APICs, and the old PICs, which are shut up.
+#![allow(unsafe_code)] // device registers
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use microhv::boot::acpi::{Acpi, IsaOverride};
+use spin::{Mutex, Once};
+
+use super::cpu::{self, msr, outb};
+use super::paging;
+
+/// Vector of the local timer.
+pub(crate) const TIMER_VECTOR: u8 = 0xf0;
+/// Vector by which another CPU asks this one to look at its work.
+pub(crate) const KICK_VECTOR: u8 = 0xf1;
+/// Vector of the serial line.
+pub(crate) const SERIAL_VECTOR: u8 = 0xe8;
+/// Spurious interrupts; their handler must not end an interrupt.
+pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
+
+const ID: u64 = 0x20;
+const TASK_PRIORITY: u64 = 0x80;
+const END_OF_INTERRUPT: u64 = 0xb0;
+const SPURIOUS: u64 = 0xf0;
+const REQUESTED: u64 = 0x200;
+const COMMAND_LOW: u64 = 0x300;
+const COMMAND_HIGH: u64 = 0x310;
+const TIMER: u64 = 0x320;
+const LINT0: u64 = 0x350;
+const LINT1: u64 = 0x360;
+const ERROR: u64 = 0x370;
+const INITIAL_COUNT: u64 = 0x380;
+const CURRENT_COUNT: u64 = 0x390;
+const DIVIDE: u64 = 0x3e0;
+
+const MASKED: u32 = 1 << 16;
+
+/// Where the local APIC's registers are mapped.
+static LOCAL: AtomicU64 = AtomicU64::new(0);
+
+fn read(register: u64) -> u32 {
+    // SAFETY: `init` mapped the register page before anything else here is called.
+    unsafe { ((LOCAL.load(Ordering::Relaxed) + register) as *const u32).read_volatile() }
+}
+
+fn write(register: u64, value: u32) {
+    // SAFETY: as in `read`.
+    unsafe { ((LOCAL.load(Ordering::Relaxed) + register) as *mut u32).write_volatile(value) };
+}
+
+/// Masks the PICs after moving them to vectors that nobody uses, where a late interrupt does no harm.
+fn silence_pics() {
+    for (port, value) in [
+        (0x20u16, 0x11u8),
+        (0xa0, 0x11),
+        (0x21, 0x20),
+        (0xa1, 0x28),
+        (0x21, 4),
+        (0xa1, 2),
+        (0x21, 1),
+        (0xa1, 1),
+        (0x21, 0xff),
+        (0xa1, 0xff),
+    ] {
+        outb(port, value);
+    }
+}
+
+/// Turns this CPU's local APIC on, all its sources masked.
+pub(crate) fn init(acpi: &Acpi) {
+    silence_pics();
+    let base = cpu::read_msr(msr::APIC_BASE);
+    let address = acpi.local_apic.unwrap_or(base & 0x000f_ffff_ffff_f000);
+    LOCAL.store(paging::device(address).expect("a place for the local APIC"), Ordering::Relaxed);
+    // SAFETY: turns the APIC on (bit 11), leaves its address.
+    unsafe { cpu::write_msr(msr::APIC_BASE, base | 1 << 11) };
+    write(TASK_PRIORITY, 0);
+    write(TIMER, MASKED);
+    write(LINT0, MASKED);
+    write(LINT1, 4 << 8); // NMI
+    write(ERROR, MASKED);
+    write(DIVIDE, 0xb); // by 1
+    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
+}
+
+/// This CPU's APIC id.
+pub(crate) fn id() -> u8 {
+    (read(ID) >> 24) as u8
+}
+
+/// Tells the local APIC that the interrupt was taken.
+#[inline]
+pub(crate) fn end_of_interrupt() {
+    write(END_OF_INTERRUPT, 0);
+}
+
+/// Whether any interrupt is waiting to be taken.
+pub(crate) fn is_pending() -> bool {
+    (0..8).any(|word| read(REQUESTED + word * 0x10) != 0)
+}
+
+/// Starts the timer: one interrupt after `ticks` of the bus clock; 0 stops it.
+#[inline]
+pub(crate) fn start_timer(ticks: u32) {
+    write(INITIAL_COUNT, ticks);
+}
+
+/// Lets the timer interrupt, once per start.
+pub(crate) fn enable_timer() {
+    write(TIMER, u32::from(TIMER_VECTOR));
+}
+
+/// What is left of the timer's count.
+pub(crate) fn timer_count() -> u32 {
+    read(CURRENT_COUNT)
+}
+
+/// Sends the kick interrupt to the CPU with this APIC id.
+pub(crate) fn send_kick(apic_id: u8) {
+    write(COMMAND_HIGH, u32::from(apic_id) << 24);
+    write(COMMAND_LOW, 1 << 14 | u32::from(KICK_VECTOR));
+}
+
+/// An I/O APIC's register window.
+struct IoApic {
+    registers: u64,
+    gsi_base: u32,
+    pins: u32,
+}
+
+impl IoApic {
+    fn read(&self, register: u32) -> u32 {
+        // SAFETY: the register page is mapped for ever; the lock keeps the index and data accesses together.
+        unsafe {
+            (self.registers as *mut u32).write_volatile(register);
+            ((self.registers + 0x10) as *const u32).read_volatile()
+        }
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        // SAFETY: as in `read`.
+        unsafe {
+            (self.registers as *mut u32).write_volatile(register);
+            ((self.registers + 0x10) as *mut u32).write_volatile(value);
+        }
+    }
+}
+
+static IO_APICS: Once<Mutex<arrayvec::ArrayVec<IoApic, 8>>> = Once::new();
+
+/// Maps the I/O APICs and masks all their pins.
+pub(crate) fn init_io(acpi: &Acpi) {
+    IO_APICS.call_once(|| {
+        let mut found = arrayvec::ArrayVec::new();
+        for entry in &acpi.io_apics {
+            let Some(registers) = paging::device(entry.address) else { continue };
+            let mut io_apic = IoApic { registers, gsi_base: entry.gsi_base, pins: 0 };
+            io_apic.pins = (io_apic.read(1) >> 16 & 0xff) + 1;
+            for pin in 0..io_apic.pins {
+                io_apic.write(0x10 + 2 * pin, MASKED);
+            }
+            found.push(io_apic);
+        }
+        Mutex::new(found)
+    });
+}
+
+fn with_pin(gsi: u32, act: impl FnOnce(&IoApic, u32)) {
+    let Some(io_apics) = IO_APICS.get() else { return };
+    let io_apics = io_apics.lock();
+    if let Some(owner) = io_apics.iter().find(|io| (io.gsi_base..io.gsi_base + io.pins).contains(&gsi)) {
+        act(owner, gsi - owner.gsi_base);
+    }
+}
+
+/// Sends the interrupts of a line to `vector` on the CPU with this APIC id.
+pub(crate) fn route(line: IsaOverride, vector: u8, apic_id: u8) {
+    with_pin(line.gsi, |io_apic, pin| {
+        let low = u32::from(vector) | u32::from(line.active_low) << 13 | u32::from(line.level) << 15;
+        io_apic.write(0x11 + 2 * pin, u32::from(apic_id) << 24);
+        io_apic.write(0x10 + 2 * pin, low);
+    });
+}
+
+/// Masks or unmasks a line.
+pub(crate) fn set_masked(gsi: u32, masked: bool) {
+    with_pin(gsi, |io_apic, pin| {
+        let low = io_apic.read(0x10 + 2 * pin) & !MASKED;
+        io_apic.write(0x10 + 2 * pin, low | if masked { MASKED } else { 0 });
+    });
+}

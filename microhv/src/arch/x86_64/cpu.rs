@@ -1,0 +1,257 @@
+//! Instructions that have no Rust form: control registers, MSRs, ports, segment and table registers.
+//!
+//! Thin wrappers, each one instruction; who may call them when is said at each.
+#![allow(unsafe_code)] // privileged instructions
+
+use core::arch::asm;
+
+/// MSR numbers.
+pub(crate) mod msr {
+    pub(crate) const APIC_BASE: u32 = 0x1b;
+    pub(crate) const SYSENTER_CS: u32 = 0x174;
+    pub(crate) const SYSENTER_ESP: u32 = 0x175;
+    pub(crate) const SYSENTER_EIP: u32 = 0x176;
+    pub(crate) const EFER: u32 = 0xc000_0080;
+    pub(crate) const STAR: u32 = 0xc000_0081;
+    pub(crate) const LSTAR: u32 = 0xc000_0082;
+    pub(crate) const CSTAR: u32 = 0xc000_0083;
+    pub(crate) const FMASK: u32 = 0xc000_0084;
+    pub(crate) const FS_BASE: u32 = 0xc000_0100;
+    pub(crate) const GS_BASE: u32 = 0xc000_0101;
+    pub(crate) const SHADOW_GS_BASE: u32 = 0xc000_0102;
+}
+
+macro_rules! control_register {
+    ($read:ident, $write:ident, $name:literal) => {
+        #[doc = concat!("Reads ", $name, ".")]
+        #[inline]
+        pub(crate) fn $read() -> u64 {
+            let value;
+            // SAFETY: reading a control register changes nothing.
+            unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+            value
+        }
+
+        #[doc = concat!("Writes ", $name, ".")]
+        ///
+        /// # Safety
+        /// The value keeps the hypervisor running: mapped, and with its protections on.
+        #[inline]
+        pub(crate) unsafe fn $write(value: u64) {
+            // SAFETY: the caller's duty.
+            unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+    };
+}
+
+control_register!(cr0, set_cr0, "cr0");
+control_register!(cr3, set_cr3, "cr3");
+control_register!(cr4, set_cr4, "cr4");
+control_register!(dr0, set_dr0, "dr0");
+control_register!(dr1, set_dr1, "dr1");
+control_register!(dr2, set_dr2, "dr2");
+control_register!(dr3, set_dr3, "dr3");
+control_register!(dr6, set_dr6, "dr6");
+control_register!(dr7, set_dr7, "dr7");
+
+/// Reads CR2, the address of the last page fault.
+#[inline]
+pub(crate) fn cr2() -> u64 {
+    let value;
+    // SAFETY: reading a control register changes nothing.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Reads an MSR that is known to exist.
+#[inline]
+pub(crate) fn read_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the MSRs of this module exist on every x86_64 CPU, and reading them changes nothing.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes an MSR that is known to exist.
+///
+/// # Safety
+/// The value keeps the hypervisor running.
+#[inline]
+pub(crate) unsafe fn write_msr(msr: u32, value: u64) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nostack, preserves_flags));
+    }
+}
+
+/// The time-stamp counter.
+#[inline]
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: reading the counter changes nothing.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Flushes one page of the TLB.
+#[inline]
+pub(crate) fn invlpg(va: u64) {
+    // SAFETY: dropping a cached translation is always allowed.
+    unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
+}
+
+/// Swaps the loaded GS base with the shadow one: guest kernel's and guest user's.
+///
+/// The hypervisor never uses GS.
+#[inline]
+pub(crate) fn swapgs() {
+    // SAFETY: nothing in ring 0 depends on the GS base.
+    unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };
+}
+
+/// Reads a port of 1 byte.
+#[inline]
+pub(crate) fn inb(port: u16) -> u8 {
+    let value;
+    // SAFETY: ports do not alias Rust memory; what a device does is the caller's business.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Reads a port of 2 bytes.
+#[inline]
+pub(crate) fn inw(port: u16) -> u16 {
+    let value;
+    // SAFETY: as for `inb`.
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Reads a port of 4 bytes.
+#[inline]
+pub(crate) fn inl(port: u16) -> u32 {
+    let value;
+    // SAFETY: as for `inb`.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes a port of 1 byte.
+#[inline]
+pub(crate) fn outb(port: u16, value: u8) {
+    // SAFETY: as for `inb`.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Writes a port of 2 bytes.
+#[inline]
+pub(crate) fn outw(port: u16, value: u16) {
+    // SAFETY: as for `inb`.
+    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Writes a port of 4 bytes.
+#[inline]
+pub(crate) fn outl(port: u16, value: u32) {
+    // SAFETY: as for `inb`.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// What LGDT and LIDT take.
+#[repr(C, packed)]
+struct TableRegister {
+    limit: u16,
+    base: u64,
+}
+
+/// Loads the GDT register.
+///
+/// # Safety
+/// The table stays mapped there, and holds the hypervisor's selectors.
+#[inline]
+pub(crate) unsafe fn lgdt(base: u64, limit: u16) {
+    let register = TableRegister { limit, base };
+    // SAFETY: the caller's duty.
+    unsafe { asm!("lgdt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
+}
+
+/// Loads the IDT register.
+///
+/// # Safety
+/// The table stays mapped there, and holds valid gates.
+pub(crate) unsafe fn lidt(base: u64, limit: u16) {
+    let register = TableRegister { limit, base };
+    // SAFETY: the caller's duty.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
+}
+
+/// Loads the LDT register from a selector, 0 for none.
+///
+/// # Safety
+/// The selector is null or names a valid LDT descriptor.
+#[inline]
+pub(crate) unsafe fn lldt(selector: u16) {
+    // SAFETY: the caller's duty.
+    unsafe { asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
+}
+
+/// Loads the task register.
+///
+/// # Safety
+/// The selector names an available TSS descriptor that stays valid.
+pub(crate) unsafe fn ltr(selector: u16) {
+    // SAFETY: the caller's duty.
+    unsafe { asm!("ltr {:x}", in(reg) selector, options(nostack, preserves_flags)) };
+}
+
+/// Loads CS (by a far return) and the data segments with the hypervisor's selectors.
+///
+/// # Safety
+/// The loaded GDT holds them.
+pub(crate) unsafe fn load_hypervisor_segments(code: u16, data: u16) {
+    // SAFETY: the caller's duty; the far return lands on the next instruction.
+    unsafe {
+        asm!(
+            "push {code}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "retfq",
+            "2:",
+            "mov ss, {data:e}",
+            "mov ds, {null:e}",
+            "mov es, {null:e}",
+            "mov fs, {null:e}",
+            "mov gs, {null:e}",
+            code = in(reg) u64::from(code), data = in(reg) u32::from(data), null = in(reg) 0u32,
+            scratch = out(reg) _,
+        );
+    }
+}
+
+/// The data segment selectors that are loaded: ds, es, fs, gs.
+#[inline]
+pub(crate) fn data_selectors() -> [u16; 4] {
+    let (ds, es, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: reading segment registers changes nothing.
+    unsafe {
+        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+    }
+    [ds, es, fs, gs]
+}
+
+/// Sleeps until an interrupt came and was served, then has interrupts off again.
+#[inline]
+pub(crate) fn sleep_until_interrupt() {
+    // SAFETY: STI takes effect after the HLT has begun, so that no wake-up is lost; handlers save all registers.
+    unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// Stops this CPU for ever.
+pub(crate) fn halt_for_ever() -> ! {
+    loop {
+        // SAFETY: interrupts are off: only an NMI wakes it, and it sleeps again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

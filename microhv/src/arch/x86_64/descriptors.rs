@@ -1,0 +1,198 @@
+//! GDT, TSS and IDT: static, filled in place.
+//!
+//! The GDT register of a running vCPU points to its window in L4 slot 260: pages 0-13 are the guest's, page 14 is
+//! [`GDT_PAGE`]. While nothing ever ran, it points so that page 14 falls on the static itself.
+#![allow(unsafe_code)] // tables that the processor reads
+
+use core::cell::UnsafeCell;
+use core::mem::size_of;
+
+use super::cpu::{self, msr};
+use super::percpu::Area;
+
+/// Offset of our page in every GDT: 14 pages are the guest's.
+pub(crate) const GDT_OUR_OFFSET: u64 = 14 * 4096;
+/// Limit of every GDT: our page is the last.
+pub(crate) const GDT_LIMIT: u16 = (15 * 4096 - 1) as u16;
+
+/// The hypervisor's code selector.
+pub(crate) const HYPERVISOR_CS: u16 = 0xe008;
+/// The hypervisor's data selector.
+pub(crate) const HYPERVISOR_DS: u16 = 0xe010;
+const TSS_SELECTOR: u16 = 0xe040;
+/// Selector of the running vCPU's LDT.
+pub(crate) const LDT_SELECTOR: u16 = 0xe050;
+
+/// 64-bit task state segment.
+///
+/// Shape: Intel SDM volume 3, 8.7: 104 bytes, stack pointers at 4 and 36.
+#[repr(C, packed(4))]
+pub(crate) struct Tss {
+    _reserved0: u32,
+    rsp: [u64; 3],
+    _reserved1: u64,
+    ist: [u64; 7],
+    _reserved2: u64,
+    _reserved3: u16,
+    io_map_base: u16,
+}
+
+const _: () = assert!(size_of::<Tss>() == 104);
+
+impl Tss {
+    /// All zero, so that it costs no room in the file; [`load_segments`] fills it.
+    pub(crate) const fn new() -> Self {
+        Self {
+            _reserved0: 0,
+            rsp: [0; 3],
+            _reserved1: 0,
+            ist: [0; 7],
+            _reserved2: 0,
+            _reserved3: 0,
+            io_map_base: 0,
+        }
+    }
+}
+
+/// Our page of the GDT.
+#[repr(C, align(4096))]
+pub(crate) struct GdtPage(UnsafeCell<[u64; 512]>);
+
+// SAFETY: written at start-up and, for the LDT slot, by the CPU whose page it is.
+unsafe impl Sync for GdtPage {}
+
+/// The boot CPU's page of the GDT.
+pub(crate) static GDT_PAGE: GdtPage = GdtPage(UnsafeCell::new([0; 512]));
+
+impl GdtPage {
+    /// Where it lies in the image.
+    pub(crate) fn address(&self) -> u64 {
+        self.0.get() as u64
+    }
+
+    fn set(&self, selector: u16, value: u64) {
+        let index = (u64::from(selector) - GDT_OUR_OFFSET) as usize / 8;
+        // SAFETY: the index is below 512 for our selectors, and only this CPU writes its page.
+        unsafe { (*self.0.get())[index] = value };
+    }
+
+    fn set_system(&self, selector: u16, base: u64, limit: u32, kind: u64) {
+        let low = u64::from(limit & 0xffff)
+            | (base & 0xff_ffff) << 16
+            | kind << 40
+            | u64::from(limit >> 16 & 0xf) << 48
+            | (base >> 24 & 0xff) << 56;
+        self.set(selector, low);
+        self.set(selector + 8, base >> 32);
+    }
+
+    /// Sets the LDT descriptor: `entries` of 8 bytes at `base`, then it is for `lldt` to load.
+    pub(crate) fn set_ldt(&self, base: u64, entries: u16) {
+        self.set_system(LDT_SELECTOR, base, u32::from(entries) * 8 - 1, 0x82);
+    }
+}
+
+/// Fills the GDT page and the TSS of a CPU, and loads them with the segment registers.
+///
+/// # Safety
+/// Once per CPU, at its start.
+pub(crate) unsafe fn load_segments(page: &GdtPage, area: &'static Area) {
+    page.set(HYPERVISOR_CS, 0x00af_9b00_0000_ffff);
+    page.set(HYPERVISOR_DS, 0x00cf_9300_0000_ffff);
+    page.set(0xe020, 0x00cf_fb00_0000_ffff); // FLAT_USER_CS32 (with RPL 3: 0xe023)
+    page.set(0xe028, 0x00cf_f300_0000_ffff); // FLAT_USER_DS (0xe02b)
+    page.set(0xe030, 0x00af_fb00_0000_ffff); // FLAT_USER_CS64 (0xe033)
+    let tss = area.local().tss.get();
+    page.set_system(TSS_SELECTOR, tss as u64, size_of::<Tss>() as u32 - 1, 0x89);
+    // SAFETY: start-up: no other reference to this CPU's TSS exists.
+    unsafe {
+        (*tss).ist[0] = area.ist_top(0);
+        (*tss).ist[1] = area.ist_top(1);
+        (*tss).ist[2] = area.ist_top(2);
+        (*tss).rsp[0] = area.stack_top();
+        (*tss).io_map_base = size_of::<Tss>() as u16; // no I/O bitmap: ring 3 has no port of its own
+        cpu::lgdt(page.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT);
+        cpu::load_hypervisor_segments(HYPERVISOR_CS, HYPERVISOR_DS);
+        cpu::lldt(0);
+        cpu::ltr(TSS_SELECTOR);
+    }
+}
+
+/// Sets where this CPU pushes on an interruption of ring 3.
+///
+/// # Safety
+/// `top` is 16-aligned and one past the words of a frame that lives until it is set again.
+#[inline]
+pub(crate) unsafe fn set_entry_stack(local: &super::percpu::Local, top: u64) {
+    // SAFETY: the TSS is this CPU's; the processor only reads it.
+    unsafe { (*local.tss.get()).rsp[0] = top };
+    local.regs_top.store(top, core::sync::atomic::Ordering::Relaxed);
+}
+
+#[repr(C, align(4096))]
+struct Idt(UnsafeCell<[[u64; 2]; 256]>);
+
+// SAFETY: written at start-up only.
+unsafe impl Sync for Idt {}
+
+static IDT: Idt = Idt(UnsafeCell::new([[0; 2]; 256]));
+
+unsafe extern "C" {
+    static vector_stubs: u8;
+    fn nmi_stub();
+    fn machine_check_stub();
+    fn double_fault_stub();
+    fn syscall_entry();
+    fn syscall32_entry();
+    fn sysenter_entry();
+}
+
+/// Bytes between the entry stubs of `trap.S`.
+const STUB_BYTES: u64 = 16;
+
+/// Fills the IDT.
+///
+/// # Safety
+/// Once, at start-up.
+pub(crate) unsafe fn fill_idt() {
+    // SAFETY: start-up: no other reference exists.
+    let idt = unsafe { &mut *IDT.0.get() };
+    for (vector, gate) in idt.iter_mut().enumerate() {
+        let (target, ist) = match vector {
+            2 => (nmi_stub as *const () as u64, 1),
+            8 => (double_fault_stub as *const () as u64, 3),
+            18 => (machine_check_stub as *const () as u64, 2),
+            _ => ((&raw const vector_stubs) as u64 + STUB_BYTES * vector as u64, 0u64),
+        };
+        // `int3`, `into` and `int 0x80` are the guest's to use; any other `int n` traps as #GP and is looked at.
+        let dpl = if matches!(vector, 3 | 4 | 0x80) { 3u64 } else { 0 };
+        gate[0] = target & 0xffff
+            | u64::from(HYPERVISOR_CS) << 16
+            | ist << 32
+            | (0x8e | dpl << 5) << 40
+            | (target >> 16 & 0xffff) << 48;
+        gate[1] = target >> 32;
+    }
+}
+
+/// Loads the IDT and the SYSCALL and SYSENTER entries of this CPU.
+///
+/// # Safety
+/// After [`fill_idt`] and [`load_segments`].
+pub(crate) unsafe fn load_entries(has_sysenter: bool) {
+    // CF, TF, IF, DF, IOPL, NT, RF, AC are cleared by SYSCALL.
+    const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
+    // SAFETY: the entries exist for the whole run; STAR names descriptors of our GDT page.
+    unsafe {
+        cpu::lidt(IDT.0.get() as u64, (size_of::<Idt>() - 1) as u16);
+        cpu::write_msr(msr::STAR, 0xe023 << 48 | u64::from(HYPERVISOR_CS) << 32);
+        cpu::write_msr(msr::LSTAR, syscall_entry as *const () as u64);
+        cpu::write_msr(msr::CSTAR, syscall32_entry as *const () as u64);
+        cpu::write_msr(msr::FMASK, FMASK);
+        if has_sysenter {
+            cpu::write_msr(msr::SYSENTER_CS, u64::from(HYPERVISOR_CS));
+            cpu::write_msr(msr::SYSENTER_ESP, super::percpu::boot_cpu_area.stack_top());
+            cpu::write_msr(msr::SYSENTER_EIP, sysenter_entry as *const () as u64);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the ways in call: find out what happened, hand it to the library, and see that nothing waits on the way back.
+#![allow(unsafe_code)] // functions that assembly calls
+
+use core::sync::atomic::Ordering;
+
+use microhv::hypercall;
+use microhv::traps::{self, ENTRY_SYSCALL};
+use ring_abi::guest_context::CpuUserRegs;
+
+use super::machine::{self, Cur};
+use super::percpu::{self, Local};
+use super::{apic, cpu, guest_access, panic, switch};
+
+/// What the way out needs: whose registers, and whether SYSRET may be used.
+#[repr(C)]
+pub(crate) struct Exit {
+    /// The frame of the vCPU that goes on.
+    pub(crate) regs: *const CpuUserRegs,
+    sysret: u64,
+}
+
+/// `cs` and `ss` as SYSRET sets them.
+const SYSRET_CS: u16 = 0xe033;
+const SYSRET_SS: u16 = 0xe02b;
+
+unsafe extern "C" {
+    fn guest_iret();
+}
+
+/// The last look before a return: work that waits, events that are due. Then how to return.
+#[inline(always)]
+pub(crate) fn leave(local: &'static Local) -> Exit {
+    let hv = machine::hypervisor();
+    loop {
+        // SAFETY: `pending` was set, with the scheduler's word of this CPU, before the first guest ran.
+        let pending = unsafe { &*local.pending.load(Ordering::Relaxed) };
+        if pending.load(Ordering::Acquire) != 0 {
+            switch::do_pending_work(hv, local);
+        }
+        let Some(current) = local.current() else {
+            switch::do_pending_work(hv, local);
+            continue;
+        };
+        let vcpu = current.vcpu();
+        if vcpu.upcall_due() {
+            machine::with_current(local, traps::deliver_event);
+            if pending.load(Ordering::Acquire) != 0 {
+                continue;
+            }
+        }
+        let regs = vcpu.regs_ptr();
+        // SAFETY: this CPU runs the vCPU; nobody else writes its frame.
+        let frame = unsafe { &*regs };
+        let is_canonical = (frame.rip as i64) << 16 >> 16 == frame.rip as i64;
+        let sysret = frame.entry_vector == ENTRY_SYSCALL
+            && is_canonical
+            && frame.cs == SYSRET_CS
+            && frame.ss == SYSRET_SS;
+        return Exit { regs, sysret: sysret.into() };
+    }
+}
+
+/// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for it.
+#[unsafe(no_mangle)]
+extern "C" fn syscall_from_guest() -> Exit {
+    let local = percpu::local();
+    machine::with_current(local, |cur| {
+        cur.regs.entry_vector = ENTRY_SYSCALL;
+        if cur.vcpu.user_mode.load(Ordering::Relaxed) {
+            traps::syscall(cur);
+        } else {
+            hypercall::dispatch(cur);
+        }
+    });
+    leave(local)
+}
+
+/// SYSCALL from 32-bit code, and SYSENTER (which is told by the null `rip`).
+#[unsafe(no_mangle)]
+extern "C" fn compat_syscall_from_guest() -> Exit {
+    let local = percpu::local();
+    machine::with_current(
+        local,
+        |cur| {
+            if cur.regs.cs == 3 { traps::sysenter(cur) } else { traps::syscall32(cur) }
+        },
+    );
+    leave(local)
+}
+
+/// An exception or interrupt while a guest ran.
+#[unsafe(no_mangle)]
+extern "C" fn trap_from_guest() -> Exit {
+    let local = percpu::local();
+    machine::with_current(local, |cur| {
+        let (vector, error) = (cur.regs.entry_vector, cur.regs.error_code);
+        match vector {
+            0x80 => traps::int80(cur),
+            32.. => interrupt(vector as u8),
+            _ => guest_exception(cur, vector as u8, error),
+        }
+    });
+    leave(local)
+}
+
+#[inline]
+fn guest_exception(cur: &mut Cur<'_>, vector: u8, error: u32) {
+    match vector {
+        1 => debug_exception(cur),
+        3 => traps::deliver_exception(cur, 3, None),
+        6 => {
+            if !machine::emulate(cur, 6) {
+                traps::deliver_exception(cur, 6, None);
+            }
+        }
+        7 => traps::device_not_available(cur),
+        13 => {
+            if !traps::software_interrupt(cur, error) && (error != 0 || !machine::emulate(cur, 13)) {
+                traps::deliver_exception(cur, 13, Some(error));
+            }
+        }
+        14 => {
+            let cr2 = cpu::cr2();
+            if !machine::page_fault(cur, cr2, error) {
+                traps::page_fault(cur, cr2, error);
+            }
+        }
+        10 | 11 | 12 | 17 => traps::deliver_exception(cur, vector, Some(error)),
+        _ => traps::deliver_exception(cur, vector, None),
+    }
+}
+
+fn debug_exception(cur: &mut Cur<'_>) {
+    let status = cpu::dr6();
+    cur.vcpu.cpu.lock().debug[6] = status;
+    traps::deliver_exception(cur, 1, None);
+}
+
+/// An interrupt of the machine, from wherever it was.
+fn interrupt(vector: u8) {
+    let hv = machine::hypervisor();
+    match vector {
+        apic::TIMER_VECTOR => {
+            apic::end_of_interrupt();
+            if super::time::refit() {
+                hv.clock_changed();
+            }
+            hv.timer_interrupt(machine::this_cpu());
+        }
+        apic::KICK_VECTOR => apic::end_of_interrupt(),
+        apic::SERIAL_VECTOR => {
+            apic::end_of_interrupt();
+            machine::console_input(hv);
+        }
+        apic::SPURIOUS_VECTOR => {}
+        _ => {
+            apic::end_of_interrupt();
+            hv.device_interrupt(vector);
+        }
+    }
+}
+
+/// An exception or interrupt in ring 0.
+#[unsafe(no_mangle)]
+extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
+    const DEBUG: u32 = 1;
+    const PAGE_FAULT: u32 = 14;
+    match regs.entry_vector {
+        vector @ 32.. => return interrupt(vector as u8),
+        // A breakpoint of the guest hit our access to its memory, or it entered by SYSENTER with TF set.
+        DEBUG => {
+            regs.rflags &= !traps::flags::TF;
+            return;
+        }
+        PAGE_FAULT if machine::descriptor_fault(cpu::cr2()) => return,
+        _ => {}
+    }
+    if regs.rip == guest_iret as *const () as u64 {
+        refused_iret(regs.entry_vector, regs.error_code);
+    }
+    match guest_access::fix_up(regs.rip) {
+        Some(to) => regs.rip = to,
+        None => panic::unexpected_trap(regs),
+    }
+}
+
+/// The IRET to the guest faulted: what its registers say cannot be. The guest's kernel gets the exception, as if the
+/// instruction after the return had raised it. The vCPU's frame is untouched.
+fn refused_iret(vector: u32, error: u32) -> ! {
+    let local = percpu::local();
+    machine::with_current(local, |cur| {
+        cur.regs.entry_vector = vector;
+        cur.regs.error_code = error;
+        match vector {
+            10..=14 => traps::deliver_exception(cur, vector as u8, Some(error)),
+            _ => traps::deliver_exception(cur, vector as u8, None),
+        }
+    });
+    switch::on_empty_stack(switch::leave_afresh)
+}
+
+/// NMI, machine check, double fault.
+#[unsafe(no_mangle)]
+extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
+    const NMI: u32 = 2;
+    if regs.entry_vector != NMI {
+        panic::unexpected_trap(regs);
+    }
+}

@@ -1,0 +1,128 @@
+//! Floating-point and vector state, switched eagerly with the vCPU: XSAVE where the CPU has it, FXSAVE where not.
+#![allow(unsafe_code)] // state-saving instructions
+
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use microhv::domain::FpuArea;
+
+use super::cpu;
+
+const CR0_MONITOR: u64 = 1 << 1;
+const CR0_EMULATE: u64 = 1 << 2;
+const CR0_TASK_SWITCHED: u64 = 1 << 3;
+const CR0_NUMERIC_ERROR: u64 = 1 << 5;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+/// The state components that are switched: XCR0. 0 without XSAVE.
+static COMPONENTS: AtomicU64 = AtomicU64::new(0);
+
+/// Turns floating point on for the guests of this CPU.
+pub(crate) fn init() {
+    let has_xsave = __cpuid(1).ecx & 1 << 26 != 0;
+    let cr4 = cpu::cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT | if has_xsave { CR4_OSXSAVE } else { 0 };
+    // SAFETY: adds features only; the hypervisor itself uses no such instruction.
+    unsafe {
+        cpu::set_cr0((cpu::cr0() | CR0_MONITOR | CR0_NUMERIC_ERROR) & !(CR0_EMULATE | CR0_TASK_SWITCHED));
+        cpu::set_cr4(cr4);
+    }
+    if !has_xsave {
+        return;
+    }
+    let leaf = __cpuid_count(0xd, 0);
+    let supported = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
+    // x87, SSE, AVX, and AVX-512 if the area has room for it (the size in EBX is that of the components in XCR0).
+    for components in [supported & 0xe7, supported & 7, 3] {
+        set_xcr0(components);
+        if __cpuid_count(0xd, 0).ebx as usize <= FpuArea::BYTES {
+            COMPONENTS.store(components, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+fn set_xcr0(value: u64) {
+    // SAFETY: CR4.OSXSAVE is on, and the value holds x87 (bit 0) and only supported components.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack));
+    }
+}
+
+/// The state components that guests may use; 0 without XSAVE.
+pub(crate) fn components() -> u64 {
+    COMPONENTS.load(Ordering::Relaxed)
+}
+
+/// Sets XCR0 for the vCPU that runs. The value was checked against [`components`].
+pub(crate) fn set_guest_xcr0(value: u64) {
+    if components() != 0 {
+        set_xcr0(value);
+    }
+}
+
+fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is on where this is called.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Where in the area the vCPU's XCR0 is kept: bytes that the processor leaves to software.
+const XCR0_OFFSET: usize = 464;
+
+/// Saves this CPU's state into a vCPU's area.
+#[inline(never)]
+pub(crate) fn save(area: &FpuArea) {
+    let at = area.as_ptr();
+    let components = COMPONENTS.load(Ordering::Relaxed);
+    if components != 0 {
+        // SAFETY: within the area, which is this CPU's now; XSAVE does not write there.
+        unsafe { at.add(XCR0_OFFSET).cast::<u64>().write(xcr0()) };
+        set_xcr0(components);
+    }
+    // SAFETY: the area is 64-aligned and holds the components that `init` chose; only this CPU uses it now.
+    unsafe {
+        if components == 0 {
+            asm!("fxsave64 [{}]", in(reg) at, options(nostack));
+        } else {
+            asm!("xsave64 [{}]", in(reg) at, in("eax") components as u32, in("edx") (components >> 32) as u32,
+                 options(nostack));
+        }
+    }
+}
+
+/// Loads a vCPU's state.
+#[inline(never)]
+pub(crate) fn restore(area: &FpuArea) {
+    let at = area.as_ptr();
+    let components = COMPONENTS.load(Ordering::Relaxed);
+    if components != 0 {
+        set_xcr0(components);
+    }
+    // SAFETY: as in `save`; the area was written by `save` or by its constructor, and holds no reserved bit.
+    unsafe {
+        if components == 0 {
+            asm!("fxrstor64 [{}]", in(reg) at, options(nostack, readonly));
+        } else {
+            asm!("xrstor64 [{}]", in(reg) at, in("eax") components as u32, in("edx") (components >> 32) as u32,
+                 options(nostack, readonly));
+            match at.add(XCR0_OFFSET).cast::<u64>().read() {
+                0 => {} // it never ran: what is loaded is what it gets
+                own => set_xcr0(own),
+            }
+        }
+    }
+}
+
+/// Sets CR0.TS, so that the guest's next floating-point instruction traps, or clears it.
+pub(crate) fn set_task_switched(on: bool) {
+    let cr0 = cpu::cr0();
+    let wanted = if on { cr0 | CR0_TASK_SWITCHED } else { cr0 & !CR0_TASK_SWITCHED };
+    if wanted != cr0 {
+        // SAFETY: the hypervisor uses no floating point.
+        unsafe { cpu::set_cr0(wanted) };
+    }
+}

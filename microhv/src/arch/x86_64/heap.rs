@@ -1,0 +1,49 @@
+//! The hypervisor's heap: grows by runs of frames, and never shrinks.
+#![allow(unsafe_code)] // the global allocator
+
+use core::alloc::Layout;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use talc::TalcLock;
+use talc::base::Talc;
+use talc::base::binning::Binning;
+use talc::source::Source;
+
+use super::paging;
+
+/// Frames that the heap takes at a time, at least: 128 KiB.
+const GROW_FRAMES: u64 = 32;
+
+/// Bytes taken for the heap.
+static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Where more memory comes from.
+#[derive(Debug)]
+struct Frames;
+
+// SAFETY: `acquire` claims whole frames that the frame allocator gave away for ever; neither it nor what it calls
+// allocates from the heap.
+unsafe impl Source for Frames {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        let wanted = (layout.size() + layout.align() + 4096) as u64;
+        let frames = wanted.div_ceil(4096).max(GROW_FRAMES);
+        let start = super::start::take_heap_frames(frames).ok_or(())?;
+        // SAFETY: the frames are RAM of the direct map, nobody else's from now on.
+        let claimed = unsafe { talc.claim(paging::direct(start) as *mut u8, (frames * 4096) as usize) };
+        HEAP_BYTES.fetch_add(frames * 4096, Ordering::Relaxed);
+        claimed.map(|_| ()).ok_or(())
+    }
+}
+
+#[global_allocator]
+static HEAP: TalcLock<spin::Mutex<()>, Frames> = TalcLock::new(Frames);
+
+/// Bytes that the heap has taken from the frame allocator.
+pub(crate) fn bytes() -> u64 {
+    HEAP_BYTES.load(Ordering::Relaxed)
+}
+
+/// Bytes of the heap that are in use.
+pub(crate) fn used_bytes() -> u64 {
+    HEAP.lock().counters().allocated_bytes as u64
+}

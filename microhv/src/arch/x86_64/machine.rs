@@ -1,0 +1,606 @@
+//! The library's [`Platform`] on the hardware.
+#![allow(unsafe_code)] // machine memory through the direct map, registers
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use microhv::Hypervisor;
+use microhv::boot::acpi::Acpi;
+use microhv::domain::{Domain, Vcpu};
+use microhv::emul::cpuid::CpuidResult;
+use microhv::emul::{self, Emulated};
+use microhv::hypercall::Current;
+use microhv::mem::emulate::FaultOutcome;
+use microhv::platform::{
+    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, TimeParams,
+};
+use microhv::traps;
+use ring_abi::evtchn::VIRQ_CONSOLE;
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{Maddr, Mfn, PAGE_SIZE};
+use spin::Mutex;
+
+use super::cpu::{self, msr};
+use super::descriptors::{GDT_LIMIT, GDT_PAGE, LDT_SELECTOR};
+use super::guest_access::{self, DataSegment};
+use super::percpu::{self, Local};
+use super::{apic, fpu, heap, paging, panic, serial, start, switch, time};
+
+/// The hypervisor of this machine.
+pub(crate) type Hv = Hypervisor<Machine>;
+/// The vCPU that runs here, and all it may act on.
+pub(crate) type Cur<'a> = Current<'a, Machine>;
+
+/// What cannot be found out by an instruction.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// ACPI's tables.
+    pub(crate) acpi: Acpi,
+    /// Wall time at system time 0.
+    pub(crate) boot_wall_ns: u64,
+    /// What the boot CPU is.
+    pub(crate) info: MachineInfo,
+    /// Halt instead of a restart.
+    pub(crate) no_reboot: bool,
+}
+
+struct Global(UnsafeCell<MaybeUninit<Hv>>);
+
+// SAFETY: written once before any other use; `Hypervisor` is shared by all CPUs and is `Sync`.
+unsafe impl Sync for Global {}
+
+static HYPERVISOR: Global = Global(UnsafeCell::new(MaybeUninit::uninit()));
+static IS_UP: AtomicBool = AtomicBool::new(false);
+
+/// Installs the hypervisor.
+///
+/// # Safety
+/// Once, at start-up, before [`hypervisor`].
+pub(crate) unsafe fn install(hv: Hv) -> &'static mut Hv {
+    // SAFETY: the caller's duty; nobody else has a reference yet.
+    let hv = unsafe { (*HYPERVISOR.0.get()).write(hv) };
+    IS_UP.store(true, Ordering::Release);
+    hv
+}
+
+/// The hypervisor. Only after [`install`].
+#[inline(always)]
+pub(crate) fn hypervisor() -> &'static Hv {
+    // SAFETY: guests and interrupts come only after `install`.
+    unsafe { (*HYPERVISOR.0.get()).assume_init_ref() }
+}
+
+/// The hypervisor, if it is installed.
+pub(crate) fn hypervisor_if_up() -> Option<&'static Hv> {
+    IS_UP.load(Ordering::Acquire).then(hypervisor)
+}
+
+/// Calls `act` with the current vCPU. There must be one.
+#[inline(always)]
+pub(crate) fn with_current<R>(local: &'static Local, act: impl FnOnce(&mut Cur<'_>) -> R) -> R {
+    let current = local.current().expect("a vCPU runs");
+    let vcpu = current.vcpu();
+    // SAFETY: the frame of the vCPU that runs here is this CPU's alone, and callers do not nest.
+    let regs = unsafe { &mut *vcpu.regs_ptr() };
+    act(&mut Current { hv: hypervisor(), domain: current.domain(), vcpu, regs })
+}
+
+/// This CPU.
+#[inline(always)]
+pub(crate) fn this_cpu() -> CpuId {
+    CpuId::BOOT
+}
+
+/// Loads an L4 unless it is loaded.
+#[inline]
+pub(crate) fn load_l4(maddr: u64) {
+    // SAFETY: a validated L4, or the hypervisor's: both hold the hypervisor's slots.
+    unsafe { cpu::set_cr3(maddr) };
+}
+
+/// Flushes what is marked global too, which guests' user pages are.
+pub(crate) fn flush_global() {
+    const CR4_PGE: u64 = 1 << 7;
+    let cr4 = cpu::cr4();
+    // SAFETY: turns global pages off and on again, nothing else.
+    unsafe {
+        cpu::set_cr4(cr4 & !CR4_PGE);
+        cpu::set_cr4(cr4);
+    }
+}
+
+/// Loads GDT and LDT of a vCPU.
+pub(crate) fn load_tables(vcpu: &Vcpu) {
+    let window = switch::window(vcpu);
+    let entries = vcpu.cpu.lock().ldt_entries;
+    // SAFETY: the window's page 14 is our GDT page since `vcpu_created`; the LDT descriptor is written before it is
+    // loaded.
+    unsafe {
+        cpu::lgdt(window, GDT_LIMIT);
+        if entries == 0 {
+            cpu::lldt(0);
+        } else {
+            GDT_PAGE.set_ldt(window + paging::WINDOW_LDT, entries);
+            cpu::lldt(LDT_SELECTOR);
+        }
+    }
+}
+
+/// Descriptor windows: which places are taken, a bit each.
+const WINDOW_COUNT: usize = 8192;
+static WINDOWS_USED: Mutex<[u64; WINDOW_COUNT / 64]> = Mutex::new([0; WINDOW_COUNT / 64]);
+
+/// A page of zeros: guests' GDT pages that they did not set.
+#[repr(C, align(4096))]
+struct ZeroPage([u8; PAGE_SIZE]);
+static ZERO_PAGE: ZeroPage = ZeroPage([0; PAGE_SIZE]);
+
+fn take_window() -> Option<u64> {
+    let mut used = WINDOWS_USED.lock();
+    let (word, bits) = used.iter_mut().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
+    let bit = bits.trailing_ones() as usize;
+    let va = paging::WINDOWS + (word * 64 + bit) as u64 * paging::WINDOW_BYTES;
+    if !paging::window_has_table(va) {
+        let layout = core::alloc::Layout::from_size_align(PAGE_SIZE, PAGE_SIZE).ok()?;
+        // SAFETY: the layout is not empty.
+        let table = NonNull::new(unsafe { alloc::alloc::alloc_zeroed(layout) })?;
+        // The table stays for the windows around, used or not.
+        paging::set_window_table(va, paging::machine_address(table.as_ptr() as u64));
+    }
+    *bits |= 1 << bit;
+    Some(va)
+}
+
+/// Whether `cr2` is in the running vCPU's LDT window, and the page it needs was brought in.
+pub(crate) fn descriptor_fault(cr2: u64) -> bool {
+    let local = percpu::local();
+    local.current().is_some() && with_current(local, |cur| descriptor_fault_of(cur, cr2))
+}
+
+fn descriptor_fault_of(cur: &Cur<'_>, cr2: u64) -> bool {
+    const LDT_BYTES: u64 = 0x1_0000;
+    let ldt = switch::window(cur.vcpu) + paging::WINDOW_LDT;
+    cr2.checked_sub(ldt).is_some_and(|offset| offset < LDT_BYTES && cur.hv.fault_in_ldt(cur, offset))
+}
+
+/// Machine memory as a pointer.
+#[inline(always)]
+fn at(maddr: u64) -> *mut u8 {
+    paging::direct(maddr) as *mut u8
+}
+
+#[inline(always)]
+fn word(at_maddr: Maddr) -> &'static AtomicU64 {
+    debug_assert!(at_maddr.raw().is_multiple_of(8));
+    // SAFETY: callers pass aligned addresses of RAM frames by the frame table; the direct map is there for ever, and
+    // guests' concurrent accesses are atomic words to us.
+    unsafe { &*at(at_maddr.raw()).cast::<AtomicU64>() }
+}
+
+impl Platform for Machine {
+    #[inline]
+    fn load(&self, at: Maddr) -> u64 {
+        word(at).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store(&self, at: Maddr, value: u64) {
+        word(at).store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
+        word(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    #[inline]
+    fn table(&self, mfn: Mfn) -> &[AtomicU64; 512] {
+        // SAFETY: as in `word`: a whole RAM frame.
+        unsafe { &*at(mfn.maddr().raw()).cast() }
+    }
+
+    fn read_bytes(&self, from: Maddr, to: &mut [u8]) {
+        // SAFETY: RAM by the frame table; `to` is private.
+        unsafe { core::ptr::copy_nonoverlapping(at(from.raw()), to.as_mut_ptr(), to.len()) };
+    }
+
+    fn write_bytes(&self, to: Maddr, from: &[u8]) {
+        // SAFETY: as in `read_bytes`.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), at(to.raw()), from.len()) };
+    }
+
+    fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize) {
+        // SAFETY: RAM by the frame table; the ranges may be one frame.
+        unsafe { core::ptr::copy(at(from.raw()), at(to.raw()), len) };
+    }
+
+    #[inline]
+    fn zero_frame(&self, mfn: Mfn) {
+        // SAFETY: a whole RAM frame that nobody uses yet.
+        unsafe { core::ptr::write_bytes(at(mfn.maddr().raw()), 0, PAGE_SIZE) };
+    }
+
+    #[inline]
+    fn shared(&self, mfn: Mfn) -> SharedBytes {
+        // SAFETY: the direct map covers all RAM for ever; shared frames are reached by atomics or such values alone.
+        unsafe { SharedBytes::new(at(mfn.maddr().raw()), PAGE_SIZE) }
+    }
+
+    #[inline]
+    fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+        guest_access::copy_from(to, va)
+    }
+
+    #[inline]
+    fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+        guest_access::copy_to(va, from)
+    }
+
+    #[inline]
+    fn load_cr3(&self, l4: Mfn) {
+        load_l4(l4.maddr().raw());
+    }
+
+    fn flush_tlb_local(&self) {
+        flush_global();
+    }
+
+    #[inline]
+    fn invlpg(&self, va: u64) {
+        // XSA-279: a non-canonical address does nothing; the hypervisor's own pages may be dropped at any time.
+        cpu::invlpg(va);
+    }
+
+    fn flush_tlb(&self, cpus: CpuSet) {
+        if cpus.contains(this_cpu()) {
+            flush_global();
+        }
+    }
+
+    fn fill_hypervisor_slots(&self, l4: Mfn, _dom: &Domain) {
+        paging::fill_slots(l4.maddr().raw());
+    }
+
+    #[inline]
+    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>) {
+        if let Some(entry) = paging::m2p_entry(mfn.raw()) {
+            entry.store(pfn.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn m2p(&self, mfn: Mfn) -> Option<u64> {
+        let pfn = paging::m2p_entry(mfn.raw())?.load(Ordering::Relaxed);
+        (pfn != u64::MAX).then_some(pfn)
+    }
+
+    fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
+        let window = switch::window(vcpu);
+        let frame = frame.map(|mfn| mfn.maddr().raw());
+        match page {
+            DescriptorPage::Gdt(n) => {
+                let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
+                paging::set_window_page(
+                    window + u64::from(n) * PAGE_SIZE as u64,
+                    Some(frame.unwrap_or(zeros)),
+                );
+            }
+            DescriptorPage::Ldt(n) => {
+                paging::set_window_page(window + paging::WINDOW_LDT + u64::from(n) * PAGE_SIZE as u64, frame);
+            }
+        }
+    }
+
+    fn vcpu_created(&self, vcpu: &Vcpu) -> bool {
+        let Some(window) = take_window() else { return false };
+        vcpu.arch.store(window as *mut (), Ordering::Release);
+        for page in 0..14 {
+            self.set_descriptor_page(vcpu, DescriptorPage::Gdt(page), None);
+        }
+        let ours = paging::machine_address(GDT_PAGE.address());
+        paging::set_window_page(window + 14 * PAGE_SIZE as u64, Some(ours));
+        true
+    }
+
+    fn vcpu_destroyed(&self, vcpu: &Vcpu) {
+        let window = vcpu.arch.swap(core::ptr::null_mut(), Ordering::AcqRel) as u64;
+        if window == 0 {
+            return;
+        }
+        for page in 0..paging::WINDOW_BYTES / PAGE_SIZE as u64 {
+            paging::set_window_page(window + page * PAGE_SIZE as u64, None);
+        }
+        let place = ((window - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
+        WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
+    }
+
+    #[inline]
+    fn swap_gs(&self) {
+        cpu::swapgs();
+    }
+
+    fn set_segment_base(&self, base: SegmentBase, value: u64) {
+        // SAFETY: the value is canonical, and the hypervisor uses neither FS nor GS. Hypercalls come from kernel mode,
+        // whose GS base is the active one.
+        unsafe { cpu::write_msr(base_msr(base), value) };
+    }
+
+    fn segment_base(&self, base: SegmentBase) -> u64 {
+        cpu::read_msr(base_msr(base))
+    }
+
+    fn load_user_gs(&self, selector: u16) {
+        // The selector's base is wanted in the other slot: load it as user mode would, then swap back.
+        cpu::swapgs();
+        guest_access::load_selector(DataSegment::Gs, selector);
+        cpu::swapgs();
+    }
+
+    fn set_debug_register(&self, index: u8, value: u64) {
+        // SAFETY: the caller checked the value: no breakpoint in the hypervisor.
+        unsafe {
+            match index {
+                0 => cpu::set_dr0(value),
+                1 => cpu::set_dr1(value),
+                2 => cpu::set_dr2(value),
+                3 => cpu::set_dr3(value),
+                6 => cpu::set_dr6(value),
+                _ => cpu::set_dr7(value),
+            }
+        }
+    }
+
+    fn debug_register(&self, index: u8) -> u64 {
+        match index {
+            0 => cpu::dr0(),
+            1 => cpu::dr1(),
+            2 => cpu::dr2(),
+            3 => cpu::dr3(),
+            6 => cpu::dr6(),
+            _ => cpu::dr7(),
+        }
+    }
+
+    fn set_task_switched(&self, on: bool) {
+        fpu::set_task_switched(on);
+    }
+
+    fn reload_descriptor_tables(&self, vcpu: &Vcpu) {
+        load_tables(vcpu);
+    }
+
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        time::now_ns()
+    }
+
+    #[inline]
+    fn tsc(&self) -> u64 {
+        cpu::rdtsc()
+    }
+
+    fn time_params(&self) -> TimeParams {
+        time::params()
+    }
+
+    fn boot_wall_ns(&self) -> u64 {
+        self.boot_wall_ns
+    }
+
+    fn set_timer(&self, deadline_ns: Option<u64>) {
+        time::set_timer(deadline_ns);
+    }
+
+    #[inline]
+    fn cpu(&self) -> CpuId {
+        this_cpu()
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        if cpu != this_cpu()
+            && let Some(&apic_id) = self.acpi.cpus.get(cpu.index())
+        {
+            apic::send_kick(apic_id as u8);
+        }
+    }
+
+    fn work_pending(&self) -> bool {
+        apic::is_pending()
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        serial::write(bytes);
+    }
+
+    fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
+        serial::kept(from, to)
+    }
+
+    fn clear_console_log(&self) {
+        serial::clear_kept();
+    }
+
+    fn power(&self, action: PowerAction) {
+        match action {
+            PowerAction::Off => power_off(&self.acpi),
+            PowerAction::Reboot if self.no_reboot => {}
+            PowerAction::Reboot => reboot(&self.acpi),
+            PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
+        }
+        serial::write(b"(microhv) the machine is halted\n");
+        cpu::halt_for_ever()
+    }
+
+    fn port_in(&self, port: u16, size: u8) -> u32 {
+        match size {
+            1 => cpu::inb(port).into(),
+            2 => cpu::inw(port).into(),
+            _ => cpu::inl(port),
+        }
+    }
+
+    fn port_out(&self, port: u16, size: u8, value: u32) {
+        match size {
+            1 => cpu::outb(port, value as u8),
+            2 => cpu::outw(port, value as u16),
+            _ => cpu::outl(port, value),
+        }
+    }
+
+    fn mmio_read(&self, at: Maddr) -> u32 {
+        // SAFETY: `device` maps the page uncached for ever; the caller knows that it is a device's.
+        paging::device(at.raw()).map_or(u32::MAX, |va| unsafe { (va as *const u32).read_volatile() })
+    }
+
+    fn mmio_write(&self, at: Maddr, value: u32) {
+        if let Some(va) = paging::device(at.raw()) {
+            // SAFETY: as in `mmio_read`.
+            unsafe { (va as *mut u32).write_volatile(value) };
+        }
+    }
+
+    fn msi_message(&self, vector: u8) -> (u64, u32) {
+        // Fixed delivery, physical destination, edge: Intel SDM volume 3, 11.11.
+        (0xfee0_0000 | u64::from(apic::id()) << 12, vector.into())
+    }
+
+    fn route_line(&self, line: u8, vector: Option<u8>) {
+        let wired = self.acpi.isa(line);
+        match vector {
+            Some(vector) => apic::route(wired, vector, apic::id()),
+            None => apic::set_masked(wired.gsi, true),
+        }
+    }
+
+    fn mask_line(&self, line: u8, masked: bool) {
+        apic::set_masked(self.acpi.isa(line).gsi, masked);
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        CpuidResult { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+    }
+
+    fn xcr0_mask(&self) -> u64 {
+        fpu::components()
+    }
+
+    fn set_xcr0(&self, value: u64) {
+        fpu::set_guest_xcr0(value);
+    }
+
+    fn efer(&self) -> u64 {
+        cpu::read_msr(msr::EFER)
+    }
+
+    fn command_line(&self) -> &str {
+        start::command_line()
+    }
+
+    fn build_id(&self) -> &[u8] {
+        panic::build_id()
+    }
+
+    fn machine_info(&self) -> MachineInfo {
+        MachineInfo {
+            cpu_khz: time::params().tsc_khz,
+            heap_used_bytes: heap::used_bytes(),
+            heap_bytes: heap::bytes(),
+            ..self.info
+        }
+    }
+}
+
+fn base_msr(base: SegmentBase) -> u32 {
+    match base {
+        SegmentBase::Fs => msr::FS_BASE,
+        SegmentBase::GsKernel => msr::GS_BASE,
+        SegmentBase::GsUser => msr::SHADOW_GS_BASE,
+    }
+}
+
+/// Enters ACPI's S5.
+fn power_off(acpi: &Acpi) {
+    const SLEEP_ENABLE: u16 = 1 << 13;
+    let Some(off) = acpi.power_off else { return };
+    cpu::outw(off.pm1a, u16::from(off.sleep_type[0]) << 10 | SLEEP_ENABLE);
+    if let Some(pm1b) = off.pm1b {
+        cpu::outw(pm1b, u16::from(off.sleep_type[1]) << 10 | SLEEP_ENABLE);
+    }
+}
+
+/// Resets by ACPI, the chipset's port, the keyboard controller.
+fn reboot(acpi: &Acpi) {
+    if let Some((port, value)) = acpi.reset {
+        cpu::outb(port, value);
+    }
+    cpu::outb(0xcf9, 2);
+    cpu::outb(0xcf9, 6);
+    cpu::outb(0x64, 0xfe);
+}
+
+/// `^A`, the key of the console's switch.
+const SWITCH_KEY: u8 = 1;
+/// How often it must come in a row.
+const SWITCH_TIMES: u8 = 3;
+static SWITCH_SEEN: AtomicU8 = AtomicU8::new(0);
+static INPUT_IS_OURS: AtomicBool = AtomicBool::new(false);
+
+/// Takes what was typed: to dom0, or, after three `^A`, as debug keys.
+pub(crate) fn console_input(hv: &Hv) {
+    let mut typed = false;
+    while let Some(byte) = serial::read() {
+        if byte == SWITCH_KEY {
+            let seen = SWITCH_SEEN.fetch_add(1, Ordering::Relaxed) + 1;
+            if seen == SWITCH_TIMES {
+                SWITCH_SEEN.store(0, Ordering::Relaxed);
+                let ours = !INPUT_IS_OURS.fetch_xor(true, Ordering::Relaxed);
+                log::info!(
+                    "serial input to {} (three ^A switch)",
+                    if ours { "microhv: h for help" } else { "dom0" }
+                );
+            }
+            continue;
+        }
+        let held = SWITCH_SEEN.swap(0, Ordering::Relaxed);
+        if INPUT_IS_OURS.load(Ordering::Relaxed) {
+            hv.debug_key(byte);
+            continue;
+        }
+        for _ in 0..held {
+            hv.console.push(SWITCH_KEY);
+        }
+        hv.console.push(byte);
+        typed = true;
+    }
+    if typed {
+        hv.send_global_virq(VIRQ_CONSOLE);
+    }
+}
+
+/// Facts about this CPU for `sysctl`.
+pub(crate) fn cpu_info() -> MachineInfo {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+    let (one, extended, seven) = (__cpuid(1), __cpuid(0x8000_0001), __cpuid_count(7, 0));
+    let hw_cap = [one.edx, one.ecx, extended.edx, extended.ecx, 0, seven.ebx, seven.ecx, seven.edx];
+    MachineInfo { cpus: 1, hw_cap, ..MachineInfo::default() }
+}
+
+/// What the library makes of a faulting instruction of the guest: `true` when the guest goes on.
+pub(crate) fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
+    match emul::emulate(cur, vector) {
+        Emulated::Done | Emulated::Again => true,
+        Emulated::PageFault { address, write } => {
+            traps::page_fault(cur, address, if write { 2 } else { 0 });
+            true
+        }
+        Emulated::NotEmulated | Emulated::SoftwareInterrupt { .. } => false,
+    }
+}
+
+/// A page fault of the guest that the hypervisor may have to deal with: `true` when the guest goes on.
+pub(crate) fn page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
+    descriptor_fault_of(cur, cr2) || cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
+}

@@ -1,0 +1,306 @@
+//! The hypervisor's part of every address space: L4 slots 256-271.
+//!
+//! | slot | address | what |
+//! | --- | --- | --- |
+//! | 256 | 0xffff800000000000 | M2P, readable in ring 3 |
+//! | 260 | 0xffff820000000000 | descriptor windows, 128 KiB for each vCPU: 15 GDT pages, a hole, 16 LDT pages |
+//! | 261 | 0xffff82d080200000 | the image; device registers, uncached, 1 GiB above it |
+//! | 262- | 0xffff830000000000 | all machine memory, 2 MiB pages, never executable |
+//!
+//! All guests share these tables: an L4 is made ours by copying sixteen entries. They are supervisor-only but for the
+//! M2P, and global.
+#![allow(unsafe_code)] // page tables
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use microhv::boot::memory_map::{MemoryMap, Range};
+use spin::Mutex;
+
+use super::cpu;
+use super::percpu::boot_cpu_area;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const UNCACHED: u64 = 1 << 3 | 1 << 4;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Entry of a table above L1.
+const TABLE: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY;
+/// Hypervisor data.
+const DATA: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY | GLOBAL | NO_EXECUTE;
+
+const PAGE: u64 = 4096;
+const LARGE_PAGE: u64 = 2 << 20;
+
+/// Where the M2P starts.
+pub(crate) const M2P: u64 = 0xffff_8000_0000_0000;
+/// Where the descriptor windows start.
+pub(crate) const WINDOWS: u64 = 0xffff_8200_0000_0000;
+/// Bytes of one descriptor window.
+pub(crate) const WINDOW_BYTES: u64 = 128 << 10;
+/// Offset of the LDT in a window.
+pub(crate) const WINDOW_LDT: u64 = 64 << 10;
+/// What is added to an address within the image to make it its machine address.
+const IMAGE: u64 = 0xffff_82d0_8000_0000;
+/// Bounds of the image's addresses, for a look at its stacks.
+pub(crate) const IMAGE_START: u64 = IMAGE;
+/// Likewise.
+pub(crate) const IMAGE_END: u64 = DEVICES;
+/// Where device registers are mapped.
+const DEVICES: u64 = 0xffff_82d0_c000_0000;
+/// Where machine memory is mapped.
+pub(crate) const DIRECT: u64 = 0xffff_8300_0000_0000;
+/// First of the hypervisor's L4 slots.
+const FIRST_SLOT: usize = 256;
+/// How many there are.
+const SLOTS: usize = 16;
+
+/// Device register pages that can be mapped.
+const DEVICE_PAGES: usize = 512;
+
+/// The hypervisor's L4, for the time when no guest runs.
+static HYPERVISOR_L4: AtomicU64 = AtomicU64::new(0);
+/// Machine address of the M2P.
+static M2P_BASE: AtomicU64 = AtomicU64::new(0);
+/// Frames that the M2P has entries for.
+static M2P_FRAMES: AtomicU64 = AtomicU64::new(0);
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __image_end: u8;
+}
+
+/// Machine addresses of the image.
+pub(crate) fn image_range() -> Range {
+    Range { start: (&raw const __image_start) as u64 - IMAGE, end: (&raw const __image_end) as u64 - IMAGE }
+}
+
+/// The direct map's address of machine memory.
+#[inline(always)]
+pub(crate) fn direct(maddr: u64) -> u64 {
+    DIRECT + maddr
+}
+
+/// The machine address behind an address of the direct map or the image.
+pub(crate) fn machine_address(va: u64) -> u64 {
+    if va >= DIRECT { va - DIRECT } else { va - IMAGE }
+}
+
+/// The hypervisor's own L4.
+pub(crate) fn hypervisor_l4() -> u64 {
+    HYPERVISOR_L4.load(Ordering::Relaxed)
+}
+
+/// Frames that have an M2P entry.
+#[inline]
+pub(crate) fn m2p_frames() -> u64 {
+    M2P_FRAMES.load(Ordering::Relaxed)
+}
+
+/// One page-table frame under construction, reached through the boot tables' 1:1 map.
+struct Builder<'a> {
+    map: &'a mut MemoryMap,
+}
+
+impl Builder<'_> {
+    fn frame(&mut self) -> u64 {
+        let at = self.map.take(PAGE, PAGE, 4 << 30).expect("RAM for the hypervisor's page tables");
+        // SAFETY: the frame was free RAM below 4 GiB, which the boot tables map 1:1.
+        unsafe { core::ptr::write_bytes(at as *mut u8, 0, PAGE as usize) };
+        at
+    }
+
+    fn read(&self, table: u64, index: usize) -> u64 {
+        // SAFETY: as in `frame`: a table that we made, and an index below 512.
+        unsafe { (table as *const u64).add(index).read() }
+    }
+
+    fn write(&mut self, table: u64, index: usize, entry: u64) {
+        // SAFETY: as in `read`.
+        unsafe { (table as *mut u64).add(index).write(entry) };
+    }
+
+    /// The table below `table[index]`, made if absent.
+    fn below(&mut self, table: u64, index: usize, flags: u64) -> u64 {
+        let entry = self.read(table, index);
+        if entry & PRESENT != 0 {
+            return entry & ADDRESS;
+        }
+        let made = self.frame();
+        self.write(table, index, made | flags);
+        made
+    }
+
+    fn table_of(&mut self, l4: u64, va: u64, level: u32, flags: u64) -> u64 {
+        let mut table = l4;
+        for step in (level + 1..=4).rev() {
+            table = self.below(table, index(va, step), flags);
+        }
+        table
+    }
+
+    fn map_page(&mut self, l4: u64, va: u64, entry: u64) {
+        let l1 = self.table_of(l4, va, 1, TABLE);
+        self.write(l1, index(va, 1), entry);
+    }
+
+    fn map_large(&mut self, l4: u64, va: u64, entry: u64, table_flags: u64) {
+        let l2 = self.table_of(l4, va, 2, table_flags);
+        self.write(l2, index(va, 2), entry | LARGE);
+    }
+}
+
+/// Index into the table of `level` (1-4) for `va`.
+fn index(va: u64, level: u32) -> usize {
+    (va >> (12 + 9 * (level - 1)) & 511) as usize
+}
+
+/// Builds the final tables while the boot tables are loaded. Loads nothing.
+pub(crate) fn build(map: &mut MemoryMap) {
+    let ram_end = map.ram_end().next_multiple_of(LARGE_PAGE);
+    let mut builder = Builder { map };
+    let l4 = builder.frame();
+    map_image(&mut builder, l4);
+    for at in (0..ram_end).step_by(LARGE_PAGE as usize) {
+        builder.map_large(l4, DIRECT + at, at | DATA, TABLE);
+    }
+    let frames = build_m2p(&mut builder, l4, ram_end / PAGE);
+    // The tables that are filled later exist from now on, since guests' L4s share them.
+    builder.table_of(l4, WINDOWS, 2, TABLE);
+    builder.table_of(l4, DEVICES, 1, TABLE);
+    HYPERVISOR_L4.store(l4, Ordering::Relaxed);
+    M2P_FRAMES.store(frames, Ordering::Relaxed);
+}
+
+fn map_image(builder: &mut Builder<'_>, l4: u64) {
+    let (start, end) = ((&raw const __image_start) as u64, (&raw const __image_end) as u64);
+    let (text_end, rodata_end) = ((&raw const __text_end) as u64, (&raw const __rodata_end) as u64);
+    let guard = boot_cpu_area.guard_page();
+    for va in (start..end).step_by(PAGE as usize) {
+        let flags = if va < text_end {
+            PRESENT | ACCESSED | GLOBAL
+        } else if va < rodata_end {
+            PRESENT | ACCESSED | GLOBAL | NO_EXECUTE
+        } else {
+            DATA
+        };
+        let entry = if va == guard { 0 } else { (va - IMAGE) | flags };
+        builder.map_page(l4, va, entry);
+    }
+}
+
+/// Maps an M2P for `frames` frames, rounded up to whole large pages of it, all entries "none".
+fn build_m2p(builder: &mut Builder<'_>, l4: u64, frames: u64) -> u64 {
+    let bytes = (frames * 8).next_multiple_of(LARGE_PAGE);
+    let base = builder.map.take(bytes, LARGE_PAGE, 4 << 30).expect("RAM for the M2P");
+    // SAFETY: free RAM below 4 GiB, which the boot tables map 1:1.
+    unsafe { core::ptr::write_bytes(base as *mut u8, 0xff, bytes as usize) };
+    for offset in (0..bytes).step_by(LARGE_PAGE as usize) {
+        let entry = (base + offset) | PRESENT | USER | ACCESSED | GLOBAL | NO_EXECUTE;
+        builder.map_large(l4, M2P + offset, entry, TABLE | USER);
+    }
+    M2P_BASE.store(base, Ordering::Relaxed);
+    bytes / 8
+}
+
+/// Loads the final tables; the boot tables' 1:1 map is gone then.
+///
+/// # Safety
+/// After [`build`], on a stack of the image.
+pub(crate) unsafe fn load() {
+    const CR4_PGE: u64 = 1 << 7;
+    // SAFETY: the tables map the image, where code, data and stack are; global pages only now, so that none of the
+    // boot tables' entries can stay.
+    unsafe {
+        cpu::set_cr3(hypervisor_l4());
+        cpu::set_cr4(cpu::cr4() | CR4_PGE);
+    }
+}
+
+/// A table in the direct map.
+fn table(maddr: u64) -> &'static [AtomicU64; 512] {
+    // SAFETY: every caller passes a page-table frame of the hypervisor or one that the frame table vouches for; the
+    // direct map covers all RAM for ever.
+    unsafe { &*(direct(maddr) as *const [AtomicU64; 512]) }
+}
+
+/// Copies the hypervisor's sixteen entries into an L4.
+pub(crate) fn fill_slots(l4: u64) {
+    let (from, to) = (table(hypervisor_l4()), table(l4));
+    for slot in FIRST_SLOT..FIRST_SLOT + SLOTS {
+        to[slot].store(from[slot].load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// The M2P entry of `mfn` for writing, through the direct map.
+#[inline]
+pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
+    if mfn >= m2p_frames() {
+        return None;
+    }
+    // SAFETY: `build_m2p` took contiguous RAM for all entries below `m2p_frames`.
+    Some(unsafe { &*(direct(M2P_BASE.load(Ordering::Relaxed) + mfn * 8) as *const AtomicU64) })
+}
+
+/// The level-1 entry of a descriptor window's page, if the table for it exists.
+fn window_entry(va: u64) -> Option<&'static AtomicU64> {
+    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & ADDRESS;
+    let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire);
+    let l1 = table(l2 & ADDRESS)[index(va, 2)].load(Ordering::Acquire);
+    (l1 & PRESENT != 0).then(|| &table(l1 & ADDRESS)[index(va, 1)])
+}
+
+/// Whether the window at `va` has a level-1 table; it is for the caller to give one.
+pub(crate) fn window_has_table(va: u64) -> bool {
+    window_entry(va).is_some()
+}
+
+/// Hangs a zeroed frame as the level-1 table of the windows around `va`.
+pub(crate) fn set_window_table(va: u64, l1: u64) {
+    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & ADDRESS;
+    let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire) & ADDRESS;
+    table(l2)[index(va, 2)].store(l1 | TABLE, Ordering::Release);
+}
+
+/// Maps a frame, or nothing, at a page of a descriptor window. Writable: the processor sets "accessed" in descriptors.
+pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
+    let Some(entry) = window_entry(va) else { return };
+    let value = maddr.map_or(0, |at| at | (DATA & !GLOBAL));
+    if entry.swap(value, Ordering::Release) & PRESENT != 0 {
+        cpu::invlpg(va);
+    }
+}
+
+/// The frames whose device registers are mapped, by place in the window.
+static DEVICE_FRAMES: Mutex<([u64; DEVICE_PAGES], usize)> = Mutex::new(([0; DEVICE_PAGES], 0));
+
+/// The address of device memory at `maddr`, uncached; mapped now if it was not yet. `None` when all places are used.
+pub(crate) fn device(maddr: u64) -> Option<u64> {
+    let frame = maddr & !(PAGE - 1);
+    let mut used = DEVICE_FRAMES.lock();
+    let count = used.1;
+    let place = match used.0[..count].iter().position(|&mapped| mapped == frame) {
+        Some(place) => place,
+        None if count == DEVICE_PAGES => return None,
+        None => {
+            let va = DEVICES + count as u64 * PAGE;
+            let mut at = hypervisor_l4();
+            for level in [4, 3, 2] {
+                at = table(at)[index(va, level)].load(Ordering::Relaxed) & ADDRESS;
+            }
+            table(at)[index(va, 1)].store(frame | DATA | UNCACHED, Ordering::Release);
+            used.0[count] = frame;
+            used.1 += 1;
+            count
+        }
+    };
+    Some(DEVICES + place as u64 * PAGE + maddr % PAGE)
+}

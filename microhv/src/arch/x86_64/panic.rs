@@ -1,0 +1,160 @@
+//! The end of the hypervisor by its own fault: a report on the serial line, then the machine stops.
+#![allow(unsafe_code)] // walks stack frames
+
+use core::arch::asm;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use ring_abi::guest_context::CpuUserRegs;
+
+use super::{cpu, paging, percpu, serial, start};
+
+/// What isa-debug-exit reports for a panic.
+pub(crate) const EXIT_PANIC: u8 = 0x13;
+/// Frames of a backtrace.
+const BACKTRACE_FRAMES: usize = 32;
+/// Value of [`DEBUG_EXIT`] without such a device.
+const NO_PORT: u32 = u32::MAX;
+
+static DEBUG_EXIT: AtomicU32 = AtomicU32::new(NO_PORT);
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    static __build_id_start: u8;
+    static __build_id_end: u8;
+}
+
+/// Remembers the isa-debug-exit port.
+pub(crate) fn set_debug_exit(port: Option<u16>) {
+    DEBUG_EXIT.store(port.map_or(NO_PORT, u32::from), Ordering::Relaxed);
+}
+
+/// Ends the emulator with `code`, if it was said that there is one.
+pub(crate) fn debug_exit(code: u8) {
+    let port = DEBUG_EXIT.load(Ordering::Relaxed);
+    if port != NO_PORT {
+        cpu::outb(port as u16, code);
+    }
+}
+
+/// The build id's bytes: what follows the note's header of 16 bytes.
+pub(crate) fn build_id() -> &'static [u8] {
+    let start = &raw const __build_id_start;
+    let end = &raw const __build_id_end;
+    // SAFETY: the linker script puts both symbols around the note.
+    let note = unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) };
+    note.get(16..).unwrap_or(&[])
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+macro_rules! report {
+    ($($arguments:tt)*) => { serial::print(format_args!("{}\n", format_args!($($arguments)*))) };
+}
+
+/// Prints registers.
+pub(crate) fn print_registers(regs: &CpuUserRegs) {
+    let r = regs;
+    report!(
+        "  rip {:016x} cs {:04x} rsp {:016x} ss {:04x} rflags {:08x}",
+        r.rip,
+        r.cs,
+        r.rsp,
+        r.ss,
+        r.rflags
+    );
+    report!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
+    report!("  rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
+    report!("  r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
+    report!("  r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+    report!(
+        "  vector {} error {:#x} cr2 {:016x} cr3 {:016x}",
+        r.entry_vector,
+        r.error_code,
+        cpu::cr2(),
+        cpu::cr3()
+    );
+}
+
+/// Prints return addresses from the frame pointer `rbp` on, as far as they lie in the image's data and text.
+pub(crate) fn print_backtrace(mut rbp: u64) {
+    let inside = |va: u64| (paging::IMAGE_START..paging::IMAGE_END).contains(&va) && va.is_multiple_of(8);
+    for n in 0..BACKTRACE_FRAMES {
+        if !inside(rbp) || !inside(rbp + 8) {
+            break;
+        }
+        // SAFETY: both words lie in the image's range; a frame pointer that leads to an unmapped page of it faults,
+        // which a second panic ends.
+        let (next, ip) = unsafe { ((rbp as *const u64).read(), ((rbp + 8) as *const u64).read()) };
+        report!("  #{n} {ip:#018x}");
+        if next <= rbp {
+            break;
+        }
+        rbp = next;
+    }
+}
+
+fn print_current() {
+    if !start::has_stacks() {
+        return;
+    }
+    let local = percpu::local();
+    let Some(current) = local.current() else {
+        report!("no vCPU was running");
+        return;
+    };
+    report!("running {current:?}, last hypercalls (newest first):");
+    for number in current.history.newest_first() {
+        serial::print(format_args!(" {number}"));
+    }
+    report!("");
+    print_registers(&current.saved_regs());
+}
+
+/// Ends the hypervisor: report, then stop. `regs` and `rbp` are where it went wrong.
+fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
+    report!("build id {}", Hex(build_id()));
+    if let Some(regs) = regs {
+        print_registers(regs);
+    }
+    report!("backtrace:");
+    print_backtrace(rbp);
+    print_current();
+    debug_exit(EXIT_PANIC);
+    cpu::halt_for_ever()
+}
+
+fn begin() {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        serial::break_lock();
+        report!("panic within a panic");
+        debug_exit(EXIT_PANIC);
+        cpu::halt_for_ever();
+    }
+    serial::break_lock();
+}
+
+/// An exception in the hypervisor that nothing expected.
+pub(crate) fn unexpected_trap(regs: &CpuUserRegs) -> ! {
+    begin();
+    report!("PANIC: exception {} in the hypervisor", regs.entry_vector);
+    report!("  #- {:#018x}", regs.rip);
+    die(Some(regs), regs.rbp)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    begin();
+    report!("PANIC: {info}");
+    let rbp: u64;
+    // SAFETY: reading a register changes nothing.
+    unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    die(None, rbp)
+}

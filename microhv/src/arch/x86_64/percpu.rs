@@ -1,0 +1,135 @@
+//! What each physical CPU has for itself: its stacks and, on top of the main one, its data.
+//!
+//! The area is 64 KiB and aligned to that, so that any stack pointer in it leads to the data: no segment register
+//! is needed, and the guest's GS base can stay loaded while the hypervisor runs.
+#![allow(unsafe_code)] // raw stacks, and data found through the stack pointer
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+
+use microhv::domain::VcpuRef;
+
+use super::descriptors::Tss;
+
+/// Size and alignment of a CPU's area.
+pub(crate) const AREA_BYTES: usize = 65536;
+/// Bytes of each of the three stacks for NMI, machine check and double fault.
+const IST_BYTES: usize = 4096;
+/// Where the guard page lies that the main stack would run into.
+pub(crate) const GUARD_OFFSET: usize = 3 * IST_BYTES;
+
+/// A CPU's own data.
+#[repr(C, align(64))]
+pub(crate) struct Local {
+    /// One past the frame of the running vCPU that entry code fills: `Vcpu::entry_stack`.
+    pub(crate) regs_top: AtomicU64,
+    /// The guest's stack pointer, for the first instructions of SYSCALL.
+    scratch: AtomicU64,
+    /// The scheduler's word of work that waits on this CPU.
+    pub(crate) pending: AtomicPtr<AtomicU32>,
+    /// The vCPU that runs; none while idle.
+    current: UnsafeCell<Option<VcpuRef>>,
+    /// The vCPU whose floating-point, debug and segment registers are loaded: the current, or while idle the last.
+    pub(crate) loaded: UnsafeCell<Option<VcpuRef>>,
+    /// The CPU's number.
+    pub(crate) id: AtomicU32,
+    /// Task state: the stacks that the CPU switches to.
+    pub(crate) tss: UnsafeCell<Tss>,
+}
+
+/// A CPU's area: three stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
+///
+/// It is aligned to its size by the linker script, not by its type: an input section with so large an alignment would
+/// part the file's layout from memory's, which multiboot1's header needs equal.
+#[repr(C, align(4096))]
+pub(crate) struct Area {
+    ist: UnsafeCell<[[u8; IST_BYTES]; 3]>,
+    guard: UnsafeCell<[u8; 4096]>,
+    stack: UnsafeCell<[u8; AREA_BYTES - 4 * 4096 - size_of::<Local>()]>,
+    local: Local,
+}
+
+const _: () = assert!(size_of::<Area>() == AREA_BYTES);
+const _: () = assert!(offset_of!(Area, guard) == GUARD_OFFSET);
+const _: () = assert!(offset_of!(Area, local) % 16 == 0);
+
+/// Offset of [`Local`] in an area: also where the main stack begins.
+pub(crate) const LOCAL_OFFSET: usize = offset_of!(Area, local);
+/// Offsets that entry code uses.
+pub(crate) const LOCAL_REGS_TOP: usize = LOCAL_OFFSET + offset_of!(Local, regs_top);
+/// Likewise.
+pub(crate) const LOCAL_SCRATCH: usize = LOCAL_OFFSET + offset_of!(Local, scratch);
+
+// SAFETY: the cells are stacks, the TSS and the current vCPU, which only their own CPU uses; the rest are atomics.
+unsafe impl Sync for Area {}
+
+/// The boot CPU's area.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.cpu_area")]
+pub(crate) static boot_cpu_area: Area = Area {
+    ist: UnsafeCell::new([[0; IST_BYTES]; 3]),
+    guard: UnsafeCell::new([0; 4096]),
+    stack: UnsafeCell::new([0; AREA_BYTES - 4 * 4096 - size_of::<Local>()]),
+    local: Local {
+        regs_top: AtomicU64::new(0),
+        scratch: AtomicU64::new(0),
+        pending: AtomicPtr::new(core::ptr::null_mut()),
+        current: UnsafeCell::new(None),
+        loaded: UnsafeCell::new(None),
+        id: AtomicU32::new(0),
+        tss: UnsafeCell::new(Tss::new()),
+    },
+};
+
+impl Area {
+    /// Top of the main stack.
+    pub(crate) fn stack_top(&self) -> u64 {
+        (&raw const self.local) as u64
+    }
+
+    /// Top of stack `n` (0 NMI, 1 machine check, 2 double fault).
+    pub(crate) fn ist_top(&self, n: usize) -> u64 {
+        self.ist.get() as u64 + ((n + 1) * IST_BYTES) as u64
+    }
+
+    /// Address of the guard page.
+    pub(crate) fn guard_page(&self) -> u64 {
+        self.guard.get() as u64
+    }
+
+    /// The data on top.
+    pub(crate) fn local(&self) -> &Local {
+        &self.local
+    }
+}
+
+impl Local {
+    /// The vCPU that runs on this CPU.
+    #[inline(always)]
+    pub(crate) fn current(&self) -> Option<&VcpuRef> {
+        // SAFETY: only this CPU reads and writes the cell, and `set_current` is not called while a reference is used.
+        unsafe { (*self.current.get()).as_ref() }
+    }
+
+    /// Makes another vCPU, or none, the current one; the former.
+    ///
+    /// # Safety
+    /// No reference from [`Local::current`] is used after.
+    pub(crate) unsafe fn set_current(&self, vcpu: Option<VcpuRef>) -> Option<VcpuRef> {
+        // SAFETY: the caller's duty.
+        unsafe { core::mem::replace(&mut *self.current.get(), vcpu) }
+    }
+}
+
+/// The data of the CPU that this runs on. Only on a CPU's own stack, not on the boot stack.
+#[inline(always)]
+pub(crate) fn local() -> &'static Local {
+    let stack: usize;
+    // SAFETY: reading the stack pointer changes nothing.
+    unsafe { asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
+    let area = stack & !(AREA_BYTES - 1);
+    // SAFETY: every stack that the hypervisor runs on after start-up lies in an aligned `Area`, which is never freed.
+    unsafe { &*((area + LOCAL_OFFSET) as *const Local) }
+}

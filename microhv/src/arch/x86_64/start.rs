@@ -1,0 +1,299 @@
+//! From the loader to the first guest.
+#![allow(unsafe_code)] // what the loader left, and one-time set-up
+
+use core::str;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use arrayvec::ArrayVec;
+use microhv::boot::acpi::{self, Acpi};
+use microhv::boot::memory_map::{MemoryMap, Range};
+use microhv::boot::multiboot::{self, BootInformation, MAX_MODULES, Physical};
+use microhv::boot::{Options, dom0};
+use microhv::mem::{FrameInfo, FrameTable};
+use microhv::platform::Platform;
+use ring_abi::types::Mfn;
+use spin::{Mutex, Once};
+
+use super::machine::{self, Hv, Machine};
+use super::percpu::{self, boot_cpu_area};
+use super::{apic, descriptors, fpu, heap, paging, panic, serial, switch, time};
+
+/// End of what the boot tables map 1:1.
+const IDENTITY_END: u64 = 4 << 30;
+/// Below this: firmware's data, and later the start of other CPUs.
+const LOW_MEMORY: u64 = 1 << 20;
+/// The longest command line.
+const LINE_BYTES: usize = 1024;
+
+/// Physical memory through the boot tables.
+struct Identity;
+
+impl Physical for Identity {
+    fn bytes(&self, range: Range) -> Option<&[u8]> {
+        if range.start == 0 || range.end > IDENTITY_END || range.start > range.end {
+            return None;
+        }
+        // SAFETY: the boot tables map all of this 1:1; what is read is the loader's and firmware's, which nobody writes.
+        Some(unsafe { core::slice::from_raw_parts(range.start as *const u8, range.bytes() as usize) })
+    }
+}
+
+/// A command line that was copied from where the loader had it.
+type Line = ArrayVec<u8, LINE_BYTES>;
+
+/// What start-up found, kept in one place since it is too much for a stack frame.
+struct Found {
+    information: BootInformation,
+    memory: MemoryMap,
+    acpi: Acpi,
+    line: Line,
+    module_lines: ArrayVec<Line, 2>,
+    modules: ArrayVec<Range, MAX_MODULES>,
+}
+
+static FOUND: Once<Mutex<Found>> = Once::new();
+/// The command line, once it will not change any more.
+static LINE: Once<Line> = Once::new();
+static HAS_STACKS: AtomicBool = AtomicBool::new(false);
+
+/// The hypervisor's command line.
+pub(crate) fn command_line() -> &'static str {
+    LINE.get().map_or("", |line| text(line))
+}
+
+/// Whether this CPU runs on its own stacks, so that its data can be found.
+pub(crate) fn has_stacks() -> bool {
+    HAS_STACKS.load(Ordering::Relaxed)
+}
+
+/// Entry from assembly, on the boot stack with the boot tables.
+#[unsafe(no_mangle)]
+extern "C" fn boot_main(magic: u32, info: u64) -> ! {
+    serial::init();
+    serial::install_logger(log::LevelFilter::Info);
+    serial::write(b"\n");
+    log::info!("microhv {} build id {}", env!("CARGO_PKG_VERSION"), panic::Hex(panic::build_id()));
+    // SAFETY: once, now.
+    unsafe {
+        descriptors::fill_idt();
+        descriptors::load_segments(&descriptors::GDT_PAGE, &boot_cpu_area);
+        descriptors::load_entries(core::arch::x86_64::__cpuid(1).edx & 1 << 11 != 0);
+    }
+    FOUND.call_once(|| Mutex::new(found()));
+    look(magic, info);
+    let found = FOUND.get().expect("set above");
+    paging::build(&mut found.lock().memory);
+    // SAFETY: the tables were built; the boot stack is in the image.
+    unsafe { paging::load() };
+    HAS_STACKS.store(true, Ordering::Relaxed);
+    switch::on_empty_stack(on_own_stack)
+}
+
+fn found() -> Found {
+    Found {
+        information: BootInformation::default(),
+        memory: MemoryMap::default(),
+        acpi: Acpi::default(),
+        line: Line::new(),
+        module_lines: ArrayVec::new(),
+        modules: ArrayVec::new(),
+    }
+}
+
+fn copy_line(range: Option<Range>, line: &mut Line) {
+    line.clear();
+    let bytes = range.and_then(|range| Identity.bytes(range)).unwrap_or(&[]);
+    line.extend(bytes.iter().copied().take(LINE_BYTES));
+}
+
+fn text(line: &Line) -> &str {
+    str::from_utf8(line).unwrap_or("")
+}
+
+/// Reads what the loader and firmware left.
+#[inline(never)]
+fn look(magic: u32, info: u64) {
+    let mut guard = FOUND.get().expect("set before").lock();
+    let found = &mut *guard;
+    if !multiboot::parse(&Identity, magic, info, &mut found.information) {
+        panic!("not started by a multiboot loader: magic {magic:#x}");
+    }
+    let information = &found.information;
+    copy_line(information.command_line, &mut found.line);
+    for module in &information.modules {
+        found.modules.push(module.range);
+        add_line(&mut found.module_lines, module.string);
+    }
+    found.memory.fill(information.memory.iter().copied());
+    found.memory.reserve(Range { start: 0, end: LOW_MEMORY });
+    found.memory.reserve(paging::image_range());
+    for &module in &found.modules {
+        found.memory.reserve(module);
+    }
+    read_acpi(found);
+}
+
+#[inline(never)]
+fn add_line(lines: &mut ArrayVec<Line, 2>, string: Range) {
+    if lines.try_push(Line::new()).is_ok()
+        && let Some(line) = lines.last_mut()
+    {
+        copy_line(Some(string), line);
+    }
+}
+
+#[inline(never)]
+fn read_acpi(found: &mut Found) {
+    found.acpi = acpi::read(&Identity, found.information.rsdp);
+}
+
+/// Memory for the heap, before and after the frame table exists.
+pub(crate) fn take_heap_frames(frames: u64) -> Option<u64> {
+    if let Some(hv) = machine::hypervisor_if_up() {
+        let order = frames.next_power_of_two().trailing_zeros() as u8;
+        return hv.alloc_frames(order, 0).map(|mfn| mfn.maddr().raw());
+    }
+    FOUND.get()?.try_lock()?.memory.take(frames * 4096, 4096, u64::MAX)
+}
+
+/// Start-up with the final tables, on the CPU's own stack.
+extern "C" fn on_own_stack() -> ! {
+    fpu::init();
+    let found = FOUND.get().expect("set at boot");
+    let acpi = found.lock().acpi.clone();
+    LINE.call_once(|| found.lock().line.clone());
+    let options = Options::parse(command_line());
+    for word in Options::unknown(command_line()) {
+        log::warn!("unknown option {word}");
+    }
+    panic::set_debug_exit(options.debug_exit);
+    log::set_max_level(options.log_level);
+    apic::init(&acpi);
+    apic::init_io(&acpi);
+    time::init(&acpi);
+    let hv = make_hypervisor(acpi, &options);
+    describe(hv, &options);
+    // The scheduler's word is looked at on each way out.
+    let pending = hv.sched.pending(machine::this_cpu());
+    percpu::local().pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
+    let serial_line = hv.platform.acpi.isa(serial::ISA_IRQ);
+    apic::route(serial_line, apic::SERIAL_VECTOR, apic::id());
+    serial::enable_input();
+    start_dom0(hv, &options);
+    switch::on_empty_stack(switch::leave_afresh)
+}
+
+#[inline(never)]
+fn make_hypervisor(acpi: Acpi, options: &Options) -> &'static Hv {
+    let frames = frame_table();
+    let platform = Machine {
+        acpi,
+        boot_wall_ns: time::wall_ns().wrapping_sub(time::now_ns()),
+        info: machine::cpu_info(),
+        no_reboot: options.no_reboot,
+    };
+    // SAFETY: once, before guests and interrupts.
+    unsafe { machine::install(Hv::new(platform, frames)) }
+}
+
+/// Makes the frame table, and gives it all RAM that nobody took.
+#[inline(never)]
+fn frame_table() -> FrameTable {
+    let mut found = FOUND.get().expect("set at boot").lock();
+    let memory = &mut found.memory;
+    let count = (memory.ram_end() / 4096) as usize;
+    let bytes = (count * size_of::<FrameInfo>()) as u64;
+    let at = memory.take(bytes, 4096, u64::MAX).expect("RAM for the frame table");
+    let start = paging::direct(at);
+    // SAFETY: the memory is ours alone for ever, and all-zero entries are frames of nobody, as `over` wants them.
+    let infos: &'static [FrameInfo] = unsafe {
+        core::ptr::write_bytes(start as *mut u8, 0, bytes as usize);
+        core::slice::from_raw_parts(start as *const FrameInfo, count)
+    };
+    let frames = |range: &Range| (Mfn::new(range.start / 4096), Mfn::new(range.end / 4096));
+    let ram: ArrayVec<(Mfn, Mfn), 32> = memory
+        .firmware()
+        .iter()
+        .filter(|entry| entry.kind == microhv::boot::memory_map::FirmwareRange::RAM)
+        .map(|entry| frames(&entry.range.inner_pages()))
+        .take(32)
+        .collect();
+    let table = FrameTable::over(infos, &ram);
+    // The heap may still grow from the map until the hypervisor is installed: a piece is kept back for it.
+    let spare = memory.take(EARLY_HEAP_BYTES, 4096, u64::MAX);
+    for range in memory.free() {
+        let (start, end) = frames(range);
+        table.add_free(start, end);
+    }
+    memory.reserve(Range { start: 0, end: u64::MAX });
+    if let Some(start) = spare {
+        memory.add_back(Range::sized(start, EARLY_HEAP_BYTES));
+    }
+    table
+}
+
+/// What the heap may take between the frame table's making and its first use.
+const EARLY_HEAP_BYTES: u64 = 512 << 10;
+
+#[inline(never)]
+fn describe(hv: &Hv, options: &Options) {
+    log::info!(
+        "{} MiB of RAM, {} MiB free, heap {} KiB, {} CPU(s) found, 1 used",
+        hv.frames.total_pages() / 256,
+        hv.frames.free_pages() / 256,
+        heap::bytes() / 1024,
+        hv.platform.acpi.cpus.len(),
+    );
+    if hv.platform.acpi.power_off.is_none() {
+        log::warn!("ACPI tells no way to power off");
+    }
+    let vendor = core::arch::x86_64::__cpuid(0);
+    let vendor = [vendor.ebx.to_le_bytes(), vendor.edx.to_le_bytes(), vendor.ecx.to_le_bytes()];
+    log::info!(
+        "CPU {}, XCR0 {:#x}",
+        str::from_utf8(vendor.as_flattened()).unwrap_or("?"),
+        hv.platform.xcr0_mask()
+    );
+    let policy = microhv::boot::mitigations::policy(options.mitigations, |leaf, subleaf| {
+        hv.platform.cpuid(leaf, subleaf)
+    });
+    log::info!("{policy}");
+}
+
+#[inline(never)]
+fn start_dom0(hv: &'static Hv, options: &Options) {
+    let mut found = FOUND.get().expect("set at boot").lock();
+    let found = &mut *found;
+    let Some(&kernel) = found.modules.first() else {
+        panic!("no dom0 kernel: the first module of the loader is to be one");
+    };
+    // SAFETY: a module is RAM that was reserved at start and is not freed before the builder gives it away.
+    let image = unsafe {
+        core::slice::from_raw_parts(paging::direct(kernel.start) as *const u8, kernel.bytes() as usize)
+    };
+    let request = dom0::Request {
+        image,
+        command_line: dom0_line(found.module_lines.first().map_or("", text)),
+        ramdisk: found.modules.get(1).copied(),
+        memory_bytes: options.dom0_memory_bytes,
+        vcpus: options.dom0_max_vcpus,
+    };
+    match dom0::build(hv, &request) {
+        Ok(domain) => {
+            let range = kernel.outer_pages();
+            hv.frames.add_free(Mfn::new(range.start / 4096), Mfn::new(range.end / 4096));
+            log::info!("dom0 built: {} pages", domain.mm.tot_pages());
+            hv.unpause_domain(&domain);
+        }
+        Err(error) => panic!("cannot build dom0: {error}"),
+    }
+}
+
+/// The kernel's arguments: a loader may put the file's name first.
+fn dom0_line(line: &str) -> &str {
+    match line.split_once(' ') {
+        Some((first, rest)) if first.contains('/') || !first.contains('=') => rest,
+        None if line.contains('/') => "",
+        _ => line,
+    }
+}

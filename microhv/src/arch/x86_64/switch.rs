@@ -1,0 +1,184 @@
+//! One vCPU's registers for another's, and idleness.
+//!
+//! The general registers need no switch: entry code stores them in the vCPU that runs. What stays in the processor
+//! (segments and their bases, floating point, debug registers, tables) is switched here, and only when another vCPU
+//! than the last comes: an idle CPU keeps the last one's.
+#![allow(unsafe_code)] // per-CPU state, and the stack that entry code takes up
+
+use core::sync::atomic::Ordering;
+
+use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
+use microhv::platform::{CpuId, Platform};
+use microhv::sched::Decision;
+use microhv::traps;
+
+use super::cpu::{self, msr};
+use super::guest_access::{DataSegment, load_selector};
+use super::machine::{self, Hv};
+use super::percpu::{self, Local, boot_cpu_area};
+use super::{descriptors, fpu, paging};
+
+/// How far before the frame the word lies that entry code takes for its stack pointer.
+pub(crate) const STACK_BEFORE_REGS: usize = 8;
+
+/// DR7 with nothing enabled.
+const DR7_OFF: u64 = 0x400;
+/// DR7's enable bits.
+const DR7_ENABLE: u64 = 0xff;
+
+unsafe extern "C" {
+    fn restart_stack(stack: u64, function: extern "C" fn() -> !) -> !;
+    fn enter_guest(stack: u64, regs: *const ring_abi::guest_context::CpuUserRegs) -> !;
+}
+
+/// Goes on in `function` with an empty stack of this CPU.
+pub(crate) fn on_empty_stack(function: extern "C" fn() -> !) -> ! {
+    // SAFETY: nothing on the stack is used any more, since `function` does not return.
+    unsafe { restart_stack(boot_cpu_area.stack_top(), function) }
+}
+
+/// Leaves to the vCPU that is current, forgetting this CPU's stack.
+pub(crate) extern "C" fn leave_afresh() -> ! {
+    let exit = super::entry::leave(percpu::local());
+    // SAFETY: the frame is that of the vCPU that runs now; the stack is this CPU's.
+    unsafe { enter_guest(boot_cpu_area.stack_top(), exit.regs) }
+}
+
+/// Where vCPU `vcpu`'s descriptor window is.
+pub(crate) fn window(vcpu: &Vcpu) -> u64 {
+    vcpu.arch.load(Ordering::Acquire) as u64
+}
+
+/// Does the work that waits on this CPU until a vCPU is current and nothing waits.
+#[cold]
+#[inline(never)]
+pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
+    let id = hv.platform.cpu();
+    loop {
+        hv.do_softirqs(id);
+        if let Decision::Switch(next) = hv.schedule(id) {
+            switch_to(hv, local, next);
+        }
+        if hv.sched.pending(id).load(Ordering::Acquire) != 0 {
+            continue;
+        }
+        if local.current().is_some() {
+            return;
+        }
+        idle(hv, id);
+    }
+}
+
+/// Sleeps until there is work.
+fn idle(hv: &Hv, id: CpuId) {
+    while hv.sched.pending(id).load(Ordering::Acquire) == 0 {
+        cpu::sleep_until_interrupt();
+    }
+}
+
+fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
+    let Some(next) = next else {
+        // SAFETY: no reference to the former current vCPU is used below.
+        drop(unsafe { local.set_current(None) });
+        return;
+    };
+    // SAFETY: `loaded` is this CPU's, and no other reference to it is used.
+    let is_loaded = unsafe { &*local.loaded.get() }.as_ref().is_some_and(|loaded| loaded.same(&next));
+    // SAFETY: no reference to the former current vCPU is used below.
+    drop(unsafe { local.set_current(Some(next.clone())) });
+    if !is_loaded {
+        // SAFETY: as above.
+        let previous = unsafe { core::mem::replace(&mut *local.loaded.get(), Some(next.clone())) };
+        if let Some(previous) = &previous {
+            save(previous);
+        }
+        let all_loaded = load(local, &next);
+        // Only now are its tables out of use, so that its domain may go.
+        drop(previous);
+        if let Err(selectors) = all_loaded {
+            machine::with_current(local, |cur| traps::deliver_failsafe(cur, selectors));
+        }
+    }
+    if let Some(current) = local.current() {
+        hv.switched_in(current.domain(), current.vcpu());
+    }
+}
+
+fn save(vcpu: &VcpuRef) {
+    let [ds, es, fs, gs] = cpu::data_selectors();
+    let mut regs = vcpu.saved_regs();
+    (regs.ds, regs.es, regs.fs, regs.gs) = (ds, es, fs, gs);
+    vcpu.set_saved_regs(&regs);
+    let (active, other) = (cpu::read_msr(msr::GS_BASE), cpu::read_msr(msr::SHADOW_GS_BASE));
+    let is_user = vcpu.user_mode.load(Ordering::Relaxed);
+    {
+        let mut guest = vcpu.cpu.lock();
+        guest.fs_base = cpu::read_msr(msr::FS_BASE);
+        (guest.gs_base_user, guest.gs_base_kernel) = if is_user { (active, other) } else { (other, active) };
+        if guest.debug[7] & DR7_ENABLE != 0 {
+            // SAFETY: no breakpoint is on.
+            unsafe { cpu::set_dr7(DR7_OFF) };
+        }
+    }
+    fpu::set_task_switched(false);
+    fpu::save(vcpu.fpu());
+}
+
+/// Loads a vCPU's state; the error is its data selectors when one of them could not be loaded.
+fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
+    let l4 = traps::loaded_l4(vcpu).map_or(paging::hypervisor_l4(), |mfn| mfn.maddr().raw());
+    machine::load_l4(l4);
+    machine::flush_global();
+    let regs = vcpu.regs_ptr();
+    // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
+    unsafe {
+        regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(boot_cpu_area.stack_top());
+        descriptors::set_entry_stack(local, vcpu.entry_stack() as u64);
+    }
+    machine::load_tables(vcpu);
+    let saved = vcpu.saved_regs();
+    let is_user = vcpu.user_mode.load(Ordering::Relaxed);
+    // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
+    let (fs_base, gs_kernel, gs_user, debug, cr0) = {
+        let guest = vcpu.cpu.lock();
+        (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, guest.debug, guest.cr0)
+    };
+    let mut whole = load_selector(DataSegment::Ds, saved.ds);
+    whole &= load_selector(DataSegment::Es, saved.es);
+    whole &= load_selector(DataSegment::Fs, saved.fs);
+    whole &= load_selector(DataSegment::Gs, saved.gs);
+    let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
+    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS. A selector that
+    // names a descriptor has loaded its base.
+    unsafe {
+        if saved.fs <= 3 {
+            cpu::write_msr(msr::FS_BASE, fs_base);
+        }
+        if saved.gs <= 3 {
+            cpu::write_msr(msr::GS_BASE, active);
+        }
+        cpu::write_msr(msr::SHADOW_GS_BASE, other);
+        if debug[7] & DR7_ENABLE != 0 {
+            load_debug_registers(debug);
+        }
+    }
+    fpu::restore(vcpu.fpu());
+    if cr0 & GuestCpu::CR0_TS != 0 {
+        fpu::set_task_switched(true);
+    }
+    if whole { Ok(()) } else { Err([saved.ds, saved.es, saved.fs, saved.gs]) }
+}
+
+/// # Safety
+/// The addresses were checked when the guest set them: none is the hypervisor's.
+unsafe fn load_debug_registers([d0, d1, d2, d3, _, _, d6, d7]: [u64; 8]) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        cpu::set_dr0(d0);
+        cpu::set_dr1(d1);
+        cpu::set_dr2(d2);
+        cpu::set_dr3(d3);
+        cpu::set_dr6(d6);
+        cpu::set_dr7(d7);
+    }
+}

@@ -1,0 +1,239 @@
+//! The machine's clock: the TSC, measured against a timer of known rate; the local APIC's timer for deadlines.
+#![allow(unsafe_code)] // none but what the lints of shared statics ask
+
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+
+use microhv::boot::acpi::{Acpi, PmTimer};
+use microhv::boot::clock::{self, Scale};
+use microhv::platform::TimeParams;
+use spin::{Mutex, Once};
+
+use super::cpu::{inb, inl, outb, rdtsc};
+use super::{apic, paging};
+
+/// How long the first measurement takes.
+const CALIBRATION_NS: u64 = 10_000_000;
+/// How often the rate is measured again.
+const REFIT_NS: u64 = 1_000_000_000;
+
+/// A counter of known rate.
+#[derive(Clone, Copy, Debug)]
+enum Reference {
+    PmTimer(PmTimer),
+    Hpet {
+        counter: u64,
+        hz: u64,
+    },
+    /// Channel 2 of the 8254, counting down from 65535 once.
+    Pit,
+}
+
+impl Reference {
+    fn hz(self) -> u64 {
+        match self {
+            Self::PmTimer(_) => 3_579_545,
+            Self::Hpet { hz, .. } => hz,
+            Self::Pit => 1_193_182,
+        }
+    }
+
+    fn mask(self) -> u64 {
+        match self {
+            Self::PmTimer(PmTimer { is_wide: false, .. }) => 0xff_ffff,
+            Self::Pit => 0xffff,
+            _ => 0xffff_ffff,
+        }
+    }
+
+    fn read(self) -> u64 {
+        match self {
+            Self::PmTimer(timer) => u64::from(inl(timer.port)) & self.mask(),
+            // SAFETY: `find` mapped the register page.
+            Self::Hpet { counter, .. } => u64::from(unsafe { (counter as *const u32).read_volatile() }),
+            Self::Pit => {
+                outb(0x43, 0x80);
+                let low = u64::from(inb(0x42));
+                0xffff - (u64::from(inb(0x42)) << 8 | low)
+            }
+        }
+    }
+
+    /// A counter value and the TSC at that moment: of several readings the one that took least time.
+    fn read_with_tsc(self) -> (u64, u64) {
+        let mut best = (u64::MAX, 0, 0);
+        for _ in 0..5 {
+            let before = rdtsc();
+            let count = self.read();
+            let after = rdtsc();
+            if after.wrapping_sub(before) < best.0 {
+                best = (after.wrapping_sub(before), count, before + after.wrapping_sub(before) / 2);
+            }
+        }
+        (best.1, best.2)
+    }
+}
+
+fn find(acpi: &Acpi) -> Reference {
+    if let Some(timer) = acpi.pm_timer {
+        return Reference::PmTimer(timer);
+    }
+    if let Some(registers) = acpi.hpet.and_then(paging::device) {
+        // SAFETY: the register page is mapped; the period in femtoseconds is at 4, "enable" is bit 0 at 16.
+        let period = u64::from(unsafe { ((registers + 4) as *const u32).read_volatile() });
+        if period != 0 {
+            // SAFETY: as above.
+            unsafe { ((registers + 16) as *mut u64).write_volatile(1) };
+            return Reference::Hpet { counter: registers + 240, hz: 1_000_000_000_000_000 / period };
+        }
+    }
+    outb(0x61, inb(0x61) & !2 | 1);
+    outb(0x43, 0xb0);
+    outb(0x42, 0xff);
+    outb(0x42, 0xff);
+    Reference::Pit
+}
+
+/// The published clock; odd `VERSION` while it is written.
+static VERSION: AtomicU32 = AtomicU32::new(0);
+static TSC: AtomicU64 = AtomicU64::new(0);
+static SYSTEM_NS: AtomicU64 = AtomicU64::new(0);
+static MUL: AtomicU32 = AtomicU32::new(0);
+static SHIFT: AtomicI64 = AtomicI64::new(0);
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+/// Timer ticks for a ns, 32.32 fixed point.
+static TIMER_PER_NS: AtomicU64 = AtomicU64::new(0);
+
+/// What refitting remembers.
+struct Fit {
+    reference: Reference,
+    /// Counter and TSC at the last fit.
+    last: (u64, u64),
+    next_ns: u64,
+}
+
+static FIT: Once<Mutex<Fit>> = Once::new();
+
+fn publish(tsc: u64, system_ns: u64, hz: u64) {
+    let scale = Scale::of_hz(hz);
+    VERSION.fetch_add(1, Ordering::AcqRel);
+    TSC.store(tsc, Ordering::Relaxed);
+    SYSTEM_NS.store(system_ns, Ordering::Relaxed);
+    MUL.store(scale.mul, Ordering::Relaxed);
+    SHIFT.store(i64::from(scale.shift), Ordering::Relaxed);
+    TSC_HZ.store(hz, Ordering::Relaxed);
+    VERSION.fetch_add(1, Ordering::Release);
+}
+
+/// Measures the TSC and the local APIC's timer, and starts system time at 0.
+pub(crate) fn init(acpi: &Acpi) {
+    let reference = find(acpi);
+    apic::start_timer(u32::MAX);
+    let timer_start = apic::timer_count();
+    let start = reference.read_with_tsc();
+    let ticks = CALIBRATION_NS * reference.hz() / 1_000_000_000;
+    while reference.read().wrapping_sub(start.0) & reference.mask() < ticks {
+        core::hint::spin_loop();
+    }
+    let end = reference.read_with_tsc();
+    let timer_ticks = u64::from(timer_start.wrapping_sub(apic::timer_count()));
+    apic::start_timer(0);
+    let counted = end.0.wrapping_sub(start.0) & reference.mask();
+    let hz = clock::hz(end.1 - start.1, counted, reference.hz());
+    let elapsed_ns = (u128::from(counted) * 1_000_000_000 / u128::from(reference.hz())) as u64;
+    TIMER_PER_NS
+        .store(((u128::from(timer_ticks) << 32) / u128::from(elapsed_ns.max(1))) as u64, Ordering::Relaxed);
+    publish(end.1, 0, hz);
+    FIT.call_once(|| Mutex::new(Fit { reference, last: end, next_ns: REFIT_NS }));
+    apic::enable_timer();
+    log::info!("TSC {} kHz, timer {} kHz", hz / 1000, timer_ticks * 1_000_000 / elapsed_ns.max(1));
+}
+
+/// How the TSC gives system time.
+#[inline]
+pub(crate) fn params() -> TimeParams {
+    loop {
+        let generation = VERSION.load(Ordering::Acquire);
+        let params = TimeParams {
+            tsc: TSC.load(Ordering::Relaxed),
+            system_ns: SYSTEM_NS.load(Ordering::Relaxed),
+            mul: MUL.load(Ordering::Relaxed),
+            shift: SHIFT.load(Ordering::Relaxed) as i8,
+            generation,
+            tsc_khz: (TSC_HZ.load(Ordering::Relaxed) / 1000) as u32,
+        };
+        fence(Ordering::Acquire);
+        if generation & 1 == 0 && VERSION.load(Ordering::Relaxed) == generation {
+            return params;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// System time.
+#[inline]
+pub(crate) fn now_ns() -> u64 {
+    let params = params();
+    let scale = Scale { mul: params.mul, shift: params.shift };
+    params.system_ns + scale.ns(rdtsc().wrapping_sub(params.tsc))
+}
+
+/// Programs the timer for a deadline in system time.
+pub(crate) fn set_timer(deadline_ns: Option<u64>) {
+    let Some(deadline) = deadline_ns else { return apic::start_timer(0) };
+    // Far deadlines are reached in steps: the interrupt that comes early finds nothing due and asks again.
+    let delta = deadline.saturating_sub(now_ns()).min(2_000_000_000);
+    let ticks = u128::from(delta) * u128::from(TIMER_PER_NS.load(Ordering::Relaxed)) >> 32;
+    apic::start_timer(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
+}
+
+/// Fits the rate again when a second has passed since the last time; whether it did. Cheap when it has not.
+pub(crate) fn refit() -> bool {
+    let now = now_ns();
+    let Some(fit) = FIT.get() else { return false };
+    let Some(mut fit) = fit.try_lock() else { return false };
+    if now < fit.next_ns {
+        return false;
+    }
+    let (count, tsc) = fit.reference.read_with_tsc();
+    let reference = fit.reference;
+    let old_hz = TSC_HZ.load(Ordering::Relaxed);
+    let elapsed = clock::unwrap_count(
+        count.wrapping_sub(fit.last.0),
+        reference.mask(),
+        tsc.wrapping_sub(fit.last.1),
+        old_hz,
+        reference.hz(),
+    );
+    if matches!(reference, Reference::Pit) {
+        // It ran out after 55 ms: the first measurement stays.
+        fit.next_ns = u64::MAX;
+        return false;
+    }
+    let hz = clock::refitted(old_hz, clock::hz(tsc.wrapping_sub(fit.last.1), elapsed, reference.hz()));
+    let params = params();
+    let scale = Scale { mul: params.mul, shift: params.shift };
+    publish(tsc, params.system_ns + scale.ns(tsc.wrapping_sub(params.tsc)), hz);
+    fit.last = (count, tsc);
+    fit.next_ns = now + REFIT_NS;
+    true
+}
+
+/// Wall time from the real-time clock, in ns since 1970.
+pub(crate) fn wall_ns() -> u64 {
+    let register = |number: u8| {
+        outb(0x70, number);
+        inb(0x71)
+    };
+    let all = || [0u8, 2, 4, 7, 8, 9, 0x32].map(register);
+    let mut tries = 0;
+    loop {
+        // Two equal readings outside an update are one moment.
+        let first = all();
+        if (register(0xa) & 0x80 == 0 && first == all()) || tries > 1000 {
+            let [second, minute, hour, day, month, year, century] = first;
+            let fields = clock::RtcFields { second, minute, hour, day, month, year, century };
+            return clock::unix_seconds(fields, register(0xb)) * 1_000_000_000;
+        }
+        tries += 1;
+    }
+}

@@ -1,0 +1,132 @@
+/* Exceptions and interrupts: one stub per vector, in vector_stubs, 16 bytes apart.
+   From a guest: the CPU pushed its words straight into the vCPU's frame (TSS.rsp0), the stub
+   completes the frame, and the handler runs on the CPU's own stack.
+   From ring 0 (the idle loop, an expected fault, or our own bug): the frame is on the
+   stack that was in use, and is restored at the end. */
+    .section .text.entry, "ax", @progbits
+    .balign 16
+    .globl vector_stubs
+vector_stubs:
+    .irp high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, a, b, c, d, e, f
+    .irp low, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, a, b, c, d, e, f
+    .balign 16
+    .type vector_\high\low, @function
+vector_\high\low:
+    .if (0x\high\low == 8) | ((0x\high\low >= 10) & (0x\high\low <= 14)) | (0x\high\low == 17) | (0x\high\low == 21)
+    .else
+    push 0
+    .endif
+    mov dword ptr [rsp + 4], 0x\high\low
+    jmp trap_common
+    .endr
+    .endr
+
+    .balign 16
+    .type trap_common, @function
+trap_common:
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push rax
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    xor ebp, ebp
+    test byte ptr [rsp + {regs_cs}], 3
+    je 1f
+    mov rsp, [rdi - {stack_before_regs}]
+    call trap_from_guest
+    test edx, edx
+    je leave_by_iret
+    jmp leave_by_sysret
+
+1:  mov rbp, rsp                    /* a frame record is not needed: regs.rbp and rip are in the frame */
+    and rsp, -16
+    call trap_from_hypervisor
+    mov rsp, rbp
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    add rsp, 8
+    iretq
+
+/* NMI, machine check, double fault: on stacks of their own, whatever was running. */
+    .globl nmi_stub
+    .type nmi_stub, @function
+nmi_stub:
+    push 0
+    mov dword ptr [rsp + 4], 2
+    jmp ist_common
+    .globl machine_check_stub
+    .type machine_check_stub, @function
+machine_check_stub:
+    push 0
+    mov dword ptr [rsp + 4], 18
+    jmp ist_common
+    .globl double_fault_stub
+    .type double_fault_stub, @function
+double_fault_stub:
+    mov dword ptr [rsp + 4], 8
+    .type ist_common, @function
+ist_common:
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push rax
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    mov rbp, rsp
+    and rsp, -16
+    call trap_on_own_stack
+    mov rsp, rbp
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    add rsp, 8
+    iretq
+    .text

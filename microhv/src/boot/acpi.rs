@@ -1,0 +1,327 @@
+//! The few ACPI tables that a hypervisor without AML needs.
+//!
+//! Shape: ACPI Specification 6.4: RSDP 5.2.5, FADT 5.2.9, MADT 5.2.12; IA-PC HPET Specification 3.2.4. Firmware is
+//! trusted; a table whose length or checksum is wrong is taken for absent.
+#![forbid(unsafe_code)]
+
+use arrayvec::ArrayVec;
+
+use super::memory_map::Range;
+use super::multiboot::Physical;
+
+/// A legacy interrupt line that is wired otherwise than one to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IsaOverride {
+    /// ISA line, 0-15.
+    pub isa: u8,
+    /// Global system interrupt that it is wired to.
+    pub gsi: u32,
+    /// Active low.
+    pub active_low: bool,
+    /// Level triggered.
+    pub level: bool,
+}
+
+/// An I/O APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApic {
+    /// Its id.
+    pub id: u8,
+    /// Its registers.
+    pub address: u64,
+    /// The interrupt of its first pin.
+    pub gsi_base: u32,
+}
+
+/// The PM timer: a counter of 3,579,545 Hz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmTimer {
+    /// Its I/O port.
+    pub port: u16,
+    /// It has 32 bits, else 24.
+    pub is_wide: bool,
+}
+
+/// What the power-off sequence writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerOff {
+    /// PM1a control port.
+    pub pm1a: u16,
+    /// PM1b control port, if there is one.
+    pub pm1b: Option<u16>,
+    /// SLP_TYP of S5 for each.
+    pub sleep_type: [u8; 2],
+}
+
+/// Everything that is used of ACPI.
+#[derive(Clone, Debug, Default)]
+pub struct Acpi {
+    /// Local APIC registers.
+    pub local_apic: Option<u64>,
+    /// Ids of the CPUs that can be used.
+    pub cpus: ArrayVec<u32, 64>,
+    /// I/O APICs.
+    pub io_apics: ArrayVec<IoApic, 8>,
+    /// Lines that differ from one to one.
+    pub overrides: ArrayVec<IsaOverride, 16>,
+    /// The PM timer.
+    pub pm_timer: Option<PmTimer>,
+    /// HPET registers.
+    pub hpet: Option<u64>,
+    /// How to power off.
+    pub power_off: Option<PowerOff>,
+    /// Reset register: an I/O port and the byte to write there.
+    pub reset: Option<(u16, u8)>,
+}
+
+impl Acpi {
+    /// Where ISA line `isa` arrives, and how.
+    pub fn isa(&self, isa: u8) -> IsaOverride {
+        let same = IsaOverride { isa, gsi: u32::from(isa), active_low: false, level: false };
+        self.overrides.iter().find(|entry| entry.isa == isa).copied().unwrap_or(same)
+    }
+}
+
+/// Finds the RSDP: `given` by the loader, or in the BIOS areas. The address of the root table and whether its entries
+/// have 8 bytes.
+fn root(memory: &impl Physical, given: Option<Range>) -> Option<(u64, bool)> {
+    let valid = |at: u64| {
+        let bytes = memory.bytes(Range::sized(at, 20))?;
+        if &bytes[..8] != b"RSD PTR " || sum(bytes) != 0 {
+            return None;
+        }
+        let revision = bytes[15];
+        let rsdt = u64::from(memory.u32(at + 16)?);
+        let xsdt = if revision >= 2 { memory.u64(at + 24)? } else { 0 };
+        Some(if xsdt != 0 { (xsdt, true) } else { (rsdt, false) })
+    };
+    if let Some(found) = given.and_then(|range| valid(range.start)) {
+        return Some(found);
+    }
+    let ebda =
+        memory.bytes(Range::sized(0x40e, 2)).map_or(0, |b| u64::from(u16::from_le_bytes([b[0], b[1]])) << 4);
+    let areas =
+        [Range::sized(ebda, if ebda == 0 { 0 } else { 1024 }), Range { start: 0xe0000, end: 0x10_0000 }];
+    areas.into_iter().flat_map(|area| (area.start..area.end).step_by(16)).find_map(valid)
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+}
+
+/// The bytes of the table at `at`, if its length and checksum are right.
+fn table(memory: &impl Physical, at: u64) -> Option<&[u8]> {
+    let length = memory.u32(at + 4)?;
+    let bytes = memory.bytes(Range::sized(at, u64::from(length)))?;
+    (length >= 36 && sum(bytes) == 0).then_some(bytes)
+}
+
+fn le16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn le32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn le64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// Reads the tables; what is missing is absent in the result.
+pub fn read(memory: &impl Physical, rsdp: Option<Range>) -> Acpi {
+    let mut acpi = Acpi::default();
+    let Some((root, wide)) = root(memory, rsdp) else { return acpi };
+    let Some(bytes) = table(memory, root) else { return acpi };
+    let entries = bytes.get(36..).unwrap_or(&[]);
+    for entry in entries.chunks_exact(if wide { 8 } else { 4 }) {
+        let address = if wide { le64(entry, 0) } else { le32(entry, 0).map(u64::from) };
+        let Some(found) = address.and_then(|at| table(memory, at)) else { continue };
+        match &found[..4] {
+            b"APIC" => read_madt(found, &mut acpi),
+            b"FACP" => read_fadt(memory, found, &mut acpi),
+            b"HPET" => acpi.hpet = le64(found, 44),
+            _ => {}
+        }
+    }
+    acpi
+}
+
+fn read_madt(madt: &[u8], acpi: &mut Acpi) {
+    acpi.local_apic = le32(madt, 36).map(u64::from);
+    let mut rest = madt.get(44..).unwrap_or(&[]);
+    while rest.len() >= 2 {
+        let length = usize::from(rest[1]);
+        let Some(entry) = rest.get(..length).filter(|_| length >= 2) else { break };
+        read_madt_entry(entry, acpi);
+        rest = &rest[length..];
+    }
+}
+
+fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
+    match entry[0] {
+        0 if le32(entry, 4)? & 1 != 0 => acpi.cpus.try_push(u32::from(entry[3])).ok()?,
+        1 => {
+            let found =
+                IoApic { id: entry[2], address: u64::from(le32(entry, 4)?), gsi_base: le32(entry, 8)? };
+            acpi.io_apics.try_push(found).ok()?;
+        }
+        2 => {
+            let (isa, gsi, flags) = (*entry.get(3)?, le32(entry, 4)?, le16(entry, 8)?);
+            // 0 is "as the bus is": ISA is edge triggered, active high.
+            let found = IsaOverride { isa, gsi, active_low: flags & 3 == 3, level: flags >> 2 & 3 == 3 };
+            acpi.overrides.try_push(found).ok()?;
+        }
+        5 => acpi.local_apic = Some(le64(entry, 4)?),
+        9 if le32(entry, 8)? & 1 != 0 => acpi.cpus.try_push(le32(entry, 4)?).ok()?,
+        _ => {}
+    }
+    Some(())
+}
+
+fn read_fadt(memory: &impl Physical, fadt: &[u8], acpi: &mut Acpi) {
+    let flags = le32(fadt, 112).unwrap_or(0);
+    let port = |at: usize| le32(fadt, at).and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0);
+    acpi.pm_timer = port(76).map(|port| PmTimer { port, is_wide: flags & 1 << 8 != 0 });
+    if flags & 1 << 10 != 0 && fadt.get(116) == Some(&1) {
+        let value = fadt.get(128).copied();
+        acpi.reset = le64(fadt, 120).and_then(|at| u16::try_from(at).ok()).zip(value);
+    }
+    let dsdt = le32(fadt, 40).and_then(|at| table(memory, u64::from(at)));
+    if let (Some(pm1a), Some(sleep_type)) = (port(64), dsdt.and_then(sleep_type_of_s5)) {
+        acpi.power_off = Some(PowerOff { pm1a, pm1b: port(68), sleep_type });
+    }
+}
+
+/// Looks for `Name (_S5, Package { a, b, ... })` in the DSDT's byte code; other forms of it are not understood.
+fn sleep_type_of_s5(dsdt: &[u8]) -> Option<[u8; 2]> {
+    let mut from = 36;
+    loop {
+        let found = dsdt.get(from..)?.windows(4).position(|name| name == b"_S5_")?;
+        let at = from + found;
+        from = at + 4;
+        let named = dsdt[at - 1] == 0x08 || (dsdt[at - 2] == 0x08 && dsdt[at - 1] == b'\\');
+        if !named || dsdt.get(at + 4) != Some(&0x12) {
+            continue;
+        }
+        // PkgLength: bits 6-7 of the first byte say how many more bytes it has; then the number of elements.
+        let more = usize::from(*dsdt.get(at + 5)? >> 6);
+        let mut place = at + 5 + 1 + more + 1;
+        let mut types = [0; 2];
+        for kind in &mut types {
+            *kind = match dsdt.get(place)? {
+                0x0a => {
+                    place += 2;
+                    *dsdt.get(place - 1)?
+                }
+                value @ (0 | 1) => {
+                    place += 1;
+                    *value
+                }
+                _ => return None,
+            };
+        }
+        return Some(types);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    struct Memory(Vec<u8>);
+
+    impl Physical for Memory {
+        fn bytes(&self, range: Range) -> Option<&[u8]> {
+            self.0.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+        }
+    }
+
+    fn put(memory: &mut Memory, at: usize, bytes: &[u8]) {
+        memory.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn seal(memory: &mut Memory, at: usize, length: usize, checksum: usize) {
+        memory.0[at + checksum] = 0;
+        memory.0[at + checksum] = 0u8.wrapping_sub(sum(&memory.0[at..at + length]));
+    }
+
+    fn put_table(memory: &mut Memory, at: usize, name: &[u8; 4], body: &[u8]) {
+        put(memory, at, name);
+        put(memory, at + 4, &(36 + body.len() as u32).to_le_bytes());
+        put(memory, at + 36, body);
+        seal(memory, at, 36 + body.len(), 9);
+    }
+
+    fn machine() -> Memory {
+        let mut memory = Memory(std::vec![0; 0x10_0000]);
+        put(&mut memory, 0xe0010, b"RSD PTR ");
+        put(&mut memory, 0xe0020, &0x1000u32.to_le_bytes());
+        seal(&mut memory, 0xe0010, 20, 8);
+        let mut root = Vec::new();
+        for at in [0x2000u32, 0x3000, 0x4000, 0xffff_0000] {
+            root.extend(at.to_le_bytes());
+        }
+        put_table(&mut memory, 0x1000, b"RSDT", &root);
+        let mut madt = Vec::new();
+        madt.extend(0xfee0_0000u32.to_le_bytes());
+        madt.extend([1, 0, 0, 0]);
+        madt.extend([0, 8, 0, 0, 1, 0, 0, 0]);
+        madt.extend([0, 8, 1, 1, 0, 0, 0, 0]);
+        madt.extend([1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+        madt.extend([2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0]);
+        madt.extend([2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
+        put_table(&mut memory, 0x2000, b"APIC", &madt);
+        let mut fadt = std::vec![0; 244 - 36];
+        fadt[4..8].copy_from_slice(&0x5000u32.to_le_bytes());
+        fadt[64 - 36..66 - 36].copy_from_slice(&0x604u16.to_le_bytes());
+        fadt[76 - 36..78 - 36].copy_from_slice(&0x608u16.to_le_bytes());
+        put_table(&mut memory, 0x3000, b"FACP", &fadt);
+        let mut hpet = std::vec![0; 20];
+        hpet[8..16].copy_from_slice(&0xfed0_0000u64.to_le_bytes());
+        put_table(&mut memory, 0x4000, b"HPET", &hpet);
+        let dsdt = *b"xx_S5_yyyy\x08_S5_\x12\x06\x04\x0a\x05\x00\x00\x00";
+        put_table(&mut memory, 0x5000, b"DSDT", &dsdt);
+        memory
+    }
+
+    #[test]
+    fn reads_all_that_is_used() {
+        let acpi = read(&machine(), None);
+        assert_eq!(acpi.local_apic, Some(0xfee0_0000));
+        assert_eq!(acpi.cpus[..], [0]);
+        assert_eq!(acpi.io_apics[..], [IoApic { id: 0, address: 0xfec0_0000, gsi_base: 0 }]);
+        assert_eq!(acpi.isa(9), IsaOverride { isa: 9, gsi: 9, active_low: false, level: true });
+        assert_eq!(acpi.isa(0).gsi, 2);
+        assert_eq!(acpi.isa(4), IsaOverride { isa: 4, gsi: 4, active_low: false, level: false });
+        assert_eq!(acpi.pm_timer, Some(PmTimer { port: 0x608, is_wide: false }));
+        assert_eq!(acpi.hpet, Some(0xfed0_0000));
+        assert_eq!(acpi.power_off, Some(PowerOff { pm1a: 0x604, pm1b: None, sleep_type: [5, 0] }));
+        assert_eq!(acpi.reset, None);
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_an_absent_table() {
+        let mut memory = machine();
+        memory.0[0x2024] ^= 1;
+        assert_eq!(read(&memory, None).local_apic, None);
+        memory.0[0x1024] ^= 1;
+        assert_eq!(read(&memory, None).pm_timer, None);
+        memory.0[0xe0011] ^= 1;
+        assert!(root(&memory, None).is_none());
+    }
+
+    #[test]
+    fn a_madt_entry_of_no_length_ends_the_walk() {
+        let mut acpi = Acpi::default();
+        let mut madt = std::vec![0u8; 44];
+        madt.extend([0, 0, 0, 0]);
+        read_madt(&madt, &mut acpi);
+        assert!(acpi.cpus.is_empty());
+        madt.truncate(44);
+        madt.extend([1, 4, 0, 0]); // an I/O APIC entry that is too short
+        read_madt(&madt, &mut acpi);
+        assert!(acpi.io_apics.is_empty());
+    }
+}

@@ -1,0 +1,170 @@
+//! Arithmetic of clocks: rates, scales, and the real-time clock's fields.
+#![forbid(unsafe_code)]
+
+/// How ticks become ns: ((ticks << `shift`) * `mul`) >> 32, a right shift when negative.
+///
+/// ABI: `tsc_to_system_mul` and `tsc_shift` of `struct vcpu_time_info`, `xen/include/public/xen.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// ns for a shifted tick, 0.32 fixed point.
+    pub mul: u32,
+    /// Left shift.
+    pub shift: i8,
+}
+
+impl Scale {
+    /// The scale of a counter of `hz`, which is taken for at least 1.
+    pub fn of_hz(hz: u64) -> Self {
+        let mut shifted = u128::from(hz.max(1));
+        let mut shift = 0i8;
+        while shifted > 2_000_000_000 {
+            shifted >>= 1;
+            shift -= 1;
+        }
+        while shifted <= 1_000_000_000 {
+            shifted <<= 1;
+            shift += 1;
+        }
+        // Between 2^31 and 2^32 - 1: `shifted` is above 10^9. From `hz` itself, so that no bit is lost by the shift.
+        let scaled = (1_000_000_000u128 << 32 << 32)
+            / (u128::from(hz.max(1)) << 32 >> (-shift).max(0) << shift.max(0));
+        Self { mul: u32::try_from(scaled).unwrap_or(u32::MAX), shift }
+    }
+
+    /// ns for `ticks`.
+    #[inline]
+    pub fn ns(self, ticks: u64) -> u64 {
+        let shifted = if self.shift >= 0 { ticks << self.shift } else { ticks >> -self.shift };
+        (u128::from(shifted) * u128::from(self.mul) >> 32) as u64
+    }
+}
+
+/// The rate of a counter that went `ticks` while a reference of `reference_hz` went `counted`.
+pub fn hz(ticks: u64, counted: u64, reference_hz: u64) -> u64 {
+    let hz = u128::from(ticks) * u128::from(reference_hz) / u128::from(counted.max(1));
+    u64::try_from(hz).unwrap_or(u64::MAX).max(1)
+}
+
+/// What a reference really counted, of which only the bits of `mask` are known: the whole wraps come from the TSC's
+/// ticks at about `tsc_hz`.
+pub fn unwrap_count(count: u64, mask: u64, ticks: u64, tsc_hz: u64, reference_hz: u64) -> u64 {
+    let expected = (u128::from(ticks) * u128::from(reference_hz) / u128::from(tsc_hz.max(1))) as u64;
+    let period = mask + 1;
+    let low = count & mask;
+    let wraps = expected.saturating_sub(low).saturating_add(period / 2) / period;
+    low + wraps * period
+}
+
+/// The rate to go on with after one of `old` was measured as `new`: a jump of more than 1/256 is not believed.
+pub fn refitted(old: u64, new: u64) -> u64 {
+    if old.abs_diff(new) > old / 256 { old } else { new }
+}
+
+/// Registers of the MC146818: as read, binary or BCD.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the clock's own fields")]
+pub struct RtcFields {
+    pub second: u8,
+    pub minute: u8,
+    pub hour: u8,
+    pub day: u8,
+    pub month: u8,
+    pub year: u8,
+    pub century: u8,
+}
+
+/// Seconds since 1970 from the real-time clock; `status_b` says in what form the fields are.
+pub fn unix_seconds(fields: RtcFields, status_b: u8) -> u64 {
+    let binary = status_b & 4 != 0;
+    let number = |value: u8| u64::from(if binary { value } else { (value >> 4) * 10 + (value & 0xf) });
+    let mut hour = number(fields.hour & 0x7f);
+    if status_b & 2 == 0 {
+        hour = hour % 12 + if fields.hour & 0x80 != 0 { 12 } else { 0 };
+    }
+    let century = match number(fields.century) {
+        century @ 19..=21 => century,
+        _ => 20,
+    };
+    let year = century * 100 + number(fields.year);
+    let (month, day) = (number(fields.month).clamp(1, 12), number(fields.day).max(1));
+    let days = days_before_year(year) - days_before_year(1970) + days_before_month(year, month) + day - 1;
+    ((days * 24 + hour) * 60 + number(fields.minute)) * 60 + number(fields.second)
+}
+
+fn is_leap(year: u64) -> bool {
+    year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400)
+}
+
+fn days_before_year(year: u64) -> u64 {
+    let whole = year - 1;
+    whole * 365 + whole / 4 - whole / 100 + whole / 400
+}
+
+fn days_before_month(year: u64, month: u64) -> u64 {
+    const DAYS: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
+    DAYS[(month - 1) as usize] + u64::from(month > 2 && is_leap(year))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_give_a_second_for_a_second() {
+        for hz in [
+            1_000_000,
+            999_999_999,
+            1_000_000_000,
+            1_000_000_001,
+            2_000_000_000,
+            2_394_230_000,
+            5_100_000_000,
+        ] {
+            let scale = Scale::of_hz(hz);
+            let ns = scale.ns(hz);
+            assert!(ns.abs_diff(1_000_000_000) <= 4, "{hz}: {ns}");
+            assert!(scale.ns(0) == 0);
+        }
+        Scale::of_hz(0);
+        Scale::of_hz(u64::MAX);
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(hz(20_000_000, 35_795, 3_579_545), 2_000_025_143);
+        assert_eq!(hz(0, 0, 0), 1);
+        assert_eq!(hz(u64::MAX, 1, u64::MAX), u64::MAX);
+        assert_eq!(refitted(1_000_000, 1_003_000), 1_003_000);
+        assert_eq!(refitted(1_000_000, 2_000_000), 1_000_000);
+    }
+
+    #[test]
+    fn a_wrapped_count_is_unwrapped() {
+        let mask = 0xff_ffff;
+        for seconds in [1u64, 4, 5, 60] {
+            let real = seconds * 3_579_545;
+            assert_eq!(unwrap_count(real & mask, mask, seconds * 1_000_000, 1_000_000, 3_579_545), real);
+        }
+        assert_eq!(unwrap_count(5, mask, 0, 1_000_000, 3_579_545), 5);
+    }
+
+    #[test]
+    fn dates() {
+        let fields = RtcFields {
+            second: 0x59,
+            minute: 0x30,
+            hour: 0x23,
+            day: 0x29,
+            month: 2,
+            year: 0x24,
+            century: 0x20,
+        };
+        assert_eq!(unix_seconds(fields, 2), 1_709_249_459);
+        let binary = RtcFields { second: 0, minute: 0, hour: 0, day: 1, month: 1, year: 70, century: 19 };
+        assert_eq!(unix_seconds(binary, 6), 0);
+        let noon =
+            RtcFields { hour: 0x92, day: 1, month: 1, year: 0x70, century: 0x19, ..RtcFields::default() };
+        assert_eq!(unix_seconds(noon, 0), 12 * 3600);
+        unix_seconds(RtcFields { month: 0xff, day: 0, century: 0, ..fields }, 2);
+    }
+}

@@ -1,0 +1,569 @@
+//! Building dom0: any PV ELF kernel, and a ramdisk whose frames it gets where they are.
+//!
+//! Layout, ascending from the kernel's base, one page-table mapped run: kernel, \[ramdisk\], \[P2M list\], `start_info`,
+//! page tables, boot stack, slack to 4 MiB. Behind it, unmapped: the P2M list with its own tables when the kernel
+//! wants it elsewhere, free pages, and the ramdisk when the kernel can take it unmapped.
+//!
+//! ABI: `xen/include/public/xen.h`, "initial memory layout".
+#![forbid(unsafe_code)]
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::start_info::{MAGIC, SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, StartInfo};
+use ring_abi::types::{DomId, Maddr, Mfn};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::kernel_image::{ImageError, KernelImage};
+use super::memory_map::Range;
+use crate::Hypervisor;
+use crate::domain::{Domain, DomainConfig, PauseFlags};
+use crate::error::HypercallError;
+use crate::mem::{TableError, pte};
+use crate::platform::Platform;
+
+const PAGE: u64 = 4096;
+/// The mapped run ends on such a boundary.
+const MAP_ALIGN: u64 = 4 << 20;
+/// Room behind the boot stack, at least.
+const MAP_SLACK: u64 = 512 << 10;
+/// Largest piece that memory is taken in: 2 MiB.
+const CHUNK_ORDER: u8 = 9;
+/// Entries of the tables that are built.
+const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
+const LEAF: u64 = pte::P | pte::RW | pte::A;
+
+/// What dom0 is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The kernel's file.
+    pub image: &'a [u8],
+    /// The kernel's command line.
+    pub command_line: &'a str,
+    /// The ramdisk: it starts on a page boundary, and its frames are nobody's.
+    pub ramdisk: Option<Range>,
+    /// dom0's memory, the ramdisk not counted.
+    pub memory_bytes: u64,
+    /// vCPUs that it may have.
+    pub vcpus: u32,
+}
+
+/// Why there is no dom0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dom0Error {
+    /// The kernel's file cannot be used.
+    Image(ImageError),
+    /// The machine has not as much free memory.
+    NoMemory,
+    /// Kernel, tables and the rest need more than `dom0_mem`; so many KiB would do.
+    TooSmall(u64),
+    /// The ramdisk does not start on a page boundary.
+    RamdiskUnaligned,
+    /// Its page tables were refused: the kernel's notes contradict each other.
+    Tables,
+    /// The domain could not be made.
+    Domain(HypercallError),
+}
+
+impl fmt::Display for Dom0Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => write!(f, "the first module: {error}"),
+            Self::NoMemory => f.write_str("not enough free memory for dom0_mem"),
+            Self::TooSmall(kib) => write!(f, "dom0_mem is too small for this kernel: {kib}K would do"),
+            Self::RamdiskUnaligned => f.write_str("the second module does not start on a page boundary"),
+            Self::Tables => f.write_str("its page tables were refused"),
+            Self::Domain(error) => write!(f, "no domain: {error:?}"),
+        }
+    }
+}
+
+impl From<ImageError> for Dom0Error {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+/// Where everything is, in pages from the kernel's base unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Layout {
+    nr_pages: u64,
+    ramdisk: u64,
+    ramdisk_pages: u64,
+    p2m: u64,
+    p2m_pages: u64,
+    start_info: u64,
+    tables: u64,
+    nr_tables: u64,
+    stack: u64,
+    /// End of the mapped run.
+    mapped: u64,
+    /// Tables of a P2M list that is wanted elsewhere, behind the list.
+    p2m_tables: u64,
+    nr_p2m_tables: u64,
+}
+
+/// Tables of `level` that cover `bytes` at `va`.
+fn tables_for(va: u64, bytes: u64, level: u32) -> u64 {
+    let shift = 12 + 9 * level;
+    let last = va.wrapping_add(bytes.max(1) - 1);
+    (last >> shift).wrapping_sub(va >> shift).wrapping_add(1)
+}
+
+/// Tables of levels 1 to 3 that cover `bytes` at `va`.
+fn tables_below_l4(va: u64, bytes: u64) -> u64 {
+    (1..=3).map(|level| tables_for(va, bytes, level)).sum()
+}
+
+fn plan(image: &KernelImage<'_>, memory_pages: u64, ramdisk_pages: u64) -> Layout {
+    let mut layout = Layout { nr_pages: memory_pages + ramdisk_pages, ramdisk_pages, ..Layout::default() };
+    // Whole pages, and Linux writes up to the end of the last one.
+    layout.p2m_pages = (layout.nr_pages * 8).div_ceil(PAGE);
+    let mut next = (image.end - image.virt_base).div_ceil(PAGE);
+    let mut place = |pages: u64| {
+        next += pages;
+        next - pages
+    };
+    if !image.mod_start_pfn {
+        layout.ramdisk = place(ramdisk_pages);
+    }
+    if image.init_p2m.is_none() {
+        layout.p2m = place(layout.p2m_pages);
+    }
+    layout.start_info = place(1);
+    layout.tables = next;
+    // The tables map themselves too: their number is found by trying.
+    layout.nr_tables = 1;
+    loop {
+        layout.stack = layout.tables + layout.nr_tables;
+        let used = (layout.stack + 1) * PAGE;
+        let end = image.virt_base.wrapping_add(used + MAP_SLACK - 1) & !(MAP_ALIGN - 1);
+        let bytes = end.wrapping_add(MAP_ALIGN).wrapping_sub(image.virt_base);
+        layout.mapped = bytes / PAGE;
+        let needed = 1 + tables_below_l4(image.virt_base, bytes);
+        if needed <= layout.nr_tables {
+            break;
+        }
+        layout.nr_tables = needed;
+    }
+    let mut behind = layout.mapped;
+    if let Some(va) = image.init_p2m {
+        layout.p2m = behind;
+        layout.p2m_tables = behind + layout.p2m_pages;
+        layout.nr_p2m_tables = tables_below_l4(va, layout.p2m_pages * PAGE);
+        behind = layout.p2m_tables + layout.nr_p2m_tables;
+    }
+    if image.mod_start_pfn {
+        layout.ramdisk = layout.nr_pages - ramdisk_pages;
+        behind += ramdisk_pages;
+    }
+    // What must be there at least: `build` compares.
+    if behind > layout.nr_pages {
+        layout.mapped = layout.mapped.max(behind);
+    }
+    layout
+}
+
+/// dom0 under construction: its frames by pfn.
+struct Builder<'a, P: Platform> {
+    hv: &'a Hypervisor<P>,
+    p2m: Vec<u64>,
+    layout: Layout,
+    virt_base: u64,
+}
+
+/// Builds dom0, paused once by the toolstack.
+///
+/// # Errors
+/// As [`Dom0Error`] says; the machine cannot go on then.
+#[inline(never)]
+pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<Arc<Domain>, Dom0Error> {
+    let image = KernelImage::parse(request.image)?;
+    let ramdisk = request.ramdisk.filter(|range| !range.is_empty());
+    let ramdisk_pages = ramdisk.map_or(0, |range| range.bytes().div_ceil(PAGE));
+    if ramdisk.is_some_and(|range| !range.start.is_multiple_of(PAGE)) {
+        return Err(Dom0Error::RamdiskUnaligned);
+    }
+    if request.memory_bytes / PAGE > hv.frames.free_pages() {
+        return Err(Dom0Error::NoMemory);
+    }
+    let layout = plan(&image, request.memory_bytes / PAGE, ramdisk_pages);
+    if layout.mapped > layout.nr_pages {
+        return Err(Dom0Error::TooSmall((layout.mapped - ramdisk_pages) * PAGE / 1024));
+    }
+    let config = DomainConfig {
+        privileged: true,
+        max_vcpus: request.vcpus,
+        max_grant_frames: 64,
+        max_maptrack_frames: 1024,
+        ..DomainConfig::default()
+    };
+    let domain = hv.create_domain(Some(DomId::DOM0), config).map_err(Dom0Error::Domain)?;
+    domain.mm.set_max_pages(u64::MAX >> 12);
+    let mut builder = Builder { hv, p2m: Vec::new(), layout, virt_base: image.virt_base };
+    builder.take_memory(&domain, ramdisk)?;
+    builder.load(&image);
+    builder.write_start_info(&domain, &image, request);
+    let l4 = builder.write_tables(&image);
+    builder.write_p2m();
+    // What is being checked does not depend on what it is checked for: no interrupt can come, so that it never ends early.
+    loop {
+        match hv.pin_table(&domain, l4, 4) {
+            Ok(()) => break,
+            Err(TableError::Restart) => {}
+            Err(_) => return Err(Dom0Error::Tables),
+        }
+    }
+    hv.get_base(&domain, l4).map_err(|_| Dom0Error::Tables)?;
+    builder.start(&domain, &image, l4);
+    give_rights(&domain);
+    Ok(domain)
+}
+
+impl<P: Platform> Builder<'_, P> {
+    /// Takes dom0's frames, zeroed, and the ramdisk's as they are; sets the M2P.
+    fn take_memory(&mut self, domain: &Domain, ramdisk: Option<Range>) -> Result<(), Dom0Error> {
+        let layout = self.layout;
+        self.p2m.reserve_exact(layout.nr_pages as usize);
+        let first = ramdisk.map_or(0, |range| range.start / PAGE);
+        let mut order = CHUNK_ORDER;
+        while (self.p2m.len() as u64) < layout.nr_pages {
+            let pfn = self.p2m.len() as u64;
+            if pfn == layout.ramdisk && layout.ramdisk_pages != 0 {
+                self.hv.adopt_frames(domain, Mfn::new(first), layout.ramdisk_pages);
+                self.p2m.extend(first..first + layout.ramdisk_pages);
+                continue;
+            }
+            let end = if pfn < layout.ramdisk { layout.ramdisk } else { layout.nr_pages };
+            while 1 << order > end - pfn {
+                order -= 1;
+            }
+            let Some(mfn) = self.hv.alloc_frames(order, 0) else {
+                order = order.checked_sub(1).ok_or(Dom0Error::NoMemory)?;
+                continue;
+            };
+            for n in 0..1 << order {
+                self.hv.platform.zero_frame(Mfn::new(mfn.raw() + n));
+            }
+            self.hv.adopt_frames(domain, mfn, 1 << order);
+            self.p2m.extend(mfn.raw()..mfn.raw() + (1 << order));
+            order = CHUNK_ORDER;
+        }
+        for (pfn, &mfn) in self.p2m.iter().enumerate() {
+            self.hv.platform.set_m2p(Mfn::new(mfn), Some(pfn as u64));
+        }
+        Ok(())
+    }
+
+    fn frame(&self, pfn: u64) -> Mfn {
+        Mfn::new(self.p2m[pfn as usize])
+    }
+
+    fn va(&self, pfn: u64) -> u64 {
+        self.virt_base.wrapping_add(pfn * PAGE)
+    }
+
+    /// Writes bytes at a pseudo-physical address.
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let here = rest.len().min((PAGE - at % PAGE) as usize);
+            let target = self.frame(at / PAGE).maddr().raw() + at % PAGE;
+            self.hv.platform.write_bytes(Maddr::new(target), &rest[..here]);
+            at += here as u64;
+            rest = &rest[here..];
+        }
+    }
+
+    /// Copies the kernel in; frames are zero already.
+    #[inline(never)]
+    fn load(&self, image: &KernelImage<'_>) {
+        for segment in &image.segments {
+            self.write(segment.va - image.virt_base, segment.bytes);
+        }
+        if let Some(page) = image.hypercall_page.map(|va| va.wrapping_sub(image.virt_base))
+            && page / PAGE < self.layout.mapped
+        {
+            for n in 0..STUBS {
+                self.write((page & !(PAGE - 1)) + n * STUB_BYTES as u64, &hypercall_stub(n));
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn write_start_info(&self, domain: &Domain, image: &KernelImage<'_>, request: &Request<'_>) {
+        let layout = &self.layout;
+        let mut info = StartInfo::new_zeroed();
+        info.magic[..MAGIC.len()].copy_from_slice(MAGIC);
+        info.nr_pages = layout.nr_pages;
+        info.shared_info = domain.shared_info_mfn.maddr().raw();
+        info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
+        info.pt_base = self.va(layout.tables);
+        info.nr_pt_frames = layout.nr_tables;
+        info.mfn_list = image.init_p2m.unwrap_or(self.va(layout.p2m));
+        if image.init_p2m.is_some() {
+            info.first_p2m_pfn = layout.p2m;
+            info.nr_p2m_frames = layout.p2m_pages + layout.nr_p2m_tables;
+        }
+        if let Some(ramdisk) = request.ramdisk.filter(|range| !range.is_empty()) {
+            info.mod_len = ramdisk.bytes();
+            if image.mod_start_pfn {
+                info.mod_start = layout.ramdisk;
+                info.flags |= SIF_MOD_START_PFN;
+            } else {
+                info.mod_start = self.va(layout.ramdisk);
+            }
+        }
+        let line = request.command_line.as_bytes();
+        let length = line.len().min(info.cmd_line.len() - 1);
+        info.cmd_line[..length].copy_from_slice(&line[..length]);
+        self.write(layout.start_info * PAGE, info.as_bytes());
+    }
+
+    /// Writes all page tables; the L4.
+    fn write_tables(&self, image: &KernelImage<'_>) -> Mfn {
+        let layout = &self.layout;
+        let l4 = self.frame(layout.tables);
+        let mut tables = Tables { builder: self, l4, next: layout.tables + 1 };
+        for pfn in 0..layout.mapped {
+            tables.map(self.va(pfn), self.entry(pfn));
+        }
+        debug_assert!(tables.next <= layout.tables + layout.nr_tables);
+        if let Some(va) = image.init_p2m {
+            tables.next = layout.p2m_tables;
+            for page in 0..layout.p2m_pages {
+                tables.map(va.wrapping_add(page * PAGE), self.entry(layout.p2m + page));
+            }
+        }
+        l4
+    }
+
+    /// The level 1 entry of a page: page tables are mapped read-only.
+    fn entry(&self, pfn: u64) -> u64 {
+        let layout = &self.layout;
+        let is_table = (layout.tables..layout.tables + layout.nr_tables).contains(&pfn)
+            || (layout.p2m_tables..layout.p2m_tables + layout.nr_p2m_tables).contains(&pfn);
+        self.frame(pfn).maddr().raw() | if is_table { LEAF & !pte::RW } else { LEAF }
+    }
+
+    fn write_p2m(&self) {
+        for (n, page) in self.p2m.chunks(PAGE as usize / 8).enumerate() {
+            self.write((self.layout.p2m + n as u64) * PAGE, page.as_bytes());
+        }
+    }
+
+    /// Sets vCPU 0 up at the kernel's entry.
+    #[inline(never)]
+    fn start(&self, domain: &Domain, image: &KernelImage<'_>, l4: Mfn) {
+        let vcpu = &domain.vcpus[0];
+        vcpu.replace_cr3_kernel(Some(l4));
+        let stack = self.va(self.layout.stack + 1);
+        vcpu.set_saved_regs(&CpuUserRegs {
+            rip: image.entry,
+            rsi: self.va(self.layout.start_info),
+            rsp: stack,
+            rflags: 0x202,
+            cs: 0xe033,
+            ss: 0xe02b,
+            ..CpuUserRegs::default()
+        });
+        {
+            let mut cpu = vcpu.cpu.lock();
+            cpu.kernel_ss = 0xe02b;
+            cpu.kernel_sp = stack;
+        }
+        vcpu.initialised.store(true, Ordering::Release);
+        vcpu.pause_flags.fetch_and(!PauseFlags::DOWN, Ordering::AcqRel);
+    }
+}
+
+/// The page tables that are being written.
+struct Tables<'a, 'b, P: Platform> {
+    builder: &'a Builder<'b, P>,
+    l4: Mfn,
+    /// Page of the next table.
+    next: u64,
+}
+
+impl<P: Platform> Tables<'_, '_, P> {
+    fn map(&mut self, va: u64, entry: u64) {
+        let mut table = self.l4;
+        for level in (2..=4).rev() {
+            let slot = &self.builder.hv.platform.table(table)[pte::index(va, level)];
+            let found = slot.load(Ordering::Relaxed);
+            if found & pte::P != 0 {
+                table = Maddr::new(found & pte::FRAME).mfn();
+                continue;
+            }
+            table = self.builder.frame(self.next);
+            self.next += 1;
+            slot.store(table.maddr().raw() | TABLE, Ordering::Relaxed);
+        }
+        self.builder.hv.platform.table(table)[pte::index(va, 1)].store(entry, Ordering::Relaxed);
+    }
+}
+
+/// Stubs of the hypercall page.
+const STUBS: u64 = 128;
+/// Bytes of each.
+const STUB_BYTES: usize = 32;
+
+/// Stub `n`: `push rcx; push r11; mov eax, n; syscall; pop r11; pop rcx; ret`; `iret` is jumped to.
+fn hypercall_stub(n: u64) -> [u8; STUB_BYTES] {
+    const IRET: u64 = 23;
+    let mut stub = [0xcc; STUB_BYTES];
+    let [a, b, c, d] = (n as u32).to_le_bytes();
+    if n == IRET {
+        stub[..11].copy_from_slice(&[0x51, 0x41, 0x53, 0x50, 0xb8, a, b, c, d, 0x0f, 0x05]);
+    } else {
+        stub[..14].copy_from_slice(&[0x51, 0x41, 0x53, 0xb8, a, b, c, d, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3]);
+    }
+    stub
+}
+
+/// dom0 has the machine but for what is the hypervisor's.
+fn give_rights(domain: &Domain) {
+    /// COM1, the interrupt controllers and the timers that run the machine.
+    const OURS: [(u64, u64); 5] = [(0x20, 0x21), (0x40, 0x43), (0xa0, 0xa1), (0x3f8, 0x3ff), (0xcf8, 0xcff)];
+    /// Interrupt controllers and HPET.
+    const DEVICES: [(u64, u64); 2] = [(0xfec00, 0xfec00), (0xfed00, 0xfee00)];
+    let mut rights = domain.permissions.lock();
+    rights.ports.add(0, 0xffff);
+    OURS.iter().for_each(|&(first, last)| rights.ports.remove(first, last));
+    rights.iomem.add(0, (1 << 40) - 1);
+    DEVICES.iter().for_each(|&(first, last)| rights.iomem.remove(first, last));
+    rights.irqs.add(0, 255);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernel_image::test_image::{elf, note, notes};
+    use super::*;
+    use crate::mem::FrameTable;
+    use crate::testing::TestMachine;
+    use std::vec::Vec;
+
+    const BASE: u64 = 0xffff_ffff_8000_0000;
+    const FRAMES: usize = 8192;
+    const RESERVED: u64 = 64;
+
+    fn hypervisor() -> Hypervisor<TestMachine> {
+        Hypervisor::new(TestMachine::new(FRAMES), FrameTable::for_tests(FRAMES, RESERVED))
+    }
+
+    fn request(image: &[u8]) -> Request<'_> {
+        Request {
+            image,
+            command_line: "a=b c",
+            ramdisk: Some(Range { start: 0x3000, end: 0x5123 }),
+            memory_bytes: 16 << 20,
+            vcpus: 1,
+        }
+    }
+
+    fn read64(hv: &Hypervisor<TestMachine>, va: u64) -> u64 {
+        hv.platform.load(hv.platform.translate(va, false).expect("mapped"))
+    }
+
+    fn info(hv: &Hypervisor<TestMachine>, domain: &Domain) -> StartInfo {
+        let vcpu = &domain.vcpus[0];
+        hv.platform.load_cr3(vcpu.cr3_kernel().unwrap());
+        let mut info = StartInfo::new_zeroed();
+        hv.platform.copy_from_guest(info.as_mut_bytes(), vcpu.saved_regs().rsi).unwrap();
+        info
+    }
+
+    #[test]
+    fn builds_a_kernel_that_wants_all_mapped() {
+        let hv = hypervisor();
+        for n in 0..2 {
+            hv.platform.store(Maddr::new(0x3000 + n * 0x1000), 0x1111 * (n + 1));
+        }
+        let contents: Vec<u8> = (0..6000u32).map(|n| n as u8).collect();
+        let file = elf(0x1ff0, &contents, 9000, &notes(&[note(2, &(BASE + 0x4000).to_le_bytes())]));
+        let domain = build(&hv, &request(&file)).unwrap();
+        let info = info(&hv, &domain);
+        assert_eq!(&info.magic[..15], MAGIC);
+        assert_eq!(info.command_line(), b"a=b c");
+        assert_eq!(info.nr_pages, 4096 + 3);
+        assert_eq!(domain.mm.tot_pages(), 4096 + 3);
+        assert_eq!(info.flags, SIF_PRIVILEGED | SIF_INITDOMAIN);
+        assert_eq!(info.shared_info, domain.shared_info_mfn.maddr().raw());
+        // The ramdisk is mapped, at its old frames.
+        assert_eq!(info.mod_len, 0x2123);
+        assert_eq!(read64(&hv, info.mod_start), 0x1111);
+        assert_eq!(hv.platform.translate(info.mod_start + 0x1000, true), Some(Maddr::new(0x4000)));
+        // Kernel bytes lie at their place, zero behind them, stubs in the hypercall page.
+        for (offset, &byte) in contents.iter().enumerate().step_by(531) {
+            let mut found = [0];
+            hv.platform.copy_from_guest(&mut found, BASE + 0x1ff0 + offset as u64).unwrap();
+            assert_eq!(found[0], byte);
+        }
+        let mut stub = [0; 8];
+        hv.platform.copy_from_guest(&mut stub, BASE + 0x4000 + 17 * 32).unwrap();
+        assert_eq!(stub, [0x51, 0x41, 0x53, 0xb8, 17, 0, 0, 0]);
+        // P2M and M2P agree.
+        for pfn in [0, 1, 5, 100, 4098] {
+            let mfn = read64(&hv, info.mfn_list + pfn * 8);
+            assert_eq!(hv.platform.m2p(Mfn::new(mfn)), Some(pfn), "pfn {pfn} mfn {mfn:#x}");
+        }
+        // Page tables are read-only, the stack is not.
+        assert!(hv.platform.translate(info.pt_base, true).is_none());
+        assert!(hv.platform.translate(info.pt_base, false).is_some());
+        let regs = domain.vcpus[0].saved_regs();
+        assert!(hv.platform.translate(regs.rsp - 8, true).is_some());
+        assert_eq!(regs.rip, BASE + 0x1010);
+        // Everything up to the slack's end is mapped, and nothing behind.
+        let end = BASE + (4 << 20);
+        assert!(hv.platform.translate(end - 8, true).is_some());
+        assert!(hv.platform.translate(end, false).is_none());
+        assert!(domain.vcpus[0].is_up() && domain.pause_count.load(Ordering::Relaxed) == 1);
+        assert!(hv.check_frames(&crate::mem::check::Extra::default()).is_empty());
+    }
+
+    #[test]
+    fn builds_a_kernel_with_p2m_and_ramdisk_elsewhere() {
+        let hv = hypervisor();
+        hv.platform.store(Maddr::new(0x3000), 0x77);
+        let p2m = 0x80_0000_0000u64;
+        let more = [note(15, &p2m.to_le_bytes()), note(16, &1u32.to_le_bytes())];
+        let file = elf(0x1000, b"x", 4096, &notes(&more));
+        let domain = build(&hv, &request(&file)).unwrap();
+        let info = info(&hv, &domain);
+        assert_eq!(info.flags, SIF_PRIVILEGED | SIF_INITDOMAIN | SIF_MOD_START_PFN);
+        assert_eq!((info.mod_start, info.mfn_list), (4096, p2m));
+        let ramdisk = read64(&hv, p2m + info.mod_start * 8);
+        assert_eq!(ramdisk, 3);
+        assert_eq!(info.nr_p2m_frames, (4099u64 * 8).div_ceil(4096) + 3);
+        assert!(hv.platform.translate(p2m + 9 * 4096 - 8, true).is_some(), "mapped in whole pages");
+        assert_eq!(
+            read64(&hv, p2m + info.first_p2m_pfn * 8) * 4096,
+            hv.platform.translate(p2m, false).unwrap().raw()
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let hv = hypervisor();
+        let file = elf(0x1000, b"x", 4096, &notes(&[]));
+        let small = Request { memory_bytes: 1 << 20, ..request(&file) };
+        assert_eq!(build(&hv, &small).unwrap_err(), Dom0Error::TooSmall(4096 - 12));
+        let large = Request { memory_bytes: 1 << 40, ..request(&file) };
+        assert_eq!(build(&hypervisor(), &large).unwrap_err(), Dom0Error::NoMemory);
+        let unaligned = Request { ramdisk: Some(Range { start: 0x3001, end: 0x4000 }), ..request(&file) };
+        assert_eq!(build(&hv, &unaligned).unwrap_err(), Dom0Error::RamdiskUnaligned);
+        assert!(matches!(build(&hv, &request(b"MZ")), Err(Dom0Error::Image(_))));
+    }
+
+    #[test]
+    fn a_kernel_that_fills_the_run_gets_another_four_megabytes() {
+        let file = elf(0x1000, b"x", (4 << 20) - 0x1000 - (560 << 10), &notes(&[]));
+        let image = KernelImage::parse(&file).unwrap();
+        let layout = plan(&image, 4096, 0);
+        assert_eq!(layout.mapped, 2048);
+        assert_eq!(layout.nr_tables, 1 + 1 + 1 + 4);
+    }
+}

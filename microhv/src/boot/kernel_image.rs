@@ -1,0 +1,263 @@
+//! A PV kernel's ELF file: its segments, and the Xen notes that say how it wants to be started.
+//!
+//! ABI: `xen/include/public/elfnote.h`.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use elf::ElfBytes;
+use elf::abi::{PT_LOAD, PT_NOTE};
+use elf::endian::LittleEndian;
+use elf::note::Note;
+use ring_abi::elfnote::{
+    NAME, XEN_ELFNOTE_ENTRY, XEN_ELFNOTE_HYPERCALL_PAGE, XEN_ELFNOTE_INIT_P2M, XEN_ELFNOTE_MOD_START_PFN,
+    XEN_ELFNOTE_PADDR_OFFSET, XEN_ELFNOTE_SUPPORTED_FEATURES, XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_XEN_VERSION,
+};
+
+/// Loadable segments at most.
+const MAX_SEGMENTS: usize = 16;
+/// Virtual or physical size of a kernel at most.
+const MAX_SPAN: u64 = 1 << 30;
+
+/// Why a file cannot be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// Not an ELF file of this machine, or cut off.
+    Malformed,
+    /// It has no Xen notes: no PV kernel.
+    NotParavirtual,
+    /// Its notes ask for another interface than "xen-3.0".
+    WrongVersion,
+    /// It has no loadable segment, too many, or one that lies nowhere sensible.
+    BadSegment,
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "not an x86_64 ELF file, or cut off (a bzImage must be unpacked first)",
+            Self::NotParavirtual => "no Xen ELF notes: not a PV kernel",
+            Self::WrongVersion => "its notes do not ask for interface xen-3.0",
+            Self::BadSegment => "its loadable segments lie nowhere sensible",
+        })
+    }
+}
+
+/// One piece of the file and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment<'a> {
+    /// Virtual address of its first byte.
+    pub va: u64,
+    /// Its bytes from the file.
+    pub bytes: &'a [u8],
+    /// Its size in memory; what is beyond `bytes` is zero.
+    pub memory_bytes: u64,
+}
+
+/// What a kernel is and wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelImage<'a> {
+    /// Loadable segments, in the file's order.
+    pub segments: ArrayVec<Segment<'a>, MAX_SEGMENTS>,
+    /// First byte used.
+    pub start: u64,
+    /// One past the last byte used.
+    pub end: u64,
+    /// Where execution begins.
+    pub entry: u64,
+    /// Virtual address of pseudo-physical address 0.
+    pub virt_base: u64,
+    /// Virtual address of the page to fill with hypercall stubs.
+    pub hypercall_page: Option<u64>,
+    /// Where the P2M list is wanted.
+    pub init_p2m: Option<u64>,
+    /// The ramdisk need not be mapped.
+    pub mod_start_pfn: bool,
+    /// `XEN_ELFNOTE_SUPPORTED_FEATURES`.
+    pub supported_features: Option<u64>,
+}
+
+/// A note's number: little-endian, 4 or 8 bytes.
+fn number(desc: &[u8]) -> Option<u64> {
+    match *desc {
+        [a, b, c, d] => Some(u32::from_le_bytes([a, b, c, d]).into()),
+        _ => Some(u64::from_le_bytes(desc.try_into().ok()?)),
+    }
+}
+
+impl<'a> KernelImage<'a> {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As [`ImageError`] says.
+    pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+        let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ImageError::Malformed)?;
+        if elf.ehdr.e_machine != elf::abi::EM_X86_64 {
+            return Err(ImageError::Malformed);
+        }
+        let table = elf.segments().ok_or(ImageError::Malformed)?;
+        let mut image = Self {
+            segments: ArrayVec::new(),
+            start: u64::MAX,
+            end: 0,
+            entry: elf.ehdr.e_entry,
+            virt_base: 0,
+            hypercall_page: None,
+            init_p2m: None,
+            mod_start_pfn: false,
+            supported_features: None,
+        };
+        let mut paddr_offset = 0;
+        let (mut seen, mut version) = (false, false);
+        for header in table.iter().filter(|header| header.p_type == PT_NOTE) {
+            let notes = elf.segment_data_as_notes(&header).map_err(|_| ImageError::Malformed)?;
+            for note in notes {
+                let Note::Unknown(note) = note else { continue };
+                if note.name.strip_suffix(b"\0").unwrap_or(note.name) != NAME {
+                    continue;
+                }
+                seen = true;
+                image.take_note(note.n_type as u32, note.desc, &mut paddr_offset, &mut version);
+            }
+        }
+        match (seen, version) {
+            (false, _) => return Err(ImageError::NotParavirtual),
+            (true, false) => return Err(ImageError::WrongVersion),
+            _ => {}
+        }
+        for header in table.iter().filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0) {
+            let bytes = elf.segment_data(&header).map_err(|_| ImageError::Malformed)?;
+            // By p_paddr: a per-CPU segment may have any virtual address.
+            let va = header.p_paddr.wrapping_add(image.virt_base).wrapping_sub(paddr_offset);
+            let segment = Segment { va, bytes, memory_bytes: header.p_memsz };
+            let end = va.checked_add(header.p_memsz).ok_or(ImageError::BadSegment)?;
+            if va < image.virt_base || header.p_memsz < bytes.len() as u64 || end - image.virt_base > MAX_SPAN
+            {
+                return Err(ImageError::BadSegment);
+            }
+            image.segments.try_push(segment).map_err(|_| ImageError::BadSegment)?;
+            image.start = image.start.min(va);
+            image.end = image.end.max(end);
+        }
+        if image.segments.is_empty() || !image.virt_base.is_multiple_of(4096) {
+            return Err(ImageError::BadSegment);
+        }
+        Ok(image)
+    }
+
+    fn take_note(&mut self, kind: u32, desc: &[u8], paddr_offset: &mut u64, version: &mut bool) {
+        match kind {
+            XEN_ELFNOTE_ENTRY => self.entry = number(desc).unwrap_or(self.entry),
+            XEN_ELFNOTE_HYPERCALL_PAGE => self.hypercall_page = number(desc),
+            XEN_ELFNOTE_VIRT_BASE => self.virt_base = number(desc).unwrap_or(0),
+            XEN_ELFNOTE_PADDR_OFFSET => *paddr_offset = number(desc).unwrap_or(0),
+            XEN_ELFNOTE_XEN_VERSION => *version = desc.strip_suffix(b"\0").unwrap_or(desc) == b"xen-3.0",
+            XEN_ELFNOTE_INIT_P2M => self.init_p2m = number(desc),
+            XEN_ELFNOTE_MOD_START_PFN => self.mod_start_pfn = number(desc).is_some_and(|value| value != 0),
+            XEN_ELFNOTE_SUPPORTED_FEATURES => self.supported_features = number(desc),
+            _ => {}
+        }
+    }
+}
+
+/// Makes small kernels for tests.
+#[cfg(test)]
+pub(crate) mod test_image {
+    use std::vec::Vec;
+
+    /// A note by type and value.
+    pub(crate) fn note(kind: u32, desc: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [4, desc.len() as u32, kind] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(b"Xen\0");
+        bytes.extend(desc);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// An ELF file with one loadable segment at physical address `paddr` and these notes.
+    pub(crate) fn elf(paddr: u64, contents: &[u8], memory_bytes: u64, notes: &[u8]) -> Vec<u8> {
+        let mut file = Vec::new();
+        file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+        file.extend(2u16.to_le_bytes());
+        file.extend(62u16.to_le_bytes());
+        file.extend(1u32.to_le_bytes());
+        for word in [0x42u64, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0u32.to_le_bytes());
+        for half in [64u16, 56, 2, 0, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let data = 64 + 2 * 56u64;
+        for (kind, offset, paddr, size, memory) in [
+            (1u32, data, paddr, contents.len() as u64, memory_bytes),
+            (4, data + contents.len() as u64, 0, notes.len() as u64, 0),
+        ] {
+            file.extend(kind.to_le_bytes());
+            file.extend(5u32.to_le_bytes());
+            for word in [offset, paddr, paddr, size, memory, 4] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        file.extend(contents);
+        file.extend(notes);
+        file
+    }
+
+    /// The notes of a kernel at the top 2 GiB, and `more`.
+    pub(crate) fn notes(more: &[Vec<u8>]) -> Vec<u8> {
+        let base = 0xffff_ffff_8000_0000u64;
+        let mut notes = note(5, b"xen-3.0\0");
+        notes.extend(note(3, &base.to_le_bytes()));
+        notes.extend(note(4, &0u64.to_le_bytes()));
+        notes.extend(note(1, &(base + 0x1010).to_le_bytes()));
+        more.iter().for_each(|note| notes.extend(note));
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::test_image::{elf, note, notes};
+    use super::*;
+
+    const BASE: u64 = 0xffff_ffff_8000_0000;
+
+    #[test]
+    fn reads_a_kernel() {
+        let more = [note(15, &0x80_0000_0000u64.to_le_bytes()), note(16, &1u32.to_le_bytes()), note(99, b"")];
+        let file = elf(0x1000, b"code", 0x2345, &notes(&more));
+        let image = KernelImage::parse(&file).unwrap();
+        assert_eq!((image.start, image.end, image.entry), (BASE + 0x1000, BASE + 0x3345, BASE + 0x1010));
+        assert_eq!(image.init_p2m, Some(0x80_0000_0000));
+        assert!(image.mod_start_pfn && image.hypercall_page.is_none());
+        assert_eq!(image.segments[0].bytes, b"code");
+    }
+
+    #[test]
+    fn refuses_what_is_no_pv_kernel() {
+        assert_eq!(KernelImage::parse(b""), Err(ImageError::Malformed));
+        assert_eq!(KernelImage::parse(&[0; 100]), Err(ImageError::Malformed));
+        assert_eq!(KernelImage::parse(&elf(0, b"x", 1, &[])), Err(ImageError::NotParavirtual));
+        assert_eq!(
+            KernelImage::parse(&elf(0, b"x", 1, &note(5, b"xen-2.0\0"))),
+            Err(ImageError::WrongVersion)
+        );
+        assert_eq!(KernelImage::parse(&elf(0, b"xy", 1, &notes(&[]))), Err(ImageError::BadSegment));
+        assert_eq!(KernelImage::parse(&elf(0, b"x", u64::MAX, &notes(&[]))), Err(ImageError::BadSegment));
+        assert_eq!(KernelImage::parse(&elf(0, b"x", MAX_SPAN + 1, &notes(&[]))), Err(ImageError::BadSegment));
+        assert_eq!(KernelImage::parse(&elf(0x8000_0000, b"x", 1, &notes(&[]))), Err(ImageError::BadSegment));
+    }
+
+    #[test]
+    fn a_cut_off_file_is_malformed() {
+        let file = elf(0x1000, &[7; 500], 500, &notes(&[]));
+        for length in 0..file.len() {
+            assert!(KernelImage::parse(&file[..length]).is_err(), "{length}");
+        }
+    }
+}

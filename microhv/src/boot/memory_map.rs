@@ -1,0 +1,254 @@
+//! Which machine memory is RAM, and which of it is still nobody's, while the hypervisor starts.
+#![forbid(unsafe_code)]
+
+use arrayvec::ArrayVec;
+
+/// The most separate ranges that are followed. Firmware gives about ten; each thing set aside may split one.
+pub const MAX_RANGES: usize = 32;
+
+/// Bytes of a frame.
+const PAGE: u64 = 4096;
+
+/// Machine addresses `start..end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+impl Range {
+    /// `bytes` from `start`; ends at the address space's end if that is nearer.
+    pub const fn sized(start: u64, bytes: u64) -> Self {
+        Self { start, end: start.saturating_add(bytes) }
+    }
+
+    /// Its size.
+    pub const fn bytes(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// The whole frames within.
+    pub const fn inner_pages(self) -> Self {
+        let start = match self.start.checked_next_multiple_of(PAGE) {
+            Some(start) => start,
+            None => !(PAGE - 1),
+        };
+        Self { start, end: self.end & !(PAGE - 1) }
+    }
+
+    /// All frames that it touches.
+    pub const fn outer_pages(self) -> Self {
+        let end = match self.end.checked_next_multiple_of(PAGE) {
+            Some(end) => end,
+            None => !(PAGE - 1),
+        };
+        Self { start: self.start & !(PAGE - 1), end }
+    }
+
+    /// Whether it has no byte.
+    pub const fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+}
+
+/// An entry of the firmware's map as it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirmwareRange {
+    /// Where it is.
+    pub range: Range,
+    /// E820 type: 1 RAM, 2 reserved, 3 ACPI tables, 4 ACPI NVS, 5 bad.
+    pub kind: u32,
+}
+
+impl FirmwareRange {
+    /// E820 type of RAM.
+    pub const RAM: u32 = 1;
+}
+
+/// Firmware's map and the RAM that is still free. Ranges of `free` are whole frames, sorted, and do not touch.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMap {
+    firmware: ArrayVec<FirmwareRange, MAX_RANGES>,
+    free: ArrayVec<Range, MAX_RANGES>,
+}
+
+impl MemoryMap {
+    /// The map of firmware's entries. RAM that another entry overlaps is not RAM. Entries too many are left out.
+    pub fn new(entries: impl Iterator<Item = FirmwareRange>) -> Self {
+        let mut map = Self::default();
+        map.fill(entries);
+        map
+    }
+
+    /// Makes an empty map what [`MemoryMap::new`] gives, in place.
+    pub fn fill(&mut self, entries: impl Iterator<Item = FirmwareRange>) {
+        for entry in entries.filter(|entry| !entry.range.is_empty()) {
+            if self.firmware.try_push(entry).is_err() {
+                break;
+            }
+        }
+        for n in 0..self.firmware.len() {
+            if self.firmware[n].kind == FirmwareRange::RAM {
+                self.add(self.firmware[n].range.inner_pages());
+            }
+        }
+        for n in 0..self.firmware.len() {
+            if self.firmware[n].kind != FirmwareRange::RAM {
+                self.reserve(self.firmware[n].range);
+            }
+        }
+    }
+
+    /// Firmware's entries, in its order.
+    pub fn firmware(&self) -> &[FirmwareRange] {
+        &self.firmware
+    }
+
+    /// RAM that is not set aside: whole frames, ascending.
+    pub fn free(&self) -> &[Range] {
+        &self.free
+    }
+
+    /// One past the last byte of RAM.
+    pub fn ram_end(&self) -> u64 {
+        self.firmware
+            .iter()
+            .filter(|entry| entry.kind == FirmwareRange::RAM)
+            .map(|entry| entry.range.inner_pages().end)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether `at` is RAM by firmware's map.
+    pub fn is_ram(&self, at: u64) -> bool {
+        let inside = |entry: &&FirmwareRange| entry.range.start <= at && at < entry.range.end;
+        let mut ram = false;
+        for entry in self.firmware.iter().filter(inside) {
+            if entry.kind != FirmwareRange::RAM {
+                return false;
+            }
+            ram = true;
+        }
+        ram
+    }
+
+    fn add(&mut self, range: Range) {
+        if range.is_empty() {
+            return;
+        }
+        let mut merged = range;
+        self.free.retain(|old| {
+            let apart = old.end < merged.start || merged.end < old.start;
+            if !apart {
+                merged.start = merged.start.min(old.start);
+                merged.end = merged.end.max(old.end);
+            }
+            apart
+        });
+        let at = self.free.iter().position(|old| old.start > merged.start).unwrap_or(self.free.len());
+        // When full, memory is lost rather than miscounted.
+        let _ = self.free.try_insert(at, merged);
+    }
+
+    /// Makes a range free again that was taken or set aside.
+    pub fn add_back(&mut self, range: Range) {
+        self.add(range.inner_pages());
+    }
+
+    /// Sets every frame that `range` touches aside: it is somebody's.
+    #[inline(never)]
+    pub fn reserve(&mut self, range: Range) {
+        if range.is_empty() {
+            return;
+        }
+        let taken = range.outer_pages();
+        let mut rest = ArrayVec::<Range, MAX_RANGES>::new();
+        for old in &self.free {
+            for part in [
+                Range { start: old.start, end: old.end.min(taken.start) },
+                Range { start: old.start.max(taken.end), end: old.end },
+            ] {
+                if !part.is_empty() {
+                    let _ = rest.try_push(part);
+                }
+            }
+        }
+        self.free = rest;
+    }
+
+    /// Takes `bytes` (rounded up to frames) aligned to `align`, a power of two, from the top of the highest range
+    /// below `limit` that has room.
+    pub fn take(&mut self, bytes: u64, align: u64, limit: u64) -> Option<u64> {
+        let bytes = bytes.checked_next_multiple_of(PAGE)?;
+        let start = self.free.iter().rev().find_map(|range| {
+            let start = range.end.min(limit).checked_sub(bytes)? & !(align.max(PAGE) - 1);
+            (start >= range.start).then_some(start)
+        })?;
+        self.reserve(Range::sized(start, bytes));
+        Some(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ram(start: u64, end: u64) -> FirmwareRange {
+        FirmwareRange { range: Range { start, end }, kind: 1 }
+    }
+
+    fn reserved(start: u64, end: u64) -> FirmwareRange {
+        FirmwareRange { range: Range { start, end }, kind: 2 }
+    }
+
+    #[test]
+    fn partial_frames_are_not_ram() {
+        let map = MemoryMap::new([ram(0, 0x9fc00), ram(0x100000, 0x3ffe_0000)].into_iter());
+        assert_eq!(
+            map.free(),
+            [Range { start: 0, end: 0x9f000 }, Range { start: 0x100000, end: 0x3ffe_0000 }]
+        );
+        assert_eq!(map.ram_end(), 0x3ffe_0000);
+    }
+
+    #[test]
+    fn reserved_entries_win_over_ram_in_any_order() {
+        let map = MemoryMap::new([reserved(0x2800, 0x2900), ram(0, 0x8000)].into_iter());
+        assert_eq!(map.free(), [Range { start: 0, end: 0x2000 }, Range { start: 0x3000, end: 0x8000 }]);
+        assert!(!map.is_ram(0x2800));
+        assert!(map.is_ram(0x2900));
+        assert!(!map.is_ram(0x8000));
+    }
+
+    #[test]
+    fn touching_ranges_become_one() {
+        let map = MemoryMap::new([ram(0x4000, 0x8000), ram(0, 0x4000)].into_iter());
+        assert_eq!(map.free(), [Range { start: 0, end: 0x8000 }]);
+    }
+
+    #[test]
+    fn take_is_from_the_top_aligned_and_below_the_limit() {
+        let mut map = MemoryMap::new([ram(0, 0x10000), ram(0x20000, 0x40000)].into_iter());
+        assert_eq!(map.take(1, 0x8000, u64::MAX), Some(0x38000));
+        assert_eq!(map.take(0x1000, 1, 0x20000), Some(0xf000));
+        assert_eq!(map.take(0x20000, 1, u64::MAX), None);
+        assert_eq!(map.take(u64::MAX, 1, u64::MAX), None);
+    }
+
+    #[test]
+    fn reserving_nothing_or_everything() {
+        let mut map = MemoryMap::new([ram(0, 0x10000)].into_iter());
+        map.reserve(Range { start: 0x4000, end: 0x4000 });
+        assert_eq!(map.free().len(), 1);
+        map.reserve(Range { start: 0, end: u64::MAX });
+        assert!(map.free().is_empty());
+    }
+
+    #[test]
+    fn ranges_at_the_end_of_the_address_space() {
+        let map = MemoryMap::new([ram(u64::MAX - 0x1800, u64::MAX)].into_iter());
+        assert!(map.free().iter().all(|range| range.start < range.end));
+    }
+}

@@ -1,0 +1,14 @@
+//! From the loader to dom0: what was handed over, where memory is, what ACPI tells, and the first domain.
+
+pub mod acpi;
+pub mod clock;
+pub mod command_line;
+pub mod dom0;
+pub mod kernel_image;
+pub mod memory_map;
+pub mod mitigations;
+pub mod multiboot;
+
+pub use command_line::Options;
+pub use memory_map::{MemoryMap, Range};
+pub use multiboot::{BootInformation, Module};

@@ -1,0 +1,283 @@
+//! What multiboot1 and multiboot2 loaders hand over.
+//!
+//! Shape: the Multiboot Specification 0.6.96 section 3.3, the Multiboot2 Specification 2.0 section 3.6.
+//! The loader is trusted, its structures are not assumed to be whole: what is missing reads as absent.
+#![forbid(unsafe_code)]
+
+use arrayvec::ArrayVec;
+
+use super::memory_map::{FirmwareRange, MAX_RANGES, Range};
+
+/// eax at the entry point for multiboot1.
+pub const MAGIC1: u32 = 0x2bad_b002;
+/// eax at the entry point for multiboot2.
+pub const MAGIC2: u32 = 0x36d7_6289;
+/// The most modules that are looked at.
+pub const MAX_MODULES: usize = 8;
+
+/// A file that the loader placed in memory, with its command line's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Where its bytes are.
+    pub range: Range,
+    /// Its command line: NUL-terminated bytes.
+    pub string: Range,
+}
+
+/// All that is used of a loader's information.
+#[derive(Clone, Debug, Default)]
+pub struct BootInformation {
+    /// The hypervisor's command line: NUL-terminated bytes.
+    pub command_line: Option<Range>,
+    /// Modules, in order.
+    pub modules: ArrayVec<Module, MAX_MODULES>,
+    /// Firmware's memory map.
+    pub memory: ArrayVec<FirmwareRange, MAX_RANGES>,
+    /// The ACPI root pointer as a copy, from multiboot2.
+    pub rsdp: Option<Range>,
+    /// Where the loader's structures lie, strings included: not to be overwritten before they were read.
+    pub structures: ArrayVec<Range, 8>,
+}
+
+/// Reads of physical memory, each bounds-checked by the implementor.
+pub trait Physical {
+    /// The bytes of `range`, or `None` if it cannot be reached.
+    fn bytes(&self, range: Range) -> Option<&[u8]>;
+
+    /// The little-endian u32 at `at`.
+    fn u32(&self, at: u64) -> Option<u32> {
+        Some(u32::from_le_bytes(self.bytes(Range::sized(at, 4))?.try_into().ok()?))
+    }
+
+    /// The little-endian u64 at `at`.
+    fn u64(&self, at: u64) -> Option<u64> {
+        Some(u64::from_le_bytes(self.bytes(Range::sized(at, 8))?.try_into().ok()?))
+    }
+
+    /// The NUL-terminated string at `at`, of at most 4095 bytes, without the NUL.
+    fn string(&self, at: u64) -> Option<Range> {
+        for length in 0..4096 {
+            if self.bytes(Range::sized(at + length, 1))?[0] == 0 {
+                return Some(Range::sized(at, length));
+            }
+        }
+        None
+    }
+}
+
+/// Reads what a loader with the entry magic `magic` left at `info` into `out`, which is empty (and large: hence no
+/// return value); `false` if the magic is not known.
+pub fn parse(memory: &impl Physical, magic: u32, info: u64, out: &mut BootInformation) -> bool {
+    match magic {
+        MAGIC1 => parse1(memory, info, out),
+        MAGIC2 => parse2(memory, info, out),
+        _ => return false,
+    }
+    true
+}
+
+fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
+    let Some(flags) = memory.u32(info) else { return };
+    let word = |offset: u64| memory.u32(info + offset).unwrap_or(0);
+    let _ = out.structures.try_push(Range::sized(info, 120));
+    if flags & 1 << 2 != 0 {
+        out.command_line = memory.string(u64::from(word(16)));
+    }
+    if flags & 1 << 3 != 0 {
+        let (count, table) = (word(20), u64::from(word(24)));
+        let _ = out.structures.try_push(Range::sized(table, u64::from(count) * 16));
+        for n in 0..u64::from(count).min(MAX_MODULES as u64) {
+            let entry = table + n * 16;
+            let (Some(start), Some(end), Some(string)) =
+                (memory.u32(entry), memory.u32(entry + 4), memory.u32(entry + 8))
+            else {
+                break;
+            };
+            let string = memory.string(u64::from(string)).unwrap_or(Range::sized(0, 0));
+            out.modules.push(Module { range: Range { start: start.into(), end: end.into() }, string });
+        }
+    }
+    if flags & 1 << 6 != 0 {
+        let (bytes, table) = (u64::from(word(44)), u64::from(word(48)));
+        let mut at = table;
+        while at < table + bytes {
+            let (Some(size), Some(start), Some(length), Some(kind)) =
+                (memory.u32(at), memory.u64(at + 4), memory.u64(at + 12), memory.u32(at + 20))
+            else {
+                break;
+            };
+            if out.memory.try_push(FirmwareRange { range: Range::sized(start, length), kind }).is_err() {
+                break;
+            }
+            at += u64::from(size) + 4;
+        }
+    }
+}
+
+fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) {
+    let Some(total) = memory.u32(info) else { return };
+    let end = info + u64::from(total);
+    let _ = out.structures.try_push(Range { start: info, end });
+    let mut at = info + 8;
+    while at + 8 <= end {
+        let (Some(kind), Some(size)) = (memory.u32(at), memory.u32(at + 4)) else { break };
+        let size = u64::from(size);
+        if kind == 0 || size < 8 || at + size > end {
+            break;
+        }
+        match kind {
+            1 => out.command_line = memory.string(at + 8),
+            3 => {
+                if let (Some(start), Some(module_end)) = (memory.u32(at + 8), memory.u32(at + 12)) {
+                    let string = memory.string(at + 16).unwrap_or(Range::sized(0, 0));
+                    let range = Range { start: start.into(), end: module_end.into() };
+                    let _ = out.modules.try_push(Module { range, string });
+                }
+            }
+            6 => parse2_memory(memory, at, size, out),
+            // Type 15 (ACPI 2) is preferred to type 14.
+            15 => out.rsdp = Some(Range::sized(at + 8, size - 8)),
+            14 if out.rsdp.is_none() => out.rsdp = Some(Range::sized(at + 8, size - 8)),
+            _ => {}
+        }
+        at = (at + size).next_multiple_of(8);
+    }
+}
+
+fn parse2_memory(memory: &impl Physical, tag: u64, size: u64, out: &mut BootInformation) {
+    let entry_bytes = u64::from(memory.u32(tag + 8).unwrap_or(0));
+    if entry_bytes < 20 {
+        return;
+    }
+    let mut at = tag + 16;
+    while at + entry_bytes <= tag + size {
+        let (Some(start), Some(length), Some(kind)) =
+            (memory.u64(at), memory.u64(at + 8), memory.u32(at + 16))
+        else {
+            break;
+        };
+        if out.memory.try_push(FirmwareRange { range: Range::sized(start, length), kind }).is_err() {
+            break;
+        }
+        at += entry_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    struct Memory(Vec<u8>);
+
+    impl Physical for Memory {
+        fn bytes(&self, range: Range) -> Option<&[u8]> {
+            self.0.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+        }
+    }
+
+    impl Memory {
+        fn new() -> Self {
+            Self(std::vec![0; 0x1000])
+        }
+
+        fn put(&mut self, at: usize, bytes: &[u8]) {
+            self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn put32(&mut self, at: usize, value: u32) {
+            self.put(at, &value.to_le_bytes());
+        }
+
+        fn put64(&mut self, at: usize, value: u64) {
+            self.put(at, &value.to_le_bytes());
+        }
+
+        fn text(&self, range: Range) -> &str {
+            std::str::from_utf8(self.bytes(range).unwrap()).unwrap()
+        }
+    }
+
+    fn parsed(memory: &Memory, magic: u32, info: u64) -> Option<BootInformation> {
+        let mut out = BootInformation::default();
+        parse(memory, magic, info, &mut out).then_some(out)
+    }
+
+    #[test]
+    fn multiboot1() {
+        let mut memory = Memory::new();
+        memory.put32(0x100, 1 << 2 | 1 << 3 | 1 << 6);
+        memory.put32(0x110, 0x200);
+        memory.put(0x200, b"com1 dom0_mem=24M\0");
+        memory.put32(0x114, 1);
+        memory.put32(0x118, 0x300);
+        for (n, value) in [0x40_0000, 0x50_0123, 0x340, 0].into_iter().enumerate() {
+            memory.put32(0x300 + 4 * n, value);
+        }
+        memory.put(0x340, b"dom0 x\0");
+        memory.put32(0x12c, 24);
+        memory.put32(0x130, 0x400);
+        memory.put32(0x400, 20);
+        memory.put64(0x404, 0x10_0000);
+        memory.put64(0x40c, 0x2000);
+        memory.put32(0x414, 1);
+        let info = parsed(&memory, MAGIC1, 0x100).unwrap();
+        assert_eq!(memory.text(info.command_line.unwrap()), "com1 dom0_mem=24M");
+        assert_eq!(info.modules.len(), 1);
+        assert_eq!(info.modules[0].range, Range { start: 0x40_0000, end: 0x50_0123 });
+        assert_eq!(memory.text(info.modules[0].string), "dom0 x");
+        assert_eq!(
+            info.memory[..],
+            [FirmwareRange { range: Range { start: 0x10_0000, end: 0x10_2000 }, kind: 1 }]
+        );
+    }
+
+    #[test]
+    fn multiboot2() {
+        let mut memory = Memory::new();
+        let mut at = 0x108;
+        let mut tag = |memory: &mut Memory, kind: u32, body: &[u8]| {
+            memory.put32(at, kind);
+            memory.put32(at + 4, 8 + body.len() as u32);
+            memory.put(at + 8, body);
+            at = (at + 8 + body.len()).next_multiple_of(8);
+            at
+        };
+        tag(&mut memory, 1, b"loglvl=all\0");
+        tag(&mut memory, 3, b"\0\x10\0\0\0\x20\0\0boot bundle\0");
+        tag(&mut memory, 14, b"RSD PTR old");
+        tag(&mut memory, 15, b"RSD PTR new");
+        tag(&mut memory, 14, b"RSD PTR old");
+        let mut map = [0u8; 8 + 24];
+        map[0] = 24;
+        map[8..16].copy_from_slice(&0x1000u64.to_le_bytes());
+        map[16..24].copy_from_slice(&0x9000u64.to_le_bytes());
+        map[24] = 1;
+        tag(&mut memory, 6, &map);
+        let end = tag(&mut memory, 0, &[]);
+        memory.put32(0x100, end as u32 - 0x100);
+        let info = parsed(&memory, MAGIC2, 0x100).unwrap();
+        assert_eq!(memory.text(info.command_line.unwrap()), "loglvl=all");
+        assert_eq!(info.modules[0].range, Range { start: 0x1000, end: 0x2000 });
+        assert_eq!(memory.text(info.modules[0].string), "boot bundle");
+        assert!(memory.text(info.rsdp.unwrap()).ends_with("new"));
+        assert_eq!(info.memory[0].range, Range { start: 0x1000, end: 0xa000 });
+    }
+
+    #[test]
+    fn broken_structures_end_the_walk() {
+        let mut memory = Memory::new();
+        memory.put32(0x100, u32::MAX);
+        memory.put32(0x10c, 3); // a tag of 3 bytes
+        assert!(parsed(&memory, MAGIC2, 0x100).unwrap().memory.is_empty());
+        assert!(parsed(&memory, MAGIC2, 0xffff_f000).unwrap().modules.is_empty());
+        memory.put32(0x100, u32::MAX);
+        memory.put32(0x114, u32::MAX);
+        memory.put32(0x118, 0xfff);
+        memory.put32(0x12c, 0x100);
+        memory.put32(0x130, 0xff0);
+        let info = parsed(&memory, MAGIC1, 0x100).unwrap();
+        assert!(info.modules.is_empty() && info.memory.is_empty());
+        assert!(parsed(&memory, 0, 0x100).is_none());
+    }
+}

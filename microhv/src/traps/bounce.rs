@@ -1,0 +1,151 @@
+//! Delivery: a frame on the guest kernel's stack, and the registers set to its handler.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::guest_context::CpuUserRegs;
+use zerocopy::IntoBytes;
+
+use super::mode::leave_user_mode;
+use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
+use crate::domain::{Callback, GuestCpu};
+use crate::hypercall::Current;
+use crate::platform::Platform;
+
+/// Offset of `evtchn_upcall_mask` in `vcpu_info`.
+const INFO_MASK: usize = 1;
+/// Offset of `arch.cr2` in `vcpu_info`.
+const INFO_CR2: usize = 16;
+/// The U bit of a page fault's error code.
+const FAULT_USER: u32 = 4;
+
+/// The event upcall mask of the vCPU; 1 when it has no `vcpu_info`.
+#[inline]
+pub(super) fn upcall_mask<P: Platform>(cur: &Current<'_, P>) -> u8 {
+    cur.vcpu.info.get().map_or(1, |info| info.load_u8(INFO_MASK))
+}
+
+#[inline]
+pub(super) fn set_upcall_mask<P: Platform>(cur: &Current<'_, P>, mask: u8) {
+    if let Some(info) = cur.vcpu.info.get() {
+        info.store_u8(INFO_MASK, mask);
+    }
+}
+
+/// The five words that every frame ends with, and where the frame goes.
+struct Interrupted {
+    tail: [u64; 5],
+    stack: u64,
+}
+
+/// Goes to kernel mode and gathers what was interrupted. `masks`: delivery masks upcalls.
+#[inline]
+fn interrupt<P: Platform>(cur: &mut Current<'_, P>, masks: bool, kernel_sp: u64) -> Interrupted {
+    let was_user = leave_user_mode(cur);
+    let mask = upcall_mask(cur);
+    if masks {
+        set_upcall_mask(cur, 1);
+    }
+    let regs: &CpuUserRegs = cur.regs;
+    let (cs, stack) = if was_user { (regs.cs, kernel_sp) } else { (regs.cs & !3, regs.rsp) };
+    let interrupts = if mask == 0 { flags::IF } else { 0 };
+    let rflags = regs.rflags & !(flags::IF | flags::IOPL) | interrupts;
+    let tail = [regs.rip, u64::from(cs) | u64::from(mask) << 32, rflags, regs.rsp, u64::from(regs.ss)];
+    Interrupted { tail, stack: stack & !15 }
+}
+
+/// Writes the frame and sets the registers to the handler; crashes the domain when that cannot be.
+#[inline]
+fn enter<P: Platform>(cur: &mut Current<'_, P>, stack: u64, frame: &[u64], handler: u64) {
+    let sp = stack.wrapping_sub(size_of_val(frame) as u64);
+    if handler == 0 {
+        return crash(cur, "no handler for a trap");
+    }
+    if cur.hv.platform.copy_to_guest(sp, frame.as_bytes()).is_err() {
+        return crash(cur, "cannot write a trap frame");
+    }
+    let regs = &mut *cur.regs;
+    regs.rsp = sp;
+    regs.ss = KERNEL_SS;
+    regs.cs = KERNEL_CS;
+    regs.rip = handler;
+    regs.rflags &= !(flags::AC | flags::VM | flags::RF | flags::NT | flags::TF);
+    regs.entry_vector = ENTRY_SYSCALL;
+}
+
+#[cold]
+#[inline(never)]
+pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
+    cur.crash(format_args!("{why}"));
+}
+
+/// Delivers a frame without an error code to a callback.
+#[inline]
+pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, callback: Callback, kernel_sp: u64) {
+    let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
+    enter(cur, stack, &[rcx, r11, a, b, c, d, e], callback.address);
+}
+
+/// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
+///
+/// A guest without a handler, or whose stack cannot be written, crashes.
+#[inline]
+pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: Option<u32>) {
+    let (gate, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.traps[usize::from(vector)], cpu.kernel_sp)
+    };
+    let callback = Callback { address: gate.address, masks_events: gate.masks_events };
+    let Some(error) = error else { return call(cur, callback, kernel_sp) };
+    let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
+    enter(cur, stack, &[rcx, r11, u64::from(error), a, b, c, d, e], callback.address);
+}
+
+/// Delivers a page fault at `cr2`. The U bit of the processor's error code is set in guest kernel mode too, since
+/// that is ring 3: the guest sees it only for its user mode.
+pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
+    let is_user = cur.vcpu.user_mode.load(Ordering::Relaxed);
+    let error = if is_user { error | FAULT_USER } else { error & !FAULT_USER };
+    if let Some(info) = cur.vcpu.info.get() {
+        info.store_u64(INFO_CR2, cr2);
+    }
+    cur.vcpu.cr2.store(cr2, Ordering::Relaxed);
+    deliver_exception(cur, 14, Some(error));
+}
+
+/// Delivers #NM, and clears TS as the ABI has it: the guest's handler need not.
+pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
+    cur.vcpu.cpu.lock().cr0 &= !GuestCpu::CR0_TS;
+    cur.hv.platform.set_task_switched(false);
+    deliver_exception(cur, 7, None);
+}
+
+/// Delivers the event upcall, which masks further ones.
+pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
+    let (event, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.event, cpu.kernel_sp)
+    };
+    call(cur, Callback { masks_events: true, ..event }, kernel_sp);
+}
+
+/// Delivers the failsafe callback: a selector could not be loaded on the way back. `selectors`: ds, es, fs, gs.
+pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 4]) {
+    let (failsafe, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.failsafe, cpu.kernel_sp)
+    };
+    let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
+    let [ds, es, fs, gs] = selectors.map(u64::from);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, failsafe.masks_events, kernel_sp);
+    enter(cur, stack, &[rcx, r11, ds, es, fs, gs, a, b, c, d, e], failsafe.address);
+}
+
+/// The last thing before a return to the guest: an event upcall that is due is delivered.
+#[inline]
+pub fn return_to_guest<P: Platform>(cur: &mut Current<'_, P>) {
+    if cur.vcpu.upcall_due() {
+        deliver_event(cur);
+    }
+}

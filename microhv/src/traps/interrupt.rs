@@ -1,0 +1,96 @@
+//! Instructions by which a guest calls its own kernel: `syscall`, `sysenter`, `int`.
+
+use core::sync::atomic::Ordering;
+
+use super::bounce::{call, deliver_exception};
+use crate::hypercall::Current;
+use crate::platform::Platform;
+
+/// Bytes of `syscall` and of `int n`.
+const INSTRUCTION_BYTES: u64 = 2;
+/// First byte of `int n`.
+const INT: u8 = 0xcd;
+
+const UNDEFINED: u8 = 6;
+const PROTECTION: u8 = 13;
+
+/// `syscall` from 64-bit user mode. Without a callback: #UD at the instruction.
+#[inline]
+pub fn syscall<P: Platform>(cur: &mut Current<'_, P>) {
+    let (callback, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.syscall, cpu.kernel_sp)
+    };
+    if callback.address == 0 {
+        return undefined(cur);
+    }
+    call(cur, callback, kernel_sp);
+}
+
+/// `syscall` from 32-bit user mode.
+pub fn syscall32<P: Platform>(cur: &mut Current<'_, P>) {
+    let (callback, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.syscall32, cpu.kernel_sp)
+    };
+    if callback.address == 0 {
+        return undefined(cur);
+    }
+    call(cur, callback, kernel_sp);
+}
+
+/// `sysenter`, which leaves no trace of rip and rsp. Without a callback: #GP(0).
+pub fn sysenter<P: Platform>(cur: &mut Current<'_, P>) {
+    let (callback, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.sysenter, cpu.kernel_sp)
+    };
+    cur.regs.rflags &= !super::flags::NT;
+    if callback.address == 0 {
+        return deliver_exception(cur, PROTECTION, Some(0));
+    }
+    call(cur, callback, kernel_sp);
+}
+
+fn undefined<P: Platform>(cur: &mut Current<'_, P>) {
+    cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
+    deliver_exception(cur, UNDEFINED, None);
+}
+
+/// The error code of a #GP for interrupt `vector` of the IDT.
+const fn idt_error(vector: u8) -> u32 {
+    vector as u32 * 8 + 2
+}
+
+/// `int 0x80`, which arrives by its own gate.
+pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
+    if cur.vcpu.cpu.lock().traps[0x80].address == 0 {
+        cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
+        return deliver_exception(cur, PROTECTION, Some(idt_error(0x80)));
+    }
+    deliver_exception(cur, 0x80, None);
+}
+
+/// A #GP whose error code names the IDT: `int n` of a vector whose gate is not for ring 3. Delivered by the guest's
+/// trap table if its gate allows. `false`: it was no such instruction.
+///
+/// The vector is taken from the instruction: QEMU's emulator gives another error code than processors do.
+pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> bool {
+    if error & 2 == 0 {
+        return false;
+    }
+    let mut instruction = [0u8; 2];
+    if cur.hv.platform.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT {
+        return false;
+    }
+    let vector = instruction[1];
+    let gate = cur.vcpu.cpu.lock().traps[usize::from(vector)];
+    let ring = if cur.vcpu.user_mode.load(Ordering::Relaxed) { 3 } else { 1 };
+    if gate.address == 0 || gate.dpl < ring {
+        deliver_exception(cur, PROTECTION, Some(idt_error(vector)));
+    } else {
+        cur.regs.rip = cur.regs.rip.wrapping_add(INSTRUCTION_BYTES);
+        deliver_exception(cur, vector, None);
+    }
+    true
+}

@@ -1,0 +1,48 @@
+//! The `iret` hypercall.
+
+use super::bounce::{crash, set_upcall_mask};
+use super::mode::enter_user_mode;
+use super::{ENTRY_SYSCALL, flags};
+use crate::hypercall::{Current, HypercallResult, Outcome};
+use crate::platform::Platform;
+
+/// `VGCF_in_syscall`: the frame returns from a `syscall`, so rcx and r11 need not be kept.
+const IN_SYSCALL: u64 = 1 << 8;
+
+/// The flags that a guest may set by `iret`: CF PF AF ZF SF TF DF OF NT RF AC ID.
+const USER_FLAGS: u64 = 0x25_4dd5;
+
+/// `iret`: leaves a trap handler by the frame on the guest's stack: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss.
+///
+/// RPL 3 of `cs` means user mode. A frame that cannot be read, or user mode without user tables, crashes the domain.
+///
+/// ABI: `struct iret_context`, `xen/include/public/arch-x86/xen-x86_64.h`.
+///
+/// # Errors
+/// None: what cannot be done crashes the caller's domain.
+pub fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
+    let Ok([rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]) = cur.copy_in::<[u64; 9]>(cur.regs.rsp) else {
+        crash(cur, "cannot read the frame of iret");
+        return Ok(Outcome::NoReturn);
+    };
+    if cs & 3 == 3 && !enter_user_mode(cur) {
+        crash(cur, "iret to user mode without page tables for it");
+        return Ok(Outcome::NoReturn);
+    }
+    let regs = &mut *cur.regs;
+    regs.rip = rip;
+    regs.cs = cs as u16 | 3;
+    regs.rflags = rflags & USER_FLAGS | flags::IF | 2;
+    regs.rsp = rsp;
+    regs.ss = ss as u16 | 3;
+    regs.rax = rax;
+    if flags & IN_SYSCALL == 0 {
+        regs.rcx = rcx;
+        regs.r11 = r11;
+        regs.entry_vector = 0;
+    } else {
+        regs.entry_vector = ENTRY_SYSCALL;
+    }
+    set_upcall_mask(cur, u8::from(rflags & flags::IF == 0));
+    Ok(Outcome::NoReturn)
+}

@@ -1,0 +1,38 @@
+//! Guest kernel mode and user mode: page tables and GS base.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::Mfn;
+
+use crate::domain::Vcpu;
+use crate::hypercall::Current;
+use crate::platform::Platform;
+
+/// The L4 that the vCPU's present mode uses.
+pub fn loaded_l4(vcpu: &Vcpu) -> Option<Mfn> {
+    if vcpu.user_mode.load(Ordering::Relaxed) { vcpu.cr3_user() } else { vcpu.cr3_kernel() }
+}
+
+/// Goes to kernel mode, if the vCPU was in user mode. Returns whether it was.
+#[inline]
+pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
+    if !cur.vcpu.user_mode.load(Ordering::Relaxed) {
+        return false;
+    }
+    cur.vcpu.user_mode.store(false, Ordering::Relaxed);
+    cur.hv.platform.swap_gs();
+    if let Some(l4) = cur.vcpu.cr3_kernel() {
+        cur.hv.platform.load_cr3(l4);
+    }
+    true
+}
+
+/// Goes from kernel mode to user mode; `false`, and nothing changes, when the guest gave no user tables.
+#[inline]
+pub(super) fn enter_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
+    let Some(l4) = cur.vcpu.cr3_user() else { return false };
+    cur.vcpu.user_mode.store(true, Ordering::Relaxed);
+    cur.hv.platform.swap_gs();
+    cur.hv.platform.load_cr3(l4);
+    true
+}

@@ -1,0 +1,286 @@
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::types::{DomId, Maddr, Mfn};
+use zerocopy::IntoBytes;
+
+use super::*;
+use crate::Hypervisor;
+use crate::domain::{Callback, Domain, DomainConfig, TrapGate};
+use crate::hypercall::{Current, Outcome};
+use crate::mem::FrameTable;
+use crate::platform::Platform;
+use crate::testing::TestMachine;
+
+/// A machine whose guest addresses are machine addresses, and a domain with one vCPU.
+struct Scene {
+    hv: Hypervisor<TestMachine>,
+    domain: Arc<Domain>,
+    regs: CpuUserRegs,
+}
+
+const STACK: u64 = 0x8008;
+const KERNEL_STACK: u64 = 0x6000;
+const HANDLER: u64 = 0xffff_ffff_8100_0000;
+
+impl Scene {
+    fn new() -> Self {
+        let machine = TestMachine::new(16);
+        let shared = machine.shared(Mfn::new(1));
+        let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared, 0);
+        {
+            let mut cpu = domain.vcpus[0].cpu.lock();
+            cpu.kernel_sp = KERNEL_STACK + 8;
+            for vector in [3, 6, 7, 13, 14, 0x21, 0x80] {
+                cpu.traps[vector] = TrapGate {
+                    address: HANDLER + vector as u64,
+                    cs: 0xe033,
+                    dpl: 3,
+                    masks_events: vector == 14,
+                };
+            }
+            cpu.event = Callback { address: HANDLER + 0x1000, masks_events: false };
+            cpu.syscall = Callback { address: HANDLER + 0x2000, masks_events: false };
+            cpu.failsafe = Callback { address: HANDLER + 0x3000, masks_events: true };
+        }
+        let regs = CpuUserRegs {
+            rip: 0x1000,
+            cs: 0xe033,
+            ss: 0xe02b,
+            rsp: STACK,
+            rflags: 0x4_4302, // AC, NT, TF, IF
+            rcx: 0xc,
+            r11: 0xb,
+            ..Default::default()
+        };
+        Self { hv: Hypervisor::new(machine, FrameTable::new()), domain, regs }
+    }
+
+    fn act<R>(&mut self, act: impl FnOnce(&mut Current<'_, TestMachine>) -> R) -> R {
+        let vcpu = &self.domain.vcpus[0];
+        act(&mut Current { hv: &self.hv, domain: &self.domain, vcpu, regs: &mut self.regs })
+    }
+
+    fn set_mask(&self, mask: u8) {
+        self.domain.vcpus[0].info.get().unwrap().store_u8(1, mask);
+    }
+
+    fn mask(&self) -> u8 {
+        self.domain.vcpus[0].info.get().unwrap().load_u8(1)
+    }
+
+    fn words(&self, at: u64, count: usize) -> Vec<u64> {
+        (0..count as u64).map(|n| self.hv.platform.load(Maddr::new(at + 8 * n))).collect()
+    }
+
+    fn user(&self) {
+        self.domain.vcpus[0].user_mode.store(true, Ordering::Relaxed);
+    }
+
+    fn put_frame(&self, at: u64, words: &[u64]) {
+        self.hv.platform.write_bytes(Maddr::new(at), words.as_bytes());
+    }
+
+    fn is_crashed(&self) -> bool {
+        self.domain.shutdown.lock().is_shut_down
+    }
+}
+
+use std::vec::Vec;
+
+#[test]
+fn exception_from_kernel_mode() {
+    let mut scene = Scene::new();
+    scene.set_mask(0);
+    scene.act(|cur| deliver_exception(cur, 3, None));
+    let sp = (STACK & !15) - 7 * 8;
+    assert_eq!(scene.words(sp, 7), [0xc, 0xb, 0x1000, 0xe030, 0x4_4302, STACK, 0xe02b]);
+    assert_eq!((scene.regs.rip, scene.regs.rsp), (HANDLER + 3, sp));
+    assert_eq!((scene.regs.cs, scene.regs.ss), (0xe033, 0xe02b));
+    assert_eq!(scene.regs.rflags, 0x202, "AC, NT and TF are clear");
+    assert_eq!(scene.mask(), 0);
+    assert_eq!(scene.regs.entry_vector, ENTRY_SYSCALL);
+}
+
+#[test]
+fn page_fault_from_user_mode_masks_events() {
+    let mut scene = Scene::new();
+    scene.set_mask(0);
+    scene.user();
+    scene.act(|cur| page_fault(cur, 0xdead_b000, 6));
+    let sp = KERNEL_STACK - 8 * 8;
+    assert_eq!(scene.words(sp, 8), [0xc, 0xb, 6, 0x1000, 0xe033, 0x4_4302, STACK, 0xe02b]);
+    assert_eq!(scene.mask(), 1);
+    assert_eq!(scene.domain.vcpus[0].info.get().unwrap().load_u64(16), 0xdead_b000);
+    assert!(!scene.domain.vcpus[0].user_mode.load(Ordering::Relaxed));
+    assert_eq!(scene.hv.platform.events.lock().gs_swaps, 1);
+}
+
+#[test]
+fn page_fault_of_the_kernel_has_no_user_bit_and_shows_the_mask() {
+    let mut scene = Scene::new();
+    scene.set_mask(1);
+    scene.act(|cur| page_fault(cur, 0, 7));
+    let sp = (STACK & !15) - 8 * 8;
+    assert_eq!(scene.words(sp, 5), [0xc, 0xb, 3, 0x1000, 0xe030 | 1 << 32]);
+    assert_eq!(scene.words(sp + 40, 1), [0x4_4102], "IF is the mask's inverse");
+}
+
+#[test]
+fn event_masks_always() {
+    let mut scene = Scene::new();
+    scene.set_mask(0);
+    scene.domain.vcpus[0].info.get().unwrap().store_u8(0, 1);
+    scene.act(return_to_guest);
+    assert_eq!(scene.regs.rip, HANDLER + 0x1000);
+    assert_eq!(scene.mask(), 1);
+    let before = scene.regs;
+    scene.act(return_to_guest);
+    assert_eq!(scene.regs, before, "masked now");
+}
+
+#[test]
+fn a_null_handler_or_a_bad_stack_crashes() {
+    let mut scene = Scene::new();
+    scene.act(|cur| deliver_exception(cur, 5, None));
+    assert!(scene.is_crashed());
+    for rsp in [0xffff_8000_0000_1000, 0x1_0000_0000, 0] {
+        let mut scene = Scene::new();
+        scene.regs.rsp = rsp;
+        scene.act(|cur| deliver_exception(cur, 3, None));
+        assert!(scene.is_crashed(), "{rsp:#x}");
+    }
+}
+
+#[test]
+fn syscall_and_its_absence() {
+    let mut scene = Scene::new();
+    scene.user();
+    scene.act(syscall);
+    assert_eq!(scene.regs.rip, HANDLER + 0x2000);
+    let mut scene = Scene::new();
+    scene.user();
+    scene.domain.vcpus[0].cpu.lock().syscall.address = 0;
+    scene.act(syscall);
+    assert_eq!(scene.regs.rip, HANDLER + 6);
+    assert_eq!(scene.words(KERNEL_STACK - 7 * 8, 3)[2], 0xffe, "#UD at the instruction");
+}
+
+#[test]
+fn sysenter_without_callback_is_a_protection_fault() {
+    let mut scene = Scene::new();
+    scene.user();
+    scene.act(sysenter);
+    assert_eq!(scene.regs.rip, HANDLER + 13);
+    assert_eq!(scene.words(KERNEL_STACK - 8 * 8, 3)[2], 0);
+}
+
+#[test]
+fn int_n_by_the_trap_table() {
+    for (dpl, user, delivered) in [(3, true, true), (2, true, false), (1, false, true), (0, false, false)] {
+        let mut scene = Scene::new();
+        scene.hv.platform.write_bytes(Maddr::new(0x1000), &[0xcd, 0x21]);
+        scene.domain.vcpus[0].cpu.lock().traps[0x21].dpl = dpl;
+        if user {
+            scene.user();
+        }
+        // QEMU's wrong error code: the vector comes from the instruction.
+        assert!(scene.act(|cur| software_interrupt(cur, 0x21 * 16 + 2)));
+        assert_eq!(scene.regs.rip, HANDLER + if delivered { 0x21 } else { 13 });
+        let base = if user { KERNEL_STACK } else { STACK & !15 };
+        let frame = if delivered { scene.words(base - 56, 3)[2] } else { scene.words(base - 64, 4)[3] };
+        assert_eq!(frame, if delivered { 0x1002 } else { 0x1000 });
+    }
+}
+
+#[test]
+fn other_protection_faults_are_no_int() {
+    let mut scene = Scene::new();
+    assert!(!scene.act(|cur| software_interrupt(cur, 0)));
+    assert!(!scene.act(|cur| software_interrupt(cur, 0x102)), "no `int` at rip");
+    scene.regs.rip = u64::MAX;
+    assert!(!scene.act(|cur| software_interrupt(cur, 0x102)));
+}
+
+#[test]
+fn int80_goes_direct() {
+    let mut scene = Scene::new();
+    scene.act(int80);
+    assert_eq!(scene.regs.rip, HANDLER + 0x80);
+    let mut scene = Scene::new();
+    scene.domain.vcpus[0].cpu.lock().traps[0x80].address = 0;
+    scene.act(int80);
+    assert_eq!(scene.regs.rip, HANDLER + 13);
+    assert_eq!(scene.words((STACK & !15) - 64, 4)[2..], [0x402, 0xffe]);
+}
+
+#[test]
+fn device_not_available_clears_ts() {
+    let mut scene = Scene::new();
+    scene.domain.vcpus[0].cpu.lock().cr0 |= 8;
+    scene.act(device_not_available);
+    assert_eq!(scene.domain.vcpus[0].cpu.lock().cr0 & 8, 0);
+    assert_eq!(scene.regs.rip, HANDLER + 7);
+}
+
+#[test]
+fn failsafe_frame() {
+    let mut scene = Scene::new();
+    scene.set_mask(0);
+    scene.act(|cur| deliver_failsafe(cur, [1, 2, 3, 4]));
+    let sp = (STACK & !15) - 11 * 8;
+    assert_eq!(scene.words(sp, 8), [0xc, 0xb, 1, 2, 3, 4, 0x1000, 0xe030]);
+    assert_eq!(scene.mask(), 1);
+}
+
+#[test]
+fn iret_to_kernel_mode() {
+    let mut scene = Scene::new();
+    scene.regs.rsp = 0x5000;
+    scene.put_frame(0x5000, &[1, 2, 3, 0, 0x7000, 0xe030, 0x23_3202, 0x7008, 0xe02b]);
+    assert_eq!(scene.act(iret), Ok(Outcome::NoReturn));
+    let regs = &scene.regs;
+    assert_eq!((regs.rax, regs.r11, regs.rcx, regs.rip, regs.rsp), (1, 2, 3, 0x7000, 0x7008));
+    assert_eq!((regs.cs, regs.ss, regs.entry_vector), (0xe033, 0xe02b, 0));
+    assert_eq!(regs.rflags, 0x21_0202, "IOPL and VM are gone");
+    assert_eq!(scene.mask(), 0);
+}
+
+#[test]
+fn iret_from_a_syscall_masks_when_if_is_clear() {
+    let mut scene = Scene::new();
+    scene.set_mask(0);
+    scene.regs.rsp = 0x5000;
+    scene.put_frame(0x5000, &[1, 2, 3, 0x100, 0x7000, 0xe033 & !3, 0x2, 0x7008, 0xe02b]);
+    scene.act(iret).unwrap();
+    assert_eq!(scene.regs.entry_vector, ENTRY_SYSCALL);
+    assert_eq!(scene.regs.rflags, 0x202, "the real IF stays on");
+    assert_eq!(scene.mask(), 1);
+}
+
+#[test]
+fn iret_to_user_mode_needs_user_tables() {
+    let mut scene = Scene::new();
+    scene.regs.rsp = 0x5000;
+    scene.put_frame(0x5000, &[0, 0, 0, 0, 0x7000, 0xe033, 0x202, 0x7008, 0xe02b]);
+    scene.act(iret).unwrap();
+    assert!(scene.is_crashed());
+    let mut scene = Scene::new();
+    scene.regs.rsp = 0x5000;
+    scene.put_frame(0x5000, &[0, 0, 0, 0, 0x7000, 0xe033, 0x202, 0x7008, 0xe02b]);
+    scene.domain.vcpus[0].replace_cr3_user(Some(Mfn::new(9)));
+    scene.act(iret).unwrap();
+    assert!(scene.domain.vcpus[0].user_mode.load(Ordering::Relaxed));
+    assert_eq!(scene.hv.platform.cr3(), Some(Mfn::new(9)));
+}
+
+#[test]
+fn iret_from_a_bad_stack_crashes() {
+    for rsp in [u64::MAX - 8, 0xffff_8000_0000_0000, 0x1_0000 - 8] {
+        let mut scene = Scene::new();
+        scene.regs.rsp = rsp;
+        scene.act(iret).unwrap();
+        assert!(scene.is_crashed(), "{rsp:#x}");
+    }
+}
