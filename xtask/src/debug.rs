@@ -19,7 +19,7 @@ use crate::{images, paths, run, usage};
 pub fn gdb(mut machine: Machine, port: u16) -> Result<u8> {
     deps::ensure(run::needs(&machine))?;
     deps::ensure(&[Need::Gdb])?;
-    images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+    images::build(&machine.images())?;
     let log = machine.log.get_or_insert_with(|| paths::target().join("gdb.log")).clone();
     machine.qemu_arguments.extend(["-S".into(), "-gdb".into(), format!("tcp:127.0.0.1:{port}")]);
     let session = Session::start(&machine, Attach::Program)?;

@@ -34,7 +34,7 @@ pub fn image(options: ImageOptions) -> Result<()> {
     let machine = Machine { modules: options.modules, ..Machine::default() };
     machine.check()?;
     deps::ensure(&[Need::Grub])?;
-    images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+    images::build(&machine.images())?;
     let run = RunDirectory::new()?;
     let bundle = run.file("boot.cpio");
     images::write(&bundle, &machine.bundle()?.archive())?;

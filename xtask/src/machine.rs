@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::bundle::{self, Bundle};
-use crate::images;
+use crate::images::{self, Image};
 use crate::usage;
 
 /// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how it went.
@@ -177,6 +177,12 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// The images it boots or offers to its guests: dom0's is left out when another kernel stands in its place.
+    pub fn images(&self) -> Vec<&'static Image> {
+        let standard = self.dom0 == Self::default().dom0;
+        images::ALL.iter().filter(|image| standard || image.name != "dom0").collect()
+    }
+
     /// Whether a person sits at the prompt, at once or after the script.
     pub fn interactive(&self) -> bool {
         self.script.is_none() || self.keep

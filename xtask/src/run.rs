@@ -14,7 +14,7 @@ use crate::symbols::Symbols;
 /// A tool is missing, a build failed or QEMU cannot be started.
 pub fn run(machine: &Machine) -> Result<u8> {
     deps::ensure(needs(machine))?;
-    images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+    images::build(&machine.images())?;
     let attach = if machine.interactive() { Attach::Terminal } else { Attach::Output };
     let (outcome, output) = Session::start(machine, attach)?.wait();
     match &outcome {
