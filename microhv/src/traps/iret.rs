@@ -2,7 +2,7 @@
 
 use super::bounce::{crash, set_upcall_mask};
 use super::mode::enter_user_mode;
-use super::{ENTRY_SYSCALL, flags};
+use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
 use crate::hypercall::{Current, HypercallResult, Outcome};
 use crate::platform::Platform;
 
@@ -36,12 +36,13 @@ pub fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
     regs.rsp = rsp;
     regs.ss = ss as u16 | 3;
     regs.rax = rax;
-    if flags & IN_SYSCALL == 0 {
+    // SYSRET loads fixed selectors.
+    if flags & IN_SYSCALL != 0 && regs.cs == KERNEL_CS && regs.ss == KERNEL_SS {
+        regs.entry_vector = ENTRY_SYSCALL;
+    } else {
         regs.rcx = rcx;
         regs.r11 = r11;
         regs.entry_vector = 0;
-    } else {
-        regs.entry_vector = ENTRY_SYSCALL;
     }
     set_upcall_mask(cur, u8::from(rflags & flags::IF == 0));
     Ok(Outcome::NoReturn)

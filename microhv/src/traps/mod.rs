@@ -25,7 +25,8 @@ pub use interrupt::{int80, software_interrupt, syscall, syscall32, sysenter};
 pub use iret::iret;
 pub use mode::{leave_user_mode, loaded_l4};
 
-/// In `CpuUserRegs::entry_vector`: rcx and r11 need not be kept on the way back, so that SYSRET will do.
+/// In `CpuUserRegs::entry_vector`: rcx and r11 need not be kept on the way back and cs and ss are the flat ones, so
+/// that SYSRET will do. Whoever sets it sees to that.
 pub const ENTRY_SYSCALL: u32 = 0x100;
 
 /// Flag bits of rflags that matter here.

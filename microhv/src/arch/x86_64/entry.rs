@@ -19,31 +19,23 @@ pub(crate) struct Exit {
     sysret: u64,
 }
 
-/// `cs` and `ss` as SYSRET sets them.
-const SYSRET_CS: u16 = 0xe033;
-const SYSRET_SS: u16 = 0xe02b;
-
 unsafe extern "C" {
     fn guest_iret();
 }
 
-/// The last look before a return: work that waits, events that are due. Then how to return.
+/// The last look before a return: work that waits, events that are due. Then how to return. A vCPU is current.
 #[inline(always)]
 pub(crate) fn leave(local: &'static Local) -> Exit {
-    let hv = machine::hypervisor();
+    // SAFETY: `pending` was set, with the scheduler's word of this CPU, before the first guest ran.
+    let pending = unsafe { &*local.pending.load(Ordering::Relaxed) };
     loop {
-        // SAFETY: `pending` was set, with the scheduler's word of this CPU, before the first guest ran.
-        let pending = unsafe { &*local.pending.load(Ordering::Relaxed) };
         if pending.load(Ordering::Acquire) != 0 {
-            switch::do_pending_work(hv, local);
+            switch::do_pending_work(machine::hypervisor(), local);
         }
-        let Some(current) = local.current() else {
-            switch::do_pending_work(hv, local);
-            continue;
-        };
-        let vcpu = current.vcpu();
+        // SAFETY: one was current, and is after the pending work too.
+        let (_, vcpu) = unsafe { local.current_unchecked() };
         if vcpu.upcall_due() {
-            machine::with_current(local, traps::deliver_event);
+            deliver_event(local);
             if pending.load(Ordering::Acquire) != 0 {
                 continue;
             }
@@ -51,13 +43,16 @@ pub(crate) fn leave(local: &'static Local) -> Exit {
         let regs = vcpu.regs_ptr();
         // SAFETY: this CPU runs the vCPU; nobody else writes its frame.
         let frame = unsafe { &*regs };
+        // Whoever says that SYSRET will do has set cs and ss so; a guest chooses rip (XSA-7).
         let is_canonical = (frame.rip as i64) << 16 >> 16 == frame.rip as i64;
-        let sysret = frame.entry_vector == ENTRY_SYSCALL
-            && is_canonical
-            && frame.cs == SYSRET_CS
-            && frame.ss == SYSRET_SS;
+        let sysret = is_canonical && frame.entry_vector == ENTRY_SYSCALL;
         return Exit { regs, sysret: sysret.into() };
     }
+}
+
+#[inline(never)]
+fn deliver_event(local: &'static Local) {
+    machine::with_current(local, traps::deliver_event);
 }
 
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for it.
@@ -67,12 +62,17 @@ extern "C" fn syscall_from_guest() -> Exit {
     machine::with_current(local, |cur| {
         cur.regs.entry_vector = ENTRY_SYSCALL;
         if cur.vcpu.user_mode.load(Ordering::Relaxed) {
-            traps::syscall(cur);
+            user_syscall(cur);
         } else {
             hypercall::dispatch(cur);
         }
     });
     leave(local)
+}
+
+#[inline(never)]
+fn user_syscall(cur: &mut Cur<'_>) {
+    traps::syscall(cur);
 }
 
 /// SYSCALL from 32-bit code, and SYSENTER (which is told by the null `rip`).

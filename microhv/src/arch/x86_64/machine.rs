@@ -77,14 +77,15 @@ pub(crate) fn hypervisor_if_up() -> Option<&'static Hv> {
     IS_UP.load(Ordering::Acquire).then(hypervisor)
 }
 
-/// Calls `act` with the current vCPU. There must be one.
+/// Calls `act` with the current vCPU. There is one: a guest was just interrupted, or is about to go on.
 #[inline(always)]
 pub(crate) fn with_current<R>(local: &'static Local, act: impl FnOnce(&mut Cur<'_>) -> R) -> R {
-    let current = local.current().expect("a vCPU runs");
-    let vcpu = current.vcpu();
+    debug_assert!(local.is_busy());
+    // SAFETY: only called where a vCPU runs.
+    let (domain, vcpu) = unsafe { local.current_unchecked() };
     // SAFETY: the frame of the vCPU that runs here is this CPU's alone, and callers do not nest.
     let regs = unsafe { &mut *vcpu.regs_ptr() };
-    act(&mut Current { hv: hypervisor(), domain: current.domain(), vcpu, regs })
+    act(&mut Current { hv: hypervisor(), domain, vcpu, regs })
 }
 
 /// This CPU.
@@ -156,7 +157,7 @@ fn take_window() -> Option<u64> {
 /// Whether `cr2` is in the running vCPU's LDT window, and the page it needs was brought in.
 pub(crate) fn descriptor_fault(cr2: u64) -> bool {
     let local = percpu::local();
-    local.current().is_some() && with_current(local, |cur| descriptor_fault_of(cur, cr2))
+    local.is_busy() && with_current(local, |cur| descriptor_fault_of(cur, cr2))
 }
 
 fn descriptor_fault_of(cur: &Cur<'_>, cr2: u64) -> bool {

@@ -7,9 +7,11 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use microhv::domain::VcpuRef;
+use alloc::sync::Arc;
+
+use microhv::domain::{Domain, Vcpu, VcpuRef};
 
 use super::descriptors::Tss;
 
@@ -29,6 +31,8 @@ pub(crate) struct Local {
     scratch: AtomicU64,
     /// The scheduler's word of work that waits on this CPU.
     pub(crate) pending: AtomicPtr<AtomicU32>,
+    /// The vCPU that runs; null while idle. What `current` refers to, found with one load.
+    vcpu: AtomicPtr<Vcpu>,
     /// The vCPU that runs; none while idle.
     current: UnsafeCell<Option<VcpuRef>>,
     /// The vCPU whose floating-point, debug and segment registers are loaded: the current, or while idle the last.
@@ -76,6 +80,7 @@ pub(crate) static boot_cpu_area: Area = Area {
         regs_top: AtomicU64::new(0),
         scratch: AtomicU64::new(0),
         pending: AtomicPtr::new(core::ptr::null_mut()),
+        vcpu: AtomicPtr::new(core::ptr::null_mut()),
         current: UnsafeCell::new(None),
         loaded: UnsafeCell::new(None),
         id: AtomicU32::new(0),
@@ -113,13 +118,35 @@ impl Local {
         unsafe { (*self.current.get()).as_ref() }
     }
 
+    /// Whether a vCPU runs on this CPU.
+    #[inline(always)]
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.vcpu.load(Ordering::Relaxed).is_null()
+    }
+
+    /// The vCPU that runs on this CPU and its domain, without a look whether there is one.
+    ///
+    /// # Safety
+    /// One runs.
+    #[inline(always)]
+    pub(crate) unsafe fn current_unchecked(&self) -> (&Arc<Domain>, &Vcpu) {
+        // SAFETY: the caller's duty; `vcpu` points into what `current` keeps alive.
+        unsafe {
+            let current = (*self.current.get()).as_ref().unwrap_unchecked();
+            (current.domain(), &*self.vcpu.load(Ordering::Relaxed))
+        }
+    }
+
     /// Makes another vCPU, or none, the current one; the former.
     ///
     /// # Safety
     /// No reference from [`Local::current`] is used after.
     pub(crate) unsafe fn set_current(&self, vcpu: Option<VcpuRef>) -> Option<VcpuRef> {
         // SAFETY: the caller's duty.
-        unsafe { core::mem::replace(&mut *self.current.get(), vcpu) }
+        let former = unsafe { core::mem::replace(&mut *self.current.get(), vcpu) };
+        let now = self.current().map_or(core::ptr::null(), |current| core::ptr::from_ref(current.vcpu()));
+        self.vcpu.store(now.cast_mut(), Ordering::Relaxed);
+        former
     }
 }
 

@@ -39,7 +39,11 @@ pub(crate) fn on_empty_stack(function: extern "C" fn() -> !) -> ! {
 
 /// Leaves to the vCPU that is current, forgetting this CPU's stack.
 pub(crate) extern "C" fn leave_afresh() -> ! {
-    let exit = super::entry::leave(percpu::local());
+    let local = percpu::local();
+    if !local.is_busy() {
+        do_pending_work(machine::hypervisor(), local);
+    }
+    let exit = super::entry::leave(local);
     // SAFETY: the frame is that of the vCPU that runs now; the stack is this CPU's.
     unsafe { enter_guest(boot_cpu_area.stack_top(), exit.regs) }
 }
@@ -62,7 +66,7 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         if hv.sched.pending(id).load(Ordering::Acquire) != 0 {
             continue;
         }
-        if local.current().is_some() {
+        if local.is_busy() {
             return;
         }
         idle(hv, id);
