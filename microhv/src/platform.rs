@@ -180,6 +180,17 @@ pub trait Platform: Sync + Sized + 'static {
     /// Writes guest memory with the rights of the guest's kernel; stops at the first fault.
     fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault>;
 
+    /// Writes the words of a trap frame at guest address `va`, with the rights of the guest's kernel.
+    fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
+        self.copy_to_guest(va, zerocopy::IntoBytes::as_bytes(&words))
+    }
+    /// Reads the words of a frame at guest address `va`, with the rights of the guest's kernel.
+    fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
+        let mut words = [0; N];
+        self.copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(&mut words), va)?;
+        Ok(words)
+    }
+
     // --- Paging. ---
 
     /// Loads a page-table base, which flushes what is not global.

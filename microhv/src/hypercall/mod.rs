@@ -76,6 +76,11 @@ pub struct Current<'a, P: Platform> {
 pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
     let number = cur.regs.rax;
     cur.vcpu.history.record(number as u32);
+    if number == u64::from(nr::__HYPERVISOR_IRET) {
+        // Ahead of the table: the way back from each trap, and it takes no arguments.
+        let _ = crate::traps::iret(cur);
+        return;
+    }
     let args = [cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9];
     match call(cur, number, &args) {
         Ok(Outcome::Done(value)) => cur.regs.rax = value,

@@ -3,7 +3,6 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
-use zerocopy::IntoBytes;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
@@ -55,12 +54,12 @@ fn interrupt<P: Platform>(cur: &mut Current<'_, P>, masks: bool, kernel_sp: u64)
 
 /// Writes the frame and sets the registers to the handler; crashes the domain when that cannot be.
 #[inline]
-fn enter<P: Platform>(cur: &mut Current<'_, P>, stack: u64, frame: &[u64], handler: u64) {
-    let sp = stack.wrapping_sub(size_of_val(frame) as u64);
+fn enter<P: Platform, const N: usize>(cur: &mut Current<'_, P>, stack: u64, frame: [u64; N], handler: u64) {
+    let sp = stack.wrapping_sub(size_of_val(&frame) as u64);
     if handler == 0 {
         return crash(cur, "no handler for a trap");
     }
-    if cur.hv.platform.copy_to_guest(sp, frame.as_bytes()).is_err() {
+    if cur.hv.platform.write_frame(sp, frame).is_err() {
         return crash(cur, "cannot write a trap frame");
     }
     let regs = &mut *cur.regs;
@@ -83,7 +82,7 @@ pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
 pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, callback: Callback, kernel_sp: u64) {
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
     let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
-    enter(cur, stack, &[rcx, r11, a, b, c, d, e], callback.address);
+    enter(cur, stack, [rcx, r11, a, b, c, d, e], callback.address);
 }
 
 /// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
@@ -99,7 +98,7 @@ pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, erro
     let Some(error) = error else { return call(cur, callback, kernel_sp) };
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
     let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
-    enter(cur, stack, &[rcx, r11, u64::from(error), a, b, c, d, e], callback.address);
+    enter(cur, stack, [rcx, r11, u64::from(error), a, b, c, d, e], callback.address);
 }
 
 /// Delivers a page fault at `cr2`. The U bit of the processor's error code is set in guest kernel mode too, since
@@ -139,7 +138,7 @@ pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
     let [ds, es, fs, gs] = selectors.map(u64::from);
     let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, failsafe.masks_events, kernel_sp);
-    enter(cur, stack, &[rcx, r11, ds, es, fs, gs, a, b, c, d, e], failsafe.address);
+    enter(cur, stack, [rcx, r11, ds, es, fs, gs, a, b, c, d, e], failsafe.address);
 }
 
 /// The last thing before a return to the guest: an event upcall that is due is delivered.

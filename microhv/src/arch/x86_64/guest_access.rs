@@ -1,7 +1,10 @@
 //! Guest virtual memory through the loaded page tables, and other instructions that may fault.
 #![allow(unsafe_code)] // raw accesses with fix-ups
 
+use core::arch::asm;
+
 use microhv::platform::GuestFault;
+use zerocopy::IntoBytes;
 
 unsafe extern "C" {
     fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> usize;
@@ -48,6 +51,81 @@ pub(crate) fn copy_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
     // SAFETY: as in `copy_from`.
     let left = unsafe { copy_guest(va as *mut u8, from.as_ptr(), from.len()) };
     if left == 0 { Ok(()) } else { Err(GuestFault { va: va + (from.len() - left) as u64 }) }
+}
+
+/// Writes the words of a trap frame: seven or eight in a row of stores, else as bytes.
+#[inline(always)]
+pub(crate) fn write_frame<const N: usize>(va: u64, words: [u64; N]) -> Result<(), GuestFault> {
+    if N != 7 && N != 8 {
+        return copy_to(va, words.as_bytes());
+    }
+    if !is_guest_range(va, N * 8) {
+        return Err(GuestFault { va });
+    }
+    let mut done: u32 = 1;
+    // SAFETY: the range is the guest's; a fault goes on behind the stores with `done` 0.
+    unsafe {
+        asm!(
+            "2: mov [{at}], {w0}",
+            "3: mov [{at} + 8], {w1}",
+            "4: mov [{at} + 16], {w2}",
+            "5: mov [{at} + 24], {w3}",
+            "6: mov [{at} + 32], {w4}",
+            "7: mov [{at} + 40], {w5}",
+            "8: mov [{at} + 48], {w6}",
+            "9:",
+            ".pushsection .text.fix_up, \"ax\", @progbits",
+            "22: xor {done:e}, {done:e}",
+            "jmp 9b",
+            ".popsection",
+            ".pushsection .ex_table, \"a\", @progbits",
+            ".quad 2b, 22b, 3b, 22b, 4b, 22b, 5b, 22b, 6b, 22b, 7b, 22b, 8b, 22b",
+            ".popsection",
+            at = in(reg) va, done = inout(reg) done,
+            w0 = in(reg) words[0], w1 = in(reg) words[1], w2 = in(reg) words[2], w3 = in(reg) words[3],
+            w4 = in(reg) words[4], w5 = in(reg) words[5], w6 = in(reg) words[6],
+            options(nostack),
+        );
+        if N == 8 && done != 0 {
+            asm!(
+                "2: mov [{at} + 56], {w7}",
+                "9:",
+                ".pushsection .text.fix_up, \"ax\", @progbits",
+                "22: xor {done:e}, {done:e}",
+                "jmp 9b",
+                ".popsection",
+                ".pushsection .ex_table, \"a\", @progbits",
+                ".quad 2b, 22b",
+                ".popsection",
+                at = in(reg) va, done = inout(reg) done, w7 = in(reg) words[N - 1],
+                options(nostack),
+            );
+        }
+    }
+    if done != 0 { Ok(()) } else { Err(GuestFault { va }) }
+}
+
+/// Reads the words of a frame, the copy in line.
+#[inline(always)]
+pub(crate) fn read_frame<const N: usize>(va: u64) -> Result<[u64; N], GuestFault> {
+    if !is_guest_range(va, N * 8) {
+        return Err(GuestFault { va });
+    }
+    let mut words = [0u64; N];
+    let left: u64;
+    // SAFETY: the range is the guest's; a fault goes on behind the copy with the rest in rcx.
+    unsafe {
+        asm!(
+            "2: rep movsq",
+            "3:",
+            ".pushsection .ex_table, \"a\", @progbits",
+            ".quad 2b, 3b",
+            ".popsection",
+            inout("rcx") N => left, inout("rsi") va => _, inout("rdi") words.as_mut_ptr() => _,
+            options(nostack, preserves_flags),
+        );
+    }
+    if left == 0 { Ok(words) } else { Err(GuestFault { va }) }
 }
 
 /// A data segment register.

@@ -239,6 +239,16 @@ impl Platform for Machine {
         guest_access::copy_to(va, from)
     }
 
+    #[inline(always)]
+    fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
+        guest_access::write_frame(va, words)
+    }
+
+    #[inline(always)]
+    fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
+        guest_access::read_frame(va)
+    }
+
     #[inline]
     fn load_cr3(&self, l4: Mfn) {
         load_l4(l4.maddr().raw());
