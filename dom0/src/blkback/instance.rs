@@ -7,12 +7,16 @@ use alloc::sync::Arc;
 use backends::BlockDevice;
 use backends::vbd::{self, Action, Observed, Vbd};
 use pvrt::executor::{Either, select};
+use pvrt::time;
 use ring_abi::io::xenbus::XenbusState;
 
 use super::Id;
 use super::connection::{Connection, Ended};
 use crate::blkdev::{Disks, ReadOnly, SharedDevice};
 use crate::xenstore::{Client, Nodes, Xenstore, XsError};
+
+/// How long a frontend that broke its connection waits for the next: it bounds what it costs, log lines included.
+const FAULT_PAUSE_NS: u64 = 100_000_000;
 
 /// An instance and what it works with.
 struct Instance<'a> {
@@ -56,6 +60,7 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
                     Err(error) => {
                         instance.complain(&error);
                         machine.failed();
+                        time::sleep(FAULT_PAUSE_NS).await;
                     }
                 },
                 Action::Disconnect => {
@@ -69,6 +74,7 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
         if let Some(ended) = instance.wait().await {
             instance.report(&ended);
             machine.failed();
+            time::sleep(FAULT_PAUSE_NS).await;
         }
     }
 }

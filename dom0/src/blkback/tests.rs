@@ -110,7 +110,7 @@ async fn back_state(client: &Client, state: &str) {
         if client.read_str(&format!("{BACK}/state")).is_ok_and(|now| now == state) {
             return;
         }
-        time::sleep(1000).await;
+        time::sleep(1_000_000).await;
     }
     panic!("backend stays in {:?}, not {state}", client.read_str(&format!("{BACK}/state")));
 }
