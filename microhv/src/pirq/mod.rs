@@ -78,7 +78,7 @@ struct Pirq {
 struct State {
     pirqs: Box<[Option<Pirq>]>,
     /// PIRQ of each vector.
-    vectors: [Option<u16>; VECTORS],
+    vectors: Box<[Option<u16>]>,
 }
 
 /// The interrupts of the machine and who has them. Lock order: after a port's state, before nothing.
@@ -97,7 +97,7 @@ impl Irqs {
         Self {
             state: Mutex::new(State {
                 pirqs: (0..NR_PIRQS).map(|_| None).collect(),
-                vectors: [None; VECTORS],
+                vectors: (0..VECTORS).map(|_| None).collect(),
             }),
             address: AtomicU32::new(0),
             config: Mutex::new(()),
