@@ -24,7 +24,8 @@ const HIGH: u32 = 1 << 20;
 /// memory is a device's.
 pub struct FrameTable {
     infos: &'static [FrameInfo],
-    ram: ArrayVec<(u64, u64), MAX_RANGES>,
+    /// Ranges of frames that are memory: start, end.
+    ram: ArrayVec<(u32, u32), MAX_RANGES>,
     /// Free frames: below 4 GiB, and above. Taken last of all locks.
     zones: Mutex<[Zone; 2]>,
     /// Frames freed so far that some CPU's TLB may know.
@@ -70,8 +71,8 @@ impl FrameTable {
     /// that are memory; none of it is free yet. Ranges beyond [`MAX_RANGES`] or the entries are left out.
     pub fn over(infos: &'static [FrameInfo], ram: &[(Mfn, Mfn)]) -> Self {
         let end = infos.len().min(u32::MAX as usize - 1) as u64;
-        let ranges =
-            ram.iter().map(|&(from, to)| (from.raw(), to.raw().min(end))).filter(|(from, to)| from < to);
+        let ranges = ram.iter().map(|&(from, to)| (from.raw().min(end) as u32, to.raw().min(end) as u32));
+        let ranges = ranges.filter(|(from, to)| from < to);
         Self { infos: &infos[..end as usize], ram: ranges.take(MAX_RANGES).collect(), ..Self::new() }
     }
 
@@ -115,12 +116,12 @@ impl FrameTable {
 
     /// Whether the frame is memory.
     pub fn is_ram(&self, mfn: Mfn) -> bool {
-        self.ram.iter().any(|&(start, end)| (start..end).contains(&mfn.raw()))
+        self.ram.iter().any(|&(start, end)| (start.into()..end.into()).contains(&mfn.raw()))
     }
 
     /// Frames of memory.
     pub fn total_pages(&self) -> u64 {
-        self.ram.iter().map(|(start, end)| end - start).sum()
+        self.ram.iter().map(|(start, end)| u64::from(end - start)).sum()
     }
 
     /// Free frames.
@@ -135,7 +136,7 @@ impl FrameTable {
 
     /// One past the last frame of memory.
     pub fn end(&self) -> Mfn {
-        Mfn::new(self.ram.iter().map(|&(_, end)| end).max().unwrap_or(0))
+        Mfn::new(self.ram.iter().map(|&(_, end)| end.into()).max().unwrap_or(0))
     }
 
     /// Takes 2^`order` free frames, aligned to their size, with any contents; all below 2^`address_bits` bytes if
@@ -218,7 +219,8 @@ impl FrameTable {
         if !map.is_empty() {
             return map;
         }
-        self.ram.iter().map(|&(from, to)| (from << 12, (to - from) << 12, E820_RAM)).collect()
+        let bytes = |frames: u32| u64::from(frames) << 12;
+        self.ram.iter().map(|&(from, to)| (bytes(from), bytes(to - from), E820_RAM)).collect()
     }
 
     /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted.

@@ -2,7 +2,10 @@
 
 use alloc::vec::Vec;
 
-use ring_abi::memory::{E820Entry, XenForeignMemoryMap, XenMachphysMapping, XenMemoryMap};
+use ring_abi::memory::{
+    E820Entry, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XenForeignMemoryMap,
+    XenMachphysMapping, XenMemAcquireResource, XenMemoryMap,
+};
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::hypercall::{Current, HypercallError, HypercallResult, Outcome};
@@ -14,6 +17,8 @@ const M2P_START: u64 = 0xffff_8000_0000_0000;
 const M2P_END: u64 = 0xffff_8040_0000_0000;
 /// Entries of a memory map at most.
 const MAX_MAP_ENTRIES: u32 = 128;
+/// Frames that one `acquire_resource` gives.
+const MAX_RESOURCE_FRAMES: u32 = 1024;
 
 /// An [`E820Entry`] as bytes.
 #[derive(Clone, Copy, IntoBytes, Immutable)]
@@ -88,5 +93,41 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyp
         entries.push(cur.copy_in_at::<E820Entry>(request.map.buffer, n.into())?);
     }
     *domain.mm.memory_map.lock() = entries;
+    Ok(Outcome::OK)
+}
+
+/// `XENMEM_acquire_resource`: frames of a domain's grant table, for the domain's builder to map. With no list asked
+/// for, `nr_frames` gets the size of the table.
+///
+/// # Errors
+/// `Invalid`: too many frames, or none such; `NotSupported`: another resource; `NotPermitted`.
+pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+    let request: XenMemAcquireResource = cur.copy_in(arg)?;
+    if request.pad != 0 {
+        return Err(HypercallError::Invalid);
+    }
+    let domain = cur.hv.domains.target(cur.domain, request.domid)?;
+    if !cur.domain.privileged {
+        return Err(HypercallError::NotPermitted);
+    }
+    if u32::from(request.r#type) != XENMEM_RESOURCE_GRANT_TABLE
+        || request.id != XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED
+    {
+        return Err(HypercallError::NotSupported);
+    }
+    if request.frame_list == 0 {
+        if request.nr_frames != 0 {
+            return Err(HypercallError::Invalid);
+        }
+        cur.copy_out(arg, &XenMemAcquireResource { nr_frames: domain.config.max_grant_frames, ..request })?;
+        return Ok(Outcome::OK);
+    }
+    let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
+    let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
+    cur.hv.grow_grant_table(&domain, end)?;
+    for n in 0..request.nr_frames {
+        let mfn = cur.hv.grant_table_frame(&domain, request.frame as u32 + n)?;
+        cur.copy_out_at(request.frame_list, n.into(), &mfn.raw())?;
+    }
     Ok(Outcome::OK)
 }

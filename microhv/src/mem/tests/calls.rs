@@ -528,3 +528,35 @@ fn a_grant_page_of_the_caller_itself_is_no_special_case() {
     });
     world.check();
 }
+
+#[test]
+fn the_builder_gets_a_domains_grant_table() {
+    let world = World::new(256);
+    let (dom0, guest) = (world.guest(0, true), world.guest(1, false));
+    let acquire = |caller: &Guest, request: XenMemAcquireResource| {
+        world.write(caller, 0x800, request.as_bytes());
+        world.call(caller, memory::memory_op, [XENMEM_ACQUIRE_RESOURCE.into(), ARGS + 0x800, 0, 0])
+    };
+    let grant_table = XenMemAcquireResource {
+        domid: 1,
+        r#type: XENMEM_RESOURCE_GRANT_TABLE as u16,
+        id: XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+        nr_frames: 1,
+        frame_list: ARGS,
+        ..XenMemAcquireResource::default()
+    };
+    assert_eq!(acquire(&guest, grant_table), neg(EPERM));
+    assert_eq!(acquire(&dom0, grant_table), 0);
+    let frame = Mfn::new(world.word(&dom0, 0));
+    assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), entry(frame, P | RW))], 1), 0, "dom0 maps it");
+    world.check();
+    assert_eq!(acquire(&dom0, XenMemAcquireResource { frame: u64::MAX, ..grant_table }), neg(EINVAL));
+    assert_eq!(acquire(&dom0, XenMemAcquireResource { nr_frames: 1025, ..grant_table }), neg(EINVAL));
+    assert_eq!(acquire(&dom0, XenMemAcquireResource { frame: 1 << 20, ..grant_table }), neg(EINVAL));
+    assert_eq!(acquire(&dom0, XenMemAcquireResource { domid: 9, ..grant_table }), neg(ESRCH));
+    let size = XenMemAcquireResource { nr_frames: 0, frame_list: 0, ..grant_table };
+    assert_eq!(acquire(&dom0, size), 0);
+    assert_eq!(world.word(&dom0, 0x808) as u32, 64);
+    assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), 0)], 1), 0);
+    world.check();
+}
