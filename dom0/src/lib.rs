@@ -4,9 +4,12 @@ extern crate alloc;
 
 pub mod blkback;
 pub mod blkdev;
+pub mod bundle;
+pub mod commands;
 pub mod config;
 pub mod consoled;
 pub mod pci;
 pub mod shell;
+pub mod start;
 pub mod virtio;
 pub mod xenstore;

@@ -1,0 +1,71 @@
+//! `help`, and the lists that completion uses.
+
+use alloc::format;
+
+use pvrt::println;
+
+use super::Outcome;
+
+/// Commands, their arguments, and what they do.
+pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
+    ("xl", "COMMAND ...", "manages domains: `help xl`"),
+    ("wait", "DOMAIN...|--all", "waits until the domains are gone"),
+    ("sleep", "SECONDS", "waits"),
+    ("repeat", "N LINE", "runs a line N times"),
+    ("xenstore-ls", "[-p] [PATH]", "shows nodes, with -p their permissions"),
+    ("xenstore-read", "PATH...", "shows the values of nodes"),
+    ("xenstore-write", "PATH VALUE ...", "writes nodes"),
+    ("xenstore-rm", "PATH...", "removes nodes and all below them"),
+    ("xenstore-watch", "[-n COUNT] PATH...", "shows paths as they change, until ^C"),
+    ("ls", "[PATH]", "lists /boot or the disks in /dev"),
+    ("cat", "FILE...", "shows files"),
+    ("poweroff", "", "ends everything"),
+    ("reboot", "", "starts the machine again"),
+    ("help", "[xl]", "shows this"),
+];
+
+/// Sub-commands of `xl`.
+pub(super) const XL: &[(&str, &str, &str)] = &[
+    (
+        "create",
+        "[-c] [-p] FILE [KEY=VALUE...]",
+        "builds a domain and starts it; -c: with console, until it is gone",
+    ),
+    ("list", "[-l] [DOMAIN...]", "lists domains"),
+    ("console", "DOMAIN", "attaches to a domain's console; ^] leaves it"),
+    ("shutdown", "[-w] DOMAIN|-a", "asks a domain to shut down; -w: waits until it has"),
+    ("reboot", "DOMAIN", "asks a domain to reboot"),
+    ("destroy", "DOMAIN", "ends a domain at once"),
+    ("pause", "DOMAIN", "stops a domain's vCPUs"),
+    ("unpause", "DOMAIN", "lets them run again"),
+    ("info", "", "describes the machine and what is in use"),
+    ("dmesg", "", "shows the hypervisor's messages"),
+    ("domid", "NAME", "shows a domain's number"),
+    ("domname", "DOMID", "shows a domain's name"),
+    ("uptime", "[DOMAIN...]", "shows how long domains have run"),
+    ("vcpu-list", "[DOMAIN...]", "lists vCPUs"),
+];
+
+/// `help [xl]`.
+pub(super) fn run(arguments: &[&str]) -> Outcome {
+    match arguments {
+        [] => show("", COMMANDS),
+        ["xl"] => show("xl ", XL),
+        [other, ..] => {
+            let named = |list: &'static [(&str, &str, &str)]| list.iter().find(|command| command.0 == *other);
+            let (prefix, found) = match named(COMMANDS) {
+                Some(found) => ("", found),
+                None => ("xl ", named(XL).ok_or_else(|| format!("{other}: no such command"))?),
+            };
+            show(prefix, &[*found]);
+        }
+    }
+    Ok(())
+}
+
+fn show(prefix: &str, commands: &[(&str, &str, &str)]) {
+    for (name, arguments, text) in commands {
+        let usage = format!("{prefix}{name} {arguments}");
+        println!("{usage:<42} {text}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Waiting, and the machine's end.
+
+use alloc::format;
+
+use pvrt::executor::time;
+use pvrt::hypercall::sched;
+use ring_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
+
+use super::Outcome;
+
+/// Reported through the emulator's exit device: every line succeeded.
+const EXIT_SUCCESS: u8 = 0x10;
+/// A line failed.
+const EXIT_FAILURE: u8 = 0x11;
+
+/// How the machine goes off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending {
+    /// Port of the emulator's exit device, which tells whoever started the emulator how it went.
+    pub debug_exit: Option<u16>,
+}
+
+impl Ending {
+    /// Powers the machine off.
+    pub fn power_off(self, success: bool) -> ! {
+        if let Some(port) = self.debug_exit {
+            pvrt::pio::write_u8(port, if success { EXIT_SUCCESS } else { EXIT_FAILURE });
+        }
+        sched::shutdown(SHUTDOWN_POWEROFF)
+    }
+
+    /// Starts the machine again.
+    pub fn reboot(self) -> ! {
+        sched::shutdown(SHUTDOWN_REBOOT)
+    }
+}
+
+/// `sleep SECONDS`, with decimals if wanted.
+pub(super) async fn sleep(arguments: &[&str]) -> Outcome {
+    let [text] = arguments else { return Err("usage: sleep SECONDS".into()) };
+    let ns = nanoseconds(text).ok_or_else(|| format!("sleep: `{text}` is no number of seconds"))?;
+    time::sleep(ns).await;
+    Ok(())
+}
+
+/// Reads `3`, `0.25`.
+fn nanoseconds(text: &str) -> Option<u64> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || decimals.len() > 9 {
+        return None;
+    }
+    let scale = 10u64.pow(9 - decimals.len() as u32);
+    let fraction = decimals.parse::<u64>().ok()? * scale;
+    whole.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nanoseconds;
+
+    #[test]
+    fn seconds_with_decimals() {
+        assert_eq!(nanoseconds("0"), Some(0));
+        assert_eq!(nanoseconds("2"), Some(2_000_000_000));
+        assert_eq!(nanoseconds("0.25"), Some(250_000_000));
+        assert_eq!(nanoseconds("1.000000001"), Some(1_000_000_001));
+        for bad in ["", ".", "1.", ".5", "-1", "1e3", "+2", "1.0000000001", "99999999999999"] {
+            assert_eq!(nanoseconds(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! From the runtime's hand-over to the prompt.
+#![forbid(unsafe_code)]
+
+use alloc::sync::Arc;
+
+use pvrt::{BootInfo, println, spawn};
+
+use crate::blkback;
+use crate::blkdev::{self, Disks};
+use crate::bundle::Bundle;
+use crate::commands::{Ending, Shell, Terminal};
+use crate::xenstore::{Quotas, Xenstore, serve_rings};
+
+/// Brings the control domain up and runs its shell, for ever.
+///
+/// The command line may have `debug-exit=PORT`, where the emulator is told how things went, and `keep`: to show the
+/// prompt after a script.
+pub async fn start(boot: BootInfo) {
+    let ending = Ending { debug_exit: boot.option("debug-exit").and_then(port_number) };
+    println!("microhv dom0: {} MiB", boot.nr_pages / 256);
+    let bundle = match boot.ramdisk.map(Bundle::parse) {
+        Some(Ok(bundle)) => bundle,
+        Some(Err(error)) => {
+            println!("boot bundle: {error}");
+            Bundle::default()
+        }
+        None => Bundle::default(),
+    };
+    let store = Xenstore::new(Quotas::XEN);
+    spawn(serve_rings(store.clone()));
+    let disks = Arc::new(Disks::new());
+    blkdev::probe(&disks).await;
+    spawn(blkback::run(store.clone(), disks.clone()));
+    let terminal = Terminal::new();
+    spawn(terminal.clone().serve());
+    let shell = Shell { bundle, store, disks, terminal, ending };
+    shell.run(boot.option("keep").is_some()).await;
+}
+
+fn port_number(text: &str) -> Option<u16> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u16::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
