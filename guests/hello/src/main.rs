@@ -2,19 +2,22 @@
 #![cfg_attr(freestanding, no_main)]
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
-//! On its command line `wait` keeps it until the toolstack asks it to stop, and `panic` makes it panic at the end.
+//! On its command line `selftest` checks the runtime first, `wait` keeps the guest until the toolstack asks
+//! it to stop, and `panic` makes it panic at the end. As dom0 it tells isa-debug-exit (`debug-exit=PORT`) how it went.
 
 extern crate alloc;
 
 #[cfg(freestanding)]
 mod disk;
+#[cfg(freestanding)]
+mod selftest;
 
 #[cfg(freestanding)]
 pvrt::kernel!(async guest::start);
 
 #[cfg(freestanding)]
 mod guest {
-    use crate::disk;
+    use crate::{disk, selftest};
     use frontends::control::shutdown_request;
     use frontends::xenbus::{Nodes, Xenstore};
     use pvrt::event::Port;
@@ -23,17 +26,46 @@ mod guest {
     use pvrt::{BootInfo, println, time};
     use ring_abi::sched::SHUTDOWN_CRASH;
 
+    /// Exit codes for isa-debug-exit.
+    const DEBUG_EXIT_OK: u8 = 0x10;
+    const DEBUG_EXIT_FAILED: u8 = 0x11;
+
     /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
     pub(crate) async fn start(boot: BootInfo) {
+        if boot.option("selftest").is_some()
+            && let Err(error) = selftest::run(boot).await
+        {
+            fail(&error).await;
+        }
         if let Err(error) = report(boot).await {
-            println!("hello: FAILED: {error}");
-            pvrt::console::flush().await;
-            sched::shutdown(SHUTDOWN_CRASH);
+            fail(&error).await;
         }
         if boot.option("panic").is_some() {
             panic!("asked for on the command line");
         }
         println!("hello: goodbye");
+        pvrt::console::flush().await;
+        exit(DEBUG_EXIT_OK);
+    }
+
+    /// Says what failed and ends the domain as crashed.
+    async fn fail(error: &dyn Reason) {
+        println!("hello: FAILED: {error}");
+        pvrt::console::flush().await;
+        exit(DEBUG_EXIT_FAILED);
+        sched::shutdown(SHUTDOWN_CRASH);
+    }
+
+    /// What a failure says; may be held over a wait.
+    trait Reason: core::fmt::Display + Sync {}
+
+    impl<T: core::fmt::Display + Sync> Reason for T {}
+
+    /// Tells isa-debug-exit, where the command line names its port.
+    fn exit(code: u8) {
+        if let Some(port) = pvrt::boot::debug_exit_port() {
+            pvrt::pio::write_u8(port, code);
+        }
     }
 
     async fn report(boot: BootInfo) -> Result<(), disk::Error> {
