@@ -104,6 +104,13 @@ pub struct Decoded {
     pub len: u8,
 }
 
+/// The prefixed `cpuid`, if the eight bytes begin with it: kernels execute it thousands of times while they boot.
+#[inline]
+pub fn forced_cpuid(bytes: u64) -> Option<Decoded> {
+    const FORCED: u64 = 0x00a2_0f6e_6578_0b0f;
+    (bytes & 0x00ff_ffff_ffff_ffff == FORCED).then_some(Decoded { what: Privileged::Cpuid, len: 7 })
+}
+
 /// Decodes the instruction that starts at `bytes[0]` in 64-bit mode; `None` if it is not one of [`Privileged`] or the
 /// bytes end inside it.
 pub fn decode(bytes: &[u8]) -> Option<Decoded> {
@@ -212,6 +219,9 @@ mod tests {
     #[test]
     fn forced_emulation_cpuid_is_seven_bytes() {
         assert_eq!(ok(&[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2]), Privileged::Cpuid);
+        let eight = [0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2, 0x90];
+        assert_eq!(forced_cpuid(u64::from_le_bytes(eight)), decode(&eight));
+        assert_eq!(forced_cpuid(u64::from_le_bytes(eight) ^ 1 << 48), None);
         assert_eq!(decode(&[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f]), None);
         assert_eq!(decode(&[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0x32]), None);
         assert_eq!(decode(&[0x0f, 0x0b]), None, "a plain ud2 is the guest's");

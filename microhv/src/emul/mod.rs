@@ -93,15 +93,33 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
 }
 
 /// Reads and decodes the instruction at rip, which may end at the last mapped byte before a hole.
+///
+/// One word holds nearly all of them, and its copy is the cheapest.
 fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
+    let rip = cur.regs.rip;
+    let in_page = 4096 - (rip & 4095) as usize;
+    let mut word = [0; 8];
+    if in_page >= word.len() {
+        cur.hv.platform.copy_from_guest(&mut word, rip).ok()?;
+        if let Some(cpuid) = decode::forced_cpuid(u64::from_le_bytes(word)) {
+            return Some(cpuid);
+        }
+        if let Some(decoded) = decode::decode(&word) {
+            return Some(decoded);
+        }
+    }
+    fetch_long(cur, in_page.min(MAX_INSTRUCTION_BYTES))
+}
+
+#[cold]
+fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<Decoded> {
     let mut bytes = [0; MAX_INSTRUCTION_BYTES];
-    let in_page = (4096 - (cur.regs.rip & 4095) as usize).min(MAX_INSTRUCTION_BYTES);
-    cur.hv.platform.copy_from_guest(&mut bytes[..in_page], cur.regs.rip).ok()?;
-    if let Some(decoded) = decode::decode(&bytes[..in_page]) {
+    let (first, rest) = bytes.split_at_mut(in_page);
+    cur.hv.platform.copy_from_guest(first, cur.regs.rip).ok()?;
+    if let Some(decoded) = decode::decode(first) {
         return Some(decoded);
     }
-    let rest = cur.regs.rip.wrapping_add(in_page as u64);
-    cur.hv.platform.copy_from_guest(&mut bytes[in_page..], rest).ok()?;
+    cur.hv.platform.copy_from_guest(rest, cur.regs.rip.wrapping_add(in_page as u64)).ok()?;
     decode::decode(&bytes)
 }
 
@@ -120,15 +138,18 @@ fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
 fn cpuid_context<P: Platform>(cur: &Current<'_, P>) -> cpuid::CpuidContext {
     let platform = &cur.hv.platform;
     let xcr0_mask = platform.xcr0_mask();
+    // What only the hypervisor's leaves tell is looked up for them alone.
+    let hypervisor_leaf = cur.regs.rax as u32 >> 28 == cpuid::HYPERVISOR_BASE >> 28;
+    let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
     cpuid::CpuidContext {
         vcpu: cur.vcpu.id.raw(),
         hardware_domain: cur.domain.privileged,
         osxsave: xcr0_mask != 0,
         xcr0_mask,
-        tsc_khz: platform.time_params().tsc_khz,
+        tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
         tsc_emulated: false,
-        tsc_mode: cur.domain.tsc.lock().mode,
-        machine_address_bits: platform.cpuid(0x8000_0008, 0).eax as u8,
+        tsc_mode: of_leaf(&|| cur.domain.tsc.lock().mode),
+        machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
     }
 }
 
