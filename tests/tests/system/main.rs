@@ -1,0 +1,46 @@
+//! System tests: each boots the real images in QEMU. `cargo xtask test` builds the images and runs them; run by
+//! hand without it, they say that they are ignored.
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+mod spine;
+
+/// One test.
+struct Case {
+    name: &'static str,
+    /// Takes minutes: only with `--soak`.
+    soak: bool,
+    run: fn() -> Result<()>,
+}
+
+/// The cases of a list of functions, named `MODULE::FUNCTION`.
+macro_rules! cases {
+    ($module:ident: $($function:ident),* $(,)?) => {
+        [$($crate::Case {
+            name: concat!(stringify!($module), "::", stringify!($function)),
+            soak: false,
+            run: $function,
+        }),*]
+    };
+}
+pub(crate) use cases;
+
+/// Machines at a time: each keeps a CPU of the host busy.
+const MACHINES: usize = 2;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(MACHINES);
+    let built = std::env::var_os(xtask::test::IMAGES_BUILT).is_some();
+    let soak = std::env::var_os(xtask::test::SOAK).is_some();
+    let cases = spine::cases().into_iter();
+    let trials = cases
+        .map(|case| {
+            let run = case.run;
+            Trial::test(case.name, move || run().map_err(|error| Failed::from(format!("{error:#}"))))
+                .with_ignored_flag(!built || case.soak && !soak)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,50 @@
+//! From power-on to dom0's prompt and back.
+
+use anyhow::Result;
+use tests::Machine;
+use xtask::machine::Boot;
+
+use crate::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![spine:
+        the_prompt_is_reached_and_leaves_by_poweroff,
+        the_prompt_is_reached_when_grub_booted,
+        another_kernel_stands_in_dom0s_place,
+        a_failing_line_ends_the_script,
+    ])
+}
+
+fn the_prompt_is_reached_and_leaves_by_poweroff() -> Result<()> {
+    let mut machine = Machine::new("prompt").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("ls /boot")?;
+    machine.expect("hello.cfg", 20)?;
+    machine.expect("dom0# ", 20)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
+
+fn the_prompt_is_reached_when_grub_booted() -> Result<()> {
+    Machine::new("prompt-iso").boot(Boot::Iso).line("ls /boot").run()?.succeeded()?.says("hello.cfg")?;
+    Ok(())
+}
+
+/// Nothing in the hypervisor knows that dom0 is ours: any PV kernel boots in its place.
+fn another_kernel_stands_in_dom0s_place() -> Result<()> {
+    let bench = xtask::images::find("bench")?.bootable();
+    let machine = Machine::new("another-dom0").with(|machine| {
+        machine.dom0 = bench;
+        machine.dom0_arguments = "ops=10".into();
+    });
+    machine.run()?.succeeded()?.says("bench done")?;
+    Ok(())
+}
+
+/// The line after the one that fails does not run.
+fn a_failing_line_ends_the_script() -> Result<()> {
+    let machine = Machine::new("failing").line("ls /boot").line("cat /boot/none").line("help");
+    let run = machine.run()?.line_failed()?.says("hello.cfg")?.says_at_the_end(2, "/boot/none")?;
+    run.require(!run.console().contains("poweroff"), "the line after the failed one ran")
+}
