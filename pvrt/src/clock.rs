@@ -7,6 +7,7 @@ use ring_abi::evtchn::VIRQ_TIMER;
 use ring_abi::shared_info::{
     TIME_OFFSET, VcpuTimeInfo, WC_NSEC_OFFSET, WC_SEC_HI_OFFSET, WC_SEC_OFFSET, WC_VERSION_OFFSET,
 };
+use spin::Once;
 
 use crate::event::Port;
 use crate::hypercall::vcpu;
@@ -14,6 +15,9 @@ use crate::shared;
 
 /// The deadline the timer is set to; `u64::MAX` when it never was.
 static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// The timer's event channel.
+static TIMER: Once<Port> = Once::new();
 
 /// The TSC now.
 pub(crate) fn tsc() -> u64 {
@@ -58,9 +62,8 @@ pub(crate) fn init() {
     if let Err(errno) = vcpu::stop_periodic_timer(0) {
         log::warn!("the periodic timer goes on: {errno}");
     }
-    let port = Port::bind_virq(VIRQ_TIMER).expect("a port for the timer");
-    // The event only ends a block: nobody waits for it. It stays bound for ever.
-    core::mem::forget(port);
+    // The event only ends a block: no task waits for it.
+    TIMER.call_once(|| Port::bind_virq(VIRQ_TIMER).expect("a port for the timer"));
 }
 
 /// Sets the timer to `deadline`; false when that is past.
@@ -68,7 +71,9 @@ pub(crate) fn arm(deadline: u64) -> bool {
     if system_ns() >= deadline {
         return false;
     }
-    if ARMED.load(Ordering::Relaxed) == deadline {
+    // A timer that has fired is set no more, even if this clock still stands a moment before the deadline.
+    let fired = TIMER.get().is_some_and(Port::take_event);
+    if !fired && ARMED.load(Ordering::Relaxed) == deadline {
         return true;
     }
     match vcpu::set_singleshot_timer(0, deadline) {
