@@ -327,3 +327,69 @@ impl DeviceRegisters<'_> {
         u64::from(self.read32(offset)) | u64::from(self.read32(offset + 4)) << 32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::fake::FakeConfig;
+    use crate::pci::{COMMAND_MEMORY, VENDOR_CAPABILITY};
+
+    const AT: Address = Address::new(0, 4, 0);
+
+    /// A vendor capability at `offset`: kind, BAR, where in it, and how long.
+    fn add(config: &FakeConfig, offset: u8, next: u8, kind: u8, bar: u8, at: u32, len: u32) {
+        config.set16(AT, offset, u16::from(VENDOR_CAPABILITY) | u16::from(next) << 8);
+        config.set8(AT, offset + 3, kind);
+        config.set8(AT, offset + 4, bar);
+        config.write32(AT, offset + 8, at);
+        config.write32(AT, offset + 12, len);
+    }
+
+    fn device() -> (FakeConfig, [Option<Bar>; 6]) {
+        let config = FakeConfig::default();
+        config.add(AT, 0x1af4, 0x1042, 0x01_00_00);
+        config.set16(AT, 4, COMMAND_MEMORY);
+        config.set16(AT, 6, 1 << 4);
+        config.set8(AT, 0x34, 0x40);
+        add(&config, 0x40, 0x50, CAP_COMMON, 4, 0, 0x1000);
+        add(&config, 0x50, 0x70, CAP_NOTIFY, 4, 0x3000, 0x1000);
+        config.write32(AT, 0x60, 4);
+        add(&config, 0x70, 0, CAP_DEVICE, 4, 0x2000, 0x1000);
+        let mut bars = [None; 6];
+        bars[4] = Some(Bar::Memory { base: 0x1_fe00_0000, size: 0x4000, prefetchable: true });
+        (config, bars)
+    }
+
+    #[test]
+    fn groups_of_a_usual_device() {
+        let (config, bars) = device();
+        let regions = find_regions(&config, AT, &bars).unwrap();
+        assert_eq!(regions.common, Region { base: 0x1_fe00_0000, len: 0x1000 });
+        assert_eq!(regions.notify, Region { base: 0x1_fe00_3000, len: 0x1000 });
+        assert_eq!(regions.device, Region { base: 0x1_fe00_2000, len: 0x1000 });
+        assert_eq!(regions.notify_multiplier, 4);
+    }
+
+    #[test]
+    fn groups_outside_their_bar_do_not_count() {
+        for (bar, at, len) in [
+            (6, 0, 0x1000),
+            (255, 0, 0x1000),
+            (0, 0, 0x1000),
+            (4, 0x3001, 0x1000),
+            (4, u32::MAX, u32::MAX),
+            (4, 0, 0),
+        ] {
+            let (config, bars) = device();
+            add(&config, 0x70, 0, CAP_DEVICE, bar, at, len);
+            let result = find_regions(&config, AT, &bars);
+            assert_eq!(result, Err(TransportError::NoCapability("device")), "{bar} {at:#x} {len:#x}");
+        }
+        let (config, bars) = device();
+        add(&config, 0x40, 0x50, CAP_COMMON, 4, 0, COMMON_LENGTH - 1);
+        assert_eq!(find_regions(&config, AT, &bars), Err(TransportError::NoCapability("common")));
+        let (config, mut bars) = device();
+        bars[4] = Some(Bar::Memory { base: 0, size: 0x4000, prefetchable: false });
+        assert!(find_regions(&config, AT, &bars).is_err(), "a BAR that the firmware did not place");
+    }
+}

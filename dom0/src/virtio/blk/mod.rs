@@ -1,0 +1,295 @@
+//! The block driver: scatter lists of machine addresses in, completions out.
+//!
+//! Each request has a slot of 256 bytes in the driver's own pages: header, status byte, and a descriptor table that
+//! is long enough for a direct blkif request; longer ones take a whole page for their table. So, with indirect
+//! descriptors, every request costs the queue one descriptor. Without them (an unusual device) parts go into the
+//! queue itself.
+//!
+//! Source: VIRTIO 1.2, section 5.2.
+
+mod geometry;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::future::Future;
+
+use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
+use spin::Mutex;
+
+use self::requests::{InFlight, Inner, Request, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, TABLE_ENTRIES};
+use super::queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
+use super::transport::{Doorbell, F_EVENT_IDX, F_INDIRECT_DESC, Transport, TransportError};
+use super::{Dma, DmaSource};
+
+/// Bytes of the answer to `VIRTIO_BLK_T_GET_ID`.
+const ID_BYTES: u32 = 20;
+
+/// Why a disk cannot be used, or ceased to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlkError {
+    /// The transport's reason.
+    Transport(TransportError),
+    /// No memory for the queue.
+    OutOfMemory,
+    /// Its registers say what no disk can be.
+    BadGeometry(&'static str),
+    /// It broke the queue's rules.
+    Queue(QueueError),
+    /// It asked to be reset.
+    NeedsReset,
+}
+
+impl From<TransportError> for BlkError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(error)
+    }
+}
+
+impl fmt::Display for BlkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transport(error) => error.fmt(f),
+            Self::OutOfMemory => write!(f, "no memory for its queue"),
+            Self::BadGeometry(what) => write!(f, "its registers give a bad {what}"),
+            Self::Queue(error) => write!(f, "it broke its queue: {error:?}"),
+            Self::NeedsReset => write!(f, "it asked to be reset"),
+        }
+    }
+}
+
+/// A virtio disk. Shared by all who use it; one task runs [`Self::serve`].
+///
+/// The lock is held while a request is put into the queue or taken from it, never while a client is told: it comes
+/// before a [`Client`]'s.
+pub struct VirtioBlk<S: DmaSource> {
+    name: String,
+    transport: Transport,
+    doorbell: Doorbell,
+    geometry: Geometry,
+    inner: Mutex<Inner<S>>,
+}
+
+/// A device that was brought up.
+struct Running<S: DmaSource> {
+    queue: Queue<S::Memory>,
+    doorbell: Doorbell,
+    geometry: Geometry,
+    indirect: bool,
+    size_max: u32,
+}
+
+/// What wakes the driver: the device's interrupt.
+pub trait Interrupt {
+    /// Waits for the next; one that came since the last wait ends it at once.
+    fn wait(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl<S: DmaSource> VirtioBlk<S> {
+    /// Brings the device up with its queue's interrupt at MSI-X vector `vector`. `name` is for the log.
+    ///
+    /// # Errors
+    /// [`BlkError`]; the device was reset and uses no memory.
+    pub fn new(name: String, transport: Transport, source: S, vector: u16) -> Result<Self, BlkError> {
+        Self::bring_up(&transport, &source, vector)
+            .inspect_err(|_| {
+                transport.fail();
+                // One that does not even reset had no queue enabled yet, or has it in memory that is not reused.
+                let _ = transport.reset();
+            })
+            .map(|Running { queue, doorbell, geometry, indirect, size_max }| {
+                let size = usize::from(queue.size());
+                let inner = Inner {
+                    source,
+                    queue,
+                    slots: Vec::new(),
+                    tables: Vec::new(),
+                    free_tables: Vec::new(),
+                    in_flight: (0..size).map(|_| None).collect(),
+                    waiting: Vec::new(),
+                    parts: Vec::with_capacity(TABLE_ENTRIES),
+                    ended: Vec::new(),
+                    indirect,
+                    size_max,
+                    broken: None,
+                };
+                Self { name, transport, doorbell, geometry, inner: Mutex::new(inner) }
+            })
+    }
+
+    fn bring_up(transport: &Transport, source: &S, vector: u16) -> Result<Running<S>, BlkError> {
+        let wanted = geometry::FEATURES | F_INDIRECT_DESC | F_EVENT_IDX;
+        let features = transport.negotiate(wanted)?;
+        let most = transport.queue_size(0)?.min(MAX_QUEUE_SIZE);
+        let size = 1 << most.ilog2();
+        let (geometry, size_max) = geometry::read(transport, features, size)?;
+        let memory = source.allocate(QUEUE_PAGES).ok_or(BlkError::OutOfMemory)?;
+        let queue = Queue::new(memory, size, features & F_EVENT_IDX != 0);
+        let doorbell = transport.enable_queue(0, size, queue.addresses(), vector)?;
+        transport.start();
+        let indirect = features & F_INDIRECT_DESC != 0;
+        Ok(Running { queue, doorbell, geometry, indirect, size_max })
+    }
+
+    /// What it is called in the log.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Requests that the device has.
+    pub fn in_flight(&self) -> usize {
+        self.inner.lock().queue.in_flight()
+    }
+
+    /// Asks the device for its serial number; `None` if it has none. [`Self::serve`] must be running.
+    pub async fn serial(&self) -> Option<String> {
+        let memory = {
+            let inner = self.inner.lock();
+            inner.source.allocate(1)?
+        };
+        let client = Client::new(1);
+        loop {
+            let part = [Part { maddr: memory.maddr(0), len: ID_BYTES, device_writes: true }];
+            let request = Request { kind: T_GET_ID, sector: 0, range: None };
+            let submitted = self.inner.lock().submit_parts(&client, 0, request, &part);
+            match submitted {
+                Ok(()) => break,
+                Err(SubmitError::Full) => {
+                    client.ready().await;
+                    client.take(&mut Vec::new());
+                }
+                Err(SubmitError::Failed) => return None,
+            }
+        }
+        self.kick();
+        client.ready().await;
+        let mut done = Vec::new();
+        client.take(&mut done);
+        if !done.first()?.ok {
+            return None;
+        }
+        let bytes: Vec<u8> =
+            (0..ID_BYTES as usize).map(|at| memory.load8(at)).take_while(|byte| *byte != 0).collect();
+        let text = String::from_utf8_lossy(&bytes).trim().into();
+        Some(text).filter(|text: &String| !text.is_empty())
+    }
+
+    /// Handles the device's interrupts until it breaks; then every request has failed and none is accepted.
+    pub async fn serve(&self, interrupt: impl Interrupt) -> BlkError {
+        loop {
+            match self.service() {
+                Ok(()) => interrupt.wait().await,
+                Err(error) => {
+                    log::error!("{}: {error}; it is out of use", self.name);
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// Hands out all that the device has finished and asks for the next interrupt.
+    ///
+    /// # Errors
+    /// [`BlkError`]: the device was reset, and all its requests failed.
+    pub fn service(&self) -> Result<(), BlkError> {
+        let mut inner = self.inner.lock();
+        if let Some(error) = inner.broken {
+            return Err(error);
+        }
+        let mut outcome = Ok(());
+        loop {
+            match inner.take_finished() {
+                Ok(true) => {}
+                Ok(false) if inner.queue.arm() => {}
+                Ok(false) => break,
+                Err(error) => {
+                    outcome = Err(BlkError::Queue(error));
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() && inner.ended.is_empty() && self.transport.needs_reset() {
+            outcome = Err(BlkError::NeedsReset);
+        }
+        if let Err(error) = outcome {
+            self.give_up(&mut inner, error);
+        }
+        let mut ended = core::mem::take(&mut inner.ended);
+        let waiting = if ended.is_empty() { Vec::new() } else { core::mem::take(&mut inner.waiting) };
+        drop(inner);
+        for (client, tag, ok) in ended.drain(..) {
+            client.complete(tag, ok);
+        }
+        for client in waiting {
+            client.room();
+        }
+        self.inner.lock().ended = ended;
+        outcome
+    }
+
+    /// Resets the device and fails all it had. Memory is given back only if the reset succeeded: else the device
+    /// may still write to it.
+    fn give_up(&self, inner: &mut Inner<S>, error: BlkError) {
+        inner.broken = Some(error);
+        if self.transport.reset().is_err() {
+            log::error!("{}: it does not reset; the memory it was given stays with it", self.name);
+            return;
+        }
+        for index in 0..inner.in_flight.len() {
+            if let Some(InFlight { client, tag, .. }) = inner.in_flight[index].take() {
+                inner.ended.push((client, tag, false));
+            }
+        }
+    }
+}
+
+impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn submit(
+        &self,
+        client: &Arc<Client>,
+        tag: u32,
+        op: BlockOp,
+        sector: u64,
+        segments: &[Segment],
+    ) -> Result<(), SubmitError> {
+        let mut inner = self.inner.lock();
+        let request = match op {
+            BlockOp::Read => Request { kind: T_IN, sector, range: None },
+            BlockOp::Write => Request { kind: T_OUT, sector, range: None },
+            BlockOp::Flush => Request { kind: T_FLUSH, sector: 0, range: None },
+            BlockOp::Discard { sectors } => {
+                let sectors = u32::try_from(sectors).map_err(|_| SubmitError::Failed)?;
+                Request { kind: T_DISCARD, sector: 0, range: Some((sector, sectors)) }
+            }
+        };
+        let device_writes = op == BlockOp::Read;
+        let mut parts = core::mem::take(&mut inner.parts);
+        parts.clear();
+        for segment in segments {
+            let (mut maddr, mut left) = (segment.maddr.raw(), segment.len);
+            while left > 0 {
+                let len = left.min(inner.size_max);
+                parts.push(Part { maddr, len, device_writes });
+                maddr += u64::from(len);
+                left -= len;
+            }
+        }
+        let result = inner.submit_parts(client, tag, request, &parts);
+        inner.parts = parts;
+        result
+    }
+
+    fn kick(&self) {
+        if self.inner.lock().queue.publish() {
+            self.transport.notify(&self.doorbell);
+        }
+    }
+}
