@@ -152,11 +152,6 @@ impl MemoryMap {
         let _ = self.free.try_insert(at, merged);
     }
 
-    /// Makes a range free again that was taken or set aside.
-    pub fn add_back(&mut self, range: Range) {
-        self.add(range.inner_pages());
-    }
-
     /// Sets every frame that `range` touches aside: it is somebody's.
     #[inline(never)]
     pub fn reserve(&mut self, range: Range) {

@@ -164,7 +164,7 @@ impl<P: Platform> Hypervisor<P> {
         ] {
             context.flags |= if set { flag } else { 0 };
         }
-        for (vector, (info, gate)) in context.trap_ctxt.iter_mut().zip(&cpu.traps).enumerate() {
+        for (vector, (info, gate)) in context.trap_ctxt.iter_mut().zip(cpu.traps.iter()).enumerate() {
             info.vector = vector as u8;
             info.flags = gate.dpl | u8::from(gate.masks_events) << 2;
             info.cs = gate.cs;

@@ -31,7 +31,7 @@ pub struct Callback {
 #[derive(Clone, Debug)]
 pub struct GuestCpu {
     /// Trap table, by vector.
-    pub traps: Box<[TrapGate]>,
+    pub traps: Box<[TrapGate; 256]>,
     /// Stack for entry from user mode.
     pub kernel_ss: u16,
     /// Stack for entry from user mode.
@@ -83,7 +83,7 @@ impl GuestCpu {
     /// A vCPU of which nothing was told.
     pub fn new() -> Self {
         Self {
-            traps: vec![TrapGate::default(); 256].into_boxed_slice(),
+            traps: vec![TrapGate::default(); 256].into_boxed_slice().try_into().expect("256 gates"),
             kernel_ss: 0,
             kernel_sp: 0,
             event: Callback::default(),

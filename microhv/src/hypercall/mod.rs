@@ -72,15 +72,10 @@ pub struct Current<'a, P: Platform> {
 }
 
 /// Executes the hypercall that the registers describe, and sets them to its result.
-#[inline]
+#[inline(always)]
 pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
     let number = cur.regs.rax;
     cur.vcpu.history.record(number as u32);
-    if number == u64::from(nr::__HYPERVISOR_IRET) {
-        // Ahead of the table: the way back from each trap, and it takes no arguments.
-        let _ = crate::traps::iret(cur);
-        return;
-    }
     let args = [cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9];
     match call(cur, number, &args) {
         Ok(Outcome::Done(value)) => cur.regs.rax = value,
@@ -92,6 +87,12 @@ pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
         Ok(Outcome::NoReturn) => {}
         Err(error) => cur.regs.rax = error.errno() as u64,
     }
+}
+
+/// Apart, so that the dispatch of all others does not save registers for it.
+#[inline(never)]
+fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
+    crate::traps::iret(cur)
 }
 
 /// Hypercall `number` with `args`.
@@ -120,7 +121,7 @@ pub fn call<P: Platform>(cur: &mut Current<'_, P>, number: u64, args: &Args) -> 
         nr::__HYPERVISOR_GRANT_TABLE_OP => grant::grant_table_op(cur, args),
         nr::__HYPERVISOR_VM_ASSIST => state::vm_assist(cur, args),
         nr::__HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::update_va_mapping_otherdomain(cur, args),
-        nr::__HYPERVISOR_IRET => crate::traps::iret(cur),
+        nr::__HYPERVISOR_IRET => iret(cur),
         nr::__HYPERVISOR_VCPU_OP => vcpu::vcpu_op(cur, args),
         nr::__HYPERVISOR_SET_SEGMENT_BASE => state::set_segment_base(cur, args),
         nr::__HYPERVISOR_MMUEXT_OP => mmuext::mmuext_op(cur, args),

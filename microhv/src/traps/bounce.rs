@@ -37,7 +37,7 @@ struct Interrupted {
 }
 
 /// Goes to kernel mode and gathers what was interrupted. `masks`: delivery masks upcalls.
-#[inline]
+#[inline(always)]
 fn interrupt<P: Platform>(cur: &mut Current<'_, P>, masks: bool, kernel_sp: u64) -> Interrupted {
     let was_user = leave_user_mode(cur);
     let mask = upcall_mask(cur);
@@ -53,7 +53,7 @@ fn interrupt<P: Platform>(cur: &mut Current<'_, P>, masks: bool, kernel_sp: u64)
 }
 
 /// Writes the frame and sets the registers to the handler; crashes the domain when that cannot be.
-#[inline]
+#[inline(always)]
 fn enter<P: Platform, const N: usize>(cur: &mut Current<'_, P>, stack: u64, frame: [u64; N], handler: u64) {
     let sp = stack.wrapping_sub(size_of_val(&frame) as u64);
     if handler == 0 {
@@ -78,27 +78,37 @@ pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
 }
 
 /// Delivers a frame without an error code to a callback.
-#[inline]
+#[inline(always)]
 pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, callback: Callback, kernel_sp: u64) {
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
     let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
     enter(cur, stack, [rcx, r11, a, b, c, d, e], callback.address);
 }
 
-/// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
+/// Delivers exception `vector`, which has no error code, through the guest's trap table.
 ///
 /// A guest without a handler, or whose stack cannot be written, crashes.
-#[inline]
-pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: Option<u32>) {
+#[inline(always)]
+pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: u8) {
     let (gate, kernel_sp) = {
         let cpu = cur.vcpu.cpu.lock();
         (cpu.traps[usize::from(vector)], cpu.kernel_sp)
     };
-    let callback = Callback { address: gate.address, masks_events: gate.masks_events };
-    let Some(error) = error else { return call(cur, callback, kernel_sp) };
+    call(cur, Callback { address: gate.address, masks_events: gate.masks_events }, kernel_sp);
+}
+
+/// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
+///
+/// A guest without a handler, or whose stack cannot be written, crashes.
+pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: Option<u32>) {
+    let Some(error) = error else { return deliver_plain(cur, vector) };
+    let (gate, kernel_sp) = {
+        let cpu = cur.vcpu.cpu.lock();
+        (cpu.traps[usize::from(vector)], cpu.kernel_sp)
+    };
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
-    enter(cur, stack, [rcx, r11, u64::from(error), a, b, c, d, e], callback.address);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, gate.masks_events, kernel_sp);
+    enter(cur, stack, [rcx, r11, u64::from(error), a, b, c, d, e], gate.address);
 }
 
 /// Delivers a page fault at `cr2`. The U bit of the processor's error code is set in guest kernel mode too, since

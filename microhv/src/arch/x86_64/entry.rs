@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use microhv::hypercall;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::hypercall::__HYPERVISOR_IRET;
 
 use super::machine::{self, Cur};
 use super::percpu::{self, Local};
@@ -56,23 +57,45 @@ fn deliver_event(local: &'static Local) {
 }
 
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for it.
+///
+/// The two calls that each system call of a guest's user needs have functions of their own, entered by a jump, so that
+/// no hypercall pays for the registers they save.
 #[unsafe(no_mangle)]
 extern "C" fn syscall_from_guest() -> Exit {
     let local = percpu::local();
+    // SAFETY: a guest was just interrupted.
+    let (_, vcpu) = unsafe { local.current_unchecked() };
+    if vcpu.user_mode.load(Ordering::Relaxed) {
+        return user_syscall(local);
+    }
+    // SAFETY: this CPU runs the vCPU; nobody else writes its frame.
+    if unsafe { (*vcpu.regs_ptr()).rax } == u64::from(__HYPERVISOR_IRET) {
+        return iret(local);
+    }
     machine::with_current(local, |cur| {
         cur.regs.entry_vector = ENTRY_SYSCALL;
-        if cur.vcpu.user_mode.load(Ordering::Relaxed) {
-            user_syscall(cur);
-        } else {
-            hypercall::dispatch(cur);
-        }
+        hypercall::dispatch(cur);
     });
     leave(local)
 }
 
 #[inline(never)]
-fn user_syscall(cur: &mut Cur<'_>) {
-    traps::syscall(cur);
+fn user_syscall(local: &'static Local) -> Exit {
+    machine::with_current(local, |cur| {
+        cur.regs.entry_vector = ENTRY_SYSCALL;
+        traps::syscall(cur);
+    });
+    leave(local)
+}
+
+#[inline(never)]
+fn iret(local: &'static Local) -> Exit {
+    machine::with_current(local, |cur| {
+        cur.vcpu.history.record(__HYPERVISOR_IRET);
+        // Its outcome is always that the registers are set.
+        let _ = traps::iret(cur);
+    });
+    leave(local)
 }
 
 /// SYSCALL from 32-bit code, and SYSENTER (which is told by the null `rip`).
@@ -88,26 +111,31 @@ extern "C" fn compat_syscall_from_guest() -> Exit {
     leave(local)
 }
 
+/// Exceptions that are more than bounced, a bit each: #DB, #UD, #NM, #GP, #PF.
+const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14;
+/// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
+const WITH_ERROR: u32 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 17;
+
 /// An exception or interrupt while a guest ran.
 #[unsafe(no_mangle)]
 extern "C" fn trap_from_guest() -> Exit {
     let local = percpu::local();
     machine::with_current(local, |cur| {
-        let (vector, error) = (cur.regs.entry_vector, cur.regs.error_code);
-        match vector {
-            0x80 => traps::int80(cur),
-            32.. => interrupt(vector as u8),
-            _ => guest_exception(cur, vector as u8, error),
+        let vector = cur.regs.entry_vector;
+        if vector < 32 && (SPECIAL | WITH_ERROR) >> vector & 1 == 0 {
+            traps::deliver_plain(cur, vector as u8);
+        } else {
+            special_trap(cur, vector);
         }
     });
     leave(local)
 }
 
-#[inline]
-fn guest_exception(cur: &mut Cur<'_>, vector: u8, error: u32) {
+#[inline(never)]
+fn special_trap(cur: &mut Cur<'_>, vector: u32) {
+    let error = cur.regs.error_code;
     match vector {
         1 => debug_exception(cur),
-        3 => traps::deliver_exception(cur, 3, None),
         6 => {
             if !machine::emulate(cur, 6) {
                 traps::deliver_exception(cur, 6, None);
@@ -125,8 +153,9 @@ fn guest_exception(cur: &mut Cur<'_>, vector: u8, error: u32) {
                 traps::page_fault(cur, cr2, error);
             }
         }
-        10 | 11 | 12 | 17 => traps::deliver_exception(cur, vector, Some(error)),
-        _ => traps::deliver_exception(cur, vector, None),
+        0x80 => traps::int80(cur),
+        32.. => interrupt(vector as u8),
+        _ => traps::deliver_exception(cur, vector as u8, Some(error)),
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // raw accesses with fix-ups
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 
 use microhv::platform::GuestFault;
 use zerocopy::IntoBytes;
@@ -111,7 +112,7 @@ pub(crate) fn read_frame<const N: usize>(va: u64) -> Result<[u64; N], GuestFault
     if !is_guest_range(va, N * 8) {
         return Err(GuestFault { va });
     }
-    let mut words = [0u64; N];
+    let mut words = MaybeUninit::<[u64; N]>::uninit();
     let left: u64;
     // SAFETY: the range is the guest's; a fault goes on behind the copy with the rest in rcx.
     unsafe {
@@ -125,7 +126,8 @@ pub(crate) fn read_frame<const N: usize>(va: u64) -> Result<[u64; N], GuestFault
             options(nostack, preserves_flags),
         );
     }
-    if left == 0 { Ok(words) } else { Err(GuestFault { va }) }
+    // SAFETY: all words were written when nothing is left.
+    if left == 0 { Ok(unsafe { words.assume_init() }) } else { Err(GuestFault { va }) }
 }
 
 /// A data segment register.

@@ -37,7 +37,7 @@ pub(crate) type Cur<'a> = Current<'a, Machine>;
 #[derive(Debug)]
 pub(crate) struct Machine {
     /// ACPI's tables.
-    pub(crate) acpi: Acpi,
+    pub(crate) acpi: &'static Acpi,
     /// Wall time at system time 0.
     pub(crate) boot_wall_ns: u64,
     /// What the boot CPU is.
@@ -435,9 +435,9 @@ impl Platform for Machine {
 
     fn power(&self, action: PowerAction) {
         match action {
-            PowerAction::Off => power_off(&self.acpi),
+            PowerAction::Off => power_off(self.acpi),
             PowerAction::Reboot if self.no_reboot => {}
-            PowerAction::Reboot => reboot(&self.acpi),
+            PowerAction::Reboot => reboot(self.acpi),
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
         }
         serial::write(b"(microhv) the machine is halted\n");

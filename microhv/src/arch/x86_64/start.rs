@@ -45,7 +45,6 @@ type Line = ArrayVec<u8, LINE_BYTES>;
 struct Found {
     information: BootInformation,
     memory: MemoryMap,
-    acpi: Acpi,
     line: Line,
     module_lines: ArrayVec<Line, 2>,
     modules: ArrayVec<Range, MAX_MODULES>,
@@ -54,6 +53,8 @@ struct Found {
 static FOUND: Once<Mutex<Found>> = Once::new();
 /// The command line, once it will not change any more.
 static LINE: Once<Line> = Once::new();
+/// What ACPI told.
+static ACPI: Once<Acpi> = Once::new();
 static HAS_STACKS: AtomicBool = AtomicBool::new(false);
 
 /// The hypervisor's command line.
@@ -93,7 +94,6 @@ fn found() -> Found {
     Found {
         information: BootInformation::default(),
         memory: MemoryMap::default(),
-        acpi: Acpi::default(),
         line: Line::new(),
         module_lines: ArrayVec::new(),
         modules: ArrayVec::new(),
@@ -131,6 +131,8 @@ fn look(magic: u32, info: u64) {
         found.memory.reserve(module);
     }
     read_acpi(found);
+    let heap = found.memory.take(EARLY_HEAP_BYTES, 4096, u64::MAX).expect("RAM for the heap");
+    *EARLY_HEAP.lock() = Range::sized(heap, EARLY_HEAP_BYTES);
 }
 
 #[inline(never)]
@@ -143,8 +145,8 @@ fn add_line(lines: &mut ArrayVec<Line, 2>, string: Range) {
 }
 
 #[inline(never)]
-fn read_acpi(found: &mut Found) {
-    found.acpi = acpi::read(&Identity, found.information.rsdp);
+fn read_acpi(found: &Found) {
+    ACPI.call_once(|| acpi::read(&Identity, found.information.rsdp));
 }
 
 /// Memory for the heap, before and after the frame table exists.
@@ -153,14 +155,30 @@ pub(crate) fn take_heap_frames(frames: u64) -> Option<u64> {
         let order = frames.next_power_of_two().trailing_zeros() as u8;
         return hv.alloc_frames(order, 0).map(|mfn| mfn.maddr().raw());
     }
-    FOUND.get()?.try_lock()?.memory.take(frames * 4096, 4096, u64::MAX)
+    let mut early = EARLY_HEAP.lock();
+    let start = early.start;
+    let end = start.checked_add(frames * 4096).filter(|&end| end <= early.end)?;
+    early.start = end;
+    Some(start)
+}
+
+/// RAM for the heap until the frame table gives it.
+static EARLY_HEAP: Mutex<Range> = Mutex::new(Range { start: 0, end: 0 });
+/// How much.
+const EARLY_HEAP_BYTES: u64 = 512 << 10;
+
+/// Gives what the heap did not need early to the frame table.
+fn return_early_heap(hv: &Hv) {
+    let mut early = EARLY_HEAP.lock();
+    hv.frames.add_free(Mfn::new(early.start / 4096), Mfn::new(early.end / 4096));
+    early.start = early.end;
 }
 
 /// Start-up with the final tables, on the CPU's own stack.
 extern "C" fn on_own_stack() -> ! {
     fpu::init();
     let found = FOUND.get().expect("set at boot");
-    let acpi = found.lock().acpi.clone();
+    let acpi = ACPI.get().expect("read at boot");
     LINE.call_once(|| found.lock().line.clone());
     let options = Options::parse(command_line());
     for word in Options::unknown(command_line()) {
@@ -168,10 +186,11 @@ extern "C" fn on_own_stack() -> ! {
     }
     panic::set_debug_exit(options.debug_exit);
     log::set_max_level(options.log_level);
-    apic::init(&acpi);
-    apic::init_io(&acpi);
-    time::init(&acpi);
+    apic::init(acpi);
+    apic::init_io(acpi);
+    time::init(acpi);
     let hv = make_hypervisor(acpi, &options);
+    return_early_heap(hv);
     describe(hv, &options);
     // The scheduler's word is looked at on each way out.
     let pending = hv.sched.pending(machine::this_cpu());
@@ -184,7 +203,7 @@ extern "C" fn on_own_stack() -> ! {
 }
 
 #[inline(never)]
-fn make_hypervisor(acpi: Acpi, options: &Options) -> &'static Hv {
+fn make_hypervisor(acpi: &'static Acpi, options: &Options) -> &'static Hv {
     let frames = frame_table();
     let platform = Machine {
         acpi,
@@ -219,21 +238,12 @@ fn frame_table() -> FrameTable {
         .take(32)
         .collect();
     let table = FrameTable::over(infos, &ram);
-    // The heap may still grow from the map until the hypervisor is installed: a piece is kept back for it.
-    let spare = memory.take(EARLY_HEAP_BYTES, 4096, u64::MAX);
     for range in memory.free() {
         let (start, end) = frames(range);
         table.add_free(start, end);
     }
-    memory.reserve(Range { start: 0, end: u64::MAX });
-    if let Some(start) = spare {
-        memory.add_back(Range::sized(start, EARLY_HEAP_BYTES));
-    }
     table
 }
-
-/// What the heap may take between the frame table's making and its first use.
-const EARLY_HEAP_BYTES: u64 = 512 << 10;
 
 #[inline(never)]
 fn describe(hv: &Hv, options: &Options) {
