@@ -37,6 +37,8 @@ pub(crate) struct Local {
     current: UnsafeCell<Option<VcpuRef>>,
     /// The vCPU whose floating-point, debug and segment registers are loaded: the current, or while idle the last.
     pub(crate) loaded: UnsafeCell<Option<VcpuRef>>,
+    /// TSC before which nobody looks for waiting interrupts again.
+    pub(crate) poll_at: AtomicU64,
     /// The CPU's number.
     pub(crate) id: AtomicU32,
     /// Task state: the stacks that the CPU switches to.
@@ -83,6 +85,7 @@ pub(crate) static boot_cpu_area: Area = Area {
         vcpu: AtomicPtr::new(core::ptr::null_mut()),
         current: UnsafeCell::new(None),
         loaded: UnsafeCell::new(None),
+        poll_at: AtomicU64::new(0),
         id: AtomicU32::new(0),
         tss: UnsafeCell::new(Tss::new()),
     },
