@@ -11,6 +11,7 @@ pub(crate) fn cases() -> Vec<Case> {
         the_prompt_is_reached_and_leaves_by_poweroff,
         the_prompt_is_reached_when_grub_booted,
         another_kernel_stands_in_dom0s_place,
+        the_runtime_passes_its_self_test,
         a_failing_line_ends_the_script,
     ])
 }
@@ -39,6 +40,17 @@ fn another_kernel_stands_in_dom0s_place() -> Result<()> {
         machine.dom0_arguments = "ops=10".into();
     });
     machine.run()?.succeeded()?.says("bench done")?;
+    Ok(())
+}
+
+/// Memory, grants, timers and tasks of every PV kernel here, with the real hypervisor below.
+fn the_runtime_passes_its_self_test() -> Result<()> {
+    let hello = xtask::images::find("hello")?.bootable();
+    let machine = Machine::new("selftest").with(|machine| {
+        machine.dom0 = hello;
+        machine.dom0_arguments = "selftest".into();
+    });
+    machine.run()?.succeeded()?.says("selftest: passed")?;
     Ok(())
 }
 
