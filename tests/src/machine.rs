@@ -130,6 +130,22 @@ impl Run {
         self.ended(&Outcome::LineFailed)
     }
 
+    /// The hypervisor or dom0 panicked, and said so through the report port.
+    ///
+    /// # Errors
+    /// Neither did.
+    pub fn panicked(self) -> Result<Self> {
+        self.ended(&Outcome::Panicked)
+    }
+
+    /// It ran until its time was up.
+    ///
+    /// # Errors
+    /// It ended before.
+    pub fn timed_out(self) -> Result<Self> {
+        self.ended(&Outcome::TimedOut)
+    }
+
     fn ended(self, expected: &Outcome) -> Result<Self> {
         if self.outcome != *expected {
             bail!("{}: ended with {:?}, not {expected:?}{}", self.name, self.outcome, self.tail());

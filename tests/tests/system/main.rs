@@ -4,6 +4,7 @@
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
+mod console;
 mod spine;
 
 /// One test.
@@ -34,7 +35,7 @@ fn main() {
     arguments.test_threads.get_or_insert(MACHINES);
     let built = std::env::var_os(xtask::test::IMAGES_BUILT).is_some();
     let soak = std::env::var_os(xtask::test::SOAK).is_some();
-    let cases = spine::cases().into_iter();
+    let cases = [spine::cases(), console::cases()].into_iter().flatten();
     let trials = cases
         .map(|case| {
             let run = case.run;

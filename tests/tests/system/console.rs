@@ -1,0 +1,70 @@
+//! The serial line: who has it, what the hypervisor says on it, and how an end is told.
+
+use anyhow::Result;
+use tests::{Machine, Scratch};
+
+use crate::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![console:
+        debug_keys_answer_and_dom0_gets_its_input_back,
+        the_frame_table_agrees_with_the_page_tables,
+        a_broken_dom0_is_a_panic_with_its_reason,
+        a_time_limit_ends_the_machine,
+    ])
+}
+
+/// Switches the serial input between dom0 and the hypervisor.
+const SWITCH: &str = "\x01\x01\x01";
+
+fn debug_keys_answer_and_dom0_gets_its_input_back() -> Result<()> {
+    let mut machine = Machine::new("debug-keys").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_text(SWITCH)?;
+    machine.expect("serial input to microhv", 20)?;
+    machine.type_text("h")?;
+    machine.expect("key 'q'", 20)?;
+    machine.type_text("q")?;
+    machine.expect("d0:", 20)?;
+    machine.type_text(SWITCH)?;
+    machine.expect("serial input to dom0", 20)?;
+    // Two are too few: they are dom0's.
+    machine.type_text("\x01\x01")?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
+
+fn the_frame_table_agrees_with_the_page_tables() -> Result<()> {
+    let mut machine = Machine::new("frame-table").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_text(SWITCH)?;
+    machine.type_text("M")?;
+    machine.expect("frame table: 0 differences", 60)?;
+    machine.type_text(SWITCH)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
+
+fn a_broken_dom0_is_a_panic_with_its_reason() -> Result<()> {
+    let scratch = Scratch::new("broken-dom0")?;
+    let image = std::fs::read(xtask::images::find("hello")?.bootable())?;
+    for (name, bytes) in
+        [("cut", &image[..image.len() / 2]), ("text", b"#!/bin/sh\n".as_slice()), ("empty", b"")]
+    {
+        let kernel = scratch.file(name, bytes)?;
+        Machine::new(&format!("broken-dom0-{name}"))
+            .with(|machine| machine.dom0 = kernel)
+            .run()?
+            .panicked()?
+            .says("cannot build dom0")?
+            .says("build id ")?;
+    }
+    Ok(())
+}
+
+fn a_time_limit_ends_the_machine() -> Result<()> {
+    Machine::new("time-limit").seconds(5).run()?.timed_out()?.says("dom0# ")?;
+    Ok(())
+}
