@@ -122,6 +122,8 @@ pub struct Vcpu {
     pub areas_stale: AtomicBool,
     /// Ports of its VIRQs, and what it polls.
     pub events: VcpuEvents,
+    /// Arguments of the hypercall that is to be executed again. Only the vCPU itself uses them.
+    continuation: [AtomicU64; 6],
     /// What the guest told. Lock order: see the crate's documentation.
     pub cpu: Mutex<GuestCpu>,
     /// Clock, runstate and timers.
@@ -177,6 +179,7 @@ impl Vcpu {
             history: CallHistory::default(),
             areas_stale: AtomicBool::new(false),
             events: VcpuEvents::new(),
+            continuation: [const { AtomicU64::new(0) }; 6],
             cpu: Mutex::new(GuestCpu::new()),
             time: Mutex::new(VcpuTime::new()),
             cr3_kernel: AtomicU64::new(Self::NO_TABLE),
@@ -213,6 +216,17 @@ impl Vcpu {
     pub fn set_saved_regs(&self, regs: &CpuUserRegs) {
         // SAFETY: as in `saved_regs`; callers hold the vCPU stopped, so that nobody has a reference.
         unsafe { self.regs.frame.get().write_volatile(*regs) }
+    }
+
+    /// Arguments of the hypercall that is to be executed again.
+    pub fn continuation(&self) -> [u64; 6] {
+        core::array::from_fn(|n| self.continuation[n].load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_continuation(&self, args: [u64; 6]) {
+        for (slot, value) in self.continuation.iter().zip(args) {
+            slot.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Floating-point state.

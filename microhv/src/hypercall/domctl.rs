@@ -48,7 +48,7 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         Err(HypercallError::Again)
             if matches!(op.cmd, XEN_DOMCTL_DESTROYDOMAIN | XEN_DOMCTL_SETVCPUCONTEXT) =>
         {
-            Ok(Outcome::Continue(*args))
+            Ok(cur.again(*args))
         }
         Err(error) => Err(error),
     };

@@ -92,7 +92,7 @@ fn rare<P: Platform>(cur: &mut Current<'_, P>, command: u32, arg: u64) -> Hyperc
             let op: EvtchnReset = cur.copy_in(arg)?;
             let domain = hv.domains.target(caller, op.dom)?;
             if !hv.evtchn_close_all(&domain) {
-                return Ok(Outcome::Continue([u64::from(command), arg, 0, 0, 0, 0]));
+                return Ok(cur.again([u64::from(command), arg, 0, 0, 0, 0]));
             }
         }
         _ => return Err(HypercallError::NoSys),

@@ -60,7 +60,7 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
 ) -> HypercallResult {
     for n in 0..count {
         if n != 0 && n.is_multiple_of(PREEMPT_EVERY) && cur.hv.platform.work_pending() {
-            return Ok(resume::<T>(args, array, count, n));
+            return Ok(cur.again(resume::<T>(args, array, count, n)));
         }
         let op: T = cur.copy_in_at(array, n)?;
         let at = array + n * size_of::<T>() as u64; // `copy_in_at` checked that it does not wrap
@@ -69,12 +69,12 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
     Ok(Outcome::OK)
 }
 
-/// The call again, without the first `done` operations.
-fn resume<T>(args: &Args, array: u64, count: u64, done: u64) -> Outcome {
+/// The arguments without the first `done` operations.
+fn resume<T>(args: &Args, array: u64, count: u64, done: u64) -> Args {
     let mut args = *args;
     args[1] = array + done * size_of::<T>() as u64;
     args[2] = count - done;
-    Outcome::Continue(args)
+    args
 }
 
 fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
@@ -104,7 +104,7 @@ fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: 
     let mut done = 0;
     while done < count {
         if done != 0 && cur.hv.platform.work_pending() {
-            return Ok(resume::<GnttabUnmapGrantRef>(args, array, count, done));
+            return Ok(cur.again(resume::<GnttabUnmapGrantRef>(args, array, count, done)));
         }
         let end = count.min(done + UNMAP_BATCH as u64);
         let result = (done..end).try_for_each(|n| {

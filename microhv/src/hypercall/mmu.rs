@@ -99,7 +99,7 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     if dom.is_dying() {
         return Err(HypercallError::NoSuchDomain);
     }
-    let Ok(mut mm) = hv.begin_tables(dom) else { return Ok(Outcome::Continue(*args)) };
+    let Ok(mut mm) = hv.begin_tables(dom) else { return Ok(cur.again(*args)) };
     if only_finish {
         return Ok(saved_result(args));
     }
@@ -134,10 +134,10 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     ];
     match result {
         Ok(()) if drained => Ok(Outcome::OK),
-        Ok(()) | Err(TableError::Restart) => Ok(Outcome::Continue(rest)),
+        Ok(()) | Err(TableError::Restart) => Ok(cur.again(rest)),
         Err(TableError::Refused(error)) if drained => Err(error),
         Err(TableError::Refused(error)) => {
-            Ok(Outcome::Continue([0, u64::from(PREEMPTED), 0, error.errno() as u64, args[4], args[5]]))
+            Ok(cur.again([0, u64::from(PREEMPTED), 0, error.errno() as u64, args[4], args[5]]))
         }
     }
 }
@@ -189,7 +189,7 @@ pub fn update_va_mapping_otherdomain<P: Platform>(cur: &mut Current<'_, P>, args
 fn update_mapping<P: Platform>(cur: &Current<'_, P>, args: &Args, owner: FrameOwner<'_>) -> HypercallResult {
     let [va, entry, flags, ..] = *args;
     let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
-    let Ok(mut mm) = cur.hv.begin_tables(cur.domain) else { return Ok(Outcome::Continue(*args)) };
+    let Ok(mut mm) = cur.hv.begin_tables(cur.domain) else { return Ok(cur.again(*args)) };
     let (table, slot) = mm.find_leaf(base, va)?;
     match mm.update_leaf(table, slot, entry, owner, Update::Plain) {
         Ok(()) => {}

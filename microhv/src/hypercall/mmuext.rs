@@ -35,7 +35,7 @@ pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
     // What an earlier call left: of the tables that are worked on, and of the caller's own.
     for tables in [&dom, cur.domain] {
         if cur.hv.begin_tables(tables).is_err() {
-            return Ok(Outcome::Continue(*args));
+            return Ok(cur.again(*args));
         }
     }
     if only_finish {
@@ -70,11 +70,11 @@ pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
     ];
     match result {
         Ok(()) if drained => Ok(Outcome::OK),
-        Ok(()) | Err(TableError::Restart) => Ok(Outcome::Continue(rest)),
+        Ok(()) | Err(TableError::Restart) => Ok(cur.again(rest)),
         Err(TableError::Refused(error)) if drained => Err(error),
         Err(TableError::Refused(error)) => {
             let result = error.errno() as u64;
-            Ok(Outcome::Continue([0, u64::from(PREEMPTED), 0, result, args[4], args[5]]))
+            Ok(cur.again([0, u64::from(PREEMPTED), 0, result, args[4], args[5]]))
         }
     }
 }

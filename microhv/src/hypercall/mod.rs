@@ -1,8 +1,8 @@
 //! Hypercalls: dispatch, what a handler gets and gives, a file for each family.
 //!
 //! A handler decodes, checks, then commits; the commit cannot fail. What takes long looks at
-//! `Platform::work_pending` and returns [`Outcome::Continue`]: the guest re-executes the call with the arguments
-//! given, after whatever was waiting.
+//! `Platform::work_pending` and returns [`Current::again`]: the guest re-executes the call with the arguments given,
+//! after whatever was waiting.
 
 pub mod callback;
 pub mod console;
@@ -44,8 +44,8 @@ pub type Args = [u64; 6];
 pub enum Outcome {
     /// rax gets this.
     Done(u64),
-    /// The call is to be executed again, with these arguments.
-    Continue(Args),
+    /// The call is to be executed again, with the arguments that [`Current::again`] left in the vCPU.
+    Continue,
     /// The registers were replaced as a whole (`iret`, a resumed context): rax is not written.
     NoReturn,
 }
@@ -79,11 +79,7 @@ pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
     let args = [cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9];
     match call(cur, number, &args) {
         Ok(Outcome::Done(value)) => cur.regs.rax = value,
-        Ok(Outcome::Continue([rdi, rsi, rdx, r10, r8, r9])) => {
-            let regs = &mut *cur.regs;
-            regs.rip = regs.rip.wrapping_sub(2); // `syscall` again
-            (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9) = (rdi, rsi, rdx, r10, r8, r9);
-        }
+        Ok(Outcome::Continue) => execute_again(cur),
         Ok(Outcome::NoReturn) => {}
         Err(error) => cur.regs.rax = error.errno() as u64,
     }
@@ -94,6 +90,27 @@ pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
 fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
     crate::traps::iret(cur)
 }
+
+/// Sets the registers to execute the hypercall again, with the arguments that its handler left.
+#[cold]
+fn execute_again<P: Platform>(cur: &mut Current<'_, P>) {
+    let regs = &mut *cur.regs;
+    regs.rip = regs.rip.wrapping_sub(2); // `syscall` again
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = cur.vcpu.continuation();
+}
+
+impl<P: Platform> Current<'_, P> {
+    /// The call is to be executed again, with `args`.
+    ///
+    /// They are kept in the vCPU, not in the outcome, so that an outcome fits into two registers.
+    #[cold]
+    pub fn again(&self, args: Args) -> Outcome {
+        self.vcpu.set_continuation(args);
+        Outcome::Continue
+    }
+}
+
+const _: () = assert!(size_of::<HypercallResult>() == 16);
 
 /// Hypercall `number` with `args`.
 ///

@@ -26,9 +26,10 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         let result = match outcome {
             Ok(Outcome::Done(value)) => value,
             Err(error) => error.errno() as u64,
-            Ok(Outcome::Continue(args)) => {
+            Ok(Outcome::Continue) => {
+                let args = cur.vcpu.continuation();
                 cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
-                return Ok(Outcome::Continue([at, u64::from(left), 0, 0, 0, 0]));
+                return Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]));
             }
             Ok(Outcome::NoReturn) => return Ok(Outcome::NoReturn),
         };
@@ -36,7 +37,7 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         at = at.wrapping_add(ENTRY);
         left -= 1;
         if left > 0 && cur.hv.platform.work_pending() {
-            return Ok(Outcome::Continue([at, u64::from(left), 0, 0, 0, 0]));
+            return Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]));
         }
     }
     Ok(Outcome::OK)

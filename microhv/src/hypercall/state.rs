@@ -72,14 +72,7 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         }
         cur.vcpu.cpu.lock().traps[info.vector as usize] = trap_gate(&info);
         if index % 256 == 255 && cur.hv.platform.work_pending() {
-            return Ok(Outcome::Continue([
-                table + (index + 1) * size_of::<TrapInfo>() as u64,
-                0,
-                0,
-                0,
-                0,
-                0,
-            ]));
+            return Ok(cur.again([table + (index + 1) * size_of::<TrapInfo>() as u64, 0, 0, 0, 0, 0]));
         }
     }
     Ok(Outcome::OK)

@@ -44,7 +44,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, command: u32, vcpu: &Vcpu, arg: u64) 
     match command {
         VCPUOP_INITIALISE => match initialise(cur, vcpu, arg) {
             Err(HypercallError::Again) => {
-                return Ok(Outcome::Continue([u64::from(command), u64::from(vcpu.id.raw()), arg, 0, 0, 0]));
+                return Ok(cur.again([u64::from(command), u64::from(vcpu.id.raw()), arg, 0, 0, 0]));
             }
             other => other?,
         },

@@ -78,7 +78,7 @@ impl World {
         loop {
             match self.raw(domain, 0, number, &args) {
                 Ok(Outcome::Done(value)) => return value as i64,
-                Ok(Outcome::Continue(next)) => args = next.to_vec(),
+                Ok(Outcome::Continue) => args = domain.vcpus[0].continuation().to_vec(),
                 Ok(Outcome::NoReturn) => return 0,
                 Err(error) => return error.errno(),
             }

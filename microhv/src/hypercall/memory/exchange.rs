@@ -52,7 +52,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     while done < input.nr_extents {
         if done > request.nr_exchanged && cur.hv.platform.work_pending() {
             cur.copy_out(at + NR_EXCHANGED, &done)?;
-            return Ok(Outcome::Continue(*args));
+            return Ok(cur.again(*args));
         }
         let first_output = done / per_input * per_output;
         result = exchange_some(

@@ -39,7 +39,7 @@ pub(super) fn change<P: Platform>(
     while done < request.nr_extents {
         if done > start && cur.hv.platform.work_pending() {
             let command = u64::from(operation) | done << OPERATION_BITS;
-            return Ok(Outcome::Continue([command, args[1], args[2], args[3], args[4], args[5]]));
+            return Ok(cur.again([command, args[1], args[2], args[3], args[4], args[5]]));
         }
         let one = match operation {
             XENMEM_DECREASE_RESERVATION => release_extent(cur, &domain, &request, done),

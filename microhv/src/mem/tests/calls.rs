@@ -62,7 +62,7 @@ impl World {
         for _ in 0..10_000 {
             match self.run(&guest.dom, |cur| handler(cur, &args)) {
                 Ok(Outcome::Done(value)) => return value as i64,
-                Ok(Outcome::Continue(next)) => args = next,
+                Ok(Outcome::Continue) => args = guest.dom.vcpus[0].continuation(),
                 Ok(Outcome::NoReturn) => panic!("it returns"),
                 Err(error) => return error.errno(),
             }
