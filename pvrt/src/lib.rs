@@ -23,6 +23,7 @@ pub mod grant;
 #[cfg(not(freestanding))]
 pub mod host;
 pub mod hypercall;
+pub mod marker;
 pub mod mem;
 pub mod pio;
 #[cfg(freestanding)]

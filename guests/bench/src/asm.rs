@@ -186,15 +186,3 @@ pub(crate) fn clts() {
     // SAFETY: emulated; this kernel uses no floating point.
     unsafe { asm!("clts", options(nomem, nostack, preserves_flags)) };
 }
-
-/// Tells a counting plugin that a measurement begins.
-pub(crate) fn marker_start() {
-    // SAFETY: a no-operation whose displacement the plugin recognises.
-    unsafe { asm!("nop dword ptr [rax + 0x4d4b00c8]", options(nomem, nostack, preserves_flags)) };
-}
-
-/// Tells a counting plugin that a measurement ends.
-pub(crate) fn marker_end() {
-    // SAFETY: as above.
-    unsafe { asm!("nop dword ptr [rax + 0x4d4b00c9]", options(nomem, nostack, preserves_flags)) };
-}

@@ -1,5 +1,6 @@
 //! Timing one operation.
 
+use pvrt::marker::mark;
 use pvrt::println;
 use pvrt::time::tsc;
 
@@ -37,11 +38,11 @@ impl Bench {
             return;
         }
         operations(WARM_UP);
-        crate::asm::marker_start();
+        mark::<200>();
         let start = tsc();
         operations(self.ops);
         let ticks = tsc() - start;
-        crate::asm::marker_end();
+        mark::<201>();
         println!("bench {name} {} ticks-per-op {} ops", (ticks + self.ops / 2) / self.ops, self.ops);
     }
 

@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use frontends::blkfront::{BlockError, Disk, SECTORS_PER_PAGE};
 use frontends::xenbus::{Device, StoreError, Xenstore};
-use pvrt::executor::spawn_join;
 use pvrt::executor::sync::Receiver;
+use pvrt::executor::{join_all, spawn_join};
+use pvrt::marker::mark;
 use pvrt::mem::Pages;
 use pvrt::{println, time};
 use ring_abi::types::PAGE_SIZE;
@@ -57,8 +58,8 @@ impl From<BlockError> for Error {
     }
 }
 
-/// Checks the first disk, if there is one.
-pub(crate) async fn check(store: &Xenstore) -> Result<(), Error> {
+/// Checks the first disk, if there is one; then times `reads` reads of one page.
+pub(crate) async fn check(store: &Xenstore, reads: u64) -> Result<(), Error> {
     let disks = Device::list(store, "vbd").await?;
     let Some(path) = disks.first() else {
         println!("hello: no disk");
@@ -81,6 +82,9 @@ pub(crate) async fn check(store: &Xenstore) -> Result<(), Error> {
         pattern(&disk).await?;
         println!("hello: pattern written, flushed, verified, and the first contents restored");
         report("pattern", &disk, start, (before.requests, before.bytes));
+    }
+    if reads > 0 {
+        single_reads(&disk, reads).await?;
     }
     match Arc::try_unwrap(disk) {
         Ok(disk) => disk.close().await?,
@@ -152,6 +156,36 @@ async fn checksum(disk: &Arc<Disk>) -> Result<Hex, Error> {
         spare.push(read.buffer);
     }
     Ok(Hex(hash.finalize().into()))
+}
+
+/// Times reads of 4096 bytes: one after the other, then as many at once as there are slots.
+async fn single_reads(disk: &Disk, count: u64) -> Result<(), Error> {
+    let last = (disk.geometry().sectors / SECTORS_PER_PAGE as u64).max(1) - 1;
+    let sector = |index: u64| index.wrapping_mul(7919) % (last + 1) * SECTORS_PER_PAGE as u64;
+    let buffer = pages(1)?;
+    disk.read(0, &buffer, SECTORS_PER_PAGE).await?;
+    mark::<210>();
+    let start = time::tsc();
+    for index in 0..count {
+        disk.read(sector(index), &buffer, SECTORS_PER_PAGE).await?;
+    }
+    let ticks = time::tsc() - start;
+    mark::<211>();
+    println!("hello: {count} reads of 4096 bytes, one at a time: {} TSC ticks each", ticks / count);
+    let buffers: Vec<Arc<Pages>> = (0..32).map(|_| pages(1)).collect::<Result<_, _>>()?;
+    mark::<212>();
+    let start = time::tsc();
+    let lanes = buffers.iter().zip(0..).map(|(buffer, lane)| async move {
+        for index in (lane..count).step_by(32) {
+            disk.read(sector(index), buffer, SECTORS_PER_PAGE).await?;
+        }
+        Ok::<(), BlockError>(())
+    });
+    join_all(lanes).await.into_iter().collect::<Result<(), _>>()?;
+    let ticks = time::tsc() - start;
+    mark::<213>();
+    println!("hello: {count} reads of 4096 bytes, 32 at a time: {} TSC ticks each", ticks / count);
+    Ok(())
 }
 
 /// Writes a pattern over the start of the disk, checks it, and puts back what was there, whatever happened.

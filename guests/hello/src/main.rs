@@ -2,8 +2,9 @@
 #![cfg_attr(freestanding, no_main)]
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
-//! On its command line `selftest` checks the runtime first, `wait` keeps the guest until the toolstack asks
-//! it to stop, and `panic` makes it panic at the end. As dom0 it tells isa-debug-exit (`debug-exit=PORT`) how it went.
+//! Words on its command line: `reads=N` also times N reads of one page, `selftest` checks the runtime first, `wait`
+//! keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
+//! isa-debug-exit (`debug-exit=PORT`) how it went.
 
 extern crate alloc;
 
@@ -93,7 +94,8 @@ mod guest {
             other => other?,
         };
         println!("hello: xenstore home {home}, name {name}");
-        disk::check(&store).await?;
+        let reads = boot.option("reads").and_then(|text| text.parse().ok()).unwrap_or(0);
+        disk::check(&store, reads).await?;
         if boot.option("wait").is_some() {
             println!("hello: waiting for a shutdown request");
             let request = shutdown_request(&store).await?;
