@@ -189,7 +189,10 @@ pub fn update_va_mapping_otherdomain<P: Platform>(cur: &mut Current<'_, P>, args
 fn update_mapping<P: Platform>(cur: &Current<'_, P>, args: &Args, owner: FrameOwner<'_>) -> HypercallResult {
     let [va, entry, flags, ..] = *args;
     let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
-    let Ok(mut mm) = cur.hv.begin_tables(cur.domain) else { return Ok(cur.again(*args)) };
+    let mut mm = cur.hv.lock_tables(cur.domain);
+    if !mm.finish_deferred() {
+        return Ok(cur.again(*args));
+    }
     let (table, slot) = mm.find_leaf(base, va)?;
     match mm.update_leaf(table, slot, entry, owner, Update::Plain) {
         Ok(()) => {}

@@ -248,7 +248,7 @@ impl<P: Platform> Hypervisor<P> {
             self.platform.store(at, fixed);
             Ok(())
         } else {
-            mm.get_writable(mfn, FrameOwner::Domain(dom)).map(|()| {
+            mm.get_writable(info, FrameOwner::Domain(dom)).map(|()| {
                 self.platform.store(at, fixed);
                 info.put_type();
             })

@@ -176,13 +176,15 @@ impl<P: Platform> Mm<'_, P> {
             Some(1) => self.update_leaf(mfn, slot, new, owner, update),
             Some(level) => self.update_upper(mfn, level, slot, new, update),
             None => {
-                let Some(info) = self.hv.owned_info(mfn, self.own()) else {
+                let hv = self.hv;
+                let Some(info) = hv.owned_info(mfn, self.own()) else {
                     return Err(HypercallError::Invalid.into());
                 };
                 if !info.get(self.own()) {
                     return Err(HypercallError::Invalid.into());
                 }
-                let written = self.get_writable(mfn, FrameOwner::Domain(self.dom)).map_err(UpdateError::from);
+                let written =
+                    self.get_writable(info, FrameOwner::Domain(self.dom)).map_err(UpdateError::from);
                 if written.is_err() {
                     self.hv.put_page(mfn);
                     return written;
@@ -212,12 +214,9 @@ impl<P: Platform> Mm<'_, P> {
             }
             table = pte::frame(entry);
         }
-        // Through a linear entry the walk ends in a table of another level.
-        if self.table_level(table) == Some(1) {
-            Ok((table, pte::index(va, 1)))
-        } else {
-            Err(HypercallError::Invalid)
-        }
+        // Entries name the domain's own tables. Through a linear one the walk ends in a table of another level.
+        let is_leaf_table = self.hv.frames.held(table).load_kind().is_valid_leaf_table();
+        if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(HypercallError::Invalid) }
     }
 
     /// The entry in a slot of a table.

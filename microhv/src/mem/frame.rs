@@ -158,6 +158,13 @@ impl Kind {
         self.0 & flag != 0
     }
 
+    /// Whether it is a level 1 table all of whose entries were checked.
+    #[inline]
+    pub(crate) const fn is_valid_leaf_table(self) -> bool {
+        let all = Self::VALIDATED | Self::new(PageType::Writable, 0).0; // all bits of the type
+        self.0 & all == Self::VALIDATED | Self::new(PageType::L1, 0).0
+    }
+
     pub(crate) const fn progress(self) -> usize {
         ((self.0 & Self::PROGRESS_MASK) >> Self::PROGRESS_SHIFT) as usize
     }
@@ -248,7 +255,12 @@ impl FrameInfo {
             if !now.is_owned_by(owner) || now.count() == 0 || now.count() >= COUNT_LIMIT {
                 return false;
             }
-            match self.using.compare_exchange_weak(now.0, now.0 + 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self.using.compare_exchange_weak(
+                now.0,
+                now.0.wrapping_add(1),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return true,
                 Err(seen) => now = Use(seen),
             }
@@ -280,7 +292,7 @@ impl FrameInfo {
                 if now.count() >= COUNT_LIMIT {
                     return Err(TypeError::Overflow);
                 }
-                (now.0 + 1, false)
+                (now.0.wrapping_add(1), false)
             } else if now.count() == 0 {
                 (Kind::new(wanted, 1).0, now.page_type() != PageType::None)
             } else {

@@ -45,6 +45,11 @@ pub const HYPERVISOR_FIRST_SLOT: usize = 256;
 /// Last level 4 slot of the hypervisor.
 pub const HYPERVISOR_LAST_SLOT: usize = 271;
 
+/// First address after the hypervisor's slots.
+const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+/// Bytes of the lower half of the address space.
+const LOW_HALF: u64 = 1 << 47;
+
 /// Whether the level 4 slot is the hypervisor's.
 #[inline]
 pub const fn is_hypervisor_slot(slot: usize) -> bool {
@@ -54,7 +59,8 @@ pub const fn is_hypervisor_slot(slot: usize) -> bool {
 /// Whether `va` is canonical and not in the hypervisor's slots.
 #[inline]
 pub const fn is_guest_address(va: u64) -> bool {
-    (va as i64) << 16 >> 16 == va as i64 && !is_hypervisor_slot(index(va, 4))
+    // Moved so that the high half comes first and the low half follows, both are one range.
+    va.wrapping_sub(HYPERVISOR_END) < HYPERVISOR_END.wrapping_neg() + LOW_HALF
 }
 
 /// Index of `va` in a table of `level` 1-4.

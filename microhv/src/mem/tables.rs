@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use ring_abi::types::{DomId, Mfn};
 use spin::MutexGuard;
 
-use super::frame::{Kind, PageType, TypeError};
+use super::frame::{FrameInfo, Kind, PageType, TypeError};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
@@ -89,14 +89,17 @@ impl<P: Platform> Hypervisor<P> {
     #[inline]
     pub(crate) fn begin_tables<'a>(&'a self, dom: &'a Domain) -> Result<Mm<'a, P>, TableError> {
         let mut mm = self.lock_tables(dom);
-        if !mm.tables.deferred.is_empty() && !mm.drain() {
-            return Err(TableError::Restart);
-        }
-        Ok(mm)
+        if mm.finish_deferred() { Ok(mm) } else { Err(TableError::Restart) }
     }
 }
 
 impl<P: Platform> Mm<'_, P> {
+    /// Finishes what was interrupted. `false`: there is more than now is time for.
+    #[inline]
+    pub(crate) fn finish_deferred(&mut self) -> bool {
+        self.tables.deferred.is_empty() || self.drain()
+    }
+
     /// Does the flush of this CPU that is owed.
     #[inline]
     pub(crate) fn finish_flush(&mut self) {
@@ -118,8 +121,12 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Takes a reference of type writable on a frame of `owner` that is generally referenced.
     #[inline]
-    pub(super) fn get_writable(&mut self, mfn: Mfn, owner: FrameOwner<'_>) -> Result<(), HypercallError> {
-        match self.hv.frames.held(mfn).get_type(PageType::Writable) {
+    pub(super) fn get_writable(
+        &mut self,
+        info: &FrameInfo,
+        owner: FrameOwner<'_>,
+    ) -> Result<(), HypercallError> {
+        match info.get_type(PageType::Writable) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 match owner {
@@ -263,7 +270,7 @@ impl<P: Platform> Mm<'_, P> {
     pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
         let kind = self.hv.owned_info(mfn, self.dom.id)?.load_kind();
         let level = kind.page_type().level();
-        (level > 0 && kind.count() > 0 && kind.has(Kind::VALIDATED)).then_some(level)
+        (level > 0 && kind.has(Kind::VALIDATED)).then_some(level) // validated implies a count
     }
 
     /// The owner that new entries of the domain's own tables name.

@@ -222,7 +222,8 @@ impl<P: Platform> Mm<'_, P> {
             FrameOwner::Hypervisor => DomId::new(DOMID_XEN),
             FrameOwner::Devices(_) => return self.get_device_leaf(entry, owner),
         };
-        let Some(info) = self.hv.frames.info(mfn) else { return self.get_device_leaf(entry, owner) };
+        let hv = self.hv;
+        let Some(info) = hv.frames.info(mfn) else { return self.get_device_leaf(entry, owner) };
         if !info.get(id) {
             return self.get_device_leaf(entry, owner);
         }
@@ -232,7 +233,7 @@ impl<P: Platform> Mm<'_, P> {
         } else if entry & pte::RW == 0 {
             return Ok(entry);
         } else {
-            match self.get_writable(mfn, owner) {
+            match self.get_writable(info, owner) {
                 Ok(()) => return Ok(entry),
                 Err(error) => error,
             }

@@ -155,7 +155,7 @@ impl Model {
                 Err(TableError::Restart) => {}
                 result => return result.is_ok(),
             }
-            if self.flushes % 3 == 0 {
+            if self.flushes.is_multiple_of(3) {
                 return false; // a guest that does not come back
             }
         }
