@@ -194,7 +194,7 @@ impl Domain {
             config,
             vcpus,
             mm: DomainMm::new(),
-            events: Ports::new(config.max_evtchn_port),
+            events: Ports::new(config.max_evtchn_port, &shared_info),
             grants: GrantTable::new(config.max_grant_frames, config.max_maptrack_frames),
             shared_info_mfn,
             shared_info,

@@ -10,7 +10,6 @@ use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
 use spin::MutexGuard;
 
-use super::deliver::clear_pending;
 use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -47,14 +46,14 @@ impl Ports {
     pub(super) fn find_free(&self, binding: &mut Binding) -> Result<u32, HypercallError> {
         let start = binding.lowest_free;
         let free =
-            (start..self.limit).find(|port| matches!(*self.make_cell(*port).state.lock(), PortState::Free));
+            (start..self.limit).find(|port| matches!(*self.cells.make(*port).state.lock(), PortState::Free));
         binding.lowest_free = free.unwrap_or(self.limit);
         free.ok_or(HypercallError::NoSpace)
     }
 
     /// Opens the free `port`.
     pub(super) fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
-        let cell = self.make_cell(port);
+        let cell = self.cells.make(port);
         cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
         *cell.state.lock() = state;
         binding.open += 1;
@@ -260,7 +259,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 PortState::Free | PortState::Unbound { .. } | PortState::Ipi => {}
             }
-            clear_pending(domain, port);
+            domain.events.bits.clear_pending(port);
             cell.notify_vcpu.store(0, Ordering::Relaxed);
             domain.events.note_closed(&mut binding, port);
             return Ok(());

@@ -3,36 +3,23 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::{MASK, PENDING, PENDING_SEL, PortState, UPCALL_PENDING, VcpuEvents};
+use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET};
+
+use super::{PortCell, PortState, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
 use crate::evtchn::MAX_PORTS;
 use crate::platform::Platform;
 
-#[inline]
-const fn word(port: u32) -> usize {
-    (port / 64) as usize * 8
-}
-
-#[inline]
-const fn bit(port: u32) -> u64 {
-    1 << (port % 64)
-}
-
 /// Whether `port` of `domain` is pending, masked or not.
 pub fn is_pending(domain: &Domain, port: u32) -> bool {
-    port < MAX_PORTS && domain.shared_info.load_u64(PENDING + word(port)) & bit(port) != 0
+    port < MAX_PORTS && domain.events.bits.is_pending(port)
 }
 
 /// Whether `port` of `domain` is masked.
 pub fn is_masked(domain: &Domain, port: u32) -> bool {
-    port < MAX_PORTS && domain.shared_info.load_u64(MASK + word(port)) & bit(port) != 0
-}
-
-/// Clears the pending bit of a port that is closed.
-pub(super) fn clear_pending(domain: &Domain, port: u32) {
-    domain.shared_info.and_u64(PENDING + word(port), !bit(port));
+    port < MAX_PORTS && domain.events.bits.is_masked(port)
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -42,27 +29,32 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: the port is not one that can be sent from. A peer that has gone is no error.
     #[inline]
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let state = domain.events.cell(port)?.state.lock();
-        match &*state {
-            PortState::Interdomain { remote, port } => self.set_pending(remote, *port),
-            PortState::Ipi => self.set_pending(domain, port),
-            PortState::Unbound { .. } => {}
+        let cell = domain.events.cell(port)?;
+        let state = cell.state.lock();
+        let (target, cell, port) = match &*state {
+            PortState::Interdomain { remote, port } => (remote, remote.events.cell(*port)?, *port),
+            PortState::Ipi => (domain, cell, port),
+            PortState::Unbound { .. } => return Ok(()),
             PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => {
                 return Err(HypercallError::Invalid);
             }
-        }
+        };
+        self.deliver(target, cell, port);
         Ok(())
     }
 
     /// Makes `port`, which is open, pending in `domain`.
-    #[inline]
     pub fn set_pending(&self, domain: &Arc<Domain>, port: u32) {
-        let Ok(cell) = domain.events.cell(port) else { return };
-        let page = &domain.shared_info;
-        if page.or_u64(PENDING + word(port), bit(port)) & bit(port) == 0
-            && page.load_u64(MASK + word(port)) & bit(port) == 0
-        {
-            self.mark(domain, cell.notify_vcpu.load(Ordering::Relaxed), port);
+        if let Ok(cell) = domain.events.cell(port) {
+            self.deliver(domain, cell, port);
+        }
+    }
+
+    #[inline]
+    fn deliver(&self, domain: &Arc<Domain>, cell: &PortCell, port: u32) {
+        let bits = &domain.events.bits;
+        if bits.set_pending(port) && !bits.is_masked(port) {
+            self.mark(domain, cell, port);
         }
         if domain.events.pollers.load(Ordering::Acquire) != 0 {
             self.wake_pollers(domain, port);
@@ -71,21 +63,14 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Sets the selector bit of a pending, unmasked port, and the upcall.
     #[inline]
-    fn mark(&self, domain: &Arc<Domain>, vcpu: u32, port: u32) {
-        let Some(vcpu) = domain.vcpu(vcpu) else { return };
+    fn mark(&self, domain: &Arc<Domain>, cell: &PortCell, port: u32) {
+        let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed)) else { return };
         let Some(info) = vcpu.info.get() else { return };
-        let selector = 1u64 << (port / 64);
-        if info.or_u64(PENDING_SEL, selector) & selector == 0 {
-            self.mark_upcall(domain, vcpu);
+        let selector = 1u64 << (port / 64 % 64);
+        if info.or_u64(PENDING_SEL_OFFSET, selector) & selector == 0 {
+            info.swap_u8(UPCALL_PENDING_OFFSET, 1); // a full barrier: the vCPU blocks, then looks
+            self.kick_vcpu(domain, vcpu);
         }
-    }
-
-    /// Sets the upcall of a vCPU and wakes it.
-    #[inline]
-    pub(crate) fn mark_upcall(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        let Some(info) = vcpu.info.get() else { return };
-        info.swap_u8(UPCALL_PENDING, 1); // a full barrier: the vCPU blocks, then looks
-        self.kick_vcpu(domain, vcpu);
     }
 
     #[cold]
@@ -141,11 +126,9 @@ impl<P: Platform> Hypervisor<P> {
         if matches!(*state, PortState::Free) {
             return Err(HypercallError::Invalid);
         }
-        let page = &domain.shared_info;
-        if page.and_u64(MASK + word(port), !bit(port)) & bit(port) != 0
-            && page.load_u64(PENDING + word(port)) & bit(port) != 0
-        {
-            self.mark(domain, cell.notify_vcpu.load(Ordering::Relaxed), port);
+        let bits = &domain.events.bits;
+        if bits.unmask(port) && bits.is_pending(port) {
+            self.mark(domain, cell, port);
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! that is there, or none; and closing waits for the sends that see it.
 
 mod bind;
+mod bits;
+mod cells;
 mod deliver;
 mod port;
 #[cfg(test)]
@@ -14,31 +16,21 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use ring_abi::evtchn::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
-use ring_abi::shared_info::{
-    EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET, PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET,
-};
-use spin::{Mutex, Once};
+use ring_abi::shared::SharedBytes;
+use spin::Mutex;
 
 pub use bind::PortStatus;
 pub use deliver::{is_masked, is_pending};
 pub use port::{PortCell, PortState};
+
+use bits::Bits;
+use cells::Cells;
 
 use crate::domain::Vcpu;
 use crate::error::HypercallError;
 
 /// Ports of a domain: 64 words of 64 bits. Port 0 is never given out.
 pub const MAX_PORTS: u32 = 4096;
-/// `shared_info.evtchn_pending`.
-const PENDING: usize = EVTCHN_PENDING_OFFSET;
-/// `shared_info.evtchn_mask`.
-const MASK: usize = EVTCHN_MASK_OFFSET;
-/// `vcpu_info.evtchn_upcall_pending`.
-const UPCALL_PENDING: usize = UPCALL_PENDING_OFFSET;
-/// `vcpu_info.evtchn_pending_sel`.
-const PENDING_SEL: usize = PENDING_SEL_OFFSET;
-
-const BUCKET: usize = 64;
-
 /// Whether each vCPU has its own port for the VIRQ; others belong to the domain and start on vCPU 0.
 pub const fn is_per_vcpu(virq: u32) -> bool {
     matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
@@ -56,7 +48,8 @@ struct Binding {
 /// The ports of one domain.
 #[derive(Debug)]
 pub struct Ports {
-    buckets: Box<[Once<Box<[PortCell]>>]>,
+    cells: Cells,
+    bits: Bits,
     binding: Mutex<Binding>,
     limit: u32,
     /// vCPUs in `SCHEDOP_poll`.
@@ -65,11 +58,12 @@ pub struct Ports {
 
 impl Ports {
     /// No port is open. `max_port` is the highest number to give out; 0, or one from 4,096 on, for no limit but the
-    /// ABI's.
-    pub fn new(max_port: u32) -> Self {
+    /// ABI's. `shared_info` is the domain's.
+    pub fn new(max_port: u32, shared_info: &SharedBytes) -> Self {
         let limit = if max_port == 0 || max_port >= MAX_PORTS { MAX_PORTS } else { max_port + 1 };
         Self {
-            buckets: (0..MAX_PORTS as usize / BUCKET).map(|_| Once::new()).collect(),
+            cells: Cells::new(),
+            bits: Bits::new(shared_info),
             binding: Mutex::new(Binding { lowest_free: 1, open: 0 }),
             limit,
             pollers: AtomicU32::new(0),
@@ -82,17 +76,7 @@ impl Ports {
     /// `Invalid`.
     #[inline]
     pub fn cell(&self, port: u32) -> Result<&PortCell, HypercallError> {
-        self.buckets
-            .get(port as usize / BUCKET)
-            .and_then(Once::get)
-            .map(|bucket| &bucket[port as usize % BUCKET])
-            .ok_or(HypercallError::Invalid)
-    }
-
-    /// The cell of `port`, which is below [`MAX_PORTS`].
-    fn make_cell(&self, port: u32) -> &PortCell {
-        let make = || (0..BUCKET).map(|_| PortCell::new()).collect();
-        &self.buckets[port as usize / BUCKET].call_once(make)[port as usize % BUCKET]
+        self.cells.get(port).ok_or(HypercallError::Invalid)
     }
 
     /// Keeps ports from being opened, bound and closed while the guard lives.

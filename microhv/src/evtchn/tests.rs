@@ -6,10 +6,13 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::*;
 use ring_abi::hypercall::__HYPERVISOR_EVENT_CHANNEL_OP;
-use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
+use ring_abi::shared_info::{
+    EVTCHN_MASK_OFFSET as MASK, EVTCHN_PENDING_OFFSET as PENDING, PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET,
+    UPCALL_PENDING_OFFSET,
+};
 use ring_abi::types::{DOMID_SELF, DomId};
 
-use super::{MASK, MAX_PORTS, PENDING, PortState, PortStatus, Ports, is_pending};
+use super::{MAX_PORTS, PortState, PortStatus, Ports, is_pending};
 use crate::domain::{Domain, PauseFlags};
 use crate::error::HypercallError;
 use crate::testing::World;
@@ -268,7 +271,8 @@ fn all_ports_can_be_open_and_no_more() {
 
 #[test]
 fn the_limit_of_createdomain_holds() {
-    let ports = Ports::new(2);
+    let world = World::new(64);
+    let ports = Ports::new(2, &world.dom0.shared_info);
     let mut binding = ports.binding.lock();
     for expected in [1, 2] {
         let port = ports.find_free(&mut binding).expect("free");
@@ -277,7 +281,7 @@ fn the_limit_of_createdomain_holds() {
     }
     assert_eq!(ports.find_free(&mut binding), Err(HypercallError::NoSpace));
     for none in [0, MAX_PORTS, u32::MAX] {
-        assert_eq!(Ports::new(none).limit, MAX_PORTS);
+        assert_eq!(Ports::new(none, &world.dom0.shared_info).limit, MAX_PORTS);
     }
 }
 

@@ -7,6 +7,9 @@ use ring_abi::hypercall::{__HYPERVISOR_MULTICALL, MulticallEntry};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::Platform;
 
+/// Entries between two looks at what waits: few, since each looks itself when it takes long.
+const LOOK_EVERY: u32 = 8;
+
 const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 
 /// `multicall(list, count)`: executes each entry and writes its result there. `iret` as an entry ends the list; a
@@ -17,11 +20,11 @@ const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let (mut at, mut left) = (args[0], args[1] as u32);
     while left > 0 {
-        let entry: MulticallEntry = cur.copy_in(at)?;
-        let outcome = if entry.op == u64::from(__HYPERVISOR_MULTICALL) {
+        let [op, _, args @ ..] = cur.hv.platform.read_frame::<8>(at)?;
+        let outcome = if op == u64::from(__HYPERVISOR_MULTICALL) {
             Err(HypercallError::Invalid)
         } else {
-            call(cur, entry.op, &entry.args)
+            call(cur, op, &args)
         };
         let result = match outcome {
             Ok(Outcome::Done(value)) => value,
@@ -36,7 +39,7 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, result) as u64), &result)?;
         at = at.wrapping_add(ENTRY);
         left -= 1;
-        if left > 0 && cur.hv.platform.work_pending() {
+        if left > 0 && left.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
             return Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]));
         }
     }

@@ -229,12 +229,12 @@ impl Platform for Machine {
         unsafe { SharedBytes::new(at(mfn.maddr().raw()), PAGE_SIZE) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
         guest_access::copy_from(to, va)
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
         guest_access::copy_to(va, from)
     }

@@ -1,0 +1,83 @@
+//! The cells of a domain's ports: 64 buckets of 64, made when first needed, there until the domain goes.
+
+#![allow(unsafe_code)] // a send reaches its bucket by one load
+
+use alloc::boxed::Box;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::MAX_PORTS;
+use super::port::PortCell;
+
+const BUCKETS: usize = 64;
+const BUCKET: usize = MAX_PORTS as usize / BUCKETS;
+
+type Bucket = [PortCell; BUCKET];
+
+/// The cells of all ports.
+#[derive(Debug)]
+pub(super) struct Cells {
+    buckets: Box<[AtomicPtr<Bucket>; BUCKETS]>,
+}
+
+impl Cells {
+    pub(super) fn new() -> Self {
+        Self { buckets: Box::new([const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS]) }
+    }
+
+    /// The cell of `port`, if its bucket was made.
+    #[inline]
+    pub(super) fn get(&self, port: u32) -> Option<&PortCell> {
+        if port >= MAX_PORTS {
+            return None;
+        }
+        let bucket = self.buckets[port as usize / BUCKET].load(Ordering::Acquire);
+        // SAFETY: a bucket, once stored, is a leaked box that only `drop` takes back.
+        let bucket = unsafe { bucket.as_ref() }?;
+        Some(&bucket[port as usize % BUCKET])
+    }
+
+    /// The cell of `port`, which is below [`MAX_PORTS`].
+    pub(super) fn make(&self, port: u32) -> &PortCell {
+        let slot = &self.buckets[port as usize / BUCKET];
+        if slot.load(Ordering::Acquire).is_null() {
+            // Not as an array: that would be built on the stack.
+            let made: Box<[PortCell]> = (0..BUCKET).map(|_| PortCell::new()).collect();
+            let made: Box<Bucket> = made.try_into().expect("it has a bucket's length");
+            let made = Box::into_raw(made);
+            if slot.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                // SAFETY: it was not stored, so it is still ours alone.
+                drop(unsafe { Box::from_raw(made) });
+            }
+        }
+        self.get(port).expect("the bucket is there")
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        for slot in self.buckets.iter_mut() {
+            let bucket = *slot.get_mut();
+            if !bucket.is_null() {
+                // SAFETY: it came from `Box::into_raw` in `make`, and nobody has a reference any more.
+                drop(unsafe { Box::from_raw(bucket) });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_stay_where_they_are() {
+        let cells = Cells::new();
+        assert!(cells.get(0).is_none() && cells.get(MAX_PORTS).is_none() && cells.get(u32::MAX).is_none());
+        let first = ptr::from_ref(cells.make(65));
+        assert!(cells.get(64).is_some() && cells.get(128).is_none());
+        assert!(ptr::eq(first, cells.make(65)));
+        assert!(ptr::eq(first, cells.get(65).expect("made")));
+        cells.make(MAX_PORTS - 1);
+    }
+}
