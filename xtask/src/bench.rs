@@ -4,12 +4,13 @@
 //! figures are the same on every host.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::deps::{self, Need};
-use crate::machine::{Machine, Net};
+use crate::machine::{Disk, Machine, Net};
 use crate::plugin::{self, Counts};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Outcome, Session};
@@ -82,6 +83,11 @@ const MARKERS: (u16, u16) = (200, 201);
 /// Power-on to the prompt and `xl create` of a small guest: the aims, in instructions.
 const BOOT_AIM: u64 = 300_000_000;
 const CREATE_AIM: u64 = 10_000_000;
+/// A block read end to end, across frontend, hypervisor and backend.
+const READ_AIM: u64 = 15_000;
+/// How many reads are timed, and on what disk.
+const READS: u64 = 1000;
+const DISK_BYTES: u64 = 16 << 20;
 
 /// Where a boot is certainly stuck.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
@@ -233,39 +239,53 @@ fn measured(console: &str) -> BTreeMap<String, u64> {
     console.lines().filter_map(|line| figure(line).or_else(|| after_name(line))).collect()
 }
 
-/// Counts the instructions of a boot, and of a creation as what a boot with one has more.
+/// Counts the instructions of a boot, of a creation as what a boot with one has more, and of block reads.
 fn system() -> Result<()> {
-    let boot = counted(&[])?;
-    let create = counted(&["xl create -p /boot/hello.cfg"])?;
-    let create_total = create.total().saturating_sub(boot.total());
+    let boot = whole(&marks(&[], None)?)?;
+    let create = whole(&marks(&["xl create -p /boot/hello.cfg"], None)?)?;
     println!("| from, to | instructions | hypervisor | kernels | aim |");
     println!("| --- | --- | --- | --- | --- |");
-    println!(
-        "| power-on, dom0's prompt and off | {} | {} | {} | {BOOT_AIM} |",
-        boot.total(),
-        boot.hypervisor,
-        boot.kernel
-    );
-    println!(
-        "| `xl create` of 8 MiB, the guest's first instruction | {create_total} | {} | {} | {CREATE_AIM} |",
-        create.hypervisor.saturating_sub(boot.hypervisor),
-        create.kernel.saturating_sub(boot.kernel)
-    );
+    row("power-on, dom0's prompt, power-off", &boot, 1, BOOT_AIM);
+    row("`xl create` of 8 MiB, the guest's first instruction", &create.since(&boot), 1, CREATE_AIM);
+
+    let directory = RunDirectory::new()?;
+    let disk = directory.file("disk");
+    std::fs::File::create(&disk)?.set_len(DISK_BYTES)?;
+    let line = format!("xl create -c /boot/hello.cfg extra=\"reads={READS}\" disk=['phy:/dev/vda,xvda,r']");
+    let marks = marks(&[&line], Some(&disk))?;
+    for (what, from, to) in [("one at a time", 210, 211), ("32 at a time", 212, 213)] {
+        let counts = |number| marks.iter().find(|(mark, _)| *mark == number).map(|(_, counts)| *counts);
+        let (Some(from), Some(to)) = (counts(from), counts(to)) else {
+            bail!("the guest timed no reads");
+        };
+        row(&format!("a 4 KiB block read, {what}"), &to.since(&from), READS, READ_AIM);
+    }
     Ok(())
 }
 
-/// All instructions of a machine that runs `lines` and powers off; the firmware's apart.
-fn counted(lines: &[&str]) -> Result<Counts> {
+/// Prints a line of the system's table: counts for one of `times`.
+fn row(what: &str, counts: &Counts, times: u64, aim: u64) {
+    let [total, hypervisor, kernel] =
+        [counts.total(), counts.hypervisor, counts.kernel].map(|instructions| instructions / times);
+    println!("| {what} | {total} | {hypervisor} | {kernel} | {aim} |");
+}
+
+/// The counts at the machine's end.
+fn whole(marks: &[(u32, Counts)]) -> Result<Counts> {
+    marks.last().map(|(_, counts)| *counts).context("the counting plugin wrote nothing")
+}
+
+/// The counts at every mark of a machine that runs `lines` and powers off.
+fn marks(lines: &[&str], disk: Option<&Path>) -> Result<Vec<(u32, Counts)>> {
     let directory = RunDirectory::new()?;
     let file = directory.file("counts");
     let mut machine = machine();
     machine.script = Some(lines.iter().map(|line| line.to_string()).collect());
+    let disks = disk.map(|path| Disk { path: path.to_path_buf(), read_only: true, id: None });
+    machine.disks.extend(disks);
     machine.qemu_arguments.extend(plugin::arguments(&file, None)?);
     run(&machine)?;
-    match plugin::marks(&std::fs::read_to_string(&file)?).last() {
-        Some((_, counts)) => Ok(*counts),
-        None => bail!("the counting plugin wrote nothing"),
-    }
+    Ok(plugin::marks(&std::fs::read_to_string(&file)?))
 }
 
 #[cfg(test)]

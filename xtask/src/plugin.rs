@@ -26,6 +26,16 @@ impl Counts {
     pub fn total(&self) -> u64 {
         self.hypervisor + self.kernel + self.user
     }
+
+    /// What was executed since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            firmware: self.firmware.saturating_sub(earlier.firmware),
+            hypervisor: self.hypervisor.saturating_sub(earlier.hypervisor),
+            kernel: self.kernel.saturating_sub(earlier.kernel),
+            user: self.user.saturating_sub(earlier.user),
+        }
+    }
 }
 
 /// Compiles the plugin, unless it was already.
@@ -110,6 +120,8 @@ mod tests {
         assert_eq!(marks[0], (3, Counts { firmware: 1, hypervisor: 2, kernel: 3, user: 4 }));
         assert_eq!(marks[0].1.total(), 9);
         assert_eq!(marks[1].1.user, u64::MAX);
+        assert_eq!(marks[1].1.since(&marks[0].1).hypervisor, 18);
+        assert_eq!(marks[0].1.since(&marks[1].1), Counts::default());
     }
 
     #[test]
