@@ -54,6 +54,14 @@ impl Maptrack {
         self.slots.len() as u32
     }
 
+    /// The frames that devices may use, and how: each holds references of its own.
+    pub(super) fn device_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Used(mapping) if mapping.device => Some((mapping.frame, mapping.access)),
+            _ => None,
+        })
+    }
+
     /// A handle for a mapping that is to be made.
     #[inline]
     pub(super) fn reserve(&mut self) -> Result<u32, GrantError> {

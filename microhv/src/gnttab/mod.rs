@@ -141,6 +141,16 @@ impl GrantTable {
     }
 }
 
+impl GrantTable {
+    /// Tells `visit` of each frame that a device may use through this domain's mappings, and whether for writing: a
+    /// general reference is held for each, and one of type writable for writing.
+    pub(crate) fn visit_device_frames(&self, mut visit: impl FnMut(Mfn, bool)) {
+        for (frame, access) in self.maptrack.lock().device_frames() {
+            visit(frame, access == Access::Write);
+        }
+    }
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Lets the grant table of `domain` have at least `frames` frames.
     ///
