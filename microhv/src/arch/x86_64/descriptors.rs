@@ -109,6 +109,7 @@ pub(crate) unsafe fn load_segments(page: &GdtPage, area: &'static Area) {
         (*tss).ist[0] = area.ist_top(0);
         (*tss).ist[1] = area.ist_top(1);
         (*tss).ist[2] = area.ist_top(2);
+        (*tss).ist[3] = area.ist_top(3);
         (*tss).rsp[0] = area.stack_top();
         (*tss).io_map_base = size_of::<Tss>() as u16; // no I/O bitmap: ring 3 has no port of its own
         cpu::lgdt(page.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT);
@@ -139,6 +140,7 @@ static IDT: Idt = Idt(UnsafeCell::new([[0; 2]; 256]));
 
 unsafe extern "C" {
     static vector_stubs: u8;
+    fn debug_stub();
     fn nmi_stub();
     fn machine_check_stub();
     fn double_fault_stub();
@@ -159,6 +161,7 @@ pub(crate) unsafe fn fill_idt() {
     let idt = unsafe { &mut *IDT.0.get() };
     for (vector, gate) in idt.iter_mut().enumerate() {
         let (target, ist) = match vector {
+            1 => (debug_stub as *const () as u64, 4),
             2 => (nmi_stub as *const () as u64, 1),
             8 => (double_fault_stub as *const () as u64, 3),
             18 => (machine_check_stub as *const () as u64, 2),

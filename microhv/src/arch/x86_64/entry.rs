@@ -20,6 +20,9 @@ pub(crate) struct Exit {
     sysret: u64,
 }
 
+/// The debug status register with nothing to say.
+const DR6_CLEAR: u64 = 0xffff_0ff0;
+
 unsafe extern "C" {
     fn guest_iret();
 }
@@ -161,6 +164,8 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
 
 fn debug_exception(cur: &mut Cur<'_>) {
     let status = cpu::dr6();
+    // SAFETY: the status register enables nothing. The processor never clears it.
+    unsafe { cpu::set_dr6(DR6_CLEAR) };
     cur.vcpu.cpu.lock().debug[6] = status;
     traps::deliver_exception(cur, 1, None);
 }
@@ -192,15 +197,9 @@ fn interrupt(vector: u8) {
 /// An exception or interrupt in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
-    const DEBUG: u32 = 1;
     const PAGE_FAULT: u32 = 14;
     match regs.entry_vector {
         vector @ 32.. => return interrupt(vector as u8),
-        // A breakpoint of the guest hit our access to its memory, or it entered by SYSENTER with TF set.
-        DEBUG => {
-            regs.rflags &= !traps::flags::TF;
-            return;
-        }
         PAGE_FAULT if machine::descriptor_fault(cpu::cr2()) => return,
         _ => {}
     }
@@ -228,11 +227,20 @@ fn refused_iret(vector: u32, error: u32) -> ! {
     switch::on_empty_stack(switch::leave_afresh)
 }
 
-/// NMI, machine check, double fault.
+/// NMI, machine check, double fault, and debug exceptions in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
+    const DEBUG: u32 = 1;
     const NMI: u32 = 2;
-    if regs.entry_vector != NMI {
-        panic::unexpected_trap(regs);
+    match regs.entry_vector {
+        // A breakpoint of the guest hit our access to its memory, or it entered with TF set (SYSENTER) or with a
+        // pending one (MOV SS): nothing to do but to go on, without TF.
+        DEBUG => {
+            regs.rflags &= !traps::flags::TF;
+            // SAFETY: as in `debug_exception`.
+            unsafe { cpu::set_dr6(DR6_CLEAR) };
+        }
+        NMI => {}
+        _ => panic::unexpected_trap(regs),
     }
 }

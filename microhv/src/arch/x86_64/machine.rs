@@ -112,6 +112,17 @@ pub(crate) fn flush_global() {
     }
 }
 
+/// Lets `rdtsc` in ring 3 trap, or not.
+pub(crate) fn set_tsc_trapping(on: bool) {
+    const CR4_TSD: u64 = 1 << 2;
+    let cr4 = cpu::cr4();
+    let wanted = if on { cr4 | CR4_TSD } else { cr4 & !CR4_TSD };
+    if wanted != cr4 {
+        // SAFETY: the hypervisor may read the TSC in any case.
+        unsafe { cpu::set_cr4(wanted) };
+    }
+}
+
 /// Loads GDT and LDT of a vCPU.
 pub(crate) fn load_tables(vcpu: &Vcpu) {
     let window = switch::window(vcpu);

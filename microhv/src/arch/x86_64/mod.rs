@@ -45,6 +45,8 @@ core::arch::global_asm!(
 );
 core::arch::global_asm!(
     include_str!("trap.S"),
+    local_scratch = const percpu::LOCAL_SCRATCH,
+    local_regs_top = const percpu::LOCAL_REGS_TOP,
     stack_before_regs = const switch::STACK_BEFORE_REGS,
     regs_cs = const offset_of!(CpuUserRegs, cs),
 );

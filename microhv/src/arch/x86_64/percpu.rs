@@ -17,10 +17,12 @@ use super::descriptors::Tss;
 
 /// Size and alignment of a CPU's area.
 pub(crate) const AREA_BYTES: usize = 65536;
-/// Bytes of each of the three stacks for NMI, machine check and double fault.
+/// Bytes of each of the stacks for NMI, machine check, double fault and debug exceptions.
 const IST_BYTES: usize = 4096;
+/// How many those are.
+const IST_STACKS: usize = 4;
 /// Where the guard page lies that the main stack would run into.
-pub(crate) const GUARD_OFFSET: usize = 3 * IST_BYTES;
+pub(crate) const GUARD_OFFSET: usize = IST_STACKS * IST_BYTES;
 
 /// A CPU's own data.
 #[repr(C, align(64))]
@@ -45,15 +47,15 @@ pub(crate) struct Local {
     pub(crate) tss: UnsafeCell<Tss>,
 }
 
-/// A CPU's area: three stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
+/// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
 ///
 /// It is aligned to its size by the linker script, not by its type: an input section with so large an alignment would
 /// part the file's layout from memory's, which multiboot1's header needs equal.
 #[repr(C, align(4096))]
 pub(crate) struct Area {
-    ist: UnsafeCell<[[u8; IST_BYTES]; 3]>,
+    ist: UnsafeCell<[[u8; IST_BYTES]; IST_STACKS]>,
     guard: UnsafeCell<[u8; 4096]>,
-    stack: UnsafeCell<[u8; AREA_BYTES - 4 * 4096 - size_of::<Local>()]>,
+    stack: UnsafeCell<[u8; AREA_BYTES - (IST_STACKS + 1) * 4096 - size_of::<Local>()]>,
     local: Local,
 }
 
@@ -75,9 +77,9 @@ unsafe impl Sync for Area {}
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.cpu_area")]
 pub(crate) static boot_cpu_area: Area = Area {
-    ist: UnsafeCell::new([[0; IST_BYTES]; 3]),
+    ist: UnsafeCell::new([[0; IST_BYTES]; IST_STACKS]),
     guard: UnsafeCell::new([0; 4096]),
-    stack: UnsafeCell::new([0; AREA_BYTES - 4 * 4096 - size_of::<Local>()]),
+    stack: UnsafeCell::new([0; AREA_BYTES - (IST_STACKS + 1) * 4096 - size_of::<Local>()]),
     local: Local {
         regs_top: AtomicU64::new(0),
         scratch: AtomicU64::new(0),
@@ -97,7 +99,7 @@ impl Area {
         (&raw const self.local) as u64
     }
 
-    /// Top of stack `n` (0 NMI, 1 machine check, 2 double fault).
+    /// Top of stack `n` (0 NMI, 1 machine check, 2 double fault, 3 debug).
     pub(crate) fn ist_top(&self, n: usize) -> u64 {
         self.ist.get() as u64 + ((n + 1) * IST_BYTES) as u64
     }

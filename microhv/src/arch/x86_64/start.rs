@@ -16,7 +16,7 @@ use spin::{Mutex, Once};
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, boot_cpu_area};
-use super::{apic, descriptors, fpu, heap, paging, panic, serial, switch, time};
+use super::{apic, cpu, descriptors, fpu, heap, paging, panic, serial, switch, time};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -174,8 +174,25 @@ fn return_early_heap(hv: &Hv) {
     early.start = early.end;
 }
 
+/// Turns on what guards the hypervisor and what guests expect of the CPU.
+fn protect() {
+    const CR0_ALIGNMENT_MASK: u64 = 1 << 18;
+    const CR4_DEBUG_EXTENSIONS: u64 = 1 << 3;
+    const CR4_MACHINE_CHECK: u64 = 1 << 6;
+    const CR4_SMEP: u64 = 1 << 20;
+    let has_smep = core::arch::x86_64::__cpuid_count(7, 0).ebx & 1 << 7 != 0;
+    let smep = if has_smep { CR4_SMEP } else { 0 };
+    // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
+    // ring 3, which guests use, with supervisor rights, so that it would fault.
+    unsafe {
+        cpu::set_cr0(cpu::cr0() | CR0_ALIGNMENT_MASK);
+        cpu::set_cr4(cpu::cr4() | CR4_DEBUG_EXTENSIONS | CR4_MACHINE_CHECK | smep);
+    }
+}
+
 /// Start-up with the final tables, on the CPU's own stack.
 extern "C" fn on_own_stack() -> ! {
+    protect();
     fpu::init();
     let found = FOUND.get().expect("set at boot");
     let acpi = ACPI.get().expect("read at boot");
@@ -292,7 +309,10 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
         Ok(domain) => {
             let range = kernel.outer_pages();
             hv.frames.add_free(Mfn::new(range.start / 4096), Mfn::new(range.end / 4096));
-            log::info!("dom0 built: {} pages", domain.mm.tot_pages());
+            let ms = hv.platform.now_ns() / 1_000_000;
+            log::info!("dom0 built: {} pages, {ms} ms after the clock was set", domain.mm.tot_pages());
+            domain.started.store(true, Ordering::Release);
+            domain.controller_pause_count.store(0, Ordering::Release);
             hv.unpause_domain(&domain);
         }
         Err(error) => panic!("cannot build dom0: {error}"),

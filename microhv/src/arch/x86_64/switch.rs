@@ -21,6 +21,8 @@ use super::{descriptors, fpu, paging};
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
 
+/// `settscinfo`'s mode in which each `rdtsc` traps.
+const TSC_MODE_ALWAYS_EMULATE: u32 = 1;
 /// DR7 with nothing enabled.
 const DR7_OFF: u64 = 0x400;
 /// DR7's enable bits.
@@ -140,6 +142,7 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
         descriptors::set_entry_stack(local, vcpu.entry_stack() as u64);
     }
     machine::load_tables(vcpu);
+    machine::set_tsc_trapping(vcpu.domain().tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
     let saved = vcpu.saved_regs();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.

@@ -72,6 +72,39 @@ trap_common:
     add rsp, 8
     iretq
 
+/* Debug exceptions: on a stack of their own, since a guest can have one taken at the first instruction of
+   syscall_entry, where its own stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
+   From ring 3 the words are moved to the vCPU's frame, and it goes on as any exception. */
+    .balign 16
+    .globl debug_stub
+    .type debug_stub, @function
+debug_stub:
+    push 0
+    mov dword ptr [rsp + 4], 1
+    test byte ptr [rsp + 16], 3
+    je ist_common
+    push rax
+    push rdx
+    mov rax, [rip + boot_cpu_area + {local_regs_top}]
+    mov rdx, [rsp + 56]                 /* ss */
+    mov [rax - 8], rdx
+    mov rdx, [rsp + 48]                 /* rsp */
+    mov [rax - 16], rdx
+    mov rdx, [rsp + 40]                 /* rflags */
+    mov [rax - 24], rdx
+    mov rdx, [rsp + 32]                 /* cs */
+    mov [rax - 32], rdx
+    mov rdx, [rsp + 24]                 /* rip */
+    mov [rax - 40], rdx
+    mov rdx, [rsp + 16]                 /* error code, vector */
+    mov [rax - 48], rdx
+    sub rax, 48
+    mov [rip + boot_cpu_area + {local_scratch}], rax
+    pop rdx
+    pop rax
+    mov rsp, [rip + boot_cpu_area + {local_scratch}]
+    jmp trap_common
+
 /* NMI, machine check, double fault: on stacks of their own, whatever was running. */
     .globl nmi_stub
     .type nmi_stub, @function
