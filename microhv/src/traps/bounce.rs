@@ -36,18 +36,18 @@ struct Interrupted {
     stack: u64,
 }
 
-/// Goes to kernel mode and gathers what was interrupted. `masks`: delivery masks upcalls.
+/// Goes to kernel mode and gathers what was interrupted, which had the upcall mask `mask`. `masks`: delivery masks
+/// upcalls.
 #[inline(always)]
-fn interrupt<P: Platform>(cur: &mut Current<'_, P>, masks: bool, kernel_sp: u64) -> Interrupted {
+fn interrupt<P: Platform>(cur: &mut Current<'_, P>, mask: u8, masks: bool, kernel_sp: u64) -> Interrupted {
     let was_user = leave_user_mode(cur);
-    let mask = upcall_mask(cur);
     if masks {
         set_upcall_mask(cur, 1);
     }
     let regs: &CpuUserRegs = cur.regs;
     let (cs, stack) = if was_user { (regs.cs, kernel_sp) } else { (regs.cs & !3, regs.rsp) };
-    let interrupts = if mask == 0 { flags::IF } else { 0 };
-    let rflags = regs.rflags & !(flags::IF | flags::IOPL) | interrupts;
+    // What runs in ring 3 has IF set and IOPL 0: the guest sees the mask as IF.
+    let rflags = if mask == 0 { regs.rflags } else { regs.rflags & !flags::IF };
     let tail = [regs.rip, u64::from(cs) | u64::from(mask) << 32, rflags, regs.rsp, u64::from(regs.ss)];
     Interrupted { tail, stack: stack & !15 }
 }
@@ -80,8 +80,14 @@ pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
 /// Delivers a frame without an error code to a callback.
 #[inline(always)]
 pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, callback: Callback, kernel_sp: u64) {
+    let mask = upcall_mask(cur);
+    call_from(cur, mask, callback, kernel_sp);
+}
+
+#[inline(always)]
+fn call_from<P: Platform>(cur: &mut Current<'_, P>, mask: u8, callback: Callback, kernel_sp: u64) {
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, callback.masks_events, kernel_sp);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, mask, callback.masks_events, kernel_sp);
     enter(cur, stack, [rcx, r11, a, b, c, d, e], callback.address);
 }
 
@@ -107,7 +113,8 @@ pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, erro
         (cpu.traps[usize::from(vector)], cpu.kernel_sp)
     };
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, gate.masks_events, kernel_sp);
+    let mask = upcall_mask(cur);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, mask, gate.masks_events, kernel_sp);
     enter(cur, stack, [rcx, r11, u64::from(error), a, b, c, d, e], gate.address);
 }
 
@@ -130,13 +137,13 @@ pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
     deliver_exception(cur, 7, None);
 }
 
-/// Delivers the event upcall, which masks further ones.
+/// Delivers the event upcall, which masks further ones. Only when one is due, so that none is masked.
 pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
     let (event, kernel_sp) = {
         let cpu = cur.vcpu.cpu.lock();
         (cpu.event, cpu.kernel_sp)
     };
-    call(cur, Callback { masks_events: true, ..event }, kernel_sp);
+    call_from(cur, 0, Callback { masks_events: true, ..event }, kernel_sp);
 }
 
 /// Delivers the failsafe callback: a selector could not be loaded on the way back. `selectors`: ds, es, fs, gs.
@@ -147,7 +154,8 @@ pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 
     };
     let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
     let [ds, es, fs, gs] = selectors.map(u64::from);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, failsafe.masks_events, kernel_sp);
+    let mask = upcall_mask(cur);
+    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, mask, failsafe.masks_events, kernel_sp);
     enter(cur, stack, [rcx, r11, ds, es, fs, gs, a, b, c, d, e], failsafe.address);
 }
 

@@ -24,6 +24,10 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     if let Some(l4) = cur.vcpu.cr3_kernel() {
         cur.hv.platform.load_cr3(l4);
     }
+    // The areas that it registered by address could not be written meanwhile.
+    if cur.vcpu.areas_stale.load(Ordering::Relaxed) {
+        cur.hv.update_areas(cur.domain, cur.vcpu);
+    }
     true
 }
 
