@@ -8,6 +8,8 @@ use ring_abi::mmu::{
 };
 use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
 
+use zerocopy::IntoBytes;
+
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -15,6 +17,8 @@ use crate::mem::tables::Mm;
 use crate::mem::{FrameOwner, TableError, Update, UpdateError, pte};
 use crate::platform::{CpuSet, Platform};
 
+/// Requests that are read, and done without a look at what else waits, at a time.
+const CHUNK: usize = 16;
 /// Set in a count: the call goes on where it was interrupted.
 pub(super) const PREEMPTED: u32 = 1 << 31;
 
@@ -107,19 +111,26 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     let owner = frames_of.owner(cur.domain);
     let mut at = 0u64;
     let mut result = Ok(());
-    while at < u64::from(count) {
+    let mut chunk = [MmuUpdate::default(); CHUNK];
+    'all: while at < u64::from(count) {
         if at > 0 && hv.platform.work_pending() {
             result = Err(TableError::Restart);
             break;
         }
-        result = cur
-            .copy_in_at::<MmuUpdate>(requests, at)
-            .map_err(TableError::from)
-            .and_then(|request| update_one(hv, &mut mm, &request, owner));
-        if result.is_err() {
-            break;
+        let length = match copy_chunk(cur, requests, at, u64::from(count) - at, &mut chunk) {
+            Ok(length) => length,
+            Err(error) => {
+                result = Err(error.into());
+                break;
+            }
+        };
+        for request in &chunk[..length] {
+            result = update_one(hv, &mut mm, request, owner);
+            if result.is_err() {
+                break 'all;
+            }
+            at += 1;
         }
-        at += 1;
     }
     let drained = mm.drain();
     drop(mm); // flushes, before anything is written through guest addresses
@@ -140,6 +151,25 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
             Ok(cur.again([0, u64::from(PREEMPTED), 0, error.errno() as u64, args[4], args[5]]))
         }
     }
+}
+
+/// Reads the next requests, up to [`CHUNK`] of the `left` ones, in one copy: how many. Where they end at a page that
+/// cannot be read, one.
+fn copy_chunk<P: Platform>(
+    cur: &Current<'_, P>,
+    requests: u64,
+    at: u64,
+    left: u64,
+    chunk: &mut [MmuUpdate; CHUNK],
+) -> Result<usize, HypercallError> {
+    let length = left.min(CHUNK as u64) as usize;
+    let offset = at * size_of::<MmuUpdate>() as u64;
+    let from = requests.checked_add(offset).ok_or(HypercallError::Fault)?;
+    if cur.hv.platform.copy_from_guest(chunk[..length].as_mut_bytes(), from).is_ok() {
+        return Ok(length);
+    }
+    chunk[0] = cur.copy_in(from)?;
+    Ok(1)
 }
 
 #[inline]

@@ -482,6 +482,27 @@ mod tests {
         assert_eq!(compute(Operation::ResetBit, 8, 2, 1, 0), (0, Some(CF)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_decode_or_not(bytes in proptest::collection::vec(0u8.., 0..16), value in 0u64..) {
+            let mut regs = regs();
+            for number in 0..16 {
+                *register(&mut regs, number) = value.rotate_left(u32::from(number) * 7) | value >> 3;
+            }
+            regs.rip = value;
+            if let Some(d) = decode(&bytes, &mut regs) {
+                proptest::prop_assert!(usize::from(d.length) <= bytes.len());
+                let source = match d.source {
+                    Source::Immediate(immediate) => immediate,
+                    Source::Register(which) => read_register(&mut regs, which, d.size),
+                };
+                proptest::prop_assert_eq!(source & !mask(d.size), 0);
+                let (new, _) = compute(d.operation, d.size, value & mask(d.size), source, regs.rax & mask(d.size));
+                proptest::prop_assert_eq!(new & !mask(d.size), 0);
+            }
+        }
+    }
+
     #[test]
     fn registers_are_written_by_size() {
         let mut regs = regs();

@@ -64,7 +64,7 @@ impl<P: Platform> Mm<'_, P> {
             Update::PreserveAccessedDirty => {
                 let mut seen = old;
                 loop {
-                    let merged = new & !(pte::A | pte::D) | seen & (pte::A | pte::D);
+                    let merged = new | seen & (pte::A | pte::D);
                     match cell.compare_exchange(seen, merged, Ordering::AcqRel, Ordering::Acquire) {
                         Ok(seen) => return Ok(seen),
                         Err(now) => seen = now,

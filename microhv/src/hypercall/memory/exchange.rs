@@ -51,7 +51,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     let mut result = Ok(());
     while done < input.nr_extents {
         if done > request.nr_exchanged && cur.hv.platform.work_pending() {
-            cur.copy_out(at + NR_EXCHANGED, &done)?;
+            cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
             return Ok(cur.again(*args));
         }
         let first_output = done / per_input * per_output;
@@ -67,7 +67,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
         }
         done += per_input;
     }
-    cur.copy_out(at + NR_EXCHANGED, &done)?;
+    cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
     result.map(|()| Outcome::OK)
 }
 

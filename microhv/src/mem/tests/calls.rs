@@ -110,6 +110,14 @@ fn mmu_update_counts_what_it_did() {
     assert_eq!(world.mmu(&guest, &[(at(Mfn::new(1 << 40), 0), 0)], SELF), neg(EINVAL));
     assert_eq!(world.call(&guest, mmu::mmu_update, [0x40_0000, 1, 0, SELF.into()]), neg(EFAULT));
     assert_eq!(world.call(&guest, mmu::mmu_update, [u64::MAX - 3, 2, 0, SELF.into()]), neg(EFAULT));
+    // The array ends at a page that is not there: what can be read is done.
+    for n in 0..3u64 {
+        world.write(&guest, 0xfd0 + n as usize * 16, MmuUpdate { ptr: good.0, val: good.1 }.as_bytes());
+    }
+    assert_eq!(world.call(&guest, mmu::mmu_update, [ARGS + 0xfd0, 4, ARGS, SELF.into()]), neg(EFAULT));
+    assert_eq!(world.word(&guest, 0) as u32, 3);
+    assert_eq!(world.mmu(&guest, &[good; 100], SELF), 0, "more than one chunk");
+    assert_eq!(world.word(&guest, 0xff0) as u32, 100);
     world.check();
     // Accessed and dirty bits stay when asked to.
     world.poke(l1, 40, world.peek(l1, 40) | A | D);
@@ -117,6 +125,8 @@ fn mmu_update_counts_what_it_did() {
     assert_eq!(world.peek(l1, 40) & (A | D), A | D);
     assert_eq!(world.mmu(&guest, &[good], SELF), 0);
     assert_eq!(world.peek(l1, 40) & (A | D), 0);
+    assert_eq!(world.mmu(&guest, &[(good.0 | MMU_PT_UPDATE_PRESERVE_AD, good.1 | D)], SELF), 0);
+    assert_eq!(world.peek(l1, 40) & (A | D), D, "new ones are added");
     // On a page that is no table, plainly.
     assert_eq!(world.mmu(&guest, &[(at(l1, 40), 0), (at(guest.page, 7), 0x1234_5678)], SELF), 0);
     assert_eq!(world.peek(guest.page, 7), 0x1234_5678);
