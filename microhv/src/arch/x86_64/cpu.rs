@@ -176,6 +176,14 @@ pub(crate) unsafe fn lgdt(base: u64, limit: u16) {
     unsafe { asm!("lgdt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
 }
 
+/// The base in the GDT register.
+pub(crate) fn gdt_base() -> u64 {
+    let mut register = TableRegister { limit: 0, base: 0 };
+    // SAFETY: stores ten bytes into our own structure.
+    unsafe { asm!("sgdt [{}]", in(reg) &raw mut register, options(nostack, preserves_flags)) };
+    register.base
+}
+
 /// Loads the IDT register.
 ///
 /// # Safety

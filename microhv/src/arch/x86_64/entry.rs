@@ -10,7 +10,7 @@ use ring_abi::hypercall::__HYPERVISOR_IRET;
 
 use super::machine::{self, Cur};
 use super::percpu::{self, Local};
-use super::{apic, cpu, guest_access, panic, switch};
+use super::{apic, console, cpu, guest_access, panic, switch, windows};
 
 /// What the way out needs: whose registers, and whether SYSRET may be used.
 #[repr(C)]
@@ -184,7 +184,7 @@ fn interrupt(vector: u8) {
         apic::KICK_VECTOR => apic::end_of_interrupt(),
         apic::SERIAL_VECTOR => {
             apic::end_of_interrupt();
-            machine::console_input(hv);
+            console::input(hv);
         }
         apic::SPURIOUS_VECTOR => {}
         _ => {
@@ -200,7 +200,7 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     const PAGE_FAULT: u32 = 14;
     match regs.entry_vector {
         vector @ 32.. => return interrupt(vector as u8),
-        PAGE_FAULT if machine::descriptor_fault(cpu::cr2()) => return,
+        PAGE_FAULT if windows::fault(cpu::cr2()) => return,
         _ => {}
     }
     if regs.rip == guest_iret as *const () as u64 {

@@ -3,8 +3,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use microhv::Hypervisor;
 use microhv::boot::acpi::Acpi;
@@ -17,16 +16,13 @@ use microhv::platform::{
     CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, TimeParams,
 };
 use microhv::traps;
-use ring_abi::evtchn::VIRQ_CONSOLE;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn, PAGE_SIZE};
-use spin::Mutex;
 
 use super::cpu::{self, msr};
-use super::descriptors::{GDT_LIMIT, GDT_PAGE, LDT_SELECTOR};
 use super::guest_access::{self, DataSegment};
 use super::percpu::{self, Local};
-use super::{apic, fpu, heap, paging, panic, serial, start, switch, time};
+use super::{apic, fpu, heap, paging, panic, power, serial, start, time, windows};
 
 /// The hypervisor of this machine.
 pub(crate) type Hv = Hypervisor<Machine>;
@@ -121,60 +117,6 @@ pub(crate) fn set_tsc_trapping(on: bool) {
         // SAFETY: the hypervisor may read the TSC in any case.
         unsafe { cpu::set_cr4(wanted) };
     }
-}
-
-/// Loads GDT and LDT of a vCPU.
-pub(crate) fn load_tables(vcpu: &Vcpu) {
-    let window = switch::window(vcpu);
-    let entries = vcpu.cpu.lock().ldt_entries;
-    // SAFETY: the window's page 14 is our GDT page since `vcpu_created`; the LDT descriptor is written before it is
-    // loaded.
-    unsafe {
-        cpu::lgdt(window, GDT_LIMIT);
-        if entries == 0 {
-            cpu::lldt(0);
-        } else {
-            GDT_PAGE.set_ldt(window + paging::WINDOW_LDT, entries);
-            cpu::lldt(LDT_SELECTOR);
-        }
-    }
-}
-
-/// Descriptor windows: which places are taken, a bit each.
-const WINDOW_COUNT: usize = 8192;
-static WINDOWS_USED: Mutex<[u64; WINDOW_COUNT / 64]> = Mutex::new([0; WINDOW_COUNT / 64]);
-
-/// A page of zeros: guests' GDT pages that they did not set.
-#[repr(C, align(4096))]
-struct ZeroPage([u8; PAGE_SIZE]);
-static ZERO_PAGE: ZeroPage = ZeroPage([0; PAGE_SIZE]);
-
-fn take_window() -> Option<u64> {
-    let mut used = WINDOWS_USED.lock();
-    let (word, bits) = used.iter_mut().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
-    let bit = bits.trailing_ones() as usize;
-    let va = paging::WINDOWS + (word * 64 + bit) as u64 * paging::WINDOW_BYTES;
-    if !paging::window_has_table(va) {
-        let layout = core::alloc::Layout::from_size_align(PAGE_SIZE, PAGE_SIZE).ok()?;
-        // SAFETY: the layout is not empty.
-        let table = NonNull::new(unsafe { alloc::alloc::alloc_zeroed(layout) })?;
-        // The table stays for the windows around, used or not.
-        paging::set_window_table(va, paging::machine_address(table.as_ptr() as u64));
-    }
-    *bits |= 1 << bit;
-    Some(va)
-}
-
-/// Whether `cr2` is in the running vCPU's LDT window, and the page it needs was brought in.
-pub(crate) fn descriptor_fault(cr2: u64) -> bool {
-    let local = percpu::local();
-    local.is_busy() && with_current(local, |cur| descriptor_fault_of(cur, cr2))
-}
-
-fn descriptor_fault_of(cur: &Cur<'_>, cr2: u64) -> bool {
-    const LDT_BYTES: u64 = 0x1_0000;
-    let ldt = switch::window(cur.vcpu) + paging::WINDOW_LDT;
-    cr2.checked_sub(ldt).is_some_and(|offset| offset < LDT_BYTES && cur.hv.fault_in_ldt(cur, offset))
 }
 
 /// Machine memory as a pointer.
@@ -299,43 +241,15 @@ impl Platform for Machine {
     }
 
     fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
-        let window = switch::window(vcpu);
-        let frame = frame.map(|mfn| mfn.maddr().raw());
-        match page {
-            DescriptorPage::Gdt(n) => {
-                let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
-                paging::set_window_page(
-                    window + u64::from(n) * PAGE_SIZE as u64,
-                    Some(frame.unwrap_or(zeros)),
-                );
-            }
-            DescriptorPage::Ldt(n) => {
-                paging::set_window_page(window + paging::WINDOW_LDT + u64::from(n) * PAGE_SIZE as u64, frame);
-            }
-        }
+        windows::set_page(vcpu, page, frame);
     }
 
     fn vcpu_created(&self, vcpu: &Vcpu) -> bool {
-        let Some(window) = take_window() else { return false };
-        vcpu.arch.store(window as *mut (), Ordering::Release);
-        for page in 0..14 {
-            self.set_descriptor_page(vcpu, DescriptorPage::Gdt(page), None);
-        }
-        let ours = paging::machine_address(GDT_PAGE.address());
-        paging::set_window_page(window + 14 * PAGE_SIZE as u64, Some(ours));
-        true
+        windows::create(vcpu)
     }
 
     fn vcpu_destroyed(&self, vcpu: &Vcpu) {
-        let window = vcpu.arch.swap(core::ptr::null_mut(), Ordering::AcqRel) as u64;
-        if window == 0 {
-            return;
-        }
-        for page in 0..paging::WINDOW_BYTES / PAGE_SIZE as u64 {
-            paging::set_window_page(window + page * PAGE_SIZE as u64, None);
-        }
-        let place = ((window - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
-        WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
+        windows::destroy(vcpu);
     }
 
     #[inline]
@@ -390,7 +304,7 @@ impl Platform for Machine {
     }
 
     fn reload_descriptor_tables(&self, vcpu: &Vcpu) {
-        load_tables(vcpu);
+        windows::load(vcpu);
     }
 
     #[inline]
@@ -454,9 +368,9 @@ impl Platform for Machine {
 
     fn power(&self, action: PowerAction) {
         match action {
-            PowerAction::Off => power_off(self.acpi),
+            PowerAction::Off => power::off(self.acpi),
             PowerAction::Reboot if self.no_reboot => {}
-            PowerAction::Reboot => reboot(self.acpi),
+            PowerAction::Reboot => power::restart(self.acpi),
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
         }
         serial::write(b"(microhv) the machine is halted\n");
@@ -551,65 +465,6 @@ fn base_msr(base: SegmentBase) -> u32 {
     }
 }
 
-/// Enters ACPI's S5.
-fn power_off(acpi: &Acpi) {
-    const SLEEP_ENABLE: u16 = 1 << 13;
-    let Some(off) = acpi.power_off else { return };
-    cpu::outw(off.pm1a, u16::from(off.sleep_type[0]) << 10 | SLEEP_ENABLE);
-    if let Some(pm1b) = off.pm1b {
-        cpu::outw(pm1b, u16::from(off.sleep_type[1]) << 10 | SLEEP_ENABLE);
-    }
-}
-
-/// Resets by ACPI, the chipset's port, the keyboard controller.
-fn reboot(acpi: &Acpi) {
-    if let Some((port, value)) = acpi.reset {
-        cpu::outb(port, value);
-    }
-    cpu::outb(0xcf9, 2);
-    cpu::outb(0xcf9, 6);
-    cpu::outb(0x64, 0xfe);
-}
-
-/// `^A`, the key of the console's switch.
-const SWITCH_KEY: u8 = 1;
-/// How often it must come in a row.
-const SWITCH_TIMES: u8 = 3;
-static SWITCH_SEEN: AtomicU8 = AtomicU8::new(0);
-static INPUT_IS_OURS: AtomicBool = AtomicBool::new(false);
-
-/// Takes what was typed: to dom0, or, after three `^A`, as debug keys.
-pub(crate) fn console_input(hv: &Hv) {
-    let mut typed = false;
-    while let Some(byte) = serial::read() {
-        if byte == SWITCH_KEY {
-            let seen = SWITCH_SEEN.fetch_add(1, Ordering::Relaxed) + 1;
-            if seen == SWITCH_TIMES {
-                SWITCH_SEEN.store(0, Ordering::Relaxed);
-                let ours = !INPUT_IS_OURS.fetch_xor(true, Ordering::Relaxed);
-                log::info!(
-                    "serial input to {} (three ^A switch)",
-                    if ours { "microhv: h for help" } else { "dom0" }
-                );
-            }
-            continue;
-        }
-        let held = SWITCH_SEEN.swap(0, Ordering::Relaxed);
-        if INPUT_IS_OURS.load(Ordering::Relaxed) {
-            hv.debug_key(byte);
-            continue;
-        }
-        for _ in 0..held {
-            hv.console.push(SWITCH_KEY);
-        }
-        hv.console.push(byte);
-        typed = true;
-    }
-    if typed {
-        hv.send_global_virq(VIRQ_CONSOLE);
-    }
-}
-
 /// Facts about this CPU for `sysctl`.
 pub(crate) fn cpu_info() -> MachineInfo {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
@@ -632,5 +487,5 @@ pub(crate) fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
 
 /// A page fault of the guest that the hypervisor may have to deal with: `true` when the guest goes on.
 pub(crate) fn page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
-    descriptor_fault_of(cur, cr2) || cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
+    windows::fault_of(cur, cr2) || cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
 }

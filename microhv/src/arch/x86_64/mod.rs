@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // the assembly of the entry paths
 
 mod apic;
+mod console;
 mod cpu;
 mod descriptors;
 mod entry;
@@ -21,11 +22,13 @@ mod machine;
 mod paging;
 mod panic;
 mod percpu;
+mod power;
 mod serial;
 mod start;
 mod switch;
 mod symbols;
 mod time;
+mod windows;
 
 use core::mem::offset_of;
 

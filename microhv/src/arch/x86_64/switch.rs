@@ -7,7 +7,7 @@
 
 use core::sync::atomic::Ordering;
 
-use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
+use microhv::domain::{GuestCpu, VcpuRef};
 use microhv::platform::{CpuId, Platform};
 use microhv::sched::Decision;
 use microhv::traps;
@@ -16,7 +16,7 @@ use super::cpu::{self, msr};
 use super::guest_access::{DataSegment, load_selector};
 use super::machine::{self, Hv};
 use super::percpu::{self, Local, boot_cpu_area};
-use super::{descriptors, fpu, paging};
+use super::{descriptors, fpu, paging, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -48,11 +48,6 @@ pub(crate) extern "C" fn leave_afresh() -> ! {
     let exit = super::entry::leave(local);
     // SAFETY: the frame is that of the vCPU that runs now; the stack is this CPU's.
     unsafe { enter_guest(boot_cpu_area.stack_top(), exit.regs) }
-}
-
-/// Where vCPU `vcpu`'s descriptor window is.
-pub(crate) fn window(vcpu: &Vcpu) -> u64 {
-    vcpu.arch.load(Ordering::Acquire) as u64
 }
 
 /// Does the work that waits on this CPU until a vCPU is current and nothing waits.
@@ -141,7 +136,7 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
         regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(boot_cpu_area.stack_top());
         descriptors::set_entry_stack(local, vcpu.entry_stack() as u64);
     }
-    machine::load_tables(vcpu);
+    windows::load(vcpu);
     machine::set_tsc_trapping(vcpu.domain().tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
     let saved = vcpu.saved_regs();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);

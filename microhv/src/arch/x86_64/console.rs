@@ -1,0 +1,48 @@
+//! The serial console's input: dom0's, or the debug keys'.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use ring_abi::evtchn::VIRQ_CONSOLE;
+
+use super::machine::Hv;
+use super::serial;
+
+/// `^A`, the key of the console's switch.
+const SWITCH_KEY: u8 = 1;
+/// How often it must come in a row.
+const SWITCH_TIMES: u8 = 3;
+static SWITCH_SEEN: AtomicU8 = AtomicU8::new(0);
+static INPUT_IS_OURS: AtomicBool = AtomicBool::new(false);
+
+/// Takes what was typed: to dom0, or, after three `^A`, as debug keys.
+pub(crate) fn input(hv: &Hv) {
+    let mut typed = false;
+    while let Some(byte) = serial::read() {
+        if byte == SWITCH_KEY {
+            let seen = SWITCH_SEEN.fetch_add(1, Ordering::Relaxed) + 1;
+            if seen == SWITCH_TIMES {
+                SWITCH_SEEN.store(0, Ordering::Relaxed);
+                let ours = !INPUT_IS_OURS.fetch_xor(true, Ordering::Relaxed);
+                log::info!(
+                    "serial input to {} (three ^A switch)",
+                    if ours { "microhv: h for help" } else { "dom0" }
+                );
+            }
+            continue;
+        }
+        let held = SWITCH_SEEN.swap(0, Ordering::Relaxed);
+        if INPUT_IS_OURS.load(Ordering::Relaxed) {
+            hv.debug_key(byte);
+            continue;
+        }
+        for _ in 0..held {
+            hv.console.push(SWITCH_KEY);
+        }
+        hv.console.push(byte);
+        typed = true;
+    }
+    if typed {
+        hv.send_global_virq(VIRQ_CONSOLE);
+    }
+}

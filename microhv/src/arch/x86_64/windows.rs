@@ -1,0 +1,129 @@
+//! Descriptor windows: where each vCPU's GDT and LDT are seen by the processor, in L4 slot 260.
+//!
+//! A window has the guest's 14 GDT pages, ours, a hole, and 16 LDT pages. All domains share the slot's tables: windows
+//! of different vCPUs have different addresses, so that a switch leaves nothing stale in the TLB.
+#![allow(unsafe_code)] // descriptor-table registers, page-table frames from the heap
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use microhv::domain::Vcpu;
+use microhv::platform::DescriptorPage;
+use ring_abi::types::{Mfn, PAGE_SIZE};
+use spin::Mutex;
+
+use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
+use super::machine::{Cur, with_current};
+use super::{cpu, paging, percpu};
+
+/// Pages of the GDT that are the guest's.
+const GUEST_GDT_PAGES: u8 = 14;
+
+/// Where vCPU `vcpu`'s window is; 0 when it has none.
+fn window(vcpu: &Vcpu) -> u64 {
+    vcpu.arch.load(Ordering::Acquire) as u64
+}
+
+/// Loads GDT and LDT of a vCPU.
+pub(crate) fn load(vcpu: &Vcpu) {
+    let base = window(vcpu);
+    let entries = vcpu.cpu.lock().ldt_entries;
+    // SAFETY: the window's page 14 is our GDT page since `create`; the LDT descriptor is written before it is
+    // loaded.
+    unsafe {
+        cpu::lgdt(base, GDT_LIMIT);
+        if entries == 0 {
+            cpu::lldt(0);
+        } else {
+            GDT_PAGE.set_ldt(base + paging::WINDOW_LDT, entries);
+            cpu::lldt(LDT_SELECTOR);
+        }
+    }
+}
+
+/// Descriptor windows: which places are taken, a bit each.
+const WINDOW_COUNT: usize = 8192;
+static WINDOWS_USED: Mutex<[u64; WINDOW_COUNT / 64]> = Mutex::new([0; WINDOW_COUNT / 64]);
+
+/// A page of zeros: guests' GDT pages that they did not set.
+#[repr(C, align(4096))]
+struct ZeroPage([u8; PAGE_SIZE]);
+static ZERO_PAGE: ZeroPage = ZeroPage([0; PAGE_SIZE]);
+
+fn take_window() -> Option<u64> {
+    let mut used = WINDOWS_USED.lock();
+    let (word, bits) = used.iter_mut().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
+    let bit = bits.trailing_ones() as usize;
+    let va = paging::WINDOWS + (word * 64 + bit) as u64 * paging::WINDOW_BYTES;
+    if !paging::window_has_table(va) {
+        let layout = core::alloc::Layout::from_size_align(PAGE_SIZE, PAGE_SIZE).ok()?;
+        // SAFETY: the layout is not empty.
+        let table = NonNull::new(unsafe { alloc::alloc::alloc_zeroed(layout) })?;
+        // The table stays for the windows around, used or not.
+        paging::set_window_table(va, paging::machine_address(table.as_ptr() as u64));
+    }
+    *bits |= 1 << bit;
+    Some(va)
+}
+
+/// Whether `cr2` is in the running vCPU's LDT window, and the page it needs was brought in.
+pub(crate) fn fault(cr2: u64) -> bool {
+    let local = percpu::local();
+    local.is_busy() && with_current(local, |cur| fault_of(cur, cr2))
+}
+
+/// As [`fault`], for the vCPU that `cur` is.
+pub(crate) fn fault_of(cur: &Cur<'_>, cr2: u64) -> bool {
+    const LDT_BYTES: u64 = 0x1_0000;
+    let ldt = window(cur.vcpu) + paging::WINDOW_LDT;
+    cr2.checked_sub(ldt).is_some_and(|offset| offset < LDT_BYTES && cur.hv.fault_in_ldt(cur, offset))
+}
+
+/// Maps a frame at a page of the vCPU's window. Without one: zeros in the GDT, nothing in the LDT, whose pages are
+/// brought in by the first fault on them.
+pub(crate) fn set_page(vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
+    let base = window(vcpu);
+    let frame = frame.map(|mfn| mfn.maddr().raw());
+    match page {
+        DescriptorPage::Gdt(n) => {
+            let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
+            paging::set_window_page(base + u64::from(n) * PAGE_SIZE as u64, Some(frame.unwrap_or(zeros)));
+        }
+        DescriptorPage::Ldt(n) => {
+            paging::set_window_page(base + paging::WINDOW_LDT + u64::from(n) * PAGE_SIZE as u64, frame);
+        }
+    }
+}
+
+/// Gives a new vCPU a window; `false`: there is none, or no memory for its table.
+pub(crate) fn create(vcpu: &Vcpu) -> bool {
+    let Some(base) = take_window() else { return false };
+    vcpu.arch.store(base as *mut (), Ordering::Release);
+    for page in 0..GUEST_GDT_PAGES {
+        set_page(vcpu, DescriptorPage::Gdt(page), None);
+    }
+    let ours = paging::machine_address(GDT_PAGE.address());
+    paging::set_window_page(base + GDT_OUR_OFFSET, Some(ours));
+    true
+}
+
+/// Takes the window of a vCPU that ends.
+pub(crate) fn destroy(vcpu: &Vcpu) {
+    let base = vcpu.arch.swap(core::ptr::null_mut(), Ordering::AcqRel) as u64;
+    if base == 0 {
+        return;
+    }
+    if cpu::gdt_base() == base {
+        // The CPU is idle with the tables of the vCPU that ran last.
+        // SAFETY: our page of the GDT lies there as in any window; nothing below it is loaded in ring 0.
+        unsafe {
+            cpu::lldt(0);
+            cpu::lgdt(GDT_PAGE.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT);
+        }
+    }
+    for page in 0..paging::WINDOW_BYTES / PAGE_SIZE as u64 {
+        paging::set_window_page(base + page * PAGE_SIZE as u64, None);
+    }
+    let place = ((base - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
+    WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
+}
