@@ -184,6 +184,10 @@ pub trait Platform: Sync + Sized + 'static {
     fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
         self.copy_to_guest(va, zerocopy::IntoBytes::as_bytes(&words))
     }
+    /// Reads a few words at guest address `va`, with the rights of the guest's kernel.
+    fn read_words(&self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+        self.copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(to), va)
+    }
     /// Reads the words of a frame at guest address `va`, with the rights of the guest's kernel.
     fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
         let mut words = [0; N];

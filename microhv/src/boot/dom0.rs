@@ -428,8 +428,8 @@ fn hypercall_stub(n: u64) -> [u8; STUB_BYTES] {
 fn give_rights(domain: &Domain) {
     /// COM1, the interrupt controllers and the timers that run the machine.
     const OURS: [(u64, u64); 5] = [(0x20, 0x21), (0x40, 0x43), (0xa0, 0xa1), (0x3f8, 0x3ff), (0xcf8, 0xcff)];
-    /// Interrupt controllers. Not the HPET behind them, which firmware's AML reads.
-    const DEVICES: [(u64, u64); 2] = [(0xfec00, 0xfec00), (0xfee00, 0xfee00)];
+    /// Interrupt controllers and HPET.
+    const DEVICES: [(u64, u64); 2] = [(0xfec00, 0xfec00), (0xfed00, 0xfee00)];
     let mut rights = domain.permissions.lock();
     rights.ports.add(0, 0xffff);
     OURS.iter().for_each(|&(first, last)| rights.ports.remove(first, last));

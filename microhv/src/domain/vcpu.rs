@@ -272,6 +272,12 @@ impl Vcpu {
         CpuId::new(self.running_on.load(Ordering::Acquire))
     }
 
+    /// Whether it runs on `cpu`, and does not wait to leave it.
+    #[inline]
+    pub fn runs_on(&self, cpu: CpuId) -> bool {
+        self.running_on.load(Ordering::Acquire) == cpu.raw() && self.pause_flags.load(Ordering::Acquire) == 0
+    }
+
     pub(crate) fn set_running_on(&self, cpu: Option<CpuId>) {
         self.running_on.store(cpu.map_or(u32::MAX, CpuId::raw), Ordering::Release);
     }

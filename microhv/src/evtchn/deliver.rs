@@ -27,49 +27,69 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: the port is not one that can be sent from. A peer that has gone is no error.
-    #[inline]
+    #[inline(always)]
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
         let cell = domain.events.cell(port)?;
         let state = cell.state.lock();
-        let (target, cell, port) = match &*state {
-            PortState::Interdomain { remote, port } => (remote, remote.events.cell(*port)?, *port),
-            PortState::Ipi => (domain, cell, port),
-            PortState::Unbound { .. } => return Ok(()),
-            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => {
-                return Err(HypercallError::Invalid);
-            }
+        let (target, cell, port) = if let PortState::Interdomain { remote, port } = &*state {
+            (remote, remote.events.cell(*port)?, *port)
+        } else if matches!(*state, PortState::Ipi) {
+            (domain, cell, port)
+        } else if matches!(*state, PortState::Unbound { .. }) {
+            return Ok(());
+        } else {
+            return Err(HypercallError::Invalid);
         };
-        self.deliver(target, cell, port);
+        if self.set_bits(target, cell, port) {
+            let target = target.clone();
+            drop(state);
+            self.rouse(&target, port);
+        }
         Ok(())
     }
 
     /// Makes `port`, which is open, pending in `domain`.
     pub fn set_pending(&self, domain: &Arc<Domain>, port: u32) {
-        if let Ok(cell) = domain.events.cell(port) {
-            self.deliver(domain, cell, port);
+        if let Ok(cell) = domain.events.cell(port)
+            && self.set_bits(domain, cell, port)
+        {
+            self.rouse(domain, port);
         }
     }
 
-    #[inline]
-    fn deliver(&self, domain: &Arc<Domain>, cell: &PortCell, port: u32) {
+    /// Sets the bits of a port that became pending; whether somebody is to be roused.
+    #[inline(always)]
+    fn set_bits(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
         let bits = &domain.events.bits;
-        if bits.set_pending(port) && !bits.is_masked(port) {
-            self.mark(domain, cell, port);
+        let marked = bits.set_pending(port) && !bits.is_masked(port) && self.mark(domain, cell, port);
+        marked || domain.events.pollers.load(Ordering::Acquire) != 0
+    }
+
+    /// Sets the selector bit of a pending, unmasked port, and the upcall; whether its vCPU is to be roused.
+    #[inline(always)]
+    fn mark(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
+        let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed)) else { return false };
+        let Some(info) = vcpu.info.get() else { return false };
+        let selector = 1u64 << (port / 64 % 64);
+        if info.or_u64(PENDING_SEL_OFFSET, selector) & selector != 0 {
+            return false;
+        }
+        info.swap_u8(UPCALL_PENDING_OFFSET, 1); // a full barrier: the vCPU blocks, then looks
+        !vcpu.runs_on(self.platform.cpu())
+    }
+
+    /// Wakes or kicks who waits for `port`: the vCPU that it notifies, and those that poll it.
+    #[cold]
+    #[inline(never)]
+    fn rouse(&self, domain: &Arc<Domain>, port: u32) {
+        if let Ok(cell) = domain.events.cell(port)
+            && let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed))
+            && vcpu.info.get().is_some_and(|info| info.load_u8(UPCALL_PENDING_OFFSET) != 0)
+        {
+            self.kick_vcpu(domain, vcpu);
         }
         if domain.events.pollers.load(Ordering::Acquire) != 0 {
             self.wake_pollers(domain, port);
-        }
-    }
-
-    /// Sets the selector bit of a pending, unmasked port, and the upcall.
-    #[inline]
-    fn mark(&self, domain: &Arc<Domain>, cell: &PortCell, port: u32) {
-        let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed)) else { return };
-        let Some(info) = vcpu.info.get() else { return };
-        let selector = 1u64 << (port / 64 % 64);
-        if info.or_u64(PENDING_SEL_OFFSET, selector) & selector == 0 {
-            info.swap_u8(UPCALL_PENDING_OFFSET, 1); // a full barrier: the vCPU blocks, then looks
-            self.kick_vcpu(domain, vcpu);
         }
     }
 
@@ -127,8 +147,8 @@ impl<P: Platform> Hypervisor<P> {
             return Err(HypercallError::Invalid);
         }
         let bits = &domain.events.bits;
-        if bits.unmask(port) && bits.is_pending(port) {
-            self.mark(domain, cell, port);
+        if bits.unmask(port) && bits.is_pending(port) && self.mark(domain, cell, port) {
+            self.rouse(domain, port);
         }
         Ok(())
     }

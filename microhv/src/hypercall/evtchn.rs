@@ -14,22 +14,25 @@ use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::evtchn::PortStatus;
 use crate::platform::Platform;
 
+/// `EVTCHNOP_send`: 0 or `-errno`.
+#[inline(always)]
+pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: u64) -> i64 {
+    let sent = match cur.copy_in::<EvtchnSend>(arg) {
+        Ok(op) => cur.hv.evtchn_send(cur.domain, op.port),
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(()) => 0,
+        Err(error) => error.errno(),
+    }
+}
+
 /// `event_channel_op(cmd, arg)`. The FIFO operations are refused, so that guests stay with two levels.
 ///
 /// # Errors
 /// As each operation says; `NoSys`: no such operation.
-#[inline]
 pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if args[0] as u32 == EVTCHNOP_SEND {
-        let op: EvtchnSend = cur.copy_in(args[1])?;
-        cur.hv.evtchn_send(cur.domain, op.port)?;
-        return Ok(Outcome::OK);
-    }
-    rare(cur, args[0] as u32, args[1])
-}
-
-#[inline(never)]
-fn rare<P: Platform>(cur: &mut Current<'_, P>, command: u32, arg: u64) -> HypercallResult {
+    let (command, arg) = (args[0] as u32, args[1]);
     let (hv, caller) = (cur.hv, cur.domain);
     match command {
         EVTCHNOP_ALLOC_UNBOUND => {
@@ -60,6 +63,7 @@ fn rare<P: Platform>(cur: &mut Current<'_, P>, command: u32, arg: u64) -> Hyperc
                 cur.copy_out(arg, &EvtchnBindPirq { port, ..op })
             })?;
         }
+        EVTCHNOP_SEND => return Ok(Outcome::Done(send(cur, arg) as u64)),
         EVTCHNOP_CLOSE => {
             let op: EvtchnClose = cur.copy_in(arg)?;
             hv.evtchn_close(caller, op.port)?;

@@ -19,29 +19,54 @@ const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 /// `Fault`: an entry cannot be read, or its result written.
 pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let (mut at, mut left) = (args[0], args[1] as u32);
-    while left > 0 {
-        let [op, _, args @ ..] = cur.hv.platform.read_frame::<8>(at)?;
-        let outcome = if op == u64::from(__HYPERVISOR_MULTICALL) {
+    if left == 0 {
+        return Ok(Outcome::OK);
+    }
+    let mut words = [0; 8];
+    loop {
+        cur.hv.platform.read_words(&mut words, at)?;
+        let (op, args) = (words[0], words.last_chunk().expect("six of the eight words"));
+        let result = if op == u64::from(__HYPERVISOR_MULTICALL) {
             Err(HypercallError::Invalid)
         } else {
-            call(cur, op, &args)
+            call(cur, op, args)
         };
-        let result = match outcome {
+        let value = match result {
             Ok(Outcome::Done(value)) => value,
-            Err(error) => error.errno() as u64,
-            Ok(Outcome::Continue) => {
-                let args = cur.vcpu.continuation();
-                cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
-                return Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]));
-            }
-            Ok(Outcome::NoReturn) => return Ok(Outcome::NoReturn),
+            _ => match no_value(cur, result, at, left)? {
+                Outcome::Done(value) => value,
+                ended => return Ok(ended),
+            },
         };
-        cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, result) as u64), &result)?;
+        cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, result) as u64), &value)?;
         at = at.wrapping_add(ENTRY);
         left -= 1;
-        if left > 0 && left.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
+        if left == 0 {
+            return Ok(Outcome::OK);
+        }
+        if left.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
             return Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]));
         }
     }
-    Ok(Outcome::OK)
+}
+
+/// What becomes of the list when the entry at `at`, with `left` to go, failed (its `-errno`), is to be continued, or
+/// ends the list.
+#[cold]
+#[inline(never)]
+fn no_value<P: Platform>(
+    cur: &Current<'_, P>,
+    result: HypercallResult,
+    at: u64,
+    left: u32,
+) -> HypercallResult {
+    match result {
+        Ok(Outcome::Continue) => {
+            let args = cur.vcpu.continuation();
+            cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
+            Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]))
+        }
+        Err(error) => Ok(Outcome::Done(error.errno() as u64)),
+        other => other,
+    }
 }

@@ -25,6 +25,10 @@ const HIGH_START: u64 = 0xffff_8800_0000_0000;
 /// Whether all of `bytes` at `va` are addresses that a guest may use.
 #[inline(always)]
 fn is_guest_range(va: u64, bytes: usize) -> bool {
+    if bytes <= 8 {
+        // What begins in the guest's part and does not end there faults, like any address that is none.
+        return va.wrapping_sub(LOW_END) >= HIGH_START - LOW_END;
+    }
     match va.checked_add(bytes as u64) {
         Some(end) => end <= LOW_END || va >= HIGH_START,
         // Up to and with the last byte of the address space the sum wraps to 0.
@@ -157,6 +161,28 @@ pub(crate) fn write_frame<const N: usize>(va: u64, words: [u64; N]) -> Result<()
         }
     }
     if done != 0 { Ok(()) } else { Err(GuestFault { va }) }
+}
+
+/// Reads words, the copy in line.
+#[inline(always)]
+pub(crate) fn read_words(to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+    if !is_guest_range(va, size_of_val(to)) {
+        return Err(GuestFault { va });
+    }
+    let left: u64;
+    // SAFETY: the range is the guest's, and `to` is as long; a fault goes on behind the copy with the rest in rcx.
+    unsafe {
+        asm!(
+            "2: rep movsq",
+            "3:",
+            ".pushsection .ex_table, \"a\", @progbits",
+            ".quad 2b, 3b",
+            ".popsection",
+            inout("rcx") to.len() => left, inout("rsi") va => _, inout("rdi") to.as_mut_ptr() => _,
+            options(nostack, preserves_flags),
+        );
+    }
+    if left == 0 { Ok(()) } else { Err(GuestFault { va }) }
 }
 
 /// Reads the words of a frame, the copy in line.

@@ -198,6 +198,11 @@ impl Platform for Machine {
     }
 
     #[inline(always)]
+    fn read_words(&self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+        guest_access::read_words(to, va)
+    }
+
+    #[inline(always)]
     fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
         guest_access::read_frame(va)
     }
