@@ -22,7 +22,7 @@ use super::memory_map::Range;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::error::HypercallError;
-use crate::mem::{TableError, pte};
+use crate::mem::{FrameTable, TableError, pte};
 use crate::platform::Platform;
 
 const PAGE: u64 = 4096;
@@ -219,7 +219,7 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
     }
     hv.get_base(&domain, l4).map_err(|_| Dom0Error::Tables)?;
     builder.start(&domain, &image, l4);
-    give_rights(&domain);
+    give_rights(&hv.frames, &domain);
     Ok(domain)
 }
 
@@ -425,17 +425,20 @@ fn hypercall_stub(n: u64) -> [u8; STUB_BYTES] {
 }
 
 /// dom0 has the machine but for what is the hypervisor's.
-fn give_rights(domain: &Domain) {
+fn give_rights(frames: &FrameTable, domain: &Domain) {
     /// COM1, the interrupt controllers and the timers that run the machine.
     const OURS: [(u64, u64); 5] = [(0x20, 0x21), (0x40, 0x43), (0xa0, 0xa1), (0x3f8, 0x3ff), (0xcf8, 0xcff)];
-    /// Interrupt controllers and HPET.
-    const DEVICES: [(u64, u64); 2] = [(0xfec00, 0xfec00), (0xfed00, 0xfee00)];
+    /// Interrupt controllers.
+    const DEVICES: [(u64, u64); 2] = [(0xfec00, 0xfec00), (0xfee00, 0xfee00)];
+    /// The HPET, whose counter may be read: firmware's AML does.
+    const HPET: Mfn = Mfn::new(0xfed00);
     let mut rights = domain.permissions.lock();
     rights.ports.add(0, 0xffff);
     OURS.iter().for_each(|&(first, last)| rights.ports.remove(first, last));
     rights.iomem.add(0, (1 << 40) - 1);
     DEVICES.iter().for_each(|&(first, last)| rights.iomem.remove(first, last));
     rights.irqs.add(0, 255);
+    frames.protect_device_frames(HPET, HPET);
 }
 
 #[cfg(test)]
