@@ -28,7 +28,7 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
                 left -= len as u32;
                 at = at.wrapping_add(len as u64);
                 if left > 0 && cur.hv.platform.work_pending() {
-                    return Ok(cur.again([command, u64::from(left), at, 0, 0, 0]));
+                    return Ok(cur.again([command, left.into(), at, args[3], args[4], args[5]]));
                 }
             }
             Ok(Outcome::OK)

@@ -96,7 +96,7 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
             let op: EvtchnReset = cur.copy_in(arg)?;
             let domain = hv.domains.target(caller, op.dom)?;
             if !hv.evtchn_close_all(&domain) {
-                return Ok(cur.again([u64::from(command), arg, 0, 0, 0, 0]));
+                return Ok(cur.again(*args));
             }
         }
         _ => return Err(HypercallError::NoSys),

@@ -72,7 +72,8 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
 /// The arguments without the first `done` operations.
 fn resume<T>(args: &Args, array: u64, count: u64, done: u64) -> Args {
     let mut args = *args;
-    args[1] = array + done * size_of::<T>() as u64;
+    // What follows the last bytes of the address space is at 0, where it is read, or faults.
+    args[1] = array.wrapping_add(done * size_of::<T>() as u64);
     args[2] = count - done;
     args
 }
@@ -216,4 +217,15 @@ fn get_version<P: Platform>(cur: &Current<'_, P>, at: u64) -> HypercallResult {
     op.version = 1;
     cur.copy_out(at, &op)?;
     Ok(Outcome::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_that_ends_with_the_address_space_goes_on_behind_it() {
+        let array = 0u64.wrapping_sub(16 * size_of::<GnttabMapGrantRef>() as u64);
+        assert_eq!(resume::<GnttabMapGrantRef>(&[0, array, 20, 1, 2, 3], array, 20, 16), [0, 0, 4, 1, 2, 3]);
+    }
 }

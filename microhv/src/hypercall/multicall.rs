@@ -17,8 +17,8 @@ const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 ///
 /// # Errors
 /// `Fault`: an entry cannot be read, or its result written.
-pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let (mut at, mut left) = (args[0], args[1] as u32);
+pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> HypercallResult {
+    let (mut at, mut left) = (outer[0], outer[1] as u32);
     if left == 0 {
         return Ok(Outcome::OK);
     }
@@ -33,7 +33,7 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         };
         let value = match result {
             Ok(Outcome::Done(value)) => value,
-            _ => match no_value(cur, result, at, left)? {
+            _ => match no_value(cur, result, rest_of(outer, at, left))? {
                 Outcome::Done(value) => value,
                 ended => return Ok(ended),
             },
@@ -45,26 +45,28 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
             return Ok(Outcome::OK);
         }
         if left.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
-            return Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]));
+            return Ok(cur.again(rest_of(outer, at, left)));
         }
     }
 }
 
-/// What becomes of the list when the entry at `at`, with `left` to go, failed (its `-errno`), is to be continued, or
-/// ends the list.
+/// The arguments for the `left` entries from `at` on. The caller keeps the registers that hold none.
+fn rest_of(outer: &Args, at: u64, left: u32) -> Args {
+    let mut rest = *outer;
+    rest[0] = at;
+    rest[1] = left.into();
+    rest
+}
+
+/// What becomes of the list when the first entry of `rest` failed (its `-errno`), is to be continued, or ends it.
 #[cold]
 #[inline(never)]
-fn no_value<P: Platform>(
-    cur: &Current<'_, P>,
-    result: HypercallResult,
-    at: u64,
-    left: u32,
-) -> HypercallResult {
+fn no_value<P: Platform>(cur: &Current<'_, P>, result: HypercallResult, rest: Args) -> HypercallResult {
     match result {
         Ok(Outcome::Continue) => {
             let args = cur.vcpu.continuation();
-            cur.copy_out(at.wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
-            Ok(cur.again([at, u64::from(left), 0, 0, 0, 0]))
+            cur.copy_out(rest[0].wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
+            Ok(cur.again(rest))
         }
         Err(error) => Ok(Outcome::Done(error.errno() as u64)),
         other => other,

@@ -72,7 +72,12 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         }
         cur.vcpu.cpu.lock().traps[info.vector as usize] = trap_gate(&info);
         if index % 256 == 255 && cur.hv.platform.work_pending() {
-            return Ok(cur.again([table + (index + 1) * size_of::<TrapInfo>() as u64, 0, 0, 0, 0, 0]));
+            // A table that ends with the address space has no next gate.
+            let next =
+                (index + 1).checked_mul(size_of::<TrapInfo>() as u64).and_then(|o| table.checked_add(o));
+            let mut rest = *args;
+            rest[0] = next.ok_or(HypercallError::Fault)?;
+            return Ok(cur.again(rest));
         }
     }
     Ok(Outcome::OK)

@@ -44,6 +44,9 @@ fn a_continuation_executes_the_instruction_again() {
         rdx: ARGS,
         rip: 0x1002,
         rbx: 77,
+        r10: 10,
+        r8: 8,
+        r9: 9,
         ..CpuUserRegs::default()
     };
     let mut steps = 0;
@@ -59,6 +62,7 @@ fn a_continuation_executes_the_instruction_again() {
         steps += 1;
     }
     assert_eq!((steps, regs.rax), (2, 0));
+    assert_eq!((regs.r10, regs.r8, regs.r9), (10, 8, 9), "registers without an argument stay");
     assert_eq!(world.hv.platform.events.lock().console, [0x41; 300]);
 }
 
@@ -126,6 +130,10 @@ fn multicall_continues_inside_an_entry() {
     world.put(ARGS, &[write, write]);
     assert_eq!(world.call(&world.dom0, __HYPERVISOR_MULTICALL, &[ARGS, 2]), 0);
     assert_eq!(world.hv.platform.events.lock().console, [0x42; 600]);
+    world.put(ARGS, &write);
+    let again = world.raw(&world.dom0, 0, __HYPERVISOR_MULTICALL, &[ARGS, 1, 2, 3, 4, 5]);
+    assert_eq!(again, Ok(Outcome::Continue));
+    assert_eq!(world.dom0.vcpus[0].continuation(), [ARGS, 1, 2, 3, 4, 5]);
 }
 
 #[test]
@@ -210,6 +218,25 @@ fn callbacks_and_traps_are_registered() {
     assert_eq!(world.call(&guest, __HYPERVISOR_SET_TRAP_TABLE, &[ARGS]), errno(HypercallError::Invalid));
     assert_eq!(world.call(&guest, __HYPERVISOR_SET_TRAP_TABLE, &[0]), 0);
     assert_eq!(guest.vcpus[0].cpu.lock().traps[14].address, 0);
+}
+
+#[test]
+fn a_trap_table_may_end_with_the_address_space() {
+    const TABLES: u64 = 8;
+    let world = World::new(64);
+    let guest = world.guest(1);
+    for table in TABLES..TABLES + 4 {
+        world.put(table * 4096 + 511 * 8, &((table + 1) << 12 | 7));
+    }
+    let gate = TrapInfo { vector: 3, address: 0x5000, ..TrapInfo::default() };
+    world.put((TABLES + 4) * 4096, &[gate; 256]);
+    world.hv.platform.load_cr3(ring_abi::types::Mfn::new(TABLES));
+    for pending in [false, true] {
+        world.hv.platform.pending.store(pending, Ordering::Relaxed);
+        let last_page = 0u64.wrapping_sub(4096);
+        let result = world.call(&guest, __HYPERVISOR_SET_TRAP_TABLE, &[last_page]);
+        assert_eq!(result, errno(HypercallError::Fault), "no gate ends it");
+    }
 }
 
 #[test]

@@ -35,17 +35,16 @@ pub fn vcpu_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallR
     if args[0] as u32 == VCPUOP_IS_UP {
         return Ok(Outcome::Done(u64::from(vcpu.is_up())));
     }
-    rare(cur, args[0] as u32, vcpu, args[2])
+    rare(cur, args, vcpu)
 }
 
 #[inline(never)]
-fn rare<P: Platform>(cur: &Current<'_, P>, command: u32, vcpu: &Vcpu, arg: u64) -> HypercallResult {
+fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> HypercallResult {
+    let (command, arg) = (args[0] as u32, args[2]);
     let itself = core::ptr::eq(vcpu, cur.vcpu);
     match command {
         VCPUOP_INITIALISE => match initialise(cur, vcpu, arg) {
-            Err(HypercallError::Again) => {
-                return Ok(cur.again([u64::from(command), u64::from(vcpu.id.raw()), arg, 0, 0, 0]));
-            }
+            Err(HypercallError::Again) => return Ok(cur.again(*args)),
             other => other?,
         },
         VCPUOP_UP => {
