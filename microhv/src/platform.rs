@@ -234,7 +234,8 @@ pub trait Platform: Sync + Sized + 'static {
     fn debug_register(&self, index: u8) -> u64;
     /// Sets CR0.TS of this CPU, so that the next floating-point instruction traps.
     fn set_task_switched(&self, on: bool);
-    /// GDT and LDT register of this CPU for the vCPU: its tables changed size.
+    /// Loads the GDT and LDT registers anew if they are the vCPU's: its tables changed size. The vCPU may be another than
+    /// the one that runs.
     fn reload_descriptor_tables(&self, vcpu: &Vcpu);
 
     // --- Time and CPUs. ---

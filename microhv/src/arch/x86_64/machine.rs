@@ -309,7 +309,7 @@ impl Platform for Machine {
     }
 
     fn reload_descriptor_tables(&self, vcpu: &Vcpu) {
-        windows::load(vcpu);
+        windows::reload(vcpu);
     }
 
     #[inline]

@@ -24,6 +24,14 @@ fn window(vcpu: &Vcpu) -> u64 {
     vcpu.arch.load(Ordering::Acquire) as u64
 }
 
+/// Loads GDT and LDT of a vCPU anew if they are loaded: its tables changed. The toolstack may have changed them, while
+/// another vCPU runs.
+pub(crate) fn reload(vcpu: &Vcpu) {
+    if cpu::gdt_base() == window(vcpu) {
+        load(vcpu);
+    }
+}
+
 /// Loads GDT and LDT of a vCPU.
 pub(crate) fn load(vcpu: &Vcpu) {
     let base = window(vcpu);
