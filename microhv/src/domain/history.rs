@@ -1,31 +1,40 @@
 //! The last hypercalls of a vCPU, for a panic's report.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-const ENTRIES: usize = 16;
+const ENTRIES: u32 = u64::BITS / 8;
+/// No call yet. No hypercall has this number.
+const NONE: u8 = 0xff;
 
-/// A ring of the numbers of the last 16 hypercalls. Only the vCPU itself writes it.
-#[derive(Debug, Default)]
+/// The numbers of the last 8 hypercalls, a byte each, the newest lowest. Only the vCPU itself writes it, with four
+/// instructions a call.
+#[derive(Debug)]
 pub struct CallHistory {
-    next: AtomicU32,
-    calls: [AtomicU32; ENTRIES],
+    calls: AtomicU64,
 }
 
 impl CallHistory {
-    /// Notes hypercall `number`.
+    /// No call yet.
+    pub const fn new() -> Self {
+        Self { calls: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Notes hypercall `number`, of which the low byte is kept.
     #[inline(always)]
     pub fn record(&self, number: u32) {
-        let next = self.next.load(Relaxed);
-        self.calls[next as usize % ENTRIES].store(number, Relaxed);
-        self.next.store(next.wrapping_add(1), Relaxed);
+        self.calls.store(self.calls.load(Relaxed) << 8 | u64::from(number as u8), Relaxed);
     }
 
     /// The numbers, newest first.
-    pub fn newest_first(&self) -> impl Iterator<Item = u32> + '_ {
-        let next = self.next.load(Relaxed);
-        (1..=ENTRIES as u32)
-            .take_while(move |n| *n <= next)
-            .map(move |n| self.calls[next.wrapping_sub(n) as usize % ENTRIES].load(Relaxed))
+    pub fn newest_first(&self) -> impl Iterator<Item = u32> {
+        let calls = self.calls.load(Relaxed);
+        (0..ENTRIES).map(move |n| (calls >> (8 * n)) as u8).filter(|number| *number != NONE).map(u32::from)
+    }
+}
+
+impl Default for CallHistory {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -38,11 +47,11 @@ mod tests {
         let history = CallHistory::default();
         assert_eq!(history.newest_first().count(), 0);
         history.record(7);
-        history.record(8);
-        assert!(history.newest_first().eq([8, 7]));
+        history.record(0);
+        assert!(history.newest_first().eq([0, 7]));
         for n in 0..100 {
             history.record(n);
         }
-        assert!(history.newest_first().eq((84..100).rev()));
+        assert!(history.newest_first().eq((92..100).rev()));
     }
 }

@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)] // rebuilds a `SharedBytes` from the atomic pointer that it was taken apart into
 
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
+use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET};
 
 /// Bytes of a `vcpu_info`.
 pub const INFO_BYTES: usize = 64;
@@ -35,6 +37,26 @@ impl InfoCell {
         // SAFETY: the pointer comes from `set`, so from a `SharedBytes` of at least INFO_BYTES bytes; the owner of the
         // cell keeps the frame that it lies in until the domain is gone.
         Some(unsafe { SharedBytes::new(at, INFO_BYTES) })
+    }
+
+    /// Sets bit `word` (below 64) of `evtchn_pending_sel`, and the upcall if the bit was clear; whether it was. A full
+    /// barrier: a vCPU that blocks sets its flag, then looks.
+    #[inline]
+    pub fn mark(&self, word: u32) -> bool {
+        let Some(at) = NonNull::new(self.at.load(Ordering::Acquire)) else { return false };
+        // SAFETY: as in `get`: 64 bytes, aligned to 8, which are only reached as atomics.
+        let (selector, upcall) = unsafe {
+            (
+                AtomicU64::from_ptr(at.as_ptr().add(PENDING_SEL_OFFSET).cast()),
+                AtomicU8::from_ptr(at.as_ptr().add(UPCALL_PENDING_OFFSET)),
+            )
+        };
+        let bit = 1u64.wrapping_shl(word);
+        if selector.fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+            return false;
+        }
+        upcall.swap(1, Ordering::SeqCst);
+        true
     }
 
     /// Takes the place away: events are lost from here on.

@@ -55,7 +55,9 @@ impl Ports {
     pub(super) fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
         let cell = self.cells.make(port);
         cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
+        let is_ipi = matches!(state, PortState::Ipi);
         *cell.state.lock() = state;
+        cell.is_ipi.store(is_ipi, Ordering::Release);
         binding.open += 1;
         binding.lowest_free = port + 1;
     }
@@ -239,6 +241,7 @@ impl<P: Platform> Hypervisor<P> {
             if !unchanged {
                 continue; // the peer closed or bound meanwhile: look again
             }
+            cell.is_ipi.store(false, Ordering::Release);
             let closed = core::mem::replace(&mut *cell.state.lock(), PortState::Free);
             match &closed {
                 PortState::Virq { virq } => {

@@ -9,12 +9,13 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET};
 
 const WORDS: usize = 64;
+const _: () = assert!(EVTCHN_MASK_OFFSET == EVTCHN_PENDING_OFFSET + WORDS * 8);
 
 /// The words of pending and of mask bits. Port numbers are taken modulo 4,096, so that none is outside.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bits {
-    pending: NonNull<[AtomicU64; WORDS]>,
-    mask: NonNull<[AtomicU64; WORDS]>,
+    /// Pending words, then mask words.
+    words: NonNull<[AtomicU64; 2 * WORDS]>,
 }
 
 // SAFETY: atomics, which any thread may reach; the page stays as long as the domain, whose part this is.
@@ -33,25 +34,22 @@ const fn word(port: u32) -> usize {
 impl Bits {
     /// The bits in `shared_info`, which stays valid as long as the value is used.
     pub(super) fn new(shared_info: &SharedBytes) -> Self {
-        let words = |offset| {
-            let part = shared_info.slice(offset, WORDS * 8).expect("shared_info is a page");
-            NonNull::new(part.as_ptr().cast()).expect("shared bytes are somewhere")
-        };
-        Self { pending: words(EVTCHN_PENDING_OFFSET), mask: words(EVTCHN_MASK_OFFSET) }
+        let part = shared_info.slice(EVTCHN_PENDING_OFFSET, 2 * WORDS * 8).expect("shared_info is a page");
+        Self { words: NonNull::new(part.as_ptr().cast()).expect("shared bytes are somewhere") }
     }
 
     #[inline]
     fn pending(&self, port: u32) -> &AtomicU64 {
-        // SAFETY: 64 aligned words of the shared page, which is there as long as this; guests write atomics only.
-        let words = unsafe { self.pending.as_ref() };
+        // SAFETY: 128 aligned words of the shared page, which is there as long as this; guests write atomics only.
+        let words = unsafe { self.words.as_ref() };
         &words[word(port)]
     }
 
     #[inline]
     fn mask(&self, port: u32) -> &AtomicU64 {
         // SAFETY: as in `pending`.
-        let words = unsafe { self.mask.as_ref() };
-        &words[word(port)]
+        let words = unsafe { self.words.as_ref() };
+        &words[WORDS + word(port)]
     }
 
     /// Sets the pending bit; whether it was clear.

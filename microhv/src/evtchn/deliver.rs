@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET};
+use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
 
 use super::{PortCell, PortState, VcpuEvents};
 use crate::Hypervisor;
@@ -30,22 +30,33 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
         let cell = domain.events.cell(port)?;
-        let state = cell.state.lock();
-        let (target, cell, port) = if let PortState::Interdomain { remote, port } = &*state {
-            (remote, remote.events.cell(*port)?, *port)
-        } else if matches!(*state, PortState::Ipi) {
-            (domain, cell, port)
-        } else if matches!(*state, PortState::Unbound { .. }) {
+        if cell.is_ipi.load(Ordering::Acquire) {
+            if self.set_bits(domain, cell, port) {
+                self.rouse(domain, port);
+            }
             return Ok(());
-        } else {
-            return Err(HypercallError::Invalid);
-        };
-        if self.set_bits(target, cell, port) {
-            let target = target.clone();
-            drop(state);
-            self.rouse(&target, port);
         }
-        Ok(())
+        self.send_to_peer(cell)
+    }
+
+    /// Sends from a port that is no IPI.
+    #[inline(never)]
+    fn send_to_peer(&self, cell: &PortCell) -> Result<(), HypercallError> {
+        let state = cell.state.lock();
+        match &*state {
+            PortState::Interdomain { remote, port } => {
+                let cell = remote.events.cell(*port)?;
+                if self.set_bits(remote, cell, *port) {
+                    let (remote, port) = (remote.clone(), *port);
+                    drop(state);
+                    self.rouse(&remote, port);
+                }
+                Ok(())
+            }
+            // An IPI that became one after the look at `is_ipi` was not there when the send began.
+            PortState::Unbound { .. } | PortState::Ipi => Ok(()),
+            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => Err(HypercallError::Invalid),
+        }
     }
 
     /// Makes `port`, which is open, pending in `domain`.
@@ -60,7 +71,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Sets the bits of a port that became pending; whether somebody is to be roused.
     #[inline(always)]
     fn set_bits(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
-        let bits = &domain.events.bits;
+        let bits = domain.events.bits;
         let marked = bits.set_pending(port) && !bits.is_masked(port) && self.mark(domain, cell, port);
         marked || domain.events.pollers.load(Ordering::Acquire) != 0
     }
@@ -69,13 +80,7 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     fn mark(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
         let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed)) else { return false };
-        let Some(info) = vcpu.info.get() else { return false };
-        let selector = 1u64 << (port / 64 % 64);
-        if info.or_u64(PENDING_SEL_OFFSET, selector) & selector != 0 {
-            return false;
-        }
-        info.swap_u8(UPCALL_PENDING_OFFSET, 1); // a full barrier: the vCPU blocks, then looks
-        !vcpu.runs_on(self.platform.cpu())
+        vcpu.info.mark(port / 64) && !vcpu.runs_on(self.platform.cpu())
     }
 
     /// Wakes or kicks who waits for `port`: the vCPU that it notifies, and those that poll it.

@@ -1,7 +1,7 @@
 //! One end of an event channel.
 
 use alloc::sync::Arc;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use ring_abi::types::DomId;
 use spin::Mutex;
@@ -45,10 +45,16 @@ pub struct PortCell {
     pub(super) state: Mutex<PortState>,
     /// vCPU that is notified.
     pub(super) notify_vcpu: AtomicU32,
+    /// It is an IPI: sending needs no look at the state. One that is being closed may still become pending.
+    pub(super) is_ipi: AtomicBool,
 }
 
 impl PortCell {
     pub(super) const fn new() -> Self {
-        Self { state: Mutex::new(PortState::Free), notify_vcpu: AtomicU32::new(0) }
+        Self {
+            state: Mutex::new(PortState::Free),
+            notify_vcpu: AtomicU32::new(0),
+            is_ipi: AtomicBool::new(false),
+        }
     }
 }

@@ -14,17 +14,14 @@ use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::evtchn::PortStatus;
 use crate::platform::Platform;
 
-/// `EVTCHNOP_send`: 0 or `-errno`.
+/// `EVTCHNOP_send`.
+///
+/// # Errors
+/// `Fault`; `Invalid`: not a port that can be sent from.
 #[inline(always)]
-pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: u64) -> i64 {
-    let sent = match cur.copy_in::<EvtchnSend>(arg) {
-        Ok(op) => cur.hv.evtchn_send(cur.domain, op.port),
-        Err(error) => Err(error),
-    };
-    match sent {
-        Ok(()) => 0,
-        Err(error) => error.errno(),
-    }
+pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let op: EvtchnSend = cur.copy_in(arg)?;
+    cur.hv.evtchn_send(cur.domain, op.port)
 }
 
 /// `event_channel_op(cmd, arg)`. The FIFO operations are refused, so that guests stay with two levels.
@@ -63,7 +60,7 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
                 cur.copy_out(arg, &EvtchnBindPirq { port, ..op })
             })?;
         }
-        EVTCHNOP_SEND => return Ok(Outcome::Done(send(cur, arg) as u64)),
+        EVTCHNOP_SEND => send(cur, arg)?,
         EVTCHNOP_CLOSE => {
             let op: EvtchnClose = cur.copy_in(arg)?;
             hv.evtchn_close(caller, op.port)?;

@@ -115,7 +115,10 @@ fn finish_otherwise<P: Platform>(cur: &mut Current<'_, P>, result: HypercallResu
 #[inline(never)]
 fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.regs.rdi as u32 == EVTCHNOP_SEND {
-        cur.regs.rax = evtchn::send(cur, cur.regs.rsi) as u64;
+        match evtchn::send(cur, cur.regs.rsi) {
+            Ok(()) => cur.regs.rax = 0,
+            Err(error) => finish_otherwise(cur, Err(error)),
+        }
     } else {
         other_event_channel_op(cur);
     }
