@@ -108,8 +108,14 @@ fn finish_otherwise<P: Platform>(cur: &mut Current<'_, P>, result: HypercallResu
         Ok(Outcome::Done(value)) => cur.regs.rax = value,
         Ok(Outcome::Continue) => execute_again(cur),
         Ok(Outcome::NoReturn) => {}
-        Err(error) => cur.regs.rax = error.errno() as u64,
+        Err(error) => refuse(cur, error),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn refuse<P: Platform>(cur: &mut Current<'_, P>, error: HypercallError) {
+    cur.regs.rax = error.errno() as u64;
 }
 
 #[inline(never)]
@@ -117,7 +123,7 @@ fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.regs.rdi as u32 == EVTCHNOP_SEND {
         match evtchn::send(cur, cur.regs.rsi) {
             Ok(()) => cur.regs.rax = 0,
-            Err(error) => finish_otherwise(cur, Err(error)),
+            Err(error) => refuse(cur, error),
         }
     } else {
         other_event_channel_op(cur);
