@@ -4,6 +4,7 @@ extern crate alloc;
 
 pub mod blkback;
 pub mod blkdev;
+pub mod builder;
 pub mod bundle;
 pub mod commands;
 pub mod config;
@@ -11,5 +12,6 @@ pub mod consoled;
 pub mod pci;
 pub mod shell;
 pub mod start;
+pub mod toolstack;
 pub mod virtio;
 pub mod xenstore;

@@ -3,12 +3,13 @@
 
 use alloc::sync::Arc;
 
-use pvrt::{BootInfo, println, spawn};
+use pvrt::{BootInfo, println, spawn, time};
 
 use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
 use crate::commands::{Ending, Shell, Terminal};
+use crate::toolstack::Toolstack;
 use crate::xenstore::{Quotas, Xenstore, serve_rings};
 
 /// Brings the control domain up and runs its shell, for ever.
@@ -16,6 +17,7 @@ use crate::xenstore::{Quotas, Xenstore, serve_rings};
 /// The command line may have `debug-exit=PORT`, where the emulator is told how things went, and `keep`: to show the
 /// prompt after a script.
 pub async fn start(boot: BootInfo) {
+    let started_ns = time::now_ns();
     let ending = Ending { debug_exit: boot.option("debug-exit").and_then(port_number) };
     println!("microhv dom0: {} MiB", boot.nr_pages / 256);
     let bundle = match boot.ramdisk.map(Bundle::parse) {
@@ -33,7 +35,9 @@ pub async fn start(boot: BootInfo) {
     spawn(blkback::run(store.clone(), disks.clone()));
     let terminal = Terminal::new();
     spawn(terminal.clone().serve());
-    let shell = Shell { bundle, store, disks, terminal, ending };
+    let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
+    spawn(toolstack.clone().serve());
+    let shell = Shell { bundle, store, disks, terminal, toolstack, started_ns, ending };
     shell.run(boot.option("keep").is_some()).await;
 }
 

@@ -9,6 +9,8 @@ mod help;
 mod machine;
 mod store;
 mod terminal;
+mod xl;
+mod xl_info;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -24,6 +26,7 @@ use pvrt::println;
 use crate::blkdev::Disks;
 use crate::bundle::{Bundle, File, SCRIPT};
 use crate::shell::{Word, split};
+use crate::toolstack::Toolstack;
 use crate::xenstore::Xenstore;
 
 pub use machine::Ending;
@@ -45,6 +48,10 @@ pub struct Shell {
     pub disks: Arc<Disks>,
     /// The terminal.
     pub terminal: Terminal,
+    /// What makes and ends domains.
+    pub toolstack: Toolstack,
+    /// When dom0 started: system time in nanoseconds.
+    pub started_ns: u64,
     /// How the machine goes off.
     pub ending: Ending,
 }
@@ -102,6 +109,8 @@ impl Shell {
             let Some((command, arguments)) = words.split_first() else { return Ok(()) };
             let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
             match command.text.as_str() {
+                "xl" => self.xl(&texts).await,
+                "wait" => self.wait(&texts).await,
                 "help" | "?" => help::run(&texts),
                 "ls" => self.ls(&texts),
                 "cat" => self.cat(&texts),

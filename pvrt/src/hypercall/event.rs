@@ -78,6 +78,16 @@ pub fn own_domid() -> Result<DomId> {
     status.map(|_| DomId::new(arg.u[0] as u16))
 }
 
+/// Is this port of this domain open?
+///
+/// # Errors
+/// `EINVAL`: there is no such port, and none beyond it.
+pub fn is_open(port: Port) -> Result<bool> {
+    let mut arg = EvtchnStatus { dom: DomId::SELF.raw(), port: port.raw(), ..Default::default() };
+    // SAFETY: plain data in and out.
+    unsafe { op(NR, EVTCHNOP_STATUS, &mut arg) }.map(|_| arg.status != EVTCHNSTAT_CLOSED)
+}
+
 /// Closes a port.
 ///
 /// # Errors

@@ -78,3 +78,22 @@ pub fn claim_pages(dom: DomId, pages: u64) -> Result<()> {
     // SAFETY: plain data in.
     unsafe { op(NR, XENMEM_CLAIM_PAGES, &mut arg) }.map(|_| ())
 }
+
+/// The machine frames of `dom`'s grant table, from its frame `first` on, in `frames`. They belong to `dom` and can be
+/// mapped as foreign frames; the table grows as needed.
+///
+/// # Errors
+/// `EINVAL`: more than the table may have. `EPERM`, `ESRCH`, `ENOMEM`.
+pub fn grant_table_frames(dom: DomId, first: u64, frames: &mut [u64]) -> Result<()> {
+    let mut arg = XenMemAcquireResource {
+        domid: dom.raw(),
+        r#type: XENMEM_RESOURCE_GRANT_TABLE as u16,
+        id: XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+        nr_frames: frames.len() as u32,
+        frame: first,
+        frame_list: frames.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    // SAFETY: the hypervisor writes `nr_frames` frame numbers.
+    unsafe { op(NR, XENMEM_ACQUIRE_RESOURCE, &mut arg) }.map(|_| ())
+}

@@ -2,8 +2,8 @@
 
 use super::{Result, check, raw};
 use ring_abi::hypercall::{__HYPERVISOR_MMU_UPDATE, __HYPERVISOR_MMUEXT_OP, __HYPERVISOR_UPDATE_VA_MAPPING};
-use ring_abi::mmu::{MmuUpdate, MmuextOp};
-use ring_abi::types::DomId;
+use ring_abi::mmu::{MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
+use ring_abi::types::{DomId, Mfn};
 
 /// Page-table entry bits.
 pub mod pte {
@@ -69,4 +69,14 @@ pub unsafe fn mmuext_op(ops: &[MmuextOp], owner: DomId) -> Result<()> {
     let args = [ops.as_ptr() as u64, ops.len() as u64, 0, u64::from(owner.raw()), 0];
     // SAFETY: the list is only read; the caller vouches for the operations.
     check(unsafe { raw(__HYPERVISOR_MMUEXT_OP, args) }).map(|_| ())
+}
+
+/// Pins a page table of another domain as its top level, which validates all tables below it.
+///
+/// # Errors
+/// `EINVAL`: the tables hold what they must not. `EPERM`, `ESRCH`.
+pub fn pin_foreign_l4(dom: DomId, table: Mfn) -> Result<()> {
+    let pin = MmuextOp { cmd: MMUEXT_PIN_L4_TABLE, arg1: table.raw(), ..MmuextOp::default() };
+    // SAFETY: changes no mapping of this kernel.
+    unsafe { mmuext_op(&[pin], dom) }
 }

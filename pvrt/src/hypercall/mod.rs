@@ -5,12 +5,14 @@
 #![allow(unsafe_code)] // arguments are passed by address
 
 pub mod console;
+pub mod domctl;
 pub mod event;
 pub mod grant;
 pub mod memory;
 pub mod mmu;
 pub mod physdev;
 pub mod sched;
+pub mod sysctl;
 pub mod tools;
 pub mod vcpu;
 pub mod version;

@@ -1,0 +1,372 @@
+//! Making a domain.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use pvrt::event::Port;
+use pvrt::hypercall::{domctl, memory, mmu, sysctl};
+use pvrt::mem::map_foreign;
+use ring_abi::domctl::XenDomctlCreatedomain;
+use ring_abi::errno::Errno;
+use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS, GrantEntryV1};
+use ring_abi::guest_context::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext, XEN_LEGACY_MAX_VCPUS};
+use ring_abi::segment::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
+use ring_abi::start_info::{MAGIC, MAX_GUEST_CMDLINE, SIF_MOD_START_PFN, StartInfo};
+use ring_abi::types::{DomId, Mfn, PAGE_SIZE, Port as PortNumber};
+use zerocopy::IntoBytes;
+
+use super::domain::OwnedDomain;
+use super::frames::Frames;
+use super::image::{self, ImageError, Kernel};
+use super::layout::{Layout, LayoutError, Parts};
+use super::payload::{self, PayloadError};
+use crate::bundle::File;
+use crate::config::{DomainConfig, TscMode};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+/// Bytes of one `vcpu_info` in `shared_info`, and of its `evtchn_upcall_mask`.
+const VCPU_INFO_BYTES: usize = 64;
+const UPCALL_MASK: usize = 1;
+/// Grant entries of version 1 are what the builder writes; the highest that the domain may choose.
+const GRANT_VERSION: u32 = 1;
+const DEFAULT_GRANT_FRAMES: u32 = 64;
+const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
+const IF_FLAG: u64 = 0x200;
+
+/// Why a domain could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// The kernel file is of no use.
+    Kernel(String, ImageError),
+    /// The ramdisk file is of no use.
+    Ramdisk(String, String),
+    /// The domain cannot be laid out.
+    Layout(LayoutError),
+    /// Something in the configuration cannot be.
+    Config(String),
+    /// The machine has not enough memory: MiB asked for, MiB free.
+    Memory(u64, u64),
+    /// The hypervisor refused: what was being done.
+    Refused(&'static str, Errno),
+    /// A mapping failed: of what, and why.
+    Map(&'static str, String),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(file, error) => write!(f, "{file}: {error}"),
+            Self::Ramdisk(file, error) => write!(f, "{file}: {error}"),
+            Self::Layout(error) => write!(f, "{error}"),
+            Self::Config(text) => write!(f, "{text}"),
+            Self::Memory(asked, free) => {
+                write!(f, "memory: {asked} MiB are asked for and {free} MiB are free")
+            }
+            Self::Refused(what, errno) => write!(f, "{what}: {errno}"),
+            Self::Map(what, why) => write!(f, "{what}: {why}"),
+        }
+    }
+}
+
+/// What to build.
+pub struct Request<'a> {
+    /// The configuration.
+    pub config: &'a DomainConfig,
+    /// The domain's UUID.
+    pub uuid: [u8; 16],
+    /// The kernel.
+    pub kernel: File,
+    /// The ramdisk.
+    pub ramdisk: Option<File>,
+}
+
+/// A domain that is ready to run, paused.
+#[derive(Debug)]
+pub struct Built {
+    /// The domain.
+    pub domain: OwnedDomain,
+    /// Machine frame of its xenstore ring.
+    pub store_mfn: Mfn,
+    /// Its port to the xenstore daemon.
+    pub store_port: PortNumber,
+    /// Machine frame of its console ring.
+    pub console_mfn: Mfn,
+    /// Its port to the console daemon.
+    pub console_port: PortNumber,
+}
+
+fn refused(what: &'static str) -> impl Fn(Errno) -> BuildError {
+    move |errno| BuildError::Refused(what, errno)
+}
+
+/// Builds a domain. On failure nothing of it stays.
+///
+/// # Errors
+/// See [`BuildError`].
+pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
+    let config = request.config;
+    if config.cmdline.len() >= MAX_GUEST_CMDLINE {
+        let text = format!("the command line is longer than {} bytes", MAX_GUEST_CMDLINE - 1);
+        return Err(BuildError::Config(text));
+    }
+    let domain = OwnedDomain::create(&creation(config, request.uuid)).map_err(refused("createdomain"))?;
+    let id = domain.id();
+    domctl::max_vcpus(id, config.maxvcpus).map_err(refused("max_vcpus"))?;
+    domctl::max_mem(id, config.maxmem_mib << 10).map_err(refused("max_mem"))?;
+    set_clock(id, config)?;
+    let store_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("xenstore port"))?;
+    let console_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("console port"))?;
+
+    let mut frames = Frames::new(id, populate(id, config.memory_mib)?);
+    let kernel_error = |error| BuildError::Kernel(format!("/boot/{}", request.kernel.name), error);
+    let kernel = image::load(request.kernel.bytes, &mut frames).await.map_err(kernel_error)?;
+    let ramdisk = request.ramdisk.map(Ramdisk::new).transpose()?;
+    let layout = Layout::new(&Parts {
+        virt_base: kernel.notes.virt_base,
+        kernel_end: frames.kernel_end,
+        ramdisk_pages: ramdisk.as_ref().map_or(0, |ramdisk| ramdisk.bytes.div_ceil(PAGE)),
+        map_ramdisk: !kernel.notes.mod_start_pfn,
+        init_p2m: kernel.notes.init_p2m,
+        nr_pages: frames.mfns().len() as u64,
+    })
+    .map_err(BuildError::Layout)?;
+    if let Some(ramdisk) = &ramdisk {
+        ramdisk.copy(&mut frames, &layout).await?;
+    }
+
+    let shared_info = domctl::info(id).map_err(refused("getdomaininfo"))?.shared_info_frame;
+    let info = start_info(
+        &kernel,
+        &layout,
+        &frames,
+        config,
+        ramdisk.as_ref(),
+        shared_info,
+        (store_port, console_port),
+    );
+    write_memory(&mut frames, &layout, &info).map_err(|why| BuildError::Map("domain memory", why))?;
+    frames.close();
+    clear_shared_info(id, Mfn::new(shared_info))?;
+    grant_rings(id, frames.mfn(layout.store), frames.mfn(layout.console))?;
+    if let Some(va) = kernel.notes.hypercall_page {
+        let pfn = va.wrapping_sub(layout.virt_base) / PAGE;
+        if pfn >= frames.kernel_end {
+            return Err(BuildError::Layout(LayoutError::Address { what: "hypercall page", va }));
+        }
+        domctl::hypercall_init(id, frames.mfn(pfn)).map_err(refused("hypercall_init"))?;
+    }
+    mmu::pin_foreign_l4(id, frames.mfn(layout.tables.start)).map_err(refused("pinning the page tables"))?;
+    let context = first_vcpu(&kernel, &layout, frames.mfn(layout.tables.start));
+    domctl::set_vcpu_context(id, 0, &context).map_err(refused("setvcpucontext"))?;
+    Ok(Built {
+        domain,
+        store_mfn: frames.mfn(layout.store),
+        store_port,
+        console_mfn: frames.mfn(layout.console),
+        console_port,
+    })
+}
+
+fn creation(config: &DomainConfig, uuid: [u8; 16]) -> XenDomctlCreatedomain {
+    XenDomctlCreatedomain {
+        handle: uuid,
+        max_vcpus: config.maxvcpus,
+        max_evtchn_port: config.max_event_channels,
+        max_grant_frames: config.max_grant_frames.unwrap_or(DEFAULT_GRANT_FRAMES) as i32,
+        max_maptrack_frames: config.max_maptrack_frames.unwrap_or(DEFAULT_MAPTRACK_FRAMES) as i32,
+        grant_opts: GRANT_VERSION,
+        ..Default::default()
+    }
+}
+
+fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
+    let mode = match config.tsc_mode {
+        TscMode::Default | TscMode::NativeParavirt => 0,
+        TscMode::AlwaysEmulate => 1,
+        TscMode::Native => 2,
+    };
+    domctl::set_tsc_mode(id, mode).map_err(refused("settscinfo"))?;
+    if config.rtc_timeoffset != 0 {
+        domctl::set_time_offset(id, config.rtc_timeoffset.into()).map_err(refused("settimeoffset"))?;
+    }
+    Ok(())
+}
+
+/// Gives the domain its memory; the machine frames in order.
+fn populate(id: DomId, memory_mib: u64) -> Result<Vec<u64>, BuildError> {
+    let pages = memory_mib << 8;
+    let free = sysctl::physinfo().map_or(u64::MAX, |info| info.free_pages);
+    if free < pages {
+        return Err(BuildError::Memory(memory_mib, free >> 8));
+    }
+    let mut frames = Vec::new();
+    let too_large = |_| BuildError::Config(format!("memory: {memory_mib} MiB are more than dom0 can list"));
+    frames.try_reserve_exact(pages as usize).map_err(too_large)?;
+    frames.extend(0..pages);
+    let got = memory::populate_physmap(id, &mut frames, 0).map_err(refused("populate_physmap"))?;
+    if (got as u64) < pages {
+        return Err(BuildError::Memory(memory_mib, got as u64 >> 8));
+    }
+    Ok(frames)
+}
+
+/// A ramdisk and how large it is in the domain.
+struct Ramdisk {
+    file: File,
+    bytes: u64,
+    inflate: bool,
+}
+
+impl Ramdisk {
+    /// A gzip file is inflated, as the reference toolstack does; its last four bytes tell its size.
+    fn new(file: File) -> Result<Self, BuildError> {
+        let inflate = image::ramdisk_is_inflated(file.bytes);
+        let bytes = match file.bytes.last_chunk::<4>() {
+            Some(size) if inflate => u64::from(u32::from_le_bytes(*size)),
+            _ => file.bytes.len() as u64,
+        };
+        Ok(Self { file, bytes, inflate })
+    }
+
+    fn error(&self, error: String) -> BuildError {
+        BuildError::Ramdisk(format!("/boot/{}", self.file.name), error)
+    }
+
+    async fn copy(&self, frames: &mut Frames, layout: &Layout) -> Result<(), BuildError> {
+        frames.set_end(layout.ramdisk.end);
+        let start = layout.ramdisk.start * PAGE;
+        if !self.inflate {
+            return frames.put(start, self.file.bytes).map_err(|why| self.error(why));
+        }
+        let payload = |error: PayloadError| self.error(error.to_string());
+        let mut source = payload::open(self.file.bytes, 0).map_err(payload)?;
+        let mut buffer = alloc::vec![0; 64 << 10];
+        let mut done = 0;
+        loop {
+            let got = source.read_full(&mut buffer).map_err(payload)?;
+            if got == 0 {
+                break;
+            }
+            if done + got as u64 > self.bytes {
+                return Err(self.error("larger than its last bytes say".into()));
+            }
+            frames.put(start + done, &buffer[..got]).map_err(|why| self.error(why))?;
+            done += got as u64;
+            pvrt::yield_now().await;
+        }
+        if done == self.bytes { Ok(()) } else { Err(self.error("smaller than its last bytes say".into())) }
+    }
+}
+
+fn start_info(
+    kernel: &Kernel,
+    layout: &Layout,
+    frames: &Frames,
+    config: &DomainConfig,
+    ramdisk: Option<&Ramdisk>,
+    shared_info: u64,
+    (store_port, console_port): (PortNumber, PortNumber),
+) -> StartInfo {
+    let mut info = StartInfo {
+        nr_pages: layout.nr_pages,
+        shared_info: shared_info * PAGE,
+        store_mfn: frames.mfn(layout.store).raw(),
+        store_evtchn: store_port.raw(),
+        console_mfn: frames.mfn(layout.console).raw(),
+        console_evtchn: console_port.raw(),
+        pt_base: layout.va(layout.tables.start),
+        nr_pt_frames: layout.tables.end - layout.tables.start,
+        mfn_list: layout.p2m_va,
+        ..Default::default()
+    };
+    info.magic[..MAGIC.len()].copy_from_slice(MAGIC);
+    info.cmd_line[..config.cmdline.len()].copy_from_slice(config.cmdline.as_bytes());
+    if let Some(ramdisk) = ramdisk {
+        info.mod_len = ramdisk.bytes;
+        info.mod_start = layout.va(layout.ramdisk.start);
+        if kernel.notes.mod_start_pfn {
+            info.mod_start = layout.ramdisk.start;
+            info.flags |= SIF_MOD_START_PFN;
+        }
+    }
+    if let Some(range) = &layout.p2m_frames {
+        info.first_p2m_pfn = range.start;
+        info.nr_p2m_frames = range.end - range.start;
+    }
+    info
+}
+
+/// Writes start_info, the P2M list and the page tables.
+fn write_memory(frames: &mut Frames, layout: &Layout, info: &StartInfo) -> Result<(), String> {
+    let mfns = frames.mfns();
+    // In the order of the frames, so that the window moves but once.
+    frames.set_end(layout.stack);
+    if layout.p2m_frames.is_none() {
+        write_list(frames, layout, &mfns)?;
+    }
+    frames.put(layout.start_info * PAGE, info.as_bytes())?;
+    let mut elsewhere = false;
+    for (pfn, entries) in layout.page_tables(|pfn| mfns[pfn as usize]) {
+        if !layout.tables.contains(&pfn) && !elsewhere {
+            elsewhere = true;
+            frames.set_end(layout.p2m_frames.as_ref().map_or(0, |range| range.end));
+            write_list(frames, layout, &mfns)?;
+        }
+        frames.put(pfn * PAGE, entries.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes the P2M list; what its last page has beyond the domain's memory is no frame.
+fn write_list(frames: &mut Frames, layout: &Layout, mfns: &[u64]) -> Result<(), String> {
+    let start = layout.p2m.start * PAGE;
+    let bytes = mfns.as_bytes();
+    frames.put(start, bytes)?;
+    let end = start + bytes.len() as u64;
+    frames.put(end, &[0xff; PAGE_SIZE][..(layout.p2m.end * PAGE - end) as usize])
+}
+
+/// Zero, but that every vCPU has its events masked.
+fn clear_shared_info(id: DomId, frame: Mfn) -> Result<(), BuildError> {
+    let map = map_foreign(id, &[frame], true)
+        .map_err(|error| BuildError::Map("shared_info", error.errno.to_string()))?;
+    let bytes = map.bytes();
+    bytes.fill(0, PAGE_SIZE, 0);
+    for vcpu in 0..XEN_LEGACY_MAX_VCPUS {
+        bytes.store_u8(vcpu * VCPU_INFO_BYTES + UPCALL_MASK, 1);
+    }
+    Ok(())
+}
+
+/// Grants the rings to the daemons, by the reserved entries.
+fn grant_rings(id: DomId, store: Mfn, console: Mfn) -> Result<(), BuildError> {
+    let mut table = [0];
+    memory::grant_table_frames(id, 0, &mut table).map_err(refused("its grant table"))?;
+    let map = map_foreign(id, &[Mfn::new(table[0])], true)
+        .map_err(|error| BuildError::Map("its grant table", error.errno.to_string()))?;
+    for (entry, frame) in [(GNTTAB_RESERVED_CONSOLE, console), (GNTTAB_RESERVED_XENSTORE, store)] {
+        let value =
+            GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid: DomId::DOM0.raw(), frame: frame.raw() as u32 };
+        map.bytes().write_value(entry as usize * size_of::<GrantEntryV1>(), &value);
+    }
+    Ok(())
+}
+
+/// The registers with which the kernel starts.
+fn first_vcpu(kernel: &Kernel, layout: &Layout, top_table: Mfn) -> alloc::boxed::Box<VcpuGuestContext> {
+    let mut context = alloc::boxed::Box::<VcpuGuestContext>::default();
+    let stack = layout.va(layout.stack + 1);
+    context.flags = VGCF_IN_KERNEL | VGCF_ONLINE;
+    context.user_regs.rip = kernel.notes.entry;
+    context.user_regs.rsi = layout.va(layout.start_info);
+    context.user_regs.rsp = stack;
+    context.user_regs.rflags = IF_FLAG;
+    context.user_regs.cs = FLAT_KERNEL_CS;
+    context.user_regs.ss = FLAT_KERNEL_SS;
+    context.kernel_ss = FLAT_KERNEL_SS.into();
+    context.kernel_sp = stack;
+    context.ctrlreg[3] = top_table.maddr().raw();
+    context
+}

@@ -1,0 +1,282 @@
+//! Kernel images: what they are, what their notes ask for, and their bytes on the way into a domain's memory.
+//!
+//! A kernel is an ELF64 file, plain or compressed, or the payload of a bzImage. It is read as a stream, in file order:
+//! the headers come first and say how much memory the segments need; the segments are copied to their physical
+//! addresses as they pass.
+//!
+//! Sources: ELF-64 object file format; the Linux/x86 boot protocol (`setup_sects`, `payload_offset`);
+//! `xen/include/public/elfnote.h`.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use elf::endian::LittleEndian;
+use elf::file::{Class, FileHeader, parse_ident};
+use elf::segment::ProgramHeader;
+
+use super::notes::{KernelNotes, NoteError};
+use super::payload::{ByteSource, PayloadError, open};
+
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// ELF header and program headers lie in the first bytes of every kernel.
+const HEAD_BYTES: usize = 64 << 10;
+const MAX_SEGMENTS: u16 = 64;
+const MAX_NOTE_BYTES: u64 = 64 << 10;
+/// Physical addresses below this: 1 TiB is more than a domain can have.
+const MAX_PADDR: u64 = 1 << 40;
+
+/// Why a file is no kernel that can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// The payload cannot be read.
+    Payload(PayloadError),
+    /// Neither ELF nor bzImage.
+    NotAKernel,
+    /// The file ends before what its headers promise.
+    Truncated {
+        /// Inside what.
+        what: &'static str,
+    },
+    /// The headers contradict themselves.
+    Malformed(&'static str),
+    /// An ELF for another machine or word size.
+    WrongMachine,
+    /// The notes are missing or ask for what cannot be.
+    Notes(NoteError),
+    /// The domain's memory cannot take it.
+    Memory(String),
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Payload(error) => write!(f, "{error}"),
+            Self::NotAKernel => write!(f, "neither an ELF file nor a bzImage"),
+            Self::Truncated { what } => write!(f, "truncated: the file ends inside {what}"),
+            Self::Malformed(what) => write!(f, "malformed: {what}"),
+            Self::WrongMachine => write!(f, "not an x86_64 kernel"),
+            Self::Notes(error) => write!(f, "{error}"),
+            Self::Memory(what) => write!(f, "{what}"),
+        }
+    }
+}
+
+impl From<PayloadError> for ImageError {
+    fn from(error: PayloadError) -> Self {
+        Self::Payload(error)
+    }
+}
+
+impl From<NoteError> for ImageError {
+    fn from(error: NoteError) -> Self {
+        Self::Notes(error)
+    }
+}
+
+/// Where the bytes of a kernel go.
+pub trait ImageSink: Send {
+    /// The kernel occupies physical addresses `first..end`, both page-aligned. Memory reads as zero until written.
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    fn begin(&mut self, first: u64, end: u64) -> Result<(), String>;
+    /// Writes bytes at a physical address inside that range. Consecutive calls ascend, by and large.
+    ///
+    /// # Errors
+    /// Why they cannot be written.
+    fn write(&mut self, paddr: u64, bytes: &[u8]) -> Result<(), String>;
+}
+
+/// A kernel that was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// First physical address, page-aligned.
+    pub first: u64,
+    /// End of the physical addresses, page-aligned.
+    pub end: u64,
+    /// What it asks for.
+    pub notes: KernelNotes,
+}
+
+/// The ELF file inside `file`: itself, or the payload of a bzImage, and the bytes after it that are not the stream's.
+///
+/// # Errors
+/// `NotAKernel`, `Truncated`, `Malformed`.
+fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
+    const SETUP_SECTS: usize = 0x1f1;
+    const HEADER_MAGIC: usize = 0x202;
+    const VERSION: usize = 0x206;
+    const PAYLOAD_OFFSET: usize = 0x248;
+    const PAYLOAD_LENGTH: usize = 0x24c;
+    if file.get(HEADER_MAGIC..HEADER_MAGIC + 4) != Some(b"HdrS") {
+        return Ok((file, 0));
+    }
+    let word = |at: usize| -> Result<usize, ImageError> {
+        let bytes = file.get(at..at + 4).ok_or(ImageError::Truncated { what: "the bzImage header" })?;
+        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+    };
+    let version = word(VERSION)? & 0xffff;
+    if version < 0x208 {
+        return Err(ImageError::Malformed(
+            "a bzImage of a boot protocol before 2.08, which names no payload",
+        ));
+    }
+    // Zero means four: so it was before the field was there.
+    let setup_sects = match file.get(SETUP_SECTS).copied() {
+        Some(0) | None => 4,
+        Some(n) => usize::from(n),
+    };
+    let start = (setup_sects + 1) * 512 + word(PAYLOAD_OFFSET)?;
+    let len = word(PAYLOAD_LENGTH)?;
+    if len < 4 {
+        return Err(ImageError::Malformed("the bzImage's payload is empty"));
+    }
+    let payload = file
+        .get(start..start.saturating_add(len))
+        .ok_or(ImageError::Truncated { what: "the bzImage's payload" })?;
+    Ok((payload, 4)) // the inflated size stands behind the stream
+}
+
+/// Loads the kernel in `file` into `sink`.
+///
+/// # Errors
+/// See [`ImageError`]; the sink may have been written to.
+pub async fn load(file: &[u8], sink: &mut impl ImageSink) -> Result<Kernel, ImageError> {
+    let (payload, trailer) = locate(file)?;
+    let mut source = open(payload, trailer)?;
+    let mut head = alloc::vec![0; HEAD_BYTES];
+    let got = source.read_full(&mut head)?;
+    head.truncate(got);
+    let (entry, segments) = parse_headers(&head)?;
+    let loads: Vec<&ProgramHeader> =
+        segments.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz != 0).collect();
+    let first =
+        loads.iter().map(|load| load.p_paddr).min().ok_or(ImageError::Malformed("it has nothing to load"))?;
+    let last = loads.iter().map(|load| load.p_paddr + load.p_memsz).max().unwrap_or(first);
+    let (first, end) = (first & !0xfff, (last + 0xfff) & !0xfff);
+    sink.begin(first, end).map_err(ImageError::Memory)?;
+
+    let notes = copy_segments(&head, &mut *source, &segments, sink).await?;
+    let mut parsed = KernelNotes::parse(&notes, entry)?;
+    if parsed.is_none() && payload.starts_with(b"\x7fELF") {
+        parsed = KernelNotes::from_legacy_section(payload, entry)?;
+    }
+    let notes = parsed.ok_or(NoteError::Missing)?;
+    Ok(Kernel { first, end, notes })
+}
+
+/// The entry and the program headers, each checked by itself.
+fn parse_headers(head: &[u8]) -> Result<(u64, Vec<ProgramHeader>), ImageError> {
+    const IDENT_BYTES: usize = 16;
+    const HEADER_BYTES: usize = 64;
+    const SEGMENT_BYTES: usize = 56;
+    if !head.starts_with(b"\x7fELF") {
+        return Err(ImageError::NotAKernel);
+    }
+    if head.len() < HEADER_BYTES {
+        return Err(ImageError::Truncated { what: "the ELF header" });
+    }
+    let ident = parse_ident::<LittleEndian>(&head[..IDENT_BYTES]).map_err(|_| ImageError::WrongMachine)?;
+    let class = ident.1;
+    let header = FileHeader::parse_tail(ident, &head[IDENT_BYTES..HEADER_BYTES])
+        .map_err(|_| ImageError::Malformed("the ELF header"))?;
+    if class != Class::ELF64 || header.e_machine != EM_X86_64 {
+        return Err(ImageError::WrongMachine);
+    }
+    if usize::from(header.e_phentsize) != SEGMENT_BYTES
+        || header.e_phnum == 0
+        || header.e_phnum > MAX_SEGMENTS
+    {
+        return Err(ImageError::Malformed("the number or size of its program headers"));
+    }
+    let at = usize::try_from(header.e_phoff)
+        .map_err(|_| ImageError::Malformed("the place of its program headers"))?;
+    let table = head
+        .get(at..at.saturating_add(usize::from(header.e_phnum) * SEGMENT_BYTES))
+        .ok_or(ImageError::Truncated { what: "the program headers" })?;
+    let segments: Vec<ProgramHeader> =
+        elf::segment::SegmentTable::new(LittleEndian, class, table).iter().collect();
+    for segment in &segments {
+        check_segment(segment)?;
+    }
+    Ok((header.e_entry, segments))
+}
+
+fn check_segment(segment: &ProgramHeader) -> Result<(), ImageError> {
+    if segment.p_offset.checked_add(segment.p_filesz).is_none() {
+        return Err(ImageError::Malformed("a segment's place in the file"));
+    }
+    if segment.p_type == PT_NOTE && segment.p_filesz > MAX_NOTE_BYTES {
+        return Err(ImageError::Malformed("its notes are larger than 64 KiB"));
+    }
+    if segment.p_type == PT_LOAD {
+        if segment.p_filesz > segment.p_memsz {
+            return Err(ImageError::Malformed("a segment is larger in the file than in memory"));
+        }
+        if segment.p_paddr.checked_add(segment.p_memsz).is_none_or(|end| end > MAX_PADDR) {
+            return Err(ImageError::Malformed("a segment's physical address"));
+        }
+    }
+    Ok(())
+}
+
+/// Copies every byte of every segment to its place as the stream passes, and gives the bytes of each note segment.
+async fn copy_segments(
+    head: &[u8],
+    source: &mut (dyn ByteSource + Send),
+    segments: &[ProgramHeader],
+    sink: &mut impl ImageSink,
+) -> Result<Vec<Vec<u8>>, ImageError> {
+    let wanted = |segment: &&ProgramHeader| matches!(segment.p_type, PT_LOAD | PT_NOTE);
+    let end = segments.iter().filter(wanted).map(|s| s.p_offset + s.p_filesz).max().unwrap_or(0);
+    let mut notes: Vec<Vec<u8>> = segments
+        .iter()
+        .filter(|segment| segment.p_type == PT_NOTE)
+        .map(|segment| alloc::vec![0; segment.p_filesz as usize])
+        .collect();
+    let mut buffer = Vec::new();
+    let mut at = 0u64;
+    let mut chunk = head;
+    loop {
+        let chunk_end = at + chunk.len() as u64;
+        let mut note = 0;
+        for segment in segments.iter().filter(wanted) {
+            let from = segment.p_offset.max(at);
+            let to = (segment.p_offset + segment.p_filesz).min(chunk_end);
+            if from < to {
+                let bytes = &chunk[(from - at) as usize..(to - at) as usize];
+                let within = from - segment.p_offset;
+                if segment.p_type == PT_NOTE {
+                    notes[note][within as usize..][..bytes.len()].copy_from_slice(bytes);
+                } else {
+                    sink.write(segment.p_paddr + within, bytes).map_err(ImageError::Memory)?;
+                }
+            }
+            note += usize::from(segment.p_type == PT_NOTE);
+        }
+        at = chunk_end;
+        if at >= end {
+            break;
+        }
+        buffer.resize(HEAD_BYTES, 0);
+        let got = source.read_full(&mut buffer)?;
+        if got == 0 {
+            return Err(ImageError::Truncated { what: "a segment" });
+        }
+        chunk = &buffer[..got];
+        // Others must not wait for a whole kernel.
+        pvrt::yield_now().await;
+    }
+    // The stream's checksum stands at its end, behind what is loaded.
+    let mut rest = [0; 512];
+    while source.read(&mut rest)? != 0 {}
+    Ok(notes)
+}
+
+/// A ramdisk as it goes into the domain: inflated if it is a gzip file, as the reference toolstack does.
+pub fn ramdisk_is_inflated(file: &[u8]) -> bool {
+    super::payload::Format::detect(file) == super::payload::Format::Gzip
+}

@@ -1,0 +1,280 @@
+//! `xl`: the sub-commands that change domains, and `wait`.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use pvrt::executor::{Either, select, time};
+use pvrt::hypercall::domctl;
+use pvrt::{console, println};
+use ring_abi::types::DomId;
+
+use super::{Outcome, Shell, no_more};
+use crate::config::{Config, DomainConfig, is_setting_word};
+use crate::consoled::Attachment;
+use crate::toolstack::{Domain, End, Fate};
+
+/// `^]` leaves a console.
+const LEAVE: u8 = 0x1d;
+/// A domain that does not read its console is offered the rest again after this long.
+const RETRY_NS: u64 = 10_000_000;
+
+/// How looking at a console ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// The user left.
+    ByKey,
+    /// The console is over.
+    Over,
+}
+
+impl Shell {
+    /// `xl COMMAND ...`.
+    pub(super) async fn xl(&self, arguments: &[&str]) -> Outcome {
+        let Some((command, arguments)) = arguments.split_first() else {
+            return Err("usage: xl COMMAND ...; `help xl` lists them".into());
+        };
+        match *command {
+            "create" => self.xl_create(arguments).await,
+            "list" | "ls" => self.xl_list(arguments),
+            "console" => self.xl_console(arguments).await,
+            "shutdown" => self.xl_request(arguments, "poweroff").await,
+            "reboot" => self.xl_request(arguments, "reboot").await,
+            "destroy" => {
+                let domain = self.toolstack.find(one(arguments, "destroy DOMAIN")?)?;
+                self.toolstack.destroy(&domain).await
+            }
+            "pause" => {
+                let domain = self.toolstack.find(one(arguments, "pause DOMAIN")?)?;
+                domctl::pause(domain.id).map_err(|errno| format!("{}: {errno}", domain.name))
+            }
+            "unpause" => {
+                let domain = self.toolstack.find(one(arguments, "unpause DOMAIN")?)?;
+                self.toolstack.unpause(&domain)
+            }
+            "info" => self.xl_info(arguments),
+            "dmesg" => {
+                no_more(arguments)?;
+                super::xl_info::dmesg()
+            }
+            "debug-keys" => super::xl_info::debug_keys(one(arguments, "debug-keys KEYS")?),
+            "domid" => {
+                let name = one(arguments, "domid NAME")?;
+                let named = self.toolstack.domains().into_iter().find(|domain| domain.name == *name);
+                let id = named.map(|domain| domain.id).or((name == "Domain-0").then_some(DomId::DOM0));
+                println!("{}", id.ok_or_else(|| format!("{name}: no such domain"))?);
+                Ok(())
+            }
+            "domname" => {
+                let text = one(arguments, "domname DOMID")?;
+                let id = text.parse().map(DomId::new).map_err(|_| format!("{text}: no such domain"))?;
+                if id != DomId::DOM0 && self.toolstack.domain(id).is_none() {
+                    return Err(format!("{text}: no such domain"));
+                }
+                println!("{}", self.toolstack.name(id));
+                Ok(())
+            }
+            "uptime" => self.xl_uptime(arguments),
+            "vcpu-list" => self.xl_vcpu_list(arguments),
+            other => Err(format!("xl {other}: no such command; `help xl` lists them")),
+        }
+    }
+
+    /// `xl create [-c] [-p] FILE [KEY=VALUE...]`.
+    async fn xl_create(&self, arguments: &[&str]) -> Outcome {
+        let (mut attach, mut paused) = (false, false);
+        let mut file = None;
+        let mut words = Vec::new();
+        for &word in arguments {
+            match word {
+                "-c" => attach = true,
+                "-p" => paused = true,
+                "-cp" | "-pc" => (attach, paused) = (true, true),
+                _ if word.starts_with('-') => return Err(format!("xl create: `{word}`: no such option")),
+                _ if is_setting_word(word) => words.push(word),
+                _ if file.is_none() => file = Some(word),
+                _ => return Err(format!("xl create: `{word}`: expected KEY=VALUE")),
+            }
+        }
+        let mut config = match file {
+            Some(path) => Config::parse(path, self.file(path)?.bytes).map_err(|error| format!("{error}"))?,
+            None if words.is_empty() => return Err("usage: xl create [-c] [-p] FILE [KEY=VALUE...]".into()),
+            None => Config::empty("command line"),
+        };
+        for word in words {
+            config.add_word(word).map_err(|error| format!("{error}"))?;
+        }
+        let (config, warnings) = DomainConfig::from_config(&config).map_err(|error| format!("{error}"))?;
+        for warning in warnings {
+            println!("warning: {warning}");
+        }
+        if !config.vifs.is_empty() {
+            println!("warning: {}: vif: there is no network backend; the domain has no network", config.name);
+        }
+        let domain = self.toolstack.create(Arc::new(config)).await.map_err(|error| format!("{error}"))?;
+        if !attach {
+            return if paused { Ok(()) } else { self.start(&domain).await };
+        }
+        let attachment =
+            self.toolstack.consoles().attach(domain.id, true).map_err(|error| format!("{error}"))?;
+        if !paused {
+            self.start(&domain).await?;
+        }
+        self.follow(domain, attachment).await
+    }
+
+    /// Lets a domain run that was just made; one that cannot is destroyed.
+    async fn start(&self, domain: &Domain) -> Outcome {
+        let started = self.toolstack.unpause(domain);
+        if started.is_err() {
+            self.toolstack.destroy(domain).await?;
+        }
+        started
+    }
+
+    /// Stays at a domain's console, and its successors', until it is over. Fails unless it powered off.
+    async fn follow(&self, mut domain: Domain, mut attachment: Attachment) -> Outcome {
+        loop {
+            if self.look(&mut attachment).await == Left::ByKey {
+                return Ok(());
+            }
+            drop(attachment);
+            let fate = self.toolstack.wait_over(&domain).await;
+            match fate.successor.and_then(|id| self.toolstack.domain(id)) {
+                Some(successor) => {
+                    domain = successor;
+                    let consoles = self.toolstack.consoles();
+                    match consoles.attach(domain.id, true) {
+                        Ok(next) => attachment = next,
+                        // It is over already.
+                        Err(_) => return verdict(&domain, self.toolstack.wait_over(&domain).await),
+                    }
+                }
+                None => return verdict(&domain, fate),
+            }
+        }
+    }
+
+    /// `xl console DOMAIN`.
+    async fn xl_console(&self, arguments: &[&str]) -> Outcome {
+        let domain = self.toolstack.find(one(arguments, "console DOMAIN")?)?;
+        let mut attachment =
+            self.toolstack.consoles().attach(domain.id, true).map_err(|error| format!("{error}"))?;
+        self.look(&mut attachment).await;
+        Ok(())
+    }
+
+    /// Shows a console and types into it, until either end leaves.
+    async fn look(&self, attachment: &mut Attachment) -> Left {
+        let keys = self.terminal.raw();
+        let mut buffer = alloc::vec![0; 1024];
+        let mut last = b'\n';
+        let left = loop {
+            match select(attachment.read(&mut buffer), keys.read()).await {
+                Either::Left(0) => break Left::Over,
+                Either::Left(count) => {
+                    console::write(&buffer[..count]);
+                    last = buffer[count - 1];
+                }
+                Either::Right(LEAVE) => break Left::ByKey,
+                Either::Right(key) => {
+                    while attachment.write(&[key]) == 0 && !attachment.is_over() {
+                        match select(attachment.read(&mut buffer), time::sleep(RETRY_NS)).await {
+                            Either::Left(count) => console::write(&buffer[..count]),
+                            Either::Right(()) => {}
+                        }
+                    }
+                }
+            }
+        };
+        if last != b'\n' {
+            println!();
+        }
+        left
+    }
+
+    /// `xl shutdown|reboot [-w] DOMAIN|-a`.
+    async fn xl_request(&self, arguments: &[&str], reason: &str) -> Outcome {
+        let (mut wait, mut all) = (false, false);
+        let mut domains = Vec::new();
+        for &word in arguments {
+            match word {
+                "-w" | "--wait" => wait = true,
+                "-a" | "--all" => all = true,
+                // What a fallback would need, PV guests do not have.
+                "-F" => {}
+                _ => domains.push(self.toolstack.find(word)?),
+            }
+        }
+        if all {
+            domains = self.toolstack.domains();
+        } else if domains.is_empty() {
+            return Err(format!(
+                "usage: xl {} [-w] DOMAIN|-a",
+                if reason == "reboot" { reason } else { "shutdown" }
+            ));
+        }
+        for domain in &domains {
+            self.toolstack.request(domain, reason)?;
+        }
+        if wait {
+            for domain in &domains {
+                let ended = |_: &_| domain.fate.lock().over;
+                self.toolstack.wait_until(ended).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// `wait DOMAIN...|--all`: until they are gone or kept dead. Fails if one crashed meanwhile.
+    pub(super) async fn wait(&self, arguments: &[&str]) -> Outcome {
+        let mut failed: Vec<String> = Vec::new();
+        let mut note = |domain: &Domain| {
+            if let Some(end @ End::ShutDown(_)) = domain.fate.lock().end
+                && !end.is_success()
+                && domain.fate.lock().successor.is_none()
+            {
+                failed.push(format!("{} {}", domain.name, end.text()));
+            }
+        };
+        match arguments {
+            [] => return Err("usage: wait DOMAIN...|--all".into()),
+            ["--all" | "-a"] => loop {
+                let domains = self.toolstack.domains();
+                let Some(domain) = domains.into_iter().find(|domain| !domain.fate.lock().over) else { break };
+                self.toolstack.wait_over(&domain).await;
+                note(&domain);
+            },
+            names => {
+                for name in names {
+                    // One that is not there is gone already.
+                    while let Ok(domain) = self.toolstack.find(name) {
+                        if domain.fate.lock().over {
+                            break;
+                        }
+                        self.toolstack.wait_over(&domain).await;
+                        note(&domain);
+                    }
+                }
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed.join(", ")) }
+    }
+}
+
+fn verdict(domain: &Domain, fate: Fate) -> Outcome {
+    match fate.end {
+        Some(end) if end.is_success() => Ok(()),
+        Some(end) => Err(format!("{} {}", domain.name, end.text())),
+        None => Err(format!("{} is gone", domain.name)),
+    }
+}
+
+/// The only argument.
+fn one<'a>(arguments: &[&'a str], usage: &str) -> Result<&'a str, String> {
+    match arguments {
+        [argument] => Ok(argument),
+        _ => Err(format!("usage: xl {usage}")),
+    }
+}

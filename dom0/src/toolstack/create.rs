@@ -1,0 +1,166 @@
+//! Making a domain and starting it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::fmt;
+
+use pvrt::executor::time;
+use pvrt::hypercall::domctl;
+use ring_abi::types::DomId;
+use spin::Mutex;
+
+use super::{Domain, Fate, Toolstack, nodes, uuid};
+use crate::builder::{self, BuildError, Built};
+use crate::bundle::File;
+use crate::config::{CpuSet, DomainConfig};
+use crate::xenstore::{Nodes, XsError};
+
+/// How long a backend may take to find its device.
+const BACKEND_NS: u64 = 10_000_000_000;
+
+/// Why a domain was not made. Nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateError {
+    /// There is one of that name.
+    NameTaken(String),
+    /// A file that the configuration names is not there.
+    NoFile(String),
+    /// A disk that the configuration names is not there.
+    NoDisk(String),
+    /// Building failed.
+    Build(BuildError),
+    /// The store refused: what was done.
+    Store(&'static str, XsError),
+    /// A device's backend gave up: which, and why.
+    Device(String, String),
+    /// The hypervisor refused, or the console cannot be served.
+    Refused(String),
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameTaken(name) => write!(f, "{name}: a domain of that name exists"),
+            Self::NoFile(path) => write!(f, "{path}: no such file"),
+            Self::NoDisk(path) => write!(f, "{path}: no such disk"),
+            Self::Build(error) => write!(f, "{error}"),
+            Self::Store(what, error) => write!(f, "xenstore: {what}: {}", error.name()),
+            Self::Device(device, why) => write!(f, "{device}: {why}"),
+            Self::Refused(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl Toolstack {
+    /// Makes a domain, paused.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub async fn create(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
+        let _turn = self.0.creating.lock().await;
+        if config.name == nodes::OWN_NAME || self.domains().iter().any(|domain| domain.name == config.name) {
+            return Err(CreateError::NameTaken(config.name.clone()));
+        }
+        let kernel = self.file(&config.kernel)?;
+        let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
+        for disk in config.disks.iter().filter(|disk| !disk.target.is_empty()) {
+            if self.0.disks.find(&disk.target).is_none() {
+                return Err(CreateError::NoDisk(disk.target.clone()));
+            }
+        }
+        let uuid = config.uuid.unwrap_or_else(uuid::fresh);
+        let request = builder::Request { config: &config, uuid, kernel, ramdisk };
+        let built = builder::build(&request).await.map_err(CreateError::Build)?;
+        let id = built.domain.id();
+        set_affinity(id, &config)?;
+
+        // From here on there are things outside the hypervisor too: undone as at a domain's end.
+        let (store, console) = ((built.store_mfn, built.store_port), (built.console_mfn, built.console_port));
+        let Built { domain: owned, .. } = built;
+        owned.keep();
+        let domain = Domain {
+            id,
+            name: config.name.clone(),
+            config,
+            uuid,
+            started_ns: time::now_ns(),
+            fate: Arc::new(Mutex::new(Fate::default())),
+            handled: false,
+        };
+        self.0.domains.lock().insert(id, domain.clone());
+        let uuid = uuid::text(&domain.uuid);
+        let facts = nodes::Facts { id, uuid: &uuid, config: &domain.config, store, console };
+        match self.connect(&domain, &facts).await {
+            Ok(()) => Ok(domain),
+            Err(error) => {
+                if self.claim(id) {
+                    self.tear_down(&domain).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn file(&self, path: &str) -> Result<File, CreateError> {
+        self.0.bundle.find(path).ok_or_else(|| CreateError::NoFile(path.to_string()))
+    }
+
+    /// Nodes, rings and devices.
+    async fn connect(&self, domain: &Domain, facts: &nodes::Facts<'_>) -> Result<(), CreateError> {
+        let store = &self.0.store;
+        let client = store.client();
+        nodes::write(store, facts)
+            .map_err(|error| CreateError::Store("writing the domain's nodes", error))?;
+        client
+            .introduce(domain.id.raw(), facts.store.0.raw(), facts.store.1.raw())
+            .map_err(|error| CreateError::Store("introducing the domain", error))?;
+        self.0
+            .consoles
+            .add(domain.id, &domain.name, facts.console.1)
+            .map_err(|error| CreateError::Refused(format!("{error}")))?;
+        for disk in &domain.config.disks {
+            let device = format!("{} ({})", disk.target, disk.vdev);
+            let backend = nodes::backend(domain.id, disk.devid);
+            let ready = async {
+                client.watch(&format!("{backend}/state"), "state")?;
+                while client.read_str(&format!("{backend}/state"))? == nodes::INITIALISING {
+                    client.next_event().await;
+                }
+                client.unwatch(&format!("{backend}/state"), "state")
+            };
+            match time::timeout(BACKEND_NS, ready).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(CreateError::Store("waiting for a backend", error)),
+                Err(_) => return Err(CreateError::Device(device, "its backend does not answer".into())),
+            }
+            if let Ok(why) = client.read_str(&format!("{backend}/hotplug-error")) {
+                return Err(CreateError::Device(device, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a new domain, or one that was paused, run.
+    ///
+    /// # Errors
+    /// The hypervisor's reason.
+    pub fn unpause(&self, domain: &Domain) -> Result<(), String> {
+        domctl::unpause(domain.id).map_err(|errno| format!("{}: {errno}", domain.name))
+    }
+}
+
+/// Ties vCPUs to CPUs as the configuration says.
+fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
+    let Some(last) = config.cpus.last() else { return Ok(()) };
+    for vcpu in 0..config.maxvcpus {
+        let CpuSet::Some(cpus) = config.cpus.get(vcpu as usize).unwrap_or(last) else { continue };
+        let mut map = [0u8; 32];
+        for &cpu in cpus {
+            map[cpu as usize / 8] |= 1 << (cpu % 8);
+        }
+        domctl::set_vcpu_affinity(id, vcpu, &map)
+            .map_err(|errno| CreateError::Refused(format!("cpus: vCPU {vcpu}: {errno}")))?;
+    }
+    Ok(())
+}

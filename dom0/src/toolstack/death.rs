@@ -1,0 +1,226 @@
+//! The end of domains.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::future::Future;
+use core::pin::Pin;
+
+use pvrt::event::Port;
+use pvrt::executor::{time, yield_now};
+use pvrt::hypercall::domctl;
+use ring_abi::domctl::{XEN_DOMINF_DYING, XEN_DOMINF_SHUTDOWN};
+use ring_abi::errno::Errno;
+use ring_abi::evtchn::VIRQ_DOM_EXC;
+use ring_abi::sched::*;
+use ring_abi::types::DomId;
+
+use super::{Domain, End, Toolstack, nodes, uuid};
+use crate::config::Action;
+use crate::xenstore::{Nodes, XsError};
+
+/// ABI: `XenbusStateClosed`.
+const CLOSED: &str = "6";
+/// How long backends may take to let go of a dead domain's device.
+const RELEASE_NS: u64 = 10_000_000_000;
+/// How long the hypervisor may take until nothing refers to a dead domain's memory, and how often it is asked.
+const GONE_ROUNDS: u32 = 200;
+const GONE_ROUND_NS: u64 = 1_000_000;
+
+impl Toolstack {
+    /// Takes care of domains that end, for ever.
+    pub async fn serve(self) {
+        let port = match Port::bind_virq(VIRQ_DOM_EXC) {
+            Ok(port) => port,
+            Err(errno) => return log::error!("VIRQ_DOM_EXC: {errno}: ends of domains will not be seen"),
+        };
+        loop {
+            for domain in self.domains() {
+                if domain.handled {
+                    continue;
+                }
+                if let Some(end) = end_of(domain.id)
+                    && self.claim(domain.id)
+                {
+                    let toolstack = self.clone();
+                    pvrt::spawn(async move { toolstack.finish(domain, end).await });
+                }
+            }
+            port.wait().await;
+        }
+    }
+
+    /// Destroys a domain at once.
+    ///
+    /// # Errors
+    /// It is being ended by somebody else.
+    pub async fn destroy(&self, domain: &Domain) -> Result<(), String> {
+        if !self.claim(domain.id) {
+            let kept = domain.fate.lock().over;
+            if !kept {
+                self.wait_over(domain).await;
+                return Ok(());
+            }
+        }
+        if self.domain(domain.id).is_none() {
+            return Ok(());
+        }
+        self.tear_down(domain).await;
+        self.set_fate(domain, |fate| {
+            fate.end = fate.end.or(Some(End::Destroyed));
+            fate.over = true;
+        });
+        Ok(())
+    }
+
+    /// Does what the configuration says of such an end.
+    async fn finish(&self, domain: Domain, end: End) {
+        self.0.store.domain_shut_down(domain.id.raw());
+        domain.fate.lock().end = Some(end);
+        if !end.is_success() && end != End::ShutDown(SHUTDOWN_REBOOT) {
+            self.0.terminal.print_line(&format!("d{} {} {}", domain.id, domain.name, end.text()));
+        }
+        match action(&domain, end) {
+            Action::Destroy | Action::SoftReset => self.tear_down(&domain).await,
+            Action::Preserve => {}
+            Action::Restart => {
+                self.tear_down(&domain).await;
+                self.restart(&domain).await;
+            }
+            Action::RenameRestart => {
+                self.rename(&domain);
+                self.restart(&domain).await;
+            }
+        }
+        self.set_fate(&domain, |fate| fate.over = true);
+    }
+
+    /// Starts a domain again, from its configuration.
+    fn restart<'a>(&'a self, domain: &'a Domain) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let mut config = (*domain.config).clone();
+            // The same machine goes on.
+            config.uuid = Some(domain.uuid);
+            let again = match self.create(Arc::new(config)).await {
+                Ok(again) => again,
+                Err(error) => {
+                    return self
+                        .0
+                        .terminal
+                        .print_line(&format!("{}: starting it again: {error}", domain.name));
+                }
+            };
+            domain.fate.lock().successor = Some(again.id);
+            if let Err(error) = self.unpause(&again) {
+                self.0.terminal.print_line(&format!("starting it again: {error}"));
+            }
+        })
+    }
+
+    /// Gives a dead domain that is kept another name.
+    fn rename(&self, domain: &Domain) {
+        let mut domains = self.0.domains.lock();
+        let name = (1..)
+            .map(|number| format!("{}-{number}", domain.name))
+            .find(|name| domains.values().all(|other| other.name != *name))
+            .unwrap_or_default();
+        if let Some(domain) = domains.get_mut(&domain.id) {
+            domain.name = name;
+        }
+    }
+
+    /// Takes everything of a domain away. For who has claimed it.
+    pub(super) async fn tear_down(&self, domain: &Domain) {
+        let id = domain.id;
+        // It must not write to its rings any more; one that shut down has no vCPU running anyway.
+        if let Err(errno) = domctl::pause(id)
+            && errno != Errno::ESRCH
+        {
+            log::warn!("d{id}: pausing it: {errno}");
+        }
+        self.release_devices(id).await;
+        self.0.consoles.remove(id);
+        self.0.store.domain_destroyed(id.raw());
+        nodes::remove(&self.0.store, id, &uuid::text(&domain.uuid));
+        // The tasks that serve its rings let them go in their next turn.
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        match domctl::destroy(id) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => log::error!("d{id}: destroying it: {errno}"),
+        }
+        for _ in 0..GONE_ROUNDS {
+            if !exists(id) {
+                break;
+            }
+            time::sleep(GONE_ROUND_NS).await;
+        }
+        if exists(id) {
+            log::warn!("d{id}: still referred to after its destruction");
+        }
+        self.0.domains.lock().remove(&id);
+    }
+
+    /// Removes a dead domain's devices: its frontends' nodes go, then their backends let go and close.
+    async fn release_devices(&self, id: DomId) {
+        let store = &self.0.store;
+        let backends = nodes::backends(store, id);
+        if backends.is_empty() {
+            return;
+        }
+        let client = store.client();
+        if let Err(error) = client.rm(&format!("{}/device", nodes::home(id)))
+            && error != XsError::NoEnt
+        {
+            log::error!("d{id}: removing its frontends: {}", error.name());
+        }
+        for backend in backends {
+            let state = format!("{backend}/state");
+            let closed = async {
+                client.watch(&state, "state")?;
+                while client.read_str(&state)? != CLOSED {
+                    client.next_event().await;
+                }
+                client.unwatch(&state, "state")
+            };
+            match time::timeout(RELEASE_NS, closed).await {
+                Ok(Ok(()) | Err(XsError::NoEnt)) => {}
+                Ok(Err(error)) => log::error!("{backend}: {}", error.name()),
+                Err(_) => log::error!("{backend}: does not let go of its dead domain"),
+            }
+        }
+    }
+}
+
+/// How domain `id` ended, if it has.
+fn end_of(id: DomId) -> Option<End> {
+    match domctl::info(id) {
+        Ok(info) if info.domain != id.raw() || info.flags & XEN_DOMINF_DYING != 0 => Some(End::Destroyed),
+        Ok(info) if info.flags & XEN_DOMINF_SHUTDOWN != 0 => Some(End::ShutDown(info.shutdown_code())),
+        Ok(_) => None,
+        Err(Errno::ESRCH) => Some(End::Destroyed),
+        Err(errno) => {
+            log::warn!("d{id}: getdomaininfo: {errno}");
+            None
+        }
+    }
+}
+
+fn exists(id: DomId) -> bool {
+    domctl::info(id).is_ok_and(|info| info.domain == id.raw())
+}
+
+fn action(domain: &Domain, end: End) -> Action {
+    let config = &domain.config;
+    match end {
+        End::ShutDown(SHUTDOWN_POWEROFF) => config.on_poweroff,
+        End::ShutDown(SHUTDOWN_REBOOT) => config.on_reboot,
+        End::ShutDown(SHUTDOWN_WATCHDOG) => config.on_watchdog,
+        End::ShutDown(SHUTDOWN_SOFT_RESET) => config.on_soft_reset,
+        // Nobody saves domains: one that suspends would sleep for ever.
+        End::ShutDown(SHUTDOWN_SUSPEND) | End::Destroyed => Action::Destroy,
+        End::ShutDown(_) => config.on_crash,
+    }
+}

@@ -1,0 +1,192 @@
+//! Domains from their configuration to their end.
+//!
+//! [`Toolstack`] knows every domain that it made: [`Toolstack::create`] builds one and puts its nodes into the store,
+//! [`Toolstack::serve`] hears from the hypervisor when one has ended and does what its configuration says.
+#![forbid(unsafe_code)]
+
+mod create;
+mod death;
+mod nodes;
+mod uuid;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use pvrt::executor::sync::{Mutex as AsyncMutex, Notify};
+use ring_abi::sched::*;
+use ring_abi::types::DomId;
+use spin::Mutex;
+
+use crate::blkdev::Disks;
+use crate::bundle::Bundle;
+use crate::commands::Terminal;
+use crate::config::DomainConfig;
+use crate::consoled::Consoles;
+use crate::xenstore::Xenstore;
+
+pub use create::CreateError;
+
+/// How a domain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, or asked to: its reason, `SHUTDOWN_*`.
+    ShutDown(u32),
+    /// Destroyed by somebody else.
+    Destroyed,
+}
+
+impl End {
+    /// Did it power off as it should?
+    pub fn is_success(self) -> bool {
+        self == Self::ShutDown(SHUTDOWN_POWEROFF)
+    }
+
+    /// In words: what it did.
+    pub fn text(self) -> String {
+        match self {
+            Self::ShutDown(SHUTDOWN_POWEROFF) => "powered off".into(),
+            Self::ShutDown(SHUTDOWN_REBOOT) => "rebooted".into(),
+            Self::ShutDown(SHUTDOWN_SUSPEND) => "suspended".into(),
+            Self::ShutDown(SHUTDOWN_CRASH) => "crashed".into(),
+            Self::ShutDown(SHUTDOWN_WATCHDOG) => "was stopped by its watchdog".into(),
+            Self::ShutDown(SHUTDOWN_SOFT_RESET) => "asked for a soft reset".into(),
+            Self::ShutDown(other) => format!("shut down for reason {other}"),
+            Self::Destroyed => "was destroyed".into(),
+        }
+    }
+}
+
+/// What has become of a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// How it ended.
+    pub end: Option<End>,
+    /// It is over: gone, or kept to be looked at, and if it was to start again it has.
+    pub over: bool,
+    /// The domain that took its place.
+    pub successor: Option<DomId>,
+}
+
+/// A domain that the toolstack made.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// Its number.
+    pub id: DomId,
+    /// Its name.
+    pub name: String,
+    /// What it was made from.
+    pub config: Arc<DomainConfig>,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// When it was made: system time in nanoseconds.
+    pub started_ns: u64,
+    /// What has become of it.
+    pub fate: Arc<Mutex<Fate>>,
+    /// Somebody takes care of its end.
+    handled: bool,
+}
+
+/// The toolstack. Clones are the same one.
+#[derive(Clone)]
+pub struct Toolstack(Arc<Shared>);
+
+struct Shared {
+    store: Xenstore,
+    disks: Arc<Disks>,
+    consoles: Consoles,
+    bundle: Bundle,
+    terminal: Terminal,
+    /// Guards the map only; no call is made while it is held.
+    domains: Mutex<BTreeMap<DomId, Domain>>,
+    /// Something in a [`Fate`] has changed.
+    changed: Notify,
+    /// One domain is made at a time: names stay unique, and memory is not promised twice.
+    creating: AsyncMutex<()>,
+}
+
+impl Toolstack {
+    /// A toolstack that has made no domain yet.
+    pub fn new(store: Xenstore, disks: Arc<Disks>, bundle: Bundle, terminal: Terminal) -> Self {
+        let printer = terminal.clone();
+        let consoles = Consoles::new(Arc::new(move |line: &str| printer.print_line(line)));
+        nodes::write_own(&store);
+        Self(Arc::new(Shared {
+            store,
+            disks,
+            consoles,
+            bundle,
+            terminal,
+            domains: Mutex::default(),
+            changed: Notify::new(),
+            creating: AsyncMutex::new(()),
+        }))
+    }
+
+    /// The consoles of all domains.
+    pub fn consoles(&self) -> &Consoles {
+        &self.0.consoles
+    }
+
+    /// All domains, in order of their numbers; dom0 is none of them.
+    pub fn domains(&self) -> Vec<Domain> {
+        self.0.domains.lock().values().cloned().collect()
+    }
+
+    /// The domain of this number.
+    pub fn domain(&self, id: DomId) -> Option<Domain> {
+        self.0.domains.lock().get(&id).cloned()
+    }
+
+    /// The domain called so, or numbered so.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, text: &str) -> Result<Domain, String> {
+        let domains = self.0.domains.lock();
+        let named = domains.values().find(|domain| domain.name == text);
+        let numbered = || text.parse().ok().and_then(|id| domains.get(&DomId::new(id)));
+        named.or_else(numbered).cloned().ok_or_else(|| format!("{text}: no such domain"))
+    }
+
+    /// What domain `id` is called.
+    pub fn name(&self, id: DomId) -> String {
+        match self.domain(id) {
+            Some(domain) => domain.name,
+            None if id == DomId::DOM0 => nodes::OWN_NAME.to_string(),
+            None => "(null)".to_string(),
+        }
+    }
+
+    /// Waits until `done` says so of the domains; asked again after each end of one.
+    pub async fn wait_until(&self, done: impl Fn(&Self) -> bool) {
+        while !done(self) {
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// Waits until a domain is over; how it ended, and who took its place.
+    pub async fn wait_over(&self, domain: &Domain) -> Fate {
+        self.wait_until(|_| domain.fate.lock().over).await;
+        *domain.fate.lock()
+    }
+
+    /// Asks a domain to do what `reason` (`poweroff`, `reboot`) says.
+    pub fn request(&self, domain: &Domain, reason: &str) -> Result<(), String> {
+        nodes::write_control(&self.0.store, domain.id, reason)
+            .map_err(|error| format!("{}: {}", domain.name, error.name()))
+    }
+
+    fn set_fate(&self, domain: &Domain, change: impl FnOnce(&mut Fate)) {
+        change(&mut domain.fate.lock());
+        self.0.changed.notify_all();
+    }
+
+    /// Claims the right to end a domain; `false`: somebody else has it.
+    fn claim(&self, id: DomId) -> bool {
+        let mut domains = self.0.domains.lock();
+        domains.get_mut(&id).is_some_and(|domain| !core::mem::replace(&mut domain.handled, true))
+    }
+}

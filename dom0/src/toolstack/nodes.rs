@@ -1,0 +1,225 @@
+//! A domain's nodes in the store, as the reference toolstack lays them out.
+//!
+//! Source: `docs/misc/xenstore-paths.pandoc` of Xen 4.17, and what frontends read.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
+use ring_abi::types::{DomId, Mfn, Port};
+
+use crate::config::{DiskConfig, DomainConfig};
+use crate::xenstore::{Access, Nodes, Perms, Transaction, Xenstore, XsError};
+
+/// What dom0 is called.
+pub(super) const OWN_NAME: &str = "Domain-0";
+/// Bytes of output that the console daemon keeps.
+const CONSOLE_LIMIT: u32 = 1_048_576;
+/// ABI: `XenbusStateInitialising`.
+pub(super) const INITIALISING: &str = "1";
+
+/// What the nodes of a domain tell of it.
+pub(super) struct Facts<'a> {
+    pub(super) id: DomId,
+    pub(super) uuid: &'a str,
+    pub(super) config: &'a DomainConfig,
+    pub(super) store: (Mfn, Port),
+    pub(super) console: (Mfn, Port),
+}
+
+/// A domain's home.
+pub(super) fn home(id: DomId) -> String {
+    format!("/local/domain/{id}")
+}
+
+/// The backend directory of a disk.
+pub(super) fn backend(id: DomId, devid: u32) -> String {
+    format!("/local/domain/0/backend/vbd/{id}/{devid}")
+}
+
+fn frontend(id: DomId, devid: u32) -> String {
+    format!("/local/domain/{id}/device/vbd/{devid}")
+}
+
+/// Writes dom0's own nodes.
+pub(super) fn write_own(store: &Xenstore) {
+    let client = store.client();
+    let written = client.atomically(|tx| {
+        tx.write("/local/domain/0/name", OWN_NAME)?;
+        tx.write("/local/domain/0/domid", "0")?;
+        tx.mkdir("/local/domain/0/backend/vbd")
+    });
+    if let Err(error) = written {
+        log::error!("xenstore: dom0's nodes: {}", error.name());
+    }
+}
+
+/// Asks a domain to shut down.
+pub(super) fn write_control(store: &Xenstore, id: DomId, reason: &str) -> Result<(), XsError> {
+    store.client().write(&format!("{}/control/shutdown", home(id)), reason)
+}
+
+/// Writes everything that a domain finds at its start.
+pub(super) fn write(store: &Xenstore, facts: &Facts<'_>) -> Result<(), XsError> {
+    store.client().atomically(|tx| {
+        let nodes = Writer { tx, id: facts.id.raw() };
+        nodes.domain(facts)?;
+        facts.config.disks.iter().try_for_each(|disk| nodes.disk(facts.id, disk))
+    })
+}
+
+struct Writer<'a, 'b> {
+    tx: &'a Transaction<'b>,
+    id: u16,
+}
+
+impl Writer<'_, '_> {
+    fn put(&self, path: &str, value: &str, perms: &Perms) -> Result<(), XsError> {
+        self.tx.write(path, value)?;
+        self.tx.set_perms(path, perms.clone())
+    }
+
+    fn domain(&self, facts: &Facts<'_>) -> Result<(), XsError> {
+        let id = self.id;
+        let home = home(facts.id);
+        let vm = format!("/vm/{}", facts.uuid);
+        let told = Perms::shared_with(0, id);
+        let own = Perms::owned_by(id, Access::None);
+        self.put(&vm, "", &told)?;
+        self.tx.write(&format!("{vm}/uuid"), facts.uuid)?;
+        self.tx.write(&format!("{vm}/name"), &facts.config.name)?;
+        // Children have the permissions of the node that they are made under.
+        self.put(&home, "", &told)?;
+        let kib = facts.config.memory_mib << 10;
+        let max_kib = facts.config.maxmem_mib << 10;
+        for (node, value) in [
+            ("vm", vm),
+            ("name", facts.config.name.clone()),
+            ("domid", id.to_string()),
+            ("memory/static-max", max_kib.to_string()),
+            ("memory/target", kib.to_string()),
+            ("control/platform-feature-multiprocessor-suspend", "1".to_string()),
+            ("control/platform-feature-xs_reset_watches", "1".to_string()),
+            ("store/port", facts.store.1.to_string()),
+            ("store/ring-ref", facts.store.0.raw().to_string()),
+            ("device", String::new()),
+        ] {
+            self.tx.write(&format!("{home}/{node}"), value)?;
+        }
+        for vcpu in 0..facts.config.maxvcpus {
+            let state = if vcpu < facts.config.vcpus { "online" } else { "offline" };
+            self.tx.write(&format!("{home}/cpu/{vcpu}/availability"), state)?;
+        }
+        for node in [
+            "control/shutdown",
+            "control/feature-poweroff",
+            "control/feature-reboot",
+            "control/feature-suspend",
+        ]
+        .into_iter()
+        .chain(["data", "drivers", "feature", "attr", "error", "device/suspend/event-channel"])
+        {
+            self.put(&format!("{home}/{node}"), "", &own)?;
+        }
+        self.console(facts, &home)
+    }
+
+    fn console(&self, facts: &Facts<'_>, home: &str) -> Result<(), XsError> {
+        let back = format!("/local/domain/0/backend/console/{}/0", self.id);
+        for (node, value) in [
+            ("backend", back.clone()),
+            ("backend-id", "0".to_string()),
+            ("limit", CONSOLE_LIMIT.to_string()),
+            ("type", "xenconsoled".to_string()),
+            ("output", "pty".to_string()),
+            ("tty", String::new()),
+            ("port", facts.console.1.to_string()),
+            ("ring-ref", facts.console.0.raw().to_string()),
+        ] {
+            self.tx.write(&format!("{home}/console/{node}"), value)?;
+        }
+        self.put(&back, "", &Perms::shared_with(0, self.id))?;
+        for (node, value) in [
+            ("frontend", format!("{home}/console")),
+            ("frontend-id", self.id.to_string()),
+            ("online", "1".to_string()),
+            ("state", INITIALISING.to_string()),
+            ("protocol", "vt100".to_string()),
+        ] {
+            self.tx.write(&format!("{back}/{node}"), value)?;
+        }
+        debug_assert!(GNTTAB_RESERVED_CONSOLE == 0 && GNTTAB_RESERVED_XENSTORE == 1);
+        Ok(())
+    }
+
+    fn disk(&self, id: DomId, disk: &DiskConfig) -> Result<(), XsError> {
+        let (front, back) = (frontend(id, disk.devid), backend(id, disk.devid));
+        let kind = if disk.cdrom { "cdrom" } else { "disk" };
+        self.put(&front, "", &Perms::shared_with(self.id, 0))?;
+        for (node, value) in [
+            ("backend", back.as_str()),
+            ("backend-id", "0"),
+            ("state", INITIALISING),
+            ("virtual-device", &disk.devid.to_string()),
+            ("device-type", kind),
+        ] {
+            self.tx.write(&format!("{front}/{node}"), value)?;
+        }
+        self.put(&back, "", &Perms::shared_with(0, self.id))?;
+        for (node, value) in [
+            ("frontend", front.as_str()),
+            ("frontend-id", &self.id.to_string()),
+            ("online", "1"),
+            ("removable", if disk.cdrom { "1" } else { "0" }),
+            ("bootable", "1"),
+            ("params", &disk.target),
+            ("type", "phy"),
+            ("dev", &disk.vdev),
+            ("mode", if disk.writable { "w" } else { "r" }),
+            ("device-type", kind),
+            ("discard-enable", if disk.discard { "1" } else { "0" }),
+            ("state", INITIALISING),
+        ] {
+            self.tx.write(&format!("{back}/{node}"), value)?;
+        }
+        Ok(())
+    }
+}
+
+/// The backend directories that serve a domain, the console's apart.
+pub(super) fn backends(store: &Xenstore, id: DomId) -> Vec<String> {
+    let client = store.client();
+    let root = "/local/domain/0/backend";
+    let mut found = Vec::new();
+    for kind in client.directory(root).unwrap_or_default() {
+        if kind == "console" {
+            continue;
+        }
+        let of_domain = format!("{root}/{kind}/{id}");
+        let devices = client.directory(&of_domain).unwrap_or_default();
+        found.extend(devices.into_iter().map(|device| format!("{of_domain}/{device}")));
+    }
+    found
+}
+
+/// Removes everything of a domain that is dead.
+pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
+    let client = store.client();
+    let removed = client.atomically(|tx| {
+        let mut paths = alloc::vec![home(id), format!("/vm/{uuid}")];
+        for kind in tx.directory("/local/domain/0/backend").unwrap_or_default() {
+            paths.push(format!("/local/domain/0/backend/{kind}/{id}"));
+        }
+        for path in paths {
+            match tx.rm(&path) {
+                Ok(()) | Err(XsError::NoEnt) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = removed {
+        log::error!("d{id}: removing its nodes: {}", error.name());
+    }
+}

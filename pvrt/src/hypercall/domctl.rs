@@ -1,0 +1,171 @@
+//! `domctl`, one function per operation, for the control domain. ABI: `xen/include/public/domctl.h` (4.17).
+
+use super::{Result, tools};
+use ring_abi::domctl::*;
+use ring_abi::errno::Errno;
+use ring_abi::guest_context::VcpuGuestContext;
+use ring_abi::payload::Payload;
+use ring_abi::types::{DomId, Mfn};
+
+/// An operation with an argument without addresses.
+fn plain<T: Payload>(cmd: u32, dom: DomId, payload: &T) -> Result<XenDomctl> {
+    let mut arg = XenDomctl::with(cmd, dom, payload);
+    // SAFETY: plain data in and out.
+    unsafe { tools::domctl(&mut arg) }?;
+    Ok(arg)
+}
+
+/// An operation without argument.
+fn bare(cmd: u32, dom: DomId) -> Result<XenDomctl> {
+    let mut arg = XenDomctl::new(cmd, dom);
+    // SAFETY: plain data in and out.
+    unsafe { tools::domctl(&mut arg) }?;
+    Ok(arg)
+}
+
+/// Makes a domain, paused and without memory; gives its number, the hypervisor's choice.
+///
+/// # Errors
+/// `ENOMEM`, `EINVAL`, `EPERM`.
+pub fn create(config: &XenDomctlCreatedomain) -> Result<DomId> {
+    // Number 0 asks the hypervisor to choose.
+    plain(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), config).map(|arg| DomId::new(arg.domain))
+}
+
+/// Destroys a domain: it stops at once, and its memory goes as far as nobody else uses it. An interrupted call is
+/// taken up again.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`.
+pub fn destroy(dom: DomId) -> Result<()> {
+    loop {
+        match bare(XEN_DOMCTL_DESTROYDOMAIN, dom) {
+            Err(Errno::EAGAIN | Errno::ERESTART) => {}
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
+/// Stops a domain's vCPUs until it is unpaused as often.
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`.
+pub fn pause(dom: DomId) -> Result<()> {
+    bare(XEN_DOMCTL_PAUSEDOMAIN, dom).map(|_| ())
+}
+
+/// Undoes one pause.
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`: it was not paused.
+pub fn unpause(dom: DomId) -> Result<()> {
+    bare(XEN_DOMCTL_UNPAUSEDOMAIN, dom).map(|_| ())
+}
+
+/// What the hypervisor says of `dom`, or of the next domain after that number: compare `domain`.
+///
+/// # Errors
+/// `ESRCH`: none from that number on.
+pub fn info(dom: DomId) -> Result<XenDomctlGetdomaininfo> {
+    bare(XEN_DOMCTL_GETDOMAININFO, dom).map(|arg| arg.payload())
+}
+
+/// Sets how much memory a domain may have.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`.
+pub fn max_mem(dom: DomId, kib: u64) -> Result<()> {
+    plain(XEN_DOMCTL_MAX_MEM, dom, &XenDomctlMaxMem { max_memkb: kib }).map(|_| ())
+}
+
+/// Makes the vCPUs that `create` announced.
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`, `ENOMEM`.
+pub fn max_vcpus(dom: DomId, count: u32) -> Result<()> {
+    plain(XEN_DOMCTL_MAX_VCPUS, dom, &XenDomctlMaxVcpus { max: count }).map(|_| ())
+}
+
+/// Sets a vCPU's registers.
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`: the state is not a guest's to have.
+pub fn set_vcpu_context(dom: DomId, vcpu: u32, context: &VcpuGuestContext) -> Result<()> {
+    let payload = XenDomctlVcpucontext {
+        vcpu,
+        ctxt: (context as *const VcpuGuestContext) as u64,
+        ..Default::default()
+    };
+    let mut arg = XenDomctl::with(XEN_DOMCTL_SETVCPUCONTEXT, dom, &payload);
+    // SAFETY: the context is only read.
+    unsafe { tools::domctl(&mut arg) }.map(|_| ())
+}
+
+/// How one vCPU stands.
+///
+/// # Errors
+/// `ESRCH`: no such vCPU.
+pub fn vcpu_info(dom: DomId, vcpu: u32) -> Result<XenDomctlGetvcpuinfo> {
+    let payload = XenDomctlGetvcpuinfo { vcpu, ..Default::default() };
+    plain(XEN_DOMCTL_GETVCPUINFO, dom, &payload).map(|arg| arg.payload())
+}
+
+/// On which CPUs a vCPU may run; bits beyond `hard` are not changed. Gives what the hypervisor made of it.
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`: no such CPU among them.
+pub fn set_vcpu_affinity(dom: DomId, vcpu: u32, hard: &[u8]) -> Result<()> {
+    let mut map = [0u8; 128];
+    let bytes = hard.len().min(map.len());
+    map[..bytes].copy_from_slice(&hard[..bytes]);
+    affinity(XEN_DOMCTL_SETVCPUAFFINITY, dom, vcpu, &mut map)
+}
+
+/// The CPUs on which a vCPU may run, lowest bit first.
+///
+/// # Errors
+/// `ESRCH`.
+pub fn vcpu_affinity(dom: DomId, vcpu: u32) -> Result<[u8; 128]> {
+    let mut map = [0u8; 128];
+    affinity(XEN_DOMCTL_GETVCPUAFFINITY, dom, vcpu, &mut map)?;
+    Ok(map)
+}
+
+fn affinity(cmd: u32, dom: DomId, vcpu: u32, map: &mut [u8; 128]) -> Result<()> {
+    let bitmap =
+        XenctlBitmap { bitmap: map.as_mut_ptr() as u64, nr_bits: map.len() as u32 * 8, ..Default::default() };
+    let payload = XenDomctlVcpuaffinity {
+        vcpu,
+        flags: XEN_VCPUAFFINITY_HARD,
+        cpumap_hard: bitmap,
+        ..Default::default()
+    };
+    let mut arg = XenDomctl::with(cmd, dom, &payload);
+    // SAFETY: the hypervisor reads and writes no more of the map than `nr_bits`.
+    unsafe { tools::domctl(&mut arg) }.map(|_| ())
+}
+
+/// Fills a frame of `dom` with the hypercall page.
+///
+/// # Errors
+/// `ESRCH`, `EACCES`: not its frame.
+pub fn hypercall_init(dom: DomId, frame: Mfn) -> Result<()> {
+    plain(XEN_DOMCTL_HYPERCALL_INIT, dom, &XenDomctlHypercallInit { gmfn: frame.raw() }).map(|_| ())
+}
+
+/// Sets how far a domain's wall clock is ahead of the machine's.
+///
+/// # Errors
+/// `ESRCH`.
+pub fn set_time_offset(dom: DomId, seconds: i64) -> Result<()> {
+    let payload = XenDomctlSettimeoffset { time_offset_seconds: seconds };
+    plain(XEN_DOMCTL_SETTIMEOFFSET, dom, &payload).map(|_| ())
+}
+
+/// Sets how a domain's `rdtsc` behaves: 0 default, 1 always emulated, 2 never.
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`.
+pub fn set_tsc_mode(dom: DomId, mode: u32) -> Result<()> {
+    plain(XEN_DOMCTL_SETTSCINFO, dom, &XenDomctlTscInfo { tsc_mode: mode, ..Default::default() }).map(|_| ())
+}

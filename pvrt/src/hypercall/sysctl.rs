@@ -1,0 +1,66 @@
+//! `sysctl`, one function per operation, for the control domain. ABI: `xen/include/public/sysctl.h` (4.17).
+
+use super::{Result, tools};
+use ring_abi::domctl::XenDomctlGetdomaininfo;
+use ring_abi::sysctl::*;
+use ring_abi::types::DomId;
+
+/// What the machine has.
+///
+/// # Errors
+/// `EPERM`.
+pub fn physinfo() -> Result<XenSysctlPhysinfo> {
+    let mut arg = XenSysctl::new(XEN_SYSCTL_PHYSINFO);
+    // SAFETY: plain data in and out.
+    unsafe { tools::sysctl(&mut arg) }?;
+    Ok(arg.payload())
+}
+
+/// Fills `list` with domains from number `first` on, in order; gives how many.
+///
+/// # Errors
+/// `EPERM`.
+pub fn domain_list(first: DomId, list: &mut [XenDomctlGetdomaininfo]) -> Result<usize> {
+    let payload = XenSysctlGetdomaininfolist {
+        first_domain: first.raw(),
+        max_domains: list.len() as u32,
+        buffer: list.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    let mut arg = XenSysctl::with(XEN_SYSCTL_GETDOMAININFOLIST, &payload);
+    // SAFETY: the hypervisor writes at most `max_domains` elements.
+    unsafe { tools::sysctl(&mut arg) }?;
+    let got: XenSysctlGetdomaininfolist = arg.payload();
+    Ok((got.num_domains as usize).min(list.len()))
+}
+
+/// Copies the hypervisor's messages from position `index` of its ring on; gives the bytes and the next position.
+///
+/// # Errors
+/// `EPERM`.
+pub fn read_console(index: u32, buffer: &mut [u8]) -> Result<(usize, u32)> {
+    let payload = XenSysctlReadconsole {
+        incremental: 1,
+        index,
+        buffer: buffer.as_mut_ptr() as u64,
+        count: buffer.len() as u32,
+        ..Default::default()
+    };
+    let mut arg = XenSysctl::with(XEN_SYSCTL_READCONSOLE, &payload);
+    // SAFETY: the hypervisor writes at most `count` bytes.
+    unsafe { tools::sysctl(&mut arg) }?;
+    let got: XenSysctlReadconsole = arg.payload();
+    Ok(((got.count as usize).min(buffer.len()), got.index))
+}
+
+/// Presses debug keys.
+///
+/// # Errors
+/// `EPERM`.
+pub fn debug_keys(keys: &[u8]) -> Result<()> {
+    let payload =
+        XenSysctlDebugKeys { keys: keys.as_ptr() as u64, nr_keys: keys.len() as u32, ..Default::default() };
+    let mut arg = XenSysctl::with(XEN_SYSCTL_DEBUG_KEYS, &payload);
+    // SAFETY: the keys are only read.
+    unsafe { tools::sysctl(&mut arg) }.map(|_| ())
+}
