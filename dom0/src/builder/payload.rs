@@ -370,7 +370,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<u8> {
-        (0..300_000u32).map(|n| (n / 7 * n % 251) as u8).collect()
+        (0..300_000u32).map(|n| ((n / 7).wrapping_mul(n) % 251) as u8).collect()
     }
 
     fn gzip(data: &[u8]) -> Vec<u8> {
