@@ -98,13 +98,12 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
 fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
     let rip = cur.regs.rip;
     let in_page = 4096 - (rip & 4095) as usize;
-    let mut word = [0; 8];
-    if in_page >= word.len() {
-        cur.hv.platform.copy_from_guest(&mut word, rip).ok()?;
-        if let Some(cpuid) = decode::forced_cpuid(u64::from_le_bytes(word)) {
+    if in_page >= size_of::<u64>() {
+        let [word] = cur.hv.platform.read_frame(rip).ok()?;
+        if let Some(cpuid) = decode::forced_cpuid(word) {
             return Some(cpuid);
         }
-        if let Some(decoded) = decode::decode(&word) {
+        if let Some(decoded) = decode::decode(&word.to_le_bytes()) {
             return Some(decoded);
         }
     }

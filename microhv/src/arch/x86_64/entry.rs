@@ -114,6 +114,8 @@ extern "C" fn compat_syscall_from_guest() -> Exit {
     leave(local)
 }
 
+/// #UD.
+const UNDEFINED: u32 = 6;
 /// Exceptions that are more than bounced, a bit each: #DB, #UD, #NM, #GP, #PF.
 const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14;
 /// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
@@ -127,6 +129,8 @@ extern "C" fn trap_from_guest() -> Exit {
         let vector = cur.regs.entry_vector;
         if vector < 32 && (SPECIAL | WITH_ERROR) >> vector & 1 == 0 {
             traps::deliver_plain(cur, vector as u8);
+        } else if vector == UNDEFINED {
+            undefined(cur);
         } else {
             special_trap(cur, vector);
         }
@@ -134,16 +138,19 @@ extern "C" fn trap_from_guest() -> Exit {
     leave(local)
 }
 
+/// #UD: kernels ask for CPUID by it, often.
+#[inline(never)]
+fn undefined(cur: &mut Cur<'_>) {
+    if !machine::emulate(cur, UNDEFINED as u8) {
+        traps::deliver_exception(cur, UNDEFINED as u8, None);
+    }
+}
+
 #[inline(never)]
 fn special_trap(cur: &mut Cur<'_>, vector: u32) {
     let error = cur.regs.error_code;
     match vector {
         1 => debug_exception(cur),
-        6 => {
-            if !machine::emulate(cur, 6) {
-                traps::deliver_exception(cur, 6, None);
-            }
-        }
         7 => traps::device_not_available(cur),
         13 => {
             if !traps::software_interrupt(cur, error) && (error != 0 || !machine::emulate(cur, 13)) {

@@ -192,6 +192,28 @@ pub(crate) fn read_frame<const N: usize>(va: u64) -> Result<[u64; N], GuestFault
         return Err(GuestFault { va });
     }
     let mut words = MaybeUninit::<[u64; N]>::uninit();
+    if N == 1 {
+        let word: u64;
+        let mut done: u32 = 1;
+        // SAFETY: as below; a fault goes on behind the load with `done` 0.
+        unsafe {
+            asm!(
+                "2: mov {word}, [{at}]",
+                "9:",
+                ".pushsection .text.fix_up, \"ax\", @progbits",
+                "22: xor {done:e}, {done:e}",
+                "xor {word:e}, {word:e}",
+                "jmp 9b",
+                ".popsection",
+                ".pushsection .ex_table, \"a\", @progbits",
+                ".quad 2b, 22b",
+                ".popsection",
+                at = in(reg) va, word = out(reg) word, done = inout(reg) done,
+                options(nostack),
+            );
+        }
+        return if done != 0 { Ok([word; N]) } else { Err(GuestFault { va }) };
+    }
     let left: u64;
     // SAFETY: the range is the guest's; a fault goes on behind the copy with the rest in rcx.
     unsafe {
