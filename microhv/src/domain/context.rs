@@ -14,14 +14,13 @@ use crate::Hypervisor;
 use crate::error::HypercallError;
 use crate::hypercall::state::{VALID_ASSISTS, checked_debug_value, is_canonical, trap_gate};
 use crate::mem::TableError;
+use crate::mem::descriptors::is_ldt_range;
 use crate::platform::Platform;
 
 /// RFLAGS that a guest may set: CF PF AF ZF SF TF DF OF NT RF AC ID; IF and bit 1 are always one.
 const RFLAGS_GUEST: u64 = 0x25_4dd5;
 const RFLAGS_ALWAYS: u64 = 0x202;
 const RFLAGS_IOPL_SHIFT: u32 = 12;
-/// Entries of an LDT at most.
-const MAX_LDT_ENTRIES: u64 = 8192;
 /// Entries of a GDT that are the guest's.
 const MAX_GDT_ENTRIES: u64 = 7168;
 
@@ -54,8 +53,8 @@ fn check(context: &VcpuGuestContext) -> Result<(), HypercallError> {
     let fine = addresses.into_iter().all(is_canonical)
         && context.trap_ctxt.iter().all(|trap| is_canonical(trap.address))
         && context.gdt_ents <= MAX_GDT_ENTRIES
-        && context.ldt_ents <= MAX_LDT_ENTRIES
         && context.ldt_base.is_multiple_of(PAGE_SIZE as u64)
+        && is_ldt_range(context.ldt_base, context.ldt_ents)
         && (in_kernel || context.ctrlreg[1] != 0);
     if fine { Ok(()) } else { Err(HypercallError::Invalid) }
 }
@@ -94,18 +93,8 @@ impl<P: Platform> Hypervisor<P> {
         let frames = context.gdt_frames.map(Mfn::new);
         self.set_gdt(domain, vcpu, &frames[..gdt_frames], context.gdt_ents as u32)?;
         let kernel = cr3_frame(context.ctrlreg[3]);
-        self.get_base(domain, kernel).map_err(refused)?;
         let user = (context.ctrlreg[1] != 0).then(|| cr3_frame(context.ctrlreg[1]));
-        if let Some(user) = user
-            && let Err(error) = self.get_base(domain, user)
-        {
-            self.put_base(domain, kernel);
-            return Err(refused(error));
-        }
-        for old in [vcpu.replace_cr3_kernel(Some(kernel)), vcpu.replace_cr3_user(user)].into_iter().flatten()
-        {
-            self.put_base(domain, old);
-        }
+        self.install_bases(domain, vcpu, kernel, user).map_err(refused)?;
 
         let in_kernel = context.flags & VGCF_IN_KERNEL != 0;
         vcpu.user_mode.store(!in_kernel, Ordering::Relaxed);
@@ -207,14 +196,17 @@ mod tests {
     #[test]
     fn impossible_contexts_are_refused() {
         type Change = fn(&mut VcpuGuestContext);
-        let bad: [Change; 9] = [
+        let bad: [Change; 12] = [
             |c| c.user_regs.rip = 1 << 63,
             |c| c.event_callback_eip = 0x8000_0000_0000,
             |c| c.gs_base_user = 1 << 62,
             |c| c.trap_ctxt[255].address = 1 << 60,
             |c| c.gdt_ents = MAX_GDT_ENTRIES + 1,
             |c| c.gdt_ents = u64::MAX,
-            |c| c.ldt_ents = MAX_LDT_ENTRIES + 1,
+            |c| c.ldt_ents = 8193,
+            |c| c.ldt_ents = u64::MAX,
+            |c| (c.ldt_base, c.ldt_ents) = (0u64.wrapping_sub(4096), 513), // beyond the address space
+            |c| (c.ldt_base, c.ldt_ents) = (0xffff_87ff_ffff_f000, 1),     // the hypervisor's
             |c| c.ldt_base = 8,
             |c| c.flags = 0, // user mode without user tables
         ];

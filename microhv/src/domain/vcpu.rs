@@ -40,6 +40,8 @@ pub struct FpuArea(UnsafeCell<[u8; Self::BYTES]>);
 impl FpuArea {
     /// Enough for x87, SSE, AVX, MPX and AVX-512.
     pub const BYTES: usize = 2752;
+    /// From here on to byte 511, the processor leaves the bytes to software: the machine keeps the vCPU's XCR0 there.
+    pub const SOFTWARE_OFFSET: usize = 464;
 
     fn new() -> Box<Self> {
         let mut area = Box::new(Self(UnsafeCell::new([0; Self::BYTES])));
@@ -55,13 +57,15 @@ impl FpuArea {
         unsafe { self.as_ptr().cast::<[u8; 512]>().read_volatile() }
     }
 
-    /// Sets the x87 and SSE part; bits of MXCSR that do not exist are dropped. The vCPU does not run.
+    /// Sets the x87 and SSE part; bits of MXCSR that do not exist are dropped, and the bytes at its end, which are
+    /// software's, stay. The vCPU does not run.
     pub fn set_legacy(&self, image: &[u8; 512]) {
         let mut image = *image;
         image[26] = 0; // MXCSR bits 16-31 are reserved: loading them faults
         image[27] = 0;
         // SAFETY: within the area, which nobody else touches while the vCPU does not run.
         unsafe {
+            image[Self::SOFTWARE_OFFSET..].copy_from_slice(&self.legacy()[Self::SOFTWARE_OFFSET..]);
             self.as_ptr().cast::<[u8; 512]>().write_volatile(image);
             // XSTATE_BV: x87 and SSE are as given, the rest as it was.
             let state_bv = self.as_ptr().add(512).cast::<u64>();
@@ -298,4 +302,23 @@ impl Vcpu {
 
 fn frame(raw: u64) -> Option<Mfn> {
     (raw != Vcpu::NO_TABLE).then(|| Mfn::new(raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_image_leaves_what_is_the_machines() {
+        let area = FpuArea::new();
+        let mut own = area.legacy();
+        own[FpuArea::SOFTWARE_OFFSET] = 7;
+        // SAFETY: nobody else has the area.
+        unsafe { area.as_ptr().cast::<[u8; 512]>().write(own) };
+        area.set_legacy(&[0xff; 512]);
+        let now = area.legacy();
+        assert_eq!(now[..24], [0xff; 24]);
+        assert_eq!(now[24..28], [0xff, 0xff, 0, 0], "MXCSR has 16 bits");
+        assert_eq!(now[FpuArea::SOFTWARE_OFFSET..], own[FpuArea::SOFTWARE_OFFSET..]);
+    }
 }

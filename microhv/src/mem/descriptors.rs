@@ -49,6 +49,15 @@ pub fn checked(descriptor: u64) -> Option<u64> {
     }
 }
 
+/// Whether an LDT of `entries` entries may be at guest address `base`: all of it is the guest's.
+pub(crate) fn is_ldt_range(base: u64, entries: u64) -> bool {
+    let end = || base.checked_add(entries * 8 - 1);
+    entries == 0
+        || (entries <= MAX_LDT_ENTRIES.into()
+            && pte::is_guest_address(base)
+            && end().is_some_and(pte::is_guest_address))
+}
+
 impl<P: Platform> Mm<'_, P> {
     /// Takes a general reference and one as descriptor page on a frame of the domain.
     pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<(), HypercallError> {
@@ -132,7 +141,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Gives a vCPU a GDT of `entries` entries in `frames`, which are the domain's; 0 entries: none.
     ///
     /// # Errors
-    /// `Invalid`: too many entries, too few frames, or a frame that cannot hold descriptors. Nothing has changed then.
+    /// `Invalid`: too many entries, too few frames, or a frame that cannot hold descriptors. `NoSuchDomain`: it is
+    /// being destroyed. Nothing has changed then.
     pub fn set_gdt(
         &self,
         dom: &Domain,
@@ -145,6 +155,9 @@ impl<P: Platform> Hypervisor<P> {
             return Err(HypercallError::Invalid);
         }
         let mut mm = self.lock_tables(dom);
+        if pages > 0 && dom.is_dying() {
+            return Err(HypercallError::NoSuchDomain);
+        }
         for (taken, &mfn) in frames[..pages].iter().enumerate() {
             if let Err(error) = mm.get_descriptors(mfn) {
                 for &mfn in &frames[..taken] {
@@ -176,9 +189,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: too many entries, or an address that is not page-aligned or not the guest's.
     pub fn set_ldt(&self, cur: &Current<'_, P>, base: u64, entries: u32) -> Result<(), HypercallError> {
-        let end = base.checked_add(u64::from(entries.max(1)) * 8 - 1);
-        let in_guest = pte::is_guest_address(base) && end.is_some_and(pte::is_guest_address);
-        if entries > MAX_LDT_ENTRIES || (entries > 0 && (base & 0xfff != 0 || !in_guest)) {
+        if !is_ldt_range(base, entries.into()) || (entries > 0 && base & 0xfff != 0) {
             return Err(HypercallError::Invalid);
         }
         let mut mm = self.lock_tables(cur.domain);

@@ -305,10 +305,4 @@ impl<P: Platform> Hypervisor<P> {
     pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
         self.begin_tables(dom)?.get_table(mfn, 4)
     }
-
-    /// Gives the reference of [`Hypervisor::get_base`] back. What takes too long is done at the domain's next
-    /// page-table operation, or its teardown.
-    pub fn put_base(&self, dom: &Domain, mfn: Mfn) {
-        self.lock_tables(dom).put_table(mfn);
-    }
 }

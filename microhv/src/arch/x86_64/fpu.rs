@@ -71,7 +71,7 @@ fn xcr0() -> u64 {
 }
 
 /// Where in the area the vCPU's XCR0 is kept: bytes that the processor leaves to software.
-const XCR0_OFFSET: usize = 464;
+const XCR0_OFFSET: usize = FpuArea::SOFTWARE_OFFSET;
 
 /// Saves this CPU's state into a vCPU's area.
 #[inline(never)]
