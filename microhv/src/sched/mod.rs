@@ -186,11 +186,13 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Decides what runs on this CPU from now on, and accounts for what ran. After `Switch` the caller saves the old
+    /// Decides what runs on this CPU from now on, if [`SOFTIRQ_SCHEDULE`] is pending, and accounts for what ran. After `Switch` the caller saves the old
     /// vCPU's state, loads the new one's, and calls [`Hypervisor::switched_in`].
     pub fn schedule(&self, cpu: CpuId) -> Decision {
         let per_cpu = &self.sched.cpus[cpu.index()];
-        per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel);
+        if per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel) & SOFTIRQ_SCHEDULE == 0 {
+            return Decision::Same;
+        }
         let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
         let decision = queue.pick(now);
