@@ -138,7 +138,8 @@ impl<P: Platform> Mm<'_, P> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Gives a vCPU a GDT of `entries` entries in `frames`, which are the domain's; 0 entries: none.
+    /// Gives a vCPU a GDT of `entries` entries in `frames`, which are the domain's; 0 entries: none. The vCPU may be any:
+    /// its window changes, not the descriptor-table register of this CPU, whose limit is the same for all.
     ///
     /// # Errors
     /// `Invalid`: too many entries, too few frames, or a frame that cannot hold descriptors. `NoSuchDomain`: it is
@@ -180,7 +181,6 @@ impl<P: Platform> Hypervisor<P> {
         cpu.gdt_entries = entries as u16;
         drop(cpu);
         mm.owe_flush();
-        self.platform.reload_descriptor_tables(vcpu);
         Ok(())
     }
 

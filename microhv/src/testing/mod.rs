@@ -46,6 +46,8 @@ pub struct Events {
     pub descriptor_pages: Vec<(u16, u32, DescriptorPage, Option<Mfn>)>,
     /// How often the GS bases were exchanged.
     pub gs_swaps: u32,
+    /// Descriptor-table registers loaded for: domain, vCPU.
+    pub descriptor_reloads: Vec<(u16, u32)>,
     /// Segment bases set.
     pub segment_bases: Vec<(SegmentBase, u64)>,
     /// `invlpg` addresses.
@@ -317,7 +319,9 @@ impl Platform for TestMachine {
 
     fn set_task_switched(&self, _on: bool) {}
 
-    fn reload_descriptor_tables(&self, _vcpu: &Vcpu) {}
+    fn reload_descriptor_tables(&self, vcpu: &Vcpu) {
+        self.events.lock().descriptor_reloads.push((vcpu.domain_id.raw(), vcpu.id.raw()));
+    }
 
     fn now_ns(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
