@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use microhv::domain::{GuestCpu, VcpuRef};
 use microhv::platform::{CpuId, Platform};
-use microhv::sched::Decision;
+use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
 
 use super::cpu::{self, msr};
@@ -57,7 +57,10 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
     let id = hv.platform.cpu();
     loop {
         hv.do_softirqs(id);
-        if let Decision::Switch(next) = hv.schedule(id) {
+        // Only when asked: each look at the run queue begins a new time slice, and with it more timer work.
+        if hv.sched.pending(id).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
+            && let Decision::Switch(next) = hv.schedule(id)
+        {
             switch_to(hv, local, next);
         }
         if hv.sched.pending(id).load(Ordering::Acquire) != 0 {
