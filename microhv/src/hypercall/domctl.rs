@@ -114,7 +114,9 @@ fn execute<P: Platform>(
             count
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1))
                 .map_err(|_| HypercallError::Invalid)?;
-            domain.started.store(true, Ordering::Relaxed);
+            if !domain.started.swap(true, Ordering::Relaxed) {
+                hv.show_clocks(domain);
+            }
             hv.unpause_domain(domain);
         }
         XEN_DOMCTL_RESUMEDOMAIN => {
