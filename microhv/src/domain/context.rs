@@ -131,6 +131,12 @@ impl<P: Platform> Hypervisor<P> {
             cpu.debug = debug;
         }
         self.set_ldt_in(&mut self.lock_tables(domain), vcpu, context.ldt_base, context.ldt_ents as u32);
+        // A builder has cleared `shared_info` since the domain was made, clocks included.
+        vcpu.time.lock().published = u32::MAX;
+        self.publish_time(vcpu);
+        if vcpu.id.raw() == 0 {
+            self.publish_wall_clock(domain);
+        }
         vcpu.initialised.store(true, Ordering::Release);
         Ok(())
     }

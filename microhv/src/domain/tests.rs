@@ -141,7 +141,10 @@ fn a_context_goes_in_and_comes_out() {
     context.trap_ctxt[14].flags = 4 | 3;
     context.syscall_callback_eip = 0x77;
     context.fs_base = 0x99;
+    domain.shared_info.fill(0, 4096, 0); // as builders do
     assert_eq!(set_context(&world, &domain, 0, &context), 0);
+    assert_ne!(domain.shared_info.load_u32(0xc04), 0, "the wall clock is there");
+    assert_ne!(domain.shared_info.load_u32(0x38), 0, "the clock's multiplier is there");
     assert!(domain.vcpus[0].is_up());
     assert_eq!(domain.vcpus[0].cr3_kernel(), Some(l4));
     let place = XenDomctlVcpucontext { vcpu: 0, ctxt: MORE, ..XenDomctlVcpucontext::default() };
