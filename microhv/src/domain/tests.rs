@@ -228,16 +228,6 @@ fn pause_counts_are_kept_apart() {
 }
 
 #[test]
-fn the_clocks_show_after_the_builder_cleared_them() {
-    let world = World::new(256);
-    let guest = create(&world, 1);
-    guest.shared_info.fill(0, 4096, 0);
-    assert_eq!(simple(&world, XEN_DOMCTL_UNPAUSEDOMAIN, &guest), 0);
-    assert_ne!(guest.shared_info.load_u32(ring_abi::shared_info::TIME_OFFSET + 0x18), 0, "tsc_to_system_mul");
-    assert_ne!(guest.shared_info.load_u32(ring_abi::shared_info::WC_SEC_OFFSET), 0, "wc_sec");
-}
-
-#[test]
 fn the_last_vcpu_down_powers_off() {
     let world = World::new(256);
     let guest = world.guest(2);

@@ -114,9 +114,7 @@ fn execute<P: Platform>(
             count
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1))
                 .map_err(|_| HypercallError::Invalid)?;
-            if !domain.started.swap(true, Ordering::Relaxed) {
-                hv.show_clocks(domain);
-            }
+            domain.started.store(true, Ordering::Relaxed);
             hv.unpause_domain(domain);
         }
         XEN_DOMCTL_RESUMEDOMAIN => {

@@ -65,15 +65,6 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Shows a domain that is about to run for the first time the clocks: its builder cleared `shared_info`.
-    pub(crate) fn show_clocks(&self, domain: &Domain) {
-        self.publish_wall_clock(domain);
-        for vcpu in &domain.vcpus {
-            vcpu.time.lock().published = u32::MAX;
-            self.publish_time(vcpu);
-        }
-    }
-
     /// The clock was calibrated anew: the vCPUs that run see it at once, others when they run.
     pub fn clock_changed(&self) {
         let cpu = self.platform.cpu();
