@@ -148,7 +148,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     );
     write_memory(&mut frames, &layout, &info).map_err(|why| BuildError::Map("domain memory", why))?;
     frames.close();
-    clear_shared_info(id, Mfn::new(shared_info))?;
+    mask_events(id, Mfn::new(shared_info))?;
     grant_rings(id, frames.mfn(layout.store), frames.mfn(layout.console))?;
     if let Some(va) = kernel.notes.hypercall_page {
         let pfn = va.wrapping_sub(layout.virt_base) / PAGE;
@@ -328,12 +328,11 @@ fn write_list(frames: &mut Frames, layout: &Layout, mfns: &[u64]) -> Result<(), 
     frames.put(end, &[0xff; PAGE_SIZE][..(layout.p2m.end * PAGE - end) as usize])
 }
 
-/// Zero, but that every vCPU has its events masked.
-fn clear_shared_info(id: DomId, frame: Mfn) -> Result<(), BuildError> {
+/// Masks the events of every vCPU. The rest is the hypervisor's: zero in a new domain, but for the clock.
+fn mask_events(id: DomId, frame: Mfn) -> Result<(), BuildError> {
     let map = map_foreign(id, &[frame], true)
         .map_err(|error| BuildError::Map("shared_info", error.errno.to_string()))?;
     let bytes = map.bytes();
-    bytes.fill(0, PAGE_SIZE, 0);
     for vcpu in 0..XEN_LEGACY_MAX_VCPUS {
         bytes.store_u8(vcpu * VCPU_INFO_BYTES + UPCALL_MASK, 1);
     }
