@@ -3,7 +3,7 @@
 
 use alloc::sync::Arc;
 
-use pvrt::{BootInfo, println, spawn, time};
+use pvrt::{BootInfo, println, spawn, time, yield_now};
 
 use crate::blkback;
 use crate::blkdev::{self, Disks};
@@ -37,6 +37,10 @@ pub async fn start(boot: BootInfo) {
     spawn(terminal.clone().serve());
     let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
     spawn(toolstack.clone().serve());
+    // The services take their places before the first line runs.
+    for _ in 0..4 {
+        yield_now().await;
+    }
     let shell = Shell { bundle, store, disks, terminal, toolstack, started_ns, ending };
     shell.run(boot.option("keep").is_some()).await;
 }

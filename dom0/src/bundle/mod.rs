@@ -155,7 +155,8 @@ mod tests {
         let archive: &'static [u8] = sample().leak();
         // What may be missing is the padding behind the trailer's name.
         let trailer = b"TRAILER!!!\0";
-        let whole = archive.windows(trailer.len()).position(|bytes| bytes == trailer).unwrap() + trailer.len();
+        let whole =
+            archive.windows(trailer.len()).position(|bytes| bytes == trailer).unwrap() + trailer.len();
         assert!(Bundle::parse(&archive[..whole]).is_ok());
         for end in 0..whole {
             assert!(Bundle::parse(&archive[..end]).is_err(), "cut at {end}");

@@ -48,7 +48,10 @@ pub(super) fn write_own(store: &Xenstore) {
     let written = client.atomically(|tx| {
         tx.write("/local/domain/0/name", OWN_NAME)?;
         tx.write("/local/domain/0/domid", "0")?;
-        tx.mkdir("/local/domain/0/backend/vbd")
+        // Made once, so that they do not come and stay with the first domain.
+        ["/vm", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"]
+            .into_iter()
+            .try_for_each(|path| tx.mkdir(path))
     });
     if let Err(error) = written {
         log::error!("xenstore: dom0's nodes: {}", error.name());
