@@ -39,6 +39,28 @@ pub enum Emulated {
     PageFault { address: u64, write: bool },
 }
 
+/// Executes the prefixed `cpuid` after a #UD, ahead of all else: kernels ask often. `false`: it is another instruction,
+/// or lies across a page's end; [`emulate`] has the last word.
+#[inline]
+pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
+    let rip = cur.regs.rip;
+    if rip & 4095 > 4096 - size_of::<u64>() as u64 {
+        return false;
+    }
+    let Ok([word]) = cur.hv.platform.read_frame(rip) else { return false };
+    let Some(decoded) = decode::forced_cpuid(word) else { return false };
+    emulate_cpuid(cur);
+    retire(cur, rip.wrapping_add(u64::from(decoded.len)));
+    true
+}
+
+/// The instruction is done: rip is past it, and a resume flag meant for it has served.
+#[inline]
+fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
+    cur.regs.rip = next_rip;
+    cur.regs.rflags &= !(1 << 16);
+}
+
 /// Emulates the instruction at rip after a #GP or #UD (`vector`) in the guest.
 pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
     let Some(decoded) = fetch(cur) else {
@@ -85,9 +107,7 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
         Privileged::Xsetbv => control::xsetbv(cur),
     };
     if outcome == Emulated::Done {
-        cur.regs.rip = next_rip;
-        // An emulated instruction is an instruction: a resume flag meant for it has served.
-        cur.regs.rflags &= !(1 << 16);
+        retire(cur, next_rip);
     }
     outcome
 }

@@ -3,6 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
+use microhv::emul;
 use microhv::hypercall;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
@@ -141,7 +142,7 @@ extern "C" fn trap_from_guest() -> Exit {
 /// #UD: kernels ask for CPUID by it, often.
 #[inline(never)]
 fn undefined(cur: &mut Cur<'_>) {
-    if !machine::emulate(cur, UNDEFINED as u8) {
+    if !emul::forced_cpuid(cur) && !machine::emulate(cur, UNDEFINED as u8) {
         traps::deliver_exception(cur, UNDEFINED as u8, None);
     }
 }
