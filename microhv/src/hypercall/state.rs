@@ -30,6 +30,8 @@ pub const VALID_ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
 const DR7_FIXED_ONES: u64 = 0x400;
 const DR7_FIXED_ZEROS: u64 = 0xffff_ffff_0000_d800;
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// DR7: local and global enable bits of the four breakpoints.
+const DR7_ENABLE: u64 = 0xff;
 /// DR6: bits that are always one and always zero.
 const DR6_FIXED_ONES: u64 = 0xffff_0ff0;
 const DR6_FIXED_ZEROS: u64 = 0xffff_ffff_0000_1000;
@@ -159,6 +161,12 @@ pub(crate) fn checked_debug_value(index: u64, value: u64, cr4: u64) -> Result<u6
 pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let mut cpu = cur.vcpu.cpu.lock();
     let value = checked_debug_value(args[0], args[1], cpu.cr4)?;
+    if args[0] == 7 && value & DR7_ENABLE != 0 && cpu.debug[7] & DR7_ENABLE == 0 {
+        // A switch leaves the addresses of a vCPU out of the processor that has no breakpoint on.
+        for index in 0..4 {
+            cur.hv.platform.set_debug_register(index, cpu.debug[usize::from(index)]);
+        }
+    }
     cpu.debug[args[0] as usize] = value;
     cur.hv.platform.set_debug_register(args[0] as u8, value);
     Ok(Outcome::OK)

@@ -240,6 +240,17 @@ fn a_trap_table_may_end_with_the_address_space() {
 }
 
 #[test]
+fn breakpoints_are_loaded_when_one_is_turned_on() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    assert_eq!(world.call(&guest, __HYPERVISOR_SET_DEBUGREG, &[1, 0x5000]), 0);
+    world.hv.platform.set_debug_register(1, 0x9999); // another vCPU ran, and had its own
+    assert_eq!(world.call(&guest, __HYPERVISOR_SET_DEBUGREG, &[7, 1 << 2]), 0);
+    assert_eq!(world.hv.platform.debug_register(1), 0x5000);
+    assert_eq!(world.hv.platform.debug_register(7), 1 << 2 | 0x400);
+}
+
+#[test]
 fn stacks_and_segment_bases_are_checked() {
     let world = World::new(64);
     let guest = world.guest(1);

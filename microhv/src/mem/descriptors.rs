@@ -219,7 +219,7 @@ impl<P: Platform> Hypervisor<P> {
         if offset >= entries * 8 || page >= 16 {
             return false;
         }
-        let Ok((table, slot)) = mm.find_leaf(l4, base + (offset & !0xfff)) else { return false };
+        let Ok((table, slot)) = mm.find_leaf(l4, base.wrapping_add(offset & !0xfff)) else { return false };
         let entry = mm.entry(table, slot);
         if !pte::is_present(entry) {
             return false;

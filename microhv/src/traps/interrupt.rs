@@ -39,13 +39,13 @@ pub fn syscall32<P: Platform>(cur: &mut Current<'_, P>) {
     call(cur, callback, kernel_sp);
 }
 
-/// `sysenter`, which leaves no trace of rip and rsp. Without a callback: #GP(0).
+/// `sysenter`, which leaves no trace of rip and rsp, and clears IF. Without a callback: #GP(0).
 pub fn sysenter<P: Platform>(cur: &mut Current<'_, P>) {
     let (callback, kernel_sp) = {
         let cpu = cur.vcpu.cpu.lock();
         (cpu.sysenter, cpu.kernel_sp)
     };
-    cur.regs.rflags &= !super::flags::NT;
+    cur.regs.rflags = cur.regs.rflags & !super::flags::NT | super::flags::IF;
     if callback.address == 0 {
         return deliver_exception(cur, PROTECTION, Some(0));
     }

@@ -168,6 +168,16 @@ fn syscall_and_its_absence() {
 }
 
 #[test]
+fn sysenter_leaves_interrupts_on() {
+    let mut scene = Scene::new();
+    scene.domain.vcpus[0].cpu.lock().sysenter = Callback { address: HANDLER + 0x4000, masks_events: true };
+    scene.user();
+    scene.regs.rflags = flags::NT | 2; // the instruction has cleared IF
+    scene.act(sysenter);
+    assert_eq!((scene.regs.rip, scene.regs.rflags), (HANDLER + 0x4000, flags::IF | 2));
+}
+
+#[test]
 fn sysenter_without_callback_is_a_protection_fault() {
     let mut scene = Scene::new();
     scene.user();

@@ -503,5 +503,17 @@ pub(crate) fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
 
 /// A page fault of the guest that the hypervisor may have to deal with: `true` when the guest goes on.
 pub(crate) fn page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
-    windows::fault_of(cur, cr2) || cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
+    /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
+    const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
+    if error & NO_DESCRIPTOR == 0
+        && let Some(offset) = windows::ldt_offset(cur.vcpu, cr2)
+    {
+        if !cur.hv.fault_in_ldt(cur, offset) {
+            // Where the guest has its LDT, not where the processor sees it.
+            let base = cur.vcpu.cpu.lock().ldt_base;
+            traps::page_fault(cur, base.wrapping_add(offset), error);
+        }
+        return true;
+    }
+    cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
 }

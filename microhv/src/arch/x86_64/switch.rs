@@ -152,16 +152,16 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
     whole &= load_selector(DataSegment::Es, saved.es);
     whole &= load_selector(DataSegment::Fs, saved.fs);
     whole &= load_selector(DataSegment::Gs, saved.gs);
+    // The selector of GS goes with user mode's base. A base of 0 with a selector means the one that its descriptor
+    // has: so contexts have it that a toolstack saved.
+    let gs_user = if gs_user == 0 && saved.gs > 3 { cpu::read_msr(msr::GS_BASE) } else { gs_user };
     let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
-    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS. A selector that
-    // names a descriptor has loaded its base.
+    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
     unsafe {
-        if saved.fs <= 3 {
+        if fs_base != 0 || saved.fs <= 3 {
             cpu::write_msr(msr::FS_BASE, fs_base);
         }
-        if saved.gs <= 3 {
-            cpu::write_msr(msr::GS_BASE, active);
-        }
+        cpu::write_msr(msr::GS_BASE, active);
         cpu::write_msr(msr::SHADOW_GS_BASE, other);
         if debug[7] & DR7_ENABLE != 0 {
             load_debug_registers(debug);

@@ -77,7 +77,8 @@ syscall32_entry:
     push 0
     jmp guest_entry_common_syscall
 
-/* SYSENTER. Nothing of the caller's rip, rsp and flags is kept by the CPU. */
+/* SYSENTER. Nothing of the caller's rip and rsp is kept by the CPU, and of its flags only IF is cleared: the caller's
+   DF, NT and AC must not be ours. */
     .balign 16
     .globl sysenter_entry
     .type sysenter_entry, @function
@@ -86,6 +87,8 @@ sysenter_entry:
     push 0xe02b
     push 0
     pushfq
+    push 2
+    popfq
     push 3
     push 0
     push 0

@@ -13,7 +13,7 @@ use ring_abi::types::{Mfn, PAGE_SIZE};
 use spin::Mutex;
 
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
-use super::machine::{Cur, with_current};
+use super::machine::with_current;
 use super::{cpu, paging, percpu};
 
 /// Pages of the GDT that are the guest's.
@@ -74,17 +74,19 @@ fn take_window() -> Option<u64> {
     Some(va)
 }
 
-/// Whether `cr2` is in the running vCPU's LDT window, and the page it needs was brought in.
-pub(crate) fn fault(cr2: u64) -> bool {
-    let local = percpu::local();
-    local.is_busy() && with_current(local, |cur| fault_of(cur, cr2))
+/// The byte of the vCPU's LDT at which the processor would have stopped with `cr2`.
+pub(crate) fn ldt_offset(vcpu: &Vcpu, cr2: u64) -> Option<u64> {
+    const LDT_BYTES: u64 = 0x1_0000;
+    cr2.checked_sub(window(vcpu) + paging::WINDOW_LDT).filter(|offset| *offset < LDT_BYTES)
 }
 
-/// As [`fault`], for the vCPU that `cur` is.
-pub(crate) fn fault_of(cur: &Cur<'_>, cr2: u64) -> bool {
-    const LDT_BYTES: u64 = 0x1_0000;
-    let ldt = window(cur.vcpu) + paging::WINDOW_LDT;
-    cr2.checked_sub(ldt).is_some_and(|offset| offset < LDT_BYTES && cur.hv.fault_in_ldt(cur, offset))
+/// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page it needs was brought in.
+pub(crate) fn fault(cr2: u64) -> bool {
+    let local = percpu::local();
+    local.is_busy()
+        && with_current(local, |cur| {
+            ldt_offset(cur.vcpu, cr2).is_some_and(|offset| cur.hv.fault_in_ldt(cur, offset))
+        })
 }
 
 /// Maps a frame at a page of the vCPU's window. Without one: zeros in the GDT, nothing in the LDT, whose pages are
@@ -121,14 +123,7 @@ pub(crate) fn destroy(vcpu: &Vcpu) {
     if base == 0 {
         return;
     }
-    if cpu::gdt_base() == base {
-        // The CPU is idle with the tables of the vCPU that ran last.
-        // SAFETY: our page of the GDT lies there as in any window; nothing below it is loaded in ring 0.
-        unsafe {
-            cpu::lldt(0);
-            cpu::lgdt(GDT_PAGE.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT);
-        }
-    }
+    debug_assert_ne!(cpu::gdt_base(), base, "a CPU that has a vCPU's tables loaded keeps its domain");
     for page in 0..paging::WINDOW_BYTES / PAGE_SIZE as u64 {
         paging::set_window_page(base + page * PAGE_SIZE as u64, None);
     }
