@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(checked_debug_value(7, io, 0), Err(HypercallError::NotPermitted));
         assert_eq!(checked_debug_value(7, io, CR4_DE), Ok(io | 0x400));
         assert_eq!(checked_debug_value(7, 1 | (4 << 16), 0), Err(HypercallError::NotPermitted));
-        assert_eq!(checked_debug_value(7, u64::MAX & !DR7_GENERAL_DETECT, CR4_DE), Ok(0xffff_07ff));
+        assert_eq!(checked_debug_value(7, !DR7_GENERAL_DETECT, CR4_DE), Ok(0xffff_07ff));
         assert_eq!(checked_debug_value(6, 0, 0), Ok(DR6_FIXED_ONES));
     }
 }

@@ -103,14 +103,14 @@ impl RunQueue {
         if self.current.as_ref().is_some_and(|current| current.same(&vcpu)) {
             return false;
         }
-        if vcpu.sched.queued.load(Ordering::Relaxed) {
-            return self.current.is_none();
-        }
         self.account(now);
-        let floor = self.minimum.saturating_sub(WAKE_CREDIT_NS);
-        let run_time = vcpu.sched.run_time.load(Ordering::Relaxed).max(floor);
-        vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
-        self.push(vcpu);
+        let mut run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
+        // One that could not run for a while may still be in the queue, at its old place.
+        if !vcpu.sched.queued.load(Ordering::Relaxed) {
+            run_time = run_time.max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
+            vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
+            self.push(vcpu);
+        }
         match &self.current {
             None => true,
             Some(current) => {

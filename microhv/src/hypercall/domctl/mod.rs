@@ -1,24 +1,25 @@
 //! Control of domains, by the toolstack: interface version 0x15.
 
+mod info;
+mod vcpus;
+
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
-use ring_abi::guest_context::{VGCF_ONLINE, VcpuGuestContext};
 use ring_abi::types::{DomId, Mfn, PAGE_SHIFT};
-use zerocopy::{FromBytes, IntoBytes};
+
+pub(super) use info::{domain_info, online_cpus, write_bitmap};
+use info::{page_frame_info, read_bitmap};
+use vcpus::{affinity, ext_context, get_context, scheduler, set_context};
 
 use super::page::write_hypercall_page;
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::Hypervisor;
 use crate::domain::{
     Domain, DomainConfig, FIRST_RESERVED, PauseFlags, Permissions, RangeSet, TscSettings, Vcpu,
 };
-use crate::mem::PageType;
-use crate::platform::{CpuSet, MAX_CPUS, Platform};
+use crate::platform::Platform;
 
-/// Entries that one `getpageframeinfo3` may ask for.
-const MAX_PAGE_FRAMES: u64 = 1024;
 /// Default of what a domain may have when the toolstack says "default".
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
@@ -254,204 +255,6 @@ fn execute<P: Platform>(
     Ok(Reply::Nothing)
 }
 
-/// `getdomaininfo` of a domain.
-pub(super) fn domain_info<P: Platform>(hv: &Hypervisor<P>, domain: &Domain) -> XenDomctlGetdomaininfo {
-    let now = hv.platform.now_ns();
-    let shutdown = *domain.shutdown.lock();
-    let up = || domain.vcpus.iter().filter(|vcpu| vcpu.is_up());
-    let blocked = up().all(|vcpu| vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::BLOCKED != 0);
-    let running = up().any(|vcpu| vcpu.running_on().is_some());
-    let mut flags = 0;
-    for (set, flag) in [
-        (domain.is_dying(), XEN_DOMINF_DYING),
-        (shutdown.is_shut_down, XEN_DOMINF_SHUTDOWN),
-        (domain.controller_pause_count.load(Ordering::Relaxed) > 0, XEN_DOMINF_PAUSED),
-        (blocked, XEN_DOMINF_BLOCKED),
-        (running, XEN_DOMINF_RUNNING),
-        (domain.config.flags & XEN_DOMCTL_CDF_XS_DOMAIN != 0, XEN_DOMINF_XS_DOMAIN),
-    ] {
-        flags |= if set { flag } else { 0 };
-    }
-    flags |= (shutdown.code.unwrap_or(0) & XEN_DOMINF_SHUTDOWNMASK) << XEN_DOMINF_SHUTDOWNSHIFT;
-    XenDomctlGetdomaininfo {
-        domain: domain.id.raw(),
-        flags,
-        tot_pages: domain.mm.tot_pages(),
-        max_pages: domain.mm.max_pages(),
-        shared_info_frame: domain.shared_info_mfn.raw(),
-        cpu_time: domain.vcpus.iter().map(|vcpu| vcpu.time.lock().cpu_ns(now)).sum(),
-        nr_online_vcpus: up().count() as u32,
-        max_vcpu_id: domain.vcpus.len() as u32 - 1,
-        ssidref: domain.config.ssidref,
-        handle: *domain.handle.lock(),
-        ..XenDomctlGetdomaininfo::default()
-    }
-}
-
-/// Room for a vCPU context, which is too large for the stack.
-fn context_room() -> alloc::vec::Vec<u64> {
-    alloc::vec![0u64; size_of::<VcpuGuestContext>() / 8]
-}
-
-fn set_context<P: Platform>(
-    cur: &Current<'_, P>,
-    domain: &Arc<Domain>,
-    wanted: &XenDomctlVcpucontext,
-) -> Result<(), HypercallError> {
-    not_own(cur, domain)?;
-    let vcpu = vcpu_of(domain, wanted.vcpu)?;
-    if wanted.ctxt == 0 {
-        return Err(HypercallError::Invalid);
-    }
-    let mut room = context_room();
-    cur.hv.platform.copy_from_guest(room.as_mut_bytes(), wanted.ctxt)?;
-    let context = VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
-    cur.hv.pause_domain(domain);
-    let result = cur.hv.set_vcpu_context(domain, vcpu, context);
-    if result.is_ok() {
-        if context.flags & VGCF_ONLINE != 0 {
-            cur.hv.wake(domain, vcpu, PauseFlags::DOWN);
-        } else {
-            cur.hv.hold(vcpu, PauseFlags::DOWN);
-        }
-    }
-    cur.hv.unpause_domain(domain);
-    result
-}
-
-fn get_context<P: Platform>(
-    cur: &Current<'_, P>,
-    domain: &Arc<Domain>,
-    wanted: &XenDomctlVcpucontext,
-) -> Result<(), HypercallError> {
-    not_own(cur, domain)?;
-    let vcpu = vcpu_of(domain, wanted.vcpu)?;
-    if !vcpu.initialised.load(Ordering::Acquire) {
-        return Err(HypercallError::NoData);
-    }
-    let mut room = context_room();
-    let context =
-        VcpuGuestContext::mut_from_bytes(room.as_mut_bytes()).map_err(|_| HypercallError::Invalid)?;
-    cur.hv.pause_domain(domain);
-    cur.hv.fill_vcpu_context(domain, vcpu, context);
-    cur.hv.unpause_domain(domain);
-    cur.copy_out_bytes(wanted.ctxt, room.as_bytes())
-}
-
-fn ext_context(
-    domain: &Domain,
-    context: &mut XenDomctlExtVcpucontext,
-    set: bool,
-) -> Result<(), HypercallError> {
-    let vcpu = domain.vcpu(context.vcpu).ok_or(HypercallError::NoSuchDomain)?;
-    let mut cpu = vcpu.cpu.lock();
-    if set {
-        for address in [context.syscall32_callback_eip, context.sysenter_callback_eip] {
-            if !super::state::is_canonical(address) {
-                return Err(HypercallError::Invalid);
-            }
-        }
-        cpu.syscall32.address = context.syscall32_callback_eip;
-        cpu.syscall32.masks_events = context.syscall32_disables_events != 0;
-        cpu.sysenter.address = context.sysenter_callback_eip;
-        cpu.sysenter.masks_events = context.sysenter_disables_events != 0;
-    } else {
-        *context = XenDomctlExtVcpucontext {
-            vcpu: context.vcpu,
-            size: size_of::<XenDomctlExtVcpucontext>() as u32,
-            syscall32_callback_eip: cpu.syscall32.address,
-            sysenter_callback_eip: cpu.sysenter.address,
-            syscall32_disables_events: u8::from(cpu.syscall32.masks_events),
-            sysenter_disables_events: u8::from(cpu.sysenter.masks_events),
-            ..XenDomctlExtVcpucontext::default()
-        };
-    }
-    Ok(())
-}
-
-/// Reads a bitmap's first 64 bits.
-fn read_bitmap<P: Platform>(cur: &Current<'_, P>, map: &XenctlBitmap) -> Result<u64, HypercallError> {
-    let mut bytes = [0; 8];
-    let len = (map.nr_bits as usize).div_ceil(8).min(bytes.len());
-    cur.hv.platform.copy_from_guest(&mut bytes[..len], map.bitmap)?;
-    let bits = u64::from_le_bytes(bytes);
-    Ok(if map.nr_bits < 64 { bits & ((1 << map.nr_bits) - 1) } else { bits })
-}
-
-/// Writes a bitmap that has at most 64 bits set; the rest of the guest's is zeroed.
-pub(super) fn write_bitmap<P: Platform>(
-    cur: &Current<'_, P>,
-    map: &XenctlBitmap,
-    bits: u64,
-) -> Result<(), HypercallError> {
-    let bytes = bits.to_le_bytes();
-    for index in 0..map.nr_bits.div_ceil(8).min(MAX_CPUS as u32 / 8 * 16) {
-        let byte = bytes.get(index as usize).copied().unwrap_or(0);
-        cur.copy_out_at(map.bitmap, u64::from(index), &byte)?;
-    }
-    Ok(())
-}
-
-fn affinity<P: Platform>(
-    cur: &Current<'_, P>,
-    domain: &Domain,
-    wanted: &XenDomctlVcpuaffinity,
-    set: bool,
-) -> Result<(), HypercallError> {
-    let vcpu = domain.vcpu(wanted.vcpu).ok_or(HypercallError::NoSuchDomain)?;
-    if wanted.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 {
-        return Err(HypercallError::Invalid);
-    }
-    let online = online_cpus(cur.hv).bits();
-    if wanted.flags & XEN_VCPUAFFINITY_HARD != 0 {
-        if set {
-            let bits = read_bitmap(cur, &wanted.cpumap_hard)?;
-            if bits & online == 0 {
-                return Err(HypercallError::Invalid);
-            }
-            vcpu.sched.affinity.store(bits, Ordering::Relaxed);
-        }
-        write_bitmap(cur, &wanted.cpumap_hard, vcpu.sched.affinity.load(Ordering::Relaxed) & online)?;
-    }
-    if wanted.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-        write_bitmap(cur, &wanted.cpumap_soft, online)?;
-    }
-    Ok(())
-}
-
-/// The CPUs in use.
-pub(super) fn online_cpus<P: Platform>(hv: &Hypervisor<P>) -> CpuSet {
-    let cpus = hv.platform.machine_info().cpus.clamp(1, MAX_CPUS as u32);
-    CpuSet::from_bits(u64::MAX >> (64 - cpus))
-}
-
-/// Weight and cap, which all vCPUs of a domain share.
-fn scheduler(domain: &Domain, op: &mut XenDomctlSchedulerOp) -> Result<(), HypercallError> {
-    if op.sched_id != XEN_SCHEDULER_CREDIT2 {
-        return Err(HypercallError::Invalid);
-    }
-    let first = &domain.vcpus[0].sched;
-    match op.cmd {
-        XEN_DOMCTL_SCHEDOP_PUTINFO => {
-            let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
-            for vcpu in &domain.vcpus {
-                if weight != 0 {
-                    vcpu.sched.weight.store(u32::from(weight), Ordering::Relaxed);
-                }
-                if cap != u16::MAX {
-                    vcpu.sched.cap.store(u32::from(cap), Ordering::Relaxed);
-                }
-            }
-        }
-        XEN_DOMCTL_SCHEDOP_GETINFO => {
-            let (weight, cap) = (first.weight.load(Ordering::Relaxed), first.cap.load(Ordering::Relaxed));
-            op.u[0] = u64::from(weight & 0xffff) | u64::from(cap) << 16;
-        }
-        _ => return Err(HypercallError::Invalid),
-    }
-    Ok(())
-}
-
 /// Gives or takes `count` numbers from `first` on; the caller must have what it gives.
 fn permit<P: Platform>(
     cur: &Current<'_, P>,
@@ -472,36 +275,6 @@ fn permit<P: Platform>(
         set(&mut permissions).add(first, last);
     } else {
         set(&mut permissions).remove(first, last);
-    }
-    Ok(())
-}
-
-/// `XEN_DOMCTL_getpageframeinfo3`: what each frame of a domain is used as.
-fn page_frame_info<P: Platform>(
-    cur: &Current<'_, P>,
-    domain: &Domain,
-    wanted: &XenDomctlGetpageframeinfo3,
-) -> Result<(), HypercallError> {
-    if wanted.num > MAX_PAGE_FRAMES {
-        return Err(HypercallError::TooBig);
-    }
-    for index in 0..wanted.num {
-        let raw: u64 = cur.copy_in_at(wanted.array, index)?;
-        let kind = match cur.hv.get_page(Mfn::new(raw), domain) {
-            None => XEN_DOMCTL_PFINFO_XTAB,
-            Some(page) => cur.hv.frames.info(page.mfn()).map_or(XEN_DOMCTL_PFINFO_XTAB, |info| {
-                let table = match info.page_type() {
-                    (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
-                    (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
-                    (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
-                    (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
-                    (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
-                    _ => XEN_DOMCTL_PFINFO_NOTAB,
-                };
-                table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 }
-            }),
-        };
-        cur.copy_out_at(wanted.array, index, &u64::from(kind))?;
     }
     Ok(())
 }

@@ -1,0 +1,114 @@
+//! What domains, frames and CPUs are, as the toolstack reads it.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::domctl::*;
+use ring_abi::types::Mfn;
+
+use crate::Hypervisor;
+use crate::domain::{Domain, PauseFlags};
+use crate::hypercall::{Current, HypercallError};
+use crate::mem::PageType;
+use crate::platform::{CpuSet, MAX_CPUS, Platform};
+
+/// Entries that one `getpageframeinfo3` may ask for.
+const MAX_PAGE_FRAMES: u64 = 1024;
+
+/// `getdomaininfo` of a domain.
+pub(in crate::hypercall) fn domain_info<P: Platform>(
+    hv: &Hypervisor<P>,
+    domain: &Domain,
+) -> XenDomctlGetdomaininfo {
+    let now = hv.platform.now_ns();
+    let shutdown = *domain.shutdown.lock();
+    let up = || domain.vcpus.iter().filter(|vcpu| vcpu.is_up());
+    let blocked = up().all(|vcpu| vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::BLOCKED != 0);
+    let running = up().any(|vcpu| vcpu.running_on().is_some());
+    let mut flags = 0;
+    for (set, flag) in [
+        (domain.is_dying(), XEN_DOMINF_DYING),
+        (shutdown.is_shut_down, XEN_DOMINF_SHUTDOWN),
+        (domain.controller_pause_count.load(Ordering::Relaxed) > 0, XEN_DOMINF_PAUSED),
+        (blocked, XEN_DOMINF_BLOCKED),
+        (running, XEN_DOMINF_RUNNING),
+        (domain.config.flags & XEN_DOMCTL_CDF_XS_DOMAIN != 0, XEN_DOMINF_XS_DOMAIN),
+    ] {
+        flags |= if set { flag } else { 0 };
+    }
+    flags |= (shutdown.code.unwrap_or(0) & XEN_DOMINF_SHUTDOWNMASK) << XEN_DOMINF_SHUTDOWNSHIFT;
+    XenDomctlGetdomaininfo {
+        domain: domain.id.raw(),
+        flags,
+        tot_pages: domain.mm.tot_pages(),
+        max_pages: domain.mm.max_pages(),
+        shared_info_frame: domain.shared_info_mfn.raw(),
+        cpu_time: domain.vcpus.iter().map(|vcpu| vcpu.time.lock().cpu_ns(now)).sum(),
+        nr_online_vcpus: up().count() as u32,
+        max_vcpu_id: domain.vcpus.len() as u32 - 1,
+        ssidref: domain.config.ssidref,
+        handle: *domain.handle.lock(),
+        ..XenDomctlGetdomaininfo::default()
+    }
+}
+
+/// The CPUs in use.
+pub(in crate::hypercall) fn online_cpus<P: Platform>(hv: &Hypervisor<P>) -> CpuSet {
+    let cpus = hv.platform.machine_info().cpus.clamp(1, MAX_CPUS as u32);
+    CpuSet::from_bits(u64::MAX >> (64 - cpus))
+}
+
+/// Reads a bitmap's first 64 bits.
+pub(super) fn read_bitmap<P: Platform>(
+    cur: &Current<'_, P>,
+    map: &XenctlBitmap,
+) -> Result<u64, HypercallError> {
+    let mut bytes = [0; 8];
+    let len = (map.nr_bits as usize).div_ceil(8).min(bytes.len());
+    cur.hv.platform.copy_from_guest(&mut bytes[..len], map.bitmap)?;
+    let bits = u64::from_le_bytes(bytes);
+    Ok(if map.nr_bits < 64 { bits & ((1 << map.nr_bits) - 1) } else { bits })
+}
+
+/// Writes a bitmap that has at most 64 bits set; the rest of the guest's is zeroed.
+pub(in crate::hypercall) fn write_bitmap<P: Platform>(
+    cur: &Current<'_, P>,
+    map: &XenctlBitmap,
+    bits: u64,
+) -> Result<(), HypercallError> {
+    let bytes = bits.to_le_bytes();
+    for index in 0..map.nr_bits.div_ceil(8).min(MAX_CPUS as u32 / 8 * 16) {
+        let byte = bytes.get(index as usize).copied().unwrap_or(0);
+        cur.copy_out_at(map.bitmap, u64::from(index), &byte)?;
+    }
+    Ok(())
+}
+
+/// `XEN_DOMCTL_getpageframeinfo3`: what each frame of a domain is used as.
+pub(super) fn page_frame_info<P: Platform>(
+    cur: &Current<'_, P>,
+    domain: &Domain,
+    wanted: &XenDomctlGetpageframeinfo3,
+) -> Result<(), HypercallError> {
+    if wanted.num > MAX_PAGE_FRAMES {
+        return Err(HypercallError::TooBig);
+    }
+    for index in 0..wanted.num {
+        let raw: u64 = cur.copy_in_at(wanted.array, index)?;
+        let kind = match cur.hv.get_page(Mfn::new(raw), domain) {
+            None => XEN_DOMCTL_PFINFO_XTAB,
+            Some(page) => cur.hv.frames.info(page.mfn()).map_or(XEN_DOMCTL_PFINFO_XTAB, |info| {
+                let table = match info.page_type() {
+                    (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
+                    (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
+                    (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
+                    (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
+                    (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
+                    _ => XEN_DOMCTL_PFINFO_NOTAB,
+                };
+                table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 }
+            }),
+        };
+        cur.copy_out_at(wanted.array, index, &u64::from(kind))?;
+    }
+    Ok(())
+}
