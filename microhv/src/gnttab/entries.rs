@@ -125,13 +125,11 @@ impl Entries {
             return Err(GrantError::General);
         }
         if first || access == Access::Write && !active.is_pinned_for_writing() {
-            mark(bytes, slot * 8, grantee, access)?;
-        }
-        if first {
-            // Read after the entry was marked: a granter may not change the frame of an entry in use, and one that does
-            // is answered with the frame that was there.
-            active.frame = u64::from(bytes.load_u32(slot * 8 + 4));
-            active.domid = grantee.raw();
+            let marked = mark(bytes, slot * 8, grantee, access)?;
+            if first {
+                // A granter that changes the frame of an entry in use is answered with the one that was marked.
+                (active.frame, active.domid) = (marked.raw(), grantee.raw());
+            }
         }
         active.pins[index] += 1;
         Ok(Mfn::new(active.frame))
@@ -180,23 +178,27 @@ impl Entries {
     }
 }
 
-/// Marks the entry at byte `at` as read, and written, by `grantee`, if it permits that.
+/// Marks the entry at byte `at` as read, and written, by `grantee`, if it permits that, and gives its frame.
+///
+/// One exchange covers flags, domain and frame: they are seen as they were together.
 #[inline]
-fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Result<(), GrantError> {
+fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Result<Mfn, GrantError> {
     let marks = match access {
         Access::Read => READING,
         Access::Write => READING | WRITING,
     };
-    let mut seen = bytes.load_u32(at);
+    let wanted = PERMIT_ACCESS | u32::from(grantee.raw()) << 16;
+    let refused = match access {
+        Access::Read => TYPE_MASK | SUB_PAGE | 0xffff_0000,
+        Access::Write => TYPE_MASK | SUB_PAGE | READONLY | 0xffff_0000,
+    };
+    let mut seen = bytes.load_u64(at);
     for _ in 0..ENTRY_TRIES {
-        if seen & (TYPE_MASK | SUB_PAGE) != PERMIT_ACCESS || (seen >> 16) as u16 != grantee.raw() {
+        if seen as u32 & refused != wanted {
             return Err(GrantError::General);
         }
-        if access == Access::Write && seen & READONLY != 0 {
-            return Err(GrantError::General);
-        }
-        match bytes.compare_exchange_u32(at, seen, seen | marks) {
-            Ok(_) => return Ok(()),
+        match bytes.compare_exchange_u64(at, seen, seen | u64::from(marks)) {
+            Ok(_) => return Ok(Mfn::new(seen >> 32)),
             Err(now) => seen = now,
         }
     }

@@ -30,14 +30,18 @@ impl DomainCache {
     /// # Errors
     /// `BadDomain`.
     #[inline]
-    pub fn get<P: Platform>(&mut self, cur: &Current<'_, P>, raw: u16) -> Result<&Arc<Domain>, GrantError> {
-        let id = if raw == DOMID_SELF { cur.domain.id } else { DomId::new(raw) };
+    pub fn get<'a, P: Platform>(
+        &'a mut self,
+        cur: &'a Current<'_, P>,
+        raw: u16,
+    ) -> Result<&'a Arc<Domain>, GrantError> {
+        let own = cur.domain;
+        if raw == DOMID_SELF || raw == own.id.raw() {
+            return Ok(own);
+        }
+        let id = DomId::new(raw);
         if !self.0.as_ref().is_some_and(|domain| domain.id == id) {
-            self.0 = Some(if id == cur.domain.id {
-                cur.domain.clone()
-            } else {
-                cur.hv.domains.get(id).ok_or(GrantError::BadDomain)?
-            });
+            self.0 = Some(cur.hv.domains.get(id).ok_or(GrantError::BadDomain)?);
         }
         self.0.as_ref().ok_or(GrantError::BadDomain)
     }
@@ -50,18 +54,12 @@ pub(crate) struct Mapped {
     pub(crate) machine_address: Maddr,
 }
 
-/// References that an unmap freed, to be given back after the TLB was flushed.
+/// What an unmap freed, to be given back after the TLB was flushed: the uses that are marked.
 #[derive(Debug)]
-pub(crate) struct Unmapped {
-    granter: Arc<Domain>,
-    gref: u32,
-    frame: Mfn,
-    usage: Use,
-    access: Access,
-}
+pub(crate) struct Unmapped(Mapping);
 
 /// The unmaps of one batch.
-pub(crate) type UnmapBatch = ArrayVec<Unmapped, { 2 * UNMAP_BATCH }>;
+pub(crate) type UnmapBatch = ArrayVec<Unmapped, UNMAP_BATCH>;
 
 impl<P: Platform> Hypervisor<P> {
     /// `GNTTABOP_map_grant_ref`, one operation.
@@ -137,7 +135,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(frame)
     }
 
-    /// `GNTTABOP_unmap_grant_ref`, one operation. What it frees goes to `batch`, which has room for two more, and is
+    /// `GNTTABOP_unmap_grant_ref`, one operation. What it frees goes to `batch`, which has room for one more, and is
     /// given back by [`Hypervisor::finish_unmaps`].
     ///
     /// # Errors
@@ -150,30 +148,35 @@ impl<P: Platform> Hypervisor<P> {
         batch: &mut UnmapBatch,
     ) -> Result<(), GrantError> {
         let mut mapping = cur.domain.grants.maptrack.lock().take(op.handle)?;
-        let result = self.take_apart(cur, op, &mut mapping, batch);
+        let ended = self.take_apart(cur, op, &mapping);
         let mut maptrack = cur.domain.grants.maptrack.lock();
-        if mapping.host || mapping.device {
+        let Ok((host, device)) = ended else {
             maptrack.set(op.handle, mapping);
-        } else {
+            return ended.map(|_| ());
+        };
+        if (host, device) == (mapping.host, mapping.device) {
             maptrack.release(op.handle);
+        } else {
+            let rest =
+                Mapping { host: mapping.host & !host, device: mapping.device & !device, ..mapping.clone() };
+            maptrack.set(op.handle, rest);
+            (mapping.host, mapping.device) = (host, device);
         }
-        result
+        drop(maptrack);
+        if host || device {
+            batch.push(Unmapped(mapping));
+        }
+        Ok(())
     }
 
+    /// Ends the uses of a mapping that the operation names: whether host's, whether device's.
+    #[inline]
     fn take_apart(
         &self,
         cur: &Current<'_, P>,
         op: &GnttabUnmapGrantRef,
-        mapping: &mut Mapping,
-        batch: &mut UnmapBatch,
-    ) -> Result<(), GrantError> {
-        let freed = |usage| Unmapped {
-            granter: mapping.granter.clone(),
-            gref: mapping.gref,
-            frame: mapping.frame,
-            usage,
-            access: mapping.access,
-        };
+        mapping: &Mapping,
+    ) -> Result<(bool, bool), GrantError> {
         let device = op.dev_bus_addr != 0 && mapping.device;
         if device && op.dev_bus_addr != mapping.frame.maddr().raw() {
             return Err(GrantError::General);
@@ -183,29 +186,23 @@ impl<P: Platform> Hypervisor<P> {
             let read_only = mapping.access == Access::Read;
             let at = address(op.host_addr, mapping.contains_pte);
             self.unmap_grant_frame(cur, at, mapping.frame, read_only).map_err(|_| GrantError::General)?;
-            batch.push(freed(Use::Host));
         }
-        if device {
-            batch.push(freed(Use::Device));
-        }
-        mapping.host &= !host;
-        mapping.device &= !device;
-        Ok(())
+        Ok((host, device))
     }
 
     /// Flushes the TLB for a batch of unmaps, then gives back what they held.
     pub(crate) fn finish_unmaps(&self, domain: &Domain, batch: &mut UnmapBatch) {
-        if batch.iter().any(|unmapped| unmapped.usage == Use::Host) {
+        if batch.iter().any(|Unmapped(mapping)| mapping.host) {
             self.flush_grants(domain);
         }
-        for unmapped in batch.drain(..) {
-            self.end_grant_use(
-                &unmapped.granter,
-                unmapped.gref,
-                unmapped.frame,
-                unmapped.usage,
-                unmapped.access,
-            );
+        for Unmapped(mapping) in batch.drain(..) {
+            let Mapping { granter, gref, frame, access, .. } = &mapping;
+            if mapping.host {
+                self.end_grant_use(granter, *gref, *frame, Use::Host, *access);
+            }
+            if mapping.device {
+                self.end_grant_use(granter, *gref, *frame, Use::Device, *access);
+            }
         }
     }
 

@@ -6,8 +6,7 @@
 //! unless it is read-only, so that a granted page is neither freed nor made a page table while it is used. The references
 //! of a host mapping belong to its page-table entry (see `mem::grant_pte`), those of a device mapping to the handle.
 //!
-//! Entry flags are changed by one compare-and-exchange over flags and domain id, so that what was checked is what is
-//! marked; a granter that keeps changing its entry gets an error after [`ENTRY_TRIES`].
+//! Entry flags are changed by one compare-and-exchange over the whole entry, so that what was checked is what is marked; a granter that keeps changing its entry gets an error after [`ENTRY_TRIES`].
 //!
 //! Locks: `GrantTable::entries` and `GrantTable::maptrack` are never held together, nor two domains' at once, nor across
 //! a change of page tables.
