@@ -1,0 +1,92 @@
+//! What a person may get wrong: a clear message, exit status 1, nothing left behind.
+
+use anyhow::Result;
+use tests::{Machine, Scratch};
+
+use crate::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![bad_input:
+        a_syntax_error_names_file_and_line,
+        a_missing_kernel_is_named,
+        a_truncated_kernel_is_named,
+        a_corrupt_compressed_kernel_is_named,
+        memory_that_is_not_there,
+        a_disk_that_does_not_exist,
+        a_name_already_taken,
+        an_unknown_command_fails,
+    ])
+}
+
+/// Boots with `/boot/x.cfg` of this text and `/boot/k` of these bytes; creating the domain must fail, and the
+/// console's end must say `message`.
+fn refused(name: &str, configuration: &str, kernel: &[u8], message: &str) -> Result<()> {
+    let scratch = Scratch::new(name)?;
+    let file = scratch.file("x.cfg", configuration.as_bytes())?;
+    let kernel = scratch.file("k", kernel)?;
+    Machine::new(name)
+        .module(&file, "x.cfg")
+        .module(&kernel, "k")
+        .line("xl create /boot/x.cfg")
+        .run()?
+        .line_failed()?
+        .says_at_the_end(4, message)?;
+    Ok(())
+}
+
+fn a_syntax_error_names_file_and_line() -> Result<()> {
+    refused("bad-syntax", "name = \"x\"\nmemory = = 8\n", b"", "x.cfg:2")
+}
+
+fn a_missing_kernel_is_named() -> Result<()> {
+    refused("bad-missing", "name=\"x\"\nkernel=\"/boot/absent\"\nmemory=8\n", b"", "/boot/absent")
+}
+
+fn a_truncated_kernel_is_named() -> Result<()> {
+    let image = std::fs::read(xtask::images::find("hello")?.bootable())?;
+    let half = &image[..image.len() / 2];
+    refused("bad-truncated", "name=\"x\"\nkernel=\"/boot/k\"\nmemory=8\n", half, "/boot/k")
+}
+
+fn a_corrupt_compressed_kernel_is_named() -> Result<()> {
+    refused("bad-compressed", "name=\"x\"\nkernel=\"/boot/k\"\nmemory=8\n", &bz_image(), "/boot/k")
+}
+
+/// The least of a bzImage: a sound setup header whose payload is no gzip stream after its magic number.
+fn bz_image() -> Vec<u8> {
+    let mut file = vec![0u8; 64 * 1024];
+    file[0x1f1] = 1; // one setup sector: the kernel begins at 1024
+    file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
+    file[0x248..0x24c].copy_from_slice(&0u32.to_le_bytes()); // payload offset
+    file[0x24c..0x250].copy_from_slice(&32768u32.to_le_bytes()); // payload length
+    file[1024..1034].copy_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
+    file[1034..1034 + 1000].fill(0xff);
+    file
+}
+
+fn memory_that_is_not_there() -> Result<()> {
+    refused("bad-memory", "name=\"x\"\nkernel=\"/boot/hello\"\nmemory=65536\n", b"", "memory")
+}
+
+fn a_disk_that_does_not_exist() -> Result<()> {
+    let text = "name=\"x\"\nkernel=\"/boot/hello\"\nmemory=8\ndisk=['phy:/dev/vdq,xvda,w']\n";
+    refused("bad-disk", text, b"", "/dev/vdq")
+}
+
+fn a_name_already_taken() -> Result<()> {
+    let machine = Machine::new("bad-name").line("xl create -p /boot/hello.cfg name=\"twin\"");
+    machine
+        .line("xl create /boot/hello.cfg name=\"twin\"")
+        .run()?
+        .line_failed()?
+        .says_at_the_end(4, "twin")?;
+    Ok(())
+}
+
+fn an_unknown_command_fails() -> Result<()> {
+    let run = Machine::new("bad-command").line("frobnicate").line("poweroff").run()?;
+    run.line_failed()?.says_at_the_end(4, "frobnicate")?;
+    Ok(())
+}
