@@ -84,7 +84,7 @@ pub(crate) fn copy_from(to: &mut [u8], va: u64) -> Result<(), GuestFault> {
 }
 
 /// Copies to guest memory. Supervisor accesses honour read-only pages, since CR0.WP is on. With a length known to the
-/// compiler, 4 and 8 bytes are one instruction.
+/// compiler, 2, 4 and 8 bytes are one instruction.
 #[inline(always)]
 pub(crate) fn copy_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
     if !is_guest_range(va, from.len()) {
@@ -106,6 +106,30 @@ pub(crate) fn copy_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
         };
         return if done != 0 { Ok(()) } else { Err(GuestFault { va }) };
     }
+    let mut done: u32 = 1;
+    // SAFETY: the range is the guest's; a fault is reported.
+    unsafe {
+        match *from {
+            [a, b] => {
+                let value = u16::from_ne_bytes([a, b]);
+                access!("mov [{at}], {value:x}", done, at = in(reg) va, value = in(reg) value,);
+            }
+            [a, b, c, d] => {
+                let value = u32::from_ne_bytes([a, b, c, d]);
+                access!("mov [{at}], {value:e}", done, at = in(reg) va, value = in(reg) value,);
+            }
+            [a, b, c, d, e, f, g, h] => {
+                let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+                access!("mov [{at}], {value}", done, at = in(reg) va, value = in(reg) value,);
+            }
+            _ => return copy_many_to(va, from),
+        }
+    }
+    if done != 0 { Ok(()) } else { Err(GuestFault { va }) }
+}
+
+/// [`copy_to`] of any length. The range was checked.
+fn copy_many_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
     // SAFETY: as in `copy_from`.
     let left = unsafe { copy_guest(va as *mut u8, from.as_ptr(), from.len()) };
     if left == 0 { Ok(()) } else { Err(GuestFault { va: va + (from.len() - left) as u64 }) }
