@@ -90,22 +90,6 @@ pub(crate) fn copy_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
     if !is_guest_range(va, from.len()) {
         return Err(GuestFault { va });
     }
-    if let Ok(word) = <[u8; 8]>::try_from(from) {
-        let mut done: u32 = 1;
-        // SAFETY: the range is the guest's; a fault is reported.
-        unsafe {
-            access!("mov [{at}], {value}", done, at = in(reg) va, value = in(reg) u64::from_ne_bytes(word),)
-        };
-        return if done != 0 { Ok(()) } else { Err(GuestFault { va }) };
-    }
-    if let Ok(word) = <[u8; 4]>::try_from(from) {
-        let mut done: u32 = 1;
-        // SAFETY: the range is the guest's; a fault is reported.
-        unsafe {
-            access!("mov [{at}], {value:e}", done, at = in(reg) va, value = in(reg) u32::from_ne_bytes(word),)
-        };
-        return if done != 0 { Ok(()) } else { Err(GuestFault { va }) };
-    }
     let mut done: u32 = 1;
     // SAFETY: the range is the guest's; a fault is reported.
     unsafe {
