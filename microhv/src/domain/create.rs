@@ -6,12 +6,15 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::DomId;
 
 use super::list::FIRST_RESERVED;
-use super::{Domain, DomainConfig, DyingState, MAX_VCPUS};
+use super::{Domain, DomainConfig, DyingState, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
 use crate::Hypervisor;
 use crate::error::HypercallError;
 use crate::mem::Progress;
 use crate::platform::Platform;
 use ring_abi::evtchn::VIRQ_DOM_EXC;
+
+/// Bytes of the heap that a vCPU takes, about: itself, its trap table, its floating-point state, its ports and timers.
+const VCPU_BYTES: usize = size_of::<Vcpu>() + size_of::<[TrapGate; 256]>() + FpuArea::BYTES + 1024;
 
 impl<P: Platform> Hypervisor<P> {
     /// Makes a domain: without memory, its vCPUs down, paused by the toolstack. `id` `None`: the next free number.
@@ -33,6 +36,9 @@ impl<P: Platform> Hypervisor<P> {
             Some(id) => id,
             None => self.domains.next_id().ok_or(HypercallError::NoMemory)?,
         };
+        if !self.may_spend(config.max_vcpus as usize * VCPU_BYTES) {
+            return Err(HypercallError::NoMemory);
+        }
         let shared_mfn = self.alloc_zeroed().ok_or(HypercallError::NoMemory)?;
         let domain =
             Domain::new(id, config, shared_mfn, self.platform.shared(shared_mfn), self.platform.now_ns());

@@ -369,3 +369,18 @@ fn physinfo_counts_frames() {
     assert_eq!((info.nr_cpus, info.free_pages), (1, world.hv.frames.free_pages()));
     assert_eq!(info.max_mfn, 255);
 }
+
+#[test]
+fn no_domain_makes_the_hypervisor_use_its_last_memory() {
+    let world = World::new(128);
+    let guest = world.guest(1);
+    let open = || world.hv.alloc_unbound(&guest, DomId::new(0), |_| Ok(()));
+    assert_eq!(open(), Ok(1));
+    while world.hv.alloc_zeroed().is_some() {}
+    assert_eq!(world.hv.create_domain(None, DomainConfig::default()).err(), Some(HypercallError::NoMemory));
+    assert_eq!(world.hv.grow_grant_table(&guest, 1), Err(HypercallError::NoMemory));
+    for port in 2..64 {
+        assert_eq!(open(), Ok(port), "the bucket is there");
+    }
+    assert_eq!(open(), Err(HypercallError::NoMemory));
+}

@@ -10,6 +10,7 @@ use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
 use spin::MutexGuard;
 
+use super::cells::Cells;
 use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -44,16 +45,20 @@ pub enum PortStatus {
 impl Ports {
     /// The lowest free port, which stays free.
     pub(super) fn find_free(&self, binding: &mut Binding) -> Result<u32, HypercallError> {
-        let start = binding.lowest_free;
-        let free =
-            (start..self.limit).find(|port| matches!(*self.cells.make(*port).state.lock(), PortState::Free));
-        binding.lowest_free = free.unwrap_or(self.limit);
-        free.ok_or(HypercallError::NoSpace)
+        for port in binding.lowest_free..self.limit {
+            let cell = self.cells.make(port).ok_or(HypercallError::NoMemory)?;
+            binding.lowest_free = port;
+            if matches!(*cell.state.lock(), PortState::Free) {
+                return Ok(port);
+            }
+        }
+        binding.lowest_free = self.limit;
+        Err(HypercallError::NoSpace)
     }
 
     /// Opens the free `port`.
     pub(super) fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
-        let cell = self.cells.make(port);
+        let cell = self.cells.get(port).expect("`find_free` made it");
         cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
         let is_ipi = matches!(state, PortState::Ipi);
         *cell.state.lock() = state;
@@ -87,6 +92,14 @@ fn lock_pair<'a>(local: &'a Arc<Domain>, remote: &'a Arc<Domain>) -> PairGuards<
 }
 
 impl<P: Platform> Hypervisor<P> {
+    /// The lowest free port of `owner`. The first of a bucket makes the hypervisor's memory grow.
+    fn find_free(&self, owner: &Domain, binding: &mut Binding) -> Result<u32, HypercallError> {
+        if owner.events.cells.get(binding.lowest_free).is_none() && !self.may_spend(Cells::BUCKET_BYTES) {
+            return Err(HypercallError::NoMemory);
+        }
+        owner.events.find_free(binding)
+    }
+
     /// Opens a port of `owner` in `state`.
     fn open_port(
         &self,
@@ -99,7 +112,7 @@ impl<P: Platform> Hypervisor<P> {
         if owner.is_dying() {
             return Err(HypercallError::Invalid);
         }
-        let port = owner.events.find_free(&mut binding)?;
+        let port = self.find_free(owner, &mut binding)?;
         publish(port)?;
         let state = state(port)?;
         owner.events.open(&mut binding, port, state, vcpu);
@@ -141,7 +154,7 @@ impl<P: Platform> Hypervisor<P> {
         if !waits {
             return Err(HypercallError::Invalid);
         }
-        let port = local.events.find_free(&mut binding)?;
+        let port = self.find_free(local, &mut binding)?;
         publish(port)?;
         // The bindings are locked: nobody opens, binds or closes either port meanwhile.
         let state = PortState::Interdomain { remote: remote.clone(), port: remote_port };

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // a send reaches its bucket by one load
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -21,6 +22,9 @@ pub(super) struct Cells {
 }
 
 impl Cells {
+    /// Bytes that a bucket takes.
+    pub(super) const BUCKET_BYTES: usize = size_of::<Bucket>();
+
     pub(super) fn new() -> Self {
         Self { buckets: Box::new([const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS]) }
     }
@@ -37,20 +41,22 @@ impl Cells {
         Some(&bucket[port as usize % BUCKET])
     }
 
-    /// The cell of `port`, which is below [`MAX_PORTS`].
-    pub(super) fn make(&self, port: u32) -> &PortCell {
+    /// The cell of `port`, which is below [`MAX_PORTS`]; `None`: there is no memory for it.
+    pub(super) fn make(&self, port: u32) -> Option<&PortCell> {
         let slot = &self.buckets[port as usize / BUCKET];
         if slot.load(Ordering::Acquire).is_null() {
             // Not as an array: that would be built on the stack.
-            let made: Box<[PortCell]> = (0..BUCKET).map(|_| PortCell::new()).collect();
-            let made: Box<Bucket> = made.try_into().expect("it has a bucket's length");
+            let mut made = Vec::new();
+            made.try_reserve_exact(BUCKET).ok()?;
+            made.extend((0..BUCKET).map(|_| PortCell::new()));
+            let made: Box<Bucket> = made.into_boxed_slice().try_into().ok()?;
             let made = Box::into_raw(made);
             if slot.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 // SAFETY: it was not stored, so it is still ours alone.
                 drop(unsafe { Box::from_raw(made) });
             }
         }
-        self.get(port).expect("the bucket is there")
+        self.get(port)
     }
 }
 
@@ -74,9 +80,9 @@ mod tests {
     fn cells_stay_where_they_are() {
         let cells = Cells::new();
         assert!(cells.get(0).is_none() && cells.get(MAX_PORTS).is_none() && cells.get(u32::MAX).is_none());
-        let first = ptr::from_ref(cells.make(65));
+        let first = ptr::from_ref(cells.make(65).expect("memory"));
         assert!(cells.get(64).is_some() && cells.get(128).is_none());
-        assert!(ptr::eq(first, cells.make(65)));
+        assert!(ptr::eq(first, cells.make(65).expect("memory")));
         assert!(ptr::eq(first, cells.get(65).expect("made")));
         cells.make(MAX_PORTS - 1);
     }

@@ -95,9 +95,20 @@ impl Entries {
             as u32
     }
 
-    pub(super) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes) {
-        let active = alloc::vec![Active::default(); ENTRIES_PER_FRAME as usize].into_boxed_slice();
-        self.frames.push(Frame { shared: Some((mfn, bytes)), active });
+    /// Bytes of the heap that [`Entries::add_frame`] takes.
+    pub(super) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
+
+    /// Adds a frame; `false`: there is no memory for what is kept about its entries.
+    pub(super) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes) -> bool {
+        let mut active = Vec::new();
+        if active.try_reserve_exact(ENTRIES_PER_FRAME as usize).is_err()
+            || self.frames.try_reserve(1).is_err()
+        {
+            return false;
+        }
+        active.resize(ENTRIES_PER_FRAME as usize, Active::default());
+        self.frames.push(Frame { shared: Some((mfn, bytes)), active: active.into_boxed_slice() });
+        true
     }
 
     pub(super) fn frame(&self, index: u32) -> Option<Mfn> {

@@ -80,7 +80,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let granter = cache.get(cur, op.dom)?;
         let access = if op.flags & GNTMAP_READONLY != 0 { Access::Read } else { Access::Write };
-        let handle = cur.domain.grants.maptrack.lock().reserve()?;
+        let handle = self.reserve_handle(cur.domain)?;
         match self.begin_mapping(cur, granter, op, host, device, access) {
             Ok(frame) => {
                 let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
@@ -94,6 +94,18 @@ impl<P: Platform> Hypervisor<P> {
                 Err(error)
             }
         }
+    }
+
+    /// A handle of `domain`. The domain makes the hypervisor's memory grow, so that it has to do with what is left.
+    #[inline]
+    fn reserve_handle(&self, domain: &Domain) -> Result<u32, GrantError> {
+        let mut maptrack = domain.grants.maptrack.lock();
+        if let Some(bytes) = maptrack.wants_room()
+            && self.may_spend(bytes)
+        {
+            maptrack.grow();
+        }
+        maptrack.reserve()
     }
 
     fn begin_mapping(

@@ -32,6 +32,9 @@ enum Slot {
     Used(Mapping),
 }
 
+/// Handles that there is room for at first.
+const FIRST_SLOTS: usize = 64;
+
 /// The handles of one domain. Guarded by `GrantTable::maptrack`.
 #[derive(Debug)]
 pub(super) struct Maptrack {
@@ -62,7 +65,24 @@ impl Maptrack {
         })
     }
 
-    /// A handle for a mapping that is to be made.
+    /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
+    pub(super) fn wants_room(&self) -> Option<usize> {
+        let full = self.free.is_none() && self.slots.len() == self.slots.capacity();
+        (full && self.len() < self.limit).then(|| self.next_capacity() * size_of::<Slot>())
+    }
+
+    fn next_capacity(&self) -> usize {
+        (2 * self.slots.len()).max(FIRST_SLOTS).min(self.limit as usize)
+    }
+
+    /// Makes room for more handles, if there is memory.
+    pub(super) fn grow(&mut self) {
+        let more = self.next_capacity().saturating_sub(self.slots.len());
+        // Without room, `reserve` fails.
+        let _ = self.slots.try_reserve_exact(more);
+    }
+
+    /// A handle for a mapping that is to be made. Where [`Maptrack::wants_room`], room is to be made before.
     #[inline]
     pub(super) fn reserve(&mut self) -> Result<u32, GrantError> {
         let handle = match self.free {
@@ -77,6 +97,9 @@ impl Maptrack {
             None => {
                 let handle = self.len();
                 if handle >= self.limit {
+                    return Err(GrantError::NoDeviceSpace);
+                }
+                if self.slots.len() == self.slots.capacity() {
                     return Err(GrantError::NoDeviceSpace);
                 }
                 self.slots.push(Slot::Busy);

@@ -166,9 +166,15 @@ impl<P: Platform> Hypervisor<P> {
             if domain.is_dying() {
                 return Err(HypercallError::NoSuchDomain);
             }
+            if !self.may_spend(Entries::FRAME_BYTES) {
+                return Err(HypercallError::NoMemory);
+            }
             let mfn = self.alloc_zeroed().ok_or(HypercallError::NoMemory)?;
             self.share_with_guest(mfn, domain.id, false);
-            domain.grants.entries.lock().add_frame(mfn, self.platform.shared(mfn));
+            if !domain.grants.entries.lock().add_frame(mfn, self.platform.shared(mfn)) {
+                self.unshare(mfn);
+                return Err(HypercallError::NoMemory);
+            }
         }
     }
 

@@ -2,10 +2,15 @@
 
 use core::sync::atomic::Ordering;
 
+use ring_abi::types::PAGE_SIZE;
+
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::platform::Platform;
+
+/// Free pages that `may_spend` leaves.
+const KEPT_PAGES: u64 = 16;
 
 impl<P: Platform> Hypervisor<P> {
     /// Sets aside what the domain lacks to `pages`; 0 gives the claim up.
@@ -36,6 +41,13 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn drop_claim(&self, dom: &Domain) {
         let left = core::mem::take(&mut *dom.mm.claim.lock());
         self.frames.claimed.fetch_sub(left, Ordering::AcqRel);
+    }
+
+    /// Whether what a domain does may make the hypervisor take `bytes` more for itself: some memory stays for what
+    /// cannot fail.
+    pub(crate) fn may_spend(&self, bytes: usize) -> bool {
+        let needed = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
+        self.frames.free_pages() >= needed + KEPT_PAGES
     }
 
     /// Whether the domain may take `count` more pages without touching what others claimed.

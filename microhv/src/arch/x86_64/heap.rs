@@ -12,7 +12,7 @@ use talc::source::Source;
 use super::paging;
 
 /// Frames that the heap takes at a time, at least: 128 KiB.
-const GROW_FRAMES: u64 = 32;
+pub(crate) const GROW_FRAMES: u64 = 32;
 
 /// Bytes taken for the heap.
 static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -25,9 +25,10 @@ struct Frames;
 // allocates from the heap.
 unsafe impl Source for Frames {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
-        let wanted = (layout.size() + layout.align() + 4096) as u64;
-        let frames = wanted.div_ceil(4096).max(GROW_FRAMES);
-        let start = super::start::take_heap_frames(frames).ok_or(())?;
+        let least = ((layout.size() + layout.align() + 4096) as u64).div_ceil(4096);
+        let several = least.max(GROW_FRAMES);
+        let take = |frames| super::start::take_heap_frames(frames).map(|start| (start, frames));
+        let (start, frames) = take(several).or_else(|| take(least)).ok_or(())?;
         // SAFETY: the frames are RAM of the direct map, nobody else's from now on.
         let claimed = unsafe { talc.claim(paging::direct(start) as *mut u8, (frames * 4096) as usize) };
         HEAP_BYTES.fetch_add(frames * 4096, Ordering::Relaxed);

@@ -153,7 +153,9 @@ fn read_acpi(found: &Found) {
 pub(crate) fn take_heap_frames(frames: u64) -> Option<u64> {
     if let Some(hv) = machine::hypervisor_if_up() {
         let order = frames.next_power_of_two().trailing_zeros() as u8;
-        return hv.alloc_frames(order, 0).map(|mfn| mfn.maddr().raw());
+        if let Some(mfn) = hv.alloc_frames(order, 0) {
+            return Some(mfn.maddr().raw());
+        }
     }
     let mut early = EARLY_HEAP.lock();
     let start = early.start;
@@ -162,16 +164,18 @@ pub(crate) fn take_heap_frames(frames: u64) -> Option<u64> {
     Some(start)
 }
 
-/// RAM for the heap until the frame table gives it.
+/// RAM for the heap until the frame table gives it, and when the frame table has no more.
 static EARLY_HEAP: Mutex<Range> = Mutex::new(Range { start: 0, end: 0 });
 /// How much.
 const EARLY_HEAP_BYTES: u64 = 512 << 10;
 
-/// Gives what the heap did not need early to the frame table.
+/// Gives what the heap did not need early to the frame table, but for one piece: domains may come to own all the rest,
+/// and the hypervisor then still has what it needs for itself.
 fn return_early_heap(hv: &Hv) {
     let mut early = EARLY_HEAP.lock();
-    hv.frames.add_free(Mfn::new(early.start / 4096), Mfn::new(early.end / 4096));
-    early.start = early.end;
+    let end = early.end.saturating_sub(heap::GROW_FRAMES * 4096).max(early.start);
+    hv.frames.add_free(Mfn::new(early.start / 4096), Mfn::new(end / 4096));
+    early.start = end;
 }
 
 /// Turns on what guards the hypervisor and what guests expect of the CPU.
