@@ -84,13 +84,9 @@ fn one<P: Platform>(cur: &mut Current<'_, P>, dom: &Domain, op: &MmuextOp) -> Re
     let mfn = Mfn::new(op.arg1);
     match op.cmd {
         MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE => {
-            let mut mm = hv.begin_tables(dom)?;
-            if dom.is_dying() {
-                return Err(HypercallError::NoSuchDomain.into());
-            }
-            return mm.pin(mfn, (op.cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1);
+            return hv.pin_table(dom, mfn, (op.cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1);
         }
-        MMUEXT_UNPIN_TABLE => return Ok(hv.begin_tables(dom)?.unpin(mfn)?),
+        MMUEXT_UNPIN_TABLE => return hv.unpin_table(dom, mfn),
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
         MMUEXT_NEW_BASEPTR => return hv.new_base(cur, mfn),
         MMUEXT_NEW_USER_BASEPTR => return hv.new_user_base(cur, mfn),

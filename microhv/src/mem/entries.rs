@@ -215,7 +215,8 @@ impl<P: Platform> Mm<'_, P> {
             table = pte::frame(entry);
         }
         // Entries name the domain's own tables. Through a linear one the walk ends in a table of another level.
-        let is_leaf_table = self.hv.frames.held(table).load_kind().is_valid_leaf_table();
+        let is_leaf_table =
+            self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_leaf_table());
         if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(HypercallError::Invalid) }
     }
 

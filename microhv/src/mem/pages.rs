@@ -244,7 +244,9 @@ impl<P: Platform> Hypervisor<P> {
         Ok(mfn)
     }
 
-    fn assign_new(&self, dom: &Domain, mfn: Mfn, count: u64, limited: bool) -> bool {
+    /// Makes `count` frames, the hypervisor's own until now, the domain's. `false`: its teardown has begun, or it may not
+    /// own so many.
+    pub(crate) fn assign_new(&self, dom: &Domain, mfn: Mfn, count: u64, limited: bool) -> bool {
         dom.mm.add(mfn, count, limited, || {
             for n in 0..count {
                 self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);

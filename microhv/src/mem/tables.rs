@@ -287,7 +287,11 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: not its frame, in use as something else, entries that it may not have, or pinned already.
     pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), TableError> {
-        self.begin_tables(dom)?.pin(mfn, level)
+        let mut mm = self.begin_tables(dom)?;
+        if dom.is_dying() {
+            return Err(HypercallError::NoSuchDomain.into()); // teardown may have been there already
+        }
+        mm.pin(mfn, level)
     }
 
     /// Unpins a page table of a domain.
@@ -303,6 +307,10 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: as [`Hypervisor::pin_table`].
     pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
-        self.begin_tables(dom)?.get_table(mfn, 4)
+        let mut mm = self.begin_tables(dom)?;
+        if dom.is_dying() {
+            return Err(HypercallError::NoSuchDomain.into()); // teardown may have been there already
+        }
+        mm.get_table(mfn, 4)
     }
 }

@@ -109,7 +109,7 @@ fn exchange_some<P: Platform>(
     }
     if let Err(error) = result {
         for &mfn in &given[..stolen] {
-            hv.adopt_frames(domain, mfn, 1);
+            give(cur, domain, mfn, 0);
         }
         taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
         return Err(error);
@@ -124,8 +124,15 @@ fn exchange_some<P: Platform>(
             hv.platform.zero_frame(mfn);
             hv.platform.set_m2p(mfn, Some(pfn.wrapping_add(page)));
         }
-        hv.adopt_frames(domain, mfn, 1 << order);
+        give(cur, domain, mfn, order);
         result = result.and(cur.copy_out_at(request.out.extent_start, n, &mfn.raw()));
     }
     result
+}
+
+/// Makes 2^`order` frames the domain's; one that is being destroyed gets nothing any more.
+fn give<P: Platform>(cur: &Current<'_, P>, domain: &Domain, mfn: Mfn, order: u8) {
+    if !cur.hv.assign_new(domain, mfn, 1 << order, false) {
+        cur.hv.release_frames(mfn, order);
+    }
 }

@@ -12,8 +12,8 @@ use crate::platform::Platform;
 
 /// Largest extent that an ordinary domain may ask for: 2 MiB.
 const MAX_ORDER: u32 = 9;
-/// Largest extent for a privileged one: 1 GiB.
-const MAX_ORDER_PRIVILEGED: u32 = 18;
+/// Largest extent for a privileged one: 16 MiB, all zeroed without a look at what waits.
+const MAX_ORDER_PRIVILEGED: u32 = 12;
 
 /// `XENMEM_populate_physmap`, `XENMEM_increase_reservation`, `XENMEM_decrease_reservation`: rax gets the number of
 /// extents done, which may be less than asked for.

@@ -157,6 +157,13 @@ fn linear_entries_are_read_only_and_one_deep() {
         world.hv.pin_table(&dom, l4, 4).expect("valid");
     }
     world.check();
+    // Addresses through the table in itself name no level 1 entry, wherever the walk leads.
+    world.poke(a[0], 260, entry(Mfn::new(1 << 39), P | US)); // the hypervisor's, not a frame of the table
+    for [x, y, z] in [[300, 300, 0], [300, 0, 0], [300, 300, 300], [300, 300, 260], [300, 300, 1]] {
+        let va = !0 << 48 | x << 39 | y << 30 | z << 21;
+        assert_eq!(world.hv.lock_tables(&dom).find_leaf(a[0], va), Err(E::Invalid), "{va:#x}");
+    }
+    world.poke(a[0], 260, 0);
     let mut mm = world.hv.lock_tables(&dom);
     mm.update_upper(a[0], 4, 301, entry(b[0], P), Update::Plain).expect("one deep");
     assert!(mm.update_upper(b[0], 4, 301, entry(c[0], P), Update::Plain).is_err(), "two deep");
