@@ -59,6 +59,7 @@ impl fmt::Display for BundleError {
 #[derive(Clone, Debug, Default)]
 pub struct Bundle {
     files: Vec<File>,
+    bytes: usize,
 }
 
 impl Bundle {
@@ -81,7 +82,7 @@ impl Bundle {
             let name = name.strip_suffix(b"\0").and_then(|name| core::str::from_utf8(name).ok());
             let name = name.ok_or(BundleError::BadName(at))?;
             if name == "TRAILER!!!" {
-                return Ok(Self { files });
+                return Ok(Self { files, bytes: archive.len() });
             }
             let start = name_end.next_multiple_of(4);
             let end = start + field(SIZE_FIELD)? as usize;
@@ -96,6 +97,11 @@ impl Bundle {
     /// All files.
     pub fn files(&self) -> &[File] {
         &self.files
+    }
+
+    /// Bytes of the whole archive, which stays in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The file at `path`: `/boot/NAME`, or just `NAME`. Of several of one name, the last.

@@ -208,7 +208,9 @@ impl Shell {
 
         // What must be the same after everything that was made is gone again.
         let memory = mem::usage();
+        line("total_frames", &machine.total_pages);
         line("free_frames", &machine.free_pages);
+        line("bundle_frames", &self.bundle.bytes().div_ceil(4096));
         line("domains", &(self.toolstack.domains().len() + 1));
         line("dom0_pages", &memory.total_pages);
         line("dom0_free_pages", &memory.free_pages);
