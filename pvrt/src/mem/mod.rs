@@ -69,6 +69,12 @@ impl Pages {
         }
     }
 
+    /// The run at `va` of which an owner let go.
+    #[cfg(freestanding)]
+    pub(crate) fn adopt(va: usize, count: usize) -> Self {
+        Self { va, count, origin: tables::origin_of(va) }
+    }
+
     /// As [`alloc`](Self::alloc), filled with zeros.
     ///
     /// # Errors

@@ -261,6 +261,15 @@ pub(super) fn grow(count: usize) -> Option<(usize, Origin)> {
     Some((va, Origin::Grown(first)))
 }
 
+/// Where the pages at `va` came from.
+pub(super) fn origin_of(va: usize) -> Origin {
+    if va < WINDOW_VA {
+        return Origin::Start;
+    }
+    // The hypervisor was told the number when the page was taken, and has kept it.
+    Origin::Grown(pfn_of(mfn_of(va).raw() as usize) as u64)
+}
+
 pub(super) fn shrink(va: usize, count: usize, first: u64) {
     window::shrink(&mut STATE.lock(), va, count, first);
 }
