@@ -118,7 +118,16 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Forgets domains that are dead and of which nobody has a page or a reference any more.
+    #[inline]
     pub fn reap_dead(&self) {
+        if self.domains.has_dead() {
+            self.reap();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reap(&self) {
         self.domains.take_reapable(|domain| domain.mm.tot_pages() == 0).into_iter().for_each(|domain| {
             self.free_last(&domain);
         });

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use ring_abi::types::DomId;
 use spin::{Mutex, RwLock};
@@ -22,12 +22,19 @@ pub struct DomainList {
     last: AtomicU16,
     /// Domains that are dead but still in the list.
     dead: Mutex<Vec<u16>>,
+    /// Length of `dead`.
+    dead_count: AtomicUsize,
 }
 
 impl DomainList {
     /// An empty list.
     pub const fn new() -> Self {
-        Self { domains: RwLock::new(BTreeMap::new()), last: AtomicU16::new(0), dead: Mutex::new(Vec::new()) }
+        Self {
+            domains: RwLock::new(BTreeMap::new()),
+            last: AtomicU16::new(0),
+            dead: Mutex::new(Vec::new()),
+            dead_count: AtomicUsize::new(0),
+        }
     }
 
     /// The domain `id`, dying or not. `DOMID_SELF` is no domain here.
@@ -90,16 +97,21 @@ impl DomainList {
 
     /// Notes that a domain is dead: it leaves the list when nobody refers to it.
     pub(crate) fn note_dead(&self, id: DomId) {
-        self.dead.lock().push(id.raw());
+        let mut dead = self.dead.lock();
+        dead.push(id.raw());
+        self.dead_count.store(dead.len(), Ordering::Release);
+    }
+
+    /// Whether a dead domain is still in the list.
+    #[inline]
+    pub(crate) fn has_dead(&self) -> bool {
+        self.dead_count.load(Ordering::Acquire) != 0
     }
 
     /// Takes dead domains out of the list that `finished` says yes to and that nobody else refers to.
     pub(crate) fn take_reapable(&self, finished: impl Fn(&Domain) -> bool) -> Vec<Arc<Domain>> {
         let mut taken = Vec::new();
         let mut dead = self.dead.lock();
-        if dead.is_empty() {
-            return taken;
-        }
         let mut domains = self.domains.write();
         dead.retain(|id| match domains.get(id) {
             Some(domain) if Arc::strong_count(domain) > 1 || !finished(domain) => true,
@@ -109,6 +121,7 @@ impl DomainList {
             }
             None => false,
         });
+        self.dead_count.store(dead.len(), Ordering::Release);
         taken
     }
 

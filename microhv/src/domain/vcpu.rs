@@ -222,6 +222,32 @@ impl Vcpu {
         unsafe { self.regs.frame.get().write_volatile(*regs) }
     }
 
+    /// `ds`, `es`, `fs` and `gs` of a vCPU that does not run.
+    pub fn saved_selectors(&self) -> [u16; 4] {
+        let regs = self.regs_ptr();
+        // SAFETY: fields of the frame, as in `saved_regs`.
+        unsafe {
+            [
+                (&raw const (*regs).ds).read_volatile(),
+                (&raw const (*regs).es).read_volatile(),
+                (&raw const (*regs).fs).read_volatile(),
+                (&raw const (*regs).gs).read_volatile(),
+            ]
+        }
+    }
+
+    /// Sets `ds`, `es`, `fs` and `gs` of a vCPU that does not run.
+    pub fn set_saved_selectors(&self, [ds, es, fs, gs]: [u16; 4]) {
+        let regs = self.regs_ptr();
+        // SAFETY: fields of the frame, as in `set_saved_regs`.
+        unsafe {
+            (&raw mut (*regs).ds).write_volatile(ds);
+            (&raw mut (*regs).es).write_volatile(es);
+            (&raw mut (*regs).fs).write_volatile(fs);
+            (&raw mut (*regs).gs).write_volatile(gs);
+        }
+    }
+
     /// Arguments of the hypercall that is to be executed again.
     pub fn continuation(&self) -> [u64; 6] {
         core::array::from_fn(|n| self.continuation[n].load(Ordering::Relaxed))

@@ -202,14 +202,12 @@ impl<P: Platform> Hypervisor<P> {
         if let Some((previous, next)) = decision {
             if let Some(vcpu) = &previous {
                 vcpu.set_running_on(None);
-                vcpu.time.lock().enter(state_of(vcpu.domain(), vcpu), now);
-                self.suspend_periodic(vcpu);
+                self.end_running(vcpu, state_of(vcpu.domain(), vcpu), now);
             }
             per_cpu.idle_changed(previous.is_none(), next.is_none(), now);
             if let Some(vcpu) = &next {
                 vcpu.set_running_on(Some(cpu));
-                vcpu.time.lock().enter(Runstate::Running, now);
-                self.resume_periodic(vcpu.domain(), vcpu, now);
+                self.begin_running(vcpu.domain(), vcpu, now);
             }
             self.raise_softirq(cpu, SOFTIRQ_TIMER);
             return Decision::Switch(next);

@@ -54,11 +54,11 @@ pub(crate) fn runstate_info(time: &VcpuTime) -> [u8; 48] {
 impl<P: Platform> Hypervisor<P> {
     /// Shows a vCPU the clock, if its `vcpu_info` does not show it already.
     pub(crate) fn publish_time(&self, vcpu: &Vcpu) {
-        let params = self.platform.time_params();
         let mut time = vcpu.time.lock();
-        if time.published == params.generation {
+        if time.published == self.platform.clock_generation() {
             return;
         }
+        let params = self.platform.time_params();
         if let Some(info) = vcpu.info.get() {
             publish(&info, &params);
             time.published = params.generation;
@@ -75,8 +75,16 @@ impl<P: Platform> Hypervisor<P> {
 
     /// The new vCPU of this CPU has its page tables loaded: its clock and areas are brought up to date.
     pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        self.publish_time(vcpu);
-        self.update_areas(domain, vcpu);
+        let time = vcpu.time.lock();
+        let is_published = time.published == self.platform.clock_generation();
+        let has_areas = time.runstate_area.is_some() || time.time_area.is_some();
+        drop(time);
+        if !is_published {
+            self.publish_time(vcpu);
+        }
+        if has_areas {
+            self.update_areas(domain, vcpu);
+        }
     }
 
     /// Writes the areas that a vCPU registered by address, if its kernel's tables are loaded; else they are stale,

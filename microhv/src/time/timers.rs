@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::DomId;
 
-use super::TimerId;
+use super::{Runstate, TimerId};
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform};
@@ -132,8 +132,9 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// A vCPU begins to run at `now`: its periodic timer runs again, and fires at once when a period has passed.
-    pub(crate) fn resume_periodic(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
+    pub(crate) fn begin_running(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
         let mut time = vcpu.time.lock();
+        time.enter(Runstate::Running, now);
         let (Some(timers), period) = (time.timers, time.period_ns) else { return };
         if period == 0 {
             return;
@@ -150,9 +151,10 @@ impl<P: Platform> Hypervisor<P> {
         self.arm(timers, TimerKind::Periodic, Some(next));
     }
 
-    /// A vCPU stops running: so does its periodic timer.
-    pub(crate) fn suspend_periodic(&self, vcpu: &Vcpu) {
-        let time = vcpu.time.lock();
+    /// A vCPU stops running at `now` and is in `state` from then on: its periodic timer stops.
+    pub(crate) fn end_running(&self, vcpu: &Vcpu, state: Runstate, now: u64) {
+        let mut time = vcpu.time.lock();
+        time.enter(state, now);
         let (timers, period) = (time.timers, time.period_ns);
         drop(time);
         if let (Some(timers), true) = (timers, period != 0) {

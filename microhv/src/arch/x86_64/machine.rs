@@ -333,6 +333,11 @@ impl Platform for Machine {
         cpu::rdtsc()
     }
 
+    #[inline]
+    fn clock_generation(&self) -> u32 {
+        time::generation()
+    }
+
     fn time_params(&self) -> TimeParams {
         time::params()
     }

@@ -109,10 +109,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
 }
 
 fn save(vcpu: &VcpuRef) {
-    let [ds, es, fs, gs] = cpu::data_selectors();
-    let mut regs = vcpu.saved_regs();
-    (regs.ds, regs.es, regs.fs, regs.gs) = (ds, es, fs, gs);
-    vcpu.set_saved_regs(&regs);
+    vcpu.set_saved_selectors(cpu::data_selectors());
     let (active, other) = (cpu::read_msr(msr::GS_BASE), cpu::read_msr(msr::SHADOW_GS_BASE));
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     {
@@ -141,24 +138,24 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
     }
     windows::load(vcpu);
     machine::set_tsc_trapping(vcpu.domain().tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
-    let saved = vcpu.saved_regs();
+    let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
     let (fs_base, gs_kernel, gs_user, debug, cr0) = {
         let guest = vcpu.cpu.lock();
         (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, guest.debug, guest.cr0)
     };
-    let mut whole = load_selector(DataSegment::Ds, saved.ds);
-    whole &= load_selector(DataSegment::Es, saved.es);
-    whole &= load_selector(DataSegment::Fs, saved.fs);
-    whole &= load_selector(DataSegment::Gs, saved.gs);
+    let mut whole = load_selector(DataSegment::Ds, ds);
+    whole &= load_selector(DataSegment::Es, es);
+    whole &= load_selector(DataSegment::Fs, fs);
+    whole &= load_selector(DataSegment::Gs, gs);
     // The selector of GS goes with user mode's base. A base of 0 with a selector means the one that its descriptor
     // has: so contexts have it that a toolstack saved.
-    let gs_user = if gs_user == 0 && saved.gs > 3 { cpu::read_msr(msr::GS_BASE) } else { gs_user };
+    let gs_user = if gs_user == 0 && gs > 3 { cpu::read_msr(msr::GS_BASE) } else { gs_user };
     let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
     // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
     unsafe {
-        if fs_base != 0 || saved.fs <= 3 {
+        if fs_base != 0 || fs <= 3 {
             cpu::write_msr(msr::FS_BASE, fs_base);
         }
         cpu::write_msr(msr::GS_BASE, active);
@@ -171,7 +168,7 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
     if cr0 & GuestCpu::CR0_TS != 0 {
         fpu::set_task_switched(true);
     }
-    if whole { Ok(()) } else { Err([saved.ds, saved.es, saved.fs, saved.gs]) }
+    if whole { Ok(()) } else { Err([ds, es, fs, gs]) }
 }
 
 /// # Safety

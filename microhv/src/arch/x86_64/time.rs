@@ -148,6 +148,12 @@ pub(crate) fn init(acpi: &Acpi) {
     log::info!("TSC {} kHz, timer {} kHz", hz / 1000, timer_ticks * 1_000_000 / elapsed_ns.max(1));
 }
 
+/// The generation of [`params`], even while it is written.
+#[inline]
+pub(crate) fn generation() -> u32 {
+    VERSION.load(Ordering::Acquire)
+}
+
 /// How the TSC gives system time.
 #[inline]
 pub(crate) fn params() -> TimeParams {
