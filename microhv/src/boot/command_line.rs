@@ -52,7 +52,7 @@ impl Options {
         options
     }
 
-    /// Words of `line` that mean nothing here. The image's own name may come first and is not one of them.
+    /// Words of `line` that mean nothing here.
     pub fn unknown(line: &str) -> impl Iterator<Item = &str> {
         const KNOWN: [&str; 8] = [
             "dom0_mem",
@@ -64,12 +64,8 @@ impl Options {
             "com1",
             "console",
         ];
-        line.split_ascii_whitespace().enumerate().filter_map(|(place, word)| {
-            let key = word.split_once('=').map_or(word, |(key, _)| key);
-            let image =
-                place == 0 && (key.starts_with('/') || key.contains("microhv") || key.starts_with('('));
-            (!image && !KNOWN.contains(&key)).then_some(word)
-        })
+        line.split_ascii_whitespace()
+            .filter(|word| !KNOWN.contains(&word.split_once('=').map_or(*word, |(key, _)| key)))
     }
 }
 
@@ -138,9 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_are_named_but_not_the_image() {
-        let words: std::vec::Vec<_> =
-            Options::unknown("/boot/microhv com1 frobnicate dom0_mem=1M x=y").collect();
+    fn unknown_words_are_named() {
+        let words: std::vec::Vec<_> = Options::unknown("com1 frobnicate dom0_mem=1M x=y").collect();
         assert_eq!(words, ["frobnicate", "x=y"]);
     }
 }

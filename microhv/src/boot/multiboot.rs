@@ -35,8 +35,15 @@ pub struct BootInformation {
     pub memory: ArrayVec<FirmwareRange, MAX_RANGES>,
     /// The ACPI root pointer as a copy, from multiboot2.
     pub rsdp: Option<Range>,
-    /// Where the loader's structures lie, strings included: not to be overwritten before they were read.
-    pub structures: ArrayVec<Range, 8>,
+    /// Strings begin with the file's name, as QEMU's own loader gives them; GRUB leaves it out.
+    pub names_first: bool,
+}
+
+/// The arguments in a kernel's command line, without the file's name: always the first word when `names_first`, else
+/// only a path.
+pub fn arguments(line: &str, names_first: bool) -> &str {
+    let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+    if names_first || first.starts_with('/') || first.starts_with('(') { rest } else { line }
 }
 
 /// Reads of physical memory, each bounds-checked by the implementor.
@@ -79,13 +86,11 @@ pub fn parse(memory: &impl Physical, magic: u32, info: u64, out: &mut BootInform
 fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
     let Some(flags) = memory.u32(info) else { return };
     let word = |offset: u64| memory.u32(info + offset).unwrap_or(0);
-    let _ = out.structures.try_push(Range::sized(info, 120));
     if flags & 1 << 2 != 0 {
         out.command_line = memory.string(u64::from(word(16)));
     }
     if flags & 1 << 3 != 0 {
         let (count, table) = (word(20), u64::from(word(24)));
-        let _ = out.structures.try_push(Range::sized(table, u64::from(count) * 16));
         for n in 0..u64::from(count).min(MAX_MODULES as u64) {
             let entry = table + n * 16;
             let (Some(start), Some(end), Some(string)) =
@@ -96,6 +101,10 @@ fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
             let string = memory.string(u64::from(string)).unwrap_or(Range::sized(0, 0));
             out.modules.push(Module { range: Range { start: start.into(), end: end.into() }, string });
         }
+    }
+    if flags & 1 << 9 != 0 {
+        let name = memory.string(u64::from(word(64))).and_then(|range| memory.bytes(range));
+        out.names_first = name.is_some_and(|name| name.starts_with(b"qemu"));
     }
     if flags & 1 << 6 != 0 {
         let (bytes, table) = (u64::from(word(44)), u64::from(word(48)));
@@ -117,7 +126,6 @@ fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
 fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) {
     let Some(total) = memory.u32(info) else { return };
     let end = info + u64::from(total);
-    let _ = out.structures.try_push(Range { start: info, end });
     let mut at = info + 8;
     while at + 8 <= end {
         let (Some(kind), Some(size)) = (memory.u32(at), memory.u32(at + 4)) else { break };
@@ -206,7 +214,9 @@ mod tests {
     #[test]
     fn multiboot1() {
         let mut memory = Memory::new();
-        memory.put32(0x100, 1 << 2 | 1 << 3 | 1 << 6);
+        memory.put32(0x100, 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9);
+        memory.put32(0x140, 0x500);
+        memory.put(0x500, b"qemu\0");
         memory.put32(0x110, 0x200);
         memory.put(0x200, b"com1 dom0_mem=24M\0");
         memory.put32(0x114, 1);
@@ -223,6 +233,7 @@ mod tests {
         memory.put32(0x414, 1);
         let info = parsed(&memory, MAGIC1, 0x100).unwrap();
         assert_eq!(memory.text(info.command_line.unwrap()), "com1 dom0_mem=24M");
+        assert!(info.names_first);
         assert_eq!(info.modules.len(), 1);
         assert_eq!(info.modules[0].range, Range { start: 0x40_0000, end: 0x50_0123 });
         assert_eq!(memory.text(info.modules[0].string), "dom0 x");
@@ -262,6 +273,16 @@ mod tests {
         assert_eq!(memory.text(info.modules[0].string), "boot bundle");
         assert!(memory.text(info.rsdp.unwrap()).ends_with("new"));
         assert_eq!(info.memory[0].range, Range { start: 0x1000, end: 0xa000 });
+    }
+
+    #[test]
+    fn file_names_are_no_arguments() {
+        assert_eq!(arguments("dom0 quiet a=b", true), "quiet a=b");
+        assert_eq!(arguments("dom0", true), "");
+        assert_eq!(arguments("quiet a=b", false), "quiet a=b");
+        assert_eq!(arguments("/boot/dom0 quiet", false), "quiet");
+        assert_eq!(arguments("(cd)/dom0", false), "");
+        assert_eq!(arguments("", false), "");
     }
 
     #[test]

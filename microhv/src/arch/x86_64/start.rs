@@ -200,7 +200,11 @@ extern "C" fn on_own_stack() -> ! {
     fpu::init();
     let found = FOUND.get().expect("set at boot");
     let acpi = ACPI.get().expect("read at boot");
-    LINE.call_once(|| found.lock().line.clone());
+    LINE.call_once(|| {
+        let found = found.lock();
+        let arguments = multiboot::arguments(text(&found.line), found.information.names_first);
+        arguments.bytes().collect()
+    });
     let options = Options::parse(command_line());
     for word in Options::unknown(command_line()) {
         log::warn!("unknown option {word}");
@@ -304,7 +308,10 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
     };
     let request = dom0::Request {
         image,
-        command_line: dom0_line(found.module_lines.first().map_or("", text)),
+        command_line: multiboot::arguments(
+            found.module_lines.first().map_or("", text),
+            found.information.names_first,
+        ),
         ramdisk: found.modules.get(1).copied(),
         memory_bytes: options.dom0_memory_bytes,
         vcpus: options.dom0_max_vcpus,
@@ -320,14 +327,5 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
             hv.unpause_domain(&domain);
         }
         Err(error) => panic!("cannot build dom0: {error}"),
-    }
-}
-
-/// The kernel's arguments: a loader may put the file's name first.
-fn dom0_line(line: &str) -> &str {
-    match line.split_once(' ') {
-        Some((first, rest)) if first.contains('/') || !first.contains('=') => rest,
-        None if line.contains('/') => "",
-        _ => line,
     }
 }

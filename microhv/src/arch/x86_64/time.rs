@@ -1,5 +1,5 @@
 //! The machine's clock: the TSC, measured against a timer of known rate; the local APIC's timer for deadlines.
-#![allow(unsafe_code)] // none but what the lints of shared statics ask
+#![allow(unsafe_code)] // the HPET's registers
 
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
