@@ -2,6 +2,7 @@
 
 mod basics;
 mod calls;
+mod memory;
 mod random;
 
 use alloc::boxed::Box;

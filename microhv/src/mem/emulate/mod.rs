@@ -1,0 +1,138 @@
+//! Writes of a guest's kernel to its own level 1 tables that fault, since tables are mapped read-only: the
+//! instruction is decoded, and its effect done as `mmu_update` does it.
+//!
+//! Linux does so with `VMASST_TYPE_writable_pagetables`: `xchg` above all, `lock and` and `mov`. Others that write one
+//! aligned operand of up to 8 bytes are done as well; what is not known is bounced to the guest as the fault it was.
+
+mod decode;
+
+use core::sync::atomic::Ordering;
+
+use decode::{
+    ARITHMETIC, CF, Operation, Register, Source, compute, decode, mask, read_register, write_register,
+};
+
+use super::entries::{Update, UpdateError};
+use super::pte;
+use super::tables::FrameOwner;
+use crate::Hypervisor;
+use crate::hypercall::Current;
+use crate::platform::Platform;
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// It was cared for: the guest goes on.
+    Handled,
+    /// It is the guest's.
+    Bounce,
+}
+
+/// `VMASST_TYPE_writable_pagetables`.
+const WRITABLE_PAGETABLES: u32 = 2;
+/// Tries against accessed and dirty bits that the processor sets meanwhile.
+const TRIES: usize = 8;
+/// Most bytes of an instruction.
+const MAX_INSTRUCTION: usize = 15;
+
+const EC_PRESENT: u32 = 1;
+const EC_WRITE: u32 = 2;
+const EC_RESERVED: u32 = 8;
+const EC_FETCH: u32 = 16;
+
+const RF: u64 = 1 << 16;
+impl<P: Platform> Hypervisor<P> {
+    /// Looks at a page fault of the guest's kernel or user mode before it is bounced. `error_code` is the
+    /// processor's.
+    pub fn handle_guest_page_fault(
+        &self,
+        cur: &mut Current<'_, P>,
+        cr2: u64,
+        error_code: u32,
+    ) -> FaultOutcome {
+        let wanted = EC_PRESENT | EC_WRITE;
+        if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
+            || cur.vcpu.user_mode.load(Ordering::Relaxed)
+            || !pte::is_guest_address(cr2)
+            || !cur.domain.assists(WRITABLE_PAGETABLES)
+        {
+            return FaultOutcome::Bounce;
+        }
+        self.emulate_table_write(cur, cr2).map_or(FaultOutcome::Bounce, |()| FaultOutcome::Handled)
+    }
+
+    fn emulate_table_write(&self, cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
+        let mut mm = self.lock_tables(cur.domain);
+        let (map, map_slot) = mm.find_leaf(cur.vcpu.cr3_kernel()?, cr2).ok()?;
+        let mapping = mm.entry(map, map_slot);
+        if mapping & (pte::P | pte::RW) != pte::P {
+            return None;
+        }
+        let table = pte::frame(mapping);
+        if mm.table_level(table) != Some(1) {
+            return None;
+        }
+        let rip = cur.regs.rip;
+        let mut bytes = [0; MAX_INSTRUCTION];
+        let fetched = self.fetch(&mut bytes, rip);
+        let decoded = decode(&bytes[..fetched], cur.regs)?;
+        let size = u64::from(decoded.size);
+        if decoded.address != cr2 || !cr2.is_multiple_of(size) {
+            return None;
+        }
+        let slot = (cr2 & 0xfff) as usize / 8;
+        let shift = (cr2 % 8) * 8;
+        let all = mask(decoded.size);
+        let source = match decoded.source {
+            Source::Immediate(value) => value,
+            Source::Register(which) => read_register(cur.regs, which, decoded.size),
+        };
+        let owner = FrameOwner::Domain(cur.domain);
+        for _ in 0..TRIES {
+            let whole = mm.entry(table, slot);
+            let old = whole >> shift & all;
+            let (new, flags) = compute(decoded.operation, decoded.size, old, source, cur.regs.rax & all);
+            let merged = whole & !(all << shift) | new << shift;
+            if merged != whole {
+                match mm.update_leaf(table, slot, merged, owner, Update::CompareExchange(whole)) {
+                    Ok(()) => {}
+                    Err(UpdateError::Mismatch(_)) => continue,
+                    Err(UpdateError::Table(_)) => return None,
+                }
+            }
+            match (decoded.operation, decoded.source) {
+                (Operation::Xchg, Source::Register(which)) => {
+                    write_register(cur.regs, which, decoded.size, old)
+                }
+                (Operation::CmpXchg, _) if new == old && old != cur.regs.rax & all => {
+                    write_register(cur.regs, Register::RAX, decoded.size, old);
+                }
+                _ => {}
+            }
+            if let Some(flags) = flags {
+                let changed = match decoded.operation {
+                    Operation::SetBit | Operation::ResetBit | Operation::FlipBit => CF,
+                    _ => ARITHMETIC,
+                };
+                cur.regs.rflags = cur.regs.rflags & !changed | flags;
+            }
+            cur.regs.rip = rip.wrapping_add(u64::from(decoded.length));
+            cur.regs.rflags &= !RF;
+            return Some(());
+        }
+        None
+    }
+
+    /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
+    fn fetch(&self, bytes: &mut [u8; MAX_INSTRUCTION], rip: u64) -> usize {
+        let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION);
+        if self.platform.copy_from_guest(&mut bytes[..first], rip).is_err() {
+            return 0;
+        }
+        let next = rip.wrapping_add(first as u64);
+        if first < MAX_INSTRUCTION && self.platform.copy_from_guest(&mut bytes[first..], next).is_err() {
+            return first;
+        }
+        MAX_INSTRUCTION
+    }
+}
