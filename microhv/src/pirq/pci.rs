@@ -16,6 +16,10 @@ const STATUS: u8 = 0x06;
 const STATUS_CAPABILITIES: u32 = 1 << 4;
 const CAPABILITIES: u8 = 0x34;
 const FIRST_BAR: u8 = 0x10;
+/// Bytes of configuration space that the ports reach.
+const CONFIG_BYTES: u16 = 256;
+/// Bits of a machine address.
+const ADDRESS_BITS: u32 = 52;
 const CAP_MSI: u8 = 0x05;
 const CAP_MSIX: u8 = 0x11;
 /// Capabilities lie from 0x40 on, at least 4 bytes each: a longer list is a loop.
@@ -107,11 +111,12 @@ impl<P: Platform> Config<'_, P> {
         None
     }
 
-    /// The MSI capability.
+    /// The MSI capability, if it lies within configuration space.
     pub fn msi(&self, function: PciFunction) -> Option<MsiCapability> {
         let at = self.find(function, CAP_MSI)?;
         let control = self.read(function, at + 2, 2);
-        Some(MsiCapability { at, wide: control & 1 << 7 != 0, maskable: control & 1 << 8 != 0 })
+        let found = MsiCapability { at, wide: control & 1 << 7 != 0, maskable: control & 1 << 8 != 0 };
+        (u16::from(at) + u16::from(found.len()) <= CONFIG_BYTES).then_some(found)
     }
 
     /// The MSI-X capability, if its table and pending bits lie in memory that the function has.
@@ -145,7 +150,7 @@ impl<P: Platform> Config<'_, P> {
         if base == 0 {
             return None;
         }
-        base.checked_add(u64::from(register & !7))
+        base.checked_add(u64::from(register & !7)).filter(|at| at >> ADDRESS_BITS == 0)
     }
 
     /// Whether a domain's write of `size` bytes at `at` touches what is the hypervisor's: all of MSI but its id and

@@ -55,6 +55,22 @@ fn protected(hv: &Hypervisor<TestMachine>, page: u64) -> bool {
 const FUNCTION: PciFunction = PciFunction { bus: 0, devfn: DEVFN };
 
 #[test]
+fn capabilities_out_of_bounds_are_none() {
+    let (hv, dom0) = machine();
+    let set = |at: u32, word: u32| hv.platform.pci.lock().words.insert(u32::from(DEVFN) << 8 | at, word);
+    set(0x34, 0xf8);
+    set(0xf8, 1 << 23 | 0x05);
+    set(0xfc, 0);
+    assert_eq!(hv.map_message(&dom0, FUNCTION, None, None), Err(HypercallError::NoDevice));
+    hv.irqs.address.store(1 << 31 | u32::from(DEVFN) << 8 | 0xf8, Ordering::Relaxed);
+    hv.pci_port_out(pci::DATA_PORT, 4, 0); // is looked at for a capability, too
+    set(0x34, MSIX_AT);
+    set(0x14, 0xffff_fff4); // a 64-bit base address at the end of all addresses
+    set(0x18, u32::MAX);
+    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Err(HypercallError::NoDevice));
+}
+
+#[test]
 fn msix_entry_is_written_masked_and_unmasked_when_bound() {
     let (hv, dom0) = machine();
     let pirq = hv.map_message(&dom0, FUNCTION, Some(2), None).unwrap();

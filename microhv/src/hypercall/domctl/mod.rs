@@ -23,6 +23,10 @@ use crate::platform::Platform;
 /// Default of what a domain may have when the toolstack says "default".
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
+/// The last of `settscinfo`'s modes: native.
+const TSC_MODE_LAST: u32 = 2;
+/// Pauses of a domain by the toolstack at most.
+const MAX_PAUSES: u32 = 255;
 
 /// `domctl(op)`. Only a privileged domain may.
 ///
@@ -107,8 +111,13 @@ fn execute<P: Platform>(
         }
         XEN_DOMCTL_PAUSEDOMAIN => {
             not_own(cur, domain)?;
+            let count = &domain.controller_pause_count;
+            count
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                    count.checked_add(1).filter(|count| *count <= MAX_PAUSES)
+                })
+                .map_err(|_| HypercallError::Overflow)?;
             hv.pause_domain(domain);
-            domain.controller_pause_count.fetch_add(1, Ordering::AcqRel);
         }
         XEN_DOMCTL_UNPAUSEDOMAIN => {
             let count = &domain.controller_pause_count;
@@ -133,7 +142,8 @@ fn execute<P: Platform>(
         XEN_DOMCTL_MAX_VCPUS => {
             let wanted: XenDomctlMaxVcpus = op.payload();
             not_own(cur, domain)?;
-            if wanted.max == 0 || wanted.max as usize > domain.vcpus.len() {
+            // They were made with the domain.
+            if wanted.max as usize != domain.vcpus.len() {
                 return Err(HypercallError::Invalid);
             }
         }
@@ -222,6 +232,9 @@ fn execute<P: Platform>(
         XEN_DOMCTL_SETTSCINFO => {
             let p: XenDomctlTscInfo = op.payload();
             not_own(cur, domain)?;
+            if p.tsc_mode > TSC_MODE_LAST {
+                return Err(HypercallError::Invalid);
+            }
             *domain.tsc.lock() = TscSettings {
                 mode: p.tsc_mode,
                 elapsed_ns: p.elapsed_nsec,
