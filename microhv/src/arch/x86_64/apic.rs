@@ -72,8 +72,13 @@ pub(crate) fn init(acpi: &Acpi) {
     let base = cpu::read_msr(msr::APIC_BASE);
     let address = acpi.local_apic.unwrap_or(base & 0x000f_ffff_ffff_f000);
     LOCAL.store(paging::device(address).expect("a place for the local APIC"), Ordering::Relaxed);
-    // SAFETY: turns the APIC on (bit 11), leaves its address.
-    unsafe { cpu::write_msr(msr::APIC_BASE, base | 1 << 11) };
+    // SAFETY: turns the APIC on (bit 11), leaves its address; out of x2APIC mode (bit 10) the way leads over "off".
+    unsafe {
+        if base & 1 << 10 != 0 {
+            cpu::write_msr(msr::APIC_BASE, base & !(3 << 10));
+        }
+        cpu::write_msr(msr::APIC_BASE, base & !(1 << 10) | 1 << 11);
+    }
     write(TASK_PRIORITY, 0);
     write(TIMER, MASKED);
     write(LINT0, MASKED);
