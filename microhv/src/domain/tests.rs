@@ -384,3 +384,21 @@ fn no_domain_makes_the_hypervisor_use_its_last_memory() {
     }
     assert_eq!(open(), Err(HypercallError::NoMemory));
 }
+
+#[test]
+fn weights_are_set_and_caps_refused() {
+    let world = World::new(256);
+    let guest = create(&world, 2);
+    let ask = |cmd, word: u64| {
+        let op = XenDomctlSchedulerOp { sched_id: XEN_SCHEDULER_CREDIT2, cmd, u: [word, 0] };
+        let mut op = XenDomctl::with(XEN_DOMCTL_SCHEDULER_OP, guest.id, &op);
+        (domctl(&world, &mut op), op.payload::<XenDomctlSchedulerOp>().u[0])
+    };
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 256));
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 512 | 0xffff << 16).0, 0);
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 512));
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 0).0, 0, "0 leaves the weight");
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 512));
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 512 | 50 << 16).0, HypercallError::NotSupported.errno());
+    assert_eq!(ask(9, 0).0, HypercallError::Invalid.errno());
+}

@@ -316,4 +316,38 @@ proptest::proptest! {
         proptest::prop_assert!(!world.dom0.shutdown.lock().is_shut_down);
         proptest::prop_assert!(world.hv.platform.events.lock().power.is_empty());
     }
+
+    /// The toolstack's calls with any command and any payload: no panic, whatever they do.
+    #[test]
+    fn wild_control_never_panics(
+        calls in proptest::collection::vec(
+            (0usize..3, 0u32..90, 0u16..4, proptest::collection::vec(argument(), 16)),
+            1..40,
+        ),
+        pending in proptest::bool::ANY,
+    ) {
+        let world = World::new(256);
+        world.hv.platform.identity_end.store(16, Ordering::Relaxed);
+        for _ in 0..2 {
+            let guest = world.guest(2);
+            guest.mm.set_max_pages(32);
+            for _ in 0..4 {
+                world.hv.populate(&guest, 0, 0).expect("a page");
+            }
+        }
+        world.hv.platform.pending.store(pending, Ordering::Relaxed);
+        for (which, command, domain, payload) in calls {
+            let (number, version, at) = match which {
+                0 => (__HYPERVISOR_DOMCTL, ring_abi::domctl::XEN_DOMCTL_INTERFACE_VERSION, 16),
+                1 => (__HYPERVISOR_SYSCTL, ring_abi::sysctl::XEN_SYSCTL_INTERFACE_VERSION, 8),
+                _ => (__HYPERVISOR_PLATFORM_OP, ring_abi::platform::XENPF_INTERFACE_VERSION, 8),
+            };
+            world.put(ARGS, &[command, version, u32::from(domain), 0]);
+            for (n, word) in payload.iter().enumerate() {
+                world.put(ARGS + at + 8 * n as u64, word);
+            }
+            let _ = world.raw(&world.dom0, 0, number, &[ARGS]);
+            world.settle();
+        }
+    }
 }

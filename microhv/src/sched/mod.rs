@@ -107,8 +107,6 @@ pub struct VcpuSched {
     pub(crate) run_time: AtomicU64,
     /// Share of the CPU, relative to others.
     pub weight: AtomicU32,
-    /// Cap in percent of a CPU, kept for the toolstack; 0: none.
-    pub cap: AtomicU32,
     /// It is in a run queue.
     queued: AtomicBool,
     /// It gives way once.
@@ -123,7 +121,6 @@ impl VcpuSched {
         Self {
             run_time: AtomicU64::new(0),
             weight: AtomicU32::new(DEFAULT_WEIGHT),
-            cap: AtomicU32::new(0),
             queued: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
             affinity: AtomicU64::new(u64::MAX),

@@ -122,7 +122,7 @@ pub(super) fn affinity<P: Platform>(
     Ok(())
 }
 
-/// Weight and cap, which all vCPUs of a domain share.
+/// The weight, which all vCPUs of a domain share. There are no caps: 0 is given, and 0 or "leave it" taken.
 pub(super) fn scheduler(domain: &Domain, op: &mut XenDomctlSchedulerOp) -> Result<(), HypercallError> {
     if op.sched_id != XEN_SCHEDULER_CREDIT2 {
         return Err(HypercallError::Invalid);
@@ -131,18 +131,15 @@ pub(super) fn scheduler(domain: &Domain, op: &mut XenDomctlSchedulerOp) -> Resul
     match op.cmd {
         XEN_DOMCTL_SCHEDOP_PUTINFO => {
             let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
-            for vcpu in &domain.vcpus {
-                if weight != 0 {
-                    vcpu.sched.weight.store(u32::from(weight), Ordering::Relaxed);
-                }
-                if cap != u16::MAX {
-                    vcpu.sched.cap.store(u32::from(cap), Ordering::Relaxed);
-                }
+            if !matches!(cap, 0 | u16::MAX) {
+                return Err(HypercallError::NotSupported); // no vCPU is kept from an idle CPU
+            }
+            for vcpu in domain.vcpus.iter().filter(|_| weight != 0) {
+                vcpu.sched.weight.store(u32::from(weight), Ordering::Relaxed);
             }
         }
         XEN_DOMCTL_SCHEDOP_GETINFO => {
-            let (weight, cap) = (first.weight.load(Ordering::Relaxed), first.cap.load(Ordering::Relaxed));
-            op.u[0] = u64::from(weight & 0xffff) | u64::from(cap) << 16;
+            op.u[0] = u64::from(first.weight.load(Ordering::Relaxed) & 0xffff);
         }
         _ => return Err(HypercallError::Invalid),
     }
