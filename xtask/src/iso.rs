@@ -50,7 +50,7 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
 
 /// GRUB's configuration: one entry, at once, on the serial line too.
 ///
-/// A module's words begin with its name, as under multiboot1: GRUB itself hands over only what follows the file.
+/// GRUB hands over what follows the file, without its name.
 fn configuration(hypervisor_line: &str, dom0_line: &str) -> String {
     let (hypervisor_words, dom0_words) = (quoted(hypervisor_line), quoted(dom0_line));
     format!(
@@ -61,8 +61,8 @@ fn configuration(hypervisor_line: &str, dom0_line: &str) -> String {
          set default=0\n\
          menuentry microhv {{\n\
          \x20 multiboot2 /boot/microhv{hypervisor_words}\n\
-         \x20 module2 /boot/dom0 dom0{dom0_words}\n\
-         \x20 module2 /boot/boot.cpio boot.cpio\n\
+         \x20 module2 /boot/dom0{dom0_words}\n\
+         \x20 module2 /boot/boot.cpio\n\
          }}\n"
     )
 }
@@ -84,9 +84,9 @@ mod tests {
     }
 
     #[test]
-    fn modules_begin_with_their_names() {
+    fn modules_get_their_words() {
         let text = configuration("com1", "x=1");
         assert!(text.contains("multiboot2 /boot/microhv 'com1'\n"), "{text}");
-        assert!(text.contains("module2 /boot/dom0 dom0 'x=1'\n"), "{text}");
+        assert!(text.contains("module2 /boot/dom0 'x=1'\n"), "{text}");
     }
 }
