@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 
 use arrayvec::ArrayVec;
 use ring_abi::grant::{
-    GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY,
-    GnttabMapGrantRef, GnttabUnmapGrantRef,
+    GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_GUEST_AVAIL_MASK, GNTMAP_HOST_MAP,
+    GNTMAP_READONLY, GnttabMapGrantRef, GnttabUnmapGrantRef,
 };
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 
@@ -14,7 +14,7 @@ use super::{Access, GrantError, Use};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::hypercall::Current;
-use crate::mem::GrantAddress;
+use crate::mem::{GrantAddress, pte};
 use crate::platform::Platform;
 
 /// Unmaps that share one TLB flush.
@@ -132,13 +132,15 @@ impl<P: Platform> Hypervisor<P> {
             error
         };
         let frame = self.begin_grant_use(granter, gref, me, Use::Host, access).map_err(undo)?;
-        let user = op.flags & GNTMAP_APPLICATION_MAP != 0;
+        let user = if op.flags & GNTMAP_APPLICATION_MAP != 0 { pte::US } else { 0 };
+        // What the guest keeps in the entry for itself, in bits 16-18.
+        let own = u64::from((op.flags & GNTMAP_GUEST_AVAIL_MASK) >> 16) << 9 & pte::GUEST_FLAGS;
         self.map_grant_frame(
             cur,
             address(op.host_addr, op.flags & GNTMAP_CONTAINS_PTE != 0),
             frame,
             access == Access::Read,
-            user,
+            user | own,
         )
         .map_err(|_| {
             self.end_grant_use(granter, gref, frame, Use::Host, access);

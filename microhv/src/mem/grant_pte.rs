@@ -55,7 +55,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Maps `frame`, on which the caller holds a general reference and, unless `read_only`, one of type writable,
     /// into the current domain. On success the entry owns them. What was mapped there is given back.
     ///
-    /// `user` makes the page accessible to the guest's user mode (`GNTMAP_application_map`).
+    /// `flags` are bits that the entry has beside: [`pte::US`] (`GNTMAP_application_map`), [`pte::GUEST_FLAGS`].
     ///
     /// # Errors
     /// `Invalid`: no level 1 entry of the caller there.
@@ -65,11 +65,11 @@ impl<P: Platform> Hypervisor<P> {
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
-        user: bool,
+        flags: u64,
     ) -> Result<(), HypercallError> {
         let mut mm = self.lock_tables(cur.domain);
         let (table, slot) = mm.find_grant_entry(cur.vcpu.cr3_kernel(), address)?;
-        let new = pte::stored(entry_of(frame, read_only, if user { pte::US } else { 0 }), 1);
+        let new = pte::stored(entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)), 1);
         let old = self.platform.table(table)[slot].swap(new, Ordering::AcqRel);
         if pte::is_present(old) {
             mm.put_leaf(old);

@@ -26,8 +26,10 @@ pub const G: u64 = 1 << 8;
 pub const NX: u64 = 1 << 63;
 /// The guest kernel's own mark in level 1 entries (`_PAGE_GUEST_KERNEL`).
 pub const GUEST_KERNEL: u64 = 1 << 52;
+/// Low bits that software may use: 9-11.
+pub const GUEST_FLAGS: u64 = 0xe00;
 /// Bits that software may use.
-pub const SOFTWARE: u64 = 0xe00 | 0x7ff << 52;
+pub const SOFTWARE: u64 = GUEST_FLAGS | 0x7ff << 52;
 /// Bits of the memory type at level 1.
 pub const MEMORY_TYPE: u64 = PWT | PCD | PAT;
 /// Frame number's bits.

@@ -8,13 +8,14 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use microhv::domain::Vcpu;
+use microhv::hypercall::Current;
 use microhv::platform::DescriptorPage;
+use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{Mfn, PAGE_SIZE};
 use spin::Mutex;
 
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
-use super::machine::with_current;
-use super::{cpu, paging, percpu};
+use super::{cpu, machine, paging, percpu};
 
 /// Pages of the GDT that are the guest's.
 const GUEST_GDT_PAGES: u8 = 14;
@@ -82,11 +83,13 @@ pub(crate) fn ldt_offset(vcpu: &Vcpu, cr2: u64) -> Option<u64> {
 
 /// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page it needs was brought in.
 pub(crate) fn fault(cr2: u64) -> bool {
-    let local = percpu::local();
-    local.is_busy()
-        && with_current(local, |cur| {
-            ldt_offset(cur.vcpu, cr2).is_some_and(|offset| cur.hv.fault_in_ldt(cur, offset))
-        })
+    let Some(current) = percpu::local().current() else { return false };
+    let Some(offset) = ldt_offset(current.vcpu(), cr2) else { return false };
+    // What loads the selector has the vCPU's registers, and this needs none.
+    let mut regs = CpuUserRegs::default();
+    let hv = machine::hypervisor();
+    let cur = Current { hv, domain: current.domain(), vcpu: current.vcpu(), regs: &mut regs };
+    hv.fault_in_ldt(&cur, offset)
 }
 
 /// Maps a frame at a page of the vCPU's window. Without one: zeros in the GDT, nothing in the LDT, whose pages are

@@ -352,7 +352,7 @@ fn grant_entries_own_the_references_they_are_given() {
     let take = || world.hv.get_page_writable(page, &granter).expect("theirs").into_raw();
     let place = GrantAddress::Virtual(0x8000);
     world.run(&dom, |cur| {
-        world.hv.map_grant_frame(cur, place, take(), false, false).expect("a slot");
+        world.hv.map_grant_frame(cur, place, take(), false, 0).expect("a slot");
         world.check();
         assert_eq!(world.hv.unmap_grant_frame(cur, place, page, true), Err(E::Invalid), "other access");
         assert_eq!(world.hv.unmap_grant_frame(cur, place, l1, false), Err(E::Invalid), "other frame");
@@ -362,7 +362,7 @@ fn grant_entries_own_the_references_they_are_given() {
         world.check();
         // By the entry's own address; overwritten by the guest, the references go.
         let at = Maddr::new(l1.raw() * 4096 + 8 * 8);
-        world.hv.map_grant_frame(cur, GrantAddress::Entry(at), take(), false, false).expect("a slot");
+        world.hv.map_grant_frame(cur, GrantAddress::Entry(at), take(), false, 0).expect("a slot");
         let own = FrameOwner::Domain(&dom);
         world.hv.lock_tables(&dom).update_leaf(l1, 8, 0, own, Update::Plain).expect("overwrite");
         world.check();
@@ -381,7 +381,7 @@ fn grant_entries_own_the_references_they_are_given() {
         );
     });
     // The granter dies while its page is mapped: the page stays until it is not.
-    world.run(&dom, |cur| world.hv.map_grant_frame(cur, place, take(), false, false)).expect("a slot");
+    world.run(&dom, |cur| world.hv.map_grant_frame(cur, place, take(), false, 0)).expect("a slot");
     world.destroy(&granter, false);
     world.check();
     assert_eq!(granter.mm.tot_pages(), 1);

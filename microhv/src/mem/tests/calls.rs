@@ -376,8 +376,8 @@ fn a_grant_page_of_the_caller_itself_is_no_special_case() {
     world.run(&guest.dom, |cur| {
         let frame = world.hv.get_page(guest.page, &guest.dom).expect("own page").into_raw();
         let place = GrantAddress::Virtual(FREE_VA);
-        world.hv.map_grant_frame(cur, place, frame, true, true).expect("a slot");
-        assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(frame, P | A | D | US | G));
+        world.hv.map_grant_frame(cur, place, frame, true, u64::MAX).expect("a slot");
+        assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(frame, P | A | D | US | G | 0xe00));
         world.hv.replace_grant_frame(cur, place, frame, true, Some(ARGS)).expect("mapped");
         world.hv.flush_grants(&guest.dom);
         world.hv.put_page(frame);

@@ -245,7 +245,7 @@ impl Model {
                     let mapped = !taker.is_dying()
                         && self
                             .world
-                            .run(taker, |cur| hv.map_grant_frame(cur, place, page, read_only, false))
+                            .run(taker, |cur| hv.map_grant_frame(cur, place, page, read_only, 0))
                             .is_ok();
                     hv.platform.identity();
                     match (mapped, read_only) {
