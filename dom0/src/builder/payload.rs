@@ -18,7 +18,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use ruzstd::io::Read as _;
 
 /// The most memory that a compressed stream may ask for.
-pub const MAX_WINDOW_BYTES: u32 = 64 << 20;
+pub const MAX_WINDOW_BYTES: u32 = 128 << 20;
 
 /// What a file's first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,12 +136,80 @@ pub fn open<'a>(bytes: &'a [u8], trailer: usize) -> Result<Box<dyn ByteSource + 
         Format::Plain => Box::new(Plain(bytes)),
         Format::Gzip => Box::new(Gzip::new(body)?),
         Format::Xz => {
+            // A stream that does not say is refused by the decoder.
+            ensure(format, xz_window(body).unwrap_or(0))?;
             Box::new(Xz(lzma_rust2::XzReader::new_mem_limit(Slice(body), false, MAX_WINDOW_BYTES / 1024)))
         }
         Format::Zstd => Box::new(Zstd::new(body)?),
         Format::Lz4 => Box::new(Lz4::new(body)?),
         Format::Bzip2 | Format::Lzma | Format::Lzo => return Err(PayloadError::Unsupported(format)),
     })
+}
+
+/// What a decoder needs besides its window.
+const DECODER_BYTES: u64 = 1 << 20;
+
+/// Fails when there is no memory for a window: the decoders take theirs without asking.
+fn ensure(format: Format, window: u64) -> Result<(), PayloadError> {
+    if window > u64::from(MAX_WINDOW_BYTES) {
+        return Err(PayloadError::Memory(format));
+    }
+    let mut trial: Vec<u8> = Vec::new();
+    trial.try_reserve_exact((window + DECODER_BYTES) as usize).map_err(|_| PayloadError::Memory(format))
+}
+
+/// The dictionary that the first block of an xz stream asks for.
+fn xz_window(bytes: &[u8]) -> Option<u64> {
+    const STREAM_HEADER_BYTES: usize = 12;
+    const LZMA2: u8 = 0x21;
+    let (_, mut rest) = bytes.get(STREAM_HEADER_BYTES..)?.split_first()?;
+    let mut next = || {
+        let (byte, after) = rest.split_first()?;
+        rest = after;
+        Some(*byte)
+    };
+    let flags = next()?;
+    for present in [0x40, 0x80] {
+        // A size, in groups of seven bits.
+        while flags & present != 0 && next()? & 0x80 != 0 {}
+    }
+    for _ in 0..=flags & 3 {
+        let (id, size) = (next()?, next()?);
+        let first = if size > 0 { next()? } else { 0 };
+        if id == LZMA2 {
+            let bits = u32::from(first & 0x3f);
+            return Some(if bits >= 40 {
+                u64::from(u32::MAX)
+            } else {
+                u64::from(2 | bits & 1) << (bits / 2 + 11)
+            });
+        }
+        for _ in 1..size {
+            next()?;
+        }
+    }
+    None
+}
+
+/// The window that a zstd frame asks for.
+fn zstd_window(bytes: &[u8]) -> Option<u64> {
+    const SINGLE_SEGMENT: u8 = 0x20;
+    let descriptor = *bytes.get(4)?;
+    if descriptor & SINGLE_SEGMENT == 0 {
+        let window = u64::from(*bytes.get(5)?);
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * (window & 7));
+    }
+    // Then it is the size of the contents, behind the number of the dictionary.
+    let at = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let field =
+        |len: usize| Some(bytes.get(at..at + len)?.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte)));
+    match descriptor >> 6 {
+        0 => field(1),
+        1 => Some(field(2)? + 256),
+        2 => field(4),
+        _ => field(8),
+    }
 }
 
 struct Plain<'a>(&'a [u8]);
@@ -294,6 +362,7 @@ struct Zstd<'a>(ruzstd::decoding::StreamingDecoder<&'a [u8], ruzstd::decoding::F
 
 impl<'a> Zstd<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self, PayloadError> {
+        ensure(Format::Zstd, zstd_window(bytes).unwrap_or(0))?;
         ruzstd::decoding::StreamingDecoder::new_with_max_window_size(bytes, u64::from(MAX_WINDOW_BYTES))
             .map(Self)
             .map_err(|error| PayloadError::Corrupt { format: Format::Zstd, what: alloc::format!("{error}") })
@@ -467,6 +536,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn windows_are_read_from_the_headers() {
+        let data = sample();
+        // Preset 1 has 1 MiB.
+        assert_eq!(xz_window(&xz(&data)), Some(1 << 20));
+        let window = zstd_window(&zstd(&data)).unwrap();
+        assert!((1 << 10..=8 << 20).contains(&window), "{window}");
+        assert_eq!(zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3]), Some(1 << 27));
+        assert_eq!(zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, 0xa0, 1, 2, 3, 4]), Some(0x0403_0201));
+        for cut in 0..20 {
+            let _ = (xz_window(&xz(&data)[..cut]), zstd_window(&zstd(&data)[..cut]));
+        }
+        let huge = [0x28, 0xb5, 0x2f, 0xfd, 0, 0xff];
+        assert_eq!(open(&huge, 0).err(), Some(PayloadError::Memory(Format::Zstd)));
     }
 
     #[test]

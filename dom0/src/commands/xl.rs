@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use pvrt::executor::{Either, select, time};
+use pvrt::executor::{Either, select, spawn_join, time};
 use pvrt::hypercall::domctl;
 use pvrt::{console, println};
 use ring_abi::types::DomId;
@@ -43,7 +43,7 @@ impl Shell {
             "reboot" => self.xl_request(arguments, "reboot").await,
             "destroy" => {
                 let domain = self.toolstack.find(one(arguments, "destroy DOMAIN")?)?;
-                self.toolstack.destroy(&domain).await
+                self.destroy(&domain).await
             }
             "pause" => {
                 let domain = self.toolstack.find(one(arguments, "pause DOMAIN")?)?;
@@ -112,7 +112,10 @@ impl Shell {
         if !config.vifs.is_empty() {
             println!("warning: {}: vif: there is no network backend; the domain has no network", config.name);
         }
-        let domain = self.toolstack.create(Arc::new(config)).await.map_err(|error| format!("{error}"))?;
+        // In a task of its own: `^C` ends the waiting, not a domain half made.
+        let toolstack = self.toolstack.clone();
+        let created = spawn_join(async move { toolstack.create(Arc::new(config)).await }).await;
+        let domain = created.map_err(|_| "xl create: given up")?.map_err(|error| format!("{error}"))?;
         if !attach {
             return if paused { Ok(()) } else { self.start(&domain).await };
         }
@@ -124,11 +127,18 @@ impl Shell {
         self.follow(domain, attachment).await
     }
 
+    /// Destroys a domain, to the end even if the command is interrupted.
+    async fn destroy(&self, domain: &Domain) -> Outcome {
+        let (toolstack, domain) = (self.toolstack.clone(), domain.clone());
+        let destroyed = spawn_join(async move { toolstack.destroy(&domain).await }).await;
+        destroyed.map_err(|_| "xl destroy: given up")?
+    }
+
     /// Lets a domain run that was just made; one that cannot is destroyed.
     async fn start(&self, domain: &Domain) -> Outcome {
         let started = self.toolstack.unpause(domain);
         if started.is_err() {
-            self.toolstack.destroy(domain).await?;
+            self.destroy(domain).await?;
         }
         started
     }

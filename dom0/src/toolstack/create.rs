@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use pvrt::executor::time;
-use pvrt::hypercall::domctl;
+use pvrt::hypercall::{domctl, sysctl};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
@@ -74,6 +74,7 @@ impl Toolstack {
         let built = builder::build(&request).await.map_err(CreateError::Build)?;
         let id = built.domain.id();
         set_affinity(id, &config)?;
+        set_share(id, &config)?;
 
         // From here on there are things outside the hypervisor too: undone as at a domain's end.
         let (store, console) = ((built.store_mfn, built.store_port), (built.console_mfn, built.console_port));
@@ -163,4 +164,15 @@ fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
             .map_err(|errno| CreateError::Refused(format!("cpus: vCPU {vcpu}: {errno}")))?;
     }
     Ok(())
+}
+
+/// Sets the domain's share of the CPUs, where the configuration names another than the usual one.
+fn set_share(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
+    const USUAL_WEIGHT: u16 = 256;
+    if config.cpu_weight == USUAL_WEIGHT && config.cap == 0 {
+        return Ok(());
+    }
+    sysctl::scheduler()
+        .and_then(|scheduler| domctl::set_share(id, scheduler, config.cpu_weight, config.cap))
+        .map_err(|errno| CreateError::Refused(format!("cpu_weight, cap: {errno}")))
 }

@@ -145,6 +145,18 @@ fn affinity(cmd: u32, dom: DomId, vcpu: u32, map: &mut [u8; 128]) -> Result<()> 
     unsafe { tools::domctl(&mut arg) }.map(|_| ())
 }
 
+/// Sets a domain's share of the CPUs: its weight, and the most it may use in percent of a CPU (0: no bound).
+/// `scheduler` is the machine's, [`super::sysctl::scheduler`].
+///
+/// # Errors
+/// `ESRCH`, `EINVAL`: another scheduler, or one without these.
+pub fn set_share(dom: DomId, scheduler: u32, weight: u16, cap: u16) -> Result<()> {
+    let share = u64::from(weight) | u64::from(cap) << 16;
+    let payload =
+        XenDomctlSchedulerOp { sched_id: scheduler, cmd: XEN_DOMCTL_SCHEDOP_PUTINFO, u: [share, 0] };
+    plain(XEN_DOMCTL_SCHEDULER_OP, dom, &payload).map(|_| ())
+}
+
 /// Fills a frame of `dom` with the hypercall page.
 ///
 /// # Errors

@@ -16,6 +16,17 @@ pub fn physinfo() -> Result<XenSysctlPhysinfo> {
     Ok(arg.payload())
 }
 
+/// Which scheduler the machine has, `XEN_SCHEDULER_*`.
+///
+/// # Errors
+/// `EPERM`.
+pub fn scheduler() -> Result<u32> {
+    let mut arg = XenSysctl::new(XEN_SYSCTL_SCHED_ID);
+    // SAFETY: plain data in and out.
+    unsafe { tools::sysctl(&mut arg) }?;
+    Ok(arg.payload::<XenSysctlSchedId>().sched_id)
+}
+
 /// Fills `list` with domains from number `first` on, in order; gives how many.
 ///
 /// # Errors
