@@ -75,7 +75,8 @@ impl RunQueue {
         let Some(current) = &self.current else { return };
         let weight = u64::from(current.sched.weight.load(Ordering::Relaxed).max(1));
         let weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
-        let run_time = current.sched.run_time.fetch_add(weighted, Ordering::Relaxed) + weighted;
+        let run_time = current.sched.run_time.load(Ordering::Relaxed).saturating_add(weighted);
+        current.sched.run_time.store(run_time, Ordering::Relaxed);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
         self.minimum = self.minimum.max(least);
     }
