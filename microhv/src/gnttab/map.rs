@@ -40,7 +40,7 @@ impl DomainCache {
             return Ok(own);
         }
         let id = DomId::new(raw);
-        if !self.0.as_ref().is_some_and(|domain| domain.id == id) {
+        if self.0.as_ref().is_none_or(|domain| domain.id != id) {
             self.0 = Some(cur.hv.domains.get(id).ok_or(GrantError::BadDomain)?);
         }
         self.0.as_ref().ok_or(GrantError::BadDomain)
@@ -150,7 +150,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// `GNTTABOP_unmap_grant_ref`, one operation. What it frees goes to `batch`, which has room for one more, and is
-    /// given back by [`Hypervisor::finish_unmaps`].
+    /// given back by [`Hypervisor::finish_unmaps`]. With `replacement`, the entry of that address moves into the place
+    /// of the mapping's (`GNTTABOP_unmap_and_replace`).
     ///
     /// # Errors
     /// `BadHandle`: no such mapping. `General`: the page-table entry or the machine address is another.
@@ -159,10 +160,11 @@ impl<P: Platform> Hypervisor<P> {
         &self,
         cur: &Current<'_, P>,
         op: &GnttabUnmapGrantRef,
+        replacement: Option<u64>,
         batch: &mut UnmapBatch,
     ) -> Result<(), GrantError> {
         let mut mapping = cur.domain.grants.maptrack.lock().take(op.handle)?;
-        let ended = self.take_apart(cur, op, &mapping);
+        let ended = self.take_apart(cur, op, replacement, &mapping);
         let mut maptrack = cur.domain.grants.maptrack.lock();
         let Ok((host, device)) = ended else {
             maptrack.set(op.handle, mapping);
@@ -189,6 +191,7 @@ impl<P: Platform> Hypervisor<P> {
         &self,
         cur: &Current<'_, P>,
         op: &GnttabUnmapGrantRef,
+        replacement: Option<u64>,
         mapping: &Mapping,
     ) -> Result<(bool, bool), GrantError> {
         let device = op.dev_bus_addr != 0 && mapping.device;
@@ -199,7 +202,14 @@ impl<P: Platform> Hypervisor<P> {
         if host {
             let read_only = mapping.access == Access::Read;
             let at = address(op.host_addr, mapping.contains_pte);
-            self.unmap_grant_frame(cur, at, mapping.frame, read_only).map_err(|_| GrantError::General)?;
+            if replacement.is_some() && mapping.contains_pte {
+                return Err(GrantError::General);
+            }
+            match replacement {
+                None => self.unmap_grant_frame(cur, at, mapping.frame, read_only),
+                Some(_) => self.replace_grant_frame(cur, at, mapping.frame, read_only, replacement),
+            }
+            .map_err(|_| GrantError::General)?;
         }
         Ok((host, device))
     }

@@ -319,6 +319,27 @@ fn tables_grow_to_their_limit_and_not_beyond() {
 }
 
 #[test]
+fn an_entry_named_by_its_address_is_not_replaced() {
+    let w = world();
+    let (page, l1) = (w.page(&w.granter), w.page(&w.mapper));
+    w.hv.pin_table(&w.mapper, l1, 1).unwrap();
+    w.grant(9, ACCESS, 0, page);
+    let at = l1.maddr().raw();
+    let handle = w.map(GNTMAP_HOST_MAP | GNTMAP_CONTAINS_PTE, 9, at).handle;
+    let replace = |new_addr| {
+        let op = GnttabUnmapAndReplace { host_addr: at, new_addr, handle, ..Default::default() };
+        w.put(0, &op);
+        assert_eq!(w.call(&w.mapper, GNTTABOP_UNMAP_AND_REPLACE, 1), Ok(Outcome::OK));
+        w.get::<GnttabUnmapAndReplace>(0).status
+    };
+    assert_eq!(replace(0x1000), GNTST_GENERAL_ERROR);
+    assert_eq!(w.uses(page), (1, 1));
+    assert_eq!(replace(0), GNTST_OKAY, "as an unmap");
+    assert_eq!(replace(0), GNTST_BAD_HANDLE);
+    w.nothing_is_left();
+}
+
+#[test]
 fn version_2_is_refused_and_unknown_operations_do_not_exist() {
     let w = world();
     w.put(0, &GnttabSetVersion { version: 2 });

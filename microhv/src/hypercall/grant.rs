@@ -35,6 +35,7 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
     match u32::try_from(cmd).map_err(|_| HypercallError::NoSys)? {
         GNTTABOP_MAP_GRANT_REF => map(cur, args, array, count),
         GNTTABOP_UNMAP_GRANT_REF => unmap(cur, args, array, count),
+        GNTTABOP_UNMAP_AND_REPLACE => unmap_and_replace(cur, args, array, count),
         GNTTABOP_COPY => copy(cur, args, array, count),
         GNTTABOP_SETUP_TABLE => single(cur, array, count, setup_table),
         GNTTABOP_QUERY_SIZE => single(cur, array, count, query_size),
@@ -101,18 +102,50 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) 
 }
 
 fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: u64) -> HypercallResult {
+    const STATUS: usize = offset_of!(GnttabUnmapGrantRef, status);
+    unmap_all(cur, args, array, count, STATUS, |op: GnttabUnmapGrantRef| (op, None))
+}
+
+fn unmap_and_replace<P: Platform>(
+    cur: &mut Current<'_, P>,
+    args: &Args,
+    array: u64,
+    count: u64,
+) -> HypercallResult {
+    const STATUS: usize = offset_of!(GnttabUnmapAndReplace, status);
+    unmap_all(cur, args, array, count, STATUS, |op: GnttabUnmapAndReplace| {
+        let unmap = GnttabUnmapGrantRef {
+            host_addr: op.host_addr,
+            handle: op.handle,
+            ..GnttabUnmapGrantRef::default()
+        };
+        (unmap, Some(op.new_addr).filter(|va| *va != 0))
+    })
+}
+
+/// Unmaps by an array of `T`: `meaning` gives the unmap, and the address whose entry comes into its place; the status
+/// is at byte `status_at` of each.
+#[inline(always)]
+fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
+    cur: &mut Current<'_, P>,
+    args: &Args,
+    array: u64,
+    count: u64,
+    status_at: usize,
+    meaning: impl Fn(T) -> (GnttabUnmapGrantRef, Option<u64>),
+) -> HypercallResult {
     let mut batch = UnmapBatch::new();
     let mut done = 0;
     while done < count {
         if done != 0 && cur.hv.platform.work_pending() {
-            return Ok(cur.again(resume::<GnttabUnmapGrantRef>(args, array, count, done)));
+            return Ok(cur.again(resume::<T>(args, array, count, done)));
         }
         let end = count.min(done + UNMAP_BATCH as u64);
         let result = (done..end).try_for_each(|n| {
-            let op: GnttabUnmapGrantRef = cur.copy_in_at(array, n)?;
-            let status = status_of(&cur.hv.unmap_grant(cur, &op, &mut batch));
-            let at = array + n * size_of::<GnttabUnmapGrantRef>() as u64;
-            cur.copy_out(at + offset_of!(GnttabUnmapGrantRef, status) as u64, &status)
+            let (op, replacement) = meaning(cur.copy_in_at(array, n)?);
+            let status = status_of(&cur.hv.unmap_grant(cur, &op, replacement, &mut batch));
+            let at = array + n * size_of::<T>() as u64;
+            cur.copy_out(at + status_at as u64, &status)
         });
         // Also when the array faulted half-way: what was taken apart is given back.
         cur.hv.finish_unmaps(cur.domain, &mut batch);
