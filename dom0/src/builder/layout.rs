@@ -4,7 +4,6 @@
 //! page, console page, page tables (L4, L3, L2, L1), boot stack, and free frames up to a multiple of 4 MiB, at least
 //! 512 KiB. Then, not mapped there: [ramdisk], [P2M list and the tables that map it where the kernel wants it].
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -111,8 +110,6 @@ pub struct Layout {
     pub nr_pages: u64,
     /// Frames of the ramdisk.
     pub ramdisk: Range<Pfn>,
-    /// The ramdisk is mapped.
-    pub ramdisk_mapped: bool,
     /// Frames of the P2M list.
     pub p2m: Range<Pfn>,
     /// Where the list is mapped.
@@ -227,7 +224,6 @@ impl Layout {
             virt_base: base,
             nr_pages: parts.nr_pages,
             ramdisk,
-            ramdisk_mapped: parts.map_ramdisk,
             p2m,
             p2m_va,
             p2m_frames,
@@ -344,19 +340,6 @@ impl Layout {
     /// Page tables are mapped read-only.
     fn page_bits(&self, pfn: Pfn) -> u64 {
         if self.tables.contains(&pfn) { TABLE_PAGE_BITS } else { PAGE_BITS }
-    }
-
-    /// The layout in words, for debugging.
-    pub fn describe(&self) -> String {
-        alloc::format!(
-            "ramdisk {:x?} p2m {:x?} start_info {:#x} tables {:x?} stack {:#x} mapped to {:#x}",
-            self.ramdisk,
-            self.p2m,
-            self.start_info,
-            self.tables,
-            self.stack,
-            self.mapped_end
-        )
     }
 }
 
@@ -496,9 +479,7 @@ mod tests {
 
     #[test]
     fn addresses_of_the_hypervisor_are_refused() {
-        for va in
-            [0xffff_8000_0000_0000, 0xffff_87ff_ffff_f000, 0x8000_0000_0000, LINUX_BASE, u64::MAX & !0xfff]
-        {
+        for va in [0xffff_8000_0000_0000, 0xffff_87ff_ffff_f000, 0x8000_0000_0000, LINUX_BASE, !0xfff] {
             let parts = Parts { init_p2m: Some(va), ..parts(2048) };
             assert!(
                 matches!(Layout::new(&parts), Err(LayoutError::Address { what: "P2M list", .. })),

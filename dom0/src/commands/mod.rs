@@ -166,3 +166,95 @@ fn no_more(arguments: &[&str]) -> Outcome {
         Some(word) => Err(format!("`{word}`: nothing is expected here")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xenstore::Quotas;
+    use pvrt::executor::block_on_test;
+    use pvrt::host::take_console_output;
+
+    fn shell() -> Shell {
+        let store = Xenstore::new(Quotas::XEN);
+        let (disks, terminal) = (Arc::new(Disks::new()), Terminal::new());
+        let bundle = Bundle::default();
+        let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
+        Shell { bundle, store, disks, terminal, toolstack, started_ns: 0, ending: Ending::default() }
+    }
+
+    /// The outcome of a line, and what it printed.
+    fn run(line: &str) -> (Outcome, String) {
+        take_console_output();
+        let outcome = block_on_test(async { shell().run_line(line).await });
+        (outcome, String::from_utf8(take_console_output()).unwrap())
+    }
+
+    fn failure(line: &str) -> String {
+        run(line).0.expect_err(line)
+    }
+
+    #[test]
+    fn empty_lines_and_comments_succeed() {
+        for line in ["", "   ", "# xl destroy everything"] {
+            assert_eq!(run(line), (Ok(()), String::new()), "{line}");
+        }
+    }
+
+    #[test]
+    fn repeated_lines_stop_at_the_first_failure() {
+        let (outcome, output) = run("repeat 2 repeat 3 xenstore-read /local/domain/0/name");
+        assert_eq!((outcome, output.lines().count()), (Ok(()), 6));
+        assert_eq!(run("repeat 0 frob").0, Ok(()));
+        assert_eq!(failure("repeat 3 frob"), "round 1: frob: no such command; `help` lists them");
+        assert!(failure("repeat x ls").contains("`x`"));
+        assert!(failure("repeat 3").starts_with("usage"));
+    }
+
+    #[test]
+    fn errors_name_what_they_are_about() {
+        for (line, part) in [
+            ("cat /boot/absent", "/boot/absent"),
+            ("xl create /boot/absent.cfg", "/boot/absent.cfg"),
+            ("xl create name='x'", "kernel"),
+            ("xl create name='x' kernel='/boot/k' memory=8", "/boot/k"),
+            ("xl create -x /boot/a", "-x"),
+            ("xl destroy nobody", "nobody"),
+            ("xl console 9", "9"),
+            ("xl domname 9", "9"),
+            ("xl frob", "frob"),
+            ("xenstore-read /no/such", "/no/such: ENOENT"),
+            ("sleep soon", "soon"),
+            ("ls 'unclosed", "column 4"),
+        ] {
+            let error = failure(line);
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_script_prints_its_failing_line_and_the_error_last() {
+        let script = File { name: SCRIPT, bytes: b"xenstore-write /a 1\nfrob x\nhelp\n" };
+        take_console_output();
+        assert_eq!(block_on_test(async { shell().run_script(script).await }), Err(()));
+        let output = String::from_utf8(take_console_output()).unwrap();
+        assert!(
+            output.ends_with("dom0# frob x\nerror: frob: no such command; `help` lists them\n"),
+            "{output}"
+        );
+    }
+
+    #[test]
+    fn waiting_for_what_is_gone_succeeds() {
+        assert_eq!(run("wait --all").0, Ok(()));
+        assert_eq!(run("wait nobody").0, Ok(()));
+        assert!(failure("wait").starts_with("usage"));
+    }
+
+    #[test]
+    fn completion_offers_commands_then_files() {
+        let shell = shell();
+        assert!(shell.candidates("").contains(&"xl".to_string()));
+        assert!(shell.candidates("xl ").contains(&"create".to_string()));
+        assert!(shell.candidates("cat ").is_empty());
+    }
+}

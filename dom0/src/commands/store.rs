@@ -37,7 +37,7 @@ impl Shell {
     }
 
     pub(super) fn xenstore_write(&self, arguments: &[&str]) -> Outcome {
-        if arguments.is_empty() || arguments.len() % 2 != 0 {
+        if arguments.is_empty() || !arguments.len().is_multiple_of(2) {
             return Err("usage: xenstore-write PATH VALUE ...".into());
         }
         let client = self.store.client();

@@ -6,7 +6,6 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
 use ring_abi::types::{DomId, Mfn, Port};
 
 use crate::config::{DiskConfig, DomainConfig};
@@ -152,7 +151,6 @@ impl Writer<'_, '_> {
         ] {
             self.tx.write(&format!("{back}/{node}"), value)?;
         }
-        debug_assert!(GNTTAB_RESERVED_CONSOLE == 0 && GNTTAB_RESERVED_XENSTORE == 1);
         Ok(())
     }
 
@@ -224,5 +222,67 @@ pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
     });
     if let Err(error) = removed {
         log::error!("d{id}: removing its nodes: {}", error.name());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::xenstore::Quotas;
+
+    fn facts_of(config: &DomainConfig) -> Facts<'_> {
+        let page = |n| (Mfn::new(n), Port::new(n as u32));
+        Facts { id: DomId::new(7), uuid: "u-u", config, store: page(3), console: page(4) }
+    }
+
+    fn config() -> DomainConfig {
+        let text =
+            b"name='g'\nkernel='/boot/k'\nmemory=8\nvcpus=1\nmaxvcpus=2\ndisk=['phy:/dev/vdb,xvda,r']\n";
+        DomainConfig::from_config(&Config::parse("g.cfg", text).unwrap()).unwrap().0
+    }
+
+    #[test]
+    fn a_domain_finds_what_its_frontends_read() {
+        let store = Xenstore::new(Quotas::XEN);
+        write_own(&store);
+        let config = config();
+        write(&store, &facts_of(&config)).unwrap();
+        let client = store.client();
+        for (path, value) in [
+            ("/local/domain/7/name", "g"),
+            ("/local/domain/7/domid", "7"),
+            ("/local/domain/7/memory/target", "8192"),
+            ("/local/domain/7/cpu/0/availability", "online"),
+            ("/local/domain/7/cpu/1/availability", "offline"),
+            ("/local/domain/7/store/port", "3"),
+            ("/local/domain/7/console/ring-ref", "4"),
+            ("/local/domain/7/device/vbd/51712/backend", "/local/domain/0/backend/vbd/7/51712"),
+            ("/local/domain/7/device/vbd/51712/state", "1"),
+            ("/local/domain/0/backend/vbd/7/51712/params", "/dev/vdb"),
+            ("/local/domain/0/backend/vbd/7/51712/mode", "r"),
+            ("/local/domain/0/backend/vbd/7/51712/state", "1"),
+        ] {
+            assert_eq!(client.read_str(path).as_deref(), Ok(value), "{path}");
+        }
+        let owner = |path: &str| client.perms(path).unwrap().owner();
+        assert_eq!(owner("/local/domain/7/name"), 0);
+        assert_eq!(owner("/local/domain/7/device/vbd/51712/state"), 7);
+        assert_eq!(owner("/local/domain/7/control/shutdown"), 7);
+        assert_eq!(owner("/local/domain/0/backend/vbd/7/51712/mode"), 0);
+    }
+
+    #[test]
+    fn nothing_of_a_dead_domain_stays() {
+        let store = Xenstore::new(Quotas::XEN);
+        write_own(&store);
+        let before = store.figures();
+        let config = config();
+        write(&store, &facts_of(&config)).unwrap();
+        assert_eq!(backends(&store, DomId::new(7)), ["/local/domain/0/backend/vbd/7/51712"]);
+        remove(&store, DomId::new(7), "u-u");
+        assert_eq!(store.figures().nodes, before.nodes);
+        // Again is no error.
+        remove(&store, DomId::new(7), "u-u");
     }
 }
