@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use ring_abi::grant::*;
 use ring_abi::types::DOMID_SELF;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::gnttab::{CopyCache, DomainCache, GrantError, UNMAP_BATCH, UnmapBatch, status_of};
@@ -59,12 +59,13 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
     count: u64,
     mut each: impl FnMut(&mut Current<'_, P>, u64, &T) -> Result<(), HypercallError>,
 ) -> HypercallResult {
+    let mut op = T::new_zeroed();
     for n in 0..count {
         if n != 0 && n.is_multiple_of(PREEMPT_EVERY) && cur.hv.platform.work_pending() {
             return Ok(cur.again(resume::<T>(args, array, count, n)));
         }
-        let op: T = cur.copy_in_at(array, n)?;
-        let at = array + n * size_of::<T>() as u64; // `copy_in_at` checked that it does not wrap
+        cur.copy_in_place(array, n, &mut op)?;
+        let at = array + n * size_of::<T>() as u64; // the copy checked that it does not wrap
         each(cur, at, &op)?;
     }
     Ok(Outcome::OK)
@@ -103,7 +104,7 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) 
 
 fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: u64) -> HypercallResult {
     const STATUS: usize = offset_of!(GnttabUnmapGrantRef, status);
-    unmap_all(cur, args, array, count, STATUS, |op: GnttabUnmapGrantRef| (op, None))
+    unmap_all(cur, args, array, count, STATUS, |op: &GnttabUnmapGrantRef| (*op, None))
 }
 
 fn unmap_and_replace<P: Platform>(
@@ -113,7 +114,7 @@ fn unmap_and_replace<P: Platform>(
     count: u64,
 ) -> HypercallResult {
     const STATUS: usize = offset_of!(GnttabUnmapAndReplace, status);
-    unmap_all(cur, args, array, count, STATUS, |op: GnttabUnmapAndReplace| {
+    unmap_all(cur, args, array, count, STATUS, |op: &GnttabUnmapAndReplace| {
         let unmap = GnttabUnmapGrantRef {
             host_addr: op.host_addr,
             handle: op.handle,
@@ -132,9 +133,10 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
     array: u64,
     count: u64,
     status_at: usize,
-    meaning: impl Fn(T) -> (GnttabUnmapGrantRef, Option<u64>),
+    meaning: impl Fn(&T) -> (GnttabUnmapGrantRef, Option<u64>),
 ) -> HypercallResult {
     let mut batch = UnmapBatch::new();
+    let mut op = T::new_zeroed();
     let mut done = 0;
     while done < count {
         if done != 0 && cur.hv.platform.work_pending() {
@@ -142,7 +144,8 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
         }
         let end = count.min(done + UNMAP_BATCH as u64);
         let result = (done..end).try_for_each(|n| {
-            let (op, replacement) = meaning(cur.copy_in_at(array, n)?);
+            cur.copy_in_place(array, n, &mut op)?;
+            let (op, replacement) = meaning(&op);
             let status = status_of(&cur.hv.unmap_grant(cur, &op, replacement, &mut batch));
             let at = array + n * size_of::<T>() as u64;
             cur.copy_out(at + status_at as u64, &status)

@@ -18,6 +18,21 @@ impl<P: Platform> Current<'_, P> {
         Ok(value)
     }
 
+    /// Reads entry `index` of an array of `T` at guest address `array` into `value`, where the compiler would move the
+    /// result of [`Current::copy_in_at`] about.
+    ///
+    /// # Errors
+    /// `Fault`; `value` may have been written in part.
+    #[inline]
+    pub fn copy_in_place<T: FromBytes + IntoBytes>(
+        &self,
+        array: u64,
+        index: u64,
+        value: &mut T,
+    ) -> Result<(), HypercallError> {
+        Ok(self.hv.platform.copy_from_guest(value.as_mut_bytes(), element::<T>(array, index)?)?)
+    }
+
     /// Writes `value` at guest address `va`.
     ///
     /// # Errors

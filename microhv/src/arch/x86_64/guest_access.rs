@@ -56,6 +56,28 @@ macro_rules! access {
     };
 }
 
+/// Copies quadwords, one side of which may fault: how many were not copied.
+///
+/// # Safety
+/// One side is the guest's, the other ours.
+#[inline(always)]
+unsafe fn copy_words(to: *mut u8, from: *const u8, words: usize) -> usize {
+    let left;
+    // SAFETY: the caller's duty; a fault goes on behind the copy with the rest in rcx.
+    unsafe {
+        asm!(
+            "2: rep movsq",
+            "3:",
+            ".pushsection .ex_table, \"a\", @progbits",
+            ".quad 2b, 3b",
+            ".popsection",
+            inout("rcx") words => left, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+    left
+}
+
 /// Copies from guest memory. With a length known to the compiler, 4 and 8 bytes are one instruction.
 #[inline(always)]
 pub(crate) fn copy_from(to: &mut [u8], va: u64) -> Result<(), GuestFault> {
@@ -77,6 +99,11 @@ pub(crate) fn copy_from(to: &mut [u8], va: u64) -> Result<(), GuestFault> {
         unsafe { access!("mov {value:e}, [{at}]", done, at = in(reg) va, value = out(reg) value,) };
         *word = value.to_ne_bytes();
         return if done != 0 { Ok(()) } else { Err(GuestFault { va }) };
+    }
+    if to.len().is_multiple_of(8) {
+        // SAFETY: `to` is ours, the range is the guest's.
+        let left = unsafe { copy_words(to.as_mut_ptr(), va as *const u8, to.len() / 8) };
+        return if left == 0 { Ok(()) } else { Err(GuestFault { va: va + (to.len() - 8 * left) as u64 }) };
     }
     // SAFETY: `to` is ours; the guest's side may fault, which `copy_guest` reports, and is not the hypervisor's.
     let left = unsafe { copy_guest(to.as_mut_ptr(), va as *const u8, to.len()) };
@@ -105,6 +132,14 @@ pub(crate) fn copy_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
             [a, b, c, d, e, f, g, h] => {
                 let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
                 access!("mov [{at}], {value}", done, at = in(reg) va, value = in(reg) value,);
+            }
+            _ if from.len().is_multiple_of(8) => {
+                let left = copy_words(va as *mut u8, from.as_ptr(), from.len() / 8);
+                return if left == 0 {
+                    Ok(())
+                } else {
+                    Err(GuestFault { va: va + (from.len() - 8 * left) as u64 })
+                };
             }
             _ => return copy_many_to(va, from),
         }
@@ -222,19 +257,8 @@ pub(crate) fn read_frame<const N: usize>(va: u64) -> Result<[u64; N], GuestFault
         }
         return if done != 0 { Ok([word; N]) } else { Err(GuestFault { va }) };
     }
-    let left: u64;
-    // SAFETY: the range is the guest's; a fault goes on behind the copy with the rest in rcx.
-    unsafe {
-        asm!(
-            "2: rep movsq",
-            "3:",
-            ".pushsection .ex_table, \"a\", @progbits",
-            ".quad 2b, 3b",
-            ".popsection",
-            inout("rcx") N => left, inout("rsi") va => _, inout("rdi") words.as_mut_ptr() => _,
-            options(nostack, preserves_flags),
-        );
-    }
+    // SAFETY: the buffer is ours, the range is the guest's.
+    let left = unsafe { copy_words(words.as_mut_ptr().cast(), va as *const u8, N) };
     // SAFETY: all words were written when nothing is left.
     if left == 0 { Ok(unsafe { words.assume_init() }) } else { Err(GuestFault { va }) }
 }
