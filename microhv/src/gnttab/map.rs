@@ -155,7 +155,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `BadHandle`: no such mapping. `General`: the page-table entry or the machine address is another.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unmap_grant(
         &self,
         cur: &Current<'_, P>,
@@ -215,6 +215,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Flushes the TLB for a batch of unmaps, then gives back what they held.
+    #[inline(always)]
     pub(crate) fn finish_unmaps(&self, domain: &Domain, batch: &mut UnmapBatch) {
         if batch.iter().any(|Unmapped(mapping)| mapping.host) {
             self.flush_grants(domain);

@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use ring_abi::grant::*;
 use ring_abi::types::DOMID_SELF;
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::gnttab::{CopyCache, DomainCache, GrantError, UNMAP_BATCH, UnmapBatch, status_of};
@@ -80,6 +80,7 @@ fn resume<T>(args: &Args, array: u64, count: u64, done: u64) -> Args {
     args
 }
 
+#[inline(never)]
 fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
     /// From `dom` on, as one copy.
     #[derive(IntoBytes, zerocopy::Immutable)]
@@ -102,11 +103,13 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) 
     })
 }
 
+#[inline(never)]
 fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: u64) -> HypercallResult {
     const STATUS: usize = offset_of!(GnttabUnmapGrantRef, status);
     unmap_all(cur, args, array, count, STATUS, |op: &GnttabUnmapGrantRef| (*op, None))
 }
 
+#[inline(never)]
 fn unmap_and_replace<P: Platform>(
     cur: &mut Current<'_, P>,
     args: &Args,
@@ -158,6 +161,7 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
     Ok(Outcome::OK)
 }
 
+#[inline(never)]
 fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
     let mut cache = CopyCache::default();
     array(cur, args, at, count, |cur, at, op: &GnttabCopy| {
@@ -166,6 +170,7 @@ fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64)
     })
 }
 
+#[inline(never)]
 fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
     array(cur, args, at, count, |cur, at, op: &GnttabSwapGrantRef| {
         let status = status_of(&cur.domain.grants.swap(op.ref_a, op.ref_b));
