@@ -10,7 +10,7 @@
 //! locks of one kind are taken in id order):
 //!
 //! 1. `domain::DomainList` (read side), never held across a call that can take it again
-//! 2. `Domain::lifecycle`
+//! 2. `Domain::shutdown`, `Domain::contexts`
 //! 3. `mem::DomainMm`'s page-table lock, `gnttab::GrantTable`'s locks
 //! 4. `evtchn::Ports`' allocation lock, then single ports in (domain id, port) order
 //! 5. `Vcpu::cpu`, `Vcpu::time`

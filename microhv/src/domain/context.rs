@@ -83,6 +83,34 @@ impl<P: Platform> Hypervisor<P> {
         vcpu: &Vcpu,
         context: &VcpuGuestContext,
     ) -> Result<(), HypercallError> {
+        let _one_at_a_time = domain.contexts.lock();
+        self.replace_context(domain, vcpu, context)
+    }
+
+    /// As [`Hypervisor::set_vcpu_context`], for a vCPU that has no context yet.
+    ///
+    /// # Errors
+    /// `Exists`: it has one.
+    pub(crate) fn initialise_vcpu(
+        &self,
+        domain: &Arc<Domain>,
+        vcpu: &Vcpu,
+        context: &VcpuGuestContext,
+    ) -> Result<(), HypercallError> {
+        let _one_at_a_time = domain.contexts.lock();
+        if vcpu.initialised.load(Ordering::Acquire) {
+            return Err(HypercallError::Exists);
+        }
+        self.replace_context(domain, vcpu, context)
+    }
+
+    /// The caller holds `Domain::contexts`.
+    fn replace_context(
+        &self,
+        domain: &Arc<Domain>,
+        vcpu: &Vcpu,
+        context: &VcpuGuestContext,
+    ) -> Result<(), HypercallError> {
         check(context)?;
         let mut debug = [0; 8];
         for index in [0, 1, 2, 3, 6, 7] {

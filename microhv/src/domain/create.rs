@@ -111,7 +111,7 @@ impl<P: Platform> Hypervisor<P> {
             if vcpu.info_frame().is_some() {
                 vcpu.info.clear();
             }
-            if let Some(mfn) = vcpu.replace_info_frame(None) {
+            if let Some(mfn) = vcpu.take_info_frame() {
                 self.put_page_and_type(mfn);
             }
         }

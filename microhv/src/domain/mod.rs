@@ -141,9 +141,11 @@ pub struct Domain {
     pub shared_info: SharedBytes,
     /// I/O rights.
     pub permissions: Mutex<Permissions>,
-    /// Guards its shutdown state. Lock order: `Domain::lifecycle` of the crate's documentation.
+    /// Guards its shutdown state. Lock order: the crate's documentation.
     pub shutdown: Mutex<ShutdownState>,
-    /// Who is told when it shuts down or dies: nothing is held here, dom0 gets `VIRQ_DOM_EXC`.
+    /// Held while one of its vCPUs gets a context: one at a time. Lock order: the crate's documentation.
+    pub(crate) contexts: Mutex<()>,
+    /// [`DyingState`]. dom0 is told of a change by `VIRQ_DOM_EXC`.
     dying: AtomicU8,
     /// Holds of the hypervisor: its vCPUs run only at 0.
     pub pause_count: AtomicU32,
@@ -200,6 +202,7 @@ impl Domain {
             shared_info,
             permissions: Mutex::new(Permissions::default()),
             shutdown: Mutex::new(ShutdownState::default()),
+            contexts: Mutex::new(()),
             dying: AtomicU8::new(DyingState::Alive as u8),
             pause_count: AtomicU32::new(1),
             controller_pause_count: AtomicU32::new(1),

@@ -286,9 +286,16 @@ impl Vcpu {
         frame(self.cr3_user.swap(l4.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
     }
 
-    /// Sets the frame of a registered `vcpu_info`, whose reference the caller hands over; the former.
-    pub fn replace_info_frame(&self, mfn: Option<Mfn>) -> Option<Mfn> {
-        frame(self.info_frame.swap(mfn.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
+    /// Makes `mfn` the frame of a registered `vcpu_info`, whose reference the caller hands over, if it has none yet.
+    pub(crate) fn claim_info_frame(&self, mfn: Mfn) -> bool {
+        self.info_frame
+            .compare_exchange(Self::NO_TABLE, mfn.raw(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Takes the frame of a registered `vcpu_info` away; it, with the reference.
+    pub(crate) fn take_info_frame(&self) -> Option<Mfn> {
+        frame(self.info_frame.swap(Self::NO_TABLE, Ordering::Relaxed))
     }
 
     /// Frame of a registered `vcpu_info`.

@@ -114,10 +114,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Resul
     let mut words = alloc::vec![0u64; size_of::<VcpuGuestContext>() / 8];
     cur.hv.platform.copy_from_guest(words.as_mut_bytes(), arg)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
-    if vcpu.initialised.load(Ordering::Acquire) {
-        return Err(HypercallError::Exists);
-    }
-    cur.hv.set_vcpu_context(cur.domain, vcpu, context)
+    cur.hv.initialise_vcpu(cur.domain, vcpu, context)
 }
 
 /// The runstate of a vCPU as of now.
@@ -158,9 +155,6 @@ fn register_vcpu_info<P: Platform>(
     if op.offset as usize > PAGE_SIZE - INFO_BYTES || !op.offset.is_multiple_of(8) {
         return Err(HypercallError::NoSuchAddress);
     }
-    if vcpu.info_frame().is_some() {
-        return Err(HypercallError::Invalid);
-    }
     if !core::ptr::eq(vcpu, cur.vcpu) && vcpu.is_up() {
         return Err(HypercallError::Invalid);
     }
@@ -172,6 +166,10 @@ fn register_vcpu_info<P: Platform>(
         .shared(mfn)
         .slice(op.offset as usize, INFO_BYTES)
         .ok_or(HypercallError::NoSuchAddress)?;
+    if !vcpu.claim_info_frame(mfn) {
+        return Err(HypercallError::Invalid); // it has one
+    }
+    page.into_raw(); // the vCPU's from here on
     let mut old = [0u8; INFO_BYTES];
     match vcpu.info.get() {
         Some(info) => info.read(0, &mut old),
@@ -179,7 +177,6 @@ fn register_vcpu_info<P: Platform>(
     }
     place.write(0, &old);
     vcpu.info.set(&place);
-    vcpu.replace_info_frame(Some(page.into_raw()));
     mark_all_pending(&place);
     vcpu.time.lock().published = u32::MAX;
     cur.hv.publish_time(vcpu);
