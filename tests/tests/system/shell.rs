@@ -1,0 +1,100 @@
+//! dom0's shell and its `xl`: a domain's whole life from the prompt and from scripts.
+
+use anyhow::Result;
+use tests::Machine;
+
+use crate::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![shell:
+        a_domain_is_created_at_the_prompt,
+        every_verb_of_a_domains_life,
+        a_destroyed_domain_is_gone,
+        a_paused_domain_waits_for_its_turn,
+        xenstore_is_read_and_written,
+        keep_leaves_the_person_at_the_prompt,
+    ])
+}
+
+fn a_domain_is_created_at_the_prompt() -> Result<()> {
+    let mut machine = Machine::new("create-at-prompt").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl create -c /boot/hello.cfg")?;
+    machine.expect("hello: goodbye", 60)?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl list")?;
+    let list = machine.expect("dom0# ", 20)?;
+    machine.type_line("poweroff")?;
+    let run = machine.finish().succeeded()?;
+    run.require(list.contains("Domain-0") && !list.contains("hello"), "the domain is not gone from the list")
+}
+
+fn every_verb_of_a_domains_life() -> Result<()> {
+    Machine::new("verbs")
+        .line("xl create /boot/hello.cfg name=\"w\" extra=\"wait\"")
+        .line("xl list")
+        .line("xl domid w")
+        .line("xl domname 1")
+        .line("xl vcpu-list")
+        .line("xl vcpu-list w")
+        .line("xl uptime")
+        .line("xl pause w")
+        .line("xl unpause w")
+        .line("xl info")
+        .line("xl dmesg")
+        .line("sleep 1")
+        .line("xl shutdown -w w")
+        .line("wait --all")
+        .run()?
+        .succeeded()?
+        .says("Poweroff asked for")?;
+    Ok(())
+}
+
+fn a_destroyed_domain_is_gone() -> Result<()> {
+    let create = "xl create /boot/hello.cfg name=\"w\" extra=\"wait\"";
+    let machine = Machine::new("destroy").line(create).line("xl destroy w").line("wait --all");
+    // The name is free again.
+    let machine = machine.line(create).line("xl destroy w").line("xl domid w");
+    machine.run()?.line_failed()?.says_at_the_end(2, "w: no such domain")?;
+    Ok(())
+}
+
+fn a_paused_domain_waits_for_its_turn() -> Result<()> {
+    let mut machine = Machine::new("paused").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl create -p /boot/hello.cfg")?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("sleep 1")?;
+    let before = machine.expect("dom0# ", 20)?;
+    machine.type_line("xl unpause hello")?;
+    machine.expect("hello: goodbye", 60)?;
+    machine.type_line("wait --all")?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("poweroff")?;
+    let run = machine.finish().succeeded()?;
+    run.require(!before.contains("a guest of"), "the domain ran while it was paused")
+}
+
+fn xenstore_is_read_and_written() -> Result<()> {
+    Machine::new("xenstore")
+        .line("xenstore-write /test/a one /test/b two")
+        .line("xenstore-read /test/a /test/b")
+        .line("xenstore-ls /test")
+        .line("xenstore-rm /test")
+        .line("xenstore-read /test/a")
+        .run()?
+        .line_failed()?
+        .says("two")?
+        .says_at_the_end(2, "ENOENT")?;
+    Ok(())
+}
+
+fn keep_leaves_the_person_at_the_prompt() -> Result<()> {
+    let mut machine = Machine::new("keep").line("ls /boot").with(|machine| machine.keep = true).start()?;
+    machine.expect("hello.cfg", 60)?;
+    machine.expect("dom0# ", 20)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
