@@ -260,7 +260,6 @@ pub(super) fn dmesg() -> Outcome {
         messages.extend_from_slice(&buffer[..count]);
         index = next;
     }
-    println!("DMESG {} bytes at {:p}", messages.len(), messages.as_ptr());
     for piece in messages.chunks(1024) {
         console::write(piece);
     }
