@@ -140,12 +140,27 @@ fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, u
     if first + count > ports {
         return false;
     }
-    // An access may straddle two bytes of the bitmap.
-    (first..first + count).all(|port| {
-        let mut byte = [0];
-        cur.hv.platform.copy_from_guest(&mut byte, bitmap.wrapping_add(u64::from(port / 8))).is_ok()
-            && byte[0] >> (port % 8) & 1 == 0
+    with_kernel_tables(cur, user, || {
+        // An access may straddle two bytes of the bitmap.
+        (first..first + count).all(|port| {
+            let mut byte = [0];
+            let at = bitmap.wrapping_add(u64::from(port / 8));
+            cur.hv.platform.copy_from_guest(&mut byte, at).is_ok() && byte[0] >> (port % 8) & 1 == 0
+        })
     })
+}
+
+/// Runs `access` with the tables of the guest's kernel: what it registered by address need not be in its user tables.
+fn with_kernel_tables<P: Platform, R>(cur: &Current<'_, P>, user: bool, access: impl FnOnce() -> R) -> R {
+    let tables = if user { cur.vcpu.cr3_kernel().zip(cur.vcpu.cr3_user()) } else { None };
+    if let Some((kernel, _)) = tables {
+        cur.hv.platform.load_cr3(kernel);
+    }
+    let result = access();
+    if let Some((_, user)) = tables {
+        cur.hv.platform.load_cr3(user);
+    }
+    result
 }
 
 fn is_pci_config(port: u16, width: IoWidth) -> bool {
@@ -177,5 +192,72 @@ fn write<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, value: u3
     }
     if owned(cur, port, width) {
         cur.hv.platform.port_out(port, width.bytes(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+
+    use ring_abi::guest_context::CpuUserRegs;
+    use ring_abi::types::{DomId, Mfn};
+    use zerocopy::IntoBytes;
+
+    use super::*;
+    use crate::Hypervisor;
+    use crate::domain::{Domain, DomainConfig};
+    use crate::mem::FrameTable;
+    use crate::testing::TestMachine;
+
+    const BITMAP: u64 = 0xffff_8880_0000_0ffe;
+    const TABLE_FRAMES: u64 = 2;
+    const BITMAP_FRAMES: u64 = 10;
+    const USER_L4: u64 = 9;
+
+    /// Kernel tables (L4 in frame 2) with the two pages around the bitmap's crossing; user tables (frame 9) are empty.
+    fn scene() -> (Hypervisor<TestMachine>, Arc<Domain>) {
+        let machine = TestMachine::new(16);
+        let shared = machine.shared(Mfn::new(1));
+        let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared, 0);
+        let entry = |frame: u64| (frame << 12 | 7).as_bytes().to_vec();
+        let set = |table: u64, index: u64, frame| {
+            machine.shared(Mfn::new(table)).write(index as usize * 8, &entry(frame))
+        };
+        set(TABLE_FRAMES, BITMAP >> 39 & 511, TABLE_FRAMES + 1);
+        set(TABLE_FRAMES + 1, BITMAP >> 30 & 511, TABLE_FRAMES + 2);
+        set(TABLE_FRAMES + 2, BITMAP >> 21 & 511, TABLE_FRAMES + 3);
+        for page in 0..2 {
+            set(TABLE_FRAMES + 3, (BITMAP >> 12 & 511) + page, BITMAP_FRAMES + page);
+        }
+        let vcpu = &domain.vcpus[0];
+        vcpu.replace_cr3_kernel(Some(Mfn::new(TABLE_FRAMES)));
+        vcpu.replace_cr3_user(Some(Mfn::new(USER_L4)));
+        machine.load_cr3(Mfn::new(USER_L4));
+        (Hypervisor::new(machine, FrameTable::new()), domain)
+    }
+
+    #[test]
+    fn user_mode_may_use_ports_that_the_bitmap_in_kernel_memory_clears() {
+        let (hv, domain) = scene();
+        let vcpu = &domain.vcpus[0];
+        {
+            let mut cpu = vcpu.cpu.lock();
+            (cpu.io_bitmap, cpu.io_bitmap_ports) = (Some(BITMAP), 0x100);
+        }
+        let mut bits = [0xff; 32];
+        bits[1] = 0x7f; // port 15
+        bits[2] = 0xfe; // port 16: its byte lies in the next page
+        hv.platform.shared(Mfn::new(BITMAP_FRAMES)).write(0xffe, &bits[..2]);
+        hv.platform.shared(Mfn::new(BITMAP_FRAMES + 1)).write(0, &bits[2..]);
+        let mut regs = CpuUserRegs::default();
+        let cur = Current { hv: &hv, domain: &domain, vcpu, regs: &mut regs };
+        let may = |port, width| may_use_ports(&cur, port, width, true);
+        assert!(may(15, IoWidth::Byte) && may(16, IoWidth::Byte) && may(15, IoWidth::Word));
+        assert!(!may(14, IoWidth::Byte) && !may(14, IoWidth::Word) && !may(16, IoWidth::Word));
+        assert!(!may(0xff, IoWidth::Byte) && !may(0xff, IoWidth::Word), "set, and past the bitmap's end");
+        assert!(!may(0xffff, IoWidth::Dword));
+        assert_eq!(hv.platform.cr3(), Some(Mfn::new(USER_L4)), "the user's tables are loaded again");
+        vcpu.iopl.store(3, Ordering::Relaxed);
+        assert!(may(0xff, IoWidth::Word), "IOPL goes before the bitmap");
     }
 }
