@@ -77,7 +77,7 @@ const HWCR: u32 = 0xc001_0015;
 const DE_CFG: u32 = 0xc001_1029;
 
 /// The page attribute table that microhv loads: WB WT UC- UC WC WP UC UC.
-pub const PAT_VALUE: u64 = 0x0005_0100_0704_0606;
+pub const PAT_VALUE: u64 = 0x0000_0501_0007_0406;
 
 /// Decides `rdmsr(msr)`.
 pub fn read(msr: u32, cx: &MsrContext) -> Read {
@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn pat_reads_as_the_real_one() {
-        assert_eq!(read(PAT, &CX), Read::Value(0x0005_0100_0704_0606));
-        assert_eq!(write(PAT, 0x0005_0100_0704_0606, &CX), Write::Ignore);
+        assert_eq!(read(PAT, &CX), Read::Value(0x0000_0501_0007_0406));
+        assert_eq!(write(PAT, 0x0000_0501_0007_0406, &CX), Write::Ignore);
         assert_eq!(write(PAT, 0, &CX), Write::Fault);
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod msr {
     pub(crate) const SYSENTER_CS: u32 = 0x174;
     pub(crate) const SYSENTER_ESP: u32 = 0x175;
     pub(crate) const SYSENTER_EIP: u32 = 0x176;
+    pub(crate) const PAT: u32 = 0x277;
     pub(crate) const EFER: u32 = 0xc000_0080;
     pub(crate) const STAR: u32 = 0xc000_0081;
     pub(crate) const LSTAR: u32 = 0xc000_0082;

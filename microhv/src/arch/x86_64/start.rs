@@ -9,6 +9,7 @@ use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, MAX_MODULES, Physical};
 use microhv::boot::{Options, dom0};
+use microhv::emul::msr::PAT_VALUE;
 use microhv::mem::{FrameInfo, FrameTable};
 use microhv::platform::Platform;
 use ring_abi::types::Mfn;
@@ -79,6 +80,8 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
         descriptors::fill_idt();
         descriptors::load_segments(&descriptors::GDT_PAGE, &boot_cpu_area);
         descriptors::load_entries(core::arch::x86_64::__cpuid(1).edx & 1 << 11 != 0);
+        // Its first four entries are those of power-on, and no mapping of ours uses the others.
+        cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
     FOUND.call_once(|| Mutex::new(found()));
     look(magic, info);
