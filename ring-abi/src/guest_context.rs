@@ -166,3 +166,28 @@ constants! { "arch-x86/xen.h";
     XEN_HVM_DEBUGCONS_IOPORT: u16 = 0xe9 => "XEN_HVM_DEBUGCONS_IOPORT";
     VGCF_IN_SYSCALL: u64 = 0x100 => "VGCF_in_syscall";
 }
+
+impl CpuUserRegs {
+    /// The general register that has this number in ModRM and REX: 0 rax, 1 rcx, 2 rdx, 3 rbx, 4 rsp, 5 rbp, 6 rsi, 7 rdi,
+    /// then r8 to r15. Higher bits are ignored.
+    pub fn general(&mut self, number: u8) -> &mut u64 {
+        match number & 15 {
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            4 => &mut self.rsp,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            _ => &mut self.r15,
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Control and debug registers of a guest kernel.
 
-use super::{Emulated, gpr};
+use super::Emulated;
 use crate::domain::GuestCpu;
 use crate::hypercall::{Current, Outcome, state};
 use crate::platform::Platform;
@@ -27,12 +27,12 @@ pub(super) fn read_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8)
         4 => CR4_SHOWN | cur.vcpu.cpu.lock().cr4 & CR4_GUEST,
         _ => return Emulated::NotEmulated,
     };
-    *gpr(cur.regs, number) = value;
+    *cur.regs.general(number) = value;
     Emulated::Done
 }
 
 pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8) -> Emulated {
-    let value = *gpr(cur.regs, number);
+    let value = *cur.regs.general(number);
     match cr {
         0 => {
             let mut cpu = cur.vcpu.cpu.lock();
@@ -63,7 +63,7 @@ pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8)
     match debug_register(cur, dr) {
         Some(dr) => match state::get_debugreg(cur, &[u64::from(dr), 0, 0, 0, 0, 0]) {
             Ok(Outcome::Done(value)) => {
-                *gpr(cur.regs, number) = value;
+                *cur.regs.general(number) = value;
                 Emulated::Done
             }
             _ => Emulated::NotEmulated,
@@ -73,7 +73,7 @@ pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8)
 }
 
 pub(super) fn write_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
-    let value = *gpr(cur.regs, number);
+    let value = *cur.regs.general(number);
     match debug_register(cur, dr) {
         Some(dr) if state::set_debugreg(cur, &[u64::from(dr), value, 0, 0, 0, 0]).is_ok() => Emulated::Done,
         _ => Emulated::NotEmulated,

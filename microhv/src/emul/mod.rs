@@ -220,25 +220,3 @@ fn set_edx_eax(regs: &mut CpuUserRegs, value: u64) {
     regs.rax = value & 0xffff_ffff;
     regs.rdx = value >> 32;
 }
-
-/// The general register with the number that ModRM and REX give.
-fn gpr(regs: &mut CpuUserRegs, number: u8) -> &mut u64 {
-    match number & 15 {
-        0 => &mut regs.rax,
-        1 => &mut regs.rcx,
-        2 => &mut regs.rdx,
-        3 => &mut regs.rbx,
-        4 => &mut regs.rsp,
-        5 => &mut regs.rbp,
-        6 => &mut regs.rsi,
-        7 => &mut regs.rdi,
-        8 => &mut regs.r8,
-        9 => &mut regs.r9,
-        10 => &mut regs.r10,
-        11 => &mut regs.r11,
-        12 => &mut regs.r12,
-        13 => &mut regs.r13,
-        14 => &mut regs.r14,
-        _ => &mut regs.r15,
-    }
-}

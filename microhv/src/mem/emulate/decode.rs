@@ -56,38 +56,17 @@ pub(super) struct Decoded {
     pub(super) length: u8,
 }
 
-fn register(regs: &mut CpuUserRegs, number: u8) -> &mut u64 {
-    match number & 15 {
-        0 => &mut regs.rax,
-        1 => &mut regs.rcx,
-        2 => &mut regs.rdx,
-        3 => &mut regs.rbx,
-        4 => &mut regs.rsp,
-        5 => &mut regs.rbp,
-        6 => &mut regs.rsi,
-        7 => &mut regs.rdi,
-        8 => &mut regs.r8,
-        9 => &mut regs.r9,
-        10 => &mut regs.r10,
-        11 => &mut regs.r11,
-        12 => &mut regs.r12,
-        13 => &mut regs.r13,
-        14 => &mut regs.r14,
-        _ => &mut regs.r15,
-    }
-}
-
 pub(super) fn mask(size: u8) -> u64 {
     u64::MAX >> (64 - 8 * u32::from(size))
 }
 
 pub(super) fn read_register(regs: &mut CpuUserRegs, which: Register, size: u8) -> u64 {
-    let value = *register(regs, which.number);
+    let value = *regs.general(which.number);
     (if which.high { value >> 8 } else { value }) & mask(size)
 }
 
 pub(super) fn write_register(regs: &mut CpuUserRegs, which: Register, size: u8, value: u64) {
-    let target = register(regs, which.number);
+    let target = regs.general(which.number);
     *target = match (size, which.high) {
         (1, true) => *target & !0xff00 | (value & 0xff) << 8,
         (4, _) => value & mask(4), // a 32-bit write clears the upper half
@@ -219,15 +198,15 @@ fn effective_address(code: &mut Code<'_>, modrm: u8, rex: u8, regs: &mut CpuUser
         let sib = code.byte()?;
         let (scale, index, base) = (sib >> 6, sib >> 3 & 7 | (rex & 2) << 2, sib & 7);
         if index != 4 {
-            address = *register(regs, index) << scale;
+            address = *regs.general(index) << scale;
         }
         if base == 5 && mode == 0 {
             displacement = 4;
         } else {
-            address = address.wrapping_add(*register(regs, base | (rex & 1) << 3));
+            address = address.wrapping_add(*regs.general(base | (rex & 1) << 3));
         }
     } else {
-        address = *register(regs, low | (rex & 1) << 3);
+        address = *regs.general(low | (rex & 1) << 3);
     }
     if displacement > 0 {
         address = address.wrapping_add(code.signed(displacement)?);
@@ -364,7 +343,7 @@ mod tests {
         fn any_bytes_decode_or_not(bytes in proptest::collection::vec(0u8.., 0..16), value in 0u64..) {
             let mut regs = regs();
             for number in 0..16 {
-                *register(&mut regs, number) = value.rotate_left(u32::from(number) * 7) | value >> 3;
+                *regs.general(number) = value.rotate_left(u32::from(number) * 7) | value >> 3;
             }
             regs.rip = value;
             if let Some(d) = decode(&bytes, &mut regs) {
