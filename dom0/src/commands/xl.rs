@@ -146,11 +146,16 @@ impl Shell {
     /// Stays at a domain's console, and its successors', until it is over. Fails unless it powered off.
     async fn follow(&self, mut domain: Domain, mut attachment: Attachment) -> Outcome {
         loop {
-            if self.look(&mut attachment).await == Left::ByKey {
-                return Ok(());
-            }
+            // One that is kept dead is over while its console is not.
+            let fate = match select(self.look(&mut attachment), self.toolstack.wait_over(&domain)).await {
+                Either::Left(Left::ByKey) => return Ok(()),
+                Either::Left(Left::Over) => self.toolstack.wait_over(&domain).await,
+                Either::Right(fate) => {
+                    show_rest(&mut attachment).await;
+                    fate
+                }
+            };
             drop(attachment);
-            let fate = self.toolstack.wait_over(&domain).await;
             match fate.successor.and_then(|id| self.toolstack.domain(id)) {
                 Some(successor) => {
                     domain = successor;
@@ -270,6 +275,14 @@ impl Shell {
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join(", ")) }
+    }
+}
+
+/// Shows what a dead domain's console still has.
+async fn show_rest(attachment: &mut Attachment) {
+    let mut buffer = alloc::vec![0; 1024];
+    while let Ok(count @ 1..) = time::timeout(RETRY_NS, attachment.read(&mut buffer)).await {
+        console::write(&buffer[..count]);
     }
 }
 
