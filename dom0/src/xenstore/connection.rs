@@ -64,7 +64,7 @@ impl core::error::Error for Failure {}
 /// A client's state.
 pub(crate) struct Connection {
     pub(crate) domid: u16,
-    /// A client within dom0: it gets no messages, and its events are not counted.
+    /// A client within dom0: it gets no messages, and too many events become one.
     pub(crate) internal: bool,
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     pub(crate) last_transaction: u32,

@@ -342,14 +342,18 @@ impl Server {
         if connection.failed.is_some() {
             return;
         }
-        connection.output.push_event(watch, path);
+        connection.output.push_event(watch.clone(), path);
         let over = connection.output.events() > self.quotas.events
             || connection.output.event_bytes() > self.quotas.event_bytes;
         if over && !connection.internal {
-            self.fail(conn, Failure::EventsNotFetched);
-        } else {
-            connection.kick(&mut self.woken);
+            return self.fail(conn, Failure::EventsNotFetched);
         }
+        if over {
+            // A client within dom0 is not ended; a domain that changes nodes faster than it looks must not fill
+            // dom0's memory either. "Look at all of it" says as much.
+            connection.output.merge_events(watch);
+        }
+        connection.kick(&mut self.woken);
     }
 
     /// Ends a connection's service; the domain stays introduced, and may be introduced again.

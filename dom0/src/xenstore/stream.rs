@@ -154,6 +154,13 @@ impl Output {
         }
     }
 
+    /// Has one event, for the watched path itself, stand for all that wait of this watch.
+    pub(crate) fn merge_events(&mut self, watch: Arc<Watch>) {
+        self.forget_watch(&watch);
+        let path = watch.path.clone();
+        self.push_event(watch, path);
+    }
+
     /// Drops the events of a watch that is gone.
     pub(crate) fn forget_watch(&mut self, watch: &Arc<Watch>) {
         let dropped = &mut self.event_bytes;

@@ -141,3 +141,19 @@ fn deep_paths_do_not_recurse() {
     bed.dom0(wire::XS_RM, b"/a").unwrap();
     assert_eq!(bed.server.figures().nodes, 4);
 }
+
+#[test]
+fn a_client_within_dom0_that_does_not_look_gets_one_event_for_many() {
+    let bed = Xenstore::new(Quotas::XEN);
+    let (client, writer) = (bed.client(), bed.client());
+    client.watch("/seen", "t").unwrap();
+    for at in 0..3 * Quotas::XEN.events {
+        writer.write(&format!("/seen/{at}"), "").unwrap();
+    }
+    let mut paths = Vec::new();
+    while let Some(event) = client.try_event() {
+        paths.push(event.path);
+    }
+    assert!(paths.len() <= Quotas::XEN.events, "{}", paths.len());
+    assert!(paths.iter().any(|path| path == "/seen"), "what was merged is told of");
+}
