@@ -7,8 +7,8 @@ use alloc::sync::Arc;
 use backends::Notifier;
 use backends::console::{ConsoleBack, Lines, Scrollback};
 use pvrt::event::Port;
-use pvrt::executor::select;
 use pvrt::executor::sync::Notify;
+use pvrt::executor::{select, time};
 use pvrt::grant::GrantMap;
 use ring_abi::ring::RingError;
 use ring_abi::types::DomId;
@@ -16,6 +16,10 @@ use spin::Mutex;
 
 use super::{Printer, SCROLLBACK_BYTES};
 
+/// A domain may write this much in each period; then its ring waits, and so does whoever fills it. Serial lines are
+/// slow, and other domains' lines share them.
+const PERIOD_BYTES: u64 = 64 * 1024;
+const PERIOD_NS: u64 = 200_000_000;
 /// Polls for a domain's last output: many times what its ring holds.
 const LAST_POLLS: usize = 8;
 
@@ -82,9 +86,18 @@ impl Console {
 
     /// Drains the ring at each event until the console ends.
     pub(super) async fn serve(&self, domain: DomId) {
+        let (mut since, mut from) = (time::now_ns(), 0);
         loop {
-            match self.poll() {
+            let polled = self.poll();
+            let (now, written) = (time::now_ns(), self.state.lock().scrollback().end());
+            if now.saturating_sub(since) >= PERIOD_NS {
+                (since, from) = (now, written);
+            }
+            match polled {
                 None => return,
+                Some(Ok(_)) if written.saturating_sub(from) > PERIOD_BYTES => {
+                    select(time::sleep_until(since + PERIOD_NS), self.stop.notified()).await;
+                }
                 Some(Ok(true)) => pvrt::yield_now().await,
                 Some(Ok(false)) => {
                     let Some(port) = self.port() else { return };

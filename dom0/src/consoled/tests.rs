@@ -142,3 +142,27 @@ fn no_grant_or_no_port() {
     assert!(matches!(consoles.add(DOMAIN, "x", none), Err(ConsoleError::Refused(_))));
     assert_eq!(consoles.count(), 0);
 }
+
+#[test]
+fn a_flood_is_held_back() {
+    let (consoles, lines) = consoles();
+    let mut guest = guest();
+    block_on_test(async {
+        consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
+        let line = [&[b'y'; 1023][..], b"\n"].concat();
+        let start = time::now_ns();
+        let mut sent = 0;
+        while sent < 1024 {
+            // As much as there is room for, without a pause.
+            while sent < 1024 && guest.ring.write(&line) == Ok(line.len()) {
+                sent += 1;
+            }
+            guest.port.notify();
+            time::sleep(1000).await;
+        }
+        let took = time::now_ns() - start;
+        assert!(took > 2_000_000_000, "{took} ns for a megabyte");
+        time::sleep(1_000_000_000).await;
+        assert_eq!(lines.lock().len(), 1024, "nothing is lost");
+    });
+}
