@@ -21,6 +21,9 @@ use crate::traits::{Geometry, SECTOR_SIZE};
 /// Largest `ring-page-order` accepted: 4 pages, 128 requests.
 pub const MAX_RING_PAGE_ORDER: u32 = 2;
 
+/// Longest value of a node that an error repeats.
+const SHOWN_BYTES: usize = 32;
+
 /// What the owner sees in xenstore now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -184,6 +187,10 @@ pub struct BadParameter {
 impl fmt::Display for BadParameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
+            // A node holds kilobytes of the domain's choice, and a log line names it again and again.
+            Some(value) if value.len() > SHOWN_BYTES => {
+                write!(f, "bad {}, {} bytes long", self.node, value.len())
+            }
             Some(value) => write!(f, "bad {} {value:?}", self.node),
             None => write!(f, "no {}", self.node),
         }
@@ -382,6 +389,9 @@ mod tests {
         assert_eq!(wide, Err("bad ring-ref \"4294967296\"".into()));
         let order = read(&[("ring-page-order", "3"), ("event-channel", "3")]);
         assert_eq!(order, Err("bad ring-page-order \"3\"".into()));
+        let long = "\x1b".repeat(2048);
+        let long = read(&[("ring-ref", &long), ("event-channel", "3")]);
+        assert_eq!(long, Err("bad ring-ref, 2048 bytes long".into()));
         let protocol = read(&[("protocol", "x86_32-abi"), ("ring-ref", "1"), ("event-channel", "3")]);
         assert_eq!(protocol, Err("bad protocol \"x86_32-abi\"".into()));
     }

@@ -18,6 +18,9 @@ use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 /// How long a frontend that broke its connection waits for the next: it bounds what it costs, log lines included.
 const FAULT_PAUSE_NS: u64 = 100_000_000;
 
+/// Faults of one frontend that the log hears of: it may go on for ever.
+const FAULTS_LOGGED: u32 = 8;
+
 /// An instance and what it works with.
 struct Instance<'a> {
     id: Id,
@@ -29,6 +32,8 @@ struct Instance<'a> {
     front: String,
     device: Option<SharedDevice>,
     connection: Option<Connection>,
+    /// Faults so far.
+    faults: u32,
 }
 
 /// Serves the vbd `id` until it is over.
@@ -44,7 +49,7 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
         log::error!("blkback d{}: vbd {}: watching: {}", id.domain, id.device, error.name());
         return;
     }
-    let mut instance = Instance { id, client, disks, back, front, device: None, connection: None };
+    let mut instance = Instance { id, client, disks, back, front, device: None, connection: None, faults: 0 };
     let mut machine = Vbd::new();
     loop {
         while let Some(action) = machine.step(&instance.observe()) {
@@ -174,11 +179,13 @@ impl Instance<'_> {
     }
 
     /// Logs how a connection ended.
-    fn report(&self, ended: &Ended) {
+    fn report(&mut self, ended: &Ended) {
         let Id { domain, device } = self.id;
         let Ended { reason, stats } = ended;
         if let Some(reason) = reason {
-            log::error!("blkback d{domain}: disconnect: {reason} (vbd {device})");
+            if self.is_to_be_logged() {
+                log::error!("blkback d{domain}: disconnect: {reason} (vbd {device})");
+            }
             self.write_error(&format!("disconnect: {reason}"));
         }
         log::debug!(
@@ -191,16 +198,27 @@ impl Instance<'_> {
     }
 
     /// The disk cannot be served: the toolstack is told why.
-    fn refuse(&self, error: &str) {
+    fn refuse(&mut self, error: &str) {
         self.complain(error);
         self.write("hotplug-error", error);
         self.write("hotplug-status", "error");
         self.set_state(XenbusState::Closed);
     }
 
-    fn complain(&self, error: &str) {
-        log::error!("blkback d{}: vbd {}: {error}", self.id.domain, self.id.device);
+    fn complain(&mut self, error: &str) {
+        if self.is_to_be_logged() {
+            log::error!("blkback d{}: vbd {}: {error}", self.id.domain, self.id.device);
+        }
         self.write_error(error);
+    }
+
+    /// Counts a fault; whether the log is to hear of it.
+    fn is_to_be_logged(&mut self) -> bool {
+        self.faults = self.faults.saturating_add(1);
+        if self.faults == FAULTS_LOGGED {
+            log::warn!("blkback d{}: vbd {}: further faults are not logged", self.id.domain, self.id.device);
+        }
+        self.faults < FAULTS_LOGGED
     }
 
     /// Where xenbus drivers put what went wrong.
