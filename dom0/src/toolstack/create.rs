@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use pvrt::executor::time;
@@ -10,7 +11,7 @@ use pvrt::hypercall::{domctl, sysctl};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
-use super::{Domain, Fate, Toolstack, nodes, uuid};
+use super::{Domain, End, Fate, Toolstack, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
 use crate::bundle::File;
 use crate::config::{CpuSet, DomainConfig};
@@ -28,6 +29,8 @@ pub enum CreateError {
     NoFile(String),
     /// A disk that the configuration names is not there.
     NoDisk(String),
+    /// A disk is another domain's already, and one of the two would write: the disk, the domain.
+    DiskInUse(String, String),
     /// Building failed.
     Build(BuildError),
     /// The store refused: what was done.
@@ -44,6 +47,9 @@ impl fmt::Display for CreateError {
             Self::NameTaken(name) => write!(f, "{name}: a domain of that name exists"),
             Self::NoFile(path) => write!(f, "{path}: no such file"),
             Self::NoDisk(path) => write!(f, "{path}: no such disk"),
+            Self::DiskInUse(path, name) => {
+                write!(f, "{path}: {name} has this disk; only readers can share one")
+            }
             Self::Build(error) => write!(f, "{error}"),
             Self::Store(what, error) => write!(f, "xenstore: {what}: {}", error.name()),
             Self::Device(device, why) => write!(f, "{device}: {why}"),
@@ -64,11 +70,7 @@ impl Toolstack {
         }
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
-        for disk in config.disks.iter().filter(|disk| !disk.target.is_empty()) {
-            if self.0.disks.find(&disk.target).is_none() {
-                return Err(CreateError::NoDisk(disk.target.clone()));
-            }
-        }
+        self.check_disks(&config)?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let request = builder::Request { config: &config, uuid, kernel, ramdisk };
         let built = builder::build(&request).await.map_err(CreateError::Build)?;
@@ -97,10 +99,41 @@ impl Toolstack {
             Err(error) => {
                 if self.claim(id) {
                     self.tear_down(&domain).await;
+                    // Somebody may wait for it.
+                    self.set_fate(&domain, |fate| {
+                        fate.end = Some(End::Destroyed);
+                        fate.over = true;
+                    });
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Each disk is there, and nobody writes to one that another uses: neither another domain nor, under a second
+    /// name, this one. A domain that is over keeps its disks from nobody.
+    fn check_disks(&self, config: &DomainConfig) -> Result<(), CreateError> {
+        let mut used: Vec<(String, bool, String)> = Vec::new();
+        // One that was renamed is dead, and its successor gets the disks.
+        let others = self.domains().into_iter().filter(|other| other.name == other.config.name);
+        for other in others.filter(|other| !other.fate.lock().over) {
+            for disk in &other.config.disks {
+                if let Some(found) = self.0.disks.find(&disk.target) {
+                    used.push((found.name, disk.writable, other.name.clone()));
+                }
+            }
+        }
+        for disk in config.disks.iter().filter(|disk| !disk.target.is_empty()) {
+            let found =
+                self.0.disks.find(&disk.target).ok_or_else(|| CreateError::NoDisk(disk.target.clone()))?;
+            let clash =
+                used.iter().find(|(name, written, _)| *name == found.name && (*written || disk.writable));
+            if let Some((_, _, user)) = clash {
+                return Err(CreateError::DiskInUse(disk.target.clone(), user.clone()));
+            }
+            used.push((found.name, disk.writable, config.name.clone()));
+        }
+        Ok(())
     }
 
     fn file(&self, path: &str) -> Result<File, CreateError> {
