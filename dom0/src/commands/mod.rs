@@ -38,6 +38,9 @@ pub type Outcome = Result<(), String>;
 /// A command under way.
 type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
+/// How many `repeat` one may hold.
+const REPEATS_MAX: usize = 4;
+
 /// What commands work on.
 pub struct Shell {
     /// The files of `/boot`.
@@ -139,6 +142,10 @@ impl Shell {
         let [count, first, ..] = arguments else { return Err("usage: repeat N LINE".into()) };
         let count: u64 = count.text.parse().map_err(|_| format!("repeat: `{}` is no number", count.text))?;
         let repeated = &line[first.at..];
+        // Each level stands on the stack of the one around it.
+        if arguments.iter().filter(|word| word.text == "repeat").count() > REPEATS_MAX {
+            return Err(format!("repeat: more than {REPEATS_MAX} within each other"));
+        }
         for round in 1..=count {
             self.run_line(repeated).await.map_err(|error| format!("round {round}: {error}"))?;
         }

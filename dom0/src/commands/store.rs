@@ -17,9 +17,10 @@ impl Shell {
         };
         let client = self.store.client();
         match paths {
-            [] => list(&client, "/", 0, with_perms).map_err(|error| about("/", error)),
+            [] => list(&client, "/", with_perms).map_err(|error| about("/", error)),
             paths => paths.iter().try_for_each(|path| {
-                list(&client, path.trim_end_matches('/'), 0, with_perms).map_err(|error| about(path, error))
+                let top = if *path == "/" { path } else { path.trim_end_matches('/') };
+                list(&client, top, with_perms).map_err(|error| about(path, error))
             }),
         }
     }
@@ -81,19 +82,26 @@ fn about(path: &str, error: XsError) -> String {
     format!("{path}: {}", error.name())
 }
 
-/// Prints the nodes below `path`, each indented by its depth.
-fn list(client: &Client, path: &str, depth: usize, with_perms: bool) -> Result<(), XsError> {
-    for name in client.directory(path)? {
-        let child = format!("{}/{name}", path.trim_end_matches('/'));
-        let value = match client.read(&child) {
+/// Prints the nodes below `top`, each indented by its depth. Without recursion: how deep they go, the domains say.
+fn list(client: &Client, top: &str, with_perms: bool) -> Result<(), XsError> {
+    let below = |path: &str, depth: usize, todo: &mut Vec<(String, String, usize)>| {
+        let children = client.directory(path)?;
+        let path = path.trim_end_matches('/');
+        todo.extend(children.into_iter().rev().map(|name| (format!("{path}/{name}"), name, depth)));
+        Ok(())
+    };
+    let mut todo = Vec::new();
+    below(top, 0, &mut todo)?;
+    while let Some((path, name, depth)) = todo.pop() {
+        let value = match client.read(&path) {
             Ok(value) => value,
             // Removed in between.
             Err(XsError::NoEnt) => continue,
             Err(error) => return Err(error),
         };
-        let perms = if with_perms { perms_text(&client.perms(&child)?) } else { String::new() };
+        let perms = if with_perms { perms_text(&client.perms(&path)?) } else { String::new() };
         println!("{:depth$}{name} = \"{}\"{perms}", "", value.escape_ascii());
-        match list(client, &child, depth + 1, with_perms) {
+        match below(&path, depth + 1, &mut todo) {
             Ok(()) | Err(XsError::NoEnt) => {}
             Err(error) => return Err(error),
         }
