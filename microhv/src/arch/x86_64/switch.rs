@@ -92,7 +92,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
     drop(unsafe { local.set_current(Some(next.clone())) });
     if !is_loaded {
         // SAFETY: as above.
-        let previous = unsafe { core::mem::replace(&mut *local.loaded.get(), Some(next.clone())) };
+        let previous = unsafe { (*local.loaded.get()).replace(next.clone()) };
         if let Some(previous) = &previous {
             save(previous);
         }

@@ -73,6 +73,9 @@ impl Reference {
     }
 }
 
+/// In a second.
+const FEMTOSECONDS: u64 = 1_000_000_000_000_000;
+
 fn find(acpi: &Acpi) -> Reference {
     if let Some(timer) = acpi.pm_timer {
         return Reference::PmTimer(timer);
@@ -80,10 +83,10 @@ fn find(acpi: &Acpi) -> Reference {
     if let Some(registers) = acpi.hpet.and_then(paging::device) {
         // SAFETY: the register page is mapped; the period in femtoseconds is at 4, "enable" is bit 0 at 16.
         let period = u64::from(unsafe { ((registers + 4) as *const u32).read_volatile() });
-        if period != 0 {
+        if let Some(hz) = FEMTOSECONDS.checked_div(period) {
             // SAFETY: as above.
             unsafe { ((registers + 16) as *mut u64).write_volatile(1) };
-            return Reference::Hpet { counter: registers + 240, hz: 1_000_000_000_000_000 / period };
+            return Reference::Hpet { counter: registers + 240, hz };
         }
     }
     outb(0x61, inb(0x61) & !2 | 1);
