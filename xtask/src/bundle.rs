@@ -5,14 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cpio::{self, Archive};
 use crate::images::{self, Image};
 use crate::paths;
 
 /// The member that holds the shell's lines.
 pub const SCRIPT: &str = ".script";
-
-/// A regular file that anyone may read.
-const MODE: u32 = 0o100_644;
 
 /// The members of a bundle, by name. The last one given under a name wins.
 #[derive(Clone, Debug, Default)]
@@ -79,13 +77,11 @@ impl Bundle {
 
     /// The archive.
     pub fn archive(&self) -> Vec<u8> {
-        let mut archive = Vec::new();
-        for (index, (name, bytes)) in self.members.iter().enumerate() {
-            member(&mut archive, index as u32 + 1, MODE, name, bytes);
+        let mut archive = Archive::default();
+        for (name, bytes) in &self.members {
+            archive.add(cpio::FILE, name, bytes);
         }
-        member(&mut archive, 0, 0, "TRAILER!!!", &[]);
-        pad(&mut archive, 512);
-        archive
+        archive.finish()
     }
 }
 
@@ -117,39 +113,12 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// One member: a header of 110 characters, the name with its zero, the bytes; each part padded to 4.
-fn member(archive: &mut Vec<u8>, inode: u32, mode: u32, name: &str, bytes: &[u8]) {
-    // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
-    let fields = [inode, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
-    archive.extend_from_slice(b"070701");
-    for field in fields {
-        archive.extend_from_slice(format!("{field:08X}").as_bytes());
-    }
-    archive.extend_from_slice(name.as_bytes());
-    archive.push(0);
-    pad(archive, 4);
-    archive.extend_from_slice(bytes);
-    pad(archive, 4);
-}
-
-fn pad(archive: &mut Vec<u8>, to: usize) {
-    archive.resize(archive.len().next_multiple_of(to), 0);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_bundle_is_a_trailer() {
-        let archive = Bundle::default().archive();
-        assert_eq!(archive.len(), 512);
-        assert!(archive.starts_with(b"070701"));
-        assert_eq!(&archive[110..121], b"TRAILER!!!\0");
-    }
-
-    #[test]
-    fn members_are_aligned_and_the_last_of_a_name_wins() {
+    fn members_are_sorted_and_the_last_of_a_name_wins() {
         let mut bundle = Bundle::default();
         bundle.add("b", vec![1; 5]).expect("a name");
         bundle.add("a", b"old".to_vec()).expect("a name");

@@ -9,7 +9,7 @@ use crate::deps::{self, Need};
 use crate::machine::Machine;
 use crate::session::{Attach, Session};
 use crate::symbols::Symbols;
-use crate::{images, paths, run, usage};
+use crate::{guest, images, paths, run, usage};
 
 /// Boots `machine` stopped before its first instruction and attaches a debugger with the symbols of the
 /// hypervisor and of dom0. The console goes to `target/gdb.log`.
@@ -20,6 +20,7 @@ pub fn gdb(mut machine: Machine, port: u16) -> Result<u8> {
     deps::ensure(run::needs(&machine))?;
     deps::ensure(&[Need::Gdb])?;
     images::build(&machine.images())?;
+    let _root_in_use = guest::attach_root(&mut machine)?;
     let log = machine.log.get_or_insert_with(|| paths::target().join("gdb.log")).clone();
     machine.qemu_arguments.extend(["-S".into(), "-gdb".into(), format!("tcp:127.0.0.1:{port}")]);
     let session = Session::start(&machine, Attach::Program)?;

@@ -22,6 +22,10 @@ pub enum Need {
     Gdb,
     /// To put names to addresses.
     Addr2line,
+    /// To fetch and unpack Debian's packages.
+    Packages,
+    /// To make a Debian root image.
+    RootImage,
 }
 
 impl Need {
@@ -41,6 +45,10 @@ impl Need {
             Self::XenHeaders => &[(Probe::File("/usr/include/xen/xen.h"), "libxen-dev")],
             Self::Gdb => &[(Probe::Program("gdb"), "gdb")],
             Self::Addr2line => &[(Probe::Program("addr2line"), "binutils")],
+            Self::Packages => &[(Probe::Program("apt-get"), "apt"), (Probe::Program("dpkg-deb"), "dpkg")],
+            Self::RootImage => {
+                &[(Probe::Program("mmdebstrap"), "mmdebstrap"), (Probe::File("/sbin/mke2fs"), "e2fsprogs")]
+            }
         }
     }
 }
@@ -100,7 +108,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 }
 
 /// What to put before a command that needs root: nothing for root itself, `None` when there is no way.
-fn privilege() -> Option<&'static [&'static str]> {
+pub fn privilege() -> Option<&'static [&'static str]> {
     let quiet = |program: &str, arguments: &[&str]| {
         Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()
     };
@@ -108,6 +116,18 @@ fn privilege() -> Option<&'static [&'static str]> {
         return Some(&[]);
     }
     quiet("sudo", &["-n", "true"]).is_some_and(|output| output.status.success()).then_some(&["sudo", "-n"])
+}
+
+/// Fetches apt's package lists, which a fresh container may lack.
+///
+/// # Errors
+/// There is no way to be root, or the lists cannot be fetched.
+pub fn update_package_lists() -> Result<()> {
+    match privilege() {
+        Some(prefix) if apt(prefix, &["update"], &[]) => Ok(()),
+        Some(_) => bail!("apt-get update failed"),
+        None => bail!("apt knows no packages here. Fetch its lists with: sudo apt-get update"),
+    }
 }
 
 /// Runs apt-get without questions.

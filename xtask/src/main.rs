@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
+use xtask::guest::GuestOptions;
 use xtask::image::ImageOptions;
 use xtask::lint::LintOptions;
 use xtask::options::RunOptions;
 use xtask::test::TestOptions;
-use xtask::{Usage, bench, debug, image, images, lint, run, test};
+use xtask::{Usage, bench, debug, guest, image, images, lint, run, test};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -56,6 +57,11 @@ enum Task {
         #[command(flatten)]
         options: ImageOptions,
     },
+    /// Make a guest of another system's: its kernel, ramdisk, disk and configurations.
+    Guest {
+        #[command(flatten)]
+        options: GuestOptions,
+    },
     /// Boot stopped and attach gdb with symbols.
     Gdb {
         #[command(flatten)]
@@ -88,6 +94,7 @@ fn perform(task: Task) -> anyhow::Result<u8> {
         Task::Check { options } => lint::check(&options).map(|()| 0),
         Task::Clippy { options } => lint::clippy(&options).map(|()| 0),
         Task::Image { options } => image::image(options).map(|()| 0),
+        Task::Guest { options } => guest::guest(&options).map(|()| 0),
         Task::Gdb { options, port } => debug::gdb(options.machine()?, port),
         Task::Trace { log } => debug::trace(&log).map(|()| 0),
     }

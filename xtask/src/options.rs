@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::machine::{Boot, Disk, Machine, Module, Net};
-use crate::usage;
+use crate::{guest, usage};
 
 /// Options of `run`, and of whatever else boots a machine.
 #[derive(Args, Clone, Debug)]
@@ -70,6 +70,9 @@ impl RunOptions {
     pub fn machine(self) -> Result<Machine> {
         let script = self.script_lines()?;
         let standard = Machine::default();
+        // The command line's own come last: of two with one name the last stays.
+        let mut modules = guest::modules();
+        modules.extend(self.modules);
         let machine = Machine {
             memory_mib: self.memory_mib,
             cpus: self.cpus,
@@ -80,7 +83,7 @@ impl RunOptions {
             dom0: self.dom0.unwrap_or(standard.dom0),
             hypervisor_arguments: self.hypervisor_arguments,
             dom0_arguments: self.dom0_arguments,
-            modules: self.modules,
+            modules,
             script,
             keep: self.keep,
             qemu_arguments: self.qemu_arguments,

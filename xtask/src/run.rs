@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::deps::{self, Need};
-use crate::images;
 use crate::machine::{Boot, Machine};
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
+use crate::{guest, images};
 
 /// Builds everything and boots `machine`; gives the exit status.
 ///
@@ -15,6 +15,9 @@ use crate::symbols::Symbols;
 pub fn run(machine: &Machine) -> Result<u8> {
     deps::ensure(needs(machine))?;
     images::build(&machine.images())?;
+    let mut machine = machine.clone();
+    let _root_in_use = guest::attach_root(&mut machine)?;
+    let machine = &machine;
     let attach = if machine.interactive() { Attach::Terminal } else { Attach::Output };
     let (outcome, output) = Session::start(machine, attach)?.wait();
     match &outcome {

@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 mod bad_input;
 mod console;
 mod domains;
+mod linux;
 mod shell;
 mod spine;
 
@@ -38,9 +39,16 @@ fn main() {
     arguments.test_threads.get_or_insert(MACHINES);
     let built = std::env::var_os(xtask::test::IMAGES_BUILT).is_some();
     let soak = std::env::var_os(xtask::test::SOAK).is_some();
-    let cases = [spine::cases(), console::cases(), domains::cases(), bad_input::cases(), shell::cases()]
-        .into_iter()
-        .flatten();
+    let cases = [
+        spine::cases(),
+        console::cases(),
+        domains::cases(),
+        bad_input::cases(),
+        shell::cases(),
+        linux::cases(),
+    ]
+    .into_iter()
+    .flatten();
     let trials = cases
         .map(|case| {
             let run = case.run;

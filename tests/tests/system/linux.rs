@@ -1,0 +1,81 @@
+//! Debian's own kernel as a guest: its frontends, and its reading of the ABI, against ours.
+
+use anyhow::Result;
+use tests::scratch::sha256;
+use tests::{Machine, Run, Scratch};
+
+use crate::Case;
+
+const MIB: usize = 1024 * 1024;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::from(crate::cases![linux:
+        debian_reaches_userspace_without_a_complaint,
+        debian_tells_its_commands_status,
+        debian_reads_and_writes_its_disk,
+    ]);
+    for case in &mut cases {
+        // They fetch Debian's packages first.
+        case.soak = true;
+    }
+    cases
+}
+
+/// What the kernel says when something is wrong.
+const COMPLAINTS: &[&str] =
+    &["WARNING:", "BUG:", "Oops", "Call Trace", "bad page", "soft lockup", "rcu_sched", "Kernel panic"];
+
+/// A machine with the kernel and its ramdisk in the boot bundle, made if need be.
+fn machine(name: &str) -> Result<Machine> {
+    xtask::guest::debian_ramdisk()?;
+    Ok(Machine::new(name).with(|machine| machine.modules.extend(xtask::guest::modules())))
+}
+
+fn no_complaints(run: &Run) -> Result<()> {
+    for complaint in COMPLAINTS {
+        run.require(!run.console().contains(complaint), &format!("the kernel said {complaint:?}"))?;
+    }
+    Ok(())
+}
+
+fn debian_reaches_userspace_without_a_complaint() -> Result<()> {
+    let run = machine("debian-ramdisk")?
+        .line("xl create -c /boot/debian-ramdisk.cfg")
+        .run()?
+        .succeeded()?
+        .says("Hypervisor detected: Xen PV")?
+        .says("userspace reached: Linux ")?;
+    no_complaints(&run)
+}
+
+fn debian_tells_its_commands_status() -> Result<()> {
+    let run = machine("debian-command")?
+        .line("xl create -c /boot/debian-ramdisk.cfg extra=\"run=echo one; (exit 7)\"")
+        .run()?
+        .succeeded()?
+        .says("run: exit status 7")?;
+    no_complaints(&run)
+}
+
+/// The kernel's blkfront and ours read the same bytes; what it writes is what the file then holds.
+fn debian_reads_and_writes_its_disk() -> Result<()> {
+    let scratch = Scratch::new("debian-disk")?;
+    let disk = scratch.disk("d.img", 16 * MIB, 5)?;
+    let before = sha256(&disk)?;
+    let command = "sha256sum /dev/xvda && dd if=/dev/zero of=/dev/xvda bs=1M seek=4 count=8 conv=fsync";
+    let run = machine("debian-disk")?
+        .disk(&disk)
+        .line(&format!(
+            "xl create -c /boot/debian-ramdisk.cfg disk=['phy:/dev/vda,xvda,w'] extra=\"run={command}\""
+        ))
+        .run()?
+        .succeeded()?
+        .says(&before)?
+        .says("run: exit status 0")?;
+    no_complaints(&run)?;
+    let bytes = std::fs::read(&disk)?;
+    run.require(bytes[4 * MIB..12 * MIB].iter().all(|byte| *byte == 0), "what it wrote is not in the file")?;
+    let same = std::fs::read(scratch.disk("same.img", 16 * MIB, 5)?)?;
+    let kept = bytes[..4 * MIB] == same[..4 * MIB] && bytes[12 * MIB..] == same[12 * MIB..];
+    run.require(kept, "bytes beside what it wrote are changed")
+}

@@ -1,0 +1,41 @@
+//! The busybox ramdisk of Debian's kernel.
+
+use anyhow::{Context, Result};
+
+use super::kernel::Unpacked;
+use crate::cpio::{self, Archive};
+
+/// The first program.
+const INIT: &str = include_str!("init.sh");
+
+/// Directories to mount on, and those of the files below.
+const DIRECTORIES: &[&str] = &["bin", "dev", "etc", "modules", "mnt", "proc", "root", "sys", "tmp"];
+
+/// What the kernel has as modules and the ramdisk needs: disks and their file system. ext4 asks for its checksum
+/// by what it does, not by name.
+const MODULES: &[&str] = &["xen-blkfront", "crc32c_generic", "ext4"];
+
+/// The ramdisk, as the kernel unpacks it.
+///
+/// # Errors
+/// A file of the packages is missing.
+pub(super) fn archive(unpacked: &Unpacked) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in DIRECTORIES {
+        archive.add(cpio::DIRECTORY, directory, &[]);
+    }
+    archive.add(cpio::PROGRAM, "init", INIT.as_bytes());
+    let busybox = unpacked.busybox();
+    let bytes = std::fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    archive.add(cpio::PROGRAM, "bin/busybox", &bytes);
+    let mut order = String::new();
+    for path in unpacked.modules(MODULES)? {
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
+        archive.add(cpio::FILE, &format!("modules/{name}"), &bytes);
+        order.push_str(name);
+        order.push('\n');
+    }
+    archive.add(cpio::FILE, "modules/order", order.as_bytes());
+    Ok(archive.finish())
+}

@@ -1,0 +1,70 @@
+//! A Debian root image: what `mmdebstrap` installs, in an ext4 file system made without mounting it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cargo::run;
+use crate::deps::{self, Need};
+
+/// The release.
+const SUITE: &str = "bookworm";
+
+/// The image's size in MiB. The file is sparse.
+const SIZE_MIB: u32 = 2048;
+
+/// What is installed besides the base: an init system with a login, the kernel for a loader inside the guest to
+/// find, programs that put a load on disk, memory and scheduler, and the 32-bit C library.
+const PACKAGES: &str = "systemd-sysv,udev,dbus,login,kmod,e2fsprogs,iproute2,procps,fio,stress-ng,\
+                        python3-minimal,libc6-i386,linux-image-amd64";
+
+/// Made inside the new system, after everything is installed; `$1` is its directory.
+const SETTLE: &str = r#"set -e
+echo debian > "$1/etc/hostname"
+echo "127.0.0.1 localhost debian" > "$1/etc/hosts"
+echo "/dev/xvda / ext4 defaults 0 1" > "$1/etc/fstab"
+chroot "$1" passwd -q -d root"#;
+
+/// The machine's own package sources, which may be nearer than Debian's.
+const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
+
+/// Makes the image, unless it is there.
+///
+/// # Errors
+/// A tool is missing, there is no way to be root, or a package cannot be fetched or installed.
+pub(super) fn make(image: &Path) -> Result<()> {
+    if image.exists() {
+        return Ok(());
+    }
+    deps::ensure(&[Need::RootImage])?;
+    let prefix = deps::privilege().context("a root image takes root's rights: run as root, or let sudo")?;
+    let (tree, partial) = (image.with_extension("tree"), image.with_extension("partial"));
+    let as_root = |program: &str| {
+        let mut line = prefix.iter().copied().chain([program]);
+        let mut command = Command::new(line.next().unwrap_or(program));
+        command.args(line);
+        command
+    };
+    // Left by a run that was interrupted.
+    run(as_root("rm").arg("-rf").args([&tree, &partial]))?;
+
+    eprintln!("installing a Debian root file system: a few minutes");
+    let mut install = as_root("mmdebstrap");
+    install.args(["--variant=minbase", "--mode=root", "--aptopt=Acquire::Languages \"none\""]);
+    install.arg(format!("--include={PACKAGES}")).arg(format!("--customize-hook={SETTLE}"));
+    install.arg(SUITE).arg(&tree);
+    if Path::new(SOURCES).exists() && std::fs::read_to_string(SOURCES)?.contains(SUITE) {
+        install.arg(SOURCES);
+    }
+    run(&mut install)?;
+
+    eprintln!("making {}", image.display());
+    // Made by the user, filled by root: the image is the user's.
+    std::fs::File::create(&partial)?.set_len(u64::from(SIZE_MIB) << 20)?;
+    run(as_root("/sbin/mke2fs")
+        .args(["-q", "-F", "-t", "ext4", "-L", "debian", "-d"])
+        .args([&tree, &partial]))?;
+    run(as_root("rm").arg("-rf").arg(&tree))?;
+    std::fs::rename(&partial, image).with_context(|| format!("cannot make {}", image.display()))
+}
