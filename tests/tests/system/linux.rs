@@ -13,6 +13,7 @@ pub(crate) fn cases() -> Vec<Case> {
         debian_reaches_userspace_without_a_complaint,
         debian_tells_its_commands_status,
         debian_reads_and_writes_its_disk,
+        debian_brings_up_four_vcpus,
     ]);
     for case in &mut cases {
         // They fetch Debian's packages first.
@@ -78,4 +79,16 @@ fn debian_reads_and_writes_its_disk() -> Result<()> {
     let same = std::fs::read(scratch.disk("same.img", 16 * MIB, 5)?)?;
     let kept = bytes[..4 * MIB] == same[..4 * MIB] && bytes[12 * MIB..] == same[12 * MIB..];
     run.require(kept, "bytes beside what it wrote are changed")
+}
+
+/// More vCPUs than the machine has CPUs: each comes up, is sent interrupts by the others, and runs processes.
+fn debian_brings_up_four_vcpus() -> Result<()> {
+    let command = "for cpu in 0 1 2 3; do taskset -c $cpu true || exit 9; done; nproc";
+    let run = machine("debian-vcpus")?
+        .line(&format!("xl create -c /boot/debian-ramdisk.cfg vcpus=4 extra=\"run={command}\""))
+        .run()?
+        .succeeded()?
+        .says("Brought up 1 node, 4 CPUs")?
+        .says("run: exit status 0")?;
+    no_complaints(&run)
 }
