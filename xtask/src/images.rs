@@ -33,6 +33,7 @@ pub const ALL: &[Image] = &[
     Image { name: "dom0", rules: KERNEL },
     Image { name: "hello", rules: KERNEL },
     Image { name: "bench", rules: KERNEL },
+    Image { name: "hostile", rules: KERNEL },
 ];
 
 /// The image called `name`.

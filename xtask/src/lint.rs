@@ -6,7 +6,7 @@ use crate::cargo::{self, Diagnostics};
 
 /// Every package whose code goes into an image.
 const FREESTANDING: &[&str] =
-    &["ring-abi", "microhv", "pvrt", "frontends", "backends", "dom0", "hello", "bench"];
+    &["ring-abi", "microhv", "pvrt", "frontends", "backends", "dom0", "hello", "bench", "hostile"];
 
 /// What to look at, and for whom.
 #[derive(Clone, Debug, Default, clap::Args)]

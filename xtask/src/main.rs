@@ -39,7 +39,7 @@ enum Task {
     },
     /// Build and check the images.
     Build {
-        /// Only these images: microhv, dom0, hello, bench.
+        /// Only these images: microhv, dom0, hello, bench, hostile.
         images: Vec<String>,
     },
     /// Check types, in seconds.

@@ -1,0 +1,124 @@
+#![cfg_attr(freestanding, no_std)]
+#![cfg_attr(freestanding, no_main)]
+//! The guest `hostile`: asks for everything that a guest must not have, and checks that each refusal is the documented
+//! one and that nothing else came of it.
+//!
+//! Prints `hostile: CASE ok` or `hostile: FAIL CASE: what`, and at last `hostile: PASS n`. On its command line
+//! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
+//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`. Boots as domU or as dom0, on any hypervisor
+//! with the ABI.
+
+extern crate alloc;
+
+#[cfg(freestanding)]
+mod block;
+#[cfg(freestanding)]
+mod calls;
+#[cfg(freestanding)]
+mod deadly;
+#[cfg(freestanding)]
+mod descriptors;
+#[cfg(freestanding)]
+mod events;
+#[cfg(freestanding)]
+mod grants;
+#[cfg(freestanding)]
+mod memory;
+#[cfg(freestanding)]
+mod probe;
+#[cfg(freestanding)]
+mod report;
+#[cfg(freestanding)]
+mod space;
+#[cfg(freestanding)]
+mod store;
+#[cfg(freestanding)]
+mod tables;
+#[cfg(freestanding)]
+mod traps;
+#[cfg(freestanding)]
+mod wild;
+
+#[cfg(freestanding)]
+pvrt::kernel!(async guest::start);
+
+#[cfg(freestanding)]
+mod guest {
+    use frontends::xenbus::Xenstore;
+    use pvrt::event::Port;
+    use pvrt::hypercall::sched;
+    use pvrt::{BootInfo, println};
+    use ring_abi::sched::SHUTDOWN_CRASH;
+
+    use crate::report::Report;
+    use crate::{
+        block, calls, deadly, descriptors, events, grants, memory, probe, store, tables, traps, wild,
+    };
+
+    /// Exit codes for isa-debug-exit: all as it must be, and not.
+    const DEBUG_EXIT_OK: u8 = 0x10;
+    const DEBUG_EXIT_FAILED: u8 = 0x11;
+
+    /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
+    pub(crate) async fn start(boot: BootInfo) {
+        probe::install();
+        let case = boot.option("case");
+        if let Some(case) = case
+            && let Some(act) = deadly::find(case)
+        {
+            println!("hostile: {case} must die");
+            pvrt::console::flush().await;
+            act();
+            println!("hostile: FAIL {case}: survived");
+            pvrt::console::flush().await;
+            sched::shutdown(SHUTDOWN_CRASH);
+        }
+        let mut report = Report::new(boot.initial_domain);
+        let groups: [(&str, fn(&mut Report)); 9] = [
+            ("calls", calls::run),
+            ("tables", tables::run),
+            ("descriptors", descriptors::run),
+            ("traps", traps::run),
+            ("events", events::run),
+            ("grants", grants::run),
+            ("memory", memory::run),
+            ("wild", wild::run),
+            // Again, to see that nothing of the kind is left broken by what came before.
+            ("tables", tables::run),
+        ];
+        for (name, run) in groups {
+            if case.is_none_or(|case| case == name) {
+                report.group(name);
+                run(&mut report);
+                pvrt::console::flush().await;
+            }
+        }
+        if let Some(info) = boot.store
+            && let Ok(store) = Xenstore::connect(info.page, Port::adopt(info.port))
+        {
+            if case.is_none_or(|case| case == "block") {
+                report.group("block");
+                block::run(&mut report, &store).await;
+            }
+            if case.is_none_or(|case| case == "store") {
+                report.group("store");
+                store::run(&mut report, &store).await;
+                // Last: it ends the connection.
+                store::break_ring(&mut report, info.page, info.port).await;
+            }
+        }
+        let passed = report.end();
+        pvrt::console::flush().await;
+        if let Some(port) = pvrt::boot::debug_exit_port() {
+            pvrt::pio::write_u8(port, if passed { DEBUG_EXIT_OK } else { DEBUG_EXIT_FAILED });
+        }
+        if !passed {
+            sched::shutdown(SHUTDOWN_CRASH);
+        }
+    }
+}
+
+#[cfg(not(freestanding))]
+fn main() {
+    eprintln!("hostile is a freestanding image: build it with `cargo xtask build`");
+}
