@@ -71,7 +71,7 @@ pub enum Privileged {
     Sti,
     /// `clts`.
     Clts,
-    /// `invd` or `wbinvd`.
+    /// `wbinvd`. Not `invd`, which would lose what others wrote.
     CacheFlush,
     /// `mov gpr, crN`.
     ReadCr { cr: u8, gpr: u8 },
@@ -169,7 +169,7 @@ fn decode_two_byte(at: &mut Cursor<'_>, rex: u8) -> Option<Privileged> {
             _ => return None,
         },
         0x06 => Privileged::Clts,
-        0x08 | 0x09 => Privileged::CacheFlush,
+        0x09 => Privileged::CacheFlush,
         op @ 0x20..=0x23 => {
             // The mod field is ignored: the operand is always a register.
             let modrm = at.next()?;
@@ -263,6 +263,7 @@ mod tests {
         assert_eq!(ok(&[0x0f, 0x01, 0xd1]), Privileged::Xsetbv);
         assert_eq!(ok(&[0xcd, 0x20]), Privileged::Int(0x20));
         assert_eq!(decode(&[0xf4]), None, "hlt is not emulated");
+        assert_eq!(decode(&[0x0f, 0x08]), None, "invd is not emulated");
         assert_eq!(decode(&[0x0f, 0x01, 0x38]), None, "invlpg is not emulated");
     }
 
