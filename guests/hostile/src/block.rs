@@ -1,7 +1,6 @@
 //! The block ring from the frontend's side: requests that cannot be, grants that are not there, requests that change
 //! after they were published, and an overrun.
 
-use alloc::format;
 use alloc::string::ToString;
 
 use frontends::xenbus::{Device, Nodes, StoreError, Xenstore};
@@ -154,8 +153,8 @@ async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64
         ("a sector whose byte wraps", with(|r| r.sector_number = 1 << 55)),
         ("gref -1", with(|r| r.seg[0].gref = u32::MAX)),
         ("gref 9999", with(|r| r.seg[0].gref = 9999)),
-        ("gref 0", with(|r| r.seg[0].gref = 0)),
-        ("the store's gref", with(|r| r.seg[0].gref = 7)),
+        // Not 0 and 1, console and xenstore: those are granted, and what is read there is this domain's loss.
+        ("a reserved gref", with(|r| r.seg[0].gref = 7)),
         ("operation 4", with(|r| r.operation = 4)),
         ("operation 7", with(|r| r.operation = 7)),
         ("operation 255", with(|r| r.operation = 255)),
@@ -182,6 +181,9 @@ async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64
     none.nr_segments = 0;
     let got = ring.ask(&none).await;
     report.case("no segment", got.is_some(), got);
+    for word in 0..512 {
+        buffer.bytes().store_u64(word * 8, 9998);
+    }
     indirect(report, ring, gref).await;
     let discard = BlkifRequestDiscard {
         operation: BLKIF_OP_DISCARD,
@@ -211,8 +213,7 @@ async fn indirect(report: &mut Report, ring: &mut Ring, gref: u32) {
         ..FromZeros::new_zeroed()
     };
     for (name, request) in [
-        // The page of segments is the zeroed buffer: gref 0, sector 0 of each.
-        ("segments with gref 0", base),
+        ("segments with bad grefs", base),
         ("65535 indirect segments", BlkifRequestIndirect { nr_segments: u16::MAX, ..base }),
         ("no indirect segment", BlkifRequestIndirect { nr_segments: 0, ..base }),
         ("an indirect indirect", BlkifRequestIndirect { indirect_op: BLKIF_OP_INDIRECT, ..base }),
@@ -260,10 +261,12 @@ async fn races(report: &mut Report, ring: &mut Ring, dom: DomId) {
 
 /// Claims more requests than there are slots: the backend ends the connection.
 async fn overrun(report: &mut Report, ring: &mut Ring, device: &Device) {
-    for ahead in [SLOTS + 1, 1 << 31] {
-        ring.page.bytes().store_u32(REQ_PROD, ring.produced.wrapping_add(ahead));
+    ring.page.bytes().store_u32(REQ_PROD, ring.produced.wrapping_add(SLOTS + 1));
+    ring.port.notify();
+    let state = time::timeout(PATIENCE, device.wait_backend(|state| state >= XenbusState::Closing)).await;
+    report.case("an overrun", matches!(state, Ok(Ok(_))), ());
+    ring.page.bytes().store_u32(REQ_PROD, ring.produced.wrapping_add(1 << 31));
+    for _ in 0..1000 {
         ring.port.notify();
-        let state = time::timeout(PATIENCE, device.wait_backend(|state| state >= XenbusState::Closing)).await;
-        report.case(&format!("an overrun of {ahead:#x}"), matches!(state, Ok(Ok(_))), ());
     }
 }

@@ -234,16 +234,15 @@ fn multicalls(report: &mut Report) {
     let got = call(__HYPERVISOR_MULTICALL, [at(&mut bad), 3, 0, 0, 0]);
     let each = bad.map(|entry| entry.result as i64);
     report.case("numbers without a meaning", got == 0 && each == [ENOSYS.negated(); 3], each);
-    let got = call(__HYPERVISOR_MULTICALL, [at(&mut bad), u64::from(u32::MAX), 0, 0, 0]);
-    report.case("entries beyond memory", got == EFAULT.negated() || got == EINVAL.negated(), Got(got));
     let scratch = Scratch::new(2);
     map(scratch.at(0), scratch.mfn(0) << 12 | RW);
     let last = scratch.at(1) - 64;
     probe::write(last, 17);
-    let got = call(__HYPERVISOR_MULTICALL, [last, 2, 0, 0, 0]);
-    report.refused("the second entry is unmapped", got, &[EFAULT]);
+    let got = call(__HYPERVISOR_MULTICALL, [last, u64::from(u32::MAX), 0, 0, 0]);
+    report.refused("the second of many entries is unmapped", got, &[EFAULT]);
     report.case("the first was done", probe::read(last + 8).is_ok_and(|result| result > 0), probe::read(last + 8));
     // A list that cannot be written is refused when its first result is.
+    probe::write(scratch.at(0) + PAGE_SIZE as u64 / 2, 17);
     map(scratch.at(0), scratch.mfn(0) << 12 | RO);
     let got = call(__HYPERVISOR_MULTICALL, [scratch.at(0) + PAGE_SIZE as u64 / 2, 1, 0, 0, 0]);
     report.refused("a list for reading", got, &[EFAULT]);

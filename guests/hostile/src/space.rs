@@ -80,7 +80,7 @@ fn pfn(mfn: u64) -> u64 {
 
 /// Where a frame of this domain is mapped in the linear map.
 pub(crate) fn linear(mfn: u64) -> u64 {
-    LINEAR + pfn(mfn) * PAGE_SIZE as u64
+    LINEAR.wrapping_add(pfn(mfn).wrapping_mul(PAGE_SIZE as u64))
 }
 
 /// Entry `slot` of the table in frame `mfn`.
