@@ -246,9 +246,11 @@ impl Shell {
     pub(super) async fn wait(&self, arguments: &[&str]) -> Outcome {
         let mut failed: Vec<String> = Vec::new();
         let mut note = |domain: &Domain| {
-            if let Some(end @ End::ShutDown(_)) = domain.fate.lock().end
+            // A copy: a guard in the condition would live through all of it.
+            let fate = *domain.fate.lock();
+            if let Some(end @ End::ShutDown(_)) = fate.end
                 && !end.is_success()
-                && domain.fate.lock().successor.is_none()
+                && fate.successor.is_none()
             {
                 failed.push(format!("{} {}", domain.name, end.text()));
             }
