@@ -219,7 +219,10 @@ async fn indirect(report: &mut Report, ring: &mut Ring, gref: u32) {
         ("an indirect indirect", BlkifRequestIndirect { indirect_op: BLKIF_OP_INDIRECT, ..base }),
         ("an indirect discard", BlkifRequestIndirect { indirect_op: BLKIF_OP_DISCARD, ..base }),
         ("indirect operation 200", BlkifRequestIndirect { indirect_op: 200, ..base }),
-        ("an indirect page that is not there", BlkifRequestIndirect { indirect_grefs: [u32::MAX; 8], ..base }),
+        (
+            "an indirect page that is not there",
+            BlkifRequestIndirect { indirect_grefs: [u32::MAX; 8], ..base },
+        ),
         ("indirect at sector -1", BlkifRequestIndirect { sector_number: u64::MAX, ..base }),
     ] {
         let got = ring.ask(&BlkifRequest::from_indirect(&request)).await;

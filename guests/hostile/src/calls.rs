@@ -109,7 +109,11 @@ fn numbers(report: &mut Report) {
         }
     }
     for which in [4, 5, 100, u64::MAX] {
-        report.refused(&format!("segment base {which:#x}"), call(__HYPERVISOR_SET_SEGMENT_BASE, [which, 0, 0, 0, 0]), &[EINVAL]);
+        report.refused(
+            &format!("segment base {which:#x}"),
+            call(__HYPERVISOR_SET_SEGMENT_BASE, [which, 0, 0, 0, 0]),
+            &[EINVAL],
+        );
     }
     for which in 0..3 {
         let got = call(__HYPERVISOR_SET_SEGMENT_BASE, [which, 1 << 62, 0, 0, 0]);
@@ -181,9 +185,11 @@ fn privileged(report: &mut Report) {
     let wanted = [EPERM, EACCES, ENOSYS, EFAULT, EINVAL, ESRCH];
     let mut granted = None;
     for command in 0..90u64 {
-        for (number, version) in
-            [(__HYPERVISOR_DOMCTL, 0x15), (__HYPERVISOR_SYSCTL, 0x15), (__HYPERVISOR_PLATFORM_OP, 0x0300_0001)]
-        {
+        for (number, version) in [
+            (__HYPERVISOR_DOMCTL, 0x15),
+            (__HYPERVISOR_SYSCTL, 0x15),
+            (__HYPERVISOR_PLATFORM_OP, 0x0300_0001),
+        ] {
             for target in [0u64, 1, 0x7ff0] {
                 words.fill(0);
                 words[0] = command | version << 32;
@@ -240,7 +246,11 @@ fn multicalls(report: &mut Report) {
     probe::write(last, 17);
     let got = call(__HYPERVISOR_MULTICALL, [last, u64::from(u32::MAX), 0, 0, 0]);
     report.refused("the second of many entries is unmapped", got, &[EFAULT]);
-    report.case("the first was done", probe::read(last + 8).is_ok_and(|result| result > 0), probe::read(last + 8));
+    report.case(
+        "the first was done",
+        probe::read(last + 8).is_ok_and(|result| result > 0),
+        probe::read(last + 8),
+    );
     // A list that cannot be written is refused when its first result is.
     probe::write(scratch.at(0) + PAGE_SIZE as u64 / 2, 17);
     map(scratch.at(0), scratch.mfn(0) << 12 | RO);

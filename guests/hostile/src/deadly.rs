@@ -94,8 +94,19 @@ fn iret_no_user_tables() {
     // SAFETY: ends the domain.
     unsafe {
         asm!(
-            "push 0xe02b", "push 0", "push 0x202", "push 0xe033", "push 0x1000", "push 0", "push 0", "push 0",
-            "push 0", "mov eax, 23", "syscall", "ud2", options(noreturn),
+            "push 0xe02b",
+            "push 0",
+            "push 0x202",
+            "push 0xe033",
+            "push 0x1000",
+            "push 0",
+            "push 0",
+            "push 0",
+            "push 0",
+            "mov eax, 23",
+            "syscall",
+            "ud2",
+            options(noreturn),
         )
     };
 }

@@ -29,7 +29,11 @@ fn channel<T>(command: u32, mut arg: T) -> i64 {
 fn ports(report: &mut Report) {
     for port in [0, 4000, 4095, 4096, 131_071, 1 << 31, u32::MAX] {
         report.refused(&format!("send to {port:#x}"), channel(EVTCHNOP_SEND, EvtchnSend { port }), &[EINVAL]);
-        report.refused(&format!("close of {port:#x}"), channel(EVTCHNOP_CLOSE, EvtchnClose { port }), &[EINVAL]);
+        report.refused(
+            &format!("close of {port:#x}"),
+            channel(EVTCHNOP_CLOSE, EvtchnClose { port }),
+            &[EINVAL],
+        );
         let got = channel(EVTCHNOP_BIND_VCPU, EvtchnBindVcpu { port, vcpu: 0 });
         report.refused(&format!("bind_vcpu of {port:#x}"), got, &[EINVAL]);
         if port >= 4096 {
@@ -49,7 +53,11 @@ fn ports(report: &mut Report) {
     }
     for remote_dom in [12345, 0x7ff2, 0x7ff4] {
         let arg = EvtchnBindInterdomain { remote_dom, remote_port: 1, ..Default::default() };
-        report.refused(&format!("domain {remote_dom:#x}"), channel(EVTCHNOP_BIND_INTERDOMAIN, arg), &[ESRCH, EPERM]);
+        report.refused(
+            &format!("domain {remote_dom:#x}"),
+            channel(EVTCHNOP_BIND_INTERDOMAIN, arg),
+            &[ESRCH, EPERM],
+        );
     }
     if !report.privileged {
         let mut bound = None;
@@ -149,8 +157,8 @@ fn timers(report: &mut Report) {
     report.case("timers in the past without end", failed.is_none(), failed);
     report.refused("a past that must be future", single(1, VCPU_SSHOTTMR_FUTURE), &[ETIME]);
     report.succeeds("the end of time", single(u64::MAX >> 1, 0));
-    let failed = (0..FLOOD)
-        .find(|n| call(__HYPERVISOR_SET_TIMER_OP, [u64::MAX << (n % 64), 0, 0, 0, 0]) != 0);
+    let failed =
+        (0..FLOOD).find(|n| call(__HYPERVISOR_SET_TIMER_OP, [u64::MAX << (n % 64), 0, 0, 0, 0]) != 0);
     report.case("set_timer_op without end", failed.is_none(), failed);
     for period_ns in [1, 999_999, u64::MAX] {
         let got = vcpu(VCPUOP_SET_PERIODIC_TIMER, 0, VcpuSetPeriodicTimer { period_ns });

@@ -231,7 +231,8 @@ fn copies(report: &mut Report, me: DomId) {
     }
     let taken = foreign_frames().into_iter().find(|mfn| copy((*mfn, SELF, 0), target, 64, 0) >= 0);
     report.case("from a foreign frame", taken.is_none(), taken);
-    let taken = foreign_frames().into_iter().find(|mfn| copy(source, (*mfn, SELF, 0), 64, GNTCOPY_SOURCE_GREF) >= 0);
+    let taken =
+        foreign_frames().into_iter().find(|mfn| copy(source, (*mfn, SELF, 0), 64, GNTCOPY_SOURCE_GREF) >= 0);
     report.case("to a foreign frame", taken.is_none(), taken);
     for (level, mfn) in [4, 3, 2, 1].into_iter().zip(tables(scratch.at(0))) {
         let got = copy(source, (mfn, SELF, 0), 64, GNTCOPY_SOURCE_GREF);
@@ -240,9 +241,8 @@ fn copies(report: &mut Report, me: DomId) {
 }
 
 fn tables_and_versions(report: &mut Report) {
-    let call_grant = |command: u64, at: u64, count: u64| {
-        call(__HYPERVISOR_GRANT_TABLE_OP, [command, at, count, 0, 0])
-    };
+    let call_grant =
+        |command: u64, at: u64, count: u64| call(__HYPERVISOR_GRANT_TABLE_OP, [command, at, count, 0, 0]);
     let mut list = [0u64; 4];
     let at = list.as_mut_ptr() as u64;
     let mut setup =

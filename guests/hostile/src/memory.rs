@@ -51,7 +51,10 @@ fn reservations(report: &mut Report) {
         for (what, command) in
             [("populate", XENMEM_POPULATE_PHYSMAP), ("decrease", XENMEM_DECREASE_RESERVATION)]
         {
-            if command == XENMEM_DECREASE_RESERVATION || !report.privileged || name != "2^60 extents of order 4" {
+            if command == XENMEM_DECREASE_RESERVATION
+                || !report.privileged
+                || name != "2^60 extents of order 4"
+            {
                 let got = memory(command, &mut arg);
                 report.case(&format!("{what}: {name}"), nothing(got), Got(got));
             }

@@ -113,8 +113,8 @@ pub(crate) struct Trap {
 
 fn last() -> Trap {
     // SAFETY: words of this image, of the atomics' size and alignment.
-    let [vector, first, second] =
-        unsafe { [&hostile_vector, &hostile_first, &hostile_second] }.map(|word| word.load(Ordering::Relaxed));
+    let [vector, first, second] = unsafe { [&hostile_vector, &hostile_first, &hostile_second] }
+        .map(|word| word.load(Ordering::Relaxed));
     let (error, rip) =
         if matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30) { (first, second) } else { (0, first) };
     Trap { vector, error, rip, cr2: pvrt::shared_info().load_u64(CR2_OFFSET) }

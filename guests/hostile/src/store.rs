@@ -68,7 +68,12 @@ pub(crate) async fn run(report: &mut Report, store: &Xenstore) {
     }
     let got = store.request(XS_SET_PERMS, &[b"data\0", b"n0\0"]).await;
     report.case("a node of one's own for dom0", got.is_err(), got);
-    refused(report, "the end of no transaction", &store.request(XS_TRANSACTION_END, &[b"T\0"]).await, &[Errno::ENOENT, Errno::EINVAL]);
+    refused(
+        report,
+        "the end of no transaction",
+        &store.request(XS_TRANSACTION_END, &[b"T\0"]).await,
+        &[Errno::ENOENT, Errno::EINVAL],
+    );
     floods(report, store).await;
 }
 

@@ -176,7 +176,9 @@ fn requests(report: &mut Report) {
     let taken = foreign.iter().find(|mfn| update(**mfn << 12 | MMU_MACHPHYS_UPDATE, 1) >= 0);
     report.case("the M2P of a foreign frame", taken.is_none(), taken);
     if !report.privileged {
-        for (name, whose) in [("dom0's frames", 0), ("dom0's tables", 1 << 16 | 0x7ff0), ("DOMID_XEN", 0x7ff2)] {
+        for (name, whose) in
+            [("dom0's frames", 0), ("dom0's tables", 1 << 16 | 0x7ff0), ("DOMID_XEN", 0x7ff2)]
+        {
             report.refused(name, update_as(at, own, whose), &[EPERM, ESRCH]);
         }
         report.refused("pins in dom0", extended_as(MMUEXT_PIN_L4_TABLE, base(), 0, 0), &[EPERM, ESRCH]);
@@ -191,10 +193,7 @@ fn requests(report: &mut Report) {
     probe::write(last, scratch.mfn(1) << 12 | MMU_MACHPHYS_UPDATE);
     probe::write(last + 8, 77);
     let mut done = 0u32;
-    let got = call(
-        __HYPERVISOR_MMU_UPDATE,
-        [last, 3, (&raw mut done) as u64, DOMID_SELF.into(), 0],
-    );
+    let got = call(__HYPERVISOR_MMU_UPDATE, [last, 3, (&raw mut done) as u64, DOMID_SELF.into(), 0]);
     report.refused("an array into unmapped memory", got, &[EFAULT]);
     report.case("what came before is counted", done == 1, done);
     let pfn = scratch.pages.pfn(1).raw();
@@ -213,14 +212,22 @@ fn pins(report: &mut Report) {
     let all = [MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE];
     for cmd in all {
         let level = cmd + 1;
-        report.refused(&format!("pin of a writable page as L{level}"), extended(cmd, mfn, 0), &[EINVAL, EBUSY]);
+        report.refused(
+            &format!("pin of a writable page as L{level}"),
+            extended(cmd, mfn, 0),
+            &[EINVAL, EBUSY],
+        );
     }
     for slot in 0..512 {
         probe::write(scratch.page(0) + slot * 8, 0xa5a5_5a5a_a5a5_5a5b ^ slot << 20);
     }
     report.succeeds("read-only", scratch.protect(0));
     for cmd in all {
-        report.refused(&format!("pin of garbage as L{}", cmd + 1), extended(cmd, mfn, 0), &[EINVAL, EPERM, EBUSY]);
+        report.refused(
+            &format!("pin of garbage as L{}", cmd + 1),
+            extended(cmd, mfn, 0),
+            &[EINVAL, EPERM, EBUSY],
+        );
     }
     report.refused("unpin of the unpinned", extended(MMUEXT_UNPIN_TABLE, mfn, 0), &[EINVAL]);
     report.succeeds("writable after garbage", scratch.unprotect(0));

@@ -68,7 +68,9 @@ fn is_page_fault(trap: Option<Trap>, at: u64) -> bool {
 
 fn addresses(report: &mut Report) {
     report.case("the M2P can be read", probe::read(M2P).is_ok(), ());
-    for at in [M2P, 0xffff_8200_0000_0000, 0xffff_82d0_4020_0000, 0xffff_8300_0000_0000, 0xffff_8300_0010_0000] {
+    for at in
+        [M2P, 0xffff_8200_0000_0000, 0xffff_82d0_4020_0000, 0xffff_8300_0000_0000, 0xffff_8300_0010_0000]
+    {
         let trap = probe::write(at, 0);
         report.case(&format!("a write to {at:#x}"), is_page_fault(trap, at), trap);
     }
@@ -124,7 +126,9 @@ fn segments(report: &mut Report) {
 
 fn flags(report: &mut Report) {
     // AC, NT, DF, RF and a wrong IOPL on the way into a call: it works, and they do not confuse the hypervisor.
-    for (name, bits) in [("AC", 1u64 << 18), ("NT", 1 << 14), ("DF", 1 << 10), ("ID", 1 << 21), ("IOPL", 3 << 12)] {
+    for (name, bits) in
+        [("AC", 1u64 << 18), ("NT", 1 << 14), ("DF", 1 << 10), ("ID", 1 << 21), ("IOPL", 3 << 12)]
+    {
         let mut result: i64 = 0;
         // SAFETY: the flags come back before anything else runs.
         let trap = attempt(|| unsafe {
@@ -179,7 +183,8 @@ fn registers(report: &mut Report) {
         report.case(&format!("wrmsr {name}"), alive && trap.is_none_or(|trap| trap.vector == 13), trap);
     }
     // SAFETY: refused.
-    let trap = attempt(|| unsafe { asm!("wrmsr", in("ecx") 0xc000_0101u32, in("eax") 0, in("edx") 0x8000_0000u32) });
+    let trap =
+        attempt(|| unsafe { asm!("wrmsr", in("ecx") 0xc000_0101u32, in("eax") 0, in("edx") 0x8000_0000u32) });
     report.case("a non-canonical GS base", trap.is_some_and(|trap| trap.vector == 13), trap);
     // SAFETY: CR4 of the guest; bits that it may not have are refused or dropped.
     let trap = attempt(|| unsafe { asm!("mov cr4, {}", in(reg) 0u64) });
@@ -237,7 +242,8 @@ fn ports(report: &mut Report) {
 }
 
 fn tables_of_gates(report: &mut Report) {
-    let gate = |vector: u8, address: u64| TrapInfo { vector, flags: 3, cs: 0xe008, address, ..TrapInfo::default() };
+    let gate =
+        |vector: u8, address: u64| TrapInfo { vector, flags: 3, cs: 0xe008, address, ..TrapInfo::default() };
     let set = |list: &[TrapInfo]| call(__HYPERVISOR_SET_TRAP_TABLE, [list.as_ptr() as u64, 0, 0, 0, 0]);
     for address in [1u64 << 63, 0x0000_8000_0000_0000] {
         report.refused(&format!("a gate to {address:#x}"), set(&[gate(6, address), gate(0, 0)]), &[EINVAL]);

@@ -68,9 +68,33 @@ pub(crate) fn run(report: &mut Report) {
     }
     let [l4, l3, l2, l1] = tables(scratch.at(0));
     let mut pool: Vec<u64> = alloc::vec![
-        0, 1, 2, 8, 63, 64, 511, 512, 4095, 4096, 0x7ff0, 0x7ff1, 0x7ff2, 0x7ff4, M2P, 0xffff_8300_0000_0000,
-        1 << 63, 0x8000_0000_0000, u64::MAX, u64::MAX - 7, 1 << 31, 1 << 32, 0x8000_0001, l4 << 12, l3 << 12,
-        l1, l2,
+        0,
+        1,
+        2,
+        8,
+        63,
+        64,
+        511,
+        512,
+        4095,
+        4096,
+        0x7ff0,
+        0x7ff1,
+        0x7ff2,
+        0x7ff4,
+        M2P,
+        0xffff_8300_0000_0000,
+        1 << 63,
+        0x8000_0000_0000,
+        u64::MAX,
+        u64::MAX - 7,
+        1 << 31,
+        1 << 32,
+        0x8000_0001,
+        l4 << 12,
+        l3 << 12,
+        l1,
+        l2,
     ];
     for n in 0..PAGES {
         pool.extend([scratch.at(n), scratch.at(n) + 4090, scratch.mfn(n), scratch.mfn(n) << 12 | RW]);

@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 mod bad_input;
 mod console;
 mod domains;
+mod hostile;
 mod linux;
 mod shell;
 mod spine;
@@ -45,6 +46,7 @@ fn main() {
         domains::cases(),
         bad_input::cases(),
         shell::cases(),
+        hostile::cases(),
         linux::cases(),
     ]
     .into_iter()

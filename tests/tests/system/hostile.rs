@@ -1,0 +1,80 @@
+//! Guests that ask for what they must not have: each gets the documented refusal or the documented end, and a
+//! neighbour reads its disk as if nobody else were there.
+
+use anyhow::Result;
+use tests::scratch::sha256;
+use tests::{Machine, Scratch};
+
+use crate::Case;
+
+const MIB: usize = 1 << 20;
+/// What ends a domain; the names are those of `guests/hostile`.
+const DEADLY: &[&str] = &[
+    "null-handler",
+    "hypervisor-handler",
+    "hypervisor-stack",
+    "noncanonical-stack",
+    "unmapped-stack",
+    "table-as-stack",
+    "iret-bad-frame",
+    "iret-hypervisor-frame",
+    "iret-no-user-tables",
+    "null-event-callback",
+    "trap-loop",
+    "crash",
+];
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![hostile:
+        everything_refused_and_the_neighbour_undisturbed,
+        what_must_die_dies_alone,
+    ])
+}
+
+/// Hypercalls, tables, descriptors, traps, events, grants, memory, rings and the store, while a neighbour reads,
+/// writes and verifies its disk.
+fn everything_refused_and_the_neighbour_undisturbed() -> Result<()> {
+    let scratch = Scratch::new("hostile")?;
+    let prey = scratch.disk("prey", 8 * MIB, 1)?;
+    let disk = scratch.disk("neighbour", 64 * MIB, 2)?;
+    let before = sha256(&disk)?;
+    Machine::new("hostile")
+        .disk(&prey)
+        .disk(&disk)
+        .line("xl create /boot/hello.cfg name='neighbour' disk=['phy:/dev/vdb,xvda,w']")
+        .line("xl create -c /boot/hostile.cfg disk=['phy:/dev/vda,xvda,w']")
+        .line("wait neighbour")
+        .line("xl create -c /boot/hello.cfg disk=['phy:/dev/vda,xvda,w']")
+        .run()?
+        .succeeded()?
+        .says("hostile: PASS")?
+        .says(&format!("(d1 neighbour) hello: sha256 {before}"))?
+        .says("(d1 neighbour) hello: goodbye")?;
+    anyhow::ensure!(sha256(&disk)? == before, "the neighbour's disk has changed");
+    Ok(())
+}
+
+/// Each deadly case ends its own domain as crashed; the machine goes on, and what they had comes back.
+fn what_must_die_dies_alone() -> Result<()> {
+    let mut machine = Machine::new("deadly").start()?;
+    machine.expect("dom0# ", 60)?;
+    for case in DEADLY {
+        machine.type_line(&format!("xl create -c /boot/hostile.cfg extra='case={case}'"))?;
+        machine.expect(&format!("hostile: {case} must die"), 60)?;
+        let rest = machine.expect("hostile crashed", 60)?;
+        anyhow::ensure!(!rest.contains("FAIL"), "{case}: survived: {rest}");
+        machine.expect("dom0# ", 20)?;
+    }
+    // The same from the side of who waits for all.
+    machine.type_line("xl create /boot/hostile.cfg extra='case=crash'")?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("wait --all")?;
+    machine.expect("hostile crashed", 60)?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl create -c /boot/hello.cfg")?;
+    machine.expect("hello: goodbye", 60)?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
