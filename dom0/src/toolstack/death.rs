@@ -8,7 +8,7 @@ use core::future::Future;
 use core::pin::Pin;
 
 use pvrt::event::Port;
-use pvrt::executor::{time, yield_now};
+use pvrt::executor::{select, time, yield_now};
 use pvrt::hypercall::domctl;
 use ring_abi::domctl::{XEN_DOMINF_DYING, XEN_DOMINF_SHUTDOWN};
 use ring_abi::errno::Errno;
@@ -27,6 +27,10 @@ const RELEASE_NS: u64 = 10_000_000_000;
 /// How long the hypervisor may take until nothing refers to a dead domain's memory, and how often it is asked.
 const GONE_ROUNDS: u32 = 200;
 const GONE_ROUND_NS: u64 = 1_000_000;
+
+/// A domain that crashes sooner than this after it was made starts again only then: one that always crashes must not
+/// take the whole machine, nor all of its memory when the dead are kept.
+const RESTART_NS: u64 = 1_000_000_000;
 
 impl Toolstack {
     /// Takes care of domains that end, for ever.
@@ -59,8 +63,13 @@ impl Toolstack {
         if !self.claim(domain.id) {
             let kept = domain.fate.lock().over;
             if !kept {
-                self.wait_over(domain).await;
-                return Ok(());
+                self.set_fate(domain, |fate| fate.unwanted = true);
+                let fate = self.wait_over(domain).await;
+                // It had begun to start again.
+                return match fate.successor.and_then(|id| self.domain(id)) {
+                    Some(successor) => Box::pin(self.destroy(&successor)).await,
+                    None => Ok(()),
+                };
             }
         }
         if self.domain(domain.id).is_none() {
@@ -81,7 +90,16 @@ impl Toolstack {
         if !end.is_success() && end != End::ShutDown(SHUTDOWN_REBOOT) {
             self.0.terminal.print_line(&format!("d{} {} {}", domain.id, domain.name, end.text()));
         }
-        match action(&domain, end) {
+        let mut action = action(&domain, end);
+        let again = matches!(action, Action::Restart | Action::RenameRestart);
+        if again && end != End::ShutDown(SHUTDOWN_REBOOT) {
+            let pause = time::sleep_until(domain.started_ns.saturating_add(RESTART_NS));
+            select(pause, self.wait_until(|_| domain.fate.lock().unwanted)).await;
+        }
+        if again && domain.fate.lock().unwanted {
+            action = Action::Destroy;
+        }
+        match action {
             Action::Destroy | Action::SoftReset => self.tear_down(&domain).await,
             Action::Preserve => {}
             Action::Restart => {

@@ -68,6 +68,8 @@ pub struct Fate {
     pub over: bool,
     /// The domain that took its place.
     pub successor: Option<DomId>,
+    /// It is to be destroyed: it shall not start again.
+    pub unwanted: bool,
 }
 
 /// A domain that the toolstack made.
@@ -145,6 +147,9 @@ impl Toolstack {
     /// # Errors
     /// There is none.
     pub fn find(&self, text: &str) -> Result<Domain, String> {
+        if matches!(text, "0" | nodes::OWN_NAME) {
+            return Err(format!("{text}: that is dom0 itself; only other domains can be meant here"));
+        }
         let domains = self.0.domains.lock();
         let named = domains.values().find(|domain| domain.name == text);
         let numbered = || text.parse().ok().and_then(|id| domains.get(&DomId::new(id)));
