@@ -196,6 +196,10 @@ impl Machine {
         for disk in &self.disks {
             check_file("disk", &disk.path)?;
         }
+        // One of ours may not be built yet.
+        if !self.dom0.parent().is_some_and(|directory| directory.ends_with("freestanding/boot")) {
+            check_file("dom0", &self.dom0)?;
+        }
         for module in &self.modules {
             check_file("module", &module.path)?;
         }
