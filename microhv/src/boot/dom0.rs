@@ -219,7 +219,7 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
     }
     hv.get_base(&domain, l4).map_err(|_| Dom0Error::Tables)?;
     builder.start(&domain, &image, l4);
-    give_rights(&hv.frames, &domain);
+    give_rights(&hv.frames, &domain, hv.platform.cpuid(ADDRESS_SIZES, 0).eax & 0xff);
     Ok(domain)
 }
 
@@ -424,8 +424,11 @@ fn hypercall_stub(n: u64) -> [u8; STUB_BYTES] {
     stub
 }
 
-/// dom0 has the machine but for what is the hypervisor's.
-fn give_rights(frames: &FrameTable, domain: &Domain) {
+/// CPUID leaf whose eax holds the bits of machine addresses, in bits 0-7.
+const ADDRESS_SIZES: u32 = 0x8000_0008;
+
+/// dom0 has the machine but for what is the hypervisor's, as far as `address_bits` reach: the bits above are reserved.
+fn give_rights(frames: &FrameTable, domain: &Domain, address_bits: u32) {
     /// COM1, the interrupt controllers and the timers that run the machine.
     const OURS: [(u64, u64); 5] = [(0x20, 0x21), (0x40, 0x43), (0xa0, 0xa1), (0x3f8, 0x3ff), (0xcf8, 0xcff)];
     /// Interrupt controllers.
@@ -435,7 +438,7 @@ fn give_rights(frames: &FrameTable, domain: &Domain) {
     let mut rights = domain.permissions.lock();
     rights.ports.add(0, 0xffff);
     OURS.iter().for_each(|&(first, last)| rights.ports.remove(first, last));
-    rights.iomem.add(0, (1 << 40) - 1);
+    rights.iomem.add(0, (1 << (address_bits.clamp(32, 52) - 12)) - 1);
     DEVICES.iter().for_each(|&(first, last)| rights.iomem.remove(first, last));
     rights.irqs.add(0, 255);
     frames.protect_device_frames(HPET, HPET);

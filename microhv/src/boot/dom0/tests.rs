@@ -104,6 +104,17 @@ fn builds_a_kernel_with_p2m_and_ramdisk_elsewhere() {
 }
 
 #[test]
+fn device_memory_ends_where_addresses_do() {
+    let hv = hypervisor();
+    let file = elf(0x1000, b"x", 4096, &notes(&[]));
+    let domain = build(&hv, &request(&file)).unwrap();
+    let rights = domain.permissions.lock();
+    let frames = 1 << (0x28 - 12); // the test machine's 40 bits
+    assert!(rights.iomem.contains(frames - 1) && !rights.iomem.contains(frames));
+    assert!(!rights.iomem.contains(0xfee00));
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let hv = hypervisor();
     let file = elf(0x1000, b"x", 4096, &notes(&[]));
