@@ -59,6 +59,9 @@ mod guest {
     const DEBUG_EXIT_OK: u8 = 0x10;
     const DEBUG_EXIT_FAILED: u8 = 0x11;
 
+    /// A group of cases: its name, and what runs it.
+    type Group = (&'static str, fn(&mut Report));
+
     /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
     pub(crate) async fn start(boot: BootInfo) {
         probe::install();
@@ -74,7 +77,7 @@ mod guest {
             sched::shutdown(SHUTDOWN_CRASH);
         }
         let mut report = Report::new(boot.initial_domain);
-        let groups: [(&str, fn(&mut Report)); 9] = [
+        let groups: [Group; 9] = [
             ("calls", calls::run),
             ("tables", tables::run),
             ("descriptors", descriptors::run),
