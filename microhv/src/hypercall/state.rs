@@ -129,7 +129,7 @@ const fn may_break_at(address: u64) -> bool {
 ///
 /// # Errors
 /// `NotPermitted`: a breakpoint in the hypervisor, an I/O breakpoint without CR4.DE, a length that needs another, or
-/// general detect; `Invalid`: no such register.
+/// general detect; `NoDevice`: no such register.
 pub(crate) fn checked_debug_value(index: u64, value: u64, cr4: u64) -> Result<u64, HypercallError> {
     match index {
         0..=3 if may_break_at(value) => Ok(value),
@@ -150,14 +150,14 @@ pub(crate) fn checked_debug_value(index: u64, value: u64, cr4: u64) -> Result<u6
             }
             Ok(value)
         }
-        _ => Err(HypercallError::Invalid),
+        _ => Err(HypercallError::NoDevice),
     }
 }
 
 /// `set_debugreg(index, value)`.
 ///
 /// # Errors
-/// `NotPermitted`, `Invalid`: see the checks of each register.
+/// `NotPermitted`, `NoDevice`: see the checks of each register.
 pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let mut cpu = cur.vcpu.cpu.lock();
     let value = checked_debug_value(args[0], args[1], cpu.cr4)?;
@@ -175,11 +175,11 @@ pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyper
 /// `get_debugreg(index)`.
 ///
 /// # Errors
-/// `Invalid`: no such register.
+/// `NoDevice`: no such register.
 pub fn get_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     match args[0] {
         index @ (0..=3 | 6 | 7) => Ok(Outcome::Done(cur.vcpu.cpu.lock().debug[index as usize])),
-        _ => Err(HypercallError::Invalid),
+        _ => Err(HypercallError::NoDevice),
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
         }
         assert!(checked_debug_value(1, HYPERVISOR_VIRT_END, 0).is_ok());
         for none in [4, 5, 8, u64::MAX] {
-            assert_eq!(checked_debug_value(none, 0, 0), Err(HypercallError::Invalid));
+            assert_eq!(checked_debug_value(none, 0, 0), Err(HypercallError::NoDevice));
         }
     }
 
