@@ -80,7 +80,7 @@ fn ports(report: &mut Report) {
         let arg = EvtchnBindPirq { pirq, flags: 0, port: 0 };
         report.refused(&format!("PIRQ {pirq:#x}"), channel(EVTCHNOP_BIND_PIRQ, arg), &[EPERM, EINVAL]);
     }
-    for command in [14, 99, u32::MAX] {
+    for command in [15, 99, u32::MAX] {
         report.refused(&format!("command {command:#x}"), channel(command, [0u64; 4]), &[ENOSYS]);
     }
     let arg = EvtchnInitControl { control_gfn: u64::MAX, offset: 4090, vcpu: 99, ..Default::default() };
@@ -155,7 +155,9 @@ fn timers(report: &mut Report) {
     };
     let failed = (0..FLOOD).find(|n| single(u64::from(n % 3), 0) != 0);
     report.case("timers in the past without end", failed.is_none(), failed);
-    report.refused("a past that must be future", single(1, VCPU_SSHOTTMR_FUTURE), &[ETIME]);
+    // Some versions fire at once instead.
+    let got = single(1, VCPU_SSHOTTMR_FUTURE);
+    report.case("a past that must be future", got == 0 || got == ETIME.negated(), got);
     report.succeeds("the end of time", single(u64::MAX >> 1, 0));
     let failed =
         (0..FLOOD).find(|n| call(__HYPERVISOR_SET_TIMER_OP, [u64::MAX << (n % 64), 0, 0, 0, 0]) != 0);

@@ -171,7 +171,7 @@ fn places(report: &mut Report, me: DomId) {
         match map_ref(me.raw(), gref, GNTMAP_DEVICE_MAP, 0) {
             (0, handle) => handles.push(handle),
             (other, _) => {
-                report.case("many mappings", other == -13, other);
+                report.case("many mappings", matches!(other, -13 | -1), other);
                 break;
             }
         }
