@@ -13,6 +13,8 @@ use super::*;
 use crate::platform::SegmentBase;
 use crate::testing::{ARGS, World};
 
+mod wild;
+
 fn errno(error: HypercallError) -> i64 {
     error.errno()
 }
