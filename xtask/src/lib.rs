@@ -18,6 +18,7 @@ pub mod iso;
 pub mod lint;
 pub mod machine;
 pub mod options;
+pub mod packages;
 pub mod paths;
 pub mod plugin;
 pub mod qemu;

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection};
 
-use crate::cargo::run;
-use crate::deps::{self, Need};
+use crate::packages;
 
 /// The package that depends on the current kernel's.
 const KERNEL: &str = "linux-image-amd64";
@@ -21,7 +19,7 @@ const BUSYBOX: &str = "busybox-static";
 
 /// Packages as they lie unpacked: one tree with `boot`, `lib` and `bin`.
 #[derive(Clone, Debug)]
-pub(super) struct Unpacked {
+pub(crate) struct Unpacked {
     root: PathBuf,
 }
 
@@ -30,59 +28,9 @@ pub(super) struct Unpacked {
 /// # Errors
 /// A tool is missing, or apt has or gives no such package.
 pub(super) fn fetch(directory: &Path) -> Result<Unpacked> {
-    let root = directory.join("unpacked");
-    if root.exists() {
-        return Ok(Unpacked { root });
-    }
-    deps::ensure(&[Need::Packages])?;
-    if dependency(KERNEL).is_none() {
-        deps::update_package_lists()?;
-    }
-    let kernel = dependency(KERNEL).with_context(|| format!("apt knows no package {KERNEL}"))?;
-    let packages = directory.join("packages");
-    let partial = directory.join("partial");
-    for fresh in [&packages, &partial] {
-        super::remove(fresh)?;
-        std::fs::create_dir_all(fresh).with_context(|| format!("cannot make {}", fresh.display()))?;
-    }
-    eprintln!("fetching {kernel} and {BUSYBOX}");
-    if run(&mut download(&packages, &kernel)).is_err() {
-        // Lists older than the archive name packages that are gone.
-        deps::update_package_lists()?;
-        run(&mut download(&packages, &kernel))?;
-    }
-    for entry in std::fs::read_dir(&packages)? {
-        let package = entry?.path();
-        eprintln!("unpacking {}", package.file_name().unwrap_or_default().display());
-        run(Command::new("dpkg-deb").arg("-x").args([&package, &partial]))?;
-    }
-    // Whole or not at all: an interrupted run starts over.
-    std::fs::rename(&partial, &root).with_context(|| format!("cannot make {}", root.display()))?;
-    super::remove(&packages)?;
+    let names = || Ok(vec![packages::dependency(KERNEL, KERNEL_PREFIX)?, BUSYBOX.into()]);
+    let root = packages::fetch(directory, names)?;
     Ok(Unpacked { root })
-}
-
-fn download(directory: &Path, kernel: &str) -> Command {
-    let mut command = Command::new("apt-get");
-    // apt's own user cannot write here, and would only warn about it.
-    command.args(["-o", "APT::Sandbox::User=root", "download", kernel, BUSYBOX]).current_dir(directory);
-    command
-}
-
-/// The kernel that `package` depends on: `linux-image-6.1.0-1-amd64`.
-fn dependency(package: &str) -> Option<String> {
-    let mut command = Command::new("apt-cache");
-    command.args(["depends", "--important", package]).env("LC_ALL", "C").stderr(Stdio::null());
-    let output = command.output().ok()?;
-    kernel_in(&String::from_utf8_lossy(&output.stdout)).map(str::to_string)
-}
-
-/// The kernel's package in what `apt-cache depends` prints.
-fn kernel_in(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| {
-        let name = line.trim().strip_prefix("Depends: ")?;
-        name.starts_with(KERNEL_PREFIX).then_some(name)
-    })
 }
 
 impl Unpacked {
@@ -90,7 +38,7 @@ impl Unpacked {
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn image(&self) -> Result<PathBuf> {
+    pub(crate) fn image(&self) -> Result<PathBuf> {
         let boot = self.root.join("boot");
         let mut files = files_below(&boot)?;
         files.retain(|path| named(path).starts_with("vmlinuz-"));
@@ -98,7 +46,7 @@ impl Unpacked {
     }
 
     /// The program of the ramdisk.
-    pub(super) fn busybox(&self) -> PathBuf {
+    pub(crate) fn busybox(&self) -> PathBuf {
         self.root.join("bin/busybox")
     }
 
@@ -106,7 +54,7 @@ impl Unpacked {
     ///
     /// # Errors
     /// There is no such module, or a file is none.
-    pub(super) fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+    pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut files = BTreeMap::new();
         for path in files_below(&self.root.join("lib/modules"))? {
             if let Some(name) = named(&path).strip_suffix(".ko") {
@@ -170,14 +118,6 @@ fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernel_is_what_the_package_depends_on() {
-        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n  Suggests: linux-image-none\n";
-        assert_eq!(kernel_in(text), Some("linux-image-6.1.0-56-amd64"));
-        assert_eq!(kernel_in("linux-image-amd64\n"), None);
-        assert_eq!(kernel_in(""), None);
-    }
 
     #[test]
     fn a_module_says_what_it_needs() {

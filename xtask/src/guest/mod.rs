@@ -10,11 +10,12 @@ use anyhow::{Context, Result};
 
 use crate::images;
 use crate::machine::{Disk, Machine, Module};
+use crate::packages::remove;
 use crate::paths;
 
-mod kernel;
+pub(crate) mod kernel;
 mod ramdisk;
-mod root;
+pub(crate) mod root;
 
 /// The root image's serial number: dom0 finds it as `/dev/disk/by-id/virtio-debian`.
 const ROOT_ID: &str = "debian";
@@ -61,7 +62,7 @@ enum System {
 pub fn guest(options: &GuestOptions) -> Result<()> {
     let System::Debian = options.system;
     if options.fresh {
-        remove(&directory().join("debian"))?;
+        remove(&debian())?;
         if !options.no_root {
             remove(&root_image())?;
         }
@@ -69,7 +70,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
     debian_ramdisk()?;
     if !options.no_root {
         let _turn = turn()?;
-        root::make(&root_image())?;
+        root::debian(&root_image())?;
     }
     for module in modules().iter().filter(|module| module.name.ends_with(".cfg")) {
         eprintln!("cargo xtask run --cmd \"xl create -c /boot/{}\"", module.name);
@@ -82,8 +83,8 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
 /// # Errors
 /// As for [`guest`].
 pub fn debian_ramdisk() -> Result<()> {
+    let unpacked = debian_kernel()?;
     let _turn = turn()?;
-    let unpacked = kernel::fetch(&directory().join("debian"))?;
     let boot = boot_directory();
     std::fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
     let image = unpacked.image()?;
@@ -146,6 +147,20 @@ fn directory() -> PathBuf {
     paths::target().join("guests")
 }
 
+/// Debian's kernel and busybox, unpacked.
+///
+/// # Errors
+/// As for [`guest`].
+pub(crate) fn debian_kernel() -> Result<kernel::Unpacked> {
+    let _turn = turn()?;
+    kernel::fetch(&debian())
+}
+
+/// Where the packages of Debian's kernel lie.
+fn debian() -> PathBuf {
+    directory().join("debian")
+}
+
 /// What goes into boot bundles.
 fn boot_directory() -> PathBuf {
     directory().join("boot")
@@ -164,17 +179,6 @@ fn turn() -> Result<File> {
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
-}
-
-/// Removes a file or a directory, if it is there.
-fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

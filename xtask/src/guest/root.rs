@@ -29,11 +29,32 @@ chroot "$1" passwd -q -d root"#;
 /// The machine's own package sources, which may be nearer than Debian's.
 const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
 
-/// Makes the image, unless it is there.
+/// A root image to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Root {
+    /// The file system's label.
+    pub(crate) label: &'static str,
+    /// The image's size in MiB. The file is sparse.
+    pub(crate) size_mib: u32,
+    /// What is installed besides the base, separated by commas.
+    pub(crate) packages: &'static str,
+    /// A shell script that runs when everything is installed; `$1` is the new system's directory.
+    pub(crate) settle: &'static str,
+}
+
+/// Makes Debian's image, unless it is there.
+///
+/// # Errors
+/// As for [`make`].
+pub(super) fn debian(image: &Path) -> Result<()> {
+    make(&Root { label: "debian", size_mib: SIZE_MIB, packages: PACKAGES, settle: SETTLE }, image)
+}
+
+/// Makes an image, unless it is there.
 ///
 /// # Errors
 /// A tool is missing, there is no way to be root, or a package cannot be fetched or installed.
-pub(super) fn make(image: &Path) -> Result<()> {
+pub(crate) fn make(root: &Root, image: &Path) -> Result<()> {
     if image.exists() {
         return Ok(());
     }
@@ -52,7 +73,7 @@ pub(super) fn make(image: &Path) -> Result<()> {
     eprintln!("installing a Debian root file system: a few minutes");
     let mut install = as_root("mmdebstrap");
     install.args(["--variant=minbase", "--mode=root", "--aptopt=Acquire::Languages \"none\""]);
-    install.arg(format!("--include={PACKAGES}")).arg(format!("--customize-hook={SETTLE}"));
+    install.arg(format!("--include={}", root.packages)).arg(format!("--customize-hook={}", root.settle));
     install.arg(SUITE).arg(&tree);
     if Path::new(SOURCES).exists() && std::fs::read_to_string(SOURCES)?.contains(SUITE) {
         install.arg(SOURCES);
@@ -61,9 +82,9 @@ pub(super) fn make(image: &Path) -> Result<()> {
 
     eprintln!("making {}", image.display());
     // Made by the user, filled by root: the image is the user's.
-    std::fs::File::create(&partial)?.set_len(u64::from(SIZE_MIB) << 20)?;
+    std::fs::File::create(&partial)?.set_len(u64::from(root.size_mib) << 20)?;
     run(as_root("/sbin/mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-L", "debian", "-d"])
+        .args(["-q", "-F", "-t", "ext4", "-L", root.label, "-d"])
         .args([&tree, &partial]))?;
     run(as_root("rm").arg("-rf").arg(&tree))?;
     std::fs::rename(&partial, image).with_context(|| format!("cannot make {}", image.display()))
