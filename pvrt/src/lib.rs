@@ -27,7 +27,11 @@ pub mod marker;
 pub mod mem;
 pub mod pio;
 #[cfg(freestanding)]
+pub mod probe;
+#[cfg(freestanding)]
 mod shared;
+#[cfg(freestanding)]
+pub mod space;
 
 pub use boot::BootInfo;
 #[cfg(freestanding)]

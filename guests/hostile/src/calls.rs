@@ -7,9 +7,9 @@ use ring_abi::errno::Errno::{EACCES, EFAULT, EINVAL, ENODEV, ENOSYS, EPERM, ESRC
 use ring_abi::hypercall::*;
 use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 
-use crate::probe;
 use crate::report::{Got, Report};
-use crate::space::*;
+use pvrt::probe;
+use pvrt::space::*;
 
 /// Where an argument stands for the bad pointer.
 const BAD: u64 = 0x4d4b_0bad;

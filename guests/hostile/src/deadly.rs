@@ -7,8 +7,8 @@ use ring_abi::guest_context::TrapInfo;
 use ring_abi::hypercall::*;
 use ring_abi::shared_info::{UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 
-use crate::probe;
-use crate::space::*;
+use pvrt::probe;
+use pvrt::space::*;
 
 /// Each case by its name.
 const CASES: &[(&str, fn())] = &[

@@ -6,9 +6,9 @@ use ring_abi::errno::Errno::{EBUSY, EFAULT, EINVAL, EPERM};
 use ring_abi::hypercall::*;
 use ring_abi::mmu::MMUEXT_SET_LDT;
 
-use crate::probe;
 use crate::report::Report;
-use crate::space::*;
+use pvrt::probe;
+use pvrt::space::*;
 
 /// Descriptors with DPL 0 parts a guest may not have, and the hypervisor's own selector as a gate's target.
 const KERNEL_CODE: u64 = 0x00af_9a00_0000_ffff;

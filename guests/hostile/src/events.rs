@@ -10,7 +10,7 @@ use ring_abi::types::{DOMID_SELF, DomId};
 use ring_abi::vcpu::*;
 
 use crate::report::Report;
-use crate::space::{call, op};
+use pvrt::space::{call, op};
 
 /// Sends of a flood.
 const FLOOD: u32 = 20_000;
@@ -173,14 +173,14 @@ fn timers(report: &mut Report) {
     }
     for (name, mfn, offset) in [
         ("nowhere", u64::MAX >> 12, 0),
-        ("in a table", crate::space::base(), 0),
+        ("in a table", pvrt::space::base(), 0),
         ("over the edge", 0, 4040),
         ("misaligned", 0, 4),
     ] {
         let got = vcpu(VCPUOP_REGISTER_VCPU_INFO, 0, VcpuRegisterVcpuInfo { mfn, offset, rsvd: 0 });
         report.case(&format!("vcpu_info {name}"), got < 0, crate::report::Got(got));
     }
-    for at in [crate::space::M2P, 0xffff_8300_0000_0000, 1 << 63] {
+    for at in [pvrt::space::M2P, 0xffff_8300_0000_0000, 1 << 63] {
         // Where it cannot be written it is not; later switches must not write it either.
         let got = vcpu(VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, 0, at);
         pvrt::hypercall::sched::yield_cpu();

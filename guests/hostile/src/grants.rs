@@ -10,9 +10,9 @@ use ring_abi::hypercall::__HYPERVISOR_GRANT_TABLE_OP;
 use ring_abi::mmu::MMUEXT_PIN_L1_TABLE;
 use ring_abi::types::{DomId, Mfn};
 
-use crate::probe;
 use crate::report::Report;
-use crate::space::*;
+use pvrt::probe;
+use pvrt::space::*;
 
 /// Mappings of one grant at a time.
 const MANY: usize = 600;

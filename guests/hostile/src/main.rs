@@ -25,11 +25,7 @@ mod grants;
 #[cfg(freestanding)]
 mod memory;
 #[cfg(freestanding)]
-mod probe;
-#[cfg(freestanding)]
 mod report;
-#[cfg(freestanding)]
-mod space;
 #[cfg(freestanding)]
 mod store;
 #[cfg(freestanding)]
@@ -47,13 +43,11 @@ mod guest {
     use frontends::xenbus::Xenstore;
     use pvrt::event::Port;
     use pvrt::hypercall::sched;
-    use pvrt::{BootInfo, println};
+    use pvrt::{BootInfo, println, probe};
     use ring_abi::sched::SHUTDOWN_CRASH;
 
     use crate::report::Report;
-    use crate::{
-        block, calls, deadly, descriptors, events, grants, memory, probe, store, tables, traps, wild,
-    };
+    use crate::{block, calls, deadly, descriptors, events, grants, memory, store, tables, traps, wild};
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
     const DEBUG_EXIT_OK: u8 = 0x10;

@@ -9,9 +9,9 @@ use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 use ring_abi::vm_assist::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_WRITABLE_PAGETABLES};
 
-use crate::probe;
 use crate::report::Report;
-use crate::space::*;
+use pvrt::probe;
+use pvrt::space::*;
 
 const PSE: u64 = 1 << 7;
 const US: u64 = pte::US;

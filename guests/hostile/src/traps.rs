@@ -8,9 +8,9 @@ use ring_abi::errno::Errno::EINVAL;
 use ring_abi::guest_context::TrapInfo;
 use ring_abi::hypercall::*;
 
-use crate::probe::{self, Trap, attempt};
 use crate::report::Report;
-use crate::space::*;
+use pvrt::probe::{self, Trap, attempt};
+use pvrt::space::*;
 
 /// Runs all of them.
 pub(crate) fn run(report: &mut Report) {

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 
 use ring_abi::hypercall::*;
 
-use crate::probe;
 use crate::report::Report;
-use crate::space::*;
+use pvrt::probe;
+use pvrt::space::*;
 
 /// Calls made.
 const CALLS: u32 = 30_000;

@@ -1,72 +1,77 @@
-//! This domain's address space as its tables say, and frames that are not its own.
+//! This domain's address space as its tables say, frames that are not its own, and raw hypercalls on both: for kernels
+//! that test the hypervisor under them.
+//!
+//! The functions here are safe to call only in the sense that the caller asks for what must be refused, or for what
+//! concerns memory set apart for it ([`Scratch`]).
 #![allow(unsafe_code)] // raw hypercalls, reads of tables
 
 use alloc::vec::Vec;
 
-use pvrt::hypercall::mmu::pte;
-use pvrt::hypercall::raw;
-use pvrt::mem::{Pages, WindowPages};
 use ring_abi::hypercall::*;
 use ring_abi::mmu::{MmuUpdate, MmuextOp, UVMF_INVLPG};
 use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 
+use crate::hypercall::mmu::pte;
+use crate::hypercall::raw;
+use crate::mem::{Pages, WindowPages};
 use crate::probe;
 
 /// The machine-to-physical table.
-pub(crate) const M2P: u64 = 0xffff_8000_0000_0000;
+pub const M2P: u64 = 0xffff_8000_0000_0000;
 /// Where page 0 is mapped.
 const LINEAR: u64 = 0xffff_ffff_8000_0000;
 /// End of the linear map.
 const LINEAR_END: u64 = 0xffff_ffff_c000_0000;
 /// Bits of an entry of plain memory.
-pub(crate) const RW: u64 = pte::P | pte::RW | pte::A | pte::D;
-pub(crate) const RO: u64 = pte::P | pte::A;
+pub const RW: u64 = pte::P | pte::RW | pte::A | pte::D;
+/// Bits of an entry of memory that is not to be written.
+pub const RO: u64 = pte::P | pte::A;
 
 /// A hypercall, whatever its number and arguments.
-pub(crate) fn call(number: u32, args: [u64; 5]) -> i64 {
+pub fn call(number: u32, args: [u64; 5]) -> i64 {
     // SAFETY: this kernel asks for what must be refused, and for what concerns memory set apart for it.
     unsafe { raw(number, args) }
 }
 
 /// A hypercall with a structure by address.
-pub(crate) fn op<T>(number: u32, command: u32, arg: &mut T) -> i64 {
+pub fn op<T>(number: u32, command: u32, arg: &mut T) -> i64 {
     call(number, [command.into(), (&raw mut *arg) as u64, 0, 0, 0])
 }
 
 /// A hypercall with an array of one.
-pub(crate) fn one<T>(number: u32, command: u32, arg: &mut T) -> i64 {
+pub fn one<T>(number: u32, command: u32, arg: &mut T) -> i64 {
     call(number, [command.into(), (&raw mut *arg) as u64, 1, 0, 0])
 }
 
 /// One request of `mmu_update` on this domain's tables and frames.
-pub(crate) fn update(ptr: u64, val: u64) -> i64 {
+pub fn update(ptr: u64, val: u64) -> i64 {
     update_as(ptr, val, DOMID_SELF.into())
 }
 
 /// One request of `mmu_update` with the domains of `whose`.
-pub(crate) fn update_as(ptr: u64, val: u64, whose: u64) -> i64 {
+pub fn update_as(ptr: u64, val: u64, whose: u64) -> i64 {
     let request = MmuUpdate { ptr, val };
     call(__HYPERVISOR_MMU_UPDATE, [(&raw const request) as u64, 1, 0, whose, 0])
 }
 
 /// One operation of `mmuext_op`.
-pub(crate) fn extended(cmd: u32, arg1: u64, arg2: u64) -> i64 {
+pub fn extended(cmd: u32, arg1: u64, arg2: u64) -> i64 {
     extended_as(cmd, arg1, arg2, DOMID_SELF.into())
 }
 
 /// One operation of `mmuext_op` on another domain.
-pub(crate) fn extended_as(cmd: u32, arg1: u64, arg2: u64, domain: u64) -> i64 {
+pub fn extended_as(cmd: u32, arg1: u64, arg2: u64, domain: u64) -> i64 {
     let request = MmuextOp { cmd, arg1, arg2, ..MmuextOp::default() };
     call(__HYPERVISOR_MMUEXT_OP, [(&raw const request) as u64, 1, 0, domain, 0])
 }
 
 /// `update_va_mapping` with a flush of that address.
-pub(crate) fn map(va: u64, entry: u64) -> i64 {
+pub fn map(va: u64, entry: u64) -> i64 {
     call(__HYPERVISOR_UPDATE_VA_MAPPING, [va, entry, UVMF_INVLPG, 0, 0])
 }
 
 /// The frame of the top table.
-pub(crate) fn base() -> u64 {
+pub fn base() -> u64 {
     let cr3: u64;
     // SAFETY: emulated for a kernel in ring 3; reads a register.
     unsafe { core::arch::asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
@@ -79,17 +84,17 @@ fn pfn(mfn: u64) -> u64 {
 }
 
 /// Where a frame of this domain is mapped in the linear map.
-pub(crate) fn linear(mfn: u64) -> u64 {
+pub fn linear(mfn: u64) -> u64 {
     LINEAR.wrapping_add(pfn(mfn).wrapping_mul(PAGE_SIZE as u64))
 }
 
 /// Entry `slot` of the table in frame `mfn`.
-pub(crate) fn entry(mfn: u64, slot: usize) -> u64 {
+pub fn entry(mfn: u64, slot: usize) -> u64 {
     probe::read(linear(mfn) + slot as u64 * 8).unwrap_or(0)
 }
 
 /// Frames of the tables that map `va`, from the top one down: L4, L3, L2, L1.
-pub(crate) fn tables(va: u64) -> [u64; 4] {
+pub fn tables(va: u64) -> [u64; 4] {
     let mut frames = [base(), 0, 0, 0];
     for level in 0..3 {
         let slot = va >> (39 - 9 * level) & 511;
@@ -99,7 +104,7 @@ pub(crate) fn tables(va: u64) -> [u64; 4] {
 }
 
 /// The entry that maps `va`.
-pub(crate) fn leaf(va: u64) -> u64 {
+pub fn leaf(va: u64) -> u64 {
     entry(tables(va)[3], (va >> 12 & 511) as usize)
 }
 
@@ -110,62 +115,67 @@ fn is_own(mfn: u64) -> bool {
 }
 
 /// One past the last frame of the machine's memory.
-pub(crate) fn end_of_memory() -> u64 {
+pub fn end_of_memory() -> u64 {
     const XENMEM_MAXIMUM_RAM_PAGE: u64 = 2;
     call(__HYPERVISOR_MEMORY_OP, [XENMEM_MAXIMUM_RAM_PAGE, 0, 0, 0, 0]).max(0x1000) as u64
 }
 
 /// Frames all over the machine that are other domains', the hypervisor's, or free.
-pub(crate) fn foreign_frames() -> Vec<u64> {
+pub fn foreign_frames() -> Vec<u64> {
     let end = end_of_memory();
     let step = (end / 96).max(1);
     (0..96).map(|n| n * step + n % 7).filter(|mfn| *mfn < end && !is_own(*mfn)).collect()
 }
 
-/// A page of memory and a page of addresses that nothing else uses. The page is mapped in the linear map too.
-pub(crate) struct Scratch {
-    pub(crate) pages: Pages,
+/// Pages of memory, and as many addresses with tables below them, that nothing else uses. The pages are mapped in the
+/// linear map too. On drop the addresses are unmapped and the pages made writable.
+pub struct Scratch {
+    /// The memory.
+    pub pages: Pages,
     window: WindowPages,
     count: usize,
 }
 
 impl Scratch {
-    /// `count` pages and as many addresses.
-    pub(crate) fn new(count: usize) -> Self {
+    /// `count` pages, zeroed, and as many addresses.
+    ///
+    /// # Panics
+    /// When memory is used up.
+    pub fn new(count: usize) -> Self {
         let pages = Pages::zeroed(count).expect("scratch pages");
         let window = WindowPages::take(count).expect("scratch addresses");
         Self { pages, window, count }
     }
 
     /// Address `n` that is free to be mapped.
-    pub(crate) fn at(&self, n: usize) -> u64 {
+    pub fn at(&self, n: usize) -> u64 {
         assert!(n < self.count);
         (self.window.va() + n * PAGE_SIZE) as u64
     }
 
     /// Frame of page `n`.
-    pub(crate) fn mfn(&self, n: usize) -> u64 {
+    pub fn mfn(&self, n: usize) -> u64 {
         self.pages.mfn(n).raw()
     }
 
     /// Address of page `n` in the linear map.
-    pub(crate) fn page(&self, n: usize) -> u64 {
+    pub fn page(&self, n: usize) -> u64 {
         assert!(n < self.count);
         (self.pages.va() + n * PAGE_SIZE) as u64
     }
 
     /// Machine address of the L1 entry for address `n`.
-    pub(crate) fn entry_address(&self, n: usize) -> u64 {
+    pub fn entry_address(&self, n: usize) -> u64 {
         (tables(self.at(n))[3] << 12) + (self.at(n) >> 12 & 511) * 8
     }
 
     /// Makes page `n` read-only in the linear map, as a table or descriptor page must be.
-    pub(crate) fn protect(&self, n: usize) -> i64 {
+    pub fn protect(&self, n: usize) -> i64 {
         map(self.page(n), self.mfn(n) << 12 | RO)
     }
 
     /// Makes it writable again.
-    pub(crate) fn unprotect(&self, n: usize) -> i64 {
+    pub fn unprotect(&self, n: usize) -> i64 {
         map(self.page(n), self.mfn(n) << 12 | RW)
     }
 }
@@ -175,7 +185,7 @@ impl Drop for Scratch {
         for n in 0..self.count {
             map(self.at(n), 0);
             if self.unprotect(n) != 0 {
-                pvrt::println!("hostile: page {:#x} stays read-only", self.mfn(n));
+                log::warn!("page {:#x} stays read-only", self.mfn(n));
             }
         }
     }
