@@ -34,13 +34,13 @@ void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 /* What an address belongs to. The PV ABI keeps the first half of the upper addresses' first 16 slots for the
- * hypervisor. Everything before the hypervisor's first instruction there is the firmware and the loader. */
+ * hypervisor. Everything before the first instruction of the upper half is the firmware and the loader. */
 enum part { FIRMWARE, HYPERVISOR, KERNEL, USER, PARTS };
 #define HYPERVISOR_START 0xffff800000000000u
 #define HYPERVISOR_END   0xffff880000000000u
 
 static uint64_t executed[PARTS];
-static int hypervisor_seen;
+static int system_seen;
 static FILE *out;
 
 /* Runs of one translation block. Blocks are kept for good: QEMU goes on adding to a counter whose address it
@@ -90,9 +90,9 @@ static void hot_end(void)
 
 static enum part part_of(uint64_t address)
 {
-    if (address >= HYPERVISOR_START && address < HYPERVISOR_END)
-        hypervisor_seen = 1;
-    if (!hypervisor_seen)
+    if (address >= HYPERVISOR_START)
+        system_seen = 1;
+    if (!system_seen)
         return FIRMWARE;
     if (address < HYPERVISOR_START)
         return USER;

@@ -3,8 +3,10 @@
 //! QEMU executes one instruction a tick (`-icount shift=0`), so that the guest's TSC counts instructions, and the
 //! figures are the same on every host.
 
+mod linux;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,9 +22,16 @@ use crate::{image_check, images, usage};
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchOptions {
-    /// Which figures: operations (of the ABI, timed by the bench guest) or system (boot and creation, counted).
+    /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), or
+    /// linux (operations of Debian's kernel, fetched by apt). Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
+    /// The system that linux is measured on.
+    #[arg(long, value_enum)]
+    on: Option<On>,
+    /// Writes the figures of linux to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Only this operation.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -42,6 +51,40 @@ pub struct BenchOptions {
 enum What {
     Operations,
     System,
+    Linux,
+}
+
+/// A system to measure on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum On {
+    /// A domain on microhv.
+    Microhv,
+    /// A domain on Debian's Xen.
+    Xen,
+    /// The machine without a hypervisor.
+    Bare,
+    /// microhv and the bare machine.
+    Both,
+}
+
+impl On {
+    /// The systems that it names.
+    fn systems(self) -> Vec<Self> {
+        match self {
+            Self::Both => vec![Self::Microhv, Self::Bare],
+            one => vec![one],
+        }
+    }
+
+    /// Its word on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Microhv => "microhv",
+            Self::Xen => "xen",
+            Self::Bare => "bare",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// An operation with a figure of Xen's to compare.
@@ -105,11 +148,14 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     let alone = options.what == Some(What::Operations) && !options.domu;
     images::build(&images::ALL.iter().filter(|image| !alone || image.name != "dom0").collect::<Vec<_>>())?;
     let mut complete = true;
-    if options.what != Some(What::System) {
+    if matches!(options.what, None | Some(What::Operations)) {
         complete &= operations(options)?;
     }
-    if options.what != Some(What::Operations) {
+    if matches!(options.what, None | Some(What::System)) {
         system()?;
+    }
+    if options.what == Some(What::Linux) {
+        complete &= linux::bench(options)?;
     }
     Ok(u8::from(!complete))
 }

@@ -27,6 +27,27 @@ impl Counts {
         self.hypervisor + self.kernel + self.user
     }
 
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            firmware: self.firmware + other.firmware,
+            hypervisor: self.hypervisor + other.hypervisor,
+            kernel: self.kernel + other.kernel,
+            user: self.user + other.user,
+        }
+    }
+
+    /// What one of `times` took, rounded.
+    pub fn each(&self, times: u64) -> Self {
+        let each = |count: u64| (count + times / 2) / times;
+        Self {
+            firmware: each(self.firmware),
+            hypervisor: each(self.hypervisor),
+            kernel: each(self.kernel),
+            user: each(self.user),
+        }
+    }
+
     /// What was executed since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -122,6 +143,13 @@ mod tests {
         assert_eq!(marks[1].1.user, u64::MAX);
         assert_eq!(marks[1].1.since(&marks[0].1).hypervisor, 18);
         assert_eq!(marks[0].1.since(&marks[1].1), Counts::default());
+    }
+
+    #[test]
+    fn counts_add_up_and_divide() {
+        let counts = Counts { firmware: 0, hypervisor: 10, kernel: 7, user: 1 };
+        assert_eq!(counts.plus(&counts).total(), 36);
+        assert_eq!(counts.each(2), Counts { firmware: 0, hypervisor: 5, kernel: 4, user: 1 });
     }
 
     #[test]

@@ -63,13 +63,8 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
     copy(&machine.dom0, &dom0)?;
     images::write(&bundle, &machine.bundle()?.archive())?;
 
-    let mut command = contained(PROGRAM);
-    command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
-    command.args(["-cpu", &machine.cpu_model]);
-    command.args(["-smp", &machine.cpus.to_string()]);
+    let mut command = bare(machine);
     command.args(["-m", &machine.memory_mib.to_string()]);
-    // ^C belongs to dom0's shell, and three ^A are the hypervisor's.
-    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
     devices(machine, &mut command);
     match machine.boot {
@@ -90,8 +85,19 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
     Ok(command)
 }
 
+/// The machine's processors and its serial console, with nothing to boot yet.
+pub fn bare(machine: &Machine) -> Command {
+    let mut command = contained(PROGRAM);
+    command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
+    command.args(["-cpu", &machine.cpu_model]);
+    command.args(["-smp", &machine.cpus.to_string()]);
+    // ^C belongs to dom0's shell, and three ^A are the hypervisor's.
+    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    command
+}
+
 /// Disks and network card, all modern virtio.
-fn devices(machine: &Machine, command: &mut Command) {
+pub fn devices(machine: &Machine, command: &mut Command) {
     for (index, disk) in machine.disks.iter().enumerate() {
         let mut drive = OsString::from(format!("if=none,id=disk{index},format=raw,discard=unmap,readonly="));
         drive.push(if disk.read_only { "on" } else { "off" });

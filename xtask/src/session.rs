@@ -117,6 +117,14 @@ impl Session {
         Self::spawn(command, files, attach, machine.log.as_deref(), machine.timeout)
     }
 
+    /// Starts QEMU by `command`, whose boot files are somebody else's.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
+    pub fn of(command: Command, attach: Attach, timeout: Option<Duration>) -> Result<Self> {
+        Self::spawn(command, RunDirectory::new()?, attach, None, timeout)
+    }
+
     fn spawn(
         mut command: Command,
         files: RunDirectory,

@@ -97,6 +97,25 @@ pub fn debian_ramdisk() -> Result<()> {
     Ok(())
 }
 
+/// Debian's kernel and its ramdisk, as files.
+#[derive(Clone, Debug)]
+pub struct DebianBoot {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// The busybox ramdisk.
+    pub ramdisk: PathBuf,
+}
+
+/// Debian's kernel and its ramdisk, made if need be.
+///
+/// # Errors
+/// As for [`guest`].
+pub fn debian_boot() -> Result<DebianBoot> {
+    debian_ramdisk()?;
+    let boot = boot_directory();
+    Ok(DebianBoot { image: boot.join(KERNEL), ramdisk: boot.join(RAMDISK) })
+}
+
 /// The files for `/boot` of the guests that were made.
 pub fn modules() -> Vec<Module> {
     let configurations = CONFIGURATIONS.iter().map(|(name, _)| *name);

@@ -1,0 +1,190 @@
+//! The calls of the C library that the operations are made of.
+
+#![allow(unsafe_code, reason = "the C library's functions")]
+
+use core::arch::asm;
+use core::ffi::{c_char, c_int, c_long, c_void};
+use core::ptr;
+
+const PROT_READ_WRITE: c_int = 3;
+const MAP_PRIVATE_ANONYMOUS: c_int = 0x22;
+const MADV_NOHUGEPAGE: c_int = 15;
+/// `MAP_POPULATE`: every page is there when the call returns.
+pub(crate) const POPULATE: c_int = 0x8000;
+
+/// Bytes of a page.
+pub(crate) const PAGE: usize = 4096;
+
+unsafe extern "C" {
+    fn syscall(number: c_long, ...) -> c_long;
+    safe fn fork() -> c_int;
+    safe fn _exit(status: c_int) -> !;
+    fn wait(status: *mut c_int) -> c_int;
+    fn execv(path: *const c_char, arguments: *const *const c_char) -> c_int;
+    fn mmap(
+        at: *mut c_void,
+        bytes: usize,
+        rights: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: i64,
+    ) -> *mut c_void;
+    fn munmap(at: *mut c_void, bytes: usize) -> c_int;
+    fn madvise(at: *mut c_void, bytes: usize, advice: c_int) -> c_int;
+    #[link_name = "pipe"]
+    fn make_pipe(ends: *mut c_int) -> c_int;
+    #[link_name = "read"]
+    fn read_bytes(fd: c_int, to: *mut c_void, bytes: usize) -> isize;
+    #[link_name = "write"]
+    fn write_bytes(fd: c_int, from: *const c_void, bytes: usize) -> isize;
+    #[link_name = "close"]
+    safe fn close_fd(fd: c_int) -> c_int;
+}
+
+/// Ends the process.
+pub(crate) fn exit(status: i32) -> ! {
+    _exit(status)
+}
+
+/// The kernel's number of this process, by a system call each time.
+pub(crate) fn getpid() {
+    const GETPID: c_long = 39;
+    // SAFETY: the call takes no argument and touches no memory.
+    unsafe { syscall(GETPID) };
+}
+
+/// Makes a process that goes on in `child`.
+pub(crate) fn spawn(child: impl FnOnce() -> i32) {
+    match fork() {
+        0 => exit(child()),
+        -1 => fail("fork"),
+        _ => {}
+    }
+}
+
+/// Waits for a process that [`spawn`] made; it must end well.
+pub(crate) fn join() {
+    let mut status = 0;
+    // SAFETY: `status` is a word of ours.
+    let pid = unsafe { wait(&mut status) };
+    if pid < 0 || status != 0 {
+        fail("the child");
+    }
+}
+
+/// Becomes this program anew, with one argument.
+pub(crate) fn exec_self(argument: &core::ffi::CStr) -> i32 {
+    let arguments = [c"costs".as_ptr(), argument.as_ptr(), ptr::null()];
+    // SAFETY: the strings end with zero, and their list with a null.
+    unsafe { execv(c"/proc/self/exe".as_ptr(), arguments.as_ptr()) };
+    1
+}
+
+/// Fresh memory of this process.
+pub(crate) struct Mapping {
+    at: *mut u8,
+    bytes: usize,
+}
+
+impl Mapping {
+    /// Maps `pages` pages, with `flags` besides the usual ones.
+    pub(crate) fn new(pages: usize, flags: c_int) -> Self {
+        let (bytes, flags) = (pages * PAGE, MAP_PRIVATE_ANONYMOUS | flags);
+        // SAFETY: the kernel chooses an address where nothing is.
+        let at = unsafe { mmap(ptr::null_mut(), bytes, PROT_READ_WRITE, flags, -1, 0) };
+        if at.addr() == usize::MAX {
+            fail("mmap");
+        }
+        Self { at: at.cast(), bytes }
+    }
+
+    /// Asks for small pages alone.
+    pub(crate) fn no_huge_pages(&self) {
+        // SAFETY: our own mapping. Where it is refused there are none anyway.
+        unsafe { madvise(self.at.cast(), self.bytes, MADV_NOHUGEPAGE) };
+    }
+
+    /// Writes to each page once.
+    pub(crate) fn touch(&self) {
+        for offset in (0..self.bytes).step_by(PAGE) {
+            // SAFETY: inside our own mapping.
+            unsafe { self.at.add(offset).write_volatile(1) };
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which nothing uses any more.
+        unsafe { munmap(self.at.cast(), self.bytes) };
+    }
+}
+
+/// A pipe's two ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Pipe {
+    from: c_int,
+    to: c_int,
+}
+
+impl Pipe {
+    /// A new pipe.
+    pub(crate) fn new() -> Self {
+        let mut ends = [0; 2];
+        // SAFETY: room for two numbers.
+        if unsafe { make_pipe(ends.as_mut_ptr()) } != 0 {
+            fail("pipe");
+        }
+        Self { from: ends[0], to: ends[1] }
+    }
+
+    /// Takes a byte; `false`: nobody can write any more.
+    pub(crate) fn get(self) -> bool {
+        let mut byte = 0u8;
+        // SAFETY: room for one byte.
+        unsafe { read_bytes(self.from, (&raw mut byte).cast(), 1) == 1 }
+    }
+
+    /// Gives a byte; `false`: nobody can read any more.
+    pub(crate) fn put(self) -> bool {
+        let byte = 0u8;
+        // SAFETY: one byte of ours.
+        unsafe { write_bytes(self.to, (&raw const byte).cast(), 1) == 1 }
+    }
+
+    /// This process will write no more.
+    pub(crate) fn close_writer(self) {
+        close_fd(self.to);
+    }
+}
+
+/// Ends with an error that names what failed.
+pub(crate) fn fail(what: &str) -> ! {
+    println!("costs: {what} failed");
+    exit(1)
+}
+
+/// The counting plugin's marker number `N`.
+#[inline(always)]
+pub(crate) fn mark<const N: u32>() {
+    // SAFETY: a no-operation, whose operand is not accessed.
+    unsafe {
+        asm!("nop dword ptr [rax + 0x4d4b0000 + {mark}]", mark = const N, options(nostack, preserves_flags))
+    };
+}
+
+/// Argument `index` of the program.
+///
+/// # Safety
+/// `arguments` are `count` strings as `main` gets them, and null.
+pub(crate) unsafe fn argument(
+    count: c_int,
+    arguments: *const *const c_char,
+    index: usize,
+) -> Option<&'static str> {
+    if index >= usize::try_from(count).unwrap_or(0) {
+        return None;
+    }
+    // SAFETY: the caller's word.
+    unsafe { core::ffi::CStr::from_ptr(*arguments.add(index)) }.to_str().ok()
+}

@@ -1,0 +1,105 @@
+//! A program of Linux user space that does what a guest's kernel needs its hypervisor for, each operation many times
+//! between two marker instructions. What runs between the markers is counted by `xtask/plugin/count.c`.
+//!
+//! `costs [SCALE]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k and
+//! 101 + 2k. The same file runs on every system that is compared. Linked statically, and started without the Rust
+//! library's own beginning, so that `exec` is the kernel's work and not a loader's.
+
+#![allow(unsafe_code, reason = "main as the C library calls it")]
+#![no_main]
+
+mod libc;
+
+use core::ffi::{c_char, c_int};
+
+use libc::{Mapping, POPULATE, Pipe, exec_self, exit, getpid, join, mark, spawn};
+
+/// Pages that are touched one by one.
+const TOUCHED: usize = 1000;
+/// Pages that are mapped and unmapped at once.
+const MAPPED: usize = 64;
+
+/// Does `operation` a few times, then `ops` times between two markers.
+macro_rules! count {
+    ($k:literal, $name:literal, $ops:expr, warm_up $warm:literal, $operation:expr) => {{
+        let (ops, operation): (usize, &dyn Fn()) = ($ops, &$operation);
+        for _ in 0..$warm {
+            operation();
+        }
+        mark::<{ 100 + 2 * $k }>();
+        for _ in 0..ops {
+            operation();
+        }
+        mark::<{ 101 + 2 * $k }>();
+        println!("costs {} {ops}", $name);
+    }};
+}
+
+fn fork_exit() {
+    spawn(|| 0);
+    join();
+}
+
+fn fork_exec() {
+    spawn(|| exec_self(c"child"));
+    join();
+}
+
+fn map_and_unmap() {
+    drop(Mapping::new(MAPPED, POPULATE));
+}
+
+/// Touches new pages, `rounds` times [`TOUCHED`]: the markers enclose the touching alone.
+fn page_faults(rounds: usize) {
+    for round in 0..=rounds {
+        let mapping = Mapping::new(TOUCHED, 0);
+        mapping.no_huge_pages();
+        if round == 0 {
+            mapping.touch();
+            continue;
+        }
+        mark::<106>();
+        mapping.touch();
+        mark::<107>();
+    }
+    println!("costs page_fault {}", rounds * TOUCHED);
+}
+
+/// Sends a byte to another process and back.
+fn pipe_round_trips(scale: usize) {
+    let (there, back) = (Pipe::new(), Pipe::new());
+    spawn(|| {
+        there.close_writer();
+        while there.get() && back.put() {}
+        0
+    });
+    count!(5, "pipe_round_trip", 200 * scale, warm_up 20, || {
+        if !there.put() || !back.get() {
+            libc::fail("a pipe");
+        }
+    });
+    there.close_writer();
+    join();
+}
+
+/// Where the C library begins.
+///
+/// # Safety
+/// `arguments` are `count` strings, and null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+    // SAFETY: the caller's word.
+    let argument = unsafe { libc::argument(count, arguments, 1) };
+    if argument == Some("child") {
+        exit(0);
+    }
+    let scale = argument.and_then(|scale| scale.parse().ok()).unwrap_or(1);
+    count!(0, "getpid", 2000 * scale, warm_up 200, getpid);
+    count!(1, "fork_exit", 20 * scale, warm_up 3, fork_exit);
+    count!(2, "fork_exec", 10 * scale, warm_up 3, fork_exec);
+    page_faults(scale);
+    count!(4, "mmap_64", 50 * scale, warm_up 3, map_and_unmap);
+    pipe_round_trips(scale);
+    println!("costs done");
+    0
+}

@@ -1,0 +1,298 @@
+//! `cargo xtask bench linux`: what operations of Debian's kernel cost as a guest, and on the bare machine.
+//!
+//! The program `guests/costs` in the kernel's ramdisk does each operation between two markers, and the counting
+//! plugin says what was executed between them. Kernel, ramdisk and program are the same files everywhere.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{BenchOptions, On, machine, print_hot, run};
+use crate::cpio::{self, Archive};
+use crate::guest::DebianBoot;
+use crate::machine::Module;
+use crate::plugin::{self, Counts};
+use crate::qemu::{self, RunDirectory};
+use crate::session::{Attach, Outcome, Session};
+use crate::{cargo, guest, images, paths};
+
+/// The package and its program.
+const PROGRAM: &str = "costs";
+/// The domain's configuration, and the words for the kernel's command line.
+const CONFIGURATION: &str = include_str!("linux.cfg");
+/// The first marker; operation k stands between this + 2k and this + 2k + 1.
+const FIRST_MARKER: u32 = 100;
+
+/// An operation of the kernel's.
+struct Operation {
+    /// As the program prints it.
+    name: &'static str,
+    title: &'static str,
+    /// As a domain of Xen 4.17: in total, and of it Xen's, where it is not measured anew.
+    xen: (u64, u64),
+    /// What microhv is to execute for it at most.
+    aim: u64,
+}
+
+/// By the order of their markers.
+const OPERATIONS: [Operation; 6] = [
+    Operation { name: "getpid", title: "getpid", xen: (1_108, 794), aim: 400 },
+    Operation { name: "fork_exit", title: "fork + exit", xen: (621_717, 381_808), aim: 180_000 },
+    Operation { name: "fork_exec", title: "fork + exec", xen: (1_872_731, 1_034_849), aim: 450_000 },
+    Operation { name: "page_fault", title: "page fault (touch a new page)", xen: (6_533, 2_076), aim: 1_000 },
+    Operation {
+        name: "mmap_64",
+        title: "mmap + touch + munmap, 64 pages",
+        xen: (766_711, 299_331),
+        aim: 140_000,
+    },
+    Operation {
+        name: "pipe_round_trip",
+        title: "pipe round trip, 2 processes",
+        xen: (20_900, 8_456),
+        aim: 4_000,
+    },
+];
+
+/// Instructions of one operation, by name.
+type Figures = BTreeMap<&'static str, Counts>;
+
+/// Measures on the systems asked for and prints the table; false when a figure is missing.
+///
+/// # Errors
+/// A package cannot be fetched, a build failed, or a machine did not run to its end.
+pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
+    if let Some(only) =
+        options.only.as_ref().filter(|only| OPERATIONS.iter().all(|known| known.name != **only))
+    {
+        let known: Vec<&str> = OPERATIONS.iter().map(|known| known.name).collect();
+        return Err(crate::usage(format!("no operation {only}: there are {}", known.join(", "))));
+    }
+    let systems = options.on.unwrap_or(On::Microhv).systems();
+    let directory = RunDirectory::new()?;
+    let kernel = guest::debian_boot()?;
+    let ramdisk = directory.file("bench-initrd");
+    images::write(&ramdisk, &archive(&kernel)?)?;
+    let scale = (options.ops / 500).max(1);
+    let mut measured = Vec::new();
+    for system in systems {
+        let counts = directory.file("counts");
+        let hot = options.hot.then(|| hot_markers(options.only.as_deref())).flatten();
+        let console = match system {
+            On::Microhv => {
+                on_microhv(&directory, &ramdisk, &kernel, scale, plugin::arguments(&counts, hot)?)?
+            }
+            On::Bare => on_bare(&ramdisk, &kernel, scale, plugin::arguments(&counts, None)?)?,
+            On::Xen | On::Both => bail!("not on {system:?}"),
+        };
+        let output = std::fs::read_to_string(&counts).context("the counting plugin wrote nothing")?;
+        measured.push((system, figures(&console, &output)));
+        if system == On::Microhv && options.hot {
+            let name = options.only.as_deref().unwrap_or_default();
+            print_hot(&output, done(&console).get(name).copied().unwrap_or(1))?;
+        }
+    }
+    if let Some(path) = &options.json {
+        images::write(path, json(&measured).to_string().as_bytes())?;
+    }
+    let (text, complete) = table(&measured, options.only.as_deref());
+    print!("{text}");
+    Ok(complete)
+}
+
+/// The markers around an operation.
+fn hot_markers(only: Option<&str>) -> Option<(u16, u16)> {
+    let index = OPERATIONS.iter().position(|known| Some(known.name) == only)?;
+    let first = FIRST_MARKER as u16 + 2 * index as u16;
+    Some((first, first + 1))
+}
+
+/// Debian's ramdisk with the program behind it: the kernel unpacks both archives.
+fn archive(kernel: &DebianBoot) -> Result<Vec<u8>> {
+    let mut bytes = std::fs::read(&kernel.ramdisk)
+        .with_context(|| format!("cannot read {}", kernel.ramdisk.display()))?;
+    let program = build()?;
+    let contents = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    let mut archive = Archive::default();
+    archive.add(cpio::PROGRAM, &format!("bin/{PROGRAM}"), &contents);
+    bytes.extend(archive.finish());
+    Ok(bytes)
+}
+
+/// Builds the program: without a dynamic loader, which `exec` would run, at a fixed address.
+fn build() -> Result<PathBuf> {
+    let target = paths::target().join("linux");
+    let mut command = cargo::host(&["build", "--release", "--package", PROGRAM, "--target", cargo::TARGET]);
+    command.env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS");
+    let flags = ["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Cstrip=symbols"];
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    cargo::run(&mut command)?;
+    Ok(target.join(cargo::TARGET).join("release").join(PROGRAM))
+}
+
+/// The kernel's words: run the program.
+fn words(scale: u64) -> String {
+    format!("quiet run={PROGRAM} {scale}")
+}
+
+fn on_microhv(
+    directory: &RunDirectory,
+    ramdisk: &Path,
+    kernel: &DebianBoot,
+    scale: u64,
+    counting: Vec<String>,
+) -> Result<String> {
+    let configuration = directory.file("linux-bench.cfg");
+    images::write(&configuration, CONFIGURATION.as_bytes())?;
+    let mut machine = machine();
+    let files = [
+        (&configuration, "linux-bench.cfg"),
+        (&ramdisk.to_path_buf(), "bench-initrd"),
+        (&kernel.image, "debian-vmlinuz"),
+    ];
+    machine.modules = files.map(|(path, name)| Module { path: path.clone(), name: name.into() }).to_vec();
+    machine.script = Some(vec![format!("xl create -c /boot/linux-bench.cfg extra=\"{}\"", words(scale))]);
+    machine.qemu_arguments.extend(counting);
+    run(&machine)
+}
+
+fn on_bare(ramdisk: &Path, kernel: &DebianBoot, scale: u64, counting: Vec<String>) -> Result<String> {
+    let machine = machine();
+    let mut command = qemu::bare(&machine);
+    command.args(["-m", "256"]).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(ramdisk);
+    command.args(["-append", &format!("console=ttyS0 {}", words(scale))]);
+    command.args(&machine.qemu_arguments).args(counting);
+    let (outcome, console) = Session::of(command, Attach::Nobody, machine.timeout)?.wait();
+    // The kernel turns the power off, and reports nothing.
+    if outcome != Outcome::Silent {
+        eprintln!("{}", console.trim_end());
+        bail!("the machine ended with {outcome:?}");
+    }
+    Ok(console)
+}
+
+/// How often each operation was done: `costs NAME OPS`, whatever stands before.
+fn done(console: &str) -> BTreeMap<&'static str, u64> {
+    let line = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != PROGRAM).skip(1);
+        let (name, ops) = (words.next()?, words.next()?);
+        let known = OPERATIONS.iter().find(|known| known.name == name)?;
+        Some((known.name, ops.parse().ok().filter(|ops| *ops > 0)?))
+    };
+    console.lines().filter_map(line).collect()
+}
+
+/// Instructions of one operation each, from the counts at the markers.
+fn figures(console: &str, output: &str) -> Figures {
+    let marks = plugin::marks(output);
+    let done = done(console);
+    let figure = |(index, known): (usize, &Operation)| {
+        let (begin, ops) = (FIRST_MARKER + 2 * index as u32, *done.get(known.name)?);
+        let mut sum = Counts::default();
+        for pair in marks.windows(2) {
+            if (pair[0].0, pair[1].0) == (begin, begin + 1) {
+                sum = sum.plus(&pair[1].1.since(&pair[0].1));
+            }
+        }
+        (sum.total() > 0).then(|| (known.name, sum.each(ops)))
+    };
+    OPERATIONS.iter().enumerate().filter_map(figure).collect()
+}
+
+/// What was measured, by system.
+type Measured = Vec<(On, Figures)>;
+
+fn counts_on(measured: &Measured, system: On, name: &str) -> Option<Counts> {
+    measured.iter().find(|(on, _)| *on == system).and_then(|(_, figures)| figures.get(name)).copied()
+}
+
+/// The table's lines, and whether every figure asked for is there.
+fn table(measured: &Measured, only: Option<&str>) -> (String, bool) {
+    let mut text = String::from(
+        "| operation | microhv | of it hypervisor | aim | Xen 4.17 | of it Xen | bare | hypervisor / Xen |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    let mut complete = true;
+    for known in OPERATIONS.iter().filter(|known| only.is_none_or(|only| only == known.name)) {
+        let on = |system| counts_on(measured, system, known.name);
+        complete &= measured.iter().all(|(system, _)| on(*system).is_some());
+        let xen = on(On::Xen).map_or(known.xen, |counts| (counts.total(), counts.hypervisor));
+        let ours = on(On::Microhv);
+        let cell = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
+        let ratio = ours.map(|counts| format!("{:.2}", counts.hypervisor as f64 / xen.1 as f64));
+        let cells = [
+            known.title.to_string(),
+            cell(ours.map(|counts| counts.total())),
+            cell(ours.map(|counts| counts.hypervisor)),
+            known.aim.to_string(),
+            xen.0.to_string(),
+            xen.1.to_string(),
+            cell(on(On::Bare).map(|counts| counts.total())),
+            ratio.unwrap_or("-".into()),
+        ];
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+    (text, complete)
+}
+
+/// What was measured, for a program: system, operation, part.
+fn json(measured: &Measured) -> serde_json::Value {
+    let parts = |counts: &Counts| {
+        serde_json::json!({
+            "total": counts.total(), "hypervisor": counts.hypervisor, "kernel": counts.kernel, "user": counts.user,
+        })
+    };
+    let operations = |figures: &Figures| -> serde_json::Map<String, serde_json::Value> {
+        figures.iter().map(|(name, counts)| (name.to_string(), parts(counts))).collect()
+    };
+    let systems =
+        measured.iter().map(|(system, figures)| (system.name().to_string(), operations(figures).into()));
+    serde_json::Value::Object(systems.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSOLE: &str = "(d1 linux-bench) run: costs 2\r\n(d1 linux-bench) costs getpid 10\r\ncosts page_fault 4\r\n\
+                           costs nothing 3\r\ncosts mmap_64 0\r\ncosts done\r\n";
+
+    fn mark(number: u32, hypervisor: u64, kernel: u64) -> String {
+        format!("mark {number} cpu 0 firmware 9 hyp {hypervisor} kernel {kernel} user 0\n")
+    }
+
+    #[test]
+    fn figures_come_from_between_an_operations_markers() {
+        let marks = [
+            mark(100, 1000, 0),
+            mark(101, 1400, 104), // ten getpid
+            mark(106, 2000, 200),
+            mark(107, 2004, 200),
+            mark(106, 3000, 200),
+            mark(107, 3004, 200), // four page faults in two rounds
+            mark(65535, 9000, 900),
+        ];
+        let figures = figures(CONSOLE, &marks.concat());
+        assert_eq!(figures.len(), 2, "an operation that was not done has no figure");
+        assert_eq!((figures["getpid"].hypervisor, figures["getpid"].kernel), (40, 10));
+        assert_eq!(figures["page_fault"].hypervisor, 2);
+    }
+
+    #[test]
+    fn a_missing_figure_is_told() {
+        let counts = Counts { firmware: 0, hypervisor: 397, kernel: 1, user: 2 };
+        let one: Figures = [("getpid", counts)].into();
+        let measured = vec![(On::Microhv, one)];
+        let (text, complete) = table(&measured, Some("getpid"));
+        assert!(complete);
+        assert_eq!(text.lines().last(), Some("| getpid | 400 | 397 | 400 | 1108 | 794 | - | 0.50 |"));
+        assert!(!table(&measured, None).1);
+        assert_eq!(json(&measured)["microhv"]["getpid"]["total"], 400);
+    }
+
+    #[test]
+    fn aims_are_below_xens_part() {
+        assert!(OPERATIONS.iter().all(|known| known.aim < known.xen.1 && known.xen.1 < known.xen.0));
+    }
+}
