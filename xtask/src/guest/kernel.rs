@@ -3,19 +3,69 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use lzma_rust2::{Read as _, XzReader};
 use object::{Object, ObjectSection};
 
-use crate::packages;
-
-/// The package that depends on the current kernel's.
-const KERNEL: &str = "linux-image-amd64";
+use crate::{images, packages};
 
 /// What the names of kernels' packages begin with.
 const KERNEL_PREFIX: &str = "linux-image-";
 
+/// What they end with.
+const KERNEL_SUFFIX: &str = "-amd64";
+
 /// The package with the one program of the ramdisk.
 const BUSYBOX: &str = "busybox-static";
+
+/// One of Debian's kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    /// The kernel's own package, or one that depends on the newest of a series.
+    package: String,
+}
+
+impl Kernel {
+    /// The release's own.
+    pub(crate) fn current() -> Self {
+        Self { package: format!("{KERNEL_PREFIX}amd64") }
+    }
+
+    /// The one called `name`: a package, or `newer` for the later series that the release offers beside its own.
+    ///
+    /// # Errors
+    /// Not the name of a kernel's package.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let package = match name {
+            "newer" => format!("{KERNEL_PREFIX}6.12{KERNEL_SUFFIX}"),
+            package => package.to_string(),
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._~".contains(&byte);
+        if !package.starts_with(KERNEL_PREFIX) || !package.bytes().all(plain) {
+            bail!("no kernel {name:?}: `newer`, or a package like {KERNEL_PREFIX}6.12{KERNEL_SUFFIX}");
+        }
+        Ok(Self { package })
+    }
+
+    /// The package that holds the kernel itself.
+    fn own_package(&self) -> Result<String> {
+        // One release of a kernel has a version of three numbers: 6.12.117+deb12.
+        let version = self.package.trim_start_matches(KERNEL_PREFIX).split('-').next().unwrap_or_default();
+        if version.split('.').count() > 2 {
+            return Ok(self.package.clone());
+        }
+        packages::dependency(&self.package, KERNEL_PREFIX)
+    }
+
+    /// What begins the names of its files: `debian`, or `debian-6.12` for another than the release's own.
+    pub(crate) fn stem(&self) -> String {
+        let series = self.package.trim_start_matches(KERNEL_PREFIX);
+        match series.strip_suffix(KERNEL_SUFFIX).unwrap_or(series) {
+            "amd64" => "debian".into(),
+            series => format!("debian-{series}"),
+        }
+    }
+}
 
 /// Packages as they lie unpacked: one tree with `boot`, `lib` and `bin`.
 #[derive(Clone, Debug)]
@@ -23,12 +73,12 @@ pub(crate) struct Unpacked {
     root: PathBuf,
 }
 
-/// Fetches and unpacks the packages under `directory`, unless they are there.
+/// Fetches and unpacks a kernel and busybox under `directory`, unless they are there.
 ///
 /// # Errors
 /// A tool is missing, or apt has or gives no such package.
-pub(super) fn fetch(directory: &Path) -> Result<Unpacked> {
-    let names = || Ok(vec![packages::dependency(KERNEL, KERNEL_PREFIX)?, BUSYBOX.into()]);
+pub(super) fn fetch(kernel: &Kernel, directory: &Path) -> Result<Unpacked> {
+    let names = || Ok(vec![kernel.own_package()?, BUSYBOX.into()]);
     let root = packages::fetch(directory, names)?;
     Ok(Unpacked { root })
 }
@@ -50,15 +100,16 @@ impl Unpacked {
         self.root.join("bin/busybox")
     }
 
-    /// The files of the modules `names` and of all that they need, in the order to load them in.
+    /// The files of the modules `names` and of all that they need, none of them compressed, in the order to load them
+    /// in.
     ///
     /// # Errors
     /// There is no such module, or a file is none.
     pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut files = BTreeMap::new();
         for path in files_below(&self.root.join("lib/modules"))? {
-            if let Some(name) = named(&path).strip_suffix(".ko") {
-                files.insert(name.replace('-', "_"), path);
+            if let Some(name) = module_name(&path) {
+                files.insert(name, path);
             }
         }
         let mut order = Vec::new();
@@ -72,10 +123,11 @@ impl Unpacked {
 /// Puts a module behind those it needs, once.
 fn load(name: &str, files: &BTreeMap<String, PathBuf>, order: &mut Vec<PathBuf>) -> Result<()> {
     let path = files.get(&name.replace('-', "_")).with_context(|| format!("no kernel module {name}"))?;
-    if order.contains(path) {
+    let path = inflated(path)?;
+    if order.contains(&path) {
         return Ok(());
     }
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = object::File::parse(&*bytes).with_context(|| format!("{}", path.display()))?;
     let Some(section) = file.section_by_name(".modinfo") else {
         bail!("{}: no kernel module", path.display());
@@ -83,8 +135,40 @@ fn load(name: &str, files: &BTreeMap<String, PathBuf>, order: &mut Vec<PathBuf>)
     for needed in needs(section.data()?) {
         load(&needed, files, order)?;
     }
-    order.push(path.clone());
+    order.push(path);
     Ok(())
+}
+
+/// What the kernel calls the module in this file, if it is one.
+fn module_name(path: &Path) -> Option<String> {
+    let name = named(path);
+    let name = name.strip_suffix(".xz").unwrap_or(name);
+    Some(name.strip_suffix(".ko")?.replace('-', "_"))
+}
+
+/// The file beside `path` that holds its contents without xz around them: made, unless it is there.
+fn inflated(path: &Path) -> Result<PathBuf> {
+    if path.extension().is_none_or(|end| end != "xz") {
+        return Ok(path.to_path_buf());
+    }
+    let plain = path.with_extension("");
+    if !plain.exists() {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        images::write(&plain, &unxz(&bytes).with_context(|| format!("{}", path.display()))?)?;
+    }
+    Ok(plain)
+}
+
+/// What an xz stream holds.
+fn unxz(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut reader = XzReader::new(bytes, false);
+    let (mut whole, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match reader.read(&mut buffer).map_err(|error| anyhow!("xz: {error:?}"))? {
+            0 => return Ok(whole),
+            got => whole.extend_from_slice(&buffer[..got]),
+        }
+    }
 }
 
 /// The modules that a `.modinfo` section says must be loaded before. Modules do not depend in circles.
@@ -118,6 +202,35 @@ fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_named_by_their_series() {
+        let stem = |name| Kernel::named(name).map(|kernel| kernel.stem());
+        assert_eq!(Kernel::current().stem(), "debian");
+        assert_eq!(stem("newer").expect("known"), "debian-6.12");
+        assert_eq!(stem("linux-image-amd64").expect("a package"), "debian");
+        let own = "linux-image-6.12.117+deb12-amd64";
+        assert_eq!(stem(own).expect("a package"), "debian-6.12.117+deb12");
+        for wrong in ["", "newest", "busybox-static", "linux-image-../x", "linux-image-6 -amd64"] {
+            assert!(stem(wrong).is_err(), "{wrong:?}");
+        }
+        let kernel = Kernel::named(own).expect("a package");
+        assert_eq!(kernel.own_package().expect("nobody needs to be asked"), own);
+    }
+
+    #[test]
+    fn compressed_modules_are_modules() {
+        assert_eq!(module_name(Path::new("/m/fs/ext4.ko.xz")), Some("ext4".into()));
+        assert_eq!(module_name(Path::new("/m/xen-blkfront.ko")), Some("xen_blkfront".into()));
+        assert_eq!(module_name(Path::new("/m/modules.dep")), None);
+        // What `printf module | xz --check=crc32` gives.
+        let xz: &[u8] = b"\xfd\x37\x7a\x58\x5a\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x16\x00\x00\x00\
+            \x74\x2f\xe5\xa3\x01\x00\x05\x6d\x6f\x64\x75\x6c\x65\x00\x00\x00\x28\x26\x24\x0c\
+            \x00\x01\x1a\x06\xc5\xea\xc8\x79\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01\x59\x5a";
+        assert_eq!(unxz(xz).expect("sound"), b"module");
+        assert!(unxz(&xz[..xz.len() - 30]).is_err());
+        assert!(unxz(b"\x7fELF").is_err());
+    }
 
     #[test]
     fn a_module_says_what_it_needs() {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::images;
+use self::kernel::Kernel;
 use crate::machine::{Disk, Machine, Module};
 use crate::packages::remove;
-use crate::paths;
+use crate::{images, paths, usage};
 
 pub(crate) mod kernel;
 mod ramdisk;
@@ -20,18 +20,16 @@ pub(crate) mod root;
 /// The root image's serial number: dom0 finds it as `/dev/disk/by-id/virtio-debian`.
 const ROOT_ID: &str = "debian";
 
-/// The kernel's name under `/boot`.
-const KERNEL: &str = "debian-vmlinuz";
-/// The ramdisk's.
-const RAMDISK: &str = "debian-initrd";
-/// The configuration that needs the root image.
-const ROOT_CONFIGURATION: &str = "debian.cfg";
+/// What follows a kernel's stem in its name under `/boot`.
+const KERNEL: &str = "-vmlinuz";
+/// In its ramdisk's.
+const RAMDISK: &str = "-initrd";
 
-/// The configurations, by name under `/boot`.
+/// The configurations, by what follows the stem in their names under `/boot`. They are written for `debian`.
 const CONFIGURATIONS: &[(&str, &str)] = &[
-    ("debian-ramdisk.cfg", include_str!("debian-ramdisk.cfg")),
-    ("debian-shell.cfg", include_str!("debian-shell.cfg")),
-    (ROOT_CONFIGURATION, include_str!("debian.cfg")),
+    ("-ramdisk.cfg", include_str!("debian-ramdisk.cfg")),
+    ("-shell.cfg", include_str!("debian-shell.cfg")),
+    (".cfg", include_str!("debian.cfg")),
 ];
 
 /// Which guest, and how much of it.
@@ -43,6 +41,9 @@ pub struct GuestOptions {
     /// Leave out the root image: only what boots with a ramdisk.
     #[arg(long)]
     no_root: bool,
+    /// Another kernel beside the release's own: `newer`, or a package like linux-image-6.12-cloud-amd64.
+    #[arg(long, value_name = "PACKAGE")]
+    kernel: Option<String>,
     /// Make it anew from packages fetched now. The root image loses what guests wrote.
     #[arg(long)]
     fresh: bool,
@@ -61,13 +62,21 @@ enum System {
 /// A tool is missing, or a package cannot be fetched or unpacked.
 pub fn guest(options: &GuestOptions) -> Result<()> {
     let System::Debian = options.system;
+    let mut kernels = vec![Kernel::current()];
+    if let Some(name) = &options.kernel {
+        kernels.push(Kernel::named(name).map_err(|error| usage(error.to_string()))?);
+    }
     if options.fresh {
-        remove(&debian())?;
+        for kernel in &kernels {
+            remove(&packages_of(kernel))?;
+        }
         if !options.no_root {
             remove(&root_image())?;
         }
     }
-    debian_ramdisk()?;
+    for kernel in &kernels {
+        with_ramdisk(kernel)?;
+    }
     if !options.no_root {
         let _turn = turn()?;
         root::debian(&root_image())?;
@@ -83,16 +92,29 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
 /// # Errors
 /// As for [`guest`].
 pub fn debian_ramdisk() -> Result<()> {
-    let unpacked = debian_kernel()?;
+    with_ramdisk(&Kernel::current())
+}
+
+/// Makes what another of Debian's kernels needs for the same: `name` as in `--kernel`.
+///
+/// # Errors
+/// As for [`guest`].
+pub fn other_debian_ramdisk(name: &str) -> Result<()> {
+    with_ramdisk(&Kernel::named(name)?)
+}
+
+fn with_ramdisk(kernel: &Kernel) -> Result<()> {
+    let unpacked = unpacked(kernel)?;
+    let stem = kernel.stem();
     let _turn = turn()?;
     let boot = boot_directory();
     std::fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
     let image = unpacked.image()?;
     let bytes = std::fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
-    images::write(&boot.join(KERNEL), &bytes)?;
-    images::write(&boot.join(RAMDISK), &ramdisk::archive(&unpacked)?)?;
+    images::write(&boot.join(format!("{stem}{KERNEL}")), &bytes)?;
+    images::write(&boot.join(format!("{stem}{RAMDISK}")), &ramdisk::archive(&unpacked)?)?;
     for (name, text) in CONFIGURATIONS {
-        images::write(&boot.join(name), text.as_bytes())?;
+        images::write(&boot.join(format!("{stem}{name}")), configuration(text, &stem).as_bytes())?;
     }
     Ok(())
 }
@@ -112,18 +134,39 @@ pub struct DebianBoot {
 /// As for [`guest`].
 pub fn debian_boot() -> Result<DebianBoot> {
     debian_ramdisk()?;
-    let boot = boot_directory();
-    Ok(DebianBoot { image: boot.join(KERNEL), ramdisk: boot.join(RAMDISK) })
+    let (boot, stem) = (boot_directory(), Kernel::current().stem());
+    Ok(DebianBoot {
+        image: boot.join(format!("{stem}{KERNEL}")),
+        ramdisk: boot.join(format!("{stem}{RAMDISK}")),
+    })
+}
+
+/// A configuration for the kernel whose files' names begin with `stem`.
+fn configuration(text: &str, stem: &str) -> String {
+    text.replace("/boot/debian", &format!("/boot/{stem}")).replace("\"debian", &format!("\"{stem}"))
 }
 
 /// The files for `/boot` of the guests that were made.
 pub fn modules() -> Vec<Module> {
-    let configurations = CONFIGURATIONS.iter().map(|(name, _)| *name);
-    let names = [KERNEL, RAMDISK].into_iter().chain(configurations);
-    // Without its disk that one only misleads.
-    let names = names.filter(|name| *name != ROOT_CONFIGURATION || root_image().exists());
-    let modules = names.map(|name| Module { path: boot_directory().join(name), name: name.to_string() });
-    modules.filter(|module| module.path.exists()).collect()
+    modules_in(&boot_directory(), root_image().exists())
+}
+
+fn modules_in(directory: &Path, with_root: bool) -> Vec<Module> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    // Not what is being written just now.
+    names.retain(|name| [KERNEL, RAMDISK, ".cfg"].iter().any(|end| name.ends_with(end)));
+    names.sort();
+    let modules = names.into_iter().map(|name| Module { path: directory.join(&name), name });
+    // Without its disk a configuration only misleads.
+    modules.filter(|module| with_root || !needs_root(&module.path)).collect()
+}
+
+/// Whether a file is a configuration of a guest on the root image.
+fn needs_root(path: &Path) -> bool {
+    let disk = format!("by-id/virtio-{ROOT_ID}");
+    path.extension().is_some_and(|end| end == "cfg")
+        && std::fs::read_to_string(path).is_ok_and(|text| text.contains(&disk))
 }
 
 /// Holds the root image for one machine while it lives: two must not write it.
@@ -171,13 +214,17 @@ fn directory() -> PathBuf {
 /// # Errors
 /// As for [`guest`].
 pub(crate) fn debian_kernel() -> Result<kernel::Unpacked> {
-    let _turn = turn()?;
-    kernel::fetch(&debian())
+    unpacked(&Kernel::current())
 }
 
-/// Where the packages of Debian's kernel lie.
-fn debian() -> PathBuf {
-    directory().join("debian")
+fn unpacked(kernel: &Kernel) -> Result<kernel::Unpacked> {
+    let _turn = turn()?;
+    kernel::fetch(kernel, &packages_of(kernel))
+}
+
+/// Where the packages of a kernel lie.
+fn packages_of(kernel: &Kernel) -> PathBuf {
+    directory().join(kernel.stem())
 }
 
 /// What goes into boot bundles.
@@ -219,6 +266,41 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_file(&self.0);
         }
+    }
+
+    #[test]
+    fn configurations_name_their_own_kernel() {
+        let (_, text) = CONFIGURATIONS[2];
+        assert_eq!(configuration(text, "debian"), text);
+        let other = configuration(text, "debian-6.12");
+        for line in [
+            "name        = \"debian-6.12\"",
+            "kernel      = \"/boot/debian-6.12-vmlinuz\"",
+            "ramdisk     = \"/boot/debian-6.12-initrd\"",
+            "disk        = [ 'phy:/dev/disk/by-id/virtio-debian,xvda,w' ]",
+        ] {
+            assert!(other.contains(line), "{line} is not in {other}");
+        }
+    }
+
+    #[test]
+    fn what_needs_the_root_image_comes_with_it() {
+        let directory = std::env::temp_dir().join(format!("microhv-boot-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("writable");
+        for (name, text) in CONFIGURATIONS {
+            std::fs::write(directory.join(format!("debian{name}")), text).expect("writable");
+        }
+        for other in ["debian-vmlinuz", "debian-initrd", "debian-vmlinuz.77.new"] {
+            std::fs::write(directory.join(other), "").expect("writable");
+        }
+        let names = |with_root| {
+            modules_in(&directory, with_root).into_iter().map(|module| module.name).collect::<Vec<_>>()
+        };
+        let (without, with) = (names(false), names(true));
+        std::fs::remove_dir_all(&directory).expect("there");
+        assert_eq!(without, ["debian-initrd", "debian-ramdisk.cfg", "debian-shell.cfg", "debian-vmlinuz"]);
+        assert_eq!(with.len(), 5);
+        assert!(with.contains(&"debian.cfg".to_string()));
     }
 
     #[test]
