@@ -32,7 +32,8 @@ fn machine(name: &str) -> Result<Machine> {
     Ok(Machine::new(name).with(|machine| machine.modules.extend(xtask::guest::modules())))
 }
 
-fn no_complaints(run: &Run) -> Result<()> {
+/// The kernel found nothing wrong, as far as the console tells.
+pub(crate) fn no_complaints(run: &Run) -> Result<()> {
     for complaint in COMPLAINTS {
         run.require(!run.console().contains(complaint), &format!("the kernel said {complaint:?}"))?;
     }

@@ -9,6 +9,7 @@ mod console;
 mod domains;
 mod hostile;
 mod linux;
+mod linux_newer;
 mod shell;
 mod spine;
 
@@ -48,6 +49,7 @@ fn main() {
         shell::cases(),
         hostile::cases(),
         linux::cases(),
+        linux_newer::cases(),
     ]
     .into_iter()
     .flatten();

@@ -75,7 +75,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
         }
     }
     for kernel in &kernels {
-        with_ramdisk(kernel)?;
+        with_ramdisk(kernel, &unpacked(kernel)?)?;
     }
     if !options.no_root {
         let _turn = turn()?;
@@ -92,7 +92,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
 /// # Errors
 /// As for [`guest`].
 pub fn debian_ramdisk() -> Result<()> {
-    with_ramdisk(&Kernel::current())
+    with_ramdisk(&Kernel::current(), &debian_kernel()?)
 }
 
 /// Makes what another of Debian's kernels needs for the same: `name` as in `--kernel`.
@@ -100,11 +100,11 @@ pub fn debian_ramdisk() -> Result<()> {
 /// # Errors
 /// As for [`guest`].
 pub fn other_debian_ramdisk(name: &str) -> Result<()> {
-    with_ramdisk(&Kernel::named(name)?)
+    let kernel = Kernel::named(name)?;
+    with_ramdisk(&kernel, &unpacked(&kernel)?)
 }
 
-fn with_ramdisk(kernel: &Kernel) -> Result<()> {
-    let unpacked = unpacked(kernel)?;
+fn with_ramdisk(kernel: &Kernel, unpacked: &kernel::Unpacked) -> Result<()> {
     let stem = kernel.stem();
     let _turn = turn()?;
     let boot = boot_directory();
@@ -112,7 +112,7 @@ fn with_ramdisk(kernel: &Kernel) -> Result<()> {
     let image = unpacked.image()?;
     let bytes = std::fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
     images::write(&boot.join(format!("{stem}{KERNEL}")), &bytes)?;
-    images::write(&boot.join(format!("{stem}{RAMDISK}")), &ramdisk::archive(&unpacked)?)?;
+    images::write(&boot.join(format!("{stem}{RAMDISK}")), &ramdisk::archive(unpacked)?)?;
     for (name, text) in CONFIGURATIONS {
         images::write(&boot.join(format!("{stem}{name}")), configuration(text, &stem).as_bytes())?;
     }
