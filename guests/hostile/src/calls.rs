@@ -169,8 +169,7 @@ fn pointers(report: &mut Report) {
             // What is not the guest's at all may be refused before the pointer is looked at.
             let early = [EPERM, EINVAL, ENOSYS, EACCES, ESRCH].iter().any(|errno| errno.negated() == got);
             // A reservation that cannot be read is one of which nothing is done.
-            let nothing =
-                got == 0 && name.ends_with("reservation") || got == 0 && *name == "populate_physmap";
+            let nothing = got == 0 && (name.ends_with("reservation") || *name == "populate_physmap");
             if got != EFAULT.negated() && !early && !nothing {
                 wrong = Some((which, Got(got)));
             }
