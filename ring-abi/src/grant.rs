@@ -85,12 +85,23 @@ wire! { "grant_table.h";
     struct GrantEntryV2 = "union grant_entry_v2", 16 {
         /// Flags and grantee.
         0x0 hdr: GrantEntryHeader,
-        /// Sub-page: first byte. Transitive: the middle domain.
+        /// Sub-page: first byte.
         0x4 page_off: u16 = "sub_page.page_off",
         /// Sub-page: bytes.
         0x6 length: u16 = "sub_page.length",
-        /// Frame granted. Transitive: the low half is the middle domain's grant reference.
+        /// Frame granted.
         0x8 frame: u64 = "full_page.frame",
+    }
+
+    /// Grant entry, version 2, read as a transitive grant.
+    struct GrantEntryV2Transitive = "union grant_entry_v2", 16 {
+        /// Flags and grantee.
+        0x0 hdr: GrantEntryHeader,
+        /// Who granted `gref` to the owner of this entry.
+        0x4 trans_domid: u16 = "transitive.trans_domid",
+        0x6 pad0: u16 = "transitive.pad0",
+        0x8 gref: u32 = "transitive.gref",
+        0xc _pad1: u32 = "",
     }
 
     /// `GNTTABOP_map_grant_ref`.
@@ -240,5 +251,13 @@ wire! { "grant_table.h";
         0xa length: u16,
         /// `GNTTAB_CACHE_*`.
         0xc op: u32,
+    }
+}
+
+impl GrantEntryV2 {
+    /// Read as a transitive grant.
+    #[must_use]
+    pub fn as_transitive(&self) -> GrantEntryV2Transitive {
+        crate::payload::front(self)
     }
 }

@@ -59,6 +59,7 @@ macro_rules! modules {
     ($( $header:literal: [$( $structs:path ),*] [$( $constants:path ),*]; )*) => {
         /// Everything that this crate takes from the public headers.
         pub const MODULES: &[Module] = &[$(
+            Module { header: $header, structs: &[], constants: &[] },
             $( Module { header: $header, structs: $structs, constants: &[] }, )*
             $( Module { header: $header, structs: &[], constants: $constants }, )*
         )*];
@@ -94,6 +95,7 @@ modules! {
         [crate::ring::CONSTANTS, crate::io::blkif::CONSTANTS, crate::io::blkif::ring::CONSTANTS];
     "io/netif.h": [crate::io::netif::STRUCTS] [crate::io::netif::CONSTANTS, crate::io::netif::ring::CONSTANTS];
     "io/console.h": [crate::io::console::STRUCTS] [];
+    "io/protocols.h": [] [];
     "io/xenbus.h": [] [crate::io::xenbus::CONSTANTS];
     "io/xs_wire.h": [crate::io::xs_wire::STRUCTS] [crate::io::xs_wire::CONSTANTS];
 }

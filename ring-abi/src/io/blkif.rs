@@ -144,6 +144,10 @@ pub mod ring {
         SLOTS_2: u32 = slots::<BlkifRing>(8192) => "__CONST_RING_SIZE(blkif, 8192)";
         /// Slots of a four-page ring.
         SLOTS_4: u32 = slots::<BlkifRing>(16384) => "__CONST_RING_SIZE(blkif, 16384)";
+        /// Slots of an eight-page ring.
+        SLOTS_8: u32 = slots::<BlkifRing>(32768) => "__CONST_RING_SIZE(blkif, 32768)";
+        /// Slots of a sixteen-page ring.
+        SLOTS_16: u32 = slots::<BlkifRing>(65536) => "__CONST_RING_SIZE(blkif, 65536)";
     }
 }
 

@@ -72,8 +72,41 @@ wire! { "io/netif.h";
         0x0 r#type: u8,
         /// `XEN_NETIF_EXTRA_FLAG_*`.
         0x1 flags: u8,
-        /// GSO: segment size, type (low byte) and features; else by type.
+        /// By type: [`NetifExtraGso`], [`NetifExtraMcast`] or [`NetifExtraHash`].
         0x2 u: [u16; 3],
+    }
+
+    /// Extra information `XEN_NETIF_EXTRA_TYPE_GSO`: the packet is to be cut into segments.
+    struct NetifExtraGso = "struct netif_extra_info", 8 {
+        0x0 r#type: u8,
+        0x1 flags: u8,
+        /// Most bytes of payload in a segment.
+        0x2 size: u16 = "u.gso.size",
+        /// `XEN_NETIF_GSO_TYPE_*`.
+        0x4 gso_type: u8 = "u.gso.type",
+        0x5 pad: u8 = "u.gso.pad",
+        /// None are defined: 0.
+        0x6 features: u16 = "u.gso.features",
+    }
+
+    /// Extra information `XEN_NETIF_EXTRA_TYPE_MCAST_ADD` and `..._DEL`: an address for the backend's filter.
+    struct NetifExtraMcast = "struct netif_extra_info", 8 {
+        0x0 r#type: u8,
+        0x1 flags: u8,
+        /// Ethernet address.
+        0x2 addr: [u8; 6] = "u.mcast.addr",
+    }
+
+    /// Extra information `XEN_NETIF_EXTRA_TYPE_HASH`: the flow's hash.
+    struct NetifExtraHash = "struct netif_extra_info", 8 {
+        0x0 r#type: u8,
+        0x1 flags: u8,
+        /// `XEN_NETIF_CTRL_HASH_TYPE_*`: what was hashed.
+        0x2 hash_type: u8 = "u.hash.type",
+        /// `XEN_NETIF_CTRL_HASH_ALGORITHM_*`.
+        0x3 algorithm: u8 = "u.hash.algorithm",
+        /// The hash, highest byte first.
+        0x4 value: [u8; 4] = "u.hash.value",
     }
 
     /// Transmit response.
@@ -156,10 +189,40 @@ impl NetifRxResponse {
 }
 
 impl NetifExtraInfo {
-    /// Segmentation offload: segment size in bytes and `XEN_NETIF_GSO_TYPE_*`.
+    /// Read as segmentation offload.
     #[must_use]
-    pub const fn gso(&self) -> (u16, u8) {
-        (self.u[0], self.u[1] as u8)
+    pub fn as_gso(&self) -> NetifExtraGso {
+        crate::payload::front(self)
+    }
+
+    /// Read as a multicast address.
+    #[must_use]
+    pub fn as_mcast(&self) -> NetifExtraMcast {
+        crate::payload::front(self)
+    }
+
+    /// Read as a hash.
+    #[must_use]
+    pub fn as_hash(&self) -> NetifExtraHash {
+        crate::payload::front(self)
+    }
+}
+
+impl From<NetifExtraGso> for NetifExtraInfo {
+    fn from(extra: NetifExtraGso) -> Self {
+        crate::payload::widen(&extra)
+    }
+}
+
+impl From<NetifExtraMcast> for NetifExtraInfo {
+    fn from(extra: NetifExtraMcast) -> Self {
+        crate::payload::widen(&extra)
+    }
+}
+
+impl From<NetifExtraHash> for NetifExtraInfo {
+    fn from(extra: NetifExtraHash) -> Self {
+        crate::payload::widen(&extra)
     }
 }
 
@@ -213,5 +276,33 @@ pub mod ring {
         TX_SLOTS_OFFSET: usize = SLOTS => "offsetof(struct netif_tx_sring, ring)";
         /// Offset of the first receive slot.
         RX_SLOTS_OFFSET: usize = SLOTS => "offsetof(struct netif_rx_sring, ring)";
+        /// Offset of the first control slot.
+        CTRL_SLOTS_OFFSET: usize = SLOTS => "offsetof(struct xen_netif_ctrl_sring, ring)";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extra_information_shares_slots_of_both_rings() {
+        let gso = NetifExtraGso {
+            r#type: XEN_NETIF_EXTRA_TYPE_GSO,
+            flags: XEN_NETIF_EXTRA_FLAG_MORE,
+            size: 1448,
+            gso_type: XEN_NETIF_GSO_TYPE_TCPV6,
+            ..Default::default()
+        };
+        let extra = NetifExtraInfo::from(gso);
+        assert_eq!((extra.r#type, extra.flags, extra.u), (1, 1, [1448, 2, 0]));
+        assert_eq!(NetifTxRequest::from_extra(&extra).as_extra().as_gso(), gso);
+        assert_eq!(NetifRxResponse::from_extra(&extra).as_extra().as_gso(), gso);
+
+        let mcast = NetifExtraMcast { addr: [1, 2, 3, 4, 5, 6], ..Default::default() };
+        assert_eq!(NetifExtraInfo::from(mcast).as_mcast(), mcast);
+        let hash = NetifExtraHash { hash_type: 2, algorithm: 1, value: [9, 8, 7, 6], ..Default::default() };
+        assert_eq!(NetifExtraInfo::from(hash).as_hash(), hash);
+        assert_eq!(NetifExtraInfo::from(hash).u[0], 0x102);
     }
 }
