@@ -34,6 +34,7 @@ pub const ALL: &[Image] = &[
     Image { name: "hello", rules: KERNEL },
     Image { name: "bench", rules: KERNEL },
     Image { name: "hostile", rules: KERNEL },
+    Image { name: "conformance-guest", rules: KERNEL },
 ];
 
 /// The image called `name`.

@@ -7,6 +7,7 @@ use std::fmt;
 pub mod bench;
 pub mod bundle;
 pub mod cargo;
+pub mod conformance;
 pub mod cpio;
 pub mod debug;
 pub mod deps;

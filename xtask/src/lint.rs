@@ -5,8 +5,19 @@ use anyhow::Result;
 use crate::cargo::{self, Diagnostics};
 
 /// Every package whose code goes into an image.
-const FREESTANDING: &[&str] =
-    &["ring-abi", "microhv", "pvrt", "frontends", "backends", "dom0", "hello", "bench", "hostile"];
+const FREESTANDING: &[&str] = &[
+    "ring-abi",
+    "microhv",
+    "pvrt",
+    "frontends",
+    "backends",
+    "conformance",
+    "dom0",
+    "hello",
+    "bench",
+    "hostile",
+    "conformance-guest",
+];
 
 /// What to look at, and for whom.
 #[derive(Clone, Debug, Default, clap::Args)]

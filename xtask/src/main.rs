@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
+use xtask::conformance::ConformanceOptions;
 use xtask::guest::GuestOptions;
 use xtask::image::ImageOptions;
 use xtask::lint::LintOptions;
 use xtask::options::RunOptions;
 use xtask::test::TestOptions;
-use xtask::{Usage, bench, debug, guest, image, images, lint, run, test};
+use xtask::{Usage, bench, conformance, debug, guest, image, images, lint, run, test};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -37,9 +38,14 @@ enum Task {
         #[command(flatten)]
         options: BenchOptions,
     },
+    /// Run the conformance cases and say which rules are kept.
+    Conformance {
+        #[command(flatten)]
+        options: ConformanceOptions,
+    },
     /// Build and check the images.
     Build {
-        /// Only these images: microhv, dom0, hello, bench, hostile.
+        /// Only these images: microhv, dom0, hello, bench, hostile, conformance-guest.
         images: Vec<String>,
     },
     /// Check types, in seconds.
@@ -90,6 +96,7 @@ fn perform(task: Task) -> anyhow::Result<u8> {
         Task::Run { options } => run::run(&options.machine()?),
         Task::Test { options } => test::test(&options),
         Task::Bench { options } => bench::bench(&options),
+        Task::Conformance { options } => conformance::conformance(&options),
         Task::Build { images } => images::build(&selected(&images)?).map(|()| 0),
         Task::Check { options } => lint::check(&options).map(|()| 0),
         Task::Clippy { options } => lint::clippy(&options).map(|()| 0),

@@ -5,6 +5,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bad_input;
+mod conformance;
 mod console;
 mod domains;
 mod hostile;
@@ -43,6 +44,7 @@ fn main() {
     let soak = std::env::var_os(xtask::test::SOAK).is_some();
     let cases = [
         spine::cases(),
+        conformance::cases(),
         console::cases(),
         domains::cases(),
         bad_input::cases(),

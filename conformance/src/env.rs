@@ -1,0 +1,125 @@
+//! Where cases run, and what is there.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use pvrt::BootInfo;
+use pvrt::event::Port;
+
+use crate::case::{Case, Need, Problem, Verdict};
+use crate::store::Store;
+
+/// Rights over the whole store that a toolstack has, where both ends are here. Paths are absolute.
+pub trait Toolstack: Send + Sync {
+    /// A node's value; `None` if there is no such node.
+    fn read(&self, path: &str) -> Option<Vec<u8>>;
+    /// Sets a node.
+    fn write(&self, path: &str, value: &[u8]);
+    /// Removes a node and everything below it.
+    fn remove(&self, path: &str);
+}
+
+/// A disk that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundDisk {
+    /// The frontend's directory.
+    pub path: String,
+    /// It was given for writing.
+    pub writable: bool,
+    /// Bytes of its sectors.
+    pub sector_size: u32,
+}
+
+/// The place, with what cases use of it.
+#[derive(Default)]
+pub struct Env {
+    /// This is the control domain.
+    pub privileged: bool,
+    /// A hypervisor answers hypercalls; else a stand-in for rings alone.
+    pub hypervisor: bool,
+    /// The xenstore connection.
+    pub store: Option<Store>,
+    /// The other end, where it is here.
+    pub toolstack: Option<Arc<dyn Toolstack>>,
+    /// The disks, in order of their numbers.
+    pub disks: Vec<FoundDisk>,
+}
+
+impl Env {
+    /// The place of a booted kernel.
+    ///
+    /// # Errors
+    /// [`Problem::Error`]: xenstore does not answer.
+    pub async fn of_kernel(boot: &BootInfo) -> Verdict<Self> {
+        let mut env = Self { privileged: boot.initial_domain, hypervisor: true, ..Self::default() };
+        if let Some(info) = boot.store {
+            env.store = Some(Store::connect(info.page, Port::adopt(info.port))?);
+            env.find_disks().await?;
+        }
+        Ok(env)
+    }
+
+    /// The xenstore connection of a case that needs one.
+    ///
+    /// # Errors
+    /// [`Problem::Skip`]: there is none.
+    pub fn store(&mut self) -> Verdict<&mut Store> {
+        self.store.as_mut().ok_or_else(|| Problem::Skip(Need::Store.missing().into()))
+    }
+
+    /// The toolstack's rights, of a case that needs them.
+    ///
+    /// # Errors
+    /// [`Problem::Skip`]: not here.
+    pub fn toolstack(&self) -> Verdict<Arc<dyn Toolstack>> {
+        self.toolstack.clone().ok_or_else(|| Problem::Skip(Need::BothEnds.missing().into()))
+    }
+
+    /// Looks for the domain's disks.
+    ///
+    /// # Errors
+    /// [`Problem::Error`]: xenstore does not answer.
+    pub async fn find_disks(&mut self) -> Verdict {
+        let store = self.store()?;
+        let mut names: Vec<u64> = Vec::new();
+        if let Ok(list) = store.directory("device/vbd").await? {
+            names = list.iter().filter_map(|name| name.parse().ok()).collect();
+        }
+        names.sort_unstable();
+        for name in names {
+            let path = format!("device/vbd/{name}");
+            let Ok(backend) = self.store()?.read(&format!("{path}/backend")).await? else { continue };
+            let mode = self.store()?.read(&format!("{backend}/mode")).await?.unwrap_or_default();
+            self.disks.push(FoundDisk { path, writable: mode.starts_with('w'), sector_size: 512 });
+        }
+        Ok(())
+    }
+
+    /// The first need of `case` that is not met here.
+    pub fn lacks(&self, case: &Case) -> Option<Need> {
+        case.needs.iter().copied().find(|need| !self.has(*need))
+    }
+
+    fn has(&self, need: Need) -> bool {
+        match need {
+            Need::Store => self.store.is_some(),
+            Need::Disk | Need::ReadOnlyDisk | Need::BigSectorDisk => self.disk(need).is_some(),
+            Need::Hypervisor => self.hypervisor,
+            Need::Dom0 => self.privileged,
+            Need::DomU => !self.privileged,
+            Need::BothEnds => self.toolstack.is_some(),
+        }
+    }
+
+    /// The first disk of the kind `need`.
+    pub fn disk(&self, need: Need) -> Option<&FoundDisk> {
+        self.disks.iter().find(|disk| match need {
+            Need::Disk => disk.writable && disk.sector_size == 512,
+            Need::ReadOnlyDisk => !disk.writable,
+            Need::BigSectorDisk => disk.sector_size > 512,
+            _ => false,
+        })
+    }
+}

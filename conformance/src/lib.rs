@@ -1,0 +1,64 @@
+#![cfg_attr(freestanding, no_std)]
+//! Conformance cases for Xen's PV ABI: rings, device protocols, xenstore and hypercalls.
+//!
+//! A [`Case`] states one rule with its source in the public headers or protocol documents, and finds out whether what
+//! it runs on keeps it. Cases stand on `pvrt` alone, so that one text runs in three places: as the PV kernel
+//! `guests/conformance` on any system with the ABI, against whatever backends that system has; as dom0, for the
+//! hypercalls; and on the host, in one process with both ends of each ring. Nothing here knows of microhv.
+//!
+//! - [`case`]: what a case is, and what comes of it;
+//! - [`env`](mod@env): where cases run, and what is there;
+//! - [`run`](mod@run): running them, and the report;
+//! - [`store`]: xenstore's wire protocol, message by message;
+//! - [`device`]: the two directories of a device;
+//! - [`blkif`], [`xenbus`]: the cases of these areas.
+
+extern crate alloc;
+
+#[macro_use]
+pub mod case;
+pub mod blkif;
+pub mod device;
+pub mod env;
+pub mod run;
+pub mod shared;
+pub mod store;
+pub mod xenbus;
+
+pub use case::{Case, Need, Outcome, Problem, Verdict};
+pub use env::Env;
+
+/// The areas: each a module's list of cases.
+const AREAS: &[&[Case]] = &[blkif::transfers::CASES, xenbus::CASES];
+
+/// Every case, in order of area.
+pub fn registry() -> impl Iterator<Item = &'static Case> {
+    AREAS.iter().flat_map(|area| area.iter())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeSet;
+
+    fn is_part(part: &str) -> bool {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    }
+
+    #[test]
+    fn every_case_is_documented_and_named_once() {
+        let mut seen = BTreeSet::new();
+        for case in registry() {
+            assert!(seen.insert(case.id), "{} twice", case.id);
+            let parts: alloc::vec::Vec<_> = case.id.split('.').collect();
+            assert!(parts.len() >= 2 && parts.iter().all(|part| is_part(part)), "{}", case.id);
+            assert!(!case.title.is_empty() && !case.title.ends_with('.'), "{}: title", case.id);
+            assert!(case.rule.len() > 20 && case.rule.ends_with('.'), "{}: rule", case.id);
+            assert!(!case.source.is_empty(), "{}: source", case.id);
+            // They stand in tables, and on single lines.
+            for text in [case.title, case.rule, case.source] {
+                assert!(!text.contains(['|', '\n']), "{}: {text}", case.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Running cases, and the report: one line for each on the console, made for programs to read.
+//!
+//! ```text
+//! conformance: begin 240
+//! conformance: run blkif.read.one-sector
+//! conformance: result blkif.read.one-sector fail 12 status 0, not -1
+//! conformance: rule A segment …
+//! conformance: source io/blkif.h, …
+//! conformance: end 1 pass 1 fail 0 skip 0 error
+//! ```
+//!
+//! A line that begins something in front of `conformance: ` belongs to whoever shows the console. `run` stands there
+//! for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
+//! milliseconds. `rule` and `source` follow a failure and an error.
+
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
+
+use pvrt::executor::time;
+
+use crate::case::{Case, Outcome};
+use crate::env::Env;
+use crate::registry;
+
+/// What begins each line of the report.
+pub const PREFIX: &str = "conformance: ";
+
+/// How many cases came out how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The rule is kept.
+    pub passed: u32,
+    /// It is broken.
+    pub failed: u32,
+    /// It does not apply here.
+    pub skipped: u32,
+    /// Nobody knows.
+    pub errors: u32,
+}
+
+impl Totals {
+    /// Counts one.
+    pub fn add(&mut self, outcome: &Outcome) {
+        *match outcome {
+            Outcome::Pass => &mut self.passed,
+            Outcome::Fail(_) => &mut self.failed,
+            Outcome::Skip(_) => &mut self.skipped,
+            Outcome::Error(_) => &mut self.errors,
+        } += 1;
+    }
+
+    /// Nothing failed and nothing was in error.
+    pub fn is_clean(&self) -> bool {
+        self.failed == 0 && self.errors == 0
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped, errors } = self;
+        write!(f, "{passed} pass {failed} fail {skipped} skip {errors} error")
+    }
+}
+
+/// Runs one case in `env`, within its time limit.
+pub async fn run_case(case: &Case, env: &mut Env) -> Outcome {
+    if let Some(need) = env.lacks(case) {
+        return Outcome::Skip(need.missing().into());
+    }
+    match time::timeout(u64::from(case.limit_ms) * 1_000_000, (case.run)(env)).await {
+        Ok(verdict) => verdict.into(),
+        Err(_) => Outcome::Error(format!("no end within {} ms", case.limit_ms)),
+    }
+}
+
+/// Runs every case that `filter` selects (several, with commas between), reporting each line to `line`.
+pub async fn run(env: &mut Env, filter: Option<&str>, mut line: impl FnMut(&str) + Send) -> Totals {
+    let selected = || {
+        registry().filter(|case| filter.is_none_or(|filter| filter.split(',').any(|part| case.matches(part))))
+    };
+    line(&format!("{PREFIX}begin {}", selected().count()));
+    let mut totals = Totals::default();
+    for case in selected() {
+        line(&format!("{PREFIX}run {}", case.id));
+        let start = time::now_ns();
+        let outcome = run_case(case, env).await;
+        let ms = time::now_ns().saturating_sub(start) / 1_000_000;
+        report(case, &outcome, ms, &mut line);
+        totals.add(&outcome);
+        pvrt::yield_now().await;
+    }
+    line(&format!("{PREFIX}end {totals}"));
+    totals
+}
+
+/// The lines of one case's end.
+pub fn report(case: &Case, outcome: &Outcome, ms: u64, line: &mut impl FnMut(&str)) {
+    let detail: String = outcome.detail().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = format!("{PREFIX}result {} {} {ms} {detail}", case.id, outcome.word());
+    line(text.trim_end());
+    if matches!(outcome, Outcome::Fail(_) | Outcome::Error(_)) {
+        line(&format!("{PREFIX}rule {}", case.rule));
+        line(&format!("{PREFIX}source {}", case.source));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Need, Problem, Verdict};
+    use alloc::boxed::Box;
+    use alloc::string::ToString;
+    use alloc::vec::Vec;
+    use pvrt::executor::block_on_test;
+
+    async fn fails(_: &mut Env) -> Verdict {
+        Err(Problem::Fail("two\nlines".into()))
+    }
+
+    async fn hangs(_: &mut Env) -> Verdict {
+        core::future::pending().await
+    }
+
+    fn case(run: crate::case::Run, needs: &'static [Need]) -> Case {
+        Case { id: "a.b", title: "t", rule: "The rule.", source: "x.h", needs, limit_ms: 50, run }
+    }
+
+    #[test]
+    fn a_case_that_hangs_is_an_error_and_one_without_its_needs_is_skipped() {
+        let mut env = Env::default();
+        let outcome = block_on_test(run_case(&case(|env| Box::pin(hangs(env)), &[]), &mut env));
+        assert_eq!(outcome, Outcome::Error("no end within 50 ms".into()));
+        let outcome = block_on_test(run_case(&case(|env| Box::pin(hangs(env)), &[Need::Store]), &mut env));
+        assert_eq!(outcome, Outcome::Skip("no xenstore ring".into()));
+    }
+
+    #[test]
+    fn a_failure_is_one_line_with_its_rule_and_source_behind() {
+        let case = case(|env| Box::pin(fails(env)), &[]);
+        let outcome = block_on_test(run_case(&case, &mut Env::default()));
+        let mut lines = Vec::new();
+        report(&case, &outcome, 3, &mut |line: &str| lines.push(line.to_string()));
+        assert_eq!(
+            lines,
+            [
+                "conformance: result a.b fail 3 two lines",
+                "conformance: rule The rule.",
+                "conformance: source x.h"
+            ]
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Every case in this process: the case on one end, our own xenstored, backends and frontends on the other, each in a
+//! world of its own. As a test each case is one; with `MICROHV_CONFORMANCE` set to a filter (or `*`) the report is
+//! printed instead, as the guest prints it, for `cargo xtask conformance`.
+
+mod disk;
+mod document;
+mod world;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use conformance::run::{self, PREFIX, Totals};
+use conformance::{Case, Outcome, registry};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Runs one case in a thread of its own, which is a kernel of its own.
+fn run_alone(case: &'static Case) -> Outcome {
+    let thread = std::thread::spawn(move || world::run(case));
+    thread.join().unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        Outcome::Error(format!("panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+fn report(filter: &str) -> ExitCode {
+    let selected: Vec<_> =
+        registry().filter(|case| filter.split(',').any(|part| case.matches(part))).collect();
+    let mut line = |text: &str| println!("{text}");
+    line(&format!("{PREFIX}begin {}", selected.len()));
+    let mut totals = Totals::default();
+    for case in selected {
+        line(&format!("{PREFIX}run {}", case.id));
+        let start = Instant::now();
+        let outcome = run_alone(case);
+        run::report(case, &outcome, start.elapsed().as_millis() as u64, &mut line);
+        totals.add(&outcome);
+    }
+    line(&format!("{PREFIX}end {totals}"));
+    if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn trial(case: &'static Case) -> Trial {
+    Trial::test(case.id, move || match run_alone(case) {
+        Outcome::Pass | Outcome::Skip(_) => Ok(()),
+        outcome => Err(Failed::from(format!(
+            "{}: {}\nrule: {}\nsource: {}",
+            outcome.word(),
+            outcome.detail(),
+            case.rule,
+            case.source
+        ))),
+    })
+}
+
+fn main() -> ExitCode {
+    if let Ok(filter) = std::env::var("MICROHV_CONFORMANCE") {
+        return report(&filter);
+    }
+    let arguments = Arguments::from_args();
+    let mut trials: Vec<_> = registry().map(trial).collect();
+    trials.push(Trial::test("document_is_current", || document::check().map_err(Failed::from)));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,133 @@
+//! What a case on the host runs in: a domain with a xenstore ring and disks, and dom0's services, in one thread.
+
+use std::sync::Arc;
+
+use conformance::env::Toolstack;
+use conformance::store::Store;
+use conformance::{Case, Env, Outcome, run};
+use dom0::blkdev::{Disk, Disks};
+use dom0::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore, serve_rings};
+use pvrt::event::Port;
+use pvrt::executor::{block_on_test, spawn};
+use pvrt::mem::Pages;
+use ring_abi::types::DomId;
+use spin::Mutex;
+
+use crate::disk::RamDisk;
+
+/// The case's domain.
+const GUEST: u16 = 5;
+/// Sectors of each disk.
+const SECTORS: usize = 2048;
+/// The disks: number, name in dom0, mode.
+const DISKS: [(u32, &str, &str); 3] = [(51712, "vda", "w"), (51728, "vdb", "r"), (51744, "vdc", "w")];
+
+/// dom0's client, as the toolstack that a case may be.
+struct Dom0(Mutex<Client>);
+
+impl Toolstack for Dom0 {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.0.lock().read(path).ok()
+    }
+
+    fn write(&self, path: &str, value: &[u8]) {
+        self.0.lock().write(path, value).expect("dom0 may write");
+    }
+
+    fn remove(&self, path: &str) {
+        self.0.lock().rm(path).expect("dom0 may remove");
+    }
+}
+
+/// dom0 with its disks; gives its store.
+fn control_domain() -> Xenstore {
+    let store = Xenstore::new(Quotas::XEN);
+    let disks = Disks::new();
+    for (_, name, _) in DISKS {
+        let device = RamDisk::new(SECTORS, |geometry| {
+            if name == "vdc" {
+                geometry.sector_size = 4096;
+                geometry.physical_sector_size = 4096;
+            }
+        });
+        disks.add(Disk { name: name.into(), serial: None, device });
+    }
+    spawn(serve_rings(store.clone()));
+    spawn(dom0::blkback::run(store.clone(), Arc::new(disks)));
+    store
+}
+
+/// What a toolstack writes for a domain.
+fn make_domain(store: &Xenstore) {
+    let client = store.client();
+    let home = format!("/local/domain/{GUEST}");
+    let told = Perms::shared_with(0, GUEST);
+    let own = Perms::owned_by(GUEST, Access::None);
+    client
+        .atomically(|tx| {
+            tx.mkdir(&home)?;
+            tx.set_perms(&home, told.clone())?;
+            tx.write(&format!("{home}/domid"), GUEST.to_string())?;
+            tx.write(&format!("{home}/name"), "conformance")?;
+            for node in ["data", "device", "control", "drivers"] {
+                let node = format!("{home}/{node}");
+                tx.mkdir(&node)?;
+                tx.set_perms(&node, if node.ends_with("data") { own.clone() } else { told.clone() })?;
+            }
+            Ok(())
+        })
+        .expect("the domain's nodes");
+    for (number, name, mode) in DISKS {
+        make_disk(&client, number, name, mode);
+    }
+}
+
+fn make_disk(client: &Client, number: u32, name: &str, mode: &str) {
+    let front = format!("/local/domain/{GUEST}/device/vbd/{number}");
+    let back = format!("/local/domain/0/backend/vbd/{GUEST}/{number}");
+    let params = format!("/dev/{name}");
+    client
+        .atomically(|tx| {
+            tx.mkdir(&front)?;
+            tx.set_perms(&front, Perms::shared_with(GUEST, 0))?;
+            tx.mkdir(&back)?;
+            tx.set_perms(&back, Perms::shared_with(0, GUEST))?;
+            for (key, value) in [("backend", &*back), ("backend-id", "0"), ("state", "1")] {
+                tx.write(&format!("{front}/{key}"), value)?;
+            }
+            for (key, value) in
+                [("frontend", &*front), ("online", "1"), ("params", &params), ("mode", mode), ("state", "1")]
+            {
+                tx.write(&format!("{back}/{key}"), value)?;
+            }
+            Ok(())
+        })
+        .expect("the disk's nodes");
+}
+
+/// The guest's xenstore connection: page, port, introduction.
+fn guest_store(store: &Xenstore) -> Store {
+    let page = Pages::zeroed(1).expect("a page");
+    let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
+    store.client().introduce(GUEST, page.mfn(0).raw(), port.number().raw()).expect("introduced");
+    let bytes = page.bytes();
+    std::mem::forget(page); // the guest's for as long as the case runs
+    Store::connect(bytes, port).expect("a ring")
+}
+
+/// Makes a world and runs `case` in it.
+pub(crate) fn run(case: &Case) -> Outcome {
+    let store = control_domain();
+    make_domain(&store);
+    let mut env = Env {
+        store: Some(guest_store(&store)),
+        toolstack: Some(Arc::new(Dom0(Mutex::new(store.client())))),
+        ..Env::default()
+    };
+    block_on_test(async {
+        if let Err(problem) = env.find_disks().await {
+            return Outcome::Error(problem.to_string());
+        }
+        run::run_case(case, &mut env).await
+    })
+}

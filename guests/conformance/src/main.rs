@@ -1,0 +1,48 @@
+#![cfg_attr(freestanding, no_std)]
+#![cfg_attr(freestanding, no_main)]
+//! The guest `conformance-guest`: runs every conformance case that its place allows, and reports on the console, one
+//! line each, for people and programs; `conformance::run` has the format.
+//!
+//! It knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On its
+//! command line `filter=ID[,ID…]` selects cases. It powers off when every case passed or was skipped, else it crashes.
+
+extern crate alloc;
+
+#[cfg(freestanding)]
+pvrt::kernel!(async guest::start);
+
+#[cfg(freestanding)]
+mod guest {
+    use conformance::{Env, run};
+    use pvrt::hypercall::sched;
+    use pvrt::{BootInfo, println};
+    use ring_abi::sched::SHUTDOWN_CRASH;
+
+    /// Exit codes for isa-debug-exit: all as it must be, and not.
+    const DEBUG_EXIT_OK: u8 = 0x10;
+    const DEBUG_EXIT_FAILED: u8 = 0x11;
+
+    pub(crate) async fn start(boot: BootInfo) {
+        let clean = match Env::of_kernel(&boot).await {
+            Ok(mut env) => {
+                run::run(&mut env, boot.option("filter"), |line| println!("{line}")).await.is_clean()
+            }
+            Err(problem) => {
+                println!("{}broken {problem}", run::PREFIX);
+                false
+            }
+        };
+        pvrt::console::flush().await;
+        if let Some(port) = pvrt::boot::debug_exit_port() {
+            pvrt::pio::write_u8(port, if clean { DEBUG_EXIT_OK } else { DEBUG_EXIT_FAILED });
+        }
+        if !clean {
+            sched::shutdown(SHUTDOWN_CRASH);
+        }
+    }
+}
+
+#[cfg(not(freestanding))]
+fn main() {
+    eprintln!("conformance-guest is a freestanding image: build it with `cargo xtask build`");
+}

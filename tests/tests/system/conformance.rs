@@ -1,0 +1,36 @@
+//! The conformance cases, booted: as dom0, and as a guest with the disks that they want.
+
+use anyhow::Result;
+use tests::{Machine, Scratch};
+
+use crate::Case;
+
+const MIB: usize = 1 << 20;
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![conformance: every_case_passes_as_dom0, every_case_passes_as_a_guest])
+}
+
+/// The kernel reports a failed case as a failed line.
+fn every_case_passes_as_dom0() -> Result<()> {
+    let guest = xtask::images::find(xtask::conformance::IMAGE)?.bootable();
+    let machine = Machine::new("conformance-dom0").with(|machine| machine.dom0 = guest);
+    machine.run()?.succeeded()?.says("conformance: end ")?.says(" 0 fail ")?.says(" 0 error")?;
+    Ok(())
+}
+
+/// The guest crashes when a case failed.
+fn every_case_passes_as_a_guest() -> Result<()> {
+    let scratch = Scratch::new("conformance")?;
+    let (writable, read_only) = (scratch.disk("rw", 16 * MIB, 1)?, scratch.disk("ro", 4 * MIB, 2)?);
+    Machine::new("conformance")
+        .disk(&writable)
+        .read_only_disk(&read_only)
+        .line("xl create -c /boot/conformance.cfg disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r']")
+        .run()?
+        .succeeded()?
+        .says("conformance: end ")?
+        .says(" 0 fail ")?
+        .says(" 0 error")?;
+    Ok(())
+}
