@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::deps::{self, Need};
 use crate::machine::{Disk, Machine, Net};
 use crate::plugin::{self, Counts};
-use crate::qemu::RunDirectory;
+use crate::qemu::{ICOUNT, RunDirectory};
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
 use crate::{image_check, images, usage};
@@ -162,11 +162,10 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
 
 /// The machine of every figure.
 fn machine() -> Machine {
-    let icount = ["-icount", "shift=0,sleep=off"].map(str::to_string);
     Machine {
         cpus: 1,
         net: Net::None,
-        qemu_arguments: icount.to_vec(),
+        qemu_arguments: ICOUNT.map(str::to_string).to_vec(),
         timeout: Some(TIME_LIMIT),
         ..Machine::default()
     }

@@ -24,6 +24,8 @@ pub enum Need {
     Addr2line,
     /// To fetch and unpack Debian's packages.
     Packages,
+    /// To decompress a kernel.
+    Decompressors,
     /// To make a Debian root image.
     RootImage,
 }
@@ -46,6 +48,7 @@ impl Need {
             Self::Gdb => &[(Probe::Program("gdb"), "gdb")],
             Self::Addr2line => &[(Probe::Program("addr2line"), "binutils")],
             Self::Packages => &[(Probe::Program("apt-get"), "apt"), (Probe::Program("dpkg-deb"), "dpkg")],
+            Self::Decompressors => &[(Probe::Program("gzip"), "gzip"), (Probe::Program("xz"), "xz-utils")],
             Self::RootImage => {
                 &[(Probe::Program("mmdebstrap"), "mmdebstrap"), (Probe::File("/sbin/mke2fs"), "e2fsprogs")]
             }

@@ -27,6 +27,7 @@ pub mod run;
 pub mod session;
 pub mod symbols;
 pub mod test;
+pub mod xen;
 
 /// The person asked for something that cannot be: exit status 2.
 #[derive(Debug)]

@@ -11,7 +11,8 @@ use xtask::image::ImageOptions;
 use xtask::lint::LintOptions;
 use xtask::options::RunOptions;
 use xtask::test::TestOptions;
-use xtask::{Usage, bench, conformance, debug, guest, image, images, lint, run, test};
+use xtask::xen::XenOptions;
+use xtask::{Usage, bench, conformance, debug, guest, image, images, lint, run, test, xen};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -68,6 +69,11 @@ enum Task {
         #[command(flatten)]
         options: GuestOptions,
     },
+    /// Boot Debian's Xen 4.17, for comparison: made from Debian's packages, with a Linux control domain and its xl.
+    Xen {
+        #[command(flatten)]
+        options: Box<XenOptions>,
+    },
     /// Boot stopped and attach gdb with symbols.
     Gdb {
         #[command(flatten)]
@@ -102,6 +108,7 @@ fn perform(task: Task) -> anyhow::Result<u8> {
         Task::Clippy { options } => lint::clippy(&options).map(|()| 0),
         Task::Image { options } => image::image(options).map(|()| 0),
         Task::Guest { options } => guest::guest(&options).map(|()| 0),
+        Task::Xen { options } => xen::xen(*options),
         Task::Gdb { options, port } => debug::gdb(options.machine()?, port),
         Task::Trace { log } => debug::trace(&log).map(|()| 0),
     }

@@ -15,6 +15,9 @@ use crate::paths;
 /// QEMU's system emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// QEMU's arguments for one instruction a tick: the guest's TSC then counts instructions, the same on every host.
+pub const ICOUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
+
 /// The files of one boot, removed when the run is over.
 #[derive(Debug)]
 pub struct RunDirectory {
@@ -130,13 +133,13 @@ fn contained(program: &str) -> Command {
 }
 
 /// A multiboot module for `-initrd`: the file, a space, its words; commas doubled.
-fn module(file: &Path, words: &str) -> String {
+pub(crate) fn module(file: &Path, words: &str) -> String {
     let text = format!("{} {words}", file.display());
     text.trim_end().replace(',', ",,")
 }
 
 /// A path for a QEMU option: commas doubled.
-fn doubled(path: &Path) -> OsString {
+pub(crate) fn doubled(path: &Path) -> OsString {
     match path.to_str() {
         Some(text) => text.replace(',', ",,").into(),
         None => path.into(),

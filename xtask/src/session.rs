@@ -125,7 +125,8 @@ impl Session {
         Self::spawn(command, RunDirectory::new()?, attach, None, timeout)
     }
 
-    fn spawn(
+    /// Starts QEMU by `command`; `files` live as long as it does.
+    pub(crate) fn spawn(
         mut command: Command,
         files: RunDirectory,
         attach: Attach,

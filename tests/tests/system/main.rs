@@ -13,6 +13,7 @@ mod linux;
 mod linux_newer;
 mod shell;
 mod spine;
+mod xen;
 
 /// One test.
 struct Case {
@@ -52,6 +53,7 @@ fn main() {
         hostile::cases(),
         linux::cases(),
         linux_newer::cases(),
+        xen::cases(),
     ]
     .into_iter()
     .flatten();

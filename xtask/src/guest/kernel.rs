@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use lzma_rust2::{Read as _, XzReader};
 use object::{Object, ObjectSection};
 
+use crate::cpio::{self, Archive};
 use crate::{images, packages};
 
 /// What the names of kernels' packages begin with.
@@ -117,6 +118,24 @@ impl Unpacked {
             load(name, &files, &mut order)?;
         }
         Ok(order)
+    }
+
+    /// Puts the modules `names`, and all that they need, into a ramdisk as `modules/FILE`, and the files' names in the
+    /// order to load them in as `modules/order`, one a line.
+    ///
+    /// # Errors
+    /// As for [`Unpacked::modules`].
+    pub(crate) fn add_modules(&self, names: &[&str], archive: &mut Archive) -> Result<()> {
+        let mut order = String::new();
+        for path in self.modules(names)? {
+            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let name = named(&path);
+            archive.add(cpio::FILE, &format!("modules/{name}"), &bytes);
+            order.push_str(name);
+            order.push('\n');
+        }
+        archive.add(cpio::FILE, "modules/order", order.as_bytes());
+        Ok(())
     }
 }
 

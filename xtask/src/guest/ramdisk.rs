@@ -28,14 +28,6 @@ pub(super) fn archive(unpacked: &Unpacked) -> Result<Vec<u8>> {
     let busybox = unpacked.busybox();
     let bytes = std::fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     archive.add(cpio::PROGRAM, "bin/busybox", &bytes);
-    let mut order = String::new();
-    for path in unpacked.modules(MODULES)? {
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let name = path.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
-        archive.add(cpio::FILE, &format!("modules/{name}"), &bytes);
-        order.push_str(name);
-        order.push('\n');
-    }
-    archive.add(cpio::FILE, "modules/order", order.as_bytes());
+    unpacked.add_modules(MODULES, &mut archive)?;
     Ok(archive.finish())
 }

@@ -1,0 +1,168 @@
+//! Domains of Debian's `xl` under its Xen, and what their consoles said.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::{Options, Output, XenHost};
+use crate::machine::Module;
+use crate::session::Outcome;
+
+/// A domain to be created.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// Its name: letters, digits and hyphens.
+    pub name: String,
+    /// A PV kernel.
+    pub kernel: PathBuf,
+    /// A ramdisk.
+    pub ramdisk: Option<PathBuf>,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The kernel's command line.
+    pub extra: String,
+    /// More lines of the configuration: `disk=['phy:/dev/vda,xvda,w']`, `vcpus=2`.
+    pub lines: Vec<String>,
+}
+
+/// What came of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// What its console said.
+    pub console: String,
+    /// Why it shut down: a `SHUTDOWN_*` of the ABI's `sched.h`; `None` when it did not within its time, or never was.
+    pub reason: Option<u32>,
+    /// What `xl create` printed.
+    pub xl: String,
+}
+
+/// What a console's lines begin with in the machine's, behind the domain's name; and those of `xl create`.
+const CONSOLE: &str = "| ";
+const XL: &str = "! ";
+
+/// Shell functions for the generated script.
+const FUNCTIONS: &str = include_str!("domains.sh");
+
+impl XenHost {
+    /// Creates `domains` in their order and waits until the last one has shut down, for `limit` of the control
+    /// domain's time; gives what each said, and the machine's output.
+    ///
+    /// The others are destroyed then. No process of the control domain's polls meanwhile: a domain that counts
+    /// instructions is not disturbed.
+    ///
+    /// # Errors
+    /// As for [`XenHost::run`]; or the machine did not run to its end.
+    pub fn run_domains(
+        &self,
+        domains: &[Domain],
+        limit: Duration,
+        options: &Options,
+    ) -> Result<(Vec<Ran>, Output)> {
+        let mut files = Vec::new();
+        let mut add = |path: &PathBuf, name: String| files.push(Module { path: path.clone(), name });
+        for domain in domains {
+            add(&domain.kernel, format!("{}.kernel", domain.name));
+            if let Some(ramdisk) = &domain.ramdisk {
+                add(ramdisk, format!("{}.ramdisk", domain.name));
+            }
+        }
+        let output = self.run(&script(domains, limit), &files, options)?;
+        if output.outcome != Outcome::Succeeded {
+            let lines: Vec<&str> = output.console.lines().collect();
+            let end = lines[lines.len().saturating_sub(40)..].join("\n");
+            bail!("the machine ended with {:?}; the console's end:\n{end}", output.outcome);
+        }
+        let ran = domains.iter().map(|domain| ran(&domain.name, &output.console)).collect();
+        Ok((ran, output))
+    }
+}
+
+/// The script that creates them, waits and prints.
+fn script(domains: &[Domain], limit: Duration) -> String {
+    let mut script = FUNCTIONS.to_string();
+    for domain in domains {
+        let _ = write!(
+            script,
+            "cat > {0}.cfg <<'END'\n{1}END\ncreate {0} {2}\n",
+            domain.name,
+            domain.configuration(),
+            limit.as_secs()
+        );
+    }
+    script.push_str("wait $last\nsleep 1\n");
+    for domain in domains {
+        let _ = writeln!(script, "tell {}", domain.name);
+    }
+    script
+}
+
+impl Domain {
+    /// As `xl.cfg`. A domain that has shut down stays, so that the end of its console can be read.
+    fn configuration(&self) -> String {
+        let Self { name, memory_mib, extra, .. } = self;
+        let mut text = format!(
+            "name=\"{name}\"\ntype=\"pv\"\nkernel=\"{name}.kernel\"\nmemory={memory_mib}\nextra='{extra}'\n\
+             on_poweroff=\"preserve\"\non_reboot=\"preserve\"\non_crash=\"preserve\"\n"
+        );
+        if self.ramdisk.is_some() {
+            let _ = writeln!(text, "ramdisk=\"{name}.ramdisk\"");
+        }
+        for line in &self.lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A domain's part of the machine's console.
+fn ran(name: &str, console: &str) -> Ran {
+    let part = |mark: &str| {
+        let own = console.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(mark));
+        own.map(|line| format!("{}\n", line.trim_end_matches('\r'))).collect::<String>()
+    };
+    let xl = part(XL);
+    let reason = |line: &str| line.split_once("reason code ")?.1.split_whitespace().next()?.parse().ok();
+    Ran { console: part(CONSOLE), reason: xl.lines().find_map(reason), xl }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(name: &str) -> Domain {
+        Domain {
+            name: name.into(),
+            kernel: "/k".into(),
+            ramdisk: None,
+            memory_mib: 16,
+            extra: "a=\"b c\"".into(),
+            lines: vec!["vcpus=2".into()],
+        }
+    }
+
+    #[test]
+    fn a_domains_console_is_taken_out_of_the_machines() {
+        let console = "dom0: ready\r\na| one\r\r\nab| other\r\na| \r\n(XEN) a| no\r\na! Domain 1 has shut down, \
+                       reason code 3 0x3\r\n";
+        let ran = ran("a", console);
+        assert_eq!(ran.console, "one\n\n");
+        assert_eq!(ran.reason, Some(3));
+        assert_eq!(super::ran("c", console), Ran { console: String::new(), reason: None, xl: String::new() });
+    }
+
+    #[test]
+    fn the_script_creates_in_order_and_tells_of_each() {
+        let script = script(&[domain("one"), domain("two")], Duration::from_secs(7));
+        let at = |text: &str| script.find(text).unwrap_or_else(|| panic!("{text:?} is not in {script}"));
+        assert!(at("create one 7") < at("create two 7"));
+        assert!(at("create two 7") < at("wait $last"));
+        assert!(at("tell one") < at("tell two"));
+        assert!(script.contains("extra='a=\"b c\"'\n"));
+        assert!(script.contains("kernel=\"two.kernel\"\n"));
+        assert!(script.contains("vcpus=2\n"));
+        assert!(!script.contains("ramdisk"));
+    }
+}

@@ -1,0 +1,23 @@
+# create NAME SECONDS: creates NAME.cfg's domain and leaves a process that ends when it has shut down.
+create() {
+    timeout "$2" xl create -F "$1.cfg" > "$1.xl" 2>&1 < /dev/null &
+    last=$!
+    until xl domid "$1" > /dev/null 2>&1; do
+        if ! kill -0 $last 2> /dev/null; then
+            return
+        fi
+        sleep 0.2
+    done
+}
+
+# tell NAME: prints its console and what xl said, and ends it.
+tell() {
+    log="/var/log/xen/console/guest-$1.log"
+    if [ -e "$log" ]; then
+        sed "s/^/$1| /" "$log"
+        echo
+    fi
+    sed "s/^/$1! /" "$1.xl"
+    xl destroy "$1" 2> /dev/null
+}
+
