@@ -4,6 +4,7 @@
 //! figures are the same on every host.
 
 mod linux;
+mod operations;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,10 @@ pub struct BenchOptions {
     /// linux (operations of Debian's kernel, fetched by apt). Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
-    /// The system that linux is measured on.
+    /// The system that operations or linux are measured on: microhv unless given.
     #[arg(long, value_enum)]
     on: Option<On>,
-    /// Writes the figures of linux to this file too.
+    /// Writes the figures of operations or linux to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Only this operation.
@@ -57,13 +58,13 @@ enum What {
 /// A system to measure on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum On {
-    /// A domain on microhv.
+    /// microhv.
     Microhv,
-    /// A domain on Debian's Xen.
+    /// Debian's Xen.
     Xen,
-    /// The machine without a hypervisor.
+    /// The machine without a hypervisor (linux).
     Bare,
-    /// microhv and the bare machine.
+    /// microhv and what it is compared with: Xen (operations), the bare machine (linux).
     Both,
 }
 
@@ -86,42 +87,6 @@ impl On {
         }
     }
 }
-
-/// An operation with a figure of Xen's to compare.
-struct Operation {
-    name: &'static str,
-    /// Debian's Xen 4.17 in the same QEMU, the same way.
-    xen: u64,
-    /// What microhv is to reach.
-    aim: u64,
-}
-
-const fn operation(name: &'static str, xen: u64, aim: u64) -> Operation {
-    Operation { name, xen, aim }
-}
-
-const OPERATIONS: &[Operation] = &[
-    operation("xen_version", 335, 160),
-    operation("vcpu_is_up", 364, 170),
-    operation("stack_switch", 301, 170),
-    operation("evtchn_self", 643, 320),
-    operation("evtchn_send_masked", 543, 220),
-    operation("update_va_mapping", 949, 450),
-    operation("update_va_mapping_invlpg", 1_015, 450),
-    operation("pin_unpin_l1", 18_982, 6_500),
-    operation("grant_map_unmap", 2_880, 1_200),
-    operation("grant_copy_4096", 2_191, 1_200),
-    operation("grant_copy_64", 1_687, 700),
-    operation("multicall_8", 1_944, 800),
-    operation("int3", 401, 200),
-    operation("user_syscall", 807, 400),
-    operation("cpuid_forced", 438, 250),
-    operation("rdmsr_efer", 1_228, 500),
-    operation("clts", 1_212, 500),
-];
-
-/// What the bench guest executes around each operation's loop.
-const MARKERS: (u16, u16) = (200, 201);
 
 /// Power-on to the prompt and `xl create` of a small guest: the aims, in instructions.
 const BOOT_AIM: u64 = 300_000_000;
@@ -149,7 +114,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     images::build(&images::ALL.iter().filter(|image| !alone || image.name != "dom0").collect::<Vec<_>>())?;
     let mut complete = true;
     if matches!(options.what, None | Some(What::Operations)) {
-        complete &= operations(options)?;
+        complete &= operations::bench(options)?;
     }
     if matches!(options.what, None | Some(What::System)) {
         system()?;
@@ -185,64 +150,6 @@ fn run(machine: &Machine) -> Result<String> {
     Ok(console)
 }
 
-/// Times the operations; false when one of the table is missing.
-fn operations(options: &BenchOptions) -> Result<bool> {
-    let mut words = format!("ops={}", options.ops);
-    if let Some(only) = &options.only {
-        words.push_str(&format!(" only={only}"));
-    }
-    let mut machine = machine();
-    if options.domu {
-        machine.script = Some(vec![format!("xl create -c /boot/bench.cfg extra=\"{words}\"")]);
-    } else {
-        machine.dom0 = images::find("bench")?.bootable();
-        machine.dom0_arguments = words;
-    }
-    let directory = RunDirectory::new()?;
-    let counts = directory.file("counts");
-    if options.hot {
-        let (start, end) = MARKERS;
-        machine.qemu_arguments.extend(plugin::arguments(&counts, Some((start, end)))?);
-    }
-    let console = run(&machine)?;
-    let measured = measured(&console);
-    println!("| operation | microhv | Xen 4.17 | aim | |");
-    println!("| --- | --- | --- | --- | --- |");
-    let mut complete = true;
-    for known in OPERATIONS {
-        if options.only.as_ref().is_some_and(|only| only != known.name) {
-            continue;
-        }
-        match measured.get(known.name) {
-            Some(ticks) => {
-                println!(
-                    "| {} | {ticks} | {} | {} | {} |",
-                    known.name,
-                    known.xen,
-                    known.aim,
-                    known.verdict(*ticks)
-                );
-            }
-            None => {
-                println!("| {} | - | {} | {} | missing |", known.name, known.xen, known.aim);
-                complete = false;
-            }
-        }
-    }
-    for (name, ticks) in &measured {
-        if !OPERATIONS.iter().any(|known| known.name == name) {
-            println!("| {name} | {ticks} | | | |");
-        }
-    }
-    for line in console.lines().filter(|line| line.contains("skipped")) {
-        println!("{}", line.trim());
-    }
-    if options.hot {
-        print_hot(&std::fs::read_to_string(&counts)?, options.ops)?;
-    }
-    Ok(complete)
-}
-
 /// Instructions of one operation by the hypervisor's functions, most first; what is inlined counts for the
 /// function it is in.
 fn print_hot(output: &str, ops: u64) -> Result<()> {
@@ -261,30 +168,6 @@ fn print_hot(output: &str, ops: u64) -> Result<()> {
         println!("{:8} {name}", instructions / ops);
     }
     Ok(())
-}
-
-impl Operation {
-    fn verdict(&self, ticks: u64) -> &'static str {
-        if ticks <= self.aim {
-            "reached"
-        } else if ticks < self.xen {
-            "below Xen"
-        } else {
-            "over Xen"
-        }
-    }
-}
-
-/// The figures on a console: `bench NAME TICKS ticks-per-op N ops`, whatever stands before.
-fn measured(console: &str) -> BTreeMap<String, u64> {
-    let figure = |line: &str| {
-        let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
-        let (name, ticks, unit) = (words.next()?, words.next()?, words.next()?);
-        (unit == "ticks-per-op").then_some((name.to_string(), ticks.parse().ok()?))
-    };
-    // In an attached domain's line "bench" may stand twice: its name, then the figure.
-    let after_name = |line: &str| line.split_once(") ").and_then(|(_, rest)| figure(rest));
-    console.lines().filter_map(|line| figure(line).or_else(|| after_name(line))).collect()
 }
 
 /// Counts the instructions of a boot, of a creation as what a boot with one has more, and of block reads.
@@ -350,32 +233,4 @@ fn marks(lines: &[&str], disk: Option<&Path>) -> Result<Vec<(u32, Counts)>> {
     machine.qemu_arguments.extend(plugin::arguments(&file, None)?);
     run(&machine)?;
     Ok(plugin::marks(&std::fs::read_to_string(&file)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_are_found_wherever_they_stand() {
-        let console = "x\r\nbench xen_version 335 ticks-per-op 1000 ops\r\n(d1 bench) bench int3 401 ticks-per-op 9 ops\r\n\
-                       bench clts skipped: no\r\nbench done\r\nbench x y ticks-per-op 1 ops\r\n";
-        let found = measured(console);
-        assert_eq!(found.len(), 2);
-        assert_eq!((found["xen_version"], found["int3"]), (335, 401));
-    }
-
-    #[test]
-    fn verdicts_at_their_edges() {
-        let known = operation("x", 300, 100);
-        assert_eq!(known.verdict(100), "reached");
-        assert_eq!(known.verdict(101), "below Xen");
-        assert_eq!(known.verdict(299), "below Xen");
-        assert_eq!(known.verdict(300), "over Xen");
-    }
-
-    #[test]
-    fn every_aim_is_below_xens_figure() {
-        assert!(OPERATIONS.iter().all(|known| known.aim < known.xen));
-    }
 }

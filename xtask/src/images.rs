@@ -1,6 +1,7 @@
 //! The images: which there are, how one is built, checked and stripped.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use object::elf::{FileHeader64, PT_LOAD};
@@ -56,6 +57,19 @@ impl Image {
     /// The file that is booted: the linked one without sections.
     pub fn bootable(&self) -> PathBuf {
         paths::freestanding().join("boot").join(self.name)
+    }
+
+    /// The SHA-256 of the bootable file: two systems that ran the same image printed the same.
+    ///
+    /// # Errors
+    /// It cannot be read; it must have been built.
+    pub fn sha256(&self) -> Result<String> {
+        let path = self.bootable();
+        let output = Command::new("sha256sum").arg(&path).output().context("cannot run sha256sum")?;
+        match String::from_utf8_lossy(&output.stdout).split_whitespace().next() {
+            Some(sum) if output.status.success() => Ok(sum.to_string()),
+            _ => bail!("sha256sum {}: {}", path.display(), output.status),
+        }
     }
 }
 
