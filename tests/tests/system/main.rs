@@ -10,6 +10,8 @@ mod console;
 mod domains;
 mod hostile;
 mod linux;
+mod linux_disk;
+mod linux_guest;
 mod linux_newer;
 mod shell;
 mod spine;
@@ -52,6 +54,7 @@ fn main() {
         shell::cases(),
         hostile::cases(),
         linux::cases(),
+        linux_disk::cases(),
         linux_newer::cases(),
         xen::cases(),
     ]

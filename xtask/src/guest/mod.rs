@@ -5,10 +5,12 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use self::kernel::Kernel;
+use crate::cargo::run;
 use crate::machine::{Disk, Machine, Module};
 use crate::packages::remove;
 use crate::{images, paths, usage};
@@ -202,6 +204,26 @@ fn attach_image(machine: &mut Machine, path: &Path) -> Result<RootInUse> {
     }
     machine.disks.push(Disk { path: path.to_path_buf(), read_only: false, id: Some(ROOT_ID.into()) });
     Ok(RootInUse { _lock: Some(file) })
+}
+
+/// Makes Debian's kernel, ramdisk and root image, and copies the root image to `copy`, holes and all. Waits for a
+/// machine that has it.
+///
+/// # Errors
+/// As for [`guest`], or the copy cannot be made.
+pub fn copy_root(copy: &Path) -> Result<()> {
+    debian_ramdisk()?;
+    let image = root_image();
+    {
+        let _turn = turn()?;
+        root::debian(&image)?;
+    }
+    let file = File::open(&image).with_context(|| format!("cannot open {}", image.display()))?;
+    if file.try_lock_shared().is_err() {
+        eprintln!("{} is another machine's now: waiting for it", image.display());
+        file.lock_shared().with_context(|| format!("cannot lock {}", image.display()))?;
+    }
+    run(Command::new("cp").arg("--sparse=always").arg(&image).arg(copy))
 }
 
 /// Where guests are made.

@@ -1,0 +1,148 @@
+//! A Debian system on its own disk, with a test logged in at its console.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use tests::{Live, Machine, Run, Scratch};
+use xtask::machine::Disk;
+
+use crate::linux::no_complaints;
+
+/// How long a boot to the login may take, in seconds: twenty on an idle host.
+const BOOT_SECONDS: u64 = 240;
+
+/// What a command of a logged-in test did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// Its exit status.
+    pub(crate) status: u32,
+    /// All that the console showed meanwhile.
+    pub(crate) output: String,
+}
+
+/// A test's own copy of the Debian root image, made from packages if need be.
+pub(crate) fn root_copy(scratch: &Scratch) -> Result<PathBuf> {
+    let copy = scratch.file("debian.img", b"")?;
+    xtask::guest::copy_root(&copy)?;
+    Ok(copy)
+}
+
+/// A machine that has Debian's configurations in its bundle and `root` as the disk that `debian.cfg` names, behind
+/// those given before.
+pub(crate) fn machine(name: &str, root: &Path) -> Machine {
+    let disk = Disk { path: root.to_path_buf(), read_only: false, id: Some("debian".into()) };
+    Machine::new(name).seconds(900).with(|machine| {
+        machine.modules.extend(xtask::guest::modules());
+        machine.disks.push(disk);
+    })
+}
+
+/// The file system in `image` is whole, as the host's own `e2fsck` sees it. `journal`: what is left in its journal
+/// is replayed first, as a mount would.
+pub(crate) fn check_file_system(image: &Path, journal: bool) -> Result<()> {
+    let fsck = |options: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = Command::new("/sbin/e2fsck").args(options).arg(image).output();
+        let output = output.context("cannot run e2fsck")?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    if journal {
+        let (status, said) = fsck(&["-E", "journal_only", "-p"])?;
+        // 1: it changed something, namely the journal.
+        if !matches!(status, Some(0 | 1)) {
+            bail!("e2fsck, journal only: {status:?}: {said}");
+        }
+    }
+    let (status, said) = fsck(&["-fn"])?;
+    if status != Some(0) {
+        bail!("e2fsck -fn: {status:?}: {said}");
+    }
+    Ok(())
+}
+
+/// A running Debian domain and the test at its shell, as root.
+pub(crate) struct Debian {
+    machine: Live,
+}
+
+impl Debian {
+    /// Boots the machine and creates the domain. `settings`: what follows the file in `xl create`.
+    pub(crate) fn boot(machine: Machine, settings: &str) -> Result<Self> {
+        let mut machine = machine.start()?;
+        machine.expect("dom0# ", 60)?;
+        Self::create(machine, settings)
+    }
+
+    /// Creates the domain in a machine that waits at dom0's prompt.
+    pub(crate) fn create(mut machine: Live, settings: &str) -> Result<Self> {
+        machine.type_line(&format!("xl create -c /boot/debian.cfg {settings}"))?;
+        Self::log_in(machine)
+    }
+
+    /// Logs in at a console where Debian boots.
+    fn log_in(mut machine: Live) -> Result<Self> {
+        machine.expect("debian login: ", BOOT_SECONDS)?;
+        machine.type_line("root")?;
+        machine.expect("root@debian:~# ", 60)?;
+        // A shell without line editing, and no kernel message between what commands print: dmesg has them all.
+        machine.type_line("exec sh -c 'stty -echo; dmesg -n 1; echo rea\"\"dy; PS1= PS2= exec sh'")?;
+        machine.expect("ready", 60)?;
+        Ok(Self { machine })
+    }
+
+    /// Runs a command of at most a few thousand characters.
+    pub(crate) fn run(&mut self, command: &str, seconds: u64) -> Result<Ran> {
+        self.machine.type_line(&format!("{{ {command}\n}}; echo \"<status $?>\""))?;
+        let output = self.machine.expect("<status ", seconds)?;
+        let status = self.machine.expect(">", 10)?;
+        let status = status.trim_end_matches('>').parse().context("a shell's status")?;
+        Ok(Ran { status, output })
+    }
+
+    /// Runs a command that succeeds; gives what it printed.
+    pub(crate) fn succeed(&mut self, command: &str, seconds: u64) -> Result<String> {
+        let ran = self.run(command, seconds)?;
+        if ran.status != 0 {
+            bail!("`{command}` ended with status {}:\n{}", ran.status, ran.output);
+        }
+        Ok(ran.output)
+    }
+
+    /// Since the kernel's buffer was last cleared it has said nothing.
+    pub(crate) fn silent(&mut self) -> Result<()> {
+        let said = self.succeed("dmesg", 60)?;
+        let said = said.trim_end_matches("<status ").trim();
+        if !said.is_empty() {
+            bail!("the kernel said:\n{said}");
+        }
+        Ok(())
+    }
+
+    /// The machine's own console, where `^]` leads to dom0.
+    pub(crate) fn console(&mut self) -> &mut Live {
+        &mut self.machine
+    }
+
+    /// Leaves the domain running and goes to dom0's prompt.
+    pub(crate) fn leave(mut self) -> Result<Live> {
+        self.machine.type_text("\x1d")?;
+        self.machine.expect("dom0# ", 30)?;
+        Ok(self.machine)
+    }
+
+    /// Powers the domain off from inside; gives the machine at dom0's prompt.
+    pub(crate) fn power_off_domain(mut self) -> Result<Live> {
+        self.machine.type_line("poweroff")?;
+        self.machine.expect("dom0# ", 120)?;
+        Ok(self.machine)
+    }
+
+    /// Powers off the domain, then the machine. The kernel has not complained.
+    pub(crate) fn power_off(self) -> Result<Run> {
+        let mut machine = self.power_off_domain()?;
+        machine.type_line("poweroff")?;
+        let run = machine.finish().succeeded()?;
+        no_complaints(&run)?;
+        Ok(run)
+    }
+}
