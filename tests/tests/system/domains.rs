@@ -89,7 +89,7 @@ fn eight_domains_at_once_each_on_its_own_disk() -> Result<()> {
 }
 
 /// What must come back to where it was, from the `xl info` before and the one after.
-const FIGURES: &[&str] = &[
+pub(crate) const FIGURES: &[&str] = &[
     "free_frames",
     "domains",
     "dom0_heap_objects",
@@ -105,7 +105,7 @@ const FIGURES: &[&str] = &[
 ];
 
 /// Every value of a figure, in the order of the console.
-fn values(console: &str, figure: &str) -> Vec<String> {
+pub(crate) fn values(console: &str, figure: &str) -> Vec<String> {
     let value = |line: &str| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == figure).then(|| value.trim().to_string())
