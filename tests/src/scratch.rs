@@ -33,6 +33,21 @@ impl Scratch {
         Ok(path)
     }
 
+    /// The path of `name`, which may be there or not.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A directory with those above it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
     /// A disk of `bytes` bytes that follow from `seed` and repeat nowhere.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod domains;
 mod hostile;
 mod linux;
 mod linux_disk;
+mod linux_grub;
 mod linux_guest;
 mod linux_newer;
 mod shell;
@@ -55,6 +56,7 @@ fn main() {
         hostile::cases(),
         linux::cases(),
         linux_disk::cases(),
+        linux_grub::cases(),
         linux_newer::cases(),
         xen::cases(),
     ]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use self::kernel::Kernel;
 use crate::cargo::run;
 use crate::machine::{Disk, Machine, Module};
-use crate::packages::remove;
+use crate::packages::{self, remove};
 use crate::{images, paths, usage};
 
 pub(crate) mod kernel;
@@ -26,6 +26,14 @@ const ROOT_ID: &str = "debian";
 const KERNEL: &str = "-vmlinuz";
 /// In its ramdisk's.
 const RAMDISK: &str = "-initrd";
+
+/// PV GRUB's name under `/boot`.
+const LOADER: &str = "debian-pvgrub";
+/// The package that holds it, and where.
+const LOADER_PACKAGE: &str = "grub-xen-host";
+const LOADER_FILE: &str = "usr/lib/grub-xen/grub-x86_64-xen.bin";
+/// The configuration that boots by it: with one kernel alone, since which one runs is the disk's to say.
+const LOADER_CONFIGURATION: (&str, &str) = ("debian-grub.cfg", include_str!("debian-grub.cfg"));
 
 /// The configurations, by what follows the stem in their names under `/boot`. They are written for `debian`.
 const CONFIGURATIONS: &[(&str, &str)] = &[
@@ -73,6 +81,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
             remove(&packages_of(kernel))?;
         }
         if !options.no_root {
+            remove(&directory().join("grub"))?;
             remove(&root_image())?;
         }
     }
@@ -80,6 +89,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
         with_ramdisk(kernel, &unpacked(kernel)?)?;
     }
     if !options.no_root {
+        debian_loader()?;
         let _turn = turn()?;
         root::debian(&root_image())?;
     }
@@ -143,6 +153,20 @@ pub fn debian_boot() -> Result<DebianBoot> {
     })
 }
 
+/// Makes what boots by PV GRUB: the loader, as `debian-pvgrub`, and the configuration for the root image.
+///
+/// # Errors
+/// As for [`guest`].
+pub fn debian_loader() -> Result<()> {
+    let _turn = turn()?;
+    let tree = packages::fetch(&directory().join("grub"), || Ok(vec![LOADER_PACKAGE.into()]))?;
+    let loader = tree.join(LOADER_FILE);
+    let bytes = std::fs::read(&loader).with_context(|| format!("cannot read {}", loader.display()))?;
+    images::write(&boot_directory().join(LOADER), &bytes)?;
+    let (name, text) = LOADER_CONFIGURATION;
+    images::write(&boot_directory().join(name), text.as_bytes())
+}
+
 /// A configuration for the kernel whose files' names begin with `stem`.
 fn configuration(text: &str, stem: &str) -> String {
     text.replace("/boot/debian", &format!("/boot/{stem}")).replace("\"debian", &format!("\"{stem}"))
@@ -157,7 +181,7 @@ fn modules_in(directory: &Path, with_root: bool) -> Vec<Module> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     // Not what is being written just now.
-    names.retain(|name| [KERNEL, RAMDISK, ".cfg"].iter().any(|end| name.ends_with(end)));
+    names.retain(|name| [KERNEL, RAMDISK, LOADER, ".cfg"].iter().any(|end| name.ends_with(end)));
     names.sort();
     let modules = names.into_iter().map(|name| Module { path: directory.join(&name), name });
     // Without its disk a configuration only misleads.

@@ -19,12 +19,20 @@ const SIZE_MIB: u32 = 2048;
 const PACKAGES: &str = "systemd-sysv,udev,dbus,login,kmod,e2fsprogs,iproute2,procps,fio,stress-ng,\
                         python3-minimal,libc6-i386,linux-image-amd64";
 
-/// Made inside the new system, after everything is installed; `$1` is its directory.
-const SETTLE: &str = r#"set -e
+/// Made inside the new system, after everything is installed; `$1` is its directory. The menu is what PV GRUB looks
+/// for.
+const SETTLE: &str = concat!(
+    r#"set -e
 echo debian > "$1/etc/hostname"
 echo "127.0.0.1 localhost debian" > "$1/etc/hosts"
 echo "/dev/xvda / ext4 defaults 0 1" > "$1/etc/fstab"
-chroot "$1" passwd -q -d root"#;
+chroot "$1" passwd -q -d root
+mkdir -p "$1/boot/grub"
+cat > "$1/boot/grub/grub.cfg" <<'END'
+"#,
+    include_str!("grub.cfg"),
+    "END\n"
+);
 
 /// The machine's own package sources, which may be nearer than Debian's.
 const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
