@@ -158,14 +158,18 @@ fn print_hot(output: &str, ops: u64) -> Result<()> {
     let mut by_function = BTreeMap::new();
     for block in plugin::blocks(output) {
         let above = names.partition_point(|(start, _)| *start <= block.address);
-        let name = above.checked_sub(1).map_or("?", |index| &names[index].1);
-        *by_function.entry(name).or_insert(0) += block.runs * block.instructions;
+        let (start, name) = above.checked_sub(1).map_or((0, "?"), |index| (names[index].0, &*names[index].1));
+        let (instructions, calls) = by_function.entry(name).or_insert((0, 0));
+        *instructions += block.runs * block.instructions;
+        *calls += if block.address == start { block.runs } else { 0 };
     }
-    let mut sorted: Vec<(&str, u64)> = by_function.into_iter().collect();
-    sorted.sort_by_key(|(_, instructions)| std::cmp::Reverse(*instructions));
-    println!("instructions per operation, by function:");
-    for (name, instructions) in sorted.into_iter().take_while(|(_, instructions)| *instructions >= ops) {
-        println!("{:8} {name}", instructions / ops);
+    let mut sorted: Vec<(&str, (u64, u64))> = by_function.into_iter().collect();
+    sorted.sort_by_key(|(_, (instructions, _))| std::cmp::Reverse(*instructions));
+    println!("instructions per operation, by function, and how often it was called:");
+    for (name, (instructions, calls)) in
+        sorted.into_iter().take_while(|(_, (instructions, _))| *instructions >= ops)
+    {
+        println!("{:8} {:8.1} {name}", instructions / ops, calls as f64 / ops as f64);
     }
     Ok(())
 }

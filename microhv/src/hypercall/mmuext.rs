@@ -1,18 +1,28 @@
 //! `mmuext_op`: pinning, base pointers, flushes, the LDT.
 
+use core::mem::offset_of;
+
 use ring_abi::mmu::{
     MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL, MMUEXT_INVLPG_ALL,
     MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR,
     MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL, MMUEXT_TLB_FLUSH_LOCAL,
     MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNPIN_TABLE, MmuextOp,
 };
-use ring_abi::types::Mfn;
+use ring_abi::types::{DOMID_SELF, Mfn};
 
 use super::mmu::{PREEMPTED, Subject, add_done, invlpg_all, saved_result};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::mem::{TableError, pte};
 use crate::platform::Platform;
+
+// As `perform` reads it: cmd in the low half of the first word.
+const _: () = assert!(
+    size_of::<MmuextOp>() == 24
+        && offset_of!(MmuextOp, cmd) == 0
+        && offset_of!(MmuextOp, arg1) == 8
+        && offset_of!(MmuextOp, arg2) == 16
+);
 
 /// `mmuext_op(ops, count, &done, domain)`: operations on whole page tables, in order.
 ///
@@ -22,6 +32,26 @@ use crate::platform::Platform;
 /// `Fault`; `NoSuchDomain`, `NotPermitted`; those of the first operation that is refused: the ones before it are done,
 /// and counted; `NoSys`: no such operation.
 pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let [_, count, done_at, whose, ..] = *args;
+    // Each context switch of a guest's: about itself, all at once, and no figure.
+    if whose as u16 == DOMID_SELF && done_at == 0 && count as u32 & PREEMPTED == 0 {
+        ops_on_own(cur, args)
+    } else {
+        ops_on_any(cur, args)
+    }
+}
+
+fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    if cur.domain.is_dying() {
+        return Err(HypercallError::NoSuchDomain);
+    }
+    // What an earlier call left is looked after by each operation that begins with the tables.
+    let (done, result) = perform(cur, cur.domain, args[0], args[1] as u32);
+    let drained = cur.hv.lock_tables(cur.domain).finish_deferred();
+    if drained && result.is_ok() { Ok(Outcome::OK) } else { ended(cur, args, done, result, drained) }
+}
+
+fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [ops, count, done_at, whose, ..] = *args;
     let mut count = count as u32;
     let resumed = count & PREEMPTED != 0;
@@ -42,35 +72,53 @@ pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         return Ok(saved_result(args));
     }
     let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
-    let mut at = 0u64;
-    let mut result = Ok(());
-    while at < u64::from(count) {
-        if at > 0 && cur.hv.platform.work_pending() {
-            result = Err(TableError::Restart);
-            break;
-        }
-        result = match cur.copy_in_at::<MmuextOp>(ops, at) {
-            Ok(op) => one(cur, &dom, &op),
-            Err(error) => Err(error.into()),
-        };
-        if result.is_err() {
-            break;
-        }
-        at += 1;
-    }
+    let (done, result) = perform(cur, &dom, ops, count);
     let drained = cur.hv.lock_tables(&dom).drain();
-    add_done(cur, done_at, before, at)?;
-    let rest = [
-        ops.wrapping_add(at * size_of::<MmuextOp>() as u64),
-        (u64::from(count) - at) | u64::from(PREEMPTED),
-        done_at,
-        whose & 0xffff,
-        args[4],
-        args[5],
-    ];
+    add_done(cur, done_at, before, done)?;
+    ended(cur, args, done, result, drained)
+}
+
+/// Does operations in their order, until one cannot be or something else waits: how many, and why no more.
+#[inline(always)]
+fn perform<P: Platform>(
+    cur: &Current<'_, P>,
+    dom: &Domain,
+    ops: u64,
+    count: u32,
+) -> (u64, Result<(), TableError>) {
+    let mut done = 0;
+    while done < u64::from(count) {
+        if done > 0 && cur.hv.platform.work_pending() {
+            return (done, Err(TableError::Restart));
+        }
+        let at = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
+        let Ok([cmd, arg1, arg2]) = cur.hv.platform.read_frame(at) else {
+            return (done, Err(HypercallError::Fault.into()));
+        };
+        if let Err(error) = one(cur, dom, cmd as u32, arg1, arg2) {
+            return (done, Err(error));
+        }
+        done += 1;
+    }
+    (done, Ok(()))
+}
+
+/// What a call gives that did `done` of its operations.
+fn ended<P: Platform>(
+    cur: &Current<'_, P>,
+    args: &Args,
+    done: u64,
+    result: Result<(), TableError>,
+    drained: bool,
+) -> HypercallResult {
+    let [ops, count, done_at, whose, ..] = *args;
+    let left = u64::from(count as u32 & !PREEMPTED) - done;
     match result {
         Ok(()) if drained => Ok(Outcome::OK),
-        Ok(()) | Err(TableError::Restart) => Ok(cur.again(rest)),
+        Ok(()) | Err(TableError::Restart) => {
+            let next = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
+            Ok(cur.again([next, left | u64::from(PREEMPTED), done_at, whose & 0xffff, args[4], args[5]]))
+        }
         Err(TableError::Refused(error)) if drained => Err(error),
         Err(TableError::Refused(error)) => {
             let result = error.errno() as u64;
@@ -79,12 +127,18 @@ pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
     }
 }
 
-fn one<P: Platform>(cur: &mut Current<'_, P>, dom: &Domain, op: &MmuextOp) -> Result<(), TableError> {
+fn one<P: Platform>(
+    cur: &Current<'_, P>,
+    dom: &Domain,
+    cmd: u32,
+    arg1: u64,
+    arg2: u64,
+) -> Result<(), TableError> {
     let hv = cur.hv;
-    let mfn = Mfn::new(op.arg1);
-    match op.cmd {
+    let mfn = Mfn::new(arg1);
+    match cmd {
         MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE => {
-            return hv.pin_table(dom, mfn, (op.cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1);
+            return hv.pin_table(dom, mfn, (cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1);
         }
         MMUEXT_UNPIN_TABLE => return hv.unpin_table(dom, mfn),
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
@@ -92,26 +146,26 @@ fn one<P: Platform>(cur: &mut Current<'_, P>, dom: &Domain, op: &MmuextOp) -> Re
         MMUEXT_NEW_USER_BASEPTR => return hv.new_user_base(cur, mfn),
         MMUEXT_TLB_FLUSH_LOCAL => hv.platform.flush_tlb_local(),
         MMUEXT_INVLPG_LOCAL => {
-            if pte::is_guest_address(op.arg1) {
-                hv.platform.invlpg(op.arg1);
+            if pte::is_guest_address(arg1) {
+                hv.platform.invlpg(arg1);
             }
         }
         // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => hv.flush_domain(cur.domain),
-        MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => invlpg_all(cur, op.arg1),
+        MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => invlpg_all(cur, arg1),
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
             // Memory is mapped write-back alone, devices never: nothing in a cache can be stale.
             if !cur.domain.privileged && cur.domain.permissions.lock().iomem.is_empty() {
                 return Err(HypercallError::Access.into());
             }
         }
-        MMUEXT_SET_LDT => hv.set_ldt(cur, op.arg1, op.arg2 as u32)?,
+        MMUEXT_SET_LDT => hv.set_ldt(cur, arg1, arg2 as u32)?,
         MMUEXT_CLEAR_PAGE => {
             let page = hv.get_page_writable(mfn, dom)?;
             hv.platform.zero_frame(page.mfn());
         }
         MMUEXT_COPY_PAGE => {
-            let from = hv.get_page(Mfn::new(op.arg2), dom).ok_or(HypercallError::Invalid)?;
+            let from = hv.get_page(Mfn::new(arg2), dom).ok_or(HypercallError::Invalid)?;
             let to = hv.get_page_writable(mfn, dom)?;
             hv.platform.copy_bytes(to.mfn().maddr(), from.mfn().maddr(), 4096);
         }

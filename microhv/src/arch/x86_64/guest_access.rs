@@ -257,6 +257,31 @@ pub(crate) fn read_frame<const N: usize>(va: u64) -> Result<[u64; N], GuestFault
         }
         return if done != 0 { Ok([word; N]) } else { Err(GuestFault { va }) };
     }
+    if N == 2 {
+        let (first, second): (u64, u64);
+        let mut done: u32 = 1;
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "2: mov {first}, [{at}]",
+                "3: mov {second}, [{at} + 8]",
+                "9:",
+                ".pushsection .text.fix_up, \"ax\", @progbits",
+                "22: xor {done:e}, {done:e}",
+                "xor {first:e}, {first:e}",
+                "xor {second:e}, {second:e}",
+                "jmp 9b",
+                ".popsection",
+                ".pushsection .ex_table, \"a\", @progbits",
+                ".quad 2b, 22b, 3b, 22b",
+                ".popsection",
+                at = in(reg) va, first = out(reg) first, second = out(reg) second, done = inout(reg) done,
+                options(nostack),
+            );
+        }
+        let words = core::array::from_fn(|index| if index == 0 { first } else { second });
+        return if done != 0 { Ok(words) } else { Err(GuestFault { va }) };
+    }
     // SAFETY: the buffer is ours, the range is the guest's.
     let left = unsafe { copy_words(words.as_mut_ptr().cast(), va as *const u8, N) };
     // SAFETY: all words were written when nothing is left.

@@ -98,6 +98,19 @@ impl Code<'_> {
     }
 }
 
+/// The register and the length of `xchg %register,(%base)`, both 64 bits wide, when it begins `word` and the base register
+/// holds `address`. Other forms of it are [`decode`]'s.
+#[inline]
+pub(super) fn exchange(word: u64, regs: &mut CpuUserRegs, address: u64) -> Option<(u8, u8)> {
+    let [rex, opcode, modrm, ..] = word.to_le_bytes();
+    // REX.W, the opcode, no displacement; base 4 means a SIB byte follows, and 5 that there is no base.
+    if rex & 0xf8 != 0x48 || opcode != 0x87 || modrm & 0xc0 != 0 || matches!(modrm & 7, 4 | 5) {
+        return None;
+    }
+    let (register, base) = (modrm >> 3 | (rex & 4) << 1, modrm & 7 | (rex & 1) << 3);
+    (*regs.general(base) == address).then_some((register, 3))
+}
+
 /// Decodes an instruction in 64-bit mode that writes one memory operand.
 pub(super) fn decode(bytes: &[u8], regs: &mut CpuUserRegs) -> Option<Decoded> {
     let mut code = Code { bytes, at: 0 };
@@ -297,6 +310,29 @@ mod tests {
                 })
             );
         }
+    }
+
+    #[test]
+    fn the_short_way_for_exchanges_finds_what_the_decoder_finds() {
+        let code = |rex: u8, opcode: u8, modrm: u8| u64::from_le_bytes([rex, opcode, modrm, 0, 0, 0, 0, 0]);
+        let mut found = 0;
+        for rex in 0x30..=0x4f {
+            for opcode in [0x86, 0x87, 0x89] {
+                for modrm in 0..=0xff {
+                    let mut regs = regs();
+                    (0..16).for_each(|number| *regs.general(number) = u64::from(number) << 12);
+                    let word = code(rex, opcode, modrm);
+                    let address = u64::from(modrm & 7 | (rex & 1) << 3) << 12;
+                    let Some((register, length)) = exchange(word, &mut regs, address) else { continue };
+                    let source = Source::Register(Register { number: register, high: false });
+                    let whole = Decoded { operation: Operation::Xchg, source, size: 8, address, length };
+                    assert_eq!(decode(&word.to_le_bytes(), &mut regs), Some(whole), "{rex:#x} {modrm:#x}");
+                    assert_eq!(exchange(word, &mut regs, address + 8), None, "another address");
+                    found += 1;
+                }
+            }
+        }
+        assert_eq!(found, 8 * 8 * 6, "REX.W with R, X, B; eight registers; six bases");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use decode::{
     ARITHMETIC, CF, Operation, Register, Source, compute, decode, mask, read_register, write_register,
 };
 
+use ring_abi::guest_context::CpuUserRegs;
+
 use super::entries::{Update, UpdateError};
 use super::pte;
 use super::tables::FrameOwner;
@@ -41,6 +43,13 @@ const EC_RESERVED: u32 = 8;
 const EC_FETCH: u32 = 16;
 
 const RF: u64 = 1 << 16;
+
+/// The instruction is done, and a resume flag meant for it has served.
+fn step(regs: &mut CpuUserRegs, length: u8) {
+    regs.rip = regs.rip.wrapping_add(u64::from(length));
+    regs.rflags &= !RF;
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Looks at a page fault of the guest's kernel or user mode before it is bounced. `error_code` is the
     /// processor's.
@@ -73,6 +82,22 @@ impl<P: Platform> Hypervisor<P> {
             return None;
         }
         let rip = cur.regs.rip;
+        let slot = (cr2 & 0xfff) as usize / 8;
+        let owner = FrameOwner::Domain(cur.domain);
+        if let Some((register, length)) = self.fetch_exchange(cur.regs, cr2) {
+            for _ in 0..TRIES {
+                let (old, new) = (mm.entry(table, slot), *cur.regs.general(register));
+                match mm.update_leaf(table, slot, new, owner, Update::CompareExchange(old)) {
+                    Ok(()) => {}
+                    Err(UpdateError::Mismatch(_)) => continue,
+                    Err(UpdateError::Table(_)) => return None,
+                }
+                *cur.regs.general(register) = old;
+                step(cur.regs, length);
+                return Some(());
+            }
+            return None;
+        }
         let mut bytes = [0; MAX_INSTRUCTION];
         let fetched = self.fetch(&mut bytes, rip);
         let decoded = decode(&bytes[..fetched], cur.regs)?;
@@ -80,14 +105,12 @@ impl<P: Platform> Hypervisor<P> {
         if decoded.address != cr2 || !cr2.is_multiple_of(size) {
             return None;
         }
-        let slot = (cr2 & 0xfff) as usize / 8;
         let shift = (cr2 % 8) * 8;
         let all = mask(decoded.size);
         let source = match decoded.source {
             Source::Immediate(value) => value,
             Source::Register(which) => read_register(cur.regs, which, decoded.size),
         };
-        let owner = FrameOwner::Domain(cur.domain);
         for _ in 0..TRIES {
             let whole = mm.entry(table, slot);
             let old = whole >> shift & all;
@@ -116,11 +139,21 @@ impl<P: Platform> Hypervisor<P> {
                 };
                 cur.regs.rflags = cur.regs.rflags & !changed | flags;
             }
-            cur.regs.rip = rip.wrapping_add(u64::from(decoded.length));
-            cur.regs.rflags &= !RF;
+            step(cur.regs, decoded.length);
             return Some(());
         }
         None
+    }
+
+    /// The register and the length of the instruction at rip if it is `xchg` of a whole register with the entry at
+    /// `cr2`, by which kernels take entries out. Ahead of the decoder for all others.
+    #[inline]
+    fn fetch_exchange(&self, regs: &mut CpuUserRegs, cr2: u64) -> Option<(u8, u8)> {
+        if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
+            return None;
+        }
+        let [word] = self.platform.read_frame(regs.rip).ok()?;
+        decode::exchange(word, regs, cr2)
     }
 
     /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
