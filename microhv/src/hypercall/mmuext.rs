@@ -95,8 +95,14 @@ fn perform<P: Platform>(
         let Ok([cmd, arg1, arg2]) = cur.hv.platform.read_frame(at) else {
             return (done, Err(HypercallError::Fault.into()));
         };
-        if let Err(error) = one(cur, dom, cmd as u32, arg1, arg2) {
-            return (done, Err(error));
+        let result = match cmd as u32 {
+            // The caller's alone, as all but the pins: ahead of the others.
+            MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => cur.hv.new_base(cur, Mfn::new(arg1)),
+            MMUEXT_NEW_USER_BASEPTR if dom.id == cur.domain.id => cur.hv.new_user_base(cur, Mfn::new(arg1)),
+            cmd => one(cur, dom, cmd, arg1, arg2),
+        };
+        if result.is_err() {
+            return (done, result);
         }
         done += 1;
     }
@@ -142,8 +148,6 @@ fn one<P: Platform>(
         }
         MMUEXT_UNPIN_TABLE => return hv.unpin_table(dom, mfn),
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
-        MMUEXT_NEW_BASEPTR => return hv.new_base(cur, mfn),
-        MMUEXT_NEW_USER_BASEPTR => return hv.new_user_base(cur, mfn),
         MMUEXT_TLB_FLUSH_LOCAL => hv.platform.flush_tlb_local(),
         MMUEXT_INVLPG_LOCAL => {
             if pte::is_guest_address(arg1) {

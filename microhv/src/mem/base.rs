@@ -16,16 +16,18 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
     pub fn new_base(&self, cur: &Current<'_, P>, mfn: Mfn) -> Result<(), TableError> {
-        let mut mm = self.begin_tables(cur.domain)?;
-        if cur.vcpu.cr3_kernel() != Some(mfn) {
+        let mut mm = self.lock_tables(cur.domain);
+        if !mm.finish_deferred() {
+            return Err(TableError::Restart);
+        }
+        let changes = cur.vcpu.cr3_kernel() != Some(mfn);
+        if changes {
             mm.get_table(mfn, 4)?;
         }
         mm.drop_ldt(cur.vcpu);
         self.platform.load_cr3(mfn);
         self.platform.flush_tlb_local();
-        if cur.vcpu.cr3_kernel() != Some(mfn)
-            && let Some(old) = cur.vcpu.replace_cr3_kernel(Some(mfn))
-        {
+        if changes && let Some(old) = cur.vcpu.replace_cr3_kernel(Some(mfn)) {
             mm.put_table(old);
         }
         Ok(())
@@ -36,7 +38,10 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
     pub fn new_user_base(&self, cur: &Current<'_, P>, mfn: Mfn) -> Result<(), TableError> {
-        let mut mm = self.begin_tables(cur.domain)?;
+        let mut mm = self.lock_tables(cur.domain);
+        if !mm.finish_deferred() {
+            return Err(TableError::Restart);
+        }
         let new = (mfn.raw() != 0).then_some(mfn);
         if cur.vcpu.cr3_user() == new {
             return Ok(());

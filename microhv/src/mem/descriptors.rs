@@ -117,12 +117,19 @@ impl<P: Platform> Mm<'_, P> {
     }
 
     /// Takes all LDT pages out of the vCPU's window. `true`: there was one.
+    #[inline]
     pub(crate) fn drop_ldt(&mut self, vcpu: &Vcpu) -> bool {
+        let has_ldt = {
+            let cpu = vcpu.cpu.lock();
+            debug_assert!(cpu.ldt_entries > 0 || cpu.ldt_frames.iter().all(Option::is_none));
+            cpu.ldt_entries > 0
+        };
+        has_ldt && self.drop_ldt_pages(vcpu)
+    }
+
+    #[inline(never)]
+    fn drop_ldt_pages(&mut self, vcpu: &Vcpu) -> bool {
         let mut cpu = vcpu.cpu.lock();
-        if cpu.ldt_entries == 0 {
-            debug_assert!(cpu.ldt_frames.iter().all(Option::is_none), "a page of an LDT that is not there");
-            return false;
-        }
         let mut any = false;
         for page in 0..cpu.ldt_frames.len() {
             if let Some(mfn) = cpu.ldt_frames[page].take() {

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
+use super::frame::PageType;
 use super::pte;
 use super::tables::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
@@ -216,7 +217,7 @@ impl<P: Platform> Mm<'_, P> {
         }
         // Entries name the domain's own tables. Through a linear one the walk ends in a table of another level.
         let is_leaf_table =
-            self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_leaf_table());
+            self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_table(PageType::L1));
         if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(HypercallError::Invalid) }
     }
 

@@ -158,11 +158,11 @@ impl Kind {
         self.0 & flag != 0
     }
 
-    /// Whether it is a level 1 table all of whose entries were checked.
+    /// Whether it is a page table of type `table` all of whose entries were checked.
     #[inline]
-    pub(crate) const fn is_valid_leaf_table(self) -> bool {
+    pub(crate) const fn is_valid_table(self, table: PageType) -> bool {
         let all = Self::VALIDATED | Self::new(PageType::Writable, 0).0; // all bits of the type
-        self.0 & all == Self::VALIDATED | Self::new(PageType::L1, 0).0
+        self.0 & all == Self::VALIDATED | Self::new(table, 0).0
     }
 
     pub(crate) const fn progress(self) -> usize {
@@ -303,6 +303,19 @@ impl FrameInfo {
                 Err(seen) => now = Kind(seen),
             }
         }
+    }
+
+    /// Takes one more reference of type `table` on a page table that was checked. The owner's page-table lock is held:
+    /// while the count is not zero, nobody else changes the word. `false`: that would be too many.
+    #[inline]
+    pub(crate) fn get_table(&self, table: PageType) -> bool {
+        let now = self.load_kind();
+        debug_assert!(now.is_valid_table(table) && now.count() > 0);
+        let room = now.count() < COUNT_LIMIT;
+        if room {
+            self.set_kind(Kind(now.0.wrapping_add(1)));
+        }
+        room
     }
 
     /// Gives back a reference of a type that needs no invalidation.

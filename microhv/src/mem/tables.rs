@@ -143,7 +143,25 @@ impl<P: Platform> Mm<'_, P> {
     ///
     /// # Errors
     /// `Restart`; `Invalid`: not the domain's frame, in use as something else, or with entries that it may not have.
+    #[inline(always)]
     pub(crate) fn get_table(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
+        let wanted = PageType::table(level);
+        if let Some(info) = self.hv.frames.info(mfn)
+            && info.load_kind().is_valid_table(wanted)
+            && info.get(self.dom.id)
+        {
+            if info.get_table(wanted) {
+                return Ok(());
+            }
+            self.hv.put_page(mfn);
+            return Err(HypercallError::Invalid.into());
+        }
+        self.get_new_table(mfn, level)
+    }
+
+    /// As [`Mm::get_table`], for a frame that is not such a table yet.
+    #[inline(never)]
+    fn get_new_table(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
         let Some(info) = self.hv.frames.info(mfn) else { return Err(HypercallError::Invalid.into()) };
         if !info.get(self.dom.id) {
             return Err(HypercallError::Invalid.into());
@@ -173,13 +191,7 @@ impl<P: Platform> Mm<'_, P> {
                 debug_assert!(!last);
                 return self.validate(mfn, level, now.progress());
             }
-            if !now.has(Kind::VALIDATED) {
-                break; // being validated further up: it would contain itself
-            }
-            if info.get_type(wanted).is_err() {
-                break;
-            }
-            return Ok(());
+            break; // being validated further up: it would contain itself
         }
         self.hv.put_page(mfn);
         Err(HypercallError::Invalid.into())
@@ -187,6 +199,7 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Gives a type and a general reference on a page table back. The last one invalidates the table; what of that
     /// takes too long is deferred.
+    #[inline]
     pub(crate) fn put_table(&mut self, mfn: Mfn) {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
@@ -195,9 +208,14 @@ impl<P: Platform> Mm<'_, P> {
             info.put_type();
             self.hv.put_page(mfn);
         } else {
-            info.set_kind(Kind(now.0 & !Kind::VALIDATED));
-            self.invalidate(mfn, now.page_type().level(), 512);
+            self.put_last(mfn, now);
         }
+    }
+
+    #[inline(never)]
+    fn put_last(&mut self, mfn: Mfn, now: Kind) {
+        self.hv.frames.held(mfn).set_kind(Kind(now.0 & !Kind::VALIDATED));
+        self.invalidate(mfn, now.page_type().level(), 512);
     }
 
     /// Makes a table partial, with `progress` entries that hold references; the caller's two references become the
