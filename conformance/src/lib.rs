@@ -11,7 +11,7 @@
 //! - [`run`](mod@run): running them, and the report;
 //! - [`store`]: xenstore's wire protocol, message by message;
 //! - [`device`]: the two directories of a device;
-//! - [`blkif`], [`xenbus`]: the cases of these areas.
+//! - [`xenstore`], [`xenbus`], [`blkif`]: the cases of these areas.
 
 extern crate alloc;
 
@@ -24,12 +24,27 @@ pub mod run;
 pub mod shared;
 pub mod store;
 pub mod xenbus;
+pub mod xenstore;
 
 pub use case::{Case, Need, Outcome, Problem, Verdict};
 pub use env::Env;
 
 /// The areas: each a module's list of cases.
-const AREAS: &[&[Case]] = &[blkif::transfers::CASES, xenbus::CASES];
+const AREAS: &[&[Case]] = &[
+    xenstore::values::CASES,
+    xenstore::paths::CASES,
+    xenstore::tree::CASES,
+    xenstore::perms::CASES,
+    xenstore::watches::CASES,
+    xenstore::transactions::CASES,
+    xenstore::domains::CASES,
+    xenstore::requests::CASES,
+    xenstore::framing::CASES,
+    xenstore::limits::CASES,
+    xenstore::broken::CASES,
+    xenbus::CASES,
+    blkif::transfers::CASES,
+];
 
 /// Every case, in order of area.
 pub fn registry() -> impl Iterator<Item = &'static Case> {

@@ -65,6 +65,10 @@ pub struct Event {
     pub path: String,
     /// The watch's token.
     pub token: String,
+    /// What its header says where a request's id stands: 0.
+    pub req_id: u32,
+    /// What its header says where a transaction's id stands: 0.
+    pub tx_id: u32,
 }
 
 /// The connection. Dropping a future of it in the middle loses nothing: bytes stay queued, answers nobody waits for
@@ -230,7 +234,7 @@ impl Store {
             if header.r#type == XS_WATCH_EVENT {
                 let mut parts = strings(&message.payload).into_iter();
                 let (path, token) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-                self.events.push_back(Event { path, token });
+                self.events.push_back(Event { path, token, req_id: header.req_id, tx_id: header.tx_id });
             } else {
                 self.answers.push_back(message);
             }
