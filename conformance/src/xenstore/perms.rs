@@ -19,7 +19,7 @@ cases! {
     "xenstore.perms.format" = format_of_list {
         title: "each entry ends with a NUL",
         rule: "GET_PERMS gives one or more entries, each followed by a NUL.",
-        source: "docs/misc/xenstore.txt, GET_PERMS (perm-as-string|+)",
+        source: "docs/misc/xenstore.txt, GET_PERMS",
     }
     "xenstore.perms.keep-value" = keep_value {
         title: "value and children after new permissions",
@@ -59,7 +59,7 @@ cases! {
     "xenstore.perms.no-entry" = no_entry {
         title: "a path without entries",
         rule: "SET_PERMS takes one or more entries.",
-        source: "docs/misc/xenstore.txt, SET_PERMS (perm-as-string|+)",
+        source: "docs/misc/xenstore.txt, SET_PERMS",
     }
     "xenstore.perms.refused-keeps-old" = refused_keeps {
         title: "the permissions after a request that was refused",

@@ -21,7 +21,7 @@ cases! {
     "xenstore.write.binary" = binary {
         title: "all 256 octets, NUL among them",
         rule: "A value is binary data, which may contain NUL bytes, and gets no NUL of the daemon's.",
-        source: "docs/misc/xenstore.txt, READ, WRITE (value|)",
+        source: "docs/misc/xenstore.txt, READ, WRITE",
     }
     "xenstore.write.shorter" = shorter {
         title: "a shorter value over a longer one",
