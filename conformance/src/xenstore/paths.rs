@@ -172,7 +172,11 @@ async fn too_long_absolute(env: &mut Env) -> Verdict {
     let id = own_id(store).await?;
     let mut path = format!("/local/domain/{id}/{}", at("a"));
     while path.len() <= XENSTORE_ABS_PATH_MAX {
-        path.push_str(if path.len() % 100 == 0 && path.len() < XENSTORE_ABS_PATH_MAX { "/" } else { "a" });
+        path.push_str(if path.len().is_multiple_of(100) && path.len() < XENSTORE_ABS_PATH_MAX {
+            "/"
+        } else {
+            "a"
+        });
     }
     refused_somehow(store.write(&path, "x").await?, "a write to a path of 3073 bytes")?;
     holds(store, BASE, "").await?;
@@ -184,7 +188,7 @@ async fn too_long_relative(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     let mut path = at("a");
     while path.len() < XENSTORE_ABS_PATH_MAX {
-        path.push_str(if path.len() % 100 == 0 && path.len() + 1 < XENSTORE_ABS_PATH_MAX {
+        path.push_str(if path.len().is_multiple_of(100) && path.len() + 1 < XENSTORE_ABS_PATH_MAX {
             "/"
         } else {
             "a"
