@@ -34,6 +34,9 @@ const GRANT_VERSION: u32 = 1;
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 const IF_FLAG: u64 = 0x200;
+/// What a domain may have beyond what it was told to, in KiB, as the reference toolstack gives it
+/// (`LIBXL_MAXMEM_CONSTANT`): kernels take a page before they give another back.
+pub const SLACK_KIB: u64 = 1024;
 
 /// Why a domain could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +117,8 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let domain = OwnedDomain::create(&creation(config, request.uuid)).map_err(refused("createdomain"))?;
     let id = domain.id();
     domctl::max_vcpus(id, config.maxvcpus).map_err(refused("max_vcpus"))?;
-    domctl::max_mem(id, config.maxmem_mib << 10).map_err(refused("max_mem"))?;
+    domctl::max_mem(id, (config.memory_mib << 10) + SLACK_KIB).map_err(refused("max_mem"))?;
+    memory::set_memory_map(id, config.maxmem_mib << 10).map_err(refused("set_memory_map"))?;
     set_clock(id, config)?;
     let store_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("xenstore port"))?;
     let console_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("console port"))?;

@@ -10,6 +10,7 @@ mod machine;
 mod store;
 mod terminal;
 mod xl;
+mod xl_control;
 mod xl_info;
 
 use alloc::boxed::Box;
@@ -229,6 +230,15 @@ mod tests {
             ("xl console 9", "9"),
             ("xl domname 9", "9"),
             ("xl frob", "frob"),
+            ("xl shutdown", "usage"),
+            ("xl shutdown -a x", "x"),
+            ("xl reboot -x", "usage"),
+            ("xl mem-set nobody 12", "nobody"),
+            ("xl mem-max nobody", "usage"),
+            ("xl sysrq nobody c", "nobody"),
+            ("xl trigger nobody", "usage"),
+            ("xl vcpu-set nobody 2", "nobody"),
+            ("xl rename nobody somebody", "nobody"),
             ("xenstore-read /no/such", "/no/such: ENOENT"),
             ("sleep soon", "soon"),
             ("ls 'unclosed", "column 4"),

@@ -10,6 +10,7 @@ use pvrt::hypercall::domctl;
 use pvrt::{console, println};
 use ring_abi::types::DomId;
 
+use super::xl_control::Request;
 use super::{Outcome, Shell, no_more};
 use crate::config::{Config, DomainConfig, is_setting_word};
 use crate::consoled::Attachment;
@@ -39,8 +40,14 @@ impl Shell {
             "create" => self.xl_create(arguments).await,
             "list" | "ls" => self.xl_list(arguments),
             "console" => self.xl_console(arguments).await,
-            "shutdown" => self.xl_request(arguments, "poweroff").await,
-            "reboot" => self.xl_request(arguments, "reboot").await,
+            "shutdown" => self.xl_request(arguments, Request::Shutdown).await,
+            "reboot" => self.xl_request(arguments, Request::Reboot).await,
+            "sysrq" => self.xl_sysrq(arguments),
+            "trigger" => self.xl_trigger(arguments),
+            "mem-set" => self.xl_mem_set(arguments),
+            "mem-max" => self.xl_mem_max(arguments),
+            "vcpu-set" => self.xl_vcpu_set(arguments),
+            "rename" => self.xl_rename(arguments),
             "destroy" => {
                 let domain = self.toolstack.find(one(arguments, "destroy DOMAIN")?)?;
                 self.destroy(&domain).await
@@ -207,39 +214,6 @@ impl Shell {
             println!();
         }
         left
-    }
-
-    /// `xl shutdown|reboot [-w] DOMAIN|-a`.
-    async fn xl_request(&self, arguments: &[&str], reason: &str) -> Outcome {
-        let (mut wait, mut all) = (false, false);
-        let mut domains = Vec::new();
-        for &word in arguments {
-            match word {
-                "-w" | "--wait" => wait = true,
-                "-a" | "--all" => all = true,
-                // What a fallback would need, PV guests do not have.
-                "-F" => {}
-                _ => domains.push(self.toolstack.find(word)?),
-            }
-        }
-        if all {
-            domains = self.toolstack.domains();
-        } else if domains.is_empty() {
-            return Err(format!(
-                "usage: xl {} [-w] DOMAIN|-a",
-                if reason == "reboot" { reason } else { "shutdown" }
-            ));
-        }
-        for domain in &domains {
-            self.toolstack.request(domain, reason)?;
-        }
-        if wait {
-            for domain in &domains {
-                let ended = |_: &_| domain.fate.lock().over;
-                self.toolstack.wait_until(ended).await;
-            }
-        }
-        Ok(())
     }
 
     /// `wait DOMAIN...|--all`: until they are gone or kept dead. Fails if one crashed meanwhile.

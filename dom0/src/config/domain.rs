@@ -168,6 +168,22 @@ const UNSUPPORTED: &[&str] = &[
     "cpus_soft",
 ];
 
+/// Whether `name` can be a domain's.
+///
+/// # Errors
+/// What a name is.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fits = !name.is_empty() && name.len() <= NAME_MAX;
+    if !fits || name.contains('/') || name.contains(char::is_control) {
+        return Err(format!("expected 1 to {NAME_MAX} bytes without `/` and control characters"));
+    }
+    // It would be taken for a domain's number.
+    if name.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("a name must not be a number".into());
+    }
+    Ok(())
+}
+
 impl DomainConfig {
     /// Takes out of a configuration what is needed, checked; also what it says in vain, as warnings.
     ///
@@ -335,15 +351,7 @@ impl<'a> Reader<'a> {
 
     fn name(&mut self) -> Result<String, Diagnostic> {
         let (setting, name) = self.text("name")?.ok_or_else(|| self.missing("name"))?;
-        let fits = !name.is_empty() && name.len() <= NAME_MAX;
-        if !fits || name.contains('/') || name.contains(char::is_control) {
-            let text = format!("expected 1 to {NAME_MAX} bytes without `/` and control characters");
-            return Err(wrong(setting, &setting.value, text));
-        }
-        // It would be taken for a domain's number.
-        if name.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(wrong(setting, &setting.value, "a name must not be a number"));
-        }
+        check_name(name).map_err(|text| wrong(setting, &setting.value, text))?;
         Ok(name.to_owned())
     }
 

@@ -17,7 +17,7 @@ mod vif;
 
 pub use cpus::{CPU_MAX, CpuSet};
 pub use disk::{BackendType, DiskConfig};
-pub use domain::{Action, DomainConfig, TscMode};
+pub use domain::{Action, DomainConfig, TscMode, check_name};
 pub use value::{Config, Diagnostic, Position, Setting, Value, ValueKind, is_setting_word};
 pub use vdev::vdev_number;
 pub use vif::{MacAddr, VifConfig};

@@ -89,6 +89,7 @@ impl Toolstack {
             uuid,
             started_ns: time::now_ns(),
             fate: Arc::new(Mutex::new(Fate::default())),
+            replaced: false,
             handled: false,
         };
         self.0.domains.lock().insert(id, domain.clone());
@@ -114,8 +115,7 @@ impl Toolstack {
     /// name, this one. A domain that is over keeps its disks from nobody.
     fn check_disks(&self, config: &DomainConfig) -> Result<(), CreateError> {
         let mut used: Vec<(String, bool, String)> = Vec::new();
-        // One that was renamed is dead, and its successor gets the disks.
-        let others = self.domains().into_iter().filter(|other| other.name == other.config.name);
+        let others = self.domains().into_iter().filter(|other| !other.replaced);
         for other in others.filter(|other| !other.fate.lock().over) {
             for disk in &other.config.disks {
                 if let Some(found) = self.0.disks.find(&disk.target) {

@@ -107,7 +107,7 @@ impl Toolstack {
                 self.restart(&domain).await;
             }
             Action::RenameRestart => {
-                self.rename(&domain);
+                self.make_way(&domain);
                 self.restart(&domain).await;
             }
         }
@@ -120,6 +120,7 @@ impl Toolstack {
             let mut config = (*domain.config).clone();
             // The same machine goes on.
             config.uuid = Some(domain.uuid);
+            config.name = domain.name.clone();
             let again = match self.create(Arc::new(config)).await {
                 Ok(again) => again,
                 Err(error) => {
@@ -136,15 +137,26 @@ impl Toolstack {
         })
     }
 
-    /// Gives a dead domain that is kept another name.
-    fn rename(&self, domain: &Domain) {
-        let mut domains = self.0.domains.lock();
-        let name = (1..)
-            .map(|number| format!("{}-{number}", domain.name))
-            .find(|name| domains.values().all(|other| other.name != *name))
-            .unwrap_or_default();
-        if let Some(domain) = domains.get_mut(&domain.id) {
-            domain.name = name;
+    /// Gives a dead domain that is kept another name and UUID: its own are its successor's.
+    fn make_way(&self, domain: &Domain) {
+        let uuid = uuid::fresh();
+        let mut name = String::new();
+        {
+            let mut domains = self.0.domains.lock();
+            let is_free = |name: &String| domains.values().all(|other| other.name != *name);
+            name = (1..).map(|number| format!("{}-{number}", domain.name)).find(is_free).unwrap_or(name);
+            if let Some(domain) = domains.get_mut(&domain.id) {
+                domain.name.clone_from(&name);
+                domain.uuid = uuid;
+                domain.replaced = true;
+            }
+        }
+        let (from, to) = (uuid::text(&domain.uuid), uuid::text(&uuid));
+        if let Err(error) = nodes::move_away(&self.0.store, domain.id, &from, &to, &name) {
+            log::error!("{name}: its nodes: {}", error.name());
+        }
+        if let Err(errno) = domctl::set_handle(domain.id, uuid) {
+            log::error!("{name}: its UUID: {errno}");
         }
     }
 

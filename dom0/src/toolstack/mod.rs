@@ -4,6 +4,7 @@
 //! [`Toolstack::serve`] hears from the hypervisor when one has ended and does what its configuration says.
 #![forbid(unsafe_code)]
 
+mod control;
 mod create;
 mod death;
 mod nodes;
@@ -87,6 +88,8 @@ pub struct Domain {
     pub started_ns: u64,
     /// What has become of it.
     pub fate: Arc<Mutex<Fate>>,
+    /// It is dead and kept, and another has its name and its disks now.
+    replaced: bool,
     /// Somebody takes care of its end.
     handled: bool,
 }
@@ -176,12 +179,6 @@ impl Toolstack {
     pub async fn wait_over(&self, domain: &Domain) -> Fate {
         self.wait_until(|_| domain.fate.lock().over).await;
         *domain.fate.lock()
-    }
-
-    /// Asks a domain to do what `reason` (`poweroff`, `reboot`) says.
-    pub fn request(&self, domain: &Domain, reason: &str) -> Result<(), String> {
-        nodes::write_control(&self.0.store, domain.id, reason)
-            .map_err(|error| format!("{}: {}", domain.name, error.name()))
     }
 
     fn set_fate(&self, domain: &Domain, change: impl FnOnce(&mut Fate)) {

@@ -57,9 +57,65 @@ pub(super) fn write_own(store: &Xenstore) {
     }
 }
 
-/// Asks a domain to shut down.
-pub(super) fn write_control(store: &Xenstore, id: DomId, reason: &str) -> Result<(), XsError> {
-    store.client().write(&format!("{}/control/shutdown", home(id)), reason)
+/// Writes one of the nodes by which a domain is asked for something: `control/NODE`.
+pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str) -> Result<(), XsError> {
+    store.client().write(&format!("{}/control/{node}", home(id)), value)
+}
+
+/// The memory that a domain is to have, and the most it may be given, in KiB.
+pub(super) fn memory(store: &Xenstore, id: DomId) -> Result<(u64, u64), XsError> {
+    let client = store.client();
+    let kib = |node: &str| {
+        let text = client.read_str(&format!("{}/memory/{node}", home(id)))?;
+        text.parse().map_err(|_| XsError::Inval)
+    };
+    Ok((kib("target")?, kib("static-max")?))
+}
+
+/// Writes `memory/NODE`.
+pub(super) fn write_memory(store: &Xenstore, id: DomId, node: &str, kib: u64) -> Result<(), XsError> {
+    store.client().write(&format!("{}/memory/{node}", home(id)), kib.to_string())
+}
+
+/// Of `all` vCPUs the first `online` are to be used.
+pub(super) fn write_vcpus(store: &Xenstore, id: DomId, all: u32, online: u32) -> Result<(), XsError> {
+    store.client().atomically(|tx| write_availability(tx, &home(id), all, online))
+}
+
+fn write_availability(tx: &Transaction<'_>, home: &str, all: u32, online: u32) -> Result<(), XsError> {
+    (0..all).try_for_each(|vcpu| {
+        let state = if vcpu < online { "online" } else { "offline" };
+        tx.write(&format!("{home}/cpu/{vcpu}/availability"), state)
+    })
+}
+
+/// Writes a domain's new name.
+pub(super) fn rename(store: &Xenstore, id: DomId, uuid: &str, name: &str) -> Result<(), XsError> {
+    store.client().atomically(|tx| {
+        tx.write(&format!("{}/name", home(id)), name)?;
+        tx.write(&format!("/vm/{uuid}/name"), name)
+    })
+}
+
+/// Moves what belongs to a domain's UUID to another one, with the domain's new name: the old UUID is its successor's.
+pub(super) fn move_away(
+    store: &Xenstore,
+    id: DomId,
+    from: &str,
+    to: &str,
+    name: &str,
+) -> Result<(), XsError> {
+    let told = Perms::shared_with(0, id.raw());
+    let (old, new) = (format!("/vm/{from}"), format!("/vm/{to}"));
+    store.client().atomically(|tx| {
+        tx.rm(&old)?;
+        tx.write(&new, "")?;
+        tx.set_perms(&new, told.clone())?;
+        tx.write(&format!("{new}/uuid"), to)?;
+        tx.write(&format!("{new}/name"), name)?;
+        tx.write(&format!("{}/vm", home(id)), &new)?;
+        tx.write(&format!("{}/name", home(id)), name)
+    })
 }
 
 /// Writes everything that a domain finds at its start.
@@ -109,12 +165,10 @@ impl Writer<'_, '_> {
         ] {
             self.tx.write(&format!("{home}/{node}"), value)?;
         }
-        for vcpu in 0..facts.config.maxvcpus {
-            let state = if vcpu < facts.config.vcpus { "online" } else { "offline" };
-            self.tx.write(&format!("{home}/cpu/{vcpu}/availability"), state)?;
-        }
+        write_availability(self.tx, &home, facts.config.maxvcpus, facts.config.vcpus)?;
         for node in [
             "control/shutdown",
+            "control/sysrq",
             "control/feature-poweroff",
             "control/feature-reboot",
             "control/feature-suspend",
@@ -270,6 +324,49 @@ mod tests {
         assert_eq!(owner("/local/domain/7/device/vbd/51712/state"), 7);
         assert_eq!(owner("/local/domain/7/control/shutdown"), 7);
         assert_eq!(owner("/local/domain/0/backend/vbd/7/51712/mode"), 0);
+    }
+
+    #[test]
+    fn a_domain_is_asked_through_its_nodes() {
+        let store = Xenstore::new(Quotas::XEN);
+        write_own(&store);
+        let config = config();
+        write(&store, &facts_of(&config)).unwrap();
+        let (id, client) = (DomId::new(7), store.client());
+        write_control(&store, id, "sysrq", "c").unwrap();
+        assert_eq!(client.read_str("/local/domain/7/control/sysrq").as_deref(), Ok("c"));
+        // Its kernel takes the key away when it has seen it.
+        assert_eq!(client.perms("/local/domain/7/control/sysrq").unwrap().owner(), 7);
+        assert_eq!(memory(&store, id), Ok((8192, 8192)));
+        write_memory(&store, id, "static-max", 16384).unwrap();
+        write_memory(&store, id, "target", 4096).unwrap();
+        assert_eq!(memory(&store, id), Ok((4096, 16384)));
+        assert_eq!(memory(&store, DomId::new(8)), Err(XsError::NoEnt));
+        write_vcpus(&store, id, 2, 2).unwrap();
+        assert_eq!(client.read_str("/local/domain/7/cpu/1/availability").as_deref(), Ok("online"));
+        write_vcpus(&store, id, 2, 1).unwrap();
+        assert_eq!(client.read_str("/local/domain/7/cpu/0/availability").as_deref(), Ok("online"));
+        assert_eq!(client.read_str("/local/domain/7/cpu/1/availability").as_deref(), Ok("offline"));
+        rename(&store, id, "u-u", "h").unwrap();
+        assert_eq!(client.read_str("/local/domain/7/name").as_deref(), Ok("h"));
+        assert_eq!(client.read_str("/vm/u-u/name").as_deref(), Ok("h"));
+    }
+
+    #[test]
+    fn one_that_is_kept_leaves_its_uuid_to_its_successor() {
+        let store = Xenstore::new(Quotas::XEN);
+        write_own(&store);
+        let before = store.figures();
+        let config = config();
+        write(&store, &facts_of(&config)).unwrap();
+        move_away(&store, DomId::new(7), "u-u", "v-v", "g-1").unwrap();
+        write(&store, &Facts { id: DomId::new(8), ..facts_of(&config) }).unwrap();
+        remove(&store, DomId::new(7), "v-v");
+        let client = store.client();
+        assert_eq!(client.read_str("/vm/u-u/name").as_deref(), Ok("g"));
+        assert_eq!(client.read_str("/local/domain/8/vm").as_deref(), Ok("/vm/u-u"));
+        remove(&store, DomId::new(8), "u-u");
+        assert_eq!(store.figures().nodes, before.nodes);
     }
 
     #[test]

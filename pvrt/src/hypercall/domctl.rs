@@ -181,3 +181,19 @@ pub fn set_time_offset(dom: DomId, seconds: i64) -> Result<()> {
 pub fn set_tsc_mode(dom: DomId, mode: u32) -> Result<()> {
     plain(XEN_DOMCTL_SETTSCINFO, dom, &XenDomctlTscInfo { tsc_mode: mode, ..Default::default() }).map(|_| ())
 }
+
+/// Sets a domain's UUID.
+///
+/// # Errors
+/// `ESRCH`.
+pub fn set_handle(dom: DomId, handle: [u8; 16]) -> Result<()> {
+    plain(XEN_DOMCTL_SETDOMAINHANDLE, dom, &XenDomctlSetdomainhandle { handle }).map(|_| ())
+}
+
+/// Sends a vCPU what `trigger`, `XEN_DOMCTL_SENDTRIGGER_*`, says. A PV domain knows the NMI alone.
+///
+/// # Errors
+/// `ESRCH`: no such domain. `EINVAL`: no such vCPU. `ENOSYS`: another trigger.
+pub fn send_trigger(dom: DomId, trigger: u32, vcpu: u32) -> Result<()> {
+    plain(XEN_DOMCTL_SENDTRIGGER, dom, &XenDomctlSendtrigger { trigger, vcpu }).map(|_| ())
+}

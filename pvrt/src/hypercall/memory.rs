@@ -97,3 +97,18 @@ pub fn grant_table_frames(dom: DomId, first: u64, frames: &mut [u64]) -> Result<
     // SAFETY: the hypervisor writes `nr_frames` frame numbers.
     unsafe { op(NR, XENMEM_ACQUIRE_RESOURCE, &mut arg) }.map(|_| ())
 }
+
+/// Tells a domain that its memory reaches up to `kib`, whether it has it yet or not.
+///
+/// # Errors
+/// `EPERM`, `ESRCH`.
+pub fn set_memory_map(dom: DomId, kib: u64) -> Result<()> {
+    let entry = E820Entry { addr: 0, size: kib << 10, r#type: E820_RAM };
+    let mut arg = XenForeignMemoryMap {
+        domid: dom.raw(),
+        map: XenMemoryMap { nr_entries: 1, buffer: (&raw const entry) as u64, ..Default::default() },
+        ..Default::default()
+    };
+    // SAFETY: the one entry is only read.
+    unsafe { op(NR, XENMEM_SET_MEMORY_MAP, &mut arg) }.map(|_| ())
+}

@@ -1,0 +1,210 @@
+//! `xl`: the sub-commands that ask something of a running domain.
+
+use alloc::format;
+use alloc::string::String;
+
+use pvrt::println;
+use ring_abi::domctl::*;
+
+use super::{Outcome, Shell};
+use crate::toolstack::{Domain, End};
+
+/// What `xl trigger` can send. ABI: `XEN_DOMCTL_SENDTRIGGER_*`, `xen/include/public/domctl.h`.
+const TRIGGERS: &[(&str, u32)] = &[
+    ("nmi", XEN_DOMCTL_SENDTRIGGER_NMI),
+    ("reset", XEN_DOMCTL_SENDTRIGGER_RESET),
+    ("init", XEN_DOMCTL_SENDTRIGGER_INIT),
+    ("power", XEN_DOMCTL_SENDTRIGGER_POWER),
+    ("sleep", XEN_DOMCTL_SENDTRIGGER_SLEEP),
+];
+
+/// Which of the two requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// `xl shutdown`
+    Shutdown,
+    /// `xl reboot`
+    Reboot,
+}
+
+impl Request {
+    fn command(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// What the domain reads.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Shutdown => "poweroff",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Shutdown => "Shutting down",
+            Self::Reboot => "Rebooting",
+        }
+    }
+}
+
+impl Shell {
+    /// `xl shutdown|reboot [-w] DOMAIN|-a`.
+    pub(super) async fn xl_request(&self, arguments: &[&str], request: Request) -> Outcome {
+        let usage = || format!("usage: xl {} [-w] DOMAIN|-a", request.command());
+        let (mut wait, mut all) = (false, false);
+        let mut domains = alloc::vec::Vec::new();
+        for &word in arguments {
+            match word {
+                "-w" | "--wait" => wait = true,
+                "-a" | "--all" => all = true,
+                // What a fallback would need, PV guests do not have.
+                "-F" => {}
+                _ if word.starts_with('-') => return Err(usage()),
+                _ => domains.push(self.toolstack.find(word)?),
+            }
+        }
+        if all != domains.is_empty() {
+            return Err(usage());
+        }
+        if all {
+            domains = self.toolstack.domains();
+            domains.retain(|domain| domain.fate.lock().end.is_none());
+        }
+        for domain in &domains {
+            println!("{} domain {}", request.doing(), domain.id);
+            self.toolstack.request(domain, request.reason())?;
+        }
+        if wait {
+            println!("Waiting for {} domains", domains.len());
+            for domain in &domains {
+                self.toolstack.wait_until(|_| domain.fate.lock().over).await;
+                println!("{}", ended(domain));
+            }
+        }
+        Ok(())
+    }
+
+    /// `xl sysrq DOMAIN KEY`.
+    pub(super) fn xl_sysrq(&self, arguments: &[&str]) -> Outcome {
+        let [name, key] = arguments else { return Err("usage: xl sysrq DOMAIN KEY".into()) };
+        let domain = self.toolstack.find(name)?;
+        let mut characters = key.chars();
+        match (characters.next(), characters.next()) {
+            (Some(key), None) if key.is_ascii_graphic() => self.toolstack.sysrq(&domain, key),
+            _ => Err(format!("`{key}`: a SysRq key is one character")),
+        }
+    }
+
+    /// `xl trigger DOMAIN TRIGGER [VCPU]`.
+    pub(super) fn xl_trigger(&self, arguments: &[&str]) -> Outcome {
+        let (name, trigger, vcpu) = match *arguments {
+            [name, trigger] => (name, trigger, "0"),
+            [name, trigger, vcpu] => (name, trigger, vcpu),
+            _ => return Err("usage: xl trigger DOMAIN nmi|reset|init|power|sleep [VCPU]".into()),
+        };
+        let domain = self.toolstack.find(name)?;
+        let known = TRIGGERS.iter().find(|known| known.0 == trigger);
+        let (_, number) = known.ok_or_else(|| format!("`{trigger}`: no such trigger"))?;
+        let vcpu = vcpu.parse().map_err(|_| format!("`{vcpu}`: no number of a vCPU"))?;
+        self.toolstack.trigger(&domain, *number, vcpu)
+    }
+
+    /// `xl mem-set DOMAIN SIZE`.
+    pub(super) fn xl_mem_set(&self, arguments: &[&str]) -> Outcome {
+        let (domain, kib) = self.domain_and_size(arguments, "mem-set")?;
+        self.toolstack.set_memory(&domain, kib)
+    }
+
+    /// `xl mem-max DOMAIN SIZE`.
+    pub(super) fn xl_mem_max(&self, arguments: &[&str]) -> Outcome {
+        let (domain, kib) = self.domain_and_size(arguments, "mem-max")?;
+        self.toolstack.set_max_memory(&domain, kib)
+    }
+
+    fn domain_and_size(&self, arguments: &[&str], command: &str) -> Result<(Domain, u64), String> {
+        let [name, size] = arguments else {
+            return Err(format!("usage: xl {command} DOMAIN MIB (or with b, k, m, g, t behind it)"));
+        };
+        let domain = self.toolstack.find(name)?;
+        let kib = size_kib(size).ok_or_else(|| format!("invalid memory size: {size}"))?;
+        Ok((domain, kib))
+    }
+
+    /// `xl vcpu-set [-i] DOMAIN COUNT`.
+    pub(super) fn xl_vcpu_set(&self, arguments: &[&str]) -> Outcome {
+        let (name, count) = match *arguments {
+            ["-i" | "--ignore-host", name, count] | [name, count] => (name, count),
+            _ => return Err("usage: xl vcpu-set [-i] DOMAIN COUNT".into()),
+        };
+        let domain = self.toolstack.find(name)?;
+        let count = count.parse().map_err(|_| format!("`{count}`: no number of vCPUs"))?;
+        self.toolstack.set_vcpus(&domain, count)
+    }
+
+    /// `xl rename DOMAIN NAME`.
+    pub(super) fn xl_rename(&self, arguments: &[&str]) -> Outcome {
+        let [name, new] = arguments else { return Err("usage: xl rename DOMAIN NAME".into()) };
+        self.toolstack.rename(&self.toolstack.find(name)?, new)
+    }
+}
+
+/// How a domain that was waited for ended, in `xl`'s words.
+fn ended(domain: &Domain) -> String {
+    // A copy: a guard in the condition would live through all of it.
+    let end = domain.fate.lock().end;
+    match end {
+        Some(End::ShutDown(reason)) => {
+            format!("Domain {} has been shut down, reason code {reason}", domain.id)
+        }
+        Some(End::Destroyed) | None => format!("Domain {} has been destroyed", domain.id),
+    }
+}
+
+/// `512`, `512m`, `1g`, `131072k`: a size in KiB; MiB unless it says another unit.
+fn size_kib(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
+    let number: u64 = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    let scale = |shift: u32| number.checked_mul(1 << shift);
+    // The hypervisor counts pages in 64 bits, and so do we bytes.
+    let kib = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "t" => scale(30),
+        "g" => scale(20),
+        "" | "m" => scale(10),
+        "k" => Some(number),
+        "b" => Some(number >> 10),
+        _ => None,
+    }?;
+    (kib < 1 << 54).then_some(kib)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_mib_unless_they_say_otherwise() {
+        for (text, kib) in [
+            ("512", Some(524_288)),
+            ("512m", Some(524_288)),
+            ("1G", Some(1 << 20)),
+            ("1t", Some(1 << 30)),
+            ("131072k", Some(131_072)),
+            ("4096b", Some(4)),
+            ("0", Some(0)),
+            ("", None),
+            ("m", None),
+            ("12mb", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5g", None),
+            ("99999999999999t", None),
+            ("18446744073709551615", None),
+        ] {
+            assert_eq!(size_kib(text), kib, "{text}");
+        }
+    }
+}
