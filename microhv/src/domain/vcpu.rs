@@ -124,6 +124,8 @@ pub struct Vcpu {
     pub history: CallHistory,
     /// The registered time areas could not be written; the switch to kernel mode does it.
     pub areas_stale: AtomicBool,
+    /// It is to get an NMI when it runs next.
+    pub nmi_pending: AtomicBool,
     /// Ports of its VIRQs, and what it polls.
     pub events: VcpuEvents,
     /// Arguments of the hypercall that is to be executed again. Only the vCPU itself uses them.
@@ -182,6 +184,7 @@ impl Vcpu {
             pause_count: AtomicU32::new(0),
             history: CallHistory::default(),
             areas_stale: AtomicBool::new(false),
+            nmi_pending: AtomicBool::new(false),
             events: VcpuEvents::new(),
             continuation: [const { AtomicU64::new(0) }; 6],
             cpu: Mutex::new(GuestCpu::new()),

@@ -13,6 +13,7 @@ mod ports;
 
 use crate::hypercall::Current;
 use crate::platform::{Platform, SegmentBase};
+use crate::traps;
 use decode::{Decoded, MAX_INSTRUCTION_BYTES, Privileged};
 use ring_abi::guest_context::CpuUserRegs;
 
@@ -54,11 +55,13 @@ pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     true
 }
 
-/// The instruction is done: rip is past it, and a resume flag meant for it has served.
+/// The instruction is done: rip is past it, a resume flag meant for it has served, and a guest that steps gets its
+/// trap.
 #[inline]
 fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
     cur.regs.rip = next_rip;
-    cur.regs.rflags &= !(1 << 16);
+    cur.regs.rflags &= !traps::flags::RF;
+    traps::retired(cur);
 }
 
 /// Emulates the instruction at rip after a #GP or #UD (`vector`) in the guest.

@@ -2,13 +2,14 @@
 
 use ring_abi::callback::{
     CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT,
-    CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32, CALLBACKTYPE_SYSENTER,
-    CallbackRegister, CallbackUnregister,
+    CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_NMI, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32,
+    CALLBACKTYPE_SYSENTER, CallbackRegister, CallbackUnregister,
 };
+use ring_abi::segment::FLAT_KERNEL_CS;
 
 use super::state::is_canonical;
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::domain::Callback;
+use crate::domain::{Callback, TrapGate};
 use crate::platform::Platform;
 
 fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Result<(), HypercallError> {
@@ -19,6 +20,11 @@ fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) ->
     match kind {
         CALLBACKTYPE_EVENT => cpu.event = Callback { masks_events: true, ..callback },
         CALLBACKTYPE_FAILSAFE => cpu.failsafe = callback,
+        // The same as its gate in the trap table.
+        CALLBACKTYPE_NMI => {
+            let cs = FLAT_KERNEL_CS;
+            cpu.traps[2] = TrapGate { address: callback.address, cs, dpl: 0, masks_events: false };
+        }
         CALLBACKTYPE_SYSCALL => cpu.syscall = callback,
         CALLBACKTYPE_SYSENTER => cpu.sysenter = callback,
         CALLBACKTYPE_SYSCALL32 => cpu.syscall32 = callback,
@@ -55,6 +61,10 @@ pub fn callback_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
         CALLBACKOP_UNREGISTER => {
             let op: CallbackUnregister = cur.copy_in(args[1])?;
             match op.r#type {
+                CALLBACKTYPE_NMI => {
+                    cur.vcpu.cpu.lock().traps[2] = TrapGate::default();
+                    Ok(Outcome::OK)
+                }
                 CALLBACKTYPE_EVENT
                 | CALLBACKTYPE_FAILSAFE
                 | CALLBACKTYPE_SYSCALL

@@ -6,10 +6,12 @@ use ring_abi::callback::*;
 use ring_abi::guest_context::{CpuUserRegs, TrapInfo};
 use ring_abi::hypercall::*;
 use ring_abi::segment::*;
+use ring_abi::types::DomId;
 use ring_abi::version::*;
 use ring_abi::vm_assist::*;
 
 use super::*;
+use crate::domain::PauseFlags;
 use crate::platform::SegmentBase;
 use crate::testing::{ARGS, World};
 
@@ -183,6 +185,30 @@ fn strings_end_in_nul() {
 }
 
 #[test]
+fn a_trigger_wakes_a_vcpu_for_an_nmi() {
+    use ring_abi::domctl::*;
+    let world = World::new(64);
+    let guest = world.guest(2);
+    let vcpu = &guest.vcpus[1];
+    vcpu.pause_flags.fetch_or(PauseFlags::BLOCKED, Ordering::Relaxed);
+    let send = |domain: &Arc<Domain>, to: u16, trigger, vcpu| {
+        let payload = XenDomctlSendtrigger { trigger, vcpu };
+        world.put(ARGS, &XenDomctl::with(XEN_DOMCTL_SENDTRIGGER, DomId::new(to), &payload));
+        world.call(domain, __HYPERVISOR_DOMCTL, &[ARGS])
+    };
+    let id = guest.id.raw();
+    assert_eq!(send(&world.dom0, id, XEN_DOMCTL_SENDTRIGGER_NMI, 2), errno(HypercallError::NoSuchDomain));
+    assert_eq!(send(&world.dom0, id, XEN_DOMCTL_SENDTRIGGER_POWER, 1), errno(HypercallError::Invalid));
+    assert_eq!(send(&world.dom0, id, XEN_DOMCTL_SENDTRIGGER_RESET, 1), errno(HypercallError::NoSys));
+    assert_eq!(send(&guest, id, XEN_DOMCTL_SENDTRIGGER_NMI, 1), errno(HypercallError::NotPermitted));
+    assert!(!vcpu.nmi_pending.load(Ordering::Relaxed));
+    assert_eq!(send(&world.dom0, id, XEN_DOMCTL_SENDTRIGGER_NMI, 1), 0);
+    assert!(vcpu.nmi_pending.load(Ordering::Relaxed));
+    assert_eq!(vcpu.pause_flags.load(Ordering::Relaxed), 0, "it is awake");
+    assert_eq!(vcpu.pause_count.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn callbacks_and_traps_are_registered() {
     let world = World::new(64);
     let guest = world.guest(1);
@@ -195,6 +221,11 @@ fn callbacks_and_traps_are_registered() {
     assert_eq!(register(CALLBACKTYPE_SYSCALL32, 0, 0x3000), 0);
     assert_eq!(register(CALLBACKTYPE_SYSENTER_DEPRECATED, 0, 0x3000), errno(HypercallError::NoSys));
     assert_eq!(register(99, 0, 0x3000), errno(HypercallError::NoSys));
+    assert_eq!(register(CALLBACKTYPE_NMI, 0, 0x4000), 0);
+    assert_eq!(guest.vcpus[0].cpu.lock().traps[2].address, 0x4000);
+    let mut none = CallbackUnregister { r#type: CALLBACKTYPE_NMI, ..CallbackUnregister::default() };
+    assert_eq!(world.op(&guest, __HYPERVISOR_CALLBACK_OP, CALLBACKOP_UNREGISTER, &mut none), 0);
+    assert_eq!(guest.vcpus[0].cpu.lock().traps[2].address, 0);
     assert_eq!(register(CALLBACKTYPE_FAILSAFE, 0, 1 << 63), errno(HypercallError::Invalid));
     {
         let cpu = guest.vcpus[0].cpu.lock();

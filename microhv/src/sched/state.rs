@@ -84,6 +84,15 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Makes a vCPU take an NMI ([`crate::traps::deliver_nmi`]) when it runs next, which one that is blocked does at
+    /// once. One that runs elsewhere leaves its CPU and comes back.
+    pub(crate) fn send_nmi(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        self.pause_vcpu(vcpu);
+        vcpu.nmi_pending.store(true, Ordering::Release);
+        self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+        self.unpause_vcpu(domain, vcpu);
+    }
+
     /// Keeps all vCPUs of a domain from running once more. When it returns, those of another domain run nowhere.
     pub fn pause_domain(&self, domain: &Domain) {
         domain.pause_count.fetch_add(1, Ordering::AcqRel);

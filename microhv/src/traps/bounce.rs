@@ -14,6 +14,12 @@ use crate::platform::Platform;
 const INFO_MASK: usize = 1;
 /// Offset of `arch.cr2` in `vcpu_info`.
 const INFO_CR2: usize = 16;
+/// Vector of debug exceptions.
+pub(super) const DEBUG: u8 = 1;
+/// In the debug status register: an instruction was executed with the trap flag set.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// Vector of the NMI.
+const NMI: u8 = 2;
 /// The U bit of a page fault's error code.
 const FAULT_USER: u32 = 4;
 
@@ -137,6 +143,26 @@ pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
     deliver_exception(cur, 7, None);
 }
 
+/// An instruction was executed for the guest: with its trap flag set, the trap that the processor would raise behind it
+/// is delivered.
+#[inline]
+pub fn retired<P: Platform>(cur: &mut Current<'_, P>) {
+    if cur.regs.rflags & flags::TF != 0 {
+        single_step(cur);
+    }
+}
+
+#[cold]
+fn single_step<P: Platform>(cur: &mut Current<'_, P>) {
+    let status = {
+        let mut cpu = cur.vcpu.cpu.lock();
+        cpu.debug[6] |= DR6_SINGLE_STEP;
+        cpu.debug[6]
+    };
+    cur.hv.platform.set_debug_register(6, status);
+    deliver_plain(cur, DEBUG);
+}
+
 /// Delivers the event upcall, which masks further ones. Only when one is due, so that none is masked.
 pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
     let (event, kernel_sp) = {
@@ -144,6 +170,18 @@ pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
         (cpu.event, cpu.kernel_sp)
     };
     call_from(cur, 0, Callback { masks_events: true, ..event }, kernel_sp);
+}
+
+/// Delivers the NMI that the vCPU was sent, if it was: for a vCPU that begins to run. Upcalls that are masked do not
+/// hold it back; a guest without a handler for it never knows.
+pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
+    if !cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    let has_handler = cur.vcpu.cpu.lock().traps[usize::from(NMI)].address != 0;
+    if has_handler {
+        deliver_plain(cur, NMI);
+    }
 }
 
 /// Delivers the failsafe callback: a selector could not be loaded on the way back. `selectors`: ds, es, fs, gs.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::bounce::{call, deliver_exception};
+use super::bounce::{DEBUG, call, deliver_exception};
 use crate::hypercall::Current;
 use crate::platform::Platform;
 
@@ -10,6 +10,8 @@ use crate::platform::Platform;
 const INSTRUCTION_BYTES: u64 = 2;
 /// First byte of `int n`.
 const INT: u8 = 0xcd;
+/// `int1`.
+const INT1: u8 = 0xf1;
 
 const UNDEFINED: u8 = 6;
 const PROTECTION: u8 = 13;
@@ -69,6 +71,18 @@ pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
         return deliver_exception(cur, PROTECTION, Some(idt_error(0x80)));
     }
     deliver_exception(cur, 0x80, None);
+}
+
+/// A #UD at `int1`, which QEMU's emulator does not know: processors raise #DB behind it. `false`: it was another
+/// instruction.
+pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
+    let mut instruction = [0u8; 1];
+    if cur.hv.platform.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT1 {
+        return false;
+    }
+    cur.regs.rip = cur.regs.rip.wrapping_add(1);
+    deliver_exception(cur, DEBUG, None);
+    true
 }
 
 /// A #GP whose error code names the IDT: `int n` of a vector whose gate is not for ring 3. Delivered by the guest's

@@ -19,10 +19,10 @@ mod iret;
 mod mode;
 
 pub use bounce::{
-    deliver_event, deliver_exception, deliver_failsafe, deliver_plain, device_not_available, page_fault,
-    return_to_guest,
+    deliver_event, deliver_exception, deliver_failsafe, deliver_nmi, deliver_plain, device_not_available,
+    page_fault, retired, return_to_guest,
 };
-pub use interrupt::{int80, software_interrupt, syscall, syscall32, sysenter};
+pub use interrupt::{int1, int80, software_interrupt, syscall, syscall32, sysenter};
 pub use iret::iret;
 pub use mode::{leave_user_mode, loaded_l4};
 

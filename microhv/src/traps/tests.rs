@@ -104,6 +104,62 @@ fn exception_from_kernel_mode() {
 }
 
 #[test]
+fn nmi_comes_once_and_past_masked_events() {
+    let mut scene = Scene::new();
+    scene.set_mask(1);
+    scene.user();
+    let before = scene.regs;
+    scene.act(deliver_nmi);
+    assert_eq!(scene.regs, before, "none was sent");
+    scene.domain.vcpus[0].nmi_pending.store(true, Ordering::Relaxed);
+    scene.act(deliver_nmi);
+    assert_eq!(scene.regs, before, "no handler");
+    scene.domain.vcpus[0].cpu.lock().traps[2] =
+        TrapGate { address: HANDLER + 2, cs: 0xe033, dpl: 0, masks_events: false };
+    scene.domain.vcpus[0].nmi_pending.store(true, Ordering::Relaxed);
+    scene.act(deliver_nmi);
+    assert_eq!((scene.regs.rip, scene.mask()), (HANDLER + 2, 1));
+    assert_eq!(scene.regs.rsp, KERNEL_STACK - 7 * 8);
+    let after = scene.regs;
+    scene.act(deliver_nmi);
+    assert_eq!(scene.regs, after);
+}
+
+#[test]
+fn what_is_executed_for_a_guest_that_steps_traps_behind_it() {
+    let mut scene = Scene::new();
+    scene.domain.vcpus[0].cpu.lock().traps[1].address = HANDLER + 1;
+    // ud2, "xen", cpuid, nop
+    scene.put_frame(0x1000, &[u64::from_le_bytes([0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2, 0x90])]);
+    scene.regs.rflags &= !flags::TF;
+    let before = scene.regs;
+    assert!(scene.act(crate::emul::forced_cpuid));
+    assert_eq!((scene.regs.rip, scene.domain.vcpus[0].cpu.lock().debug[6] >> 14 & 1), (0x1007, 0));
+    scene.regs = before;
+    scene.regs.rflags |= flags::TF;
+    assert!(scene.act(crate::emul::forced_cpuid));
+    assert_eq!(scene.regs.rip, HANDLER + 1);
+    assert_eq!(scene.domain.vcpus[0].cpu.lock().debug[6] >> 14 & 1, 1);
+    let sp = (STACK & !15) - 7 * 8;
+    assert_eq!(scene.words(sp, 3)[2], 0x1007, "the frame is that of the next instruction");
+    assert_eq!(scene.words(sp, 5)[4] & flags::TF, flags::TF);
+}
+
+#[test]
+fn int1_is_a_debug_exception_behind_it() {
+    let mut scene = Scene::new();
+    scene.domain.vcpus[0].cpu.lock().traps[1].address = HANDLER + 1;
+    scene.put_frame(0x1000, &[0xf1]);
+    assert!(scene.act(int1));
+    assert_eq!(scene.regs.rip, HANDLER + 1);
+    assert_eq!(scene.words((STACK & !15) - 7 * 8, 3)[2], 0x1001);
+    scene.regs.rip = 0x1008;
+    scene.put_frame(0x1008, &[0x0b0f]);
+    assert!(!scene.act(int1), "ud2 is what it is");
+    assert_eq!(scene.regs.rip, 0x1008);
+}
+
+#[test]
 fn page_fault_from_user_mode_masks_events() {
     let mut scene = Scene::new();
     scene.set_mask(0);

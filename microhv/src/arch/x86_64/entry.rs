@@ -142,7 +142,7 @@ extern "C" fn trap_from_guest() -> Exit {
 /// #UD: kernels ask for CPUID by it, often.
 #[inline(never)]
 fn undefined(cur: &mut Cur<'_>) {
-    if !emul::forced_cpuid(cur) && !machine::emulate(cur, UNDEFINED as u8) {
+    if !emul::forced_cpuid(cur) && !machine::emulate(cur, UNDEFINED as u8) && !traps::int1(cur) {
         traps::deliver_exception(cur, UNDEFINED as u8, None);
     }
 }

@@ -105,6 +105,9 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
     }
     if let Some(current) = local.current() {
         hv.switched_in(current.domain(), current.vcpu());
+        if current.vcpu().nmi_pending.load(Ordering::Relaxed) {
+            machine::with_current(local, traps::deliver_nmi);
+        }
     }
 }
 

@@ -182,6 +182,18 @@ fn execute<P: Platform>(
             op.set_payload(&wanted);
             return Ok(Reply::Changed);
         }
+        XEN_DOMCTL_SENDTRIGGER => {
+            let wanted: XenDomctlSendtrigger = op.payload();
+            let vcpu = domain.vcpu(wanted.vcpu).ok_or(HypercallError::NoSuchDomain)?;
+            match wanted.trigger {
+                XEN_DOMCTL_SENDTRIGGER_NMI => hv.send_nmi(domain, vcpu),
+                // Buttons of machines that a PV domain has not.
+                XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => {
+                    return Err(HypercallError::Invalid);
+                }
+                _ => return Err(HypercallError::NoSys),
+            }
+        }
         XEN_DOMCTL_SETDOMAINHANDLE => {
             let wanted: XenDomctlSetdomainhandle = op.payload();
             *domain.handle.lock() = wanted.handle;

@@ -20,6 +20,7 @@ use super::tables::FrameOwner;
 use crate::Hypervisor;
 use crate::hypercall::Current;
 use crate::platform::Platform;
+use crate::traps;
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,11 @@ impl<P: Platform> Hypervisor<P> {
         {
             return FaultOutcome::Bounce;
         }
-        self.emulate_table_write(cur, cr2).map_or(FaultOutcome::Bounce, |()| FaultOutcome::Handled)
+        if self.emulate_table_write(cur, cr2).is_none() {
+            return FaultOutcome::Bounce;
+        }
+        traps::retired(cur);
+        FaultOutcome::Handled
     }
 
     fn emulate_table_write(&self, cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
