@@ -227,7 +227,8 @@ pub(crate) fn refit() -> bool {
     true
 }
 
-/// Wall time from the real-time clock, in ns since 1970.
+/// Wall time from the real-time clock, in ns since 1970. The chip tells whole seconds: half a second is added, so that
+/// the error is no more than that either way.
 pub(crate) fn wall_ns() -> u64 {
     let register = |number: u8| {
         outb(0x70, number);
@@ -241,7 +242,7 @@ pub(crate) fn wall_ns() -> u64 {
         if (register(0xa) & 0x80 == 0 && first == all()) || tries > 1000 {
             let [second, minute, hour, day, month, year, century] = first;
             let fields = clock::RtcFields { second, minute, hour, day, month, year, century };
-            return clock::unix_seconds(fields, register(0xb)) * 1_000_000_000;
+            return clock::unix_seconds(fields, register(0xb)) * 1_000_000_000 + 500_000_000;
         }
         tries += 1;
     }
