@@ -1,8 +1,9 @@
 //! Debian's own kernel as a guest: its frontends, and its reading of the ABI, against ours.
 
 use anyhow::Result;
+use tests::Scratch;
+use tests::linux::{machine, no_complaints};
 use tests::scratch::sha256;
-use tests::{Machine, Run, Scratch};
 
 use crate::Case;
 
@@ -20,24 +21,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case.soak = true;
     }
     cases
-}
-
-/// What the kernel says when something is wrong.
-const COMPLAINTS: &[&str] =
-    &["WARNING:", "BUG:", "Oops", "Call Trace", "bad page", "soft lockup", "rcu_sched", "Kernel panic"];
-
-/// A machine with the kernel and its ramdisk in the boot bundle, made if need be.
-fn machine(name: &str) -> Result<Machine> {
-    xtask::guest::debian_ramdisk()?;
-    Ok(Machine::new(name).with(|machine| machine.modules.extend(xtask::guest::modules())))
-}
-
-/// The kernel found nothing wrong, as far as the console tells.
-pub(crate) fn no_complaints(run: &Run) -> Result<()> {
-    for complaint in COMPLAINTS {
-        run.require(!run.console().contains(complaint), &format!("the kernel said {complaint:?}"))?;
-    }
-    Ok(())
 }
 
 fn debian_reaches_userspace_without_a_complaint() -> Result<()> {

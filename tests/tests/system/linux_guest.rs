@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use tests::{Live, Machine, Run, Scratch};
 use xtask::machine::Disk;
 
-use crate::linux::no_complaints;
+use tests::linux::no_complaints;
 
 /// How long a boot to the login may take, in seconds: twenty on an idle host.
 const BOOT_SECONDS: u64 = 240;

@@ -1,11 +1,11 @@
 //! A newer Debian kernel than the release's own, so that nothing is made for one kernel alone.
 
 use anyhow::Result;
+use tests::linux::no_complaints;
 use tests::scratch::sha256;
 use tests::{Machine, Scratch};
 
 use crate::Case;
-use crate::linux::no_complaints;
 
 const MIB: usize = 1024 * 1024;
 

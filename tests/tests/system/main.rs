@@ -13,6 +13,7 @@ mod linux;
 mod linux_disk;
 mod linux_grub;
 mod linux_guest;
+mod linux_life;
 mod linux_newer;
 mod shell;
 mod spine;
@@ -57,6 +58,7 @@ fn main() {
         linux::cases(),
         linux_disk::cases(),
         linux_grub::cases(),
+        linux_life::cases(),
         linux_newer::cases(),
         xen::cases(),
     ]

@@ -9,6 +9,13 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 
+# What the kernel runs when the toolstack asks it to go down.
+mkdir -p /sbin
+for how in poweroff reboot; do
+    printf '#!/bin/sh\nsync\nexec /bin/%s -f\n' $how > /sbin/$how
+    chmod +x /sbin/$how
+done
+
 while read -r module; do
     insmod "/modules/$module"
 done < /modules/order
