@@ -26,6 +26,11 @@ pub async fn flush() {
     backend::flush().await;
 }
 
+/// Blocks the vCPU until the other side has taken everything written, at most for a second; no task runs meanwhile.
+pub fn drain() {
+    backend::drain();
+}
+
 /// Formats into lines of bytes on the console.
 pub struct Out;
 
@@ -261,15 +266,27 @@ mod backend {
 
     pub(super) async fn flush() {
         for _ in 0..100 {
-            let drained = match RING.lock().as_ref() {
-                Some(ring) => ring.is_drained().unwrap_or(true),
-                None => true,
-            };
-            if drained {
+            if is_drained() {
                 return;
             }
             time::sleep(WAIT_NS).await;
         }
+    }
+
+    pub(super) fn drain() {
+        let Some(port) = PORT.get() else { return };
+        for _ in 0..100 {
+            // An old event must not end the wait.
+            crate::event::poll();
+            if is_drained() {
+                return;
+            }
+            let _ = sched::poll(&[port.number()], time::now_ns() + WAIT_NS);
+        }
+    }
+
+    fn is_drained() -> bool {
+        RING.lock().as_ref().is_none_or(|ring| ring.is_drained().unwrap_or(true))
     }
 
     /// Output of a panic: takes no lock that the panicking code may hold.
@@ -317,6 +334,8 @@ mod backend {
     }
 
     pub(super) async fn flush() {}
+
+    pub(super) fn drain() {}
 }
 
 #[cfg(test)]

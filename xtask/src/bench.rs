@@ -110,7 +110,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     }
     deps::ensure(&[Need::Qemu, Need::CCompiler])?;
     // Without dom0 in it, the operations' machine needs none built.
-    let alone = options.what == Some(What::Operations) && !options.domu;
+    let alone = options.what == Some(What::Operations) && !operations::needs_dom0(options);
     images::build(&images::ALL.iter().filter(|image| !alone || image.name != "dom0").collect::<Vec<_>>())?;
     let mut complete = true;
     if matches!(options.what, None | Some(What::Operations)) {

@@ -24,6 +24,26 @@ bench_upcall:
     or byte ptr [rsp + 8], 3
     iretq
 
+    # Page fault: back behind the two bytes of the instruction; to user mode by the hypercall.
+    .globl bench_page_fault
+bench_page_fault:
+    pop rcx
+    pop r11
+    add rsp, 8
+    add qword ptr [rsp], 2
+    test byte ptr [rsp + 8], 3
+    jnz 1f
+    or byte ptr [rsp + 8], 3
+    iretq
+1:
+    push 0
+    push rcx
+    push r11
+    push rax
+    mov eax, 23
+    syscall
+    ud2
+
     # int3: straight back.
     .globl bench_int3
 bench_int3:
@@ -33,8 +53,14 @@ bench_int3:
     iretq
 
     # bench_user_loop(rdi = system calls to make): enters user mode, which makes them, and comes back.
-    .globl bench_user_loop
+    # bench_user_faults(rdi = page faults to take, rsi = an address without a page): the same with faults.
+    .globl bench_user_loop, bench_user_faults
+bench_user_faults:
+    lea rax, [rip + bench_user_touch]
+    jmp 1f
 bench_user_loop:
+    lea rax, [rip + bench_user]
+1:
     push rbx
     push rbp
     push r12
@@ -42,7 +68,6 @@ bench_user_loop:
     push r14
     push r15
     mov [rip + bench_kernel_rsp], rsp
-    lea rax, [rip + bench_user]
     push 0xe02b              # ss
     push rsp                 # user stack: never touched
     push 0x2                 # rflags: events stay masked
@@ -63,6 +88,15 @@ bench_user:
     syscall
     dec rdi
     jnz 2b
+    mov eax, 1
+    syscall
+    ud2
+
+    # User mode: rdi reads of the byte at rsi, then a system call with eax 1.
+bench_user_touch:
+    .byte 0x8a, 0x06         # mov al, [rsi]
+    dec rdi
+    jnz bench_user_touch
     mov eax, 1
     syscall
     ud2
@@ -107,8 +141,10 @@ bench_kernel_rsp:
 unsafe extern "C" {
     fn bench_upcall();
     fn bench_int3();
+    fn bench_page_fault();
     fn bench_syscall();
     fn bench_user_loop(count: u64);
+    fn bench_user_faults(count: u64, address: u64);
     static bench_stack_top: u8;
     static bench_shared: AtomicU64;
     static bench_upcalls: AtomicU64;
@@ -126,10 +162,23 @@ pub(crate) fn upcalls() -> u64 {
     unsafe { &bench_upcalls }.load(Ordering::Relaxed)
 }
 
-/// Entry points: event upcall, int3, system call.
-pub(crate) fn handlers() -> (u64, u64, u64) {
+/// Entry points of this image's own.
+pub(crate) struct Handlers {
+    pub(crate) upcall: u64,
+    pub(crate) int3: u64,
+    pub(crate) page_fault: u64,
+    pub(crate) syscall: u64,
+}
+
+/// Their addresses.
+pub(crate) fn handlers() -> Handlers {
     let address = |function: unsafe extern "C" fn()| function as *const () as u64;
-    (address(bench_upcall), address(bench_int3), address(bench_syscall))
+    Handlers {
+        upcall: address(bench_upcall),
+        int3: address(bench_int3),
+        page_fault: address(bench_page_fault),
+        syscall: address(bench_syscall),
+    }
 }
 
 /// The stack for entries from user mode.
@@ -141,6 +190,18 @@ pub(crate) fn kernel_stack() -> u64 {
 pub(crate) fn user_syscalls(count: u64) {
     // SAFETY: the routine keeps the registers a function must keep; user mode runs its loop only.
     unsafe { bench_user_loop(count) };
+}
+
+/// Takes `count` page faults in user mode, on an address without a page.
+pub(crate) fn user_faults(count: u64, address: u64) {
+    // SAFETY: as above; the handler steps over the instruction.
+    unsafe { bench_user_faults(count, address) };
+}
+
+/// Takes a page fault, on an address without a page.
+pub(crate) fn page_fault(address: u64) {
+    // SAFETY: the handler steps over the two bytes; rcx and r11 come back from the frame.
+    unsafe { asm!(".byte 0x8a, 0x07", in("rdi") address, out("al") _, options(nostack)) };
 }
 
 /// `int3`.

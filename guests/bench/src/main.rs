@@ -5,15 +5,28 @@
 //! Prints `bench NAME TICKS ticks-per-op N ops` for each, and at last `bench done`. Under `-icount shift=0` a tick is
 //! an executed instruction. Boots as domU or as dom0, on any hypervisor with the ABI. On its command line `ops=N`
 //! sets how often each is done, `only=NAME` picks one, and `debug-exit=PORT` reports the end to QEMU.
+//!
+//! What takes a partner is timed with `partner=N` instead, in a domain with two vCPUs beside domain N, which runs this
+//! image with `echo=M`, M being the first one's number.
 
 extern crate alloc;
 
 #[cfg(freestanding)]
 mod asm;
 #[cfg(freestanding)]
+mod daemons;
+#[cfg(freestanding)]
 mod measure;
 #[cfg(freestanding)]
 mod operations;
+#[cfg(freestanding)]
+mod partner;
+#[cfg(freestanding)]
+mod polling;
+#[cfg(freestanding)]
+mod second;
+#[cfg(freestanding)]
+mod timers;
 
 #[cfg(freestanding)]
 pvrt::kernel!(async start);
@@ -26,13 +39,43 @@ const DEBUG_EXIT_OK: u8 = 0x10;
 async fn start(boot: pvrt::BootInfo) {
     let ops = boot.option("ops").and_then(|text| text.parse().ok()).unwrap_or(1000);
     let bench = measure::Bench::new(ops, boot.option("only"));
-    operations::run(&bench);
-    pvrt::install_handlers();
+    let domain = |key| boot.option(key)?.parse().ok().map(ring_abi::types::DomId::new);
+    if domain("echo").is_some() || domain("partner").is_some() {
+        if let Err(error) = with_others(boot, &bench, domain("echo"), domain("partner")).await {
+            pvrt::println!("bench partner skipped: {error}");
+        }
+    } else {
+        operations::run(&bench);
+        pvrt::install_handlers();
+    }
     pvrt::println!("bench done");
     pvrt::console::flush().await;
     if let Some(port) = pvrt::boot::debug_exit_port() {
         pvrt::pio::write_u8(port, DEBUG_EXIT_OK);
     }
+}
+
+/// What takes another vCPU, another domain or a daemon.
+#[cfg(freestanding)]
+async fn with_others(
+    boot: pvrt::BootInfo,
+    bench: &measure::Bench,
+    client: Option<ring_abi::types::DomId>,
+    server: Option<ring_abi::types::DomId>,
+) -> Result<(), alloc::string::String> {
+    let info = boot.store.ok_or("no xenstore")?;
+    let port = pvrt::event::Port::adopt(info.port);
+    let store =
+        frontends::xenbus::Xenstore::connect(info.page, port).map_err(|error| alloc::format!("{error}"))?;
+    if let Some(client) = client {
+        partner::echo(&store, client).await?;
+    }
+    if let Some(server) = server {
+        second::run(bench);
+        daemons::run(bench, &store).await;
+        partner::run(bench, &store, server).await?;
+    }
+    Ok(())
 }
 
 #[cfg(not(freestanding))]

@@ -5,7 +5,30 @@ use pvrt::println;
 use pvrt::time::tsc;
 
 /// Runs before the clock starts, so that everything is faulted in and cached.
-const WARM_UP: u64 = 16;
+pub(crate) const WARM_UP: u64 = 16;
+
+/// Runs between two marks.
+pub(crate) struct Clock(u64);
+
+impl Clock {
+    /// Starts it.
+    pub(crate) fn start() -> Self {
+        mark::<200>();
+        Self(tsc())
+    }
+
+    /// Gives the ticks since its start.
+    pub(crate) fn stop(self) -> u64 {
+        let ticks = tsc() - self.0;
+        mark::<201>();
+        ticks
+    }
+}
+
+/// Says what `ops` operations took.
+pub(crate) fn report(name: &str, ticks: u64, ops: u64) {
+    println!("bench {name} {} ticks-per-op {ops} ops", (ticks + ops / 2) / ops);
+}
 
 /// How the operations are timed.
 pub(crate) struct Bench {
@@ -38,12 +61,14 @@ impl Bench {
             return;
         }
         operations(WARM_UP);
-        mark::<200>();
-        let start = tsc();
+        let clock = Clock::start();
         operations(self.ops);
-        let ticks = tsc() - start;
-        mark::<201>();
-        println!("bench {name} {} ticks-per-op {} ops", (ticks + self.ops / 2) / self.ops, self.ops);
+        report(name, clock.stop(), self.ops);
+    }
+
+    /// How many operations to do, at most `limit`; `None` when this one is not asked for.
+    pub(crate) fn count(&self, name: &str, limit: u64) -> Option<u64> {
+        self.wanted(name).then(|| self.ops.min(limit))
     }
 
     /// Says why an operation could not be timed.

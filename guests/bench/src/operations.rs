@@ -25,12 +25,14 @@ use ring_abi::version::XENVER_VERSION;
 
 use crate::asm;
 use crate::measure::Bench;
+use crate::timers;
 
 /// Runs all of them.
 pub(crate) fn run(bench: &Bench) {
     install();
     calls(bench);
     events(bench);
+    timers::run(bench);
     tables(bench);
     grants(bench);
     traps(bench);
@@ -39,12 +41,15 @@ pub(crate) fn run(bench: &Bench) {
 /// Sets this image's own handlers.
 fn install() {
     asm::set_shared(pvrt::shared_info().as_ptr() as u64);
-    let (upcall, int3, syscall) = asm::handlers();
+    let handlers = asm::handlers();
     // SAFETY: the handlers keep to their frames. No segment is ever loaded, so the failsafe entry is never used.
-    unsafe { vcpu::set_callbacks(upcall, upcall, syscall) }.expect("set_callbacks");
-    let entry = TrapInfo { vector: 3, flags: 3, cs: FLAT_KERNEL_CS, address: int3, ..TrapInfo::default() };
-    // SAFETY: the handler keeps to its frame.
-    unsafe { vcpu::set_trap_table(&[entry, TrapInfo::default()]) }.expect("set_trap_table");
+    unsafe { vcpu::set_callbacks(handlers.upcall, handlers.upcall, handlers.syscall) }
+        .expect("set_callbacks");
+    let entry =
+        |vector, address| TrapInfo { vector, flags: 3, cs: FLAT_KERNEL_CS, address, ..TrapInfo::default() };
+    let table = [entry(3, handlers.int3), entry(14, handlers.page_fault), TrapInfo::default()];
+    // SAFETY: the handlers keep to their frames.
+    unsafe { vcpu::set_trap_table(&table) }.expect("set_trap_table");
 }
 
 fn calls(bench: &Bench) {
@@ -144,8 +149,33 @@ fn tables(bench: &Bench) {
         mmuext(&pin);
         mmuext(&unpin);
     });
+    mmuext(&pin);
+    for (name, count) in [("mmu_update_1", 1), ("mmu_update_8", 8), ("mmu_update_64", 64)] {
+        updates(bench, name, count, frame, entries[1]);
+    }
+    mmuext(&unpin);
     // SAFETY: as it was.
     unsafe { update_va_mapping(table, frame | bits, UVMF_INVLPG) }.expect("writable page");
+}
+
+/// Times `count` requests in one call: entries of the pinned table at `frame` that map a page, and then none.
+fn updates(bench: &Bench, name: &str, count: usize, frame: u64, entry: u64) {
+    let request = |index: usize, val| MmuUpdate { ptr: frame + index as u64 * 8, val };
+    let lists = [entry, 0].map(|val| (0..count).map(|index| request(index, val)).collect::<Vec<_>>());
+    let mut turn = 1;
+    let mut update = || {
+        turn ^= 1;
+        let args = [lists[turn].as_ptr() as u64, count as u64, 0, u64::from(DomId::SELF.raw()), 0];
+        // SAFETY: the list is only read; the table is in nobody's address space.
+        unsafe { raw(__HYPERVISOR_MMU_UPDATE, args) }
+    };
+    let failed = (0..2).filter(|_| update() != 0).count();
+    if failed > 0 {
+        return bench.skip(name, ("requests refused", failed));
+    }
+    bench.time(name, || {
+        update();
+    });
 }
 
 fn mmuext(op: &MmuextOp) {
@@ -246,6 +276,13 @@ fn traps(bench: &Bench) {
     match ready {
         Ok(()) => bench.time_loop("user_syscall", asm::user_syscalls),
         Err(errno) => bench.skip("user_syscall", errno),
+    }
+    if let Some(window) = WindowPages::take(1) {
+        let nothing = window.va() as u64;
+        bench.time("page_fault", || asm::page_fault(nothing));
+        if ready.is_ok() {
+            bench.time_loop("page_fault_user", |count| asm::user_faults(count, nothing));
+        }
     }
     bench.time("cpuid_forced", asm::forced_cpuid);
     bench.time("rdmsr_efer", asm::read_efer);

@@ -18,6 +18,10 @@ use crate::{images, usage};
 
 /// The guest.
 const IMAGE: &str = "bench";
+/// The domain that answers, in company. It is created first and is domain 1; the one that measures is domain 2.
+const SERVER: &str = "server";
+const SERVER_WORDS: &str = "echo=2";
+const CLIENT_WORDS: &str = "partner=1";
 /// What it executes around each operation's loop.
 const MARKERS: (u16, u16) = (200, 201);
 
@@ -29,10 +33,24 @@ struct Operation {
     xen: u64,
     /// What microhv is to reach.
     aim: u64,
+    scene: Scene,
+}
+
+/// What stands around the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scene {
+    /// Nothing: it is the control domain, or a domain with `--domu`.
+    Alone,
+    /// It is a domain with two vCPUs, and another beside it answers.
+    Company,
 }
 
 const fn operation(name: &'static str, title: &'static str, xen: u64, aim: u64) -> Operation {
-    Operation { name, title, xen, aim }
+    Operation { name, title, xen, aim, scene: Scene::Alone }
+}
+
+const fn in_company(name: &'static str, title: &'static str, xen: u64, aim: u64) -> Operation {
+    Operation { name, title, xen, aim, scene: Scene::Company }
 }
 
 const OPERATIONS: &[Operation] = &[
@@ -42,26 +60,40 @@ const OPERATIONS: &[Operation] = &[
     operation("evtchn_self", "event to self: sent, delivered, returned", 643, 320),
     operation("evtchn_send_masked", "event send, masked", 558, 220),
     operation("evtchn_send_pending", "event send, pending already", 439, 220),
-    operation("update_va_mapping", "`update_va_mapping`, no flush", 989, 450),
-    operation("update_va_mapping_invlpg", "`update_va_mapping`, invlpg", 1_057, 450),
+    operation("update_va_mapping", "`update_va_mapping`, no flush", 991, 450),
+    operation("update_va_mapping_invlpg", "`update_va_mapping`, invlpg", 1_054, 450),
     operation("tlb_flush_local", "`mmuext_op`, local TLB flush", 546, 270),
-    operation("pin_unpin_l1", "pin + unpin an empty L1", 18_954, 6_500),
-    operation("grant_map_unmap", "grant map + unmap", 2_879, 1_200),
+    operation("pin_unpin_l1", "pin + unpin an empty L1", 18_957, 6_500),
+    operation("grant_map_unmap", "grant map + unmap", 2_877, 1_200),
     operation("grant_map_unmap_device", "grant map + unmap, for a device", 2_260, 1_100),
     operation("grant_copy_4096", "grant copy, 4,096 bytes", 2_184, 1_200),
     operation("grant_copy_64", "grant copy, 64 bytes", 1_680, 700),
     operation("multicall_8", "multicall of 8", 1_938, 800),
-    operation("int3", "kernel `int3` bounce", 398, 200),
-    operation("user_syscall", "user syscall to guest kernel, back by `iret`", 807, 400),
+    operation("int3", "kernel `int3` bounce", 400, 200),
+    operation("user_syscall", "user syscall to guest kernel, back by `iret`", 805, 400),
     operation("cpuid_forced", "forced-emulation `cpuid`", 440, 250),
     operation("rdmsr_efer", "emulated `rdmsr`", 1_228, 500),
     operation("clts", "emulated `clts`", 1_212, 500),
+    operation("mmu_update_1", "`mmu_update`, 1 entry", 973, 490),
+    operation("mmu_update_8", "`mmu_update`, 8 entries", 4_532, 2_250),
+    operation("mmu_update_64", "`mmu_update`, 64 entries", 33_020, 16_500),
+    operation("page_fault", "page fault of a kernel, bounced and back", 465, 230),
+    operation("page_fault_user", "page fault of user mode, bounced and back", 953, 475),
+    operation("set_timer_op", "`set_timer_op`", 610, 300),
+    operation("singleshot_timer", "`vcpu_op(set_singleshot_timer)`", 705, 350),
+    in_company("evtchn_send_vcpu", "event send to another vCPU", 529, 260),
+    in_company("vcpu_round_trip", "event to another vCPU and back, with both switches", 13_482, 5_000),
+    in_company("evtchn_send_domain", "event send to another domain", 554, 280),
+    in_company("domain_round_trip", "event to another domain and back, with both switches", 9_818, 5_000),
+    in_company("xenstore_read", "xenstore read of a node, with all that the daemon does", 107_846, 50_000),
+    in_company("console_line", "a line of 64 bytes on the console, until it was taken", 55_388, 27_000),
 ];
 
 /// Instructions of one operation, by name.
 type Figures = BTreeMap<String, u64>;
 
-/// What came of a machine: figures, and lines of operations that were skipped.
+/// What came of the machines: figures, and lines of operations that were skipped.
+#[derive(Debug, Default)]
 struct Measured {
     figures: Figures,
     skipped: Vec<String>,
@@ -83,8 +115,9 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         let _ = write!(words, " only={only}");
     }
     println!("image {IMAGE}: sha256 {}", images::find(IMAGE)?.sha256()?);
-    let ours = ours.then(|| on_microhv(options, &words)).transpose()?;
-    let theirs = theirs.then(|| on_xen(options, &words)).transpose()?;
+    let scenes = scenes(options.only.as_deref());
+    let ours = ours.then(|| on_microhv(options, &scenes, &words)).transpose()?;
+    let theirs = theirs.then(|| on_xen(options, &scenes, &words)).transpose()?;
     let table = Table { only: options.only.as_deref(), ours: ours.as_ref(), theirs: theirs.as_ref() };
     let (text, complete) = table.text();
     print!("{text}");
@@ -94,48 +127,83 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     Ok(complete)
 }
 
-fn on_microhv(options: &BenchOptions, words: &str) -> Result<Measured> {
-    let mut machine = machine();
-    if options.domu {
-        machine.script = Some(vec![format!("xl create -c /boot/bench.cfg extra=\"{words}\"")]);
-    } else {
-        machine.dom0 = images::find(IMAGE)?.bootable();
-        machine.dom0_arguments = words.to_string();
-    }
-    let directory = RunDirectory::new()?;
-    let counts = directory.file("counts");
-    if options.hot {
-        machine.qemu_arguments.extend(plugin::arguments(&counts, Some(MARKERS))?);
-    }
-    let console = run(&machine)?;
-    if options.hot {
-        print_hot(&std::fs::read_to_string(&counts)?, options.ops)?;
-    }
-    Ok(measured(&console))
+/// The scenes that the operations asked for take: all but those of the one named.
+fn scenes(only: Option<&str>) -> Vec<Scene> {
+    let of =
+        |name| OPERATIONS.iter().find(|known| known.name == name).map_or(Scene::Alone, |known| known.scene);
+    only.map_or(vec![Scene::Alone, Scene::Company], |name| vec![of(name)])
 }
 
-fn on_xen(options: &BenchOptions, words: &str) -> Result<Measured> {
+/// Whether the control domain's image is wanted, and not only the guest.
+pub(super) fn needs_dom0(options: &BenchOptions) -> bool {
+    options.domu || scenes(options.only.as_deref()).contains(&Scene::Company)
+}
+
+fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measured> {
+    let mut all = Measured::default();
+    for scene in scenes {
+        let mut machine = machine();
+        let create = |words: &str| format!("xl create -c /boot/bench.cfg extra=\"{words}\"");
+        match scene {
+            Scene::Alone if options.domu => machine.script = Some(vec![create(words)]),
+            Scene::Alone => {
+                machine.dom0 = images::find(IMAGE)?.bootable();
+                machine.dom0_arguments = words.to_string();
+            }
+            Scene::Company => {
+                let server = format!("xl create /boot/bench.cfg name=\"{SERVER}\" extra=\"{SERVER_WORDS}\"");
+                let client = create(&format!("{CLIENT_WORDS} {words}")) + " vcpus=2";
+                machine.script = Some(vec![server, client, format!("xl destroy {SERVER}")]);
+            }
+        }
+        let directory = RunDirectory::new()?;
+        let counts = directory.file("counts");
+        if options.hot {
+            machine.qemu_arguments.extend(plugin::arguments(&counts, Some(MARKERS))?);
+        }
+        let console = run(&machine)?;
+        if options.hot {
+            print_hot(&std::fs::read_to_string(&counts)?, options.ops)?;
+        }
+        all.add(&console);
+    }
+    Ok(all)
+}
+
+fn on_xen(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measured> {
     let host = xen::prepare()?;
     let kernel = images::find(IMAGE)?.bootable();
     let machine = xen::Options { icount: true, timeout: TIME_LIMIT, ..xen::Options::default() };
-    if options.domu {
-        let domain = xen::Domain {
-            name: IMAGE.into(),
-            kernel,
-            ramdisk: None,
-            memory_mib: 8,
-            extra: words.into(),
-            lines: Vec::new(),
+    let domain = |name: &str, extra: &str, vcpus: u32| xen::Domain {
+        name: name.into(),
+        kernel: kernel.clone(),
+        ramdisk: None,
+        memory_mib: 8,
+        extra: extra.into(),
+        lines: vec![format!("vcpus={vcpus}")],
+    };
+    let mut all = Measured::default();
+    for scene in scenes {
+        let domains = match scene {
+            Scene::Alone if options.domu => vec![domain(IMAGE, words, 1)],
+            Scene::Alone => {
+                let output = host.boot_kernel_as_dom0(&kernel, words, &machine)?;
+                if output.outcome != Outcome::Succeeded {
+                    eprintln!("{}", output.console.trim_end());
+                    bail!("the machine with Xen ended with {:?}", output.outcome);
+                }
+                all.add(&output.console);
+                continue;
+            }
+            Scene::Company => {
+                let client = format!("{CLIENT_WORDS} {words}");
+                vec![domain(SERVER, SERVER_WORDS, 1), domain(IMAGE, &client, 2)]
+            }
         };
-        let (ran, _) = host.run_domains(&[domain], TIME_LIMIT, &machine)?;
-        return Ok(measured(&ran.first().context("a domain of one")?.console));
+        let (ran, _) = host.run_domains(&domains, TIME_LIMIT, &machine)?;
+        all.add(&ran.last().context("there is a domain")?.console);
     }
-    let output = host.boot_kernel_as_dom0(&kernel, words, &machine)?;
-    if output.outcome != Outcome::Succeeded {
-        eprintln!("{}", output.console.trim_end());
-        bail!("the machine with Xen ended with {:?}", output.outcome);
-    }
-    Ok(measured(&output.console))
+    Ok(all)
 }
 
 /// What there is to print.
@@ -245,19 +313,19 @@ impl Operation {
     }
 }
 
-/// The figures on a console: `bench NAME TICKS ticks-per-op N ops`, whatever stands before.
-fn measured(console: &str) -> Measured {
-    let figure = |line: &str| {
-        let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
-        let (name, ticks, unit) = (words.next()?, words.next()?, words.next()?);
-        (unit == "ticks-per-op").then_some((name.to_string(), ticks.parse().ok()?))
-    };
-    // In an attached domain's line "bench" may stand twice: its name, then the figure.
-    let after_name = |line: &str| line.split_once(") ").and_then(|(_, rest)| figure(rest));
-    let skipped = console.lines().filter(|line| line.contains(" skipped: "));
-    Measured {
-        figures: console.lines().filter_map(|line| figure(line).or_else(|| after_name(line))).collect(),
-        skipped: skipped.map(|line| line.trim().to_string()).collect(),
+impl Measured {
+    /// Adds what a console says: figures as `bench NAME TICKS ticks-per-op N ops`, whatever stands before.
+    fn add(&mut self, console: &str) {
+        let figure = |line: &str| {
+            let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
+            let (name, ticks, unit) = (words.next()?, words.next()?, words.next()?);
+            (unit == "ticks-per-op").then_some((name.to_string(), ticks.parse().ok()?))
+        };
+        // In an attached domain's line "bench" may stand twice: its name, then the figure.
+        let after_name = |line: &str| line.split_once(") ").and_then(|(_, rest)| figure(rest));
+        self.figures.extend(console.lines().filter_map(|line| figure(line).or_else(|| after_name(line))));
+        let skipped = console.lines().filter(|line| line.contains(" skipped: "));
+        self.skipped.extend(skipped.map(|line| line.trim().to_string()));
     }
 }
 
@@ -269,10 +337,19 @@ mod tests {
     fn figures_are_found_wherever_they_stand() {
         let console = "x\r\nbench xen_version 335 ticks-per-op 1000 ops\r\n(d1 bench) bench int3 401 ticks-per-op 9 ops\r\n\
                        bench clts skipped: no\r\nbench done\r\nbench x y ticks-per-op 1 ops\r\n";
-        let Measured { figures, skipped } = measured(console);
+        let mut all = Measured::default();
+        all.add(console);
+        let Measured { figures, skipped } = all;
         assert_eq!(figures.len(), 2);
         assert_eq!((figures["xen_version"], figures["int3"]), (335, 401));
         assert_eq!(skipped, ["bench clts skipped: no"]);
+    }
+
+    #[test]
+    fn an_operation_has_its_scene() {
+        assert_eq!(scenes(Some("clts")), [Scene::Alone]);
+        assert_eq!(scenes(Some("domain_round_trip")), [Scene::Company]);
+        assert_eq!(scenes(None).len(), 2);
     }
 
     #[test]
