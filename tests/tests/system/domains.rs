@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         hello_reads_its_disk_and_leaves_it_as_it_was,
         hello_reads_its_disk_when_grub_booted,
         hello_reads_a_read_only_disk,
+        domains_and_vcpus_answer_each_other,
         eight_domains_at_once_each_on_its_own_disk,
         two_hundred_domains_leave_nothing_behind,
     ]);
@@ -29,6 +30,22 @@ pub(crate) fn cases() -> Vec<Case> {
 fn hello_runs_without_a_disk() -> Result<()> {
     Machine::new("hello").line("xl create -c /boot/hello.cfg").run()?.succeeded()?.says("hello")?;
     Ok(())
+}
+
+/// Two domains find each other through xenstore, and send events there and back; so do two vCPUs of one.
+fn domains_and_vcpus_answer_each_other() -> Result<()> {
+    let mut run = Machine::new("company")
+        .line("xl create /boot/bench.cfg name=\"server\" extra=\"echo=2\"")
+        .line("xl create -c /boot/bench.cfg vcpus=2 extra=\"partner=1 ops=64\"")
+        .line("xl destroy server")
+        .run()?
+        .succeeded()?;
+    for name in
+        ["vcpu_round_trip", "domain_round_trip", "evtchn_send_domain", "xenstore_read", "console_line"]
+    {
+        run = run.says(&format!("bench {name} "))?;
+    }
+    run.require(!run.console().contains(" skipped: "), "an operation was skipped")
 }
 
 /// The whole main job: the guest's checksum is the file's, and its write test restores what was there.
