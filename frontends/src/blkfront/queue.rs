@@ -281,9 +281,16 @@ impl State {
         Ok(BlkifRequest::from_indirect(&request))
     }
 
-    /// Takes an answer. `Err`: it answers nothing that was asked.
-    fn complete(&mut self, response: &BlkifResponse) -> Result<Option<Waker>, ()> {
-        let slot = usize::try_from(response.id).ok().and_then(|id| self.slots.get_mut(id)).ok_or(())?;
+    /// Takes an answer. `Err`: it answers nothing that was asked, or comes while the backend still has the pages and may
+    /// change what was read.
+    fn complete(&mut self, response: &BlkifResponse) -> Result<Option<Waker>, &'static str> {
+        const UNASKED: &str = "answer to no request";
+        let slot = usize::try_from(response.id).ok().and_then(|id| self.slots.get_mut(id)).ok_or(UNASKED)?;
+        if let Slot::Busy { grants, .. } = slot
+            && grants.iter().any(GrantRefOwned::in_use)
+        {
+            return Err("answer before the pages were given back");
+        }
         match core::mem::replace(slot, Slot::Free) {
             Slot::Busy { grants, waker, abandoned, .. } => {
                 drop(grants);
@@ -296,7 +303,7 @@ impl State {
             }
             other => {
                 *slot = other;
-                Err(())
+                Err(UNASKED)
             }
         }
     }
@@ -409,7 +416,7 @@ fn turn(queue: &Queue) -> Result<bool, &'static str> {
             let Some(ring) = state.ring.as_mut() else { return Ok(false) };
             let Some(response) = ring.next_response().map_err(|_| "ring overrun")? else { break };
             let free = state.free.len();
-            let waker = state.complete(&response).map_err(|()| "answer to no request")?;
+            let waker = state.complete(&response)?;
             freed |= state.free.len() > free;
             waker
         };

@@ -26,6 +26,8 @@ enum Lie {
     Overrun,
     /// Answers nothing.
     Silent,
+    /// Answers and keeps the pages.
+    Keeper,
 }
 
 struct Backend {
@@ -33,6 +35,7 @@ struct Backend {
     disk: Mutex<Vec<u8>>,
     lie: Lie,
     seen: Mutex<Vec<u8>>,
+    kept: Mutex<Vec<GrantMap>>,
 }
 
 impl Backend {
@@ -41,8 +44,13 @@ impl Backend {
         store.set(&alloc::format!("{FRONT}/backend-id"), "0");
         store.set(&alloc::format!("{FRONT}/state"), "1");
         let disk = (0..sectors * 512).map(|i| (i / 512 * 7 + i) as u8).collect();
-        let backend =
-            Arc::new(Self { store: store.clone(), disk: Mutex::new(disk), lie, seen: Mutex::default() });
+        let backend = Arc::new(Self {
+            store: store.clone(),
+            disk: Mutex::new(disk),
+            lie,
+            seen: Mutex::default(),
+            kept: Mutex::default(),
+        });
         backend.node("sectors", sectors);
         backend.node("sector-size", 512);
         backend.node("info", 0);
@@ -146,6 +154,9 @@ impl Backend {
                 page.page(0).write(from, part);
             } else {
                 page.page(0).read(from, part);
+            }
+            if self.lie == Lie::Keeper {
+                self.kept.lock().push(page);
             }
             at += to - from;
         }
@@ -281,13 +292,29 @@ fn lying_backends_are_disconnected() {
             let page = buffer(1);
             let mut result = Ok(());
             for _ in 0..3 {
-                result = disk.read(0, &page, 8).await;
+                let read = time::timeout(1_000_000_000, disk.read(0, &page, 8)).await;
+                result = read.expect("an answer, or the end");
                 time::sleep(10_000_000).await;
             }
             assert_eq!(result, Err(BlockError::Disconnected));
             assert_eq!(Arc::strong_count(&page), 1);
         });
     }
+}
+
+/// It could change what was read after it was checked.
+#[test]
+fn a_backend_that_keeps_pages_is_disconnected() {
+    let store = TestStore::new();
+    let backend = Backend::start(&store, 100, 0, Lie::Keeper);
+    block_on_test(async {
+        let client = store.connect();
+        let disk = Disk::connect(&client, FRONT).await.expect("connected");
+        let page = buffer(1);
+        assert_eq!(disk.read(0, &page, 8).await, Err(BlockError::Disconnected));
+        assert_eq!(backend.kept.lock().len(), 1);
+        assert_eq!(Arc::strong_count(&page), 2, "never freed");
+    });
 }
 
 #[test]
