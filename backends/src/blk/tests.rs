@@ -68,7 +68,9 @@ fn one_batch_is_one_map_one_unmap_one_kick_one_event() {
 fn completions_in_any_order_and_grants_until_then() {
     let bench = Bench::new(DISK);
     let (mut front, mut back) = bench.start();
-    for id in 0..3 {
+    // The frontend's own tags, which are no numbers of ours.
+    let ids = [u64::MAX, 1 << 40, 7];
+    for id in ids {
         front.push_request(&direct(BLKIF_OP_READ, id, 0, &bench.segments(1))).unwrap();
     }
     let _ = front.publish_requests();
@@ -76,7 +78,7 @@ fn completions_in_any_order_and_grants_until_then() {
     for (index, id, left) in [(1, 1, 2), (1, 2, 1), (0, 0, 0)] {
         bench.disk.run(index);
         assert_eq!(back.poll(), Ok(Next::Wait));
-        assert_eq!(responses(&mut front), [(id, BLKIF_OP_READ, BLKIF_RSP_OKAY)]);
+        assert_eq!(responses(&mut front), [(ids[id], BLKIF_OP_READ, BLKIF_RSP_OKAY)]);
         assert_eq!(bench.held(), left);
     }
 }
@@ -267,6 +269,39 @@ fn failing_disk_and_close_with_a_barrier_held() {
     assert!(back.poll_closed());
     assert_eq!((bench.held(), back.in_flight()), (0, 0));
     assert!(responses(&mut front).is_empty());
+}
+
+/// Looks at what the frontend can see at the moment it is told.
+struct Witness {
+    world: SharedWorld,
+    told: alloc::rc::Rc<core::cell::Cell<usize>>,
+}
+
+impl Notifier for Witness {
+    fn notify(&mut self) {
+        assert!(self.world.borrow().held.is_empty(), "answered with its frames still held");
+        self.told.set(self.told.get() + 1);
+    }
+}
+
+#[test]
+fn an_answer_is_seen_only_when_its_frames_are_given_back() {
+    let bench = Bench::new(DISK);
+    let mut front = ring_abi::ring::FrontRing::<BlkifRing, _>::new(bench.page).unwrap();
+    let ring = ring_abi::ring::BackRing::new(bench.page).unwrap();
+    let told = alloc::rc::Rc::new(core::cell::Cell::new(0));
+    let witness = Witness { world: bench.world.clone(), told: told.clone() };
+    let mut back = BlkBack::new(ring, TestGrants(bench.world.clone()), witness, &bench.disk);
+    for id in 0..3 {
+        front.push_request(&direct(BLKIF_OP_READ, id, 0, &bench.segments(3))).unwrap();
+        let _ = front.publish_requests();
+        let _ = back.poll().unwrap();
+        bench.disk.run_all();
+        let _ = back.poll().unwrap();
+        assert_eq!(responses(&mut front).len(), 1);
+        assert_eq!(front.arm_and_recheck(), Ok(false));
+    }
+    assert_eq!(told.get(), 3);
 }
 
 #[test]

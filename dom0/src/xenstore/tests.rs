@@ -13,6 +13,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
 
+/// The clients' own tag: any 32 bits.
+const REQUEST_ID: u32 = 0xfedc_ba98;
+
 /// A server with domains 1.. introduced, spoken to in whole messages.
 struct Bed {
     server: Server,
@@ -69,7 +72,7 @@ impl Bed {
     }
 
     fn send(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) {
-        let header = XsdSockmsg { r#type: kind, req_id: 77, tx_id, len: payload.len() as u32 };
+        let header = XsdSockmsg { r#type: kind, req_id: REQUEST_ID, tx_id, len: payload.len() as u32 };
         let ring = &mut self.rings.get_mut(&domid).unwrap().1;
         ring.to_server.extend(header.as_bytes());
         ring.to_server.extend(payload);
@@ -95,7 +98,7 @@ impl Bed {
         self.send(domid, kind, tx_id, payload);
         let messages = self.run(domid).unwrap();
         let reply = messages.into_iter().find(|(header, _)| header.r#type != wire::XS_WATCH_EVENT).unwrap();
-        assert_eq!((reply.0.req_id, reply.0.tx_id), (77, tx_id));
+        assert_eq!((reply.0.req_id, reply.0.tx_id), (REQUEST_ID, tx_id));
         (reply.0.r#type, reply.1)
     }
 

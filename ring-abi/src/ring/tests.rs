@@ -196,6 +196,89 @@ fn attaching_to_nonsense_fails() {
     assert!(matches!(BackRing::<Words, _>::attach(page), Err(RingError::ProducerOverrun { .. })));
 }
 
+/// Memory that counts how often each byte is read, as a peer would that changes it in between.
+#[derive(Clone)]
+struct Counting {
+    page: SharedBytes,
+    reads: alloc::rc::Rc<core::cell::RefCell<Vec<u32>>>,
+}
+
+impl Counting {
+    fn new(page: SharedBytes) -> Self {
+        Self { page, reads: alloc::rc::Rc::new(core::cell::RefCell::new(alloc::vec![0; page.len()])) }
+    }
+
+    /// The most reads that any byte had since the last call.
+    fn most(&self) -> u32 {
+        self.reads.borrow_mut().iter_mut().map(core::mem::take).max().unwrap_or(0)
+    }
+}
+
+impl RingPage for Counting {
+    fn ring_bytes(&self) -> usize {
+        self.page.len()
+    }
+
+    fn load_index(&self, offset: usize) -> u32 {
+        self.reads.borrow_mut()[offset] += 1;
+        self.page.load_u32(offset)
+    }
+
+    fn store_index(&self, offset: usize, value: u32) {
+        self.page.store_u32(offset, value);
+    }
+
+    fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        self.reads.borrow_mut()[offset..][..target.len()].iter_mut().for_each(|count| *count += 1);
+        self.page.read(offset, target);
+    }
+
+    fn copy_in(&self, offset: usize, source: &[u8]) {
+        self.page.write(offset, source);
+    }
+}
+
+/// What is read twice may be checked in one value and used in another.
+#[test]
+fn nothing_shared_is_read_twice() {
+    let memory = leaked_pages(1);
+    let page = Counting::new(memory);
+    let mut front = FrontRing::<BlkifRing, _>::new(page.clone()).unwrap();
+    let mut back = BackRing::<BlkifRing, _>::attach(page.clone()).unwrap();
+    assert!(page.most() <= 1, "attaching");
+    for round in 0..40 {
+        front.push_request(&request(round)).unwrap();
+        assert_eq!(page.most(), 0, "pushing a request reads nothing");
+        let _ = front.publish_requests();
+        assert_eq!(page.most(), 1, "publishing looks at the event index");
+        assert!(back.next_request().unwrap().is_some());
+        assert_eq!(page.most(), 1, "taking a request");
+        back.push_response(&BlkifResponse::default());
+        assert_eq!(page.most(), 0, "pushing a response reads nothing");
+        let _ = back.publish_responses();
+        assert_eq!(page.most(), 1, "publishing looks at the event index");
+        assert!(front.next_response().unwrap().is_some());
+        assert_eq!(page.most(), 1, "taking a response");
+        // Once before the event index is written and once after it: the first may be in vain, the second decides.
+        assert_eq!(front.arm_and_recheck(), Ok(false));
+        assert_eq!(page.most(), 2, "arming");
+        assert_eq!(back.arm_and_recheck(), Ok(false));
+        assert_eq!(page.most(), 2, "arming");
+    }
+
+    let page = Counting::new(memory);
+    let mut client = crate::io::xs_wire::client(page.clone()).unwrap();
+    let mut server = crate::io::xs_wire::server(page.clone()).unwrap();
+    let mut buffer = [0; 700];
+    for _ in 0..5 {
+        page.most();
+        assert!(client.write(&buffer).unwrap() > 0);
+        assert_eq!(page.most(), 1, "writing bytes");
+        assert!(server.read(&mut buffer).unwrap() > 0);
+        assert_eq!(page.most(), 1, "reading bytes");
+    }
+}
+
 /// One step of an honest schedule.
 #[derive(Clone, Debug)]
 enum Step {
