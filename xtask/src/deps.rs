@@ -16,6 +16,8 @@ pub enum Need {
     Grub,
     /// To compile the header probe and the counting plugin.
     CCompiler,
+    /// To link the fuzzer's engine.
+    CxxCompiler,
     /// Xen's public headers.
     XenHeaders,
     /// To attach to a machine.
@@ -44,6 +46,7 @@ impl Need {
             Self::CCompiler => {
                 &[(Probe::Program("gcc"), "gcc"), (Probe::File("/usr/include/stdio.h"), "libc6-dev")]
             }
+            Self::CxxCompiler => &[(Probe::Program("g++"), "g++")],
             Self::XenHeaders => &[(Probe::File("/usr/include/xen/xen.h"), "libxen-dev")],
             Self::Gdb => &[(Probe::Program("gdb"), "gdb")],
             Self::Addr2line => &[(Probe::Program("addr2line"), "binutils")],

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod cpio;
 pub mod debug;
 pub mod deps;
+pub mod fuzz;
 pub mod guest;
 pub mod image;
 pub mod image_check;

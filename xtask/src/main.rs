@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
 use xtask::conformance::ConformanceOptions;
+use xtask::fuzz::FuzzOptions;
 use xtask::guest::GuestOptions;
 use xtask::image::ImageOptions;
 use xtask::lint::LintOptions;
 use xtask::options::RunOptions;
 use xtask::test::TestOptions;
 use xtask::xen::XenOptions;
-use xtask::{Usage, bench, conformance, debug, guest, image, images, lint, run, test, xen};
+use xtask::{Usage, bench, conformance, debug, fuzz, guest, image, images, lint, run, test, xen};
 
 /// Builds, checks, boots and tests microhv.
 #[derive(Parser)]
@@ -43,6 +44,11 @@ enum Task {
     Conformance {
         #[command(flatten)]
         options: ConformanceOptions,
+    },
+    /// Search for inputs that break a promise, guided by coverage.
+    Fuzz {
+        #[command(flatten)]
+        options: FuzzOptions,
     },
     /// Build and check the images.
     Build {
@@ -103,6 +109,7 @@ fn perform(task: Task) -> anyhow::Result<u8> {
         Task::Test { options } => test::test(&options),
         Task::Bench { options } => bench::bench(&options),
         Task::Conformance { options } => conformance::conformance(&options),
+        Task::Fuzz { options } => fuzz::fuzz(&options),
         Task::Build { images } => images::build(&selected(&images)?).map(|()| 0),
         Task::Check { options } => lint::check(&options).map(|()| 0),
         Task::Clippy { options } => lint::clippy(&options).map(|()| 0),

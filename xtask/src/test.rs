@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::deps::{self, Need};
-use crate::{cargo, images};
+use crate::{cargo, fuzz, images, paths};
 
 /// Set for the system tests' process: the images are built, so that machines may be booted.
 pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
-/// Set to run the long system tests too.
+/// Set to run the long tests too.
 pub const SOAK: &str = "MICROHV_SOAK";
 
 /// What to test.
@@ -64,7 +64,14 @@ pub fn test(options: &TestOptions) -> Result<u8> {
     if !options.system {
         deps::ensure(&[Need::CCompiler, Need::XenHeaders])?;
         let mut command = cargo::host(&["test", "--workspace", "--no-fail-fast"]);
+        if options.soak {
+            command.env(SOAK, "1");
+        }
         stage("host tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
+        let mut command =
+            cargo::host(&["test", "--package", "ring-abi", "--test", "ring_model", "--release"]);
+        command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", paths::target().join("loom"));
+        stage("model checker", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
     }
     if !options.host {
         deps::ensure(&[Need::Qemu, Need::Grub])?;
@@ -83,8 +90,27 @@ pub fn test(options: &TestOptions) -> Result<u8> {
             }
         }
     }
+    if options.soak {
+        fuzz(options, &mut totals)?;
+    }
     println!("{} passed, {} failed", totals.passed, totals.failed);
     Ok(u8::from(totals.failed != 0))
+}
+
+/// Fuzzes every target of a name with the filter in it, and counts each as a test.
+fn fuzz(options: &TestOptions, totals: &mut Totals) -> Result<()> {
+    let mut names = fuzz::targets()?;
+    names.retain(|name| {
+        options.filter.as_ref().is_none_or(|filter| format!("fuzz {name}").contains(filter.as_str()))
+    });
+    if names.is_empty() {
+        return Ok(());
+    }
+    eprintln!("fuzzers");
+    let (clean, findings) = fuzz::run(&names, fuzz::SOAK_SECONDS, None)?;
+    totals.passed += clean;
+    totals.failed += findings;
+    Ok(())
 }
 
 fn with_filter<'a>(command: &'a mut Command, options: &TestOptions) -> &'a mut Command {

@@ -1,0 +1,175 @@
+//! The block frontend against a hostile backend.
+
+use std::sync::Arc;
+
+use dom0::xenstore::{Client, Nodes, Perms, Quotas, serve_rings};
+use frontends::blkfront::Disk;
+use frontends::xenbus::Xenstore;
+use pvrt::event::Port;
+use pvrt::executor::time::{sleep, timeout};
+use pvrt::executor::{block_on_test, join_all, spawn};
+use pvrt::grant::{GrantMap, map_grants};
+use pvrt::mem::Pages;
+use ring_abi::io::blkif::{BlkifRequest, BlkifResponse, BlkifRing};
+use ring_abi::ring::{REQ_PROD, RSP_PROD, RingProtocol, SLOTS};
+use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
+
+use crate::input::Input;
+
+const GUEST: u16 = 5;
+const BACK: &str = "/local/domain/0/backend/vbd/5/51712";
+const FRONT: &str = "/local/domain/5/device/vbd/51712";
+
+/// A xenstore, dom0's way to it and the guest's: made once, since a guest connects once.
+struct World {
+    dom0: Client,
+    guest: Xenstore,
+}
+
+thread_local!(static WORLD: &'static World = Box::leak(Box::new(connect())));
+
+fn connect() -> World {
+    let store = dom0::xenstore::Xenstore::new(Quotas::XEN);
+    spawn(serve_rings(store.clone()));
+    let page = Pages::zeroed(1).expect("a page");
+    let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
+    let dom0 = store.client();
+    dom0.introduce(GUEST, page.mfn(0).raw(), port.number().raw()).expect("introduced");
+    let bytes = page.bytes();
+    std::mem::forget(page);
+    let guest = Xenstore::connect(bytes, port).expect("a ring");
+    World { dom0, guest }
+}
+
+fn make_device(dom0: &Client, input: &Input) {
+    let _ = dom0.rm(FRONT);
+    let _ = dom0.rm(BACK);
+    dom0.mkdir(FRONT).expect("made");
+    dom0.set_perms(FRONT, Perms::shared_with(GUEST, 0)).expect("owned");
+    dom0.mkdir(BACK).expect("made");
+    dom0.set_perms(BACK, Perms::shared_with(0, GUEST)).expect("readable");
+    let text = |usual: &str| if input.u8() & 7 == 0 { input.text(8) } else { usual.into() };
+    for (name, usual) in [
+        ("sectors", "2048"),
+        ("sector-size", "512"),
+        ("info", "0"),
+        ("feature-flush-cache", "1"),
+        ("feature-discard", "1"),
+        ("feature-max-indirect-segments", "32"),
+    ] {
+        dom0.write(&format!("{BACK}/{name}"), text(usual)).expect("written");
+    }
+    dom0.write(&format!("{BACK}/state"), "2").expect("written");
+    for (name, value) in [("backend", BACK), ("backend-id", "0"), ("state", "1")] {
+        dom0.write(&format!("{FRONT}/{name}"), value).expect("written");
+    }
+}
+
+/// The backend's side of the ring, without any engine that would keep it honest.
+struct Liar {
+    page: GrantMap,
+    port: Port,
+    /// Pages that it took and keeps.
+    kept: Vec<GrantMap>,
+    answered: u32,
+}
+
+impl Liar {
+    /// Does one wrong or right thing.
+    fn act(&mut self, input: &Input) {
+        let page = self.page.bytes();
+        let slot = |index: u32| SLOTS + index as usize % 32 * BlkifRing::SLOT_BYTES;
+        match input.below(8) {
+            // The next answer: to the request in its slot, or to whatever.
+            0..=4 => {
+                let request: BlkifRequest = page.read_value(slot(self.answered));
+                let mut response =
+                    BlkifResponse { id: request.id, operation: request.operation, ..Default::default() };
+                match input.u8() {
+                    0..=0xbf => {}
+                    0xc0..=0xcf => response.id = u64::from(input.u8() % 40),
+                    0xd0..=0xdf => response.id = input.u64(),
+                    0xe0..=0xef => response.status = input.u16() as i16,
+                    _ => response.operation = input.u8(),
+                }
+                let waits = page.load_u32(REQ_PROD) != self.answered;
+                if waits || input.u8() == 0xff {
+                    page.write_value(slot(self.answered), &response);
+                    self.answered = self.answered.wrapping_add(1);
+                    page.store_u32(RSP_PROD, self.answered);
+                }
+            }
+            5 => page.store_u32(input.below(4) * 4, input.u32()),
+            6 => page.write(slot(u32::from(input.u8())), &input.take(16)),
+            _ => {
+                let request: BlkifRequest = page.read_value(slot(u32::from(input.u8())));
+                let gref = GrantRef::new(request.seg[0].gref);
+                if let Ok(map) = map_grants(DomId::new(GUEST), &[gref], true) {
+                    map.bytes().fill(0, 512, 0xee);
+                    self.kept.push(map);
+                }
+            }
+        }
+        self.port.notify();
+    }
+}
+
+async fn backend(dom0: &Client, input: &Input) {
+    let front = |name: &str| dom0.read_as::<u32>(&format!("{FRONT}/{name}"));
+    for _ in 0..100 {
+        if front("state") == Ok(3) {
+            break;
+        }
+        sleep(1000).await;
+    }
+    let (Ok(gref), Ok(port)) = (front("ring-ref"), front("event-channel")) else { return };
+    let guest = DomId::new(GUEST);
+    let Ok(page) = map_grants(guest, &[GrantRef::new(gref)], true) else { return };
+    let Ok(port) = Port::bind_interdomain(guest, PortNumber::new(port)) else { return };
+    let state = if input.u8() & 15 == 0 { input.text(2) } else { "4".into() };
+    dom0.write(&format!("{BACK}/state"), state).expect("written");
+    let mut liar = Liar { page, port, kept: Vec::new(), answered: 0 };
+    while !input.is_empty() {
+        liar.act(input);
+        sleep(u64::from(input.u8() & 3) * 100).await;
+    }
+    dom0.write(&format!("{BACK}/state"), "6").expect("written");
+}
+
+async fn frontend(guest: &Xenstore) {
+    let Ok(Ok(disk)) = timeout(1_000_000, Disk::connect(guest, FRONT)).await else { return };
+    let buffer = Arc::new(Pages::zeroed(24).expect("pages"));
+    let transfers = (0..6u64).map(|index| {
+        let (disk, buffer) = (&disk, &buffer);
+        async move {
+            let _ = match index {
+                0 => disk.flush().await,
+                1 => disk.discard(8, 16).await,
+                2 | 3 => disk.write(index * 8, buffer, 100).await,
+                _ => disk.read(index * 8, buffer, 150).await,
+            };
+        }
+    });
+    let answered = timeout(100_000, join_all(transfers)).await.is_ok();
+    if answered {
+        let _ = timeout(100_000, disk.close()).await;
+    }
+}
+
+/// Nodes and answers of any kind: every request ends or can be given up, and once both ends are gone no grant is left.
+pub(crate) fn run(data: &[u8]) {
+    let input = Input::new(data);
+    let world = WORLD.with(|world| *world);
+    let ports = pvrt::grant::usage().used;
+    block_on_test(async {
+        make_device(&world.dom0, &input);
+        let both: [std::pin::Pin<Box<dyn Future<Output = ()>>>; 2] =
+            [Box::pin(frontend(&world.guest)), Box::pin(backend(&world.dom0, &input))];
+        join_all(both).await;
+        // The queue's task ends; then all that was kept is taken back with the next grant.
+        sleep(10_000).await;
+    });
+    let page = Pages::zeroed(1).expect("a page");
+    drop(pvrt::grant::grant_access(DomId::DOM0, page.mfn(0), true).expect("an entry"));
+    assert_eq!(pvrt::grant::usage().used, ports, "grants were left behind");
+}
