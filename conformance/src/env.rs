@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use pvrt::BootInfo;
 use pvrt::event::Port;
 
+use crate::blkif::front;
 use crate::case::{Case, Need, Problem, Verdict};
 use crate::store::Store;
 
@@ -77,7 +78,7 @@ impl Env {
         self.toolstack.clone().ok_or_else(|| Problem::Skip(Need::BothEnds.missing().into()))
     }
 
-    /// Looks for the domain's disks.
+    /// Looks for the domain's disks, and connects to each once.
     ///
     /// # Errors
     /// [`Problem::Error`]: xenstore does not answer.
@@ -94,7 +95,7 @@ impl Env {
             let mode = self.store()?.read(&format!("{backend}/mode")).await?.unwrap_or_default();
             self.disks.push(FoundDisk { path, writable: mode.starts_with('w'), sector_size: 512 });
         }
-        Ok(())
+        front::survey(self).await
     }
 
     /// The first need of `case` that is not met here.

@@ -44,6 +44,13 @@ const AREAS: &[&[Case]] = &[
     xenstore::broken::CASES,
     xenbus::CASES,
     blkif::transfers::CASES,
+    blkif::refusals::CASES,
+    blkif::indirect::CASES,
+    blkif::bulk::CASES,
+    blkif::ring::CASES,
+    blkif::grants::CASES,
+    blkif::nodes::CASES,
+    blkif::disks::CASES,
 ];
 
 /// Every case, in order of area.

@@ -19,8 +19,8 @@ pub const IMAGE: &str = "conformance-guest";
 
 /// A machine whose cases take longer hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
-/// Bytes of the disk that cases may write, and of the one that they may not.
-const DISK_BYTES: [u64; 2] = [16 << 20, 4 << 20];
+/// Bytes of the disk that cases may write, of the one that they may not, and of the one with large sectors.
+const DISK_BYTES: [(&str, u64); 3] = [("rw", 16 << 20), ("ro", 4 << 20), ("big", 4 << 20)];
 
 /// Where to run the cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -94,15 +94,30 @@ fn as_dom0(filter: Option<&str>) -> Result<Machine> {
 /// The machine that boots our dom0, which runs the cases as a guest with disks of `files`.
 fn as_guest(filter: Option<&str>, files: &RunDirectory) -> Result<Machine> {
     let mut machine = machine();
-    for (name, bytes) in ["rw", "ro"].into_iter().zip(DISK_BYTES) {
+    for (name, bytes) in DISK_BYTES {
         let path = files.file(name);
         std::fs::File::create(&path)?.set_len(bytes)?;
-        machine.disks.push(Disk { path, read_only: name == "ro", id: None });
+        if name == "big" {
+            machine.qemu_arguments.extend(big_sector_disk(&path));
+        } else {
+            machine.disks.push(Disk { path, read_only: name == "ro", id: None });
+        }
     }
     let extra = filter.map(|filter| format!(" extra='filter={filter}'")).unwrap_or_default();
-    let disks = "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r']";
+    let disks = "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r','phy:/dev/disk/by-id/virtio-big,xvdc,w']";
     machine.script = Some(vec![format!("xl create -c /boot/conformance.cfg {disks}{extra}")]);
     Ok(machine)
+}
+
+/// QEMU's words for a disk with sectors of 4 KiB, `virtio-big` by id.
+pub fn big_sector_disk(path: &Path) -> [String; 4] {
+    let device = "virtio-blk-pci,drive=big,serial=big,logical_block_size=4096,physical_block_size=4096";
+    [
+        "-drive".into(),
+        format!("file={},if=none,id=big,format=raw", path.display().to_string().replace(',', ",,")),
+        "-device".into(),
+        device.into(),
+    ]
 }
 
 /// Boots and gives the console, however the machine ended: the report on it says how it went.

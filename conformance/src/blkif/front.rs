@@ -123,6 +123,16 @@ impl Ring {
         self.port.notify();
     }
 
+    /// Forgets the events that have come.
+    pub fn drain_events(&self) {
+        while self.port.take_event() {}
+    }
+
+    /// Waits for an event, at most `ms`; whether one came.
+    pub async fn event(&self, ms: u64) -> bool {
+        time::timeout(ms * 1_000_000, self.port.wait()).await.is_ok()
+    }
+
     /// Responses that wait.
     pub fn waiting(&self) -> u32 {
         self.bytes().load_u32(RSP_PROD).wrapping_sub(self.consumed)
@@ -145,8 +155,8 @@ impl Ring {
             core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
             let end = time::now_ns() + PATIENCE_MS * 1_000_000;
             while self.waiting() == 0 {
-                let left = end.saturating_sub(time::now_ns());
-                if left == 0 || time::timeout(left, self.port.wait()).await.is_err() {
+                let left = end.saturating_sub(time::now_ns()) / 1_000_000;
+                if left == 0 || !self.event(left).await {
                     ensure!(self.waiting() == 0, "there is a response, but no event though rsp_event asked");
                     return Err(Problem::Fail(format!("no response within {PATIENCE_MS} ms")));
                 }
@@ -226,7 +236,15 @@ impl<'a> Front<'a> {
     pub async fn prepare(env: &'a mut Env, disk: Need) -> Verdict<Device<'a>> {
         let path = env.disk(disk).map(|disk| disk.path.clone());
         let path = path.ok_or_else(|| Problem::Skip(disk.missing().into()))?;
-        let mut device = Device::open(env, &path).await?;
+        Self::prepare_path(env, &path).await
+    }
+
+    /// As [`prepare`](Self::prepare), for the device whose frontend's directory is `path`.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub async fn prepare_path(env: &'a mut Env, path: &str) -> Verdict<Device<'a>> {
+        let mut device = Device::open(env, path).await?;
         device.reset().await?;
         for key in [
             "ring-ref",
@@ -398,6 +416,22 @@ impl<'a> Front<'a> {
         }
         Ok(())
     }
+}
+
+/// Connects to every disk once, to learn the size of its sectors.
+///
+/// # Errors
+/// [`Problem`]: a disk's backend does not connect.
+pub async fn survey(env: &mut Env) -> Verdict {
+    for n in 0..env.disks.len() {
+        let path = env.disks[n].path.clone();
+        let device = Front::prepare_path(env, &path).await?;
+        let mut front = Front::connect_device(device, &Options::default()).await?;
+        let size = front.device.number_back("sector-size").await?;
+        front.close().await?;
+        env.disks[n].sector_size = size;
+    }
+    Ok(())
 }
 
 /// The byte that fills `sector` by the pattern of `seed`: neighbours and seeds differ.

@@ -2,5 +2,12 @@
 //!
 //! ABI: `xen/include/public/io/blkif.h`.
 
+pub mod bulk;
+pub mod disks;
 pub mod front;
+pub mod grants;
+pub mod indirect;
+pub mod nodes;
+pub mod refusals;
+pub mod ring;
 pub mod transfers;

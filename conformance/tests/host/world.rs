@@ -95,9 +95,14 @@ fn make_disk(client: &Client, number: u32, name: &str, mode: &str) {
             for (key, value) in [("backend", &*back), ("backend-id", "0"), ("state", "1")] {
                 tx.write(&format!("{front}/{key}"), value)?;
             }
-            for (key, value) in
-                [("frontend", &*front), ("online", "1"), ("params", &params), ("mode", mode), ("state", "1")]
-            {
+            for (key, value) in [
+                ("frontend", &*front),
+                ("frontend-id", "5"),
+                ("online", "1"),
+                ("params", &params),
+                ("mode", mode),
+                ("state", "1"),
+            ] {
                 tx.write(&format!("{back}/{key}"), value)?;
             }
             Ok(())

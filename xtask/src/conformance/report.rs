@@ -93,7 +93,7 @@ impl Report {
 
     fn put(&mut self, id: String, entry: Entry) {
         match self.entries.get(&id) {
-            Some(old) if old.outcome >= entry.outcome => {}
+            Some(old) if old.outcome > entry.outcome => {}
             _ => drop(self.entries.insert(id, entry)),
         }
     }
