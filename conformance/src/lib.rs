@@ -42,7 +42,6 @@ const AREAS: &[&[Case]] = &[
     xenstore::framing::CASES,
     xenstore::limits::CASES,
     xenstore::broken::CASES,
-    xenbus::CASES,
     blkif::transfers::CASES,
     blkif::refusals::CASES,
     blkif::indirect::CASES,
@@ -51,6 +50,9 @@ const AREAS: &[&[Case]] = &[
     blkif::grants::CASES,
     blkif::nodes::CASES,
     blkif::disks::CASES,
+    xenbus::states::CASES,
+    xenbus::keys::CASES,
+    xenbus::vanished::CASES,
 ];
 
 /// Every case, in order of area.

@@ -35,6 +35,11 @@ impl Granted {
         self.pages.as_ref().expect("there until the drop").bytes()
     }
 
+    /// Number of pages.
+    pub fn count(&self) -> usize {
+        self.grants.len()
+    }
+
     /// The grant reference of page `page`.
     pub fn gref(&self, page: usize) -> u32 {
         self.grants[page].number().raw()

@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use crate::deps::{self, Need};
 use crate::machine::{Disk, Machine, Net};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
-use crate::{cargo, images, usage};
+use crate::{cargo, images, usage, xen};
 use report::Report;
 
 /// The image that runs the cases.
@@ -29,6 +29,8 @@ pub enum Place {
     Host,
     /// On microhv, as dom0 and as a guest of our dom0.
     Microhv,
+    /// On Debian's Xen, as dom0 and as a guest of a Linux dom0.
+    Xen,
 }
 
 /// What to run, and where the results go.
@@ -54,16 +56,24 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
         return Err(usage("a filter is ids with commas between"));
     }
     let mut report = Report::default();
+    let words = options.filter.as_ref().map(|filter| format!("filter={filter}")).unwrap_or_default();
     match options.on {
         Place::Host => report.add("host", &host(options.filter.as_deref())?),
         Place::Microhv => {
             deps::ensure(&[Need::Qemu])?;
             images::build(&images::ALL.iter().collect::<Vec<_>>())?;
             println!("image {IMAGE}: sha256 {}", images::find(IMAGE)?.sha256()?);
-            let filter = options.filter.as_deref();
-            report.add("dom0", &run(&as_dom0(filter)?)?);
-            let files = RunDirectory::new()?;
-            report.add("domU", &run(&as_guest(filter, &files)?)?);
+            report.add("dom0", &run(&as_dom0(&words)?)?);
+            report.add("domU", &run(&as_guest(&words, &RunDirectory::new()?)?)?);
+        }
+        Place::Xen => {
+            let host = xen::prepare()?;
+            let image = images::find(IMAGE)?;
+            images::build(&[image])?;
+            println!("image {IMAGE}: sha256 {}", image.sha256()?);
+            let options = xen::Options { timeout: TIME_LIMIT, ..xen::Options::default() };
+            report.add("dom0", &host.boot_kernel_as_dom0(&image.bootable(), &words, &options)?.console);
+            report.add("domU", &xen_guest(&host, &words, &RunDirectory::new()?)?);
         }
     }
     report.print();
@@ -86,27 +96,52 @@ fn machine() -> Machine {
 }
 
 /// The machine that boots the cases in dom0's place.
-fn as_dom0(filter: Option<&str>) -> Result<Machine> {
-    let words = filter.map(|filter| format!("filter={filter}")).unwrap_or_default();
-    Ok(Machine { dom0: images::find(IMAGE)?.bootable(), dom0_arguments: words, ..machine() })
+fn as_dom0(words: &str) -> Result<Machine> {
+    Ok(Machine { dom0: images::find(IMAGE)?.bootable(), dom0_arguments: words.into(), ..machine() })
 }
 
 /// The machine that boots our dom0, which runs the cases as a guest with disks of `files`.
-fn as_guest(filter: Option<&str>, files: &RunDirectory) -> Result<Machine> {
-    let mut machine = machine();
+fn as_guest(words: &str, files: &RunDirectory) -> Result<Machine> {
+    let (disks, arguments) = scratch_disks(files)?;
+    let line = format!("xl create -c /boot/conformance.cfg {GUEST_DISKS} extra='{words}'");
+    Ok(Machine { disks, qemu_arguments: arguments, script: Some(vec![line]), ..machine() })
+}
+
+/// Runs the cases as a guest on Debian's Xen; gives its console.
+fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<String> {
+    let (disks, qemu_arguments) = scratch_disks(files)?;
+    let options = xen::Options { disks, qemu_arguments, timeout: TIME_LIMIT, ..xen::Options::default() };
+    let guest = xen::Domain {
+        name: "conformance".into(),
+        kernel: images::find(IMAGE)?.bootable(),
+        ramdisk: None,
+        memory_mib: 32,
+        extra: words.into(),
+        lines: vec![GUEST_DISKS.into()],
+    };
+    let (ran, _) = host.run_domains(&[guest], TIME_LIMIT - Duration::from_secs(60), &options)?;
+    let ran = ran.into_iter().next().context("the domain said nothing")?;
+    // What xl said stands there when the domain was not even made.
+    Ok(if ran.console.is_empty() { ran.xl } else { ran.console })
+}
+
+/// The disks of a guest, as its configuration has them.
+pub const GUEST_DISKS: &str =
+    "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r','phy:/dev/disk/by-id/virtio-big,xvdc,w']";
+
+/// Empty disks for it, and QEMU's words for one of them.
+fn scratch_disks(files: &RunDirectory) -> Result<(Vec<Disk>, Vec<String>)> {
+    let (mut disks, mut arguments) = (Vec::new(), Vec::new());
     for (name, bytes) in DISK_BYTES {
         let path = files.file(name);
         std::fs::File::create(&path)?.set_len(bytes)?;
         if name == "big" {
-            machine.qemu_arguments.extend(big_sector_disk(&path));
+            arguments.extend(big_sector_disk(&path));
         } else {
-            machine.disks.push(Disk { path, read_only: name == "ro", id: None });
+            disks.push(Disk { path, read_only: name == "ro", id: None });
         }
     }
-    let extra = filter.map(|filter| format!(" extra='filter={filter}'")).unwrap_or_default();
-    let disks = "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r','phy:/dev/disk/by-id/virtio-big,xvdc,w']";
-    machine.script = Some(vec![format!("xl create -c /boot/conformance.cfg {disks}{extra}")]);
-    Ok(machine)
+    Ok((disks, arguments))
 }
 
 /// QEMU's words for a disk with sectors of 4 KiB, `virtio-big` by id.

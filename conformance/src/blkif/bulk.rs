@@ -42,7 +42,7 @@ cases! {
     }
     "blkif.barrier.orders" = barrier_orders {
         title: "writes of one sector before, in and behind barriers",
-        rule: "Requests before a barrier are done before it, those behind it after it.",
+        rule: "Writes before a barrier are completed before it is executed, and those behind it do not execute until it is completed.",
         source: "io/blkif.h, BLKIF_OP_WRITE_BARRIER",
     }
     "blkif.barrier.out-of-range" = barrier_range {

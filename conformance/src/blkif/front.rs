@@ -71,8 +71,7 @@ impl Ring {
     /// [`Problem::Error`]: no memory, grant or port is left.
     pub fn new(dom: DomId, pages: usize, index: u32) -> Verdict<Self> {
         let memory = Granted::new(dom, pages, false)?;
-        let port =
-            Port::alloc_unbound(dom).map_err(|errno| Problem::Error(format!("alloc_unbound: {errno}")))?;
+        let port = open_port(dom)?;
         let fit = (pages * PAGE_SIZE - SLOTS) / SLOT_BYTES;
         let bytes = memory.bytes();
         let next = index.wrapping_add(1);
@@ -80,6 +79,15 @@ impl Ring {
             bytes.store_u32(offset, value);
         }
         Ok(Self { memory, port, slots: 1 << fit.ilog2(), produced: index, consumed: index })
+    }
+
+    /// Opens another port for `dom`.
+    ///
+    /// # Errors
+    /// [`Problem::Error`]: none is left.
+    pub fn open_port(&mut self, dom: DomId) -> Verdict {
+        self.port = open_port(dom)?;
+        Ok(())
     }
 
     /// The ring's memory.
@@ -216,6 +224,10 @@ impl Ring {
         ensure!(status < 0, "status of {what}: {status}, is to be an error");
         Ok(status)
     }
+}
+
+fn open_port(dom: DomId) -> Verdict<Port> {
+    Port::alloc_unbound(dom).map_err(|errno| Problem::Error(format!("alloc_unbound: {errno}")))
 }
 
 /// A connected disk.
@@ -409,6 +421,14 @@ impl<'a> Front<'a> {
     /// [`Problem::Fail`]: it does not.
     pub async fn close(mut self) -> Verdict {
         self.device.close().await?;
+        self.given_back().await
+    }
+
+    /// Waits until no ring is mapped any more.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: one stays so.
+    pub async fn given_back(&self) -> Verdict {
         let end = time::now_ns() + PATIENCE_MS * 1_000_000;
         while self.rings.iter().any(Ring::in_use) {
             ensure!(time::now_ns() < end, "the backend is closed, but keeps the ring mapped");

@@ -132,7 +132,7 @@ cases! {
 }
 
 /// Sectors that the cases here write: from here on.
-pub(super) const PLACE: u64 = 64;
+pub(crate) const PLACE: u64 = 64;
 
 /// Looks at a page sector by sector: the patterns' bytes, or 0xee where nothing was to be written.
 fn page_holds(buffer: &Granted, page: usize, wanted: [Option<u8>; 8]) -> Verdict {

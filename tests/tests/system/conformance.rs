@@ -24,12 +24,11 @@ fn every_case_passes_as_a_guest() -> Result<()> {
     let scratch = Scratch::new("conformance")?;
     let (writable, read_only) = (scratch.disk("rw", 16 * MIB, 1)?, scratch.disk("ro", 4 * MIB, 2)?);
     let big = xtask::conformance::big_sector_disk(&scratch.disk("big", 4 * MIB, 3)?);
-    let disks = "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r','phy:/dev/disk/by-id/virtio-big,xvdc,w']";
     Machine::new("conformance")
         .disk(&writable)
         .read_only_disk(&read_only)
         .with(|machine| machine.qemu_arguments.extend(big))
-        .line(&format!("xl create -c /boot/conformance.cfg {disks}"))
+        .line(&format!("xl create -c /boot/conformance.cfg {}", xtask::conformance::GUEST_DISKS))
         .run()?
         .succeeded()?
         .says("conformance: end ")?
