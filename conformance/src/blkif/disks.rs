@@ -180,7 +180,11 @@ async fn big(env: &mut Env) -> Verdict<(Front<'_>, u64)> {
 
 async fn big_size(env: &mut Env) -> Verdict {
     let (front, unit) = big(env).await?;
-    ensure!(front.sectors % unit == 0, "{} sectors of 512 bytes are no whole large ones", front.sectors);
+    ensure!(
+        front.sectors.is_multiple_of(unit),
+        "{} sectors of 512 bytes are no whole large ones",
+        front.sectors
+    );
     front.close().await
 }
 

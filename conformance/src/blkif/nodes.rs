@@ -77,7 +77,10 @@ async fn physical(env: &mut Env) -> Verdict {
     if front.device.read_back("physical-sector-size").await?.is_some() {
         let size: u32 = front.device.number_back("sector-size").await?;
         let physical: u32 = front.device.number_back("physical-sector-size").await?;
-        ensure!(physical > 0 && physical % size == 0, "physical-sector-size {physical}, sector-size {size}");
+        ensure!(
+            physical > 0 && physical.is_multiple_of(size),
+            "physical-sector-size {physical}, sector-size {size}"
+        );
     }
     front.close().await
 }
