@@ -3,24 +3,19 @@
 //! The program `guests/costs` in the kernel's ramdisk does each operation between two markers, and the counting
 //! plugin says what was executed between them. Kernel, ramdisk and program are the same files everywhere.
 
+mod disks;
+mod systems;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::{BenchOptions, On, machine, print_hot, run};
-use crate::cpio::{self, Archive};
-use crate::guest::DebianBoot;
-use crate::machine::Module;
+use super::{BenchOptions, On, print_hot};
+use crate::images;
 use crate::plugin::{self, Counts};
-use crate::qemu::{self, RunDirectory};
-use crate::session::{Attach, Outcome, Session};
-use crate::{cargo, guest, images, paths};
+use crate::qemu::ICOUNT;
+use systems::{PROGRAM, Systems, Task};
 
-/// The package and its program.
-const PROGRAM: &str = "costs";
-/// The domain's configuration, and the words for the kernel's command line.
-const CONFIGURATION: &str = include_str!("linux.cfg");
 /// The first marker; operation k stands between this + 2k and this + 2k + 1.
 const FIRST_MARKER: u32 = 100;
 
@@ -69,107 +64,43 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         let known: Vec<&str> = OPERATIONS.iter().map(|known| known.name).collect();
         return Err(crate::usage(format!("no operation {only}: there are {}", known.join(", "))));
     }
-    let systems = options.on.unwrap_or(On::Microhv).systems();
-    let directory = RunDirectory::new()?;
-    let kernel = guest::debian_boot()?;
-    let ramdisk = directory.file("bench-initrd");
-    images::write(&ramdisk, &archive(&kernel)?)?;
-    let scale = (options.ops / 500).max(1);
+    let on = match options.on.unwrap_or(On::Microhv) {
+        On::Both => vec![On::Microhv, On::Xen, On::Bare],
+        one => vec![one],
+    };
+    let systems = Systems::prepare()?;
+    let command = format!("{PROGRAM} {}", (options.ops / 500).max(1));
     let mut measured = Vec::new();
-    for system in systems {
-        let counts = directory.file("counts");
-        let hot = options.hot.then(|| hot_markers(options.only.as_deref())).flatten();
-        let console = match system {
-            On::Microhv => {
-                on_microhv(&directory, &ramdisk, &kernel, scale, plugin::arguments(&counts, hot)?)?
-            }
-            On::Bare => on_bare(&ramdisk, &kernel, scale, plugin::arguments(&counts, None)?)?,
-            On::Xen | On::Both => bail!("not on {system:?}"),
-        };
+    for &system in &on {
+        let counts = systems.file("counts");
+        let hot = options.only.as_deref().filter(|_| options.hot && system == On::Microhv);
+        let mut counting = ICOUNT.map(str::to_string).to_vec();
+        counting.extend(plugin::arguments(&counts, hot.map(markers))?);
+        let console =
+            systems.console(system, &Task { command: command.clone(), disks: Vec::new(), counting })?;
         let output = std::fs::read_to_string(&counts).context("the counting plugin wrote nothing")?;
         measured.push((system, figures(&console, &output)));
-        if system == On::Microhv && options.hot {
-            let name = options.only.as_deref().unwrap_or_default();
+        if let Some(name) = hot {
             print_hot(&output, done(&console).get(name).copied().unwrap_or(1))?;
         }
     }
     if let Some(path) = &options.json {
         images::write(path, json(&measured).to_string().as_bytes())?;
     }
-    let (text, complete) = table(&measured, options.only.as_deref());
+    let (text, mut complete) = table(&measured, options.only.as_deref());
     print!("{text}");
+    if options.only.is_none() {
+        println!();
+        complete &= disks::bench(&systems, &on)?;
+    }
     Ok(complete)
 }
 
 /// The markers around an operation.
-fn hot_markers(only: Option<&str>) -> Option<(u16, u16)> {
-    let index = OPERATIONS.iter().position(|known| Some(known.name) == only)?;
+fn markers(name: &str) -> (u16, u16) {
+    let index = OPERATIONS.iter().position(|known| known.name == name).unwrap_or_default();
     let first = FIRST_MARKER as u16 + 2 * index as u16;
-    Some((first, first + 1))
-}
-
-/// Debian's ramdisk with the program behind it: the kernel unpacks both archives.
-fn archive(kernel: &DebianBoot) -> Result<Vec<u8>> {
-    let mut bytes = std::fs::read(&kernel.ramdisk)
-        .with_context(|| format!("cannot read {}", kernel.ramdisk.display()))?;
-    let program = build()?;
-    let contents = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    let mut archive = Archive::default();
-    archive.add(cpio::PROGRAM, &format!("bin/{PROGRAM}"), &contents);
-    bytes.extend(archive.finish());
-    Ok(bytes)
-}
-
-/// Builds the program: without a dynamic loader, which `exec` would run, at a fixed address.
-fn build() -> Result<PathBuf> {
-    let target = paths::target().join("linux");
-    let mut command = cargo::host(&["build", "--release", "--package", PROGRAM, "--target", cargo::TARGET]);
-    command.env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS");
-    let flags = ["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Cstrip=symbols"];
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    cargo::run(&mut command)?;
-    Ok(target.join(cargo::TARGET).join("release").join(PROGRAM))
-}
-
-/// The kernel's words: run the program.
-fn words(scale: u64) -> String {
-    format!("quiet run={PROGRAM} {scale}")
-}
-
-fn on_microhv(
-    directory: &RunDirectory,
-    ramdisk: &Path,
-    kernel: &DebianBoot,
-    scale: u64,
-    counting: Vec<String>,
-) -> Result<String> {
-    let configuration = directory.file("linux-bench.cfg");
-    images::write(&configuration, CONFIGURATION.as_bytes())?;
-    let mut machine = machine();
-    let files = [
-        (&configuration, "linux-bench.cfg"),
-        (&ramdisk.to_path_buf(), "bench-initrd"),
-        (&kernel.image, "debian-vmlinuz"),
-    ];
-    machine.modules = files.map(|(path, name)| Module { path: path.clone(), name: name.into() }).to_vec();
-    machine.script = Some(vec![format!("xl create -c /boot/linux-bench.cfg extra=\"{}\"", words(scale))]);
-    machine.qemu_arguments.extend(counting);
-    run(&machine)
-}
-
-fn on_bare(ramdisk: &Path, kernel: &DebianBoot, scale: u64, counting: Vec<String>) -> Result<String> {
-    let machine = machine();
-    let mut command = qemu::bare(&machine);
-    command.args(["-m", "256"]).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(ramdisk);
-    command.args(["-append", &format!("console=ttyS0 {}", words(scale))]);
-    command.args(&machine.qemu_arguments).args(counting);
-    let (outcome, console) = Session::of(command, Attach::Nobody, machine.timeout)?.wait();
-    // The kernel turns the power off, and reports nothing.
-    if outcome != Outcome::Silent {
-        eprintln!("{}", console.trim_end());
-        bail!("the machine ended with {outcome:?}");
-    }
-    Ok(console)
+    (first, first + 1)
 }
 
 /// How often each operation was done: `costs NAME OPS`, whatever stands before.

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{BenchOptions, On, TIME_LIMIT, machine, print_hot, run};
+use super::{BenchOptions, On, TIME_LIMIT, counting_machine, print_hot, run};
 use crate::plugin;
 use crate::qemu::RunDirectory;
 use crate::session::Outcome;
@@ -142,7 +142,7 @@ pub(super) fn needs_dom0(options: &BenchOptions) -> bool {
 fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measured> {
     let mut all = Measured::default();
     for scene in scenes {
-        let mut machine = machine();
+        let mut machine = counting_machine();
         let create = |words: &str| format!("xl create -c /boot/bench.cfg extra=\"{words}\"");
         match scene {
             Scene::Alone if options.domu => machine.script = Some(vec![create(words)]),
