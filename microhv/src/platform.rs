@@ -1,6 +1,6 @@
 //! What the policy needs of a machine. The binary implements it for the hardware, tests for plain memory.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
@@ -10,6 +10,9 @@ use crate::emul::cpuid::CpuidResult;
 
 /// The most physical CPUs that are used.
 pub const MAX_CPUS: usize = 64;
+
+/// Entries of a page table that [`Platform::present_groups`] looks at together.
+pub const GROUP: usize = 8;
 
 /// A physical CPU, counted from 0 (the boot CPU).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +165,12 @@ pub trait Platform: Sync + Sized + 'static {
     fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64>;
     /// A page-table frame as entries.
     fn table(&self, mfn: Mfn) -> &[AtomicU64; 512];
+    /// Which entries of a page-table frame are present: bit n is set when one of the [`GROUP`] from GROUP * n on is.
+    fn present_groups(&self, mfn: Mfn) -> u64 {
+        let any = |group: &[AtomicU64]| group.iter().any(|entry| entry.load(Ordering::Acquire) & 1 != 0);
+        let groups = self.table(mfn).chunks(GROUP).enumerate();
+        groups.fold(0, |bits, (n, group)| bits | u64::from(any(group)) << n)
+    }
     /// Copies out of machine memory.
     fn read_bytes(&self, from: Maddr, to: &mut [u8]);
     /// Copies into machine memory.

@@ -1,6 +1,6 @@
 //! Checking a table's entries and taking their references; giving those back.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DOMID_XEN, DomId, Mfn};
 
@@ -8,14 +8,19 @@ use super::frame::{Kind, PageType};
 use super::pte;
 use super::tables::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
-use crate::platform::Platform;
+use crate::platform::{GROUP, Platform};
 
-/// Entries looked at together for one that is present.
-const GROUP: usize = 8;
-
+/// The groups, of those in the bits of `groups`, with slots from `from` on.
 #[inline]
-fn any_present(group: &[AtomicU64]) -> bool {
-    pte::is_present(group.iter().fold(0, |any, entry| any | entry.load(Ordering::Relaxed)))
+const fn from_slot(groups: u64, from: usize) -> u64 {
+    if from < 512 { groups & u64::MAX << (from / GROUP) } else { 0 }
+}
+
+/// The groups, of those in the bits of `groups`, with slots below `below`.
+#[inline]
+const fn below_slot(groups: u64, below: usize) -> u64 {
+    let count = below.div_ceil(GROUP) as u32;
+    if count == 0 { 0 } else { groups & u64::MAX >> (u64::BITS - count) }
 }
 
 impl<P: Platform> Mm<'_, P> {
@@ -26,35 +31,33 @@ impl<P: Platform> Mm<'_, P> {
             return self.validate_leaves(mfn);
         }
         let table = self.hv.platform.table(mfn);
-        let mut slot = from;
+        let mut groups = from_slot(self.hv.platform.present_groups(mfn), from);
         let mut worked = false;
-        while slot < 512 {
-            if slot.is_multiple_of(GROUP) && !any_present(&table[slot..slot + GROUP]) {
-                slot += GROUP;
-                continue;
-            }
-            let entry = table[slot].load(Ordering::Relaxed);
-            if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
-                slot += 1;
-                continue;
-            }
-            if worked && self.hv.platform.work_pending() {
-                self.make_partial(mfn, slot);
-                return Err(TableError::Restart);
-            }
-            worked = true;
-            match self.get_child(mfn, level, entry) {
-                Ok(()) => {
-                    table[slot].fetch_or(pte::US, Ordering::Relaxed);
-                    slot += 1;
+        while groups != 0 {
+            let first = groups.trailing_zeros() as usize * GROUP;
+            groups &= groups - 1;
+            for slot in first.max(from)..first + GROUP {
+                let entry = table[slot].load(Ordering::Relaxed);
+                if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
+                    continue;
                 }
-                Err(TableError::Restart) => {
+                if worked && self.hv.platform.work_pending() {
                     self.make_partial(mfn, slot);
                     return Err(TableError::Restart);
                 }
-                Err(error) => {
-                    self.invalidate_later(mfn, slot);
-                    return Err(error);
+                worked = true;
+                match self.get_child(mfn, level, entry) {
+                    Ok(()) => {
+                        table[slot].fetch_or(pte::US, Ordering::Relaxed);
+                    }
+                    Err(TableError::Restart) => {
+                        self.make_partial(mfn, slot);
+                        return Err(TableError::Restart);
+                    }
+                    Err(error) => {
+                        self.invalidate_later(mfn, slot);
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -73,10 +76,10 @@ impl<P: Platform> Mm<'_, P> {
     fn validate_leaves(&mut self, mfn: Mfn) -> Result<(), TableError> {
         let table = self.hv.platform.table(mfn);
         let dom = self.dom;
-        for first in (0..512).step_by(GROUP) {
-            if !any_present(&table[first..first + GROUP]) {
-                continue;
-            }
+        let mut groups = self.hv.platform.present_groups(mfn);
+        while groups != 0 {
+            let first = groups.trailing_zeros() as usize * GROUP;
+            groups &= groups - 1;
             for (slot, cell) in table.iter().enumerate().skip(first).take(GROUP) {
                 let entry = cell.load(Ordering::Relaxed);
                 if !pte::is_present(entry) {
@@ -98,10 +101,10 @@ impl<P: Platform> Mm<'_, P> {
 
     fn put_leaves(&mut self, mfn: Mfn, below: usize) {
         let table = self.hv.platform.table(mfn);
-        for first in (0..below).step_by(GROUP) {
-            if !any_present(&table[first..first + GROUP]) {
-                continue;
-            }
+        let mut groups = below_slot(self.hv.platform.present_groups(mfn), below);
+        while groups != 0 {
+            let first = groups.trailing_zeros() as usize * GROUP;
+            groups &= groups - 1;
             for entry in &table[first..below.min(first + GROUP)] {
                 let entry = entry.load(Ordering::Relaxed);
                 if pte::is_present(entry) {
@@ -129,25 +132,23 @@ impl<P: Platform> Mm<'_, P> {
             return;
         }
         let table = self.hv.platform.table(mfn);
-        let mut slot = below;
+        let mut groups = below_slot(self.hv.platform.present_groups(mfn), below);
         let mut worked = false;
-        while slot > 0 {
-            if slot.is_multiple_of(GROUP) && !any_present(&table[slot - GROUP..slot]) {
-                slot -= GROUP;
-                continue;
+        while groups != 0 {
+            let group = groups.ilog2() as usize;
+            groups &= !(1 << group);
+            for slot in (group * GROUP..below.min((group + 1) * GROUP)).rev() {
+                let entry = table[slot].load(Ordering::Relaxed);
+                if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
+                    continue;
+                }
+                if worked && self.hv.platform.work_pending() && !self.tables.deferred.is_full() {
+                    self.invalidate_later(mfn, slot + 1);
+                    return;
+                }
+                worked = true;
+                self.put_child(mfn, level, entry);
             }
-            let entry = table[slot - 1].load(Ordering::Relaxed);
-            if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot - 1)) {
-                slot -= 1;
-                continue;
-            }
-            if worked && self.hv.platform.work_pending() && !self.tables.deferred.is_full() {
-                self.invalidate_later(mfn, slot);
-                return;
-            }
-            worked = true;
-            self.put_child(mfn, level, entry);
-            slot -= 1;
         }
         self.end_table(mfn);
     }
@@ -286,5 +287,22 @@ impl<P: Platform> Mm<'_, P> {
             }
         }
         self.hv.put_page(mfn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_cut_at_slots() {
+        assert_eq!(
+            (from_slot(u64::MAX, 0), from_slot(u64::MAX, 511), from_slot(u64::MAX, 512)),
+            (u64::MAX, 1 << 63, 0)
+        );
+        assert_eq!((from_slot(u64::MAX, 7), from_slot(u64::MAX, 8)), (u64::MAX, !1));
+        assert_eq!((below_slot(u64::MAX, 0), below_slot(u64::MAX, 1), below_slot(u64::MAX, 8)), (0, 1, 1));
+        assert_eq!((below_slot(u64::MAX, 9), below_slot(u64::MAX, 504)), (3, u64::MAX >> 1));
+        assert_eq!((below_slot(u64::MAX, 512), below_slot(2, 8)), (u64::MAX, 0));
     }
 }
