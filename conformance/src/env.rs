@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use pvrt::BootInfo;
 use pvrt::event::Port;
 
+use crate::blkfront::Frontends;
 use crate::blkif::front;
 use crate::case::{Case, Need, Problem, Verdict};
 use crate::store::Store;
@@ -33,6 +34,17 @@ pub struct FoundDisk {
     pub sector_size: u32,
 }
 
+/// A kernel whose frontends a case may try.
+#[derive(Clone)]
+pub struct FrontendPlace {
+    /// Its domain's number.
+    pub dom: u16,
+    /// Its domain's home in xenstore.
+    pub home: String,
+    /// Its frontends.
+    pub frontends: Arc<dyn Frontends>,
+}
+
 /// The place, with what cases use of it.
 #[derive(Default)]
 pub struct Env {
@@ -44,6 +56,8 @@ pub struct Env {
     pub store: Option<Store>,
     /// The other end, where it is here.
     pub toolstack: Option<Arc<dyn Toolstack>>,
+    /// Another domain, whose frontends can be tried.
+    pub frontend_under_test: Option<FrontendPlace>,
     /// The disks, in order of their numbers.
     pub disks: Vec<FoundDisk>,
 }
@@ -58,6 +72,7 @@ impl Env {
         if let Some(info) = boot.store {
             env.store = Some(Store::connect(info.page, Port::adopt(info.port))?);
             env.find_disks().await?;
+            front::survey(&mut env).await?;
         }
         Ok(env)
     }
@@ -78,7 +93,7 @@ impl Env {
         self.toolstack.clone().ok_or_else(|| Problem::Skip(Need::BothEnds.missing().into()))
     }
 
-    /// Looks for the domain's disks, and connects to each once.
+    /// Looks for the domain's disks; their sectors are taken for small ones.
     ///
     /// # Errors
     /// [`Problem::Error`]: xenstore does not answer.
@@ -95,7 +110,7 @@ impl Env {
             let mode = self.store()?.read(&format!("{backend}/mode")).await?.unwrap_or_default();
             self.disks.push(FoundDisk { path, writable: mode.starts_with('w'), sector_size: 512 });
         }
-        front::survey(self).await
+        Ok(())
     }
 
     /// The first need of `case` that is not met here.

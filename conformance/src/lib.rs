@@ -11,12 +11,13 @@
 //! - [`run`](mod@run): running them, and the report;
 //! - [`store`]: xenstore's wire protocol, message by message;
 //! - [`device`]: the two directories of a device;
-//! - [`xenstore`], [`xenbus`], [`blkif`]: the cases of these areas.
+//! - [`xenstore`], [`xenbus`], [`blkif`], [`blkfront`]: the cases of these areas.
 
 extern crate alloc;
 
 #[macro_use]
 pub mod case;
+pub mod blkfront;
 pub mod blkif;
 pub mod device;
 pub mod env;
@@ -50,6 +51,9 @@ const AREAS: &[&[Case]] = &[
     blkif::grants::CASES,
     blkif::nodes::CASES,
     blkif::disks::CASES,
+    blkfront::connect::CASES,
+    blkfront::requests::CASES,
+    blkfront::hostile::CASES,
     xenbus::states::CASES,
     xenbus::keys::CASES,
     xenbus::vanished::CASES,

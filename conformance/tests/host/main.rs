@@ -4,6 +4,7 @@
 
 mod disk;
 mod document;
+mod fronts;
 mod world;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conformance::env::Toolstack;
+use conformance::env::{FrontendPlace, Toolstack};
 use conformance::store::Store;
 use conformance::{Case, Env, Outcome, run};
 use dom0::blkdev::{Disk, Disks};
@@ -10,17 +10,23 @@ use dom0::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore, serve_rings
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, spawn};
 use pvrt::mem::Pages;
+use ring_abi::shared::SharedBytes;
 use ring_abi::types::DomId;
 use spin::Mutex;
 
 use crate::disk::RamDisk;
+use crate::fronts::Ours;
 
 /// The case's domain.
 const GUEST: u16 = 5;
+/// The domain whose frontends are tried.
+const NEIGHBOUR: u16 = 6;
 /// Sectors of each disk.
 const SECTORS: usize = 2048;
 /// The disks: number, name in dom0, mode.
 const DISKS: [(u32, &str, &str); 3] = [(51712, "vda", "w"), (51728, "vdb", "r"), (51744, "vdc", "w")];
+/// The one with large sectors.
+const BIG: usize = 2;
 
 /// dom0's client, as the toolstack that a case may be.
 struct Dom0(Mutex<Client>);
@@ -45,7 +51,7 @@ fn control_domain() -> Xenstore {
     let disks = Disks::new();
     for (_, name, _) in DISKS {
         let device = RamDisk::new(SECTORS, |geometry| {
-            if name == "vdc" {
+            if name == DISKS[BIG].1 {
                 geometry.sector_size = 4096;
                 geometry.physical_sector_size = 4096;
             }
@@ -110,22 +116,43 @@ fn make_disk(client: &Client, number: u32, name: &str, mode: &str) {
         .expect("the disk's nodes");
 }
 
-/// The guest's xenstore connection: page, port, introduction.
-fn guest_store(store: &Xenstore) -> Store {
+/// A domain's xenstore connection: page, port, introduction.
+fn introduced(store: &Xenstore, domain: u16) -> (SharedBytes, Port) {
     let page = Pages::zeroed(1).expect("a page");
     let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
-    store.client().introduce(GUEST, page.mfn(0).raw(), port.number().raw()).expect("introduced");
+    store.client().introduce(domain, page.mfn(0).raw(), port.number().raw()).expect("introduced");
     let bytes = page.bytes();
-    std::mem::forget(page); // the guest's for as long as the case runs
-    Store::connect(bytes, port).expect("a ring")
+    std::mem::forget(page); // the domain's for as long as the case runs
+    (bytes, port)
+}
+
+/// The domain whose frontends a case may try: the directories of one device.
+fn frontends(store: &Xenstore) -> FrontendPlace {
+    let home = format!("/local/domain/{NEIGHBOUR}");
+    let front = format!("{home}/device/vbd/51712");
+    let back = format!("/local/domain/0/backend/conformance/{NEIGHBOUR}/51712");
+    let client = store.client();
+    client
+        .atomically(|tx| {
+            tx.mkdir(&front)?;
+            tx.set_perms(&front, Perms::shared_with(NEIGHBOUR, 0))?;
+            tx.mkdir(&back)?;
+            tx.set_perms(&back, Perms::shared_with(0, NEIGHBOUR))
+        })
+        .expect("the device's nodes");
+    let (page, port) = introduced(store, NEIGHBOUR);
+    let connection = frontends::xenbus::Xenstore::connect(page, port).expect("a ring");
+    FrontendPlace { dom: NEIGHBOUR, home, frontends: Arc::new(Ours(connection)) }
 }
 
 /// Makes a world and runs `case` in it.
 pub(crate) fn run(case: &Case) -> Outcome {
     let store = control_domain();
     make_domain(&store);
+    let (page, port) = introduced(&store, GUEST);
     let mut env = Env {
-        store: Some(guest_store(&store)),
+        store: Some(Store::connect(page, port).expect("a ring")),
+        frontend_under_test: Some(frontends(&store)),
         toolstack: Some(Arc::new(Dom0(Mutex::new(store.client())))),
         ..Env::default()
     };
@@ -133,6 +160,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         if let Err(problem) = env.find_disks().await {
             return Outcome::Error(problem.to_string());
         }
+        env.disks[BIG].sector_size = 4096;
         run::run_case(case, &mut env).await
     })
 }

@@ -3,6 +3,7 @@
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use pvrt::event::Port;
+use pvrt::executor::{Either, select, spawn};
 use pvrt::grant::grant_access;
 use pvrt::mem::Pages;
 use ring_abi::errno::Errno;
@@ -68,7 +69,23 @@ async fn negotiate(
     let geometry = geometry(device).await?;
     queue.start();
     device.set_state(XenbusState::Connected).await?;
+    let watched = Device::open(device.store(), device.path()).await?;
+    spawn(follow(watched, queue.clone()));
     Ok(geometry)
+}
+
+/// Ends the queue when the backend does: what it has not answered then it never will.
+async fn follow(device: Device, queue: Arc<Queue>) {
+    let gone = device.wait_backend(|state| {
+        matches!(state, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown)
+    });
+    if let Either::Left(state) = select(gone, queue.ended()).await {
+        queue.shut();
+        if matches!(state, Ok(XenbusState::Closing | XenbusState::Closed)) {
+            // The backend waits for this end; that xenstore is gone changes nothing.
+            let _ = device.set_state(XenbusState::Closed).await;
+        }
+    }
 }
 
 /// Reads and checks what the backend says of the disk.

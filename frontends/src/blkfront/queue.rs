@@ -78,6 +78,8 @@ pub(super) struct Queue {
     space: Notify,
     /// The task must end.
     stop: Notify,
+    /// Nobody need look at the backend's state any more.
+    ended: Notify,
 }
 
 impl Queue {
@@ -96,7 +98,14 @@ impl Queue {
             grant: Some(grant),
             statistics: Statistics::default(),
         };
-        Arc::new(Self { dom, port, state: Mutex::new(state), space: Notify::new(), stop: Notify::new() })
+        Arc::new(Self {
+            dom,
+            port,
+            state: Mutex::new(state),
+            space: Notify::new(),
+            stop: Notify::new(),
+            ended: Notify::new(),
+        })
     }
 
     /// Starts the task that takes answers.
@@ -174,6 +183,12 @@ impl Queue {
         self.space.notify_all();
         self.space.notify_one();
         self.stop.notify_one();
+        self.ended.notify_one();
+    }
+
+    /// Waits until the queue is shut. One task may.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
     }
 }
 

@@ -47,6 +47,11 @@ impl Device {
         &self.store
     }
 
+    /// The frontend's directory.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The domain that has the backend.
     pub fn backend_dom(&self) -> DomId {
         self.backend_dom

@@ -1,0 +1,434 @@
+//! A block backend with no will of its own: what it announces, answers and writes to the ring is the case's. Requests
+//! are looked at closely: a frontend that asks for more than was announced has failed.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt::Display;
+
+use pvrt::event::Port;
+use pvrt::executor::sync::Receiver;
+use pvrt::executor::{spawn_join, time};
+use pvrt::grant::{GrantMap, map_grants};
+use ring_abi::io::blkif::*;
+use ring_abi::io::xenbus::XenbusState;
+use ring_abi::ring::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SLOTS};
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
+
+use super::{BlockFrontend, FrontError, Later};
+use crate::blkif::front::SLOT_BYTES;
+use crate::env::Toolstack;
+use crate::{Env, Problem, Verdict};
+
+/// How long a frontend may take for anything.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// A frontend's pause that counts as doing nothing.
+const SILENCE_NS: u64 = 100_000_000;
+
+/// What the backend announces.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    /// `sectors`.
+    pub sectors: u64,
+    /// `sector-size`.
+    pub sector_size: u32,
+    /// `info`: `VDISK_*`.
+    pub info: u32,
+    /// `feature-flush-cache`.
+    pub flush: bool,
+    /// `feature-discard`.
+    pub discard: bool,
+    /// `feature-max-indirect-segments`; 0 is not written.
+    pub indirect: usize,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { sectors: 1024, sector_size: 512, info: 0, flush: false, discard: false, indirect: 0 }
+    }
+}
+
+/// The mapped ring.
+struct Attached {
+    ring: GrantMap,
+    port: Port,
+    req_cons: u32,
+    rsp_prod: u32,
+}
+
+/// A running operation of the frontend's.
+pub type Asked<T> = Receiver<Result<T, FrontError>>;
+
+/// The backend, with the device's nodes.
+pub struct Back {
+    toolstack: Arc<dyn Toolstack>,
+    frontends: Arc<dyn super::Frontends>,
+    front: String,
+    back: String,
+    dom: DomId,
+    attached: Option<Attached>,
+    /// What is announced.
+    pub disk: Disk,
+    /// The disk's content.
+    pub data: Vec<u8>,
+}
+
+impl Back {
+    /// A device whose backend is `Initialising`, as a toolstack leaves it.
+    ///
+    /// # Errors
+    /// [`Problem::Skip`]: there is no frontend to try.
+    pub fn new(env: &Env, disk: Disk) -> Verdict<Self> {
+        let toolstack = env.toolstack()?;
+        let place = env.frontend_under_test.clone();
+        let Some(place) = place else { return Err(Problem::Skip("no frontend to try".into())) };
+        let data = (0..disk.sectors as usize * 512).map(|at| (at / 512 * 5 + at / 7) as u8).collect();
+        let back = Self {
+            toolstack,
+            frontends: place.frontends,
+            front: format!("{}/device/vbd/51712", place.home),
+            back: format!("/local/domain/0/backend/conformance/{}/51712", place.dom),
+            dom: DomId::new(place.dom),
+            attached: None,
+            disk,
+            data,
+        };
+        back.set("frontend", &back.front);
+        back.set("frontend-id", place.dom);
+        back.set("online", 1);
+        back.set("state", 1);
+        back.set_front("backend", &back.back);
+        back.set_front("backend-id", 0);
+        back.set_front("virtual-device", 51712);
+        back.set_front("device-type", "disk");
+        back.set_front("state", 1);
+        Ok(back)
+    }
+
+    /// Sets a node of the backend's.
+    pub fn set(&self, key: &str, value: impl Display) {
+        self.toolstack.write(&format!("{}/{key}", self.back), value.to_string().as_bytes());
+    }
+
+    fn set_front(&self, key: &str, value: impl Display) {
+        self.toolstack.write(&format!("{}/{key}", self.front), value.to_string().as_bytes());
+    }
+
+    /// Removes the backend's directory.
+    pub fn vanish(&self) {
+        self.toolstack.remove(&self.back);
+    }
+
+    /// Sets the backend's state.
+    pub fn set_state(&self, state: XenbusState) {
+        self.set("state", state.raw());
+    }
+
+    /// A node of the frontend's.
+    pub fn key(&self, key: &str) -> Option<String> {
+        let value = self.toolstack.read(&format!("{}/{key}", self.front))?;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// The frontend's state.
+    pub fn front_state(&self) -> XenbusState {
+        self.key("state").map_or(XenbusState::Unknown, |text| XenbusState::parse(&text))
+    }
+
+    /// Waits until the frontend's state is one of `wanted`.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it does not get there.
+    pub async fn wait_front(&self, wanted: &[XenbusState]) -> Verdict<XenbusState> {
+        let end = time::now_ns() + PATIENCE_NS;
+        loop {
+            let state = self.front_state();
+            if wanted.contains(&state) {
+                return Ok(state);
+            }
+            ensure!(time::now_ns() < end, "the frontend stays in state {state:?}, is to reach {wanted:?}");
+            time::sleep(100_000).await;
+        }
+    }
+
+    /// Starts the frontend.
+    pub fn start(&self) -> Asked<Arc<dyn BlockFrontend>> {
+        run(self.frontends.connect(&self.front))
+    }
+
+    /// Announces what there is before `InitWait`, and goes there.
+    pub fn announce(&self) {
+        if self.disk.indirect > 0 {
+            self.set("feature-max-indirect-segments", self.disk.indirect);
+        }
+        self.set("feature-flush-cache", u32::from(self.disk.flush));
+        self.set("feature-discard", u32::from(self.disk.discard));
+        self.set_state(XenbusState::InitWait);
+    }
+
+    /// Maps the ring and binds the event channel that the frontend names.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: they are not there or cannot be used.
+    pub fn attach(&mut self) -> Verdict {
+        let number = |key: &str| -> Verdict<u32> {
+            let text = self.key(key);
+            let value = text.as_ref().and_then(|text| text.parse().ok());
+            value.ok_or_else(|| Problem::Fail(format!("the frontend's {key} is {text:?}")))
+        };
+        let (gref, port) = (number("ring-ref")?, number("event-channel")?);
+        let ring = map_grants(self.dom, &[GrantRef::new(gref)], true)
+            .map_err(|status| Problem::Fail(format!("mapping the frontend's ring: {status}")))?;
+        let port = Port::bind_interdomain(self.dom, PortNumber::new(port))
+            .map_err(|errno| Problem::Fail(format!("binding the frontend's event channel: {errno}")))?;
+        self.attached = Some(Attached { ring, port, req_cons: 0, rsp_prod: 0 });
+        Ok(())
+    }
+
+    /// Writes the disk's properties and goes to `Connected`.
+    pub fn properties(&self) {
+        self.set("sectors", self.disk.sectors);
+        self.set("sector-size", self.disk.sector_size);
+        self.set("info", self.disk.info);
+        self.set_state(XenbusState::Connected);
+    }
+
+    /// Everything up to a connected frontend.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: the frontend does not connect.
+    pub async fn connect(&mut self) -> Verdict<Arc<dyn BlockFrontend>> {
+        let front = self.start();
+        self.announce();
+        self.wait_front(&[XenbusState::Initialised, XenbusState::Connected]).await?;
+        self.attach()?;
+        self.properties();
+        match self.end(front).await? {
+            Ok(front) => Ok(front),
+            Err(error) => Err(Problem::Fail(format!("the frontend does not connect: {error:?}"))),
+        }
+    }
+
+    /// What came of an operation of the frontend's.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it does not end.
+    pub async fn end<T>(&self, asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
+        match time::timeout(PATIENCE_NS, asked).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(Problem::Fail("the frontend dropped an operation".into())),
+            Err(_) => Err(Problem::Fail("an operation of the frontend's does not end".into())),
+        }
+    }
+
+    fn ring(&self) -> SharedBytes {
+        self.attached.as_ref().expect("a connected case").ring.bytes()
+    }
+
+    fn attached(&mut self) -> &mut Attached {
+        self.attached.as_mut().expect("a connected case")
+    }
+
+    /// Lets go of the ring and the event channel.
+    pub fn detach(&mut self) {
+        self.attached = None;
+    }
+
+    /// The ring's indices: `req_prod`, `req_event`, `rsp_prod`, `rsp_event`.
+    pub fn indices(&self) -> [u32; 4] {
+        [REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT].map(|offset| self.ring().load_u32(offset))
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> u32 {
+        let cons = self.attached.as_ref().map_or(0, |attached| attached.req_cons);
+        self.ring().load_u32(REQ_PROD).wrapping_sub(cons)
+    }
+
+    /// The next request. The wait is for the event that `req_event` asks for, so that a lost one is noticed.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: none comes, no event comes with it, or there are more than the ring holds.
+    pub async fn request(&mut self) -> Verdict<BlkifRequest> {
+        let end = time::now_ns() + PATIENCE_NS;
+        let bytes = self.ring();
+        while self.waiting() == 0 {
+            let attached = self.attached();
+            bytes.store_u32(REQ_EVENT, attached.req_cons.wrapping_add(1));
+            let left = end.saturating_sub(time::now_ns());
+            if time::timeout(left, attached.port.wait()).await.is_err() {
+                ensure!(self.waiting() == 0, "there is a request, but no event though req_event asked");
+                return Err(Problem::Fail("the frontend asks nothing".into()));
+            }
+        }
+        let waiting = self.waiting();
+        let attached = self.attached();
+        let open = attached.req_cons.wrapping_sub(attached.rsp_prod);
+        ensure!(waiting + open <= 32, "{waiting} new requests and {open} open ones on a ring of 32");
+        let at = SLOTS + (attached.req_cons % 32) as usize * SLOT_BYTES;
+        attached.req_cons = attached.req_cons.wrapping_add(1);
+        Ok(bytes.read_value(at))
+    }
+
+    /// Looks that the frontend asks for nothing.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it does.
+    pub async fn silent(&self) -> Verdict {
+        time::sleep(SILENCE_NS).await;
+        ensure_eq!(self.waiting(), 0, "requests of a frontend that has nothing to ask");
+        Ok(())
+    }
+
+    /// Writes a response into the next slot, unseen as yet.
+    pub fn push(&mut self, id: u64, operation: u8, status: i16) {
+        let attached = self.attached();
+        let at = SLOTS + (attached.rsp_prod % 32) as usize * SLOT_BYTES;
+        attached.rsp_prod = attached.rsp_prod.wrapping_add(1);
+        let response = BlkifResponse { id, operation, status, ..BlkifResponse::default() };
+        self.ring().write_value(at, &response);
+    }
+
+    /// Shows the frontend all responses; notifies it where its `rsp_event` asks, or in any case if `always`.
+    pub fn publish(&mut self, always: bool) {
+        let bytes = self.ring();
+        let attached = self.attached();
+        let old = bytes.load_u32(RSP_PROD);
+        let new = attached.rsp_prod;
+        bytes.swap_u32(RSP_PROD, new);
+        let event = bytes.load_u32(RSP_EVENT);
+        if always || new.wrapping_sub(event) < new.wrapping_sub(old) {
+            attached.port.notify();
+        }
+    }
+
+    /// Claims `ahead` responses more than there are, and notifies.
+    pub fn claim(&mut self, ahead: u32) {
+        let prod = self.attached().rsp_prod.wrapping_add(ahead);
+        self.ring().store_u32(RSP_PROD, prod);
+        self.notify();
+    }
+
+    /// Overwrites the frontend's own index.
+    pub fn overwrite_req_prod(&mut self, value: u32) {
+        self.ring().store_u32(REQ_PROD, value);
+    }
+
+    /// Fills all slots with `byte`.
+    pub fn overwrite_slots(&mut self, byte: u8) {
+        self.ring().fill(SLOTS, 32 * SLOT_BYTES, byte);
+    }
+
+    /// Sends an event.
+    pub fn notify(&mut self) {
+        self.attached().port.notify();
+    }
+
+    /// Answers one request at once.
+    pub fn respond(&mut self, request: &BlkifRequest, status: i16) {
+        self.push(request.id, request.operation, status);
+        self.publish(false);
+    }
+
+    /// The segments of a transfer, looked at closely.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: the request is not one that a frontend may make.
+    pub fn segments(&self, request: &BlkifRequest) -> Verdict<(u8, Vec<BlkifRequestSegment>)> {
+        let (operation, segments) = if request.operation == BLKIF_OP_INDIRECT {
+            let indirect = request.as_indirect();
+            let count = usize::from(indirect.nr_segments);
+            ensure!(
+                count > 0 && count <= self.disk.indirect,
+                "{count} indirect segments of {}",
+                self.disk.indirect
+            );
+            let mut list = Vec::new();
+            for page in 0..count.div_ceil(SEGMENTS_PER_INDIRECT_PAGE) {
+                let map = self.map(indirect.indirect_grefs[page], false)?;
+                let here = (count - page * SEGMENTS_PER_INDIRECT_PAGE).min(SEGMENTS_PER_INDIRECT_PAGE);
+                list.extend((0..here).map(|n| map.bytes().read_value::<BlkifRequestSegment>(n * 8)));
+            }
+            (indirect.indirect_op, list)
+        } else {
+            let count = usize::from(request.nr_segments);
+            ensure!((1..=BLKIF_MAX_SEGMENTS_PER_REQUEST).contains(&count), "{count} segments in a request");
+            (request.operation, request.seg[..count].to_vec())
+        };
+        ensure!(matches!(operation, BLKIF_OP_READ | BLKIF_OP_WRITE), "operation {operation} with segments");
+        let unit = u64::from(self.disk.sector_size / 512);
+        let mut sectors = 0;
+        for segment in &segments {
+            let BlkifRequestSegment { first_sect, last_sect, .. } = *segment;
+            ensure!(first_sect <= last_sect && last_sect < 8, "a segment from {first_sect} to {last_sect}");
+            let length = u64::from(last_sect - first_sect) + 1;
+            ensure!(length.is_multiple_of(unit), "a segment of {length} sectors on a disk of {unit} each");
+            sectors += length;
+        }
+        let first = request.sector_number;
+        ensure!(first.is_multiple_of(unit), "a request at sector {first} of a disk of {unit} each");
+        let inside = first.checked_add(sectors).is_some_and(|end| end <= self.disk.sectors);
+        ensure!(inside, "sectors {first}+{sectors} of a disk of {}", self.disk.sectors);
+        Ok((operation, segments))
+    }
+
+    fn map(&self, gref: u32, writable: bool) -> Verdict<GrantMap> {
+        map_grants(self.dom, &[GrantRef::new(gref)], writable).map_err(|status| {
+            Problem::Fail(format!("a page of a request ({gref}) cannot be mapped: {status}"))
+        })
+    }
+
+    /// Whether a frontend still grants a page.
+    pub fn grants(&self, gref: u32) -> bool {
+        self.map(gref, false).is_ok()
+    }
+
+    /// Does what a read or write asks, without answering it; gives the grants that it used.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: the request is not one that a frontend may make.
+    pub fn perform(&mut self, request: &BlkifRequest) -> Verdict<Vec<u32>> {
+        let (operation, segments) = self.segments(request)?;
+        let mut at = request.sector_number as usize * 512;
+        for segment in &segments {
+            let map = self.map(segment.gref, operation == BLKIF_OP_READ)?;
+            let offset = usize::from(segment.first_sect) * 512;
+            let end = at + (usize::from(segment.last_sect - segment.first_sect) + 1) * 512;
+            if operation == BLKIF_OP_READ {
+                map.bytes().write(offset, &self.data[at..end]);
+            } else {
+                map.bytes().read(offset, &mut self.data[at..end]);
+            }
+            at = end;
+        }
+        Ok(segments.iter().map(|segment| segment.gref).collect())
+    }
+
+    /// Takes requests, does and answers them, until the operation ends.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: a request is not one that a frontend may make, or it does not end.
+    pub async fn serve<T>(&mut self, mut asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
+        let end = time::now_ns() + PATIENCE_NS;
+        loop {
+            // Short enough that what is asked is soon served.
+            if let Ok(result) = time::timeout(10_000, &mut asked).await {
+                return result.map_err(|_| Problem::Fail("the frontend dropped an operation".into()));
+            }
+            while self.waiting() > 0 {
+                let request = self.request().await?;
+                self.perform(&request)?;
+                self.push(request.id, request.operation, BLKIF_RSP_OKAY);
+            }
+            self.publish(false);
+            ensure!(time::now_ns() < end, "an operation of the frontend's does not end");
+        }
+    }
+}
+
+/// Starts an operation.
+pub fn run<T: Send + 'static>(operation: Later<T>) -> Asked<T> {
+    spawn_join(operation)
+}

@@ -1,0 +1,88 @@
+//! Our own frontends, as those that a case tries.
+
+use std::sync::Arc;
+
+use conformance::blkfront::{BlockFrontend, FrontError, Frontends, Later};
+use frontends::blkfront::{BlockError, Disk};
+use frontends::xenbus::Xenstore;
+use pvrt::mem::Pages;
+use ring_abi::types::PAGE_SIZE;
+use spin::Mutex;
+
+/// The frontends of a domain with this xenstore connection.
+pub(crate) struct Ours(pub(crate) Xenstore);
+
+/// A connected disk, until it is closed.
+struct Connected(Mutex<Option<Arc<Disk>>>);
+
+fn told(error: BlockError) -> FrontError {
+    match error {
+        BlockError::Io => FrontError::Failed,
+        BlockError::Unsupported => FrontError::Unsupported,
+        BlockError::BadRange | BlockError::ReadOnly => FrontError::Refused,
+        BlockError::Disconnected | BlockError::Resources(_) | BlockError::Store(_) => FrontError::Gone,
+    }
+}
+
+impl Frontends for Ours {
+    fn connect(&self, path: &str) -> Later<Arc<dyn BlockFrontend>> {
+        let (store, path) = (self.0.clone(), path.to_string());
+        Box::pin(async move {
+            let disk = Disk::connect(&store, &path).await.map_err(told)?;
+            Ok(Arc::new(Connected(Mutex::new(Some(Arc::new(disk))))) as Arc<dyn BlockFrontend>)
+        })
+    }
+}
+
+impl Connected {
+    fn disk(&self) -> Result<Arc<Disk>, FrontError> {
+        self.0.lock().clone().ok_or(FrontError::Gone)
+    }
+}
+
+fn pages(bytes: usize) -> Arc<Pages> {
+    Arc::new(Pages::zeroed(bytes.div_ceil(PAGE_SIZE)).expect("the host has memory"))
+}
+
+impl BlockFrontend for Connected {
+    fn read(self: Arc<Self>, sector: u64, sectors: usize) -> Later<Vec<u8>> {
+        Box::pin(async move {
+            let buffer = pages(sectors * 512);
+            self.disk()?.read(sector, &buffer, sectors).await.map_err(told)?;
+            let mut data = vec![0; sectors * 512];
+            buffer.bytes().read(0, &mut data);
+            Ok(data)
+        })
+    }
+
+    fn write(self: Arc<Self>, sector: u64, data: Vec<u8>) -> Later<()> {
+        Box::pin(async move {
+            let buffer = pages(data.len());
+            buffer.bytes().write(0, &data);
+            self.disk()?.write(sector, &buffer, data.len() / 512).await.map_err(told)
+        })
+    }
+
+    fn flush(self: Arc<Self>) -> Later<()> {
+        Box::pin(async move { self.disk()?.flush().await.map_err(told) })
+    }
+
+    fn discard(self: Arc<Self>, sector: u64, sectors: u64) -> Later<()> {
+        Box::pin(async move { self.disk()?.discard(sector, sectors).await.map_err(told) })
+    }
+
+    fn close(self: Arc<Self>) -> Later<()> {
+        Box::pin(async move {
+            let mut disk = self.0.lock().take().ok_or(FrontError::Gone)?;
+            // What is in flight holds the disk, too.
+            let disk = loop {
+                match Arc::try_unwrap(disk) {
+                    Ok(disk) => break disk,
+                    Err(shared) => disk = shared,
+                }
+                pvrt::time::sleep(1_000_000).await;
+            };
+            disk.close().await.map_err(told)
+        })
+    }
+}
