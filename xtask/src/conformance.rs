@@ -12,7 +12,7 @@ use crate::machine::{Disk, Machine, Net};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
 use crate::{cargo, images, usage, xen};
-use report::Report;
+pub use report::Report;
 
 /// The image that runs the cases.
 pub const IMAGE: &str = "conformance-guest";
@@ -55,10 +55,23 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
     if options.filter.as_ref().is_some_and(|filter| filter.contains([' ', '\'', '"'])) {
         return Err(usage("a filter is ids with commas between"));
     }
+    let report = report_on(options.on, options.filter.as_deref())?;
+    report.print();
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(u8::from(!report.is_clean()))
+}
+
+/// Runs the cases in a place; gives what came of them.
+///
+/// # Errors
+/// As [`conformance`].
+pub fn report_on(place: Place, filter: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
-    let words = options.filter.as_ref().map(|filter| format!("filter={filter}")).unwrap_or_default();
-    match options.on {
-        Place::Host => report.add("host", &host(options.filter.as_deref())?),
+    let words = filter.map(|filter| format!("filter={filter}")).unwrap_or_default();
+    match place {
+        Place::Host => report.add("host", &host(filter)?),
         Place::Microhv => {
             deps::ensure(&[Need::Qemu])?;
             images::build(&images::ALL.iter().collect::<Vec<_>>())?;
@@ -67,6 +80,7 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
             report.add("domU", &run(&as_guest(&words, &RunDirectory::new()?)?)?);
         }
         Place::Xen => {
+            report.explain(include_str!("../../docs/CONFORMANCE.md"));
             let host = xen::prepare()?;
             let image = images::find(IMAGE)?;
             images::build(&[image])?;
@@ -76,11 +90,7 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
             report.add("domU", &xen_guest(&host, &words, &RunDirectory::new()?)?);
         }
     }
-    report.print();
-    if let Some(path) = &options.json {
-        std::fs::write(path, report.json()).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(u8::from(!report.is_clean()))
+    Ok(report)
 }
 
 /// Runs the cases in a process; gives its output.

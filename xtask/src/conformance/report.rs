@@ -1,6 +1,6 @@
 //! The lines of a run's report, gathered from consoles; the format is described in `conformance::run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What begins each line, behind whatever the console's owner puts in front.
 const PREFIX: &str = "conformance: ";
@@ -41,11 +41,16 @@ struct Entry {
 /// What is known of all cases. One that ran in several places counts once, with its worst outcome; where it was
 /// skipped does not count when it ran elsewhere.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Report {
+pub struct Report {
     entries: BTreeMap<String, Entry>,
     /// Runs that did not come to their end.
     broken: Vec<String>,
+    /// Cases whose failure there is the place's own fault, by the document.
+    explained: BTreeSet<String>,
 }
+
+/// The heading over the table of such cases.
+const EXPLAINED: &str = "## What fails elsewhere";
 
 impl Report {
     /// Adds what the console of a run in `place` says.
@@ -98,14 +103,28 @@ impl Report {
         }
     }
 
-    /// Everything ran to its end and nothing failed.
-    pub(super) fn is_clean(&self) -> bool {
+    /// Takes the cases of the document's table for explained.
+    pub(super) fn explain(&mut self, document: &str) {
+        let table = document.split_once(EXPLAINED).map_or("", |(_, rest)| rest);
+        let table = table.split_once("\n## ").map_or(table, |(table, _)| table);
+        let id = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_string());
+        self.explained = table.lines().filter_map(id).collect();
+    }
+
+    /// The cases that failed or are in error without an explanation.
+    pub fn unexplained(&self) -> Vec<&str> {
         let bad = |entry: &Entry| matches!(entry.outcome, Outcome::Fail | Outcome::Error);
-        self.broken.is_empty() && !self.entries.values().any(bad)
+        let bad = self.entries.iter().filter(|(id, entry)| bad(entry) && !self.explained.contains(*id));
+        bad.map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// Everything ran to its end and nothing failed, or what failed is explained.
+    pub fn is_clean(&self) -> bool {
+        self.broken.is_empty() && self.unexplained().is_empty()
     }
 
     /// Prints the table by area, then what there is to say.
-    pub(super) fn print(&self) {
+    pub fn print(&self) {
         let mut areas: BTreeMap<&str, [usize; 4]> = BTreeMap::new();
         let mut total = [0; 4];
         for (id, entry) in &self.entries {
@@ -131,6 +150,9 @@ impl Report {
         for (id, entry) in of(Outcome::Fail).chain(of(Outcome::Error)) {
             println!("\n{} {id} ({}): {}", entry.outcome.word(), entry.place, entry.detail);
             println!("    rule: {}\n    source: {}", entry.rule, entry.source);
+            if self.explained.contains(id) {
+                println!("    explained in docs/CONFORMANCE.md");
+            }
         }
         for broken in &self.broken {
             println!("\nbroken off: {broken}");
@@ -202,6 +224,19 @@ mod tests {
         let mut report = Report::default();
         report.add("here", "nothing");
         assert!(!report.is_clean());
+    }
+
+    #[test]
+    fn what_the_document_explains_does_not_count() {
+        let mut report = Report::default();
+        report.add("here", RUN);
+        assert_eq!(report.unexplained(), ["a.b"]);
+        report.explain(
+            "# x\n| `a.b` | no |\n## What fails elsewhere\n\n| `a.c` | x |\n\n## y\n| `a.b` | no |\n",
+        );
+        assert_eq!(report.unexplained(), ["a.b"]);
+        report.explain("## What fails elsewhere\n\n| case | x |\n| --- | --- |\n| `a.b` | x |\n");
+        assert!(report.is_clean());
     }
 
     #[test]
