@@ -96,7 +96,7 @@ impl Debian {
     }
 
     /// Logs in at a console where Debian boots.
-    fn log_in(mut machine: Live) -> Result<Self> {
+    pub(crate) fn log_in(mut machine: Live) -> Result<Self> {
         machine.expect("debian login: ", BOOT_SECONDS)?;
         machine.type_line("root")?;
         machine.expect("root@debian:~# ", 60)?;

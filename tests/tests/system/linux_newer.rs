@@ -6,6 +6,7 @@ use tests::scratch::sha256;
 use tests::{Machine, Scratch};
 
 use crate::Case;
+use crate::linux_guest::{self, Debian, check_file_system, root_copy};
 
 const MIB: usize = 1024 * 1024;
 
@@ -13,6 +14,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::from(crate::cases![linux_newer:
         newer_reaches_userspace_and_reads_its_disk,
         newer_brings_up_four_vcpus,
+        newer_runs_a_debian_system,
     ]);
     for case in &mut cases {
         // They fetch Debian's packages first.
@@ -52,4 +54,20 @@ fn newer_brings_up_four_vcpus() -> Result<()> {
         .says("Brought up 1 node, 4 CPUs")?
         .says("run: exit status 0")?;
     no_complaints(&run)
+}
+
+/// systemd and its services by the newer kernel, and a load on memory, processes and the disk.
+fn newer_runs_a_debian_system() -> Result<()> {
+    let scratch = Scratch::new("newer-root")?;
+    let root = root_copy(&scratch)?;
+    xtask::guest::other_debian_ramdisk("newer")?;
+    let machine = linux_guest::machine("newer-root", &root, &[]);
+    let settings = "kernel=/boot/debian-6.12-vmlinuz ramdisk=/boot/debian-6.12-initrd vcpus=2";
+    let mut debian = Debian::boot(machine, settings)?;
+    debian.succeed("uname -r | grep ^6.12. && test $(nproc) = 2", 60)?;
+    debian.succeed("systemctl is-system-running --wait", 120)?;
+    debian
+        .succeed("stress-ng --vm 1 --vm-bytes 64M --fork 2 --switch 1 --hdd 1 --hdd-bytes 16M -t 20", 180)?;
+    debian.power_off()?;
+    check_file_system(&root)
 }
