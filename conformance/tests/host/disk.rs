@@ -10,10 +10,19 @@ use spin::Mutex;
 /// Operations that the disk takes before it must be kicked.
 const DEPTH: usize = 24;
 
-/// The disk: operations are done when they are submitted and answered at a kick.
+/// What waits for a kick.
+struct Waiting {
+    client: Arc<Client>,
+    tag: u32,
+    op: BlockOp,
+    sector: u64,
+    segments: Vec<Segment>,
+}
+
+/// The disk: operations are done and answered at a kick, the last one first. Whoever wants them in order must wait.
 pub(crate) struct RamDisk {
     bytes: Mutex<Vec<u8>>,
-    waiting: Mutex<Vec<(Arc<Client>, u32)>>,
+    waiting: Mutex<Vec<Waiting>>,
     geometry: Geometry,
 }
 
@@ -32,6 +41,23 @@ impl RamDisk {
         change(&mut geometry);
         let bytes = Mutex::new(vec![0; sectors * 512]);
         Arc::new(Self { bytes, waiting: Mutex::default(), geometry })
+    }
+
+    fn perform(&self, operation: &Waiting) {
+        let mut disk = self.bytes.lock();
+        let mut at = operation.sector as usize * 512;
+        for segment in &operation.segments {
+            let page = map_foreign(DomId::SELF, &[segment.maddr.mfn()], true).expect("a frame");
+            let end = at + segment.len as usize;
+            match operation.op {
+                BlockOp::Read => page.bytes().write(segment.maddr.offset(), &disk[at..end]),
+                _ => page.bytes().read(segment.maddr.offset(), &mut disk[at..end]),
+            }
+            at = end;
+        }
+        if let BlockOp::Discard { sectors } = operation.op {
+            disk[at..at + sectors as usize * 512].fill(0);
+        }
     }
 }
 
@@ -52,30 +78,16 @@ impl BlockDevice for RamDisk {
         if waiting.len() == DEPTH {
             return Err(SubmitError::Full);
         }
-        let mut disk = self.bytes.lock();
-        let mut at = sector as usize * 512;
-        for segment in segments {
-            let page = map_foreign(DomId::SELF, &[segment.maddr.mfn()], true).expect("a frame");
-            let end = at + segment.len as usize;
-            match op {
-                BlockOp::Read => page.bytes().write(segment.maddr.offset(), &disk[at..end]),
-                _ => page.bytes().read(segment.maddr.offset(), &mut disk[at..end]),
-            }
-            at = end;
-        }
-        if let BlockOp::Discard { sectors } = op {
-            disk[at..at + sectors as usize * 512].fill(0);
-        }
-        let place = tag as usize % (waiting.len() + 1);
-        waiting.insert(place, (client.clone(), tag));
+        waiting.push(Waiting { client: client.clone(), tag, op, sector, segments: segments.to_vec() });
         Ok(())
     }
 
     fn kick(&self) {
-        let done: Vec<_> = self.waiting.lock().drain(..).collect();
-        for (client, tag) in &done {
-            client.complete(*tag, true);
+        let due: Vec<_> = self.waiting.lock().drain(..).rev().collect();
+        for operation in &due {
+            self.perform(operation);
+            operation.client.complete(operation.tag, true);
         }
-        done.iter().for_each(|(client, _)| client.room());
+        due.iter().for_each(|operation| operation.client.room());
     }
 }
