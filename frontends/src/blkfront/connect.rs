@@ -79,12 +79,13 @@ async fn follow(device: Device, queue: Arc<Queue>) {
     let gone = device.wait_backend(|state| {
         matches!(state, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown)
     });
-    if let Either::Left(state) = select(gone, queue.ended()).await {
-        queue.shut();
-        if matches!(state, Ok(XenbusState::Closing | XenbusState::Closed)) {
-            // The backend waits for this end; that xenstore is gone changes nothing.
-            let _ = device.set_state(XenbusState::Closed).await;
-        }
+    if let Either::Left(state) = select(gone, queue.ended()).await
+        // Else this end closed first, and the node may belong to a new connection already.
+        && queue.shut()
+        && matches!(state, Ok(XenbusState::Closing | XenbusState::Closed))
+    {
+        // The backend waits for this end; that xenstore is gone changes nothing.
+        let _ = device.set_state(XenbusState::Closed).await;
     }
 }
 

@@ -157,12 +157,13 @@ impl Queue {
         }
     }
 
-    /// Ends the queue: everything in flight fails, and pages go back once the backend lets go of them.
-    pub(super) fn shut(&self) {
+    /// Ends the queue: everything in flight fails, and pages go back once the backend lets go of them. False if it had
+    /// ended before.
+    pub(super) fn shut(&self) -> bool {
         let mut wakers = Vec::new();
         {
             let mut state = self.state.lock();
-            let Some(ring) = state.ring.take() else { return };
+            let Some(ring) = state.ring.take() else { return false };
             let grant = state.grant.take();
             retire(ring.into_page(), grant.into_iter().collect());
             for list in &mut state.lists {
@@ -184,6 +185,7 @@ impl Queue {
         self.space.notify_one();
         self.stop.notify_one();
         self.ended.notify_one();
+        true
     }
 
     /// Waits until the queue is shut. One task may.
