@@ -17,8 +17,10 @@ pub const COMPLAINTS: &[&str] = &[
     "Call Trace",
     "bad page",
     "soft lockup",
+    "detected stall",
     "rcu_sched",
     "rcu_preempt",
+    "blocked for more than",
     "Kernel panic",
 ];
 
