@@ -44,7 +44,7 @@ pub(super) async fn sleep(arguments: &[&str]) -> Outcome {
 }
 
 /// Reads `3`, `0.25`.
-fn nanoseconds(text: &str) -> Option<u64> {
+pub(super) fn nanoseconds(text: &str) -> Option<u64> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(whole) || !digits(decimals) || decimals.len() > 9 {

@@ -12,6 +12,7 @@ mod terminal;
 mod xl;
 mod xl_control;
 mod xl_info;
+mod xl_top;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -238,6 +239,8 @@ mod tests {
             ("xl sysrq nobody c", "nobody"),
             ("xl trigger nobody", "usage"),
             ("xl vcpu-set nobody 2", "nobody"),
+            ("xl top -d soon", "usage"),
+            ("xl dmesg -x", "usage"),
             ("xl rename nobody somebody", "nobody"),
             ("xenstore-read /no/such", "/no/such: ENOENT"),
             ("sleep soon", "soon"),

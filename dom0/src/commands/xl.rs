@@ -11,7 +11,7 @@ use pvrt::{console, println};
 use ring_abi::types::DomId;
 
 use super::xl_control::Request;
-use super::{Outcome, Shell, no_more};
+use super::{Outcome, Shell};
 use crate::config::{Config, DomainConfig, is_setting_word};
 use crate::consoled::Attachment;
 use crate::toolstack::{Domain, End, Fate};
@@ -61,10 +61,8 @@ impl Shell {
                 self.toolstack.unpause(&domain)
             }
             "info" => self.xl_info(arguments),
-            "dmesg" => {
-                no_more(arguments)?;
-                super::xl_info::dmesg()
-            }
+            "dmesg" => super::xl_info::dmesg(arguments),
+            "top" => self.xl_top(arguments).await,
             "debug-keys" => super::xl_info::debug_keys(one(arguments, "debug-keys KEYS")?),
             "domid" => {
                 let name = one(arguments, "domid NAME")?;

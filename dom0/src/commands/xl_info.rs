@@ -20,13 +20,13 @@ const LIST_STEP: usize = 16;
 const MESSAGES_BYTES: usize = 1 << 20;
 
 /// Nanoseconds as seconds with one decimal.
-fn seconds(ns: u64) -> String {
+pub(super) fn seconds(ns: u64) -> String {
     let tenths = ns / 100_000_000;
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 /// All domains the hypervisor has, in order.
-fn domain_list() -> Result<Vec<XenDomctlGetdomaininfo>, String> {
+pub(super) fn domain_list() -> Result<Vec<XenDomctlGetdomaininfo>, String> {
     let mut list: Vec<XenDomctlGetdomaininfo> = Vec::new();
     loop {
         let next = list.last().map_or(0, |info| info.domain + 1);
@@ -245,8 +245,13 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(text).trim_end().to_string()
 }
 
-/// `xl dmesg`.
-pub(super) fn dmesg() -> Outcome {
+/// `xl dmesg [-c]`: with `-c` there are no messages afterwards.
+pub(super) fn dmesg(arguments: &[&str]) -> Outcome {
+    let clear = match arguments {
+        [] => false,
+        ["-c" | "--clear"] => true,
+        _ => return Err("usage: xl dmesg [-c]".into()),
+    };
     let mut messages = Vec::new();
     let mut index = 0;
     let mut buffer = alloc::vec![0; 4096];
@@ -259,6 +264,9 @@ pub(super) fn dmesg() -> Outcome {
         }
         messages.extend_from_slice(&buffer[..count]);
         index = next;
+    }
+    if clear {
+        sysctl::clear_console().map_err(|errno| format!("readconsole: {errno}"))?;
     }
     for piece in messages.chunks(1024) {
         console::write(piece);

@@ -64,6 +64,17 @@ pub fn read_console(index: u32, buffer: &mut [u8]) -> Result<(usize, u32)> {
     Ok(((got.count as usize).min(buffer.len()), got.index))
 }
 
+/// Forgets the hypervisor's messages.
+///
+/// # Errors
+/// `EPERM`.
+pub fn clear_console() -> Result<()> {
+    let payload = XenSysctlReadconsole { clear: 1, ..Default::default() };
+    let mut arg = XenSysctl::with(XEN_SYSCTL_READCONSOLE, &payload);
+    // SAFETY: with no room nothing is written.
+    unsafe { tools::sysctl(&mut arg) }.map(|_| ())
+}
+
 /// Presses debug keys.
 ///
 /// # Errors
