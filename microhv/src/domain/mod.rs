@@ -163,6 +163,8 @@ pub struct Domain {
     pub handle: Mutex<[u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
     pub dirty_cpus: AtomicU64,
+    /// Which of its watchdogs there are. A leaf lock.
+    pub(crate) watchdogs: Mutex<[bool; 2]>,
     /// How far the end of its grant mappings came.
     pub(crate) teardown_at: AtomicU32,
     /// System time at creation.
@@ -212,6 +214,7 @@ impl Domain {
             tsc: Mutex::new(TscSettings::default()),
             handle: Mutex::new(config.handle),
             dirty_cpus: AtomicU64::new(0),
+            watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
             created_ns,
         })

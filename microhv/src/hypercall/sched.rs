@@ -4,7 +4,8 @@ use core::sync::atomic::{Ordering, fence};
 
 use ring_abi::sched::{
     SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
-    SCHEDOP_YIELD, SHUTDOWN_MAX, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+    SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SHUTDOWN_MAX, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+    SchedWatchdog,
 };
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 
@@ -51,9 +52,33 @@ pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercall
             }
             cur.hv.shutdown_domain(&domain, op.reason.min(SHUTDOWN_MAX));
         }
+        SCHEDOP_WATCHDOG => return watchdog(cur, &cur.copy_in(args[1])?),
         _ => return Err(HypercallError::NoSys),
     }
     Ok(Outcome::OK)
+}
+
+/// `SCHEDOP_watchdog`: id 0 makes one, whose id rax gets; else its timeout is set anew, and 0 seconds end it. A watchdog
+/// whose time comes shuts the domain down.
+///
+/// # Errors
+/// `NoSpace`: the domain has all that it may have. `Invalid`: no such watchdog.
+fn watchdog<P: Platform>(cur: &Current<'_, P>, op: &SchedWatchdog) -> HypercallResult {
+    let vcpu = &cur.domain.vcpus[0];
+    let deadline = cur.hv.platform.now_ns() + u64::from(op.timeout) * 1_000_000_000;
+    let mut known = cur.domain.watchdogs.lock();
+    let index = match op.id.checked_sub(1) {
+        None => known.iter().position(|known| !known).ok_or(HypercallError::NoSpace)?,
+        Some(index) => index as usize,
+    };
+    let entry = known.get_mut(index).ok_or(HypercallError::Invalid)?;
+    if op.id != 0 && !*entry {
+        return Err(HypercallError::Invalid);
+    }
+    *entry = op.id == 0 || op.timeout != 0;
+    let kind = if index == 0 { TimerKind::FirstWatchdog } else { TimerKind::SecondWatchdog };
+    cur.hv.arm_timer(vcpu, kind, entry.then_some(deadline));
+    Ok(Outcome::Done(if op.id == 0 { index as u64 + 1 } else { 0 }))
 }
 
 /// `SCHEDOP_block`: unmasks upcalls and waits for one.

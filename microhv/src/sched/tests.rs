@@ -239,6 +239,33 @@ fn nonsense_timeouts_become_100_ms() {
 }
 
 #[test]
+fn a_watchdog_that_nobody_feeds_ends_the_domain() {
+    let world = quiet();
+    let guest = world.guest(1);
+    let dog = |id, timeout| {
+        world.put(ARGS, &SchedWatchdog { id, timeout });
+        world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_WATCHDOG.into(), ARGS])
+    };
+    let invalid = HypercallError::Invalid.errno();
+    for id in [1, 2, 3, u32::MAX] {
+        assert_eq!(dog(id, 1), invalid, "{id} before any is made");
+    }
+    assert_eq!((dog(0, 2), dog(0, 5)), (1, 2));
+    assert_eq!(dog(0, 1), HypercallError::NoSpace.errno());
+    assert_eq!(dog(2, 0), 0);
+    assert_eq!(dog(2, 0), invalid, "it is gone");
+    world.pass(1_900 * MS);
+    world.settle();
+    assert_eq!(dog(1, 2), 0, "fed");
+    world.pass(1_900 * MS);
+    world.settle();
+    assert_eq!(guest.shutdown.lock().code, None);
+    world.pass(100 * MS);
+    world.settle();
+    assert_eq!(guest.shutdown.lock().code, Some(SHUTDOWN_WATCHDOG));
+}
+
+#[test]
 fn poll_ends_by_a_masked_port_or_its_time() {
     let world = quiet();
     let guest = world.guest(1);

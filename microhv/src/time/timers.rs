@@ -11,6 +11,7 @@ use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform};
 use crate::sched::{SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 use ring_abi::evtchn::VIRQ_TIMER;
+use ring_abi::sched::SHUTDOWN_WATCHDOG;
 
 /// Which of a vCPU's timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,20 @@ pub enum TimerKind {
     Singleshot,
     /// The timeout of `SCHEDOP_poll`.
     Poll,
+    /// `SCHEDOP_watchdog`: on vCPU 0 alone, for the domain.
+    FirstWatchdog,
+    /// The second of these.
+    SecondWatchdog,
 }
+
+/// Timers of a vCPU.
+const KINDS: [TimerKind; 5] = [
+    TimerKind::Periodic,
+    TimerKind::Singleshot,
+    TimerKind::Poll,
+    TimerKind::FirstWatchdog,
+    TimerKind::SecondWatchdog,
+];
 
 /// Whose timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +49,7 @@ pub struct TimerKey {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VcpuTimers {
     cpu: CpuId,
-    ids: [TimerId; 3],
+    ids: [TimerId; KINDS.len()],
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -44,8 +58,8 @@ impl<P: Platform> Hypervisor<P> {
         for vcpu in &domain.vcpus {
             let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
             let mut queue = self.time.queue(cpu).lock();
-            let ids = [TimerKind::Periodic, TimerKind::Singleshot, TimerKind::Poll]
-                .map(|kind| queue.insert(TimerKey { domain: domain.id, vcpu: vcpu.id.raw(), kind }));
+            let ids =
+                KINDS.map(|kind| queue.insert(TimerKey { domain: domain.id, vcpu: vcpu.id.raw(), kind }));
             drop(queue);
             vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
         }
@@ -127,6 +141,10 @@ impl<P: Platform> Hypervisor<P> {
                 if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::POLLING != 0 {
                     self.end_poll(domain, vcpu);
                 }
+            }
+            TimerKind::FirstWatchdog | TimerKind::SecondWatchdog => {
+                log::warn!("{domain:?}: watchdog");
+                self.shutdown_domain(domain, SHUTDOWN_WATCHDOG);
             }
         }
     }
