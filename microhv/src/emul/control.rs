@@ -3,7 +3,9 @@
 use super::Emulated;
 use crate::domain::GuestCpu;
 use crate::hypercall::{Current, Outcome, state};
+use crate::mem::TableError;
 use crate::platform::Platform;
+use ring_abi::types::Maddr;
 
 /// `vcpu_info.arch.cr2`.
 const INFO_CR2: usize = 16;
@@ -48,6 +50,12 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
                 info.store_u64(INFO_CR2, value);
             }
         }
+        // The reverse of the above.
+        3 => match cur.hv.new_base(cur, Maddr::new(value).mfn()) {
+            Ok(()) => {}
+            Err(TableError::Restart) => return Emulated::Again,
+            Err(TableError::Refused(_)) => return Emulated::NotEmulated,
+        },
         4 => {
             // Other bits belong to the hypervisor; kernels write back what they read.
             let offered = cur.hv.platform.xcr0_mask() != 0;

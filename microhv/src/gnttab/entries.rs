@@ -176,7 +176,7 @@ impl Entries {
                 entries.frames.get((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
             let slot = (gref % ENTRIES_PER_FRAME) as usize;
             if frame.active[slot].is_pinned() {
-                return Err(GrantError::General);
+                return Err(GrantError::Again);
             }
             let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
             bytes.slice(slot * 8, 8).ok_or(GrantError::BadGrantRef)

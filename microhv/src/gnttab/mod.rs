@@ -62,6 +62,8 @@ pub enum GrantError {
     BadPage,
     /// A copy crosses a page.
     BadCopyArg,
+    /// The entry is in use now.
+    Again,
 }
 
 impl GrantError {
@@ -76,6 +78,7 @@ impl GrantError {
             Self::PermissionDenied => abi::GNTST_PERMISSION_DENIED,
             Self::BadPage => abi::GNTST_BAD_PAGE,
             Self::BadCopyArg => abi::GNTST_BAD_COPY_ARG,
+            Self::Again => abi::GNTST_EAGAIN,
         }
     }
 }

@@ -119,6 +119,28 @@ fn device_mapping_needs_its_machine_address_to_end() {
 }
 
 #[test]
+fn entries_change_places_unless_they_are_in_use() {
+    let w = world();
+    let (first, second) = (w.page(&w.granter), w.page(&w.granter));
+    w.grant(8, ACCESS, 0, first);
+    w.grant(9, ACCESS | GTF_READONLY, 0, second);
+    let swap = |ref_a, ref_b| {
+        w.put(0, &GnttabSwapGrantRef { ref_a, ref_b, status: 99, ..Default::default() });
+        assert_eq!(w.call(&w.granter, GNTTABOP_SWAP_GRANT_REF, 1), Ok(Outcome::OK));
+        w.get::<GnttabSwapGrantRef>(0).status
+    };
+    assert_eq!(swap(8, 9), GNTST_OKAY);
+    assert_eq!((w.flags(8), w.flags(9)), (ACCESS | GTF_READONLY, ACCESS));
+    assert_eq!(swap(8, u32::MAX), GNTST_BAD_GNTREF);
+    let mapped = w.map(GNTMAP_DEVICE_MAP, 9, 0);
+    assert_eq!(mapped.dev_bus_addr, first.maddr().raw());
+    assert_eq!((swap(8, 9), swap(9, 8)), (GNTST_EAGAIN, GNTST_EAGAIN));
+    assert_eq!(w.unmap(mapped.handle, 0, mapped.dev_bus_addr), GNTST_OKAY);
+    assert_eq!(swap(9, 8), GNTST_OKAY);
+    w.nothing_is_left();
+}
+
+#[test]
 fn read_only_mapping_takes_no_type() {
     let w = world();
     let page = w.page(&w.granter);

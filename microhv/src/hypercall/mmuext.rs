@@ -133,6 +133,14 @@ fn ended<P: Platform>(
     }
 }
 
+/// Reads the first byte of the bitmap of vCPUs at `at`.
+///
+/// # Errors
+/// `Invalid`: it is not there.
+fn check_set<P: Platform>(cur: &Current<'_, P>, at: u64) -> Result<(), HypercallError> {
+    cur.copy_in::<u8>(at).map(|_| ()).map_err(|_| HypercallError::Invalid)
+}
+
 fn one<P: Platform>(
     cur: &Current<'_, P>,
     dom: &Domain,
@@ -155,8 +163,18 @@ fn one<P: Platform>(
             }
         }
         // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
-        MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => hv.flush_domain(cur.domain),
-        MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => invlpg_all(cur, arg1),
+        MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => {
+            if cmd == MMUEXT_TLB_FLUSH_MULTI {
+                check_set(cur, arg2)?;
+            }
+            hv.flush_domain(cur.domain);
+        }
+        MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => {
+            if cmd == MMUEXT_INVLPG_MULTI {
+                check_set(cur, arg2)?;
+            }
+            invlpg_all(cur, arg1);
+        }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
             // Memory is mapped write-back alone, devices never: nothing in a cache can be stale.
             if !cur.domain.privileged && cur.domain.permissions.lock().iomem.is_empty() {

@@ -71,6 +71,21 @@ fn a_continuation_executes_the_instruction_again() {
 }
 
 #[test]
+fn the_build_id_needs_room() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    let ask = |domain, at: u64| world.call(domain, __HYPERVISOR_XEN_VERSION, &[XENVER_BUILD_ID.into(), at]);
+    assert_eq!(ask(&guest, 0), errno(HypercallError::NotPermitted));
+    assert_eq!(ask(&world.dom0, 0), 4);
+    for (room, wanted) in
+        [(0u32, errno(HypercallError::Invalid)), (3, errno(HypercallError::NoBuffers)), (4, 4), (100, 4)]
+    {
+        world.put(ARGS, &room);
+        assert_eq!(ask(&world.dom0, ARGS), wanted, "{room}");
+    }
+}
+
+#[test]
 fn console_is_for_the_privileged() {
     let world = World::new(64);
     let guest = world.guest(1);

@@ -135,6 +135,9 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
             }
             if arg != 0 {
                 let head: XenBuildId = cur.copy_in(arg)?;
+                if head.len == 0 {
+                    return Err(HypercallError::Invalid);
+                }
                 if (head.len as usize) < id.len() {
                     return Err(HypercallError::NoBuffers);
                 }

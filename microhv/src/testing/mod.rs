@@ -294,6 +294,10 @@ impl Platform for TestMachine {
 
     fn vcpu_destroyed(&self, _vcpu: &Vcpu) {}
 
+    fn build_id(&self) -> &[u8] {
+        &[1, 2, 3, 4]
+    }
+
     fn swap_gs(&self) {
         self.events.lock().gs_swaps += 1;
     }

@@ -61,10 +61,10 @@ pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyperca
     if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
 }
 
-/// `XENMEM_machine_memory_map`: firmware's map.
+/// `XENMEM_machine_memory_map`: firmware's map; without a buffer, the number of its entries.
 ///
 /// # Errors
-/// `NotPermitted`: the caller is not privileged.
+/// `NotPermitted`: the caller is not privileged. `Invalid`: a buffer for fewer entries than there are.
 pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     if !cur.domain.privileged {
         return Err(HypercallError::NotPermitted);
@@ -72,6 +72,14 @@ pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) ->
     let map = cur.hv.frames.firmware_map();
     let entries: Vec<MapEntry> =
         map.iter().map(|&(addr, size, kind)| MapEntry::new(addr, size, kind)).collect();
+    let asked: XenMemoryMap = cur.copy_in(arg)?;
+    if asked.buffer == 0 {
+        cur.copy_out(arg, &XenMemoryMap { nr_entries: entries.len() as u32, ..asked })?;
+        return Ok(Outcome::OK);
+    }
+    if (asked.nr_entries as usize) < entries.len() {
+        return Err(HypercallError::Invalid);
+    }
     give_map(cur, arg, &entries)
 }
 

@@ -232,6 +232,44 @@ fn base_pointers_are_switched() {
 }
 
 #[test]
+fn a_move_to_cr3_is_a_new_base_pointer() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [old, l3, ..] = guest.tables;
+    let [new] = world.pages(&guest.dom);
+    world.poke(new, 0, entry(l3, P | RW));
+    world.write(&guest, 0, &[0x0f, 0x22, 0xd8]); // mov cr3, rax
+    let load = |mfn: Mfn| {
+        let mut regs = CpuUserRegs { rip: ARGS, rax: mfn.raw() << 12, ..CpuUserRegs::default() };
+        let outcome = world.run_with(&guest.dom, &mut regs, |cur| crate::emul::emulate(cur, 13));
+        (outcome, regs.rip - ARGS)
+    };
+    use crate::emul::Emulated::{Done, NotEmulated};
+    assert_eq!(load(new), (Done, 3));
+    assert_eq!(guest.dom.vcpus[0].cr3_kernel(), Some(new));
+    assert_eq!(world.hv.platform.cr3(), Some(new));
+    for bad in [l3, guest.tables[3], Mfn::new(1 << 30)] {
+        assert_eq!(load(bad), (NotEmulated, 0));
+        assert_eq!(guest.dom.vcpus[0].cr3_kernel(), Some(new));
+    }
+    assert_eq!(load(old), (Done, 3));
+    world.check();
+}
+
+#[test]
+fn a_set_of_vcpus_must_be_there() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    for op in [MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI] {
+        assert_eq!(world.ext(&guest, &[(op, FREE_VA, ARGS)], DOMID_SELF), 0);
+        assert_eq!(world.ext(&guest, &[(op, FREE_VA, 0x40_0000)], DOMID_SELF), neg(EINVAL));
+    }
+    for op in [MMUEXT_TLB_FLUSH_ALL, MMUEXT_INVLPG_ALL, MMUEXT_TLB_FLUSH_LOCAL] {
+        assert_eq!(world.ext(&guest, &[(op, FREE_VA, 0x40_0000)], DOMID_SELF), 0);
+    }
+}
+
+#[test]
 fn batches_continue_and_finish_what_they_began() {
     let world = World::new(512);
     let guest = world.guest(1, false);

@@ -65,7 +65,9 @@ fn reservations_grow_and_shrink() {
         assert_eq!(memory(XENMEM_DECREASE_RESERVATION, 0), 0);
     }
     put(reservation(ARGS, 1, 0, 7));
-    assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 0), neg(ESRCH));
+    assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 0), 0, "no such domain");
+    let nowhere = [XENMEM_POPULATE_PHYSMAP.into(), 0x40_0000, 0, 0];
+    assert_eq!(world.call(&guest, memory::memory_op, nowhere), 0, "no such argument");
     put(reservation(ARGS, 500, 0, DOMID_SELF));
     assert_eq!(memory(XENMEM_INCREASE_RESERVATION, 0) as u64, 200 - owned, "as many as it may own");
     world.check();
@@ -159,6 +161,12 @@ fn memory_maps_are_given() {
     world.write(&dom0, 0x800, map.as_bytes());
     assert_eq!(memory(&dom0, XENMEM_MACHINE_MEMORY_MAP), 0);
     assert_eq!(world.word(&dom0, 8), 256 << 12);
+    let short = XenMemoryMap { nr_entries: 0, ..map };
+    world.write(&dom0, 0x800, short.as_bytes());
+    assert_eq!(memory(&dom0, XENMEM_MACHINE_MEMORY_MAP), neg(EINVAL), "no room for all");
+    world.write(&dom0, 0x800, XenMemoryMap { buffer: 0, ..short }.as_bytes());
+    assert_eq!(memory(&dom0, XENMEM_MACHINE_MEMORY_MAP), 0);
+    assert_eq!(world.word(&dom0, 0x800) as u32, 1, "the entries there are");
     assert_eq!(memory(&guest, XENMEM_MAXIMUM_RAM_PAGE), 256);
     assert_eq!(memory(&guest, 63), neg(ENOSYS));
     assert_eq!(memory(&guest, XENMEM_MACHPHYS_MAPPING), 0);
