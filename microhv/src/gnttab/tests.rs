@@ -331,6 +331,10 @@ fn tables_grow_to_their_limit_and_not_beyond() {
     w.put(0, &op);
     assert_eq!(w.call(&w.granter, GNTTABOP_SETUP_TABLE, 1), Ok(Outcome::OK));
     assert_eq!(w.get::<GnttabSetupTable>(0).status, GNTST_PERMISSION_DENIED, "another's table");
+    op.dom = 999;
+    w.put(0, &op);
+    assert_eq!(w.call(&w.granter, GNTTABOP_SETUP_TABLE, 1), Ok(Outcome::OK));
+    assert_eq!(w.get::<GnttabSetupTable>(0).status, GNTST_BAD_DOMAIN, "nobody's table");
     w.put(
         0,
         &GnttabQuerySize { dom: DOMID_SELF, _pad0: 0, nr_frames: 0, max_nr_frames: 0, status: 9, _pad1: 0 },

@@ -202,10 +202,8 @@ fn table_of<P: Platform>(
     if dom == DOMID_SELF || dom == cur.domain.id.raw() {
         return Ok(cur.domain.clone());
     }
-    if !cur.domain.privileged {
-        return Err(GrantError::PermissionDenied);
-    }
-    cur.hv.domains.get(ring_abi::types::DomId::new(dom)).ok_or(GrantError::BadDomain)
+    let domain = cur.hv.domains.get(ring_abi::types::DomId::new(dom)).ok_or(GrantError::BadDomain)?;
+    if cur.domain.privileged { Ok(domain) } else { Err(GrantError::PermissionDenied) }
 }
 
 fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> Result<(), HypercallError> {

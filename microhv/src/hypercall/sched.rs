@@ -42,13 +42,10 @@ pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercall
         }
         SCHEDOP_REMOTE_SHUTDOWN => {
             let op: SchedRemoteShutdown = cur.copy_in(args[1])?;
+            let domain = cur.hv.domains.get(ring_abi::types::DomId::new(op.domain_id));
+            let domain = domain.filter(|domain| !domain.is_dying()).ok_or(HypercallError::NoSuchDomain)?;
             if !cur.domain.privileged {
                 return Err(HypercallError::NotPermitted);
-            }
-            let domain = cur.hv.domains.get(ring_abi::types::DomId::new(op.domain_id));
-            let domain = domain.ok_or(HypercallError::NoSuchDomain)?;
-            if domain.is_dying() {
-                return Err(HypercallError::NoSuchDomain);
             }
             cur.hv.shutdown_domain(&domain, op.reason.min(SHUTDOWN_MAX));
         }

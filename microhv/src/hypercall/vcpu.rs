@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
 use crate::platform::Platform;
-use crate::time::{Runstate, TimerKind, VcpuTime};
+use crate::time::{TimerKind, VcpuTime};
 
 /// Shortest and longest period of the periodic timer.
 const MIN_PERIOD_NS: u64 = 1_000_000;
@@ -62,7 +62,13 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;
             vcpu.time.lock().runstate_area = (op.addr != 0).then_some(op.addr);
             if op.addr != 0 {
-                cur.hv.write_runstate(cur.domain, op.addr, current_runstate(cur, vcpu));
+                // The guest itself adds what has passed since a running vCPU's state began.
+                let info = if itself {
+                    crate::time::runstate_info(&vcpu.time.lock())
+                } else {
+                    current_runstate(cur, vcpu)
+                };
+                cur.hv.write_runstate(cur.domain, op.addr, info);
             }
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
@@ -117,7 +123,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Resul
     cur.hv.initialise_vcpu(cur.domain, vcpu, context)
 }
 
-/// The runstate of a vCPU as of now.
+/// The runstate of a vCPU as of now, with the time in its present state.
 fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u8; 48] {
     let time = vcpu.time.lock();
     let now = cur.hv.platform.now_ns();
@@ -125,10 +131,8 @@ fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u8; 48] 
         VcpuTime { state: time.state, entry_ns: time.entry_ns, spent_ns: time.spent_ns, ..VcpuTime::new() };
     drop(time);
     let (state, entry) = (now_time.state, now_time.entry_ns);
-    if state != Runstate::Running {
-        now_time.enter(state, now);
-        now_time.entry_ns = entry;
-    }
+    now_time.enter(state, now);
+    now_time.entry_ns = entry;
     crate::time::runstate_info(&now_time)
 }
 

@@ -145,6 +145,45 @@ fn runstates_add_up_to_the_time_that_passed() {
     }
 }
 
+#[test]
+fn what_a_vcpu_asks_of_its_times_is_up_to_now() {
+    let world = quiet();
+    let guest = world.guest(1);
+    world.settle();
+    let times = |at: u64| -> [u64; 6] {
+        let args = [VCPUOP_GET_RUNSTATE_INFO.into(), 0, at];
+        assert_eq!(world.call(&guest, __HYPERVISOR_VCPU_OP, &args), 0);
+        world.get(at)
+    };
+    let first = times(ARGS);
+    world.pass(7 * MS);
+    let second = times(ARGS);
+    assert_eq!(second[0], RUNSTATE_RUNNING as u64);
+    assert_eq!(second[1], first[1], "the state began when it did");
+    assert_eq!(second[2] - first[2], 7 * MS, "and lasts");
+    world.put(ARGS + 256, &(ARGS + 512));
+    let args = [VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA.into(), 0, ARGS + 256];
+    assert_eq!(world.call(&guest, __HYPERVISOR_VCPU_OP, &args), 0);
+    let area: [u64; 6] = world.get(ARGS + 512);
+    assert_eq!((area[1], area[2]), (first[1], 0), "the area has what was before the state began");
+}
+
+#[test]
+fn only_the_privileged_end_others() {
+    let world = quiet();
+    let (guest, other) = (world.guest(1), world.guest(1));
+    let end = |caller: &Arc<Domain>, domain_id: u16| {
+        world.put(ARGS, &SchedRemoteShutdown { domain_id, reason: SHUTDOWN_CRASH, ..Default::default() });
+        world.call(caller, __HYPERVISOR_SCHED_OP, &[SCHEDOP_REMOTE_SHUTDOWN.into(), ARGS])
+    };
+    assert_eq!(end(&guest, 999), HypercallError::NoSuchDomain.errno());
+    assert_eq!(end(&guest, other.id.raw()), HypercallError::NotPermitted.errno());
+    assert_eq!(other.shutdown.lock().code, None);
+    assert_eq!(end(&world.dom0, 999), HypercallError::NoSuchDomain.errno());
+    assert_eq!(end(&world.dom0, other.id.raw()), 0);
+    assert_eq!(other.shutdown.lock().code, Some(SHUTDOWN_CRASH));
+}
+
 fn timer_port(world: &World, guest: &Arc<Domain>) -> u32 {
     world.hv.bind_virq(guest, VIRQ_TIMER, 0, |_| Ok(())).expect("bound")
 }

@@ -21,8 +21,8 @@ const MAX_ORDER: u32 = 9;
 /// machine frames are written.
 ///
 /// # Errors
-/// `Invalid`: the two sizes differ, or an input frame is not the domain's or referred to. `NotPermitted`: extents are
-/// for privileged domains. `NoMemory`: no such extent is free; what was exchanged before is counted.
+/// `Invalid`: the two sizes differ, or an input frame is not the domain's or referred to. `NotPermitted`: extents larger
+/// than 2 MiB. `NoMemory`: no such extent is free; what was exchanged before is counted.
 pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let at = args[1];
     let request: XenMemoryExchange = cur.copy_in(at)?;
@@ -36,9 +36,6 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     let same = total == frames(output.nr_extents, output.extent_order) && input.domid == output.domid;
     if !same || total.is_none_or(|total| total > limit) || request.nr_exchanged > input.nr_extents {
         return Err(HypercallError::Invalid);
-    }
-    if (input.extent_order > 0 || output.extent_order > 0) && !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
     }
     let domain = cur.hv.domains.target(cur.domain, input.domid)?;
     // Both sides advance by the larger of the two extents.

@@ -77,7 +77,7 @@ fn reservations_grow_and_shrink() {
 #[test]
 fn exchange_gives_contiguous_memory() {
     let world = World::new(512);
-    let guest = world.guest(0, true);
+    let guest = world.guest(1, false);
     let pages = world.pages::<4>(&guest.dom);
     for (n, mfn) in pages.iter().enumerate() {
         world.write(&guest, n * 8, &mfn.raw().to_le_bytes());
