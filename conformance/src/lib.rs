@@ -11,7 +11,8 @@
 //! - [`run`](mod@run): running them, and the report;
 //! - [`store`]: xenstore's wire protocol, message by message;
 //! - [`device`]: the two directories of a device;
-//! - [`xenstore`], [`xenbus`], [`blkif`], [`blkfront`]: the cases of these areas.
+//! - [`xenstore`], [`xenbus`], [`blkif`], [`blkfront`]: the cases of these areas;
+//! - [`hypercall`]: those of the hypercalls, traps and instructions.
 
 extern crate alloc;
 
@@ -21,6 +22,7 @@ pub mod blkfront;
 pub mod blkif;
 pub mod device;
 pub mod env;
+pub mod hypercall;
 pub mod run;
 pub mod shared;
 pub mod store;
@@ -61,7 +63,7 @@ const AREAS: &[&[Case]] = &[
 
 /// Every case, in order of area.
 pub fn registry() -> impl Iterator<Item = &'static Case> {
-    AREAS.iter().flat_map(|area| area.iter())
+    AREAS.iter().chain(hypercall::AREAS).flat_map(|area| area.iter())
 }
 
 #[cfg(test)]

@@ -85,7 +85,12 @@ pub fn report_on(place: Place, filter: Option<&str>) -> Result<Report> {
             let image = images::find(IMAGE)?;
             images::build(&[image])?;
             println!("image {IMAGE}: sha256 {}", image.sha256()?);
-            let options = xen::Options { timeout: TIME_LIMIT, ..xen::Options::default() };
+            let options = xen::Options {
+                // Cases of several vCPUs want a second, on one CPU too.
+                hypervisor_arguments: "dom0_max_vcpus=2".into(),
+                timeout: TIME_LIMIT,
+                ..xen::Options::default()
+            };
             report.add("dom0", &host.boot_kernel_as_dom0(&image.bootable(), &words, &options)?.console);
             report.add("domU", &xen_guest(&host, &words, &RunDirectory::new()?)?);
         }
@@ -127,7 +132,7 @@ fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<S
         ramdisk: None,
         memory_mib: 32,
         extra: words.into(),
-        lines: vec![GUEST_DISKS.into()],
+        lines: vec![GUEST_DISKS.into(), "vcpus=2".into()],
     };
     let (ran, _) = host.run_domains(&[guest], TIME_LIMIT - Duration::from_secs(60), &options)?;
     let ran = ran.into_iter().next().context("the domain said nothing")?;

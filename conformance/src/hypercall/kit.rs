@@ -1,0 +1,375 @@
+//! What hypercall cases are made of.
+
+use alloc::boxed::Box;
+use alloc::format;
+use core::mem::ManuallyDrop;
+
+pub(super) use alloc::vec::Vec;
+pub(super) use pvrt::probe::{self, Trap, attempt};
+pub(super) use pvrt::space::*;
+pub(super) use ring_abi::errno::Errno::{self, *};
+pub(super) use ring_abi::hypercall::*;
+pub(super) use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
+
+use pvrt::hypercall::event;
+use ring_abi::evtchn::*;
+use ring_abi::guest_context::IretContext;
+use ring_abi::mmu::MMUEXT_NEW_USER_BASEPTR;
+use ring_abi::segment::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
+use ring_abi::shared_info::*;
+use ring_abi::vcpu::*;
+
+use super::asm;
+use crate::case::Running;
+pub(super) use crate::{Env, Problem, Verdict};
+
+/// A domain that there is not.
+pub(super) const NO_DOMAIN: u16 = 12345;
+/// A vCPU that there is not.
+pub(super) const NO_VCPU: u32 = 8191;
+/// A hypercall without an effect.
+pub(super) fn nothing() -> i64 {
+    call(__HYPERVISOR_XEN_VERSION, [0; 5])
+}
+
+/// Runs a case: with traps caught, and everything put back that cases change of the vCPU.
+pub(super) fn run(env: &mut Env, body: fn(&Env) -> Verdict) -> Running<'_> {
+    Box::pin(async move {
+        let mut verdict = Ok(());
+        probe::install();
+        let trap = attempt(|| verdict = body(env));
+        let info = pvrt::shared_info();
+        info.store_u8(UPCALL_MASK_OFFSET, 1);
+        pvrt::install_handlers();
+        // The runtime's timer may be gone: an event of it makes it set another.
+        fire_at(1);
+        // What a case took off the words may have been others' events: they look at all of them again.
+        info.store_u64(PENDING_SEL_OFFSET, u64::MAX);
+        info.store_u8(UPCALL_PENDING_OFFSET, 1);
+        match trap {
+            Some(trap) => Err(Problem::Fail(format!("unexpected {trap:x?}"))),
+            None => verdict,
+        }
+    })
+}
+
+/// A call that must not fail: its value.
+pub(super) fn value(what: &str, got: i64) -> Verdict<u64> {
+    ensure!(got >= 0, "{what}: {}", Got(got));
+    Ok(got as u64)
+}
+
+/// A call that must give 0.
+pub(super) fn done(what: &str, got: i64) -> Verdict {
+    ensure!(got == 0, "{what}: {}", Got(got));
+    Ok(())
+}
+
+/// A call that must give one of `wanted`.
+pub(super) fn refused(what: &str, got: i64, wanted: &[Errno]) -> Verdict {
+    let holds = wanted.iter().any(|errno| errno.negated() == got);
+    ensure!(holds, "{what}: {}, not {wanted:?}", Got(got));
+    Ok(())
+}
+
+/// A call that stands at the beginning of a case and is no part of its rule.
+pub(super) fn given(what: &str, got: i64) -> Verdict<u64> {
+    if got < 0 {
+        return Err(Problem::Error(format!("{what}: {}", Got(got))));
+    }
+    Ok(got as u64)
+}
+
+/// rax, with the name of the error.
+pub(super) struct Got(pub(super) i64);
+
+impl core::fmt::Display for Got {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match Errno::check(self.0) {
+            Err(errno) if errno.negated() == self.0 => write!(f, "-{}", errno.name()),
+            _ => write!(f, "{:#x}", self.0),
+        }
+    }
+}
+
+/// A trap that must come: itself.
+pub(super) fn trapped(what: &str, trap: Option<Trap>, vector: u64) -> Verdict<Trap> {
+    match trap {
+        Some(trap) if trap.vector == vector => Ok(trap),
+        Some(trap) => Err(Problem::Fail(format!(
+            "{what}: vector {:#x} in place of {vector:#x}: {trap:x?}",
+            trap.vector
+        ))),
+        None => Err(Problem::Fail(format!("{what}: no trap, instead of vector {vector:#x}"))),
+    }
+}
+
+/// What must not trap.
+pub(super) fn untrapped(what: &str, trap: Option<Trap>) -> Verdict {
+    ensure!(trap.is_none(), "{what}: {trap:x?}");
+    Ok(())
+}
+
+/// A word that must be readable.
+pub(super) fn load(what: &str, at: u64) -> Verdict<u64> {
+    probe::read(at).map_err(|trap| Problem::Fail(format!("{what}: {trap:x?}")))
+}
+
+/// A write that must work.
+pub(super) fn store(what: &str, at: u64, value: u64) -> Verdict {
+    untrapped(what, probe::write(at, value))
+}
+
+/// This domain's number.
+pub(super) fn own_domid() -> Verdict<u16> {
+    event::own_domid()
+        .map(|dom| dom.raw())
+        .map_err(|errno| Problem::Error(format!("own number: {}", errno.name())))
+}
+
+/// Is there such a vCPU?
+pub(super) fn has_vcpu(vcpu: u32) -> bool {
+    vcpu_op(VCPUOP_IS_UP, vcpu, 0) >= 0
+}
+
+/// An operation on event channels.
+pub(super) fn channel<T>(command: u32, arg: &mut T) -> i64 {
+    op(__HYPERVISOR_EVENT_CHANNEL_OP, command, arg)
+}
+
+/// A port of this domain that a case opened; closed on drop.
+pub(super) struct Opened(pub(super) u32);
+
+impl Opened {
+    /// One on which this vCPU can be sent events.
+    pub(super) fn ipi() -> Verdict<Self> {
+        Self::ipi_to(0)
+    }
+
+    /// One on which `vcpu` can be sent events.
+    pub(super) fn ipi_to(vcpu: u32) -> Verdict<Self> {
+        let mut arg = EvtchnBindIpi { vcpu, port: 0 };
+        given("bind_ipi", channel(EVTCHNOP_BIND_IPI, &mut arg))?;
+        Ok(Self(arg.port))
+    }
+
+    /// One that `remote` may bind.
+    pub(super) fn unbound(remote: u16) -> Verdict<Self> {
+        let mut arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: remote, port: 0 };
+        given("alloc_unbound", channel(EVTCHNOP_ALLOC_UNBOUND, &mut arg))?;
+        Ok(Self(arg.port))
+    }
+
+    /// Two ports of this domain, bound to each other: the first was unbound, the second bound it.
+    pub(super) fn pair() -> Verdict<(Self, Self)> {
+        let first = Self::unbound(DOMID_SELF)?;
+        let mut arg =
+            EvtchnBindInterdomain { remote_dom: DOMID_SELF, remote_port: first.0, ..Default::default() };
+        given("bind_interdomain", channel(EVTCHNOP_BIND_INTERDOMAIN, &mut arg))?;
+        let second = Self(arg.local_port);
+        first.clear();
+        second.clear();
+        Ok((first, second))
+    }
+
+    /// Sends.
+    pub(super) fn send(&self) -> i64 {
+        channel(EVTCHNOP_SEND, &mut EvtchnSend { port: self.0 })
+    }
+
+    /// Closes it before its time.
+    pub(super) fn close(&self) -> i64 {
+        channel(EVTCHNOP_CLOSE, &mut EvtchnClose { port: self.0 })
+    }
+
+    /// Its status.
+    pub(super) fn status(&self) -> Verdict<EvtchnStatus> {
+        let mut arg = EvtchnStatus { dom: DOMID_SELF, port: self.0, ..Default::default() };
+        value("status", channel(EVTCHNOP_STATUS, &mut arg))?;
+        Ok(arg)
+    }
+
+    fn word(&self, offset: usize) -> usize {
+        offset + self.0 as usize / 64 * 8
+    }
+
+    fn bit(&self) -> u64 {
+        1 << (self.0 % 64)
+    }
+
+    /// Its pending bit.
+    pub(super) fn is_pending(&self) -> bool {
+        pvrt::shared_info().load_u64(self.word(EVTCHN_PENDING_OFFSET)) & self.bit() != 0
+    }
+
+    /// Its bit of the selector.
+    pub(super) fn is_selected(&self) -> bool {
+        pvrt::shared_info().load_u64(PENDING_SEL_OFFSET) & 1 << (self.0 / 64) != 0
+    }
+
+    /// Takes its event off all words, and others' off the selector and the flag.
+    pub(super) fn clear(&self) {
+        pvrt::shared_info().and_u64(self.word(EVTCHN_PENDING_OFFSET), !self.bit());
+        clear_upcall();
+    }
+
+    /// Sets or clears its mask bit.
+    pub(super) fn set_mask(&self, masked: bool) {
+        let info = pvrt::shared_info();
+        if masked {
+            info.or_u64(self.word(EVTCHN_MASK_OFFSET), self.bit());
+        } else {
+            info.and_u64(self.word(EVTCHN_MASK_OFFSET), !self.bit());
+        }
+    }
+
+    /// Its mask bit.
+    pub(super) fn is_masked(&self) -> bool {
+        pvrt::shared_info().load_u64(self.word(EVTCHN_MASK_OFFSET)) & self.bit() != 0
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.set_mask(false);
+        self.close();
+    }
+}
+
+/// `evtchn_upcall_pending`.
+pub(super) fn upcall_pending() -> bool {
+    pvrt::shared_info().load_u8(UPCALL_PENDING_OFFSET) != 0
+}
+
+/// `evtchn_upcall_mask`.
+pub(super) fn upcall_mask() -> u8 {
+    pvrt::shared_info().load_u8(UPCALL_MASK_OFFSET)
+}
+
+/// Sets `evtchn_upcall_mask`.
+pub(super) fn set_upcall_mask(mask: u8) {
+    pvrt::shared_info().store_u8(UPCALL_MASK_OFFSET, mask);
+}
+
+/// Clears the selector and the flag, so that only what comes from now on sets them.
+pub(super) fn clear_upcall() {
+    let info = pvrt::shared_info();
+    info.store_u64(PENDING_SEL_OFFSET, 0);
+    info.store_u8(UPCALL_PENDING_OFFSET, 0);
+}
+
+/// Sets this vCPU's one-shot timer: what the call gives.
+pub(super) fn fire_at(timeout_abs_ns: u64) -> i64 {
+    let arg = VcpuSetSingleshotTimer { timeout_abs_ns, flags: 0, ..Default::default() };
+    vcpu_op(VCPUOP_SET_SINGLESHOT_TIMER, 0, (&raw const arg) as u64)
+}
+
+/// An operation on a vCPU.
+pub(super) fn vcpu_op(command: u32, vcpu: u32, at: u64) -> i64 {
+    call(__HYPERVISOR_VCPU_OP, [command.into(), vcpu.into(), at, 0, 0])
+}
+
+/// The port of the runtime's timer, with the timer stopped and no event of it pending. It is not the case's to close.
+pub(super) fn timer_port() -> Verdict<ManuallyDrop<Opened>> {
+    vcpu_op(VCPUOP_STOP_PERIODIC_TIMER, 0, 0);
+    given("stopping the timer", vcpu_op(VCPUOP_STOP_SINGLESHOT_TIMER, 0, 0))?;
+    for number in 1..64 {
+        let port = ManuallyDrop::new(Opened(number));
+        let status = port.status()?;
+        if (status.status, status.u[0], status.vcpu) == (EVTCHNSTAT_VIRQ, VIRQ_TIMER, 0) {
+            port.clear();
+            return Ok(port);
+        }
+    }
+    Err(Problem::Error("the timer has no port".into()))
+}
+
+/// `cpuid` behind the prefix that has it emulated: eax, ebx, ecx, edx.
+#[allow(unsafe_code)]
+pub(super) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
+    // SAFETY: prefix and instruction are emulated as one; rbx, which the compiler keeps, is put back.
+    unsafe {
+        core::arch::asm!(
+            "xchg {ebx}, rbx",
+            ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e",
+            "cpuid",
+            "xchg {ebx}, rbx",
+            ebx = inout(reg) 0u64 => ebx,
+            inout("eax") leaf => eax,
+            inout("ecx") subleaf => ecx,
+            out("edx") edx,
+        );
+    }
+    [eax, ebx as u32, ecx, edx]
+}
+
+/// System time.
+pub(super) fn now() -> u64 {
+    pvrt::time::now_ns()
+}
+
+/// Waits, without giving up the CPU, until `holds` or for `ms`.
+pub(super) fn wait_until(ms: u64, holds: impl Fn() -> bool) -> bool {
+    let end = now() + ms * 1_000_000;
+    while !holds() {
+        if now() > end {
+            return false;
+        }
+        // Whatever the hypervisor has to do on the way out.
+        nothing();
+    }
+    true
+}
+
+/// The frame that `iret` takes to `code`, in the kernel, with events masked and a stack of its own.
+pub(super) fn kernel_frame(code: &asm::Code) -> IretContext {
+    IretContext {
+        rip: code.start,
+        cs: (FLAT_KERNEL_CS & !3).into(),
+        rflags: 2,
+        rsp: asm::stack_top(),
+        ss: FLAT_KERNEL_SS.into(),
+        ..IretContext::default()
+    }
+}
+
+/// The hypercall iret: the trap that what it led to ended in.
+#[allow(unsafe_code)]
+pub(super) fn iret(frame: &IretContext) -> Option<Trap> {
+    // SAFETY: frames are made by `kernel_frame`, for code of `asm` that ends in a trap.
+    attempt(|| unsafe { asm::iret(frame) })
+}
+
+/// User mode, on the kernel's own tables; ended on drop.
+pub(super) struct User;
+
+impl User {
+    /// Sets the user's tables and the stack for what comes from there.
+    pub(super) fn new() -> Verdict<Self> {
+        given("user tables", extended(MMUEXT_NEW_USER_BASEPTR, base(), 0))?;
+        given("stack_switch", call(__HYPERVISOR_STACK_SWITCH, [0xe02b, asm::stack_top(), 0, 0, 0]))?;
+        Ok(Self)
+    }
+
+    /// Runs `code` in user mode with `rax`: the trap that it ended in.
+    pub(super) fn run(&self, code: &asm::Code, rax: u64) -> Option<Trap> {
+        iret(&self.frame(code, rax))
+    }
+
+    /// The frame that `iret` takes to `code` in user mode: on a page of the kernel's stack area, never touched.
+    pub(super) fn frame(&self, code: &asm::Code, rax: u64) -> IretContext {
+        IretContext {
+            rax,
+            cs: (FLAT_KERNEL_CS | 3).into(),
+            rsp: asm::stack_top() - 4096,
+            ..kernel_frame(code)
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        extended(MMUEXT_NEW_USER_BASEPTR, 0, 0);
+    }
+}

@@ -1,0 +1,83 @@
+//! Cases for the PV ABI itself: what each hypercall promises, which traps arrive how, what is emulated.
+//!
+//! They run in a booted kernel alone, as dom0 or as domU. Each puts back what it changed; [`kit`] catches the traps
+//! that a broken promise may end in, and restores the runtime's handlers.
+
+#[cfg(freestanding)]
+mod asm;
+#[cfg(freestanding)]
+mod kit;
+
+/// A list of cases, `CASES`, that need a hypervisor under them, as the crate's `cases!` makes them of others. Their
+/// functions are those of the module `body` beside it, `fn(&Env) -> Verdict`, which images alone have.
+macro_rules! hypercall_cases {
+    (
+        $(
+            $id:literal = $function:ident {
+                title: $title:literal,
+                rule: $rule:literal,
+                source: $source:literal,
+                $(also: [$($also:ident),* $(,)?],)?
+            }
+        )*
+    ) => {
+        /// The cases of this area.
+        pub const CASES: &[$crate::Case] = &[$(
+            $crate::Case {
+                id: $id,
+                title: $title,
+                rule: $rule,
+                source: $source,
+                needs: &[$crate::Need::Hypervisor $($(, $crate::Need::$also)*)?],
+                limit_ms: $crate::case::LIMIT_MS,
+                #[cfg(freestanding)]
+                run: |env| $crate::hypercall::kit::run(env, body::$function),
+                #[cfg(not(freestanding))]
+                run: |_| alloc::boxed::Box::pin(async {
+                    Err($crate::Problem::Skip($crate::Need::Hypervisor.missing().into()))
+                }),
+            },
+        )*];
+    };
+}
+
+pub mod calls;
+pub mod debug;
+pub mod descriptors;
+pub mod emulation;
+pub mod event;
+pub mod grant;
+pub mod memory;
+pub mod mmu;
+pub mod mmuext;
+pub mod sched;
+pub mod smp;
+pub mod time;
+pub mod traps;
+pub mod upcall;
+pub mod user;
+pub mod vcpu;
+pub mod version;
+
+use crate::Case;
+
+/// Every area.
+pub const AREAS: &[&[Case]] = &[
+    calls::CASES,
+    version::CASES,
+    memory::CASES,
+    mmu::CASES,
+    mmuext::CASES,
+    descriptors::CASES,
+    event::CASES,
+    upcall::CASES,
+    grant::CASES,
+    sched::CASES,
+    vcpu::CASES,
+    smp::CASES,
+    time::CASES,
+    traps::CASES,
+    user::CASES,
+    debug::CASES,
+    emulation::CASES,
+];
