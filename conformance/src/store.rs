@@ -183,11 +183,12 @@ impl Store {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if time::now_ns() >= end {
+            let now = time::now_ns();
+            if now >= end {
                 return Ok(None);
             }
             // Either is well: the ring is looked at again.
-            let _ = time::timeout(end - time::now_ns(), self.port.wait()).await;
+            let _ = time::timeout(end - now, self.port.wait()).await;
         }
     }
 
