@@ -12,7 +12,7 @@ use ring_abi::io::xenbus::XenbusState;
 
 use super::Id;
 use super::connection::{Connection, Ended};
-use crate::blkdev::{Disks, ReadOnly, SharedDevice};
+use crate::blkdev::{Disks, NoDiscard, ReadOnly, SharedDevice};
 use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 
 /// How long a frontend that broke its connection waits for the next: it bounds what it costs, log lines included.
@@ -147,6 +147,9 @@ impl Instance<'_> {
         let mode = self.client.read_str(&self.node("mode")).unwrap_or_default();
         match (mode.starts_with('w'), disk.device.geometry().read_only) {
             (true, true) => Err(format!("{path}: the disk is read-only")),
+            (true, false) if self.client.read_as::<u32>(&self.node("discard-enable")) == Ok(0) => {
+                Ok(Arc::new(NoDiscard(disk.device)))
+            }
             (true, false) => Ok(disk.device),
             (false, _) => Ok(Arc::new(ReadOnly(disk.device))),
         }

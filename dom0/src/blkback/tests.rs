@@ -5,7 +5,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use backends::{BlockDevice, BlockOp, Client as Submitter, Geometry, Segment, SubmitError};
+use backends::{BlockDevice, BlockOp, Client as Submitter, DiscardLimits, Geometry, Segment, SubmitError};
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, spawn, time};
 use pvrt::grant::grant_access;
@@ -46,7 +46,7 @@ impl BlockDevice for RamDisk {
             physical_sector_size: 512,
             read_only: self.read_only,
             flush: true,
-            discard: None,
+            discard: Some(DiscardLimits { granularity: 1, alignment: 0, max_sectors: 64 }),
             seg_max: 8,
         }
     }
@@ -245,6 +245,46 @@ fn a_dead_domain_and_a_reconnecting_one() {
         let _front = Frontend::connect(&client).await;
         client.rm(FRONT).unwrap();
         back_state(&client, "6").await;
+    });
+}
+
+#[test]
+fn discards_are_offered_unless_the_configuration_forbids_them() {
+    let (_, client) = start(RamDisk::new(false));
+    block_on_test(async {
+        for (enabled, offered) in [(None, "1"), (Some("1"), "1"), (Some("0"), "0")] {
+            make_device(&client, "/dev/vda", "w");
+            if let Some(enabled) = enabled {
+                client.write(&format!("{BACK}/discard-enable"), enabled).unwrap();
+            }
+            back_state(&client, "2").await;
+            assert_eq!(client.read_str(&format!("{BACK}/feature-discard")).as_deref(), Ok(offered));
+            client.rm(BACK).unwrap();
+            client.rm(FRONT).unwrap();
+            time::sleep(10_000).await;
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_is_taken_away_closes_when_its_frontend_has() {
+    let (store, client) = start(RamDisk::new(false));
+    block_on_test(async {
+        make_device(&client, "/dev/vda", "w");
+        let mut front = Frontend::connect(&client).await;
+        client.write(&format!("{BACK}/online"), "0").unwrap();
+        client.write(&format!("{BACK}/state"), "5").unwrap();
+        time::sleep(10_000).await;
+        // Until the frontend closes it is served.
+        let page = Pages::zeroed(1).unwrap();
+        let grant = grant_access(DomId::DOM0, page.mfn(0), false).unwrap();
+        let mut request =
+            BlkifRequest { operation: BLKIF_OP_READ, nr_segments: 1, id: 1, ..Default::default() };
+        request.seg[0] = whole_page(grant.number().raw());
+        assert_eq!(front.exchange(&request).await, 0);
+        client.write(&format!("{FRONT}/state"), "6").unwrap();
+        back_state(&client, "6").await;
+        assert_eq!(store.figures().watches, 1, "the backend's own alone is left");
     });
 }
 

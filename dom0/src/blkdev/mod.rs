@@ -107,6 +107,33 @@ impl BlockDevice for ReadOnly {
     }
 }
 
+/// A disk as one user may see it: without discards, so that what it gave up is not given away.
+pub struct NoDiscard(pub SharedDevice);
+
+impl BlockDevice for NoDiscard {
+    fn geometry(&self) -> Geometry {
+        Geometry { discard: None, ..self.0.geometry() }
+    }
+
+    fn submit(
+        &self,
+        client: &Arc<Client>,
+        tag: u32,
+        op: BlockOp,
+        sector: u64,
+        segments: &[Segment],
+    ) -> Result<(), SubmitError> {
+        match op {
+            BlockOp::Discard { .. } => Err(SubmitError::Failed),
+            _ => self.0.submit(client, tag, op, sector, segments),
+        }
+    }
+
+    fn kick(&self) {
+        self.0.kick();
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -167,5 +194,17 @@ pub(crate) mod tests {
         for op in [BlockOp::Write, BlockOp::Flush, BlockOp::Discard { sectors: 1 }] {
             assert_eq!(view.submit(&client, 0, op, 0, &[]), Err(SubmitError::Failed));
         }
+    }
+
+    #[test]
+    fn a_view_without_discards_passes_all_else() {
+        let view = NoDiscard(Arc::new(Silent));
+        let client = Client::new(1);
+        assert_eq!(view.geometry().discard, None);
+        for op in [BlockOp::Read, BlockOp::Write, BlockOp::Flush] {
+            assert_eq!(view.submit(&client, 0, op, 0, &[]), Ok(()));
+        }
+        let discard = BlockOp::Discard { sectors: 1 };
+        assert_eq!(view.submit(&client, 0, discard, 0, &[]), Err(SubmitError::Failed));
     }
 }
