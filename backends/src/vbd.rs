@@ -88,8 +88,12 @@ impl Vbd {
     /// States are taken as written when the action is handed out.
     pub fn step(&mut self, seen: &Observed) -> Option<Action> {
         let gone = !seen.present || seen.frontend.is_none();
-        let leaving =
-            gone || self.broken || matches!(seen.frontend, Some(XenbusState::Closing | XenbusState::Closed));
+        // A frontend that never began, or that began anew, has nothing to close.
+        let unused = !seen.online && seen.frontend == Some(XenbusState::Initialising);
+        let leaving = gone
+            || unused
+            || self.broken
+            || matches!(seen.frontend, Some(XenbusState::Closing | XenbusState::Closed));
         if self.running && leaving {
             return Some(Action::Disconnect);
         }
@@ -104,7 +108,7 @@ impl Vbd {
             XenbusState::Closed => self.close(),
             XenbusState::Closing => self.enter(State::Closing, XenbusState::Closing),
             _ if self.broken => self.enter(State::Closing, XenbusState::Closing),
-            XenbusState::Initialising if !seen.online && self.state == State::Closed => Some(Action::Remove),
+            XenbusState::Initialising if !seen.online => self.close_then_remove(),
             XenbusState::Initialising | XenbusState::InitWait => match self.state {
                 State::Initialising | State::Closed => {
                     self.state = State::InitWait;
@@ -306,6 +310,32 @@ mod tests {
         assert_eq!(run(&mut vbd, &seen(S::Closed)), [Action::SetState(S::Closed)]);
         let offline = Observed { online: false, ..seen(S::Closed) };
         assert_eq!(run(&mut vbd, &offline), [Action::Remove]);
+    }
+
+    #[test]
+    fn taken_away_from_a_frontend_that_serves_it() {
+        let mut vbd = Vbd::new();
+        run(&mut vbd, &seen(S::Initialising));
+        run(&mut vbd, &seen(S::Initialised));
+        // The toolstack asks; the frontend goes on until it has closed, in one step or two.
+        let asked = Observed { online: false, ..seen(S::Connected) };
+        assert_eq!(run(&mut vbd, &asked), []);
+        let closed = Observed { online: false, ..seen(S::Closed) };
+        let ended = [Action::Disconnect, Action::SetState(S::Closed), Action::Remove];
+        assert_eq!(run(&mut vbd, &closed), ended);
+    }
+
+    #[test]
+    fn taken_away_from_a_frontend_that_never_began() {
+        let offline = Observed { online: false, ..seen(S::Initialising) };
+        let mut vbd = Vbd::new();
+        run(&mut vbd, &seen(S::Initialising));
+        assert_eq!(run(&mut vbd, &offline), [Action::SetState(S::Closed), Action::Remove]);
+        // Or that began anew without having closed.
+        let mut vbd = Vbd::new();
+        run(&mut vbd, &seen(S::Initialised));
+        let ended = [Action::Disconnect, Action::SetState(S::Closed), Action::Remove];
+        assert_eq!(run(&mut vbd, &offline), ended);
     }
 
     #[test]

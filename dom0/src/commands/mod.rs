@@ -10,6 +10,7 @@ mod machine;
 mod store;
 mod terminal;
 mod xl;
+mod xl_block;
 mod xl_control;
 mod xl_info;
 mod xl_top;
@@ -231,6 +232,11 @@ mod tests {
             ("xl console 9", "9"),
             ("xl domname 9", "9"),
             ("xl frob", "frob"),
+            ("xl block-attach nobody", "usage"),
+            ("xl block-attach nobody phy:/dev/vda,xvdb,w", "nobody"),
+            ("xl block-detach nobody xvdb", "nobody"),
+            ("xl block-detach nobody --force", "usage"),
+            ("xl block-list", "usage"),
             ("xl shutdown", "usage"),
             ("xl shutdown -a x", "x"),
             ("xl reboot -x", "usage"),

@@ -80,6 +80,9 @@ impl Shell {
                 println!("{}", self.toolstack.name(id));
                 Ok(())
             }
+            "block-attach" => self.xl_block_attach(arguments).await,
+            "block-detach" => self.xl_block_detach(arguments).await,
+            "block-list" => self.xl_block_list(arguments),
             "uptime" => self.xl_uptime(arguments),
             "vcpu-list" => self.xl_vcpu_list(arguments),
             other => Err(format!("xl {other}: no such command; `help xl` lists them")),

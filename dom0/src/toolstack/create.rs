@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::fmt;
 
 use pvrt::executor::time;
@@ -15,10 +14,7 @@ use super::{Domain, End, Fate, Toolstack, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
 use crate::bundle::File;
 use crate::config::{CpuSet, DomainConfig};
-use crate::xenstore::{Nodes, XsError};
-
-/// How long a backend may take to find its device.
-const BACKEND_NS: u64 = 10_000_000_000;
+use crate::xenstore::XsError;
 
 /// Why a domain was not made. Nothing of it is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +66,7 @@ impl Toolstack {
         }
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
-        self.check_disks(&config)?;
+        self.check_disks(&config.name, &config.disks)?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let request = builder::Request { config: &config, uuid, kernel, ramdisk };
         let built = builder::build(&request).await.map_err(CreateError::Build)?;
@@ -111,31 +107,6 @@ impl Toolstack {
         }
     }
 
-    /// Each disk is there, and nobody writes to one that another uses: neither another domain nor, under a second
-    /// name, this one. A domain that is over keeps its disks from nobody.
-    fn check_disks(&self, config: &DomainConfig) -> Result<(), CreateError> {
-        let mut used: Vec<(String, bool, String)> = Vec::new();
-        let others = self.domains().into_iter().filter(|other| !other.replaced);
-        for other in others.filter(|other| !other.fate.lock().over) {
-            for disk in &other.config.disks {
-                if let Some(found) = self.0.disks.find(&disk.target) {
-                    used.push((found.name, disk.writable, other.name.clone()));
-                }
-            }
-        }
-        for disk in config.disks.iter().filter(|disk| !disk.target.is_empty()) {
-            let found =
-                self.0.disks.find(&disk.target).ok_or_else(|| CreateError::NoDisk(disk.target.clone()))?;
-            let clash =
-                used.iter().find(|(name, written, _)| *name == found.name && (*written || disk.writable));
-            if let Some((_, _, user)) = clash {
-                return Err(CreateError::DiskInUse(disk.target.clone(), user.clone()));
-            }
-            used.push((found.name, disk.writable, config.name.clone()));
-        }
-        Ok(())
-    }
-
     fn file(&self, path: &str) -> Result<File, CreateError> {
         self.0.bundle.find(path).ok_or_else(|| CreateError::NoFile(path.to_string()))
     }
@@ -154,23 +125,7 @@ impl Toolstack {
             .add(domain.id, &domain.name, facts.console.1)
             .map_err(|error| CreateError::Refused(format!("{error}")))?;
         for disk in &domain.config.disks {
-            let device = format!("{} ({})", disk.target, disk.vdev);
-            let backend = nodes::backend(domain.id, disk.devid);
-            let ready = async {
-                client.watch(&format!("{backend}/state"), "state")?;
-                while client.read_str(&format!("{backend}/state"))? == nodes::INITIALISING {
-                    client.next_event().await;
-                }
-                client.unwatch(&format!("{backend}/state"), "state")
-            };
-            match time::timeout(BACKEND_NS, ready).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(CreateError::Store("waiting for a backend", error)),
-                Err(_) => return Err(CreateError::Device(device, "its backend does not answer".into())),
-            }
-            if let Ok(why) = client.read_str(&format!("{backend}/hotplug-error")) {
-                return Err(CreateError::Device(device, why));
-            }
+            self.backend_ready(domain.id, disk).await?;
         }
         Ok(())
     }

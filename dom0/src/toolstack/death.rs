@@ -20,8 +20,6 @@ use super::{Domain, End, Toolstack, nodes, uuid};
 use crate::config::Action;
 use crate::xenstore::{Nodes, XsError};
 
-/// ABI: `XenbusStateClosed`.
-const CLOSED: &str = "6";
 /// How long backends may take to let go of a dead domain's device.
 const RELEASE_NS: u64 = 10_000_000_000;
 /// How long the hypervisor may take until nothing refers to a dead domain's memory, and how often it is asked.
@@ -210,7 +208,7 @@ impl Toolstack {
             let state = format!("{backend}/state");
             let closed = async {
                 client.watch(&state, "state")?;
-                while client.read_str(&state)? != CLOSED {
+                while client.read_str(&state)? != nodes::CLOSED {
                     client.next_event().await;
                 }
                 client.unwatch(&state, "state")

@@ -7,6 +7,7 @@
 mod control;
 mod create;
 mod death;
+mod disks;
 mod nodes;
 mod uuid;
 
@@ -29,6 +30,7 @@ use crate::consoled::Consoles;
 use crate::xenstore::Xenstore;
 
 pub use create::CreateError;
+pub use disks::{AttachedDisk, DiskError};
 
 /// How a domain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

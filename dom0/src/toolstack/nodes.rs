@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use ring_abi::types::{DomId, Mfn, Port};
 
+use super::AttachedDisk;
 use crate::config::{DiskConfig, DomainConfig};
 use crate::xenstore::{Access, Nodes, Perms, Transaction, Xenstore, XsError};
 
@@ -17,6 +18,10 @@ pub(super) const OWN_NAME: &str = "Domain-0";
 const CONSOLE_LIMIT: u32 = 1_048_576;
 /// ABI: `XenbusStateInitialising`.
 pub(super) const INITIALISING: &str = "1";
+/// ABI: `XenbusStateClosing`.
+const CLOSING: &str = "5";
+/// ABI: `XenbusStateClosed`.
+pub(super) const CLOSED: &str = "6";
 
 /// What the nodes of a domain tell of it.
 pub(super) struct Facts<'a> {
@@ -125,6 +130,65 @@ pub(super) fn write(store: &Xenstore, facts: &Facts<'_>) -> Result<(), XsError> 
         nodes.domain(facts)?;
         facts.config.disks.iter().try_for_each(|disk| nodes.disk(facts.id, disk))
     })
+}
+
+/// Writes what a running domain and its backend find of a new disk.
+pub(super) fn write_disk(store: &Xenstore, id: DomId, disk: &DiskConfig) -> Result<(), XsError> {
+    store.client().atomically(|tx| Writer { tx, id: id.raw() }.disk(id, disk))
+}
+
+/// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked.
+pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool) -> Result<(), XsError> {
+    let (front, back) = (frontend(id, devid), backend(id, devid));
+    store.client().atomically(|tx| {
+        tx.write(&format!("{back}/online"), "0")?;
+        // One that has closed by itself stays so.
+        if tx.read_str(&format!("{back}/state"))? != CLOSED {
+            tx.write(&format!("{back}/state"), CLOSING)?;
+        }
+        if force { tx.rm(&front) } else { Ok(()) }
+    })
+}
+
+/// Removes what is left of a disk that both ends have closed.
+pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
+    let removed = store.client().atomically(|tx| {
+        for path in [frontend(id, devid), backend(id, devid)] {
+            match tx.rm(&path) {
+                Ok(()) | Err(XsError::NoEnt) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = removed {
+        log::error!("d{id}: removing disk {devid}: {}", error.name());
+    }
+}
+
+/// The disks whose backends a domain has, in the order of their numbers.
+pub(super) fn disks(store: &Xenstore, id: DomId) -> Vec<AttachedDisk> {
+    let client = store.client();
+    let numbers = client.directory(&format!("/local/domain/0/backend/vbd/{id}")).unwrap_or_default();
+    let mut disks: Vec<AttachedDisk> = numbers
+        .iter()
+        .filter_map(|number| number.parse().ok())
+        .map(|devid| {
+            let front = frontend(id, devid);
+            let number = |name: &str| client.read_as::<u32>(&format!("{front}/{name}")).ok();
+            AttachedDisk {
+                devid,
+                backend_id: DomId::DOM0.raw().into(),
+                frontend_id: id.raw().into(),
+                state: number("state").unwrap_or(0),
+                port: number("event-channel"),
+                ring: number("ring-ref").or_else(|| number("ring-ref0")),
+                backend: backend(id, devid),
+            }
+        })
+        .collect();
+    disks.sort_by_key(|disk| disk.devid);
+    disks
 }
 
 struct Writer<'a, 'b> {

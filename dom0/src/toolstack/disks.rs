@@ -1,0 +1,326 @@
+//! Disks of domains: whose they are, and how they come to a domain that runs and leave it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use pvrt::executor::time;
+use ring_abi::types::DomId;
+
+use super::create::CreateError;
+use super::{Domain, Toolstack, nodes};
+use crate::config::DiskConfig;
+use crate::xenstore::{Client, Nodes, XsError};
+
+/// How long a backend may take to find its device.
+const BACKEND_NS: u64 = 10_000_000_000;
+/// How long a domain may take to let go of a disk.
+const DETACH_NS: u64 = 10_000_000_000;
+
+/// Why a disk was not attached or detached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskError {
+    /// The domain has a disk of that number: its name.
+    Taken(String),
+    /// The domain has no such disk: its name.
+    None(String),
+    /// The domain is dead.
+    Dead(String),
+    /// The domain goes on using the disk: its name.
+    InUse(String),
+    /// It could not be attached, as at a domain's creation.
+    Attach(CreateError),
+    /// The store refused.
+    Store(XsError),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken(vdev) => write!(f, "{vdev}: the domain has a disk there"),
+            Self::None(vdev) => write!(f, "{vdev}: the domain has no such disk"),
+            Self::Dead(name) => write!(f, "{name}: the domain is over"),
+            Self::InUse(vdev) => {
+                write!(f, "{vdev}: the domain does not let go of it; --force takes it away")
+            }
+            Self::Attach(error) => write!(f, "{error}"),
+            Self::Store(error) => write!(f, "xenstore: {}", error.name()),
+        }
+    }
+}
+
+/// A disk of a domain, as both ends describe it in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedDisk {
+    /// The device's number.
+    pub devid: u32,
+    /// The domain of its backend.
+    pub backend_id: u32,
+    /// The domain of its frontend.
+    pub frontend_id: u32,
+    /// The frontend's xenbus state.
+    pub state: u32,
+    /// The frontend's event channel, if it has one yet.
+    pub port: Option<u32>,
+    /// The grant of the ring's first page, if there is one yet.
+    pub ring: Option<u32>,
+    /// The backend's directory.
+    pub backend: String,
+}
+
+impl Toolstack {
+    /// Each of `disks`, for the domain called `name`, is there, and nobody writes to one that another uses: neither
+    /// another domain nor, under a second name, this one. A domain that is over keeps its disks from nobody.
+    pub(super) fn check_disks(&self, name: &str, disks: &[DiskConfig]) -> Result<(), CreateError> {
+        let find = |disk: &DiskConfig| self.0.disks.find(&disk.target).map(|found| found.name);
+        let mut used: Vec<(String, bool, String)> = Vec::new();
+        let domains = self.domains().into_iter().filter(|domain| !domain.replaced);
+        for domain in domains.filter(|domain| !domain.fate.lock().over) {
+            let found = domain.config.disks.iter().filter_map(|disk| Some((find(disk)?, disk.writable)));
+            used.extend(found.map(|(disk, written)| (disk, written, domain.name.clone())));
+        }
+        for disk in disks.iter().filter(|disk| !disk.target.is_empty()) {
+            let found = find(disk).ok_or_else(|| CreateError::NoDisk(disk.target.clone()))?;
+            let clash =
+                used.iter().find(|(other, written, _)| *other == found && (*written || disk.writable));
+            if let Some((_, _, user)) = clash {
+                return Err(CreateError::DiskInUse(disk.target.clone(), user.clone()));
+            }
+            used.push((found, disk.writable, name.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Waits until a new disk's backend has found what is behind it.
+    pub(super) async fn backend_ready(&self, id: DomId, disk: &DiskConfig) -> Result<(), CreateError> {
+        let client = self.0.store.client();
+        let device = format!("{} ({})", disk.target, disk.vdev);
+        let backend = nodes::backend(id, disk.devid);
+        let begun = |client: &Client| {
+            let state = client.read_str(&format!("{backend}/state"))?;
+            Ok(state != nodes::INITIALISING)
+        };
+        match time::timeout(BACKEND_NS, state_until(&client, &backend, begun)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(CreateError::Store("waiting for a backend", error)),
+            Err(_) => return Err(CreateError::Device(device, "its backend does not answer".into())),
+        }
+        match client.read_str(&format!("{backend}/hotplug-error")) {
+            Ok(why) => Err(CreateError::Device(device, why)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives a domain another disk. It keeps it when it starts again.
+    ///
+    /// # Errors
+    /// See [`DiskError`]; nothing of the disk is left.
+    pub async fn attach_disk(&self, domain: &Domain, disk: DiskConfig) -> Result<(), DiskError> {
+        // Disks are given to one domain at a time, new or old.
+        let _turn = self.0.creating.lock().await;
+        let domain = self.alive(domain)?;
+        if domain.config.disks.iter().any(|other| other.devid == disk.devid) {
+            return Err(DiskError::Taken(disk.vdev));
+        }
+        self.check_disks(&domain.name, core::slice::from_ref(&disk)).map_err(DiskError::Attach)?;
+        nodes::write_disk(&self.0.store, domain.id, &disk).map_err(DiskError::Store)?;
+        if let Err(error) = self.backend_ready(domain.id, &disk).await {
+            nodes::remove_disk(&self.0.store, domain.id, disk.devid);
+            return Err(DiskError::Attach(error));
+        }
+        self.set_disks(domain.id, |disks| disks.push(disk));
+        Ok(())
+    }
+
+    /// Takes a disk from a domain: asks it to let go, or, if `force`, does not. It is gone from its configuration too.
+    ///
+    /// # Errors
+    /// See [`DiskError`].
+    pub async fn detach_disk(&self, domain: &Domain, devid: u32, force: bool) -> Result<(), DiskError> {
+        let _turn = self.0.creating.lock().await;
+        let domain = self.alive(domain)?;
+        let disk = domain.config.disks.iter().find(|disk| disk.devid == devid);
+        let vdev = disk.ok_or_else(|| DiskError::None(devid.to_string()))?.vdev.clone();
+        let backend = nodes::backend(domain.id, devid);
+        let client = self.0.store.client();
+        nodes::ask_for_disk(&self.0.store, domain.id, devid, force).map_err(DiskError::Store)?;
+        let closed = |client: &Client| Ok(client.read_str(&format!("{backend}/state"))? == nodes::CLOSED);
+        match time::timeout(DETACH_NS, state_until(&client, &backend, closed)).await {
+            // A backend that found no disk, or whose domain went, is closed too.
+            Ok(Ok(()) | Err(XsError::NoEnt)) => {}
+            Ok(Err(error)) => return Err(DiskError::Store(error)),
+            Err(_) => return Err(DiskError::InUse(vdev)),
+        }
+        nodes::remove_disk(&self.0.store, domain.id, devid);
+        self.set_disks(domain.id, |disks| disks.retain(|disk| disk.devid != devid));
+        Ok(())
+    }
+
+    /// The disks that a domain has now, in the order of their numbers.
+    pub fn attached_disks(&self, domain: &Domain) -> Vec<AttachedDisk> {
+        nodes::disks(&self.0.store, domain.id)
+    }
+
+    /// The domain as it is now, unless it is over or about to be.
+    fn alive(&self, domain: &Domain) -> Result<Domain, DiskError> {
+        let now = self.domain(domain.id).filter(|now| !now.handled);
+        now.ok_or_else(|| DiskError::Dead(domain.name.clone()))
+    }
+
+    /// Changes the disks of a domain's configuration.
+    fn set_disks(&self, id: DomId, change: impl FnOnce(&mut Vec<DiskConfig>)) {
+        if let Some(domain) = self.0.domains.lock().get_mut(&id) {
+            let mut config = (*domain.config).clone();
+            change(&mut config.disks);
+            domain.config = Arc::new(config);
+        }
+    }
+}
+
+/// Waits until `done` says so, asked again whenever the state of `backend` is written.
+async fn state_until(
+    client: &Client,
+    backend: &str,
+    done: impl Fn(&Client) -> Result<bool, XsError>,
+) -> Result<(), XsError> {
+    let state = format!("{backend}/state");
+    client.watch(&state, "state")?;
+    while !done(client)? {
+        client.next_event().await;
+    }
+    client.unwatch(&state, "state")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blkdev::tests::Silent;
+    use crate::blkdev::{Disk, Disks};
+    use crate::bundle::Bundle;
+    use crate::commands::Terminal;
+    use crate::config::{Config, DomainConfig};
+    use crate::toolstack::Fate;
+    use crate::xenstore::{Quotas, Xenstore};
+    use pvrt::executor::{block_on_test, spawn};
+    use spin::Mutex;
+
+    /// A toolstack with two disks and two domains: `one`, number 1, which has the first, and `two`.
+    fn start() -> (Toolstack, Client) {
+        let store = Xenstore::new(Quotas::XEN);
+        let disks = Arc::new(Disks::new());
+        for name in ["vda", "vdb"] {
+            disks.add(Disk { name: name.into(), serial: None, device: Arc::new(Silent) });
+        }
+        spawn(crate::blkback::run(store.clone(), disks.clone()));
+        let toolstack = Toolstack::new(store.clone(), disks, Bundle::default(), Terminal::new());
+        for (id, name, disk) in [(1, "one", "'phy:/dev/vda,xvda,w'"), (2, "two", "")] {
+            let text = format!("name='{name}'\nkernel='/boot/k'\nmemory=8\ndisk=[{disk}]\n");
+            let config = Config::parse("t.cfg", text.as_bytes()).unwrap();
+            let id = DomId::new(id);
+            let domain = Domain {
+                id,
+                name: name.into(),
+                config: Arc::new(DomainConfig::from_config(&config).unwrap().0),
+                uuid: [0; 16],
+                started_ns: 0,
+                fate: Arc::new(Mutex::new(Fate::default())),
+                replaced: false,
+                handled: false,
+            };
+            for disk in &domain.config.disks {
+                nodes::write_disk(&store, id, disk).unwrap();
+            }
+            toolstack.0.domains.lock().insert(id, domain);
+        }
+        let client = store.client();
+        (toolstack, client)
+    }
+
+    fn disk(text: &str) -> DiskConfig {
+        DiskConfig::parse(text).unwrap()
+    }
+
+    fn numbers(toolstack: &Toolstack, name: &str) -> Vec<u32> {
+        let domain = toolstack.find(name).unwrap();
+        let attached: Vec<u32> = toolstack.attached_disks(&domain).iter().map(|disk| disk.devid).collect();
+        let mut configured: Vec<u32> = domain.config.disks.iter().map(|disk| disk.devid).collect();
+        configured.sort_unstable();
+        assert_eq!(attached, configured, "the store and the configuration agree");
+        attached
+    }
+
+    #[test]
+    fn a_disk_comes_and_goes() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();
+            assert_eq!(numbers(&toolstack, "one"), [51712, 51728]);
+            let state = client.read_str("/local/domain/0/backend/vbd/1/51728/state");
+            assert_eq!(state.as_deref(), Ok("2"), "the backend waits for the frontend");
+            // Its frontend has closed, as one does that is asked to.
+            client.write("/local/domain/1/device/vbd/51728/state", "6").unwrap();
+            toolstack.detach_disk(&one, 51728, false).await.unwrap();
+            assert_eq!(numbers(&toolstack, "one"), [51712]);
+            assert_eq!(toolstack.detach_disk(&one, 51728, false).await, Err(DiskError::None("51728".into())));
+            for path in ["/local/domain/0/backend/vbd/1/51728", "/local/domain/1/device/vbd/51728"] {
+                assert!(!client.exists(path), "{path}");
+            }
+        });
+    }
+
+    #[test]
+    fn one_writer_has_a_disk() {
+        let (toolstack, _) = start();
+        block_on_test(async {
+            let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
+            let in_use = |user: &str| {
+                let target = "/dev/vda".to_string();
+                Err(DiskError::Attach(CreateError::DiskInUse(target, user.into())))
+            };
+            assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vda,xvdb,r")).await, in_use("one"));
+            assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vda,xvdb,r")).await, in_use("one"));
+            let taken = Err(DiskError::Taken("xvda".into()));
+            assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvda,w")).await, taken);
+            let absent = Err(DiskError::Attach(CreateError::NoDisk("/dev/vdc".into())));
+            assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vdc,xvda,w")).await, absent);
+            // What was attached is the domain's, until it is detached.
+            toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
+            let other = toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await;
+            assert!(matches!(other, Err(DiskError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
+            toolstack.detach_disk(&two, 51712, true).await.unwrap();
+            toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();
+            assert_eq!((numbers(&toolstack, "one").len(), numbers(&toolstack, "two").len()), (2, 0));
+        });
+    }
+
+    #[test]
+    fn one_that_does_not_let_go_keeps_its_disk_unless_forced() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            toolstack.backend_ready(one.id, &one.config.disks[0]).await.unwrap();
+            // A frontend that says it is connected, and stays so.
+            client.write("/local/domain/1/device/vbd/51712/state", "4").unwrap();
+            let kept = Err(DiskError::InUse("xvda".into()));
+            assert_eq!(toolstack.detach_disk(&one, 51712, false).await, kept);
+            assert_eq!(numbers(&toolstack, "one"), [51712]);
+            toolstack.detach_disk(&one, 51712, true).await.unwrap();
+            assert_eq!(numbers(&toolstack, "one"), []);
+        });
+    }
+
+    #[test]
+    fn a_domain_that_ends_gets_nothing() {
+        let (toolstack, _) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            assert!(toolstack.claim(one.id));
+            let dead = Err(DiskError::Dead("one".into()));
+            assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await, dead);
+            assert_eq!(toolstack.detach_disk(&one, 51712, false).await, dead);
+        });
+    }
+}
