@@ -62,9 +62,18 @@ impl RingPage for Shared {
     }
 }
 
+/// When the backend answers.
+#[derive(Clone, Copy, PartialEq)]
+enum Answers {
+    /// Each request as it is taken.
+    AtOnce,
+    /// Two by two, each request told of by itself: it sleeps with one in flight.
+    InPairs,
+}
+
 /// Requests one way, answers back, each end sleeping whenever it may: a lost notification is a deadlock, a slot read
 /// or written too early a wrong value.
-fn exchange(slots: usize, messages: u32, start: u32) {
+fn exchange(slots: usize, messages: u32, start: u32, answers: Answers) {
     let page = Page::new(SLOTS + 4 * slots);
     let mut front = FrontRing::<Words, _>::starting_at(Shared(Arc::clone(&page)), start).unwrap();
     let mut back = BackRing::<Words, _>::attach(Shared(page)).unwrap();
@@ -74,14 +83,20 @@ fn exchange(slots: usize, messages: u32, start: u32) {
 
     let backend = thread::spawn(move || {
         let mut expected = 1;
+        let mut held = Vec::new();
         while expected <= messages {
             while let Some(value) = back.next_request().unwrap() {
                 assert_eq!(value, expected);
                 expected += 1;
-                back.push_response(&(value + 100));
+                held.push(value);
             }
-            if back.publish_responses() {
-                wake_front.notify();
+            if answers == Answers::AtOnce || held.len() == 2 {
+                for value in held.drain(..) {
+                    back.push_response(&(value + 100));
+                }
+                if back.publish_responses() {
+                    wake_front.notify();
+                }
             }
             if expected <= messages && !back.arm_and_recheck().unwrap() {
                 woken.wait();
@@ -93,6 +108,9 @@ fn exchange(slots: usize, messages: u32, start: u32) {
     while got < messages {
         while sent < messages && front.push_request(&(sent + 1)).is_ok() {
             sent += 1;
+            if answers == Answers::InPairs && front.publish_requests() {
+                to_back.notify();
+            }
         }
         if front.publish_requests() {
             to_back.notify();
@@ -113,21 +131,28 @@ fn exchange(slots: usize, messages: u32, start: u32) {
 fn one_slot_is_reused() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
-    builder.check(|| exchange(1, 2, u32::MAX));
+    builder.check(|| exchange(1, 2, u32::MAX, Answers::AtOnce));
 }
 
 #[test]
 fn two_messages_in_two_slots() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
-    builder.check(|| exchange(2, 2, 0));
+    builder.check(|| exchange(2, 2, 0, Answers::AtOnce));
 }
 
 #[test]
 fn slots_are_reused_across_the_wrap() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
-    builder.check(|| exchange(2, 3, u32::MAX - 1));
+    builder.check(|| exchange(2, 3, u32::MAX - 1, Answers::AtOnce));
+}
+
+#[test]
+fn a_backend_sleeps_with_a_request_in_flight() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(|| exchange(2, 2, u32::MAX, Answers::InPairs));
 }
 
 /// The byte rings have no suppression: the writer always notifies.
