@@ -341,8 +341,13 @@ async fn none(env: &mut Env) -> Verdict {
 }
 
 async fn too_many(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_READ, "a read with one segment too many", |request, _, _, most| {
+    refused(env, BLKIF_OP_READ, "a read with one segment too many", |request, segments, _, most| {
         request.nr_segments = most as u16 + 1;
+        // Each of them is a good one, as far as the list reaches: a sector, so that the disk is long enough.
+        let sectors: Vec<_> =
+            segments.iter().map(|segment| BlkifRequestSegment { last_sect: 0, ..*segment }).collect();
+        let count = (most + 1).min(SEGMENTS_PER_INDIRECT_PAGE);
+        *segments = sectors.into_iter().cycle().take(count).collect();
     })
     .await
 }
