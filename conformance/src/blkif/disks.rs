@@ -63,6 +63,12 @@ cases! {
         source: "io/blkif.h, struct blkif_request, sector_number",
         also: [BigSectorDisk],
     }
+    "blkif.big-sectors.behind-the-end" = big_behind {
+        title: "a large sector behind `sectors`",
+        rule: "`sectors` counts 512 bytes whatever the sector-size: what is behind is not on the disk.",
+        source: "io/blkif.h, 'sectors', 'sector-size'",
+        also: [BigSectorDisk],
+    }
     "blkif.big-sectors.misaligned-start" = big_start {
         title: "a write that begins within a large sector",
         rule: "A request begins at a multiple of sector-size.",
@@ -193,6 +199,14 @@ async fn big_last(env: &mut Env) -> Verdict {
     let last = front.sectors - unit;
     front.fill(last, unit, 110).await?;
     front.holds("the last large sector", last, unit, 110).await?;
+    front.close().await
+}
+
+async fn big_behind(env: &mut Env) -> Verdict {
+    let (mut front, unit) = big(env).await?;
+    let buffer = front.buffer(1)?;
+    let request = transfer(BLKIF_OP_READ, front.sectors, &[segment(buffer.gref(0), 0, unit as u8 - 1)]);
+    front.ring().refused("a read behind the end", &request).await?;
     front.close().await
 }
 

@@ -38,6 +38,11 @@ cases! {
         rule: "An indirect request has up to feature-max-indirect-segments segments.",
         source: "io/blkif.h, 'feature-max-indirect-segments'",
     }
+    "blkif.indirect.as-many-as-announced" = as_announced {
+        title: "a read of one sector for each segment that is announced (at most 512)",
+        rule: "An indirect request has up to feature-max-indirect-segments segments.",
+        source: "io/blkif.h, 'feature-max-indirect-segments'",
+    }
     "blkif.indirect.parts-of-pages" = parts {
         title: "segments of one to three sectors at odd places",
         rule: "An indirect segment is as one in a request: first and last sector of its page, both inclusive.",
@@ -222,6 +227,22 @@ async fn largest(env: &mut Env) -> Verdict {
     write_pages(env, MOST).await
 }
 
+async fn as_announced(env: &mut Env) -> Verdict {
+    let (mut front, most) = connect(env).await?;
+    let count = most.min(SEGMENTS_PER_INDIRECT_PAGE);
+    front.fill(PLACE, count as u64, 68).await?;
+    let buffer = front.buffer(count.div_ceil(8))?;
+    let segments: Vec<_> =
+        (0..count).map(|n| segment(buffer.gref(n / 8), (n % 8) as u8, (n % 8) as u8)).collect();
+    let (_list, request) = listing(&front, BLKIF_OP_READ, PLACE, &segments, false)?;
+    front.ring().succeeds("an indirect read", &BlkifRequest::from_indirect(&request)).await?;
+    for n in 0..count {
+        let got = buffer.bytes().load_u8(n * 512);
+        ensure_eq!(got, pattern(PLACE + n as u64, 68), "the sector of segment {n}");
+    }
+    front.close().await
+}
+
 async fn parts(env: &mut Env) -> Verdict {
     let (mut front, _) = connect(env).await?;
     front.fill(PLACE, 40, 63).await?;
@@ -309,9 +330,9 @@ async fn refused(
     env: &mut Env,
     operation: u8,
     what: &str,
-    change: impl Fn(&mut BlkifRequestIndirect, &mut Vec<BlkifRequestSegment>, u64, usize) + Send,
+    change: impl Fn(&mut BlkifRequestIndirect, &mut Vec<BlkifRequestSegment>, u64) + Send,
 ) -> Verdict {
-    let (mut front, most) = connect(env).await?;
+    let (mut front, _) = connect(env).await?;
     front.fill(PLACE, 96, 66).await?;
     let end = front.sectors - 96;
     front.fill(end, 96, 67).await?;
@@ -322,7 +343,7 @@ async fn refused(
     request.sector_number = PLACE;
     request.indirect_op = operation;
     request.nr_segments = 12;
-    change(&mut request, &mut segments, front.sectors, most);
+    change(&mut request, &mut segments, front.sectors);
     let (list, made) = listing(&front, request.indirect_op, request.sector_number, &segments, false)?;
     let mut asked = made;
     asked.nr_segments = request.nr_segments;
@@ -337,77 +358,76 @@ async fn refused(
 }
 
 async fn none(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_READ, "a read of nothing", |request, _, _, _| request.nr_segments = 0).await
+    refused(env, BLKIF_OP_READ, "a read of nothing", |request, _, _| request.nr_segments = 0).await
 }
 
 async fn too_many(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_READ, "a read with one segment too many", |request, segments, _, most| {
-        request.nr_segments = most as u16 + 1;
-        // Each of them is a good one, as far as the list reaches: a sector, so that the disk is long enough.
-        let sectors: Vec<_> =
-            segments.iter().map(|segment| BlkifRequestSegment { last_sect: 0, ..*segment }).collect();
-        let count = (most + 1).min(SEGMENTS_PER_INDIRECT_PAGE);
-        *segments = sectors.into_iter().cycle().take(count).collect();
-    })
-    .await
+    let (mut front, most) = connect(env).await?;
+    require!(most < SEGMENTS_PER_INDIRECT_PAGE, "more segments are announced than a page lists");
+    front.fill(PLACE, 8, 69).await?;
+    let buffer = front.buffer(12)?;
+    // All of them good ones.
+    let segments: Vec<_> = (0..=most).map(|n| segment(buffer.gref(n % 12), 0, 0)).collect();
+    let (_list, request) = listing(&front, BLKIF_OP_WRITE, PLACE, &segments, false)?;
+    front.ring().refused("a write with one segment too many", &BlkifRequest::from_indirect(&request)).await?;
+    front.holds("after a refused request", PLACE, 8, 69).await?;
+    front.close().await
 }
 
 async fn most(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_READ, "a read with 65535 segments", |request, _, _, _| {
-        request.nr_segments = u16::MAX
-    })
-    .await
+    refused(env, BLKIF_OP_READ, "a read with 65535 segments", |request, _, _| request.nr_segments = u16::MAX)
+        .await
 }
 
 async fn of_indirect(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_INDIRECT, "an indirect indirect", |_, _, _, _| {}).await
+    refused(env, BLKIF_OP_INDIRECT, "an indirect indirect", |_, _, _| {}).await
 }
 
 async fn of_discard(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_DISCARD, "an indirect discard", |_, _, _, _| {}).await
+    refused(env, BLKIF_OP_DISCARD, "an indirect discard", |_, _, _| {}).await
 }
 
 async fn of_unknown(env: &mut Env) -> Verdict {
-    refused(env, 150, "an indirect operation 150", |_, _, _, _| {}).await
+    refused(env, 150, "an indirect operation 150", |_, _, _| {}).await
 }
 
 async fn bad_list(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_WRITE, "a list that was not granted", |request, _, _, _| {
+    refused(env, BLKIF_OP_WRITE, "a list that was not granted", |request, _, _| {
         request.indirect_grefs = [u32::MAX; 8];
     })
     .await
 }
 
 async fn bad_segment_grant(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_WRITE, "a page that was not granted", |_, segments, _, _| {
+    refused(env, BLKIF_OP_WRITE, "a page that was not granted", |_, segments, _| {
         segments[11].gref = u32::MAX;
     })
     .await
 }
 
 async fn last_sect_8(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_WRITE, "a segment behind its page", |_, segments, _, _| {
+    refused(env, BLKIF_OP_WRITE, "a segment behind its page", |_, segments, _| {
         segments[11].last_sect = 8;
     })
     .await
 }
 
 async fn first_after_last(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_WRITE, "a segment that ends before it begins", |_, segments, _, _| {
+    refused(env, BLKIF_OP_WRITE, "a segment that ends before it begins", |_, segments, _| {
         segments[11] = segment(segments[11].gref, 5, 4);
     })
     .await
 }
 
 async fn over_the_end(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_WRITE, "a write over the end", |request, _, end, _| {
+    refused(env, BLKIF_OP_WRITE, "a write over the end", |request, _, end| {
         request.sector_number = end - 95;
     })
     .await
 }
 
 async fn sector_wraps(env: &mut Env) -> Verdict {
-    refused(env, BLKIF_OP_WRITE, "a write that wraps", |request, _, _, _| {
+    refused(env, BLKIF_OP_WRITE, "a write that wraps", |request, _, _| {
         request.sector_number = u64::MAX - 3;
     })
     .await
