@@ -100,25 +100,25 @@ async fn ro_info(env: &mut Env) -> Verdict {
 
 async fn ro_read(env: &mut Env) -> Verdict {
     let mut front = read_only(env).await?;
-    let first = front.look(0, 8).await?;
-    ensure_eq!(front.look(0, 8).await?, first, "the first sectors, read again");
+    let first = front.content(0, 8).await?;
+    ensure!(front.content(0, 8).await? == first, "the first sectors read otherwise again");
     let last = front.sectors - 1;
-    front.look(last, 1).await?;
+    front.content(last, 1).await?;
     front.close().await
 }
 
 /// A request that would change what a read-only disk holds: refused, and the disk unchanged.
 async fn ro_refused(env: &mut Env, what: &str, make: impl Fn(u32, u32) -> BlkifRequest + Send) -> Verdict {
     let mut front = read_only(env).await?;
-    let before = front.look(0, 16).await?;
+    let before = front.content(0, 16).await?;
     let buffer = front.buffer(2)?;
-    buffer.bytes().fill(0, 4096, !before[1]);
+    buffer.bytes().fill(0, 4096, !before[512]);
     // The second page lists the first as a segment.
     let list = segment(buffer.gref(0), 0, 0);
     buffer.bytes().write_value(4096, &list);
     front.ring().refused(what, &make(buffer.gref(0), buffer.gref(1))).await?;
     ensure!(!buffer.in_use(), "pages of a refused request are still mapped");
-    ensure_eq!(front.look(0, 16).await?, before, "a read-only disk's sectors");
+    ensure!(front.content(0, 16).await? == before, "a read-only disk's sectors have changed");
     front.close().await
 }
 

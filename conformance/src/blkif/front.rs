@@ -381,25 +381,36 @@ impl<'a> Front<'a> {
         Ok(())
     }
 
-    /// The first byte of each of `count` sectors from `sector` on, by ordinary requests into fresh memory, each of
-    /// which must have one value throughout.
+    /// The bytes of `count` sectors from `sector` on, by ordinary requests into fresh memory.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: a read fails, or a sector is mixed.
-    pub async fn look(&mut self, sector: u64, count: u64) -> Verdict<Vec<u8>> {
+    /// [`Problem::Fail`]: a read fails.
+    pub async fn content(&mut self, sector: u64, count: u64) -> Verdict<Vec<u8>> {
         let buffer = self.buffer(1)?;
-        let mut seen = Vec::new();
+        let mut content = Vec::new();
         for at in (sector..sector + count).step_by(8) {
             let part = (sector + count - at).min(8);
             buffer.bytes().fill(0, PAGE_SIZE, 0x5a);
             let request = transfer(BLKIF_OP_READ, at, &[segment(buffer.gref(0), 0, part as u8 - 1)]);
             self.ring().succeeds("a read", &request).await?;
-            for n in 0..part as usize {
-                let mut bytes = [0; 512];
-                buffer.bytes().read(n * 512, &mut bytes);
-                ensure!(bytes.iter().all(|b| *b == bytes[0]), "sector {} is mixed", at + n as u64);
-                seen.push(bytes[0]);
-            }
+            let mut bytes = [0; PAGE_SIZE];
+            buffer.bytes().read(0, &mut bytes);
+            content.extend_from_slice(&bytes[..part as usize * 512]);
+        }
+        Ok(content)
+    }
+
+    /// The first byte of each of `count` sectors from `sector` on that cases have written, each of which must have one
+    /// value throughout.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: a read fails, or a sector is mixed.
+    pub async fn look(&mut self, sector: u64, count: u64) -> Verdict<Vec<u8>> {
+        let content = self.content(sector, count).await?;
+        let mut seen = Vec::new();
+        for (at, bytes) in (sector..).zip(content.chunks_exact(512)) {
+            ensure!(bytes.iter().all(|byte| *byte == bytes[0]), "sector {at} is mixed");
+            seen.push(bytes[0]);
         }
         Ok(seen)
     }
