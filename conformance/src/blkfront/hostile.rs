@@ -131,7 +131,13 @@ async fn twice(env: &mut Env) -> Verdict {
 }
 
 async fn overrun(env: &mut Env) -> Verdict {
-    bears(env, |back, _| back.claim(2)).await
+    // Each of the two looks like an answer, and nothing was done for either.
+    bears(env, |back, request| {
+        back.push(request.id, request.operation, BLKIF_RSP_OKAY);
+        back.push(request.id, request.operation, BLKIF_RSP_OKAY);
+        back.publish(true);
+    })
+    .await
 }
 
 async fn overrun_half(env: &mut Env) -> Verdict {
