@@ -10,6 +10,7 @@ mod console;
 mod domains;
 mod hostile;
 mod linux;
+mod linux_blkfront;
 mod linux_disk;
 mod linux_grub;
 mod linux_guest;
@@ -57,6 +58,7 @@ fn main() {
         hostile::cases(),
         linux::cases(),
         linux_disk::cases(),
+        linux_blkfront::cases(),
         linux_grub::cases(),
         linux_life::cases(),
         linux_newer::cases(),
