@@ -120,6 +120,14 @@ pub(super) fn store(what: &str, at: u64, value: u64) -> Verdict {
     untrapped(what, probe::write(at, value))
 }
 
+/// Two pages that hold 1 and 2, and two addresses where neither is mapped.
+pub(super) fn two() -> Verdict<Scratch> {
+    let scratch = Scratch::new(2);
+    store("page 0", scratch.page(0), 1)?;
+    store("page 1", scratch.page(1), 2)?;
+    Ok(scratch)
+}
+
 /// This domain's number.
 pub(super) fn own_domid() -> Verdict<u16> {
     event::own_domid()

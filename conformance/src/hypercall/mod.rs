@@ -47,15 +47,18 @@ pub mod descriptors;
 pub mod emulation;
 pub mod event;
 pub mod grant;
+pub mod maps;
 pub mod memory;
 pub mod mmu;
 pub mod mmuext;
+pub mod pending;
 pub mod sched;
 pub mod smp;
 pub mod time;
 pub mod traps;
 pub mod upcall;
 pub mod user;
+pub mod va_mapping;
 pub mod vcpu;
 pub mod version;
 
@@ -66,12 +69,17 @@ pub const AREAS: &[&[Case]] = &[
     calls::CASES,
     version::CASES,
     memory::CASES,
+    maps::CASES,
     mmu::CASES,
+    va_mapping::CASES,
     mmuext::CASES,
     descriptors::CASES,
     event::CASES,
+    pending::CASES,
     upcall::CASES,
-    grant::CASES,
+    grant::table::CASES,
+    grant::mapping::CASES,
+    grant::copying::CASES,
     sched::CASES,
     vcpu::CASES,
     smp::CASES,
