@@ -8,8 +8,9 @@ use ring_abi::grant::{
     GNTMAP_READONLY, GnttabMapGrantRef, GnttabUnmapGrantRef,
 };
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
+use spin::MutexGuard;
 
-use super::maptrack::Mapping;
+use super::maptrack::{Mapping, Maptrack};
 use super::{Access, GrantError, Use};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -80,12 +81,16 @@ impl<P: Platform> Hypervisor<P> {
         }
         let granter = cache.get(cur, op.dom)?;
         let access = if op.flags & GNTMAP_READONLY != 0 { Access::Read } else { Access::Write };
+        if !host {
+            return self.map_for_device(cur, granter, op.r#ref, access);
+        }
         let handle = self.reserve_handle(cur.domain)?;
-        match self.begin_mapping(cur, granter, op, host, device, access) {
+        match self.begin_mapping(cur, granter, op, device, access) {
             Ok(frame) => {
                 let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
                 let granter = granter.clone();
-                let mapping = Mapping { granter, gref: op.r#ref, frame, access, host, contains_pte, device };
+                let mapping =
+                    Mapping { granter, gref: op.r#ref, frame, access, host: true, contains_pte, device };
                 cur.domain.grants.maptrack.lock().set(handle, mapping);
                 Ok(Mapped { handle, machine_address: frame.maddr() })
             }
@@ -96,16 +101,45 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// A mapping for a device alone, which changes no page table: back ends ask for one for each page that they move.
+    #[inline]
+    fn map_for_device(
+        &self,
+        cur: &Current<'_, P>,
+        granter: &Arc<Domain>,
+        gref: u32,
+        access: Access,
+    ) -> Result<Mapped, GrantError> {
+        let frame = self.begin_grant_use(granter, gref, cur.domain.id, Use::Device, access)?;
+        let granted = granter.clone();
+        let mapping =
+            Mapping { granter: granted, gref, frame, access, host: false, contains_pte: false, device: true };
+        let handle = self.with_room(cur.domain).add(mapping);
+        match handle {
+            Ok(handle) => Ok(Mapped { handle, machine_address: frame.maddr() }),
+            Err(error) => {
+                self.end_grant_use(granter, gref, frame, Use::Device, access);
+                Err(error)
+            }
+        }
+    }
+
     /// A handle of `domain`. The domain makes the hypervisor's memory grow, so that it has to do with what is left.
     #[inline]
     fn reserve_handle(&self, domain: &Domain) -> Result<u32, GrantError> {
+        self.with_room(domain).reserve()
+    }
+
+    /// The handles of `domain`, locked, with room for one more if there is memory.
+    #[inline]
+    fn with_room<'a>(&self, domain: &'a Domain) -> MutexGuard<'a, Maptrack> {
         let mut maptrack = domain.grants.maptrack.lock();
         if let Some(bytes) = maptrack.wants_room()
             && self.may_spend(bytes)
         {
             maptrack.grow();
         }
-        maptrack.reserve()
+        maptrack
     }
 
     fn begin_mapping(
@@ -113,7 +147,6 @@ impl<P: Platform> Hypervisor<P> {
         cur: &Current<'_, P>,
         granter: &Domain,
         op: &GnttabMapGrantRef,
-        host: bool,
         device: bool,
         access: Access,
     ) -> Result<Mfn, GrantError> {
@@ -121,9 +154,6 @@ impl<P: Platform> Hypervisor<P> {
         let mut device_frame = None;
         if device {
             device_frame = Some(self.begin_grant_use(granter, gref, me, Use::Device, access)?);
-        }
-        if !host {
-            return device_frame.ok_or(GrantError::BadGrantRef);
         }
         let undo = |error| {
             if let Some(frame) = device_frame {
@@ -163,6 +193,14 @@ impl<P: Platform> Hypervisor<P> {
         replacement: Option<u64>,
         batch: &mut UnmapBatch,
     ) -> Result<(), GrantError> {
+        if op.host_addr == 0 {
+            // No page table changes, and nothing is to be flushed before the frame is given back.
+            let taken = cur.domain.grants.maptrack.lock().take_for_device(op.handle, op.dev_bus_addr);
+            if let Some(Mapping { granter, gref, frame, access, .. }) = taken {
+                self.end_grant_use(&granter, gref, frame, Use::Device, access);
+                return Ok(());
+            }
+        }
         let mut mapping = cur.domain.grants.maptrack.lock().take(op.handle)?;
         let ended = self.take_apart(cur, op, replacement, &mapping);
         let mut maptrack = cur.domain.grants.maptrack.lock();

@@ -82,6 +82,31 @@ impl Maptrack {
         let _ = self.slots.try_reserve_exact(more);
     }
 
+    /// A handle of a mapping that was made. Where [`Maptrack::wants_room`], room is to be made before.
+    #[inline]
+    pub(super) fn add(&mut self, mapping: Mapping) -> Result<u32, GrantError> {
+        let handle = self.reserve()?;
+        self.set(handle, mapping);
+        Ok(handle)
+    }
+
+    /// Takes the mapping of a handle out and gives the handle back, if it is for a device alone and its frame is at the
+    /// machine address `at`, which is not 0.
+    #[inline]
+    pub(super) fn take_for_device(&mut self, handle: u32, at: u64) -> Option<Mapping> {
+        let free = self.free;
+        let slot = self.slots.get_mut(handle as usize)?;
+        if !matches!(slot, Slot::Used(mapping)
+            if mapping.device && !mapping.host && at != 0 && mapping.frame.maddr().raw() == at)
+        {
+            return None;
+        }
+        let Slot::Used(mapping) = core::mem::replace(slot, Slot::Free(free)) else { return None };
+        self.free = Some(handle);
+        self.in_use -= 1;
+        Some(mapping)
+    }
+
     /// A handle for a mapping that is to be made. Where [`Maptrack::wants_room`], room is to be made before.
     #[inline]
     pub(super) fn reserve(&mut self) -> Result<u32, GrantError> {

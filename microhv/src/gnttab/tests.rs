@@ -141,6 +141,19 @@ fn entries_change_places_unless_they_are_in_use() {
 }
 
 #[test]
+fn without_a_handle_nothing_is_held() {
+    let w = world();
+    let config = DomainConfig { privileged: true, max_maptrack_frames: 0, ..DomainConfig::default() };
+    let mapper = w.hv.create_domain(Some(DomId::new(2)), config).unwrap();
+    let page = w.page(&w.granter);
+    w.grant(9, ACCESS, 2, page);
+    let w = World { mapper, ..w };
+    assert_eq!(w.map(GNTMAP_DEVICE_MAP, 9, 0).status, GNTST_NO_DEVICE_SPACE);
+    assert_eq!((w.uses(page), w.flags(9)), ((0, 0), ACCESS));
+    w.nothing_is_left();
+}
+
+#[test]
 fn read_only_mapping_takes_no_type() {
     let w = world();
     let page = w.page(&w.granter);
