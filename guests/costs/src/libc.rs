@@ -37,6 +37,8 @@ unsafe extern "C" {
     fn read_bytes(fd: c_int, to: *mut c_void, bytes: usize) -> isize;
     #[link_name = "write"]
     fn write_bytes(fd: c_int, from: *const c_void, bytes: usize) -> isize;
+    fn open(path: *const c_char, flags: c_int, ...) -> c_int;
+    safe fn lseek(fd: c_int, offset: i64, whence: c_int) -> i64;
     #[link_name = "close"]
     safe fn close_fd(fd: c_int) -> c_int;
 }
@@ -158,6 +160,115 @@ impl Pipe {
     }
 }
 
+/// A disk that is read past the kernel's cache.
+pub(crate) struct Disk {
+    fd: c_int,
+    bytes: u64,
+}
+
+impl Disk {
+    /// Opens the device at `path`.
+    pub(crate) fn open(path: &core::ffi::CStr) -> Self {
+        const DIRECT: c_int = 0x4000;
+        const SEEK_END: c_int = 2;
+        // SAFETY: the string ends with zero.
+        let fd = unsafe { open(path.as_ptr(), DIRECT) };
+        if fd < 0 {
+            fail("open");
+        }
+        Self { fd, bytes: u64::try_from(lseek(fd, 0, SEEK_END)).unwrap_or(0) }
+    }
+
+    /// How many blocks of `bytes` it has.
+    pub(crate) fn blocks(&self, bytes: usize) -> u64 {
+        self.bytes / bytes as u64
+    }
+}
+
+/// A read: `struct iocb` of `linux/aio_abi.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Request {
+    data: u64,
+    key: [u32; 2],
+    /// 0: read.
+    operation: u16,
+    priority: i16,
+    fd: u32,
+    buffer: u64,
+    bytes: u64,
+    offset: u64,
+    reserved: [u64; 2],
+}
+
+/// `struct io_event`: the request's data, the request, and what came of it.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Event {
+    data: u64,
+    request: u64,
+    result: i64,
+    result2: i64,
+}
+
+/// Most reads at a time.
+pub(crate) const DEPTH: usize = 32;
+
+/// Reads of one disk, several at a time.
+pub(crate) struct Reads<'a> {
+    disk: &'a Disk,
+    context: u64,
+    bytes: usize,
+    buffers: Mapping,
+}
+
+impl<'a> Reads<'a> {
+    /// For reads of `bytes`, up to [`DEPTH`] at a time.
+    pub(crate) fn new(disk: &'a Disk, bytes: usize) -> Self {
+        const IO_SETUP: c_long = 206;
+        let mut context = 0u64;
+        // SAFETY: a zeroed word of ours that gets the context.
+        if unsafe { syscall(IO_SETUP, DEPTH, &raw mut context) } != 0 {
+            fail("io_setup");
+        }
+        Self { disk, context, bytes, buffers: Mapping::new(DEPTH * bytes / PAGE, POPULATE) }
+    }
+
+    /// Begins a read of block `block` with buffer `index`, which no read is using.
+    pub(crate) fn begin(&self, index: usize, block: u64) {
+        const IO_SUBMIT: c_long = 209;
+        let request = Request {
+            data: index as u64,
+            fd: self.disk.fd as u32,
+            // In bounds: below DEPTH.
+            buffer: (self.buffers.at.addr() + index % DEPTH * self.bytes) as u64,
+            bytes: self.bytes as u64,
+            offset: block * self.bytes as u64,
+            ..Request::default()
+        };
+        let list = [&raw const request];
+        // SAFETY: one request, which is copied by the call; its buffer lives as long as `self`, and is plain memory.
+        if unsafe { syscall(IO_SUBMIT, self.context, 1usize, list.as_ptr()) } != 1 {
+            fail("io_submit");
+        }
+    }
+
+    /// Waits for reads to end: gives the index of each to `ended`.
+    pub(crate) fn wait(&self, mut ended: impl FnMut(usize)) {
+        const IO_GETEVENTS: c_long = 208;
+        let mut events = [Event::default(); DEPTH];
+        let none = ptr::null_mut::<c_void>();
+        // SAFETY: room for as many events.
+        let count = unsafe { syscall(IO_GETEVENTS, self.context, 1usize, DEPTH, events.as_mut_ptr(), none) };
+        for event in events.iter().take(usize::try_from(count).unwrap_or(0)) {
+            if event.result != self.bytes as i64 {
+                fail("a read");
+            }
+            ended(event.data as usize);
+        }
+    }
+}
+
 /// Ends with an error that names what failed.
 pub(crate) fn fail(what: &str) -> ! {
     println!("costs: {what} failed");
@@ -181,10 +292,10 @@ pub(crate) unsafe fn argument(
     count: c_int,
     arguments: *const *const c_char,
     index: usize,
-) -> Option<&'static str> {
+) -> Option<&'static core::ffi::CStr> {
     if index >= usize::try_from(count).unwrap_or(0) {
         return None;
     }
     // SAFETY: the caller's word.
-    unsafe { core::ffi::CStr::from_ptr(*arguments.add(index)) }.to_str().ok()
+    Some(unsafe { core::ffi::CStr::from_ptr(*arguments.add(index)) })
 }

@@ -1,8 +1,8 @@
 //! A program of Linux user space that does what a guest's kernel needs its hypervisor for, each operation many times
 //! between two marker instructions. What runs between the markers is counted by `xtask/plugin/count.c`.
 //!
-//! `costs [SCALE]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k and
-//! 101 + 2k. The same file runs on every system that is compared. Linked statically, and started without the Rust
+//! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k and
+//! 101 + 2k; the last ones read the disk. The same file runs on every system that is compared. Linked statically, and started without the Rust
 //! library's own beginning, so that `exec` is the kernel's work and not a loader's.
 
 #![allow(unsafe_code, reason = "main as the C library calls it")]
@@ -12,12 +12,14 @@ mod libc;
 
 use core::ffi::{c_char, c_int};
 
-use libc::{Mapping, POPULATE, Pipe, exec_self, exit, getpid, join, mark, spawn};
+use libc::{DEPTH, Disk, Mapping, PAGE, POPULATE, Pipe, Reads, exec_self, exit, getpid, join, mark, spawn};
 
 /// Pages that are touched one by one.
 const TOUCHED: usize = 1000;
 /// Pages that are mapped and unmapped at once.
 const MAPPED: usize = 64;
+/// Bytes of a long read.
+const LONG: usize = 1 << 20;
 
 /// Does `operation` a few times, then `ops` times between two markers.
 macro_rules! count {
@@ -82,6 +84,48 @@ fn pipe_round_trips(scale: usize) {
     join();
 }
 
+/// Does `count` reads, `depth` at a time, of blocks all over the disk.
+fn read_all(disk: &Disk, reads: &Reads<'_>, bytes: usize, depth: usize, count: usize) {
+    let mut random = 1u64;
+    let mut begin = |index| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        reads.begin(index, (random >> 33) % disk.blocks(bytes));
+    };
+    (0..depth).for_each(&mut begin);
+    let (mut begun, mut ended) = (depth, 0);
+    while ended < count {
+        reads.wait(|index| {
+            ended += 1;
+            if begun < count {
+                begun += 1;
+                begin(index);
+            }
+        });
+    }
+}
+
+/// Counts `count` reads of `bytes`, `depth` at a time, between the markers `BEGIN` and `END`.
+fn count_reads<const BEGIN: u32, const END: u32>(
+    disk: &Disk,
+    name: &str,
+    bytes: usize,
+    depth: usize,
+    count: usize,
+) {
+    let reads = Reads::new(disk, bytes);
+    read_all(disk, &reads, bytes, depth, 2 * depth);
+    mark::<BEGIN>();
+    read_all(disk, &reads, bytes, depth, count);
+    mark::<END>();
+    println!("costs {name} {count}");
+}
+
+fn disk_reads(disk: &Disk, scale: usize) {
+    count_reads::<112, 113>(disk, "read_4k_1", PAGE, 1, 250 * scale);
+    count_reads::<114, 115>(disk, "read_4k_32", PAGE, DEPTH, 1000 * scale);
+    count_reads::<116, 117>(disk, "read_1m_4", LONG, 4, 16 * scale);
+}
+
 /// Where the C library begins.
 ///
 /// # Safety
@@ -89,17 +133,21 @@ fn pipe_round_trips(scale: usize) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the caller's word.
-    let argument = unsafe { libc::argument(count, arguments, 1) };
-    if argument == Some("child") {
+    let [first, second] = [1, 2].map(|index| unsafe { libc::argument(count, arguments, index) });
+    let first = first.and_then(|word| word.to_str().ok());
+    if first == Some("child") {
         exit(0);
     }
-    let scale = argument.and_then(|scale| scale.parse().ok()).unwrap_or(1);
+    let scale = first.and_then(|scale| scale.parse().ok()).unwrap_or(1);
     count!(0, "getpid", 2000 * scale, warm_up 200, getpid);
     count!(1, "fork_exit", 20 * scale, warm_up 3, fork_exit);
     count!(2, "fork_exec", 10 * scale, warm_up 3, fork_exec);
     page_faults(scale);
     count!(4, "mmap_64", 50 * scale, warm_up 3, map_and_unmap);
     pipe_round_trips(scale);
+    if let Some(disk) = second {
+        disk_reads(&Disk::open(disk), scale);
+    }
     println!("costs done");
     0
 }

@@ -3,6 +3,7 @@
 //! These are figures of time, taken one system after the other on one host: what else runs there shows in them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
@@ -11,8 +12,6 @@ use crate::bench::On;
 use crate::session::Outcome;
 use crate::{guest, xen};
 
-/// The disk's size: the host keeps all of it in memory.
-const DISK_BYTES: usize = 256 << 20;
 /// How long each pattern is measured.
 const SECONDS: u32 = 6;
 
@@ -45,19 +44,17 @@ impl Place {
     }
 }
 
-/// Measures on `places` and prints the table; false when a figure is missing.
+/// Measures reads of the disk `data` on each system and prints the table; false when a figure is missing.
 ///
 /// # Errors
 /// The root image cannot be made, or a machine did not run to its end.
-pub(super) fn bench(systems: &Systems, on: &[On]) -> Result<bool> {
-    let (data, root) = (systems.file("data.img"), systems.file("root.img"));
-    // Not a sparse file: its blocks are to be read.
-    std::fs::write(&data, vec![0x5a; DISK_BYTES])?;
+pub(super) fn bench(systems: &Systems, on: &[On], data: &Path) -> Result<bool> {
+    let root = systems.file("root.img");
     guest::copy_root(&root)?;
     let mut measured = Vec::new();
     for &system in on {
         let command = format!("sh /bin/disk-speed {} {SECONDS} {}", disk(system, 0), disk(system, 1));
-        let task = Task { command, disks: vec![data.clone(), root.clone()], counting: Vec::new() };
+        let task = Task { command, disks: vec![data.to_path_buf(), root.clone()], counting: Vec::new() };
         measured.push((Place::Domain(system), speeds(&systems.console(system, &task)?)));
         if system == On::Xen {
             let script = format!("set -- /dev/vda {SECONDS}\n{FIO_SCRIPT}");
