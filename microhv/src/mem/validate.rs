@@ -36,8 +36,9 @@ impl<P: Platform> Mm<'_, P> {
         while groups != 0 {
             let first = groups.trailing_zeros() as usize * GROUP;
             groups &= groups - 1;
-            for slot in first.max(from)..first + GROUP {
-                let entry = table[slot].load(Ordering::Relaxed);
+            let slots = first.max(from)..first + GROUP;
+            for (slot, cell) in slots.clone().zip(&table[slots]) {
+                let entry = cell.load(Ordering::Relaxed);
                 if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
                     continue;
                 }
@@ -48,7 +49,7 @@ impl<P: Platform> Mm<'_, P> {
                 worked = true;
                 match self.get_child(mfn, level, entry) {
                     Ok(()) => {
-                        table[slot].fetch_or(pte::US, Ordering::Relaxed);
+                        cell.fetch_or(pte::US, Ordering::Relaxed);
                     }
                     Err(TableError::Restart) => {
                         self.make_partial(mfn, slot);
