@@ -14,6 +14,7 @@ pub mod back;
 pub mod connect;
 pub mod hostile;
 pub mod requests;
+pub mod ring;
 
 /// What an operation of a frontend gives, later.
 pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, FrontError>> + Send>>;

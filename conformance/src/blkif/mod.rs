@@ -8,6 +8,7 @@ pub mod front;
 pub mod grants;
 pub mod indirect;
 pub mod nodes;
+pub mod pages;
 pub mod refusals;
 pub mod ring;
 pub mod transfers;

@@ -7,6 +7,8 @@ use xtask::conformance::{Place, report_on};
 use crate::Case;
 
 const MIB: usize = 1 << 20;
+/// Hundreds of cases, each with a limit of its own: many times what they take on an idle host.
+const LIMIT: u64 = 600;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases =
@@ -31,7 +33,7 @@ fn debians_xen_passes_but_for_what_is_explained() -> Result<()> {
 /// The kernel reports a failed case as a failed line.
 fn every_case_passes_as_dom0() -> Result<()> {
     let guest = xtask::images::find(xtask::conformance::IMAGE)?.bootable();
-    let machine = Machine::new("conformance-dom0").with(|machine| machine.dom0 = guest);
+    let machine = Machine::new("conformance-dom0").seconds(LIMIT).with(|machine| machine.dom0 = guest);
     machine.run()?.succeeded()?.says("conformance: end ")?.says(" 0 fail ")?.says(" 0 error")?;
     Ok(())
 }
@@ -44,6 +46,7 @@ fn every_case_passes_as_a_guest() -> Result<()> {
     Machine::new("conformance")
         .disk(&writable)
         .read_only_disk(&read_only)
+        .seconds(LIMIT)
         .with(|machine| machine.qemu_arguments.extend(big))
         .line(&format!("xl create -c /boot/conformance.cfg {}", xtask::conformance::GUEST_DISKS))
         .run()?
