@@ -195,7 +195,10 @@ impl<P: Platform> Hypervisor<P> {
         let decision = queue.pick(now);
         let slice_end = if queue.is_crowded() { now + TIME_SLICE_NS } else { NO_SLICE };
         drop(queue);
-        let moved = per_cpu.slice_end.swap(slice_end, Ordering::Relaxed) != slice_end;
+        per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
+        if slice_end != NO_SLICE {
+            self.wake_by(cpu, slice_end);
+        }
         if let Some((previous, next)) = decision {
             if let Some(vcpu) = &previous {
                 vcpu.set_running_on(None);
@@ -206,11 +209,11 @@ impl<P: Platform> Hypervisor<P> {
                 vcpu.set_running_on(Some(cpu));
                 self.begin_running(vcpu.domain(), vcpu, now);
             }
-            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+            if self.domains.has_dead() {
+                // One of them may have run here until now.
+                self.raise_softirq(cpu, SOFTIRQ_TIMER);
+            }
             return Decision::Switch(next);
-        }
-        if moved {
-            self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
         Decision::Same
     }
@@ -250,7 +253,7 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         } else if per_cpu.slice_end.load(Ordering::Relaxed) == NO_SLICE {
             per_cpu.slice_end.store(now + TIME_SLICE_NS, Ordering::Relaxed);
-            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+            self.wake_by(cpu, now + TIME_SLICE_NS);
         }
     }
 }

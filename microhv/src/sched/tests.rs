@@ -258,6 +258,64 @@ fn a_singleshot_timer_wakes_a_blocked_vcpu() {
     );
 }
 
+/// The single-shot timer of a guest, at `deadline`.
+fn set_timer(world: &World, guest: &Arc<Domain>, deadline: u64) {
+    assert_eq!(world.call(guest, __HYPERVISOR_SET_TIMER_OP, &[deadline]), 0);
+    world.settle();
+}
+
+#[test]
+fn a_deadline_put_off_leaves_the_cpus_timer_alone_and_is_kept() {
+    let world = quiet();
+    let guest = world.guest(1);
+    let port = timer_port(&world, &guest);
+    world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]);
+    let now = world.hv.platform.now_ns();
+    let timer = || world.hv.platform.timer.load(Ordering::Relaxed);
+    set_timer(&world, &guest, now + 10 * MS);
+    assert_eq!(timer(), now + 10 * MS);
+    set_timer(&world, &guest, now + 20 * MS);
+    assert_eq!(timer(), now + 10 * MS, "comes early, and then looks again");
+    set_timer(&world, &guest, now + 5 * MS);
+    assert_eq!(timer(), now + 5 * MS, "never comes too late");
+    set_timer(&world, &guest, now + 20 * MS);
+    world.pass(5 * MS);
+    world.settle();
+    assert!(!is_pending(&guest, port));
+    assert_eq!(timer(), now + 20 * MS);
+    world.pass(15 * MS);
+    world.settle();
+    assert!(is_pending(&guest, port));
+}
+
+#[test]
+fn the_cpus_timer_comes_for_whatever_is_due_first() {
+    let world = quiet();
+    let guests: Vec<_> = (0..3).map(|_| world.guest(1)).collect();
+    let mut random = 1u64;
+    for _ in 0..20_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let guest = &guests[(random >> 60) as usize % 3];
+        let now = world.hv.platform.now_ns();
+        match random >> 56 & 7 {
+            0..=3 => set_timer(&world, guest, now + 1 + (random >> 32 & 0xff_ffff)),
+            4 => world.hv.hold(&guest.vcpus[0], PauseFlags::BLOCKED),
+            5 => world.hv.kick_vcpu(guest, &guest.vcpus[0]),
+            _ => world.pass(random >> 32 & 0x3f_ffff),
+        }
+        world.settle();
+        let now = world.hv.platform.now_ns();
+        let timer = world.hv.platform.timer.load(Ordering::Relaxed);
+        let kinds = [TimerKind::Periodic, TimerKind::Singleshot, TimerKind::Poll];
+        let deadlines = guests.iter().chain([&world.dom0]).flat_map(|guest| {
+            kinds.iter().filter_map(|kind| world.hv.timer_deadline(&guest.vcpus[0], *kind))
+        });
+        for due in deadlines.chain(world.hv.sched.slice_end(CpuId::BOOT)) {
+            assert!(timer <= due && due > now, "at {now}: the timer is set for {timer}, and {due} is due");
+        }
+    }
+}
+
 #[test]
 fn nonsense_timeouts_become_100_ms() {
     let world = quiet();

@@ -21,12 +21,30 @@ pub struct TimerQueue<K> {
     slots: Vec<Slot<K>>,
     free: Vec<u32>,
     heap: Vec<u32>,
+    /// When the CPU's own timer interrupts, never later than the earliest deadline; `u64::MAX`: not at all.
+    ///
+    /// It may be earlier, when that deadline was put off: setting the CPU's timer costs more than most of what sets
+    /// deadlines, and the interrupt that finds nothing due sets it anew.
+    interrupt_ns: u64,
 }
 
 impl<K: Copy> TimerQueue<K> {
     /// A queue without timers.
     pub const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), heap: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), heap: Vec::new(), interrupt_ns: u64::MAX }
+    }
+
+    /// Whether the CPU's timer would come too late for `deadline`.
+    #[inline]
+    pub fn is_too_late_for(&self, deadline: u64) -> bool {
+        deadline < self.interrupt_ns
+    }
+
+    /// The CPU's timer is being set for the earliest deadline or `other`, whichever comes first: gives that.
+    pub fn interrupt_at(&mut self, other: Option<u64>) -> Option<u64> {
+        let next = [self.next_deadline(), other].into_iter().flatten().min();
+        self.interrupt_ns = next.unwrap_or(u64::MAX);
+        next
     }
 
     /// Makes a timer, which is not set.

@@ -84,12 +84,18 @@ impl<P: Platform> Hypervisor<P> {
 
     pub(crate) fn arm(&self, timers: VcpuTimers, kind: TimerKind, deadline_ns: Option<u64>) {
         let mut queue = self.time.queue(timers.cpu).lock();
-        let before = queue.next_deadline();
         queue.set(timers.ids[kind as usize], deadline_ns);
-        let changed = queue.next_deadline() != before;
+        let too_late = deadline_ns.is_some_and(|deadline| queue.is_too_late_for(deadline));
         drop(queue);
-        if changed {
+        if too_late {
             self.raise_softirq(timers.cpu, SOFTIRQ_TIMER);
+        }
+    }
+
+    /// Makes sure that this CPU's timer work is done at `deadline_ns`, which [`Hypervisor::run_timers`] finds by itself.
+    pub(crate) fn wake_by(&self, cpu: CpuId, deadline_ns: u64) {
+        if self.time.queue(cpu).lock().is_too_late_for(deadline_ns) {
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
     }
 
@@ -112,12 +118,14 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         self.reap_dead();
+        // Under the lock: whoever changes the slice's end from now on sees what the timer was set for.
+        let mut queue = self.time.queue(cpu).lock();
         let slice_end = self.sched.slice_end(cpu);
+        let next = queue.interrupt_at(slice_end.filter(|end| *end > now));
+        drop(queue);
         if slice_end.is_some_and(|end| end <= now) {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }
-        let next = self.time.queue(cpu).lock().next_deadline();
-        let next = [next, slice_end.filter(|end| *end > now)].into_iter().flatten().min();
         self.platform.set_timer(next);
     }
 
