@@ -82,11 +82,11 @@ const OPERATIONS: &[Operation] = &[
     operation("set_timer_op", "`set_timer_op`", 610, 300),
     operation("singleshot_timer", "`vcpu_op(set_singleshot_timer)`", 705, 350),
     in_company("evtchn_send_vcpu", "event send to another vCPU", 529, 260),
-    in_company("vcpu_round_trip", "event to another vCPU and back, with both switches", 13_482, 5_000),
+    in_company("vcpu_round_trip", "event to another vCPU and back, with both switches", 14_408, 5_000),
     in_company("evtchn_send_domain", "event send to another domain", 554, 280),
-    in_company("domain_round_trip", "event to another domain and back, with both switches", 9_818, 5_000),
-    in_company("xenstore_read", "xenstore read of a node, with all that the daemon does", 107_846, 50_000),
-    in_company("console_line", "a line of 64 bytes on the console, until it was taken", 55_388, 27_000),
+    in_company("domain_round_trip", "event to another domain and back, with both switches", 9_587, 5_000),
+    in_company("xenstore_read", "xenstore read of a node, with all that the daemon does", 107_820, 50_000),
+    in_company("console_line", "a line of 64 bytes on the console, until it was taken", 55_887, 27_000),
 ];
 
 /// Instructions of one operation, by name.
