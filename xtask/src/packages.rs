@@ -26,12 +26,8 @@ pub fn fetch(directory: &Path, names: impl FnOnce() -> Result<Vec<String>>) -> R
         remove(fresh)?;
         std::fs::create_dir_all(fresh).with_context(|| format!("cannot make {}", fresh.display()))?;
     }
-    eprintln!("fetching {}", names.join(", "));
-    if run(&mut download(&packages, &names)).is_err() {
-        // Lists older than the archive name packages that are gone; a fresh container has none.
-        deps::update_package_lists()?;
-        run(&mut download(&packages, &names))?;
-    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    download(&packages, &names)?;
     for entry in std::fs::read_dir(&packages)? {
         let package = entry?.path();
         eprintln!("unpacking {}", package.file_name().unwrap_or_default().display());
@@ -43,11 +39,21 @@ pub fn fetch(directory: &Path, names: impl FnOnce() -> Result<Vec<String>>) -> R
     Ok(tree)
 }
 
-fn download(directory: &Path, names: &[String]) -> Command {
-    let mut command = Command::new("apt-get");
-    // apt's own user cannot write here, and would only warn about it.
-    command.args(["-o", "APT::Sandbox::User=root", "download"]).args(names).current_dir(directory);
-    command
+/// Fetches packages, as they are, into `directory`.
+///
+/// # Errors
+/// A tool is missing, or apt has or gives no such package.
+pub fn download(directory: &Path, names: &[&str]) -> Result<()> {
+    deps::ensure(&[Need::Packages])?;
+    eprintln!("fetching {}", names.join(", "));
+    let fetch = || {
+        let mut command = Command::new("apt-get");
+        // apt's own user cannot write here, and would only warn about it.
+        command.args(["-o", "APT::Sandbox::User=root", "download"]).args(names).current_dir(directory);
+        run(&mut command)
+    };
+    // Lists older than the archive name packages that are gone; a fresh container has none.
+    fetch().or_else(|_| deps::update_package_lists().and_then(|()| fetch()))
 }
 
 /// The first package that `package` depends on and whose name begins with `prefix`.

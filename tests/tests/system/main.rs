@@ -16,6 +16,7 @@ mod linux_grub;
 mod linux_guest;
 mod linux_life;
 mod linux_newer;
+mod linux_storm;
 mod shell;
 mod spine;
 mod xen;
@@ -62,6 +63,7 @@ fn main() {
         linux_grub::cases(),
         linux_life::cases(),
         linux_newer::cases(),
+        linux_storm::cases(),
         xen::cases(),
     ]
     .into_iter()
