@@ -2,7 +2,8 @@
 //!
 //! Each CPU has a run queue ordered by weighted run time: the vCPU that has had the least runs next, for at most a
 //! time slice while others wait. A vCPU that wakes is placed no more than [`WAKE_CREDIT_NS`] before the queue's
-//! minimum, so that one that sleeps much gets the CPU at once, and none can save up time to starve the others.
+//! minimum, so that one that sleeps much gets the CPU at once, and none can save up time to starve the others. At once is
+//! after [`LEAST_RUN_NS`] of whoever runs.
 
 mod runqueue;
 mod state;
@@ -18,7 +19,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::platform::{CpuId, MAX_CPUS, Platform};
 use crate::time::Runstate;
-use runqueue::RunQueue;
+use runqueue::{RunQueue, Wake};
 
 /// Longest time that a vCPU runs while another waits.
 pub const TIME_SLICE_NS: u64 = 10_000_000;
@@ -26,6 +27,9 @@ pub const TIME_SLICE_NS: u64 = 10_000_000;
 pub const WAKE_CREDIT_NS: u64 = 5_000_000;
 /// How much less run time than the running vCPU a waking one must have to take its place.
 pub const WAKE_GRANULARITY_NS: u64 = 500_000;
+/// What a vCPU that got the CPU has of it before one that wakes takes its place. Two domains that work for each other, a
+/// frontend and a back end, else change places for each request.
+pub const LEAST_RUN_NS: u64 = 1_000_000;
 /// Weight of a domain unless set.
 pub const DEFAULT_WEIGHT: u32 = 256;
 
@@ -247,13 +251,18 @@ impl<P: Platform> Hypervisor<P> {
         }
         let per_cpu = &self.sched.cpus[cpu.index()];
         let mut queue = per_cpu.queue.lock();
-        let preempts = queue.add(vcpu, now);
+        let wake = queue.add(vcpu, now);
         drop(queue);
-        if preempts {
-            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
-        } else if per_cpu.slice_end.load(Ordering::Relaxed) == NO_SLICE {
-            per_cpu.slice_end.store(now + TIME_SLICE_NS, Ordering::Relaxed);
-            self.wake_by(cpu, now + TIME_SLICE_NS);
+        let slice_end = per_cpu.slice_end.load(Ordering::Relaxed);
+        let end = match wake {
+            Wake::Now => return self.raise_softirq(cpu, SOFTIRQ_SCHEDULE),
+            Wake::At(end) => end.min(slice_end),
+            Wake::Later if slice_end == NO_SLICE => now + TIME_SLICE_NS,
+            Wake::Later => slice_end,
+        };
+        if end != slice_end {
+            per_cpu.slice_end.store(end, Ordering::Relaxed);
+            self.wake_by(cpu, end);
         }
     }
 }

@@ -4,7 +4,7 @@ use alloc::collections::BinaryHeap;
 use core::cmp::Ordering as Order;
 use core::sync::atomic::Ordering;
 
-use super::{DEFAULT_WEIGHT, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
+use super::{DEFAULT_WEIGHT, LEAST_RUN_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
 use crate::domain::VcpuRef;
 
 #[derive(Debug)]
@@ -40,6 +40,8 @@ impl Ord for Waiting {
 pub(super) struct RunQueue {
     waiting: BinaryHeap<Waiting>,
     current: Option<VcpuRef>,
+    /// System time at which the current vCPU came.
+    came_ns: u64,
     /// System time from which the current vCPU's run is not accounted.
     since_ns: u64,
     /// Run time below which nobody on this CPU is but by a wake-up's credit. Never falls.
@@ -47,12 +49,23 @@ pub(super) struct RunQueue {
     arrivals: u64,
 }
 
+/// When one that wakes has the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// At once.
+    Now,
+    /// At this system time, unless the one that runs gives way before.
+    At(u64),
+    /// In its turn.
+    Later,
+}
+
 /// Who ran and who runs.
 type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
     pub(super) const fn new() -> Self {
-        Self { waiting: BinaryHeap::new(), current: None, since_ns: 0, minimum: 0, arrivals: 0 }
+        Self { waiting: BinaryHeap::new(), current: None, came_ns: 0, since_ns: 0, minimum: 0, arrivals: 0 }
     }
 
     pub(super) fn current(&self) -> Option<&VcpuRef> {
@@ -99,10 +112,10 @@ impl RunQueue {
         None
     }
 
-    /// Lets `vcpu` wait for the CPU; whether it should have it now. Nothing when it waits or runs already.
-    pub(super) fn add(&mut self, vcpu: VcpuRef, now: u64) -> bool {
+    /// Lets `vcpu` wait for the CPU; when it should have it. Nothing when it waits or runs already.
+    pub(super) fn add(&mut self, vcpu: VcpuRef, now: u64) -> Wake {
         if self.current.as_ref().is_some_and(|current| current.same(&vcpu)) {
-            return false;
+            return Wake::Later;
         }
         self.account(now);
         let mut run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
@@ -112,12 +125,12 @@ impl RunQueue {
             vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
-        match &self.current {
-            None => true,
-            Some(current) => {
-                run_time.saturating_add(WAKE_GRANULARITY_NS) < current.sched.run_time.load(Ordering::Relaxed)
-            }
+        let Some(current) = &self.current else { return Wake::Now };
+        if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time.load(Ordering::Relaxed) {
+            return Wake::Later;
         }
+        let may_go = self.came_ns.saturating_add(LEAST_RUN_NS);
+        if may_go <= now { Wake::Now } else { Wake::At(may_go) }
     }
 
     /// Chooses who runs from `now` on; `None` when nothing changes.
@@ -130,6 +143,7 @@ impl RunQueue {
             let next = self.pop();
             let previous = self.current.take();
             self.current = next.clone();
+            self.came_ns = now;
             return (previous.is_some() || next.is_some()).then_some((previous, next));
         }
         let next = self.pop()?;
@@ -146,6 +160,7 @@ impl RunQueue {
         }
         self.push(current.clone());
         self.current = Some(next.clone());
+        self.came_ns = now;
         Some((Some(current), Some(next)))
     }
 

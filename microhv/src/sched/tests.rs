@@ -95,6 +95,34 @@ fn who_sleeps_much_is_served_at_once_and_starves_nobody() {
 }
 
 #[test]
+fn who_just_came_is_not_displaced_by_who_wakes() {
+    let world = quiet();
+    let (a, b) = (world.guest(1), world.guest(1));
+    let sleep = |domain: &Arc<Domain>| world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
+    let runs = || world.settle().expect("runs").domain().id;
+    sleep(&a);
+    world.settle();
+    world.pass(100 * MS);
+    sleep(&b);
+    assert!(world.settle().is_none());
+    world.hv.kick_vcpu(&b, &b.vcpus[0]);
+    assert_eq!(runs(), b.id);
+    world.pass(LEAST_RUN_NS / 4);
+    world.hv.kick_vcpu(&a, &a.vcpus[0]);
+    assert_eq!(runs(), b.id, "which has run more than the other, but came just now");
+    assert_eq!(
+        world.hv.sched.slice_end(CpuId::BOOT),
+        Some(world.hv.platform.now_ns() + LEAST_RUN_NS / 4 * 3)
+    );
+    world.pass(LEAST_RUN_NS / 4 * 3 - 1);
+    assert_eq!(runs(), b.id);
+    world.pass(1);
+    assert_eq!(runs(), a.id);
+    sleep(&a);
+    assert_eq!(runs(), b.id, "who blocks gives way at once");
+}
+
+#[test]
 fn yield_lets_another_run_and_costs_nothing_alone() {
     let world = quiet();
     let (a, b) = (world.guest(1), world.guest(1));
