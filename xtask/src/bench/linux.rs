@@ -42,16 +42,15 @@ const fn operation(
 }
 
 /// By the order of their markers.
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 8] = [
     operation("getpid", "getpid", Some((1_101, 791)), Some(400)),
     operation("fork_exit", "fork + exit", Some((629_381, 385_714)), Some(180_000)),
     operation("fork_exec", "fork + exec", Some((1_952_281, 1_075_654)), Some(450_000)),
     operation("page_fault", "page fault (touch a new page)", Some((6_491, 2_057)), Some(1_000)),
     operation("mmap_64", "mmap + touch + munmap, 64 pages", Some((712_208, 253_239)), Some(140_000)),
     operation("pipe_round_trip", "pipe round trip, 2 processes", Some((20_709, 8_365)), Some(4_000)),
-    operation("read_4k_1", "4 KiB random read, depth 1", None, None),
-    operation("read_4k_32", "4 KiB random read, depth 32", None, None),
-    operation("read_1m_4", "1 MiB random read, depth 4", None, None),
+    operation("read_4k_32", "4 KiB random read, depth 32", Some((33_267, 4_701)), None),
+    operation("read_1m_4", "1 MiB random read, depth 4", Some((998_970, 29_357)), None),
 ];
 
 /// Instructions of one operation, by name.
