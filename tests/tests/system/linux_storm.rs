@@ -1,4 +1,4 @@
-//! Programs in a Debian system: installed by apt, in storms of processes, 32-bit ones too.
+//! Programs in a Debian system: installed by apt, in storms of processes, 32-bit ones too, and under stress.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         apt_installs_and_what_it_installed_runs,
         a_process_storm_passes,
         thirty_two_bit_programs_by_either_vendors_system_call,
+        stress_for_two_minutes_leaves_no_message,
     ]);
     for case in &mut cases {
         // Each has a Debian system made, and boots it.
@@ -57,7 +58,8 @@ fn storm32(scratch: &Scratch) -> Result<PathBuf> {
 fn archive(scratch: &Scratch, files: &[&Path]) -> Result<PathBuf> {
     let path = scratch.path("files.tar");
     let mut command = Command::new("tar");
-    command.arg("-cf").arg(&path);
+    // No files at all are as well.
+    command.arg("-cf").arg(&path).args(["-T", "/dev/null"]);
     for file in files {
         let (directory, name) = file.parent().zip(file.file_name()).context("a file has a name")?;
         command.arg("-C").arg(directory).arg(name);
@@ -132,5 +134,16 @@ fn thirty_two_bit_programs_by_either_vendors_system_call() -> Result<()> {
             .says("run: exit status 0")?;
         no_complaints(&run)?;
     }
+    Ok(())
+}
+
+fn stress_for_two_minutes_leaves_no_message() -> Result<()> {
+    let scratch = Scratch::new("debian-stress")?;
+    let mut debian = boot("debian-stress", &scratch, &[], "vcpus=2")?;
+    let stress = "stress-ng --vm 2 --vm-bytes 64m --fork 2 --switch 2 --timeout 120 --verify --metrics-brief";
+    let said = debian.succeed(stress, 900)?;
+    ensure!(said.contains("successful run completed"), "stress-ng: {said}");
+    debian.silent()?;
+    debian.power_off()?;
     Ok(())
 }
