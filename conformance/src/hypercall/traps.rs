@@ -277,9 +277,9 @@ mod body {
     pub(super) fn registers(_: &Env) -> Verdict {
         // SAFETY: the trap is caught.
         let trap =
-            attempt(|| unsafe { asm!("ud2", in("rcx") 0x1122_3344_5566u64, in("r11") 0x7788_99aa_bbccu64) });
+            attempt(|| unsafe { asm!("ud2", in("rcx") 0x1122_3344_5567u64, in("r11") 0x7788_99aa_bbcdu64) });
         let trap = trapped("ud2", trap, 6)?;
-        ensure_eq!(trap.rcx_r11, [0x1122_3344_5566, 0x7788_99aa_bbcc], "rcx and r11");
+        ensure_eq!(trap.rcx_r11, [0x1122_3344_5567, 0x7788_99aa_bbcd], "rcx and r11");
         Ok(())
     }
 
@@ -375,9 +375,9 @@ mod body {
         let landing = code::landing();
         let stack = code::stack_top() - 256;
         let mut frame = kernel_frame(&landing);
-        frame.rax = 0x1111_2222_3333_4444;
-        frame.rcx = 0x5555_6666_7777_8888;
-        frame.r11 = 0x9999_aaaa_bbbb_cccc;
+        frame.rax = 0x1111_2222_3333_4445;
+        frame.rcx = 0x9555_6666_7777_8889;
+        frame.r11 = 0x9999_aaaa_bbbb_cccd;
         frame.rsp = stack;
         frame.rflags = 2 | CF;
         let trap = trapped("the landing", iret(&frame), 6)?;
