@@ -265,14 +265,15 @@ pub(super) fn dmesg(arguments: &[&str]) -> Outcome {
         messages.extend_from_slice(&buffer[..count]);
         index = next;
     }
-    if clear {
-        sysctl::clear_console().map_err(|errno| format!("readconsole: {errno}"))?;
-    }
     for piece in messages.chunks(1024) {
         console::write(piece);
     }
     if messages.last().is_some_and(|&byte| byte != b'\n') {
         println!();
+    }
+    // What dom0 prints is kept as well: these messages would come back.
+    if clear {
+        sysctl::clear_console().map_err(|errno| format!("readconsole: {errno}"))?;
     }
     Ok(())
 }

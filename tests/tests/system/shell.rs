@@ -13,6 +13,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_paused_domain_waits_for_its_turn,
         xenstore_is_read_and_written,
         keep_leaves_the_person_at_the_prompt,
+        a_running_domain_is_changed,
     ])
 }
 
@@ -97,4 +98,34 @@ fn keep_leaves_the_person_at_the_prompt() -> Result<()> {
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
     Ok(())
+}
+
+/// What a domain is to have and to do stands in the store, and `xl` shows it.
+fn a_running_domain_is_changed() -> Result<()> {
+    let run = Machine::new("changed")
+        .line("xl create -p /boot/hello.cfg memory=16 maxmem=32 vcpus=1 maxvcpus=3")
+        .line("xl rename hello other")
+        .line("xl mem-set other 24")
+        .line("xl mem-max other 48")
+        .line("xl vcpu-set other 2")
+        .line("xl sysrq other h")
+        .line("xl trigger other nmi")
+        .line("xenstore-read /local/domain/1/name /local/domain/1/memory/target /local/domain/1/memory/static-max")
+        .line("xenstore-read /local/domain/1/cpu/1/availability /local/domain/1/cpu/2/availability")
+        .line("xenstore-read /local/domain/1/control/sysrq")
+        .line("xl top -d 0.1 -i 1")
+        .line("xl dmesg -c")
+        .line("xl dmesg")
+        .line("xl unpause other")
+        .line("wait other")
+        .line("xl mem-set Domain-0 12")
+        .run()?
+        .line_failed()?
+        .says("other\r\n24576\r\n49152\r\n")?
+        .says("online\r\noffline\r\n")?
+        .says("other --")?
+        .says_at_the_end(1, "error: Domain-0")?;
+    // What it says when it boots, in the first of the two and in the console's own.
+    let calibrated = run.console().matches(" kHz, timer ").count();
+    run.require(calibrated == 2, &format!("the messages were shown {calibrated} times"))
 }
