@@ -25,6 +25,9 @@ use super::guest_access::{self, DataSegment};
 use super::percpu::{self, Local};
 use super::{apic, fpu, heap, paging, panic, power, serial, start, time, windows};
 
+/// How long a machine may take to go off or to start again, in ns.
+const POWER_NS: u64 = 1_000_000_000;
+
 /// The hypervisor of this machine.
 pub(crate) type Hv = Hypervisor<Machine>;
 /// The vCPU that runs here, and all it may act on.
@@ -421,6 +424,11 @@ impl Platform for Machine {
             PowerAction::Reboot if self.no_reboot => {}
             PowerAction::Reboot => power::restart(self.acpi),
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
+        }
+        // It goes off in its own time; what is said is for one that does not.
+        let asked_ns = time::now_ns();
+        while time::now_ns().saturating_sub(asked_ns) < POWER_NS {
+            core::hint::spin_loop();
         }
         serial::write(b"(microhv) the machine is halted\n");
         cpu::halt_for_ever()
