@@ -7,9 +7,8 @@ use ring_abi::errno::Errno::{EACCES, EFAULT, EINVAL, ENODEV, ENOSYS, EPERM, ESRC
 use ring_abi::hypercall::*;
 use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 
+use crate::ground::{KERNEL, probe, space::*};
 use crate::report::{Got, Report};
-use pvrt::probe;
-use pvrt::space::*;
 
 /// Where an argument stands for the bad pointer.
 const BAD: u64 = 0x4d4b_0bad;
@@ -83,17 +82,8 @@ fn numbers(report: &mut Report) {
     for number in [11, 38, 43, 47, 56, 63, 64, 65, 255, 256, 1000, 0x8000_0000, 0xffff_ffff] {
         report.refused(&format!("number {number:#x}"), call(number, [1, 2, 3, 4, 5]), &[ENOSYS]);
     }
-    let mut result: i64;
-    for number in [1u64 << 32 | 17, 1 << 63 | 17, u64::MAX] {
-        // SAFETY: a number beyond all calls.
-        #[allow(unsafe_code)]
-        unsafe {
-            core::arch::asm!(
-                "syscall", inlateout("rax") number => result, in("rdi") 0, in("rsi") 0, in("rdx") 0,
-                lateout("rcx") _, lateout("r11") _, options(nostack),
-            );
-        }
-        report.refused(&format!("number {number:#x}"), result, &[ENOSYS]);
+    if KERNEL {
+        wide_numbers(report);
     }
     for (name, number) in [
         ("xen_version", __HYPERVISOR_XEN_VERSION),
@@ -139,6 +129,22 @@ fn numbers(report: &mut Report) {
         report.refused(&format!("an event callback at {address:#x}"), got, &[EINVAL]);
     }
     report.case("still there", version() > 0, version());
+}
+
+/// Numbers whose lower half is a call's.
+fn wide_numbers(report: &mut Report) {
+    for number in [1u64 << 32 | 17, 1 << 63 | 17, u64::MAX] {
+        let result: i64;
+        // SAFETY: a number beyond all calls.
+        #[allow(unsafe_code)]
+        unsafe {
+            core::arch::asm!(
+                "syscall", inlateout("rax") number => result, in("rdi") 0, in("rsi") 0, in("rdx") 0,
+                lateout("rcx") _, lateout("r11") _, options(nostack),
+            );
+        }
+        report.refused(&format!("number {number:#x}"), result, &[ENOSYS]);
+    }
 }
 
 fn pointers(report: &mut Report) {

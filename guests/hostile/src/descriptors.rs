@@ -6,9 +6,8 @@ use ring_abi::errno::Errno::{EBUSY, EFAULT, EINVAL, EPERM};
 use ring_abi::hypercall::*;
 use ring_abi::mmu::MMUEXT_SET_LDT;
 
+use crate::ground::{KERNEL, probe, space::*};
 use crate::report::Report;
-use pvrt::probe;
-use pvrt::space::*;
 
 /// Descriptors with DPL 0 parts a guest may not have, and the hypervisor's own selector as a gate's target.
 const KERNEL_CODE: u64 = 0x00af_9a00_0000_ffff;
@@ -27,7 +26,6 @@ const BAD: [(&str, u64); 9] = [
 /// Runs all of them.
 pub(crate) fn run(report: &mut Report) {
     let scratch = Scratch::new(2);
-    let set_gdt = |list: u64, entries: u64| call(__HYPERVISOR_SET_GDT, [list, entries, 0, 0, 0]);
     let frames = [scratch.mfn(0)];
     let list = frames.as_ptr() as u64;
 
@@ -41,7 +39,6 @@ pub(crate) fn run(report: &mut Report) {
     let table = tables(scratch.at(0))[3];
     report.refused("a page table as GDT", set_gdt((&raw const table) as u64, 512), &[EINVAL, EBUSY]);
 
-    let descriptor = |at: u64, value: u64| call(__HYPERVISOR_UPDATE_DESCRIPTOR, [at, value, 0, 0, 0]);
     for (name, value) in BAD {
         // In a plain page what is written does not count yet; at the latest the page is refused as a table.
         probe::write(scratch.page(0) + 8, value);
@@ -56,27 +53,58 @@ pub(crate) fn run(report: &mut Report) {
         scratch.unprotect(0);
         probe::write(scratch.page(0) + 8, 0);
     }
-    scratch.protect(0);
-    report.succeeds("an empty GDT", set_gdt(list, 512));
-    report.refused("a GDT is not writable", scratch.unprotect(0), &[EBUSY]);
-    let trap = probe::write(scratch.page(0) + 16, KERNEL_CODE);
-    report.case("nor by instruction", trap.is_some_and(|trap| trap.vector == 14), trap);
-    report.succeeds("code of level 0", descriptor((scratch.mfn(0) << 12) + 16, KERNEL_CODE));
-    let value = probe::read(scratch.page(0) + 16).unwrap_or(0);
-    report.case("becomes code of level 3", value == 0 || value >> 45 & 3 == 3, value);
     for (name, at) in [("misaligned", (scratch.mfn(0) << 12) + 4), ("beyond memory", 1 << 50)] {
         report.refused(&format!("update_descriptor {name}"), descriptor(at, 0), &[EINVAL, EPERM]);
     }
     report.refused("update_descriptor in a table", descriptor(table << 12, 0), &[EINVAL, EBUSY]);
     let taken = foreign_frames().into_iter().find(|mfn| descriptor(mfn << 12, 0) >= 0);
     report.case("update_descriptor in a foreign frame", taken.is_none(), taken);
+    if KERNEL {
+        own_gdt(report, &scratch);
+    }
+    ldt(report, &scratch);
+}
+
+fn set_gdt(list: u64, entries: u64) -> i64 {
+    call(__HYPERVISOR_SET_GDT, [list, entries, 0, 0, 0])
+}
+
+fn descriptor(at: u64, value: u64) -> i64 {
+    call(__HYPERVISOR_UPDATE_DESCRIPTOR, [at, value, 0, 0, 0])
+}
+
+/// What becomes of a page while it is the GDT.
+fn own_gdt(report: &mut Report, scratch: &Scratch) {
+    let frames = [scratch.mfn(0)];
+    scratch.protect(0);
+    report.succeeds("an empty GDT", set_gdt(frames.as_ptr() as u64, 512));
+    report.refused("a GDT is not writable", scratch.unprotect(0), &[EBUSY]);
+    let trap = probe::write(scratch.page(0) + 16, KERNEL_CODE);
+    report.case("nor by instruction", trap.is_some_and(|trap| trap.vector == 14), trap);
+    report.succeeds("code of level 0", descriptor((scratch.mfn(0) << 12) + 16, KERNEL_CODE));
+    let value = probe::read(scratch.page(0) + 16).unwrap_or(0);
+    report.case("becomes code of level 3", value == 0 || value >> 45 & 3 == 3, value);
     report.succeeds("no GDT", set_gdt(0, 0));
     report.succeeds("the page is plain again", scratch.unprotect(0));
+}
 
-    let set_ldt = |at: u64, entries: u64| extended(MMUEXT_SET_LDT, at, entries);
+fn set_ldt(at: u64, entries: u64) -> i64 {
+    extended(MMUEXT_SET_LDT, at, entries)
+}
+
+fn ldt(report: &mut Report, scratch: &Scratch) {
     report.refused("an LDT off a page", set_ldt(scratch.page(0) + 8, 16), &[EINVAL]);
     report.refused("too large an LDT", set_ldt(scratch.page(0), 8193), &[EINVAL]);
     report.refused("a non-canonical LDT", set_ldt(1 << 63, 16), &[EINVAL]);
+    if KERNEL {
+        used_ldt(report, scratch);
+    }
+    report.case("an LDT in hypervisor space", set_ldt(M2P, 16) <= 0, ());
+    report.succeeds("no LDT", set_ldt(0, 0));
+}
+
+/// Selectors of tables that are none. What a kernel makes of such a fault of its user's is its own affair.
+fn used_ldt(report: &mut Report, scratch: &Scratch) {
     // It is looked at when it is used: not what a writable page holds.
     let got = set_ldt(scratch.page(1), 16);
     probe::write(scratch.page(1), KERNEL_CODE);
@@ -88,10 +116,9 @@ pub(crate) fn run(report: &mut Report) {
     #[allow(unsafe_code)]
     let trap = probe::attempt(|| unsafe { core::arch::asm!("mov es, {0:e}", in(reg) 15 * 8 + 7u32) });
     report.case("an empty slot of it", trap.is_some(), trap);
-    report.case("an LDT in hypervisor space", set_ldt(M2P, 16) <= 0, ());
+    set_ldt(M2P, 16);
     // SAFETY: as above.
     #[allow(unsafe_code)]
     let trap = probe::attempt(|| unsafe { core::arch::asm!("mov es, {0:e}", in(reg) 7u32) });
-    report.case("a selector from there", trap.is_some(), trap);
-    report.succeeds("no LDT", set_ldt(0, 0));
+    report.case("a selector from hypervisor space", trap.is_some(), trap);
 }

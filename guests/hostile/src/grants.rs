@@ -2,7 +2,6 @@
 
 use alloc::format;
 
-use pvrt::grant::grant_access;
 use pvrt::hypercall::event;
 use ring_abi::errno::Errno::{EBUSY, EINVAL, ENOSYS, EOPNOTSUPP};
 use ring_abi::grant::*;
@@ -10,9 +9,8 @@ use ring_abi::hypercall::__HYPERVISOR_GRANT_TABLE_OP;
 use ring_abi::mmu::MMUEXT_PIN_L1_TABLE;
 use ring_abi::types::{DomId, Mfn};
 
+use crate::ground::{grant_access, probe, space::*};
 use crate::report::Report;
-use pvrt::probe;
-use pvrt::space::*;
 
 /// Mappings of one grant at a time.
 const MANY: usize = 600;

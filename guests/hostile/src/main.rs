@@ -23,6 +23,8 @@ mod events;
 #[cfg(freestanding)]
 mod grants;
 #[cfg(freestanding)]
+mod ground;
+#[cfg(freestanding)]
 mod memory;
 #[cfg(freestanding)]
 mod report;

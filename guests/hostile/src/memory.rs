@@ -7,8 +7,8 @@ use ring_abi::hypercall::__HYPERVISOR_MEMORY_OP;
 use ring_abi::memory::*;
 use ring_abi::types::DOMID_SELF;
 
+use crate::ground::space::*;
 use crate::report::{Got, Report};
-use pvrt::space::*;
 
 fn memory<T>(command: u32, arg: &mut T) -> i64 {
     op(__HYPERVISOR_MEMORY_OP, command, arg)

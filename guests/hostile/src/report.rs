@@ -2,8 +2,9 @@
 
 use core::fmt::Debug;
 
-use pvrt::println;
 use ring_abi::errno::Errno;
+
+use crate::ground::println;
 
 /// Counts and prints results.
 pub(crate) struct Report {

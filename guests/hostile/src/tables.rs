@@ -2,30 +2,32 @@
 
 use alloc::format;
 
-use pvrt::hypercall::mmu::pte;
 use ring_abi::errno::Errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH};
 use ring_abi::hypercall::*;
 use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 use ring_abi::vm_assist::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_WRITABLE_PAGETABLES};
 
+use crate::ground::{KERNEL, probe, pte, space::*};
 use crate::report::Report;
-use pvrt::probe;
-use pvrt::space::*;
 
 const PSE: u64 = 1 << 7;
 const US: u64 = pte::US;
 
 /// Runs all of them.
 pub(crate) fn run(report: &mut Report) {
-    assist(VMASST_CMD_DISABLE);
+    if KERNEL {
+        assist(VMASST_CMD_DISABLE);
+    }
     frames(report);
     own_tables(report);
     upper_levels(report);
     requests(report);
     pins(report);
     bases(report);
-    direct_writes(report);
+    if KERNEL {
+        direct_writes(report);
+    }
 }
 
 /// What an L1 entry may not name.

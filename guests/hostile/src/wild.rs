@@ -4,9 +4,8 @@ use alloc::vec::Vec;
 
 use ring_abi::hypercall::*;
 
+use crate::ground::{self, probe, seed, space::*};
 use crate::report::Report;
-use pvrt::probe;
-use pvrt::space::*;
 
 /// Calls made.
 const CALLS: u32 = 30_000;
@@ -101,7 +100,7 @@ pub(crate) fn run(report: &mut Report) {
     }
     pool.extend(foreign_frames().into_iter().take(8));
     // What memory is handed over as arguments: more of the same.
-    let mut random = Random(0x4d4b_1234_5678_9abc ^ pvrt::time::tsc());
+    let mut random = Random(0x4d4b_1234_5678_9abc ^ seed());
     let seed = random.0;
     let mut done = [0u32; 64];
     for _ in 0..CALLS {
@@ -123,7 +122,7 @@ pub(crate) fn run(report: &mut Report) {
                 _ => random.next() >> (random.next() % 64),
             };
         }
-        if is_own_harm(number, &args) {
+        if is_own_harm(number, &args) || ground::is_own_harm(number, &args, &scratch) {
             continue;
         }
         let result = call(number, args);

@@ -14,6 +14,7 @@ mod linux_blkfront;
 mod linux_disk;
 mod linux_grub;
 mod linux_guest;
+mod linux_hostile;
 mod linux_life;
 mod linux_newer;
 mod linux_storm;
@@ -61,6 +62,7 @@ fn main() {
         linux_disk::cases(),
         linux_blkfront::cases(),
         linux_grub::cases(),
+        linux_hostile::cases(),
         linux_life::cases(),
         linux_newer::cases(),
         linux_storm::cases(),

@@ -16,8 +16,12 @@ use crate::packages::{self, remove};
 use crate::{images, paths, usage};
 
 pub(crate) mod kernel;
+mod program;
 mod ramdisk;
 pub(crate) mod root;
+
+pub(crate) use self::program::build as build_program;
+pub use self::program::ramdisk_with;
 
 /// The root image's serial number: dom0 finds it as `/dev/disk/by-id/virtio-debian`.
 const ROOT_ID: &str = "debian";

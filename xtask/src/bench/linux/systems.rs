@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use crate::bench::{On, TIME_LIMIT, machine, run};
 use crate::cpio::{self, Archive};
 use crate::guest::{self, DebianBoot};
+use crate::images;
 use crate::machine::{Disk, Machine, Module};
 use crate::qemu::{self, RunDirectory};
 use crate::session::{Attach, Outcome, Session};
 use crate::xen::{self, Domain};
-use crate::{cargo, images, paths};
 
 /// The package and its program.
 pub(super) const PROGRAM: &str = "costs";
@@ -169,22 +169,11 @@ fn archive(kernel: &DebianBoot) -> Result<Vec<u8>> {
         |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut bytes = read(&kernel.ramdisk)?;
     let mut archive = Archive::default();
-    archive.add(cpio::PROGRAM, &format!("bin/{PROGRAM}"), &read(&build()?)?);
+    archive.add(cpio::PROGRAM, &format!("bin/{PROGRAM}"), &read(&guest::build_program(PROGRAM)?)?);
     archive.add(cpio::PROGRAM, FIO, FIO_SCRIPT.as_bytes());
     guest::debian_kernel()?.add_modules(MODULES, &mut archive)?;
     bytes.extend(archive.finish());
     Ok(bytes)
-}
-
-/// Builds the program: without a dynamic loader, which `exec` would run, at a fixed address.
-fn build() -> Result<PathBuf> {
-    let target = paths::target().join("linux");
-    let mut command = cargo::host(&["build", "--release", "--package", PROGRAM, "--target", cargo::TARGET]);
-    command.env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS");
-    let flags = ["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Cstrip=symbols"];
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    cargo::run(&mut command)?;
-    Ok(target.join(cargo::TARGET).join("release").join(PROGRAM))
 }
 
 #[cfg(test)]

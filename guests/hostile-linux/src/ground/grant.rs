@@ -1,0 +1,98 @@
+//! Grants that the kernel knows nothing of: in a frame that the table is made larger by.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+
+use ring_abi::errno::Errno;
+use ring_abi::grant::*;
+use ring_abi::hypercall::__HYPERVISOR_GRANT_TABLE_OP;
+use ring_abi::types::{DOMID_SELF, DomId, GrantRef, Mfn, PAGE_SIZE};
+
+use super::probe;
+use super::space::{RW, Scratch, map, one};
+
+/// Entries of version 1 in a frame.
+const ENTRIES: u32 = (PAGE_SIZE / size_of::<GrantEntryV1>()) as u32;
+
+/// The last frame of the table, mapped here.
+struct Table {
+    at: u64,
+    /// The reference of its first entry.
+    first: u32,
+}
+
+static TABLE: OnceLock<Table> = OnceLock::new();
+/// Entries in use, from the last one down.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+
+/// Makes the table one frame larger, and maps that.
+///
+/// # Errors
+/// A hypercall was refused.
+pub(super) fn install() -> Result<(), String> {
+    let mut size = GnttabQuerySize { dom: DOMID_SELF, ..Default::default() };
+    let got = one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_QUERY_SIZE, &mut size);
+    if got != 0 || size.status != 0 {
+        return Err(format!("the grant table's size: {got}, {}", size.status));
+    }
+    let mut frames = vec![0u64; size.nr_frames as usize + 1];
+    let mut setup = GnttabSetupTable {
+        dom: DOMID_SELF,
+        nr_frames: size.nr_frames + 1,
+        frame_list: frames.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    let got = one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup);
+    if got != 0 || setup.status != 0 {
+        return Err(format!("a larger grant table: {got}, {}", setup.status));
+    }
+    let window = Scratch::new(1);
+    let at = window.at(0);
+    let got = map(at, frames[size.nr_frames as usize] << 12 | RW);
+    if got != 0 {
+        return Err(format!("mapping the grant table: {got}"));
+    }
+    // As long as the process lives.
+    core::mem::forget(window);
+    TABLE.set(Table { at, first: size.nr_frames * ENTRIES }).map_err(|_| "installed twice".into())
+}
+
+/// A grant; dropped, it is one no more.
+pub(crate) struct Grant {
+    at: u64,
+    number: GrantRef,
+}
+
+/// Grants `domain` access to a frame, this guest's or not.
+///
+/// # Errors
+/// `ENOSPC`: every entry was taken once.
+pub(crate) fn grant_access(domain: DomId, frame: Mfn, readonly: bool) -> Result<Grant, Errno> {
+    let table = TABLE.get().ok_or(Errno::ENODEV)?;
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let entry = ENTRIES.checked_sub(1 + taken).ok_or(Errno::ENOSPC)?;
+    let at = table.at + u64::from(entry) * size_of::<GrantEntryV1>() as u64;
+    let access = GTF_PERMIT_ACCESS | if readonly { GTF_READONLY } else { 0 };
+    // flags, domid, frame.
+    let word = u64::from(access) | u64::from(domain.raw()) << 16 | frame.raw() << 32;
+    match probe::write(at, word) {
+        None => Ok(Grant { at, number: GrantRef::new(table.first + entry) }),
+        Some(_) => Err(Errno::EFAULT),
+    }
+}
+
+impl Grant {
+    /// Its reference.
+    pub(crate) fn number(&self) -> GrantRef {
+        self.number
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        const IN_USE: u64 = (GTF_READING | GTF_WRITING) as u64;
+        if probe::read(self.at).is_ok_and(|word| word & IN_USE == 0) {
+            let _ = probe::write(self.at, 0);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What the cases stand on: here a kernel of its own. `guests/hostile-linux` runs the same cases on another.
+
+pub(crate) use pvrt::grant::grant_access;
+pub(crate) use pvrt::hypercall::mmu::pte;
+pub(crate) use pvrt::{println, probe, space};
+
+/// The cases may do to this kernel what they like, and are the kernel: their own instructions run where its do.
+pub(crate) const KERNEL: bool = true;
+
+/// Where random numbers begin.
+pub(crate) fn seed() -> u64 {
+    pvrt::time::tsc()
+}
+
+/// Sets the timer that this kernel needs: none, since it sets its own whenever it sleeps.
+pub(crate) fn set_own_timer() {}
+
+/// Whether a random call would end this kernel by rights, beyond what would end any.
+pub(crate) fn is_own_harm(_number: u32, _args: &[u64; 5], _scratch: &space::Scratch) -> bool {
+    false
+}
