@@ -72,7 +72,11 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     fn set_bits(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
         let bits = domain.events.bits;
-        let marked = bits.set_pending(port) && !bits.is_masked(port) && self.mark(domain, cell, port);
+        if !bits.set_pending(port) {
+            // Nor is it news to one that polls any port.
+            return false;
+        }
+        let marked = !bits.is_masked(port) && self.mark(domain, cell, port);
         marked || domain.events.pollers.load(Ordering::Acquire) != 0
     }
 

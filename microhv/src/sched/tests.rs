@@ -419,6 +419,25 @@ fn poll_ends_by_a_masked_port_or_its_time() {
     assert_eq!(world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Poll), None);
 }
 
+#[test]
+fn what_was_pending_before_does_not_end_a_poll_of_no_port() {
+    let world = quiet();
+    let guest = world.guest(1);
+    world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]);
+    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
+    world.op(&guest, __HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut ipi);
+    guest.shared_info.store_u64(0xa00, u64::MAX);
+    assert_eq!(world.hv.evtchn_send(&guest, ipi.port), Ok(()));
+    let timeout = world.hv.platform.now_ns() + MS;
+    world.put(ARGS, &SchedPoll { timeout, ..SchedPoll::default() });
+    assert_eq!(world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_POLL.into(), ARGS]), 0);
+    assert!(world.settle().is_none());
+    assert_eq!(world.hv.evtchn_send(&guest, ipi.port), Ok(()));
+    assert!(world.settle().is_none(), "its event is no new one");
+    world.pass(MS);
+    assert!(world.settle().is_some(), "time is up");
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
     /// Whatever the others do, a domain that wants to run gets at least three quarters of its share.
