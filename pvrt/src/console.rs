@@ -1,8 +1,13 @@
 //! The kernel's console: the hypervisor's own in dom0, the console ring in a domU; and the logger on it.
 
+use alloc::sync::Arc;
 use core::fmt::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::Mfn;
+
+use crate::event::Port;
 
 /// Writes bytes to the console, waiting for space for a while; bytes nobody drains are lost in the end.
 pub fn write(bytes: &[u8]) {
@@ -29,6 +34,39 @@ pub async fn flush() {
 /// Blocks the vCPU until the other side has taken everything written, at most for a second; no task runs meanwhile.
 pub fn drain() {
     backend::drain();
+}
+
+/// The ring of a domU's console.
+#[derive(Clone)]
+pub struct Ring {
+    /// Its page.
+    pub page: SharedBytes,
+    /// That page's machine frame, as `start_info` names it.
+    pub mfn: Mfn,
+    /// The event channel to the console daemon.
+    pub port: Arc<Port>,
+}
+
+/// The ring that the builder set up for this kernel's console; none in dom0.
+pub fn ring() -> Option<Ring> {
+    backend::ring()
+}
+
+/// The kernel keeps off its console ring, so that somebody else may use it: what is printed meanwhile is lost. On drop
+/// it goes on where the ring's indices then stand.
+#[must_use]
+pub struct Paused(());
+
+/// Begins such a pause.
+pub fn pause() -> Paused {
+    backend::pause();
+    Paused(())
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        backend::resume();
+    }
 }
 
 /// Formats into lines of bytes on the console.
@@ -151,14 +189,12 @@ pub(crate) use backend::{Emergency, init, init_early};
 #[cfg(freestanding)]
 mod backend {
     use super::*;
-    use crate::event::Port;
     use crate::hypercall::{console as hypervisor, sched};
     use crate::time;
     use core::sync::atomic::{AtomicBool, Ordering};
     use ring_abi::evtchn::VIRQ_CONSOLE;
     use ring_abi::io::console::frontend;
     use ring_abi::ring::bytes::ByteRing;
-    use ring_abi::shared::SharedBytes;
     use ring_abi::start_info::StartInfo;
     use spin::{Mutex, Once};
 
@@ -168,12 +204,14 @@ mod backend {
 
     /// The console is the hypervisor's own.
     static HYPERVISOR: AtomicBool = AtomicBool::new(false);
-    /// The ring of a domU.
+    /// The ring of a domU; none while somebody else uses it.
     static RING: Mutex<Option<ByteRing<SharedBytes>>> = Mutex::new(None);
+    /// The page of that ring.
+    static PAGE: Once<(SharedBytes, Mfn)> = Once::new();
     /// Nobody drained the ring for a long time: output is dropped without waiting until there is room again.
     static STUCK: AtomicBool = AtomicBool::new(false);
     /// What tells of input, and of output taken.
-    static PORT: Once<Port> = Once::new();
+    static PORT: Once<Arc<Port>> = Once::new();
 
     /// Output works from here on in dom0; the ring needs its port first.
     pub(crate) fn init_early(initial_domain: bool) {
@@ -185,13 +223,31 @@ mod backend {
     pub(crate) fn init(info: &StartInfo, initial_domain: bool) {
         if initial_domain {
             match Port::bind_virq(VIRQ_CONSOLE) {
-                Ok(port) => drop(PORT.call_once(|| port)),
+                Ok(port) => drop(PORT.call_once(|| Arc::new(port))),
                 Err(errno) => log::warn!("no console input: {errno}"),
             }
         } else if info.console_evtchn != 0 {
-            PORT.call_once(|| Port::adopt(ring_abi::types::Port::new(info.console_evtchn)));
-            *RING.lock() = frontend(crate::boot::shared_page(info.console_mfn)).ok();
+            PORT.call_once(|| Arc::new(Port::adopt(ring_abi::types::Port::new(info.console_evtchn))));
+            PAGE.call_once(|| (crate::boot::shared_page(info.console_mfn), Mfn::new(info.console_mfn)));
+            resume();
         }
+    }
+
+    pub(super) fn ring() -> Option<Ring> {
+        let (page, mfn) = *PAGE.get()?;
+        Some(Ring { page, mfn, port: PORT.get()?.clone() })
+    }
+
+    pub(super) fn pause() {
+        *RING.lock() = None;
+    }
+
+    pub(super) fn resume() {
+        *RING.lock() = attach();
+    }
+
+    fn attach() -> Option<ByteRing<SharedBytes>> {
+        frontend(PAGE.get()?.0).ok()
     }
 
     pub(super) fn write(bytes: &[u8]) {
@@ -301,6 +357,10 @@ mod backend {
             let mut rest = text.as_bytes();
             for _ in 0..PATIENCE {
                 let Some(mut ring) = RING.try_lock() else { return Ok(()) };
+                // Whoever had borrowed it will not go on.
+                if ring.is_none() {
+                    *ring = attach();
+                }
                 let (count, more) = put(&mut ring, rest);
                 drop(ring);
                 rest = &rest[count..];
@@ -336,6 +396,14 @@ mod backend {
     pub(super) async fn flush() {}
 
     pub(super) fn drain() {}
+
+    pub(super) fn ring() -> Option<super::Ring> {
+        None
+    }
+
+    pub(super) fn pause() {}
+
+    pub(super) fn resume() {}
 }
 
 #[cfg(test)]
