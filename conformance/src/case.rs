@@ -46,6 +46,8 @@ pub enum Need {
     ReadOnlyDisk,
     /// A disk whose sectors are larger than 512 bytes.
     BigSectorDisk,
+    /// A console ring.
+    Console,
     /// A hypervisor, which answers all hypercalls.
     Hypervisor,
     /// To be the control domain.
@@ -65,6 +67,7 @@ impl Need {
             Self::Disk => "no disk that can be written",
             Self::ReadOnlyDisk => "no read-only disk",
             Self::BigSectorDisk => "no disk with sectors larger than 512 bytes",
+            Self::Console => "no console ring",
             Self::Hypervisor => "no hypervisor",
             Self::Dom0 => "not the control domain",
             Self::DomU => "this is the control domain",
@@ -79,6 +82,7 @@ impl Need {
             Self::Disk => "disk",
             Self::ReadOnlyDisk => "read-only disk",
             Self::BigSectorDisk => "4 KiB sector disk",
+            Self::Console => "console",
             Self::Hypervisor => "hypervisor",
             Self::Dom0 => "dom0",
             Self::DomU => "domU",

@@ -7,10 +7,12 @@ use alloc::vec::Vec;
 
 use pvrt::BootInfo;
 use pvrt::event::Port;
+use ring_abi::types::{Mfn, Port as PortNumber};
 
 use crate::blkfront::Frontends;
 use crate::blkif::front;
 use crate::case::{Case, Need, Problem, Verdict};
+use crate::console::Console;
 use crate::store::Store;
 
 /// Rights over the whole store that a toolstack has, where both ends are here. Paths are absolute.
@@ -54,6 +56,10 @@ pub struct Env {
     pub hypervisor: bool,
     /// The xenstore connection.
     pub store: Option<Store>,
+    /// That connection's page and port, as `start_info` names them.
+    pub store_ring: Option<(Mfn, PortNumber)>,
+    /// The console ring.
+    pub console: Option<Console>,
     /// The other end, where it is here.
     pub toolstack: Option<Arc<dyn Toolstack>>,
     /// Another domain, whose frontends can be tried.
@@ -69,7 +75,9 @@ impl Env {
     /// [`Problem::Error`]: xenstore does not answer.
     pub async fn of_kernel(boot: &BootInfo) -> Verdict<Self> {
         let mut env = Self { privileged: boot.initial_domain, hypervisor: true, ..Self::default() };
+        env.console = pvrt::console::ring().map(|ring| Console { ring, watcher: None });
         if let Some(info) = boot.store {
+            env.store_ring = Some((info.mfn, info.port));
             env.store = Some(Store::connect(info.page, Port::adopt(info.port))?);
             env.find_disks().await?;
             front::survey(&mut env).await?;
@@ -122,6 +130,7 @@ impl Env {
         match need {
             Need::Store => self.store.is_some(),
             Need::Disk | Need::ReadOnlyDisk | Need::BigSectorDisk => self.disk(need).is_some(),
+            Need::Console => self.console.is_some(),
             Need::Hypervisor => self.hypervisor,
             Need::Dom0 => self.privileged,
             Need::DomU => !self.privileged,

@@ -11,7 +11,7 @@
 //! - [`run`](mod@run): running them, and the report;
 //! - [`store`]: xenstore's wire protocol, message by message;
 //! - [`device`]: the two directories of a device;
-//! - [`xenstore`], [`xenbus`], [`blkif`], [`blkfront`]: the cases of these areas;
+//! - [`xenstore`], [`xenbus`], [`blkif`], [`blkfront`], [`console`], [`consolefront`]: the cases of these areas;
 //! - [`hypercall`]: those of the hypercalls, traps and instructions.
 
 extern crate alloc;
@@ -20,6 +20,8 @@ extern crate alloc;
 pub mod case;
 pub mod blkfront;
 pub mod blkif;
+pub mod console;
+pub mod consolefront;
 pub mod device;
 pub mod env;
 pub mod hypercall;
@@ -58,6 +60,13 @@ const AREAS: &[&[Case]] = &[
     blkfront::requests::CASES,
     blkfront::ring::CASES,
     blkfront::hostile::CASES,
+    console::output::CASES,
+    console::input::CASES,
+    console::ruined::CASES,
+    console::nodes::CASES,
+    consolefront::output::CASES,
+    consolefront::input::CASES,
+    consolefront::hostile::CASES,
     xenbus::states::CASES,
     xenbus::keys::CASES,
     xenbus::vanished::CASES,

@@ -11,7 +11,8 @@
 //!
 //! A line that begins something in front of `conformance: ` belongs to whoever shows the console. `run` stands there
 //! for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
-//! milliseconds. `rule` and `source` follow a failure and an error.
+//! milliseconds. `rule` and `source` follow a failure and an error. Within a case, lines `count 1 of 300` and so on are
+//! part of what it tries: whoever reads the report looks that they are all there, in order.
 
 use alloc::format;
 use alloc::string::String;

@@ -10,6 +10,11 @@ use alloc::vec::Vec;
 use core::future::Future;
 use core::pin::Pin;
 
+use pvrt::event::Port;
+use ring_abi::shared::SharedBytes;
+
+use crate::consolefront::ConsoleFrontend;
+
 pub mod back;
 pub mod connect;
 pub mod hostile;
@@ -36,6 +41,8 @@ pub enum FrontError {
 pub trait Frontends: Send + Sync {
     /// Starts the frontend of the device whose frontend's directory is `path`, and gives it once it is connected.
     fn connect(&self, path: &str) -> Later<Arc<dyn BlockFrontend>>;
+    /// The frontend of a console whose ring is in `page` and whose event channel is `port`.
+    fn console(&self, page: SharedBytes, port: Port) -> Result<Arc<dyn ConsoleFrontend>, FrontError>;
 }
 
 /// A connected block frontend. Operations may run side by side.

@@ -3,14 +3,22 @@
 use std::sync::Arc;
 
 use conformance::blkfront::{BlockFrontend, FrontError, Frontends, Later};
+use conformance::consolefront::ConsoleFrontend;
 use frontends::blkfront::{BlockError, Disk};
+use frontends::console::Console;
 use frontends::xenbus::Xenstore;
+use pvrt::event::Port;
+use pvrt::executor::sync;
 use pvrt::mem::Pages;
+use ring_abi::shared::SharedBytes;
 use ring_abi::types::PAGE_SIZE;
 use spin::Mutex;
 
 /// The frontends of a domain with this xenstore connection.
 pub(crate) struct Ours(pub(crate) Xenstore);
+
+/// A console; one operation at a time.
+struct Terminal(sync::Mutex<Console<SharedBytes>>);
 
 /// A connected disk, until it is closed.
 struct Connected(Mutex<Option<Arc<Disk>>>);
@@ -30,6 +38,26 @@ impl Frontends for Ours {
         Box::pin(async move {
             let disk = Disk::connect(&store, &path).await.map_err(told)?;
             Ok(Arc::new(Connected(Mutex::new(Some(Arc::new(disk))))) as Arc<dyn BlockFrontend>)
+        })
+    }
+
+    fn console(&self, page: SharedBytes, port: Port) -> Result<Arc<dyn ConsoleFrontend>, FrontError> {
+        let console = Console::new(page, port).map_err(|_| FrontError::Gone)?;
+        Ok(Arc::new(Terminal(sync::Mutex::new(console))))
+    }
+}
+
+impl ConsoleFrontend for Terminal {
+    fn write(self: Arc<Self>, bytes: Vec<u8>) -> Later<()> {
+        Box::pin(async move { self.0.lock().await.write(&bytes).await.map_err(|_| FrontError::Gone) })
+    }
+
+    fn read(self: Arc<Self>, most: usize) -> Later<Vec<u8>> {
+        Box::pin(async move {
+            let mut buffer = vec![0; most];
+            let count = self.0.lock().await.read(&mut buffer).await.map_err(|_| FrontError::Gone)?;
+            buffer.truncate(count);
+            Ok(buffer)
         })
     }
 }

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use conformance::console::{Console, Watcher};
 use conformance::env::{FrontendPlace, Toolstack};
 use conformance::store::Store;
 use conformance::{Case, Env, Outcome, run};
 use dom0::blkdev::{Disk, Disks};
+use dom0::consoled::{Attachment, Consoles};
 use dom0::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore, serve_rings};
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, spawn};
-use pvrt::mem::Pages;
+use pvrt::mem::{Pages, map_foreign};
+use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GTF_PERMIT_ACCESS};
+use ring_abi::io::console::{IN, OUT};
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Mfn};
 use spin::Mutex;
 
 use crate::disk::RamDisk;
@@ -27,6 +31,26 @@ const SECTORS: usize = 2048;
 const DISKS: [(u32, &str, &str); 3] = [(51712, "vda", "w"), (51728, "vdb", "r"), (51744, "vdc", "w")];
 /// The one with large sectors.
 const BIG: usize = 2;
+
+/// Where the console's indices begin: not far from their wrap.
+const OUT_START: u32 = 5000u32.wrapping_neg();
+const IN_START: u32 = 600u32.wrapping_neg();
+
+/// Somebody attached to the case's console.
+struct Attached {
+    shown: Arc<Mutex<Vec<u8>>>,
+    keyboard: Attachment,
+}
+
+impl Watcher for Attached {
+    fn shown(&self) -> Vec<u8> {
+        std::mem::take(&mut self.shown.lock())
+    }
+
+    fn enter(&self, bytes: &[u8]) -> usize {
+        self.keyboard.write(bytes)
+    }
+}
 
 /// dom0's client, as the toolstack that a case may be.
 struct Dom0(Mutex<Client>);
@@ -126,6 +150,43 @@ fn introduced(store: &Xenstore, domain: u16) -> (SharedBytes, Port) {
     (bytes, port)
 }
 
+/// The case's console, served by dom0's daemon, with somebody who looks at it.
+fn console() -> Console {
+    let page = Pages::zeroed(1).expect("a page");
+    let (bytes, mfn) = (page.bytes(), page.mfn(0));
+    std::mem::forget(page); // the domain's for as long as the case runs
+    for (channel, start) in [(OUT, OUT_START), (IN, IN_START)] {
+        bytes.store_u32(channel.cons, start);
+        bytes.store_u32(channel.prod, start);
+    }
+    // The entry that a domain builder writes, in the stand-in's only table.
+    let mut frames = [0];
+    pvrt::hypercall::grant::setup_table(&mut frames).expect("a grant table");
+    let table = map_foreign(DomId::SELF, &[Mfn::new(frames[0])], true).expect("a frame");
+    let at = GNTTAB_RESERVED_CONSOLE as usize * 8;
+    table.bytes().store_u32(at + 4, mfn.raw() as u32);
+    table.bytes().store_u32(at, u32::from(GTF_PERMIT_ACCESS));
+    let port = Arc::new(Port::alloc_unbound(DomId::DOM0).expect("a port"));
+    let consoles = Consoles::new(Arc::new(|_: &str| ()));
+    let domain = DomId::new(GUEST);
+    consoles.add(domain, "conformance", port.number()).expect("a console");
+    let keyboard = consoles.attach(domain, false).expect("a console");
+    let mut screen = consoles.attach(domain, false).expect("a console");
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let seen = shown.clone();
+    spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            match screen.read(&mut buffer).await {
+                0 => return,
+                count => seen.lock().extend_from_slice(&buffer[..count]),
+            }
+        }
+    });
+    let ring = pvrt::console::Ring { page: bytes, mfn, port };
+    Console { ring, watcher: Some(Arc::new(Attached { shown, keyboard })) }
+}
+
 /// The domain whose frontends a case may try: the directories of one device.
 fn frontends(store: &Xenstore) -> FrontendPlace {
     let home = format!("/local/domain/{NEIGHBOUR}");
@@ -152,6 +213,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
     let (page, port) = introduced(&store, GUEST);
     let mut env = Env {
         store: Some(Store::connect(page, port).expect("a ring")),
+        console: Some(console()),
         frontend_under_test: Some(frontends(&store)),
         toolstack: Some(Arc::new(Dom0(Mutex::new(store.client())))),
         ..Env::default()

@@ -58,14 +58,22 @@ impl Report {
         let mut running: Option<String> = None;
         let mut last: Option<String> = None;
         let (mut expected, mut seen, mut ended) = (None, 0usize, false);
+        let mut counted = Counted::default();
         for line in console.lines() {
             let Some((_, text)) = line.trim_end().split_once(PREFIX) else { continue };
             let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
             match word {
                 "begin" => expected = rest.parse().ok(),
-                "run" => running = Some(rest.to_string()),
+                "run" => {
+                    running = Some(rest.to_string());
+                    counted = Counted::default();
+                }
+                "count" => counted.add(rest),
                 "result" => {
-                    if let Some((id, entry)) = parse_result(place, rest) {
+                    if let Some((id, mut entry)) = parse_result(place, rest) {
+                        if let Some(lost) = counted.broken().filter(|_| entry.outcome == Outcome::Pass) {
+                            (entry.outcome, entry.detail) = (Outcome::Fail, lost);
+                        }
                         seen += 1;
                         running = None;
                         last = Some(id.clone());
@@ -179,6 +187,38 @@ impl Report {
     }
 }
 
+/// Lines that a case numbers, `N of M`, to have them looked for.
+#[derive(Debug, Default)]
+struct Counted {
+    seen: usize,
+    of: usize,
+    /// One came out of its order, or is not whole.
+    disorder: Option<String>,
+}
+
+impl Counted {
+    fn add(&mut self, text: &str) {
+        let numbers = text.split_once(" of ").and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
+        match numbers {
+            Some((number, of)) if number == self.seen + 1 && (self.seen == 0 || of == self.of) => {
+                (self.seen, self.of) = (number, of);
+            }
+            _ if self.disorder.is_none() => {
+                self.disorder = Some(format!("behind line {} of {} came {text:?}", self.seen, self.of));
+            }
+            _ => {}
+        }
+    }
+
+    /// What is wrong with them.
+    fn broken(&self) -> Option<String> {
+        let short = || {
+            (self.seen != self.of).then(|| format!("of {} lines the console shows {}", self.of, self.seen))
+        };
+        self.disorder.clone().or_else(short)
+    }
+}
+
 fn empty(place: &str) -> Entry {
     let text = String::new;
     let place = place.to_string();
@@ -224,6 +264,25 @@ mod tests {
         let mut report = Report::default();
         report.add("here", "nothing");
         assert!(!report.is_clean());
+    }
+
+    #[test]
+    fn counted_lines_are_looked_for() {
+        let run = |lines: &str| {
+            let mut report = Report::default();
+            let around = ("conformance: begin 1\nconformance: run a.b\n", "conformance: result a.b pass 1\n");
+            report.add("x", &format!("{}{lines}{}conformance: end\n", around.0, around.1));
+            report.entries["a.b"].clone()
+        };
+        let line = |n: usize| format!("(d1) conformance: count {n} of 3\r\n");
+        let all = [line(1), line(2), line(3)];
+        assert_eq!(run("").outcome, Outcome::Pass);
+        assert_eq!(run(&all.concat()).outcome, Outcome::Pass);
+        for lost in [&all[..2], &all[1..], &[line(1), line(3)], &[line(1), line(1), line(2), line(3)]] {
+            assert_eq!(run(&lost.concat()).outcome, Outcome::Fail, "{lost:?}");
+        }
+        let mixed = run(&[&line(1)[..], "conformance: count 2 o", &line(3)].concat());
+        assert!(mixed.detail.contains("behind line 1 of 3"), "{}", mixed.detail);
     }
 
     #[test]
