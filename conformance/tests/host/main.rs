@@ -7,7 +7,11 @@ mod document;
 mod fronts;
 mod world;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
 use conformance::run::{self, PREFIX, Totals};
@@ -16,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Runs one case in a thread of its own, which is a kernel of its own.
 fn run_alone(case: &'static Case) -> Outcome {
-    let thread = std::thread::spawn(move || world::run(case));
+    let thread = thread::spawn(move || world::run(case));
     thread.join().unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -26,19 +30,52 @@ fn run_alone(case: &'static Case) -> Outcome {
     })
 }
 
+/// Runs cases, as many at a time as there are CPUs; gives each one's place in the list, outcome and milliseconds, in the
+/// order in which they end.
+fn run_all<'a>(
+    scope: &'a thread::Scope<'a, '_>,
+    cases: &'a [&'static Case],
+) -> mpsc::Receiver<(usize, Outcome, u64)> {
+    let (results, receiver) = mpsc::channel();
+    let next = std::sync::Arc::new(AtomicUsize::new(0));
+    for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+        let (results, next) = (results.clone(), next.clone());
+        scope.spawn(move || {
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                let Some(case) = cases.get(place) else { break };
+                let start = Instant::now();
+                let outcome = run_alone(case);
+                // Nobody listens any more when the report has broken off.
+                let _ = results.send((place, outcome, start.elapsed().as_millis() as u64));
+            }
+        });
+    }
+    receiver
+}
+
 fn report(filter: &str) -> ExitCode {
     let selected: Vec<_> =
         registry().filter(|case| filter.split(',').any(|part| case.matches(part))).collect();
     let mut line = |text: &str| println!("{text}");
     line(&format!("{PREFIX}begin {}", selected.len()));
     let mut totals = Totals::default();
-    for case in selected {
-        line(&format!("{PREFIX}run {}", case.id));
-        let start = Instant::now();
-        let outcome = run_alone(case);
-        run::report(case, &outcome, start.elapsed().as_millis() as u64, &mut line);
-        totals.add(&outcome);
-    }
+    thread::scope(|scope| {
+        let results = run_all(scope, &selected);
+        let mut early = BTreeMap::new();
+        for (place, case) in selected.iter().enumerate() {
+            line(&format!("{PREFIX}run {}", case.id));
+            let (outcome, ms) = loop {
+                if let Some(result) = early.remove(&place) {
+                    break result;
+                }
+                let (place, outcome, ms) = results.recv().expect("each case has a result");
+                early.insert(place, (outcome, ms));
+            };
+            run::report(case, &outcome, ms, &mut line);
+            totals.add(&outcome);
+        }
+    });
     line(&format!("{PREFIX}end {totals}"));
     if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use conformance::console::{Console, Watcher};
 use conformance::env::{FrontendPlace, Toolstack};
 use conformance::store::Store;
-use conformance::{Case, Env, Outcome, run};
+use conformance::{Case, Env, Need, Outcome, run};
 use dom0::blkdev::{Disk, Disks};
 use dom0::consoled::{Attachment, Consoles};
 use dom0::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore, serve_rings};
@@ -29,6 +29,8 @@ const NEIGHBOUR: u16 = 6;
 const SECTORS: usize = 2048;
 /// The disks: number, name in dom0, mode.
 const DISKS: [(u32, &str, &str); 3] = [(51712, "vda", "w"), (51728, "vdb", "r"), (51744, "vdc", "w")];
+/// The needs that they meet.
+const DISK_KINDS: [Need; 3] = [Need::Disk, Need::ReadOnlyDisk, Need::BigSectorDisk];
 /// The one with large sectors.
 const BIG: usize = 2;
 
@@ -87,8 +89,8 @@ fn control_domain() -> Xenstore {
     store
 }
 
-/// What a toolstack writes for a domain.
-fn make_domain(store: &Xenstore) {
+/// What a toolstack writes for a domain, with its disks or without.
+fn make_domain(store: &Xenstore, with_disks: bool) {
     let client = store.client();
     let home = format!("/local/domain/{GUEST}");
     let told = Perms::shared_with(0, GUEST);
@@ -107,7 +109,7 @@ fn make_domain(store: &Xenstore) {
             Ok(())
         })
         .expect("the domain's nodes");
-    for (number, name, mode) in DISKS {
+    for (number, name, mode) in DISKS.into_iter().filter(|_| with_disks) {
         make_disk(&client, number, name, mode);
     }
 }
@@ -206,10 +208,14 @@ fn frontends(store: &Xenstore) -> FrontendPlace {
     FrontendPlace { dom: NEIGHBOUR, home, frontends: Arc::new(Ours(connection)) }
 }
 
-/// Makes a world and runs `case` in it.
+/// Makes a world and runs `case` in it. Most of the time goes into making worlds: one has what its case needs.
 pub(crate) fn run(case: &Case) -> Outcome {
+    if case.needs.contains(&Need::Hypervisor) {
+        return Outcome::Skip(Need::Hypervisor.missing().into());
+    }
+    let with_disks = case.needs.iter().any(|need| DISK_KINDS.contains(need));
     let store = control_domain();
-    make_domain(&store);
+    make_domain(&store, with_disks);
     let (page, port) = introduced(&store, GUEST);
     let mut env = Env {
         store: Some(Store::connect(page, port).expect("a ring")),
@@ -222,7 +228,9 @@ pub(crate) fn run(case: &Case) -> Outcome {
         if let Err(problem) = env.find_disks().await {
             return Outcome::Error(problem.to_string());
         }
-        env.disks[BIG].sector_size = 4096;
+        if with_disks {
+            env.disks[BIG].sector_size = 4096;
+        }
         run::run_case(case, &mut env).await
     })
 }
