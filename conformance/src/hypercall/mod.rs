@@ -56,6 +56,7 @@ pub mod sched;
 pub mod smp;
 pub mod time;
 pub mod traps;
+pub mod unreadable;
 pub mod upcall;
 pub mod user;
 pub mod va_mapping;
@@ -72,6 +73,7 @@ pub const AREAS: &[&[Case]] = &[
     maps::CASES,
     mmu::CASES,
     va_mapping::CASES,
+    unreadable::CASES,
     mmuext::CASES,
     descriptors::CASES,
     event::CASES,

@@ -9,58 +9,58 @@ use ring_abi::types::{DomId, Mfn};
 use crate::hypercall::kit::*;
 
 /// An operation on a list.
-pub(super) fn ask<T>(command: u32, list: &mut [T]) -> i64 {
+pub(in crate::hypercall) fn ask<T>(command: u32, list: &mut [T]) -> i64 {
     let args = [command.into(), list.as_mut_ptr() as u64, list.len() as u64, 0, 0];
     call(__HYPERVISOR_GRANT_TABLE_OP, args)
 }
 
 /// An operation on one structure.
-pub(super) fn ask_one<T>(command: u32, arg: &mut T) -> i64 {
+pub(in crate::hypercall) fn ask_one<T>(command: u32, arg: &mut T) -> i64 {
     ask(command, core::slice::from_mut(arg))
 }
 
 /// Pages, the first of them granted to this domain itself.
-pub(super) struct Granted {
+pub(in crate::hypercall) struct Granted {
     /// The pages.
-    pub(super) scratch: Scratch,
+    pub(in crate::hypercall) scratch: Scratch,
     /// The grant.
-    pub(super) grant: GrantRefOwned,
+    pub(in crate::hypercall) grant: GrantRefOwned,
     /// This domain.
-    pub(super) me: u16,
+    pub(in crate::hypercall) me: u16,
 }
 
 impl Granted {
     /// `pages` pages; the first is granted.
-    pub(super) fn new(pages: usize, readonly: bool) -> Verdict<Self> {
+    pub(in crate::hypercall) fn new(pages: usize, readonly: bool) -> Verdict<Self> {
         let me = own_domid()?;
         let scratch = Scratch::new(pages);
         Ok(Self { grant: grant(me, scratch.mfn(0), readonly)?, scratch, me })
     }
 
     /// The reference.
-    pub(super) fn number(&self) -> u32 {
+    pub(in crate::hypercall) fn number(&self) -> u32 {
         self.grant.number().raw()
     }
 
     /// Maps it: the status, and the structure as it came back.
-    pub(super) fn map(&self, flags: u32, host_addr: u64) -> (i16, GnttabMapGrantRef) {
+    pub(in crate::hypercall) fn map(&self, flags: u32, host_addr: u64) -> (i16, GnttabMapGrantRef) {
         map_ref(self.me, self.number(), flags, host_addr)
     }
 
     /// The entry's flags.
-    pub(super) fn flags(&self) -> Verdict<u16> {
+    pub(in crate::hypercall) fn flags(&self) -> Verdict<u16> {
         entry_flags(self.number())
     }
 }
 
 /// A grant of any frame to any domain.
-pub(super) fn grant(dom: u16, mfn: u64, readonly: bool) -> Verdict<GrantRefOwned> {
+pub(in crate::hypercall) fn grant(dom: u16, mfn: u64, readonly: bool) -> Verdict<GrantRefOwned> {
     grant_access(DomId::new(dom), Mfn::new(mfn), readonly)
         .map_err(|errno| Problem::Error(format!("no grant: {}", errno.name())))
 }
 
 /// The frames of the table.
-pub(super) fn frames() -> Verdict<Vec<u64>> {
+pub(in crate::hypercall) fn frames() -> Verdict<Vec<u64>> {
     let mut size = GnttabQuerySize { dom: DOMID_SELF, ..Default::default() };
     done("query_size", ask_one(GNTTABOP_QUERY_SIZE, &mut size))?;
     ensure_eq!(size.status, GNTST_OKAY, "the status of query_size");
@@ -77,7 +77,7 @@ pub(super) fn frames() -> Verdict<Vec<u64>> {
 }
 
 /// An entry of version 1, read through a mapping of its own.
-pub(super) fn entry_word(gref: u32) -> Verdict<u64> {
+pub(in crate::hypercall) fn entry_word(gref: u32) -> Verdict<u64> {
     let frames = frames()?;
     let scratch = Scratch::new(1);
     let frame = frames[gref as usize / 512];
@@ -86,32 +86,37 @@ pub(super) fn entry_word(gref: u32) -> Verdict<u64> {
 }
 
 /// The flags of an entry.
-pub(super) fn entry_flags(gref: u32) -> Verdict<u16> {
+pub(in crate::hypercall) fn entry_flags(gref: u32) -> Verdict<u16> {
     entry_word(gref).map(|word| word as u16)
 }
 
 /// Maps: the status, and the structure as it came back.
-pub(super) fn map_ref(dom: u16, gref: u32, flags: u32, host_addr: u64) -> (i16, GnttabMapGrantRef) {
+pub(in crate::hypercall) fn map_ref(
+    dom: u16,
+    gref: u32,
+    flags: u32,
+    host_addr: u64,
+) -> (i16, GnttabMapGrantRef) {
     let mut arg = GnttabMapGrantRef { host_addr, flags, r#ref: gref, dom, ..Default::default() };
     let got = ask_one(GNTTABOP_MAP_GRANT_REF, &mut arg);
     (if got == 0 { arg.status } else { i16::MIN }, arg)
 }
 
 /// Unmaps: the status.
-pub(super) fn unmap_ref(handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
+pub(in crate::hypercall) fn unmap_ref(handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
     let mut arg = GnttabUnmapGrantRef { host_addr, dev_bus_addr, handle, ..Default::default() };
     let got = ask_one(GNTTABOP_UNMAP_GRANT_REF, &mut arg);
     if got == 0 { arg.status } else { i16::MIN }
 }
 
 /// A status that must be good.
-pub(super) fn okay(what: &str, status: i16) -> Verdict {
+pub(in crate::hypercall) fn okay(what: &str, status: i16) -> Verdict {
     ensure_eq!(status, GNTST_OKAY, "{what}");
     Ok(())
 }
 
 /// A status that must be one of `wanted`.
-pub(super) fn not_mapped(what: &str, status: i16, wanted: &[i16]) -> Verdict {
+pub(in crate::hypercall) fn not_mapped(what: &str, status: i16, wanted: &[i16]) -> Verdict {
     ensure!(wanted.contains(&status), "{what}: status {status}, not {wanted:?}");
     Ok(())
 }

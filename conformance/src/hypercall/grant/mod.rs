@@ -2,6 +2,6 @@
 
 pub mod copying;
 #[cfg(freestanding)]
-mod granted;
+pub(super) mod granted;
 pub mod mapping;
 pub mod table;
