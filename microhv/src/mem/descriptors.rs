@@ -314,6 +314,8 @@ mod tests {
         assert_eq!(checked(gate(0xe030)), Some(gate(0xe033) | DPL));
         assert_eq!(checked(gate(0x17)), Some(gate(0x17) | DPL));
         assert_eq!(checked(gate(0xe008)), None, "the hypervisor's code");
-        assert_eq!(checked(gate(0x10) | 1 << 32), None);
+        for bit in 32..40 {
+            assert_eq!(checked(gate(0x10) | 1 << bit), None, "reserved bit {bit}");
+        }
     }
 }

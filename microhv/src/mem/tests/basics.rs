@@ -249,6 +249,27 @@ fn a_changed_type_flushes_before_a_guest_runs() {
 }
 
 #[test]
+fn a_table_that_leaves_its_parent_is_flushed() {
+    let world = World::new(128);
+    let dom = world.domain(1, false, 64);
+    let [l4, _, l2, _] = world.address_space(&dom);
+    let [table] = world.pages(&dom);
+    world.hv.pin_table(&dom, l4, 4).expect("valid");
+    let flushes_of = |new| {
+        let before = world.hv.platform.flushes.load(Ordering::Relaxed);
+        let mut mm = world.hv.lock_tables(&dom);
+        mm.update_upper(l2, 2, 5, new, Update::Plain).expect("valid");
+        drop(mm);
+        world.hv.platform.flushes.load(Ordering::Relaxed) - before
+    };
+    assert_eq!(flushes_of(entry(table, P | RW | US)), 0, "nothing was there");
+    assert_eq!(flushes_of(entry(table, P | US)), 1, "less may be written");
+    assert_eq!(flushes_of(0), 1, "nothing is there any more");
+    assert_eq!(flushes_of(0), 0);
+    world.check();
+}
+
+#[test]
 fn a_freed_frame_is_flushed_before_it_is_given_again() {
     let world = World::new(64);
     let dom = world.domain(1, false, 32);
