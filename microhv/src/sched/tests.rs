@@ -85,7 +85,7 @@ fn who_sleeps_much_is_served_at_once_and_starves_nobody() {
     let (sleeper, busy) = (world.guest(1), world.guest(1));
     world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
     world.settle();
-    world.pass(100 * MS);
+    world.pass(800 * MS);
     assert_eq!(world.settle().expect("runs").domain().id, busy.id);
     world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
     assert_eq!(world.settle().expect("runs").domain().id, sleeper.id, "woken: runs at once");
@@ -388,6 +388,23 @@ fn a_watchdog_that_nobody_feeds_ends_the_domain() {
     world.pass(100 * MS);
     world.settle();
     assert_eq!(guest.shutdown.lock().code, Some(SHUTDOWN_WATCHDOG));
+}
+
+#[test]
+fn each_watchdog_ends_the_domain() {
+    for starved in [1, 2] {
+        let world = quiet();
+        let guest = world.guest(1);
+        let dog = |id, timeout| {
+            world.put(ARGS, &SchedWatchdog { id, timeout });
+            world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_WATCHDOG.into(), ARGS])
+        };
+        assert_eq!((dog(0, 2), dog(0, 2)), (1, 2));
+        assert_eq!(dog(3 - starved, 9), 0, "fed");
+        world.pass(2_000 * MS);
+        world.settle();
+        assert_eq!(guest.shutdown.lock().code, Some(SHUTDOWN_WATCHDOG), "watchdog {starved}");
+    }
 }
 
 #[test]
