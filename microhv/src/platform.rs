@@ -103,6 +103,8 @@ pub struct TimeParams {
     pub generation: u32,
     /// TSC frequency.
     pub tsc_khz: u32,
+    /// All CPUs' TSCs tell the same, so that one set of parameters holds for whoever reads, wherever it runs.
+    pub is_stable: bool,
 }
 
 /// What the machine is to do when everything is over.
@@ -208,6 +210,11 @@ pub trait Platform: Sync + Sized + 'static {
 
     /// Loads a page-table base, which flushes what is not global.
     fn load_cr3(&self, l4: Mfn);
+    /// Loads a page-table base and flushes this CPU's TLB, global entries included.
+    fn load_cr3_flushing(&self, l4: Mfn) {
+        self.load_cr3(l4);
+        self.flush_tlb_local();
+    }
     /// Flushes this CPU's TLB, global entries included.
     fn flush_tlb_local(&self);
     /// Flushes one page of this CPU's TLB.

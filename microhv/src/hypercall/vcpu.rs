@@ -73,9 +73,10 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
             let op: VcpuRegisterTimeMemoryArea = cur.copy_in(arg)?;
-            vcpu.time.lock().time_area = (op.addr != 0).then_some(op.addr);
-            if op.addr != 0 {
-                cur.hv.write_time_area(op.addr);
+            if op.addr == 0 {
+                vcpu.time.lock().time_area = None;
+            } else {
+                cur.hv.write_time_area(vcpu, op.addr);
             }
         }
         VCPUOP_SET_PERIODIC_TIMER => {

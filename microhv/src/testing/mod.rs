@@ -94,6 +94,8 @@ pub struct TestMachine {
     pub identity_end: AtomicU64,
     /// System time, set by tests.
     pub now: AtomicU64,
+    /// `TimeParams::generation`, raised by tests.
+    pub calibrations: AtomicU32,
     /// The programmed timer, `u64::MAX` for none.
     pub timer: AtomicU64,
     /// Answer of `work_pending`.
@@ -120,6 +122,7 @@ impl TestMachine {
             cr3: AtomicU64::new(u64::MAX),
             identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
+            calibrations: AtomicU32::new(1),
             timer: AtomicU64::new(u64::MAX),
             pending: AtomicBool::new(false),
             flushes: AtomicU32::new(0),
@@ -336,7 +339,15 @@ impl Platform for TestMachine {
     }
 
     fn time_params(&self) -> TimeParams {
-        TimeParams { tsc: 0, system_ns: 0, mul: 1 << 31, shift: 1, generation: 1, tsc_khz: 1_000_000 }
+        TimeParams {
+            tsc: 0,
+            system_ns: 0,
+            mul: 1 << 31,
+            shift: 1,
+            generation: self.calibrations.load(Ordering::Relaxed),
+            tsc_khz: 1_000_000,
+            is_stable: true,
+        }
     }
 
     fn boot_wall_ns(&self) -> u64 {

@@ -7,37 +7,49 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{
     TIME_OFFSET, WC_NSEC_OFFSET, WC_SEC_HI_OFFSET, WC_SEC_OFFSET, WC_VERSION_OFFSET,
 };
+use ring_abi::types::Mfn;
 use ring_abi::vcpu::XEN_RUNSTATE_UPDATE;
 use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 
-use super::VcpuTime;
+use super::{TimeArea, VcpuTime};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
+use crate::mem::{TypedRef, pte};
 use crate::platform::{Platform, TimeParams};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
-/// Writes `params` into a `vcpu_info`; the version is odd meanwhile.
-fn publish(info: &SharedBytes, params: &TimeParams) {
-    let version = info.load_u32(TIME_OFFSET) | 1;
-    info.store_u32(TIME_OFFSET, version);
-    info.store_u64(TIME_OFFSET + 0x08, params.tsc);
-    info.store_u64(TIME_OFFSET + 0x10, params.system_ns);
-    info.store_u32(TIME_OFFSET + 0x18, params.mul);
-    info.store_u8(TIME_OFFSET + 0x1c, params.shift as u8);
-    info.store_u8(TIME_OFFSET + 0x1d, 0);
-    info.store_u32(TIME_OFFSET, version.wrapping_add(1));
+/// Bytes of `struct vcpu_time_info`.
+const TIME_BYTES: usize = 32;
+/// `XEN_PVCLOCK_TSC_STABLE_BIT`: readings by two vCPUs are in order without more ado.
+const TSC_STABLE: u8 = 1;
+
+/// Writes `params` into a `vcpu_time_info`; the version is odd meanwhile.
+fn publish(time: &SharedBytes, params: &TimeParams) {
+    let version = time.load_u32(0) | 1;
+    time.store_u32(0, version);
+    time.store_u64(0x08, params.tsc);
+    time.store_u64(0x10, params.system_ns);
+    time.store_u32(0x18, params.mul);
+    time.store_u8(0x1c, params.shift as u8);
+    time.store_u8(0x1d, flags(params));
+    time.store_u32(0, version.wrapping_add(1));
 }
 
 /// `vcpu_time_info` as bytes, for a time area.
-fn time_info(params: &TimeParams, version: u32) -> [u8; 32] {
-    let mut bytes = [0; 32];
+fn time_info(params: &TimeParams, version: u32) -> [u8; TIME_BYTES] {
+    let mut bytes = [0; TIME_BYTES];
     bytes[0..4].copy_from_slice(&version.to_le_bytes());
     bytes[0x08..0x10].copy_from_slice(&params.tsc.to_le_bytes());
     bytes[0x10..0x18].copy_from_slice(&params.system_ns.to_le_bytes());
     bytes[0x18..0x1c].copy_from_slice(&params.mul.to_le_bytes());
     bytes[0x1c] = params.shift as u8;
+    bytes[0x1d] = flags(params);
     bytes
+}
+
+fn flags(params: &TimeParams) -> u8 {
+    if params.is_stable { TSC_STABLE } else { 0 }
 }
 
 /// `vcpu_runstate_info` as bytes: state u32, entry time @8, four times @10.
@@ -59,30 +71,35 @@ impl<P: Platform> Hypervisor<P> {
             return;
         }
         let params = self.platform.time_params();
-        if let Some(info) = vcpu.info.get() {
-            publish(&info, &params);
+        if let Some(time_info) = vcpu.info.get().and_then(|info| info.slice(TIME_OFFSET, TIME_BYTES)) {
+            publish(&time_info, &params);
             time.published = params.generation;
         }
     }
 
-    /// The clock was calibrated anew: the vCPUs that run see it at once, others when they run.
+    /// The clock was calibrated anew: all vCPUs see it at once, running or not. What they read is to agree
+    /// ([`TSC_STABLE`]): a process on one vCPU reads the time area of another, which may sleep for long.
     pub fn clock_changed(&self) {
-        let cpu = self.platform.cpu();
-        if let Some(vcpu) = self.running(cpu) {
-            self.publish_time(&vcpu);
+        for domain in self.domains.snapshot() {
+            for vcpu in &domain.vcpus {
+                self.publish_time(vcpu);
+                self.publish_time_area(&domain, vcpu);
+            }
         }
     }
 
     /// The new vCPU of this CPU has its page tables loaded: its clock and areas are brought up to date.
     pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         let time = vcpu.time.lock();
-        let is_published = time.published == self.platform.clock_generation();
-        let has_areas = time.runstate_area.is_some() || time.time_area.is_some();
+        let generation = self.platform.clock_generation();
+        let is_published = time.published == generation;
+        let is_area_stale =
+            time.runstate_area.is_some() || time.time_area.is_some_and(|area| area.published != generation);
         drop(time);
         if !is_published {
             self.publish_time(vcpu);
         }
-        if has_areas {
+        if is_area_stale {
             self.update_areas(domain, vcpu);
         }
     }
@@ -91,7 +108,9 @@ impl<P: Platform> Hypervisor<P> {
     /// and the switch to kernel mode calls this again.
     pub fn update_areas(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         let time = vcpu.time.lock();
-        let (runstate, clock) = (time.runstate_area, time.time_area);
+        let generation = self.platform.clock_generation();
+        let runstate = time.runstate_area;
+        let clock = time.time_area.filter(|area| area.published != generation);
         if runstate.is_none() && clock.is_none() {
             return;
         }
@@ -105,8 +124,8 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(va) = runstate {
             self.write_runstate(domain, va, info);
         }
-        if let Some(va) = clock {
-            self.write_time_area(va);
+        if let Some(area) = clock {
+            self.write_time_area(vcpu, area.va);
         }
     }
 
@@ -128,20 +147,57 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Writes a time area; a fault is the guest's loss.
-    pub(crate) fn write_time_area(&self, va: u64) {
+    /// Writes the time area of `vcpu` at `va` of the loaded tables; a fault is the guest's loss.
+    pub(crate) fn write_time_area(&self, vcpu: &Vcpu, va: u64) {
+        let params = self.platform.time_params();
+        let mut time = vcpu.time.lock();
+        // Also where it faults: that it is tried at each switch would not help.
+        time.time_area = Some(TimeArea { va, published: params.generation });
         let mut version = [0; 4];
         if self.platform.copy_from_guest(&mut version, va).is_err() {
             return;
         }
         let version = u32::from_le_bytes(version) | 1;
-        let mut info = time_info(&self.platform.time_params(), version);
+        let mut info = time_info(&params, version);
         let done = self.platform.copy_to_guest(va, &version.to_le_bytes()).is_ok()
             && self.platform.copy_to_guest(va, &info).is_ok();
         if done {
             info[..4].copy_from_slice(&version.wrapping_add(1).to_le_bytes());
             let _ = self.platform.copy_to_guest(va, &info[..4]);
         }
+    }
+
+    /// Writes the time area of a vCPU where its kernel's tables map it, loaded or not. What is not a writable page of the
+    /// domain, or crosses two, waits until the vCPU is switched in.
+    fn publish_time_area(&self, domain: &Domain, vcpu: &Vcpu) {
+        let params = self.platform.time_params();
+        let Some(area) = vcpu.time.lock().time_area else { return };
+        let offset = (area.va & 0xfff) as usize;
+        if area.published == params.generation || !area.va.is_multiple_of(8) || offset > 4096 - TIME_BYTES {
+            return;
+        }
+        let Some(page) = vcpu.cr3_kernel().and_then(|base| self.writable_page_at(domain, base, area.va))
+        else {
+            return;
+        };
+        let mut time = vcpu.time.lock();
+        if let Some(place) = self.platform.shared(page.mfn()).slice(offset, TIME_BYTES)
+            && let Some(still) = time.time_area.as_mut().filter(|still| still.va == area.va)
+        {
+            publish(&place, &params);
+            still.published = params.generation;
+        }
+    }
+
+    /// The domain's own page that the tables under `base` map for writing at `va`.
+    fn writable_page_at(&self, domain: &Domain, base: Mfn, va: u64) -> Option<TypedRef<'_, P>> {
+        let mm = self.lock_tables(domain);
+        let (table, slot) = mm.find_leaf(base, va).ok()?;
+        let entry = mm.entry(table, slot);
+        if !pte::is_present(entry) || entry & pte::RW == 0 {
+            return None;
+        }
+        self.get_page_writable(pte::frame(entry), domain).ok()
     }
 
     /// Wall time at system time 0, ns since 1970.

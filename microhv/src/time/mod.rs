@@ -65,6 +65,15 @@ pub enum Runstate {
     Offline = 3,
 }
 
+/// A second `vcpu_time_info`, which a guest asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeArea {
+    /// Guest virtual address.
+    pub va: u64,
+    /// `TimeParams::generation` that it shows; `u32::MAX`: none.
+    pub published: u32,
+}
+
 /// The clock, runstate and timers of one vCPU. Guarded by `Vcpu::time`.
 #[derive(Debug)]
 pub struct VcpuTime {
@@ -76,8 +85,8 @@ pub struct VcpuTime {
     pub spent_ns: [u64; 4],
     /// Guest virtual address of the registered runstate area.
     pub runstate_area: Option<u64>,
-    /// Guest virtual address of the registered time area.
-    pub time_area: Option<u64>,
+    /// The registered time area.
+    pub time_area: Option<TimeArea>,
     /// Period of the periodic `VIRQ_TIMER`; 0: stopped.
     pub period_ns: u64,
     /// When the periodic timer last fired.

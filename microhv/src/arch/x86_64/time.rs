@@ -169,6 +169,7 @@ pub(crate) fn params() -> TimeParams {
             shift: SHIFT.load(Ordering::Relaxed) as i8,
             generation,
             tsc_khz: (TSC_HZ.load(Ordering::Relaxed) / 1000) as u32,
+            is_stable: true, // one CPU, one TSC
         };
         fence(Ordering::Acquire);
         if generation & 1 == 0 && VERSION.load(Ordering::Relaxed) == generation {

@@ -4,6 +4,7 @@ mod basics;
 mod calls;
 mod memory;
 mod random;
+mod time;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
