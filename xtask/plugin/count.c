@@ -5,8 +5,8 @@
  *
  * one line each: "mark N cpu C firmware F hyp H kernel K user U". Mark 65535 is the machine's end.
  *
- * Arguments: out=FILE (required); hot=A-B also lists, at the first mark B after a mark A, the hypervisor's
- * translation blocks that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
+ * Arguments: out=FILE (required); hot=A-B also lists, at the first mark B after a mark A, the
+ * translation blocks of the hypervisor and of kernels that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
  *
  * The plugin interface (version 1) is declared by hand: Debian ships no header for it. */
 
@@ -133,7 +133,7 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
         qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &executed[part], 1);
         if (number >= 0)
             qemu_plugin_register_vcpu_insn_exec_cb(instruction, mark, CB_NO_REGISTERS, (void *)(uintptr_t)number);
-        if (i == 0 && part == HYPERVISOR && hot_from >= 0)
+        if (i == 0 && (part == HYPERVISOR || part == KERNEL) && hot_from >= 0)
             qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64,
                                                        &block_of(address, count)->runs, 1);
     }

@@ -25,8 +25,7 @@ impl<P: Platform> Hypervisor<P> {
             mm.get_table(mfn, 4)?;
         }
         mm.drop_ldt(cur.vcpu);
-        self.platform.load_cr3(mfn);
-        self.platform.flush_tlb_local();
+        self.platform.load_cr3_flushing(mfn);
         if changes && let Some(old) = cur.vcpu.replace_cr3_kernel(Some(mfn)) {
             mm.put_table(old);
         }

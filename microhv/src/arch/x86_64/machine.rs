@@ -94,7 +94,7 @@ pub(crate) fn this_cpu() -> CpuId {
     CpuId::BOOT
 }
 
-/// Loads an L4 unless it is loaded.
+/// Loads an L4, which flushes what is not marked global.
 #[inline]
 pub(crate) fn load_l4(maddr: u64) {
     // SAFETY: a validated L4, or the hypervisor's: both hold the hypervisor's slots.
@@ -103,13 +103,31 @@ pub(crate) fn load_l4(maddr: u64) {
 
 /// Flushes what is marked global too, which guests' user pages are.
 pub(crate) fn flush_global() {
-    const CR4_PGE: u64 = 1 << 7;
-    let cr4 = cpu::cr4();
-    // SAFETY: turns global pages off and on again, nothing else.
-    unsafe {
-        cpu::set_cr4(cr4 & !CR4_PGE);
-        cpu::set_cr4(cr4);
+    if !flush_by_global_pages() {
+        load_l4(cpu::cr3());
     }
+}
+
+/// Loads an L4 and flushes what is marked global too.
+#[inline]
+pub(crate) fn load_l4_flushing_global(maddr: u64) {
+    load_l4(maddr);
+    flush_by_global_pages();
+}
+
+/// Flushes all by turning global pages off and on; `false`: they are off, and a load of CR3 flushes all.
+#[inline]
+fn flush_by_global_pages() -> bool {
+    let cr4 = cpu::cr4();
+    let is_on = cr4 & paging::CR4_PGE != 0;
+    if is_on {
+        // SAFETY: turns global pages off and on again, nothing else.
+        unsafe {
+            cpu::set_cr4(cr4 & !paging::CR4_PGE);
+            cpu::set_cr4(cr4);
+        }
+    }
+    is_on
 }
 
 /// Lets `rdtsc` in ring 3 trap, or not.
@@ -252,6 +270,11 @@ impl Platform for Machine {
     #[inline]
     fn load_cr3(&self, l4: Mfn) {
         load_l4(l4.maddr().raw());
+    }
+
+    #[inline]
+    fn load_cr3_flushing(&self, l4: Mfn) {
+        load_l4_flushing_global(l4.maddr().raw());
     }
 
     fn flush_tlb_local(&self) {

@@ -11,6 +11,7 @@
 //! M2P, and global.
 #![allow(unsafe_code)] // page tables
 
+use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::memory_map::{MemoryMap, Range};
@@ -211,18 +212,33 @@ fn build_m2p(builder: &mut Builder<'_>, l4: u64, frames: u64) -> u64 {
     bytes / 8
 }
 
+/// Global pages.
+pub(crate) const CR4_PGE: u64 = 1 << 7;
+
 /// Loads the final tables; the boot tables' 1:1 map is gone then.
 ///
 /// # Safety
 /// After [`build`], on a stack of the image.
 pub(crate) unsafe fn load() {
-    const CR4_PGE: u64 = 1 << 7;
     // SAFETY: the tables map the image, where code, data and stack are; global pages only now, so that none of the
     // boot tables' entries can stay.
     unsafe {
         cpu::set_cr3(hypervisor_l4());
-        cpu::set_cr4(cpu::cr4() | CR4_PGE);
+        if !is_tcg() {
+            cpu::set_cr4(cpu::cr4() | CR4_PGE);
+        }
     }
+}
+
+/// Whether the processor is QEMU's emulator. It drops global entries, too, at each load of CR3: they are of no use there,
+/// and without them one load does what else takes three flushes of all that it has translated.
+fn is_tcg() -> bool {
+    const HYPERVISOR: u32 = 1 << 31;
+    let words = |name: &[u8; 12]| {
+        [0, 4, 8].map(|at| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]))
+    };
+    let leaf = __cpuid(0x4000_0000);
+    __cpuid(1).ecx & HYPERVISOR != 0 && [leaf.ebx, leaf.ecx, leaf.edx] == words(b"TCGTCGTCGTCG")
 }
 
 /// A table in the direct map.

@@ -131,8 +131,7 @@ fn save(vcpu: &VcpuRef) {
 /// Loads a vCPU's state; the error is its data selectors when one of them could not be loaded.
 fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
     let l4 = traps::loaded_l4(vcpu).map_or(paging::hypervisor_l4(), |mfn| mfn.maddr().raw());
-    machine::load_l4(l4);
-    machine::flush_global();
+    machine::load_l4_flushing_global(l4);
     let regs = vcpu.regs_ptr();
     // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
     unsafe {
