@@ -42,7 +42,7 @@ pub struct BenchOptions {
     /// The bench guest as a domain under dom0, not as dom0 itself.
     #[arg(long)]
     domu: bool,
-    /// Also where the hypervisor spends the instructions of the operation that --only names.
+    /// Also where the hypervisor and dom0 spend the instructions of the operation that --only names.
     #[arg(long, requires = "only")]
     hot: bool,
 }
@@ -141,15 +141,28 @@ fn run(machine: &Machine) -> Result<String> {
     Ok(console)
 }
 
-/// Instructions of one operation by the hypervisor's functions, most first; what is inlined counts for the
-/// function it is in.
+/// No image is longer than this from the start of its last function on, nor has anything else so near behind it.
+const IMAGE_END: u64 = (1 << 20) - 1;
+/// Where no function of ours is.
+const OTHER: &str = "(other kernels)";
+
+/// Instructions of one operation by function of the hypervisor and of dom0, most first, and of all other kernels
+/// together; what is inlined counts for the function it is in.
 fn print_hot(output: &str, ops: u64) -> Result<()> {
-    let bytes = std::fs::read(images::find("microhv")?.linked())?;
-    let names = image_check::names(&object::File::parse(&*bytes)?);
+    let mut functions = Vec::new();
+    for image in ["microhv", "dom0"] {
+        let bytes = std::fs::read(images::find(image)?.linked())?;
+        let names = image_check::names(&object::File::parse(&*bytes)?);
+        let end = names.last().map_or(0, |(start, _)| start | IMAGE_END);
+        functions.extend(names.into_iter().map(|(start, name)| (start, format!("{image}: {name}"))));
+        functions.push((end, OTHER.into()));
+    }
+    functions.sort();
     let mut by_function = BTreeMap::new();
     for block in plugin::blocks(output) {
-        let above = names.partition_point(|(start, _)| *start <= block.address);
-        let (start, name) = above.checked_sub(1).map_or((0, "?"), |index| (names[index].0, &*names[index].1));
+        let above = functions.partition_point(|(start, _)| *start <= block.address);
+        let (start, name) =
+            above.checked_sub(1).map_or((0, OTHER), |index| (functions[index].0, &*functions[index].1));
         let (instructions, calls) = by_function.entry(name).or_insert((0, 0));
         *instructions += block.runs * block.instructions;
         *calls += if block.address == start { block.runs } else { 0 };

@@ -92,7 +92,7 @@ pub fn marks(output: &str) -> Vec<(u32, Counts)> {
     output.lines().filter_map(mark).collect()
 }
 
-/// A translation block of the hypervisor's that ran between two marks.
+/// A translation block of the hypervisor or of a kernel that ran between two marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     /// Its first instruction.
