@@ -94,6 +94,11 @@ impl Dma for FakeDma {
     fn store64(&self, offset: usize, value: u64) {
         self.arena.write(self.maddr(offset), &value.to_le_bytes());
     }
+    fn write(&self, offset: usize, words: &[u64]) {
+        for (index, word) in words.iter().enumerate() {
+            self.store64(offset + 8 * index, *word);
+        }
+    }
 }
 
 /// What the device offers and where it is odd.
@@ -140,6 +145,7 @@ struct State {
     used: u16,
     notified: bool,
     flushes: usize,
+    requests: usize,
     resets: usize,
 }
 
@@ -197,6 +203,7 @@ impl FakeDevice {
             used: 0,
             notified: false,
             flushes: 0,
+            requests: 0,
             resets: 0,
         };
         state.common[18] = 1;
@@ -225,6 +232,11 @@ impl FakeDevice {
 
     pub(super) fn disk(&self, offset: usize, len: usize) -> Vec<u8> {
         self.state.lock().disk[offset..offset + len].to_vec()
+    }
+
+    /// Requests that it has executed.
+    pub(super) fn requests(&self) -> usize {
+        self.state.lock().requests
     }
 
     pub(super) fn flushes(&self) -> usize {
@@ -296,6 +308,7 @@ impl FakeDevice {
             let slot = u64::from(state.available % size);
             let head = self.arena.number(available + 4 + 2 * slot, 2) as u16;
             let chain = self.chain(table, head, &state.limits);
+            state.requests += 1;
             self.execute(&mut state, &chain);
             let entry = used + 4 + 8 * u64::from(state.used % size);
             self.arena.write(entry, &u32::from(head).to_le_bytes());

@@ -44,6 +44,8 @@ pub trait Dma: Send {
     fn store32(&self, offset: usize, value: u32);
     /// Writes a quad word.
     fn store64(&self, offset: usize, value: u64);
+    /// Writes quad words one behind the other, in no set order; nothing earlier is ordered before them.
+    fn write(&self, offset: usize, words: &[u64]);
 }
 
 /// Where a driver gets its memory from.

@@ -7,6 +7,7 @@ use pvrt::hypercall::physdev;
 use pvrt::mem::{ForeignMap, Pages, map_mmio};
 use ring_abi::errno::Errno;
 use ring_abi::types::{Maddr, PAGE_SIZE};
+use zerocopy::IntoBytes;
 
 use super::{Dma, DmaSource, Interrupt, Region, Registers};
 use crate::pci::{Address, Bar, ConfigSpace, MsixCapability};
@@ -38,6 +39,9 @@ impl Dma for KernelPages {
     }
     fn store64(&self, offset: usize, value: u64) {
         self.0.bytes().store_u64(offset, value);
+    }
+    fn write(&self, offset: usize, words: &[u64]) {
+        self.0.bytes().write(offset, words.as_bytes());
     }
 }
 

@@ -49,12 +49,12 @@ pub enum QueueError {
     UnknownChain(u32),
 }
 
-/// Writes one entry of a descriptor table. `next` chains it.
-pub(super) fn write_descriptor(memory: &impl Dma, offset: usize, part: &Part, next: Option<u16>) {
-    memory.store64(offset, part.maddr);
+/// The words of a descriptor. `next` chains it.
+#[inline]
+pub(super) fn descriptor(part: &Part, next: Option<u16>) -> [u64; DESCRIPTOR / 8] {
     let flags = if part.device_writes { F_WRITE } else { 0 } | if next.is_some() { F_NEXT } else { 0 };
     let word = u64::from(part.len) | u64::from(flags) << 32 | u64::from(next.unwrap_or(0)) << 48;
-    memory.store64(offset + 8, word);
+    [part.maddr, word]
 }
 
 /// One split queue, the driver's side.
@@ -138,7 +138,7 @@ impl<M: Dma> Queue<M> {
         for (position, part) in parts.iter().enumerate() {
             let next = self.next[usize::from(index)];
             let chained = (position + 1 < parts.len()).then_some(next);
-            write_descriptor(&self.memory, DESCRIPTORS + usize::from(index) * DESCRIPTOR, part, chained);
+            self.memory.write(DESCRIPTORS + usize::from(index) * DESCRIPTOR, &descriptor(part, chained));
             if chained.is_some() {
                 index = next;
             } else {

@@ -21,7 +21,7 @@ use core::future::Future;
 use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
 use spin::Mutex;
 
-use self::requests::{InFlight, Inner, Request, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, TABLE_ENTRIES};
+use self::requests::{Inner, Request, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
 use super::queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 use super::transport::{Doorbell, F_EVENT_IDX, F_INDIRECT_DESC, Transport, TransportError};
 use super::{Dma, DmaSource};
@@ -101,23 +101,10 @@ impl<S: DmaSource> VirtioBlk<S> {
                 // One that does not even reset had no queue enabled yet, or has it in memory that is not reused.
                 let _ = transport.reset();
             })
-            .map(|Running { queue, doorbell, geometry, indirect, size_max }| {
-                let size = usize::from(queue.size());
-                let inner = Inner {
-                    source,
-                    queue,
-                    slots: Vec::new(),
-                    tables: Vec::new(),
-                    free_tables: Vec::new(),
-                    in_flight: (0..size).map(|_| None).collect(),
-                    waiting: Vec::new(),
-                    parts: Vec::with_capacity(TABLE_ENTRIES),
-                    ended: Vec::new(),
-                    indirect,
-                    size_max,
-                    broken: None,
-                };
-                Self { name, transport, doorbell, geometry, inner: Mutex::new(inner) }
+            .map(|running| {
+                let (doorbell, geometry) = (running.doorbell, running.geometry);
+                let inner = Mutex::new(Inner::new(source, running));
+                Self { name, transport, doorbell, geometry, inner }
             })
     }
 
@@ -142,7 +129,7 @@ impl<S: DmaSource> VirtioBlk<S> {
 
     /// Requests that the device has.
     pub fn in_flight(&self) -> usize {
-        self.inner.lock().queue.in_flight()
+        self.inner.lock().in_flight()
     }
 
     /// Asks the device for its serial number; `None` if it has none. [`Self::serve`] must be running.
@@ -155,7 +142,7 @@ impl<S: DmaSource> VirtioBlk<S> {
         loop {
             let part = [Part { maddr: memory.maddr(0), len: ID_BYTES, device_writes: true }];
             let request = Request { kind: T_GET_ID, sector: 0, range: None };
-            let submitted = self.inner.lock().submit_parts(&client, 0, request, &part);
+            let submitted = self.inner.lock().submit_alone(&client, 0, request, &part);
             match submitted {
                 Ok(()) => break,
                 Err(SubmitError::Full) => {
@@ -218,9 +205,13 @@ impl<S: DmaSource> VirtioBlk<S> {
         if let Err(error) = outcome {
             self.give_up(&mut inner, error);
         }
+        let kick = inner.submit_again() && inner.queue.publish();
         let mut ended = core::mem::take(&mut inner.ended);
         let waiting = if ended.is_empty() { Vec::new() } else { core::mem::take(&mut inner.waiting) };
         drop(inner);
+        if kick {
+            self.transport.notify(&self.doorbell);
+        }
         for (client, tag, ok) in ended.drain(..) {
             client.complete(tag, ok);
         }
@@ -235,15 +226,12 @@ impl<S: DmaSource> VirtioBlk<S> {
     /// may still write to it.
     fn give_up(&self, inner: &mut Inner<S>, error: BlkError) {
         inner.broken = Some(error);
+        inner.fail_unsent();
         if self.transport.reset().is_err() {
             log::error!("{}: it does not reset; the memory it was given stays with it", self.name);
             return;
         }
-        for index in 0..inner.in_flight.len() {
-            if let Some(InFlight { client, tag, .. }) = inner.in_flight[index].take() {
-                inner.ended.push((client, tag, false));
-            }
-        }
+        inner.fail_sent();
     }
 }
 
@@ -261,34 +249,27 @@ impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
         let mut inner = self.inner.lock();
-        let request = match op {
-            BlockOp::Read => Request { kind: T_IN, sector, range: None },
-            BlockOp::Write => Request { kind: T_OUT, sector, range: None },
-            BlockOp::Flush => Request { kind: T_FLUSH, sector: 0, range: None },
+        match op {
+            BlockOp::Read => inner.submit_transfer(client, tag, T_IN, sector, segments),
+            BlockOp::Write => inner.submit_transfer(client, tag, T_OUT, sector, segments),
+            BlockOp::Flush => {
+                inner.submit_alone(client, tag, Request { kind: T_FLUSH, sector: 0, range: None }, &[])
+            }
             BlockOp::Discard { sectors } => {
                 let sectors = u32::try_from(sectors).map_err(|_| SubmitError::Failed)?;
-                Request { kind: T_DISCARD, sector: 0, range: Some((sector, sectors)) }
-            }
-        };
-        let device_writes = op == BlockOp::Read;
-        let mut parts = core::mem::take(&mut inner.parts);
-        parts.clear();
-        for segment in segments {
-            let (mut maddr, mut left) = (segment.maddr.raw(), segment.len);
-            while left > 0 {
-                let len = left.min(inner.size_max);
-                parts.push(Part { maddr, len, device_writes });
-                maddr += u64::from(len);
-                left -= len;
+                let request = Request { kind: T_DISCARD, sector: 0, range: Some((sector, sectors)) };
+                inner.submit_alone(client, tag, request, &[])
             }
         }
-        let result = inner.submit_parts(client, tag, request, &parts);
-        inner.parts = parts;
-        result
     }
 
     fn kick(&self) {
-        if self.inner.lock().queue.publish() {
+        let kick = {
+            let mut inner = self.inner.lock();
+            inner.close_open();
+            inner.queue.publish()
+        };
+        if kick {
             self.transport.notify(&self.doorbell);
         }
     }

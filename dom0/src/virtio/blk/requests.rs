@@ -1,13 +1,18 @@
 //! Requests on their way to the device and back: slots, descriptor tables, the queue.
+//!
+//! A frontend cuts a long read or write into many requests, and the device answers each with an interrupt. So a read or
+//! write stays *open* until the next kick: one that goes on where it ends on the disk joins it, and the device sees a
+//! single request. When a joined request fails, its members go to the device again, each alone: only those fail that do.
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use backends::{Client, SubmitError};
+use backends::{Client, Segment, SubmitError};
 use ring_abi::types::PAGE_SIZE;
 
-use super::BlkError;
-use crate::virtio::queue::{DESCRIPTOR, Part, Queue, QueueError, write_descriptor};
+use super::{BlkError, Running};
+use crate::virtio::queue::{DESCRIPTOR, Part, Queue, QueueError, descriptor};
 use crate::virtio::{Dma, DmaSource};
 
 pub(super) const T_IN: u32 = 0;
@@ -15,6 +20,9 @@ pub(super) const T_OUT: u32 = 1;
 pub(super) const T_FLUSH: u32 = 4;
 pub(super) const T_GET_ID: u32 = 8;
 pub(super) const T_DISCARD: u32 = 11;
+
+/// Bytes of a sector, as requests count.
+const SECTOR: u64 = 512;
 
 /// Bytes of a request's slot, and what is where in it.
 const SLOT: usize = 256;
@@ -45,12 +53,51 @@ pub(super) struct Request {
     pub(super) range: Option<(u64, u32)>,
 }
 
+/// What a client submitted, as far as it is told of it.
+pub(super) struct Member {
+    client: Arc<Client>,
+    tag: u32,
+    /// Where it begins on the disk.
+    sector: u64,
+    /// Its number of parts.
+    parts: usize,
+}
+
 /// A request that the device has.
 pub(super) struct InFlight {
-    pub(super) client: Arc<Client>,
-    pub(super) tag: u32,
+    first: Member,
+    /// Who joined it.
+    joined: Vec<Member>,
+    kind: u32,
+    /// The parts of all members, if there are several: they may have to go again.
+    parts: Vec<Part>,
     /// Index of its page-sized descriptor table.
-    pub(super) table: Option<u16>,
+    table: Option<u16>,
+}
+
+impl InFlight {
+    /// All whose request this is.
+    pub(super) fn members(self) -> impl Iterator<Item = Member> {
+        [self.first].into_iter().chain(self.joined)
+    }
+}
+
+/// A read or write that is not in the queue yet. A slot is reserved for it; its parts are [`Inner::parts`].
+struct Open {
+    kind: u32,
+    /// The sector behind its last.
+    end: u64,
+    slot: usize,
+    table: Option<u16>,
+    first: Member,
+    joined: Vec<Member>,
+}
+
+/// A member of a joined request that failed, on its way to the device alone.
+struct Again {
+    member: Member,
+    kind: u32,
+    parts: Vec<Part>,
 }
 
 pub(super) struct Inner<S: DmaSource> {
@@ -63,27 +110,101 @@ pub(super) struct Inner<S: DmaSource> {
     pub(super) in_flight: Vec<Option<InFlight>>,
     /// Clients that were turned away.
     pub(super) waiting: Vec<Arc<Client>>,
-    /// Parts of the request being built; kept for its capacity.
-    pub(super) parts: Vec<Part>,
+    /// What may still be joined.
+    open: Option<Open>,
+    /// Parts of the open request.
+    parts: Vec<Part>,
+    again: VecDeque<Again>,
+    /// A descriptor table being made; kept for its capacity.
+    words: Vec<u64>,
     /// Ended requests, on their way to their clients; kept for its capacity.
     pub(super) ended: Vec<(Arc<Client>, u32, bool)>,
     pub(super) indirect: bool,
     /// Largest part; a segment is cut to it.
     pub(super) size_max: u32,
+    /// Most parts of a request.
+    pub(super) seg_max: usize,
     /// Why it works no more.
     pub(super) broken: Option<BlkError>,
 }
 
 impl<S: DmaSource> Inner<S> {
+    pub(super) fn new(source: S, running: Running<S>) -> Self {
+        let size = usize::from(running.queue.size());
+        Self {
+            source,
+            queue: running.queue,
+            slots: Vec::new(),
+            tables: Vec::new(),
+            free_tables: Vec::new(),
+            in_flight: (0..size).map(|_| None).collect(),
+            waiting: Vec::new(),
+            open: None,
+            parts: Vec::with_capacity(TABLE_ENTRIES),
+            again: VecDeque::new(),
+            words: Vec::with_capacity(TABLE_ENTRIES * DESCRIPTOR / 8),
+            ended: Vec::new(),
+            indirect: running.indirect,
+            size_max: running.size_max,
+            seg_max: running.geometry.seg_max,
+            broken: None,
+        }
+    }
+
+    /// Requests that the device has or will have.
+    pub(super) fn in_flight(&self) -> usize {
+        self.queue.in_flight() + usize::from(self.open.is_some()) + self.again.len()
+    }
+
     /// Takes one finished request, if there is one.
     pub(super) fn take_finished(&mut self) -> Result<bool, QueueError> {
         let Some((head, _)) = self.queue.pop()? else { return Ok(false) };
         let slot = usize::from(head);
         let status = self.slots[slot / SLOTS_PER_PAGE].load8(slot % SLOTS_PER_PAGE * SLOT + SLOT_STATUS);
-        let request = self.in_flight[slot].take().ok_or(QueueError::UnknownChain(head.into()))?;
+        let mut request = self.in_flight[slot].take().ok_or(QueueError::UnknownChain(head.into()))?;
         self.free_tables.extend(request.table);
-        self.ended.push((request.client, request.tag, status == STATUS_OK));
+        let ok = status == STATUS_OK;
+        if ok || request.joined.is_empty() {
+            self.ended.extend(request.members().map(|member| (member.client, member.tag, ok)));
+        } else {
+            let (kind, mut rest) = (request.kind, core::mem::take(&mut request.parts));
+            for member in request.members() {
+                let behind = rest.split_off(member.parts);
+                self.again.push_back(Again { member, kind, parts: core::mem::replace(&mut rest, behind) });
+            }
+        }
         Ok(true)
+    }
+
+    /// Offers the device what is to go to it again, as far as it has room. Whether anything went.
+    pub(super) fn submit_again(&mut self) -> bool {
+        let mut any = false;
+        while let Some(Again { member, kind, parts }) = self.again.pop_front() {
+            self.close_open();
+            let Ok((slot, table)) = self.reserve(parts.len() + 2) else {
+                self.again.push_front(Again { member, kind, parts });
+                break;
+            };
+            let request = Request { kind, sector: member.sector, range: None };
+            let one = InFlight { first: member, joined: Vec::new(), kind, parts: Vec::new(), table };
+            self.push(slot, request, &parts, one);
+            any = true;
+        }
+        any
+    }
+
+    /// Ends the requests as failed that the device has not been given.
+    pub(super) fn fail_unsent(&mut self) {
+        let open = self.open.take().into_iter().flat_map(|open| [open.first].into_iter().chain(open.joined));
+        let again = self.again.drain(..).map(|again| again.member);
+        self.ended.extend(open.chain(again).map(|member| (member.client, member.tag, false)));
+        self.parts.clear();
+    }
+
+    /// Ends the requests as failed that the device had when it was reset.
+    pub(super) fn fail_sent(&mut self) {
+        let sent = self.in_flight.iter_mut().filter_map(Option::take).flat_map(InFlight::members);
+        self.ended.extend(sent.map(|member| (member.client, member.tag, false)));
     }
 
     /// Makes sure of memory for the slot of the next request, and of a table if `entries` need one.
@@ -111,57 +232,156 @@ impl<S: DmaSource> Inner<S> {
         Ok((slot, Some(self.tables.len() as u16 - 1)))
     }
 
-    pub(super) fn submit_parts(
+    /// A slot and, if `entries` need one, a table for a request of `client`, who else is called when there is room.
+    fn reserve_for(
+        &mut self,
+        client: &Arc<Client>,
+        entries: usize,
+    ) -> Result<(usize, Option<u16>), SubmitError> {
+        if self.broken.is_some() {
+            return Err(SubmitError::Failed);
+        }
+        self.close_open();
+        self.reserve(entries).inspect_err(|_| {
+            if !self.waiting.iter().any(|other| Arc::ptr_eq(other, client)) {
+                self.waiting.push(client.clone());
+            }
+        })
+    }
+
+    /// Submits a request that nothing joins.
+    pub(super) fn submit_alone(
         &mut self,
         client: &Arc<Client>,
         tag: u32,
         request: Request,
         parts: &[Part],
     ) -> Result<(), SubmitError> {
-        if self.broken.is_some() {
-            return Err(SubmitError::Failed);
-        }
         let entries = parts.len() + 2 + usize::from(request.range.is_some());
-        let (slot, table) = match self.reserve(entries) {
-            Ok(reserved) => reserved,
-            Err(error) => {
-                if !self.waiting.iter().any(|other| Arc::ptr_eq(other, client)) {
-                    self.waiting.push(client.clone());
-                }
-                return Err(error);
+        let (slot, table) = self.reserve_for(client, entries)?;
+        let first = Member { client: client.clone(), tag, sector: request.sector, parts: parts.len() };
+        let one = InFlight { first, joined: Vec::new(), kind: request.kind, parts: Vec::new(), table };
+        self.push(slot, request, parts, one);
+        Ok(())
+    }
+
+    /// Submits a read or write of `segments` from `sector` on.
+    pub(super) fn submit_transfer(
+        &mut self,
+        client: &Arc<Client>,
+        tag: u32,
+        kind: u32,
+        sector: u64,
+        segments: &[Segment],
+    ) -> Result<(), SubmitError> {
+        let parts = segments.iter().map(|segment| segment.len.div_ceil(self.size_max) as usize).sum();
+        let sectors = segments.iter().map(|segment| u64::from(segment.len)).sum::<u64>() / SECTOR;
+        let member = Member { client: client.clone(), tag, sector, parts };
+        if self.may_join(&member, kind)
+            && let Some(open) = &mut self.open
+        {
+            open.joined.push(member);
+            open.end += sectors;
+        } else {
+            let (slot, table) = self.reserve_for(client, parts + 2)?;
+            let end = sector + sectors;
+            self.open = Some(Open { kind, end, slot, table, first: member, joined: Vec::new() });
+        }
+        for segment in segments {
+            let (mut maddr, mut left) = (segment.maddr.raw(), segment.len);
+            while left > 0 {
+                let len = left.min(self.size_max);
+                self.parts.push(Part { maddr, len, device_writes: kind == T_IN });
+                maddr += u64::from(len);
+                left -= len;
             }
-        };
+        }
+        if !self.indirect {
+            self.close_open(); // it takes descriptors of the queue itself
+        }
+        Ok(())
+    }
+
+    /// Whether a transfer goes on where the open request ends, and fits. A table for both is found then.
+    fn may_join(&mut self, member: &Member, kind: u32) -> bool {
+        let parts = self.parts.len() + member.parts;
+        let Some(open) = &mut self.open else { return false };
+        // One domain's errors, delays and numbers of parts are no other's business.
+        let follows =
+            open.kind == kind && open.end == member.sector && Arc::ptr_eq(&open.first.client, &member.client);
+        if !follows || parts > self.seg_max {
+            return false;
+        }
+        if open.table.is_some() || parts + 2 <= SLOT_ENTRIES {
+            return true;
+        }
+        open.table = self.free_tables.pop();
+        if open.table.is_none()
+            && self.tables.len() < MAX_TABLES
+            && let Some(page) = self.source.allocate(1)
+        {
+            self.tables.push(page);
+            open.table = Some(self.tables.len() as u16 - 1);
+        }
+        open.table.is_some()
+    }
+
+    /// Puts the open request into the queue.
+    pub(super) fn close_open(&mut self) {
+        let Some(Open { kind, slot, table, first, joined, .. }) = self.open.take() else { return };
+        let request = Request { kind, sector: first.sector, range: None };
+        let mut parts = core::mem::take(&mut self.parts);
+        if joined.is_empty() {
+            self.push(slot, request, &parts, InFlight { first, joined, kind, parts: Vec::new(), table });
+            parts.clear();
+            self.parts = parts;
+        } else {
+            self.parts.reserve(TABLE_ENTRIES);
+            self.push(slot, request, &parts, InFlight { first, joined, kind, parts: Vec::new(), table });
+            if let Some(in_flight) = &mut self.in_flight[slot] {
+                in_flight.parts = parts;
+            }
+        }
+    }
+
+    /// Puts a request into the queue, whose slot is the next.
+    fn push(&mut self, slot: usize, request: Request, parts: &[Part], in_flight: InFlight) {
+        let entries = parts.len() + 2 + usize::from(request.range.is_some());
         let memory = &self.slots[slot / SLOTS_PER_PAGE];
         let base = slot % SLOTS_PER_PAGE * SLOT;
         memory.store32(base + SLOT_HEADER, request.kind);
         memory.store32(base + SLOT_HEADER + 4, 0);
         memory.store64(base + SLOT_HEADER + 8, request.sector);
         let range = request.range.map(|(sector, sectors)| {
-            memory.store64(base + SLOT_DISCARD, sector);
-            memory.store64(base + SLOT_DISCARD + 8, sectors.into());
+            memory.write(base + SLOT_DISCARD, &[sector, sectors.into()]);
             Part { maddr: memory.maddr(base + SLOT_DISCARD), len: 16, device_writes: false }
         });
         memory.store8(base + SLOT_STATUS, STATUS_UNWRITTEN);
         let header = Part { maddr: memory.maddr(base + SLOT_HEADER), len: 16, device_writes: false };
         let status = Part { maddr: memory.maddr(base + SLOT_STATUS), len: 1, device_writes: true };
-        let all = [header].into_iter().chain(range).chain(parts.iter().copied()).chain([status]);
         let head = if self.indirect {
-            let (memory, base) = match table {
+            let mut words = core::mem::take(&mut self.words);
+            words.clear();
+            words.extend(descriptor(&header, Some(1)));
+            let mut index = 1;
+            for part in range.iter().chain(parts) {
+                index += 1;
+                words.extend(descriptor(part, Some(index)));
+            }
+            words.extend(descriptor(&status, None));
+            let (memory, base) = match in_flight.table {
                 Some(table) => (&self.tables[usize::from(table)], 0),
                 None => (memory, base + SLOT_TABLE),
             };
-            for (index, part) in all.enumerate() {
-                let next = (index + 1 < entries).then_some(index as u16 + 1);
-                write_descriptor(memory, base + index * DESCRIPTOR, &part, next);
-            }
+            memory.write(base, &words);
+            self.words = words;
             self.queue.push_indirect(memory.maddr(base), entries)
         } else {
-            let chain: Vec<Part> = all.collect();
-            self.queue.push(&chain)
+            let chain = [header].into_iter().chain(range).chain(parts.iter().copied()).chain([status]);
+            self.queue.push(&chain.collect::<Vec<Part>>())
         };
         let head = usize::from(head.expect("room was looked for"));
         debug_assert_eq!(head, slot);
-        self.in_flight[head] = Some(InFlight { client: client.clone(), tag, table });
-        Ok(())
+        self.in_flight[head] = Some(in_flight);
     }
 }

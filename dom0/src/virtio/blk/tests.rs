@@ -144,6 +144,108 @@ fn longest_request_takes_one_descriptor() {
     assert_eq!(arena.bytes(segments[253].maddr.raw(), PAGE_SIZE), expected);
 }
 
+/// Tags and whether they went well, in the order of the tags.
+fn ends(client: &Client) -> Vec<(u32, bool)> {
+    let mut ends: Vec<_> = take(client).iter().map(|c| (c.tag, c.ok)).collect();
+    ends.sort_unstable();
+    ends
+}
+
+#[test]
+fn what_goes_on_where_another_ends_is_one_request() {
+    let (arena, device, blk) = disk(Limits::default());
+    let client = Client::new(4);
+    let segments: Vec<_> = (0..96).map(|_| segment(&arena)).collect();
+    for (tag, part) in segments.chunks(32).enumerate() {
+        blk.submit(&client, tag as u32, BlockOp::Read, 8 + 256 * tag as u64, part).unwrap();
+    }
+    assert_eq!(blk.in_flight(), 1);
+    blk.kick();
+    device.run();
+    blk.service().unwrap();
+    assert_eq!(ends(&client), [(0, true), (1, true), (2, true)]);
+    assert_eq!((device.requests(), blk.in_flight()), (1, 0));
+    for (index, segment) in segments.iter().enumerate() {
+        let expected = device.disk(8 * 512 + index * PAGE_SIZE, PAGE_SIZE);
+        assert_eq!(arena.bytes(segment.maddr.raw(), PAGE_SIZE), expected, "page {index}");
+    }
+}
+
+#[test]
+fn nothing_else_joins() {
+    let (arena, device, blk) = disk(Limits::default());
+    let (client, other) = (Client::new(8), Client::new(1));
+    let one = [segment(&arena)];
+    let many: Vec<_> = (0..254).map(|_| segment(&arena)).collect();
+    blk.submit(&client, 0, BlockOp::Read, 0, &one).unwrap();
+    blk.submit(&client, 1, BlockOp::Read, 16, &one).unwrap(); // a gap
+    blk.submit(&client, 2, BlockOp::Read, 8, &one).unwrap(); // back
+    blk.submit(&client, 3, BlockOp::Write, 16, &one).unwrap(); // the other way
+    blk.submit(&other, 4, BlockOp::Write, 24, &one).unwrap(); // somebody else
+    blk.submit(&client, 5, BlockOp::Flush, 0, &[]).unwrap();
+    blk.submit(&client, 6, BlockOp::Write, 32, &one).unwrap(); // behind a flush
+    blk.submit(&client, 7, BlockOp::Write, 0, &many).unwrap();
+    blk.submit(&client, 8, BlockOp::Write, 254 * 8 % 2048, &one).unwrap(); // too long together
+    assert_eq!(blk.in_flight(), 9);
+    blk.kick();
+    device.run();
+    blk.service().unwrap();
+    assert_eq!(ends(&client).len() + ends(&other).len(), 9);
+    assert_eq!(device.requests(), 9);
+    // Nor after a kick.
+    blk.submit(&client, 0, BlockOp::Read, 0, &one).unwrap();
+    blk.kick();
+    blk.submit(&client, 1, BlockOp::Read, 8, &one).unwrap();
+    blk.kick();
+    device.run();
+    assert_eq!(device.requests(), 11);
+}
+
+#[test]
+fn of_a_joined_request_only_those_fail_that_do_alone() {
+    // All in one request, and in pieces of what the queue lets be long.
+    for queue in [64, 8, 4] {
+        let (arena, device, blk) = disk(Limits { queue, seg_max: 64, ..Limits::default() });
+        let client = Client::new(8);
+        let pages: Vec<_> = (0..5).map(|_| segment(&arena)).collect();
+        // The disk has 2048 sectors: the last two are behind its end.
+        for (tag, page) in pages.iter().enumerate() {
+            arena.fill(page.maddr.raw(), PAGE_SIZE, tag as u8 + 1);
+            let submit = || blk.submit(&client, tag as u32, BlockOp::Write, 2024 + 8 * tag as u64, &[*page]);
+            while submit() == Err(SubmitError::Full) {
+                blk.kick();
+                device.run();
+                blk.service().unwrap();
+            }
+        }
+        blk.kick();
+        for _ in 0..6 {
+            device.run();
+            blk.service().unwrap();
+        }
+        assert_eq!(ends(&client), [(0, true), (1, true), (2, true), (3, false), (4, false)]);
+        assert_eq!(blk.in_flight(), 0);
+        for tag in 0..3 {
+            assert_eq!(device.disk((2024 + 8 * tag) * 512, 1), [tag as u8 + 1]);
+        }
+    }
+}
+
+#[test]
+fn a_device_that_breaks_fails_what_it_was_not_given_too() {
+    let (arena, device, blk) = disk(Limits::default());
+    let client = Client::new(4);
+    blk.submit(&client, 0, BlockOp::Write, 0, &[segment(&arena)]).unwrap();
+    blk.kick();
+    blk.submit(&client, 1, BlockOp::Write, 8, &[segment(&arena)]).unwrap();
+    blk.submit(&client, 2, BlockOp::Write, 16, &[segment(&arena)]).unwrap();
+    device.lie();
+    assert!(blk.service().is_err());
+    assert_eq!(ends(&client), [(0, false), (1, false), (2, false)]);
+    assert_eq!(blk.submit(&client, 3, BlockOp::Write, 24, &[segment(&arena)]), Err(SubmitError::Failed));
+    blk.kick();
+}
+
 #[test]
 fn a_broken_device_is_reset_and_fails_all() {
     let (arena, device, blk) = disk(Limits::default());
@@ -177,7 +279,7 @@ proptest! {
     /// Random requests, sizes and orders: each ends once, and reads see what was written.
     #[test]
     fn random_traffic(
-        steps in proptest::collection::vec((0u8..3, 1usize..30, 0u64..200, any::<u8>()), 1..80),
+        steps in proptest::collection::vec((0u8..4, 1usize..30, 0u64..200, any::<u8>()), 1..80),
         indirect in any::<bool>(),
         size_max in proptest::option::of(512u32..5000),
     ) {
@@ -186,8 +288,10 @@ proptest! {
         let most = blk.geometry().seg_max;
         let mut expected = 0;
         let mut ended = 0;
+        let mut end = 0;
         for (tag, (kind, count, sector, fill)) in steps.into_iter().enumerate() {
-            if kind == 2 {
+            if kind >= 2 {
+                blk.kick();
                 device.run();
                 blk.service().unwrap();
                 let done = take(&client);
@@ -200,12 +304,18 @@ proptest! {
                 arena.fill(segment.maddr.raw(), PAGE_SIZE, fill);
             }
             let op = if kind == 0 { BlockOp::Read } else { BlockOp::Write };
+            // Many go on where the last one ended.
+            let sector = if fill % 2 == 0 && end < 1800 { end } else { sector };
+            end = sector + 8 * segments.len() as u64;
             match blk.submit(&client, tag as u32, op, sector, &segments) {
                 Ok(()) => expected += 1,
                 Err(error) => prop_assert_eq!(error, SubmitError::Full),
             }
-            blk.kick();
+            if fill % 3 == 0 {
+                blk.kick();
+            }
         }
+        blk.kick();
         device.run();
         blk.service().unwrap();
         ended += take(&client).len();
