@@ -70,7 +70,7 @@ fn clocks_agree_and_never_go_back() -> Result<()> {
         command(&mut machine, &format!("xl pause {name}"), 20)?;
     }
     let run = format!(
-        "run=\"/clock stamp {LOOKS}; /clock sleep 10; /clock watch 60; echo watched $?; /clock stamp {LOOKS}\""
+        "run=\"/clock stamp {LOOKS}; /clock sleep 10; /clock user 1; /clock watch 60; echo watched $?; /clock stamp {LOOKS}\""
     );
     let create = format!("xl create /boot/debian-ramdisk.cfg name='clock' vcpus=4 extra='quiet {run}'");
     command(&mut machine, &create, 60)?;
@@ -84,6 +84,7 @@ fn clocks_agree_and_never_go_back() -> Result<()> {
         ensure!(slept >= 1_000_000_000, "slept {slept} ns only");
         shortest = shortest.min(slept);
     }
+    machine.expect("clock: read in user mode", 20)?;
     machine.expect("clock: 4 CPUs", 200)?;
     machine.expect("watched 0", 20)?;
     let after = behind(&mut machine, LOOKS)?;
