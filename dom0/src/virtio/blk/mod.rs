@@ -187,6 +187,8 @@ impl<S: DmaSource> VirtioBlk<S> {
         if let Some(error) = inner.broken {
             return Err(error);
         }
+        // Its slot is the next free one of the queue, which changes when a request ends.
+        inner.close_open();
         let mut outcome = Ok(());
         loop {
             match inner.take_finished() {
@@ -226,7 +228,7 @@ impl<S: DmaSource> VirtioBlk<S> {
     /// may still write to it.
     fn give_up(&self, inner: &mut Inner<S>, error: BlkError) {
         inner.broken = Some(error);
-        inner.fail_unsent();
+        inner.fail_again();
         if self.transport.reset().is_err() {
             log::error!("{}: it does not reset; the memory it was given stays with it", self.name);
             return;

@@ -193,12 +193,10 @@ impl<S: DmaSource> Inner<S> {
         any
     }
 
-    /// Ends the requests as failed that the device has not been given.
-    pub(super) fn fail_unsent(&mut self) {
-        let open = self.open.take().into_iter().flat_map(|open| [open.first].into_iter().chain(open.joined));
+    /// Ends the requests as failed that were to go to the device again.
+    pub(super) fn fail_again(&mut self) {
         let again = self.again.drain(..).map(|again| again.member);
-        self.ended.extend(open.chain(again).map(|member| (member.client, member.tag, false)));
-        self.parts.clear();
+        self.ended.extend(again.map(|member| (member.client, member.tag, false)));
     }
 
     /// Ends the requests as failed that the device had when it was reset.

@@ -232,6 +232,22 @@ fn of_a_joined_request_only_those_fail_that_do_alone() {
 }
 
 #[test]
+fn requests_may_end_while_one_is_open() {
+    let (arena, device, blk) = disk(Limits::default());
+    let client = Client::new(4);
+    blk.submit(&client, 0, BlockOp::Read, 0, &[segment(&arena)]).unwrap();
+    blk.kick();
+    device.run();
+    blk.submit(&client, 1, BlockOp::Read, 64, &[segment(&arena)]).unwrap();
+    blk.service().unwrap();
+    blk.submit(&client, 2, BlockOp::Read, 128, &[segment(&arena)]).unwrap();
+    blk.kick();
+    device.run();
+    blk.service().unwrap();
+    assert_eq!(ends(&client), [(0, true), (1, true), (2, true)]);
+}
+
+#[test]
 fn a_device_that_breaks_fails_what_it_was_not_given_too() {
     let (arena, device, blk) = disk(Limits::default());
     let client = Client::new(4);
