@@ -52,16 +52,17 @@ impl Request {
 }
 
 impl Shell {
-    /// `xl shutdown|reboot [-w] DOMAIN|-a`.
+    /// `xl shutdown|reboot [-w] [-F] DOMAIN|-a`: returns when the domain has acknowledged it, as Xen's does; with `-w`
+    /// when it has ended.
     pub(super) async fn xl_request(&self, arguments: &[&str], request: Request) -> Outcome {
-        let usage = || format!("usage: xl {} [-w] DOMAIN|-a", request.command());
+        let usage = || format!("usage: xl {} [-w] [-F] DOMAIN|-a", request.command());
         let (mut wait, mut all) = (false, false);
         let mut domains = alloc::vec::Vec::new();
         for &word in arguments {
             match word {
                 "-w" | "--wait" => wait = true,
                 "-a" | "--all" => all = true,
-                // What a fallback would need, PV guests do not have.
+                // The power button instead, for a domain without PV drivers: a PV guest always has what reads the node.
                 "-F" => {}
                 _ if word.starts_with('-') => return Err(usage()),
                 _ => domains.push(self.toolstack.find(word)?),
@@ -77,6 +78,10 @@ impl Shell {
         for domain in &domains {
             println!("{} domain {}", request.doing(), domain.id);
             self.toolstack.request(domain, request.reason())?;
+        }
+        // Each has its minute at the same time.
+        for domain in &domains {
+            self.toolstack.acknowledged(domain).await?;
         }
         if wait {
             println!("Waiting for {} domains", domains.len());

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use pvrt::executor::{Either, select, time};
 use pvrt::hypercall::domctl;
 use ring_abi::errno::Errno;
 
@@ -11,13 +12,32 @@ use crate::builder::SLACK_KIB;
 use crate::config::check_name;
 use crate::xenstore::XsError;
 
+/// How long a domain may take to acknowledge a request: as long as with Xen's `xl`.
+const ACKNOWLEDGE_NS: u64 = 60_000_000_000;
+/// The node of requests, under `control`.
+const REQUEST: &str = "shutdown";
+
 impl Toolstack {
     /// Asks a domain to do what `reason` (`poweroff`, `reboot`) says.
     ///
     /// # Errors
     /// The store's.
     pub fn request(&self, domain: &Domain, reason: &str) -> Result<(), String> {
-        nodes::write_control(&self.0.store, domain.id, "shutdown", reason).map_err(store(domain))
+        nodes::write_control(&self.0.store, domain.id, REQUEST, reason).map_err(store(domain))
+    }
+
+    /// Waits until a domain has acknowledged what it was asked by [`Toolstack::request`], or is over.
+    ///
+    /// # Errors
+    /// It does not, or the store's. The request stays: it may still be followed.
+    pub async fn acknowledged(&self, domain: &Domain) -> Result<(), String> {
+        let over = self.wait_until(|_| domain.fate.lock().end.is_some());
+        let taken = nodes::control_taken(&self.0.store, domain.id, REQUEST);
+        match time::timeout(ACKNOWLEDGE_NS, select(taken, over)).await {
+            Ok(Either::Left(taken)) => taken.map_err(store(domain)),
+            Ok(Either::Right(())) => Ok(()),
+            Err(_) => Err(format!("{}: no acknowledgement of the request within a minute", domain.name)),
+        }
     }
 
     /// Sends a domain's kernel a magic SysRq key.
@@ -107,4 +127,65 @@ fn store(domain: &Domain) -> impl Fn(XsError) -> String {
 
 fn refused(domain: &Domain) -> impl Fn(Errno) -> String {
     move |errno| format!("{}: {errno}", domain.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolstack::End;
+    use crate::toolstack::disks::tests::start;
+    use crate::xenstore::Nodes;
+    use pvrt::executor::{block_on_test, spawn};
+    use ring_abi::sched::SHUTDOWN_POWEROFF;
+
+    const NODE: &str = "/local/domain/1/control/shutdown";
+
+    #[test]
+    fn a_request_is_over_when_its_domain_has_taken_it() {
+        // A kernel empties the node; some take it away.
+        for gone in [false, true] {
+            let (toolstack, client) = start();
+            block_on_test(async {
+                let one = toolstack.find("one").unwrap();
+                toolstack.request(&one, "poweroff").unwrap();
+                assert_eq!(client.read_str(NODE).as_deref(), Ok("poweroff"));
+                let begun = time::now_ns();
+                spawn(async move {
+                    time::sleep(5_000_000_000).await;
+                    if gone { client.rm(NODE) } else { client.write(NODE, "") }.unwrap();
+                });
+                assert_eq!(toolstack.acknowledged(&one).await, Ok(()));
+                let took = time::now_ns() - begun;
+                assert!((5_000_000_000..6_000_000_000).contains(&took), "{took} ns");
+            });
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_take_it_has_a_minute() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            toolstack.request(&one, "reboot").unwrap();
+            let begun = time::now_ns();
+            let told = toolstack.acknowledged(&one).await.unwrap_err();
+            assert_eq!(told, "one: no acknowledgement of the request within a minute");
+            assert!(time::now_ns() - begun >= ACKNOWLEDGE_NS);
+            assert_eq!(client.read_str(NODE).as_deref(), Ok("reboot"), "it may still follow it");
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_a_domain_that_is_over() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            toolstack.request(&one, "poweroff").unwrap();
+            let begun = time::now_ns();
+            toolstack.set_fate(&one, |fate| fate.end = Some(End::ShutDown(SHUTDOWN_POWEROFF)));
+            assert_eq!(toolstack.acknowledged(&one).await, Ok(()));
+            assert!(time::now_ns() - begun < ACKNOWLEDGE_NS);
+            assert_eq!(client.read_str(NODE).as_deref(), Ok("poweroff"));
+        });
+    }
 }

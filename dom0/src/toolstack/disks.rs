@@ -102,7 +102,7 @@ impl Toolstack {
             let state = client.read_str(&format!("{backend}/state"))?;
             Ok(state != nodes::INITIALISING)
         };
-        match time::timeout(BACKEND_NS, state_until(&client, &backend, begun)).await {
+        match time::timeout(BACKEND_NS, nodes::until(&client, &format!("{backend}/state"), begun)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(CreateError::Store("waiting for a backend", error)),
             Err(_) => return Err(CreateError::Device(device, "its backend does not answer".into())),
@@ -147,7 +147,7 @@ impl Toolstack {
         let client = self.0.store.client();
         nodes::ask_for_disk(&self.0.store, domain.id, devid, force).map_err(DiskError::Store)?;
         let closed = |client: &Client| Ok(client.read_str(&format!("{backend}/state"))? == nodes::CLOSED);
-        match time::timeout(DETACH_NS, state_until(&client, &backend, closed)).await {
+        match time::timeout(DETACH_NS, nodes::until(&client, &format!("{backend}/state"), closed)).await {
             // A backend that found no disk, or whose domain went, is closed too.
             Ok(Ok(()) | Err(XsError::NoEnt)) => {}
             Ok(Err(error)) => return Err(DiskError::Store(error)),
@@ -179,22 +179,8 @@ impl Toolstack {
     }
 }
 
-/// Waits until `done` says so, asked again whenever the state of `backend` is written.
-async fn state_until(
-    client: &Client,
-    backend: &str,
-    done: impl Fn(&Client) -> Result<bool, XsError>,
-) -> Result<(), XsError> {
-    let state = format!("{backend}/state");
-    client.watch(&state, "state")?;
-    while !done(client)? {
-        client.next_event().await;
-    }
-    client.unwatch(&state, "state")
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::blkdev::tests::Silent;
     use crate::blkdev::{Disk, Disks};
@@ -207,7 +193,7 @@ mod tests {
     use spin::Mutex;
 
     /// A toolstack with two disks and two domains: `one`, number 1, which has the first, and `two`.
-    fn start() -> (Toolstack, Client) {
+    pub(in crate::toolstack) fn start() -> (Toolstack, Client) {
         let store = Xenstore::new(Quotas::XEN);
         let disks = Arc::new(Disks::new());
         for name in ["vda", "vdb"] {

@@ -10,7 +10,7 @@ use ring_abi::types::{DomId, Mfn, Port};
 
 use super::AttachedDisk;
 use crate::config::{DiskConfig, DomainConfig};
-use crate::xenstore::{Access, Nodes, Perms, Transaction, Xenstore, XsError};
+use crate::xenstore::{Access, Client, Nodes, Perms, Transaction, Xenstore, XsError};
 
 /// What dom0 is called.
 pub(super) const OWN_NAME: &str = "Domain-0";
@@ -65,6 +65,30 @@ pub(super) fn write_own(store: &Xenstore) {
 /// Writes one of the nodes by which a domain is asked for something: `control/NODE`.
 pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str) -> Result<(), XsError> {
     store.client().write(&format!("{}/control/{node}", home(id)), value)
+}
+
+/// Waits until a domain has taken what is asked of it in `control/NODE`: the node is empty, or gone.
+pub(super) async fn control_taken(store: &Xenstore, id: DomId, node: &str) -> Result<(), XsError> {
+    let path = format!("{}/control/{node}", home(id));
+    let taken = |client: &Client| match client.read_str(&path) {
+        Ok(value) => Ok(value.is_empty()),
+        Err(XsError::NoEnt) => Ok(true),
+        Err(error) => Err(error),
+    };
+    until(&store.client(), &path, taken).await
+}
+
+/// Waits until `done` says so, asked again whenever the node `path` is written.
+pub(super) async fn until(
+    client: &Client,
+    path: &str,
+    done: impl Fn(&Client) -> Result<bool, XsError>,
+) -> Result<(), XsError> {
+    client.watch(path, "until")?;
+    while !done(client)? {
+        client.next_event().await;
+    }
+    client.unwatch(path, "until")
 }
 
 /// The memory that a domain is to have, and the most it may be given, in KiB.
