@@ -22,6 +22,9 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// Addresses for scratch memory: slots of every level of tables are their own.
 const WINDOW: u64 = 0x1000_0000_0000;
 
+/// The slot of the kernel's map of all memory in a top table.
+const MEMORY_SLOT: usize = (kernel::DIRECT_MAP >> 39 & 511) as usize;
+
 /// What of the window was given out.
 static TAKEN: AtomicU64 = AtomicU64::new(WINDOW);
 /// The frame of the top table with which the kernel runs in this process.
@@ -59,8 +62,9 @@ pub(super) fn install() -> Result<(), String> {
         let slot = (at >> (12 + 9 * level) & 511) as usize;
         let is_parent = |page: &u64| {
             let held = kernel::word(*page, slot).unwrap_or(0);
-            // Of top tables there is a second one, for user mode, without the kernel's part.
-            let whole = level < 3 || kernel::word(*page, 511).is_some_and(|word| word & pte::P != 0);
+            // Of top tables there is a second one, for user mode: it has the last slot, for vsyscall, but not the
+            // kernel's map of memory.
+            let whole = level < 3 || kernel::word(*page, MEMORY_SLOT).is_some_and(|word| word & pte::P != 0);
             held & pte::P != 0 && (held & pte::ADDRESS) >> 12 == child && whole
         };
         let parent = (0..kernel::pages()).filter(|page| kernel::frame(*page).is_some()).find(is_parent);
@@ -244,7 +248,10 @@ impl Scratch {
         each(window).for_each(|va| assert_eq!(map(va, 0), 0, "scratch addresses"));
         let frames: Vec<u64> = each(at).map(|va| (leaf(va) & pte::ADDRESS) >> 12).collect();
         let numbers: Vec<u64> = frames.iter().map(|frame| own_page(*frame).expect("own memory")).collect();
-        let direct = numbers.iter().map(|number| leaf(kernel::DIRECT_MAP + number * PAGE)).collect();
+        let direct: Vec<u64> =
+            numbers.iter().map(|number| leaf(kernel::DIRECT_MAP + number * PAGE)).collect();
+        let present = direct.iter().all(|entry| entry & pte::P != 0);
+        assert!(present, "the kernel's map of its own memory: {direct:x?}");
         Self { pages: Pages { at, frames, numbers, direct }, window, before }
     }
 
