@@ -62,5 +62,6 @@ fn main() -> ExitCode {
             run(&mut report);
         }
     }
+    ground::finish();
     ExitCode::from(u8::from(!report.end()))
 }

@@ -1,7 +1,7 @@
 //! Grants that the kernel knows nothing of: in a frame that the table is made larger by.
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring_abi::errno::Errno;
 use ring_abi::grant::*;
@@ -16,12 +16,12 @@ const ENTRIES: u32 = (PAGE_SIZE / size_of::<GrantEntryV1>()) as u32;
 
 /// The last frame of the table, mapped here.
 struct Table {
-    at: u64,
+    window: Scratch,
     /// The reference of its first entry.
     first: u32,
 }
 
-static TABLE: OnceLock<Table> = OnceLock::new();
+static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 /// Entries in use, from the last one down.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
@@ -47,14 +47,21 @@ pub(super) fn install() -> Result<(), String> {
         return Err(format!("a larger grant table: {got}, {}", setup.status));
     }
     let window = Scratch::new(1);
-    let at = window.at(0);
-    let got = map(at, frames[size.nr_frames as usize] << 12 | RW);
+    let got = map(window.at(0), frames[size.nr_frames as usize] << 12 | RW);
     if got != 0 {
         return Err(format!("mapping the grant table: {got}"));
     }
-    // As long as the process lives.
-    core::mem::forget(window);
-    TABLE.set(Table { at, first: size.nr_frames * ENTRIES }).map_err(|_| "installed twice".into())
+    *table() = Some(Table { window, first: size.nr_frames * ENTRIES });
+    Ok(())
+}
+
+/// Gives the window back to the kernel, which would take the frame for a page of its own when the process ends.
+pub(super) fn finish() {
+    *table() = None;
+}
+
+fn table() -> MutexGuard<'static, Option<Table>> {
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A grant; dropped, it is one no more.
@@ -68,10 +75,11 @@ pub(crate) struct Grant {
 /// # Errors
 /// `ENOSPC`: every entry was taken once.
 pub(crate) fn grant_access(domain: DomId, frame: Mfn, readonly: bool) -> Result<Grant, Errno> {
-    let table = TABLE.get().ok_or(Errno::ENODEV)?;
+    let table = table();
+    let table = table.as_ref().ok_or(Errno::ENODEV)?;
     let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
     let entry = ENTRIES.checked_sub(1 + taken).ok_or(Errno::ENOSPC)?;
-    let at = table.at + u64::from(entry) * size_of::<GrantEntryV1>() as u64;
+    let at = table.window.at(0) + u64::from(entry) * size_of::<GrantEntryV1>() as u64;
     let access = GTF_PERMIT_ACCESS | if readonly { GTF_READONLY } else { 0 };
     // flags, domid, frame.
     let word = u64::from(access) | u64::from(domain.raw()) << 16 | frame.raw() << 32;

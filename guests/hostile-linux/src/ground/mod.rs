@@ -30,6 +30,11 @@ pub(crate) fn install() -> Result<(), String> {
     grant::install()
 }
 
+/// Leaves this process as its kernel knows it, which takes it apart next.
+pub(crate) fn finish() {
+    grant::finish();
+}
+
 /// Where random numbers begin.
 pub(crate) fn seed() -> u64 {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
