@@ -12,7 +12,7 @@ use super::{Dma, DmaSource, Registers};
 
 const PAGE: usize = 4096;
 
-/// Machine memory whose pages are never neighbours.
+/// Machine memory whose pages are no neighbours, unless asked for.
 #[derive(Clone, Default)]
 pub(super) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>);
 
@@ -29,24 +29,40 @@ impl Arena {
         FakeDma { arena: self.clone(), frames }
     }
 
-    fn with<R>(&self, maddr: u64, len: usize, access: impl FnOnce(&mut [u8]) -> R) -> R {
-        let offset = maddr as usize % PAGE;
-        assert!(offset + len <= PAGE, "an access of {len} at {maddr:#x} crosses its page");
+    /// Pages that are neighbours, for once: where the first begins.
+    pub(super) fn row(&self, count: usize) -> u64 {
         let mut memory = self.0.lock();
-        let page = memory.get_mut(&(maddr / PAGE as u64)).expect("memory that nobody gave out");
-        access(&mut page[offset..offset + len])
+        let first = 0x100 + memory.len() as u64 * 3;
+        memory.extend((0..count as u64).map(|index| (first + index, alloc::vec![0; PAGE])));
+        first * PAGE as u64
+    }
+
+    /// Calls `access` for each page of a range, with what of the range is before it.
+    fn with(&self, maddr: u64, len: usize, mut access: impl FnMut(usize, &mut [u8])) {
+        let mut memory = self.0.lock();
+        let mut done = 0;
+        while done < len {
+            let at = maddr + done as u64;
+            let offset = at as usize % PAGE;
+            let here = (len - done).min(PAGE - offset);
+            let page = memory.get_mut(&(at / PAGE as u64)).expect("memory that nobody gave out");
+            access(done, &mut page[offset..offset + here]);
+            done += here;
+        }
     }
 
     pub(super) fn bytes(&self, maddr: u64, len: usize) -> Vec<u8> {
-        self.with(maddr, len, |bytes| bytes.to_vec())
+        let mut all = Vec::new();
+        self.with(maddr, len, |_, bytes| all.extend_from_slice(bytes));
+        all
     }
 
     pub(super) fn write(&self, maddr: u64, from: &[u8]) {
-        self.with(maddr, from.len(), |bytes| bytes.copy_from_slice(from));
+        self.with(maddr, from.len(), |done, bytes| bytes.copy_from_slice(&from[done..done + bytes.len()]));
     }
 
     pub(super) fn fill(&self, maddr: u64, len: usize, value: u8) {
-        self.with(maddr, len, |bytes| bytes.fill(value));
+        self.with(maddr, len, |_, bytes| bytes.fill(value));
     }
 
     fn number(&self, maddr: u64, len: usize) -> u64 {
@@ -146,6 +162,7 @@ struct State {
     notified: bool,
     flushes: usize,
     requests: usize,
+    parts: usize,
     resets: usize,
 }
 
@@ -204,6 +221,7 @@ impl FakeDevice {
             notified: false,
             flushes: 0,
             requests: 0,
+            parts: 0,
             resets: 0,
         };
         state.common[18] = 1;
@@ -232,6 +250,11 @@ impl FakeDevice {
 
     pub(super) fn disk(&self, offset: usize, len: usize) -> Vec<u8> {
         self.state.lock().disk[offset..offset + len].to_vec()
+    }
+
+    /// Parts of data of the requests that it has executed.
+    pub(super) fn parts(&self) -> usize {
+        self.state.lock().parts
     }
 
     /// Requests that it has executed.
@@ -309,6 +332,7 @@ impl FakeDevice {
             let head = self.arena.number(available + 4 + 2 * slot, 2) as u16;
             let chain = self.chain(table, head, &state.limits);
             state.requests += 1;
+            state.parts += chain.len() - 2;
             self.execute(&mut state, &chain);
             let entry = used + 4 + 8 * u64::from(state.used % size);
             self.arena.write(entry, &u32::from(head).to_le_bytes());

@@ -4,7 +4,7 @@ use backends::{DiscardLimits, Geometry};
 use ring_abi::types::PAGE_SIZE;
 
 use super::BlkError;
-use super::requests::TABLE_ENTRIES;
+use super::requests::{PART_MAX, TABLE_ENTRIES};
 use crate::virtio::transport::Transport;
 
 const SECTOR: u32 = 512;
@@ -48,7 +48,8 @@ pub(super) fn read(transport: &Transport, features: u64, queue: u16) -> Result<(
             .unwrap_or(sector_size);
         // Whole sectors, so that a cut segment stays one.
         let size_max = if has(F_SIZE_MAX) { device.read32(config::SIZE_MAX) } else { u32::MAX };
-        let size_max = (size_max.min(PAGE) / SECTOR) * SECTOR;
+        let part_max = (size_max.min(PART_MAX) / SECTOR) * SECTOR;
+        let size_max = part_max.min(PAGE);
         if size_max == 0 {
             return Err(BlkError::BadGeometry("segment size limit"));
         }
@@ -75,6 +76,6 @@ pub(super) fn read(transport: &Transport, features: u64, queue: u16) -> Result<(
             discard,
             seg_max,
         };
-        Ok((geometry, size_max))
+        Ok((geometry, part_max))
     })
 }

@@ -80,7 +80,7 @@ struct Running<S: DmaSource> {
     doorbell: Doorbell,
     geometry: Geometry,
     indirect: bool,
-    size_max: u32,
+    part_max: u32,
 }
 
 /// What wakes the driver: the device's interrupt.
@@ -113,13 +113,13 @@ impl<S: DmaSource> VirtioBlk<S> {
         let features = transport.negotiate(wanted)?;
         let most = transport.queue_size(0)?.min(MAX_QUEUE_SIZE);
         let size = 1 << most.ilog2();
-        let (geometry, size_max) = geometry::read(transport, features, size)?;
+        let (geometry, part_max) = geometry::read(transport, features, size)?;
         let memory = source.allocate(QUEUE_PAGES).ok_or(BlkError::OutOfMemory)?;
         let queue = Queue::new(memory, size, features & F_EVENT_IDX != 0);
         let doorbell = transport.enable_queue(0, size, queue.addresses(), vector)?;
         transport.start();
         let indirect = features & F_INDIRECT_DESC != 0;
-        Ok(Running { queue, doorbell, geometry, indirect, size_max })
+        Ok(Running { queue, doorbell, geometry, indirect, part_max })
     }
 
     /// What it is called in the log.

@@ -36,6 +36,8 @@ const SLOTS_PER_PAGE: usize = PAGE_SIZE / SLOT;
 
 /// Descriptors in a table that fills a page.
 pub(super) const TABLE_ENTRIES: usize = PAGE_SIZE / DESCRIPTOR;
+/// Largest part, if the device has no wish of its own.
+pub(super) const PART_MAX: u32 = 1 << 20;
 /// Most such tables of a device; requests beyond wait.
 pub(super) const MAX_TABLES: usize = 64;
 
@@ -114,14 +116,16 @@ pub(super) struct Inner<S: DmaSource> {
     open: Option<Open>,
     /// Parts of the open request.
     parts: Vec<Part>,
+    /// Parts of the transfer that is submitted; kept for its capacity.
+    next: Vec<Part>,
     again: VecDeque<Again>,
     /// A descriptor table being made; kept for its capacity.
     words: Vec<u64>,
     /// Ended requests, on their way to their clients; kept for its capacity.
     pub(super) ended: Vec<(Arc<Client>, u32, bool)>,
     pub(super) indirect: bool,
-    /// Largest part; a segment is cut to it.
-    pub(super) size_max: u32,
+    /// Largest part, at most [`PART_MAX`]; a segment is cut to it.
+    part_max: u32,
     /// Most parts of a request.
     pub(super) seg_max: usize,
     /// Why it works no more.
@@ -141,11 +145,12 @@ impl<S: DmaSource> Inner<S> {
             waiting: Vec::new(),
             open: None,
             parts: Vec::with_capacity(TABLE_ENTRIES),
+            next: Vec::with_capacity(TABLE_ENTRIES),
             again: VecDeque::new(),
             words: Vec::with_capacity(TABLE_ENTRIES * DESCRIPTOR / 8),
             ended: Vec::new(),
             indirect: running.indirect,
-            size_max: running.size_max,
+            part_max: running.part_max,
             seg_max: running.geometry.seg_max,
             broken: None,
         }
@@ -272,8 +277,8 @@ impl<S: DmaSource> Inner<S> {
         sector: u64,
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
-        let parts = segments.iter().map(|segment| segment.len.div_ceil(self.size_max) as usize).sum();
-        let sectors = segments.iter().map(|segment| u64::from(segment.len)).sum::<u64>() / SECTOR;
+        let bytes = self.set_next(kind == T_IN, segments);
+        let (parts, sectors) = (self.next.len(), bytes / SECTOR);
         let member = Member { client: client.clone(), tag, sector, parts };
         if self.may_join(&member, kind)
             && let Some(open) = &mut self.open
@@ -285,19 +290,36 @@ impl<S: DmaSource> Inner<S> {
             let end = sector + sectors;
             self.open = Some(Open { kind, end, slot, table, first: member, joined: Vec::new() });
         }
-        for segment in segments {
-            let (mut maddr, mut left) = (segment.maddr.raw(), segment.len);
-            while left > 0 {
-                let len = left.min(self.size_max);
-                self.parts.push(Part { maddr, len, device_writes: kind == T_IN });
-                maddr += u64::from(len);
-                left -= len;
-            }
-        }
+        self.parts.append(&mut self.next);
         if !self.indirect {
             self.close_open(); // it takes descriptors of the queue itself
         }
         Ok(())
+    }
+
+    /// Makes [`Inner::next`] the parts of `segments`, and gives their bytes. Those that follow each other in machine memory
+    /// are one part, which saves the device a look at each page: domains have much of their memory in one piece.
+    fn set_next(&mut self, device_writes: bool, segments: &[Segment]) -> u64 {
+        self.next.clear();
+        let mut bytes = 0;
+        for segment in segments {
+            let (mut maddr, mut left) = (segment.maddr.raw(), segment.len);
+            bytes += u64::from(left);
+            if let Some(last) = self.next.last_mut()
+                && last.maddr + u64::from(last.len) == maddr
+                && last.len + left <= self.part_max
+            {
+                last.len += left;
+                continue;
+            }
+            while left > 0 {
+                let len = left.min(self.part_max);
+                self.next.push(Part { maddr, len, device_writes });
+                maddr += u64::from(len);
+                left -= len;
+            }
+        }
+        bytes
     }
 
     /// Whether a transfer goes on where the open request ends, and fits. A table for both is found then.

@@ -172,6 +172,32 @@ fn what_goes_on_where_another_ends_is_one_request() {
 }
 
 #[test]
+fn neighbours_in_memory_are_one_part() {
+    // As long as may be; and with no part over three pages.
+    for (size_max, parts) in [(None, 3), (Some(3 * PAGE_SIZE as u32), 4)] {
+        let (arena, device, blk) = disk(Limits { size_max, ..Limits::default() });
+        let client = Client::new(4);
+        let row = arena.row(7);
+        let page = |index: u64, len| Segment { maddr: Maddr::new(row + index * PAGE_SIZE as u64), len };
+        // Five in a row, of which the last is cut; one before them; one after the cut one's page.
+        let lengths = [(1, 4096), (2, 4096), (3, 4096), (4, 4096), (5, 512), (0, 4096), (6, 4096)];
+        let segments = lengths.map(|(index, len)| page(index, len));
+        blk.submit(&client, 0, BlockOp::Read, 8, &segments).unwrap();
+        blk.kick();
+        device.run();
+        blk.service().unwrap();
+        assert_eq!(ends(&client), [(0, true)]);
+        assert_eq!(device.parts(), parts);
+        let mut sector = 8;
+        for segment in segments {
+            let expected = device.disk(sector * 512, segment.len as usize);
+            assert_eq!(arena.bytes(segment.maddr.raw(), segment.len as usize), expected);
+            sector += segment.len as usize / 512;
+        }
+    }
+}
+
+#[test]
 fn nothing_else_joins() {
     let (arena, device, blk) = disk(Limits::default());
     let (client, other) = (Client::new(8), Client::new(1));
