@@ -62,6 +62,8 @@ enum On {
     Microhv,
     /// Debian's Xen.
     Xen,
+    /// Linux as Xen's control domain, with no back end between it and the disk (linux).
+    XenDom0,
     /// The machine without a hypervisor (linux).
     Bare,
     /// microhv and Xen, and for linux the bare machine too.
@@ -74,6 +76,7 @@ impl On {
         match self {
             Self::Microhv => "microhv",
             Self::Xen => "xen",
+            Self::XenDom0 => "xen-dom0",
             Self::Bare => "bare",
             Self::Both => "both",
         }

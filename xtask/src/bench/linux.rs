@@ -69,7 +69,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         return Err(crate::usage(format!("no operation {only}: there are {}", known.join(", "))));
     }
     let on = match options.on.unwrap_or(On::Microhv) {
-        On::Both => vec![On::Microhv, On::Xen, On::Bare],
+        On::Both => vec![On::Microhv, On::Xen, On::XenDom0, On::Bare],
         one => vec![one],
     };
     let systems = Systems::prepare()?;
@@ -156,8 +156,8 @@ fn counts_on(measured: &Measured, system: On, name: &str) -> Option<Counts> {
 /// The table's lines, and whether every figure asked for is there.
 fn table(measured: &Measured, only: Option<&str>) -> (String, bool) {
     let mut text = String::from(
-        "| operation | microhv | of it hypervisor | aim | Xen 4.17 | of it Xen | bare | hypervisor / Xen |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| operation | microhv | of it hypervisor | aim | Xen 4.17 | of it Xen | Xen, dom0 | bare | hypervisor / Xen |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let mut complete = true;
     for known in OPERATIONS.iter().filter(|known| only.is_none_or(|only| only == known.name)) {
@@ -175,6 +175,7 @@ fn table(measured: &Measured, only: Option<&str>) -> (String, bool) {
             cell(known.aim),
             cell(xen.map(|(total, _)| total)),
             cell(xen.map(|(_, own)| own)),
+            cell(on(On::XenDom0).map(|counts| counts.total())),
             cell(on(On::Bare).map(|counts| counts.total())),
             ratio.unwrap_or("-".into()),
         ];
@@ -233,7 +234,7 @@ mod tests {
         let measured = vec![(On::Microhv, one)];
         let (text, complete) = table(&measured, Some("getpid"));
         assert!(complete);
-        assert_eq!(text.lines().last(), Some("| getpid | 400 | 397 | 400 | 1101 | 791 | - | 0.50 |"));
+        assert_eq!(text.lines().last(), Some("| getpid | 400 | 397 | 400 | 1101 | 791 | - | - | 0.50 |"));
         assert!(!table(&measured, None).1);
         assert_eq!(json(&measured)["microhv"]["getpid"]["total"], 400);
     }

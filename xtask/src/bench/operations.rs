@@ -108,7 +108,9 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         On::Microhv => (true, false),
         On::Xen => (false, true),
         On::Both => (true, true),
-        On::Bare => return Err(usage("the operations are a hypervisor's: --on microhv, xen or both")),
+        On::Bare | On::XenDom0 => {
+            return Err(usage("the operations are a hypervisor's: --on microhv, xen or both"));
+        }
     };
     let mut words = format!("ops={}", options.ops);
     if let Some(only) = &options.only {

@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::systems::{FIO_SCRIPT, Systems, Task, disk};
 use crate::bench::On;
-use crate::session::Outcome;
-use crate::{guest, xen};
+use crate::guest;
 
 /// How long each pattern is measured.
 const SECONDS: u32 = 6;
@@ -25,22 +24,13 @@ const PATTERNS: [(&str, &str); 3] = [
 /// What one system reached, by pattern, in the pattern's unit.
 type Speeds = BTreeMap<&'static str, u64>;
 
-/// What is measured: a column of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Domain(On),
-    /// Xen's control domain, with no back end between.
-    XenDom0,
-}
-
-impl Place {
-    fn title(self) -> &'static str {
-        match self {
-            Self::Domain(On::Microhv) => "microhv, domain",
-            Self::Domain(On::Xen) => "Xen, domain",
-            Self::Domain(_) => "bare",
-            Self::XenDom0 => "Xen, dom0",
-        }
+/// A column's title.
+fn title(system: On) -> &'static str {
+    match system {
+        On::Microhv => "microhv, domain",
+        On::Xen => "Xen, domain",
+        On::XenDom0 => "Xen, dom0",
+        On::Bare | On::Both => "bare",
     }
 }
 
@@ -53,17 +43,14 @@ pub(super) fn bench(systems: &Systems, on: &[On], data: &Path) -> Result<bool> {
     guest::copy_root(&root)?;
     let mut measured = Vec::new();
     for &system in on {
-        let command = format!("sh /bin/disk-speed {} {SECONDS} {}", disk(system, 0), disk(system, 1));
-        let task = Task { command, disks: vec![data.to_path_buf(), root.clone()], counting: Vec::new() };
-        measured.push((Place::Domain(system), speeds(&systems.console(system, &task)?)));
-        if system == On::Xen {
-            let script = format!("set -- /dev/vda {SECONDS}\n{FIO_SCRIPT}");
-            let output = xen::prepare()?.run(&script, &[], &task.xen_options())?;
-            if output.outcome != Outcome::Succeeded {
-                bail!("the machine ended with {:?}:\n{}", output.outcome, output.console);
-            }
-            measured.push((Place::XenDom0, speeds(&output.console)));
-        }
+        let task =
+            |command| Task { command, disks: vec![data.to_path_buf(), root.clone()], counting: Vec::new() };
+        let task = if system == On::XenDom0 {
+            task(format!("set -- {} {SECONDS}\n{FIO_SCRIPT}", disk(system, 0)))
+        } else {
+            task(format!("sh /bin/disk-speed {} {SECONDS} {}", disk(system, 0), disk(system, 1)))
+        };
+        measured.push((system, speeds(&systems.console(system, &task)?)));
     }
     let (text, complete) = table(&measured);
     print!("{text}");
@@ -83,9 +70,9 @@ fn speeds(console: &str) -> Speeds {
 }
 
 /// The table, and whether it has all figures.
-fn table(measured: &[(Place, Speeds)]) -> (String, bool) {
+fn table(measured: &[(On, Speeds)]) -> (String, bool) {
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
-    let mut text = row("reads", measured.iter().map(|(place, _)| place.title().to_string()).collect());
+    let mut text = row("reads", measured.iter().map(|(system, _)| title(*system).to_string()).collect());
     text.push_str(&row("---", vec!["---".into(); measured.len()]));
     let mut complete = true;
     for (name, title) in PATTERNS {
@@ -111,10 +98,9 @@ mod tests {
     #[test]
     fn a_missing_speed_is_told() {
         let all: Speeds = PATTERNS.iter().map(|(name, _)| (*name, 7)).collect();
-        let (text, complete) =
-            table(&[(Place::Domain(On::Microhv), all.clone()), (Place::XenDom0, all.clone())]);
+        let (text, complete) = table(&[(On::Microhv, all.clone()), (On::XenDom0, all.clone())]);
         assert!(complete && text.starts_with("| reads | microhv, domain | Xen, dom0 |\n"), "{text}");
-        let (text, complete) = table(&[(Place::Domain(On::Bare), Speeds::new())]);
+        let (text, complete) = table(&[(On::Bare, Speeds::new())]);
         assert!(!complete && text.ends_with("MB/s | - |\n"), "{text}");
     }
 }

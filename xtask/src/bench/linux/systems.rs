@@ -50,7 +50,7 @@ pub(super) struct Systems {
 
 /// A disk's device, by its index: `vda` where the machine's own disks are seen, `xvda` in a domain.
 pub(super) fn disk(system: On, index: u8) -> String {
-    let prefix = if system == On::Bare { "/dev/vd" } else { "/dev/xvd" };
+    let prefix = if matches!(system, On::Bare | On::XenDom0) { "/dev/vd" } else { "/dev/xvd" };
     format!("{prefix}{}", char::from(b'a' + index))
 }
 
@@ -81,6 +81,7 @@ impl Systems {
         match system {
             On::Microhv => self.on_microhv(task),
             On::Xen => self.on_xen(task),
+            On::XenDom0 => self.on_xen_dom0(task),
             On::Bare => self.on_bare(task),
             On::Both => bail!("both are two"),
         }
@@ -114,6 +115,16 @@ impl Systems {
         };
         let (domains, _) = xen::prepare()?.run_domains(&[domain], TIME_LIMIT, &task.xen_options())?;
         Ok(domains.into_iter().map(|domain| domain.console).collect())
+    }
+
+    fn on_xen_dom0(&self, task: &Task) -> Result<String> {
+        let program = Module { path: guest::build_program(PROGRAM)?, name: PROGRAM.into() };
+        let script = format!("chmod +x {PROGRAM}\nPATH=.:$PATH\n{}\n", task.command);
+        let output = xen::prepare()?.run(&script, &[program], &task.xen_options())?;
+        if output.outcome != Outcome::Succeeded {
+            bail!("the machine ended with {:?}:\n{}", output.outcome, output.console);
+        }
+        Ok(output.console)
     }
 
     fn on_bare(&self, task: &Task) -> Result<String> {
