@@ -211,7 +211,7 @@ fn nothing_else_joins() {
     blk.submit(&client, 5, BlockOp::Flush, 0, &[]).unwrap();
     blk.submit(&client, 6, BlockOp::Write, 32, &one).unwrap(); // behind a flush
     blk.submit(&client, 7, BlockOp::Write, 0, &many).unwrap();
-    blk.submit(&client, 8, BlockOp::Write, 254 * 8 % 2048, &one).unwrap(); // too long together
+    blk.submit(&client, 8, BlockOp::Write, 254 * 8, &one).unwrap(); // too long together
     assert_eq!(blk.in_flight(), 9);
     blk.kick();
     device.run();
