@@ -20,8 +20,10 @@ pub enum BackendType {
 /// A virtual disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
-    /// What is behind it, as dom0 calls it; empty only for a CD drive without a medium.
+    /// What is behind it, as the backend's domain calls it; empty only for a CD drive without a medium.
     pub target: String,
+    /// The domain, by name or number, whose backend serves it; `None`: dom0's.
+    pub backend_domain: Option<String>,
     /// How to open it.
     pub backend: BackendType,
     /// The name in the guest, such as `xvda`.
@@ -44,6 +46,7 @@ struct Spec {
     vdev: Option<String>,
     access: Option<bool>,
     backend: Option<BackendType>,
+    backend_domain: Option<String>,
     cdrom: bool,
     no_discard: bool,
     /// A prefix like `phy:` says the format too, so that the next word is the vdev.
@@ -156,7 +159,8 @@ impl Spec {
                 });
             }
             "backend" if matches!(value, "0" | "Domain-0") => {}
-            "backend" => return Err(format!("backend `{value}`: disks are served by dom0 alone")),
+            "backend" if value.is_empty() => return Err("backend: no domain".to_owned()),
+            "backend" => self.backend_domain = Some(value.to_owned()),
             "script" => return Err("script: dom0 runs no scripts".to_owned()),
             _ => return Err(format!("`{key}`: no such parameter of a disk")),
         }
@@ -194,6 +198,7 @@ impl Spec {
         let devid = vdev_number(&vdev).ok_or_else(|| format!("vdev `{vdev}`: no such device name"))?;
         Ok(DiskConfig {
             target,
+            backend_domain: self.backend_domain,
             backend: self.backend.unwrap_or(BackendType::Any),
             vdev,
             devid,
@@ -214,7 +219,8 @@ mod tests {
         let devid = vdev_number(vdev).unwrap();
         let vdev = vdev.to_owned();
         let target = target.to_owned();
-        DiskConfig { target, backend, vdev, devid, writable, cdrom: false, discard: true }
+        let backend_domain = None;
+        DiskConfig { target, backend_domain, backend, vdev, devid, writable, cdrom: false, discard: true }
     }
 
     #[test]
@@ -253,6 +259,17 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_domain() {
+        for (text, want) in [
+            ("backend=d1,vdev=xvda,target=/dev/vda", Some("d1")),
+            ("backend=0,vdev=xvda,target=/dev/vda", None),
+            ("phy:/dev/vda,xvda,w,backend=Domain-0", None),
+        ] {
+            assert_eq!(DiskConfig::parse(text).unwrap().backend_domain.as_deref(), want, "{text}");
+        }
+    }
+
+    #[test]
     fn cd_drives() {
         for text in [
             "/boot/cd.iso,raw,xvdc,cdrom",
@@ -278,7 +295,7 @@ mod tests {
             ("/dev/vda,raw,xvda,flavour=x", "`flavour`: no such"),
             ("phy:/dev/vda,xvda,w,target=/dev/vdb", "target is given twice"),
             ("phy:/dev/vda,xvda:tape,w", "devtype `tape`"),
-            ("backend=d1,vdev=xvda,target=/dev/vda", "backend `d1`"),
+            ("backend=,vdev=xvda,target=/dev/vda", "backend: no domain"),
             ("script=x,vdev=xvda,target=/dev/vda", "script"),
             ("backendtype=x,vdev=xvda,target=/dev/vda", "backendtype `x`"),
             ("phy:,xvda,w", "no target"),

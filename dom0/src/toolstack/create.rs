@@ -31,6 +31,8 @@ pub enum CreateError {
     Build(BuildError),
     /// The store refused: what was done.
     Store(&'static str, XsError),
+    /// The domain that is to serve a disk is not there.
+    NoServer(String),
     /// A device's backend gave up: which, and why.
     Device(String, String),
     /// The hypervisor refused, or the console cannot be served.
@@ -48,6 +50,7 @@ impl fmt::Display for CreateError {
             }
             Self::Build(error) => write!(f, "{error}"),
             Self::Store(what, error) => write!(f, "xenstore: {what}: {}", error.name()),
+            Self::NoServer(name) => write!(f, "backend `{name}`: no such domain"),
             Self::Device(device, why) => write!(f, "{device}: {why}"),
             Self::Refused(why) => write!(f, "{why}"),
         }
@@ -67,6 +70,7 @@ impl Toolstack {
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
         self.check_disks(&config.name, &config.disks)?;
+        let servers = self.servers(&config.disks)?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let request = builder::Request { config: &config, uuid, kernel, ramdisk };
         let built = builder::build(&request).await.map_err(CreateError::Build)?;
@@ -90,7 +94,8 @@ impl Toolstack {
         };
         self.0.domains.lock().insert(id, domain.clone());
         let uuid = uuid::text(&domain.uuid);
-        let facts = nodes::Facts { id, uuid: &uuid, config: &domain.config, store, console };
+        let facts =
+            nodes::Facts { id, uuid: &uuid, config: &domain.config, servers: &servers, store, console };
         match self.connect(&domain, &facts).await {
             Ok(()) => Ok(domain),
             Err(error) => {
@@ -124,8 +129,8 @@ impl Toolstack {
             .consoles
             .add(domain.id, &domain.name, facts.console.1)
             .map_err(|error| CreateError::Refused(format!("{error}")))?;
-        for disk in &domain.config.disks {
-            self.backend_ready(domain.id, disk).await?;
+        for (disk, server) in domain.config.disks.iter().zip(facts.servers) {
+            self.backend_ready(domain.id, disk, *server).await?;
         }
         Ok(())
     }

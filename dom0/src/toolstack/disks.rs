@@ -74,14 +74,17 @@ impl Toolstack {
     /// Each of `disks`, for the domain called `name`, is there, and nobody writes to one that another uses: neither
     /// another domain nor, under a second name, this one. A domain that is over keeps its disks from nobody.
     pub(super) fn check_disks(&self, name: &str, disks: &[DiskConfig]) -> Result<(), CreateError> {
+        // What a driver domain has is its own affair.
+        let own = |disk: &&DiskConfig| disk.backend_domain.is_none();
         let find = |disk: &DiskConfig| self.0.disks.find(&disk.target).map(|found| found.name);
         let mut used: Vec<(String, bool, String)> = Vec::new();
         let domains = self.domains().into_iter().filter(|domain| !domain.replaced);
         for domain in domains.filter(|domain| !domain.fate.lock().over) {
-            let found = domain.config.disks.iter().filter_map(|disk| Some((find(disk)?, disk.writable)));
+            let disks = domain.config.disks.iter().filter(own);
+            let found = disks.filter_map(|disk| Some((find(disk)?, disk.writable)));
             used.extend(found.map(|(disk, written)| (disk, written, domain.name.clone())));
         }
-        for disk in disks.iter().filter(|disk| !disk.target.is_empty()) {
+        for disk in disks.iter().filter(own).filter(|disk| !disk.target.is_empty()) {
             let found = find(disk).ok_or_else(|| CreateError::NoDisk(disk.target.clone()))?;
             let clash =
                 used.iter().find(|(other, written, _)| *other == found && (*written || disk.writable));
@@ -93,11 +96,32 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Waits until a new disk's backend has found what is behind it.
-    pub(super) async fn backend_ready(&self, id: DomId, disk: &DiskConfig) -> Result<(), CreateError> {
+    /// The domains that are to serve these disks.
+    pub(super) fn servers(&self, disks: &[DiskConfig]) -> Result<Vec<DomId>, CreateError> {
+        let server = |disk: &DiskConfig| match &disk.backend_domain {
+            None => Ok(DomId::DOM0),
+            Some(name) => {
+                let domain = self.find(name).ok().filter(|domain| !domain.fate.lock().over);
+                domain.map(|domain| domain.id).ok_or_else(|| CreateError::NoServer(name.clone()))
+            }
+        };
+        disks.iter().map(server).collect()
+    }
+
+    /// Waits until a new disk's backend has found what is behind it. A driver domain is not waited for: it may take
+    /// as long as it likes, and so may the frontend.
+    pub(super) async fn backend_ready(
+        &self,
+        id: DomId,
+        disk: &DiskConfig,
+        server: DomId,
+    ) -> Result<(), CreateError> {
+        if server != DomId::DOM0 {
+            return Ok(());
+        }
         let client = self.0.store.client();
         let device = format!("{} ({})", disk.target, disk.vdev);
-        let backend = nodes::backend(id, disk.devid);
+        let backend = nodes::backend(server, id, disk.devid);
         let begun = |client: &Client| {
             let state = client.read_str(&format!("{backend}/state"))?;
             Ok(state != nodes::INITIALISING)
@@ -124,9 +148,11 @@ impl Toolstack {
         if domain.config.disks.iter().any(|other| other.devid == disk.devid) {
             return Err(DiskError::Taken(disk.vdev));
         }
-        self.check_disks(&domain.name, core::slice::from_ref(&disk)).map_err(DiskError::Attach)?;
-        nodes::write_disk(&self.0.store, domain.id, &disk).map_err(DiskError::Store)?;
-        if let Err(error) = self.backend_ready(domain.id, &disk).await {
+        let one = core::slice::from_ref(&disk);
+        self.check_disks(&domain.name, one).map_err(DiskError::Attach)?;
+        let server = self.servers(one).map_err(DiskError::Attach)?[0];
+        nodes::write_disk(&self.0.store, domain.id, &disk, server).map_err(DiskError::Store)?;
+        if let Err(error) = self.backend_ready(domain.id, &disk, server).await {
             nodes::remove_disk(&self.0.store, domain.id, disk.devid);
             return Err(DiskError::Attach(error));
         }
@@ -143,7 +169,8 @@ impl Toolstack {
         let domain = self.alive(domain)?;
         let disk = domain.config.disks.iter().find(|disk| disk.devid == devid);
         let vdev = disk.ok_or_else(|| DiskError::None(devid.to_string()))?.vdev.clone();
-        let backend = nodes::backend(domain.id, devid);
+        let server = nodes::server(&self.0.store, domain.id, devid);
+        let backend = nodes::backend(server, domain.id, devid);
         let client = self.0.store.client();
         nodes::ask_for_disk(&self.0.store, domain.id, devid, force).map_err(DiskError::Store)?;
         let closed = |client: &Client| Ok(client.read_str(&format!("{backend}/state"))? == nodes::CLOSED);
@@ -216,7 +243,7 @@ pub(super) mod tests {
                 handled: false,
             };
             for disk in &domain.config.disks {
-                nodes::write_disk(&store, id, disk).unwrap();
+                nodes::write_disk(&store, id, disk, DomId::DOM0).unwrap();
             }
             toolstack.0.domains.lock().insert(id, domain);
         }
@@ -258,6 +285,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_driver_domain_serves_what_dom0_has_not() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            let absent = Err(DiskError::Attach(CreateError::NoServer("three".into())));
+            assert_eq!(toolstack.attach_disk(&one, disk("phy:/d,xvdb,w,backend=three")).await, absent);
+            // dom0 has a disk of that name, which another domain writes; the driver domain's is another.
+            toolstack.attach_disk(&one, disk("phy:/dev/vda,xvdb,w,backend=two")).await.unwrap();
+            assert_eq!(numbers(&toolstack, "one"), [51712, 51728]);
+            let backend = "/local/domain/2/backend/vbd/1/51728";
+            assert_eq!(client.read_str(&format!("{backend}/state")).as_deref(), Ok("1"));
+            client.write(&format!("{backend}/state"), "6").unwrap();
+            toolstack.detach_disk(&one, 51728, false).await.unwrap();
+            assert_eq!(numbers(&toolstack, "one"), [51712]);
+            assert!(!client.exists(backend));
+        });
+    }
+
+    #[test]
     fn one_writer_has_a_disk() {
         let (toolstack, _) = start();
         block_on_test(async {
@@ -287,7 +333,7 @@ pub(super) mod tests {
         let (toolstack, client) = start();
         block_on_test(async {
             let one = toolstack.find("one").unwrap();
-            toolstack.backend_ready(one.id, &one.config.disks[0]).await.unwrap();
+            toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
             // A frontend that says it is connected, and stays so.
             client.write("/local/domain/1/device/vbd/51712/state", "4").unwrap();
             let kept = Err(DiskError::InUse("xvda".into()));

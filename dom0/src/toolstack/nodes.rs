@@ -28,6 +28,8 @@ pub(super) struct Facts<'a> {
     pub(super) id: DomId,
     pub(super) uuid: &'a str,
     pub(super) config: &'a DomainConfig,
+    /// Who serves each of its disks.
+    pub(super) servers: &'a [DomId],
     pub(super) store: (Mfn, Port),
     pub(super) console: (Mfn, Port),
 }
@@ -37,9 +39,21 @@ pub(super) fn home(id: DomId) -> String {
     format!("/local/domain/{id}")
 }
 
-/// The backend directory of a disk.
-pub(super) fn backend(id: DomId, devid: u32) -> String {
-    format!("/local/domain/0/backend/vbd/{id}/{devid}")
+/// The backend directory of a disk that `server` serves.
+pub(super) fn backend(server: DomId, id: DomId, devid: u32) -> String {
+    format!("/local/domain/{server}/backend/vbd/{id}/{devid}")
+}
+
+/// Who serves a disk. The frontend's nodes say so too, but they are its domain's to write.
+pub(super) fn server(store: &Xenstore, id: DomId, devid: u32) -> DomId {
+    let client = store.client();
+    let serves = |server: &DomId| client.exists(&backend(*server, id, devid));
+    servers(&client.directory("/local/domain").unwrap_or_default()).find(serves).unwrap_or(DomId::DOM0)
+}
+
+/// The domains that may have backends, by the names of their homes.
+fn servers(homes: &[String]) -> impl Iterator<Item = DomId> {
+    homes.iter().filter_map(|home| home.parse().ok()).map(DomId::new)
 }
 
 fn frontend(id: DomId, devid: u32) -> String {
@@ -152,18 +166,24 @@ pub(super) fn write(store: &Xenstore, facts: &Facts<'_>) -> Result<(), XsError> 
     store.client().atomically(|tx| {
         let nodes = Writer { tx, id: facts.id.raw() };
         nodes.domain(facts)?;
-        facts.config.disks.iter().try_for_each(|disk| nodes.disk(facts.id, disk))
+        let mut disks = facts.config.disks.iter().zip(facts.servers);
+        disks.try_for_each(|(disk, server)| nodes.disk(facts.id, disk, *server))
     })
 }
 
 /// Writes what a running domain and its backend find of a new disk.
-pub(super) fn write_disk(store: &Xenstore, id: DomId, disk: &DiskConfig) -> Result<(), XsError> {
-    store.client().atomically(|tx| Writer { tx, id: id.raw() }.disk(id, disk))
+pub(super) fn write_disk(
+    store: &Xenstore,
+    id: DomId,
+    disk: &DiskConfig,
+    server: DomId,
+) -> Result<(), XsError> {
+    store.client().atomically(|tx| Writer { tx, id: id.raw() }.disk(id, disk, server))
 }
 
 /// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked.
 pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool) -> Result<(), XsError> {
-    let (front, back) = (frontend(id, devid), backend(id, devid));
+    let (front, back) = (frontend(id, devid), backend(server(store, id, devid), id, devid));
     store.client().atomically(|tx| {
         tx.write(&format!("{back}/online"), "0")?;
         // One that has closed by itself stays so.
@@ -176,9 +196,10 @@ pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool)
 
 /// Removes what is left of a disk that both ends have closed.
 pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
+    let back = backend(server(store, id, devid), id, devid);
     let removed = store.client().atomically(|tx| {
-        for path in [frontend(id, devid), backend(id, devid)] {
-            match tx.rm(&path) {
+        for path in [&frontend(id, devid), &back] {
+            match tx.rm(path) {
                 Ok(()) | Err(XsError::NoEnt) => {}
                 Err(error) => return Err(error),
             }
@@ -193,21 +214,24 @@ pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
 /// The disks whose backends a domain has, in the order of their numbers.
 pub(super) fn disks(store: &Xenstore, id: DomId) -> Vec<AttachedDisk> {
     let client = store.client();
-    let numbers = client.directory(&format!("/local/domain/0/backend/vbd/{id}")).unwrap_or_default();
-    let mut disks: Vec<AttachedDisk> = numbers
-        .iter()
-        .filter_map(|number| number.parse().ok())
-        .map(|devid| {
+    let homes = client.directory("/local/domain").unwrap_or_default();
+    let served = servers(&homes).flat_map(|server| {
+        let numbers = client.directory(&format!("/local/domain/{server}/backend/vbd/{id}"));
+        let numbers = numbers.unwrap_or_default().into_iter().filter_map(|number| number.parse().ok());
+        numbers.map(move |devid| (server, devid))
+    });
+    let mut disks: Vec<AttachedDisk> = served
+        .map(|(server, devid)| {
             let front = frontend(id, devid);
             let number = |name: &str| client.read_as::<u32>(&format!("{front}/{name}")).ok();
             AttachedDisk {
                 devid,
-                backend_id: DomId::DOM0.raw().into(),
+                backend_id: server.raw().into(),
                 frontend_id: id.raw().into(),
                 state: number("state").unwrap_or(0),
                 port: number("event-channel"),
                 ring: number("ring-ref").or_else(|| number("ring-ref0")),
-                backend: backend(id, devid),
+                backend: backend(server, id, devid),
             }
         })
         .collect();
@@ -296,20 +320,22 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    fn disk(&self, id: DomId, disk: &DiskConfig) -> Result<(), XsError> {
-        let (front, back) = (frontend(id, disk.devid), backend(id, disk.devid));
+    /// Each end's directory is its domain's own, and the other may read it.
+    fn disk(&self, id: DomId, disk: &DiskConfig, server: DomId) -> Result<(), XsError> {
+        let (front, back) = (frontend(id, disk.devid), backend(server, id, disk.devid));
+        let server = server.raw();
         let kind = if disk.cdrom { "cdrom" } else { "disk" };
-        self.put(&front, "", &Perms::shared_with(self.id, 0))?;
+        self.put(&front, "", &Perms::shared_with(self.id, server))?;
         for (node, value) in [
             ("backend", back.as_str()),
-            ("backend-id", "0"),
+            ("backend-id", &server.to_string()),
             ("state", INITIALISING),
             ("virtual-device", &disk.devid.to_string()),
             ("device-type", kind),
         ] {
             self.tx.write(&format!("{front}/{node}"), value)?;
         }
-        self.put(&back, "", &Perms::shared_with(0, self.id))?;
+        self.put(&back, "", &Perms::shared_with(server, self.id))?;
         for (node, value) in [
             ("frontend", front.as_str()),
             ("frontend-id", &self.id.to_string()),
@@ -330,7 +356,7 @@ impl Writer<'_, '_> {
     }
 }
 
-/// The backend directories that serve a domain, the console's apart.
+/// dom0's backend directories that serve a domain, the console's apart.
 pub(super) fn backends(store: &Xenstore, id: DomId) -> Vec<String> {
     let client = store.client();
     let root = "/local/domain/0/backend";
@@ -351,8 +377,10 @@ pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
     let client = store.client();
     let removed = client.atomically(|tx| {
         let mut paths = alloc::vec![home(id), format!("/vm/{uuid}")];
-        for kind in tx.directory("/local/domain/0/backend").unwrap_or_default() {
-            paths.push(format!("/local/domain/0/backend/{kind}/{id}"));
+        for server in servers(&tx.directory("/local/domain").unwrap_or_default()) {
+            let root = format!("/local/domain/{server}/backend");
+            let kinds = tx.directory(&root).unwrap_or_default();
+            paths.extend(kinds.iter().map(|kind| format!("{root}/{kind}/{id}")));
         }
         for path in paths {
             match tx.rm(&path) {
@@ -375,7 +403,8 @@ mod tests {
 
     fn facts_of(config: &DomainConfig) -> Facts<'_> {
         let page = |n| (Mfn::new(n), Port::new(n as u32));
-        Facts { id: DomId::new(7), uuid: "u-u", config, store: page(3), console: page(4) }
+        let servers = &[DomId::DOM0];
+        Facts { id: DomId::new(7), uuid: "u-u", config, servers, store: page(3), console: page(4) }
     }
 
     fn config() -> DomainConfig {
@@ -412,6 +441,37 @@ mod tests {
         assert_eq!(owner("/local/domain/7/device/vbd/51712/state"), 7);
         assert_eq!(owner("/local/domain/7/control/shutdown"), 7);
         assert_eq!(owner("/local/domain/0/backend/vbd/7/51712/mode"), 0);
+    }
+
+    #[test]
+    fn a_driver_domain_has_the_backend() {
+        let store = Xenstore::new(Quotas::XEN);
+        write_own(&store);
+        let config = config();
+        let (driver, client) = (DomId::new(3), store.client());
+        client.write("/local/domain/3", "").unwrap();
+        let before = store.figures();
+        write(&store, &Facts { servers: &[driver], ..facts_of(&config) }).unwrap();
+        let (front, back) = ("/local/domain/7/device/vbd/51712", "/local/domain/3/backend/vbd/7/51712");
+        let read = |path: &str| client.read_str(path).unwrap();
+        assert_eq!(read(&format!("{front}/backend")), back);
+        assert_eq!(read(&format!("{front}/backend-id")), "3");
+        for path in [front, &format!("{front}/state")] {
+            assert_eq!(client.perms(path), Ok(Perms::shared_with(7, 3)), "{path}");
+        }
+        for path in [back, &format!("{back}/state")] {
+            assert_eq!(client.perms(path), Ok(Perms::shared_with(3, 7)), "{path}");
+        }
+        // It may write there, and nowhere beside.
+        assert_eq!(client.perms("/local/domain/3/backend/vbd/7").unwrap().owner(), 0);
+        assert_eq!(server(&store, DomId::new(7), 51712), driver);
+        assert_eq!(disks(&store, DomId::new(7))[0].backend_id, 3);
+        // A dead frontend's domain does not wait for a driver domain.
+        assert!(backends(&store, DomId::new(7)).is_empty());
+        remove(&store, DomId::new(7), "u-u");
+        assert!(!client.exists("/local/domain/3/backend/vbd/7"));
+        // What leads there stays with the driver domain.
+        assert_eq!(store.figures().nodes, before.nodes + 2);
     }
 
     #[test]
