@@ -54,6 +54,8 @@ pub enum Need {
     Dom0,
     /// Not to be the control domain.
     DomU,
+    /// Another domain's frontends, with the backend's end of a device within reach.
+    Frontend,
     /// The other end of each ring and the whole store within reach, and nothing to lose: each case gets a world of
     /// its own.
     BothEnds,
@@ -71,6 +73,7 @@ impl Need {
             Self::Hypervisor => "no hypervisor",
             Self::Dom0 => "not the control domain",
             Self::DomU => "this is the control domain",
+            Self::Frontend => "no frontend of another domain to try",
             Self::BothEnds => "only one end of the rings is here",
         }
     }
@@ -86,6 +89,7 @@ impl Need {
             Self::Hypervisor => "hypervisor",
             Self::Dom0 => "dom0",
             Self::DomU => "domU",
+            Self::Frontend => "frontend",
             Self::BothEnds => "both ends",
         }
     }

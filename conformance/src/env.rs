@@ -39,12 +39,38 @@ pub struct FoundDisk {
 /// A kernel whose frontends a case may try.
 #[derive(Clone)]
 pub struct FrontendPlace {
-    /// Its domain's number.
+    /// The domain that it is.
     pub dom: u16,
-    /// Its domain's home in xenstore.
-    pub home: String,
+    /// Where the next device comes from.
+    pub devices: Arc<dyn Devices>,
     /// Its frontends.
     pub frontends: Arc<dyn Frontends>,
+    /// What the ABI leaves open is asked of them too: that an operation ends when the connection does.
+    pub strict: bool,
+}
+
+/// The nodes of devices whose backend a case is.
+pub trait Devices: Send + Sync {
+    /// A block device that was not used yet, both ends of which are `Initialising`, as a toolstack leaves them.
+    ///
+    /// # Errors
+    /// There is no other: why.
+    fn fresh(&self) -> Verdict<BackendDevice>;
+    /// A node's value; `None` if there is no such node.
+    fn read(&self, path: &str) -> Option<Vec<u8>>;
+    /// Sets a node of the backend's.
+    fn write(&self, path: &str, value: &[u8]);
+    /// Removes a node of the backend's and everything below it.
+    fn remove(&self, path: &str);
+}
+
+/// A device from its backend's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendDevice {
+    /// The frontend's directory.
+    pub front: String,
+    /// The backend's.
+    pub back: String,
 }
 
 /// The place, with what cases use of it.
@@ -134,6 +160,7 @@ impl Env {
             Need::Hypervisor => self.hypervisor,
             Need::Dom0 => self.privileged,
             Need::DomU => !self.privileged,
+            Need::Frontend => self.frontend_under_test.is_some(),
             Need::BothEnds => self.toolstack.is_some(),
         }
     }

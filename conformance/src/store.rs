@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use pvrt::event::Port;
 use pvrt::executor::time;
+use pvrt::hypercall::sched;
 use ring_abi::errno::Errno;
 use ring_abi::io::xs_wire::*;
 use ring_abi::ring::bytes::ByteRing;
@@ -265,6 +266,26 @@ impl Store {
             "the answer to a request of type {kind} has type {given}"
         );
         Ok(message.answer())
+    }
+
+    /// As [`ask`](Self::ask) without a transaction, holding the vCPU until the answer is there: for a kernel that has
+    /// nothing else to do.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_at_once(&mut self, kind: u32, payload: &[u8]) -> Verdict<Answer> {
+        let id = self.new_id();
+        self.outgoing.extend(Message::request(kind, id, 0, payload).to_bytes());
+        let end = time::now_ns() + PATIENCE_NS;
+        loop {
+            self.turn()?;
+            if let Some(at) = self.answers.iter().position(|message| message.header.req_id == id) {
+                let message = self.answers.remove(at).map(|message| message.answer());
+                return message.ok_or_else(|| Problem::Error("an answer is gone".into()));
+            }
+            ensure!(time::now_ns() < end, "xenstored does not answer");
+            sched::yield_cpu();
+        }
     }
 
     /// The value of a node, as text.

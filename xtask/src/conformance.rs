@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::deps::{self, Need};
-use crate::machine::{Disk, Machine, Net};
+use crate::machine::{Disk, Machine, Module, Net};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
-use crate::{cargo, images, usage, xen};
+use crate::{cargo, guest, images, usage, xen};
 pub use report::Report;
 
 /// The image that runs the cases.
@@ -29,6 +29,8 @@ pub enum Place {
     Host,
     /// On microhv, as dom0 and as a guest of our dom0.
     Microhv,
+    /// On microhv, as the backend of Debian's Linux: its own frontends are tried.
+    Linux,
     /// On Debian's Xen, as dom0 and as a guest of a Linux dom0.
     Xen,
 }
@@ -79,6 +81,14 @@ pub fn report_on(place: Place, filter: Option<&str>) -> Result<Report> {
             report.add("dom0", &run(&as_dom0(&words)?)?);
             report.add("domU", &run(&as_guest(&words, &RunDirectory::new()?)?)?);
         }
+        Place::Linux => {
+            deps::ensure(&[Need::Qemu])?;
+            images::build(&images::ALL.iter().collect::<Vec<_>>())?;
+            report.explain(include_str!("../../docs/CONFORMANCE.md"));
+            println!("image {IMAGE}: sha256 {}", images::find(IMAGE)?.sha256()?);
+            let filter = filter.unwrap_or("blkfront");
+            report.add("linux", &run(&as_backend(filter, &RunDirectory::new()?)?)?);
+        }
         Place::Xen => {
             report.explain(include_str!("../../docs/CONFORMANCE.md"));
             let host = xen::prepare()?;
@@ -120,6 +130,38 @@ fn as_guest(words: &str, files: &RunDirectory) -> Result<Machine> {
     let (disks, arguments) = scratch_disks(files)?;
     let line = format!("xl create -c /boot/conformance.cfg {GUEST_DISKS} extra='{words}'");
     Ok(Machine { disks, qemu_arguments: arguments, script: Some(vec![line]), ..machine() })
+}
+
+/// Disks that Debian's Linux gets: each connection that a case makes has one of its own.
+const CONNECTIONS: u32 = 64;
+
+/// The machine that boots our dom0 with two guests: Debian's Linux, and the cases in a driver domain that serves it.
+/// When all cases passed it destroys the guest that they leave half dead, and runs another.
+///
+/// # Errors
+/// Debian's kernel or the ramdisk cannot be made.
+pub fn as_backend(filter: &str, files: &RunDirectory) -> Result<Machine> {
+    let kernel = guest::debian_boot()?;
+    let ramdisk = files.file("agent-initrd");
+    std::fs::write(&ramdisk, guest::ramdisk_with(&kernel, "blk-agent", &[])?)?;
+    let mut modules = guest::modules();
+    modules.push(Module { path: ramdisk, name: "agent-initrd".into() });
+    let mut lines = vec![
+        format!("xl create /boot/conformance.cfg extra='role=backend filter={filter}'"),
+        "xl create /boot/debian-ramdisk.cfg name='linux' ramdisk='/boot/agent-initrd' \
+         extra='rdinit=/bin/blk-agent'"
+            .to_string(),
+    ];
+    // As numbers beyond the old ones: there are more than sixteen.
+    let devices = (0..CONNECTIONS).map(|disk| 1 << 28 | disk << 8);
+    lines.extend(
+        devices.map(|device| {
+            format!("xl block-attach linux vdev={device},backend=conformance,target=conformance")
+        }),
+    );
+    lines.extend(["wait conformance".to_string(), "xl destroy linux".to_string()]);
+    lines.push("xl create -c /boot/hello.cfg".to_string());
+    Ok(Machine { modules, script: Some(lines), ..machine() })
 }
 
 /// Runs the cases as a guest on Debian's Xen; gives its console.

@@ -19,11 +19,13 @@ use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
 
 use super::{BlockFrontend, FrontError, Later};
 use crate::blkif::front::SLOT_BYTES;
-use crate::env::Toolstack;
+use crate::env::{BackendDevice, Devices};
 use crate::{Env, Problem, Verdict};
 
 /// How long a frontend may take for anything.
 const PATIENCE_NS: u64 = 5_000_000_000;
+/// An operation that takes longer waits for a connection that is given up.
+const GIVEN_UP_NS: u64 = 1_000_000_000;
 /// A frontend's pause that counts as doing nothing.
 const SILENCE_NS: u64 = 100_000_000;
 
@@ -63,11 +65,13 @@ pub type Asked<T> = Receiver<Result<T, FrontError>>;
 
 /// The backend, with the device's nodes.
 pub struct Back {
-    toolstack: Arc<dyn Toolstack>,
+    devices: Arc<dyn Devices>,
     frontends: Arc<dyn super::Frontends>,
     front: String,
     back: String,
     dom: DomId,
+    /// What the ABI leaves open is asked of the frontend too.
+    pub strict: bool,
     attached: Option<Attached>,
     /// What is announced.
     pub disk: Disk,
@@ -81,7 +85,6 @@ impl Back {
     /// # Errors
     /// [`Problem::Skip`]: there is no frontend to try.
     pub fn new(env: &Env, disk: Disk) -> Verdict<Self> {
-        let toolstack = env.toolstack()?;
         let place = env.frontend_under_test.clone();
         let Some(place) = place else { return Err(Problem::Skip("no frontend to try".into())) };
         let mut data = Vec::with_capacity(disk.sectors as usize * 512);
@@ -91,40 +94,28 @@ impl Back {
             bytes[..8].copy_from_slice(&(sector as u64).to_le_bytes());
             data.extend_from_slice(&bytes);
         }
-        let back = Self {
-            toolstack,
+        let BackendDevice { front, back } = place.devices.fresh()?;
+        Ok(Self {
+            devices: place.devices,
             frontends: place.frontends,
-            front: format!("{}/device/vbd/51712", place.home),
-            back: format!("/local/domain/0/backend/conformance/{}/51712", place.dom),
+            front,
+            back,
             dom: DomId::new(place.dom),
+            strict: place.strict,
             attached: None,
             disk,
             data,
-        };
-        back.set("frontend", &back.front);
-        back.set("frontend-id", place.dom);
-        back.set("online", 1);
-        back.set("state", 1);
-        back.set_front("backend", &back.back);
-        back.set_front("backend-id", 0);
-        back.set_front("virtual-device", 51712);
-        back.set_front("device-type", "disk");
-        back.set_front("state", 1);
-        Ok(back)
+        })
     }
 
     /// Sets a node of the backend's.
     pub fn set(&self, key: &str, value: impl Display) {
-        self.toolstack.write(&format!("{}/{key}", self.back), value.to_string().as_bytes());
-    }
-
-    fn set_front(&self, key: &str, value: impl Display) {
-        self.toolstack.write(&format!("{}/{key}", self.front), value.to_string().as_bytes());
+        self.devices.write(&format!("{}/{key}", self.back), value.to_string().as_bytes());
     }
 
     /// Removes the backend's directory.
     pub fn vanish(&self) {
-        self.toolstack.remove(&self.back);
+        self.devices.remove(&self.back);
     }
 
     /// Sets the backend's state.
@@ -134,7 +125,7 @@ impl Back {
 
     /// A node of the frontend's.
     pub fn key(&self, key: &str) -> Option<String> {
-        let value = self.toolstack.read(&format!("{}/{key}", self.front))?;
+        let value = self.devices.read(&format!("{}/{key}", self.front))?;
         Some(String::from_utf8_lossy(&value).into_owned())
     }
 
@@ -211,7 +202,8 @@ impl Back {
         self.wait_front(&[XenbusState::Initialised, XenbusState::Connected]).await?;
         self.attach()?;
         self.properties();
-        match self.end(front).await? {
+        // Its kernel may read the disk at once, for a table of partitions.
+        match self.serve(front).await? {
             Ok(front) => Ok(front),
             Err(error) => Err(Problem::Fail(format!("the frontend does not connect: {error:?}"))),
         }
@@ -226,6 +218,22 @@ impl Back {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(Problem::Fail("the frontend dropped an operation".into())),
             Err(_) => Err(Problem::Fail("an operation of the frontend's does not end".into())),
+        }
+    }
+
+    /// What came of an operation whose connection the frontend may have given up. The ABI does not say that the
+    /// operation ends then, so `None` is an answer: it waits. Where frontends are tried strictly it must end.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it was dropped, or is to end and does not.
+    pub async fn given_up<T>(&self, asked: Asked<T>) -> Verdict<Option<Result<T, FrontError>>> {
+        if self.strict {
+            return self.end(asked).await.map(Some);
+        }
+        match time::timeout(GIVEN_UP_NS, asked).await {
+            Ok(Ok(result)) => Ok(Some(result)),
+            Ok(Err(_)) => Err(Problem::Fail("the frontend dropped an operation".into())),
+            Err(_) => Ok(None),
         }
     }
 
@@ -334,7 +342,7 @@ impl Back {
 
     /// Answers one request at once.
     pub fn respond(&mut self, request: &BlkifRequest, status: i16) {
-        self.push(request.id, request.operation, status);
+        self.push(request.id, operation_of(request), status);
         self.publish(false);
     }
 
@@ -386,6 +394,35 @@ impl Back {
         })
     }
 
+    /// Looks that a frontend stops granting a page: it may try again later where the page was mapped just now.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it does not.
+    pub async fn grant_ends(&self, gref: u32) -> Verdict {
+        let end = time::now_ns() + PATIENCE_NS;
+        while self.grants(gref) {
+            ensure!(time::now_ns() < end, "a frontend that has closed still grants its ring");
+            time::sleep(50_000_000).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the frontend has set `req_prod` to another value than `old`.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it does not.
+    pub async fn req_prod_after(&self, old: u32) -> Verdict<u32> {
+        let end = time::now_ns() + PATIENCE_NS;
+        loop {
+            let now = self.indices()[0];
+            if now != old {
+                return Ok(now);
+            }
+            ensure!(time::now_ns() < end, "req_prod stays {old:#x} after another request");
+            time::sleep(1_000_000).await;
+        }
+    }
+
     /// Whether a frontend still grants a page.
     pub fn grants(&self, gref: u32) -> bool {
         self.map(gref, false).is_ok()
@@ -416,21 +453,51 @@ impl Back {
     ///
     /// # Errors
     /// [`Problem::Fail`]: a request is not one that a frontend may make, or it does not end.
-    pub async fn serve<T>(&mut self, mut asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
-        let end = time::now_ns() + PATIENCE_NS;
-        loop {
+    pub async fn serve<T>(&mut self, asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
+        let ended = self.serve_for(PATIENCE_NS, asked).await?;
+        ended.ok_or_else(|| Problem::Fail("an operation of the frontend's does not end".into()))
+    }
+
+    /// [`serve`](Self::serve), for a connection that the frontend may have given up, as [`given_up`](Self::given_up).
+    ///
+    /// # Errors
+    /// As those.
+    pub async fn serve_given_up<T>(&mut self, asked: Asked<T>) -> Verdict<Option<Result<T, FrontError>>> {
+        if self.strict {
+            return self.serve(asked).await.map(Some);
+        }
+        self.serve_for(GIVEN_UP_NS, asked).await
+    }
+
+    async fn serve_for<T>(
+        &mut self,
+        limit_ns: u64,
+        mut asked: Asked<T>,
+    ) -> Verdict<Option<Result<T, FrontError>>> {
+        let end = time::now_ns() + limit_ns;
+        while time::now_ns() < end {
             // Short enough that what is asked is soon served.
             if let Ok(result) = time::timeout(10_000, &mut asked).await {
-                return result.map_err(|_| Problem::Fail("the frontend dropped an operation".into()));
+                let result = result.map_err(|_| Problem::Fail("the frontend dropped an operation".into()))?;
+                return Ok(Some(result));
             }
             while self.waiting() > 0 {
                 let request = self.request().await?;
                 self.perform(&request)?;
-                self.push(request.id, request.operation, BLKIF_RSP_OKAY);
+                self.push(request.id, operation_of(&request), BLKIF_RSP_OKAY);
             }
             self.publish(false);
-            ensure!(time::now_ns() < end, "an operation of the frontend's does not end");
         }
+        Ok(None)
+    }
+}
+
+/// The operation that a response names: of an indirect request it is the one inside. Linux takes another for a
+/// broken backend.
+fn operation_of(request: &BlkifRequest) -> u8 {
+    match request.operation {
+        BLKIF_OP_INDIRECT => request.as_indirect().indirect_op,
+        operation => operation,
     }
 }
 

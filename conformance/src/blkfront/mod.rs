@@ -1,25 +1,28 @@
 //! Block, from the other end: what a backend may expect of a frontend, and what a frontend must bear of a backend.
 //!
-//! The case is the backend, and has the toolstack's rights; [`BlockFrontend`] is what it tries.
+//! The case is the backend; [`BlockFrontend`] is what it tries: our own in this process, or, in a driver domain, the
+//! stock ones of another kernel, by way of [`agent`].
 //!
 //! ABI: `xen/include/public/io/blkif.h`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::future::Future;
 use core::pin::Pin;
 
+pub mod agent;
+pub mod back;
+pub mod connect;
+pub mod hostile;
+pub mod orders;
+pub mod requests;
+pub mod ring;
+
+pub use orders::{Sum, content};
 use pvrt::event::Port;
 use ring_abi::shared::SharedBytes;
 
 use crate::consolefront::ConsoleFrontend;
-
-pub mod back;
-pub mod connect;
-pub mod hostile;
-pub mod requests;
-pub mod ring;
 
 /// What an operation of a frontend gives, later.
 pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, FrontError>> + Send>>;
@@ -41,16 +44,20 @@ pub enum FrontError {
 pub trait Frontends: Send + Sync {
     /// Starts the frontend of the device whose frontend's directory is `path`, and gives it once it is connected.
     fn connect(&self, path: &str) -> Later<Arc<dyn BlockFrontend>>;
-    /// The frontend of a console whose ring is in `page` and whose event channel is `port`.
-    fn console(&self, page: SharedBytes, port: Port) -> Result<Arc<dyn ConsoleFrontend>, FrontError>;
+    /// The frontend of a console whose ring is in `page` and whose event channel is `port`. [`FrontError::Unsupported`]:
+    /// there is none to try.
+    fn console(&self, page: SharedBytes, port: Port) -> Result<Arc<dyn ConsoleFrontend>, FrontError> {
+        let _ = (page, port);
+        Err(FrontError::Unsupported)
+    }
 }
 
 /// A connected block frontend. Operations may run side by side.
 pub trait BlockFrontend: Send + Sync {
-    /// Reads sectors of 512 bytes.
-    fn read(self: Arc<Self>, sector: u64, sectors: usize) -> Later<Vec<u8>>;
-    /// Writes whole sectors.
-    fn write(self: Arc<Self>, sector: u64, data: Vec<u8>) -> Later<()>;
+    /// Reads sectors of 512 bytes; gives the [`Sum`] of what was read.
+    fn read(self: Arc<Self>, sector: u64, sectors: usize) -> Later<Sum>;
+    /// Writes sectors: [`content`] of `seed`.
+    fn write(self: Arc<Self>, sector: u64, sectors: usize, seed: u8) -> Later<()>;
     /// Makes what was written durable.
     fn flush(self: Arc<Self>) -> Later<()>;
     /// Gives up sectors.

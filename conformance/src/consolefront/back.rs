@@ -13,6 +13,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::DomId;
 
 use super::ConsoleFrontend;
+use crate::blkfront::FrontError;
 use crate::blkfront::back::Asked;
 use crate::console::front::{IN_BYTES, Indices, OUT_BYTES};
 use crate::{Env, Problem, Verdict};
@@ -63,7 +64,10 @@ impl Back {
         let port = Port::alloc_unbound(DomId::new(place.dom)).map_err(broken)?;
         let theirs = Port::bind_interdomain(DomId::DOM0, port.number()).map_err(broken)?;
         let front = place.frontends.console(page, theirs);
-        let front = front.map_err(|error| Problem::Fail(format!("a frontend on a page: {error:?}")))?;
+        let front = front.map_err(|error| match error {
+            FrontError::Unsupported => Problem::Skip("no frontend of a console to try".into()),
+            error => Problem::Fail(format!("a frontend on a page: {error:?}")),
+        })?;
         Ok(Self { page, port, front, cons: out, prod: input })
     }
 

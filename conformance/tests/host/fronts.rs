@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conformance::blkfront::{BlockFrontend, FrontError, Frontends, Later};
+use conformance::blkfront::{BlockFrontend, FrontError, Frontends, Later, Sum, content};
 use conformance::consolefront::ConsoleFrontend;
 use frontends::blkfront::{BlockError, Disk};
 use frontends::console::Console;
@@ -73,21 +73,22 @@ fn pages(bytes: usize) -> Arc<Pages> {
 }
 
 impl BlockFrontend for Connected {
-    fn read(self: Arc<Self>, sector: u64, sectors: usize) -> Later<Vec<u8>> {
+    fn read(self: Arc<Self>, sector: u64, sectors: usize) -> Later<Sum> {
         Box::pin(async move {
             let buffer = pages(sectors * 512);
             self.disk()?.read(sector, &buffer, sectors).await.map_err(told)?;
             let mut data = vec![0; sectors * 512];
             buffer.bytes().read(0, &mut data);
-            Ok(data)
+            Ok(Sum::of(&data))
         })
     }
 
-    fn write(self: Arc<Self>, sector: u64, data: Vec<u8>) -> Later<()> {
+    fn write(self: Arc<Self>, sector: u64, sectors: usize, seed: u8) -> Later<()> {
         Box::pin(async move {
+            let data = content(seed, sectors);
             let buffer = pages(data.len());
             buffer.bytes().write(0, &data);
-            self.disk()?.write(sector, &buffer, data.len() / 512).await.map_err(told)
+            self.disk()?.write(sector, &buffer, sectors).await.map_err(told)
         })
     }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use conformance::Verdict;
 use conformance::console::{Console, Watcher};
-use conformance::env::{FrontendPlace, Toolstack};
+use conformance::env::{BackendDevice, Devices, FrontendPlace, Toolstack};
 use conformance::store::Store;
 use conformance::{Case, Env, Need, Outcome, run};
 use dom0::blkdev::{Disk, Disks};
@@ -189,11 +190,55 @@ fn console() -> Console {
     Console { ring, watcher: Some(Arc::new(Attached { shown, keyboard })) }
 }
 
+/// The device whose backend a case is: its nodes are made anew each time.
+struct Device(Dom0);
+
+impl Device {
+    fn paths() -> BackendDevice {
+        BackendDevice {
+            front: format!("/local/domain/{NEIGHBOUR}/device/vbd/51712"),
+            back: format!("/local/domain/0/backend/conformance/{NEIGHBOUR}/51712"),
+        }
+    }
+}
+
+impl Devices for Device {
+    fn fresh(&self) -> Verdict<BackendDevice> {
+        let device = Self::paths();
+        let (front, back) = (&device.front, &device.back);
+        let number = NEIGHBOUR.to_string();
+        for (path, key, value) in [
+            (back, "frontend", &**front),
+            (back, "frontend-id", &number),
+            (back, "online", "1"),
+            (back, "state", "1"),
+            (front, "backend", back),
+            (front, "backend-id", "0"),
+            (front, "virtual-device", "51712"),
+            (front, "device-type", "disk"),
+            (front, "state", "1"),
+        ] {
+            self.0.write(&format!("{path}/{key}"), value.as_bytes());
+        }
+        Ok(device)
+    }
+
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.0.read(path)
+    }
+
+    fn write(&self, path: &str, value: &[u8]) {
+        self.0.write(path, value);
+    }
+
+    fn remove(&self, path: &str) {
+        self.0.remove(path);
+    }
+}
+
 /// The domain whose frontends a case may try: the directories of one device.
 fn frontends(store: &Xenstore) -> FrontendPlace {
-    let home = format!("/local/domain/{NEIGHBOUR}");
-    let front = format!("{home}/device/vbd/51712");
-    let back = format!("/local/domain/0/backend/conformance/{NEIGHBOUR}/51712");
+    let BackendDevice { front, back } = Device::paths();
     let client = store.client();
     client
         .atomically(|tx| {
@@ -205,7 +250,8 @@ fn frontends(store: &Xenstore) -> FrontendPlace {
         .expect("the device's nodes");
     let (page, port) = introduced(store, NEIGHBOUR);
     let connection = frontends::xenbus::Xenstore::connect(page, port).expect("a ring");
-    FrontendPlace { dom: NEIGHBOUR, home, frontends: Arc::new(Ours(connection)) }
+    let devices = Arc::new(Device(Dom0(Mutex::new(store.client()))));
+    FrontendPlace { dom: NEIGHBOUR, devices, frontends: Arc::new(Ours(connection)), strict: true }
 }
 
 /// Makes a world and runs `case` in it. Most of the time goes into making worlds: one has what its case needs.

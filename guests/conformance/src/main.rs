@@ -4,7 +4,8 @@
 //! line each, for people and programs; `conformance::run` has the format.
 //!
 //! It knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On its
-//! command line `filter=ID[,ID…]` selects cases. It powers off when every case passed or was skipped, else it crashes.
+//! command line `filter=ID[,ID…]` selects cases, and `role=backend`
+//! makes it the driver domain of another guest, whose frontends are tried. It powers off when every case passed or was skipped, else it crashes.
 
 extern crate alloc;
 
@@ -13,7 +14,8 @@ pvrt::kernel!(async guest::start);
 
 #[cfg(freestanding)]
 mod guest {
-    use conformance::{Env, run};
+    use conformance::blkfront::agent;
+    use conformance::{Env, Problem, run};
     use pvrt::hypercall::sched;
     use pvrt::{BootInfo, println};
     use ring_abi::sched::SHUTDOWN_CRASH;
@@ -23,7 +25,14 @@ mod guest {
     const DEBUG_EXIT_FAILED: u8 = 0x11;
 
     pub(crate) async fn start(boot: BootInfo) {
-        let clean = match Env::of_kernel(&boot).await {
+        let place = async {
+            let mut env = Env::of_kernel(&boot).await?;
+            if boot.option("role") == Some("backend") {
+                agent::driver_domain(&mut env).await?;
+            }
+            Ok::<_, Problem>(env)
+        };
+        let clean = match place.await {
             Ok(mut env) => {
                 run::run(&mut env, boot.option("filter"), |line| println!("{line}")).await.is_clean()
             }

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use tests::{Machine, Scratch};
-use xtask::conformance::{Place, report_on};
+use xtask::conformance::{Place, as_backend, report_on};
+use xtask::qemu::RunDirectory;
 
 use crate::Case;
 
@@ -19,7 +20,37 @@ pub(crate) fn cases() -> Vec<Case> {
         soak: true,
         run: debians_xen_passes_but_for_what_is_explained,
     });
+    cases.push(Case {
+        name: "conformance::debians_block_frontend_passes_but_for_what_is_explained",
+        soak: true,
+        run: debians_block_frontend_passes_but_for_what_is_explained,
+    });
+    cases.push(Case {
+        name: "conformance::a_hostile_driver_domain_harms_its_frontends_domain_alone",
+        soak: true,
+        run: a_hostile_driver_domain_harms_its_frontends_domain_alone,
+    });
     cases
+}
+
+/// The first frontend that is not ours: a case that it does not pass is wrong, or explained in the document.
+fn debians_block_frontend_passes_but_for_what_is_explained() -> Result<()> {
+    let report = report_on(Place::Linux, None)?;
+    report.print();
+    anyhow::ensure!(report.is_clean(), "not explained: {:?}", report.unexplained());
+    Ok(())
+}
+
+/// Its guest is left with requests that nobody will answer, and is destroyed after its backend is gone.
+fn a_hostile_driver_domain_harms_its_frontends_domain_alone() -> Result<()> {
+    let files = RunDirectory::new()?;
+    let backend = as_backend("blkfront.hostile,blkfront.ring", &files)?;
+    let machine = Machine::new("conformance-backend").seconds(LIMIT).with(|machine| {
+        machine.modules = backend.modules;
+        machine.script = backend.script;
+    });
+    machine.run()?.succeeded()?.says(" 0 fail ")?.says(" 0 error")?.says("hello: xenstore home")?;
+    Ok(())
 }
 
 /// A case that the real system does not pass is wrong, or explained in the document.
