@@ -208,6 +208,7 @@ impl<S: DmaSource> VirtioBlk<S> {
             self.give_up(&mut inner, error);
         }
         let kick = inner.submit_again() && inner.queue.publish();
+        inner.rest();
         let mut ended = core::mem::take(&mut inner.ended);
         let waiting = if ended.is_empty() { Vec::new() } else { core::mem::take(&mut inner.waiting) };
         drop(inner);

@@ -198,6 +198,13 @@ impl<S: DmaSource> Inner<S> {
         any
     }
 
+    /// Gives the tables back when no request is under way: how many a busy moment took is no measure for the next.
+    pub(super) fn rest(&mut self) {
+        if self.in_flight() == 0 {
+            (self.tables, self.free_tables) = (Vec::new(), Vec::new());
+        }
+    }
+
     /// Ends the requests as failed that were to go to the device again.
     pub(super) fn fail_again(&mut self) {
         let again = self.again.drain(..).map(|again| again.member);

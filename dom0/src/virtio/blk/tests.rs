@@ -172,6 +172,24 @@ fn what_goes_on_where_another_ends_is_one_request() {
 }
 
 #[test]
+fn tables_are_kept_only_while_requests_are_under_way() {
+    let (arena, device, blk) = disk(Limits::default());
+    let client = Client::new(4);
+    let segments: Vec<_> = (0..40).map(|_| segment(&arena)).collect();
+    for round in 0..3 {
+        blk.submit(&client, round, BlockOp::Read, 0, &segments).unwrap();
+        blk.submit(&client, round, BlockOp::Read, 1024, &segments).unwrap();
+        blk.kick();
+        blk.service().unwrap();
+        assert_eq!(blk.inner.lock().tables.len(), 2);
+        device.run();
+        blk.service().unwrap();
+        assert_eq!(ends(&client), [(round, true), (round, true)]);
+        assert_eq!(blk.inner.lock().tables.len(), 0);
+    }
+}
+
+#[test]
 fn neighbours_in_memory_are_one_part() {
     // As long as may be; and with no part over three pages.
     for (size_max, parts) in [(None, 3), (Some(3 * PAGE_SIZE as u32), 4)] {
