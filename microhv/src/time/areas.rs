@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering;
 use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{
     TIME_OFFSET, WC_NSEC_OFFSET, WC_SEC_HI_OFFSET, WC_SEC_OFFSET, WC_VERSION_OFFSET,
+    XEN_PVCLOCK_TSC_STABLE_BIT,
 };
-use ring_abi::types::Mfn;
 use ring_abi::vcpu::XEN_RUNSTATE_UPDATE;
 use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 
@@ -21,8 +21,6 @@ const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Bytes of `struct vcpu_time_info`.
 const TIME_BYTES: usize = 32;
-/// `XEN_PVCLOCK_TSC_STABLE_BIT`: readings by two vCPUs are in order without more ado.
-const TSC_STABLE: u8 = 1;
 
 /// Writes `params` into a `vcpu_time_info`; the version is odd meanwhile.
 fn publish(time: &SharedBytes, params: &TimeParams) {
@@ -49,7 +47,7 @@ fn time_info(params: &TimeParams, version: u32) -> [u8; TIME_BYTES] {
 }
 
 fn flags(params: &TimeParams) -> u8 {
-    if params.is_stable { TSC_STABLE } else { 0 }
+    if params.is_stable { XEN_PVCLOCK_TSC_STABLE_BIT } else { 0 }
 }
 
 /// `vcpu_runstate_info` as bytes: state u32, entry time @8, four times @10.
@@ -78,7 +76,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// The clock was calibrated anew: all vCPUs see it at once, running or not. What they read is to agree
-    /// ([`TSC_STABLE`]): a process on one vCPU reads the time area of another, which may sleep for long.
+    /// ([`XEN_PVCLOCK_TSC_STABLE_BIT`]): a process on one vCPU reads the time area of another, which may sleep for long.
     pub fn clock_changed(&self) {
         for domain in self.domains.snapshot() {
             for vcpu in &domain.vcpus {
@@ -176,10 +174,7 @@ impl<P: Platform> Hypervisor<P> {
         if area.published == params.generation || !area.va.is_multiple_of(8) || offset > 4096 - TIME_BYTES {
             return;
         }
-        let Some(page) = vcpu.cr3_kernel().and_then(|base| self.writable_page_at(domain, base, area.va))
-        else {
-            return;
-        };
+        let Some(page) = self.writable_page_at(domain, vcpu, area.va) else { return };
         let mut time = vcpu.time.lock();
         if let Some(place) = self.platform.shared(page.mfn()).slice(offset, TIME_BYTES)
             && let Some(still) = time.time_area.as_mut().filter(|still| still.va == area.va)
@@ -189,10 +184,11 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// The domain's own page that the tables under `base` map for writing at `va`.
-    fn writable_page_at(&self, domain: &Domain, base: Mfn, va: u64) -> Option<TypedRef<'_, P>> {
+    /// The domain's own page that the tables of the vCPU's kernel map for writing at `va`.
+    fn writable_page_at(&self, domain: &Domain, vcpu: &Vcpu, va: u64) -> Option<TypedRef<'_, P>> {
         let mm = self.lock_tables(domain);
-        let (table, slot) = mm.find_leaf(base, va).ok()?;
+        // Under the lock: who loads other tables there gives these back.
+        let (table, slot) = mm.find_leaf(vcpu.cr3_kernel()?, va).ok()?;
         let entry = mm.entry(table, slot);
         if !pte::is_present(entry) || entry & pte::RW == 0 {
             return None;
