@@ -3,7 +3,9 @@
 //! Each CPU has a run queue ordered by weighted run time: the vCPU that has had the least runs next, for at most a
 //! time slice while others wait. A vCPU that wakes is placed no more than [`WAKE_CREDIT_NS`] before the queue's
 //! minimum, so that one that sleeps much gets the CPU at once, and none can save up time to starve the others. At once is
-//! after [`LEAST_RUN_NS`] of whoever runs.
+//! after [`LEAST_RUN_NS`] of whoever runs: what two domains do for each other gathers meanwhile, and one change of domain
+//! serves for much. Unless nothing gathers: a vCPU that was waited for, and then went to sleep before that time, gives way
+//! immediately the next [`COURTESIES`] times.
 
 mod runqueue;
 mod state;
@@ -11,7 +13,7 @@ mod state;
 mod tests;
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -30,6 +32,8 @@ pub const WAKE_GRANULARITY_NS: u64 = 500_000;
 /// What a vCPU that got the CPU has of it before one that wakes takes its place. Two domains that work for each other, a
 /// frontend and a back end, else change places for each request.
 pub const LEAST_RUN_NS: u64 = 1_000_000;
+/// How often a vCPU gives way immediately after it had one wait for nothing. Then it is tried again.
+const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
 pub const DEFAULT_WEIGHT: u32 = 256;
 
@@ -115,6 +119,10 @@ pub struct VcpuSched {
     queued: AtomicBool,
     /// It gives way once.
     yielded: AtomicBool,
+    /// One that woke waits until it has run for [`LEAST_RUN_NS`].
+    is_waited_for: AtomicBool,
+    /// How often it still gives way immediately to one that wakes.
+    courtesies: AtomicU8,
     /// Affinity as the toolstack set it: a bit for each CPU.
     pub affinity: AtomicU64,
 }
@@ -127,7 +135,23 @@ impl VcpuSched {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             queued: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
+            is_waited_for: AtomicBool::new(false),
+            courtesies: AtomicU8::new(0),
             affinity: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Whether it gives way immediately, though it came just now.
+    fn takes_courtesy(&self) -> bool {
+        let left = self.courtesies.load(Ordering::Relaxed);
+        self.courtesies.store(left.saturating_sub(1), Ordering::Relaxed);
+        left != 0
+    }
+
+    /// It had the CPU until now, and `stops` for want of work or goes on.
+    fn had_the_cpu(&self, stops: bool) {
+        if self.is_waited_for.swap(false, Ordering::Relaxed) && stops {
+            self.courtesies.store(COURTESIES, Ordering::Relaxed);
         }
     }
 }

@@ -130,7 +130,11 @@ impl RunQueue {
             return Wake::Later;
         }
         let may_go = self.came_ns.saturating_add(LEAST_RUN_NS);
-        if may_go <= now { Wake::Now } else { Wake::At(may_go) }
+        if may_go <= now || current.sched.takes_courtesy() {
+            return Wake::Now;
+        }
+        current.sched.is_waited_for.store(true, Ordering::Relaxed);
+        Wake::At(may_go)
     }
 
     /// Chooses who runs from `now` on; `None` when nothing changes.
@@ -139,6 +143,9 @@ impl RunQueue {
         let stays = self.current.as_ref().is_some_and(|vcpu| is_runnable(vcpu.domain(), vcpu));
         let yields =
             self.current.as_ref().is_some_and(|vcpu| vcpu.sched.yielded.swap(false, Ordering::Relaxed));
+        if let Some(current) = &self.current {
+            current.sched.had_the_cpu(!stays);
+        }
         if !stays {
             let next = self.pop();
             let previous = self.current.take();

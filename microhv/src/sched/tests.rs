@@ -11,6 +11,7 @@ use ring_abi::hypercall::{
     __HYPERVISOR_EVENT_CHANNEL_OP, __HYPERVISOR_SCHED_OP, __HYPERVISOR_SET_TIMER_OP, __HYPERVISOR_VCPU_OP,
 };
 use ring_abi::sched::*;
+use ring_abi::types::DomId;
 use ring_abi::vcpu::*;
 
 use super::*;
@@ -120,6 +121,52 @@ fn who_just_came_is_not_displaced_by_who_wakes() {
     assert_eq!(runs(), a.id);
     sleep(&a);
     assert_eq!(runs(), b.id, "who blocks gives way at once");
+}
+
+/// A heavy domain that runs since this moment, and a light one that sleeps and has its event.
+fn woken_beside(world: &World, heavy: &Arc<Domain>, light: &Arc<Domain>) -> DomId {
+    for domain in [light, heavy] {
+        world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
+        world.settle();
+    }
+    world.hv.kick_vcpu(heavy, &heavy.vcpus[0]);
+    assert_eq!(world.settle().expect("runs").domain().id, heavy.id);
+    world.pass(LEAST_RUN_NS / 4);
+    world.hv.kick_vcpu(light, &light.vcpus[0]);
+    world.settle().expect("runs").domain().id
+}
+
+/// The domains for it: one that ran, and one that did not.
+fn heavy_and_light(world: &World) -> (Arc<Domain>, Arc<Domain>) {
+    let (heavy, light) = (world.guest(1), world.guest(1));
+    world.hv.hold(&light.vcpus[0], PauseFlags::BLOCKED);
+    world.settle();
+    world.pass(100 * MS);
+    (heavy, light)
+}
+
+#[test]
+fn who_was_waited_for_in_vain_gives_way_the_next_times() {
+    let world = quiet();
+    let (heavy, light) = heavy_and_light(&world);
+    for round in 0..3 {
+        assert_eq!(woken_beside(&world, &heavy, &light), heavy.id, "round {round}: it came just now");
+        // It sleeps before its time is over: woken_beside has it do so.
+        for time in 0..COURTESIES {
+            assert_eq!(woken_beside(&world, &heavy, &light), light.id, "round {round}, {time}");
+        }
+    }
+}
+
+#[test]
+fn who_was_waited_for_and_had_work_gives_way_no_sooner() {
+    let world = quiet();
+    let (heavy, light) = heavy_and_light(&world);
+    for round in 0..3 {
+        assert_eq!(woken_beside(&world, &heavy, &light), heavy.id, "round {round}");
+        world.pass(LEAST_RUN_NS);
+        assert_eq!(world.settle().expect("runs").domain().id, light.id, "round {round}");
+    }
 }
 
 #[test]
