@@ -6,12 +6,13 @@
 //! conformance: result blkif.read.one-sector fail 12 status 0, not -1
 //! conformance: rule A segment …
 //! conformance: source io/blkif.h, …
+//! conformance: time 412
 //! conformance: end 1 pass 1 fail 0 skip 0 error
 //! ```
 //!
 //! A line that begins something in front of `conformance: ` belongs to whoever shows the console. `run` stands there
 //! for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
-//! milliseconds. `rule` and `source` follow a failure and an error. Within a case, lines `count 1 of 300` and so on are
+//! milliseconds, as is that of `time`, which some runs give, for all. `rule` and `source` follow a failure and an error. Within a case, lines `count 1 of 300` and so on are
 //! part of what it tries: whoever reads the report looks that they are all there, in order.
 
 use alloc::format;

@@ -110,7 +110,16 @@ pub fn report_on(place: Place, filter: Option<&str>) -> Result<Report> {
 
 /// Runs the cases in a process; gives its output.
 fn host(filter: Option<&str>) -> Result<String> {
-    let mut command = cargo::host(&["test", "--quiet", "--package", "conformance", "--test", "host"]);
+    let mut command = cargo::host(&[
+        "test",
+        "--quiet",
+        "--profile",
+        "checked",
+        "--package",
+        "conformance",
+        "--test",
+        "host",
+    ]);
     command.env("MICROHV_CONFORMANCE", filter.unwrap_or("*"));
     let output = command.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -60,6 +60,7 @@ fn report(filter: &str) -> ExitCode {
     let mut line = |text: &str| println!("{text}");
     line(&format!("{PREFIX}begin {}", selected.len()));
     let mut totals = Totals::default();
+    let start = Instant::now();
     thread::scope(|scope| {
         let results = run_all(scope, &selected);
         let mut early = BTreeMap::new();
@@ -76,6 +77,7 @@ fn report(filter: &str) -> ExitCode {
             totals.add(&outcome);
         }
     });
+    line(&format!("{PREFIX}time {}", start.elapsed().as_millis()));
     line(&format!("{PREFIX}end {totals}"));
     if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

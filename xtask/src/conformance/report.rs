@@ -45,6 +45,8 @@ pub struct Report {
     entries: BTreeMap<String, Entry>,
     /// Runs that did not come to their end.
     broken: Vec<String>,
+    /// Milliseconds that the cases of a place took, where it tells them.
+    times: BTreeMap<String, u64>,
     /// Cases whose failure there is the place's own fault, by the document.
     explained: BTreeSet<String>,
 }
@@ -86,6 +88,7 @@ impl Report {
                         *if word == "rule" { &mut entry.rule } else { &mut entry.source } = rest.to_string();
                     }
                 }
+                "time" => self.times.extend(rest.parse().ok().map(|ms| (place.to_string(), ms))),
                 "end" => ended = true,
                 "broken" => self.broken.push(format!("{place}: {rest}")),
                 _ => {}
@@ -162,9 +165,19 @@ impl Report {
                 println!("    explained in docs/CONFORMANCE.md");
             }
         }
+        for (place, ms) in &self.times {
+            println!("{}", self.pace(place, *ms));
+        }
         for broken in &self.broken {
             println!("\nbroken off: {broken}");
         }
+    }
+
+    /// How fast a place's cases were, without those that it skipped.
+    fn pace(&self, place: &str, ms: u64) -> String {
+        let ran = |entry: &&Entry| entry.place == place && entry.outcome != Outcome::Skip;
+        let cases = self.entries.values().filter(ran).count() as u64;
+        format!("{place}: {cases} cases in {ms} ms, {} a second", cases * 1000 / ms.max(1))
     }
 
     /// The results for programs.
@@ -253,6 +266,15 @@ mod tests {
         assert_eq!((entry.rule.as_str(), entry.source.as_str()), ("The rule.", "x.h"));
         assert_eq!(report.entries["a.c"].outcome, Outcome::Pass);
         assert!(report.json().contains("\"a.b\""));
+    }
+
+    #[test]
+    fn the_pace_is_of_the_cases_that_ran() {
+        let mut report = Report::default();
+        let cases = "conformance: result a.b pass 1\nconformance: result a.c skip 0\nconformance: result a.d fail 1\n";
+        report.add("x", &format!("conformance: begin 3\n{cases}conformance: time 10\nconformance: end\n"));
+        assert!(report.broken.is_empty());
+        assert_eq!(report.pace("x", report.times["x"]), "x: 2 cases in 10 ms, 200 a second");
     }
 
     #[test]
