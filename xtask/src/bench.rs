@@ -39,6 +39,9 @@ pub struct BenchOptions {
     /// How often each operation is done.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     ops: u64,
+    /// How often each system reads its disk for linux, all of them in turn: medians are printed.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
     /// The bench guest as a domain under dom0, not as dom0 itself.
     #[arg(long)]
     domu: bool,

@@ -78,7 +78,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     // Not a sparse file: its blocks are to be read.
     std::fs::write(&data, vec![0x5a; DISK_BYTES])?;
     if options.only.as_deref() == Some(DISK) {
-        return disks::bench(&systems, &on, &data);
+        return disks::bench(&systems, &on, &data, options.rounds);
     }
     let mut measured = Vec::new();
     for &system in &on {
@@ -101,7 +101,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     print!("{text}");
     if options.only.is_none() {
         println!();
-        complete &= disks::bench(&systems, &on, &data)?;
+        complete &= disks::bench(&systems, &on, &data, options.rounds)?;
     }
     Ok(complete)
 }

@@ -1,7 +1,9 @@
 //! How fast a domain reads a raw disk, by fio, beside Xen's control domain and the bare machine.
 //!
-//! These are figures of time, taken one system after the other on one host: what else runs there shows in them.
+//! These are figures of time, taken one system after the other on one host, whose own speed changes meanwhile. So every
+//! system has its turn in each of some rounds, a ratio is one of figures of the same round, and medians are told.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -21,8 +23,11 @@ const PATTERNS: [(&str, &str); 3] = [
     ("sequential_1m_4", "1 MiB sequential read, depth 4, MB/s"),
 ];
 
-/// What one system reached, by pattern, in the pattern's unit.
+/// What one system reached in one round, by pattern, in the pattern's unit.
 type Speeds = BTreeMap<&'static str, u64>;
+
+/// What systems reached in one round.
+type Round = Vec<(On, Speeds)>;
 
 /// A column's title.
 fn title(system: On) -> &'static str {
@@ -34,25 +39,33 @@ fn title(system: On) -> &'static str {
     }
 }
 
-/// Measures reads of the disk `data` on each system and prints the table; false when a figure is missing.
+/// Measures reads of the disk `data` on each system, `rounds` times in turn, and prints the table; false when a figure
+/// is missing.
 ///
 /// # Errors
 /// The root image cannot be made, or a machine did not run to its end.
-pub(super) fn bench(systems: &Systems, on: &[On], data: &Path) -> Result<bool> {
+pub(super) fn bench(systems: &Systems, on: &[On], data: &Path, rounds: u32) -> Result<bool> {
     let root = systems.file("root.img");
     guest::copy_root(&root)?;
     let mut measured = Vec::new();
-    for &system in on {
-        let task =
-            |command| Task { command, disks: vec![data.to_path_buf(), root.clone()], counting: Vec::new() };
-        let task = if system == On::XenDom0 {
-            task(format!("set -- {} {SECONDS}\n{FIO_SCRIPT}", disk(system, 0)))
-        } else {
-            task(format!("sh /bin/disk-speed {} {SECONDS} {}", disk(system, 0), disk(system, 1)))
-        };
-        measured.push((system, speeds(&systems.console(system, &task)?)));
+    for _ in 0..rounds {
+        let mut round = Round::new();
+        for &system in on {
+            let task = |command| Task {
+                command,
+                disks: vec![data.to_path_buf(), root.clone()],
+                counting: Vec::new(),
+            };
+            let task = if system == On::XenDom0 {
+                task(format!("set -- {} {SECONDS}\n{FIO_SCRIPT}", disk(system, 0)))
+            } else {
+                task(format!("sh /bin/disk-speed {} {SECONDS} {}", disk(system, 0), disk(system, 1)))
+            };
+            round.push((system, speeds(&systems.console(system, &task)?)));
+        }
+        measured.push(round);
     }
-    let (text, complete) = table(&measured);
+    let (text, complete) = table(on, &measured);
     print!("{text}");
     Ok(complete)
 }
@@ -69,16 +82,43 @@ fn speeds(console: &str) -> Speeds {
     console.lines().filter_map(figure).collect()
 }
 
-/// The table, and whether it has all figures.
-fn table(measured: &[(On, Speeds)]) -> (String, bool) {
+/// The middle one of some figures, the lower of two.
+fn median<T: PartialOrd + Copy>(mut figures: Vec<T>) -> Option<T> {
+    figures.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+    figures.get(figures.len().saturating_sub(1) / 2).copied()
+}
+
+/// The table, and whether every figure of every round is there.
+fn table(on: &[On], measured: &[Round]) -> (String, bool) {
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
-    let mut text = row("reads", measured.iter().map(|(system, _)| title(*system).to_string()).collect());
-    text.push_str(&row("---", vec!["---".into(); measured.len()]));
+    let of = |round: &Round, system: On, name: &str| {
+        round.iter().find(|(known, _)| *known == system).and_then(|(_, speeds)| speeds.get(name)).copied()
+    };
+    let compared = on.contains(&On::Microhv) && on.contains(&On::XenDom0);
+    let mut titles: Vec<String> = on.iter().map(|system| title(*system).to_string()).collect();
+    titles.extend(compared.then(|| "microhv / Xen, dom0: median (least to most)".to_string()));
+    let mut text = row("reads", titles.clone());
+    text.push_str(&row("---", vec!["---".into(); titles.len()]));
     let mut complete = true;
     for (name, title) in PATTERNS {
-        let figures = measured.iter().map(|(_, speeds)| speeds.get(name));
-        complete &= figures.clone().all(|figure| figure.is_some());
-        text.push_str(&row(title, figures.map(|figure| figure.map_or("-".into(), u64::to_string)).collect()));
+        let mut cells = Vec::new();
+        for &system in on {
+            let figures: Vec<u64> = measured.iter().filter_map(|round| of(round, system, name)).collect();
+            complete &= figures.len() == measured.len();
+            cells.push(median(figures).map_or("-".into(), |figure| figure.to_string()));
+        }
+        if compared {
+            let ratio =
+                |round| Some(of(round, On::Microhv, name)? as f64 / of(round, On::XenDom0, name)? as f64);
+            let ratios: Vec<f64> =
+                measured.iter().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect();
+            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = ratios.iter().copied().fold(0.0, f64::max);
+            cells.push(
+                median(ratios).map_or("-".into(), |ratio| format!("{ratio:.2} ({least:.2} to {most:.2})")),
+            );
+        }
+        text.push_str(&row(title, cells));
     }
     (text, complete)
 }
@@ -98,9 +138,26 @@ mod tests {
     #[test]
     fn a_missing_speed_is_told() {
         let all: Speeds = PATTERNS.iter().map(|(name, _)| (*name, 7)).collect();
-        let (text, complete) = table(&[(On::Microhv, all.clone()), (On::XenDom0, all.clone())]);
-        assert!(complete && text.starts_with("| reads | microhv, domain | Xen, dom0 |\n"), "{text}");
-        let (text, complete) = table(&[(On::Bare, Speeds::new())]);
-        assert!(!complete && text.ends_with("MB/s | - |\n"), "{text}");
+        let round = |speeds: &Speeds| vec![(On::Microhv, all.clone()), (On::Bare, speeds.clone())];
+        let on = [On::Microhv, On::Bare];
+        let (text, complete) = table(&on, &[round(&all), round(&all)]);
+        assert!(complete && text.starts_with("| reads | microhv, domain | bare |\n"), "{text}");
+        assert!(text.ends_with("MB/s | 7 | 7 |\n"), "{text}");
+        let (text, complete) = table(&on, &[round(&all), round(&Speeds::new())]);
+        assert!(!complete && text.ends_with("MB/s | 7 | 7 |\n"), "{text}");
+        let (text, complete) = table(&on, &[round(&Speeds::new())]);
+        assert!(!complete && text.ends_with("MB/s | 7 | - |\n"), "{text}");
+    }
+
+    #[test]
+    fn a_ratio_is_of_one_round() {
+        let speeds = |figure| PATTERNS.iter().map(|(name, _)| (*name, figure)).collect();
+        let round = |ours, xens| vec![(On::Microhv, speeds(ours)), (On::XenDom0, speeds(xens))];
+        // The host was twice as fast in the second round, and four times in the third.
+        let rounds = [round(90, 100), round(220, 200), round(400, 400)];
+        let (text, complete) = table(&[On::Microhv, On::XenDom0], &rounds);
+        assert!(complete && text.ends_with("MB/s | 220 | 200 | 1.00 (0.90 to 1.10) |\n"), "{text}");
+        let (text, _) = table(&[On::Microhv, On::XenDom0], &[round(7, 0)]);
+        assert!(text.ends_with("| 7 | 0 | - |\n"), "{text}");
     }
 }
