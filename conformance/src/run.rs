@@ -12,8 +12,9 @@
 //!
 //! A line that begins something in front of `conformance: ` belongs to whoever shows the console. `run` stands there
 //! for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
-//! milliseconds, as is that of `time`, which some runs give, for all. `rule` and `source` follow a failure and an error. Within a case, lines `count 1 of 300` and so on are
-//! part of what it tries: whoever reads the report looks that they are all there, in order.
+//! milliseconds; `time`, which not every run prints, is that of all cases. `rule` and `source` follow a failure and an
+//! error. Within a case, lines `count 1 of 300` and so on are part of what it tries: whoever reads the report looks that
+//! they are all there, in order.
 
 use alloc::format;
 use alloc::string::String;
