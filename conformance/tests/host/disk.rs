@@ -1,5 +1,6 @@
 //! A disk in memory that answers in an order of its own.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use backends::{BlockDevice, BlockOp, Client, DiscardLimits, Geometry, Segment, SubmitError};
@@ -7,6 +8,8 @@ use pvrt::mem::map_foreign;
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+/// Bytes of a sector, as operations count.
+const SECTOR: usize = 512;
 /// Operations that the disk takes before it must be kicked.
 const DEPTH: usize = 24;
 
@@ -21,7 +24,8 @@ struct Waiting {
 
 /// The disk: operations are done and answered at a kick, the last one first. Whoever wants them in order must wait.
 pub(crate) struct RamDisk {
-    bytes: Mutex<Vec<u8>>,
+    /// By number; what was never written is not there, and zero: most cases touch little of their disks.
+    sectors: Mutex<HashMap<u64, [u8; SECTOR]>>,
     waiting: Mutex<Vec<Waiting>>,
     geometry: Geometry,
 }
@@ -39,24 +43,26 @@ impl RamDisk {
             seg_max: 30,
         };
         change(&mut geometry);
-        let bytes = Mutex::new(vec![0; sectors * 512]);
-        Arc::new(Self { bytes, waiting: Mutex::default(), geometry })
+        Arc::new(Self { sectors: Mutex::default(), waiting: Mutex::default(), geometry })
     }
 
     fn perform(&self, operation: &Waiting) {
-        let mut disk = self.bytes.lock();
-        let mut at = operation.sector as usize * 512;
+        let mut disk = self.sectors.lock();
+        let mut sector = operation.sector;
         for segment in &operation.segments {
             let page = map_foreign(DomId::SELF, &[segment.maddr.mfn()], true).expect("a frame");
-            let end = at + segment.len as usize;
-            match operation.op {
-                BlockOp::Read => page.bytes().write(segment.maddr.offset(), &disk[at..end]),
-                _ => page.bytes().read(segment.maddr.offset(), &mut disk[at..end]),
+            for at in (segment.maddr.offset()..).step_by(SECTOR).take(segment.len as usize / SECTOR) {
+                match operation.op {
+                    BlockOp::Read => page.bytes().write(at, disk.get(&sector).unwrap_or(&[0; SECTOR])),
+                    _ => page.bytes().read(at, disk.entry(sector).or_insert([0; SECTOR])),
+                }
+                sector += 1;
             }
-            at = end;
         }
         if let BlockOp::Discard { sectors } = operation.op {
-            disk[at..at + sectors as usize * 512].fill(0);
+            for sector in sector..sector + u64::from(sectors) {
+                disk.remove(&sector);
+            }
         }
     }
 }
