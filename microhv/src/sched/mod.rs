@@ -2,10 +2,13 @@
 //!
 //! Each CPU has a run queue ordered by weighted run time: the vCPU that has had the least runs next, for at most a
 //! time slice while others wait. A vCPU that wakes is placed no more than [`WAKE_CREDIT_NS`] before the queue's
-//! minimum, so that one that sleeps much gets the CPU at once, and none can save up time to starve the others. At once is
-//! after [`LEAST_RUN_NS`] of whoever runs: what two domains do for each other gathers meanwhile, and one change of domain
-//! serves for much. Unless nothing gathers: a vCPU that was waited for, and then went to sleep before that time, gives way
-//! immediately the next [`COURTESIES`] times.
+//! minimum, so that one that sleeps much gets the CPU soon, and none can save up time to starve the others.
+//!
+//! Soon is after [`LEAST_RUN_NS`] of whoever runs: what two domains do for each other gathers meanwhile, and one change of
+//! domain serves for much. A frontend with one request in flight gathers nothing: it goes to sleep before, and its request
+//! reached the back end late for nothing. So a vCPU that slept while a domain waited for that time to pass gives way to this
+//! domain after [`COURTEOUS_RUN_NS`], [`COURTESIES`] times; then it is tried again. Whether it gathered much before it
+//! slept is not known: one that works in short bursts is taken for one that gathers nothing.
 
 mod runqueue;
 mod state;
@@ -15,6 +18,7 @@ mod tests;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use ring_abi::types::DomId;
 use spin::Mutex;
 
 use crate::Hypervisor;
@@ -29,10 +33,12 @@ pub const TIME_SLICE_NS: u64 = 10_000_000;
 pub const WAKE_CREDIT_NS: u64 = 5_000_000;
 /// How much less run time than the running vCPU a waking one must have to take its place.
 pub const WAKE_GRANULARITY_NS: u64 = 500_000;
-/// What a vCPU that got the CPU has of it before one that wakes takes its place. Two domains that work for each other, a
-/// frontend and a back end, else change places for each request.
+/// What a vCPU that got the CPU has of it before one that wakes takes its place, but for [`COURTEOUS_RUN_NS`]. Two domains
+/// that work for each other, a frontend and a back end, else change places for each request.
 pub const LEAST_RUN_NS: u64 = 1_000_000;
-/// How often a vCPU gives way immediately after it had one wait for nothing. Then it is tried again.
+/// The same towards a domain that last waited for nothing. Enough that changes of domain are not most of the work.
+pub const COURTEOUS_RUN_NS: u64 = 50_000;
+/// How often a vCPU gives way sooner to a domain that waited for nothing.
 const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
 pub const DEFAULT_WEIGHT: u32 = 256;
@@ -43,6 +49,8 @@ pub const SOFTIRQ_SCHEDULE: u32 = 1;
 pub const SOFTIRQ_TIMER: u32 = 2;
 
 const NO_SLICE: u64 = u64::MAX;
+/// No domain's number.
+const NOBODY: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct PerCpu {
@@ -119,9 +127,11 @@ pub struct VcpuSched {
     queued: AtomicBool,
     /// It gives way once.
     yielded: AtomicBool,
-    /// One that woke waits until it has run for [`LEAST_RUN_NS`].
-    is_waited_for: AtomicBool,
-    /// How often it still gives way immediately to one that wakes.
+    /// The domain that waits until this vCPU has run for [`LEAST_RUN_NS`], or [`NOBODY`]. This and the next two belong to
+    /// the queue in which it is the current one.
+    waiter: AtomicU32,
+    /// The domain to which it gives way after [`COURTEOUS_RUN_NS`], and how often still.
+    courteous_to: AtomicU32,
     courtesies: AtomicU8,
     /// Affinity as the toolstack set it: a bit for each CPU.
     pub affinity: AtomicU64,
@@ -135,22 +145,30 @@ impl VcpuSched {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             queued: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
-            is_waited_for: AtomicBool::new(false),
+            waiter: AtomicU32::new(NOBODY),
+            courteous_to: AtomicU32::new(NOBODY),
             courtesies: AtomicU8::new(0),
             affinity: AtomicU64::new(u64::MAX),
         }
     }
 
-    /// Whether it gives way immediately, though it came just now.
-    fn takes_courtesy(&self) -> bool {
+    /// What it has of the CPU before a vCPU of `domain` takes its place.
+    fn least_run_ns(&self, domain: DomId) -> u64 {
+        let domain = u32::from(domain.raw());
         let left = self.courtesies.load(Ordering::Relaxed);
-        self.courtesies.store(left.saturating_sub(1), Ordering::Relaxed);
-        left != 0
+        if left != 0 && self.courteous_to.load(Ordering::Relaxed) == domain {
+            self.courtesies.store(left - 1, Ordering::Relaxed);
+            return COURTEOUS_RUN_NS;
+        }
+        self.waiter.store(domain, Ordering::Relaxed);
+        LEAST_RUN_NS
     }
 
-    /// It had the CPU until now, and `stops` for want of work or goes on.
-    fn had_the_cpu(&self, stops: bool) {
-        if self.is_waited_for.swap(false, Ordering::Relaxed) && stops {
+    /// The wait of whoever waits for it is over; `in_vain`: it went to sleep before its time.
+    fn end_wait(&self, in_vain: bool) {
+        let waiter = self.waiter.swap(NOBODY, Ordering::Relaxed);
+        if waiter != NOBODY && in_vain {
+            self.courteous_to.store(waiter, Ordering::Relaxed);
             self.courtesies.store(COURTESIES, Ordering::Relaxed);
         }
     }

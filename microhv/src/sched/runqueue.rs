@@ -118,6 +118,7 @@ impl RunQueue {
             return Wake::Later;
         }
         self.account(now);
+        let domain = vcpu.domain_id;
         let mut run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
         // One that could not run for a while may still be in the queue, at its old place.
         if !vcpu.sched.queued.load(Ordering::Relaxed) {
@@ -125,16 +126,19 @@ impl RunQueue {
             vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
-        let Some(current) = &self.current else { return Wake::Now };
+        // One that went to sleep just now is still the current one until the queue is looked at.
+        let Some(current) = self.current.as_ref().filter(|current| is_runnable(current.domain(), current))
+        else {
+            return Wake::Now;
+        };
         if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time.load(Ordering::Relaxed) {
             return Wake::Later;
         }
-        let may_go = self.came_ns.saturating_add(LEAST_RUN_NS);
-        if may_go <= now || current.sched.takes_courtesy() {
+        if self.came_ns.saturating_add(LEAST_RUN_NS) <= now {
             return Wake::Now;
         }
-        current.sched.is_waited_for.store(true, Ordering::Relaxed);
-        Wake::At(may_go)
+        let may_go = self.came_ns.saturating_add(current.sched.least_run_ns(domain));
+        if may_go <= now { Wake::Now } else { Wake::At(may_go) }
     }
 
     /// Chooses who runs from `now` on; `None` when nothing changes.
@@ -144,7 +148,7 @@ impl RunQueue {
         let yields =
             self.current.as_ref().is_some_and(|vcpu| vcpu.sched.yielded.swap(false, Ordering::Relaxed));
         if let Some(current) = &self.current {
-            current.sched.had_the_cpu(!stays);
+            current.sched.end_wait(!stays && now < self.came_ns.saturating_add(LEAST_RUN_NS));
         }
         if !stays {
             let next = self.pop();

@@ -123,50 +123,95 @@ fn who_just_came_is_not_displaced_by_who_wakes() {
     assert_eq!(runs(), b.id, "who blocks gives way at once");
 }
 
-/// A heavy domain that runs since this moment, and a light one that sleeps and has its event.
-fn woken_beside(world: &World, heavy: &Arc<Domain>, light: &Arc<Domain>) -> DomId {
-    for domain in [light, heavy] {
+/// A domain that ran for long, and others that slept meanwhile.
+fn worker_and_sleepers<const N: usize>(world: &World) -> (Arc<Domain>, [Arc<Domain>; N]) {
+    let (worker, sleepers) = (world.guest(1), core::array::from_fn(|_| world.guest(1)));
+    for sleeper in &sleepers {
+        world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    }
+    world.settle();
+    world.pass(100 * MS);
+    (worker, sleepers)
+}
+
+/// All sleep; the worker wakes, and `after` ns later the sleeper: who runs then. A sleeper that waited does so in vain.
+fn woken_beside(world: &World, worker: &Arc<Domain>, sleeper: &Arc<Domain>, after: u64) -> DomId {
+    for domain in [sleeper, worker] {
         world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
         world.settle();
     }
-    world.hv.kick_vcpu(heavy, &heavy.vcpus[0]);
-    assert_eq!(world.settle().expect("runs").domain().id, heavy.id);
-    world.pass(LEAST_RUN_NS / 4);
-    world.hv.kick_vcpu(light, &light.vcpus[0]);
+    world.hv.kick_vcpu(worker, &worker.vcpus[0]);
+    assert_eq!(world.settle().expect("runs").domain().id, worker.id);
+    world.pass(after);
+    world.hv.kick_vcpu(sleeper, &sleeper.vcpus[0]);
     world.settle().expect("runs").domain().id
 }
 
-/// The domains for it: one that ran, and one that did not.
-fn heavy_and_light(world: &World) -> (Arc<Domain>, Arc<Domain>) {
-    let (heavy, light) = (world.guest(1), world.guest(1));
-    world.hv.hold(&light.vcpus[0], PauseFlags::BLOCKED);
-    world.settle();
-    world.pass(100 * MS);
-    (heavy, light)
-}
-
 #[test]
-fn who_was_waited_for_in_vain_gives_way_the_next_times() {
+fn who_slept_before_its_time_gives_way_sooner_the_next_times() {
     let world = quiet();
-    let (heavy, light) = heavy_and_light(&world);
+    let (worker, [sleeper]) = worker_and_sleepers(&world);
     for round in 0..3 {
-        assert_eq!(woken_beside(&world, &heavy, &light), heavy.id, "round {round}: it came just now");
-        // It sleeps before its time is over: woken_beside has it do so.
+        assert_eq!(woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS), worker.id, "round {round}");
         for time in 0..COURTESIES {
-            assert_eq!(woken_beside(&world, &heavy, &light), light.id, "round {round}, {time}");
+            // What needs no courtesy takes none.
+            assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS), sleeper.id);
+            assert_eq!(
+                woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS),
+                sleeper.id,
+                "round {round}, {time}"
+            );
         }
     }
 }
 
 #[test]
+fn nobody_takes_the_cpu_from_who_hardly_ran() {
+    let world = quiet();
+    let (worker, [sleeper]) = worker_and_sleepers(&world);
+    assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id);
+    assert_eq!(woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS - 1), worker.id);
+    world.pass(1);
+    assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
+}
+
+#[test]
+fn only_who_waited_in_vain_is_shown_the_courtesy() {
+    let world = quiet();
+    let (worker, [sleeper, other]) = worker_and_sleepers(&world);
+    assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id);
+    world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
+    world.settle();
+    world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    world.settle();
+    assert_eq!(woken_beside(&world, &worker, &other, LEAST_RUN_NS / 2), worker.id);
+}
+
+#[test]
 fn who_was_waited_for_and_had_work_gives_way_no_sooner() {
     let world = quiet();
-    let (heavy, light) = heavy_and_light(&world);
+    let (worker, [sleeper]) = worker_and_sleepers(&world);
     for round in 0..3 {
-        assert_eq!(woken_beside(&world, &heavy, &light), heavy.id, "round {round}");
-        world.pass(LEAST_RUN_NS);
-        assert_eq!(world.settle().expect("runs").domain().id, light.id, "round {round}");
+        assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id, "round {round}");
+        world.pass(LEAST_RUN_NS / 2);
+        assert_eq!(world.settle().expect("runs").domain().id, sleeper.id, "round {round}");
     }
+}
+
+#[test]
+fn who_wakes_while_the_other_falls_asleep_waited_for_nothing() {
+    let world = quiet();
+    let (worker, [sleeper]) = worker_and_sleepers(&world);
+    for domain in [&sleeper, &worker] {
+        world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
+        world.settle();
+    }
+    world.hv.kick_vcpu(&worker, &worker.vcpus[0]);
+    world.settle();
+    world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
+    world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]); // before the queue is looked at
+    assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
+    assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id, "no courtesy is due");
 }
 
 #[test]
