@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::deps::{self, Need};
+use crate::guest::{self, DebianBoot};
 use crate::machine::{Disk, Machine, Module, Net};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
-use crate::{cargo, guest, images, usage, xen};
+use crate::{cargo, images, usage, xen};
 pub use report::Report;
 
 /// The image that runs the cases.
@@ -44,6 +45,9 @@ pub struct ConformanceOptions {
     /// Only these cases: ids, or beginnings of them up to a dot, with commas between; `xenbus.c*` takes any beginning.
     #[arg(long)]
     pub filter: Option<String>,
+    /// The kernel of `--on linux`, if not the release's own: `newer`, or a package like linux-image-6.12-cloud-amd64.
+    #[arg(long, value_name = "PACKAGE")]
+    pub kernel: Option<String>,
     /// Write the results to this file, too.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -57,7 +61,10 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
     if options.filter.as_ref().is_some_and(|filter| filter.contains([' ', '\'', '"'])) {
         return Err(usage("a filter is ids with commas between"));
     }
-    let report = report_on(options.on, options.filter.as_deref())?;
+    if options.kernel.is_some() && options.on != Place::Linux {
+        return Err(usage("--kernel is for --on linux"));
+    }
+    let report = report_on(options.on, options.filter.as_deref(), options.kernel.as_deref())?;
     report.print();
     if let Some(path) = &options.json {
         std::fs::write(path, report.json()).with_context(|| format!("cannot write {}", path.display()))?;
@@ -65,11 +72,11 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
     Ok(u8::from(!report.is_clean()))
 }
 
-/// Runs the cases in a place; gives what came of them.
+/// Runs the cases in a place; gives what came of them. `kernel`: as in `--kernel`.
 ///
 /// # Errors
 /// As [`conformance`].
-pub fn report_on(place: Place, filter: Option<&str>) -> Result<Report> {
+pub fn report_on(place: Place, filter: Option<&str>, kernel: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let words = filter.map(|filter| format!("filter={filter}")).unwrap_or_default();
     match place {
@@ -82,12 +89,13 @@ pub fn report_on(place: Place, filter: Option<&str>) -> Result<Report> {
             report.add("domU", &run(&as_guest(&words, &RunDirectory::new()?)?)?);
         }
         Place::Linux => {
+            let kernel = kernel.map_or_else(guest::debian_boot, guest::other_debian_boot)?;
             deps::ensure(&[Need::Qemu])?;
             images::build(&images::ALL.iter().collect::<Vec<_>>())?;
             report.explain(include_str!("../../docs/CONFORMANCE.md"));
             println!("image {IMAGE}: sha256 {}", images::find(IMAGE)?.sha256()?);
             let filter = filter.unwrap_or("blkfront");
-            report.add("linux", &run(&as_backend(filter, &RunDirectory::new()?)?)?);
+            report.add("linux", &run(&as_backend(filter, &kernel, &RunDirectory::new()?)?)?);
         }
         Place::Xen => {
             report.explain(include_str!("../../docs/CONFORMANCE.md"));
@@ -148,18 +156,18 @@ const CONNECTIONS: u32 = 64;
 /// When all cases passed it destroys the guest that they leave half dead, and runs another.
 ///
 /// # Errors
-/// Debian's kernel or the ramdisk cannot be made.
-pub fn as_backend(filter: &str, files: &RunDirectory) -> Result<Machine> {
-    let kernel = guest::debian_boot()?;
+/// The ramdisk cannot be made.
+pub fn as_backend(filter: &str, kernel: &DebianBoot, files: &RunDirectory) -> Result<Machine> {
     let ramdisk = files.file("agent-initrd");
-    std::fs::write(&ramdisk, guest::ramdisk_with(&kernel, "blk-agent", &[])?)?;
+    std::fs::write(&ramdisk, guest::ramdisk_with(kernel, "blk-agent", &[])?)?;
     let mut modules = guest::modules();
     modules.push(Module { path: ramdisk, name: "agent-initrd".into() });
     let mut lines = vec![
         format!("xl create /boot/conformance.cfg extra='role=backend filter={filter}'"),
-        "xl create /boot/debian-ramdisk.cfg name='linux' ramdisk='/boot/agent-initrd' \
-         extra='rdinit=/bin/blk-agent'"
-            .to_string(),
+        format!(
+            "xl create /boot/{} name='linux' ramdisk='/boot/agent-initrd' extra='rdinit=/bin/blk-agent'",
+            kernel.configuration
+        ),
     ];
     // As numbers beyond the old ones: there are more than sixteen.
     let devices = (0..CONNECTIONS).map(|disk| 1 << 28 | disk << 8);

@@ -78,7 +78,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
     let System::Debian = options.system;
     let mut kernels = vec![Kernel::current()];
     if let Some(name) = &options.kernel {
-        kernels.push(Kernel::named(name).map_err(|error| usage(error.to_string()))?);
+        kernels.push(kernel_named(name)?);
     }
     if options.fresh {
         for kernel in &kernels {
@@ -116,8 +116,12 @@ pub fn debian_ramdisk() -> Result<()> {
 /// # Errors
 /// As for [`guest`].
 pub fn other_debian_ramdisk(name: &str) -> Result<()> {
-    let kernel = Kernel::named(name)?;
+    let kernel = kernel_named(name)?;
     with_ramdisk(&kernel, &unpacked(&kernel)?)
+}
+
+fn kernel_named(name: &str) -> Result<Kernel> {
+    Kernel::named(name).map_err(|error| usage(error.to_string()))
 }
 
 fn with_ramdisk(kernel: &Kernel, unpacked: &kernel::Unpacked) -> Result<()> {
@@ -135,13 +139,26 @@ fn with_ramdisk(kernel: &Kernel, unpacked: &kernel::Unpacked) -> Result<()> {
     Ok(())
 }
 
-/// Debian's kernel and its ramdisk, as files.
+/// One of Debian's kernels and its ramdisk, as files.
 #[derive(Clone, Debug)]
 pub struct DebianBoot {
     /// The bzImage.
     pub image: PathBuf,
     /// The busybox ramdisk.
     pub ramdisk: PathBuf,
+    /// Its configuration for the ramdisk, below `/boot`.
+    pub configuration: String,
+}
+
+impl DebianBoot {
+    fn of(kernel: &Kernel) -> Self {
+        let (boot, stem) = (boot_directory(), kernel.stem());
+        Self {
+            image: boot.join(format!("{stem}{KERNEL}")),
+            ramdisk: boot.join(format!("{stem}{RAMDISK}")),
+            configuration: format!("{stem}-ramdisk.cfg"),
+        }
+    }
 }
 
 /// Debian's kernel and its ramdisk, made if need be.
@@ -150,11 +167,16 @@ pub struct DebianBoot {
 /// As for [`guest`].
 pub fn debian_boot() -> Result<DebianBoot> {
     debian_ramdisk()?;
-    let (boot, stem) = (boot_directory(), Kernel::current().stem());
-    Ok(DebianBoot {
-        image: boot.join(format!("{stem}{KERNEL}")),
-        ramdisk: boot.join(format!("{stem}{RAMDISK}")),
-    })
+    Ok(DebianBoot::of(&Kernel::current()))
+}
+
+/// The same of another of Debian's kernels: `name` as in `--kernel`.
+///
+/// # Errors
+/// As for [`guest`].
+pub fn other_debian_boot(name: &str) -> Result<DebianBoot> {
+    other_debian_ramdisk(name)?;
+    Ok(DebianBoot::of(&kernel_named(name)?))
 }
 
 /// Makes what boots by PV GRUB: the loader, as `debian-pvgrub`, and the configuration for the root image.
