@@ -1,12 +1,12 @@
 //! Running cases, and the report: one line for each on the console, made for programs to read.
 //!
 //! ```text
-//! conformance: begin 240
+//! conformance: begin 1
 //! conformance: run blkif.read.one-sector
 //! conformance: result blkif.read.one-sector fail 12 status 0, not -1
 //! conformance: rule A segment …
 //! conformance: source io/blkif.h, …
-//! conformance: time 412
+//! conformance: time 15
 //! conformance: end 1 pass 1 fail 0 skip 0 error
 //! ```
 //!

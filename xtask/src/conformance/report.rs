@@ -88,7 +88,11 @@ impl Report {
                         *if word == "rule" { &mut entry.rule } else { &mut entry.source } = rest.to_string();
                     }
                 }
-                "time" => self.times.extend(rest.parse().ok().map(|ms| (place.to_string(), ms))),
+                "time" => {
+                    if let Ok(ms) = rest.parse() {
+                        self.times.insert(place.to_string(), ms);
+                    }
+                }
                 "end" => ended = true,
                 "broken" => self.broken.push(format!("{place}: {rest}")),
                 _ => {}
