@@ -18,6 +18,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use pvrt::executor::time;
@@ -77,14 +78,24 @@ pub async fn run_case(case: &Case, env: &mut Env) -> Outcome {
     }
 }
 
-/// Runs every case that `filter` selects (several, with commas between), reporting each line to `line`.
-pub async fn run(env: &mut Env, filter: Option<&str>, mut line: impl FnMut(&str) + Send) -> Totals {
-    let selected = || {
-        registry().filter(|case| filter.is_none_or(|filter| filter.split(',').any(|part| case.matches(part))))
-    };
-    line(&format!("{PREFIX}begin {}", selected().count()));
+/// The cases that `filter` selects (several, with commas between). A part of it that no case fits is told to `line`, and is
+/// an error: a slip of the pen must not pass for success.
+pub fn select(filter: Option<&str>, line: &mut impl FnMut(&str)) -> (Vec<&'static Case>, Totals) {
+    let parts: Vec<&str> = filter.unwrap_or("*").split(',').collect();
     let mut totals = Totals::default();
-    for case in selected() {
+    for part in parts.iter().filter(|part| !registry().any(|case| case.matches(part))) {
+        line(&format!("{PREFIX}broken no case fits {part:?}"));
+        totals.errors += 1;
+    }
+    let cases: Vec<_> = registry().filter(|case| parts.iter().any(|part| case.matches(part))).collect();
+    line(&format!("{PREFIX}begin {}", cases.len()));
+    (cases, totals)
+}
+
+/// Runs every case that `filter` selects, reporting each line to `line`.
+pub async fn run(env: &mut Env, filter: Option<&str>, mut line: impl FnMut(&str) + Send) -> Totals {
+    let (cases, mut totals) = select(filter, &mut line);
+    for case in cases {
         line(&format!("{PREFIX}run {}", case.id));
         let start = time::now_ns();
         let outcome = run_case(case, env).await;
@@ -114,7 +125,6 @@ mod tests {
     use crate::{Need, Problem, Verdict};
     use alloc::boxed::Box;
     use alloc::string::ToString;
-    use alloc::vec::Vec;
     use pvrt::executor::block_on_test;
 
     async fn fails(_: &mut Env) -> Verdict {
@@ -152,5 +162,19 @@ mod tests {
                 "conformance: source x.h"
             ]
         );
+    }
+    #[test]
+    fn a_filter_that_no_case_fits_is_an_error() {
+        let selected = |filter| {
+            let mut lines = Vec::new();
+            let (cases, totals) = select(filter, &mut |line: &str| lines.push(line.to_string()));
+            (cases.len(), totals.is_clean(), lines)
+        };
+        let all = registry().count();
+        assert_eq!(selected(None), (all, true, [format!("conformance: begin {all}")].into()));
+        let (some, clean, _) = selected(Some("blkif.read,xenstore.r*"));
+        assert!(some > 2 && some < all && clean);
+        let lines = ["conformance: broken no case fits \"xenstor\"", "conformance: begin 1"];
+        assert_eq!(selected(Some("xenstor,calls.unknown")), (1, false, lines.map(String::from).into()));
     }
 }

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use conformance::run::{self, PREFIX, Totals};
+use conformance::run::{self, PREFIX};
 use conformance::{Case, Outcome, registry};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -55,11 +55,8 @@ fn run_all<'a>(
 }
 
 fn report(filter: &str) -> ExitCode {
-    let selected: Vec<_> =
-        registry().filter(|case| filter.split(',').any(|part| case.matches(part))).collect();
     let mut line = |text: &str| println!("{text}");
-    line(&format!("{PREFIX}begin {}", selected.len()));
-    let mut totals = Totals::default();
+    let (selected, mut totals) = run::select(Some(filter), &mut line);
     let start = Instant::now();
     thread::scope(|scope| {
         let results = run_all(scope, &selected);
