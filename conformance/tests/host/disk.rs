@@ -60,7 +60,7 @@ impl RamDisk {
             }
         }
         if let BlockOp::Discard { sectors } = operation.op {
-            for sector in sector..sector + u64::from(sectors) {
+            for sector in sector..sector + sectors {
                 disk.remove(&sector);
             }
         }
