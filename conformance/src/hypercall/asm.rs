@@ -304,7 +304,7 @@ pub(super) fn upcalls() -> u64 {
     unsafe { &conformance_upcalls }.load(Ordering::Relaxed)
 }
 
-/// Makes a hypercall with known registers: a bit for each register that it must keep and did not.
+/// Makes a hypercall of two arguments with known registers: a bit for each register that it did not keep.
 pub(super) fn changed_registers() -> u64 {
     // SAFETY: the routine keeps the registers a function must keep.
     unsafe { conformance_registers() }

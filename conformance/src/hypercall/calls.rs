@@ -2,8 +2,8 @@
 
 hypercall_cases! {
     "calls.registers" = registers {
-        title: "a call changes rax, rcx and r11 alone",
-        rule: "A hypercall keeps every general register but rax, which has the result, and rcx and r11, which SYSCALL takes.",
+        title: "a call of two arguments changes rax, rcx, r11, rdi and rsi at most",
+        rule: "A hypercall keeps every general register but rax, which has the result, rcx and r11, which SYSCALL takes, and those of its arguments.",
         source: "arch-x86/xen-x86_64.h, 'Hypercall interface'",
     }
     "calls.unknown" = unknown {
@@ -110,7 +110,8 @@ mod body {
     pub(super) fn registers(_: &Env) -> Verdict {
         const NAMES: [&str; 13] =
             ["rdi", "rsi", "rdx", "rbx", "rbp", "r8", "r9", "r10", "r12", "r13", "r14", "r15", "rsp"];
-        let changed = asm::changed_registers();
+        const ARGUMENTS: u64 = 0b11; // rdi and rsi
+        let changed = asm::changed_registers() & !ARGUMENTS;
         let names: Vec<_> = (0..13).filter(|bit| changed & 1 << bit != 0).map(|bit| NAMES[bit]).collect();
         ensure!(changed == 0, "changed: {names:?}");
         Ok(())

@@ -139,8 +139,8 @@ fn wide_numbers(report: &mut Report) {
         #[allow(unsafe_code)]
         unsafe {
             core::arch::asm!(
-                "syscall", inlateout("rax") number => result, in("rdi") 0, in("rsi") 0, in("rdx") 0,
-                lateout("rcx") _, lateout("r11") _, options(nostack),
+                "syscall", inlateout("rax") number => result, inlateout("rdi") 0 => _, inlateout("rsi") 0 => _,
+                inlateout("rdx") 0 => _, lateout("rcx") _, lateout("r11") _, options(nostack),
             );
         }
         report.refused(&format!("number {number:#x}"), result, &[ENOSYS]);

@@ -32,16 +32,17 @@ pub type Result<T> = core::result::Result<T, Errno>;
 #[inline]
 pub unsafe fn raw(number: u32, args: [u64; 5]) -> i64 {
     let result: i64;
-    // SAFETY: the hypervisor keeps every register but rax, rcx and r11; the caller vouches for the call itself.
+    // SAFETY: the hypervisor keeps every register but rax, rcx, r11 and the arguments', which a call that it interrupted
+    // and took up again has changed (xen-x86_64.h, 'Clobbered'); the caller vouches for the call itself.
     unsafe {
         core::arch::asm!(
             "syscall",
             inlateout("rax") u64::from(number) => result,
-            in("rdi") args[0],
-            in("rsi") args[1],
-            in("rdx") args[2],
-            in("r10") args[3],
-            in("r8") args[4],
+            inlateout("rdi") args[0] => _,
+            inlateout("rsi") args[1] => _,
+            inlateout("rdx") args[2] => _,
+            inlateout("r10") args[3] => _,
+            inlateout("r8") args[4] => _,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
