@@ -163,6 +163,7 @@ mod tests {
             ]
         );
     }
+
     #[test]
     fn a_filter_that_no_case_fits_is_an_error() {
         let selected = |filter| {

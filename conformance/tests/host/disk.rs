@@ -48,6 +48,11 @@ impl RamDisk {
 
     fn perform(&self, operation: &Waiting) {
         let mut disk = self.sectors.lock();
+        let bytes: u64 = operation.segments.iter().map(|segment| u64::from(segment.len)).sum();
+        let discarded = if let BlockOp::Discard { sectors } = operation.op { sectors } else { 0 };
+        // Nothing else would show that a backend lets such an operation through.
+        let end = operation.sector + bytes / SECTOR as u64 + discarded;
+        assert!(end <= self.geometry.sectors, "sector {end} of {}", self.geometry.sectors);
         let mut sector = operation.sector;
         for segment in &operation.segments {
             let page = map_foreign(DomId::SELF, &[segment.maddr.mfn()], true).expect("a frame");
@@ -59,10 +64,8 @@ impl RamDisk {
                 sector += 1;
             }
         }
-        if let BlockOp::Discard { sectors } = operation.op {
-            for sector in sector..sector + sectors {
-                disk.remove(&sector);
-            }
+        for sector in sector..sector + discarded {
+            disk.remove(&sector);
         }
     }
 }
