@@ -7,7 +7,7 @@ use ring_abi::types::Mfn;
 use super::frame::Kind;
 use super::pages::REGION_FRAMES;
 use crate::Hypervisor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
 
 /// How far a long operation came.
@@ -41,7 +41,9 @@ impl<P: Platform> Hypervisor<P> {
             return Progress::More;
         }
         for vcpu in &dom.vcpus {
-            for base in [vcpu.replace_cr3_kernel(None), vcpu.replace_cr3_user(None)].into_iter().flatten() {
+            // One at a time: a base that was taken out and not given back yet would be forgotten where this stops.
+            for take in [Vcpu::replace_cr3_kernel, Vcpu::replace_cr3_user] {
+                let Some(base) = take(vcpu, None) else { continue };
                 mm.put_table(base);
                 if !mm.drain() {
                     return Progress::More;
