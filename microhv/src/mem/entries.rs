@@ -136,9 +136,6 @@ impl<P: Platform> Mm<'_, P> {
         }
         let old = self.expected(table, slot, update)?;
         let was_present = pte::is_present(old);
-        if was_present {
-            self.owe_flush(); // paging-structure caches may hold the old entry (XSA-286)
-        }
         if !pte::is_present(new) {
             self.exchange(table, slot, old, new, update).map_err(UpdateError::Mismatch)?;
         } else if was_present && pte::differs_harmlessly(old, new) && pte::is_allowed(new, level) {
@@ -153,6 +150,9 @@ impl<P: Platform> Mm<'_, P> {
             }
         }
         if was_present {
+            // Paging-structure caches may hold the old entry (XSA-286). Not before it is gone, or a CPU could take it in
+            // again; and before the table that it names can become something else.
+            self.owe_flush();
             self.put_child(table, level, old);
         }
         Ok(())

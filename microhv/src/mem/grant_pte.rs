@@ -73,7 +73,6 @@ impl<P: Platform> Hypervisor<P> {
         let old = self.platform.table(table)[slot].swap(new, Ordering::AcqRel);
         if pte::is_present(old) {
             mm.put_leaf(old);
-            mm.owe_flush();
         }
         Ok(())
     }
