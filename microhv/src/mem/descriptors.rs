@@ -79,7 +79,7 @@ impl<P: Platform> Mm<'_, P> {
             if !info.replace_kind(now, Kind::new(PageType::SegDesc, 1)) {
                 continue;
             }
-            if now.page_type() != PageType::None {
+            if now.needs_flush_for(PageType::SegDesc) {
                 self.owe_flush();
             }
             let table = self.hv.platform.table(mfn);

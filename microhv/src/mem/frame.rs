@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use ring_abi::types::DomId;
+use ring_abi::types::{DOMID_INVALID, DomId};
 
 /// What a frame is used as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,9 +86,20 @@ impl Use {
     pub(crate) const FREE: u64 = 1 << 49;
     /// The hypervisor's page, lent to the owner: not one of its pages by count.
     pub(crate) const LENT: u64 = 1 << 50;
+    /// A guest could map the frame, so that any CPU's TLB may translate to it. Only the allocator forgets this, and has
+    /// all CPUs flushed before it gives the frame to anybody. (I4)
+    pub(crate) const KNOWN: u64 = 1 << 51;
+    /// The frame of somebody who is gone, kept by references of others: no domain has this id, and none can refer to
+    /// the frame anew.
+    const ORPHAN: DomId = DomId::new(DOMID_INVALID);
 
     pub(crate) const fn owned(owner: DomId, flags: u64) -> Self {
-        Self(1 | Self::owner_bits(owner) | flags | Self::ALLOCATED)
+        Self(1 | Self::owner_bits(owner) | flags | Self::ALLOCATED | Self::KNOWN)
+    }
+
+    /// As `self`, of nobody who could refer to it anew, and without the reference of ownership as such.
+    const fn orphaned(self) -> Self {
+        Self(self.0 & !(0xffff << 32 | Self::ALLOCATED) | Self::owner_bits(Self::ORPHAN))
     }
 
     const fn owner_bits(owner: DomId) -> u64 {
@@ -120,6 +131,8 @@ impl Use {
 
 /// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, 50-63 linear entries or uses. In a free
 /// block's head: the next block and the order.
+///
+/// A type stays in the word when its count is zero, and [`Kind::CACHED`] with it, until the frame gets another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind(pub(crate) u64);
 
@@ -131,6 +144,9 @@ impl Kind {
     /// Entries below `progress` hold references, the rest do not; the state itself holds the one type reference and
     /// one general reference.
     pub(crate) const PARTIAL: u64 = 1 << 38;
+    /// CPUs may use the frame as its type says though no reference is left: by a translation for writing, a cached entry
+    /// that leads to it as a table, or a descriptor window. Whoever gives the frame another type owes a flush. (I3)
+    pub(crate) const CACHED: u64 = 1 << 39;
     const PROGRESS_SHIFT: u32 = 40;
     const PROGRESS_MASK: u64 = 0x3ff << Self::PROGRESS_SHIFT;
     /// Set: the count above is of uses by others of the same level. Clear: of own entries to such.
@@ -138,9 +154,21 @@ impl Kind {
     const LINEAR_SHIFT: u32 = 51;
     const LINEAR_ONE: u64 = 1 << Self::LINEAR_SHIFT;
     const LINEAR_LIMIT: u64 = 0x1ff0;
+    const TYPE_MASK: u64 = 7 << 32;
 
+    /// Of no type, as no CPU knows it: for frames that the allocator gave or gets.
+    pub(crate) const CLEAN: Self = Self(0);
+
+    /// A frame that has just got a type; from now on CPUs may use it so.
     pub(crate) const fn new(page_type: PageType, count: u32) -> Self {
-        Self((page_type as u64) << 32 | count as u64)
+        let cached = if matches!(page_type, PageType::None) { 0 } else { Self::CACHED };
+        Self((page_type as u64) << 32 | cached | count as u64)
+    }
+
+    /// Whether a flush is owed before the frame is used as `wanted`.
+    #[inline]
+    pub(crate) fn needs_flush_for(self, wanted: PageType) -> bool {
+        self.has(Self::CACHED) && self.page_type() != wanted
     }
 
     #[inline]
@@ -161,8 +189,7 @@ impl Kind {
     /// Whether it is a page table of type `table` all of whose entries were checked.
     #[inline]
     pub(crate) const fn is_valid_table(self, table: PageType) -> bool {
-        let all = Self::VALIDATED | Self::new(PageType::Writable, 0).0; // all bits of the type
-        self.0 & all == Self::VALIDATED | Self::new(table, 0).0
+        self.0 & (Self::VALIDATED | Self::TYPE_MASK) == Self::VALIDATED | (table as u64) << 32
     }
 
     pub(crate) const fn progress(self) -> usize {
@@ -272,8 +299,12 @@ impl FrameInfo {
     #[must_use]
     pub(crate) fn put(&self) -> bool {
         let before = Use(self.using.fetch_sub(1, Ordering::AcqRel));
-        debug_assert!(before.count() > 0 && before.owner().is_some(), "reference count underflow");
-        before.count() == 1
+        // One comparison for both, since this runs for each entry that is taken out.
+        if before.count() > 1 {
+            return false;
+        }
+        assert!(before.count() == 1 && before.owner().is_some(), "reference count underflow");
+        true
     }
 
     /// Ends ownership: the reference that it held becomes the caller's. `false`: it had ended already.
@@ -282,8 +313,16 @@ impl FrameInfo {
         self.using.fetch_and(!Use::ALLOCATED, Ordering::AcqRel) & Use::ALLOCATED != 0
     }
 
-    /// Takes a reference of a type that needs no validation. `Ok(true)`: the type changed from another, and CPUs that
-    /// may still use the frame as that must be flushed before the reference is used.
+    /// Ends ownership of a frame that others may refer to longer than its owner's number means the owner. The reference
+    /// that ownership held becomes the caller's. `false`: it had ended already.
+    #[must_use]
+    pub(crate) fn orphan(&self) -> bool {
+        let orphaned = |now| Use(now).has(Use::ALLOCATED).then_some(Use(now).orphaned().0);
+        self.using.fetch_update(Ordering::AcqRel, Ordering::Acquire, orphaned).is_ok()
+    }
+
+    /// Takes a reference of a type that needs no validation. `Ok(true)`: CPUs that may still use the frame as something
+    /// else must be flushed before the reference is used.
     #[inline]
     pub(crate) fn get_type(&self, wanted: PageType) -> Result<bool, TypeError> {
         let mut now = self.load_kind();
@@ -294,7 +333,7 @@ impl FrameInfo {
                 }
                 (now.0.wrapping_add(1), false)
             } else if now.count() == 0 {
-                (Kind::new(wanted, 1).0, now.page_type() != PageType::None)
+                (Kind::new(wanted, 1).0, now.needs_flush_for(wanted))
             } else {
                 return Err(TypeError::Mismatch);
             };
@@ -322,17 +361,25 @@ impl FrameInfo {
     #[inline]
     pub(crate) fn put_type(&self) {
         let before = Kind(self.kind.fetch_sub(1, Ordering::AcqRel));
-        debug_assert!(before.count() > 0, "type count underflow");
+        assert!(before.count() > 0, "type count underflow");
     }
 
-    /// Makes a frame of `owner` nobody's if ownership holds the only reference.
+    /// Whether [`FrameInfo::steal`] would make a frame of `owner` nobody's, if nothing changed meanwhile.
+    pub(crate) fn is_stealable(&self, owner: DomId) -> bool {
+        self.load_use() == Use::owned(owner, 0) && self.load_kind().count() == 0
+    }
+
+    /// Makes a frame of `owner` nobody's if ownership holds the only reference. What CPUs may know of it stays written
+    /// down in both words.
+    #[must_use]
     pub(crate) fn steal(&self, owner: DomId) -> bool {
         let alone = Use::owned(owner, 0).0;
-        let taken = self.using.compare_exchange(alone, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if taken {
-            self.kind.store(0, Ordering::Release);
-        }
-        taken
+        self.using.compare_exchange(alone, Use::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Takes [`FrameInfo::steal`] back.
+    pub(crate) fn give_back(&self, owner: DomId) {
+        self.using.store(Use::owned(owner, 0).0, Ordering::Release);
     }
 
     pub(crate) fn set_kind(&self, kind: Kind) {
@@ -360,7 +407,7 @@ impl FrameInfo {
     /// Takes back what [`FrameInfo::add_linear`] counted.
     pub(crate) fn remove_linear(&self, target: &Self) {
         let (own, other) = (self.load_kind(), target.load_kind());
-        debug_assert!(own.linear_entries() > 0 && other.linear_uses() > 0, "linear count underflow");
+        assert!(own.linear_entries() > 0 && other.linear_uses() > 0, "linear count underflow");
         self.set_kind(Kind(own.0 - Kind::LINEAR_ONE));
         let left = other.0 - Kind::LINEAR_ONE;
         target.set_kind(Kind(if left >> Kind::LINEAR_SHIFT == 0 { left & !Kind::LINEAR_USES } else { left }));
@@ -407,6 +454,46 @@ mod tests {
         info.put_type();
         assert_eq!(info.get_type(PageType::SegDesc), Ok(true));
         assert_eq!(info.page_type(), (PageType::SegDesc, 1));
+    }
+
+    #[test]
+    fn what_cpus_may_know_outlives_a_theft() {
+        let info = owned(1);
+        assert_eq!(info.get_type(PageType::Writable), Ok(false));
+        assert!(!info.is_stealable(DomId::new(1)), "it has a type reference");
+        info.put_type();
+        assert!(info.is_stealable(DomId::new(1)) && !info.is_stealable(DomId::new(2)));
+        assert!(info.steal(DomId::new(1)));
+        assert!(info.load_use().has(Use::KNOWN) && info.owner().is_none());
+        info.give_back(DomId::new(1));
+        assert!(info.load_kind().needs_flush_for(PageType::L1));
+        assert_eq!(info.get_type(PageType::Shared), Ok(true), "and a flush is owed");
+    }
+
+    #[test]
+    fn an_orphan_is_nobodys_to_refer_to() {
+        let info = owned(3);
+        assert!(info.get(DomId::new(3)));
+        assert!(info.orphan());
+        assert!(!info.orphan());
+        assert!(!info.get(DomId::new(3)), "the number may be another's by now");
+        assert!(info.owner().is_some(), "and yet it is no device's");
+        assert!(!info.put());
+        assert!(info.put());
+    }
+
+    #[test]
+    #[should_panic(expected = "underflow")]
+    fn a_reference_given_back_twice_ends_the_hypervisor() {
+        let info = owned(1);
+        assert!(info.put());
+        let _ = info.put();
+    }
+
+    #[test]
+    #[should_panic(expected = "underflow")]
+    fn a_type_reference_given_back_twice_ends_the_hypervisor() {
+        owned(1).put_type();
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn assign_new(&self, dom: &Domain, mfn: Mfn, count: u64, limited: bool) -> bool {
         dom.mm.add(mfn, count, limited, || {
             for n in 0..count {
-                self.frames.assign(Mfn::new(mfn.raw() + n), dom.id, false);
+                self.frames.assign(Mfn::new(mfn.raw() + n), dom.id);
             }
         })
     }
@@ -276,32 +276,43 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes a frame away from its domain if nobody refers to it in any way: it is the hypervisor's own then.
+    /// Whether [`Hypervisor::steal_page`] would succeed now.
+    pub(crate) fn is_stealable(&self, dom: &Domain, mfn: Mfn) -> bool {
+        self.frames.info(mfn).is_some_and(|info| info.is_stealable(dom.id))
+    }
+
+    /// Takes a frame away from its domain if nobody refers to it in any way. It is nobody's then, and may be released or
+    /// given back ([`Hypervisor::give_page_back`]), nothing else: CPUs may still know it.
     ///
     /// # Errors
     /// `Invalid`: not the domain's, or referred to.
     pub(crate) fn steal_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), HypercallError> {
-        let info = self.owned_info(mfn, dom.id).ok_or(HypercallError::Invalid)?;
-        if info.load_kind().count() > 0 || !info.steal(dom.id) {
+        let info = self.frames.info(mfn).ok_or(HypercallError::Invalid)?;
+        if !info.is_stealable(dom.id) || !info.steal(dom.id) {
             return Err(HypercallError::Invalid);
         }
         dom.mm.remove(mfn);
-        self.frames.note_freed();
         Ok(())
+    }
+
+    /// Takes [`Hypervisor::steal_page`] back: the frame is its domain's again, with all that is known of it. A domain
+    /// whose teardown has begun gets nothing any more.
+    pub(crate) fn give_page_back(&self, dom: &Domain, mfn: Mfn) {
+        if !dom.mm.add(mfn, 1, false, || self.frames.held(mfn).give_back(dom.id)) {
+            self.release_frames(mfn, 0);
+        }
     }
 
     /// Lends a frame of the hypervisor's own to a domain, which may map it: `read_only`, or for writing, never as a
     /// page table. [`Hypervisor::unshare`] takes it back.
     pub fn share_with_guest(&self, mfn: Mfn, owner: DomId, read_only: bool) {
-        self.frames.assign(mfn, owner, true);
-        let page_type = if read_only { PageType::Shared } else { PageType::Writable };
-        self.frames.held(mfn).set_kind(Kind::new(page_type, 1));
+        self.frames.lend(mfn, owner, if read_only { PageType::Shared } else { PageType::Writable });
     }
 
     /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when the last mapping of it is gone; the
-    /// hypervisor uses it no more.
+    /// hypervisor uses it no more, and nobody can map it anew, a later domain of the owner's number neither.
     pub fn unshare(&self, mfn: Mfn) {
-        if self.frames.held(mfn).end_ownership() {
+        if self.frames.held(mfn).orphan() {
             self.put_page(mfn);
         }
     }
@@ -353,7 +364,7 @@ impl<P: Platform> Hypervisor<P> {
         let using = info.load_use();
         let lent = using.has(Use::LENT);
         if lent {
-            info.set_kind(Kind(0));
+            info.set_kind(Kind::CLEAN); // the reference that the loan held
         }
         self.platform.set_m2p(mfn, None);
         self.frames.free_used(mfn);

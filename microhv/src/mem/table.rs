@@ -10,7 +10,7 @@ use ring_abi::types::{DomId, Mfn};
 use spin::{Mutex, RwLock};
 
 use super::buddy::{MAX_ORDER, Zone};
-use super::frame::{FrameInfo, Use};
+use super::frame::{FrameInfo, Kind, PageType, Use};
 use crate::domain::RangeSet;
 
 /// Ranges of memory that a firmware map may have at most.
@@ -161,11 +161,18 @@ impl FrameTable {
         Some(Mfn::new(u64::from(at)))
     }
 
-    /// Gives 2^`order` frames, nobody's, back.
+    /// Gives 2^`order` frames, nobody's, back. Those that a TLB may know are counted: [`FrameTable::stale`].
     pub fn release(&self, mfn: Mfn, order: u8) {
+        let mut known = 0;
         for info in &self.infos[mfn.raw() as usize..mfn.raw() as usize + (1 << order)] {
-            debug_assert!(info.load_use().0 == 0, "only frames that are nobody's can be released");
-            info.kind.store(0, Ordering::Relaxed);
+            let using = info.load_use();
+            assert!(using.0 & !Use::KNOWN == 0, "only frames that are nobody's can be released");
+            known += u64::from(using.has(Use::KNOWN));
+            info.using.store(0, Ordering::Relaxed);
+            info.set_kind(Kind::CLEAN);
+        }
+        if known > 0 {
+            self.freed.fetch_add(known, Ordering::AcqRel);
         }
         self.zones.lock()[usize::from(mfn.raw() >= u64::from(HIGH))].release(
             self.infos,
@@ -174,18 +181,12 @@ impl FrameTable {
         );
     }
 
-    /// Frees a frame whose last reference is gone, and says that TLBs may know it.
+    /// Frees a frame whose last reference is gone.
     pub(crate) fn free_used(&self, mfn: Mfn) {
         let info = self.held(mfn);
-        debug_assert_eq!(info.load_kind().count(), 0, "a freed frame has no type references");
-        info.using.store(0, Ordering::Release);
-        self.note_freed();
+        assert_eq!(info.load_kind().count(), 0, "a freed frame has no type references");
+        info.using.store(Use::KNOWN, Ordering::Release);
         self.release(mfn, 0);
-    }
-
-    /// A frame that TLBs may know is to be used otherwise.
-    pub(crate) fn note_freed(&self) {
-        self.freed.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Frames were freed that a TLB may know: after a flush of all CPUs, tell [`FrameTable::flushed`] this number.
@@ -200,12 +201,22 @@ impl FrameTable {
         self.flushed.fetch_max(freed, Ordering::AcqRel);
     }
 
-    /// Makes a frame that is nobody's the `owner`'s.
-    pub(crate) fn assign(&self, mfn: Mfn, owner: DomId, lent: bool) {
+    /// Makes a frame that the allocator gave the `owner`'s.
+    pub(crate) fn assign(&self, mfn: Mfn, owner: DomId) {
+        self.publish(mfn, Use::owned(owner, 0), Kind::CLEAN);
+    }
+
+    /// Makes a frame that the allocator gave one that `owner` may map as `page_type`, and that is not its own.
+    pub(crate) fn lend(&self, mfn: Mfn, owner: DomId, page_type: PageType) {
+        self.publish(mfn, Use::owned(owner, Use::LENT), Kind::new(page_type, 1));
+    }
+
+    /// The type is there before the owner: from then on the owner may refer to the frame.
+    fn publish(&self, mfn: Mfn, using: Use, kind: Kind) {
         let info = self.held(mfn);
-        debug_assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
-        info.kind.store(0, Ordering::Relaxed);
-        info.using.store(Use::owned(owner, if lent { Use::LENT } else { 0 }).0, Ordering::Release);
+        assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
+        info.set_kind(kind);
+        info.using.store(using.0, Ordering::Release);
     }
 
     /// Keeps firmware's memory map for the first domain: start, bytes, E820 type.

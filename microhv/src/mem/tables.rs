@@ -175,7 +175,7 @@ impl<P: Platform> Mm<'_, P> {
                 if !info.replace_kind(now, Kind::new(wanted, 1)) {
                     continue;
                 }
-                if now.page_type() != wanted && now.page_type() != PageType::None {
+                if now.needs_flush_for(wanted) {
                     self.owe_flush();
                 }
                 return self.validate(mfn, level, 0);

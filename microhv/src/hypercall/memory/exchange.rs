@@ -86,8 +86,11 @@ fn exchange_some<P: Platform>(
     for n in outputs {
         places.push((n, cur.copy_in_at::<u64>(request.out.extent_start, n)?));
     }
+    // All are looked at before the first is taken: what fails then is a race, or a frame that is named twice.
+    if !given.iter().all(|&mfn| hv.is_stealable(domain, mfn)) {
+        return Err(HypercallError::Invalid);
+    }
     let mut taken = Vec::new();
-    let mut stolen = 0;
     let mut result = Ok(());
     for _ in &places {
         match hv.alloc_frames(order, request.out.mem_flags as u8) {
@@ -95,19 +98,12 @@ fn exchange_some<P: Platform>(
             None => result = Err(HypercallError::NoMemory),
         }
     }
+    let mut stolen = 0;
     if result.is_ok() {
-        for &mfn in &given {
-            result = hv.steal_page(domain, mfn);
-            if result.is_err() {
-                break;
-            }
-            stolen += 1;
-        }
+        result = given.iter().try_for_each(|&mfn| hv.steal_page(domain, mfn).inspect(|()| stolen += 1));
     }
     if let Err(error) = result {
-        for &mfn in &given[..stolen] {
-            give(cur, domain, mfn, 0);
-        }
+        given[..stolen].iter().for_each(|&mfn| hv.give_page_back(domain, mfn));
         taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
         return Err(error);
     }
@@ -121,15 +117,11 @@ fn exchange_some<P: Platform>(
             hv.platform.zero_frame(mfn);
             hv.platform.set_m2p(mfn, Some(pfn.wrapping_add(page)));
         }
-        give(cur, domain, mfn, order);
+        // A domain that is being destroyed gets nothing any more.
+        if !hv.assign_new(domain, mfn, 1 << order, false) {
+            hv.release_frames(mfn, order);
+        }
         result = result.and(cur.copy_out_at(request.out.extent_start, n, &mfn.raw()));
     }
     result
-}
-
-/// Makes 2^`order` frames the domain's; one that is being destroyed gets nothing any more.
-fn give<P: Platform>(cur: &Current<'_, P>, domain: &Domain, mfn: Mfn, order: u8) {
-    if !cur.hv.assign_new(domain, mfn, 1 << order, false) {
-        cur.hv.release_frames(mfn, order);
-    }
 }
