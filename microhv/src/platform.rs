@@ -1,5 +1,6 @@
 //! What the policy needs of a machine. The binary implements it for the hardware, tests for plain memory.
 
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
@@ -78,6 +79,22 @@ impl CpuSet {
     /// Whether no CPU is in it.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+}
+
+/// Says that this CPU owes no flush of its TLB, so that guest memory may be reached by guest addresses.
+///
+/// A translation that a flush is owed for may lead anywhere, and a hypercall that reads its arguments through it reads
+/// what is not the guest's (I5). So every access takes one of these, and only those who know can make one: a session on
+/// page tables, which flushes first ([`Mm::settle`](crate::mem::tables::Mm)); and what runs while this CPU has no such
+/// session: [`Current`](crate::hypercall::Current), which a session borrows as a whole, and the switch of vCPUs.
+#[derive(Debug)]
+pub struct Settled<'a>(PhantomData<&'a mut ()>);
+
+impl Settled<'_> {
+    /// The caller answers for it that no flush is owed.
+    pub(crate) const fn new() -> Self {
+        Self(PhantomData)
     }
 }
 
@@ -187,22 +204,27 @@ pub trait Platform: Sync + Sized + 'static {
     // --- Guest virtual memory through the loaded page tables. ---
 
     /// Reads guest memory with the rights of the guest's kernel; stops at the first fault.
-    fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault>;
+    fn copy_from_guest(&self, settled: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault>;
     /// Writes guest memory with the rights of the guest's kernel; stops at the first fault.
-    fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault>;
+    fn copy_to_guest(&self, settled: Settled<'_>, va: u64, from: &[u8]) -> Result<(), GuestFault>;
 
     /// Writes the words of a trap frame at guest address `va`, with the rights of the guest's kernel.
-    fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
-        self.copy_to_guest(va, zerocopy::IntoBytes::as_bytes(&words))
+    fn write_frame<const N: usize>(
+        &self,
+        settled: Settled<'_>,
+        va: u64,
+        words: [u64; N],
+    ) -> Result<(), GuestFault> {
+        self.copy_to_guest(settled, va, zerocopy::IntoBytes::as_bytes(&words))
     }
     /// Reads a few words at guest address `va`, with the rights of the guest's kernel.
-    fn read_words(&self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
-        self.copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(to), va)
+    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+        self.copy_from_guest(settled, zerocopy::IntoBytes::as_mut_bytes(to), va)
     }
     /// Reads the words of a frame at guest address `va`, with the rights of the guest's kernel.
-    fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
+    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
         let mut words = [0; N];
-        self.copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(&mut words), va)?;
+        self.copy_from_guest(settled, zerocopy::IntoBytes::as_mut_bytes(&mut words), va)?;
         Ok(words)
     }
 
@@ -274,7 +296,8 @@ pub trait Platform: Sync + Sized + 'static {
     fn cpu(&self) -> CpuId;
     /// Makes another CPU look at its pending work.
     fn kick(&self, cpu: CpuId);
-    /// Whether an interrupt is waiting: long operations then return a continuation.
+    /// Whether an interrupt is waiting: long operations then return a continuation. A `true` stays so until an interrupt
+    /// is taken, which is at the return to the guest at the latest: all callers of what asked hear the same.
     fn work_pending(&self) -> bool;
 
     // --- Devices. ---

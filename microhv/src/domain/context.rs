@@ -158,7 +158,7 @@ impl<P: Platform> Hypervisor<P> {
             cpu.gs_base_user = context.gs_base_user;
             cpu.debug = debug;
         }
-        self.set_ldt_in(&mut self.lock_tables(domain), vcpu, context.ldt_base, context.ldt_ents as u32);
+        self.set_checked_ldt(domain, vcpu, context.ldt_base, context.ldt_ents as u32);
         // A builder has cleared `shared_info` since the domain was made, clocks included.
         vcpu.time.lock().published = u32::MAX;
         self.publish_time(vcpu);

@@ -51,7 +51,7 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
             }
         }
         // The reverse of the above.
-        3 => match cur.hv.new_base(cur, Maddr::new(value).mfn()) {
+        3 => match cur.hv.new_base(cur.domain, cur.vcpu, Maddr::new(value).mfn()) {
             Ok(()) => {}
             Err(TableError::Restart) => return Emulated::Again,
             Err(TableError::Refused(_)) => return Emulated::NotEmulated,

@@ -48,7 +48,7 @@ pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     if rip & 4095 > 4096 - size_of::<u64>() as u64 {
         return false;
     }
-    let Ok([word]) = cur.hv.platform.read_frame(rip) else { return false };
+    let Ok([word]) = cur.read_frame(rip) else { return false };
     let Some(decoded) = decode::forced_cpuid(word) else { return false };
     emulate_cpuid(cur);
     retire(cur, rip.wrapping_add(u64::from(decoded.len)));
@@ -122,7 +122,7 @@ fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
     let rip = cur.regs.rip;
     let in_page = 4096 - (rip & 4095) as usize;
     if in_page >= size_of::<u64>() {
-        let [word] = cur.hv.platform.read_frame(rip).ok()?;
+        let [word] = cur.read_frame(rip).ok()?;
         if let Some(cpuid) = decode::forced_cpuid(word) {
             return Some(cpuid);
         }
@@ -137,11 +137,11 @@ fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
 fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<Decoded> {
     let mut bytes = [0; MAX_INSTRUCTION_BYTES];
     let (first, rest) = bytes.split_at_mut(in_page);
-    cur.hv.platform.copy_from_guest(first, cur.regs.rip).ok()?;
+    cur.copy_from_guest(first, cur.regs.rip).ok()?;
     if let Some(decoded) = decode::decode(first) {
         return Some(decoded);
     }
-    cur.hv.platform.copy_from_guest(rest, cur.regs.rip.wrapping_add(in_page as u64)).ok()?;
+    cur.copy_from_guest(rest, cur.regs.rip.wrapping_add(in_page as u64)).ok()?;
     decode::decode(&bytes)
 }
 

@@ -94,17 +94,15 @@ fn string<P: Platform>(
             Direction::In => {
                 // The page must take the value before the device gives it up.
                 let probe = &mut buffer[..bytes];
-                let platform = &cur.hv.platform;
-                if platform.copy_from_guest(probe, address).is_err()
-                    || platform.copy_to_guest(address, probe).is_err()
+                if cur.copy_from_guest(probe, address).is_err() || cur.copy_to_guest(address, probe).is_err()
                 {
                     return Emulated::PageFault { address, write: true };
                 }
                 let value = read(cur, port, width).to_le_bytes();
-                cur.hv.platform.copy_to_guest(address, &value[..bytes])
+                cur.copy_to_guest(address, &value[..bytes])
             }
             Direction::Out => {
-                let copied = cur.hv.platform.copy_from_guest(&mut buffer[..bytes], address);
+                let copied = cur.copy_from_guest(&mut buffer[..bytes], address);
                 if copied.is_ok() {
                     write(cur, port, width, u32::from_le_bytes(buffer));
                 }
@@ -145,7 +143,7 @@ fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, u
         (first..first + count).all(|port| {
             let mut byte = [0];
             let at = bitmap.wrapping_add(u64::from(port / 8));
-            cur.hv.platform.copy_from_guest(&mut byte, at).is_ok() && byte[0] >> (port % 8) & 1 == 0
+            cur.copy_from_guest(&mut byte, at).is_ok() && byte[0] >> (port % 8) & 1 == 0
         })
     })
 }

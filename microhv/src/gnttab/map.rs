@@ -166,7 +166,8 @@ impl<P: Platform> Hypervisor<P> {
         // What the guest keeps in the entry for itself, in bits 16-18.
         let own = u64::from((op.flags & GNTMAP_GUEST_AVAIL_MASK) >> 16) << 9 & pte::GUEST_FLAGS;
         self.map_grant_frame(
-            cur,
+            cur.domain,
+            cur.vcpu,
             address(op.host_addr, op.flags & GNTMAP_CONTAINS_PTE != 0),
             frame,
             access == Access::Read,
@@ -244,8 +245,10 @@ impl<P: Platform> Hypervisor<P> {
                 return Err(GrantError::General);
             }
             match replacement {
-                None => self.unmap_grant_frame(cur, at, mapping.frame, read_only),
-                Some(_) => self.replace_grant_frame(cur, at, mapping.frame, read_only, replacement),
+                None => self.unmap_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only),
+                Some(_) => {
+                    self.replace_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only, replacement)
+                }
             }
             .map_err(|_| GrantError::General)?;
         }
@@ -274,7 +277,7 @@ impl<P: Platform> Hypervisor<P> {
     pub fn release_grant_mappings(&self, domain: &Domain, from: u32) -> Option<u32> {
         let len = domain.grants.maptrack.lock().len();
         for handle in from..len {
-            if self.platform.work_pending() {
+            if handle > from && self.platform.work_pending() {
                 return Some(handle);
             }
             let taken = domain.grants.maptrack.lock().take(handle);

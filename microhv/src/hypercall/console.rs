@@ -23,7 +23,7 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
         CONSOLEIO_WRITE => {
             while left > 0 {
                 let len = (left as usize).min(CHUNK);
-                cur.hv.platform.copy_from_guest(&mut chunk[..len], at)?;
+                cur.copy_from_guest(&mut chunk[..len], at)?;
                 cur.hv.platform.console_write(&chunk[..len]);
                 left -= len as u32;
                 at = at.wrapping_add(len as u64);
@@ -40,7 +40,7 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
                 if len == 0 {
                     break;
                 }
-                cur.hv.platform.copy_to_guest(at, &chunk[..len])?;
+                cur.copy_to_guest(at, &chunk[..len])?;
                 left -= len as u32;
                 at = at.wrapping_add(len as u64);
                 done += len as u64;

@@ -4,7 +4,61 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Current, HypercallError};
-use crate::platform::Platform;
+use crate::platform::{GuestFault, Platform, Settled};
+
+/// The platform's copies, for the vCPU whose tables are loaded. A session on page tables borrows the `Current`, so that
+/// none is open here, and no flush is owed.
+impl<P: Platform> Current<'_, P> {
+    #[inline(always)]
+    fn settled(&self) -> Settled<'_> {
+        Settled::new()
+    }
+
+    /// Reads guest memory with the rights of the guest's kernel; stops at the first fault.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+        self.hv.platform.copy_from_guest(self.settled(), to, va)
+    }
+
+    /// Writes guest memory with the rights of the guest's kernel; stops at the first fault.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+        self.hv.platform.copy_to_guest(self.settled(), va, from)
+    }
+
+    /// Writes the words of a trap frame at guest address `va`.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
+        self.hv.platform.write_frame(self.settled(), va, words)
+    }
+
+    /// Reads a few words at guest address `va`.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub fn read_words(&self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+        self.hv.platform.read_words(self.settled(), to, va)
+    }
+
+    /// Reads the words of a frame at guest address `va`.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
+        self.hv.platform.read_frame(self.settled(), va)
+    }
+}
 
 impl<P: Platform> Current<'_, P> {
     /// Reads a `T` at guest address `va`.
@@ -14,7 +68,7 @@ impl<P: Platform> Current<'_, P> {
     #[inline]
     pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, HypercallError> {
         let mut value = T::new_zeroed();
-        self.hv.platform.copy_from_guest(value.as_mut_bytes(), va)?;
+        self.copy_from_guest(value.as_mut_bytes(), va)?;
         Ok(value)
     }
 
@@ -30,7 +84,7 @@ impl<P: Platform> Current<'_, P> {
         index: u64,
         value: &mut T,
     ) -> Result<(), HypercallError> {
-        Ok(self.hv.platform.copy_from_guest(value.as_mut_bytes(), element::<T>(array, index)?)?)
+        Ok(self.copy_from_guest(value.as_mut_bytes(), element::<T>(array, index)?)?)
     }
 
     /// Writes `value` at guest address `va`.
@@ -39,7 +93,7 @@ impl<P: Platform> Current<'_, P> {
     /// `Fault`.
     #[inline]
     pub fn copy_out<T: IntoBytes + Immutable>(&self, va: u64, value: &T) -> Result<(), HypercallError> {
-        Ok(self.hv.platform.copy_to_guest(va, value.as_bytes())?)
+        Ok(self.copy_to_guest(va, value.as_bytes())?)
     }
 
     /// Reads entry `index` of an array of `T` at guest address `array`.
@@ -71,7 +125,7 @@ impl<P: Platform> Current<'_, P> {
     /// `Fault`.
     pub fn copy_in_bytes(&self, va: u64, len: usize) -> Result<Vec<u8>, HypercallError> {
         let mut bytes = alloc::vec![0; len];
-        self.hv.platform.copy_from_guest(&mut bytes, va)?;
+        self.copy_from_guest(&mut bytes, va)?;
         Ok(bytes)
     }
 
@@ -80,7 +134,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// `Fault`.
     pub fn copy_out_bytes(&self, va: u64, bytes: &[u8]) -> Result<(), HypercallError> {
-        Ok(self.hv.platform.copy_to_guest(va, bytes)?)
+        Ok(self.copy_to_guest(va, bytes)?)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::mem::tables::Mm;
 use crate::mem::{FrameOwner, TableError, Update, UpdateError, pte};
 use crate::platform::{CpuSet, Platform};
 
-/// Requests that are done without a look at what else waits: this many, and one.
-const LOOK_MASK: u64 = 15;
+/// Requests that are read together, and done without a look at what else waits.
+const TOGETHER: usize = 16;
 /// Set in a count: the call goes on where it was interrupted.
 pub(super) const PREEMPTED: u32 = 1 << 31;
 
@@ -101,12 +101,14 @@ fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     if cur.domain.is_dying() {
         return Err(HypercallError::NoSuchDomain);
     }
-    let mut mm = cur.hv.lock_tables(cur.domain);
+    let domain = cur.domain;
+    let mut mm = cur.tables(domain);
     if !mm.finish_deferred() {
+        drop(mm);
         return Ok(cur.again(*args));
     }
     let (requests, count) = (args[0], u64::from(args[1] as u32));
-    let (done, result) = perform(cur, &mut mm, requests, count, FrameOwner::Domain(cur.domain));
+    let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
     let drained = mm.finish_deferred();
     drop(mm);
     if drained && result.is_ok() { Ok(Outcome::OK) } else { ended(cur, args, done, result, drained) }
@@ -114,7 +116,6 @@ fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
 
 fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [requests, count, done_at, whose, ..] = *args;
-    let hv = cur.hv;
     let mut count = count as u32;
     let resumed = count & PREEMPTED != 0;
     count &= !PREEMPTED;
@@ -125,44 +126,72 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         0 => Subject::Caller,
         id => Subject::new(cur, id.wrapping_sub(1))?,
     };
-    let dom = tables_of.domain(cur.domain)?;
+    let caller = cur.domain;
+    let dom = tables_of.domain(caller)?;
     if dom.is_dying() {
         return Err(HypercallError::NoSuchDomain);
     }
-    let Ok(mut mm) = hv.begin_tables(dom) else { return Ok(cur.again(*args)) };
+    let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
+    let mut mm = cur.tables(dom);
+    if !mm.finish_deferred() {
+        drop(mm);
+        return Ok(cur.again(*args));
+    }
     if only_finish {
         return Ok(saved_result(args));
     }
-    let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
-    let (done, result) = perform(cur, &mut mm, requests, count.into(), frames_of.owner(cur.domain));
-    let drained = mm.drain();
-    drop(mm); // flushes, before anything is written through guest addresses
+    let (done, result) = perform(&mut mm, requests, count.into(), frames_of.owner(caller));
+    let drained = mm.finish_deferred();
+    drop(mm);
     add_done(cur, done_at, before, done)?;
     ended(cur, args, done, result, drained)
 }
 
 /// Does requests in their order, until one cannot be or something else waits: how many, and why no more.
+///
+/// Requests are read by guest addresses, some at a time: each such reading ends the flush that is owed.
 #[inline(always)]
 fn perform<P: Platform>(
-    cur: &Current<'_, P>,
     mm: &mut Mm<'_, P>,
     requests: u64,
     count: u64,
     owner: FrameOwner<'_>,
 ) -> (u64, Result<(), TableError>) {
+    let hv = mm.hypervisor();
+    if count == 1 {
+        let Ok([ptr, val]) = mm.read_frame(requests) else { return (0, Err(HypercallError::Fault.into())) };
+        return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
+            Ok(()) => (1, Ok(())),
+            Err(error) => (0, Err(error)),
+        };
+    }
+    let mut words = [0; 2 * TOGETHER];
+    let mut together = TOGETHER as u64;
     let mut done = 0;
     while done < count {
-        if done & LOOK_MASK == LOOK_MASK && cur.hv.platform.work_pending() {
+        if done != 0 && (mm.is_interrupted() || hv.platform.work_pending()) {
             return (done, Err(TableError::Restart));
         }
+        let now = together.min(count - done);
         let at = requests.wrapping_add(done * size_of::<MmuUpdate>() as u64);
-        let Ok([ptr, val]) = cur.hv.platform.read_frame(at) else {
-            return (done, Err(HypercallError::Fault.into()));
-        };
-        if let Err(error) = update_one(cur.hv, mm, &MmuUpdate { ptr, val }, owner) {
-            return (done, Err(error));
+        let words = &mut words[..2 * now as usize];
+        if mm.read_words(words, at).is_err() {
+            if now == 1 {
+                return (done, Err(HypercallError::Fault.into()));
+            }
+            together = 1; // those before the fault are done, as if each had been read by itself
+            continue;
         }
-        done += 1;
+        for request in words.as_chunks::<2>().0 {
+            if mm.is_interrupted() {
+                return (done, Err(TableError::Restart));
+            }
+            let &[ptr, val] = request;
+            if let Err(error) = update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
+                return (done, Err(error));
+            }
+            done += 1;
+        }
     }
     (done, Ok(()))
 }
@@ -221,7 +250,8 @@ fn update_one<P: Platform>(
 /// `Invalid`: no level 1 table there, or an entry that may not be; `NotPermitted`, `Busy` as `mmu_update`.
 #[inline]
 pub fn update_va_mapping<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    update_mapping(cur, args, FrameOwner::Domain(cur.domain))
+    let domain = cur.domain;
+    update_mapping(cur, args, FrameOwner::Domain(domain))
 }
 
 /// `update_va_mapping_otherdomain(va, entry, flags, domain)`: the entry names a frame of `domain`.
@@ -235,11 +265,17 @@ pub fn update_va_mapping_otherdomain<P: Platform>(cur: &mut Current<'_, P>, args
 }
 
 #[inline]
-fn update_mapping<P: Platform>(cur: &Current<'_, P>, args: &Args, owner: FrameOwner<'_>) -> HypercallResult {
+fn update_mapping<P: Platform>(
+    cur: &mut Current<'_, P>,
+    args: &Args,
+    owner: FrameOwner<'_>,
+) -> HypercallResult {
     let [va, entry, flags, ..] = *args;
+    let domain = cur.domain;
     let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
-    let mut mm = cur.hv.lock_tables(cur.domain);
+    let mut mm = cur.tables(domain);
     if !mm.finish_deferred() {
+        drop(mm);
         return Ok(cur.again(*args));
     }
     let (table, slot) = mm.find_leaf(base, va)?;

@@ -47,7 +47,7 @@ fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     }
     // What an earlier call left is looked after by each operation that begins with the tables.
     let (done, result) = perform(cur, cur.domain, args[0], args[1] as u32);
-    let drained = cur.hv.lock_tables(cur.domain).finish_deferred();
+    let drained = cur.hv.finish_deferred(cur.domain);
     if drained && result.is_ok() { Ok(Outcome::OK) } else { ended(cur, args, done, result, drained) }
 }
 
@@ -64,7 +64,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     }
     // What an earlier call left: of the tables that are worked on, and of the caller's own.
     for tables in [&dom, cur.domain] {
-        if cur.hv.begin_tables(tables).is_err() {
+        if !cur.hv.finish_deferred(tables) {
             return Ok(cur.again(*args));
         }
     }
@@ -73,7 +73,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     }
     let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
     let (done, result) = perform(cur, &dom, ops, count);
-    let drained = cur.hv.lock_tables(&dom).drain();
+    let drained = cur.hv.finish_deferred(&dom);
     add_done(cur, done_at, before, done)?;
     ended(cur, args, done, result, drained)
 }
@@ -92,13 +92,17 @@ fn perform<P: Platform>(
             return (done, Err(TableError::Restart));
         }
         let at = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
-        let Ok([cmd, arg1, arg2]) = cur.hv.platform.read_frame(at) else {
+        let Ok([cmd, arg1, arg2]) = cur.read_frame(at) else {
             return (done, Err(HypercallError::Fault.into()));
         };
         let result = match cmd as u32 {
             // The caller's alone, as all but the pins: ahead of the others.
-            MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => cur.hv.new_base(cur, Mfn::new(arg1)),
-            MMUEXT_NEW_USER_BASEPTR if dom.id == cur.domain.id => cur.hv.new_user_base(cur, Mfn::new(arg1)),
+            MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => {
+                cur.hv.new_base(cur.domain, cur.vcpu, Mfn::new(arg1))
+            }
+            MMUEXT_NEW_USER_BASEPTR if dom.id == cur.domain.id => {
+                cur.hv.new_user_base(cur.domain, cur.vcpu, Mfn::new(arg1))
+            }
             cmd => one(cur, dom, cmd, arg1, arg2),
         };
         if result.is_err() {
@@ -181,7 +185,7 @@ fn one<P: Platform>(
                 return Err(HypercallError::Access.into());
             }
         }
-        MMUEXT_SET_LDT => hv.set_ldt(cur, arg1, arg2 as u32)?,
+        MMUEXT_SET_LDT => hv.set_ldt(cur.domain, cur.vcpu, arg1, arg2 as u32)?,
         MMUEXT_CLEAR_PAGE => {
             let page = hv.get_page_writable(mfn, dom)?;
             hv.platform.zero_frame(page.mfn());

@@ -24,7 +24,7 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> Hyperca
     }
     let mut words = [0; 8];
     loop {
-        cur.hv.platform.read_words(&mut words, at)?;
+        cur.read_words(&mut words, at)?;
         let (op, args) = (words[0], words.last_chunk().expect("six of the eight words"));
         let result = if op == u64::from(__HYPERVISOR_MULTICALL) {
             Err(HypercallError::Invalid)

@@ -119,7 +119,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Resul
     }
     // Too large for the stack.
     let mut words = alloc::vec![0u64; size_of::<VcpuGuestContext>() / 8];
-    cur.hv.platform.copy_from_guest(words.as_mut_bytes(), arg)?;
+    cur.copy_from_guest(words.as_mut_bytes(), arg)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
     cur.hv.initialise_vcpu(cur.domain, vcpu, context)
 }

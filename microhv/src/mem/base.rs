@@ -6,49 +6,48 @@ use super::tables::TableError;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
-use crate::hypercall::Current;
 use crate::platform::Platform;
 
 impl<P: Platform> Hypervisor<P> {
-    /// Loads another level 4 table as the current vCPU's kernel base. All of this CPU's TLB is flushed, and the pages
+    /// Loads another level 4 table as the kernel base of `vcpu` of `dom`, which runs here. All of this CPU's TLB is flushed, and the pages
     /// of the LDT are looked up anew.
     ///
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
-    pub fn new_base(&self, cur: &Current<'_, P>, mfn: Mfn) -> Result<(), TableError> {
-        let mut mm = self.lock_tables(cur.domain);
+    pub fn new_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), TableError> {
+        let mut mm = self.lock_tables(dom);
         if !mm.finish_deferred() {
             return Err(TableError::Restart);
         }
-        let changes = cur.vcpu.cr3_kernel() != Some(mfn);
+        let changes = vcpu.cr3_kernel() != Some(mfn);
         if changes {
             mm.get_table(mfn, 4)?;
         }
-        mm.drop_ldt(cur.vcpu);
+        mm.drop_ldt(vcpu);
         self.platform.load_cr3_flushing(mfn);
-        if changes && let Some(old) = cur.vcpu.replace_cr3_kernel(Some(mfn)) {
+        if changes && let Some(old) = vcpu.replace_cr3_kernel(Some(mfn)) {
             mm.put_table(old);
         }
         Ok(())
     }
 
-    /// Sets the table that the current vCPU's user mode runs on; frame 0: none.
+    /// Sets the table that the user mode of `vcpu` of `dom` runs on, which runs here; frame 0: none.
     ///
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
-    pub fn new_user_base(&self, cur: &Current<'_, P>, mfn: Mfn) -> Result<(), TableError> {
-        let mut mm = self.lock_tables(cur.domain);
+    pub fn new_user_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), TableError> {
+        let mut mm = self.lock_tables(dom);
         if !mm.finish_deferred() {
             return Err(TableError::Restart);
         }
         let new = (mfn.raw() != 0).then_some(mfn);
-        if cur.vcpu.cr3_user() == new {
+        if vcpu.cr3_user() == new {
             return Ok(());
         }
         if new.is_some() {
             mm.get_table(mfn, 4)?;
         }
-        if let Some(old) = cur.vcpu.replace_cr3_user(new) {
+        if let Some(old) = vcpu.replace_cr3_user(new) {
             mm.put_table(old);
         }
         Ok(())

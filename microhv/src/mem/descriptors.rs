@@ -10,7 +10,6 @@ use super::tables::{FrameOwner, Mm, TableError};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
-use crate::hypercall::Current;
 use crate::platform::{DescriptorPage, Platform};
 
 /// Entries of a guest's GDT at most: 14 pages. What follows is the hypervisor's.
@@ -192,20 +191,21 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Gives the current vCPU an LDT at guest address `base`. Its pages are looked up when they are first used.
+    /// Gives `vcpu` of `dom`, which runs here, an LDT at guest address `base`. Its pages are looked up when they are first used.
     ///
     /// # Errors
     /// `Invalid`: too many entries, or an address that is not page-aligned or not the guest's.
-    pub fn set_ldt(&self, cur: &Current<'_, P>, base: u64, entries: u32) -> Result<(), HypercallError> {
+    pub fn set_ldt(&self, dom: &Domain, vcpu: &Vcpu, base: u64, entries: u32) -> Result<(), HypercallError> {
         if !is_ldt_range(base, entries.into()) || (entries > 0 && base & 0xfff != 0) {
             return Err(HypercallError::Invalid);
         }
-        let mut mm = self.lock_tables(cur.domain);
-        self.set_ldt_in(&mut mm, cur.vcpu, base, entries);
+        self.set_checked_ldt(dom, vcpu, base, entries);
         Ok(())
     }
 
-    pub(crate) fn set_ldt_in(&self, mm: &mut Mm<'_, P>, vcpu: &Vcpu, base: u64, entries: u32) {
+    /// As [`Hypervisor::set_ldt`], of what [`is_ldt_range`] allows and for any vCPU.
+    pub(crate) fn set_checked_ldt(&self, dom: &Domain, vcpu: &Vcpu, base: u64, entries: u32) {
+        let mut mm = self.lock_tables(dom);
         mm.drop_ldt(vcpu);
         let mut cpu = vcpu.cpu.lock();
         cpu.ldt_base = if entries > 0 { base } else { 0 };
@@ -214,16 +214,16 @@ impl<P: Platform> Hypervisor<P> {
         self.platform.reload_descriptor_tables(vcpu);
     }
 
-    /// The processor faulted on byte `offset` of the current vCPU's LDT: looks the page up in the guest's tables and
+    /// The processor faulted on byte `offset` of the LDT of `vcpu`, which runs here: looks the page up in the guest's tables and
     /// puts it in the window. `false`: there is none, and the guest gets a page fault at `ldt_base` + `offset`.
-    pub fn fault_in_ldt(&self, cur: &Current<'_, P>, offset: u64) -> bool {
-        let mut mm = self.lock_tables(cur.domain);
+    pub fn fault_in_ldt(&self, dom: &Domain, vcpu: &Vcpu, offset: u64) -> bool {
+        let mut mm = self.lock_tables(dom);
         let (base, entries) = {
-            let cpu = cur.vcpu.cpu.lock();
+            let cpu = vcpu.cpu.lock();
             (cpu.ldt_base, u64::from(cpu.ldt_entries))
         };
         let page = (offset >> 12) as usize;
-        let Some(l4) = cur.vcpu.cr3_kernel() else { return false };
+        let Some(l4) = vcpu.cr3_kernel() else { return false };
         if offset >= entries * 8 || page >= 16 {
             return false;
         }
@@ -236,9 +236,9 @@ impl<P: Platform> Hypervisor<P> {
         if mm.get_descriptors(mfn).is_err() {
             return false;
         }
-        let mut cpu = cur.vcpu.cpu.lock();
+        let mut cpu = vcpu.cpu.lock();
         let old = cpu.ldt_frames[page].replace(mfn);
-        self.platform.set_descriptor_page(cur.vcpu, DescriptorPage::Ldt(page as u8), Some(mfn));
+        self.platform.set_descriptor_page(vcpu, DescriptorPage::Ldt(page as u8), Some(mfn));
         drop(cpu);
         if let Some(old) = old {
             mm.put_descriptors(old);

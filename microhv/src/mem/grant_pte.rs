@@ -12,9 +12,8 @@ use ring_abi::types::{Maddr, Mfn};
 use super::pte;
 use super::tables::Mm;
 use crate::Hypervisor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
-use crate::hypercall::Current;
 use crate::platform::Platform;
 
 /// Where a grant is mapped: the caller's `host_addr`.
@@ -53,7 +52,7 @@ impl<P: Platform> Mm<'_, P> {
 
 impl<P: Platform> Hypervisor<P> {
     /// Maps `frame`, on which the caller holds a general reference and, unless `read_only`, one of type writable,
-    /// into the current domain. On success the entry owns them. What was mapped there is given back.
+    /// into `dom`, whose `vcpu` runs here. On success the entry owns them. What was mapped there is given back.
     ///
     /// `flags` are bits that the entry has beside: [`pte::US`] (`GNTMAP_application_map`), [`pte::GUEST_FLAGS`].
     ///
@@ -61,14 +60,15 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: no level 1 entry of the caller there.
     pub fn map_grant_frame(
         &self,
-        cur: &Current<'_, P>,
+        dom: &Domain,
+        vcpu: &Vcpu,
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
         flags: u64,
     ) -> Result<(), HypercallError> {
-        let mut mm = self.lock_tables(cur.domain);
-        let (table, slot) = mm.find_grant_entry(cur.vcpu.cr3_kernel(), address)?;
+        let mut mm = self.lock_tables(dom);
+        let (table, slot) = mm.find_grant_entry(vcpu.cr3_kernel(), address)?;
         let new = pte::stored(entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)), 1);
         let old = self.platform.table(table)[slot].swap(new, Ordering::AcqRel);
         if pte::is_present(old) {
@@ -84,12 +84,13 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: there is no such entry.
     pub fn unmap_grant_frame(
         &self,
-        cur: &Current<'_, P>,
+        dom: &Domain,
+        vcpu: &Vcpu,
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
     ) -> Result<(), HypercallError> {
-        self.replace_grant_frame(cur, address, frame, read_only, None)
+        self.replace_grant_frame(dom, vcpu, address, frame, read_only, None)
     }
 
     /// As [`Hypervisor::unmap_grant_frame`], with the entry of virtual address `with` moved into its place, as
@@ -99,14 +100,15 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: there is no such entry, or none at `with`.
     pub fn replace_grant_frame(
         &self,
-        cur: &Current<'_, P>,
+        dom: &Domain,
+        vcpu: &Vcpu,
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
         with: Option<u64>,
     ) -> Result<(), HypercallError> {
-        let mm = self.lock_tables(cur.domain);
-        let base = cur.vcpu.cr3_kernel();
+        let mm = self.lock_tables(dom);
+        let base = vcpu.cr3_kernel();
         let (table, slot) = mm.find_grant_entry(base, address)?;
         let cell = &self.platform.table(table)[slot];
         let ours = |entry: u64| {

@@ -10,9 +10,10 @@ use ring_abi::types::{DomId, Mfn};
 use spin::Mutex;
 
 use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
+use super::pte;
 use super::tables::Tables;
 use crate::Hypervisor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
 use crate::platform::{CpuSet, Platform};
 
@@ -340,6 +341,18 @@ impl<P: Platform> Hypervisor<P> {
             }
             Err(TypeError::Mismatch | TypeError::Overflow) => Err(HypercallError::Busy),
         }
+    }
+
+    /// The domain's own page that the tables of the vCPU's kernel map for writing at `va`.
+    pub(crate) fn writable_page_at(&self, domain: &Domain, vcpu: &Vcpu, va: u64) -> Option<TypedRef<'_, P>> {
+        let mm = self.lock_tables(domain);
+        // Under the lock: who loads other tables there gives these back.
+        let (table, slot) = mm.find_leaf(vcpu.cr3_kernel()?, va).ok()?;
+        let entry = mm.entry(table, slot);
+        if !pte::is_present(entry) || entry & pte::RW == 0 {
+            return None;
+        }
+        self.get_page_writable(pte::frame(entry), domain).ok()
     }
 
     /// Gives a general reference back.

@@ -8,15 +8,20 @@ use super::frame::{FrameInfo, Kind, PageType, TypeError};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
-use crate::platform::{CpuSet, Platform};
+use crate::hypercall::Current;
+use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use core::sync::atomic::Ordering;
+
+/// Interrupted tables at most: what gives a table back leaves one of each level from 4 to 2, and nothing gives back more
+/// than two before it looks whether one was left ([`Mm::is_interrupted`]).
+const DEFERRED: usize = 6;
 
 /// What the page-table lock of a domain guards beside the tables themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     /// Tables whose invalidation was interrupted. Each is partial, so holds its own two references. Every operation
-    /// first finishes these.
-    pub(super) deferred: ArrayVec<Mfn, 8>,
+    /// that gives tables back first finishes these.
+    pub(super) deferred: ArrayVec<Mfn, DEFERRED>,
 }
 
 impl Tables {
@@ -53,8 +58,8 @@ pub enum FrameOwner<'a> {
 
 /// The page tables of one domain, locked.
 ///
-/// Flushes that this CPU owes are done when the session ends, and must be done ([`Mm::finish_flush`]) before anything
-/// is written through guest addresses; other CPUs are flushed at once.
+/// Flushes that this CPU owes are done when the session ends, and before it reaches anything by a guest's address
+/// ([`Mm::settle`]); other CPUs are flushed at once.
 pub struct Mm<'a, P: Platform> {
     pub(super) hv: &'a Hypervisor<P>,
     pub(super) dom: &'a Domain,
@@ -65,7 +70,7 @@ pub struct Mm<'a, P: Platform> {
 impl<P: Platform> Drop for Mm<'_, P> {
     #[inline]
     fn drop(&mut self) {
-        self.finish_flush();
+        self.settle();
     }
 }
 
@@ -78,7 +83,7 @@ impl<P: Platform> core::fmt::Debug for Mm<'_, P> {
 impl<P: Platform> Hypervisor<P> {
     /// Locks a domain's page tables for changes that take no table references.
     #[inline]
-    pub(crate) fn lock_tables<'a>(&'a self, dom: &'a Domain) -> Mm<'a, P> {
+    pub(in crate::mem) fn lock_tables<'a>(&'a self, dom: &'a Domain) -> Mm<'a, P> {
         Mm { hv: self, dom, tables: dom.mm.tables.lock(), owes_flush: false }
     }
 
@@ -87,13 +92,21 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`: there is more to finish than now is time for.
     #[inline]
-    pub(crate) fn begin_tables<'a>(&'a self, dom: &'a Domain) -> Result<Mm<'a, P>, TableError> {
+    pub(in crate::mem) fn begin_tables<'a>(&'a self, dom: &'a Domain) -> Result<Mm<'a, P>, TableError> {
         let mut mm = self.lock_tables(dom);
         if mm.finish_deferred() { Ok(mm) } else { Err(TableError::Restart) }
     }
 }
 
-impl<P: Platform> Mm<'_, P> {
+impl<P: Platform> Current<'_, P> {
+    /// Locks a domain's page tables. Until the session ends, guest memory is reached by it alone.
+    #[inline(always)]
+    pub(crate) fn tables<'b>(&'b mut self, dom: &'b Domain) -> Mm<'b, P> {
+        self.hv.lock_tables(dom)
+    }
+}
+
+impl<'a, P: Platform> Mm<'a, P> {
     /// Finishes what was interrupted. `false`: there is more than now is time for.
     #[inline]
     pub(crate) fn finish_deferred(&mut self) -> bool {
@@ -102,10 +115,52 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Does the flush of this CPU that is owed.
     #[inline]
-    pub(crate) fn finish_flush(&mut self) {
+    fn settle(&mut self) -> Settled<'_> {
         if core::mem::take(&mut self.owes_flush) {
             self.hv.platform.flush_tlb_local();
         }
+        Settled::new()
+    }
+
+    /// Reads the words of a frame at guest address `va` of the loaded tables.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub(crate) fn read_frame<const N: usize>(&mut self, va: u64) -> Result<[u64; N], GuestFault> {
+        let hv = self.hv;
+        hv.platform.read_frame(self.settle(), va)
+    }
+
+    /// Reads a few words at guest address `va` of the loaded tables.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    #[inline(always)]
+    pub(crate) fn read_words(&mut self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+        let hv = self.hv;
+        hv.platform.read_words(self.settle(), to, va)
+    }
+
+    /// Reads guest memory at `va` of the loaded tables; stops at the first fault.
+    ///
+    /// # Errors
+    /// Where it stopped.
+    pub(crate) fn copy_from_guest(&mut self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+        let hv = self.hv;
+        hv.platform.copy_from_guest(self.settle(), to, va)
+    }
+
+    /// Whether an interrupt is waiting, or work of the session was left for later: it is to end.
+    #[inline]
+    pub(crate) fn is_interrupted(&self) -> bool {
+        !self.tables.deferred.is_empty()
+    }
+
+    /// The hypervisor whose session it is.
+    #[inline]
+    pub(crate) fn hypervisor(&self) -> &'a Hypervisor<P> {
+        self.hv
     }
 
     /// What CPUs may know of the domain's tables has changed: other CPUs are flushed now, this one later.
@@ -229,13 +284,9 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Takes a partial table whose validation was given up: it is to be invalidated.
     pub(crate) fn take_partial(&mut self, mfn: Mfn) {
-        if self.tables.deferred.contains(&mfn) {
-            return;
+        if !self.tables.deferred.contains(&mfn) {
+            self.tables.deferred.push(mfn);
         }
-        while self.tables.deferred.is_full() {
-            self.drain();
-        }
-        self.tables.deferred.push(mfn);
     }
 
     /// Finishes interrupted invalidations. `false`: there is more to do than now is time for.
@@ -300,6 +351,12 @@ impl<P: Platform> Mm<'_, P> {
 
 /// Whole operations for callers outside of a session.
 impl<P: Platform> Hypervisor<P> {
+    /// Finishes what was interrupted on a domain's page tables. `false`: there is more than now is time for.
+    #[inline]
+    pub(crate) fn finish_deferred(&self, dom: &Domain) -> bool {
+        self.lock_tables(dom).finish_deferred()
+    }
+
     /// Pins a page table of a domain.
     ///
     /// # Errors

@@ -17,7 +17,8 @@ pub use world::{ARGS, World};
 use crate::domain::{Domain, Vcpu};
 use crate::emul::cpuid::CpuidResult;
 use crate::platform::{
-    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, TimeParams,
+    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, Settled,
+    TimeParams,
 };
 
 const PAGE: u64 = 4096;
@@ -232,7 +233,7 @@ impl Platform for TestMachine {
             .expect("a frame of the machine")
     }
 
-    fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+    fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
         let mut done = 0;
         while done < to.len() {
             let at = va.wrapping_add(done as u64);
@@ -244,7 +245,7 @@ impl Platform for TestMachine {
         Ok(())
     }
 
-    fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+    fn copy_to_guest(&self, _: Settled<'_>, va: u64, from: &[u8]) -> Result<(), GuestFault> {
         let mut done = 0;
         while done < from.len() {
             let at = va.wrapping_add(done as u64);

@@ -14,8 +14,7 @@ use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 use super::{TimeArea, VcpuTime};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::mem::{TypedRef, pte};
-use crate::platform::{Platform, TimeParams};
+use crate::platform::{Platform, Settled, TimeParams};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -127,10 +126,12 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Writes a runstate area; a fault is the guest's loss.
+    /// Writes a runstate area of the vCPU that runs here; a fault is the guest's loss. No session on page tables is open
+    /// here, in a hypercall of that vCPU or right after the switch to it.
     pub(crate) fn write_runstate(&self, domain: &Domain, va: u64, mut info: [u8; 48]) {
-        let to_guest =
-            |at: u64, bytes: &[u8]| self.platform.copy_to_guest(va.wrapping_add(at), bytes).is_ok();
+        let to_guest = |at: u64, bytes: &[u8]| {
+            self.platform.copy_to_guest(Settled::new(), va.wrapping_add(at), bytes).is_ok()
+        };
         if !domain.assists(VMASST_TYPE_RUNSTATE_UPDATE_FLAG) {
             to_guest(0, &info);
             return;
@@ -145,23 +146,24 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Writes the time area of `vcpu` at `va` of the loaded tables; a fault is the guest's loss.
+    /// Writes the time area of `vcpu` at `va` of the loaded tables; a fault is the guest's loss. No session on page tables
+    /// is open here, as in [`Hypervisor::write_runstate`].
     pub(crate) fn write_time_area(&self, vcpu: &Vcpu, va: u64) {
         let params = self.platform.time_params();
         let mut time = vcpu.time.lock();
         // Also where it faults: that it is tried at each switch would not help.
         time.time_area = Some(TimeArea { va, published: params.generation });
         let mut version = [0; 4];
-        if self.platform.copy_from_guest(&mut version, va).is_err() {
+        if self.platform.copy_from_guest(Settled::new(), &mut version, va).is_err() {
             return;
         }
         let version = u32::from_le_bytes(version) | 1;
         let mut info = time_info(&params, version);
-        let done = self.platform.copy_to_guest(va, &version.to_le_bytes()).is_ok()
-            && self.platform.copy_to_guest(va, &info).is_ok();
+        let done = self.platform.copy_to_guest(Settled::new(), va, &version.to_le_bytes()).is_ok()
+            && self.platform.copy_to_guest(Settled::new(), va, &info).is_ok();
         if done {
             info[..4].copy_from_slice(&version.wrapping_add(1).to_le_bytes());
-            let _ = self.platform.copy_to_guest(va, &info[..4]);
+            let _ = self.platform.copy_to_guest(Settled::new(), va, &info[..4]);
         }
     }
 
@@ -182,18 +184,6 @@ impl<P: Platform> Hypervisor<P> {
             publish(&place, &params);
             still.published = params.generation;
         }
-    }
-
-    /// The domain's own page that the tables of the vCPU's kernel map for writing at `va`.
-    fn writable_page_at(&self, domain: &Domain, vcpu: &Vcpu, va: u64) -> Option<TypedRef<'_, P>> {
-        let mm = self.lock_tables(domain);
-        // Under the lock: who loads other tables there gives these back.
-        let (table, slot) = mm.find_leaf(vcpu.cr3_kernel()?, va).ok()?;
-        let entry = mm.entry(table, slot);
-        if !pte::is_present(entry) || entry & pte::RW == 0 {
-            return None;
-        }
-        self.get_page_writable(pte::frame(entry), domain).ok()
     }
 
     /// Wall time at system time 0, ns since 1970.

@@ -65,7 +65,7 @@ fn enter<P: Platform, const N: usize>(cur: &mut Current<'_, P>, stack: u64, fram
     if handler == 0 {
         return crash(cur, "no handler for a trap");
     }
-    if cur.hv.platform.write_frame(sp, frame).is_err() {
+    if cur.write_frame(sp, frame).is_err() {
         return crash(cur, "cannot write a trap frame");
     }
     let regs = &mut *cur.regs;

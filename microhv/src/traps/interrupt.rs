@@ -77,7 +77,7 @@ pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
 /// instruction.
 pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     let mut instruction = [0u8; 1];
-    if cur.hv.platform.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT1 {
+    if cur.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT1 {
         return false;
     }
     cur.regs.rip = cur.regs.rip.wrapping_add(1);
@@ -94,7 +94,7 @@ pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> 
         return false;
     }
     let mut instruction = [0u8; 2];
-    if cur.hv.platform.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT {
+    if cur.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT {
         return false;
     }
     let vector = instruction[1];

@@ -22,8 +22,7 @@ const USER_FLAGS: u64 = 0x25_4dd5;
 /// None: what cannot be done crashes the caller's domain.
 #[inline(always)]
 pub fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
-    let Ok([rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]) = cur.hv.platform.read_frame(cur.regs.rsp)
-    else {
+    let Ok([rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]) = cur.read_frame(cur.regs.rsp) else {
         crash(cur, "cannot read the frame of iret");
         return Ok(Outcome::NoReturn);
     };

@@ -14,7 +14,8 @@ use microhv::emul::{self, Emulated};
 use microhv::hypercall::Current;
 use microhv::mem::emulate::FaultOutcome;
 use microhv::platform::{
-    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, TimeParams,
+    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, Settled,
+    TimeParams,
 };
 use microhv::traps;
 use ring_abi::shared::SharedBytes;
@@ -243,27 +244,32 @@ impl Platform for Machine {
     }
 
     #[inline(always)]
-    fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+    fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
         guest_access::copy_from(to, va)
     }
 
     #[inline(always)]
-    fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+    fn copy_to_guest(&self, _: Settled<'_>, va: u64, from: &[u8]) -> Result<(), GuestFault> {
         guest_access::copy_to(va, from)
     }
 
     #[inline(always)]
-    fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
+    fn write_frame<const N: usize>(
+        &self,
+        _: Settled<'_>,
+        va: u64,
+        words: [u64; N],
+    ) -> Result<(), GuestFault> {
         guest_access::write_frame(va, words)
     }
 
     #[inline(always)]
-    fn read_words(&self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+    fn read_words(&self, _: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
         guest_access::read_words(to, va)
     }
 
     #[inline(always)]
-    fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
+    fn read_frame<const N: usize>(&self, _: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
         guest_access::read_frame(va)
     }
 
@@ -572,7 +578,7 @@ pub(crate) fn page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
     if error & NO_DESCRIPTOR == 0
         && let Some(offset) = windows::ldt_offset(cur.vcpu, cr2)
     {
-        if !cur.hv.fault_in_ldt(cur, offset) {
+        if !cur.hv.fault_in_ldt(cur.domain, cur.vcpu, offset) {
             // Where the guest has its LDT, not where the processor sees it.
             let base = cur.vcpu.cpu.lock().ldt_base;
             traps::page_fault(cur, base.wrapping_add(offset), error);

@@ -8,9 +8,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use microhv::domain::Vcpu;
-use microhv::hypercall::Current;
 use microhv::platform::DescriptorPage;
-use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{Mfn, PAGE_SIZE};
 use spin::Mutex;
 
@@ -85,11 +83,7 @@ pub(crate) fn ldt_offset(vcpu: &Vcpu, cr2: u64) -> Option<u64> {
 pub(crate) fn fault(cr2: u64) -> bool {
     let Some(current) = percpu::local().current() else { return false };
     let Some(offset) = ldt_offset(current.vcpu(), cr2) else { return false };
-    // What loads the selector has the vCPU's registers, and this needs none.
-    let mut regs = CpuUserRegs::default();
-    let hv = machine::hypervisor();
-    let cur = Current { hv, domain: current.domain(), vcpu: current.vcpu(), regs: &mut regs };
-    hv.fault_in_ldt(&cur, offset)
+    machine::hypervisor().fault_in_ldt(current.domain(), current.vcpu(), offset)
 }
 
 /// Maps a frame at a page of the vCPU's window. Without one: zeros in the GDT, nothing in the LDT, whose pages are

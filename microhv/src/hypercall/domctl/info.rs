@@ -64,7 +64,7 @@ pub(super) fn read_bitmap<P: Platform>(
 ) -> Result<u64, HypercallError> {
     let mut bytes = [0; 8];
     let len = (map.nr_bits as usize).div_ceil(8).min(bytes.len());
-    cur.hv.platform.copy_from_guest(&mut bytes[..len], map.bitmap)?;
+    cur.copy_from_guest(&mut bytes[..len], map.bitmap)?;
     let bits = u64::from_le_bytes(bytes);
     Ok(if map.nr_bits < 64 { bits & ((1 << map.nr_bits) - 1) } else { bits })
 }

@@ -30,7 +30,7 @@ pub(super) fn set_context<P: Platform>(
         return Err(HypercallError::Invalid);
     }
     let mut room = context_room();
-    cur.hv.platform.copy_from_guest(room.as_mut_bytes(), wanted.ctxt)?;
+    cur.copy_from_guest(room.as_mut_bytes(), wanted.ctxt)?;
     let context = VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
     cur.hv.pause_domain(domain);
     let result = cur.hv.set_vcpu_context(domain, vcpu, context);

@@ -13,7 +13,7 @@ use ring_abi::types::Mfn;
 use crate::domain::Domain;
 use crate::mem::check::Extra;
 use crate::mem::pte::{P, RW, US};
-use crate::platform::Platform;
+use crate::platform::{Platform, Settled};
 use crate::testing::{ARGS, World};
 
 const FRAMES: u64 = 128;
@@ -175,7 +175,7 @@ fn apply(world: &World, guests: &[Arc<Domain>], step: &Step) {
     hv.platform.load_cr3(base);
     for (n, word) in (0u64..).zip(&step.memory) {
         // Where its page is no longer mapped the guest has what is there.
-        let _ = hv.platform.copy_to_guest(ARGUMENTS + n * 8, &word.value().to_le_bytes());
+        let _ = hv.platform.copy_to_guest(Settled::new(), ARGUMENTS + n * 8, &word.value().to_le_bytes());
     }
     hv.platform.pending.store(step.pending, Ordering::Relaxed);
     let args = step.args.each_ref().map(Word::value);

@@ -16,7 +16,7 @@ use ring_abi::guest_context::CpuUserRegs;
 
 use super::entries::{Update, UpdateError};
 use super::pte;
-use super::tables::FrameOwner;
+use super::tables::{FrameOwner, Mm};
 use crate::Hypervisor;
 use crate::hypercall::Current;
 use crate::platform::Platform;
@@ -89,7 +89,7 @@ impl<P: Platform> Hypervisor<P> {
         let rip = cur.regs.rip;
         let slot = (cr2 & 0xfff) as usize / 8;
         let owner = FrameOwner::Domain(cur.domain);
-        if let Some((register, length)) = self.fetch_exchange(cur.regs, cr2) {
+        if let Some((register, length)) = fetch_exchange(&mut mm, cur.regs, cr2) {
             for _ in 0..TRIES {
                 let (old, new) = (mm.entry(table, slot), *cur.regs.general(register));
                 match mm.update_leaf(table, slot, new, owner, Update::CompareExchange(old)) {
@@ -104,7 +104,7 @@ impl<P: Platform> Hypervisor<P> {
             return None;
         }
         let mut bytes = [0; MAX_INSTRUCTION];
-        let fetched = self.fetch(&mut bytes, rip);
+        let fetched = fetch(&mut mm, &mut bytes, rip);
         let decoded = decode(&bytes[..fetched], cur.regs)?;
         let size = u64::from(decoded.size);
         if decoded.address != cr2 || !cr2.is_multiple_of(size) {
@@ -149,28 +149,28 @@ impl<P: Platform> Hypervisor<P> {
         }
         None
     }
+}
 
-    /// The register and the length of the instruction at rip if it is `xchg` of a whole register with the entry at
-    /// `cr2`, by which kernels take entries out. Ahead of the decoder for all others.
-    #[inline]
-    fn fetch_exchange(&self, regs: &mut CpuUserRegs, cr2: u64) -> Option<(u8, u8)> {
-        if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
-            return None;
-        }
-        let [word] = self.platform.read_frame(regs.rip).ok()?;
-        decode::exchange(word, regs, cr2)
+/// The register and the length of the instruction at rip if it is `xchg` of a whole register with the entry at
+/// `cr2`, by which kernels take entries out. Ahead of the decoder for all others.
+#[inline]
+fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: u64) -> Option<(u8, u8)> {
+    if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
+        return None;
     }
+    let [word] = mm.read_frame(regs.rip).ok()?;
+    decode::exchange(word, regs, cr2)
+}
 
-    /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
-    fn fetch(&self, bytes: &mut [u8; MAX_INSTRUCTION], rip: u64) -> usize {
-        let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION);
-        if self.platform.copy_from_guest(&mut bytes[..first], rip).is_err() {
-            return 0;
-        }
-        let next = rip.wrapping_add(first as u64);
-        if first < MAX_INSTRUCTION && self.platform.copy_from_guest(&mut bytes[first..], next).is_err() {
-            return first;
-        }
-        MAX_INSTRUCTION
+/// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
+fn fetch<P: Platform>(mm: &mut Mm<'_, P>, bytes: &mut [u8; MAX_INSTRUCTION], rip: u64) -> usize {
+    let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION);
+    if mm.copy_from_guest(&mut bytes[..first], rip).is_err() {
+        return 0;
     }
+    let next = rip.wrapping_add(first as u64);
+    if first < MAX_INSTRUCTION && mm.copy_from_guest(&mut bytes[first..], next).is_err() {
+        return first;
+    }
+    MAX_INSTRUCTION
 }

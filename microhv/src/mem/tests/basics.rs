@@ -373,36 +373,58 @@ fn grant_entries_own_the_references_they_are_given() {
     let take = || world.hv.get_page_writable(page, &granter).expect("theirs").into_raw();
     let place = GrantAddress::Virtual(0x8000);
     world.run(&dom, |cur| {
-        world.hv.map_grant_frame(cur, place, take(), false, 0).expect("a slot");
+        world.hv.map_grant_frame(cur.domain, cur.vcpu, place, take(), false, 0).expect("a slot");
         world.check();
-        assert_eq!(world.hv.unmap_grant_frame(cur, place, page, true), Err(E::Invalid), "other access");
-        assert_eq!(world.hv.unmap_grant_frame(cur, place, l1, false), Err(E::Invalid), "other frame");
-        world.hv.unmap_grant_frame(cur, place, page, false).expect("mapped");
+        assert_eq!(
+            world.hv.unmap_grant_frame(cur.domain, cur.vcpu, place, page, true),
+            Err(E::Invalid),
+            "other access"
+        );
+        assert_eq!(
+            world.hv.unmap_grant_frame(cur.domain, cur.vcpu, place, l1, false),
+            Err(E::Invalid),
+            "other frame"
+        );
+        world.hv.unmap_grant_frame(cur.domain, cur.vcpu, place, page, false).expect("mapped");
         world.hv.flush_grants(&dom);
         world.hv.put_page_and_type(page);
         world.check();
         // By the entry's own address; overwritten by the guest, the references go.
         let at = Maddr::new(l1.raw() * 4096 + 8 * 8);
-        world.hv.map_grant_frame(cur, GrantAddress::Entry(at), take(), false, 0).expect("a slot");
+        world
+            .hv
+            .map_grant_frame(cur.domain, cur.vcpu, GrantAddress::Entry(at), take(), false, 0)
+            .expect("a slot");
         let own = FrameOwner::Domain(&dom);
         world.hv.lock_tables(&dom).update_leaf(l1, 8, 0, own, Update::Plain).expect("overwrite");
         world.check();
-        assert_eq!(world.hv.unmap_grant_frame(cur, GrantAddress::Entry(at), page, false), Err(E::Invalid));
+        assert_eq!(
+            world.hv.unmap_grant_frame(cur.domain, cur.vcpu, GrantAddress::Entry(at), page, false),
+            Err(E::Invalid)
+        );
         for bad in [Maddr::new(at.raw() + 1), Maddr::new(l4.raw() * 4096), Maddr::new(!7)] {
             assert_eq!(
-                world.hv.unmap_grant_frame(cur, GrantAddress::Entry(bad), page, false),
+                world.hv.unmap_grant_frame(cur.domain, cur.vcpu, GrantAddress::Entry(bad), page, false),
                 Err(E::Invalid)
             );
         }
         assert!(
             world
                 .hv
-                .unmap_grant_frame(cur, GrantAddress::Virtual(0xffff_8000_0000_0000), page, false)
+                .unmap_grant_frame(
+                    cur.domain,
+                    cur.vcpu,
+                    GrantAddress::Virtual(0xffff_8000_0000_0000),
+                    page,
+                    false
+                )
                 .is_err()
         );
     });
     // The granter dies while its page is mapped: the page stays until it is not.
-    world.run(&dom, |cur| world.hv.map_grant_frame(cur, place, take(), false, 0)).expect("a slot");
+    world
+        .run(&dom, |cur| world.hv.map_grant_frame(cur.domain, cur.vcpu, place, take(), false, 0))
+        .expect("a slot");
     world.destroy(&granter, false);
     world.check();
     assert_eq!(granter.mm.tot_pages(), 1);

@@ -385,7 +385,7 @@ fn the_ldt_is_looked_up_when_used_and_leaves_with_its_mapping() {
     assert_eq!(set(FREE_VA + 8, 1), neg(EINVAL));
     assert_eq!(set(0xffff_8000_0000_0000, 1), neg(EINVAL));
     assert_eq!(set(FREE_VA, 512), 0);
-    let touch = |offset| world.run(&guest.dom, |cur| cur.hv.fault_in_ldt(cur, offset));
+    let touch = |offset| world.run(&guest.dom, |cur| cur.hv.fault_in_ldt(cur.domain, cur.vcpu, offset));
     assert!(!touch(0), "not mapped");
     assert!(map(entry(guest.page, P | RW)));
     assert!(!touch(0), "mapped for writing");
@@ -414,9 +414,9 @@ fn a_grant_page_of_the_caller_itself_is_no_special_case() {
     world.run(&guest.dom, |cur| {
         let frame = world.hv.get_page(guest.page, &guest.dom).expect("own page").into_raw();
         let place = GrantAddress::Virtual(FREE_VA);
-        world.hv.map_grant_frame(cur, place, frame, true, u64::MAX).expect("a slot");
+        world.hv.map_grant_frame(cur.domain, cur.vcpu, place, frame, true, u64::MAX).expect("a slot");
         assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(frame, P | A | D | US | G | 0xe00));
-        world.hv.replace_grant_frame(cur, place, frame, true, Some(ARGS)).expect("mapped");
+        world.hv.replace_grant_frame(cur.domain, cur.vcpu, place, frame, true, Some(ARGS)).expect("mapped");
         world.hv.flush_grants(&guest.dom);
         world.hv.put_page(frame);
         assert_eq!(world.peek(guest.tables[3], (ARGS >> 12) as usize), 0);

@@ -205,9 +205,9 @@ impl Model {
                     self.repeat(|| {
                         self.world.run(dom, |cur| {
                             if user {
-                                hv.new_user_base(cur, mfn(frame))
+                                hv.new_user_base(cur.domain, cur.vcpu, mfn(frame))
                             } else {
-                                hv.new_base(cur, mfn(frame))
+                                hv.new_base(cur.domain, cur.vcpu, mfn(frame))
                             }
                         })
                     });
@@ -245,7 +245,9 @@ impl Model {
                     let mapped = !taker.is_dying()
                         && self
                             .world
-                            .run(taker, |cur| hv.map_grant_frame(cur, place, page, read_only, 0))
+                            .run(taker, |cur| {
+                                hv.map_grant_frame(cur.domain, cur.vcpu, place, page, read_only, 0)
+                            })
                             .is_ok();
                     hv.platform.identity();
                     match (mapped, read_only) {
@@ -262,8 +264,10 @@ impl Model {
                 let Mapping { dom, at, frame, read_only } = self.grants.swap_remove(pick % self.grants.len());
                 let dom = &self.doms[dom];
                 let place = GrantAddress::Entry(at);
-                let unmapped =
-                    self.world.run(dom, |cur| hv.unmap_grant_frame(cur, place, frame, read_only)).is_ok();
+                let unmapped = self
+                    .world
+                    .run(dom, |cur| hv.unmap_grant_frame(cur.domain, cur.vcpu, place, frame, read_only))
+                    .is_ok();
                 hv.platform.identity();
                 if unmapped {
                     hv.flush_grants(dom);
