@@ -143,7 +143,7 @@ impl<P: Platform> Mm<'_, P> {
                 if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
                     continue;
                 }
-                if worked && self.hv.platform.work_pending() && !self.tables.deferred.is_full() {
+                if worked && self.hv.platform.work_pending() && self.has_room_for_deferred() {
                     self.invalidate_later(mfn, slot + 1);
                     return;
                 }
@@ -156,13 +156,21 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Leaves the table partial and notes that it is to be invalidated; does so now if there is no room for the note.
     fn invalidate_later(&mut self, mfn: Mfn, below: usize) {
-        if self.tables.deferred.is_full() {
-            let level = self.hv.frames.held(mfn).load_kind().page_type().level();
-            self.invalidate(mfn, level, below);
-        } else {
+        if self.has_room_for_deferred() {
             self.make_partial(mfn, below);
             self.tables.deferred.push(mfn);
+        } else {
+            let level = self.hv.frames.held(mfn).load_kind().page_type().level();
+            self.invalidate(mfn, level, below);
         }
+    }
+
+    /// Whether one more table can be left for later: there always is room, by the argument at `DEFERRED`. Were that
+    /// wrong, an operation would take longer, and nothing else.
+    fn has_room_for_deferred(&self) -> bool {
+        let has_room = !self.tables.deferred.is_full();
+        debug_assert!(has_room, "more tables were left for later than an operation gives back");
+        has_room
     }
 
     /// Takes the references of a present entry in a table of level 2-4.

@@ -180,6 +180,7 @@ fn debug_exception(cur: &mut Cur<'_>) {
 
 /// An interrupt of the machine, from wherever it was.
 fn interrupt(vector: u8) {
+    percpu::local().interrupt_waits.store(false, Ordering::Relaxed);
     let hv = machine::hypervisor();
     match vector {
         apic::TIMER_VECTOR => {

@@ -427,12 +427,19 @@ impl Platform for Machine {
         // The local APIC's request words are eight uncached reads, and long operations ask once per step: within so
         // many ticks of the last look (some 25 us) the answer is no.
         const TICKS: u64 = 1 << 16;
-        let (poll_at, now) = (&percpu::local().poll_at, self.tsc());
-        if now < poll_at.load(Ordering::Relaxed) {
+        let local = percpu::local();
+        // What waits goes on waiting while the callers of the one that asked unwind.
+        if local.interrupt_waits.load(Ordering::Relaxed) {
+            return true;
+        }
+        let now = self.tsc();
+        if now < local.poll_at.load(Ordering::Relaxed) {
             return false;
         }
-        poll_at.store(now + TICKS, Ordering::Relaxed);
-        apic::is_pending()
+        local.poll_at.store(now + TICKS, Ordering::Relaxed);
+        let waits = apic::is_pending();
+        local.interrupt_waits.store(waits, Ordering::Relaxed);
+        waits
     }
 
     fn console_write(&self, bytes: &[u8]) {

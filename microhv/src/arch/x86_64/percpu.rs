@@ -7,7 +7,7 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 
@@ -41,6 +41,8 @@ pub(crate) struct Local {
     pub(crate) loaded: UnsafeCell<Option<VcpuRef>>,
     /// TSC before which nobody looks for waiting interrupts again.
     pub(crate) poll_at: AtomicU64,
+    /// An interrupt was seen waiting, and none was taken since.
+    pub(crate) interrupt_waits: AtomicBool,
     /// The CPU's number.
     pub(crate) id: AtomicU32,
     /// Task state: the stacks that the CPU switches to.
@@ -88,6 +90,7 @@ pub(crate) static boot_cpu_area: Area = Area {
         current: UnsafeCell::new(None),
         loaded: UnsafeCell::new(None),
         poll_at: AtomicU64::new(0),
+        interrupt_waits: AtomicBool::new(false),
         id: AtomicU32::new(0),
         tss: UnsafeCell::new(Tss::new()),
     },
