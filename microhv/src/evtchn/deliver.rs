@@ -106,7 +106,7 @@ impl<P: Platform> Hypervisor<P> {
     fn wake_pollers(&self, domain: &Arc<Domain>, port: u32) {
         for vcpu in &domain.vcpus {
             let polled = vcpu.events.poll.load(Ordering::Acquire);
-            if polled == port || polled == VcpuEvents::POLL_ANY {
+            if polled == VcpuEvents::polled(port) || polled == VcpuEvents::POLL_ANY {
                 self.end_poll(domain, vcpu);
             }
         }

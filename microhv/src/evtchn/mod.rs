@@ -89,6 +89,12 @@ impl Ports {
         self.binding.lock().open
     }
 
+    /// vCPUs in `SCHEDOP_poll`.
+    #[cfg(test)]
+    pub(crate) fn pollers(&self) -> u32 {
+        self.pollers.load(Ordering::Acquire)
+    }
+
     /// A vCPU ends its `SCHEDOP_poll`.
     pub(crate) fn poller_left(&self, vcpu: &Vcpu) {
         if vcpu.events.poll.swap(0, Ordering::AcqRel) != 0 {
@@ -98,7 +104,8 @@ impl Ports {
 
     /// A vCPU begins `SCHEDOP_poll` of one `port`, or of several (`None`).
     pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<u32>) {
-        if vcpu.events.poll.swap(port.unwrap_or(VcpuEvents::POLL_ANY), Ordering::AcqRel) == 0 {
+        let polled = port.map_or(VcpuEvents::POLL_ANY, VcpuEvents::polled);
+        if vcpu.events.poll.swap(polled, Ordering::AcqRel) == 0 {
             self.pollers.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -109,12 +116,17 @@ impl Ports {
 pub struct VcpuEvents {
     /// Port bound to each VIRQ, 0 for none. Global VIRQs are kept in vCPU 0.
     virqs: Box<[AtomicU32]>,
-    /// Port that it polls, [`Self::POLL_ANY`] for several, 0 for none.
+    /// [`Self::polled`] of the port that it polls, [`Self::POLL_ANY`] for several, 0: it does not poll.
     poll: AtomicU32,
 }
 
 impl VcpuEvents {
     const POLL_ANY: u32 = u32::MAX;
+
+    /// What says that `port` is polled, port 0 too: a guest may name it, though it never becomes pending.
+    const fn polled(port: u32) -> u32 {
+        port + 1
+    }
 
     /// No VIRQ is bound.
     pub fn new() -> Self {

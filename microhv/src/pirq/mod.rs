@@ -34,6 +34,8 @@ pub const FIRST_VECTOR: u8 = 0x40;
 /// Last interrupt vector that devices get.
 pub const LAST_VECTOR: u8 = 0xdf;
 const VECTORS: usize = (LAST_VECTOR - FIRST_VECTOR) as usize + 1;
+/// The slot of vector 0x80, which guests raise by `int 0x80`: no device gets it.
+const GUEST_SLOT: usize = 0x80 - FIRST_VECTOR as usize;
 
 /// Bytes of an MSI-X table entry: address, address high, data, control.
 const MSIX_ENTRY_BYTES: u64 = 16;
@@ -381,7 +383,8 @@ impl<P: Platform> Hypervisor<P> {
 
 impl State {
     fn take_vector(&mut self, pirq: u16) -> Result<u8, HypercallError> {
-        let slot = self.vectors.iter().position(Option::is_none).ok_or(HypercallError::NoSpace)?;
+        let is_free = |slot: &usize| self.vectors[*slot].is_none() && *slot != GUEST_SLOT;
+        let slot = (0..VECTORS).find(is_free).ok_or(HypercallError::NoSpace)?;
         self.vectors[slot] = Some(pirq);
         Ok(FIRST_VECTOR + slot as u8)
     }

@@ -179,3 +179,12 @@ fn another_domain_has_no_say() {
     hv.release_pirqs(&dom0);
     assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Ok(NR_LINES), "all was given back");
 }
+
+#[test]
+fn no_device_gets_the_vector_of_int_0x80() {
+    let (hv, _) = machine();
+    let mut state = hv.irqs.state.lock();
+    let given: Vec<u8> = core::iter::from_fn(|| state.take_vector(1).ok()).collect();
+    assert_eq!(given.len(), VECTORS - 1);
+    assert!(!given.contains(&0x80) && given.contains(&0x7f) && given.contains(&0x81));
+}

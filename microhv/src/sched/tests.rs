@@ -529,6 +529,25 @@ fn poll_ends_by_a_masked_port_or_its_time() {
 }
 
 #[test]
+fn a_poll_of_port_0_is_counted_once_and_ends() {
+    let world = quiet();
+    let guest = world.guest(1);
+    world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]);
+    guest.shared_info.store_u64(0xa00, u64::MAX);
+    for _ in 0..2 {
+        world.put(ARGS + 64, &0u32);
+        let timeout = world.hv.platform.now_ns() + MS;
+        world.put(ARGS, &SchedPoll { ports: ARGS + 64, nr_ports: 1, timeout, ..SchedPoll::default() });
+        assert_eq!(world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_POLL.into(), ARGS]), 0);
+        assert_eq!(guest.events.pollers(), 1);
+        assert!(world.settle().is_none());
+        world.pass(MS);
+        assert!(world.settle().is_some(), "time is up");
+        assert_eq!(guest.events.pollers(), 0, "or each later send would look for who polls");
+    }
+}
+
+#[test]
 fn what_was_pending_before_does_not_end_a_poll_of_no_port() {
     let world = quiet();
     let guest = world.guest(1);
