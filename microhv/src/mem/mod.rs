@@ -5,7 +5,7 @@
 //! has a *type* with a count of the uses that rely on it, and a general count that keeps it from being freed.
 //!
 //! - [`frame`], [`table`], `buddy`: the frame table and the allocator in it
-//! - [`pages`]: ownership, references, each domain's count
+//! - [`pages`]: ownership, references, each domain's count; `clean`: zeroing what it is to get
 //! - [`pte`]: bits of entries and the rules that need no state
 //! - [`tables`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
 //! - [`base`]: the tables a vCPU runs on
@@ -24,6 +24,7 @@ pub mod base;
 mod buddy;
 pub mod check;
 mod claims;
+mod clean;
 pub mod descriptors;
 pub(crate) mod dump;
 pub mod emulate;

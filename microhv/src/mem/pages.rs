@@ -9,9 +9,10 @@ use ring_abi::memory::E820Entry;
 use ring_abi::types::{DomId, Mfn};
 use spin::Mutex;
 
+use super::clean::{Cleaning, SMALL_ORDER};
 use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
 use super::pte;
-use super::tables::Tables;
+use super::tables::{TableError, Tables};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
@@ -40,6 +41,8 @@ pub struct DomainMm {
     max: AtomicU64,
     /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
     pub(super) claim: Mutex<u64>,
+    /// Extents that it is to get and that are zeroed in part. A leaf.
+    pub(super) cleaning: Mutex<Cleaning>,
     /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
     pub(crate) memory_map: Mutex<Vec<E820Entry>>,
     /// Where teardown goes on: the region.
@@ -54,13 +57,14 @@ impl Default for DomainMm {
 
 impl DomainMm {
     /// No memory, and none allowed.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             tables: Mutex::new(Tables::new()),
             pages: Mutex::new(Pages { regions: BTreeMap::new(), closed: false }),
             total: AtomicU64::new(0),
             max: AtomicU64::new(0),
             claim: Mutex::new(0),
+            cleaning: Mutex::new(Cleaning::default()),
             memory_map: Mutex::new(Vec::new()),
             teardown_at: AtomicU32::new(0),
         }
@@ -225,21 +229,25 @@ impl<P: Platform> Hypervisor<P> {
     /// Gives the domain 2^`order` zeroed frames, aligned to their size.
     ///
     /// # Errors
-    /// `NoMemory`: there are none, they are claimed for others, or it may not own so many.
-    pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, HypercallError> {
+    /// `Restart`: something else waits. `NoMemory`: there are none, they are claimed for others, or it may not own so
+    /// many.
+    pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, TableError> {
         let count = 1u64.checked_shl(order.into()).filter(|_| order <= super::buddy::MAX_ORDER);
         let count = count.filter(|_| !dom.is_dying()).ok_or(HypercallError::NoMemory)?;
         let within_limit = dom.mm.tot_pages() + count <= dom.mm.max_pages(); // `add` has the last word
         if !within_limit || !self.may_use(dom, count) {
-            return Err(HypercallError::NoMemory);
+            return Err(HypercallError::NoMemory.into());
         }
-        let mfn = self.alloc_frames(order, address_bits).ok_or(HypercallError::NoMemory)?;
-        for n in 0..count {
-            self.platform.zero_frame(Mfn::new(mfn.raw() + n));
-        }
+        let mfn = if order <= SMALL_ORDER {
+            let mfn = self.alloc_frames(order, address_bits).ok_or(HypercallError::NoMemory)?;
+            (0..count).for_each(|n| self.platform.zero_frame(Mfn::new(mfn.raw() + n)));
+            mfn
+        } else {
+            self.take_clean(dom, order, address_bits, 1)?[0]
+        };
         if !self.assign_new(dom, mfn, count, true) {
             self.frames.release(mfn, order);
-            return Err(HypercallError::NoMemory);
+            return Err(HypercallError::NoMemory.into());
         }
         self.use_claim(dom, count);
         Ok(mfn)

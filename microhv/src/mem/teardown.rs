@@ -27,6 +27,7 @@ impl<P: Platform> Hypervisor<P> {
     pub fn relinquish_memory(&self, dom: &Domain) -> Progress {
         dom.mm.close();
         self.drop_claim(dom);
+        self.drop_cleaning(dom);
         let mut mm = self.lock_tables(dom);
         for vcpu in &dom.vcpus {
             mm.drop_ldt(vcpu);

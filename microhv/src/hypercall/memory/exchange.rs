@@ -9,6 +9,7 @@ use ring_abi::types::Mfn;
 use super::OPERATION_BITS;
 use crate::domain::Domain;
 use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::mem::TableError;
 use crate::platform::Platform;
 
 /// Byte offset of `nr_exchanged`.
@@ -59,13 +60,18 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
             done..done + per_input,
             first_output..first_output + per_output,
         );
-        if result.is_err() {
-            break;
+        match result {
+            Ok(()) => done += per_input,
+            Err(TableError::Restart) => {
+                cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
+                return Ok(cur.again(*args));
+            }
+            Err(TableError::Refused(_)) => break,
         }
-        done += per_input;
     }
     cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
-    result.map(|()| Outcome::OK)
+    result?;
+    Ok(Outcome::OK)
 }
 
 fn exchange_some<P: Platform>(
@@ -74,7 +80,7 @@ fn exchange_some<P: Platform>(
     request: &XenMemoryExchange,
     inputs: core::ops::Range<u64>,
     outputs: core::ops::Range<u64>,
-) -> Result<(), HypercallError> {
+) -> Result<(), TableError> {
     let hv = cur.hv;
     let mut given = Vec::new();
     for n in inputs {
@@ -88,33 +94,24 @@ fn exchange_some<P: Platform>(
     }
     // All are looked at before the first is taken: what fails then is a race, or a frame that is named twice.
     if !given.iter().all(|&mfn| hv.is_stealable(domain, mfn)) {
-        return Err(HypercallError::Invalid);
+        return Err(HypercallError::Invalid.into());
     }
-    let mut taken = Vec::new();
-    let mut result = Ok(());
-    for _ in &places {
-        match hv.alloc_frames(order, request.out.mem_flags as u8) {
-            Some(mfn) => taken.push(mfn),
-            None => result = Err(HypercallError::NoMemory),
-        }
-    }
+    let taken = hv.take_clean(domain, order, request.out.mem_flags as u8, places.len())?;
     let mut stolen = 0;
-    if result.is_ok() {
-        result = given.iter().try_for_each(|&mfn| hv.steal_page(domain, mfn).inspect(|()| stolen += 1));
-    }
-    if let Err(error) = result {
+    let all = given.iter().try_for_each(|&mfn| hv.steal_page(domain, mfn).inspect(|()| stolen += 1));
+    if let Err(error) = all {
         given[..stolen].iter().for_each(|&mfn| hv.give_page_back(domain, mfn));
         taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
-        return Err(error);
+        return Err(error.into());
     }
     for &mfn in &given {
         hv.platform.set_m2p(mfn, None);
         hv.release_frames(mfn, 0);
     }
+    let mut result = Ok(());
     for (&mfn, &(n, pfn)) in taken.iter().zip(&places) {
         for page in 0..1u64 << order {
             let mfn = Mfn::new(mfn.raw() + page);
-            hv.platform.zero_frame(mfn);
             hv.platform.set_m2p(mfn, Some(pfn.wrapping_add(page)));
         }
         // A domain that is being destroyed gets nothing any more.
@@ -123,5 +120,5 @@ fn exchange_some<P: Platform>(
         }
         result = result.and(cur.copy_out_at(request.out.extent_start, n, &mfn.raw()));
     }
-    result
+    Ok(result?)
 }

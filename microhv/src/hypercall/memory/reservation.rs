@@ -7,13 +7,18 @@ use ring_abi::types::Mfn;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
-use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::hypercall::{Args, Current, HypercallResult, Outcome};
+use crate::mem::TableError;
 use crate::platform::Platform;
 
 /// Largest extent that an ordinary domain may ask for: 2 MiB.
 const MAX_ORDER: u32 = 9;
-/// Largest extent for a privileged one: 16 MiB, all zeroed without a look at what waits.
+/// Largest extent for a privileged one: 16 MiB.
 const MAX_ORDER_PRIVILEGED: u32 = 12;
+/// Pages that are given back between two looks at what waits.
+const LOOK_EVERY: u64 = 32;
+/// In the place where an interrupted call goes on: extents done, and from this bit on the pages of the next one.
+const PAGES_SHIFT: u32 = 42;
 
 /// `XENMEM_populate_physmap`, `XENMEM_increase_reservation`, `XENMEM_decrease_reservation`: rax gets the number of
 /// extents done, which may be less than asked for.
@@ -30,32 +35,45 @@ pub(super) fn change<P: Platform>(
     let Ok(request) = cur.copy_in::<XenMemoryReservation>(args[1]) else {
         return Ok(Outcome::Done(start));
     };
-    if request.nr_extents > u64::MAX >> OPERATION_BITS || start >= request.nr_extents {
-        return Ok(Outcome::Done(start));
+    let (mut done, mut page) = place(operation, &request, start);
+    if request.nr_extents > u64::MAX >> OPERATION_BITS || done >= request.nr_extents {
+        return Ok(Outcome::Done(done));
     }
     let Ok(domain) = cur.hv.domains.target(cur.domain, request.domid) else {
-        return Ok(Outcome::Done(start));
+        return Ok(Outcome::Done(done));
     };
     let max_order = if cur.domain.privileged { MAX_ORDER_PRIVILEGED } else { MAX_ORDER };
     if request.extent_order > max_order {
-        return Ok(Outcome::Done(start));
+        return Ok(Outcome::Done(done));
     }
-    let mut done = start;
+    let first = done;
     while done < request.nr_extents {
-        if done > start && cur.hv.platform.work_pending() {
-            let command = u64::from(operation) | done << OPERATION_BITS;
-            return Ok(cur.again([command, args[1], args[2], args[3], args[4], args[5]]));
-        }
-        let one = match operation {
-            XENMEM_DECREASE_RESERVATION => release_extent(cur, &domain, &request, done),
-            _ => add_extent(cur, &domain, &request, done, operation == XENMEM_POPULATE_PHYSMAP),
+        let one = if done > first && cur.hv.platform.work_pending() {
+            Err(TableError::Restart)
+        } else if operation == XENMEM_DECREASE_RESERVATION {
+            release_extent(cur, &domain, &request, done, &mut page)
+        } else {
+            add_extent(cur, &domain, &request, done, operation == XENMEM_POPULATE_PHYSMAP)
         };
-        if one.is_err() {
-            break;
+        match one {
+            Ok(()) => (done, page) = (done + 1, 0),
+            Err(TableError::Restart) => {
+                let command = u64::from(operation) | (done | page << PAGES_SHIFT) << OPERATION_BITS;
+                return Ok(cur.again([command, args[1], args[2], args[3], args[4], args[5]]));
+            }
+            Err(TableError::Refused(_)) => break,
         }
-        done += 1;
     }
     Ok(Outcome::Done(done))
+}
+
+/// Where a call begins that says `start`: extents that are done, and pages of the next one that are given back.
+///
+/// A caller that makes this up skips what it says is done, nothing else.
+fn place(operation: u32, request: &XenMemoryReservation, start: u64) -> (u64, u64) {
+    let (done, page) = (start & ((1 << PAGES_SHIFT) - 1), start >> PAGES_SHIFT);
+    let pages = 1u64.checked_shl(request.extent_order).unwrap_or(0);
+    if operation == XENMEM_DECREASE_RESERVATION && page < pages { (done, page) } else { (start, 0) }
 }
 
 fn add_extent<P: Platform>(
@@ -64,7 +82,7 @@ fn add_extent<P: Platform>(
     request: &XenMemoryReservation,
     n: u64,
     populate: bool,
-) -> Result<(), HypercallError> {
+) -> Result<(), TableError> {
     let pfn = if populate { Some(cur.copy_in_at::<u64>(request.extent_start, n)?) } else { None };
     let order = request.extent_order as u8;
     let mfn = cur.hv.populate(domain, order, request.mem_flags as u8)?;
@@ -82,18 +100,25 @@ fn add_extent<P: Platform>(
             let _ = cur.hv.release_page(domain, Mfn::new(mfn.raw() + page));
         }
     }
-    told
+    Ok(told?)
 }
 
+/// Gives an extent back, from page `page` on, which becomes the first that is not given back where this is interrupted.
 fn release_extent<P: Platform>(
     cur: &Current<'_, P>,
     domain: &Arc<Domain>,
     request: &XenMemoryReservation,
     n: u64,
-) -> Result<(), HypercallError> {
+    page: &mut u64,
+) -> Result<(), TableError> {
     let first: u64 = cur.copy_in_at(request.extent_start, n)?;
-    for page in 0..1u64 << request.extent_order {
-        cur.hv.release_page(domain, Mfn::new(first.wrapping_add(page)))?;
+    let begun_at = *page;
+    while *page < 1 << request.extent_order {
+        if *page > begun_at && page.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
+            return Err(TableError::Restart);
+        }
+        cur.hv.release_page(domain, Mfn::new(first.wrapping_add(*page)))?;
+        *page += 1;
     }
     Ok(())
 }

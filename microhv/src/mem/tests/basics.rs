@@ -303,17 +303,17 @@ fn a_refused_reference_is_not_given_back() {
 fn limits_are_kept() {
     let world = World::new(64);
     let dom = world.domain(1, false, 3);
-    assert_eq!(world.hv.populate(&dom, 2, 0), Err(E::NoMemory));
+    assert_eq!(world.hv.populate(&dom, 2, 0), Err(E::NoMemory.into()));
     world.hv.populate(&dom, 1, 0).expect("two");
     world.hv.populate(&dom, 0, 0).expect("three");
-    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory));
+    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory.into()));
     dom.mm.set_max_pages(1000);
-    assert_eq!(world.hv.populate(&dom, 63, 0), Err(E::NoMemory));
+    assert_eq!(world.hv.populate(&dom, 63, 0), Err(E::NoMemory.into()));
     while world.hv.populate(&dom, 0, 0).is_ok() {}
     world.check();
     assert_eq!(world.hv.frames.free_pages(), 0);
     world.destroy(&dom, false);
-    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory), "dying");
+    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory.into()), "dying");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod basics;
 mod calls;
 mod memory;
+mod pieces;
 mod random;
 mod time;
 

@@ -1,0 +1,90 @@
+//! Zeroing of the extents that a domain is to get, in pieces.
+//!
+//! A frame is zeroed before a domain gets it. An extent of 2 MiB takes longer than interrupts may wait, so that the work
+//! is interrupted, and what was done is kept with the domain until the call that wanted it is executed again. A domain
+//! that does not execute its call again keeps what it has there until it asks for something else or ends: one extent of
+//! the largest order, or as many frames for an exchange, so 2 MiB for an ordinary domain and 16 MiB for a privileged one.
+
+use alloc::vec::Vec;
+
+use ring_abi::types::Mfn;
+
+use super::tables::TableError;
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::error::HypercallError;
+use crate::platform::Platform;
+
+/// Frames that are zeroed between two looks at what waits.
+const LOOK_EVERY: u64 = 8;
+/// Orders up to this are zeroed without a look.
+pub(super) const SMALL_ORDER: u8 = 3;
+
+/// Extents for one call of a domain, which are nobody's yet.
+#[derive(Debug, Default)]
+pub(super) struct Cleaning {
+    order: u8,
+    address_bits: u8,
+    extents: Vec<Mfn>,
+    /// Frames that are zeroed, of all extents in their order.
+    zeroed: u64,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Takes `count` extents of 2^`order` zeroed frames each, nobody's, below 2^`address_bits` bytes unless that is 0.
+    ///
+    /// # Errors
+    /// `Restart`: something else waits; what was done is kept with the domain. `NoMemory`: there are not so many.
+    pub(crate) fn take_clean(
+        &self,
+        dom: &Domain,
+        order: u8,
+        address_bits: u8,
+        count: usize,
+    ) -> Result<Vec<Mfn>, TableError> {
+        // Out of the domain while it is worked on: another of its vCPUs may do the same, with extents of its own.
+        let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
+        if (work.order, work.address_bits) != (order, address_bits) || work.extents.len() > count {
+            self.drop_extents(work);
+            work = Cleaning { order, address_bits, ..Cleaning::default() };
+        }
+        let total = (count as u64) << order;
+        while work.zeroed < total {
+            let (extent, page) = ((work.zeroed >> order) as usize, work.zeroed & ((1 << order) - 1));
+            if extent == work.extents.len() {
+                match self.alloc_frames(order, address_bits) {
+                    Some(mfn) => work.extents.push(mfn),
+                    None => {
+                        self.drop_extents(work);
+                        return Err(HypercallError::NoMemory.into());
+                    }
+                }
+            }
+            self.platform.zero_frame(Mfn::new(work.extents[extent].raw() + page));
+            work.zeroed += 1;
+            if work.zeroed < total && work.zeroed.is_multiple_of(LOOK_EVERY) && self.platform.work_pending() {
+                self.keep_extents(dom, work);
+                return Err(TableError::Restart);
+            }
+        }
+        Ok(work.extents)
+    }
+
+    fn keep_extents(&self, dom: &Domain, work: Cleaning) {
+        let mut kept = dom.mm.cleaning.lock();
+        // Looked at under the lock: the domain's end takes what is kept after it began.
+        let left_over = if dom.is_dying() { work } else { core::mem::replace(&mut *kept, work) };
+        drop(kept);
+        self.drop_extents(left_over);
+    }
+
+    /// Gives back what is kept for a domain.
+    pub(super) fn drop_cleaning(&self, dom: &Domain) {
+        let work = core::mem::take(&mut *dom.mm.cleaning.lock());
+        self.drop_extents(work);
+    }
+
+    fn drop_extents(&self, work: Cleaning) {
+        work.extents.iter().for_each(|&mfn| self.release_frames(mfn, work.order));
+    }
+}

@@ -1,0 +1,182 @@
+//! Long operations, interrupted at every opportunity; and what frames say of themselves when an operation fails.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::errno::EINVAL;
+use ring_abi::memory::*;
+use ring_abi::types::{DOMID_SELF, Mfn};
+use zerocopy::IntoBytes;
+
+use super::calls::{ARGS, Guest, neg};
+use super::{World, entry};
+use crate::hypercall::memory;
+use crate::mem::pte::{P, RW};
+use crate::mem::{FrameOwner, TableError, Update};
+use crate::platform::Platform;
+
+/// Where the operation's structure is in the page of arguments.
+const STRUCTURE: usize = 0x800;
+
+fn reservation(extent_start: u64, nr_extents: u64, extent_order: u32) -> XenMemoryReservation {
+    let domid = DOMID_SELF;
+    XenMemoryReservation { extent_start, nr_extents, extent_order, mem_flags: 0, domid, _pad0: [0; 3] }
+}
+
+fn memory(world: &World, guest: &Guest, command: u32) -> i64 {
+    world.call(guest, memory::memory_op, [command.into(), ARGS + STRUCTURE as u64, 0, 0])
+}
+
+fn interrupted(world: &World, on: bool) {
+    world.hv.platform.pending.store(on, Ordering::Relaxed);
+}
+
+/// The page that the guest's arguments are in is `ARGS`; others are its own to exchange.
+fn map(world: &World, guest: &Guest, slot: usize, entry: u64) {
+    let own = FrameOwner::Domain(&guest.dom);
+    world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], slot, entry, own, Update::Plain).unwrap();
+}
+
+#[test]
+fn a_large_extent_is_zeroed_and_given_back_in_pieces() {
+    let world = World::new(1024);
+    let guest = world.guest(1, false);
+    guest.dom.mm.set_max_pages(700);
+    let owned = guest.dom.mm.tot_pages();
+    for mfn in 512..1024 {
+        world.hv.platform.table(Mfn::new(mfn))[511].store(7, Ordering::Relaxed);
+    }
+    world.write(&guest, 0, &0x200u64.to_le_bytes());
+    world.write(&guest, STRUCTURE, reservation(ARGS, 1, 9).as_bytes());
+    interrupted(&world, true);
+    assert_eq!(memory(&world, &guest, XENMEM_POPULATE_PHYSMAP), 1);
+    assert_eq!(guest.dom.mm.tot_pages(), owned + 512);
+    let first = Mfn::new(world.word(&guest, 0));
+    for page in 0..512 {
+        let mfn = Mfn::new(first.raw() + page);
+        assert_eq!(world.hv.platform.table(mfn)[511].load(Ordering::Relaxed), 0, "page {page}");
+        assert_eq!(world.hv.platform.m2p(mfn), Some(0x200 + page));
+    }
+    // One page of it is mapped, and lives on; the others go.
+    map(&world, &guest, 50, entry(Mfn::new(first.raw() + 100), P | RW));
+    assert_eq!(memory(&world, &guest, XENMEM_DECREASE_RESERVATION), 1);
+    assert_eq!(guest.dom.mm.tot_pages(), owned + 1);
+    // A caller that says what is done has that skipped: here all but the last page, which is gone already.
+    let lie = u64::from(XENMEM_DECREASE_RESERVATION) | 511 << (6 + 42);
+    assert_eq!(world.call(&guest, memory::memory_op, [lie, ARGS + STRUCTURE as u64, 0, 0]), 0);
+    interrupted(&world, false);
+    world.check();
+}
+
+#[test]
+fn what_is_zeroed_in_part_goes_when_another_is_asked_for_and_at_the_end() {
+    let world = World::new(1024);
+    let guest = world.guest(1, false);
+    guest.dom.mm.set_max_pages(700);
+    let free = world.hv.frames.free_pages();
+    interrupted(&world, true);
+    assert_eq!(world.hv.populate(&guest.dom, 9, 0), Err(TableError::Restart));
+    assert_eq!(world.hv.frames.free_pages(), free - 512);
+    assert_eq!(world.hv.populate(&guest.dom, 8, 0), Err(TableError::Restart), "another order");
+    assert_eq!(world.hv.frames.free_pages(), free - 256);
+    assert!(world.hv.populate(&guest.dom, 0, 0).is_ok(), "a single page does not wait for it");
+    assert_eq!(world.hv.populate(&guest.dom, 8, 0), Err(TableError::Restart));
+    interrupted(&world, false);
+    let owned = guest.dom.mm.tot_pages();
+    world.destroy(&guest.dom, false);
+    assert_eq!(world.hv.frames.free_pages(), free + owned, "and its shared_info");
+}
+
+#[test]
+fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
+    let world = World::new(1024);
+    let guest = world.guest(1, false);
+    guest.dom.mm.set_max_pages(700);
+    let pages = world.pages::<16>(&guest.dom);
+    for (n, mfn) in pages.iter().enumerate() {
+        world.write(&guest, n * 8, &mfn.raw().to_le_bytes());
+    }
+    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
+    let request = XenMemoryExchange {
+        r#in: reservation(ARGS, 16, 0),
+        out: reservation(ARGS + 0x100, 1, 4),
+        nr_exchanged: 0,
+    };
+    world.write(&guest, STRUCTURE, request.as_bytes());
+    let (owned, free) = (guest.dom.mm.tot_pages(), world.hv.frames.free_pages());
+    interrupted(&world, true);
+    // The last is mapped; then it is named twice. Nothing has changed either time.
+    map(&world, &guest, 50, entry(pages[15], P));
+    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
+    map(&world, &guest, 50, 0);
+    world.write(&guest, 15 * 8, &pages[0].raw().to_le_bytes());
+    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
+    assert_eq!((guest.dom.mm.tot_pages(), world.hv.frames.free_pages()), (owned, free));
+    world.check();
+    world.write(&guest, 15 * 8, &pages[15].raw().to_le_bytes());
+    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), 0);
+    assert_eq!(world.word(&guest, STRUCTURE + 0x40), 16);
+    interrupted(&world, false);
+    assert_eq!((guest.dom.mm.tot_pages(), world.hv.frames.free_pages()), (owned, free));
+    world.check();
+}
+
+#[test]
+fn a_failed_exchange_does_not_forget_that_a_page_was_written() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [written, mapped] = world.pages(&guest.dom);
+    map(&world, &guest, 50, entry(written, P | RW));
+    map(&world, &guest, 50, 0);
+    map(&world, &guest, 51, entry(mapped, P));
+    for twice in [mapped, written] {
+        world.write(&guest, 0, &written.raw().to_le_bytes());
+        world.write(&guest, 8, &twice.raw().to_le_bytes());
+        let request = XenMemoryExchange {
+            r#in: reservation(ARGS, 2, 0),
+            out: reservation(ARGS + 0x100, 1, 1), // both in one step
+            nr_exchanged: 0,
+        };
+        world.write(&guest, STRUCTURE, request.as_bytes());
+        assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
+        let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
+        let before = flushes();
+        world.hv.pin_table(&guest.dom, written, 1).expect("its own page");
+        assert!(flushes() > before, "the page may be written through the TLB");
+        world.hv.unpin_table(&guest.dom, written).expect("pinned");
+        map(&world, &guest, 50, entry(written, P | RW));
+        map(&world, &guest, 50, 0);
+    }
+    world.check();
+}
+
+#[test]
+fn teardown_that_is_interrupted_after_each_base_loses_neither() {
+    let world = World::new(256);
+    let free = world.hv.frames.free_pages();
+    let dom = world.domain(1, false, 100);
+    let (kernel, user) = (world.address_space(&dom), world.address_space(&dom));
+    world.hv.install_bases(&dom, &dom.vcpus[0], kernel[0], Some(user[0])).expect("valid");
+    world.check();
+    world.destroy(&dom, true);
+    assert_eq!(dom.mm.tot_pages(), 0);
+    assert_eq!(world.hv.frames.free_pages(), free);
+}
+
+#[test]
+fn a_lent_page_that_outlives_its_owner_is_not_the_next_ones() {
+    let world = World::new(256);
+    let dom0 = world.guest(0, true);
+    let guest = world.domain(1, false, 10);
+    let shared_info = guest.shared_info_mfn;
+    let other = FrameOwner::Domain(&guest);
+    let slot = |owner: FrameOwner<'_>, entry| {
+        world.hv.lock_tables(&dom0.dom).update_leaf(dom0.tables[3], 60, entry, owner, Update::Plain)
+    };
+    slot(other, entry(shared_info, P | RW)).expect("dom0 maps what the domain has");
+    world.destroy(&guest, false);
+    assert!(world.hv.get_page(shared_info, &guest).is_none(), "by its number alone");
+    assert!(!world.hv.frames.held(shared_info).load_use().is_owned_by(guest.id));
+    let free = world.hv.frames.free_pages();
+    slot(FrameOwner::Domain(&dom0.dom), 0).expect("unmapped");
+    assert_eq!(world.hv.frames.free_pages(), free + 1, "freed with the last mapping");
+}
