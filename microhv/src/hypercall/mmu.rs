@@ -16,7 +16,7 @@ use crate::mem::{FrameOwner, TableError, Update, UpdateError, pte};
 use crate::platform::{CpuSet, Platform};
 
 /// Requests that are read together, and done without a look at what else waits.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 8;
 /// Set in a count: the call goes on where it was interrupted.
 pub(super) const PREEMPTED: u32 = 1 << 31;
 
@@ -161,15 +161,15 @@ fn perform<P: Platform>(
     if count == 1 {
         let Ok([ptr, val]) = mm.read_frame(requests) else { return (0, Err(HypercallError::Fault.into())) };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
-            Ok(()) => (1, Ok(())),
-            Err(error) => (0, Err(error)),
+            Ok(()) | Err(UpdateError::Interrupted) => (1, Ok(())),
+            Err(error) => (0, Err(error.into())),
         };
     }
     let mut words = [0; 2 * TOGETHER];
     let mut together = TOGETHER as u64;
     let mut done = 0;
     while done < count {
-        if done != 0 && (mm.is_interrupted() || hv.platform.work_pending()) {
+        if done != 0 && hv.platform.work_pending() {
             return (done, Err(TableError::Restart));
         }
         let now = together.min(count - done);
@@ -182,13 +182,10 @@ fn perform<P: Platform>(
             together = 1; // those before the fault are done, as if each had been read by itself
             continue;
         }
-        for request in words.as_chunks::<2>().0 {
-            if mm.is_interrupted() {
-                return (done, Err(TableError::Restart));
-            }
-            let &[ptr, val] = request;
+        for &[ptr, val] in words.as_chunks::<2>().0 {
             if let Err(error) = update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
-                return (done, Err(error));
+                done += u64::from(error == UpdateError::Interrupted);
+                return (done, Err(error.into()));
             }
             done += 1;
         }
@@ -226,7 +223,7 @@ fn update_one<P: Platform>(
     mm: &mut Mm<'_, P>,
     request: &MmuUpdate,
     owner: FrameOwner<'_>,
-) -> Result<(), TableError> {
+) -> Result<(), UpdateError> {
     let mfn = Mfn::new(request.ptr >> 12);
     let update = match request.ptr & 7 {
         MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => Update::Plain,
@@ -239,7 +236,7 @@ fn update_one<P: Platform>(
         }
         _ => return Err(HypercallError::NoSys.into()),
     };
-    mm.update_entry(mfn, request.ptr & 0xff8, request.val, owner, update).map_err(TableError::from)
+    mm.update_entry(mfn, request.ptr & 0xff8, request.val, owner, update)
 }
 
 /// `update_va_mapping(va, entry, flags)`: changes the level 1 entry of an address under the loaded tables.
@@ -282,7 +279,9 @@ fn update_mapping<P: Platform>(
     match mm.update_leaf(table, slot, entry, owner, Update::Plain) {
         Ok(()) => {}
         Err(UpdateError::Table(TableError::Refused(error))) => return Err(error),
-        Err(UpdateError::Table(TableError::Restart) | UpdateError::Mismatch(_)) => {
+        Err(
+            UpdateError::Table(TableError::Restart) | UpdateError::Mismatch(_) | UpdateError::Interrupted,
+        ) => {
             return Err(HypercallError::Again);
         }
     }

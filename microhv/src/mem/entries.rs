@@ -28,6 +28,8 @@ pub enum UpdateError {
     Table(TableError),
     /// The entry is this.
     Mismatch(u64),
+    /// The update is done, and left work on the tables that is to be finished before the next one.
+    Interrupted,
 }
 
 impl From<TableError> for UpdateError {
@@ -47,6 +49,7 @@ impl From<UpdateError> for TableError {
         match error {
             UpdateError::Table(error) => error,
             UpdateError::Mismatch(_) => Self::Refused(HypercallError::Again),
+            UpdateError::Interrupted => Self::Restart,
         }
     }
 }
@@ -162,7 +165,8 @@ impl<P: Platform> Mm<'_, P> {
     /// else simply written.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's frame; `Busy`: it is used in a way that forbids writing; else as the table's kind.
+    /// `Invalid`: not the domain's frame; `Busy`: it is used in a way that forbids writing; `Interrupted`; else as the
+    /// table's kind.
     #[inline]
     pub(crate) fn update_entry(
         &mut self,
@@ -175,7 +179,10 @@ impl<P: Platform> Mm<'_, P> {
         let slot = (offset / 8) as usize & 511;
         match self.table_level(mfn) {
             Some(1) => self.update_leaf(mfn, slot, new, owner, update),
-            Some(level) => self.update_upper(mfn, level, slot, new, update),
+            Some(level) => {
+                self.update_upper(mfn, level, slot, new, update)?;
+                if self.is_interrupted() { Err(UpdateError::Interrupted) } else { Ok(()) }
+            }
             None => {
                 let hv = self.hv;
                 let Some(info) = hv.owned_info(mfn, self.own()) else {

@@ -186,7 +186,7 @@ impl<P: Platform> TypedRef<'_, P> {
 }
 
 impl<P: Platform> Drop for TypedRef<'_, P> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.hv.put_page_and_type(self.mfn);
     }
@@ -372,10 +372,13 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Gives a general reference and one of type writable back.
-    #[inline]
+    #[inline(always)]
     pub fn put_page_and_type(&self, mfn: Mfn) {
-        self.frames.held(mfn).put_type();
-        self.put_page(mfn);
+        let info = self.frames.held(mfn);
+        info.put_type();
+        if info.put() {
+            self.page_gone(mfn);
+        }
     }
 
     /// Frees a frame whose last reference is gone.

@@ -95,7 +95,7 @@ impl<P: Platform> Hypervisor<P> {
                 match mm.update_leaf(table, slot, new, owner, Update::CompareExchange(old)) {
                     Ok(()) => {}
                     Err(UpdateError::Mismatch(_)) => continue,
-                    Err(UpdateError::Table(_)) => return None,
+                    Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
                 }
                 *cur.regs.general(register) = old;
                 step(cur.regs, length);
@@ -125,7 +125,7 @@ impl<P: Platform> Hypervisor<P> {
                 match mm.update_leaf(table, slot, merged, owner, Update::CompareExchange(whole)) {
                     Ok(()) => {}
                     Err(UpdateError::Mismatch(_)) => continue,
-                    Err(UpdateError::Table(_)) => return None,
+                    Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
                 }
             }
             match (decoded.operation, decoded.source) {
