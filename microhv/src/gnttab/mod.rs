@@ -157,7 +157,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Lets the grant table of `domain` have at least `frames` frames.
     ///
     /// # Errors
-    /// `Invalid`: more than it may have. `NoMemory`. `NoSuchDomain`: it is being destroyed.
+    /// `Invalid`: more than it may have. `NoMemory`. `NoSuchDomain`: it is being destroyed. `Again`: something else waits,
+    /// and the table has grown by a part.
     pub fn grow_grant_table(&self, domain: &Domain, frames: u32) -> Result<(), HypercallError> {
         if frames > domain.grants.max_frames {
             return Err(HypercallError::Invalid);
@@ -177,6 +178,9 @@ impl<P: Platform> Hypervisor<P> {
             if !domain.grants.entries.lock().add_frame(mfn, self.platform.shared(mfn)) {
                 self.unshare(mfn);
                 return Err(HypercallError::NoMemory);
+            }
+            if self.platform.work_pending() {
+                return Err(HypercallError::Again);
             }
         }
     }

@@ -358,6 +358,20 @@ fn tables_grow_to_their_limit_and_not_beyond() {
 }
 
 #[test]
+fn a_table_grows_a_frame_at_a_time_while_something_waits() {
+    let w = world();
+    let op =
+        GnttabSetupTable { dom: 1, _pad0: 0, nr_frames: 2, status: 9, _pad1: [0; 3], frame_list: 0x2000 };
+    w.put(0, &op);
+    w.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(w.call(&w.mapper, GNTTABOP_SETUP_TABLE, 1), Ok(Outcome::Continue));
+    assert_eq!(w.mapper.vcpus[0].continuation()[..3], [u64::from(GNTTABOP_SETUP_TABLE), ARGS, 1]);
+    assert_eq!(w.get::<GnttabSetupTable>(0).status, 9, "not yet");
+    assert_eq!(w.call(&w.mapper, GNTTABOP_SETUP_TABLE, 1), Ok(Outcome::OK));
+    assert_eq!((w.get::<GnttabSetupTable>(0).status, w.granter.grants.figures().frames), (GNTST_OKAY, 2));
+}
+
+#[test]
 fn an_entry_named_by_its_address_is_not_replaced() {
     let w = world();
     let (page, l1) = (w.page(&w.granter), w.page(&w.mapper));

@@ -37,11 +37,11 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         GNTTABOP_UNMAP_GRANT_REF => unmap(cur, args, array, count),
         GNTTABOP_UNMAP_AND_REPLACE => unmap_and_replace(cur, args, array, count),
         GNTTABOP_COPY => copy(cur, args, array, count),
-        GNTTABOP_SETUP_TABLE => single(cur, array, count, setup_table),
-        GNTTABOP_QUERY_SIZE => single(cur, array, count, query_size),
+        GNTTABOP_SETUP_TABLE => single(cur, args, setup_table),
+        GNTTABOP_QUERY_SIZE => single(cur, args, query_size),
         GNTTABOP_SET_VERSION => set_version(cur, array),
         GNTTABOP_GET_VERSION => get_version(cur, array),
-        GNTTABOP_GET_STATUS_FRAMES => single(cur, array, count, |_, op: &mut GnttabGetStatusFrames| {
+        GNTTABOP_GET_STATUS_FRAMES => single(cur, args, |_, op: &mut GnttabGetStatusFrames| {
             op.status = GNTST_GENERAL_ERROR; // version 1 has no status frames
             Ok(())
         }),
@@ -178,19 +178,23 @@ fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64)
     })
 }
 
-/// An operation that the ABI defines for arrays of one.
+/// An operation that the ABI defines for arrays of one. Where `work` says `Again`, it is to be done again, from what the
+/// caller's structure was at first.
 fn single<P: Platform, T: FromBytes + IntoBytes + zerocopy::Immutable>(
     cur: &mut Current<'_, P>,
-    at: u64,
-    count: u64,
+    args: &Args,
     work: impl FnOnce(&Current<'_, P>, &mut T) -> Result<(), HypercallError>,
 ) -> HypercallResult {
-    if count != 1 {
+    let [_, at, count, ..] = *args;
+    if count as u32 != 1 {
         return Err(HypercallError::Invalid);
     }
     let mut op: T = cur.copy_in(at)?;
-    work(cur, &mut op)?;
-    cur.copy_out(at, &op)?;
+    match work(cur, &mut op) {
+        Ok(()) => cur.copy_out(at, &op)?,
+        Err(HypercallError::Again) => return Ok(cur.again(*args)),
+        Err(error) => return Err(error),
+    }
     Ok(Outcome::OK)
 }
 
@@ -207,12 +211,17 @@ fn table_of<P: Platform>(
 }
 
 fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> Result<(), HypercallError> {
-    let frames = table_of(cur, op.dom).and_then(|domain| {
-        cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)).map_err(|_| GrantError::General)?;
-        Ok(domain)
-    });
-    op.status = status_of(&frames);
-    let Ok(domain) = frames else { return Ok(()) };
+    let domain = table_of(cur, op.dom);
+    op.status = status_of(&domain);
+    let Ok(domain) = domain else { return Ok(()) };
+    match cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)) {
+        Ok(()) => {}
+        Err(HypercallError::Again) => return Err(HypercallError::Again),
+        Err(_) => {
+            op.status = GNTST_GENERAL_ERROR;
+            return Ok(());
+        }
+    }
     for index in 0..op.nr_frames {
         let Ok(frame) = cur.hv.grant_table_frame(&domain, index) else {
             op.status = GNTST_GENERAL_ERROR;

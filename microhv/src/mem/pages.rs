@@ -1,6 +1,5 @@
 //! Whose a frame is: allocation, sharing, references, and the count of each domain's pages.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,19 +11,17 @@ use spin::Mutex;
 use super::clean::{Cleaning, SMALL_ORDER};
 use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
 use super::pte;
+use super::regions::{REGION_FRAMES, Regions};
 use super::tables::{TableError, Tables};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
 use crate::platform::{CpuSet, Platform};
 
-/// Frames of one region of [`Pages`].
-pub(crate) const REGION_FRAMES: u64 = 512;
-
-/// Which frames a domain owns, as counts per region: what teardown walks.
+/// Which frames a domain owns, as counts per region.
 #[derive(Debug, Default)]
 struct Pages {
-    regions: BTreeMap<u32, u16>,
+    regions: Regions,
     /// Teardown has begun: nothing is added.
     closed: bool,
 }
@@ -60,7 +57,7 @@ impl DomainMm {
     pub fn new() -> Self {
         Self {
             tables: Mutex::new(Tables::new()),
-            pages: Mutex::new(Pages { regions: BTreeMap::new(), closed: false }),
+            pages: Mutex::new(Pages { regions: Regions::new(), closed: false }),
             total: AtomicU64::new(0),
             max: AtomicU64::new(0),
             claim: Mutex::new(0),
@@ -98,7 +95,7 @@ impl DomainMm {
         while at < end {
             let next = (at / REGION_FRAMES + 1) * REGION_FRAMES;
             let here = next.min(end) - at;
-            *pages.regions.entry((at / REGION_FRAMES) as u32).or_default() += here as u16;
+            pages.regions.add((at / REGION_FRAMES) as u32, here as u16);
             at = next;
         }
         assign();
@@ -107,12 +104,7 @@ impl DomainMm {
 
     fn remove(&self, mfn: Mfn) {
         let mut pages = self.pages.lock();
-        let region = (mfn.raw() / REGION_FRAMES) as u32;
-        if let Some(count) = pages.regions.get_mut(&region) {
-            *count -= 1;
-            if *count == 0 {
-                pages.regions.remove(&region);
-            }
+        if pages.regions.remove((mfn.raw() / REGION_FRAMES) as u32) {
             self.total.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -124,7 +116,7 @@ impl DomainMm {
 
     /// The first region from `from` on in which it owns frames.
     pub(crate) fn region_from(&self, from: u32) -> Option<u32> {
-        self.pages.lock().regions.range(from..).next().map(|(&region, _)| region)
+        self.pages.lock().regions.first_from(from)
     }
 }
 

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::Mfn;
 
 use super::frame::Kind;
-use super::pages::REGION_FRAMES;
+use super::regions::REGION_FRAMES;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;

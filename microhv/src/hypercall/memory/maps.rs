@@ -8,7 +8,7 @@ use ring_abi::memory::{
 };
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::hypercall::{Current, HypercallError, HypercallResult, Outcome};
+use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
 /// Start of the M2P that guests read.
@@ -109,7 +109,8 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyp
 ///
 /// # Errors
 /// `Invalid`: too many frames, or none such; `NotSupported`: another resource; `NotPermitted`.
-pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -> HypercallResult {
+    let arg = args[1];
     let request: XenMemAcquireResource = cur.copy_in(arg)?;
     if request.pad != 0 {
         return Err(HypercallError::Invalid);
@@ -132,7 +133,10 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: u64) -> H
     }
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
-    cur.hv.grow_grant_table(&domain, end)?;
+    match cur.hv.grow_grant_table(&domain, end) {
+        Err(HypercallError::Again) => return Ok(cur.again(*args)),
+        grown => grown?,
+    }
     for n in 0..request.nr_frames {
         let mfn = cur.hv.grant_table_frame(&domain, request.frame as u32 + n)?;
         cur.copy_out_at(request.frame_list, n.into(), &mfn.raw())?;

@@ -1,0 +1,92 @@
+//! Which frames a domain owns, as counts for each region of frames: what teardown walks.
+//!
+//! A count is found by two indices and no search, since it changes with each page that a domain gets or gives.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// Frames of one region: 2 MiB.
+pub(crate) const REGION_FRAMES: u64 = 512;
+/// Regions whose counts lie together: 512 MiB.
+const GROUP: usize = 256;
+
+/// Counts of frames by region.
+#[derive(Debug, Default)]
+pub(super) struct Regions {
+    /// Groups up to the last in which frames were owned; those with none before have no counts yet.
+    groups: Vec<Option<Box<[u16; GROUP]>>>,
+}
+
+const fn place(region: u32) -> (usize, usize) {
+    (region as usize / GROUP, region as usize % GROUP)
+}
+
+impl Regions {
+    pub(super) const fn new() -> Self {
+        Self { groups: Vec::new() }
+    }
+
+    /// Counts `frames` more in a region.
+    #[inline]
+    pub(super) fn add(&mut self, region: u32, frames: u16) {
+        let (group, slot) = place(region);
+        if group >= self.groups.len() {
+            self.groups.resize_with(group + 1, || None);
+        }
+        self.groups[group].get_or_insert_with(|| Box::new([0; GROUP]))[slot] += frames;
+    }
+
+    /// Counts a frame less in a region; `false`: there was none.
+    #[inline]
+    pub(super) fn remove(&mut self, region: u32) -> bool {
+        let (group, slot) = place(region);
+        match self.groups.get_mut(group) {
+            Some(Some(counts)) if counts[slot] > 0 => {
+                counts[slot] -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The first region from `from` on with frames.
+    pub(super) fn first_from(&self, from: u32) -> Option<u32> {
+        let (first, _) = place(from);
+        let counts =
+            self.groups.iter().enumerate().skip(first).filter_map(|(n, group)| Some((n, group.as_ref()?)));
+        counts
+            .flat_map(|(n, counts)| {
+                counts.iter().enumerate().map(move |(slot, &count)| (n * GROUP + slot, count))
+            })
+            .find(|&(region, count)| count > 0 && region >= from as usize)
+            .map(|(region, _)| region as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_a_map(steps in proptest::collection::vec((0u32..2000, 0u16..4, 0u32..2100), 1..200)) {
+            let (mut regions, mut map) = (Regions::new(), BTreeMap::<u32, u16>::new());
+            for (region, frames, from) in steps {
+                if frames > 0 {
+                    regions.add(region, frames);
+                    *map.entry(region).or_default() += frames;
+                } else {
+                    let count = map.get_mut(&region).filter(|count| **count > 0);
+                    proptest::prop_assert_eq!(regions.remove(region), count.is_some());
+                    if let Some(count) = count {
+                        *count -= 1;
+                    }
+                }
+                let first = map.range(from..).find(|(_, count)| **count > 0).map(|(region, _)| *region);
+                proptest::prop_assert_eq!(regions.first_from(from), first);
+            }
+        }
+    }
+}
