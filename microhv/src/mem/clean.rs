@@ -17,12 +17,17 @@ use crate::platform::Platform;
 
 /// Frames that are zeroed between two looks at what waits.
 const LOOK_EVERY: u64 = 8;
+/// Frames that are released between two looks.
+const RELEASE_EVERY: usize = 32;
 /// Orders up to this are zeroed without a look.
 pub(super) const SMALL_ORDER: u8 = 3;
 
-/// Extents for one call of a domain, which are nobody's yet.
+/// Extents for one call of a domain, which are nobody's yet, and frames that it gave in exchange, which are nobody's any
+/// more.
 #[derive(Debug, Default)]
 pub(super) struct Cleaning {
+    /// Not released yet.
+    given: Vec<Mfn>,
     order: u8,
     address_bits: u8,
     extents: Vec<Mfn>,
@@ -62,7 +67,9 @@ impl<P: Platform> Hypervisor<P> {
             }
             self.platform.zero_frame(Mfn::new(work.extents[extent].raw() + page));
             work.zeroed += 1;
-            if work.zeroed < total && work.zeroed.is_multiple_of(LOOK_EVERY) && self.platform.work_pending() {
+            let is_time =
+                work.zeroed.is_multiple_of(LOOK_EVERY) || work.zeroed == total && total > LOOK_EVERY;
+            if is_time && self.platform.work_pending() {
                 self.keep_extents(dom, work);
                 return Err(TableError::Restart);
             }
@@ -84,7 +91,27 @@ impl<P: Platform> Hypervisor<P> {
         self.drop_extents(work);
     }
 
+    /// Keeps frames that were stolen from the domain until [`Hypervisor::release_given`].
+    pub(crate) fn keep_given(&self, dom: &Domain, given: Vec<Mfn>) {
+        self.keep_extents(dom, Cleaning { given, ..Cleaning::default() });
+    }
+
+    /// Releases the frames that were stolen from the domain. `false`: something else waits, and some are left.
+    pub(crate) fn release_given(&self, dom: &Domain) -> bool {
+        let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
+        while let Some(mfn) = work.given.pop() {
+            self.release_frames(mfn, 0);
+            if work.given.len() % RELEASE_EVERY == 0 && self.platform.work_pending() {
+                break;
+            }
+        }
+        let is_done = work.given.is_empty();
+        self.keep_extents(dom, work);
+        is_done
+    }
+
     fn drop_extents(&self, work: Cleaning) {
+        work.given.iter().for_each(|&mfn| self.release_frames(mfn, 0));
         work.extents.iter().for_each(|&mfn| self.release_frames(mfn, work.order));
     }
 }

@@ -12,8 +12,9 @@ use crate::hypercall::Current;
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use core::sync::atomic::Ordering;
 
-/// Interrupted tables at most: what gives a table back leaves one of each level from 4 to 2, and nothing gives back more
-/// than two before it looks whether one was left ([`Mm::is_interrupted`]).
+/// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 2; nothing gives back more than
+/// two before it looks whether one was left ([`Mm::is_interrupted`]); and those of the lowest level are finished first,
+/// so that no second one of theirs comes to be ([`Mm::drain`]).
 const DEFERRED: usize = 6;
 
 /// What the page-table lock of a domain guards beside the tables themselves.
@@ -289,9 +290,15 @@ impl<'a, P: Platform> Mm<'a, P> {
         }
     }
 
+    fn take_lowest_deferred(&mut self) -> Option<Mfn> {
+        let level = |mfn: &Mfn| self.hv.frames.held(*mfn).load_kind().page_type().level();
+        let (lowest, _) = self.tables.deferred.iter().enumerate().min_by_key(|(_, mfn)| level(mfn))?;
+        Some(self.tables.deferred.swap_remove(lowest))
+    }
+
     /// Finishes interrupted invalidations. `false`: there is more to do than now is time for.
     pub(crate) fn drain(&mut self) -> bool {
-        while let Some(mfn) = self.tables.deferred.pop() {
+        while let Some(mfn) = self.take_lowest_deferred() {
             let info = self.hv.frames.held(mfn);
             let now = info.load_kind();
             info.set_kind(Kind(now.0 & !Kind::PARTIAL));

@@ -10,6 +10,9 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
 
+/// Pages that are given back between two looks at what waits.
+const LOOK_EVERY: u32 = 64;
+
 /// How far a long operation came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -53,6 +56,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         while let Some(region) = dom.mm.region_from(dom.mm.teardown_at.load(Ordering::Relaxed)) {
             let first = u64::from(region) * REGION_FRAMES;
+            let mut given = 0;
             for (n, info) in self.frames.slice(first, REGION_FRAMES).iter().enumerate() {
                 let mfn = Mfn::new(first + n as u64);
                 if !info.load_use().is_owned_by(dom.id) || info.is_lent() {
@@ -68,10 +72,13 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 if info.end_ownership() {
                     self.put_page(mfn);
+                    given += 1;
                 }
-                if !mm.drain() {
+                // The region is begun again: what was given back in it is passed over.
+                if !mm.drain() || (given == LOOK_EVERY && self.platform.work_pending()) {
                     return Progress::More;
                 }
+                given %= LOOK_EVERY;
             }
             dom.mm.teardown_at.store(region + 1, Ordering::Relaxed);
             if self.platform.work_pending() {

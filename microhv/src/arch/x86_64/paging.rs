@@ -266,17 +266,32 @@ pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
     Some(unsafe { &*(direct(M2P_BASE.load(Ordering::Relaxed) + mfn * 8) as *const AtomicU64) })
 }
 
-/// The level-1 entry of a descriptor window's page, if the table for it exists.
-fn window_entry(va: u64) -> Option<&'static AtomicU64> {
+/// Pages of a descriptor window.
+const WINDOW_PAGES: usize = (WINDOW_BYTES / PAGE) as usize;
+
+/// The level-1 table of the descriptor windows around `va`, if there is one.
+fn window_table(va: u64) -> Option<&'static [AtomicU64; 512]> {
     let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & ADDRESS;
     let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire);
     let l1 = table(l2 & ADDRESS)[index(va, 2)].load(Ordering::Acquire);
-    (l1 & PRESENT != 0).then(|| &table(l1 & ADDRESS)[index(va, 1)])
+    (l1 & PRESENT != 0).then(|| table(l1 & ADDRESS))
+}
+
+/// Maps the frames of `pages` in the first pages of the window at `va`, and nothing in the rest.
+pub(crate) fn set_window(va: u64, pages: &[u64]) {
+    let Some(table) = window_table(va) else { return };
+    // A window is aligned to its size.
+    for (n, entry) in table.iter().skip(index(va, 1)).take(WINDOW_PAGES).enumerate() {
+        let value = pages.get(n).map_or(0, |at| at | (DATA & !GLOBAL));
+        if entry.swap(value, Ordering::Release) & PRESENT != 0 {
+            cpu::invlpg(va + n as u64 * PAGE);
+        }
+    }
 }
 
 /// Whether the window at `va` has a level-1 table; it is for the caller to give one.
 pub(crate) fn window_has_table(va: u64) -> bool {
-    window_entry(va).is_some()
+    window_table(va).is_some()
 }
 
 /// Hangs a zeroed frame as the level-1 table of the windows around `va`.
@@ -288,7 +303,8 @@ pub(crate) fn set_window_table(va: u64, l1: u64) {
 
 /// Maps a frame, or nothing, at a page of a descriptor window. Writable: the processor sets "accessed" in descriptors.
 pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
-    let Some(entry) = window_entry(va) else { return };
+    let Some(table) = window_table(va) else { return };
+    let entry = &table[index(va, 1)];
     let value = maddr.map_or(0, |at| at | (DATA & !GLOBAL));
     if entry.swap(value, Ordering::Release) & PRESENT != 0 {
         cpu::invlpg(va);

@@ -15,8 +15,8 @@ use spin::Mutex;
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
 use super::{cpu, machine, paging, percpu};
 
-/// Pages of the GDT that are the guest's.
-const GUEST_GDT_PAGES: u8 = 14;
+/// The page of a window's GDT that is ours; those before it are the guest's.
+const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
 
 /// Where vCPU `vcpu`'s window is; 0 when it has none.
 fn window(vcpu: &Vcpu) -> u64 {
@@ -106,11 +106,9 @@ pub(crate) fn set_page(vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
 pub(crate) fn create(vcpu: &Vcpu) -> bool {
     let Some(base) = take_window() else { return false };
     vcpu.arch.store(base as *mut (), Ordering::Release);
-    for page in 0..GUEST_GDT_PAGES {
-        set_page(vcpu, DescriptorPage::Gdt(page), None);
-    }
-    let ours = paging::machine_address(GDT_PAGE.address());
-    paging::set_window_page(base + GDT_OUR_OFFSET, Some(ours));
+    let mut pages = [paging::machine_address((&raw const ZERO_PAGE) as u64); GDT_OUR_PAGE + 1];
+    pages[GDT_OUR_PAGE] = paging::machine_address(GDT_PAGE.address());
+    paging::set_window(base, &pages);
     true
 }
 
@@ -121,9 +119,7 @@ pub(crate) fn destroy(vcpu: &Vcpu) {
         return;
     }
     debug_assert_ne!(cpu::gdt_base(), base, "a CPU that has a vCPU's tables loaded keeps its domain");
-    for page in 0..paging::WINDOW_BYTES / PAGE_SIZE as u64 {
-        paging::set_window_page(base + page * PAGE_SIZE as u64, None);
-    }
+    paging::set_window(base, &[]);
     let place = ((base - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
     WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
 }

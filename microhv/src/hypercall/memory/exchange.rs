@@ -48,7 +48,9 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     let mut done = request.nr_exchanged;
     let mut result = Ok(());
     while done < input.nr_extents {
-        if done > request.nr_exchanged && cur.hv.platform.work_pending() {
+        // What the step before took away is released first, so that a step is no longer for it.
+        let has_time = cur.hv.release_given(&domain);
+        if !has_time || (done > request.nr_exchanged && cur.hv.platform.work_pending()) {
             cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
             return Ok(cur.again(*args));
         }
@@ -71,7 +73,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     }
     cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
     result?;
-    Ok(Outcome::OK)
+    if cur.hv.release_given(&domain) { Ok(Outcome::OK) } else { Ok(cur.again(*args)) }
 }
 
 fn exchange_some<P: Platform>(
@@ -104,10 +106,8 @@ fn exchange_some<P: Platform>(
         taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
         return Err(error.into());
     }
-    for &mfn in &given {
-        hv.platform.set_m2p(mfn, None);
-        hv.release_frames(mfn, 0);
-    }
+    given.iter().for_each(|&mfn| hv.platform.set_m2p(mfn, None));
+    hv.keep_given(domain, given);
     let mut result = Ok(());
     for (&mfn, &(n, pfn)) in taken.iter().zip(&places) {
         for page in 0..1u64 << order {

@@ -1,5 +1,6 @@
 //! Long operations, interrupted at every opportunity; and what frames say of themselves when an operation fails.
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use ring_abi::errno::EINVAL;
@@ -10,7 +11,7 @@ use zerocopy::IntoBytes;
 use super::calls::{ARGS, Guest, neg};
 use super::{World, entry};
 use crate::hypercall::memory;
-use crate::mem::pte::{P, RW};
+use crate::mem::pte::{P, RW, US};
 use crate::mem::{FrameOwner, TableError, Update};
 use crate::platform::Platform;
 
@@ -179,4 +180,37 @@ fn a_lent_page_that_outlives_its_owner_is_not_the_next_ones() {
     let free = world.hv.frames.free_pages();
     slot(FrameOwner::Domain(&dom0.dom), 0).expect("unmapped");
     assert_eq!(world.hv.frames.free_pages(), free + 1, "freed with the last mapping");
+}
+
+#[test]
+fn interrupted_trees_leave_a_table_of_each_level_at_most() {
+    let world = World::new(1024);
+    let dom = world.domain(1, false, 900);
+    // An L4 with 3 x 3 x 3 tables below it.
+    let mut tree = world.pages::<1>(&dom).to_vec();
+    let root = tree[0];
+    let mut parents = tree.clone();
+    for _ in 0..3 {
+        let mut children = Vec::new();
+        for &parent in &parents {
+            for slot in 0..3 {
+                let [child] = world.pages(&dom);
+                world.poke(parent, slot, entry(child, P | RW | US));
+                children.push(child);
+            }
+        }
+        tree.extend(&children);
+        parents = children;
+    }
+    interrupted(&world, true);
+    let repeat = |what: &str, step: &dyn Fn() -> Result<(), TableError>| {
+        let calls = (0..1000).take_while(|_| step() == Err(TableError::Restart)).count();
+        assert!((20..200).contains(&calls), "{what}: {calls} calls for 27 tables of level 1");
+        world.check();
+    };
+    repeat("pin", &|| world.hv.pin_table(&dom, root, 4));
+    world.hv.unpin_table(&dom, root).expect("pinned");
+    repeat("unpin", &|| if world.hv.finish_deferred(&dom) { Ok(()) } else { Err(TableError::Restart) });
+    assert!(tree.iter().all(|&mfn| world.hv.frames.held(mfn).load_kind().count() == 0));
+    interrupted(&world, false);
 }
