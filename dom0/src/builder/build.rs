@@ -8,6 +8,7 @@ use core::fmt;
 use pvrt::event::Port;
 use pvrt::hypercall::{domctl, memory, mmu, sysctl};
 use pvrt::mem::map_foreign;
+use pvrt::yield_now;
 use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::errno::Errno;
 use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS, GrantEntryV1};
@@ -90,6 +91,13 @@ pub struct Request<'a> {
 pub struct Built {
     /// The domain.
     pub domain: OwnedDomain,
+    /// Its rings.
+    pub rings: Rings,
+}
+
+/// How the daemons reach a domain.
+#[derive(Debug)]
+pub struct Rings {
     /// Machine frame of its xenstore ring.
     pub store_mfn: Mfn,
     /// Its port to the xenstore daemon.
@@ -104,7 +112,8 @@ fn refused(what: &'static str) -> impl Fn(Errno) -> BuildError {
     move |errno| BuildError::Refused(what, errno)
 }
 
-/// Builds a domain. On failure nothing of it stays.
+/// Builds a domain. On failure nothing of it stays. The work is done in pieces, each a small part of a millisecond;
+/// dom0's other tasks run between them.
 ///
 /// # Errors
 /// See [`BuildError`].
@@ -115,7 +124,18 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         return Err(BuildError::Config(text));
     }
     let domain = OwnedDomain::create(&creation(config, request.uuid)).map_err(refused("createdomain"))?;
-    let id = domain.id();
+    match fill(request, domain.id()).await {
+        Ok(rings) => Ok(Built { domain, rings }),
+        Err(error) => {
+            domain.discard().await;
+            Err(error)
+        }
+    }
+}
+
+/// Gives the new domain `id` its memory and what belongs into it.
+async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
+    let config = request.config;
     domctl::max_vcpus(id, config.maxvcpus).map_err(refused("max_vcpus"))?;
     domctl::max_mem(id, (config.memory_mib << 10) + SLACK_KIB).map_err(refused("max_mem"))?;
     memory::set_memory_map(id, config.maxmem_mib << 10).map_err(refused("set_memory_map"))?;
@@ -123,7 +143,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let store_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("xenstore port"))?;
     let console_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("console port"))?;
 
-    let mut frames = Frames::new(id, populate(id, config.memory_mib)?);
+    let mut frames = Frames::new(id, populate(id, config.memory_mib).await?);
     let kernel_error = |error| BuildError::Kernel(format!("/boot/{}", request.kernel.name), error);
     let kernel = image::load(request.kernel.bytes, &mut frames).await.map_err(kernel_error)?;
     let ramdisk = request.ramdisk.map(Ramdisk::new).transpose()?;
@@ -150,7 +170,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         shared_info,
         (store_port, console_port),
     );
-    write_memory(&mut frames, &layout, &info).map_err(|why| BuildError::Map("domain memory", why))?;
+    write_memory(&mut frames, &layout, &info).await.map_err(|why| BuildError::Map("domain memory", why))?;
     frames.close();
     mask_events(id, Mfn::new(shared_info))?;
     grant_rings(id, frames.mfn(layout.store), frames.mfn(layout.console))?;
@@ -161,11 +181,10 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         }
         domctl::hypercall_init(id, frames.mfn(pfn)).map_err(refused("hypercall_init"))?;
     }
-    mmu::pin_foreign_l4(id, frames.mfn(layout.tables.start)).map_err(refused("pinning the page tables"))?;
+    pin_tables(id, &frames, &layout).await.map_err(refused("pinning the page tables"))?;
     let context = first_vcpu(&kernel, &layout, frames.mfn(layout.tables.start));
     domctl::set_vcpu_context(id, 0, &context).map_err(refused("setvcpucontext"))?;
-    Ok(Built {
-        domain,
+    Ok(Rings {
         store_mfn: frames.mfn(layout.store),
         store_port,
         console_mfn: frames.mfn(layout.console),
@@ -198,8 +217,13 @@ fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
     Ok(())
 }
 
+/// Page tables that are filled, and checked by the hypervisor, at a time.
+const TABLES_AT_A_TIME: usize = 8;
+/// Pages that the hypervisor is asked for at a time: it clears each.
+const POPULATE_PAGES: u64 = 256;
+
 /// Gives the domain its memory; the machine frames in order.
-fn populate(id: DomId, memory_mib: u64) -> Result<Vec<u64>, BuildError> {
+async fn populate(id: DomId, memory_mib: u64) -> Result<Vec<u64>, BuildError> {
     let pages = memory_mib << 8;
     let free = sysctl::physinfo().map_or(u64::MAX, |info| info.free_pages);
     if free < pages {
@@ -208,10 +232,15 @@ fn populate(id: DomId, memory_mib: u64) -> Result<Vec<u64>, BuildError> {
     let mut frames = Vec::new();
     let too_large = |_| BuildError::Config(format!("memory: {memory_mib} MiB are more than dom0 can list"));
     frames.try_reserve_exact(pages as usize).map_err(too_large)?;
-    frames.extend(0..pages);
-    let got = memory::populate_physmap(id, &mut frames, 0).map_err(refused("populate_physmap"))?;
-    if (got as u64) < pages {
-        return Err(BuildError::Memory(memory_mib, got as u64 >> 8));
+    while (frames.len() as u64) < pages {
+        let first = frames.len();
+        frames.extend(first as u64..pages.min(first as u64 + POPULATE_PAGES));
+        let asked = &mut frames[first..];
+        let got = memory::populate_physmap(id, asked, 0).map_err(refused("populate_physmap"))?;
+        if got < asked.len() {
+            return Err(BuildError::Memory(memory_mib, (first + got) as u64 >> 8));
+        }
+        yield_now().await;
     }
     Ok(frames)
 }
@@ -242,7 +271,7 @@ impl Ramdisk {
         frames.set_end(layout.ramdisk.end);
         let start = layout.ramdisk.start * PAGE;
         if !self.inflate {
-            return frames.put(start, self.file.bytes).map_err(|why| self.error(why));
+            return frames.put_in_pieces(start, self.file.bytes).await.map_err(|why| self.error(why));
         }
         let payload = |error: PayloadError| self.error(error.to_string());
         let mut source = payload::open(self.file.bytes, 0).map_err(payload)?;
@@ -258,7 +287,7 @@ impl Ramdisk {
             }
             frames.put(start + done, &buffer[..got]).map_err(|why| self.error(why))?;
             done += got as u64;
-            pvrt::yield_now().await;
+            yield_now().await;
         }
         if done == self.bytes { Ok(()) } else { Err(self.error("smaller than its last bytes say".into())) }
     }
@@ -303,33 +332,54 @@ fn start_info(
 }
 
 /// Writes start_info, the P2M list and the page tables.
-fn write_memory(frames: &mut Frames, layout: &Layout, info: &StartInfo) -> Result<(), String> {
+async fn write_memory(frames: &mut Frames, layout: &Layout, info: &StartInfo) -> Result<(), String> {
     let mfns = frames.mfns();
     // In the order of the frames, so that the window moves but once.
     frames.set_end(layout.stack);
     if layout.p2m_frames.is_none() {
-        write_list(frames, layout, &mfns)?;
+        write_list(frames, layout, &mfns).await?;
     }
     frames.put(layout.start_info * PAGE, info.as_bytes())?;
     let mut elsewhere = false;
-    for (pfn, entries) in layout.page_tables(|pfn| mfns[pfn as usize]) {
+    for (count, (pfn, entries)) in layout.page_tables(|pfn| mfns[pfn as usize]).enumerate() {
         if !layout.tables.contains(&pfn) && !elsewhere {
             elsewhere = true;
             frames.set_end(layout.p2m_frames.as_ref().map_or(0, |range| range.end));
-            write_list(frames, layout, &mfns)?;
+            write_list(frames, layout, &mfns).await?;
         }
         frames.put(pfn * PAGE, entries.as_bytes())?;
+        if (count + 1).is_multiple_of(TABLES_AT_A_TIME) {
+            yield_now().await;
+        }
     }
     Ok(())
 }
 
 /// Writes the P2M list; what its last page has beyond the domain's memory is no frame.
-fn write_list(frames: &mut Frames, layout: &Layout, mfns: &[u64]) -> Result<(), String> {
+async fn write_list(frames: &mut Frames, layout: &Layout, mfns: &[u64]) -> Result<(), String> {
     let start = layout.p2m.start * PAGE;
     let bytes = mfns.as_bytes();
-    frames.put(start, bytes)?;
+    frames.put_in_pieces(start, bytes).await?;
     let end = start + bytes.len() as u64;
     frames.put(end, &[0xff; PAGE_SIZE][..(layout.p2m.end * PAGE - end) as usize])
+}
+
+/// Has the hypervisor check the page tables, and pins the top one. Where they are many, the lowest are pinned for a
+/// while: what checks the top one finds them checked, so that no single call is long.
+async fn pin_tables(id: DomId, frames: &Frames, layout: &Layout) -> Result<(), Errno> {
+    let lowest: Vec<Mfn> = layout.lowest_tables().map(|pfn| frames.mfn(pfn)).collect();
+    let many = lowest.len() > TABLES_AT_A_TIME;
+    let pieces = || lowest.chunks(TABLES_AT_A_TIME).filter(|_| many);
+    for piece in pieces() {
+        mmu::pin_foreign_l1(id, piece)?;
+        yield_now().await;
+    }
+    mmu::pin_foreign_l4(id, frames.mfn(layout.tables.start))?;
+    for piece in pieces() {
+        mmu::unpin_foreign(id, piece)?;
+        yield_now().await;
+    }
+    Ok(())
 }
 
 /// Masks the events of every vCPU. The rest is the hypervisor's: zero in a new domain, but for the clock.

@@ -1,8 +1,23 @@
-//! A domain that is destroyed unless it is kept.
+//! A domain that is destroyed unless it is kept, and the end of domains in pieces.
 
 use pvrt::hypercall::{Result, domctl};
+use pvrt::yield_now;
 use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::types::DomId;
+
+/// How long the hypervisor may go on with a domain's destruction before dom0's other tasks have their turn.
+const PIECE_NS: u64 = 250_000;
+
+/// Destroys a domain piece by piece: its memory goes as far as nobody else uses it.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`.
+pub async fn destroy(id: DomId) -> Result<()> {
+    while !domctl::destroy_some(id, PIECE_NS)? {
+        yield_now().await;
+    }
+    Ok(())
+}
 
 /// A domain under construction. Dropping it destroys the domain.
 #[derive(Debug)]
@@ -22,6 +37,13 @@ impl OwnedDomain {
     /// Its number.
     pub fn id(&self) -> DomId {
         self.id
+    }
+
+    /// Destroys it, piece by piece. (A drop does so too, but in one piece.)
+    pub async fn discard(self) {
+        if let Err(errno) = destroy(self.keep()).await {
+            log::error!("destroying a domain that was not built: {errno}");
+        }
     }
 
     /// Leaves the domain alive.

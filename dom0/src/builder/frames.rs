@@ -12,6 +12,8 @@ use super::image::ImageSink;
 
 /// Most pages mapped at a time.
 const WINDOW_PAGES: u64 = 128;
+/// Most bytes written before others have their turn: as many as the window has.
+const PIECE_BYTES: usize = WINDOW_PAGES as usize * PAGE_SIZE;
 const PAGE: u64 = PAGE_SIZE as u64;
 
 /// The memory of a domain under construction.
@@ -66,6 +68,20 @@ impl Frames {
             window.bytes().write(offset, now);
             paddr += now.len() as u64;
             rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes much at a pseudo-physical address; others run between the pieces.
+    ///
+    /// # Errors
+    /// As [`Frames::put`].
+    pub(super) async fn put_in_pieces(&mut self, paddr: u64, bytes: &[u8]) -> Result<(), String> {
+        let mut paddr = paddr;
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.put(paddr, piece)?;
+            paddr += piece.len() as u64;
+            pvrt::yield_now().await;
         }
         Ok(())
     }

@@ -289,6 +289,11 @@ impl Layout {
         self.virt_base.wrapping_add(pfn * PAGE)
     }
 
+    /// The frames of the lowest page tables.
+    pub fn lowest_tables(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.all_tables.iter().filter(|table| table.level == 1).map(|table| table.pfn)
+    }
+
     /// All page tables: the frame, and its entries. `mfn` tells where a frame is in the machine.
     pub fn page_tables<'a>(
         &'a self,

@@ -12,5 +12,5 @@ pub mod layout;
 pub mod notes;
 pub mod payload;
 
-pub use build::{BuildError, Built, Request, SLACK_KIB, build};
-pub use domain::OwnedDomain;
+pub use build::{BuildError, Built, Request, Rings, SLACK_KIB, build};
+pub use domain::{OwnedDomain, destroy};

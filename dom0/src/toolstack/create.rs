@@ -79,8 +79,8 @@ impl Toolstack {
         set_share(id, &config)?;
 
         // From here on there are things outside the hypervisor too: undone as at a domain's end.
-        let (store, console) = ((built.store_mfn, built.store_port), (built.console_mfn, built.console_port));
-        let Built { domain: owned, .. } = built;
+        let Built { domain: owned, rings } = built;
+        let (store, console) = ((rings.store_mfn, rings.store_port), (rings.console_mfn, rings.console_port));
         owned.keep();
         let domain = Domain {
             id,

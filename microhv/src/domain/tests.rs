@@ -341,6 +341,27 @@ fn destroying_gives_all_back_even_in_pieces() {
 }
 
 #[test]
+fn whoever_asks_is_told_that_there_is_more_to_destroy() {
+    let world = World::new(512);
+    let free = world.hv.frames.free_pages();
+    let domain = create(&world, 2);
+    domain.mm.set_max_pages(64);
+    for _ in 0..30 {
+        base(&world, &domain);
+    }
+    let mut op = XenDomctl::new(XEN_DOMCTL_DESTROYDOMAIN, domain.id);
+    op.want_return();
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(domctl(&world, &mut op), HypercallError::Again.errno());
+    assert_eq!(domain.dying(), DyingState::Dying, "it has begun");
+    let calls = (1..100).find(|_| domctl(&world, &mut op) == 0).expect("it comes to an end");
+    assert!(calls < 99);
+    drop(domain);
+    world.hv.reap_dead();
+    assert_eq!(world.hv.frames.free_pages(), free);
+}
+
+#[test]
 fn the_list_shows_who_is_there() {
     let world = World::new(256);
     let guests: Vec<_> = (0..3).map(|_| world.guest(1)).collect();

@@ -111,6 +111,15 @@ pub(crate) fn block() {
     }
 }
 
+/// Has a timer interrupt come in `ns` nanoseconds: a long hypercall made now, and interruptible, ends about then. On
+/// the host there is none.
+pub fn interrupt_in(ns: u64) {
+    #[cfg(freestanding)]
+    crate::clock::arm(now_ns().saturating_add(ns));
+    #[cfg(not(freestanding))]
+    let _ = ns;
+}
+
 /// Ends at a deadline. Made by [`sleep`] and [`sleep_until`].
 pub struct Sleep {
     deadline: u64,

@@ -2,7 +2,7 @@
 
 use super::{Result, check, raw};
 use ring_abi::hypercall::{__HYPERVISOR_MMU_UPDATE, __HYPERVISOR_MMUEXT_OP, __HYPERVISOR_UPDATE_VA_MAPPING};
-use ring_abi::mmu::{MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
+use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE, MmuUpdate, MmuextOp};
 use ring_abi::types::{DomId, Mfn};
 
 /// Page-table entry bits.
@@ -76,7 +76,33 @@ pub unsafe fn mmuext_op(ops: &[MmuextOp], owner: DomId) -> Result<()> {
 /// # Errors
 /// `EINVAL`: the tables hold what they must not. `EPERM`, `ESRCH`.
 pub fn pin_foreign_l4(dom: DomId, table: Mfn) -> Result<()> {
-    let pin = MmuextOp { cmd: MMUEXT_PIN_L4_TABLE, arg1: table.raw(), ..MmuextOp::default() };
-    // SAFETY: changes no mapping of this kernel.
-    unsafe { mmuext_op(&[pin], dom) }
+    foreign(dom, MMUEXT_PIN_L4_TABLE, &[table])
+}
+
+/// Pins page tables of another domain as lowest ones, so that those above them find them validated.
+///
+/// # Errors
+/// `EINVAL`: they hold what they must not. `EPERM`, `ESRCH`.
+pub fn pin_foreign_l1(dom: DomId, tables: &[Mfn]) -> Result<()> {
+    foreign(dom, MMUEXT_PIN_L1_TABLE, tables)
+}
+
+/// Undoes a pin.
+///
+/// # Errors
+/// `EINVAL`: one is not pinned. `EPERM`, `ESRCH`.
+pub fn unpin_foreign(dom: DomId, tables: &[Mfn]) -> Result<()> {
+    foreign(dom, MMUEXT_UNPIN_TABLE, tables)
+}
+
+fn foreign(dom: DomId, cmd: u32, tables: &[Mfn]) -> Result<()> {
+    for tables in tables.chunks(8) {
+        let mut ops = [MmuextOp::default(); 8];
+        for (op, table) in ops.iter_mut().zip(tables) {
+            (op.cmd, op.arg1) = (cmd, table.raw());
+        }
+        // SAFETY: the frames are another domain's: no mapping of this kernel changes.
+        unsafe { mmuext_op(&ops[..tables.len()], dom) }?;
+    }
+    Ok(())
 }

@@ -396,6 +396,23 @@ impl XenDomctl {
     }
 }
 
+/// In the union of `XEN_DOMCTL_destroydomain`, which Xen does not read: "mhvRETRN".
+const RETURN_WORD: u64 = u64::from_le_bytes(*b"mhvRETRN");
+
+impl XenDomctl {
+    /// Asks for `EAGAIN` where a long `XEN_DOMCTL_destroydomain` is interrupted, so that a kernel of one vCPU can do
+    /// other things before it calls again. Not Xen's: Xen goes on by itself, and the call ends when all is done.
+    pub fn want_return(&mut self) {
+        self.set_payload(&RETURN_WORD);
+    }
+
+    /// Has the caller asked so?
+    #[must_use]
+    pub fn wants_return(&self) -> bool {
+        self.payload::<u64>() == RETURN_WORD
+    }
+}
+
 impl XenDomctlGetdomaininfo {
     /// `SHUTDOWN_*` code; meaningful when `XEN_DOMINF_SHUTDOWN` is set.
     #[must_use]

@@ -32,7 +32,7 @@ const MAX_PAUSES: u32 = 255;
 ///
 /// # Errors
 /// `NotPermitted`; `Fault`; `Access`: another interface version; `NoSuchDomain`; as each operation says; `NoSys`: no
-/// such operation.
+/// such operation. `Again`: a `destroydomain` that [`XenDomctl::wants_return`] was interrupted.
 pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     if !cur.domain.privileged {
         return Err(HypercallError::NotPermitted);
@@ -50,6 +50,10 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let result = match result {
         Ok(Reply::Nothing) => Ok(Outcome::OK),
         Ok(Reply::Changed) => cur.copy_out(args[0], &op).map(|()| Outcome::OK),
+        // The caller has other things to do as well, and calls again.
+        Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
+            Err(HypercallError::Again)
+        }
         Err(HypercallError::Again)
             if matches!(op.cmd, XEN_DOMCTL_DESTROYDOMAIN | XEN_DOMCTL_SETVCPUCONTEXT) =>
         {
