@@ -17,6 +17,7 @@ use ring_abi::sched::*;
 use ring_abi::types::DomId;
 
 use super::{Domain, End, Toolstack, nodes, uuid};
+use crate::builder::destroy;
 use crate::config::Action;
 use crate::xenstore::{Nodes, XsError};
 
@@ -26,9 +27,24 @@ const RELEASE_NS: u64 = 10_000_000_000;
 const GONE_ROUNDS: u32 = 200;
 const GONE_ROUND_NS: u64 = 1_000_000;
 
-/// A domain that crashes sooner than this after it was made starts again only then: one that always crashes must not
-/// take the whole machine, nor all of its memory when the dead are kept.
+/// A run that is shorter than this was too short: a domain that always ends at once must not take the whole machine,
+/// nor all of its memory when the dead are kept.
+const SHORT_RUN_NS: u64 = 10_000_000_000;
+/// After a short run a domain starts again only so long after it was last started. The time doubles with each further
+/// short run, up to the longest. (Xen's `xl` sleeps for two seconds before each restart; its forerunner refused a
+/// domain that was "restarting too fast".)
 const RESTART_NS: u64 = 1_000_000_000;
+const LONGEST_DOUBLINGS: u32 = 5;
+
+/// When a domain may start again that was started at `started_ns`, ended at `now_ns`, and ran too short so many times
+/// in a row before; and how many times it is then.
+fn next_start(started_ns: u64, now_ns: u64, short_runs: u32) -> (u64, u32) {
+    if now_ns.saturating_sub(started_ns) >= SHORT_RUN_NS {
+        return (now_ns, 0);
+    }
+    let doublings = short_runs.min(LONGEST_DOUBLINGS);
+    (started_ns.saturating_add(RESTART_NS << doublings), doublings + 1)
+}
 
 impl Toolstack {
     /// Takes care of domains that end, for ever.
@@ -89,31 +105,52 @@ impl Toolstack {
             self.0.terminal.print_line(&format!("d{} {} {}", domain.id, domain.name, end.text()));
         }
         let mut action = action(&domain, end);
-        let again = matches!(action, Action::Restart | Action::RenameRestart);
-        if again && end != End::ShutDown(SHUTDOWN_REBOOT) {
-            let pause = time::sleep_until(domain.started_ns.saturating_add(RESTART_NS));
-            select(pause, self.wait_until(|_| domain.fate.lock().unwanted)).await;
-        }
-        if again && domain.fate.lock().unwanted {
-            action = Action::Destroy;
+        let mut short_runs = 0;
+        if matches!(action, Action::Restart | Action::RenameRestart) {
+            short_runs = self.pause_restart(&domain).await;
+            if domain.fate.lock().unwanted {
+                action = Action::Destroy;
+            }
         }
         match action {
             Action::Destroy | Action::SoftReset => self.tear_down(&domain).await,
             Action::Preserve => {}
             Action::Restart => {
                 self.tear_down(&domain).await;
-                self.restart(&domain).await;
+                self.restart(&domain, short_runs).await;
             }
             Action::RenameRestart => {
                 self.make_way(&domain);
-                self.restart(&domain).await;
+                self.restart(&domain, short_runs).await;
             }
         }
         self.set_fate(&domain, |fate| fate.over = true);
     }
 
+    /// Waits until a domain that has ended may start again, or is to be destroyed; how many runs of it in a row were
+    /// too short.
+    async fn pause_restart(&self, domain: &Domain) -> u32 {
+        let (now_ns, before) = (time::now_ns(), domain.fate.lock().short_runs);
+        let (at_ns, short_runs) = next_start(domain.started_ns, now_ns, before);
+        if at_ns > now_ns {
+            if before > 0 {
+                let (ran, pause) = (tenths(now_ns - domain.started_ns), tenths(at_ns - now_ns));
+                self.0.terminal.print_line(&format!(
+                    "d{} {} restarting too fast ({ran} seconds since the last restart): it waits for {pause} seconds",
+                    domain.id, domain.name
+                ));
+            }
+            select(time::sleep_until(at_ns), self.wait_until(|_| domain.fate.lock().unwanted)).await;
+        }
+        short_runs
+    }
+
     /// Starts a domain again, from its configuration.
-    fn restart<'a>(&'a self, domain: &'a Domain) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn restart<'a>(
+        &'a self,
+        domain: &'a Domain,
+        short_runs: u32,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             let mut config = (*domain.config).clone();
             // The same machine goes on.
@@ -128,6 +165,7 @@ impl Toolstack {
                         .print_line(&format!("{}: starting it again: {error}", domain.name));
                 }
             };
+            again.fate.lock().short_runs = short_runs;
             domain.fate.lock().successor = Some(again.id);
             if let Err(error) = self.unpause(&again) {
                 self.0.terminal.print_line(&format!("starting it again: {error}"));
@@ -175,7 +213,7 @@ impl Toolstack {
         for _ in 0..3 {
             yield_now().await;
         }
-        match domctl::destroy(id) {
+        match destroy(id).await {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => log::error!("d{id}: destroying it: {errno}"),
         }
@@ -236,6 +274,11 @@ fn end_of(id: DomId) -> Option<End> {
     }
 }
 
+/// Seconds with one digit after the point.
+fn tenths(ns: u64) -> String {
+    format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
+}
+
 fn exists(id: DomId) -> bool {
     domctl::info(id).is_ok_and(|info| info.domain == id.raw())
 }
@@ -250,5 +293,70 @@ fn action(domain: &Domain, end: End) -> Action {
         // Nobody saves domains: one that suspends would sleep for ever.
         End::ShutDown(SHUTDOWN_SUSPEND) | End::Destroyed => Action::Destroy,
         End::ShutDown(_) => config.on_crash,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolstack::disks::tests::start;
+    use alloc::vec::Vec;
+    use pvrt::executor::{block_on_test, spawn};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn short_runs_in_a_row_wait_ever_longer() {
+        let (mut now, mut runs, mut waits) = (0, 0, Vec::new());
+        for _ in 0..8 {
+            let started = now;
+            (now, runs) = next_start(started, started + SECOND / 10, runs);
+            waits.push((now - started) / SECOND);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32, 32]);
+        // One that ran long enough begins anew, and starts at once.
+        assert_eq!(next_start(5, 5 + SHORT_RUN_NS, runs), (5 + SHORT_RUN_NS, 0));
+        let (at, _) = next_start(5, 5 + 2 * SECOND, 0);
+        assert!(at < 5 + 2 * SECOND, "a single restart does not wait");
+        assert_eq!(next_start(u64::MAX - 1, u64::MAX, 9).0, u64::MAX);
+    }
+
+    /// When domain `one`, which ends at once for `reason` the fourth time in a row, is over, in nanoseconds.
+    fn over_after(reason: u32, destroyed_after: Option<u64>) -> u64 {
+        let (toolstack, _) = start();
+        block_on_test(async move {
+            let mut one = toolstack.find("one").unwrap();
+            one.started_ns = time::now_ns();
+            let mut config = (*one.config).clone();
+            (config.on_reboot, config.on_crash) = (Action::Restart, Action::Restart);
+            one.config = Arc::new(config);
+            one.fate.lock().short_runs = 3;
+            toolstack.0.domains.lock().insert(one.id, one.clone());
+            assert!(toolstack.claim(one.id));
+            let (all, domain) = (toolstack.clone(), one.clone());
+            spawn(async move { all.finish(domain, End::ShutDown(reason)).await });
+            let begun = time::now_ns();
+            match destroyed_after {
+                Some(ns) => {
+                    time::sleep(ns).await;
+                    toolstack.destroy(&one).await.unwrap();
+                }
+                None => drop(toolstack.wait_over(&one).await),
+            }
+            time::now_ns() - begun
+        })
+    }
+
+    #[test]
+    fn a_reboot_waits_as_a_crash_does() {
+        for reason in [SHUTDOWN_REBOOT, SHUTDOWN_CRASH] {
+            assert!(over_after(reason, None) >= 8 * SECOND, "reason {reason}");
+        }
+    }
+
+    #[test]
+    fn a_domain_that_waits_to_start_again_can_be_destroyed_at_once() {
+        let took = over_after(SHUTDOWN_REBOOT, Some(SECOND));
+        assert!((SECOND..2 * SECOND).contains(&took), "{took}");
     }
 }

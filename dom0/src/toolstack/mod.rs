@@ -73,6 +73,8 @@ pub struct Fate {
     pub successor: Option<DomId>,
     /// It is to be destroyed: it shall not start again.
     pub unwanted: bool,
+    /// How many runs before this one, in a row, were too short.
+    pub short_runs: u32,
 }
 
 /// A domain that the toolstack made.
