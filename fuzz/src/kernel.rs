@@ -37,7 +37,7 @@ impl ImageSink for Memory {
 /// Loads the file: an error, or a kernel within its range.
 pub(crate) fn run(data: &[u8]) {
     let mut memory = Memory::default();
-    let mut loading = pin!(load(data, &mut memory));
+    let mut loading = pin!(load(data, MEMORY, &mut memory));
     // It waits for nothing; it only lets others run.
     let loaded = loop {
         if let Poll::Ready(loaded) = loading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

@@ -22,7 +22,7 @@ use super::domain::OwnedDomain;
 use super::frames::Frames;
 use super::image::{self, ImageError, Kernel};
 use super::layout::{Layout, LayoutError, Parts};
-use super::payload::{self, PayloadError};
+use super::payload::{self, Limits, PayloadError};
 use crate::bundle::File;
 use crate::config::{DomainConfig, TscMode};
 
@@ -61,8 +61,8 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kernel(file, error) => write!(f, "{file}: {error}"),
-            Self::Ramdisk(file, error) => write!(f, "{file}: {error}"),
+            Self::Kernel(file, error) => write!(f, "kernel {file}: {error}"),
+            Self::Ramdisk(file, error) => write!(f, "ramdisk {file}: {error}"),
             Self::Layout(error) => write!(f, "{error}"),
             Self::Config(text) => write!(f, "{text}"),
             Self::Memory(asked, free) => {
@@ -145,7 +145,9 @@ async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
 
     let mut frames = Frames::new(id, populate(id, config.memory_mib).await?);
     let kernel_error = |error| BuildError::Kernel(format!("/boot/{}", request.kernel.name), error);
-    let kernel = image::load(request.kernel.bytes, &mut frames).await.map_err(kernel_error)?;
+    let kernel = image::load(request.kernel.bytes, config.memory_mib << 20, &mut frames)
+        .await
+        .map_err(kernel_error)?;
     let ramdisk = request.ramdisk.map(Ramdisk::new).transpose()?;
     let layout = Layout::new(&Parts {
         virt_base: kernel.notes.virt_base,
@@ -219,6 +221,8 @@ fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
 
 /// Page tables that are filled, and checked by the hypervisor, at a time.
 const TABLES_AT_A_TIME: usize = 8;
+/// Bytes of a ramdisk that are inflated and copied at a time.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Pages that the hypervisor is asked for at a time: it clears each.
 const POPULATE_PAGES: u64 = 256;
 
@@ -274,16 +278,18 @@ impl Ramdisk {
             return frames.put_in_pieces(start, self.file.bytes).await.map_err(|why| self.error(why));
         }
         let payload = |error: PayloadError| self.error(error.to_string());
-        let mut source = payload::open(self.file.bytes, 0).map_err(payload)?;
-        let mut buffer = alloc::vec![0; 64 << 10];
+        let mut source =
+            payload::open(self.file.bytes, 0, Limits::for_memory(self.bytes)).map_err(payload)?;
+        let mut buffer = Vec::new();
+        buffer
+            .try_reserve_exact(BUFFER_BYTES)
+            .map_err(|_| self.error("not enough memory to decompress it".into()))?;
+        buffer.resize(BUFFER_BYTES, 0);
         let mut done = 0;
         loop {
-            let got = source.read_full(&mut buffer).map_err(payload)?;
+            let got = source.read_full(&mut buffer).await.map_err(payload)?;
             if got == 0 {
                 break;
-            }
-            if done + got as u64 > self.bytes {
-                return Err(self.error("larger than its last bytes say".into()));
             }
             frames.put(start + done, &buffer[..got]).map_err(|why| self.error(why))?;
             done += got as u64;

@@ -16,7 +16,7 @@ use elf::file::{Class, FileHeader, parse_ident};
 use elf::segment::ProgramHeader;
 
 use super::notes::{KernelNotes, NoteError};
-use super::payload::{ByteSource, PayloadError, open};
+use super::payload::{Format, Limits, PayloadError, Stream, open};
 
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
@@ -129,7 +129,7 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
         Some(0) | None => 4,
         Some(n) => usize::from(n),
     };
-    let start = (setup_sects + 1) * 512 + word(PAYLOAD_OFFSET)?;
+    let start = (setup_sects + 1) * 512 + word(PAYLOAD_OFFSET)?; // 4 GiB and 128 KiB at most
     let len = word(PAYLOAD_LENGTH)?;
     if len < 4 {
         return Err(ImageError::Malformed("the bzImage's payload is empty"));
@@ -140,26 +140,28 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
     Ok((payload, 4)) // the inflated size stands behind the stream
 }
 
-/// Loads the kernel in `file` into `sink`.
+/// Loads the kernel in `file` into `sink`, the memory of a domain with `memory` bytes. It does a limited amount of work at
+/// a time; others run between.
 ///
 /// # Errors
 /// See [`ImageError`]; the sink may have been written to.
-pub async fn load(file: &[u8], sink: &mut impl ImageSink) -> Result<Kernel, ImageError> {
+pub async fn load(file: &[u8], memory: u64, sink: &mut impl ImageSink) -> Result<Kernel, ImageError> {
     let (payload, trailer) = locate(file)?;
-    let mut source = open(payload, trailer)?;
-    let mut head = alloc::vec![0; HEAD_BYTES];
-    let got = source.read_full(&mut head)?;
+    let mut source = open(payload, trailer, Limits::for_memory(memory))?;
+    let mut head = zeroed(HEAD_BYTES)?;
+    let got = source.read_full(&mut head).await?;
     head.truncate(got);
     let (entry, segments) = parse_headers(&head)?;
-    let loads: Vec<&ProgramHeader> =
+    let mut loads: Vec<&ProgramHeader> =
         segments.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz != 0).collect();
+    check_overlap(&mut loads)?;
     let first =
         loads.iter().map(|load| load.p_paddr).min().ok_or(ImageError::Malformed("it has nothing to load"))?;
     let last = loads.iter().map(|load| load.p_paddr + load.p_memsz).max().unwrap_or(first);
     let (first, end) = (first & !0xfff, (last + 0xfff) & !0xfff);
     sink.begin(first, end).map_err(ImageError::Memory)?;
 
-    let notes = copy_segments(&head, &mut *source, &segments, sink).await?;
+    let notes = copy_segments(&head, &mut source, &segments, sink).await?;
     let mut parsed = KernelNotes::parse(&notes, entry)?;
     if parsed.is_none() && payload.starts_with(b"\x7fELF") {
         parsed = KernelNotes::from_legacy_section(payload, entry)?;
@@ -202,7 +204,32 @@ fn parse_headers(head: &[u8]) -> Result<(u64, Vec<ProgramHeader>), ImageError> {
     for segment in &segments {
         check_segment(segment)?;
     }
+    let notes = segments.iter().filter(|segment| segment.p_type == PT_NOTE).map(|note| note.p_filesz);
+    if notes.sum::<u64>() > MAX_NOTE_BYTES {
+        return Err(ImageError::Malformed("its notes are larger than 64 KiB"));
+    }
     Ok((header.e_entry, segments))
+}
+
+/// Refuses segments of which several put bytes into the same place: with many of them a small file would be copied over
+/// and over.
+fn check_overlap(loads: &mut [&ProgramHeader]) -> Result<(), ImageError> {
+    loads.sort_unstable_by_key(|load| load.p_paddr);
+    let overlaps = |pair: &[&ProgramHeader]| {
+        pair[0].p_paddr + pair[0].p_filesz > pair[1].p_paddr && pair[1].p_filesz > 0
+    };
+    if loads.windows(2).any(overlaps) {
+        return Err(ImageError::Malformed("two segments have bytes for the same place"));
+    }
+    Ok(())
+}
+
+/// `len` zero bytes.
+fn zeroed(len: usize) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| PayloadError::NoMemory(Format::Plain))?;
+    bytes.resize(len, 0);
+    Ok(bytes)
 }
 
 fn check_segment(segment: &ProgramHeader) -> Result<(), ImageError> {
@@ -226,7 +253,7 @@ fn check_segment(segment: &ProgramHeader) -> Result<(), ImageError> {
 /// Copies every byte of every segment to its place as the stream passes, and gives the bytes of each note segment.
 async fn copy_segments(
     head: &[u8],
-    source: &mut (dyn ByteSource + Send),
+    source: &mut Stream<'_>,
     segments: &[ProgramHeader],
     sink: &mut impl ImageSink,
 ) -> Result<Vec<Vec<u8>>, ImageError> {
@@ -235,9 +262,9 @@ async fn copy_segments(
     let mut notes: Vec<Vec<u8>> = segments
         .iter()
         .filter(|segment| segment.p_type == PT_NOTE)
-        .map(|segment| alloc::vec![0; segment.p_filesz as usize])
-        .collect();
-    let mut buffer = Vec::new();
+        .map(|segment| zeroed(segment.p_filesz as usize))
+        .collect::<Result<_, _>>()?;
+    let mut buffer = zeroed(HEAD_BYTES)?;
     let mut at = 0u64;
     let mut chunk = head;
     loop {
@@ -253,6 +280,8 @@ async fn copy_segments(
                     notes[note][within as usize..][..bytes.len()].copy_from_slice(bytes);
                 } else {
                     sink.write(segment.p_paddr + within, bytes).map_err(ImageError::Memory)?;
+                    // Others must not wait for a whole kernel.
+                    pvrt::yield_now().await;
                 }
             }
             note += usize::from(segment.p_type == PT_NOTE);
@@ -261,18 +290,13 @@ async fn copy_segments(
         if at >= end {
             break;
         }
-        buffer.resize(HEAD_BYTES, 0);
-        let got = source.read_full(&mut buffer)?;
+        let got = source.read_full(&mut buffer).await?;
         if got == 0 {
             return Err(ImageError::Truncated { what: "a segment" });
         }
         chunk = &buffer[..got];
-        // Others must not wait for a whole kernel.
-        pvrt::yield_now().await;
     }
-    // The stream's checksum stands at its end, behind what is loaded.
-    let mut rest = [0; 512];
-    while source.read(&mut rest)? != 0 {}
+    source.finish(&mut buffer).await?;
     Ok(notes)
 }
 
@@ -362,7 +386,7 @@ mod tests {
 
     fn run(file: &[u8]) -> (Result<Kernel, ImageError>, Memory) {
         let mut memory = Memory::default();
-        let result = block_on_test(load(file, &mut memory));
+        let result = block_on_test(load(file, MEMORY, &mut memory));
         (result, memory)
     }
 

@@ -7,12 +7,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use elf::ElfBytes;
-use elf::endian::LittleEndian;
 use ring_abi::elfnote::*;
 
 /// Requirements that no PV domain meets.
 const UNMEETABLE: [&str; 3] = ["auto_translated_physmap", "supervisor_mode_kernel", "hvm_callback_vector"];
+
+/// Sections of a file that are looked at, and bytes of the older form: more than any kernel has.
+const MAX_SECTIONS: usize = 1024;
+const MAX_LEGACY_BYTES: usize = 4 << 10;
 
 /// Why a kernel's notes are of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,13 +105,35 @@ impl KernelNotes {
     /// # Errors
     /// See [`NoteError`].
     pub fn from_legacy_section(file: &[u8], entry: u64) -> Result<Option<Self>, NoteError> {
-        let Ok(elf) = ElfBytes::<LittleEndian>::minimal_parse(file) else { return Ok(None) };
-        let Ok(Some(header)) = elf.section_header_by_name("__xen_guest") else { return Ok(None) };
-        let Ok((bytes, None)) = elf.section_data(&header) else { return Ok(None) };
+        let Some(bytes) = section(file, b"__xen_guest\0") else { return Ok(None) };
         let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
         let text = core::str::from_utf8(text).map_err(|_| NoteError::Malformed("__xen_guest"))?;
         Raw::legacy(text)?.check(entry).map(Some)
     }
+}
+
+/// The section of an ELF file that is called `name`, which ends in a zero: its first [`MAX_LEGACY_BYTES`]. Names are
+/// compared and never searched for their end, and no more than [`MAX_SECTIONS`] are looked at.
+fn section<'a>(file: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    const SECTION_BYTES: usize = 64;
+    let number = |bytes: &[u8], at: usize, len: usize| {
+        let bytes = bytes.get(at..at + len)?;
+        usize::try_from(bytes.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte))).ok()
+    };
+    let (offset, size) = (number(file, 0x28, 8)?, number(file, 0x3a, 2)?);
+    let (count, names) = (number(file, 0x3c, 2)?, number(file, 0x3e, 2)?);
+    let header = |n: usize| file.get(offset.checked_add(n * SECTION_BYTES)?..)?.get(..SECTION_BYTES);
+    let place = |header: &[u8]| Some((number(header, 0x18, 8)?, number(header, 0x20, 8)?));
+    if size != SECTION_BYTES {
+        return None;
+    }
+    let (names, names_bytes) = place(header(names)?)?;
+    let names = file.get(names..)?.get(..names_bytes)?;
+    let found = (0..count.min(MAX_SECTIONS)).filter_map(header).find(|header| {
+        number(header, 0, 4).and_then(|at| names.get(at..)).is_some_and(|rest| rest.starts_with(name))
+    })?;
+    let (at, bytes) = place(found)?;
+    file.get(at..)?.get(..bytes).map(|bytes| &bytes[..bytes.len().min(MAX_LEGACY_BYTES)])
 }
 
 /// A note's name, type and value, and what follows it.
@@ -312,5 +336,34 @@ pub(super) mod tests {
         let notes = Raw::legacy(text).unwrap().check(0x123).unwrap();
         assert_eq!((notes.virt_base, notes.entry, notes.hypercall_page), (0, 0x123, Some(0x2000)));
         assert!(Raw::legacy("VIRT_BASE=zz").is_err());
+        // In an ELF file: the header, the section's bytes, the names, and the headers of three sections.
+        let names = b"\0__xen_guest\0.shstrtab\0";
+        let (text_at, names_at) = (64, 64 + text.len());
+        let mut file = alloc::vec![0; 64];
+        file.extend(text.as_bytes());
+        file.extend(names);
+        let offset = file.len() as u64;
+        file[0x28..0x30].copy_from_slice(&offset.to_le_bytes());
+        for (at, half) in [(0x3a, 64u16), (0x3c, 3), (0x3e, 2)] {
+            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        for (name, at, bytes) in [(0u32, 0, 0), (1, text_at, text.len()), (13, names_at, names.len())] {
+            let start = file.len();
+            file.resize(start + 64, 0);
+            file[start..start + 4].copy_from_slice(&name.to_le_bytes());
+            file[start + 0x18..start + 0x20].copy_from_slice(&(at as u64).to_le_bytes());
+            file[start + 0x20..start + 0x28].copy_from_slice(&(bytes as u64).to_le_bytes());
+        }
+        assert_eq!(KernelNotes::from_legacy_section(&file, 0x123), Ok(Some(notes)));
+        for end in 0..file.len() {
+            assert_eq!(KernelNotes::from_legacy_section(&file[..end], 0), Ok(None), "cut at {end}");
+        }
+        for at in (0x28..64).chain(offset as usize..file.len()) {
+            for byte in [0x7f, 0xff] {
+                let mut bad = file.clone();
+                bad[at] = byte;
+                let _ = KernelNotes::from_legacy_section(&bad, 0);
+            }
+        }
     }
 }

@@ -1,0 +1,426 @@
+//! Bytes of a kernel or ramdisk file as a stream, decompressed on the way.
+//!
+//! dom0 is small and kernels are not, and a kernel file may come from anybody. So three things are limited, whatever a
+//! file says ([`Limits`] has the first two):
+//!
+//! - the output: no more than the domain has memory;
+//! - the memory: a window of 128 MiB, and of no more than the output's limit; it is taken piece by piece, as the output
+//!   reaches it (xz doubles it), and that there is none is an error;
+//! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and others run.
+//!
+//! A decompressor in a domain of its own would limit all three from outside, and survive a panic of its own. It is not
+//! done: that domain's making costs more than the whole of a small domain's creation, it needs an image and a protocol
+//! of its own, and its memory must be found beside the domain's. What runs here instead is safe code that takes memory
+//! by asking.
+//!
+//! Formats: RFC 1952 (gzip), RFC 8878 (zstd), the XZ file format 1.2 with the x86 BCJ filter, the LZ4 "legacy" frame.
+
+mod gzip;
+mod lz4;
+mod window;
+mod xz;
+mod zstd;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use gzip::Gzip;
+use lz4::Lz4;
+use window::Window;
+use xz::Xz;
+use zstd::Zstd;
+
+/// The largest window that a compressed stream may ask for.
+pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
+/// About how many instructions a step takes at most, as the decoders estimate them: others wait for no more than a
+/// millisecond even if an instruction takes three times as long as estimated.
+const STEP_WORK: u64 = 300_000;
+
+/// What a stream may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of output.
+    pub output: u64,
+    /// Bytes of memory, for the window.
+    pub memory: u64,
+}
+
+impl Limits {
+    /// Those of a file whose contents go into `bytes` of a domain's memory.
+    pub fn for_memory(bytes: u64) -> Self {
+        Self { output: bytes, memory: Window::bytes_for(MAX_WINDOW_BYTES) }
+    }
+
+    /// May a stream refer `window` bytes back? It need not keep more than all that it may put out.
+    fn check_window(&self, format: Format, window: u64) -> Result<(), PayloadError> {
+        let needed = Window::bytes_for(window.min(1 << 48));
+        if needed > self.memory {
+            return Err(PayloadError::Memory { format, needed, limit: self.memory });
+        }
+        Ok(())
+    }
+}
+
+/// What a file's first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Anything else: taken as it is.
+    Plain,
+    /// gzip.
+    Gzip,
+    /// xz.
+    Xz,
+    /// zstd.
+    Zstd,
+    /// lz4 in the kernel's legacy frame.
+    Lz4,
+    /// bzip2.
+    Bzip2,
+    /// lzma, without a container.
+    Lzma,
+    /// lzo in lzop's container.
+    Lzo,
+}
+
+impl Format {
+    /// The format of a file that starts with `bytes`.
+    pub fn detect(bytes: &[u8]) -> Self {
+        const MAGICS: [(&[u8], Format); 8] = [
+            (&[0x1f, 0x8b, 0x08], Format::Gzip),
+            (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
+            (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
+            (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
+            (b"BZh", Format::Bzip2),
+            (&[0x5d, 0, 0], Format::Lzma),
+            (&[0x89, b'L', b'Z', b'O', 0], Format::Lzo),
+            (&[0x1f, 0x9e], Format::Gzip),
+        ];
+        MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)).map_or(Format::Plain, |(_, format)| *format)
+    }
+
+    /// Its name for messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Lz4 => "lz4",
+            Self::Bzip2 => "bzip2",
+            Self::Lzma => "lzma",
+            Self::Lzo => "lzo",
+        }
+    }
+}
+
+/// Why a stream ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PayloadError {
+    /// The format is one that is not decompressed here.
+    Unsupported(Format),
+    /// The bytes contradict the format.
+    Corrupt {
+        /// Of this format.
+        format: Format,
+        /// How.
+        what: String,
+    },
+    /// The file ends inside the stream.
+    Truncated(Format),
+    /// It asks for more memory than it may have.
+    Memory {
+        /// The stream's format.
+        format: Format,
+        /// Bytes that it asks for.
+        needed: u64,
+        /// Bytes that it may have.
+        limit: u64,
+    },
+    /// There is not so much memory now.
+    NoMemory(Format),
+    /// It puts out more than it may.
+    TooLarge {
+        /// The stream's format.
+        format: Format,
+        /// Bytes that it may put out.
+        limit: u64,
+    },
+}
+
+impl fmt::Display for PayloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported(format) => write!(f, "{} compression is not supported", format.name()),
+            Self::Corrupt { format, what } => write!(f, "the {} stream is corrupt: {what}", format.name()),
+            Self::Truncated(format) => write!(f, "the {} stream ends too early", format.name()),
+            Self::Memory { format, needed, limit } => write!(
+                f,
+                "the {} stream needs {} KiB of memory to be decompressed, and may have {}",
+                format.name(),
+                needed >> 10,
+                limit >> 10
+            ),
+            Self::NoMemory(format) => {
+                write!(f, "not enough memory to decompress the {} stream", format.name())
+            }
+            Self::TooLarge { format, limit } => {
+                write!(f, "the {} stream holds more than {limit} bytes", format.name())
+            }
+        }
+    }
+}
+
+fn corrupt(format: Format, what: impl Into<String>) -> PayloadError {
+    PayloadError::Corrupt { format, what: what.into() }
+}
+
+fn truncated(format: Format) -> PayloadError {
+    PayloadError::Truncated(format)
+}
+
+/// `len` zero bytes.
+fn filled(len: usize, format: Format) -> Result<Vec<u8>, PayloadError> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| PayloadError::NoMemory(format))?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+/// What a step gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// None yet: there is more to do.
+    Busy,
+    /// None any more.
+    End,
+}
+
+/// A stream of bytes, made step by step.
+pub trait ByteSource {
+    /// Does a limited amount of work, and fills the start of `to`, which is not empty.
+    ///
+    /// # Errors
+    /// Whatever ends the stream before its end.
+    fn step(&mut self, to: &mut [u8]) -> Result<Step, PayloadError>;
+}
+
+/// A stream that gives no more than it may.
+pub struct Stream<'a> {
+    source: Box<dyn ByteSource + Send + 'a>,
+    format: Format,
+    limit: u64,
+    given: u64,
+}
+
+impl fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("format", &self.format)
+            .field("given", &self.given)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens `bytes` as what its first bytes say. `trailer` bytes at the end are not the stream's.
+///
+/// # Errors
+/// `Unsupported`, or what the format's header gives.
+pub fn open(bytes: &[u8], trailer: usize, limits: Limits) -> Result<Stream<'_>, PayloadError> {
+    let format = Format::detect(bytes);
+    let body = &bytes[..bytes.len().saturating_sub(trailer)];
+    let mut limit = limits.output;
+    let source: Box<dyn ByteSource + Send + '_> = match format {
+        Format::Plain => {
+            // It is there already.
+            limit = u64::MAX;
+            Box::new(Plain(bytes))
+        }
+        Format::Gzip => Box::new(Gzip::new(body)?),
+        Format::Xz => Box::new(Xz::new(body, &limits)?),
+        Format::Zstd => Box::new(Zstd::new(body, &limits)?),
+        Format::Lz4 => Box::new(Lz4::new(body)?),
+        Format::Bzip2 | Format::Lzma | Format::Lzo => return Err(PayloadError::Unsupported(format)),
+    };
+    Ok(Stream { source, format, limit, given: 0 })
+}
+
+impl Stream<'_> {
+    /// Fills `to` as far as the stream goes, and gives how far. Others run after each step.
+    ///
+    /// # Errors
+    /// Whatever ends the stream before its end; `TooLarge`.
+    pub async fn read_full(&mut self, to: &mut [u8]) -> Result<usize, PayloadError> {
+        let mut done = 0;
+        while done < to.len() {
+            match self.step(&mut to[done..])? {
+                Step::Bytes(count) => done += count,
+                Step::Busy => {}
+                Step::End => break,
+            }
+            pvrt::yield_now().await;
+        }
+        Ok(done)
+    }
+
+    /// Reads to the end: the checksum stands there.
+    ///
+    /// # Errors
+    /// As [`Stream::read_full`].
+    pub async fn finish(&mut self, buffer: &mut [u8]) -> Result<(), PayloadError> {
+        while self.format != Format::Plain && self.read_full(buffer).await? > 0 {}
+        Ok(())
+    }
+}
+
+impl ByteSource for Stream<'_> {
+    fn step(&mut self, to: &mut [u8]) -> Result<Step, PayloadError> {
+        let step = self.source.step(to)?;
+        if let Step::Bytes(count) = step {
+            self.given += count as u64;
+            if self.given > self.limit {
+                return Err(PayloadError::TooLarge { format: self.format, limit: self.limit });
+            }
+        }
+        Ok(step)
+    }
+}
+
+struct Plain<'a>(&'a [u8]);
+
+impl ByteSource for Plain<'_> {
+    fn step(&mut self, to: &mut [u8]) -> Result<Step, PayloadError> {
+        let (now, rest) = self.0.split_at(to.len().min(self.0.len()));
+        to[..now.len()].copy_from_slice(now);
+        self.0 = rest;
+        Ok(if now.is_empty() { Step::End } else { Step::Bytes(now.len()) })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::gzip::CRC32;
+    use super::*;
+    use alloc::string::ToString;
+
+    const LIMITS: Limits = Limits { output: 1 << 20, memory: 8 << 20 };
+
+    fn sample() -> Vec<u8> {
+        (0..300_000u32).map(|n| ((n / 7).wrapping_mul(n) % 251) as u8).collect()
+    }
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut out = alloc::vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3];
+        out.extend_from_slice(b"name\0");
+        out.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
+        out.extend(CRC32.checksum(data).to_le_bytes());
+        out.extend((data.len() as u32).to_le_bytes());
+        out
+    }
+
+    fn xz(data: &[u8]) -> Vec<u8> {
+        use lzma_rust2::Write;
+        let mut options = lzma_rust2::XzOptions::with_preset(1);
+        options.set_check_sum_type(lzma_rust2::CheckType::Crc32);
+        options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);
+        let mut writer = lzma_rust2::XzWriter::new(StdVec(Vec::new()), options).unwrap();
+        writer.write_all(data).unwrap();
+        writer.finish().unwrap().0
+    }
+
+    struct StdVec(Vec<u8>);
+    impl lzma_rust2::Write for StdVec {
+        fn write(&mut self, bytes: &[u8]) -> lzma_rust2::Result<usize> {
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> lzma_rust2::Result<()> {
+            Ok(())
+        }
+    }
+
+    pub(super) fn packed_zstd(data: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    fn lz4(data: &[u8]) -> Vec<u8> {
+        let mut out = alloc::vec![2, 0x21, 0x4c, 0x18];
+        for block in data.chunks(100_000) {
+            let packed = lz4_flex::block::compress(block);
+            out.extend((packed.len() as u32).to_le_bytes());
+            out.extend(packed);
+        }
+        out
+    }
+
+    fn read_all(bytes: &[u8], trailer: usize, step: usize) -> Result<Vec<u8>, PayloadError> {
+        read_within(bytes, trailer, step, LIMITS)
+    }
+
+    fn read_within(
+        bytes: &[u8],
+        trailer: usize,
+        step: usize,
+        limits: Limits,
+    ) -> Result<Vec<u8>, PayloadError> {
+        let mut source = open(bytes, trailer, limits)?;
+        let mut out = Vec::new();
+        let mut buffer = alloc::vec![0; step];
+        loop {
+            match source.step(&mut buffer)? {
+                Step::End => return Ok(out),
+                Step::Busy => {}
+                Step::Bytes(n) => out.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_gives_the_bytes_back_with_and_without_trailer() {
+        let data = sample();
+        for packed in [gzip(&data), xz(&data), packed_zstd(&data), lz4(&data)] {
+            let format = Format::detect(&packed);
+            assert!(read_all(&packed, 0, 4096).unwrap() == data, "{format:?}");
+            let mut with_size = packed.clone();
+            with_size.extend((data.len() as u32).to_le_bytes());
+            assert!(read_all(&with_size, 4, 777).unwrap() == data, "{format:?} with trailer");
+        }
+        assert!(read_all(b"\x7fELF...", 0, 3).unwrap() == b"\x7fELF...");
+    }
+
+    #[test]
+    fn truncation_is_an_error_everywhere() {
+        let data = sample();
+        for packed in [gzip(&data), xz(&data), packed_zstd(&data), lz4(&data)] {
+            let format = Format::detect(&packed);
+            for cut in [packed.len() - 1, packed.len() / 2, 12] {
+                assert!(read_all(&packed[..cut], 0, 4096).is_err(), "{format:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn corruption_never_panics_and_checked_formats_notice() {
+        let data = sample();
+        for packed in [gzip(&data), xz(&data), packed_zstd(&data), lz4(&data)] {
+            let format = Format::detect(&packed);
+            for at in (8..packed.len()).step_by(packed.len() / 61) {
+                let mut bad = packed.clone();
+                bad[at] ^= 0x55;
+                let result = read_all(&bad, 0, 65536);
+                if matches!(format, Format::Gzip | Format::Xz) && at > 20 {
+                    assert!(result.is_err() || result.as_deref() == Ok(&data), "{format:?} byte {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unsupported_formats_are_named() {
+        let error = open(b"BZh91AY&SY", 0, LIMITS).err().unwrap();
+        assert_eq!(error.to_string(), "bzip2 compression is not supported");
+    }
+}

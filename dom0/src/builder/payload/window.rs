@@ -1,0 +1,216 @@
+//! The last output of a decompressor, to which later matches refer.
+
+use alloc::vec::Vec;
+
+/// The window is taken in pieces of so many bytes, as the output reaches them: no single step waits for much memory,
+/// and a small file in a format with a large window takes little.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// There is no memory for the next piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoMemory;
+
+/// A ring of bytes that were put out. What was not yet taken is never written over, as long as no more than
+/// [`Window::MAX_WAITING`] bytes wait.
+pub(super) struct Window {
+    chunks: Vec<Vec<u8>>,
+    /// Pieces at most.
+    limit: usize,
+    /// How far back a match may refer.
+    reach: u64,
+    /// Where the next byte goes.
+    at: usize,
+    /// Bytes put out so far.
+    total: u64,
+    /// Bytes that wait to be taken.
+    waiting: usize,
+}
+
+impl Window {
+    /// Most bytes that may wait.
+    pub(super) const MAX_WAITING: usize = CHUNK_BYTES;
+
+    /// A window in which matches refer to the last `reach` bytes.
+    pub(super) fn new(reach: u64) -> Self {
+        let limit = (reach as usize + Self::MAX_WAITING).div_ceil(CHUNK_BYTES);
+        Self { chunks: Vec::new(), limit, reach, at: 0, total: 0, waiting: 0 }
+    }
+
+    /// The memory that a window of `reach` bytes may come to take.
+    pub(super) const fn bytes_for(reach: u64) -> u64 {
+        (reach + Self::MAX_WAITING as u64).next_multiple_of(CHUNK_BYTES as u64)
+    }
+
+    /// Bytes put out so far.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Bytes that wait to be taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The stretch of a piece that starts at `at` and has at most `len` bytes.
+    fn piece(&self, at: usize, len: usize) -> (usize, usize, usize) {
+        let (chunk, start) = (at / CHUNK_BYTES, at % CHUNK_BYTES);
+        (chunk, start, len.min(CHUNK_BYTES - start))
+    }
+
+    fn ensure(&mut self, chunk: usize) -> Result<(), NoMemory> {
+        if chunk < self.chunks.len() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        self.chunks.try_reserve(1).map_err(|_| NoMemory)?;
+        bytes.try_reserve_exact(CHUNK_BYTES).map_err(|_| NoMemory)?;
+        bytes.resize(CHUNK_BYTES, 0);
+        self.chunks.push(bytes);
+        Ok(())
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.at += len;
+        if self.at == self.limit * CHUNK_BYTES {
+            self.at = 0;
+        }
+        self.total += len as u64;
+        self.waiting += len;
+    }
+
+    /// Puts bytes out.
+    pub(super) fn extend(&mut self, bytes: &[u8]) -> Result<(), NoMemory> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (chunk, start, len) = self.piece(self.at, rest.len());
+            self.ensure(chunk)?;
+            let (now, later) = rest.split_at(len);
+            self.chunks[chunk][start..start + len].copy_from_slice(now);
+            self.advance(len);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Puts one byte out `len` times.
+    pub(super) fn fill(&mut self, byte: u8, len: usize) -> Result<(), NoMemory> {
+        let mut left = len;
+        while left > 0 {
+            let (chunk, start, len) = self.piece(self.at, left);
+            self.ensure(chunk)?;
+            self.chunks[chunk][start..start + len].fill(byte);
+            self.advance(len);
+            left -= len;
+        }
+        Ok(())
+    }
+
+    /// May a match refer so far back?
+    pub(super) fn has(&self, distance: u64) -> bool {
+        distance != 0 && distance <= self.reach.min(self.total)
+    }
+
+    /// Puts `len` bytes out again that stand `distance` back, which [`Window::has`].
+    pub(super) fn repeat(&mut self, distance: usize, len: usize) -> Result<(), NoMemory> {
+        let end = self.limit * CHUNK_BYTES;
+        let (mut done, mut back) = (0, distance);
+        while done < len {
+            let from = if self.at >= back { self.at - back } else { self.at + end - back };
+            let (source, source_start, n) = self.piece(from, (len - done).min(back));
+            let (target, target_start, n) = self.piece(self.at, n);
+            self.ensure(target)?;
+            if source == target {
+                self.chunks[source].copy_within(source_start..source_start + n, target_start);
+            } else if let Ok([source, target]) = self.chunks.get_disjoint_mut([source, target]) {
+                target[target_start..target_start + n]
+                    .copy_from_slice(&source[source_start..source_start + n]);
+            }
+            self.advance(n);
+            done += n;
+            // What was repeated repeats itself: a short pattern is copied in ever longer pieces.
+            while back * 2 <= distance + done {
+                back *= 2;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes bytes that wait.
+    pub(super) fn take(&mut self, to: &mut [u8]) -> usize {
+        let len = to.len().min(self.waiting);
+        let end = self.limit * CHUNK_BYTES;
+        let mut done = 0;
+        while done < len {
+            let from =
+                if self.at >= self.waiting { self.at - self.waiting } else { self.at + end - self.waiting };
+            let (chunk, start, n) = self.piece(from, len - done);
+            to[done..done + n].copy_from_slice(&self.chunks[chunk][start..start + n]);
+            self.waiting -= n;
+            done += n;
+        }
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Extend(Vec<u8>),
+        Fill(u8, usize),
+        Repeat(u64, usize),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(Op::Extend),
+            (any::<u8>(), 0usize..90_000).prop_map(|(byte, len)| Op::Fill(byte, len)),
+            (prop_oneof![1u64..20, 1u64..600_000], 0usize..100_000).prop_map(|(d, len)| Op::Repeat(d, len)),
+        ];
+        prop::collection::vec(op, 1..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn it_gives_what_a_plain_list_gives(ops in ops(), reach in prop_oneof![Just(1u64), 1u64..700_000]) {
+            let (mut window, mut list, mut out) = (Window::new(reach), Vec::new(), Vec::new());
+            let mut buffer = alloc::vec![0; 10_000];
+            for op in ops {
+                match op {
+                    Op::Extend(bytes) => {
+                        window.extend(&bytes).unwrap();
+                        list.extend(bytes);
+                    }
+                    Op::Fill(byte, len) => {
+                        window.fill(byte, len).unwrap();
+                        list.resize(list.len() + len, byte);
+                    }
+                    Op::Repeat(distance, len) => {
+                        assert_eq!(window.has(distance), distance <= reach && distance <= list.len() as u64);
+                        if window.has(distance) {
+                            window.repeat(distance as usize, len).unwrap();
+                            for _ in 0..len {
+                                list.push(list[list.len() - distance as usize]);
+                            }
+                        }
+                    }
+                }
+                while window.waiting() > 100_000 {
+                    let n = window.take(&mut buffer);
+                    out.extend_from_slice(&buffer[..n]);
+                }
+            }
+            while window.waiting() > 0 {
+                let n = window.take(&mut buffer);
+                out.extend_from_slice(&buffer[..n]);
+            }
+            prop_assert!(out == list);
+            prop_assert_eq!(window.total(), list.len() as u64);
+            prop_assert!(window.chunks.len() as u64 * CHUNK_BYTES as u64 <= Window::bytes_for(reach));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Huffman codes of literals (RFC 8878, 4.2).
+
+use alloc::vec::Vec;
+
+use super::bits::Bits;
+use super::fse::{Distribution, Table};
+
+const MAX_BITS: u32 = 11;
+const MAX_WEIGHTS: usize = 255;
+const MAX_WEIGHT_LOG: u32 = 6;
+
+/// A code: by its next bits, the symbol and how many bits it has.
+pub(super) struct Code {
+    entries: Vec<(u8, u8)>,
+    bits: u32,
+}
+
+/// Why there is no code.
+pub(super) enum CodeError {
+    /// The bytes are none.
+    Corrupt,
+    /// There is no memory.
+    NoMemory,
+}
+
+impl Code {
+    /// No code yet.
+    pub(super) const fn none() -> Self {
+        Self { entries: Vec::new(), bits: 0 }
+    }
+
+    /// Is there one?
+    pub(super) fn is_some(&self) -> bool {
+        self.bits > 0
+    }
+
+    /// Takes the code that `bytes` begin with, and gives how many bytes it took.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<usize, CodeError> {
+        let mut weights = [0u8; MAX_WEIGHTS + 1];
+        let (count, used) = read_weights(bytes, &mut weights).ok_or(CodeError::Corrupt)?;
+        self.build(&mut weights, count)?;
+        Ok(used)
+    }
+
+    /// Makes the table of the code with `count` stated weights: the last symbol's is what is left.
+    fn build(&mut self, weights: &mut [u8; MAX_WEIGHTS + 1], count: usize) -> Result<(), CodeError> {
+        self.bits = 0;
+        let sum: u32 = weights[..count].iter().filter(|&&w| w > 0).map(|&w| 1 << (w - 1)).sum();
+        let bits = sum.checked_ilog2().ok_or(CodeError::Corrupt)? + 1;
+        let rest = (1 << bits) - sum;
+        if bits > MAX_BITS || !rest.is_power_of_two() {
+            return Err(CodeError::Corrupt);
+        }
+        weights[count] = rest.ilog2() as u8 + 1;
+        self.entries.clear();
+        self.entries.try_reserve_exact(1 << MAX_BITS).map_err(|_| CodeError::NoMemory)?;
+        for weight in 1..=bits as u8 {
+            for (symbol, _) in weights[..=count].iter().enumerate().filter(|(_, w)| **w == weight) {
+                let end = self.entries.len() + (1 << (weight - 1));
+                self.entries.resize(end, (symbol as u8, bits as u8 + 1 - weight));
+            }
+        }
+        if self.entries.len() != 1 << bits {
+            return Err(CodeError::Corrupt);
+        }
+        self.bits = bits;
+        Ok(())
+    }
+
+    /// Decodes one literal.
+    #[inline]
+    pub(super) fn decode(&self, bits: &mut Bits<'_>) -> u8 {
+        let (symbol, count) = self.entries[bits.peek(self.bits) as usize];
+        bits.skip(count.into());
+        symbol
+    }
+}
+
+/// The stated weights, and how many bytes they took.
+fn read_weights(bytes: &[u8], weights: &mut [u8; MAX_WEIGHTS + 1]) -> Option<(usize, usize)> {
+    const DIRECT: u8 = 128;
+    let (&first, rest) = bytes.split_first()?;
+    if let Some(count) = first.checked_sub(DIRECT - 1).filter(|_| first >= DIRECT) {
+        let count = usize::from(count);
+        let packed = rest.get(..count.div_ceil(2))?;
+        for (n, weight) in weights[..count].iter_mut().enumerate() {
+            *weight = if n % 2 == 0 { packed[n / 2] >> 4 } else { packed[n / 2] & 15 };
+        }
+        return Some((count, 1 + packed.len()))
+            .filter(|_| weights[..count].iter().all(|&w| u32::from(w) <= MAX_BITS));
+    }
+    let packed = rest.get(..usize::from(first))?;
+    let (distribution, used) = Distribution::read(packed, MAX_BITS as usize + 2, MAX_WEIGHT_LOG)?;
+    let table = Table::new(&distribution)?;
+    let mut bits = Bits::new(&packed[used..])?;
+    // Two states take turns; the stream ends when one finds too few bits, and the other is the last.
+    let mut states = [table.start(&mut bits), 0];
+    states[1] = table.start(&mut bits);
+    if bits.left() < 0 {
+        return None;
+    }
+    let mut count = 0;
+    for turn in 0.. {
+        let state = &mut states[turn % 2];
+        *weights.get_mut(count).filter(|_| count < MAX_WEIGHTS)? = table.symbol(*state);
+        count += 1;
+        *state = table.next(*state, &mut bits);
+        if bits.left() < 0 {
+            *weights.get_mut(count).filter(|_| count < MAX_WEIGHTS)? = table.symbol(states[(turn + 1) % 2]);
+            count += 1;
+            break;
+        }
+    }
+    Some((count, 1 + packed.len())).filter(|_| weights[..count].iter().all(|&w| u32::from(w) <= MAX_BITS))
+}
