@@ -463,6 +463,14 @@ mod tests {
                 "{segment:x?}"
             );
         }
+        // A small file that would be copied over and over.
+        let same = [(PT_LOAD, 0x200, 0x1000, 16, 16); 64];
+        let overlap = Err(ImageError::Malformed("two segments have bytes for the same place"));
+        assert_eq!(run(&elf(&same, &[0; 8192])).0, overlap);
+        let by_a_byte = [(PT_LOAD, 0x200, 0x2000, 16, 16), (PT_LOAD, 0x200, 0x1ff1, 16, 16)];
+        assert_eq!(run(&elf(&by_a_byte, &[0; 16])).0, overlap);
+        let many_notes = [(PT_NOTE, 0x200, 0, MAX_NOTE_BYTES / 2 + 1, 0); 2];
+        assert!(matches!(run(&elf(&many_notes, &[0; 16])).0, Err(ImageError::Malformed(_))));
         let large = elf(&[(PT_LOAD, 0x200, MEMORY, 16, 16)], &[0; 16]);
         assert_eq!(run(&large).0, Err(ImageError::Memory("too large".into())));
     }

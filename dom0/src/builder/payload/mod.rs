@@ -301,12 +301,14 @@ impl ByteSource for Plain<'_> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod bombs;
+#[cfg(test)]
+mod tests {
     use super::gzip::CRC32;
     use super::*;
     use alloc::string::ToString;
 
-    const LIMITS: Limits = Limits { output: 1 << 20, memory: 8 << 20 };
+    pub(super) const LIMITS: Limits = Limits { output: 1 << 20, memory: 8 << 20 };
 
     fn sample() -> Vec<u8> {
         (0..300_000u32).map(|n| ((n / 7).wrapping_mul(n) % 251) as u8).collect()
