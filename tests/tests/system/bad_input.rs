@@ -11,6 +11,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_missing_kernel_is_named,
         a_truncated_kernel_is_named,
         a_corrupt_compressed_kernel_is_named,
+        kernels_that_unpack_without_end_are_refused_beside_a_neighbour,
         memory_that_is_not_there,
         a_disk_that_does_not_exist,
         a_name_already_taken,
@@ -64,6 +65,47 @@ fn bz_image() -> Vec<u8> {
     file[1024..1034].copy_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
     file[1034..1034 + 1000].fill(0xff);
     file
+}
+
+/// Small files that would unpack into gigabytes, or take all of dom0's memory: each is refused within seconds, and a
+/// neighbour that reads from xenstore all the while comes to its end.
+fn kernels_that_unpack_without_end_are_refused_beside_a_neighbour() -> Result<()> {
+    let scratch = Scratch::new("bad-bombs")?;
+    let zstd = [
+        &[0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3][..],
+        // Blocks of one byte, 128 KiB long.
+        &[&(1u32 << 1 | (128 << 10) << 3).to_le_bytes()[..3], &[7]].concat().repeat(800),
+    ];
+    // A byte, and a match that repeats it up to the end of the block's 8 MiB.
+    let block = [&[0x1f, b'x', 1, 0][..], &[255; ((8 << 20) - 100) / 255], &[0, 0]].concat();
+    let block = [&(block.len() as u32).to_le_bytes()[..], &block].concat();
+    let lz4 = [&[2, 0x21, 0x4c, 0x18][..], &block.repeat(3)].concat();
+    // Empty stored blocks.
+    let gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &[0, 0, 0, 0xff, 0xff].repeat(400_000)].concat();
+    let mut machine = Machine::new("bad-bombs");
+    for (name, bytes) in [("zstd", zstd.concat()), ("lz4", lz4), ("gzip", gzip)] {
+        machine = machine.module(&scratch.file(name, &bytes)?, name);
+    }
+    let mut machine = machine.start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl create /boot/bench.cfg name=\"server\" extra=\"echo=2\"")?;
+    machine.expect("dom0# ", 20)?;
+    machine.type_line("xl create /boot/bench.cfg vcpus=2 extra=\"partner=1 only=xenstore_read ops=20000\"")?;
+    machine.expect("dom0# ", 20)?;
+    for (name, message) in [
+        ("zstd", "the zstd stream holds more than 8388608 bytes"),
+        ("lz4", "the lz4 stream holds more than 8388608 bytes"),
+        ("gzip", "the gzip stream ends too early"),
+    ] {
+        machine.type_line(&format!("xl create /boot/hello.cfg kernel=\"/boot/{name}\""))?;
+        machine.expect(&format!("kernel /boot/{name}: {message}"), 15)?;
+        machine.expect("dom0# ", 5)?;
+    }
+    machine.expect("bench xenstore_read", 120)?;
+    machine.type_line("xl destroy server")?;
+    machine.type_line("poweroff")?;
+    machine.finish();
+    Ok(())
 }
 
 fn memory_that_is_not_there() -> Result<()> {

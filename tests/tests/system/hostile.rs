@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![hostile:
         everything_refused_and_the_neighbour_undisturbed,
         what_must_die_dies_alone,
+        what_always_ends_is_held_back,
     ])
 }
 
@@ -74,6 +75,23 @@ fn what_must_die_dies_alone() -> Result<()> {
     machine.type_line("xl create -c /boot/hello.cfg")?;
     machine.expect("hello: goodbye", 60)?;
     machine.expect("dom0# ", 60)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
+
+/// A domain that ends as soon as it starts is started again ever later, and an administrator need not wait for that.
+fn what_always_ends_is_held_back() -> Result<()> {
+    let mut machine = Machine::new("restarts").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl create /boot/hostile.cfg extra='case=crash' on_crash='restart'")?;
+    for seconds in ["1.", "3."] {
+        machine.expect(&format!("since the last restart): it waits for {seconds}"), 60)?;
+    }
+    machine.type_line("xl destroy hostile")?;
+    machine.expect("dom0# ", 20)?;
+    machine.type_line("xl create -c /boot/hello.cfg")?;
+    machine.expect("hello: goodbye", 60)?;
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
     Ok(())
