@@ -5,7 +5,7 @@
 //!
 //! - the output: no more than the domain has memory;
 //! - the memory: a window of 128 MiB, and of no more than the output's limit; it is taken piece by piece, as the output
-//!   reaches it (xz doubles it), and that there is none is an error;
+//!   reaches it, and that there is none is an error;
 //! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and others run.
 //!
 //! A decompressor in a domain of its own would limit all three from outside, and survive a panic of its own. It is not
@@ -323,7 +323,7 @@ mod tests {
         out
     }
 
-    fn xz(data: &[u8]) -> Vec<u8> {
+    pub(super) fn xz(data: &[u8]) -> Vec<u8> {
         use lzma_rust2::Write;
         let mut options = lzma_rust2::XzOptions::with_preset(1);
         options.set_check_sum_type(lzma_rust2::CheckType::Crc32);

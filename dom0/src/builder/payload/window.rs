@@ -92,6 +92,27 @@ impl Window {
         Ok(())
     }
 
+    /// Puts one byte out.
+    #[inline]
+    pub(super) fn push(&mut self, byte: u8) -> Result<(), NoMemory> {
+        let (chunk, start) = (self.at / CHUNK_BYTES, self.at % CHUNK_BYTES);
+        self.ensure(chunk)?;
+        self.chunks[chunk][start] = byte;
+        self.advance(1);
+        Ok(())
+    }
+
+    /// The byte that stands `distance` back; 0 if there is none.
+    #[inline]
+    pub(super) fn byte(&self, distance: u64) -> u8 {
+        if !self.has(distance) {
+            return 0;
+        }
+        let (back, end) = (distance as usize, self.limit * CHUNK_BYTES);
+        let from = if self.at >= back { self.at - back } else { self.at + end - back };
+        self.chunks[from / CHUNK_BYTES][from % CHUNK_BYTES]
+    }
+
     /// Puts one byte out `len` times.
     pub(super) fn fill(&mut self, byte: u8, len: usize) -> Result<(), NoMemory> {
         let mut left = len;

@@ -1,5 +1,8 @@
 //! Finite-state entropy: tables of states (RFC 8878, 4.1).
 
+use alloc::vec::Vec;
+
+use super::super::window::NoMemory;
 use super::bits::Bits;
 
 /// States at most: 2^9.
@@ -15,10 +18,9 @@ struct State {
     base: u16,
 }
 
-/// A table of states.
-#[derive(Clone)]
+/// A table of states; none at first.
 pub(super) struct Table {
-    states: [State; MAX_STATES],
+    states: Vec<State>,
     log: u32,
 }
 
@@ -98,22 +100,37 @@ impl Distribution {
 }
 
 impl Table {
-    /// The table of one symbol alone.
-    pub(super) fn single(symbol: u8) -> Self {
-        let mut states = [State::default(); MAX_STATES];
-        states[0].symbol = symbol;
-        Self { states, log: 0 }
+    /// Room for a table.
+    pub(super) fn empty() -> Result<Self, NoMemory> {
+        let mut states = Vec::new();
+        states.try_reserve_exact(MAX_STATES).map_err(|_| NoMemory)?;
+        Ok(Self { states, log: 0 })
     }
 
-    /// The table of a distribution. `None`: its probabilities do not add up.
-    pub(super) fn new(distribution: &Distribution) -> Option<Self> {
+    /// Is there a table?
+    pub(super) fn is_some(&self) -> bool {
+        !self.states.is_empty()
+    }
+
+    /// The table of one symbol alone.
+    pub(super) fn set_single(&mut self, symbol: u8) {
+        self.states.clear();
+        self.states.push(State { symbol, bits: 0, base: 0 });
+        self.log = 0;
+    }
+
+    /// The table of a distribution; false: its probabilities do not add up.
+    pub(super) fn set(&mut self, distribution: &Distribution) -> bool {
         let log = distribution.log;
         let size = 1usize << log;
         let symbols = &distribution.probabilities[..distribution.count];
-        if symbols.iter().map(|p| usize::from(p.unsigned_abs())).sum::<usize>() != size {
-            return None;
+        self.states.clear();
+        if size > MAX_STATES || symbols.iter().map(|p| usize::from(p.unsigned_abs())).sum::<usize>() != size {
+            return false;
         }
-        let mut states = [State::default(); MAX_STATES];
+        self.states.resize(size, State::default());
+        self.log = log;
+        let states = &mut self.states;
         let mut next = [0u16; MAX_SYMBOLS];
         let mut high = size;
         for (symbol, &probability) in symbols.iter().enumerate() {
@@ -136,14 +153,14 @@ impl Table {
                 }
             }
         }
-        for state in &mut states[..size] {
+        for state in states {
             let number = &mut next[usize::from(state.symbol)];
             let bits = log - number.ilog2();
             state.bits = bits as u8;
             state.base = ((u32::from(*number) << bits) - (1 << log)) as u16;
             *number += 1;
         }
-        Some(Self { states, log })
+        true
     }
 
     /// The state that a stream begins in.
@@ -154,13 +171,13 @@ impl Table {
     /// What a state stands for.
     #[inline]
     pub(super) fn symbol(&self, state: usize) -> u8 {
-        self.states[state % MAX_STATES].symbol
+        self.states[state].symbol
     }
 
     /// The state behind another.
     #[inline]
     pub(super) fn next(&self, state: usize, bits: &mut Bits<'_>) -> usize {
-        let State { bits: count, base, .. } = self.states[state % MAX_STATES];
+        let State { bits: count, base, .. } = self.states[state];
         usize::from(base) + bits.read(count.into()) as usize
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::super::window::NoMemory;
 use super::bits::Bits;
 use super::fse::{Distribution, Table};
 
@@ -13,20 +14,15 @@ const MAX_WEIGHT_LOG: u32 = 6;
 pub(super) struct Code {
     entries: Vec<(u8, u8)>,
     bits: u32,
-}
-
-/// Why there is no code.
-pub(super) enum CodeError {
-    /// The bytes are none.
-    Corrupt,
-    /// There is no memory.
-    NoMemory,
+    weights: Table,
 }
 
 impl Code {
     /// No code yet.
-    pub(super) const fn none() -> Self {
-        Self { entries: Vec::new(), bits: 0 }
+    pub(super) fn empty() -> Result<Self, NoMemory> {
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(1 << MAX_BITS).map_err(|_| NoMemory)?;
+        Ok(Self { entries, bits: 0, weights: Table::empty()? })
     }
 
     /// Is there one?
@@ -34,26 +30,25 @@ impl Code {
         self.bits > 0
     }
 
-    /// Takes the code that `bytes` begin with, and gives how many bytes it took.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<usize, CodeError> {
+    /// Takes the code that `bytes` begin with, and gives how many bytes it took. `None`: there is none.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut weights = [0u8; MAX_WEIGHTS + 1];
-        let (count, used) = read_weights(bytes, &mut weights).ok_or(CodeError::Corrupt)?;
+        let (count, used) = read_weights(bytes, &mut weights, &mut self.weights)?;
         self.build(&mut weights, count)?;
-        Ok(used)
+        Some(used)
     }
 
     /// Makes the table of the code with `count` stated weights: the last symbol's is what is left.
-    fn build(&mut self, weights: &mut [u8; MAX_WEIGHTS + 1], count: usize) -> Result<(), CodeError> {
+    fn build(&mut self, weights: &mut [u8; MAX_WEIGHTS + 1], count: usize) -> Option<()> {
         self.bits = 0;
         let sum: u32 = weights[..count].iter().filter(|&&w| w > 0).map(|&w| 1 << (w - 1)).sum();
-        let bits = sum.checked_ilog2().ok_or(CodeError::Corrupt)? + 1;
+        let bits = sum.checked_ilog2()? + 1;
         let rest = (1 << bits) - sum;
         if bits > MAX_BITS || !rest.is_power_of_two() {
-            return Err(CodeError::Corrupt);
+            return None;
         }
         weights[count] = rest.ilog2() as u8 + 1;
         self.entries.clear();
-        self.entries.try_reserve_exact(1 << MAX_BITS).map_err(|_| CodeError::NoMemory)?;
         for weight in 1..=bits as u8 {
             for (symbol, _) in weights[..=count].iter().enumerate().filter(|(_, w)| **w == weight) {
                 let end = self.entries.len() + (1 << (weight - 1));
@@ -61,10 +56,10 @@ impl Code {
             }
         }
         if self.entries.len() != 1 << bits {
-            return Err(CodeError::Corrupt);
+            return None;
         }
         self.bits = bits;
-        Ok(())
+        Some(())
     }
 
     /// Decodes one literal.
@@ -77,7 +72,11 @@ impl Code {
 }
 
 /// The stated weights, and how many bytes they took.
-fn read_weights(bytes: &[u8], weights: &mut [u8; MAX_WEIGHTS + 1]) -> Option<(usize, usize)> {
+fn read_weights(
+    bytes: &[u8],
+    weights: &mut [u8; MAX_WEIGHTS + 1],
+    table: &mut Table,
+) -> Option<(usize, usize)> {
     const DIRECT: u8 = 128;
     let (&first, rest) = bytes.split_first()?;
     if let Some(count) = first.checked_sub(DIRECT - 1).filter(|_| first >= DIRECT) {
@@ -91,7 +90,9 @@ fn read_weights(bytes: &[u8], weights: &mut [u8; MAX_WEIGHTS + 1]) -> Option<(us
     }
     let packed = rest.get(..usize::from(first))?;
     let (distribution, used) = Distribution::read(packed, MAX_BITS as usize + 2, MAX_WEIGHT_LOG)?;
-    let table = Table::new(&distribution)?;
+    if !table.set(&distribution) {
+        return None;
+    }
     let mut bits = Bits::new(&packed[used..])?;
     // Two states take turns; the stream ends when one finds too few bits, and the other is the last.
     let mut states = [table.start(&mut bits), 0];

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use bits::Bits;
 use fse::{Distribution, Table};
-use huffman::{Code, CodeError};
+use huffman::Code;
 use xxh64::Xxh64;
 
 use super::window::{NoMemory, Window};
@@ -248,7 +248,7 @@ pub(super) struct Zstd<'a> {
     literals: Vec<u8>,
     used: usize,
     code: Code,
-    tables: [Option<Table>; 3],
+    tables: [Table; 3],
     /// The last distances.
     history: [u32; 3],
     hash: Xxh64,
@@ -269,8 +269,8 @@ impl<'a> Zstd<'a> {
             block_start: 0,
             literals,
             used: 0,
-            code: Code::none(),
-            tables: [const { None }; 3],
+            code: Code::empty()?,
+            tables: [Table::empty()?, Table::empty()?, Table::empty()?],
             history: [1, 4, 8],
             hash: Xxh64::new(),
         })
@@ -394,10 +394,7 @@ impl<'a> Zstd<'a> {
             body.get(bytes..).and_then(|rest| rest.split_at_checked(field(1) as usize)).ok_or_else(bad)?;
         let mut streams = coded;
         if kind == 2 {
-            let used = self.code.read(coded).map_err(|error| match error {
-                CodeError::Corrupt => bad(),
-                CodeError::NoMemory => PayloadError::NoMemory(Format::Zstd),
-            })?;
+            let used = self.code.read(coded).ok_or_else(bad)?;
             streams = coded.get(used..).ok_or_else(bad)?;
         } else if !self.code.is_some() {
             return Err(bad());
@@ -478,7 +475,7 @@ impl<'a> Zstd<'a> {
         for (n, kind) in KINDS.iter().enumerate() {
             match modes >> (MODES_END - 2 * (n as u32 + 1)) & 3 {
                 0 => {
-                    self.tables[n] = Table::new(&Distribution::known(kind.known.0, kind.known.1));
+                    self.tables[n].set(&Distribution::known(kind.known.0, kind.known.1));
                 }
                 1 => {
                     let symbol = byte(at)?;
@@ -486,14 +483,16 @@ impl<'a> Zstd<'a> {
                         return Err(bad());
                     }
                     at += 1;
-                    self.tables[n] = Some(Table::single(symbol as u8));
+                    self.tables[n].set_single(symbol as u8);
                 }
                 2 => {
                     let rest = bytes.get(at..).ok_or_else(bad)?;
                     let (distribution, used) =
                         Distribution::read(rest, kind.symbols, kind.max_log).ok_or_else(bad)?;
                     at += used;
-                    self.tables[n] = Some(Table::new(&distribution).ok_or_else(bad)?);
+                    if !self.tables[n].set(&distribution) {
+                        return Err(bad());
+                    }
                 }
                 // The former block's.
                 _ => {}
@@ -502,7 +501,10 @@ impl<'a> Zstd<'a> {
         let mut bits = bytes.get(at..).and_then(Bits::new).ok_or_else(bad)?;
         let mut states = [0; 3];
         for (state, table) in states.iter_mut().zip(&self.tables) {
-            *state = table.as_ref().ok_or_else(bad)?.start(&mut bits);
+            if !table.is_some() {
+                return Err(bad());
+            }
+            *state = table.start(&mut bits);
         }
         self.next = Next::Sequences(Sequences { bits, left: count, states });
         Ok(BLOCK_WORK)
@@ -511,7 +513,7 @@ impl<'a> Zstd<'a> {
     /// Decodes one sequence: literals, and a match.
     fn sequence(&mut self, sequences: &mut Sequences<'a>) -> Result<u64, PayloadError> {
         let bad = || corrupt(Format::Zstd, "its sequences are malformed");
-        let [Some(lengths), Some(offsets), Some(matches)] = &self.tables else { return Err(bad()) };
+        let [lengths, offsets, matches] = &self.tables;
         let Sequences { bits, left, states } = sequences;
         let offset_code = u32::from(offsets.symbol(states[1]));
         let (offset, of_bits) = (1u64 << (offset_code % 32), offset_code % 32);

@@ -1,0 +1,468 @@
+//! xz: the XZ file format 1.2, one stream, with LZMA2 and the x86 filter.
+//!
+//! It is decoded here and not by a crate because it must stop anywhere, and because the crate doubles its window in one
+//! step, which for a large one is tens of milliseconds.
+
+mod lzma;
+mod range;
+mod x86;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use lzma::{Lzma, LzmaError};
+use range::Range;
+use x86::X86;
+
+use super::gzip::CRC32;
+use super::window::{NoMemory, Window};
+use super::{ByteSource, Format, Limits, PayloadError, STEP_WORK, Step, corrupt, filled, truncated};
+
+const STREAM_HEADER_BYTES: usize = 12;
+const STREAM_FOOTER_BYTES: usize = 12;
+/// Blocks of a stream at most; the index names each. Kernels have one.
+const MAX_BLOCKS: usize = 64;
+/// About how many instructions a byte of output costs, at least: a symbol that gives one byte. A match of two bytes
+/// takes some forty bits.
+const SYMBOL_WORK: u64 = 500;
+/// And what resets the probabilities of literals, 12,288 at most, and the others.
+const RESET_WORK: u64 = 20_000;
+/// Bytes decoded before they are filtered and given.
+const PIECE_BYTES: usize = 4 << 10;
+/// Bytes of a chunk that is not compressed, copied at a time.
+const COPY_BYTES: usize = 4 << 10;
+
+static CRC64: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
+
+/// The checksum of a block's output.
+enum Check {
+    Crc32(crc::Digest<'static, u32, crc::Table<16>>),
+    Crc64(crc::Digest<'static, u64>),
+    /// None, or of a kind that is not looked at; so many bytes.
+    Other(usize),
+}
+
+impl Check {
+    fn new(kind: u8) -> Self {
+        match kind & 15 {
+            1 => Self::Crc32(CRC32.digest()),
+            4 => Self::Crc64(CRC64.digest()),
+            0 => Self::Other(0),
+            kind => Self::Other(4 << ((kind - 1) / 3)),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc32(digest) => digest.update(bytes),
+            Self::Crc64(digest) => digest.update(bytes),
+            Self::Other(_) => {}
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Crc32(_) => 4,
+            Self::Crc64(_) => 8,
+            Self::Other(bytes) => *bytes,
+        }
+    }
+
+    fn is(self, stated: &[u8]) -> bool {
+        match self {
+            Self::Crc32(digest) => stated == digest.finalize().to_le_bytes(),
+            Self::Crc64(digest) => stated == digest.finalize().to_le_bytes(),
+            Self::Other(_) => true,
+        }
+    }
+}
+
+/// What comes next.
+enum Next<'a> {
+    Block,
+    Chunk,
+    /// A chunk's symbols, and how many bytes it still gives.
+    Symbols(Range<'a>, usize),
+    /// A chunk that is not compressed.
+    Copy(&'a [u8]),
+    /// The block's padding and checksum, behind all of its output.
+    BlockEnd,
+    End,
+}
+
+/// What a block's header says.
+#[derive(Clone, Copy, Default)]
+struct Header {
+    packed: Option<u64>,
+    unpacked: Option<u64>,
+    window: u64,
+    filter: Option<X86>,
+}
+
+/// A block, and what the index must say of it.
+struct Block {
+    header: Header,
+    /// Input left at its start, and behind its header.
+    start: usize,
+    data: usize,
+    /// Where its output began, and how much was given.
+    given: u64,
+    check: Check,
+    filter: Option<X86>,
+}
+
+/// An xz stream.
+pub(super) struct Xz<'a> {
+    input: &'a [u8],
+    check: u8,
+    limits: Limits,
+    next: Next<'a>,
+    block: Option<Box<Block>>,
+    /// Of each block: its size without padding, and its output's.
+    index: Vec<(u64, u64)>,
+    lzma: Box<Lzma>,
+    window: Window,
+    window_reach: u64,
+    /// Where the dictionary begins.
+    dictionary: u64,
+    needs_dictionary: bool,
+    needs_properties: bool,
+    /// Output on its way through the filter: filtered up to `ready`, given up to `given`.
+    piece: Vec<u8>,
+    ready: usize,
+    given: usize,
+}
+
+fn short() -> PayloadError {
+    truncated(Format::Xz)
+}
+
+fn bad(what: &str) -> PayloadError {
+    corrupt(Format::Xz, what)
+}
+
+/// A number in groups of seven bits, and what follows it.
+fn number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..63).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Does the stretch end in its own CRC32?
+fn without_sum(bytes: &[u8]) -> Option<&[u8]> {
+    let (bytes, sum) = bytes.split_last_chunk()?;
+    (CRC32.checksum(bytes) == u32::from_le_bytes(*sum)).then_some(bytes)
+}
+
+impl Header {
+    /// Reads it, without its checksum.
+    fn read(header: &[u8]) -> Result<Self, PayloadError> {
+        const X86_FILTER: u64 = 4;
+        const LZMA2: u64 = 0x21;
+        const PACKED_SIZE: u8 = 0x40;
+        const UNPACKED_SIZE: u8 = 0x80;
+        const RESERVED: u8 = 0x3c;
+        let malformed = || bad("a block's header is malformed");
+        let mut read = Self::default();
+        let mut rest = header.get(1..).ok_or_else(malformed)?;
+        let (flags, after) = rest.split_first().ok_or_else(malformed)?;
+        rest = after;
+        if flags & RESERVED != 0 {
+            return Err(malformed());
+        }
+        if flags & PACKED_SIZE != 0 {
+            read.packed = Some(number(&mut rest).ok_or_else(malformed)?);
+        }
+        if flags & UNPACKED_SIZE != 0 {
+            read.unpacked = Some(number(&mut rest).ok_or_else(malformed)?);
+        }
+        let filters = flags & 3;
+        for n in 0..=filters {
+            let id = number(&mut rest).ok_or_else(malformed)?;
+            let size = number(&mut rest).ok_or_else(malformed)?;
+            let size = usize::try_from(size).map_err(|_| malformed())?;
+            let (properties, after) = rest.split_at_checked(size).ok_or_else(malformed)?;
+            rest = after;
+            match (id, properties) {
+                (X86_FILTER, []) if n < filters && read.filter.is_none() => read.filter = Some(X86::new(0)),
+                (X86_FILTER, start) if n < filters && read.filter.is_none() => {
+                    let start = start.try_into().map_err(|_| malformed())?;
+                    read.filter = Some(X86::new(u32::from_le_bytes(start)));
+                }
+                (LZMA2, [bits @ 0..40]) if n == filters => {
+                    read.window = u64::from(2 | bits & 1) << (bits / 2 + 11);
+                }
+                (LZMA2, [40]) if n == filters => read.window = u64::from(u32::MAX),
+                _ => return Err(bad("it uses a filter that is not known here")),
+            }
+        }
+        if rest.iter().any(|&byte| byte != 0) { Err(malformed()) } else { Ok(read) }
+    }
+}
+
+impl<'a> Xz<'a> {
+    pub(super) fn new(bytes: &'a [u8], limits: &Limits) -> Result<Self, PayloadError> {
+        let (header, input) = bytes.split_at_checked(STREAM_HEADER_BYTES).ok_or_else(short)?;
+        let flags = without_sum(&header[6..]).ok_or_else(|| bad("its header's checksum is wrong"))?;
+        if flags[0] != 0 || flags[1] > 15 {
+            return Err(bad("its header has a bit set that means nothing"));
+        }
+        let mut index = Vec::new();
+        index.try_reserve_exact(MAX_BLOCKS).map_err(|_| PayloadError::NoMemory(Format::Xz))?;
+        let mut piece = filled(2 * PIECE_BYTES, Format::Xz)?;
+        piece.clear();
+        let mut xz = Self {
+            input,
+            check: flags[1],
+            limits: *limits,
+            next: Next::Block,
+            block: None,
+            index,
+            lzma: Box::new(Lzma::new().map_err(no_memory)?),
+            window: Window::new(0),
+            window_reach: 0,
+            dictionary: 0,
+            needs_dictionary: true,
+            needs_properties: true,
+            piece,
+            ready: 0,
+            given: 0,
+        };
+        // What the first block asks for is known before anything is done.
+        xz.open_block()?;
+        Ok(xz)
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], PayloadError> {
+        let (now, rest) = self.input.split_at_checked(count).ok_or_else(short)?;
+        self.input = rest;
+        Ok(now)
+    }
+
+    fn open_block(&mut self) -> Result<(), PayloadError> {
+        let start = self.input.len();
+        let size = usize::from(*self.input.first().ok_or_else(short)?);
+        if size == 0 {
+            self.read_index()?;
+            self.next = Next::End;
+            return Ok(());
+        }
+        if self.index.len() == MAX_BLOCKS {
+            return Err(bad("it has more than 64 blocks"));
+        }
+        let header = self.take((size + 1) * 4)?;
+        let header = without_sum(header).ok_or_else(|| bad("a block header's checksum is wrong"))?;
+        let header = Header::read(header)?;
+        self.limits.check_window(Format::Xz, header.window)?;
+        let reach = header.window.min(self.limits.output);
+        if reach > self.window_reach {
+            self.window = Window::new(reach);
+            self.window_reach = reach;
+        }
+        self.block = Some(Box::new(Block {
+            header,
+            start,
+            data: self.input.len(),
+            given: 0,
+            check: Check::new(self.check),
+            filter: header.filter,
+        }));
+        (self.needs_dictionary, self.needs_properties) = (true, true);
+        self.next = Next::Chunk;
+        Ok(())
+    }
+
+    /// Reads a chunk's header; about how many instructions that took.
+    fn chunk(&mut self) -> Result<u64, PayloadError> {
+        const LZMA: u8 = 0x80;
+        const WITH_STATE: u8 = 0xa0;
+        const WITH_PROPERTIES: u8 = 0xc0;
+        const WITH_DICTIONARY: u8 = 0xe0;
+        let wrong = || bad("a chunk's header is malformed");
+        let control = self.take(1)?[0];
+        if control == 0 {
+            self.next = Next::BlockEnd;
+            return Ok(50);
+        }
+        if control >= WITH_DICTIONARY || control == 1 {
+            self.needs_dictionary = false;
+            self.needs_properties = true;
+            self.dictionary = self.window.total();
+        } else if self.needs_dictionary {
+            return Err(wrong());
+        }
+        let size = self.take(2)?;
+        let unpacked = usize::from(u16::from_be_bytes([size[0], size[1]])) + 1;
+        if control < LZMA {
+            if control > 2 {
+                return Err(wrong());
+            }
+            self.next = Next::Copy(self.take(unpacked)?);
+            return Ok(50);
+        }
+        let unpacked = unpacked + (usize::from(control & 0x1f) << 16);
+        let size = self.take(2)?;
+        let packed = usize::from(u16::from_be_bytes([size[0], size[1]])) + 1;
+        let mut work = 100;
+        if control >= WITH_PROPERTIES {
+            let properties = self.take(1)?[0];
+            if !self.lzma.set_properties(properties) {
+                return Err(wrong());
+            }
+            self.needs_properties = false;
+        } else if self.needs_properties {
+            return Err(wrong());
+        }
+        if control >= WITH_STATE {
+            self.lzma.reset();
+            work = RESET_WORK;
+        }
+        let range = Range::new(self.take(packed)?).ok_or_else(wrong)?;
+        self.next = Next::Symbols(range, unpacked);
+        Ok(work)
+    }
+
+    /// One piece of work; about how many instructions it took.
+    fn decode(&mut self) -> Result<u64, PayloadError> {
+        match core::mem::replace(&mut self.next, Next::End) {
+            Next::Block => {
+                self.open_block()?;
+                Ok(2000)
+            }
+            Next::Chunk => self.chunk(),
+            Next::Symbols(mut range, left) => {
+                let position = self.window.total() - self.dictionary;
+                let len =
+                    self.lzma.symbol(&mut range, &mut self.window, position, left).map_err(|error| {
+                        match error {
+                            LzmaError::Corrupt => bad("a match refers to what is not there"),
+                            LzmaError::NoMemory => PayloadError::NoMemory(Format::Xz),
+                        }
+                    })?;
+                if range.is_overrun() || len == left && !range.is_finished() {
+                    return Err(bad("a chunk does not end where it should"));
+                }
+                self.next = if len == left { Next::Chunk } else { Next::Symbols(range, left - len) };
+                Ok(SYMBOL_WORK)
+            }
+            Next::Copy(bytes) => {
+                let (now, later) = bytes.split_at(bytes.len().min(COPY_BYTES));
+                self.window.extend(now).map_err(no_memory)?;
+                self.next = if later.is_empty() { Next::Chunk } else { Next::Copy(later) };
+                Ok(100 + now.len() as u64 / 8)
+            }
+            Next::BlockEnd => {
+                self.end_block()?;
+                self.next = Next::Block;
+                Ok(200)
+            }
+            Next::End => Ok(0),
+        }
+    }
+
+    fn end_block(&mut self) -> Result<(), PayloadError> {
+        let Some(block) = self.block.take() else { return Err(bad("a block ends that has not begun")) };
+        let packed = block.data - self.input.len();
+        let padding = self.take(packed.next_multiple_of(4) - packed)?;
+        let Block { header, start, given, check, .. } = *block;
+        let sizes = header.packed.is_none_or(|size| size == packed as u64)
+            && header.unpacked.is_none_or(|size| size == given);
+        if padding.iter().any(|&byte| byte != 0) || !sizes {
+            return Err(bad("a block has another size than it states"));
+        }
+        let size = start - self.input.len() - padding.len() + check.bytes();
+        self.index.push((size as u64, given));
+        let stated = self.take(check.bytes())?;
+        if !check.is(stated) {
+            return Err(bad("a block's checksum is not the one it states"));
+        }
+        Ok(())
+    }
+
+    /// The index names each block, the footer the index.
+    fn read_index(&mut self) -> Result<(), PayloadError> {
+        let wrong = || bad("its index is not that of its blocks");
+        let mut rest = &self.input[1..];
+        if number(&mut rest).ok_or_else(short)? != self.index.len() as u64 {
+            return Err(wrong());
+        }
+        for block in &self.index {
+            if (number(&mut rest).ok_or_else(short)?, number(&mut rest).ok_or_else(short)?) != *block {
+                return Err(wrong());
+            }
+        }
+        let used = self.input.len() - rest.len();
+        let index = self.take(used.next_multiple_of(4) + 4)?;
+        let size = (index.len() / 4 - 1) as u32;
+        let padding = &without_sum(index).ok_or_else(wrong)?[used..];
+        let footer = self.take(STREAM_FOOTER_BYTES)?;
+        let sum = CRC32.checksum(&footer[4..10]).to_le_bytes();
+        let want = [&sum[..], &size.to_le_bytes(), &[0, self.check], b"YZ"];
+        if padding.iter().any(|&byte| byte != 0) || !footer.iter().eq(want.into_iter().flatten()) {
+            return Err(bad("its end is malformed"));
+        }
+        Ok(())
+    }
+
+    /// Filters what was decoded, as far as that can be done.
+    fn fill_piece(&mut self) {
+        let Some(block) = &mut self.block else { return };
+        let rest = self.piece.len() - self.ready;
+        self.piece.copy_within(self.ready.., 0);
+        self.piece.resize(2 * PIECE_BYTES, 0);
+        let count = self.window.take(&mut self.piece[rest..rest + PIECE_BYTES]);
+        self.piece.truncate(rest + count);
+        let is_last = self.window.waiting() == 0 && matches!(self.next, Next::BlockEnd);
+        self.ready = match &mut block.filter {
+            Some(filter) => {
+                let done = filter.filter(&mut self.piece);
+                // An instruction that the block's end cuts off is as it was.
+                if is_last { self.piece.len() } else { done }
+            }
+            None => self.piece.len(),
+        };
+        self.given = 0;
+        block.check.update(&self.piece[..self.ready]);
+        block.given += self.ready as u64;
+    }
+}
+
+fn no_memory(_: NoMemory) -> PayloadError {
+    PayloadError::NoMemory(Format::Xz)
+}
+
+impl ByteSource for Xz<'_> {
+    fn step(&mut self, to: &mut [u8]) -> Result<Step, PayloadError> {
+        if self.given == self.ready {
+            let mut work = 0;
+            while work < STEP_WORK && self.window.waiting() < PIECE_BYTES {
+                let is_held = self.window.waiting() > 0 || self.piece.len() > self.ready;
+                match self.next {
+                    Next::End => break,
+                    // The sum is of all that was given.
+                    Next::BlockEnd if is_held => break,
+                    _ => work += self.decode()?,
+                }
+            }
+            self.fill_piece();
+        }
+        let count = to.len().min(self.ready - self.given);
+        to[..count].copy_from_slice(&self.piece[self.given..self.given + count]);
+        self.given += count;
+        Ok(match count {
+            0 if matches!(self.next, Next::End) => Step::End,
+            0 => Step::Busy,
+            count => Step::Bytes(count),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
