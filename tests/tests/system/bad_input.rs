@@ -90,7 +90,8 @@ fn kernels_that_unpack_without_end_are_refused_beside_a_neighbour() -> Result<()
     machine.expect("dom0# ", 60)?;
     machine.type_line("xl create /boot/bench.cfg name=\"server\" extra=\"echo=2\"")?;
     machine.expect("dom0# ", 20)?;
-    machine.type_line("xl create /boot/bench.cfg vcpus=2 extra=\"partner=1 only=xenstore_read ops=20000\"")?;
+    machine
+        .type_line("xl create /boot/bench.cfg vcpus=2 extra=\"partner=1 only=xenstore_read ops=20000\"")?;
     machine.expect("dom0# ", 20)?;
     for (name, message) in [
         ("zstd", "the zstd stream holds more than 8388608 bytes"),
