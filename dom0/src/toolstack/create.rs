@@ -75,8 +75,10 @@ impl Toolstack {
         let request = builder::Request { config: &config, uuid, kernel, ramdisk };
         let built = builder::build(&request).await.map_err(CreateError::Build)?;
         let id = built.domain.id();
-        set_affinity(id, &config)?;
-        set_share(id, &config)?;
+        if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config)) {
+            built.domain.discard().await;
+            return Err(error);
+        }
 
         // From here on there are things outside the hypervisor too: undone as at a domain's end.
         let Built { domain: owned, rings } = built;
