@@ -302,8 +302,10 @@ pub trait Platform: Sync + Sized + 'static {
 
     // --- Devices. ---
 
-    /// Writes to the serial console.
-    fn console_write(&self, bytes: &[u8]);
+    /// Writes to the serial console, for a domain, what there is room for; gives how much. Nobody waits for the line.
+    fn console_write(&self, bytes: &[u8]) -> usize;
+    /// Whether so much waits for the serial line that a domain should print no more than it must.
+    fn console_is_busy(&self) -> bool;
     /// Reads the kept console output from byte `from` of all that was ever written; the start of what is given (later
     /// than `from` when that is gone) and its length.
     fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize);

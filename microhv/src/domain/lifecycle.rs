@@ -51,8 +51,19 @@ impl<P: Platform> Hypervisor<P> {
         if domain.shutdown.lock().is_shut_down || domain.is_dying() {
             return;
         }
-        log::error!("d{}: crashed: {reason}", domain.id.raw());
+        if domain.id == DomId::DOM0 || self.may_report() {
+            log::error!("d{}: crashed: {reason}", domain.id.raw());
+        }
         self.shutdown_domain(domain, SHUTDOWN_CRASH);
+    }
+
+    /// Whether there may be another report about a guest in the log. Says how many were held back before.
+    pub(crate) fn may_report(&self) -> bool {
+        let held_back = self.console.reports.allow(self.platform.now_ns());
+        if let Some(count @ 1..) = held_back {
+            log::warn!("{count} reports about guests were held back");
+        }
+        held_back.is_some()
     }
 
     /// `VCPUOP_down`: the last vCPU that goes down powers the domain off.
@@ -68,6 +79,13 @@ impl<P: Platform> Current<'_, P> {
     /// Crashes the caller's domain, with its registers in the log.
     #[cold]
     pub fn crash(&self, reason: fmt::Arguments<'_>) {
+        if self.domain.id == DomId::DOM0 || self.hv.may_report() {
+            self.report_registers();
+        }
+        self.hv.crash_domain(self.domain, reason);
+    }
+
+    fn report_registers(&self) {
         let r = &*self.regs;
         let name = format_args!("d{}v{}", self.domain.id.raw(), self.vcpu.id.raw());
         log::error!("{name}: rip {:04x}:{:016x} rflags {:016x}", r.cs, r.rip, r.rflags);
@@ -83,6 +101,5 @@ impl<P: Platform> Current<'_, P> {
             r.r15
         );
         log::error!("{name}: cr2 {:016x}", self.vcpu.cr2.load(Ordering::Relaxed));
-        self.hv.crash_domain(self.domain, reason);
     }
 }

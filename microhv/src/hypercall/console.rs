@@ -7,11 +7,16 @@ use crate::platform::Platform;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 128;
+/// How long a writer sleeps when the line has no room.
+const FULL_NS: u64 = 1_000_000;
 
 /// `console_io(cmd, count, buffer)`: writes, or reads what was typed. Only a privileged domain may.
 ///
+/// A write that the line has no room for goes on by itself after the caller's vCPU has slept. Whoever would rather do
+/// something else asks first, by a write of no bytes: Xen always gives 0 for that.
+///
 /// # Errors
-/// `NotPermitted`; `Fault`; `NoSys`: no such command.
+/// `NotPermitted`; `Fault`; `NoSys`: no such command; `Again`: the line is busy, and nothing was to be written.
 pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     if !cur.domain.privileged {
         return Err(HypercallError::NotPermitted);
@@ -20,14 +25,18 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     let (mut left, mut at) = (count as u32, buffer);
     let mut chunk = [0u8; CHUNK];
     match command as u32 {
+        CONSOLEIO_WRITE if left == 0 && cur.hv.platform.console_is_busy() => Err(HypercallError::Again),
         CONSOLEIO_WRITE => {
             while left > 0 {
                 let len = (left as usize).min(CHUNK);
                 cur.copy_from_guest(&mut chunk[..len], at)?;
-                cur.hv.platform.console_write(&chunk[..len]);
-                left -= len as u32;
-                at = at.wrapping_add(len as u64);
-                if left > 0 && cur.hv.platform.work_pending() {
+                let taken = cur.hv.platform.console_write(&chunk[..len]);
+                left -= taken as u32;
+                at = at.wrapping_add(taken as u64);
+                if taken < len {
+                    super::sched::wait(cur, &[], cur.hv.platform.now_ns() + FULL_NS);
+                }
+                if taken < len || (left > 0 && cur.hv.platform.work_pending()) {
                     return Ok(cur.again([command, left.into(), at, args[3], args[4], args[5]]));
                 }
             }

@@ -104,16 +104,21 @@ fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallErro
             return Err(HypercallError::Invalid);
         }
     }
+    wait(cur, ports, op.timeout);
+    Ok(())
+}
+
+/// Blocks the caller until one of `ports` is pending, an event is due, or `timeout` comes (0: never).
+pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[u32], timeout: u64) {
     let (hv, domain, vcpu) = (cur.hv, cur.domain, cur.vcpu);
     domain.events.poller_entered(vcpu, if let [port] = ports { Some(*port) } else { None });
     hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     fence(Ordering::SeqCst);
     if vcpu.upcall_due() || ports.iter().any(|port| is_pending(domain, *port)) {
         hv.end_poll(domain, vcpu);
-    } else if op.timeout != 0 {
-        hv.arm_timer(vcpu, TimerKind::Poll, Some(op.timeout));
+    } else if timeout != 0 {
+        hv.arm_timer(vcpu, TimerKind::Poll, Some(timeout));
     }
-    Ok(())
 }
 
 /// `set_timer_op(timeout)`: the singleshot timer by absolute system time; 0 stops it.

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::callback::*;
+use ring_abi::console_io::*;
 use ring_abi::guest_context::{CpuUserRegs, TrapInfo};
 use ring_abi::hypercall::*;
 use ring_abi::segment::*;
@@ -34,6 +35,35 @@ fn unknown_numbers_are_enosys() {
         assert_eq!(regs.rip, 0x1000);
     }
     assert!(guest.vcpus[0].history.newest_first().next().is_some());
+}
+
+#[test]
+fn a_writer_sleeps_while_the_line_is_full_and_loses_nothing() {
+    let world = World::new(64);
+    let text: [u8; 300] = core::array::from_fn(|n| n as u8);
+    world.put(ARGS, &text);
+    world.hv.platform.events.lock().console_limit = Some(200);
+    let vcpu = &world.dom0.vcpus[0];
+    let is_asleep = || vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::POLLING != 0;
+    let write = |count: u64, at: u64| {
+        world.raw(&world.dom0, 0, __HYPERVISOR_CONSOLE_IO, &[CONSOLEIO_WRITE.into(), count, at])
+    };
+    assert_eq!(write(0, ARGS), Ok(Outcome::OK), "there is room");
+    assert_eq!(write(300, ARGS), Ok(Outcome::Continue));
+    assert!(is_asleep());
+    let rest = vcpu.continuation();
+    assert_eq!(rest[1..3], [100, ARGS + 200]);
+    assert_eq!(write(0, ARGS), Err(HypercallError::Again), "asked first");
+    // Its time comes, the line is as full as before.
+    world.settle();
+    world.pass(1_000_000);
+    world.settle();
+    assert!(!is_asleep());
+    assert_eq!(write(rest[1], rest[2]), Ok(Outcome::Continue));
+    assert_eq!(vcpu.continuation()[1..3], rest[1..3]);
+    world.hv.platform.events.lock().console_limit = None;
+    assert_eq!(write(rest[1], rest[2]), Ok(Outcome::OK));
+    assert_eq!(world.hv.platform.events.lock().console, text);
 }
 
 #[test]

@@ -37,6 +37,8 @@ const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 pub struct Events {
     /// What was written to the console.
     pub console: Vec<u8>,
+    /// The console takes so many bytes before it is full.
+    pub console_limit: Option<usize>,
     /// Power actions asked for.
     pub power: Vec<PowerAction>,
     /// Port writes: port, size, value.
@@ -371,8 +373,18 @@ impl Platform for TestMachine {
         self.pending.load(Ordering::Relaxed)
     }
 
-    fn console_write(&self, bytes: &[u8]) {
-        self.events.lock().console.extend_from_slice(bytes);
+    fn console_write(&self, bytes: &[u8]) -> usize {
+        let mut events = self.events.lock();
+        let room =
+            events.console_limit.map_or(usize::MAX, |limit| limit.saturating_sub(events.console.len()));
+        let count = bytes.len().min(room);
+        events.console.extend_from_slice(&bytes[..count]);
+        count
+    }
+
+    fn console_is_busy(&self) -> bool {
+        let events = self.events.lock();
+        events.console_limit.is_some_and(|limit| events.console.len() >= limit)
     }
 
     fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize) {

@@ -151,7 +151,9 @@ impl<P: Platform> Hypervisor<P> {
                 }
             }
             TimerKind::FirstWatchdog | TimerKind::SecondWatchdog => {
-                log::warn!("{domain:?}: watchdog");
+                if self.may_report() {
+                    log::warn!("{domain:?}: watchdog");
+                }
                 self.shutdown_domain(domain, SHUTDOWN_WATCHDOG);
             }
         }

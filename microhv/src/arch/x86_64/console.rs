@@ -1,4 +1,4 @@
-//! The serial console's input: dom0's, or the debug keys'.
+//! The serial console's interrupt; its input: dom0's, or the debug keys'.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,8 +15,24 @@ const SWITCH_TIMES: u8 = 3;
 static SWITCH_SEEN: AtomicU8 = AtomicU8::new(0);
 static INPUT_IS_OURS: AtomicBool = AtomicBool::new(false);
 
+/// Rounds of one interrupt while the port asks for more.
+const ROUNDS: usize = 4;
+
+/// The port's interrupt: takes what was typed, sends what waits.
+pub(crate) fn interrupt(hv: &Hv) {
+    for _ in 0..ROUNDS {
+        let asked = serial::acknowledge();
+        input(hv);
+        serial::send();
+        if !asked {
+            return;
+        }
+    }
+    serial::ask_again();
+}
+
 /// Takes what was typed: to dom0, or, after three `^A`, as debug keys.
-pub(crate) fn input(hv: &Hv) {
+fn input(hv: &Hv) {
     let mut typed = false;
     while let Some(byte) = serial::read() {
         if byte == SWITCH_KEY {
@@ -33,7 +49,9 @@ pub(crate) fn input(hv: &Hv) {
         }
         let held = SWITCH_SEEN.swap(0, Ordering::Relaxed);
         if INPUT_IS_OURS.load(Ordering::Relaxed) {
-            hv.debug_key(byte);
+            serial::synchronously(|| {
+                hv.debug_key(byte);
+            });
             continue;
         }
         for _ in 0..held {

@@ -11,7 +11,7 @@ use ring_abi::hypercall::__HYPERVISOR_IRET;
 
 use super::machine::{self, Cur};
 use super::percpu::{self, Local};
-use super::{apic, console, cpu, guest_access, panic, switch, windows};
+use super::{apic, console, cpu, guest_access, panic, serial, switch, windows};
 
 /// What the way out needs: whose registers, and whether SYSRET may be used.
 #[repr(C)]
@@ -188,12 +188,13 @@ fn interrupt(vector: u8) {
             if super::time::refit() {
                 hv.clock_changed();
             }
+            serial::send();
             hv.timer_interrupt(machine::this_cpu());
         }
         apic::KICK_VECTOR => apic::end_of_interrupt(),
         apic::SERIAL_VECTOR => {
             apic::end_of_interrupt();
-            console::input(hv);
+            console::interrupt(hv);
         }
         apic::SPURIOUS_VECTOR => {}
         _ => {

@@ -442,8 +442,12 @@ impl Platform for Machine {
         waits
     }
 
-    fn console_write(&self, bytes: &[u8]) {
-        serial::write(bytes);
+    fn console_write(&self, bytes: &[u8]) -> usize {
+        serial::write_for_domain(bytes)
+    }
+
+    fn console_is_busy(&self) -> bool {
+        serial::is_busy()
     }
 
     fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
@@ -455,6 +459,7 @@ impl Platform for Machine {
     }
 
     fn power(&self, action: PowerAction) {
+        serial::drain();
         match action {
             PowerAction::Off => power::off(self.acpi),
             PowerAction::Reboot if self.no_reboot => {}
@@ -479,6 +484,10 @@ impl Platform for Machine {
     }
 
     fn port_out(&self, port: u16, size: u8, value: u32) {
+        if panic::is_debug_exit(port) {
+            // The emulator ends at once: what was printed before comes out before.
+            serial::drain();
+        }
         match size {
             1 => cpu::outb(port, value as u8),
             2 => cpu::outw(port, value as u16),

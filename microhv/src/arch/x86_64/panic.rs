@@ -29,10 +29,16 @@ pub(crate) fn set_debug_exit(port: Option<u16>) {
     DEBUG_EXIT.store(port.map_or(NO_PORT, u32::from), Ordering::Relaxed);
 }
 
+/// Whether a write to this port ends the emulator.
+pub(crate) fn is_debug_exit(port: u16) -> bool {
+    DEBUG_EXIT.load(Ordering::Relaxed) == u32::from(port)
+}
+
 /// Ends the emulator with `code`, if it was said that there is one.
 pub(crate) fn debug_exit(code: u8) {
     let port = DEBUG_EXIT.load(Ordering::Relaxed);
     if port != NO_PORT {
+        serial::drain();
         cpu::outb(port as u16, code);
     }
 }

@@ -1,119 +1,185 @@
-//! The serial console COM1: polled output that is also kept in a ring, interrupt-driven input.
+//! The serial console COM1, a 16550A: how output goes out is `microhv::console::output`'s matter; input by interrupt.
 #![allow(unsafe_code)] // a panic breaks the lock
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
+use microhv::console::output::{Output, Uart};
 use spin::Mutex;
 
 use super::cpu::{inb, outb};
+use super::time;
 
 const COM1: u16 = 0x3f8;
+/// Registers, from the base on.
+const INTERRUPT_ENABLE: u16 = 1;
+const INTERRUPT_IDENT: u16 = 2;
+const LINE_STATUS: u16 = 5;
+/// Line status: a byte came in; the transmitter is empty.
+const DATA_READY: u8 = 1;
+const TRANSMITTER_EMPTY: u8 = 0x20;
+/// Interrupt enable: for a byte that came in; for an empty transmitter.
+const ON_INPUT: u8 = 1;
+const ON_EMPTY: u8 = 2;
+/// Interrupt identification: nothing waits.
+const NO_INTERRUPT: u8 = 1;
 /// Bytes that the transmitter takes at once when it says that it is empty.
 const FIFO_BYTES: usize = 16;
-/// Kept output, for `xl dmesg`.
-const LOG_BYTES: usize = 32768;
+/// How soon to look at the transmitter again while bytes wait, lest its interrupts do not come: a little more than what
+/// a full FIFO takes at 115200 bits a second.
+const TICK_NS: u64 = 2_000_000;
 
 /// ISA line of COM1.
 pub(crate) const ISA_IRQ: u8 = 4;
 
-struct Serial {
-    /// Room in the transmitter since it last was empty.
-    room: usize,
-    log: [u8; LOG_BYTES],
-    /// Bytes ever kept: the next goes to this modulo the size.
-    written: u64,
-    /// Output before this was forgotten.
-    cleared: u64,
-}
+/// The port's transmitter.
+struct Com1;
 
-static SERIAL: Mutex<Serial> = Mutex::new(Serial { room: 0, log: [0; LOG_BYTES], written: 0, cleared: 0 });
+impl Uart for Com1 {
+    fn room(&mut self) -> usize {
+        if inb(COM1 + LINE_STATUS) & TRANSMITTER_EMPTY == 0 { 0 } else { FIFO_BYTES }
+    }
 
-impl Serial {
     fn put(&mut self, byte: u8) {
-        if self.room == 0 {
-            // Bounded: a port without a UART reads all ones or zeros and must not hang the machine.
-            let mut tries = 0;
-            while inb(COM1 + 5) & 0x20 == 0 && tries < 1_000_000 {
-                core::hint::spin_loop();
-                tries += 1;
-            }
-            self.room = FIFO_BYTES;
-        }
         outb(COM1, byte);
-        self.room -= 1;
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.log[(self.written % LOG_BYTES as u64) as usize] = byte;
-            self.written += 1;
-            if byte == b'\n' {
-                self.put(b'\r');
-            }
-            self.put(byte);
+    fn set_interrupt(&mut self, on: bool) {
+        outb(COM1 + INTERRUPT_ENABLE, ON_INPUT | if on { ON_EMPTY } else { 0 });
+    }
+}
+
+static OUTPUT: Mutex<Output> = Mutex::new(Output::new());
+/// Bytes wait for the line.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Sends what goes at once, and sees that somebody comes back for the rest.
+fn pump(output: &mut Output) {
+    output.pump(&mut Com1, time::now_ns);
+    let waiting = output.has_more();
+    if waiting != WAITING.load(Ordering::Relaxed) {
+        WAITING.store(waiting, Ordering::Relaxed);
+        if waiting {
+            time::set_timer_sooner(TICK_NS);
         }
     }
 }
 
-impl fmt::Write for Serial {
+/// Output with a lock on it, for formatted text: what one call prints goes out in one go.
+struct Text<'a>(&'a mut Output);
+
+impl fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
+        self.0.push(text.as_bytes());
         Ok(())
     }
 }
 
-/// Sets the line up: 115200 8n1, FIFOs on, no interrupts yet.
+/// Sets the line up: 115200 8n1, FIFOs on, no interrupts yet. Until [`enable_interrupts`] writers wait for the line.
 pub(crate) fn init() {
     for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 0x0b)] {
         outb(COM1 + register, value);
     }
 }
 
-/// Turns the receive interrupt on.
-pub(crate) fn enable_input() {
-    outb(COM1 + 1, 1);
+/// Turns the receive interrupt on; from now on no writer waits.
+pub(crate) fn enable_interrupts() {
+    let mut output = OUTPUT.lock();
+    output.drain(&mut Com1);
+    output.set_synchronous(false);
+    outb(COM1 + INTERRUPT_ENABLE, ON_INPUT);
+    drop(output);
     while read().is_some() {}
 }
 
 /// The next byte that came in.
 pub(crate) fn read() -> Option<u8> {
-    let status = inb(COM1 + 5);
-    (status & 1 != 0 && status != 0xff).then(|| inb(COM1))
+    let status = inb(COM1 + LINE_STATUS);
+    (status & DATA_READY != 0 && status != 0xff).then(|| inb(COM1))
 }
 
-/// Writes bytes.
+/// Whether the port asks for an interrupt. What it says of the transmitter counts as heard then.
+pub(crate) fn acknowledge() -> bool {
+    inb(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0
+}
+
+/// Sends more of what waits: at the port's interrupt, and at the timer's for a port whose interrupts do not come.
+#[inline]
+pub(crate) fn send() {
+    if WAITING.load(Ordering::Relaxed) {
+        pump(&mut OUTPUT.lock());
+    }
+}
+
+/// Lets the port ask anew for all that it still wants: an interrupt is an edge, and one that is not served makes no other.
+pub(crate) fn ask_again() {
+    let mut output = OUTPUT.lock();
+    outb(COM1 + INTERRUPT_ENABLE, 0);
+    Com1.set_interrupt(output.has_more());
+    pump(&mut output);
+}
+
+/// When the timer must come at the latest, from now on.
+#[inline]
+pub(crate) fn tick_ns() -> Option<u64> {
+    WAITING.load(Ordering::Relaxed).then_some(TICK_NS)
+}
+
+/// Writes all of `bytes`.
 pub(crate) fn write(bytes: &[u8]) {
-    SERIAL.lock().write(bytes);
+    let mut output = OUTPUT.lock();
+    output.push(bytes);
+    pump(&mut output);
+}
+
+/// Writes for a domain: what there is room for; gives how much that is.
+pub(crate) fn write_for_domain(bytes: &[u8]) -> usize {
+    let mut output = OUTPUT.lock();
+    let count = bytes.len().min(output.domain_room());
+    output.push(&bytes[..count]);
+    pump(&mut output);
+    count
+}
+
+/// Whether much waits for the line.
+pub(crate) fn is_busy() -> bool {
+    OUTPUT.lock().is_busy()
 }
 
 /// Writes formatted text.
 pub(crate) fn print(arguments: fmt::Arguments<'_>) {
-    let _ = fmt::Write::write_fmt(&mut *SERIAL.lock(), arguments);
+    let mut output = OUTPUT.lock();
+    let _ = fmt::Write::write_fmt(&mut Text(&mut output), arguments);
+    pump(&mut output);
 }
 
-/// Breaks the lock: the machine panics, and whoever held it never goes on.
+/// Waits until the line has got everything: the machine is about to end.
+pub(crate) fn drain() {
+    OUTPUT.lock().drain(&mut Com1);
+}
+
+/// Does `act` with writers that wait for the line: what a debug key shows is to be whole, and may be much.
+pub(crate) fn synchronously(act: impl FnOnce()) {
+    OUTPUT.lock().set_synchronous(true);
+    act();
+    OUTPUT.lock().set_synchronous(false);
+}
+
+/// Breaks the lock: the machine panics, and whoever held it never goes on. Writers wait for the line from now on.
 pub(crate) fn break_lock() {
     // SAFETY: only from a panic, after which nothing else runs on this CPU.
-    unsafe { SERIAL.force_unlock() };
+    unsafe { OUTPUT.force_unlock() };
+    OUTPUT.lock().set_synchronous(true);
 }
 
 /// Kept output from byte `from` on: where it really starts, and its length.
 pub(crate) fn kept(from: u64, to: &mut [u8]) -> (u64, usize) {
-    let serial = SERIAL.lock();
-    let first =
-        from.max(serial.cleared).max(serial.written.saturating_sub(LOG_BYTES as u64)).min(serial.written);
-    let mut count = 0;
-    for (place, byte) in (first..serial.written).zip(to.iter_mut()) {
-        *byte = serial.log[(place % LOG_BYTES as u64) as usize];
-        count += 1;
-    }
-    (first, count)
+    OUTPUT.lock().kept(from, to)
 }
 
 /// Forgets the kept output.
 pub(crate) fn clear_kept() {
-    let mut serial = SERIAL.lock();
-    serial.cleared = serial.written;
+    OUTPUT.lock().clear_kept();
 }
 
 /// The `log` crate's sink: a line for each record.

@@ -225,7 +225,7 @@ extern "C" fn on_own_stack() -> ! {
     percpu::local().pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
     let serial_line = hv.platform.acpi.isa(serial::ISA_IRQ);
     apic::route(serial_line, apic::SERIAL_VECTOR, apic::id());
-    serial::enable_input();
+    serial::enable_interrupts();
     start_dom0(hv, &options);
     switch::on_empty_stack(switch::leave_afresh)
 }

@@ -9,7 +9,7 @@ use microhv::platform::TimeParams;
 use spin::{Mutex, Once};
 
 use super::cpu::{inb, inl, outb, rdtsc};
-use super::{apic, paging};
+use super::{apic, paging, serial};
 
 /// How long the first measurement takes.
 const CALIBRATION_NS: u64 = 10_000_000;
@@ -187,13 +187,32 @@ pub(crate) fn now_ns() -> u64 {
     params.system_ns + scale.ns(rdtsc().wrapping_sub(params.tsc))
 }
 
+/// The timer's count for so many ns.
+#[inline]
+fn timer_ticks(ns: u64) -> u32 {
+    let ticks = u128::from(ns) * u128::from(TIMER_PER_NS.load(Ordering::Relaxed)) >> 32;
+    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+}
+
 /// Programs the timer for a deadline in system time.
 pub(crate) fn set_timer(deadline_ns: Option<u64>) {
-    let Some(deadline) = deadline_ns else { return apic::start_timer(0) };
     // Far deadlines are reached in steps: the interrupt that comes early finds nothing due and asks again.
-    let delta = deadline.saturating_sub(now_ns()).min(2_000_000_000);
-    let ticks = u128::from(delta) * u128::from(TIMER_PER_NS.load(Ordering::Relaxed)) >> 32;
-    apic::start_timer(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
+    let delta = deadline_ns.map(|deadline| deadline.saturating_sub(now_ns()).min(2_000_000_000));
+    let delta = match (delta, serial::tick_ns()) {
+        (Some(delta), Some(tick)) => delta.min(tick),
+        (Some(delta), None) => delta,
+        (None, Some(tick)) => tick,
+        (None, None) => return apic::start_timer(0),
+    };
+    apic::start_timer(timer_ticks(delta));
+}
+
+/// Lets the timer come within `ns`. Whoever programs it next chooses again.
+pub(crate) fn set_timer_sooner(ns: u64) {
+    let (ticks, left) = (timer_ticks(ns), apic::timer_count());
+    if left == 0 || left > ticks {
+        apic::start_timer(ticks);
+    }
 }
 
 /// Fits the rate again when a second has passed since the last time; whether it did. Cheap when it has not.

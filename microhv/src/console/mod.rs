@@ -1,22 +1,31 @@
-//! Input of the serial console: who gets it, and what has not been read.
+//! The serial console: output on its way to the line, input that has not been read, and how much guests may make the
+//! hypervisor say.
+
+pub mod output;
+mod reports;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::VecDeque;
 
+pub use reports::Reports;
 use spin::Mutex;
 
 /// Bytes of input kept for the reader; more is lost.
 const INPUT_BYTES: usize = 1024;
 
-/// The console's input.
+/// The console's input, and what is said about guests.
 #[derive(Debug, Default)]
 pub struct Console {
     input: Mutex<VecDeque<u8>>,
+    /// Reports about guests that may still be made.
+    pub reports: Reports,
 }
 
 impl Console {
     /// Nothing typed yet.
     pub const fn new() -> Self {
-        Self { input: Mutex::new(VecDeque::new()) }
+        Self { input: Mutex::new(VecDeque::new()), reports: Reports::new() }
     }
 
     /// Keeps a byte that was typed; `false` when it is lost since nobody reads.

@@ -1,0 +1,262 @@
+//! Output of the serial console: kept for `xl dmesg`, and sent as fast as the line takes it, not faster.
+//!
+//! One ring holds both: what was kept, and in front of its end what the line has not got yet. Nobody waits for the line
+//! while interrupts are off. A writer puts as much into the transmitter as it takes at once; the rest goes out at the
+//! transmitter's interrupts, or, should these not come, at ticks of the timer. Only a machine that dies, that starts, or
+//! that shows a debug key's answer waits ([`Output::drain`]).
+
+/// Kept output, for `xl dmesg`. A power of two.
+pub const LOG_BYTES: usize = 32768;
+/// Bytes that may wait for the line before a domain's write finds it full. The rest of the ring is the hypervisor's own:
+/// its lines cannot wait.
+pub const BUFFER_BYTES: usize = 16384;
+/// More bytes than this wait: the line is busy, and whoever can do without printing should.
+pub const BUSY_BYTES: usize = 2048;
+/// Most bytes that one call puts into the transmitter, however fast the transmitter is.
+pub const GO_BYTES: usize = 256;
+/// A transmitter that has taken nothing for so long, with bytes waiting, is no transmitter.
+pub const STUCK_NS: u64 = 5_000_000_000;
+/// Looks at the transmitter's status in one wait of [`Output::drain`]: many times what the slowest line needs.
+const DRAIN_LOOKS: u32 = 1_000_000;
+/// Longest note about bytes that were skipped.
+const NOTE_BYTES: usize = 64;
+
+/// The transmitter.
+pub trait Uart {
+    /// Bytes that it takes now without waiting; 0: it is busy.
+    fn room(&mut self) -> usize;
+    /// Gives it a byte. There is room.
+    fn put(&mut self, byte: u8);
+    /// Lets it interrupt when it has room, or not.
+    fn set_interrupt(&mut self, on: bool);
+}
+
+/// What was written, and how much of it the line has.
+#[derive(Debug)]
+pub struct Output {
+    log: [u8; LOG_BYTES],
+    /// Bytes ever written: the next goes to this modulo the size.
+    written: u64,
+    /// Output before this was forgotten by `xl dmesg`'s reader.
+    cleared: u64,
+    /// Bytes that the line has got. At most `LOG_BYTES` behind `written`.
+    sent: u64,
+    /// Room in the transmitter since it last said so.
+    room: usize,
+    /// The carriage return that goes before the next byte, a line's end, is on its way.
+    returned: bool,
+    /// Bytes that had to be overwritten before the line got them, and of which the line has not been told.
+    skipped: u64,
+    note: [u8; NOTE_BYTES],
+    /// Part of the note that is still to be sent.
+    note_at: usize,
+    note_end: usize,
+    /// Writers wait for the line: before the interrupts work, and while a debug key is answered.
+    synchronous: bool,
+    interrupt: bool,
+    /// When bytes began to wait, or the transmitter last took one.
+    moved_ns: u64,
+    stuck: bool,
+}
+
+impl Output {
+    /// Nothing was written. Writers wait for the line until [`Output::set_synchronous`] says otherwise.
+    pub const fn new() -> Self {
+        Self {
+            log: [0; LOG_BYTES],
+            written: 0,
+            cleared: 0,
+            sent: 0,
+            room: 0,
+            returned: false,
+            skipped: 0,
+            note: [0; NOTE_BYTES],
+            note_at: 0,
+            note_end: 0,
+            synchronous: true,
+            interrupt: false,
+            moved_ns: 0,
+            stuck: false,
+        }
+    }
+
+    /// Keeps `bytes`, all of them; the oldest that the line has not got are skipped if there are too many. The line gets
+    /// them from [`Output::pump`].
+    pub fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(LOG_BYTES) {
+            let at = (self.written % LOG_BYTES as u64) as usize;
+            let (head, tail) = piece.split_at(piece.len().min(LOG_BYTES - at));
+            self.log[at..at + head.len()].copy_from_slice(head);
+            self.log[..tail.len()].copy_from_slice(tail);
+            self.written += piece.len() as u64;
+            let oldest = self.written.saturating_sub(LOG_BYTES as u64);
+            if self.sent < oldest {
+                self.skipped += oldest - self.sent;
+                self.sent = oldest;
+                self.returned = false;
+            }
+        }
+    }
+
+    /// Bytes that wait for the line.
+    pub const fn waiting(&self) -> usize {
+        (self.written - self.sent) as usize
+    }
+
+    /// Bytes that a domain may add now.
+    pub const fn domain_room(&self) -> usize {
+        BUFFER_BYTES.saturating_sub(self.waiting())
+    }
+
+    /// Whether whoever can do without printing should.
+    pub const fn is_busy(&self) -> bool {
+        self.waiting() > BUSY_BYTES
+    }
+
+    /// Gives the line what it takes at once, at most [`GO_BYTES`]; all that waits while writers are synchronous. Turns
+    /// the transmitter's interrupt on while bytes wait. `now_ns` is any clock that goes on.
+    pub fn pump(&mut self, uart: &mut impl Uart, now_ns: impl Fn() -> u64) {
+        if self.synchronous {
+            return self.drain(uart);
+        }
+        let any = self.send(uart, GO_BYTES);
+        if self.has_more() {
+            self.watch(any, now_ns());
+        }
+        let wait = self.has_more();
+        if wait != self.interrupt {
+            self.interrupt = wait;
+            uart.set_interrupt(wait);
+        }
+    }
+
+    /// Bytes wait. Gives them up, but for the log, when the transmitter has long taken none.
+    #[cold]
+    #[inline(never)]
+    fn watch(&mut self, any: bool, now_ns: u64) {
+        if any || !self.interrupt {
+            self.moved_ns = now_ns;
+        }
+        if any {
+            self.stuck = false;
+        }
+        if self.stuck || now_ns.saturating_sub(self.moved_ns) > STUCK_NS {
+            self.stuck = true;
+            self.sent = self.written;
+            (self.note_at, self.note_end, self.skipped) = (0, 0, 0);
+        }
+    }
+
+    /// Gives the line all that waits and waits for it, however long that takes; a transmitter that takes nothing is given
+    /// up.
+    pub fn drain(&mut self, uart: &mut impl Uart) {
+        let mut looks = 0;
+        while self.has_more() {
+            if self.send(uart, GO_BYTES) {
+                (looks, self.stuck) = (0, false);
+            } else if self.stuck || looks == DRAIN_LOOKS {
+                // Known from then on, so that it does not cost the machine minutes.
+                self.stuck = true;
+                self.sent = self.written;
+                (self.note_at, self.note_end, self.skipped) = (0, 0, 0);
+            } else {
+                looks += 1;
+                core::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Lets writers wait for the line, or not.
+    pub const fn set_synchronous(&mut self, on: bool) {
+        self.synchronous = on;
+    }
+
+    /// Something is to be sent.
+    pub const fn has_more(&self) -> bool {
+        self.sent != self.written || self.note_at != self.note_end
+    }
+
+    /// Sends at most `most` bytes as long as there is room without waiting; whether any went.
+    fn send(&mut self, uart: &mut impl Uart, most: usize) -> bool {
+        let mut left = most;
+        while left > 0 && self.has_more() {
+            if self.room == 0 {
+                self.room = uart.room();
+                if self.room == 0 {
+                    break;
+                }
+            }
+            let count = self.room.min(left);
+            let used = self.fill(uart, count);
+            self.room -= used;
+            left -= used;
+        }
+        left < most
+    }
+
+    /// Puts at most `count` bytes; how many.
+    fn fill(&mut self, uart: &mut impl Uart, count: usize) -> usize {
+        let mut used = 0;
+        if self.skipped != 0 || self.note_at != self.note_end {
+            used = self.fill_note(uart, count);
+            if self.note_at != self.note_end {
+                return used;
+            }
+        }
+        while used < count && self.sent != self.written {
+            let byte = self.log[(self.sent % LOG_BYTES as u64) as usize];
+            used += 1;
+            if byte == b'\n' && !self.returned {
+                self.returned = true;
+                uart.put(b'\r');
+                continue;
+            }
+            self.returned = false;
+            uart.put(byte);
+            self.sent += 1;
+        }
+        used
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fill_note(&mut self, uart: &mut impl Uart, count: usize) -> usize {
+        if self.note_at == self.note_end {
+            let mut note = arrayvec::ArrayString::<NOTE_BYTES>::new();
+            // The longest number leaves room.
+            let _ = core::fmt::Write::write_fmt(
+                &mut note,
+                format_args!("\r\n(microhv) {} bytes skipped\r\n", self.skipped),
+            );
+            self.note[..note.len()].copy_from_slice(note.as_bytes());
+            (self.note_at, self.note_end, self.skipped) = (0, note.len(), 0);
+        }
+        let used = count.min(self.note_end - self.note_at);
+        self.note[self.note_at..self.note_at + used].iter().for_each(|&byte| uart.put(byte));
+        self.note_at += used;
+        used
+    }
+
+    /// Kept output from byte `from` on: where it really starts, and its length.
+    pub fn kept(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
+        let oldest = self.written.saturating_sub(LOG_BYTES as u64);
+        let first = from.max(self.cleared).max(oldest).min(self.written);
+        let mut count = 0;
+        for (place, byte) in (first..self.written).zip(to.iter_mut()) {
+            *byte = self.log[(place % LOG_BYTES as u64) as usize];
+            count += 1;
+        }
+        (first, count)
+    }
+
+    /// Forgets the kept output. What waits for the line is sent all the same.
+    pub const fn clear_kept(&mut self) {
+        self.cleared = self.written;
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,59 @@
+//! How often guests may make the hypervisor say something.
+
+use spin::Mutex;
+
+/// Reports about guests at once; each is at most nine lines.
+const BURST: u64 = 32;
+/// One more in each such time.
+const EACH_NS: u64 = 500_000_000;
+
+/// What is left of the reports about guests.
+#[derive(Debug, Default)]
+pub struct Reports(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The time for which reports have been made: each takes [`EACH_NS`], and it is at most [`BURST`] of them ahead of the
+    /// clock.
+    paid_ns: u64,
+    held_back: u64,
+}
+
+impl Reports {
+    /// All may be made.
+    pub const fn new() -> Self {
+        Self(Mutex::new(State { paid_ns: 0, held_back: 0 }))
+    }
+
+    /// Whether a report may be made at `now_ns`; it gives the number of those that were held back since the last.
+    pub fn allow(&self, now_ns: u64) -> Option<u64> {
+        let mut state = self.0.lock();
+        let paid_ns = state.paid_ns.max(now_ns) + EACH_NS;
+        if paid_ns - now_ns > BURST * EACH_NS {
+            state.held_back += 1;
+            return None;
+        }
+        state.paid_ns = paid_ns;
+        Some(core::mem::take(&mut state.held_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_one_in_a_while_and_the_others_are_counted() {
+        let reports = Reports::new();
+        for _ in 0..BURST {
+            assert_eq!(reports.allow(7), Some(0));
+        }
+        assert_eq!(reports.allow(7), None);
+        assert_eq!(reports.allow(7 + EACH_NS - 1), None);
+        assert_eq!(reports.allow(7 + EACH_NS), Some(2));
+        assert_eq!(reports.allow(7 + EACH_NS), None);
+        let late = 1_000_000 * EACH_NS;
+        let made = (0..100).filter(|_| reports.allow(late).is_some()).count();
+        assert_eq!(made as u64, BURST, "time that passed in silence does not add up");
+    }
+}
