@@ -14,6 +14,12 @@ pub fn write(bytes: &[u8]) {
     backend::write(bytes);
 }
 
+/// Whether so much waits for the hypervisor's serial line that whoever can wait should: a write may then block the vCPU.
+/// Never so in a domU, or on Xen, which does not say.
+pub fn is_busy() -> bool {
+    backend::is_busy()
+}
+
 /// Takes typed bytes, waiting for at least one; returns how many.
 pub async fn read(buffer: &mut [u8]) -> usize {
     backend::read(buffer).await
@@ -279,6 +285,10 @@ mod backend {
         STUCK.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn is_busy() -> bool {
+        HYPERVISOR.load(Ordering::Relaxed) && hypervisor::is_busy()
+    }
+
     /// Puts what fits into the ring; false when the ring is absent or broken.
     fn put(ring: &mut Option<ByteRing<SharedBytes>>, bytes: &[u8]) -> (usize, bool) {
         match ring.as_mut().map(|ring| ring.write(bytes)) {
@@ -382,6 +392,10 @@ mod backend {
     /// To the thread's stand-in for the hypervisor, as in dom0.
     pub(super) fn write(bytes: &[u8]) {
         let _ = crate::hypercall::console::write(bytes);
+    }
+
+    pub(super) fn is_busy() -> bool {
+        crate::hypercall::console::is_busy()
     }
 
     pub(super) async fn read(buffer: &mut [u8]) -> usize {

@@ -30,6 +30,7 @@ std::thread_local! {
     // Never dropped: what a test leaves behind may still call it while the thread ends.
     static HYPERVISOR: ManuallyDrop<RefCell<Box<dyn Hypervisor>>> =
         ManuallyDrop::new(RefCell::new(Box::new(Loopback::default())));
+    static CONSOLE_BUSY: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
     static CONSOLE: RefCell<(Vec<u8>, VecDeque<u8>)> = const { RefCell::new((Vec::new(), VecDeque::new())) };
 }
 
@@ -46,6 +47,11 @@ pub fn deliver_event(port: u32) {
 /// What was written to the console since the last call.
 pub fn take_console_output() -> Vec<u8> {
     CONSOLE.with(|console| core::mem::take(&mut console.borrow_mut().0))
+}
+
+/// Lets the console's line be busy, or not.
+pub fn set_console_busy(busy: bool) {
+    CONSOLE_BUSY.set(busy);
 }
 
 /// Types bytes at the console.
@@ -126,6 +132,7 @@ fn console(args: [u64; 5]) -> Result<u64, Errno> {
         let (output, input) = &mut *console.borrow_mut();
         let mut count = 0;
         match args[0] as u32 {
+            console_io::CONSOLEIO_WRITE if args[1] == 0 && CONSOLE_BUSY.get() => Err(Errno::EAGAIN),
             console_io::CONSOLEIO_WRITE => with_list(args[2], args[1], |byte: &mut u8| output.push(*byte)),
             console_io::CONSOLEIO_READ => {
                 let ready = args[1].min(input.len() as u64);

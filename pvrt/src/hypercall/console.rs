@@ -2,6 +2,7 @@
 
 use super::{Result, check, raw};
 use ring_abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+use ring_abi::errno::Errno;
 use ring_abi::hypercall::__HYPERVISOR_CONSOLE_IO;
 
 /// Prints bytes on the hypervisor's console.
@@ -12,6 +13,12 @@ pub fn write(bytes: &[u8]) -> Result<()> {
     let args = [u64::from(CONSOLEIO_WRITE), bytes.len() as u64, bytes.as_ptr() as u64, 0, 0];
     // SAFETY: the hypervisor reads `bytes` only.
     check(unsafe { raw(__HYPERVISOR_CONSOLE_IO, args) }).map(|_| ())
+}
+
+/// Whether so much waits for the serial line that a write may block. microhv answers a write of no bytes so; Xen always
+/// says no.
+pub fn is_busy() -> bool {
+    write(&[]) == Err(Errno::EAGAIN)
 }
 
 /// Takes typed bytes from the hypervisor's console; returns how many.
