@@ -9,8 +9,6 @@ use ring_abi::ring::{RingError, RingPage};
 use super::Scrollback;
 use crate::traits::Notifier;
 
-/// Most bytes taken in one poll: four rings full. A domain that writes without pause must not hold the executor.
-const BUDGET_BYTES: usize = 8192;
 /// Most input bytes kept for a domain that does not read.
 const INPUT_LIMIT: usize = 4096;
 
@@ -59,30 +57,36 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
         Ok(taken)
     }
 
-    /// Takes what the domain wrote, shows it to `output` piece by piece, and delivers waiting input.
+    /// Takes what the domain wrote, shows it to `output` piece by piece, and delivers waiting input. The first piece is of
+    /// at most `most` bytes; `output` says how long the next may be, 0 to end here. What is not taken stays in the ring.
     ///
-    /// `true`: the budget ended first, poll again after other tasks ran. `false`: wait for an event.
+    /// `true`: that ended it, there may be more. `false`: wait for an event.
     ///
     /// # Errors
     /// [`RingError`]: the ring is ruined.
-    pub fn poll(&mut self, mut output: impl FnMut(&[u8])) -> Result<bool, RingError> {
+    pub fn poll(
+        &mut self,
+        mut most: usize,
+        mut output: impl FnMut(&[u8]) -> usize,
+    ) -> Result<bool, RingError> {
         let mut buffer = [0; 512];
-        let mut taken = 0;
+        let mut any = false;
         let more = loop {
-            let count = self.ring.read(&mut buffer)?;
+            if most == 0 {
+                break self.ring.readable()? > 0;
+            }
+            let most_now = most.min(buffer.len());
+            let count = self.ring.read(&mut buffer[..most_now])?;
             if count == 0 {
                 break false;
             }
+            any = true;
             self.scrollback.push(&buffer[..count]);
-            output(&buffer[..count]);
-            taken += count;
-            if taken >= BUDGET_BYTES {
-                break true;
-            }
+            most = output(&buffer[..count]);
         };
         let delivered = self.deliver()?;
         // The domain may be waiting for room, or for input.
-        if taken > 0 || delivered {
+        if any || delivered {
             self.notifier.notify();
         }
         Ok(more)
@@ -126,13 +130,39 @@ mod tests {
         let count = Count::default();
         let mut back = ConsoleBack::new(page, count.clone(), 1000).unwrap();
         let mut front = frontend(page).unwrap();
-        assert_eq!(back.poll(|_| panic!("nothing was written")), Ok(false));
+        assert_eq!(back.poll(512, |_| panic!("nothing was written")), Ok(false));
         assert_eq!(front.write(&[b'a'; 2048]), Ok(2048));
         let mut seen = Vec::new();
-        assert_eq!(back.poll(|bytes| seen.extend_from_slice(bytes)), Ok(false));
+        let see = |bytes: &[u8]| {
+            seen.extend_from_slice(bytes);
+            700
+        };
+        assert_eq!(back.poll(2048, see), Ok(false));
         assert_eq!((seen.len(), count.0.get()), (2048, 1));
         assert_eq!((back.scrollback().start(), back.scrollback().end()), (1048, 2048));
         assert_eq!(front.is_drained(), Ok(true));
+    }
+
+    #[test]
+    fn what_is_not_taken_stays_in_the_ring() {
+        let page = leaked_pages(1);
+        let count = Count::default();
+        let mut back = ConsoleBack::new(page, count.clone(), 1000).unwrap();
+        let mut front = frontend(page).unwrap();
+        assert_eq!(front.write(b"0123456789"), Ok(10));
+        assert_eq!(back.poll(0, |_| panic!("nothing may be taken")), Ok(true));
+        assert_eq!(count.0.get(), 0);
+        let mut pieces = Vec::new();
+        let mut next = 3;
+        let see = |bytes: &[u8]| {
+            pieces.push(bytes.to_vec());
+            next -= 1;
+            next
+        };
+        assert_eq!(back.poll(4, see), Ok(true));
+        assert_eq!(pieces, [&b"0123"[..], b"45", b"6"]);
+        assert_eq!((front.is_drained(), front.writable()), (Ok(false), Ok(2045)));
+        assert_eq!(back.poll(3, |_| 0), Ok(false), "all of it was just taken");
     }
 
     #[test]
@@ -149,7 +179,7 @@ mod tests {
         loop {
             let n = front.read(&mut piece).unwrap();
             got.extend_from_slice(&piece[..n]);
-            let _ = back.poll(|_| ());
+            let _ = back.poll(1, |_| 0);
             if n == 0 && front.readable() == Ok(0) {
                 break;
             }
@@ -163,6 +193,6 @@ mod tests {
         let page = leaked_pages(1);
         let mut back = ConsoleBack::new(page, Count::default(), 10).unwrap();
         page.store_u32(OUT.prod, 2049);
-        assert!(matches!(back.poll(|_| ()), Err(RingError::ProducerOverrun { prod: 2049, cons: 0 })));
+        assert!(matches!(back.poll(1, |_| 0), Err(RingError::ProducerOverrun { prod: 2049, cons: 0 })));
     }
 }

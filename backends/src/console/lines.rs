@@ -3,8 +3,14 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// Longest line handed out; a longer one is broken.
+/// Longest line of a guest; a longer one is broken.
 const MAX_LINE: usize = 1024;
+/// Bytes that one byte of a guest becomes at most: U+FFFD.
+const MOST_OF_ONE: usize = 3;
+/// A line's end, as the serial line gets it.
+const LINE_END: usize = 2;
+/// Bytes of a guest that are worth a look at its ring.
+const LEAST_TAKEN: usize = 16;
 
 /// Collects bytes until a line is whole.
 #[derive(Debug, Default)]
@@ -42,6 +48,24 @@ impl Lines {
         !self.partial.is_empty()
     }
 
+    /// Most bytes that a byte of a guest may become, its share of what it ends included, where each line gets a prefix of
+    /// so many bytes. Ends of lines cost the prefix; what a line holds is [`MOST_OF_ONE`] each.
+    const fn most_of_each(prefix: usize) -> usize {
+        prefix + LINE_END + MOST_OF_ONE
+    }
+
+    /// Printed bytes that must be free for [`Lines::allowance`] to be more than 0 whatever has begun.
+    pub const fn slice(prefix: usize) -> usize {
+        MOST_OF_ONE * (MAX_LINE - 1) + LEAST_TAKEN * Self::most_of_each(prefix)
+    }
+
+    /// How many bytes of a guest may be pushed so that no more than `room` come out, prefixes and ends of lines included,
+    /// whatever these bytes are; 0 when it is few.
+    pub fn allowance(&self, room: usize, prefix: usize) -> usize {
+        let count = room.saturating_sub(MOST_OF_ONE * self.partial.len()) / Self::most_of_each(prefix);
+        if count < LEAST_TAKEN { 0 } else { count }
+    }
+
     fn finish(&mut self, line: &mut impl FnMut(&str)) {
         let text = String::from_utf8_lossy(&self.partial);
         if text.chars().any(|c| c.is_control() && c != '\t') {
@@ -69,6 +93,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn feed(lines: &mut Lines, bytes: &[u8]) -> Vec<String> {
         let mut out = Vec::new();
@@ -95,5 +120,44 @@ mod tests {
         assert_eq!(feed(&mut lines, &long).len(), 2);
         assert_eq!(feed(&mut lines, b"\n"), ["x"]);
         assert_eq!(feed(&mut lines, b"a\x1b[2J\x00\x7f\t\xc2\x9b\xff\n"), ["a^[[2J^@^?\t\u{fffd}\u{fffd}"]);
+    }
+
+    proptest! {
+        /// What comes out of a slice never exceeds it, and there is always a way on.
+        #[test]
+        fn a_slice_is_never_exceeded(
+            prefix in 0usize..60,
+            pieces in proptest::collection::vec((0usize..7, 1usize..900), 1..40),
+        ) {
+            const KINDS: [&[u8]; 7] = [b"\n", b"x", b"\xff", b"\x01", b"\xc2\x9b", b"words and words\r\n", b"\xf0\x90"];
+            let text: Vec<u8> =
+                pieces.iter().flat_map(|&(kind, count)| KINDS[kind].repeat(count)).collect();
+            let (mut lines, mut rest) = (Lines::default(), &text[..]);
+            let mut all = String::new();
+            while !rest.is_empty() {
+                let mut room = Lines::slice(prefix);
+                let mut count = lines.allowance(room, prefix);
+                prop_assert!(count >= LEAST_TAKEN);
+                while count > 0 && !rest.is_empty() {
+                    let (now, later) = rest.split_at(count.min(rest.len()));
+                    let mut printed = 0;
+                    lines.push(now, |line| {
+                        printed += prefix + line.len() + LINE_END;
+                        all.push_str(line);
+                        all.push('\n');
+                    });
+                    prop_assert!(printed <= room);
+                    rest = later;
+                    room -= printed;
+                    count = lines.allowance(room, prefix);
+                }
+            }
+            let mut whole = String::new();
+            Lines::default().push(&text, |line| {
+                whole.push_str(line);
+                whole.push('\n');
+            });
+            prop_assert_eq!(all, whole, "slices change nothing");
+        }
     }
 }

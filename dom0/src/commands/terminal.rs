@@ -68,6 +68,12 @@ impl Terminal {
 
     /// Prints a whole line, above the line that is being edited if there is one.
     pub fn print_line(&self, text: &str) {
+        self.print_lines(text);
+    }
+
+    /// Prints whole lines in one go, as [`Terminal::print_line`] does one; the last comes without its end. Gives the
+    /// number of bytes that this took.
+    pub fn print_lines(&self, text: &str) -> usize {
         let mut screen = self.0.screen.lock();
         let editing = screen.mode == Mode::Editing;
         if editing {
@@ -81,6 +87,7 @@ impl Terminal {
             output.append(&mut screen.editor.take_output());
         }
         console::write(&output);
+        output.len()
     }
 
     /// Shows the prompt and edits a line until it is entered. `None`: end of input.

@@ -258,8 +258,14 @@ impl Shell {
 /// Shows what a dead domain's console still has.
 async fn show_rest(attachment: &mut Attachment) {
     let mut buffer = alloc::vec![0; 1024];
-    while let Ok(count @ 1..) = time::timeout(RETRY_NS, attachment.read(&mut buffer)).await {
-        console::write(&buffer[..count]);
+    loop {
+        match time::timeout(RETRY_NS, attachment.read(&mut buffer)).await {
+            Ok(0) => break,
+            Ok(count) => console::write(&buffer[..count]),
+            // It has it, and the line is busy.
+            Err(_) if attachment.has_more() => {}
+            Err(_) => break,
+        }
     }
 }
 

@@ -2,8 +2,13 @@
 //!
 //! While nobody is attached to a domain's console its lines go to the control domain's own, as
 //! `(dN name) text`. An [`Attachment`] gets the bytes as they are and may type.
+//!
+//! What is budgeted is what is printed, prefixes included: each domain has a token bucket of its own, and what it may not
+//! print yet stays in its ring, so that the domain itself waits and nothing is lost. All consoles share the line by turns
+//! of one slice ([`share`]). So a poll prints no more than a slice, some 3 KiB, whatever the domain wrote.
 
 mod service;
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -43,8 +48,9 @@ impl fmt::Display for ConsoleError {
     }
 }
 
-/// Where lines of domains that nobody is attached to go: a whole line, without its end.
-pub type Printer = dyn Fn(&str) + Send + Sync;
+/// Where lines of domains that nobody is attached to go: whole lines, the last without its end. It gives the number of
+/// bytes that it printed.
+pub type Printer = dyn Fn(&str) -> usize + Send + Sync;
 
 /// The consoles of all domains. Clones are the same consoles.
 ///
@@ -53,12 +59,13 @@ pub type Printer = dyn Fn(&str) + Send + Sync;
 pub struct Consoles {
     map: Arc<Mutex<BTreeMap<DomId, Arc<Console>>>>,
     print: Arc<Printer>,
+    share: Arc<share::Share>,
 }
 
 impl Consoles {
     /// No consoles yet. `print` shows a line on the control domain's own.
     pub fn new(print: Arc<Printer>) -> Self {
-        Self { map: Arc::default(), print }
+        Self { map: Arc::default(), print, share: Arc::new(share::Share::new()) }
     }
 
     /// Begins to serve the console of `domain`, called `name`: its ring is granted by the reserved entry, and it
@@ -72,7 +79,7 @@ impl Consoles {
         let port = Port::bind_interdomain(domain, remote)
             .map_err(|errno| ConsoleError::Refused(format!("binding its port {remote}: {errno}")))?;
         let prefix = format!("(d{domain} {name}) ");
-        let console = Console::new(page, port, prefix, self.print.clone())
+        let console = Console::new(page, port, prefix, self.print.clone(), self.share.clone())
             .map_err(|error| ConsoleError::Refused(format!("{error}")))?;
         let console = Arc::new(console);
         self.map.lock().insert(domain, console.clone());
@@ -81,7 +88,7 @@ impl Consoles {
     }
 
     /// Takes what the domain wrote last, lets its page and port go, and tells those attached that it is over.
-    /// They can still read what is left. A domain without a console is no error.
+    /// They can still read what is left. Of what is printed, a slice is when this returns, and the rest soon. A domain without a console is no error.
     pub fn remove(&self, domain: DomId) {
         let console = self.map.lock().remove(&domain);
         if let Some(console) = console {

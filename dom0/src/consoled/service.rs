@@ -3,9 +3,10 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use backends::Notifier;
-use backends::console::{ConsoleBack, Lines, Scrollback};
+use backends::console::{Bucket, ConsoleBack, Lines, Scrollback};
 use pvrt::event::Port;
 use pvrt::executor::sync::Notify;
 use pvrt::executor::{select, time};
@@ -14,14 +15,18 @@ use ring_abi::ring::RingError;
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+use super::share::Share;
 use super::{Printer, SCROLLBACK_BYTES};
 
-/// A domain may write this much in each period; then its ring waits, and so does whoever fills it. Serial lines are
-/// slow, and other domains' lines share them.
-const PERIOD_BYTES: u64 = 64 * 1024;
-const PERIOD_NS: u64 = 200_000_000;
-/// Polls for a domain's last output: many times what its ring holds.
-const LAST_POLLS: usize = 8;
+/// A domain prints 64 KiB at once, which is more than a Linux kernel says while it boots, and 64 KiB a second.
+const BURST_BYTES: u64 = 64 * 1024;
+const BYTE_NS: u64 = 15_259;
+/// How far those attached may be behind before the domain waits for them: less than is kept, so that they miss nothing.
+const MOST_BEHIND: u64 = SCROLLBACK_BYTES as u64 / 2;
+/// Most that an attached reader gets at once; a line's end is two bytes on the serial line.
+const READ_BYTES: usize = 1024;
+/// Most that is taken of a domain's last output: many times what its ring holds.
+const LAST_BYTES: usize = 8192;
 
 struct Bell(Arc<Port>);
 
@@ -37,10 +42,13 @@ impl Notifier for Bell {
 /// under it, which is sound because neither comes back here.
 pub(super) struct Console {
     state: Mutex<State>,
-    /// Ends the task that serves it.
-    stop: Notify,
+    /// The task that serves it looks again: it is over, or a reader went on.
+    changed: Notify,
     print: Arc<Printer>,
+    share: Arc<Share>,
     prefix: String,
+    /// Most bytes that are printed at once.
+    slice: usize,
 }
 
 struct State {
@@ -49,14 +57,26 @@ struct State {
     /// The output, once there is no ring.
     kept: Scrollback,
     lines: Lines,
+    /// What was left in the ring when it ended, and is still to be printed.
+    rest: Vec<u8>,
     /// Those attached, by number.
-    readers: BTreeMap<u32, Arc<Notify>>,
+    readers: BTreeMap<u32, Reader>,
     next_reader: u32,
+    /// What the domain may print.
+    bucket: Bucket,
+    /// The task waits for readers.
+    is_held: bool,
 }
 
 struct Live {
     back: ConsoleBack<GrantMap, Bell>,
     port: Arc<Port>,
+}
+
+struct Reader {
+    wake: Arc<Notify>,
+    /// How far in the output it has read.
+    position: u64,
 }
 
 impl State {
@@ -65,12 +85,31 @@ impl State {
     }
 }
 
+/// What a poll found.
+enum Polled {
+    /// There is no ring any more.
+    Over,
+    /// There is more to take.
+    More,
+    /// Nothing: an event will tell.
+    Empty,
+    /// Those attached are too far behind.
+    Held,
+    Ruined(RingError),
+}
+
+/// What bytes cost on the serial line.
+fn cost(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|&byte| 1 + u64::from(byte == b'\n')).sum()
+}
+
 impl Console {
     pub(super) fn new(
         page: GrantMap,
         port: Port,
         prefix: String,
         print: Arc<Printer>,
+        share: Arc<Share>,
     ) -> Result<Self, RingError> {
         let port = Arc::new(port);
         let back = ConsoleBack::new(page, Bell(port.clone()), SCROLLBACK_BYTES)?;
@@ -78,37 +117,57 @@ impl Console {
             live: Some(Live { back, port }),
             kept: Scrollback::new(0),
             lines: Lines::default(),
+            rest: Vec::new(),
             readers: BTreeMap::new(),
             next_reader: 0,
+            bucket: Bucket::new(BYTE_NS, BURST_BYTES),
+            is_held: false,
         };
-        Ok(Self { state: Mutex::new(state), stop: Notify::new(), print, prefix })
+        let slice = Lines::slice(prefix.len());
+        Ok(Self { state: Mutex::new(state), changed: Notify::new(), print, share, prefix, slice })
     }
 
-    /// Drains the ring at each event until the console ends.
+    /// Drains the ring at each event, as fast as the domain may print, until the console ends; then prints what is left.
     pub(super) async fn serve(&self, domain: DomId) {
-        let (mut since, mut from) = (time::now_ns(), 0);
         loop {
-            let polled = self.poll();
-            let (now, written) = (time::now_ns(), self.state.lock().scrollback().end());
-            if now.saturating_sub(since) >= PERIOD_NS {
-                (since, from) = (now, written);
+            let now = time::now_ns();
+            let (ready, prints) = {
+                let state = self.state.lock();
+                (state.bucket.ready_at(self.slice as u64), state.readers.is_empty())
+            };
+            if ready > now {
+                select(time::sleep_until(ready), self.changed.notified()).await;
+                if self.port().is_some() {
+                    continue;
+                }
             }
+            let polled = if prints {
+                let turn = self.share.turn(self.slice as u64, now).await;
+                let (polled, cost) = self.poll(turn.now_ns);
+                turn.spend(cost);
+                polled
+            } else {
+                self.poll(now).0
+            };
             match polled {
-                None => return,
-                Some(Ok(_)) if written.saturating_sub(from) > PERIOD_BYTES => {
-                    select(time::sleep_until(since + PERIOD_NS), self.stop.notified()).await;
+                Polled::Over => break,
+                Polled::More => pvrt::yield_now().await,
+                Polled::Empty => {
+                    let Some(port) = self.port() else { continue };
+                    select(port.wait(), self.changed.notified()).await;
                 }
-                Some(Ok(true)) => pvrt::yield_now().await,
-                Some(Ok(false)) => {
-                    let Some(port) = self.port() else { return };
-                    select(port.wait(), self.stop.notified()).await;
-                }
-                Some(Err(error)) => {
+                Polled::Held => self.changed.notified().await,
+                Polled::Ruined(error) => {
                     log::error!("console d{domain}: disconnect: {error:?}");
                     self.end();
-                    return;
                 }
             }
+        }
+        while !self.state.lock().rest.is_empty() {
+            let turn = self.share.turn(self.slice as u64, time::now_ns()).await;
+            let cost = self.print_rest(&mut self.state.lock());
+            turn.spend(cost);
+            pvrt::yield_now().await;
         }
     }
 
@@ -116,50 +175,124 @@ impl Console {
         self.state.lock().live.as_ref().map(|live| live.port.clone())
     }
 
-    /// Takes what the domain wrote; `None` when there is no ring any more.
-    fn poll(&self) -> Option<Result<bool, RingError>> {
+    /// Takes a slice of what the domain wrote, and prints it if nobody is attached; gives what it cost the line too.
+    fn poll(&self, now: u64) -> (Polled, u64) {
         let mut state = self.state.lock();
-        let State { live, lines, readers, .. } = &mut *state;
-        let live = live.as_mut()?;
-        let mut any = false;
-        let attached = !readers.is_empty();
-        let result = live.back.poll(|bytes| {
-            any = true;
-            // What those attached have seen is not printed after they leave.
-            if !attached {
-                lines.push(bytes, |line| self.print_line(line));
+        let state = &mut *state;
+        let Some(live) = &mut state.live else { return (Polled::Over, 0) };
+        let (taken, printed) = if state.readers.is_empty() {
+            let mut text = String::new();
+            let (lines, prefix) = (&mut state.lines, &self.prefix);
+            let mut room = self.slice;
+            let most = lines.allowance(room, prefix.len());
+            let taken = live.back.poll(most, |bytes| {
+                let before = text.len();
+                let mut ends = 0;
+                lines.push(bytes, |line| {
+                    text.push_str(prefix);
+                    text.push_str(line);
+                    text.push('\n');
+                    ends += 1;
+                });
+                room -= text.len() - before + ends;
+                lines.allowance(room, prefix.len())
+            });
+            (taken, self.print(text))
+        } else {
+            // What those attached have seen is not printed after they leave; they print it, as it is.
+            let last = state.readers.values().map(|reader| reader.position).min().unwrap_or(0);
+            let behind = live.back.scrollback().end().saturating_sub(last);
+            let mut left = MOST_BEHIND.saturating_sub(behind).min(self.slice as u64) as usize;
+            state.is_held = left == 0;
+            if state.is_held {
+                return (Polled::Held, 0);
             }
-        });
-        if any {
-            readers.values().for_each(|reader| reader.notify_one());
-        }
-        Some(result)
+            let mut spent = 0;
+            let taken = live.back.poll(left, |bytes| {
+                spent += cost(bytes);
+                left -= bytes.len();
+                left
+            });
+            if spent > 0 {
+                state.readers.values().for_each(|reader| reader.wake.notify_one());
+            }
+            (taken, spent)
+        };
+        state.bucket.spend(now, printed);
+        let polled = match taken {
+            Ok(true) => Polled::More,
+            Ok(false) => Polled::Empty,
+            Err(error) => Polled::Ruined(error),
+        };
+        (polled, printed)
     }
 
-    fn print_line(&self, line: &str) {
-        let mut text = String::with_capacity(self.prefix.len() + line.len());
-        text.push_str(&self.prefix);
-        text.push_str(line);
-        (self.print)(&text);
+    /// Prints whole lines; gives what they cost the line.
+    fn print(&self, mut text: String) -> u64 {
+        let ends = text.bytes().filter(|&byte| byte == b'\n').count();
+        if text.pop().is_none() {
+            return 0;
+        }
+        (self.print)(&text) as u64 + ends as u64
+    }
+
+    /// Prints a line that has begun.
+    fn flush(&self, lines: &mut Lines) {
+        lines.flush(|line| {
+            (self.print)(&[&self.prefix, line].concat());
+        });
+    }
+
+    /// Prints a slice of what was left; gives what it cost.
+    fn print_rest(&self, state: &mut State) -> u64 {
+        let mut text = String::new();
+        let mut room = self.slice;
+        loop {
+            let most = state.lines.allowance(room, self.prefix.len()).min(state.rest.len());
+            if most == 0 {
+                break;
+            }
+            let before = text.len();
+            let mut ends = 0;
+            let lines = &mut state.lines;
+            lines.push(&state.rest[..most], |line| {
+                text.push_str(&self.prefix);
+                text.push_str(line);
+                text.push('\n');
+                ends += 1;
+            });
+            state.rest.drain(..most);
+            room -= text.len() - before + ends;
+        }
+        let cost = self.print(text);
+        if state.rest.is_empty() {
+            self.flush(&mut state.lines);
+        }
+        cost
     }
 
     /// Takes the last output and lets the ring go.
     pub(super) fn end(&self) {
-        // What the domain wrote before it died; a ruined ring has no more to say, and one that lives on does not
-        // keep us here.
-        for _ in 0..LAST_POLLS {
-            if !matches!(self.poll(), Some(Ok(true))) {
-                break;
-            }
-        }
         let mut state = self.state.lock();
-        if let Some(live) = state.live.take() {
+        let state = &mut *state;
+        if let Some(mut live) = state.live.take() {
+            // What the domain wrote before it died; a ruined ring has no more to say, and one that lives on does not
+            // keep us here.
+            let mut left = LAST_BYTES;
+            let rest = &mut state.rest;
+            let _ = live.back.poll(left, |bytes| {
+                rest.extend_from_slice(bytes);
+                left = left.saturating_sub(bytes.len());
+                left
+            });
             state.kept = live.back.into_scrollback();
+            if !state.readers.is_empty() {
+                state.rest.clear();
+            }
+            self.print_rest(state);
         }
-        state.lines.flush(|line| self.print_line(line));
-        state.readers.values().for_each(|reader| reader.notify_one());
-        drop(state);
-        self.stop.notify_one();
+        state.readers.values().for_each(|reader| reader.wake.notify_one());
+        self.changed.notify_one();
     }
 }
 
@@ -168,37 +301,63 @@ pub struct Attachment {
     console: Arc<Console>,
     number: u32,
     wake: Arc<Notify>,
-    /// How far in the output it has read.
-    position: u64,
+    /// The last read did not wait: others come first.
+    in_a_row: bool,
 }
 
 impl Attachment {
     pub(super) fn new(console: Arc<Console>, history: bool) -> Self {
         let wake = Arc::new(Notify::new());
-        let mut state = console.state.lock();
+        let mut guard = console.state.lock();
+        let state = &mut *guard;
         let number = state.next_reader;
         state.next_reader += 1;
-        state.readers.insert(number, wake.clone());
         // A line that has begun will be seen by the reader, at least its end.
-        state.lines.flush(|line| console.print_line(line));
+        console.flush(&mut state.lines);
         let position = if history { state.scrollback().start() } else { state.scrollback().end() };
-        drop(state);
-        Self { console, number, wake, position }
+        state.readers.insert(number, Reader { wake: wake.clone(), position });
+        drop(guard);
+        Self { console, number, wake, in_a_row: false }
     }
 
-    /// Waits for output and copies it into `buffer`; gives the bytes, 0 when the console is over and all was read.
+    /// Waits for output, and until it may be printed, and copies it into `buffer`; gives the bytes, 0 when the console is
+    /// over and all was read.
     pub async fn read(&mut self, buffer: &mut [u8]) -> usize {
-        loop {
-            {
-                let state = self.console.state.lock();
-                let (count, position) = state.scrollback().read(self.position, buffer);
-                self.position = position;
-                if count > 0 || state.live.is_none() {
-                    return count;
-                }
+        if core::mem::take(&mut self.in_a_row) {
+            pvrt::yield_now().await;
+        }
+        let most = buffer.len().min(READ_BYTES);
+        while !self.has_more() {
+            if self.is_over() {
+                return 0;
             }
             self.wake.notified().await;
         }
+        let turn = self.console.share.turn(2 * most as u64, time::now_ns()).await;
+        let count = self.take(&mut buffer[..most]);
+        turn.spend(cost(&buffer[..count]));
+        self.in_a_row = true;
+        count
+    }
+
+    /// Whether there is output that it has not read.
+    pub fn has_more(&self) -> bool {
+        let state = self.console.state.lock();
+        let position = state.readers.get(&self.number).map_or(u64::MAX, |reader| reader.position);
+        position < state.scrollback().end()
+    }
+
+    fn take(&self, buffer: &mut [u8]) -> usize {
+        let mut state = self.console.state.lock();
+        let position = state.readers.get(&self.number).map_or(u64::MAX, |reader| reader.position);
+        let (count, position) = state.scrollback().read(position, buffer);
+        if let Some(reader) = state.readers.get_mut(&self.number) {
+            reader.position = position;
+        }
+        if core::mem::take(&mut state.is_held) {
+            self.console.changed.notify_one();
+        }
+        count
     }
 
     /// Types `bytes`; gives how many were taken, fewer when the domain does not read.
@@ -217,6 +376,10 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.console.state.lock().readers.remove(&self.number);
+        let mut state = self.console.state.lock();
+        state.readers.remove(&self.number);
+        if core::mem::take(&mut state.is_held) {
+            self.console.changed.notify_one();
+        }
     }
 }

@@ -49,7 +49,11 @@ impl Guest {
 fn consoles() -> (Consoles, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = lines.clone();
-    (Consoles::new(Arc::new(move |line: &str| log.lock().push(line.to_string()))), lines)
+    let print = move |text: &str| {
+        log.lock().extend(text.split('\n').map(ToString::to_string));
+        text.len() + 1
+    };
+    (Consoles::new(Arc::new(print)), lines)
 }
 
 #[test]
@@ -143,26 +147,185 @@ fn no_grant_or_no_port() {
     assert_eq!(consoles.count(), 0);
 }
 
+/// Most bytes that one poll may print: three for each of a line's 1,023, and 16 lines' ends with their prefixes.
+const SLICE_BYTES: usize = 3 * 1023 + 16 * ("(d3 web) ".len() + 5);
+const MS: u64 = 1_000_000;
+
+impl Guest {
+    /// Writes `bytes` again and again, as there is room, until `total` are written; goes on from `done`.
+    fn go_on(&mut self, bytes: &[u8], done: &mut usize, total: usize) {
+        while *done < total {
+            let from = *done % bytes.len();
+            let to = bytes.len().min(from + total - *done);
+            let count = self.ring.write(&bytes[from..to]).unwrap();
+            if count == 0 {
+                break;
+            }
+            *done += count;
+        }
+        self.port.notify();
+    }
+}
+
+/// What was printed: the time and the length of each print, with what the serial line adds.
+type Prints = Arc<Mutex<Vec<(u64, usize)>>>;
+
+/// Consoles whose prints are counted, and how often a line of each domain was among them.
+fn counted() -> (Consoles, Prints, Arc<Mutex<[usize; 8]>>) {
+    let (prints, lines) = (Prints::default(), Arc::new(Mutex::new([0; 8])));
+    let (to, by_domain) = (prints.clone(), lines.clone());
+    let print = move |text: &str| {
+        let ends = text.matches('\n').count() + 1;
+        to.lock().push((time::now_ns(), text.len() + 1 + ends));
+        for line in text.split('\n') {
+            by_domain.lock()[usize::from(line.as_bytes()[2] - b'0')] += 1;
+        }
+        text.len() + 1
+    };
+    (Consoles::new(Arc::new(print)), prints, lines)
+}
+
 #[test]
-fn a_flood_is_held_back() {
+fn a_flood_of_newlines_prints_no_more_than_its_budget_and_loses_nothing() {
+    const TOTAL: usize = 20_000;
+    let (consoles, prints, lines) = counted();
+    let mut guest = guest();
+    block_on_test(async {
+        consoles.add(DOMAIN, "web", guest.port.number()).unwrap();
+        let mut done = 0;
+        while done < TOTAL {
+            guest.go_on(b"\n", &mut done, TOTAL);
+            time::sleep(5 * MS).await;
+        }
+        time::sleep(1000 * MS).await;
+        assert_eq!(lines.lock()[3], TOTAL, "nothing is lost");
+        let prints = prints.lock();
+        assert!(prints.iter().all(|&(_, bytes)| bytes <= SLICE_BYTES));
+        for (first, &(start, _)) in prints.iter().enumerate() {
+            let mut sum = 0;
+            for &(end, bytes) in &prints[first..] {
+                sum += bytes as u64;
+                let most = (64 << 10) + (end - start) * (64 << 10) / 1_000_000_000 + 1;
+                assert!(sum <= most, "{sum} bytes from {start} to {end}");
+            }
+        }
+    });
+}
+
+#[test]
+fn long_lines_are_held_back_and_come_whole() {
     let (consoles, lines) = consoles();
     let mut guest = guest();
     block_on_test(async {
         consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
-        let line = [&[b'y'; 1023][..], b"\n"].concat();
-        let start = time::now_ns();
-        let mut sent = 0;
-        while sent < 1024 {
-            // As much as there is room for, without a pause.
-            while sent < 1024 && guest.ring.write(&line) == Ok(line.len()) {
-                sent += 1;
-            }
-            guest.port.notify();
-            time::sleep(1000).await;
+        let line = [&[b'y'; 1000][..], b"\n"].concat();
+        let (start, total, mut done) = (time::now_ns(), 400 * line.len(), 0);
+        while done < total {
+            guest.go_on(&line, &mut done, total);
+            time::sleep(5 * MS).await;
         }
         let took = time::now_ns() - start;
-        assert!(took > 2_000_000_000, "{took} ns for a megabyte");
-        time::sleep(1_000_000_000).await;
-        assert_eq!(lines.lock().len(), 1024, "nothing is lost");
+        assert!(took > 4000 * MS, "{took} ns");
+        time::sleep(1000 * MS).await;
+        assert_eq!(lines.lock().len(), 400, "nothing is lost");
+        assert!(lines.lock().iter().all(|line| line.len() == 1007));
+    });
+}
+
+#[test]
+fn consoles_share_the_line_and_a_line_of_an_honest_one_comes_soon() {
+    let (consoles, _, lines) = counted();
+    block_on_test(async {
+        let mut flooders: Vec<Guest> = Vec::new();
+        for id in 3..7 {
+            let guest = guest();
+            consoles.add(DomId::new(id), "web", guest.port.number()).unwrap();
+            flooders.push(guest);
+        }
+        let mut honest = guest();
+        consoles.add(DomId::new(7), "web", honest.port.number()).unwrap();
+        let mut done = [0; 4];
+        for round in 0..1000 {
+            for (guest, done) in flooders.iter_mut().zip(&mut done) {
+                guest.go_on(b"\n", done, usize::MAX);
+            }
+            if round % 100 == 50 {
+                honest.say("an honest line\n");
+            }
+            time::sleep(5 * MS).await;
+            if round % 100 == 90 {
+                assert_eq!(lines.lock()[7], round / 100 + 1, "within 200 ms");
+            }
+        }
+        let lines = *lines.lock();
+        let (least, most) = (lines[3..7].iter().min().unwrap(), lines[3..7].iter().max().unwrap());
+        assert!(most - least <= 2 * SLICE_BYTES / 11, "{lines:?}");
+        // What all may print in five seconds.
+        let bytes: usize = lines[3..7].iter().sum::<usize>() * "(d3 web) \r\n".len();
+        assert!((700_000..=790_000).contains(&bytes), "{bytes}");
+    });
+}
+
+#[test]
+fn while_the_line_is_busy_output_stays_in_the_ring() {
+    let (consoles, lines) = consoles();
+    let mut guest = guest();
+    block_on_test(async {
+        consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
+        pvrt::host::set_console_busy(true);
+        guest.say("patience\n");
+        time::sleep(1000 * MS).await;
+        assert!(lines.lock().is_empty());
+        assert_eq!(guest.ring.writable(), Ok(2048 - 9));
+        pvrt::host::set_console_busy(false);
+        time::sleep(20 * MS).await;
+        assert_eq!(*lines.lock(), ["(d3 x) patience"]);
+        assert_eq!(guest.ring.is_drained(), Ok(true));
+    });
+}
+
+#[test]
+fn a_reader_who_is_slow_misses_nothing() {
+    const TOTAL: usize = 200_000;
+    let (consoles, _) = consoles();
+    let mut guest = guest();
+    block_on_test(async {
+        consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
+        let mut attached = consoles.attach(DOMAIN, true).unwrap();
+        let reading = spawn_join(async move {
+            time::sleep(3000 * MS).await;
+            let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+            while all.len() < TOTAL {
+                let count = attached.read(&mut buffer).await;
+                all.extend_from_slice(&buffer[..count]);
+            }
+            all
+        });
+        let mut done = 0;
+        while done < TOTAL {
+            guest.go_on(b"0123456789\n", &mut done, TOTAL);
+            time::sleep(5 * MS).await;
+        }
+        let all = reading.await.unwrap();
+        assert!(all.iter().zip(b"0123456789\n".iter().cycle()).all(|(got, sent)| got == sent));
+    });
+}
+
+#[test]
+fn a_domain_that_ends_with_a_full_ring_does_not_hold_the_executor() {
+    let (consoles, prints, lines) = counted();
+    let mut guest = guest();
+    block_on_test(async {
+        consoles.add(DOMAIN, "web", guest.port.number()).unwrap();
+        time::sleep(1000).await;
+        let mut done = 0;
+        guest.go_on(b"\n", &mut done, usize::MAX);
+        consoles.remove(DOMAIN);
+        let at_once: usize = prints.lock().iter().map(|&(_, bytes)| bytes).sum();
+        assert!((SLICE_BYTES / 2..=SLICE_BYTES).contains(&at_once), "{at_once}");
+        time::sleep(1000 * MS).await;
+        assert_eq!(lines.lock()[3], 2048);
+        assert!(prints.lock().iter().all(|&(_, bytes)| bytes <= SLICE_BYTES));
+        assert_eq!(pvrt::executor::live_tasks(), 1);
     });
 }

@@ -120,7 +120,7 @@ impl Toolstack {
     /// A toolstack that has made no domain yet.
     pub fn new(store: Xenstore, disks: Arc<Disks>, bundle: Bundle, terminal: Terminal) -> Self {
         let printer = terminal.clone();
-        let consoles = Consoles::new(Arc::new(move |line: &str| printer.print_line(line)));
+        let consoles = Consoles::new(Arc::new(move |text: &str| printer.print_lines(text)));
         nodes::write_own(&store);
         Self(Arc::new(Shared {
             store,
