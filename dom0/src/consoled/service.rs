@@ -23,7 +23,9 @@ const BURST_BYTES: u64 = 64 * 1024;
 const BYTE_NS: u64 = 15_259;
 /// How far those attached may be behind before the domain waits for them: less than is kept, so that they miss nothing.
 const MOST_BEHIND: u64 = SCROLLBACK_BYTES as u64 / 2;
-/// Most that an attached reader gets at once; a line's end is two bytes on the serial line.
+/// Bytes that a line is expected to have, prefix included.
+const LINE_BYTES: usize = 160;
+/// Most that an attached reader gets at once.
 const READ_BYTES: usize = 1024;
 /// Most that is taken of a domain's last output: many times what its ring holds.
 const LAST_BYTES: usize = 8192;
@@ -98,9 +100,27 @@ enum Polled {
     Ruined(RingError),
 }
 
-/// What bytes cost on the serial line.
+/// What bytes cost on the serial line: a line's end is two there.
 fn cost(bytes: &[u8]) -> u64 {
-    bytes.iter().map(|&byte| 1 + u64::from(byte == b'\n')).sum()
+    bytes.len() as u64 + ends(bytes)
+}
+
+/// The number of lines' ends, eight bytes at a time: every byte of a domain passes here.
+fn ends(bytes: &[u8]) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const NEWLINES: u64 = ONES * b'\n' as u64;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let in_words: u64 = words
+        .iter()
+        .map(|&word| {
+            let differs = u64::from_le_bytes(word) ^ NEWLINES;
+            // The top bit of each byte that is a newline.
+            let found = !(((differs & LOW) + LOW) | differs | LOW);
+            (found >> 7).wrapping_mul(ONES) >> 56
+        })
+        .sum();
+    in_words + rest.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 impl Console {
@@ -142,8 +162,8 @@ impl Console {
                 }
             }
             let polled = if prints {
-                let turn = self.share.turn(self.slice as u64, now).await;
-                let (polled, cost) = self.poll(turn.now_ns);
+                let turn = self.share.turn(self.slice as u64).await;
+                let (polled, cost) = self.poll(if turn.is_late { time::now_ns() } else { now });
                 turn.spend(cost);
                 polled
             } else {
@@ -164,7 +184,7 @@ impl Console {
             }
         }
         while !self.state.lock().rest.is_empty() {
-            let turn = self.share.turn(self.slice as u64, time::now_ns()).await;
+            let turn = self.share.turn(self.slice as u64).await;
             let cost = self.print_rest(&mut self.state.lock());
             turn.spend(cost);
             pvrt::yield_now().await;
@@ -181,7 +201,7 @@ impl Console {
         let state = &mut *state;
         let Some(live) = &mut state.live else { return (Polled::Over, 0) };
         let (taken, printed) = if state.readers.is_empty() {
-            let mut text = String::new();
+            let mut text = String::with_capacity(LINE_BYTES);
             let (lines, prefix) = (&mut state.lines, &self.prefix);
             let mut room = self.slice;
             let most = lines.allowance(room, prefix.len());
@@ -229,11 +249,11 @@ impl Console {
 
     /// Prints whole lines; gives what they cost the line.
     fn print(&self, mut text: String) -> u64 {
-        let ends = text.bytes().filter(|&byte| byte == b'\n').count();
+        let ends = ends(text.as_bytes());
         if text.pop().is_none() {
             return 0;
         }
-        (self.print)(&text) as u64 + ends as u64
+        (self.print)(&text) as u64 + ends
     }
 
     /// Prints a line that has begun.
@@ -296,6 +316,14 @@ impl Console {
     }
 }
 
+/// What a reader finds.
+enum Look {
+    More,
+    Nothing,
+    /// All was read, and nothing comes.
+    Over,
+}
+
 /// Somebody who looks at a console and may type; detached on drop.
 pub struct Attachment {
     console: Arc<Console>,
@@ -323,28 +351,40 @@ impl Attachment {
     /// Waits for output, and until it may be printed, and copies it into `buffer`; gives the bytes, 0 when the console is
     /// over and all was read.
     pub async fn read(&mut self, buffer: &mut [u8]) -> usize {
-        if core::mem::take(&mut self.in_a_row) {
-            pvrt::yield_now().await;
-        }
         let most = buffer.len().min(READ_BYTES);
-        while !self.has_more() {
-            if self.is_over() {
-                return 0;
+        loop {
+            match self.look() {
+                Look::More if core::mem::take(&mut self.in_a_row) => pvrt::yield_now().await,
+                Look::More => break,
+                Look::Over => return 0,
+                Look::Nothing => {
+                    self.in_a_row = false;
+                    self.wake.notified().await;
+                }
             }
-            self.wake.notified().await;
         }
-        let turn = self.console.share.turn(2 * most as u64, time::now_ns()).await;
+        let turn = self.console.share.turn(most as u64).await;
         let count = self.take(&mut buffer[..most]);
-        turn.spend(cost(&buffer[..count]));
+        turn.spend(count as u64);
         self.in_a_row = true;
         count
     }
 
     /// Whether there is output that it has not read.
     pub fn has_more(&self) -> bool {
+        matches!(self.look(), Look::More)
+    }
+
+    fn look(&self) -> Look {
         let state = self.console.state.lock();
         let position = state.readers.get(&self.number).map_or(u64::MAX, |reader| reader.position);
-        position < state.scrollback().end()
+        if position < state.scrollback().end() {
+            Look::More
+        } else if state.live.is_none() {
+            Look::Over
+        } else {
+            Look::Nothing
+        }
     }
 
     fn take(&self, buffer: &mut [u8]) -> usize {
@@ -380,6 +420,19 @@ impl Drop for Attachment {
         state.readers.remove(&self.number);
         if core::mem::take(&mut state.is_held) {
             self.console.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ends_are_counted(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\n' | 0x80), 9u8..12, any::<u8>()], 0..70)) {
+            prop_assert_eq!(ends(&bytes), bytes.iter().filter(|&&byte| byte == b'\n').count() as u64);
         }
     }
 }

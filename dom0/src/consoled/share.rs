@@ -1,4 +1,5 @@
-//! Who may print now: the consoles of all domains share one line.
+//! Who may print now: the consoles of all domains share one line. Carriage returns, which the serial line adds to what an
+//! attached reader prints, are not counted here.
 
 use pvrt::console;
 use pvrt::executor::sync::{Mutex, MutexGuard};
@@ -9,7 +10,8 @@ use backends::console::Bucket;
 /// All consoles together print 128 KiB at once, and 128 KiB a second.
 const BURST_BYTES: u64 = 128 * 1024;
 const BYTE_NS: u64 = 7_630;
-/// Bytes that are printed between two questions whether the line is busy. It is asked early enough to take them.
+/// Bytes that the bucket gives and the line is asked about at a time: most turns then need no look at the clock and ask
+/// nobody.
 const CREDIT_BYTES: u64 = 4096;
 /// How long to leave a busy line alone.
 const BUSY_NS: u64 = 10_000_000;
@@ -19,15 +21,15 @@ pub(super) struct Share(Mutex<Line>);
 
 struct Line {
     bucket: Bucket,
-    /// Bytes to print before the line is asked again.
+    /// Bytes that may be printed before the bucket and the line are asked again.
     credit: u64,
 }
 
 /// The right to print a slice.
 pub(super) struct Turn<'a> {
     line: MutexGuard<'a, Line>,
-    /// When it began.
-    pub(super) now_ns: u64,
+    /// It was waited for, so that the clock has gone on.
+    pub(super) is_late: bool,
 }
 
 impl Share {
@@ -36,36 +38,35 @@ impl Share {
     }
 
     /// Waits until `bytes` may be printed: it is the caller's turn, the line takes them, and all consoles together have
-    /// not printed too much. `now_ns` is the time of the call.
-    pub(super) async fn turn(&self, bytes: u64, mut now_ns: u64) -> Turn<'_> {
-        let mut line = match self.0.try_lock() {
-            Some(line) => line,
-            None => {
-                let line = self.0.lock().await;
-                now_ns = time::now_ns();
-                line
-            }
+    /// not printed too much.
+    pub(super) async fn turn(&self, bytes: u64) -> Turn<'_> {
+        let (mut line, mut is_late) = match self.0.try_lock() {
+            Some(line) => (line, false),
+            None => (self.0.lock().await, true),
         };
-        let ready_ns = line.bucket.ready_at(bytes);
-        if ready_ns > now_ns {
-            time::sleep_until(ready_ns).await;
-            now_ns = time::now_ns();
+        if line.credit < bytes {
+            is_late = true;
+            line.refill(bytes).await;
         }
-        if line.credit == 0 {
-            while console::is_busy() {
-                time::sleep(BUSY_NS).await;
-                now_ns = time::now_ns();
-            }
-            line.credit = CREDIT_BYTES;
+        Turn { line, is_late }
+    }
+}
+
+impl Line {
+    async fn refill(&mut self, bytes: u64) {
+        let more = CREDIT_BYTES.max(bytes);
+        time::sleep_until(self.bucket.ready_at(more)).await;
+        while console::is_busy() {
+            time::sleep(BUSY_NS).await;
         }
-        Turn { line, now_ns }
+        self.bucket.spend(time::now_ns(), more);
+        self.credit += more;
     }
 }
 
 impl Turn<'_> {
     /// So many bytes were printed.
     pub(super) fn spend(mut self, bytes: u64) {
-        self.line.bucket.spend(self.now_ns, bytes);
         self.line.credit = self.line.credit.saturating_sub(bytes);
     }
 }

@@ -259,7 +259,7 @@ fn consoles_share_the_line_and_a_line_of_an_honest_one_comes_soon() {
         }
         let lines = *lines.lock();
         let (least, most) = (lines[3..7].iter().min().unwrap(), lines[3..7].iter().max().unwrap());
-        assert!(most - least <= 2 * SLICE_BYTES / 11, "{lines:?}");
+        assert!((most - least) * 10 <= *most, "{lines:?}");
         // What all may print in five seconds.
         let bytes: usize = lines[3..7].iter().sum::<usize>() * "(d3 web) \r\n".len();
         assert!((700_000..=790_000).contains(&bytes), "{bytes}");

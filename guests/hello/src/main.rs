@@ -2,7 +2,7 @@
 #![cfg_attr(freestanding, no_main)]
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
-//! Words on its command line: `reads=N` also times N reads of one page, `selftest` checks the runtime first, `wait`
+//! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node, `selftest` checks the runtime first, `wait`
 //! keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
 //! isa-debug-exit (`debug-exit=PORT`) how it went.
 
@@ -69,6 +69,21 @@ mod guest {
         }
     }
 
+    /// Times `count` reads of a node, one after the other.
+    async fn time_store(store: &Xenstore, count: u64) -> Result<(), disk::Error> {
+        let (mut sum, mut worst) = (0, 0);
+        for _ in 0..count {
+            let start = time::now_ns();
+            store.read("name").await?;
+            let took = time::now_ns() - start;
+            sum += took;
+            worst = worst.max(took);
+        }
+        let mean = sum / count.max(1);
+        println!("hello: {count} reads of the store: {} us each, {} us at worst", mean / 1000, worst / 1000);
+        Ok(())
+    }
+
     async fn report(boot: BootInfo) -> Result<(), disk::Error> {
         let version = version::version().unwrap_or(0);
         let extra = version::extra_version().unwrap_or_default();
@@ -94,6 +109,9 @@ mod guest {
             other => other?,
         };
         println!("hello: xenstore home {home}, name {name}");
+        if let Some(count) = boot.option("store-reads").and_then(|text| text.parse().ok()) {
+            time_store(&store, count).await?;
+        }
         let reads = boot.option("reads").and_then(|text| text.parse().ok()).unwrap_or(0);
         disk::check(&store, reads).await?;
         if boot.option("wait").is_some() {

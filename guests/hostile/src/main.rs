@@ -5,8 +5,8 @@
 //!
 //! Prints `hostile: CASE ok` or `hostile: FAIL CASE: what`, and at last `hostile: PASS n`. On its command line
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
-//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`. Boots as domU or as dom0, on any hypervisor
-//! with the ABI.
+//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`. `case=newlines` fills the console's ring with
+//! newlines for ever. Boots as domU or as dom0, on any hypervisor with the ABI.
 
 extern crate alloc;
 
@@ -46,6 +46,7 @@ mod guest {
     use pvrt::event::Port;
     use pvrt::hypercall::sched;
     use pvrt::{BootInfo, println, probe};
+    use ring_abi::io::console::frontend;
     use ring_abi::sched::SHUTDOWN_CRASH;
 
     use crate::report::Report;
@@ -57,6 +58,17 @@ mod guest {
 
     /// A group of cases: its name, and what runs it.
     type Group = (&'static str, fn(&mut Report));
+
+    /// Newlines in the console's ring whenever there is room, and events whether there is or not.
+    fn newlines() {
+        let Some(ring) = pvrt::console::ring() else { return };
+        println!("hostile: newlines from now on");
+        let _ours = pvrt::console::pause();
+        let Ok(mut bytes) = frontend(ring.page) else { return };
+        while bytes.write(&[b'\n'; 2048]).is_ok() {
+            ring.port.notify();
+        }
+    }
 
     /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
     pub(crate) async fn start(boot: BootInfo) {
@@ -71,6 +83,9 @@ mod guest {
             println!("hostile: FAIL {case}: survived");
             pvrt::console::flush().await;
             sched::shutdown(SHUTDOWN_CRASH);
+        }
+        if case == Some("newlines") {
+            newlines();
         }
         let mut report = Report::new(boot.initial_domain);
         let groups: [Group; 9] = [

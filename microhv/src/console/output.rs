@@ -25,8 +25,8 @@ const NOTE_BYTES: usize = 64;
 pub trait Uart {
     /// Bytes that it takes now without waiting; 0: it is busy.
     fn room(&mut self) -> usize;
-    /// Gives it a byte. There is room.
-    fn put(&mut self, byte: u8);
+    /// Gives it bytes. There is room.
+    fn put(&mut self, bytes: &[u8]);
     /// Lets it interrupt when it has room, or not.
     fn set_interrupt(&mut self, on: bool);
 }
@@ -203,19 +203,22 @@ impl Output {
                 return used;
             }
         }
-        while used < count && self.sent != self.written {
-            let byte = self.log[(self.sent % LOG_BYTES as u64) as usize];
-            used += 1;
-            if byte == b'\n' && !self.returned {
-                self.returned = true;
-                uart.put(b'\r');
-                continue;
-            }
-            self.returned = false;
-            uart.put(byte);
-            self.sent += 1;
+        // As far as the ring's end; the caller comes again for what is at its start.
+        let at = (self.sent % LOG_BYTES as u64) as usize;
+        let piece = &self.log[at..LOG_BYTES.min(at + self.waiting().min(count - used))];
+        if let [b'\n', ..] = piece {
+            // Its carriage return goes first, perhaps in a call of its own.
+            let end: &[u8] = if self.returned { b"\n" } else { b"\r\n" };
+            let end = &end[..end.len().min(count - used)];
+            uart.put(end);
+            self.returned = end == b"\r";
+            self.sent += u64::from(!self.returned);
+            return used + end.len();
         }
-        used
+        let text = piece.iter().position(|&byte| byte == b'\n').unwrap_or(piece.len());
+        uart.put(&piece[..text]);
+        self.sent += text as u64;
+        used + text
     }
 
     #[cold]
@@ -232,7 +235,7 @@ impl Output {
             (self.note_at, self.note_end, self.skipped) = (0, note.len(), 0);
         }
         let used = count.min(self.note_end - self.note_at);
-        self.note[self.note_at..self.note_at + used].iter().for_each(|&byte| uart.put(byte));
+        uart.put(&self.note[self.note_at..self.note_at + used]);
         self.note_at += used;
         used
     }

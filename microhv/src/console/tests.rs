@@ -36,10 +36,10 @@ impl Uart for Line {
         self.fifo
     }
 
-    fn put(&mut self, byte: u8) {
-        self.since += 1;
+    fn put(&mut self, bytes: &[u8]) {
+        self.since += bytes.len();
         assert!(self.since <= self.fifo, "more than there is room for");
-        self.got.push(byte);
+        self.got.extend_from_slice(bytes);
     }
 
     fn set_interrupt(&mut self, on: bool) {

@@ -29,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         everything_refused_and_the_neighbour_undisturbed,
         what_must_die_dies_alone,
         what_always_ends_is_held_back,
+        newlines_without_end_do_not_hold_a_neighbour_up,
     ])
 }
 
@@ -95,4 +96,28 @@ fn what_always_ends_is_held_back() -> Result<()> {
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
     Ok(())
+}
+
+/// A guest fills its console's ring with newlines: what is printed of them is bounded, the neighbour's reads of the store
+/// take as long as the requirement allows, and a line of the neighbour's own comes through.
+fn newlines_without_end_do_not_hold_a_neighbour_up() -> Result<()> {
+    const MEAN_US: u64 = 5_000;
+    const WORST_US: u64 = 20_000;
+    let run = Machine::new("newlines")
+        // Time is what was executed, so that the host's own load does not count.
+        .with(|machine| machine.qemu_args.extend(["-icount".into(), "shift=0,sleep=off".into()]))
+        .line("xl create /boot/hostile.cfg name='flood' extra='case=newlines'")
+        .line("sleep 2")
+        .line("xl create /boot/hello.cfg extra='store-reads=1000'")
+        .line("wait hello")
+        .line("xl destroy flood")
+        .line("xl list")
+        .run()?
+        .succeeded()?
+        .says("(d1 flood) hostile: newlines from now on")?
+        .says("(d2 hello) hello: goodbye")?;
+    let line = run.console().lines().find(|line| line.contains("reads of the store")).unwrap_or_default();
+    let figures: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [_, mean, worst] = figures[..] else { anyhow::bail!("no figures: {line}") };
+    run.require(mean < MEAN_US && worst < WORST_US, line)
 }

@@ -145,6 +145,19 @@ pub(crate) fn outb(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
 }
 
+/// Writes bytes to an I/O port, one after the other.
+#[inline]
+pub(crate) fn outsb(port: u16, bytes: &[u8]) {
+    // SAFETY: as in `outb`; reads `bytes` only, upwards, since the direction flag is clear in Rust code.
+    unsafe {
+        asm!(
+            "rep outsb",
+            in("dx") port, inout("rcx") bytes.len() => _, inout("rsi") bytes.as_ptr() => _,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+}
+
 /// Writes a port of 2 bytes.
 #[inline]
 pub(crate) fn outw(port: u16, value: u16) {

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use microhv::console::output::{Output, Uart};
 use spin::Mutex;
 
-use super::cpu::{inb, outb};
+use super::cpu::{inb, outb, outsb};
 use super::time;
 
 const COM1: u16 = 0x3f8;
@@ -40,8 +40,8 @@ impl Uart for Com1 {
         if inb(COM1 + LINE_STATUS) & TRANSMITTER_EMPTY == 0 { 0 } else { FIFO_BYTES }
     }
 
-    fn put(&mut self, byte: u8) {
-        outb(COM1, byte);
+    fn put(&mut self, bytes: &[u8]) {
+        outsb(COM1, bytes);
     }
 
     fn set_interrupt(&mut self, on: bool) {
