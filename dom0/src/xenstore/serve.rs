@@ -12,6 +12,10 @@ use super::stream::Outgoing;
 /// Messages of one connection that are handled before another gets its turn.
 const BATCH: usize = 16;
 
+/// Work, in bytes moved ([`Store::spend`](super::store::Store::spend)), after which another gets its turn.
+/// The request that goes beyond is still handled whole.
+const BATCH_WORK: usize = 16 * 1024;
+
 /// A domain's ring, as [`Server::exchange`] uses it.
 pub trait Ring {
     /// Takes bytes that the domain sent; answers how many, 0 if there are none.
@@ -71,6 +75,7 @@ impl Server {
     fn turn(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
         let mut done = Exchange::default();
         let mut budget = BATCH;
+        let start = self.store.work();
         let mut buffer = [0; 1024];
         loop {
             let connection = self.connections.get_mut(&conn).ok_or(Failure::Gone)?;
@@ -90,7 +95,7 @@ impl Server {
                 return Ok(done);
             }
             if connection.input.is_ready() {
-                if budget == 0 {
+                if budget == 0 || self.store.work().wrapping_sub(start) >= BATCH_WORK {
                     done.again = true;
                     return Ok(done);
                 }

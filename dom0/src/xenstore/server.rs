@@ -312,7 +312,9 @@ impl Server {
                     self.queue_event(conn, watch, path);
                 }
                 Deferred::Change(change) => {
+                    self.store.spend(1, change.path.key().len());
                     for (conn, watch) in self.watches.matching(&change.path, change.exact) {
+                        self.store.spend(1, change.path.key().len());
                         let seen = [&change.before, &change.after];
                         if self.may_read(conn, seen.into_iter().flatten()) {
                             self.queue_event(conn, watch, change.path.clone());

@@ -14,6 +14,9 @@ use super::quota::Account;
 /// What a node costs beyond its value and path, for accounts.
 const NODE_OVERHEAD: usize = 128;
 
+/// Work that looking at one node stands for, in bytes moved.
+pub(super) const NODE_WORK: usize = 64;
+
 /// A node. Cloning shares the value and the permissions.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -51,6 +54,7 @@ pub(crate) struct Store {
     nodes: BTreeMap<Path, Node>,
     accounts: BTreeMap<u16, Account>,
     generation: u64,
+    work: usize,
     empty: Arc<[u8]>,
 }
 
@@ -61,6 +65,7 @@ impl Store {
             nodes: BTreeMap::new(),
             accounts: BTreeMap::new(),
             generation: 0,
+            work: 0,
             empty: Arc::from(&[][..]),
         };
         let root = store.new_node(store.empty.clone(), Perms::owned_by(0, Access::None));
@@ -71,6 +76,16 @@ impl Store {
     /// The value of nodes that are made on the way to another.
     pub(crate) fn empty_value(&self) -> Arc<[u8]> {
         self.empty.clone()
+    }
+
+    /// Notes that `nodes` were looked at and `bytes` moved.
+    pub(super) fn spend(&mut self, nodes: usize, bytes: usize) {
+        self.work = self.work.wrapping_add(nodes.saturating_mul(NODE_WORK).saturating_add(bytes));
+    }
+
+    /// All work done so far, in bytes moved; wraps around.
+    pub(super) fn work(&self) -> usize {
+        self.work
     }
 
     /// A generation that no node had before.
@@ -103,6 +118,7 @@ impl Store {
 
     /// Puts a node where there is one or is none. Whoever calls has seen to the node above.
     pub(crate) fn put(&mut self, path: &Path, node: Node) {
+        self.spend(1, path.key().len() + node.value.len());
         let account = self.accounts.entry(node.perms.owner()).or_default();
         account.nodes += 1;
         account.node_bytes += node.cost(path);
@@ -114,6 +130,7 @@ impl Store {
 
     /// Takes a node out. Whoever calls takes out all below it too.
     pub(crate) fn remove(&mut self, path: &Path) -> Option<Node> {
+        self.spend(1, path.key().len());
         let old = self.nodes.remove(path)?;
         self.credit(path, &old);
         self.touch_parent(path);
@@ -141,18 +158,20 @@ impl Store {
     pub(crate) fn children(&self, parent: &Path) -> Vec<Path> {
         let mut prefix = Vec::from(parent.key());
         prefix.push(0);
-        let mut from = prefix.clone();
-        let mut found = Vec::new();
-        while let Some((path, _)) =
-            self.nodes.range::<[u8], _>((Bound::Included(&from[..]), Bound::Unbounded)).next()
-            && path.key().starts_with(&prefix)
+        let mut found: Vec<Path> = Vec::new();
+        let mut run = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
+        while let Some((path, _)) = run.next()
+            && let Some(name) = path.key().strip_prefix(&prefix[..])
         {
-            // Every node's parent exists, so this is a child and not something further down. A zero
-            // stands for the slash: after child and all below it comes child + 1.
-            from.clear();
-            from.extend_from_slice(path.key());
-            from.push(1);
-            found.push(path.clone());
+            if !name.contains(&0) {
+                found.push(path.clone());
+            } else if let Some(child) = found.last() {
+                // A zero stands for the slash: after child and all below it comes child + 1. Only a
+                // child that has children costs a search.
+                let mut from = Vec::from(child.key());
+                from.push(1);
+                run = self.nodes.range::<[u8], _>((Bound::Included(&from[..]), Bound::Unbounded));
+            }
         }
         found
     }

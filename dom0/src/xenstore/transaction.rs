@@ -112,33 +112,38 @@ impl Transaction {
 
     /// The children as this transaction sees them; the commit will depend on the list.
     pub(crate) fn children(&mut self, store: &Store, parent: &Path) -> Vec<Path> {
-        let mut found = store.children(parent);
-        self.overlay(parent, &mut found, |path| path.parent().as_ref() == Some(parent));
+        let found = self.overlay(parent, store.children(parent), |name| !name.contains(&0));
         self.note_listed(store, parent);
         found
     }
 
     /// All paths below `top` as this transaction sees them; the commit depends on nothing more.
     pub(crate) fn below(&self, store: &Store, top: &Path) -> Vec<Path> {
-        let mut found = store.below(top);
-        self.overlay(top, &mut found, |_| true);
-        found
+        self.overlay(top, store.below(top), |_| true)
     }
 
-    /// Corrects a list of paths below `top` by what this transaction made and removed.
-    fn overlay(&self, top: &Path, found: &mut Vec<Path>, wanted: impl Fn(&Path) -> bool) {
-        found.retain(|path| self.entries.get(path).is_none_or(|entry| entry.now.is_some()));
+    /// Corrects an ordered list of paths below `top` by what this transaction made and removed, in one
+    /// pass over both. All of the list are `wanted`.
+    fn overlay(&self, top: &Path, found: Vec<Path>, wanted: impl Fn(&[u8]) -> bool) -> Vec<Path> {
         let mut prefix = Vec::from(top.key());
         prefix.push(0);
         let run = self.entries.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
-        for (path, entry) in run.take_while(|(path, _)| path.key().starts_with(&prefix)) {
-            if entry.now.is_some()
-                && wanted(path)
-                && let Err(at) = found.binary_search(path)
-            {
-                found.insert(at, path.clone());
+        let mut run = run
+            .take_while(|(path, _)| path.key().starts_with(&prefix))
+            .filter(|(path, _)| wanted(&path.key()[prefix.len()..]))
+            .peekable();
+        let mut merged = Vec::with_capacity(found.len());
+        for path in found {
+            while let Some((made, entry)) = run.next_if(|(made, _)| **made < path) {
+                merged.extend(entry.now.is_some().then(|| made.clone()));
+            }
+            let kept = run.next_if(|(touched, _)| **touched == path);
+            if kept.is_none_or(|(_, entry)| entry.now.is_some()) {
+                merged.push(path);
             }
         }
+        merged.extend(run.filter(|(_, entry)| entry.now.is_some()).map(|(made, _)| made.clone()));
+        merged
     }
 
     /// Makes the commit depend on the list of children of `parent`.
@@ -170,6 +175,7 @@ impl Transaction {
         actor: Actor,
         quotas: &Quotas,
     ) -> Result<Vec<Change>, XsError> {
+        store.spend(self.entries.len(), self.bytes);
         if !self.holds(store) {
             return Err(XsError::Again);
         }

@@ -40,6 +40,9 @@ impl View<'_> {
             Some(transaction) => transaction.children(self.store, path),
             None => self.store.children(path),
         };
+        // The pass over a transaction's own nodes counts too.
+        let own = self.transaction.as_ref().map_or(0, |transaction| transaction.len());
+        self.store.spend(children.len() + own, 0);
         Ok((children, generation))
     }
 
@@ -105,6 +108,7 @@ impl View<'_> {
             Some(transaction) => transaction.below(self.store, path),
             None => self.store.below(path),
         };
+        self.store.spend(below.len(), 0);
         self.afford_entries(&below)?;
         for path in below.into_iter().rev() {
             let before = self.take(&path).map(|node| node.perms);
@@ -154,6 +158,7 @@ impl View<'_> {
     fn nearest_above(&mut self, path: &Path) -> Result<(Path, Node), XsError> {
         let mut at = path.parent().ok_or(XsError::NoEnt)?;
         while self.peek(&at).is_none() {
+            self.store.spend(1, at.key().len());
             at = at.parent().ok_or(XsError::NoEnt)?;
         }
         let node = self.lookup(&at)?.ok_or(XsError::NoEnt)?;
@@ -225,6 +230,7 @@ impl View<'_> {
     }
 
     fn lookup(&mut self, path: &Path) -> Result<Option<Node>, XsError> {
+        self.store.spend(1, path.key().len());
         self.afford_entries(core::slice::from_ref(path))?;
         Ok(match &mut self.transaction {
             Some(transaction) => transaction.get(self.store, path),

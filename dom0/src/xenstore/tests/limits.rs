@@ -157,3 +157,26 @@ fn a_client_within_dom0_that_does_not_look_gets_one_event_for_many() {
     assert!(paths.len() <= Quotas::XEN.events, "{}", paths.len());
     assert!(paths.iter().any(|path| path == "/seen"), "what was merged is told of");
 }
+
+#[test]
+fn a_turn_ends_by_cost_and_not_by_messages_alone() {
+    let mut bed = Bed::new(1);
+    for at in 0..990 {
+        bed.ok(1, wire::XS_MKDIR, 0, format!("d/{at}\0").as_bytes());
+    }
+    let tx = bed.begin(1);
+    for _ in 0..4 {
+        bed.send(1, wire::XS_DIRECTORY, tx, b"d\0");
+    }
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    let mut turns = 1;
+    while bed.server.exchange(*conn, ring).unwrap().again {
+        turns += 1;
+    }
+    assert_eq!(turns, 4, "each list is a turn's worth");
+    for _ in 0..8 {
+        bed.send(1, wire::XS_READ, 0, b"d\0");
+    }
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    assert!(!bed.server.exchange(*conn, ring).unwrap().again, "cheap ones share a turn");
+}
