@@ -31,7 +31,7 @@ impl Granted {
     }
 
     /// The bytes of all pages.
-    pub fn bytes(&self) -> SharedBytes {
+    pub fn bytes(&self) -> SharedBytes<'_> {
         self.pages.as_ref().expect("there until the drop").bytes()
     }
 

@@ -75,8 +75,8 @@ pub struct Event {
 /// The connection. Dropping a future of it in the middle loses nothing: bytes stay queued, answers nobody waits for
 /// are thrown away.
 pub struct Store {
-    ring: ByteRing<SharedBytes>,
-    page: SharedBytes,
+    ring: ByteRing<SharedBytes<'static>>,
+    page: SharedBytes<'static>,
     port: Port,
     next_id: u32,
     outgoing: VecDeque<u8>,
@@ -90,7 +90,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Problem::Error`]: not a page.
-    pub fn connect(page: SharedBytes, port: Port) -> Verdict<Self> {
+    pub fn connect(page: SharedBytes<'static>, port: Port) -> Verdict<Self> {
         let ring = client(page).map_err(|error| Problem::Error(format!("xenstore: {error}")))?;
         Ok(Self {
             ring,
@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// The ring page, for cases on its indices.
-    pub fn page(&self) -> SharedBytes {
+    pub fn page(&self) -> SharedBytes<'static> {
         self.page
     }
 

@@ -35,9 +35,7 @@ fn connect() -> World {
     let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
     let dom0 = store.client();
     dom0.introduce(GUEST, page.mfn(0).raw(), port.number().raw()).expect("introduced");
-    let bytes = page.bytes();
-    std::mem::forget(page);
-    let guest = Xenstore::connect(bytes, port).expect("a ring");
+    let guest = Xenstore::connect(page.leak(), port).expect("a ring");
     World { dom0, guest }
 }
 

@@ -198,8 +198,8 @@ pub trait Platform: Sync + Sized + 'static {
     fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize);
     /// Fills a frame with zeros.
     fn zero_frame(&self, mfn: Mfn);
-    /// The hypervisor's own view of a whole frame.
-    fn shared(&self, mfn: Mfn) -> SharedBytes;
+    /// The hypervisor's own view of a whole frame, which is never unmapped. Whose frame that is, the caller's references keep.
+    fn shared(&self, mfn: Mfn) -> SharedBytes<'static>;
 
     // --- Guest virtual memory through the loaded page tables. ---
 

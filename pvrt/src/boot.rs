@@ -8,7 +8,7 @@ use ring_abi::types::{Mfn, Port};
 #[derive(Clone, Copy)]
 pub struct StoreInfo {
     /// The ring page.
-    pub page: SharedBytes,
+    pub page: SharedBytes<'static>,
     /// Its machine frame.
     pub mfn: Mfn,
     /// The event channel to the xenstore daemon.
@@ -158,7 +158,7 @@ mod image {
     }
 
     /// A page that the builder shares with a daemon.
-    pub(crate) fn shared_page(mfn: u64) -> SharedBytes {
+    pub(crate) fn shared_page(mfn: u64) -> SharedBytes<'static> {
         // SAFETY: a page of this domain, mapped for ever in the linear map and never given to the allocator.
         unsafe { SharedBytes::new(page_va(mfn) as *mut u8, PAGE_SIZE) }
     }

@@ -46,7 +46,7 @@ pub fn drain() {
 #[derive(Clone)]
 pub struct Ring {
     /// Its page.
-    pub page: SharedBytes,
+    pub page: SharedBytes<'static>,
     /// That page's machine frame, as `start_info` names it.
     pub mfn: Mfn,
     /// The event channel to the console daemon.
@@ -211,9 +211,9 @@ mod backend {
     /// The console is the hypervisor's own.
     static HYPERVISOR: AtomicBool = AtomicBool::new(false);
     /// The ring of a domU; none while somebody else uses it.
-    static RING: Mutex<Option<ByteRing<SharedBytes>>> = Mutex::new(None);
+    static RING: Mutex<Option<ByteRing<SharedBytes<'static>>>> = Mutex::new(None);
     /// The page of that ring.
-    static PAGE: Once<(SharedBytes, Mfn)> = Once::new();
+    static PAGE: Once<(SharedBytes<'static>, Mfn)> = Once::new();
     /// Nobody drained the ring for a long time: output is dropped without waiting until there is room again.
     static STUCK: AtomicBool = AtomicBool::new(false);
     /// What tells of input, and of output taken.
@@ -252,7 +252,7 @@ mod backend {
         *RING.lock() = attach();
     }
 
-    fn attach() -> Option<ByteRing<SharedBytes>> {
+    fn attach() -> Option<ByteRing<SharedBytes<'static>>> {
         frontend(PAGE.get()?.0).ok()
     }
 
@@ -290,7 +290,7 @@ mod backend {
     }
 
     /// Puts what fits into the ring; false when the ring is absent or broken.
-    fn put(ring: &mut Option<ByteRing<SharedBytes>>, bytes: &[u8]) -> (usize, bool) {
+    fn put(ring: &mut Option<ByteRing<SharedBytes<'static>>>, bytes: &[u8]) -> (usize, bool) {
         match ring.as_mut().map(|ring| ring.write(bytes)) {
             Some(Ok(count)) => (count, true),
             Some(Err(_)) => {

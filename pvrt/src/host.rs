@@ -301,7 +301,7 @@ impl Loopback {
         by_ref: bool,
         write: bool,
         len: usize,
-    ) -> Result<SharedBytes, i16> {
+    ) -> Result<SharedBytes<'_>, i16> {
         let offset = usize::from(end.offset);
         if offset + len > PAGE_SIZE {
             return Err(GNTST_BAD_COPY_ARG);

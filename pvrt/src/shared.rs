@@ -18,7 +18,7 @@ pub(crate) fn map(maddr: u64) {
 
 /// The page shared with the hypervisor, `struct shared_info`. The executor takes events off it.
 #[inline]
-pub fn info() -> SharedBytes {
+pub fn info() -> SharedBytes<'static> {
     // SAFETY: a page of the image, mapped for ever, reached only through this accessor.
     unsafe { SharedBytes::new(shared_info_va() as *mut u8, PAGE_SIZE) }
 }

@@ -5,6 +5,7 @@
 //! with bounds checked like a slice index: an offset outside is our own mistake and panics. Offsets that a peer
 //! chose go through [`SharedBytes::get`] or are checked by the caller first.
 
+use core::marker::PhantomData;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -19,18 +20,22 @@ use crate::types::PAGE_SIZE;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const STRING_COPY_BYTES: usize = 256;
 
-/// A run of shared bytes. It does not own the mapping; copies of it reach the same memory.
+/// A view of a run of shared bytes; copies of it reach the same memory.
+///
+/// It does not own the mapping but borrows it for `'a`: whoever unmaps or frees the memory takes the owner by value, which
+/// the compiler refuses while a view is still used. `'static` is memory that is never unmapped.
 #[derive(Clone, Copy, Debug)]
-pub struct SharedBytes {
+pub struct SharedBytes<'a> {
     ptr: *mut u8,
     len: usize,
+    memory: PhantomData<&'a [AtomicU8]>,
 }
 
 // SAFETY: every access is an atomic or a volatile string copy of plain bytes by value, so that any thread may make it
 // at any time; the maker of the value promised that the memory stays valid.
-unsafe impl Send for SharedBytes {}
+unsafe impl Send for SharedBytes<'_> {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for SharedBytes {}
+unsafe impl Sync for SharedBytes<'_> {}
 
 macro_rules! width {
     ($raw:ty, $atomic:ty, $load:ident, $store:ident, $swap:ident, $or:ident, $and:ident, $cmpxchg:ident) => {
@@ -91,22 +96,24 @@ macro_rules! width {
     };
 }
 
-impl SharedBytes {
+impl SharedBytes<'static> {
+    /// Views words of our own, which live for ever, as shared bytes.
+    #[must_use]
+    pub const fn from_static(words: &'static [AtomicU64]) -> Self {
+        Self { ptr: words.as_ptr().cast::<u8>().cast_mut(), len: size_of_val(words), memory: PhantomData }
+    }
+}
+
+impl SharedBytes<'_> {
     /// Wraps `len` bytes at `ptr`.
     ///
     /// # Safety
-    /// As long as this value, a copy or a part of it is used, the bytes are mapped, and writable if a storing method
+    /// For the whole lifetime that the caller gives the value, the bytes are mapped, and writable if a storing method
     /// is called; and nothing in this program reaches them but through atomics or values made by this function.
     /// `ptr` is aligned to 8 bytes.
     #[must_use]
     pub const unsafe fn new(ptr: *mut u8, len: usize) -> Self {
-        Self { ptr, len }
-    }
-
-    /// Views words of our own, which live for ever, as shared bytes.
-    #[must_use]
-    pub const fn from_static(words: &'static [AtomicU64]) -> Self {
-        Self { ptr: words.as_ptr().cast::<u8>().cast_mut(), len: size_of_val(words) }
+        Self { ptr, len, memory: PhantomData }
     }
 
     /// Length in bytes.
@@ -133,7 +140,7 @@ impl SharedBytes {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => {
                 // SAFETY: within the memory that the maker of `self` vouched for.
-                Some(Self { ptr: unsafe { self.ptr.add(offset) }, len })
+                Some(Self { ptr: unsafe { self.ptr.add(offset) }, len, memory: PhantomData })
             }
             _ => None,
         }
@@ -298,9 +305,9 @@ unsafe fn fill(target: *mut u8, len: usize, value: u8) {
 
 /// Exactly one shared page.
 #[derive(Clone, Copy, Debug)]
-pub struct SharedPage(SharedBytes);
+pub struct SharedPage<'a>(SharedBytes<'a>);
 
-impl SharedPage {
+impl<'a> SharedPage<'a> {
     /// Wraps the page at `ptr`.
     ///
     /// # Safety
@@ -313,7 +320,7 @@ impl SharedPage {
 
     /// The page at `index` of a run of pages.
     #[must_use]
-    pub const fn of(bytes: SharedBytes, index: usize) -> Option<Self> {
+    pub const fn of(bytes: SharedBytes<'a>, index: usize) -> Option<Self> {
         match index.checked_mul(PAGE_SIZE) {
             Some(offset) => match bytes.slice(offset, PAGE_SIZE) {
                 Some(page) => Some(Self(page)),
@@ -325,13 +332,13 @@ impl SharedPage {
 
     /// The page as bytes.
     #[must_use]
-    pub const fn bytes(self) -> SharedBytes {
+    pub const fn bytes(self) -> SharedBytes<'a> {
         self.0
     }
 }
 
-impl Deref for SharedPage {
-    type Target = SharedBytes;
+impl<'a> Deref for SharedPage<'a> {
+    type Target = SharedBytes<'a>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
@@ -340,36 +347,36 @@ impl Deref for SharedPage {
 
 /// An owner of shared memory: a mapping, or memory of our own.
 pub trait SharedMemory {
-    /// The bytes. They are used only while the owner lives.
-    fn shared(&self) -> SharedBytes;
+    /// The bytes, as long as the owner is borrowed.
+    fn shared(&self) -> SharedBytes<'_>;
 }
 
-impl SharedMemory for SharedBytes {
-    fn shared(&self) -> SharedBytes {
+impl SharedMemory for SharedBytes<'_> {
+    fn shared(&self) -> SharedBytes<'_> {
         *self
     }
 }
 
-impl SharedMemory for SharedPage {
-    fn shared(&self) -> SharedBytes {
+impl SharedMemory for SharedPage<'_> {
+    fn shared(&self) -> SharedBytes<'_> {
         self.0
     }
 }
 
 impl<T: SharedMemory + ?Sized> SharedMemory for &T {
-    fn shared(&self) -> SharedBytes {
+    fn shared(&self) -> SharedBytes<'_> {
         (**self).shared()
     }
 }
 
 impl<T: SharedMemory + ?Sized> SharedMemory for Box<T> {
-    fn shared(&self) -> SharedBytes {
+    fn shared(&self) -> SharedBytes<'_> {
         (**self).shared()
     }
 }
 
 impl<T: SharedMemory + ?Sized> SharedMemory for alloc::sync::Arc<T> {
-    fn shared(&self) -> SharedBytes {
+    fn shared(&self) -> SharedBytes<'_> {
         (**self).shared()
     }
 }
@@ -377,7 +384,7 @@ impl<T: SharedMemory + ?Sized> SharedMemory for alloc::sync::Arc<T> {
 /// So many zeroed pages of our own that are never freed, in the shape of shared memory: both ends of a ring in one
 /// program.
 #[must_use]
-pub fn leaked_pages(pages: usize) -> SharedBytes {
+pub fn leaked_pages(pages: usize) -> SharedBytes<'static> {
     let words = pages * (PAGE_SIZE / 8);
     SharedBytes::from_static((0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak())
 }

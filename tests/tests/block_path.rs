@@ -105,9 +105,8 @@ fn guest_store(store: &Xenstore) -> frontends::xenbus::Xenstore {
     let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
     let client = store.client();
     client.introduce(GUEST, page.mfn(0).raw(), port.number().raw()).expect("introduced");
-    let bytes = page.bytes();
-    std::mem::forget(page); // the guest's for as long as the test runs
-    frontends::xenbus::Xenstore::connect(bytes, port).expect("a ring")
+    // The page is the guest's for as long as the test runs.
+    frontends::xenbus::Xenstore::connect(page.leak(), port).expect("a ring")
 }
 
 fn make_device(store: &Xenstore) {

@@ -237,7 +237,7 @@ impl Back {
         }
     }
 
-    fn ring(&self) -> SharedBytes {
+    fn ring(&self) -> SharedBytes<'_> {
         self.attached.as_ref().expect("a connected case").ring.bytes()
     }
 
@@ -267,10 +267,10 @@ impl Back {
     /// [`Problem::Fail`]: none comes, no event comes with it, or there are more than the ring holds.
     pub async fn request(&mut self) -> Verdict<BlkifRequest> {
         let end = time::now_ns() + PATIENCE_NS;
-        let bytes = self.ring();
         while self.waiting() == 0 {
+            let wanted = self.attached().req_cons.wrapping_add(1);
+            self.ring().store_u32(REQ_EVENT, wanted);
             let attached = self.attached();
-            bytes.store_u32(REQ_EVENT, attached.req_cons.wrapping_add(1));
             let left = end.saturating_sub(time::now_ns());
             if time::timeout(left, attached.port.wait()).await.is_err() {
                 ensure!(self.waiting() == 0, "there is a request, but no event though req_event asked");
@@ -283,7 +283,7 @@ impl Back {
         ensure!(waiting + open <= 32, "{waiting} new requests and {open} open ones on a ring of 32");
         let at = SLOTS + (attached.req_cons % 32) as usize * SLOT_BYTES;
         attached.req_cons = attached.req_cons.wrapping_add(1);
-        Ok(bytes.read_value(at))
+        Ok(self.ring().read_value(at))
     }
 
     /// Looks that the frontend asks for nothing.
@@ -307,12 +307,12 @@ impl Back {
 
     /// Shows the frontend all responses; notifies it where its `rsp_event` asks, or in any case if `always`.
     pub fn publish(&mut self, always: bool) {
+        let new = self.attached().rsp_prod;
         let bytes = self.ring();
-        let attached = self.attached();
         let old = bytes.load_u32(RSP_PROD);
-        let new = attached.rsp_prod;
         bytes.swap_u32(RSP_PROD, new);
         let event = bytes.load_u32(RSP_EVENT);
+        let attached = self.attached();
         if always || new.wrapping_sub(event) < new.wrapping_sub(old) {
             attached.port.notify();
         }

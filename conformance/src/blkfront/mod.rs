@@ -46,7 +46,11 @@ pub trait Frontends: Send + Sync {
     fn connect(&self, path: &str) -> Later<Arc<dyn BlockFrontend>>;
     /// The frontend of a console whose ring is in `page` and whose event channel is `port`. [`FrontError::Unsupported`]:
     /// there is none to try.
-    fn console(&self, page: SharedBytes, port: Port) -> Result<Arc<dyn ConsoleFrontend>, FrontError> {
+    fn console(
+        &self,
+        page: SharedBytes<'static>,
+        port: Port,
+    ) -> Result<Arc<dyn ConsoleFrontend>, FrontError> {
         let _ = (page, port);
         Err(FrontError::Unsupported)
     }

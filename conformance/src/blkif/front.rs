@@ -91,7 +91,7 @@ impl Ring {
     }
 
     /// The ring's memory.
-    pub fn bytes(&self) -> SharedBytes {
+    pub fn bytes(&self) -> SharedBytes<'_> {
         self.memory.bytes()
     }
 

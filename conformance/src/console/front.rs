@@ -40,7 +40,7 @@ pub struct Indices {
 /// The domain's end of the ring, which the case has to itself.
 pub struct Front {
     /// The page.
-    pub page: SharedBytes,
+    pub page: SharedBytes<'static>,
     port: Arc<Port>,
     watcher: Option<Arc<dyn Watcher>>,
     /// How far the ring is filled, published or not.

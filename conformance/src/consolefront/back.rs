@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::mem::forget;
 
 use pvrt::event::Port;
 use pvrt::executor::{spawn_join, time};
@@ -26,7 +25,7 @@ const SILENCE_NS: u64 = 100_000_000;
 /// The daemon's end of a ring, and the frontend at the other.
 pub struct Back {
     /// The page.
-    pub page: SharedBytes,
+    pub page: SharedBytes<'static>,
     port: Port,
     front: Arc<dyn ConsoleFrontend>,
     /// How far was read.
@@ -53,9 +52,8 @@ impl Back {
             return Err(Problem::Skip("no frontend to try".into()));
         };
         let pages = Pages::zeroed(1).map_err(|_| Problem::Error("out of memory".into()))?;
-        let page = pages.bytes();
         // The frontend has it for as long as it likes.
-        forget(pages);
+        let page = pages.leak();
         for (channel, start) in [(OUT, out), (IN, input)] {
             page.store_u32(channel.cons, start);
             page.store_u32(channel.prod, start);

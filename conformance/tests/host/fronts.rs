@@ -18,7 +18,7 @@ use spin::Mutex;
 pub(crate) struct Ours(pub(crate) Xenstore);
 
 /// A console; one operation at a time.
-struct Terminal(sync::Mutex<Console<SharedBytes>>);
+struct Terminal(sync::Mutex<Console<SharedBytes<'static>>>);
 
 /// A connected disk, until it is closed.
 struct Connected(Mutex<Option<Arc<Disk>>>);
@@ -41,7 +41,11 @@ impl Frontends for Ours {
         })
     }
 
-    fn console(&self, page: SharedBytes, port: Port) -> Result<Arc<dyn ConsoleFrontend>, FrontError> {
+    fn console(
+        &self,
+        page: SharedBytes<'static>,
+        port: Port,
+    ) -> Result<Arc<dyn ConsoleFrontend>, FrontError> {
         let console = Console::new(page, port).map_err(|_| FrontError::Gone)?;
         Ok(Arc::new(Terminal(sync::Mutex::new(console))))
     }

@@ -144,20 +144,20 @@ fn make_disk(client: &Client, number: u32, name: &str, mode: &str) {
 }
 
 /// A domain's xenstore connection: page, port, introduction.
-fn introduced(store: &Xenstore, domain: u16) -> (SharedBytes, Port) {
+fn introduced(store: &Xenstore, domain: u16) -> (SharedBytes<'static>, Port) {
     let page = Pages::zeroed(1).expect("a page");
     let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
     store.client().introduce(domain, page.mfn(0).raw(), port.number().raw()).expect("introduced");
-    let bytes = page.bytes();
-    std::mem::forget(page); // the domain's for as long as the case runs
-    (bytes, port)
+    // The page is the domain's for as long as the case runs.
+    (page.leak(), port)
 }
 
 /// The case's console, served by dom0's daemon, with somebody who looks at it.
 fn console() -> Console {
     let page = Pages::zeroed(1).expect("a page");
-    let (bytes, mfn) = (page.bytes(), page.mfn(0));
-    std::mem::forget(page); // the domain's for as long as the case runs
+    let mfn = page.mfn(0);
+    // The page is the domain's for as long as the case runs.
+    let bytes = page.leak();
     for (channel, start) in [(OUT, OUT_START), (IN, IN_START)] {
         bytes.store_u32(channel.cons, start);
         bytes.store_u32(channel.prod, start);

@@ -13,7 +13,6 @@ use pvrt::mem::{Pages, map_foreign};
 use ring_abi::io::blkif::{BLKIF_OP_INDIRECT, BLKIF_OP_READ, BLKIF_OP_WRITE, BlkifRequestSegment, BlkifRing};
 use ring_abi::io::blkif::{BlkifRequest, BlkifRequestIndirect};
 use ring_abi::ring::{FrontRing, REQ_PROD};
-use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, PAGE_SIZE};
 use spin::Mutex;
 
@@ -117,19 +116,19 @@ async fn back_state(client: &Client, state: &str) {
 
 /// A frontend that has connected.
 struct Frontend {
-    ring: FrontRing<BlkifRing, SharedBytes>,
+    ring: FrontRing<BlkifRing, Arc<Pages>>,
     port: Port,
     // Given back in this order.
     _grant: pvrt::grant::GrantRefOwned,
-    pages: Pages,
+    pages: Arc<Pages>,
 }
 
 impl Frontend {
     async fn connect(client: &Client) -> Self {
         back_state(client, "2").await;
-        let pages = Pages::zeroed(1).unwrap();
+        let pages = Arc::new(Pages::zeroed(1).unwrap());
         let grant = grant_access(DomId::DOM0, pages.mfn(0), false).unwrap();
-        let ring = FrontRing::new(pages.bytes()).unwrap();
+        let ring = FrontRing::new(pages.clone()).unwrap();
         let port = Port::alloc_unbound(DomId::DOM0).unwrap();
         let nodes = [
             ("ring-ref", grant.number().to_string()),

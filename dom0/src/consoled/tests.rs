@@ -11,7 +11,6 @@ use pvrt::mem::{Pages, map_foreign};
 use ring_abi::grant::GTF_PERMIT_ACCESS;
 use ring_abi::io::console::{OUT, frontend};
 use ring_abi::ring::bytes::ByteRing;
-use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, GrantRef};
 use spin::Mutex;
 
@@ -21,13 +20,13 @@ const DOMAIN: DomId = DomId::new(3);
 
 /// A domain with a console: its page is granted by the reserved entry.
 struct Guest {
-    ring: ByteRing<SharedBytes>,
+    ring: ByteRing<Arc<Pages>>,
     port: Port,
-    page: Pages,
+    page: Arc<Pages>,
 }
 
 fn guest() -> Guest {
-    let page = Pages::zeroed(1).unwrap();
+    let page = Arc::new(Pages::zeroed(1).unwrap());
     // The entry that a domain builder would write, in the stand-in's own table.
     let mut frames = [0];
     pvrt::hypercall::grant::setup_table(&mut frames).unwrap();
@@ -36,7 +35,7 @@ fn guest() -> Guest {
     table.bytes().store_u32(0, u32::from(GTF_PERMIT_ACCESS));
     assert!(map_grants(DOMAIN, &[GrantRef::new(0)], true).is_ok());
     let port = Port::alloc_unbound(DomId::DOM0).unwrap();
-    Guest { ring: frontend(page.bytes()).unwrap(), port, page }
+    Guest { ring: frontend(page.clone()).unwrap(), port, page }
 }
 
 impl Guest {

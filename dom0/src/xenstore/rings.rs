@@ -128,7 +128,7 @@ mod tests {
 
     /// A domain's end.
     struct Guest {
-        ring: ByteRing<SharedBytes>,
+        ring: ByteRing<SharedBytes<'static>>,
         port: Port,
     }
 

@@ -47,7 +47,7 @@ impl Xenstore {
     ///
     /// # Errors
     /// [`StoreError::Broken`]: the page is too small.
-    pub fn connect(page: SharedBytes, port: Port) -> Result<Self> {
+    pub fn connect(page: SharedBytes<'static>, port: Port) -> Result<Self> {
         let ring = ring_abi::io::xs_wire::client(page).map_err(|_| StoreError::Broken)?;
         let inner = Arc::new(Inner {
             state: Mutex::default(),
@@ -306,7 +306,7 @@ impl Inner {
 }
 
 /// Moves bytes between the ring and the tables.
-async fn pump(inner: Arc<Inner>, mut ring: ByteRing<SharedBytes>, port: Port) {
+async fn pump(inner: Arc<Inner>, mut ring: ByteRing<SharedBytes<'static>>, port: Port) {
     let mut outgoing: Vec<u8> = Vec::new();
     let mut incoming = Assembler::default();
     loop {
@@ -327,7 +327,7 @@ async fn pump(inner: Arc<Inner>, mut ring: ByteRing<SharedBytes>, port: Port) {
 /// Moves what can be moved; true when the other side must be told.
 fn turn(
     inner: &Inner,
-    ring: &mut ByteRing<SharedBytes>,
+    ring: &mut ByteRing<SharedBytes<'static>>,
     outgoing: &mut Vec<u8>,
     incoming: &mut Assembler,
 ) -> core::result::Result<bool, TooLong> {

@@ -22,7 +22,7 @@ use super::wire::{Assembler, Message, strings};
 pub(crate) struct TestStore {
     state: Arc<Mutex<Store>>,
     changed: Arc<Notify>,
-    page: Arc<Pages>,
+    page: SharedBytes<'static>,
 }
 
 #[derive(Default)]
@@ -138,8 +138,8 @@ impl Store {
 
 impl TestStore {
     pub(crate) fn new() -> Self {
-        let page = Pages::zeroed(1).expect("a page");
-        Self { state: Arc::default(), changed: Arc::default(), page: Arc::new(page) }
+        let page = Pages::zeroed(1).expect("a page").leak();
+        Self { state: Arc::default(), changed: Arc::default(), page }
     }
 
     /// Sets a node from the test.
@@ -168,20 +168,20 @@ impl TestStore {
 
     /// Makes the ring's indices nonsense.
     pub(crate) fn break_ring(&self) {
-        self.page.bytes().store_u32(RSP.prod, 0x8000_0000);
+        self.page.store_u32(RSP.prod, 0x8000_0000);
     }
 
     /// Starts the daemon and a client on the two ends of the ring.
     pub(crate) fn connect(&self) -> Xenstore {
         let theirs = Port::alloc_unbound(DomId::new(1)).expect("a port");
         let ours = Port::bind_interdomain(DomId::new(0), theirs.number()).expect("bound");
-        let ring = server(self.page.bytes()).expect("a page is enough");
+        let ring = server(self.page).expect("a page is enough");
         spawn(serve(self.clone(), ring, theirs));
-        Xenstore::connect(self.page.bytes(), ours).expect("a page is enough")
+        Xenstore::connect(self.page, ours).expect("a page is enough")
     }
 }
 
-async fn serve(store: TestStore, mut ring: ByteRing<SharedBytes>, port: Port) {
+async fn serve(store: TestStore, mut ring: ByteRing<SharedBytes<'static>>, port: Port) {
     let mut incoming = Assembler::default();
     let mut outgoing: Vec<u8> = Vec::new();
     loop {

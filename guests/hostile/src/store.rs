@@ -120,7 +120,11 @@ async fn floods(report: &mut Report, store: &Xenstore) {
 }
 
 /// A header that promises more than a message can hold, then nonsense in the indices: the daemon gives this ring up.
-pub(crate) async fn break_ring(report: &mut Report, page: SharedBytes, number: ring_abi::types::Port) {
+pub(crate) async fn break_ring(
+    report: &mut Report,
+    page: SharedBytes<'static>,
+    number: ring_abi::types::Port,
+) {
     // The client's task waits for answers that will not come: it only reads.
     let header = XsdSockmsg { r#type: XS_READ, req_id: 1, tx_id: 0, len: 1 << 20 };
     let produced = page.load_u32(0x804);

@@ -19,7 +19,7 @@ pub struct InfoCell {
 
 impl InfoCell {
     /// A cell for the 64 bytes at `offset` of `bytes`; `None` for no place yet.
-    pub fn new(place: Option<SharedBytes>) -> Self {
+    pub fn new(place: Option<SharedBytes<'static>>) -> Self {
         let cell = Self { at: AtomicPtr::new(core::ptr::null_mut()) };
         if let Some(place) = place {
             cell.set(&place);
@@ -29,7 +29,7 @@ impl InfoCell {
 
     /// The `vcpu_info`.
     #[inline]
-    pub fn get(&self) -> Option<SharedBytes> {
+    pub fn get(&self) -> Option<SharedBytes<'static>> {
         let at = self.at.load(Ordering::Acquire);
         if at.is_null() {
             return None;
@@ -68,7 +68,7 @@ impl InfoCell {
     ///
     /// # Panics
     /// If `place` is shorter than 64 bytes.
-    pub fn set(&self, place: &SharedBytes) {
+    pub fn set(&self, place: &SharedBytes<'static>) {
         assert!(place.len() >= INFO_BYTES);
         self.at.store(place.as_ptr(), Ordering::Release);
     }

@@ -138,7 +138,7 @@ pub struct Domain {
     /// The frame of its `shared_info`.
     pub shared_info_mfn: Mfn,
     /// Its `shared_info`.
-    pub shared_info: SharedBytes,
+    pub shared_info: SharedBytes<'static>,
     /// I/O rights.
     pub permissions: Mutex<Permissions>,
     /// Guards its shutdown state. Lock order: the crate's documentation.
@@ -186,7 +186,7 @@ impl Domain {
         id: DomId,
         config: DomainConfig,
         shared_info_mfn: Mfn,
-        shared_info: SharedBytes,
+        shared_info: SharedBytes<'static>,
         created_ns: u64,
     ) -> Arc<Self> {
         let vcpus: Box<[Vcpu]> = (0..config.max_vcpus.clamp(1, MAX_VCPUS))

@@ -165,7 +165,7 @@ impl Vcpu {
 
     /// A vCPU that is down. Its `vcpu_info` is in `shared_info` when its number is below 32.
     #[inline(never)]
-    pub fn new(domain_id: DomId, id: VcpuId, shared_info: &SharedBytes) -> Self {
+    pub fn new(domain_id: DomId, id: VcpuId, shared_info: &SharedBytes<'static>) -> Self {
         let place = (id.raw() < LEGACY_MAX_VCPUS).then(|| {
             shared_info.slice(id.raw() as usize * INFO_BYTES, INFO_BYTES).expect("shared_info is a page")
         });

@@ -71,7 +71,7 @@ impl Active {
 #[derive(Debug)]
 struct Frame {
     /// Gone once the domain is being destroyed, when pins may remain.
-    shared: Option<(Mfn, SharedBytes)>,
+    shared: Option<(Mfn, SharedBytes<'static>)>,
     active: Box<[Active]>,
 }
 
@@ -99,7 +99,7 @@ impl Entries {
     pub(super) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
 
     /// Adds a frame; `false`: there is no memory for what is kept about its entries.
-    pub(super) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes) -> bool {
+    pub(super) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes<'static>) -> bool {
         let mut active = Vec::new();
         if active.try_reserve_exact(ENTRIES_PER_FRAME as usize).is_err()
             || self.frames.try_reserve(1).is_err()
@@ -115,7 +115,7 @@ impl Entries {
         Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
     }
 
-    pub(super) fn take_frames(&mut self) -> Vec<(Mfn, SharedBytes)> {
+    pub(super) fn take_frames(&mut self) -> Vec<(Mfn, SharedBytes<'static>)> {
         self.frames.iter_mut().filter_map(|frame| frame.shared.take()).collect()
     }
 

@@ -179,7 +179,7 @@ impl TestMachine {
         (table.raw() < self.frame_count() as u64).then(|| Maddr::new(table.raw() * PAGE + va % PAGE))
     }
 
-    fn byte_view(&self) -> SharedBytes {
+    fn byte_view(&self) -> SharedBytes<'static> {
         // SAFETY: atomics are shared and written by anyone, and aligned; the memory lives as long as the machine, which
         // tests keep while they use a view.
         unsafe { SharedBytes::new(self.memory.as_ptr().cast_mut().cast(), size_of_val(&*self.memory)) }
@@ -229,7 +229,7 @@ impl Platform for TestMachine {
         }
     }
 
-    fn shared(&self, mfn: Mfn) -> SharedBytes {
+    fn shared(&self, mfn: Mfn) -> SharedBytes<'static> {
         self.byte_view()
             .slice(mfn.raw() as usize * PAGE as usize, PAGE as usize)
             .expect("a frame of the machine")

@@ -10,7 +10,15 @@ use super::{BATCH, FAILED, GrantStatus, check};
 use crate::hypercall::grant as call;
 use crate::mem;
 
-/// Grants mapped at consecutive addresses; unmapped on drop, in one batch.
+/// Grants mapped at consecutive addresses; unmapped on drop, in one batch. A view of the bytes borrows the mapping:
+///
+/// ```compile_fail,E0505
+/// fn unmapped_too_early(map: pvrt::grant::GrantMap) {
+///     let bytes = map.bytes();
+///     drop(map);
+///     bytes.store_u32(0, 1);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct GrantMap {
     va: usize,
@@ -110,23 +118,23 @@ impl GrantMap {
         self.count
     }
 
-    /// The bytes of all pages; not to be used after `self` is gone.
-    pub fn bytes(&self) -> SharedBytes {
+    /// The bytes of all pages.
+    pub fn bytes(&self) -> SharedBytes<'_> {
         self.shared()
     }
 
-    /// The bytes of page `index`; not to be used after `self` is gone.
+    /// The bytes of page `index`.
     ///
     /// # Panics
     /// When there is no such page.
-    pub fn page(&self, index: usize) -> SharedBytes {
+    pub fn page(&self, index: usize) -> SharedBytes<'_> {
         self.shared().slice(index * PAGE_SIZE, PAGE_SIZE).expect("a page of this mapping")
     }
 }
 
 impl SharedMemory for GrantMap {
-    fn shared(&self) -> SharedBytes {
-        // SAFETY: mapped while `self` lives, and users keep the accessor no longer.
+    fn shared(&self) -> SharedBytes<'_> {
+        // SAFETY: mapped while `self` lives, and the accessor borrows it.
         unsafe { SharedBytes::new(self.va as *mut u8, self.count * PAGE_SIZE) }
     }
 }
@@ -141,7 +149,7 @@ impl Drop for GrantMap {
                 *entry = GnttabUnmapGrantRef { host_addr, handle: *handle, ..Default::default() };
             }
             first += chunk.len();
-            // SAFETY: the mapping goes away with `self`, and accessors borrow it.
+            // SAFETY: the mapping goes away with `self`, which accessors borrow: none is left.
             let called = unsafe { call::unmap(&mut entries[..chunk.len()]) };
             if called.is_err() || entries[..chunk.len()].iter().any(|entry| entry.status != 0) {
                 log::error!("unmapping grants at {:#x}: {called:?}", self.va);

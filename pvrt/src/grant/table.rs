@@ -70,7 +70,7 @@ impl Table {
     }
 
     /// The frame and offset of an entry.
-    fn at(&self, entry: u32) -> (ring_abi::shared::SharedBytes, usize) {
+    fn at(&self, entry: u32) -> (ring_abi::shared::SharedBytes<'_>, usize) {
         (self.frames[entry as usize / PER_FRAME].shared(), entry as usize % PER_FRAME * 8)
     }
 

@@ -14,7 +14,16 @@ pub struct MapError {
     pub errno: Errno,
 }
 
-/// Machine frames mapped at consecutive addresses; unmapped on drop, in one batch.
+/// Machine frames mapped at consecutive addresses; unmapped on drop, in one batch. A view of the bytes borrows the
+/// mapping:
+///
+/// ```compile_fail,E0505
+/// fn unmapped_too_early(map: pvrt::mem::ForeignMap) {
+///     let bytes = map.page(0);
+///     drop(map);
+///     bytes.store_u32(0, 1);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct ForeignMap {
     va: usize,
@@ -32,23 +41,23 @@ impl ForeignMap {
         self.count
     }
 
-    /// The bytes of all pages; not to be used after `self` is gone.
-    pub fn bytes(&self) -> SharedBytes {
+    /// The bytes of all pages.
+    pub fn bytes(&self) -> SharedBytes<'_> {
         self.shared()
     }
 
-    /// The bytes of page `index`; not to be used after `self` is gone.
+    /// The bytes of page `index`.
     ///
     /// # Panics
     /// When there is no such page.
-    pub fn page(&self, index: usize) -> SharedBytes {
+    pub fn page(&self, index: usize) -> SharedBytes<'_> {
         self.shared().slice(index * PAGE_SIZE, PAGE_SIZE).expect("a page of this mapping")
     }
 }
 
 impl SharedMemory for ForeignMap {
-    fn shared(&self) -> SharedBytes {
-        // SAFETY: mapped while `self` lives, and users keep the accessor no longer.
+    fn shared(&self) -> SharedBytes<'_> {
+        // SAFETY: mapped while `self` lives, and the accessor borrows it.
         unsafe { shared_at(self.va, self.count) }
     }
 }

@@ -48,7 +48,16 @@ pub(crate) enum Origin {
 }
 
 /// A run of whole pages at consecutive addresses, owned; given back on drop. The machine frames behind it are in no
-/// order. Its bytes are reached through [`SharedBytes`], since another domain may have been granted them.
+/// order. Its bytes are reached through [`SharedBytes`], since another domain may have been granted them. A view of the
+/// bytes borrows the pages:
+///
+/// ```compile_fail,E0505
+/// fn freed_too_early(pages: pvrt::mem::Pages) {
+///     let bytes = pages.bytes();
+///     drop(pages);
+///     bytes.store_u32(0, 1);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Pages {
     va: usize,
@@ -123,23 +132,30 @@ impl Pages {
         }
     }
 
-    /// The bytes of all pages; not to be used after `self` is gone.
-    pub fn bytes(&self) -> SharedBytes {
+    /// Gives the pages away for ever: they are never freed.
+    pub fn leak(self) -> SharedBytes<'static> {
+        let pages = core::mem::ManuallyDrop::new(self);
+        // SAFETY: the pages stay mapped for ever, since nobody drops them, and are reached through accessors alone.
+        unsafe { shared_at(pages.va, pages.count) }
+    }
+
+    /// The bytes of all pages.
+    pub fn bytes(&self) -> SharedBytes<'_> {
         self.shared()
     }
 
-    /// The bytes of page `index`; not to be used after `self` is gone.
+    /// The bytes of page `index`.
     ///
     /// # Panics
     /// When there is no such page.
-    pub fn page(&self, index: usize) -> SharedBytes {
+    pub fn page(&self, index: usize) -> SharedBytes<'_> {
         self.shared().slice(index * PAGE_SIZE, PAGE_SIZE).expect("a page of this run")
     }
 }
 
 impl SharedMemory for Pages {
-    fn shared(&self) -> SharedBytes {
-        // SAFETY: the pages are mapped while `self` lives, and users keep the accessor no longer.
+    fn shared(&self) -> SharedBytes<'_> {
+        // SAFETY: the pages are mapped while `self` lives, and the accessor borrows it.
         unsafe { shared_at(self.va, self.count) }
     }
 }
@@ -147,8 +163,8 @@ impl SharedMemory for Pages {
 /// Pages as shared bytes.
 ///
 /// # Safety
-/// The pages stay mapped while the accessor is used, and are reached only through such accessors.
-unsafe fn shared_at(va: usize, count: usize) -> SharedBytes {
+/// The pages stay mapped for the lifetime of the accessor, and are reached only through such accessors.
+unsafe fn shared_at<'a>(va: usize, count: usize) -> SharedBytes<'a> {
     // SAFETY: promised by the caller.
     unsafe { SharedBytes::new(va as *mut u8, count * PAGE_SIZE) }
 }

@@ -18,11 +18,14 @@ impl RingProtocol for Words {
     type Response = u32;
 }
 
-fn words(slots: usize) -> SharedBytes {
+fn words(slots: usize) -> SharedBytes<'static> {
     leaked_pages(1).slice(0, SLOTS + 4 * slots).unwrap()
 }
 
-fn pair(page: SharedBytes, index: u32) -> (FrontRing<Words, SharedBytes>, BackRing<Words, SharedBytes>) {
+fn pair(
+    page: SharedBytes<'static>,
+    index: u32,
+) -> (FrontRing<Words, SharedBytes<'static>>, BackRing<Words, SharedBytes<'static>>) {
     let front = FrontRing::starting_at(page, index).unwrap();
     let back = BackRing::attach(page).unwrap();
     (front, back)
@@ -199,12 +202,12 @@ fn attaching_to_nonsense_fails() {
 /// Memory that counts how often each byte is read, as a peer would that changes it in between.
 #[derive(Clone)]
 struct Counting {
-    page: SharedBytes,
+    page: SharedBytes<'static>,
     reads: alloc::rc::Rc<core::cell::RefCell<Vec<u32>>>,
 }
 
 impl Counting {
-    fn new(page: SharedBytes) -> Self {
+    fn new(page: SharedBytes<'static>) -> Self {
         Self { page, reads: alloc::rc::Rc::new(core::cell::RefCell::new(alloc::vec![0; page.len()])) }
     }
 

@@ -13,7 +13,7 @@ use crate::random::Random;
 
 /// One pairing and its ring.
 struct World<P: Kind> {
-    page: SharedBytes,
+    page: SharedBytes<'static>,
     front: Box<dyn Front<P>>,
     back: Box<dyn Back<P>>,
 }
@@ -170,7 +170,7 @@ fn an_index_that_the_macros_refuse_is_refused() {
     let (mut refused, mut taken) = (0, 0);
     for round in 0..20_000u32 {
         let start = if round % 2 == 0 { u32::MAX - round % 9 } else { random.next() as u32 };
-        let pages: Vec<SharedBytes> = (0..2).map(|_| leaked_ring()).collect();
+        let pages: Vec<SharedBytes<'static>> = (0..2).map(|_| leaked_ring()).collect();
         let mut backs: Vec<_> = [Maker::Ours, Maker::Macros]
             .into_iter()
             .zip(&pages)
@@ -206,9 +206,9 @@ fn an_index_that_the_macros_refuse_is_refused() {
 }
 
 /// A ring of four words; pages are used again, since they are never freed.
-fn leaked_ring() -> SharedBytes {
+fn leaked_ring() -> SharedBytes<'static> {
     use std::cell::RefCell;
-    thread_local!(static PAGES: RefCell<(Vec<SharedBytes>, usize)> = const { RefCell::new((Vec::new(), 0)) });
+    thread_local!(static PAGES: RefCell<(Vec<SharedBytes<'static>>, usize)> = const { RefCell::new((Vec::new(), 0)) });
     PAGES.with_borrow_mut(|(pages, next)| {
         if pages.len() < 2 {
             pages.push(leaked_pages(1).slice(0, SLOTS + 16).expect("inside"));

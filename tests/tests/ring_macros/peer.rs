@@ -72,7 +72,7 @@ pub(crate) trait Back<P: RingProtocol>: Send {
     fn arm(&mut self) -> Result<bool, RingError>;
 }
 
-impl<P: RingProtocol> Front<P> for FrontRing<P, SharedBytes> {
+impl<P: RingProtocol> Front<P> for FrontRing<P, SharedBytes<'static>> {
     fn size(&self) -> u32 {
         self.size()
     }
@@ -98,7 +98,7 @@ impl<P: RingProtocol> Front<P> for FrontRing<P, SharedBytes> {
     }
 }
 
-impl<P: RingProtocol> Back<P> for BackRing<P, SharedBytes> {
+impl<P: RingProtocol> Back<P> for BackRing<P, SharedBytes<'static>> {
     fn size(&self) -> u32 {
         self.size()
     }
@@ -280,7 +280,7 @@ pub(crate) const PAIRINGS: [(Maker, Maker); 4] = [
 ];
 
 /// A frontend on an empty ring whose indices start at `index`.
-pub(crate) fn front<P: Kind>(maker: Maker, page: SharedBytes, index: u32) -> Box<dyn Front<P>> {
+pub(crate) fn front<P: Kind>(maker: Maker, page: SharedBytes<'static>, index: u32) -> Box<dyn Front<P>> {
     match maker {
         Maker::Ours => Box::new(FrontRing::<P, _>::starting_at(page, index).expect("a slot")),
         Maker::Macros => {
@@ -296,7 +296,7 @@ pub(crate) fn front<P: Kind>(maker: Maker, page: SharedBytes, index: u32) -> Box
 }
 
 /// A backend that attaches where the page says.
-pub(crate) fn back<P: Kind>(maker: Maker, page: SharedBytes) -> Box<dyn Back<P>> {
+pub(crate) fn back<P: Kind>(maker: Maker, page: SharedBytes<'static>) -> Box<dyn Back<P>> {
     match maker {
         Maker::Ours => Box::new(BackRing::<P, _>::attach(page).expect("a slot")),
         Maker::Macros => {

@@ -198,12 +198,12 @@ pub(super) const DISK: Geometry = Geometry {
     seg_max: 6,
 };
 
-pub(super) type Back<'a> = BlkBack<SharedBytes, TestGrants, Events, &'a TestDisk>;
+pub(super) type Back<'a> = BlkBack<SharedBytes<'static>, TestGrants, Events, &'a TestDisk>;
 
 /// Everything but the engine, which borrows it.
 pub(super) struct Bench {
     pub(super) world: SharedWorld,
-    pub(super) page: SharedBytes,
+    pub(super) page: SharedBytes<'static>,
     pub(super) disk: TestDisk,
     pub(super) events: Events,
 }
@@ -225,7 +225,7 @@ impl Bench {
         Self { world, page: leaked_pages(1), disk, events: Events::default() }
     }
 
-    pub(super) fn start(&self) -> (FrontRing<BlkifRing, SharedBytes>, Back<'_>) {
+    pub(super) fn start(&self) -> (FrontRing<BlkifRing, SharedBytes<'static>>, Back<'_>) {
         let front = FrontRing::new(self.page).unwrap();
         let ring = BackRing::new(self.page).unwrap();
         let back = BlkBack::new(ring, TestGrants(self.world.clone()), self.events.clone(), &self.disk);
@@ -271,7 +271,7 @@ pub(super) fn settle(back: &mut Back<'_>, disk: &TestDisk) {
     }
 }
 
-pub(super) fn responses(front: &mut FrontRing<BlkifRing, SharedBytes>) -> Vec<(u64, u8, i16)> {
+pub(super) fn responses(front: &mut FrontRing<BlkifRing, SharedBytes<'static>>) -> Vec<(u64, u8, i16)> {
     let mut out = Vec::new();
     while let Some(response) = front.next_response().unwrap() {
         out.push((response.id, response.operation, response.status));

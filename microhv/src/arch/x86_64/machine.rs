@@ -238,7 +238,7 @@ impl Platform for Machine {
     }
 
     #[inline]
-    fn shared(&self, mfn: Mfn) -> SharedBytes {
+    fn shared(&self, mfn: Mfn) -> SharedBytes<'static> {
         // SAFETY: the direct map covers all RAM for ever; shared frames are reached by atomics or such values alone.
         unsafe { SharedBytes::new(at(mfn.maddr().raw()), PAGE_SIZE) }
     }
