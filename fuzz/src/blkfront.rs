@@ -168,6 +168,6 @@ pub(crate) fn run(data: &[u8]) {
         sleep(10_000).await;
     });
     let page = Pages::zeroed(1).expect("a page");
-    drop(pvrt::grant::grant_access(DomId::DOM0, page.mfn(0), true).expect("an entry"));
+    drop(pvrt::grant::Granted::whole(page, DomId::DOM0, true).expect("an entry"));
     assert_eq!(pvrt::grant::usage().used, ports, "grants were left behind");
 }

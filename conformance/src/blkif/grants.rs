@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 
 use pvrt::executor::time;
-use pvrt::grant::grant_access;
 use pvrt::mem::Pages;
 use ring_abi::io::blkif::*;
 use ring_abi::types::DomId;
@@ -136,10 +135,11 @@ async fn taken_back(env: &mut Env) -> Verdict {
     let mut front = Front::usual(env).await?;
     front.fill(PLACE, 8, 92).await?;
     let pages = Pages::zeroed(1).map_err(|_| Problem::Error("out of memory".into()))?;
-    let grant = grant_access(front.device.dom, pages.mfn(0), false)
+    let granted = pvrt::grant::Granted::whole(pages, front.device.dom, false)
         .map_err(|errno| Problem::Error(alloc::format!("granting a page: {errno}")))?;
-    let gref = grant.number().raw();
-    drop(grant);
+    let gref = granted.gref(0).raw();
+    let pages =
+        granted.end().map_err(|_| Problem::Error("a page that nobody was told of is in use".into()))?;
     refused(&mut front, gref).await?;
     let mut bytes = [0u8; 4096];
     pages.bytes().read(0, &mut bytes);

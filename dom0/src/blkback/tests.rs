@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use backends::{BlockDevice, BlockOp, Client as Submitter, DiscardLimits, Geometry, Segment, SubmitError};
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, spawn, time};
-use pvrt::grant::grant_access;
+use pvrt::grant::Granted;
 use pvrt::mem::{Pages, map_foreign};
 use ring_abi::io::blkif::{BLKIF_OP_INDIRECT, BLKIF_OP_READ, BLKIF_OP_WRITE, BlkifRequestSegment, BlkifRing};
 use ring_abi::io::blkif::{BlkifRequest, BlkifRequestIndirect};
@@ -116,10 +116,8 @@ async fn back_state(client: &Client, state: &str) {
 
 /// A frontend that has connected.
 struct Frontend {
-    ring: FrontRing<BlkifRing, Arc<Pages>>,
+    ring: FrontRing<BlkifRing, Granted<Arc<Pages>>>,
     port: Port,
-    // Given back in this order.
-    _grant: pvrt::grant::GrantRefOwned,
     pages: Arc<Pages>,
 }
 
@@ -127,11 +125,12 @@ impl Frontend {
     async fn connect(client: &Client) -> Self {
         back_state(client, "2").await;
         let pages = Arc::new(Pages::zeroed(1).unwrap());
-        let grant = grant_access(DomId::DOM0, pages.mfn(0), false).unwrap();
-        let ring = FrontRing::new(pages.clone()).unwrap();
+        let granted = Granted::whole(pages.clone(), DomId::DOM0, false).unwrap();
+        let gref = granted.gref(0);
+        let ring = FrontRing::new(granted).unwrap();
         let port = Port::alloc_unbound(DomId::DOM0).unwrap();
         let nodes = [
-            ("ring-ref", grant.number().to_string()),
+            ("ring-ref", gref.to_string()),
             ("event-channel", port.number().to_string()),
             ("protocol", "x86_64-abi".to_string()),
             ("state", "3".to_string()),
@@ -141,7 +140,7 @@ impl Frontend {
         }
         back_state(client, "4").await;
         client.write(&format!("{FRONT}/state"), "4").unwrap();
-        Self { ring, port, _grant: grant, pages }
+        Self { ring, port, pages }
     }
 
     async fn exchange(&mut self, request: &BlkifRequest) -> i16 {
@@ -178,22 +177,21 @@ fn a_device_from_creation_to_removal() {
             assert_eq!((read("info").as_str(), read("hotplug-status").as_str()), ("0", "connected"));
             assert_eq!(read("feature-max-indirect-segments"), "256");
 
-            let data = Pages::zeroed(20).unwrap();
-            let grants: Vec<_> =
-                (0..20).map(|i| grant_access(DomId::DOM0, data.mfn(i), false).unwrap()).collect();
+            let lent = Granted::whole(Pages::zeroed(20).unwrap(), DomId::DOM0, false).unwrap();
+            let data = lent.memory();
             let mut request =
                 BlkifRequest { operation: BLKIF_OP_WRITE, nr_segments: 1, id: 1, ..Default::default() };
-            request.seg[0] = whole_page(grants[0].number().raw());
+            request.seg[0] = whole_page(lent.gref(0).raw());
             data.page(0).fill(0, PAGE_SIZE, round + 1);
             assert_eq!(front.exchange(&request).await, 0);
             assert!(disk.bytes.lock()[..PAGE_SIZE].iter().all(|byte| *byte == round + 1));
 
             // Twenty pages by an indirect request.
             let list = Pages::zeroed(1).unwrap();
-            let list_grant = grant_access(DomId::DOM0, list.mfn(0), true).unwrap();
-            for (index, grant) in grants.iter().enumerate() {
-                let segment = whole_page(grant.number().raw());
-                list.bytes().write_value(index * 8, &segment);
+            let list = Granted::whole(list, DomId::DOM0, true).unwrap();
+            for (index, gref) in lent.refs().enumerate() {
+                let segment = whole_page(gref.raw());
+                list.memory().bytes().write_value(index * 8, &segment);
             }
             let mut indirect = BlkifRequestIndirect {
                 operation: BLKIF_OP_INDIRECT,
@@ -202,12 +200,12 @@ fn a_device_from_creation_to_removal() {
                 id: 2,
                 ..Default::default()
             };
-            indirect.indirect_grefs[0] = list_grant.number().raw();
+            indirect.indirect_grefs[0] = list.gref(0).raw();
             assert_eq!(front.exchange(&BlkifRequest::from_indirect(&indirect)).await, 0);
             let mut got = alloc::vec![0; 20 * PAGE_SIZE];
             data.bytes().read(0, &mut got);
             assert_eq!(got, disk.bytes.lock()[..20 * PAGE_SIZE]);
-            assert!(grants.iter().all(|grant| !grant.in_use()));
+            assert!(lent.end().is_ok(), "nothing is used any more");
 
             // Close from the frontend, then the toolstack takes the device away.
             client.write(&format!("{FRONT}/state"), "5").unwrap();
@@ -276,10 +274,10 @@ fn a_disk_that_is_taken_away_closes_when_its_frontend_has() {
         time::sleep(10_000).await;
         // Until the frontend closes it is served.
         let page = Pages::zeroed(1).unwrap();
-        let grant = grant_access(DomId::DOM0, page.mfn(0), false).unwrap();
+        let page = Granted::whole(page, DomId::DOM0, false).unwrap();
         let mut request =
             BlkifRequest { operation: BLKIF_OP_READ, nr_segments: 1, id: 1, ..Default::default() };
-        request.seg[0] = whole_page(grant.number().raw());
+        request.seg[0] = whole_page(page.gref(0).raw());
         assert_eq!(front.exchange(&request).await, 0);
         client.write(&format!("{FRONT}/state"), "6").unwrap();
         back_state(&client, "6").await;

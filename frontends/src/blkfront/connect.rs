@@ -4,7 +4,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use pvrt::event::Port;
 use pvrt::executor::{Either, select, spawn};
-use pvrt::grant::grant_access;
+use pvrt::grant::Granted;
 use pvrt::mem::Pages;
 use ring_abi::errno::Errno;
 use ring_abi::io::blkif::{BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, VDISK_READONLY};
@@ -25,12 +25,12 @@ pub(super) async fn connect(device: &Device) -> Result<(Arc<Queue>, Geometry), B
         .await?;
     let dom = device.backend_dom();
     let page = Pages::zeroed(1).map_err(|_| BlockError::Resources(Errno::ENOMEM))?;
-    let grant = grant_access(dom, page.mfn(0), false).map_err(BlockError::Resources)?;
+    let page = Granted::whole(page, dom, false).map_err(BlockError::Resources)?;
     let port = Port::alloc_unbound(dom).map_err(BlockError::Resources)?;
-    let (gref, number) = (grant.number(), port.number());
+    let (gref, number) = (page.gref(0), port.number());
     let ring = FrontRing::new(page).map_err(|_| BlockError::Disconnected)?;
     // From here on the queue owns ring and port, and gives them back whatever happens.
-    let queue = Queue::new(dom, ring, grant, port);
+    let queue = Queue::new(dom, ring, port);
     let negotiated = negotiate(device, &queue, gref.to_string(), number.to_string()).await;
     if negotiated.is_err() {
         queue.shut();

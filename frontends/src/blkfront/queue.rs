@@ -7,7 +7,7 @@ use core::task::{Poll, Waker};
 use pvrt::event::Port;
 use pvrt::executor::sync::Notify;
 use pvrt::executor::{Either, select, spawn};
-use pvrt::grant::{GrantRefOwned, grant_access, retire};
+use pvrt::grant::Granted;
 use pvrt::mem::Pages;
 use ring_abi::errno::Errno;
 use ring_abi::io::blkif::*;
@@ -39,11 +39,10 @@ pub(super) enum Command {
 /// A request's place, named by its index as the request's id.
 enum Slot {
     Free,
-    /// With the backend: what it uses stays until it answers.
+    /// With the backend.
     Busy {
-        /// Ends the backend's access when dropped.
-        grants: Vec<GrantRefOwned>,
-        buffer: Option<Arc<Pages>>,
+        /// The buffer, which stays until the backend has let go of it.
+        lent: Option<Granted<Arc<Pages>>>,
         waker: Option<Waker>,
         /// The future is gone: nobody takes the answer.
         abandoned: bool,
@@ -52,19 +51,12 @@ enum Slot {
     Done(i16),
 }
 
-/// A page that lists the segments of an indirect request, granted for as long as the queue lives.
-struct SegmentList {
-    page: Pages,
-    grant: GrantRefOwned,
-}
-
 /// Guarded by a leaf lock, which is also held while grants are made and an event is sent.
 struct State {
-    ring: Option<FrontRing<BlkifRing, Pages>>,
-    /// The ring page's grant.
-    grant: Option<GrantRefOwned>,
+    ring: Option<FrontRing<BlkifRing, Granted>>,
     slots: Vec<Slot>,
-    lists: Vec<Option<SegmentList>>,
+    /// Pages that list the segments of indirect requests, granted for as long as the queue lives.
+    lists: Vec<Option<Granted>>,
     free: Vec<u16>,
     statistics: Statistics,
 }
@@ -83,19 +75,13 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(
-        dom: DomId,
-        ring: FrontRing<BlkifRing, Pages>,
-        grant: GrantRefOwned,
-        port: Port,
-    ) -> Arc<Self> {
+    pub(super) fn new(dom: DomId, ring: FrontRing<BlkifRing, Granted>, port: Port) -> Arc<Self> {
         let size = ring.size() as usize;
         let state = State {
             slots: (0..size).map(|_| Slot::Free).collect(),
             lists: (0..size).map(|_| None).collect(),
             free: (0..size as u16).rev().collect(),
             ring: Some(ring),
-            grant: Some(grant),
             statistics: Statistics::default(),
         };
         Arc::new(Self {
@@ -163,18 +149,14 @@ impl Queue {
         let mut wakers = Vec::new();
         {
             let mut state = self.state.lock();
-            let Some(ring) = state.ring.take() else { return false };
-            let grant = state.grant.take();
-            retire(ring.into_page(), grant.into_iter().collect());
-            for list in &mut state.lists {
-                if let Some(SegmentList { page, grant }) = list.take() {
-                    retire(page, alloc::vec![grant]);
-                }
+            // What was lent goes back, each page when the backend no longer uses it.
+            if state.ring.take().is_none() {
+                return false;
             }
+            state.lists.clear();
             for slot in &mut state.slots {
-                if let Slot::Busy { grants, buffer, waker, .. } = core::mem::replace(slot, Slot::Free) {
+                if let Slot::Busy { waker, .. } = core::mem::replace(slot, Slot::Free) {
                     wakers.extend(waker);
-                    keep_until_unused(buffer, grants);
                 }
             }
         }
@@ -191,15 +173,6 @@ impl Queue {
     /// Waits until the queue is shut. One task may.
     pub(super) async fn ended(&self) {
         self.ended.notified().await;
-    }
-}
-
-/// Ends access to a buffer whose request was never answered. If the backend still uses it, the buffer is never
-/// freed: others hold it too, so it cannot be handed over to wait for the backend.
-fn keep_until_unused(buffer: Option<Arc<Pages>>, grants: Vec<GrantRefOwned>) {
-    if grants.iter().any(GrantRefOwned::in_use) {
-        log::warn!("blkfront: the backend went away with {} pages", grants.len());
-        core::mem::forget(buffer);
     }
 }
 
@@ -223,24 +196,22 @@ impl State {
     }
 
     fn try_push(&mut self, dom: DomId, id: u16, command: &Command) -> Result<bool, BlockError> {
-        let mut grants = Vec::new();
-        let mut kept = None;
+        let mut lent = None;
         let request = match command {
             Command::Transfer { operation, first, sectors, buffer, page } => {
                 // A read lets the backend write to the pages.
                 let readonly = *operation == BLKIF_OP_WRITE;
                 let segments = sectors.div_ceil(SECTORS_PER_PAGE);
-                grants.reserve_exact(segments);
+                let mut granted = Granted::with_room(buffer.clone(), segments);
                 for index in 0..segments {
-                    let mfn = buffer.mfn(page + index);
-                    grants.push(grant_access(dom, mfn, readonly).map_err(BlockError::Resources)?);
+                    granted.allow(dom, page + index, readonly).map_err(BlockError::Resources)?;
                 }
-                kept = Some(buffer.clone());
                 self.statistics.bytes += (sectors * SECTOR_SIZE) as u64;
+                let granted = lent.insert(granted);
                 if segments <= BLKIF_MAX_SEGMENTS_PER_REQUEST {
-                    direct(*operation, id, *first, *sectors, &grants)
+                    direct(*operation, id, *first, *sectors, granted)
                 } else {
-                    self.indirect(dom, *operation, id, *first, *sectors, &grants)?
+                    self.indirect(dom, *operation, id, *first, *sectors, granted)?
                 }
             }
             Command::Flush => BlkifRequest {
@@ -260,7 +231,7 @@ impl State {
         // There are as many slots as ring entries, so the ring has room.
         ring.push_request(&request).map_err(|_| BlockError::Disconnected)?;
         self.statistics.requests += 1;
-        self.slots[usize::from(id)] = Slot::Busy { grants, buffer: kept, waker: None, abandoned: false };
+        self.slots[usize::from(id)] = Slot::Busy { lent, waker: None, abandoned: false };
         Ok(ring.publish_requests())
     }
 
@@ -272,45 +243,44 @@ impl State {
         id: u16,
         first: u64,
         sectors: usize,
-        grants: &[GrantRefOwned],
+        granted: &Granted<Arc<Pages>>,
     ) -> Result<BlkifRequest, BlockError> {
         let list = match &mut self.lists[usize::from(id)] {
             Some(list) => list,
             empty => {
                 let page = Pages::zeroed(1).map_err(|_| BlockError::Resources(Errno::ENOMEM))?;
-                let grant = grant_access(dom, page.mfn(0), true).map_err(BlockError::Resources)?;
-                empty.insert(SegmentList { page, grant })
+                empty.insert(Granted::whole(page, dom, true).map_err(BlockError::Resources)?)
             }
         };
-        let bytes = list.page.bytes();
-        for (index, segment) in segments(sectors, grants).enumerate() {
+        let bytes = list.memory().bytes();
+        for (index, segment) in segments(sectors, granted).enumerate() {
             bytes.write_value(index * size_of::<BlkifRequestSegment>(), &segment);
         }
         let mut request = BlkifRequestIndirect {
             operation: BLKIF_OP_INDIRECT,
             indirect_op: operation,
-            nr_segments: grants.len() as u16,
+            nr_segments: granted.refs().len() as u16,
             id: u64::from(id),
             sector_number: first,
             ..BlkifRequestIndirect::default()
         };
-        request.indirect_grefs[0] = list.grant.number().raw();
+        request.indirect_grefs[0] = list.gref(0).raw();
         Ok(BlkifRequest::from_indirect(&request))
     }
 
     /// Takes an answer. `Err`: it answers nothing that was asked, or comes while the backend still has the pages and may
-    /// change what was read.
+    /// change what was read; those pages stay out of use until the backend lets go of them.
     fn complete(&mut self, response: &BlkifResponse) -> Result<Option<Waker>, &'static str> {
         const UNASKED: &str = "answer to no request";
         let slot = usize::try_from(response.id).ok().and_then(|id| self.slots.get_mut(id)).ok_or(UNASKED)?;
-        if let Slot::Busy { grants, .. } = slot
-            && grants.iter().any(GrantRefOwned::in_use)
+        if let Slot::Busy { lent, .. } = slot
+            && let Some(granted) = lent.take()
+            && granted.end().is_err()
         {
             return Err("answer before the pages were given back");
         }
         match core::mem::replace(slot, Slot::Free) {
-            Slot::Busy { grants, waker, abandoned, .. } => {
-                drop(grants);
+            Slot::Busy { waker, abandoned, .. } => {
                 if abandoned {
                     self.free.push(response.id as u16);
                 } else {
@@ -327,27 +297,27 @@ impl State {
 }
 
 /// A request with its segments inside.
-fn direct(operation: u8, id: u16, first: u64, sectors: usize, grants: &[GrantRefOwned]) -> BlkifRequest {
+fn direct(operation: u8, id: u16, first: u64, sectors: usize, granted: &Granted<Arc<Pages>>) -> BlkifRequest {
     let mut request = BlkifRequest {
         operation,
-        nr_segments: grants.len() as u8,
+        nr_segments: granted.refs().len() as u8,
         id: u64::from(id),
         sector_number: first,
         ..BlkifRequest::default()
     };
-    for (slot, segment) in request.seg.iter_mut().zip(segments(sectors, grants)) {
+    for (slot, segment) in request.seg.iter_mut().zip(segments(sectors, granted)) {
         *slot = segment;
     }
     request
 }
 
 /// Whole pages, the last one as far as the sectors go.
-fn segments(sectors: usize, grants: &[GrantRefOwned]) -> impl Iterator<Item = BlkifRequestSegment> {
+fn segments(sectors: usize, granted: &Granted<Arc<Pages>>) -> impl Iterator<Item = BlkifRequestSegment> {
     const _: () = assert!(PAGE_SIZE / SECTOR_SIZE <= 256);
-    grants.iter().enumerate().map(move |(index, grant)| {
+    granted.refs().enumerate().map(move |(index, gref)| {
         let left = sectors - index * SECTORS_PER_PAGE;
         BlkifRequestSegment {
-            gref: grant.number().raw(),
+            gref: gref.raw(),
             first_sect: 0,
             last_sect: (left.min(SECTORS_PER_PAGE) - 1) as u8,
             ..BlkifRequestSegment::default()

@@ -313,7 +313,12 @@ fn a_backend_that_keeps_pages_is_disconnected() {
         let page = buffer(1);
         assert_eq!(disk.read(0, &page, 8).await, Err(BlockError::Disconnected));
         assert_eq!(backend.kept.lock().len(), 1);
-        assert_eq!(Arc::strong_count(&page), 2, "never freed");
+        assert_eq!(Arc::strong_count(&page), 2, "not freed");
+        assert_eq!(grant::usage().busy, 1);
+        // Only when the backend lets go of the page is the page the reader's alone.
+        backend.kept.lock().clear();
+        assert_eq!(grant::usage().busy, 0);
+        assert_eq!(Arc::strong_count(&page), 1);
     });
 }
 

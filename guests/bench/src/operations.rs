@@ -6,7 +6,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use pvrt::event::Port;
-use pvrt::grant::{GrantRefOwned, grant_access};
+use pvrt::grant::Granted as Lent;
 use pvrt::hypercall::mmu::{mmuext_op, pte, update_va_mapping};
 use pvrt::hypercall::{event, raw, vcpu};
 use pvrt::mem::{Pages, WindowPages};
@@ -186,16 +186,16 @@ fn mmuext(op: &MmuextOp) {
 
 /// A page granted to this very domain.
 struct Granted {
-    pages: Pages,
-    grant: GrantRefOwned,
+    pages: Lent,
     dom: DomId,
 }
 
 fn granted() -> Result<Granted, &'static str> {
     let dom = event::own_domid().map_err(|_| "no domain number")?;
     let pages = Pages::zeroed(2).map_err(|_| "no memory")?;
-    let grant = grant_access(dom, pages.mfn(0), false).map_err(|_| "no grant")?;
-    Ok(Granted { pages, grant, dom })
+    let mut pages = Lent::new(pages);
+    pages.allow(dom, 0, false).map_err(|_| "no grant")?;
+    Ok(Granted { pages, dom })
 }
 
 fn grants(bench: &Bench) {
@@ -203,7 +203,7 @@ fn grants(bench: &Bench) {
         Ok(granted) => granted,
         Err(why) => return bench.skip("grant", why),
     };
-    let gref = granted.grant.number().raw();
+    let gref = granted.pages.gref(0).raw();
     let Some(window) = WindowPages::take(1) else { return bench.skip("grant", "no window") };
     let mut status = 0;
     bench.time("grant_map_unmap", || {
@@ -239,7 +239,7 @@ fn grants(bench: &Bench) {
         let mut copy = GnttabCopy {
             source: GnttabCopyPtr { u: u64::from(gref), domid: granted.dom.raw(), ..Default::default() },
             dest: GnttabCopyPtr {
-                u: granted.pages.mfn(1).raw(),
+                u: granted.pages.memory().mfn(1).raw(),
                 domid: DomId::SELF.raw(),
                 ..Default::default()
             },

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use pvrt::executor::{join_all, live_tasks, spawn_join};
-use pvrt::grant::{self, CopyBatch, GrantUsage, device_map, device_unmap, grant_access, map_grants};
+use pvrt::grant::{self, CopyBatch, GrantUsage, Granted, device_map, device_unmap, map_grants};
 use pvrt::hypercall::event::own_domid;
 use pvrt::mem::{self, Pages, map_foreign, mfn_of, populate};
 use pvrt::{BootInfo, println, time};
@@ -99,17 +99,15 @@ fn grants() -> Result<(), Failed> {
     const COUNT: usize = 600;
     let own = own_domid().map_err(|_| Failed("own domain number"))?;
     let pages = Pages::zeroed(COUNT).map_err(|_| Failed("pages"))?;
-    let mut grants = Vec::new();
-    for index in 0..COUNT {
-        grants.push(grant_access(own, pages.mfn(index), false).map_err(|_| Failed("a grant"))?);
-    }
-    let refs: Vec<GrantRef> = grants.iter().map(|grant| grant.number()).collect();
+    let granted = Granted::whole(pages, own, false).map_err(|_| Failed("a grant"))?;
+    let pages = granted.memory();
+    let refs: Vec<GrantRef> = granted.refs().collect();
     let map = map_grants(own, &refs, true).map_err(|_| Failed("mapping grants"))?;
     map.shared().store_u32((COUNT - 1) * PAGE_SIZE, 12345);
     check("a mapping is the page", pages.bytes().load_u32((COUNT - 1) * PAGE_SIZE) == 12345)?;
-    check("a mapped grant is in use", grants[0].in_use())?;
+    check("a mapped grant is in use", granted.in_use())?;
     drop(map);
-    check("an unmapped grant is not", !grants[0].in_use() && !grants[COUNT - 1].in_use())?;
+    check("an unmapped grant is not", !granted.in_use())?;
 
     let mut mapped = Vec::new();
     device_map(own, &[(refs[0], true), (refs[1], false), (GrantRef::new(u32::MAX), false)], &mut mapped);
@@ -118,7 +116,7 @@ fn grants() -> Result<(), Failed> {
     check("both good ones are mapped", mapped.len() == 2)?;
     check("a device sees the frame", mapped[0].maddr() == pages.mfn(0).maddr())?;
     device_unmap(mapped);
-    check("device access ends", !grants[0].in_use() && !grants[1].in_use())?;
+    check("device access ends", !granted.in_use())?;
 
     let mut batch = CopyBatch::new();
     let target = pages.page(2).slice(100, 4).ok_or(Failed("a slice"))?;
@@ -126,7 +124,7 @@ fn grants() -> Result<(), Failed> {
     batch.from_grant(own, last, 0, target).map_err(|_| Failed("a copy within a page"))?;
     check("a copy succeeds", batch.run().all(|result| result.is_ok()))?;
     check("a copy is the bytes", pages.page(2).load_u32(100) == 12345)?;
-    drop(grants);
+    check("pages that nobody maps come back", granted.end().is_ok())?;
     check("grants come back", grant::usage() == GrantUsage::default())
 }
 

@@ -6,10 +6,11 @@ use alloc::string::ToString;
 use frontends::xenbus::{Device, Nodes, StoreError, Xenstore};
 use pvrt::event::Port;
 use pvrt::executor::time;
-use pvrt::grant::grant_access;
+use pvrt::grant::Granted;
 use pvrt::mem::Pages;
 use ring_abi::io::blkif::*;
 use ring_abi::io::xenbus::XenbusState;
+use ring_abi::shared::SharedMemory;
 use ring_abi::types::DomId;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -26,7 +27,7 @@ const PATIENCE: u64 = 10_000_000_000;
 
 /// A ring without manners.
 struct Ring {
-    page: Pages,
+    page: Granted,
     port: Port,
     produced: u32,
     consumed: u32,
@@ -39,15 +40,15 @@ impl Ring {
 
     /// Writes a request and shows it.
     fn publish(&mut self, request: &BlkifRequest) {
-        self.page.bytes().write(Self::slot(self.produced), request.as_bytes());
+        self.page.shared().write(Self::slot(self.produced), request.as_bytes());
         self.produced = self.produced.wrapping_add(1);
-        self.page.bytes().store_u32(REQ_PROD, self.produced);
+        self.page.shared().store_u32(REQ_PROD, self.produced);
         self.port.notify();
     }
 
     /// The next response; `None` if none comes.
     async fn answer(&mut self) -> Option<(u64, i16)> {
-        let bytes = self.page.bytes();
+        let bytes = self.page.shared();
         let end = time::now_ns() + PATIENCE;
         while bytes.load_u32(RSP_PROD) == self.consumed {
             bytes.store_u32(RSP_EVENT, self.consumed.wrapping_add(1));
@@ -95,12 +96,12 @@ async fn on_first_disk(report: &mut Report, store: &Xenstore) -> Result<(), Stor
     device.wait_backend(|state| state == XenbusState::InitWait).await?;
     let page = Pages::zeroed(1).map_err(|_| StoreError::Broken)?;
     let dom = device.backend_dom();
-    let grant = grant_access(dom, page.mfn(0), false).map_err(StoreError::Refused)?;
+    let page = Granted::whole(page, dom, false).map_err(StoreError::Refused)?;
     let port = Port::alloc_unbound(dom).map_err(StoreError::Refused)?;
-    let bytes = page.bytes();
+    let bytes = page.shared();
     bytes.store_u32(REQ_EVENT, 1);
     bytes.store_u32(RSP_EVENT, 1);
-    store.write(&device.front("ring-ref"), grant.number().to_string()).await?;
+    store.write(&device.front("ring-ref"), page.gref(0).to_string()).await?;
     store.write(&device.front("event-channel"), port.number().to_string()).await?;
     store.write(&device.front("protocol"), "x86_64-abi").await?;
     store.write(&device.front("state"), "3").await?;
@@ -132,8 +133,8 @@ fn request(id: u64, operation: u8, gref: u32) -> BlkifRequest {
 
 async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64) {
     let Ok(buffer) = Pages::zeroed(1) else { return };
-    let Ok(grant) = grant_access(dom, buffer.mfn(0), false) else { return };
-    let gref = grant.number().raw();
+    let Ok(buffer) = Granted::whole(buffer, dom, false) else { return };
+    let gref = buffer.gref(0).raw();
     let read = request(1, BLKIF_OP_READ, gref);
     let good = ring.ask(&read).await;
     report.case("a read", good == Some(0), good);
@@ -182,7 +183,7 @@ async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64
     let got = ring.ask(&none).await;
     report.case("no segment", got.is_some(), got);
     for word in 0..512 {
-        buffer.bytes().store_u64(word * 8, 9998);
+        buffer.shared().store_u64(word * 8, 9998);
     }
     indirect(report, ring, gref).await;
     let discard = BlkifRequestDiscard {
@@ -197,10 +198,10 @@ async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64
     let good = ring.ask(&read).await;
     report.case("a read after all that", good == Some(0), good);
     let end = time::now_ns() + PATIENCE;
-    while grant.in_use() && time::now_ns() < end {
+    while buffer.in_use() && time::now_ns() < end {
         time::sleep(1_000_000).await;
     }
-    report.case("all grants were given back", !grant.in_use(), gref);
+    report.case("all grants were given back", !buffer.in_use(), gref);
 }
 
 async fn indirect(report: &mut Report, ring: &mut Ring, gref: u32) {
@@ -234,14 +235,14 @@ async fn indirect(report: &mut Report, ring: &mut Ring, gref: u32) {
 /// Changes requests after they were published.
 async fn races(report: &mut Report, ring: &mut Ring, dom: DomId) {
     let Ok(buffer) = Pages::zeroed(1) else { return };
-    let Ok(grant) = grant_access(dom, buffer.mfn(0), false) else { return };
-    let gref = grant.number().raw();
+    let Ok(buffer) = Granted::whole(buffer, dom, false) else { return };
+    let gref = buffer.gref(0).raw();
     let mut unanswered = 0;
     for round in 0..400u64 {
         let request = request(1000 + round, BLKIF_OP_READ, gref);
         let at = Ring::slot(ring.produced);
         ring.publish(&request);
-        let bytes = ring.page.bytes();
+        let bytes = ring.page.shared();
         for turn in 0..40u64 {
             bytes.store_u8(at + 1, if turn % 2 == 0 { 255 } else { 1 });
             bytes.store_u8(at, if turn % 3 == 0 { 6 } else { 0 });
@@ -264,11 +265,11 @@ async fn races(report: &mut Report, ring: &mut Ring, dom: DomId) {
 
 /// Claims more requests than there are slots: the backend ends the connection.
 async fn overrun(report: &mut Report, ring: &mut Ring, device: &Device) {
-    ring.page.bytes().store_u32(REQ_PROD, ring.produced.wrapping_add(SLOTS + 1));
+    ring.page.shared().store_u32(REQ_PROD, ring.produced.wrapping_add(SLOTS + 1));
     ring.port.notify();
     let state = time::timeout(PATIENCE, device.wait_backend(|state| state >= XenbusState::Closing)).await;
     report.case("an overrun", matches!(state, Ok(Ok(_))), ());
-    ring.page.bytes().store_u32(REQ_PROD, ring.produced.wrapping_add(1 << 31));
+    ring.page.shared().store_u32(REQ_PROD, ring.produced.wrapping_add(1 << 31));
     for _ in 0..1000 {
         ring.port.notify();
     }

@@ -112,7 +112,7 @@ fn ends(
 
 #[cfg(test)]
 mod tests {
-    use super::super::grant_access;
+    use super::super::Granted;
     use super::*;
     use crate::mem::Pages;
     use ring_abi::shared::SharedMemory;
@@ -121,11 +121,12 @@ mod tests {
     fn bytes_travel_both_ways() {
         let theirs = Pages::zeroed(1).expect("a page");
         let ours = Pages::zeroed(1).expect("a page");
-        let grant = grant_access(DomId::new(1), theirs.mfn(0), false).expect("a grant");
+        let theirs = Granted::whole(theirs, DomId::new(1), false).expect("a grant");
+        let gref = theirs.gref(0);
         theirs.shared().write(40, b"from the grant");
         let mut batch = CopyBatch::new();
         let to = ours.shared().slice(8, 14).expect("inside");
-        batch.from_grant(DomId::new(1), grant.number(), 40, to).expect("within a page");
+        batch.from_grant(DomId::new(1), gref, 40, to).expect("within a page");
         assert!(batch.run().all(|result| result.is_ok()));
         let mut got = [0; 14];
         ours.shared().read(8, &mut got);
@@ -134,7 +135,7 @@ mod tests {
         ours.shared().write(0, b"back");
         let mut batch = CopyBatch::new();
         let from = ours.shared().slice(0, 4).expect("inside");
-        batch.to_grant(from, DomId::new(1), grant.number(), 4092).expect("within a page");
+        batch.to_grant(from, DomId::new(1), gref, 4092).expect("within a page");
         assert!(batch.run().all(|result| result.is_ok()));
         let mut got = [0; 4];
         theirs.shared().read(4092, &mut got);

@@ -4,13 +4,15 @@
 
 mod copy;
 mod device;
+mod granted;
 mod map;
 mod table;
 
 pub use copy::CopyBatch;
 pub use device::{DeviceGrant, device_map, device_unmap};
+pub use granted::{Granted, Lend, StillUsed};
 pub use map::{GrantMap, map_grants};
-pub use table::{GrantRefOwned, GrantUsage, grant_access, retire, usage};
+pub use table::{GrantRefOwned, GrantUsage, grant_access, usage};
 
 use core::fmt;
 use ring_abi::grant::*;

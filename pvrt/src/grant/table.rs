@@ -1,6 +1,9 @@
 //! This domain's grant table: entries, who may use them, and when they come back.
+#![allow(unsafe_code)] // a frame that its caller looks after is granted by a promise
 
 use alloc::vec::Vec;
+
+use super::granted::Kept;
 use ring_abi::errno::Errno;
 use ring_abi::grant::{
     GNTTAB_NR_RESERVED_ENTRIES, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING, GrantEntryV1,
@@ -11,7 +14,7 @@ use spin::Mutex;
 
 use crate::global::global;
 use crate::hypercall::{Result, grant as call};
-use crate::mem::{ForeignMap, Pages, map_foreign};
+use crate::mem::{ForeignMap, map_foreign};
 
 /// Entries in one frame of the table.
 const PER_FRAME: usize = PAGE_SIZE / size_of::<GrantEntryV1>();
@@ -26,14 +29,31 @@ struct Table {
     free: Vec<u32>,
     /// Entries given up while the other side still used them.
     busy: Vec<u32>,
-    /// Pages that must stay until their entries are no longer used.
-    retired: Vec<(Pages, Vec<u32>)>,
+    /// Memory that must stay until its entries are no longer used.
+    retired: Vec<(Kept, Vec<u32>)>,
 }
 
 global! {
     /// The grant table. Taken before the memory lock (a full table grows under it).
     static TABLE: Mutex<Table> =
         Mutex::new(Table { frames: Vec::new(), free: Vec::new(), busy: Vec::new(), retired: Vec::new() });
+}
+
+/// Ends access by an entry whose flags were `flags` a moment ago; false while the other side uses the frame. `clear`
+/// sets the flags to 0 if they are as told, and gives what they were.
+///
+/// The look and the end are one step: after a look alone the other side may map the frame, and would keep a page that
+/// is free.
+fn revoke(mut flags: u16, mut clear: impl FnMut(u16) -> core::result::Result<u16, u16>) -> bool {
+    loop {
+        if flags & (GTF_READING | GTF_WRITING) != 0 {
+            return false;
+        }
+        match clear(flags) {
+            Ok(_) => return true,
+            Err(now) => flags = now,
+        }
+    }
 }
 
 impl Table {
@@ -86,16 +106,7 @@ impl Table {
     /// Ends access; false while the other side uses the frame.
     fn revoke(&self, entry: u32) -> bool {
         let (bytes, at) = self.at(entry);
-        let mut flags = bytes.load_u16(at);
-        loop {
-            if flags & (GTF_READING | GTF_WRITING) != 0 {
-                return false;
-            }
-            match bytes.compare_exchange_u16(at, flags, 0) {
-                Ok(_) => return true,
-                Err(now) => flags = now,
-            }
-        }
+        revoke(bytes.load_u16(at), |old| bytes.compare_exchange_u16(at, old, 0))
     }
 
     /// Takes an entry back, at once or when it is no longer used.
@@ -112,28 +123,36 @@ impl Table {
         for entry in core::mem::take(&mut self.busy) {
             self.give(entry);
         }
-        for (pages, entries) in core::mem::take(&mut self.retired) {
-            self.retire(pages, entries);
+        for (memory, entries) in core::mem::take(&mut self.retired) {
+            self.retire(memory, entries);
         }
     }
 
-    fn retire(&mut self, pages: Pages, entries: Vec<u32>) {
-        let mut left = Vec::new();
-        for entry in entries {
+    /// Ends access by `entries`; those that the other side still uses are left over.
+    fn end(&mut self, entries: &mut Vec<u32>) {
+        let mut left = 0;
+        for index in 0..entries.len() {
+            let entry = entries[index];
             if self.revoke(entry) {
                 self.free.push(entry);
             } else {
-                left.push(entry);
+                entries[left] = entry;
+                left += 1;
             }
         }
-        if !left.is_empty() {
-            self.retired.push((pages, left));
+        entries.truncate(left);
+    }
+
+    fn retire(&mut self, memory: Kept, mut entries: Vec<u32>) {
+        self.end(&mut entries);
+        if !entries.is_empty() {
+            self.retired.push((memory, entries));
         }
     }
 }
 
-/// Access granted to another domain; ended on drop. If that domain still uses the frame then, the entry stays taken
-/// until it no longer does; the frame must not be reused before: see [`retire`].
+/// Access to a frame whose memory its owner looks after; ended on drop. If the other domain still uses the frame then, the
+/// entry stays taken until it no longer does. Memory of this kernel is lent by [`Granted`](super::Granted) instead.
 #[derive(Debug)]
 pub struct GrantRefOwned(u32);
 
@@ -143,13 +162,10 @@ impl GrantRefOwned {
         GrantRef::new(self.0)
     }
 
-    /// True while the other domain has the frame mapped.
+    /// Whether the other domain had the frame mapped a moment ago. It may map the frame again at once: nothing follows
+    /// from a no.
     pub fn in_use(&self) -> bool {
-        TABLE.with(|table| {
-            let table = table.lock();
-            let (bytes, at) = table.at(self.0);
-            bytes.load_u16(at) & (GTF_READING | GTF_WRITING) != 0
-        })
+        any_in_use(&[self.0])
     }
 }
 
@@ -159,35 +175,52 @@ impl Drop for GrantRefOwned {
     }
 }
 
-/// Gives `dom` access to one of this domain's frames.
+/// Gives `dom` access to a frame.
 ///
 /// # Errors
 /// `ENOSPC`: the table is full. `EINVAL`: the frame number does not fit an entry.
-pub fn grant_access(dom: DomId, mfn: Mfn, readonly: bool) -> Result<GrantRefOwned> {
+///
+/// # Safety
+/// The frame is not memory of this kernel, or stays memory that is used as shared bytes alone, until the other domain
+/// has let go of the frame after the grant's end.
+pub unsafe fn grant_access(dom: DomId, mfn: Mfn, readonly: bool) -> Result<GrantRefOwned> {
+    permit(dom, mfn, readonly).map(GrantRefOwned)
+}
+
+/// Takes an entry for `dom` and a frame.
+pub(super) fn permit(dom: DomId, mfn: Mfn, readonly: bool) -> Result<u32> {
     let frame = u32::try_from(mfn.raw()).map_err(|_| Errno::EINVAL)?;
     TABLE.with(|table| {
         let mut table = table.lock();
         let entry = table.take()?;
         table.permit(entry, dom, frame, readonly);
-        Ok(GrantRefOwned(entry))
+        Ok(entry)
     })
 }
 
-/// Ends access to pages and frees them, both only once the other side no longer uses them.
-pub fn retire(pages: Pages, grants: Vec<GrantRefOwned>) {
-    let entries = grants
-        .into_iter()
-        .map(|grant| {
-            let entry = grant.0;
-            core::mem::forget(grant);
-            entry
-        })
-        .collect();
+/// Ends access by `entries`; those that the other side still uses are left over.
+pub(super) fn end(entries: &mut Vec<u32>) {
+    TABLE.with(|table| table.lock().end(entries));
+}
+
+/// Ends access by `entries` and drops the memory behind them, once the other side no longer uses it.
+pub(super) fn retire(memory: Kept, entries: Vec<u32>) {
     TABLE.with(|table| {
         let mut table = table.lock();
         table.reclaim();
-        table.retire(pages, entries);
+        table.retire(memory, entries);
     });
+}
+
+/// Whether the other side uses a frame of `entries` just now.
+pub(super) fn any_in_use(entries: &[u32]) -> bool {
+    TABLE.with(|table| {
+        let table = table.lock();
+        entries.iter().any(|entry| {
+            let (bytes, at) = table.at(*entry);
+            bytes.load_u16(at) & (GTF_READING | GTF_WRITING) != 0
+        })
+    })
 }
 
 /// How full the grant table is.
@@ -215,33 +248,44 @@ pub fn usage() -> GrantUsage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{device_map, device_unmap, map_grants};
+    use super::super::map_grants;
     use super::*;
+    use crate::mem::Pages;
+    use core::cell::Cell;
 
     const PEER: DomId = DomId::new(0);
 
+    fn page() -> Pages {
+        Pages::zeroed(1).expect("a page")
+    }
+
+    fn bare(mfn: u64) -> Result<GrantRefOwned> {
+        // SAFETY: in these tests nobody else uses the frame.
+        unsafe { grant_access(PEER, Mfn::new(mfn), true) }
+    }
+
     #[test]
     fn a_grant_is_an_entry_and_comes_back() {
-        let page = Pages::zeroed(1).expect("a page");
-        let grant = grant_access(PEER, page.mfn(0), true).expect("a grant");
+        let grant = bare(1).expect("a grant");
         assert!(grant.number().raw() >= GNTTAB_NR_RESERVED_ENTRIES);
         assert_eq!(usage().used, 1);
         let first = grant.number();
         drop(grant);
         assert_eq!(usage().used, 0);
-        assert_eq!(grant_access(PEER, page.mfn(0), true).expect("a grant").number(), first);
+        assert_eq!(bare(1).expect("a grant").number(), first);
     }
 
     #[test]
     fn a_frame_beyond_the_entry_is_refused() {
-        assert_eq!(grant_access(PEER, Mfn::new(1 << 32), false).err(), Some(Errno::EINVAL));
-        assert!(grant_access(PEER, Mfn::new(u64::from(u32::MAX)), false).is_ok());
+        assert_eq!(bare(1 << 32).err(), Some(Errno::EINVAL));
+        assert!(bare(u64::from(u32::MAX)).is_ok());
     }
 
     #[test]
     fn a_grant_in_use_comes_back_later() {
-        let page = Pages::zeroed(1).expect("a page");
-        let grant = grant_access(PEER, page.mfn(0), false).expect("a grant");
+        let page = page();
+        // SAFETY: the page outlives the mapping below.
+        let grant = unsafe { grant_access(PEER, page.mfn(0), false) }.expect("a grant");
         let map = map_grants(DomId::new(1), &[grant.number()], true).expect("mapped");
         assert!(grant.in_use());
         drop(grant);
@@ -250,29 +294,33 @@ mod tests {
         assert_eq!(usage(), GrantUsage::default());
     }
 
+    /// A hostile peer maps the page at the worst moment: after the look, or as the end is tried for the second time.
     #[test]
-    fn retired_pages_wait_for_the_other_side() {
-        // The table itself takes pages.
-        drop(grant_access(PEER, Mfn::new(1), false));
-        let before = crate::mem::usage().total_pages;
-        let page = Pages::zeroed(1).expect("a page");
-        let grant = grant_access(PEER, page.mfn(0), false).expect("a grant");
-        let mut mapped = Vec::new();
-        device_map(DomId::new(1), &[(grant.number(), false)], &mut mapped);
-        let mapped: Vec<_> = mapped.into_iter().map(|m| m.expect("mapped")).collect();
-        retire(page, alloc::vec![grant]);
-        assert_eq!(crate::mem::usage().total_pages, before + 1);
-        device_unmap(mapped);
-        assert_eq!(usage(), GrantUsage::default());
-        assert_eq!(crate::mem::usage().total_pages, before);
+    fn a_peer_that_maps_in_between_keeps_its_page() {
+        for peer_comes_at in 0..4 {
+            let flags = Cell::new(GTF_PERMIT_ACCESS);
+            let tries = Cell::new(0);
+            let ended = revoke(flags.get(), |old| {
+                tries.set(tries.get() + 1);
+                if peer_comes_at == tries.get() {
+                    flags.set(flags.get() | GTF_WRITING);
+                } else if tries.get() < 3 {
+                    // Something else changes, and the end is tried again.
+                    flags.set(flags.get() ^ GTF_READONLY);
+                }
+                if flags.get() == old { Ok(flags.replace(0)) } else { Err(flags.get()) }
+            });
+            let mapped = flags.get() & GTF_WRITING != 0;
+            assert_eq!(ended, !mapped, "the peer comes at {peer_comes_at}");
+            assert_eq!(mapped, (1..4).contains(&peer_comes_at));
+        }
     }
 
     #[test]
     fn the_table_grows_to_its_limit() {
-        let page = Pages::zeroed(1).expect("a page");
         let mut grants = Vec::new();
         let refused = loop {
-            match grant_access(PEER, page.mfn(0), true) {
+            match bare(1) {
                 Ok(grant) => grants.push(grant),
                 Err(errno) => break errno,
             }

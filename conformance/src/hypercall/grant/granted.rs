@@ -54,8 +54,11 @@ impl Granted {
 }
 
 /// A grant of any frame to any domain.
+#[allow(unsafe_code)]
 pub(in crate::hypercall) fn grant(dom: u16, mfn: u64, readonly: bool) -> Verdict<GrantRefOwned> {
-    grant_access(DomId::new(dom), Mfn::new(mfn), readonly)
+    // SAFETY: the frame is a case's scratch page, which is memory of its own and shared bytes alone, or no memory of this
+    // kernel; a case unmaps what it mapped before the page goes.
+    unsafe { grant_access(DomId::new(dom), Mfn::new(mfn), readonly) }
         .map_err(|errno| Problem::Error(format!("no grant: {}", errno.name())))
 }
 
