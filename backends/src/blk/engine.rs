@@ -93,6 +93,8 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     stalled: VecDeque<usize>,
     /// A barrier that waits for every other request, or runs alone.
     barrier: Option<usize>,
+    /// The barrier has its frames and waits: it runs when it is the only request left.
+    held: bool,
     /// Operations were queued since the last kick.
     kick: bool,
     stats: Stats,
@@ -124,6 +126,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             free: (0..size).rev().collect(),
             stalled: VecDeque::new(),
             barrier: None,
+            held: false,
             kick: false,
             stats: Stats::default(),
             completions: Vec::new(),
@@ -177,11 +180,13 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
 
     /// Begins the end: nothing more is taken from the ring, answered, or handed to the device.
     pub fn close(&mut self) {
-        for slot in take(&mut self.stalled) {
+        // First, so that no end of another request starts the barrier.
+        self.held = false;
+        if let Some(slot) = self.barrier.take() {
             self.slots[slot].fail();
             self.finish_if_done(slot);
         }
-        if let Some(slot) = self.barrier.take() {
+        for slot in take(&mut self.stalled) {
             self.slots[slot].fail();
             self.finish_if_done(slot);
         }
@@ -236,12 +241,6 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             }
             self.finish_if_done(slot);
         }
-        if let Some(slot) = self.barrier
-            && self.in_flight() - self.finished.len() == 1
-            && self.slots[slot].outstanding() == 0
-        {
-            self.advance(slot);
-        }
     }
 
     /// Issues what `slot` can issue; remembers it as stalled if the device is full.
@@ -277,10 +276,24 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
+    /// Each request's end comes through here, however it ends, and wakes what waited for that end: a barrier.
     fn finish_if_done(&mut self, index: usize) {
         // A barrier may be both stalled and held when the connection closes.
-        if self.slots[index].is_finished() && !self.finished.contains(&index) {
-            self.finished.push(index);
+        if !self.slots[index].is_finished() || self.finished.contains(&index) {
+            return;
+        }
+        self.finished.push(index);
+        self.run_barrier();
+    }
+
+    /// Starts the barrier that is held, if it is the only request left.
+    fn run_barrier(&mut self) {
+        if let Some(slot) = self.barrier
+            && self.held
+            && self.in_flight() - self.finished.len() == 1
+        {
+            self.held = false;
+            self.advance(slot);
         }
     }
 
@@ -463,11 +476,10 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             if target.grants.len() != count {
                 target.fail();
             }
-            if self.barrier == Some(slot)
-                && self.in_flight() - self.finished.len() > 1
-                && !self.slots[slot].failed()
-            {
-                continue; // runs when the others are done
+            if self.barrier == Some(slot) && !self.slots[slot].failed() {
+                self.held = true;
+                self.run_barrier(); // or at the end of the last of the others
+                continue;
             }
             self.advance(slot);
         }

@@ -249,6 +249,50 @@ fn flush_barrier_and_discard() {
     assert!(bench.disk.bytes.borrow()[40 * SECTOR..80 * SECTOR].iter().all(|b| *b == 0));
 }
 
+/// However the request before it ends, a barrier runs then: of all ways to end, in the poll that takes both.
+#[test]
+fn a_barrier_runs_whatever_becomes_of_the_request_before_it() {
+    let indirect = |operation, gref| {
+        let request = BlkifRequestIndirect {
+            operation: BLKIF_OP_INDIRECT,
+            indirect_op: operation,
+            nr_segments: 2,
+            id: 1,
+            indirect_grefs: [gref; 8],
+            ..Default::default()
+        };
+        BlkifRequest::from_indirect(&request)
+    };
+    let bad = BlkifRequestSegment { gref: u32::MAX, last_sect: 7, ..Default::default() };
+    let crooked = BlkifRequestSegment { first_sect: 9, ..Default::default() };
+    for fail in [false, true] {
+        let bench = Bench::new(DISK);
+        let zeros = bench.world.borrow_mut().grant(false);
+        let befores = [
+            indirect(BLKIF_OP_READ, u32::MAX),
+            indirect(BLKIF_OP_WRITE, zeros),
+            direct(BLKIF_OP_READ, 1, 0, &[bad]),
+            direct(BLKIF_OP_READ, 1, 0, &[crooked]),
+            direct(BLKIF_OP_READ, 1, DISK.sectors, &bench.segments(1)),
+            direct(BLKIF_OP_WRITE, 1, 0, &bench.segments(9)),
+            direct(77, 1, 0, &bench.segments(1)),
+        ];
+        for (index, before) in befores.iter().enumerate() {
+            let (mut front, mut back) = bench.start();
+            bench.disk.fail.set(fail);
+            front.push_request(before).unwrap();
+            front.push_request(&direct(BLKIF_OP_WRITE_BARRIER, 2, 0, &bench.segments(1))).unwrap();
+            front.push_request(&direct(BLKIF_OP_READ, 3, 0, &bench.segments(1))).unwrap();
+            let _ = front.publish_requests();
+            settle(&mut back, &bench.disk);
+            let mut answered: Vec<u64> = responses(&mut front).iter().map(|response| response.0).collect();
+            answered.sort_unstable();
+            assert_eq!(answered, [1, 2, 3], "request {index}, failing: {fail}");
+            assert_eq!((bench.held(), back.in_flight()), (0, 0));
+        }
+    }
+}
+
 #[test]
 fn failing_disk_and_close_with_a_barrier_held() {
     let bench = Bench::new(DISK);
