@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::future::poll_fn;
+use core::sync::atomic::AtomicU32;
 use core::task::{Context, Poll, Waker};
 
 use spin::Mutex;
@@ -22,6 +23,17 @@ pub struct Completion {
 /// One lock, held for a few instructions and never across a wake-up or another lock; last in any order.
 pub struct Client {
     state: Mutex<State>,
+    /// What the device has for this client, kept by the device: a client submits to one.
+    pub share: Share,
+}
+
+/// What a device has for one client, so that the device can share itself out.
+#[derive(Debug, Default)]
+pub struct Share {
+    /// Requests.
+    pub requests: AtomicU32,
+    /// Of what is scarcest, descriptor tables for long requests.
+    pub tables: AtomicU32,
 }
 
 struct State {
@@ -34,7 +46,7 @@ impl Client {
     /// An empty mailbox; `expected` completions fit without an allocation.
     pub fn new(expected: usize) -> Arc<Self> {
         let state = State { done: VecDeque::with_capacity(expected), room: false, waker: None };
-        Arc::new(Self { state: Mutex::new(state) })
+        Arc::new(Self { state: Mutex::new(state), share: Share::default() })
     }
 
     /// The device's call: the operation with `tag` has ended and its memory is free.

@@ -319,7 +319,12 @@ impl FakeDevice {
 
     /// Does all that was made available, if it was notified.
     pub(super) fn run(&self) {
-        loop {
+        self.run_some(usize::MAX);
+    }
+
+    /// Serves `count` requests at most.
+    pub(super) fn run_some(&self, count: usize) {
+        for _ in 0..count {
             let mut state = self.state.lock();
             let (table, available, used) = (state.common64(32), state.common64(40), state.common64(48));
             let produced = self.arena.number(available + 2, 2) as u16;

@@ -209,8 +209,8 @@ impl<S: DmaSource> VirtioBlk<S> {
         }
         let kick = inner.submit_again() && inner.queue.publish();
         inner.rest();
+        let waiting = inner.to_be_called();
         let mut ended = core::mem::take(&mut inner.ended);
-        let waiting = if ended.is_empty() { Vec::new() } else { core::mem::take(&mut inner.waiting) };
         drop(inner);
         if kick {
             self.transport.notify(&self.doorbell);

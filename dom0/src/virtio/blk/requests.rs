@@ -7,6 +7,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 use backends::{Client, Segment, SubmitError};
 use ring_abi::types::PAGE_SIZE;
@@ -31,7 +32,7 @@ const SLOT_DISCARD: usize = 16;
 const SLOT_STATUS: usize = 32;
 const SLOT_TABLE: usize = 48;
 /// Descriptors in a slot's own table: header, 11 segments, status.
-const SLOT_ENTRIES: usize = (SLOT - SLOT_TABLE) / DESCRIPTOR;
+pub(super) const SLOT_ENTRIES: usize = (SLOT - SLOT_TABLE) / DESCRIPTOR;
 const SLOTS_PER_PAGE: usize = PAGE_SIZE / SLOT;
 
 /// Descriptors in a table that fills a page.
@@ -40,6 +41,10 @@ pub(super) const TABLE_ENTRIES: usize = PAGE_SIZE / DESCRIPTOR;
 pub(super) const PART_MAX: u32 = 1 << 20;
 /// Most such tables of a device; requests beyond wait.
 pub(super) const MAX_TABLES: usize = 64;
+
+/// How often a client that was turned away is called before its place is given up: a client that wants nothing any more
+/// does not say so.
+const MAX_CALLS: u32 = 16;
 
 /// The status byte before the device writes it; no defined status.
 const STATUS_UNWRITTEN: u8 = 0xff;
@@ -102,6 +107,13 @@ struct Again {
     parts: Vec<Part>,
 }
 
+/// A client that was turned away. What becomes free is kept for such clients, in the order in which they came.
+struct Claim {
+    client: Arc<Client>,
+    /// How often the client was called since.
+    calls: u32,
+}
+
 pub(super) struct Inner<S: DmaSource> {
     pub(super) source: S,
     pub(super) queue: Queue<S::Memory>,
@@ -110,8 +122,10 @@ pub(super) struct Inner<S: DmaSource> {
     pub(super) free_tables: Vec<u16>,
     /// By head of chain.
     pub(super) in_flight: Vec<Option<InFlight>>,
-    /// Clients that were turned away.
-    pub(super) waiting: Vec<Arc<Client>>,
+    /// Clients that were turned away, first come first served.
+    claims: Vec<Claim>,
+    /// Clients of which the device has requests.
+    holders: usize,
     /// What may still be joined.
     open: Option<Open>,
     /// Parts of the open request.
@@ -142,7 +156,8 @@ impl<S: DmaSource> Inner<S> {
             tables: Vec::new(),
             free_tables: Vec::new(),
             in_flight: (0..size).map(|_| None).collect(),
-            waiting: Vec::new(),
+            claims: Vec::new(),
+            holders: 0,
             open: None,
             parts: Vec::with_capacity(TABLE_ENTRIES),
             next: Vec::with_capacity(TABLE_ENTRIES),
@@ -168,6 +183,7 @@ impl<S: DmaSource> Inner<S> {
         let status = self.slots[slot / SLOTS_PER_PAGE].load8(slot % SLOTS_PER_PAGE * SLOT + SLOT_STATUS);
         let mut request = self.in_flight[slot].take().ok_or(QueueError::UnknownChain(head.into()))?;
         self.free_tables.extend(request.table);
+        self.give_back(&request);
         let ok = status == STATUS_OK;
         if ok || request.joined.is_empty() {
             self.ended.extend(request.members().map(|member| (member.client, member.tag, ok)));
@@ -213,8 +229,11 @@ impl<S: DmaSource> Inner<S> {
 
     /// Ends the requests as failed that the device had when it was reset.
     pub(super) fn fail_sent(&mut self) {
-        let sent = self.in_flight.iter_mut().filter_map(Option::take).flat_map(InFlight::members);
-        self.ended.extend(sent.map(|member| (member.client, member.tag, false)));
+        for head in 0..self.in_flight.len() {
+            let Some(request) = self.in_flight[head].take() else { continue };
+            self.give_back(&request);
+            self.ended.extend(request.members().map(|member| (member.client, member.tag, false)));
+        }
     }
 
     /// Makes sure of memory for the slot of the next request, and of a table if `entries` need one.
@@ -252,11 +271,68 @@ impl<S: DmaSource> Inner<S> {
             return Err(SubmitError::Failed);
         }
         self.close_open();
-        self.reserve(entries).inspect_err(|_| {
-            if !self.waiting.iter().any(|other| Arc::ptr_eq(other, client)) {
-                self.waiting.push(client.clone());
-            }
-        })
+        let place = self.claims.iter().position(|claim| Arc::ptr_eq(&claim.client, client));
+        // Whoever was turned away is served first, in a fair part of what there is.
+        let reserved = if self.claims.is_empty() || self.may_take(client, place, entries) {
+            self.reserve(entries)
+        } else {
+            Err(SubmitError::Full)
+        };
+        match (&reserved, place) {
+            (Ok(_), Some(place)) => _ = self.claims.remove(place),
+            (Err(_), None) => self.claims.push(Claim { client: client.clone(), calls: 0 }),
+            _ => {}
+        }
+        reserved
+    }
+
+    /// Whether `client`, at `place` of the queue of claims or not in that queue, may take what is free: each client may
+    /// hold an equal part, and what is free is kept for those who came before.
+    fn may_take(&self, client: &Client, place: Option<usize>, entries: usize) -> bool {
+        if self.in_flight() == 0 {
+            return true; // there is nobody whose end would call the others
+        }
+        let before = place.unwrap_or(self.claims.len());
+        let requests = client.share.requests.load(Relaxed) as usize;
+        if !self.indirect {
+            // Requests take descriptors by their length, so that no equal part can be told.
+            return before == 0 || requests == 0;
+        }
+        let idle = |claim: &&Claim| claim.client.share.requests.load(Relaxed) == 0;
+        let newcomer = usize::from(place.is_none() && requests == 0);
+        let clients = self.holders + self.claims.iter().filter(idle).count() + newcomer;
+        let fair =
+            |held: usize, all: usize, free: usize| free > before && held < (all / clients.max(1)).max(1);
+        let tables = client.share.tables.load(Relaxed) as usize;
+        let free_tables = self.free_tables.len() + MAX_TABLES - self.tables.len();
+        fair(requests, self.queue.size().into(), self.queue.free())
+            && (entries <= SLOT_ENTRIES || fair(tables, MAX_TABLES, free_tables))
+    }
+
+    /// Counts what the device has for a client.
+    fn count(&mut self, request: &InFlight) {
+        let share = &request.first.client.share;
+        self.holders += usize::from(share.requests.fetch_add(1, Relaxed) == 0);
+        share.tables.fetch_add(request.table.is_some().into(), Relaxed);
+    }
+
+    /// Counts what the device has no more.
+    fn give_back(&mut self, request: &InFlight) {
+        let share = &request.first.client.share;
+        self.holders -= usize::from(share.requests.fetch_sub(1, Relaxed) == 1);
+        share.tables.fetch_sub(request.table.is_some().into(), Relaxed);
+    }
+
+    /// The clients to be called, since something ended: all that were turned away and still want something.
+    pub(super) fn to_be_called(&mut self) -> Vec<Arc<Client>> {
+        if self.ended.is_empty() || self.claims.is_empty() {
+            return Vec::new();
+        }
+        self.claims.retain_mut(|claim| {
+            claim.calls += 1;
+            claim.calls <= MAX_CALLS && Arc::strong_count(&claim.client) > 1
+        });
+        self.claims.iter().map(|claim| claim.client.clone()).collect()
     }
 
     /// Submits a request that nothing joins.
@@ -342,6 +418,9 @@ impl<S: DmaSource> Inner<S> {
         if open.table.is_some() || parts + 2 <= SLOT_ENTRIES {
             return true;
         }
+        if !self.claims.is_empty() {
+            return false; // tables are kept for who was turned away
+        }
         open.table = self.free_tables.pop();
         if open.table.is_none()
             && self.tables.len() < MAX_TABLES
@@ -409,6 +488,7 @@ impl<S: DmaSource> Inner<S> {
         };
         let head = usize::from(head.expect("room was looked for"));
         debug_assert_eq!(head, slot);
+        self.count(&in_flight);
         self.in_flight[head] = Some(in_flight);
     }
 }

@@ -1,6 +1,6 @@
 //! The driver against a device in memory.
 
-use super::requests::MAX_TABLES;
+use super::requests::{MAX_TABLES, SLOT_ENTRIES};
 use super::*;
 use crate::virtio::TransportError;
 use crate::virtio::fake::{Arena, FakeDevice, Limits};
@@ -187,6 +187,80 @@ fn tables_are_kept_only_while_requests_are_under_way() {
         assert_eq!(ends(&client), [(round, true), (round, true)]);
         assert_eq!(blk.inner.lock().tables.len(), 0);
     }
+}
+
+/// One guest floods a shared disk with the longest requests and is always woken first; another wants one now and then.
+#[test]
+fn a_flood_leaves_a_neighbour_its_part() {
+    for long in [false, true] {
+        let (arena, device, blk) = disk(Limits { queue: 64, ..Limits::default() });
+        let parts = if long { SLOT_ENTRIES } else { 1 };
+        let scattered: Vec<_> = (0..parts).map(|_| (segment(&arena), segment(&arena)).0).collect();
+        // Sectors apart, so that nothing joins.
+        let read = |client: &Arc<Client>, tag: u32| {
+            blk.submit(client, tag, BlockOp::Read, u64::from(tag % 64) * 16 % 1024, &scattered)
+        };
+        let (flood, modest) = (Client::new(256), Client::new(256));
+        let mut waits = Vec::new();
+        let mut tag = 0;
+        for _ in 0..40 {
+            while read(&flood, tag).is_ok() {
+                tag += 1;
+            }
+            blk.kick();
+            let mut waited = 0;
+            while read(&modest, 1).is_err() {
+                waited += 1;
+                assert!(waited < 200, "long requests: {long}: starved");
+                // The device ends one request; its owner, the flood, takes what became free before anybody else.
+                blk.kick();
+                device.run_some(1);
+                blk.service().unwrap();
+                take(&flood);
+                while read(&flood, tag).is_ok() {
+                    tag += 1;
+                }
+            }
+            waits.push(waited);
+            blk.kick();
+            while take(&modest).is_empty() {
+                device.run_some(1);
+                blk.service().unwrap();
+                take(&flood);
+                while read(&flood, tag).is_ok() {
+                    tag += 1;
+                }
+                blk.kick();
+            }
+        }
+        let most = waits.iter().max().unwrap();
+        assert!(*most <= 33, "long requests: {long}: waited for {most} of the neighbour's requests");
+    }
+}
+
+/// Clients that were turned away and want nothing any more, or are gone, keep nothing from the others.
+#[test]
+fn a_claim_that_is_not_taken_up_lapses() {
+    let (arena, device, blk) = disk(Limits { queue: 16, ..Limits::default() });
+    let one = [segment(&arena)];
+    let (busy, idle) = (Client::new(64), Client::new(64));
+    let read =
+        |client: &Arc<Client>, tag: u32| blk.submit(client, tag, BlockOp::Read, u64::from(tag) * 16, &one);
+    (0..16).for_each(|tag| read(&busy, tag).unwrap());
+    assert_eq!(read(&idle, 0), Err(SubmitError::Full));
+    {
+        let gone = Client::new(1);
+        assert_eq!(read(&gone, 0), Err(SubmitError::Full));
+    }
+    let held = |blk: &VirtioBlk<Arena>| blk.in_flight();
+    for _ in 0..40 {
+        blk.kick();
+        device.run_some(1);
+        blk.service().unwrap();
+        take(&busy);
+        while read(&busy, 17).is_ok() {}
+    }
+    assert_eq!(held(&blk), 16, "the busy one has all again");
 }
 
 #[test]
