@@ -12,7 +12,7 @@ use ring_abi::io::xenbus::XenbusState;
 
 use super::Id;
 use super::connection::{Connection, Ended};
-use crate::blkdev::{Disks, NoDiscard, ReadOnly, SharedDevice};
+use crate::blkdev::{Disks, NoDiscard, OpenDisk, ReadOnly, SharedDevice, User};
 use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 
 /// How long a frontend that broke its connection waits for the next: it bounds what it costs, log lines included.
@@ -30,7 +30,7 @@ struct Instance<'a> {
     back: String,
     /// The frontend's directory.
     front: String,
-    device: Option<SharedDevice>,
+    device: Option<(SharedDevice, OpenDisk)>,
     connection: Option<Connection>,
     /// Faults so far.
     faults: u32,
@@ -125,7 +125,7 @@ impl Instance<'_> {
             self.device = Some(self.find_disk()?);
             self.write("hotplug-status", "connected");
         }
-        if let Some(device) = &self.device {
+        if let Some((device, _)) = &self.device {
             for (name, value) in vbd::features(&device.geometry()) {
                 self.write(name, &value);
             }
@@ -134,7 +134,7 @@ impl Instance<'_> {
         Ok(())
     }
 
-    fn find_disk(&self) -> Result<SharedDevice, String> {
+    fn find_disk(&self) -> Result<(SharedDevice, OpenDisk), String> {
         let path = self.client.read_str(&self.node("params")).unwrap_or_default();
         let disk = self.disks.find(&path).ok_or_else(|| {
             let known = self.disks.paths();
@@ -145,18 +145,24 @@ impl Instance<'_> {
             }
         })?;
         let mode = self.client.read_str(&self.node("mode")).unwrap_or_default();
-        match (mode.starts_with('w'), disk.device.geometry().read_only) {
-            (true, true) => Err(format!("{path}: the disk is read-only")),
+        let writable = mode.starts_with('w');
+        let device: SharedDevice = match (writable, disk.device.geometry().read_only) {
+            (true, true) => return Err(format!("{path}: the disk is read-only")),
             (true, false) if self.client.read_as::<u32>(&self.node("discard-enable")) == Ok(0) => {
-                Ok(Arc::new(NoDiscard(disk.device)))
+                Arc::new(NoDiscard(disk.device))
             }
-            (true, false) => Ok(disk.device),
-            (false, _) => Ok(Arc::new(ReadOnly(disk.device))),
-        }
+            (true, false) => disk.device,
+            (false, _) => Arc::new(ReadOnly(disk.device)),
+        };
+        let Id { domain, device: number } = self.id;
+        let open = self.disks.open(User { disk: disk.name, domain, device: number, writable });
+        Ok((device, open))
     }
 
     fn connect(&mut self) -> Result<(), String> {
-        let Some(device) = self.device.clone() else { return Err("no disk".into()) };
+        let Some(device) = self.device.as_ref().map(|(device, _)| device.clone()) else {
+            return Err("no disk".into());
+        };
         let parameters =
             vbd::Connection::read(|name| self.client.read_str(&format!("{}/{name}", self.front)).ok())
                 .map_err(|error| error.to_string())?;

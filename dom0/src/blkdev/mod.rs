@@ -17,6 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
+use ring_abi::types::DomId;
 use spin::Mutex;
 
 /// A block device that tasks share.
@@ -33,10 +34,40 @@ pub struct Disk {
     pub device: SharedDevice,
 }
 
-/// All disks. The lock guards the list only and is held for a look-up.
+/// All disks. The locks guard the lists only and are held for a look-up.
 #[derive(Default)]
 pub struct Disks {
     list: Mutex<Vec<Disk>>,
+    /// Who has which disk open.
+    users: Arc<Mutex<Vec<User>>>,
+}
+
+/// A block backend that has a disk open: it may have requests under way there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The disk's name below `/dev`.
+    pub disk: String,
+    /// The domain that is served.
+    pub domain: DomId,
+    /// The domain's device.
+    pub device: u32,
+    /// The domain may write.
+    pub writable: bool,
+}
+
+/// A disk that is open; dropped when nothing is under way any more.
+pub struct OpenDisk {
+    user: User,
+    users: Arc<Mutex<Vec<User>>>,
+}
+
+impl Drop for OpenDisk {
+    fn drop(&mut self) {
+        let mut users = self.users.lock();
+        if let Some(index) = users.iter().position(|user| *user == self.user) {
+            users.swap_remove(index);
+        }
+    }
 }
 
 impl Disks {
@@ -67,6 +98,18 @@ impl Disks {
                 (None, _) => name == disk.name,
             })
             .cloned()
+    }
+
+    /// Notes that a backend has a disk open. Whose disk it is follows from this alone, not from what has become of the
+    /// domain: a dead one's requests may be under way still.
+    pub fn open(&self, user: User) -> OpenDisk {
+        self.users.lock().push(user.clone());
+        OpenDisk { user, users: self.users.clone() }
+    }
+
+    /// Who has which disk open.
+    pub fn users(&self) -> Vec<User> {
+        self.users.lock().clone()
     }
 
     /// The names under which the disks can be found, `/dev/...`, in order.

@@ -98,7 +98,7 @@ impl Toolstack {
     }
 
     /// Does what the configuration says of such an end.
-    async fn finish(&self, domain: Domain, end: End) {
+    pub(super) async fn finish(&self, domain: Domain, end: End) {
         self.0.store.domain_shut_down(domain.id.raw());
         domain.fate.lock().end = Some(end);
         if !end.is_success() && end != End::ShutDown(SHUTDOWN_REBOOT) {
@@ -114,13 +114,15 @@ impl Toolstack {
         }
         match action {
             Action::Destroy | Action::SoftReset => self.tear_down(&domain).await,
-            Action::Preserve => {}
+            // Its backends let go first: what it asked of a disk must not be under way when another has that disk.
+            Action::Preserve => self.release_devices(domain.id).await,
             Action::Restart => {
                 self.tear_down(&domain).await;
                 self.restart(&domain, short_runs).await;
             }
             Action::RenameRestart => {
                 self.make_way(&domain);
+                self.release_devices(domain.id).await;
                 self.restart(&domain, short_runs).await;
             }
         }

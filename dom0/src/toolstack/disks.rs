@@ -72,7 +72,8 @@ pub struct AttachedDisk {
 
 impl Toolstack {
     /// Each of `disks`, for the domain called `name`, is there, and nobody writes to one that another uses: neither
-    /// another domain nor, under a second name, this one. A domain that is over keeps its disks from nobody.
+    /// another domain nor, under a second name, this one. A domain that is over keeps its disks from nobody, once its
+    /// backends have let go of them: what it asked for may be under way until then.
     pub(super) fn check_disks(&self, name: &str, disks: &[DiskConfig]) -> Result<(), CreateError> {
         // What a driver domain has is its own affair.
         let own = |disk: &&DiskConfig| disk.backend_domain.is_none();
@@ -84,6 +85,8 @@ impl Toolstack {
             let found = disks.filter_map(|disk| Some((find(disk)?, disk.writable)));
             used.extend(found.map(|(disk, written)| (disk, written, domain.name.clone())));
         }
+        let open = self.0.disks.users().into_iter();
+        used.extend(open.map(|user| (user.disk, user.writable, self.user_name(user.domain))));
         for disk in disks.iter().filter(own).filter(|disk| !disk.target.is_empty()) {
             let found = find(disk).ok_or_else(|| CreateError::NoDisk(disk.target.clone()))?;
             let clash =
@@ -94,6 +97,11 @@ impl Toolstack {
             used.push((found, disk.writable, name.to_string()));
         }
         Ok(())
+    }
+
+    /// What the domain that has a disk open is called, if only by its number: its name may be gone.
+    fn user_name(&self, id: DomId) -> String {
+        self.domain(id).map_or_else(|| format!("domain {id}"), |domain| domain.name)
     }
 
     /// The domains that are to serve these disks.
@@ -162,10 +170,12 @@ impl Toolstack {
 
     /// Takes a disk from a domain: asks it to let go, or, if `force`, does not. It is gone from its configuration too.
     ///
+    /// Nothing is kept from others while the domain is waited for: until then the disk is that domain's, and counts as
+    /// such. Who no longer waits drops the future; the domain stays asked. While one waits, another may force.
+    ///
     /// # Errors
     /// See [`DiskError`].
     pub async fn detach_disk(&self, domain: &Domain, devid: u32, force: bool) -> Result<(), DiskError> {
-        let _turn = self.0.creating.lock().await;
         let domain = self.alive(domain)?;
         let disk = domain.config.disks.iter().find(|disk| disk.devid == devid);
         let vdev = disk.ok_or_else(|| DiskError::None(devid.to_string()))?.vdev.clone();
@@ -180,8 +190,12 @@ impl Toolstack {
             Ok(Err(error)) => return Err(DiskError::Store(error)),
             Err(_) => return Err(DiskError::InUse(vdev)),
         }
-        nodes::remove_disk(&self.0.store, domain.id, devid);
-        self.set_disks(domain.id, |disks| disks.retain(|disk| disk.devid != devid));
+        // From here to the end nobody else runs. Another who waited, too, may have done the rest.
+        let now = self.domain(domain.id);
+        if now.is_some_and(|now| now.config.disks.iter().any(|disk| disk.devid == devid)) {
+            nodes::remove_disk(&self.0.store, domain.id, devid);
+            self.set_disks(domain.id, |disks| disks.retain(|disk| disk.devid != devid));
+        }
         Ok(())
     }
 
@@ -213,10 +227,11 @@ pub(super) mod tests {
     use crate::blkdev::{Disk, Disks};
     use crate::bundle::Bundle;
     use crate::commands::Terminal;
-    use crate::config::{Config, DomainConfig};
-    use crate::toolstack::Fate;
+    use crate::config::{Action, Config, DomainConfig};
+    use crate::toolstack::{End, Fate};
     use crate::xenstore::{Quotas, Xenstore};
-    use pvrt::executor::{block_on_test, spawn};
+    use pvrt::executor::{block_on_test, spawn, spawn_join};
+    use ring_abi::sched::SHUTDOWN_CRASH;
     use spin::Mutex;
 
     /// A toolstack with two disks and two domains: `one`, number 1, which has the first, and `two`.
@@ -342,6 +357,65 @@ pub(super) mod tests {
             toolstack.detach_disk(&one, 51712, true).await.unwrap();
             assert_eq!(numbers(&toolstack, "one"), []);
         });
+    }
+
+    #[test]
+    fn one_that_does_not_let_go_keeps_nobody_else_waiting() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
+            toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
+            client.write("/local/domain/1/device/vbd/51712/state", "4").unwrap();
+            let begun = time::now_ns();
+            let (stubborn, domain) = (toolstack.clone(), one.clone());
+            let waiting = spawn_join(async move { stubborn.detach_disk(&domain, 51712, false).await });
+            time::sleep(1_000_000).await;
+            toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
+            let other = toolstack.attach_disk(&two, disk("phy:/dev/vda,xvdb,w")).await;
+            assert!(matches!(other, Err(DiskError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
+            // Whoever waits no longer forces, and both have what they wanted.
+            toolstack.detach_disk(&one, 51712, true).await.unwrap();
+            assert_eq!(waiting.await.unwrap(), Ok(()));
+            assert!(time::now_ns() - begun < 1_000_000_000, "{} ns", time::now_ns() - begun);
+            assert_eq!(numbers(&toolstack, "one"), []);
+        });
+    }
+
+    /// A backend that serves a dead domain may have its writes under way: whose disk it is, the backend says.
+    #[test]
+    fn a_dead_domain_has_its_disk_until_its_backend_has_let_go() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
+            toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
+            one.fate.lock().over = true;
+            let in_use = Err(DiskError::Attach(CreateError::DiskInUse("/dev/vda".into(), "one".into())));
+            assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await, in_use);
+            client.rm("/local/domain/1/device").unwrap();
+            time::sleep(1_000_000).await;
+            toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_domain_that_is_kept_lets_go_of_its_disks_first() {
+        for (action, over) in [("preserve", true), ("rename-restart", true)] {
+            let (toolstack, client) = start();
+            block_on_test(async {
+                let one = toolstack.find("one").unwrap();
+                toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
+                let mut config = (*one.config).clone();
+                config.on_crash = if action == "preserve" { Action::Preserve } else { Action::RenameRestart };
+                let kept = Domain { config: Arc::new(config), ..one };
+                toolstack.finish(kept.clone(), End::ShutDown(SHUTDOWN_CRASH)).await;
+                assert_eq!(kept.fate.lock().over, over);
+                let state = client.read_str("/local/domain/0/backend/vbd/1/51712/state");
+                assert_eq!(state.as_deref(), Ok(nodes::CLOSED), "{action}");
+                assert_eq!(toolstack.0.disks.users(), [], "{action}");
+                let two = toolstack.find("two").unwrap();
+                toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
+            });
+        }
     }
 
     #[test]
