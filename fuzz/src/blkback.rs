@@ -184,7 +184,7 @@ pub(crate) fn run(data: &[u8]) {
     let ring = BackRing::<BlkifRing, _>::new(page.clone()).expect("a page");
     let size = ring.size() as usize;
     let grants = FuzzGrants { held: held.clone(), input: input.clone() };
-    let mut back = BlkBack::new(ring, grants, Ignored, &disk);
+    let mut back = BlkBack::new(ring, grants, Ignored, &disk).expect("the host has memory");
     let mut asked = 0u32;
     while !input.is_empty() {
         match input.below(4) {

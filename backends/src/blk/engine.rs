@@ -6,22 +6,53 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::mem::take;
 
-use ring_abi::io::blkif::{BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequestSegment, BlkifResponse, BlkifRing};
+use ring_abi::io::blkif::{
+    BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequestSegment, BlkifResponse,
+    BlkifRing,
+};
 use ring_abi::ring::{BackRing, RingError, RingPage};
 use ring_abi::types::{GrantRef, Maddr};
 use zerocopy::FromBytes;
 
-use super::request::{Body, Decoded, Work, decode, decode_segment, in_range};
+use super::request::{Body, Decoded, MAX_INDIRECT_SEGMENTS, Work, decode, decode_segment, in_range};
 use super::slot::Slot;
 use crate::client::{Client, Completion};
 use crate::traits::{BlockDevice, Geometry, GrantRead, Grants, Notifier, SECTOR_SIZE, Segment, SubmitError};
 
 /// Most requests taken from the ring in one poll: no frontend may hold the executor.
 const BUDGET_REQUESTS: usize = 32;
-/// No further request is taken in a poll once this many segments are.
+/// No further request is taken in a poll once this many segments are, those of indirect requests included.
 const BUDGET_SEGMENTS: usize = 256;
 /// Most indirect pages fetched in one poll.
-const BUDGET_INDIRECT: usize = 8;
+pub const BUDGET_INDIRECT: usize = 8;
+/// Most segments of one connection that are under way: four of the longest requests. What a poll gives back at most, and
+/// what a frontend makes this side keep, follow from this number.
+pub const MAX_SEGMENTS_IN_FLIGHT: usize = 4 * MAX_INDIRECT_SEGMENTS;
+/// Requests of the largest ring.
+const MAX_REQUESTS: usize = 128;
+/// Segments that one poll takes at most.
+const POLL_SEGMENTS: usize = BUDGET_SEGMENTS + MAX_INDIRECT_SEGMENTS;
+
+/// Bytes of heap that one connection makes its owner keep at most, with grants of `grant` bytes; what the grants
+/// themselves and the device need is apart.
+///
+/// Slots keep room for direct requests alone; that of longer ones is there while they are under way.
+pub const fn max_bytes(grant: usize) -> usize {
+    let segment = size_of::<Segment>() + grant;
+    let slot = size_of::<Slot<[usize; 2]>>() + 3 * size_of::<usize>() + 2 * size_of::<Completion>();
+    let kept = BLKIF_MAX_SEGMENTS_PER_REQUEST * segment + size_of::<BlkifResponse>();
+    let poll =
+        size_of::<(GrantRef, bool)>() + 2 * grant + size_of::<usize>() + size_of::<BlkifRequestSegment>();
+    // Vectors that grow as they fill have up to twice the room.
+    MAX_REQUESTS * (slot + kept)
+        + MAX_SEGMENTS_IN_FLIGHT * (segment + 2 * grant)
+        + 2 * POLL_SEGMENTS * poll
+        + 2 * BUDGET_REQUESTS * size_of::<(Starting, Fetching, GrantRead)>()
+}
+
+/// There is no memory for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
 
 /// Why a connection must end. Nothing further on its ring can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +126,8 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     barrier: Option<usize>,
     /// The barrier has its frames and waits: it runs when it is the only request left.
     held: bool,
+    /// Segments of accepted requests, those of indirect ones as announced.
+    segments: usize,
     /// Operations were queued since the last kick.
     kick: bool,
     stats: Stats,
@@ -112,21 +145,30 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
 
 impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
     /// Serves `ring` from `device`.
-    pub fn new(ring: BackRing<BlkifRing, P>, grants: G, notifier: N, device: D) -> Self {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new(ring: BackRing<BlkifRing, P>, grants: G, notifier: N, device: D) -> Result<Self, OutOfMemory> {
         let size = ring.size() as usize;
         let geometry = device.geometry();
-        Self {
+        let (mut slots, mut free) = (Vec::new(), Vec::new());
+        let room = slots.try_reserve_exact(size).and_then(|()| free.try_reserve_exact(size));
+        room.map_err(|_| OutOfMemory)?;
+        slots.resize_with(size, Slot::new);
+        free.extend((0..size).rev());
+        Ok(Self {
             ring,
             grants,
             notifier,
             device,
             geometry,
             client: Client::new(size),
-            slots: (0..size).map(|_| Slot::new()).collect(),
-            free: (0..size).rev().collect(),
+            slots,
+            free,
             stalled: VecDeque::new(),
             barrier: None,
             held: false,
+            segments: 0,
             kick: false,
             stats: Stats::default(),
             completions: Vec::new(),
@@ -138,7 +180,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             finished: Vec::new(),
             released: Vec::new(),
             responses: Vec::new(),
-        }
+        })
     }
 
     /// Where completions arrive: the owner waits on it.
@@ -214,7 +256,9 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
 
     /// Whether requests may be taken from the ring now.
     fn accepting(&self) -> bool {
-        self.stalled.is_empty() && self.barrier.is_none()
+        self.stalled.is_empty()
+            && self.barrier.is_none()
+            && self.segments + MAX_INDIRECT_SEGMENTS <= MAX_SEGMENTS_IN_FLIGHT
     }
 
     /// Takes completions and lets their requests go on.
@@ -301,6 +345,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
     fn release(&mut self) {
         for index in 0..self.finished.len() {
             let slot = &mut self.slots[self.finished[index]];
+            self.segments -= slot.nr;
             self.released.append(&mut slot.grants);
             let status = if slot.failed() { BLKIF_RSP_ERROR } else { BLKIF_RSP_OKAY };
             if status == BLKIF_RSP_OKAY {
@@ -311,6 +356,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 }
             }
             self.responses.push(response(slot.id, slot.operation, status));
+            slot.trim();
         }
         if !self.released.is_empty() {
             self.grants.unmap_device(&mut self.released);
@@ -341,12 +387,13 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
     /// Takes requests from the ring and starts them. `true`: the budget ended before the ring did.
     fn fetch(&mut self) -> Result<bool, RingError> {
         let mut taken = 0;
+        let before = self.segments;
         let outcome = loop {
             if !self.accepting() {
                 break Ok(false);
             }
             if taken == BUDGET_REQUESTS
-                || self.maps.len() >= BUDGET_SEGMENTS
+                || self.segments - before >= BUDGET_SEGMENTS
                 || self.reads.len() == BUDGET_INDIRECT
             {
                 break Ok(true);
@@ -375,11 +422,11 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         match *body {
             Body::Refused(status) => self.responses.push(response(id, operation, status)),
             Body::Direct { work, sector, nr, ref seg } => {
-                let slot = self.begin(id, operation, work, sector);
+                let slot = self.begin(id, operation, work, sector, nr);
                 self.add_segments(slot, &seg[..nr]);
             }
             Body::Indirect { work, sector, nr, gref } => {
-                let slot = self.begin(id, operation, work, sector);
+                let slot = self.begin(id, operation, work, sector, nr);
                 let len = (nr * size_of::<BlkifRequestSegment>()) as u16;
                 self.reads.push(GrantRead { gref, len });
                 self.fetching.push(Fetching { slot, nr });
@@ -387,9 +434,10 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64) -> usize {
+    fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64, nr: usize) -> usize {
         let slot = self.free.pop().expect("looked at before the request was taken");
-        self.slots[slot].begin(id, operation, work, sector);
+        self.slots[slot].begin(id, operation, work, sector, nr);
+        self.segments += nr;
         slot
     }
 
@@ -398,6 +446,11 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         let slot = &mut self.slots[index];
         let first = self.maps.len();
         let readonly = slot.work != Work::Read;
+        // Without memory the request fails, which is its frontend's loss alone.
+        if !slot.has_room() || self.maps.try_reserve(segments.len()).is_err() {
+            slot.fail();
+        }
+        let segments = if slot.failed() { &[] } else { segments };
         for segment in segments {
             let Some((offset, len)) = decode_segment(segment) else {
                 slot.fail();

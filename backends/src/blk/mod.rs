@@ -12,5 +12,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{BlkBack, Disconnect, Next, Stats};
+pub use engine::{
+    BUDGET_INDIRECT, BlkBack, Disconnect, MAX_SEGMENTS_IN_FLIGHT, Next, OutOfMemory, Stats, max_bytes,
+};
 pub use request::{Body, Decoded, MAX_INDIRECT_SEGMENTS, Work, decode, decode_segment};

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use ring_abi::io::blkif::BLKIF_MAX_SEGMENTS_PER_REQUEST;
+
 use super::request::Work;
 use crate::traits::{BlockOp, Geometry, SECTOR_SIZE, Segment};
 
@@ -14,13 +16,16 @@ enum Step {
     Done,
 }
 
-/// One accepted request and the frames it holds. The vectors keep their capacity from request to request.
+/// One accepted request and the frames it holds. The vectors keep their capacity from request to request, as long as direct
+/// requests need it.
 #[derive(Debug)]
 pub(super) struct Slot<H> {
     pub(super) id: u64,
     pub(super) operation: u8,
     pub(super) work: Work,
     pub(super) sector: u64,
+    /// Segments that the request says it has.
+    pub(super) nr: usize,
     /// Frames held for the device; one per segment once mapped.
     pub(super) grants: Vec<H>,
     /// Until the frames are mapped, addresses are offsets within the page.
@@ -65,6 +70,7 @@ impl<H> Slot<H> {
             operation: 0,
             work: Work::Read,
             sector: 0,
+            nr: 0,
             grants: Vec::new(),
             segments: Vec::new(),
             step: Step::Done,
@@ -75,15 +81,28 @@ impl<H> Slot<H> {
     }
 
     /// Takes a new request; segments are added next.
-    pub(super) fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64) {
+    pub(super) fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64, nr: usize) {
         debug_assert!(self.grants.is_empty() && self.outstanding == 0);
         self.segments.clear();
-        (self.id, self.operation, self.work, self.sector) = (id, operation, work, sector);
+        (self.id, self.operation, self.work, self.sector, self.nr) = (id, operation, work, sector, nr);
         (self.issued, self.failed) = (0, false);
         self.step = match work {
             Work::Write { flush: true, .. } => Step::FlushBefore,
             _ => Step::Data,
         };
+    }
+
+    /// Makes sure of room for the request's segments and their frames; false: there is no memory.
+    pub(super) fn has_room(&mut self) -> bool {
+        let nr = self.nr.max(BLKIF_MAX_SEGMENTS_PER_REQUEST);
+        self.segments.try_reserve_exact(nr).is_ok() && self.grants.try_reserve_exact(nr).is_ok()
+    }
+
+    /// The request is over: room that only an indirect one needs goes back.
+    pub(super) fn trim(&mut self) {
+        if self.segments.capacity() > BLKIF_MAX_SEGMENTS_PER_REQUEST {
+            (self.segments, self.grants) = (Vec::new(), Vec::new());
+        }
     }
 
     /// Bytes of all segments.

@@ -335,7 +335,7 @@ fn an_answer_is_seen_only_when_its_frames_are_given_back() {
     let ring = ring_abi::ring::BackRing::new(bench.page).unwrap();
     let told = alloc::rc::Rc::new(core::cell::Cell::new(0));
     let witness = Witness { world: bench.world.clone(), told: told.clone() };
-    let mut back = BlkBack::new(ring, TestGrants(bench.world.clone()), witness, &bench.disk);
+    let mut back = BlkBack::new(ring, TestGrants(bench.world.clone()), witness, &bench.disk).unwrap();
     for id in 0..3 {
         front.push_request(&direct(BLKIF_OP_READ, id, 0, &bench.segments(3))).unwrap();
         let _ = front.publish_requests();
@@ -346,6 +346,45 @@ fn an_answer_is_seen_only_when_its_frames_are_given_back() {
         assert_eq!(front.arm_and_recheck(), Ok(false));
     }
     assert_eq!(told.get(), 3);
+}
+
+/// The longest requests, as many as the ring has: what one poll takes and what is under way is bounded, all are answered.
+#[test]
+fn a_flood_of_the_longest_requests_is_taken_piece_by_piece() {
+    let bench = Bench::new(Geometry { seg_max: 254, ..DISK });
+    let (mut front, mut back) = bench.start();
+    let segments = bench.segments(MAX_INDIRECT_SEGMENTS);
+    let list = bench.world.borrow_mut().grant(true);
+    bench.world.borrow_mut().page(list)[..segments.len() * 8].copy_from_slice(segments.as_bytes());
+    for id in 0..32 {
+        let request = BlkifRequestIndirect {
+            operation: BLKIF_OP_INDIRECT,
+            indirect_op: BLKIF_OP_READ,
+            nr_segments: segments.len() as u16,
+            id,
+            indirect_grefs: [list; 8],
+            ..Default::default()
+        };
+        front.push_request(&BlkifRequest::from_indirect(&request)).unwrap();
+    }
+    let _ = front.publish_requests();
+    let (mut most, mut step) = (0, 0);
+    loop {
+        let before = bench.held();
+        let next = back.poll().unwrap();
+        most = most.max(bench.held());
+        step = step.max(bench.held().saturating_sub(before));
+        if next == Next::Wait {
+            if bench.disk.queue.borrow().is_empty() {
+                break;
+            }
+            bench.disk.run(0);
+        }
+    }
+    assert_eq!(most, MAX_SEGMENTS_IN_FLIGHT);
+    assert!(step < 2 * MAX_INDIRECT_SEGMENTS, "{step} segments in one poll");
+    assert_eq!(responses(&mut front).iter().filter(|response| response.2 == BLKIF_RSP_OKAY).count(), 32);
+    assert_eq!((bench.held(), back.in_flight()), (0, 0));
 }
 
 #[test]

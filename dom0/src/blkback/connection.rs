@@ -15,7 +15,7 @@ use pvrt::grant::{GrantMap, map_grants};
 use ring_abi::ring::BackRing;
 use ring_abi::types::DomId;
 
-use super::grants::{Bell, DomainGrants};
+use super::grants::{Bell, DomainGrants, SharedStage};
 use crate::blkdev::SharedDevice;
 
 /// How a connection ended. Nothing of the frontend's is held any more.
@@ -45,6 +45,7 @@ impl Connection {
         domain: DomId,
         parameters: &vbd::Connection,
         device: SharedDevice,
+        stage: SharedStage,
     ) -> Result<Self, String> {
         let pages = map_grants(domain, &parameters.ring, true)
             .map_err(|status| format!("mapping the ring: {status}"))?;
@@ -52,7 +53,8 @@ impl Connection {
         let port = Port::bind_interdomain(domain, parameters.port)
             .map_err(|errno| format!("binding port {}: {errno}", parameters.port))?;
         let port = Arc::new(port);
-        let engine = BlkBack::new(ring, DomainGrants::new(domain), Bell(port.clone()), device);
+        let engine = BlkBack::new(ring, DomainGrants::new(domain, stage), Bell(port.clone()), device)
+            .map_err(|_| "no memory to serve it")?;
         let client = engine.client().clone();
         let stop = Arc::new(AtomicBool::new(false));
         let ended = spawn_join(Service { engine, port, stop: stop.clone() }.run());

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use backends::blk::BUDGET_INDIRECT;
 use backends::{GrantRead, Grants, Notifier, ReadSink};
 use pvrt::event::Port;
 use pvrt::grant::{CopyBatch, DeviceGrant, GrantStatus, device_map, device_unmap};
@@ -9,27 +10,44 @@ use pvrt::mem::Pages;
 use ring_abi::types::{DomId, GrantRef, Maddr, PAGE_SIZE};
 
 use alloc::sync::Arc;
+use spin::Mutex;
 
-/// The grants of one domain.
-pub(super) struct DomainGrants {
-    domain: DomId,
-    /// Where indirect pages are copied to, a page for each of a batch; taken when first needed.
-    stage: Option<Pages>,
+/// Where indirect pages are copied to. All connections have one, since nobody needs it longer than for one batch; taken
+/// when first needed. The lock is held for that batch, and last in any order.
+#[derive(Default)]
+pub(super) struct Stage {
+    /// A page for each of a batch.
+    pages: Option<Pages>,
     /// One page, for looking at what was copied.
     copy: Vec<u8>,
 }
 
-impl DomainGrants {
-    pub(super) fn new(domain: DomId) -> Self {
-        Self { domain, stage: None, copy: Vec::new() }
-    }
+/// The stage, as connections share it.
+pub(super) type SharedStage = Arc<Mutex<Stage>>;
 
-    /// Pages to copy to, at least `count`.
-    fn stage(&mut self, count: usize) -> Option<&Pages> {
-        if self.stage.as_ref().is_none_or(|pages| pages.count() < count) {
-            self.stage = Pages::zeroed(count).ok();
+impl Stage {
+    /// Makes sure of `count` pages and of the copy; false: there is no memory.
+    fn reserve(&mut self, count: usize) -> bool {
+        if self.pages.as_ref().is_none_or(|pages| pages.count() < count) {
+            self.pages = Pages::zeroed(count.max(BUDGET_INDIRECT)).ok();
         }
-        self.stage.as_ref()
+        let room = self.copy.try_reserve_exact(PAGE_SIZE - self.copy.len());
+        if room.is_ok() {
+            self.copy.resize(PAGE_SIZE, 0);
+        }
+        self.pages.is_some() && room.is_ok()
+    }
+}
+
+/// The grants of one domain.
+pub(super) struct DomainGrants {
+    domain: DomId,
+    stage: SharedStage,
+}
+
+impl DomainGrants {
+    pub(super) fn new(domain: DomId, stage: SharedStage) -> Self {
+        Self { domain, stage }
     }
 }
 
@@ -51,19 +69,21 @@ impl Grants for DomainGrants {
 
     fn read(&mut self, reads: &[GrantRead], sink: &mut ReadSink<'_>) {
         let domain = self.domain;
-        let mut copy = core::mem::take(&mut self.copy);
-        copy.resize(PAGE_SIZE, 0);
-        let Some(stage) = self.stage(reads.len()) else {
-            (0..reads.len()).for_each(|index| sink(index, None));
-            return;
+        let mut stage = self.stage.lock();
+        let ready = stage.reserve(reads.len());
+        let Stage { pages: Some(pages), copy } = &mut *stage else {
+            return (0..reads.len()).for_each(|index| sink(index, None));
         };
+        if !ready {
+            return (0..reads.len()).for_each(|index| sink(index, None));
+        }
         let mut batch = CopyBatch::new();
         // A read that does not even fit a page is refused here and takes no place in the batch.
         let added: Vec<bool> = reads
             .iter()
             .enumerate()
             .map(|(index, read)| {
-                let target = stage.page(index).slice(0, read.len.into());
+                let target = pages.page(index).slice(0, read.len.into());
                 target.is_some_and(|target| batch.from_grant(domain, read.gref, 0, target).is_ok())
             })
             .collect();
@@ -71,14 +91,12 @@ impl Grants for DomainGrants {
         for (index, (read, added)) in reads.iter().zip(added).enumerate() {
             let len = usize::from(read.len);
             if added && results.next().is_some_and(|result| result.is_ok()) {
-                stage.page(index).read(0, &mut copy[..len]);
+                pages.page(index).read(0, &mut copy[..len]);
                 sink(index, Some(&copy[..len]));
             } else {
                 sink(index, None);
             }
         }
-        drop(results);
-        self.copy = copy;
     }
 }
 

@@ -11,7 +11,9 @@ use pvrt::time;
 use ring_abi::io::xenbus::XenbusState;
 
 use super::Id;
+use super::MAX_VBDS;
 use super::connection::{Connection, Ended};
+use super::grants::SharedStage;
 use crate::blkdev::{Disks, NoDiscard, OpenDisk, ReadOnly, SharedDevice, User};
 use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 
@@ -26,6 +28,7 @@ struct Instance<'a> {
     id: Id,
     client: Client,
     disks: &'a Disks,
+    stage: &'a SharedStage,
     /// The backend's directory.
     back: String,
     /// The frontend's directory.
@@ -37,7 +40,7 @@ struct Instance<'a> {
 }
 
 /// Serves the vbd `id` until it is over.
-pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
+pub(super) async fn run(store: &Xenstore, disks: &Disks, stage: &SharedStage, id: Id) {
     let client = store.client();
     let back = id.path();
     let Ok(front) = client.read_str(&format!("{back}/frontend")) else {
@@ -49,7 +52,8 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, id: Id) {
         log::error!("blkback d{}: vbd {}: watching: {}", id.domain, id.device, error.name());
         return;
     }
-    let mut instance = Instance { id, client, disks, back, front, device: None, connection: None, faults: 0 };
+    let mut instance =
+        Instance { id, client, disks, stage, back, front, device: None, connection: None, faults: 0 };
     let mut machine = Vbd::new();
     loop {
         while let Some(action) = machine.step(&instance.observe()) {
@@ -145,6 +149,10 @@ impl Instance<'_> {
             }
         })?;
         let mode = self.client.read_str(&self.node("mode")).unwrap_or_default();
+        let Id { domain, device: number } = self.id;
+        if self.disks.users().iter().filter(|user| user.domain == domain).count() >= MAX_VBDS {
+            return Err(format!("{path}: a domain has {MAX_VBDS} disks at most"));
+        }
         let writable = mode.starts_with('w');
         let device: SharedDevice = match (writable, disk.device.geometry().read_only) {
             (true, true) => return Err(format!("{path}: the disk is read-only")),
@@ -154,7 +162,6 @@ impl Instance<'_> {
             (true, false) => disk.device,
             (false, _) => Arc::new(ReadOnly(disk.device)),
         };
-        let Id { domain, device: number } = self.id;
         let open = self.disks.open(User { disk: disk.name, domain, device: number, writable });
         Ok((device, open))
     }
@@ -167,7 +174,7 @@ impl Instance<'_> {
             vbd::Connection::read(|name| self.client.read_str(&format!("{}/{name}", self.front)).ok())
                 .map_err(|error| error.to_string())?;
         let geometry = device.geometry();
-        self.connection = Some(Connection::open(self.id.domain, &parameters, device)?);
+        self.connection = Some(Connection::open(self.id.domain, &parameters, device, self.stage.clone())?);
         let cdrom = self.client.read_str(&self.node("device-type")).is_ok_and(|kind| kind == "cdrom");
         for (name, value) in vbd::properties(&geometry, cdrom) {
             self.write(name, &value);

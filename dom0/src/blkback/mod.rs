@@ -19,12 +19,23 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use backends::blk::max_bytes;
+use pvrt::grant::DeviceGrant;
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+use self::grants::SharedStage;
 use crate::blkdev::Disks;
 use crate::xenstore::{Client, Nodes, Xenstore};
+
+/// Disks that a domain can have from here.
+pub const MAX_VBDS: usize = 16;
+
+/// Bytes of heap that a frontend can make one vbd keep, whatever the frontend does: [`max_bytes`], and what an instance
+/// has in any case (its task, its watches, its paths).
+pub const BYTES_PER_VBD: usize = max_bytes(size_of::<DeviceGrant>()) + 4096;
+const _: () = assert!(BYTES_PER_VBD <= 224 << 10);
 
 /// Where the toolstack makes block backends.
 const ROOT: &str = "/local/domain/0/backend/vbd";
@@ -60,6 +71,7 @@ pub async fn run(store: Xenstore, disks: Arc<Disks>) {
         return;
     }
     let running: Arc<Mutex<BTreeSet<Id>>> = Arc::default();
+    let stage = SharedStage::default();
     loop {
         let event = client.next_event().await;
         // The first event is for the root: there may be devices already.
@@ -68,9 +80,10 @@ pub async fn run(store: Xenstore, disks: Arc<Disks>) {
             if !is_new(&client, id) || !running.lock().insert(id) {
                 continue;
             }
-            let (store, disks, running) = (store.clone(), disks.clone(), running.clone());
+            let (store, disks, stage, running) =
+                (store.clone(), disks.clone(), stage.clone(), running.clone());
             pvrt::spawn(async move {
-                instance::run(&store, &disks, id).await;
+                instance::run(&store, &disks, &stage, id).await;
                 running.lock().remove(&id);
             });
         }

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use backends::{BlockDevice, BlockOp, Client as Submitter, DiscardLimits, Geometry, Segment, SubmitError};
 use pvrt::event::Port;
@@ -16,8 +17,8 @@ use ring_abi::ring::{FrontRing, REQ_PROD};
 use ring_abi::types::{DomId, PAGE_SIZE};
 use spin::Mutex;
 
-use super::run;
-use crate::blkdev::{Disk, Disks};
+use super::{MAX_VBDS, run};
+use crate::blkdev::{Disk, Disks, User};
 use crate::xenstore::{Client, Nodes, Quotas, Xenstore};
 
 const BACK: &str = "/local/domain/0/backend/vbd/7/51712";
@@ -28,12 +29,19 @@ struct RamDisk {
     bytes: Mutex<Vec<u8>>,
     waiting: Mutex<Vec<(Arc<Submitter>, u32)>>,
     read_only: bool,
+    /// It answers nothing meanwhile.
+    slow: AtomicBool,
 }
 
 impl RamDisk {
     fn new(read_only: bool) -> Arc<Self> {
         let bytes = (0..1000 * 512).map(|i: usize| (i / 512 + i) as u8).collect();
-        Arc::new(Self { bytes: Mutex::new(bytes), waiting: Mutex::default(), read_only })
+        Arc::new(Self {
+            bytes: Mutex::new(bytes),
+            waiting: Mutex::default(),
+            read_only,
+            slow: AtomicBool::new(false),
+        })
     }
 }
 
@@ -72,6 +80,9 @@ impl BlockDevice for RamDisk {
         Ok(())
     }
     fn kick(&self) {
+        if self.slow.load(Ordering::Relaxed) {
+            return;
+        }
         for (client, tag) in self.waiting.lock().drain(..) {
             client.complete(tag, true);
         }
@@ -96,12 +107,17 @@ fn make_device(client: &Client, params: &str, mode: &str) {
 }
 
 fn start(disk: Arc<RamDisk>) -> (Xenstore, Client) {
-    let store = Xenstore::new(Quotas::XEN);
-    let disks = Disks::new();
-    disks.add(Disk { name: "vda".into(), serial: None, device: disk });
-    spawn(run(store.clone(), Arc::new(disks)));
-    let client = store.client();
+    let (store, client, _) = start_with(disk);
     (store, client)
+}
+
+fn start_with(disk: Arc<RamDisk>) -> (Xenstore, Client, Arc<Disks>) {
+    let store = Xenstore::new(Quotas::XEN);
+    let disks = Arc::new(Disks::new());
+    disks.add(Disk { name: "vda".into(), serial: None, device: disk });
+    spawn(run(store.clone(), disks.clone()));
+    let client = store.client();
+    (store, client, disks)
 }
 
 async fn back_state(client: &Client, state: &str) {
@@ -242,6 +258,56 @@ fn a_dead_domain_and_a_reconnecting_one() {
         let _front = Frontend::connect(&client).await;
         client.rm(FRONT).unwrap();
         back_state(&client, "6").await;
+    });
+}
+
+/// What a dead domain had queued is under way until the device answers, or was never begun: its disk is its own so long.
+#[test]
+fn a_disk_is_in_use_while_a_dead_domains_write_is_under_way() {
+    let disk = RamDisk::new(false);
+    let (_, client, disks) = start_with(disk.clone());
+    block_on_test(async {
+        make_device(&client, "/dev/vda", "w");
+        let mut front = Frontend::connect(&client).await;
+        let data = Granted::whole(Pages::zeroed(1).unwrap(), DomId::DOM0, false).unwrap();
+        disk.slow.store(true, Ordering::Relaxed);
+        let mut request =
+            BlkifRequest { operation: BLKIF_OP_WRITE, nr_segments: 1, id: 1, ..Default::default() };
+        request.seg[0] = whole_page(data.gref(0).raw());
+        front.ring.push_request(&request).unwrap();
+        let _ = front.ring.publish_requests();
+        front.port.notify();
+        time::sleep(1_000_000).await;
+        assert_eq!(disk.waiting.lock().len(), 1);
+        // Queued behind, at the moment of its death.
+        front.ring.push_request(&request).unwrap();
+        let _ = front.ring.publish_requests();
+        client.rm(FRONT).unwrap();
+        time::sleep(1_000_000).await;
+        let user = User { disk: "vda".into(), domain: DomId::new(7), device: 51712, writable: true };
+        assert_eq!(disks.users(), [user]);
+        assert_eq!(client.read_str(&format!("{BACK}/state")).as_deref(), Ok("4"));
+        disk.slow.store(false, Ordering::Relaxed);
+        disk.kick();
+        back_state(&client, "6").await;
+        assert_eq!(disks.users(), []);
+        time::sleep(1_000_000).await;
+        assert_eq!(disk.waiting.lock().len(), 0, "what was queued behind never began");
+    });
+}
+
+#[test]
+fn a_domain_has_so_many_disks_and_no_more() {
+    let (_, client, disks) = start_with(RamDisk::new(false));
+    block_on_test(async {
+        let user = |device| User { disk: "vda".into(), domain: DomId::new(7), device, writable: false };
+        let others: Vec<_> = (0..MAX_VBDS as u32).map(|device| disks.open(user(device))).collect();
+        make_device(&client, "/dev/vda", "r");
+        back_state(&client, "6").await;
+        let why = client.read_str(&format!("{BACK}/hotplug-error")).unwrap();
+        assert_eq!(why, "/dev/vda: a domain has 16 disks at most");
+        drop(others);
+        assert_eq!(disks.users(), []);
     });
 }
 

@@ -228,7 +228,8 @@ impl Bench {
     pub(super) fn start(&self) -> (FrontRing<BlkifRing, SharedBytes<'static>>, Back<'_>) {
         let front = FrontRing::new(self.page).unwrap();
         let ring = BackRing::new(self.page).unwrap();
-        let back = BlkBack::new(ring, TestGrants(self.world.clone()), self.events.clone(), &self.disk);
+        let back =
+            BlkBack::new(ring, TestGrants(self.world.clone()), self.events.clone(), &self.disk).unwrap();
         (front, back)
     }
 
