@@ -20,6 +20,10 @@ use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 /// How long a frontend that broke its connection waits for the next: it bounds what it costs, log lines included.
 const FAULT_PAUSE_NS: u64 = 100_000_000;
 
+/// The least time from one connection of a vbd to the next: a frontend that comes and goes in a loop costs no more than a
+/// hundred connections in a second. A loader and the kernel after it do not notice.
+pub(super) const RECONNECT_NS: u64 = 10_000_000;
+
 /// Faults of one frontend that the log hears of: it may go on for ever.
 const FAULTS_LOGGED: u32 = 8;
 
@@ -35,6 +39,8 @@ struct Instance<'a> {
     front: String,
     device: Option<(SharedDevice, OpenDisk)>,
     connection: Option<Connection>,
+    /// When the next may be made: system time in nanoseconds.
+    may_connect_ns: u64,
     /// Faults so far.
     faults: u32,
 }
@@ -52,8 +58,18 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, stage: &SharedStage, id
         log::error!("blkback d{}: vbd {}: watching: {}", id.domain, id.device, error.name());
         return;
     }
-    let mut instance =
-        Instance { id, client, disks, stage, back, front, device: None, connection: None, faults: 0 };
+    let mut instance = Instance {
+        id,
+        client,
+        disks,
+        stage,
+        back,
+        front,
+        device: None,
+        connection: None,
+        may_connect_ns: 0,
+        faults: 0,
+    };
     let mut machine = Vbd::new();
     loop {
         while let Some(action) = machine.step(&instance.observe()) {
@@ -63,6 +79,10 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, stage: &SharedStage, id
                         instance.refuse(&error);
                         return;
                     }
+                }
+                // The nodes may have changed since, so they are looked at anew.
+                Action::Connect if time::now_ns() < instance.may_connect_ns => {
+                    time::sleep_until(instance.may_connect_ns).await;
                 }
                 Action::Connect => match instance.connect() {
                     Ok(()) => machine.connected(),
@@ -174,6 +194,7 @@ impl Instance<'_> {
             vbd::Connection::read(|name| self.client.read_str(&format!("{}/{name}", self.front)).ok())
                 .map_err(|error| error.to_string())?;
         let geometry = device.geometry();
+        self.may_connect_ns = time::now_ns().saturating_add(RECONNECT_NS);
         self.connection = Some(Connection::open(self.id.domain, &parameters, device, self.stage.clone())?);
         let cdrom = self.client.read_str(&self.node("device-type")).is_ok_and(|kind| kind == "cdrom");
         for (name, value) in vbd::properties(&geometry, cdrom) {

@@ -17,6 +17,7 @@ use ring_abi::ring::{FrontRing, REQ_PROD};
 use ring_abi::types::{DomId, PAGE_SIZE};
 use spin::Mutex;
 
+use super::instance::RECONNECT_NS;
 use super::{MAX_VBDS, run};
 use crate::blkdev::{Disk, Disks, User};
 use crate::xenstore::{Client, Nodes, Quotas, Xenstore};
@@ -293,6 +294,25 @@ fn a_disk_is_in_use_while_a_dead_domains_write_is_under_way() {
         assert_eq!(disks.users(), []);
         time::sleep(1_000_000).await;
         assert_eq!(disk.waiting.lock().len(), 0, "what was queued behind never began");
+    });
+}
+
+#[test]
+fn one_that_comes_and_goes_in_a_loop_is_slowed_down() {
+    let (_, client) = start(RamDisk::new(false));
+    block_on_test(async {
+        make_device(&client, "/dev/vda", "w");
+        let begun = time::now_ns();
+        for round in 0..11 {
+            drop(Frontend::connect(&client).await);
+            if round == 0 {
+                assert!(time::now_ns() - begun < RECONNECT_NS, "the first waits for nothing");
+            }
+            client.write(&format!("{FRONT}/state"), "6").unwrap();
+            back_state(&client, "6").await;
+            client.write(&format!("{FRONT}/state"), "1").unwrap();
+        }
+        assert!(time::now_ns() - begun >= 10 * RECONNECT_NS);
     });
 }
 
