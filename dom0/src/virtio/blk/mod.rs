@@ -209,7 +209,7 @@ impl<S: DmaSource> VirtioBlk<S> {
         }
         let kick = inner.submit_again() && inner.queue.publish();
         inner.rest();
-        let waiting = inner.to_be_called();
+        let waiting = inner.owed_a_call();
         let mut ended = core::mem::take(&mut inner.ended);
         drop(inner);
         if kick {

@@ -324,7 +324,7 @@ impl<S: DmaSource> Inner<S> {
     }
 
     /// The clients to be called, since something ended: all that were turned away and still want something.
-    pub(super) fn to_be_called(&mut self) -> Vec<Arc<Client>> {
+    pub(super) fn owed_a_call(&mut self) -> Vec<Arc<Client>> {
         if self.ended.is_empty() || self.claims.is_empty() {
             return Vec::new();
         }
