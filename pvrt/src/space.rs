@@ -174,6 +174,11 @@ impl Scratch {
         map(self.page(n), self.mfn(n) << 12 | RO)
     }
 
+    /// Takes page `n` out of the linear map; [`Scratch::unprotect`] puts the page there again.
+    pub fn hide(&self, n: usize) -> i64 {
+        map(self.page(n), 0)
+    }
+
     /// Makes it writable again.
     pub fn unprotect(&self, n: usize) -> i64 {
         map(self.page(n), self.mfn(n) << 12 | RW)

@@ -19,6 +19,8 @@ mod ground;
 mod memory;
 #[path = "../../hostile/src/report.rs"]
 mod report;
+#[path = "../../hostile/src/stale.rs"]
+mod stale;
 #[path = "../../hostile/src/tables.rs"]
 mod tables;
 #[path = "../../hostile/src/wild.rs"]
@@ -32,13 +34,14 @@ use report::Report;
 type Group = (&'static str, fn(&mut Report));
 
 /// In order; the last only by name.
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     ("calls", calls::run),
     ("tables", tables::run),
     ("descriptors", descriptors::run),
     ("events", events::run),
     ("grants", grants::run),
     ("memory", memory::run),
+    ("stale", stale::run),
     (WILD, wild::run),
 ];
 const WILD: &str = "wild";

@@ -29,6 +29,8 @@ mod memory;
 #[cfg(freestanding)]
 mod report;
 #[cfg(freestanding)]
+mod stale;
+#[cfg(freestanding)]
 mod store;
 #[cfg(freestanding)]
 mod tables;
@@ -50,7 +52,9 @@ mod guest {
     use ring_abi::sched::SHUTDOWN_CRASH;
 
     use crate::report::Report;
-    use crate::{block, calls, deadly, descriptors, events, grants, memory, store, tables, traps, wild};
+    use crate::{
+        block, calls, deadly, descriptors, events, grants, memory, stale, store, tables, traps, wild,
+    };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
     const DEBUG_EXIT_OK: u8 = 0x10;
@@ -88,7 +92,7 @@ mod guest {
             newlines();
         }
         let mut report = Report::new(boot.initial_domain);
-        let groups: [Group; 9] = [
+        let groups: [Group; 10] = [
             ("calls", calls::run),
             ("tables", tables::run),
             ("descriptors", descriptors::run),
@@ -96,6 +100,7 @@ mod guest {
             ("events", events::run),
             ("grants", grants::run),
             ("memory", memory::run),
+            ("stale", stale::run),
             ("wild", wild::run),
             // Again, to see that nothing of the kind is left broken by what came before.
             ("tables", tables::run),

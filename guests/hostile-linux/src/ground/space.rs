@@ -292,6 +292,15 @@ impl Scratch {
         map(self.pages.direct_address(n), self.pages.direct[n] & !pte::RW)
     }
 
+    /// Takes page `n` out of this process and of the kernel's map; [`Scratch::unprotect`] puts the page there again.
+    pub(crate) fn hide(&self, n: usize) -> i64 {
+        let got = map(self.page(n), 0);
+        if got != 0 {
+            return got;
+        }
+        map(self.pages.direct_address(n), 0)
+    }
+
     /// Makes it writable again.
     pub(crate) fn unprotect(&self, n: usize) -> i64 {
         let got = map(self.page(n), self.mfn(n) << 12 | RW);
