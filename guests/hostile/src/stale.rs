@@ -1,7 +1,6 @@
 //! Translations that a CPU may still keep when the memory behind them has become something else: a table, descriptors,
 //! or another's. Nothing that is written or read through them may reach it.
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -95,16 +94,16 @@ fn absent(mfn: u64) -> u64 {
 #[derive(Default)]
 struct List {
     calls: Vec<MulticallEntry>,
-    kept: Vec<Box<[u64; 10]>>,
+    kept: Vec<Vec<u64>>,
 }
 
 impl List {
     /// Words for a call to read or write: their address.
     fn keep(&mut self, words: &[u64]) -> u64 {
-        let mut room = Box::new([0; 10]);
-        room[..words.len()].copy_from_slice(words);
-        self.kept.push(room);
-        self.kept.last().map_or(0, |room| room.as_ptr() as u64)
+        let words = words.to_vec();
+        let at = words.as_ptr() as u64;
+        self.kept.push(words);
+        at
     }
 
     fn call(&mut self, op: u32, [a, b, c, d]: [u64; 4]) {
