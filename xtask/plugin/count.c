@@ -7,6 +7,12 @@
  *
  * Arguments: out=FILE (required); hot=A-B also lists, at the first mark B after a mark A, the
  * translation blocks of the hypervisor and of kernels that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
+ * stretch=A-B says behind each mark which was the longest stretch of the hypervisor's instructions, since the last
+ * mark, between two moments at which it takes interrupts: "stretch LENGTH GUEST", and the blocks that ran in it as
+ * "in ADDRESS RUNS INSTRUCTIONS". GUEST is the block from which the hypervisor was entered. The hypervisor takes
+ * interrupts when it returns to a guest, by SYSRET or the IRET at address B (hexadecimal, as A), and when it halts. If
+ * that IRET faults, it returns to nobody: the next stub to run is then that of exception 10 to 13, in the table of
+ * stubs, 16 bytes each, at address A.
  *
  * The plugin interface (version 1) is declared by hand: Debian ships no header for it. */
 
@@ -28,6 +34,7 @@ size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
 void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
 void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*)(unsigned, void *), int, void *);
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned, void *), int, void *);
 void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *, int, void *, uint64_t);
 void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
 
@@ -49,6 +56,9 @@ struct block {
     struct block *next;
     uint64_t address, runs, runs_at_start;
     size_t instructions;
+    /* Of the stretch that runs now: which one that is, its runs in it, the next of its blocks. */
+    uint64_t stretch, runs_in_stretch;
+    struct block *next_in_stretch;
 };
 #define BUCKETS 32768
 static struct block *buckets[BUCKETS];
@@ -88,6 +98,94 @@ static void hot_end(void)
     hot_running = 0;
 }
 
+/* Stretches of the hypervisor's. The instructions of the guests tell whether it was left in between. */
+static uint64_t stub_table, guest_iret;
+static uint64_t stretch_number, stretch_start, stretch_before, guests_at_end, entered_from;
+static int ended_by_iret, stretch_known;
+static struct block *blocks_of_stretch;
+
+/* The longest one since the last mark, and its blocks. */
+static uint64_t longest, longest_from;
+static size_t longest_blocks, longest_room;
+static struct { uint64_t address, runs; size_t instructions; } *longest_list;
+
+static void block_in_stretch(unsigned cpu, void *data)
+{
+    struct block *block = data;
+    (void)cpu;
+    if (block->stretch != stretch_number) {
+        block->stretch = stretch_number;
+        block->runs_in_stretch = 0;
+        block->next_in_stretch = blocks_of_stretch;
+        blocks_of_stretch = block;
+    }
+    block->runs_in_stretch++;
+}
+
+static void guest_block(unsigned cpu, void *address)
+{
+    (void)cpu;
+    entered_from = (uint64_t)(uintptr_t)address;
+}
+
+/* The hypervisor is about to take interrupts. */
+static void stretch_ends(unsigned cpu, void *by_iret)
+{
+    uint64_t length = executed[HYPERVISOR] - stretch_start;
+    (void)cpu;
+    if (stretch_known && length > longest) {
+        longest = length;
+        longest_from = entered_from;
+        longest_blocks = 0;
+        for (struct block *block = blocks_of_stretch; block; block = block->next_in_stretch) {
+            if (longest_blocks == longest_room) {
+                longest_room = longest_room ? 2 * longest_room : 1024;
+                longest_list = realloc(longest_list, longest_room * sizeof *longest_list);
+                if (!longest_list)
+                    abort();
+            }
+            longest_list[longest_blocks].address = block->address;
+            longest_list[longest_blocks].runs = block->runs_in_stretch;
+            longest_list[longest_blocks++].instructions = block->instructions;
+        }
+    }
+    /* The first one is the boot. */
+    stretch_known = 1;
+    stretch_before = stretch_start;
+    stretch_start = executed[HYPERVISOR];
+    stretch_number++;
+    blocks_of_stretch = NULL;
+    guests_at_end = executed[KERNEL] + executed[USER];
+    ended_by_iret = by_iret != NULL;
+}
+
+/* An exception that may be the IRET's own: then nobody was returned to, and the stretch goes on. Its blocks until here
+ * are not listed. */
+static void fault_entered(unsigned cpu, void *data)
+{
+    (void)cpu;
+    (void)data;
+    if (ended_by_iret && guests_at_end == executed[KERNEL] + executed[USER])
+        stretch_start = stretch_before;
+}
+
+static void print_longest(void)
+{
+    fprintf(out, "stretch %" PRIu64 " %" PRIx64 "\n", longest, longest_from);
+    for (size_t i = 0; i < longest_blocks; i++)
+        fprintf(out, "in %" PRIx64 " %" PRIu64 " %zu\n", longest_list[i].address, longest_list[i].runs,
+                longest_list[i].instructions);
+    longest = longest_blocks = 0;
+}
+
+/* Whether the hypervisor takes interrupts after this instruction of its own. */
+static int opens_interrupts(const struct qemu_plugin_insn *instruction, uint64_t address)
+{
+    const uint8_t *bytes = qemu_plugin_insn_data(instruction);
+    size_t size = qemu_plugin_insn_size(instruction);
+    return address == guest_iret || (size == 1 && bytes[0] == 0xf4) || (size == 3 && !memcmp(bytes, "\x48\x0f\x07", 3));
+}
+
 static enum part part_of(uint64_t address)
 {
     if (address >= HYPERVISOR_START)
@@ -104,6 +202,8 @@ static void mark(unsigned cpu, void *number_as_pointer)
     long number = (long)(uintptr_t)number_as_pointer;
     fprintf(out, "mark %ld cpu %u firmware %" PRIu64 " hyp %" PRIu64 " kernel %" PRIu64 " user %" PRIu64 "\n",
             number, cpu, executed[FIRMWARE], executed[HYPERVISOR], executed[KERNEL], executed[USER]);
+    if (guest_iret)
+        print_longest();
     if (hot_running && number == hot_to)
         hot_end();
     if (number == hot_from)
@@ -133,6 +233,18 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
         qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &executed[part], 1);
         if (number >= 0)
             qemu_plugin_register_vcpu_insn_exec_cb(instruction, mark, CB_NO_REGISTERS, (void *)(uintptr_t)number);
+        if (guest_iret && part == HYPERVISOR) {
+            uint64_t stub = address - stub_table;
+            if (opens_interrupts(instruction, address))
+                qemu_plugin_register_vcpu_insn_exec_cb(instruction, stretch_ends, CB_NO_REGISTERS,
+                                                       (void *)(uintptr_t)(address == guest_iret));
+            if (stub % 16 == 0 && stub / 16 >= 10 && stub / 16 <= 13)
+                qemu_plugin_register_vcpu_insn_exec_cb(instruction, fault_entered, CB_NO_REGISTERS, NULL);
+        }
+        if (guest_iret && i == 0 && part == HYPERVISOR)
+            qemu_plugin_register_vcpu_tb_exec_cb(block, block_in_stretch, CB_NO_REGISTERS, block_of(address, count));
+        if (guest_iret && i == 0 && (part == KERNEL || part == USER))
+            qemu_plugin_register_vcpu_tb_exec_cb(block, guest_block, CB_NO_REGISTERS, (void *)(uintptr_t)address);
         if (i == 0 && (part == HYPERVISOR || part == KERNEL) && hot_from >= 0)
             qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64,
                                                        &block_of(address, count)->runs, 1);
@@ -153,6 +265,8 @@ __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, con
     for (int i = 0; i < argc; i++) {
         if (!strncmp(argv[i], "out=", 4))
             out = fopen(argv[i] + 4, "w");
+        else if (sscanf(argv[i], "stretch=%" SCNx64 "-%" SCNx64, &stub_table, &guest_iret) == 2)
+            continue;
         else if (sscanf(argv[i], "hot=%ld-%ld", &hot_from, &hot_to) != 2) {
             fprintf(stderr, "count: unknown argument %s\n", argv[i]);
             return -1;

@@ -5,6 +5,7 @@
 
 mod linux;
 mod operations;
+mod stretch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,8 +24,9 @@ use crate::{image_check, images, usage};
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchOptions {
-    /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), or
-    /// linux (operations of Debian's kernel, fetched by apt). Without it: operations and system.
+    /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), linux
+    /// (operations of Debian's kernel, fetched by apt), or stretch (how long the hypervisor takes no interrupt, at most).
+    /// Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
     /// The system that operations or linux are measured on: microhv unless given.
@@ -56,6 +58,7 @@ enum What {
     Operations,
     System,
     Linux,
+    Stretch,
 }
 
 /// A system to measure on.
@@ -119,6 +122,9 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     }
     if options.what == Some(What::Linux) {
         complete &= linux::bench(options)?;
+    }
+    if options.what == Some(What::Stretch) {
+        complete &= stretch::bench(options.only.as_deref())?;
     }
     Ok(u8::from(!complete))
 }

@@ -78,6 +78,50 @@ pub fn build() -> Result<PathBuf> {
     Ok(library)
 }
 
+/// The longest stretch of the hypervisor's instructions before a mark, in which it takes no interrupt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stretch {
+    /// The mark at its end.
+    pub mark: u32,
+    /// Its length in instructions.
+    pub length: u64,
+    /// The guest's code from which the hypervisor was entered.
+    pub entered_from: u64,
+    /// What ran in it.
+    pub blocks: Vec<Block>,
+}
+
+/// QEMU's arguments that make the plugin write to `output` the longest stretch before each mark. The hypervisor's table
+/// of stubs for exceptions is at `stubs`, the IRET by which it returns to a guest at `guest_iret`.
+///
+/// # Errors
+/// The plugin cannot be built.
+pub fn stretch_arguments(output: &Path, stubs: u64, guest_iret: u64) -> Result<Vec<String>> {
+    let plugin = build()?;
+    let plugin = plugin.display();
+    Ok(vec!["-plugin".into(), format!("{plugin},out={},stretch={stubs:x}-{guest_iret:x}", output.display())])
+}
+
+/// The stretches in the plugin's output, in the order of their marks.
+pub fn stretches(output: &str) -> Vec<Stretch> {
+    let mut all: Vec<Stretch> = Vec::new();
+    let mut last = None;
+    for line in output.lines() {
+        if let Some((number, _)) = mark(line) {
+            last = Some(number);
+        } else if let Some(rest) = line.strip_prefix("stretch ")
+            && let Some((length, from)) = rest.split_once(' ')
+            && let (Some(mark), Ok(length), Ok(entered_from)) =
+                (last, length.parse(), u64::from_str_radix(from, 16))
+        {
+            all.push(Stretch { mark, length, entered_from, blocks: Vec::new() });
+        } else if let (Some(block), Some(stretch)) = (block(line, "in "), all.last_mut()) {
+            stretch.blocks.push(block);
+        }
+    }
+    all
+}
+
 /// QEMU's arguments that make the plugin write to `output`; with the blocks between the two marks, if any.
 ///
 /// # Errors
@@ -105,13 +149,15 @@ pub struct Block {
 
 /// The blocks in the plugin's output.
 pub fn blocks(output: &str) -> Vec<Block> {
-    let block = |line: &str| {
-        let mut words = line.strip_prefix("hot ")?.split_whitespace();
-        let address = u64::from_str_radix(words.next()?, 16).ok()?;
-        let mut number = || words.next()?.parse().ok();
-        Some(Block { address, runs: number()?, instructions: number()? })
-    };
-    output.lines().filter_map(block).collect()
+    output.lines().filter_map(|line| block(line, "hot ")).collect()
+}
+
+/// `ADDRESS RUNS INSTRUCTIONS` behind `word`.
+fn block(line: &str, word: &str) -> Option<Block> {
+    let mut words = line.strip_prefix(word)?.split_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    let mut number = || words.next()?.parse().ok();
+    Some(Block { address, runs: number()?, instructions: number()? })
 }
 
 /// `mark N cpu C firmware F hyp H kernel K user U`.
@@ -156,6 +202,16 @@ mod tests {
     fn blocks_are_read_from_between_the_marks() {
         let blocks = blocks("hot ffff82d080200000 3 5\nmark 1\nhot x 1 1\nhot 1 2\n");
         assert_eq!(blocks, [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5 }]);
+    }
+
+    #[test]
+    fn stretches_belong_to_the_mark_before_them() {
+        let output = "mark 300 cpu 0 firmware 1 hyp 2 kernel 3 user 4\nstretch 0 0\nmark 301 cpu 0 firmware 1 hyp 2 kernel 3 user 4\n\
+                      stretch 70 ffffffff80000000\nin ffff82d080200000 3 5\n";
+        let all = stretches(output);
+        assert_eq!(all.iter().map(|one| (one.mark, one.length)).collect::<Vec<_>>(), [(300, 0), (301, 70)]);
+        assert_eq!(all[1].entered_from, 0xffff_ffff_8000_0000);
+        assert_eq!(all[1].blocks, [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5 }]);
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //!
 //! Prints `hostile: CASE ok` or `hostile: FAIL CASE: what`, and at last `hostile: PASS n`. On its command line
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
-//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`. `case=newlines` fills the console's ring with
-//! newlines for ever. Boots as domU or as dom0, on any hypervisor with the ABI.
+//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=newlines` fills the console's ring with
+//! newlines for ever; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
+//! must so do for a control domain. Boots as domU or as dom0, on any hypervisor with the ABI.
 
 extern crate alloc;
 
@@ -33,6 +34,8 @@ mod stale;
 #[cfg(freestanding)]
 mod store;
 #[cfg(freestanding)]
+mod stretch;
+#[cfg(freestanding)]
 mod tables;
 #[cfg(freestanding)]
 mod traps;
@@ -53,7 +56,7 @@ mod guest {
 
     use crate::report::Report;
     use crate::{
-        block, calls, deadly, descriptors, events, grants, memory, stale, store, tables, traps, wild,
+        block, calls, deadly, descriptors, events, grants, memory, stale, store, stretch, tables, traps, wild,
     };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
@@ -90,6 +93,14 @@ mod guest {
         }
         if case == Some("newlines") {
             newlines();
+        }
+        if let Some(act) = stretch::find(case) {
+            act();
+            pvrt::console::flush().await;
+            if let Some(port) = pvrt::boot::debug_exit_port() {
+                pvrt::pio::write_u8(port, DEBUG_EXIT_OK);
+            }
+            return;
         }
         let mut report = Report::new(boot.initial_domain);
         let groups: [Group; 10] = [
