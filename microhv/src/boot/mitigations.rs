@@ -1,85 +1,253 @@
 //! What the hypervisor does against side channels on this CPU, and why the rest is not needed.
+//!
+//! What a CPU does not tell of itself is taken to be wrong with it. Names prove nothing: QEMU calls a model "QEMU Virtual
+//! CPU" on silicon too, and a hypervisor below may give the CPU another maker's name.
 #![forbid(unsafe_code)]
 
 use core::fmt;
 
-use crate::emul::cpuid::CpuidResult;
+use crate::emul::cpuid::{CpuidResult, HYPERVISOR_BASE};
+
+/// What the CPU says that it is not affected by; there if leaf 7 says so.
+const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
+/// Leaf 1, ecx: there is a hypervisor below.
+const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 7, edx: IBPB and IBRS; `MSR_ARCH_CAPABILITIES`.
+const IBPB: u32 = 1 << 26;
+const ARCH_CAPABILITIES: u32 = 1 << 29;
+/// Leaf 0x8000_0008, ebx: IBPB, on AMD's CPUs.
+const AMD_IBPB: u32 = 1 << 12;
+/// Bits of the MSR: no Meltdown, nor L1TF; no MDS; no TAA.
+const RDCL_NO: u64 = 1 << 0;
+const MDS_NO: u64 = 1 << 5;
+const TAA_NO: u64 = 1 << 8;
 
 /// The policy for a CPU, as it is printed at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// `mitigations=off` was given.
     pub is_off: bool,
-    /// The CPU is an emulator's model, or says itself that it does not leak kernel memory (RDCL_NO, AMD).
-    pub meltdown_safe: bool,
-    /// The CPU predicts no indirect branch across privileges that a guest could train: an emulated model.
+    /// The CPU is QEMU's emulator, which executes one instruction after the other: no side channel of those below.
     pub is_emulated: bool,
+    /// What the CPU is not affected by.
+    pub unaffected: Unaffected,
     /// IBPB is there.
     pub has_ibpb: bool,
 }
 
-/// What `cpuid` says about a CPU.
-pub fn policy(wanted: bool, cpuid: impl Fn(u32, u32) -> CpuidResult) -> Policy {
-    let (zero, one) = (cpuid(0, 0), cpuid(1, 0));
-    let is_amd = matches!(zero.ebx, 0x6874_7541 | 0x6f67_7948);
-    // QEMU's own models: the name begins with "QEMU".
-    let is_emulated =
-        cpuid(0x8000_0000, 0).eax >= 0x8000_0002 && cpuid(0x8000_0002, 0).eax.to_le_bytes() == *b"QEMU";
+/// What the CPU says that it need not be protected from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unaffected {
+    /// Reads of the hypervisor's memory by a guest's own instructions.
+    pub meltdown: bool,
+    /// Reads of the first-level cache through entries that are not present.
+    pub l1tf: bool,
+    /// Reads of what buffers of the CPU hold.
+    pub mds: bool,
+    /// The same behind an abort of a transaction.
+    pub taa: bool,
+}
+
+impl Unaffected {
+    const ALL: Self = Self { meltdown: true, l1tf: true, mds: true, taa: true };
+
+    fn new(is_amd: bool, is_virtual: bool, capabilities: u64) -> Self {
+        // AMD's CPUs have none of these by their design, and need not say so. Below another hypervisor the maker is what
+        // that one says.
+        if is_amd && !is_virtual {
+            return Self::ALL;
+        }
+        let has = |bit: u64| capabilities & bit != 0;
+        Self { meltdown: has(RDCL_NO), l1tf: has(RDCL_NO), mds: has(MDS_NO), taa: has(TAA_NO) }
+    }
+}
+
+/// What a CPU says of itself by `cpuid`, and by `read_msr`, of which only those are read that it enumerates.
+pub fn policy(
+    wanted: bool,
+    cpuid: impl Fn(u32, u32) -> CpuidResult,
+    read_msr: impl Fn(u32) -> u64,
+) -> Policy {
+    let zero = cpuid(0, 0);
+    let is_virtual = cpuid(1, 0).ecx & HYPERVISOR != 0;
+    let is_amd = matches!(zero.ebx, 0x6874_7541 | 0x6f67_7948); // "Auth", "Hygo"
     let seven = if zero.eax >= 7 { cpuid(7, 0).edx } else { 0 };
-    let has_hypervisor = one.ecx & 1 << 31 != 0;
+    let extended = if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).ebx } else { 0 };
+    let capabilities = if seven & ARCH_CAPABILITIES != 0 { read_msr(MSR_ARCH_CAPABILITIES) } else { 0 };
+    let is_emulated = is_virtual && is_tcg(&cpuid(HYPERVISOR_BASE, 0));
     Policy {
         is_off: !wanted,
-        meltdown_safe: is_amd || (is_emulated && has_hypervisor),
-        is_emulated: is_emulated && has_hypervisor,
-        has_ibpb: seven & 1 << 26 != 0,
+        is_emulated,
+        unaffected: if is_emulated {
+            Unaffected::ALL
+        } else {
+            Unaffected::new(is_amd, is_virtual, capabilities)
+        },
+        has_ibpb: seven & IBPB != 0 || extended & AMD_IBPB != 0,
     }
+}
+
+/// Whether the hypervisor below calls itself `TCGTCGTCGTCG`: QEMU's emulator.
+fn is_tcg(signature: &CpuidResult) -> bool {
+    let words = [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes);
+    words.as_flattened() == b"TCGTCGTCGTCG"
 }
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("side channels: ")?;
-        match self {
-            Self { is_off: true, .. } => f.write_str("counter-measures off by the command line"),
-            Self { is_emulated: true, .. } => f.write_str(
-                "emulated CPU, no speculation: no page-table isolation, barriers or stack filling needed",
-            ),
-            Self { meltdown_safe, has_ibpb, .. } => write!(
-                f,
-                "NOT MITIGATED on this CPU: Meltdown {}, Spectre v2 (IBPB {}), MDS",
-                if *meltdown_safe { "not affected" } else { "affected" },
-                if *has_ibpb { "there, unused" } else { "absent" },
-            ),
+        if self.is_off {
+            return f.write_str("counter-measures off by the command line");
         }
+        if self.is_emulated {
+            return f.write_str(
+                "emulated CPU, no speculation: no page-table isolation, barriers or stack filling needed",
+            );
+        }
+        let said = |unaffected: bool| if unaffected { "not affected" } else { "affected" };
+        let Unaffected { meltdown, l1tf, mds, taa } = self.unaffected;
+        write!(
+            f,
+            "NOT MITIGATED on this CPU: Meltdown {}, L1TF {}, MDS {}, TAA {}, Spectre v2 (IBPB {})",
+            said(meltdown),
+            said(l1tf),
+            said(mds),
+            said(taa),
+            if self.has_ibpb { "there, unused" } else { "absent" },
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::string::ToString;
 
-    fn cpu(vendor: u32, name: [u8; 4]) -> impl Fn(u32, u32) -> CpuidResult {
-        move |leaf, _| match leaf {
-            0 => CpuidResult { eax: 1, ebx: vendor, ecx: 0, edx: 0 },
-            1 => CpuidResult { eax: 0, ebx: 0, ecx: 1 << 31, edx: 0 },
-            0x8000_0000 => CpuidResult { eax: 0x8000_0008, ebx: 0, ecx: 0, edx: 0 },
-            0x8000_0002 => CpuidResult { eax: u32::from_le_bytes(name), ebx: 0, ecx: 0, edx: 0 },
-            _ => CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 },
-        }
+    /// Leaves as eax, ebx, ecx, edx; those that are not there are 0.
+    type Leaves<'a> = &'a [(u32, [u32; 4])];
+
+    const INTEL: [u32; 3] = [0x756e_6547, 0x6c65_746e, 0x4965_6e69];
+    const AMD: [u32; 3] = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
+
+    fn vendor(highest: u32, [ebx, ecx, edx]: [u32; 3]) -> (u32, [u32; 4]) {
+        (0, [highest, ebx, ecx, edx])
+    }
+
+    fn below(name: [u8; 12]) -> (u32, [u32; 4]) {
+        let word = |at: usize| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]);
+        (HYPERVISOR_BASE, [0x4000_0001, word(0), word(4), word(8)])
+    }
+
+    /// The policy of a CPU with these leaves and that value of the MSR; `None`: reading the MSR would fault.
+    fn of(leaves: Leaves<'_>, capabilities: Option<u64>) -> Policy {
+        let leaves: BTreeMap<u32, [u32; 4]> = leaves.iter().copied().collect();
+        let cpuid = |leaf: u32, _| {
+            let [eax, ebx, ecx, edx] = leaves.get(&leaf).copied().unwrap_or_default();
+            CpuidResult { eax, ebx, ecx, edx }
+        };
+        policy(true, cpuid, |msr| {
+            assert_eq!(msr, MSR_ARCH_CAPABILITIES);
+            capabilities.expect("an MSR that the CPU does not have is not read")
+        })
+    }
+
+    /// QEMU's model `qemu64`: the same under the emulator and on silicon but for the name of what is below.
+    fn qemu64(name: [u8; 12]) -> Policy {
+        of(
+            &[
+                vendor(0xd, AMD),
+                (1, [0x0060_0fb1, 0x800, 0x8000_2001, 0x078b_fbfd]),
+                below(name),
+                (0x8000_0000, [0x8000_000a, AMD[0], AMD[1], AMD[2]]),
+                (0x8000_0002, [u32::from_le_bytes(*b"QEMU"), u32::from_le_bytes(*b" Vir"), 0, 0]),
+                (0x8000_0008, [0x3028, 0, 0, 0]),
+            ],
+            None,
+        )
     }
 
     #[test]
-    fn emulated_cpus_need_nothing() {
-        let policy = policy(true, cpu(0x6874_7541, *b"QEMU"));
-        assert!(policy.is_emulated && policy.meltdown_safe);
+    fn the_emulator_needs_nothing() {
+        let policy = qemu64(*b"TCGTCGTCGTCG");
+        assert!(policy.is_emulated);
+        assert_eq!(policy.unaffected, Unaffected::ALL);
         assert!(policy.to_string().contains("emulated"));
     }
 
     #[test]
-    fn what_is_missing_is_said() {
-        let intel = policy(true, cpu(0x756e_6547, *b"Inte"));
-        assert!(!intel.meltdown_safe);
-        assert!(intel.to_string().contains("NOT MITIGATED"));
-        assert!(policy(false, cpu(0, [0; 4])).to_string().contains("off by the command line"));
+    fn its_model_on_silicon_is_no_emulator() {
+        let policy = qemu64(*b"KVMKVMKVM\0\0\0");
+        assert!(!policy.is_emulated);
+        assert_eq!(policy.unaffected, Unaffected::default(), "the maker is what another hypervisor says");
+        assert!(policy.to_string().contains("NOT MITIGATED on this CPU: Meltdown affected"));
+    }
+
+    #[test]
+    fn the_emulators_name_counts_only_below_a_hypervisor() {
+        let policy = of(&[vendor(0xd, INTEL), (1, [0; 4]), below(*b"TCGTCGTCGTCG")], None);
+        assert!(!policy.is_emulated);
+    }
+
+    #[test]
+    fn a_skylake_is_affected_by_all() {
+        // Microcode with IBPB and the L1D flush, without the MSR.
+        let policy = of(
+            &[
+                vendor(0x16, INTEL),
+                (1, [0x0005_0654, 0x0010_0800, 0x7ffe_fbff, 0xbfeb_fbff]),
+                (7, [0, 0xd39f_fffb, 8, 0x9c00_0000 & !ARCH_CAPABILITIES]),
+                (0x8000_0000, [0x8000_0008, 0, 0, 0]),
+            ],
+            None,
+        );
+        assert_eq!(policy.unaffected, Unaffected::default());
+        assert!(policy.has_ibpb);
+    }
+
+    #[test]
+    fn an_ice_lake_says_what_it_has_not() {
+        let leaves: Leaves<'_> = &[
+            vendor(0x1b, INTEL),
+            (1, [0x0006_06a6, 0x0010_0800, 0x7ffe_fbff, 0xbfeb_fbff]),
+            (7, [0, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412]),
+            (0x8000_0000, [0x8000_0008, 0, 0, 0]),
+        ];
+        // RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, TSX_CTRL; of TAA it says nothing.
+        let policy = of(leaves, Some(0xab));
+        assert_eq!(policy.unaffected, Unaffected { meltdown: true, l1tf: true, mds: true, taa: false });
+        let text = policy.to_string();
+        assert!(
+            text.contains("Meltdown not affected, L1TF not affected, MDS not affected, TAA affected"),
+            "{text}"
+        );
+        // The same CPU whose MSR says nothing.
+        assert_eq!(of(leaves, Some(0)).unaffected, Unaffected::default());
+    }
+
+    #[test]
+    fn an_epyc_is_affected_by_spectre_alone() {
+        let leaves = |ecx: u32| {
+            [
+                vendor(0x10, AMD),
+                (1, [0x00a0_0f11, 0x0010_0800, ecx, 0x178b_fbff]),
+                (7, [0, 0x219c_97a9, 0x0040_069c, 0x10]),
+                below(*b"KVMKVMKVM\0\0\0"),
+                (0x8000_0000, [0x8000_0023, AMD[0], AMD[1], AMD[2]]),
+                (0x8000_0008, [0x3030, 0x111e_f657, 0, 0]),
+            ]
+        };
+        let policy = of(&leaves(0x7ed8_320b), None);
+        assert_eq!(policy.unaffected, Unaffected::ALL);
+        assert!(policy.has_ibpb && !policy.is_emulated);
+        assert!(policy.to_string().contains("NOT MITIGATED"));
+        let below_kvm = of(&leaves(0xfed8_320b), None);
+        assert_eq!(below_kvm.unaffected, Unaffected::default());
+    }
+
+    #[test]
+    fn the_command_line_turns_all_off() {
+        let none = |_, _| CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+        assert!(policy(false, none, |_| 0).to_string().contains("off by the command line"));
     }
 }

@@ -68,7 +68,8 @@ pub(crate) fn cr2() -> u64 {
 #[inline]
 pub(crate) fn read_msr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: the MSRs of this module exist on every x86_64 CPU, and reading them changes nothing.
+    // SAFETY: callers pass the MSRs of this module, which exist on every x86_64 CPU, or one that CPUID says is there;
+    // reading those changes nothing.
     unsafe {
         asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }

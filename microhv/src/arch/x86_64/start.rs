@@ -292,9 +292,8 @@ fn describe(hv: &Hv, options: &Options) {
         str::from_utf8(vendor.as_flattened()).unwrap_or("?"),
         hv.platform.xcr0_mask()
     );
-    let policy = microhv::boot::mitigations::policy(options.mitigations, |leaf, subleaf| {
-        hv.platform.cpuid(leaf, subleaf)
-    });
+    let cpuid = |leaf, subleaf| hv.platform.cpuid(leaf, subleaf);
+    let policy = microhv::boot::mitigations::policy(options.mitigations, cpuid, cpu::read_msr);
     log::info!("{policy}");
 }
 
