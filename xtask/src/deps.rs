@@ -5,13 +5,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{iso, qemu};
+use crate::{bochs, iso, qemu};
 
 /// What a task needs besides cargo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// To boot a machine.
     Qemu,
+    /// To boot one in Bochs.
+    Bochs,
     /// To make a CD image.
     Grub,
     /// To compile the header probe and the counting plugin.
@@ -37,6 +39,13 @@ impl Need {
     fn parts(self) -> &'static [(Probe, &'static str)] {
         match self {
             Self::Qemu => &[(Probe::Program(qemu::PROGRAM), "qemu-system-x86")],
+            Self::Bochs => &[
+                (Probe::Program(bochs::PROGRAM), "bochs"),
+                (Probe::File(bochs::BIOS), "bochsbios"),
+                (Probe::File(bochs::SCREEN_BIOS), "vgabios"),
+                (Probe::File(bochs::SCREEN), "bochs-term"),
+                (Probe::Program(bochs::TERMINAL), "bsdutils"),
+            ],
             Self::Grub => &[
                 (Probe::Program(iso::PROGRAM), "grub-common"),
                 (Probe::File("/usr/lib/grub/i386-pc/multiboot2.mod"), "grub-pc-bin"),

@@ -5,6 +5,7 @@
 use std::fmt;
 
 pub mod bench;
+pub mod bochs;
 pub mod bundle;
 pub mod cargo;
 pub mod conformance;

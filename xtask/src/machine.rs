@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::bochs;
 use crate::bundle::{self, Bundle};
 use crate::images::{self, Image};
 use crate::usage;
@@ -119,14 +120,44 @@ pub enum Boot {
     Iso,
 }
 
+/// What emulates the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Emulator {
+    /// QEMU.
+    #[default]
+    Qemu,
+    /// Bochs: from a CD image, with one CPU, without disks and network.
+    Bochs,
+}
+
+impl Emulator {
+    /// Its model of a CPU unless another is named.
+    pub fn standard_cpu(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu64",
+            Self::Bochs => "ryzen",
+        }
+    }
+
+    /// The port by which microhv and dom0 report how it went.
+    fn report_port(self) -> u16 {
+        match self {
+            Self::Qemu => DEBUG_EXIT_PORT,
+            Self::Bochs => bochs::REPORT_PORT,
+        }
+    }
+}
+
 /// A machine to be booted.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// What emulates it.
+    pub emulator: Emulator,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// CPUs.
     pub cpus: u32,
-    /// QEMU's CPU model.
+    /// The emulator's CPU model.
     pub cpu_model: String,
     /// Disks, in dom0's order.
     pub disks: Vec<Disk>,
@@ -157,9 +188,10 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
+            emulator: Emulator::Qemu,
             memory_mib: 1024,
             cpus: 2,
-            cpu_model: "qemu64".into(),
+            cpu_model: Emulator::Qemu.standard_cpu().into(),
             disks: Vec::new(),
             net: Net::User,
             boot: Boot::Direct,
@@ -206,18 +238,21 @@ impl Machine {
         if self.memory_mib == 0 || self.cpus == 0 {
             return Err(usage("a machine needs memory and a CPU"));
         }
-        Ok(())
+        match self.emulator {
+            Emulator::Qemu => Ok(()),
+            Emulator::Bochs => bochs::check(self),
+        }
     }
 
     /// The hypervisor's command line.
     pub fn hypervisor_line(&self) -> String {
-        join(&format!("com1 debug-exit={DEBUG_EXIT_PORT:#x}"), &self.hypervisor_arguments)
+        join(&format!("com1 debug-exit={:#x}", self.emulator.report_port()), &self.hypervisor_arguments)
     }
 
     /// dom0's command line, without a first word for the file.
     pub fn dom0_line(&self) -> String {
         let keep = if self.keep { " keep" } else { "" };
-        join(&format!("debug-exit={DEBUG_EXIT_PORT:#x}{keep}"), &self.dom0_arguments)
+        join(&format!("debug-exit={:#x}{keep}", self.emulator.report_port()), &self.dom0_arguments)
     }
 
     /// The boot bundle: example guests, modules, script.

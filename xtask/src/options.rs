@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use crate::machine::{Boot, Disk, Machine, Module, Net};
+use crate::machine::{Boot, Disk, Emulator, Machine, Module, Net};
 use crate::{guest, usage};
 
 /// Options of `run`, and of whatever else boots a machine.
@@ -30,15 +30,18 @@ pub struct RunOptions {
     /// dom0's network card: user, none or socket:OPTIONS.
     #[arg(long, default_value = "user")]
     net: Net,
+    /// What emulates the machine: QEMU, or Bochs, which boots a CD image and has one CPU, no disks and no network.
+    #[arg(long = "on", value_enum, default_value_t)]
+    emulator: Emulator,
     /// Memory in MiB.
     #[arg(long = "mem", value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     memory_mib: u32,
     /// CPUs.
     #[arg(long = "smp", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: u32,
-    /// CPU model.
-    #[arg(long = "cpu", value_name = "MODEL", default_value = "qemu64")]
-    cpu_model: String,
+    /// CPU model: qemu64 in QEMU, ryzen in Bochs unless given.
+    #[arg(long = "cpu", value_name = "MODEL")]
+    cpu_model: Option<String>,
     /// Copy all serial output to this file.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -74,9 +77,10 @@ impl RunOptions {
         let mut modules = guest::modules();
         modules.extend(self.modules);
         let machine = Machine {
+            emulator: self.emulator,
             memory_mib: self.memory_mib,
             cpus: self.cpus,
-            cpu_model: self.cpu_model,
+            cpu_model: self.cpu_model.unwrap_or_else(|| self.emulator.standard_cpu().into()),
             disks: self.disks,
             net: self.net,
             boot: self.boot,

@@ -120,16 +120,23 @@ pub fn devices(machine: &Machine, command: &mut Command) {
     command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
 }
 
+/// Debian's tool for that.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
 /// A command whose process ends with the thread that starts it, where the system can do that: a killed test
 /// run leaves no emulator behind.
-fn contained(program: &str) -> Command {
-    const SETPRIV: &str = "/usr/bin/setpriv";
-    if !Path::new(SETPRIV).exists() {
+pub(crate) fn contained(program: &str) -> Command {
+    if !ends_with_parent() {
         return Command::new(program);
     }
     let mut command = Command::new(SETPRIV);
     command.args(["--pdeathsig", "KILL", "--", program]);
     command
+}
+
+/// Whether the system can end a process with its parent.
+pub(crate) fn ends_with_parent() -> bool {
+    Path::new(SETPRIV).exists()
 }
 
 /// A multiboot module for `-initrd`: the file, a space, its words; commas doubled.

@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::deps::{self, Need};
-use crate::machine::{Boot, Machine};
+use crate::machine::{Boot, Emulator, Machine};
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
-use crate::{guest, images};
+use crate::{bochs, guest, images};
 
 /// Builds everything and boots `machine`; gives the exit status.
 ///
@@ -16,10 +16,16 @@ pub fn run(machine: &Machine) -> Result<u8> {
     deps::ensure(needs(machine))?;
     images::build(&machine.images())?;
     let mut machine = machine.clone();
-    let _root_in_use = guest::attach_root(&mut machine)?;
+    let _root_in_use = match machine.emulator {
+        Emulator::Qemu => Some(guest::attach_root(&mut machine)?),
+        Emulator::Bochs => None,
+    };
     let machine = &machine;
     let attach = if machine.interactive() { Attach::Terminal } else { Attach::Output };
-    let (outcome, output) = Session::start(machine, attach)?.wait();
+    let (outcome, output) = match machine.emulator {
+        Emulator::Qemu => Session::start(machine, attach)?.wait(),
+        Emulator::Bochs => bochs::run(machine, true)?,
+    };
     match &outcome {
         // The last things printed are then the line that failed and its error.
         Outcome::Succeeded | Outcome::LineFailed => {}
@@ -36,8 +42,9 @@ pub fn run(machine: &Machine) -> Result<u8> {
 
 /// The tools that booting `machine` takes.
 pub fn needs(machine: &Machine) -> &'static [Need] {
-    match machine.boot {
-        Boot::Direct => &[Need::Qemu],
-        Boot::Iso => &[Need::Qemu, Need::Grub],
+    match (machine.emulator, machine.boot) {
+        (Emulator::Bochs, _) => &[Need::Bochs, Need::Grub],
+        (Emulator::Qemu, Boot::Direct) => &[Need::Qemu],
+        (Emulator::Qemu, Boot::Iso) => &[Need::Qemu, Need::Grub],
     }
 }

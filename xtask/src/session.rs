@@ -37,11 +37,20 @@ impl Outcome {
     /// From QEMU's exit status: isa-debug-exit makes 2c+1 of the code c.
     fn of(status: ExitStatus, errors: &str) -> Self {
         match status.code() {
-            Some(0x21) => Self::Succeeded,
-            Some(0x23) => Self::LineFailed,
-            Some(0x27) => Self::Panicked,
-            Some(0) => Self::Silent,
-            _ => Self::Broken(format!("QEMU ended with {status}: {}", errors.trim())),
+            Some(0) => Some(Self::Silent),
+            Some(code @ 1..=0xff) if code & 1 == 1 => Self::reported((code / 2) as u8),
+            _ => None,
+        }
+        .unwrap_or_else(|| Self::Broken(format!("QEMU ended with {status}: {}", errors.trim())))
+    }
+
+    /// What the hypervisor or dom0 reported by `code`.
+    pub(crate) fn reported(code: u8) -> Option<Self> {
+        match code {
+            0x10 => Some(Self::Succeeded),
+            0x11 => Some(Self::LineFailed),
+            0x13 => Some(Self::Panicked),
+            _ => None,
         }
     }
 
@@ -297,12 +306,12 @@ fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
 }
 
 /// The terminal's settings before QEMU makes it raw: QEMU restores them itself unless it is killed.
-struct SavedTerminal {
+pub(crate) struct SavedTerminal {
     settings: String,
 }
 
 impl SavedTerminal {
-    fn save() -> Option<Self> {
+    pub(crate) fn save() -> Option<Self> {
         if !std::io::stdin().is_terminal() {
             return None;
         }
@@ -311,7 +320,13 @@ impl SavedTerminal {
         (output.status.success() && !settings.is_empty()).then_some(Self { settings })
     }
 
-    fn restore(&self) {
+    /// Hands every key on as it is typed, as QEMU does.
+    pub(crate) fn make_raw() {
+        // Without stty lines are handed on as the terminal makes them.
+        let _ = Command::new("stty").args(["raw", "-echo"]).stdin(Stdio::inherit()).status();
+    }
+
+    pub(crate) fn restore(&self) {
         // Without stty there was nothing to save either.
         let _ = Command::new("stty").arg(&self.settings).stdin(Stdio::inherit()).status();
     }

@@ -1,0 +1,280 @@
+//! The same machine in Bochs: an emulator with models of CPUs that QEMU's lacks, and with a TLB that keeps what nobody
+//! flushed.
+//!
+//! It boots the CD image. It has neither virtio nor a device by which a run reports its end: the hypervisor and dom0
+//! report through the second serial port, which Bochs writes to a file of its own. No guest has a right to a port.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::machine::Machine;
+use crate::qemu::{self, RunDirectory};
+use crate::session::{Outcome, SavedTerminal};
+use crate::{images, iso, usage};
+
+/// The emulator.
+pub const PROGRAM: &str = "bochs";
+/// Its BIOS.
+pub const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+/// The BIOS of its screen.
+pub const SCREEN_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
+/// The screen that takes a terminal and no more.
+pub const SCREEN: &str = "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so";
+/// What gives it a terminal.
+pub const TERMINAL: &str = "script";
+
+/// The second serial port's data register.
+pub const REPORT_PORT: u16 = 0x2f8;
+/// Instructions a second, by which its clocks go: the fewer, the sooner a byte is through the serial line.
+const INSTRUCTIONS_A_SECOND: u32 = 50_000_000;
+/// After a report, the machine powers off within this time or is ended.
+const GOES_OFF: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What the serial line's reader waits for at most before it looks whether the machine has ended.
+const READ_EVERY: Duration = Duration::from_millis(100);
+
+/// Refuses what Bochs has not.
+///
+/// # Errors
+/// Wrong usage: disks, or QEMU's own arguments.
+pub fn check(machine: &Machine) -> Result<()> {
+    if !machine.disks.is_empty() {
+        return Err(usage("Bochs has no virtio disks"));
+    }
+    if !machine.qemu_arguments.is_empty() {
+        return Err(usage("Bochs takes no arguments of QEMU's"));
+    }
+    Ok(())
+}
+
+/// Boots `machine` in Bochs, whose images must have been built, and waits for its end; what it prints is shown, too, if
+/// `shown`. A person's input goes to the serial line.
+///
+/// # Errors
+/// The boot files cannot be made or Bochs cannot be started.
+pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String)> {
+    let files = RunDirectory::new()?;
+    let (bundle, image) = (files.file("boot.cpio"), files.file("microhv.iso"));
+    images::write(&bundle, &machine.bundle()?.archive())?;
+    let hypervisor = images::find("microhv")?.bootable();
+    let boot = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
+    iso::make(&image, &boot, &machine.hypervisor_line(), &machine.dom0_line())?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port for the serial line")?;
+    let port = listener.local_addr()?.port();
+    images::write(&files.file("bochsrc"), configuration(machine, &files, port).as_bytes())?;
+    images::write(&files.file("go"), b"c\n")?;
+    let create =
+        |path: &Path| File::create(path).map_err(|error| usage(format!("log {}: {error}", path.display())));
+    let log = machine.log.as_deref().map(create).transpose()?;
+
+    let terminal = (shown && machine.interactive()).then(SavedTerminal::save).flatten();
+    if terminal.is_some() {
+        SavedTerminal::make_raw();
+    }
+    let started = Instant::now();
+    let mut child = Ended(command(&files).spawn().context("cannot run Bochs")?);
+    listener.set_nonblocking(true)?;
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let mut reader = None;
+    let limit = machine.timeout.map(|limit| started + limit);
+    let mut reported = None;
+    let outcome = loop {
+        if reader.is_none()
+            && let Ok((line, _)) = listener.accept()
+        {
+            line.set_nonblocking(false)?;
+            line.set_read_timeout(Some(READ_EVERY))?;
+            if terminal.is_some() {
+                forward_input(line.try_clone()?);
+            }
+            let copied =
+                Copied { text: text.clone(), log: log.as_ref().map(File::try_clone).transpose()?, shown };
+            reader = Some(std::thread::spawn(move || copied.run(line)));
+        }
+        if reported.is_none()
+            && let Some(outcome) = report(&files.file("report"))
+        {
+            reported = Some((outcome, Instant::now()));
+        }
+        let ended = child.0.try_wait()?;
+        match reported.take() {
+            Some((outcome, at)) if ended.is_some() || at.elapsed() > GOES_OFF => break outcome,
+            other => reported = other,
+        }
+        if let Some(status) = ended {
+            // The report may have been written after the look at it.
+            break report(&files.file("report")).unwrap_or_else(|| without_report(&files, status.success()));
+        }
+        if limit.is_some_and(|limit| Instant::now() > limit) {
+            break Outcome::TimedOut;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
+    drop(child);
+    if let Some(reader) = reader {
+        let _ = reader.join();
+    }
+    if let Some(terminal) = terminal {
+        terminal.restore();
+    }
+    let text = text.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok((outcome, String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// A running Bochs: dropped, it is ended, and what gives it a terminal with it.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Both fail when it has ended before, which is as well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The machine for Bochs.
+fn configuration(machine: &Machine, files: &RunDirectory, port: u16) -> String {
+    let file = |name: &str| files.file(name).display().to_string();
+    format!(
+        "megs: {memory}\n\
+         cpu: model={model}, count=1, ips={INSTRUCTIONS_A_SECOND}, reset_on_triple_fault=0\n\
+         romimage: file={BIOS}\n\
+         vgaromimage: file={SCREEN_BIOS}\n\
+         ata0-master: type=cdrom, path={image}, status=inserted\n\
+         boot: cdrom\n\
+         com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}\n\
+         com2: enabled=1, mode=file, dev={report}\n\
+         sound: waveoutdrv=dummy\n\
+         log: {log}\n\
+         panic: action=fatal\n\
+         error: action=report\n\
+         info: action=report\n\
+         debug: action=ignore\n\
+         display_library: term\n\
+         clock: sync=none\n",
+        memory = machine.memory_mib,
+        model = machine.cpu_model,
+        image = file("microhv.iso"),
+        report = file("report"),
+        log = file("log"),
+    )
+}
+
+/// Debian's Bochs starts in its debugger, which the file `go` lets go on, and draws on a terminal. It ends with the
+/// process that gives it one, and that with this thread.
+fn command(files: &RunDirectory) -> Command {
+    let inner = format!(
+        "exec {}{PROGRAM} -q -f '{}' -rc '{}'",
+        if qemu::ends_with_parent() { "setpriv --pdeathsig KILL -- " } else { "" },
+        files.file("bochsrc").display(),
+        files.file("go").display()
+    );
+    let mut command = qemu::contained(TERMINAL);
+    command.args(["-qec", &inner, "/dev/null"]).env("TERM", "xterm");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// The report in its file, if there is one.
+fn report(path: &Path) -> Option<Outcome> {
+    Outcome::reported(*std::fs::read(path).ok()?.first()?)
+}
+
+/// How a machine ended that did not say so: by its power switch or a reset, or Bochs did not even begin.
+fn without_report(files: &RunDirectory, success: bool) -> Outcome {
+    let log = std::fs::read_to_string(files.file("log")).unwrap_or_default();
+    let last = log.lines().rev().find(|line| line.contains("PANIC") || line.get(11..13) == Some("p["));
+    if success || log.contains("soft power off") || last.is_some_and(|line| line.contains("triple fault")) {
+        return Outcome::Silent;
+    }
+    Outcome::Broken(format!("Bochs ended: {}", last.or(log.lines().last()).unwrap_or("it said nothing")))
+}
+
+/// A person's keys go to the machine for as long as there is one.
+fn forward_input(mut line: TcpStream) {
+    if !std::io::stdin().is_terminal() {
+        return;
+    }
+    std::thread::spawn(move || {
+        let mut key = [0; 64];
+        while let Ok(count @ 1..) = std::io::stdin().read(&mut key) {
+            if line.write_all(&key[..count]).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+/// Copies the serial line to wherever it goes.
+struct Copied {
+    text: Arc<Mutex<Vec<u8>>>,
+    log: Option<File>,
+    shown: bool,
+}
+
+impl Copied {
+    fn run(mut self, mut line: TcpStream) {
+        let mut buffer = [0; 4096];
+        loop {
+            let count = match line.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock
+                            | std::io::ErrorKind::TimedOut
+                            | std::io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    continue;
+                }
+                Err(_) => break,
+            };
+            let bytes = &buffer[..count];
+            if self.shown {
+                // A closed terminal or a full log must not stop the machine.
+                let mut stdout = std::io::stdout().lock();
+                let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+            }
+            if let Some(log) = &mut self.log {
+                let _ = log.write_all(bytes);
+            }
+            self.text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Emulator;
+
+    #[test]
+    fn the_report_goes_where_no_guest_writes() {
+        let machine = Machine { emulator: Emulator::Bochs, ..Machine::default() };
+        assert!(machine.hypervisor_line().contains("debug-exit=0x2f8"));
+        assert!(machine.dom0_line().contains("debug-exit=0x2f8"));
+        let files = RunDirectory::new().expect("a directory");
+        let text = configuration(&machine, &files, 4321);
+        assert!(text.contains("com1: enabled=1, mode=socket-client, dev=127.0.0.1:4321\n"), "{text}");
+        assert!(text.contains("com2: enabled=1, mode=file"), "{text}");
+        std::fs::write(files.file("report"), [0x11, 0x10]).expect("writable");
+        assert_eq!(report(&files.file("report")), Some(Outcome::LineFailed), "the first word counts");
+        assert_eq!(report(&files.file("none")), None);
+    }
+
+    #[test]
+    fn what_it_has_not_is_refused() {
+        let with_disk = Machine { disks: vec!["d".parse().expect("a disk")], ..Machine::default() };
+        assert!(check(&with_disk).is_err());
+        assert!(check(&Machine::default()).is_ok());
+    }
+}
