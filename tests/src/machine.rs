@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use xtask::machine::{Boot, Disk, Machine as Description, Module, Net};
+use xtask::machine::{Boot, Disk, Emulator, Machine as Description, Module, Net};
 use xtask::session::{Attach, Outcome, Session};
 
 /// How long a machine may run unless the test says otherwise. A hang is what it is for, not a slow host.
@@ -82,8 +82,13 @@ impl Machine {
     /// The machine cannot be started; how it ended is in the [`Run`].
     pub fn run(self) -> Result<Run> {
         // The output is kept, not shown: tests run side by side.
-        let session = self.session(Attach::Nobody)?;
-        let (outcome, console) = session.wait();
+        let (outcome, console) = match self.description.emulator {
+            Emulator::Qemu => self.session(Attach::Nobody)?.wait(),
+            Emulator::Bochs => {
+                self.prepare()?;
+                xtask::bochs::run(&self.description, false)?
+            }
+        };
         Ok(Run { name: self.name, outcome, console })
     }
 
@@ -96,11 +101,16 @@ impl Machine {
         Ok(Live { name: self.name, session, seen: 0 })
     }
 
-    fn session(&self, attach: Attach) -> Result<Session> {
+    fn prepare(&self) -> Result<()> {
         self.description.check()?;
         if let Some(directory) = self.description.log.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(directory)?;
         }
+        Ok(())
+    }
+
+    fn session(&self, attach: Attach) -> Result<Session> {
+        self.prepare()?;
         Session::start(&self.description, attach)
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bad_input;
+mod bochs;
 mod conformance;
 mod console;
 mod domains;
@@ -56,6 +57,7 @@ fn main() {
         console::cases(),
         domains::cases(),
         bad_input::cases(),
+        bochs::cases(),
         shell::cases(),
         hostile::cases(),
         linux::cases(),

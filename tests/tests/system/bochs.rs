@@ -1,0 +1,56 @@
+//! The same images in Bochs, whose CPUs and whose TLB are others than QEMU's.
+
+use anyhow::Result;
+use tests::Machine;
+use xtask::deps::{self, Need};
+use xtask::machine::Emulator;
+
+use crate::Case;
+
+/// Models of CPUs: one of AMD's, one of Intel's with AVX-512.
+const MODELS: [&str; 2] = ["ryzen", "corei7_skylake_x"];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let [boots, mut refused] = crate::cases![bochs: a_guest_runs_to_its_end, everything_is_refused_there_too];
+    // Bochs takes a minute or two for all that `hostile` does, on each CPU.
+    refused.soak = true;
+    vec![boots, refused]
+}
+
+/// A machine in Bochs, or none where Bochs cannot be had.
+fn machine(name: &str, model: &str) -> Option<Machine> {
+    if let Err(error) = deps::ensure(&[Need::Bochs, Need::Grub]) {
+        eprintln!("SKIPPED {name}: no Bochs: {error:#}");
+        return None;
+    }
+    let machine = Machine::new(&format!("bochs-{name}-{model}")).seconds(600);
+    Some(machine.with(|machine| {
+        machine.emulator = Emulator::Bochs;
+        machine.cpu_model = model.into();
+        machine.memory_mib = 512;
+    }))
+}
+
+/// How a script ends is known there too, and not by what the console says.
+fn a_guest_runs_to_its_end() -> Result<()> {
+    let Some(booted) = machine("boot", MODELS[0]) else { return Ok(()) };
+    booted.line("xl create -c /boot/hello.cfg").run()?.succeeded()?.says("hello: goodbye")?;
+    let Some(booted) = machine("failure", MODELS[0]) else { return Ok(()) };
+    booted.line("xl create /boot/none.cfg").run()?.line_failed()?;
+    Ok(())
+}
+
+/// What the emulator of QEMU forgets by itself, this one keeps: the refusals are the same.
+fn everything_is_refused_there_too() -> Result<()> {
+    for model in MODELS {
+        let Some(booted) = machine("hostile", model) else { return Ok(()) };
+        booted
+            .line("xl create -c /boot/hostile.cfg")
+            .line("xl create -c /boot/hello.cfg")
+            .run()?
+            .succeeded()?
+            .says("hostile: PASS")?
+            .says("hello: goodbye")?;
+    }
+    Ok(())
+}
