@@ -40,6 +40,8 @@ mod tables;
 #[cfg(freestanding)]
 mod traps;
 #[cfg(freestanding)]
+mod vcpus;
+#[cfg(freestanding)]
 mod wild;
 
 #[cfg(freestanding)]
@@ -56,7 +58,8 @@ mod guest {
 
     use crate::report::Report;
     use crate::{
-        block, calls, deadly, descriptors, events, grants, memory, stale, store, stretch, tables, traps, wild,
+        block, calls, deadly, descriptors, events, grants, memory, stale, store, stretch, tables, traps,
+        vcpus, wild,
     };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
@@ -103,7 +106,7 @@ mod guest {
             return;
         }
         let mut report = Report::new(boot.initial_domain);
-        let groups: [Group; 10] = [
+        let groups: [Group; 11] = [
             ("calls", calls::run),
             ("tables", tables::run),
             ("descriptors", descriptors::run),
@@ -112,6 +115,7 @@ mod guest {
             ("grants", grants::run),
             ("memory", memory::run),
             ("stale", stale::run),
+            ("vcpus", vcpus::run),
             ("wild", wild::run),
             // Again, to see that nothing of the kind is left broken by what came before.
             ("tables", tables::run),

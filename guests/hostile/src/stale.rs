@@ -92,7 +92,7 @@ fn absent(mfn: u64) -> u64 {
 
 /// Hypercalls that are made as one, so that nothing comes between them. What they read stays where it is.
 #[derive(Default)]
-struct List {
+pub(crate) struct List {
     calls: Vec<MulticallEntry>,
     kept: Vec<Vec<u64>>,
 }
@@ -146,7 +146,7 @@ impl List {
     }
 
     /// An exchange of two frames that fails at the second one, a table in use.
-    fn failed_exchange(&mut self, mfn: u64) {
+    pub(crate) fn failed_exchange(&mut self, mfn: u64) {
         let give = self.keep(&[mfn, base()]);
         // One extent of two frames for two of one: both are given at once, or neither.
         let take = self.keep(&[0x10_0000]);
@@ -168,7 +168,7 @@ impl List {
     }
 
     /// Makes the calls: what each gave.
-    fn make(&mut self) -> Vec<i64> {
+    pub(crate) fn make(&mut self) -> Vec<i64> {
         let at = self.calls.as_mut_ptr() as u64;
         call(__HYPERVISOR_MULTICALL, [at, self.calls.len() as u64, 0, 0, 0]);
         self.calls.iter().map(|call| call.result as i64).collect()

@@ -10,21 +10,26 @@ use pvrt::probe;
 use pvrt::space::*;
 use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::errno::Errno;
+use ring_abi::evtchn::*;
 use ring_abi::hypercall::*;
 use ring_abi::memory::*;
 use ring_abi::mmu::*;
-use ring_abi::types::DomId;
+use ring_abi::types::{DOMID_SELF, DomId};
 
 use super::{TABLE, case, reservation};
 
 /// vCPUs of a domain that has many.
 const MANY: u32 = 64;
 
+/// Ports of a domain that has many.
+const MANY_PORTS: u64 = 4000;
+
 /// Runs all of them.
 pub(super) fn run() {
     vcpus();
     memory();
     tables();
+    ports();
     console();
 }
 
@@ -126,6 +131,28 @@ fn tables() {
     case("unpin of them", || pin(MMUEXT_UNPIN_TABLE));
     case("pin again", || pin(MMUEXT_PIN_L3_TABLE));
     case("destroydomain with them", || number(domctl::destroy(dom)));
+}
+
+/// Opens ports of `dom` until there are no more, or many: how many.
+fn open_ports(dom: DomId) -> u64 {
+    let open = |_: &u64| {
+        let mut arg = EvtchnAllocUnbound { dom: dom.raw(), remote_dom: DOMID_SELF, ..Default::default() };
+        op(__HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut arg) == 0
+    };
+    (0..MANY_PORTS).take_while(open).count() as u64
+}
+
+fn ports() {
+    let Ok(dom) = create(1) else { return };
+    if let Err(errno) = domctl::max_vcpus(dom, 1) {
+        return println!("stretch: no vCPU: {errno:?}");
+    }
+    let count = open_ports(dom);
+    case(&format!("reset of {count} ports of another's"), || {
+        op(__HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_RESET, &mut EvtchnReset { dom: dom.raw() })
+    });
+    let count = open_ports(dom);
+    case(&format!("destroydomain with {count} ports"), || number(domctl::destroy(dom)));
 }
 
 fn console() {

@@ -1,0 +1,152 @@
+//! What another vCPU of this guest may still know of memory that has become a table: the second vCPU writes to a page,
+//! the first unmaps the page without a flush and makes it a table, the second writes again.
+#![allow(unsafe_code)] // brings up a vCPU
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use pvrt::hypercall::mmu::pte;
+use pvrt::hypercall::sched;
+use pvrt::mem::Pages;
+use pvrt::probe;
+use pvrt::space::*;
+use ring_abi::guest_context::{VGCF_IN_KERNEL, VcpuGuestContext};
+use ring_abi::hypercall::*;
+use ring_abi::segment::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
+use ring_abi::types::PAGE_SIZE;
+use ring_abi::vcpu::{VCPUOP_DOWN, VCPUOP_INITIALISE, VCPUOP_UP};
+
+use crate::report::Report;
+use crate::stale::List;
+
+const STACK_PAGES: usize = 4;
+const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
+/// A slot of level 2 of the window's that nothing uses.
+const SLOT: u64 = 201;
+/// A frame of the hypervisor's, if a loader put it at its place.
+const FOREIGN: u64 = 0x200;
+const TRIES: usize = 8;
+
+/// Whose turn it is, and for what.
+const IDLE: u32 = 0;
+const TOUCH: u32 = 1;
+const WRITE: u32 = 2;
+const STOP: u32 = 3;
+static TURN: AtomicU32 = AtomicU32::new(IDLE);
+/// The address, what the second vCPU writes there, and whether the write was refused.
+static AT: AtomicU64 = AtomicU64::new(0);
+static VALUE: AtomicU64 = AtomicU64::new(0);
+static REFUSED: AtomicU32 = AtomicU32::new(0);
+
+/// Runs all of them, if this domain has a second vCPU.
+pub(crate) fn run(report: &mut Report) {
+    let Some(_stack) = start() else { return };
+    for fails in [false, true] {
+        let mut got = None;
+        for _ in 0..TRIES {
+            got = got.or(attempt(fails));
+        }
+        let between = if fails { "after an exchange that fails" } else { "at once" };
+        let name = alloc::format!("a table that the other vCPU could write, {between}");
+        report.case(&name, got.is_none(), got);
+    }
+    TURN.store(STOP, Ordering::Release);
+    while TURN.load(Ordering::Acquire) != IDLE {
+        sched::yield_cpu();
+    }
+    // It goes down by its own call, behind its last look.
+    while pvrt::hypercall::vcpu::is_up(1) == Ok(true) {
+        sched::yield_cpu();
+    }
+}
+
+/// One attack: the entry that the second vCPU got into the table, if one.
+fn attempt(fails: bool) -> Option<u64> {
+    let scratch = Scratch::new(2);
+    let (at, mfn) = (scratch.at(0), scratch.mfn(0));
+    let slot = (tables(at)[2] << 12) + SLOT * 8;
+    scratch.hide(0);
+    map(at, mfn << 12 | RW);
+    let refused = ask(TOUCH, at + 8, 2);
+    call(__HYPERVISOR_UPDATE_VA_MAPPING, [at, 0, 0, 0, 0]);
+    if fails {
+        let mut list = List::default();
+        list.failed_exchange(mfn);
+        list.make();
+    }
+    if refused || update(slot, mfn << 12 | TABLE) != 0 {
+        return None;
+    }
+    let refused = ask(WRITE, at + 8, FOREIGN << 12 | RO | pte::US);
+    let now = entry_by_map(&scratch, mfn);
+    if !refused {
+        ask(WRITE, at + 8, 0);
+    }
+    update(slot, 0);
+    (now & pte::P != 0).then_some(now)
+}
+
+/// The table's second entry.
+fn entry_by_map(scratch: &Scratch, mfn: u64) -> u64 {
+    map(scratch.at(1), mfn << 12 | RO);
+    let now = probe::read(scratch.at(1) + 8).unwrap_or(0);
+    map(scratch.at(1), 0);
+    now
+}
+
+/// Has the second vCPU write `value` to `at`: true if that trapped.
+fn ask(turn: u32, at: u64, value: u64) -> bool {
+    AT.store(at, Ordering::Relaxed);
+    VALUE.store(value, Ordering::Relaxed);
+    TURN.store(turn, Ordering::Release);
+    while TURN.load(Ordering::Acquire) != IDLE {
+        sched::yield_cpu();
+    }
+    REFUSED.load(Ordering::Relaxed) != 0
+}
+
+/// vCPU 1: does what it is told. The first one traps nothing meanwhile: the probe's state is one for all.
+extern "C" fn second() -> ! {
+    let table = probe::trap_table();
+    call(__HYPERVISOR_SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]);
+    loop {
+        match TURN.load(Ordering::Acquire) {
+            IDLE => {
+                sched::yield_cpu();
+                continue;
+            }
+            STOP => break,
+            _ => {}
+        }
+        let trap = probe::write(AT.load(Ordering::Relaxed), VALUE.load(Ordering::Relaxed));
+        REFUSED.store(trap.is_some().into(), Ordering::Relaxed);
+        TURN.store(IDLE, Ordering::Release);
+    }
+    drop(table);
+    TURN.store(IDLE, Ordering::Release);
+    loop {
+        call(__HYPERVISOR_VCPU_OP, [VCPUOP_DOWN.into(), 1, 0, 0, 0]);
+    }
+}
+
+/// Brings vCPU 1 up: its stack, or `None` if there is no such vCPU.
+fn start() -> Option<Pages> {
+    let stack = Pages::zeroed(STACK_PAGES).ok()?;
+    let top = (stack.va() + STACK_PAGES * PAGE_SIZE) as u64;
+    let mut context = Box::<VcpuGuestContext>::default();
+    context.flags = VGCF_IN_KERNEL;
+    context.user_regs.rip = second as *const () as u64;
+    // As behind a call.
+    context.user_regs.rsp = top - 8;
+    context.user_regs.rflags = 0x200;
+    context.user_regs.cs = FLAT_KERNEL_CS;
+    context.user_regs.ss = FLAT_KERNEL_SS;
+    context.kernel_ss = FLAT_KERNEL_SS.into();
+    context.kernel_sp = top;
+    context.ctrlreg[3] = base() << 12;
+    let op = |command: u32, arg: u64| call(__HYPERVISOR_VCPU_OP, [command.into(), 1, arg, 0, 0]);
+    if op(VCPUOP_INITIALISE, (&raw const *context) as u64) != 0 || op(VCPUOP_UP, 0) != 0 {
+        return None;
+    }
+    Some(stack)
+}
