@@ -87,6 +87,12 @@ impl FrameTable {
         table
     }
 
+    /// All entries, for a model that is held against them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn entries(&self) -> &'static [FrameInfo] {
+        self.infos
+    }
+
     /// Hands frames (start, end exclusive) that are memory and nobody's to the allocator, as few large blocks.
     pub fn add_free(&self, start: Mfn, end: Mfn) {
         let (mut at, end) = (start.raw(), end.raw().min(self.infos.len() as u64));

@@ -2,22 +2,27 @@
 
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
+mod tlb;
 mod world;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 use spin::Mutex;
+use tlb::Tlb;
+pub use tlb::{CPUS, Remembered};
 pub use world::{ARGS, World};
 
 use crate::domain::{Domain, Vcpu};
 use crate::emul::cpuid::CpuidResult;
+use crate::mem::FrameTable;
 use crate::platform::{
-    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, Settled,
+    CpuId, CpuSet, DescriptorPage, GROUP, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, Settled,
     TimeParams,
 };
 
@@ -91,8 +96,18 @@ impl FakePci {
 pub struct TestMachine {
     memory: Box<[AtomicU64]>,
     m2p: Box<[AtomicU64]>,
-    /// The loaded page tables; until the first load, guest addresses are machine addresses.
-    cr3: AtomicU64,
+    /// The loaded page tables of each CPU; until the first load, guest addresses are machine addresses.
+    cr3: [AtomicU64; CPUS],
+    /// The CPU that the hypervisor runs on.
+    current: AtomicU32,
+    /// What the CPUs remember of page tables.
+    tlb: Mutex<Tlb>,
+    /// Not 0: accesses choose among what is remembered, by this word.
+    adversary: AtomicU64,
+    /// What breaks a rule of the model is kept for [`TestMachine::violations`] instead of a panic.
+    collects: AtomicBool,
+    /// Questions whether work waits after which an interrupt comes; `u64::MAX`: none comes.
+    interrupt_after: AtomicU64,
     /// Without page tables, frames from this one on are not the guest's.
     pub identity_end: AtomicU64,
     /// System time, set by tests.
@@ -122,7 +137,12 @@ impl TestMachine {
         Self {
             memory: zeros(frames * 512, 0),
             m2p: zeros(frames, u64::MAX),
-            cr3: AtomicU64::new(u64::MAX),
+            cr3: [const { AtomicU64::new(u64::MAX) }; CPUS],
+            current: AtomicU32::new(0),
+            tlb: Mutex::new(Tlb::new()),
+            adversary: AtomicU64::new(0),
+            collects: AtomicBool::new(false),
+            interrupt_after: AtomicU64::new(u64::MAX),
             identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
             calibrations: AtomicU32::new(1),
@@ -144,13 +164,115 @@ impl TestMachine {
 
     /// The loaded page-table base; `None`: guest addresses are machine addresses.
     pub fn cr3(&self) -> Option<Mfn> {
-        let raw = self.cr3.load(Ordering::Relaxed);
+        let raw = self.cr3[self.me()].load(Ordering::Relaxed);
         (raw != u64::MAX).then(|| Mfn::new(raw))
     }
 
-    /// Takes the page tables away: guest addresses are machine addresses again.
+    /// Takes the page tables away, and what was remembered of them: guest addresses are machine addresses again.
     pub fn identity(&self) {
-        self.cr3.store(u64::MAX, Ordering::Relaxed);
+        self.cr3[self.me()].store(u64::MAX, Ordering::Relaxed);
+        self.with_tlb(|tlb, memory, me| {
+            tlb.load(memory, me, None);
+            tlb.flush(memory, me);
+        });
+    }
+
+    /// This CPU goes over to a vCPU that runs on `l4`: all is flushed, as a switch does, unless the tables are loaded already.
+    pub fn switch_to(&self, l4: Mfn) {
+        if self.cr3() == Some(l4) {
+            return;
+        }
+        self.cr3[self.me()].store(l4.raw(), Ordering::Relaxed);
+        self.with_tlb(|tlb, memory, me| {
+            tlb.load(memory, me, Some(l4));
+            tlb.flush(memory, me);
+        });
+    }
+
+    /// From now on what the CPUs remember of page tables is kept, and held against this frame table.
+    pub fn watch(&self, frames: &FrameTable) {
+        self.tlb.lock().watch(frames.entries());
+    }
+
+    /// The hypervisor runs on this CPU from now on.
+    pub fn on_cpu(&self, cpu: usize) {
+        assert!(cpu < CPUS);
+        self.current.store(cpu as u32, Ordering::Relaxed);
+    }
+
+    fn me(&self) -> usize {
+        self.current.load(Ordering::Relaxed) as usize
+    }
+
+    /// The CPU that the hypervisor runs on has this vCPU's descriptor window loaded.
+    pub fn set_window(&self, vcpu: Option<&Vcpu>) {
+        let vcpu = vcpu.map(|vcpu| (vcpu.domain_id.raw(), vcpu.id.raw()));
+        self.with_tlb(|tlb, _, me| tlb.set_vcpu(me, vcpu));
+    }
+
+    /// Accesses choose among what is remembered, by `choice`; 0: they find what the tables say now.
+    pub fn set_adversary(&self, choice: u64) {
+        self.adversary.store(choice, Ordering::Relaxed);
+    }
+
+    /// What breaks a rule of the model is kept from now on, where it was a panic.
+    pub fn collect_violations(&self) {
+        self.collects.store(true, Ordering::Relaxed);
+    }
+
+    /// What broke a rule of the model since the last time.
+    pub fn violations(&self) -> Vec<String> {
+        self.tlb.lock().take_violations()
+    }
+
+    /// All pages that CPUs remember.
+    pub fn remembered(&self) -> Vec<Remembered> {
+        self.tlb.lock().leaves()
+    }
+
+    /// The end of a call: what the CPUs remember by now must be harmless.
+    pub fn settle_tlb(&self) {
+        self.with_tlb(|tlb, memory, _| tlb.settle(memory));
+    }
+
+    /// An interrupt comes at the question whether work waits that follows the next `questions`, and stays until
+    /// [`TestMachine::return_to_guest`].
+    pub fn interrupt_after(&self, questions: u64) {
+        self.interrupt_after.store(questions, Ordering::Relaxed);
+    }
+
+    /// The way back to the guest: an interrupt that waits is taken.
+    pub fn return_to_guest(&self) {
+        self.interrupt_after.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn with_tlb(&self, act: impl FnOnce(&mut Tlb, &[AtomicU64], usize)) {
+        let mut tlb = self.tlb.lock();
+        act(&mut tlb, &self.memory, self.me());
+        if self.collects.load(Ordering::Relaxed) {
+            return;
+        }
+        let violations = tlb.take_violations();
+        drop(tlb); // what is dropped by the panic flushes
+        #[cfg(not(freestanding))]
+        if !violations.is_empty() && !std::thread::panicking() {
+            panic!("what a CPU remembers does harm: {violations:#?}");
+        }
+    }
+
+    /// The frame that an access at `va` may find: by an adversary's choice, or as the tables are now.
+    fn access(&self, va: u64, write: bool) -> Option<Maddr> {
+        self.with_tlb(|tlb, memory, _| tlb.look(memory));
+        let choice = self.adversary.load(Ordering::Relaxed);
+        if choice != 0 && self.cr3().is_some() && (va as i64) << 16 >> 16 == va as i64 {
+            // Another choice each time.
+            let next = choice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1) | 1;
+            self.adversary.store(next, Ordering::Relaxed);
+            if let Some(mfn) = self.tlb.lock().translate(self.me(), va, write, next >> 33) {
+                return Some(Maddr::new(mfn.raw() * PAGE + va % PAGE));
+            }
+        }
+        self.translate(va, write)
     }
 
     /// The machine address of guest address `va`, with user rights, for writing if `write`.
@@ -170,13 +292,22 @@ impl TestMachine {
             if table.raw() >= self.frame_count() as u64 {
                 return None;
             }
-            let entry = self.table(table)[index as usize].load(Ordering::Relaxed);
+            let entry = self.words(table)[index as usize].load(Ordering::Relaxed);
             if entry & (PRESENT | USER) != PRESENT | USER || (write && entry & WRITABLE == 0) {
                 return None;
             }
             table = Mfn::new((entry & FRAME) / PAGE);
         }
         (table.raw() < self.frame_count() as u64).then(|| Maddr::new(table.raw() * PAGE + va % PAGE))
+    }
+
+    fn words(&self, mfn: Mfn) -> &[AtomicU64; 512] {
+        let start = mfn.raw() as usize * 512;
+        self.memory[start..start + 512].try_into().expect("512 entries")
+    }
+
+    fn written(&self, at: Maddr) {
+        self.tlb.lock().written(Mfn::new(at.raw() / PAGE));
     }
 
     fn byte_view(&self) -> SharedBytes<'static> {
@@ -197,16 +328,26 @@ impl Platform for TestMachine {
     }
 
     fn store(&self, at: Maddr, value: u64) {
+        self.written(at);
         self.word(at).store(value, Ordering::Release);
     }
 
     fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
+        self.written(at);
         self.word(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
     }
 
     fn table(&self, mfn: Mfn) -> &[AtomicU64; 512] {
-        let start = mfn.raw() as usize * 512;
-        self.memory[start..start + 512].try_into().expect("512 entries")
+        self.with_tlb(|tlb, memory, _| tlb.hand_out(memory, mfn));
+        self.words(mfn)
+    }
+
+    fn present_groups(&self, mfn: Mfn) -> u64 {
+        self.with_tlb(|tlb, memory, me| tlb.checked(memory, mfn, me));
+        let any =
+            |group: &[AtomicU64]| group.iter().any(|entry| entry.load(Ordering::Acquire) & PRESENT != 0);
+        let groups = self.words(mfn).chunks(GROUP).enumerate();
+        groups.fold(0, |bits, (n, group)| bits | u64::from(any(group)) << n)
     }
 
     fn read_bytes(&self, from: Maddr, to: &mut [u8]) {
@@ -214,6 +355,8 @@ impl Platform for TestMachine {
     }
 
     fn write_bytes(&self, to: Maddr, from: &[u8]) {
+        let last = to.raw() + from.len().max(1) as u64 - 1;
+        (to.raw() / PAGE..=last / PAGE).for_each(|frame| self.written(Maddr::new(frame * PAGE)));
         self.byte_view().write(to.raw() as usize, from);
     }
 
@@ -224,12 +367,14 @@ impl Platform for TestMachine {
     }
 
     fn zero_frame(&self, mfn: Mfn) {
-        for word in self.table(mfn) {
+        self.with_tlb(|tlb, memory, _| tlb.cleared(memory, mfn));
+        for word in self.words(mfn) {
             word.store(0, Ordering::Relaxed);
         }
     }
 
     fn shared(&self, mfn: Mfn) -> SharedBytes<'static> {
+        self.tlb.lock().hold(mfn);
         self.byte_view()
             .slice(mfn.raw() as usize * PAGE as usize, PAGE as usize)
             .expect("a frame of the machine")
@@ -239,7 +384,7 @@ impl Platform for TestMachine {
         let mut done = 0;
         while done < to.len() {
             let at = va.wrapping_add(done as u64);
-            let from = self.translate(at, false).ok_or(GuestFault { va: at })?;
+            let from = self.access(at, false).ok_or(GuestFault { va: at })?;
             let len = (to.len() - done).min((PAGE - at % PAGE) as usize);
             self.read_bytes(from, &mut to[done..done + len]);
             done += len;
@@ -251,7 +396,7 @@ impl Platform for TestMachine {
         let mut done = 0;
         while done < from.len() {
             let at = va.wrapping_add(done as u64);
-            let to = self.translate(at, true).ok_or(GuestFault { va: at })?;
+            let to = self.access(at, true).ok_or(GuestFault { va: at })?;
             let len = (from.len() - done).min((PAGE - at % PAGE) as usize);
             self.write_bytes(to, &from[done..done + len]);
             done += len;
@@ -260,23 +405,31 @@ impl Platform for TestMachine {
     }
 
     fn load_cr3(&self, l4: Mfn) {
-        self.cr3.store(l4.raw(), Ordering::Relaxed);
+        self.cr3[self.me()].store(l4.raw(), Ordering::Relaxed);
+        self.with_tlb(|tlb, memory, me| tlb.load(memory, me, Some(l4)));
     }
 
     fn flush_tlb_local(&self) {
         self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.with_tlb(|tlb, memory, me| tlb.flush(memory, me));
     }
 
     fn invlpg(&self, va: u64) {
         self.events.lock().invlpg.push(va);
+        self.with_tlb(|tlb, memory, me| tlb.flush_page(memory, me, va));
     }
 
-    fn flush_tlb(&self, _cpus: CpuSet) {
+    fn flush_tlb(&self, cpus: CpuSet) {
         self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.with_tlb(|tlb, memory, _| {
+            let flushed = (0..CPUS).filter(|cpu| cpus.bits() >> cpu & 1 != 0);
+            flushed.for_each(|cpu| tlb.flush(memory, cpu));
+        });
     }
 
     fn fill_hypervisor_slots(&self, l4: Mfn, _dom: &Domain) {
-        for slot in &self.table(l4)[256..272] {
+        self.written(l4.maddr());
+        for slot in &self.words(l4)[256..272] {
             slot.store(0, Ordering::Relaxed);
         }
     }
@@ -291,7 +444,9 @@ impl Platform for TestMachine {
     }
 
     fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
-        self.events.lock().descriptor_pages.push((vcpu.domain_id.raw(), vcpu.id.raw(), page, frame));
+        let who = (vcpu.domain_id.raw(), vcpu.id.raw());
+        self.with_tlb(|tlb, _, _| tlb.set_window(who, page, frame));
+        self.events.lock().descriptor_pages.push((who.0, who.1, page, frame));
     }
 
     fn vcpu_created(&self, _vcpu: &Vcpu) -> bool {
@@ -362,7 +517,7 @@ impl Platform for TestMachine {
     }
 
     fn cpu(&self) -> CpuId {
-        CpuId::BOOT
+        CpuId::new(self.current.load(Ordering::Relaxed)).expect("few CPUs")
     }
 
     fn kick(&self, cpu: CpuId) {
@@ -370,7 +525,11 @@ impl Platform for TestMachine {
     }
 
     fn work_pending(&self) -> bool {
-        self.pending.load(Ordering::Relaxed)
+        let left = self.interrupt_after.load(Ordering::Relaxed);
+        if left != u64::MAX && left > 0 {
+            self.interrupt_after.store(left - 1, Ordering::Relaxed);
+        }
+        left == 0 || self.pending.load(Ordering::Relaxed)
     }
 
     fn console_write(&self, bytes: &[u8]) -> usize {

@@ -36,6 +36,7 @@ impl World {
             TestMachine::new(frames),
             FrameTable::for_tests(frames, RESERVED_FRAMES),
         ));
+        hv.platform.watch(&hv.frames);
         let config = DomainConfig { privileged: true, ..DomainConfig::default() };
         let dom0 = hv.create_domain(Some(DomId::new(0)), config).expect("dom0");
         let world = Self { hv, dom0 };
@@ -69,7 +70,9 @@ impl World {
         let mut cur = Current { hv: &*self.hv, domain, vcpu, regs: &mut regs };
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        call(&mut cur, number.into(), &all)
+        let result = call(&mut cur, number.into(), &all);
+        self.hv.platform.settle_tlb();
+        result
     }
 
     /// As [`World::raw`] for vCPU 0, with rax as the guest sees it; continuations are followed.

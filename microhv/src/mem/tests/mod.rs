@@ -5,6 +5,7 @@ mod calls;
 mod memory;
 mod pieces;
 mod random;
+mod remembered;
 mod time;
 
 use alloc::boxed::Box;
@@ -30,7 +31,9 @@ pub(super) struct World {
 impl World {
     /// A machine of `frames` frames.
     pub(super) fn new(frames: usize) -> Self {
-        Self { hv: Box::new(Hypervisor::new(TestMachine::new(frames), FrameTable::for_tests(frames, 1))) }
+        let hv = Box::new(Hypervisor::new(TestMachine::new(frames), FrameTable::for_tests(frames, 1)));
+        hv.platform.watch(&hv.frames);
+        Self { hv }
     }
 
     /// A domain that may own `max` pages.
@@ -95,10 +98,12 @@ impl World {
         f: impl FnOnce(&mut Current<'_, TestMachine>) -> R,
     ) -> R {
         match dom.vcpus[0].cr3_kernel() {
-            Some(l4) => self.hv.platform.load_cr3(l4),
+            Some(l4) => self.hv.platform.switch_to(l4),
             None => self.hv.platform.identity(),
         }
-        f(&mut Current { hv: &self.hv, domain: dom, vcpu: &dom.vcpus[0], regs })
+        let result = f(&mut Current { hv: &self.hv, domain: dom, vcpu: &dom.vcpus[0], regs });
+        self.hv.platform.settle_tlb();
+        result
     }
 
     /// Destroys the domain's memory, interrupted at every opportunity if `interrupted`.
