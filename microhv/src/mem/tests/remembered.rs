@@ -1,13 +1,15 @@
 //! Guests that use what a processor still remembers of their page tables: the model of `testing::tlb` ends a test at
 //! the moment at which that would do harm.
 
-use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuextOp};
+use ring_abi::errno::{EFAULT, EINVAL};
+use ring_abi::memory::{XENMEM_EXCHANGE, XenMemoryExchange, XenMemoryReservation};
+use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
-use super::calls::{ARGS, Guest};
+use super::calls::{ARGS, Guest, at, neg};
 use super::{World, entry};
-use crate::hypercall::{mmu, mmuext};
+use crate::hypercall::{memory, mmu, mmuext};
 use crate::mem::pte::{P, RW, US};
 use crate::platform::{Platform, Settled};
 
@@ -28,6 +30,23 @@ fn pin_l1(world: &World, guest: &Guest, mfn: Mfn) -> i64 {
     world.call(guest, mmuext::mmuext_op, [ARGS, 1, 0, SELF])
 }
 
+/// Gives two frames away for two others that follow each other.
+fn exchange(world: &World, guest: &Guest, frames: [Mfn; 2]) -> i64 {
+    let list = |extent_start, nr_extents, extent_order| XenMemoryReservation {
+        extent_start,
+        nr_extents,
+        extent_order,
+        domid: DOMID_SELF,
+        ..XenMemoryReservation::default()
+    };
+    world.write(guest, 0, frames.map(Mfn::raw).as_bytes());
+    world.write(guest, 0x100, &0x40u64.to_le_bytes());
+    let request =
+        XenMemoryExchange { r#in: list(ARGS, 2, 0), out: list(ARGS + 0x100, 1, 1), nr_exchanged: 0 };
+    world.write(guest, 0x800, request.as_bytes());
+    world.call(guest, memory::memory_op, [XENMEM_EXCHANGE.into(), ARGS + 0x800, 0, 0])
+}
+
 /// The tables map a page, the guest writes there, and the page is mapped no more: the processor remembers it.
 #[test]
 fn a_page_that_becomes_a_table_is_forgotten() {
@@ -40,4 +59,67 @@ fn a_page_that_becomes_a_table_is_forgotten() {
     assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.frame == page));
     assert_eq!(pin_l1(&world, &guest, page), 0);
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+}
+
+/// As before, but that an exchange took the page meanwhile and, since it failed, gave it back.
+#[test]
+fn a_page_that_an_exchange_gives_back_is_still_remembered() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page] = world.pages(&guest.dom);
+    assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
+    world.hv.platform.copy_to_guest(VA, &[0; 8]).expect("mapped");
+    assert_eq!(map(&world, &guest, VA, 0), 0);
+    assert_eq!(exchange(&world, &guest, [page, guest.tables[3]]), neg(EINVAL), "a table is referred to");
+    assert_eq!(pin_l1(&world, &guest, page), 0);
+    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.writable));
+    world.check();
+}
+
+/// A batch takes a table out of its parent, writes an entry into it, which nobody checks any more, and has its third
+/// request where the processor would find it through the table that it remembers.
+#[test]
+fn requests_are_read_through_the_tables_as_they_are() {
+    const REGION: u64 = 0x20_0000;
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [table, last, other] = world.pages(&guest.dom);
+    let [_, _, l2, l1] = guest.tables;
+    assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
+    assert_eq!(map(&world, &guest, REGION - 0x1000, entry(last, P | RW | US)), 0);
+    let requests = [(at(l2, 1), 0), (at(table, 0), entry(other, P | RW | US))];
+    for (n, (ptr, val)) in requests.into_iter().enumerate() {
+        let at = 0xfe0 + n as u64 * 16;
+        let place = ring_abi::types::Maddr::new(last.raw() * 4096 + at);
+        world.hv.platform.write_bytes(place, MmuUpdate { ptr, val }.as_bytes());
+    }
+    let hidden = MmuUpdate { ptr: at(l1, 0x40), val: entry(last, P) };
+    world.hv.platform.write_bytes(ring_abi::types::Maddr::new(other.raw() * 4096), hidden.as_bytes());
+    let batch = [REGION - 0x20, 3, 0, SELF];
+    assert_eq!(world.call(&guest, mmu::mmu_update, batch), neg(EFAULT), "nothing is mapped there any more");
+    assert_eq!(world.peek(table, 0), entry(other, P | RW | US), "the two before it were done");
+    assert_eq!(world.peek(l1, 0x40), 0);
+    world.check();
+}
+
+/// A vCPU has two bases, and the end of the first is interrupted.
+#[test]
+fn both_bases_of_a_vcpu_are_given_back() {
+    let world = World::new(256);
+    let free = world.hv.frames.free_pages();
+    let guest = world.guest(1, false);
+    let user: [Mfn; 4] = world.pages(&guest.dom);
+    for (slot, table) in [(0, user[1]), (1, user[2]), (2, user[3])] {
+        world.poke(user[0], slot, entry(table, P | RW | US));
+        assert_eq!(
+            world.mmu(&guest, &[(at(guest.tables[0], slot + 1), entry(table, P | RW | US))], SELF as u32),
+            0
+        );
+    }
+    let bases = (guest.tables[0], Some(user[0]));
+    assert_eq!(world.hv.install_bases(&guest.dom, &guest.dom.vcpus[0], bases.0, bases.1), Ok(()));
+    world.check();
+    world.destroy(&guest.dom, true);
+    world.check();
+    assert_eq!(world.hv.frames.free_pages(), free, "everything came back");
 }
