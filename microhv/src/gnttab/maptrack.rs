@@ -65,6 +65,15 @@ impl Maptrack {
         })
     }
 
+    /// The frames that are mapped, and how.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn host_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Used(mapping) if mapping.host => Some((mapping.frame, mapping.access)),
+            _ => None,
+        })
+    }
+
     /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
     pub(super) fn wants_room(&self) -> Option<usize> {
         let full = self.free.is_none() && self.slots.len() == self.slots.capacity();

@@ -153,6 +153,17 @@ impl GrantTable {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl GrantTable {
+    /// Whether the domain holds a handle by which it mapped the frame with that access, as its owner still sees.
+    pub(crate) fn may_remember(&self, frame: Mfn, writable: bool) -> bool {
+        let maptrack = self.maptrack.lock();
+        maptrack
+            .host_frames()
+            .any(|(mapped, access)| mapped == frame && (!writable || access == Access::Write))
+    }
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Lets the grant table of `domain` have at least `frames` frames.
     ///

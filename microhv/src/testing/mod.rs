@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
 mod tlb;
+pub mod wild;
 mod world;
 
 use alloc::boxed::Box;
@@ -228,6 +229,19 @@ impl TestMachine {
     /// All pages that CPUs remember.
     pub fn remembered(&self) -> Vec<Remembered> {
         self.tlb.lock().leaves()
+    }
+
+    /// A page, `va` or any, that the CPU remembers otherwise than its tables say now.
+    pub fn stale(&self, cpu: usize, va: Option<u64>) -> Option<Remembered> {
+        let me = self.current.swap(cpu as u32, Ordering::Relaxed);
+        let fits = |leaf: &Remembered| leaf.cpu == cpu && va.is_none_or(|va| va & !(PAGE - 1) == leaf.va);
+        let is_stale = |leaf: &Remembered| {
+            let wide = (leaf.va << 16) as i64 >> 16;
+            self.translate(wide as u64, leaf.writable).is_none_or(|at| at.raw() / PAGE != leaf.frame.raw())
+        };
+        let found = self.remembered().into_iter().filter(fits).find(is_stale);
+        self.current.store(me, Ordering::Relaxed);
+        found
     }
 
     /// The end of a call: what the CPUs remember by now must be harmless.

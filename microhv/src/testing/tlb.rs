@@ -45,8 +45,8 @@
 //!
 //! **Several CPUs.** [`TestMachine::on_cpu`](super::TestMachine::on_cpu) chooses the CPU that the hypervisor runs on; the others keep
 //! what they have loaded, and their guests go on. What the hypervisor knows of that is `Domain::dirty_cpus`: as
-//! long as no code of the library writes this word, whoever loads a vCPU on a CPU of the model keeps it
-//! ([`World::load`](super::World::load)).
+//! long as no code of the library writes this word, what loads vCPUs on CPUs of the model keeps it
+//! (`wild::play::Wild::switch`): a bit is set before the tables are loaded, and cleared after all was flushed.
 //!
 //! **What is left out.** Large pages count as their first page: no table of a guest may have one. Accessed and dirty bits are not
 //! written. Code fetches are reads. Process context identifiers are not used by the hypervisor.

@@ -14,7 +14,7 @@ use crate::domain::Domain;
 use crate::mem::check::Extra;
 use crate::mem::pte::{P, RW, US};
 use crate::platform::{Platform, Settled};
-use crate::testing::{ARGS, World};
+use crate::testing::{ARGS, World, wild};
 
 const FRAMES: u64 = 128;
 const GUESTS: usize = 2;
@@ -218,4 +218,30 @@ proptest! {
         world.settle(); // the last one that ran is let go
         prop_assert_eq!(world.hv.frames.free_pages(), free, "everything came back");
     }
+}
+
+/// Seeds that each test run plays, and the steps of each.
+const SEEDS: u64 = 400;
+const STEPS: usize = 120;
+
+#[test]
+fn guests_on_one_cpu_use_nothing_that_was_taken() {
+    wild::search(1, seeds(), STEPS);
+}
+
+#[test]
+fn guests_on_five_cpus_use_nothing_that_was_taken() {
+    wild::search(5, seeds(), STEPS);
+}
+
+/// `MICROHV_WILD_SEEDS=FIRST,COUNT` chooses others.
+fn seeds() -> core::ops::Range<u64> {
+    let chosen = std::env::var("MICROHV_WILD_SEEDS").ok();
+    let chosen = chosen.and_then(|text| {
+        text.split_once(',')
+            .map(|(a, b)| (a.parse(), b.parse()))
+            .and_then(|(a, b): (Result<u64, _>, Result<u64, _>)| Some((a.ok()?, b.ok()?)))
+    });
+    let (first, count) = chosen.unwrap_or((0, SEEDS));
+    first..first + count
 }

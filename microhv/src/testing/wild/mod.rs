@@ -1,0 +1,107 @@
+//! Guests and a control domain that call as they like, on a machine that remembers what a processor could
+//! ([`super::tlb`]).
+//!
+//! A scenario is a list of [`Step`]s. They are decoded from bytes ([`decode`]), which a seed makes ([`bytes_of`]) or a fuzzer; played from the same
+//! start they do the same, so that a [`Finding`] can be played again, made smaller ([`smaller`]), and printed as what a regression test holds.
+//!
+//! The machine is small, so that frames come back soon as something else. Each domain has two vCPUs, two bases with several
+//! tables, and the tables mapped read-only. Frames that were just unmapped, granted or freed are preferred where a step names
+//! one. What an interrupted call left goes on when a later step says so, and never if none does, as a guest likes.
+//!
+//! After each step the TLB's rules hold, a mapped grant's page is remembered only while the grant is, and a flush that a guest asked
+//! for has been done; now and then, and after each step of a teardown, the frame table agrees with all tables. In the end
+//! all domains are destroyed, and every frame comes back.
+
+mod play;
+mod step;
+
+pub use play::{Finding, Wild};
+pub use step::{Act, Entry, Page, Pick, Step, decode};
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Steps of a scenario that is made of bytes at most.
+pub const MOST_STEPS: usize = 400;
+
+/// Plays a scenario on so many CPUs; what it found.
+#[must_use]
+pub fn play(cpus: usize, steps: &[Step]) -> Option<Finding> {
+    let mut wild = Wild::new(cpus);
+    for (n, step) in steps.iter().enumerate() {
+        wild.step(step);
+        let wrong = wild.wrong(false);
+        if !wrong.is_empty() {
+            return Some(Finding { step: n, wrong });
+        }
+    }
+    let wrong = wild.end();
+    (!wrong.is_empty()).then_some(Finding { step: steps.len(), wrong })
+}
+
+/// As [`play`]; a panic of the hypervisor is a finding too.
+#[must_use]
+pub fn play_caught(cpus: usize, steps: &[Step]) -> Option<Finding> {
+    catch_unwind(AssertUnwindSafe(|| play(cpus, steps)))
+        .unwrap_or_else(|_| Some(Finding { step: steps.len(), wrong: vec!["a panic".into()] }))
+}
+
+/// `length` bytes of `seed`, by xorshift64*.
+#[must_use]
+pub fn bytes_of(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// The scenario of a seed.
+#[must_use]
+pub fn scenario(seed: u64, steps: usize) -> Vec<Step> {
+    decode(&bytes_of(seed, steps * 24), steps)
+}
+
+/// The scenario without the steps that it does not need to find something.
+#[must_use]
+pub fn smaller(cpus: usize, steps: &[Step]) -> Vec<Step> {
+    let mut steps = steps.to_vec();
+    let mut size = steps.len().div_ceil(2);
+    while size > 0 {
+        let (mut at, mut any) = (0, false);
+        while at < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(at..(at + size).min(steps.len()));
+            match play_caught(cpus, &fewer) {
+                Some(finding) => {
+                    fewer.truncate(finding.step + 1);
+                    steps = fewer;
+                    any = true;
+                }
+                None => at += size,
+            }
+        }
+        if size == 1 && !any {
+            break;
+        }
+        size = if any { size.min(steps.len()) } else { size / 2 };
+    }
+    steps
+}
+
+/// Plays the scenarios of `seeds` and panics at the first finding, with the scenario made small.
+///
+/// # Panics
+/// At a finding.
+pub fn search(cpus: usize, seeds: core::ops::Range<u64>, steps: usize) {
+    for seed in seeds {
+        let list = scenario(seed, steps);
+        if let Some(finding) = play_caught(cpus, &list) {
+            let small = smaller(cpus, &list[..list.len().min(finding.step + 1)]);
+            let again = play_caught(cpus, &small).unwrap_or(finding);
+            panic!("seed {seed} on {cpus} CPUs: {again:#?}\nwild::play({cpus}, &{small:?})");
+        }
+    }
+}
