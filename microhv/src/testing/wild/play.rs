@@ -322,6 +322,7 @@ impl Wild {
 
     /// The guest writes an argument.
     fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) -> Option<()> {
+        self.loaded[self.cpu]?;
         self.hv.platform.copy_to_guest(at, value.as_bytes()).ok()
     }
 
@@ -939,11 +940,12 @@ impl Wild {
         }
         for dom in (0..DOMAINS).rev() {
             let Some(domain) = self.doms[dom].take() else { continue };
-            // Interrupted at each opportunity, by what stays until the call has returned.
-            self.hv.platform.interrupt_after(0);
+            // Interrupted soon in each call, by what stays until the call has returned.
             let mut calls = 0;
+            self.hv.platform.interrupt_after(0);
             while self.hv.kill_domain(&domain).is_err() {
                 calls += 1;
+                self.hv.platform.interrupt_after(u64::from(calls % 4));
                 if calls == MOST_CALLS {
                     return vec![format!("the end of {domain:?} makes no progress")];
                 }
