@@ -11,6 +11,7 @@ mod blkback;
 mod blkfront;
 mod config;
 mod console;
+mod guests;
 mod input;
 mod kernel;
 mod page;
@@ -41,6 +42,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "store-client", run: store_client::run, longest: 2048 },
     Target { name: "vbd", run: vbd::run, longest: 512 },
     Target { name: "config", run: config::run, longest: 2048 },
+    Target { name: "guests", run: guests::one_cpu, longest: 4096 },
+    Target { name: "guests-smp", run: guests::five_cpus, longest: 4096 },
     Target { name: "kernel", run: kernel::run, longest: 8192 },
 ];
 

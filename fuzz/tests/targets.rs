@@ -111,5 +111,7 @@ targets! {
     store_client = "store-client";
     vbd = "vbd";
     config = "config";
+    guests = "guests";
+    guests_smp = "guests-smp";
     kernel = "kernel";
 }

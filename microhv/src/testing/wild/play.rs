@@ -51,11 +51,14 @@ const CODE: u64 = 0xe00;
 /// Steps between two looks at all page tables.
 const CHECK_EVERY: u32 = 16;
 /// Frames that are preferred.
-const RECENT: usize = 6;
+const RECENT: usize = 5;
 /// Calls that the end of a domain takes at most.
 const MOST_CALLS: u32 = 100_000;
 
-const FLAGS: [u64; 12] = [
+const FLAGS: [u64; 15] = [
+    0,
+    0,
+    0,
     0,
     P | RW | US,
     P | RW,
@@ -171,6 +174,7 @@ impl Wild {
             return None;
         }
         let hv = &self.hv;
+        hv.platform.return_to_guest(); // the toolstack makes many calls for it
         hv.reap_dead();
         let config = DomainConfig { max_vcpus: VCPUS, privileged: dom == 0, ..DomainConfig::default() };
         let id = DomId::new(dom as u16);
@@ -267,14 +271,21 @@ impl Wild {
         infos.clone().nth(n.checked_rem(count)?)
     }
 
+    /// One of those that were just used, the last more often than those before.
+    fn latest(&self, n: usize) -> Option<u64> {
+        let n = n.checked_rem(self.recent.len())?.min(n / 8 % self.recent.len());
+        Some(self.recent[n])
+    }
+
     fn pick(&self, pick: Pick) -> u64 {
         let dom = self.loaded[self.cpu].map_or(0, |(dom, _)| dom);
         let n = usize::from(pick & 63);
         let chosen = match pick >> 6 {
-            0 => n.checked_rem(self.recent.len()).map(|n| self.recent[n]),
+            0 => self.latest(n),
             1 => self.owned(dom, false, n),
             2 => self.owned(dom, true, n),
-            _ if pick & 32 != 0 => self.owned(n % DOMAINS, false, n / DOMAINS),
+            _ if pick & 32 == 0 => self.latest(n),
+            _ if pick & 16 == 0 => self.owned(n % DOMAINS, false, n / DOMAINS),
             _ => None,
         };
         chosen.unwrap_or((usize::from(pick) * 7 % (FRAMES + 2)) as u64)
@@ -911,16 +922,19 @@ impl Wild {
         extra
     }
 
-    /// Another's frame is remembered only by whom its owner still sees using it.
+    /// Another's frame is remembered only where the tables map it, or its owner still sees it used. The control domain
+    /// maps what it likes, and lets others map its own.
     fn check_grants(&self, wrong: &mut Vec<String>) {
         for leaf in self.hv.platform.remembered() {
-            if leaf.by == leaf.owner || leaf.by == DomId::new(0) {
+            if leaf.by == leaf.owner || [leaf.by, leaf.owner].contains(&DomId::new(0)) {
                 continue;
             }
             let Some(domain) = self.doms.get(usize::from(leaf.by.raw())).and_then(Option::as_ref) else {
                 continue;
             };
-            if !domain.grants.may_remember(leaf.frame, leaf.writable) {
+            if !domain.grants.may_remember(leaf.frame, leaf.writable)
+                && self.hv.platform.stale(leaf.cpu, Some(leaf.va)).is_some()
+            {
                 wrong.push(format!("{leaf:x?} is a page of another's that is no longer granted"));
             }
         }

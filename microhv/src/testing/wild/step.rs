@@ -110,30 +110,30 @@ pub fn decode(bytes: &[u8], most: usize) -> Vec<Step> {
 
 fn act(first: u8, b: &mut Bytes<'_>) -> Act {
     match first % 64 {
-        0..=5 => Act::Switch { dom: b.u8(), vcpu: b.u8() },
-        6..=9 => Act::Touch { page: b.u8(), slot: b.u8(), entry: b.entry() },
-        10..=17 => Act::Batch {
+        0..=3 => Act::Switch { dom: b.u8(), vcpu: b.u8() },
+        4..=6 => Act::Touch { page: b.u8(), slot: b.u8(), entry: b.entry() },
+        7..=15 => Act::Batch {
             requests: core::array::from_fn(|_| (b.u8(), b.u8(), b.entry(), b.u8())),
             whose: b.u8(),
             split: b.u8() & 1 != 0,
         },
-        18..=25 => Act::Map { page: b.u8(), entry: b.entry(), flush: b.u8() },
-        26 => Act::MapOther { page: b.u8(), entry: b.entry(), flush: b.u8(), dom: b.u8() },
-        27..=33 => Act::Ext { ops: core::array::from_fn(|_| (b.u8(), b.u8())), whose: b.u8() },
+        16..=24 => Act::Map { page: b.u8(), entry: b.entry(), flush: b.u8() },
+        25 => Act::MapOther { page: b.u8(), entry: b.entry(), flush: b.u8(), dom: b.u8() },
+        26..=33 => Act::Ext { ops: core::array::from_fn(|_| (b.u8(), b.u8())), whose: b.u8() },
         34..=36 => Act::Memory { op: b.u8(), frames: [b.u8(), b.u8()], count: b.u8(), whose: b.u8() },
-        37 | 38 => Act::Exchange { frames: [b.u8(), b.u8()], pair: b.u8() & 1 != 0 },
-        39 | 40 => Act::Grant { gref: b.u8(), frame: b.u8(), to: b.u8(), flags: b.u8() },
-        41..=43 => Act::MapGrant { granter: b.u8(), gref: b.u8(), page: b.u8(), flags: b.u8() },
-        44 | 45 => {
+        37..=39 => Act::Exchange { frames: [b.u8(), b.u8()], pair: b.u8() & 3 != 0 },
+        40 | 41 => Act::Grant { gref: b.u8(), frame: b.u8(), to: b.u8(), flags: b.u8() },
+        42..=44 => Act::MapGrant { granter: b.u8(), gref: b.u8(), page: b.u8(), flags: b.u8() },
+        45 | 46 => {
             Act::Unmap { which: [b.u8(), b.u8()], count: b.u8(), replace: b.u8() & 3 == 0, page: b.u8() }
         }
-        46 => Act::Copy { granter: b.u8(), gref: b.u8(), frame: b.u8(), back: b.u8() & 1 != 0 },
-        47 => Act::Swap { a: b.u8(), b: b.u8() },
-        48 | 49 => Act::Gdt { frames: [b.u8(), b.u8()], count: b.u8() },
-        50 => Act::Ldt { page: b.u8(), entries: b.u8(), fault: b.u8() & 3 != 0 },
-        51 => Act::Descriptor { frame: b.u8(), slot: b.u8(), value: b.u8() },
-        52 => Act::Area { what: b.u8(), frame: b.u8(), page: b.u8(), vcpu: b.u8() },
-        53 | 54 => Act::Emulate { table: b.u8(), slot: b.u8(), entry: b.entry(), how: b.u8() },
+        47 => Act::Copy { granter: b.u8(), gref: b.u8(), frame: b.u8(), back: b.u8() & 1 != 0 },
+        48 => Act::Swap { a: b.u8(), b: b.u8() },
+        49 | 50 => Act::Gdt { frames: [b.u8(), b.u8()], count: b.u8() },
+        51 => Act::Ldt { page: b.u8(), entries: b.u8(), fault: b.u8() & 3 != 0 },
+        52 => Act::Descriptor { frame: b.u8(), slot: b.u8(), value: b.u8() },
+        53 => Act::Area { what: b.u8(), frame: b.u8(), page: b.u8(), vcpu: b.u8() },
+        54 => Act::Emulate { table: b.u8(), slot: b.u8(), entry: b.entry(), how: b.u8() },
         55 => Act::Multi { maps: core::array::from_fn(|_| (b.u8(), b.entry())) },
         56 => Act::Event { what: b.u8(), port: b.u8() },
         57 => Act::Control { what: b.u8(), dom: b.u8(), frame: b.u8() },
