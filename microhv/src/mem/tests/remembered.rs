@@ -1,6 +1,8 @@
 //! Guests that use what a processor still remembers of their page tables: the model of `testing::tlb` ends a test at
 //! the moment at which that would do harm.
 
+use core::sync::atomic::Ordering;
+
 use ring_abi::errno::{EFAULT, EINVAL};
 use ring_abi::memory::{XENMEM_EXCHANGE, XenMemoryExchange, XenMemoryReservation};
 use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
@@ -9,8 +11,9 @@ use zerocopy::IntoBytes;
 
 use super::calls::{ARGS, Guest, at, neg};
 use super::{World, entry};
-use crate::hypercall::{memory, mmu, mmuext};
+use crate::hypercall::{descriptor, memory, mmu, mmuext};
 use crate::mem::pte::{P, RW, US};
+use crate::mem::{GrantAddress, TypedRef};
 use crate::platform::{Platform, Settled};
 
 const SELF: u64 = DOMID_SELF as u64;
@@ -28,6 +31,13 @@ fn pin_l1(world: &World, guest: &Guest, mfn: Mfn) -> i64 {
         MmuextOp { cmd: MMUEXT_PIN_L1_TABLE, _pad0: 0, arg1: mfn.raw(), arg2: 0 }.as_bytes(),
     );
     world.call(guest, mmuext::mmuext_op, [ARGS, 1, 0, SELF])
+}
+
+/// The hypervisor runs on this CPU, which has the guest's tables loaded, as the guest's domain knows.
+fn on_cpu(world: &World, cpu: usize, guest: &Guest) {
+    world.hv.platform.on_cpu(cpu);
+    world.hv.platform.switch_to(guest.tables[0]);
+    guest.dom.dirty_cpus.fetch_or(1 << cpu, Ordering::Relaxed);
 }
 
 /// Gives two frames away for two others that follow each other.
@@ -59,6 +69,81 @@ fn a_page_that_becomes_a_table_is_forgotten() {
     assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.frame == page));
     assert_eq!(pin_l1(&world, &guest, page), 0);
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+}
+
+/// The same page, as descriptors.
+#[test]
+fn a_page_that_becomes_descriptors_is_forgotten() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page] = world.pages(&guest.dom);
+    assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
+    assert_eq!(map(&world, &guest, VA, 0), 0);
+    world.write(&guest, 0, &page.raw().to_le_bytes());
+    assert_eq!(world.call(&guest, descriptor::set_gdt, [ARGS, 512, 0, 0]), 0);
+    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+}
+
+/// A page that its owner remembers on one CPU is given away, and becomes another's on a second.
+#[test]
+fn a_page_that_becomes_anothers_is_forgotten_everywhere() {
+    let world = World::new(256);
+    let (guest, other) = (world.guest(1, false), world.guest(2, false));
+    for write in [0, RW] {
+        on_cpu(&world, 1, &guest);
+        let [page] = world.pages(&guest.dom);
+        assert_eq!(map(&world, &guest, VA, entry(page, P | write | US)), 0);
+        assert_eq!(map(&world, &guest, VA, 0), 0);
+        assert_eq!(world.hv.release_page(&guest.dom, page), Ok(()));
+        assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.cpu == 1 && leaf.frame == page));
+        on_cpu(&world, 0, &other);
+        while world.hv.frames.held(page).owner().is_none() {
+            world.pages::<1>(&other.dom);
+        }
+        world.hv.platform.settle_tlb();
+        assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.cpu == 1 && leaf.frame == page));
+    }
+}
+
+/// A guest maps another's page, writes over the entry, and remembers the page; on another CPU it becomes a table. Its owner
+/// flushes only the CPUs that have the owner's own tables.
+#[test]
+fn anothers_page_is_forgotten_when_its_entry_goes() {
+    let world = World::new(256);
+    let (owner, taker) = (world.guest(1, false), world.guest(2, false));
+    let [page] = world.pages(&owner.dom);
+    on_cpu(&world, 0, &owner);
+    on_cpu(&world, 1, &taker);
+    let held = world.hv.get_page_writable(page, &owner.dom).map(TypedRef::into_raw);
+    assert_eq!(held, Ok(page));
+    let at = GrantAddress::Virtual(VA);
+    assert_eq!(world.run(&taker.dom, |cur| world.hv.map_grant_frame(cur, at, page, false, US)), Ok(()));
+    assert_eq!(map(&world, &taker, VA, 0), 0);
+    on_cpu(&world, 0, &owner);
+    assert_eq!(pin_l1(&world, &owner, page), 0);
+    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.frame == page && leaf.writable));
+}
+
+/// One vCPU of a guest remembers a table that another takes out of its parent and writes to, as a page or by way of the
+/// hypervisor.
+#[test]
+fn a_table_that_becomes_a_page_is_forgotten_everywhere() {
+    for by_hypervisor in [false, true] {
+        let world = World::new(256);
+        let guest = world.guest(1, false);
+        let [table] = world.pages(&guest.dom);
+        let [_, _, l2, _] = guest.tables;
+        on_cpu(&world, 1, &guest);
+        on_cpu(&world, 0, &guest);
+        assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
+        assert_eq!(world.mmu(&guest, &[(at(l2, 1), 0)], SELF as u32), 0);
+        if by_hypervisor {
+            assert!(world.hv.get_page_writable(table, &guest.dom).is_ok());
+        } else {
+            assert_eq!(map(&world, &guest, VA, entry(table, P | RW | US)), 0);
+        }
+        world.hv.platform.settle_tlb();
+    }
 }
 
 /// As before, but that an exchange took the page meanwhile and, since it failed, gave it back.
