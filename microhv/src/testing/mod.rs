@@ -231,6 +231,11 @@ impl TestMachine {
         self.tlb.lock().leaves()
     }
 
+    /// Frames to which the CPU's window on its vCPU's descriptors may lead.
+    pub fn window(&self, cpu: usize) -> Vec<Mfn> {
+        self.tlb.lock().window(cpu)
+    }
+
     /// A page, `va` or any, that the CPU remembers otherwise than its tables say now.
     pub fn stale(&self, cpu: usize, va: Option<u64>) -> Option<Remembered> {
         let me = self.current.swap(cpu as u32, Ordering::Relaxed);

@@ -621,6 +621,11 @@ impl Tlb {
         Some(Mfn::new(leaf.frame.into()))
     }
 
+    /// Frames of the CPU's window.
+    pub(super) fn window(&self, cpu: usize) -> Vec<Mfn> {
+        self.cpus[cpu].window.keys().map(|(_, frame)| Mfn::new((*frame).into())).collect()
+    }
+
     /// Everything that is remembered.
     pub(super) fn leaves(&self) -> Vec<Remembered> {
         let of = |cpu: usize| {

@@ -5,13 +5,13 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::errno::{EFAULT, EINVAL};
 use ring_abi::memory::{XENMEM_EXCHANGE, XenMemoryExchange, XenMemoryReservation};
-use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
+use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
 use super::calls::{ARGS, Guest, at, neg};
 use super::{World, entry};
-use crate::hypercall::{descriptor, memory, mmu, mmuext};
+use crate::hypercall::{memory, mmu, mmuext};
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{GrantAddress, TypedRef};
 use crate::platform::{Platform, Settled};
@@ -71,17 +71,75 @@ fn a_page_that_becomes_a_table_is_forgotten() {
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
 }
 
-/// The same page, as descriptors.
+/// The same page, as descriptors that the processor asked for.
 #[test]
 fn a_page_that_becomes_descriptors_is_forgotten() {
+    const LDT: u64 = VA + 0x1000;
     let world = World::new(256);
     let guest = world.guest(1, false);
     let [page] = world.pages(&guest.dom);
     assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
     assert_eq!(map(&world, &guest, VA, 0), 0);
-    world.write(&guest, 0, &page.raw().to_le_bytes());
-    assert_eq!(world.call(&guest, descriptor::set_gdt, [ARGS, 512, 0, 0]), 0);
+    assert_eq!(map(&world, &guest, LDT, entry(page, P | US)), 0);
+    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur, LDT, 512)), Ok(()));
+    assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+    assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur, 0)));
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+}
+
+/// A flush that a guest asks for is done when the call returns: on this CPU, or on both.
+#[test]
+fn a_flush_that_is_asked_for_is_done() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page] = world.pages(&guest.dom);
+    on_cpu(&world, 1, &guest);
+    on_cpu(&world, 0, &guest);
+    let both = |va| [0, 1].map(|cpu| world.hv.platform.stale(cpu, va).is_some());
+    for (flags, left) in [
+        (UVMF_NONE, [true, true]),
+        (UVMF_INVLPG, [false, true]),
+        (UVMF_TLB_FLUSH, [false, true]),
+        (UVMF_INVLPG | UVMF_ALL, [false, false]),
+        (UVMF_TLB_FLUSH | UVMF_ALL, [false, false]),
+    ] {
+        assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
+        assert_eq!(world.call(&guest, mmu::update_va_mapping, [VA, 0, flags, 0]), 0);
+        assert_eq!(both(Some(VA)), left, "{flags}");
+    }
+    for (cmd, arg1, left) in [
+        (MMUEXT_INVLPG_LOCAL, VA, [false, true]),
+        (MMUEXT_TLB_FLUSH_LOCAL, 0, [false, true]),
+        (MMUEXT_INVLPG_ALL, VA, [false, false]),
+        (MMUEXT_TLB_FLUSH_ALL, 0, [false, false]),
+    ] {
+        assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
+        assert_eq!(map(&world, &guest, VA, 0), 0);
+        world.write(&guest, 0, MmuextOp { cmd, _pad0: 0, arg1, arg2: 0 }.as_bytes());
+        assert_eq!(world.call(&guest, mmuext::mmuext_op, [ARGS, 1, 0, SELF]), 0);
+        assert_eq!(both(Some(VA)), left, "{cmd}");
+    }
+}
+
+/// The window on a guest's descriptors leads to no page that the guest may write again.
+#[test]
+fn a_window_on_descriptors_is_forgotten() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page, other] = world.pages(&guest.dom);
+    let gdt =
+        |frames: &[Mfn]| world.hv.set_gdt(&guest.dom, &guest.dom.vcpus[0], frames, frames.len() as u32 * 512);
+    on_cpu(&world, 0, &guest);
+    world.hv.platform.set_window(Some(&guest.dom.vcpus[0]));
+    assert_eq!(gdt(&[page]), Ok(()));
+    assert_eq!(gdt(&[other]), Ok(()));
+    assert!(!world.hv.platform.window(0).contains(&page));
+    assert_eq!(map(&world, &guest, VA, entry(page, P | US)), 0);
+    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur, VA, 512)), Ok(()));
+    assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur, 0)));
+    assert!(world.hv.platform.window(0).contains(&page));
+    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur, VA, 0)), Ok(()));
+    assert!(!world.hv.platform.window(0).contains(&page));
 }
 
 /// A page that its owner remembers on one CPU is given away, and becomes another's on a second.
