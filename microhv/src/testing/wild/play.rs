@@ -29,7 +29,7 @@ use crate::mem::frame::FrameInfo;
 use crate::mem::pte::{A, D, G, NX, P, PSE, RW, US};
 use crate::mem::{FrameTable, PageType};
 use crate::platform::Platform;
-use crate::testing::{CPUS, TestMachine};
+use crate::testing::{CPUS, Remembered, TestMachine};
 
 /// Frames of the machine.
 const FRAMES: usize = 112;
@@ -884,6 +884,12 @@ impl Wild {
     }
 
     // --- Looks. ---
+
+    /// What the CPUs remember.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<Remembered> {
+        self.hv.platform.remembered()
+    }
 
     /// What is wrong after a step; `all`: the page tables are walked in any case.
     pub fn wrong(&mut self, all: bool) -> Vec<String> {
