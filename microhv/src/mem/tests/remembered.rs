@@ -87,6 +87,39 @@ fn a_page_that_becomes_descriptors_is_forgotten() {
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
 }
 
+/// Pages that were exchanged become another's.
+#[test]
+fn a_page_that_was_exchanged_is_forgotten_everywhere() {
+    let world = World::new(256);
+    let (guest, other) = (world.guest(1, false), world.guest(2, false));
+    on_cpu(&world, 1, &guest);
+    let pages = world.pages::<2>(&guest.dom);
+    assert_eq!(map(&world, &guest, VA, entry(pages[0], P | RW | US)), 0);
+    assert_eq!(map(&world, &guest, VA, 0), 0);
+    assert_eq!(exchange(&world, &guest, pages), 0);
+    on_cpu(&world, 0, &other);
+    while world.hv.frames.held(pages[0]).owner().is_none() {
+        world.pages::<1>(&other.dom);
+    }
+    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.cpu == 1 && leaf.frame == pages[0]));
+}
+
+/// A guest goes over to another base. Pages of user mode are global without the guest's doing, and go nonetheless.
+#[test]
+fn another_base_forgets_the_former_ones_pages() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page] = world.pages(&guest.dom);
+    let second = world.address_space(&guest.dom);
+    world.poke(second[3], (ARGS >> 12) as usize, world.peek(guest.tables[3], (ARGS >> 12) as usize));
+    assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
+    let op = MmuextOp { cmd: MMUEXT_NEW_BASEPTR, _pad0: 0, arg1: second[0].raw(), arg2: 0 };
+    world.write(&guest, 0, op.as_bytes());
+    assert_eq!(world.call(&guest, mmuext::mmuext_op, [ARGS, 1, 0, SELF]), 0);
+    assert_eq!(world.hv.platform.cr3(), Some(second[0]));
+    assert_eq!(world.hv.platform.stale(0, None), None);
+}
+
 /// A flush that a guest asks for is done when the call returns: on this CPU, or on both.
 #[test]
 fn a_flush_that_is_asked_for_is_done() {
@@ -182,23 +215,27 @@ fn anothers_page_is_forgotten_when_its_entry_goes() {
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.frame == page && leaf.writable));
 }
 
-/// One vCPU of a guest remembers a table that another takes out of its parent and writes to, as a page or by way of the
-/// hypervisor.
+/// One vCPU of a guest remembers a table that another takes out of its parent; then the hypervisor, the guest or
+/// the control domain may write there.
 #[test]
 fn a_table_that_becomes_a_page_is_forgotten_everywhere() {
-    for by_hypervisor in [false, true] {
+    for how in 0..3 {
         let world = World::new(256);
-        let guest = world.guest(1, false);
+        let (control, guest) = (world.guest(0, true), world.guest(1, false));
         let [table] = world.pages(&guest.dom);
         let [_, _, l2, _] = guest.tables;
         on_cpu(&world, 1, &guest);
         on_cpu(&world, 0, &guest);
         assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
         assert_eq!(world.mmu(&guest, &[(at(l2, 1), 0)], SELF as u32), 0);
-        if by_hypervisor {
-            assert!(world.hv.get_page_writable(table, &guest.dom).is_ok());
-        } else {
-            assert_eq!(map(&world, &guest, VA, entry(table, P | RW | US)), 0);
+        match how {
+            0 => assert!(world.hv.get_page_writable(table, &guest.dom).is_ok()),
+            1 => assert_eq!(map(&world, &guest, VA, entry(table, P | RW | US)), 0),
+            _ => {
+                on_cpu(&world, 2, &control);
+                let args = [VA, entry(table, P | RW | US), 0, guest.dom.id.raw().into()];
+                assert_eq!(world.call(&control, mmu::update_va_mapping_otherdomain, args), 0);
+            }
         }
         world.hv.platform.settle_tlb();
     }

@@ -629,7 +629,7 @@ impl Wild {
         let result = self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, count, 0, whose.into()])?;
         if result == Ok(Outcome::OK) && whose == DOMID_SELF {
             match last {
-                Some((MMUEXT_TLB_FLUSH_LOCAL, _)) => self.expect_flushed(false, None),
+                Some((MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_NEW_BASEPTR, _)) => self.expect_flushed(false, None),
                 Some((MMUEXT_TLB_FLUSH_ALL | MMUEXT_TLB_FLUSH_MULTI, _)) => self.expect_flushed(true, None),
                 Some((MMUEXT_INVLPG_LOCAL, va)) => self.expect_flushed(false, Some(va)),
                 Some((MMUEXT_INVLPG_ALL, va)) => self.expect_flushed(true, Some(va)),
