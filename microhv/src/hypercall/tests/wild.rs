@@ -250,7 +250,7 @@ fn an_unmapped_grant_is_forgotten() {
 }
 
 /// Seeds that each test run plays, and the steps of each.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 200;
 const STEPS: usize = 120;
 
 #[test]

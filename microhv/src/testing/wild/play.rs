@@ -418,7 +418,7 @@ impl Wild {
                 let own =
                     GnttabCopyPtr { u: self.pick(frame), domid: DOMID_SELF, ..GnttabCopyPtr::default() };
                 let (source, dest) = if back { (own, granted) } else { (granted, own) };
-                let flags = (if back { GNTCOPY_DEST_GREF } else { GNTCOPY_SOURCE_GREF }) as u16;
+                let flags = if back { GNTCOPY_DEST_GREF } else { GNTCOPY_SOURCE_GREF };
                 self.put(ARGS, &GnttabCopy { source, dest, len: 64, flags, ..GnttabCopy::default() })?;
                 self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_COPY.into(), ARGS, 1]).map(|_| ())
             }
