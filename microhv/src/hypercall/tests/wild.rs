@@ -245,7 +245,7 @@ fn an_unmapped_grant_is_forgotten() {
         world.step(&step);
     }
     assert!(!anothers(&world));
-    let wrong = world.end();
+    let wrong = world.wrong(true);
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
