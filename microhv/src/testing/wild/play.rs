@@ -608,6 +608,8 @@ impl Wild {
             u32::MAX,
             u32::MAX,
         ];
+        // Where two pages may be the page of arguments, the hypervisor may read other operations than these.
+        let is_read = self.hv.platform.stale(self.cpu, Some(ARGS)).is_none();
         let mut count = 0u64;
         let mut last = None;
         for &(command, arg) in ops {
@@ -627,7 +629,7 @@ impl Wild {
         }
         let whose = self.whose(whose);
         let result = self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, count, 0, whose.into()])?;
-        if result == Ok(Outcome::OK) && whose == DOMID_SELF {
+        if result == Ok(Outcome::OK) && whose == DOMID_SELF && is_read {
             match last {
                 Some((MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_NEW_BASEPTR, _)) => self.expect_flushed(false, None),
                 Some((MMUEXT_TLB_FLUSH_ALL | MMUEXT_TLB_FLUSH_MULTI, _)) => self.expect_flushed(true, None),
