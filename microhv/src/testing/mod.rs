@@ -23,8 +23,8 @@ use crate::domain::{Domain, Vcpu};
 use crate::emul::cpuid::CpuidResult;
 use crate::mem::FrameTable;
 use crate::platform::{
-    CpuId, CpuSet, DescriptorPage, GROUP, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, Settled,
-    TimeParams,
+    CpuId, CpuSet, DescriptorPage, GROUP, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase,
+    Settled, TimeParams,
 };
 
 const PAGE: u64 = 4096;

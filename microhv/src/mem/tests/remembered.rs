@@ -81,9 +81,9 @@ fn a_page_that_becomes_descriptors_is_forgotten() {
     assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
     assert_eq!(map(&world, &guest, VA, 0), 0);
     assert_eq!(map(&world, &guest, LDT, entry(page, P | US)), 0);
-    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur, LDT, 512)), Ok(()));
+    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur.domain, cur.vcpu, LDT, 512)), Ok(()));
     assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
-    assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur, 0)));
+    assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur.domain, cur.vcpu, 0)));
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
 }
 
@@ -168,10 +168,10 @@ fn a_window_on_descriptors_is_forgotten() {
     assert_eq!(gdt(&[other]), Ok(()));
     assert!(!world.hv.platform.window(0).contains(&page));
     assert_eq!(map(&world, &guest, VA, entry(page, P | US)), 0);
-    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur, VA, 512)), Ok(()));
-    assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur, 0)));
+    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur.domain, cur.vcpu, VA, 512)), Ok(()));
+    assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur.domain, cur.vcpu, 0)));
     assert!(world.hv.platform.window(0).contains(&page));
-    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur, VA, 0)), Ok(()));
+    assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur.domain, cur.vcpu, VA, 0)), Ok(()));
     assert!(!world.hv.platform.window(0).contains(&page));
 }
 
@@ -208,7 +208,10 @@ fn anothers_page_is_forgotten_when_its_entry_goes() {
     let held = world.hv.get_page_writable(page, &owner.dom).map(TypedRef::into_raw);
     assert_eq!(held, Ok(page));
     let at = GrantAddress::Virtual(VA);
-    assert_eq!(world.run(&taker.dom, |cur| world.hv.map_grant_frame(cur, at, page, false, US)), Ok(()));
+    assert_eq!(
+        world.run(&taker.dom, |cur| world.hv.map_grant_frame(cur.domain, cur.vcpu, at, page, false, US)),
+        Ok(())
+    );
     assert_eq!(map(&world, &taker, VA, 0), 0);
     on_cpu(&world, 0, &owner);
     assert_eq!(pin_l1(&world, &owner, page), 0);
@@ -248,7 +251,7 @@ fn a_page_that_an_exchange_gives_back_is_still_remembered() {
     let guest = world.guest(1, false);
     let [page] = world.pages(&guest.dom);
     assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
-    world.hv.platform.copy_to_guest(VA, &[0; 8]).expect("mapped");
+    world.hv.platform.copy_to_guest(Settled::new(), VA, &[0; 8]).expect("mapped");
     assert_eq!(map(&world, &guest, VA, 0), 0);
     assert_eq!(exchange(&world, &guest, [page, guest.tables[3]]), neg(EINVAL), "a table is referred to");
     assert_eq!(pin_l1(&world, &guest, page), 0);

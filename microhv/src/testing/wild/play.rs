@@ -28,7 +28,7 @@ use crate::mem::check::Extra;
 use crate::mem::frame::FrameInfo;
 use crate::mem::pte::{A, D, G, NX, P, PSE, RW, US};
 use crate::mem::{FrameTable, PageType};
-use crate::platform::Platform;
+use crate::platform::{Platform, Settled};
 use crate::testing::{CPUS, Remembered, TestMachine};
 
 /// Frames of the machine.
@@ -334,12 +334,12 @@ impl Wild {
     /// The guest writes an argument.
     fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) -> Option<()> {
         self.loaded[self.cpu]?;
-        self.hv.platform.copy_to_guest(at, value.as_bytes()).ok()
+        self.hv.platform.copy_to_guest(Settled::new(), at, value.as_bytes()).ok()
     }
 
     fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> Option<T> {
         let mut value = T::new_zeroed();
-        self.hv.platform.copy_from_guest(value.as_mut_bytes(), at).ok()?;
+        self.hv.platform.copy_from_guest(Settled::new(), value.as_mut_bytes(), at).ok()?;
         Some(value)
     }
 
@@ -448,7 +448,7 @@ impl Wild {
                 self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
                 if fault {
                     let hv = &self.hv;
-                    self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur, 0))?;
+                    self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
                 }
                 Some(())
             }
