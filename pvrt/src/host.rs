@@ -19,6 +19,9 @@ use ring_abi::{console_io, sched, vcpu, version};
 
 use crate::mem::{Pages, host::va_of_maddr};
 
+pub use crate::account::{charged_allocations, overdraw_at};
+pub use crate::mem::host_heap::Heap;
+
 /// Answers hypercalls.
 pub trait Hypervisor {
     /// Answers hypercall `number` as rax would: zero or more, or a negative errno. Addresses among the arguments are
@@ -37,6 +40,11 @@ std::thread_local! {
 /// Replaces the thread's stand-in.
 pub fn install(hypervisor: Box<dyn Hypervisor>) {
     HYPERVISOR.with(|slot| *slot.borrow_mut() = hypervisor);
+}
+
+/// Sets how many bytes the thread's kernel has for accounts, its reserve included; at first as much as is asked for.
+pub fn set_memory(bytes: usize) {
+    crate::mem::host::set_memory(bytes);
 }
 
 /// Sends an event to `port`, as the hypervisor would.

@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod account;
 #[cfg(freestanding)]
 mod arch;
 pub mod boot;
@@ -33,10 +34,11 @@ mod shared;
 #[cfg(freestanding)]
 pub mod space;
 
+pub use account::Account;
 pub use boot::BootInfo;
 #[cfg(freestanding)]
 pub use boot::install_handlers;
-pub use executor::{spawn, time, yield_now};
+pub use executor::{spawn, spawn_for, time, yield_now};
 #[cfg(freestanding)]
 pub use shared::info as shared_info;
 

@@ -141,6 +141,22 @@ impl VcpuTimeInfo {
         let passed = (scaled as u128 * self.tsc_to_system_mul as u128) >> 32;
         self.system_time.wrapping_add(passed as u64)
     }
+
+    /// TSC ticks in `ns` nanoseconds; `u64::MAX` for a record that says nothing of it.
+    #[must_use]
+    pub const fn ticks(&self, ns: u64) -> u64 {
+        let mul = self.tsc_to_system_mul as u128;
+        if mul == 0 {
+            return u64::MAX;
+        }
+        let scaled = ((ns as u128) << 32) / mul;
+        let ticks = if self.tsc_shift >= 0 {
+            scaled >> (self.tsc_shift as u32 & 63)
+        } else {
+            scaled << ((-(self.tsc_shift as i32)) as u32 & 63)
+        };
+        ticks as u64
+    }
 }
 
 #[cfg(test)]
@@ -166,5 +182,16 @@ mod tests {
         assert_eq!(time.nanoseconds_at(1010), 15);
         time.tsc_shift = -1;
         assert_eq!(time.nanoseconds_at(1010), 7);
+    }
+
+    #[test]
+    fn ticks_are_what_nanoseconds_come_from() {
+        for (mul, shift) in [(1 << 31, 0), (1 << 31, 1), (1 << 31, -1), (3_000_000_000, -2), (u32::MAX, 3)] {
+            let time = VcpuTimeInfo { tsc_to_system_mul: mul, tsc_shift: shift, ..Default::default() };
+            let ticks = time.ticks(1_000_000);
+            let ns = time.nanoseconds_at(ticks);
+            assert!((999_980..=1_000_000).contains(&ns), "{mul} {shift}: {ticks} ticks are {ns} ns");
+        }
+        assert_eq!(VcpuTimeInfo::default().ticks(1), u64::MAX);
     }
 }

@@ -4,7 +4,12 @@
 //! unmask it only while blocked. So no code is ever interrupted, locks need no interrupt-safe variant, and an event
 //! costs no upcall while there is work to do. A task must therefore return soon, or `yield_now().await`.
 
+//!
+//! Every task belongs to an account ([`crate::account`]), which is the current one while the task is polled. Time is
+//! shared between accounts by what their polls cost, not by the number of tasks: see `drr`.
+
 pub mod combine;
+mod drr;
 pub mod sync;
 pub mod time;
 mod utc;
@@ -16,21 +21,26 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use core::future::Future;
+use core::panic::Location;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
-use crossbeam_queue::SegQueue;
 use spin::Mutex;
 
 pub use combine::{Either, join_all, select};
 #[cfg(not(freestanding))]
 pub use testing::block_on_test;
 
+use crate::account::{self, Account, POLL_BYTES};
 use crate::global::global;
+use drr::Drr;
 
-/// Tasks polled between two looks at the event words and the clock.
+/// Tasks polled at most between two looks at the event words and the clock.
 #[cfg(freestanding)]
 const BATCH: usize = 16;
+/// Ticks after which the executor looks at them at any rate: a woken task must not wait for sixteen long polls.
+#[cfg(freestanding)]
+const BATCH_TICKS: u64 = 50_000;
 
 /// Names a task in logs. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,24 +52,28 @@ type BoxedFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct Task {
     future: Mutex<Option<BoxedFuture>>,
     queued: AtomicBool,
+    account: Account,
+    /// Where it was spawned.
+    origin: &'static Location<'static>,
 }
 
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            READY.with(|ready| ready.push(self));
+            READY.with(|ready| ready.lock().push(self.account.index(), self));
         }
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            READY.with(|ready| ready.push(self.clone()));
+            READY.with(|ready| ready.lock().push(self.account.index(), self.clone()));
         }
     }
 }
 
 global! {
-    static READY: SegQueue<Arc<Task>> = SegQueue::new();
+    /// A leaf lock: no task is polled or dropped while it is held.
+    static READY: Mutex<Drr<Arc<Task>>> = Mutex::new(Drr::new());
 }
 global! {
     static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -67,17 +81,56 @@ global! {
 global! {
     static LIVE: AtomicU64 = AtomicU64::new(0);
 }
+global! {
+    /// Ticks that no poll may take; 0: not watched.
+    static POLL_LIMIT: AtomicU64 = AtomicU64::new(0);
+}
 
-/// Starts a task; it is first polled when the executor next runs.
+/// Starts a task of the current account; it is first polled when the executor next runs.
+#[track_caller]
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> TaskId {
+    spawn_for(&Account::current(), future)
+}
+
+/// Starts a task of `account`: what it allocates is charged there, and so is its time.
+#[track_caller]
+pub fn spawn_for(account: &Account, future: impl Future<Output = ()> + Send + 'static) -> TaskId {
     let id = NEXT_ID.with(|next| next.fetch_add(1, Ordering::Relaxed));
-    LIVE.with(|live| live.fetch_add(1, Ordering::Relaxed));
-    let task = Arc::new(Task { future: Mutex::new(Some(Box::pin(future))), queued: AtomicBool::new(true) });
-    READY.with(|ready| ready.push(task));
+    start(account, Location::caller(), future);
     TaskId(id)
 }
 
-/// Starts a task and gives what awaits its result.
+fn start(
+    account: &Account,
+    origin: &'static Location<'static>,
+    future: impl Future<Output = ()> + Send + 'static,
+) -> Arc<Task> {
+    LIVE.with(|live| live.fetch_add(1, Ordering::Relaxed));
+    account.charge(|| {
+        let tasks = account.count_task(true);
+        let task = Arc::new(Task {
+            future: Mutex::new(Some(Box::pin(future))),
+            queued: AtomicBool::new(true),
+            account: account.clone(),
+            origin,
+        });
+        READY.with(|ready| {
+            let mut ready = ready.lock();
+            ready.reserve(account.index(), tasks);
+            ready.push(account.index(), task.clone());
+        });
+        task
+    })
+}
+
+/// A task of this account has ended.
+fn count_end(account: &Account) {
+    LIVE.with(|live| live.fetch_sub(1, Ordering::Relaxed));
+    account.count_task(false);
+}
+
+/// Starts a task of the current account and gives what awaits its result.
+#[track_caller]
 pub fn spawn_join<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> sync::Receiver<T> {
     let (sender, receiver) = sync::oneshot();
     spawn(async move {
@@ -88,29 +141,146 @@ pub fn spawn_join<T: Send + 'static>(future: impl Future<Output = T> + Send + 's
     receiver
 }
 
+/// Runs `future` as a task of `account` and waits for its result. Dropped before, it drops the task too.
+#[track_caller]
+pub fn run_for<T: Send + 'static>(
+    account: &Account,
+    future: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    let (sender, receiver) = sync::oneshot();
+    let task = start(account, Location::caller(), async move {
+        let value = future.await;
+        // Who waits is there as long as this task is.
+        let _ = sender.send(value);
+    });
+    let ending = Ending(task);
+    async move {
+        let _ending = ending;
+        match receiver.await {
+            Ok(value) => value,
+            // The task ends by sending, or by the drop of `_ending`, which nobody outlives here.
+            Err(sync::Closed) => core::future::pending().await,
+        }
+    }
+}
+
+/// Drops a task's future when it is dropped, whether it has ended or not.
+struct Ending(Arc<Task>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let future = self.0.future.lock().take();
+        if let Some(future) = future {
+            self.0.account.charge(|| drop(future));
+            count_end(&self.0.account);
+        }
+    }
+}
+
 /// Tasks that have been spawned and have not ended.
 pub fn live_tasks() -> u64 {
     LIVE.with(|live| live.load(Ordering::Relaxed))
 }
 
-/// Polls up to `limit` ready tasks; returns how many were polled.
-fn run_ready(limit: usize) -> usize {
+/// Has every poll reported that takes more than `ticks` of the time stamp counter, or allocates more than [`POLL_BYTES`].
+/// Time in which other vCPUs had the CPU does not count. With 0 nothing is watched.
+pub fn set_poll_limit(ticks: u64) {
+    #[cfg(freestanding)]
+    if ticks > 0 {
+        crate::clock::watch_steal();
+    }
+    POLL_LIMIT.with(|limit| limit.store(ticks, Ordering::Relaxed));
+}
+
+/// Runs no task of an account any more.
+pub(crate) fn freeze_account(index: usize) {
+    READY.with(|ready| ready.lock().freeze(index));
+}
+
+/// Runs the tasks of an account again.
+pub(crate) fn thaw_account(index: usize) {
+    READY.with(|ready| ready.lock().thaw(index));
+}
+
+/// An account is over, and another will have its place.
+pub(crate) fn forget_account(index: usize) {
+    READY.with(|ready| ready.lock().forget(index));
+}
+
+/// Polls up to `limit` ready tasks, and no more after `ticks`; returns how many were polled.
+fn run_ready(limit: usize, ticks: u64) -> usize {
+    let begun = time::busy_ticks();
+    let (mut before, mut polled) = (begun, None);
     for done in 0..limit {
-        let Some(task) = READY.with(|ready| ready.pop()) else { return done };
-        // Cleared before polling, so that a wake during the poll queues the task again.
-        task.queued.store(false, Ordering::Release);
-        // Out of the slot while it is polled: a future may drop what drops its own task.
-        let Some(mut future) = task.future.lock().take() else { continue };
-        let waker = Waker::from(task.clone());
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => *task.future.lock() = Some(future),
-            Poll::Ready(()) => {
-                drop(future);
-                LIVE.with(|live| live.fetch_sub(1, Ordering::Relaxed));
+        let next = READY.with(|ready| {
+            let mut ready = ready.lock();
+            if let Some((account, cost)) = polled.take() {
+                ready.charge(account, cost);
             }
-        }
+            if before.wrapping_sub(begun) > ticks { Some(None) } else { ready.next().map(Some) }
+        });
+        let Some(next) = next else { return done };
+        let Some((account, task)) = next else { return limit };
+        poll(&task);
+        let now = time::busy_ticks();
+        // What was stolen is known in nanoseconds: a difference can come out below zero.
+        polled = Some((account, (now.wrapping_sub(before) as i64).max(0) as u64));
+        before = now;
+    }
+    if let Some((account, cost)) = polled {
+        READY.with(|ready| ready.lock().charge(account, cost));
     }
     limit
+}
+
+/// Polls a task, for its account.
+#[inline]
+fn poll(task: &Arc<Task>) {
+    // Cleared before polling, so that a wake during the poll queues the task again.
+    task.queued.store(false, Ordering::Release);
+    // Out of the slot while it is polled: a future may drop what drops its own task.
+    let Some(mut future) = task.future.lock().take() else { return };
+    let limit = POLL_LIMIT.with(|limit| limit.load(Ordering::Relaxed));
+    let watch = (limit > 0).then(|| Watch::begin(&task.account));
+    let scope = account::Scope::enter(&task.account);
+    let waker = Waker::from(task.clone());
+    match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        Poll::Pending => *task.future.lock() = Some(future),
+        Poll::Ready(()) => {
+            drop(future);
+            count_end(&task.account);
+        }
+    }
+    drop(waker);
+    drop(scope);
+    if let Some(watch) = watch {
+        watch.end(task, limit);
+    }
+    task.account.check();
+}
+
+/// What a poll costs, where polls are watched.
+struct Watch {
+    begun: u64,
+    memory: (usize, usize),
+}
+
+impl Watch {
+    fn begin(account: &Account) -> Self {
+        Self { memory: account.begin_poll(), begun: time::busy_ticks() }
+    }
+
+    #[cold]
+    fn end(self, task: &Task, limit: u64) {
+        let ticks = (time::busy_ticks().wrapping_sub(self.begun) as i64).max(0) as u64;
+        let bytes = task.account.end_poll(self.memory);
+        if ticks > limit {
+            log::error!("poll: {}: {}: {ticks} ticks", task.account, task.origin);
+        }
+        if bytes > POLL_BYTES {
+            log::error!("poll: {}: {}: {bytes} bytes", task.account, task.origin);
+        }
+    }
 }
 
 /// Runs tasks for ever, blocking the vCPU while none is ready.
@@ -119,13 +289,14 @@ pub fn run() -> ! {
     loop {
         crate::event::poll();
         time::expire();
-        if run_ready(BATCH) < BATCH && !crate::event::pending() {
+        if run_ready(BATCH, BATCH_TICKS) < BATCH && !crate::event::pending() {
+            READY.with(|ready| ready.lock().idle());
             time::block();
         }
     }
 }
 
-/// Lets every other ready task run once.
+/// Lets the other ready tasks of its account run once, and those of others too when the account has used up its turn.
 pub async fn yield_now() {
     let mut yielded = false;
     core::future::poll_fn(|context| {
@@ -137,6 +308,15 @@ pub async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+/// Waits until every task that is ready now has run once, of whatever account.
+pub async fn settle() {
+    let ready = READY.with(|ready| ready.lock().ready_now());
+    while !READY.with(|queues| queues.lock().have_run(&ready)) {
+        READY.with(|queues| queues.lock().pass());
+        yield_now().await;
+    }
 }
 
 #[cfg(test)]

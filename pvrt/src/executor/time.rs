@@ -51,6 +51,15 @@ pub fn tsc() -> u64 {
     now_ns()
 }
 
+/// As [`tsc`], without the time in which other vCPUs had the CPU.
+#[inline]
+pub(crate) fn busy_ticks() -> u64 {
+    #[cfg(freestanding)]
+    return crate::clock::busy_ticks();
+    #[cfg(not(freestanding))]
+    now_ns()
+}
+
 /// Wall-clock time in nanoseconds since 1970.
 #[cfg(freestanding)]
 pub fn wall_ns() -> u64 {

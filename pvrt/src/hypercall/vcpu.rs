@@ -55,6 +55,16 @@ pub fn stop_singleshot_timer(vcpu: u32) -> Result<()> {
     vcpu_op::<()>(VCPUOP_STOP_SINGLESHOT_TIMER, vcpu, None).map(|_| ())
 }
 
+/// Has the hypervisor write how long vCPU `vcpu` was in each state to a [`VcpuRunstateInfo`] at address `area`, each time
+/// it lets the vCPU run.
+///
+/// # Errors
+/// `ENOENT`: there is no such vCPU.
+pub fn register_runstate_area(vcpu: u32, area: u64) -> Result<()> {
+    let mut arg = VcpuRegisterRunstateMemoryArea { addr: area };
+    vcpu_op(VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, vcpu, Some(&mut arg)).map(|_| ())
+}
+
 /// `set_trap_table`: the handlers of exceptions; the last entry's address is 0.
 ///
 /// # Safety

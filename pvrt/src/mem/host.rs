@@ -119,6 +119,23 @@ pub(super) fn unmap_frames(_va: usize, _count: usize) {}
 
 pub(super) fn free_window(_va: usize, _count: usize) {}
 
+global! {
+    /// Bytes that accounts can be promised in all.
+    static MEMORY: core::cell::Cell<usize> = core::cell::Cell::new(usize::MAX);
+}
+
+/// Sets how many bytes accounts can be promised in all, the kernel's reserve included.
+pub(crate) fn set_memory(bytes: usize) {
+    MEMORY.with(|memory| memory.set(bytes));
+}
+
+pub(super) fn secure(bytes: usize) -> Result<(), usize> {
+    match bytes.saturating_sub(MEMORY.with(|memory| memory.get())) {
+        0 => Ok(()),
+        missing => Err(missing),
+    }
+}
+
 pub(super) fn usage() -> Usage {
     let total_pages = RUNS.with(|runs| runs.lock().by_va.values().map(|(count, _)| count).sum());
     Usage { total_pages, ..Usage::default() }

@@ -13,8 +13,11 @@ mod foreign;
 pub(crate) mod heap;
 #[cfg(not(freestanding))]
 pub(crate) mod host;
+#[cfg(not(freestanding))]
+pub(crate) mod host_heap;
 #[cfg(freestanding)]
 pub(crate) mod tables;
+pub(crate) mod tail;
 #[cfg(freestanding)]
 pub(crate) mod window;
 
@@ -30,6 +33,7 @@ pub use foreign::{ForeignMap, MapError, map_foreign, map_mmio};
 #[cfg(freestanding)]
 pub use window::WindowPages;
 
+use crate::account::Charge;
 use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::{Mfn, PAGE_SIZE, Pfn};
 
@@ -63,17 +67,21 @@ pub struct Pages {
     va: usize,
     count: usize,
     origin: Origin,
+    /// The account that they are charged to.
+    _charge: Charge,
 }
 
 impl Pages {
-    /// Takes `count` pages (at least one) from the kernel's own memory, or else from the hypervisor. Their contents
-    /// are whatever was there.
+    /// Takes `count` pages (at least one) from the kernel's own memory, or else from the hypervisor, and charges them to
+    /// the current account. Their contents are whatever was there.
     ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn alloc(count: usize) -> Result<Self, OutOfMemory> {
         match arch::take_pages(count) {
-            Some(va) => Ok(Self { va, count, origin: Origin::Start }),
+            Some(va) => {
+                Ok(Self { va, count, origin: Origin::Start, _charge: Charge::take(count * PAGE_SIZE) })
+            }
             None => populate(count),
         }
     }
@@ -81,7 +89,14 @@ impl Pages {
     /// The run at `va` of which an owner let go.
     #[cfg(freestanding)]
     pub(crate) fn adopt(va: usize, count: usize) -> Self {
-        Self { va, count, origin: tables::origin_of(va) }
+        Self { va, count, origin: tables::origin_of(va), _charge: Charge::none() }
+    }
+
+    /// Takes pages that accounts were promised, charged to nobody.
+    #[cfg(freestanding)]
+    pub(crate) fn promised(count: usize) -> Option<Self> {
+        let va = tables::take_promised(count)?;
+        Some(Self { va, count, origin: Origin::Start, _charge: Charge::none() })
     }
 
     /// As [`alloc`](Self::alloc), filled with zeros.
@@ -184,7 +199,7 @@ impl Drop for Pages {
 /// [`OutOfMemory`]: the machine or the domain's limit has not so many.
 pub fn populate(count: usize) -> Result<Pages, OutOfMemory> {
     let (va, first) = arch::grow(count).ok_or(OutOfMemory)?;
-    Ok(Pages { va, count, origin: first })
+    Ok(Pages { va, count, origin: first, _charge: Charge::take(count * PAGE_SIZE) })
 }
 
 /// Gives pages back to where they came from; the same as dropping them.
@@ -195,6 +210,14 @@ pub fn release(pages: Pages) {
 /// The machine frame that maps address `va` of this kernel (the linear map or a [`Pages`]).
 pub fn mfn_of(va: usize) -> Mfn {
     arch::mfn_of(va)
+}
+
+/// Sees to it that `bytes` more can be allocated on the heap.
+///
+/// # Errors
+/// The bytes that are missing.
+pub(crate) fn secure(bytes: usize) -> Result<(), usize> {
+    arch::secure(bytes)
 }
 
 /// How much memory there is.

@@ -38,6 +38,8 @@ pub(super) struct State {
     linear_l2: usize,
     pub(super) window: window::Window,
     pub(super) grown_pages: usize,
+    /// Of the free pages, those that the heap was promised for what accounts have claimed.
+    promised: usize,
 }
 
 pub(super) static STATE: Mutex<State> = Mutex::new(State {
@@ -47,6 +49,7 @@ pub(super) static STATE: Mutex<State> = Mutex::new(State {
     linear_l2: 0,
     window: window::Window::new(),
     grown_pages: 0,
+    promised: 0,
 });
 
 /// Reads entry `index` of the table at `va`.
@@ -199,8 +202,33 @@ pub(crate) fn unmap_guard(va: u64) {
     }
 }
 
+/// Takes pages that nobody was promised.
 pub(super) fn take_pages(count: usize) -> Option<usize> {
-    STATE.lock().free.take(count).map(|pfn| LINEAR_VA + pfn * PAGE_SIZE)
+    let mut state = STATE.lock();
+    if state.free.free_pages() < count.checked_add(state.promised)? {
+        return None;
+    }
+    state.free.take(count).map(|pfn| LINEAR_VA + pfn * PAGE_SIZE)
+}
+
+/// Takes pages whether or not they were promised: for what they were promised for.
+pub(super) fn take_promised(count: usize) -> Option<usize> {
+    let mut state = STATE.lock();
+    let pfn = state.free.take(count)?;
+    state.promised = state.promised.saturating_sub(count);
+    Some(LINEAR_VA + pfn * PAGE_SIZE)
+}
+
+/// Promises `count` of the free pages to the heap, in place of what it was promised before. If there are fewer, changes
+/// nothing and gives the number that is missing.
+pub(super) fn promise(count: usize) -> Option<usize> {
+    let mut state = STATE.lock();
+    let missing = count.saturating_sub(state.free.free_pages());
+    if missing > 0 {
+        return Some(missing);
+    }
+    state.promised = count;
+    None
 }
 
 pub(super) fn give_pages(va: usize, count: usize) {
@@ -272,6 +300,10 @@ pub(super) fn origin_of(va: usize) -> Origin {
 
 pub(super) fn shrink(va: usize, count: usize, first: u64) {
     window::shrink(&mut STATE.lock(), va, count, first);
+}
+
+pub(super) fn secure(bytes: usize) -> Result<(), usize> {
+    super::heap::secure(bytes)
 }
 
 pub(super) fn usage() -> Usage {

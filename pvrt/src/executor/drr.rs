@@ -1,0 +1,184 @@
+//! Who runs next: deficit round-robin between accounts, by cost.
+//!
+//! Each account has a queue of its ready tasks, in order of arrival. The accounts with ready tasks stand in a ring. The
+//! account in front runs its tasks until the cost of its polls has used up its credit; it then gets a quantum of new
+//! credit and goes to the back. A poll is charged after it ran, so an account can get into debt: it then sits out as many
+//! rounds as the debt lasts. Debt lasts only while others want the time: an account alone in the ring runs at once, and
+//! an idle moment of the whole kernel voids all debts.
+//!
+//! M. Shreedhar, G. Varghese: Efficient Fair Queueing using Deficit Round-Robin (1995).
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// What a guest's account may use in one turn, in ticks of the time stamp counter: 250 µs where it counts at 1 GHz.
+pub(super) const QUANTUM: i64 = 250_000;
+/// How many guests' quanta the kernel's own account gets in a turn: it drives the disks and ends domains for all.
+pub(super) const OWN_WEIGHT: i64 = 4;
+/// The least that a poll is charged, in ticks: tasks that wake each other for ever use up their turn even where the clock
+/// stands still.
+const LEAST_COST: i64 = 500;
+/// The most that an account can owe, in quanta: a poll's ticks count even where the hypervisor gave the CPU to another
+/// vCPU in the middle, and that is no fault of the account's.
+const DEBT_QUANTA: i64 = 16;
+
+/// One account's ready tasks.
+struct Queue<T> {
+    ready: VecDeque<T>,
+    /// Ticks that it may still use; below zero: it owes.
+    credit: i64,
+    /// It stands in the ring: it has ready tasks, or its last one is being polled and may be ready again.
+    in_ring: bool,
+    /// Its tasks are not to run.
+    frozen: bool,
+    /// The idle epoch in which `credit` was last true.
+    epoch: u64,
+    /// Tasks that ever became ready.
+    pushed: u64,
+}
+
+impl<T> Queue<T> {
+    const fn new() -> Self {
+        Self { ready: VecDeque::new(), credit: 0, in_ring: false, frozen: false, epoch: 0, pushed: 0 }
+    }
+}
+
+/// The queues of all accounts, by number; 0 is the kernel's own.
+pub(super) struct Drr<T> {
+    queues: Vec<Queue<T>>,
+    /// The accounts that have ready tasks.
+    ring: VecDeque<usize>,
+    /// Counts the times when nothing was ready.
+    epoch: u64,
+}
+
+/// What account number `account` gets for each turn.
+fn quantum(account: usize) -> i64 {
+    if account == 0 { QUANTUM * OWN_WEIGHT } else { QUANTUM }
+}
+
+impl<T> Drr<T> {
+    /// Nothing ready.
+    pub(super) const fn new() -> Self {
+        Self { queues: Vec::new(), ring: VecDeque::new(), epoch: 0 }
+    }
+
+    /// Makes room for `tasks` ready tasks of `account`: a task is in a queue once at most, so waking allocates nothing.
+    pub(super) fn reserve(&mut self, account: usize, tasks: usize) {
+        if self.queues.len() <= account {
+            self.queues.resize_with(account + 1, Queue::new);
+        }
+        let ready = &mut self.queues[account].ready;
+        ready.reserve(tasks.saturating_sub(ready.len()));
+        self.ring.reserve(self.queues.len() - self.ring.len());
+    }
+
+    /// Puts a task behind those of its account. There must be room: see [`Drr::reserve`].
+    #[inline]
+    pub(super) fn push(&mut self, account: usize, task: T) {
+        let queue = &mut self.queues[account];
+        queue.ready.push_back(task);
+        queue.pushed += 1;
+        if !queue.in_ring && !queue.frozen {
+            self.enter(account);
+        }
+    }
+
+    fn enter(&mut self, account: usize) {
+        let queue = &mut self.queues[account];
+        queue.in_ring = true;
+        if queue.epoch != self.epoch {
+            queue.epoch = self.epoch;
+            queue.credit = quantum(account);
+        }
+        self.ring.push_back(account);
+    }
+
+    /// Takes the task that is to run next.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<(usize, T)> {
+        loop {
+            let account = *self.ring.front()?;
+            let queue = &mut self.queues[account];
+            if queue.ready.is_empty() {
+                // It stayed in front while its last task was polled: had that become ready at once, its turn would go on.
+                queue.in_ring = false;
+                self.ring.pop_front();
+                continue;
+            }
+            if queue.credit > 0 {
+                return queue.ready.pop_front().map(|task| (account, task));
+            }
+            queue.credit = if self.ring.len() == 1 {
+                // Nobody else wants the time.
+                quantum(account)
+            } else {
+                queue.credit + quantum(account)
+            };
+            self.ring.rotate_left(1);
+        }
+    }
+
+    /// Charges a poll of a task of `account`, in ticks.
+    #[inline]
+    pub(super) fn charge(&mut self, account: usize, ticks: u64) {
+        let queue = &mut self.queues[account];
+        let cost = i64::try_from(ticks).unwrap_or(i64::MAX).max(LEAST_COST);
+        queue.credit = queue.credit.saturating_sub(cost).max(-DEBT_QUANTA * QUANTUM);
+    }
+
+    /// Ends the turn of the account in front; it keeps its credit for the next.
+    pub(super) fn pass(&mut self) {
+        if self.ring.len() > 1 {
+            self.ring.rotate_left(1);
+        }
+    }
+
+    /// What [`Drr::have_run`] needs to know whether all that is ready now has run.
+    pub(super) fn ready_now(&self) -> Vec<(usize, u64)> {
+        let ready = |(_, queue): &(usize, &Queue<T>)| !queue.ready.is_empty() && !queue.frozen;
+        self.queues.iter().enumerate().filter(ready).map(|(account, queue)| (account, queue.pushed)).collect()
+    }
+
+    /// Whether the tasks of a [`Drr::ready_now`] have been taken.
+    pub(super) fn have_run(&self, ready: &[(usize, u64)]) -> bool {
+        ready.iter().all(|(account, pushed)| {
+            let taken = |queue: &Queue<T>| queue.pushed - queue.ready.len() as u64;
+            self.queues.get(*account).is_none_or(|queue| queue.frozen || taken(queue) >= *pushed)
+        })
+    }
+
+    /// Nothing is ready, and the kernel is about to wait: what anyone owes, nobody lacked.
+    pub(super) fn idle(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// Runs no task of `account` until [`Drr::thaw`]; its tasks can become ready meanwhile.
+    pub(super) fn freeze(&mut self, account: usize) {
+        let Some(queue) = self.queues.get_mut(account) else { return };
+        queue.frozen = true;
+        if core::mem::take(&mut queue.in_ring) {
+            self.ring.retain(|other| *other != account);
+        }
+    }
+
+    /// Ends [`Drr::freeze`].
+    pub(super) fn thaw(&mut self, account: usize) {
+        let Some(queue) = self.queues.get_mut(account) else { return };
+        if core::mem::take(&mut queue.frozen) && !queue.ready.is_empty() {
+            self.enter(account);
+        }
+    }
+
+    /// Gives back the memory of the queue of an account that is over.
+    pub(super) fn forget(&mut self, account: usize) {
+        if let Some(queue) = self.queues.get_mut(account) {
+            debug_assert!(queue.ready.is_empty());
+            *queue = Queue::new();
+            self.ring.retain(|other| *other != account);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
