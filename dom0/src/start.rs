@@ -3,7 +3,7 @@
 
 use alloc::sync::Arc;
 
-use pvrt::{BootInfo, println, spawn, time, yield_now};
+use pvrt::{BootInfo, executor, println, spawn, time, yield_now};
 
 use crate::blkback;
 use crate::blkdev::{self, Disks};
@@ -14,11 +14,14 @@ use crate::xenstore::{Quotas, Xenstore, serve_rings};
 
 /// Brings the control domain up and runs its shell, for ever.
 ///
-/// The command line may have `debug-exit=PORT`, where the emulator is told how things went, and `keep`: to show the
-/// prompt after a script.
+/// The command line may have `debug-exit=PORT`, where the emulator is told how things went, `keep`: to show the
+/// prompt after a script, and `poll-limit=TICKS`: to report what takes longer without letting others run.
 pub async fn start(boot: BootInfo) {
     let started_ns = time::now_ns();
     let ending = Ending { debug_exit: boot.option("debug-exit").and_then(port_number) };
+    if let Some(ticks) = boot.option("poll-limit").and_then(|text| text.parse().ok()) {
+        executor::set_poll_limit(ticks);
+    }
     println!("microhv dom0: {} MiB", boot.nr_pages / 256);
     let bundle = match boot.ramdisk.map(Bundle::parse) {
         Some(Ok(bundle)) => bundle,
@@ -37,6 +40,7 @@ pub async fn start(boot: BootInfo) {
     spawn(terminal.clone().serve());
     let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
     spawn(toolstack.clone().serve());
+    spawn(toolstack.clone().watch_budgets());
     // The services take their places before the first line runs.
     for _ in 0..4 {
         yield_now().await;

@@ -48,7 +48,10 @@ pub(crate) struct Record {
     used: AtomicUsize,
     /// The most that `used` ever was.
     peak: AtomicUsize,
+    /// Bytes that it was promised.
     budget: AtomicUsize,
+    /// Bytes that it may use beyond, as long as the kernel has them.
+    extra: AtomicUsize,
     /// Handles on it: those of tasks too.
     holders: AtomicUsize,
     /// Tasks that have not ended.
@@ -69,6 +72,7 @@ impl Record {
             used: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             budget: AtomicUsize::new(0),
+            extra: AtomicUsize::new(0),
             holders: AtomicUsize::new(0),
             tasks: AtomicUsize::new(0),
             domain: AtomicU32::new(NOBODY),
@@ -81,6 +85,11 @@ impl Record {
     /// Nothing refers to it, and nothing is charged to it.
     fn is_over(&self) -> bool {
         self.holders.load(Relaxed) == 0 && self.used.load(Relaxed) == 0 && self.domain.load(Relaxed) == NOBODY
+    }
+
+    /// What it may use.
+    fn limit(&self) -> usize {
+        self.budget.load(Relaxed).saturating_add(self.extra.load(Relaxed))
     }
 
     /// Bytes that it was promised and does not use.
@@ -234,6 +243,7 @@ impl Account {
         executor::forget_account(record.index);
         record.peak.store(0, Relaxed);
         record.budget.store(budget, Relaxed);
+        record.extra.store(0, Relaxed);
         record.named.store(NOBODY, Relaxed);
         record.overdrawn.store(false, Relaxed);
         record.reported.store(false, Relaxed);
@@ -274,6 +284,20 @@ impl Account {
         })
     }
 
+    /// Lets it use `extra` bytes beyond its budget for a while: nobody promised them, so what needs them must be able to
+    /// fail. Its peak is counted anew from now on.
+    pub fn allow(&self, extra: usize) {
+        let Some(record) = self.0 else { return };
+        record.extra.store(extra, Relaxed);
+        record.peak.store(record.used.load(Relaxed), Relaxed);
+        self.check();
+    }
+
+    /// Holds bytes for it that the heap does not count: none at first. See [`Charge::resize`].
+    pub fn hold(&self) -> Charge {
+        self.charge(|| Charge::take(0))
+    }
+
     /// Runs `operate` with this account as the current one.
     pub fn charge<R>(&self, operate: impl FnOnce() -> R) -> R {
         let scope = Scope::enter(self);
@@ -294,7 +318,7 @@ impl Account {
         match self.0 {
             None => usize::MAX,
             Some(record) if record.overdrawn.load(Relaxed) => 0,
-            Some(record) => record.budget.load(Relaxed).saturating_sub(record.used.load(Relaxed)),
+            Some(record) => record.limit().saturating_sub(record.used.load(Relaxed)),
         }
     }
 
@@ -335,7 +359,7 @@ impl Account {
     #[inline]
     pub(crate) fn check(&self) {
         if let Some(record) = self.0
-            && record.peak.load(Relaxed) > record.budget.load(Relaxed)
+            && record.peak.load(Relaxed) > record.limit()
         {
             overdraw(record);
         }
@@ -364,7 +388,7 @@ fn overdraw(record: &'static Record) {
     }
     executor::freeze_account(record.index);
     let account = Account(Some(record)).clone_held();
-    let (used, budget) = (record.peak.load(Relaxed), record.budget.load(Relaxed));
+    let (used, budget) = (record.peak.load(Relaxed), record.limit());
     Account::own().charge(|| {
         log::error!("{account}: dom0 keeps {used} bytes for it, and {budget} are its budget: it is ended");
         if let Some(waker) = WAITER.with(|waiter| waiter.lock().take()) {
@@ -435,9 +459,9 @@ impl Drop for Scope {
     }
 }
 
-/// Bytes that are charged to an account while it lives.
+/// Bytes that are charged to an account while it lives: for its part of what all share, such as a tree.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub struct Charge {
     record: Option<&'static Record>,
     bytes: usize,
 }
@@ -453,6 +477,21 @@ impl Charge {
     #[cfg(freestanding)]
     pub(crate) fn none() -> Self {
         Self { record: None, bytes: 0 }
+    }
+
+    /// Changes how many bytes it is.
+    pub fn resize(&mut self, bytes: usize) {
+        let before = core::mem::replace(&mut self.bytes, bytes);
+        let Some(record) = self.record.filter(|_| bytes != before) else { return };
+        let used = record
+            .used
+            .fetch_add(bytes.wrapping_sub(before), Relaxed)
+            .wrapping_add(bytes)
+            .wrapping_sub(before);
+        record.peak.fetch_max(used, Relaxed);
+        if used > record.limit() {
+            overdraw(record);
+        }
     }
 }
 

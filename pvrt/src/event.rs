@@ -11,6 +11,7 @@ use ring_abi::evtchn::EVTCHN_2L_NR_CHANNELS;
 use ring_abi::types::{DomId, Port as Number};
 use spin::Mutex;
 
+use crate::account::Account;
 use crate::global::global;
 use crate::hypercall::{Result, event as call, physdev};
 
@@ -19,6 +20,14 @@ use crate::hypercall::{Result, event as call, physdev};
 struct Slot {
     fired: bool,
     waker: Option<Waker>,
+}
+
+/// The slot of port `number`, made if need be: the list is the kernel's own, whoever opened the port.
+fn slot_of(slots: &mut Vec<Slot>, number: usize) -> &mut Slot {
+    if slots.len() <= number {
+        Account::own().charge(|| slots.resize_with(number + 1, Slot::default));
+    }
+    &mut slots[number]
 }
 
 global! {
@@ -33,10 +42,7 @@ pub(crate) fn deliver(number: usize) {
     }
     let waker = SLOTS.with(|slots| {
         let mut slots = slots.lock();
-        if slots.len() <= number {
-            slots.resize_with(number + 1, Slot::default);
-        }
-        let slot = &mut slots[number];
+        let slot = slot_of(&mut slots, number);
         slot.fired = true;
         slot.waker.take()
     });
@@ -168,10 +174,7 @@ impl Port {
             let number = self.number.raw() as usize;
             SLOTS.with(|slots| {
                 let mut slots = slots.lock();
-                if slots.len() <= number {
-                    slots.resize_with(number + 1, Slot::default);
-                }
-                let slot = &mut slots[number];
+                let slot = slot_of(&mut slots, number);
                 if core::mem::take(&mut slot.fired) {
                     slot.waker = None;
                     return Poll::Ready(());

@@ -82,7 +82,7 @@ pub async fn run(store: Xenstore, disks: Arc<Disks>) {
             }
             let (store, disks, stage, running) =
                 (store.clone(), disks.clone(), stage.clone(), running.clone());
-            pvrt::spawn(async move {
+            pvrt::spawn_for(&pvrt::Account::of(id.domain), async move {
                 instance::run(&store, &disks, &stage, id).await;
                 running.lock().remove(&id);
             });

@@ -4,6 +4,7 @@
 //! line that fails.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod files;
 mod help;
 mod machine;
@@ -120,6 +121,7 @@ impl Shell {
                 "help" | "?" => help::run(&texts),
                 "ls" => self.ls(&texts),
                 "cat" => self.cat(&texts),
+                "accounts" => self.accounts(&texts),
                 "sleep" => machine::sleep(&texts).await,
                 "repeat" => self.repeat(line, arguments).await,
                 "poweroff" | "halt" => {

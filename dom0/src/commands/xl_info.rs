@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use pvrt::executor::{self, time};
 use pvrt::hypercall::{domctl, event, sysctl, version};
-use pvrt::{console, grant, mem, println};
+use pvrt::{account, console, grant, mem, println};
 use ring_abi::domctl::*;
 use ring_abi::errno::Errno;
 use ring_abi::sched::SHUTDOWN_CRASH;
@@ -218,6 +218,7 @@ impl Shell {
         line("dom0_window_pages", &memory.window_pages);
         line("dom0_heap_bytes", &memory.heap_bytes);
         line("dom0_heap_objects", &memory.heap_objects);
+        line("dom0_accounts", &account::all().len());
         line("dom0_tasks", &executor::live_tasks());
         line("dom0_ports", &open_ports());
         let grants = grant::usage();

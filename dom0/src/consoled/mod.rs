@@ -18,6 +18,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
+use pvrt::Account;
 use pvrt::event::Port;
 use pvrt::grant::map_grants;
 use ring_abi::grant::GNTTAB_RESERVED_CONSOLE;
@@ -74,6 +75,14 @@ impl Consoles {
     /// # Errors
     /// [`ConsoleError::Refused`].
     pub fn add(&self, domain: DomId, name: &str, remote: PortNumber) -> Result<(), ConsoleError> {
+        let account = Account::of(domain);
+        let console = account.charge(|| self.open(domain, name, remote))?;
+        self.map.lock().insert(domain, console.clone());
+        pvrt::spawn_for(&account, async move { console.serve(domain).await });
+        Ok(())
+    }
+
+    fn open(&self, domain: DomId, name: &str, remote: PortNumber) -> Result<Arc<Console>, ConsoleError> {
         let page = map_grants(domain, &[GrantRef::new(GNTTAB_RESERVED_CONSOLE)], true)
             .map_err(|status| ConsoleError::Refused(format!("mapping its page: {status}")))?;
         let port = Port::bind_interdomain(domain, remote)
@@ -81,10 +90,7 @@ impl Consoles {
         let prefix = format!("(d{domain} {name}) ");
         let console = Console::new(page, port, prefix, self.print.clone(), self.share.clone())
             .map_err(|error| ConsoleError::Refused(format!("{error}")))?;
-        let console = Arc::new(console);
-        self.map.lock().insert(domain, console.clone());
-        pvrt::spawn(async move { console.serve(domain).await });
-        Ok(())
+        Ok(Arc::new(console))
     }
 
     /// Takes what the domain wrote last, lets its page and port go, and tells those attached that it is over.

@@ -5,12 +5,13 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::fmt;
 
-use pvrt::executor::time;
+use pvrt::account::{Account, Shortage};
+use pvrt::executor::{Either, run_for, select, time};
 use pvrt::hypercall::{domctl, sysctl};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
-use super::{Domain, End, Fate, Toolstack, nodes, uuid};
+use super::{Domain, End, Fate, Toolstack, budget, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
 use crate::bundle::File;
 use crate::config::{CpuSet, DomainConfig};
@@ -27,6 +28,8 @@ pub enum CreateError {
     NoDisk(String),
     /// A disk is another domain's already, and one of the two would write: the disk, the domain.
     DiskInUse(String, String),
+    /// dom0 has not the memory to serve it.
+    Budget(Shortage),
     /// Building failed.
     Build(BuildError),
     /// The store refused: what was done.
@@ -48,6 +51,7 @@ impl fmt::Display for CreateError {
             Self::DiskInUse(path, name) => {
                 write!(f, "{path}: {name} has this disk; only readers can share one")
             }
+            Self::Budget(shortage) => write!(f, "not enough memory in dom0: {shortage}"),
             Self::Build(error) => write!(f, "{error}"),
             Self::Store(what, error) => write!(f, "xenstore: {what}: {}", error.name()),
             Self::NoServer(name) => write!(f, "backend `{name}`: no such domain"),
@@ -63,6 +67,11 @@ impl Toolstack {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
+        // The records of domains are dom0's own, whoever has it make one.
+        Account::own().charge_future(self.make(config)).await
+    }
+
+    async fn make(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
         let _turn = self.0.creating.lock().await;
         if config.name == nodes::OWN_NAME || self.domains().iter().any(|domain| domain.name == config.name) {
             return Err(CreateError::NameTaken(config.name.clone()));
@@ -72,9 +81,20 @@ impl Toolstack {
         self.check_disks(&config.name, &config.disks)?;
         let servers = self.servers(&config.disks)?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
-        let request = builder::Request { config: &config, uuid, kernel, ramdisk };
-        let built = builder::build(&request).await.map_err(CreateError::Build)?;
+        let account = budget::claim(&config).map_err(CreateError::Budget)?;
+        let wanted = config.clone();
+        let building = run_for(&account, async move {
+            builder::build(&builder::Request { config: &wanted, uuid, kernel, ramdisk }).await
+        });
+        let built = match select(building, self.wait_until(|_| account.is_overdrawn())).await {
+            Either::Left(built) => built.map_err(CreateError::Build)?,
+            Either::Right(()) => {
+                return Err(CreateError::Refused("building it takes too much memory".into()));
+            }
+        };
         let id = built.domain.id();
+        account.assign(id);
+        account.allow(0);
         if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config)) {
             built.domain.discard().await;
             return Err(error);

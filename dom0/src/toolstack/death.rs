@@ -7,8 +7,9 @@ use alloc::sync::Arc;
 use core::future::Future;
 use core::pin::Pin;
 
+use pvrt::Account;
 use pvrt::event::Port;
-use pvrt::executor::{select, time, yield_now};
+use pvrt::executor::{select, settle, time};
 use pvrt::hypercall::domctl;
 use ring_abi::domctl::{XEN_DOMINF_DYING, XEN_DOMINF_SHUTDOWN};
 use ring_abi::errno::Errno;
@@ -201,6 +202,7 @@ impl Toolstack {
     /// Takes everything of a domain away. For who has claimed it.
     pub(super) async fn tear_down(&self, domain: &Domain) {
         let id = domain.id;
+        let account = Account::of(id);
         // It must not write to its rings any more; one that shut down has no vCPU running anyway.
         if let Err(errno) = domctl::pause(id)
             && errno != Errno::ESRCH
@@ -212,9 +214,7 @@ impl Toolstack {
         self.0.store.domain_destroyed(id.raw());
         nodes::remove(&self.0.store, id, &uuid::text(&domain.uuid));
         // The tasks that serve its rings let them go in their next turn.
-        for _ in 0..3 {
-            yield_now().await;
-        }
+        settle().await;
         match destroy(id).await {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => log::error!("d{id}: destroying it: {errno}"),
@@ -229,6 +229,7 @@ impl Toolstack {
             log::warn!("d{id}: still referred to after its destruction");
         }
         self.0.domains.lock().remove(&id);
+        self.close_account(account).await;
     }
 
     /// Removes a dead domain's devices: its frontends' nodes go, then their backends let go and close.

@@ -4,6 +4,7 @@
 //! [`Toolstack::serve`] hears from the hypervisor when one has ended and does what its configuration says.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 mod control;
 mod create;
 mod death;
@@ -17,6 +18,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use pvrt::Account;
 use pvrt::executor::sync::{Mutex as AsyncMutex, Notify};
 use ring_abi::sched::*;
 use ring_abi::types::DomId;
@@ -120,7 +122,9 @@ impl Toolstack {
     /// A toolstack that has made no domain yet.
     pub fn new(store: Xenstore, disks: Arc<Disks>, bundle: Bundle, terminal: Terminal) -> Self {
         let printer = terminal.clone();
-        let consoles = Consoles::new(Arc::new(move |text: &str| printer.print_lines(text)));
+        // The screen is dom0's own, whosever line it shows.
+        let print = move |text: &str| Account::own().charge(|| printer.print_lines(text));
+        let consoles = Consoles::new(Arc::new(print));
         nodes::write_own(&store);
         Self(Arc::new(Shared {
             store,

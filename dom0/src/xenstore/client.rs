@@ -7,6 +7,8 @@ use core::future::poll_fn;
 use core::str::FromStr;
 use core::task::Poll;
 
+use pvrt::Account;
+use pvrt::account::Charge;
 use spin::Mutex;
 
 use super::connection::{ConnId, Failure};
@@ -29,7 +31,13 @@ impl Xenstore {
         Xenstore(Arc::new(Mutex::new(Server::new(quotas))))
     }
 
+    /// The store is dom0's own, whoever has it grow: what belongs to a domain is held for it by the task that serves its
+    /// ring.
     fn with<R>(&self, operate: impl FnOnce(&mut Server) -> R) -> R {
+        Account::own().charge(|| self.operate(operate))
+    }
+
+    fn operate<R>(&self, operate: impl FnOnce(&mut Server) -> R) -> R {
         let mut server = self.0.lock();
         let result = operate(&mut server);
         server.flush();
@@ -51,12 +59,21 @@ impl Xenstore {
         poll_fn(|context| self.with(|server| server.poll_effect(context))).await
     }
 
-    /// A round of a domain's ring; see [`Server::exchange`].
+    /// A round of a domain's ring; see [`Server::exchange`]. What the store then keeps for the domain is held by `held`.
     ///
     /// # Errors
     /// As [`Server::exchange`].
-    pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
-        self.with(|server| server.exchange(conn, ring))
+    pub fn exchange(
+        &self,
+        conn: ConnId,
+        ring: &mut impl Ring,
+        held: &mut Charge,
+    ) -> Result<Exchange, Failure> {
+        self.with(|server| {
+            let result = server.exchange(conn, ring);
+            held.resize(server.kept_for(conn));
+            result
+        })
     }
 
     /// Waits until there is something new for [`Xenstore::exchange`] to send, or the connection failed.

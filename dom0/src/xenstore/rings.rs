@@ -2,9 +2,10 @@
 
 use alloc::collections::BTreeMap;
 
+use pvrt::Account;
 use pvrt::event::Port;
 use pvrt::executor::sync::{Receiver, Sender, oneshot};
-use pvrt::executor::{Either, select, spawn, yield_now};
+use pvrt::executor::{Either, select, spawn_for, yield_now};
 use pvrt::mem::map_foreign;
 use ring_abi::io::xs_wire;
 use ring_abi::ring::RingError;
@@ -45,7 +46,7 @@ pub async fn serve_rings(store: Xenstore) {
                 };
                 served.insert(domid, stop);
                 let store = store.clone();
-                spawn(async move {
+                spawn_for(&Account::of(dom), async move {
                     if let Err(error) = serve_ring(store, conn, page, port, stopped).await {
                         log::warn!("xenstored: d{domid}: the page is no xenstore page: {error:?}");
                     }
@@ -71,12 +72,13 @@ async fn serve_ring(
     let features = xs_wire::XENSTORE_SERVER_FEATURE_RECONNECTION | xs_wire::XENSTORE_SERVER_FEATURE_ERROR;
     ring.page().shared().store_u32(xs_wire::SERVER_FEATURES_OFFSET, features);
     ring.page().shared().store_u32(xs_wire::ERROR_OFFSET, xs_wire::XENSTORE_ERROR_NONE);
+    let mut held = Account::current().hold();
     loop {
         if ring.page().shared().load_u32(xs_wire::CONNECTION_OFFSET) == xs_wire::XENSTORE_RECONNECT {
             reconnect(&store, conn, &mut ring);
             port.notify();
         }
-        let failed = match store.exchange(conn, &mut ring) {
+        let failed = match store.exchange(conn, &mut ring, &mut held) {
             Ok(exchange) => {
                 if exchange.notify {
                     port.notify();

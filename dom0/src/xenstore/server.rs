@@ -6,6 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
+use ring_abi::io::xs_wire;
+
 use super::connection::{ConnId, Connection, Failure};
 use super::error::XsError;
 use super::path::Path;
@@ -18,6 +20,8 @@ use super::watch::{Watch, WatchIndex};
 
 /// Failures of one domain that the log hears of.
 const FAILURES_LOGGED: u8 = 4;
+/// Bytes that a node takes in the tree and around its parts, beyond what the quotas count.
+const NODE_PLACE: usize = 96;
 
 /// What must be done outside the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -386,6 +390,18 @@ impl Server {
             connection.output.push_reply(message);
             connection.kick(&mut self.woken);
         }
+    }
+
+    /// Bytes that are kept for the domain of a connection: its nodes, watches and transactions as the quotas count them,
+    /// a node's place in the tree, and what waits to be fetched, replies as if they were of the greatest length.
+    pub fn kept_for(&self, conn: ConnId) -> usize {
+        let Some(connection) = self.connections.get(&conn) else { return 0 };
+        let account = self.store.account(connection.domid);
+        let output = &connection.output;
+        account.bytes()
+            + account.nodes * NODE_PLACE
+            + output.event_bytes()
+            + output.replies() * xs_wire::XENSTORE_PAYLOAD_MAX
     }
 
     /// Counts what there is.

@@ -10,6 +10,7 @@ use core::task::{Context, Poll, Waker};
 use spin::Mutex;
 
 use super::{Either, select};
+use crate::account::Account;
 use crate::global::global;
 
 /// The sleeping tasks by deadline, then by order of arrival.
@@ -157,7 +158,8 @@ impl Future for Sleep {
                     }
                     let key = (self.deadline, timers.next);
                     timers.next += 1;
-                    timers.sleeping.insert(key, context.waker().clone());
+                    // The tree is the kernel's own, whoever sleeps.
+                    Account::own().charge(|| timers.sleeping.insert(key, context.waker().clone()));
                     self.key = Some(key);
                 }
             }

@@ -110,6 +110,7 @@ pub(crate) const FIGURES: &[&str] = &[
     "free_frames",
     "domains",
     "dom0_heap_objects",
+    "dom0_accounts",
     "dom0_tasks",
     "dom0_ports",
     "dom0_grants",

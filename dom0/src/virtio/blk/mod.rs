@@ -19,6 +19,7 @@ use core::fmt;
 use core::future::Future;
 
 use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
+use pvrt::Account;
 use spin::Mutex;
 
 use self::requests::{Inner, Request, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
@@ -252,7 +253,8 @@ impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
         let mut inner = self.inner.lock();
-        match op {
+        // The queue is the device's, whoever makes it grow: it is bounded.
+        Account::own().charge(|| match op {
             BlockOp::Read => inner.submit_transfer(client, tag, T_IN, sector, segments),
             BlockOp::Write => inner.submit_transfer(client, tag, T_OUT, sector, segments),
             BlockOp::Flush => {
@@ -263,13 +265,13 @@ impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
                 let request = Request { kind: T_DISCARD, sector: 0, range: Some((sector, sectors)) };
                 inner.submit_alone(client, tag, request, &[])
             }
-        }
+        })
     }
 
     fn kick(&self) {
         let kick = {
             let mut inner = self.inner.lock();
-            inner.close_open();
+            Account::own().charge(|| inner.close_open());
             inner.queue.publish()
         };
         if kick {

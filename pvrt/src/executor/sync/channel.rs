@@ -4,6 +4,8 @@ use super::{Closed, Notify};
 use alloc::collections::VecDeque;
 use spin::Mutex as Spin;
 
+use crate::account::Account;
+
 /// A bounded queue between tasks, any number on either side; shared by reference or `Arc`.
 pub struct Channel<T> {
     state: Spin<ChannelState<T>>,
@@ -40,7 +42,8 @@ impl<T> Channel<T> {
             if state.closed || state.queue.len() >= self.capacity {
                 return Err(value);
             }
-            state.queue.push_back(value);
+            // The queue is the kernel's own, whoever sends.
+            Account::own().charge(|| state.queue.push_back(value));
         }
         self.items.notify_one();
         Ok(())

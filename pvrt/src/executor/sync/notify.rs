@@ -7,6 +7,8 @@ use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use spin::Mutex as Spin;
 
+use crate::account::Account;
+
 /// Wakes waiting tasks; a notification nobody waits for is kept, once, for the next to wait.
 #[derive(Default)]
 pub struct Notify {
@@ -35,7 +37,7 @@ impl Notify {
             let mut state = self.state.lock();
             match state.waiting.pop_front() {
                 Some((id, waker)) => {
-                    state.notified.push(id);
+                    Account::own().charge(|| state.notified.push(id));
                     Some(waker)
                 }
                 None => {
@@ -54,7 +56,7 @@ impl Notify {
         let woken = {
             let mut state = self.state.lock();
             let woken = core::mem::take(&mut state.waiting);
-            state.notified.extend(woken.iter().map(|(id, _)| *id));
+            Account::own().charge(|| state.notified.extend(woken.iter().map(|(id, _)| *id)));
             woken
         };
         for (_, waker) in woken {
@@ -86,7 +88,8 @@ impl Future for Notified<'_> {
                 }
                 let id = state.next;
                 state.next += 1;
-                state.waiting.push_back((id, context.waker().clone()));
+                // The list is the kernel's own: many may wait, of any account.
+                Account::own().charge(|| state.waiting.push_back((id, context.waker().clone())));
                 drop(state);
                 self.id = Some(id);
             }

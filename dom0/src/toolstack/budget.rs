@@ -1,0 +1,78 @@
+//! What dom0 keeps for domains: each domain's budget, and the end of a domain that goes over it.
+
+use pvrt::account::{Account, Shortage, overdrawn};
+use pvrt::executor::{settle, time};
+use pvrt::hypercall::domctl;
+use ring_abi::errno::Errno;
+
+use super::Toolstack;
+use crate::config::DomainConfig;
+
+/// What dom0 may keep for a domain: its xenstore nodes, watches, transactions and messages, its console and the tasks that
+/// serve it. In bytes.
+pub const DOMAIN_BYTES: usize = 1536 << 10;
+/// And for each of its disks that dom0 serves: the block engine's requests, and the pages for what they refer to.
+pub const DISK_BYTES: usize = 768 << 10;
+/// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
+/// that: if it cannot be had, building fails.
+pub const BUILD_BYTES: usize = 96 << 20;
+
+/// How often, and how long, an account is looked at after its domain's end.
+const CLOSE_ROUNDS: u32 = 200;
+const CLOSE_ROUND_NS: u64 = 1_000_000;
+
+/// The budget of a domain, in bytes.
+pub(super) fn of(config: &DomainConfig) -> usize {
+    config.disks.len().saturating_mul(DISK_BYTES).saturating_add(DOMAIN_BYTES)
+}
+
+/// Claims the budget of a domain that is to be made, and what its building may take.
+pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
+    let account = Account::claim(of(config))?;
+    account.allow(BUILD_BYTES);
+    Ok(account)
+}
+
+impl Toolstack {
+    /// Ends domains for which dom0 would have to keep more than their budget, for ever.
+    pub async fn watch_budgets(self) {
+        loop {
+            let account = overdrawn().await;
+            // It must make dom0 keep nothing more: then its tasks can do what its end needs.
+            let id = account.domain();
+            if let Some(id) = id
+                && let Err(errno) = domctl::pause(id)
+                && errno != Errno::ESRCH
+            {
+                log::warn!("d{id}: pausing it: {errno}");
+            }
+            account.thaw();
+            // One that is being made hears so.
+            self.0.changed.notify_all();
+            let Some(domain) = id.and_then(|id| self.domain(id)) else { continue };
+            let toolstack = self.clone();
+            pvrt::spawn(async move {
+                if let Err(error) = toolstack.destroy(&domain).await {
+                    log::error!("{}: over its budget: {error}", domain.name);
+                }
+            });
+        }
+    }
+
+    /// Closes the account of a domain that is over: what was kept for it must be gone.
+    pub(super) async fn close_account(&self, account: Account) {
+        account.retire();
+        // Tasks end in their next turn.
+        settle().await;
+        for _ in 0..CLOSE_ROUNDS {
+            match account.figures() {
+                Some(figures) if figures.used > 0 || figures.tasks > 0 => time::sleep(CLOSE_ROUND_NS).await,
+                _ => return,
+            }
+        }
+        if let Some(figures) = account.figures() {
+            let (used, tasks) = (figures.used, figures.tasks);
+            log::error!("{account}: {used} bytes and {tasks} tasks are left of it after its end");
+        }
+    }
+}
