@@ -412,10 +412,14 @@ pub async fn overdrawn() -> Account {
     .await
 }
 
-/// The figures of all accounts but the kernel's own that are not over.
+/// The figures of all accounts but the kernel's own that have a domain, bytes or tasks.
 pub fn all() -> Vec<Figures> {
     let records = RECORDS.with(|records| records.lock().clone());
-    records.into_iter().filter(|record| !record.is_over()).map(figures).collect()
+    records
+        .into_iter()
+        .map(figures)
+        .filter(|figures| figures.open || figures.used > 0 || figures.tasks > 0)
+        .collect()
 }
 
 fn figures(record: &'static Record) -> Figures {
@@ -470,7 +474,7 @@ impl Charge {
     /// Charges `bytes` to the current account.
     pub(crate) fn take(bytes: usize) -> Self {
         // SAFETY: records are never freed.
-        Self { record: unsafe { take(bytes).as_ref() }, bytes }
+        Self { record: unsafe { take(|| bytes).as_ref() }, bytes }
     }
 
     /// Charges nobody.
@@ -505,10 +509,11 @@ impl Drop for Charge {
 
 /// Charges `bytes` to the current account; gives what [`refund`] needs, which is null for the kernel itself.
 #[inline]
-pub(crate) fn take(bytes: usize) -> *const Record {
+pub(crate) fn take(bytes: impl FnOnce() -> usize) -> *const Record {
     let record = current_record();
     // SAFETY: null, or a record, which is never freed.
     if let Some(record) = unsafe { record.as_ref() } {
+        let bytes = bytes();
         let used = record.used.fetch_add(bytes, Relaxed) + bytes;
         if used > record.peak.load(Relaxed) {
             record.peak.store(used, Relaxed);
@@ -524,10 +529,10 @@ pub(crate) fn take(bytes: usize) -> *const Record {
 /// # Safety
 /// `record` came from [`take`] in this process.
 #[inline]
-pub(crate) unsafe fn refund(record: *const Record, bytes: usize) {
+pub(crate) unsafe fn refund(record: *const Record, bytes: impl FnOnce() -> usize) {
     // SAFETY: null, or a record, which is never freed: the caller promises that.
     if let Some(record) = unsafe { record.as_ref() } {
-        record.used.fetch_sub(bytes, Relaxed);
+        record.used.fetch_sub(bytes(), Relaxed);
     }
 }
 

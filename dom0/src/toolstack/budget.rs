@@ -1,7 +1,7 @@
 //! What dom0 keeps for domains: each domain's budget, and the end of a domain that goes over it.
 
 use pvrt::account::{Account, Shortage, overdrawn};
-use pvrt::executor::{settle, time};
+use pvrt::executor::{Either, select, time};
 use pvrt::hypercall::domctl;
 use ring_abi::errno::Errno;
 
@@ -17,9 +17,10 @@ pub const DISK_BYTES: usize = 768 << 10;
 /// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 96 << 20;
 
-/// How often, and how long, an account is looked at after its domain's end.
-const CLOSE_ROUNDS: u32 = 200;
-const CLOSE_ROUND_NS: u64 = 1_000_000;
+/// How long something may be kept for a domain after its end, and how often that is looked at: who is attached to its
+/// console may still be reading.
+const CLOSE_NS: u64 = 10_000_000_000;
+const CLOSE_ROUND_NS: u64 = 20_000_000;
 
 /// The budget of a domain, in bytes.
 pub(super) fn of(config: &DomainConfig) -> usize {
@@ -34,45 +35,68 @@ pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
 }
 
 impl Toolstack {
-    /// Ends domains for which dom0 would have to keep more than their budget, for ever.
+    /// Ends domains for which dom0 would have to keep more than their budget, and sees that nothing is kept for those that
+    /// are over. For ever.
     pub async fn watch_budgets(self) {
         loop {
-            let account = overdrawn().await;
-            // It must make dom0 keep nothing more: then its tasks can do what its end needs.
-            let id = account.domain();
-            if let Some(id) = id
-                && let Err(errno) = domctl::pause(id)
-                && errno != Errno::ESRCH
-            {
-                log::warn!("d{id}: pausing it: {errno}");
+            match select(overdrawn(), self.closed()).await {
+                Either::Left(account) => self.stop(account),
+                Either::Right(()) => {}
             }
-            account.thaw();
-            // One that is being made hears so.
-            self.0.changed.notify_all();
-            let Some(domain) = id.and_then(|id| self.domain(id)) else { continue };
-            let toolstack = self.clone();
-            pvrt::spawn(async move {
-                if let Err(error) = toolstack.destroy(&domain).await {
-                    log::error!("{}: over its budget: {error}", domain.name);
-                }
-            });
         }
     }
 
-    /// Closes the account of a domain that is over: what was kept for it must be gone.
-    pub(super) async fn close_account(&self, account: Account) {
-        account.retire();
-        // Tasks end in their next turn.
-        settle().await;
-        for _ in 0..CLOSE_ROUNDS {
-            match account.figures() {
-                Some(figures) if figures.used > 0 || figures.tasks > 0 => time::sleep(CLOSE_ROUND_NS).await,
-                _ => return,
-            }
+    /// Ends the domain of an overdrawn account.
+    fn stop(&self, account: Account) {
+        // It must make dom0 keep nothing more: then its tasks can do what its end needs.
+        let id = account.domain();
+        if let Some(id) = id
+            && let Err(errno) = domctl::pause(id)
+            && errno != Errno::ESRCH
+        {
+            log::warn!("d{id}: pausing it: {errno}");
         }
-        if let Some(figures) = account.figures() {
-            let (used, tasks) = (figures.used, figures.tasks);
-            log::error!("{account}: {used} bytes and {tasks} tasks are left of it after its end");
+        account.thaw();
+        // One that is being made hears so.
+        self.0.changed.notify_all();
+        let Some(domain) = id.and_then(|id| self.domain(id)) else { return };
+        let toolstack = self.clone();
+        pvrt::spawn(async move {
+            if let Err(error) = toolstack.destroy(&domain).await {
+                log::error!("{}: over its budget: {error}", domain.name);
+            }
+        });
+    }
+
+    /// Closes the account of a domain that is over: what was kept for it must soon be gone.
+    pub(super) fn close_account(&self, account: Account) {
+        account.retire();
+        if account.figures().is_some() {
+            self.0.closing.lock().push((account, time::now_ns() + CLOSE_NS));
+            self.0.closed.notify_one();
+        }
+    }
+
+    /// Looks after the accounts that are being closed, until there is none.
+    async fn closed(&self) {
+        loop {
+            let now = time::now_ns();
+            self.0.closing.lock().retain(|(account, until)| {
+                let Some(figures) = account.figures() else { return false };
+                let (used, tasks) = (figures.used, figures.tasks);
+                if used == 0 && tasks == 0 {
+                    return false;
+                }
+                if now >= *until {
+                    log::error!("{account}: {used} bytes and {tasks} tasks are left of it after its end");
+                }
+                now < *until
+            });
+            if self.0.closing.lock().is_empty() {
+                self.0.closed.notified().await;
+            } else {
+                time::sleep(CLOSE_ROUND_NS).await;
+            }
         }
     }
 }

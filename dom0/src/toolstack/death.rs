@@ -229,7 +229,7 @@ impl Toolstack {
             log::warn!("d{id}: still referred to after its destruction");
         }
         self.0.domains.lock().remove(&id);
-        self.close_account(account).await;
+        self.close_account(account);
     }
 
     /// Removes a dead domain's devices: its frontends' nodes go, then their backends let go and close.

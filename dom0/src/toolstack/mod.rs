@@ -114,6 +114,10 @@ struct Shared {
     domains: Mutex<BTreeMap<DomId, Domain>>,
     /// Something in a [`Fate`] has changed.
     changed: Notify,
+    /// The accounts of domains that are over, and until when something may be left of them. A leaf lock.
+    closing: Mutex<Vec<(Account, u64)>>,
+    /// One was added.
+    closed: Notify,
     /// One domain is made at a time: names stay unique, and memory is not promised twice.
     creating: AsyncMutex<()>,
 }
@@ -134,6 +138,8 @@ impl Toolstack {
             terminal,
             domains: Mutex::default(),
             changed: Notify::new(),
+            closing: Mutex::default(),
+            closed: Notify::new(),
             creating: AsyncMutex::new(()),
         }))
     }

@@ -63,15 +63,13 @@ impl Xenstore {
     ///
     /// # Errors
     /// As [`Server::exchange`].
-    pub fn exchange(
-        &self,
-        conn: ConnId,
-        ring: &mut impl Ring,
-        held: &mut Charge,
-    ) -> Result<Exchange, Failure> {
+    pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring, held: &mut Held) -> Result<Exchange, Failure> {
         self.with(|server| {
             let result = server.exchange(conn, ring);
-            held.resize(server.kept_for(conn));
+            let changes = server.changes();
+            if core::mem::replace(&mut held.changes, changes) != changes {
+                held.charge.resize(server.kept_for(conn));
+            }
             result
         })
     }
@@ -99,6 +97,20 @@ impl Xenstore {
     /// Counts what there is.
     pub fn figures(&self) -> Figures {
         self.with(|server| server.figures())
+    }
+}
+
+/// What the store keeps for a domain, charged to the account of the task that serves its ring.
+pub struct Held {
+    charge: Charge,
+    /// The changes of all domains' figures that `charge` includes.
+    changes: u64,
+}
+
+impl Held {
+    /// Nothing yet, for the current account.
+    pub fn for_current() -> Held {
+        Held { charge: Account::current().hold(), changes: 0 }
     }
 }
 

@@ -13,7 +13,7 @@ use ring_abi::ring::bytes::ByteRing;
 use ring_abi::shared::SharedMemory;
 use ring_abi::types::{DomId, Mfn, Port as Number};
 
-use super::client::Xenstore;
+use super::client::{Held, Xenstore};
 use super::connection::ConnId;
 use super::server::Effect;
 
@@ -72,7 +72,7 @@ async fn serve_ring(
     let features = xs_wire::XENSTORE_SERVER_FEATURE_RECONNECTION | xs_wire::XENSTORE_SERVER_FEATURE_ERROR;
     ring.page().shared().store_u32(xs_wire::SERVER_FEATURES_OFFSET, features);
     ring.page().shared().store_u32(xs_wire::ERROR_OFFSET, xs_wire::XENSTORE_ERROR_NONE);
-    let mut held = Account::current().hold();
+    let mut held = Held::for_current();
     loop {
         if ring.page().shared().load_u32(xs_wire::CONNECTION_OFFSET) == xs_wire::XENSTORE_RECONNECT {
             reconnect(&store, conn, &mut ring);

@@ -6,8 +6,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
-use ring_abi::io::xs_wire;
-
 use super::connection::{ConnId, Connection, Failure};
 use super::error::XsError;
 use super::path::Path;
@@ -392,16 +390,17 @@ impl Server {
         }
     }
 
+    /// Counts the changes of what [`Server::kept_for`] gives for any domain.
+    pub(crate) fn changes(&self) -> u64 {
+        self.store.changes()
+    }
+
     /// Bytes that are kept for the domain of a connection: its nodes, watches and transactions as the quotas count them,
-    /// a node's place in the tree, and what waits to be fetched, replies as if they were of the greatest length.
+    /// and a node's place in the tree. Messages that wait to be fetched are bounded by quotas of their own.
     pub fn kept_for(&self, conn: ConnId) -> usize {
         let Some(connection) = self.connections.get(&conn) else { return 0 };
         let account = self.store.account(connection.domid);
-        let output = &connection.output;
-        account.bytes()
-            + account.nodes * NODE_PLACE
-            + output.event_bytes()
-            + output.replies() * xs_wire::XENSTORE_PAYLOAD_MAX
+        account.bytes() + account.nodes * NODE_PLACE
     }
 
     /// Counts what there is.

@@ -55,6 +55,8 @@ pub(crate) struct Store {
     accounts: BTreeMap<u16, Account>,
     generation: u64,
     work: usize,
+    /// Changes of `accounts`.
+    changes: u64,
     empty: Arc<[u8]>,
 }
 
@@ -66,6 +68,7 @@ impl Store {
             accounts: BTreeMap::new(),
             generation: 0,
             work: 0,
+            changes: 1,
             empty: Arc::from(&[][..]),
         };
         let root = store.new_node(store.empty.clone(), Perms::owned_by(0, Access::None));
@@ -119,6 +122,7 @@ impl Store {
     /// Puts a node where there is one or is none. Whoever calls has seen to the node above.
     pub(crate) fn put(&mut self, path: &Path, node: Node) {
         self.spend(1, path.key().len() + node.value.len());
+        self.changes += 1;
         let account = self.accounts.entry(node.perms.owner()).or_default();
         account.nodes += 1;
         account.node_bytes += node.cost(path);
@@ -139,6 +143,7 @@ impl Store {
 
     fn credit(&mut self, path: &Path, old: &Node) {
         let owner = old.perms.owner();
+        self.changes += 1;
         let account = self.accounts.entry(owner).or_default();
         account.nodes -= 1;
         account.node_bytes -= old.cost(path);
@@ -184,6 +189,11 @@ impl Store {
         run.map(|(path, _)| path).take_while(|path| path.key().starts_with(&prefix)).cloned().collect()
     }
 
+    /// Counts the changes of all domains' figures; never 0.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// What `domid` has.
     pub(crate) fn account(&self, domid: u16) -> Account {
         self.accounts.get(&domid).copied().unwrap_or_default()
@@ -191,6 +201,7 @@ impl Store {
 
     /// Changes what `domid` has beside nodes.
     pub(crate) fn charge(&mut self, domid: u16, change: impl FnOnce(&mut Account)) {
+        self.changes += 1;
         change(self.accounts.entry(domid).or_default());
         self.forget_if_empty(domid);
     }

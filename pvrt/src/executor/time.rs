@@ -45,6 +45,7 @@ pub fn now_ns() -> u64 {
 pub use super::utc::Utc;
 
 /// The processor's time stamp counter; on the host the virtual clock.
+#[inline]
 pub fn tsc() -> u64 {
     #[cfg(freestanding)]
     return crate::clock::tsc();

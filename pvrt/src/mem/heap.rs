@@ -62,7 +62,7 @@ fn is_large(layout: &Layout) -> bool {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(extended) = tail::extended(layout) else { return core::ptr::null_mut() };
-        let (object, bytes) = if is_large(&layout) {
+        if is_large(&layout) {
             let count = extended.size().div_ceil(PAGE_SIZE);
             // The pages are charged below, with the object.
             let pages = Account::own().charge(|| Pages::alloc(count)).ok();
@@ -70,17 +70,17 @@ unsafe impl GlobalAlloc for Heap {
             LARGE_USED.fetch_add(pages.len(), Ordering::Relaxed);
             LARGE_OBJECTS.fetch_add(1, Ordering::Relaxed);
             let pages = ManuallyDrop::new(pages);
-            (pages.va() as *mut u8, pages.len())
-        } else {
-            // SAFETY: the caller's layout, with its tail.
-            let object = unsafe { self.0.alloc(extended) };
-            if object.is_null() {
-                return object;
-            }
-            (object, tail::heap_bytes(extended))
-        };
-        // SAFETY: the object was made with room for its tail.
-        unsafe { tail::charge(object, layout, bytes) };
+            let object = pages.va() as *mut u8;
+            // SAFETY: the object was made with room for its tail.
+            unsafe { tail::charge(object, layout, || pages.len()) };
+            return object;
+        }
+        // SAFETY: the caller's layout, with its tail.
+        let object = unsafe { self.0.alloc(extended) };
+        if !object.is_null() {
+            // SAFETY: the object was made with room for its tail.
+            unsafe { tail::charge(object, layout, || tail::heap_bytes(extended)) };
+        }
         object
     }
 
@@ -89,14 +89,14 @@ unsafe impl GlobalAlloc for Heap {
         if is_large(&layout) {
             let count = extended.size().div_ceil(PAGE_SIZE);
             // SAFETY: charged so by `alloc`.
-            unsafe { tail::refund(object, layout, count * PAGE_SIZE) };
+            unsafe { tail::refund(object, layout, || count * PAGE_SIZE) };
             let pages = Pages::adopt(object as usize, count);
             LARGE_USED.fetch_sub(pages.len(), Ordering::Relaxed);
             LARGE_OBJECTS.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         // SAFETY: charged so by `alloc`.
-        unsafe { tail::refund(object, layout, tail::heap_bytes(extended)) };
+        unsafe { tail::refund(object, layout, || tail::heap_bytes(extended)) };
         // SAFETY: the caller's object, made with this layout.
         unsafe { self.0.dealloc(object, extended) };
     }

@@ -22,7 +22,7 @@ unsafe impl GlobalAlloc for Heap {
         let object = unsafe { System.alloc(extended) };
         if !object.is_null() {
             // SAFETY: the object was made with room for its tail.
-            unsafe { tail::charge(object, layout, tail::heap_bytes(extended)) };
+            unsafe { tail::charge(object, layout, || tail::heap_bytes(extended)) };
         }
         object
     }
@@ -30,7 +30,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
         let Some(extended) = tail::extended(layout) else { return };
         // SAFETY: charged so by `alloc`.
-        unsafe { tail::refund(object, layout, tail::heap_bytes(extended)) };
+        unsafe { tail::refund(object, layout, || tail::heap_bytes(extended)) };
         // SAFETY: the caller's object, made with this layout.
         unsafe { System.dealloc(object, extended) };
     }
