@@ -17,6 +17,7 @@ use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::PAGE_SIZE;
 use ring_abi::{console_io, sched, vcpu, version};
 
+use crate::account::Account;
 use crate::mem::{Pages, host::va_of_maddr};
 
 pub use crate::account::{charged_allocations, overdraw_at};
@@ -68,7 +69,8 @@ pub fn type_input(bytes: &[u8]) {
 }
 
 pub(crate) fn hypercall(number: u32, args: [u64; 5]) -> i64 {
-    HYPERVISOR.with(|slot| slot.borrow_mut().hypercall(number, args))
+    // What the hypervisor keeps is no kernel's.
+    Account::own().charge(|| HYPERVISOR.with(|slot| slot.borrow_mut().hypercall(number, args)))
 }
 
 /// Frames that a [`Loopback`] domain's grant table can have.

@@ -100,3 +100,6 @@ impl Toolstack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Pages on the host: from the process's heap, with machine frame numbers of their own.
 
 use super::{MapError, Origin, Usage};
+use crate::account::Account;
 use crate::global::global;
 use alloc::alloc::{Layout, alloc, dealloc};
 use alloc::collections::BTreeMap;
@@ -32,6 +33,11 @@ fn layout(count: usize) -> Option<Layout> {
 }
 
 pub(super) fn take_pages(count: usize) -> Option<usize> {
+    // Whoever gets the pages is charged for them as in an image.
+    Account::own().charge(|| take_run(count))
+}
+
+fn take_run(count: usize) -> Option<usize> {
     let layout = layout(count)?;
     // SAFETY: the layout is not empty.
     let va = unsafe { alloc(layout) } as usize;

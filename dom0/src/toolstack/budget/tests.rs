@@ -1,0 +1,265 @@
+//! Whatever allocation for a domain is the one too many: the domain ends, and nobody else notices.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use pvrt::account::{self, Figures};
+use pvrt::event::Port;
+use pvrt::executor::{block_on_test, live_tasks, spawn};
+use pvrt::grant::grant_access;
+use pvrt::host::{charged_allocations, overdraw_at, set_memory};
+use pvrt::mem::{Pages, map_foreign};
+use ring_abi::grant::GTF_PERMIT_ACCESS;
+use ring_abi::io::xs_wire::{self, XsdSockmsg};
+use ring_abi::io::{blkif::BlkifRing, console};
+use ring_abi::ring::FrontRing;
+use ring_abi::ring::bytes::ByteRing;
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{DomId, Mfn};
+use zerocopy::{FromBytes, IntoBytes};
+
+use pvrt::executor::settle;
+
+use super::*;
+use crate::toolstack::disks::tests::start;
+use crate::toolstack::nodes;
+use crate::xenstore::{Access, Client, Nodes, Perms, serve_rings};
+
+/// How long a domain waits for an answer before it takes itself for cut off.
+const PATIENCE_MS: u32 = 2_000;
+
+/// A domain's end of its rings.
+struct Guest {
+    id: DomId,
+    store: ByteRing<SharedBytes>,
+    port: Port,
+    // Last: the ring lies in it.
+    _page: Pages,
+}
+
+impl Guest {
+    /// A domain that has been introduced, with an account.
+    fn introduce(client: &Client, id: u16) -> (Self, Account) {
+        let id = DomId::new(id);
+        let account = Account::claim(DOMAIN_BYTES + DISK_BYTES).unwrap();
+        account.assign(id);
+        let home = nodes::home(id);
+        client.write(&home, "").unwrap();
+        client.set_perms(&home, Perms::owned_by(id.raw(), Access::None)).unwrap();
+        let page = Pages::zeroed(1).unwrap();
+        let port = Port::alloc_unbound(DomId::DOM0).unwrap();
+        client.introduce(id.raw(), page.mfn(0).raw(), port.number().raw()).unwrap();
+        let store = xs_wire::client(page.bytes()).unwrap();
+        (Self { id, store, port, _page: page }, account)
+    }
+
+    /// A request and its answer; `None`: nobody answers any more.
+    async fn ask(&mut self, kind: u32, tx_id: u32, payload: &[u8]) -> Option<(u32, Vec<u8>)> {
+        let header = XsdSockmsg { r#type: kind, req_id: 1, tx_id, len: payload.len() as u32 };
+        let message = [header.as_bytes(), payload].concat();
+        let mut sent = 0;
+        for _ in 0..PATIENCE_MS {
+            sent += self.store.write(&message[sent..]).ok()?;
+            self.port.notify();
+            if sent == message.len() {
+                break;
+            }
+            time::sleep(1_000_000).await;
+        }
+        loop {
+            let header = XsdSockmsg::read_from_bytes(&self.take(16).await?).unwrap();
+            let body = self.take(header.len as usize).await?;
+            if header.r#type != xs_wire::XS_WATCH_EVENT {
+                return Some((header.r#type, body));
+            }
+        }
+    }
+
+    async fn take(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut got = vec![0; count];
+        let mut at = 0;
+        for _ in 0..PATIENCE_MS {
+            at += self.store.read(&mut got[at..]).ok()?;
+            if at == count {
+                return Some(got);
+            }
+            self.port.notify();
+            time::sleep(1_000_000).await;
+        }
+        None
+    }
+
+    /// All that a domain has dom0 keep in the store.
+    async fn storm(&mut self) -> Option<()> {
+        self.ask(xs_wire::XS_WATCH, 0, b"data\0token\0").await?;
+        for index in 0..6 {
+            self.ask(xs_wire::XS_WRITE, 0, format!("data/{index}\0{index:0>200}").as_bytes()).await?;
+        }
+        let (_, id) = self.ask(xs_wire::XS_TRANSACTION_START, 0, b"\0").await?;
+        let id = core::str::from_utf8(&id[..id.len() - 1]).unwrap().parse().unwrap();
+        self.ask(xs_wire::XS_WRITE, id, b"data/t\0value").await?;
+        self.ask(xs_wire::XS_DIRECTORY, id, b"data\0").await?;
+        self.ask(xs_wire::XS_TRANSACTION_END, id, b"T\0").await?;
+        self.ask(xs_wire::XS_RM, 0, b"data/1\0").await.map(drop)
+    }
+
+    /// Is the store there for it?
+    async fn is_served(&mut self) -> bool {
+        let written = self.ask(xs_wire::XS_WRITE, 0, b"alive\0yes").await;
+        let read = self.ask(xs_wire::XS_READ, 0, b"alive\0").await;
+        self.ask(xs_wire::XS_RM, 0, b"alive\0").await;
+        written == Some((xs_wire::XS_WRITE, b"OK\0".to_vec()))
+            && read == Some((xs_wire::XS_READ, b"yes".to_vec()))
+    }
+
+    /// Its console: opened, and written to.
+    async fn print(&self, toolstack: &Toolstack) {
+        let page = Pages::zeroed(1).unwrap();
+        // The entry that a domain builder would write, in the stand-in's own table.
+        let mut frames = [0];
+        pvrt::hypercall::grant::setup_table(&mut frames).unwrap();
+        let table = map_foreign(DomId::SELF, &[Mfn::new(frames[0])], true).unwrap();
+        table.bytes().store_u32(4, page.mfn(0).raw() as u32);
+        table.bytes().store_u32(0, u32::from(GTF_PERMIT_ACCESS));
+        let port = Port::alloc_unbound(DomId::DOM0).unwrap();
+        if toolstack.consoles().add(self.id, "one", port.number()).is_err() {
+            return;
+        }
+        let mut ring = console::frontend(page.bytes()).unwrap();
+        for _ in 0..20 {
+            let _ = ring.write(b"a line of output of a domain\n");
+            port.notify();
+            time::sleep(1_000_000).await;
+        }
+        // Unmapped before the page goes.
+        toolstack.consoles().remove(self.id);
+        settle().await;
+    }
+
+    /// Its disk: connected, as far as the backend goes along.
+    async fn connect_disk(&self, client: &Client) {
+        let front = format!("{}/device/vbd/51712", nodes::home(self.id));
+        let back = format!("/local/domain/0/backend/vbd/{}/51712", self.id);
+        let state = |path: &str| client.read_str(&format!("{path}/state")).unwrap_or_default();
+        let page = Pages::zeroed(1).unwrap();
+        let _ring: FrontRing<BlkifRing, SharedBytes> = FrontRing::new(page.bytes()).unwrap();
+        let grant = grant_access(DomId::DOM0, page.mfn(0), false).unwrap();
+        let port = Port::alloc_unbound(DomId::DOM0).unwrap();
+        for _ in 0..50 {
+            if state(&back) == "2" {
+                break;
+            }
+            time::sleep(1_000_000).await;
+        }
+        for (name, value) in [
+            ("ring-ref", format!("{}", grant.number())),
+            ("event-channel", format!("{}", port.number())),
+            ("protocol", "x86_64-abi".into()),
+            ("state", "3".into()),
+        ] {
+            let _ = client.write(&format!("{front}/{name}"), value);
+        }
+        time::sleep(50_000_000).await;
+        let _ = client.write(&format!("{front}/state"), "6");
+        for _ in 0..100 {
+            if !matches!(state(&back).as_str(), "3" | "4" | "5") {
+                break;
+            }
+            time::sleep(10_000_000).await;
+        }
+    }
+}
+
+/// What must be the same before and after a domain.
+fn figures(toolstack: &Toolstack) -> (u64, usize, usize, usize, usize, Vec<Figures>) {
+    let store = toolstack.0.store.figures();
+    let mut accounts = account::all();
+    accounts.iter_mut().for_each(|figures| figures.peak = 0);
+    let consoles = toolstack.consoles().count();
+    (live_tasks(), store.nodes, store.watches, store.connections, consoles, accounts)
+}
+
+/// A domain's life beside a neighbour's, in a kernel of its own; its allocation number `nth` is one too many, or none if
+/// 0. Gives the number of allocations that were charged.
+fn life(nth: u64) -> u64 {
+    let run = move || {
+        let (toolstack, client) = start();
+        let store = client.store().clone();
+        block_on_test(async {
+            spawn(serve_rings(store.clone()));
+            spawn(toolstack.clone().watch_budgets());
+            // The first domain's disk comes with the second life below.
+            client.rm("/local/domain/0/backend/vbd/1").unwrap();
+            let one = toolstack.find("one").unwrap();
+            time::sleep(1_000_000).await;
+            let (mut neighbour, _account) = Guest::introduce(&client, 2);
+            assert!(neighbour.is_served().await);
+            let before = figures(&toolstack);
+
+            let first = charged_allocations();
+            if nth > 0 {
+                overdraw_at(first + nth);
+            }
+            let (mut guest, account) = Guest::introduce(&client, 1);
+            for disk in &one.config.disks {
+                nodes::write_disk(&store, one.id, disk, DomId::DOM0).unwrap();
+            }
+            guest.storm().await;
+            guest.print(&toolstack).await;
+            guest.connect_disk(&client).await;
+            let (charged, failed) = (charged_allocations() - first, account.is_overdrawn());
+            overdraw_at(0);
+            if nth == 0 {
+                assert!(guest.is_served().await && !failed);
+            } else {
+                assert!(failed, "allocation {nth} did not go over the budget");
+                assert!(neighbour.is_served().await, "the neighbour, after allocation {nth}");
+            }
+            if let Some(domain) = toolstack.domain(one.id) {
+                toolstack.destroy(&domain).await.unwrap();
+            }
+            drop(account);
+            time::sleep(12_000_000_000).await;
+
+            assert!(toolstack.domain(one.id).is_none(), "allocation {nth}");
+            assert!(
+                neighbour.is_served().await,
+                "the neighbour, after the end of the domain, allocation {nth}"
+            );
+            client.write("/tool/x", "dom0 works").unwrap();
+            client.rm("/tool/x").unwrap();
+            let after = figures(&toolstack);
+            assert_eq!((after.0, after.4, &after.5), (before.0, before.4, &before.5), "allocation {nth}");
+            charged
+        })
+    };
+    std::thread::spawn(run).join().unwrap_or_else(|_| panic!("allocation {nth}"))
+}
+
+#[test]
+fn each_allocation_too_many_ends_its_domain_alone() {
+    let charged = life(0);
+    assert!(charged > 100, "only {charged} allocations were charged");
+    for nth in 1..=charged {
+        life(nth);
+    }
+}
+
+#[test]
+fn a_claim_that_dom0_cannot_keep_is_refused_with_what_is_missing() {
+    let config = |disks: &str| {
+        let text = format!("name='x'\nkernel='/boot/k'\nmemory=8\ndisk=[{disks}]\n");
+        let config = crate::config::Config::parse("t.cfg", text.as_bytes()).unwrap();
+        DomainConfig::from_config(&config).unwrap().0
+    };
+    let reserve = pvrt::account::RESERVE_BYTES;
+    set_memory(reserve + 2 * DOMAIN_BYTES + DISK_BYTES - 1024);
+    let first = claim(&config("'phy:/dev/vda,xvda,w'")).unwrap();
+    let error = claim(&config("")).unwrap_err();
+    assert_eq!(error, Shortage { wanted: DOMAIN_BYTES, missing: 1024 });
+    assert_eq!(format!("{error}"), "dom0 needs 1536 KiB for it and lacks 1 KiB of them");
+    // What the first gives back is there for the next.
+    drop(first);
+    claim(&config("")).unwrap();
+}
