@@ -94,11 +94,14 @@ impl<T> Drr<T> {
         self.ring.push_back(account);
     }
 
-    /// Takes the task that is to run next.
+    /// Takes the task that is to run next. Where none is ready, what anyone owes is void: nobody lacked the time.
     #[inline]
     pub(super) fn next(&mut self) -> Option<(usize, T)> {
         loop {
-            let account = *self.ring.front()?;
+            let Some(&account) = self.ring.front() else {
+                self.epoch += 1;
+                return None;
+            };
             let queue = &mut self.queues[account];
             if queue.ready.is_empty() {
                 // It stayed in front while its last task was polled: had that become ready at once, its turn would go on.
@@ -146,11 +149,6 @@ impl<T> Drr<T> {
             let taken = |queue: &Queue<T>| queue.pushed - queue.ready.len() as u64;
             self.queues.get(*account).is_none_or(|queue| queue.frozen || taken(queue) >= *pushed)
         })
-    }
-
-    /// Nothing is ready, and the kernel is about to wait: what anyone owes, nobody lacked.
-    pub(super) fn idle(&mut self) {
-        self.epoch += 1;
     }
 
     /// Runs no task of `account` until [`Drr::thaw`]; its tasks can become ready meanwhile.

@@ -291,7 +291,6 @@ pub fn run() -> ! {
         crate::event::poll();
         time::expire();
         if run_ready(BATCH, BATCH_TICKS) < BATCH && !crate::event::pending() {
-            READY.with(|ready| ready.lock().idle());
             time::block();
         }
     }

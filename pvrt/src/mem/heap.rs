@@ -1,7 +1,7 @@
 //! The heap: talc over pages of the kernel, grown when it runs out. Each object is charged to an account.
 
 use super::{Pages, tables, tail};
-use crate::account::Account;
+use crate::account::{self, Account};
 use alloc::alloc::{GlobalAlloc, Layout};
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -54,27 +54,50 @@ struct Heap(TalcLock<spin::Mutex<()>, PageSource>);
 
 /// Is it an object with pages of its own?
 fn is_large(layout: &Layout) -> bool {
-    layout.size() >= LARGE_BYTES && layout.align() <= PAGE_SIZE
+    layout.size() >= LARGE_BYTES
+}
+
+/// Pages of its own for an object, charged to the current account. None aligned to more than a page are to be had.
+#[cold]
+fn alloc_large(layout: Layout) -> *mut u8 {
+    if layout.size() > isize::MAX as usize / 2 || layout.align() > PAGE_SIZE {
+        return core::ptr::null_mut();
+    }
+    let count = tail::extended(layout).size().div_ceil(PAGE_SIZE);
+    // The pages are charged with the object.
+    let pages = Account::own().charge(|| Pages::alloc(count)).ok();
+    let Some(pages) = pages.or_else(|| Pages::promised(count)) else { return core::ptr::null_mut() };
+    LARGE_USED.fetch_add(pages.len(), Ordering::Relaxed);
+    LARGE_OBJECTS.fetch_add(1, Ordering::Relaxed);
+    let pages = ManuallyDrop::new(pages);
+    let object = pages.va() as *mut u8;
+    // SAFETY: the object was made with room for its tail.
+    unsafe { tail::charge(object, layout, || pages.len()) };
+    object
+}
+
+/// Gives back what [`alloc_large`] took.
+///
+/// # Safety
+/// The object came from there, with this layout, and nobody uses it any more.
+#[cold]
+unsafe fn dealloc_large(object: *mut u8, layout: Layout) {
+    let count = tail::extended(layout).size().div_ceil(PAGE_SIZE);
+    // SAFETY: charged so by `alloc_large`.
+    unsafe { tail::refund(object, layout, || count * PAGE_SIZE) };
+    let pages = Pages::adopt(object as usize, count);
+    LARGE_USED.fetch_sub(pages.len(), Ordering::Relaxed);
+    LARGE_OBJECTS.fetch_sub(1, Ordering::Relaxed);
 }
 
 // SAFETY: either talc's own blocks, or page runs that nothing else has until they are given back; which of them an
 // object is follows from its layout alone. Behind each object is room for its tail.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(extended) = tail::extended(layout) else { return core::ptr::null_mut() };
         if is_large(&layout) {
-            let count = extended.size().div_ceil(PAGE_SIZE);
-            // The pages are charged below, with the object.
-            let pages = Account::own().charge(|| Pages::alloc(count)).ok();
-            let Some(pages) = pages.or_else(|| Pages::promised(count)) else { return core::ptr::null_mut() };
-            LARGE_USED.fetch_add(pages.len(), Ordering::Relaxed);
-            LARGE_OBJECTS.fetch_add(1, Ordering::Relaxed);
-            let pages = ManuallyDrop::new(pages);
-            let object = pages.va() as *mut u8;
-            // SAFETY: the object was made with room for its tail.
-            unsafe { tail::charge(object, layout, || pages.len()) };
-            return object;
+            return alloc_large(layout);
         }
+        let extended = tail::extended(layout);
         // SAFETY: the caller's layout, with its tail.
         let object = unsafe { self.0.alloc(extended) };
         if !object.is_null() {
@@ -85,20 +108,43 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
-        let Some(extended) = tail::extended(layout) else { return };
         if is_large(&layout) {
-            let count = extended.size().div_ceil(PAGE_SIZE);
-            // SAFETY: charged so by `alloc`.
-            unsafe { tail::refund(object, layout, || count * PAGE_SIZE) };
-            let pages = Pages::adopt(object as usize, count);
-            LARGE_USED.fetch_sub(pages.len(), Ordering::Relaxed);
-            LARGE_OBJECTS.fetch_sub(1, Ordering::Relaxed);
-            return;
+            // SAFETY: made by `alloc_large`, as its layout says.
+            return unsafe { dealloc_large(object, layout) };
         }
+        let extended = tail::extended(layout);
         // SAFETY: charged so by `alloc`.
         unsafe { tail::refund(object, layout, || tail::heap_bytes(extended)) };
         // SAFETY: the caller's object, made with this layout.
         unsafe { self.0.dealloc(object, extended) };
+    }
+
+    unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that the new size goes with the alignment.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        if is_large(&layout) || is_large(&new) {
+            // SAFETY: the new size is not 0: the caller promises that.
+            let moved = unsafe { self.alloc(new) };
+            if !moved.is_null() {
+                // SAFETY: both are live, apart from each other, and as long as their layouts say.
+                unsafe { moved.copy_from_nonoverlapping(object, layout.size().min(new_size)) };
+                // SAFETY: the caller's object, which has moved.
+                unsafe { self.dealloc(object, layout) };
+            }
+            return moved;
+        }
+        let (extended, new_extended) = (tail::extended(layout), tail::extended(new));
+        // SAFETY: the object was made with its tail.
+        let record = unsafe { tail::read(object, layout) };
+        // SAFETY: the caller's object, made with this layout.
+        let moved = unsafe { self.0.realloc(object, extended, new_extended.size()) };
+        if !moved.is_null() {
+            // SAFETY: what `charge` got from the account when it charged the object.
+            unsafe { account::refund(record, || tail::heap_bytes(extended)) };
+            // SAFETY: the object has room for its tail at its new size.
+            unsafe { tail::charge(moved, new, || tail::heap_bytes(new_extended)) };
+        }
+        moved
     }
 }
 

@@ -17,7 +17,10 @@ pub struct Heap;
 // SAFETY: the system's allocator, with each object's layout extended in the same way when it comes and when it goes.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(extended) = tail::extended(layout) else { return core::ptr::null_mut() };
+        if layout.size() > isize::MAX as usize / 2 {
+            return core::ptr::null_mut();
+        }
+        let extended = tail::extended(layout);
         // SAFETY: the caller's layout, with its tail.
         let object = unsafe { System.alloc(extended) };
         if !object.is_null() {
@@ -28,7 +31,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
-        let Some(extended) = tail::extended(layout) else { return };
+        let extended = tail::extended(layout);
         // SAFETY: charged so by `alloc`.
         unsafe { tail::refund(object, layout, || tail::heap_bytes(extended)) };
         // SAFETY: the caller's object, made with this layout.

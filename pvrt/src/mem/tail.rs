@@ -13,21 +13,18 @@ const TAIL_BYTES: usize = size_of::<*const Record>();
 /// What the heap's own word behind each object, and its unit, round an object up to.
 const UNIT_BYTES: usize = 32;
 
-/// The layout of an object with its tail.
+/// The layout of an object with its tail. The object is smaller than half of what a layout can be.
 #[inline]
-pub(crate) fn extended(layout: Layout) -> Option<Layout> {
-    let size = layout.size().checked_add(TAIL_BYTES)?;
-    if size < 1 << 30 && layout.align() < 1 << 30 {
-        // SAFETY: the alignment is a layout's, and the sum of both is far below the limit.
-        return Some(unsafe { Layout::from_size_align_unchecked(size, layout.align()) });
-    }
-    Layout::from_size_align(size, layout.align()).ok()
+pub(crate) fn extended(layout: Layout) -> Layout {
+    debug_assert!(layout.size() <= isize::MAX as usize / 2);
+    // SAFETY: the alignment is a layout's, and the size far from where the sum of both is too large for one.
+    unsafe { Layout::from_size_align_unchecked(layout.size().wrapping_add(TAIL_BYTES), layout.align()) }
 }
 
 /// Bytes that an object of this extended layout takes from the heap: its own, the heap's word, up to whole units.
 #[inline]
 pub(crate) fn heap_bytes(extended: Layout) -> usize {
-    (extended.size() + size_of::<usize>() + UNIT_BYTES - 1) & !(UNIT_BYTES - 1)
+    extended.size().wrapping_add(size_of::<usize>() + UNIT_BYTES - 1) & !(UNIT_BYTES - 1)
 }
 
 /// Charges `bytes` for the new object at `object` to the current account, and remembers that.
@@ -41,14 +38,24 @@ pub(crate) unsafe fn charge(object: *mut u8, layout: Layout, bytes: impl FnOnce(
     unsafe { object.add(layout.size()).cast::<*const Record>().write_unaligned(record) };
 }
 
-/// Gives `bytes` back to the account that was charged for the object, which is about to be freed.
+/// Reads the tail of an object.
+///
+/// # Safety
+/// The object was charged by [`charge`] with the same layout.
+#[inline]
+pub(crate) unsafe fn read(object: *mut u8, layout: Layout) -> *const Record {
+    // SAFETY: `charge` wrote it, and the tail is nobody's but the heap's.
+    unsafe { object.add(layout.size()).cast::<*const Record>().read_unaligned() }
+}
+
+/// Gives `bytes` back to the account that was charged for the object, which is about to be freed, or to move.
 ///
 /// # Safety
 /// The object was charged by [`charge`] with the same layout and bytes.
 #[inline]
 pub(crate) unsafe fn refund(object: *mut u8, layout: Layout, bytes: impl FnOnce() -> usize) {
-    // SAFETY: `charge` wrote it, and the tail is nobody's but the heap's.
-    let record = unsafe { object.add(layout.size()).cast::<*const Record>().read_unaligned() };
+    // SAFETY: the caller's object has its tail.
+    let record = unsafe { read(object, layout) };
     // SAFETY: what `charge` got from the account.
     unsafe { account::refund(record, bytes) };
 }
