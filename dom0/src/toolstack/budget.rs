@@ -4,6 +4,7 @@ use pvrt::account::{Account, Shortage, overdrawn};
 use pvrt::executor::{Either, select, time};
 use pvrt::hypercall::domctl;
 use ring_abi::errno::Errno;
+use ring_abi::types::DomId;
 
 use super::Toolstack;
 use crate::config::DomainConfig;
@@ -32,6 +33,19 @@ pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
     let account = Account::claim(of(config))?;
     account.allow(BUILD_BYTES);
     Ok(account)
+}
+
+/// Claims what one disk more than a domain's configuration has needs.
+pub(super) fn raise(id: DomId, config: &DomainConfig) -> Result<(), Shortage> {
+    Account::of(id).set_budget(of(config).saturating_add(DISK_BYTES))
+}
+
+/// Gives back what a domain's configuration does not need.
+pub(super) fn fit(id: DomId, config: &DomainConfig) {
+    if let Err(shortage) = Account::of(id).set_budget(of(config)) {
+        // It was claimed before.
+        log::error!("d{id}: its budget: {shortage}");
+    }
 }
 
 impl Toolstack {

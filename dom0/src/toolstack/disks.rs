@@ -10,7 +10,7 @@ use pvrt::executor::time;
 use ring_abi::types::DomId;
 
 use super::create::CreateError;
-use super::{Domain, Toolstack, nodes};
+use super::{Domain, Toolstack, budget, nodes};
 use crate::config::DiskConfig;
 use crate::xenstore::{Client, Nodes, XsError};
 
@@ -159,9 +159,12 @@ impl Toolstack {
         let one = core::slice::from_ref(&disk);
         self.check_disks(&domain.name, one).map_err(DiskError::Attach)?;
         let server = self.servers(one).map_err(DiskError::Attach)?[0];
+        budget::raise(domain.id, &domain.config)
+            .map_err(|shortage| DiskError::Attach(CreateError::Budget(shortage)))?;
         nodes::write_disk(&self.0.store, domain.id, &disk, server).map_err(DiskError::Store)?;
         if let Err(error) = self.backend_ready(domain.id, &disk, server).await {
             nodes::remove_disk(&self.0.store, domain.id, disk.devid);
+            budget::fit(domain.id, &domain.config);
             return Err(DiskError::Attach(error));
         }
         self.set_disks(domain.id, |disks| disks.push(disk));
@@ -215,6 +218,7 @@ impl Toolstack {
         if let Some(domain) = self.0.domains.lock().get_mut(&id) {
             let mut config = (*domain.config).clone();
             change(&mut config.disks);
+            budget::fit(id, &config);
             domain.config = Arc::new(config);
         }
     }

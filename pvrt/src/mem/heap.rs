@@ -119,6 +119,8 @@ unsafe impl GlobalAlloc for Heap {
         unsafe { self.0.dealloc(object, extended) };
     }
 
+    // One for all: each buffer that grows would have its own.
+    #[inline(never)]
     unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size goes with the alignment.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };

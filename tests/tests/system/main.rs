@@ -19,6 +19,7 @@ mod linux_hostile;
 mod linux_life;
 mod linux_newer;
 mod linux_storm;
+mod polls;
 mod shell;
 mod spine;
 mod xen;
@@ -59,6 +60,7 @@ fn main() {
         bad_input::cases(),
         bochs::cases(),
         shell::cases(),
+        polls::cases(),
         hostile::cases(),
         linux::cases(),
         linux_disk::cases(),
