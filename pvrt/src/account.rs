@@ -372,11 +372,12 @@ impl Account {
         (used, record.peak.swap(used, Relaxed))
     }
 
-    /// The most that was allocated since [`begin_poll`](Self::begin_poll) gave `begun`.
+    /// The most that was allocated since [`begin_poll`](Self::begin_poll) gave `begun`; what an allowance is for does not
+    /// count.
     pub(crate) fn end_poll(&self, begun: (usize, usize)) -> usize {
         let Some(record) = self.0 else { return 0 };
         let peak = record.peak.fetch_max(begun.1, Relaxed);
-        peak.saturating_sub(begun.0)
+        if record.extra.load(Relaxed) > 0 { 0 } else { peak.saturating_sub(begun.0) }
     }
 }
 

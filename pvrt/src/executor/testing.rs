@@ -1,8 +1,10 @@
 //! The deterministic executor of host tests: virtual time, and a deadlock is a failure at once.
 
-use super::{run_ready, spawn, time};
+use super::{Ending, run_ready, start, time};
+use crate::account::Account;
 use alloc::sync::Arc;
 use core::future::Future;
+use core::panic::Location;
 use core::pin::pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
@@ -26,17 +28,11 @@ pub fn block_on_test<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(woken.clone());
     let mut future = pin!(future);
     // The main future counts as a task for as long as it runs.
-    let end = Arc::new(AtomicBool::new(false));
-    let watched = end.clone();
-    spawn(core::future::poll_fn(move |_| {
-        if watched.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
-    }));
+    let _counted = Ending(start(&Account::own(), Location::caller(), core::future::pending()));
     loop {
         if woken.0.swap(false, Ordering::AcqRel)
             && let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker))
         {
-            end.store(true, Ordering::Relaxed);
-            super::LIVE.with(|live| live.fetch_sub(1, Ordering::Relaxed));
             return value;
         }
         time::expire();
