@@ -59,11 +59,24 @@ impl Xenstore {
         poll_fn(|context| self.with(|server| server.poll_effect(context))).await
     }
 
-    /// A round of a domain's ring; see [`Server::exchange`]. What the store then keeps for the domain is held by `held`.
+    /// A round of a domain's ring; see [`Server::exchange`].
     ///
     /// # Errors
     /// As [`Server::exchange`].
-    pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring, held: &mut Held) -> Result<Exchange, Failure> {
+    pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
+        self.with(|server| server.exchange(conn, ring))
+    }
+
+    /// As [`Xenstore::exchange`]; what the store then keeps for the domain is held by `held`.
+    ///
+    /// # Errors
+    /// As [`Server::exchange`].
+    pub fn exchange_held(
+        &self,
+        conn: ConnId,
+        ring: &mut impl Ring,
+        held: &mut Held,
+    ) -> Result<Exchange, Failure> {
         self.with(|server| {
             let result = server.exchange(conn, ring);
             let changes = server.changes();

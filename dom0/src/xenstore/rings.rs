@@ -78,7 +78,7 @@ async fn serve_ring(
             reconnect(&store, conn, &mut ring);
             port.notify();
         }
-        let failed = match store.exchange(conn, &mut ring, &mut held) {
+        let failed = match store.exchange_held(conn, &mut ring, &mut held) {
             Ok(exchange) => {
                 if exchange.notify {
                     port.notify();
