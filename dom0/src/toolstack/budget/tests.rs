@@ -4,10 +4,12 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use alloc::sync::Arc;
+
 use pvrt::account::{self, Figures};
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, live_tasks, spawn};
-use pvrt::grant::grant_access;
+use pvrt::grant::Granted;
 use pvrt::host::{charged_allocations, overdraw_at, set_memory};
 use pvrt::mem::{Pages, map_foreign};
 use ring_abi::grant::GTF_PERMIT_ACCESS;
@@ -30,28 +32,25 @@ use crate::xenstore::{Access, Client, Nodes, Perms, serve_rings};
 const PATIENCE_MS: u32 = 2_000;
 
 /// A domain's end of its rings.
-struct Guest {
+struct Guest<'a> {
     id: DomId,
-    store: ByteRing<SharedBytes>,
+    store: ByteRing<SharedBytes<'a>>,
     port: Port,
-    // Last: the ring lies in it.
-    _page: Pages,
 }
 
-impl Guest {
-    /// A domain that has been introduced, with an account.
-    fn introduce(client: &Client, id: u16) -> (Self, Account) {
+impl<'a> Guest<'a> {
+    /// A domain that has been introduced, with an account. `page` is for its ring of the store.
+    fn introduce(client: &Client, id: u16, page: &'a Pages) -> (Self, Account) {
         let id = DomId::new(id);
         let account = Account::claim(DOMAIN_BYTES + DISK_BYTES).unwrap();
         account.assign(id);
         let home = nodes::home(id);
         client.write(&home, "").unwrap();
         client.set_perms(&home, Perms::owned_by(id.raw(), Access::None)).unwrap();
-        let page = Pages::zeroed(1).unwrap();
         let port = Port::alloc_unbound(DomId::DOM0).unwrap();
         client.introduce(id.raw(), page.mfn(0).raw(), port.number().raw()).unwrap();
         let store = xs_wire::client(page.bytes()).unwrap();
-        (Self { id, store, port, _page: page }, account)
+        (Self { id, store, port }, account)
     }
 
     /// A request and its answer; `None`: nobody answers any more.
@@ -142,9 +141,9 @@ impl Guest {
         let front = format!("{}/device/vbd/51712", nodes::home(self.id));
         let back = format!("/local/domain/0/backend/vbd/{}/51712", self.id);
         let state = |path: &str| client.read_str(&format!("{path}/state")).unwrap_or_default();
-        let page = Pages::zeroed(1).unwrap();
-        let _ring: FrontRing<BlkifRing, SharedBytes> = FrontRing::new(page.bytes()).unwrap();
-        let grant = grant_access(DomId::DOM0, page.mfn(0), false).unwrap();
+        let page = Arc::new(Pages::zeroed(1).unwrap());
+        let _ring: FrontRing<BlkifRing, SharedBytes<'_>> = FrontRing::new(page.bytes()).unwrap();
+        let granted = Granted::whole(page.clone(), DomId::DOM0, false).unwrap();
         let port = Port::alloc_unbound(DomId::DOM0).unwrap();
         for _ in 0..50 {
             if state(&back) == "2" {
@@ -153,7 +152,7 @@ impl Guest {
             time::sleep(1_000_000).await;
         }
         for (name, value) in [
-            ("ring-ref", format!("{}", grant.number())),
+            ("ring-ref", format!("{}", granted.gref(0).raw())),
             ("event-channel", format!("{}", port.number())),
             ("protocol", "x86_64-abi".into()),
             ("state", "3".into()),
@@ -186,6 +185,7 @@ fn life(nth: u64) -> u64 {
     let run = move || {
         let (toolstack, client) = start();
         let store = client.store().clone();
+        let pages = [Pages::zeroed(1).unwrap(), Pages::zeroed(1).unwrap()];
         block_on_test(async {
             spawn(serve_rings(store.clone()));
             spawn(toolstack.clone().watch_budgets());
@@ -193,7 +193,7 @@ fn life(nth: u64) -> u64 {
             client.rm("/local/domain/0/backend/vbd/1").unwrap();
             let one = toolstack.find("one").unwrap();
             time::sleep(1_000_000).await;
-            let (mut neighbour, _account) = Guest::introduce(&client, 2);
+            let (mut neighbour, _account) = Guest::introduce(&client, 2, &pages[1]);
             assert!(neighbour.is_served().await);
             let before = figures(&toolstack);
 
@@ -201,7 +201,7 @@ fn life(nth: u64) -> u64 {
             if nth > 0 {
                 overdraw_at(first + nth);
             }
-            let (mut guest, account) = Guest::introduce(&client, 1);
+            let (mut guest, account) = Guest::introduce(&client, 1, &pages[0]);
             for disk in &one.config.disks {
                 nodes::write_disk(&store, one.id, disk, DomId::DOM0).unwrap();
             }
