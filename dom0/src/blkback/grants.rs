@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use backends::blk::BUDGET_INDIRECT;
 use backends::{GrantRead, Grants, Notifier, ReadSink};
+use pvrt::Account;
 use pvrt::event::Port;
 use pvrt::grant::{CopyBatch, DeviceGrant, GrantStatus, device_map, device_unmap};
 use pvrt::mem::Pages;
@@ -70,7 +71,8 @@ impl Grants for DomainGrants {
     fn read(&mut self, reads: &[GrantRead], sink: &mut ReadSink<'_>) {
         let domain = self.domain;
         let mut stage = self.stage.lock();
-        let ready = stage.reserve(reads.len());
+        // All connections use the pages, whosever read is the first.
+        let ready = Account::own().charge(|| stage.reserve(reads.len()));
         let Stage { pages: Some(pages), copy } = &mut *stage else {
             return (0..reads.len()).for_each(|index| sink(index, None));
         };

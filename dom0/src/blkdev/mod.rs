@@ -17,6 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
+use pvrt::Account;
 use ring_abi::types::DomId;
 use spin::Mutex;
 
@@ -103,7 +104,8 @@ impl Disks {
     /// Notes that a backend has a disk open. Whose disk it is follows from this alone, not from what has become of the
     /// domain: a dead one's requests may be under way still.
     pub fn open(&self, user: User) -> OpenDisk {
-        self.users.lock().push(user.clone());
+        // The list is the disk's, whosever task it grows in.
+        Account::own().charge(|| self.users.lock().push(user.clone()));
         OpenDisk { user, users: self.users.clone() }
     }
 

@@ -13,7 +13,8 @@ use crate::config::DomainConfig;
 /// serve it. In bytes.
 pub const DOMAIN_BYTES: usize = 1536 << 10;
 /// And for each of its disks that dom0 serves: the block engine's requests, and the pages for what they refer to.
-pub const DISK_BYTES: usize = 768 << 10;
+pub const DISK_BYTES: usize = 384 << 10;
+const _: () = assert!(DISK_BYTES >= crate::blkback::BYTES_PER_VBD);
 /// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
 /// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 96 << 20;
