@@ -324,7 +324,7 @@ fn grants() {
     };
     case("4,096 copies of a page", || grant(GNTTABOP_COPY, copies.as_mut_ptr() as u64, 4096));
     let Ok(me) = pvrt::hypercall::event::own_domid() else { return };
-    let Ok(granted) = pvrt::grant::grant_access(me, scratch.pages.mfn(0), false) else { return };
+    let Ok(granted) = crate::ground::grant_access(me, scratch.pages.mfn(0), false) else { return };
     let arg = GnttabMapGrantRef {
         flags: GNTMAP_DEVICE_MAP,
         r#ref: granted.number().raw(),
