@@ -91,6 +91,9 @@ fn lock_pair<'a>(local: &'a Arc<Domain>, remote: &'a Arc<Domain>) -> PairGuards<
     }
 }
 
+/// Ports that are not open at which [`Hypervisor::evtchn_close_all`] looks between two looks at what waits.
+const LOOK_EVERY: u32 = 64;
+
 impl<P: Platform> Hypervisor<P> {
     /// The lowest free port of `owner`. The first of a bucket makes the hypervisor's memory grow.
     fn find_free(&self, owner: &Domain, binding: &mut Binding) -> Result<u32, HypercallError> {
@@ -284,12 +287,16 @@ impl<P: Platform> Hypervisor<P> {
 
     /// `EVTCHNOP_reset`, and a domain's end: closes open ports until none is left (`true`) or other work waits.
     pub fn evtchn_close_all(&self, domain: &Arc<Domain>) -> bool {
-        for port in 1..MAX_PORTS {
+        let at = &domain.events.closing_at;
+        for step in 1..MAX_PORTS {
             if domain.events.open_ports() == 0 {
-                return true;
+                break;
             }
-            // A port that is not open is no matter.
-            if self.evtchn_close(domain, port).is_ok() && self.platform.work_pending() {
+            let port = at.load(Ordering::Relaxed);
+            at.store(port % (MAX_PORTS - 1) + 1, Ordering::Relaxed);
+            // A port that is not open is no matter, but looking at many takes its time, too.
+            let closed = self.evtchn_close(domain, port).is_ok();
+            if (closed || step.is_multiple_of(LOOK_EVERY)) && self.platform.work_pending() {
                 return domain.events.open_ports() == 0;
             }
         }

@@ -54,6 +54,8 @@ pub struct Ports {
     limit: u32,
     /// vCPUs in `SCHEDOP_poll`.
     pollers: AtomicU32,
+    /// The port at which `evtchn_close_all` goes on where it was interrupted.
+    closing_at: AtomicU32,
 }
 
 impl Ports {
@@ -67,6 +69,7 @@ impl Ports {
             binding: Mutex::new(Binding { lowest_free: 1, open: 0 }),
             limit,
             pollers: AtomicU32::new(0),
+            closing_at: AtomicU32::new(1),
         }
     }
 

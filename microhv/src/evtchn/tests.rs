@@ -113,6 +113,29 @@ fn check(domains: &[&Arc<Domain>]) {
 }
 
 #[test]
+fn closing_all_goes_on_where_it_was_interrupted() {
+    let world = World::new(256);
+    let guest = world.guest(1);
+    let ports: Vec<u32> = (0..300).map(|_| alloc(&world, &guest, &guest)).collect();
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    // One port a call, since something always waits; none of the calls begins with the ports that are closed already.
+    for (left, _) in ports.iter().enumerate().rev().take(299) {
+        assert!(!world.hv.evtchn_close_all(&guest), "{left}");
+        assert_eq!(guest.events.open_ports() as usize, left);
+    }
+    assert!(world.hv.evtchn_close_all(&guest));
+    // The last port of a domain alone: the others are passed over in pieces.
+    let last = *ports.last().expect("some");
+    for _ in 0..300 {
+        alloc(&world, &guest, &guest);
+    }
+    (1..last).for_each(|port| assert_eq!(close(&world, &guest, port), 0));
+    let calls = 1 + (0..100).take_while(|_| !world.hv.evtchn_close_all(&guest)).count();
+    assert!((2..70).contains(&calls), "{calls} calls");
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+}
+
+#[test]
 fn ports_begin_at_one_and_the_lowest_is_taken() {
     let world = World::new(64);
     let guest = world.guest(1);
