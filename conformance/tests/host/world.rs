@@ -8,7 +8,7 @@ use conformance::env::{BackendDevice, Devices, FrontendPlace, Toolstack};
 use conformance::store::Store;
 use conformance::{Case, Env, Need, Outcome, run};
 use dom0::blkdev::{Disk, Disks};
-use dom0::consoled::{Attachment, Consoles};
+use dom0::consoled::Consoles;
 use dom0::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore, serve_rings};
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, spawn};
@@ -42,7 +42,7 @@ const IN_START: u32 = 600u32.wrapping_neg();
 /// Somebody attached to the case's console.
 struct Attached {
     shown: Arc<Mutex<Vec<u8>>>,
-    keyboard: Attachment,
+    consoles: Consoles,
 }
 
 impl Watcher for Attached {
@@ -51,7 +51,8 @@ impl Watcher for Attached {
     }
 
     fn enter(&self, bytes: &[u8]) -> usize {
-        self.keyboard.write(bytes)
+        // For a moment: the domain waits for each that is attached and does not read.
+        self.consoles.attach(DomId::new(GUEST), false).map_or(0, |keyboard| keyboard.write(bytes))
     }
 }
 
@@ -173,7 +174,6 @@ fn console() -> Console {
     let consoles = Consoles::new(Arc::new(str::len));
     let domain = DomId::new(GUEST);
     consoles.add(domain, "conformance", port.number()).expect("a console");
-    let keyboard = consoles.attach(domain, false).expect("a console");
     let mut screen = consoles.attach(domain, false).expect("a console");
     let shown = Arc::new(Mutex::new(Vec::new()));
     let seen = shown.clone();
@@ -187,7 +187,7 @@ fn console() -> Console {
         }
     });
     let ring = pvrt::console::Ring { page: bytes, mfn, port };
-    Console { ring, watcher: Some(Arc::new(Attached { shown, keyboard })) }
+    Console { ring, watcher: Some(Arc::new(Attached { shown, consoles })) }
 }
 
 /// The device whose backend a case is: its nodes are made anew each time.

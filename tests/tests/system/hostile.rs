@@ -105,7 +105,7 @@ fn newlines_without_end_do_not_hold_a_neighbour_up() -> Result<()> {
     const WORST_US: u64 = 20_000;
     let run = Machine::new("newlines")
         // Time is what was executed, so that the host's own load does not count.
-        .with(|machine| machine.qemu_args.extend(["-icount".into(), "shift=0,sleep=off".into()]))
+        .with(|machine| machine.qemu_arguments.extend(["-icount".into(), "shift=0,sleep=off".into()]))
         .line("xl create /boot/hostile.cfg name='flood' extra='case=newlines'")
         .line("sleep 2")
         .line("xl create /boot/hello.cfg extra='store-reads=1000'")
