@@ -50,20 +50,21 @@ fn a_truncated_kernel_is_named() -> Result<()> {
 }
 
 fn a_corrupt_compressed_kernel_is_named() -> Result<()> {
-    refused("bad-compressed", "name=\"x\"\nkernel=\"/boot/k\"\nmemory=8\n", &bz_image(), "/boot/k")
+    // A gzip header, and what is no gzip stream.
+    let not_gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &[0xff; 1000], &[0; 31_758]].concat();
+    refused("bad-compressed", "name=\"x\"\nkernel=\"/boot/k\"\nmemory=8\n", &bz_image(&not_gzip), "/boot/k")
 }
 
-/// The least of a bzImage: a sound setup header whose payload is no gzip stream after its magic number.
-fn bz_image() -> Vec<u8> {
-    let mut file = vec![0u8; 64 * 1024];
+/// The least of a bzImage: a sound setup header, and this payload.
+fn bz_image(payload: &[u8]) -> Vec<u8> {
+    let mut file = vec![0u8; 1024];
     file[0x1f1] = 1; // one setup sector: the kernel begins at 1024
     file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
     file[0x202..0x206].copy_from_slice(b"HdrS");
     file[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
     file[0x248..0x24c].copy_from_slice(&0u32.to_le_bytes()); // payload offset
-    file[0x24c..0x250].copy_from_slice(&32768u32.to_le_bytes()); // payload length
-    file[1024..1034].copy_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
-    file[1034..1034 + 1000].fill(0xff);
+    file[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    file.extend_from_slice(payload);
     file
 }
 
@@ -84,7 +85,7 @@ fn kernels_that_unpack_without_end_are_refused_beside_a_neighbour() -> Result<()
     let gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &[0, 0, 0, 0xff, 0xff].repeat(400_000)].concat();
     let mut machine = Machine::new("bad-bombs");
     for (name, bytes) in [("zstd", zstd.concat()), ("lz4", lz4), ("gzip", gzip)] {
-        machine = machine.module(&scratch.file(name, &bytes)?, name);
+        machine = machine.module(&scratch.file(name, &bz_image(&bytes))?, name);
     }
     let mut machine = machine.start()?;
     machine.expect("dom0# ", 60)?;
