@@ -42,8 +42,8 @@ pub(super) const PART_MAX: u32 = 1 << 20;
 /// Most such tables of a device; requests beyond wait.
 pub(super) const MAX_TABLES: usize = 64;
 
-/// How often a client that was turned away is called before its place is given up: a client that wants nothing any more
-/// does not say so.
+/// How often a client that was turned away is called and does not ask again before its place is given up: a client that
+/// wants nothing any more does not say so.
 const MAX_CALLS: u32 = 16;
 
 /// The status byte before the device writes it; no defined status.
@@ -281,6 +281,8 @@ impl<S: DmaSource> Inner<S> {
         match (&reserved, place) {
             (Ok(_), Some(place)) => _ = self.claims.remove(place),
             (Err(_), None) => self.claims.push(Claim { client: client.clone(), calls: 0 }),
+            // It still wants something: what ended when it was called was not what it waits for.
+            (Err(_), Some(place)) => self.claims[place].calls = 0,
             _ => {}
         }
         reserved

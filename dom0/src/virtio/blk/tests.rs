@@ -457,3 +457,37 @@ proptest! {
         prop_assert_eq!(blk.in_flight(), 0);
     }
 }
+
+/// Many short requests end before a table is free again: a client that waits for a table is called for each of them, and
+/// keeps its place.
+#[test]
+fn who_asks_each_time_is_called_until_it_is_served() {
+    let (arena, device, blk) = disk(Limits { queue: 256, ..Limits::default() });
+    let scattered: Vec<_> = (0..SLOT_ENTRIES).map(|_| (segment(&arena), segment(&arena)).0).collect();
+    let one = [segment(&arena)];
+    let (flood, neighbour) = (Client::new(256), Client::new(4));
+    for tag in 0..40u32 {
+        blk.submit(&flood, tag, BlockOp::Read, u64::from(tag) * 16, &one).unwrap();
+    }
+    for tag in 0..MAX_TABLES as u32 {
+        blk.submit(&flood, 100 + tag, BlockOp::Read, u64::from(tag % 10) * 128, &scattered).unwrap();
+    }
+    blk.kick();
+    let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
+    let try_it = || blk.submit(&neighbour, 7, BlockOp::Read, 0, &scattered);
+    assert_eq!(try_it(), Err(SubmitError::Full));
+    let (mut served, mut calls) = (false, 0);
+    for _ in 0..2000 {
+        device.run_some(1);
+        blk.service().unwrap();
+        take(&flood);
+        if neighbour.poll_ready(&mut cx).is_ready() {
+            calls += 1;
+            take(&neighbour);
+            served = served || try_it().is_ok();
+            blk.kick();
+        }
+    }
+    assert_eq!(blk.in_flight(), 0, "the device is idle");
+    assert!(served, "called {calls} times, and never again: the neighbour waits for ever on an idle disk");
+}
