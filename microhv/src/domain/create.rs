@@ -36,7 +36,7 @@ impl<P: Platform> Hypervisor<P> {
             Some(id) => id,
             None => self.domains.next_id().ok_or(HypercallError::NoMemory)?,
         };
-        if !self.may_spend(config.max_vcpus as usize * VCPU_BYTES) {
+        if !self.may_spend_pieces(VCPU_BYTES, config.max_vcpus as usize) {
             return Err(HypercallError::NoMemory);
         }
         let shared_mfn = self.alloc_zeroed().ok_or(HypercallError::NoMemory)?;

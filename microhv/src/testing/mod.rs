@@ -117,6 +117,8 @@ pub struct TestMachine {
     pub calibrations: AtomicU32,
     /// The programmed timer, `u64::MAX` for none.
     pub timer: AtomicU64,
+    /// Answer of `heap_has_room`.
+    pub heap_has_room: AtomicBool,
     /// Answer of `work_pending`.
     pub pending: AtomicBool,
     /// TLB flushes of this CPU and of sets.
@@ -148,6 +150,7 @@ impl TestMachine {
             now: AtomicU64::new(1_000_000),
             calibrations: AtomicU32::new(1),
             timer: AtomicU64::new(u64::MAX),
+            heap_has_room: AtomicBool::new(true),
             pending: AtomicBool::new(false),
             flushes: AtomicU32::new(0),
             port_value: AtomicU32::new(u32::MAX),
@@ -541,6 +544,10 @@ impl Platform for TestMachine {
 
     fn kick(&self, cpu: CpuId) {
         self.events.lock().kicks.push(cpu);
+    }
+
+    fn heap_has_room(&self, _bytes: usize, _count: usize) -> bool {
+        self.heap_has_room.load(Ordering::Relaxed)
     }
 
     fn work_pending(&self) -> bool {

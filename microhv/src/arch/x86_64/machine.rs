@@ -423,6 +423,10 @@ impl Platform for Machine {
         }
     }
 
+    fn heap_has_room(&self, bytes: usize, count: usize) -> bool {
+        heap::has_room(bytes, count)
+    }
+
     fn work_pending(&self) -> bool {
         // The local APIC's request words are eight uncached reads, and long operations ask once per step: within so
         // many ticks of the last look (some 25 us) the answer is no.

@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 
 use super::calls::{ARGS, Guest, neg};
 use super::{World, entry};
+use crate::error::HypercallError;
 use crate::hypercall::memory;
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{FrameOwner, TableError, Update};
@@ -213,4 +214,14 @@ fn interrupted_trees_leave_a_table_of_each_level_at_most() {
     repeat("unpin", &|| if world.hv.finish_deferred(&dom) { Ok(()) } else { Err(TableError::Restart) });
     assert!(tree.iter().all(|&mfn| world.hv.frames.held(mfn).load_kind().count() == 0));
     interrupted(&world, false);
+}
+
+#[test]
+fn what_the_heap_cannot_give_is_refused() {
+    let world = World::new(256);
+    let dom = world.domain(1, false, 10);
+    world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
+    assert_eq!(world.hv.grow_grant_table(&dom, 1), Err(HypercallError::NoMemory), "though frames are free");
+    world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
+    assert_eq!(world.hv.grow_grant_table(&dom, 1), Ok(()));
 }
