@@ -439,12 +439,12 @@ fn long_arrays_are_interrupted_and_go_on() {
     }
     w.hv.platform.pending.store(true, Ordering::Relaxed);
     let outcome = w.call(&w.granter, GNTTABOP_SWAP_GRANT_REF, 40);
-    let step = 16 * size_of::<GnttabSwapGrantRef>() as u64;
+    let step = 8 * size_of::<GnttabSwapGrantRef>() as u64;
     assert_eq!(outcome, Ok(Outcome::Continue));
     let rest = w.granter.vcpus[0].continuation();
-    assert_eq!(rest, [u64::from(GNTTABOP_SWAP_GRANT_REF), ARGS + step, 24, 0, 0, 0]);
-    assert_eq!(w.get::<GnttabSwapGrantRef>(15).status, GNTST_BAD_GNTREF);
-    assert_eq!(w.get::<GnttabSwapGrantRef>(16).status, 9, "not yet");
+    assert_eq!(rest, [u64::from(GNTTABOP_SWAP_GRANT_REF), ARGS + step, 32, 0, 0, 0]);
+    assert_eq!(w.get::<GnttabSwapGrantRef>(7).status, GNTST_BAD_GNTREF);
+    assert_eq!(w.get::<GnttabSwapGrantRef>(8).status, 9, "not yet");
 }
 
 #[test]

@@ -7,12 +7,18 @@ use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::mem::descriptors::MAX_GDT_ENTRIES;
 use crate::platform::Platform;
 
+/// In place of the number of entries, which has 32 bits: the call was done, and was to end only after what waited.
+const DONE: u64 = 1 << 63;
+
 /// `set_gdt(frames, entries)`: the caller's GDT, at most 7168 entries in the frames listed.
 ///
 /// # Errors
 /// `Fault`; `Invalid`: too many entries, or a frame that cannot hold descriptors.
 pub fn set_gdt<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [list, entries, ..] = *args;
+    if entries == DONE {
+        return Ok(Outcome::OK);
+    }
     let entries = entries as u32;
     if entries > MAX_GDT_ENTRIES {
         return Err(HypercallError::Invalid);
@@ -22,6 +28,10 @@ pub fn set_gdt<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallR
         frames.push(Mfn::new(cur.copy_in_at::<u64>(list, n.into())?));
     }
     cur.hv.set_gdt(cur.domain, cur.vcpu, &frames, entries)?;
+    // Pages of descriptors were checked, and a multicall may have many such calls: something else has its turn first.
+    if entries > 512 && cur.hv.platform.work_pending() {
+        return Ok(cur.again([list, DONE, args[2], args[3], args[4], args[5]]));
+    }
     Ok(Outcome::OK)
 }
 

@@ -16,7 +16,7 @@ use crate::gnttab::{CopyCache, DomainCache, GrantError, UNMAP_BATCH, UnmapBatch,
 use crate::platform::Platform;
 
 /// Operations between two looks for pending work.
-const PREEMPT_EVERY: u64 = 16;
+const PREEMPT_EVERY: u64 = 8;
 
 /// `grant_table_op(cmd, array, count)`.
 ///

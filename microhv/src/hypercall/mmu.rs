@@ -161,8 +161,8 @@ fn perform<P: Platform>(
     if count == 1 {
         let Ok([ptr, val]) = mm.read_frame(requests) else { return (0, Err(HypercallError::Fault.into())) };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
-            Ok(()) | Err(UpdateError::Interrupted) => (1, Ok(())),
-            Err(error) => (0, Err(error.into())),
+            Ok(()) => (1, Ok(())),
+            Err(error) => (u64::from(error == UpdateError::Interrupted), Err(error.into())),
         };
     }
     let mut words = [0; 2 * TOGETHER];

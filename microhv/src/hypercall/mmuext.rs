@@ -109,8 +109,17 @@ fn perform<P: Platform>(
             return (done, result);
         }
         done += 1;
+        // A list of one does not look above, and a multicall may have many of them.
+        if is_long(cmd as u32) && cur.hv.platform.work_pending() {
+            return (done, Err(TableError::Restart));
+        }
     }
     (done, Ok(()))
+}
+
+/// Whether an operation may check a table or take one apart.
+const fn is_long(cmd: u32) -> bool {
+    matches!(cmd, MMUEXT_PIN_L1_TABLE..=MMUEXT_UNPIN_TABLE | MMUEXT_NEW_BASEPTR | MMUEXT_NEW_USER_BASEPTR)
 }
 
 /// What a call gives that did `done` of its operations.

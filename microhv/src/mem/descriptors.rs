@@ -80,6 +80,7 @@ impl<P: Platform> Mm<'_, P> {
             }
             if now.needs_flush_for(PageType::SegDesc) {
                 self.owe_flush();
+                self.settle(); // descriptors are changed below, which a CPU may still take for entries of a table
             }
             let table = self.hv.platform.table(mfn);
             for cell in table {
@@ -268,6 +269,7 @@ impl<P: Platform> Hypervisor<P> {
             Ok(())
         } else {
             mm.get_writable(info, FrameOwner::Domain(dom)).map(|()| {
+                mm.settle(); // as in `update_entry`
                 self.platform.store(at, fixed);
                 info.put_type();
             })

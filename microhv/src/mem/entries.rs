@@ -28,7 +28,7 @@ pub enum UpdateError {
     Table(TableError),
     /// The entry is this.
     Mismatch(u64),
-    /// The update is done, and left work on the tables that is to be finished before the next one.
+    /// The update is done, and left work on the tables that is to be finished before the next one, or something else waits.
     Interrupted,
 }
 
@@ -181,7 +181,9 @@ impl<P: Platform> Mm<'_, P> {
             Some(1) => self.update_leaf(mfn, slot, new, owner, update),
             Some(level) => {
                 self.update_upper(mfn, level, slot, new, update)?;
-                if self.is_interrupted() { Err(UpdateError::Interrupted) } else { Ok(()) }
+                // A table may have been checked or taken apart as a whole: short lists do not look by themselves.
+                let is_over = self.is_interrupted() || self.hv.platform.work_pending();
+                if is_over { Err(UpdateError::Interrupted) } else { Ok(()) }
             }
             None => {
                 let hv = self.hv;
@@ -197,6 +199,8 @@ impl<P: Platform> Mm<'_, P> {
                     self.hv.put_page(mfn);
                     return written;
                 }
+                // A table until now, and known as that until the flush: it must not hold what nobody checked.
+                self.settle();
                 let done = self.exchange(mfn, slot, 0, new, update).map_err(UpdateError::Mismatch);
                 info.put_type();
                 self.hv.put_page(mfn);

@@ -16,7 +16,7 @@ use crate::error::HypercallError;
 use crate::mem::check::Extra;
 use crate::mem::frame::PageType;
 use crate::mem::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
-use crate::mem::{FrameOwner, GrantAddress, TableError, Update, pte};
+use crate::mem::{FrameOwner, GrantAddress, TableError, Update, UpdateError, pte};
 use crate::platform::Platform;
 
 const FRAMES: usize = 72;
@@ -186,8 +186,11 @@ impl Model {
                     if dom.is_dying() {
                         return Err(HypercallError::NoSuchDomain.into());
                     }
-                    mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update)
-                        .map_err(TableError::from)
+                    match mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update)
+                    {
+                        Ok(()) | Err(UpdateError::Interrupted) => Ok(()), // done, both
+                        Err(error) => Err(error.into()),
+                    }
                 });
             }
             Step::Pin { dom, frame, level } => {
