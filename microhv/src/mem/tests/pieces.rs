@@ -157,6 +157,11 @@ fn teardown_that_is_interrupted_after_each_base_loses_neither() {
     let free = world.hv.frames.free_pages();
     let dom = world.domain(1, false, 100);
     let (kernel, user) = (world.address_space(&dom), world.address_space(&dom));
+    // Each base has so many entries that its end comes in pieces.
+    for slot in [1, 2] {
+        world.poke(kernel[0], slot, entry(user[1], P | RW | US));
+        world.poke(user[0], slot, entry(kernel[1], P | RW | US));
+    }
     world.hv.install_bases(&dom, &dom.vcpus[0], kernel[0], Some(user[0])).expect("valid");
     world.check();
     world.destroy(&dom, true);

@@ -218,6 +218,26 @@ fn anothers_page_is_forgotten_when_its_entry_goes() {
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.frame == page && leaf.writable));
 }
 
+/// A table leaves its parent while another vCPU of the guest runs. A flush before the entry is gone would not do: the other
+/// CPU takes the table in again.
+#[test]
+fn a_table_that_leaves_its_parent_is_forgotten_everywhere() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [table, page] = world.pages(&guest.dom);
+    let [_, _, l2, _] = guest.tables;
+    world.poke(table, 0, entry(page, P | RW | US));
+    on_cpu(&world, 1, &guest);
+    on_cpu(&world, 0, &guest);
+    assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
+    let know = || [0, 1].map(|cpu| world.hv.platform.stale(cpu, Some(0x20_0000)));
+    let remembered = world.hv.platform.remembered();
+    assert_eq!(remembered.iter().filter(|leaf| leaf.frame == page).count(), 2, "both CPUs can get there");
+    assert_eq!(know(), [None, None]);
+    assert_eq!(world.mmu(&guest, &[(at(l2, 1), 0)], SELF as u32), 0);
+    assert_eq!(know(), [None, None]);
+}
+
 /// One vCPU of a guest remembers a table that another takes out of its parent; then the hypervisor, the guest or
 /// the control domain may write there.
 #[test]
