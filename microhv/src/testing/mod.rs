@@ -270,6 +270,7 @@ impl TestMachine {
 
     fn with_tlb(&self, act: impl FnOnce(&mut Tlb, &[AtomicU64], usize)) {
         let mut tlb = self.tlb.lock();
+        tlb.hypervisor_runs_on(self.me());
         act(&mut tlb, &self.memory, self.me());
         if self.collects.load(Ordering::Relaxed) {
             return;
