@@ -6,7 +6,7 @@
 //!
 //! Direction of dependence: `hypercall` -> `evtchn`, `gnttab`, `sched` -> `domain` -> `mem` -> `platform`.
 //!
-//! Lock order, outermost first (a lock may be taken while one above it is held, never the reverse; two domains'
+//! Lock order (I18), outermost first (a lock may be taken while one above it is held, never the reverse; two domains'
 //! locks of one kind are taken in id order):
 //!
 //! 1. `domain::DomainList` (read side), never held across a call that can take it again

@@ -301,7 +301,7 @@ pub trait Platform: Sync + Sized + 'static {
     /// frames in a row.
     fn heap_has_room(&self, bytes: usize, count: usize) -> bool;
     /// Whether an interrupt is waiting: long operations then return a continuation. A `true` stays so until an interrupt
-    /// is taken, which is at the return to the guest at the latest: all callers of what asked hear the same.
+    /// is taken, which is at the return to the guest at the latest: all callers of what asked hear the same. (I13)
     fn work_pending(&self) -> bool;
 
     // --- Devices. ---

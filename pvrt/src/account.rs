@@ -221,7 +221,7 @@ impl Account {
         held
     }
 
-    /// Claims `budget` bytes for a new account, of no domain yet.
+    /// Claims `budget` bytes for a new account, of no domain yet. (I24)
     ///
     /// # Errors
     /// [`Shortage`]: with what others were promised, and the reserve, the kernel has not so much, nor the hypervisor.

@@ -1,7 +1,7 @@
 #![allow(unsafe_code)] // the one place that touches memory another domain may write, through raw pointers
 //! Memory that another domain, or the hypervisor, may change at any time.
 //!
-//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes them by value, each access once,
+//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes them by value, each access once (I22),
 //! with bounds checked like a slice index: an offset outside is our own mistake and panics. Offsets that a peer
 //! chose go through [`SharedBytes::get`] or are checked by the caller first.
 
@@ -23,7 +23,7 @@ const STRING_COPY_BYTES: usize = 256;
 /// A view of a run of shared bytes; copies of it reach the same memory.
 ///
 /// It does not own the mapping but borrows it for `'a`: whoever unmaps or frees the memory takes the owner by value, which
-/// the compiler refuses while a view is still used. `'static` is memory that is never unmapped.
+/// the compiler refuses while a view is still used. `'static` is memory that is never unmapped. (I21)
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBytes<'a> {
     ptr: *mut u8,

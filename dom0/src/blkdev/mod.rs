@@ -56,7 +56,7 @@ pub struct User {
     pub writable: bool,
 }
 
-/// A disk that is open; dropped when nothing is under way any more.
+/// A disk that is open; dropped when nothing is under way any more. (I26)
 pub struct OpenDisk {
     user: User,
     users: Arc<Mutex<Vec<User>>>,

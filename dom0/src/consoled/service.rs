@@ -100,7 +100,7 @@ enum Polled {
     Ruined(RingError),
 }
 
-/// What bytes cost on the serial line: a line's end is two there.
+/// What bytes cost on the serial line: a line's end is two there. (I28)
 fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + ends(bytes)
 }

@@ -81,7 +81,7 @@ impl Store {
         self.empty.clone()
     }
 
-    /// Notes that `nodes` were looked at and `bytes` moved.
+    /// Notes that `nodes` were looked at and `bytes` moved. (I29)
     pub(super) fn spend(&mut self, nodes: usize, bytes: usize) {
         self.work = self.work.wrapping_add(nodes.saturating_mul(NODE_WORK).saturating_add(bytes));
     }

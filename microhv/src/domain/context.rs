@@ -24,7 +24,7 @@ const RFLAGS_IOPL_SHIFT: u32 = 12;
 /// Entries of a GDT that are the guest's.
 const MAX_GDT_ENTRIES: u64 = 7168;
 
-/// The registers that a guest gets when `wanted` is asked for: ring 3, interrupts on, no I/O privilege.
+/// The registers that a guest gets when `wanted` is asked for: ring 3, interrupts on, no I/O privilege. (I19)
 fn safe_registers(wanted: &CpuUserRegs) -> CpuUserRegs {
     CpuUserRegs {
         error_code: 0,

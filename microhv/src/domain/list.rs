@@ -54,7 +54,7 @@ impl DomainList {
         self.get(DomId::new(raw)).ok_or(HypercallError::NoSuchDomain)
     }
 
-    /// The domain that `caller` means by `raw`, if it may act on it: itself, or any when it is privileged.
+    /// The domain that `caller` means by `raw`, if it may act on it: itself, or any when it is privileged. (I30)
     ///
     /// # Errors
     /// `NoSuchDomain`; `NotPermitted`.

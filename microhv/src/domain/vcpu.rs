@@ -201,7 +201,7 @@ impl Vcpu {
         }
     }
 
-    /// The register frame. Entry code and the CPU that runs the vCPU alone may write it.
+    /// The register frame. Entry code and the CPU that runs the vCPU alone may write it. (I17)
     #[inline]
     pub fn regs_ptr(&self) -> *mut CpuUserRegs {
         self.regs.frame.get()

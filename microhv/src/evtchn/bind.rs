@@ -73,7 +73,7 @@ impl Ports {
     }
 }
 
-/// The binding locks of two domains, taken in id order.
+/// The binding locks of two domains, taken in id order. (I16, I18)
 type PairGuards<'a> = (MutexGuard<'a, Binding>, Option<MutexGuard<'a, Binding>>);
 
 /// Locks the bindings of `local` and `remote`; the first guard is `local`'s, the second is absent when both are one.

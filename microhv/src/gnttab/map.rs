@@ -255,7 +255,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok((host, device))
     }
 
-    /// Flushes the TLB for a batch of unmaps, then gives back what they held.
+    /// Flushes the TLB for a batch of unmaps, then gives back what they held. (I9)
     #[inline(always)]
     pub(crate) fn finish_unmaps(&self, domain: &Domain, batch: &mut UnmapBatch) {
         if batch.iter().any(|Unmapped(mapping)| mapping.host) {

@@ -44,7 +44,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Whether what a domain does may make the hypervisor take `bytes` more for itself, in one piece: some memory stays for
-    /// what cannot fail, and the heap can give the piece.
+    /// what cannot fail, and the heap can give the piece. (I31)
     pub(crate) fn may_spend(&self, bytes: usize) -> bool {
         self.may_spend_pieces(bytes, 1)
     }

@@ -122,7 +122,7 @@ impl<P: Platform> Mm<'_, P> {
         Ok(())
     }
 
-    /// Replaces an entry of `table`, the domain's checked table of level 2-4, by `new`.
+    /// Replaces an entry of `table`, the domain's checked table of level 2-4, by `new`. (I6)
     ///
     /// # Errors
     /// `Invalid`: a slot of the hypervisor, or as `get_table`; `Restart`; `Mismatch`.

@@ -2,7 +2,7 @@
 //!
 //! *Use word*: a count of general references, the owner, flags. A frame goes back to the allocator when the count
 //! reaches zero; ownership itself is one reference ([`Use::ALLOCATED`]). *Type word*: what the frame is used as and
-//! how often. The type changes only while the type count is zero.
+//! how often. The type changes only while the type count is zero. (I2)
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -142,7 +142,7 @@ impl Kind {
     /// All entries were checked, and hold references.
     pub(crate) const VALIDATED: u64 = 1 << 37;
     /// Entries below `progress` hold references, the rest do not; the state itself holds the one type reference and
-    /// one general reference.
+    /// one general reference. (I7)
     pub(crate) const PARTIAL: u64 = 1 << 38;
     /// CPUs may use the frame as its type says though no reference is left: by a translation for writing, a cached entry
     /// that leads to it as a table, or a descriptor window. Whoever gives the frame another type owes a flush. (I3)
@@ -274,7 +274,7 @@ impl FrameInfo {
         self.load_use().has(Use::LENT)
     }
 
-    /// Takes a general reference if the frame is in use and `owner`'s.
+    /// Takes a general reference if the frame is in use and `owner`'s. (I1)
     #[inline]
     pub(crate) fn get(&self, owner: DomId) -> bool {
         let mut now = self.load_use();
@@ -294,7 +294,7 @@ impl FrameInfo {
         }
     }
 
-    /// Gives a general reference back. `true`: it was the last, and the caller must free the frame.
+    /// Gives a general reference back (I15). `true`: it was the last, and the caller must free the frame.
     #[inline]
     #[must_use]
     pub(crate) fn put(&self) -> bool {
@@ -390,7 +390,7 @@ impl FrameInfo {
         self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Counts an entry of `self`, a table, that names `target`, another of its level. Both are type-referenced and
+    /// Counts an entry of `self`, a table, that names `target`, another of its level (I8). Both are type-referenced and
     /// the owner's page-table lock is held. `false`: that would be more than one deep.
     pub(crate) fn add_linear(&self, target: &Self) -> bool {
         let (own, other) = (self.load_kind(), target.load_kind());

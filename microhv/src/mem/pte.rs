@@ -52,7 +52,7 @@ const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 /// Bytes of the lower half of the address space.
 const LOW_HALF: u64 = 1 << 47;
 
-/// Whether the level 4 slot is the hypervisor's.
+/// Whether the level 4 slot is the hypervisor's. (I11)
 #[inline]
 pub const fn is_hypervisor_slot(slot: usize) -> bool {
     slot >= HYPERVISOR_FIRST_SLOT && slot <= HYPERVISOR_LAST_SLOT

@@ -217,7 +217,7 @@ impl FrameTable {
         self.publish(mfn, Use::owned(owner, Use::LENT), Kind::new(page_type, 1));
     }
 
-    /// The type is there before the owner: from then on the owner may refer to the frame.
+    /// The type is there before the owner: from then on the owner may refer to the frame. (I10)
     fn publish(&self, mfn: Mfn, using: Use, kind: Kind) {
         let info = self.held(mfn);
         assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
@@ -240,7 +240,7 @@ impl FrameTable {
         self.ram.iter().map(|&(from, to)| (bytes(from), bytes(to - from), E820_RAM)).collect()
     }
 
-    /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted.
+    /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted. (I12)
     pub fn protect_device_frames(&self, first: Mfn, last: Mfn) {
         self.read_only.write().add(first.raw(), last.raw());
     }

@@ -43,7 +43,7 @@ global! {
 /// sets the flags to 0 if they are as told, and gives what they were.
 ///
 /// The look and the end are one step: after a look alone the other side may map the frame, and would keep a page that
-/// is free.
+/// is free. (I20)
 fn revoke(mut flags: u16, mut clear: impl FnMut(u16) -> core::result::Result<u16, u16>) -> bool {
     loop {
         if flags & (GTF_READING | GTF_WRITING) != 0 {

@@ -27,7 +27,7 @@ pub(crate) fn heap_bytes(extended: Layout) -> usize {
     extended.size().wrapping_add(size_of::<usize>() + UNIT_BYTES - 1) & !(UNIT_BYTES - 1)
 }
 
-/// Charges `bytes` for the new object at `object` to the current account, and remembers that.
+/// Charges `bytes` for the new object at `object` to the current account, and remembers that. (I23)
 ///
 /// # Safety
 /// `object` has the size of `layout` and the tail behind it.

@@ -38,7 +38,7 @@ pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
 /// millisecond even if an instruction takes three times as long as estimated.
 const STEP_WORK: u64 = 300_000;
 
-/// What a stream may take.
+/// What a stream may take. (I27)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of output.
