@@ -1,0 +1,179 @@
+//! `docs/INVARIANTS.md` against the code: each rule that code cites is there, each rule is cited, and what the document
+//! names exists: files, what they define, tests, planted defects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use xtask::paths::root;
+
+/// What a name may follow where it is defined.
+const KEYWORDS: [&str; 8] = ["fn", "struct", "enum", "const", "static", "trait", "type", "mod"];
+
+fn document() -> String {
+    read(&root().join("docs/INVARIANTS.md"))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The source files below `directory`, but for what is built.
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("a directory of the repository") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                sources(&path, found);
+            }
+        } else if name.ends_with(".rs") || name.ends_with(".S") {
+            found.push(path);
+        }
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+fn is_number(word: &str) -> bool {
+    word.strip_prefix('I')
+        .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The rules: the numbers at paragraphs' beginnings.
+fn rules(document: &str) -> BTreeSet<String> {
+    let heads = document.lines().filter_map(|line| line.strip_prefix("**")?.split('.').next());
+    let numbers: Vec<String> = heads.filter(|head| is_number(head)).map(str::to_owned).collect();
+    let rules: BTreeSet<String> = numbers.iter().cloned().collect();
+    assert_eq!(numbers.len(), rules.len(), "a number is given twice");
+    rules
+}
+
+/// The names in backticks, by paragraphs and rows of tables. What has a space is no name.
+fn names(document: &str) -> impl Iterator<Item = Vec<&str>> {
+    let rows = document.split("\n\n").flat_map(|paragraph| {
+        if paragraph.starts_with('|') { paragraph.lines().collect() } else { vec![paragraph] }
+    });
+    rows.map(|text| text.split('`').skip(1).step_by(2).filter(|name| !name.contains(' ')).collect())
+}
+
+/// The file that a path names, from the root or from the hypervisor's sources.
+fn file(name: &str) -> Option<PathBuf> {
+    let places = [root().join(name), root().join("microhv/src").join(name)];
+    places.into_iter().find(|path| path.is_file())
+}
+
+/// Whether `text` defines `name`: an item, a field, or an entry of assembly.
+fn defines(text: &str, name: &str) -> bool {
+    text.lines().any(|line| {
+        let line: Vec<&str> = words(line.split("//").next().unwrap_or_default()).collect();
+        let is_item = line.windows(2).any(|pair| KEYWORDS.contains(&pair[0]) && pair[1] == name);
+        is_item || line.iter().find(|word| !["pub", "crate", "super"].contains(word)) == Some(&name)
+    })
+}
+
+/// The function that a path of modules names: `package::module::name`, the hypervisor's without the package.
+fn is_function(path: &str) -> bool {
+    let mut modules: Vec<&str> = path.split("::").collect();
+    let name = modules.pop().unwrap_or_default();
+    let package = modules[0].replace('_', "-");
+    let mut source = root().join("microhv/src");
+    if root().join(&package).join("src").is_dir() {
+        source = root().join(package).join("src");
+        modules.remove(0);
+    }
+    // The last module may stand within the file of the one around it.
+    let ways = [modules.len(), modules.len().saturating_sub(1)];
+    let files = ways.into_iter().flat_map(|depth| {
+        let module = source.join(modules[..depth].join("/"));
+        [module.with_extension("rs"), module.join("mod.rs")]
+    });
+    let mut there = files.filter(|file| file.is_file());
+    there.any(|file| words(&read(&file)).zip(words(&read(&file)).skip(1)).any(|pair| pair == ("fn", name)))
+}
+
+/// What is wrong with the names of the document.
+fn unknown(document: &str) -> Vec<String> {
+    static EVERYWHERE: OnceLock<BTreeSet<String>> = OnceLock::new();
+    let known = EVERYWHERE.get_or_init(|| {
+        let mut files = Vec::new();
+        sources(&root(), &mut files);
+        files.iter().flat_map(|path| words(&read(path)).map(str::to_owned).collect::<Vec<_>>()).collect()
+    });
+    let mut wrong = Vec::new();
+    for names in names(document) {
+        let mut place: Option<(&str, String)> = None;
+        for name in names {
+            let segments: Vec<&str> = name.split("::").collect();
+            let is_path = segments.len() > 1 && segments[0].starts_with(char::is_lowercase);
+            if name.contains('/') || name.ends_with(".rs") {
+                match file(name) {
+                    Some(path) => place = Some((name, read(&path))),
+                    None if root().join(name).is_dir() => {}
+                    None => wrong.push(format!("no file {name}")),
+                }
+            } else if is_path {
+                if !is_function(name) {
+                    wrong.push(format!("no function {name}"));
+                }
+                place = None;
+            } else if name.contains('-') {
+                if !root().join(format!("tests/defects/{name}.patch")).is_file() {
+                    wrong.push(format!("no planted defect {name}"));
+                }
+                place = None;
+            } else if let Some((file, text)) = &place {
+                let last = segments.last().unwrap_or(&name);
+                if !defines(text, last) && !words(text).any(|word| word == *last && segments.len() > 1) {
+                    wrong.push(format!("{file} has no {name}"));
+                }
+            } else if let Some(word) = words(name).find(|word| !is_number(word) && !known.contains(*word)) {
+                wrong.push(format!("nothing has the name {word}"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn what_the_document_names_exists() {
+    let wrong = unknown(&document());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The names are really looked up: each kind of a wrong one is found.
+#[test]
+fn wrong_names_are_found() {
+    for wrong in [
+        "`mem/frames.rs`",
+        "`mem/frame.rs` `get_typ`",
+        "`mem::tests::random::no_sequence_breaks_it`",
+        "`dom0::toolstack::disk::tests::one_writer_has_a_disk`",
+        "`hv-mem-nothing-wrong`",
+    ] {
+        assert_eq!(unknown(wrong).len(), 1, "{wrong}");
+    }
+    let right = "`mem/frame.rs` `get_type`, `dom0::toolstack::disks::tests::one_writer_has_a_disk`, `hv-mem-linear-two-deep`";
+    assert_eq!(unknown(right), Vec::<String>::new());
+}
+
+#[test]
+fn code_and_document_have_the_same_rules() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let mut cited: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in files.into_iter().filter(|path| !path.ends_with(file!())) {
+        for line in read(&path).lines() {
+            let Some((_, comment)) = line.split_once("//") else { continue };
+            let numbers = words(comment).filter(|word| is_number(word));
+            cited.extend(numbers.map(|number| (number.to_owned(), path.clone())));
+        }
+    }
+    let rules = rules(&document());
+    let unknown: Vec<_> = cited.iter().filter(|(number, _)| !rules.contains(*number)).collect();
+    assert!(unknown.is_empty(), "cited, and not in the document: {unknown:?}");
+    let unused: Vec<_> = rules.iter().filter(|rule| !cited.contains_key(*rule)).collect();
+    assert!(unused.is_empty(), "in the document, and cited nowhere: {unused:?}");
+}
