@@ -293,8 +293,8 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let watches = core::mem::take(&mut connection.watches);
         let transactions = core::mem::take(&mut connection.transactions);
+        connection.output.forget_watches();
         for watch in &watches {
-            connection.output.forget_watch(watch);
             self.watches.remove(conn, watch);
         }
         let watch_bytes: usize = watches.iter().map(|watch| watch.cost()).sum();

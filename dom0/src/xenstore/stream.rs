@@ -1,6 +1,6 @@
 //! Messages on a byte stream: they arrive, and are fetched, in pieces of any size.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -108,6 +108,8 @@ pub(crate) enum Outgoing {
 #[derive(Default)]
 pub(crate) struct Output {
     queue: VecDeque<Outgoing>,
+    /// The events in `queue`, by [`watch_id`] and path: whether the same waits already is one search.
+    waiting: BTreeSet<(usize, Path)>,
     replies: usize,
     event_bytes: usize,
     /// The message being fetched, and how much of it is gone.
@@ -144,11 +146,7 @@ impl Output {
 
     /// Queues an event, unless the same is waiting already.
     pub(crate) fn push_event(&mut self, watch: Arc<Watch>, path: Path) {
-        let waiting = self
-            .queue
-            .iter()
-            .any(|out| matches!(out, Outgoing::Event(w, p) if Arc::ptr_eq(w, &watch) && *p == path));
-        if !waiting {
+        if self.waiting.insert((watch_id(&watch), path.clone())) {
             self.event_bytes += event_cost(&watch, &path);
             self.queue.push_back(Outgoing::Event(watch, path));
         }
@@ -161,12 +159,20 @@ impl Output {
         self.push_event(watch, path);
     }
 
+    /// Drops all events: no watch is left.
+    pub(crate) fn forget_watches(&mut self) {
+        self.queue.retain(|out| matches!(out, Outgoing::Reply(_)));
+        self.waiting.clear();
+        self.event_bytes = 0;
+    }
+
     /// Drops the events of a watch that is gone.
     pub(crate) fn forget_watch(&mut self, watch: &Arc<Watch>) {
-        let dropped = &mut self.event_bytes;
+        let (dropped, waiting) = (&mut self.event_bytes, &mut self.waiting);
         self.queue.retain(|out| match out {
             Outgoing::Event(w, path) if Arc::ptr_eq(w, watch) => {
                 *dropped -= event_cost(w, path);
+                waiting.remove(&(watch_id(w), path.clone()));
                 false
             }
             _ => true,
@@ -178,7 +184,10 @@ impl Output {
         let out = self.queue.pop_front()?;
         match &out {
             Outgoing::Reply(_) => self.replies -= 1,
-            Outgoing::Event(watch, path) => self.event_bytes -= event_cost(watch, path),
+            Outgoing::Event(watch, path) => {
+                self.event_bytes -= event_cost(watch, path);
+                self.waiting.remove(&(watch_id(watch), path.clone()));
+            }
         }
         Some(out)
     }
@@ -209,6 +218,11 @@ impl Output {
             self.sent = 0;
         }
     }
+}
+
+/// Tells watches apart: where the watch lies, which a waiting event keeps.
+fn watch_id(watch: &Arc<Watch>) -> usize {
+    Arc::as_ptr(watch).addr()
 }
 
 fn event_cost(watch: &Watch, path: &Path) -> usize {
