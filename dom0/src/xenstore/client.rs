@@ -202,13 +202,16 @@ pub trait Nodes {
     fn directory(&self, path: &str) -> Result<Vec<String>, XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
-        let (children, _) =
-            client.call(|server| server.view(client.conn, tx_id, |view| view.directory(&path)))?;
-        let name = |child: &Path| {
-            let name = child.key().rsplit(|&b| b == 0).next().unwrap_or_default();
-            String::from_utf8_lossy(name).into_owned()
-        };
-        Ok(children.iter().map(name).collect())
+        let mut names = Vec::new();
+        client.call(|server| {
+            server.view(client.conn, tx_id, |view| {
+                view.list(&path, |name| {
+                    names.push(String::from_utf8_lossy(name).into_owned());
+                    true
+                })
+            })
+        })?;
+        Ok(names)
     }
 
     /// The permissions of a node.

@@ -7,6 +7,9 @@ use alloc::vec::Vec;
 pub struct Quotas {
     /// Nodes owned. Beyond: `ENOSPC`.
     pub nodes: usize,
+    /// Parts of the path of a node that is made. Beyond: `ENOSPC`. Xen bounds a path's bytes alone, which lets one request
+    /// make 1,000 nodes whose paths are 1,000 bytes long on average.
+    pub levels: usize,
     /// Bytes of one node's value. Beyond: `ENOSPC`.
     pub value_bytes: usize,
     /// Entries of one node's permissions. Beyond: `ENOSPC`.
@@ -31,6 +34,7 @@ impl Quotas {
     /// Xen's numbers, except that memory is held to 1 MiB where Xen allows 2.5.
     pub const XEN: Quotas = Quotas {
         nodes: 1000,
+        levels: 128,
         value_bytes: 2048,
         perms: 5,
         watches: 128,

@@ -39,15 +39,35 @@ impl Server {
             wire::XS_CONTROL => self.control(conn, payload),
             wire::XS_DIRECTORY => {
                 let path = Path::resolve(only(payload)?, domid)?;
-                let (children, _) = self.view(conn, tx_id, |view| view.directory(&path))?;
-                Ok(child_list(&children))
+                let mut list = Vec::new();
+                self.view(conn, tx_id, |view| {
+                    view.list(&path, |name| {
+                        list.extend_from_slice(name);
+                        list.push(0);
+                        // A longer list is not answered: `handle` says E2BIG.
+                        list.len() <= XENSTORE_PAYLOAD_MAX
+                    })
+                })?;
+                Ok(list)
             }
             wire::XS_DIRECTORY_PART => {
                 let [path, offset] = strings(payload)?;
                 let path = Path::resolve(path, domid)?;
                 let offset = usize::try_from(parse_u64(offset)?).map_err(|_| XsError::Inval)?;
-                let (children, generation) = self.view(conn, tx_id, |view| view.directory(&path))?;
-                Ok(directory_part(&child_list(&children), generation, offset))
+                let (mut rest, mut skip) = (Vec::new(), offset);
+                let generation = self.view(conn, tx_id, |view| {
+                    view.list(&path, |name| {
+                        if skip > name.len() {
+                            skip -= name.len() + 1;
+                        } else {
+                            rest.extend_from_slice(&name[skip..]);
+                            rest.push(0);
+                            skip = 0;
+                        }
+                        rest.len() <= XENSTORE_PAYLOAD_MAX
+                    })
+                })?;
+                Ok(directory_part(&rest, generation))
             }
             wire::XS_READ => {
                 let path = Path::resolve(only(payload)?, domid)?;
@@ -174,22 +194,10 @@ fn nul_terminated(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The last parts of paths, each with a NUL after it.
-fn child_list(children: &[Path]) -> Vec<u8> {
-    let mut list = Vec::new();
-    for child in children {
-        let name = child.key().rsplit(|&b| b == 0).next().unwrap_or_default();
-        list.extend_from_slice(name);
-        list.push(0);
-    }
-    list
-}
-
-/// As many whole names from `offset` on as fit; after the last of all, an empty string.
-fn directory_part(list: &[u8], generation: u64, offset: usize) -> Vec<u8> {
+/// As many whole names of `rest` as fit; after the last of all, an empty string.
+fn directory_part(rest: &[u8], generation: u64) -> Vec<u8> {
     let mut reply = nul_terminated(&format!("{generation}"));
     let room = XENSTORE_PAYLOAD_MAX - reply.len() - 1;
-    let rest = list.get(offset..).unwrap_or_default();
     let part = match rest.len() {
         len if len <= room => rest,
         _ => {

@@ -1,13 +1,14 @@
 //! The tree of nodes: one ordered map, and each domain's account.
 //!
-//! Flat, not nested: a path of 3 KiB may have 1,500 parts, and nothing here may recurse on a guest's word.
+//! Flat, not nested: a path of 3 KiB may have 1,500 parts, and nothing here may recurse on a guest's word. The map's order
+//! keeps the children of a node together ([`Path`]), so that listing them costs one search and a step for each.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use super::path::Path;
+use super::path::{self, Path, Place};
 use super::perms::{Access, Perms};
 use super::quota::Account;
 
@@ -16,6 +17,9 @@ const NODE_OVERHEAD: usize = 128;
 
 /// Work that looking at one node stands for, in bytes moved.
 pub(super) const NODE_WORK: usize = 64;
+
+/// What an entry of a node's permissions costs: itself, and its place in the index of who is named where.
+const PERM_COST: usize = 80;
 
 /// A node. Cloning shares the value and the permissions.
 #[derive(Clone, Debug)]
@@ -32,7 +36,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(super) fn cost(&self, path: &Path) -> usize {
-        NODE_OVERHEAD + path.key().len() + self.value.len() + self.perms.entries().len() * 4
+        NODE_OVERHEAD + path.key().len() + self.value.len() + self.perms.entries().len() * PERM_COST
     }
 }
 
@@ -52,6 +56,8 @@ pub(crate) struct Change {
 /// All nodes.
 pub(crate) struct Store {
     nodes: BTreeMap<Path, Node>,
+    /// The nodes whose permissions name a domain, as their owner or as an exception; those of dom0 are not kept.
+    named: BTreeSet<(u16, Path)>,
     accounts: BTreeMap<u16, Account>,
     generation: u64,
     work: usize,
@@ -65,6 +71,7 @@ impl Store {
     pub(crate) fn new() -> Store {
         let mut store = Store {
             nodes: BTreeMap::new(),
+            named: BTreeSet::new(),
             accounts: BTreeMap::new(),
             generation: 0,
             work: 0,
@@ -108,6 +115,11 @@ impl Store {
         self.nodes.get(path)
     }
 
+    /// The node at a path that nobody need own.
+    pub(crate) fn find(&self, key: &dyn Place) -> Option<&Node> {
+        self.nodes.get(key)
+    }
+
     /// Number of nodes.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
@@ -126,9 +138,31 @@ impl Store {
         let account = self.accounts.entry(node.perms.owner()).or_default();
         account.nodes += 1;
         account.node_bytes += node.cost(path);
+        let perms = node.perms.clone();
         match self.nodes.insert(path.clone(), node) {
-            Some(old) => self.credit(path, &old),
-            None => self.touch_parent(path),
+            Some(old) => {
+                if old.perms != perms {
+                    self.name(path, &old.perms, false);
+                    self.name(path, &perms, true);
+                }
+                self.credit(path, &old);
+            }
+            None => {
+                self.name(path, &perms, true);
+                self.touch_parent(path);
+            }
+        }
+    }
+
+    /// Notes whom the permissions of the node at `path` name, or forgets it.
+    fn name(&mut self, path: &Path, perms: &Perms, named: bool) {
+        for perm in perms.entries().iter().filter(|perm| perm.domid != 0) {
+            let entry = (perm.domid, path.clone());
+            if named {
+                self.named.insert(entry);
+            } else {
+                self.named.remove(&entry);
+            }
         }
     }
 
@@ -136,6 +170,7 @@ impl Store {
     pub(crate) fn remove(&mut self, path: &Path) -> Option<Node> {
         self.spend(1, path.key().len());
         let old = self.nodes.remove(path)?;
+        self.name(path, &old.perms, false);
         self.credit(path, &old);
         self.touch_parent(path);
         Some(old)
@@ -152,41 +187,21 @@ impl Store {
 
     fn touch_parent(&mut self, path: &Path) {
         let generation = self.next_generation();
-        if let Some(parent) = path.parent()
-            && let Some(node) = self.nodes.get_mut(&parent)
+        if let Some(parent) = path.parent_key()
+            && let Some(node) = self.nodes.get_mut(&parent as &dyn Place)
         {
             node.children_generation = generation;
         }
     }
 
     /// The paths right below `parent`, in order.
-    pub(crate) fn children(&self, parent: &Path) -> Vec<Path> {
-        let mut prefix = Vec::from(parent.key());
-        prefix.push(0);
-        let mut found: Vec<Path> = Vec::new();
-        let mut run = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
-        while let Some((path, _)) = run.next()
-            && let Some(name) = path.key().strip_prefix(&prefix[..])
-        {
-            if !name.contains(&0) {
-                found.push(path.clone());
-            } else if let Some(child) = found.last() {
-                // A zero stands for the slash: after child and all below it comes child + 1. Only a
-                // child that has children costs a search.
-                let mut from = Vec::from(child.key());
-                from.push(1);
-                run = self.nodes.range::<[u8], _>((Bound::Included(&from[..]), Bound::Unbounded));
-            }
-        }
-        found
+    pub(crate) fn children<'a>(&'a self, parent: &'a Path) -> impl Iterator<Item = &'a Path> {
+        path::children(&self.nodes, parent).map(|(path, _)| path)
     }
 
     /// All paths below `top`, each after the one above it; `top` is not among them.
     pub(crate) fn below(&self, top: &Path) -> Vec<Path> {
-        let mut prefix = Vec::from(top.key());
-        prefix.push(0);
-        let run = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
-        run.map(|(path, _)| path).take_while(|path| path.key().starts_with(&prefix)).cloned().collect()
+        path::walk(top, usize::MAX, |path| self.children(path).cloned().collect())
     }
 
     /// Counts the changes of all domains' figures; never 0.
@@ -220,8 +235,11 @@ impl Store {
     /// Removes a dead domain's nodes with all below them, and every permission granted to it: a later
     /// domain of the same number must not inherit them.
     pub(crate) fn forget_domain(&mut self, domid: u16) -> Vec<Change> {
-        let owned = self.nodes.iter().filter(|(_, node)| node.perms.owner() == domid);
-        let owned: Vec<Path> = owned.map(|(path, _)| path.clone()).collect();
+        let named = self.named_by(domid);
+        self.spend(named.len(), 0);
+        let owned =
+            named.into_iter().filter(|path| self.get(path).is_some_and(|node| node.perms.owner() == domid));
+        let owned: Vec<Path> = owned.collect();
         let mut changes = Vec::new();
         for path in owned {
             if path.is_root() {
@@ -235,13 +253,21 @@ impl Store {
                 self.remove_subtree(&path, &mut changes);
             }
         }
-        let named =
-            self.nodes.iter().filter_map(|(path, node)| Some((path.clone(), node.perms.without(domid)?)));
+        // What is left names the domain beside its owner.
+        let named = self.named_by(domid).into_iter();
+        let named = named.filter_map(|path| Some((path.clone(), self.get(&path)?.perms.without(domid)?)));
         let named: Vec<(Path, Perms)> = named.collect();
         for (path, perms) in named {
             self.rewrite_perms(&path, perms);
         }
         changes
+    }
+
+    /// The nodes whose permissions name `domid`.
+    fn named_by(&self, domid: u16) -> Vec<Path> {
+        let from = Bound::Included((domid, Path::root()));
+        let run = self.named.range((from, Bound::Unbounded)).take_while(|(named, _)| *named == domid);
+        run.map(|(_, path)| path.clone()).collect()
     }
 
     fn rewrite_perms(&mut self, path: &Path, perms: Perms) {
@@ -280,11 +306,12 @@ mod tests {
         for text in ["/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/b-c", "/a/b0", "/b", "/a-b"] {
             put(&mut store, text, 0);
         }
+        let children = |path: &Path| store.children(path).cloned().collect::<Vec<_>>();
         let texts = |paths: Vec<Path>| paths.iter().map(|p| p.to_string()).collect::<Vec<_>>();
-        assert_eq!(texts(store.children(&Path::root())), ["/a", "/a-b", "/b"]);
-        assert_eq!(texts(store.children(&path("/a"))), ["/a/b", "/a/b-c", "/a/b0"]);
+        assert_eq!(texts(children(&Path::root())), ["/a", "/a-b", "/b"]);
+        assert_eq!(texts(children(&path("/a"))), ["/a/b", "/a/b-c", "/a/b0"]);
         assert_eq!(texts(store.below(&path("/a"))), ["/a/b", "/a/b/c", "/a/b/c/d", "/a/b-c", "/a/b0"]);
-        assert!(store.children(&path("/b")).is_empty());
+        assert!(children(&path("/b")).is_empty());
         assert_eq!(store.below(&Path::root()).len(), 8);
     }
 

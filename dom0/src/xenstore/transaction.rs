@@ -6,10 +6,9 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::ops::Bound;
 
 use super::error::XsError;
-use super::path::Path;
+use super::path::{self, Path, Place};
 use super::perms::Actor;
 use super::quota::Quotas;
 use super::store::{Change, Node, Store};
@@ -31,6 +30,10 @@ struct Entry {
     event: Option<bool>,
     /// Bytes accounted.
     cost: usize,
+}
+
+fn entry_cost(key: &dyn Place, base: Option<&Node>) -> usize {
+    ENTRY_OVERHEAD + key.place().bytes.len() + base.map_or(0, |node| node.value.len())
 }
 
 /// An open transaction.
@@ -55,15 +58,20 @@ impl Transaction {
     }
 
     /// Has `path` been touched?
-    pub(crate) fn knows(&self, path: &Path) -> bool {
-        self.entries.contains_key(path)
+    pub(crate) fn knows(&self, key: &dyn Place) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Bytes that touching `key` would be accounted; nothing if it was touched before.
+    pub(crate) fn price(&self, store: &Store, key: &dyn Place) -> usize {
+        if self.knows(key) { 0 } else { entry_cost(key, store.find(key)) }
     }
 
     /// The node, without making the commit depend on it.
-    pub(crate) fn peek<'a>(&'a self, store: &'a Store, path: &Path) -> Option<&'a Node> {
-        match self.entries.get(path) {
+    pub(crate) fn peek<'a>(&'a self, store: &'a Store, key: &dyn Place) -> Option<&'a Node> {
+        match self.entries.get(key) {
             Some(entry) => entry.now.as_ref(),
-            None => store.get(path),
+            None => store.find(key),
         }
     }
 
@@ -71,7 +79,7 @@ impl Transaction {
         let bytes = &mut self.bytes;
         self.entries.entry(path.clone()).or_insert_with(|| {
             let base = store.get(path).cloned();
-            let cost = ENTRY_OVERHEAD + path.key().len() + base.as_ref().map_or(0, |node| node.value.len());
+            let cost = entry_cost(path, base.as_ref());
             *bytes += cost;
             Entry { now: base.clone(), base, dirty: false, listed: None, event: None, cost }
         })
@@ -110,40 +118,35 @@ impl Transaction {
         }
     }
 
-    /// The children as this transaction sees them; the commit will depend on the list.
-    pub(crate) fn children(&mut self, store: &Store, parent: &Path) -> Vec<Path> {
-        let found = self.overlay(parent, store.children(parent), |name| !name.contains(&0));
-        self.note_listed(store, parent);
-        found
+    /// The children as this transaction sees them, in order: one pass over the tree's and its own.
+    pub(crate) fn children<'a>(
+        &'a self,
+        store: &'a Store,
+        parent: &'a Path,
+    ) -> impl Iterator<Item = &'a Path> {
+        let mut all = store.children(parent).peekable();
+        let mut own = path::children(&self.entries, parent).peekable();
+        core::iter::from_fn(move || {
+            loop {
+                let Some((touched, entry)) = own.peek() else { return all.next() };
+                match all.peek() {
+                    Some(path) if *path < *touched => return all.next(),
+                    // The transaction's word counts.
+                    Some(path) if *path == *touched => drop(all.next()),
+                    _ => {}
+                }
+                let (path, there) = (*touched, entry.now.is_some());
+                own.next();
+                if there {
+                    return Some(path);
+                }
+            }
+        })
     }
 
-    /// All paths below `top` as this transaction sees them; the commit depends on nothing more.
-    pub(crate) fn below(&self, store: &Store, top: &Path) -> Vec<Path> {
-        self.overlay(top, store.below(top), |_| true)
-    }
-
-    /// Corrects an ordered list of paths below `top` by what this transaction made and removed, in one
-    /// pass over both. All of the list are `wanted`.
-    fn overlay(&self, top: &Path, found: Vec<Path>, wanted: impl Fn(&[u8]) -> bool) -> Vec<Path> {
-        let mut prefix = Vec::from(top.key());
-        prefix.push(0);
-        let run = self.entries.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
-        let mut run = run
-            .take_while(|(path, _)| path.key().starts_with(&prefix))
-            .filter(|(path, _)| wanted(&path.key()[prefix.len()..]))
-            .peekable();
-        let mut merged = Vec::with_capacity(found.len());
-        for path in found {
-            while let Some((made, entry)) = run.next_if(|(made, _)| **made < path) {
-                merged.extend(entry.now.is_some().then(|| made.clone()));
-            }
-            let kept = run.next_if(|(touched, _)| **touched == path);
-            if kept.is_none_or(|(_, entry)| entry.now.is_some()) {
-                merged.push(path);
-            }
-        }
-        merged.extend(run.filter(|(_, entry)| entry.now.is_some()).map(|(made, _)| made.clone()));
-        merged
+    /// Up to `limit` paths below `top` as this transaction sees them; the commit depends on nothing more.
+    pub(crate) fn below(&self, store: &Store, top: &Path, limit: usize) -> Vec<Path> {
+        path::walk(top, limit, |path| self.children(store, path).cloned().collect())
     }
 
     /// Makes the commit depend on the list of children of `parent`.

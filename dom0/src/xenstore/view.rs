@@ -4,11 +4,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::error::XsError;
-use super::path::Path;
+use super::path::{Key, Path, Place};
 use super::perms::{Actor, Perms, Want};
 use super::quota::Quotas;
 use super::store::{Change, Node, Store};
 use super::transaction::Transaction;
+
+/// Work that a child's place in a list stands for, in bytes moved.
+const LISTED_WORK: usize = 16;
 
 /// The tree as one request sees it.
 pub(crate) struct View<'a> {
@@ -29,21 +32,27 @@ impl View<'_> {
         Ok(self.permitted(path, Want::Read)?.value)
     }
 
-    /// `XS_DIRECTORY`: the children, in order, and the generation of their list.
+    /// `XS_DIRECTORY`: tells `each` the children's names, in order, for as long as `each` says yes. Answers the
+    /// generation of their list.
     ///
     /// # Errors
     /// As [`View::read`].
-    pub(crate) fn directory(&mut self, path: &Path) -> Result<(Vec<Path>, u64), XsError> {
+    pub(crate) fn list(&mut self, path: &Path, mut each: impl FnMut(&[u8]) -> bool) -> Result<u64, XsError> {
         let node = self.permitted(path, Want::Read)?;
-        let generation = node.generation.max(node.children_generation);
-        let children = match &mut self.transaction {
-            Some(transaction) => transaction.children(self.store, path),
-            None => self.store.children(path),
+        if let Some(transaction) = &mut self.transaction {
+            transaction.note_listed(self.store, path);
+        }
+        let mut work = 0;
+        let seen = |child: &Path| {
+            work += LISTED_WORK + child.name().len();
+            each(child.name())
         };
-        // The pass over a transaction's own nodes counts too.
-        let own = self.transaction.as_ref().map_or(0, |transaction| transaction.len());
-        self.store.spend(children.len() + own, 0);
-        Ok((children, generation))
+        match &self.transaction {
+            Some(transaction) => transaction.children(self.store, path).all(seen),
+            None => self.store.children(path).all(seen),
+        };
+        self.store.spend(0, work);
+        Ok(node.generation.max(node.children_generation))
     }
 
     /// `XS_GET_PERMS`.
@@ -105,11 +114,15 @@ impl View<'_> {
             Err(error) => return Err(error),
         };
         let below = match &self.transaction {
-            Some(transaction) => transaction.below(self.store, path),
+            // One more than it may touch is enough to say no.
+            Some(transaction) if !self.actor.privileged() => {
+                transaction.below(self.store, path, self.quotas.transaction_nodes + 1)
+            }
+            Some(transaction) => transaction.below(self.store, path, usize::MAX),
             None => self.store.below(path),
         };
         self.store.spend(below.len(), 0);
-        self.afford_entries(&below)?;
+        self.afford_entries(below.iter().map(|path| path as &dyn Place))?;
         for path in below.into_iter().rev() {
             let before = self.take(&path).map(|node| node.perms);
             self.tell(&path, true, before, None);
@@ -154,37 +167,41 @@ impl View<'_> {
         }
     }
 
-    /// The nearest node above `path` that exists.
-    fn nearest_above(&mut self, path: &Path) -> Result<(Path, Node), XsError> {
-        let mut at = path.parent().ok_or(XsError::NoEnt)?;
-        while self.peek(&at).is_none() {
-            self.store.spend(1, at.key().len());
-            at = at.parent().ok_or(XsError::NoEnt)?;
-        }
-        let node = self.lookup(&at)?.ok_or(XsError::NoEnt)?;
-        Ok((at, node))
+    /// The nearest node above `path` that exists, and where its path ends in this one's.
+    fn nearest_above(&mut self, path: &Path) -> Result<(usize, Node), XsError> {
+        let mut asked = 0;
+        let end = path.nearest_above(|key| {
+            asked += 1;
+            self.peek(&key).is_some()
+        });
+        self.store.spend(asked, asked * path.key().len());
+        let node = self.lookup(&path.until(end))?.ok_or(XsError::NoEnt)?;
+        Ok((end, node))
     }
 
     /// Makes `path` and what is missing above it, with permissions inherited from above; an
     /// unprivileged domain owns what it makes.
     fn create(&mut self, path: &Path, value: Arc<[u8]>) -> Result<(), XsError> {
         let (above, node) = self.nearest_above(path)?;
+        if !self.actor.privileged() && path.levels() > self.quotas.levels {
+            return Err(XsError::NoSpc);
+        }
         let perms =
             if self.actor.privileged() { node.perms } else { node.perms.with_owner(self.actor.domid) };
-        let mut missing = Vec::from([path.clone()]);
-        let mut bytes = value.len() + path.key().len();
-        while let Some(parent) = missing[missing.len() - 1].parent()
-            && parent != above
-        {
-            bytes += parent.key().len();
-            missing.push(parent);
+        let (mut missing, mut bytes) = (0, value.len());
+        for end in path.ends_after(above) {
+            missing += 1;
+            bytes += end;
         }
-        self.afford(missing.len(), bytes)?;
-        self.afford_entries(&missing)?;
-        while let Some(next) = missing.pop() {
-            let value = if missing.is_empty() { value.clone() } else { self.store.empty_value() };
+        self.afford(missing, bytes)?;
+        let keys = path.keys_above().filter(|key| key.bytes.len() > above);
+        let keys: Vec<Key<'_>> = if self.transaction.is_some() { keys.collect() } else { Vec::new() };
+        self.afford_entries(keys.iter().map(|key| key as &dyn Place))?;
+        for end in path.ends_after(above) {
+            let last = end == path.key().len();
+            let value = if last { value.clone() } else { self.store.empty_value() };
             let node = self.store.new_node(value, perms.clone());
-            self.put(&next, node);
+            self.put(&path.until(end), node);
         }
         self.tell(path, false, None, Some(perms));
         Ok(())
@@ -206,32 +223,37 @@ impl View<'_> {
         Ok(())
     }
 
-    /// May the transaction, if there is one, touch all of these?
-    fn afford_entries(&self, paths: &[Path]) -> Result<(), XsError> {
+    /// May the transaction, if there is one, touch all of these, and keep what that takes?
+    fn afford_entries<'p>(&self, places: impl Iterator<Item = &'p dyn Place>) -> Result<(), XsError> {
         let Some(transaction) = &self.transaction else { return Ok(()) };
         if self.actor.privileged() {
             return Ok(());
         }
-        let new = paths.iter().filter(|path| !transaction.knows(path)).count();
+        let (mut new, mut bytes) = (0, 0);
+        for place in places {
+            let price = transaction.price(self.store, place);
+            new += usize::from(price > 0);
+            bytes += price;
+        }
         if transaction.len() + new > self.quotas.transaction_nodes {
             return Err(XsError::NoSpc);
         }
-        if new > 0 && self.store.account(self.actor.domid).bytes() > self.quotas.memory_bytes {
+        if new > 0 && self.store.account(self.actor.domid).bytes() + bytes > self.quotas.memory_bytes {
             return Err(XsError::NoMem);
         }
         Ok(())
     }
 
-    fn peek(&self, path: &Path) -> Option<&Node> {
+    fn peek(&self, key: &dyn Place) -> Option<&Node> {
         match &self.transaction {
-            Some(transaction) => transaction.peek(self.store, path),
-            None => self.store.get(path),
+            Some(transaction) => transaction.peek(self.store, key),
+            None => self.store.find(key),
         }
     }
 
     fn lookup(&mut self, path: &Path) -> Result<Option<Node>, XsError> {
         self.store.spend(1, path.key().len());
-        self.afford_entries(core::slice::from_ref(path))?;
+        self.afford_entries(core::iter::once(path as &dyn Place))?;
         Ok(match &mut self.transaction {
             Some(transaction) => transaction.get(self.store, path),
             None => self.store.get(path).cloned(),

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::connection::ConnId;
-use super::path::{Path, home_prefix_len};
+use super::path::{Path, Place, home_prefix_len};
 
 /// `@introduceDomain`: a domain was introduced.
 pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
@@ -77,7 +77,7 @@ impl WatchIndex {
     /// any above it.
     pub(crate) fn matching(&self, path: &Path, exact: bool) -> Vec<(ConnId, Arc<Watch>)> {
         let here = path.key().len();
-        let keys = path.keys_above().filter(|key| !exact || key.len() == here);
-        keys.filter_map(|key| self.by_path.get(key)).flatten().cloned().collect()
+        let keys = path.keys_above().filter(|key| !exact || key.bytes.len() == here);
+        keys.filter_map(|key| self.by_path.get(&key as &dyn Place)).flatten().cloned().collect()
     }
 }
