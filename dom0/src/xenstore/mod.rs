@@ -14,6 +14,8 @@ mod client;
 mod connection;
 mod domains;
 mod error;
+#[cfg(test)]
+mod looks;
 mod path;
 mod perms;
 mod quota;

@@ -111,6 +111,8 @@ impl Path {
 
     /// The inner form: see the type.
     pub(crate) fn key(&self) -> &[u8] {
+        #[cfg(test)]
+        super::looks::note();
         &self.bytes
     }
 
@@ -131,11 +133,15 @@ impl Path {
 
     /// As [`Path::parent`], for looking it up.
     pub(crate) fn parent_key(&self) -> Option<Key<'_>> {
+        #[cfg(test)]
+        super::looks::note();
         (!self.is_root() && !self.is_special()).then(|| Key::of(&self.bytes[..usize::from(self.above)]))
     }
 
     /// The last part; nothing for the root.
     pub(crate) fn name(&self) -> &[u8] {
+        #[cfg(test)]
+        super::looks::note();
         self.bytes.get(usize::from(self.above) + 1..).unwrap_or_default()
     }
 
@@ -229,6 +235,8 @@ pub(crate) trait Place {
 
 impl Place for Path {
     fn place(&self) -> Key<'_> {
+        #[cfg(test)]
+        super::looks::note();
         Key { above: usize::from(self.above), bytes: &self.bytes }
     }
 }

@@ -144,11 +144,15 @@ impl Perms {
 
     /// The owner.
     pub fn owner(&self) -> u16 {
+        #[cfg(test)]
+        super::looks::note();
         self.0[0].domid
     }
 
     /// The entries, the owner's first.
     pub fn entries(&self) -> &[Perm] {
+        #[cfg(test)]
+        super::looks::note();
         &self.0
     }
 

@@ -1,6 +1,7 @@
 //! The server as its clients see it.
 
 mod clients;
+mod cost;
 mod domains;
 mod limits;
 mod model;

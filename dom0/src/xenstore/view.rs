@@ -270,6 +270,8 @@ impl View<'_> {
     fn take(&mut self, path: &Path) -> Option<Node> {
         match &mut self.transaction {
             Some(transaction) => {
+                // Its place in the tree and in the transaction, thrice.
+                self.store.spend(3, path.key().len());
                 let node = transaction.get(self.store, path);
                 transaction.note_listed(self.store, path);
                 transaction.set(self.store, path, None);
