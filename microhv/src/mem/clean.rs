@@ -49,7 +49,9 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Vec<Mfn>, TableError> {
         // Out of the domain while it is worked on: another of its vCPUs may do the same, with extents of its own.
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
-        if (work.order, work.address_bits) != (order, address_bits) || work.extents.len() > count {
+        // What another vCPU gave in exchange is not this call's: kept with its extents, it would be forgotten with them.
+        let is_ours = work.given.is_empty() && (work.order, work.address_bits) == (order, address_bits);
+        if !is_ours || work.extents.len() > count {
             self.drop_extents(work);
             work = Cleaning { order, address_bits, ..Cleaning::default() };
         }

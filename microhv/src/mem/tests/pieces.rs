@@ -122,6 +122,21 @@ fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
     world.check();
 }
 
+/// Two vCPUs exchange at the same time: one has given a page when the other takes its extents.
+#[test]
+fn what_another_vcpu_gave_is_not_lost() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page] = world.pages(&guest.dom);
+    let free = world.hv.frames.free_pages();
+    world.hv.steal_page(&guest.dom, page).expect("nothing refers to it");
+    world.hv.keep_given(&guest.dom, alloc::vec![page]);
+    let taken = world.hv.take_clean(&guest.dom, 0, 0, 1).expect("there is memory");
+    taken.iter().for_each(|&mfn| world.hv.release_frames(mfn, 0));
+    assert!(world.hv.release_given(&guest.dom));
+    assert_eq!(world.hv.frames.free_pages(), free + 1);
+}
+
 #[test]
 fn a_failed_exchange_does_not_forget_that_a_page_was_written() {
     let world = World::new(256);
