@@ -51,7 +51,7 @@ pub struct Hypervisor<P: Platform> {
     pub sched: sched::Scheduler,
     /// Timers and the wall clock.
     pub time: time::Time,
-    /// The console's input.
+    /// The console's input, and how much is said about guests.
     pub console: console::Console,
     /// Physical interrupts.
     pub irqs: pirq::Irqs,

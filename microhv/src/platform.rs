@@ -198,7 +198,8 @@ pub trait Platform: Sync + Sized + 'static {
     fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize);
     /// Fills a frame with zeros.
     fn zero_frame(&self, mfn: Mfn);
-    /// The hypervisor's own view of a whole frame, which is never unmapped. Whose frame that is, the caller's references keep.
+    /// The hypervisor's own view of a whole frame. The view is never unmapped; that the frame stays the same domain's is
+    /// for the caller's references to see to.
     fn shared(&self, mfn: Mfn) -> SharedBytes<'static>;
 
     // --- Guest virtual memory through the loaded page tables. ---

@@ -9,8 +9,8 @@ use crate::error::HypercallError;
 use crate::platform::Platform;
 
 impl<P: Platform> Hypervisor<P> {
-    /// Loads another level 4 table as the kernel base of `vcpu` of `dom`, which runs here. All of this CPU's TLB is flushed, and the pages
-    /// of the LDT are looked up anew.
+    /// Loads another level 4 table as the kernel base of `vcpu` of `dom`, which runs here. All of this CPU's TLB is
+    /// flushed, and the pages of the LDT are looked up anew.
     ///
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
@@ -31,7 +31,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Sets the table that the user mode of `vcpu` of `dom` runs on, which runs here; frame 0: none.
+    /// Sets the table of user mode for `vcpu` of `dom`, which runs here; frame 0: none.
     ///
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.

@@ -192,7 +192,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Gives `vcpu` of `dom`, which runs here, an LDT at guest address `base`. Its pages are looked up when they are first used.
+    /// Gives `vcpu` of `dom`, which runs here, an LDT at guest address `base`. The LDT's pages are looked up when they
+    /// are first used.
     ///
     /// # Errors
     /// `Invalid`: too many entries, or an address that is not page-aligned or not the guest's.
@@ -215,8 +216,8 @@ impl<P: Platform> Hypervisor<P> {
         self.platform.reload_descriptor_tables(vcpu);
     }
 
-    /// The processor faulted on byte `offset` of the LDT of `vcpu`, which runs here: looks the page up in the guest's tables and
-    /// puts it in the window. `false`: there is none, and the guest gets a page fault at `ldt_base` + `offset`.
+    /// The processor faulted on byte `offset` of the LDT of `vcpu`, which runs here: looks the page up in the guest's
+    /// tables and puts it in the window. `false`: there is none, and the guest gets a page fault at `ldt_base` + `offset`.
     pub fn fault_in_ldt(&self, dom: &Domain, vcpu: &Vcpu, offset: u64) -> bool {
         let mut mm = self.lock_tables(dom);
         let (base, entries) = {

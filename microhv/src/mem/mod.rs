@@ -5,7 +5,8 @@
 //! has a *type* with a count of the uses that rely on it, and a general count that keeps it from being freed.
 //!
 //! - [`frame`], [`table`], `buddy`: the frame table and the allocator in it
-//! - [`pages`]: ownership, references, each domain's count; `regions`, `clean`: where they are, zeroing what it is to get
+//! - [`pages`]: ownership, references, each domain's count
+//! - `regions`: where a domain's frames are; `clean`: zeroing those that it is to get
 //! - [`pte`]: bits of entries and the rules that need no state
 //! - [`tables`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
 //! - [`base`]: the tables a vCPU runs on

@@ -153,7 +153,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         hv.platform.copy_from_guest(self.settle(), to, va)
     }
 
-    /// Whether an interrupt is waiting, or work of the session was left for later: it is to end.
+    /// Whether the session has left work for later, since an interrupt waits: the session is to end.
     #[inline]
     pub(crate) fn is_interrupted(&self) -> bool {
         !self.tables.deferred.is_empty()
