@@ -46,7 +46,7 @@ pub(crate) struct Record {
     index: usize,
     /// Bytes of objects that are charged to it.
     used: AtomicUsize,
-    /// The most that `used` ever was.
+    /// The most that `used` was since it was last counted anew.
     peak: AtomicUsize,
     /// Bytes that it was promised.
     budget: AtomicUsize,
@@ -141,7 +141,7 @@ pub struct Figures {
     pub budget: usize,
     /// Bytes that it uses.
     pub used: usize,
-    /// The most that it ever used.
+    /// The most that it used since its budget last became smaller, or its allowance changed.
     pub peak: usize,
     /// Tasks that belong to it.
     pub tasks: usize,
@@ -266,13 +266,17 @@ impl Account {
         }
     }
 
-    /// Changes what is promised to it: by less at once, by more if it can be had.
+    /// Changes what is promised to it: to less at once, to more if that can be had. With less, its peak is counted anew.
     ///
     /// # Errors
     /// [`Shortage`]: nothing was changed.
     pub fn set_budget(&self, budget: usize) -> Result<(), Shortage> {
         let Some(record) = self.0 else { return Ok(()) };
         let before = record.budget.swap(budget, Relaxed);
+        if budget < before {
+            // What it once used was within the larger budget, and is not held against the smaller one.
+            record.peak.store(record.used.load(Relaxed), Relaxed);
+        }
         if budget <= before {
             return Ok(());
         }

@@ -55,6 +55,18 @@ fn pages_and_what_is_held_count_too() {
 }
 
 #[test]
+fn a_smaller_budget_does_not_count_what_was_used_before() {
+    let account = Account::claim(10_000).unwrap();
+    account.set_budget(20_000).unwrap();
+    account.charge(|| drop(alloc::vec![0u8; 15_000]));
+    account.set_budget(10_000).unwrap();
+    account.charge(|| drop(alloc::vec![0u8; 5_000]));
+    assert!(!account.is_overdrawn(), "it was within its budget all the time");
+    account.charge(|| drop(alloc::vec![0u8; 15_000]));
+    assert!(account.is_overdrawn());
+}
+
+#[test]
 fn a_task_is_charged_with_what_it_spawns() {
     let account = Account::claim(1 << 20).unwrap();
     let seen = account.clone();
