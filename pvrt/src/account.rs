@@ -468,30 +468,31 @@ impl Drop for Scope {
     }
 }
 
-/// Bytes that are charged to an account while it lives: for its part of what all share, such as a tree.
+/// Bytes that are charged to an account while this value lives: for the account's part of what all share, such as a tree.
+/// Even without bytes it keeps the account, which is to be charged when the bytes come.
 #[derive(Debug)]
 pub struct Charge {
-    record: Option<&'static Record>,
+    account: Account,
     bytes: usize,
 }
 
 impl Charge {
     /// Charges `bytes` to the current account.
     pub(crate) fn take(bytes: usize) -> Self {
-        // SAFETY: records are never freed.
-        Self { record: unsafe { take(|| bytes).as_ref() }, bytes }
+        take(|| bytes);
+        Self { account: Account::current(), bytes }
     }
 
     /// Charges nobody.
     #[cfg(freestanding)]
     pub(crate) fn none() -> Self {
-        Self { record: None, bytes: 0 }
+        Self { account: Account::own(), bytes: 0 }
     }
 
     /// Changes how many bytes it is.
     pub fn resize(&mut self, bytes: usize) {
         let before = core::mem::replace(&mut self.bytes, bytes);
-        let Some(record) = self.record.filter(|_| bytes != before) else { return };
+        let Some(record) = self.account.0.filter(|_| bytes != before) else { return };
         let used = record
             .used
             .fetch_add(bytes.wrapping_sub(before), Relaxed)
@@ -506,7 +507,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        if let Some(record) = self.record {
+        if let Some(record) = self.account.0 {
             record.used.fetch_sub(self.bytes, Relaxed);
         }
     }

@@ -55,6 +55,19 @@ fn pages_and_what_is_held_count_too() {
 }
 
 #[test]
+fn what_is_held_keeps_its_account_even_when_it_is_nothing() {
+    let account = Account::claim(1 << 20).unwrap();
+    let (index, mut held) = (account.index(), account.hold());
+    drop(account);
+    let next = Account::claim(1 << 20).unwrap();
+    assert_ne!(next.index(), index);
+    held.resize(100);
+    assert_eq!(used(&next), 0);
+    drop(held);
+    assert_eq!(Account::claim(1 << 20).unwrap().index(), index);
+}
+
+#[test]
 fn a_smaller_budget_does_not_count_what_was_used_before() {
     let account = Account::claim(10_000).unwrap();
     account.set_budget(20_000).unwrap();
