@@ -103,7 +103,7 @@ global! {
     static CURRENT: AtomicPtr<Record> = AtomicPtr::new(core::ptr::null_mut());
 }
 global! {
-    /// All records, by their index less one. A leaf lock: nothing is freed while it is held.
+    /// All records, by their index less one. A leaf lock, but for the heap's.
     static RECORDS: Mutex<Vec<&'static Record>> = Mutex::new(Vec::new());
 }
 global! {
@@ -250,7 +250,7 @@ impl Account {
         Ok(Self(Some(record)).clone_held())
     }
 
-    /// Makes it the account of domain `id`, which a domain of that number that is over no longer has.
+    /// Makes it the account of domain `id`. A former domain of that number is over, and its account retires.
     pub fn assign(&self, id: DomId) {
         let Some(record) = self.0 else { return };
         Self::of(id).retire();

@@ -1,4 +1,4 @@
-//! Who runs next: deficit round-robin between accounts, by cost. (I25)
+//! Which task runs next: deficit round-robin between accounts, by cost. (I25)
 //!
 //! Each account has a queue of its ready tasks, in order of arrival. The accounts with ready tasks stand in a ring. The
 //! account in front runs its tasks until the cost of its polls has used up its credit; it then gets a quantum of new

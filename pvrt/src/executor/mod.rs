@@ -3,7 +3,6 @@
 //! A kernel runs with its event upcall masked: [`run`] polls the pending word between tasks and lets the hypervisor
 //! unmask it only while blocked. So no code is ever interrupted, locks need no interrupt-safe variant, and an event
 //! costs no upcall while there is work to do. A task must therefore return soon, or `yield_now().await`.
-
 //!
 //! Every task belongs to an account ([`crate::account`]), which is the current one while the task is polled. Time is
 //! shared between accounts by what their polls cost, not by the number of tasks: see `drr`.
@@ -151,7 +150,7 @@ pub fn run_for<T: Send + 'static>(
     let (sender, receiver) = sync::oneshot();
     let task = start(account, Location::caller(), async move {
         let value = future.await;
-        // Who waits is there as long as this task is.
+        // The one who waits is there as long as this task is: dropped, it drops the task.
         let _ = sender.send(value);
     });
     let ending = Ending(task);
@@ -159,7 +158,7 @@ pub fn run_for<T: Send + 'static>(
         let _ending = ending;
         match receiver.await {
             Ok(value) => value,
-            // The task ends by sending, or by the drop of `_ending`, which nobody outlives here.
+            // The task ends by sending, or because `_ending` is dropped, and with it this future.
             Err(sync::Closed) => core::future::pending().await,
         }
     }
