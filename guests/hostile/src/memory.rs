@@ -15,7 +15,7 @@ fn memory<T>(command: u32, arg: &mut T) -> i64 {
 }
 
 /// A reservation of this domain's.
-fn reservation(list: u64, count: u64, order: u32) -> XenMemoryReservation {
+pub(crate) fn reservation(list: u64, count: u64, order: u32) -> XenMemoryReservation {
     XenMemoryReservation {
         extent_start: list,
         nr_extents: count,

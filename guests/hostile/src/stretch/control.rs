@@ -16,7 +16,8 @@ use ring_abi::memory::*;
 use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, DomId};
 
-use super::{TABLE, case, reservation};
+use super::{TABLE, case};
+use crate::memory::reservation;
 
 /// vCPUs of a domain that has many.
 const MANY: u32 = 64;

@@ -30,6 +30,8 @@ use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 
 use pvrt::hypercall::mmu::pte;
 
+use crate::memory::reservation;
+
 const SELF: u64 = DOMID_SELF as u64;
 const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
 /// The timer fires after so many nanoseconds, of which an emulator that counts takes one an instruction: this and up to
@@ -356,17 +358,6 @@ fn grants() {
     case("a grant table of 64 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
     let mut setup = GnttabSetupTable { nr_frames: 32, ..setup };
     case("a grant table of 32 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
-}
-
-/// A reservation of this domain's.
-fn reservation(list: u64, count: u64, order: u32) -> XenMemoryReservation {
-    XenMemoryReservation {
-        extent_start: list,
-        nr_extents: count,
-        extent_order: order,
-        domid: DOMID_SELF,
-        ..Default::default()
-    }
 }
 
 /// Memory given back, taken, and exchanged, in small and large extents.
