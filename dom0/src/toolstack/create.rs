@@ -93,7 +93,6 @@ impl Toolstack {
             }
         };
         let id = built.domain.id();
-        account.assign(id);
         account.allow(0);
         if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config)) {
             built.domain.discard().await;
@@ -104,6 +103,8 @@ impl Toolstack {
         let Built { domain: owned, rings } = built;
         let (store, console) = ((rings.store_mfn, rings.store_port), (rings.console_mfn, rings.console_port));
         owned.keep();
+        // Not before: an account that is a domain's lasts until that domain is torn down.
+        account.assign(id);
         let domain = Domain {
             id,
             name: config.name.clone(),
