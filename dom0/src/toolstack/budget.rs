@@ -63,8 +63,9 @@ impl Toolstack {
 
     /// Ends the domain of an overdrawn account.
     fn stop(&self, account: Account) {
-        // It must make dom0 keep nothing more: then its tasks can do what its end needs.
-        let id = account.domain();
+        // A domain that is paused makes dom0 keep nothing more, so that the account's tasks may run again: the domain's end
+        // needs them. One that is over already has left its number, perhaps to another.
+        let id = account.domain().filter(|id| Account::of(*id) == account);
         if let Some(id) = id
             && let Err(errno) = domctl::pause(id)
             && errno != Errno::ESRCH
@@ -72,7 +73,7 @@ impl Toolstack {
             log::warn!("d{id}: pausing it: {errno}");
         }
         account.thaw();
-        // One that is being made hears so.
+        // If the domain is still being made, the task that makes it looks at its account now.
         self.0.changed.notify_all();
         let Some(domain) = id.and_then(|id| self.domain(id)) else { return };
         let toolstack = self.clone();

@@ -246,6 +246,25 @@ fn each_allocation_too_many_ends_its_domain_alone() {
     }
 }
 
+/// A task that outlives its domain goes over the budget when the domain's number is another's already.
+#[test]
+fn an_account_that_is_over_ends_no_domain_of_the_same_number() {
+    let (toolstack, client) = start();
+    block_on_test(async {
+        spawn(serve_rings(client.store().clone()));
+        let one = toolstack.find("one").unwrap();
+        let [former, present] = [(); 2].map(|()| Account::claim(DOMAIN_BYTES).unwrap());
+        former.assign(one.id);
+        present.assign(one.id);
+        toolstack.stop(former);
+        time::sleep(CLOSE_NS).await;
+        assert!(toolstack.domain(one.id).is_some());
+        toolstack.stop(present);
+        time::sleep(CLOSE_NS).await;
+        assert!(toolstack.domain(one.id).is_none(), "its own account ends it");
+    });
+}
+
 #[test]
 fn a_claim_that_dom0_cannot_keep_is_refused_with_what_is_missing() {
     let config = |disks: &str| {
