@@ -161,7 +161,10 @@ impl Toolstack {
         let server = self.servers(one).map_err(DiskError::Attach)?[0];
         budget::raise(domain.id, &domain.config)
             .map_err(|shortage| DiskError::Attach(CreateError::Budget(shortage)))?;
-        nodes::write_disk(&self.0.store, domain.id, &disk, server).map_err(DiskError::Store)?;
+        if let Err(error) = nodes::write_disk(&self.0.store, domain.id, &disk, server) {
+            budget::fit(domain.id, &domain.config);
+            return Err(DiskError::Store(error));
+        }
         if let Err(error) = self.backend_ready(domain.id, &disk, server).await {
             nodes::remove_disk(&self.0.store, domain.id, disk.devid);
             budget::fit(domain.id, &domain.config);
