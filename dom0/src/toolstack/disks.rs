@@ -406,19 +406,19 @@ pub(super) mod tests {
 
     #[test]
     fn a_domain_that_is_kept_lets_go_of_its_disks_first() {
-        for (action, over) in [("preserve", true), ("rename-restart", true)] {
+        for action in [Action::Preserve, Action::RenameRestart] {
             let (toolstack, client) = start();
             block_on_test(async {
                 let one = toolstack.find("one").unwrap();
                 toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
                 let mut config = (*one.config).clone();
-                config.on_crash = if action == "preserve" { Action::Preserve } else { Action::RenameRestart };
+                config.on_crash = action;
                 let kept = Domain { config: Arc::new(config), ..one };
                 toolstack.finish(kept.clone(), End::ShutDown(SHUTDOWN_CRASH)).await;
-                assert_eq!(kept.fate.lock().over, over);
+                assert!(kept.fate.lock().over, "{action:?}");
                 let state = client.read_str("/local/domain/0/backend/vbd/1/51712/state");
-                assert_eq!(state.as_deref(), Ok(nodes::CLOSED), "{action}");
-                assert_eq!(toolstack.0.disks.users(), [], "{action}");
+                assert_eq!(state.as_deref(), Ok(nodes::CLOSED), "{action:?}");
+                assert_eq!(toolstack.0.disks.users(), [], "{action:?}");
                 let two = toolstack.find("two").unwrap();
                 toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
             });

@@ -1,7 +1,7 @@
 //! The kernel's lz4: the "legacy" frame, blocks of at most 8 MiB, each behind its compressed size.
 //!
-//! Format: the LZ4 frame format, "Legacy frame", and the LZ4 block format. A block is decoded as it is read, through a
-//! window of 64 KiB: it may hold hours of work in a few bytes, and need not be there as a whole.
+//! Formats: the LZ4 frame format, "Legacy frame", and the LZ4 block format. A block is decoded as it is read, through a
+//! window of 64 KiB: some kilobytes of it may stand for 8 MiB, which need not be there as a whole.
 
 use super::window::Window;
 use super::{ByteSource, Format, PayloadError, STEP_WORK, Step, corrupt, truncated};

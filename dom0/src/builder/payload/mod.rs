@@ -362,7 +362,7 @@ mod tests {
         read_within(bytes, trailer, step, LIMITS)
     }
 
-    fn read_within(
+    pub(super) fn read_within(
         bytes: &[u8],
         trailer: usize,
         step: usize,

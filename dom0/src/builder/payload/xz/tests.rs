@@ -1,5 +1,5 @@
-use super::super::tests::xz;
-use super::super::{Limits, PayloadError, Step, open};
+use super::super::tests::{read_within, xz};
+use super::super::{Limits, PayloadError};
 use super::*;
 use lzma_rust2::Read as _;
 use proptest::prelude::*;
@@ -7,15 +7,7 @@ use proptest::prelude::*;
 const LIMITS: Limits = Limits { output: 64 << 20, memory: 80 << 20 };
 
 fn read(file: &[u8]) -> Result<Vec<u8>, PayloadError> {
-    let mut source = open(file, 0, LIMITS)?;
-    let (mut out, mut buffer) = (Vec::new(), alloc::vec![0; 1500]);
-    loop {
-        match source.step(&mut buffer)? {
-            Step::End => return Ok(out),
-            Step::Busy => {}
-            Step::Bytes(n) => out.extend_from_slice(&buffer[..n]),
-        }
-    }
+    read_within(file, 0, 1500, LIMITS)
 }
 
 struct Slice<'a>(&'a [u8]);

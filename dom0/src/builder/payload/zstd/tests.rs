@@ -1,5 +1,5 @@
-use super::super::tests::packed_zstd;
-use super::super::{Format, Limits, PayloadError, Step, open};
+use super::super::tests::{packed_zstd, read_within};
+use super::super::{Format, Limits, PayloadError};
 use super::*;
 use proptest::prelude::*;
 use ruzstd::io::Read as _;
@@ -7,15 +7,7 @@ use ruzstd::io::Read as _;
 const LIMITS: Limits = Limits { output: 64 << 20, memory: 80 << 20 };
 
 fn read(file: &[u8]) -> Result<Vec<u8>, PayloadError> {
-    let mut source = open(file, 0, LIMITS)?;
-    let (mut out, mut buffer) = (Vec::new(), alloc::vec![0; 40_000]);
-    loop {
-        match source.step(&mut buffer)? {
-            Step::End => return Ok(out),
-            Step::Busy => {}
-            Step::Bytes(n) => out.extend_from_slice(&buffer[..n]),
-        }
-    }
+    read_within(file, 0, 40_000, LIMITS)
 }
 
 /// The same by another decoder.
