@@ -262,7 +262,7 @@ async fn show_rest(attachment: &mut Attachment) {
         match time::timeout(RETRY_NS, attachment.read(&mut buffer)).await {
             Ok(0) => break,
             Ok(count) => console::write(&buffer[..count]),
-            // It has it, and the line is busy.
+            // There is more, but the serial line is busy.
             Err(_) if attachment.has_more() => {}
             Err(_) => break,
         }

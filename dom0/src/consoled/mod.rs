@@ -94,7 +94,8 @@ impl Consoles {
     }
 
     /// Takes what the domain wrote last, lets its page and port go, and tells those attached that it is over.
-    /// They can still read what is left. Of what is printed, a slice is when this returns, and the rest soon. A domain without a console is no error.
+    /// They can still read what is left. When this returns, a slice of what is to be printed was printed; the rest follows
+    /// soon. A domain without a console is no error.
     pub fn remove(&self, domain: DomId) {
         let console = self.map.lock().remove(&domain);
         if let Some(console) = console {
