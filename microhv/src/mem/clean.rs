@@ -103,7 +103,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
         while let Some(mfn) = work.given.pop() {
             self.release_frames(mfn, 0);
-            if work.given.len() % RELEASE_EVERY == 0 && self.platform.work_pending() {
+            if work.given.len().is_multiple_of(RELEASE_EVERY) && self.platform.work_pending() {
                 break;
             }
         }
