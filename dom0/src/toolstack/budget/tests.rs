@@ -171,12 +171,26 @@ impl<'a> Guest<'a> {
 }
 
 /// What must be the same before and after a domain.
-fn figures(toolstack: &Toolstack) -> (u64, usize, usize, usize, usize, Vec<Figures>) {
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    tasks: u64,
+    watches: usize,
+    connections: usize,
+    consoles: usize,
+    accounts: Vec<Figures>,
+}
+
+fn figures(toolstack: &Toolstack) -> Left {
     let store = toolstack.0.store.figures();
     let mut accounts = account::all();
     accounts.iter_mut().for_each(|figures| figures.peak = 0);
-    let consoles = toolstack.consoles().count();
-    (live_tasks(), store.nodes, store.watches, store.connections, consoles, accounts)
+    Left {
+        tasks: live_tasks(),
+        watches: store.watches,
+        connections: store.connections,
+        consoles: toolstack.consoles().count(),
+        accounts,
+    }
 }
 
 /// A domain's life beside a neighbour's, in a kernel of its own; its allocation number `nth` is one too many, or none if
@@ -229,8 +243,7 @@ fn life(nth: u64) -> u64 {
             );
             client.write("/tool/x", "dom0 works").unwrap();
             client.rm("/tool/x").unwrap();
-            let after = figures(&toolstack);
-            assert_eq!((after.0, after.4, &after.5), (before.0, before.4, &before.5), "allocation {nth}");
+            assert_eq!(figures(&toolstack), before, "allocation {nth}");
             charged
         })
     };
