@@ -2,9 +2,9 @@
 #![cfg_attr(freestanding, no_main)]
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
-//! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node, `selftest` checks the runtime first, `wait`
-//! keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
-//! isa-debug-exit (`debug-exit=PORT`) how it went.
+//! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node,
+//! `selftest` checks the runtime first, `wait` keeps the guest until the toolstack asks it to stop, `panic` makes it
+//! panic at the end. As dom0 it tells isa-debug-exit (`debug-exit=PORT`) how it went.
 
 extern crate alloc;
 
