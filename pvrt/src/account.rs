@@ -326,6 +326,14 @@ impl Account {
         }
     }
 
+    /// Whether `bytes` more are among those that it was promised, as opposed to merely allowed.
+    #[cfg(any(freestanding, test))]
+    pub(crate) fn was_promised(&self, bytes: usize) -> bool {
+        self.0.is_none_or(|record| {
+            record.used.load(Relaxed).saturating_add(bytes) <= record.budget.load(Relaxed)
+        })
+    }
+
     /// Whether it has gone over its budget, ever.
     pub fn is_overdrawn(&self) -> bool {
         self.0.is_some_and(|record| record.overdrawn.load(Relaxed))

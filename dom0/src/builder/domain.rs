@@ -1,7 +1,7 @@
 //! A domain that is destroyed unless it is kept, and the end of domains in pieces.
 
 use pvrt::hypercall::{Result, domctl};
-use pvrt::yield_now;
+use pvrt::{Account, spawn, yield_now};
 use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::types::DomId;
 
@@ -17,6 +17,12 @@ pub async fn destroy(id: DomId) -> Result<()> {
         yield_now().await;
     }
     Ok(())
+}
+
+async fn finish(id: DomId) {
+    if let Err(errno) = destroy(id).await {
+        log::error!("d{id}: destroying a domain that was not built: {errno}");
+    }
 }
 
 /// A domain under construction. Dropping it destroys the domain.
@@ -39,11 +45,9 @@ impl OwnedDomain {
         self.id
     }
 
-    /// Destroys it, piece by piece. (A drop does so too, but in one piece.)
+    /// Destroys it, piece by piece, and waits for that.
     pub async fn discard(self) {
-        if let Err(errno) = destroy(self.keep()).await {
-            log::error!("destroying a domain that was not built: {errno}");
-        }
+        finish(self.keep()).await;
     }
 
     /// Leaves the domain alive.
@@ -56,8 +60,8 @@ impl OwnedDomain {
 
 impl Drop for OwnedDomain {
     fn drop(&mut self) {
-        if let Err(errno) = domctl::destroy(self.id) {
-            log::error!("d{}: destroying it: {errno}", self.id);
-        }
+        // A drop cannot wait: dom0 itself goes on with the pieces, whosever task it was that ended here.
+        let id = self.id;
+        Account::own().charge(|| spawn(finish(id)));
     }
 }

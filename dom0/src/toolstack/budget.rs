@@ -17,7 +17,8 @@ pub const DISK_BYTES: usize = 384 << 10;
 const _: () = assert!(DISK_BYTES >= crate::blkback::BYTES_PER_VBD);
 /// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
 /// that: if it cannot be had, building fails.
-pub const BUILD_BYTES: usize = 96 << 20;
+pub const BUILD_BYTES: usize = 136 << 20;
+const _: () = assert!(BUILD_BYTES as u64 >= crate::builder::payload::MAX_WINDOW_BYTES + (4 << 20));
 
 /// How long something may be kept for a domain after its end, and how often that is looked at: who is attached to its
 /// console may still be reading.

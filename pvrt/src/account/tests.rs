@@ -214,3 +214,12 @@ fn who_runs_a_task_for_another_gets_its_result_or_drops_it() {
     });
     assert_eq!(account.figures().map(|figures| (figures.tasks, figures.used)), Some((0, 0)));
 }
+
+#[test]
+fn what_is_allowed_was_promised_by_nobody() {
+    let account = Account::claim(10_000).unwrap();
+    account.allow(1 << 20);
+    assert!(account.headroom() > 10_000 && account.was_promised(10_000));
+    assert!(!account.was_promised(10_001), "others' promises are not for this");
+    assert!(Account::own().was_promised(usize::MAX), "the kernel itself takes what there is");
+}

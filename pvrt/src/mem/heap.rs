@@ -66,7 +66,10 @@ fn alloc_large(layout: Layout) -> *mut u8 {
     let count = tail::extended(layout).size().div_ceil(PAGE_SIZE);
     // The pages are charged with the object.
     let pages = Account::own().charge(|| Pages::alloc(count)).ok();
-    let Some(pages) = pages.or_else(|| Pages::promised(count)) else { return core::ptr::null_mut() };
+    // What others were promised is not for what goes beyond a budget: that must be able to fail.
+    let promised =
+        || Account::current().was_promised(count * PAGE_SIZE).then(|| Pages::promised(count)).flatten();
+    let Some(pages) = pages.or_else(promised) else { return core::ptr::null_mut() };
     LARGE_USED.fetch_add(pages.len(), Ordering::Relaxed);
     LARGE_OBJECTS.fetch_add(1, Ordering::Relaxed);
     let pages = ManuallyDrop::new(pages);

@@ -2,6 +2,9 @@
 
 use alloc::vec::Vec;
 
+use pvrt::executor::settle;
+use pvrt::{Account, spawn};
+
 /// The window is taken in pieces of so many bytes, as the output reaches them: no single step waits for much memory,
 /// and a small file in a format with a large window takes little.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -24,6 +27,27 @@ pub(super) struct Window {
     total: u64,
     /// Bytes that wait to be taken.
     waiting: usize,
+}
+
+/// Pieces that are given back in one turn: each takes some 35,000 instructions.
+const CHUNKS_AT_ONCE: usize = 8;
+
+impl Drop for Window {
+    /// The pieces go back as they came: in turns, whichever way the window ended.
+    fn drop(&mut self) {
+        let mut chunks = core::mem::take(&mut self.chunks);
+        if chunks.len() <= CHUNKS_AT_ONCE {
+            return;
+        }
+        Account::own().charge(|| {
+            spawn(async move {
+                while !chunks.is_empty() {
+                    chunks.truncate(chunks.len().saturating_sub(CHUNKS_AT_ONCE));
+                    settle().await;
+                }
+            })
+        });
+    }
 }
 
 impl Window {
