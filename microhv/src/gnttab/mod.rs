@@ -133,6 +133,11 @@ impl GrantTable {
         self.max_frames
     }
 
+    /// Frames that the table has.
+    pub fn frame_count(&self) -> u32 {
+        self.entries.lock().frame_count()
+    }
+
     /// What it holds.
     pub fn figures(&self) -> GrantFigures {
         let (frames, pinned) = {

@@ -239,7 +239,7 @@ fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> Re
     let domain = table_of(cur, op.dom);
     op.status = status_of(&domain);
     if let Ok(domain) = domain {
-        op.nr_frames = domain.grants.figures().frames;
+        op.nr_frames = domain.grants.frame_count();
         op.max_nr_frames = domain.grants.max_frames();
     }
     Ok(())
