@@ -148,6 +148,17 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
 pub async fn load(file: &[u8], memory: u64, sink: &mut impl ImageSink) -> Result<Kernel, ImageError> {
     let (payload, trailer) = locate(file)?;
     let mut source = open(payload, trailer, Limits::for_memory(memory))?;
+    let kernel = load_from(&mut source, payload, sink).await;
+    source.close().await;
+    kernel
+}
+
+/// Loads the kernel that `source` gives; `payload` is the stream as the file has it.
+async fn load_from(
+    source: &mut Stream<'_>,
+    payload: &[u8],
+    sink: &mut impl ImageSink,
+) -> Result<Kernel, ImageError> {
     let mut head = zeroed(HEAD_BYTES)?;
     let got = source.read_full(&mut head).await?;
     head.truncate(got);
@@ -161,7 +172,7 @@ pub async fn load(file: &[u8], memory: u64, sink: &mut impl ImageSink) -> Result
     let (first, end) = (first & !0xfff, (last + 0xfff) & !0xfff);
     sink.begin(first, end).map_err(ImageError::Memory)?;
 
-    let notes = copy_segments(&head, &mut source, &segments, sink).await?;
+    let notes = copy_segments(&head, source, &segments, sink).await?;
     let mut parsed = KernelNotes::parse(&notes, entry)?;
     if parsed.is_none() && payload.starts_with(b"\x7fELF") {
         parsed = KernelNotes::from_legacy_section(payload, entry)?;
@@ -309,11 +320,16 @@ pub fn ramdisk_is_inflated(file: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::builder::notes::tests::note;
+    use alloc::boxed::Box;
+    use core::task::{Context, Poll, Waker};
     use proptest::prelude::*;
     use pvrt::executor::block_on_test;
+    use pvrt::{Account, yield_now};
     use ring_abi::elfnote::{XEN_ELFNOTE_LOADER, XEN_ELFNOTE_XEN_VERSION};
 
     const MEMORY: u64 = 1 << 20;
+    /// Of a window.
+    const PIECE: usize = 256 << 10;
 
     /// A domain of 1 MiB.
     #[derive(Default)]
@@ -423,6 +439,77 @@ mod tests {
         check(result, &memory);
         let (result, memory) = run(&bzimage(&packed));
         check(result, &memory);
+    }
+
+    /// A zstd stream of the sample kernel and 10 MiB behind it, with a window of 16 MiB.
+    fn with_a_large_window() -> Vec<u8> {
+        const REPEATED: u32 = 1 << 1 | (128 << 10) << 3;
+        let kernel = sample();
+        let mut file = alloc::vec![0x28, 0xb5, 0x2f, 0xfd, 0, 14 << 3];
+        file.extend(&((kernel.len() as u32) << 3).to_le_bytes()[..3]);
+        file.extend(&kernel);
+        for n in 0..80 {
+            file.extend(&(REPEATED | u32::from(n == 79)).to_le_bytes()[..3]);
+            file.push(7);
+        }
+        file
+    }
+
+    /// Runs `future` for the account, for so many polls at most. Gives its result, the most bytes that the account used
+    /// after a poll, and the most that the account got back in one poll, until no piece of a window was left.
+    fn watch<T>(account: &Account, polls: usize, future: impl Future<Output = T>) -> (Option<T>, [usize; 2]) {
+        let used = || account.figures().map_or(0, |figures| figures.used);
+        let (before, mut most, mut dearest) = (used(), 0, 0);
+        let mut future = Some(Box::pin(account.charge_future(future)));
+        block_on_test(async {
+            let mut result = None;
+            for poll in 0.. {
+                let at = used();
+                if let Some(running) = &mut future {
+                    let mut context = Context::from_waker(Waker::noop());
+                    match running.as_mut().poll(&mut context) {
+                        Poll::Ready(value) => (result, future) = (Some(value), None),
+                        Poll::Pending if poll == polls => future = None,
+                        Poll::Pending => {}
+                    }
+                } else if used() < before + PIECE {
+                    // What is left is the result, and the sink's bytes.
+                    break;
+                } else {
+                    // One turn of the task that gives the rest back.
+                    yield_now().await;
+                }
+                (most, dearest) = (most.max(used()), dearest.max(at.saturating_sub(used())));
+            }
+            (result, [most, dearest])
+        })
+    }
+
+    #[test]
+    fn no_poll_gives_a_whole_window_back() {
+        pvrt::host::set_memory(256 << 20);
+        let account = Account::claim(64 << 20).unwrap();
+        let file = with_a_large_window();
+        let run = |memory, polls| {
+            let mut sink = Memory::default();
+            watch(&account, polls, load(&file, memory, &mut sink))
+        };
+        // Loaded; refused, since it puts out more than the domain has; dropped on the way.
+        for (memory, polls, pieces) in
+            [(64 << 20, usize::MAX, 40), (4 << 20, usize::MAX, 16), (64 << 20, 100, 20)]
+        {
+            let (result, [most, dearest]) = run(memory, polls);
+            assert!(most > pieces * PIECE, "{most} bytes");
+            assert!(dearest < 10 * PIECE, "{dearest} bytes back in one poll, of {most}");
+            match result {
+                Some(Ok(_)) => assert_eq!((memory, polls), (64 << 20, usize::MAX)),
+                Some(Err(error)) => {
+                    let limit = 4 << 20;
+                    assert_eq!(error, PayloadError::TooLarge { format: Format::Zstd, limit }.into());
+                }
+                None => assert_eq!(polls, 100),
+            }
+        }
     }
 
     #[test]

@@ -165,4 +165,8 @@ impl ByteSource for Lz4<'_> {
             n => Step::Bytes(n),
         })
     }
+
+    fn release(&mut self) -> bool {
+        self.window.release()
+    }
 }

@@ -6,7 +6,8 @@
 //! - the output: no more than the domain has memory;
 //! - the memory: a window of 128 MiB, and of no more than the output's limit; it is taken piece by piece, as the output
 //!   reaches it, and that there is none is an error;
-//! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and others run.
+//! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and others run; the window is
+//!   given back piece by piece too ([`Stream::close`]).
 //!
 //! A decompressor in a domain of its own would limit all three from outside, and survive a panic of its own. It is not
 //! done: that domain's making costs more than the whole of a small domain's creation, it needs an image and a protocol
@@ -206,6 +207,11 @@ pub trait ByteSource {
     /// # Errors
     /// Whatever ends the stream before its end.
     fn step(&mut self, to: &mut [u8]) -> Result<Step, PayloadError>;
+
+    /// Gives a limited part of its memory back, after which there is no further step. Says whether more is left.
+    fn release(&mut self) -> bool {
+        false
+    }
 }
 
 /// A stream that gives no more than it may.
@@ -273,6 +279,13 @@ impl Stream<'_> {
     pub async fn finish(&mut self, buffer: &mut [u8]) -> Result<(), PayloadError> {
         while self.format != Format::Plain && self.read_full(buffer).await? > 0 {}
         Ok(())
+    }
+
+    /// Gives its memory back piece by piece, as it was taken. (A drop leaves that to a task.)
+    pub async fn close(mut self) {
+        while self.source.release() {
+            pvrt::yield_now().await;
+        }
     }
 }
 

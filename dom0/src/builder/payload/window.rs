@@ -2,8 +2,7 @@
 
 use alloc::vec::Vec;
 
-use pvrt::executor::settle;
-use pvrt::{Account, spawn};
+use pvrt::{Account, spawn, yield_now};
 
 /// The window is taken in pieces of so many bytes, as the output reaches them: no single step waits for much memory,
 /// and a small file in a format with a large window takes little.
@@ -35,15 +34,18 @@ const CHUNKS_AT_ONCE: usize = 8;
 impl Drop for Window {
     /// The pieces go back as they came: in turns, whichever way the window ended.
     fn drop(&mut self) {
-        let mut chunks = core::mem::take(&mut self.chunks);
-        if chunks.len() <= CHUNKS_AT_ONCE {
+        // Some go before the task is made: there may be no other memory for the task.
+        if !self.release() {
             return;
         }
+        let mut chunks = core::mem::take(&mut self.chunks);
+        // A task of the account that took them might never run: it may be overdrawn.
         Account::own().charge(|| {
             spawn(async move {
                 while !chunks.is_empty() {
+                    // Not `settle`, which does not yield while nothing is ready: events wait for the poll to end.
+                    yield_now().await;
                     chunks.truncate(chunks.len().saturating_sub(CHUNKS_AT_ONCE));
-                    settle().await;
                 }
             })
         });
@@ -58,6 +60,17 @@ impl Window {
     pub(super) fn new(reach: u64) -> Self {
         let limit = (reach as usize + Self::MAX_WAITING).div_ceil(CHUNK_BYTES);
         Self { chunks: Vec::new(), limit, reach, at: 0, total: 0, waiting: 0 }
+    }
+
+    /// Starts anew with matches that refer to the last `reach` bytes, no fewer than before. The pieces stay.
+    pub(super) fn restart(&mut self, reach: u64) {
+        *self = Self { chunks: core::mem::take(&mut self.chunks), ..Self::new(reach) };
+    }
+
+    /// Gives some pieces back. Says whether more are left.
+    pub(super) fn release(&mut self) -> bool {
+        self.chunks.truncate(self.chunks.len().saturating_sub(CHUNKS_AT_ONCE));
+        !self.chunks.is_empty()
     }
 
     /// The memory that a window of `reach` bytes may come to take.

@@ -263,7 +263,7 @@ impl<'a> Xz<'a> {
         self.limits.check_window(Format::Xz, header.window)?;
         let reach = header.window.min(self.limits.output);
         if reach > self.window_reach {
-            self.window = Window::new(reach);
+            self.window.restart(reach);
             self.window_reach = reach;
         }
         self.block = Some(Box::new(Block {
@@ -461,6 +461,10 @@ impl ByteSource for Xz<'_> {
             0 => Step::Busy,
             count => Step::Bytes(count),
         })
+    }
+
+    fn release(&mut self) -> bool {
+        self.window.release()
     }
 }
 

@@ -593,6 +593,10 @@ impl ByteSource for Zstd<'_> {
             n => Step::Bytes(n),
         })
     }
+
+    fn release(&mut self) -> bool {
+        self.window.release()
+    }
 }
 
 #[cfg(test)]
