@@ -93,6 +93,7 @@ fn what_always_ends_is_held_back() -> Result<()> {
     machine.expect("dom0# ", 20)?;
     machine.type_line("xl create -c /boot/hello.cfg")?;
     machine.expect("hello: goodbye", 60)?;
+    machine.expect("dom0# ", 20)?; // before, what is typed goes to the guest
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
     Ok(())
