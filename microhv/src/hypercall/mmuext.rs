@@ -110,17 +110,16 @@ fn perform<P: Platform>(
         }
         done += 1;
         // A list of one does not look above, and a multicall may have many of them.
-        if is_long(cmd as u32) && cur.hv.platform.work_pending() {
+        if 1u32.wrapping_shl(cmd as u32) & LONG != 0 && cur.hv.platform.work_pending() {
             return (done, Err(TableError::Restart));
         }
     }
     (done, Ok(()))
 }
 
-/// Whether an operation may check a table or take one apart.
-const fn is_long(cmd: u32) -> bool {
-    matches!(cmd, MMUEXT_PIN_L1_TABLE..=MMUEXT_UNPIN_TABLE | MMUEXT_NEW_BASEPTR | MMUEXT_NEW_USER_BASEPTR)
-}
+/// Operations that may check a table or take one apart, a bit each.
+const LONG: u32 = 0b11111 | 1 << MMUEXT_NEW_BASEPTR | 1 << MMUEXT_NEW_USER_BASEPTR;
+const _: () = assert!(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4);
 
 /// What a call gives that did `done` of its operations.
 fn ended<P: Platform>(
