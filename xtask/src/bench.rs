@@ -4,6 +4,7 @@
 //! figures are the same on every host.
 
 mod linux;
+pub mod neighbour;
 mod operations;
 mod stretch;
 
@@ -25,17 +26,18 @@ use crate::{image_check, images, usage};
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchOptions {
     /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), linux
-    /// (operations of Debian's kernel, fetched by apt), or stretch (how long the hypervisor takes no interrupt, at most).
+    /// (operations of Debian's kernel, fetched by apt), stretch (how long the hypervisor takes no interrupt, at most), or
+    /// neighbour (what a guest gets while another attacks).
     /// Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
     /// The system that operations or linux are measured on: microhv unless given.
     #[arg(long, value_enum)]
     on: Option<On>,
-    /// Writes the figures of operations or linux to this file too.
+    /// Writes the figures of operations, linux or neighbour to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only this operation.
+    /// Only this operation, or attack.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// How often each operation is done.
@@ -59,6 +61,7 @@ enum What {
     System,
     Linux,
     Stretch,
+    Neighbour,
 }
 
 /// A system to measure on.
@@ -125,6 +128,9 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     }
     if options.what == Some(What::Stretch) {
         complete &= stretch::bench(options.only.as_deref())?;
+    }
+    if options.what == Some(What::Neighbour) {
+        complete &= neighbour::bench(options)?;
     }
     Ok(u8::from(!complete))
 }

@@ -12,6 +12,7 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     ("wait", "DOMAIN...|--all", "waits until the domains are gone"),
     ("sleep", "SECONDS", "waits"),
     ("repeat", "N LINE", "runs a line N times"),
+    ("try", "LINE", "runs a line that may fail"),
     ("xenstore-ls", "[-p] [PATH]", "shows nodes, with -p their permissions"),
     ("xenstore-read", "PATH...", "shows the values of nodes"),
     ("xenstore-write", "PATH VALUE ...", "writes nodes"),

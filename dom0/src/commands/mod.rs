@@ -42,7 +42,7 @@ pub type Outcome = Result<(), String>;
 /// A command under way.
 type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
-/// How many `repeat` one may hold.
+/// How many `repeat` and `try` one may hold.
 const REPEATS_MAX: usize = 4;
 
 /// What commands work on.
@@ -124,6 +124,7 @@ impl Shell {
                 "accounts" => self.accounts(&texts),
                 "sleep" => machine::sleep(&texts).await,
                 "repeat" => self.repeat(line, arguments).await,
+                "try" => self.try_line(line, arguments).await,
                 "poweroff" | "halt" => {
                     no_more(&texts)?;
                     self.ending.power_off(true)
@@ -147,12 +148,19 @@ impl Shell {
         let [count, first, ..] = arguments else { return Err("usage: repeat N LINE".into()) };
         let count: u64 = count.text.parse().map_err(|_| format!("repeat: `{}` is no number", count.text))?;
         let repeated = &line[first.at..];
-        // Each level stands on the stack of the one around it.
-        if arguments.iter().filter(|word| word.text == "repeat").count() > REPEATS_MAX {
-            return Err(format!("repeat: more than {REPEATS_MAX} within each other"));
-        }
+        nested(arguments)?;
         for round in 1..=count {
             self.run_line(repeated).await.map_err(|error| format!("round {round}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// `try LINE`: runs the line, whose failure is printed and is none of this line's, so that a script goes on.
+    async fn try_line(&self, line: &str, arguments: &[Word]) -> Outcome {
+        let [first, ..] = arguments else { return Err("usage: try LINE".into()) };
+        nested(arguments)?;
+        if let Err(error) = self.run_line(&line[first.at..]).await {
+            println!("error: {error}");
         }
         Ok(())
     }
@@ -169,6 +177,15 @@ impl Shell {
         let files = self.bundle.files().iter().map(|file| format!("/boot/{}", file.name));
         files.chain(self.disks.paths()).collect()
     }
+}
+
+/// Fails if lines are within each other too often: each level stands on the stack of the one around it.
+fn nested(arguments: &[Word]) -> Outcome {
+    let deeper = |word: &&Word| matches!(word.text.as_str(), "repeat" | "try");
+    if arguments.iter().filter(deeper).count() > REPEATS_MAX {
+        return Err(format!("more than {REPEATS_MAX} lines within each other"));
+    }
+    Ok(())
 }
 
 /// Fails if there is any argument.
@@ -220,6 +237,15 @@ mod tests {
         assert_eq!(failure("repeat 3 frob"), "round 1: frob: no such command; `help` lists them");
         assert!(failure("repeat x ls").contains("`x`"));
         assert!(failure("repeat 3").starts_with("usage"));
+    }
+
+    #[test]
+    fn a_line_that_may_fail_is_no_failure() {
+        let (outcome, output) = run("repeat 2 try frob");
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(output.matches("error: frob: no such command").count(), 2, "{output}");
+        assert!(failure("try").starts_with("usage"));
+        assert!(failure("try try try try try try frob").contains("within each other"));
     }
 
     #[test]

@@ -93,6 +93,41 @@ pub(crate) async fn check(store: &Xenstore, reads: u64) -> Result<(), Error> {
     Ok(())
 }
 
+/// Times `count` reads of one page of the first disk, as many at once as a checksum's, by this domain's own clock.
+pub(crate) async fn time_reads(store: &Xenstore, count: u64) -> Result<(), Error> {
+    let disks = Device::list(store, "vbd").await?;
+    let Some(path) = disks.first() else {
+        println!("hello: no disk");
+        return Ok(());
+    };
+    let disk = Disk::connect(store, path).await?;
+    let buffers: Vec<Arc<Pages>> = (0..DEPTH).map(|_| pages(1)).collect::<Result<_, _>>()?;
+    let start = time::now_ns();
+    side_by_side(&disk, &buffers, count).await?;
+    let took = (time::now_ns() - start).max(1);
+    let rate = u128::from(count) * 1_000_000_000 / u128::from(took);
+    println!("hello: {count} reads of the disk, {DEPTH} at a time: {rate} a second");
+    disk.close().await?;
+    Ok(())
+}
+
+/// The sector of the read of this number: all over the disk.
+fn sector(disk: &Disk, index: u64) -> u64 {
+    let pages = (disk.geometry().sectors / SECTORS_PER_PAGE as u64).max(1);
+    index.wrapping_mul(7919) % pages * SECTORS_PER_PAGE as u64
+}
+
+/// Reads one page `count` times, a read into each of the buffers at once.
+async fn side_by_side(disk: &Disk, buffers: &[Arc<Pages>], count: u64) -> Result<(), BlockError> {
+    let lanes = buffers.iter().zip(0..).map(|(buffer, lane)| async move {
+        for index in (lane..count).step_by(buffers.len()) {
+            disk.read(sector(disk, index), buffer, SECTORS_PER_PAGE).await?;
+        }
+        Ok::<(), BlockError>(())
+    });
+    join_all(lanes).await.into_iter().collect()
+}
+
 /// Prints what a phase cost.
 fn report(phase: &str, disk: &Disk, start: u64, (requests, bytes): (u64, u64)) {
     let ticks = time::tsc() - start;
@@ -160,14 +195,12 @@ async fn checksum(disk: &Arc<Disk>) -> Result<Hex, Error> {
 
 /// Times reads of 4096 bytes: one after the other, then as many at once as there are slots.
 async fn single_reads(disk: &Disk, count: u64) -> Result<(), Error> {
-    let last = (disk.geometry().sectors / SECTORS_PER_PAGE as u64).max(1) - 1;
-    let sector = |index: u64| index.wrapping_mul(7919) % (last + 1) * SECTORS_PER_PAGE as u64;
     let buffer = pages(1)?;
     disk.read(0, &buffer, SECTORS_PER_PAGE).await?;
     mark::<210>();
     let start = time::tsc();
     for index in 0..count {
-        disk.read(sector(index), &buffer, SECTORS_PER_PAGE).await?;
+        disk.read(sector(disk, index), &buffer, SECTORS_PER_PAGE).await?;
     }
     let ticks = time::tsc() - start;
     mark::<211>();
@@ -175,13 +208,7 @@ async fn single_reads(disk: &Disk, count: u64) -> Result<(), Error> {
     let buffers: Vec<Arc<Pages>> = (0..32).map(|_| pages(1)).collect::<Result<_, _>>()?;
     mark::<212>();
     let start = time::tsc();
-    let lanes = buffers.iter().zip(0..).map(|(buffer, lane)| async move {
-        for index in (lane..count).step_by(32) {
-            disk.read(sector(index), buffer, SECTORS_PER_PAGE).await?;
-        }
-        Ok::<(), BlockError>(())
-    });
-    join_all(lanes).await.into_iter().collect::<Result<(), _>>()?;
+    side_by_side(disk, &buffers, count).await?;
     let ticks = time::tsc() - start;
     mark::<213>();
     println!("hello: {count} reads of 4096 bytes, 32 at a time: {} TSC ticks each", ticks / count);

@@ -2,9 +2,11 @@
 #![cfg_attr(freestanding, no_main)]
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
-//! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node,
-//! `selftest` checks the runtime first, `wait` keeps the guest until the toolstack asks it to stop, `panic` makes it
-//! panic at the end. As dom0 it tells isa-debug-exit (`debug-exit=PORT`) how it went.
+//! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node
+//! (`store-pause=NS` with a pause before each), `awake` keeps its vCPU runnable for ever, behind all others,
+//! `disk-reads=N` instead of the check N reads of one page with many in flight; `selftest` checks the runtime first,
+//! `wait` keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
+//! isa-debug-exit (`debug-exit=PORT`) how it went.
 
 extern crate alloc;
 
@@ -69,10 +71,21 @@ mod guest {
         }
     }
 
-    /// Times `count` reads of a node, one after the other.
-    async fn time_store(store: &Xenstore, count: u64) -> Result<(), disk::Error> {
+    /// An emulator whose clock counts instructions passes over the time up to the next timer whenever every vCPU waits, if
+    /// only for the disk, which is the host's: with this there is always one that does not, and others go first.
+    fn stay_awake() -> ! {
+        loop {
+            sched::yield_cpu();
+        }
+    }
+
+    /// Times `count` reads of a node, one after the other, with a pause before each.
+    async fn time_store(store: &Xenstore, count: u64, pause_ns: u64) -> Result<(), disk::Error> {
         let (mut sum, mut worst) = (0, 0);
         for _ in 0..count {
+            if pause_ns > 0 {
+                time::sleep(pause_ns).await;
+            }
             let start = time::now_ns();
             store.read("name").await?;
             let took = time::now_ns() - start;
@@ -98,6 +111,9 @@ mod guest {
         if !boot.command_line.is_empty() {
             println!("hello: command line {:?}", boot.command_line);
         }
+        if boot.option("awake").is_some() {
+            stay_awake();
+        }
         let Some(info) = boot.store else {
             println!("hello: no xenstore, so no disk");
             return Ok(());
@@ -109,11 +125,14 @@ mod guest {
             other => other?,
         };
         println!("hello: xenstore home {home}, name {name}");
-        if let Some(count) = boot.option("store-reads").and_then(|text| text.parse().ok()) {
-            time_store(&store, count).await?;
+        let number = |key| boot.option(key).and_then(|text| text.parse().ok());
+        if let Some(count) = number("store-reads") {
+            time_store(&store, count, number("store-pause").unwrap_or(0)).await?;
         }
-        let reads = boot.option("reads").and_then(|text| text.parse().ok()).unwrap_or(0);
-        disk::check(&store, reads).await?;
+        match number("disk-reads") {
+            Some(count) => disk::time_reads(&store, count).await?,
+            None => disk::check(&store, number("reads").unwrap_or(0)).await?,
+        }
         if boot.option("wait").is_some() {
             println!("hello: waiting for a shutdown request");
             let request = shutdown_request(&store).await?;

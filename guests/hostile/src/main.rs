@@ -5,12 +5,14 @@
 //!
 //! Prints `hostile: CASE ok` or `hostile: FAIL CASE: what`, and at last `hostile: PASS n`. On its command line
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
-//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=newlines` fills the console's ring with
-//! newlines for ever; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
+//! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=NAME` of an attack keeps dom0 busy for as
+//! long as the domain lives: it prints `hostile: NAME from now on`; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
 //! must so do for a control domain. Boots as domU or as dom0, on any hypervisor with the ABI.
 
 extern crate alloc;
 
+#[cfg(freestanding)]
+mod attacks;
 #[cfg(freestanding)]
 mod block;
 #[cfg(freestanding)]
@@ -53,13 +55,12 @@ mod guest {
     use pvrt::event::Port;
     use pvrt::hypercall::sched;
     use pvrt::{BootInfo, println, probe};
-    use ring_abi::io::console::frontend;
     use ring_abi::sched::SHUTDOWN_CRASH;
 
     use crate::report::Report;
     use crate::{
-        block, calls, deadly, descriptors, events, grants, memory, stale, store, stretch, tables, traps,
-        vcpus, wild,
+        attacks, block, calls, deadly, descriptors, events, grants, memory, stale, store, stretch, tables,
+        traps, vcpus, wild,
     };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
@@ -68,17 +69,6 @@ mod guest {
 
     /// A group of cases: its name, and what runs it.
     type Group = (&'static str, fn(&mut Report));
-
-    /// Newlines in the console's ring whenever there is room, and events whether there is or not.
-    fn newlines() {
-        let Some(ring) = pvrt::console::ring() else { return };
-        println!("hostile: newlines from now on");
-        let _ours = pvrt::console::pause();
-        let Ok(mut bytes) = frontend(ring.page) else { return };
-        while bytes.write(&[b'\n'; 2048]).is_ok() {
-            ring.port.notify();
-        }
-    }
 
     /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
     pub(crate) async fn start(boot: BootInfo) {
@@ -94,8 +84,8 @@ mod guest {
             pvrt::console::flush().await;
             sched::shutdown(SHUTDOWN_CRASH);
         }
-        if case == Some("newlines") {
-            newlines();
+        if let Some(attack) = attacks::find(case) {
+            attacks::run(attack, boot).await;
         }
         if let Some(act) = stretch::find(case) {
             act();

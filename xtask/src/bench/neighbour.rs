@@ -1,0 +1,235 @@
+//! What a domain gets while another attacks: the latency of its reads of xenstore, and its disk.
+//!
+//! Each attack is a machine of its own, where time is what was executed: the host's load does not count.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+use super::{BenchOptions, counting_machine, run};
+use crate::machine::{Disk, Machine};
+use crate::qemu::RunDirectory;
+use crate::{images, usage};
+
+/// The bounds: a read of xenstore on average and at worst, and the part of the disk that is left, in hundredths.
+const MEAN_US: u64 = 5_000;
+const WORST_US: u64 = 20_000;
+const DISK_PERCENT: u64 = 40;
+/// How often the neighbour reads xenstore, and its disk.
+const STORE_READS: u32 = 2000;
+const DISK_READS: u32 = 10_000;
+/// Between two reads of xenstore: what happens now and then is met too.
+const PAUSE_NS: u32 = 1_000_000;
+const DISK_BYTES: u64 = 16 << 20;
+/// The first row: what the disk's figures are part of.
+const HONEST: &str = "honest";
+
+/// One attack.
+#[derive(Debug)]
+struct Attack {
+    name: &'static str,
+    title: &'static str,
+    /// What is beside the neighbour.
+    by: By,
+}
+
+/// What is beside the neighbour.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    /// A guest that reads its disk as fast as it can.
+    Honest,
+    /// The guest `hostile` with the case of the row's name, and more words for its configuration.
+    Guest(&'static str),
+}
+
+/// All of them.
+const ATTACKS: &[Attack] = &[
+    Attack { name: HONEST, title: "none: an honest guest that reads its disk", by: By::Honest },
+    Attack { name: "newlines", title: "console: newlines", by: By::Guest("") },
+    Attack { name: "directories", title: "store: 990 children listed in a transaction", by: By::Guest("") },
+    Attack { name: "reboot-at-once", title: "reboot at once", by: By::Guest("on_reboot='restart'") },
+];
+
+/// What the neighbour measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// A read of xenstore on average, in microseconds.
+    pub mean_us: u64,
+    /// The longest.
+    pub worst_us: u64,
+    /// Reads of the disk in a second.
+    pub disk: u64,
+}
+
+impl Figures {
+    /// Its disk by what `honest` has, in hundredths.
+    fn disk_percent(&self, honest: &Self) -> u64 {
+        self.disk * 100 / honest.disk.max(1)
+    }
+
+    /// Whether each bound is kept.
+    pub fn keeps_bounds(&self, honest: &Self) -> bool {
+        self.mean_us < MEAN_US && self.worst_us < WORST_US && self.disk_percent(honest) >= DISK_PERCENT
+    }
+}
+
+/// Prints the table; true if every bound is kept.
+///
+/// # Errors
+/// There is no such attack, or a machine did not run to its end.
+pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
+    let only = options.only.as_deref();
+    if let Some(only) = only
+        && !ATTACKS.iter().any(|attack| attack.name == only)
+    {
+        return Err(usage(format!("{only} is no attack: {}", names().collect::<Vec<_>>().join(", "))));
+    }
+    println!(
+        "| attack | neighbour's read of xenstore, average, ms | worst, ms | its disk, reads/s | part | bound |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    let honest = measure(HONEST)?;
+    let mut rows = Map::new();
+    let mut missed = 0;
+    for attack in ATTACKS.iter().filter(|attack| only.is_none_or(|only| only == attack.name)) {
+        let figures = if attack.name == HONEST { honest } else { measure(attack.name)? };
+        let kept = figures.keeps_bounds(&honest);
+        missed += u32::from(!kept);
+        println!("{}", row(attack, &figures, &honest));
+        rows.insert(attack.name.into(), json(&figures, &honest, kept));
+    }
+    if let Some(path) = &options.json {
+        images::write(path, Value::Object(rows).to_string().as_bytes())?;
+    }
+    println!("\n{missed} of the attacks are not held to the bounds");
+    Ok(missed == 0)
+}
+
+/// The names of all attacks.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ATTACKS.iter().map(|attack| attack.name)
+}
+
+fn row(attack: &Attack, figures: &Figures, honest: &Figures) -> String {
+    let ms = |us: u64| format!("{}.{:02}", us / 1000, us % 1000 / 10);
+    let percent = figures.disk_percent(honest);
+    let bound = if figures.keeps_bounds(honest) { "kept" } else { "missed" };
+    format!(
+        "| {} | {} | {} | {} | {}.{:02} | {bound} |",
+        attack.title,
+        ms(figures.mean_us),
+        ms(figures.worst_us),
+        figures.disk,
+        percent / 100,
+        percent % 100
+    )
+}
+
+fn json(figures: &Figures, honest: &Figures, kept: bool) -> Value {
+    json!({
+        "mean_us": figures.mean_us,
+        "worst_us": figures.worst_us,
+        "disk_reads_per_second": figures.disk,
+        "disk_percent": figures.disk_percent(honest),
+        "kept": kept,
+    })
+}
+
+/// Runs the attack of this name; gives what the neighbour measured.
+///
+/// # Errors
+/// There is none of this name, its machine did not run to its end, or the attack did not take place.
+pub fn measure(name: &str) -> Result<Figures> {
+    let attack = ATTACKS.iter().find(|attack| attack.name == name).context("no attack of this name")?;
+    let directory = RunDirectory::new()?;
+    let disks = ["theirs", "neighbours"].map(|name| directory.file(name));
+    for disk in &disks {
+        std::fs::File::create(disk)?.set_len(DISK_BYTES)?;
+    }
+    let console = run(&machine(attack, &disks))?;
+    if let By::Guest(_) = attack.by {
+        let begun = format!("hostile: {name} from now on");
+        if !console.contains(&begun) || console.contains("hostile: FAIL") {
+            bail!("the attack {name} did not take place: {console}");
+        }
+    }
+    figures(&console).with_context(|| format!("no figures beside {name}: {console}"))
+}
+
+fn machine(attack: &Attack, disks: &[PathBuf]) -> Machine {
+    let disk = |path: &PathBuf| Disk { path: path.clone(), read_only: false, id: None };
+    let neighbour = |words: &str| {
+        format!(
+            "xl create /boot/hello.cfg name='neighbour' disk=['phy:/dev/vdb,xvda,r'] extra='disk-reads={words}'"
+        )
+    };
+    let theirs = "name='attacker' disk=['phy:/dev/vda,xvda,w']";
+    let attacker = match attack.by {
+        By::Honest => format!("xl create /boot/hello.cfg {theirs} extra='disk-reads={}'", u32::MAX),
+        By::Guest(words) => {
+            format!("xl create /boot/hostile.cfg {theirs} extra='case={}' {words}", attack.name)
+        }
+    };
+    let script = [
+        attacker,
+        "sleep 1".into(),
+        neighbour(&format!("1 store-reads={STORE_READS} store-pause={PAUSE_NS}")),
+        "wait neighbour".into(),
+        "xl create /boot/hello.cfg name='awake' extra='awake'".into(),
+        neighbour(&DISK_READS.to_string()),
+        "wait neighbour".into(),
+        "xl destroy attacker".into(),
+        "xl destroy awake".into(),
+    ];
+    Machine { disks: disks.iter().map(disk).collect(), script: Some(script.into()), ..counting_machine() }
+}
+
+/// The figures in the neighbour's words.
+fn figures(console: &str) -> Option<Figures> {
+    let numbers = |what: &str| -> Option<Vec<u64>> {
+        let line = console.lines().find(|line| line.contains("neighbour) hello: ") && line.contains(what))?;
+        let (_, said) = line.split_once("hello: ")?;
+        Some(said.split(' ').filter_map(|word| word.parse().ok()).collect())
+    };
+    let [_, mean_us, worst_us] = numbers("reads of the store")?[..] else { return None };
+    let [_, _, disk] = numbers(&format!("{DISK_READS} reads of the disk"))?[..] else { return None };
+    Some(Figures { mean_us, worst_us, disk })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSOLE: &str = "(d1 attacker) hello: 9 reads of the store: 9 us each, 9 us at worst\n\
+        (d2 neighbour) hello: 1000 reads of the store: 50 us each, 700 us at worst\r\n\
+        (d2 neighbour) hello: 1 reads of the disk, 16 at a time: 9 a second\r\n\
+        (d3 neighbour) hello: 10000 reads of the disk, 16 at a time: 4000 a second\r\n";
+
+    #[test]
+    fn the_neighbours_figures_count() {
+        assert_eq!(figures(CONSOLE), Some(Figures { mean_us: 50, worst_us: 700, disk: 4000 }));
+        assert_eq!(
+            figures("(d1 attacker) hello: 10000 reads of the disk, 16 at a time: 4000 a second"),
+            None
+        );
+    }
+
+    #[test]
+    fn each_bound_counts() {
+        let honest = Figures { mean_us: 9, worst_us: 9, disk: 1000 };
+        let least = Figures { mean_us: MEAN_US - 1, worst_us: WORST_US - 1, disk: 400 };
+        assert!(least.keeps_bounds(&honest));
+        assert!(!Figures { mean_us: MEAN_US, ..least }.keeps_bounds(&honest));
+        assert!(!Figures { worst_us: WORST_US, ..least }.keeps_bounds(&honest));
+        assert!(!Figures { disk: 399, ..least }.keeps_bounds(&honest));
+    }
+
+    #[test]
+    fn names_are_words_of_their_own() {
+        let mut all: Vec<&str> = names().collect();
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
+        assert_eq!(names().next(), Some(HONEST));
+    }
+}
