@@ -3,7 +3,7 @@
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
 //! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node
-//! (`store-pause=NS` with a pause before each), `awake` keeps its vCPU runnable for ever, behind all others,
+//! (`store-pause=NS` with a pause before each), `awake` keeps its vCPU runnable for ever, behind all others, `busy` computes all the while,
 //! `disk-reads=N` instead of the check N reads of one page with many in flight; `selftest` checks the runtime first,
 //! `wait` keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
 //! isa-debug-exit (`debug-exit=PORT`) how it went.
@@ -21,9 +21,11 @@ pvrt::kernel!(async guest::start);
 #[cfg(freestanding)]
 mod guest {
     use crate::{disk, selftest};
+    use core::hint::black_box;
     use frontends::control::shutdown_request;
     use frontends::xenbus::{Nodes, Xenstore};
     use pvrt::event::Port;
+    use pvrt::executor::{spawn, yield_now};
     use pvrt::hypercall::{sched, version};
     use pvrt::time::Utc;
     use pvrt::{BootInfo, println, time};
@@ -71,6 +73,17 @@ mod guest {
         }
     }
 
+    /// Computes for ever, between this kernel's other tasks.
+    async fn compute() {
+        let mut word = 1u64;
+        loop {
+            for _ in 0..1000 {
+                word = black_box(word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+            }
+            yield_now().await;
+        }
+    }
+
     /// An emulator whose clock counts instructions passes over the time up to the next timer whenever every vCPU waits, if
     /// only for the disk, which is the host's: with this there is always one that does not, and others go first.
     fn stay_awake() -> ! {
@@ -110,6 +123,9 @@ mod guest {
         println!("hello: clock {}, system time {} ns", Utc(time::wall_ns()), time::now_ns());
         if !boot.command_line.is_empty() {
             println!("hello: command line {:?}", boot.command_line);
+        }
+        if boot.option("busy").is_some() {
+            spawn(compute());
         }
         if boot.option("awake").is_some() {
             stay_awake();

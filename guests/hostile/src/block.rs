@@ -21,12 +21,12 @@ const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
 const RSP_PROD: usize = 8;
 const RSP_EVENT: usize = 12;
-const SLOTS: u32 = 32;
+pub(crate) const SLOTS: u32 = 32;
 /// How long an answer may take.
 const PATIENCE: u64 = 10_000_000_000;
 
 /// A ring without manners.
-struct Ring {
+pub(crate) struct Ring {
     page: Granted,
     port: Port,
     produced: u32,
@@ -34,12 +34,46 @@ struct Ring {
 }
 
 impl Ring {
+    /// Connects to the backend; `None` if that does not.
+    pub(crate) async fn connect(device: &Device) -> Result<Option<Self>, StoreError> {
+        let store = device.store();
+        device.wait_backend(|state| state == XenbusState::InitWait).await?;
+        let page = Pages::zeroed(1).map_err(|_| StoreError::Broken)?;
+        let dom = device.backend_dom();
+        let page = Granted::whole(page, dom, false).map_err(StoreError::Refused)?;
+        let port = Port::alloc_unbound(dom).map_err(StoreError::Refused)?;
+        let bytes = page.shared();
+        bytes.store_u32(REQ_EVENT, 1);
+        bytes.store_u32(RSP_EVENT, 1);
+        store.write(&device.front("ring-ref"), page.gref(0).to_string()).await?;
+        store.write(&device.front("event-channel"), port.number().to_string()).await?;
+        store.write(&device.front("protocol"), "x86_64-abi").await?;
+        store.write(&device.front("state"), "3").await?;
+        let state = device.wait_backend(|state| state >= XenbusState::Connected).await?;
+        if state != XenbusState::Connected {
+            return Ok(None);
+        }
+        store.write(&device.front("state"), "4").await?;
+        Ok(Some(Self { page, port, produced: 0, consumed: 0 }))
+    }
+
+    /// Whether as many requests as there are slots wait for their answers.
+    pub(crate) fn is_full(&self) -> bool {
+        self.produced.wrapping_sub(self.page.shared().load_u32(RSP_PROD)) >= SLOTS
+    }
+
+    /// Claims more requests than there are slots.
+    pub(crate) fn overrun(&self) {
+        self.page.shared().store_u32(REQ_PROD, self.produced.wrapping_add(SLOTS + 1));
+        self.port.notify();
+    }
+
     fn slot(index: u32) -> usize {
         64 + (index % SLOTS) as usize * 112
     }
 
     /// Writes a request and shows it.
-    fn publish(&mut self, request: &BlkifRequest) {
+    pub(crate) fn publish(&mut self, request: &BlkifRequest) {
         self.page.shared().write(Self::slot(self.produced), request.as_bytes());
         self.produced = self.produced.wrapping_add(1);
         self.page.shared().store_u32(REQ_PROD, self.produced);
@@ -93,26 +127,11 @@ async fn on_first_disk(report: &mut Report, store: &Xenstore) -> Result<(), Stor
     };
     // First a connection that cannot be: a ring that was never granted, on a port that is not there.
     let device = Device::open(store, path).await?;
-    device.wait_backend(|state| state == XenbusState::InitWait).await?;
-    let page = Pages::zeroed(1).map_err(|_| StoreError::Broken)?;
-    let dom = device.backend_dom();
-    let page = Granted::whole(page, dom, false).map_err(StoreError::Refused)?;
-    let port = Port::alloc_unbound(dom).map_err(StoreError::Refused)?;
-    let bytes = page.shared();
-    bytes.store_u32(REQ_EVENT, 1);
-    bytes.store_u32(RSP_EVENT, 1);
-    store.write(&device.front("ring-ref"), page.gref(0).to_string()).await?;
-    store.write(&device.front("event-channel"), port.number().to_string()).await?;
-    store.write(&device.front("protocol"), "x86_64-abi").await?;
-    store.write(&device.front("state"), "3").await?;
-    let state = device.wait_backend(|state| state >= XenbusState::Connected).await?;
-    report.case("connected", state == XenbusState::Connected, state);
-    if state != XenbusState::Connected {
-        return Ok(());
-    }
-    store.write(&device.front("state"), "4").await?;
+    let ring = Ring::connect(&device).await?;
+    report.case("connected", ring.is_some(), path);
+    let Some(mut ring) = ring else { return Ok(()) };
     let sectors: u64 = store.read_as(&device.back("sectors")).await?;
-    let mut ring = Ring { page, port, produced: 0, consumed: 0 };
+    let dom = device.backend_dom();
     requests(report, &mut ring, dom, sectors).await;
     races(report, &mut ring, dom).await;
     overrun(report, &mut ring, &device).await;
@@ -265,8 +284,7 @@ async fn races(report: &mut Report, ring: &mut Ring, dom: DomId) {
 
 /// Claims more requests than there are slots: the backend ends the connection.
 async fn overrun(report: &mut Report, ring: &mut Ring, device: &Device) {
-    ring.page.shared().store_u32(REQ_PROD, ring.produced.wrapping_add(SLOTS + 1));
-    ring.port.notify();
+    ring.overrun();
     let state = time::timeout(PATIENCE, device.wait_backend(|state| state >= XenbusState::Closing)).await;
     report.case("an overrun", matches!(state, Ok(Ok(_))), ());
     ring.page.shared().store_u32(REQ_PROD, ring.produced.wrapping_add(1 << 31));

@@ -2,13 +2,15 @@
 //!
 //! Each attack is a machine of its own, where time is what was executed: the host's load does not count.
 
+mod bombs;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::{BenchOptions, counting_machine, run};
-use crate::machine::{Disk, Machine};
+use crate::machine::{Disk, Machine, Module};
 use crate::qemu::RunDirectory;
 use crate::{images, usage};
 
@@ -37,18 +39,55 @@ struct Attack {
 /// What is beside the neighbour.
 #[derive(Clone, Copy, Debug)]
 enum By {
-    /// A guest that reads its disk as fast as it can.
-    Honest,
+    /// The guest `hello` with these words: it reads its disk as fast as it can.
+    Honest(&'static str),
     /// The guest `hostile` with the case of the row's name, and more words for its configuration.
     Guest(&'static str),
+    /// A domain of 128 MiB made again and again of a file that is no kernel.
+    Kernel(fn() -> Vec<u8>),
+}
+
+/// The disk of the guest beside: one of its own, or the neighbour's.
+const OWN: &str = "disk=['phy:/dev/vda,xvda,w']";
+const SHARED: &str = "disk=['phy:/dev/vdb,xvda,r']";
+const REBOOTS: &str = "on_reboot='restart'";
+
+const fn attack(name: &'static str, title: &'static str, by: By) -> Attack {
+    Attack { name, title, by }
 }
 
 /// All of them.
 const ATTACKS: &[Attack] = &[
-    Attack { name: HONEST, title: "none: an honest guest that reads its disk", by: By::Honest },
-    Attack { name: "newlines", title: "console: newlines", by: By::Guest("") },
-    Attack { name: "directories", title: "store: 990 children listed in a transaction", by: By::Guest("") },
-    Attack { name: "reboot-at-once", title: "reboot at once", by: By::Guest("on_reboot='restart'") },
+    attack(HONEST, "none: an honest guest that computes and reads its disk", By::Honest("busy")),
+    attack("honest-disk", "none: an honest guest that only reads its disk", By::Honest("")),
+    attack("newlines", "console: newlines", By::Guest(OWN)),
+    attack("lines", "console: lines of 1 KiB", By::Guest(OWN)),
+    attack("bytes", "console: single bytes", By::Guest(OWN)),
+    attack("directories", "store: 990 children listed in a transaction", By::Guest(OWN)),
+    attack("writes", "store: a storm of large values", By::Guest(OWN)),
+    attack("watches", "store: 128 watches on a path that is rewritten", By::Guest(OWN)),
+    attack("transactions", "store: commits of 400 nodes that conflict", By::Guest(OWN)),
+    attack("subtrees", "store: subtrees made and removed", By::Guest(OWN)),
+    attack("mute", "store: requests without taking the replies", By::Guest(OWN)),
+    attack("quotas", "store: all quotas full", By::Guest(OWN)),
+    attack("ring-of-reads", "disk: a full ring of reads", By::Guest(OWN)),
+    attack("shared-disk", "disk: the same on the neighbour's own disk", By::Guest(SHARED)),
+    attack("indirect", "disk: indirect requests of the largest size", By::Guest(OWN)),
+    attack("barriers", "disk: barriers and flushes", By::Guest(OWN)),
+    attack("garbage", "disk: garbage in the ring, and a new connection", By::Guest(OWN)),
+    attack("reconnect", "disk: connected and closed in a loop", By::Guest(OWN)),
+    attack("reboot-at-once", "reboot at once", By::Guest(REBOOTS)),
+    attack("reboot-of-256-mib", "reboot at once, of 256 MiB", By::Guest("on_reboot='restart' memory=256")),
+    attack("crash-at-once", "crash at once", By::Guest("on_crash='restart'")),
+    attack("yields", "CPU: yields", By::Guest(OWN)),
+    attack("event-storm", "CPU: events to itself", By::Guest(OWN)),
+    attack("hypercalls", "CPU: the longest hypercalls", By::Guest(OWN)),
+    attack("zstd", "kernel: 96 MiB in 6 KB of zstd", By::Kernel(bombs::zstd)),
+    attack("lz4", "kernel: 96 MiB in 400 KB of lz4", By::Kernel(bombs::lz4)),
+    attack("gzip", "kernel: 96 MiB in 640 KB of gzip", By::Kernel(bombs::gzip)),
+    attack("xz", "kernel: 16 MiB in xz", By::Kernel(bombs::xz)),
+    attack("elf", "kernel: 64 segments full of notes", By::Kernel(bombs::elf)),
+    attack("elf-headers", "kernel: 65,535 program headers", By::Kernel(bombs::elf_headers)),
 ];
 
 /// What the neighbour measured.
@@ -147,15 +186,25 @@ pub fn measure(name: &str) -> Result<Figures> {
     for disk in &disks {
         std::fs::File::create(disk)?.set_len(DISK_BYTES)?;
     }
-    let console = run(&machine(attack, &disks))?;
-    if let By::Guest(_) = attack.by {
-        let begun = format!("hostile: {name} from now on");
-        if !console.contains(&begun) || console.contains("hostile: FAIL") {
-            bail!("the attack {name} did not take place: {console}");
-        }
+    let mut machine = machine(attack, &disks);
+    if let By::Kernel(make) = attack.by {
+        let path = directory.file("bomb");
+        std::fs::write(&path, make())?;
+        machine.modules.push(Module { path, name: BOMB.into() });
+    }
+    let console = run(&machine)?;
+    if !attack.took_place(&console) {
+        bail!("the attack {name} did not take place, or not all the while: {console}");
     }
     figures(&console).with_context(|| format!("no figures beside {name}: {console}"))
 }
+
+/// The file's name under `/boot`.
+const BOMB: &str = "bomb";
+/// What dom0 says whenever it refuses that.
+const REFUSED: &str = "error: kernel /boot/bomb: ";
+/// How often a domain is made of it while the neighbour reads xenstore, and while it reads its disk.
+const MADE: [u32; 2] = [16, 4];
 
 fn machine(attack: &Attack, disks: &[PathBuf]) -> Machine {
     let disk = |path: &PathBuf| Disk { path: path.clone(), read_only: false, id: None };
@@ -164,25 +213,66 @@ fn machine(attack: &Attack, disks: &[PathBuf]) -> Machine {
             "xl create /boot/hello.cfg name='neighbour' disk=['phy:/dev/vdb,xvda,r'] extra='disk-reads={words}'"
         )
     };
-    let theirs = "name='attacker' disk=['phy:/dev/vda,xvda,w']";
-    let attacker = match attack.by {
-        By::Honest => format!("xl create /boot/hello.cfg {theirs} extra='disk-reads={}'", u32::MAX),
-        By::Guest(words) => {
-            format!("xl create /boot/hostile.cfg {theirs} extra='case={}' {words}", attack.name)
-        }
+    let guest = |file: &str, words: &str, extra: &str| {
+        vec![format!("xl create /boot/{file}.cfg name='attacker' {words} extra='{extra}'"), "sleep 1".into()]
     };
-    let script = [
-        attacker,
-        "sleep 1".into(),
-        neighbour(&format!("1 store-reads={STORE_READS} store-pause={PAUSE_NS}")),
-        "wait neighbour".into(),
-        "xl create /boot/hello.cfg name='awake' extra='awake'".into(),
-        neighbour(&DISK_READS.to_string()),
-        "wait neighbour".into(),
-        "xl destroy attacker".into(),
-        "xl destroy awake".into(),
-    ];
-    Machine { disks: disks.iter().map(disk).collect(), script: Some(script.into()), ..counting_machine() }
+    let bomb = |times: u32| match attack.by {
+        By::Kernel(_) => vec![format!(
+            "repeat {times} try xl create /boot/hello.cfg name='attacker' memory=128 kernel='/boot/{BOMB}'"
+        )],
+        _ => vec![],
+    };
+    let (before, case) = match attack.by {
+        By::Honest(words) => (guest("hello", OWN, &format!("disk-reads={} {words}", u32::MAX)), true),
+        By::Guest(words) => (guest("hostile", words, &format!("case={}", attack.case())), true),
+        By::Kernel(_) => (vec![], false),
+    };
+    let wait = || vec!["wait neighbour".to_string()];
+    let mut script = [
+        before,
+        vec![neighbour(&format!("1 store-reads={STORE_READS} store-pause={PAUSE_NS}"))],
+        bomb(MADE[0]),
+        wait(),
+        vec!["xl create /boot/hello.cfg name='awake' extra='awake'".into()],
+        vec![neighbour(&DISK_READS.to_string())],
+        bomb(MADE[1]),
+        wait(),
+        vec!["xl destroy awake".into()],
+    ]
+    .concat();
+    if case {
+        script.push("xl destroy attacker".into());
+    }
+    Machine { disks: disks.iter().map(disk).collect(), script: Some(script), ..counting_machine() }
+}
+
+impl Attack {
+    /// The name by which `hostile` knows it.
+    fn case(&self) -> &'static str {
+        match self.name {
+            "shared-disk" => "ring-of-reads",
+            "reboot-of-256-mib" => "reboot-at-once",
+            other => other,
+        }
+    }
+
+    /// Whether the console shows that the attack went on for as long as the neighbour measured.
+    fn took_place(&self, console: &str) -> bool {
+        match self.by {
+            By::Honest(_) => true,
+            By::Guest(_) => {
+                let begun = format!("hostile: {} from now on", self.case());
+                console.contains(&begun) && !console.contains("hostile: FAIL")
+            }
+            By::Kernel(_) => {
+                let refused = |text: &str| text.contains(REFUSED);
+                let (store, rest) = console.split_once("reads of the store").unwrap_or_default();
+                let (disk, rest) =
+                    rest.split_once(&format!("{DISK_READS} reads of the disk")).unwrap_or_default();
+                refused(store) && refused(disk) && refused(rest)
+            }
+        }
+    }
 }
 
 /// The figures in the neighbour's words.

@@ -7,12 +7,26 @@ pub(super) fn newlines() {
     fill(&[b'\n'; 2048]);
 }
 
+/// Lines as long as half the ring.
+pub(super) fn lines() {
+    let mut bytes = [b'x'; 1024];
+    bytes[1023] = b'\n';
+    fill(&bytes);
+}
+
+/// One byte at a time, with an event for each.
+pub(super) fn bytes() {
+    fill(b"x");
+}
+
 /// These bytes in the console's ring, for ever.
 fn fill(bytes: &[u8]) {
     let Some(ring) = pvrt::console::ring() else { return };
     let _ours = pvrt::console::pause();
     let Ok(mut out) = frontend(ring.page) else { return };
-    while out.write(bytes).is_ok() {
+    let mut at = 0;
+    while let Ok(written) = out.write(&bytes[at..]) {
+        at = (at + written) % bytes.len();
         ring.port.notify();
     }
 }

@@ -2,6 +2,8 @@
 //! measures what a neighbour gets meanwhile. Each takes only what any guest may.
 
 mod console;
+mod cpu;
+mod disk;
 mod life;
 mod store;
 
@@ -9,6 +11,7 @@ use alloc::boxed::Box;
 use core::pin::Pin;
 
 use frontends::xenbus::{StoreError, Xenstore};
+use pvrt::boot::StoreInfo;
 use pvrt::event::Port;
 use pvrt::{BootInfo, println};
 
@@ -19,6 +22,8 @@ pub(crate) type Running = Pin<Box<dyn Future<Output = Result<(), StoreError>> + 
 pub(crate) enum Act {
     /// Without xenstore.
     Alone(fn()),
+    /// On xenstore's ring by hand.
+    Ring(fn(StoreInfo)),
     /// With it.
     Store(fn(Xenstore) -> Running),
 }
@@ -29,8 +34,25 @@ pub(crate) type Attack = (&'static str, Act);
 /// All of them.
 const ATTACKS: &[Attack] = &[
     ("newlines", Act::Alone(console::newlines)),
+    ("lines", Act::Alone(console::lines)),
+    ("bytes", Act::Alone(console::bytes)),
     ("directories", Act::Store(|store| Box::pin(store::directories(store)))),
+    ("writes", Act::Store(|store| Box::pin(store::writes(store)))),
+    ("watches", Act::Store(|store| Box::pin(store::watches(store)))),
+    ("transactions", Act::Store(|store| Box::pin(store::transactions(store)))),
+    ("subtrees", Act::Store(|store| Box::pin(store::subtrees(store)))),
+    ("quotas", Act::Store(|store| Box::pin(store::quotas(store)))),
+    ("mute", Act::Ring(store::mute)),
+    ("ring-of-reads", Act::Store(|store| Box::pin(disk::reads(store)))),
+    ("indirect", Act::Store(|store| Box::pin(disk::indirect(store)))),
+    ("barriers", Act::Store(|store| Box::pin(disk::barriers(store)))),
+    ("garbage", Act::Store(|store| Box::pin(disk::garbage(store)))),
+    ("reconnect", Act::Store(|store| Box::pin(disk::reconnect(store)))),
     ("reboot-at-once", Act::Alone(life::reboot)),
+    ("crash-at-once", Act::Alone(life::crash)),
+    ("yields", Act::Alone(cpu::yields)),
+    ("event-storm", Act::Alone(cpu::events)),
+    ("hypercalls", Act::Alone(cpu::hypercalls)),
 ];
 
 /// The attack that `case` names.
@@ -41,16 +63,15 @@ pub(crate) fn find(case: Option<&str>) -> Option<&'static Attack> {
 /// Runs an attack. Should the attack end, that is said.
 pub(crate) async fn run((name, act): &Attack, boot: BootInfo) {
     println!("hostile: {name} from now on");
-    match act {
-        Act::Alone(act) => act(),
-        Act::Store(act) => {
-            let Some(info) = boot.store else { return println!("hostile: FAIL {name}: no xenstore") };
-            let ended = match Xenstore::connect(info.page, Port::adopt(info.port)) {
-                Ok(store) => act(store).await,
-                Err(error) => Err(error),
-            };
-            println!("hostile: FAIL {name}: ended with {ended:?}");
-        }
-    }
+    let ended = match (act, boot.store) {
+        (Act::Alone(act), _) => Ok(act()),
+        (Act::Ring(act), Some(info)) => Ok(act(info)),
+        (Act::Store(act), Some(info)) => match Xenstore::connect(info.page, Port::adopt(info.port)) {
+            Ok(store) => act(store).await,
+            Err(error) => Err(error),
+        },
+        (_, None) => Err(StoreError::Broken),
+    };
+    println!("hostile: FAIL {name}: ended with {ended:?}");
     pvrt::console::flush().await;
 }

@@ -1,9 +1,14 @@
 //! Requests of xenstore that cost its daemon more than this domain.
 
 use alloc::format;
+use alloc::vec::Vec;
 
 use frontends::xenbus::{Nodes, StoreError, Transaction, Xenstore};
+use pvrt::boot::StoreInfo;
+use pvrt::event::Port;
 use pvrt::executor::join_all;
+use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_READ, XsdSockmsg, client};
+use zerocopy::IntoBytes;
 
 type Result<T> = core::result::Result<T, StoreError>;
 
@@ -39,6 +44,108 @@ pub(super) async fn directories(store: Xenstore) -> Result<()> {
 
 /// Lists them many times at once.
 async fn list(transaction: &Transaction) -> Result<()> {
-    let lists = (0..DEPTH).map(|_| transaction.request(ring_abi::io::xs_wire::XS_DIRECTORY, &[b"data\0"]));
+    let lists = (0..DEPTH).map(|_| transaction.request(XS_DIRECTORY, &[b"data\0"]));
     join_all(lists).await.into_iter().try_for_each(|list| list.map(drop))
+}
+
+/// What a quota refuses is no end of an attack.
+fn calm<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(StoreError::Refused(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Does `act` for all numbers below `count`, many at once.
+async fn all<F: Future<Output = Result<()>>>(count: usize, act: impl Fn(usize) -> F) -> Result<()> {
+    for first in (0..count).step_by(DEPTH) {
+        for answer in join_all((first..count.min(first + DEPTH)).map(&act)).await {
+            calm(answer)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes of the largest values.
+pub(super) async fn writes(store: Xenstore) -> Result<()> {
+    let store = &store;
+    loop {
+        all(64, |n| async move { store.write(&format!("{HOME}/{n}"), [b'x'; 2048]).await }).await?;
+    }
+}
+
+/// As many watches as there may be on a node that is then written.
+pub(super) async fn watches(store: Xenstore) -> Result<()> {
+    let mut watches = Vec::new();
+    while let Some(watch) = calm(store.watch(HOME).await)? {
+        watches.push(watch);
+    }
+    loop {
+        store.write(&format!("{HOME}/0"), "x").await?;
+        for watch in &watches {
+            watch.changed().await.ok_or(StoreError::Broken)?;
+        }
+    }
+}
+
+/// Commits of many nodes, of which every second meets what the first changed.
+pub(super) async fn transactions(store: Xenstore) -> Result<()> {
+    loop {
+        let pair = [store.begin().await?, store.begin().await?];
+        for transaction in &pair {
+            all(400, |n| async move { transaction.write(&format!("{HOME}/{n}"), "x").await }).await?;
+        }
+        for transaction in pair {
+            calm(transaction.commit().await)?;
+        }
+    }
+}
+
+/// Deep and broad subtrees made and removed.
+pub(super) async fn subtrees(store: Xenstore) -> Result<()> {
+    let store = &store;
+    let deep = "/a".repeat(200);
+    let deep = &deep;
+    loop {
+        all(2, |n| async move { store.mkdir(&format!("{HOME}/s/{n}{deep}")).await }).await?;
+        all(500, |n| async move { store.mkdir(&format!("{HOME}/s/b/{n}")).await }).await?;
+        calm(store.rm(&format!("{HOME}/s")).await)?;
+    }
+}
+
+/// Everything that there may be of everything, then more of it for ever.
+pub(super) async fn quotas(store: Xenstore) -> Result<()> {
+    let store = &store;
+    let mut watches = Vec::new();
+    while let Some(watch) = calm(store.watch(&format!("{HOME}/{}", watches.len())).await)? {
+        watches.push(watch);
+    }
+    let mut open = Vec::new();
+    while let Some(transaction) = calm(store.begin().await)? {
+        let part = &transaction;
+        all(40, |n| async move { part.write(&format!("{HOME}/t{n}"), [b'y'; 2000]).await }).await?;
+        open.push(transaction);
+    }
+    loop {
+        all(1100, |n| async move { store.write(&format!("{HOME}/{n}"), [b'x'; 1000]).await }).await?;
+        for transaction in &open {
+            all(64, |n| async move { transaction.write(&format!("{HOME}/u{n}"), [b'y'; 2000]).await })
+                .await?;
+        }
+    }
+}
+
+/// Requests whose replies are never taken.
+pub(super) fn mute(info: StoreInfo) {
+    let Ok(mut ring) = client(info.page) else { return };
+    let path = b"name\0";
+    let header = XsdSockmsg { r#type: XS_READ, req_id: 1, tx_id: 0, len: path.len() as u32 };
+    let message = [header.as_bytes(), path].concat();
+    let port = Port::adopt(info.port);
+    let mut at = 0;
+    while let Ok(written) = ring.write(&message[at..]) {
+        at = (at + written) % message.len();
+        port.notify();
+    }
 }

@@ -1,0 +1,42 @@
+//! What keeps the hypervisor busy.
+
+use alloc::vec;
+
+use pvrt::hypercall::{event, sched};
+use pvrt::mem::Pages;
+use pvrt::space::*;
+use ring_abi::hypercall::*;
+use ring_abi::mmu::*;
+use ring_abi::types::DOMID_SELF;
+
+/// Gives the CPU away as often as it can.
+pub(super) fn yields() {
+    loop {
+        sched::yield_cpu();
+    }
+}
+
+/// Events to itself.
+pub(super) fn events() {
+    let Ok(port) = event::bind_ipi(0) else { return };
+    while event::send(port).is_ok() {}
+}
+
+/// Calls that keep the hypervisor for as long as calls can.
+pub(super) fn hypercalls() {
+    let Ok(page) = Pages::zeroed(1) else { return };
+    let own = DOMID_SELF.into();
+    map(page.va() as u64, 0);
+    let flushes = vec![MmuextOp { cmd: MMUEXT_TLB_FLUSH_ALL, ..MmuextOp::default() }; 20_000];
+    let clears =
+        vec![MmuextOp { cmd: MMUEXT_CLEAR_PAGE, arg1: page.mfn(0).raw(), ..MmuextOp::default() }; 4096];
+    let mut unknown = vec![MulticallEntry { op: 60, result: 0, args: [0; 6] }; 10_000];
+    loop {
+        for list in [&flushes, &clears] {
+            let (at, count) = (list.as_ptr() as u64, list.len() as u64);
+            call(__HYPERVISOR_MMUEXT_OP, [at, count, 0, own, 0]);
+        }
+        let (at, count) = (unknown.as_mut_ptr() as u64, unknown.len() as u64);
+        call(__HYPERVISOR_MULTICALL, [at, count, 0, 0, 0]);
+    }
+}
