@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 
 use crate::machine::Machine;
 use crate::qemu::{self, RunDirectory};
-use crate::session::{Outcome, SavedTerminal};
+use crate::session::{Outcome, SavedTerminal, copy_output};
 use crate::{images, iso, usage};
 
 /// The emulator.
@@ -94,9 +94,11 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String)> {
             if terminal.is_some() {
                 forward_input(line.try_clone()?);
             }
-            let copied =
-                Copied { text: text.clone(), log: log.as_ref().map(File::try_clone).transpose()?, shown };
-            reader = Some(std::thread::spawn(move || copied.run(line)));
+            let (text, log) = (text.clone(), log.as_ref().map(File::try_clone).transpose()?);
+            let keep = move |bytes: &[u8]| {
+                text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            };
+            reader = Some(std::thread::spawn(move || copy_output(line, shown, log, keep)));
         }
         if reported.is_none()
             && let Some(outcome) = report(&files.file("report"))
@@ -210,46 +212,6 @@ fn forward_input(mut line: TcpStream) {
             }
         }
     });
-}
-
-/// Copies the serial line to wherever it goes.
-struct Copied {
-    text: Arc<Mutex<Vec<u8>>>,
-    log: Option<File>,
-    shown: bool,
-}
-
-impl Copied {
-    fn run(mut self, mut line: TcpStream) {
-        let mut buffer = [0; 4096];
-        loop {
-            let count = match line.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        std::io::ErrorKind::WouldBlock
-                            | std::io::ErrorKind::TimedOut
-                            | std::io::ErrorKind::Interrupted
-                    ) =>
-                {
-                    continue;
-                }
-                Err(_) => break,
-            };
-            let bytes = &buffer[..count];
-            if self.shown {
-                // A closed terminal or a full log must not stop the machine.
-                let mut stdout = std::io::stdout().lock();
-                let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-            }
-            if let Some(log) = &mut self.log {
-                let _ = log.write_all(bytes);
-            }
-            self.text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        }
-    }
 }
 
 #[cfg(test)]

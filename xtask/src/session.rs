@@ -160,8 +160,8 @@ impl Session {
         let console = Arc::new(Console::default());
         let (at_end, ended) = mpsc::channel();
         let shown = matches!(attach, Attach::Terminal | Attach::Output);
-        let copied = Copied { console: console.clone(), log, shown, at_end };
-        std::thread::spawn(move || copied.run(stdout));
+        let copied = console.clone();
+        std::thread::spawn(move || read_console(&copied, stdout, shown, log, &at_end));
         let errors = std::thread::spawn(move || read_text(stderr, shown));
         let input = child.stdin.take();
         Ok(Self { child, input, console, errors, ended, started, timeout, terminal, _files: files })
@@ -250,41 +250,45 @@ impl Drop for Session {
     }
 }
 
-/// Copies QEMU's output to wherever it goes.
-struct Copied {
-    console: Arc<Console>,
-    log: Option<File>,
+/// Copies an emulator's serial output, until it ends, to the terminal if `shown`, to the log if there is one, and to
+/// `keep`.
+pub(crate) fn copy_output(
+    mut from: impl Read,
     shown: bool,
-    at_end: Sender<()>,
+    mut log: Option<File>,
+    mut keep: impl FnMut(&[u8]),
+) {
+    use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    let mut buffer = [0; 4096];
+    loop {
+        let bytes = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => &buffer[..count],
+            Err(error) if matches!(error.kind(), Interrupted | TimedOut | WouldBlock) => continue,
+            Err(_) => break,
+        };
+        // A closed terminal or a full log must not stop the machine.
+        if shown {
+            let mut stdout = std::io::stdout().lock();
+            let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        }
+        if let Some(log) = &mut log {
+            let _ = log.write_all(bytes);
+        }
+        keep(bytes);
+    }
 }
 
-impl Copied {
-    fn run(mut self, mut from: impl Read) {
-        let mut buffer = [0; 4096];
-        loop {
-            let count = match from.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
-            };
-            let bytes = &buffer[..count];
-            if self.shown {
-                // A closed terminal or a full log must not stop the machine.
-                let mut stdout = std::io::stdout().lock();
-                let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-            }
-            if let Some(log) = &mut self.log {
-                let _ = log.write_all(bytes);
-            }
-            self.console.lock().bytes.extend_from_slice(bytes);
-            self.console.grew.notify_all();
-        }
-        self.console.lock().ended = true;
-        self.console.grew.notify_all();
-        // Nobody listens any more once the session was dropped.
-        let _ = self.at_end.send(());
-    }
+/// Reads the console to its end, and says so.
+fn read_console(console: &Console, from: impl Read, shown: bool, log: Option<File>, at_end: &Sender<()>) {
+    copy_output(from, shown, log, |bytes| {
+        console.lock().bytes.extend_from_slice(bytes);
+        console.grew.notify_all();
+    });
+    console.lock().ended = true;
+    console.grew.notify_all();
+    // Nobody listens any more once the session was dropped.
+    let _ = at_end.send(());
 }
 
 /// Reads QEMU's own messages to the end and shows them as they come, if at all.
