@@ -58,14 +58,19 @@ fn exchange(world: &World, guest: &Guest, frames: [Mfn; 2]) -> i64 {
 }
 
 /// The tables map a page, the guest writes there, and the page is mapped no more: the processor remembers it.
-#[test]
-fn a_page_that_becomes_a_table_is_forgotten() {
+fn written_and_unmapped() -> (World, Guest, Mfn) {
     let world = World::new(256);
     let guest = world.guest(1, false);
     let [page] = world.pages(&guest.dom);
     assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
     world.hv.platform.copy_to_guest(Settled::new(), VA, &[0; 8]).expect("mapped");
     assert_eq!(map(&world, &guest, VA, 0), 0);
+    (world, guest, page)
+}
+
+#[test]
+fn a_page_that_becomes_a_table_is_forgotten() {
+    let (world, guest, page) = written_and_unmapped();
     assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.frame == page));
     assert_eq!(pin_l1(&world, &guest, page), 0);
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
@@ -267,12 +272,7 @@ fn a_table_that_becomes_a_page_is_forgotten_everywhere() {
 /// As before, but that an exchange took the page meanwhile and, since it failed, gave it back.
 #[test]
 fn a_page_that_an_exchange_gives_back_is_still_remembered() {
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let [page] = world.pages(&guest.dom);
-    assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
-    world.hv.platform.copy_to_guest(Settled::new(), VA, &[0; 8]).expect("mapped");
-    assert_eq!(map(&world, &guest, VA, 0), 0);
+    let (world, guest, page) = written_and_unmapped();
     assert_eq!(exchange(&world, &guest, [page, guest.tables[3]]), neg(EINVAL), "a table is referred to");
     assert_eq!(pin_l1(&world, &guest, page), 0);
     assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.writable));
