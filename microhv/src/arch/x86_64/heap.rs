@@ -45,6 +45,8 @@ const KEPT_PIECES: usize = 2;
 const KEPT_BYTES: usize = 32 << 10;
 /// Pieces that [`has_room`] is asked for at most.
 const MOST_PIECES: usize = 128;
+const _: () =
+    assert!(MOST_PIECES >= microhv::domain::MAX_VCPUS as usize, "a domain asks for a piece for each vCPU");
 
 /// Whether the heap can give `count` pieces of `bytes` each and then still has its kept pieces. All are taken and given
 /// back: nothing else tells, since the heap may be able to grow by what is asked for, or not.

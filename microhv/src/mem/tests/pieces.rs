@@ -5,16 +5,21 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::errno::EINVAL;
 use ring_abi::memory::*;
+use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
-use super::calls::{ARGS, Guest, neg};
+use super::calls::{ARGS, Guest, at, neg};
 use super::{World, entry};
 use crate::error::HypercallError;
-use crate::hypercall::memory;
+use crate::hypercall::{Args, Current, HypercallResult, Outcome, descriptor, memory, mmu, mmuext};
+use crate::mem::frame::Kind;
 use crate::mem::pte::{P, RW, US};
-use crate::mem::{FrameOwner, TableError, Update};
+use crate::mem::{FrameOwner, TableError, Update, pte};
 use crate::platform::Platform;
+use crate::testing::TestMachine;
+
+type Handler = fn(&mut Current<'_, TestMachine>, &Args) -> HypercallResult;
 
 /// Where the operation's structure is in the page of arguments.
 const STRUCTURE: usize = 0x800;
@@ -234,6 +239,39 @@ fn interrupted_trees_leave_a_table_of_each_level_at_most() {
     repeat("unpin", &|| if world.hv.finish_deferred(&dom) { Ok(()) } else { Err(TableError::Restart) });
     assert!(tree.iter().all(|&mfn| world.hv.frames.held(mfn).load_kind().count() == 0));
     interrupted(&world, false);
+}
+
+/// As entries of a multicall, whose own looks are few: each call is done, and then continued, with nothing left to do.
+#[test]
+fn short_calls_that_took_long_end_after_what_waits() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [l1, gdt] = world.pages(&guest.dom);
+    let run = |handler: Handler, args: Args| world.run(&guest.dom, |cur| handler(cur, &args));
+    let rest = || guest.dom.vcpus[0].continuation();
+    interrupted(&world, true);
+    let pin = MmuextOp { cmd: MMUEXT_PIN_L1_TABLE, _pad0: 0, arg1: l1.raw(), arg2: 0 };
+    world.write(&guest, 0, pin.as_bytes());
+    assert_eq!(run(mmuext::mmuext_op, [ARGS, 1, 0, DOMID_SELF.into(), 0, 0]), Ok(Outcome::Continue));
+    assert!(world.hv.frames.held(l1).load_kind().has(Kind::PINNED));
+    assert_eq!(run(mmuext::mmuext_op, rest()), Ok(Outcome::OK), "pinned once");
+    // An entry of level 2, alone in its list.
+    let update = MmuUpdate { ptr: at(guest.tables[2], 9), val: entry(l1, P | RW | US) };
+    world.write(&guest, 0, update.as_bytes());
+    assert_eq!(run(mmu::mmu_update, [ARGS, 1, 0, DOMID_SELF.into(), 0, 0]), Ok(Outcome::Continue));
+    assert_eq!(run(mmu::mmu_update, rest()), Ok(Outcome::OK));
+    assert_eq!(pte::frame(world.peek(guest.tables[2], 9)), l1);
+    // Two pages of descriptors.
+    let [other] = world.pages(&guest.dom);
+    for (n, mfn) in [gdt, other].iter().enumerate() {
+        world.write(&guest, n * 8, &mfn.raw().to_le_bytes());
+    }
+    assert_eq!(run(descriptor::set_gdt, [ARGS, 1024, 0, 0, 0, 0]), Ok(Outcome::Continue));
+    world.write(&guest, 0, &guest.tables[0].raw().to_le_bytes());
+    assert_eq!(run(descriptor::set_gdt, rest()), Ok(Outcome::OK), "the list is not looked at again");
+    assert_eq!(guest.dom.vcpus[0].cpu.lock().gdt_entries, 1024);
+    interrupted(&world, false);
+    world.check();
 }
 
 #[test]
