@@ -93,8 +93,9 @@ pub(crate) async fn check(store: &Xenstore, reads: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Times `count` reads of one page of the first disk, as many at once as a checksum's, by this domain's own clock.
-pub(crate) async fn time_reads(store: &Xenstore, count: u64) -> Result<(), Error> {
+/// Times `count` reads of one page of the first disk, as many at once as a checksum's, by this domain's own clock; this so
+/// many `rounds`.
+pub(crate) async fn time_reads(store: &Xenstore, count: u64, rounds: u64) -> Result<(), Error> {
     let disks = Device::list(store, "vbd").await?;
     let Some(path) = disks.first() else {
         println!("hello: no disk");
@@ -102,11 +103,13 @@ pub(crate) async fn time_reads(store: &Xenstore, count: u64) -> Result<(), Error
     };
     let disk = Disk::connect(store, path).await?;
     let buffers: Vec<Arc<Pages>> = (0..DEPTH).map(|_| pages(1)).collect::<Result<_, _>>()?;
-    let start = time::now_ns();
-    side_by_side(&disk, &buffers, count).await?;
-    let took = (time::now_ns() - start).max(1);
-    let rate = u128::from(count) * 1_000_000_000 / u128::from(took);
-    println!("hello: {count} reads of the disk, {DEPTH} at a time: {rate} a second");
+    for _ in 0..rounds {
+        let start = time::now_ns();
+        side_by_side(&disk, &buffers, count).await?;
+        let took = (time::now_ns() - start).max(1);
+        let rate = u128::from(count) * 1_000_000_000 / u128::from(took);
+        println!("hello: {count} reads of the disk, {DEPTH} at a time: {rate} a second");
+    }
     disk.close().await?;
     Ok(())
 }

@@ -4,7 +4,8 @@
 //!
 //! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node
 //! (`store-pause=NS` with a pause before each), `awake` keeps its vCPU runnable for ever, behind all others, `busy` computes all the while,
-//! `disk-reads=N` instead of the check N reads of one page with many in flight; `selftest` checks the runtime first,
+//! `disk-reads=N` instead of the check N reads of one page with many in flight, `disk-rounds=N`
+//! times; `selftest` checks the runtime first,
 //! `wait` keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
 //! isa-debug-exit (`debug-exit=PORT`) how it went.
 
@@ -146,7 +147,7 @@ mod guest {
             time_store(&store, count, number("store-pause").unwrap_or(0)).await?;
         }
         match number("disk-reads") {
-            Some(count) => disk::time_reads(&store, count).await?,
+            Some(count) => disk::time_reads(&store, count, number("disk-rounds").unwrap_or(1)).await?,
             None => disk::check(&store, number("reads").unwrap_or(0)).await?,
         }
         if boot.option("wait").is_some() {

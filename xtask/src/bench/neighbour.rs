@@ -21,11 +21,15 @@ const DISK_PERCENT: u64 = 40;
 /// How often the neighbour reads xenstore, and its disk.
 const STORE_READS: u32 = 2000;
 const DISK_READS: u32 = 10_000;
+/// How often it does the latter: the median counts, since the disk is the host's, whose load shows.
+const DISK_ROUNDS: usize = 3;
 /// Between two reads of xenstore: what happens now and then is met too.
 const PAUSE_NS: u32 = 1_000_000;
 const DISK_BYTES: u64 = 16 << 20;
 /// The first row: what the disk's figures are part of.
 const HONEST: &str = "honest";
+/// Another that they are part of, for comparison.
+const COMPUTES: &str = "honest-computes";
 
 /// One attack.
 #[derive(Debug)]
@@ -58,8 +62,8 @@ const fn attack(name: &'static str, title: &'static str, by: By) -> Attack {
 
 /// All of them.
 const ATTACKS: &[Attack] = &[
-    attack(HONEST, "none: an honest guest that computes and reads its disk", By::Honest("busy")),
-    attack("honest-disk", "none: an honest guest that only reads its disk", By::Honest("")),
+    attack(HONEST, "none: an honest guest that reads its disk", By::Honest("")),
+    attack(COMPUTES, "none: one that computes, too", By::Honest("busy")),
     attack("newlines", "console: newlines", By::Guest(OWN)),
     attack("lines", "console: lines of 1 KiB", By::Guest(OWN)),
     attack("bytes", "console: single bytes", By::Guest(OWN)),
@@ -125,17 +129,32 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         return Err(usage(format!("{only} is no attack: {}", names().collect::<Vec<_>>().join(", "))));
     }
     println!(
-        "| attack | neighbour's read of xenstore, average, ms | worst, ms | its disk, reads/s | part | bound |"
+        "| attack | neighbour's read of xenstore, average, ms | worst, ms | its disk, reads/s | part of the first row | of the second | bound |"
     );
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
     let honest = measure(HONEST)?;
+    let computes = measure(COMPUTES)?;
     let mut rows = Map::new();
     let mut missed = 0;
     for attack in ATTACKS.iter().filter(|attack| only.is_none_or(|only| only == attack.name)) {
-        let figures = if attack.name == HONEST { honest } else { measure(attack.name)? };
-        let kept = figures.keeps_bounds(&honest);
+        let figures = match attack.name {
+            HONEST => honest,
+            COMPUTES => computes,
+            name => match measure(name) {
+                Ok(figures) => figures,
+                // The others are measured all the same.
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    missed += 1;
+                    println!("| {} | - | - | - | - | - | not measured |", attack.title);
+                    continue;
+                }
+            },
+        };
+        // An honest guest may take what it is given.
+        let kept = matches!(attack.by, By::Honest(_)) || figures.keeps_bounds(&honest);
         missed += u32::from(!kept);
-        println!("{}", row(attack, &figures, &honest));
+        println!("{}", row(attack, &figures, [&honest, &computes], kept));
         rows.insert(attack.name.into(), json(&figures, &honest, kept));
     }
     if let Some(path) = &options.json {
@@ -150,18 +169,20 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ATTACKS.iter().map(|attack| attack.name)
 }
 
-fn row(attack: &Attack, figures: &Figures, honest: &Figures) -> String {
+fn row(attack: &Attack, figures: &Figures, parts_of: [&Figures; 2], kept: bool) -> String {
     let ms = |us: u64| format!("{}.{:02}", us / 1000, us % 1000 / 10);
-    let percent = figures.disk_percent(honest);
-    let bound = if figures.keeps_bounds(honest) { "kept" } else { "missed" };
+    let parts = parts_of.map(|whole| {
+        let percent = figures.disk_percent(whole);
+        format!("{}.{:02}", percent / 100, percent % 100)
+    });
     format!(
-        "| {} | {} | {} | {} | {}.{:02} | {bound} |",
+        "| {} | {} | {} | {} | {} | {} |",
         attack.title,
         ms(figures.mean_us),
         ms(figures.worst_us),
         figures.disk,
-        percent / 100,
-        percent % 100
+        parts.join(" | "),
+        if kept { "kept" } else { "missed" }
     )
 }
 
@@ -204,7 +225,7 @@ const BOMB: &str = "bomb";
 /// What dom0 says whenever it refuses that.
 const REFUSED: &str = "error: kernel /boot/bomb: ";
 /// How often a domain is made of it while the neighbour reads xenstore, and while it reads its disk.
-const MADE: [u32; 2] = [16, 4];
+const MADE: [u32; 2] = [24, 40];
 
 fn machine(attack: &Attack, disks: &[PathBuf]) -> Machine {
     let disk = |path: &PathBuf| Disk { path: path.clone(), read_only: false, id: None };
@@ -213,6 +234,7 @@ fn machine(attack: &Attack, disks: &[PathBuf]) -> Machine {
             "xl create /boot/hello.cfg name='neighbour' disk=['phy:/dev/vdb,xvda,r'] extra='disk-reads={words}'"
         )
     };
+    let disk_reads = neighbour(&format!("{DISK_READS} disk-rounds={DISK_ROUNDS}"));
     let guest = |file: &str, words: &str, extra: &str| {
         vec![format!("xl create /boot/{file}.cfg name='attacker' {words} extra='{extra}'"), "sleep 1".into()]
     };
@@ -234,7 +256,7 @@ fn machine(attack: &Attack, disks: &[PathBuf]) -> Machine {
         bomb(MADE[0]),
         wait(),
         vec!["xl create /boot/hello.cfg name='awake' extra='awake'".into()],
-        vec![neighbour(&DISK_READS.to_string())],
+        vec![disk_reads],
         bomb(MADE[1]),
         wait(),
         vec!["xl destroy awake".into()],
@@ -267,24 +289,31 @@ impl Attack {
             By::Kernel(_) => {
                 let refused = |text: &str| text.contains(REFUSED);
                 let (store, rest) = console.split_once("reads of the store").unwrap_or_default();
-                let (disk, rest) =
-                    rest.split_once(&format!("{DISK_READS} reads of the disk")).unwrap_or_default();
+                let (disk, rest) = rest.rsplit_once(&reads_of_the_disk()).unwrap_or_default();
                 refused(store) && refused(disk) && refused(rest)
             }
         }
     }
 }
 
+/// What the neighbour says behind each round of its disk.
+fn reads_of_the_disk() -> String {
+    format!("{DISK_READS} reads of the disk")
+}
+
 /// The figures in the neighbour's words.
 fn figures(console: &str) -> Option<Figures> {
-    let numbers = |what: &str| -> Option<Vec<u64>> {
-        let line = console.lines().find(|line| line.contains("neighbour) hello: ") && line.contains(what))?;
-        let (_, said) = line.split_once("hello: ")?;
-        Some(said.split(' ').filter_map(|word| word.parse().ok()).collect())
+    let numbers = |what: &str| -> Vec<Vec<u64>> {
+        let said = console.lines().filter_map(|line| line.split_once("neighbour) hello: "));
+        said.filter(|(_, said)| said.contains(what))
+            .map(|(_, said)| said.split(' ').filter_map(|word| word.trim().parse().ok()).collect())
+            .collect()
     };
-    let [_, mean_us, worst_us] = numbers("reads of the store")?[..] else { return None };
-    let [_, _, disk] = numbers(&format!("{DISK_READS} reads of the disk"))?[..] else { return None };
-    Some(Figures { mean_us, worst_us, disk })
+    let [_, mean_us, worst_us] = numbers("reads of the store").first()?[..] else { return None };
+    let mut disk: Vec<u64> =
+        numbers(&reads_of_the_disk()).iter().filter_map(|line| line.get(2).copied()).collect();
+    disk.sort_unstable();
+    (disk.len() == DISK_ROUNDS).then(|| Figures { mean_us, worst_us, disk: disk[DISK_ROUNDS / 2] })
 }
 
 #[cfg(test)]
@@ -294,15 +323,31 @@ mod tests {
     const CONSOLE: &str = "(d1 attacker) hello: 9 reads of the store: 9 us each, 9 us at worst\n\
         (d2 neighbour) hello: 1000 reads of the store: 50 us each, 700 us at worst\r\n\
         (d2 neighbour) hello: 1 reads of the disk, 16 at a time: 9 a second\r\n\
-        (d3 neighbour) hello: 10000 reads of the disk, 16 at a time: 4000 a second\r\n";
+        (d3 neighbour) hello: 10000 reads of the disk, 16 at a time: 4000 a second\r\n\
+        (d3 neighbour) hello: 10000 reads of the disk, 16 at a time: 9000 a second\r\n\
+        (d3 neighbour) hello: 10000 reads of the disk, 16 at a time: 3000 a second\r\n";
 
     #[test]
     fn the_neighbours_figures_count() {
         assert_eq!(figures(CONSOLE), Some(Figures { mean_us: 50, worst_us: 700, disk: 4000 }));
-        assert_eq!(
-            figures("(d1 attacker) hello: 10000 reads of the disk, 16 at a time: 4000 a second"),
-            None
-        );
+        assert_eq!(figures(&CONSOLE.replace("neighbour", "attacker")), None);
+        assert_eq!(figures(&CONSOLE.replace("3000", "none")), None);
+    }
+
+    #[test]
+    fn an_attack_must_take_place_all_the_while() {
+        let attack = |name| ATTACKS.iter().find(|attack| attack.name == name).expect("there");
+        let guest = attack("shared-disk");
+        assert!(guest.took_place("(d1 attacker) hostile: ring-of-reads from now on\r\n"));
+        assert!(!guest.took_place("hostile: ring-of-reads from now on\nhostile: FAIL ring-of-reads: ended"));
+        let kernel = attack("zstd");
+        let refused = format!("{REFUSED}no Xen notes\n");
+        let store = "hello: 1000 reads of the store\n";
+        let disk = format!("hello: {DISK_READS} reads of the disk\n");
+        assert!(kernel.took_place(&[&*refused, store, &refused, &disk, &refused].concat()));
+        assert!(!kernel.took_place(&[&*refused, store, &refused, &disk].concat()));
+        assert!(!kernel.took_place(&[&*refused, store, &disk, &refused].concat()));
+        assert!(!kernel.took_place(&[store, &refused, &disk, &refused].concat()));
     }
 
     #[test]
