@@ -4,8 +4,10 @@
 use anyhow::Result;
 use tests::scratch::sha256;
 use tests::{Machine, Scratch};
+use xtask::bench::neighbour;
 
 use crate::Case;
+use crate::domains::{FIGURES, values};
 
 const MIB: usize = 1 << 20;
 /// What ends a domain; the names are those of `guests/hostile`.
@@ -25,12 +27,20 @@ const DEADLY: &[&str] = &[
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
-    Vec::from(crate::cases![hostile:
+    let mut cases = Vec::from(crate::cases![hostile:
         everything_refused_and_the_neighbour_undisturbed,
         what_must_die_dies_alone,
         what_always_ends_is_held_back,
         newlines_without_end_do_not_hold_a_neighbour_up,
-    ])
+        two_attacks_do_not_hold_a_neighbour_up,
+        twenty_hostile_guests_leave_nothing_behind,
+    ]);
+    let soak = crate::cases![hostile:
+        no_attack_holds_a_neighbour_up,
+        a_thousand_hostile_guests_leave_nothing_behind,
+    ];
+    cases.extend(soak.map(|case| Case { soak: true, ..case }));
+    cases
 }
 
 /// Hypercalls, tables, descriptors, traps, events, grants, memory, rings and the store, while a neighbour reads,
@@ -121,4 +131,63 @@ fn newlines_without_end_do_not_hold_a_neighbour_up() -> Result<()> {
     let figures: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [_, mean, worst] = figures[..] else { anyhow::bail!("no figures: {line}") };
     run.require(mean < MEAN_US && worst < WORST_US, line)
+}
+
+/// A domain whose restarts cost the most, and the store's dearest requests in what dom0 spends for them. The disk's bound is
+/// for the whole table.
+fn two_attacks_do_not_hold_a_neighbour_up() -> Result<()> {
+    for attack in ["reboot-of-256-mib", "subtrees"] {
+        let figures = neighbour::measure(attack)?;
+        anyhow::ensure!(figures.keeps_store_bounds(), "beside {attack}: {figures:?}");
+    }
+    Ok(())
+}
+
+/// The table of `cargo xtask bench neighbour`.
+fn no_attack_holds_a_neighbour_up() -> Result<()> {
+    let honest = neighbour::measure("honest")?;
+    let mut missed = Vec::new();
+    for attack in neighbour::names().filter(|name| !name.starts_with("honest")) {
+        let figures = neighbour::measure(attack)?;
+        if !figures.keeps_bounds(&honest) {
+            missed.push(format!("beside {attack}: {figures:?}"));
+        }
+    }
+    anyhow::ensure!(missed.is_empty(), "beside an honest guest: {honest:?}\n{}", missed.join("\n"));
+    Ok(())
+}
+
+/// Creates so many hostile guests, each destroyed in the midst of its attack, after one of each attack that warms up what
+/// stays for good, and compares the figures.
+fn hostile_guests_leave_nothing_behind(name: &str, times: usize, seconds: u64) -> Result<()> {
+    let scratch = Scratch::new(name)?;
+    let disk = scratch.disk("d.img", MIB, 4)?;
+    let attacks: Vec<&str> = neighbour::cases().collect();
+    let guests = |mut machine: Machine, times: usize| {
+        for attack in attacks.iter().cycle().take(times) {
+            let words = format!("name='attacker' extra='case={attack}' disk=['phy:/dev/vda,xvda,w']");
+            machine = machine
+                .line(&format!("xl create /boot/hostile.cfg {words}"))
+                .line("sleep 0.2")
+                .line("try xl destroy attacker")
+                .line("wait --all");
+        }
+        machine.line("sleep 1").line("xl info")
+    };
+    let machine = guests(Machine::new(name).seconds(seconds).disk(&disk), attacks.len());
+    let run = guests(machine, times).run()?.succeeded()?;
+    for figure in FIGURES {
+        let values = values(run.console(), figure);
+        run.require(values.len() == 2, &format!("xl info shows {figure} {} times", values.len()))?;
+        run.require(values[0] == values[1], &format!("{figure} went from {} to {}", values[0], values[1]))?;
+    }
+    Ok(())
+}
+
+fn twenty_hostile_guests_leave_nothing_behind() -> Result<()> {
+    hostile_guests_leave_nothing_behind("twenty-hostile", 20, 300)
+}
+
+fn a_thousand_hostile_guests_leave_nothing_behind() -> Result<()> {
+    hostile_guests_leave_nothing_behind("thousand-hostile", 1000, 3600)
 }

@@ -106,6 +106,11 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Whether the bounds for reads of xenstore are kept.
+    pub fn keeps_store_bounds(&self) -> bool {
+        self.mean_us < MEAN_US && self.worst_us < WORST_US
+    }
+
     /// Its disk by what `honest` has, in hundredths.
     fn disk_percent(&self, honest: &Self) -> u64 {
         self.disk * 100 / honest.disk.max(1)
@@ -113,7 +118,7 @@ impl Figures {
 
     /// Whether each bound is kept.
     pub fn keeps_bounds(&self, honest: &Self) -> bool {
-        self.mean_us < MEAN_US && self.worst_us < WORST_US && self.disk_percent(honest) >= DISK_PERCENT
+        self.keeps_store_bounds() && self.disk_percent(honest) >= DISK_PERCENT
     }
 }
 
@@ -167,6 +172,11 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
 /// The names of all attacks.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ATTACKS.iter().map(|attack| attack.name)
+}
+
+/// The cases of `hostile` among them.
+pub fn cases() -> impl Iterator<Item = &'static str> {
+    ATTACKS.iter().filter(|attack| matches!(attack.by, By::Guest(OWN))).map(|attack| attack.name)
 }
 
 fn row(attack: &Attack, figures: &Figures, parts_of: [&Figures; 2], kept: bool) -> String {
