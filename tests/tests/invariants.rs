@@ -155,7 +155,7 @@ fn wrong_names_are_found() {
     ] {
         assert_eq!(unknown(wrong).len(), 1, "{wrong}");
     }
-    let right = "`mem/frame.rs` `get_type`, `dom0::toolstack::disks::tests::one_writer_has_a_disk`, `hv-mem-linear-two-deep`";
+    let right = "`mem/frame.rs` `get_type`, `dom0::toolstack::disks::tests::one_writer_has_a_disk`, `hv-mem-table-in-itself`";
     assert_eq!(unknown(right), Vec::<String>::new());
 }
 

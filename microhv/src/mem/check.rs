@@ -104,23 +104,15 @@ impl<P: Platform> Hypervisor<P> {
                 continue;
             }
             let child = pte::frame(entry);
-            let Some(info) = self.frames.info(child).filter(|info| info.owner().is_some()) else {
+            if !self.frames.info(child).is_some_and(|info| info.owner().is_some()) {
                 if level > 1 || self.frames.is_ram(child) {
                     wrong.push(format!("L{level} {table}[{slot}] names {child}, which is nobody's"));
                 }
                 continue;
-            };
-            if child == table && level > 1 {
-                continue;
             }
             let target = found.entry(child.raw()).or_default();
             if level > 1 {
-                let page_type = info.load_kind().page_type();
-                let linear = page_type.level() == level;
-                target.typed(if linear { page_type } else { PageType::table(level - 1) });
-                if linear && entry & pte::RW != 0 {
-                    wrong.push(format!("L{level} {table}[{slot}] is a writable linear entry"));
-                }
+                target.typed(PageType::table(level - 1));
             } else if entry & pte::RW != 0 {
                 target.typed(PageType::Writable);
             } else {

@@ -146,9 +146,9 @@ impl<P: Platform> Mm<'_, P> {
                 .map_err(UpdateError::Mismatch)?;
             return Ok(());
         } else {
-            self.get_child(table, level, new)?;
+            self.get_child(level, new)?;
             if let Err(now) = self.exchange(table, slot, old, pte::stored(new, level), update) {
-                self.put_child(table, level, new);
+                self.put_table(pte::frame(new));
                 return Err(UpdateError::Mismatch(now));
             }
         }
@@ -156,7 +156,7 @@ impl<P: Platform> Mm<'_, P> {
             // Paging-structure caches may hold the old entry (XSA-286). Not before it is gone, or a CPU could take it in
             // again; and before the table that it names can become something else.
             self.owe_flush();
-            self.put_child(table, level, old);
+            self.put_table(pte::frame(old));
         }
         Ok(())
     }
@@ -226,7 +226,7 @@ impl<P: Platform> Mm<'_, P> {
             }
             table = pte::frame(entry);
         }
-        // Entries name the domain's own tables. Through a linear one the walk ends in a table of another level.
+        // A validated table's entries name validated ones (I7): the look makes of a mistake there a refusal.
         let is_leaf_table =
             self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_table(PageType::L1));
         if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(HypercallError::Invalid) }

@@ -129,7 +129,7 @@ impl Use {
     }
 }
 
-/// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, 50-63 linear entries or uses. In a free
+/// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, the rest unused. In a free
 /// block's head: the next block and the order.
 ///
 /// A type stays in the word when its count is zero, and [`Kind::CACHED`] with it, until the frame gets another.
@@ -149,11 +149,6 @@ impl Kind {
     pub(crate) const CACHED: u64 = 1 << 39;
     const PROGRESS_SHIFT: u32 = 40;
     const PROGRESS_MASK: u64 = 0x3ff << Self::PROGRESS_SHIFT;
-    /// Set: the count above is of uses by others of the same level. Clear: of own entries to such.
-    const LINEAR_USES: u64 = 1 << 50;
-    const LINEAR_SHIFT: u32 = 51;
-    const LINEAR_ONE: u64 = 1 << Self::LINEAR_SHIFT;
-    const LINEAR_LIMIT: u64 = 0x1ff0;
     const TYPE_MASK: u64 = 7 << 32;
 
     /// Of no type, as no CPU knows it: for frames that the allocator gave or gets.
@@ -198,16 +193,6 @@ impl Kind {
 
     pub(crate) const fn with_progress(self, entries: usize) -> Self {
         Self(self.0 & !Self::PROGRESS_MASK | (entries as u64) << Self::PROGRESS_SHIFT)
-    }
-
-    /// Uses of this table by entries of others of its level.
-    pub(crate) const fn linear_uses(self) -> u64 {
-        if self.has(Self::LINEAR_USES) { self.0 >> Self::LINEAR_SHIFT } else { 0 }
-    }
-
-    /// Own entries that name others of this table's level.
-    pub(crate) const fn linear_entries(self) -> u64 {
-        if self.has(Self::LINEAR_USES) { 0 } else { self.0 >> Self::LINEAR_SHIFT }
     }
 }
 
@@ -389,29 +374,6 @@ impl FrameInfo {
     pub(crate) fn replace_kind(&self, old: Kind, new: Kind) -> bool {
         self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
-
-    /// Counts an entry of `self`, a table, that names `target`, another of its level (I8). Both are type-referenced and
-    /// the owner's page-table lock is held. `false`: that would be more than one deep.
-    pub(crate) fn add_linear(&self, target: &Self) -> bool {
-        let (own, other) = (self.load_kind(), target.load_kind());
-        let full = own.0 >> Kind::LINEAR_SHIFT >= Kind::LINEAR_LIMIT
-            || other.0 >> Kind::LINEAR_SHIFT >= Kind::LINEAR_LIMIT;
-        if own.linear_uses() > 0 || other.linear_entries() > 0 || full {
-            return false;
-        }
-        self.set_kind(Kind((own.0 & !Kind::LINEAR_USES) + Kind::LINEAR_ONE));
-        target.set_kind(Kind((other.0 | Kind::LINEAR_USES) + Kind::LINEAR_ONE));
-        true
-    }
-
-    /// Takes back what [`FrameInfo::add_linear`] counted.
-    pub(crate) fn remove_linear(&self, target: &Self) {
-        let (own, other) = (self.load_kind(), target.load_kind());
-        assert!(own.linear_entries() > 0 && other.linear_uses() > 0, "linear count underflow");
-        self.set_kind(Kind(own.0 - Kind::LINEAR_ONE));
-        let left = other.0 - Kind::LINEAR_ONE;
-        target.set_kind(Kind(if left >> Kind::LINEAR_SHIFT == 0 { left & !Kind::LINEAR_USES } else { left }));
-    }
 }
 
 #[cfg(test)]
@@ -494,23 +456,5 @@ mod tests {
     #[should_panic(expected = "underflow")]
     fn a_type_reference_given_back_twice_ends_the_hypervisor() {
         owned(1).put_type();
-    }
-
-    #[test]
-    fn linear_tables_are_one_deep() {
-        let tables = [owned(1), owned(1), owned(1)];
-        for table in &tables {
-            table.set_kind(Kind(Kind::new(PageType::L4, 1).0 | Kind::VALIDATED));
-        }
-        let [a, b, c] = &tables;
-        assert!(a.add_linear(b));
-        assert!(!b.add_linear(c), "b is used linearly");
-        assert!(!c.add_linear(a), "a has linear entries");
-        assert!(c.add_linear(b));
-        a.remove_linear(b);
-        c.remove_linear(b);
-        assert!(b.add_linear(c));
-        assert_eq!(c.load_kind().linear_uses(), 1);
-        assert_eq!(c.page_type(), (PageType::L4, 1));
     }
 }

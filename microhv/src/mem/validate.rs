@@ -47,7 +47,7 @@ impl<P: Platform> Mm<'_, P> {
                     return Err(TableError::Restart);
                 }
                 worked = true;
-                match self.get_child(mfn, level, entry) {
+                match self.get_child(level, entry) {
                     Ok(()) => {
                         cell.fetch_or(pte::US, Ordering::Relaxed);
                     }
@@ -119,7 +119,7 @@ impl<P: Platform> Mm<'_, P> {
     fn end_table(&mut self, mfn: Mfn) {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
-        debug_assert!(now.count() == 1 && now.linear_entries() == 0 && now.linear_uses() == 0);
+        debug_assert!(now.count() == 1);
         info.set_kind(Kind::new(now.page_type(), 0));
         self.hv.put_page(mfn);
     }
@@ -148,7 +148,7 @@ impl<P: Platform> Mm<'_, P> {
                     return;
                 }
                 worked = true;
-                self.put_child(mfn, level, entry);
+                self.put_table(pte::frame(entry));
             }
         }
         self.end_table(mfn);
@@ -173,50 +173,16 @@ impl<P: Platform> Mm<'_, P> {
         has_room
     }
 
-    /// Takes the references of a present entry in a table of level 2-4.
-    pub(super) fn get_child(&mut self, parent: Mfn, level: u8, entry: u64) -> Result<(), TableError> {
+    /// Takes the references of a present entry in a table of level 2-4, which names a table of the level below.
+    ///
+    /// No table may be named as if it were of a lower level ("linear" page tables, as Xen with `pv-linear-pt=false`): an
+    /// L4 in itself would give the hypervisor's slots addresses that are a guest's by their number. The processor keeps
+    /// user mode from those, but not the hypervisor, which reads at guests' addresses. (I8)
+    pub(super) fn get_child(&mut self, level: u8, entry: u64) -> Result<(), TableError> {
         if !pte::is_allowed(entry, level) {
             return Err(HypercallError::Invalid.into());
         }
-        let child = pte::frame(entry);
-        if child == parent {
-            // A table in itself: read-only, and no reference, or it could never go away.
-            return if entry & pte::RW == 0 { Ok(()) } else { Err(HypercallError::Invalid.into()) };
-        }
-        let is_linear = self.hv.owned_info(child, self.own()).is_some_and(|info| {
-            let kind = info.load_kind();
-            kind.page_type().level() == level && kind.count() > 0
-        });
-        if is_linear { self.get_linear(parent, level, entry) } else { self.get_table(child, level - 1) }
-    }
-
-    fn get_linear(&mut self, parent: Mfn, level: u8, entry: u64) -> Result<(), TableError> {
-        let child = pte::frame(entry);
-        let info = self.hv.frames.held(child);
-        if entry & pte::RW != 0 || !info.load_kind().has(Kind::VALIDATED) || !info.get(self.own()) {
-            return Err(HypercallError::Invalid.into());
-        }
-        if info.get_type(PageType::table(level)).is_ok() {
-            if self.hv.frames.held(parent).add_linear(info) {
-                return Ok(());
-            }
-            info.put_type();
-        }
-        self.hv.put_page(child);
-        Err(HypercallError::Invalid.into())
-    }
-
-    /// Gives back what a present entry in a table of level 2-4 holds.
-    pub(super) fn put_child(&mut self, parent: Mfn, level: u8, entry: u64) {
-        let child = pte::frame(entry);
-        if child == parent {
-            return;
-        }
-        let info = self.hv.frames.held(child);
-        if info.load_kind().page_type().level() == level {
-            self.hv.frames.held(parent).remove_linear(info);
-        }
-        self.put_table(child);
+        self.get_table(pte::frame(entry), level - 1)
     }
 
     /// Takes the references of a present level 1 entry. Gives the entry with what it may not have taken away.
