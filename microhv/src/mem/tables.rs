@@ -12,7 +12,7 @@ use crate::hypercall::Current;
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use core::sync::atomic::Ordering;
 
-/// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 2; nothing gives back more
+/// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 1; nothing gives back more
 /// than two before it looks whether one was left ([`Mm::is_interrupted`]); and those of the lowest level are finished
 /// first, so that no more of theirs come to be ([`Mm::drain`]).
 const DEFERRED: usize = 8;

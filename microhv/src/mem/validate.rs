@@ -10,6 +10,10 @@ use super::tables::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
 use crate::platform::{GROUP, Platform};
 
+/// Groups of a level 1 table whose entries are given back between two looks at what waits: 64 entries, each of which may
+/// hold the last reference on its page.
+const GROUPS_PER_LOOK: u32 = 64 / GROUP as u32;
+
 /// The groups, of those in the bits of `groups`, with slots from `from` on.
 #[inline]
 const fn from_slot(groups: u64, from: usize) -> u64 {
@@ -28,7 +32,7 @@ impl<P: Platform> Mm<'_, P> {
     /// type and one general reference. On any error both are gone.
     pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), TableError> {
         if level == 1 {
-            return self.validate_leaves(mfn);
+            return self.validate_leaves(mfn, from);
         }
         let table = self.hv.platform.table(mfn);
         let mut groups = from_slot(self.hv.platform.present_groups(mfn), from);
@@ -74,14 +78,16 @@ impl<P: Platform> Mm<'_, P> {
         info.set_kind(Kind(info.load_kind().0 | Kind::VALIDATED).with_progress(0));
     }
 
-    fn validate_leaves(&mut self, mfn: Mfn) -> Result<(), TableError> {
+    fn validate_leaves(&mut self, mfn: Mfn, from: usize) -> Result<(), TableError> {
         let table = self.hv.platform.table(mfn);
         let dom = self.dom;
-        let mut groups = self.hv.platform.present_groups(mfn);
+        let mut groups = from_slot(self.hv.platform.present_groups(mfn), from);
         while groups != 0 {
             let first = groups.trailing_zeros() as usize * GROUP;
             groups &= groups - 1;
-            for (slot, cell) in table.iter().enumerate().skip(first).take(GROUP) {
+            // Below `from`, entries hold their references already.
+            let slots = first.max(from)..first + GROUP;
+            for (slot, cell) in slots.clone().zip(&table[slots]) {
                 let entry = cell.load(Ordering::Relaxed);
                 if !pte::is_present(entry) {
                     continue;
@@ -89,8 +95,7 @@ impl<P: Platform> Mm<'_, P> {
                 match self.get_leaf(entry, FrameOwner::Domain(dom)) {
                     Ok(taken) => cell.store(pte::stored(taken, 1), Ordering::Relaxed),
                     Err(error) => {
-                        self.put_leaves(mfn, slot);
-                        self.end_table(mfn);
+                        self.invalidate(mfn, 1, slot);
                         return Err(error.into());
                     }
                 }
@@ -100,19 +105,30 @@ impl<P: Platform> Mm<'_, P> {
         Ok(())
     }
 
-    fn put_leaves(&mut self, mfn: Mfn, below: usize) {
+    /// Gives back what the entries of a level 1 table below `below` hold, from the last on. `Err`: something else waits,
+    /// and those below that slot are left.
+    fn put_leaves(&mut self, mfn: Mfn, below: usize) -> Result<(), usize> {
         let table = self.hv.platform.table(mfn);
         let mut groups = below_slot(self.hv.platform.present_groups(mfn), below);
+        let mut until_look = GROUPS_PER_LOOK;
         while groups != 0 {
-            let first = groups.trailing_zeros() as usize * GROUP;
-            groups &= groups - 1;
-            for entry in &table[first..below.min(first + GROUP)] {
+            let group = groups.ilog2() as usize;
+            groups &= !(1 << group);
+            for entry in &table[group * GROUP..below.min((group + 1) * GROUP)] {
                 let entry = entry.load(Ordering::Relaxed);
                 if pte::is_present(entry) {
                     self.put_leaf(entry);
                 }
             }
+            until_look -= 1;
+            if until_look == 0 {
+                until_look = GROUPS_PER_LOOK;
+                if groups != 0 && self.hv.platform.work_pending() && self.has_room_for_deferred() {
+                    return Err(group * GROUP);
+                }
+            }
         }
+        Ok(())
     }
 
     /// The table holds no references any more: gives up its type reference and the caller's general one.
@@ -128,9 +144,10 @@ impl<P: Platform> Mm<'_, P> {
     /// What takes too long is deferred.
     pub(super) fn invalidate(&mut self, mfn: Mfn, level: u8, below: usize) {
         if level == 1 {
-            self.put_leaves(mfn, below);
-            self.end_table(mfn);
-            return;
+            return match self.put_leaves(mfn, below) {
+                Ok(()) => self.end_table(mfn),
+                Err(left) => self.invalidate_later(mfn, left),
+            };
         }
         let table = self.hv.platform.table(mfn);
         let mut groups = below_slot(self.hv.platform.present_groups(mfn), below);
