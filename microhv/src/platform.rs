@@ -297,10 +297,10 @@ pub trait Platform: Sync + Sized + 'static {
     fn cpu(&self) -> CpuId;
     /// Makes another CPU look at its pending work.
     fn kick(&self, cpu: CpuId);
-    /// Whether the hypervisor's heap can give `count` pieces of `bytes` each, and has then still what a call needs for
+    /// Whether the hypervisor's heap can give a piece of `bytes`, and has then still what a call needs for
     /// itself while it runs. That there are free frames says little: a guest chooses which are free, and the heap grows by
     /// frames in a row.
-    fn heap_has_room(&self, bytes: usize, count: usize) -> bool;
+    fn heap_has_room(&self, bytes: usize) -> bool;
     /// Whether an interrupt is waiting: long operations then return a continuation. A `true` stays so until an interrupt
     /// is taken, which is at the return to the guest at the latest: all callers of what asked hear the same. (I13)
     fn work_pending(&self) -> bool;

@@ -437,9 +437,10 @@ fn give_rights(frames: &FrameTable, domain: &Domain, address_bits: u32) {
     const HPET: Mfn = Mfn::new(0xfed00);
     let mut rights = domain.permissions.lock();
     rights.ports.add(0, 0xffff);
-    OURS.iter().for_each(|&(first, last)| rights.ports.remove(first, last));
+    let mut fits = OURS.iter().all(|&(first, last)| rights.ports.remove(first, last));
     rights.iomem.add(0, (1 << (address_bits.clamp(32, 52) - 12)) - 1);
-    DEVICES.iter().for_each(|&(first, last)| rights.iomem.remove(first, last));
+    fits &= DEVICES.iter().all(|&(first, last)| rights.iomem.remove(first, last));
+    assert!(fits, "what is the hypervisor's own are a few ranges");
     rights.irqs.add(0, 255);
     frames.protect_device_frames(HPET, HPET);
 }

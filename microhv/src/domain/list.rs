@@ -1,18 +1,38 @@
 //! All domains, by id.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, VcpuId};
 use spin::{Mutex, RwLock};
 
 use super::Domain;
+use super::ending::Ending;
+use super::making::Making;
 use crate::error::HypercallError;
 
 /// Ids from here on have a meaning of their own (`DOMID_FIRST_RESERVED`).
 pub const FIRST_RESERVED: u16 = 0x7ff0;
+
+/// Dead domains at which one look for those that can go looks at most.
+const LOOKED_AT: usize = 16;
+
+/// What is neither alive nor gone.
+#[derive(Debug, Default)]
+struct Dead {
+    /// Domains that are dead but still in the list.
+    listed: VecDeque<u16>,
+    /// What is left of others.
+    endings: Vec<Ending>,
+}
+
+impl Dead {
+    fn count(&self) -> usize {
+        self.listed.len() + self.endings.len()
+    }
+}
 
 /// The domains that exist, the dying included.
 #[derive(Debug, Default)]
@@ -20,10 +40,11 @@ pub struct DomainList {
     domains: RwLock<BTreeMap<u16, Arc<Domain>>>,
     /// The number given out last.
     last: AtomicU16,
-    /// Domains that are dead but still in the list.
-    dead: Mutex<Vec<u16>>,
-    /// Length of `dead`.
+    dead: Mutex<Dead>,
+    /// How many `dead` counts.
     dead_count: AtomicUsize,
+    /// Domains that are being made, one for each vCPU that asks for them.
+    making: Mutex<Vec<Making>>,
 }
 
 impl DomainList {
@@ -32,8 +53,9 @@ impl DomainList {
         Self {
             domains: RwLock::new(BTreeMap::new()),
             last: AtomicU16::new(0),
-            dead: Mutex::new(Vec::new()),
+            dead: Mutex::new(Dead { listed: VecDeque::new(), endings: Vec::new() }),
             dead_count: AtomicUsize::new(0),
+            making: Mutex::new(Vec::new()),
         }
     }
 
@@ -98,31 +120,56 @@ impl DomainList {
     /// Notes that a domain is dead: it leaves the list when nobody refers to it.
     pub(crate) fn note_dead(&self, id: DomId) {
         let mut dead = self.dead.lock();
-        dead.push(id.raw());
-        self.dead_count.store(dead.len(), Ordering::Release);
+        dead.listed.push_back(id.raw());
+        self.dead_count.store(dead.count(), Ordering::Release);
     }
 
-    /// Whether a dead domain is still in the list.
+    /// Whether a dead domain is still in the list, or something is left of another.
     #[inline]
     pub(crate) fn has_dead(&self) -> bool {
         self.dead_count.load(Ordering::Acquire) != 0
     }
 
-    /// Takes dead domains out of the list that `finished` says yes to and that nobody else refers to.
-    pub(crate) fn take_reapable(&self, finished: impl Fn(&Domain) -> bool) -> Vec<Arc<Domain>> {
-        let mut taken = Vec::new();
+    /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that `finished` says yes to and
+    /// that nobody else refers to. `None`: not of those that were looked at.
+    pub(super) fn take_ending(&self, finished: impl Fn(&Domain) -> bool) -> Option<Ending> {
         let mut dead = self.dead.lock();
-        let mut domains = self.domains.write();
-        dead.retain(|id| match domains.get(id) {
-            Some(domain) if Arc::strong_count(domain) > 1 || !finished(domain) => true,
-            Some(_) => {
-                taken.extend(domains.remove(id));
-                false
+        let mut taken = dead.endings.pop();
+        for _ in 0..dead.listed.len().min(LOOKED_AT) {
+            if taken.is_some() {
+                break;
             }
-            None => false,
-        });
-        self.dead_count.store(dead.len(), Ordering::Release);
+            let Some(id) = dead.listed.pop_front() else { break };
+            let mut domains = self.domains.write();
+            match domains.get(&id) {
+                Some(domain) if Arc::strong_count(domain) > 1 || !finished(domain) => {
+                    dead.listed.push_back(id)
+                }
+                Some(_) => taken = domains.remove(&id).map(Ending::of_domain),
+                None => {}
+            }
+        }
+        self.dead_count.store(dead.count(), Ordering::Release);
         taken
+    }
+
+    /// Keeps what is left of a domain for [`DomainList::take_ending`].
+    pub(super) fn keep_ending(&self, ending: Ending) {
+        let mut dead = self.dead.lock();
+        dead.endings.push(ending);
+        self.dead_count.store(dead.count(), Ordering::Release);
+    }
+
+    /// Takes the domain that a vCPU has begun to make.
+    pub(super) fn take_making(&self, asker: (DomId, VcpuId)) -> Option<Making> {
+        let mut making = self.making.lock();
+        let place = making.iter().position(|making| making.asker == Some(asker))?;
+        Some(making.swap_remove(place))
+    }
+
+    /// Keeps a domain for [`DomainList::take_making`].
+    pub(super) fn keep_making(&self, making: Making) {
+        self.making.lock().push(making);
     }
 
     /// Takes a domain out of the list.

@@ -2,18 +2,20 @@
 
 mod context;
 mod cpu;
-mod create;
+mod ending;
 mod history;
 mod info;
+mod kill;
 mod lifecycle;
 mod list;
+mod making;
 mod rangeset;
 #[cfg(test)]
 mod tests;
 mod vcpu;
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -35,6 +37,10 @@ use crate::mem::DomainMm;
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;
+/// Grant table frames that a domain may have at most: 2 million grants.
+pub const MAX_GRANT_FRAMES: u32 = 4096;
+/// Maptrack frames that a domain may have at most: 16 million mappings.
+pub const MAX_MAPTRACK_FRAMES: u32 = 65536;
 /// vCPUs whose `vcpu_info` lies in `shared_info`: `XEN_LEGACY_MAX_VCPUS`.
 pub const LEGACY_MAX_VCPUS: u32 = 32;
 
@@ -127,8 +133,8 @@ pub struct Domain {
     pub privileged: bool,
     /// What it was created with.
     pub config: DomainConfig,
-    /// Its vCPUs, by id. A vCPU is never moved.
-    pub vcpus: Box<[Vcpu]>,
+    /// Its vCPUs, by id. A vCPU is never moved while anybody refers to the domain.
+    pub vcpus: Vec<Vcpu>,
     /// Its memory.
     pub mm: DomainMm,
     /// Its event channels.
@@ -181,7 +187,6 @@ impl Domain {
     /// A domain without memory whose vCPUs are down and which is paused once by the toolstack.
     ///
     /// `shared_info` is the hypervisor's view of the zeroed frame `shared_info_mfn`.
-    #[inline(never)]
     pub fn new(
         id: DomId,
         config: DomainConfig,
@@ -189,9 +194,22 @@ impl Domain {
         shared_info: SharedBytes<'static>,
         created_ns: u64,
     ) -> Arc<Self> {
-        let vcpus: Box<[Vcpu]> = (0..config.max_vcpus.clamp(1, MAX_VCPUS))
+        let vcpus = (0..config.max_vcpus.clamp(1, MAX_VCPUS))
             .map(|n| Vcpu::new(id, VcpuId::new(n), &shared_info))
             .collect();
+        Self::with_vcpus(id, config, shared_info_mfn, shared_info, created_ns, vcpus)
+    }
+
+    /// As [`Domain::new`], with vCPUs that were made before.
+    #[inline(never)]
+    pub(crate) fn with_vcpus(
+        id: DomId,
+        config: DomainConfig,
+        shared_info_mfn: Mfn,
+        shared_info: SharedBytes<'static>,
+        created_ns: u64,
+        vcpus: Vec<Vcpu>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             privileged: config.privileged,

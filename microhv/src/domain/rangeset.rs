@@ -2,6 +2,9 @@
 
 use alloc::vec::Vec;
 
+/// Ranges of a set at most: each change walks and copies them.
+const MAX_RANGES: usize = 1024;
+
 /// A set of numbers, kept as sorted, disjoint, non-adjacent inclusive ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSet {
@@ -14,10 +17,13 @@ impl RangeSet {
         Self { ranges: Vec::new() }
     }
 
-    /// Adds `first..=last`; nothing when `last < first`.
-    pub fn add(&mut self, first: u64, last: u64) {
+    /// Adds `first..=last`; nothing when `last < first`. `false`: the set would have too many ranges, and stays as it is.
+    pub fn add(&mut self, first: u64, last: u64) -> bool {
         if last < first {
-            return;
+            return true;
+        }
+        if self.ranges.len() >= MAX_RANGES {
+            return false;
         }
         let (mut first, mut last) = (first, last);
         self.ranges.retain(|&(a, b)| {
@@ -30,12 +36,13 @@ impl RangeSet {
         });
         let at = self.ranges.partition_point(|&(a, _)| a < first);
         self.ranges.insert(at, (first, last));
+        true
     }
 
-    /// Removes `first..=last`.
-    pub fn remove(&mut self, first: u64, last: u64) {
+    /// Removes `first..=last`. `false`: the set would have too many ranges, and stays as it is.
+    pub fn remove(&mut self, first: u64, last: u64) -> bool {
         if last < first {
-            return;
+            return true;
         }
         let mut kept = Vec::with_capacity(self.ranges.len() + 1);
         for &(a, b) in &self.ranges {
@@ -50,7 +57,11 @@ impl RangeSet {
                 kept.push((last + 1, b));
             }
         }
-        self.ranges = kept;
+        let fits = kept.len() <= MAX_RANGES;
+        if fits {
+            self.ranges = kept;
+        }
+        fits
     }
 
     /// Whether all of `first..=last` is in the set.
@@ -102,6 +113,15 @@ mod tests {
         assert!(set.is_empty());
     }
 
+    #[test]
+    fn ranges_are_limited() {
+        let mut set = RangeSet::new();
+        assert!((0..MAX_RANGES as u64).all(|n| set.add(10 * n, 10 * n + 5)));
+        assert!(!set.add(7, 7) && !set.contains(7));
+        assert!(!set.remove(2, 3) && set.contains(2));
+        assert!(set.remove(0, 5) && set.add(7, 7));
+    }
+
     proptest::proptest! {
         #[test]
         fn agrees_with_a_bit_set(ops in proptest::collection::vec((proptest::bool::ANY, 0u64..64, 0u64..64), 0..40)) {
@@ -111,7 +131,8 @@ mod tests {
                 for n in first..=last {
                     if add { bits |= 1 << n } else { bits &= !(1 << n) }
                 }
-                if add { set.add(first, last) } else { set.remove(first, last) }
+                let fits = if add { set.add(first, last) } else { set.remove(first, last) };
+                proptest::prop_assert!(fits);
             }
             for n in 0..64 {
                 proptest::prop_assert_eq!(set.contains(n), bits & 1 << n != 0);

@@ -15,8 +15,10 @@ use ring_abi::vcpu::*;
 
 use super::*;
 use crate::error::HypercallError;
-use crate::platform::{Platform, PowerAction};
+use crate::hypercall::Outcome;
+use crate::platform::{CpuId, Platform, PowerAction};
 use crate::testing::{ARGS, World};
+use crate::time::TimerKind;
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 
 /// Where tests put what a structure points at.
@@ -306,6 +308,15 @@ fn permissions_are_given_only_by_who_has_them() {
     }
 }
 
+/// Frees what is left of dead domains, in as many pieces as it takes.
+fn reap_all(world: &World) {
+    let reaped = (0..1000).any(|_| {
+        world.hv.reap_dead();
+        !world.hv.domains.has_dead()
+    });
+    assert!(reaped, "somebody still has a dead domain");
+}
+
 #[test]
 fn destroying_gives_all_back_even_in_pieces() {
     let world = World::new(512);
@@ -332,7 +343,7 @@ fn destroying_gives_all_back_even_in_pieces() {
         assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &domain), 0, "again does no harm");
         drop(domain);
         world.settle();
-        world.hv.reap_dead();
+        reap_all(&world);
         assert!(!world.hv.domains.contains(id));
         assert_eq!(world.hv.frames.free_pages(), free, "round {round}");
     }
@@ -357,7 +368,7 @@ fn whoever_asks_is_told_that_there_is_more_to_destroy() {
     let calls = (1..100).find(|_| domctl(&world, &mut op) == 0).expect("it comes to an end");
     assert!(calls < 99);
     drop(domain);
-    world.hv.reap_dead();
+    reap_all(&world);
     assert_eq!(world.hv.frames.free_pages(), free);
 }
 
@@ -422,4 +433,124 @@ fn weights_are_set_and_caps_refused() {
     assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 512));
     assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 512 | 50 << 16).0, HypercallError::NotSupported.errno());
     assert_eq!(ask(9, 0).0, HypercallError::Invalid.errno());
+}
+
+/// A call of dom0's that is interrupted wherever it looks: its result, and in how many pieces it was done.
+fn in_pieces(world: &World, op: &mut XenDomctl) -> (i64, usize) {
+    world.put(ARGS, op);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    let mut args = alloc::vec![ARGS];
+    let mut pieces = 1;
+    let result = loop {
+        match world.raw(&world.dom0, 0, __HYPERVISOR_DOMCTL, &args) {
+            Ok(Outcome::Continue) => args = world.dom0.vcpus[0].continuation().to_vec(),
+            Ok(_) => break 0,
+            Err(error) => break error.errno(),
+        }
+        pieces += 1;
+    };
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    *op = world.get(ARGS);
+    (result, pieces)
+}
+
+#[test]
+fn a_domain_of_many_vcpus_is_made_and_ended_in_pieces() {
+    let world = World::new(256);
+    let free = world.hv.frames.free_pages();
+    let wanted = XenDomctlCreatedomain {
+        max_vcpus: MAX_VCPUS,
+        max_grant_frames: -1,
+        max_maptrack_frames: -1,
+        ..XenDomctlCreatedomain::default()
+    };
+    let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), &wanted);
+    let (result, pieces) = in_pieces(&world, &mut op);
+    assert_eq!(result, 0);
+    assert!(pieces >= MAX_VCPUS as usize, "{pieces}");
+    let domain = world.hv.domains.get(DomId::new(op.domain)).expect("it is in the list");
+    assert_eq!(domain.vcpus.len(), MAX_VCPUS as usize);
+    assert!(domain.vcpus.iter().enumerate().all(|(n, vcpu)| vcpu.id.raw() as usize == n));
+    world.hv.grow_grant_table(&domain, 3).expect("memory");
+    drop(domain);
+    let mut op = XenDomctl::new(XEN_DOMCTL_DESTROYDOMAIN, DomId::new(op.domain));
+    let (result, pieces) = in_pieces(&world, &mut op);
+    assert_eq!(result, 0);
+    assert!(pieces > MAX_VCPUS as usize, "{pieces}: its timers, then its grant table");
+    assert!(!world.hv.domains.contains(DomId::new(op.domain)), "gone, though not all of it is freed");
+    // What is left goes a vCPU at a time, where others find the time.
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    let steps = (0..1000).take_while(|_| {
+        world.hv.reap_dead();
+        world.hv.domains.has_dead()
+    });
+    assert!(steps.count() >= MAX_VCPUS as usize - 2);
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    assert_eq!(world.hv.frames.free_pages(), free);
+}
+
+#[test]
+fn a_domain_that_is_not_made_to_the_end_is_given_up() {
+    let world = World::new(256);
+    let free = world.hv.frames.free_pages();
+    let wanted = XenDomctlCreatedomain { max_vcpus: 9, ..XenDomctlCreatedomain::default() };
+    world.put(ARGS, &XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), &wanted));
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    let once = world.raw(&world.dom0, 0, __HYPERVISOR_DOMCTL, &[ARGS]);
+    assert_eq!(once, Ok(Outcome::Continue));
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    // It asks for another instead.
+    let other = create(&world, 2);
+    assert_eq!(other.vcpus.len(), 2);
+    assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &other), 0);
+    drop(other);
+    world.hv.reap_dead();
+    assert_eq!(world.hv.frames.free_pages(), free);
+    // A number that is taken while it is made.
+    let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(77), &wanted);
+    world.put(ARGS, &op);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(world.raw(&world.dom0, 0, __HYPERVISOR_DOMCTL, &[ARGS]), Ok(Outcome::Continue));
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    let taker = world.hv.create_domain(Some(DomId::new(77)), DomainConfig::default()).expect("free");
+    assert_eq!(domctl(&world, &mut op), HypercallError::Exists.errno());
+    assert!(Arc::ptr_eq(&taker, &world.hv.domains.get(DomId::new(77)).expect("the other")));
+    assert_eq!(world.hv.frames.free_pages(), free - 1);
+}
+
+#[test]
+fn limits_that_are_too_large_are_refused() {
+    let world = World::new(256);
+    let too_large = [(MAX_GRANT_FRAMES + 1, 0), (1, MAX_MAPTRACK_FRAMES + 1)];
+    for (grants, maptrack) in too_large.into_iter().chain([(MAX_GRANT_FRAMES, MAX_MAPTRACK_FRAMES)]) {
+        let wanted = XenDomctlCreatedomain {
+            max_vcpus: 1,
+            max_grant_frames: grants as i32,
+            max_maptrack_frames: maptrack as i32,
+            ..XenDomctlCreatedomain::default()
+        };
+        let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), &wanted);
+        let fits = grants <= MAX_GRANT_FRAMES && maptrack <= MAX_MAPTRACK_FRAMES;
+        assert_eq!(domctl(&world, &mut op), if fits { 0 } else { HypercallError::Invalid.errno() });
+    }
+}
+
+#[test]
+fn timers_that_are_due_together_fire_in_pieces() {
+    let world = World::new(256);
+    let guest = world.guest(100);
+    let due = world.hv.platform.now_ns() + 1_000;
+    for vcpu in &guest.vcpus {
+        world.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(due));
+    }
+    let set =
+        || guest.vcpus.iter().filter(|v| world.hv.timer_deadline(v, TimerKind::Singleshot).is_some()).count();
+    world.hv.do_softirqs(CpuId::BOOT);
+    for left in [68, 36, 4, 0] {
+        world.pass(1_000);
+        world.hv.do_softirqs(CpuId::BOOT);
+        assert_eq!(set(), left);
+        let next = world.hv.platform.timer.load(Ordering::Relaxed);
+        assert_eq!(left > 0, next <= world.hv.platform.now_ns(), "the rest at once");
+    }
 }

@@ -79,11 +79,13 @@ struct Frame {
 #[derive(Debug)]
 pub(super) struct Entries {
     frames: Vec<Frame>,
+    /// Frames that [`Entries::take_frame`] took.
+    taken: usize,
 }
 
 impl Entries {
     pub(super) const fn new() -> Self {
-        Self { frames: Vec::new() }
+        Self { frames: Vec::new(), taken: 0 }
     }
 
     pub(super) fn frame_count(&self) -> u32 {
@@ -115,8 +117,22 @@ impl Entries {
         Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
     }
 
-    pub(super) fn take_frames(&mut self) -> Vec<(Mfn, SharedBytes<'static>)> {
-        self.frames.iter_mut().filter_map(|frame| frame.shared.take()).collect()
+    /// Frames from `first` on, into `to`: how many.
+    pub(super) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
+        let frames = self.frames.iter().skip(first as usize).map_while(|frame| frame.shared.as_ref());
+        to.iter_mut().zip(frames).map(|(to, (mfn, _))| *to = mfn.raw()).count()
+    }
+
+    /// Takes the next of the frames from a domain that ends; what is pinned stays pinned.
+    pub(super) fn take_frame(&mut self) -> Option<Mfn> {
+        let (mfn, _) = self.frames.get_mut(self.taken)?.shared.take()?;
+        self.taken += 1;
+        Some(mfn)
+    }
+
+    /// Frees what is kept of a frame of a domain that is gone. `false`: there is none.
+    pub(super) fn shrink(&mut self) -> bool {
+        self.frames.pop().is_some()
     }
 
     /// Pins entry `gref` for `grantee`, and gives its frame. `copy` allows grants of a part of a page.

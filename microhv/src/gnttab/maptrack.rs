@@ -1,5 +1,8 @@
 //! The mapper's side: a record for each handle.
+//!
+//! Records lie in chunks that stay where they are, so that a table that grows is not copied.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -32,13 +35,17 @@ enum Slot {
     Used(Mapping),
 }
 
-/// Handles that there is room for at first.
-const FIRST_SLOTS: usize = 64;
+/// Records of a chunk.
+const CHUNK: usize = 256;
+
+type Chunk = [Slot; CHUNK];
 
 /// The handles of one domain. Guarded by `GrantTable::maptrack`.
 #[derive(Debug)]
 pub(super) struct Maptrack {
-    slots: Vec<Slot>,
+    /// Room for handles; those from `used` on were never given out.
+    chunks: Vec<Box<Chunk>>,
+    used: u32,
     free: Option<u32>,
     in_use: u32,
     limit: u32,
@@ -46,20 +53,31 @@ pub(super) struct Maptrack {
 
 impl Maptrack {
     pub(super) const fn new(limit: u32) -> Self {
-        Self { slots: Vec::new(), free: None, in_use: 0, limit }
+        Self { chunks: Vec::new(), used: 0, free: None, in_use: 0, limit }
     }
 
     pub(super) const fn in_use(&self) -> u32 {
         self.in_use
     }
 
+    /// Handles that were ever given out.
     pub(super) fn len(&self) -> u32 {
-        self.slots.len() as u32
+        self.used
+    }
+
+    #[inline]
+    fn slot(&mut self, handle: u32) -> Option<&mut Slot> {
+        let chunk = self.chunks.get_mut(handle as usize / CHUNK)?;
+        Some(&mut chunk[handle as usize % CHUNK])
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> + '_ {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
     /// The frames that devices may use, and how: each holds references of its own.
     pub(super) fn device_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
-        self.slots.iter().filter_map(|slot| match slot {
+        self.slots().filter_map(|slot| match slot {
             Slot::Used(mapping) if mapping.device => Some((mapping.frame, mapping.access)),
             _ => None,
         })
@@ -68,27 +86,45 @@ impl Maptrack {
     /// The frames that are mapped, and how.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn host_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
-        self.slots.iter().filter_map(|slot| match slot {
+        self.slots().filter_map(|slot| match slot {
             Slot::Used(mapping) if mapping.host => Some((mapping.frame, mapping.access)),
             _ => None,
         })
     }
 
     /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
+    #[inline]
     pub(super) fn wants_room(&self) -> Option<usize> {
-        let full = self.free.is_none() && self.slots.len() == self.slots.capacity();
-        (full && self.len() < self.limit).then(|| self.next_capacity() * size_of::<Slot>())
+        (self.free.is_none() && !self.has_fresh() && self.used < self.limit).then(|| self.growth())
     }
 
-    fn next_capacity(&self) -> usize {
-        (2 * self.slots.len()).max(FIRST_SLOTS).min(self.limit as usize)
+    /// Whether there is room for a handle that was never given out.
+    fn has_fresh(&self) -> bool {
+        (self.used as usize) < self.chunks.len() * CHUNK
     }
 
-    /// Makes room for more handles, if there is memory.
+    #[cold]
+    fn growth(&self) -> usize {
+        let full = self.chunks.len() == self.chunks.capacity();
+        size_of::<Chunk>() + if full { 2 * self.chunks.len() * size_of::<Box<Chunk>>() } else { 0 }
+    }
+
+    /// Makes room for more handles, if there is memory. Without room, `reserve` fails.
+    #[cold]
     pub(super) fn grow(&mut self) {
-        let more = self.next_capacity().saturating_sub(self.slots.len());
-        // Without room, `reserve` fails.
-        let _ = self.slots.try_reserve_exact(more);
+        // Not as an array: that would be built on the stack.
+        let mut chunk = Vec::new();
+        if chunk.try_reserve_exact(CHUNK).is_err() || self.chunks.try_reserve(1).is_err() {
+            return;
+        }
+        chunk.extend((0..CHUNK).map(|_| Slot::Free(None)));
+        let chunk: Result<Box<Chunk>, _> = chunk.into_boxed_slice().try_into();
+        self.chunks.extend(chunk);
+    }
+
+    /// Frees a chunk of a domain that is gone. `false`: there is none.
+    pub(super) fn shrink(&mut self) -> bool {
+        self.chunks.pop().is_some()
     }
 
     /// A handle of a mapping that was made. Where [`Maptrack::wants_room`], room is to be made before.
@@ -104,7 +140,7 @@ impl Maptrack {
     #[inline]
     pub(super) fn take_for_device(&mut self, handle: u32, at: u64) -> Option<Mapping> {
         let free = self.free;
-        let slot = self.slots.get_mut(handle as usize)?;
+        let slot = self.slot(handle)?;
         if !matches!(slot, Slot::Used(mapping)
             if mapping.device && !mapping.host && at != 0 && mapping.frame.maddr().raw() == at)
         {
@@ -120,40 +156,39 @@ impl Maptrack {
     #[inline]
     pub(super) fn reserve(&mut self) -> Result<u32, GrantError> {
         let handle = match self.free {
-            Some(handle) => {
-                let Slot::Free(next) = self.slots[handle as usize] else {
-                    unreachable!("the free list holds free handles")
-                };
-                self.free = next;
-                self.slots[handle as usize] = Slot::Busy;
-                handle
+            Some(handle) => handle,
+            None if self.used < self.limit && self.has_fresh() => {
+                self.used += 1;
+                self.used - 1
             }
-            None => {
-                let handle = self.len();
-                if handle >= self.limit {
-                    return Err(GrantError::NoDeviceSpace);
-                }
-                if self.slots.len() == self.slots.capacity() {
-                    return Err(GrantError::NoDeviceSpace);
-                }
-                self.slots.push(Slot::Busy);
-                handle
-            }
+            None => return Err(GrantError::NoDeviceSpace),
         };
+        let slot = self.slot(handle).ok_or(GrantError::NoDeviceSpace)?;
+        let Slot::Free(next) = core::mem::replace(slot, Slot::Busy) else {
+            unreachable!("the free list holds free handles")
+        };
+        self.free = next; // none of a handle that was never given out
         self.in_use += 1;
         Ok(handle)
+    }
+
+    /// The record of a handle that was given out.
+    #[inline]
+    fn held(&mut self, handle: u32) -> &mut Slot {
+        &mut self.chunks[handle as usize / CHUNK][handle as usize % CHUNK]
     }
 
     /// Completes [`Maptrack::reserve`] or [`Maptrack::take`].
     #[inline]
     pub(super) fn set(&mut self, handle: u32, mapping: Mapping) {
-        self.slots[handle as usize] = Slot::Used(mapping);
+        *self.held(handle) = Slot::Used(mapping);
     }
 
     /// Gives a reserved or taken handle back.
     #[inline]
     pub(super) fn release(&mut self, handle: u32) {
-        self.slots[handle as usize] = Slot::Free(self.free);
+        let next = self.free;
+        *self.held(handle) = Slot::Free(next);
         self.free = Some(handle);
         self.in_use -= 1;
     }
@@ -162,7 +197,7 @@ impl Maptrack {
     /// follows.
     #[inline]
     pub(super) fn take(&mut self, handle: u32) -> Result<Mapping, GrantError> {
-        let slot = self.slots.get_mut(handle as usize).ok_or(GrantError::BadHandle)?;
+        let slot = self.slot(handle).ok_or(GrantError::BadHandle)?;
         if !matches!(slot, Slot::Used(_)) {
             return Err(GrantError::BadHandle);
         }
@@ -170,5 +205,44 @@ impl Maptrack {
             Slot::Used(mapping) => Ok(mapping),
             Slot::Free(_) | Slot::Busy => Err(GrantError::BadHandle),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_grows_by_chunks_that_stay_where_they_are() {
+        let mut maptrack = Maptrack::new(3 * CHUNK as u32);
+        let mut places = Vec::new();
+        for handle in 0..3 * CHUNK as u32 {
+            if let Some(bytes) = maptrack.wants_room() {
+                assert!(handle.is_multiple_of(CHUNK as u32));
+                assert!(bytes < 2 * size_of::<Chunk>(), "however large the table is");
+                maptrack.grow();
+            }
+            assert_eq!(maptrack.reserve(), Ok(handle));
+            if handle.is_multiple_of(CHUNK as u32) {
+                places.push(core::ptr::from_mut(maptrack.held(handle)));
+            }
+        }
+        assert_eq!((maptrack.wants_room(), maptrack.reserve()), (None, Err(GrantError::NoDeviceSpace)));
+        for (n, place) in places.into_iter().enumerate() {
+            assert_eq!(core::ptr::from_mut(maptrack.held((n * CHUNK) as u32)), place);
+        }
+        maptrack.release(7);
+        maptrack.release(600);
+        assert_eq!([maptrack.reserve(), maptrack.reserve()], [Ok(600), Ok(7)]);
+        assert!(maptrack.reserve().is_err() && maptrack.take(3 * CHUNK as u32).is_err());
+        assert_eq!((0..4).map(|_| maptrack.shrink()).collect::<Vec<_>>(), [true, true, true, false]);
+    }
+
+    #[test]
+    fn without_room_there_is_no_handle() {
+        let mut maptrack = Maptrack::new(10);
+        assert_eq!(maptrack.reserve(), Err(GrantError::NoDeviceSpace));
+        maptrack.grow();
+        assert_eq!((0..11).filter(|_| maptrack.reserve().is_ok()).count(), 10, "the limit, not the room");
     }
 }

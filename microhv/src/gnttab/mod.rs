@@ -128,6 +128,11 @@ impl GrantTable {
         self.entries.lock().swap(a, b)
     }
 
+    /// Frees a piece of what is kept for a domain that is gone. `false`: there is none.
+    pub(crate) fn shrink(&mut self) -> bool {
+        self.maptrack.get_mut().shrink() || self.entries.get_mut().shrink()
+    }
+
     /// Frames that the table may have.
     pub const fn max_frames(&self) -> u32 {
         self.max_frames
@@ -210,11 +215,21 @@ impl<P: Platform> Hypervisor<P> {
         domain.grants.entries.lock().frame(index).ok_or(HypercallError::Invalid)
     }
 
+    /// Frames of the grant table of `domain` from `first` on, into `to`: how many.
+    pub(crate) fn grant_table_frames(&self, domain: &Domain, first: u32, to: &mut [u64]) -> usize {
+        domain.grants.entries.lock().frames_from(first, to)
+    }
+
     /// Takes the table's frames back from a domain that is being destroyed. Grants that others still use stay pinned.
-    pub fn release_grant_table(&self, domain: &Domain) {
-        let frames = domain.grants.entries.lock().take_frames();
-        for (mfn, _) in frames {
+    /// `false`: something else waits, and some are left.
+    pub fn release_grant_table(&self, domain: &Domain) -> bool {
+        loop {
+            let taken = domain.grants.entries.lock().take_frame();
+            let Some(mfn) = taken else { return true };
             self.unshare(mfn);
+            if self.platform.work_pending() {
+                return false;
+            }
         }
     }
 }

@@ -113,12 +113,14 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 }
 
 /// `VCPUOP_initialise`: gives a vCPU that is down its context, once.
+///
+/// # Errors
+/// `Invalid`; `Fault`; `Exists`: it has one; `NoMemory`.
 fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Result<(), HypercallError> {
     if vcpu.info.get().is_none() {
         return Err(HypercallError::Invalid); // from vCPU 32 on, register_vcpu_info comes first
     }
-    // Too large for the stack.
-    let mut words = alloc::vec![0u64; size_of::<VcpuGuestContext>() / 8];
+    let mut words = super::domctl::context_room()?;
     cur.copy_from_guest(words.as_mut_bytes(), arg)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
     cur.hv.initialise_vcpu(cur.domain, vcpu, context)

@@ -46,13 +46,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Whether what a domain does may make the hypervisor take `bytes` more for itself, in one piece: some memory stays for
     /// what cannot fail, and the heap can give the piece. (I31)
     pub(crate) fn may_spend(&self, bytes: usize) -> bool {
-        self.may_spend_pieces(bytes, 1)
-    }
-
-    /// As [`Hypervisor::may_spend`], for `count` pieces of `bytes` each.
-    pub(crate) fn may_spend_pieces(&self, bytes: usize, count: usize) -> bool {
-        let needed = (bytes * count).div_ceil(PAGE_SIZE).next_power_of_two() as u64;
-        self.frames.free_pages() >= needed + KEPT_PAGES && self.platform.heap_has_room(bytes, count)
+        let needed = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
+        self.frames.free_pages() >= needed + KEPT_PAGES && self.platform.heap_has_room(bytes)
     }
 
     /// Whether the domain may take `count` more pages without touching what others claimed.

@@ -192,6 +192,21 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
+    /// Takes GDT and LDT from a vCPU that runs nowhere and never will: whether it had one.
+    pub(super) fn drop_descriptors(&self, dom: &Domain, vcpu: &Vcpu) -> bool {
+        let has_some = {
+            let cpu = vcpu.cpu.lock();
+            cpu.gdt_entries > 0 || cpu.ldt_entries > 0
+        };
+        if has_some {
+            self.lock_tables(dom).drop_ldt(vcpu);
+            vcpu.cpu.lock().ldt_entries = 0;
+            let gone = self.set_gdt(dom, vcpu, &[], 0);
+            debug_assert!(gone.is_ok(), "an empty GDT needs nothing");
+        }
+        has_some
+    }
+
     /// Gives `vcpu` of `dom`, which runs here, an LDT at guest address `base`. The LDT's pages are looked up when they
     /// are first used.
     ///

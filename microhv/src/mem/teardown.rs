@@ -30,15 +30,14 @@ impl<P: Platform> Hypervisor<P> {
     pub fn relinquish_memory(&self, dom: &Domain) -> Progress {
         dom.mm.close();
         self.drop_claim(dom);
-        self.drop_cleaning(dom);
-        let mut mm = self.lock_tables(dom);
-        for vcpu in &dom.vcpus {
-            mm.drop_ldt(vcpu);
+        if !self.drop_cleaning(dom) {
+            return Progress::More;
         }
-        drop(mm);
+        // Each vCPU may hold the last references on 30 pages.
         for vcpu in &dom.vcpus {
-            let gone = self.set_gdt(dom, vcpu, &[], 0);
-            debug_assert!(gone.is_ok(), "an empty GDT needs nothing");
+            if self.drop_descriptors(dom, vcpu) && self.platform.work_pending() {
+                return Progress::More;
+            }
         }
         let mut mm = self.lock_tables(dom);
         if !mm.drain() {
@@ -49,7 +48,7 @@ impl<P: Platform> Hypervisor<P> {
             for take in [Vcpu::replace_cr3_kernel, Vcpu::replace_cr3_user] {
                 let Some(base) = take(vcpu, None) else { continue };
                 mm.put_table(base);
-                if !mm.drain() {
+                if !mm.drain() || self.platform.work_pending() {
                     return Progress::More;
                 }
             }

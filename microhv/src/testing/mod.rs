@@ -547,7 +547,7 @@ impl Platform for TestMachine {
         self.events.lock().kicks.push(cpu);
     }
 
-    fn heap_has_room(&self, _bytes: usize, _count: usize) -> bool {
+    fn heap_has_room(&self, _bytes: usize) -> bool {
         self.heap_has_room.load(Ordering::Relaxed)
     }
 

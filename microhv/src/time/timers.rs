@@ -28,6 +28,15 @@ pub enum TimerKind {
     SecondWatchdog,
 }
 
+impl TimerKind {
+    const fn stops_a_domain(self) -> bool {
+        matches!(self, Self::FirstWatchdog | Self::SecondWatchdog)
+    }
+}
+
+/// Timers that fire together at most, before interrupts are taken again: guests choose how many are due at one instant.
+const FIRED_TOGETHER: u32 = 32;
+
 /// Timers of a vCPU.
 const KINDS: [TimerKind; 5] = [
     TimerKind::Periodic,
@@ -53,27 +62,27 @@ pub(crate) struct VcpuTimers {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Makes the timers of a new domain's vCPUs.
-    pub(crate) fn create_timers(&self, domain: &Domain) {
-        for vcpu in &domain.vcpus {
-            let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
-            let mut queue = self.time.queue(cpu).lock();
-            let ids =
-                KINDS.map(|kind| queue.insert(TimerKey { domain: domain.id, vcpu: vcpu.id.raw(), kind }));
-            drop(queue);
-            vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
-        }
+    /// Makes the timers of a new vCPU.
+    pub(crate) fn create_timers(&self, vcpu: &Vcpu) {
+        let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
+        let mut queue = self.time.queue(cpu).lock();
+        let ids =
+            KINDS.map(|kind| queue.insert(TimerKey { domain: vcpu.domain_id, vcpu: vcpu.id.raw(), kind }));
+        drop(queue);
+        vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
     }
 
-    /// Ends the timers of a dying domain's vCPUs.
-    pub(crate) fn remove_timers(&self, domain: &Domain) {
-        for vcpu in &domain.vcpus {
-            let Some(timers) = vcpu.time.lock().timers.take() else { continue };
-            let mut queue = self.time.queue(timers.cpu).lock();
-            for id in timers.ids {
-                queue.remove(id);
-            }
-        }
+    /// Ends the timers of a vCPU that will run no more: whether it had any.
+    pub(crate) fn remove_timers_of(&self, vcpu: &Vcpu) -> bool {
+        let Some(timers) = vcpu.time.lock().timers.take() else { return false };
+        let mut queue = self.time.queue(timers.cpu).lock();
+        timers.ids.into_iter().for_each(|id| queue.remove(id));
+        true
+    }
+
+    /// Ends the timers of a dying domain's vCPUs. `false`: something else waits, and some are left.
+    pub(crate) fn remove_timers(&self, domain: &Domain) -> bool {
+        domain.vcpus.iter().all(|vcpu| !self.remove_timers_of(vcpu) || !self.platform.work_pending())
     }
 
     /// Sets one of a vCPU's timers to a system time, or stops it.
@@ -105,16 +114,20 @@ impl<P: Platform> Hypervisor<P> {
         self.time.queue(timers.cpu).lock().deadline(timers.ids[kind as usize])
     }
 
-    /// Fires what is due on this CPU and programs its timer for what comes next.
+    /// Fires what is due on this CPU and programs its timer for what comes next: at once, if so many are due that some
+    /// are left.
     pub(crate) fn run_timers(&self, cpu: CpuId) {
         let now = self.platform.now_ns();
-        loop {
+        for _ in 0..FIRED_TOGETHER {
             let due = self.time.queue(cpu).lock().pop_due(now);
             let Some(key) = due else { break };
             if let Some(domain) = self.domains.get(key.domain)
                 && let Some(vcpu) = domain.vcpu(key.vcpu)
             {
                 self.fire(&domain, vcpu, key.kind, now);
+                if key.kind.stops_a_domain() {
+                    break; // which takes as long as many others
+                }
             }
         }
         self.reap_dead();

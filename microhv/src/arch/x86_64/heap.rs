@@ -43,27 +43,18 @@ static HEAP: TalcLock<spin::Mutex<()>, Frames> = TalcLock::new(Frames);
 const KEPT_PIECES: usize = 2;
 /// Bytes of each: no such allocation is larger.
 const KEPT_BYTES: usize = 32 << 10;
-/// Pieces that [`has_room`] is asked for at most.
-const MOST_PIECES: usize = 128;
-const _: () =
-    assert!(MOST_PIECES >= microhv::domain::MAX_VCPUS as usize, "a domain asks for a piece for each vCPU");
-
-/// Whether the heap can give `count` pieces of `bytes` each and then still has its kept pieces. All are taken and given
-/// back: nothing else tells, since the heap may be able to grow by what is asked for, or not.
-pub(crate) fn has_room(bytes: usize, count: usize) -> bool {
+/// Whether the heap can give a piece of `bytes` and then still has its kept pieces. All are taken and given back: nothing
+/// else tells, since the heap may be able to grow by what is asked for, or not.
+pub(crate) fn has_room(bytes: usize) -> bool {
     let (Ok(piece), Ok(kept)) =
         (Layout::from_size_align(bytes.max(1), 16), Layout::from_size_align(KEPT_BYTES, 16))
     else {
         return false;
     };
-    if count > MOST_PIECES {
-        return false;
-    }
-    let mut taken = [core::ptr::null_mut::<u8>(); MOST_PIECES + KEPT_PIECES];
+    let mut taken = [core::ptr::null_mut::<u8>(); 1 + KEPT_PIECES];
     let layout = |n: usize| if n < KEPT_PIECES { kept } else { piece };
-    let wanted = &mut taken[..KEPT_PIECES + count];
     let mut has_room = true;
-    for (n, place) in wanted.iter_mut().enumerate() {
+    for (n, place) in taken.iter_mut().enumerate() {
         // SAFETY: neither layout is of no bytes.
         *place = unsafe { alloc::alloc::alloc(layout(n)) };
         if place.is_null() {
@@ -71,7 +62,7 @@ pub(crate) fn has_room(bytes: usize, count: usize) -> bool {
             break;
         }
     }
-    for (n, &place) in wanted.iter().enumerate().filter(|(_, place)| !place.is_null()) {
+    for (n, &place) in taken.iter().enumerate().filter(|(_, place)| !place.is_null()) {
         // SAFETY: allocated above with this layout.
         unsafe { alloc::alloc::dealloc(place, layout(n)) };
     }

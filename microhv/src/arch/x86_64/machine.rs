@@ -423,8 +423,8 @@ impl Platform for Machine {
         }
     }
 
-    fn heap_has_room(&self, bytes: usize, count: usize) -> bool {
-        heap::has_room(bytes, count)
+    fn heap_has_room(&self, bytes: usize) -> bool {
+        heap::has_room(bytes)
     }
 
     fn work_pending(&self) -> bool {

@@ -11,12 +11,14 @@ use ring_abi::types::{DomId, Mfn, PAGE_SHIFT};
 
 pub(super) use info::{domain_info, online_cpus, write_bitmap};
 use info::{page_frame_info, read_bitmap};
+pub(super) use vcpus::context_room;
 use vcpus::{affinity, ext_context, get_context, scheduler, set_context};
 
 use super::page::write_hypercall_page;
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{
-    Domain, DomainConfig, FIRST_RESERVED, PauseFlags, Permissions, RangeSet, TscSettings, Vcpu,
+    Domain, DomainConfig, FIRST_RESERVED, MAX_GRANT_FRAMES, MAX_MAPTRACK_FRAMES, PauseFlags, Permissions,
+    RangeSet, TscSettings, Vcpu,
 };
 use crate::platform::Platform;
 
@@ -55,7 +57,10 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
             Err(HypercallError::Again)
         }
         Err(HypercallError::Again)
-            if matches!(op.cmd, XEN_DOMCTL_DESTROYDOMAIN | XEN_DOMCTL_SETVCPUCONTEXT) =>
+            if matches!(
+                op.cmd,
+                XEN_DOMCTL_CREATEDOMAIN | XEN_DOMCTL_DESTROYDOMAIN | XEN_DOMCTL_SETVCPUCONTEXT
+            ) =>
         {
             Ok(cur.again(*args))
         }
@@ -88,8 +93,12 @@ fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> Result<Reply
         max_maptrack_frames: or_default(wanted.max_maptrack_frames, DEFAULT_MAPTRACK_FRAMES),
         flags: wanted.flags,
     };
+    // What these are the limits of is freed, and copied as it grows, by parts of a size that is known.
+    if config.max_grant_frames > MAX_GRANT_FRAMES || config.max_maptrack_frames > MAX_MAPTRACK_FRAMES {
+        return Err(HypercallError::Invalid);
+    }
     let id = (op.domain != 0 && op.domain < FIRST_RESERVED).then(|| DomId::new(op.domain));
-    let domain = cur.hv.create_domain(id, config)?;
+    let domain = cur.hv.create_domain_in_pieces(cur.vcpu, id, config)?;
     op.domain = domain.id.raw();
     Ok(Reply::Changed)
 }
@@ -300,10 +309,7 @@ fn permit<P: Platform>(
         return Err(HypercallError::NotPermitted);
     }
     let mut permissions = domain.permissions.lock();
-    if allow != 0 {
-        set(&mut permissions).add(first, last);
-    } else {
-        set(&mut permissions).remove(first, last);
-    }
-    Ok(())
+    let set = set(&mut permissions);
+    let is_done = if allow != 0 { set.add(first, last) } else { set.remove(first, last) };
+    if is_done { Ok(()) } else { Err(HypercallError::NoMemory) }
 }

@@ -1,6 +1,7 @@
 //! vCPUs as the toolstack sees and sets them: contexts, affinity, shares.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
@@ -15,8 +16,15 @@ use crate::hypercall::{Current, HypercallError};
 use crate::platform::Platform;
 
 /// Room for a vCPU context, which is too large for the stack.
-pub(super) fn context_room() -> alloc::vec::Vec<u64> {
-    alloc::vec![0u64; size_of::<VcpuGuestContext>() / 8]
+///
+/// # Errors
+/// `NoMemory`: a guest may have used up what there is.
+pub(in crate::hypercall) fn context_room() -> Result<Vec<u64>, HypercallError> {
+    const WORDS: usize = size_of::<VcpuGuestContext>() / 8;
+    let mut room = Vec::new();
+    room.try_reserve_exact(WORDS).map_err(|_| HypercallError::NoMemory)?;
+    room.resize(WORDS, 0);
+    Ok(room)
 }
 
 pub(super) fn set_context<P: Platform>(
@@ -29,7 +37,7 @@ pub(super) fn set_context<P: Platform>(
     if wanted.ctxt == 0 {
         return Err(HypercallError::Invalid);
     }
-    let mut room = context_room();
+    let mut room = context_room()?;
     cur.copy_from_guest(room.as_mut_bytes(), wanted.ctxt)?;
     let context = VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
     cur.hv.pause_domain(domain);
@@ -55,7 +63,7 @@ pub(super) fn get_context<P: Platform>(
     if !vcpu.initialised.load(Ordering::Acquire) {
         return Err(HypercallError::NoData);
     }
-    let mut room = context_room();
+    let mut room = context_room()?;
     let context =
         VcpuGuestContext::mut_from_bytes(room.as_mut_bytes()).map_err(|_| HypercallError::Invalid)?;
     cur.hv.pause_domain(domain);

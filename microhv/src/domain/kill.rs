@@ -1,0 +1,75 @@
+//! The end of domains.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use super::{Domain, DyingState};
+use crate::Hypervisor;
+use crate::error::HypercallError;
+use crate::mem::Progress;
+use crate::platform::Platform;
+use ring_abi::evtchn::VIRQ_DOM_EXC;
+
+impl<P: Platform> Hypervisor<P> {
+    /// `XEN_DOMCTL_destroydomain`: gives back all that a domain has, as far as no other work waits.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do; call again.
+    pub(crate) fn kill_domain(&self, domain: &Arc<Domain>) -> Result<(), HypercallError> {
+        match domain.dying() {
+            DyingState::Dead => return Ok(()),
+            DyingState::Alive => {
+                self.pause_domain(domain);
+                {
+                    // Nobody gives it a port after this: opening looks at it under the same lock.
+                    let _binding = domain.events.lock_binding();
+                    domain.set_dying(DyingState::Dying);
+                }
+                self.forget_domain(domain);
+            }
+            DyingState::Dying => {}
+        }
+        if !self.remove_timers(domain) {
+            return Err(HypercallError::Again);
+        }
+        if !self.evtchn_close_all(domain) {
+            return Err(HypercallError::Again);
+        }
+        self.release_pirqs(domain);
+        while let Some(handle) =
+            self.release_grant_mappings(domain, domain.teardown_at.load(Ordering::Relaxed))
+        {
+            domain.teardown_at.store(handle, Ordering::Relaxed);
+            if self.platform.work_pending() {
+                return Err(HypercallError::Again);
+            }
+        }
+        domain.teardown_at.store(u32::MAX, Ordering::Relaxed);
+        if !self.release_info_pages(domain)
+            || self.relinquish_memory(domain) == Progress::More
+            || !self.release_grant_table(domain)
+        {
+            return Err(HypercallError::Again);
+        }
+        domain.set_dying(DyingState::Dead);
+        self.domains.note_dead(domain.id);
+        self.send_global_virq(VIRQ_DOM_EXC);
+        Ok(())
+    }
+
+    /// Gives back the pages that hold a `vcpu_info`. `false`: something else waits, and some are left.
+    fn release_info_pages(&self, domain: &Domain) -> bool {
+        for vcpu in &domain.vcpus {
+            if vcpu.info_frame().is_some() {
+                vcpu.info.clear();
+            }
+            if let Some(mfn) = vcpu.take_info_frame() {
+                self.put_page_and_type(mfn);
+                if self.platform.work_pending() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}

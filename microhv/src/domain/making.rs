@@ -1,0 +1,149 @@
+//! Domains that are being made, in pieces: each vCPU takes its time, and there may be many.
+//!
+//! What is made is kept with the number of the vCPU that asked, until it executes its call again. A vCPU that asks for
+//! another domain instead gives up the first.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ring_abi::types::{DomId, Mfn, VcpuId};
+
+use super::ending::Ending;
+use super::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
+use crate::Hypervisor;
+use crate::error::HypercallError;
+use crate::platform::Platform;
+
+/// Bytes of the heap that a vCPU takes beside its place in the list, about: its trap table, its floating-point state, its
+/// ports and timers.
+const VCPU_BYTES: usize = size_of::<[TrapGate; 256]>() + FpuArea::BYTES + 1024;
+
+/// Which vCPU asked for a domain.
+type Asker = (DomId, VcpuId);
+
+/// A domain that is being made: it is in no list yet.
+#[derive(Debug)]
+pub(super) struct Making {
+    pub(super) asker: Option<Asker>,
+    /// The number that was asked for.
+    asked: Option<DomId>,
+    id: DomId,
+    config: DomainConfig,
+    /// The frame of its `shared_info`, the hypervisor's own until the domain is there.
+    shared_mfn: Mfn,
+    /// Has room for all of them from the start, so that none is moved.
+    vcpus: Vec<Vcpu>,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Makes a domain: without memory, its vCPUs down, paused by the toolstack. `id` `None`: the next free number.
+    ///
+    /// # Errors
+    /// `Exists`: `id` is taken; `NoMemory`; `Invalid`: a reserved id or an impossible number of vCPUs.
+    #[inline(never)]
+    pub fn create_domain(
+        &self,
+        id: Option<DomId>,
+        config: DomainConfig,
+    ) -> Result<Arc<Domain>, HypercallError> {
+        let mut making = self.begin_domain(None, id, config)?;
+        while making.vcpus.len() < config.max_vcpus as usize {
+            if let Err(error) = self.make_vcpu(&mut making) {
+                self.give_up(making);
+                return Err(error);
+            }
+        }
+        self.finish_domain(making)
+    }
+
+    /// As [`Hypervisor::create_domain`], for `by`.
+    ///
+    /// # Errors
+    /// As there; `Again`: something else waits, and the same call goes on.
+    #[inline(never)]
+    pub(crate) fn create_domain_in_pieces(
+        &self,
+        by: &Vcpu,
+        id: Option<DomId>,
+        config: DomainConfig,
+    ) -> Result<Arc<Domain>, HypercallError> {
+        let asker = (by.domain_id, by.id);
+        let mut making = match self.domains.take_making(asker) {
+            Some(making) if making.asked == id && making.config == config => making,
+            other => {
+                if let Some(other) = other {
+                    self.give_up(other);
+                }
+                self.begin_domain(Some(asker), id, config)?
+            }
+        };
+        while making.vcpus.len() < config.max_vcpus as usize {
+            if let Err(error) = self.make_vcpu(&mut making) {
+                self.give_up(making);
+                return Err(error);
+            }
+            if self.platform.work_pending() {
+                self.domains.keep_making(making);
+                return Err(HypercallError::Again);
+            }
+        }
+        self.finish_domain(making)
+    }
+
+    fn begin_domain(
+        &self,
+        asker: Option<Asker>,
+        asked: Option<DomId>,
+        config: DomainConfig,
+    ) -> Result<Making, HypercallError> {
+        let count = config.max_vcpus as usize;
+        if count == 0 || config.max_vcpus > MAX_VCPUS {
+            return Err(HypercallError::Invalid);
+        }
+        let id = match asked {
+            Some(id) if id.raw() >= FIRST_RESERVED => return Err(HypercallError::Invalid),
+            Some(id) if self.domains.contains(id) => return Err(HypercallError::Exists),
+            Some(id) => id,
+            None => self.domains.next_id().ok_or(HypercallError::NoMemory)?,
+        };
+        let mut vcpus = Vec::new();
+        if !self.may_spend(count * size_of::<Vcpu>()) || vcpus.try_reserve_exact(count).is_err() {
+            return Err(HypercallError::NoMemory);
+        }
+        let shared_mfn = self.alloc_zeroed().ok_or(HypercallError::NoMemory)?;
+        Ok(Making { asker, asked, id, config, shared_mfn, vcpus })
+    }
+
+    fn make_vcpu(&self, making: &mut Making) -> Result<(), HypercallError> {
+        if !self.may_spend(VCPU_BYTES) {
+            return Err(HypercallError::NoMemory);
+        }
+        let number = VcpuId::new(making.vcpus.len() as u32);
+        making.vcpus.push(Vcpu::new(making.id, number, &self.platform.shared(making.shared_mfn)));
+        let Some(vcpu) = making.vcpus.last() else { return Err(HypercallError::NoMemory) };
+        if !self.platform.vcpu_created(vcpu) {
+            making.vcpus.pop();
+            return Err(HypercallError::NoMemory);
+        }
+        self.create_timers(vcpu);
+        self.publish_time(vcpu);
+        Ok(())
+    }
+
+    fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, HypercallError> {
+        let Making { id, config, shared_mfn, vcpus, .. } = making;
+        let shared_info = self.platform.shared(shared_mfn);
+        let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, self.platform.now_ns(), vcpus);
+        self.share_with_guest(shared_mfn, id, false);
+        if let Err(error) = self.domains.insert(domain.clone()) {
+            self.end_later(Ending::of_domain(domain));
+            return Err(error);
+        }
+        self.publish_wall_clock(&domain);
+        Ok(domain)
+    }
+
+    fn give_up(&self, making: Making) {
+        self.end_later(Ending::of_vcpus(making.vcpus, making.shared_mfn));
+    }
+}
