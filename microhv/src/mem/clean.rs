@@ -18,7 +18,7 @@ use crate::platform::Platform;
 /// Frames that are zeroed between two looks at what waits.
 const LOOK_EVERY: u64 = 8;
 /// Frames that are released between two looks.
-const RELEASE_EVERY: usize = 32;
+const RELEASE_EVERY: u32 = 32;
 /// Orders up to this are zeroed without a look.
 pub(super) const SMALL_ORDER: u8 = 3;
 
@@ -33,13 +33,22 @@ pub(super) struct Cleaning {
     extents: Vec<Mfn>,
     /// Frames that are zeroed, of all extents in their order.
     zeroed: u64,
+    /// The extents are for no call any more, and not released yet.
+    unwanted: bool,
+}
+
+impl Cleaning {
+    fn has_to_release(&self) -> bool {
+        !self.given.is_empty() || self.unwanted && !self.extents.is_empty()
+    }
 }
 
 impl<P: Platform> Hypervisor<P> {
     /// Takes `count` extents of 2^`order` zeroed frames each, nobody's, below 2^`address_bits` bytes unless that is 0.
     ///
     /// # Errors
-    /// `Restart`: something else waits; what was done is kept with the domain. `NoMemory`: there are not so many.
+    /// `Restart`: something else waits; what was done is kept with the domain. `NoMemory`: there are not so many, or they
+    /// are claimed for others.
     pub(crate) fn take_clean(
         &self,
         dom: &Domain,
@@ -50,22 +59,26 @@ impl<P: Platform> Hypervisor<P> {
         // Out of the domain while it is worked on: another of its vCPUs may do the same, with extents of its own.
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
         // What another vCPU gave in exchange is not this call's: kept with its extents, it would be forgotten with them.
-        let is_ours = work.given.is_empty() && (work.order, work.address_bits) == (order, address_bits);
-        if !is_ours || work.extents.len() > count {
-            self.drop_extents(work);
+        let is_same = (work.order, work.address_bits) == (order, address_bits);
+        if !is_same || work.unwanted || !work.given.is_empty() || work.extents.len() > count {
+            work.unwanted = true;
+            if !self.release_some(&mut work) {
+                self.keep_extents(dom, work);
+                return Err(TableError::Restart);
+            }
             work = Cleaning { order, address_bits, ..Cleaning::default() };
         }
         let total = (count as u64) << order;
         while work.zeroed < total {
             let (extent, page) = ((work.zeroed >> order) as usize, work.zeroed & ((1 << order) - 1));
             if extent == work.extents.len() {
-                match self.alloc_frames(order, address_bits) {
-                    Some(mfn) => work.extents.push(mfn),
-                    None => {
-                        self.drop_extents(work);
-                        return Err(HypercallError::NoMemory.into());
-                    }
-                }
+                let free = self.may_use(dom, 1 << order).then(|| self.alloc_frames(order, address_bits));
+                let Some(mfn) = free.flatten() else {
+                    work.unwanted = true;
+                    self.keep_extents(dom, work);
+                    return Err(HypercallError::NoMemory.into());
+                };
+                work.extents.push(mfn);
             }
             self.platform.zero_frame(Mfn::new(work.extents[extent].raw() + page));
             work.zeroed += 1;
@@ -87,10 +100,11 @@ impl<P: Platform> Hypervisor<P> {
         self.drop_extents(left_over);
     }
 
-    /// Gives back what is kept for a domain.
-    pub(super) fn drop_cleaning(&self, dom: &Domain) {
-        let work = core::mem::take(&mut *dom.mm.cleaning.lock());
-        self.drop_extents(work);
+    /// Gives back what is kept for a domain. `false`: something else waits, and some is left.
+    pub(super) fn drop_cleaning(&self, dom: &Domain) -> bool {
+        let mut kept = dom.mm.cleaning.lock();
+        kept.unwanted = true;
+        self.release_some(&mut kept)
     }
 
     /// Keeps frames that were stolen from the domain until [`Hypervisor::release_given`].
@@ -98,20 +112,35 @@ impl<P: Platform> Hypervisor<P> {
         self.keep_extents(dom, Cleaning { given, ..Cleaning::default() });
     }
 
-    /// Releases the frames that were stolen from the domain. `false`: something else waits, and some are left.
+    /// Releases the frames that were stolen from the domain, and those that a call of its did not get to the end with.
+    /// `false`: something else waits, and some are left.
     pub(crate) fn release_given(&self, dom: &Domain) -> bool {
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
-        while let Some(mfn) = work.given.pop() {
-            self.release_frames(mfn, 0);
-            if work.given.len().is_multiple_of(RELEASE_EVERY) && self.platform.work_pending() {
-                break;
-            }
-        }
-        let is_done = work.given.is_empty();
+        let is_done = self.release_some(&mut work);
         self.keep_extents(dom, work);
         is_done
     }
 
+    /// Releases what is for nobody. `false`: something else waits, and some is left.
+    fn release_some(&self, work: &mut Cleaning) -> bool {
+        let mut released = 0;
+        while work.has_to_release() {
+            match work.given.pop() {
+                Some(mfn) => self.release_frames(mfn, 0),
+                None => work.extents.pop().into_iter().for_each(|mfn| self.release_frames(mfn, work.order)),
+            }
+            released += 1;
+            if released % RELEASE_EVERY == 0 && work.has_to_release() && self.platform.work_pending() {
+                return false;
+            }
+        }
+        if work.unwanted {
+            *work = Cleaning::default();
+        }
+        true
+    }
+
+    /// Releases all at once: where two calls of one domain meet, or its end and a call.
     fn drop_extents(&self, work: Cleaning) {
         work.given.iter().for_each(|&mfn| self.release_frames(mfn, 0));
         work.extents.iter().for_each(|&mfn| self.release_frames(mfn, work.order));

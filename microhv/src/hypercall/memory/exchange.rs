@@ -23,7 +23,7 @@ const MAX_ORDER: u32 = 9;
 ///
 /// # Errors
 /// `Invalid`: the two sizes differ, or an input frame is not the domain's or referred to. `NotPermitted`: extents larger
-/// than 2 MiB. `NoMemory`: no such extent is free; what was exchanged before is counted.
+/// than 2 MiB. `NoMemory`: no such extent is free, or not without what others claimed; what was exchanged before is counted.
 pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let at = args[1];
     let request: XenMemoryExchange = cur.copy_in(at)?;
@@ -72,6 +72,10 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
         }
     }
     cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
+    if result.is_err() {
+        // What is not released now goes with the domain's next call.
+        let _ = cur.hv.release_given(&domain);
+    }
     result?;
     if cur.hv.release_given(&domain) { Ok(Outcome::OK) } else { Ok(cur.again(*args)) }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use ring_abi::errno::EINVAL;
+use ring_abi::errno::{EINVAL, ENOMEM};
 use ring_abi::memory::*;
 use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
 use ring_abi::types::{DOMID_SELF, Mfn};
@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::calls::{ARGS, Guest, at, neg};
 use super::{World, entry};
+use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::hypercall::{Args, Current, HypercallResult, Outcome, descriptor, memory, mmu, mmuext};
 use crate::mem::frame::Kind;
@@ -282,4 +283,175 @@ fn what_the_heap_cannot_give_is_refused() {
     assert_eq!(world.hv.grow_grant_table(&dom, 1), Err(HypercallError::NoMemory), "though frames are free");
     world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
     assert_eq!(world.hv.grow_grant_table(&dom, 1), Ok(()));
+}
+
+/// An L1 of the domain's whose 512 entries hold the last references on their pages.
+fn l1_of_last_references(world: &World, dom: &Domain) -> Mfn {
+    let [l1] = world.pages(dom);
+    let pages: Vec<Mfn> = (0..512).map(|_| world.pages::<1>(dom)[0]).collect();
+    for (slot, &page) in pages.iter().enumerate() {
+        world.poke(l1, slot, entry(page, P | RW * (slot as u64 & 1)));
+    }
+    world.hv.pin_table(dom, l1, 1).expect("valid");
+    pages.iter().for_each(|&page| world.hv.release_page(dom, page).expect("its own"));
+    l1
+}
+
+/// Frees 512 pages, at most 64 of them between two looks.
+#[test]
+fn an_l1_that_holds_the_last_references_is_given_back_in_pieces() {
+    let world = World::new(1024);
+    let dom = world.domain(1, false, 900);
+    let free = || world.hv.frames.free_pages();
+    let begun = free();
+    let l1 = l1_of_last_references(&world, &dom);
+    assert_eq!(free(), begun - 513);
+    interrupted(&world, true);
+    world.hv.unpin_table(&dom, l1).expect("pinned");
+    let mut steps = 0;
+    loop {
+        let before = free();
+        world.check();
+        let done = world.hv.finish_deferred(&dom);
+        steps += 1;
+        assert!(free() - before <= 64, "{} pages without a look", free() - before);
+        if done {
+            break;
+        }
+    }
+    assert!(steps >= 7, "{steps}");
+    assert_eq!(free(), begun - 1, "but for the table itself");
+    interrupted(&world, false);
+    world.check();
+}
+
+/// The table that is left in part is pinned again: its upper entries get their references back, the lower have theirs.
+#[test]
+fn an_l1_that_is_given_back_in_part_becomes_valid_again() {
+    let world = World::new(1024);
+    let dom = world.domain(1, false, 900);
+    let [l1, page] = world.pages(&dom);
+    (0..512).for_each(|slot| world.poke(l1, slot, entry(page, P | RW)));
+    world.hv.pin_table(&dom, l1, 1).expect("valid");
+    interrupted(&world, true);
+    world.hv.unpin_table(&dom, l1).expect("pinned");
+    assert!(world.hv.frames.held(l1).load_kind().has(Kind::PARTIAL));
+    assert_eq!(world.hv.frames.held(page).load_kind().count(), 512 - 64);
+    world.check();
+    // Under the lock, as an entry that names the table would find it.
+    let mut mm = world.hv.lock_tables(&dom);
+    mm.get_table(l1, 1).expect("what it held before");
+    drop(mm);
+    assert_eq!(world.hv.frames.held(page).load_kind().count(), 512);
+    interrupted(&world, false);
+    world.hv.lock_tables(&dom).put_table(l1);
+    assert_eq!(world.hv.frames.held(page).load_kind().count(), 0);
+    world.check();
+}
+
+/// Lists that do not look themselves, of entries that each name the last use of such an L1.
+#[test]
+fn short_lists_that_each_give_up_a_full_l1_stop_at_the_first() {
+    let world = World::new(2048);
+    let guest = world.guest(1, false);
+    guest.dom.mm.set_max_pages(1900);
+    let free = || world.hv.frames.free_pages();
+    for slot in [8, 9] {
+        let l1 = l1_of_last_references(&world, &guest.dom);
+        let mut mm = world.hv.lock_tables(&guest.dom);
+        mm.update_upper(guest.tables[2], 2, slot, entry(l1, P | RW | US), Update::Plain).expect("valid");
+        drop(mm);
+        world.hv.unpin_table(&guest.dom, l1).expect("pinned");
+    }
+    for (n, slot) in [8, 9].into_iter().enumerate() {
+        let update = MmuUpdate { ptr: at(guest.tables[2], slot), val: 0 };
+        world.write(&guest, n * 16, update.as_bytes());
+    }
+    interrupted(&world, true);
+    let (mut args, mut steps) = ([ARGS, 2, 0, DOMID_SELF.into(), 0, 0], 0);
+    loop {
+        let before = free();
+        let outcome = world.run(&guest.dom, |cur| mmu::mmu_update(cur, &args));
+        // The last piece of the first table, the first of the second, and what that call finishes of it.
+        assert!(free() - before <= 3 * 64, "{} pages in one call", free() - before);
+        steps += 1;
+        if outcome == Ok(Outcome::OK) {
+            break;
+        }
+        assert_eq!(outcome, Ok(Outcome::Continue));
+        args = guest.dom.vcpus[0].continuation();
+        assert!(steps < 100);
+    }
+    assert!(steps > 8, "{steps}");
+    interrupted(&world, false);
+    world.check();
+}
+
+#[test]
+fn an_exchange_leaves_what_others_claimed() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let other = world.domain(2, false, 250);
+    let [page] = world.pages(&guest.dom);
+    world.write(&guest, 0, &page.raw().to_le_bytes());
+    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
+    let request = XenMemoryExchange {
+        r#in: reservation(ARGS, 1, 0),
+        out: reservation(ARGS + 0x100, 1, 0),
+        nr_exchanged: 0,
+    };
+    world.write(&guest, STRUCTURE, request.as_bytes());
+    world.hv.claim_pages(&other, world.hv.frames.free_pages()).expect("all that is free");
+    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(ENOMEM));
+    world.hv.claim_pages(&other, 0).expect("given up");
+    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), 0);
+}
+
+#[test]
+fn frames_of_a_call_that_failed_are_released_in_pieces() {
+    let world = World::new(512);
+    let guest = world.guest(1, false);
+    let free = || world.hv.frames.free_pages();
+    let begun = free();
+    assert!(begun > 300);
+    assert_eq!(world.hv.take_clean(&guest.dom, 0, 0, 512), Err(HypercallError::NoMemory.into()));
+    assert_eq!(free(), 0);
+    interrupted(&world, true);
+    let steps = (0..100).take_while(|_| !world.hv.release_given(&guest.dom)).count();
+    assert_eq!(steps as u64, begun.div_ceil(32) - 1);
+    assert_eq!(free(), begun);
+    // The next call of another kind, in place of that.
+    interrupted(&world, false);
+    assert!(world.hv.take_clean(&guest.dom, 0, 0, 512).is_err());
+    interrupted(&world, true);
+    assert_eq!(world.hv.take_clean(&guest.dom, 1, 0, 1), Err(TableError::Restart));
+    assert_eq!(free(), 32);
+    interrupted(&world, false);
+    assert!(world.hv.release_given(&guest.dom));
+    assert_eq!(free(), begun);
+}
+
+/// Each vCPU of a dying domain may hold many pages: one at a time.
+#[test]
+fn descriptor_tables_of_a_dying_domain_go_one_vcpu_at_a_time() {
+    let world = World::new(256);
+    let mfn = world.hv.alloc_zeroed().expect("a frame");
+    let config = crate::domain::DomainConfig { max_vcpus: 4, ..Default::default() };
+    let dom = Domain::new(ring_abi::types::DomId::new(7), config, mfn, world.hv.platform.shared(mfn), 0);
+    world.hv.share_with_guest(mfn, dom.id, false);
+    dom.mm.set_max_pages(100);
+    world.hv.domains.insert(dom.clone()).expect("a new id");
+    for vcpu in &dom.vcpus {
+        let frames = world.pages::<14>(&dom);
+        world.hv.set_gdt(&dom, vcpu, &frames, 14 * 512).expect("zeros are descriptors");
+    }
+    let with_gdt = || dom.vcpus.iter().filter(|vcpu| vcpu.cpu.lock().gdt_entries > 0).count();
+    dom.set_dying(crate::domain::DyingState::Dying);
+    interrupted(&world, true);
+    for left in (0..4).rev() {
+        assert_eq!(world.hv.relinquish_memory(&dom), crate::mem::Progress::More);
+        assert_eq!(with_gdt(), left);
+    }
+    world.destroy(&dom, true);
+    assert_eq!(dom.mm.tot_pages(), 0);
 }
