@@ -142,7 +142,10 @@ fn console(args: [u64; 5]) -> Result<u64, Errno> {
         let (output, input) = &mut *console.borrow_mut();
         let mut count = 0;
         match args[0] as u32 {
-            console_io::CONSOLEIO_WRITE if args[1] == 0 && CONSOLE_BUSY.get() => Err(Errno::EAGAIN),
+            console_io::CONSOLEIO_WRITE if args[1] == 0 => {
+                let asks = args[2] == console_io::ASKS_WHETHER_BUSY;
+                if asks && CONSOLE_BUSY.get() { Err(Errno::EAGAIN) } else { Ok(0) }
+            }
             console_io::CONSOLEIO_WRITE => with_list(args[2], args[1], |byte: &mut u8| output.push(*byte)),
             console_io::CONSOLEIO_READ => {
                 let ready = args[1].min(input.len() as u64);

@@ -1,6 +1,6 @@
 //! The serial console, for the domain that has it.
 
-use ring_abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+use ring_abi::console_io::{ASKS_WHETHER_BUSY, CONSOLEIO_READ, CONSOLEIO_WRITE};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
@@ -12,11 +12,11 @@ const FULL_NS: u64 = 1_000_000;
 
 /// `console_io(cmd, count, buffer)`: writes, or reads what was typed. Only a privileged domain may.
 ///
-/// A write that the line has no room for goes on by itself after the caller's vCPU has slept. Whoever would rather do
-/// something else asks first, by a write of no bytes: Xen always gives 0 for that.
+/// A write that the line has no room for goes on by itself after the caller's vCPU has slept. A caller that would rather
+/// do something else asks first, by a write of no bytes at [`ASKS_WHETHER_BUSY`].
 ///
 /// # Errors
-/// `NotPermitted`; `Fault`; `NoSys`: no such command; `Again`: the line is busy, and nothing was to be written.
+/// `NotPermitted`; `Fault`; `NoSys`: no such command; `Again`: the line is busy, and the caller asked.
 pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     if !cur.domain.privileged {
         return Err(HypercallError::NotPermitted);
@@ -25,7 +25,9 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     let (mut left, mut at) = (count as u32, buffer);
     let mut chunk = [0u8; CHUNK];
     match command as u32 {
-        CONSOLEIO_WRITE if left == 0 && cur.hv.platform.console_is_busy() => Err(HypercallError::Again),
+        CONSOLEIO_WRITE if left == 0 && buffer == ASKS_WHETHER_BUSY && cur.hv.platform.console_is_busy() => {
+            Err(HypercallError::Again)
+        }
         CONSOLEIO_WRITE => {
             while left > 0 {
                 let len = (left as usize).min(CHUNK);

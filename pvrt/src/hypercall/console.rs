@@ -1,7 +1,7 @@
 //! `console_io`: the hypervisor's own console. ABI: `xen/include/public/xen.h`.
 
 use super::{Result, check, raw};
-use ring_abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+use ring_abi::console_io::{ASKS_WHETHER_BUSY, CONSOLEIO_READ, CONSOLEIO_WRITE};
 use ring_abi::errno::Errno;
 use ring_abi::hypercall::__HYPERVISOR_CONSOLE_IO;
 
@@ -15,10 +15,11 @@ pub fn write(bytes: &[u8]) -> Result<()> {
     check(unsafe { raw(__HYPERVISOR_CONSOLE_IO, args) }).map(|_| ())
 }
 
-/// Whether so much waits for the serial line that a write may block. microhv answers a write of no bytes so; Xen always
-/// says no.
+/// Whether so much waits for the serial line that a write may block. Xen always says no.
 pub fn is_busy() -> bool {
-    write(&[]) == Err(Errno::EAGAIN)
+    let args = [u64::from(CONSOLEIO_WRITE), 0, ASKS_WHETHER_BUSY, 0, 0];
+    // SAFETY: nothing is read or written.
+    check(unsafe { raw(__HYPERVISOR_CONSOLE_IO, args) }) == Err(Errno::EAGAIN)
 }
 
 /// Takes typed bytes from the hypervisor's console; returns how many.
