@@ -6,7 +6,8 @@
 //! Prints `hostile: CASE ok` or `hostile: FAIL CASE: what`, and at last `hostile: PASS n`. On its command line
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
 //! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=NAME` of an attack keeps dom0 busy for as
-//! long as the domain lives: it prints `hostile: NAME from now on`; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
+//! long as the domain lives: it prints `hostile: NAME from now on`; `case=scatter`, alone since it takes all memory, leaves no
+//! free frames in a row to the hypervisor's heap; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
 //! must so do for a control domain. Boots as domU or as dom0, on any hypervisor with the ABI.
 
 extern crate alloc;
@@ -31,6 +32,8 @@ mod ground;
 mod memory;
 #[cfg(freestanding)]
 mod report;
+#[cfg(freestanding)]
+mod scatter;
 #[cfg(freestanding)]
 mod stale;
 #[cfg(freestanding)]
@@ -59,8 +62,8 @@ mod guest {
 
     use crate::report::Report;
     use crate::{
-        attacks, block, calls, deadly, descriptors, events, grants, memory, stale, store, stretch, tables,
-        traps, vcpus, wild,
+        attacks, block, calls, deadly, descriptors, events, grants, memory, scatter, stale, store, stretch,
+        tables, traps, vcpus, wild,
     };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
@@ -92,6 +95,19 @@ mod guest {
             pvrt::console::flush().await;
             if let Some(port) = pvrt::boot::debug_exit_port() {
                 pvrt::pio::write_u8(port, DEBUG_EXIT_OK);
+            }
+            return;
+        }
+        if case == Some("scatter") {
+            let passed = scatter::run();
+            println!(
+                "hostile: {}scatter{}",
+                if passed { "" } else { "FAIL " },
+                if passed { " ok" } else { "" }
+            );
+            pvrt::console::flush().await;
+            if !passed {
+                sched::shutdown(SHUTDOWN_CRASH);
             }
             return;
         }

@@ -34,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         newlines_without_end_do_not_hold_a_neighbour_up,
         two_attacks_do_not_hold_a_neighbour_up,
         twenty_hostile_guests_leave_nothing_behind,
+        free_memory_without_two_frames_in_a_row_ends_in_refusals,
     ]);
     let soak = crate::cases![hostile:
         no_attack_holds_a_neighbour_up,
@@ -88,6 +89,20 @@ fn what_must_die_dies_alone() -> Result<()> {
     machine.expect("dom0# ", 60)?;
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
+    Ok(())
+}
+
+/// A guest leaves no two free frames in a row to a hypervisor whose heap grows by such, and makes it allocate: refusals, for
+/// that guest alone.
+fn free_memory_without_two_frames_in_a_row_ends_in_refusals() -> Result<()> {
+    Machine::new("scatter")
+        .with(|machine| machine.memory_mib = 192)
+        .line("xl create -c /boot/hostile.cfg memory=112 extra='case=scatter'")
+        .line("xl create -c /boot/hello.cfg")
+        .run()?
+        .succeeded()?
+        .says("hostile: scatter ok")?
+        .says("hello: goodbye")?;
     Ok(())
 }
 

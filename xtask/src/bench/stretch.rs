@@ -79,7 +79,7 @@ impl Hypervisor {
 
 /// The longest stretch of each case, on a machine of `memory` MiB: of a guest's, and of a control domain's.
 fn measure(memory: u32, guest: u32, hypervisor: &Hypervisor) -> Result<Vec<(String, Stretch)>> {
-    let line = format!("xl create -c /boot/hostile.cfg memory={guest} extra='case=stretch'");
+    let line = format!("xl create -c /boot/hostile.cfg memory={guest} vcpus=32 extra='case=stretch'");
     let machine = Machine { memory_mib: memory, script: Some(vec![line]), ..counting_machine() };
     let mut all = measure_one(machine, hypervisor)?;
     let control = Machine {

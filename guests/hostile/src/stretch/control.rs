@@ -19,8 +19,8 @@ use ring_abi::types::{DOMID_SELF, DomId};
 use super::{TABLE, case};
 use crate::memory::reservation;
 
-/// vCPUs of a domain that has many.
-const MANY: u32 = 64;
+/// vCPUs of a domain that has many: as many as can be.
+const MANY: u32 = 128;
 
 /// Ports of a domain that has many.
 const MANY_PORTS: u64 = 4000;
@@ -61,6 +61,8 @@ fn vcpus() {
     });
     let Some(dom) = made else { return };
     case("max_vcpus", || number(domctl::max_vcpus(dom, MANY)));
+    case("pausedomain of it", || number(domctl::pause(dom)));
+    case("unpausedomain of it", || number(domctl::unpause(dom)));
     case("destroydomain", || number(domctl::destroy(dom)));
 }
 

@@ -6,6 +6,8 @@
 #![allow(unsafe_code)] // the entry of an event upcall; page tables of its own
 
 mod control;
+mod last;
+mod timers;
 
 use alloc::format;
 use alloc::vec;
@@ -37,6 +39,8 @@ const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
 /// The timer fires after so many nanoseconds, of which an emulator that counts takes one an instruction: this and up to
 /// as many again.
 const TICK_NS: u64 = 8_000;
+/// The first of some slots of level 2 of the window's that nothing uses.
+const FREE_SLOT: u64 = 201;
 /// Words of pending events that this kernel uses.
 const WORDS: usize = 64;
 
@@ -134,6 +138,9 @@ fn run() {
     memory();
     events();
     others();
+    timers::run();
+    // Takes memory that does not come back.
+    last::run();
 }
 
 /// One case: `act`, with the timer firing.
@@ -263,7 +270,34 @@ fn trees() {
     case("pins and unpins of all L1s in one list", || {
         call(__HYPERVISOR_MMUEXT_OP, [each.as_ptr() as u64, each.len() as u64, 0, SELF, 0])
     });
+    lists_of_tables(&tree);
     tree_of_bad_end(&tree);
+}
+
+/// Full L1s put into an L2 and taken out, by lists so short that they do not look.
+fn lists_of_tables(tree: &Tree) {
+    const LISTS: usize = 16;
+    const EACH: usize = 8;
+    let scratch = Scratch::new(1);
+    let l2 = tables(scratch.at(0))[2] << 12;
+    let requests: Vec<MmuUpdate> = (0..LISTS * EACH)
+        .map(|n| {
+            let ptr = l2 + (FREE_SLOT + n as u64 / 2 % 4) * 8;
+            let val = if n % 2 == 0 { tree.frame(tree.l1_at(n / 2)) << 12 | TABLE } else { 0 };
+            MmuUpdate { ptr, val }
+        })
+        .collect();
+    let mut calls: Vec<MulticallEntry> = requests
+        .chunks(EACH)
+        .map(|list| MulticallEntry {
+            op: __HYPERVISOR_MMU_UPDATE.into(),
+            result: 0,
+            args: [list.as_ptr() as u64, EACH as u64, 0, SELF, 0, 0],
+        })
+        .collect();
+    case("a multicall of 16 mmu_update of 8 entries of level 2", || {
+        call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, LISTS as u64, 0, 0, 0])
+    });
 }
 
 /// All that was taken comes back at the last entry.
@@ -348,6 +382,18 @@ fn grants() {
         .map(|map| GnttabUnmapGrantRef { handle: map.handle, host_addr: scratch.at(0), ..Default::default() })
         .collect();
     case("their end at that address", || grant(GNTTABOP_UNMAP_GRANT_REF, unmaps.as_mut_ptr() as u64, 4096));
+    // Two entries, since each can be used 65,535 times.
+    if let Ok(other) = crate::ground::grant_access(me, scratch.pages.mfn(1), false) {
+        let entries = [granted.number().raw(), other.number().raw()];
+        case("70,000 handles", || {
+            for n in 0..70_000 / 512 {
+                let arg = GnttabMapGrantRef { r#ref: entries[n % 2], ..arg };
+                maps[..512].fill(arg);
+                grant(GNTTABOP_MAP_GRANT_REF, maps.as_mut_ptr() as u64, 512);
+            }
+            i64::from(maps[511].status)
+        });
+    }
     let mut frames = vec![0u64; 64];
     let mut setup = GnttabSetupTable {
         dom: DOMID_SELF,
@@ -475,6 +521,23 @@ fn others() {
     }
     case("set_gdt of 14 pages", || call(__HYPERVISOR_SET_GDT, [frames.as_ptr() as u64, 14 * 512, 0, 0, 0]));
     case("set_gdt of none", || call(__HYPERVISOR_SET_GDT, [0; 5]));
+    let scratch = Scratch::new(8 * 14);
+    let frames: Vec<u64> = (0..8 * 14).map(|n| scratch.mfn(n)).collect();
+    for n in 0..8 * 14 {
+        scratch.protect(n);
+    }
+    let set_gdt = |n: usize| MulticallEntry {
+        op: __HYPERVISOR_SET_GDT.into(),
+        result: 0,
+        args: [frames[14 * n..].as_ptr() as u64, 14 * 512, 0, 0, 0, 0],
+    };
+    let mut calls: Vec<MulticallEntry> = (0..8).map(set_gdt).collect();
+    case("a multicall of 8 set_gdt of 14 pages", || {
+        call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, 8, 0, 0, 0])
+    });
+    call(__HYPERVISOR_SET_GDT, [0; 5]);
+    drop(scratch);
+    let scratch = Scratch::new(14);
     case("set_ldt of 8,192 entries", || extended(MMUEXT_SET_LDT, scratch.page(0), 8192));
     case("set_ldt of none", || extended(MMUEXT_SET_LDT, 0, 0));
     let text = vec![b'x'; 60_000];
