@@ -44,16 +44,10 @@ pub enum PortStatus {
 
 impl Ports {
     /// The lowest free port, which stays free.
-    pub(super) fn find_free(&self, binding: &mut Binding) -> Result<u32, HypercallError> {
-        for port in binding.lowest_free..self.limit {
-            let cell = self.cells.make(port).ok_or(HypercallError::NoMemory)?;
-            binding.lowest_free = port;
-            if matches!(*cell.state.lock(), PortState::Free) {
-                return Ok(port);
-            }
-        }
-        binding.lowest_free = self.limit;
-        Err(HypercallError::NoSpace)
+    pub(super) fn find_free(&self, binding: &Binding) -> Result<u32, HypercallError> {
+        let port = binding.lowest_free().ok_or(HypercallError::NoSpace)?;
+        self.cells.make(port).ok_or(HypercallError::NoMemory)?;
+        Ok(port)
     }
 
     /// Opens the free `port`.
@@ -64,12 +58,12 @@ impl Ports {
         *cell.state.lock() = state;
         cell.is_ipi.store(is_ipi, Ordering::Release);
         binding.open += 1;
-        binding.lowest_free = port + 1;
+        binding.taken[port as usize / 64] |= 1 << (port % 64);
     }
 
     fn note_closed(&self, binding: &mut Binding, port: u32) {
         binding.open -= 1;
-        binding.lowest_free = binding.lowest_free.min(port);
+        binding.taken[port as usize / 64] &= !(1 << (port % 64));
     }
 }
 
@@ -96,8 +90,9 @@ const LOOK_EVERY: u32 = 64;
 
 impl<P: Platform> Hypervisor<P> {
     /// The lowest free port of `owner`. The first of a bucket makes the hypervisor's memory grow.
-    fn find_free(&self, owner: &Domain, binding: &mut Binding) -> Result<u32, HypercallError> {
-        if owner.events.cells.get(binding.lowest_free).is_none() && !self.may_spend(Cells::BUCKET_BYTES) {
+    fn find_free(&self, owner: &Domain, binding: &Binding) -> Result<u32, HypercallError> {
+        let is_new = binding.lowest_free().is_some_and(|port| owner.events.cells.get(port).is_none());
+        if is_new && !self.may_spend(Cells::BUCKET_BYTES) {
             return Err(HypercallError::NoMemory);
         }
         owner.events.find_free(binding)
@@ -115,7 +110,7 @@ impl<P: Platform> Hypervisor<P> {
         if owner.is_dying() {
             return Err(HypercallError::Invalid);
         }
-        let port = self.find_free(owner, &mut binding)?;
+        let port = self.find_free(owner, &binding)?;
         publish(port)?;
         let state = state(port)?;
         owner.events.open(&mut binding, port, state, vcpu);
@@ -157,7 +152,7 @@ impl<P: Platform> Hypervisor<P> {
         if !waits {
             return Err(HypercallError::Invalid);
         }
-        let port = self.find_free(local, &mut binding)?;
+        let port = self.find_free(local, &binding)?;
         publish(port)?;
         // The bindings are locked: nobody opens, binds or closes either port meanwhile.
         let state = PortState::Interdomain { remote: remote.clone(), port: remote_port };

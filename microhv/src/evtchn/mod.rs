@@ -39,10 +39,25 @@ pub const fn is_per_vcpu(virq: u32) -> bool {
 /// Guarded by `Ports::binding`.
 #[derive(Debug)]
 struct Binding {
-    /// No port below it is free.
-    lowest_free: u32,
-    /// Ports that are not free.
+    /// Ports that are not free, a bit each; port 0 and those beyond the limit too. A guest chooses which are free, and
+    /// how often one is sought.
+    taken: [u64; MAX_PORTS as usize / 64],
+    /// Ports that are open.
     open: u32,
+}
+
+impl Binding {
+    fn new(limit: u32) -> Self {
+        let mut taken = [u64::MAX; MAX_PORTS as usize / 64];
+        (1..limit).for_each(|port| taken[port as usize / 64] &= !(1 << (port % 64)));
+        Self { taken, open: 0 }
+    }
+
+    /// The lowest free port.
+    fn lowest_free(&self) -> Option<u32> {
+        let (word, bits) = self.taken.iter().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
+        Some(word as u32 * 64 + bits.trailing_ones())
+    }
 }
 
 /// The ports of one domain.
@@ -51,7 +66,6 @@ pub struct Ports {
     cells: Cells,
     bits: Bits,
     binding: Mutex<Binding>,
-    limit: u32,
     /// vCPUs in `SCHEDOP_poll`.
     pollers: AtomicU32,
     /// The port at which `evtchn_close_all` goes on where it was interrupted.
@@ -66,8 +80,7 @@ impl Ports {
         Self {
             cells: Cells::new(),
             bits: Bits::new(shared_info),
-            binding: Mutex::new(Binding { lowest_free: 1, open: 0 }),
-            limit,
+            binding: Mutex::new(Binding::new(limit)),
             pollers: AtomicU32::new(0),
             closing_at: AtomicU32::new(1),
         }
