@@ -54,6 +54,9 @@ pub(crate) fn trap_gate(info: &TrapInfo) -> TrapGate {
     }
 }
 
+/// Gates that are set between two looks at what waits: a multicall may have several tables.
+const GATES_PER_LOOK: u64 = 32;
+
 /// `set_trap_table(table)`: sets gates until one with address 0; a null table clears all.
 ///
 /// # Errors
@@ -73,7 +76,7 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
             return Err(HypercallError::Invalid);
         }
         cur.vcpu.cpu.lock().traps[info.vector as usize] = trap_gate(&info);
-        if index % 256 == 255 && cur.hv.platform.work_pending() {
+        if index % GATES_PER_LOOK == GATES_PER_LOOK - 1 && cur.hv.platform.work_pending() {
             // A table that ends with the address space has no next gate.
             let next =
                 (index + 1).checked_mul(size_of::<TrapInfo>() as u64).and_then(|o| table.checked_add(o));

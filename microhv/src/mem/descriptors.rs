@@ -108,6 +108,10 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Takes all LDT pages out of the windows of the domain's vCPUs; they are faulted in again. `true`: there was one.
     pub(crate) fn drop_ldts(&mut self) -> bool {
+        // One table may have many entries that ask for this, and each is asked of all vCPUs.
+        if core::mem::replace(&mut self.has_dropped_ldts, true) {
+            return false;
+        }
         let dom = self.dom;
         let mut any = false;
         for vcpu in &dom.vcpus {

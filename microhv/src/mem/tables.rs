@@ -66,6 +66,8 @@ pub struct Mm<'a, P: Platform> {
     pub(super) dom: &'a Domain,
     pub(super) tables: MutexGuard<'a, Tables>,
     owes_flush: bool,
+    /// No vCPU of the domain has a page of an LDT in its window, since the session took them out: none comes in meanwhile.
+    pub(super) has_dropped_ldts: bool,
 }
 
 impl<P: Platform> Drop for Mm<'_, P> {
@@ -85,7 +87,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Locks a domain's page tables for changes that take no table references.
     #[inline]
     pub(in crate::mem) fn lock_tables<'a>(&'a self, dom: &'a Domain) -> Mm<'a, P> {
-        Mm { hv: self, dom, tables: dom.mm.tables.lock(), owes_flush: false }
+        Mm { hv: self, dom, tables: dom.mm.tables.lock(), owes_flush: false, has_dropped_ldts: false }
     }
 
     /// Locks a domain's page tables and finishes what was interrupted there.

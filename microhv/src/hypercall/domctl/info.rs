@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
 use ring_abi::types::Mfn;
+use zerocopy::IntoBytes;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags};
@@ -13,6 +14,8 @@ use crate::platform::{CpuSet, MAX_CPUS, Platform};
 
 /// Entries that one `getpageframeinfo3` may ask for.
 const MAX_PAGE_FRAMES: u64 = 1024;
+/// Entries that are read and written together.
+const FRAMES_TOGETHER: usize = 64;
 
 /// `getdomaininfo` of a domain.
 pub(in crate::hypercall) fn domain_info<P: Platform>(
@@ -92,23 +95,30 @@ pub(super) fn page_frame_info<P: Platform>(
     if wanted.num > MAX_PAGE_FRAMES {
         return Err(HypercallError::TooBig);
     }
-    for index in 0..wanted.num {
-        let raw: u64 = cur.copy_in_at(wanted.array, index)?;
-        let kind = match cur.hv.get_page(Mfn::new(raw), domain) {
-            None => XEN_DOMCTL_PFINFO_XTAB,
-            Some(page) => cur.hv.frames.info(page.mfn()).map_or(XEN_DOMCTL_PFINFO_XTAB, |info| {
-                let table = match info.page_type() {
-                    (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
-                    (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
-                    (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
-                    (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
-                    (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
-                    _ => XEN_DOMCTL_PFINFO_NOTAB,
-                };
-                table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 }
-            }),
-        };
-        cur.copy_out_at(wanted.array, index, &u64::from(kind))?;
+    let mut room = [0u64; FRAMES_TOGETHER];
+    let mut done = 0;
+    while done < wanted.num {
+        let words = &mut room[..((wanted.num - done) as usize).min(FRAMES_TOGETHER)];
+        let at = wanted.array.wrapping_add(done * size_of::<u64>() as u64);
+        cur.copy_from_guest(words.as_mut_bytes(), at)?;
+        words.iter_mut().for_each(|word| *word = kind_of(cur, domain, Mfn::new(*word)));
+        cur.copy_out_bytes(at, words.as_bytes())?;
+        done += words.len() as u64;
     }
     Ok(())
+}
+
+/// What a frame of a domain is used as: `XEN_DOMCTL_PFINFO_*`.
+fn kind_of<P: Platform>(cur: &Current<'_, P>, domain: &Domain, mfn: Mfn) -> u64 {
+    let Some(page) = cur.hv.get_page(mfn, domain) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
+    let Some(info) = cur.hv.frames.info(page.mfn()) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
+    let table = match info.page_type() {
+        (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
+        (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
+        (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
+        (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
+        (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
+        _ => XEN_DOMCTL_PFINFO_NOTAB,
+    };
+    u64::from(table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 })
 }
