@@ -22,6 +22,7 @@ use pvrt::{println, probe};
 use ring_abi::callback::{CALLBACKOP_REGISTER, CALLBACKTYPE_EVENT, CallbackRegister};
 use ring_abi::evtchn::*;
 use ring_abi::grant::*;
+use ring_abi::guest_context::TrapInfo;
 use ring_abi::hypercall::*;
 use ring_abi::memory::*;
 use ring_abi::mmu::*;
@@ -453,6 +454,23 @@ fn memory() {
             (COUNT as u64 / 512, 9),
         )
     });
+    case("exchange of extents of 2 MiB for as many pages", || {
+        exchange(
+            large.as_mut_ptr() as u64,
+            (COUNT as u64 / 512, 9),
+            place.as_mut_ptr() as u64,
+            (COUNT as u64, 0),
+        )
+    });
+    for (n, pfn) in numbers.iter().enumerate().step_by(512) {
+        large[n / 512] = *pfn;
+    }
+    exchange(
+        place.as_mut_ptr() as u64,
+        (COUNT as u64, 0),
+        large.as_mut_ptr() as u64,
+        (COUNT as u64 / 512, 9),
+    );
     case("decrease_reservation by extents of 2 MiB", || {
         memory(
             XENMEM_DECREASE_RESERVATION,
@@ -507,6 +525,27 @@ fn events() {
     case("half of them closed", || {
         call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, half as u64, 0, 0, 0])
     });
+    // All are taken again but the last, and the first is closed, opened, and another sought.
+    let mut first = EvtchnClose { port: 1 };
+    let mut other = alloc;
+    let call_of = |command: u32, arg: u64| MulticallEntry {
+        op: __HYPERVISOR_EVENT_CHANNEL_OP.into(),
+        result: 0,
+        args: [command.into(), arg, 0, 0, 0, 0],
+    };
+    while event(EVTCHNOP_ALLOC_UNBOUND, (&raw mut other) as u64) == 0 {
+        first.port = other.port;
+    }
+    let (close, open) = ((&raw mut first) as u64, (&raw mut other) as u64);
+    let mut calls: Vec<MulticallEntry> = (0..512)
+        .flat_map(|_| {
+            [(EVTCHNOP_CLOSE, close), (EVTCHNOP_ALLOC_UNBOUND, open), (EVTCHNOP_ALLOC_UNBOUND, open)]
+        })
+        .map(|(command, arg)| call_of(command, arg))
+        .collect();
+    case("ports sought where none is free", || {
+        call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0])
+    });
     for close in &mut closes[half..] {
         event(EVTCHNOP_CLOSE, (&raw mut *close) as u64);
     }
@@ -551,6 +590,14 @@ fn others() {
     case("set_trap_table", || {
         let table = probe::trap_table();
         call(__HYPERVISOR_SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0])
+    });
+    case("tables of 255 gates in a multicall", || {
+        let gate = TrapInfo { vector: 200, address: 0x1000, ..Default::default() };
+        let mut table = vec![gate; 256];
+        table[255] = TrapInfo::default();
+        let args = [table.as_ptr() as u64, 0, 0, 0, 0, 0];
+        let mut calls = vec![MulticallEntry { op: __HYPERVISOR_SET_TRAP_TABLE.into(), result: 0, args }; 64];
+        call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0])
     });
     case("a thousand CPUID", || {
         for leaf in 0..1000u32 {
