@@ -57,7 +57,11 @@ fn l1_of_last_references() -> Option<Pages> {
         probe::write(at + slot as u64 * 8, frame << 12 | RW | pvrt::hypercall::mmu::pte::US);
     }
     map(at, table.mfn(0).raw() << 12 | RO);
-    extended(MMUEXT_PIN_L1_TABLE, table.mfn(0).raw(), 0);
+    let pinned = extended(MMUEXT_PIN_L1_TABLE, table.mfn(0).raw(), 0);
+    if pinned != 0 {
+        println!("stretch: no table of last references: {pinned}");
+        return None;
+    }
     for n in 0..512 {
         map((pages.va() + n * PAGE_SIZE) as u64, 0);
     }

@@ -405,6 +405,8 @@ fn grants() {
     case("a grant table of 64 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
     let mut setup = GnttabSetupTable { nr_frames: 32, ..setup };
     case("a grant table of 32 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
+    // The handles are kept, and with them the use of both pages for writing.
+    core::mem::forget(scratch);
 }
 
 /// Memory given back, taken, and exchanged, in small and large extents.
