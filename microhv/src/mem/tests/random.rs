@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use proptest::prelude::*;
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{DOMID_INVALID, Maddr, Mfn};
 
 use super::{World, entry};
 use crate::domain::Domain;
@@ -306,7 +306,9 @@ impl Model {
             if count > 0 && (page_type.level() > 0 || page_type == PageType::SegDesc) {
                 wrong.push(alloc::format!("{mfn:#x} is {page_type:?}, a TLB may write it"));
             }
-            if info.owner().is_some_and(|owner| !owners.contains(&owner.raw())) {
+            // A lent page that outlives its owner is nobody's who could refer to it anew.
+            let is_news = |owner: u16| owner != DOMID_INVALID && !owners.contains(&owner);
+            if info.owner().is_some_and(|owner| is_news(owner.raw())) {
                 wrong.push(alloc::format!("{mfn:#x} has a new owner, a TLB may write it"));
             }
         }
