@@ -3,7 +3,7 @@
 //! A frame is zeroed before a domain gets it (I14). An extent of 2 MiB takes longer than interrupts may wait, so that the work
 //! is interrupted, and what was done is kept with the domain until the call that wanted it is executed again. A domain
 //! that does not execute its call again keeps what it has there until it asks for something else or ends: one extent of
-//! the largest order, or as many frames for an exchange, so 2 MiB for an ordinary domain and 16 MiB for a privileged one.
+//! the largest order, or as many frames for an exchange, so 2 MiB for an ordinary domain and 4 MiB for a privileged one.
 
 use alloc::vec::Vec;
 

@@ -102,6 +102,21 @@ impl DomainMm {
         true
     }
 
+    /// As [`DomainMm::add`], of several extents of `count` frames each, none of which lies in two regions, whatever the
+    /// domain may own.
+    fn add_all(&self, extents: &[Mfn], count: u64, mut assign: impl FnMut(Mfn)) -> bool {
+        let mut pages = self.pages.lock();
+        if pages.closed {
+            return false;
+        }
+        self.total.fetch_add(extents.len() as u64 * count, Ordering::Relaxed);
+        for &mfn in extents {
+            pages.regions.add((mfn.raw() / REGION_FRAMES) as u32, count as u16);
+            (0..count).for_each(|n| assign(Mfn::new(mfn.raw() + n)));
+        }
+        true
+    }
+
     fn remove(&self, mfn: Mfn) {
         let mut pages = self.pages.lock();
         if pages.regions.remove((mfn.raw() / REGION_FRAMES) as u32) {
@@ -253,6 +268,13 @@ impl<P: Platform> Hypervisor<P> {
                 self.frames.assign(Mfn::new(mfn.raw() + n), dom.id);
             }
         })
+    }
+
+    /// As [`Hypervisor::assign_new`], of all frames of several extents of 2^`order`, of a region at most, whatever the
+    /// domain may own.
+    pub(crate) fn assign_all(&self, dom: &Domain, extents: &[Mfn], order: u8) -> bool {
+        debug_assert!(1 << order <= REGION_FRAMES, "an extent lies in one region");
+        dom.mm.add_all(extents, 1 << order, |mfn| self.frames.assign(mfn, dom.id))
     }
 
     /// Makes `count` frames from `mfn`, the hypervisor's own until now, the domain's at their place with the contents

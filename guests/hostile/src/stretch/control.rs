@@ -78,7 +78,7 @@ fn populate(dom: DomId, count: u64, order: u32) -> (i64, Vec<u64>) {
 
 fn memory() {
     let pages = end_of_memory() / 4;
-    for order in [0, 9, 12] {
+    for order in [0, 9, 10] {
         let Ok(dom) = create(1) else { return };
         let mut list = Vec::new();
         case(&format!("populate_physmap of {pages} pages for another, order {order}"), || {

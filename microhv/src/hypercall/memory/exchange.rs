@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use ring_abi::memory::XenMemoryExchange;
 use ring_abi::types::Mfn;
+use zerocopy::IntoBytes;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
@@ -88,21 +89,18 @@ fn exchange_some<P: Platform>(
     outputs: core::ops::Range<u64>,
 ) -> Result<(), TableError> {
     let hv = cur.hv;
+    let (r#in, out) = (&request.r#in, &request.out);
     let mut given = Vec::new();
-    for n in inputs {
-        let first: u64 = cur.copy_in_at(request.r#in.extent_start, n)?;
-        given.extend((0..1u64 << request.r#in.extent_order).map(|page| Mfn::new(first.wrapping_add(page))));
+    for first in read_list(cur, r#in.extent_start, &inputs)? {
+        given.extend((0..1u64 << r#in.extent_order).map(|page| Mfn::new(first.wrapping_add(page))));
     }
-    let order = request.out.extent_order as u8;
-    let mut places = Vec::new();
-    for n in outputs {
-        places.push((n, cur.copy_in_at::<u64>(request.out.extent_start, n)?));
-    }
+    let order = out.extent_order as u8;
+    let mut places = read_list(cur, out.extent_start, &outputs)?;
     // All are looked at before the first is taken: what fails then is a race, or a frame that is named twice.
     if !given.iter().all(|&mfn| hv.is_stealable(domain, mfn)) {
         return Err(HypercallError::Invalid.into());
     }
-    let taken = hv.take_clean(domain, order, request.out.mem_flags as u8, places.len())?;
+    let taken = hv.take_clean(domain, order, out.mem_flags as u8, places.len())?;
     let mut stolen = 0;
     let all = given.iter().try_for_each(|&mfn| hv.steal_page(domain, mfn).inspect(|()| stolen += 1));
     if let Err(error) = all {
@@ -112,17 +110,30 @@ fn exchange_some<P: Platform>(
     }
     given.iter().for_each(|&mfn| hv.platform.set_m2p(mfn, None));
     hv.keep_given(domain, given);
-    let mut result = Ok(());
-    for (&mfn, &(n, pfn)) in taken.iter().zip(&places) {
+    for (&mfn, place) in taken.iter().zip(&mut places) {
         for page in 0..1u64 << order {
-            let mfn = Mfn::new(mfn.raw() + page);
-            hv.platform.set_m2p(mfn, Some(pfn.wrapping_add(page)));
+            hv.platform.set_m2p(Mfn::new(mfn.raw() + page), Some(place.wrapping_add(page)));
         }
-        // A domain that is being destroyed gets nothing any more.
-        if !hv.assign_new(domain, mfn, 1 << order, false) {
-            hv.release_frames(mfn, order);
-        }
-        result = result.and(cur.copy_out_at(request.out.extent_start, n, &mfn.raw()));
+        *place = mfn.raw();
     }
-    Ok(result?)
+    // A domain that is being destroyed gets nothing any more.
+    if !hv.assign_all(domain, &taken, order) {
+        taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
+    }
+    Ok(cur.copy_out_bytes(list_at(out.extent_start, outputs.start), places.as_bytes())?)
+}
+
+const fn list_at(list: u64, n: u64) -> u64 {
+    list.wrapping_add(n.wrapping_mul(size_of::<u64>() as u64))
+}
+
+/// Reads some numbers of a list, all together.
+fn read_list<P: Platform>(
+    cur: &Current<'_, P>,
+    list: u64,
+    which: &core::ops::Range<u64>,
+) -> Result<Vec<u64>, HypercallError> {
+    let mut numbers = alloc::vec![0; (which.end - which.start) as usize];
+    cur.copy_from_guest(numbers.as_mut_bytes(), list_at(list, which.start))?;
+    Ok(numbers)
 }

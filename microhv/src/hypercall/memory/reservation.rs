@@ -13,8 +13,8 @@ use crate::platform::Platform;
 
 /// Largest extent that an ordinary domain may ask for: 2 MiB.
 const MAX_ORDER: u32 = 9;
-/// Largest extent for a privileged one: 16 MiB.
-const MAX_ORDER_PRIVILEGED: u32 = 12;
+/// Largest extent for a privileged one: 4 MiB. Its frames get their owner and their numbers without a look at what waits.
+const MAX_ORDER_PRIVILEGED: u32 = 10;
 /// Pages that are given back between two looks at what waits.
 const LOOK_EVERY: u64 = 32;
 /// In the place where an interrupted call goes on: extents done, and from this bit on the pages of the next one.
