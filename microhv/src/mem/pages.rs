@@ -110,10 +110,18 @@ impl DomainMm {
             return false;
         }
         self.total.fetch_add(extents.len() as u64 * count, Ordering::Relaxed);
+        // Extents that follow each other mostly lie in one region.
+        let (mut region, mut here) = (0, 0);
         for &mfn in extents {
-            pages.regions.add((mfn.raw() / REGION_FRAMES) as u32, count as u16);
+            let its = mfn.raw() / REGION_FRAMES;
+            if its != region || u64::from(here) + count > REGION_FRAMES {
+                pages.regions.add(region as u32, here);
+                (region, here) = (its, 0);
+            }
+            here += count as u16;
             (0..count).for_each(|n| assign(Mfn::new(mfn.raw() + n)));
         }
+        pages.regions.add(region as u32, here);
         true
     }
 
