@@ -64,7 +64,7 @@ use crate::platform::DescriptorPage;
 
 /// CPUs of the model.
 pub const CPUS: usize = 8;
-/// Leaves that a CPU holds at most: tables that are linear, or garbage taken for a table, have very many.
+/// Leaves that a CPU holds at most: garbage that is taken for a table may have very many.
 const MOST_LEAVES: usize = 4096;
 /// Ways that a CPU holds at most.
 const MOST_WAYS: usize = 1024;
