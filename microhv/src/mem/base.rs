@@ -16,9 +16,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
     pub fn new_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), TableError> {
         let mut mm = self.lock_tables(dom);
-        if !mm.finish_deferred() {
-            return Err(TableError::Restart);
-        }
+        mm.begin()?;
         let changes = vcpu.cr3_kernel() != Some(mfn);
         if changes {
             mm.get_table(mfn, 4)?;
@@ -37,9 +35,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
     pub fn new_user_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), TableError> {
         let mut mm = self.lock_tables(dom);
-        if !mm.finish_deferred() {
-            return Err(TableError::Restart);
-        }
+        mm.begin()?;
         let new = (mfn.raw() != 0).then_some(mfn);
         if vcpu.cr3_user() == new {
             return Ok(());
@@ -65,7 +61,8 @@ impl<P: Platform> Hypervisor<P> {
         kernel: Mfn,
         user: Option<Mfn>,
     ) -> Result<(), TableError> {
-        let mut mm = self.begin_tables(dom)?;
+        let mut mm = self.lock_tables(dom);
+        mm.begin()?;
         if dom.is_dying() {
             return Err(HypercallError::NoSuchDomain.into());
         }

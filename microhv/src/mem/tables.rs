@@ -89,16 +89,6 @@ impl<P: Platform> Hypervisor<P> {
     pub(in crate::mem) fn lock_tables<'a>(&'a self, dom: &'a Domain) -> Mm<'a, P> {
         Mm { hv: self, dom, tables: dom.mm.tables.lock(), owes_flush: false, has_dropped_ldts: false }
     }
-
-    /// Locks a domain's page tables and finishes what was interrupted there.
-    ///
-    /// # Errors
-    /// `Restart`: there is more to finish than now is time for.
-    #[inline]
-    pub(in crate::mem) fn begin_tables<'a>(&'a self, dom: &'a Domain) -> Result<Mm<'a, P>, TableError> {
-        let mut mm = self.lock_tables(dom);
-        if mm.finish_deferred() { Ok(mm) } else { Err(TableError::Restart) }
-    }
 }
 
 impl<P: Platform> Current<'_, P> {
@@ -114,6 +104,16 @@ impl<'a, P: Platform> Mm<'a, P> {
     #[inline]
     pub(crate) fn finish_deferred(&mut self) -> bool {
         self.tables.deferred.is_empty() || self.drain()
+    }
+
+    /// As [`Mm::finish_deferred`], at the start of what gives tables back. A session that `Result` gave out would be
+    /// copied about in each call.
+    ///
+    /// # Errors
+    /// `Restart`: there is more to finish than now is time for.
+    #[inline]
+    pub(super) fn begin(&mut self) -> Result<(), TableError> {
+        if self.finish_deferred() { Ok(()) } else { Err(TableError::Restart) }
     }
 
     /// Does the flush of this CPU that is owed.
@@ -371,7 +371,8 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: not its frame, in use as something else, entries that it may not have, or pinned already.
     pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), TableError> {
-        let mut mm = self.begin_tables(dom)?;
+        let mut mm = self.lock_tables(dom);
+        mm.begin()?;
         if dom.is_dying() {
             return Err(HypercallError::NoSuchDomain.into()); // teardown may have been there already
         }
@@ -383,7 +384,9 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: not its frame, or not pinned.
     pub fn unpin_table(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
-        Ok(self.begin_tables(dom)?.unpin(mfn)?)
+        let mut mm = self.lock_tables(dom);
+        mm.begin()?;
+        Ok(mm.unpin(mfn)?)
     }
 
     /// Takes the reference on a level 4 table that a vCPU of `dom` is to hold in `cr3_kernel` or `cr3_user`.
@@ -391,7 +394,8 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`; `Invalid`: as [`Hypervisor::pin_table`].
     pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
-        let mut mm = self.begin_tables(dom)?;
+        let mut mm = self.lock_tables(dom);
+        mm.begin()?;
         if dom.is_dying() {
             return Err(HypercallError::NoSuchDomain.into()); // teardown may have been there already
         }

@@ -182,7 +182,8 @@ impl Model {
                 };
                 let new = entry(mfn(target), FLAGS[flags]);
                 self.repeat(|| {
-                    let mut mm = hv.begin_tables(dom)?;
+                    let mut mm = hv.lock_tables(dom);
+                    mm.begin()?;
                     if dom.is_dying() {
                         return Err(HypercallError::NoSuchDomain.into());
                     }
