@@ -45,9 +45,10 @@ fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     if cur.domain.is_dying() {
         return Err(HypercallError::NoSuchDomain);
     }
-    // What an earlier call left is looked after by each operation that begins with the tables.
-    let (done, result) = perform(cur, cur.domain, args[0], args[1] as u32);
-    let drained = cur.hv.finish_deferred(cur.domain);
+    // What an earlier call left is looked after by each operation that begins with the tables. A list of none of these,
+    // as a flush, leaves nothing.
+    let Performed { done, result, long } = perform(cur, cur.domain, args[0], args[1] as u32);
+    let drained = !long || cur.hv.finish_deferred(cur.domain);
     if drained && result.is_ok() { Ok(Outcome::OK) } else { ended(cur, args, done, result, drained) }
 }
 
@@ -72,29 +73,36 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         return Ok(saved_result(args));
     }
     let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
-    let (done, result) = perform(cur, &dom, ops, count);
+    let Performed { done, result, .. } = perform(cur, &dom, ops, count);
     let drained = cur.hv.finish_deferred(&dom);
     add_done(cur, done_at, before, done)?;
     ended(cur, args, done, result, drained)
 }
 
-/// Does operations in their order, until one cannot be or something else waits: how many, and why no more.
+/// What [`perform`] did.
+struct Performed {
+    /// So many operations.
+    done: u64,
+    /// Why no more.
+    result: Result<(), TableError>,
+    /// One of [`LONG`] was tried: tables may be left for later.
+    long: bool,
+}
+
+/// Does operations in their order, until one cannot be or something else waits.
 #[inline(always)]
-fn perform<P: Platform>(
-    cur: &Current<'_, P>,
-    dom: &Domain,
-    ops: u64,
-    count: u32,
-) -> (u64, Result<(), TableError>) {
-    let mut done = 0;
+fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: u64, count: u32) -> Performed {
+    let (mut done, mut long) = (0, false);
     while done < u64::from(count) {
         if done > 0 && cur.hv.platform.work_pending() {
-            return (done, Err(TableError::Restart));
+            return Performed { done, result: Err(TableError::Restart), long };
         }
         let at = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
         let Ok([cmd, arg1, arg2]) = cur.read_frame(at) else {
-            return (done, Err(HypercallError::Fault.into()));
+            return Performed { done, result: Err(HypercallError::Fault.into()), long };
         };
+        let is_long = 1u32.wrapping_shl(cmd as u32) & LONG != 0;
+        long |= is_long;
         let result = match cmd as u32 {
             // The caller's alone, as all but the pins: ahead of the others.
             MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => {
@@ -103,18 +111,22 @@ fn perform<P: Platform>(
             MMUEXT_NEW_USER_BASEPTR if dom.id == cur.domain.id => {
                 cur.hv.new_user_base(cur.domain, cur.vcpu, Mfn::new(arg1))
             }
+            MMUEXT_TLB_FLUSH_LOCAL if dom.id == cur.domain.id => {
+                cur.hv.platform.flush_tlb_local();
+                Ok(())
+            }
             cmd => one(cur, dom, cmd, arg1, arg2),
         };
         if result.is_err() {
-            return (done, result);
+            return Performed { done, result, long };
         }
         done += 1;
         // A list of one does not look above, and a multicall may have many of them.
-        if 1u32.wrapping_shl(cmd as u32) & LONG != 0 && cur.hv.platform.work_pending() {
-            return (done, Err(TableError::Restart));
+        if is_long && cur.hv.platform.work_pending() {
+            return Performed { done, result: Err(TableError::Restart), long };
         }
     }
-    (done, Ok(()))
+    Performed { done, result: Ok(()), long }
 }
 
 /// Operations that may check a table or take one apart, a bit each.
@@ -168,7 +180,6 @@ fn one<P: Platform>(
         }
         MMUEXT_UNPIN_TABLE => return hv.unpin_table(dom, mfn),
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
-        MMUEXT_TLB_FLUSH_LOCAL => hv.platform.flush_tlb_local(),
         MMUEXT_INVLPG_LOCAL => {
             if pte::is_guest_address(arg1) {
                 hv.platform.invlpg(arg1);
