@@ -1,4 +1,5 @@
-//! Deadlines of one CPU: a binary heap over slots that their owners keep, so that setting a timer allocates nothing.
+//! Deadlines of one CPU: a binary heap whose entries name slots that their owners keep, so that setting a timer allocates
+//! nothing.
 
 use alloc::vec::Vec;
 
@@ -11,8 +12,14 @@ const NOT_QUEUED: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Slot<K> {
     key: Option<K>,
-    deadline: u64,
     place: u32,
+}
+
+/// A timer that is set. The deadline is here and not in the slot: a comparison then looks at the heap alone.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    deadline: u64,
+    slot: u32,
 }
 
 /// Timers with keys of type `K`, the earliest first.
@@ -20,7 +27,7 @@ struct Slot<K> {
 pub struct TimerQueue<K> {
     slots: Vec<Slot<K>>,
     free: Vec<u32>,
-    heap: Vec<u32>,
+    heap: Vec<Entry>,
     /// When the CPU's own timer interrupts, never later than the earliest deadline; `u64::MAX`: not at all.
     ///
     /// It may be earlier, when that deadline was put off: setting the CPU's timer costs more than most of what sets
@@ -42,14 +49,13 @@ impl<K: Copy> TimerQueue<K> {
 
     /// The CPU's timer is being set for the earliest deadline or `other`, whichever comes first: gives that.
     pub fn interrupt_at(&mut self, other: Option<u64>) -> Option<u64> {
-        let next = [self.next_deadline(), other].into_iter().flatten().min();
-        self.interrupt_ns = next.unwrap_or(u64::MAX);
-        next
+        self.interrupt_ns = self.next_deadline().unwrap_or(u64::MAX).min(other.unwrap_or(u64::MAX));
+        (self.interrupt_ns != u64::MAX).then_some(self.interrupt_ns)
     }
 
     /// Makes a timer, which is not set.
     pub fn insert(&mut self, key: K) -> TimerId {
-        let slot = Slot { key: Some(key), deadline: 0, place: NOT_QUEUED };
+        let slot = Slot { key: Some(key), place: NOT_QUEUED };
         match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = slot;
@@ -72,95 +78,94 @@ impl<K: Copy> TimerQueue<K> {
     }
 
     /// Sets a timer to `deadline`, or stops it.
+    #[inline]
     pub fn set(&mut self, id: TimerId, deadline: Option<u64>) {
-        let slot = &mut self.slots[id.0 as usize];
-        match (deadline, slot.place) {
-            (None, NOT_QUEUED) => {}
-            (None, place) => self.take_out(place as usize),
-            (Some(deadline), NOT_QUEUED) => {
-                slot.deadline = deadline;
-                let place = self.heap.len();
-                slot.place = place as u32;
-                self.heap.push(id.0);
-                self.up(place);
+        let place = self.slots[id.0 as usize].place;
+        let Some(deadline) = deadline else {
+            if place != NOT_QUEUED {
+                self.take_out(place as usize);
             }
-            (Some(deadline), place) => {
-                slot.deadline = deadline;
-                let place = self.up(place as usize);
-                self.down(place);
-            }
-        }
+            return;
+        };
+        let entry = Entry { deadline, slot: id.0 };
+        let place = if place == NOT_QUEUED {
+            self.heap.push(entry);
+            self.heap.len() - 1
+        } else {
+            place as usize
+        };
+        self.put(place, entry);
     }
 
     /// When the timer fires; `None` when it is not set.
     pub fn deadline(&self, id: TimerId) -> Option<u64> {
-        let slot = &self.slots[id.0 as usize];
-        (slot.place != NOT_QUEUED).then_some(slot.deadline)
+        let place = self.slots[id.0 as usize].place;
+        (place != NOT_QUEUED).then(|| self.heap[place as usize].deadline)
     }
 
     /// The earliest deadline.
     #[inline]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.heap.first().map(|index| self.slots[*index as usize].deadline)
+        self.heap.first().map(|entry| entry.deadline)
     }
 
     /// Takes the earliest timer that is due at `now`.
     pub fn pop_due(&mut self, now: u64) -> Option<K> {
-        let index = *self.heap.first()?;
-        let slot = self.slots[index as usize];
-        if slot.deadline > now {
+        let first = *self.heap.first()?;
+        if first.deadline > now {
             return None;
         }
         self.take_out(0);
-        slot.key
+        self.slots[first.slot as usize].key
     }
 
+    #[inline(never)]
     fn take_out(&mut self, place: usize) {
-        let index = self.heap.swap_remove(place);
-        self.slots[index as usize].place = NOT_QUEUED;
-        if place < self.heap.len() {
-            self.slots[self.heap[place] as usize].place = place as u32;
-            let place = self.up(place);
-            self.down(place);
+        let taken = self.heap.swap_remove(place);
+        self.slots[taken.slot as usize].place = NOT_QUEUED;
+        if let Some(moved) = self.heap.get(place) {
+            self.put(place, *moved);
         }
     }
 
-    fn at(&self, place: usize) -> u64 {
-        self.slots[self.heap[place] as usize].deadline
-    }
-
-    fn swap(&mut self, a: usize, b: usize) {
-        self.heap.swap(a, b);
-        self.slots[self.heap[a] as usize].place = a as u32;
-        self.slots[self.heap[b] as usize].place = b as u32;
-    }
-
-    fn up(&mut self, mut place: usize) -> usize {
+    /// Puts `entry` in its order: the heap has room for it at `place`, and whatever is there is to go.
+    ///
+    /// Others move by one towards that room, and `entry` is written once, where it ends.
+    #[inline(always)]
+    fn put(&mut self, mut place: usize, entry: Entry) {
+        let Self { slots, heap, .. } = self;
+        let mut set = |heap: &mut Vec<Entry>, place: usize, entry: Entry| {
+            heap[place] = entry;
+            slots[entry.slot as usize].place = place as u32;
+        };
+        let from = place;
         while place > 0 {
-            let parent = (place - 1) / 2;
-            if self.at(parent) <= self.at(place) {
+            let above = (place - 1) / 2;
+            let parent = heap[above];
+            if parent.deadline <= entry.deadline {
                 break;
             }
-            self.swap(parent, place);
-            place = parent;
+            set(heap, place, parent);
+            place = above;
         }
-        place
-    }
-
-    fn down(&mut self, mut place: usize) {
-        loop {
-            let mut least = place;
-            for child in [2 * place + 1, 2 * place + 2] {
-                if child < self.heap.len() && self.at(child) < self.at(least) {
-                    least = child;
+        // One that went up has only later ones below.
+        if place == from {
+            loop {
+                let mut below = 2 * place + 1;
+                let Some(mut child) = heap.get(below).copied() else { break };
+                if let Some(other) = heap.get(below + 1)
+                    && other.deadline < child.deadline
+                {
+                    (below, child) = (below + 1, *other);
                 }
+                if child.deadline >= entry.deadline {
+                    break;
+                }
+                set(heap, place, child);
+                place = below;
             }
-            if least == place {
-                return;
-            }
-            self.swap(least, place);
-            place = least;
         }
+        set(heap, place, entry);
     }
 }
 

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::DomId;
 
-use super::{Runstate, TimerId};
+use super::{Runstate, TimerId, VcpuTime};
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform};
@@ -61,6 +61,21 @@ pub(crate) struct VcpuTimers {
     ids: [TimerId; KINDS.len()],
 }
 
+impl VcpuTime {
+    /// One of the vCPU's timers, and in whose queue it is.
+    #[inline]
+    fn timer(&self, kind: TimerKind) -> Option<(CpuId, TimerId)> {
+        self.timers.as_ref().map(|timers| (timers.cpu, timers.ids[kind as usize]))
+    }
+
+    /// The timer of the periodic `VIRQ_TIMER`, and its period, unless that is stopped.
+    #[inline]
+    fn periodic(&self) -> Option<(CpuId, TimerId, u64)> {
+        let (cpu, id) = self.timer(TimerKind::Periodic).filter(|_| self.period_ns != 0)?;
+        Some((cpu, id, self.period_ns))
+    }
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Makes the timers of a new vCPU.
     pub(crate) fn create_timers(&self, vcpu: &Vcpu) {
@@ -86,18 +101,22 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Sets one of a vCPU's timers to a system time, or stops it.
+    #[inline]
     pub fn arm_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
-        let Some(timers) = vcpu.time.lock().timers else { return };
-        self.arm(timers, kind, deadline_ns);
+        let timer = vcpu.time.lock().timer(kind);
+        if let Some((cpu, id)) = timer {
+            self.arm(cpu, id, deadline_ns);
+        }
     }
 
-    pub(crate) fn arm(&self, timers: VcpuTimers, kind: TimerKind, deadline_ns: Option<u64>) {
-        let mut queue = self.time.queue(timers.cpu).lock();
-        queue.set(timers.ids[kind as usize], deadline_ns);
+    #[inline(never)]
+    fn arm(&self, cpu: CpuId, id: TimerId, deadline_ns: Option<u64>) {
+        let mut queue = self.time.queue(cpu).lock();
+        queue.set(id, deadline_ns);
         let too_late = deadline_ns.is_some_and(|deadline| queue.is_too_late_for(deadline));
         drop(queue);
         if too_late {
-            self.raise_softirq(timers.cpu, SOFTIRQ_TIMER);
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
     }
 
@@ -149,13 +168,12 @@ impl<P: Platform> Hypervisor<P> {
                 self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
                 let mut time = vcpu.time.lock();
                 time.last_period_ns = now;
-                let (timers, period) = (time.timers, time.period_ns);
+                let periodic = time.periodic();
                 drop(time);
-                if period != 0
-                    && vcpu.running_on().is_some()
-                    && let Some(timers) = timers
+                if vcpu.running_on().is_some()
+                    && let Some((cpu, id, period)) = periodic
                 {
-                    self.arm(timers, kind, Some(now + period));
+                    self.arm(cpu, id, Some(now + period));
                 }
             }
             TimerKind::Poll => {
@@ -176,10 +194,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn begin_running(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
         let mut time = vcpu.time.lock();
         time.enter(Runstate::Running, now);
-        let (Some(timers), period) = (time.timers, time.period_ns) else { return };
-        if period == 0 {
-            return;
-        }
+        let Some((cpu, id, period)) = time.periodic() else { return };
         let due = now.saturating_sub(time.last_period_ns) >= period;
         if due {
             time.last_period_ns = now;
@@ -189,17 +204,17 @@ impl<P: Platform> Hypervisor<P> {
         if due {
             self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
         }
-        self.arm(timers, TimerKind::Periodic, Some(next));
+        self.arm(cpu, id, Some(next));
     }
 
     /// A vCPU stops running at `now` and is in `state` from then on: its periodic timer stops.
     pub(crate) fn end_running(&self, vcpu: &Vcpu, state: Runstate, now: u64) {
         let mut time = vcpu.time.lock();
         time.enter(state, now);
-        let (timers, period) = (time.timers, time.period_ns);
+        let periodic = time.periodic();
         drop(time);
-        if let (Some(timers), true) = (timers, period != 0) {
-            self.arm(timers, TimerKind::Periodic, None);
+        if let Some((cpu, id, _)) = periodic {
+            self.arm(cpu, id, None);
         }
     }
 
