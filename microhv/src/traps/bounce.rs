@@ -113,7 +113,14 @@ pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: u8) {
 ///
 /// A guest without a handler, or whose stack cannot be written, crashes.
 pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: Option<u32>) {
-    let Some(error) = error else { return deliver_plain(cur, vector) };
+    match error {
+        Some(error) => deliver_with_error(cur, vector, error),
+        None => deliver_plain(cur, vector),
+    }
+}
+
+#[inline(always)]
+fn deliver_with_error<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: u32) {
     let (gate, kernel_sp) = {
         let cpu = cur.vcpu.cpu.lock();
         (cpu.traps[usize::from(vector)], cpu.kernel_sp)
@@ -133,7 +140,7 @@ pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
         info.store_u64(INFO_CR2, cr2);
     }
     cur.vcpu.cr2.store(cr2, Ordering::Relaxed);
-    deliver_exception(cur, 14, Some(error));
+    deliver_with_error(cur, 14, error);
 }
 
 /// Delivers #NM, and clears TS as the ABI has it: the guest's handler need not.

@@ -117,6 +117,8 @@ extern "C" fn compat_syscall_from_guest() -> Exit {
 
 /// #UD.
 const UNDEFINED: u32 = 6;
+/// #PF.
+const PAGE_FAULT: u32 = 14;
 /// Exceptions that are more than bounced, a bit each: #DB, #UD, #NM, #GP, #PF.
 const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14;
 /// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
@@ -132,6 +134,8 @@ extern "C" fn trap_from_guest() -> Exit {
             traps::deliver_plain(cur, vector as u8);
         } else if vector == UNDEFINED {
             undefined(cur);
+        } else if vector == PAGE_FAULT {
+            page_fault(cur);
         } else {
             special_trap(cur, vector);
         }
@@ -147,6 +151,15 @@ fn undefined(cur: &mut Cur<'_>) {
     }
 }
 
+/// #PF: the most frequent of all.
+#[inline(never)]
+fn page_fault(cur: &mut Cur<'_>) {
+    let (cr2, error) = (cpu::cr2(), cur.regs.error_code);
+    if !machine::page_fault(cur, cr2, error) {
+        traps::page_fault(cur, cr2, error);
+    }
+}
+
 #[inline(never)]
 fn special_trap(cur: &mut Cur<'_>, vector: u32) {
     let error = cur.regs.error_code;
@@ -156,12 +169,6 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
         13 => {
             if !traps::software_interrupt(cur, error) && (error != 0 || !machine::emulate(cur, 13)) {
                 traps::deliver_exception(cur, 13, Some(error));
-            }
-        }
-        14 => {
-            let cr2 = cpu::cr2();
-            if !machine::page_fault(cur, cr2, error) {
-                traps::page_fault(cur, cr2, error);
             }
         }
         0x80 => traps::int80(cur),
@@ -207,7 +214,6 @@ fn interrupt(vector: u8) {
 /// An exception or interrupt in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
-    const PAGE_FAULT: u32 = 14;
     match regs.entry_vector {
         vector @ 32.. => return interrupt(vector as u8),
         PAGE_FAULT if windows::fault(cpu::cr2()) => return,

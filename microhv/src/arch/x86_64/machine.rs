@@ -593,18 +593,26 @@ pub(crate) fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
 }
 
 /// A page fault of the guest that the hypervisor may have to deal with: `true` when the guest goes on.
+#[inline]
 pub(crate) fn page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
     /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
     const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
     if error & NO_DESCRIPTOR == 0
         && let Some(offset) = windows::ldt_offset(cur.vcpu, cr2)
     {
-        if !cur.hv.fault_in_ldt(cur.domain, cur.vcpu, offset) {
-            // Where the guest has its LDT, not where the processor sees it.
-            let base = cur.vcpu.cpu.lock().ldt_base;
-            traps::page_fault(cur, base.wrapping_add(offset), error);
-        }
+        ldt_fault(cur, offset, error);
         return true;
     }
     cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
+}
+
+/// The guest's LDT was used at byte `offset`, whose page is not mapped.
+#[cold]
+#[inline(never)]
+fn ldt_fault(cur: &mut Cur<'_>, offset: u64, error: u32) {
+    if !cur.hv.fault_in_ldt(cur.domain, cur.vcpu, offset) {
+        // Where the guest has its LDT, not where the processor sees it.
+        let base = cur.vcpu.cpu.lock().ldt_base;
+        traps::page_fault(cur, base.wrapping_add(offset), error);
+    }
 }
