@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use arrayvec::ArrayVec;
 use ring_abi::sched::{
     SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
     SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SHUTDOWN_MAX, SchedPoll, SchedRemoteShutdown, SchedShutdown,
@@ -96,15 +97,16 @@ fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallErro
     if op.nr_ports > MAX_POLL_PORTS {
         return Err(HypercallError::Invalid);
     }
-    let mut ports = [0u32; MAX_POLL_PORTS as usize];
-    let ports = &mut ports[..op.nr_ports as usize];
-    for (index, port) in ports.iter_mut().enumerate() {
-        *port = cur.copy_in_at(op.ports, index as u64)?;
-        if *port >= MAX_PORTS {
+    // Nothing is written ahead of what is read: mostly it is one port.
+    let mut ports = ArrayVec::<u32, { MAX_POLL_PORTS as usize }>::new();
+    for index in 0..op.nr_ports {
+        let port = cur.copy_in_at(op.ports, index.into())?;
+        if port >= MAX_PORTS {
             return Err(HypercallError::Invalid);
         }
+        ports.push(port);
     }
-    wait(cur, ports, op.timeout);
+    wait(cur, &ports, op.timeout);
     Ok(())
 }
 
