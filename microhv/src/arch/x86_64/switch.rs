@@ -143,9 +143,10 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
-    let (fs_base, gs_kernel, gs_user, debug, cr0) = {
+    let (fs_base, gs_kernel, gs_user, breaks, cr0) = {
         let guest = vcpu.cpu.lock();
-        (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, guest.debug, guest.cr0)
+        let breaks = guest.debug[7] & DR7_ENABLE != 0;
+        (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, breaks, guest.cr0)
     };
     let mut whole = load_selector(DataSegment::Ds, ds);
     whole &= load_selector(DataSegment::Es, es);
@@ -162,8 +163,8 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
         }
         cpu::write_msr(msr::GS_BASE, active);
         cpu::write_msr(msr::SHADOW_GS_BASE, other);
-        if debug[7] & DR7_ENABLE != 0 {
-            load_debug_registers(debug);
+        if breaks {
+            load_debug_registers(vcpu.cpu.lock().debug);
         }
     }
     fpu::restore(vcpu.fpu());
