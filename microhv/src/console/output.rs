@@ -215,7 +215,7 @@ impl Output {
             self.sent += u64::from(!self.returned);
             return used + end.len();
         }
-        let text = piece.iter().position(|&byte| byte == b'\n').unwrap_or(piece.len());
+        let text = line_len(piece);
         uart.put(&piece[..text]);
         self.sent += text as u64;
         used + text
@@ -258,8 +258,45 @@ impl Output {
     }
 }
 
+/// Bytes of `text` before its first line's end. Eight are looked at together: every byte that is printed comes by here.
+fn line_len(text: &[u8]) -> usize {
+    const ENDS: u64 = u64::from_le_bytes([b'\n'; 8]);
+    const LOW: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
+    let (words, rest) = text.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        // A byte of zero is where an end is. The lowest bit that stays is one's; those above may be a borrow's.
+        let differing = u64::from_le_bytes(*word) ^ ENDS;
+        let ends = differing.wrapping_sub(LOW) & !differing & HIGH;
+        if ends != 0 {
+            return n * 8 + (ends.trailing_zeros() / 8) as usize;
+        }
+    }
+    words.len() * 8 + rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len())
+}
+
 impl Default for Output {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_ends_at_its_first_end() {
+        // What differs from the end in one bit, what borrows, and what has the top bit set.
+        for filler in [b'\n' + 1, b'\n' - 1, 0, 0x8a, 0xff] {
+            for len in 0..40 {
+                let mut text = alloc::vec![filler; len];
+                assert_eq!(line_len(&text), len, "{filler:#x}");
+                for end in (0..len).rev() {
+                    text[end] = b'\n';
+                    assert_eq!(line_len(&text), end, "{filler:#x} {len}");
+                }
+            }
+        }
     }
 }
