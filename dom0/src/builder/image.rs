@@ -223,14 +223,15 @@ fn parse_headers(head: &[u8]) -> Result<(u64, Vec<ProgramHeader>), ImageError> {
 }
 
 /// Refuses segments of which several put bytes into the same place: with many of them a small file would be copied over
-/// and over.
+/// and over. Each is held against the furthest end before it, since segments without bytes may lie between two that meet.
 fn check_overlap(loads: &mut [&ProgramHeader]) -> Result<(), ImageError> {
     loads.sort_unstable_by_key(|load| load.p_paddr);
-    let overlaps = |pair: &[&ProgramHeader]| {
-        pair[0].p_paddr + pair[0].p_filesz > pair[1].p_paddr && pair[1].p_filesz > 0
-    };
-    if loads.windows(2).any(overlaps) {
-        return Err(ImageError::Malformed("two segments have bytes for the same place"));
+    let mut end = 0;
+    for load in loads.iter().filter(|load| load.p_filesz > 0) {
+        if load.p_paddr < end {
+            return Err(ImageError::Malformed("two segments have bytes for the same place"));
+        }
+        end = load.p_paddr + load.p_filesz;
     }
     Ok(())
 }
@@ -556,6 +557,21 @@ mod tests {
         assert_eq!(run(&elf(&same, &[0; 8192])).0, overlap);
         let by_a_byte = [(PT_LOAD, 0x200, 0x2000, 16, 16), (PT_LOAD, 0x200, 0x1ff1, 16, 16)];
         assert_eq!(run(&elf(&by_a_byte, &[0; 16])).0, overlap);
+        // One without bytes between the two, or many.
+        let apart = [
+            (PT_LOAD, 0x200, 0x2000, 16, 16),
+            (PT_LOAD, 0x200, 0x2004, 0, 1),
+            (PT_LOAD, 0x200, 0x2008, 16, 16),
+        ];
+        assert_eq!(run(&elf(&apart, &[0; 16])).0, overlap);
+        let mut pairs = Vec::new();
+        for at in 0..32 {
+            pairs.extend([
+                (PT_LOAD, 0x200, 0x2000 + 2 * at, 4096, 4096),
+                (PT_LOAD, 0x200, 0x2001 + 2 * at, 0, 1),
+            ]);
+        }
+        assert_eq!(run(&elf(&pairs, &[0; 8192])).0, overlap);
         let many_notes = [(PT_NOTE, 0x200, 0, MAX_NOTE_BYTES / 2 + 1, 0); 2];
         assert!(matches!(run(&elf(&many_notes, &[0; 16])).0, Err(ImageError::Malformed(_))));
         let large = elf(&[(PT_LOAD, 0x200, MEMORY, 16, 16)], &[0; 16]);
