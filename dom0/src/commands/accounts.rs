@@ -4,15 +4,18 @@ use alloc::format;
 use alloc::string::ToString;
 
 use pvrt::account::{self, RESERVE_BYTES};
-use pvrt::{mem, println};
+use pvrt::mem;
 
+use super::print::Printer;
 use super::{Outcome, Shell, no_more};
 
 impl Shell {
     /// A line for each account: what it was promised, uses, and used at most; then what dom0 itself uses.
-    pub(super) fn accounts(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn accounts(&self, arguments: &[&str]) -> Outcome {
         no_more(arguments)?;
-        println!("{:<8} {:<20} {:>12} {:>12} {:>12} {:>6}", "ID", "Name", "Budget", "Used", "Peak", "Tasks");
+        let mut printer = Printer::default();
+        let [id, name, budget, used, peak, tasks] = ["ID", "Name", "Budget", "Used", "Peak", "Tasks"];
+        printer.line(&format!("{id:<8} {name:<20} {budget:>12} {used:>12} {peak:>12} {tasks:>6}")).await;
         let mut charged = 0;
         for figures in account::all() {
             let id = figures.domain.map_or("-".to_string(), |id| id.to_string());
@@ -22,11 +25,14 @@ impl Shell {
                 None => "(being made)".to_string(),
             };
             let (budget, used, peak) = (figures.budget, figures.used, figures.peak);
-            println!("{id:<8} {name:<20} {budget:>12} {used:>12} {peak:>12} {:>6}", figures.tasks);
+            let tasks = figures.tasks;
+            printer.line(&format!("{id:<8} {name:<20} {budget:>12} {used:>12} {peak:>12} {tasks:>6}")).await;
             charged += used;
         }
         let own = mem::usage().heap_bytes.saturating_sub(charged);
-        println!("{:<8} {:<20} {:>12} {own:>12}", 0, "dom0", format!("+{RESERVE_BYTES}"));
+        let reserve = format!("+{RESERVE_BYTES}");
+        printer.line(&format!("{:<8} {:<20} {reserve:>12} {own:>12}", 0, "dom0")).await;
+        printer.end().await;
         Ok(())
     }
 }

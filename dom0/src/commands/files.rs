@@ -2,8 +2,9 @@
 
 use alloc::format;
 
-use pvrt::{console, println};
+use pvrt::println;
 
+use super::print::{self, Printer};
 use super::{Outcome, Shell};
 use crate::bundle::{File, ROOT};
 
@@ -16,17 +17,18 @@ impl Shell {
         self.bundle.find(path).ok_or_else(|| format!("{path}: no such file"))
     }
 
-    pub(super) fn ls(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn ls(&self, arguments: &[&str]) -> Outcome {
         let path = match arguments {
             [] => ROOT,
             [path] => path.trim_end_matches('/'),
             _ => return Err("usage: ls [PATH]".into()),
         };
+        let mut printer = Printer::default();
         match path {
-            "" => println!("boot\ndev"),
+            "" => printer.line("boot\ndev").await,
             ROOT => {
                 for file in self.bundle.files() {
-                    println!("{:>12} {}", file.bytes.len(), file.name);
+                    printer.line(&format!("{:>12} {}", file.bytes.len(), file.name)).await;
                 }
             }
             "/dev" => {
@@ -34,26 +36,26 @@ impl Shell {
                     let geometry = disk.device.geometry();
                     let access = if geometry.read_only { "r" } else { "w" };
                     let serial = disk.serial.as_deref().unwrap_or("-");
-                    println!("{:>12} {access} {} {serial}", geometry.sectors * 512, disk.name);
+                    let bytes = geometry.sectors * 512;
+                    printer.line(&format!("{bytes:>12} {access} {} {serial}", disk.name)).await;
                 }
             }
             _ => {
                 let file = self.file(path)?;
-                println!("{:>12} {}", file.bytes.len(), file.name);
+                printer.line(&format!("{:>12} {}", file.bytes.len(), file.name)).await;
             }
         }
+        printer.end().await;
         Ok(())
     }
 
-    pub(super) fn cat(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn cat(&self, arguments: &[&str]) -> Outcome {
         if arguments.is_empty() {
             return Err("usage: cat FILE...".into());
         }
         for path in arguments {
             let file = self.file(path)?;
-            for piece in file.bytes.chunks(1024) {
-                console::write(piece);
-            }
+            print::bytes(file.bytes).await;
             if !file.bytes.is_empty() && file.bytes.last() != Some(&b'\n') {
                 println!();
             }

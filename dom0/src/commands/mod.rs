@@ -8,6 +8,7 @@ mod accounts;
 mod files;
 mod help;
 mod machine;
+mod print;
 mod store;
 mod terminal;
 mod xl;
@@ -119,9 +120,9 @@ impl Shell {
                 "xl" => self.xl(&texts).await,
                 "wait" => self.wait(&texts).await,
                 "help" | "?" => help::run(&texts),
-                "ls" => self.ls(&texts),
-                "cat" => self.cat(&texts),
-                "accounts" => self.accounts(&texts),
+                "ls" => self.ls(&texts).await,
+                "cat" => self.cat(&texts).await,
+                "accounts" => self.accounts(&texts).await,
                 "sleep" => machine::sleep(&texts).await,
                 "repeat" => self.repeat(line, arguments).await,
                 "try" => self.try_line(line, arguments).await,
@@ -133,8 +134,8 @@ impl Shell {
                     no_more(&texts)?;
                     self.ending.reboot()
                 }
-                "xenstore-ls" => self.xenstore_ls(&texts),
-                "xenstore-read" => self.xenstore_read(&texts),
+                "xenstore-ls" => self.xenstore_ls(&texts).await,
+                "xenstore-read" => self.xenstore_read(&texts).await,
                 "xenstore-write" => self.xenstore_write(&texts),
                 "xenstore-rm" => self.xenstore_rm(&texts),
                 "xenstore-watch" => self.xenstore_watch(&texts).await,
@@ -199,7 +200,7 @@ fn no_more(arguments: &[&str]) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xenstore::Quotas;
+    use crate::xenstore::{Nodes, Quotas};
     use pvrt::executor::block_on_test;
     use pvrt::host::take_console_output;
 
@@ -227,6 +228,34 @@ mod tests {
         for line in ["", "   ", "# xl destroy everything"] {
             assert_eq!(run(line), (Ok(()), String::new()), "{line}");
         }
+    }
+
+    /// A domain may fill the store: to list it all at once would take dom0 from everybody for tens of milliseconds.
+    #[test]
+    fn others_run_while_a_full_store_is_listed() {
+        use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+        const NODES: usize = 500;
+        let shell = shell();
+        let client = shell.store.client();
+        for at in 0..NODES {
+            client.write(&format!("/d/{at}/x"), [b'v'; 40]).unwrap();
+        }
+        take_console_output();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let others = turns.clone();
+        block_on_test(async move {
+            pvrt::spawn(async move {
+                loop {
+                    others.fetch_add(1, Relaxed);
+                    pvrt::yield_now().await;
+                }
+            });
+            shell.run_line("xenstore-ls -p /d").await.unwrap();
+        });
+        let output = String::from_utf8(take_console_output()).unwrap();
+        assert_eq!(output.lines().count(), 2 * NODES);
+        assert!(output.contains("\n499 = \"\"  (n0)\n x = \"vv"), "{output}");
+        assert!(turns.load(Relaxed) >= 2 * NODES, "{turns:?}");
     }
 
     #[test]

@@ -2,38 +2,48 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use pvrt::println;
-
+use super::print::{self, Printer};
 use super::{Outcome, Shell};
 use crate::xenstore::{Client, Nodes, Perms, XsError};
 
 impl Shell {
-    pub(super) fn xenstore_ls(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xenstore_ls(&self, arguments: &[&str]) -> Outcome {
         let (with_perms, paths) = match arguments {
             ["-p", rest @ ..] => (true, rest),
             rest => (false, rest),
         };
         let client = self.store.client();
         match paths {
-            [] => list(&client, "/", with_perms).map_err(|error| about("/", error)),
-            paths => paths.iter().try_for_each(|path| {
-                let top = if *path == "/" { path } else { path.trim_end_matches('/') };
-                list(&client, top, with_perms).map_err(|error| about(path, error))
-            }),
+            [] => list(&client, "/", with_perms).await.map_err(|error| about("/", error)),
+            paths => {
+                for path in paths {
+                    let top = if *path == "/" { path } else { path.trim_end_matches('/') };
+                    list(&client, top, with_perms).await.map_err(|error| about(path, error))?;
+                }
+                Ok(())
+            }
         }
     }
 
-    pub(super) fn xenstore_read(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xenstore_read(&self, arguments: &[&str]) -> Outcome {
         if arguments.is_empty() {
             return Err("usage: xenstore-read PATH...".into());
         }
         let client = self.store.client();
+        let mut printer = Printer::default();
         for path in arguments {
-            let value = client.read(path).map_err(|error| about(path, error))?;
-            println!("{}", value.escape_ascii());
+            match client.read(path) {
+                Ok(value) => printer.line(&format!("{}", value.escape_ascii())).await,
+                Err(error) => {
+                    printer.end().await;
+                    return Err(about(path, error));
+                }
+            }
         }
+        printer.end().await;
         Ok(())
     }
 
@@ -72,7 +82,7 @@ impl Shell {
         }
         for _ in 0..count {
             let event = client.next_event().await;
-            println!("{}", event.path);
+            print::bytes(format!("{}\n", event.path).as_bytes()).await;
         }
         Ok(())
     }
@@ -82,30 +92,53 @@ fn about(path: &str, error: XsError) -> String {
     format!("{path}: {}", error.name())
 }
 
-/// Prints the nodes below `top`, each indented by its depth. Without recursion: how deep they go, the domains say.
-fn list(client: &Client, top: &str, with_perms: bool) -> Result<(), XsError> {
-    let below = |path: &str, depth: usize, todo: &mut Vec<(String, String, usize)>| {
-        let children = client.directory(path)?;
-        let path = path.trim_end_matches('/');
-        todo.extend(children.into_iter().rev().map(|name| (format!("{path}/{name}"), name, depth)));
-        Ok(())
-    };
-    let mut todo = Vec::new();
-    below(top, 0, &mut todo)?;
-    while let Some((path, name, depth)) = todo.pop() {
+/// A node that is still to be printed: the path above it, its name, its depth.
+type Open = (Arc<str>, String, usize);
+
+/// Prints the nodes below `top`, each indented by its depth. Without recursion: how deep they go, the domains say. Others
+/// run between two nodes.
+async fn list(client: &Client, top: &str, with_perms: bool) -> Result<(), XsError> {
+    let mut printer = Printer::default();
+    let listed = list_with(&mut printer, client, top, with_perms).await;
+    printer.end().await;
+    listed
+}
+
+async fn list_with(
+    printer: &mut Printer,
+    client: &Client,
+    top: &str,
+    with_perms: bool,
+) -> Result<(), XsError> {
+    let mut open = Vec::new();
+    below(client, top, 0, &mut open)?;
+    while let Some((above, name, depth)) = open.pop() {
+        let path = format!("{above}/{name}");
         let value = match client.read(&path) {
             Ok(value) => value,
             // Removed in between.
             Err(XsError::NoEnt) => continue,
             Err(error) => return Err(error),
         };
-        let perms = if with_perms { perms_text(&client.perms(&path)?) } else { String::new() };
-        println!("{:depth$}{name} = \"{}\"{perms}", "", value.escape_ascii());
-        match below(&path, depth + 1, &mut todo) {
+        let perms = match with_perms.then(|| client.perms(&path)).transpose() {
+            Ok(perms) => perms.map_or(String::new(), |perms| perms_text(&perms)),
+            Err(XsError::NoEnt) => continue,
+            Err(error) => return Err(error),
+        };
+        printer.line(&format!("{:depth$}{name} = \"{}\"{perms}", "", value.escape_ascii())).await;
+        match below(client, &path, depth + 1, &mut open) {
             Ok(()) | Err(XsError::NoEnt) => {}
             Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+/// Adds what is right below `path` to the nodes that are to be printed, the first of them last.
+fn below(client: &Client, path: &str, depth: usize, open: &mut Vec<Open>) -> Result<(), XsError> {
+    let children = client.directory(path)?;
+    let above: Arc<str> = Arc::from(path.trim_end_matches('/'));
+    open.extend(children.into_iter().rev().map(|name| (above.clone(), name, depth)));
     Ok(())
 }
 

@@ -38,7 +38,7 @@ impl Shell {
         };
         match *command {
             "create" => self.xl_create(arguments).await,
-            "list" | "ls" => self.xl_list(arguments),
+            "list" | "ls" => self.xl_list(arguments).await,
             "console" => self.xl_console(arguments).await,
             "shutdown" => self.xl_request(arguments, Request::Shutdown).await,
             "reboot" => self.xl_request(arguments, Request::Reboot).await,
@@ -60,8 +60,8 @@ impl Shell {
                 let domain = self.toolstack.find(one(arguments, "unpause DOMAIN")?)?;
                 self.toolstack.unpause(&domain)
             }
-            "info" => self.xl_info(arguments),
-            "dmesg" => super::xl_info::dmesg(arguments),
+            "info" => self.xl_info(arguments).await,
+            "dmesg" => super::xl_info::dmesg(arguments).await,
             "top" => self.xl_top(arguments).await,
             "debug-keys" => super::xl_info::debug_keys(one(arguments, "debug-keys KEYS")?),
             "domid" => {
@@ -82,9 +82,9 @@ impl Shell {
             }
             "block-attach" => self.xl_block_attach(arguments).await,
             "block-detach" => self.xl_block_detach(arguments).await,
-            "block-list" => self.xl_block_list(arguments),
-            "uptime" => self.xl_uptime(arguments),
-            "vcpu-list" => self.xl_vcpu_list(arguments),
+            "block-list" => self.xl_block_list(arguments).await,
+            "uptime" => self.xl_uptime(arguments).await,
+            "vcpu-list" => self.xl_vcpu_list(arguments).await,
             other => Err(format!("xl {other}: no such command; `help xl` lists them")),
         }
     }

@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use pvrt::executor::spawn_join;
-use pvrt::println;
 
+use super::print::Printer;
 use super::{Outcome, Shell};
 use crate::config::{DiskConfig, vdev_number};
 use crate::toolstack::AttachedDisk;
@@ -39,16 +39,18 @@ impl Shell {
     }
 
     /// `xl block-list DOMAIN...`.
-    pub(super) fn xl_block_list(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xl_block_list(&self, arguments: &[&str]) -> Outcome {
         if arguments.is_empty() {
             return Err("usage: xl block-list DOMAIN...".into());
         }
-        println!("{HEADER}");
+        let mut printer = Printer::default();
+        printer.line(HEADER).await;
         for name in arguments {
             for disk in self.toolstack.attached_disks(&self.toolstack.find(name)?) {
-                println!("{}", line(&disk));
+                printer.line(&line(&disk)).await;
             }
         }
+        printer.end().await;
         Ok(())
     }
 }

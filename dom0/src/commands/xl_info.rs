@@ -4,18 +4,21 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use pvrt::executor::{self, time};
+use pvrt::executor::{self, time, yield_now};
 use pvrt::hypercall::{domctl, event, sysctl, version};
-use pvrt::{account, console, grant, mem, println};
+use pvrt::{account, grant, mem, println};
 use ring_abi::domctl::*;
 use ring_abi::errno::Errno;
 use ring_abi::sched::SHUTDOWN_CRASH;
 use ring_abi::types::{DomId, Port};
 
+use super::print::{self, Printer};
 use super::{Outcome, Shell, no_more};
 
 /// Domains asked for at a time.
 const LIST_STEP: usize = 16;
+/// Ports asked for at a time: a call for each.
+const PORTS_AT_A_TIME: u32 = 64;
 /// The hypervisor's messages are at most this many bytes: a ring that grows while it is read must not hold us.
 const MESSAGES_BYTES: usize = 1 << 20;
 
@@ -108,11 +111,12 @@ impl Shell {
     }
 
     /// `xl list [DOMAIN...]`.
-    pub(super) fn xl_list(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xl_list(&self, arguments: &[&str]) -> Outcome {
         let list = self.selected(arguments)?;
-        println!("Name                                        ID   Mem VCPUs\tState\tTime(s)");
+        let mut printer = Printer::default();
+        printer.line("Name                                        ID   Mem VCPUs\tState\tTime(s)").await;
         for info in list {
-            println!(
+            let line = format!(
                 "{:<40} {:>5} {:>5} {:>5}     {}  {:>8}",
                 self.toolstack.name(DomId::new(info.domain)),
                 info.domain,
@@ -121,18 +125,20 @@ impl Shell {
                 state(&info),
                 seconds(info.cpu_time),
             );
+            printer.line(&line).await;
         }
+        printer.end().await;
         Ok(())
     }
 
     /// `xl vcpu-list [DOMAIN...]`.
-    pub(super) fn xl_vcpu_list(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xl_vcpu_list(&self, arguments: &[&str]) -> Outcome {
         let nr_cpus = sysctl::physinfo().map_or(1, |info| info.nr_cpus);
         let list = self.selected(arguments)?;
-        println!(
-            "{:<32} {:>5} {:>5} {:>5} {:>5} {:>9} Affinity (Hard / Soft)",
-            "Name", "ID", "VCPU", "CPU", "State", "Time(s)"
-        );
+        let mut printer = Printer::default();
+        let [name, id, vcpu, cpu, state, time] = ["Name", "ID", "VCPU", "CPU", "State", "Time(s)"];
+        let affinity = "Affinity (Hard / Soft)";
+        printer.line(&format!("{name:<32} {id:>5} {vcpu:>5} {cpu:>5} {state:>5} {time:>9} {affinity}")).await;
         for domain in list {
             let id = DomId::new(domain.domain);
             for vcpu in 0..=domain.max_vcpu_id {
@@ -149,22 +155,25 @@ impl Shell {
                     _ => (info.cpu.to_string(), if info.blocked != 0 { "-b-" } else { "---" }),
                 };
                 let hard = domctl::vcpu_affinity(id, vcpu).unwrap_or([0xff; 128]);
-                println!(
+                let line = format!(
                     "{:<32} {:>5} {vcpu:>5} {cpu:>5} {state:>5} {:>9}  {} / all",
                     self.toolstack.name(id),
                     domain.domain,
                     seconds(info.cpu_time),
                     cpu_ranges(&hard, nr_cpus),
                 );
+                printer.line(&line).await;
             }
         }
+        printer.end().await;
         Ok(())
     }
 
     /// `xl uptime [DOMAIN...]`.
-    pub(super) fn xl_uptime(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xl_uptime(&self, arguments: &[&str]) -> Outcome {
         let list = self.selected(arguments)?;
-        println!("{:<33} {:>4} Uptime", "Name", "ID");
+        let mut printer = Printer::default();
+        printer.line(&format!("{:<33} {:>4} Uptime", "Name", "ID")).await;
         for info in list {
             let id = DomId::new(info.domain);
             let started = match self.toolstack.domain(id) {
@@ -173,13 +182,15 @@ impl Shell {
                 None => continue,
             };
             let ns = time::now_ns().saturating_sub(started);
-            println!("{:<33} {:>4} {}", self.toolstack.name(id), info.domain, uptime(ns));
+            let name = self.toolstack.name(id);
+            printer.line(&format!("{name:<33} {:>4} {}", info.domain, uptime(ns))).await;
         }
+        printer.end().await;
         Ok(())
     }
 
     /// `xl info`.
-    pub(super) fn xl_info(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xl_info(&self, arguments: &[&str]) -> Outcome {
         no_more(arguments)?;
         let line = |key: &str, value: &dyn core::fmt::Display| println!("{key:<23}: {value}");
         let machine = sysctl::physinfo().map_err(|errno| format!("physinfo: {errno}"))?;
@@ -206,6 +217,7 @@ impl Shell {
         line("xen_caps", &version::capabilities().map(|text| text_of(&text)).unwrap_or_default());
         line("xen_pagesize", &4096);
 
+        yield_now().await;
         // What must be the same after everything that was made is gone again.
         let memory = mem::usage();
         line("total_frames", &machine.total_pages);
@@ -220,7 +232,7 @@ impl Shell {
         line("dom0_heap_objects", &memory.heap_objects);
         line("dom0_accounts", &account::all().len());
         line("dom0_tasks", &executor::live_tasks());
-        line("dom0_ports", &open_ports());
+        line("dom0_ports", &open_ports().await);
         let grants = grant::usage();
         line("dom0_grants", &grants.used);
         line("dom0_grants_busy", &grants.busy);
@@ -236,8 +248,16 @@ impl Shell {
 }
 
 /// Event channel ports that dom0 has open.
-fn open_ports() -> usize {
-    (1..).map(|number| event::is_open(Port::new(number))).map_while(Result::ok).filter(|open| *open).count()
+async fn open_ports() -> usize {
+    let mut count = 0;
+    for number in 1.. {
+        let Ok(open) = event::is_open(Port::new(number)) else { break };
+        count += usize::from(open);
+        if number % PORTS_AT_A_TIME == 0 {
+            yield_now().await;
+        }
+    }
+    count
 }
 
 /// Text up to its NUL.
@@ -247,7 +267,7 @@ fn text_of(bytes: &[u8]) -> String {
 }
 
 /// `xl dmesg [-c]`: with `-c` there are no messages afterwards.
-pub(super) fn dmesg(arguments: &[&str]) -> Outcome {
+pub(super) async fn dmesg(arguments: &[&str]) -> Outcome {
     let clear = match arguments {
         [] => false,
         ["-c" | "--clear"] => true,
@@ -265,10 +285,9 @@ pub(super) fn dmesg(arguments: &[&str]) -> Outcome {
         }
         messages.extend_from_slice(&buffer[..count]);
         index = next;
+        yield_now().await;
     }
-    for piece in messages.chunks(1024) {
-        console::write(piece);
-    }
+    print::bytes(&messages).await;
     if messages.last().is_some_and(|&byte| byte != b'\n') {
         println!();
     }

@@ -6,12 +6,12 @@ use alloc::string::String;
 
 use pvrt::executor::time;
 use pvrt::hypercall::sysctl;
-use pvrt::println;
 use ring_abi::domctl::*;
 use ring_abi::sched::SHUTDOWN_CRASH;
 use ring_abi::types::DomId;
 
 use super::machine::nanoseconds;
+use super::print::Printer;
 use super::xl_info::{domain_list, seconds};
 use super::{Outcome, Shell};
 
@@ -41,7 +41,8 @@ impl Shell {
             let list = domain_list()?;
             let now_ns = time::now_ns();
             if round > 0 {
-                println!(
+                let mut printer = Printer::default();
+                let head = format!(
                     "{:>10} {:<6} {:>10} {:>6} {:>10} {:>6} {:>10} {:>9} {:>5}",
                     "NAME",
                     "STATE",
@@ -53,6 +54,7 @@ impl Shell {
                     "MAXMEM(%)",
                     "VCPUS"
                 );
+                printer.line(&head).await;
                 for info in &list {
                     let ran = info.cpu_time.saturating_sub(before.get(&info.domain).copied().unwrap_or(0));
                     // The control domain may take all that there is.
@@ -62,7 +64,7 @@ impl Shell {
                         }
                         _ => ("no limit".into(), "n/a".into()),
                     };
-                    println!(
+                    let line = format!(
                         "{:>10} {:<6} {:>10} {:>6} {:>10} {:>6} {max_kib:>10} {max_share:>9} {:>5}",
                         self.toolstack.name(DomId::new(info.domain)),
                         state(info),
@@ -72,7 +74,9 @@ impl Shell {
                         tenths(info.tot_pages, machine.total_pages),
                         info.nr_online_vcpus,
                     );
+                    printer.line(&line).await;
                 }
+                printer.end().await;
             }
             before = list.iter().map(|info| (info.domain, info.cpu_time)).collect();
             since_ns = now_ns;
