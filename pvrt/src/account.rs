@@ -288,6 +288,24 @@ impl Account {
         })
     }
 
+    /// Promises it `by` bytes more.
+    ///
+    /// # Errors
+    /// As [`set_budget`](Self::set_budget).
+    pub fn raise_budget(&self, by: usize) -> Result<(), Shortage> {
+        self.set_budget(self.budget().saturating_add(by))
+    }
+
+    /// Takes `by` bytes off what it was promised.
+    pub fn lower_budget(&self, by: usize) {
+        let lower = self.set_budget(self.budget().saturating_sub(by));
+        debug_assert!(lower.is_ok(), "less is always to be had");
+    }
+
+    fn budget(&self) -> usize {
+        self.0.map_or(0, |record| record.budget.load(Relaxed))
+    }
+
     /// Lets it use `extra` bytes beyond its budget for a while: nobody promised them, so what needs them must be able to
     /// fail. Its peak is counted anew from now on.
     pub fn allow(&self, extra: usize) {
@@ -326,10 +344,10 @@ impl Account {
         }
     }
 
-    /// Whether `bytes` more are among those that it was promised, as opposed to merely allowed.
+    /// Whether `bytes` more are among those that it was promised, as opposed to merely allowed, or to the kernel's own.
     #[cfg(any(freestanding, test))]
     pub(crate) fn was_promised(&self, bytes: usize) -> bool {
-        self.0.is_none_or(|record| {
+        self.0.is_some_and(|record| {
             record.used.load(Relaxed).saturating_add(bytes) <= record.budget.load(Relaxed)
         })
     }
@@ -408,6 +426,30 @@ fn overdraw(record: &'static Record) {
             waker.wake();
         }
     });
+}
+
+/// Where the heap may take pages from.
+#[cfg(any(freestanding, test))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Supply {
+    /// The kernel's free pages that nobody was promised.
+    Free,
+    /// The hypervisor.
+    Hypervisor,
+    /// The pages that accounts were promised, and the reserve.
+    Promised,
+}
+
+/// Where the heap takes pages from, for an object of `bytes` that is charged to the current account. What was promised to
+/// accounts is for those whose budget the object fits. To others, the kernel itself and an account beyond its budget, it
+/// goes when nothing else is left: an object that cannot be had is the kernel's end. (I24)
+#[cfg(any(freestanding, test))]
+pub(crate) fn supplies(bytes: usize) -> &'static [Supply] {
+    if Account::current().was_promised(bytes) {
+        &[Supply::Promised, Supply::Hypervisor]
+    } else {
+        &[Supply::Free, Supply::Hypervisor, Supply::Promised]
+    }
 }
 
 /// Waits for an account that was overdrawn. Its tasks do not run until [`Account::thaw`]. For one task at a time.

@@ -221,5 +221,22 @@ fn what_is_allowed_was_promised_by_nobody() {
     account.allow(1 << 20);
     assert!(account.headroom() > 10_000 && account.was_promised(10_000));
     assert!(!account.was_promised(10_001), "others' promises are not for this");
-    assert!(Account::own().was_promised(usize::MAX), "the kernel itself takes what there is");
+    assert!(!Account::own().was_promised(1), "the kernel itself has what nobody was promised");
+}
+
+#[test]
+fn promised_pages_are_for_those_whose_budget_they_are() {
+    use Supply::{Free, Hypervisor, Promised};
+    let account = Account::claim(10_000).unwrap();
+    account.allow(1 << 20);
+    let within = [Promised, Hypervisor];
+    let beyond = [Free, Hypervisor, Promised];
+    account.charge(|| {
+        assert_eq!(supplies(10_000), within);
+        assert_eq!(supplies(10_001), beyond, "what it may use beyond its budget is nobody's promise");
+        let _used = alloc::vec![0u8; 9_000];
+        assert_eq!(supplies(500), within);
+        assert_eq!(supplies(2_000), beyond);
+    });
+    assert_eq!(supplies(1), beyond, "the kernel's own comes from what nobody was promised");
 }

@@ -1,7 +1,7 @@
 //! The heap: talc over pages of the kernel, grown when it runs out. Each object is charged to an account.
 
 use super::{Pages, tables, tail};
-use crate::account::{self, Account};
+use crate::account::{self, Account, Supply, supplies};
 use alloc::alloc::{GlobalAlloc, Layout};
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -27,16 +27,15 @@ unsafe impl Source for PageSource {
             layout.size().checked_add(layout.align()).and_then(|n| n.checked_add(PAGE_SIZE)).ok_or(())?;
         let needed = bytes.div_ceil(PAGE_SIZE);
         let count = needed.max(GROW_PAGES);
-        let free = || [count, needed].into_iter().find_map(|n| Some((tables::take_pages(n)?, n)));
-        let promised = || [count, needed].into_iter().find_map(|n| Some((tables::take_promised(n)?, n)));
-        let grown = || tables::grow(count).map(|(va, _)| (va, count));
-        // What was promised to accounts is for them first, and for the kernel itself when nothing else is left.
-        let taken = if Account::is_own_current() {
-            free().or_else(grown).or_else(promised)
-        } else {
-            promised().or_else(grown)
+        let some = |take: fn(usize) -> Option<usize>| {
+            [count, needed].into_iter().find_map(|count| Some((take(count)?, count)))
         };
-        let (va, count) = taken.ok_or(())?;
+        let from = |supply: &Supply| match supply {
+            Supply::Free => some(tables::take_pages),
+            Supply::Hypervisor => tables::grow(count).map(|(va, _)| (va, count)),
+            Supply::Promised => some(tables::take_promised),
+        };
+        let (va, count) = supplies(layout.size()).iter().find_map(from).ok_or(())?;
         // SAFETY: the pages were taken for the heap and are never given back.
         unsafe { talc.claim(va as *mut u8, count * PAGE_SIZE) }.map(|_| ()).ok_or(())
     }
@@ -67,8 +66,8 @@ fn alloc_large(layout: Layout) -> *mut u8 {
     // The pages are charged with the object.
     let pages = Account::own().charge(|| Pages::alloc(count)).ok();
     // What others were promised is not for what goes beyond a budget: that must be able to fail.
-    let promised =
-        || Account::current().was_promised(count * PAGE_SIZE).then(|| Pages::promised(count)).flatten();
+    let is_promised = |account: Account| account == Account::own() || account.was_promised(count * PAGE_SIZE);
+    let promised = || is_promised(Account::current()).then(|| Pages::promised(count)).flatten();
     let Some(pages) = pages.or_else(promised) else { return core::ptr::null_mut() };
     LARGE_USED.fetch_add(pages.len(), Ordering::Relaxed);
     LARGE_OBJECTS.fetch_add(1, Ordering::Relaxed);
