@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use pvrt::event::Port;
+use pvrt::executor::sync::Mutex;
 use pvrt::hypercall::{domctl, memory, mmu, sysctl};
 use pvrt::mem::map_foreign;
 use pvrt::yield_now;
@@ -84,6 +85,8 @@ pub struct Request<'a> {
     pub kernel: File,
     /// The ramdisk.
     pub ramdisk: Option<File>,
+    /// Held while the domain gets its memory, and no longer: one is given memory at a time.
+    pub populating: &'a Mutex<()>,
 }
 
 /// A domain that is ready to run, paused.
@@ -143,7 +146,7 @@ async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
     let store_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("xenstore port"))?;
     let console_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("console port"))?;
 
-    let mut frames = Frames::new(id, populate(id, config.memory_mib).await?);
+    let mut frames = Frames::new(id, populate(request, id).await?);
     let kernel_error = |error| BuildError::Kernel(format!("/boot/{}", request.kernel.name), error);
     let kernel = image::load(request.kernel.bytes, config.memory_mib << 20, &mut frames)
         .await
@@ -227,7 +230,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 const POPULATE_PAGES: u64 = 256;
 
 /// Gives the domain its memory; the machine frames in order.
-async fn populate(id: DomId, memory_mib: u64) -> Result<Vec<u64>, BuildError> {
+async fn populate(request: &Request<'_>, id: DomId) -> Result<Vec<u64>, BuildError> {
+    let memory_mib = request.config.memory_mib;
+    let _turn = request.populating.lock().await;
     let pages = memory_mib << 8;
     let free = sysctl::physinfo().map_or(u64::MAX, |info| info.free_pages);
     if free < pages {

@@ -37,17 +37,35 @@ pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
     Ok(account)
 }
 
-/// Claims what one disk more than a domain's configuration has needs.
-pub(super) fn raise(id: DomId, config: &DomainConfig) -> Result<(), Shortage> {
-    Account::of(id).set_budget(of(config).saturating_add(DISK_BYTES))
+/// What one disk needs, claimed for a domain. Dropping it gives that back.
+#[must_use]
+pub(super) struct Raised(Option<Account>);
+
+impl Raised {
+    /// The disk is the domain's now, and what it needs with it.
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
 }
 
-/// Gives back what a domain's configuration does not need.
-pub(super) fn fit(id: DomId, config: &DomainConfig) {
-    if let Err(shortage) = Account::of(id).set_budget(of(config)) {
-        // It was claimed before.
-        log::error!("d{id}: its budget: {shortage}");
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if let Some(account) = &self.0 {
+            account.lower_budget(DISK_BYTES);
+        }
     }
+}
+
+/// Claims what one disk more needs.
+pub(super) fn raise(id: DomId) -> Result<Raised, Shortage> {
+    let account = Account::of(id);
+    account.raise_budget(DISK_BYTES)?;
+    Ok(Raised(Some(account)))
+}
+
+/// Gives back what one disk needed.
+pub(super) fn lower(id: DomId) {
+    Account::of(id).lower_budget(DISK_BYTES);
 }
 
 impl Toolstack {

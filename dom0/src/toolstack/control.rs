@@ -107,15 +107,13 @@ impl Toolstack {
     /// Another has it, it is no name, or the store's reason.
     pub fn rename(&self, domain: &Domain, name: &str) -> Result<(), String> {
         check_name(name).map_err(|why| format!("{name}: {why}"))?;
-        {
-            let mut domains = self.0.domains.lock();
-            if name == nodes::OWN_NAME || domains.values().any(|other| other.name == name) {
-                return Err(format!("{name}: a domain of that name exists"));
-            }
-            let Some(domain) = domains.get_mut(&domain.id) else {
-                return Err(format!("{}: no such domain", domain.name));
-            };
-            domain.name = name.into();
+        // No wait between: who makes a domain claims its name in one step too.
+        if !self.is_free_name(name) {
+            return Err(format!("{name}: a domain of that name exists"));
+        }
+        match self.0.domains.lock().get_mut(&domain.id) {
+            Some(domain) => domain.name = name.into(),
+            None => return Err(format!("{}: no such domain", domain.name)),
         }
         nodes::rename(&self.0.store, domain.id, &uuid::text(&domain.uuid), name).map_err(store(domain))
     }

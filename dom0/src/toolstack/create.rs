@@ -72,19 +72,16 @@ impl Toolstack {
     }
 
     async fn make(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
-        let _turn = self.0.creating.lock().await;
-        if config.name == nodes::OWN_NAME || self.domains().iter().any(|domain| domain.name == config.name) {
-            return Err(CreateError::NameTaken(config.name.clone()));
-        }
+        let claim = self.claim_domain(&config)?;
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
-        self.check_disks(&config.name, &config.disks)?;
         let servers = self.servers(&config.disks)?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let account = budget::claim(&config).map_err(CreateError::Budget)?;
-        let wanted = config.clone();
+        let (wanted, toolstack) = (config.clone(), self.clone());
         let building = run_for(&account, async move {
-            builder::build(&builder::Request { config: &wanted, uuid, kernel, ramdisk }).await
+            let populating = &toolstack.0.populating;
+            builder::build(&builder::Request { config: &wanted, uuid, kernel, ramdisk, populating }).await
         });
         let built = match select(building, self.wait_until(|_| account.is_overdrawn())).await {
             Either::Left(built) => built.map_err(CreateError::Build)?,
@@ -116,6 +113,7 @@ impl Toolstack {
             handled: false,
         };
         self.0.domains.lock().insert(id, domain.clone());
+        drop(claim);
         let uuid = uuid::text(&domain.uuid);
         let facts =
             nodes::Facts { id, uuid: &uuid, config: &domain.config, servers: &servers, store, console };

@@ -179,16 +179,12 @@ impl Toolstack {
     /// Gives a dead domain that is kept another name and UUID: its own are its successor's.
     fn make_way(&self, domain: &Domain) {
         let uuid = uuid::fresh();
-        let mut name = String::new();
-        {
-            let mut domains = self.0.domains.lock();
-            let is_free = |name: &String| domains.values().all(|other| other.name != *name);
-            name = (1..).map(|number| format!("{}-{number}", domain.name)).find(is_free).unwrap_or(name);
-            if let Some(domain) = domains.get_mut(&domain.id) {
-                domain.name.clone_from(&name);
-                domain.uuid = uuid;
-                domain.replaced = true;
-            }
+        let names = (1u64..).map(|number| format!("{}-{number}", domain.name));
+        let name = names.into_iter().find(|name| self.is_free_name(name)).unwrap_or_default();
+        if let Some(domain) = self.0.domains.lock().get_mut(&domain.id) {
+            domain.name.clone_from(&name);
+            domain.uuid = uuid;
+            domain.replaced = true;
         }
         let (from, to) = (uuid::text(&domain.uuid), uuid::text(&uuid));
         if let Err(error) = nodes::move_away(&self.0.store, domain.id, &from, &to, &name) {

@@ -85,6 +85,10 @@ impl Toolstack {
             let found = disks.filter_map(|disk| Some((find(disk)?, disk.writable)));
             used.extend(found.map(|(disk, written)| (disk, written, domain.name.clone())));
         }
+        self.claimed_disks(|disk, name| {
+            let found = Some(disk).filter(own).and_then(find);
+            used.extend(found.map(|found| (found, disk.writable, name.to_string())));
+        });
         let open = self.0.disks.users().into_iter();
         used.extend(open.map(|user| (user.disk, user.writable, self.user_name(user.domain))));
         for disk in disks.iter().filter(own).filter(|disk| !disk.target.is_empty()) {
@@ -150,27 +154,19 @@ impl Toolstack {
     /// # Errors
     /// See [`DiskError`]; nothing of the disk is left.
     pub async fn attach_disk(&self, domain: &Domain, disk: DiskConfig) -> Result<(), DiskError> {
-        // Disks are given to one domain at a time, new or old.
-        let _turn = self.0.creating.lock().await;
+        // All that is checked is claimed before the first wait.
         let domain = self.alive(domain)?;
-        if domain.config.disks.iter().any(|other| other.devid == disk.devid) {
-            return Err(DiskError::Taken(disk.vdev));
-        }
-        let one = core::slice::from_ref(&disk);
-        self.check_disks(&domain.name, one).map_err(DiskError::Attach)?;
-        let server = self.servers(one).map_err(DiskError::Attach)?[0];
-        budget::raise(domain.id, &domain.config)
-            .map_err(|shortage| DiskError::Attach(CreateError::Budget(shortage)))?;
-        if let Err(error) = nodes::write_disk(&self.0.store, domain.id, &disk, server) {
-            budget::fit(domain.id, &domain.config);
-            return Err(DiskError::Store(error));
-        }
+        let _claim = self.claim_disk(&domain, &disk)?;
+        let server = self.servers(core::slice::from_ref(&disk)).map_err(DiskError::Attach)?[0];
+        let raised =
+            budget::raise(domain.id).map_err(|shortage| DiskError::Attach(CreateError::Budget(shortage)))?;
+        nodes::write_disk(&self.0.store, domain.id, &disk, server).map_err(DiskError::Store)?;
         if let Err(error) = self.backend_ready(domain.id, &disk, server).await {
             nodes::remove_disk(&self.0.store, domain.id, disk.devid);
-            budget::fit(domain.id, &domain.config);
             return Err(DiskError::Attach(error));
         }
         self.set_disks(domain.id, |disks| disks.push(disk));
+        raised.keep();
         Ok(())
     }
 
@@ -201,6 +197,7 @@ impl Toolstack {
         if now.is_some_and(|now| now.config.disks.iter().any(|disk| disk.devid == devid)) {
             nodes::remove_disk(&self.0.store, domain.id, devid);
             self.set_disks(domain.id, |disks| disks.retain(|disk| disk.devid != devid));
+            budget::lower(domain.id);
         }
         Ok(())
     }
@@ -221,7 +218,6 @@ impl Toolstack {
         if let Some(domain) = self.0.domains.lock().get_mut(&id) {
             let mut config = (*domain.config).clone();
             change(&mut config.disks);
-            budget::fit(id, &config);
             domain.config = Arc::new(config);
         }
     }
@@ -273,7 +269,7 @@ pub(super) mod tests {
         (toolstack, client)
     }
 
-    fn disk(text: &str) -> DiskConfig {
+    pub(in crate::toolstack) fn disk(text: &str) -> DiskConfig {
         DiskConfig::parse(text).unwrap()
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod budget;
+mod claims;
 mod control;
 mod create;
 mod death;
@@ -118,8 +119,10 @@ struct Shared {
     closing: Mutex<Vec<(Account, u64)>>,
     /// One was added.
     closed: Notify,
-    /// One domain is made at a time: names stay unique, and memory is not promised twice.
-    creating: AsyncMutex<()>,
+    /// What domains in the making have. A leaf lock, as `domains` is.
+    claims: Mutex<claims::Claims>,
+    /// One domain gets its memory at a time: of two that find too little, one shall have it.
+    populating: AsyncMutex<()>,
 }
 
 impl Toolstack {
@@ -140,7 +143,8 @@ impl Toolstack {
             changed: Notify::new(),
             closing: Mutex::default(),
             closed: Notify::new(),
-            creating: AsyncMutex::new(()),
+            claims: Mutex::default(),
+            populating: AsyncMutex::new(()),
         }))
     }
 

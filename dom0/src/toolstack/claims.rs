@@ -1,0 +1,171 @@
+//! What is claimed for domains that are being made and for disks on their way to a domain.
+//!
+//! Making a domain takes as long as its kernel file likes, and a backend takes its time: nobody else waits for either. So
+//! what must be one domain's alone, its name and its disks, is claimed in the step that checks it, without a wait
+//! between, and counts as that domain's until the domain or the disk itself is on record or the claim is dropped.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use ring_abi::types::DomId;
+
+use super::create::CreateError;
+use super::disks::DiskError;
+use super::{Domain, Toolstack, nodes};
+use crate::config::{DiskConfig, DomainConfig};
+
+/// All claims.
+#[derive(Default)]
+pub(super) struct Claims {
+    next: u64,
+    open: Vec<Open>,
+}
+
+struct Open {
+    number: u64,
+    /// The domain's name.
+    name: String,
+    /// The domain; none before it is made.
+    id: Option<DomId>,
+    disks: Vec<DiskConfig>,
+}
+
+/// One claim. Dropping it gives back what was claimed.
+#[must_use]
+pub(super) struct Claim {
+    toolstack: Toolstack,
+    number: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.toolstack.0.claims.lock().open.retain(|open| open.number != self.number);
+    }
+}
+
+impl Toolstack {
+    /// Claims the name and the disks of a domain that is to be made.
+    pub(super) fn claim_domain(&self, config: &DomainConfig) -> Result<Claim, CreateError> {
+        if !self.is_free_name(&config.name) {
+            return Err(CreateError::NameTaken(config.name.clone()));
+        }
+        self.check_disks(&config.name, &config.disks)?;
+        Ok(self.open_claim(config.name.clone(), None, config.disks.clone()))
+    }
+
+    /// Claims a disk for a domain, and its number there.
+    pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DiskError> {
+        let is_taken = |disks: &[DiskConfig]| disks.iter().any(|other| other.devid == disk.devid);
+        let on_its_way = |open: &Open| open.id == Some(domain.id) && is_taken(&open.disks);
+        if is_taken(&domain.config.disks) || self.0.claims.lock().open.iter().any(on_its_way) {
+            return Err(DiskError::Taken(disk.vdev.clone()));
+        }
+        self.check_disks(&domain.name, core::slice::from_ref(disk)).map_err(DiskError::Attach)?;
+        Ok(self.open_claim(domain.name.clone(), Some(domain.id), Vec::from([disk.clone()])))
+    }
+
+    fn open_claim(&self, name: String, id: Option<DomId>, disks: Vec<DiskConfig>) -> Claim {
+        let mut claims = self.0.claims.lock();
+        claims.next += 1;
+        let number = claims.next;
+        claims.open.push(Open { number, name, id, disks });
+        Claim { toolstack: self.clone(), number }
+    }
+
+    /// Has no domain this name, nor one that is being made?
+    pub(super) fn is_free_name(&self, name: &str) -> bool {
+        let is_claimed = |open: &Open| open.id.is_none() && open.name == name;
+        name != nodes::OWN_NAME
+            && !self.0.claims.lock().open.iter().any(is_claimed)
+            && !self.0.domains.lock().values().any(|domain| domain.name == name)
+    }
+
+    /// Calls `each` with every disk that is claimed, and the name of the domain that it is for.
+    pub(super) fn claimed_disks(&self, mut each: impl FnMut(&DiskConfig, &str)) {
+        for open in &self.0.claims.lock().open {
+            open.disks.iter().for_each(|disk| each(disk, &open.name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use pvrt::Account;
+    use pvrt::executor::{block_on_test, time};
+    use ring_abi::types::DomId;
+
+    use super::super::budget::{self, DISK_BYTES, DOMAIN_BYTES};
+    use super::super::disks::tests::{disk, start};
+    use super::*;
+    use crate::config::Config;
+
+    fn config(name: &str, disks: &str) -> DomainConfig {
+        let text = alloc::format!("name='{name}'\nkernel='/boot/k'\nmemory=8\ndisk=[{disks}]\n");
+        DomainConfig::from_config(&Config::parse("t.cfg", text.as_bytes()).unwrap()).unwrap().0
+    }
+
+    #[test]
+    fn one_that_is_being_made_has_its_name_and_its_disks() {
+        let (toolstack, _) = start();
+        block_on_test(async {
+            let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
+            let slow = toolstack.claim_domain(&config("new", "'phy:/dev/vdb,xvda,w'")).unwrap();
+            let again = toolstack.create(alloc::sync::Arc::new(config("new", ""))).await;
+            assert_eq!(again.err(), Some(CreateError::NameTaken("new".into())));
+            assert!(toolstack.rename(&two, "new").unwrap_err().contains("exists"));
+            let in_use = CreateError::DiskInUse("/dev/vdb".into(), "new".into());
+            let attached = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,r")).await;
+            assert_eq!(attached, Err(DiskError::Attach(in_use.clone())));
+            assert_eq!(toolstack.claim_domain(&config("other", "'phy:/dev/vdb,xvda,w'")).err(), Some(in_use));
+            // What does not meet it waits for nothing.
+            let begun = time::now_ns();
+            toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
+            toolstack.detach_disk(&one, 51712, true).await.unwrap();
+            toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
+            let other = toolstack.claim_domain(&config("other", "")).unwrap();
+            assert!(time::now_ns() - begun < 100_000_000);
+            // One that is not made after all leaves nothing.
+            drop((slow, other));
+            toolstack.rename(&two, "new").unwrap();
+            toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_number_is_one_disks_from_the_first_step_on() {
+        let (toolstack, _) = start();
+        block_on_test(async {
+            let two = toolstack.find("two").unwrap();
+            let claim = toolstack.claim_disk(&two, &disk("phy:/dev/vdb,xvda,w")).unwrap();
+            let taken = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await;
+            assert_eq!(taken, Err(DiskError::Taken("xvda".to_string())));
+            drop(claim);
+            toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
+        });
+    }
+
+    /// One disk leaves while another is on its way: what the second was promised stays promised.
+    #[test]
+    fn a_disk_that_leaves_takes_its_own_budget_alone() {
+        let (toolstack, _) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            let account = Account::claim(budget::of(&one.config)).unwrap();
+            account.assign(one.id);
+            let promised = || account.figures().unwrap().budget;
+            let on_its_way = budget::raise(one.id).unwrap();
+            toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
+            toolstack.detach_disk(&one, 51712, true).await.unwrap();
+            assert_eq!(promised(), DOMAIN_BYTES + DISK_BYTES);
+            drop(on_its_way);
+            assert_eq!(promised(), DOMAIN_BYTES);
+            toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();
+            assert_eq!(promised(), DOMAIN_BYTES + DISK_BYTES);
+            let absent = toolstack.attach_disk(&one, disk("phy:/dev/vdc,xvdc,w")).await;
+            assert!(absent.is_err());
+            assert_eq!((promised(), one.id), (DOMAIN_BYTES + DISK_BYTES, DomId::new(1)));
+        });
+    }
+}
