@@ -33,6 +33,7 @@ pub async fn start(boot: BootInfo) {
     };
     let store = Xenstore::new(Quotas::XEN);
     spawn(serve_rings(store.clone()));
+    spawn(store.clone().settle());
     let disks = Arc::new(Disks::new());
     blkdev::probe(&disks).await;
     spawn(blkback::run(store.clone(), disks.clone()));

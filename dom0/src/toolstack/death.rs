@@ -209,6 +209,8 @@ impl Toolstack {
         self.0.consoles.remove(id);
         self.0.store.domain_destroyed(id.raw());
         nodes::remove(&self.0.store, id, &uuid::text(&domain.uuid));
+        // Before its number may be another's.
+        self.0.store.settled().await;
         // The tasks that serve its rings let them go in their next turn.
         settle().await;
         match destroy(id).await {

@@ -9,6 +9,7 @@ use core::task::Poll;
 
 use pvrt::Account;
 use pvrt::account::Charge;
+use pvrt::yield_now;
 use spin::Mutex;
 
 use super::connection::{ConnId, Failure};
@@ -29,6 +30,20 @@ impl Xenstore {
     /// A new, empty store.
     pub fn new(quotas: Quotas) -> Xenstore {
         Xenstore(Arc::new(Mutex::new(Server::new(quotas))))
+    }
+
+    /// A store that leaves all it can for later steps.
+    #[cfg(test)]
+    pub(super) fn reluctant() -> Xenstore {
+        let mut server = Server::new(Quotas::XEN);
+        server.step_work = 1;
+        Xenstore(Arc::new(Mutex::new(server)))
+    }
+
+    /// A step of [`Xenstore::settled`]; is there more?
+    #[cfg(test)]
+    pub(super) fn settle_some(&self) -> bool {
+        self.with(Server::settle_some)
     }
 
     /// The store is dom0's own, whoever has it grow: what belongs to a domain is held for it by the task that serves its
@@ -105,6 +120,22 @@ impl Xenstore {
     /// See [`Server::domain_destroyed`].
     pub fn domain_destroyed(&self, domid: u16) {
         self.with(|server| server.domain_destroyed(domid));
+    }
+
+    /// Does what calls within dom0, deaths of domains and ended connections leave to be done, for ever. There is one such
+    /// task.
+    pub async fn settle(self) {
+        loop {
+            poll_fn(|context| self.with(|server| server.poll_left(context))).await;
+            self.settled().await;
+        }
+    }
+
+    /// Returns when nothing of that is left.
+    pub async fn settled(&self) {
+        while self.with(Server::settle_some) {
+            yield_now().await;
+        }
     }
 
     /// Counts what there is.

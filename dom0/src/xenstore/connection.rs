@@ -1,6 +1,6 @@
 //! One client of the server.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -8,6 +8,7 @@ use core::task::Waker;
 
 use ring_abi::io::xs_wire::{XENSTORE_ERROR_COMM, XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX};
 
+use super::server::Deferred;
 use super::stream::{Input, Output};
 use super::transaction::Transaction;
 use super::watch::Watch;
@@ -71,6 +72,8 @@ pub(crate) struct Connection {
     pub(crate) watches: Vec<Arc<Watch>>,
     pub(crate) input: Input,
     pub(crate) output: Output,
+    /// What its last request left to be done, before another is looked at.
+    pub(crate) left: VecDeque<Deferred>,
     pub(crate) failed: Option<Failure>,
     /// Something was queued, or the connection failed, since its task last looked.
     pub(crate) kicked: bool,
@@ -87,6 +90,7 @@ impl Connection {
             watches: Vec::new(),
             input: Input::default(),
             output: Output::default(),
+            left: VecDeque::new(),
             failed: None,
             kicked: false,
             waker: None,

@@ -28,7 +28,7 @@ impl Server {
             None => {
                 let conn = self.open(domid, false);
                 self.domains.insert(domid, Domain { conn, target: None, shut_down: false, failures: 0 });
-                self.deferred.push(Deferred::Special(INTRODUCE_DOMAIN));
+                self.deferred.push_back(Deferred::Special(INTRODUCE_DOMAIN));
                 conn
             }
         };
@@ -40,7 +40,9 @@ impl Server {
     pub fn reconnect(&mut self, conn: ConnId) {
         self.reset(conn);
         if let Some(connection) = self.connections.get_mut(&conn) {
-            let old = core::mem::replace(connection, Connection::new(connection.domid, connection.internal));
+            let mut old =
+                core::mem::replace(connection, Connection::new(connection.domid, connection.internal));
+            connection.left = core::mem::take(&mut old.left);
             self.woken.extend(old.waker);
         }
     }
@@ -108,13 +110,13 @@ impl Server {
             && !domain.shut_down
         {
             domain.shut_down = true;
-            self.deferred.push(Deferred::Special(RELEASE_DOMAIN));
+            self.deferred.push_back(Deferred::Special(RELEASE_DOMAIN));
         }
         self.flush();
     }
 
     /// The domain is no more: its connection goes, its nodes with all below them, and every
-    /// permission that names it.
+    /// permission that names it, in steps: see [`Server::settle_some`].
     pub fn domain_destroyed(&mut self, domid: u16) {
         if domid != 0 {
             self.remove_domain(domid);
@@ -132,11 +134,10 @@ impl Server {
                 domain.target = None;
             }
         }
-        let changes = self.store.forget_domain(domid);
-        self.deferred.extend(changes.into_iter().map(Deferred::Change));
+        self.deferred.push_back(Deferred::Forget(domid, None));
         for perms in &mut self.special_perms {
             *perms = perms.without(domid).unwrap_or_else(|| perms.clone());
         }
-        self.deferred.push(Deferred::Special(RELEASE_DOMAIN));
+        self.deferred.push_back(Deferred::Special(RELEASE_DOMAIN));
     }
 }

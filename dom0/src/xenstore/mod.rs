@@ -10,6 +10,7 @@
 //! Behaviour follows Xen's `docs/misc/xenstore.txt`, and where that is silent xenstored of Xen 4.17.
 #![forbid(unsafe_code)]
 
+mod burial;
 mod client;
 mod connection;
 mod domains;

@@ -225,6 +225,18 @@ impl<'a> Key<'a> {
     fn of(bytes: &'a [u8]) -> Key<'a> {
         Key { above: end_above(bytes), bytes }
     }
+
+    /// The path above; of the root, the root.
+    pub(crate) fn above(self) -> Key<'a> {
+        Key::of(&self.bytes[..self.above])
+    }
+
+    /// Is this path below `top`?
+    pub(crate) fn is_below(self, top: &Path) -> bool {
+        self.bytes.len() > top.bytes.len()
+            && self.bytes.starts_with(&top.bytes)
+            && self.bytes[top.bytes.len()] == 0
+    }
 }
 
 /// What maps of paths may be asked for: [`Path`] or [`Key`].
@@ -307,22 +319,6 @@ pub(crate) fn children<'a, V>(
     let start = Key { above: key.len(), bytes: key };
     map.range::<dyn Place, _>((Bound::Excluded(&start as &dyn Place), Bound::Unbounded))
         .take_while(move |(path, _)| usize::from(path.above) == key.len() && path.bytes.starts_with(key))
-}
-
-/// All paths below `top`, in order of names at each level, each after the one above it.
-pub(crate) fn walk(top: &Path, limit: usize, children: impl Fn(&Path) -> Vec<Path>) -> Vec<Path> {
-    let mut found = Vec::new();
-    let mut open = children(top);
-    open.reverse();
-    while found.len() < limit
-        && let Some(path) = open.pop()
-    {
-        let from = open.len();
-        open.extend(children(&path));
-        open[from..].reverse();
-        found.push(path);
-    }
-    found
 }
 
 impl fmt::Display for Path {

@@ -20,6 +20,8 @@ pub struct Quotas {
     pub transactions: usize,
     /// Nodes that one transaction may touch. Beyond: `ENOSPC`.
     pub transaction_nodes: usize,
+    /// Nodes with others below them that one transaction may remove. Beyond: `ENOSPC`. Xen counts what is below instead.
+    pub transaction_subtrees: usize,
     /// Replies not yet fetched; no further request is looked at until they are.
     pub outstanding: usize,
     /// Watch events not yet fetched. Beyond, the connection is ended.
@@ -40,6 +42,7 @@ impl Quotas {
         watches: 128,
         transactions: 10,
         transaction_nodes: 1024,
+        transaction_subtrees: 64,
         outstanding: 20,
         events: 1024,
         event_bytes: 128 * 1024,

@@ -29,7 +29,7 @@ impl Server {
         };
         let header = XsdSockmsg { r#type: kind, req_id, tx_id, len: payload.len() as u32 };
         self.reply(conn, Message { header, payload });
-        self.flush();
+        self.flush_for(Some(conn));
     }
 
     fn dispatch(&mut self, conn: ConnId, kind: u32, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>, XsError> {

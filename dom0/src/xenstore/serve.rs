@@ -94,6 +94,13 @@ impl Server {
             if connection.output.replies() >= self.quotas.outstanding {
                 return Ok(done);
             }
+            if !connection.left.is_empty() {
+                if self.store.work().wrapping_sub(start) > 0 || self.settle_connection(conn) {
+                    done.again = true;
+                    return Ok(done);
+                }
+                continue;
+            }
             if connection.input.is_ready() {
                 if budget == 0 || self.store.work().wrapping_sub(start) >= BATCH_WORK {
                     done.again = true;

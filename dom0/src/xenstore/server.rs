@@ -3,15 +3,16 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use alloc::vec::{self, Vec};
 use core::task::{Context, Poll, Waker};
 
+use super::burial::Sweep;
 use super::connection::{ConnId, Connection, Failure};
 use super::error::XsError;
 use super::path::Path;
 use super::perms::{Access, Actor, Perms, Want};
 use super::quota::{DomainFigures, Figures, Quotas};
-use super::store::{Change, Store};
+use super::store::{Change, Outcome, Store};
 use super::transaction::Transaction;
 use super::view::View;
 use super::watch::{Watch, WatchIndex};
@@ -65,12 +66,36 @@ pub(super) struct Domain {
     pub(super) failures: u8,
 }
 
-/// What watches are told of, once the reply of the request that caused it is queued.
+/// What is left to do once the reply of the request that caused it is queued: in steps, since it may be much.
 pub(super) enum Deferred {
+    /// Watches are to be told of a change.
     Change(Change),
+    /// These watches are to be told of it.
+    Tell(Change, vec::IntoIter<(ConnId, Arc<Watch>)>),
     Special(&'static str),
     First(ConnId, Arc<Watch>),
+    /// Nodes below one that was removed are to be taken out.
+    Sweep(Sweep),
+    /// A dead domain is to be forgotten, from the node after this one on.
+    Forget(u16, Option<Path>),
+    /// Transactions that are over are to be freed.
+    Free(Vec<Transaction>),
 }
+
+impl From<Outcome> for Deferred {
+    fn from(outcome: Outcome) -> Deferred {
+        match outcome {
+            Outcome::Change(change) => Deferred::Change(change),
+            Outcome::Sweep(sweep) => Deferred::Sweep(sweep),
+        }
+    }
+}
+
+/// A buffer of so many deferred things is kept for the next request.
+const DEFERRED_KEPT: usize = 8;
+
+/// Work, in bytes moved ([`Store::spend`]), after which the rest of what is deferred waits for the next turn.
+const STEP_WORK: usize = 8 * 1024;
 
 /// xenstored without its rings.
 pub struct Server {
@@ -84,7 +109,13 @@ pub struct Server {
     pub(super) special_perms: [Perms; 2],
     effects: VecDeque<Effect>,
     effects_waker: Option<Waker>,
-    pub(super) deferred: Vec<Deferred>,
+    /// What the present request, or call, leaves to be done.
+    pub(super) deferred: VecDeque<Deferred>,
+    /// What is left of earlier calls of clients within dom0, and of connections that are gone.
+    left: VecDeque<Deferred>,
+    left_waker: Option<Waker>,
+    /// [`STEP_WORK`]; tests make more steps.
+    pub(super) step_work: usize,
     pub(super) woken: Vec<Waker>,
 }
 
@@ -102,7 +133,10 @@ impl Server {
             special_perms: [closed.clone(), closed],
             effects: VecDeque::new(),
             effects_waker: None,
-            deferred: Vec::new(),
+            deferred: VecDeque::new(),
+            left: VecDeque::new(),
+            left_waker: None,
+            step_work: STEP_WORK,
             woken: Vec::new(),
         }
     }
@@ -124,6 +158,7 @@ impl Server {
         self.reset(conn);
         if let Some(mut connection) = self.connections.remove(&conn) {
             connection.kick(&mut self.woken);
+            self.leave(&mut connection.left);
         }
     }
 
@@ -192,13 +227,13 @@ impl Server {
             id => Some(connection.transactions.get_mut(&id).ok_or(XsError::NoEnt)?),
         };
         let before = transaction.as_ref().map_or(0, |transaction| transaction.bytes);
-        let mut changes = Vec::new();
+        let mut outcomes = Vec::new();
         let mut view = View {
             store: &mut self.store,
             transaction: transaction.as_deref_mut(),
             quotas: &self.quotas,
             actor,
-            changes: &mut changes,
+            outcomes: &mut outcomes,
         };
         let result = operate(&mut view);
         let after = transaction.as_ref().map_or(0, |transaction| transaction.bytes);
@@ -207,7 +242,7 @@ impl Server {
                 account.transaction_bytes = account.transaction_bytes - before + after;
             });
         }
-        self.deferred.extend(changes.into_iter().map(Deferred::Change));
+        self.deferred.extend(outcomes.into_iter().map(Deferred::from));
         result
     }
 
@@ -234,13 +269,18 @@ impl Server {
     pub(super) fn transaction_end(&mut self, conn: ConnId, tx_id: u32, commit: bool) -> Result<(), XsError> {
         let actor = self.actor(conn)?;
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
-        let transaction = connection.transactions.remove(&tx_id).ok_or(XsError::NoEnt)?;
+        let mut transaction = connection.transactions.remove(&tx_id).ok_or(XsError::NoEnt)?;
         self.store.charge(actor.domid, |account| account.transaction_bytes -= transaction.bytes);
-        if commit {
-            let changes = transaction.commit(&mut self.store, actor, &self.quotas)?;
-            self.deferred.extend(changes.into_iter().map(Deferred::Change));
+        let result = if commit {
+            let outcomes = transaction.commit(&mut self.store, actor, &self.quotas);
+            outcomes.map(|outcomes| self.deferred.extend(outcomes.into_iter().map(Deferred::from)))
+        } else {
+            Ok(())
+        };
+        if transaction.len() > 0 {
+            self.deferred.push_back(Deferred::Free(Vec::from([transaction])));
         }
-        Ok(())
+        result
     }
 
     /// `XS_WATCH`.
@@ -268,7 +308,7 @@ impl Server {
         connection.watches.push(watch.clone());
         self.store.charge(actor.domid, |account| account.watch_bytes += cost);
         self.watches.add(conn, watch.clone());
-        self.deferred.push(Deferred::First(conn, watch));
+        self.deferred.push_back(Deferred::First(conn, watch));
         Ok(())
     }
 
@@ -303,36 +343,159 @@ impl Server {
             account.watch_bytes -= watch_bytes;
             account.transaction_bytes -= bytes;
         });
+        if !transactions.is_empty() {
+            self.deferred.push_back(Deferred::Free(transactions.into_values().collect()));
+        }
     }
 
-    /// Tells watches of what has happened. Called after each request, when its reply is queued.
+    /// Does what a call or a request leaves to be done, as far as one step goes. The rest is left: for the connection whose
+    /// request it was, which has no other looked at until then, or for [`Server::settle_some`].
+    pub(super) fn flush_for(&mut self, conn: Option<ConnId>) {
+        let replaced = self.store.take_replaced();
+        self.deferred.extend(replaced.into_iter().map(Deferred::Change));
+        if self.deferred.is_empty() {
+            return;
+        }
+        let mut queue = core::mem::take(&mut self.deferred);
+        self.work_off(&mut queue);
+        if queue.is_empty() {
+            if queue.capacity() <= DEFERRED_KEPT {
+                self.deferred = queue;
+            }
+            return;
+        }
+        match conn.and_then(|conn| self.connections.get_mut(&conn)) {
+            Some(connection) => connection.left.append(&mut queue),
+            None => self.leave(&mut queue),
+        }
+    }
+
+    /// As [`Server::flush_for`] nobody.
     pub(super) fn flush(&mut self) {
-        for deferred in core::mem::take(&mut self.deferred) {
-            match deferred {
-                Deferred::First(conn, watch) => {
-                    let path = watch.path.clone();
-                    self.queue_event(conn, watch, path);
+        self.flush_for(None);
+    }
+
+    fn leave(&mut self, queue: &mut VecDeque<Deferred>) {
+        self.left.append(queue);
+        if !self.left.is_empty() {
+            self.woken.extend(self.left_waker.take());
+        }
+    }
+
+    /// A step of what a connection's last request left to be done; is more of it left?
+    pub(super) fn settle_connection(&mut self, conn: ConnId) -> bool {
+        let Some(connection) = self.connections.get_mut(&conn) else { return false };
+        if connection.left.is_empty() {
+            return false;
+        }
+        let mut queue = core::mem::take(&mut connection.left);
+        self.work_off(&mut queue);
+        match self.connections.get_mut(&conn) {
+            Some(connection) => {
+                queue.append(&mut connection.left);
+                let is_more = !queue.is_empty();
+                if is_more {
+                    connection.left = queue;
                 }
-                Deferred::Change(change) => {
-                    self.store.spend(1, change.path.key().len());
-                    for (conn, watch) in self.watches.matching(&change.path, change.exact) {
-                        self.store.spend(1, change.path.key().len());
-                        let seen = [&change.before, &change.after];
-                        if self.may_read(conn, seen.into_iter().flatten()) {
-                            self.queue_event(conn, watch, change.path.clone());
-                        }
+                is_more
+            }
+            None => {
+                self.leave(&mut queue);
+                false
+            }
+        }
+    }
+
+    /// A step of what others left to be done; is more of it left?
+    pub fn settle_some(&mut self) -> bool {
+        let mut queue = core::mem::take(&mut self.left);
+        self.work_off(&mut queue);
+        queue.append(&mut self.left);
+        let is_more = !queue.is_empty();
+        if is_more {
+            self.left = queue;
+        }
+        is_more
+    }
+
+    /// Ready when something is left for [`Server::settle_some`].
+    pub(super) fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.left.is_empty() {
+            self.left_waker = Some(context.waker().clone());
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    fn work_off(&mut self, queue: &mut VecDeque<Deferred>) {
+        let start = self.store.work();
+        while self.store.work().wrapping_sub(start) < self.step_work
+            && let Some(next) = queue.pop_front()
+        {
+            if let Some(rest) = self.work_on(next, queue) {
+                queue.push_front(rest);
+            }
+            // A connection may have ended on the way.
+            queue.append(&mut self.deferred);
+        }
+    }
+
+    /// Does a piece; answers the rest of it. What comes before that rest is put in front of the queue.
+    fn work_on(&mut self, deferred: Deferred, queue: &mut VecDeque<Deferred>) -> Option<Deferred> {
+        match deferred {
+            Deferred::First(conn, watch) => {
+                let path = watch.path.clone();
+                self.queue_event(conn, watch, path);
+                None
+            }
+            Deferred::Change(change) => {
+                self.store.spend(1, change.path.key().len());
+                let watches = self.watches.matching(&change.path, change.exact);
+                (!watches.is_empty()).then(|| Deferred::Tell(change, watches.into_iter()))
+            }
+            Deferred::Tell(change, mut watches) => {
+                let (conn, watch) = watches.next()?;
+                self.store.spend(1, change.path.key().len());
+                let seen = [&change.before, &change.after];
+                if self.may_read(conn, seen.into_iter().flatten()) {
+                    self.queue_event(conn, watch, change.path.clone());
+                }
+                Some(Deferred::Tell(change, watches))
+            }
+            Deferred::Special(name) => {
+                let path = Path::special(name);
+                let perms = self.special_slot(&path)?.clone();
+                for (conn, watch) in self.watches.matching(&path, false) {
+                    self.store.spend(1, 0);
+                    // A relative watch has no way to say this path.
+                    if watch.relative_to.is_none() && self.may_read(conn, [&perms].into_iter()) {
+                        self.queue_event(conn, watch, path.clone());
                     }
                 }
-                Deferred::Special(name) => {
-                    let path = Path::special(name);
-                    let Some(perms) = self.special_slot(&path).map(|perms| perms.clone()) else { continue };
-                    for (conn, watch) in self.watches.matching(&path, false) {
-                        // A relative watch has no way to say this path.
-                        if watch.relative_to.is_none() && self.may_read(conn, [&perms].into_iter()) {
-                            self.queue_event(conn, watch, path.clone());
-                        }
-                    }
+                None
+            }
+            Deferred::Sweep(sweep) => match self.store.sweep(sweep) {
+                Ok((rest, None)) => Some(Deferred::Sweep(rest)),
+                Ok((rest, Some(change))) => {
+                    queue.push_front(Deferred::Sweep(rest));
+                    Some(Deferred::Change(change))
                 }
+                Err(top) => Some(Deferred::Change(top)),
+            },
+            Deferred::Forget(domid, after) => {
+                let (path, outcome) = self.store.forget_next(domid, after.as_ref())?;
+                queue.push_front(Deferred::Forget(domid, Some(path)));
+                outcome.map(Deferred::from)
+            }
+            Deferred::Free(mut transactions) => {
+                let last = transactions.last_mut()?;
+                if last.free_some() {
+                    self.store.spend(1, 0);
+                } else {
+                    transactions.pop();
+                }
+                Some(Deferred::Free(transactions))
             }
         }
     }
@@ -372,11 +535,13 @@ impl Server {
                 domain.failures += 1;
                 log::warn!("xenstored: d{domid}: disconnected: {failure}");
             }
-            let waker = connection.waker.take();
+            let (waker, mut left) = (connection.waker.take(), core::mem::take(&mut connection.left));
             *connection = Connection::new(domid, false);
             connection.failed = Some(failure);
             connection.waker = waker;
             connection.kick(&mut self.woken);
+            // Nobody has a turn on its behalf any more.
+            self.leave(&mut left);
         }
     }
 

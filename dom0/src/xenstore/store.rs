@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
+use super::burial::{Burials, Sweep};
 use super::path::{self, Path, Place};
 use super::perms::{Access, Perms};
 use super::quota::Account;
@@ -53,9 +54,21 @@ pub(crate) struct Change {
     pub(crate) after: Option<Perms>,
 }
 
+/// What watches are to be told of, and what is left to do after a request.
+pub(crate) enum Outcome {
+    /// A change.
+    Change(Change),
+    /// Nodes below one that was removed are still to be taken out.
+    Sweep(Sweep),
+}
+
 /// All nodes.
 pub(crate) struct Store {
     nodes: BTreeMap<Path, Node>,
+    /// Hides some of `nodes`.
+    burials: Burials,
+    /// Removals of hidden nodes in whose place others were made.
+    replaced: Vec<Change>,
     /// The nodes whose permissions name a domain, as their owner or as an exception; those of dom0 are not kept.
     named: BTreeSet<(u16, Path)>,
     accounts: BTreeMap<u16, Account>,
@@ -71,6 +84,8 @@ impl Store {
     pub(crate) fn new() -> Store {
         let mut store = Store {
             nodes: BTreeMap::new(),
+            burials: Burials::default(),
+            replaced: Vec::new(),
             named: BTreeSet::new(),
             accounts: BTreeMap::new(),
             generation: 0,
@@ -112,15 +127,21 @@ impl Store {
 
     /// The node at `path`.
     pub(crate) fn get(&self, path: &Path) -> Option<&Node> {
-        self.nodes.get(path)
+        self.nodes.get(path).filter(|node| self.is_seen(path, node))
     }
 
     /// The node at a path that nobody need own.
     pub(crate) fn find(&self, key: &dyn Place) -> Option<&Node> {
-        self.nodes.get(key)
+        self.nodes.get(key).filter(|node| self.is_seen(key, node))
     }
 
-    /// Number of nodes.
+    /// Is the node one that is there for clients?
+    #[inline]
+    fn is_seen(&self, key: &dyn Place, node: &Node) -> bool {
+        self.burials.is_empty() || node.generation > self.burials.hidden_at(key.place())
+    }
+
+    /// Number of nodes, hidden ones too.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -146,6 +167,11 @@ impl Store {
                     self.name(path, &perms, true);
                 }
                 self.credit(path, &old);
+                if !self.is_seen(path, &old) {
+                    self.touch_parent(path);
+                    let before = Some(old.perms);
+                    self.replaced.push(Change { path: path.clone(), exact: true, before, after: None });
+                }
             }
             None => {
                 self.name(path, &perms, true);
@@ -166,14 +192,56 @@ impl Store {
         }
     }
 
-    /// Takes a node out. Whoever calls takes out all below it too.
-    pub(crate) fn remove(&mut self, path: &Path) -> Option<Node> {
-        self.spend(1, path.key().len());
+    /// Takes a node out with all below it, which is swept afterwards. Answers what is to be told and done.
+    pub(crate) fn remove(&mut self, path: &Path) -> Option<Outcome> {
+        self.get(path)?;
+        let old = self.take(path)?;
+        self.touch_parent(path);
+        let top = Change { path: path.clone(), exact: false, before: Some(old.perms), after: None };
+        if path::children(&self.nodes, path).next().is_none() {
+            return Some(Outcome::Change(top));
+        }
+        let until = self.next_generation();
+        let number = self.burials.bury(path.clone(), until);
+        Some(Outcome::Sweep(Sweep { number, until, open: Vec::from([(path.clone(), false)]), top }))
+    }
+
+    /// Takes one buried node out, the lowest first, or finds out what is below one. `Err` is the end: the change of the
+    /// topmost node.
+    pub(crate) fn sweep(&mut self, mut sweep: Sweep) -> Result<(Sweep, Option<Change>), Change> {
+        let Some((path, is_open)) = sweep.open.pop() else {
+            self.burials.end(sweep.number);
+            return Err(sweep.top);
+        };
+        if !is_open {
+            sweep.open.push((path.clone(), true));
+            let from = sweep.open.len();
+            // Below a node that is newer, there may be buried ones as well.
+            sweep.open.extend(path::children(&self.nodes, &path).map(|(child, _)| (child.clone(), false)));
+            self.spend(1, (sweep.open.len() - from) * NODE_WORK / 4);
+            return Ok((sweep, None));
+        }
+        let is_buried = |node: &Node| node.generation <= sweep.until;
+        if path == sweep.top.path || !self.nodes.get(&path).is_some_and(is_buried) {
+            return Ok((sweep, None));
+        }
+        let before = self.take(&path).map(|node| node.perms);
+        Ok((sweep, Some(Change { path, exact: true, before, after: None })))
+    }
+
+    /// Takes a node out that is there, hidden or not.
+    fn take(&mut self, path: &Path) -> Option<Node> {
+        self.spend(2, path.key().len());
         let old = self.nodes.remove(path)?;
         self.name(path, &old.perms, false);
         self.credit(path, &old);
-        self.touch_parent(path);
         Some(old)
+    }
+
+    /// Takes what is to be told of hidden nodes that were replaced.
+    #[inline]
+    pub(crate) fn take_replaced(&mut self) -> Vec<Change> {
+        core::mem::take(&mut self.replaced)
     }
 
     fn credit(&mut self, path: &Path, old: &Node) {
@@ -196,12 +264,9 @@ impl Store {
 
     /// The paths right below `parent`, in order.
     pub(crate) fn children<'a>(&'a self, parent: &'a Path) -> impl Iterator<Item = &'a Path> {
-        path::children(&self.nodes, parent).map(|(path, _)| path)
-    }
-
-    /// All paths below `top`, each after the one above it; `top` is not among them.
-    pub(crate) fn below(&self, top: &Path) -> Vec<Path> {
-        path::walk(top, usize::MAX, |path| self.children(path).cloned().collect())
+        let hidden = if self.burials.is_empty() { 0 } else { self.burials.hidden_below(parent.place()) };
+        let seen = move |(path, node): (&'a Path, &'a Node)| (node.generation > hidden).then_some(path);
+        path::children(&self.nodes, parent).filter_map(seen)
     }
 
     /// Counts the changes of all domains' figures; never 0.
@@ -232,42 +297,39 @@ impl Store {
         self.accounts.iter().map(|(&domid, &account)| (domid, account))
     }
 
-    /// Removes a dead domain's nodes with all below them, and every permission granted to it: a later
-    /// domain of the same number must not inherit them.
-    pub(crate) fn forget_domain(&mut self, domid: u16) -> Vec<Change> {
-        let named = self.named_by(domid);
-        self.spend(named.len(), 0);
-        let owned =
-            named.into_iter().filter(|path| self.get(path).is_some_and(|node| node.perms.owner() == domid));
-        let owned: Vec<Path> = owned.collect();
-        let mut changes = Vec::new();
-        for path in owned {
-            if path.is_root() {
-                if let Some(root) = self.nodes.get(&path).cloned() {
-                    self.rewrite_perms(&path, root.perms.with_owner(0));
-                }
-                continue;
-            }
-            // One above it may have taken it along.
-            if self.nodes.contains_key(&path) {
-                self.remove_subtree(&path, &mut changes);
-            }
+    /// One step of forgetting a dead domain: looks at the first node after `after` that names it. A node of the domain's
+    /// goes, with all below it; from another the permission goes: a later domain of the same number must not inherit
+    /// either. `None`: there is no further node.
+    pub(crate) fn forget_next(
+        &mut self,
+        domid: u16,
+        after: Option<&Path>,
+    ) -> Option<(Path, Option<Outcome>)> {
+        let from = match after {
+            Some(path) => Bound::Excluded((domid, path.clone())),
+            None => Bound::Included((domid, Path::root())),
+        };
+        let next = self.named.range((from, Bound::Unbounded)).next();
+        let path = next.filter(|(named, _)| *named == domid)?.1.clone();
+        self.spend(1, 0);
+        // A hidden one is being swept.
+        let Some(perms) = self.get(&path).map(|node| node.perms.clone()) else { return Some((path, None)) };
+        if perms.owner() == domid && !path.is_root() {
+            let outcome = self.remove(&path);
+            return Some((path, outcome));
         }
-        // What is left names the domain beside its owner.
-        let named = self.named_by(domid).into_iter();
-        let named = named.filter_map(|path| Some((path.clone(), self.get(&path)?.perms.without(domid)?)));
-        let named: Vec<(Path, Perms)> = named.collect();
-        for (path, perms) in named {
-            self.rewrite_perms(&path, perms);
-        }
-        changes
+        let owned = if perms.owner() == domid { perms.with_owner(0) } else { perms };
+        let without = owned.without(domid).unwrap_or(owned);
+        self.rewrite_perms(&path, without);
+        Some((path, None))
     }
 
-    /// The nodes whose permissions name `domid`.
-    fn named_by(&self, domid: u16) -> Vec<Path> {
+    /// How many of `domid`'s nodes lie below `top`.
+    pub(crate) fn owned_below(&self, domid: u16, top: &Path) -> usize {
         let from = Bound::Included((domid, Path::root()));
         let run = self.named.range((from, Bound::Unbounded)).take_while(|(named, _)| *named == domid);
-        run.map(|(_, path)| path.clone()).collect()
+        let below = run.filter(|(_, path)| path.place().is_below(top));
+        below.filter(|(_, path)| self.get(path).is_some_and(|node| node.perms.owner() == domid)).count()
     }
 
     fn rewrite_perms(&mut self, path: &Path, perms: Perms) {
@@ -275,15 +337,6 @@ impl Store {
         if let Some(node) = self.nodes.get(path).cloned() {
             self.put(path, Node { perms, generation, ..node });
         }
-    }
-
-    fn remove_subtree(&mut self, top: &Path, changes: &mut Vec<Change>) {
-        for path in self.below(top).into_iter().rev() {
-            let before = self.remove(&path).map(|node| node.perms);
-            changes.push(Change { path, exact: true, before, after: None });
-        }
-        let before = self.remove(top).map(|node| node.perms);
-        changes.push(Change { path: top.clone(), exact: false, before, after: None });
     }
 }
 
@@ -300,6 +353,61 @@ mod tests {
         store.put(&path(text), node);
     }
 
+    /// Sweeps to the end; the changes.
+    fn swept(store: &mut Store, outcome: Outcome) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut sweep = match outcome {
+            Outcome::Change(change) => return Vec::from([change]),
+            Outcome::Sweep(sweep) => sweep,
+        };
+        loop {
+            match store.sweep(sweep) {
+                Ok((rest, change)) => {
+                    changes.extend(change);
+                    sweep = rest;
+                }
+                Err(top) => {
+                    changes.push(top);
+                    return changes;
+                }
+            }
+        }
+    }
+
+    fn forget(store: &mut Store, domid: u16) -> Vec<Change> {
+        let (mut after, mut changes) = (None, Vec::new());
+        while let Some((path, outcome)) = store.forget_next(domid, after.as_ref()) {
+            after = Some(path);
+            changes.extend(outcome.into_iter().flat_map(|outcome| swept(store, outcome)));
+        }
+        changes
+    }
+
+    #[test]
+    fn what_is_below_a_removed_node_is_gone_at_once_and_taken_out_in_steps() {
+        let mut store = Store::new();
+        for text in ["/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/e", "/ab"] {
+            put(&mut store, text, 3);
+        }
+        let Some(Outcome::Sweep(sweep)) = store.remove(&path("/a")) else { panic!() };
+        for text in ["/a", "/a/b", "/a/b/c/d", "/a/e"] {
+            assert!(store.get(&path(text)).is_none(), "{text}");
+        }
+        let children = |store: &Store, text| store.children(&path(text)).count();
+        assert_eq!((children(&store, "/"), children(&store, "/a/b")), (1, 0));
+        // Made again before the old ones are taken out.
+        for text in ["/a", "/a/b", "/a/b/x"] {
+            put(&mut store, text, 4);
+        }
+        assert_eq!((children(&store, "/a"), children(&store, "/a/b")), (1, 1));
+        assert_eq!(store.take_replaced().len(), 1, "/a/b");
+        let changes = swept(&mut store, Outcome::Sweep(sweep));
+        let told: Vec<_> = changes.iter().map(|change| change.path.to_string()).collect();
+        assert_eq!(told, ["/a/e", "/a/b/c/d", "/a/b/c", "/a"]);
+        assert_eq!((store.account(3).nodes, store.account(4).nodes, store.len()), (1, 3, 5));
+        assert!(store.burials.is_empty() && store.get(&path("/a/b/x")).is_some());
+    }
+
     #[test]
     fn lists_children_and_subtrees_in_order() {
         let mut store = Store::new();
@@ -310,9 +418,7 @@ mod tests {
         let texts = |paths: Vec<Path>| paths.iter().map(|p| p.to_string()).collect::<Vec<_>>();
         assert_eq!(texts(children(&Path::root())), ["/a", "/a-b", "/b"]);
         assert_eq!(texts(children(&path("/a"))), ["/a/b", "/a/b-c", "/a/b0"]);
-        assert_eq!(texts(store.below(&path("/a"))), ["/a/b", "/a/b/c", "/a/b/c/d", "/a/b-c", "/a/b0"]);
         assert!(children(&path("/b")).is_empty());
-        assert_eq!(store.below(&Path::root()).len(), 8);
     }
 
     #[test]
@@ -323,8 +429,8 @@ mod tests {
         put(&mut store, "/a/b", 4);
         assert_eq!(store.account(3).nodes, 1);
         assert_eq!(store.account(4).nodes, 1);
-        store.remove(&path("/a/b"));
-        store.remove(&path("/a"));
+        let removed = store.remove(&path("/a")).unwrap();
+        swept(&mut store, removed);
         assert_eq!(store.account(3), Account::default());
         assert_eq!(store.accounts().count(), 1, "dom0 alone, for the root");
     }
@@ -338,8 +444,7 @@ mod tests {
         put(&mut store, "/d/other", 6);
         let node = store.new_node(Arc::from(&b""[..]), Perms::shared_with(0, 5));
         store.put(&path("/d/shared"), node);
-        let changes = store.forget_domain(5);
-        assert_eq!(changes.len(), 2);
+        assert_eq!(forget(&mut store, 5).len(), 2);
         assert_eq!(store.len(), 4);
         assert_eq!(store.get(&path("/d/shared")).unwrap().perms.entries().len(), 1);
         assert_eq!(store.account(5), Account::default());
@@ -349,7 +454,7 @@ mod tests {
     fn the_root_outlives_its_owner() {
         let mut store = Store::new();
         put(&mut store, "/", 5);
-        store.forget_domain(5);
+        forget(&mut store, 5);
         assert_eq!(store.get(&Path::root()).unwrap().perms.owner(), 0);
     }
 }

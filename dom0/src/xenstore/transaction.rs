@@ -2,7 +2,8 @@
 //!
 //! A transaction keeps a copy of each node it touches. Committing compares the generation of every one of
 //! them with the tree's: only a change to something read or written here is a conflict. Making a
-//! child depends on the parent being there, not on its other children.
+//! child depends on the parent being there, not on its other children. Removing a node removes what will be below it when the
+//! transaction commits: the commit depends on the node alone, and costs the same whatever is below.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -11,10 +12,13 @@ use super::error::XsError;
 use super::path::{self, Path, Place};
 use super::perms::Actor;
 use super::quota::Quotas;
-use super::store::{Change, Node, Store};
+use super::store::{Change, Node, Outcome, Store};
 
 /// What an entry costs beyond its path and values, for accounts.
 const ENTRY_OVERHEAD: usize = 256;
+
+/// Removed subtrees whose nodes are counted: each takes a look at all nodes of a domain.
+const COUNTED_SUBTREES: usize = 16;
 
 /// One node as a transaction sees it.
 struct Entry {
@@ -26,10 +30,12 @@ struct Entry {
     dirty: bool,
     /// Generation of the list of children when that was first read.
     listed: Option<u64>,
-    /// The event to fire on commit: `Some(exact)`.
-    event: Option<bool>,
+    /// Watches are to be told on commit.
+    event: bool,
     /// Bytes accounted.
     cost: usize,
+    /// It lies below a node that the transaction removed before: what is there in the tree does not matter.
+    free: bool,
 }
 
 fn entry_cost(key: &dyn Place, base: Option<&Node>) -> usize {
@@ -40,6 +46,8 @@ fn entry_cost(key: &dyn Place, base: Option<&Node>) -> usize {
 #[derive(Default)]
 pub(crate) struct Transaction {
     entries: BTreeMap<Path, Entry>,
+    /// Nodes that were removed with all below them; none is below another.
+    removed: Vec<Path>,
     /// Nodes made less nodes removed, by owner.
     owned: BTreeMap<u16, isize>,
     /// Bytes accounted to the domain whose transaction this is.
@@ -50,6 +58,11 @@ impl Transaction {
     /// Nodes of `domid` that exist for this transaction beyond those in the tree.
     pub(crate) fn owned(&self, domid: u16) -> isize {
         self.owned.get(&domid).copied().unwrap_or(0)
+    }
+
+    /// Frees one of its entries, when it is over; was there one?
+    pub(crate) fn free_some(&mut self) -> bool {
+        self.entries.pop_first().is_some()
     }
 
     /// Number of nodes touched.
@@ -64,24 +77,35 @@ impl Transaction {
 
     /// Bytes that touching `key` would be accounted; nothing if it was touched before.
     pub(crate) fn price(&self, store: &Store, key: &dyn Place) -> usize {
-        if self.knows(key) { 0 } else { entry_cost(key, store.find(key)) }
+        if self.knows(key) { 0 } else { entry_cost(key, self.below_entries(store, key)) }
     }
 
     /// The node, without making the commit depend on it.
     pub(crate) fn peek<'a>(&'a self, store: &'a Store, key: &dyn Place) -> Option<&'a Node> {
         match self.entries.get(key) {
             Some(entry) => entry.now.as_ref(),
-            None => store.find(key),
+            None => self.below_entries(store, key),
         }
     }
 
+    /// The node in the tree, unless the transaction removed one above it.
+    fn below_entries<'a>(&self, store: &'a Store, key: &dyn Place) -> Option<&'a Node> {
+        if self.is_free(key) { None } else { store.find(key) }
+    }
+
+    /// Is this below a node that the transaction removed?
+    fn is_free(&self, key: &dyn Place) -> bool {
+        self.removed.iter().any(|top| key.place().is_below(top))
+    }
+
     fn entry(&mut self, store: &Store, path: &Path) -> &mut Entry {
+        let free = self.is_free(path);
         let bytes = &mut self.bytes;
         self.entries.entry(path.clone()).or_insert_with(|| {
-            let base = store.get(path).cloned();
+            let base = if free { None } else { store.get(path).cloned() };
             let cost = entry_cost(path, base.as_ref());
             *bytes += cost;
-            Entry { now: base.clone(), base, dirty: false, listed: None, event: None, cost }
+            Entry { now: base.clone(), base, dirty: false, listed: None, event: false, cost, free }
         })
     }
 
@@ -111,10 +135,10 @@ impl Transaction {
         }
     }
 
-    /// Notes an event; one for the node itself outweighs one that came from above.
-    pub(crate) fn note_event(&mut self, path: &Path, exact: bool) {
+    /// Notes that watches are to be told.
+    pub(crate) fn note_event(&mut self, path: &Path) {
         if let Some(entry) = self.entries.get_mut(path) {
-            entry.event = Some(entry.event.unwrap_or(true) && exact);
+            entry.event = true;
         }
     }
 
@@ -124,7 +148,8 @@ impl Transaction {
         store: &'a Store,
         parent: &'a Path,
     ) -> impl Iterator<Item = &'a Path> {
-        let mut all = store.children(parent).peekable();
+        let is_removed = self.removed.contains(parent) || self.is_free(parent);
+        let mut all = store.children(parent).take_while(move |_| !is_removed).peekable();
         let mut own = path::children(&self.entries, parent).peekable();
         core::iter::from_fn(move || {
             loop {
@@ -144,22 +169,56 @@ impl Transaction {
         })
     }
 
-    /// Up to `limit` paths below `top` as this transaction sees them; the commit depends on nothing more.
-    pub(crate) fn below(&self, store: &Store, top: &Path, limit: usize) -> Vec<Path> {
-        path::walk(top, limit, |path| self.children(store, path).cloned().collect())
+    /// Removes `top`, which is there, and all below it.
+    pub(crate) fn remove(&mut self, store: &Store, top: &Path) {
+        let own =
+            self.entries.iter().filter(|(path, entry)| entry.now.is_some() && path.place().is_below(top));
+        let own: Vec<Path> = own.map(|(path, _)| path.clone()).collect();
+        for path in &own {
+            self.set(store, path, None);
+        }
+        self.set(store, top, None);
+        if self.is_free(top) || self.removed.contains(top) {
+            return;
+        }
+        self.removed.retain(|other| !other.place().is_below(top));
+        if store.children(top).next().is_some() {
+            self.removed.push(top.clone());
+        } else {
+            // Then there must be none at the commit either.
+            self.note_listed(store, top);
+        }
+    }
+
+    /// May one more node be removed that has others below it?
+    pub(crate) fn has_room(&self, limit: usize) -> bool {
+        self.removed.len() < limit
+    }
+
+    /// As [`Transaction::owned`], and the nodes below those that were removed are counted as gone, unless these are many.
+    pub(crate) fn owned_exactly(&self, store: &Store, domid: u16) -> isize {
+        if self.removed.len() > COUNTED_SUBTREES {
+            return self.owned(domid);
+        }
+        let below: usize = self.removed.iter().map(|top| store.owned_below(domid, top)).sum();
+        let is_own = |entry: &Entry| entry.base.as_ref().is_some_and(|node| node.perms.owner() == domid);
+        let counted =
+            self.entries.iter().filter(|(path, entry)| is_own(entry) && self.is_free(*path)).count();
+        self.owned(domid) - below.saturating_sub(counted) as isize
     }
 
     /// Makes the commit depend on the list of children of `parent`.
     pub(crate) fn note_listed(&mut self, store: &Store, parent: &Path) {
+        let is_removed = self.removed.contains(parent);
         let entry = self.entry(store, parent);
-        if entry.listed.is_none() {
+        if entry.listed.is_none() && !entry.free && !is_removed {
             entry.listed = store.get(parent).map(|node| node.children_generation);
         }
     }
 
     /// Does everything that was read still stand?
     fn holds(&self, store: &Store) -> bool {
-        self.entries.iter().all(|(path, entry)| {
+        self.entries.iter().filter(|(_, entry)| !entry.free).all(|(path, entry)| {
             let node = store.get(path);
             let same = node.map(|n| n.generation) == entry.base.as_ref().map(|n| n.generation);
             let listed = entry.listed.is_none_or(|g| node.is_some_and(|n| n.children_generation == g));
@@ -173,46 +232,43 @@ impl Transaction {
     /// `EAGAIN`: something that was read or written has changed. `ENOSPC`: the domain would own more
     /// nodes than it may.
     pub(crate) fn commit(
-        self,
+        &mut self,
         store: &mut Store,
         actor: Actor,
         quotas: &Quotas,
-    ) -> Result<Vec<Change>, XsError> {
+    ) -> Result<Vec<Outcome>, XsError> {
         store.spend(self.entries.len(), self.bytes);
         if !self.holds(store) {
             return Err(XsError::Again);
         }
-        let more = self.owned(actor.domid);
+        let nodes = store.account(actor.domid).nodes;
+        let is_over = |more: isize| more > 0 && nodes.saturating_add_signed(more) > quotas.nodes;
         if !actor.privileged()
-            && more > 0
-            && store.account(actor.domid).nodes.saturating_add_signed(more) > quotas.nodes
+            && is_over(self.owned(actor.domid))
+            && is_over(self.owned_exactly(store, actor.domid))
         {
             return Err(XsError::NoSpc);
         }
-        let mut changes = Vec::new();
-        for (path, entry) in self.entries {
+        let mut outcomes: Vec<Outcome> = self.removed.iter().filter_map(|top| store.remove(top)).collect();
+        for (path, entry) in core::mem::take(&mut self.entries) {
             if !entry.dirty {
                 continue;
             }
+            let Some(node) = entry.now else {
+                // Gone already, if it lay below another that was removed.
+                outcomes.extend(store.remove(&path));
+                continue;
+            };
             let before = entry.base.map(|node| node.perms);
-            let after = entry.now.as_ref().map(|node| node.perms.clone());
-            match entry.now {
-                Some(node) => {
-                    // A new generation: the one it got was handed out before others committed.
-                    let generation = store.next_generation();
-                    let children_generation =
-                        store.get(&path).map_or(generation, |old| old.children_generation);
-                    store.put(&path, Node { generation, children_generation, ..node });
-                }
-                None => drop(store.remove(&path)),
-            }
-            // Made and removed again within: nobody need know.
-            if let Some(exact) = entry.event
-                && (before.is_some() || after.is_some())
-            {
-                changes.push(Change { path, exact, before, after });
+            let after = Some(node.perms.clone());
+            // A new generation: the one it got was handed out before others committed.
+            let generation = store.next_generation();
+            let children_generation = store.get(&path).map_or(generation, |old| old.children_generation);
+            store.put(&path, Node { generation, children_generation, ..node });
+            if entry.event {
+                outcomes.push(Outcome::Change(Change { path, exact: false, before, after }));
             }
         }
-        Ok(changes)
+        Ok(outcomes)
     }
 }

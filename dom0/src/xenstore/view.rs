@@ -7,7 +7,7 @@ use super::error::XsError;
 use super::path::{Key, Path, Place};
 use super::perms::{Actor, Perms, Want};
 use super::quota::Quotas;
-use super::store::{Change, Node, Store};
+use super::store::{Change, Node, Outcome, Store};
 use super::transaction::Transaction;
 
 /// Work that a child's place in a list stands for, in bytes moved.
@@ -20,7 +20,7 @@ pub(crate) struct View<'a> {
     pub(crate) quotas: &'a Quotas,
     pub(crate) actor: Actor,
     /// Collects what watches are to be told of; a transaction's changes come when it commits.
-    pub(crate) changes: &'a mut Vec<Change>,
+    pub(crate) outcomes: &'a mut Vec<Outcome>,
 }
 
 impl View<'_> {
@@ -77,7 +77,7 @@ impl View<'_> {
                 let generation = self.store.next_generation();
                 let perms = node.perms.clone();
                 self.put(path, Node { value: Arc::from(value), generation, ..node });
-                self.tell(path, false, Some(perms.clone()), Some(perms));
+                self.tell(path, Some(perms.clone()), Some(perms));
                 Ok(())
             }
             Err(XsError::NoEnt) => self.create(path, Arc::from(value)),
@@ -103,32 +103,26 @@ impl View<'_> {
     /// `XS_RM`: removes a node and all below it. A missing node is no error if the one above is there.
     ///
     /// # Errors
-    /// `EINVAL`: the root. `ENOENT`: the parent is missing. `EACCES`.
+    /// `EINVAL`: the root. `ENOENT`: the parent is missing. `EACCES`. Within a transaction also `ENOSPC`, `ENOMEM`.
     pub(crate) fn rm(&mut self, path: &Path) -> Result<(), XsError> {
         let parent = path.parent().ok_or(XsError::Inval)?;
-        let node = match self.permitted(path, Want::Write) {
-            Ok(node) => node,
+        match self.permitted(path, Want::Write) {
+            Ok(_) => {}
             Err(XsError::NoEnt) => {
                 return self.lookup(&parent)?.map(|_| ()).ok_or(XsError::NoEnt);
             }
             Err(error) => return Err(error),
-        };
-        let below = match &self.transaction {
-            // One more than it may touch is enough to say no.
-            Some(transaction) if !self.actor.privileged() => {
-                transaction.below(self.store, path, self.quotas.transaction_nodes + 1)
-            }
-            Some(transaction) => transaction.below(self.store, path, usize::MAX),
-            None => self.store.below(path),
-        };
-        self.store.spend(below.len(), 0);
-        self.afford_entries(below.iter().map(|path| path as &dyn Place))?;
-        for path in below.into_iter().rev() {
-            let before = self.take(&path).map(|node| node.perms);
-            self.tell(&path, true, before, None);
         }
-        self.take(path);
-        self.tell(path, false, Some(node.perms), None);
+        match &mut self.transaction {
+            Some(transaction) => {
+                self.store.spend(transaction.len(), path.key().len());
+                if !self.actor.privileged() && !transaction.has_room(self.quotas.transaction_subtrees) {
+                    return Err(XsError::NoSpc);
+                }
+                transaction.remove(self.store, path);
+            }
+            None => self.outcomes.extend(self.store.remove(path)),
+        }
         Ok(())
     }
 
@@ -150,7 +144,7 @@ impl View<'_> {
         let generation = self.store.next_generation();
         let before = node.perms.clone();
         self.put(path, Node { perms: perms.clone(), generation, ..node });
-        self.tell(path, false, Some(before), Some(perms));
+        self.tell(path, Some(before), Some(perms));
         Ok(())
     }
 
@@ -203,7 +197,7 @@ impl View<'_> {
             let node = self.store.new_node(value, perms.clone());
             self.put(&path.until(end), node);
         }
-        self.tell(path, false, None, Some(perms));
+        self.tell(path, None, Some(perms));
         Ok(())
     }
 
@@ -213,8 +207,14 @@ impl View<'_> {
             return Ok(());
         }
         let account = self.store.account(self.actor.domid);
-        let more = self.transaction.as_ref().map_or(0, |transaction| transaction.owned(self.actor.domid));
-        if nodes > 0 && account.nodes.saturating_add_signed(more) + nodes > self.quotas.nodes {
+        let domid = self.actor.domid;
+        let is_over = |more: isize| account.nodes.saturating_add_signed(more) + nodes > self.quotas.nodes;
+        let is_full = match &self.transaction {
+            None => is_over(0),
+            // Counting what was removed takes a search for each of the domain's nodes.
+            Some(tx) => is_over(tx.owned(domid)) && is_over(tx.owned_exactly(self.store, domid)),
+        };
+        if nodes > 0 && is_full {
             return Err(XsError::NoSpc);
         }
         if bytes > 0 && account.bytes() + bytes > self.quotas.memory_bytes {
@@ -267,24 +267,13 @@ impl View<'_> {
         }
     }
 
-    fn take(&mut self, path: &Path) -> Option<Node> {
+    fn tell(&mut self, path: &Path, before: Option<Perms>, after: Option<Perms>) {
         match &mut self.transaction {
-            Some(transaction) => {
-                // Its place in the tree and in the transaction, thrice.
-                self.store.spend(3, path.key().len());
-                let node = transaction.get(self.store, path);
-                transaction.note_listed(self.store, path);
-                transaction.set(self.store, path, None);
-                node
+            Some(transaction) => transaction.note_event(path),
+            None => {
+                let change = Change { path: path.clone(), exact: false, before, after };
+                self.outcomes.push(Outcome::Change(change));
             }
-            None => self.store.remove(path),
-        }
-    }
-
-    fn tell(&mut self, path: &Path, exact: bool, before: Option<Perms>, after: Option<Perms>) {
-        match &mut self.transaction {
-            Some(transaction) => transaction.note_event(path, exact),
-            None => self.changes.push(Change { path: path.clone(), exact, before, after }),
         }
     }
 }

@@ -107,8 +107,9 @@ proptest! {
     /// answer as the model does. A transaction that commits answers as if it had run whole at
     /// the moment of its commit; one that does not leaves no trace.
     #[test]
-    fn behaves_as_a_map(ops in prop::collection::vec((any::<bool>(), op()), 1..80)) {
-        let store = Xenstore::new(Quotas::XEN);
+    fn behaves_as_a_map(ops in prop::collection::vec((any::<bool>(), op()), 1..80), reluctant: bool, steps in 0usize..4) {
+        // What is left for later is hidden meanwhile: nobody can tell.
+        let store = if reluctant { Xenstore::reluctant() } else { Xenstore::new(Quotas::XEN) };
         let clients = [store.client(), store.client()];
         let mut tree = Tree::new();
         let mut open: [Option<(Transaction<'_>, Log)>; 2] = [None, None];
@@ -133,9 +134,17 @@ proptest! {
             let mut found = Tree::new();
             dump(&clients[0], "/", &mut found);
             prop_assert_eq!(&found, &tree);
-            prop_assert_eq!(store.figures().nodes, tree.len() + 1);
+            if reluctant {
+                for _ in 0..steps {
+                    store.settle_some();
+                }
+            } else {
+                prop_assert_eq!(store.figures().nodes, tree.len() + 1);
+            }
         }
         drop(open);
+        while store.settle_some() {}
+        prop_assert_eq!(store.figures().nodes, tree.len() + 1, "nothing hidden is left");
         clients[0].rm("/a").unwrap();
         let figures = store.figures();
         prop_assert_eq!(figures.transactions, 0);

@@ -73,8 +73,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn accounts_balance(steps in prop::collection::vec(step(), 1..150)) {
+    fn accounts_balance(steps in prop::collection::vec(step(), 1..150), reluctant: bool) {
         let mut bed = Bed::new(3);
+        if reluctant {
+            bed.server.step_work = 1;
+        }
         let mut latest = [0u32; 4];
         let mut alive = [true; 4];
         for step in steps {
@@ -104,6 +107,7 @@ proptest! {
         for domid in 1..=3 {
             bed.server.domain_destroyed(domid);
         }
+        bed.settle();
         bed.server.check_accounts();
         let figures = bed.server.figures();
         prop_assert_eq!((figures.watches, figures.transactions, figures.introduced), (0, 0, 0));

@@ -1,0 +1,71 @@
+//! Subtrees that are gone for everybody while their nodes are still in the tree.
+//!
+//! Removing a node with a thousand below it takes milliseconds, and clients see it go in one step. So the topmost node is
+//! taken out at once, and what lies below it is *buried*: whatever was there by then is hidden from all who look, by its
+//! generation, which is older than the burial. What is made there afterwards is newer, and is seen. A [`Sweep`] takes
+//! the buried nodes out in steps, while others are served. (I29)
+
+use alloc::vec::Vec;
+
+use super::path::{Key, Path, Place};
+use super::store::Change;
+
+/// What hides the nodes below one that was removed.
+struct Burial {
+    number: u64,
+    top: Path,
+    /// The generation when it was removed: older nodes are hidden.
+    until: u64,
+}
+
+/// All burials whose nodes have not all been taken out.
+#[derive(Default)]
+pub(super) struct Burials {
+    open: Vec<Burial>,
+    last: u64,
+}
+
+impl Burials {
+    /// Is there any?
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Hides what is below `top` and not newer than `until`.
+    pub(super) fn bury(&mut self, top: Path, until: u64) -> u64 {
+        self.last += 1;
+        self.open.push(Burial { number: self.last, top, until });
+        self.last
+    }
+
+    /// Nothing is left of this one.
+    pub(super) fn end(&mut self, number: u64) {
+        self.open.retain(|burial| burial.number != number);
+    }
+
+    /// Nodes below `parent` up to this generation are hidden; 0: none is.
+    pub(super) fn hidden_below(&self, parent: Key<'_>) -> u64 {
+        let covers = |burial: &&Burial| {
+            let top = burial.top.place().bytes;
+            parent.bytes.starts_with(top) && parent.bytes.get(top.len()).is_none_or(|&byte| byte == 0)
+        };
+        self.open.iter().filter(covers).map(|burial| burial.until).max().unwrap_or(0)
+    }
+
+    /// A node at `key` up to this generation is hidden.
+    #[cold]
+    pub(super) fn hidden_at(&self, key: Key<'_>) -> u64 {
+        if key.bytes.is_empty() { 0 } else { self.hidden_below(key.above()) }
+    }
+}
+
+/// The work of taking buried nodes out of the tree. Whoever drops it unfinished leaves them hidden there.
+#[must_use]
+pub(crate) struct Sweep {
+    pub(super) number: u64,
+    pub(super) until: u64,
+    /// Where to go on, the next last; and whether what is below was added already.
+    pub(super) open: Vec<(Path, bool)>,
+    /// The change of the topmost node, of which watches are told last.
+    pub(super) top: Change,
+}

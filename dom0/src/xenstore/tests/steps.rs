@@ -1,0 +1,161 @@
+//! What takes long is done in steps, and nobody sees it half done.
+
+use ring_abi::io::xs_wire as wire;
+
+use super::super::*;
+use super::Bed;
+
+/// More nodes than a step takes out, and watches than a step tells.
+const MANY: usize = 900;
+/// Work of one step, with the request that it belongs to.
+const STEP: usize = 16 * 1024;
+
+/// Fills the home of domain 1 with a tree.
+fn fill(bed: &mut Bed) {
+    for at in 0..MANY {
+        bed.ok(1, wire::XS_WRITE, 0, format!("d/{}/{at}\0v", at % 30).as_bytes());
+    }
+}
+
+/// Runs domain 1's ring to its rest, one turn at a time; the number of turns. None does much.
+fn turns(bed: &mut Bed, mut between: impl FnMut(&mut Bed)) -> usize {
+    let mut count = 0;
+    loop {
+        count += 1;
+        let before = bed.server.store.work();
+        let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+        let again = bed.server.exchange(*conn, ring).unwrap().again;
+        let work = bed.server.store.work() - before;
+        assert!(work <= 2 * STEP, "{work} in one turn");
+        if !again {
+            return count;
+        }
+        between(bed);
+    }
+}
+
+#[test]
+fn a_removal_is_one_step_for_those_who_look_and_many_for_the_server() {
+    for within in [false, true] {
+        let mut bed = Bed::new(2);
+        fill(&mut bed);
+        let most = Quotas::XEN.nodes - bed.server.store.account(1).nodes;
+        for at in 0..most {
+            bed.ok(1, wire::XS_MKDIR, 0, format!("more{at}\0").as_bytes());
+        }
+        bed.server.set_target(bed.dom0, 2, 1).unwrap();
+        bed.ok(1, wire::XS_WATCH, 0, b"d\0t\0");
+        bed.events(1);
+        let tx = if within { bed.begin(1) } else { 0 };
+        bed.send(1, wire::XS_RM, tx, b"d\0");
+        if within {
+            bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+        }
+        // At the quota: the next request finds room.
+        bed.send(1, wire::XS_MKDIR, 0, b"d/5/again\0");
+        let mut looks = 0;
+        let took = turns(&mut bed, |bed| {
+            looks += 1;
+            let listed = bed.ok(2, wire::XS_DIRECTORY, 0, b"/local/domain/1\0");
+            assert!(!listed.split(|&byte| byte == 0).any(|name| name == b"d"));
+            for path in ["d", "d/5", "d/5/5", "d/29/899"] {
+                let path = format!("/local/domain/1/{path}\0");
+                assert_eq!(bed.err(2, wire::XS_READ, 0, path.as_bytes()), "ENOENT", "{path}");
+            }
+            bed.server.check_accounts();
+        });
+        assert!(took > 10 && looks > 10, "{took} turns");
+        let messages = bed.run(1).unwrap();
+        assert_eq!(messages.iter().filter(|(header, _)| header.r#type == wire::XS_ERROR).count(), 0);
+        assert_eq!(bed.ok(1, wire::XS_DIRECTORY, 0, b"d\0"), b"5\0");
+        assert_eq!(bed.server.store.account(1).nodes, 1 + most + 3);
+    }
+}
+
+/// A node that is made where an old one is still to be taken out is the new one for everybody.
+#[test]
+fn what_is_made_again_meanwhile_stays() {
+    let mut bed = Bed::new(2);
+    fill(&mut bed);
+    bed.server.set_target(bed.dom0, 2, 1).unwrap();
+    bed.send(1, wire::XS_RM, 0, b"d\0");
+    let mut made = false;
+    turns(&mut bed, |bed| {
+        if !core::mem::replace(&mut made, true) {
+            bed.ok(2, wire::XS_WRITE, 0, b"/local/domain/1/d/7/7\0new");
+        }
+        assert_eq!(bed.ok(2, wire::XS_DIRECTORY, 0, b"/local/domain/1/d\0"), b"7\0");
+        assert_eq!(bed.ok(2, wire::XS_DIRECTORY, 0, b"/local/domain/1/d/7\0"), b"7\0");
+        assert_eq!(bed.ok(2, wire::XS_READ, 0, b"/local/domain/1/d/7/7\0"), b"new");
+    });
+    assert!(made);
+    assert_eq!(bed.ok(2, wire::XS_READ, 0, b"/local/domain/1/d/7/7\0"), b"new");
+    assert_eq!(bed.server.store.len(), 1 + 2 + 2 + 3);
+    bed.server.check_accounts();
+}
+
+#[test]
+fn a_death_is_many_steps() {
+    let mut bed = Bed::new(2);
+    fill(&mut bed);
+    for _ in 0..3 {
+        let tx = bed.begin(1);
+        for at in 0..500 {
+            bed.ask(1, wire::XS_READ, tx, format!("none{at}\0").as_bytes());
+        }
+    }
+    let before = bed.server.store.work();
+    bed.server.domain_destroyed(1);
+    assert!(bed.server.store.work() - before <= STEP);
+    let mut steps = 0;
+    loop {
+        let before = bed.server.store.work();
+        let is_more = bed.server.settle_some();
+        assert!(bed.server.store.work() - before <= STEP);
+        steps += 1;
+        bed.server.check_accounts();
+        if !is_more {
+            break;
+        }
+    }
+    assert!(steps > 10, "{steps}");
+    assert_eq!(bed.server.store.account(1), Default::default());
+    assert_eq!(bed.server.store.len(), 4);
+}
+
+/// Each write of one domain may be told to all the watches of many.
+#[test]
+fn many_watches_are_told_in_steps() {
+    const OTHERS: u16 = 8;
+    let mut bed = Bed::new(OTHERS);
+    bed.ok(1, wire::XS_WRITE, 0, b"x\0v");
+    bed.ok(1, wire::XS_SET_PERMS, 0, b"x\0r1\0");
+    for domid in 2..=OTHERS {
+        for at in 0..Quotas::XEN.watches {
+            bed.ok(domid, wire::XS_WATCH, 0, format!("/local/domain/1/x\0{at}\0").as_bytes());
+        }
+        bed.events(domid);
+    }
+    bed.send(1, wire::XS_WRITE, 0, b"x\0w");
+    bed.send(1, wire::XS_READ, 0, b"x\0");
+    assert!(turns(&mut bed, |_| ()) > 5);
+    for domid in 2..=OTHERS {
+        assert_eq!(bed.events(domid).len(), Quotas::XEN.watches);
+    }
+    assert_eq!(bed.run(1).unwrap().len(), 2);
+}
+
+/// What a connection leaves when it ends is not forgotten with it.
+#[test]
+fn a_connection_that_ends_leaves_its_work_to_others() {
+    let mut bed = Bed::new(1);
+    fill(&mut bed);
+    bed.send(1, wire::XS_RM, 0, b"d\0");
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    assert!(bed.server.exchange(*conn, ring).unwrap().again);
+    ring.to_server.extend([0xff; 16]);
+    while bed.server.exchange(*conn, ring).is_ok() {}
+    bed.settle();
+    assert_eq!(bed.server.store.len(), 4);
+    bed.server.check_accounts();
+}
