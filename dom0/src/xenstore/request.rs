@@ -13,13 +13,26 @@ use super::server::Server;
 use super::stream::Message;
 
 /// The reply of operations that have nothing to say.
-const OK: &[u8] = b"OK\0";
+pub(super) const OK: &[u8] = b"OK\0";
 
 impl Server {
     /// Handles one request: queues its reply, then the watch events that it caused.
     pub fn handle(&mut self, conn: ConnId, request: &Message) {
-        let XsdSockmsg { r#type: kind, req_id, tx_id, .. } = request.header;
-        let result = self.dispatch(conn, kind, tx_id, &request.payload);
+        let XsdSockmsg { r#type: kind, tx_id, .. } = request.header;
+        let result = match kind {
+            wire::XS_TRANSACTION_END => self.end(conn, &request.header, &request.payload).transpose(),
+            _ => Some(self.dispatch(conn, kind, tx_id, &request.payload)),
+        };
+        // A long commit is answered when it is over.
+        if let Some(result) = result {
+            self.answer(conn, request.header, result);
+        }
+        self.flush_for(Some(conn));
+    }
+
+    /// Queues the reply to a request.
+    pub(super) fn answer(&mut self, conn: ConnId, request: XsdSockmsg, result: Result<Vec<u8>, XsError>) {
+        let XsdSockmsg { r#type: kind, req_id, tx_id, .. } = request;
         let result = result.and_then(|payload| {
             if payload.len() > XENSTORE_PAYLOAD_MAX { Err(XsError::TooBig) } else { Ok(payload) }
         });
@@ -29,7 +42,22 @@ impl Server {
         };
         let header = XsdSockmsg { r#type: kind, req_id, tx_id, len: payload.len() as u32 };
         self.reply(conn, Message { header, payload });
-        self.flush_for(Some(conn));
+    }
+
+    /// `XS_TRANSACTION_END`; `None`: it is answered later.
+    fn end(
+        &mut self,
+        conn: ConnId,
+        request: &XsdSockmsg,
+        payload: &[u8],
+    ) -> Result<Option<Vec<u8>>, XsError> {
+        let commit = match only(payload)? {
+            b"T" => true,
+            b"F" => false,
+            _ => return Err(XsError::Inval),
+        };
+        let ended = self.transaction_end_for(conn, request.tx_id, commit, Some(*request))?;
+        ended.map(|result| result.map(|()| Vec::from(OK))).transpose()
     }
 
     fn dispatch(&mut self, conn: ConnId, kind: u32, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>, XsError> {
@@ -124,14 +152,6 @@ impl Server {
                     return Err(XsError::Busy);
                 }
                 self.transaction_start(conn).map(|id| nul_terminated(&format!("{id}")))
-            }
-            wire::XS_TRANSACTION_END => {
-                let commit = match only(payload)? {
-                    b"T" => true,
-                    b"F" => false,
-                    _ => return Err(XsError::Inval),
-                };
-                self.transaction_end(conn, tx_id, commit).map(ok)
             }
             wire::XS_INTRODUCE => {
                 let [domid, mfn, port] = strings(payload)?;

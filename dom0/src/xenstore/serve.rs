@@ -91,17 +91,27 @@ impl Server {
                 connection.output.consume(count);
                 done.notify = true;
             }
-            if connection.output.replies() >= self.quotas.outstanding {
-                return Ok(done);
-            }
             if !connection.left.is_empty() {
-                if self.store.work().wrapping_sub(start) > 0 || self.settle_connection(conn) {
+                if self.store.work() != start || self.settle_connection(conn) {
                     done.again = true;
                     return Ok(done);
                 }
                 continue;
             }
-            if connection.input.is_ready() {
+            let may_ask = connection.output.replies() < self.quotas.outstanding;
+            let is_ready = may_ask && connection.input.is_ready();
+            // Its own connection goes on with a commit, and so does each that has a request.
+            if self.committing.as_ref().is_some_and(|(_, owner, _)| is_ready || *owner == conn) {
+                if self.store.work() != start || self.settle_commit(self.step_work) {
+                    done.again = true;
+                    return Ok(done);
+                }
+                continue;
+            }
+            if !may_ask {
+                return Ok(done);
+            }
+            if is_ready {
                 if budget == 0 || self.store.work().wrapping_sub(start) >= BATCH_WORK {
                     done.again = true;
                     return Ok(done);

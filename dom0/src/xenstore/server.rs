@@ -6,14 +6,17 @@ use alloc::sync::Arc;
 use alloc::vec::{self, Vec};
 use core::task::{Context, Poll, Waker};
 
+use ring_abi::io::xs_wire::XsdSockmsg;
+
 use super::burial::Sweep;
 use super::connection::{ConnId, Connection, Failure};
 use super::error::XsError;
 use super::path::Path;
 use super::perms::{Access, Actor, Perms, Want};
 use super::quota::{DomainFigures, Figures, Quotas};
+use super::request::OK;
 use super::store::{Change, Outcome, Store};
-use super::transaction::Transaction;
+use super::transaction::{Commit, Transaction};
 use super::view::View;
 use super::watch::{Watch, WatchIndex};
 
@@ -80,6 +83,8 @@ pub(super) enum Deferred {
     Forget(u16, Option<Path>),
     /// Transactions that are over are to be freed.
     Free(Vec<Transaction>),
+    /// A commit whose connection is gone is to be ended.
+    Commit,
 }
 
 impl From<Outcome> for Deferred {
@@ -116,6 +121,8 @@ pub struct Server {
     left_waker: Option<Waker>,
     /// [`STEP_WORK`]; tests make more steps.
     pub(super) step_work: usize,
+    /// A commit under way, and the request that is to be answered then.
+    pub(super) committing: Option<(Commit, ConnId, Option<XsdSockmsg>)>,
     pub(super) woken: Vec<Waker>,
 }
 
@@ -137,6 +144,7 @@ impl Server {
             left: VecDeque::new(),
             left_waker: None,
             step_work: STEP_WORK,
+            committing: None,
             woken: Vec::new(),
         }
     }
@@ -220,6 +228,9 @@ impl Server {
         tx_id: u32,
         operate: impl FnOnce(&mut View<'_>) -> Result<R, XsError>,
     ) -> Result<R, XsError> {
+        if self.committing.is_some() {
+            self.finish_commit();
+        }
         let actor = self.actor(conn)?;
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
         let mut transaction = match tx_id {
@@ -267,20 +278,75 @@ impl Server {
     /// # Errors
     /// `ENOENT`: no such transaction; with `commit` also `EAGAIN`, `ENOSPC`.
     pub(super) fn transaction_end(&mut self, conn: ConnId, tx_id: u32, commit: bool) -> Result<(), XsError> {
+        self.finish_commit();
+        match self.transaction_end_for(conn, tx_id, commit, None)? {
+            Some(result) => result,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Server::transaction_end`]; a commit that takes more than one step is answered later (`None`), if `request` is
+    /// what is to be answered.
+    pub(super) fn transaction_end_for(
+        &mut self,
+        conn: ConnId,
+        tx_id: u32,
+        commit: bool,
+        request: Option<XsdSockmsg>,
+    ) -> Result<Option<Result<(), XsError>>, XsError> {
         let actor = self.actor(conn)?;
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
-        let mut transaction = connection.transactions.remove(&tx_id).ok_or(XsError::NoEnt)?;
+        let transaction = connection.transactions.remove(&tx_id).ok_or(XsError::NoEnt)?;
         self.store.charge(actor.domid, |account| account.transaction_bytes -= transaction.bytes);
-        let result = if commit {
-            let outcomes = transaction.commit(&mut self.store, actor, &self.quotas);
-            outcomes.map(|outcomes| self.deferred.extend(outcomes.into_iter().map(Deferred::from)))
-        } else {
-            Ok(())
-        };
+        if !commit {
+            self.free(transaction);
+            return Ok(Some(Ok(())));
+        }
+        self.committing = Some((Commit::new(transaction, actor), conn, request));
+        let work = if request.is_some() { self.step_work } else { usize::MAX };
+        Ok(self.commit_some(work).map(|(result, ..)| result))
+    }
+
+    fn free(&mut self, transaction: Transaction) {
         if transaction.len() > 0 {
             self.deferred.push_back(Deferred::Free(Vec::from([transaction])));
         }
-        result
+    }
+
+    /// Goes on with the commit that is under way; how it ended, if it did, and for whom.
+    fn commit_some(&mut self, work: usize) -> Option<(Result<(), XsError>, ConnId, Option<XsdSockmsg>)> {
+        let (commit, ..) = self.committing.as_mut()?;
+        let result = commit.step(&mut self.store, &self.quotas, work)?;
+        let (mut commit, conn, request) = self.committing.take()?;
+        self.deferred.extend(core::mem::take(&mut commit.outcomes).into_iter().map(Deferred::from));
+        self.free(commit.into_transaction());
+        Some((result, conn, request))
+    }
+
+    /// A step of the commit that is under way, whosever it is; is it still under way?
+    pub(super) fn settle_commit(&mut self, work: usize) -> bool {
+        if self.committing.is_none() {
+            return false;
+        }
+        // What it leaves to be done is its connection's.
+        let others = core::mem::take(&mut self.deferred);
+        if let Some((result, conn, request)) = self.commit_some(work) {
+            if let Some(header) = request {
+                self.answer(conn, header, result.map(|()| Vec::from(OK)));
+            }
+            let mut queue = core::mem::take(&mut self.deferred);
+            match self.connections.get_mut(&conn) {
+                Some(connection) => connection.left.append(&mut queue),
+                None => self.leave(&mut queue),
+            }
+        }
+        self.deferred = others;
+        self.committing.is_some()
+    }
+
+    /// Who cannot wait for a commit that is under way ends it.
+    pub(super) fn finish_commit(&mut self) {
+        self.settle_commit(usize::MAX);
     }
 
     /// `XS_WATCH`.
@@ -343,6 +409,13 @@ impl Server {
             account.watch_bytes -= watch_bytes;
             account.transaction_bytes -= bytes;
         });
+        if let Some((_, owner, request)) = &mut self.committing
+            && *owner == conn
+        {
+            // Whoever asked hears nothing more.
+            *request = None;
+            self.deferred.push_back(Deferred::Commit);
+        }
         if !transactions.is_empty() {
             self.deferred.push_back(Deferred::Free(transactions.into_values().collect()));
         }
@@ -484,10 +557,12 @@ impl Server {
                 Err(top) => Some(Deferred::Change(top)),
             },
             Deferred::Forget(domid, after) => {
+                self.finish_commit();
                 let (path, outcome) = self.store.forget_next(domid, after.as_ref())?;
                 queue.push_front(Deferred::Forget(domid, Some(path)));
                 outcome.map(Deferred::from)
             }
+            Deferred::Commit => self.settle_commit(1).then_some(Deferred::Commit),
             Deferred::Free(mut transactions) => {
                 let last = transactions.last_mut()?;
                 if last.free_some() {

@@ -7,6 +7,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use super::error::XsError;
 use super::path::{self, Path, Place};
@@ -216,31 +217,25 @@ impl Transaction {
         }
     }
 
-    /// Does everything that was read still stand?
-    fn holds(&self, store: &Store) -> bool {
-        self.entries.iter().filter(|(_, entry)| !entry.free).all(|(path, entry)| {
-            let node = store.get(path);
-            let same = node.map(|n| n.generation) == entry.base.as_ref().map(|n| n.generation);
-            let listed = entry.listed.is_none_or(|g| node.is_some_and(|n| n.children_generation == g));
-            same && listed
-        })
+    /// Looks at the first entry after `after`: its path, and whether what was read there still stands. `None`: there is no
+    /// further entry.
+    fn check_next(&self, store: &Store, after: Option<&Path>) -> Option<(Path, bool)> {
+        let next = match after {
+            Some(path) => {
+                let from = Bound::Excluded(path as &dyn Place);
+                self.entries.range::<dyn Place, _>((from, Bound::Unbounded)).next()
+            }
+            None => self.entries.first_key_value(),
+        };
+        let (path, entry) = next?;
+        let node = store.get(path);
+        let same = node.map(|n| n.generation) == entry.base.as_ref().map(|n| n.generation);
+        let listed = entry.listed.is_none_or(|g| node.is_some_and(|n| n.children_generation == g));
+        Some((path.clone(), entry.free || same && listed))
     }
 
-    /// Writes everything into the tree, or nothing. Answers the changes to tell of.
-    ///
-    /// # Errors
-    /// `EAGAIN`: something that was read or written has changed. `ENOSPC`: the domain would own more
-    /// nodes than it may.
-    pub(crate) fn commit(
-        &mut self,
-        store: &mut Store,
-        actor: Actor,
-        quotas: &Quotas,
-    ) -> Result<Vec<Outcome>, XsError> {
-        store.spend(self.entries.len(), self.bytes);
-        if !self.holds(store) {
-            return Err(XsError::Again);
-        }
+    /// Takes out what was removed, unless the domain would then own more nodes than it may.
+    fn admit(&self, store: &mut Store, actor: Actor, quotas: &Quotas) -> Result<Vec<Outcome>, XsError> {
         let nodes = store.account(actor.domid).nodes;
         let is_over = |more: isize| more > 0 && nodes.saturating_add_signed(more) > quotas.nodes;
         if !actor.privileged()
@@ -249,26 +244,85 @@ impl Transaction {
         {
             return Err(XsError::NoSpc);
         }
-        let mut outcomes: Vec<Outcome> = self.removed.iter().filter_map(|top| store.remove(top)).collect();
-        for (path, entry) in core::mem::take(&mut self.entries) {
-            if !entry.dirty {
+        Ok(self.removed.iter().filter_map(|top| store.remove(top)).collect())
+    }
+
+    /// Writes the next entry into the tree; what comes of it. `None`: there is no further entry.
+    fn apply_next(&mut self, store: &mut Store) -> Option<Option<Outcome>> {
+        let (path, entry) = self.entries.pop_first()?;
+        if !entry.dirty {
+            store.spend(1, 0);
+            return Some(None);
+        }
+        let Some(node) = entry.now else {
+            // Gone already, if it lay below another that was removed.
+            return Some(store.remove(&path));
+        };
+        let before = entry.base.map(|node| node.perms);
+        let after = Some(node.perms.clone());
+        // A new generation: the one it got was handed out before others committed.
+        let generation = store.next_generation();
+        let children_generation = store.get(&path).map_or(generation, |old| old.children_generation);
+        store.put(&path, Node { generation, children_generation, ..node });
+        let change = Change { path, exact: false, before, after };
+        Some(entry.event.then_some(Outcome::Change(change)))
+    }
+}
+
+/// A commit under way: it looks at everything that was read, then writes everything. Until it is over nobody else has
+/// the tree, so that it is one step to whoever looks; those who wait do its steps.
+pub(crate) struct Commit {
+    transaction: Transaction,
+    actor: Actor,
+    /// The last entry that was looked at.
+    checked: Option<Path>,
+    is_checked: bool,
+    /// What watches are to be told of, and what is to be done afterwards.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl Commit {
+    pub(crate) fn new(transaction: Transaction, actor: Actor) -> Commit {
+        Commit { transaction, actor, checked: None, is_checked: false, outcomes: Vec::new() }
+    }
+
+    /// Goes on with it for so much work; how it ended, if it did.
+    ///
+    /// # Errors
+    /// `EAGAIN`: something that was read or written has changed. `ENOSPC`: the domain would own more nodes than it may.
+    /// Nothing was written then.
+    pub(crate) fn step(
+        &mut self,
+        store: &mut Store,
+        quotas: &Quotas,
+        work: usize,
+    ) -> Option<Result<(), XsError>> {
+        let start = store.work();
+        while store.work().wrapping_sub(start) < work {
+            if self.is_checked {
+                match self.transaction.apply_next(store) {
+                    Some(outcome) => self.outcomes.extend(outcome),
+                    None => return Some(Ok(())),
+                }
                 continue;
             }
-            let Some(node) = entry.now else {
-                // Gone already, if it lay below another that was removed.
-                outcomes.extend(store.remove(&path));
-                continue;
-            };
-            let before = entry.base.map(|node| node.perms);
-            let after = Some(node.perms.clone());
-            // A new generation: the one it got was handed out before others committed.
-            let generation = store.next_generation();
-            let children_generation = store.get(&path).map_or(generation, |old| old.children_generation);
-            store.put(&path, Node { generation, children_generation, ..node });
-            if entry.event {
-                outcomes.push(Outcome::Change(Change { path, exact: false, before, after }));
+            match self.transaction.check_next(store, self.checked.as_ref()) {
+                Some((path, true)) => {
+                    store.spend(1, path.key().len());
+                    self.checked = Some(path);
+                }
+                Some((_, false)) => return Some(Err(XsError::Again)),
+                None => match self.transaction.admit(store, self.actor, quotas) {
+                    Ok(outcomes) => (self.outcomes, self.is_checked) = (outcomes, true),
+                    Err(error) => return Some(Err(error)),
+                },
             }
         }
-        Ok(outcomes)
+        None
+    }
+
+    /// What is to be freed.
+    pub(crate) fn into_transaction(self) -> Transaction {
+        self.transaction
     }
 }

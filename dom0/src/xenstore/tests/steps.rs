@@ -159,3 +159,80 @@ fn a_connection_that_ends_leaves_its_work_to_others() {
     assert_eq!(bed.server.store.len(), 4);
     bed.server.check_accounts();
 }
+
+/// A transaction of domain 1 that writes many nodes.
+fn writes_many(bed: &mut Bed) -> u32 {
+    let tx = bed.begin(1);
+    for at in 0..MANY {
+        bed.ok(1, wire::XS_WRITE, tx, format!("c/{at}\0new").as_bytes());
+    }
+    tx
+}
+
+#[test]
+fn a_commit_is_one_step_for_those_who_look() {
+    let mut bed = Bed::new(2);
+    bed.server.set_target(bed.dom0, 2, 1).unwrap();
+    bed.ok(1, wire::XS_WRITE, 0, b"c/0\0old");
+    let tx = writes_many(&mut bed);
+    bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+    bed.send(1, wire::XS_READ, 0, b"c/0\0");
+    // Another's request waits, and dom0's ends what is under way.
+    bed.send(2, wire::XS_READ, 0, format!("/local/domain/1/c/{}\0", MANY - 1).as_bytes());
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    assert!(bed.server.exchange(*conn, ring).unwrap().again);
+    assert!(ring.from_server.is_empty(), "not answered yet");
+    let (conn, ring) = bed.rings.get_mut(&2).unwrap();
+    let before = bed.server.store.work();
+    assert!(bed.server.exchange(*conn, ring).unwrap().again);
+    assert!(bed.server.store.work() - before <= STEP);
+    assert!(ring.from_server.is_empty());
+    assert!(turns(&mut bed, |_| ()) > 10);
+    let answers: Vec<_> = bed.run(1).unwrap().into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(answers, [b"OK\0".to_vec(), b"new".to_vec()]);
+    assert_eq!(bed.run(2).unwrap()[0].1, b"new");
+    bed.server.check_accounts();
+}
+
+#[test]
+fn dom0_looks_at_a_commit_that_is_over_or_not_begun() {
+    let mut bed = Bed::new(1);
+    bed.ok(1, wire::XS_WRITE, 0, b"c/0\0old");
+    let tx = writes_many(&mut bed);
+    bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+    for _ in 0..3 {
+        let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+        assert!(bed.server.exchange(*conn, ring).unwrap().again);
+    }
+    let last = Path::absolute(format!("/local/domain/1/c/{}", MANY - 1).as_bytes()).unwrap();
+    assert_eq!(bed.server.view(bed.dom0, 0, |view| view.read(&last)).as_deref(), Ok(&b"new"[..]));
+    assert_eq!(bed.run(1).unwrap().len(), 1);
+    bed.server.check_accounts();
+}
+
+#[test]
+fn a_commit_whose_domain_goes_leaves_nothing() {
+    let mut bed = Bed::new(2);
+    let tx = writes_many(&mut bed);
+    bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    assert!(bed.server.exchange(*conn, ring).unwrap().again);
+    bed.server.domain_destroyed(1);
+    bed.settle();
+    assert_eq!((bed.server.store.len(), bed.server.figures().transactions), (4, 0));
+    assert_eq!(bed.ok(2, wire::XS_WRITE, 0, b"x\0still served"), b"OK\0");
+    // A domain that starts its connection afresh has its commit ended for it too.
+    let tx = bed.begin(2);
+    for at in 0..MANY {
+        bed.ok(2, wire::XS_WRITE, tx, format!("c/{at}\0new").as_bytes());
+    }
+    bed.send(2, wire::XS_TRANSACTION_END, tx, b"T\0");
+    let (conn, ring) = bed.rings.get_mut(&2).unwrap();
+    assert!(bed.server.exchange(*conn, ring).unwrap().again);
+    let conn = *conn;
+    bed.server.reconnect(conn);
+    bed.server.flush();
+    bed.settle();
+    assert_eq!(bed.ok(2, wire::XS_READ, 0, b"c/5\0"), b"new");
+    bed.server.check_accounts();
+}
