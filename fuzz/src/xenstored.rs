@@ -191,6 +191,8 @@ pub(crate) fn run(data: &[u8]) {
     }
     let _ = dom0.rm("/local/domain/2");
     let _ = dom0.rm("/local/domain/3");
+    // What was left for later.
+    pvrt::executor::block_on_test(store.settled());
     let after = store.figures();
     assert_eq!((after.nodes, after.watches, after.transactions), (before, 0, 0), "left behind");
 }
