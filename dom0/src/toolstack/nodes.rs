@@ -397,6 +397,8 @@ pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
 
 #[cfg(test)]
 mod tests {
+    use pvrt::executor::block_on_test;
+
     use super::*;
     use crate::config::Config;
     use crate::xenstore::Quotas;
@@ -471,6 +473,7 @@ mod tests {
         remove(&store, DomId::new(7), "u-u");
         assert!(!client.exists("/local/domain/3/backend/vbd/7"));
         // What leads there stays with the driver domain.
+        block_on_test(store.settled());
         assert_eq!(store.figures().nodes, before.nodes + 2);
     }
 
@@ -514,6 +517,7 @@ mod tests {
         assert_eq!(client.read_str("/vm/u-u/name").as_deref(), Ok("g"));
         assert_eq!(client.read_str("/local/domain/8/vm").as_deref(), Ok("/vm/u-u"));
         remove(&store, DomId::new(8), "u-u");
+        block_on_test(store.settled());
         assert_eq!(store.figures().nodes, before.nodes);
     }
 
@@ -526,6 +530,7 @@ mod tests {
         write(&store, &facts_of(&config)).unwrap();
         assert_eq!(backends(&store, DomId::new(7)), ["/local/domain/0/backend/vbd/7/51712"]);
         remove(&store, DomId::new(7), "u-u");
+        block_on_test(store.settled());
         assert_eq!(store.figures().nodes, before.nodes);
         // Again is no error.
         remove(&store, DomId::new(7), "u-u");
