@@ -153,6 +153,12 @@ struct Seen {
 }
 
 impl Seen {
+    /// Whether the frame is another's than it was. A lent frame that outlives its owner stays what it was for those that
+    /// refer to it, and is nobody else's.
+    fn is_anothers(&self, before: &Self) -> bool {
+        self.life != before.life || (self.owner != before.owner && self.owner != DomId::INVALID)
+    }
+
     fn is_table_of(&self, domain: DomId) -> bool {
         self.page_type.level() > 0 && self.owner == domain
     }
@@ -592,7 +598,7 @@ impl Tlb {
         }
         for (leaf, seen) in &state.leaves {
             let Some(now) = self.seen(leaf.frame, seen.by) else { continue };
-            if now.owner != seen.owner || now.life != seen.life {
+            if now.is_anothers(seen) {
                 wrong = Some(format!("{leaf:x?}: was {seen:?}, is {now:?}"));
             }
             let protected =
@@ -609,7 +615,7 @@ impl Tlb {
         }
         for ((page, frame), seen) in &state.window {
             let Some(now) = self.seen(*frame, seen.by) else { continue };
-            if now.owner != seen.owner || now.life != seen.life || now.page_type != PageType::SegDesc {
+            if now.is_anothers(seen) || now.page_type != PageType::SegDesc {
                 wrong = Some(format!("page {page} of the descriptors' window is {frame:#x}, {now:?}"));
             }
         }
