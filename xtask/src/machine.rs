@@ -179,6 +179,9 @@ pub struct Machine {
     pub keep: bool,
     /// Passed to QEMU as they are.
     pub qemu_arguments: Vec<String>,
+    /// All of QEMU's threads share one of the host's CPUs: the one that does a disk's work then goes before the one that
+    /// executes instructions, whatever else the host does.
+    pub one_host_cpu: bool,
     /// A copy of all serial output.
     pub log: Option<PathBuf>,
     /// When the machine is ended, counted from QEMU's start.
@@ -202,6 +205,7 @@ impl Default for Machine {
             script: None,
             keep: false,
             qemu_arguments: Vec::new(),
+            one_host_cpu: false,
             log: None,
             timeout: None,
         }

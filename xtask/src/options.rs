@@ -91,6 +91,7 @@ impl RunOptions {
             script,
             keep: self.keep,
             qemu_arguments: self.qemu_arguments,
+            one_host_cpu: false,
             log: self.log,
             timeout: self.timeout.map(Duration::from_secs),
         };

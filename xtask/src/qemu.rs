@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -90,7 +90,7 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
 
 /// The machine's processors and its serial console, with nothing to boot yet.
 pub fn bare(machine: &Machine) -> Command {
-    let mut command = contained(PROGRAM);
+    let mut command = if machine.one_host_cpu { on_one_cpu(PROGRAM) } else { contained(PROGRAM) };
     command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
     command.args(["-cpu", &machine.cpu_model]);
     command.args(["-smp", &machine.cpus.to_string()]);
@@ -120,8 +120,9 @@ pub fn devices(machine: &Machine, command: &mut Command) {
     command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
 }
 
-/// Debian's tool for that.
+/// Debian's tool for that, and the one that chooses CPUs: both of util-linux, which is always there.
 const SETPRIV: &str = "/usr/bin/setpriv";
+const TASKSET: &str = "taskset";
 
 /// A command whose process ends with the thread that starts it, where the system can do that: a killed test
 /// run leaves no emulator behind.
@@ -132,6 +133,28 @@ pub(crate) fn contained(program: &str) -> Command {
     let mut command = Command::new(SETPRIV);
     command.args(["--pdeathsig", "KILL", "--", program]);
     command
+}
+
+/// The same, whose threads share one of the CPUs that this process may use: another for each, in turn.
+fn on_one_cpu(program: &str) -> Command {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("0");
+    let cpus = numbers(allowed);
+    let next = std::process::id() as usize + NEXT.fetch_add(1, Ordering::Relaxed);
+    let cpu = cpus.get(next % cpus.len().max(1)).copied().unwrap_or(0);
+    let mut command = contained(TASKSET);
+    command.args(["-c", &cpu.to_string(), program]);
+    command
+}
+
+/// The numbers of a list such as `0-2,5`.
+fn numbers(list: &str) -> Vec<usize> {
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
 }
 
 /// Whether the system can end a process with its parent.
@@ -167,6 +190,13 @@ mod tests {
     fn commas_of_a_module_are_doubled() {
         assert_eq!(module(Path::new("/a,b"), "x=1,2"), "/a,,b x=1,,2");
         assert_eq!(module(Path::new("/a"), ""), "/a");
+    }
+
+    #[test]
+    fn numbers_of_a_list() {
+        assert_eq!(numbers(" 0-2,5\n"), [0, 1, 2, 5]);
+        assert_eq!(numbers("3"), [3]);
+        assert!(numbers("").is_empty());
     }
 
     #[test]
