@@ -172,7 +172,8 @@ impl<T> Drr<T> {
     pub(super) fn forget(&mut self, account: usize) {
         if let Some(queue) = self.queues.get_mut(account) {
             debug_assert!(queue.ready.is_empty());
-            *queue = Queue::new();
+            // [`Drr::have_run`] may be waiting for what this account made ready: its count goes on under the next.
+            *queue = Queue { pushed: queue.pushed, ..Queue::new() };
             self.ring.retain(|other| *other != account);
         }
     }

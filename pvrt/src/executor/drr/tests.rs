@@ -181,6 +181,30 @@ fn a_frozen_account_runs_again_when_thawed() {
     drr.thaw(9);
 }
 
+/// Who waits for what was ready waits for no more than that, whoever has its account's record afterwards.
+#[test]
+fn what_was_ready_has_run_though_its_account_is_taken_anew() {
+    let mut drr = Drr::new();
+    drr.reserve(1, 1);
+    for task in 0..1000 {
+        drr.push(1, task);
+        assert!(drr.next().is_some());
+    }
+    drr.push(1, 1000);
+    let ready = drr.ready_now();
+    assert!(!drr.have_run(&ready));
+    assert_eq!(drr.next(), Some((1, 1000)));
+    drr.forget(1);
+    assert!(drr.have_run(&ready), "the account is over");
+    drr.reserve(1, 1);
+    drr.push(1, 0);
+    assert!(drr.have_run(&ready), "another account has its record");
+    // What is ready of the new account is waited for as ever.
+    let ready = drr.ready_now();
+    assert!(!drr.have_run(&ready));
+    assert!(drr.next().is_some() && drr.have_run(&ready));
+}
+
 #[test]
 fn waking_allocates_nothing() {
     let mut drr = Drr::new();
