@@ -29,7 +29,7 @@ pub const BUDGET_INDIRECT: usize = 8;
 /// what a frontend makes this side keep, follow from this number.
 pub const MAX_SEGMENTS_IN_FLIGHT: usize = 4 * MAX_INDIRECT_SEGMENTS;
 /// Requests of the largest ring.
-const MAX_REQUESTS: usize = 128;
+pub const MAX_REQUESTS: usize = 128;
 /// Segments that one poll takes at most.
 const POLL_SEGMENTS: usize = BUDGET_SEGMENTS + MAX_INDIRECT_SEGMENTS;
 

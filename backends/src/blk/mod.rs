@@ -13,6 +13,7 @@ mod slot;
 mod tests;
 
 pub use engine::{
-    BUDGET_INDIRECT, BlkBack, Disconnect, MAX_SEGMENTS_IN_FLIGHT, Next, OutOfMemory, Stats, max_bytes,
+    BUDGET_INDIRECT, BlkBack, Disconnect, MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT, Next, OutOfMemory, Stats,
+    max_bytes,
 };
 pub use request::{Body, Decoded, MAX_INDIRECT_SEGMENTS, Work, decode, decode_segment};

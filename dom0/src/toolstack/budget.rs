@@ -1,5 +1,6 @@
 //! What dom0 keeps for domains: each domain's budget, and the end of a domain that goes over it.
 
+use backends::blk::{MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT};
 use pvrt::account::{Account, Shortage, overdrawn};
 use pvrt::executor::{Either, select, time};
 use pvrt::hypercall::domctl;
@@ -8,13 +9,16 @@ use ring_abi::types::DomId;
 
 use super::Toolstack;
 use crate::config::DomainConfig;
+use crate::virtio::client_bytes;
 
 /// What dom0 may keep for a domain: its xenstore nodes, watches, transactions and messages, its console and the tasks that
 /// serve it. In bytes.
 pub const DOMAIN_BYTES: usize = 1536 << 10;
-/// And for each of its disks that dom0 serves: the block engine's requests, and the pages for what they refer to.
+/// And for each of its disks that dom0 serves: the block engine's requests, the pages for what they refer to, and what the
+/// disk's driver keeps for the vbd as a client.
 pub const DISK_BYTES: usize = 384 << 10;
-const _: () = assert!(DISK_BYTES >= crate::blkback::BYTES_PER_VBD);
+const _: () =
+    assert!(DISK_BYTES >= crate::blkback::BYTES_PER_VBD + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT));
 /// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
 /// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 136 << 20;

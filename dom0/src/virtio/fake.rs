@@ -12,9 +12,9 @@ use super::{Dma, DmaSource, Registers};
 
 const PAGE: usize = 4096;
 
-/// Machine memory whose pages are no neighbours, unless asked for.
+/// Machine memory whose pages are no neighbours, unless asked for; and how many a driver gets, if there is a limit.
 #[derive(Clone, Default)]
-pub(super) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>);
+pub(super) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>, Arc<Mutex<Option<usize>>>);
 
 impl Arena {
     pub(super) fn pages(&self, count: usize) -> FakeDma {
@@ -27,6 +27,16 @@ impl Arena {
             })
             .collect();
         FakeDma { arena: self.clone(), frames }
+    }
+
+    /// Pages that there are.
+    pub(super) fn frames(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// A driver gets no more than `pages` in all.
+    pub(super) fn limit(&self, pages: usize) {
+        *self.1.lock() = Some(pages);
     }
 
     /// Pages that are neighbours, for once: where the first begins.
@@ -76,7 +86,8 @@ impl DmaSource for Arena {
     type Memory = FakeDma;
 
     fn allocate(&self, pages: usize) -> Option<FakeDma> {
-        Some(self.pages(pages))
+        let most = self.1.lock().unwrap_or(usize::MAX);
+        (self.frames() + pages <= most).then(|| self.pages(pages))
     }
 }
 

@@ -13,7 +13,7 @@ mod pv;
 mod queue;
 mod transport;
 
-pub use blk::{BlkError, Interrupt, VirtioBlk};
+pub use blk::{BlkError, Interrupt, VirtioBlk, client_bytes};
 pub use pv::{KernelMemory, KernelPages, Msix, map_registers};
 pub use queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_regions};

@@ -22,7 +22,8 @@ use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
 use pvrt::Account;
 use spin::Mutex;
 
-use self::requests::{Inner, Request, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
+pub use self::requests::client_bytes;
+use self::requests::{Inner, Request, RequestPages, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
 use super::queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 use super::transport::{Doorbell, F_EVENT_IDX, F_INDIRECT_DESC, Transport, TransportError};
 use super::{Dma, DmaSource};
@@ -78,6 +79,7 @@ pub struct VirtioBlk<S: DmaSource> {
 /// A device that was brought up.
 struct Running<S: DmaSource> {
     queue: Queue<S::Memory>,
+    pages: RequestPages<S::Memory>,
     doorbell: Doorbell,
     geometry: Geometry,
     indirect: bool,
@@ -115,12 +117,13 @@ impl<S: DmaSource> VirtioBlk<S> {
         let most = transport.queue_size(0)?.min(MAX_QUEUE_SIZE);
         let size = 1 << most.ilog2();
         let (geometry, part_max) = geometry::read(transport, features, size)?;
+        let indirect = features & F_INDIRECT_DESC != 0;
         let memory = source.allocate(QUEUE_PAGES).ok_or(BlkError::OutOfMemory)?;
+        let pages = RequestPages::new(source, size, indirect)?;
         let queue = Queue::new(memory, size, features & F_EVENT_IDX != 0);
         let doorbell = transport.enable_queue(0, size, queue.addresses(), vector)?;
         transport.start();
-        let indirect = features & F_INDIRECT_DESC != 0;
-        Ok(Running { queue, doorbell, geometry, indirect, part_max })
+        Ok(Running { queue, pages, doorbell, geometry, indirect, part_max })
     }
 
     /// What it is called in the log.
@@ -210,8 +213,9 @@ impl<S: DmaSource> VirtioBlk<S> {
         }
         let kick = inner.submit_again() && inner.queue.publish();
         inner.rest();
-        let waiting = inner.owed_a_call();
+        let mut waiting = inner.owed_a_call();
         let mut ended = core::mem::take(&mut inner.ended);
+        inner.told(ended.len());
         drop(inner);
         if kick {
             self.transport.notify(&self.doorbell);
@@ -219,10 +223,15 @@ impl<S: DmaSource> VirtioBlk<S> {
         for (client, tag, ok) in ended.drain(..) {
             client.complete(tag, ok);
         }
-        for client in waiting {
+        for client in waiting.drain(..) {
             client.room();
         }
-        self.inner.lock().ended = ended;
+        let mut inner = self.inner.lock();
+        inner.ended = ended;
+        if waiting.capacity() > 0 {
+            inner.called = waiting;
+        }
+        drop(inner);
         outcome
     }
 
@@ -253,7 +262,7 @@ impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
         let mut inner = self.inner.lock();
-        // The queue is the device's, whoever makes it grow: it is bounded.
+        // What grows is the disk's, whoever makes it grow: each client's part ([`client_bytes`]) is within what a vbd claims.
         Account::own().charge(|| match op {
             BlockOp::Read => inner.submit_transfer(client, tag, T_IN, sector, segments),
             BlockOp::Write => inner.submit_transfer(client, tag, T_OUT, sector, segments),

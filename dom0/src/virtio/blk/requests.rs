@@ -3,6 +3,9 @@
 //! A frontend cuts a long read or write into many requests, and the device answers each with an interrupt. So a read or
 //! write stays *open* until the next kick: one that goes on where it ends on the disk joins it, and the device sees a
 //! single request. When a joined request fails, its members go to the device again, each alone: only those fail that do.
+//!
+//! A disk takes the pages for all the requests that its queue can hold when it is opened. What grows beyond with its
+//! clients ([`client_bytes`]) may fail to: then requests do not join, or one of them fails.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -46,6 +49,17 @@ pub(super) const MAX_TABLES: usize = 64;
 /// wants nothing any more does not say so.
 const MAX_CALLS: u32 = 16;
 
+/// Bytes of heap that a client with `requests` of `segments` in all under way makes a disk keep at most: its members of
+/// joined requests, its ends that are to be told, its claim and its place among those to be called; where joined requests
+/// failed, their members with their parts. Vectors that grow have up to twice the room.
+pub const fn client_bytes(requests: usize, segments: usize) -> usize {
+    let request = size_of::<Member>() + size_of::<End>() + size_of::<Again>() + 3 * size_of::<usize>();
+    2 * (requests * request + size_of::<Claim>() + size_of::<Arc<Client>>()) + segments * size_of::<Part>()
+}
+
+/// The end of a request: whose, which, and whether it went well.
+pub(super) type End = (Arc<Client>, u32, bool);
+
 /// The status byte before the device writes it; no defined status.
 const STATUS_UNWRITTEN: u8 = 0xff;
 const STATUS_OK: u8 = 0;
@@ -76,8 +90,6 @@ pub(super) struct InFlight {
     /// Who joined it.
     joined: Vec<Member>,
     kind: u32,
-    /// The parts of all members, if there are several: they may have to go again.
-    parts: Vec<Part>,
     /// Index of its page-sized descriptor table.
     table: Option<u16>,
 }
@@ -114,18 +126,50 @@ struct Claim {
     calls: u32,
 }
 
+/// The pages for all requests that a queue can hold.
+pub(super) struct RequestPages<M> {
+    slots: Vec<M>,
+    tables: Vec<M>,
+}
+
+impl<M> RequestPages<M> {
+    /// Takes those for a queue of `size` descriptors.
+    ///
+    /// # Errors
+    /// [`BlkError::OutOfMemory`].
+    pub(super) fn new<S: DmaSource<Memory = M>>(
+        source: &S,
+        size: u16,
+        indirect: bool,
+    ) -> Result<Self, BlkError> {
+        let size = usize::from(size);
+        let pages = |count: usize| {
+            let pages: Option<Vec<M>> = (0..count).map(|_| source.allocate(1)).collect();
+            pages.ok_or(BlkError::OutOfMemory)
+        };
+        let slots = pages(size.div_ceil(SLOTS_PER_PAGE))?;
+        let tables = if indirect { pages(size.min(MAX_TABLES))? } else { Vec::new() };
+        Ok(Self { slots, tables })
+    }
+}
+
 pub(super) struct Inner<S: DmaSource> {
     pub(super) source: S,
     pub(super) queue: Queue<S::Memory>,
-    pub(super) slots: Vec<S::Memory>,
-    pub(super) tables: Vec<S::Memory>,
-    pub(super) free_tables: Vec<u16>,
+    /// Pages with the slots of all requests that the queue can hold.
+    slots: Vec<S::Memory>,
+    tables: Vec<S::Memory>,
+    free_tables: Vec<u16>,
     /// By head of chain.
     pub(super) in_flight: Vec<Option<InFlight>>,
     /// Clients that were turned away, first come first served.
     claims: Vec<Claim>,
     /// Clients of which the device has requests.
     holders: usize,
+    /// Submitted operations whose clients were not told of their end: [`Inner::ended`] has room for all of them.
+    untold: usize,
+    /// Clients that are to be called; there is room for all that have claims.
+    pub(super) called: Vec<Arc<Client>>,
     /// What may still be joined.
     open: Option<Open>,
     /// Parts of the open request.
@@ -135,8 +179,10 @@ pub(super) struct Inner<S: DmaSource> {
     again: VecDeque<Again>,
     /// A descriptor table being made; kept for its capacity.
     words: Vec<u64>,
+    /// A chain being made, on a device without indirect descriptors; kept for its capacity.
+    chain: Vec<Part>,
     /// Ended requests, on their way to their clients; kept for its capacity.
-    pub(super) ended: Vec<(Arc<Client>, u32, bool)>,
+    pub(super) ended: Vec<End>,
     pub(super) indirect: bool,
     /// Largest part, at most [`PART_MAX`]; a segment is cut to it.
     part_max: u32,
@@ -149,26 +195,43 @@ pub(super) struct Inner<S: DmaSource> {
 impl<S: DmaSource> Inner<S> {
     pub(super) fn new(source: S, running: Running<S>) -> Self {
         let size = usize::from(running.queue.size());
+        let RequestPages { slots, tables } = running.pages;
+        let free_tables = (0..tables.len() as u16).rev().collect();
+        let chain = if running.indirect { Vec::new() } else { Vec::with_capacity(size) };
         Self {
             source,
             queue: running.queue,
-            slots: Vec::new(),
-            tables: Vec::new(),
-            free_tables: Vec::new(),
+            slots,
+            tables,
+            free_tables,
             in_flight: (0..size).map(|_| None).collect(),
             claims: Vec::new(),
             holders: 0,
+            untold: 0,
+            called: Vec::new(),
             open: None,
             parts: Vec::with_capacity(TABLE_ENTRIES),
             next: Vec::with_capacity(TABLE_ENTRIES),
             again: VecDeque::new(),
             words: Vec::with_capacity(TABLE_ENTRIES * DESCRIPTOR / 8),
+            chain,
             ended: Vec::new(),
             indirect: running.indirect,
             part_max: running.part_max,
             seg_max: running.geometry.seg_max,
             broken: None,
         }
+    }
+
+    /// Makes sure that the end of one operation more can be told, whenever it comes.
+    fn expect_end(&mut self) -> Result<(), SubmitError> {
+        let wanted = self.untold + 1 - self.ended.len();
+        self.ended.try_reserve(wanted).map_err(|_| SubmitError::Failed)
+    }
+
+    /// The clients of `ended` operations are told of them.
+    pub(super) fn told(&mut self, ended: usize) {
+        self.untold -= ended;
     }
 
     /// Requests that the device has or will have.
@@ -181,20 +244,41 @@ impl<S: DmaSource> Inner<S> {
         let Some((head, _)) = self.queue.pop()? else { return Ok(false) };
         let slot = usize::from(head);
         let status = self.slots[slot / SLOTS_PER_PAGE].load8(slot % SLOTS_PER_PAGE * SLOT + SLOT_STATUS);
-        let mut request = self.in_flight[slot].take().ok_or(QueueError::UnknownChain(head.into()))?;
+        let request = self.in_flight[slot].take().ok_or(QueueError::UnknownChain(head.into()))?;
         self.free_tables.extend(request.table);
         self.give_back(&request);
         let ok = status == STATUS_OK;
         if ok || request.joined.is_empty() {
             self.ended.extend(request.members().map(|member| (member.client, member.tag, ok)));
         } else {
-            let (kind, mut rest) = (request.kind, core::mem::take(&mut request.parts));
-            for member in request.members() {
-                let behind = rest.split_off(member.parts);
-                self.again.push_back(Again { member, kind, parts: core::mem::replace(&mut rest, behind) });
-            }
+            self.take_apart(slot, request);
         }
         Ok(true)
+    }
+
+    /// Has the members of a failed request go to the device again, each alone. Their parts are in its descriptor table still,
+    /// which nobody writes but this driver. Where there is no memory for a member's parts, that member fails.
+    fn take_apart(&mut self, slot: usize, request: InFlight) {
+        let (kind, mut entry) = (request.kind, 1);
+        let (table, base) = match request.table {
+            Some(table) => (&self.tables[usize::from(table)], 0),
+            None => (&self.slots[slot / SLOTS_PER_PAGE], slot % SLOTS_PER_PAGE * SLOT + SLOT_TABLE),
+        };
+        for member in request.members() {
+            let entries = entry..entry + member.parts;
+            entry = entries.end;
+            let mut parts = Vec::new();
+            if parts.try_reserve_exact(member.parts).is_err() || self.again.try_reserve(1).is_err() {
+                self.ended.push((member.client, member.tag, false));
+                continue;
+            }
+            parts.extend(entries.map(|entry| {
+                let at = base + entry * DESCRIPTOR;
+                let maddr = u64::from(table.load32(at)) | u64::from(table.load32(at + 4)) << 32;
+                Part { maddr, len: table.load32(at + 8), device_writes: kind == T_IN }
+            }));
+            self.again.push_back(Again { member, kind, parts });
+        }
     }
 
     /// Offers the device what is to go to it again, as far as it has room. Whether anything went.
@@ -207,17 +291,17 @@ impl<S: DmaSource> Inner<S> {
                 break;
             };
             let request = Request { kind, sector: member.sector, range: None };
-            let one = InFlight { first: member, joined: Vec::new(), kind, parts: Vec::new(), table };
+            let one = InFlight { first: member, joined: Vec::new(), kind, table };
             self.push(slot, request, &parts, one);
             any = true;
         }
         any
     }
 
-    /// Gives the tables back when no request is under way: how many a busy moment took is no measure for the next.
+    /// Gives back what a failure took, once nothing of it is left.
     pub(super) fn rest(&mut self) {
-        if self.in_flight() == 0 {
-            (self.tables, self.free_tables) = (Vec::new(), Vec::new());
+        if self.again.is_empty() && self.again.capacity() > 0 {
+            self.again = VecDeque::new();
         }
     }
 
@@ -236,29 +320,20 @@ impl<S: DmaSource> Inner<S> {
         }
     }
 
-    /// Makes sure of memory for the slot of the next request, and of a table if `entries` need one.
+    /// The slot of the next request, and a table if `entries` need one.
     fn reserve(&mut self, entries: usize) -> Result<(usize, Option<u16>), SubmitError> {
         if self.queue.free() == 0 {
             return Err(SubmitError::Full);
         }
         let slot = usize::from(self.queue.next_head());
-        while self.slots.len() <= slot / SLOTS_PER_PAGE {
-            self.slots.push(self.source.allocate(1).ok_or(SubmitError::Full)?);
-        }
         if !self.indirect {
             return if entries <= self.queue.free() { Ok((slot, None)) } else { Err(SubmitError::Full) };
         }
         if entries <= SLOT_ENTRIES {
             return Ok((slot, None));
         }
-        if let Some(table) = self.free_tables.pop() {
-            return Ok((slot, Some(table)));
-        }
-        if self.tables.len() == MAX_TABLES {
-            return Err(SubmitError::Full);
-        }
-        self.tables.push(self.source.allocate(1).ok_or(SubmitError::Full)?);
-        Ok((slot, Some(self.tables.len() as u16 - 1)))
+        let table = self.free_tables.pop().ok_or(SubmitError::Full)?;
+        Ok((slot, Some(table)))
     }
 
     /// A slot and, if `entries` need one, a table for a request of `client`, who else is called when there is room.
@@ -280,7 +355,13 @@ impl<S: DmaSource> Inner<S> {
         };
         match (&reserved, place) {
             (Ok(_), Some(place)) => _ = self.claims.remove(place),
-            (Err(_), None) => self.claims.push(Claim { client: client.clone(), calls: 0 }),
+            (Err(_), None) => {
+                // A client that could not be called must not wait.
+                let clients = self.claims.len() + 1;
+                self.claims.try_reserve(1).map_err(|_| SubmitError::Failed)?;
+                self.called.try_reserve(clients).map_err(|_| SubmitError::Failed)?;
+                self.claims.push(Claim { client: client.clone(), calls: 0 });
+            }
             // It still wants something: what ended when it was called was not what it waits for.
             (Err(_), Some(place)) => self.claims[place].calls = 0,
             _ => {}
@@ -306,9 +387,8 @@ impl<S: DmaSource> Inner<S> {
         let fair =
             |held: usize, all: usize, free: usize| free > before && held < (all / clients.max(1)).max(1);
         let tables = client.share.tables.load(Relaxed) as usize;
-        let free_tables = self.free_tables.len() + MAX_TABLES - self.tables.len();
         fair(requests, self.queue.size().into(), self.queue.free())
-            && (entries <= SLOT_ENTRIES || fair(tables, MAX_TABLES, free_tables))
+            && (entries <= SLOT_ENTRIES || fair(tables, self.tables.len(), self.free_tables.len()))
     }
 
     /// Counts what the device has for a client.
@@ -330,11 +410,13 @@ impl<S: DmaSource> Inner<S> {
         if self.ended.is_empty() || self.claims.is_empty() {
             return Vec::new();
         }
+        let mut called = core::mem::take(&mut self.called);
         self.claims.retain_mut(|claim| {
             claim.calls += 1;
             claim.calls <= MAX_CALLS && Arc::strong_count(&claim.client) > 1
         });
-        self.claims.iter().map(|claim| claim.client.clone()).collect()
+        called.extend(self.claims.iter().map(|claim| claim.client.clone()));
+        called
     }
 
     /// Submits a request that nothing joins.
@@ -346,10 +428,12 @@ impl<S: DmaSource> Inner<S> {
         parts: &[Part],
     ) -> Result<(), SubmitError> {
         let entries = parts.len() + 2 + usize::from(request.range.is_some());
+        self.expect_end()?;
         let (slot, table) = self.reserve_for(client, entries)?;
         let first = Member { client: client.clone(), tag, sector: request.sector, parts: parts.len() };
-        let one = InFlight { first, joined: Vec::new(), kind: request.kind, parts: Vec::new(), table };
+        let one = InFlight { first, joined: Vec::new(), kind: request.kind, table };
         self.push(slot, request, parts, one);
+        self.untold += 1;
         Ok(())
     }
 
@@ -362,6 +446,7 @@ impl<S: DmaSource> Inner<S> {
         sector: u64,
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
+        self.expect_end()?;
         let bytes = self.set_next(kind == T_IN, segments);
         let (parts, sectors) = (self.next.len(), bytes / SECTOR);
         let member = Member { client: client.clone(), tag, sector, parts };
@@ -376,6 +461,7 @@ impl<S: DmaSource> Inner<S> {
             self.open = Some(Open { kind, end, slot, table, first: member, joined: Vec::new() });
         }
         self.parts.append(&mut self.next);
+        self.untold += 1;
         if !self.indirect {
             self.close_open(); // it takes descriptors of the queue itself
         }
@@ -414,7 +500,7 @@ impl<S: DmaSource> Inner<S> {
         // One domain's errors, delays and numbers of parts are no other's business.
         let follows =
             open.kind == kind && open.end == member.sector && Arc::ptr_eq(&open.first.client, &member.client);
-        if !follows || parts > self.seg_max {
+        if !follows || parts > self.seg_max || !has_room(&mut open.joined) {
             return false;
         }
         if open.table.is_some() || parts + 2 <= SLOT_ENTRIES {
@@ -424,13 +510,6 @@ impl<S: DmaSource> Inner<S> {
             return false; // tables are kept for who was turned away
         }
         open.table = self.free_tables.pop();
-        if open.table.is_none()
-            && self.tables.len() < MAX_TABLES
-            && let Some(page) = self.source.allocate(1)
-        {
-            self.tables.push(page);
-            open.table = Some(self.tables.len() as u16 - 1);
-        }
         open.table.is_some()
     }
 
@@ -439,17 +518,9 @@ impl<S: DmaSource> Inner<S> {
         let Some(Open { kind, slot, table, first, joined, .. }) = self.open.take() else { return };
         let request = Request { kind, sector: first.sector, range: None };
         let mut parts = core::mem::take(&mut self.parts);
-        if joined.is_empty() {
-            self.push(slot, request, &parts, InFlight { first, joined, kind, parts: Vec::new(), table });
-            parts.clear();
-            self.parts = parts;
-        } else {
-            self.parts.reserve(TABLE_ENTRIES);
-            self.push(slot, request, &parts, InFlight { first, joined, kind, parts: Vec::new(), table });
-            if let Some(in_flight) = &mut self.in_flight[slot] {
-                in_flight.parts = parts;
-            }
-        }
+        self.push(slot, request, &parts, InFlight { first, joined, kind, table });
+        parts.clear();
+        self.parts = parts;
     }
 
     /// Puts a request into the queue, whose slot is the next.
@@ -485,12 +556,18 @@ impl<S: DmaSource> Inner<S> {
             self.words = words;
             self.queue.push_indirect(memory.maddr(base), entries)
         } else {
-            let chain = [header].into_iter().chain(range).chain(parts.iter().copied()).chain([status]);
-            self.queue.push(&chain.collect::<Vec<Part>>())
+            self.chain.clear();
+            self.chain.extend([header].into_iter().chain(range).chain(parts.iter().copied()).chain([status]));
+            self.queue.push(&self.chain)
         };
         let head = usize::from(head.expect("room was looked for"));
         debug_assert_eq!(head, slot);
         self.count(&in_flight);
         self.in_flight[head] = Some(in_flight);
     }
+}
+
+/// Makes sure of room for one member more, with at most twice the room for those there are; false: there is no memory.
+fn has_room(joined: &mut Vec<Member>) -> bool {
+    joined.len() < joined.capacity() || joined.try_reserve_exact(joined.len().max(1)).is_ok()
 }

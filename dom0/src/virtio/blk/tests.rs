@@ -171,22 +171,72 @@ fn what_goes_on_where_another_ends_is_one_request() {
     }
 }
 
+/// What a disk takes for its clients beyond what it took when it was opened is what each vbd's claim has for that, whatever
+/// a frontend with the largest ring asks for.
 #[test]
-fn tables_are_kept_only_while_requests_are_under_way() {
-    let (arena, device, blk) = disk(Limits::default());
-    let client = Client::new(4);
-    let segments: Vec<_> = (0..40).map(|_| segment(&arena)).collect();
-    for round in 0..3 {
-        blk.submit(&client, round, BlockOp::Read, 0, &segments).unwrap();
-        blk.submit(&client, round, BlockOp::Read, 1024, &segments).unwrap();
-        blk.kick();
-        blk.service().unwrap();
-        assert_eq!(blk.inner.lock().tables.len(), 2);
-        device.run();
-        blk.service().unwrap();
-        assert_eq!(ends(&client), [(round, true), (round, true)]);
-        assert_eq!(blk.inner.lock().tables.len(), 0);
+fn a_client_makes_the_disk_keep_no_more_than_its_claim_has() {
+    use backends::blk::{MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT};
+    let most = client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT);
+    // Pages of each request, and how many of the requests follow each other on the disk: pairs, all in one, the longest;
+    // and all that where each goes to the device again, since it ends behind the disk's end.
+    for (pages, joined, first) in [
+        (6, 2, 0),
+        (1, 128, 0),
+        (8, 16, 0),
+        (8, 1, 0),
+        (2, 4, 0),
+        (6, 2, 2047),
+        (1, 128, 2047),
+        (8, 16, 2047),
+    ] {
+        let (arena, device, blk) = disk(Limits::default());
+        let client = Client::new(MAX_REQUESTS);
+        let account = Account::claim(1 << 20).unwrap();
+        let segments: Vec<_> = (0..pages).map(|_| (segment(&arena), segment(&arena)).0).collect();
+        let frames = arena.frames();
+        for round in 0..3 {
+            let mut taken = 0;
+            for tag in 0..MAX_REQUESTS as u32 {
+                // Every other row of them begins where the one before does not end.
+                let row = first + u64::from(tag / joined % 2 * 512);
+                let sector = row + u64::from(tag % joined) * 8 * pages as u64;
+                let submit = || blk.inner.lock().submit_transfer(&client, tag, T_IN, sector, &segments);
+                taken += usize::from(account.charge(submit).is_ok());
+            }
+            assert_eq!(taken, MAX_REQUESTS, "{pages} pages, {joined} joined");
+            account.charge(|| blk.kick());
+            for _ in 0..3 {
+                device.run();
+                account.charge(|| blk.service()).unwrap();
+            }
+            assert_eq!(ends(&client).len(), taken, "round {round}");
+        }
+        assert_eq!(arena.frames(), frames, "all its pages are there from the start");
+        let peak = account.figures().unwrap().peak;
+        assert!(peak > 0 && peak <= most, "{pages} pages, {joined} joined: {peak} of {most}");
     }
+}
+
+/// A disk has the pages for all it can hold, or it is not opened: no request is turned away for want of memory, with nothing
+/// under way whose end would call its client.
+#[test]
+fn a_disk_without_memory_for_its_queue_is_not_opened() {
+    let count = {
+        let (arena, ..) = disk(Limits::default());
+        arena.frames()
+    };
+    for most in [0, 1, QUEUE_PAGES, QUEUE_PAGES + 3, count - 1] {
+        let arena = Arena::default();
+        arena.limit(most);
+        let device = FakeDevice::new(&arena, Limits::default());
+        let result = VirtioBlk::new("vda".into(), device.transport(), arena.clone(), 0);
+        assert_eq!(result.err(), Some(BlkError::OutOfMemory), "{most} pages");
+        assert!(device.was_reset());
+    }
+    let arena = Arena::default();
+    arena.limit(count);
+    let device = FakeDevice::new(&arena, Limits::default());
+    assert!(VirtioBlk::new("vda".into(), device.transport(), arena.clone(), 0).is_ok());
 }
 
 /// One guest floods a shared disk with the longest requests and is always woken first; another wants one now and then.
