@@ -136,6 +136,8 @@ pub struct Sleep {
     deadline: u64,
     /// The map key while this sleeper stands in the map.
     key: Option<(u64, u64)>,
+    /// Others have had a turn.
+    has_yielded: bool,
 }
 
 impl Future for Sleep {
@@ -155,8 +157,14 @@ impl Future for Sleep {
                 },
                 None => {
                     if now_ns() >= self.deadline {
-                        return Poll::Ready(());
+                        // A loop that sleeps for no time would never let go of the vCPU.
+                        if core::mem::replace(&mut self.has_yielded, true) {
+                            return Poll::Ready(());
+                        }
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
+                    self.has_yielded = true;
                     let key = (self.deadline, timers.next);
                     timers.next += 1;
                     // The tree is the kernel's own, whoever sleeps.
@@ -178,14 +186,14 @@ impl Drop for Sleep {
     }
 }
 
-/// Sleeps for `ns` nanoseconds.
+/// Sleeps for `ns` nanoseconds; whatever it is, others have a turn.
 pub fn sleep(ns: u64) -> Sleep {
     sleep_until(now_ns().saturating_add(ns))
 }
 
 /// Sleeps until system time `deadline`, in nanoseconds.
 pub fn sleep_until(deadline: u64) -> Sleep {
-    Sleep { deadline, key: None }
+    Sleep { deadline, key: None, has_yielded: false }
 }
 
 /// The time given to [`timeout`] ran out.
@@ -214,6 +222,25 @@ mod tests {
         block_on_test(sleep(0));
         block_on_test(sleep_until(0));
         assert_eq!(now_ns(), start);
+    }
+
+    #[test]
+    fn a_loop_that_sleeps_for_no_time_lets_others_run() {
+        use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        let turns = alloc::sync::Arc::new(AtomicU32::new(0));
+        let others = turns.clone();
+        block_on_test(async move {
+            super::super::spawn(async move {
+                loop {
+                    others.fetch_add(1, Relaxed);
+                    super::super::yield_now().await;
+                }
+            });
+            for _ in 0..10 {
+                sleep(0).await;
+            }
+        });
+        assert!(turns.load(Relaxed) >= 9, "{turns:?}");
     }
 
     #[test]
