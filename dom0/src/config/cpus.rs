@@ -1,19 +1,57 @@
 //! Sets of physical CPUs, as `cpus=` has them.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 
 /// CPUs are numbered below this.
 pub const CPU_MAX: u32 = 256;
 
+const WORDS: usize = CPU_MAX as usize / 64;
+
+/// CPUs, a bit for each: as large for all of them as for one, since a list may have many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuMask([u64; WORDS]);
+
+impl CpuMask {
+    /// `first` to `last`, both below [`CPU_MAX`].
+    fn range(first: u32, last: u32) -> Self {
+        // Bits below `end`, of the word that begins with CPU `base`.
+        let below = |base: u32, end: u32| match end.saturating_sub(base) {
+            0 => 0,
+            64.. => u64::MAX,
+            bits => (1 << bits) - 1,
+        };
+        Self(core::array::from_fn(|word| {
+            let base = word as u32 * 64;
+            below(base, last + 1) & !below(base, first)
+        }))
+    }
+
+    fn insert(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    fn remove(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
+    }
+
+    /// As the hypervisor takes it: a bit for each CPU, the lowest first.
+    pub fn bytes(self) -> [u8; CPU_MAX as usize / 8] {
+        let mut bytes = [0; CPU_MAX as usize / 8];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.0) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
 /// Physical CPUs that a vCPU may run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CpuSet {
     /// Any.
     All,
     /// These; never none.
-    Some(BTreeSet<u32>),
+    Some(CpuMask),
 }
 
 impl CpuSet {
@@ -27,7 +65,7 @@ impl CpuSet {
         if text == "all" {
             return Ok(CpuSet::All);
         }
-        let mut set = BTreeSet::new();
+        let mut set = CpuMask::default();
         for part in text.split(',').map(str::trim) {
             let (without, range) = match part.strip_prefix('^') {
                 Some(range) => (true, range),
@@ -43,15 +81,10 @@ impl CpuSet {
             if first > last {
                 return Err(format!("`{range}`: a range goes upwards"));
             }
-            for cpu in first..=last {
-                if without {
-                    set.remove(&cpu);
-                } else {
-                    set.insert(cpu);
-                }
-            }
+            let range = CpuMask::range(first, last);
+            if without { set.remove(range) } else { set.insert(range) }
         }
-        if set.is_empty() { Err("no CPU is left".to_string()) } else { Ok(CpuSet::Some(set)) }
+        if set == CpuMask::default() { Err("no CPU is left".to_string()) } else { Ok(CpuSet::Some(set)) }
     }
 }
 
@@ -69,7 +102,10 @@ mod tests {
     #[test]
     fn sets() {
         let set = |text: &str| match CpuSet::parse(text) {
-            Ok(CpuSet::Some(set)) => set.into_iter().collect::<Vec<_>>(),
+            Ok(CpuSet::Some(set)) => {
+                let bytes = set.bytes();
+                (0..CPU_MAX).filter(|cpu| bytes[*cpu as usize / 8] >> (cpu % 8) & 1 != 0).collect::<Vec<_>>()
+            }
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(CpuSet::parse("all"), Ok(CpuSet::All));
@@ -77,7 +113,23 @@ mod tests {
         assert_eq!(set("0-3, 5,^1"), [0, 2, 3, 5]);
         assert_eq!(set("^2,2-3"), [2, 3]);
         assert_eq!(set("all,^0-254"), [255]);
-        for bad in ["", "x", "256", "0-256", "3-1", "^1", "0,^0", "1-", "-1", "+1", "0,,1"] {
+        assert_eq!(set("62-65,127-129,^128"), [62, 63, 64, 65, 127, 129]);
+        assert_eq!(set("0-255").len(), 256);
+        for bad in [
+            "",
+            "x",
+            "256",
+            "0-256",
+            "0-4294967295",
+            "0-99999999999999999999",
+            "3-1",
+            "^1",
+            "0,^0",
+            "1-",
+            "-1",
+            "+1",
+            "0,,1",
+        ] {
             assert!(CpuSet::parse(bad).is_err(), "{bad}");
         }
     }

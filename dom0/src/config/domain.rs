@@ -1,6 +1,7 @@
 //! What `xl create` takes from a configuration.
 
 use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,6 +10,7 @@ use super::cpus::CpuSet;
 use super::disk::DiskConfig;
 use super::value::{Config, Diagnostic, Setting, Value, ValueKind};
 use super::vif::VifConfig;
+use crate::blkback::MAX_VBDS;
 
 /// Longest name of a domain, in bytes.
 const NAME_MAX: usize = 255;
@@ -16,6 +18,9 @@ const NAME_MAX: usize = 255;
 const VCPUS_MAX: u64 = 128;
 /// Most memory that a domain may be given, in MiB: 16 TiB.
 const MEMORY_MAX_MIB: u64 = 16 << 20;
+
+/// Warnings that are told each; of more, only the number is.
+const WARNINGS_MAX: usize = 32;
 
 /// What becomes of a domain that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,6 +421,9 @@ impl<'a> Reader<'a> {
     fn disks(&mut self) -> Result<Vec<DiskConfig>, Diagnostic> {
         let disks = self.entries("disk", DiskConfig::parse)?;
         let Some((setting, values)) = self.list("disk")? else { return Ok(disks) };
+        if let Some(value) = values.get(MAX_VBDS) {
+            return Err(wrong(setting, value, format!("a domain has at most {MAX_VBDS} disks")));
+        }
         for (at, (disk, value)) in disks.iter().zip(values).enumerate() {
             if disks[..at].iter().any(|other| other.devid == disk.devid) {
                 return Err(wrong(setting, value, format!("vdev `{}` is given twice", disk.vdev)));
@@ -431,25 +439,40 @@ impl<'a> Reader<'a> {
     }
 
     fn warnings(&self) -> Vec<Diagnostic> {
-        let warn = |setting: &Setting| {
+        // By a tree: there may be as many keys as values.
+        let taken: BTreeSet<&str> = self.taken.iter().copied().collect();
+        let ignored: BTreeSet<&str> = IGNORED.iter().copied().collect();
+        let has_cmdline = self.config.get("cmdline").is_some();
+        let warn = |setting: &'a Setting| {
             let key = setting.key.as_str();
-            let text = if self.taken.contains(&key) {
-                let overridden = matches!(key, "root" | "extra") && self.config.get("cmdline").is_some();
+            let text = if taken.contains(key) {
+                let overridden = matches!(key, "root" | "extra") && has_cmdline;
                 if !overridden {
                     return None;
                 }
                 "ignored, as `cmdline` is given"
-            } else if IGNORED.contains(&key) {
+            } else if ignored.contains(key) {
                 return None;
             } else if UNSUPPORTED.contains(&key) {
                 "not supported, ignored"
             } else {
                 "unknown key, ignored"
             };
-            let position = Some(setting.position.clone());
-            Some(Diagnostic { position, key: Some(setting.key.clone()), text: text.to_owned() })
+            Some((setting, text))
         };
-        self.config.settings().iter().filter_map(warn).collect()
+        let mut all = self.config.settings().iter().filter_map(warn);
+        let told = all.by_ref().take(WARNINGS_MAX).map(|(setting, text)| Diagnostic {
+            position: Some(setting.position.clone()),
+            key: Some(setting.key.clone()),
+            text: text.to_owned(),
+        });
+        let mut warnings: Vec<Diagnostic> = told.collect();
+        let more = all.count();
+        if more > 0 {
+            let text = format!("{}: and {more} keys more that are ignored", self.config.name);
+            warnings.push(Diagnostic { position: None, key: None, text });
+        }
+        warnings
     }
 }
 

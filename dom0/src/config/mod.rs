@@ -4,6 +4,9 @@
 //! of a command line are added to it as further lines. [`DomainConfig`] takes out what `xl create` needs,
 //! checked; keys that nobody knows come back as warnings.
 //!
+//! A file may come from anybody: its length and the number of its values are limited, so that what it makes dom0 keep fits
+//! into what one poll may allocate, and the work for it is in proportion to its length.
+//!
 //! Format: `xl.cfg(5)`, `xl-disk-configuration(5)`, `xl-network-configuration(5)` of Xen 4.17.
 #![forbid(unsafe_code)]
 
@@ -15,9 +18,11 @@ mod value;
 mod vdev;
 mod vif;
 
-pub use cpus::{CPU_MAX, CpuSet};
+pub use cpus::{CPU_MAX, CpuMask, CpuSet};
 pub use disk::{BackendType, DiskConfig};
 pub use domain::{Action, DomainConfig, TscMode, check_name};
-pub use value::{Config, Diagnostic, Position, Setting, Value, ValueKind, is_setting_word};
+pub use value::{
+    Config, Diagnostic, FILE_MAX, Position, Setting, VALUES_MAX, Value, ValueKind, is_setting_word,
+};
 pub use vdev::vdev_number;
 pub use vif::{MacAddr, VifConfig};

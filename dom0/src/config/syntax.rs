@@ -15,13 +15,21 @@ use alloc::vec::Vec;
 use winnow::Parser;
 use winnow::combinator::{alt, opt};
 use winnow::error::ParserError;
-use winnow::stream::{LocatingSlice, Location, Stream};
+use winnow::stream::{LocatingSlice, Location, Stateful, Stream};
 use winnow::token::{any, literal, one_of, take_while};
+
+/// What an error says where a value is one too many.
+pub(super) const TOO_MANY: &str = "no more than 1024 values in all";
 
 /// Lists within lists; more is nothing but an attack on the stack.
 const DEPTH_MAX: usize = 16;
 
-type Input<'i> = LocatingSlice<&'i str>;
+/// A text, and how many values may still come.
+type Input<'i> = Stateful<LocatingSlice<&'i str>, usize>;
+
+fn input(text: &str, room: usize) -> Input<'_> {
+    Stateful { input: LocatingSlice::new(text), state: room }
+}
 
 /// What the text should have gone on with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,31 +77,46 @@ pub(super) enum RawKind {
     List(Vec<Raw>),
 }
 
-/// Reads a file.
-pub(super) fn file(text: &str) -> Parsed<Vec<Statement>> {
-    let input = &mut LocatingSlice::new(text);
-    let mut statements = Vec::new();
-    loop {
+/// The statements of a file, one at a time: a file may be longer than what is to be read at once.
+pub(super) struct Statements<'i>(Input<'i>);
+
+impl<'i> Statements<'i> {
+    /// Of a file that has at most `room` values.
+    pub(super) fn new(text: &'i str, room: usize) -> Statements<'i> {
+        Statements(input(text, room))
+    }
+
+    /// Reads the next; `None` at the file's end.
+    pub(super) fn next(&mut self) -> Parsed<Option<Statement>> {
+        let input = &mut self.0;
         skip(input, &['\n', ';'])?;
         if input.is_empty() {
-            return Ok(statements);
+            return Ok(None);
         }
-        statements.push(statement(input, value)?);
+        let statement = statement(input, value)?;
         skip(input, &[])?;
         if !input.is_empty() {
             expect(input, one_of(['\n', ';']), "a new line or `;`")?;
         }
+        Ok(Some(statement))
+    }
+
+    /// How many values may still come.
+    pub(super) fn room(&self) -> usize {
+        self.0.state
     }
 }
 
-/// Reads a word of a command line.
-pub(super) fn word(text: &str) -> Parsed<Statement> {
-    statement(&mut LocatingSlice::new(text), bare_value)
+/// Reads a word of a command line, which has at most `room` values; gives how many may still come.
+pub(super) fn word(text: &str, room: usize) -> Parsed<(Statement, usize)> {
+    let input = &mut input(text, room);
+    let statement = statement(input, bare_value)?;
+    Ok((statement, input.state))
 }
 
 /// Does the word begin as [`word`] wants it?
 pub(super) fn is_setting(text: &str) -> bool {
-    let input = &mut LocatingSlice::new(text);
+    let input = &mut input(text, 0);
     key(input).is_ok() && assign(input).is_ok()
 }
 
@@ -120,6 +143,7 @@ fn assign(input: &mut Input<'_>) -> Parsed<bool> {
 
 fn value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
     let at = input.current_token_start();
+    count(input)?;
     let kind = match peek(input) {
         Some(quote @ ('"' | '\'')) => RawKind::Text(string(input, quote)?),
         Some('0'..='9') => number(input)?,
@@ -128,6 +152,13 @@ fn value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
         _ => return Err(Expected { at, what: "a string in quotes, a number or a list" }),
     };
     Ok(Raw { at, kind })
+}
+
+/// Counts a value.
+fn count(input: &mut Input<'_>) -> Parsed<()> {
+    let at = input.current_token_start();
+    input.state = input.state.checked_sub(1).ok_or(Expected { at, what: TOO_MANY })?;
+    Ok(())
 }
 
 fn list(input: &mut Input<'_>, depth: usize) -> Parsed<Vec<Raw>> {
@@ -218,7 +249,7 @@ fn code(input: &mut Input<'_>, count: usize, radix: u32) -> Parsed<char> {
 
 /// A word's value: as in a file if it begins so, else bare.
 fn bare_value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
-    let start = input.checkpoint();
+    let (start, room) = (input.checkpoint(), input.state);
     let at = input.current_token_start();
     let quoted = matches!(peek(input), Some('"' | '\'' | '['));
     let whole = value(input, depth).and_then(|value| {
@@ -231,6 +262,8 @@ fn bare_value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
         Err(error) => error,
     };
     input.reset(&start);
+    input.state = room;
+    count(input)?;
     let text: &str = input.finish();
     if !quoted {
         return Ok(Raw { at, kind: RawKind::Text(text.to_owned()) });

@@ -1,12 +1,28 @@
 //! Parsed files, where everything in them stands, and what is said about it.
 
 use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 
+use pvrt::account::RESERVE_BYTES;
+use pvrt::yield_now;
+
 use super::syntax;
+
+/// Bytes that a file may have. Hundreds are usual; what a file makes dom0 keep and do is bounded by this.
+pub const FILE_MAX: usize = 64 << 10;
+/// Values that a configuration may have, those in lists and lists themselves counted.
+pub const VALUES_MAX: usize = 1024;
+const _: () = assert!(VALUES_MAX == 1024, "as syntax::TOO_MANY says");
+// What a file makes dom0 keep, of dom0's own: each text twice at most while a vector grows, and each value as it was read, as
+// it is kept, as a setting with its key, and its share of what a growing vector or a tree leaves unused.
+const KEPT_MAX: usize = 2 * FILE_MAX
+    + VALUES_MAX * (2 * size_of::<syntax::Raw>() + 2 * size_of::<Value>() + 2 * size_of::<Setting>() + 192);
+const _: () = assert!(KEPT_MAX <= RESERVE_BYTES / 2);
 
 /// A place in a file or a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,35 +123,50 @@ pub struct Config {
     /// The file's name.
     pub name: Arc<str>,
     settings: Vec<Setting>,
+    /// Where in `settings` each key is.
+    places: BTreeMap<String, usize>,
     words: u32,
+    /// How many values may still come.
+    room: usize,
 }
 
 impl Config {
     /// A configuration that says nothing yet.
     pub fn empty(name: &str) -> Config {
-        Config { name: Arc::from(name), settings: Vec::new(), words: 0 }
+        Config {
+            name: Arc::from(name),
+            settings: Vec::new(),
+            places: BTreeMap::new(),
+            words: 0,
+            room: VALUES_MAX,
+        }
     }
 
-    /// Reads a file; `name` is how messages call it.
+    /// Reads a file at once; `name` is how messages call it.
     ///
     /// # Errors
-    /// The first place where the text is not of the language, and what was expected there.
+    /// The file is too long, or the first place where the text is not of the language, and what was expected there.
     pub fn parse(name: &str, text: &[u8]) -> Result<Config, Diagnostic> {
-        let mut config = Config::empty(name);
-        let source = config.name.clone();
-        let text = match core::str::from_utf8(text) {
-            Ok(text) => text,
-            Err(error) => {
-                let valid = core::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default();
-                let position = Locator::new(&source, valid, 1).at(valid.len());
-                return Err(Diagnostic { position: Some(position), key: None, text: "not UTF-8".to_owned() });
+        let mut reading = Reading::begin(name, text)?;
+        while reading.step()? {}
+        Ok(reading.config)
+    }
+
+    /// Reads a file as [`Config::parse`] does, and lets others run between its statements.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub async fn read(name: &str, text: &[u8]) -> Result<Config, Diagnostic> {
+        let mut reading = Reading::begin(name, text)?;
+        loop {
+            // Each costs what it is long, and all together no more than the limits of a file allow.
+            yield_now().await;
+            for _ in 0..STATEMENTS_AT_A_TIME {
+                if !reading.step()? {
+                    return Ok(reading.config);
+                }
             }
-        };
-        let locator = Locator::new(&source, text, 1);
-        for statement in syntax::file(text).map_err(|expected| locator.expected(text, &expected))? {
-            config.apply(statement, &locator)?;
         }
-        Ok(config)
     }
 
     /// Adds one word of a command line, `key=value` or `key+=value`. The value may be bare: then it is a
@@ -147,13 +178,15 @@ impl Config {
         self.words += 1;
         let source: Arc<str> = Arc::from("command line");
         let locator = Locator::new(&source, word, self.words);
-        let statement = syntax::word(word).map_err(|expected| locator.expected(word, &expected))?;
+        let read = syntax::word(word, self.room).map_err(|expected| locator.expected(&expected))?;
+        let (statement, room) = read;
+        self.room = room;
         self.apply(statement, &locator)
     }
 
     /// The setting of `key`.
     pub fn get(&self, key: &str) -> Option<&Setting> {
-        self.settings.iter().find(|setting| setting.key == key)
+        self.places.get(key).and_then(|&place| self.settings.get(place))
     }
 
     /// All settings, in the order of their first appearance.
@@ -165,7 +198,9 @@ impl Config {
         let position = locator.at(statement.at);
         let value = locator.value(statement.value);
         let key = statement.key;
-        let Some(old) = self.settings.iter_mut().find(|setting| setting.key == key) else {
+        let place = self.places.get(&key);
+        let Some(old) = place.and_then(|&place| self.settings.get_mut(place)) else {
+            self.places.insert(key.clone(), self.settings.len());
             self.settings.push(Setting { key, position, value });
             return Ok(());
         };
@@ -191,26 +226,77 @@ pub fn is_setting_word(word: &str) -> bool {
     syntax::is_setting(word)
 }
 
+/// Statements that are read between two turns of others.
+const STATEMENTS_AT_A_TIME: usize = 16;
+
+/// A file that is being read.
+struct Reading<'a> {
+    config: Config,
+    locator: Locator<'a>,
+    statements: syntax::Statements<'a>,
+}
+
+impl<'a> Reading<'a> {
+    fn begin(name: &str, text: &'a [u8]) -> Result<Reading<'a>, Diagnostic> {
+        let config = Config::empty(name);
+        if text.len() > FILE_MAX {
+            let text = alloc::format!("{name}: {} bytes: a configuration has at most {FILE_MAX}", text.len());
+            return Err(Diagnostic { position: None, key: None, text });
+        }
+        let text = match core::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(error) => {
+                let valid = core::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default();
+                let position = Locator::new(&config.name, valid, 1).at(valid.len());
+                return Err(Diagnostic { position: Some(position), key: None, text: "not UTF-8".to_owned() });
+            }
+        };
+        let locator = Locator::new(&config.name, text, 1);
+        let statements = syntax::Statements::new(text, config.room);
+        Ok(Reading { config, locator, statements })
+    }
+
+    /// Reads a statement; `false`: there was none.
+    fn step(&mut self) -> Result<bool, Diagnostic> {
+        let next = self.statements.next().map_err(|expected| self.locator.expected(&expected))?;
+        self.config.room = self.statements.room();
+        let Some(statement) = next else { return Ok(false) };
+        self.config.apply(statement, &self.locator)?;
+        Ok(true)
+    }
+}
+
 /// Turns offsets in a text into positions.
 struct Locator<'a> {
-    source: &'a Arc<str>,
+    source: Arc<str>,
     text: &'a str,
+    /// The place that was asked for last: offset, line, column. Values are asked for in their order, so that the text is gone
+    /// through once; from its start for each, it would be gone through as often as there are values.
+    last: Cell<(usize, u32, u32)>,
     first_line: u32,
 }
 
 impl<'a> Locator<'a> {
-    fn new(source: &'a Arc<str>, text: &'a str, first_line: u32) -> Locator<'a> {
-        Locator { source, text, first_line }
+    fn new(source: &Arc<str>, text: &'a str, first_line: u32) -> Locator<'a> {
+        Locator { source: source.clone(), text, last: Cell::new((0, first_line, 1)), first_line }
     }
 
     fn at(&self, offset: usize) -> Position {
-        let before = &self.text[..offset];
-        let line = before.matches('\n').count() as u32 + self.first_line;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u32 + 1;
-        Position { source: self.source.clone(), line, column }
+        let (from, line, column) = match self.last.get() {
+            last if last.0 <= offset => last,
+            _ => (0, self.first_line, 1),
+        };
+        let between = &self.text[from..offset];
+        let lines = between.bytes().filter(|byte| *byte == b'\n').count() as u32;
+        let (behind, column) = between.rsplit_once('\n').map_or((between, column), |(_, behind)| (behind, 1));
+        let column = column + behind.chars().count() as u32;
+        self.last.set((offset, line + lines, column));
+        Position { source: self.source.clone(), line: line + lines, column }
     }
 
     fn value(&self, raw: syntax::Raw) -> Value {
+        // Before those in it, so that places are asked for in their order.
+        let position = self.at(raw.at);
         let kind = match raw.kind {
             syntax::RawKind::Text(text) => ValueKind::Text(text),
             syntax::RawKind::Number(number, text) => ValueKind::Number(number, text),
@@ -218,11 +304,15 @@ impl<'a> Locator<'a> {
                 ValueKind::List(list.into_iter().map(|value| self.value(value)).collect())
             }
         };
-        Value { position: self.at(raw.at), kind }
+        Value { position, kind }
     }
 
-    fn expected(&self, text: &str, expected: &syntax::Expected) -> Diagnostic {
-        let found = match text[expected.at..].chars().next() {
+    fn expected(&self, expected: &syntax::Expected) -> Diagnostic {
+        if expected.what == syntax::TOO_MANY {
+            let text = alloc::format!("{}: more than {VALUES_MAX} values", self.source);
+            return Diagnostic { position: Some(self.at(expected.at)), key: None, text };
+        }
+        let found = match self.text[expected.at..].chars().next() {
             None => "the end".to_owned(),
             Some('\n') => "the end of the line".to_owned(),
             Some(c) if c.is_control() => alloc::format!("`{}`", c.escape_default()),

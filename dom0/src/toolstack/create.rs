@@ -170,11 +170,7 @@ fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     let Some(last) = config.cpus.last() else { return Ok(()) };
     for vcpu in 0..config.maxvcpus {
         let CpuSet::Some(cpus) = config.cpus.get(vcpu as usize).unwrap_or(last) else { continue };
-        let mut map = [0u8; 32];
-        for &cpu in cpus {
-            map[cpu as usize / 8] |= 1 << (cpu % 8);
-        }
-        domctl::set_vcpu_affinity(id, vcpu, &map)
+        domctl::set_vcpu_affinity(id, vcpu, &cpus.bytes())
             .map_err(|errno| CreateError::Refused(format!("cpus: vCPU {vcpu}: {errno}")))?;
     }
     Ok(())
