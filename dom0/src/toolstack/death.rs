@@ -70,32 +70,34 @@ impl Toolstack {
         }
     }
 
-    /// Destroys a domain at once.
+    /// Destroys a domain at once: when this returns it is gone, and none that took its place meanwhile is there.
     ///
     /// # Errors
-    /// It is being ended by somebody else.
+    /// None at present; what cannot be taken away is logged.
     pub async fn destroy(&self, domain: &Domain) -> Result<(), String> {
-        if !self.claim(domain.id) {
-            let kept = domain.fate.lock().over;
-            if !kept {
-                self.set_fate(domain, |fate| fate.unwanted = true);
-                let fate = self.wait_over(domain).await;
-                // It had begun to start again.
-                return match fate.successor.and_then(|id| self.domain(id)) {
-                    Some(successor) => Box::pin(self.destroy(&successor)).await,
-                    None => Ok(()),
-                };
-            }
+        let mut waited = false;
+        while self.is_there(domain) && !self.claim(domain.id) && !self.claim_kept(domain) {
+            // Somebody else is at its end: that may leave it kept, or have begun to start it again.
+            waited = true;
+            self.set_fate(domain, |fate| fate.unwanted = true);
+            self.wait_until(|all| {
+                let fate = *domain.fate.lock();
+                fate.over && (!fate.leaving || !all.is_there(domain))
+            })
+            .await;
         }
-        if self.domain(domain.id).is_none() {
-            return Ok(());
+        if self.is_there(domain) {
+            self.tear_down(domain).await;
+            self.set_fate(domain, |fate| {
+                fate.end = fate.end.or(Some(End::Destroyed));
+                fate.over = true;
+            });
         }
-        self.tear_down(domain).await;
-        self.set_fate(domain, |fate| {
-            fate.end = fate.end.or(Some(End::Destroyed));
-            fate.over = true;
-        });
-        Ok(())
+        let successor = domain.fate.lock().successor.filter(|_| waited);
+        match successor.and_then(|id| self.domain(id)) {
+            Some(successor) => Box::pin(self.destroy(&successor)).await,
+            None => Ok(()),
+        }
     }
 
     /// Does what the configuration says of such an end.
@@ -247,7 +249,7 @@ impl Toolstack {
             let state = format!("{backend}/state");
             let closed = async {
                 client.watch(&state, "state")?;
-                while client.read_str(&state)? != nodes::CLOSED {
+                while !nodes::is_state(client.read(&state)?, nodes::CLOSED) {
                     client.next_event().await;
                 }
                 client.unwatch(&state, "state")
@@ -353,6 +355,49 @@ mod tests {
         for reason in [SHUTDOWN_REBOOT, SHUTDOWN_CRASH] {
             assert!(over_after(reason, None) >= 8 * SECOND, "reason {reason}");
         }
+    }
+
+    /// `on_crash="preserve"`: its disk is closed first, which takes a backend up to ten seconds.
+    #[test]
+    fn a_domain_that_is_being_preserved_can_be_destroyed() {
+        let (toolstack, _) = start();
+        block_on_test(async move {
+            let mut one = toolstack.find("one").unwrap();
+            let mut config = (*one.config).clone();
+            config.on_crash = Action::Preserve;
+            one.config = Arc::new(config);
+            toolstack.0.domains.lock().insert(one.id, one.clone());
+            assert!(toolstack.claim(one.id));
+            let (all, domain) = (toolstack.clone(), one.clone());
+            spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_CRASH)).await });
+            pvrt::yield_now().await;
+            // Two at once: one of them does so, and both hear when it is done.
+            let (all, domain) = (toolstack.clone(), one.clone());
+            let other = pvrt::executor::spawn_join(async move {
+                let destroyed = all.destroy(&domain).await;
+                (destroyed, all.domain(domain.id).is_none())
+            });
+            assert_eq!(toolstack.destroy(&one).await, Ok(()));
+            assert!(toolstack.domain(one.id).is_none(), "it is gone");
+            assert_eq!(other.await, Ok((Ok(()), true)));
+            assert_eq!(one.fate.lock().end, Some(End::ShutDown(SHUTDOWN_CRASH)));
+            assert_eq!(toolstack.destroy(&one).await, Ok(()), "once more is no error");
+            assert!(toolstack.find("two").is_ok());
+        });
+    }
+
+    #[test]
+    fn a_number_is_digits_alone() {
+        let (toolstack, _) = start();
+        block_on_test(async {
+            assert_eq!(toolstack.find("1").map(|domain| domain.name), Ok("one".into()));
+            for text in ["+1", "-1", " 1", "", "1 ", "65537", "99999999999"] {
+                assert!(toolstack.find(text).is_err(), "{text}");
+            }
+            let two = toolstack.find("two").unwrap();
+            toolstack.rename(&two, "+1").unwrap();
+            assert_eq!(toolstack.find("+1").map(|domain| domain.id), Ok(two.id));
+        });
     }
 
     #[test]

@@ -33,7 +33,15 @@ use crate::consoled::Consoles;
 use crate::xenstore::Xenstore;
 
 pub use create::CreateError;
+#[cfg(test)]
+pub(crate) use disks::tests::start as start_for_tests;
 pub use disks::{AttachedDisk, DiskError};
+
+/// Reads a domain's number: digits alone, since `+1` may be a name.
+pub fn domain_number(text: &str) -> Option<DomId> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().map(DomId::new)
+}
 
 /// How a domain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +84,8 @@ pub struct Fate {
     pub successor: Option<DomId>,
     /// It is to be destroyed: it shall not start again.
     pub unwanted: bool,
+    /// Somebody takes away what was kept of it.
+    pub leaving: bool,
     /// How many runs before this one, in a row, were too short.
     pub short_runs: u32,
 }
@@ -173,7 +183,7 @@ impl Toolstack {
         }
         let domains = self.0.domains.lock();
         let named = domains.values().find(|domain| domain.name == text);
-        let numbered = || text.parse().ok().and_then(|id| domains.get(&DomId::new(id)));
+        let numbered = || domain_number(text).and_then(|id| domains.get(&id));
         named.or_else(numbered).cloned().ok_or_else(|| format!("{text}: no such domain"))
     }
 
@@ -199,9 +209,20 @@ impl Toolstack {
         *domain.fate.lock()
     }
 
+    /// Whether it is there: running, ending, or kept. Its number alone may be another's by now.
+    fn is_there(&self, domain: &Domain) -> bool {
+        self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate))
+    }
+
     fn set_fate(&self, domain: &Domain, change: impl FnOnce(&mut Fate)) {
         change(&mut domain.fate.lock());
         self.0.changed.notify_all();
+    }
+
+    /// Claims the right to take away a domain that is over and kept; `false`: it is not over, or somebody else does so.
+    fn claim_kept(&self, domain: &Domain) -> bool {
+        let mut fate = domain.fate.lock();
+        fate.over && !core::mem::replace(&mut fate.leaving, true)
     }
 
     /// Claims the right to end a domain; `false`: somebody else has it.

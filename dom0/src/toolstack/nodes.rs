@@ -84,12 +84,18 @@ pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str
 /// Waits until a domain has taken what is asked of it in `control/NODE`: the node is empty, or gone.
 pub(super) async fn control_taken(store: &Xenstore, id: DomId, node: &str) -> Result<(), XsError> {
     let path = format!("{}/control/{node}", home(id));
-    let taken = |client: &Client| match client.read_str(&path) {
+    // As bytes: the node is the domain's to write.
+    let taken = |client: &Client| match client.read(&path) {
         Ok(value) => Ok(value.is_empty()),
         Err(XsError::NoEnt) => Ok(true),
         Err(error) => Err(error),
     };
     until(&store.client(), &path, taken).await
+}
+
+/// Is this the value of a `state` node that says so? As bytes: a driver domain writes its backends' own.
+pub(super) fn is_state(value: impl AsRef<[u8]>, state: &str) -> bool {
+    value.as_ref() == state.as_bytes()
 }
 
 /// Waits until `done` says so, asked again whenever the node `path` is written.
@@ -187,7 +193,7 @@ pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool)
     store.client().atomically(|tx| {
         tx.write(&format!("{back}/online"), "0")?;
         // One that has closed by itself stays so.
-        if tx.read_str(&format!("{back}/state"))? != CLOSED {
+        if !is_state(tx.read(&format!("{back}/state"))?, CLOSED) {
             tx.write(&format!("{back}/state"), CLOSING)?;
         }
         if force { tx.rm(&front) } else { Ok(()) }
