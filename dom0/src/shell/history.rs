@@ -6,10 +6,15 @@ use alloc::string::{String, ToString};
 /// Lines that are kept.
 pub const HISTORY_MAX: usize = 100;
 
+/// And their bytes, the latest line apart.
+pub const HISTORY_BYTES_MAX: usize = 64 << 10;
+
 /// The last lines entered, and where the user is in them.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     lines: VecDeque<String>,
+    /// Of all lines.
+    bytes: usize,
     /// The line shown, counted from the latest; `None`: the one being written.
     back: Option<usize>,
     /// What was being written when the user went back.
@@ -24,8 +29,10 @@ impl History {
         if line.trim().is_empty() || self.lines.back().is_some_and(|last| last == line) {
             return;
         }
-        if self.lines.len() == HISTORY_MAX {
-            self.lines.pop_front();
+        self.bytes += line.len();
+        while self.lines.len() == HISTORY_MAX || self.bytes > HISTORY_BYTES_MAX {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
         }
         self.lines.push_back(line.to_string());
     }
@@ -93,5 +100,12 @@ mod tests {
         }
         assert_eq!(history.lines().count(), HISTORY_MAX);
         assert_eq!(history.lines().next(), Some("1"));
+        let bytes = |history: &History| history.lines().map(str::len).sum::<usize>();
+        for at in 0..20 {
+            history.push(&format!("{at}{}", "x".repeat(10_000)));
+            assert!(bytes(&history) <= HISTORY_BYTES_MAX);
+        }
+        assert_eq!(history.lines().count(), 6);
+        assert_eq!(history.bytes, bytes(&history));
     }
 }

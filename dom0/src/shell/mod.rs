@@ -10,6 +10,9 @@ mod keys;
 mod words;
 
 pub use editor::{EditorEvent, LINE_MAX, LineEditor};
-pub use history::{HISTORY_MAX, History};
+pub use history::{HISTORY_BYTES_MAX, HISTORY_MAX, History};
 pub use keys::{Key, KeyDecoder};
-pub use words::{SplitError, Word, split};
+pub use words::{SplitError, WORDS_MAX, Word, split};
+
+/// Bytes that a line may have, typed or of a script.
+pub const LINE_BYTES_MAX: usize = 4 * LINE_MAX;

@@ -13,20 +13,29 @@ pub struct Word {
     pub at: usize,
 }
 
-/// Something was opened and not closed.
+/// Words that a line may have: many times what commands take.
+pub const WORDS_MAX: usize = 1024;
+
+/// Why a line has no words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SplitError {
-    /// `'`, `"`, `[` or `\`.
-    pub opened: char,
-    /// Its column in characters, from 1.
-    pub column: usize,
+pub enum SplitError {
+    /// Something was opened and not closed.
+    Open {
+        /// `'`, `"`, `[` or `\`.
+        opened: char,
+        /// Its column in characters, from 1.
+        column: usize,
+    },
+    /// There are more than [`WORDS_MAX`].
+    TooMany,
 }
 
 impl fmt::Display for SplitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.opened {
-            '\\' => write!(f, "column {}: nothing after `\\`", self.column),
-            opened => write!(f, "column {}: `{opened}` is not closed", self.column),
+        match self {
+            Self::Open { opened: '\\', column } => write!(f, "column {column}: nothing after `\\`"),
+            Self::Open { opened, column } => write!(f, "column {column}: `{opened}` is not closed"),
+            Self::TooMany => write!(f, "more than {WORDS_MAX} words"),
         }
     }
 }
@@ -61,6 +70,9 @@ pub fn split(line: &str) -> Result<Vec<Word>, SplitError> {
             if c == '#' {
                 break;
             }
+            if words.len() == WORDS_MAX {
+                return Err(SplitError::TooMany);
+            }
         }
         let text = &mut word.get_or_insert_with(|| Word { text: String::new(), at }).text;
         match open {
@@ -83,15 +95,16 @@ pub fn split(line: &str) -> Result<Vec<Word>, SplitError> {
             }
             None if c.is_whitespace() => words.extend(word.take()),
             None | Some((Open::Quote('"'), _)) if c == '\\' => {
-                let (_, (_, next)) = chars.next().ok_or(SplitError { opened: '\\', column: column + 1 })?;
+                let (_, (_, next)) =
+                    chars.next().ok_or(SplitError::Open { opened: '\\', column: column + 1 })?;
                 text.push(next);
             }
             _ => text.push(c),
         }
     }
     match open {
-        Some((Open::Quote(opened), column)) => Err(SplitError { opened, column: column + 1 }),
-        Some((Open::Brackets(..), column)) => Err(SplitError { opened: '[', column: column + 1 }),
+        Some((Open::Quote(opened), column)) => Err(SplitError::Open { opened, column: column + 1 }),
+        Some((Open::Brackets(..), column)) => Err(SplitError::Open { opened: '[', column: column + 1 }),
         None => {
             words.extend(word);
             Ok(words)
@@ -152,8 +165,15 @@ mod tests {
             ("a\\", '\\', 2),
             ("[[]", '[', 1),
         ] {
-            assert_eq!(split(line), Err(SplitError { opened, column }), "{line}");
+            assert_eq!(split(line), Err(SplitError::Open { opened, column }), "{line}");
         }
+    }
+
+    #[test]
+    fn a_line_has_no_more_words_than_is_stated() {
+        assert_eq!(texts(&"a ".repeat(WORDS_MAX)).len(), WORDS_MAX);
+        assert_eq!(texts(&("a ".repeat(WORDS_MAX) + "# b")).len(), WORDS_MAX);
+        assert_eq!(split(&"a ".repeat(WORDS_MAX + 1)), Err(SplitError::TooMany));
     }
 
     proptest! {
