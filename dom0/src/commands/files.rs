@@ -25,7 +25,10 @@ impl Shell {
         };
         let mut printer = Printer::default();
         match path {
-            "" => printer.line("boot\ndev").await,
+            "" => {
+                printer.line("boot").await;
+                printer.line("dev").await;
+            }
             ROOT => {
                 for file in self.bundle.files() {
                     printer.line(&format!("{:>12} {}", file.bytes.len(), file.name)).await;

@@ -26,16 +26,20 @@ use core::future::Future;
 use core::pin::Pin;
 
 use pvrt::executor::{Either, select};
-use pvrt::println;
+use pvrt::{println, yield_now};
 
 use crate::blkdev::Disks;
 use crate::bundle::{Bundle, File, SCRIPT};
-use crate::shell::{Word, split};
+use crate::shell::{LINE_BYTES_MAX, Word, split};
 use crate::toolstack::Toolstack;
 use crate::xenstore::Xenstore;
 
+use print::shown;
+
 pub use machine::Ending;
 pub use terminal::{PROMPT, Terminal};
+#[cfg(test)]
+pub(crate) use xl::{Left, look};
 
 /// What a command comes to: nothing more to say, or what is wrong.
 pub type Outcome = Result<(), String>;
@@ -81,18 +85,36 @@ impl Shell {
 
     /// Runs lines one at a time up to the first that fails: that line and its error are then the last thing printed.
     async fn run_script(&self, script: File) -> Result<(), ()> {
-        let Ok(text) = core::str::from_utf8(script.bytes) else {
-            println!("error: {} is not UTF-8", script.name);
-            return Err(());
-        };
-        for line in text.lines() {
-            println!("{PROMPT}{line}");
-            if let Err(error) = self.run_line(line).await {
-                println!("{PROMPT}{line}\nerror: {error}");
+        let mut rest = script.bytes;
+        while !rest.is_empty() {
+            // Line by line: a script may be of any length.
+            let Some(line) = first_line(&mut rest) else {
+                println!("error: {}: a line has more than {LINE_BYTES_MAX} bytes", shown(script.name));
                 return Err(());
-            }
+            };
+            let Ok(line) = core::str::from_utf8(line) else {
+                println!("error: {} is not UTF-8", shown(script.name));
+                return Err(());
+            };
+            println!("{PROMPT}{}", shown(line));
+            let outcome = match self.interruptible(line).await {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => error,
+                None => "interrupted".into(),
+            };
+            println!("{PROMPT}{}\nerror: {}", shown(line), shown(&outcome));
+            return Err(());
         }
         Ok(())
+    }
+
+    /// Runs a line until `^C`; `None`: that came.
+    async fn interruptible(&self, line: &str) -> Option<Outcome> {
+        self.terminal.forget_interrupt().await;
+        match select(self.run_line(line), self.terminal.interrupted()).await {
+            Either::Left(outcome) => Some(outcome),
+            Either::Right(()) => None,
+        }
     }
 
     /// Reads lines and runs them, for ever.
@@ -102,17 +124,18 @@ impl Shell {
                 println!("`poweroff` ends the machine");
                 continue;
             };
-            match select(self.run_line(&line), self.terminal.interrupted()).await {
-                Either::Left(Ok(())) => {}
-                Either::Left(Err(error)) => println!("error: {error}"),
-                Either::Right(()) => println!("^C"),
+            match self.interruptible(&line).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => println!("error: {}", shown(&error)),
+                None => println!("^C"),
             }
         }
     }
 
-    /// Runs a line.
+    /// Runs a line. Others run before it, so that lines in a row do not keep them waiting, whatever the lines do.
     pub fn run_line<'a>(&'a self, line: &'a str) -> Running<'a> {
         Box::pin(async move {
+            yield_now().await;
             let words = split(line).map_err(|error| error.to_string())?;
             let Some((command, arguments)) = words.split_first() else { return Ok(()) };
             let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
@@ -136,8 +159,8 @@ impl Shell {
                 }
                 "xenstore-ls" => self.xenstore_ls(&texts).await,
                 "xenstore-read" => self.xenstore_read(&texts).await,
-                "xenstore-write" => self.xenstore_write(&texts),
-                "xenstore-rm" => self.xenstore_rm(&texts),
+                "xenstore-write" => self.xenstore_write(&texts).await,
+                "xenstore-rm" => self.xenstore_rm(&texts).await,
                 "xenstore-watch" => self.xenstore_watch(&texts).await,
                 other => Err(format!("{other}: no such command; `help` lists them")),
             }
@@ -161,7 +184,7 @@ impl Shell {
         let [first, ..] = arguments else { return Err("usage: try LINE".into()) };
         nested(arguments)?;
         if let Err(error) = self.run_line(&line[first.at..]).await {
-            println!("error: {error}");
+            println!("error: {}", shown(&error));
         }
         Ok(())
     }
@@ -176,8 +199,23 @@ impl Shell {
             return help::XL.iter().map(|command| command.0.into()).collect();
         }
         let files = self.bundle.files().iter().map(|file| format!("/boot/{}", file.name));
-        files.chain(self.disks.paths()).collect()
+        // A name with control characters would go to the terminal with the line.
+        files.chain(self.disks.paths()).filter(|path| !path.contains(char::is_control)).collect()
     }
+}
+
+/// Takes the first line off `rest`, without its end; `None`: it is longer than a line may be.
+fn first_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    // With its end, of one byte or two.
+    let window = &rest[..rest.len().min(LINE_BYTES_MAX + 2)];
+    let end = window.iter().position(|&byte| byte == b'\n');
+    if end.is_none() && rest.len() > LINE_BYTES_MAX {
+        return None;
+    }
+    let line = &window[..end.unwrap_or(window.len())];
+    *rest = &rest[(line.len() + 1).min(rest.len())..];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    (line.len() <= LINE_BYTES_MAX).then_some(line)
 }
 
 /// Fails if lines are within each other too often: each level stands on the stack of the one around it.
@@ -206,9 +244,13 @@ mod tests {
 
     fn shell() -> Shell {
         let store = Xenstore::new(Quotas::XEN);
-        let (disks, terminal) = (Arc::new(Disks::new()), Terminal::new());
-        let bundle = Bundle::default();
-        let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
+        let toolstack =
+            Toolstack::new(store.clone(), Arc::new(Disks::new()), Bundle::default(), Terminal::new());
+        shell_with(toolstack, store)
+    }
+
+    fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
+        let (disks, terminal, bundle) = (Arc::new(Disks::new()), Terminal::new(), Bundle::default());
         Shell { bundle, store, disks, terminal, toolstack, started_ns: 0, ending: Ending::default() }
     }
 
@@ -227,6 +269,101 @@ mod tests {
     fn empty_lines_and_comments_succeed() {
         for line in ["", "   ", "# xl destroy everything"] {
             assert_eq!(run(line), (Ok(()), String::new()), "{line}");
+        }
+    }
+
+    /// How many turns others had while a line ran, on a machine of its own.
+    fn turns_during(line: &'static str) -> usize {
+        std::thread::spawn(move || turns_here(line)).join().unwrap()
+    }
+
+    fn turns_here(line: &'static str) -> usize {
+        use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+        let turns = Arc::new(AtomicUsize::new(0));
+        let others = turns.clone();
+        block_on_test(async move {
+            pvrt::spawn(async move {
+                loop {
+                    others.fetch_add(1, Relaxed);
+                    pvrt::yield_now().await;
+                }
+            });
+            shell().run_line(line).await.unwrap();
+        });
+        turns.load(Relaxed)
+    }
+
+    #[test]
+    fn others_run_between_rounds_and_arguments() {
+        for line in [
+            "repeat 100 xenstore-write /a 1",
+            "repeat 100 sleep 0",
+            "repeat 100 try frob",
+            "repeat 10 xenstore-write /a 1 /b 2 /c 3 /d 4 /e 5 /f 6 /g 7 /h 8 /i 9 /j 10",
+            "repeat 20 try xenstore-read /a /b /c",
+        ] {
+            let turns = turns_during(line);
+            assert!(turns >= 20, "{line}: {turns}");
+        }
+        assert!(
+            turns_during("repeat 10 xenstore-write /a 1 /b 2 /c 3 /d 4 /e 5 /f 6 /g 7 /h 8 /i 9 /j 10")
+                >= 100
+        );
+    }
+
+    #[test]
+    fn an_endless_script_lets_others_run_and_is_interrupted() {
+        let shell = shell();
+        take_console_output();
+        let terminal = shell.terminal.clone();
+        block_on_test(async move {
+            pvrt::spawn(async move {
+                for _ in 0..100 {
+                    pvrt::yield_now().await;
+                }
+                terminal.interrupt();
+            });
+            let script = File { name: SCRIPT, bytes: b"repeat 100000000 xenstore-write /a 1\nhelp\n" };
+            assert_eq!(shell.run_script(script).await, Err(()));
+            // What came too late for one line is not for the next.
+            shell.terminal.interrupt();
+            assert_eq!(shell.interruptible("xenstore-read /a").await, Some(Ok(())));
+        });
+        let output = String::from_utf8(take_console_output()).unwrap();
+        assert!(output.contains("error: interrupted\n"), "{output}");
+    }
+
+    #[test]
+    fn lines_of_scripts_have_a_limit() {
+        let line = |bytes: usize, end: &str| [vec![b'#'; bytes], end.as_bytes().to_vec()].concat();
+        for (bytes, fits) in [
+            (line(LINE_BYTES_MAX, "\n"), true),
+            (line(LINE_BYTES_MAX, "\r\n"), true),
+            (line(LINE_BYTES_MAX, ""), true),
+            (line(LINE_BYTES_MAX + 1, "\n"), false),
+            (line(LINE_BYTES_MAX + 1, ""), false),
+            (line(10 * LINE_BYTES_MAX, "\n"), false),
+        ] {
+            let script = File { name: SCRIPT, bytes: bytes.leak() };
+            let outcome = block_on_test(async { shell().run_script(script).await });
+            assert_eq!(outcome.is_ok(), fits, "{script:?}");
+        }
+        let mut rest = &b"a\n\nb\r\nc"[..];
+        let mut lines = Vec::new();
+        while !rest.is_empty() {
+            lines.push(first_line(&mut rest).unwrap());
+        }
+        assert_eq!(lines, [&b"a"[..], b"", b"b", b"c"]);
+    }
+
+    #[test]
+    fn errors_do_not_drive_the_terminal() {
+        for line in ["'\x1b[2J' x", "xl create name='x' kernel='\x1b[Hk' memory=8", "xl create '\x1b]0;x'"] {
+            let script = File { name: SCRIPT, bytes: line.as_bytes() };
+            take_console_output();
+            block_on_test(async { shell().run_script(script).await }).unwrap_err();
+            let output = String::from_utf8(take_console_output()).unwrap();
+            assert!(output.contains("^[") && !output.contains('\x1b'), "{output:?}");
         }
     }
 
@@ -303,6 +440,8 @@ mod tests {
             ("xl trigger nobody", "usage"),
             ("xl vcpu-set nobody 2", "nobody"),
             ("xl top -d soon", "usage"),
+            ("xl top -d 0", "0.1"),
+            ("xl top -d 0.099999999", "0.1"),
             ("xl dmesg -x", "usage"),
             ("xl rename nobody somebody", "nobody"),
             ("xenstore-read /no/such", "/no/such: ENOENT"),
@@ -312,6 +451,32 @@ mod tests {
             let error = failure(line);
             assert!(error.contains(part), "{line}: {error}");
         }
+    }
+
+    /// Of two domains one writes what is no text, and does nothing: the other is waited for all the same, and so is what
+    /// follows in a script.
+    #[test]
+    fn one_domain_that_does_wrong_is_noted_and_the_others_waited_for() {
+        use pvrt::executor::time;
+        let (toolstack, client) = crate::toolstack::start_for_tests();
+        take_console_output();
+        block_on_test(async move {
+            let all = toolstack.clone();
+            pvrt::spawn(async move {
+                time::sleep(1_000_000_000).await;
+                client.write("/local/domain/1/control/shutdown", b"\xff").unwrap();
+                client.write("/local/domain/2/control/shutdown", b"").unwrap();
+                time::sleep(100_000_000_000).await;
+                all.destroy(&all.find("two").unwrap()).await.unwrap();
+            });
+            let shell = shell_with(toolstack, Xenstore::new(Quotas::XEN));
+            let begun = time::now_ns();
+            let outcome = shell.run_line("xl shutdown -a -w").await;
+            assert_eq!(outcome.unwrap_err(), "one: no acknowledgement of the request within a minute");
+            assert!(time::now_ns() - begun > 100_000_000_000, "the other was waited for");
+        });
+        let output = String::from_utf8(take_console_output()).unwrap();
+        assert!(output.contains("Domain 2 has been destroyed"), "{output}");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Long output, in steps: others run between its lines, and the serial line takes what was printed before more comes.
 
 use alloc::string::String;
+use core::fmt::{self, Write};
 
 use pvrt::console;
 use pvrt::executor::{time, yield_now};
 
 /// Bytes that are printed at a time.
 const PIECE_BYTES: usize = 1024;
+/// Characters that are shown of an error or a warning.
+const SHOWN_MAX: usize = 1000;
 /// How often a busy serial line is looked at: 115,200 baud send 230 bytes meanwhile.
 const BUSY_NS: u64 = 20_000_000;
 
@@ -18,10 +21,47 @@ pub(super) struct Printer {
     waiting: String,
 }
 
+/// Text with something from outside in it, such as a configuration's words or a kernel's notes: its control characters are
+/// shown, so that they do not drive the administrator's terminal, and what is too long is cut.
+pub(super) fn shown(text: &str) -> Shown<'_> {
+    Shown(text, SHOWN_MAX)
+}
+
+/// See [`shown`].
+pub(super) struct Shown<'a>(&'a str, usize);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text, most) = *self;
+        let end = text.char_indices().nth(most).map_or(text.len(), |(at, _)| at);
+        for c in text[..end].chars() {
+            match c {
+                '\t' => f.write_char(c)?,
+                '\0'..='\x1f' => write!(f, "^{}", char::from(c as u8 + 0x40))?,
+                '\x7f' => f.write_str("^?")?,
+                // Controls of eight bits, and marks that change the direction in which the rest is shown.
+                '\u{80}'..='\u{9f}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => {
+                    f.write_char('\u{fffd}')?;
+                }
+                c => f.write_char(c)?,
+            }
+        }
+        match text.len() - end {
+            0 => Ok(()),
+            more => write!(f, "... ({more} bytes more)"),
+        }
+    }
+}
+
 impl Printer {
-    /// Adds a line. Others run before the next.
+    /// Adds a line, with its control characters shown. Others run before the next.
     pub(super) async fn line(&mut self, text: &str) {
-        self.waiting.push_str(text);
+        // To a string, nothing fails.
+        let _ = write!(self.waiting, "{}", Shown(text, usize::MAX));
         self.waiting.push('\n');
         if self.waiting.len() >= PIECE_BYTES {
             bytes(&core::mem::take(&mut self.waiting).into_bytes()).await;
@@ -74,6 +114,21 @@ mod tests {
         });
         assert_eq!(take_console_output(), "twelve bytes\n".repeat(300).as_bytes());
         assert!(turns.load(Relaxed) >= 300, "{turns:?}");
+    }
+
+    #[test]
+    fn text_from_outside_does_not_drive_the_terminal() {
+        for (text, want) in [
+            ("plain \t ü", "plain \t ü"),
+            ("\x1b[2J\x1b[Hforged\r\n", "^[[2J^[[Hforged^M^J"),
+            ("\0\x7f\u{9b}2J\u{202e}x", "^@^?\u{fffd}2J\u{fffd}x"),
+        ] {
+            assert_eq!(alloc::format!("{}", shown(text)), want, "{text:?}");
+        }
+        let long = "ü".repeat(SHOWN_MAX);
+        assert_eq!(alloc::format!("{}", shown(&long)), long);
+        let longer = alloc::format!("{}", shown(&(long.clone() + "\x1b12")));
+        assert_eq!(longer, long + "... (3 bytes more)");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use pvrt::yield_now;
+
 use super::print::{self, Printer};
 use super::{Outcome, Shell};
 use crate::xenstore::{Client, Nodes, Perms, XsError};
@@ -47,23 +49,28 @@ impl Shell {
         Ok(())
     }
 
-    pub(super) fn xenstore_write(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xenstore_write(&self, arguments: &[&str]) -> Outcome {
         if arguments.is_empty() || !arguments.len().is_multiple_of(2) {
             return Err("usage: xenstore-write PATH VALUE ...".into());
         }
         let client = self.store.client();
         for pair in arguments.chunks_exact(2) {
+            yield_now().await;
             client.write(pair[0], pair[1]).map_err(|error| about(pair[0], error))?;
         }
         Ok(())
     }
 
-    pub(super) fn xenstore_rm(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xenstore_rm(&self, arguments: &[&str]) -> Outcome {
         if arguments.is_empty() {
             return Err("usage: xenstore-rm PATH...".into());
         }
         let client = self.store.client();
-        arguments.iter().try_for_each(|path| client.rm(path).map_err(|error| about(path, error)))
+        for path in arguments {
+            yield_now().await;
+            client.rm(path).map_err(|error| about(path, error))?;
+        }
+        Ok(())
     }
 
     pub(super) async fn xenstore_watch(&self, arguments: &[&str]) -> Outcome {
@@ -78,6 +85,7 @@ impl Shell {
         }
         let client = self.store.client();
         for path in paths {
+            yield_now().await;
             client.watch(path, path).map_err(|error| about(path, error))?;
         }
         for _ in 0..count {

@@ -1,12 +1,15 @@
 //! dom0's terminal, shared by the line editor, commands that read keys, and lines that come in between.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 
 use pvrt::console;
+use pvrt::executor::select;
 use pvrt::executor::sync::{Channel, Notify};
 use spin::Mutex;
 
+use super::print::shown;
 use crate::shell::{EditorEvent, LineEditor};
 
 /// The shell's prompt.
@@ -66,9 +69,9 @@ impl Terminal {
         }
     }
 
-    /// Prints a whole line, above the line that is being edited if there is one.
+    /// Prints a whole line, with its control characters shown, above the line that is being edited if there is one.
     pub fn print_line(&self, text: &str) {
-        self.print_lines(text);
+        self.print_lines(&format!("{}", shown(text)));
     }
 
     /// Prints whole lines in one go, as [`Terminal::print_line`] does one; the last comes without its end. Gives the
@@ -131,6 +134,23 @@ impl Terminal {
     /// Waits for `^C`; only while a command runs.
     pub async fn interrupted(&self) {
         self.0.interrupt.notified().await;
+    }
+
+    /// Forgets a `^C` that came when the command it was for had just ended: it is not for the next.
+    pub async fn forget_interrupt(&self) {
+        select(self.interrupted(), core::future::ready(())).await;
+    }
+
+    /// As a `^C` does.
+    #[cfg(test)]
+    pub(super) fn interrupt(&self) {
+        self.0.interrupt.notify_one();
+    }
+
+    /// As a key does, for who reads all keys.
+    #[cfg(test)]
+    pub(crate) fn type_key(&self, key: u8) {
+        let _ = self.0.typed.try_send(key);
     }
 
     /// Gives all keys to the caller until the guard is dropped.

@@ -1,33 +1,48 @@
 //! `xl`: the sub-commands that change domains, and `wait`.
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use pvrt::executor::{Either, select, spawn_join, time};
+use pvrt::executor::{Either, select, spawn_join, time, yield_now};
 use pvrt::hypercall::domctl;
 use pvrt::{console, println};
 use ring_abi::types::DomId;
 
+use super::print::shown;
 use super::xl_control::Request;
-use super::{Outcome, Shell};
+use super::{Outcome, Shell, Terminal};
 use crate::config::{Config, DomainConfig, is_setting_word};
 use crate::consoled::Attachment;
-use crate::toolstack::{Domain, End, Fate};
+use crate::toolstack::{Domain, End, Fate, domain_number};
 
 /// `^]` leaves a console.
 const LEAVE: u8 = 0x1d;
 /// A domain that does not read its console is offered the rest again after this long.
 const RETRY_NS: u64 = 10_000_000;
 
+/// Keys that wait for a domain that does not read its console; the bell answers more.
+const KEYS_MAX: usize = 4096;
+const BELL: &[u8] = b"\x07";
+
 /// How looking at a console ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
     /// The user left.
     ByKey,
     /// The console is over.
     Over,
+    /// The domain has ruined its ring.
+    Ruined,
+}
+
+impl Left {
+    /// What to say of it.
+    fn text(self, domain: &Domain) -> Option<String> {
+        (self == Self::Ruined).then(|| format!("{}: the domain has ruined its console's ring", domain.name))
+    }
 }
 
 impl Shell {
@@ -73,7 +88,7 @@ impl Shell {
             }
             "domname" => {
                 let text = one(arguments, "domname DOMID")?;
-                let id = text.parse().map(DomId::new).map_err(|_| format!("{text}: no such domain"))?;
+                let id = domain_number(text).ok_or_else(|| format!("{text}: no such domain"))?;
                 if id != DomId::DOM0 && self.toolstack.domain(id).is_none() {
                     return Err(format!("{text}: no such domain"));
                 }
@@ -106,16 +121,22 @@ impl Shell {
             }
         }
         let mut config = match file {
-            Some(path) => Config::parse(path, self.file(path)?.bytes).map_err(|error| format!("{error}"))?,
+            Some(path) => {
+                let file = self.file(path)?;
+                Config::read(path, file.bytes).await.map_err(|error| format!("{error}"))?
+            }
             None if words.is_empty() => return Err("usage: xl create [-c] [-p] FILE [KEY=VALUE...]".into()),
             None => Config::empty("command line"),
         };
         for word in words {
+            yield_now().await;
             config.add_word(word).map_err(|error| format!("{error}"))?;
         }
+        yield_now().await;
         let (config, warnings) = DomainConfig::from_config(&config).map_err(|error| format!("{error}"))?;
         for warning in warnings {
-            println!("warning: {warning}");
+            println!("warning: {}", shown(&format!("{warning}")));
+            yield_now().await;
         }
         if !config.vifs.is_empty() {
             println!("warning: {}: vif: there is no network backend; the domain has no network", config.name);
@@ -155,9 +176,16 @@ impl Shell {
     async fn follow(&self, mut domain: Domain, mut attachment: Attachment) -> Outcome {
         loop {
             // One that is kept dead is over while its console is not.
-            let fate = match select(self.look(&mut attachment), self.toolstack.wait_over(&domain)).await {
+            let looking = look(&self.terminal, &mut attachment);
+            let fate = match select(looking, self.toolstack.wait_over(&domain)).await {
                 Either::Left(Left::ByKey) => return Ok(()),
-                Either::Left(Left::Over) => self.toolstack.wait_over(&domain).await,
+                // The domain itself is not over, but `^C` is heard again.
+                Either::Left(left) => {
+                    if let Some(text) = left.text(&domain) {
+                        println!("{text}");
+                    }
+                    self.toolstack.wait_over(&domain).await
+                }
                 Either::Right(fate) => {
                     show_rest(&mut attachment).await;
                     fate
@@ -184,37 +212,7 @@ impl Shell {
         let domain = self.toolstack.find(one(arguments, "console DOMAIN")?)?;
         let mut attachment =
             self.toolstack.consoles().attach(domain.id, true).map_err(|error| format!("{error}"))?;
-        self.look(&mut attachment).await;
-        Ok(())
-    }
-
-    /// Shows a console and types into it, until either end leaves.
-    async fn look(&self, attachment: &mut Attachment) -> Left {
-        let keys = self.terminal.raw();
-        let mut buffer = alloc::vec![0; 1024];
-        let mut last = b'\n';
-        let left = loop {
-            match select(attachment.read(&mut buffer), keys.read()).await {
-                Either::Left(0) => break Left::Over,
-                Either::Left(count) => {
-                    console::write(&buffer[..count]);
-                    last = buffer[count - 1];
-                }
-                Either::Right(LEAVE) => break Left::ByKey,
-                Either::Right(key) => {
-                    while attachment.write(&[key]) == 0 && !attachment.is_over() {
-                        match select(attachment.read(&mut buffer), time::sleep(RETRY_NS)).await {
-                            Either::Left(count) => console::write(&buffer[..count]),
-                            Either::Right(()) => {}
-                        }
-                    }
-                }
-            }
-        };
-        if last != b'\n' {
-            println!();
-        }
-        left
+        look(&self.terminal, &mut attachment).await.text(&domain).map_or(Ok(()), Err)
     }
 
     /// `wait DOMAIN...|--all`: until they are gone or kept dead. Fails if one crashed meanwhile.
@@ -253,6 +251,44 @@ impl Shell {
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join(", ")) }
     }
+}
+
+/// Shows a console and types into it, until either end leaves.
+///
+/// Each key is read as it comes, whatever the domain does with those before: the way out must be heard.
+pub(crate) async fn look(terminal: &Terminal, attachment: &mut Attachment) -> Left {
+    let keys = terminal.raw();
+    let mut buffer = alloc::vec![0; 1024];
+    let mut waiting: VecDeque<u8> = VecDeque::new();
+    let mut last = b'\n';
+    let left = loop {
+        let again = async {
+            match waiting.is_empty() {
+                true => core::future::pending().await,
+                false => time::sleep(RETRY_NS).await,
+            }
+        };
+        match select(attachment.read(&mut buffer), select(keys.read(), again)).await {
+            Either::Left(0) if attachment.is_ruined() => break Left::Ruined,
+            Either::Left(0) => break Left::Over,
+            Either::Left(count) => {
+                console::write(&buffer[..count]);
+                last = buffer[count - 1];
+            }
+            Either::Right(Either::Left(LEAVE)) => break Left::ByKey,
+            Either::Right(Either::Left(_)) if waiting.len() == KEYS_MAX => console::write(BELL),
+            Either::Right(Either::Left(key)) => waiting.push_back(key),
+            Either::Right(Either::Right(())) => {}
+        }
+        if !waiting.is_empty() {
+            let taken = attachment.write(waiting.make_contiguous());
+            waiting.drain(..taken);
+        }
+    };
+    if last != b'\n' {
+        println!();
+    }
+    left
 }
 
 /// Shows what a dead domain's console still has.

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use pvrt::executor::spawn_join;
+use pvrt::executor::{spawn_join, yield_now};
 
 use super::print::Printer;
 use super::{Outcome, Shell};
@@ -46,6 +46,7 @@ impl Shell {
         let mut printer = Printer::default();
         printer.line(HEADER).await;
         for name in arguments {
+            yield_now().await;
             for disk in self.toolstack.attached_disks(&self.toolstack.find(name)?) {
                 printer.line(&line(&disk)).await;
             }

@@ -2,8 +2,10 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use pvrt::println;
+use pvrt::executor::join_all;
+use pvrt::{println, yield_now};
 use ring_abi::domctl::*;
 
 use super::{Outcome, Shell};
@@ -57,7 +59,7 @@ impl Shell {
     pub(super) async fn xl_request(&self, arguments: &[&str], request: Request) -> Outcome {
         let usage = || format!("usage: xl {} [-w] [-F] DOMAIN|-a", request.command());
         let (mut wait, mut all) = (false, false);
-        let mut domains = alloc::vec::Vec::new();
+        let mut domains = Vec::new();
         for &word in arguments {
             match word {
                 "-w" | "--wait" => wait = true,
@@ -75,22 +77,34 @@ impl Shell {
             domains = self.toolstack.domains();
             domains.retain(|domain| domain.fate.lock().end.is_none());
         }
-        for domain in &domains {
+        // What one domain does wrong is noted; the others are none the worse for that.
+        let mut failed: Vec<String> = Vec::new();
+        let mut asked = Vec::new();
+        for domain in domains {
             println!("{} domain {}", request.doing(), domain.id);
-            self.toolstack.request(domain, request.reason())?;
+            match self.toolstack.request(&domain, request.reason()) {
+                Ok(()) => asked.push(domain),
+                Err(error) => failed.push(error),
+            }
+            yield_now().await;
         }
         // Each has its minute at the same time.
-        for domain in &domains {
-            self.toolstack.acknowledged(domain).await?;
+        let taken = join_all(asked.iter().map(|domain| self.toolstack.acknowledged(domain))).await;
+        let mut following = Vec::new();
+        for (domain, taken) in asked.iter().zip(taken) {
+            match taken {
+                Ok(()) => following.push(domain),
+                Err(error) => failed.push(error),
+            }
         }
         if wait {
-            println!("Waiting for {} domains", domains.len());
-            for domain in &domains {
+            println!("Waiting for {} domains", following.len());
+            for domain in following {
                 self.toolstack.wait_until(|_| domain.fate.lock().over).await;
                 println!("{}", ended(domain));
             }
         }
-        Ok(())
+        if failed.is_empty() { Ok(()) } else { Err(failed.join(", ")) }
     }
 
     /// `xl sysrq DOMAIN KEY`.

@@ -17,6 +17,8 @@ use super::{Outcome, Shell};
 
 /// KiB of a page.
 const PAGE_KIB: u64 = 4;
+/// The shortest delay.
+const SHORTEST_NS: u64 = 100_000_000;
 /// `xentop`'s delay.
 const DELAY_NS: u64 = 3_000_000_000;
 
@@ -33,6 +35,9 @@ impl Shell {
                 "-i" => rounds = number(|text| text.parse().ok()).ok_or("usage: xl top -i ROUNDS")?,
                 other => return Err(format!("xl top: `{other}`: no such option")),
             }
+        }
+        if delay_ns < SHORTEST_NS {
+            return Err("xl top: -d: at least 0.1 seconds".into());
         }
         let mut before: BTreeMap<u16, u64> = BTreeMap::new();
         let mut since_ns = time::now_ns();

@@ -68,6 +68,8 @@ struct State {
     bucket: Bucket,
     /// The task waits for readers.
     is_held: bool,
+    /// What the domain did to its ring that ended the console.
+    ruin: Option<RingError>,
 }
 
 struct Live {
@@ -142,6 +144,7 @@ impl Console {
             next_reader: 0,
             bucket: Bucket::new(BYTE_NS, BURST_BYTES),
             is_held: false,
+            ruin: None,
         };
         let slice = Lines::slice(prefix.len());
         Ok(Self { state: Mutex::new(state), changed: Notify::new(), print, share, prefix, slice })
@@ -177,11 +180,12 @@ impl Console {
                     select(port.wait(), self.changed.notified()).await;
                 }
                 Polled::Held => self.changed.notified().await,
-                Polled::Ruined(error) => {
-                    log::error!("console d{domain}: disconnect: {error:?}");
-                    self.end();
-                }
+                Polled::Ruined(error) => self.ruin(error),
             }
+        }
+        // Here, whoever found it: who types says nothing.
+        if let Some(error) = &self.state.lock().ruin {
+            log::error!("console d{domain}: disconnect: {error:?}");
         }
         while !self.state.lock().rest.is_empty() {
             let turn = self.share.turn(self.slice as u64).await;
@@ -289,6 +293,12 @@ impl Console {
             self.flush(&mut state.lines);
         }
         cost
+    }
+
+    /// Ends the console for what the domain did to its ring.
+    fn ruin(&self, error: RingError) {
+        self.state.lock().ruin.get_or_insert(error);
+        self.end();
     }
 
     /// Takes the last output and lets the ring go.
@@ -402,10 +412,21 @@ impl Attachment {
 
     /// Types `bytes`; gives how many were taken, fewer when the domain does not read.
     pub fn write(&self, bytes: &[u8]) -> usize {
-        let mut state = self.console.state.lock();
-        let taken = state.live.as_mut().map(|live| live.back.input(bytes));
-        // A ruined ring is found by the task that serves it.
-        taken.and_then(Result::ok).unwrap_or(0)
+        let taken = self.console.state.lock().live.as_mut().map(|live| live.back.input(bytes));
+        match taken {
+            Some(Ok(taken)) => taken,
+            None => 0,
+            // The task that serves the ring sleeps until an event, which such a domain never sends.
+            Some(Err(error)) => {
+                self.console.ruin(error);
+                0
+            }
+        }
+    }
+
+    /// Whether the console is over since the domain has ruined its ring.
+    pub fn is_ruined(&self) -> bool {
+        self.console.state.lock().ruin.is_some()
     }
 
     /// Whether the console is over: the domain is gone.

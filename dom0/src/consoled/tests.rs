@@ -9,7 +9,7 @@ use pvrt::executor::{block_on_test, spawn_join, time};
 use pvrt::grant::map_grants;
 use pvrt::mem::{Pages, map_foreign};
 use ring_abi::grant::GTF_PERMIT_ACCESS;
-use ring_abi::io::console::{OUT, frontend};
+use ring_abi::io::console::{IN, OUT, frontend};
 use ring_abi::ring::bytes::ByteRing;
 use ring_abi::types::{DomId, GrantRef};
 use spin::Mutex;
@@ -132,6 +132,94 @@ fn a_ruined_ring_ends_the_console_only() {
         assert_eq!(attached.read(&mut [0; 4]).await, 0);
         assert!(attached.is_over());
         consoles.remove(DOMAIN);
+    });
+}
+
+/// A domain that ruins its input, and sends no event: who types finds that out, and is not kept.
+#[test]
+fn a_ruined_input_ends_the_console_when_somebody_types() {
+    let (consoles, _) = consoles();
+    let guest = guest();
+    block_on_test(async {
+        consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
+        time::sleep(1000).await;
+        let mut attached = consoles.attach(DOMAIN, true).unwrap();
+        guest.page.bytes().store_u32(IN.cons, 5000);
+        time::sleep(1000).await;
+        assert!(!attached.is_over(), "nobody has looked");
+        assert_eq!(attached.write(b"x"), 0);
+        assert!(attached.is_over() && attached.is_ruined());
+        assert_eq!(attached.read(&mut [0; 4]).await, 0);
+        time::sleep(1000).await;
+        assert_eq!(pvrt::executor::live_tasks(), 1, "the task that served it has ended");
+        consoles.remove(DOMAIN);
+    });
+}
+
+/// A domain that reads nothing, and one that ruins its ring: the way out is heard behind any number of keys.
+#[test]
+fn the_way_out_of_a_console_is_always_heard() {
+    use crate::commands::{Left, Terminal, look};
+    for (keys, ruined, want) in [(9000, false, Left::ByKey), (0, false, Left::ByKey), (1, true, Left::Ruined)]
+    {
+        let (consoles, _) = consoles();
+        let guest = guest();
+        let terminal = Terminal::new();
+        block_on_test(async {
+            consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
+            time::sleep(1000).await;
+            let mut attached = consoles.attach(DOMAIN, true).unwrap();
+            if ruined {
+                guest.page.bytes().store_u32(IN.cons, 5000);
+            }
+            let typing = terminal.clone();
+            let looking = spawn_join(async move { look(&terminal, &mut attached).await });
+            for at in 0..keys {
+                typing.type_key(b'x');
+                if at % 1000 == 0 {
+                    time::sleep(1_000_000).await;
+                }
+            }
+            time::sleep(1_000_000).await;
+            typing.type_key(0x1d);
+            assert_eq!(time::timeout(1_000_000_000, looking).await, Ok(Ok(want)), "{keys} keys");
+            consoles.remove(DOMAIN);
+            time::sleep(1_000_000).await;
+        });
+    }
+}
+
+/// What a slow reader is typed comes to it later, whole and in order.
+#[test]
+fn keys_wait_for_a_domain_that_reads_late() {
+    use crate::commands::{Terminal, look};
+    let (consoles, _) = consoles();
+    let mut guest = guest();
+    let terminal = Terminal::new();
+    block_on_test(async {
+        consoles.add(DOMAIN, "x", guest.port.number()).unwrap();
+        let mut attached = consoles.attach(DOMAIN, true).unwrap();
+        let typing = terminal.clone();
+        pvrt::spawn(async move {
+            look(&terminal, &mut attached).await;
+        });
+        for at in 0..7000u32 {
+            typing.type_key(b'a' + (at % 20) as u8);
+            if at % 100 == 0 {
+                time::sleep(1_000_000).await;
+            }
+        }
+        let (mut got, mut buffer) = (Vec::new(), [0; 256]);
+        for _ in 0..200 {
+            let count = guest.ring.read(&mut buffer).unwrap();
+            got.extend_from_slice(&buffer[..count]);
+            guest.port.notify();
+            time::sleep(20_000_000).await;
+        }
+        assert_eq!(got.len(), 7000);
+        assert!(got.iter().zip(0u32..).all(|(&key, at)| key == b'a' + (at % 20) as u8));
+        consoles.remove(DOMAIN);
+        time::sleep(1_000_000).await;
     });
 }
 

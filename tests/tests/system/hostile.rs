@@ -33,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         what_always_ends_is_held_back,
         newlines_without_end_do_not_hold_a_neighbour_up,
         two_attacks_do_not_hold_a_neighbour_up,
+        a_ruined_console_does_not_keep_who_types,
         twenty_hostile_guests_leave_nothing_behind,
         free_memory_without_two_frames_in_a_row_ends_in_refusals,
     ]);
@@ -119,6 +120,24 @@ fn what_always_ends_is_held_back() -> Result<()> {
     machine.type_line("xl create -c /boot/hello.cfg")?;
     machine.expect("hello: goodbye", 60)?;
     machine.expect("dom0# ", 20)?; // before, what is typed goes to the guest
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
+
+/// A guest ruins the ring of what is typed and sends no event: one key ends the attachment, and the shell is there again.
+fn a_ruined_console_does_not_keep_who_types() -> Result<()> {
+    let mut machine = Machine::new("ruined-console").start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl create /boot/hostile.cfg extra='case=ruined-input'")?;
+    machine.expect("ruining its input", 60)?;
+    machine.type_line("xl console hostile")?;
+    machine.expect("ruining its input", 20)?;
+    machine.type_text("x")?;
+    machine.expect("hostile: the domain has ruined its console's ring", 20)?;
+    machine.type_line("xl destroy hostile")?;
+    machine.type_line("xl list hostile")?;
+    machine.expect("hostile: no such domain", 20)?;
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
     Ok(())

@@ -30,3 +30,16 @@ fn fill(bytes: &[u8]) {
         ring.port.notify();
     }
 }
+
+/// The input ring's consumer beyond its producer, and never an event again: who types into it must find the way out.
+pub(super) fn ruined_input() {
+    use ring_abi::io::console::IN;
+    let Some(ring) = pvrt::console::ring() else { return };
+    pvrt::println!("hostile: ruining its input");
+    pvrt::console::drain();
+    let _ours = pvrt::console::pause();
+    ring.page.store_u32(IN.cons, 5000);
+    loop {
+        pvrt::hypercall::sched::yield_cpu();
+    }
+}

@@ -36,6 +36,7 @@ const ATTACKS: &[Attack] = &[
     ("newlines", Act::Alone(console::newlines)),
     ("lines", Act::Alone(console::lines)),
     ("bytes", Act::Alone(console::bytes)),
+    ("ruined-input", Act::Alone(console::ruined_input)),
     ("directories", Act::Store(|store| Box::pin(store::directories(store)))),
     ("writes", Act::Store(|store| Box::pin(store::writes(store)))),
     ("watches", Act::Store(|store| Box::pin(store::watches(store)))),
