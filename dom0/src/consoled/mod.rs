@@ -29,7 +29,7 @@ pub use service::Attachment;
 use service::Console;
 
 /// Bytes of output kept for each domain.
-const SCROLLBACK_BYTES: usize = 64 * 1024;
+pub const SCROLLBACK_BYTES: usize = 64 * 1024;
 
 /// Why a console cannot be served or used.
 #[derive(Clone, Debug, PartialEq, Eq)]

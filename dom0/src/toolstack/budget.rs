@@ -10,6 +10,7 @@ use ring_abi::types::DomId;
 use super::Toolstack;
 use crate::config::DomainConfig;
 use crate::virtio::client_bytes;
+use crate::xenstore::Quotas;
 
 /// What dom0 may keep for a domain: its xenstore nodes, watches, transactions and messages, its console and the tasks that
 /// serve it. In bytes.
@@ -17,8 +18,15 @@ pub const DOMAIN_BYTES: usize = 1536 << 10;
 /// And for each of its disks that dom0 serves: the block engine's requests, the pages for what they refer to, and what the
 /// disk's driver keeps for the vbd as a client.
 pub const DISK_BYTES: usize = 384 << 10;
+/// The store's part is bounded by quotas; the rest has room for the console's scrollback and the tasks.
 const _: () =
-    assert!(DISK_BYTES >= crate::blkback::BYTES_PER_VBD + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT));
+    assert!(DOMAIN_BYTES >= Quotas::XEN.most_kept() + crate::consoled::SCROLLBACK_BYTES + (64 << 10));
+const _: () = assert!(
+    DISK_BYTES
+        >= crate::blkback::BYTES_PER_VBD
+            + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT)
+            + Quotas::XEN.most_for_client()
+);
 /// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
 /// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 136 << 20;

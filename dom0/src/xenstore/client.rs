@@ -64,9 +64,15 @@ impl Xenstore {
         result
     }
 
-    /// A new client with all of dom0's rights.
+    /// A new client with all of dom0's rights. What domains may have it told of is charged to the current account: a
+    /// client that acts for a domain listens to that domain's nodes.
     pub fn client(&self) -> Client {
-        Client { conn: self.with(Server::connect), store: self.clone() }
+        let mut held = Account::current().hold();
+        let conn = self.with(|server| {
+            held.resize(server.quotas().most_for_client());
+            server.connect()
+        });
+        Client { conn, store: self.clone(), _held: held }
     }
 
     /// Waits for something to be done outside the server: for the one task that serves rings.
@@ -270,6 +276,8 @@ pub trait Nodes {
 pub struct Client {
     store: Xenstore,
     conn: ConnId,
+    /// What waits for it, at the most.
+    _held: Charge,
 }
 
 impl Client {

@@ -75,6 +75,8 @@ pub(crate) struct Connection {
     /// What its last request left to be done, before another is looked at.
     pub(crate) left: VecDeque<Deferred>,
     pub(crate) failed: Option<Failure>,
+    /// What the heap took for what waits here, when that was last counted.
+    pub(crate) counted: usize,
     /// Something was queued, or the connection failed, since its task last looked.
     pub(crate) kicked: bool,
     pub(crate) waker: Option<Waker>,
@@ -92,6 +94,7 @@ impl Connection {
             output: Output::default(),
             left: VecDeque::new(),
             failed: None,
+            counted: 0,
             kicked: false,
             waker: None,
         }

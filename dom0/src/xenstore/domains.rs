@@ -7,7 +7,7 @@ use super::error::XsError;
 use super::path::Path;
 use super::perms::Perms;
 use super::server::{Deferred, Domain, Effect, Server};
-use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
+use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, Told};
 
 impl Server {
     /// `XS_INTRODUCE`, for dom0 alone. Once more for the same domain starts its connection afresh.
@@ -28,7 +28,7 @@ impl Server {
             None => {
                 let conn = self.open(domid, false);
                 self.domains.insert(domid, Domain { conn, target: None, shut_down: false, failures: 0 });
-                self.deferred.push_back(Deferred::Special(INTRODUCE_DOMAIN));
+                self.deferred.push_back(Deferred::Special(INTRODUCE_DOMAIN, Told::default()));
                 conn
             }
         };
@@ -110,7 +110,7 @@ impl Server {
             && !domain.shut_down
         {
             domain.shut_down = true;
-            self.deferred.push_back(Deferred::Special(RELEASE_DOMAIN));
+            self.deferred.push_back(Deferred::Special(RELEASE_DOMAIN, Told::default()));
         }
         self.flush();
     }
@@ -138,6 +138,6 @@ impl Server {
         for perms in &mut self.special_perms {
             *perms = perms.without(domid).unwrap_or_else(|| perms.clone());
         }
-        self.deferred.push_back(Deferred::Special(RELEASE_DOMAIN));
+        self.deferred.push_back(Deferred::Special(RELEASE_DOMAIN, Told::default()));
     }
 }

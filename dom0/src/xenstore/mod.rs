@@ -5,7 +5,8 @@
 //!
 //! - `store`, `transaction`, `view`: nodes, what a transaction sees of them, the operations on both;
 //! - `watch`, `connection`, `server`: clients and what they hear of;
-//! - `stream`, `request`: messages, in pieces and whole.
+//! - `stream`, `request`: messages, in pieces and whole;
+//! - `price`, `quota`: what all this takes of dom0's memory, and how much of it a domain may take.
 //!
 //! Behaviour follows Xen's `docs/misc/xenstore.txt`, and where that is silent xenstored of Xen 4.17.
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod error;
 mod looks;
 mod path;
 mod perms;
+mod price;
 mod quota;
 mod request;
 mod rings;

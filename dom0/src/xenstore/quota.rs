@@ -2,6 +2,13 @@
 
 use alloc::vec::Vec;
 
+use ring_abi::io::xs_wire::XENSTORE_ABS_PATH_MAX;
+
+use super::connection::{ConnId, Connection};
+use super::price;
+use super::server::{self, Domain};
+use super::stream::{self, Input};
+
 /// Limits per domain; dom0 has none. [`Quotas::XEN`] has the numbers of Xen 4.17.
 #[derive(Clone, Copy, Debug)]
 pub struct Quotas {
@@ -26,14 +33,19 @@ pub struct Quotas {
     pub outstanding: usize,
     /// Watch events not yet fetched. Beyond, the connection is ended.
     pub events: usize,
-    /// Bytes of those events. Beyond, the connection is ended.
+    /// What the heap takes for those events. Beyond, the connection is ended.
     pub event_bytes: usize,
-    /// Bytes of nodes, transactions and watches together. Beyond: `ENOMEM`.
+    /// Events that wait for a client within dom0. Beyond, those of a watch become one.
+    pub client_events: usize,
+    /// What the heap takes for these, in bytes. Beyond, as well.
+    pub client_event_bytes: usize,
+    /// What the heap takes for nodes, transactions and watches together. Beyond: `ENOMEM`.
     pub memory_bytes: usize,
 }
 
 impl Quotas {
-    /// Xen's numbers, except that memory is held to 1 MiB where Xen allows 2.5.
+    /// Xen's numbers, except that memory is held to 1 MiB where Xen allows 2.5, and what waits to be fetched to numbers of
+    /// its own, where Xen counts that as memory.
     pub const XEN: Quotas = Quotas {
         nodes: 1000,
         levels: 128,
@@ -45,21 +57,47 @@ impl Quotas {
         transaction_subtrees: 64,
         outstanding: 20,
         events: 1024,
-        event_bytes: 128 * 1024,
+        event_bytes: 160 * 1024,
+        client_events: 64,
+        client_event_bytes: 16 * 1024,
         memory_bytes: 1024 * 1024,
     };
+
+    /// What the store keeps for one domain at the most, in bytes of the heap: its nodes with their permissions, its watches
+    /// and transactions; what waits to be fetched; what its last request left to be done. A domain's budget has room for
+    /// that, and [`Server::kept_for`](super::Server::kept_for) says what of it is taken. (I29)
+    ///
+    /// Nodes that dom0 makes for a domain count, and go beyond `memory_bytes` if the domain has filled that.
+    pub const fn most_kept(&self) -> usize {
+        let events = self.event_bytes + stream::event_price(XENSTORE_ABS_PATH_MAX);
+        let messages = events + stream::replies_price(self.outstanding) + Input::KEPT;
+        let left = server::left_price(self.transaction_subtrees, self.nodes);
+        self.memory_bytes + messages + left + CONNECTION_BYTES
+    }
+
+    /// What the store keeps at the most for a client within dom0, in bytes of the heap, with what the client is told of
+    /// changes that domains make.
+    pub const fn most_for_client(&self) -> usize {
+        self.client_event_bytes + stream::event_price(XENSTORE_ABS_PATH_MAX) + CONNECTION_BYTES
+    }
 }
+
+/// What the heap takes for a connection that rests: its place among all, its introduction, its first watches.
+pub(super) const CONNECTION_BYTES: usize = price::mapped::<ConnId, Connection>()
+    + price::mapped::<u16, Domain>()
+    + price::mapped::<u16, Account>()
+    + 1024;
 
 /// What one domain has at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
     /// Nodes owned.
     pub(crate) nodes: usize,
-    /// Bytes of these.
+    /// What the heap takes for these.
     pub(crate) node_bytes: usize,
-    /// Bytes in open transactions.
+    /// What it takes for transactions: open ones, and those that are over and not yet freed.
     pub(crate) transaction_bytes: usize,
-    /// Bytes of watches.
+    /// What it takes for watches.
     pub(crate) watch_bytes: usize,
 }
 

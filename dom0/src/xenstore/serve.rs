@@ -69,6 +69,7 @@ impl Server {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.kicked = false;
         }
+        self.count_waiting(conn);
         result
     }
 

@@ -3,27 +3,27 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
-use alloc::vec::{self, Vec};
+use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
-use ring_abi::io::xs_wire::XsdSockmsg;
+use ring_abi::io::xs_wire::{XENSTORE_ABS_PATH_MAX, XsdSockmsg};
 
 use super::burial::Sweep;
 use super::connection::{ConnId, Connection, Failure};
 use super::error::XsError;
 use super::path::Path;
 use super::perms::{Access, Actor, Perms, Want};
-use super::quota::{DomainFigures, Figures, Quotas};
+use super::price;
+use super::quota::{CONNECTION_BYTES, DomainFigures, Figures, Quotas};
 use super::request::OK;
-use super::store::{Change, Outcome, Store};
+use super::store::{Change, NODE_WORK, Outcome, Store};
+use super::stream::Input;
 use super::transaction::{Commit, Transaction};
 use super::view::View;
-use super::watch::{Watch, WatchIndex};
+use super::watch::{Told, Watch, WatchIndex, trim};
 
 /// Failures of one domain that the log hears of.
 const FAILURES_LOGGED: u8 = 4;
-/// Bytes that a node takes in the tree and around its parts, beyond what the quotas count.
-const NODE_PLACE: usize = 96;
 
 /// What must be done outside the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,17 +71,16 @@ pub(super) struct Domain {
 
 /// What is left to do once the reply of the request that caused it is queued: in steps, since it may be much.
 pub(super) enum Deferred {
-    /// Watches are to be told of a change.
-    Change(Change),
-    /// These watches are to be told of it.
-    Tell(Change, vec::IntoIter<(ConnId, Arc<Watch>)>),
-    Special(&'static str),
+    /// Watches are to be told of a change, those that were not yet.
+    Change(Change, Told),
+    /// And of what happened to a domain.
+    Special(&'static str, Told),
     First(ConnId, Arc<Watch>),
     /// Nodes below one that was removed are to be taken out.
     Sweep(Sweep),
     /// A dead domain is to be forgotten, from the node after this one on.
     Forget(u16, Option<Path>),
-    /// Transactions that are over are to be freed.
+    /// Transactions that are over are to be freed, and watches told of what they changed.
     Free(Vec<Transaction>),
     /// A commit whose connection is gone is to be ended.
     Commit,
@@ -90,17 +89,53 @@ pub(super) enum Deferred {
 impl From<Outcome> for Deferred {
     fn from(outcome: Outcome) -> Deferred {
         match outcome {
-            Outcome::Change(change) => Deferred::Change(change),
+            Outcome::Change(change) => Deferred::Change(change, Told::default()),
             Outcome::Sweep(sweep) => Deferred::Sweep(sweep),
         }
     }
 }
 
+impl Deferred {
+    /// What the heap takes for it, beside its place in a queue and what is accounted for transactions.
+    fn kept(&self) -> usize {
+        match self {
+            Deferred::Change(change, _) => price::text(&change.path),
+            Deferred::Sweep(sweep) => {
+                price::text(&sweep.top.path)
+                    + price::object(sweep.open.capacity() * size_of::<(Path, bool)>())
+            }
+            Deferred::First(_, watch) => watch.cost(),
+            Deferred::Forget(_, path) => path.as_ref().map_or(0, price::text),
+            Deferred::Free(transactions) => price::object(transactions.capacity() * size_of::<Transaction>()),
+            Deferred::Special(..) | Deferred::Commit => 0,
+        }
+    }
+}
+
+/// What the heap takes at the most for what a domain's request leaves to be done: some things beside the removal of
+/// `subtrees`, of which one lists up to `nodes`.
+pub(super) const fn left_price(subtrees: usize, nodes: usize) -> usize {
+    let queue = price::object(2 * (subtrees + DEFERRED_KEPT) * size_of::<Deferred>());
+    let texts =
+        (subtrees + DEFERRED_KEPT) * price::shared(64) + DEFERRED_KEPT * price::shared(XENSTORE_ABS_PATH_MAX);
+    queue + texts + price::object(2 * nodes * size_of::<(Path, bool)>())
+}
+
 /// A buffer of so many deferred things is kept for the next request.
 const DEFERRED_KEPT: usize = 8;
 
+/// What the heap takes for what waits on a connection.
+fn kept_by(connection: &Connection) -> usize {
+    let left = &connection.left;
+    let queue = price::object(left.capacity() * size_of::<Deferred>());
+    connection.output.kept() + queue + left.iter().map(Deferred::kept).sum::<usize>()
+}
+
 /// Work, in bytes moved ([`Store::spend`]), after which the rest of what is deferred waits for the next turn.
 const STEP_WORK: usize = 8 * 1024;
+
+/// Work that passing an event in a queue stands for.
+const SCAN_WORK: usize = 4;
 
 /// xenstored without its rings.
 pub struct Server {
@@ -117,7 +152,7 @@ pub struct Server {
     /// What the present request, or call, leaves to be done.
     pub(super) deferred: VecDeque<Deferred>,
     /// What is left of earlier calls of clients within dom0, and of connections that are gone.
-    left: VecDeque<Deferred>,
+    pub(super) left: VecDeque<Deferred>,
     left_waker: Option<Waker>,
     /// [`STEP_WORK`]; tests make more steps.
     pub(super) step_work: usize,
@@ -260,7 +295,7 @@ impl Server {
     /// `XS_TRANSACTION_START`.
     ///
     /// # Errors
-    /// `ENOSPC`: as many as may be are open.
+    /// `ENOSPC`: as many as may be are open. `ENOMEM`: a quota.
     pub(super) fn transaction_start(&mut self, conn: ConnId) -> Result<u32, XsError> {
         let actor = self.actor(conn)?;
         let limit = self.quotas.transactions;
@@ -268,8 +303,13 @@ impl Server {
         if !actor.privileged() && connection.transactions.len() >= limit {
             return Err(XsError::NoSpc);
         }
+        let bytes = self.store.account(actor.domid).bytes() + Transaction::EMPTY_COST;
+        if !actor.privileged() && bytes > self.quotas.memory_bytes {
+            return Err(XsError::NoMem);
+        }
         let id = connection.free_transaction_id();
-        connection.transactions.insert(id, Transaction::default());
+        connection.transactions.insert(id, Transaction::new(actor.domid));
+        self.store.charge(actor.domid, |account| account.transaction_bytes += Transaction::EMPTY_COST);
         Ok(id)
     }
 
@@ -297,7 +337,6 @@ impl Server {
         let actor = self.actor(conn)?;
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
         let transaction = connection.transactions.remove(&tx_id).ok_or(XsError::NoEnt)?;
-        self.store.charge(actor.domid, |account| account.transaction_bytes -= transaction.bytes);
         if !commit {
             self.free(transaction);
             return Ok(Some(Ok(())));
@@ -308,9 +347,7 @@ impl Server {
     }
 
     fn free(&mut self, transaction: Transaction) {
-        if transaction.len() > 0 {
-            self.deferred.push_back(Deferred::Free(Vec::from([transaction])));
-        }
+        self.deferred.push_back(Deferred::Free(Vec::from([transaction])));
     }
 
     /// Goes on with the commit that is under way; how it ended, if it did, and for whom.
@@ -388,9 +425,14 @@ impl Server {
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
         let at = connection.watches.iter().position(|w| w.path == path && *w.token == *token);
         let watch = connection.watches.remove(at.ok_or(XsError::NoEnt)?);
+        trim(&mut connection.watches);
+        // Each event of the watch that waits is searched for.
+        let before = connection.output.events();
         connection.output.forget_watch(&watch);
+        let scanned = before * SCAN_WORK + (before - connection.output.events()) * NODE_WORK;
         self.watches.remove(conn, &watch);
         self.store.charge(actor.domid, |account| account.watch_bytes -= watch.cost());
+        self.store.spend(0, scanned);
         Ok(())
     }
 
@@ -399,16 +441,13 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let watches = core::mem::take(&mut connection.watches);
         let transactions = core::mem::take(&mut connection.transactions);
+        self.store.spend(watches.len() + connection.output.events() / 4, 0);
         connection.output.forget_watches();
         for watch in &watches {
             self.watches.remove(conn, watch);
         }
         let watch_bytes: usize = watches.iter().map(|watch| watch.cost()).sum();
-        let bytes: usize = transactions.values().map(|transaction| transaction.bytes).sum();
-        self.store.charge(connection.domid, |account| {
-            account.watch_bytes -= watch_bytes;
-            account.transaction_bytes -= bytes;
-        });
+        self.store.charge(connection.domid, |account| account.watch_bytes -= watch_bytes);
         if let Some((_, owner, request)) = &mut self.committing
             && *owner == conn
         {
@@ -425,7 +464,7 @@ impl Server {
     /// request it was, which has no other looked at until then, or for [`Server::settle_some`].
     pub(super) fn flush_for(&mut self, conn: Option<ConnId>) {
         let replaced = self.store.take_replaced();
-        self.deferred.extend(replaced.into_iter().map(Deferred::Change));
+        self.deferred.extend(replaced.into_iter().map(|change| Deferred::Change(change, Told::default())));
         if self.deferred.is_empty() {
             return;
         }
@@ -522,39 +561,42 @@ impl Server {
                 self.queue_event(conn, watch, path);
                 None
             }
-            Deferred::Change(change) => {
+            Deferred::Change(change, mut told) => {
                 self.store.spend(1, change.path.key().len());
-                let watches = self.watches.matching(&change.path, change.exact);
-                (!watches.is_empty()).then(|| Deferred::Tell(change, watches.into_iter()))
-            }
-            Deferred::Tell(change, mut watches) => {
-                let (conn, watch) = watches.next()?;
-                self.store.spend(1, change.path.key().len());
+                let (conn, watches) = self.watches.next(&change.path, change.exact, &mut told)?;
+                // One look at the permissions for all watches that a connection has of this path.
                 let seen = [&change.before, &change.after];
                 if self.may_read(conn, seen.into_iter().flatten()) {
-                    self.queue_event(conn, watch, change.path.clone());
+                    self.store.spend(watches.len(), 0);
+                    for watch in Vec::from(watches) {
+                        self.queue_event(conn, watch, change.path.clone());
+                    }
                 }
-                Some(Deferred::Tell(change, watches))
+                Some(Deferred::Change(change, told))
             }
-            Deferred::Special(name) => {
+            Deferred::Special(name, mut told) => {
                 let path = Path::special(name);
                 let perms = self.special_slot(&path)?.clone();
-                for (conn, watch) in self.watches.matching(&path, false) {
-                    self.store.spend(1, 0);
+                self.store.spend(1, 0);
+                let (conn, watches) = self.watches.next(&path, false, &mut told)?;
+                if self.may_read(conn, [&perms].into_iter()) {
+                    self.store.spend(watches.len(), 0);
                     // A relative watch has no way to say this path.
-                    if watch.relative_to.is_none() && self.may_read(conn, [&perms].into_iter()) {
+                    let watches: Vec<_> =
+                        watches.iter().filter(|watch| watch.relative_to.is_none()).cloned().collect();
+                    for watch in watches {
                         self.queue_event(conn, watch, path.clone());
                     }
                 }
-                None
+                Some(Deferred::Special(name, told))
             }
             Deferred::Sweep(sweep) => match self.store.sweep(sweep) {
                 Ok((rest, None)) => Some(Deferred::Sweep(rest)),
                 Ok((rest, Some(change))) => {
                     queue.push_front(Deferred::Sweep(rest));
-                    Some(Deferred::Change(change))
+                    Some(Deferred::Change(change, Told::default()))
                 }
-                Err(top) => Some(Deferred::Change(top)),
+                Err(top) => Some(Deferred::Change(top, Told::default())),
             },
             Deferred::Forget(domid, after) => {
                 self.finish_commit();
@@ -565,12 +607,15 @@ impl Server {
             Deferred::Commit => self.settle_commit(1).then_some(Deferred::Commit),
             Deferred::Free(mut transactions) => {
                 let last = transactions.last_mut()?;
-                if last.free_some() {
-                    self.store.spend(1, 0);
-                } else {
+                self.store.spend(1, 0);
+                let Some(change) = last.free_some(&mut self.store) else {
                     transactions.pop();
-                }
-                Some(Deferred::Free(transactions))
+                    return Some(Deferred::Free(transactions));
+                };
+                let rest = Deferred::Free(transactions);
+                let Some(change) = change else { return Some(rest) };
+                queue.push_front(rest);
+                Some(Deferred::Change(change, Told::default()))
             }
         }
     }
@@ -585,8 +630,12 @@ impl Server {
             return;
         }
         connection.output.push_event(watch.clone(), path);
-        let over = connection.output.events() > self.quotas.events
-            || connection.output.event_bytes() > self.quotas.event_bytes;
+        let (events, bytes) = if connection.internal {
+            (self.quotas.client_events, self.quotas.client_event_bytes)
+        } else {
+            (self.quotas.events, self.quotas.event_bytes)
+        };
+        let over = connection.output.events() > events || connection.output.event_bytes() > bytes;
         if over && !connection.internal {
             return self.fail(conn, Failure::EventsNotFetched);
         }
@@ -635,12 +684,22 @@ impl Server {
         self.store.changes()
     }
 
-    /// Bytes that are kept for the domain of a connection: its nodes, watches and transactions as the quotas count them,
-    /// and a node's place in the tree. Messages that wait to be fetched are bounded by quotas of their own.
+    /// What the heap takes for what is kept for the domain of a connection: its nodes, watches and transactions, messages
+    /// that are not whole or wait to be fetched, and what is left to be done. No more than [`Quotas::most_kept`]. (I29)
     pub fn kept_for(&self, conn: ConnId) -> usize {
         let Some(connection) = self.connections.get(&conn) else { return 0 };
-        let account = self.store.account(connection.domid);
-        account.bytes() + account.nodes * NODE_PLACE
+        let of_domain = self.store.account(connection.domid).bytes();
+        of_domain + kept_by(connection) + Input::KEPT + CONNECTION_BYTES
+    }
+
+    /// Has [`Server::kept_for`] looked at again, if what waits on the connection takes more or less than it did.
+    pub(super) fn count_waiting(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            let kept = kept_by(connection);
+            if core::mem::replace(&mut connection.counted, kept) != kept {
+                self.store.note_change();
+            }
+        }
     }
 
     /// Counts what there is.

@@ -11,16 +11,16 @@ use core::ops::Bound;
 use super::burial::{Burials, Sweep};
 use super::path::{self, Path, Place};
 use super::perms::{Access, Perms};
+use super::price;
 use super::quota::Account;
-
-/// What a node costs beyond its value and path, for accounts.
-const NODE_OVERHEAD: usize = 128;
 
 /// Work that looking at one node stands for, in bytes moved.
 pub(super) const NODE_WORK: usize = 64;
 
-/// What an entry of a node's permissions costs: itself, and its place in the index of who is named where.
-const PERM_COST: usize = 80;
+/// A node's place in the tree.
+const NODE_PLACE: usize = price::mapped::<Path, Node>();
+/// The place of an entry of a node's permissions in the index of who is named where.
+const NAMED_PLACE: usize = price::mapped::<(u16, Path), ()>();
 
 /// A node. Cloning shares the value and the permissions.
 #[derive(Clone, Debug)]
@@ -36,9 +36,25 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// What the heap takes for it in the tree.
     pub(super) fn cost(&self, path: &Path) -> usize {
-        NODE_OVERHEAD + path.key().len() + self.value.len() + self.perms.entries().len() * PERM_COST
+        place_cost(path.key().len(), &self.perms) + self.parts_cost()
     }
+
+    /// What the heap takes for its value and its permissions.
+    pub(super) fn parts_cost(&self) -> usize {
+        parts_cost(self.value.len(), &self.perms)
+    }
+}
+
+/// What the heap takes for a node's value and permissions.
+pub(super) fn parts_cost(value: usize, perms: &Perms) -> usize {
+    price::shared(value) + price::shared(size_of_val(perms.entries()))
+}
+
+/// What the heap takes for a node in the tree, beside its value and permissions.
+pub(super) fn place_cost(path: usize, perms: &Perms) -> usize {
+    NODE_PLACE + price::shared(path) + perms.entries().len() * NAMED_PLACE
 }
 
 /// A change that watches may be told of.
@@ -277,6 +293,11 @@ impl Store {
     /// What `domid` has.
     pub(crate) fn account(&self, domid: u16) -> Account {
         self.accounts.get(&domid).copied().unwrap_or_default()
+    }
+
+    /// Notes that what is kept for a domain changed, beside what its account says.
+    pub(crate) fn note_change(&mut self) {
+        self.changes += 1;
     }
 
     /// Changes what `domid` has beside nodes.

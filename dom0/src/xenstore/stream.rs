@@ -8,7 +8,14 @@ use ring_abi::io::xs_wire::{self as wire, XENSTORE_PAYLOAD_MAX, XsdSockmsg};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::path::Path;
+use super::price;
 use super::watch::Watch;
+
+/// A queue of so many places is kept for the next message.
+const QUEUE_KEPT: usize = 8;
+
+/// Room beyond its payload that a reply may have while it waits.
+const SPARE: usize = 64;
 
 /// Bytes of a header.
 const HEADER_BYTES: usize = size_of::<XsdSockmsg>();
@@ -38,6 +45,8 @@ pub struct Input {
 impl Input {
     /// Bytes that it takes: one message of the greatest size, so that a whole one always fits.
     pub const CAPACITY: usize = HEADER_BYTES + XENSTORE_PAYLOAD_MAX;
+    /// What the heap takes for it at the most: its buffer doubles, and stays.
+    pub(super) const KEPT: usize = price::object(2 * Self::CAPACITY);
 
     /// Bytes that may be pushed now.
     pub fn room(&self) -> usize {
@@ -111,7 +120,10 @@ pub(crate) struct Output {
     /// The events in `queue`, by [`watch_id`] and path: whether the same waits already is one search.
     waiting: BTreeSet<(usize, Path)>,
     replies: usize,
+    /// What the events in `queue` cost.
     event_bytes: usize,
+    /// What the payloads of the replies in `queue` take.
+    reply_bytes: usize,
     /// The message being fetched, and how much of it is gone.
     current: Vec<u8>,
     sent: usize,
@@ -133,13 +145,24 @@ impl Output {
         self.queue.len() - self.replies
     }
 
-    /// Bytes of the events waiting.
+    /// What the heap takes for the events waiting, and at the most for their places in the queue.
     pub(crate) fn event_bytes(&self) -> usize {
         self.event_bytes
     }
 
+    /// What the heap takes for all that waits.
+    pub(crate) fn kept(&self) -> usize {
+        let places = price::object(self.queue.capacity() * size_of::<Outgoing>());
+        let current = price::object(self.current.capacity());
+        places + current + self.event_bytes + self.reply_bytes
+    }
+
     /// Queues an answer.
-    pub(crate) fn push_reply(&mut self, message: Message) {
+    pub(crate) fn push_reply(&mut self, mut message: Message) {
+        if message.payload.capacity() > message.payload.len() + SPARE {
+            message.payload.shrink_to_fit();
+        }
+        self.reply_bytes += reply_cost(&message);
         self.queue.push_back(Outgoing::Reply(message));
         self.replies += 1;
     }
@@ -147,7 +170,7 @@ impl Output {
     /// Queues an event, unless the same is waiting already.
     pub(crate) fn push_event(&mut self, watch: Arc<Watch>, path: Path) {
         if self.waiting.insert((watch_id(&watch), path.clone())) {
-            self.event_bytes += event_cost(&watch, &path);
+            self.event_bytes += event_cost(&path);
             self.queue.push_back(Outgoing::Event(watch, path));
         }
     }
@@ -162,6 +185,7 @@ impl Output {
     /// Drops all events: no watch is left.
     pub(crate) fn forget_watches(&mut self) {
         self.queue.retain(|out| matches!(out, Outgoing::Reply(_)));
+        self.queue.shrink_to_fit();
         self.waiting.clear();
         self.event_bytes = 0;
     }
@@ -171,7 +195,7 @@ impl Output {
         let (dropped, waiting) = (&mut self.event_bytes, &mut self.waiting);
         self.queue.retain(|out| match out {
             Outgoing::Event(w, path) if Arc::ptr_eq(w, watch) => {
-                *dropped -= event_cost(w, path);
+                *dropped -= event_cost(path);
                 waiting.remove(&(watch_id(w), path.clone()));
                 false
             }
@@ -182,10 +206,16 @@ impl Output {
     /// Takes the next message whole: for clients within dom0.
     pub(crate) fn pop(&mut self) -> Option<Outgoing> {
         let out = self.queue.pop_front()?;
+        if self.queue.is_empty() && self.queue.capacity() > QUEUE_KEPT {
+            self.queue = VecDeque::new();
+        }
         match &out {
-            Outgoing::Reply(_) => self.replies -= 1,
+            Outgoing::Reply(message) => {
+                self.replies -= 1;
+                self.reply_bytes -= reply_cost(message);
+            }
             Outgoing::Event(watch, path) => {
-                self.event_bytes -= event_cost(watch, path);
+                self.event_bytes -= event_cost(path);
                 self.waiting.remove(&(watch_id(watch), path.clone()));
             }
         }
@@ -225,8 +255,24 @@ fn watch_id(watch: &Arc<Watch>) -> usize {
     Arc::as_ptr(watch).addr()
 }
 
-fn event_cost(watch: &Watch, path: &Path) -> usize {
-    path.key().len() + watch.token.len()
+/// What the heap takes for an event, but for the watch, which is the connection's as long as the event waits.
+pub(super) const fn event_price(path: usize) -> usize {
+    let places = price::listed_among_many::<Outgoing>() + price::mapped::<(usize, Path), ()>();
+    places + price::shared(path)
+}
+
+fn event_cost(path: &Path) -> usize {
+    event_price(path.key().len())
+}
+
+fn reply_cost(message: &Message) -> usize {
+    price::object(message.payload.capacity())
+}
+
+/// What the heap takes for replies at the most: for so many, and one that is being fetched.
+pub(super) const fn replies_price(count: usize) -> usize {
+    let places = 2 * count * size_of::<Outgoing>();
+    places + count * price::object(XENSTORE_PAYLOAD_MAX + SPARE) + price::object(2 * Input::CAPACITY)
 }
 
 /// Writes an `XS_WATCH_EVENT`; nothing if path and token do not fit one, as Xen does.

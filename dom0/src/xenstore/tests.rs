@@ -4,6 +4,7 @@ mod clients;
 mod cost;
 mod domains;
 mod limits;
+mod memory;
 mod model;
 mod steps;
 mod storm;
@@ -362,6 +363,24 @@ impl Server {
             account.node_bytes += node.cost(path);
             let is_seen = |path: &Path| self.store.get(path).is_some();
             assert!(!is_seen(path) || path.parent().is_none_or(|parent| is_seen(&parent)), "{path}");
+        }
+        // Transactions that are over count until they are freed.
+        let left = self
+            .connections
+            .values()
+            .flat_map(|connection| &connection.left)
+            .chain(&self.left)
+            .chain(&self.deferred);
+        for over in left {
+            if let super::server::Deferred::Free(transactions) = over {
+                for tx in transactions {
+                    accounts.entry(tx.domid).or_default().transaction_bytes += tx.bytes;
+                }
+            }
+        }
+        if let Some((commit, ..)) = &self.committing {
+            accounts.entry(commit.transaction.domid).or_default().transaction_bytes +=
+                commit.transaction.bytes;
         }
         for connection in self.connections.values() {
             let account = accounts.entry(connection.domid).or_default();

@@ -11,12 +11,24 @@ use core::ops::Bound;
 
 use super::error::XsError;
 use super::path::{self, Path, Place};
-use super::perms::Actor;
+use super::perms::{Actor, Perms};
+use super::price;
 use super::quota::Quotas;
-use super::store::{Change, Node, Outcome, Store};
+use super::store::{Change, Node, Outcome, Store, parts_cost};
 
-/// What an entry costs beyond its path and values, for accounts.
-const ENTRY_OVERHEAD: usize = 256;
+/// An entry's place in its transaction.
+const ENTRY_PLACE: usize = price::mapped::<Path, Entry>();
+/// The place of another owner than the transaction's among those whose nodes it changes.
+const OWNER_PLACE: usize = price::mapped::<u16, Owned>();
+/// Most subtrees that a transaction of a domain removes: [`Quotas::transaction_subtrees`].
+const SUBTREES: usize = Quotas::XEN.transaction_subtrees;
+/// What a transaction takes before it touches anything: its place, the first leaves of its maps, and the list of what it
+/// removes.
+const EMPTY_COST: usize = price::listed::<Transaction>()
+    + price::mapped::<u32, Transaction>()
+    + price::leaf::<Path, Entry>()
+    + price::leaf::<u16, Owned>()
+    + price::object(2 * SUBTREES * size_of::<Path>());
 
 /// Removed subtrees whose nodes are counted: each takes a look at all nodes of a domain.
 const COUNTED_SUBTREES: usize = 16;
@@ -33,37 +45,79 @@ struct Entry {
     listed: Option<u64>,
     /// Watches are to be told on commit.
     event: bool,
-    /// Bytes accounted.
+    /// What the heap takes for it.
     cost: usize,
     /// It lies below a node that the transaction removed before: what is there in the tree does not matter.
     free: bool,
 }
 
+/// What the heap takes for an entry that was read only.
 fn entry_cost(key: &dyn Place, base: Option<&Node>) -> usize {
-    ENTRY_OVERHEAD + key.place().bytes.len() + base.map_or(0, |node| node.value.len())
+    ENTRY_PLACE + price::shared(key.place().bytes.len()) + base.map_or(0, Node::parts_cost)
+}
+
+/// What a transaction does to what one domain owns.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Owned {
+    /// Nodes made less nodes removed.
+    pub(crate) nodes: isize,
+    /// Bytes that the commit adds to what is accounted for its nodes.
+    pub(crate) bytes: isize,
 }
 
 /// An open transaction.
-#[derive(Default)]
 pub(crate) struct Transaction {
+    /// Whose it is.
+    pub(super) domid: u16,
+    /// It was committed: what was written is told of.
+    is_committed: bool,
     entries: BTreeMap<Path, Entry>,
     /// Nodes that were removed with all below them; none is below another.
     removed: Vec<Path>,
-    /// Nodes made less nodes removed, by owner.
-    owned: BTreeMap<u16, isize>,
-    /// Bytes accounted to the domain whose transaction this is.
+    /// By owner.
+    owned: BTreeMap<u16, Owned>,
+    /// What the heap takes for all of it, which is accounted to its domain until it is freed.
     pub(crate) bytes: usize,
 }
 
 impl Transaction {
-    /// Nodes of `domid` that exist for this transaction beyond those in the tree.
-    pub(crate) fn owned(&self, domid: u16) -> isize {
-        self.owned.get(&domid).copied().unwrap_or(0)
+    /// One of `domid`'s that has touched nothing.
+    pub(crate) fn new(domid: u16) -> Transaction {
+        Transaction {
+            domid,
+            is_committed: false,
+            entries: BTreeMap::new(),
+            removed: Vec::new(),
+            owned: BTreeMap::new(),
+            bytes: EMPTY_COST,
+        }
     }
 
-    /// Frees one of its entries, when it is over; was there one?
-    pub(crate) fn free_some(&mut self) -> bool {
-        self.entries.pop_first().is_some()
+    /// What a new one costs.
+    pub(crate) const EMPTY_COST: usize = EMPTY_COST;
+
+    /// What it does to the nodes of `domid`, beyond what the tree has.
+    pub(crate) fn owned_by(&self, domid: u16) -> Owned {
+        self.owned.get(&domid).copied().unwrap_or_default()
+    }
+
+    /// Nodes of `domid` that exist for this transaction beyond those in the tree.
+    pub(crate) fn owned(&self, domid: u16) -> isize {
+        self.owned_by(domid).nodes
+    }
+
+    /// Takes apart one of its entries, when it is over: what watches are to be told of it, if the transaction was
+    /// committed. `None`: there is no further entry, and nothing more is accounted for it.
+    pub(crate) fn free_some(&mut self, store: &mut Store) -> Option<Option<Change>> {
+        let Some((path, entry)) = self.entries.pop_first() else {
+            store.charge(self.domid, |account| account.transaction_bytes -= self.bytes);
+            return None;
+        };
+        self.bytes -= entry.cost;
+        store.charge(self.domid, |account| account.transaction_bytes -= entry.cost);
+        let (before, after) = (entry.base.map(|node| node.perms), entry.now.map(|node| node.perms));
+        let is_told = self.is_committed && entry.event;
+        Some(is_told.then_some(Change { path, exact: false, before, after }))
     }
 
     /// Number of nodes touched.
@@ -79,6 +133,20 @@ impl Transaction {
     /// Bytes that touching `key` would be accounted; nothing if it was touched before.
     pub(crate) fn price(&self, store: &Store, key: &dyn Place) -> usize {
         if self.knows(key) { 0 } else { entry_cost(key, self.below_entries(store, key)) }
+    }
+
+    /// Bytes that it would be accounted if it wrote a node there of such a value and permissions.
+    pub(crate) fn price_to_set(&self, store: &Store, key: &dyn Place, value: usize, perms: &Perms) -> usize {
+        let (base, had) = match self.entries.get(key) {
+            Some(entry) => (entry.base.as_ref(), entry.cost),
+            None => (self.below_entries(store, key), 0),
+        };
+        (entry_cost(key, base) + self.written_cost(value, perms)).saturating_sub(had)
+    }
+
+    /// What the heap takes for what is written into an entry.
+    fn written_cost(&self, value: usize, perms: &Perms) -> usize {
+        parts_cost(value, perms) + if perms.owner() == self.domid { 0 } else { OWNER_PLACE }
     }
 
     /// The node, without making the commit depend on it.
@@ -117,22 +185,21 @@ impl Transaction {
 
     /// Puts a node, or takes it away.
     pub(crate) fn set(&mut self, store: &Store, path: &Path, node: Option<Node>) {
+        let written = node.as_ref().map_or(0, |node| self.written_cost(node.value.len(), &node.perms));
         let entry = self.entry(store, path);
-        let old_owner = entry.now.as_ref().map(|node| node.perms.owner());
-        let new_owner = node.as_ref().map(|node| node.perms.owner());
-        let base = entry.base.as_ref().map_or(0, |node| node.value.len());
-        let now = node.as_ref().map_or(0, |node| node.value.len());
+        let of = |node: &Node| (node.perms.owner(), node.cost(path));
+        let (old, new) = (entry.now.as_ref().map(of), node.as_ref().map(of));
         let old_cost = entry.cost;
-        entry.cost = ENTRY_OVERHEAD + path.key().len() + base + now;
+        entry.cost = entry_cost(path, entry.base.as_ref()) + written;
         let new_cost = entry.cost;
         entry.now = node;
         entry.dirty = true;
         self.bytes = self.bytes - old_cost + new_cost;
-        if let Some(owner) = old_owner {
-            *self.owned.entry(owner).or_default() -= 1;
-        }
-        if let Some(owner) = new_owner {
-            *self.owned.entry(owner).or_default() += 1;
+        for (owned, sign) in [(old, -1), (new, 1)] {
+            let Some((owner, bytes)) = owned else { continue };
+            let owned = self.owned.entry(owner).or_default();
+            owned.nodes += sign;
+            owned.bytes += sign * bytes as isize;
         }
     }
 
@@ -217,21 +284,24 @@ impl Transaction {
         }
     }
 
-    /// Looks at the first entry after `after`: its path, and whether what was read there still stands. `None`: there is no
-    /// further entry.
-    fn check_next(&self, store: &Store, after: Option<&Path>) -> Option<(Path, bool)> {
-        let next = match after {
-            Some(path) => {
-                let from = Bound::Excluded(path as &dyn Place);
-                self.entries.range::<dyn Place, _>((from, Bound::Unbounded)).next()
+    /// Looks at the entries after `after`, for so much work: how far it came, and whether what was read still stands.
+    fn check_some(&self, store: &mut Store, after: Option<&Path>, work: usize) -> Step {
+        let start = store.work();
+        let mut last: Option<&Path> = None;
+        for (path, entry) in self.entries.range::<dyn Place, _>((behind(after), Bound::Unbounded)) {
+            if store.work().wrapping_sub(start) >= work {
+                return Step::Until(last.cloned());
             }
-            None => self.entries.first_key_value(),
-        };
-        let (path, entry) = next?;
-        let node = store.get(path);
-        let same = node.map(|n| n.generation) == entry.base.as_ref().map(|n| n.generation);
-        let listed = entry.listed.is_none_or(|g| node.is_some_and(|n| n.children_generation == g));
-        Some((path.clone(), entry.free || same && listed))
+            store.spend(1, path.key().len());
+            let node = store.get(path);
+            let same = node.map(|n| n.generation) == entry.base.as_ref().map(|n| n.generation);
+            let listed = entry.listed.is_none_or(|g| node.is_some_and(|n| n.children_generation == g));
+            if !(entry.free || same && listed) {
+                return Step::Conflict;
+            }
+            last = Some(path);
+        }
+        Step::Done
     }
 
     /// Takes out what was removed, unless the domain would then own more nodes than it may.
@@ -244,52 +314,89 @@ impl Transaction {
         {
             return Err(XsError::NoSpc);
         }
+        // What is below removed nodes goes in steps, and counts until it is gone.
+        let is_full = |(&owner, owned): (&u16, &Owned)| {
+            let bytes = store.account(owner).bytes();
+            owner != 0 && owned.bytes > 0 && bytes + owned.bytes.unsigned_abs() > quotas.memory_bytes
+        };
+        if !actor.privileged() && self.owned.iter().any(is_full) {
+            return Err(XsError::NoMem);
+        }
         Ok(self.removed.iter().filter_map(|top| store.remove(top)).collect())
     }
 
-    /// Writes the next entry into the tree; what comes of it. `None`: there is no further entry.
-    fn apply_next(&mut self, store: &mut Store) -> Option<Option<Outcome>> {
-        let (path, entry) = self.entries.pop_first()?;
-        if !entry.dirty {
-            store.spend(1, 0);
-            return Some(None);
+    /// Writes the entries after `after` into the tree, for so much work, and notes of which watches are to be told: they
+    /// are, when the entries are freed.
+    fn apply_some(
+        &mut self,
+        store: &mut Store,
+        after: Option<&Path>,
+        work: usize,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Step {
+        let start = store.work();
+        let mut last: Option<&Path> = None;
+        for (path, entry) in self.entries.range_mut::<dyn Place, _>((behind(after), Bound::Unbounded)) {
+            if store.work().wrapping_sub(start) >= work {
+                return Step::Until(last.cloned());
+            }
+            last = Some(path);
+            if !entry.dirty {
+                store.spend(1, 0);
+                continue;
+            }
+            let Some(node) = &entry.now else {
+                // Gone already, if it lay below another that was removed.
+                let outcome = store.remove(path);
+                entry.event = matches!(outcome, Some(Outcome::Change(_)));
+                outcomes.extend(outcome.filter(|outcome| matches!(outcome, Outcome::Sweep(_))));
+                continue;
+            };
+            // A new generation: the one it got was handed out before others committed.
+            let generation = store.next_generation();
+            let children_generation = store.get(path).map_or(generation, |old| old.children_generation);
+            store.put(path, Node { generation, children_generation, ..node.clone() });
         }
-        let Some(node) = entry.now else {
-            // Gone already, if it lay below another that was removed.
-            return Some(store.remove(&path));
-        };
-        let before = entry.base.map(|node| node.perms);
-        let after = Some(node.perms.clone());
-        // A new generation: the one it got was handed out before others committed.
-        let generation = store.next_generation();
-        let children_generation = store.get(&path).map_or(generation, |old| old.children_generation);
-        store.put(&path, Node { generation, children_generation, ..node });
-        let change = Change { path, exact: false, before, after };
-        Some(entry.event.then_some(Outcome::Change(change)))
+        self.is_committed = true;
+        Step::Done
     }
+}
+
+/// How far a step of a commit came.
+enum Step {
+    /// To this entry.
+    Until(Option<Path>),
+    /// Something that was read has changed.
+    Conflict,
+    Done,
+}
+
+/// The bound of what is after `path`; of all if there is none.
+fn behind(path: Option<&Path>) -> Bound<&dyn Place> {
+    path.map_or(Bound::Unbounded, |path| Bound::Excluded(path as &dyn Place))
 }
 
 /// A commit under way: it looks at everything that was read, then writes everything. Until it is over nobody else has
 /// the tree, so that it is one step to whoever looks; those who wait do its steps.
 pub(crate) struct Commit {
-    transaction: Transaction,
+    pub(super) transaction: Transaction,
     actor: Actor,
-    /// The last entry that was looked at.
-    checked: Option<Path>,
+    /// The last entry that was checked, or written.
+    at: Option<Path>,
     is_checked: bool,
-    /// What watches are to be told of, and what is to be done afterwards.
+    /// What is to be done afterwards, beside telling of the entries.
     pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl Commit {
     pub(crate) fn new(transaction: Transaction, actor: Actor) -> Commit {
-        Commit { transaction, actor, checked: None, is_checked: false, outcomes: Vec::new() }
+        Commit { transaction, actor, at: None, is_checked: false, outcomes: Vec::new() }
     }
 
     /// Goes on with it for so much work; how it ended, if it did.
     ///
     /// # Errors
-    /// `EAGAIN`: something that was read or written has changed. `ENOSPC`: the domain would own more nodes than it may.
+    /// `EAGAIN`: something that was read or written has changed. `ENOSPC`, `ENOMEM`: a domain would own more than it may.
     /// Nothing was written then.
     pub(crate) fn step(
         &mut self,
@@ -299,21 +406,21 @@ impl Commit {
     ) -> Option<Result<(), XsError>> {
         let start = store.work();
         while store.work().wrapping_sub(start) < work {
-            if self.is_checked {
-                match self.transaction.apply_next(store) {
-                    Some(outcome) => self.outcomes.extend(outcome),
-                    None => return Some(Ok(())),
-                }
-                continue;
-            }
-            match self.transaction.check_next(store, self.checked.as_ref()) {
-                Some((path, true)) => {
-                    store.spend(1, path.key().len());
-                    self.checked = Some(path);
-                }
-                Some((_, false)) => return Some(Err(XsError::Again)),
-                None => match self.transaction.admit(store, self.actor, quotas) {
-                    Ok(outcomes) => (self.outcomes, self.is_checked) = (outcomes, true),
+            let rest = work - store.work().wrapping_sub(start);
+            let at = self.at.as_ref();
+            let step = if self.is_checked {
+                self.transaction.apply_some(store, at, rest, &mut self.outcomes)
+            } else {
+                self.transaction.check_some(store, at, rest)
+            };
+            match step {
+                Step::Until(at) => self.at = at,
+                Step::Conflict => return Some(Err(XsError::Again)),
+                Step::Done if self.is_checked => return Some(Ok(())),
+                Step::Done => match self.transaction.admit(store, self.actor, quotas) {
+                    Ok(outcomes) => {
+                        (self.outcomes, self.is_checked, self.at) = (outcomes, true, None);
+                    }
                     Err(error) => return Some(Err(error)),
                 },
             }
@@ -321,7 +428,7 @@ impl Commit {
         None
     }
 
-    /// What is to be freed.
+    /// What is to be told and freed.
     pub(crate) fn into_transaction(self) -> Transaction {
         self.transaction
     }

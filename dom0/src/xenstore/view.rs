@@ -4,10 +4,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::error::XsError;
-use super::path::{Key, Path, Place};
+use super::path::{Path, Place};
 use super::perms::{Actor, Perms, Want};
 use super::quota::Quotas;
-use super::store::{Change, Node, Outcome, Store};
+use super::store::{Change, Node, Outcome, Store, parts_cost, place_cost};
 use super::transaction::Transaction;
 
 /// Work that a child's place in a list stands for, in bytes moved.
@@ -73,7 +73,7 @@ impl View<'_> {
         }
         match self.permitted(path, Want::Write) {
             Ok(node) => {
-                self.afford(0, value.len().saturating_sub(node.value.len()))?;
+                self.afford_change(path, &node, value.len(), &node.perms)?;
                 let generation = self.store.next_generation();
                 let perms = node.perms.clone();
                 self.put(path, Node { value: Arc::from(value), generation, ..node });
@@ -130,7 +130,7 @@ impl View<'_> {
     ///
     /// # Errors
     /// `ENOENT`; `EACCES`: not the owner; `EPERM`: an unprivileged owner gives the node away; `ENOSPC`:
-    /// too many entries.
+    /// too many entries; `ENOMEM`.
     pub(crate) fn set_perms(&mut self, path: &Path, perms: Perms) -> Result<(), XsError> {
         let node = self.permitted(path, Want::Own)?;
         if !self.actor.privileged() {
@@ -140,6 +140,7 @@ impl View<'_> {
             if perms.owner() != node.perms.owner() {
                 return Err(XsError::Perm);
             }
+            self.afford_change(path, &node, node.value.len(), &perms)?;
         }
         let generation = self.store.next_generation();
         let before = node.perms.clone();
@@ -182,15 +183,9 @@ impl View<'_> {
         }
         let perms =
             if self.actor.privileged() { node.perms } else { node.perms.with_owner(self.actor.domid) };
-        let (mut missing, mut bytes) = (0, value.len());
-        for end in path.ends_after(above) {
-            missing += 1;
-            bytes += end;
+        if !self.actor.privileged() {
+            self.afford_nodes(path, above, value.len(), &perms)?;
         }
-        self.afford(missing, bytes)?;
-        let keys = path.keys_above().filter(|key| key.bytes.len() > above);
-        let keys: Vec<Key<'_>> = if self.transaction.is_some() { keys.collect() } else { Vec::new() };
-        self.afford_entries(keys.iter().map(|key| key as &dyn Place))?;
         for end in path.ends_after(above) {
             let last = end == path.key().len();
             let value = if last { value.clone() } else { self.store.empty_value() };
@@ -201,47 +196,75 @@ impl View<'_> {
         Ok(())
     }
 
-    /// May the actor own `nodes` more, of `bytes` more?
-    fn afford(&self, nodes: usize, bytes: usize) -> Result<(), XsError> {
-        if self.actor.privileged() {
-            return Ok(());
-        }
-        let account = self.store.account(self.actor.domid);
+    /// May the actor make the nodes that are missing between the first `above` bytes of `path` and all of it, with a
+    /// value of `value` bytes in the last?
+    fn afford_nodes(&self, path: &Path, above: usize, value: usize, perms: &Perms) -> Result<(), XsError> {
         let domid = self.actor.domid;
-        let is_over = |more: isize| account.nodes.saturating_add_signed(more) + nodes > self.quotas.nodes;
+        let (mut nodes, mut entries, mut bytes, mut kept) = (0, 0, 0, 0);
+        for key in path.keys_above().filter(|key| key.bytes.len() > above) {
+            let value = if key.bytes.len() == path.key().len() { value } else { 0 };
+            nodes += 1;
+            bytes += place_cost(key.bytes.len(), perms) + parts_cost(value, perms);
+            if let Some(transaction) = &self.transaction {
+                entries += usize::from(!transaction.knows(&key));
+                kept += transaction.price_to_set(self.store, &key, value, perms);
+            }
+        }
+        let owned = self.store.account(domid).nodes;
+        let is_over = |more: isize| owned.saturating_add_signed(more) + nodes > self.quotas.nodes;
         let is_full = match &self.transaction {
             None => is_over(0),
             // Counting what was removed takes a search for each of the domain's nodes.
             Some(tx) => is_over(tx.owned(domid)) && is_over(tx.owned_exactly(self.store, domid)),
         };
-        if nodes > 0 && is_full {
+        if is_full || self.has_no_entries(entries) {
             return Err(XsError::NoSpc);
         }
-        if bytes > 0 && account.bytes() + bytes > self.quotas.memory_bytes {
+        self.afford(domid, bytes, kept)
+    }
+
+    /// May the actor change the node at `path`, which is there, to a value of `value` bytes and these permissions?
+    fn afford_change(&self, path: &Path, old: &Node, value: usize, perms: &Perms) -> Result<(), XsError> {
+        if self.actor.privileged() {
+            return Ok(());
+        }
+        let new = place_cost(path.key().len(), perms) + parts_cost(value, perms);
+        let kept = self.transaction.as_ref().map_or(0, |tx| tx.price_to_set(self.store, path, value, perms));
+        self.afford(old.perms.owner(), new.saturating_sub(old.cost(path)), kept)
+    }
+
+    /// May `owner`'s nodes take `bytes` more, and the actor's transaction `kept` more? (I29)
+    fn afford(&self, owner: u16, bytes: usize, kept: usize) -> Result<(), XsError> {
+        let actor = self.actor.domid;
+        let is_over = |domid: u16, more: usize| {
+            let changed = self.transaction.as_ref().map_or(0, |tx| tx.owned_by(domid).bytes.max(0));
+            let has = self.store.account(domid).bytes() + changed.unsigned_abs();
+            more > 0 && has + more > self.quotas.memory_bytes
+        };
+        let own = if owner == actor { bytes } else { 0 };
+        // What dom0 owns has no bound.
+        if is_over(actor, own + kept) || (owner != actor && owner != 0 && is_over(owner, bytes)) {
             return Err(XsError::NoMem);
         }
         Ok(())
     }
 
-    /// May the transaction, if there is one, touch all of these, and keep what that takes?
-    fn afford_entries<'p>(&self, places: impl Iterator<Item = &'p dyn Place>) -> Result<(), XsError> {
+    /// Has the transaction, if there is one, no room for so many entries more?
+    fn has_no_entries(&self, more: usize) -> bool {
+        self.transaction.as_ref().is_some_and(|tx| tx.len() + more > self.quotas.transaction_nodes)
+    }
+
+    /// May the transaction, if there is one, touch this, and keep what that takes?
+    fn afford_entry(&self, place: &dyn Place) -> Result<(), XsError> {
         let Some(transaction) = &self.transaction else { return Ok(()) };
         if self.actor.privileged() {
             return Ok(());
         }
-        let (mut new, mut bytes) = (0, 0);
-        for place in places {
-            let price = transaction.price(self.store, place);
-            new += usize::from(price > 0);
-            bytes += price;
-        }
-        if transaction.len() + new > self.quotas.transaction_nodes {
+        let price = transaction.price(self.store, place);
+        if self.has_no_entries(usize::from(price > 0)) {
             return Err(XsError::NoSpc);
         }
-        if new > 0 && self.store.account(self.actor.domid).bytes() + bytes > self.quotas.memory_bytes {
-            return Err(XsError::NoMem);
-        }
-        Ok(())
+        self.afford(self.actor.domid, 0, price)
     }
 
     fn peek(&self, key: &dyn Place) -> Option<&Node> {
@@ -253,7 +276,7 @@ impl View<'_> {
 
     fn lookup(&mut self, path: &Path) -> Result<Option<Node>, XsError> {
         self.store.spend(1, path.key().len());
-        self.afford_entries(core::iter::once(path as &dyn Place))?;
+        self.afford_entry(path)?;
         Ok(match &mut self.transaction {
             Some(transaction) => transaction.get(self.store, path),
             None => self.store.get(path).cloned(),

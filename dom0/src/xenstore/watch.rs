@@ -6,14 +6,19 @@ use alloc::vec::Vec;
 
 use super::connection::ConnId;
 use super::path::{Path, Place, home_prefix_len};
+use super::price;
 
 /// `@introduceDomain`: a domain was introduced.
 pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
 /// `@releaseDomain`: a domain shut down, crashed, was released or destroyed.
 pub const RELEASE_DOMAIN: &str = "@releaseDomain";
 
-/// What a watch costs beyond its path and token, for accounts.
-const WATCH_OVERHEAD: usize = 128;
+/// What a watch takes beside its path and token: itself, its place in its connection's list, and one of each index.
+const WATCH_PLACE: usize = price::shared(size_of::<Watch>())
+    + price::listed::<Arc<Watch>>()
+    + price::mapped::<Path, Vec<Group>>()
+    + price::listed::<Group>()
+    + price::listed::<Arc<Watch>>();
 
 /// A watch of one connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,9 +32,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Bytes accounted.
+    /// What the heap takes for it.
     pub(crate) fn cost(&self) -> usize {
-        WATCH_OVERHEAD + self.path.key().len() + self.token.len()
+        WATCH_PLACE + price::text(&self.path) + price::shared(self.token.len())
     }
 
     /// The event's path as this watch's client wants it.
@@ -42,11 +47,34 @@ impl Watch {
     }
 }
 
-/// All watches by path.
+/// The watches that one connection has of a path.
+struct Group {
+    conn: ConnId,
+    watches: Vec<Arc<Watch>>,
+}
+
+/// Gives back room that the price of what is in a list does not cover.
+pub(crate) fn trim<T>(list: &mut Vec<T>) {
+    if list.capacity() > 2 * list.len() {
+        list.shrink_to_fit();
+    }
+}
+
+/// All watches by path, and those of a path by connection.
 #[derive(Default)]
 pub(crate) struct WatchIndex {
-    by_path: BTreeMap<Path, Vec<(ConnId, Arc<Watch>)>>,
+    by_path: BTreeMap<Path, Vec<Group>>,
     len: usize,
+}
+
+/// How far a change has been told: at which path at or above its own, and of the connections that watch this path, to
+/// which.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// Paths above, from the root on, that are done with.
+    levels: usize,
+    /// The last connection at the next.
+    conn: Option<ConnId>,
 }
 
 impl WatchIndex {
@@ -57,27 +85,50 @@ impl WatchIndex {
 
     /// Adds one. Whoever calls has seen that it is new.
     pub(crate) fn add(&mut self, conn: ConnId, watch: Arc<Watch>) {
-        self.by_path.entry(watch.path.clone()).or_default().push((conn, watch));
+        let groups = self.by_path.entry(watch.path.clone()).or_insert_with(|| Vec::with_capacity(1));
+        match groups.binary_search_by_key(&conn, |group| group.conn) {
+            Ok(at) => groups[at].watches.push(watch),
+            Err(at) => groups.insert(at, Group { conn, watches: Vec::from([watch]) }),
+        }
         self.len += 1;
     }
 
     /// Takes one out.
     pub(crate) fn remove(&mut self, conn: ConnId, watch: &Arc<Watch>) {
-        let Some(list) = self.by_path.get_mut(&watch.path) else { return };
-        if let Some(at) = list.iter().position(|(c, w)| *c == conn && Arc::ptr_eq(w, watch)) {
-            list.remove(at);
-            self.len -= 1;
+        let Some(groups) = self.by_path.get_mut(&watch.path) else { return };
+        if let Ok(at) = groups.binary_search_by_key(&conn, |group| group.conn) {
+            let watches = &mut groups[at].watches;
+            if let Some(found) = watches.iter().position(|w| Arc::ptr_eq(w, watch)) {
+                watches.remove(found);
+                trim(watches);
+                self.len -= 1;
+            }
+            if watches.is_empty() {
+                groups.remove(at);
+                trim(groups);
+            }
         }
-        if list.is_empty() {
+        if groups.is_empty() {
             self.by_path.remove(&watch.path);
         }
     }
 
-    /// The watches that a change of `path` matches: those of the path itself and, unless `exact`, of
-    /// any above it.
-    pub(crate) fn matching(&self, path: &Path, exact: bool) -> Vec<(ConnId, Arc<Watch>)> {
+    /// The next connection that watches `path` itself or, unless `exact`, any path above it, after those `told`; and
+    /// its watches there. `None`: no further one does.
+    pub(crate) fn next(&self, path: &Path, exact: bool, told: &mut Told) -> Option<(ConnId, &[Arc<Watch>])> {
         let here = path.key().len();
-        let keys = path.keys_above().filter(|key| !exact || key.bytes.len() == here);
-        keys.filter_map(|key| self.by_path.get(&key as &dyn Place)).flatten().cloned().collect()
+        for key in path.keys_above().skip(told.levels) {
+            let is_meant = !exact || key.bytes.len() == here;
+            if is_meant && let Some(groups) = self.by_path.get(&key as &dyn Place) {
+                let at = groups.partition_point(|group| told.conn.is_some_and(|conn| group.conn <= conn));
+                if let Some(group) = groups.get(at) {
+                    told.conn = Some(group.conn);
+                    return Some((group.conn, &group.watches));
+                }
+            }
+            told.levels += 1;
+            told.conn = None;
+        }
+        None
     }
 }

@@ -143,3 +143,29 @@ fn a_path_of_many_parts_is_one_search_for_each_halving() {
     bed.ok(1, wire::XS_MKDIR, 0, most.as_bytes());
     assert_eq!(bed.err(1, wire::XS_MKDIR, 0, format!("a/{most}").as_bytes()), "ENOSPC");
 }
+
+/// Anybody may watch the root: all watches that one domain has there are one look, and none if it may not read what changed.
+#[test]
+fn watches_above_what_their_owners_may_read_cost_next_to_nothing() {
+    const OTHERS: u16 = 9;
+    let mut bed = Bed::new(OTHERS);
+    for domid in 2..=OTHERS {
+        for at in 0..Quotas::XEN.watches {
+            bed.ok(domid, wire::XS_WATCH, 0, format!("/\0{at}\0").as_bytes());
+        }
+        bed.events(domid);
+    }
+    bed.ok(1, wire::XS_WRITE, 0, b"x\0");
+    costs(&mut bed, "WRITE", 4 * SEARCH, |bed| drop(bed.ask(1, wire::XS_WRITE, 0, b"x\0v")));
+    let tx = bed.begin(1);
+    for at in 0..100 {
+        bed.ok(1, wire::XS_WRITE, tx, format!("d/{at}\0v").as_bytes());
+    }
+    let before = bed.server.store.work();
+    costs(&mut bed, "a commit", 400 * SEARCH, |bed| drop(bed.ask(1, wire::XS_TRANSACTION_END, tx, b"T\0")));
+    let work = bed.server.store.work() - before;
+    assert!(work > 100 * 8 * 64, "each connection's look is work: {work}");
+    // Who may read hears of it with each of its watches.
+    bed.ok(1, wire::XS_SET_PERMS, 0, b"x\0r1\0");
+    assert_eq!(bed.events(2).len(), Quotas::XEN.watches);
+}

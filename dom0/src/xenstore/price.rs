@@ -1,0 +1,48 @@
+//! What things take of the heap, at the most: what the store charges for what it keeps. (I29)
+//!
+//! Nothing here is a guess: each price follows from the size of a type and from how the standard library's containers
+//! grow. Whoever changes a type changes its price with it.
+
+use super::path::Path;
+
+/// Bytes that the heap takes for an object: its own, an account's tail and the heap's word, in units of 32.
+pub(super) const fn object(bytes: usize) -> usize {
+    (bytes + 2 * size_of::<usize>()).next_multiple_of(32)
+}
+
+/// Bytes of an `Arc<[u8]>` of so many.
+pub(super) const fn shared(bytes: usize) -> usize {
+    object(2 * size_of::<usize>() + bytes)
+}
+
+/// Bytes of one entry of a `Vec` or `VecDeque`, whose room is at most twice what is in it.
+pub(super) const fn listed<T>() -> usize {
+    object(2 * size_of::<T>())
+}
+
+/// As [`listed`], in a list of many.
+pub(super) const fn listed_among_many<T>() -> usize {
+    2 * size_of::<T>()
+}
+
+/// Entries that a node of a `BTreeMap` has room for, and has at least when it is not the only one.
+const FULL: usize = 11;
+const LEAST: usize = 5;
+
+/// Bytes of a leaf of a `BTreeMap`: a map with anything in it has at least one.
+pub(super) const fn leaf<K, V>() -> usize {
+    object(FULL * (size_of::<K>() + size_of::<V>()) + 2 * size_of::<usize>())
+}
+
+/// Bytes of one entry of a large `BTreeMap`, however empty its nodes are: one entry of a leaf's least is kept above it,
+/// and of the nodes above it the same holds.
+pub(super) const fn mapped<K, V>() -> usize {
+    let inner = leaf::<K, V>() + (FULL + 1) * size_of::<usize>();
+    let above = LEAST + 1;
+    leaf::<K, V>().div_ceil(above) + inner.div_ceil(above * above) + inner.div_ceil(above * above * above)
+}
+
+/// Bytes of the text of a path.
+pub(super) fn text(path: &Path) -> usize {
+    shared(path.key().len())
+}
