@@ -263,7 +263,7 @@ impl Server {
         tx_id: u32,
         operate: impl FnOnce(&mut View<'_>) -> Result<R, XsError>,
     ) -> Result<R, XsError> {
-        if self.committing.is_some() {
+        if self.committing.as_ref().is_some_and(|(commit, ..)| !commit.gives_way()) {
             self.finish_commit();
         }
         let actor = self.actor(conn)?;

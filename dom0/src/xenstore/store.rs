@@ -129,6 +129,11 @@ impl Store {
         self.work
     }
 
+    /// The last generation that was given: what clients see is unchanged as long as this is.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// A generation that no node had before.
     pub(crate) fn next_generation(&mut self) -> u64 {
         self.generation += 1;

@@ -362,6 +362,9 @@ impl Transaction {
     }
 }
 
+/// How often a commit begins anew to check, for others who change the tree meanwhile.
+const MOST_AGAIN: usize = 4;
+
 /// How far a step of a commit came.
 enum Step {
     /// To this entry.
@@ -384,13 +387,29 @@ pub(crate) struct Commit {
     /// The last entry that was checked, or written.
     at: Option<Path>,
     is_checked: bool,
+    /// The store's generation when checking began, and how often it began anew.
+    checked_at: Option<u64>,
+    again: usize,
     /// What is to be done afterwards, beside telling of the entries.
     pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl Commit {
     pub(crate) fn new(transaction: Transaction, actor: Actor) -> Commit {
-        Commit { transaction, actor, at: None, is_checked: false, outcomes: Vec::new() }
+        Commit {
+            transaction,
+            actor,
+            at: None,
+            is_checked: false,
+            checked_at: None,
+            again: 0,
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// May another have the tree now? While nothing was written it may, a few times: what it changes is checked again.
+    pub(crate) fn gives_way(&self) -> bool {
+        !self.is_checked && self.again < MOST_AGAIN
     }
 
     /// Goes on with it for so much work; how it ended, if it did.
@@ -405,6 +424,9 @@ impl Commit {
         work: usize,
     ) -> Option<Result<(), XsError>> {
         let start = store.work();
+        if !self.is_checked && self.checked_at.replace(store.generation()) != Some(store.generation()) {
+            self.again += usize::from(self.at.take().is_some());
+        }
         while store.work().wrapping_sub(start) < work {
             let rest = work - store.work().wrapping_sub(start);
             let at = self.at.as_ref();

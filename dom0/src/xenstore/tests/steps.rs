@@ -200,14 +200,61 @@ fn dom0_looks_at_a_commit_that_is_over_or_not_begun() {
     bed.ok(1, wire::XS_WRITE, 0, b"c/0\0old");
     let tx = writes_many(&mut bed);
     bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
-    for _ in 0..3 {
-        let (conn, ring) = bed.rings.get_mut(&1).unwrap();
-        assert!(bed.server.exchange(*conn, ring).unwrap().again);
-    }
+    let steps = |bed: &mut Bed, count| {
+        for _ in 0..count {
+            let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+            assert!(bed.server.exchange(*conn, ring).unwrap().again);
+        }
+    };
     let last = Path::absolute(format!("/local/domain/1/c/{}", MANY - 1).as_bytes()).unwrap();
-    assert_eq!(bed.server.view(bed.dom0, 0, |view| view.read(&last)).as_deref(), Ok(&b"new"[..]));
+    let first = Path::absolute(b"/local/domain/1/c/0").unwrap();
+    // While nothing was written, dom0 has the tree as it is, and what dom0 does costs what it costs.
+    steps(&mut bed, 3);
+    let before = bed.server.store.work();
+    let read = |bed: &mut Bed, path| bed.server.view(bed.dom0, 0, |view| view.read(path));
+    assert_eq!(read(&mut bed, &last), Err(XsError::NoEnt));
+    assert_eq!(read(&mut bed, &first).as_deref(), Ok(&b"old"[..]));
+    assert!(bed.server.store.work() - before <= STEP);
+    // Afterwards the commit is ended for dom0.
+    while !bed.server.committing.as_ref().is_some_and(|(commit, ..)| !commit.gives_way()) {
+        steps(&mut bed, 1);
+    }
+    steps(&mut bed, 1);
+    assert_eq!(read(&mut bed, &last).as_deref(), Ok(&b"new"[..]));
     assert_eq!(bed.run(1).unwrap().len(), 1);
     bed.server.check_accounts();
+}
+
+#[test]
+fn what_dom0_changes_while_a_commit_is_checked_is_a_conflict() {
+    for again in [1, 10] {
+        let mut bed = Bed::new(1);
+        bed.ok(1, wire::XS_WRITE, 0, b"c/0\0old");
+        let tx = writes_many(&mut bed);
+        bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+        let mut done = 0;
+        // Elsewhere at first: the commit gives way, but not for ever.
+        while done < again && bed.server.committing.is_some() || done == 0 {
+            for _ in 0..2 {
+                let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+                let _ = bed.server.exchange(*conn, ring).unwrap();
+            }
+            bed.server.view(bed.dom0, 0, |view| view.write(&Path::absolute(b"/other")?, b"")).unwrap();
+            done += 1;
+        }
+        let conflicts = again == 1;
+        if conflicts {
+            // The first node was looked at already.
+            let path = Path::absolute(b"/local/domain/1/c/0").unwrap();
+            bed.server.view(bed.dom0, 0, |view| view.write(&path, b"dom0's")).unwrap();
+        }
+        let answers = bed.run(1).unwrap();
+        assert_eq!(answers[0].1, if conflicts { b"EAGAIN\0".to_vec() } else { b"OK\0".to_vec() });
+        assert!(done < 10);
+        let read = bed.ok(1, wire::XS_READ, 0, b"c/0\0");
+        assert_eq!(read, if conflicts { b"dom0's".to_vec() } else { b"new".to_vec() });
+        bed.server.check_accounts();
+    }
 }
 
 #[test]
