@@ -75,6 +75,7 @@ const ATTACKS: &[Attack] = &[
     attack("subtrees", "store: subtrees made and removed", By::Guest(OWN)),
     attack("mute", "store: requests without taking the replies", By::Guest(OWN)),
     attack("quotas", "store: all quotas full", By::Guest(OWN)),
+    attack("unheard", "store: all quotas full, and nothing is taken", By::Guest(OWN)),
     attack("ring-of-reads", "disk: a full ring of reads", By::Guest(OWN)),
     attack("shared-disk", "disk: the same on the neighbour's own disk", By::Guest(SHARED)),
     attack("indirect", "disk: indirect requests of the largest size", By::Guest(OWN)),

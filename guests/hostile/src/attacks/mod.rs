@@ -44,6 +44,7 @@ const ATTACKS: &[Attack] = &[
     ("subtrees", Act::Store(|store| Box::pin(store::subtrees(store)))),
     ("quotas", Act::Store(|store| Box::pin(store::quotas(store)))),
     ("mute", Act::Ring(store::mute)),
+    ("unheard", Act::Store(|store| Box::pin(store::unheard(store)))),
     ("ring-of-reads", Act::Store(|store| Box::pin(disk::reads(store)))),
     ("indirect", Act::Store(|store| Box::pin(disk::indirect(store)))),
     ("barriers", Act::Store(|store| Box::pin(disk::barriers(store)))),

@@ -2,12 +2,15 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::Poll;
 
 use frontends::xenbus::{Nodes, StoreError, Transaction, Xenstore};
 use pvrt::boot::StoreInfo;
 use pvrt::event::Port;
 use pvrt::executor::join_all;
-use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_READ, XsdSockmsg, client};
+use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_READ, XS_SET_PERMS, XsdSockmsg, client};
 use zerocopy::IntoBytes;
 
 type Result<T> = core::result::Result<T, StoreError>;
@@ -133,6 +136,41 @@ pub(super) async fn quotas(store: Xenstore) -> Result<()> {
             all(64, |n| async move { transaction.write(&format!("{HOME}/u{n}"), [b'y'; 2000]).await })
                 .await?;
         }
+    }
+}
+
+/// All that dom0 can be made to keep: nodes with many permissions, watches, transactions that change permissions, then events
+/// and long lists that are never taken.
+pub(super) async fn unheard(store: Xenstore) -> Result<()> {
+    let store = &store;
+    let own = store.read_str("domid").await?;
+    let set = &|n: usize| (format!("{HOME}/{n}"), format!("n{own}\0b2\0b3\0b4\0b5\0"));
+    let mut watches = Vec::new();
+    while let Some(watch) = calm(store.watch("attr").await)? {
+        watches.push(watch);
+    }
+    children(store).await?;
+    while let Some(transaction) = calm(store.begin().await)? {
+        let part = &transaction;
+        all(CHILDREN as usize, |n| async move {
+            let (path, perms) = set(n);
+            part.request(XS_SET_PERMS, &[path.as_bytes(), b"\0", perms.as_bytes()]).await.map(drop)
+        })
+        .await?;
+        // It stays open, with no end that would be heard.
+        core::mem::forget(transaction);
+    }
+    let lists = (0..DEPTH).map(|_| store.request(XS_DIRECTORY, &[b"data\0"]));
+    let write = store.write("attr/0", "");
+    let (mut write, mut lists) = (pin!(write), pin!(join_all(lists)));
+    // They are sent, and nobody takes what comes.
+    poll_fn(|context| {
+        let _ = (write.as_mut().poll(context), lists.as_mut().poll(context));
+        Poll::Ready(())
+    })
+    .await;
+    loop {
+        pvrt::hypercall::sched::yield_cpu();
     }
 }
 
