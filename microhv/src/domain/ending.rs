@@ -1,4 +1,8 @@
 //! What is left of domains that nobody refers to any more, freed in pieces.
+//!
+//! A dead domain whose pages others still map stays in the list, since its number must not be another's, but only as a husk:
+//! its vCPUs, grant records and ports are freed as soon as nobody refers to them, and what stays is the `Domain` itself, at
+//! most [`HUSK_BYTES`] of the heap, and the frame of its `shared_info`, whatever the domain had.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -7,33 +11,56 @@ use ring_abi::types::Mfn;
 
 use super::{Domain, Vcpu};
 use crate::Hypervisor;
+use crate::gnttab::GrantRecords;
 use crate::platform::Platform;
 
-/// What is left of a domain that is in no list any more, or that was not made to the end.
+/// Bytes of the heap that a dead domain takes at most while others map its pages, beside the counts of the pages that are
+/// mapped: 512 for each 512 MiB of the machine's memory.
+pub(crate) const HUSK_BYTES: usize = 4096;
+const _: () = assert!(size_of::<Domain>() + 64 * size_of::<usize>() + 256 <= HUSK_BYTES);
+
+/// What goes after all else.
+#[derive(Debug)]
+enum Last {
+    /// A domain that is in no list any more.
+    Domain(Arc<Domain>),
+    /// The frame of a `shared_info` that was never lent: the domain was not made to the end.
+    Frame(Mfn),
+    /// Nothing yet: the domain stays as a husk.
+    Husk,
+}
+
+/// What is to be freed of a domain.
 #[derive(Debug)]
 pub(super) struct Ending {
     vcpus: Vec<Vcpu>,
-    /// The frame of its `shared_info`.
-    shared_mfn: Mfn,
-    /// `None`: the domain was never there, and its frame never lent.
-    domain: Option<Arc<Domain>>,
+    grants: Option<GrantRecords>,
+    last: Last,
 }
 
 impl Ending {
     /// A domain to which nobody else refers.
     pub(super) fn of_domain(mut domain: Arc<Domain>) -> Self {
-        let vcpus = Arc::get_mut(&mut domain).map(|domain| core::mem::take(&mut domain.vcpus));
-        Self { vcpus: vcpus.unwrap_or_default(), shared_mfn: domain.shared_info_mfn, domain: Some(domain) }
+        let parts = Arc::get_mut(&mut domain).map(Self::of_husk);
+        let (vcpus, grants) = parts.map(|parts| (parts.vcpus, parts.grants)).unwrap_or_default();
+        Self { vcpus, grants, last: Last::Domain(domain) }
+    }
+
+    /// What is freed of a domain that is dead and must stay in the list.
+    pub(super) fn of_husk(domain: &mut Domain) -> Self {
+        domain.events.clear();
+        let (vcpus, grants) = (core::mem::take(&mut domain.vcpus), domain.grants.take_records());
+        Self { vcpus, grants: Some(grants), last: Last::Husk }
     }
 
     /// The vCPUs of a domain that will not be.
     pub(super) fn of_vcpus(vcpus: Vec<Vcpu>, shared_mfn: Mfn) -> Self {
-        Self { vcpus, shared_mfn, domain: None }
+        Self { vcpus, grants: None, last: Last::Frame(shared_mfn) }
     }
 
     /// Frees a piece of what the domain itself has. `false`: what is left goes at once.
     fn shrink(&mut self) -> bool {
-        self.domain.as_mut().and_then(Arc::get_mut).is_some_and(|domain| domain.grants.shrink())
+        self.grants.as_mut().is_some_and(GrantRecords::shrink)
     }
 }
 
@@ -78,10 +105,10 @@ impl<P: Platform> Hypervisor<P> {
                 return Some(ending);
             }
         }
-        if ending.domain.is_some() {
-            self.unshare(ending.shared_mfn); // freed now, or when the last mapping of it goes
-        } else {
-            self.release_frames(ending.shared_mfn, 0);
+        match &ending.last {
+            Last::Domain(domain) => self.unshare(domain.shared_info_mfn), // freed now, or when the last mapping of it goes
+            Last::Frame(mfn) => self.release_frames(*mfn, 0),
+            Last::Husk => {}
         }
         None
     }

@@ -130,8 +130,8 @@ impl DomainList {
         self.dead_count.load(Ordering::Acquire) != 0
     }
 
-    /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that `finished` says yes to and
-    /// that nobody else refers to. `None`: not of those that were looked at.
+    /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that
+    /// nobody else refers to: all of it where `finished` says yes, else all but its place in the list. `None`: not of those that were looked at.
     pub(super) fn take_ending(&self, finished: impl Fn(&Domain) -> bool) -> Option<Ending> {
         let mut dead = self.dead.lock();
         let mut taken = dead.endings.pop();
@@ -141,12 +141,14 @@ impl DomainList {
             }
             let Some(id) = dead.listed.pop_front() else { break };
             let mut domains = self.domains.write();
-            match domains.get(&id) {
-                Some(domain) if Arc::strong_count(domain) > 1 || !finished(domain) => {
-                    dead.listed.push_back(id)
+            let Some(domain) = domains.get_mut(&id) else { continue };
+            match Arc::get_mut(domain) {
+                Some(domain) if finished(domain) => taken = domains.remove(&id).map(Ending::of_domain),
+                unshared => {
+                    // Its number stays its own while others map its pages, and nothing else of it does.
+                    taken = unshared.filter(|domain| !domain.vcpus.is_empty()).map(Ending::of_husk);
+                    dead.listed.push_back(id);
                 }
-                Some(_) => taken = domains.remove(&id).map(Ending::of_domain),
-                None => {}
             }
         }
         self.dead_count.store(dead.count(), Ordering::Release);

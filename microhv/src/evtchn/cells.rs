@@ -1,4 +1,4 @@
-//! The cells of a domain's ports: 64 buckets of 64, made when first needed, there until the domain goes.
+//! The cells of a domain's ports: 64 buckets of 64, made when first needed, there until the domain is dead.
 
 #![allow(unsafe_code)] // a send reaches its bucket by one load
 
@@ -36,7 +36,7 @@ impl Cells {
             return None;
         }
         let bucket = self.buckets[port as usize / BUCKET].load(Ordering::Acquire);
-        // SAFETY: a bucket, once stored, is a leaked box that only `drop` takes back.
+        // SAFETY: a bucket, once stored, is a leaked box that only `clear` takes back, which has the cells for itself.
         let bucket = unsafe { bucket.as_ref() }?;
         Some(&bucket[port as usize % BUCKET])
     }
@@ -60,15 +60,22 @@ impl Cells {
     }
 }
 
-impl Drop for Cells {
-    fn drop(&mut self) {
+impl Cells {
+    /// Frees all buckets: no port was ever open then.
+    pub(super) fn clear(&mut self) {
         for slot in self.buckets.iter_mut() {
-            let bucket = *slot.get_mut();
+            let bucket = core::mem::replace(slot.get_mut(), ptr::null_mut());
             if !bucket.is_null() {
-                // SAFETY: it came from `Box::into_raw` in `make`, and nobody has a reference any more.
+                // SAFETY: it came from `Box::into_raw` in `make`, and `&mut self` says that nobody has a reference any more.
                 drop(unsafe { Box::from_raw(bucket) });
             }
         }
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -95,6 +95,11 @@ impl Ports {
         self.cells.get(port).ok_or(HypercallError::Invalid)
     }
 
+    /// Frees what is kept about the ports of a domain that is dead. None can be opened any more.
+    pub(crate) fn clear(&mut self) {
+        self.cells.clear();
+    }
+
     /// Keeps ports from being opened, bound and closed while the guard lives.
     pub(crate) fn lock_binding(&self) -> impl Sized + '_ {
         self.binding.lock()

@@ -67,7 +67,7 @@ impl<P: Platform> Hypervisor<P> {
             let gref = side.u as u32;
             let frame = self.begin_grant_use(granter, gref, cur.domain.id, Use::Host, access)?;
             let result = then(frame);
-            self.end_grant_use(granter, gref, frame, Use::Host, access);
+            self.end_grant_use(&granter.grants.entries, gref, frame, Use::Host, access);
             return result;
         }
         let frame = Mfn::new(side.u);

@@ -7,7 +7,7 @@ use ring_abi::grant as abi;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn};
 
-use super::{ENTRIES_PER_FRAME, ENTRY_TRIES, GrantError};
+use super::{ENTRIES_PER_FRAME, ENTRY_TRIES, GrantError, Granted};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::platform::Platform;
@@ -130,9 +130,19 @@ impl Entries {
         Some(mfn)
     }
 
-    /// Frees what is kept of a frame of a domain that is gone. `false`: there is none.
+    /// Places of the list that it has.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.frames.capacity()
+    }
+
+    /// Frees what is kept of a frame of a domain that is dead. `false`: there is none.
     pub(super) fn shrink(&mut self) -> bool {
-        self.frames.pop().is_some()
+        let freed = self.frames.pop().is_some();
+        if !freed {
+            self.frames = Vec::new(); // the room too: mappings may hold the table long
+        }
+        freed
     }
 
     /// Pins entry `gref` for `grantee`, and gives its frame. `copy` allows grants of a part of a page.
@@ -253,7 +263,7 @@ impl<P: Platform> Hypervisor<P> {
             Access::Write => self.get_page_writable(frame, granter).ok().map(|page| page.into_raw()),
         };
         if held.is_none() {
-            granter.grants.entries.lock().unpin(gref, usage, access);
+            unpin_grant(&granter.grants.entries, gref, usage, access);
             return Err(GrantError::BadPage);
         }
         Ok(frame)
@@ -261,16 +271,17 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Ends a use: gives the references back, then the pin.
     #[inline]
-    pub fn end_grant_use(&self, granter: &Domain, gref: u32, frame: Mfn, usage: Use, access: Access) {
+    pub(super) fn end_grant_use(&self, granted: &Granted, gref: u32, frame: Mfn, usage: Use, access: Access) {
         match access {
             Access::Read => self.put_page(frame),
             Access::Write => self.put_page_and_type(frame),
         }
-        self.unpin_grant(granter, gref, usage, access);
+        unpin_grant(granted, gref, usage, access);
     }
+}
 
-    /// Ends a use whose references belong to somebody else.
-    pub(super) fn unpin_grant(&self, granter: &Domain, gref: u32, usage: Use, access: Access) {
-        granter.grants.entries.lock().unpin(gref, usage, access);
-    }
+/// Ends a use whose references belong to somebody else. Of a granter that is dead, there may be no record left.
+#[inline]
+pub(super) fn unpin_grant(granted: &Granted, gref: u32, usage: Use, access: Access) {
+    granted.lock().unpin(gref, usage, access);
 }

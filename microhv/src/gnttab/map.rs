@@ -10,6 +10,7 @@ use ring_abi::grant::{
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 use spin::MutexGuard;
 
+use super::entries::unpin_grant;
 use super::maptrack::{Mapping, Maptrack};
 use super::{Access, GrantError, Use};
 use crate::Hypervisor;
@@ -88,9 +89,9 @@ impl<P: Platform> Hypervisor<P> {
         match self.begin_mapping(cur, granter, op, device, access) {
             Ok(frame) => {
                 let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
-                let granter = granter.clone();
+                let granted = granter.grants.entries.clone();
                 let mapping =
-                    Mapping { granter, gref: op.r#ref, frame, access, host: true, contains_pte, device };
+                    Mapping { granted, gref: op.r#ref, frame, access, host: true, contains_pte, device };
                 cur.domain.grants.maptrack.lock().set(handle, mapping);
                 Ok(Mapped { handle, machine_address: frame.maddr() })
             }
@@ -111,14 +112,14 @@ impl<P: Platform> Hypervisor<P> {
         access: Access,
     ) -> Result<Mapped, GrantError> {
         let frame = self.begin_grant_use(granter, gref, cur.domain.id, Use::Device, access)?;
-        let granted = granter.clone();
+        let granted = granter.grants.entries.clone();
         let mapping =
-            Mapping { granter: granted, gref, frame, access, host: false, contains_pte: false, device: true };
+            Mapping { granted, gref, frame, access, host: false, contains_pte: false, device: true };
         let handle = self.with_room(cur.domain).add(mapping);
         match handle {
             Ok(handle) => Ok(Mapped { handle, machine_address: frame.maddr() }),
             Err(error) => {
-                self.end_grant_use(granter, gref, frame, Use::Device, access);
+                self.end_grant_use(&granter.grants.entries, gref, frame, Use::Device, access);
                 Err(error)
             }
         }
@@ -157,7 +158,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let undo = |error| {
             if let Some(frame) = device_frame {
-                self.end_grant_use(granter, gref, frame, Use::Device, access);
+                self.end_grant_use(&granter.grants.entries, gref, frame, Use::Device, access);
             }
             error
         };
@@ -174,7 +175,7 @@ impl<P: Platform> Hypervisor<P> {
             user | own,
         )
         .map_err(|_| {
-            self.end_grant_use(granter, gref, frame, Use::Host, access);
+            self.end_grant_use(&granter.grants.entries, gref, frame, Use::Host, access);
             undo(GrantError::General)
         })?;
         Ok(frame)
@@ -197,8 +198,8 @@ impl<P: Platform> Hypervisor<P> {
         if op.host_addr == 0 {
             // No page table changes, and nothing is to be flushed before the frame is given back.
             let taken = cur.domain.grants.maptrack.lock().take_for_device(op.handle, op.dev_bus_addr);
-            if let Some(Mapping { granter, gref, frame, access, .. }) = taken {
-                self.end_grant_use(&granter, gref, frame, Use::Device, access);
+            if let Some(Mapping { granted, gref, frame, access, .. }) = taken {
+                self.end_grant_use(&granted, gref, frame, Use::Device, access);
                 return Ok(());
             }
         }
@@ -262,12 +263,12 @@ impl<P: Platform> Hypervisor<P> {
             self.flush_grants(domain);
         }
         for Unmapped(mapping) in batch.drain(..) {
-            let Mapping { granter, gref, frame, access, .. } = &mapping;
+            let Mapping { granted, gref, frame, access, .. } = &mapping;
             if mapping.host {
-                self.end_grant_use(granter, *gref, *frame, Use::Host, *access);
+                self.end_grant_use(granted, *gref, *frame, Use::Host, *access);
             }
             if mapping.device {
-                self.end_grant_use(granter, *gref, *frame, Use::Device, *access);
+                self.end_grant_use(granted, *gref, *frame, Use::Device, *access);
             }
         }
     }
@@ -283,11 +284,11 @@ impl<P: Platform> Hypervisor<P> {
             let taken = domain.grants.maptrack.lock().take(handle);
             let Ok(mapping) = taken else { continue };
             if mapping.host {
-                self.unpin_grant(&mapping.granter, mapping.gref, Use::Host, mapping.access);
+                unpin_grant(&mapping.granted, mapping.gref, Use::Host, mapping.access);
             }
             if mapping.device {
                 self.end_grant_use(
-                    &mapping.granter,
+                    &mapping.granted,
                     mapping.gref,
                     mapping.frame,
                     Use::Device,

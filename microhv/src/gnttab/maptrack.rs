@@ -8,13 +8,13 @@ use alloc::vec::Vec;
 
 use ring_abi::types::Mfn;
 
-use super::{Access, GrantError};
-use crate::domain::Domain;
+use super::{Access, GrantError, Granted};
 
 /// One mapping of another domain's grant.
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
-    pub(super) granter: Arc<Domain>,
+    /// The granter's entries, and no more of the granter.
+    pub(super) granted: Arc<Granted>,
     pub(super) gref: u32,
     pub(super) frame: Mfn,
     pub(super) access: Access,
@@ -120,6 +120,12 @@ impl Maptrack {
         chunk.extend((0..CHUNK).map(|_| Slot::Free(None)));
         let chunk: Result<Box<Chunk>, _> = chunk.into_boxed_slice().try_into();
         self.chunks.extend(chunk);
+    }
+
+    /// Places of the list that it has.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.chunks.capacity()
     }
 
     /// Frees a chunk of a domain that is gone. `false`: there is none.

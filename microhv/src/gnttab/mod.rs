@@ -20,6 +20,8 @@ mod maptrack;
 #[cfg(test)]
 mod tests;
 
+use alloc::sync::Arc;
+
 use spin::Mutex;
 
 use crate::Hypervisor;
@@ -94,9 +96,29 @@ pub fn status_of<T>(result: &Result<T, GrantError>) -> i16 {
 /// The grant table of one domain, and its mappings of others' grants.
 #[derive(Debug)]
 pub struct GrantTable {
-    entries: Mutex<Entries>,
+    /// A mapping holds this part alone of the granter, so that nothing else of a dead domain waits for those that still map
+    /// its pages.
+    entries: Arc<Granted>,
     maptrack: Mutex<Maptrack>,
     max_frames: u32,
+}
+
+/// The granter's side, as mappings refer to it.
+type Granted = Mutex<Entries>;
+
+/// The records of a domain that is dead, to be freed in pieces. No grant of it can be used anew, since its table's frames
+/// are gone, and a use that ends needs no record.
+#[derive(Debug)]
+pub(crate) struct GrantRecords {
+    maptrack: Maptrack,
+    entries: Arc<Granted>,
+}
+
+impl GrantRecords {
+    /// Frees a piece. `false`: there is none.
+    pub(crate) fn shrink(&mut self) -> bool {
+        self.maptrack.shrink() || self.entries.lock().shrink()
+    }
 }
 
 /// What a grant table holds, for debug keys and leak checks.
@@ -112,9 +134,9 @@ pub struct GrantFigures {
 
 impl GrantTable {
     /// An empty table that may grow to `max_frames`, with at most `max_maptrack_frames` of mappings.
-    pub const fn new(max_frames: u32, max_maptrack_frames: u32) -> Self {
+    pub fn new(max_frames: u32, max_maptrack_frames: u32) -> Self {
         Self {
-            entries: Mutex::new(Entries::new()),
+            entries: Arc::new(Mutex::new(Entries::new())),
             maptrack: Mutex::new(Maptrack::new(max_maptrack_frames.saturating_mul(HANDLES_PER_FRAME))),
             max_frames,
         }
@@ -128,9 +150,10 @@ impl GrantTable {
         self.entries.lock().swap(a, b)
     }
 
-    /// Frees a piece of what is kept for a domain that is gone. `false`: there is none.
-    pub(crate) fn shrink(&mut self) -> bool {
-        self.maptrack.get_mut().shrink() || self.entries.get_mut().shrink()
+    /// Takes the records of a domain that is dead.
+    pub(crate) fn take_records(&mut self) -> GrantRecords {
+        let maptrack = core::mem::replace(self.maptrack.get_mut(), Maptrack::new(0));
+        GrantRecords { maptrack, entries: self.entries.clone() }
     }
 
     /// Frames that the table may have.

@@ -47,7 +47,7 @@ pub(in crate::hypercall) fn domain_info<P: Platform>(
         shared_info_frame: domain.shared_info_mfn.raw(),
         cpu_time: domain.vcpus.iter().map(|vcpu| vcpu.time.lock().cpu_ns(now)).sum(),
         nr_online_vcpus: up().count() as u32,
-        max_vcpu_id: domain.vcpus.len() as u32 - 1,
+        max_vcpu_id: domain.config.max_vcpus - 1,
         ssidref: domain.config.ssidref,
         handle: *domain.handle.lock(),
         ..XenDomctlGetdomaininfo::default()

@@ -135,7 +135,7 @@ pub(super) fn scheduler(domain: &Domain, op: &mut XenDomctlSchedulerOp) -> Resul
     if op.sched_id != XEN_SCHEDULER_CREDIT2 {
         return Err(HypercallError::Invalid);
     }
-    let first = &domain.vcpus[0].sched;
+    let first = &domain.vcpu(0).ok_or(HypercallError::NoSuchDomain)?.sched;
     match op.cmd {
         XEN_DOMCTL_SCHEDOP_PUTINFO => {
             let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
