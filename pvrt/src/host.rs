@@ -9,6 +9,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::mem::ManuallyDrop;
+use ring_abi::domctl::{XEN_DOMCTL_GETDOMAININFO, XEN_DOMINF_DYING, XenDomctl, XenDomctlGetdomaininfo};
 use ring_abi::errno::Errno;
 use ring_abi::evtchn::*;
 use ring_abi::grant::*;
@@ -34,6 +35,7 @@ std::thread_local! {
     // Never dropped: what a test leaves behind may still call it while the thread ends.
     static HYPERVISOR: ManuallyDrop<RefCell<Box<dyn Hypervisor>>> =
         ManuallyDrop::new(RefCell::new(Box::new(Loopback::default())));
+    static HELD: core::cell::Cell<Option<u16>> = const { core::cell::Cell::new(None) };
     static CONSOLE_BUSY: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
     static CONSOLE: RefCell<(Vec<u8>, VecDeque<u8>)> = const { RefCell::new((Vec::new(), VecDeque::new())) };
 }
@@ -46,6 +48,11 @@ pub fn install(hypervisor: Box<dyn Hypervisor>) {
 /// Sets how many bytes the thread's kernel has for accounts, its reserve included; at first as much as is asked for.
 pub fn set_memory(bytes: usize) {
     crate::mem::host::set_memory(bytes);
+}
+
+/// Lets `dom` be a dead domain whose pages others still map, as the hypervisor tells of it; `None`: there is none such.
+pub fn hold_dead_domain(dom: Option<u16>) {
+    HELD.with(|held| held.set(dom));
 }
 
 /// Sends an event to `port`, as the hypervisor would.
@@ -117,6 +124,7 @@ impl Hypervisor for Loopback {
         let result = match number {
             __HYPERVISOR_EVENT_CHANNEL_OP => self.event(args[0] as u32, args[1]),
             __HYPERVISOR_GRANT_TABLE_OP => self.grant(args[0] as u32, args[1], args[2]),
+            __HYPERVISOR_DOMCTL => domctl(args[0]),
             __HYPERVISOR_CONSOLE_IO => console(args),
             __HYPERVISOR_XEN_VERSION if args[0] as u32 == version::XENVER_VERSION => Ok(0x0004_0011),
             __HYPERVISOR_VCPU_OP if args[0] as u32 == vcpu::VCPUOP_IS_UP => {
@@ -135,6 +143,17 @@ impl Hypervisor for Loopback {
             Err(errno) => errno.negated(),
         }
     }
+}
+
+fn domctl(arg: u64) -> Result<u64, Errno> {
+    with_arg(arg, |op: &mut XenDomctl| match HELD.with(|held| held.get()) {
+        Some(held) if (op.cmd, op.domain) == (XEN_DOMCTL_GETDOMAININFO, held) => {
+            let flags = XEN_DOMINF_DYING;
+            op.set_payload(&XenDomctlGetdomaininfo { domain: held, flags, ..Default::default() });
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS),
+    })
 }
 
 fn console(args: [u64; 5]) -> Result<u64, Errno> {

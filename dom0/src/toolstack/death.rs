@@ -27,6 +27,8 @@ const RELEASE_NS: u64 = 10_000_000_000;
 /// How long the hypervisor may take until nothing refers to a dead domain's memory, and how often it is asked.
 const GONE_ROUNDS: u32 = 200;
 const GONE_ROUND_NS: u64 = 1_000_000;
+/// How often the hypervisor is asked from then on, when the domain is to start again.
+const HELD_ROUND_NS: u64 = 1_000_000_000;
 
 /// A run that is shorter than this was too short: a domain that always ends at once must not take the whole machine,
 /// nor all of its memory when the dead are kept.
@@ -120,8 +122,10 @@ impl Toolstack {
             // Its backends let go first: what it asked of a disk must not be under way when another has that disk.
             Action::Preserve => self.release_devices(domain.id).await,
             Action::Restart => {
-                self.tear_down(&domain).await;
-                self.restart(&domain, short_runs).await;
+                self.tear_down_wholly(&domain, true).await;
+                if !domain.fate.lock().unwanted {
+                    self.restart(&domain, short_runs).await;
+                }
             }
             Action::RenameRestart => {
                 self.make_way(&domain);
@@ -199,6 +203,13 @@ impl Toolstack {
 
     /// Takes everything of a domain away. For who has claimed it.
     pub(super) async fn tear_down(&self, domain: &Domain) {
+        self.tear_down_wholly(domain, false).await;
+    }
+
+    /// As [`Toolstack::tear_down`]. With `gone`, the domain stays in the list, and its memory in its account, until no
+    /// other domain maps a page of it, or nobody wants it to start again: else each life of it could leave pages behind
+    /// that no account has.
+    async fn tear_down_wholly(&self, domain: &Domain, gone: bool) {
         let id = domain.id;
         let account = Account::of(id);
         // It must not write to its rings any more; one that shut down has no vCPU running anyway.
@@ -227,6 +238,10 @@ impl Toolstack {
         }
         if exists(id) {
             log::warn!("d{id}: still referred to after its destruction");
+            let unwanted = || domain.fate.lock().unwanted;
+            while gone && exists(id) && !unwanted() {
+                select(time::sleep(HELD_ROUND_NS), self.wait_until(|_| unwanted())).await;
+            }
         }
         self.0.domains.lock().remove(&id);
         self.close_account(account);
@@ -322,6 +337,42 @@ mod tests {
         let (at, _) = next_start(5, 5 + 2 * SECOND, 0);
         assert!(at < 5 + 2 * SECOND, "a single restart does not wait");
         assert_eq!(next_start(u64::MAX - 1, u64::MAX, 9).0, u64::MAX);
+    }
+
+    /// Domain `one` reboots, and another domain maps a page of it until `let_go`; when it is over, in nanoseconds.
+    fn over_while_held(let_go: impl Future<Output = ()> + Send + 'static, destroy: bool) -> u64 {
+        let (toolstack, _) = start();
+        block_on_test(async move {
+            let mut one = toolstack.find("one").unwrap();
+            one.started_ns = time::now_ns();
+            let mut config = (*one.config).clone();
+            config.on_reboot = Action::Restart;
+            one.config = Arc::new(config);
+            toolstack.0.domains.lock().insert(one.id, one.clone());
+            pvrt::host::hold_dead_domain(Some(one.id.raw()));
+            assert!(toolstack.claim(one.id));
+            let (all, domain, begun) = (toolstack.clone(), one.clone(), time::now_ns());
+            spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+            let_go.await;
+            assert!(toolstack.domain(one.id).is_some() && !one.fate.lock().over, "it is still there");
+            if destroy {
+                toolstack.destroy(&one).await.unwrap();
+            } else {
+                pvrt::host::hold_dead_domain(None);
+                let _ = toolstack.wait_over(&one).await;
+            }
+            assert!(toolstack.domain(one.id).is_none());
+            pvrt::host::hold_dead_domain(None);
+            time::now_ns() - begun
+        })
+    }
+
+    #[test]
+    fn none_starts_again_while_others_map_its_former_life() {
+        let took = over_while_held(time::sleep(60 * SECOND), false);
+        assert!((60 * SECOND..62 * SECOND).contains(&took), "{took}");
+        let took = over_while_held(time::sleep(60 * SECOND), true);
+        assert!((60 * SECOND..61 * SECOND).contains(&took), "{took}");
     }
 
     /// When domain `one`, which ends at once for `reason` the fourth time in a row, is over, in nanoseconds.
