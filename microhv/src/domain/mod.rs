@@ -173,6 +173,8 @@ pub struct Domain {
     pub(crate) watchdogs: Mutex<[bool; 2]>,
     /// How far the end of its grant mappings came.
     pub(crate) teardown_at: AtomicU32,
+    /// What the scheduler keeps of it.
+    pub(crate) sched: crate::sched::DomainSched,
     /// System time at creation.
     pub created_ns: u64,
 }
@@ -234,6 +236,7 @@ impl Domain {
             dirty_cpus: AtomicU64::new(0),
             watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
+            sched: crate::sched::DomainSched::new(),
             created_ns,
         })
     }

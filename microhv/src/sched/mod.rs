@@ -4,6 +4,10 @@
 //! time slice while others wait. A vCPU that wakes is placed no more than [`WAKE_CREDIT_NS`] before the queue's
 //! minimum, so that one that sleeps much gets the CPU soon, and none can save up time to starve the others.
 //!
+//! That credit is one for all vCPUs of a domain on a CPU: what one of them runs is taken from all, those that wait already
+//! too. So a domain that wakes many at once is before a neighbour that wakes for no longer than a domain with one. And the
+//! slice of whoever runs ends, after [`LEAST_RUN_NS`], when its run time has passed that of one that waits on credit.
+//!
 //! Soon is after [`LEAST_RUN_NS`] of whoever runs: what two domains do for each other gathers meanwhile, and one change of
 //! domain serves for much. A frontend with one request in flight gathers nothing: it goes to sleep before, and its request
 //! reached the back end late for nothing. So a vCPU that slept while a domain waited for that time to pass gives way to this
@@ -80,14 +84,14 @@ pub struct Scheduler {
 impl Scheduler {
     /// Empty run queues.
     pub fn new() -> Self {
-        let cpu = || PerCpu {
-            queue: Mutex::new(RunQueue::new()),
+        let cpu = |n| PerCpu {
+            queue: Mutex::new(RunQueue::new(n)),
             pending: AtomicU32::new(0),
             slice_end: AtomicU64::new(NO_SLICE),
             idle_ns: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
         };
-        Self { cpus: (0..MAX_CPUS).map(|_| cpu()).collect() }
+        Self { cpus: (0..MAX_CPUS).map(cpu).collect() }
     }
 
     /// The `SOFTIRQ_*` bits that wait on `cpu`: to be looked at before each return to a guest, and while idle.
@@ -113,6 +117,20 @@ impl Scheduler {
 impl Default for Scheduler {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// What the scheduler keeps in each domain.
+#[derive(Debug)]
+pub(crate) struct DomainSched {
+    /// For each CPU the run time below which no vCPU of the domain waits there: it rises with what they ran, never
+    /// above the queue's minimum. It belongs to the queue.
+    spent: [AtomicU64; MAX_CPUS],
+}
+
+impl DomainSched {
+    pub(crate) const fn new() -> Self {
+        Self { spent: [const { AtomicU64::new(0) }; MAX_CPUS] }
     }
 }
 
@@ -239,7 +257,7 @@ impl<P: Platform> Hypervisor<P> {
         let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
         let decision = queue.pick(now);
-        let slice_end = if queue.is_crowded() { now + TIME_SLICE_NS } else { NO_SLICE };
+        let slice_end = queue.slice_ns().map_or(NO_SLICE, |slice| now + slice);
         drop(queue);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
         if slice_end != NO_SLICE {

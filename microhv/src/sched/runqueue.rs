@@ -2,9 +2,9 @@
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering as Order;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DEFAULT_WEIGHT, LEAST_RUN_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
+use super::{DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
 use crate::domain::VcpuRef;
 
 #[derive(Debug)]
@@ -47,6 +47,17 @@ pub(super) struct RunQueue {
     /// Run time below which nobody on this CPU is but by a wake-up's credit. Never falls.
     minimum: u64,
     arrivals: u64,
+    /// Number of the CPU.
+    cpu: usize,
+}
+
+/// How long `current` may run until it has clearly had more than `run_time`.
+fn passes_in_ns(current: &VcpuRef, run_time: u64) -> u64 {
+    let ahead = run_time
+        .saturating_add(WAKE_GRANULARITY_NS)
+        .saturating_sub(current.sched.run_time.load(Ordering::Relaxed));
+    let weight = u64::from(current.sched.weight.load(Ordering::Relaxed));
+    ahead.saturating_mul(weight) / u64::from(DEFAULT_WEIGHT)
 }
 
 /// When one that wakes has the CPU.
@@ -64,8 +75,16 @@ pub(super) enum Wake {
 type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
-    pub(super) const fn new() -> Self {
-        Self { waiting: BinaryHeap::new(), current: None, came_ns: 0, since_ns: 0, minimum: 0, arrivals: 0 }
+    pub(super) const fn new(cpu: usize) -> Self {
+        Self {
+            waiting: BinaryHeap::new(),
+            current: None,
+            came_ns: 0,
+            since_ns: 0,
+            minimum: 0,
+            arrivals: 0,
+            cpu,
+        }
     }
 
     pub(super) fn current(&self) -> Option<&VcpuRef> {
@@ -81,17 +100,39 @@ impl RunQueue {
         !self.waiting.is_empty()
     }
 
+    /// How long the current vCPU, which was chosen just now, runs before the queue is looked at again. `None`: nobody
+    /// waits.
+    pub(super) fn slice_ns(&self) -> Option<u64> {
+        let first = self.waiting.peek()?;
+        let Some(current) = self.current.as_ref().filter(|_| first.run_time < self.minimum) else {
+            return Some(TIME_SLICE_NS);
+        };
+        Some(passes_in_ns(current, first.run_time).clamp(LEAST_RUN_NS, TIME_SLICE_NS))
+    }
+
+    /// Run time below which no vCPU of its domain waits here.
+    fn spent<'a>(&self, vcpu: &'a VcpuRef) -> &'a AtomicU64 {
+        &vcpu.domain().sched.spent[self.cpu]
+    }
+
     /// Adds what the current vCPU ran since the last time to its account.
     fn account(&mut self, now: u64) {
         let ran = now.saturating_sub(self.since_ns);
         self.since_ns = now;
-        let Some(current) = &self.current else { return };
+        let Some(current) = &self.current else {
+            // As if somebody had run all the time: who sleeps while the CPU is idle has credit too.
+            self.minimum = self.minimum.saturating_add(ran);
+            return;
+        };
         let weight = u64::from(current.sched.weight.load(Ordering::Relaxed).max(1));
         let weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
         let run_time = current.sched.run_time.load(Ordering::Relaxed).saturating_add(weighted);
         current.sched.run_time.store(run_time, Ordering::Relaxed);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
         self.minimum = self.minimum.max(least);
+        let spent = self.spent(current);
+        let rest = spent.load(Ordering::Relaxed).max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
+        spent.store(rest.saturating_add(weighted).min(self.minimum), Ordering::Relaxed);
     }
 
     fn push(&mut self, vcpu: VcpuRef) {
@@ -103,11 +144,23 @@ impl RunQueue {
 
     /// The next that can run, out of the queue.
     fn pop(&mut self) -> Option<VcpuRef> {
-        while let Some(Waiting { vcpu, .. }) = self.waiting.pop() {
-            vcpu.sched.queued.store(false, Ordering::Relaxed);
-            if is_runnable(vcpu.domain(), &vcpu) {
-                return Some(vcpu);
+        while let Some(Waiting { vcpu, run_time, arrival }) = self.waiting.pop() {
+            if !is_runnable(vcpu.domain(), &vcpu) {
+                vcpu.sched.queued.store(false, Ordering::Relaxed);
+                continue;
             }
+            // Others of its domain ran since it came: it has as little of the credit left as they have.
+            let spent = self.spent(&vcpu).load(Ordering::Relaxed);
+            if run_time < spent {
+                let run_time = spent + 1; // after one that is there by what it ran itself
+                vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
+                if self.waiting.peek().is_some_and(|first| first.run_time < run_time) {
+                    self.waiting.push(Waiting { vcpu, run_time, arrival });
+                    continue;
+                }
+            }
+            vcpu.sched.queued.store(false, Ordering::Relaxed);
+            return Some(vcpu);
         }
         None
     }
@@ -122,7 +175,11 @@ impl RunQueue {
         let mut run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
         // One that could not run for a while may still be in the queue, at its old place.
         if !vcpu.sched.queued.load(Ordering::Relaxed) {
+            let spent = self.spent(&vcpu).load(Ordering::Relaxed);
             run_time = run_time.max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
+            if run_time < spent {
+                run_time = spent + 1;
+            }
             vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
@@ -132,7 +189,11 @@ impl RunQueue {
             return Wake::Now;
         };
         if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time.load(Ordering::Relaxed) {
-            return Wake::Later;
+            if run_time >= self.minimum {
+                return Wake::Later;
+            }
+            let least = self.came_ns.saturating_add(LEAST_RUN_NS);
+            return Wake::At(now.saturating_add(passes_in_ns(current, run_time)).max(least));
         }
         if self.came_ns.saturating_add(LEAST_RUN_NS) <= now {
             return Wake::Now;

@@ -593,3 +593,117 @@ proptest::proptest! {
         proptest::prop_assert!(ran * 5 * 4 / 3 + 100 * MS >= now - start, "{ran} of {}", now - start);
     }
 }
+
+/// What the step of a simulation of waits is, in nanoseconds.
+const STEP: u64 = MS / 10;
+
+/// How long a neighbour that sleeps for most of the time waits at most, in nanoseconds, beside a guest of `count` vCPUs that
+/// wakes them all at once right before the neighbour wakes. The guest's first vCPU never sleeps if it `spins`.
+fn worst_wait_after_a_burst(count: u32, spins: bool) -> u64 {
+    let world = quiet();
+    let (neighbour, many) = (world.guest(1), world.guest(count));
+    for vcpu in &many.vcpus {
+        world.hv.wake(&many, vcpu, PauseFlags::DOWN);
+    }
+    world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+    let burst = &many.vcpus[usize::from(spins)..];
+    let mut worst = 0;
+    for _ in 0..20 {
+        burst.iter().for_each(|vcpu| world.hv.hold(vcpu, PauseFlags::BLOCKED));
+        for _ in 0..40 {
+            world.settle();
+            world.pass(MS);
+        }
+        burst.iter().for_each(|vcpu| world.hv.kick_vcpu(&many, vcpu));
+        world.settle();
+        world.pass(STEP);
+        world.settle();
+        world.hv.kick_vcpu(&neighbour, &neighbour.vcpus[0]);
+        let mut waited = 0;
+        while world.settle().expect("somebody runs").domain().id != neighbour.id {
+            world.pass(STEP);
+            waited += STEP;
+        }
+        worst = worst.max(waited);
+        world.pass(STEP);
+        world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+    }
+    worst
+}
+
+#[test]
+fn a_neighbour_waits_for_one_slice_whatever_the_number_of_vcpus_that_wake() {
+    for spins in [true, false] {
+        for count in [1, 2, 4, 8, 32, 128] {
+            let worst = worst_wait_after_a_burst(count, spins);
+            assert!(
+                worst <= LEAST_RUN_NS + WAKE_GRANULARITY_NS,
+                "{count} vCPUs, spinning: {spins}: {worst} ns"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_neighbour_that_wakes_at_any_time_waits_for_one_slice() {
+    for count in [1u32, 2, 8, 64] {
+        let world = quiet();
+        let (neighbour, many) = (world.guest(1), world.guest(count));
+        world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+        for vcpu in &many.vcpus {
+            world.hv.wake(&many, vcpu, PauseFlags::DOWN);
+        }
+        let mut ran = vec![0; count as usize];
+        let (mut waits_since, mut wakes_at, mut worst) = (None, 73u64, 0);
+        for now in 0..40_000u64 {
+            if now == wakes_at {
+                world.hv.kick_vcpu(&neighbour, &neighbour.vcpus[0]);
+                waits_since = Some(now);
+            }
+            let running = world.settle().expect("somebody runs");
+            if Arc::ptr_eq(running.domain(), &neighbour) {
+                worst = worst.max(now - waits_since.take().unwrap_or(now));
+                world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+                wakes_at = now + 60 + now % 31;
+                world.settle();
+            } else if running.id.raw() == 0 {
+                // The first wakes all others, each of which sleeps when it has used its slice.
+                many.vcpus[1..].iter().for_each(|other| world.hv.kick_vcpu(&many, other));
+            } else {
+                let ran = &mut ran[running.id.raw() as usize];
+                *ran += 1;
+                if *ran % 100 == 0 {
+                    world.hv.hold(&running, PauseFlags::BLOCKED);
+                }
+            }
+            world.pass(STEP);
+        }
+        let worst = worst * STEP;
+        assert!(worst <= LEAST_RUN_NS + WAKE_GRANULARITY_NS, "{count} vCPUs: {worst} ns");
+    }
+}
+
+#[test]
+fn a_domain_that_sleeps_gets_its_credit_back() {
+    let world = quiet();
+    let (pair, busy) = (world.guest(2), world.guest(1));
+    world.hv.wake(&pair, &pair.vcpus[1], PauseFlags::DOWN);
+    for _ in 0..3 {
+        // One of the two uses the credit up, then both sleep.
+        for (vcpu, others) in pair.vcpus.iter().zip([1usize, 0]) {
+            world.hv.hold(&pair.vcpus[others], PauseFlags::BLOCKED);
+            world.hv.hold(vcpu, PauseFlags::BLOCKED);
+            world.settle();
+            for _ in 0..30 {
+                world.pass(MS);
+                assert_eq!(world.settle().expect("runs").domain().id, busy.id);
+            }
+            world.hv.kick_vcpu(&pair, vcpu);
+            assert_eq!(world.settle().expect("runs").domain().id, pair.id, "at once");
+            for _ in 0..20 {
+                world.pass(MS);
+                world.settle();
+            }
+        }
+    }
+}
