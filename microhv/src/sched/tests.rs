@@ -707,3 +707,35 @@ fn a_domain_that_sleeps_gets_its_credit_back() {
         }
     }
 }
+
+#[test]
+fn of_two_that_wake_together_the_second_waits_for_a_short_slice() {
+    let world = quiet();
+    let (first, second, busy) = (world.guest(1), world.guest(1), world.guest(1));
+    for sleeper in [&first, &second] {
+        world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    }
+    for _ in 0..40 {
+        world.settle();
+        world.pass(MS);
+    }
+    for sleeper in [&first, &second] {
+        world.hv.kick_vcpu(sleeper, &sleeper.vcpus[0]);
+    }
+    let runs = || world.settle().expect("somebody runs").domain().id;
+    assert_eq!(runs(), first.id);
+    world.pass(LEAST_RUN_NS - 1);
+    assert_eq!(runs(), first.id);
+    world.pass(1);
+    assert_eq!(runs(), second.id);
+    // Beside one that has no credit, a slice is a whole one.
+    for sleeper in [&first, &second] {
+        world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    }
+    let other = world.guest(1);
+    let begun = runs();
+    world.pass(TIME_SLICE_NS - 1);
+    assert_eq!(runs(), begun);
+    world.pass(1);
+    assert_eq!([begun, runs()].iter().filter(|id| [busy.id, other.id].contains(id)).count(), 2);
+}
