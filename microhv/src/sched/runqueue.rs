@@ -2,7 +2,7 @@
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering as Order;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::{DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
 use crate::domain::VcpuRef;
@@ -104,15 +104,21 @@ impl RunQueue {
     /// waits.
     pub(super) fn slice_ns(&self) -> Option<u64> {
         let first = self.waiting.peek()?;
-        let Some(current) = self.current.as_ref().filter(|_| first.run_time < self.minimum) else {
+        let Some(current) = self.current.as_ref().filter(|_| self.is_on_credit(first.run_time)) else {
             return Some(TIME_SLICE_NS);
         };
         Some(passes_in_ns(current, first.run_time).clamp(LEAST_RUN_NS, TIME_SLICE_NS))
     }
 
-    /// Run time below which no vCPU of its domain waits here.
-    fn spent<'a>(&self, vcpu: &'a VcpuRef) -> &'a AtomicU64 {
-        &vcpu.domain().sched.spent[self.cpu]
+    /// Run time below which no vCPU of its domain waits here. A domain's only vCPU has that in its own run time.
+    fn spent(&self, vcpu: &VcpuRef) -> u64 {
+        let domain = vcpu.domain();
+        if domain.vcpus.len() > 1 { domain.sched.spent[self.cpu].load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Whether one that waits with this run time has had clearly less than others.
+    fn is_on_credit(&self, run_time: u64) -> bool {
+        run_time.saturating_add(WAKE_GRANULARITY_NS) < self.minimum
     }
 
     /// Adds what the current vCPU ran since the last time to its account.
@@ -130,9 +136,12 @@ impl RunQueue {
         current.sched.run_time.store(run_time, Ordering::Relaxed);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
         self.minimum = self.minimum.max(least);
-        let spent = self.spent(current);
-        let rest = spent.load(Ordering::Relaxed).max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
-        spent.store(rest.saturating_add(weighted).min(self.minimum), Ordering::Relaxed);
+        let domain = current.domain();
+        if domain.vcpus.len() > 1 {
+            let spent = &domain.sched.spent[self.cpu];
+            let rest = spent.load(Ordering::Relaxed).max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
+            spent.store(rest.saturating_add(weighted).min(self.minimum), Ordering::Relaxed);
+        }
     }
 
     fn push(&mut self, vcpu: VcpuRef) {
@@ -150,7 +159,7 @@ impl RunQueue {
                 continue;
             }
             // Others of its domain ran since it came: it has as little of the credit left as they have.
-            let spent = self.spent(&vcpu).load(Ordering::Relaxed);
+            let spent = self.spent(&vcpu);
             if run_time < spent {
                 let run_time = spent + 1; // after one that is there by what it ran itself
                 vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
@@ -175,7 +184,7 @@ impl RunQueue {
         let mut run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
         // One that could not run for a while may still be in the queue, at its old place.
         if !vcpu.sched.queued.load(Ordering::Relaxed) {
-            let spent = self.spent(&vcpu).load(Ordering::Relaxed);
+            let spent = self.spent(&vcpu);
             run_time = run_time.max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
             if run_time < spent {
                 run_time = spent + 1;
@@ -189,7 +198,7 @@ impl RunQueue {
             return Wake::Now;
         };
         if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time.load(Ordering::Relaxed) {
-            if run_time >= self.minimum {
+            if !self.is_on_credit(run_time) {
                 return Wake::Later;
             }
             let least = self.came_ns.saturating_add(LEAST_RUN_NS);
