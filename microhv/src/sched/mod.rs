@@ -42,6 +42,9 @@ pub const WAKE_GRANULARITY_NS: u64 = 500_000;
 pub const LEAST_RUN_NS: u64 = 1_000_000;
 /// The same towards a domain that last waited for nothing. Enough that changes of domain are not most of the work.
 pub const COURTEOUS_RUN_NS: u64 = 50_000;
+/// A control domain that has run for so long since it slept last serves somebody who never lets it sleep. Whoever else wakes
+/// beside it gathers nothing by waiting.
+const BUSY_NS: u64 = 4 * LEAST_RUN_NS;
 /// How often a vCPU gives way sooner to a domain that waited for nothing.
 const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
@@ -145,6 +148,8 @@ pub struct VcpuSched {
     queued: AtomicBool,
     /// It gives way once.
     yielded: AtomicBool,
+    /// Its run time when it woke last.
+    woke_at: AtomicU64,
     /// The domain that waits until this vCPU has run for [`LEAST_RUN_NS`], or [`NOBODY`]. This and the next two belong to
     /// the queue in which it is the current one.
     waiter: AtomicU32,
@@ -163,11 +168,18 @@ impl VcpuSched {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             queued: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
+            woke_at: AtomicU64::new(0),
             waiter: AtomicU32::new(NOBODY),
             courteous_to: AtomicU32::new(NOBODY),
             courtesies: AtomicU8::new(0),
             affinity: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Whether it has run for long since it slept last: it is busy with more than who wakes now asked of it.
+    fn has_run_without_sleep(&self) -> bool {
+        let woke_at = self.woke_at.load(Ordering::Relaxed);
+        self.run_time.load(Ordering::Relaxed).saturating_sub(woke_at) > BUSY_NS
     }
 
     /// What it has of the CPU before a vCPU of `domain` takes its place.

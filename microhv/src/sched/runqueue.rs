@@ -4,7 +4,10 @@ use alloc::collections::BinaryHeap;
 use core::cmp::Ordering as Order;
 use core::sync::atomic::Ordering;
 
-use super::{DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS, is_runnable};
+use super::{
+    COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS,
+    is_runnable,
+};
 use crate::domain::VcpuRef;
 
 #[derive(Debug)]
@@ -190,6 +193,7 @@ impl RunQueue {
                 run_time = spent + 1;
             }
             vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
+            vcpu.sched.woke_at.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
         // One that went to sleep just now is still the current one until the queue is looked at.
@@ -207,7 +211,12 @@ impl RunQueue {
         if self.came_ns.saturating_add(LEAST_RUN_NS) <= now {
             return Wake::Now;
         }
-        let may_go = self.came_ns.saturating_add(current.sched.least_run_ns(domain));
+        let least_ns = if current.domain().privileged && current.sched.has_run_without_sleep() {
+            COURTEOUS_RUN_NS
+        } else {
+            current.sched.least_run_ns(domain)
+        };
+        let may_go = self.came_ns.saturating_add(least_ns);
         if may_go <= now { Wake::Now } else { Wake::At(may_go) }
     }
 

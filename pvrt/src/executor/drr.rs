@@ -6,6 +6,11 @@
 //! rounds as the debt lasts. Debt lasts only while others want the time: an account alone in the ring runs at once, and
 //! an idle moment of the whole kernel voids all debts.
 //!
+//! An account that becomes ready with credit left does not wait for the ring's turns: it is *fresh*, and runs next, in order
+//! of arrival with the other fresh ones, until its credit is used up; only then it goes to the back of the ring. So who
+//! waits much, as a domain with some reads of its disk under way, waits for one poll of who does not, and still has no more
+//! than its quantum in each round: new credit comes from the ring alone.
+//!
 //! M. Shreedhar, G. Varghese: Efficient Fair Queueing using Deficit Round-Robin (1995).
 
 use alloc::collections::VecDeque;
@@ -27,7 +32,7 @@ struct Queue<T> {
     ready: VecDeque<T>,
     /// Ticks that it may still use; below zero: it owes.
     credit: i64,
-    /// It stands in the ring: it has ready tasks, or its last one is being polled and may be ready again.
+    /// It stands in the ring or is fresh: it has ready tasks, or its last one is being polled and may be ready again.
     in_ring: bool,
     /// Its tasks are not to run.
     frozen: bool,
@@ -46,8 +51,10 @@ impl<T> Queue<T> {
 /// The queues of all accounts, by number; 0 is the kernel's own.
 pub(super) struct Drr<T> {
     queues: Vec<Queue<T>>,
-    /// The accounts that have ready tasks.
+    /// The accounts that have ready tasks and wait for their turn.
     ring: VecDeque<usize>,
+    /// Those that have ready tasks and became ready with credit left: they go first.
+    fresh: VecDeque<usize>,
     /// Counts the times when nothing was ready.
     epoch: u64,
 }
@@ -60,7 +67,7 @@ fn quantum(account: usize) -> i64 {
 impl<T> Drr<T> {
     /// Nothing ready.
     pub(super) const fn new() -> Self {
-        Self { queues: Vec::new(), ring: VecDeque::new(), epoch: 0 }
+        Self { queues: Vec::new(), ring: VecDeque::new(), fresh: VecDeque::new(), epoch: 0 }
     }
 
     /// Makes room for `tasks` ready tasks of `account`: a task is in a queue once at most, so waking allocates nothing.
@@ -71,6 +78,7 @@ impl<T> Drr<T> {
         let ready = &mut self.queues[account].ready;
         ready.reserve(tasks.saturating_sub(ready.len()));
         self.ring.reserve(self.queues.len() - self.ring.len());
+        self.fresh.reserve(self.queues.len() - self.fresh.len());
     }
 
     /// Puts a task behind those of its account. There must be room: see [`Drr::reserve`].
@@ -91,34 +99,49 @@ impl<T> Drr<T> {
             queue.epoch = self.epoch;
             queue.credit = quantum(account);
         }
-        self.ring.push_back(account);
+        if queue.credit > 0 {
+            self.fresh.push_back(account);
+        } else {
+            // As one whose credit ends while it is ready.
+            queue.credit += quantum(account);
+            self.ring.push_back(account);
+        }
     }
 
     /// Takes the task that is to run next. Where none is ready, what anyone owes is void: nobody lacked the time.
     #[inline]
     pub(super) fn next(&mut self) -> Option<(usize, T)> {
         loop {
-            let Some(&account) = self.ring.front() else {
-                self.epoch += 1;
-                return None;
+            let (account, is_fresh) = match (self.fresh.front(), self.ring.front()) {
+                (Some(&account), _) => (account, true),
+                (None, Some(&account)) => (account, false),
+                (None, None) => {
+                    self.epoch += 1;
+                    return None;
+                }
             };
             let queue = &mut self.queues[account];
             if queue.ready.is_empty() {
                 // It stayed in front while its last task was polled: had that become ready at once, its turn would go on.
                 queue.in_ring = false;
-                self.ring.pop_front();
+                _ = if is_fresh { self.fresh.pop_front() } else { self.ring.pop_front() };
                 continue;
             }
             if queue.credit > 0 {
                 return queue.ready.pop_front().map(|task| (account, task));
             }
-            queue.credit = if self.ring.len() == 1 {
+            queue.credit = if self.fresh.len() + self.ring.len() == 1 {
                 // Nobody else wants the time.
                 quantum(account)
             } else {
                 queue.credit + quantum(account)
             };
-            self.ring.rotate_left(1);
+            if is_fresh {
+                self.fresh.pop_front();
+                self.ring.push_back(account);
+            } else {
+                self.ring.rotate_left(1);
+            }
         }
     }
 
@@ -132,7 +155,9 @@ impl<T> Drr<T> {
 
     /// Ends the turn of the account in front; it keeps its credit for the next.
     pub(super) fn pass(&mut self) {
-        if self.ring.len() > 1 {
+        if let Some(account) = self.fresh.pop_front() {
+            self.ring.push_back(account);
+        } else if self.ring.len() > 1 {
             self.ring.rotate_left(1);
         }
     }
@@ -156,8 +181,14 @@ impl<T> Drr<T> {
         let Some(queue) = self.queues.get_mut(account) else { return };
         queue.frozen = true;
         if core::mem::take(&mut queue.in_ring) {
-            self.ring.retain(|other| *other != account);
+            self.remove(account);
         }
+    }
+
+    /// Takes an account out of the ring, or from among the fresh.
+    fn remove(&mut self, account: usize) {
+        self.ring.retain(|other| *other != account);
+        self.fresh.retain(|other| *other != account);
     }
 
     /// Ends [`Drr::freeze`].
@@ -174,7 +205,7 @@ impl<T> Drr<T> {
             debug_assert!(queue.ready.is_empty());
             // [`Drr::have_run`] may be waiting for what this account made ready: its count goes on under the next.
             *queue = Queue { pushed: queue.pushed, ..Queue::new() };
-            self.ring.retain(|other| *other != account);
+            self.remove(account);
         }
     }
 }

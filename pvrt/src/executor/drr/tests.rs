@@ -118,6 +118,33 @@ fn an_honest_task_waits_for_one_turn_of_each_hog() {
     }
 }
 
+/// Who waits much and uses little waits for the poll that runs, not for turns; the hogs have all the rest.
+#[test]
+fn one_that_uses_less_than_its_part_waits_for_a_poll() {
+    let cost = 50_000;
+    for hogs in [1, 2, 8] {
+        let mut loads: Vec<Load> = (1..=hogs).map(|account| Load { account, cost, every: 0 }).collect();
+        loads.push(Load { account: hogs + 1, cost: 10_000, every: 250_000 });
+        let (outcomes, idle) = run(&loads, TICKS);
+        let honest = outcomes.last().expect("the honest one");
+        // After 25 polls its credit is used up, and it waits for its turn, which all hogs have before.
+        let round = 25 * 250_000 + hogs as u64 * (QUANTUM as u64 + cost);
+        assert!(honest.polls >= TICKS / round * 25, "{hogs} hogs: {honest:?}");
+        let hogged: u64 = outcomes[..hogs].iter().map(|outcome| outcome.ticks).sum();
+        assert!(hogged + honest.ticks + idle >= TICKS && idle == 0);
+    }
+}
+
+/// A fresh account has no more than its part, however often it sleeps.
+#[test]
+fn sleeping_gains_no_time() {
+    let loads =
+        [Load { account: 1, cost: 50_000, every: 0 }, Load { account: 2, cost: 20_000, every: 20_001 }];
+    let (outcomes, _) = run(&loads, TICKS);
+    let [hog, sleeper] = [outcomes[0].ticks, outcomes[1].ticks];
+    assert!(sleeper * 100 <= hog * 105, "{sleeper} and {hog}");
+}
+
 #[test]
 fn a_debt_is_void_once_nobody_lacked_the_time() {
     let mut drr = Drr::new();
