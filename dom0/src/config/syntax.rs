@@ -18,8 +18,13 @@ use winnow::error::ParserError;
 use winnow::stream::{LocatingSlice, Location, Stateful, Stream};
 use winnow::token::{any, literal, one_of, take_while};
 
+/// Bytes that a string may have: four times what a kernel's command line has.
+pub(super) const TEXT_MAX: usize = 4096;
+const TOO_LONG: &str = "a string of at most 4096 bytes";
+const _: () = assert!(TEXT_MAX == 4096, "as TOO_LONG says");
+
 /// What an error says where a value is one too many.
-pub(super) const TOO_MANY: &str = "no more than 1024 values in all";
+pub(super) const TOO_MANY: &str = "no more than 512 values in all";
 
 /// Lists within lists; more is nothing but an attack on the stack.
 const DEPTH_MAX: usize = 16;
@@ -197,11 +202,17 @@ fn parse_number(text: &str) -> Option<u64> {
 
 fn string(input: &mut Input<'_>, quote: char) -> Parsed<String> {
     let what = if quote == '"' { "a closing `\"`" } else { "a closing `'`" };
+    let at = input.current_token_start();
     expect(input, one_of(quote), what)?;
     let mut text = String::new();
     loop {
-        let plain = |c: char| c != quote && c != '\\' && c != '\n';
-        text.push_str(expect(input, take_while(0.., plain), what)?);
+        // By bytes: all three are ASCII.
+        let rest = input.peek_finish();
+        let special = |byte: u8| byte == quote as u8 || byte == b'\\' || byte == b'\n';
+        text.push_str(input.next_slice(rest.bytes().position(special).unwrap_or(rest.len())));
+        if text.len() > TEXT_MAX {
+            return Err(Expected { at, what: TOO_LONG });
+        }
         if token(input, "\\")? {
             text.extend(escape(input)?);
         } else {
@@ -281,10 +292,13 @@ fn bare_value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
 /// Skips blanks, comments, lines that go on, and what is in `also`.
 fn skip(input: &mut Input<'_>, also: &[char]) -> Parsed<()> {
     loop {
-        let blank = |c: char| matches!(c, ' ' | '\t' | '\r') || also.contains(&c);
-        take(input, take_while(0.., blank))?;
+        // By bytes, since a file may be nothing else: all these are ASCII.
+        let rest = input.peek_finish();
+        let blank = |byte: u8| matches!(byte, b' ' | b'\t' | b'\r') || also.contains(&char::from(byte));
+        input.next_slice(rest.bytes().position(|byte| !blank(byte)).unwrap_or(rest.len()));
         if peek(input) == Some('#') {
-            take(input, take_while(0.., |c: char| c != '\n'))?;
+            let rest = input.peek_finish();
+            input.next_slice(rest.find('\n').unwrap_or(rest.len()));
         } else if take(input, opt(alt((literal("\\\n"), literal("\\\r\n")))))?.is_none() {
             return Ok(());
         }

@@ -16,8 +16,8 @@ use super::syntax;
 /// Bytes that a file may have. Hundreds are usual; what a file makes dom0 keep and do is bounded by this.
 pub const FILE_MAX: usize = 64 << 10;
 /// Values that a configuration may have, those in lists and lists themselves counted.
-pub const VALUES_MAX: usize = 1024;
-const _: () = assert!(VALUES_MAX == 1024, "as syntax::TOO_MANY says");
+pub const VALUES_MAX: usize = 512;
+const _: () = assert!(VALUES_MAX == 512, "as syntax::TOO_MANY says");
 // What a file makes dom0 keep, of dom0's own: each text twice at most while a vector grows, and each value as it was read, as
 // it is kept, as a setting with its key, and its share of what a growing vector or a tree leaves unused.
 const KEPT_MAX: usize = 2 * FILE_MAX

@@ -178,7 +178,7 @@ fn a_configuration_has_no_more_values_than_is_stated() {
     let list = |count: usize| format!("a=[{}]\n", "1,".repeat(count - 1));
     let mut config = Config::parse("t.cfg", list(VALUES_MAX).as_bytes()).unwrap();
     // The words of the command line count too, bare ones as others.
-    assert!(config.add_word("b=x").unwrap_err().to_string().contains("more than 1024 values"));
+    assert!(config.add_word("b=x").unwrap_err().to_string().contains("more than 512 values"));
     let mut config = Config::parse("t.cfg", list(VALUES_MAX - 1).as_bytes()).unwrap();
     assert_eq!(config.add_word("b=x y"), Ok(()));
     assert!(config.add_word("b=x").is_err());
@@ -188,20 +188,31 @@ fn a_configuration_has_no_more_values_than_is_stated() {
         let error = Config::parse("t.cfg", text.as_bytes()).unwrap_err();
         assert!(error.position.is_some());
         let error = error.to_string();
-        assert!(error.contains("t.cfg: more than 1024 values") || error.contains("fewer lists"), "{error}");
+        assert!(error.contains("t.cfg: more than 512 values") || error.contains("fewer lists"), "{error}");
     }
 }
 
 #[test]
 fn of_many_unknown_keys_some_are_named_and_the_rest_counted() {
     use crate::config::DomainConfig;
-    let unknown = (0..1000).fold(String::new(), |all, at| format!("{all}k{at}=1\n"));
+    let unknown = (0..500).fold(String::new(), |all, at| format!("{all}k{at}=1\n"));
     let text = format!("{unknown}name='x'\nkernel='k'\n");
     let config = Config::parse("t.cfg", text.as_bytes()).unwrap();
     let (_, warnings) = DomainConfig::from_config(&config).unwrap();
     assert_eq!(warnings.len(), 33);
     assert_eq!(warnings[31].to_string(), "t.cfg:32:1: k31: unknown key, ignored");
-    assert_eq!(warnings[32].to_string(), "t.cfg: and 968 keys more that are ignored");
+    assert_eq!(warnings[32].to_string(), "t.cfg: and 468 keys more that are ignored");
+}
+
+#[test]
+fn a_string_is_no_longer_than_is_stated() {
+    for piece in ["x", "\\x1b", "ü"] {
+        let bytes = if piece == "ü" { 2 } else { 1 };
+        let text = |count: usize| format!("a='{}'", piece.repeat(count));
+        assert!(Config::parse("t", text(4096 / bytes).as_bytes()).is_ok(), "{piece}");
+        let error = Config::parse("t", text(4096 / bytes + 1).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("expected a string of at most 4096 bytes"), "{error}");
+    }
 }
 
 #[test]
@@ -228,10 +239,10 @@ fn others_run_while_a_file_is_read() {
                 pvrt::yield_now().await;
             }
         });
-        Config::read("t.cfg", "a=1\n".repeat(1000).as_bytes()).await
+        Config::read("t.cfg", "a=1\n".repeat(500).as_bytes()).await
     });
-    assert_eq!(read, Config::parse("t.cfg", b"a=1\n".repeat(1000).as_slice()));
-    assert!(turns.load(Relaxed) >= 1000 / 16, "{turns:?}");
+    assert_eq!(read, Config::parse("t.cfg", b"a=1\n".repeat(500).as_slice()));
+    assert!(turns.load(Relaxed) >= 500 / 16, "{turns:?}");
 }
 
 proptest! {
