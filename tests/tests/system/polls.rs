@@ -8,7 +8,7 @@ use crate::{Case, cases};
 const MIB: usize = 1024 * 1024;
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![polls: no_poll_takes_a_millisecond].into()
+    cases![polls: no_poll_takes_a_millisecond, no_file_and_no_line_takes_a_millisecond].into()
 }
 
 /// Instructions that a poll may take: 1 ms at one a nanosecond, which is what QEMU's TSC counts here.
@@ -17,6 +17,55 @@ const LIMIT: u32 = 1_000_000;
 /// Tasks of which a poll takes longer, by where they are spawned, and why. To be empty.
 const ALLOWED: &[(&str, &str)] =
     &[("dom0/src/commands/xl.rs", "1.09 million once, when the first domain is made: not yet known where")];
+
+/// Configurations as long as they may be, longer ones, and lines that are done at once, many times.
+fn no_file_and_no_line_takes_a_millisecond() -> Result<()> {
+    const LENGTH: usize = 64 << 10;
+    let scratch = Scratch::new("polls-files")?;
+    let entries = |entry: &str, count: usize| format!("a=[{}]\n", entry.repeat(count));
+    let fill = |mut text: String| {
+        let rest = LENGTH - text.len();
+        text.push_str(&"#".repeat(rest.min(1)));
+        text.push_str(&"x".repeat(rest.saturating_sub(1)));
+        text
+    };
+    let keys = (0..510).fold("name='n'\nkernel='k'\n".to_string(), |all, at| format!("{all}k{at}=1\n"));
+    let files = [
+        ("long", "a=[1,1]\n#".to_string() + &"x".repeat(2 << 20)),
+        ("values", entries("1,", 600)),
+        ("lists", fill(entries("[[[[[[1]]]]]],", 72))),
+        ("lines", "\n".repeat(LENGTH)),
+        ("same", fill("a=1\n".repeat(512))),
+        ("keys", fill(keys)),
+        (
+            "texts",
+            fill(format!("name='n'\nkernel='k'\ndisk=[{}]", "'a,raw,xvda,w,=,,,,,,,,,,,,,,,',".repeat(1000))),
+        ),
+        ("text", format!("name='{}'\n", "\\x1b".repeat((LENGTH - 8) / 4))),
+        ("cpus", format!("name='n'\nkernel='k'\ncpus='{}0'\n", "0-255,^all,".repeat(5900))),
+    ];
+    let mut machine = Machine::new("polls-files").seconds(600).with(|machine| {
+        machine.qemu_arguments.extend(xtask::qemu::ICOUNT.map(String::from));
+        machine.dom0_arguments = format!("poll-limit={LIMIT}");
+    });
+    for (name, text) in &files {
+        machine = machine.module(&scratch.file(name, text.as_bytes())?, &format!("{name}.cfg"));
+        machine = machine.line(&format!("try xl create /boot/{name}.cfg"));
+    }
+    let run = machine
+        .line("repeat 3000 xenstore-write /a 1")
+        .line("repeat 300 sleep 0")
+        .line("repeat 300 try frob")
+        .line("cat /boot/values.cfg")
+        .run()?
+        .succeeded()?
+        .says("long.cfg: 2097161 bytes: a configuration has at most 65536")?
+        .says("values.cfg: more than 512 values")?
+        .says("and 478 keys more that are ignored")?;
+    let long: Vec<&str> =
+        run.console().lines().filter(|line| line.contains("pvrt::executor: poll: ")).collect();
+    run.require(long.is_empty(), &format!("polls that take too long:\n{}", long.join("\n")))
+}
 
 /// The usual life of domains: with a disk that is read and written, with storms of the store, restarted, destroyed.
 fn no_poll_takes_a_millisecond() -> Result<()> {
