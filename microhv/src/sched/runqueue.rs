@@ -214,7 +214,7 @@ impl RunQueue {
         let least_ns = if current.domain().privileged && current.sched.has_run_without_sleep() {
             COURTEOUS_RUN_NS
         } else {
-            current.sched.least_run_ns(domain)
+            current.sched.least_run_ns(domain, now)
         };
         let may_go = self.came_ns.saturating_add(least_ns);
         if may_go <= now { Wake::Now } else { Wake::At(may_go) }
@@ -227,7 +227,7 @@ impl RunQueue {
         let yields =
             self.current.as_ref().is_some_and(|vcpu| vcpu.sched.yielded.swap(false, Ordering::Relaxed));
         if let Some(current) = &self.current {
-            current.sched.end_wait(!stays && now < self.came_ns.saturating_add(LEAST_RUN_NS));
+            current.sched.end_wait(!stays && now < self.came_ns.saturating_add(LEAST_RUN_NS), now);
         }
         if !stays {
             let next = self.pop();
