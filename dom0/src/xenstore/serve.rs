@@ -6,7 +6,7 @@ use ring_abi::ring::bytes::ByteRing;
 use ring_abi::ring::{RingError, RingPage};
 
 use super::connection::{ConnId, Failure};
-use super::server::{Server, WatchEvent};
+use super::server::{Server, WatchEvent, kept_by};
 use super::stream::Outgoing;
 
 /// Messages of one connection that are handled before another gets its turn.
@@ -68,8 +68,13 @@ impl Server {
         }
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.kicked = false;
+            // What waits is charged: see `Server::kept_for`.
+            let kept = kept_by(connection);
+            if kept != connection.counted {
+                connection.counted = kept;
+                self.store.note_change();
+            }
         }
-        self.count_waiting(conn);
         result
     }
 

@@ -125,7 +125,14 @@ pub(super) const fn left_price(subtrees: usize, nodes: usize) -> usize {
 const DEFERRED_KEPT: usize = 8;
 
 /// What the heap takes for what waits on a connection.
-fn kept_by(connection: &Connection) -> usize {
+#[inline]
+pub(super) fn kept_by(connection: &Connection) -> usize {
+    if connection.left.is_empty() && connection.output.is_idle() { 0 } else { kept_by_busy(connection) }
+}
+
+#[cold]
+#[inline(never)]
+fn kept_by_busy(connection: &Connection) -> usize {
     let left = &connection.left;
     let queue = price::object(left.capacity() * size_of::<Deferred>());
     connection.output.kept() + queue + left.iter().map(Deferred::kept).sum::<usize>()
@@ -690,16 +697,6 @@ impl Server {
         let Some(connection) = self.connections.get(&conn) else { return 0 };
         let of_domain = self.store.account(connection.domid).bytes();
         of_domain + kept_by(connection) + Input::KEPT + CONNECTION_BYTES
-    }
-
-    /// Has [`Server::kept_for`] looked at again, if what waits on the connection takes more or less than it did.
-    pub(super) fn count_waiting(&mut self, conn: ConnId) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            let kept = kept_by(connection);
-            if core::mem::replace(&mut connection.counted, kept) != kept {
-                self.store.note_change();
-            }
-        }
     }
 
     /// Counts what there is.

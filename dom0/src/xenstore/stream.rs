@@ -150,6 +150,12 @@ impl Output {
         self.event_bytes
     }
 
+    /// Does nothing wait, and is hardly any room kept for what may? The price of a connection has that.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.current.is_empty()
+    }
+
     /// What the heap takes for all that waits.
     pub(crate) fn kept(&self) -> usize {
         let places = price::object(self.queue.capacity() * size_of::<Outgoing>());
@@ -185,7 +191,7 @@ impl Output {
     /// Drops all events: no watch is left.
     pub(crate) fn forget_watches(&mut self) {
         self.queue.retain(|out| matches!(out, Outgoing::Reply(_)));
-        self.queue.shrink_to_fit();
+        self.trim();
         self.waiting.clear();
         self.event_bytes = 0;
     }
@@ -201,14 +207,21 @@ impl Output {
             }
             _ => true,
         });
+        self.trim();
+    }
+
+    /// An empty queue keeps little room.
+    #[inline]
+    fn trim(&mut self) {
+        if self.queue.is_empty() && self.queue.capacity() > QUEUE_KEPT {
+            self.queue = VecDeque::new();
+        }
     }
 
     /// Takes the next message whole: for clients within dom0.
     pub(crate) fn pop(&mut self) -> Option<Outgoing> {
         let out = self.queue.pop_front()?;
-        if self.queue.is_empty() && self.queue.capacity() > QUEUE_KEPT {
-            self.queue = VecDeque::new();
-        }
+        self.trim();
         match &out {
             Outgoing::Reply(message) => {
                 self.replies -= 1;
