@@ -87,6 +87,10 @@ impl<P: Platform> Hypervisor<P> {
                 self.domains.keep_ending(left);
                 return;
             }
+            // The end of one that has little left does not look itself.
+            if self.platform.work_pending() {
+                return;
+            }
         }
     }
 

@@ -131,6 +131,11 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, HypercallError> {
+        // Before its page is lent under that number, which may have become another's between two pieces.
+        if self.domains.get(making.id).is_some() {
+            self.give_up(making);
+            return Err(HypercallError::Exists);
+        }
         let Making { id, config, shared_mfn, vcpus, .. } = making;
         let shared_info = self.platform.shared(shared_mfn);
         let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, self.platform.now_ns(), vcpus);

@@ -250,10 +250,12 @@ impl<P: Platform> Hypervisor<P> {
         let count = 1u64.checked_shl(order.into()).filter(|_| order <= super::buddy::MAX_ORDER);
         let count = count.filter(|_| !dom.is_dying()).ok_or(HypercallError::NoMemory)?;
         let within_limit = dom.mm.tot_pages() + count <= dom.mm.max_pages(); // `add` has the last word
-        if !within_limit || !self.may_use(dom, count) {
+        // A large extent is looked at when it is taken: one that was interrupted has its frames already.
+        let is_small = order <= SMALL_ORDER;
+        if !within_limit || is_small && !self.may_use(dom, count) {
             return Err(HypercallError::NoMemory.into());
         }
-        let mfn = if order <= SMALL_ORDER {
+        let mfn = if is_small {
             let mfn = self.alloc_frames(order, address_bits).ok_or(HypercallError::NoMemory)?;
             (0..count).for_each(|n| self.platform.zero_frame(Mfn::new(mfn.raw() + n)));
             mfn

@@ -149,7 +149,6 @@ impl<P: Platform> Hypervisor<P> {
                 }
             }
         }
-        self.reap_dead();
         // Under the lock: whoever changes the slice's end from now on sees what the timer was set for.
         let mut queue = self.time.queue(cpu).lock();
         let slice_end = self.sched.slice_end(cpu);
@@ -159,6 +158,8 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }
         self.platform.set_timer(next);
+        // With the timer set, which ends this when the next deadline has come.
+        self.reap_dead();
     }
 
     fn fire(&self, domain: &Arc<Domain>, vcpu: &Vcpu, kind: TimerKind, now: u64) {
