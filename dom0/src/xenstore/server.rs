@@ -379,10 +379,7 @@ impl Server {
                 self.answer(conn, header, result.map(|()| Vec::from(OK)));
             }
             let mut queue = core::mem::take(&mut self.deferred);
-            match self.connections.get_mut(&conn) {
-                Some(connection) => connection.left.append(&mut queue),
-                None => self.leave(&mut queue),
-            }
+            self.leave_for(Some(conn), &mut queue);
         }
         self.deferred = others;
         self.committing.is_some()
@@ -483,9 +480,16 @@ impl Server {
             }
             return;
         }
-        match conn.and_then(|conn| self.connections.get_mut(&conn)) {
-            Some(connection) => connection.left.append(&mut queue),
-            None => self.leave(&mut queue),
+        self.leave_for(conn, &mut queue);
+    }
+
+    /// Leaves work for a connection's turns. One whose service has ended, by this work even, has none: then it is
+    /// everybody's.
+    fn leave_for(&mut self, conn: Option<ConnId>, queue: &mut VecDeque<Deferred>) {
+        let connection = conn.and_then(|conn| self.connections.get_mut(&conn));
+        match connection.filter(|connection| connection.failed.is_none()) {
+            Some(connection) => connection.left.append(queue),
+            None => self.leave(queue),
         }
     }
 
@@ -509,7 +513,7 @@ impl Server {
         }
         let mut queue = core::mem::take(&mut connection.left);
         self.work_off(&mut queue);
-        match self.connections.get_mut(&conn) {
+        match self.connections.get_mut(&conn).filter(|connection| connection.failed.is_none()) {
             Some(connection) => {
                 queue.append(&mut connection.left);
                 let is_more = !queue.is_empty();
@@ -606,7 +610,9 @@ impl Server {
                 Err(top) => Some(Deferred::Change(top, Told::default())),
             },
             Deferred::Forget(domid, after) => {
-                self.finish_commit();
+                if self.settle_commit(1) {
+                    return Some(Deferred::Forget(domid, after));
+                }
                 let (path, outcome) = self.store.forget_next(domid, after.as_ref())?;
                 queue.push_front(Deferred::Forget(domid, Some(path)));
                 outcome.map(Deferred::from)

@@ -160,6 +160,34 @@ fn a_connection_that_ends_leaves_its_work_to_others() {
     bed.server.check_accounts();
 }
 
+/// The watches' events, which nobody fetches, end the service amid the work that made them.
+#[test]
+fn a_connection_that_its_own_leftovers_end_keeps_none_of_them() {
+    const TOPS: usize = 64;
+    let mut bed = Bed::new(1);
+    let before = bed.server.store.len();
+    for at in 0..TOPS {
+        bed.ok(1, wire::XS_WRITE, 0, format!("n/{at}/x\0v").as_bytes());
+    }
+    for token in 0..Quotas::XEN.watches {
+        bed.ok(1, wire::XS_WATCH, 0, format!("n\0{token}\0").as_bytes());
+    }
+    let tx = bed.begin(1);
+    for at in 0..TOPS {
+        bed.ok(1, wire::XS_RM, tx, format!("n/{at}\0").as_bytes());
+    }
+    bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+    bed.rings.get_mut(&1).unwrap().1.room = Some(0);
+    let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+    for _ in 0..10_000 {
+        let _ = bed.server.exchange(*conn, ring);
+    }
+    assert!(bed.server.exchange(*conn, ring).is_err(), "ended");
+    bed.settle();
+    assert_eq!(bed.server.store.len(), before + 1, "all but n");
+    bed.server.check_accounts();
+}
+
 /// A transaction of domain 1 that writes many nodes.
 fn writes_many(bed: &mut Bed) -> u32 {
     let tx = bed.begin(1);
