@@ -18,10 +18,10 @@ use winnow::error::ParserError;
 use winnow::stream::{LocatingSlice, Location, Stateful, Stream};
 use winnow::token::{any, literal, one_of, take_while};
 
-/// Bytes that a string may have: four times what a kernel's command line has.
-pub(super) const TEXT_MAX: usize = 4096;
-const TOO_LONG: &str = "a string of at most 4096 bytes";
-const _: () = assert!(TEXT_MAX == 4096, "as TOO_LONG says");
+/// Bytes that a string may have: twice what a kernel has of its command line.
+pub(super) const TEXT_MAX: usize = 2048;
+const TOO_LONG: &str = "a string of at most 2048 bytes";
+const _: () = assert!(TEXT_MAX == 2048, "as TOO_LONG says");
 
 /// What an error says where a value is one too many.
 pub(super) const TOO_MANY: &str = "no more than 512 values in all";
@@ -209,10 +209,12 @@ fn string(input: &mut Input<'_>, quote: char) -> Parsed<String> {
         // By bytes: all three are ASCII.
         let rest = input.peek_finish();
         let special = |byte: u8| byte == quote as u8 || byte == b'\\' || byte == b'\n';
-        text.push_str(input.next_slice(rest.bytes().position(special).unwrap_or(rest.len())));
-        if text.len() > TEXT_MAX {
+        let end = rest.bytes().take(TEXT_MAX + 1).position(special);
+        let end = if rest.len() > TEXT_MAX { end } else { end.or(Some(rest.len())) };
+        let Some(end) = end.filter(|end| text.len() + end <= TEXT_MAX) else {
             return Err(Expected { at, what: TOO_LONG });
-        }
+        };
+        text.push_str(input.next_slice(end));
         if token(input, "\\")? {
             text.extend(escape(input)?);
         } else {

@@ -164,6 +164,10 @@ impl Toolstack {
             nodes::remove_disk(&self.0.store, domain.id, disk.devid);
             return Err(DiskError::Attach(error));
         }
+        if let Err(dead) = self.alive(&domain) {
+            nodes::remove_disk(&self.0.store, domain.id, disk.devid);
+            return Err(dead);
+        }
         self.set_disks(domain.id, |disks| disks.push(disk));
         raised.keep();
         Ok(())
