@@ -82,7 +82,7 @@ impl Server {
         let mut done = Exchange::default();
         let mut budget = BATCH;
         let start = self.store.work();
-        let mut buffer = [0; 1024];
+        let mut buffer = [0; 256];
         loop {
             let connection = self.connections.get_mut(&conn).ok_or(Failure::Gone)?;
             if let Some(failure) = connection.failed {
