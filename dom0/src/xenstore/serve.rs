@@ -10,11 +10,11 @@ use super::server::{Server, WatchEvent, kept_by};
 use super::stream::Outgoing;
 
 /// Messages of one connection that are handled before another gets its turn.
-const BATCH: usize = 16;
+const BATCH: usize = 4;
 
 /// Work, in bytes moved ([`Store::spend`](super::store::Store::spend)), after which another gets its turn.
 /// The request that goes beyond is still handled whole.
-const BATCH_WORK: usize = 16 * 1024;
+const BATCH_WORK: usize = 4 * 1024;
 
 /// A domain's ring, as [`Server::exchange`] uses it.
 pub trait Ring {

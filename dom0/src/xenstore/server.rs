@@ -139,7 +139,7 @@ fn kept_by_busy(connection: &Connection) -> usize {
 }
 
 /// Work, in bytes moved ([`Store::spend`]), after which the rest of what is deferred waits for the next turn.
-const STEP_WORK: usize = 8 * 1024;
+const STEP_WORK: usize = 2 * 1024;
 
 /// Work that passing an event in a queue stands for.
 const SCAN_WORK: usize = 4;

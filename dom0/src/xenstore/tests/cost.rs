@@ -106,7 +106,10 @@ fn a_death_costs_what_dies() {
         bed.ok(2, wire::XS_MKDIR, 0, format!("n{at}\0").as_bytes());
         bed.ok(2, wire::XS_SET_PERMS, 0, format!("n{at}\0n2\0r1\0").as_bytes());
     }
-    costs(&mut bed, "a death", 11 * 4 * SEARCH, |bed| bed.server.domain_destroyed(1));
+    costs(&mut bed, "a death", 11 * 4 * SEARCH, |bed| {
+        bed.server.domain_destroyed(1);
+        bed.settle();
+    });
     assert_eq!(bed.server.store.account(1), Default::default());
     assert_eq!(bed.ok(2, wire::XS_GET_PERMS, 0, b"n3\0"), b"n2\0");
     bed.server.check_accounts();

@@ -179,7 +179,7 @@ fn a_turn_ends_by_cost_and_not_by_messages_alone() {
         turns += 1;
     }
     assert_eq!(turns, 4, "each list is a turn's worth");
-    for _ in 0..8 {
+    for _ in 0..4 {
         bed.send(1, wire::XS_READ, 0, b"d\0");
     }
     let (conn, ring) = bed.rings.get_mut(&1).unwrap();

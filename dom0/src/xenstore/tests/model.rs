@@ -139,6 +139,7 @@ proptest! {
                     store.settle_some();
                 }
             } else {
+                while store.settle_some() {}
                 prop_assert_eq!(store.figures().nodes, tree.len() + 1);
             }
         }
