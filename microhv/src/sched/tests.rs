@@ -165,6 +165,42 @@ fn who_slept_before_its_time_gives_way_sooner_the_next_times() {
     }
 }
 
+/// What two domains do for each other gathers while one waits; beside a control domain that somebody else keeps awake
+/// nothing does.
+#[test]
+fn who_wakes_beside_a_busy_control_domain_waits_for_little() {
+    for (privileged, busy) in [(true, true), (true, false), (false, true)] {
+        let world = quiet();
+        let worker = if privileged { world.dom0.clone() } else { world.guest(1) };
+        let sleeper = world.guest(1);
+        for domain in [&sleeper, &worker] {
+            world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
+            world.settle();
+        }
+        world.pass(100 * MS);
+        world.hv.kick_vcpu(&worker, &worker.vcpus[0]);
+        world.settle();
+        world.pass(2 * BUSY_NS);
+        world.settle();
+        if !busy {
+            world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
+            world.settle();
+            world.hv.kick_vcpu(&worker, &worker.vcpus[0]);
+            world.settle();
+        } else {
+            // The worker is put aside for a moment, and does not sleep.
+            world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
+            assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
+            world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+            assert_eq!(world.settle().expect("runs").domain().id, worker.id);
+        }
+        world.pass(COURTEOUS_RUN_NS);
+        world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
+        let now = world.settle().expect("runs").domain().id;
+        assert_eq!(now == sleeper.id, privileged && busy, "privileged {privileged}, busy {busy}");
+    }
+}
+
 #[test]
 fn nobody_takes_the_cpu_from_who_hardly_ran() {
     let world = quiet();
