@@ -31,6 +31,7 @@ thread_local!(static WORLD: &'static World = Box::leak(Box::new(connect())));
 fn connect() -> World {
     let store = dom0::xenstore::Xenstore::new(Quotas::XEN);
     spawn(serve_rings(store.clone()));
+    spawn(store.clone().settle());
     let page = Pages::zeroed(1).expect("a page");
     let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
     let dom0 = store.client();

@@ -95,6 +95,7 @@ fn control_domain(disk: Arc<RamDisk>) -> Xenstore {
     let disks = Disks::new();
     disks.add(Disk { name: "vda".into(), serial: None, device: disk });
     spawn(serve_rings(store.clone()));
+    spawn(store.clone().settle());
     spawn(dom0::blkback::run(store.clone(), Arc::new(disks)));
     store
 }

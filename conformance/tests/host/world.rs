@@ -87,6 +87,7 @@ fn control_domain() -> Xenstore {
         disks.add(Disk { name: name.into(), serial: None, device });
     }
     spawn(serve_rings(store.clone()));
+    spawn(store.clone().settle());
     spawn(dom0::blkback::run(store.clone(), Arc::new(disks)));
     store
 }
