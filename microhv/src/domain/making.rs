@@ -132,7 +132,7 @@ impl<P: Platform> Hypervisor<P> {
 
     fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, HypercallError> {
         // Before its page is lent under that number, which may have become another's between two pieces.
-        if self.domains.get(making.id).is_some() {
+        if self.domains.contains(making.id) {
             self.give_up(making);
             return Err(HypercallError::Exists);
         }

@@ -38,7 +38,7 @@ pub struct DomainMm {
     max: AtomicU64,
     /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
     pub(super) claim: Mutex<u64>,
-    /// Extents that it is to get and that are zeroed in part. A leaf.
+    /// Extents that it is to get and that are zeroed in part. A leaf but for the allocator's own lock.
     pub(super) cleaning: Mutex<Cleaning>,
     /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
     pub(crate) memory_map: Mutex<Vec<E820Entry>>,

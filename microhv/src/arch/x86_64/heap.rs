@@ -43,6 +43,7 @@ static HEAP: TalcLock<spin::Mutex<()>, Frames> = TalcLock::new(Frames);
 const KEPT_PIECES: usize = 2;
 /// Bytes of each: no such allocation is larger.
 const KEPT_BYTES: usize = 32 << 10;
+
 /// Whether the heap can give a piece of `bytes` and then still has its kept pieces. All are taken and given back: nothing
 /// else tells, since the heap may be able to grow by what is asked for, or not.
 pub(crate) fn has_room(bytes: usize) -> bool {
