@@ -104,7 +104,7 @@ impl<P: Platform> Hypervisor<P> {
                 continue;
             }
             let child = pte::frame(entry);
-            if !self.frames.info(child).is_some_and(|info| info.owner().is_some()) {
+            if self.frames.info(child).is_none_or(|info| info.owner().is_none()) {
                 if level > 1 || self.frames.is_ram(child) {
                     wrong.push(format!("L{level} {table}[{slot}] names {child}, which is nobody's"));
                 }

@@ -244,7 +244,7 @@ fn dom0_looks_at_a_commit_that_is_over_or_not_begun() {
     assert_eq!(read(&mut bed, &first).as_deref(), Ok(&b"old"[..]));
     assert!(bed.server.store.work() - before <= STEP);
     // Afterwards the commit is ended for dom0.
-    while !bed.server.committing.as_ref().is_some_and(|(commit, ..)| !commit.gives_way()) {
+    while bed.server.committing.as_ref().is_none_or(|(commit, ..)| commit.gives_way()) {
         steps(&mut bed, 1);
     }
     steps(&mut bed, 1);
