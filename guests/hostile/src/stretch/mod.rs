@@ -6,7 +6,9 @@
 #![allow(unsafe_code)] // the entry of an event upcall; page tables of its own
 
 mod control;
+mod herd;
 mod last;
+mod short;
 mod timers;
 
 use alloc::format;
@@ -111,6 +113,11 @@ pub(crate) fn find(case: Option<&str>) -> Option<fn()> {
     match case? {
         "stretch" => Some(|| ticking(run)),
         "stretch-control" => Some(|| ticking(control::run)),
+        "herd" => Some(|| {
+            herd::run(false);
+            println!("stretch: done");
+        }),
+        "herd-quiet" => Some(|| herd::run(true)),
         _ => None,
     }
 }
@@ -139,6 +146,7 @@ fn run() {
     memory();
     events();
     others();
+    short::run();
     timers::run();
     // Takes memory that does not come back.
     last::run();
