@@ -2,13 +2,27 @@
 
 use core::mem::offset_of;
 
-use ring_abi::hypercall::{__HYPERVISOR_MULTICALL, MulticallEntry};
+use ring_abi::hypercall::{self as nr, __HYPERVISOR_MULTICALL, MulticallEntry};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::Platform;
 
-/// Entries between two looks at what waits: few, since each looks itself when it takes long.
+/// Entries between two looks at what waits, all of them [`BRIEF`] calls.
 const LOOK_EVERY: u32 = 8;
+
+/// The calls of which eight do not take long, a bit for each number: each is a few hundred instructions, or has looked
+/// itself after what takes longer. After any other call the list looks: a call that is too short to look itself is long
+/// eight times over (I13).
+const BRIEF: u64 = 1 << nr::__HYPERVISOR_MMU_UPDATE
+    | 1 << nr::__HYPERVISOR_STACK_SWITCH
+    | 1 << nr::__HYPERVISOR_FPU_TASKSWITCH
+    | 1 << nr::__HYPERVISOR_UPDATE_DESCRIPTOR
+    | 1 << nr::__HYPERVISOR_UPDATE_VA_MAPPING
+    | 1 << nr::__HYPERVISOR_SET_TIMER_OP
+    | 1 << nr::__HYPERVISOR_XEN_VERSION
+    | 1 << nr::__HYPERVISOR_SET_SEGMENT_BASE
+    | 1 << nr::__HYPERVISOR_MMUEXT_OP;
+const _: () = assert!(BRIEF >> __HYPERVISOR_MULTICALL & 1 == 0);
 
 const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 
@@ -23,10 +37,15 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> Hyperca
         return Ok(Outcome::OK);
     }
     let mut words = [0; 8];
+    let mut until_look = LOOK_EVERY;
     loop {
         cur.read_words(&mut words, at)?;
         let (op, args) = (words[0], words.last_chunk().expect("six of the eight words"));
-        let result = if op == u64::from(__HYPERVISOR_MULTICALL) {
+        let is_brief = BRIEF.wrapping_shr(op as u32) & 1 != 0;
+        if !is_brief {
+            until_look = 1;
+        }
+        let result = if !is_brief && op == u64::from(__HYPERVISOR_MULTICALL) {
             Err(HypercallError::Invalid)
         } else {
             call(cur, op, args)
@@ -44,8 +63,12 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> Hyperca
         if left == 0 {
             return Ok(Outcome::OK);
         }
-        if left.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
-            return Ok(cur.again(rest_of(outer, at, left)));
+        until_look -= 1;
+        if until_look == 0 {
+            if cur.hv.platform.work_pending() {
+                return Ok(cur.again(rest_of(outer, at, left)));
+            }
+            until_look = LOOK_EVERY;
         }
     }
 }

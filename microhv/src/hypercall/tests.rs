@@ -187,6 +187,26 @@ fn multicall_continues_inside_an_entry() {
 }
 
 #[test]
+fn multicall_looks_after_each_call_that_is_not_brief() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    let entry = |op: u32| MulticallEntry { op: op.into(), ..MulticallEntry::default() };
+    let after = |first: u32| {
+        world.put(ARGS, &[entry(first), entry(__HYPERVISOR_XEN_VERSION), entry(first)]);
+        let result = world.raw(&guest, 0, __HYPERVISOR_MULTICALL, &[ARGS, 3]);
+        (result == Ok(Outcome::Continue)).then(|| guest.vcpus[0].continuation()[1])
+    };
+    for brief in [__HYPERVISOR_XEN_VERSION, __HYPERVISOR_STACK_SWITCH, __HYPERVISOR_FPU_TASKSWITCH] {
+        assert_eq!(after(brief), None);
+    }
+    // Contexts and grants, of which eight that do not look are long.
+    for other in [__HYPERVISOR_VCPU_OP, __HYPERVISOR_SET_GDT, __HYPERVISOR_GRANT_TABLE_OP, __HYPERVISOR_MEMORY_OP] {
+        assert_eq!(after(other), Some(2), "call {other}");
+    }
+}
+
+#[test]
 fn features_tell_who_asks() {
     let world = World::new(64);
     let guest = world.guest(1);

@@ -31,13 +31,8 @@ pub(super) fn bench(only: Option<&str>) -> Result<bool> {
     println!("| machine | case | longest stretch |");
     println!("| --- | --- | --- |");
     let mut over = Vec::new();
-    let herds = std::env::var("HERDS").ok().and_then(|count| count.parse::<u32>().ok());
     for (memory, guest) in SIZES {
-        let measured = match herds {
-            Some(count) => measure_herds(memory, count, &hypervisor)?,
-            None => measure(memory, guest, &hypervisor)?,
-        };
-        for (name, stretch) in measured {
+        for (name, stretch) in measure(memory, guest, &hypervisor)? {
             if only.is_some_and(|only| !name.contains(only)) {
                 continue;
             }
@@ -97,16 +92,6 @@ fn measure(memory: u32, guest: u32, hypervisor: &Hypervisor) -> Result<Vec<(Stri
     let of_control = measure_one(control, hypervisor)?;
     all.extend(of_control.into_iter().map(|(name, stretch)| (format!("control domain: {name}"), stretch)));
     Ok(all)
-}
-
-/// As [`measure`], of `count` guests of 128 vCPUs each.
-fn measure_herds(memory: u32, count: u32, hypervisor: &Hypervisor) -> Result<Vec<(String, Stretch)>> {
-    let of = |name: &str, console: &str, case: &str| {
-        format!("xl create {console} /boot/hostile.cfg name='{name}' memory=16 vcpus=128 extra='case={case}'")
-    };
-    let mut script: Vec<String> = (1..count).map(|n| of(&format!("herd{n}"), "", "herd-quiet")).collect();
-    script.push(of("herd", "-c", "herd"));
-    measure_one(Machine { memory_mib: memory, script: Some(script), ..counting_machine() }, hypervisor)
 }
 
 fn measure_one(mut machine: Machine, hypervisor: &Hypervisor) -> Result<Vec<(String, Stretch)>> {

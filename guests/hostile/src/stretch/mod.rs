@@ -6,7 +6,6 @@
 #![allow(unsafe_code)] // the entry of an event upcall; page tables of its own
 
 mod control;
-mod herd;
 mod last;
 mod short;
 mod timers;
@@ -113,11 +112,6 @@ pub(crate) fn find(case: Option<&str>) -> Option<fn()> {
     match case? {
         "stretch" => Some(|| ticking(run)),
         "stretch-control" => Some(|| ticking(control::run)),
-        "herd" => Some(|| {
-            herd::run(false);
-            println!("stretch: done");
-        }),
-        "herd-quiet" => Some(|| herd::run(true)),
         _ => None,
     }
 }
