@@ -294,7 +294,7 @@ impl VcpuRef {
         &self.domain
     }
 
-    /// The vCPU itself.
+    /// The vCPU itself. Each call, and each field reached through the reference, looks it up: what uses several takes this.
     #[inline]
     pub fn vcpu(&self) -> &Vcpu {
         &self.domain.vcpus[self.index as usize]

@@ -285,14 +285,16 @@ impl<P: Platform> Hypervisor<P> {
             self.wake_by(cpu, slice_end);
         }
         if let Some((previous, next)) = decision {
-            if let Some(vcpu) = &previous {
+            if let Some(previous) = &previous {
+                let (domain, vcpu) = (previous.domain(), previous.vcpu());
                 vcpu.set_running_on(None);
-                self.end_running(vcpu, state_of(vcpu.domain(), vcpu), now);
+                self.end_running(vcpu, state_of(domain, vcpu), now);
             }
             per_cpu.idle_changed(previous.is_none(), next.is_none(), now);
-            if let Some(vcpu) = &next {
+            if let Some(next) = &next {
+                let (domain, vcpu) = (next.domain(), next.vcpu());
                 vcpu.set_running_on(Some(cpu));
-                self.begin_running(vcpu.domain(), vcpu, now);
+                self.begin_running(domain, vcpu, now);
             }
             if self.domains.has_dead() {
                 // One of them may have run here until now.
@@ -320,12 +322,13 @@ impl<P: Platform> Hypervisor<P> {
     /// Puts a vCPU that may run again into its queue.
     pub(crate) fn enqueue(&self, vcpu: VcpuRef) {
         let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
-        if !is_runnable(vcpu.domain(), &vcpu) {
+        let this = vcpu.vcpu();
+        if !is_runnable(vcpu.domain(), this) {
             return;
         }
         let now = self.platform.now_ns();
         {
-            let mut time = vcpu.time.lock();
+            let mut time = this.time.lock();
             if matches!(time.state, Runstate::Blocked | Runstate::Offline) {
                 time.enter(Runstate::Runnable, now);
             }

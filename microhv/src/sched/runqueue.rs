@@ -8,7 +8,7 @@ use super::{
     COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS,
     is_runnable,
 };
-use crate::domain::VcpuRef;
+use crate::domain::{Domain, Vcpu, VcpuRef};
 
 #[derive(Debug)]
 struct Waiting {
@@ -55,7 +55,7 @@ pub(super) struct RunQueue {
 }
 
 /// How long `current` may run until it has clearly had more than `run_time`.
-fn passes_in_ns(current: &VcpuRef, run_time: u64) -> u64 {
+fn passes_in_ns(current: &Vcpu, run_time: u64) -> u64 {
     let ahead = run_time
         .saturating_add(WAKE_GRANULARITY_NS)
         .saturating_sub(current.sched.run_time.load(Ordering::Relaxed));
@@ -114,8 +114,7 @@ impl RunQueue {
     }
 
     /// Run time below which no vCPU of its domain waits here. A domain's only vCPU has that in its own run time.
-    fn spent(&self, vcpu: &VcpuRef) -> u64 {
-        let domain = vcpu.domain();
+    fn spent(&self, domain: &Domain) -> u64 {
         if domain.vcpus.len() > 1 { domain.sched.spent[self.cpu].load(Ordering::Relaxed) } else { 0 }
     }
 
@@ -133,13 +132,13 @@ impl RunQueue {
             self.minimum = self.minimum.saturating_add(ran);
             return;
         };
-        let weight = u64::from(current.sched.weight.load(Ordering::Relaxed).max(1));
+        let (domain, current) = (current.domain(), &current.vcpu().sched);
+        let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
         let weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
-        let run_time = current.sched.run_time.load(Ordering::Relaxed).saturating_add(weighted);
-        current.sched.run_time.store(run_time, Ordering::Relaxed);
+        let run_time = current.run_time.load(Ordering::Relaxed).saturating_add(weighted);
+        current.run_time.store(run_time, Ordering::Relaxed);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
         self.minimum = self.minimum.max(least);
-        let domain = current.domain();
         if domain.vcpus.len() > 1 {
             let spent = &domain.sched.spent[self.cpu];
             let rest = spent.load(Ordering::Relaxed).max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
@@ -148,30 +147,32 @@ impl RunQueue {
     }
 
     fn push(&mut self, vcpu: VcpuRef) {
-        let run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
+        let sched = &vcpu.vcpu().sched;
+        let run_time = sched.run_time.load(Ordering::Relaxed);
         self.arrivals += 1;
-        vcpu.sched.queued.store(true, Ordering::Relaxed);
+        sched.queued.store(true, Ordering::Relaxed);
         self.waiting.push(Waiting { run_time, arrival: self.arrivals, vcpu });
     }
 
     /// The next that can run, out of the queue.
     fn pop(&mut self) -> Option<VcpuRef> {
         while let Some(Waiting { vcpu, run_time, arrival }) = self.waiting.pop() {
-            if !is_runnable(vcpu.domain(), &vcpu) {
-                vcpu.sched.queued.store(false, Ordering::Relaxed);
+            let (domain, this) = (vcpu.domain(), vcpu.vcpu());
+            if !is_runnable(domain, this) {
+                this.sched.queued.store(false, Ordering::Relaxed);
                 continue;
             }
             // Others of its domain ran since it came: it has as little of the credit left as they have.
-            let spent = self.spent(&vcpu);
+            let spent = self.spent(domain);
             if run_time < spent {
                 let run_time = spent + 1; // after one that is there by what it ran itself
-                vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
+                this.sched.run_time.store(run_time, Ordering::Relaxed);
                 if self.waiting.peek().is_some_and(|first| first.run_time < run_time) {
                     self.waiting.push(Waiting { vcpu, run_time, arrival });
                     continue;
                 }
             }
-            vcpu.sched.queued.store(false, Ordering::Relaxed);
+            this.sched.queued.store(false, Ordering::Relaxed);
             return Some(vcpu);
         }
         None
@@ -184,23 +185,27 @@ impl RunQueue {
         }
         self.account(now);
         let domain = vcpu.domain_id;
-        let mut run_time = vcpu.sched.run_time.load(Ordering::Relaxed);
+        let sched = &vcpu.vcpu().sched;
+        let mut run_time = sched.run_time.load(Ordering::Relaxed);
         // One that could not run for a while may still be in the queue, at its old place.
-        if !vcpu.sched.queued.load(Ordering::Relaxed) {
-            let spent = self.spent(&vcpu);
+        if !sched.queued.load(Ordering::Relaxed) {
+            let spent = self.spent(vcpu.domain());
             run_time = run_time.max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
             if run_time < spent {
                 run_time = spent + 1;
             }
-            vcpu.sched.run_time.store(run_time, Ordering::Relaxed);
-            vcpu.sched.woke_at.store(run_time, Ordering::Relaxed);
+            sched.run_time.store(run_time, Ordering::Relaxed);
+            sched.woke_at.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
         // One that went to sleep just now is still the current one until the queue is looked at.
-        let Some(current) = self.current.as_ref().filter(|current| is_runnable(current.domain(), current))
+        let Some((its_domain, current)) = self.current.as_ref().map(|vcpu| (vcpu.domain(), vcpu.vcpu()))
         else {
             return Wake::Now;
         };
+        if !is_runnable(its_domain, current) {
+            return Wake::Now;
+        }
         if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time.load(Ordering::Relaxed) {
             if !self.is_on_credit(run_time) {
                 return Wake::Later;
@@ -211,7 +216,7 @@ impl RunQueue {
         if self.came_ns.saturating_add(LEAST_RUN_NS) <= now {
             return Wake::Now;
         }
-        let least_ns = if current.domain().privileged && current.sched.has_run_without_sleep() {
+        let least_ns = if its_domain.privileged && current.sched.has_run_without_sleep() {
             COURTEOUS_RUN_NS
         } else {
             current.sched.least_run_ns(domain, now)
@@ -223,10 +228,11 @@ impl RunQueue {
     /// Chooses who runs from `now` on; `None` when nothing changes.
     pub(super) fn pick(&mut self, now: u64) -> Option<Change> {
         self.account(now);
-        let stays = self.current.as_ref().is_some_and(|vcpu| is_runnable(vcpu.domain(), vcpu));
-        let yields =
-            self.current.as_ref().is_some_and(|vcpu| vcpu.sched.yielded.swap(false, Ordering::Relaxed));
+        let (mut stays, mut yields) = (false, false);
         if let Some(current) = &self.current {
+            let (domain, current) = (current.domain(), current.vcpu());
+            stays = is_runnable(domain, current);
+            yields = current.sched.yielded.swap(false, Ordering::Relaxed);
             current.sched.end_wait(!stays && now < self.came_ns.saturating_add(LEAST_RUN_NS), now);
         }
         if !stays {

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::Ordering;
 
-use microhv::domain::{GuestCpu, VcpuRef};
+use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
 use microhv::platform::{CpuId, Platform};
 use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
@@ -94,7 +94,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
         // SAFETY: as above.
         let previous = unsafe { (*local.loaded.get()).replace(next.clone()) };
         if let Some(previous) = &previous {
-            save(previous);
+            save(previous.vcpu());
         }
         let all_loaded = load(local, &next);
         // Only now are its tables out of use, so that its domain may go.
@@ -104,14 +104,15 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
         }
     }
     if let Some(current) = local.current() {
-        hv.switched_in(current.domain(), current.vcpu());
-        if current.vcpu().nmi_pending.load(Ordering::Relaxed) {
+        let (domain, vcpu) = (current.domain(), current.vcpu());
+        hv.switched_in(domain, vcpu);
+        if vcpu.nmi_pending.load(Ordering::Relaxed) {
             machine::with_current(local, traps::deliver_nmi);
         }
     }
 }
 
-fn save(vcpu: &VcpuRef) {
+fn save(vcpu: &Vcpu) {
     vcpu.set_saved_selectors(cpu::data_selectors());
     let (active, other) = (cpu::read_msr(msr::GS_BASE), cpu::read_msr(msr::SHADOW_GS_BASE));
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
@@ -129,7 +130,8 @@ fn save(vcpu: &VcpuRef) {
 }
 
 /// Loads a vCPU's state; the error is its data selectors when one of them could not be loaded.
-fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
+fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
+    let (domain, vcpu) = (next.domain(), next.vcpu());
     let l4 = traps::loaded_l4(vcpu).map_or(paging::hypervisor_l4(), |mfn| mfn.maddr().raw());
     machine::load_l4_flushing_global(l4);
     let regs = vcpu.regs_ptr();
@@ -139,7 +141,7 @@ fn load(local: &'static Local, vcpu: &VcpuRef) -> Result<(), [u16; 4]> {
         descriptors::set_entry_stack(local, vcpu.entry_stack() as u64);
     }
     windows::load(vcpu);
-    machine::set_tsc_trapping(vcpu.domain().tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
+    machine::set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
