@@ -42,29 +42,37 @@ const MAX_PINS: u16 = u16::MAX;
 /// How often an entry is used, by kind and access, and what it was when the first use began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Active {
-    /// Host read, host write, device read, device write.
-    pins: [u16; 4],
+    /// Host read, host write, device read, device write: 16 bits each, in one word, which is 0 when there is none.
+    pins: u64,
     domid: u16,
     frame: u64,
 }
 
-const fn pin_index(usage: Use, access: Access) -> usize {
+/// Where in [`Active::pins`] the uses of a kind are counted.
+const fn pin_shift(usage: Use, access: Access) -> u32 {
     (match usage {
         Use::Host => 0,
-        Use::Device => 2,
+        Use::Device => 32,
     }) + (match access {
         Access::Read => 0,
-        Access::Write => 1,
+        Access::Write => 16,
     })
 }
 
+/// The bits of [`Active::pins`] that count uses for writing.
+const WRITING_PINS: u64 = (MAX_PINS as u64) << 16 | (MAX_PINS as u64) << 48;
+
 impl Active {
     const fn is_pinned(&self) -> bool {
-        self.pins[0] | self.pins[1] | self.pins[2] | self.pins[3] != 0
+        self.pins != 0
     }
 
     const fn is_pinned_for_writing(&self) -> bool {
-        self.pins[1] | self.pins[3] != 0
+        self.pins & WRITING_PINS != 0
+    }
+
+    const fn count(&self, shift: u32) -> u16 {
+        (self.pins >> shift) as u16
     }
 }
 
@@ -72,7 +80,7 @@ impl Active {
 struct Frame {
     /// Gone once the domain is being destroyed, when pins may remain.
     shared: Option<(Mfn, SharedBytes<'static>)>,
-    active: Box<[Active]>,
+    active: Box<[Active; ENTRIES_PER_FRAME as usize]>,
 }
 
 /// The entries of one domain. Guarded by `GrantTable::entries`.
@@ -109,7 +117,8 @@ impl Entries {
             return false;
         }
         active.resize(ENTRIES_PER_FRAME as usize, Active::default());
-        self.frames.push(Frame { shared: Some((mfn, bytes)), active: active.into_boxed_slice() });
+        let Ok(active) = active.into_boxed_slice().try_into() else { return false };
+        self.frames.push(Frame { shared: Some((mfn, bytes)), active });
         true
     }
 
@@ -156,9 +165,9 @@ impl Entries {
         let slot = (gref % ENTRIES_PER_FRAME) as usize;
         let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
         let active = &mut frame.active[slot];
-        let index = pin_index(usage, access);
+        let shift = pin_shift(usage, access);
         let first = !active.is_pinned();
-        if !first && (active.domid != grantee.raw() || active.pins[index] == MAX_PINS) {
+        if !first && (active.domid != grantee.raw() || active.count(shift) == MAX_PINS) {
             return Err(GrantError::General);
         }
         if first || access == Access::Write && !active.is_pinned_for_writing() {
@@ -168,7 +177,7 @@ impl Entries {
                 (active.frame, active.domid) = (marked.raw(), grantee.raw());
             }
         }
-        active.pins[index] += 1;
+        active.pins += 1 << shift;
         Ok(Mfn::new(active.frame))
     }
 
@@ -178,9 +187,12 @@ impl Entries {
         let slot = (gref % ENTRIES_PER_FRAME) as usize;
         let Some(frame) = self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize) else { return };
         let active = &mut frame.active[slot];
-        let index = pin_index(usage, access);
-        debug_assert!(active.pins[index] > 0, "a use that was not begun ends");
-        active.pins[index] = active.pins[index].saturating_sub(1);
+        let shift = pin_shift(usage, access);
+        let is_counted = active.count(shift) > 0;
+        debug_assert!(is_counted, "a use that was not begun ends");
+        if is_counted {
+            active.pins -= 1 << shift;
+        }
         let mut clear = 0;
         if access == Access::Write && !active.is_pinned_for_writing() {
             clear |= WRITING;
@@ -284,4 +296,29 @@ impl<P: Platform> Hypervisor<P> {
 #[inline]
 pub(super) fn unpin_grant(granted: &Granted, gref: u32, usage: Use, access: Access) {
     granted.lock().unpin(gref, usage, access);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_of_a_kind_end_at_their_limit_and_leave_the_other_kinds() {
+        let page = ring_abi::shared::leaked_pages(1);
+        let me = DomId::new(1);
+        page.store_u64(0, u64::from(PERMIT_ACCESS | 1 << 16) | 7 << 32);
+        let mut entries = Entries::new();
+        assert!(entries.add_frame(Mfn::new(3), page));
+        let kinds = [Use::Host, Use::Device].map(|usage| [(usage, Access::Read), (usage, Access::Write)]);
+        for &(usage, access) in kinds.as_flattened() {
+            for _ in 0..MAX_PINS {
+                assert_eq!(entries.pin(0, me, usage, access), Ok(Mfn::new(7)));
+            }
+            assert_eq!(entries.pin(0, me, usage, access), Err(GrantError::General), "one too many");
+        }
+        for &(usage, access) in kinds.as_flattened() {
+            (0..MAX_PINS).for_each(|_| entries.unpin(0, usage, access));
+        }
+        assert_eq!((entries.pinned(), page.load_u64(0) as u32), (0, PERMIT_ACCESS | 1 << 16));
+    }
 }

@@ -11,8 +11,8 @@ use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 use spin::MutexGuard;
 
 use super::entries::unpin_grant;
-use super::maptrack::{Mapping, Maptrack};
-use super::{Access, GrantError, Use};
+use super::maptrack::{Mapping, Maptrack, Uses};
+use super::{Access, GrantError, Granted, Use};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::hypercall::Current;
@@ -56,12 +56,14 @@ pub(crate) struct Mapped {
     pub(crate) machine_address: Maddr,
 }
 
-/// What an unmap freed, to be given back after the TLB was flushed: the uses that are marked.
-#[derive(Debug)]
-pub(crate) struct Unmapped(Mapping);
-
-/// The unmaps of one batch.
-pub(crate) type UnmapBatch = ArrayVec<Unmapped, UNMAP_BATCH>;
+/// What the unmaps of one batch freed, to be given back after the TLB was flushed.
+#[derive(Debug, Default)]
+pub(crate) struct UnmapBatch {
+    /// With the uses that ended.
+    unmapped: ArrayVec<Mapping, UNMAP_BATCH>,
+    /// One of them was a host's.
+    owes_flush: bool,
+}
 
 impl<P: Platform> Hypervisor<P> {
     /// `GNTTABOP_map_grant_ref`, one operation.
@@ -77,7 +79,8 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Mapped, GrantError> {
         let host = op.flags & GNTMAP_HOST_MAP != 0;
         let device = op.flags & GNTMAP_DEVICE_MAP != 0;
-        if !host && !device {
+        let uses = Uses::new(host, device);
+        if uses.are_none() {
             return Err(GrantError::BadGrantRef);
         }
         let granter = cache.get(cur, op.dom)?;
@@ -86,12 +89,11 @@ impl<P: Platform> Hypervisor<P> {
             return self.map_for_device(cur, granter, op.r#ref, access);
         }
         let handle = self.reserve_handle(cur.domain)?;
-        match self.begin_mapping(cur, granter, op, device, access) {
+        match self.begin_mapping(cur, granter, op, uses, access) {
             Ok(frame) => {
                 let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
                 let granted = granter.grants.entries.clone();
-                let mapping =
-                    Mapping { granted, gref: op.r#ref, frame, access, host: true, contains_pte, device };
+                let mapping = Mapping { granted, gref: op.r#ref, frame, access, uses, contains_pte };
                 cur.domain.grants.maptrack.lock().set(handle, mapping);
                 Ok(Mapped { handle, machine_address: frame.maddr() })
             }
@@ -113,8 +115,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Mapped, GrantError> {
         let frame = self.begin_grant_use(granter, gref, cur.domain.id, Use::Device, access)?;
         let granted = granter.grants.entries.clone();
-        let mapping =
-            Mapping { granted, gref, frame, access, host: false, contains_pte: false, device: true };
+        let mapping = Mapping { granted, gref, frame, access, uses: Uses::DEVICE, contains_pte: false };
         let handle = self.with_room(cur.domain).add(mapping);
         match handle {
             Ok(handle) => Ok(Mapped { handle, machine_address: frame.maddr() }),
@@ -143,42 +144,46 @@ impl<P: Platform> Hypervisor<P> {
         maptrack
     }
 
+    /// Maps a grant into page tables, and begins the use of a device where `uses` have that too.
+    #[inline]
     fn begin_mapping(
         &self,
         cur: &Current<'_, P>,
         granter: &Domain,
         op: &GnttabMapGrantRef,
-        device: bool,
+        uses: Uses,
         access: Access,
     ) -> Result<Mfn, GrantError> {
-        let (gref, me) = (op.r#ref, cur.domain.id);
-        let mut device_frame = None;
-        if device {
-            device_frame = Some(self.begin_grant_use(granter, gref, me, Use::Device, access)?);
+        let (gref, me, granted) = (op.r#ref, cur.domain.id, &granter.grants.entries);
+        let frame = self.begin_grant_use(granter, gref, me, Use::Host, access)?;
+        // Its frame is the same, which the use by the host pinned.
+        if uses.have(Uses::DEVICE)
+            && let Err(error) = self.begin_grant_use(granter, gref, me, Use::Device, access)
+        {
+            self.end_grant_uses(granted, gref, frame, Uses::HOST, access);
+            return Err(error);
         }
-        let undo = |error| {
-            if let Some(frame) = device_frame {
-                self.end_grant_use(&granter.grants.entries, gref, frame, Use::Device, access);
-            }
-            error
-        };
-        let frame = self.begin_grant_use(granter, gref, me, Use::Host, access).map_err(undo)?;
         let user = if op.flags & GNTMAP_APPLICATION_MAP != 0 { pte::US } else { 0 };
         // What the guest keeps in the entry for itself, in bits 16-18.
         let own = u64::from((op.flags & GNTMAP_GUEST_AVAIL_MASK) >> 16) << 9 & pte::GUEST_FLAGS;
-        self.map_grant_frame(
-            cur.domain,
-            cur.vcpu,
-            address(op.host_addr, op.flags & GNTMAP_CONTAINS_PTE != 0),
-            frame,
-            access == Access::Read,
-            user | own,
-        )
-        .map_err(|_| {
-            self.end_grant_use(&granter.grants.entries, gref, frame, Use::Host, access);
-            undo(GrantError::General)
-        })?;
+        let at = address(op.host_addr, op.flags & GNTMAP_CONTAINS_PTE != 0);
+        let read_only = access == Access::Read;
+        if self.map_grant_frame(cur.domain, cur.vcpu, at, frame, read_only, user | own).is_err() {
+            self.end_grant_uses(granted, gref, frame, uses, access);
+            return Err(GrantError::General);
+        }
         Ok(frame)
+    }
+
+    /// Ends a use of each kind in `uses`.
+    #[inline]
+    fn end_grant_uses(&self, granted: &Granted, gref: u32, frame: Mfn, uses: Uses, access: Access) {
+        if uses.have(Uses::HOST) {
+            self.end_grant_use(granted, gref, frame, Use::Host, access);
+        }
+        if uses.have(Uses::DEVICE) {
+            self.end_grant_use(granted, gref, frame, Use::Device, access);
+        }
     }
 
     /// `GNTTABOP_unmap_grant_ref`, one operation. What it frees goes to `batch`, which has room for one more, and is
@@ -204,28 +209,28 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         let mut mapping = cur.domain.grants.maptrack.lock().take(op.handle)?;
-        let ended = self.take_apart(cur, op, replacement, &mapping);
+        let ended = Uses::new(op.host_addr != 0, op.dev_bus_addr != 0).common(mapping.uses);
+        let result = self.take_apart(cur, op, replacement, &mapping, ended);
         let mut maptrack = cur.domain.grants.maptrack.lock();
-        let Ok((host, device)) = ended else {
+        if result.is_err() {
             maptrack.set(op.handle, mapping);
-            return ended.map(|_| ());
-        };
-        if (host, device) == (mapping.host, mapping.device) {
+            return result;
+        }
+        if ended == mapping.uses {
             maptrack.release(op.handle);
         } else {
-            let rest =
-                Mapping { host: mapping.host & !host, device: mapping.device & !device, ..mapping.clone() };
-            maptrack.set(op.handle, rest);
-            (mapping.host, mapping.device) = (host, device);
+            maptrack.set(op.handle, Mapping { uses: mapping.uses.without(ended), ..mapping.clone() });
+            mapping.uses = ended;
         }
         drop(maptrack);
-        if host || device {
-            batch.push(Unmapped(mapping));
+        if !ended.are_none() {
+            batch.owes_flush |= ended.have(Uses::HOST);
+            batch.unmapped.push(mapping);
         }
         Ok(())
     }
 
-    /// Ends the uses of a mapping that the operation names: whether host's, whether device's.
+    /// Checks that the uses of a mapping that the operation ends are those it names, and takes the page-table entry out.
     #[inline]
     fn take_apart(
         &self,
@@ -233,43 +238,32 @@ impl<P: Platform> Hypervisor<P> {
         op: &GnttabUnmapGrantRef,
         replacement: Option<u64>,
         mapping: &Mapping,
-    ) -> Result<(bool, bool), GrantError> {
-        let device = op.dev_bus_addr != 0 && mapping.device;
-        if device && op.dev_bus_addr != mapping.frame.maddr().raw() {
+        ended: Uses,
+    ) -> Result<(), GrantError> {
+        if ended.have(Uses::DEVICE) && op.dev_bus_addr != mapping.frame.maddr().raw() {
             return Err(GrantError::General);
         }
-        let host = op.host_addr != 0 && mapping.host;
-        if host {
-            let read_only = mapping.access == Access::Read;
-            let at = address(op.host_addr, mapping.contains_pte);
-            if replacement.is_some() && mapping.contains_pte {
-                return Err(GrantError::General);
-            }
-            match replacement {
-                None => self.unmap_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only),
-                Some(_) => {
-                    self.replace_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only, replacement)
-                }
-            }
-            .map_err(|_| GrantError::General)?;
+        if !ended.have(Uses::HOST) {
+            return Ok(());
         }
-        Ok((host, device))
+        let read_only = mapping.access == Access::Read;
+        let at = address(op.host_addr, mapping.contains_pte);
+        match replacement {
+            None => self.unmap_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only),
+            Some(_) if mapping.contains_pte => return Err(GrantError::General),
+            Some(with) => self.replace_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only, with),
+        }
+        .map_err(|_| GrantError::General)
     }
 
     /// Flushes the TLB for a batch of unmaps, then gives back what they held. (I9)
     #[inline(always)]
     pub(crate) fn finish_unmaps(&self, domain: &Domain, batch: &mut UnmapBatch) {
-        if batch.iter().any(|Unmapped(mapping)| mapping.host) {
+        if core::mem::take(&mut batch.owes_flush) {
             self.flush_grants(domain);
         }
-        for Unmapped(mapping) in batch.drain(..) {
-            let Mapping { granted, gref, frame, access, .. } = &mapping;
-            if mapping.host {
-                self.end_grant_use(granted, *gref, *frame, Use::Host, *access);
-            }
-            if mapping.device {
-                self.end_grant_use(granted, *gref, *frame, Use::Device, *access);
-            }
+        for Mapping { granted, gref, frame, access, uses, .. } in batch.unmapped.drain(..) {
+            self.end_grant_uses(&granted, gref, frame, uses, access);
         }
     }
 
@@ -283,10 +277,10 @@ impl<P: Platform> Hypervisor<P> {
             }
             let taken = domain.grants.maptrack.lock().take(handle);
             let Ok(mapping) = taken else { continue };
-            if mapping.host {
+            if mapping.uses.have(Uses::HOST) {
                 unpin_grant(&mapping.granted, mapping.gref, Use::Host, mapping.access);
             }
-            if mapping.device {
+            if mapping.uses.have(Uses::DEVICE) {
                 self.end_grant_use(
                     &mapping.granted,
                     mapping.gref,

@@ -10,6 +10,43 @@ use ring_abi::types::Mfn;
 
 use super::{Access, GrantError, Granted};
 
+/// What a mapping is for: page tables, devices, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Uses(u8);
+
+impl Uses {
+    /// A page-table entry maps it.
+    pub(super) const HOST: Self = Self(1);
+    /// A device may use it.
+    pub(super) const DEVICE: Self = Self(2);
+
+    #[inline]
+    pub(super) fn new(host: bool, device: bool) -> Self {
+        Self(u8::from(host) | u8::from(device) << 1)
+    }
+
+    #[inline]
+    pub(super) const fn are_none(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline]
+    pub(super) const fn have(self, one: Self) -> bool {
+        self.0 & one.0 != 0
+    }
+
+    /// Those of both.
+    #[inline]
+    pub(super) const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    #[inline]
+    pub(super) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
 /// One mapping of another domain's grant.
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
@@ -18,12 +55,9 @@ pub(super) struct Mapping {
     pub(super) gref: u32,
     pub(super) frame: Mfn,
     pub(super) access: Access,
-    /// A page-table entry maps it.
-    pub(super) host: bool,
-    /// That entry was named by its machine address, not by a virtual one.
+    pub(super) uses: Uses,
+    /// The page-table entry was named by its machine address, not by a virtual one.
     pub(super) contains_pte: bool,
-    /// A device may use it.
-    pub(super) device: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +112,7 @@ impl Maptrack {
     /// The frames that devices may use, and how: each holds references of its own.
     pub(super) fn device_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
         self.slots().filter_map(|slot| match slot {
-            Slot::Used(mapping) if mapping.device => Some((mapping.frame, mapping.access)),
+            Slot::Used(mapping) if mapping.uses.have(Uses::DEVICE) => Some((mapping.frame, mapping.access)),
             _ => None,
         })
     }
@@ -87,7 +121,7 @@ impl Maptrack {
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn host_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
         self.slots().filter_map(|slot| match slot {
-            Slot::Used(mapping) if mapping.host => Some((mapping.frame, mapping.access)),
+            Slot::Used(mapping) if mapping.uses.have(Uses::HOST) => Some((mapping.frame, mapping.access)),
             _ => None,
         })
     }
@@ -148,7 +182,7 @@ impl Maptrack {
         let free = self.free;
         let slot = self.slot(handle)?;
         if !matches!(slot, Slot::Used(mapping)
-            if mapping.device && !mapping.host && at != 0 && mapping.frame.maddr().raw() == at)
+            if mapping.uses == Uses::DEVICE && at != 0 && mapping.frame.maddr().raw() == at)
         {
             return None;
         }

@@ -140,7 +140,7 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
     status_at: usize,
     meaning: impl Fn(&T) -> (GnttabUnmapGrantRef, Option<u64>),
 ) -> HypercallResult {
-    let mut batch = UnmapBatch::new();
+    let mut batch = UnmapBatch::default();
     let mut op = T::new_zeroed();
     let mut done = 0;
     while done < count {

@@ -48,6 +48,24 @@ impl<P: Platform> Mm<'_, P> {
             }
         }
     }
+
+    /// As [`Mm::find_grant_entry`], of an entry that maps `frame` with that access.
+    #[inline]
+    fn find_mapped(
+        &self,
+        base: Option<Mfn>,
+        address: GrantAddress,
+        frame: Mfn,
+        read_only: bool,
+    ) -> Result<(Mfn, usize), HypercallError> {
+        const SAME: u64 = pte::FRAME | pte::P | pte::RW;
+        let (table, slot) = self.find_grant_entry(base, address)?;
+        let entry = self.hv.platform.table(table)[slot].load(Ordering::Acquire);
+        if (entry ^ entry_of(frame, read_only, 0)) & SAME != 0 {
+            return Err(HypercallError::Invalid);
+        }
+        Ok((table, slot))
+    }
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -90,7 +108,10 @@ impl<P: Platform> Hypervisor<P> {
         frame: Mfn,
         read_only: bool,
     ) -> Result<(), HypercallError> {
-        self.replace_grant_frame(dom, vcpu, address, frame, read_only, None)
+        let mm = self.lock_tables(dom);
+        let (table, slot) = mm.find_mapped(vcpu.cr3_kernel(), address, frame, read_only)?;
+        self.platform.table(table)[slot].store(0, Ordering::Release);
+        Ok(())
     }
 
     /// As [`Hypervisor::unmap_grant_frame`], with the entry of virtual address `with` moved into its place, as
@@ -105,29 +126,17 @@ impl<P: Platform> Hypervisor<P> {
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
-        with: Option<u64>,
+        with: u64,
     ) -> Result<(), HypercallError> {
         let mm = self.lock_tables(dom);
         let base = vcpu.cr3_kernel();
-        let (table, slot) = mm.find_grant_entry(base, address)?;
-        let cell = &self.platform.table(table)[slot];
-        let ours = |entry: u64| {
-            pte::is_present(entry) && pte::frame(entry) == frame && (entry & pte::RW == 0) == read_only
-        };
-        if !ours(cell.load(Ordering::Acquire)) {
+        let (table, slot) = mm.find_mapped(base, address, frame, read_only)?;
+        let (from, from_slot) = mm.find_leaf(base.ok_or(HypercallError::Invalid)?, with)?;
+        if (from, from_slot) == (table, slot) {
             return Err(HypercallError::Invalid);
         }
-        let moved = match with {
-            None => 0,
-            Some(va) => {
-                let (from, from_slot) = mm.find_leaf(base.ok_or(HypercallError::Invalid)?, va)?;
-                if (from, from_slot) == (table, slot) {
-                    return Err(HypercallError::Invalid);
-                }
-                self.platform.table(from)[from_slot].swap(0, Ordering::AcqRel)
-            }
-        };
-        cell.store(moved, Ordering::Release);
+        let moved = self.platform.table(from)[from_slot].swap(0, Ordering::AcqRel);
+        self.platform.table(table)[slot].store(moved, Ordering::Release);
         Ok(())
     }
 

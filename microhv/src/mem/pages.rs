@@ -363,8 +363,12 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: not the domain's. `Busy`: a page table, descriptors, or the hypervisor's own.
     #[inline]
     pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, HypercallError> {
-        let page = self.get_page(mfn, owner).ok_or(HypercallError::Invalid)?;
-        match self.frames.held(mfn).get_type(PageType::Writable) {
+        let info = self.frames.info(mfn).ok_or(HypercallError::Invalid)?;
+        if !info.get(owner.id) {
+            return Err(HypercallError::Invalid);
+        }
+        let page = PageRef { hv: self, mfn };
+        match info.get_type(PageType::Writable) {
             Ok(changed) => {
                 if changed {
                     self.flush_domain(owner);

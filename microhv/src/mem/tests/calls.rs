@@ -416,7 +416,7 @@ fn a_grant_page_of_the_caller_itself_is_no_special_case() {
         let place = GrantAddress::Virtual(FREE_VA);
         world.hv.map_grant_frame(cur.domain, cur.vcpu, place, frame, true, u64::MAX).expect("a slot");
         assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(frame, P | A | D | US | G | 0xe00));
-        world.hv.replace_grant_frame(cur.domain, cur.vcpu, place, frame, true, Some(ARGS)).expect("mapped");
+        world.hv.replace_grant_frame(cur.domain, cur.vcpu, place, frame, true, ARGS).expect("mapped");
         world.hv.flush_grants(&guest.dom);
         world.hv.put_page(frame);
         assert_eq!(world.peek(guest.tables[3], (ARGS >> 12) as usize), 0);
