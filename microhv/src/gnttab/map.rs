@@ -160,7 +160,7 @@ impl<P: Platform> Hypervisor<P> {
         if uses.have(Uses::DEVICE)
             && let Err(error) = self.begin_grant_use(granter, gref, me, Use::Device, access)
         {
-            self.end_grant_uses(granted, gref, frame, Uses::HOST, access);
+            self.give_up_mapping(granted, gref, frame, Uses::HOST, access);
             return Err(error);
         }
         let user = if op.flags & GNTMAP_APPLICATION_MAP != 0 { pte::US } else { 0 };
@@ -169,14 +169,14 @@ impl<P: Platform> Hypervisor<P> {
         let at = address(op.host_addr, op.flags & GNTMAP_CONTAINS_PTE != 0);
         let read_only = access == Access::Read;
         if self.map_grant_frame(cur.domain, cur.vcpu, at, frame, read_only, user | own).is_err() {
-            self.end_grant_uses(granted, gref, frame, uses, access);
+            self.give_up_mapping(granted, gref, frame, uses, access);
             return Err(GrantError::General);
         }
         Ok(frame)
     }
 
     /// Ends a use of each kind in `uses`.
-    #[inline]
+    #[inline(always)]
     fn end_grant_uses(&self, granted: &Granted, gref: u32, frame: Mfn, uses: Uses, access: Access) {
         if uses.have(Uses::HOST) {
             self.end_grant_use(granted, gref, frame, Use::Host, access);
@@ -184,6 +184,13 @@ impl<P: Platform> Hypervisor<P> {
         if uses.have(Uses::DEVICE) {
             self.end_grant_use(granted, gref, frame, Use::Device, access);
         }
+    }
+
+    /// Ends the uses of a mapping that cannot be made.
+    #[cold]
+    #[inline(never)]
+    fn give_up_mapping(&self, granted: &Granted, gref: u32, frame: Mfn, uses: Uses, access: Access) {
+        self.end_grant_uses(granted, gref, frame, uses, access);
     }
 
     /// `GNTTABOP_unmap_grant_ref`, one operation. What it frees goes to `batch`, which has room for one more, and is

@@ -32,6 +32,7 @@ fn entry_of(frame: Mfn, read_only: bool, flags: u64) -> u64 {
 }
 
 impl<P: Platform> Mm<'_, P> {
+    #[inline(always)]
     fn find_grant_entry(
         &self,
         base: Option<Mfn>,

@@ -361,7 +361,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: not the domain's. `Busy`: a page table, descriptors, or the hypervisor's own.
-    #[inline]
+    #[inline(always)]
     pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, HypercallError> {
         let info = self.frames.info(mfn).ok_or(HypercallError::Invalid)?;
         if !info.get(owner.id) {
