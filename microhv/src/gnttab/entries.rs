@@ -158,7 +158,7 @@ impl Entries {
     ///
     /// # Errors
     /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
-    #[inline]
+    #[inline(always)]
     fn pin(&mut self, gref: u32, grantee: DomId, usage: Use, access: Access) -> Result<Mfn, GrantError> {
         let frame =
             self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
@@ -182,7 +182,7 @@ impl Entries {
     }
 
     /// Ends one use; the entry's marks go with the last of their kind.
-    #[inline]
+    #[inline(always)]
     fn unpin(&mut self, gref: u32, usage: Use, access: Access) {
         let slot = (gref % ENTRIES_PER_FRAME) as usize;
         let Some(frame) = self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize) else { return };
@@ -260,7 +260,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `BadGrantRef`, `General`, `BadPage`.
-    #[inline]
+    #[inline(always)]
     pub fn begin_grant_use(
         &self,
         granter: &Domain,
@@ -282,7 +282,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Ends a use: gives the references back, then the pin.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_grant_use(&self, granted: &Granted, gref: u32, frame: Mfn, usage: Use, access: Access) {
         match access {
             Access::Read => self.put_page(frame),
@@ -293,7 +293,7 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 /// Ends a use whose references belong to somebody else. Of a granter that is dead, there may be no record left.
-#[inline]
+#[inline(always)]
 pub(super) fn unpin_grant(granted: &Granted, gref: u32, usage: Use, access: Access) {
     granted.lock().unpin(gref, usage, access);
 }

@@ -238,7 +238,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Checks that the uses of a mapping that the operation ends are those it names, and takes the page-table entry out.
-    #[inline]
+    #[inline(always)]
     fn take_apart(
         &self,
         cur: &Current<'_, P>,

@@ -62,12 +62,15 @@ pub(super) struct Mapping {
 
 #[derive(Debug)]
 enum Slot {
-    /// The next free handle.
-    Free(Option<u32>),
+    /// The next free handle, or [`END`].
+    Free(u32),
     /// Given out, and its mapping is being made or taken apart.
     Busy,
     Used(Mapping),
 }
+
+/// No handle: the end of the list of free ones.
+const END: u32 = u32::MAX;
 
 /// Records of a chunk.
 const CHUNK: usize = 256;
@@ -80,14 +83,14 @@ pub(super) struct Maptrack {
     /// Room for handles; those from `used` on were never given out.
     chunks: Vec<Box<Chunk>>,
     used: u32,
-    free: Option<u32>,
+    free: u32,
     in_use: u32,
     limit: u32,
 }
 
 impl Maptrack {
     pub(super) const fn new(limit: u32) -> Self {
-        Self { chunks: Vec::new(), used: 0, free: None, in_use: 0, limit }
+        Self { chunks: Vec::new(), used: 0, free: END, in_use: 0, limit }
     }
 
     pub(super) const fn in_use(&self) -> u32 {
@@ -129,7 +132,7 @@ impl Maptrack {
     /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
     #[inline]
     pub(super) fn wants_room(&self) -> Option<usize> {
-        (self.free.is_none() && !self.has_fresh() && self.used < self.limit).then(|| self.growth())
+        (self.free == END && !self.has_fresh() && self.used < self.limit).then(|| self.growth())
     }
 
     /// Whether there is room for a handle that was never given out.
@@ -151,7 +154,7 @@ impl Maptrack {
         if chunk.try_reserve_exact(CHUNK).is_err() || self.chunks.try_reserve(1).is_err() {
             return;
         }
-        chunk.extend((0..CHUNK).map(|_| Slot::Free(None)));
+        chunk.extend((0..CHUNK).map(|_| Slot::Free(END)));
         let chunk: Result<Box<Chunk>, _> = chunk.into_boxed_slice().try_into();
         self.chunks.extend(chunk);
     }
@@ -187,7 +190,7 @@ impl Maptrack {
             return None;
         }
         let Slot::Used(mapping) = core::mem::replace(slot, Slot::Free(free)) else { return None };
-        self.free = Some(handle);
+        self.free = handle;
         self.in_use -= 1;
         Some(mapping)
     }
@@ -195,13 +198,13 @@ impl Maptrack {
     /// A handle for a mapping that is to be made. Where [`Maptrack::wants_room`], room is to be made before.
     #[inline]
     pub(super) fn reserve(&mut self) -> Result<u32, GrantError> {
-        let handle = match self.free {
-            Some(handle) => handle,
-            None if self.used < self.limit && self.has_fresh() => {
-                self.used += 1;
-                self.used - 1
-            }
-            None => return Err(GrantError::NoDeviceSpace),
+        let handle = if self.free != END {
+            self.free
+        } else if self.used < self.limit && self.has_fresh() {
+            self.used += 1;
+            self.used - 1
+        } else {
+            return Err(GrantError::NoDeviceSpace);
         };
         let slot = self.slot(handle).ok_or(GrantError::NoDeviceSpace)?;
         let Slot::Free(next) = core::mem::replace(slot, Slot::Busy) else {
@@ -229,7 +232,7 @@ impl Maptrack {
     pub(super) fn release(&mut self, handle: u32) {
         let next = self.free;
         *self.held(handle) = Slot::Free(next);
-        self.free = Some(handle);
+        self.free = handle;
         self.in_use -= 1;
     }
 

@@ -120,6 +120,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: there is no such entry, or none at `with`.
+    #[inline(never)]
     pub fn replace_grant_frame(
         &self,
         dom: &Domain,

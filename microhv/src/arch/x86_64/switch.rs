@@ -55,15 +55,16 @@ pub(crate) extern "C" fn leave_afresh() -> ! {
 #[inline(never)]
 pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
     let id = hv.platform.cpu();
+    let pending = hv.sched.pending(id);
     loop {
         hv.do_softirqs(id);
         // Only when asked: each look at the run queue begins a new time slice, and with it more timer work.
-        if hv.sched.pending(id).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
+        if pending.load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
             && let Decision::Switch(next) = hv.schedule(id)
         {
             switch_to(hv, local, next);
         }
-        if hv.sched.pending(id).load(Ordering::Acquire) != 0 {
+        if pending.load(Ordering::Acquire) != 0 {
             continue;
         }
         if local.is_busy() {
