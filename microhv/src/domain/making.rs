@@ -15,7 +15,7 @@ use crate::error::HypercallError;
 use crate::platform::Platform;
 
 /// Bytes of the heap that a vCPU takes beside its place in the list, about: its trap table, its floating-point state, its
-/// ports and timers.
+/// ports.
 const VCPU_BYTES: usize = size_of::<[TrapGate; 256]>() + FpuArea::BYTES + 1024;
 
 /// Which vCPU asked for a domain.
@@ -125,7 +125,9 @@ impl<P: Platform> Hypervisor<P> {
             making.vcpus.pop();
             return Err(HypercallError::NoMemory);
         }
-        self.create_timers(vcpu);
+        if !self.create_timers(vcpu) {
+            return Err(HypercallError::NoMemory);
+        }
         self.publish_time(vcpu);
         Ok(())
     }

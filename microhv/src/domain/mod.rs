@@ -173,6 +173,8 @@ pub struct Domain {
     pub(crate) watchdogs: Mutex<[bool; 2]>,
     /// How far the end of its grant mappings came.
     pub(crate) teardown_at: AtomicU32,
+    /// `TimeParams::generation` that its vCPUs' clocks show; `u32::MAX`: none.
+    pub(crate) clock_shown: AtomicU32,
     /// What the scheduler keeps of it.
     pub(crate) sched: crate::sched::DomainSched,
     /// System time at creation.
@@ -236,6 +238,7 @@ impl Domain {
             dirty_cpus: AtomicU64::new(0),
             watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
+            clock_shown: AtomicU32::new(u32::MAX),
             sched: crate::sched::DomainSched::new(),
             created_ns,
         })

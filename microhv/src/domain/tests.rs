@@ -9,6 +9,7 @@ use ring_abi::evtchn::EVTCHNOP_ALLOC_UNBOUND;
 use ring_abi::guest_context::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use ring_abi::hypercall::*;
 use ring_abi::sched::{SCHEDOP_SHUTDOWN, SchedShutdown};
+use ring_abi::shared_info::TIME_OFFSET;
 use ring_abi::sysctl::*;
 use ring_abi::types::{DomId, Mfn};
 use ring_abi::vcpu::*;
@@ -418,6 +419,22 @@ fn no_domain_makes_the_hypervisor_use_its_last_memory() {
 }
 
 #[test]
+fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
+    let world = World::new(512);
+    let create = |vcpus| {
+        let config = DomainConfig { max_vcpus: vcpus, ..DomainConfig::default() };
+        world.hv.create_domain(None, config).map(|_| ())
+    };
+    // With dom0's, five timers each: the queue of timers has room for 512.
+    assert_eq!(create(100), Ok(()));
+    while world.hv.frames.free_pages() > 20 {
+        world.hv.alloc_zeroed().expect("it is free");
+    }
+    assert_eq!(create(1), Ok(()));
+    assert_eq!(create(1), Err(HypercallError::NoMemory), "room for 1,024 takes more than may be spent");
+}
+
+#[test]
 fn weights_are_set_and_caps_refused() {
     let world = World::new(256);
     let guest = create(&world, 2);
@@ -553,4 +570,36 @@ fn timers_that_are_due_together_fire_in_pieces() {
         let next = world.hv.platform.timer.load(Ordering::Relaxed);
         assert_eq!(left > 0, next <= world.hv.platform.now_ns(), "the rest at once");
     }
+}
+
+#[test]
+fn a_timer_that_wakes_a_herd_fires_alone() {
+    let world = World::new(256);
+    let guests = [1, 2].map(|_| world.guest(9));
+    let due = world.hv.platform.now_ns() + 1_000;
+    for guest in &guests {
+        guest.vcpus[1..].iter().for_each(|vcpu| guest.events.poller_entered(vcpu, None));
+        world.hv.arm_timer(&guest.vcpus[0], TimerKind::Singleshot, Some(due));
+    }
+    let left = || {
+        let is_set =
+            |guest: &&Arc<Domain>| world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Singleshot).is_some();
+        guests.iter().filter(is_set).count()
+    };
+    for expected in [1, 0] {
+        world.pass(1_000);
+        world.hv.do_softirqs(CpuId::BOOT);
+        assert_eq!(left(), expected);
+    }
+}
+
+#[test]
+fn who_runs_sees_a_new_calibration_at_once() {
+    let world = World::new(256);
+    let running = world.settle().expect("somebody runs");
+    let info = running.info.get().expect("in shared_info");
+    let shown = info.load_u32(TIME_OFFSET);
+    world.hv.platform.calibrations.fetch_add(2, Ordering::Relaxed);
+    world.hv.clock_changed();
+    assert_eq!(info.load_u32(TIME_OFFSET), shown + 2);
 }

@@ -111,7 +111,6 @@ impl Ports {
     }
 
     /// vCPUs in `SCHEDOP_poll`.
-    #[cfg(test)]
     pub(crate) fn pollers(&self) -> u32 {
         self.pollers.load(Ordering::Acquire)
     }

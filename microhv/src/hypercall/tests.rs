@@ -201,7 +201,9 @@ fn multicall_looks_after_each_call_that_is_not_brief() {
         assert_eq!(after(brief), None);
     }
     // Contexts and grants, of which eight that do not look are long.
-    for other in [__HYPERVISOR_VCPU_OP, __HYPERVISOR_SET_GDT, __HYPERVISOR_GRANT_TABLE_OP, __HYPERVISOR_MEMORY_OP] {
+    for other in
+        [__HYPERVISOR_VCPU_OP, __HYPERVISOR_SET_GDT, __HYPERVISOR_GRANT_TABLE_OP, __HYPERVISOR_MEMORY_OP]
+    {
         assert_eq!(after(other), Some(2), "call {other}");
     }
 }

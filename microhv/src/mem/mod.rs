@@ -42,6 +42,7 @@ pub mod teardown;
 mod tests;
 mod validate;
 
+pub(crate) use claims::make_room;
 pub use entries::{Update, UpdateError};
 pub use frame::{FrameInfo, PageType};
 pub use grant_pte::GrantAddress;

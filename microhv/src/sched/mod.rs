@@ -106,6 +106,11 @@ impl Scheduler {
         &self.cpus[cpu.index()].pending
     }
 
+    /// Makes room for so many vCPUs to wait for `cpu`. `false`: there is no memory.
+    pub(crate) fn make_room(&self, cpu: CpuId, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
+        self.cpus[cpu.index()].queue.lock().make_room(vcpus, may_spend)
+    }
+
     pub(crate) fn slice_end(&self, cpu: CpuId) -> Option<u64> {
         Some(self.cpus[cpu.index()].slice_end.load(Ordering::Relaxed)).filter(|end| *end != NO_SLICE)
     }

@@ -90,6 +90,17 @@ impl RunQueue {
         }
     }
 
+    /// Makes room for so many vCPUs in all, doubled, so that they are added without taking memory. `false`: `may_spend`
+    /// refuses what that takes, or there is none. (I31)
+    pub(super) fn make_room(&mut self, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
+        if self.waiting.capacity() >= vcpus {
+            return true;
+        }
+        let capacity = vcpus.next_power_of_two();
+        let more = capacity - self.waiting.len();
+        may_spend(capacity * size_of::<Waiting>()) && self.waiting.try_reserve_exact(more).is_ok()
+    }
+
     pub(super) fn current(&self) -> Option<&VcpuRef> {
         self.current.as_ref()
     }

@@ -14,7 +14,7 @@ use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 use super::{TimeArea, VcpuTime};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::platform::{Platform, Settled, TimeParams};
+use crate::platform::{CpuId, Platform, Settled, TimeParams};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -74,28 +74,36 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// The clock was calibrated anew: all vCPUs see it at once, running or not. What they read is to agree
-    /// ([`XEN_PVCLOCK_TSC_STABLE_BIT`]): a process on one vCPU reads the time area of another, which may sleep for long.
+    /// The clock was calibrated anew: the domains that run now see it at once, the others when they run next. Nobody can
+    /// read a domain's clocks meanwhile, and the machine may have any number of vCPUs. (I13)
     pub fn clock_changed(&self) {
-        for domain in self.domains.snapshot() {
-            for vcpu in &domain.vcpus {
-                self.publish_time(vcpu);
-                self.publish_time_area(&domain, vcpu);
+        for cpu in (0..self.platform.machine_info().cpus).filter_map(CpuId::new) {
+            if let Some(running) = self.running(cpu) {
+                self.show_clock(running.domain());
             }
         }
     }
 
-    /// The new vCPU of this CPU has its page tables loaded: its clock and areas are brought up to date.
+    /// All vCPUs of a domain see the clock, running or not. What they read is to agree ([`XEN_PVCLOCK_TSC_STABLE_BIT`]): a
+    /// process on one vCPU reads the time area of another, which may sleep for long.
+    fn show_clock(&self, domain: &Domain) {
+        domain.clock_shown.store(self.platform.clock_generation(), Ordering::Relaxed);
+        for vcpu in &domain.vcpus {
+            self.publish_time(vcpu);
+            self.publish_time_area(domain, vcpu);
+        }
+    }
+
+    /// The new vCPU of this CPU has its page tables loaded: its domain's clocks and its areas are brought up to date.
     pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        let time = vcpu.time.lock();
         let generation = self.platform.clock_generation();
-        let is_published = time.published == generation;
+        if domain.clock_shown.load(Ordering::Relaxed) != generation {
+            self.show_clock(domain);
+        }
+        let time = vcpu.time.lock();
         let is_area_stale =
             time.runstate_area.is_some() || time.time_area.is_some_and(|area| area.published != generation);
         drop(time);
-        if !is_published {
-            self.publish_time(vcpu);
-        }
         if is_area_stale {
             self.update_areas(domain, vcpu);
         }

@@ -3,6 +3,8 @@
 
 use alloc::vec::Vec;
 
+use crate::mem::make_room;
+
 /// Names a timer of one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerId(u32);
@@ -53,7 +55,21 @@ impl<K: Copy> TimerQueue<K> {
         (self.interrupt_ns != u64::MAX).then_some(self.interrupt_ns)
     }
 
-    /// Makes a timer, which is not set.
+    /// Makes room for `more` timers: what is made and set within it takes no memory. `false`: `may_spend` refuses what that
+    /// takes, or there is none.
+    pub fn make_room(&mut self, more: usize, may_spend: impl Fn(usize) -> bool) -> bool {
+        let timers = self.slots.len() + more.saturating_sub(self.free.len());
+        make_room(&mut self.slots, timers, &may_spend)
+            && make_room(&mut self.free, timers, &may_spend)
+            && make_room(&mut self.heap, timers, &may_spend)
+    }
+
+    /// How many timers there ever were at a time.
+    pub fn most(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Makes a timer, which is not set. Room was made for it.
     pub fn insert(&mut self, key: K) -> TimerId {
         let slot = Slot { key: Some(key), place: NOT_QUEUED };
         match self.free.pop() {
@@ -63,9 +79,7 @@ impl<K: Copy> TimerQueue<K> {
             }
             None => {
                 self.slots.push(slot);
-                let count = self.slots.len();
-                self.heap.reserve(count - self.heap.len());
-                TimerId(count as u32 - 1)
+                TimerId(self.slots.len() as u32 - 1)
             }
         }
     }
@@ -200,6 +214,21 @@ mod tests {
         queue.remove(ids[0]);
         assert_eq!(queue.next_deadline(), None);
         assert_eq!(queue.insert(9), ids[0]);
+    }
+
+    #[test]
+    fn timers_take_no_memory_where_room_was_made() {
+        let mut queue = TimerQueue::new();
+        assert!(!queue.make_room(1, |_| false));
+        assert!(queue.make_room(5, |bytes| bytes <= 8 * 16));
+        let capacities =
+            |queue: &TimerQueue<u32>| [queue.slots.capacity(), queue.free.capacity(), queue.heap.capacity()];
+        assert_eq!(capacities(&queue), [8; 3]);
+        let ids: Vec<_> = (0..8).map(|n| queue.insert(n)).collect();
+        ids.iter().for_each(|id| queue.set(*id, Some(1)));
+        ids.iter().for_each(|id| queue.remove(*id));
+        assert!(queue.make_room(8, |_| false), "these places are free");
+        assert_eq!((capacities(&queue), queue.most()), ([8; 3], 8));
     }
 
     proptest::proptest! {

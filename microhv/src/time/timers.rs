@@ -37,6 +37,9 @@ impl TimerKind {
 /// Timers that fire together at most, before interrupts are taken again: guests choose how many are due at one instant.
 const FIRED_TOGETHER: u32 = 32;
 
+/// So many vCPUs that poll events take as long to wake as many timers to fire.
+const HERD: u32 = 8;
+
 /// Timers of a vCPU.
 const KINDS: [TimerKind; 5] = [
     TimerKind::Periodic,
@@ -77,14 +80,20 @@ impl VcpuTime {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Makes the timers of a new vCPU.
-    pub(crate) fn create_timers(&self, vcpu: &Vcpu) {
+    /// Makes the timers of a new vCPU, and room for the vCPU to wait for its CPU. `false`: there is no memory.
+    pub(crate) fn create_timers(&self, vcpu: &Vcpu) -> bool {
         let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
+        let may_spend = |bytes| self.may_spend(bytes);
         let mut queue = self.time.queue(cpu).lock();
+        if !queue.make_room(KINDS.len(), may_spend) {
+            return false;
+        }
         let ids =
             KINDS.map(|kind| queue.insert(TimerKey { domain: vcpu.domain_id, vcpu: vcpu.id.raw(), kind }));
+        let vcpus = queue.most().div_ceil(KINDS.len());
         drop(queue);
         vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
+        self.sched.make_room(cpu, vcpus, may_spend)
     }
 
     /// Ends the timers of a vCPU that will run no more: whether it had any.
@@ -143,9 +152,11 @@ impl<P: Platform> Hypervisor<P> {
             if let Some(domain) = self.domains.get(key.domain)
                 && let Some(vcpu) = domain.vcpu(key.vcpu)
             {
+                // An event may wake all of them.
+                let takes_long = key.kind.stops_a_domain() || domain.events.pollers() >= HERD;
                 self.fire(&domain, vcpu, key.kind, now);
-                if key.kind.stops_a_domain() {
-                    break; // which takes as long as many others
+                if takes_long {
+                    break; // as long as many others
                 }
             }
         }

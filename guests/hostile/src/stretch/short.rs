@@ -59,7 +59,9 @@ fn contexts() {
         .iter()
         .map(|context| [VCPUOP_INITIALISE.into(), 1, (&raw const **context) as u64, 0, 0, 0])
         .collect();
-    case("initialise with descriptors that were never checked", || multicall(__HYPERVISOR_VCPU_OP, &args[..1]));
+    case("initialise with descriptors that were never checked", || {
+        multicall(__HYPERVISOR_VCPU_OP, &args[..1])
+    });
     case("seven more in a multicall", || multicall(__HYPERVISOR_VCPU_OP, &args[1..]));
     core::mem::forget(scratch);
 }
@@ -91,7 +93,11 @@ fn unmaps() {
         }
         core::mem::forget(granted);
         frames.push(pages.mfn(n).raw());
-        unmaps.push(GnttabUnmapGrantRef { handle: arg.handle, host_addr: arg.host_addr, ..Default::default() });
+        unmaps.push(GnttabUnmapGrantRef {
+            handle: arg.handle,
+            host_addr: arg.host_addr,
+            ..Default::default()
+        });
     }
     for n in 0..COUNT {
         map(at(&pages, n), 0);

@@ -37,7 +37,11 @@ type Handler = fn(&mut crate::hypercall::Current<'_, TestMachine>, &Args) -> Hyp
 
 impl World {
     pub(super) fn guest(&self, id: u16, privileged: bool) -> Guest {
-        let dom = self.domain(id, privileged, 200);
+        self.guest_in(self.domain(id, privileged, 200))
+    }
+
+    /// Tables and a page for arguments in a new domain.
+    pub(super) fn guest_in(&self, dom: Arc<Domain>) -> Guest {
         let tables = self.address_space(&dom);
         let [args, page] = self.pages(&dom);
         self.poke(tables[3], (ARGS >> 12) as usize, entry(args, P | RW));

@@ -38,15 +38,13 @@ impl World {
 
     /// A domain that may own `max` pages.
     pub(super) fn domain(&self, id: u16, privileged: bool, max: u64) -> Arc<Domain> {
+        self.domain_of(id, DomainConfig { privileged, ..DomainConfig::default() }, max)
+    }
+
+    pub(super) fn domain_of(&self, id: u16, config: DomainConfig, max: u64) -> Arc<Domain> {
         let mfn = self.hv.alloc_zeroed().expect("a frame");
         let shared = self.hv.platform.shared(mfn);
-        let dom = Domain::new(
-            DomId::new(id),
-            DomainConfig { privileged, ..DomainConfig::default() },
-            mfn,
-            shared,
-            0,
-        );
+        let dom = Domain::new(DomId::new(id), config, mfn, shared, 0);
         self.hv.share_with_guest(mfn, dom.id, false);
         dom.mm.set_max_pages(max);
         self.hv.domains.insert(dom.clone()).expect("a new id");

@@ -439,12 +439,8 @@ fn frames_of_a_call_that_failed_are_released_in_pieces() {
 #[test]
 fn descriptor_tables_of_a_dying_domain_go_one_vcpu_at_a_time() {
     let world = World::new(256);
-    let mfn = world.hv.alloc_zeroed().expect("a frame");
     let config = crate::domain::DomainConfig { max_vcpus: 4, ..Default::default() };
-    let dom = Domain::new(ring_abi::types::DomId::new(7), config, mfn, world.hv.platform.shared(mfn), 0);
-    world.hv.share_with_guest(mfn, dom.id, false);
-    dom.mm.set_max_pages(100);
-    world.hv.domains.insert(dom.clone()).expect("a new id");
+    let dom = world.domain_of(7, config, 100);
     for vcpu in &dom.vcpus {
         let frames = world.pages::<14>(&dom);
         world.hv.set_gdt(&dom, vcpu, &frames, 14 * 512).expect("zeros are descriptors");

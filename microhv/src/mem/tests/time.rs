@@ -7,6 +7,7 @@ use ring_abi::vcpu::VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA;
 
 use super::calls::{ARGS, Guest};
 use super::{World, entry};
+use crate::domain::DomainConfig;
 use crate::hypercall::vcpu;
 use crate::mem::pte::{P, RW};
 use crate::mem::{FrameOwner, Update};
@@ -31,23 +32,34 @@ fn calibrate(world: &World) {
     world.hv.clock_changed();
 }
 
+/// Calibrates while nobody runs, then lets vCPU 0 of the guest run.
+fn calibrate_and_run(world: &World, guest: &Guest) {
+    calibrate(world);
+    world.run(&guest.dom, |cur| world.hv.switched_in(cur.domain, cur.vcpu));
+}
+
 #[test]
-fn all_vcpus_see_a_new_calibration_at_once() {
+fn all_vcpus_see_a_new_calibration_when_their_domain_runs() {
     let world = World::new(512);
-    let (guest, other) = (world.guest(1, false), world.guest(2, false));
+    let config = DomainConfig { max_vcpus: 2, ..DomainConfig::default() };
+    let (guest, other) = (world.guest_in(world.domain_of(1, config, 200)), world.guest(2, false));
     register(&world, &guest, ARGS + AREA as u64);
     assert_eq!(version(&world, &guest, AREA), 2);
     assert_eq!(world.word(&guest, AREA + 0x18) >> 40 & 1, 1, "PVCLOCK_TSC_STABLE_BIT");
-    let info = guest.dom.vcpus[0].info.get().expect("in shared_info");
-    let shown = info.load_u32(TIME_OFFSET);
-    // Another guest's tables are loaded, and nobody runs.
+    let infos = || [0, 1].map(|n| guest.dom.vcpus[n].info.get().expect("in shared_info"));
+    world.run(&guest.dom, |cur| world.hv.switched_in(cur.domain, cur.vcpu));
+    let shown = infos().map(|info| info.load_u32(TIME_OFFSET));
+    // Another guest's tables are loaded: that many sleep, costs nobody time.
     world.run(&other.dom, |_| calibrate(&world));
+    assert_eq!(infos().map(|info| info.load_u32(TIME_OFFSET)), shown);
+    // vCPU 1 runs, and what vCPU 0 shows is read from it.
+    world.run(&guest.dom, |_| world.hv.switched_in(&guest.dom, &guest.dom.vcpus[1]));
     assert_eq!(version(&world, &guest, AREA), 4);
-    assert!(info.load_u32(TIME_OFFSET) > shown);
-    assert_eq!(info.load_u8(TIME_OFFSET + 0x1d), 1);
+    assert_eq!(infos().map(|info| info.load_u32(TIME_OFFSET)), shown.map(|version| version + 2));
+    assert_eq!(infos().map(|info| info.load_u8(TIME_OFFSET + 0x1d)), [1, 1]);
     assert_eq!(size_of::<VcpuTimeInfo>(), 32);
     // What shows it is not written again.
-    world.hv.clock_changed();
+    world.run(&guest.dom, |cur| world.hv.switched_in(cur.domain, cur.vcpu));
     assert_eq!(version(&world, &guest, AREA), 4);
     world.check();
 }
@@ -64,18 +76,18 @@ fn a_time_area_is_written_only_where_its_guest_may_write() {
     let seen = version(&world, &guest, AREA);
     for mapping in [entry(page, P), 0] {
         map(mapping).expect("its own page");
-        calibrate(&world);
+        calibrate_and_run(&world, &guest);
         assert_eq!(version(&world, &guest, AREA), seen, "not through {mapping:#x}");
     }
     // A page that became a table meanwhile, and one of a dying domain, are nobody's to write.
     map(entry(guest.tables[2], P)).expect("read-only");
-    calibrate(&world);
+    calibrate_and_run(&world, &guest);
     map(entry(page, P | RW)).expect("its own page");
-    calibrate(&world);
+    calibrate_and_run(&world, &guest);
     assert_eq!(version(&world, &guest, AREA), seen + 2);
     for va in [ARGS + 4096 - 16, ARGS + AREA as u64 + 4, u64::MAX - 7, 0xffff_8000_0000_0000, 1 << 46] {
         register(&world, &guest, va);
-        calibrate(&world);
+        calibrate_and_run(&world, &guest);
     }
     world.check();
 }
