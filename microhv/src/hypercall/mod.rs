@@ -164,13 +164,19 @@ impl<P: Platform> Current<'_, P> {
 
 const _: () = assert!(size_of::<HypercallResult>() == 16);
 
+/// No hypercall above this has a meaning.
+const LAST_NUMBER: u32 = nr::__HYPERVISOR_DOMCTL;
+
 /// Hypercall `number` with `args`.
 ///
 /// # Errors
 /// `NoSys` for a number without a meaning, else what the handler says.
 pub fn call<P: Platform>(cur: &mut Current<'_, P>, number: u64, args: &Args) -> HypercallResult {
-    let Ok(number) = u32::try_from(number) else { return Err(HypercallError::NoSys) };
-    match number {
+    // One comparison, for the upper half of the number too.
+    if number > u64::from(LAST_NUMBER) {
+        return Err(HypercallError::NoSys);
+    }
+    match number as u32 {
         nr::__HYPERVISOR_SET_TRAP_TABLE => state::set_trap_table(cur, args),
         nr::__HYPERVISOR_MMU_UPDATE => mmu::mmu_update(cur, args),
         nr::__HYPERVISOR_SET_GDT => descriptor::set_gdt(cur, args),
