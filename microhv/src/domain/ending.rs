@@ -22,7 +22,7 @@ const _: () = assert!(size_of::<Domain>() + 64 * size_of::<usize>() + 256 <= HUS
 /// What goes after all else.
 #[derive(Debug)]
 enum Last {
-    /// A domain that is in no list any more.
+    /// A domain that is in no list any more, whose `shared_info` nobody owns.
     Domain(Arc<Domain>),
     /// The frame of a `shared_info` that was never lent: the domain was not made to the end.
     Frame(Mfn),
@@ -82,7 +82,9 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn reap(&self) {
-        while let Some(ending) = self.domains.take_ending(|domain| domain.mm.tot_pages() == 0) {
+        // Its number may be another's as soon as it leaves the list. (I10)
+        let leaves = |domain: &Domain| domain.mm.tot_pages() == 0 && self.disown(domain.shared_info_mfn);
+        while let Some(ending) = self.domains.take_ending(leaves) {
             if let Some(left) = self.end_some(ending) {
                 self.domains.keep_ending(left);
                 return;
@@ -110,7 +112,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         match &ending.last {
-            Last::Domain(domain) => self.unshare(domain.shared_info_mfn), // freed now, or when the last mapping of it goes
+            Last::Domain(domain) => self.put_page(domain.shared_info_mfn), // freed now, or when the last mapping of it goes
             Last::Frame(mfn) => self.release_frames(*mfn, 0),
             Last::Husk => {}
         }

@@ -131,8 +131,9 @@ impl DomainList {
     }
 
     /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that
-    /// nobody else refers to: all of it where `finished` says yes, else all but its place in the list. `None`: not of those that were looked at.
-    pub(super) fn take_ending(&self, finished: impl Fn(&Domain) -> bool) -> Option<Ending> {
+    /// nobody else refers to: all of it where `leaves` says yes, which is not asked again, else all but its place in the
+    /// list. `None`: not of those that were looked at.
+    pub(super) fn take_ending(&self, leaves: impl Fn(&Domain) -> bool) -> Option<Ending> {
         let mut dead = self.dead.lock();
         let mut taken = dead.endings.pop();
         for _ in 0..dead.listed.len().min(LOOKED_AT) {
@@ -143,7 +144,7 @@ impl DomainList {
             let mut domains = self.domains.write();
             let Some(domain) = domains.get_mut(&id) else { continue };
             match Arc::get_mut(domain) {
-                Some(domain) if finished(domain) => taken = domains.remove(&id).map(Ending::of_domain),
+                Some(domain) if leaves(domain) => taken = domains.remove(&id).map(Ending::of_domain),
                 unshared => {
                     // Its number stays its own while others map its pages, and nothing else of it does.
                     taken = unshared.filter(|domain| !domain.vcpus.is_empty()).map(Ending::of_husk);

@@ -143,6 +143,7 @@ impl<P: Platform> Hypervisor<P> {
         let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, self.platform.now_ns(), vcpus);
         self.share_with_guest(shared_mfn, id, false);
         if let Err(error) = self.domains.insert(domain.clone()) {
+            let _ = self.disown(shared_mfn);
             self.end_later(Ending::of_domain(domain));
             return Err(error);
         }

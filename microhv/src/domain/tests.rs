@@ -603,3 +603,19 @@ fn who_runs_sees_a_new_calibration_at_once() {
     world.hv.clock_changed();
     assert_eq!(info.load_u32(TIME_OFFSET), shown + 2);
 }
+
+/// What the hypervisor lent to a domain is not lent to the next one of its number, whatever is still to be freed.
+#[test]
+fn a_new_domain_of_a_number_does_not_get_the_page_of_the_last() {
+    let world = World::new(256);
+    let old = create(&world, 8);
+    let (id, page) = (old.id, old.shared_info_mfn);
+    assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &old), 0);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    drop(old);
+    world.hv.reap_dead();
+    assert!(!world.hv.domains.contains(id) && world.hv.domains.has_dead(), "its vCPUs are still to be freed");
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    let new = world.hv.create_domain(Some(id), DomainConfig::default()).expect("the number is free");
+    assert!(world.hv.get_page(page, &new).is_none(), "the former domain's shared_info");
+}

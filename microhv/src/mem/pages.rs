@@ -345,9 +345,16 @@ impl<P: Platform> Hypervisor<P> {
     /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when the last mapping of it is gone; the
     /// hypervisor uses it no more, and nobody can map it anew, a later domain of the owner's number neither.
     pub fn unshare(&self, mfn: Mfn) {
-        if self.frames.held(mfn).orphan() {
+        if self.disown(mfn) {
             self.put_page(mfn);
         }
+    }
+
+    /// As [`Hypervisor::unshare`], but the hypervisor goes on using the frame, with the reference that ownership held.
+    /// `false`: ownership had ended.
+    #[must_use]
+    pub(crate) fn disown(&self, mfn: Mfn) -> bool {
+        self.frames.held(mfn).orphan()
     }
 
     /// A general reference on a frame if it is the domain's.
