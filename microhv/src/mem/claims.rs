@@ -55,10 +55,11 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Whether what a domain does may make the hypervisor take `bytes` more for itself, in one piece: some memory stays for
-    /// what cannot fail, and the heap can give the piece. (I31)
+    /// what cannot fail, what is claimed stays for whom it is claimed, and the heap can give the piece. (I31)
     pub(crate) fn may_spend(&self, bytes: usize) -> bool {
         let needed = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
-        self.frames.free_pages() >= needed + KEPT_PAGES && self.platform.heap_has_room(bytes)
+        let claimed = self.frames.claimed.load(Ordering::Acquire);
+        self.frames.free_pages() >= claimed + needed + KEPT_PAGES && self.platform.heap_has_room(bytes)
     }
 
     /// Whether the domain may take `count` more pages without touching what others claimed.

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::domain::{Domain, Vcpu, VcpuRef};
 
+/// vCPUs that are put back into the queue at most, before one is taken as it came: guests choose how many wait. (I13)
+const PUT_BACK: usize = 128;
+
 #[derive(Debug)]
 struct Waiting {
     run_time: u64,
@@ -167,6 +170,7 @@ impl RunQueue {
 
     /// The next that can run, out of the queue.
     fn pop(&mut self) -> Option<VcpuRef> {
+        let mut put_back = 0;
         while let Some(Waiting { vcpu, run_time, arrival }) = self.waiting.pop() {
             let (domain, this) = (vcpu.domain(), vcpu.vcpu());
             if !is_runnable(domain, this) {
@@ -175,7 +179,8 @@ impl RunQueue {
             }
             // Others of its domain ran since it came: it has as little of the credit left as they have.
             let spent = self.spent(domain);
-            if run_time < spent {
+            if run_time < spent && put_back < PUT_BACK {
+                put_back += 1;
                 let run_time = spent + 1; // after one that is there by what it ran itself
                 this.sched.run_time.store(run_time, Ordering::Relaxed);
                 if self.waiting.peek().is_some_and(|first| first.run_time < run_time) {
@@ -280,5 +285,28 @@ impl RunQueue {
             }
             keep
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[test]
+    fn no_more_are_put_back_than_there_is_time_for() {
+        let world = World::new(512);
+        let mut queue = RunQueue::new(0);
+        let guests = [1, 2].map(|_| world.guest(PUT_BACK as u32 - 1));
+        for guest in &guests {
+            guest.sched.spent[0].store(1_000, Ordering::Relaxed);
+            for vcpu in &guest.vcpus {
+                queue.push(VcpuRef::new(guest, vcpu.id.raw()).expect("it has this one"));
+            }
+        }
+        let run_time = |vcpu: &VcpuRef| vcpu.sched.run_time.load(Ordering::Relaxed);
+        queue.waiting().for_each(|vcpu| vcpu.sched.run_time.store(0, Ordering::Relaxed));
+        assert_eq!(queue.pop().map(|vcpu| run_time(&vcpu)), Some(0), "as it came");
+        assert_eq!(queue.waiting().filter(|vcpu| run_time(vcpu) == 1_001).count(), PUT_BACK);
     }
 }

@@ -90,6 +90,11 @@ fn exchange_some<P: Platform>(
 ) -> Result<(), TableError> {
     let hv = cur.hv;
     let (r#in, out) = (&request.r#in, &request.out);
+    // Three lists, of which two may stay with the domain until it calls again: asked for here, and not for each.
+    let bytes = 3 * size_of::<Mfn>() << r#in.extent_order.max(out.extent_order);
+    if !hv.platform.heap_has_room(bytes) {
+        return Err(HypercallError::NoMemory.into());
+    }
     let mut given = Vec::new();
     for first in read_list(cur, r#in.extent_start, &inputs)? {
         given.extend((0..1u64 << r#in.extent_order).map(|page| Mfn::new(first.wrapping_add(page))));

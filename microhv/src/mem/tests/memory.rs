@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::errno::{EINVAL, ENOSYS, EPERM, ESRCH};
+use ring_abi::errno::{EINVAL, ENOMEM, ENOSYS, EPERM, ESRCH};
 use ring_abi::memory::*;
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
@@ -98,6 +98,9 @@ fn exchange_gives_contiguous_memory() {
     world.check();
     assert_eq!(guest.dom.mm.tot_pages(), owned);
     map(0).expect("unmap");
+    world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
+    assert_eq!(exchange(input, output), (neg(ENOMEM), 0), "no room for the lists");
+    world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
     assert_eq!(exchange(input, output), (0, 4));
     let first = Mfn::new(world.word(&guest, 0x100));
     assert_eq!(first.raw() % 4, 0);
@@ -133,6 +136,23 @@ fn claims_keep_memory_for_a_domain() {
     }
     assert_eq!(world.hv.frames.claimed(), 0);
     world.check();
+}
+
+/// What is claimed for a domain that is built is nobody else's, whatever the others make the hypervisor take for them.
+#[test]
+fn claimed_memory_does_not_become_anothers_grant_table() {
+    let world = World::new(256);
+    let (dom0, guest, other) = (world.guest(0, true), world.guest(1, false), world.guest(2, false));
+    guest.dom.mm.set_max_pages(256);
+    let free = world.hv.frames.free_pages();
+    let owned = guest.dom.mm.tot_pages();
+    world.write(&dom0, 0, reservation(0, owned + free, 0, 1).as_bytes());
+    assert_eq!(world.call(&dom0, memory::memory_op, [XENMEM_CLAIM_PAGES.into(), ARGS, 0, 0]), 0);
+    assert!(world.hv.populate(&other.dom, 0, 0).is_err(), "all is claimed");
+    assert!(world.hv.grow_grant_table(&other.dom, 8).is_err(), "all is claimed");
+    for n in 0..free {
+        assert!(world.hv.populate(&guest.dom, 0, 0).is_ok(), "{n} of {free} claimed pages");
+    }
 }
 
 #[test]
