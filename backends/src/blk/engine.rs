@@ -23,14 +23,17 @@ use crate::traits::{BlockDevice, Geometry, GrantRead, Grants, Notifier, SECTOR_S
 const BUDGET_REQUESTS: usize = 32;
 /// No further request is taken in a poll once this many segments are, those of indirect requests included.
 const BUDGET_SEGMENTS: usize = 256;
+/// Most frames that a poll takes, and most that a poll gives back: longer requests have theirs taken and given back over
+/// several polls, between which others run.
+pub const PIECE: usize = 64;
 /// Most indirect pages fetched in one poll.
 pub const BUDGET_INDIRECT: usize = 8;
-/// Most segments of one connection that are under way: four of the longest requests. What a poll gives back at most, and
-/// what a frontend makes this side keep, follow from this number.
+/// Most segments of one connection that are under way: four of the longest requests. What a frontend makes this side keep
+/// follows from this number.
 pub const MAX_SEGMENTS_IN_FLIGHT: usize = 4 * MAX_INDIRECT_SEGMENTS;
 /// Requests of the largest ring.
 pub const MAX_REQUESTS: usize = 128;
-/// Segments that one poll takes at most.
+/// Segments of the requests that one poll takes from the ring at most.
 const POLL_SEGMENTS: usize = BUDGET_SEGMENTS + MAX_INDIRECT_SEGMENTS;
 
 /// Bytes of heap that one connection makes its owner keep at most, with grants of `grant` bytes; what the grants
@@ -41,12 +44,12 @@ pub const fn max_bytes(grant: usize) -> usize {
     let segment = size_of::<Segment>() + grant;
     let slot = size_of::<Slot<[usize; 2]>>() + 3 * size_of::<usize>() + 2 * size_of::<Completion>();
     let kept = BLKIF_MAX_SEGMENTS_PER_REQUEST * segment + size_of::<BlkifResponse>();
-    let poll =
-        size_of::<(GrantRef, bool)>() + 2 * grant + size_of::<usize>() + size_of::<BlkifRequestSegment>();
+    let poll = size_of::<(GrantRef, bool)>() + size_of::<BlkifRequestSegment>();
     // Vectors that grow as they fill have up to twice the room.
     MAX_REQUESTS * (slot + kept)
-        + MAX_SEGMENTS_IN_FLIGHT * (segment + 2 * grant)
+        + MAX_SEGMENTS_IN_FLIGHT * segment
         + 2 * POLL_SEGMENTS * poll
+        + 2 * PIECE * 3 * grant
         + 2 * BUDGET_REQUESTS * size_of::<(Starting, Fetching, GrantRead)>()
 }
 
@@ -92,11 +95,11 @@ pub struct Stats {
     pub written_bytes: u64,
 }
 
-/// An accepted request waiting for its frames, within one poll.
+/// An accepted request that waits for its frames. Those that it has are in its slot.
 struct Starting {
     slot: usize,
-    /// Frames asked for; those of all starting requests are in `maps` in order.
-    count: usize,
+    /// Frames still to be taken; those of all starting requests are in `maps` in order.
+    missing: usize,
 }
 
 /// An accepted request whose segments are in a page of the frontend's, within one poll.
@@ -108,7 +111,7 @@ struct Fetching {
 /// The back end of one block ring.
 ///
 /// Owned by one task, which polls it after each event and each completion. To end the connection the owner calls
-/// [`Self::close`], then [`Self::poll_closed`] until it says so; only then may the engine be dropped, because until
+/// [`Self::close`], then [`Self::poll_closed`] until it gives `None`; only then may the engine be dropped, because until
 /// then a device may still use the frontend's frames.
 pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     ring: BackRing<BlkifRing, P>,
@@ -128,17 +131,22 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     held: bool,
     /// Segments of accepted requests, those of indirect ones as announced.
     segments: usize,
+    /// Requests whose frames are being taken, in the ring's order. While there are any, no further request is.
+    starting: VecDeque<Starting>,
+    /// The frames that the starting requests asked for: private copies, so that no frontend changes them meanwhile.
+    maps: Vec<(GrantRef, bool)>,
+    /// How many of `maps` have been taken, or passed over.
+    taken: usize,
+    /// Requests that the device has done, or that failed, and whose frames are being given back, in order of their ends.
+    finished: Vec<usize>,
     /// Operations were queued since the last kick.
     kick: bool,
     stats: Stats,
     // Kept between polls for their capacity only.
     completions: Vec<Completion>,
-    maps: Vec<(GrantRef, bool)>,
     mapped: Vec<Result<G::Grant, G::Error>>,
-    starting: Vec<Starting>,
     reads: Vec<GrantRead>,
     fetching: Vec<Fetching>,
-    finished: Vec<usize>,
     released: Vec<G::Grant>,
     responses: Vec<BlkifResponse>,
 }
@@ -169,15 +177,16 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             barrier: None,
             held: false,
             segments: 0,
+            starting: VecDeque::new(),
+            maps: Vec::new(),
+            taken: 0,
+            finished: Vec::new(),
             kick: false,
             stats: Stats::default(),
             completions: Vec::new(),
-            maps: Vec::new(),
             mapped: Vec::new(),
-            starting: Vec::new(),
             reads: Vec::new(),
             fetching: Vec::new(),
-            finished: Vec::new(),
             released: Vec::new(),
             responses: Vec::new(),
         })
@@ -205,12 +214,13 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
     pub fn poll(&mut self) -> Result<Next, Disconnect> {
         self.reap();
         self.resume();
-        let fetched = self.fetch();
+        let fetched = if self.starting.is_empty() { self.fetch() } else { Ok(true) };
+        self.start();
         self.kick();
         self.release();
         let more = fetched.map_err(Disconnect::Ring)?;
         self.respond();
-        if more {
+        if more || !self.starting.is_empty() || !self.finished.is_empty() {
             return Ok(Next::Again);
         }
         if !self.accepting() {
@@ -232,14 +242,19 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             self.slots[slot].fail();
             self.finish_if_done(slot);
         }
-        self.release();
+        // What they have of their frames is given back, and the rest is not taken.
+        for Starting { slot, .. } in take(&mut self.starting) {
+            self.slots[slot].fail();
+            self.finish_if_done(slot);
+        }
         self.responses.clear();
     }
 
-    /// After [`Self::close`]: whether the device has returned everything and every frame was given back.
+    /// After [`Self::close`]: takes back what the device has finished, and gives frames back. `None`: the device has
+    /// returned everything and every frame was given back.
     ///
-    /// While it says no, the owner waits on the [`Client`] and asks again.
-    pub fn poll_closed(&mut self) -> bool {
+    /// Else what the owner does before it asks again; nothing comes from the frontend any more.
+    pub fn poll_closed(&mut self) -> Option<Next> {
         self.client.take(&mut self.completions);
         for index in 0..self.completions.len() {
             let Completion { tag, ok } = self.completions[index];
@@ -251,7 +266,11 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         self.completions.clear();
         self.release();
         self.responses.clear();
-        self.in_flight() == 0
+        match (self.in_flight(), self.finished.is_empty()) {
+            (0, _) => None,
+            (_, true) => Some(Next::Wait),
+            (_, false) => Some(Next::Again),
+        }
     }
 
     /// Whether requests may be taken from the ring now.
@@ -341,12 +360,19 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Gives the frames of finished requests back, in one batch, and only then makes their responses.
+    /// Gives frames of finished requests back, in one batch, and only then makes the responses of those that have none left.
     fn release(&mut self) {
-        for index in 0..self.finished.len() {
-            let slot = &mut self.slots[self.finished[index]];
-            self.segments -= slot.nr;
+        let mut ended = 0;
+        for &index in &self.finished {
+            let slot = &mut self.slots[index];
+            let kept = (self.released.len() + slot.grants.len()).saturating_sub(PIECE);
+            if kept > 0 {
+                self.released.extend(slot.grants.drain(kept..));
+                break; // the rest in the next poll
+            }
             self.released.append(&mut slot.grants);
+            ended += 1;
+            self.segments -= slot.nr;
             let status = if slot.failed() { BLKIF_RSP_ERROR } else { BLKIF_RSP_OKAY };
             if status == BLKIF_RSP_OKAY {
                 match slot.work {
@@ -361,7 +387,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         if !self.released.is_empty() {
             self.grants.unmap_device(&mut self.released);
         }
-        for slot in self.finished.drain(..) {
+        for slot in self.finished.drain(..ended) {
             if self.barrier == Some(slot) {
                 self.barrier = None;
             }
@@ -384,7 +410,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Takes requests from the ring and starts them. `true`: the budget ended before the ring did.
+    /// Takes requests from the ring. `true`: the budget ended before the ring did.
     fn fetch(&mut self) -> Result<bool, RingError> {
         let mut taken = 0;
         let before = self.segments;
@@ -413,7 +439,6 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             }
         };
         self.fetch_indirect();
-        self.start();
         outcome
     }
 
@@ -466,8 +491,8 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         if slot.failed() {
             self.maps.truncate(first);
         }
-        let count = self.maps.len() - first;
-        self.starting.push(Starting { slot: index, count });
+        let missing = self.maps.len() - first;
+        self.starting.push_back(Starting { slot: index, missing });
         if let Work::Write { drain: true, .. } = self.slots[index].work {
             self.barrier = Some(index);
         }
@@ -500,7 +525,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 }
                 _ => {
                     self.slots[fetch.slot].fail();
-                    self.starting.push(Starting { slot: fetch.slot, count: 0 });
+                    self.starting.push_back(Starting { slot: fetch.slot, missing: 0 });
                 }
             }
         }
@@ -509,26 +534,34 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         self.reads.clear();
     }
 
-    /// Takes all frames asked for in one batch and hands the requests to the device.
+    /// Takes frames that the starting requests asked for, in one batch, and hands those that have all to the device.
     fn start(&mut self) {
-        if !self.maps.is_empty() {
-            self.grants.map_device(&self.maps, &mut self.mapped);
-            assert_eq!(self.mapped.len(), self.maps.len(), "one result per grant");
+        let piece = &self.maps[self.taken..self.maps.len().min(self.taken + PIECE)];
+        if !piece.is_empty() {
+            self.grants.map_device(piece, &mut self.mapped);
+            assert_eq!(self.mapped.len(), piece.len(), "one result per grant");
+            self.taken += piece.len();
         }
         let mut mapped = take(&mut self.mapped);
         let mut results = mapped.drain(..);
-        for index in 0..self.starting.len() {
-            let Starting { slot, count } = self.starting[index];
+        while let Some(&Starting { slot, missing }) = self.starting.front() {
             let target = &mut self.slots[slot];
-            for segment in &mut target.segments[..count] {
+            let first = target.grants.len();
+            let count = missing.min(results.len());
+            for segment in &mut target.segments[first..first + count] {
                 if let Some(Ok(grant)) = results.next() {
                     segment.maddr = Maddr::new(G::maddr(&grant).raw() + segment.maddr.raw());
                     target.grants.push(grant);
                 }
             }
-            if target.grants.len() != count {
+            if target.grants.len() != first + count {
                 target.fail();
+                self.taken += missing - count; // the rest is not wanted any more
+            } else if count < missing {
+                self.starting[0].missing -= count;
+                break;
             }
+            self.starting.pop_front();
             if self.barrier == Some(slot) && !self.slots[slot].failed() {
                 self.held = true;
                 self.run_barrier(); // or at the end of the last of the others
@@ -538,8 +571,10 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
         drop(results);
         self.mapped = mapped;
-        self.starting.clear();
-        self.maps.clear();
+        if self.starting.is_empty() {
+            self.maps.clear();
+            self.taken = 0;
+        }
     }
 }
 

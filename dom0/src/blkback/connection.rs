@@ -78,8 +78,11 @@ impl Service {
     async fn run(mut self) -> Ended {
         let reason = self.serve().await;
         self.engine.close();
-        while !self.engine.poll_closed() {
-            self.engine.client().ready().await;
+        while let Some(next) = self.engine.poll_closed() {
+            match next {
+                Next::Again => pvrt::yield_now().await,
+                Next::Wait => self.engine.client().ready().await,
+            }
         }
         Ended { reason, stats: self.engine.stats() }
     }

@@ -25,6 +25,10 @@ pub(super) struct World {
     pub(super) next_handle: u32,
     pub(super) map_calls: usize,
     pub(super) unmap_calls: usize,
+    /// Frames asked for, and frames given back.
+    pub(super) moved: (usize, usize),
+    /// Pages that were copied are overwritten at once.
+    pub(super) lists_change: bool,
 }
 
 impl World {
@@ -59,6 +63,7 @@ impl Grants for TestGrants {
     fn map_device(&mut self, requests: &[(GrantRef, bool)], out: &mut Vec<Result<Held, i16>>) {
         let world = &mut *self.0.borrow_mut();
         world.map_calls += 1;
+        world.moved.0 += requests.len();
         for (gref, device_reads) in requests {
             out.push(match world.grants.get(&gref.raw()) {
                 Some(&(frame, readonly)) if *device_reads || !readonly => {
@@ -78,17 +83,23 @@ impl Grants for TestGrants {
     fn unmap_device(&mut self, held: &mut Vec<Held>) {
         let mut world = self.0.borrow_mut();
         world.unmap_calls += 1;
+        world.moved.1 += held.len();
         for grant in held.drain(..) {
             assert!(world.held.remove(&grant.handle).is_some(), "given back twice");
         }
     }
 
     fn read(&mut self, reads: &[GrantRead], sink: &mut ReadSink<'_>) {
-        let world = self.0.borrow();
+        let world = &mut *self.0.borrow_mut();
         for (index, read) in reads.iter().enumerate() {
             match world.grants.get(&read.gref.raw()) {
                 Some(&(frame, _)) => sink(index, Some(&world.frames[&frame][..usize::from(read.len)])),
                 None => sink(index, None),
+            }
+        }
+        for read in if world.lists_change { reads } else { &[] } {
+            if let Some(&(frame, _)) = world.grants.get(&read.gref.raw()) {
+                world.frames.get_mut(&frame).unwrap().fill(0xff);
             }
         }
     }
@@ -246,6 +257,11 @@ impl Bench {
 
     pub(super) fn held(&self) -> usize {
         self.world.borrow().held.len()
+    }
+
+    /// Frames asked for, and frames given back, so far.
+    pub(super) fn moved(&self) -> (usize, usize) {
+        self.world.borrow().moved
     }
 }
 
