@@ -131,7 +131,8 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     held: bool,
     /// Segments of accepted requests, those of indirect ones as announced.
     segments: usize,
-    /// Requests whose frames are being taken, in the ring's order. While there are any, no further request is.
+    /// Requests whose frames are being taken, in the order in which their segments became known: direct ones before the
+    /// indirect ones of the same batch. While there are any, no further request is taken from the ring.
     starting: VecDeque<Starting>,
     /// The frames that the starting requests asked for: private copies, so that no frontend changes them meanwhile.
     maps: Vec<(GrantRef, bool)>,

@@ -371,8 +371,9 @@ fn a_flood_of_the_longest_requests_is_taken_piece_by_piece() {
     let _ = front.publish_requests();
     let (mut most, mut step) = (0, 0);
     loop {
-        let before = bench.held();
+        let (before, reads) = (bench.held(), bench.world.borrow().reads);
         let next = back.poll().unwrap();
+        assert!(bench.world.borrow().reads <= reads + 1, "more than one list in one poll");
         most = most.max(bench.held());
         step = step.max(bench.held().saturating_sub(before));
         if next == Next::Wait {

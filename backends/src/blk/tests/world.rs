@@ -27,6 +27,8 @@ pub(super) struct World {
     pub(super) unmap_calls: usize,
     /// Frames asked for, and frames given back.
     pub(super) moved: (usize, usize),
+    /// Pages copied.
+    pub(super) reads: usize,
     /// Pages that were copied are overwritten at once.
     pub(super) lists_change: bool,
 }
@@ -91,6 +93,7 @@ impl Grants for TestGrants {
 
     fn read(&mut self, reads: &[GrantRead], sink: &mut ReadSink<'_>) {
         let world = &mut *self.0.borrow_mut();
+        world.reads += reads.len();
         for (index, read) in reads.iter().enumerate() {
             match world.grants.get(&read.gref.raw()) {
                 Some(&(frame, _)) => sink(index, Some(&world.frames[&frame][..usize::from(read.len)])),
