@@ -60,7 +60,7 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
     /// Takes what the domain wrote, shows it to `output` piece by piece, and delivers waiting input. The first piece is of
     /// at most `most` bytes; `output` says how long the next may be, 0 to end here. What is not taken stays in the ring.
     ///
-    /// `true`: that ended it, there may be more. `false`: wait for an event.
+    /// `true`: that ended it, there may be more. `false`: wait for an event, which a domain sends after it has written.
     ///
     /// # Errors
     /// [`RingError`]: the ring is ruined.
@@ -83,6 +83,9 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
             any = true;
             self.scrollback.push(&buffer[..count]);
             most = output(&buffer[..count]);
+            if count < most_now {
+                break false;
+            }
         };
         let delivered = self.deliver()?;
         // The domain may be waiting for room, or for input.

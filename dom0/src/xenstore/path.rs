@@ -1,7 +1,6 @@
 //! Paths of nodes and of watches.
 
 use alloc::collections::BTreeMap;
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -50,19 +49,28 @@ impl Path {
     /// `EINVAL`: empty, relative, special, too long, a character other than letters, digits and
     /// `-/_@`, a doubled or a trailing slash.
     pub fn absolute(text: &[u8]) -> Result<Path, XsError> {
-        if text == b"/" {
-            return Ok(Path::root());
+        match text {
+            b"/" => Ok(Path::root()),
+            [b'/', parts @ ..] if text.len() <= XENSTORE_ABS_PATH_MAX => Path::below(&[], parts),
+            _ => Err(XsError::Inval),
         }
-        let legal = |&b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'@');
-        if text.first() != Some(&b'/')
-            || text.last() == Some(&b'/')
-            || text.len() > XENSTORE_ABS_PATH_MAX
-            || !text.iter().all(legal)
-            || text.windows(2).any(|pair| pair == b"//")
-        {
-            return Err(XsError::Inval);
-        }
-        Ok(Path::of(text.iter().map(|&b| if b == b'/' { 0 } else { b }).collect()))
+    }
+
+    /// Checks the path of `parts`, separated by slashes, below the one of these bytes.
+    fn below(top: &[u8], parts: &[u8]) -> Result<Path, XsError> {
+        let mut bytes = Vec::with_capacity(top.len() + 1 + parts.len());
+        bytes.extend_from_slice(top);
+        bytes.push(0);
+        let mut is_legal = true;
+        let mut last = 0;
+        bytes.extend(parts.iter().map(|&byte| {
+            // A slash needs a part before it.
+            let inner = if byte == b'/' { 0 } else { byte };
+            is_legal &= INNER[usize::from(byte)] && inner | last != 0;
+            last = inner;
+            inner
+        }));
+        if is_legal && last != 0 { Ok(Path::of(Arc::from(bytes))) } else { Err(XsError::Inval) }
     }
 
     /// Checks a path as domain `domid` sends it: absolute, or relative to `/local/domain/<domid>`.
@@ -74,12 +82,7 @@ impl Path {
             None | Some(b'@') => Err(XsError::Inval),
             Some(b'/') => Path::absolute(text),
             Some(_) if text.len() > XENSTORE_REL_PATH_MAX => Err(XsError::Inval),
-            Some(_) => {
-                let mut full = Vec::from(home_text(domid).as_bytes());
-                full.push(b'/');
-                full.extend_from_slice(text);
-                Path::absolute(&full)
-            }
+            Some(_) => Path::below(home_key(domid, &mut HomeKey::default()), text),
         }
     }
 
@@ -100,7 +103,7 @@ impl Path {
 
     /// `/local/domain/<domid>`.
     pub fn home(domid: u16) -> Path {
-        Path::of(home_text(domid).bytes().map(|b| if b == b'/' { 0 } else { b }).collect())
+        Path::of(Arc::from(home_key(domid, &mut HomeKey::default())))
     }
 
     /// A special watch by its literal name.
@@ -203,14 +206,43 @@ impl Path {
     }
 }
 
-/// The text of a domain's home directory.
-fn home_text(domid: u16) -> String {
-    format!("/local/domain/{domid}")
+/// The characters of which paths are made, the slash included.
+const INNER: [bool; 256] = {
+    let mut legal = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        legal[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@');
+        byte += 1;
+    }
+    legal
+};
+
+/// Where domains have their home directories, with each slash as a zero byte.
+const HOMES: &[u8] = b"\0local\0domain\0";
+/// Digits of the greatest number.
+const DIGITS: usize = 5;
+// A relative path is never too long: nobody need look.
+const _: () = assert!(HOMES.len() + DIGITS + 1 + XENSTORE_REL_PATH_MAX <= XENSTORE_ABS_PATH_MAX);
+
+/// Room for the inner form of a home directory.
+type HomeKey = [u8; HOMES.len() + DIGITS];
+
+/// The inner form of a domain's home directory. Each relative path begins with one, so that no formatting is called for.
+fn home_key(domid: u16, buffer: &mut HomeKey) -> &[u8] {
+    let (homes, digits) = buffer.split_at_mut(HOMES.len());
+    homes.copy_from_slice(HOMES);
+    let count = domid.checked_ilog10().unwrap_or(0) as usize + 1;
+    let mut rest = domid;
+    for digit in digits[..count].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    &buffer[..HOMES.len() + count]
 }
 
 /// Bytes of a domain's home directory with the slash that ends it: what a relative watch's events leave out.
 pub(crate) fn home_prefix_len(domid: u16) -> usize {
-    home_text(domid).len() + 1
+    home_key(domid, &mut HomeKey::default()).len() + 1
 }
 
 /// A path for looking up, which need not own its bytes.

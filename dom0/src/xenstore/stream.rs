@@ -69,11 +69,17 @@ impl Input {
         if self.bytes.len() < HEADER_BYTES {
             return Ok(None);
         }
-        let mut raw = [0; HEADER_BYTES];
-        for (to, from) in raw.iter_mut().zip(&self.bytes) {
-            *to = *from;
-        }
-        let header = XsdSockmsg::read_from_bytes(&raw).unwrap_or_default();
+        let header = match XsdSockmsg::read_from_prefix(self.bytes.as_slices().0) {
+            Ok((header, _)) => header,
+            // The buffer's end is amid it.
+            Err(_) => {
+                let mut raw = [0; HEADER_BYTES];
+                for (to, from) in raw.iter_mut().zip(&self.bytes) {
+                    *to = *from;
+                }
+                XsdSockmsg::read_from_bytes(&raw).unwrap_or_default()
+            }
+        };
         if header.len as usize > XENSTORE_PAYLOAD_MAX {
             Err(TooLong { len: header.len })
         } else {
@@ -100,7 +106,11 @@ impl Input {
         if self.bytes.len() < whole {
             return Ok(None);
         }
-        let payload = self.bytes.drain(..whole).skip(HEADER_BYTES).collect();
+        let payload = match self.bytes.as_slices().0.get(HEADER_BYTES..whole) {
+            Some(payload) => Vec::from(payload),
+            None => self.bytes.range(HEADER_BYTES..whole).copied().collect(),
+        };
+        self.bytes.drain(..whole);
         Ok(Some(Message { header, payload }))
     }
 }
@@ -242,6 +252,7 @@ impl Output {
             self.sent = 0;
             match self.pop() {
                 Some(Outgoing::Reply(message)) => {
+                    self.current.reserve_exact(HEADER_BYTES + message.payload.len());
                     self.current.extend_from_slice(message.header.as_bytes());
                     self.current.extend_from_slice(&message.payload);
                 }
