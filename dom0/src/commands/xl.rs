@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::pin::pin;
 
 use pvrt::executor::{Either, select, spawn_join, time, yield_now};
 use pvrt::hypercall::domctl;
@@ -261,24 +262,36 @@ pub(crate) async fn look(terminal: &Terminal, attachment: &mut Attachment) -> Le
     let mut buffer = alloc::vec![0; 1024];
     let mut waiting: VecDeque<u8> = VecDeque::new();
     let mut last = b'\n';
-    let left = loop {
+    let left = 'looking: loop {
+        let is_waiting = !waiting.is_empty();
         let again = async {
-            match waiting.is_empty() {
-                true => core::future::pending().await,
-                false => time::sleep(RETRY_NS).await,
+            match is_waiting {
+                false => core::future::pending().await,
+                true => time::sleep(RETRY_NS).await,
             }
         };
-        match select(attachment.read(&mut buffer), select(keys.read(), again)).await {
-            Either::Left(0) if attachment.is_ruined() => break Left::Ruined,
-            Either::Left(0) => break Left::Over,
-            Either::Left(count) => {
-                console::write(&buffer[..count]);
-                last = buffer[count - 1];
+        let mut key = pin!(select(keys.read(), again));
+        let key = loop {
+            // The wait for a key goes on while output comes.
+            match select(attachment.read(&mut buffer), key.as_mut()).await {
+                Either::Left(0) if attachment.is_ruined() => break 'looking Left::Ruined,
+                Either::Left(0) => break 'looking Left::Over,
+                Either::Left(count) => {
+                    console::write(&buffer[..count]);
+                    last = buffer[count - 1];
+                    if is_waiting {
+                        break None;
+                    }
+                }
+                Either::Right(Either::Left(key)) => break Some(key),
+                Either::Right(Either::Right(())) => break None,
             }
-            Either::Right(Either::Left(LEAVE)) => break Left::ByKey,
-            Either::Right(Either::Left(_)) if waiting.len() == KEYS_MAX => console::write(BELL),
-            Either::Right(Either::Left(key)) => waiting.push_back(key),
-            Either::Right(Either::Right(())) => {}
+        };
+        match key {
+            Some(LEAVE) => break Left::ByKey,
+            Some(_) if waiting.len() == KEYS_MAX => console::write(BELL),
+            Some(key) => waiting.push_back(key),
+            None => {}
         }
         if !waiting.is_empty() {
             let taken = attachment.write(waiting.make_contiguous());

@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::pin::pin;
 
 use backends::Notifier;
 use backends::console::{Bucket, ConsoleBack, Lines, Scrollback};
@@ -112,11 +113,16 @@ fn ends(bytes: &[u8]) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     const ONES: u64 = 0x0101_0101_0101_0101;
     const NEWLINES: u64 = ONES * b'\n' as u64;
+    const TOPS: u64 = !LOW;
     let (words, rest) = bytes.as_chunks::<8>();
     let in_words: u64 = words
         .iter()
         .map(|&word| {
             let differs = u64::from_le_bytes(word) ^ NEWLINES;
+            // Only of a byte of 0, or of one above such a byte, a top bit comes to be set: most words have none.
+            if differs.wrapping_sub(ONES) & !differs & TOPS == 0 {
+                return 0;
+            }
             // The top bit of each byte that is a newline.
             let found = !(((differs & LOW) + LOW) | differs | LOW);
             (found >> 7).wrapping_mul(ONES) >> 56
@@ -152,6 +158,8 @@ impl Console {
 
     /// Drains the ring at each event, as fast as the domain may print, until the console ends; then prints what is left.
     pub(super) async fn serve(&self, domain: DomId) {
+        // One wait for all of the loop: to begin and to end one with each event would cost more than the event.
+        let mut changed = pin!(self.changed.notified());
         loop {
             let now = time::now_ns();
             let (ready, prints) = {
@@ -159,7 +167,7 @@ impl Console {
                 (state.bucket.ready_at(self.slice as u64), state.readers.is_empty())
             };
             if ready > now {
-                select(time::sleep_until(ready), self.changed.notified()).await;
+                select(time::sleep_until(ready), changed.as_mut()).await;
                 if self.port().is_some() {
                     continue;
                 }
@@ -177,9 +185,9 @@ impl Console {
                 Polled::More => pvrt::yield_now().await,
                 Polled::Empty => {
                     let Some(port) = self.port() else { continue };
-                    select(port.wait(), self.changed.notified()).await;
+                    select(port.wait(), changed.as_mut()).await;
                 }
-                Polled::Held => self.changed.notified().await,
+                Polled::Held => changed.as_mut().await,
                 Polled::Ruined(error) => self.ruin(error),
             }
         }

@@ -391,7 +391,12 @@ mod tests {
     #[test]
     fn relative_paths_start_at_home() {
         assert_eq!(Path::resolve(b"device/vbd", 7).unwrap().to_string(), "/local/domain/7/device/vbd");
-        assert_eq!(Path::home(7).to_string(), "/local/domain/7");
+        for domid in [0, 7, 9, 10, 99, 100, 12345, 65535] {
+            assert_eq!(Path::home(domid).to_string(), format!("/local/domain/{domid}"));
+        }
+        for bad in ["a/", "a//b", "a b", "a\0b", "é"] {
+            assert_eq!(Path::resolve(bad.as_bytes(), 7), Err(XsError::Inval), "{bad:?}");
+        }
         assert!(Path::resolve(b"", 7).is_err());
         assert!(Path::resolve(b"@releaseDomain", 7).is_err());
         assert!(Path::resolve_watch(b"@releaseDomain", 7).unwrap().is_special());

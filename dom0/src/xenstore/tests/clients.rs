@@ -1,6 +1,11 @@
 //! Clients within dom0.
 
+use core::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::super::*;
+use super::*;
 
 #[test]
 fn clients_within_dom0() {
@@ -40,17 +45,39 @@ fn clients_within_dom0() {
     assert_eq!(one.read("/a"), Err(XsError::NoEnt));
 }
 
+struct Count(AtomicUsize);
+
+impl std::task::Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The task that serves a ring is not woken by its own turn's reply, and is by what others change.
+#[test]
+fn a_turn_does_not_wake_whose_turn_it_is() {
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut bed = Bed::new(1);
+    let conn = bed.rings[&1].0;
+    bed.ok(1, wire::XS_WATCH, 0, b"x\0t\0");
+    assert_eq!(bed.events(1), [""; 0]);
+    for woken in 0..3 {
+        assert!(bed.server.poll_output(conn, &mut context).is_pending());
+        bed.ok(1, wire::XS_READ, 0, b"/local/domain/1\0");
+        assert!(bed.server.take_woken().is_empty());
+        assert!(bed.server.poll_output(conn, &mut context).is_pending());
+        bed.dom0(wire::XS_WRITE, b"/local/domain/1/x\0value").unwrap();
+        bed.server.take_woken().into_iter().for_each(Waker::wake);
+        assert_eq!(count.0.load(Ordering::Relaxed), woken + 1);
+        assert!(bed.server.poll_output(conn, &mut context).is_ready());
+        assert_eq!(bed.events(1), ["x|t|"]);
+    }
+}
+
 #[test]
 fn an_event_wakes_its_waiter_and_an_effect_its_own() {
-    use core::task::{Context, Poll, Waker};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    struct Count(AtomicUsize);
-    impl std::task::Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(count.clone());
     let mut context = Context::from_waker(&waker);
