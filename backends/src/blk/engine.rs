@@ -133,7 +133,9 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     segments: usize,
     /// Requests whose frames are being taken, in the order in which their segments became known: direct ones before the
     /// indirect ones of the same batch. While there are any, no further request is taken from the ring.
-    starting: VecDeque<Starting>,
+    starting: Vec<Starting>,
+    /// How many of `starting` have been handed to the device, or have failed.
+    started: usize,
     /// The frames that the starting requests asked for: private copies, so that no frontend changes them meanwhile.
     maps: Vec<(GrantRef, bool)>,
     /// How many of `maps` have been taken, or passed over.
@@ -178,7 +180,8 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             barrier: None,
             held: false,
             segments: 0,
-            starting: VecDeque::new(),
+            starting: Vec::new(),
+            started: 0,
             maps: Vec::new(),
             taken: 0,
             finished: Vec::new(),
@@ -236,17 +239,14 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         // First, so that no end of another request starts the barrier.
         self.held = false;
         if let Some(slot) = self.barrier.take() {
-            self.slots[slot].fail();
-            self.finish_if_done(slot);
+            self.fail_closing(slot);
         }
         for slot in take(&mut self.stalled) {
-            self.slots[slot].fail();
-            self.finish_if_done(slot);
+            self.fail_closing(slot);
         }
         // What they have of their frames is given back, and the rest is not taken.
-        for Starting { slot, .. } in take(&mut self.starting) {
-            self.slots[slot].fail();
-            self.finish_if_done(slot);
+        for Starting { slot, .. } in take(&mut self.starting).split_off(take(&mut self.started)) {
+            self.fail_closing(slot);
         }
         self.responses.clear();
     }
@@ -289,7 +289,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             let slot = tag as usize;
             self.slots[slot].returned(ok);
             // A stalled slot goes on in its turn.
-            if !self.stalled.contains(&slot) {
+            if self.stalled.is_empty() || !self.stalled.contains(&slot) {
                 self.advance(slot);
             }
         }
@@ -342,12 +342,18 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
 
     /// Each request's end comes through here, however it ends, and wakes what waited for that end: a barrier.
     fn finish_if_done(&mut self, index: usize) {
-        // A barrier may be both stalled and held when the connection closes.
-        if !self.slots[index].is_finished() || self.finished.contains(&index) {
-            return;
+        if self.slots[index].is_finished() {
+            self.finished.push(index);
+            self.run_barrier();
         }
-        self.finished.push(index);
-        self.run_barrier();
+    }
+
+    /// Fails a request as the connection closes. A barrier may also be stalled or starting, or have ended.
+    fn fail_closing(&mut self, index: usize) {
+        self.slots[index].fail();
+        if !self.finished.contains(&index) {
+            self.finish_if_done(index);
+        }
     }
 
     /// Starts the barrier that is held, if it is the only request left.
@@ -493,7 +499,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             self.maps.truncate(first);
         }
         let missing = self.maps.len() - first;
-        self.starting.push_back(Starting { slot: index, missing });
+        self.starting.push(Starting { slot: index, missing });
         if let Work::Write { drain: true, .. } = self.slots[index].work {
             self.barrier = Some(index);
         }
@@ -526,7 +532,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 }
                 _ => {
                     self.slots[fetch.slot].fail();
-                    self.starting.push_back(Starting { slot: fetch.slot, missing: 0 });
+                    self.starting.push(Starting { slot: fetch.slot, missing: 0 });
                 }
             }
         }
@@ -545,7 +551,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
         let mut mapped = take(&mut self.mapped);
         let mut results = mapped.drain(..);
-        while let Some(&Starting { slot, missing }) = self.starting.front() {
+        while let Some(&Starting { slot, missing }) = self.starting.get(self.started) {
             let target = &mut self.slots[slot];
             let first = target.grants.len();
             let count = missing.min(results.len());
@@ -559,10 +565,10 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 target.fail();
                 self.taken += missing - count; // the rest is not wanted any more
             } else if count < missing {
-                self.starting[0].missing -= count;
+                self.starting[self.started].missing -= count;
                 break;
             }
-            self.starting.pop_front();
+            self.started += 1;
             if self.barrier == Some(slot) && !self.slots[slot].failed() {
                 self.held = true;
                 self.run_barrier(); // or at the end of the last of the others
@@ -572,9 +578,10 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
         drop(results);
         self.mapped = mapped;
-        if self.starting.is_empty() {
+        if self.started == self.starting.len() {
+            self.starting.clear();
             self.maps.clear();
-            self.taken = 0;
+            (self.started, self.taken) = (0, 0);
         }
     }
 }
