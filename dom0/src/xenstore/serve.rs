@@ -55,6 +55,8 @@ impl<M: RingPage> Ring for ByteRing<M> {
 impl Server {
     /// Moves bytes between a domain's ring and its connection and handles what came, up to a bound.
     ///
+    /// A waker of [`Server::poll_output`] is forgotten: the caller asks anew before it sleeps.
+    ///
     /// # Errors
     /// The connection serves no more: the caller notes [`Failure::ring_error`] in the ring page, and lets
     /// page and port go when the [`Effect`] comes.
