@@ -219,9 +219,13 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         self.reap();
         self.resume();
         let fetched = if self.starting.is_empty() { self.fetch() } else { Ok(true) };
-        self.start();
+        if !self.starting.is_empty() {
+            self.start();
+        }
         self.kick();
-        self.release();
+        if !self.finished.is_empty() {
+            self.release();
+        }
         let more = fetched.map_err(Disconnect::Ring)?;
         self.respond();
         if more || !self.starting.is_empty() || !self.finished.is_empty() {
