@@ -34,7 +34,7 @@ pub struct RunOptions {
     #[arg(long = "on", value_enum, default_value_t)]
     emulator: Emulator,
     /// Memory in MiB.
-    #[arg(long = "mem", value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "mem", value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(32..))]
     memory_mib: u32,
     /// CPUs.
     #[arg(long = "smp", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
@@ -160,6 +160,7 @@ mod tests {
             ["--module", "/no/such/file"],
             ["--script", "/no/such/file"],
             ["--mem", "0"],
+            ["--mem", "31"],
             ["--smp", "0"],
             ["--smp", "256"],
             ["--timeout", "0"],

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::deps::{self, Need};
-use crate::{cargo, fuzz, images, paths};
+use crate::{cargo, fuzz, images, paths, usage};
 
 /// Set for the system tests' process: the images are built, so that machines may be booted.
 pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
@@ -94,6 +94,9 @@ pub fn test(options: &TestOptions) -> Result<u8> {
         fuzz(options, &mut totals)?;
     }
     println!("{} passed, {} failed", totals.passed, totals.failed);
+    if let Some(filter) = options.filter.as_ref().filter(|_| totals.passed + totals.failed == 0) {
+        return Err(usage(format!("no test ran: none has {filter:?} in its name, or it needs --soak")));
+    }
     Ok(u8::from(totals.failed != 0))
 }
 
