@@ -30,8 +30,6 @@ pub enum Failure {
     PayloadTooLong(u32),
     /// The ring's indices are impossible.
     RingIndex,
-    /// The client does not fetch its watch events.
-    EventsNotFetched,
     /// It was released, or never was.
     Gone,
 }
@@ -42,7 +40,7 @@ impl Failure {
     /// ABI: `XENSTORE_ERROR_*`, `xen/include/public/io/xs_wire.h`.
     pub fn ring_error(self) -> u32 {
         match self {
-            Failure::Gone | Failure::EventsNotFetched => XENSTORE_ERROR_COMM,
+            Failure::Gone => XENSTORE_ERROR_COMM,
             Failure::RingIndex => XENSTORE_ERROR_RINGIDX,
             Failure::PayloadTooLong(_) => XENSTORE_ERROR_PROTO,
         }
@@ -54,7 +52,6 @@ impl fmt::Display for Failure {
         match self {
             Failure::PayloadTooLong(len) => write!(f, "a payload of {len} bytes was announced"),
             Failure::RingIndex => f.write_str("the ring's indices are impossible"),
-            Failure::EventsNotFetched => f.write_str("too many watch events wait to be fetched"),
             Failure::Gone => f.write_str("the connection was released"),
         }
     }
@@ -65,7 +62,7 @@ impl core::error::Error for Failure {}
 /// A client's state.
 pub(crate) struct Connection {
     pub(crate) domid: u16,
-    /// A client within dom0: it gets no messages, and too many events become one.
+    /// A client within dom0: it gets no messages.
     pub(crate) internal: bool,
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     pub(crate) last_transaction: u32,

@@ -119,6 +119,11 @@ impl Path {
         &self.bytes
     }
 
+    /// Is this a clone of the other, which takes no room of its own?
+    pub(crate) fn is_clone_of(&self, other: &Path) -> bool {
+        Arc::ptr_eq(&self.bytes, &other.bytes)
+    }
+
     /// Is this `/`?
     pub fn is_root(&self) -> bool {
         self.bytes.is_empty()

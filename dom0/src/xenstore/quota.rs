@@ -31,17 +31,19 @@ pub struct Quotas {
     pub transaction_subtrees: usize,
     /// Replies not yet fetched; no further request is looked at until they are.
     pub outstanding: usize,
-    /// Watch events not yet fetched. Beyond, the connection is ended.
-    pub events: usize,
-    /// What the heap takes for those events. Beyond, the connection is ended.
+    /// What the heap takes for watch events not yet fetched. Beyond, those of the watch that has most become one.
     pub event_bytes: usize,
-    /// Events that wait for a client within dom0. Beyond, those of a watch become one.
-    pub client_events: usize,
-    /// What the heap takes for these, in bytes. Beyond, as well.
+    /// What it takes for events that wait for a client within dom0. Beyond, the same.
     pub client_event_bytes: usize,
     /// What the heap takes for nodes, transactions and watches together. Beyond: `ENOMEM`.
     pub memory_bytes: usize,
 }
+
+// One event of each watch is well within what may wait.
+const _: () = {
+    let Quotas { watches, event_bytes, .. } = Quotas::XEN;
+    assert!(watches * stream::EVENT_PLACE <= server::merged_bytes(event_bytes));
+};
 
 impl Quotas {
     /// Xen's numbers, except that memory is held to 1 MiB where Xen allows 2.5, and what waits to be fetched to numbers of
@@ -56,9 +58,7 @@ impl Quotas {
         transaction_nodes: 1024,
         transaction_subtrees: 64,
         outstanding: 20,
-        events: 1024,
         event_bytes: 160 * 1024,
-        client_events: 64,
         client_event_bytes: 16 * 1024,
         memory_bytes: 1024 * 1024,
     };

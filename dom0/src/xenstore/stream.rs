@@ -1,6 +1,6 @@
 //! Messages on a byte stream: they arrive, and are fetched, in pieces of any size.
 
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -186,16 +186,48 @@ impl Output {
     /// Queues an event, unless the same is waiting already.
     pub(crate) fn push_event(&mut self, watch: Arc<Watch>, path: Path) {
         if self.waiting.insert((watch_id(&watch), path.clone())) {
-            self.event_bytes += event_cost(&path);
+            self.event_bytes += event_cost(&watch, &path);
             self.queue.push_back(Outgoing::Event(watch, path));
         }
     }
 
-    /// Has one event, for the watched path itself, stand for all that wait of this watch.
-    pub(crate) fn merge_events(&mut self, watch: Arc<Watch>) {
-        self.forget_watch(&watch);
-        let path = watch.path.clone();
-        self.push_event(watch, path);
+    /// Has one event, for the watched path itself, stand for all that wait of a watch: of the watch whose events take most,
+    /// then of the next, until those of all take no more than `bytes` or each watch has one. A watch with few events keeps
+    /// them, whatever others are told of.
+    pub(crate) fn merge_events(&mut self, bytes: usize) {
+        let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+        for out in &self.queue {
+            if let Outgoing::Event(watch, path) = out {
+                *taken.entry(watch_id(watch)).or_default() += event_cost(watch, path);
+            }
+        }
+        let mut taken: Vec<(usize, usize)> = taken.into_iter().map(|(id, taken)| (taken, id)).collect();
+        taken.sort_unstable();
+        let mut left = self.event_bytes;
+        // The watches whose events become one, and that event, once it has its place.
+        let mut merged: BTreeMap<usize, Option<Path>> = BTreeMap::new();
+        while left > bytes
+            && let Some((taken, id)) = taken.pop()
+            && taken > EVENT_PLACE
+        {
+            left = left - taken + EVENT_PLACE;
+            merged.insert(id, None);
+        }
+        let (event_bytes, waiting) = (&mut self.event_bytes, &mut self.waiting);
+        self.queue.retain_mut(|out| {
+            let Outgoing::Event(watch, path) = out else { return true };
+            let Some(one) = merged.get_mut(&watch_id(watch)) else { return true };
+            *event_bytes -= event_cost(watch, path);
+            waiting.remove(&(watch_id(watch), path.clone()));
+            if one.is_some() {
+                return false;
+            }
+            path.clone_from(&watch.path);
+            *event_bytes += EVENT_PLACE;
+            *one = Some(path.clone());
+            true
+        });
+        waiting.extend(merged.into_iter().filter_map(|(id, path)| Some((id, path?))));
     }
 
     /// Drops all events: no watch is left.
@@ -211,7 +243,7 @@ impl Output {
         let (dropped, waiting) = (&mut self.event_bytes, &mut self.waiting);
         self.queue.retain(|out| match out {
             Outgoing::Event(w, path) if Arc::ptr_eq(w, watch) => {
-                *dropped -= event_cost(path);
+                *dropped -= event_cost(w, path);
                 waiting.remove(&(watch_id(w), path.clone()));
                 false
             }
@@ -238,7 +270,7 @@ impl Output {
                 self.reply_bytes -= reply_cost(message);
             }
             Outgoing::Event(watch, path) => {
-                self.event_bytes -= event_cost(path);
+                self.event_bytes -= event_cost(watch, path);
                 self.waiting.remove(&(watch_id(watch), path.clone()));
             }
         }
@@ -279,14 +311,18 @@ fn watch_id(watch: &Arc<Watch>) -> usize {
     Arc::as_ptr(watch).addr()
 }
 
+/// What the heap takes for the places of an event.
+pub(super) const EVENT_PLACE: usize =
+    price::listed_among_many::<Outgoing>() + price::mapped::<(usize, Path), ()>();
+
 /// What the heap takes for an event, but for the watch, which is the connection's as long as the event waits.
 pub(super) const fn event_price(path: usize) -> usize {
-    let places = price::listed_among_many::<Outgoing>() + price::mapped::<(usize, Path), ()>();
-    places + price::shared(path)
+    EVENT_PLACE + price::shared(path)
 }
 
-fn event_cost(path: &Path) -> usize {
-    event_price(path.key().len())
+/// The path's text is the watch's, if the event has that very path.
+fn event_cost(watch: &Watch, path: &Path) -> usize {
+    if path.is_clone_of(&watch.path) { EVENT_PLACE } else { event_price(path.key().len()) }
 }
 
 fn reply_cost(message: &Message) -> usize {
@@ -393,5 +429,39 @@ mod tests {
         output.push_event(watch, Path::root());
         assert!(output.bytes().is_empty());
         assert_eq!(output.len(), 0);
+    }
+
+    #[test]
+    fn events_of_the_watch_that_has_most_become_one() {
+        let path = |text: String| Path::absolute(text.as_bytes()).unwrap();
+        let watch = |text: &str| {
+            Arc::new(Watch { path: path(text.into()), token: Arc::from(&b"t"[..]), relative_to: None })
+        };
+        let (few, many) = (watch("/few"), watch("/many"));
+        let mut output = Output::default();
+        for at in 0..30 {
+            output.push_event(many.clone(), path(format!("/many/{at}")));
+            if at < 3 {
+                output.push_event(few.clone(), path(format!("/few/{at}")));
+            }
+        }
+        output.push_event(many.clone(), path("/many".into()));
+        output.merge_events(output.event_bytes() / 2);
+        let left = |output: &Output| {
+            let texts = output.queue.iter().map(|out| match out {
+                Outgoing::Event(watch, path) => String::from_utf8(watch.event_text(path)).unwrap(),
+                Outgoing::Reply(_) => panic!(),
+            });
+            texts.collect::<Vec<_>>()
+        };
+        assert_eq!(left(&output), ["/many", "/few/0", "/few/1", "/few/2"]);
+        // The same does not wait twice.
+        output.push_event(many, path("/many".into()));
+        output.merge_events(0);
+        assert_eq!(left(&output), ["/many", "/few"]);
+        assert_eq!((output.event_bytes(), output.waiting.len()), (2 * EVENT_PLACE, 2));
+        output.merge_events(0);
+        while output.pop().is_some() {}
+        assert_eq!((output.event_bytes(), output.waiting.len()), (0, 0));
     }
 }

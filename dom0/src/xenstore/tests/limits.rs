@@ -99,7 +99,7 @@ fn long_directories_come_in_parts() {
 }
 
 #[test]
-fn a_client_that_does_not_fetch_is_held_up_then_ended() {
+fn a_client_that_does_not_fetch_is_held_up_and_hears_less() {
     let mut bed = Bed::new(1);
     bed.rings.get_mut(&1).unwrap().1.room = Some(0);
     for _ in 0..100 {
@@ -112,11 +112,69 @@ fn a_client_that_does_not_fetch_is_held_up_then_ended() {
     assert_eq!(bed.run(1).unwrap().len(), 100);
 
     bed.ok(1, wire::XS_WATCH, 0, b"x\0t\0");
-    for at in 0..=Quotas::XEN.events {
+    bed.events(1);
+    for at in 0..EVENTS {
         bed.dom0(wire::XS_WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
     }
-    assert_eq!(bed.run(1), Err(Failure::EventsNotFetched));
-    assert_eq!(bed.server.figures().watches, 0);
+    let events = bed.events(1);
+    assert!(events.len() < EVENTS, "{}", events.len());
+    assert_eq!(events[0], "x|t|", "what was merged is told of");
+    assert_eq!(bed.server.figures().watches, 1);
+}
+
+/// More events than wait.
+const EVENTS: usize = 3 * Quotas::XEN.event_bytes / stream::EVENT_PLACE;
+
+/// Domain 1 changes many nodes with long names below one that domain 2, which serves it and domain 3, watches.
+#[test]
+fn no_domain_ends_the_connection_of_one_that_watches_it() {
+    let mut bed = Bed::new(3);
+    for domid in [1, 3] {
+        bed.ok(domid, wire::XS_WRITE, 0, b"state\x001");
+        bed.ok(domid, wire::XS_SET_PERMS, 0, format!("state\0n{domid}\0r2\0").as_bytes());
+        bed.ok(2, wire::XS_WATCH, 0, format!("/local/domain/{domid}/state\0t\0").as_bytes());
+    }
+    bed.events(2);
+    let name = "n".repeat(1000);
+    for round in 0..20 {
+        if round == 10 {
+            bed.ok(3, wire::XS_WRITE, 0, b"state\x004");
+            bed.ok(3, wire::XS_WRITE, 0, b"state/new\x004");
+        }
+        let tx = bed.begin(1);
+        for at in 0..10 {
+            bed.ok(1, wire::XS_WRITE, tx, format!("state/{name}{round}-{at}\0").as_bytes());
+        }
+        bed.ok(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+        let conn = bed.rings[&2].0;
+        assert!(bed.server.kept_for(conn) <= Quotas::XEN.most_kept());
+    }
+    let events = bed.events(2);
+    assert!(events.iter().any(|event| event == "/local/domain/1/state|t|"));
+    let others: Vec<_> = events.iter().filter(|event| event.starts_with("/local/domain/3")).collect();
+    assert_eq!(others, ["/local/domain/3/state|t|", "/local/domain/3/state/new|t|"]);
+    bed.dom0(wire::XS_WRITE, b"/local/domain/1/state\x006").unwrap();
+    assert_eq!(bed.events(2), ["/local/domain/1/state|t|"], "it goes on");
+    bed.server.check_accounts();
+}
+
+/// A domain whose own watches all hear of each change: what that costs is the domain's work.
+#[test]
+fn merging_is_work() {
+    let mut bed = Bed::new(1);
+    for at in 0..Quotas::XEN.watches {
+        bed.ok(1, wire::XS_WATCH, 0, format!("x\0{at}\0").as_bytes());
+    }
+    bed.rings.get_mut(&1).unwrap().1.room = Some(0);
+    for at in 0..200 {
+        let before = bed.server.store.work();
+        bed.dom0(wire::XS_WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
+        let work = bed.server.store.work() - before;
+        let conn = bed.rings[&1].0;
+        assert!(bed.server.connections[&conn].output.event_bytes() <= Quotas::XEN.event_bytes);
+        // One search for the watches that have most, at the most.
+        assert!(work < 100_000, "{at}: {work}");
+    }
 }
 
 #[test]
@@ -152,14 +210,14 @@ fn a_client_within_dom0_that_does_not_look_gets_one_event_for_many() {
     let bed = Xenstore::new(Quotas::XEN);
     let (client, writer) = (bed.client(), bed.client());
     client.watch("/seen", "t").unwrap();
-    for at in 0..3 * Quotas::XEN.events {
+    for at in 0..EVENTS {
         writer.write(&format!("/seen/{at}"), "").unwrap();
     }
     let mut paths = Vec::new();
     while let Some(event) = client.try_event() {
         paths.push(event.path);
     }
-    assert!(paths.len() <= Quotas::XEN.events, "{}", paths.len());
+    assert!(paths.len() <= Quotas::XEN.client_event_bytes / stream::EVENT_PLACE, "{}", paths.len());
     assert!(paths.iter().any(|path| path == "/seen"), "what was merged is told of");
 }
 
