@@ -38,7 +38,7 @@ struct State {
     next_token: u64,
     queue: VecDeque<Vec<u8>>,
     waiting: BTreeMap<u32, Sender<Message>>,
-    watches: BTreeMap<String, Arc<Channel<String>>>,
+    watches: BTreeMap<String, Arc<Channel<()>>>,
 }
 
 impl Xenstore {
@@ -74,7 +74,8 @@ impl Xenstore {
     /// # Errors
     /// [`StoreError`].
     pub async fn watch(&self, path: &str) -> Result<Watch> {
-        let channel = Arc::new(Channel::unbounded());
+        // One event says as much as many: others, who write as often as they like, must not fill this kernel's memory.
+        let channel = Arc::new(Channel::new(1));
         let token = {
             let mut state = self.inner.state.lock();
             state.next_token += 1;
@@ -214,13 +215,19 @@ pub struct Watch {
     store: Xenstore,
     path: String,
     token: String,
-    events: Arc<Channel<String>>,
+    events: Arc<Channel<()>>,
 }
 
 impl Watch {
-    /// Waits for the next event and gives the path that changed; `None` when the connection broke.
-    pub async fn changed(&self) -> Option<String> {
+    /// Waits until the node, or something below it, has changed since this was last asked; `None` when the connection
+    /// broke.
+    pub async fn changed(&self) -> Option<()> {
         self.events.recv().await
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.events.len()
     }
 }
 
@@ -278,12 +285,12 @@ impl Inner {
     /// Hands a message to who waits for it.
     fn dispatch(&self, message: Message) {
         if message.header.r#type == XS_WATCH_EVENT {
-            let mut parts = strings(&message.payload);
-            if let (Some(Some(path)), Some(Some(token))) = (parts.next(), parts.next()) {
+            let mut parts = strings(&message.payload).skip(1);
+            if let Some(Some(token)) = parts.next() {
                 let channel = self.state.lock().watches.get(&token).cloned();
                 if let Some(channel) = channel {
-                    // Unbounded: only a watch that has ended refuses.
-                    let _ = channel.try_send(path);
+                    // Refused: the watch has ended, or an event waits already.
+                    let _ = channel.try_send(());
                 }
             }
             return;
@@ -411,9 +418,9 @@ mod tests {
         block_on_test(async {
             let client = store.connect();
             let watch = client.watch("data").await.expect("watching");
-            assert_eq!(watch.changed().await.as_deref(), Some("data"));
+            assert_eq!(watch.changed().await, Some(()));
             client.write("data/x", "1").await.expect("written");
-            assert_eq!(watch.changed().await.as_deref(), Some("data/x"));
+            assert_eq!(watch.changed().await, Some(()));
             client.write("other", "1").await.expect("written");
             assert!(time::timeout(1_000_000, watch.changed()).await.is_err());
             drop(watch);

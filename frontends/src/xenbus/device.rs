@@ -135,4 +135,24 @@ mod tests {
             assert_eq!(store.get("device/vbd/768/state").as_deref(), Some("4"));
         });
     }
+
+    /// A backend's domain may write its state as often as it likes, whether this end looks or not.
+    #[test]
+    fn events_that_nobody_takes_do_not_pile_up() {
+        let store = TestStore::new();
+        store.set("device/vbd/768/backend", "/back/vbd/1/768");
+        store.set("device/vbd/768/backend-id", "7");
+        store.set("/back/vbd/1/768/state", "4");
+        block_on_test(async {
+            let client = store.connect();
+            let device = Device::open(&client, "device/vbd/768").await.expect("opened");
+            assert_eq!(device.wait_backend(|_| true).await, Ok(XenbusState::Connected));
+            for _ in 0..1000 {
+                store.set("/back/vbd/1/768/state", "4");
+                // The connection is used for something else.
+                client.read_str("device/vbd/768/backend").await.expect("read");
+            }
+            assert!(device.watch.waiting() <= 1, "{} events", device.watch.waiting());
+        });
+    }
 }

@@ -27,11 +27,6 @@ impl<T> Channel<T> {
         Self { state: Spin::new(state), capacity, items: Notify::new(), space: Notify::new() }
     }
 
-    /// A channel that is never full.
-    pub const fn unbounded() -> Self {
-        Self::new(usize::MAX)
-    }
-
     /// Adds a value unless the channel is full or closed.
     ///
     /// # Errors
@@ -150,7 +145,7 @@ mod tests {
 
     #[test]
     fn close_wakes_every_receiver() {
-        let channel = Arc::new(Channel::<u8>::unbounded());
+        let channel = Arc::new(Channel::<u8>::new(4));
         block_on_test(async {
             let waiting: Vec<_> = (0..3)
                 .map(|_| {
