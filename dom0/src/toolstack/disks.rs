@@ -343,6 +343,23 @@ pub(super) mod tests {
         });
     }
 
+    /// Or that takes its own nodes away, or is gone.
+    #[test]
+    fn force_takes_a_disk_from_a_driver_domain_that_has_removed_its_end() {
+        let directory = "/local/domain/2/backend/vbd/1/51728";
+        for gone in [directory, &format!("{directory}/state"), "/local/domain/2"] {
+            let (toolstack, client) = start();
+            block_on_test(async {
+                let one = toolstack.find("one").unwrap();
+                toolstack.attach_disk(&one, disk("phy:/d,xvdb,w,backend=two")).await.unwrap();
+                client.rm(gone).unwrap();
+                assert_eq!(toolstack.detach_disk(&one, 51728, true).await, Ok(()), "{gone}");
+                assert_eq!(numbers(&toolstack, "one"), [51712]);
+                assert!(!client.exists("/local/domain/0/backend/vbd/1/51728"), "{gone}");
+            });
+        }
+    }
+
     #[test]
     fn one_writer_has_a_disk() {
         let (toolstack, _) = start();

@@ -85,12 +85,16 @@ pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str
 pub(super) async fn control_taken(store: &Xenstore, id: DomId, node: &str) -> Result<(), XsError> {
     let path = format!("{}/control/{node}", home(id));
     // As bytes: the node is the domain's to write.
-    let taken = |client: &Client| match client.read(&path) {
-        Ok(value) => Ok(value.is_empty()),
-        Err(XsError::NoEnt) => Ok(true),
-        Err(error) => Err(error),
-    };
+    let taken = |client: &Client| Ok(present(client.read(&path))?.is_none_or(|value| value.is_empty()));
     until(&store.client(), &path, taken).await
+}
+
+/// `None` if the node is not there.
+fn present<T>(result: Result<T, XsError>) -> Result<Option<T>, XsError> {
+    match result {
+        Err(XsError::NoEnt) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Is this the value of a `state` node that says so? As bytes: a driver domain writes its backends' own.
@@ -187,16 +191,19 @@ pub(super) fn write_disk(
     store.client().atomically(|tx| Writer { tx, id: id.raw() }.disk(id, disk, server))
 }
 
-/// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked.
+/// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked. A driver
+/// domain may have removed its end, or be gone: then there is nobody to ask.
 pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool) -> Result<(), XsError> {
     let (front, back) = (frontend(id, devid), backend(server(store, id, devid), id, devid));
     store.client().atomically(|tx| {
-        tx.write(&format!("{back}/online"), "0")?;
-        // One that has closed by itself stays so.
-        if !is_state(tx.read(&format!("{back}/state"))?, CLOSED) {
-            tx.write(&format!("{back}/state"), CLOSING)?;
+        if let Some(state) = present(tx.read(&format!("{back}/state")))? {
+            tx.write(&format!("{back}/online"), "0")?;
+            // One that has closed by itself stays so.
+            if !is_state(state, CLOSED) {
+                tx.write(&format!("{back}/state"), CLOSING)?;
+            }
         }
-        if force { tx.rm(&front) } else { Ok(()) }
+        if force { present(tx.rm(&front)).map(drop) } else { Ok(()) }
     })
 }
 
@@ -204,13 +211,7 @@ pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool)
 pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
     let back = backend(server(store, id, devid), id, devid);
     let removed = store.client().atomically(|tx| {
-        for path in [&frontend(id, devid), &back] {
-            match tx.rm(path) {
-                Ok(()) | Err(XsError::NoEnt) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        [&frontend(id, devid), &back].into_iter().try_for_each(|path| present(tx.rm(path)).map(drop))
     });
     if let Err(error) = removed {
         log::error!("d{id}: removing disk {devid}: {}", error.name());
@@ -388,13 +389,7 @@ pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
             let kinds = tx.directory(&root).unwrap_or_default();
             paths.extend(kinds.iter().map(|kind| format!("{root}/{kind}/{id}")));
         }
-        for path in paths {
-            match tx.rm(&path) {
-                Ok(()) | Err(XsError::NoEnt) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        paths.iter().try_for_each(|path| present(tx.rm(path)).map(drop))
     });
     if let Err(error) = removed {
         log::error!("d{id}: removing its nodes: {}", error.name());
