@@ -137,9 +137,11 @@ impl Xenstore {
         }
     }
 
-    /// Returns when nothing of that is left.
+    /// Returns when nothing of that is left that was there when this was called: what others leave meanwhile is not waited
+    /// for.
     pub async fn settled(&self) {
-        while self.with(Server::settle_some) {
+        let mark = self.with(Server::mark_left);
+        while self.with(|server| server.settle_until(mark)) {
             yield_now().await;
         }
     }

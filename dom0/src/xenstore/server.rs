@@ -84,6 +84,8 @@ pub(super) enum Deferred {
     Free(Vec<Transaction>),
     /// A commit whose connection is gone is to be ended.
     Commit,
+    /// What was left before this is done.
+    Mark(u64),
 }
 
 impl From<Outcome> for Deferred {
@@ -107,7 +109,7 @@ impl Deferred {
             Deferred::First(_, watch) => watch.cost(),
             Deferred::Forget(_, path) => path.as_ref().map_or(0, price::text),
             Deferred::Free(transactions) => price::object(transactions.capacity() * size_of::<Transaction>()),
-            Deferred::Special(..) | Deferred::Commit => 0,
+            Deferred::Special(..) | Deferred::Commit | Deferred::Mark(_) => 0,
         }
     }
 }
@@ -166,6 +168,8 @@ pub struct Server {
     /// What is left of earlier calls of clients within dom0, and of connections that are gone.
     pub(super) left: VecDeque<Deferred>,
     left_waker: Option<Waker>,
+    /// The last [`Deferred::Mark`] that was left, and the last that was come to.
+    marks: (u64, u64),
     /// [`STEP_WORK`]; tests make more steps.
     pub(super) step_work: usize,
     /// A commit under way, and the request that is to be answered then.
@@ -190,6 +194,7 @@ impl Server {
             deferred: VecDeque::new(),
             left: VecDeque::new(),
             left_waker: None,
+            marks: (0, 0),
             step_work: STEP_WORK,
             committing: None,
             woken: Vec::new(),
@@ -545,6 +550,21 @@ impl Server {
         is_more
     }
 
+    /// Marks the end of what is left now; a mark for [`Server::settle_until`].
+    pub(super) fn mark_left(&mut self) -> u64 {
+        self.marks.0 += 1;
+        self.leave(&mut VecDeque::from([Deferred::Mark(self.marks.0)]));
+        self.marks.0
+    }
+
+    /// As [`Server::settle_some`]; is there more before this mark?
+    pub(super) fn settle_until(&mut self, mark: u64) -> bool {
+        self.marks.1 < mark && {
+            self.settle_some();
+            self.marks.1 < mark
+        }
+    }
+
     /// Ready when something is left for [`Server::settle_some`].
     pub(super) fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.left.is_empty() {
@@ -622,6 +642,10 @@ impl Server {
                 outcome.map(Deferred::from)
             }
             Deferred::Commit => self.settle_commit(1).then_some(Deferred::Commit),
+            Deferred::Mark(mark) => {
+                self.marks.1 = mark;
+                None
+            }
             Deferred::Free(mut transactions) => {
                 let last = transactions.last_mut()?;
                 self.store.spend(1, 0);

@@ -1,5 +1,6 @@
 //! Clients within dom0.
 
+use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -97,4 +98,24 @@ fn an_event_wakes_its_waiter_and_an_effect_its_own() {
     client.release(3).unwrap();
     assert_eq!(count.0.load(Ordering::Relaxed), 3);
     assert!(output.as_mut().poll(&mut context).is_ready());
+}
+
+/// While one waits, others leave more than is done.
+#[test]
+fn who_waits_for_what_is_left_does_not_wait_for_what_comes() {
+    let store = Xenstore::reluctant();
+    let client = store.client();
+    let tree = |top: &str| (0..10).for_each(|at| client.write(&format!("/{top}/{at}"), "").unwrap());
+    tree("own");
+    client.rm("/own").unwrap();
+    let mut settled = pin!(store.settled());
+    let mut polls = 0;
+    while settled.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        polls += 1;
+        assert!(polls < 100, "it waits for others");
+        tree(&format!("others/{polls}"));
+        client.rm(&format!("/others/{polls}")).unwrap();
+    }
+    assert!(polls > 5, "{polls}");
+    assert!(store.settle_some(), "what others left is still there");
 }
