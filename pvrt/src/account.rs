@@ -92,9 +92,14 @@ impl Record {
         self.budget.load(Relaxed).saturating_add(self.extra.load(Relaxed))
     }
 
-    /// Bytes that it was promised and does not use.
+    /// Bytes that it was promised and does not use. What it uses while it may use more could be that, which nobody promised
+    /// and which it gives back: then it is owed all.
     fn owed(&self) -> usize {
-        if self.is_over() { 0 } else { self.budget.load(Relaxed).saturating_sub(self.used.load(Relaxed)) }
+        if self.is_over() {
+            return 0;
+        }
+        let used = if self.extra.load(Relaxed) > 0 { 0 } else { self.used.load(Relaxed) };
+        self.budget.load(Relaxed).saturating_sub(used)
     }
 }
 

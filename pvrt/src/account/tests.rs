@@ -144,6 +144,23 @@ fn claims_leave_the_reserve() {
     assert!(Account::claim(3 << 20).is_ok());
 }
 
+/// What one uses beyond its budget for a while does not stand for its budget: that is still owed when the while is over.
+#[test]
+fn a_claim_leaves_what_was_promised_to_one_that_uses_more_for_a_while() {
+    host::set_memory(RESERVE_BYTES + (3 << 20));
+    let building = Account::claim(2 << 20).unwrap();
+    building.allow(100 << 20);
+    let window = building.charge(|| alloc::vec![0u8; 50 << 20]);
+    assert_eq!(Account::claim(2 << 20), Err(Shortage { wanted: 2 << 20, missing: 1 << 20 }));
+    let other = Account::claim(1 << 20).unwrap();
+    assert_eq!(other.set_budget((1 << 20) + 1), Err(Shortage { wanted: 1, missing: 1 }));
+    drop(window);
+    building.allow(0);
+    let _kept = building.charge(|| alloc::vec![0u8; 1 << 20]);
+    // Now it is known what of its budget it uses.
+    assert_eq!(other.set_budget((2 << 20) - 4096), Ok(()));
+}
+
 #[test]
 fn an_overdrawn_account_stops_and_is_reported_once() {
     let account = Account::claim(10_000).unwrap();
