@@ -62,7 +62,7 @@ impl Shell {
             "trigger" => self.xl_trigger(arguments),
             "mem-set" => self.xl_mem_set(arguments),
             "mem-max" => self.xl_mem_max(arguments),
-            "vcpu-set" => self.xl_vcpu_set(arguments),
+            "vcpu-set" => self.xl_vcpu_set(arguments).await,
             "rename" => self.xl_rename(arguments),
             "destroy" => {
                 let domain = self.toolstack.find(one(arguments, "destroy DOMAIN")?)?;

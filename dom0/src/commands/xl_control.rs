@@ -154,14 +154,14 @@ impl Shell {
     }
 
     /// `xl vcpu-set [-i] DOMAIN COUNT`.
-    pub(super) fn xl_vcpu_set(&self, arguments: &[&str]) -> Outcome {
+    pub(super) async fn xl_vcpu_set(&self, arguments: &[&str]) -> Outcome {
         let (name, count) = match *arguments {
             ["-i" | "--ignore-host", name, count] | [name, count] => (name, count),
             _ => return Err("usage: xl vcpu-set [-i] DOMAIN COUNT".into()),
         };
         let domain = self.toolstack.find(name)?;
         let count = count.parse().map_err(|_| format!("`{count}`: no number of vCPUs"))?;
-        self.toolstack.set_vcpus(&domain, count)
+        self.toolstack.set_vcpus(&domain, count).await
     }
 
     /// `xl rename DOMAIN NAME`.

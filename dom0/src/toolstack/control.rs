@@ -93,12 +93,13 @@ impl Toolstack {
     ///
     /// # Errors
     /// There are not so many, or the store's reason.
-    pub fn set_vcpus(&self, domain: &Domain, count: u32) -> Result<(), String> {
+    pub async fn set_vcpus(&self, domain: &Domain, count: u32) -> Result<(), String> {
         let there_are = domain.config.maxvcpus;
         if count == 0 || count > there_are {
             return Err(format!("{}: it can have 1 to {there_are} vCPUs, not {count}", domain.name));
         }
-        nodes::write_vcpus(&self.0.store, domain.id, there_are, count).map_err(store(domain))
+        let wanted = || self.is_wanted(domain);
+        nodes::write_vcpus(&self.0.store, domain.id, there_are, count, wanted).await.map_err(store(domain))
     }
 
     /// Gives a domain another name.

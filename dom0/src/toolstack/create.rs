@@ -141,7 +141,8 @@ impl Toolstack {
     async fn connect(&self, domain: &Domain, facts: &nodes::Facts<'_>) -> Result<(), CreateError> {
         let store = &self.0.store;
         let client = store.client();
-        nodes::write(store, facts)
+        nodes::write(store, facts, || self.is_wanted(domain))
+            .await
             .map_err(|error| CreateError::Store("writing the domain's nodes", error))?;
         client
             .introduce(domain.id.raw(), facts.store.0.raw(), facts.store.1.raw())

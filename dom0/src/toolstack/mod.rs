@@ -214,6 +214,11 @@ impl Toolstack {
         self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate))
     }
 
+    /// Is it there, and nobody at its end?
+    fn is_wanted(&self, domain: &Domain) -> bool {
+        self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate) && !now.handled)
+    }
+
     fn set_fate(&self, domain: &Domain, change: impl FnOnce(&mut Fate)) {
         change(&mut domain.fate.lock());
         self.0.changed.notify_all();

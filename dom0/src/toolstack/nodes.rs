@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use pvrt::yield_now;
 use ring_abi::types::{DomId, Mfn, Port};
 
 use super::AttachedDisk;
@@ -130,16 +131,18 @@ pub(super) fn write_memory(store: &Xenstore, id: DomId, node: &str, kib: u64) ->
     store.client().write(&format!("{}/memory/{node}", home(id)), kib.to_string())
 }
 
-/// Of `all` vCPUs the first `online` are to be used.
-pub(super) fn write_vcpus(store: &Xenstore, id: DomId, all: u32, online: u32) -> Result<(), XsError> {
-    store.client().atomically(|tx| write_availability(tx, &home(id), all, online))
-}
-
-fn write_availability(tx: &Transaction<'_>, home: &str, all: u32, online: u32) -> Result<(), XsError> {
-    (0..all).try_for_each(|vcpu| {
-        let state = if vcpu < online { "online" } else { "offline" };
-        tx.write(&format!("{home}/cpu/{vcpu}/availability"), state)
-    })
+/// Of `all` vCPUs the first `online` are to be used. The domain looks at each node by itself.
+///
+/// # Errors
+/// `ENOENT`: the domain is not `wanted` any more.
+pub(super) async fn write_vcpus(
+    store: &Xenstore,
+    id: DomId,
+    all: u32,
+    online: u32,
+    wanted: impl Fn() -> bool,
+) -> Result<(), XsError> {
+    Pieces::new(store, wanted).availability(&home(id), all, online).await
 }
 
 /// Writes a domain's new name.
@@ -171,14 +174,23 @@ pub(super) fn move_away(
     })
 }
 
-/// Writes everything that a domain finds at its start.
-pub(super) fn write(store: &Xenstore, facts: &Facts<'_>) -> Result<(), XsError> {
-    store.client().atomically(|tx| {
-        let nodes = Writer { tx, id: facts.id.raw() };
-        nodes.domain(facts)?;
-        let mut disks = facts.config.disks.iter().zip(facts.servers);
-        disks.try_for_each(|(disk, server)| nodes.disk(facts.id, disk, *server))
-    })
+/// Writes everything that a domain finds at its start: in pieces, as nobody looks before the domain is introduced, but for
+/// its disks, each of which its backend finds whole.
+///
+/// # Errors
+/// `ENOENT`: the domain is not `wanted` any more. What was written of it is the caller's to remove, or whose turn its end is.
+pub(super) async fn write(
+    store: &Xenstore,
+    facts: &Facts<'_>,
+    wanted: impl Fn() -> bool,
+) -> Result<(), XsError> {
+    let mut pieces = Pieces::new(store, wanted);
+    pieces.domain(facts).await?;
+    for (disk, server) in facts.config.disks.iter().zip(facts.servers) {
+        pieces.next(PIECE).await?;
+        write_disk(store, facts.id, disk, *server)?;
+    }
+    Ok(())
 }
 
 /// Writes what a running domain and its backend find of a new disk.
@@ -188,7 +200,7 @@ pub(super) fn write_disk(
     disk: &DiskConfig,
     server: DomId,
 ) -> Result<(), XsError> {
-    store.client().atomically(|tx| Writer { tx, id: id.raw() }.disk(id, disk, server))
+    store.client().atomically(|tx| put_disk(tx, id, disk, server))
 }
 
 /// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked. A driver
@@ -246,28 +258,66 @@ pub(super) fn disks(store: &Xenstore, id: DomId) -> Vec<AttachedDisk> {
     disks
 }
 
-struct Writer<'a, 'b> {
-    tx: &'a Transaction<'b>,
-    id: u16,
+/// Nodes that are written before others run.
+const PIECE: usize = 8;
+
+/// Writes nodes, and lets others run between them.
+struct Pieces<W> {
+    client: Client,
+    /// Is the domain still wanted? Asked whenever others have run: whoever ends the domain removes its nodes, and none may
+    /// come after that.
+    wanted: W,
+    /// Nodes that were written since others ran.
+    written: usize,
 }
 
-impl Writer<'_, '_> {
-    fn put(&self, path: &str, value: &str, perms: &Perms) -> Result<(), XsError> {
-        self.tx.write(path, value)?;
-        self.tx.set_perms(path, perms.clone())
+impl<W: Fn() -> bool> Pieces<W> {
+    fn new(store: &Xenstore, wanted: W) -> Self {
+        Self { client: store.client(), wanted, written: 0 }
     }
 
-    fn domain(&self, facts: &Facts<'_>) -> Result<(), XsError> {
-        let id = self.id;
+    /// So many nodes more are to be written.
+    async fn next(&mut self, nodes: usize) -> Result<(), XsError> {
+        if self.written + nodes > PIECE {
+            self.written = 0;
+            yield_now().await;
+            if !(self.wanted)() {
+                return Err(XsError::NoEnt);
+            }
+        }
+        self.written += nodes;
+        Ok(())
+    }
+
+    async fn write(&mut self, path: &str, value: &str) -> Result<(), XsError> {
+        self.next(1).await?;
+        self.client.write(path, value)
+    }
+
+    async fn put(&mut self, path: &str, value: &str, perms: &Perms) -> Result<(), XsError> {
+        self.next(1).await?;
+        put(&self.client, path, value, perms)
+    }
+
+    async fn availability(&mut self, home: &str, all: u32, online: u32) -> Result<(), XsError> {
+        for vcpu in 0..all {
+            let state = if vcpu < online { "online" } else { "offline" };
+            self.write(&format!("{home}/cpu/{vcpu}/availability"), state).await?;
+        }
+        Ok(())
+    }
+
+    async fn domain(&mut self, facts: &Facts<'_>) -> Result<(), XsError> {
+        let id = facts.id.raw();
         let home = home(facts.id);
         let vm = format!("/vm/{}", facts.uuid);
         let told = Perms::shared_with(0, id);
         let own = Perms::owned_by(id, Access::None);
-        self.put(&vm, "", &told)?;
-        self.tx.write(&format!("{vm}/uuid"), facts.uuid)?;
-        self.tx.write(&format!("{vm}/name"), &facts.config.name)?;
+        self.put(&vm, "", &told).await?;
+        self.write(&format!("{vm}/uuid"), facts.uuid).await?;
+        self.write(&format!("{vm}/name"), &facts.config.name).await?;
         // Children have the permissions of the node that they are made under.
-        self.put(&home, "", &told)?;
+        self.put(&home, "", &told).await?;
         let kib = facts.config.memory_mib << 10;
         let max_kib = facts.config.maxmem_mib << 10;
         for (node, value) in [
@@ -282,9 +332,9 @@ impl Writer<'_, '_> {
             ("store/ring-ref", facts.store.0.raw().to_string()),
             ("device", String::new()),
         ] {
-            self.tx.write(&format!("{home}/{node}"), value)?;
+            self.write(&format!("{home}/{node}"), &value).await?;
         }
-        write_availability(self.tx, &home, facts.config.maxvcpus, facts.config.vcpus)?;
+        self.availability(&home, facts.config.maxvcpus, facts.config.vcpus).await?;
         for node in [
             "control/shutdown",
             "control/sysrq",
@@ -295,13 +345,14 @@ impl Writer<'_, '_> {
         .into_iter()
         .chain(["data", "drivers", "feature", "attr", "error", "device/suspend/event-channel"])
         {
-            self.put(&format!("{home}/{node}"), "", &own)?;
+            self.put(&format!("{home}/{node}"), "", &own).await?;
         }
-        self.console(facts, &home)
+        self.console(facts, &home).await
     }
 
-    fn console(&self, facts: &Facts<'_>, home: &str) -> Result<(), XsError> {
-        let back = format!("/local/domain/0/backend/console/{}/0", self.id);
+    async fn console(&mut self, facts: &Facts<'_>, home: &str) -> Result<(), XsError> {
+        let id = facts.id.raw();
+        let back = format!("/local/domain/0/backend/console/{id}/0");
         for (node, value) in [
             ("backend", back.clone()),
             ("backend-id", "0".to_string()),
@@ -312,55 +363,60 @@ impl Writer<'_, '_> {
             ("port", facts.console.1.to_string()),
             ("ring-ref", facts.console.0.raw().to_string()),
         ] {
-            self.tx.write(&format!("{home}/console/{node}"), value)?;
+            self.write(&format!("{home}/console/{node}"), &value).await?;
         }
-        self.put(&back, "", &Perms::shared_with(0, self.id))?;
+        self.put(&back, "", &Perms::shared_with(0, id)).await?;
         for (node, value) in [
             ("frontend", format!("{home}/console")),
-            ("frontend-id", self.id.to_string()),
+            ("frontend-id", id.to_string()),
             ("online", "1".to_string()),
             ("state", INITIALISING.to_string()),
             ("protocol", "vt100".to_string()),
         ] {
-            self.tx.write(&format!("{back}/{node}"), value)?;
+            self.write(&format!("{back}/{node}"), &value).await?;
         }
         Ok(())
     }
+}
 
-    /// Each end's directory is its domain's own, and the other may read it.
-    fn disk(&self, id: DomId, disk: &DiskConfig, server: DomId) -> Result<(), XsError> {
-        let (front, back) = (frontend(id, disk.devid), backend(server, id, disk.devid));
-        let server = server.raw();
-        let kind = if disk.cdrom { "cdrom" } else { "disk" };
-        self.put(&front, "", &Perms::shared_with(self.id, server))?;
-        for (node, value) in [
-            ("backend", back.as_str()),
-            ("backend-id", &server.to_string()),
-            ("state", INITIALISING),
-            ("virtual-device", &disk.devid.to_string()),
-            ("device-type", kind),
-        ] {
-            self.tx.write(&format!("{front}/{node}"), value)?;
-        }
-        self.put(&back, "", &Perms::shared_with(server, self.id))?;
-        for (node, value) in [
-            ("frontend", front.as_str()),
-            ("frontend-id", &self.id.to_string()),
-            ("online", "1"),
-            ("removable", if disk.cdrom { "1" } else { "0" }),
-            ("bootable", "1"),
-            ("params", &disk.target),
-            ("type", "phy"),
-            ("dev", &disk.vdev),
-            ("mode", if disk.writable { "w" } else { "r" }),
-            ("device-type", kind),
-            ("discard-enable", if disk.discard { "1" } else { "0" }),
-            ("state", INITIALISING),
-        ] {
-            self.tx.write(&format!("{back}/{node}"), value)?;
-        }
-        Ok(())
+/// Each end's directory is its domain's own, and the other may read it.
+fn put_disk(tx: &Transaction<'_>, id: DomId, disk: &DiskConfig, server: DomId) -> Result<(), XsError> {
+    let (front, back) = (frontend(id, disk.devid), backend(server, id, disk.devid));
+    let (id, server) = (id.raw(), server.raw());
+    let kind = if disk.cdrom { "cdrom" } else { "disk" };
+    put(tx, &front, "", &Perms::shared_with(id, server))?;
+    for (node, value) in [
+        ("backend", back.as_str()),
+        ("backend-id", &server.to_string()),
+        ("state", INITIALISING),
+        ("virtual-device", &disk.devid.to_string()),
+        ("device-type", kind),
+    ] {
+        tx.write(&format!("{front}/{node}"), value)?;
     }
+    put(tx, &back, "", &Perms::shared_with(server, id))?;
+    for (node, value) in [
+        ("frontend", front.as_str()),
+        ("frontend-id", &id.to_string()),
+        ("online", "1"),
+        ("removable", if disk.cdrom { "1" } else { "0" }),
+        ("bootable", "1"),
+        ("params", &disk.target),
+        ("type", "phy"),
+        ("dev", &disk.vdev),
+        ("mode", if disk.writable { "w" } else { "r" }),
+        ("device-type", kind),
+        ("discard-enable", if disk.discard { "1" } else { "0" }),
+        ("state", INITIALISING),
+    ] {
+        tx.write(&format!("{back}/{node}"), value)?;
+    }
+    Ok(())
+}
+
+fn put(nodes: &impl Nodes, path: &str, value: &str, perms: &Perms) -> Result<(), XsError> {
+    nodes.write(path, value)?;
+    nodes.set_perms(path, perms.clone())
 }
 
 /// dom0's backend directories that serve a domain, the console's apart.
@@ -398,6 +454,8 @@ pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
     use pvrt::executor::block_on_test;
 
     use super::*;
@@ -408,6 +466,10 @@ mod tests {
         let page = |n| (Mfn::new(n), Port::new(n as u32));
         let servers = &[DomId::DOM0];
         Facts { id: DomId::new(7), uuid: "u-u", config, servers, store: page(3), console: page(4) }
+    }
+
+    fn write(store: &Xenstore, facts: &Facts<'_>) -> Result<(), XsError> {
+        block_on_test(super::write(store, facts, || true))
     }
 
     fn config() -> DomainConfig {
@@ -444,6 +506,36 @@ mod tests {
         assert_eq!(owner("/local/domain/7/device/vbd/51712/state"), 7);
         assert_eq!(owner("/local/domain/7/control/shutdown"), 7);
         assert_eq!(owner("/local/domain/0/backend/vbd/7/51712/mode"), 0);
+    }
+
+    /// However many vCPUs and disks; and nothing is written of a domain that somebody ends meanwhile.
+    #[test]
+    fn others_run_while_nodes_are_written() {
+        let disks =
+            (b'a'..=b'p').fold(String::new(), |all, disk| all + &format!("'phy:/d,xvd{},w',", disk as char));
+        let text = format!("name='g'\nkernel='/boot/k'\nmemory=8\nvcpus=128\ndisk=[{disks}]\n");
+        let config = DomainConfig::from_config(&Config::parse("g.cfg", text.as_bytes()).unwrap()).unwrap().0;
+        let servers = [DomId::DOM0; 16];
+        let facts = Facts { servers: &servers, ..facts_of(&config) };
+        for steps in [1, 5, usize::MAX] {
+            let store = Xenstore::new(Quotas::XEN);
+            write_own(&store);
+            let (nodes, most, asked) = (Cell::new(store.figures().nodes), Cell::new(0), Cell::new(0));
+            let wanted = || {
+                let now = store.figures().nodes;
+                most.set(most.get().max(now - nodes.replace(now)));
+                asked.set(asked.get() + 1);
+                asked.get() < steps
+            };
+            let written = block_on_test(super::write(&store, &facts, wanted));
+            assert_eq!(written, if steps == usize::MAX { Ok(()) } else { Err(XsError::NoEnt) });
+            // A disk is 23 nodes with those above, as its backend finds all of it at once.
+            assert!(most.get() <= 24, "{} at a time", most.get());
+            assert!(asked.get() == steps || asked.get() > 30, "{}", asked.get());
+            if steps < usize::MAX {
+                assert_eq!(store.figures().nodes, nodes.get(), "nothing more came");
+            }
+        }
     }
 
     #[test]
@@ -494,9 +586,9 @@ mod tests {
         write_memory(&store, id, "target", 4096).unwrap();
         assert_eq!(memory(&store, id), Ok((4096, 16384)));
         assert_eq!(memory(&store, DomId::new(8)), Err(XsError::NoEnt));
-        write_vcpus(&store, id, 2, 2).unwrap();
+        block_on_test(write_vcpus(&store, id, 2, 2, || true)).unwrap();
         assert_eq!(client.read_str("/local/domain/7/cpu/1/availability").as_deref(), Ok("online"));
-        write_vcpus(&store, id, 2, 1).unwrap();
+        block_on_test(write_vcpus(&store, id, 2, 1, || true)).unwrap();
         assert_eq!(client.read_str("/local/domain/7/cpu/0/availability").as_deref(), Ok("online"));
         assert_eq!(client.read_str("/local/domain/7/cpu/1/availability").as_deref(), Ok("offline"));
         rename(&store, id, "u-u", "h").unwrap();
