@@ -59,6 +59,18 @@ pub enum BuildError {
     Map(&'static str, String),
 }
 
+impl BuildError {
+    /// Is it for want of memory, which may be there later?
+    pub fn is_shortage(&self) -> bool {
+        matches!(
+            self,
+            Self::Memory(..)
+                | Self::Refused(_, Errno::ENOMEM)
+                | Self::Kernel(_, ImageError::Payload(PayloadError::NoMemory(_)))
+        )
+    }
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

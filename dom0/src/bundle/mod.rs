@@ -94,6 +94,12 @@ impl Bundle {
         }
     }
 
+    /// A bundle of these files.
+    #[cfg(test)]
+    pub(crate) fn of(files: &[(&'static str, &'static [u8])]) -> Self {
+        Self { files: files.iter().map(|&(name, bytes)| File { name, bytes }).collect(), bytes: 0 }
+    }
+
     /// All files.
     pub fn files(&self) -> &[File] {
         &self.files

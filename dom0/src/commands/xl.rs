@@ -65,8 +65,12 @@ impl Shell {
             "vcpu-set" => self.xl_vcpu_set(arguments).await,
             "rename" => self.xl_rename(arguments),
             "destroy" => {
-                let domain = self.toolstack.find(one(arguments, "destroy DOMAIN")?)?;
-                self.destroy(&domain).await
+                let name = one(arguments, "destroy DOMAIN")?;
+                match self.toolstack.find(name) {
+                    Ok(domain) => self.destroy(&domain).await,
+                    Err(_) if self.toolstack.give_up(name).await => Ok(()),
+                    Err(error) => Err(error),
+                }
             }
             "pause" => {
                 let domain = self.toolstack.find(one(arguments, "pause DOMAIN")?)?;

@@ -5,13 +5,15 @@
 //! between, and counts as that domain's until the domain or the disk itself is on record or the claim is dropped.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ring_abi::types::DomId;
+use spin::Mutex;
 
 use super::create::CreateError;
 use super::disks::DiskError;
-use super::{Domain, Toolstack, nodes};
+use super::{Domain, Fate, Toolstack, nodes};
 use crate::config::{DiskConfig, DomainConfig};
 
 /// All claims.
@@ -28,6 +30,8 @@ struct Open {
     /// The domain; none before it is made.
     id: Option<DomId>,
     disks: Vec<DiskConfig>,
+    /// What becomes of a former life of the domain, if it waits to start again.
+    former: Option<Arc<Mutex<Fate>>>,
 }
 
 /// One claim. Dropping it gives back what was claimed.
@@ -53,6 +57,22 @@ impl Toolstack {
         Ok(self.open_claim(config.name.clone(), None, config.disks.clone()))
     }
 
+    /// Claims the name and the disks of a domain that waits to start again.
+    pub(super) fn claim_again(&self, config: &DomainConfig, former: &Domain) -> Result<Claim, CreateError> {
+        let claim = self.claim_domain(config)?;
+        let mut claims = self.0.claims.lock();
+        let claimed = claims.open.iter_mut().find(|open| open.number == claim.number);
+        claimed.into_iter().for_each(|open| open.former = Some(former.fate.clone()));
+        drop(claims);
+        Ok(claim)
+    }
+
+    /// What becomes of the former life of a domain of this name that waits to start again.
+    pub(super) fn waits_again(&self, name: &str) -> Option<Arc<Mutex<Fate>>> {
+        let claims = self.0.claims.lock();
+        claims.open.iter().filter(|open| open.name == name).find_map(|open| open.former.clone())
+    }
+
     /// Claims a disk for a domain, and its number there.
     pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DiskError> {
         let is_taken = |disks: &[DiskConfig]| disks.iter().any(|other| other.devid == disk.devid);
@@ -68,7 +88,7 @@ impl Toolstack {
         let mut claims = self.0.claims.lock();
         claims.next += 1;
         let number = claims.next;
-        claims.open.push(Open { number, name, id, disks });
+        claims.open.push(Open { number, name, id, disks, former: None });
         Claim { toolstack: self.clone(), number }
     }
 

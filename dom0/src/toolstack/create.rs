@@ -42,6 +42,17 @@ pub enum CreateError {
     Refused(String),
 }
 
+impl CreateError {
+    /// Is it for want of memory, which may be there later?
+    pub(super) fn is_shortage(&self) -> bool {
+        match self {
+            Self::Budget(_) => true,
+            Self::Build(error) => error.is_shortage(),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -17,9 +17,10 @@ use ring_abi::evtchn::VIRQ_DOM_EXC;
 use ring_abi::sched::*;
 use ring_abi::types::DomId;
 
+use super::create::CreateError;
 use super::{Domain, End, Toolstack, nodes, uuid};
 use crate::builder::destroy;
-use crate::config::Action;
+use crate::config::{Action, DomainConfig};
 use crate::xenstore::{Nodes, XsError};
 
 /// How long backends may take to let go of a dead domain's device.
@@ -154,6 +155,49 @@ impl Toolstack {
         short_runs
     }
 
+    /// Gives up a domain that waits for memory to start again; was there one of this name?
+    pub async fn give_up(&self, name: &str) -> bool {
+        let Some(fate) = self.waits_again(name) else { return false };
+        fate.lock().unwanted = true;
+        self.0.changed.notify_all();
+        self.wait_until(|_| fate.lock().over).await;
+        true
+    }
+
+    /// Makes a domain again, from its configuration. Its memory was others' to take since its end: if there is too little,
+    /// the domain keeps its name and its disks, and waits as after a short run. Unless nobody wants it any more: `None`.
+    ///
+    /// # Errors
+    /// It cannot be made, for another reason.
+    async fn make_again(
+        &self,
+        domain: &Domain,
+        config: Arc<DomainConfig>,
+        mut tries: u32,
+    ) -> Result<Option<Domain>, CreateError> {
+        loop {
+            let error = match self.create(config.clone()).await {
+                Err(error) if error.is_shortage() => error,
+                result => return result.map(Some),
+            };
+            // No wait between: what it claimed while it was made is still free.
+            let claim = self.claim_again(&config, domain)?;
+            let pause_ns = RESTART_NS << tries.min(LONGEST_DOUBLINGS);
+            tries = tries.saturating_add(1);
+            self.0.terminal.print_line(&format!(
+                "{}: starting it again: {error}: it waits for {} seconds",
+                config.name,
+                tenths(pause_ns)
+            ));
+            let unwanted = || domain.fate.lock().unwanted;
+            select(time::sleep(pause_ns), self.wait_until(|_| unwanted())).await;
+            drop(claim);
+            if unwanted() {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Starts a domain again, from its configuration.
     fn restart<'a>(
         &'a self,
@@ -165,8 +209,9 @@ impl Toolstack {
             // The same machine goes on.
             config.uuid = Some(domain.uuid);
             config.name = domain.name.clone();
-            let again = match self.create(Arc::new(config)).await {
-                Ok(again) => again,
+            let again = match self.make_again(domain, Arc::new(config), short_runs).await {
+                Ok(Some(again)) => again,
+                Ok(None) => return,
                 Err(error) => {
                     return self
                         .0
@@ -317,7 +362,7 @@ fn action(domain: &Domain, end: End) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toolstack::disks::tests::start;
+    use crate::toolstack::disks::tests::{start, start_with};
     use alloc::vec::Vec;
     use pvrt::executor::{block_on_test, spawn};
 
@@ -406,6 +451,43 @@ mod tests {
         for reason in [SHUTDOWN_REBOOT, SHUTDOWN_CRASH] {
             assert!(over_after(reason, None) >= 8 * SECOND, "reason {reason}");
         }
+    }
+
+    /// Domain `one` reboots while dom0's memory is others' for a minute; when it is over, in nanoseconds.
+    fn over_while_memory_is_short(give_up: bool) -> u64 {
+        let (toolstack, _) = start_with(&[("k", b"no kernel")]);
+        block_on_test(async move {
+            let mut one = toolstack.find("one").unwrap();
+            one.started_ns = time::now_ns();
+            let mut config = (*one.config).clone();
+            (config.on_reboot, config.disks) = (Action::Restart, Vec::new());
+            one.config = Arc::new(config);
+            toolstack.0.domains.lock().insert(one.id, one.clone());
+            pvrt::host::set_memory(1 << 20);
+            assert!(toolstack.claim(one.id));
+            let (all, domain, begun) = (toolstack.clone(), one.clone(), time::now_ns());
+            spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+            time::sleep(60 * SECOND).await;
+            assert!(!one.fate.lock().over, "it waits");
+            assert!(!toolstack.is_free_name("one"), "its name is its own");
+            assert!(!toolstack.give_up("two").await);
+            if give_up {
+                assert!(toolstack.give_up("one").await);
+            }
+            pvrt::host::set_memory(usize::MAX);
+            let _ = toolstack.wait_over(&one).await;
+            assert!(toolstack.is_free_name("one") && !toolstack.give_up("one").await);
+            time::now_ns() - begun
+        })
+    }
+
+    #[test]
+    fn one_that_finds_no_memory_when_it_starts_again_waits_for_it() {
+        // After 1, 2, 4, 8, 16 and 32 seconds it is tried; then there is memory, and no kernel in the file.
+        let took = over_while_memory_is_short(false);
+        assert!((63 * SECOND..65 * SECOND).contains(&took), "{took}");
+        let took = over_while_memory_is_short(true);
+        assert!((60 * SECOND..61 * SECOND).contains(&took), "{took}");
     }
 
     /// `on_crash="preserve"`: its disk is closed first, which takes a backend up to ten seconds.

@@ -245,13 +245,18 @@ pub(super) mod tests {
 
     /// A toolstack with two disks and two domains: `one`, number 1, which has the first, and `two`.
     pub(crate) fn start() -> (Toolstack, Client) {
+        start_with(&[])
+    }
+
+    /// As [`start`], with these files.
+    pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) -> (Toolstack, Client) {
         let store = Xenstore::new(Quotas::XEN);
         let disks = Arc::new(Disks::new());
         for name in ["vda", "vdb"] {
             disks.add(Disk { name: name.into(), serial: None, device: Arc::new(Silent) });
         }
         spawn(crate::blkback::run(store.clone(), disks.clone()));
-        let toolstack = Toolstack::new(store.clone(), disks, Bundle::default(), Terminal::new());
+        let toolstack = Toolstack::new(store.clone(), disks, Bundle::of(files), Terminal::new());
         for (id, name, disk) in [(1, "one", "'phy:/dev/vda,xvda,w'"), (2, "two", "")] {
             let text = format!("name='{name}'\nkernel='/boot/k'\nmemory=8\ndisk=[{disk}]\n");
             let config = Config::parse("t.cfg", text.as_bytes()).unwrap();
