@@ -36,6 +36,8 @@ pub enum CreateError {
     Store(&'static str, XsError),
     /// The domain that is to serve a disk is not there.
     NoServer(String),
+    /// The domain that is to serve a disk has too much in the store to serve another.
+    ServerFull(String),
     /// A device's backend gave up: which, and why.
     Device(String, String),
     /// The hypervisor refused, or the console cannot be served.
@@ -66,6 +68,9 @@ impl fmt::Display for CreateError {
             Self::Build(error) => write!(f, "{error}"),
             Self::Store(what, error) => write!(f, "xenstore: {what}: {}", error.name()),
             Self::NoServer(name) => write!(f, "backend `{name}`: no such domain"),
+            Self::ServerFull(name) => {
+                write!(f, "backend `{name}`: the domain has too many nodes in xenstore to serve another disk")
+            }
             Self::Device(device, why) => write!(f, "{device}: {why}"),
             Self::Refused(why) => write!(f, "{why}"),
         }

@@ -12,10 +12,13 @@ use ring_abi::types::DomId;
 use super::create::CreateError;
 use super::{Domain, Toolstack, budget, nodes};
 use crate::config::DiskConfig;
-use crate::xenstore::{Client, Nodes, XsError};
+use crate::xenstore::{Client, Nodes, Quotas, XsError};
 
 /// How long a backend may take to find its device.
 const BACKEND_NS: u64 = 10_000_000_000;
+/// Nodes of a backend, with what a driver domain adds of its own; and what they take in the store.
+const BACKEND_NODES: usize = 24;
+const BACKEND_BYTES: usize = 12 << 10;
 /// How long a domain may take to let go of a disk.
 const DETACH_NS: u64 = 10_000_000_000;
 
@@ -108,16 +111,30 @@ impl Toolstack {
         self.domain(id).map_or_else(|| format!("domain {id}"), |domain| domain.name)
     }
 
-    /// The domains that are to serve these disks.
+    /// The domains that are to serve these disks. The backends' nodes are theirs: a driver domain that had more than it may
+    /// could write none of its own, and would at last be over its budget.
     pub(super) fn servers(&self, disks: &[DiskConfig]) -> Result<Vec<DomId>, CreateError> {
-        let server = |disk: &DiskConfig| match &disk.backend_domain {
-            None => Ok(DomId::DOM0),
-            Some(name) => {
-                let domain = self.find(name).ok().filter(|domain| !domain.fate.lock().over);
-                domain.map(|domain| domain.id).ok_or_else(|| CreateError::NoServer(name.clone()))
+        let mut servers = Vec::new();
+        let mut figures = None;
+        for disk in disks {
+            let Some(name) = &disk.backend_domain else {
+                servers.push(DomId::DOM0);
+                continue;
+            };
+            let domain = self.find(name).ok().filter(|domain| !domain.fate.lock().over);
+            let id = domain.ok_or_else(|| CreateError::NoServer(name.clone()))?.id;
+            servers.push(id);
+            let disks = servers.iter().filter(|server| **server == id).count();
+            let figures = figures.get_or_insert_with(|| self.0.store.figures());
+            let has = figures.domains.iter().find(|domain| domain.domid == id.raw());
+            let (nodes, bytes) = has.map_or((0, 0), |has| (has.nodes, has.bytes));
+            let most = Quotas::XEN;
+            if nodes + disks * BACKEND_NODES > most.nodes || bytes + disks * BACKEND_BYTES > most.memory_bytes
+            {
+                return Err(CreateError::ServerFull(name.clone()));
             }
-        };
-        disks.iter().map(server).collect()
+        }
+        Ok(servers)
     }
 
     /// Waits until a new disk's backend has found what is behind it. A driver domain is not waited for: it may take
@@ -238,7 +255,7 @@ pub(super) mod tests {
     use crate::commands::Terminal;
     use crate::config::{Action, Config, DomainConfig};
     use crate::toolstack::{End, Fate};
-    use crate::xenstore::{Quotas, Xenstore};
+    use crate::xenstore::{Access, Perms, Xenstore};
     use pvrt::executor::{block_on_test, spawn, spawn_join};
     use ring_abi::sched::SHUTDOWN_CRASH;
     use spin::Mutex;
@@ -329,6 +346,36 @@ pub(super) mod tests {
             toolstack.detach_disk(&one, 51728, false).await.unwrap();
             assert_eq!(numbers(&toolstack, "one"), [51712]);
             assert!(!client.exists(backend));
+        });
+    }
+
+    #[test]
+    fn a_driver_domain_gets_no_more_backends_than_it_may_have_nodes() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            client.write("/local/domain/2", "").unwrap();
+            client.set_perms("/local/domain/2", Perms::owned_by(2, Access::None)).unwrap();
+            let mut filled = 0;
+            let text = |at: usize| format!("phy:/d,xvd{},w,backend=two", (b'b' + at as u8) as char);
+            while filled < 2 * Quotas::XEN.nodes
+                && let Ok(()) = toolstack.attach_disk(&one, disk(&text(0))).await
+            {
+                toolstack.detach_disk(&one, 51728, true).await.unwrap();
+                (0..50).for_each(|at| client.write(&format!("/local/domain/2/{filled}-{at}"), "").unwrap());
+                filled += 50;
+            }
+            assert!((900..=1000).contains(&filled), "{filled}");
+            let full = Err(DiskError::Attach(CreateError::ServerFull("two".into())));
+            assert_eq!(toolstack.attach_disk(&one, disk(&text(0))).await, full);
+            assert_eq!(numbers(&toolstack, "one"), [51712]);
+            assert!(!client.exists("/local/domain/2/backend/vbd/1/51728"));
+            // Those of one configuration count together.
+            client.rm("/local/domain/2/0-0").unwrap();
+            (0..50).for_each(|at| client.rm(&format!("/local/domain/2/50-{at}")).unwrap());
+            let disks: Vec<DiskConfig> = (0..8).map(|at| disk(&text(at))).collect();
+            assert!(toolstack.servers(&disks[..1]).is_ok());
+            assert_eq!(toolstack.servers(&disks), Err(CreateError::ServerFull("two".into())));
         });
     }
 
