@@ -34,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         newlines_without_end_do_not_hold_a_neighbour_up,
         two_attacks_do_not_hold_a_neighbour_up,
         a_ruined_console_does_not_keep_who_types,
+        a_flood_of_events_cuts_off_no_driver_domain,
         twenty_hostile_guests_leave_nothing_behind,
         free_memory_without_two_frames_in_a_row_ends_in_refusals,
     ]);
@@ -123,6 +124,23 @@ fn what_always_ends_is_held_back() -> Result<()> {
     machine.type_line("poweroff")?;
     machine.finish().succeeded()?;
     Ok(())
+}
+
+/// A guest changes more nodes below its frontend's state than its driver domain can be told of.
+fn a_flood_of_events_cuts_off_no_driver_domain() -> Result<()> {
+    let run = Machine::new("flooded-driver")
+        .line("xl create /boot/hostile.cfg name='server' extra='case=watched'")
+        .line("xl create /boot/hostile.cfg name='front' extra='case=floods' disk=['phy:/d,xvda,w,backend=server']")
+        .line("sleep 5")
+        .line("xl destroy front")
+        .line("xl destroy server")
+        .run()?
+        .succeeded()?
+        .says("hostile: 4 floods")?
+        .says("hostile: 64 events")?;
+    let is_cut_off = |line: &&str| line.contains("disconnected") || line.contains("the watch is broken");
+    let cut_off = run.console().lines().find(is_cut_off);
+    run.require(cut_off.is_none(), cut_off.unwrap_or_default())
 }
 
 /// A guest ruins the ring of what is typed and sends no event: one key ends the attachment, and the shell is there again.

@@ -58,7 +58,7 @@ fn no_file_and_no_line_takes_a_millisecond() -> Result<()> {
         .says("long.cfg: 2097161 bytes: a configuration has at most 65536")?
         .says("values.cfg: more than 512 values")?
         .says("and 478 keys more that are ignored")?;
-    require_short(&run)
+    no_long_polls(&run)
 }
 
 /// The usual life of domains: with a disk that is read and written, with storms of the store, restarted, destroyed. And one
@@ -87,10 +87,10 @@ fn no_poll_takes_a_millisecond() -> Result<()> {
         .line("xl info")
         .run()?
         .succeeded()?;
-    require_short(&run)
+    no_long_polls(&run)
 }
 
-fn require_short(run: &Run) -> Result<()> {
+fn no_long_polls(run: &Run) -> Result<()> {
     let long: Vec<&str> =
         run.console().lines().filter(|line| line.contains("pvrt::executor: poll: ")).collect();
     run.require(long.is_empty(), &format!("polls that take too long:\n{}", long.join("\n")))

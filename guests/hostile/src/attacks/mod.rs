@@ -43,6 +43,8 @@ const ATTACKS: &[Attack] = &[
     ("transactions", Act::Store(|store| Box::pin(store::transactions(store)))),
     ("subtrees", Act::Store(|store| Box::pin(store::subtrees(store)))),
     ("quotas", Act::Store(|store| Box::pin(store::quotas(store)))),
+    ("watched", Act::Store(|store| Box::pin(store::watched(store)))),
+    ("floods", Act::Store(|store| Box::pin(store::floods(store)))),
     ("mute", Act::Ring(store::mute)),
     ("unheard", Act::Store(|store| Box::pin(store::unheard(store)))),
     ("ring-of-reads", Act::Store(|store| Box::pin(disk::reads(store)))),

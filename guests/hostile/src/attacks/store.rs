@@ -78,6 +78,37 @@ pub(super) async fn writes(store: Xenstore) -> Result<()> {
     }
 }
 
+/// What an honest driver domain does: it watches the state of its frontend, which is domain 2's, and takes each event at
+/// once.
+pub(super) async fn watched(store: Xenstore) -> Result<()> {
+    let watch = store.watch("/local/domain/2/device/vbd/51712/state").await?;
+    let mut events = 0u32;
+    while watch.changed().await.is_some() {
+        events += 1;
+        if events.is_power_of_two() {
+            pvrt::println!("hostile: {events} events");
+        }
+    }
+    pvrt::println!("hostile: the watch is broken");
+    Err(StoreError::Broken)
+}
+
+/// A frontend that changes many nodes of long names below its state at once.
+pub(super) async fn floods(store: Xenstore) -> Result<()> {
+    let own = store.read_str("domid").await?;
+    let path = &format!("/local/domain/{own}/device/vbd/51712/state/{}", "n".repeat(2900));
+    for round in 1u32.. {
+        let transaction = store.begin().await?;
+        let part = &transaction;
+        all(120, |n| async move { part.write(&format!("{path}{n}"), "x").await }).await?;
+        calm(transaction.commit().await)?;
+        if round.is_power_of_two() {
+            pvrt::println!("hostile: {round} floods");
+        }
+    }
+    Ok(())
+}
+
 /// As many watches as there may be on a node that is then written.
 pub(super) async fn watches(store: Xenstore) -> Result<()> {
     let mut watches = Vec::new();
