@@ -31,6 +31,8 @@ mod ground;
 #[cfg(freestanding)]
 mod memory;
 #[cfg(freestanding)]
+mod others;
+#[cfg(freestanding)]
 mod report;
 #[cfg(freestanding)]
 mod scatter;

@@ -1,8 +1,6 @@
 //! What another vCPU of this guest may still know of memory that has become a table: the second vCPU writes to a page,
 //! the first unmaps the page without a flush and makes it a table, the second writes again.
-#![allow(unsafe_code)] // brings up a vCPU
 
-use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pvrt::hypercall::mmu::pte;
@@ -10,12 +8,10 @@ use pvrt::hypercall::sched;
 use pvrt::mem::Pages;
 use pvrt::probe;
 use pvrt::space::*;
-use ring_abi::guest_context::{VGCF_IN_KERNEL, VcpuGuestContext};
 use ring_abi::hypercall::*;
-use ring_abi::segment::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 use ring_abi::types::PAGE_SIZE;
-use ring_abi::vcpu::{VCPUOP_DOWN, VCPUOP_INITIALISE, VCPUOP_UP};
 
+use crate::others;
 use crate::report::Report;
 use crate::stale::List;
 
@@ -58,9 +54,7 @@ pub(crate) fn run(report: &mut Report) {
         sched::yield_cpu();
     }
     // It goes down by its own call, behind its last look.
-    while pvrt::hypercall::vcpu::is_up(1) == Ok(true) {
-        sched::yield_cpu();
-    }
+    others::wait_until_down(1);
 }
 
 /// One attack: what the second vCPU wrote to stands in the table so; `None` if the page did not become one.
@@ -109,7 +103,7 @@ fn ask(turn: u32, at: u64, value: u64) -> bool {
 }
 
 /// vCPU 1: does what it is told. The first one traps nothing meanwhile: the probe's state is one for all.
-extern "C" fn second() -> ! {
+extern "C" fn second(vcpu: u32) -> ! {
     let table = probe::trap_table();
     call(__HYPERVISOR_SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]);
     loop {
@@ -127,29 +121,12 @@ extern "C" fn second() -> ! {
     }
     drop(table);
     TURN.store(IDLE, Ordering::Release);
-    loop {
-        call(__HYPERVISOR_VCPU_OP, [VCPUOP_DOWN.into(), 1, 0, 0, 0]);
-    }
+    others::go_down(vcpu)
 }
 
 /// Brings vCPU 1 up: its stack, or `None` if there is no such vCPU.
 fn start() -> Option<Pages> {
     let stack = Pages::zeroed(STACK_PAGES).ok()?;
     let top = (stack.va() + STACK_PAGES * PAGE_SIZE) as u64;
-    let mut context = Box::<VcpuGuestContext>::default();
-    context.flags = VGCF_IN_KERNEL;
-    context.user_regs.rip = second as *const () as u64;
-    // As behind a call.
-    context.user_regs.rsp = top - 8;
-    context.user_regs.rflags = 0x200;
-    context.user_regs.cs = FLAT_KERNEL_CS;
-    context.user_regs.ss = FLAT_KERNEL_SS;
-    context.kernel_ss = FLAT_KERNEL_SS.into();
-    context.kernel_sp = top;
-    context.ctrlreg[3] = base() << 12;
-    let op = |command: u32, arg: u64| call(__HYPERVISOR_VCPU_OP, [command.into(), 1, arg, 0, 0]);
-    if op(VCPUOP_INITIALISE, (&raw const *context) as u64) != 0 || op(VCPUOP_UP, 0) != 0 {
-        return None;
-    }
-    Some(stack)
+    others::start(1, top, second).then_some(stack)
 }
