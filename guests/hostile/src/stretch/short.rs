@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // the fields of a context
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use pvrt::mem::Pages;
@@ -10,7 +11,7 @@ use pvrt::space::*;
 use ring_abi::grant::*;
 use ring_abi::guest_context::{VGCF_IN_KERNEL, VcpuGuestContext};
 use ring_abi::hypercall::*;
-use ring_abi::memory::XENMEM_DECREASE_RESERVATION;
+use ring_abi::memory::{XENMEM_DECREASE_RESERVATION, XENMEM_EXCHANGE, XenMemoryExchange};
 use ring_abi::types::PAGE_SIZE;
 use ring_abi::vcpu::VCPUOP_INITIALISE;
 
@@ -23,9 +24,13 @@ const CALLS: usize = 8;
 const GDT_PAGES: usize = 14;
 /// Unmaps that one call makes between two looks.
 const UNMAPS: usize = 32;
+/// Copies and maps that one call makes between two looks.
+const EACH: usize = 8;
 
 /// Runs all of them.
 pub(super) fn run() {
+    exchanges();
+    copies_and_maps();
     contexts();
     unmaps();
 }
@@ -36,6 +41,82 @@ fn multicall(number: u32, args: &[[u64; 6]]) -> i64 {
         args.iter().map(|&args| MulticallEntry { op: number.into(), result: 0, args }).collect();
     let got = call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0]);
     if got == 0 { calls.last().map_or(0, |last| last.result as i64) } else { got }
+}
+
+/// The arguments of a command for each of these structures.
+fn each<T>(command: u32, structures: &mut [T]) -> Vec<[u64; 6]> {
+    structures.iter_mut().map(|arg| [command.into(), (&raw mut *arg) as u64, 0, 0, 0, 0]).collect()
+}
+
+/// The arguments of a command for so many of these structures at once.
+fn lists<T>(command: u32, structures: &mut [T], length: usize) -> Vec<[u64; 6]> {
+    let lists = structures.chunks_mut(length);
+    lists.map(|list| [command.into(), list.as_mut_ptr() as u64, list.len() as u64, 0, 0, 0]).collect()
+}
+
+/// Exchanges that are refused for the last of their frames.
+fn exchanges() {
+    const COUNT: usize = 512;
+    let Ok(pages) = Pages::zeroed(COUNT) else { return println!("stretch: no memory for exchanges") };
+    let mut frames: Vec<u64> = (0..COUNT).map(|n| pages.mfn(n).raw()).collect();
+    for n in 0..COUNT - 1 {
+        map((pages.va() + n * PAGE_SIZE) as u64, 0);
+    }
+    let mut place = 0u64;
+    let exchange = XenMemoryExchange {
+        r#in: reservation(frames.as_mut_ptr() as u64, COUNT as u64, 0),
+        out: reservation((&raw mut place) as u64, 1, 9),
+        nr_exchanged: 0,
+    };
+    let mut exchanges = [exchange; CALLS];
+    let calls = each(XENMEM_EXCHANGE, &mut exchanges);
+    case("a multicall of 8 exchanges whose last frame is mapped", || {
+        multicall(__HYPERVISOR_MEMORY_OP, &calls)
+    });
+    frames[COUNT - 1] = frames[0];
+    case("an exchange that names a frame twice", || multicall(__HYPERVISOR_MEMORY_OP, &calls[..1]));
+    // Most are mapped nowhere: nobody uses them again.
+    core::mem::forget(pages);
+}
+
+/// Lists of copies and of maps that are too short to look.
+fn copies_and_maps() {
+    let Ok(pages) = Pages::zeroed(3) else { return println!("stretch: no memory for copies") };
+    let Ok(me) = pvrt::hypercall::event::own_domid() else { return };
+    let grant = |n: usize| crate::ground::grant_access(me, pages.mfn(n), false);
+    let (Ok(from), Ok(to)) = (grant(0), grant(1)) else {
+        return println!("stretch: no grants to copy between");
+    };
+    let side = |gref: u32| GnttabCopyPtr { u: gref.into(), domid: me.raw(), ..Default::default() };
+    let copy = GnttabCopy {
+        source: side(from.number().raw()),
+        dest: side(to.number().raw()),
+        len: PAGE_SIZE as u16,
+        flags: GNTCOPY_SOURCE_GREF | GNTCOPY_DEST_GREF,
+        ..Default::default()
+    };
+    let mut copies = vec![copy; CALLS * EACH];
+    let calls = lists(GNTTABOP_COPY, &mut copies, EACH);
+    case("a multicall of 8 lists of 8 copies between grants", || {
+        multicall(__HYPERVISOR_GRANT_TABLE_OP, &calls)
+    });
+    let map = GnttabMapGrantRef {
+        flags: GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP,
+        host_addr: (pages.va() + 2 * PAGE_SIZE) as u64,
+        r#ref: from.number().raw(),
+        dom: me.raw(),
+        ..Default::default()
+    };
+    let mut maps = vec![map; CALLS * EACH];
+    let calls = lists(GNTTABOP_MAP_GRANT_REF, &mut maps, EACH);
+    case("a multicall of 8 lists of 8 maps for host and device", || {
+        multicall(__HYPERVISOR_GRANT_TABLE_OP, &calls)
+    });
+    if copies.iter().any(|copy| copy.status != GNTST_OKAY) || maps.iter().any(|map| map.status != GNTST_OKAY)
+    {
+        println!("stretch: a copy or a map was refused");
+    }
+    core::mem::forget((pages, from, to));
 }
 
 /// Contexts for a vCPU that has none, each with descriptors that were never checked, and refused at its end.
@@ -108,10 +189,7 @@ fn unmaps() {
         return println!("stretch: gave back {given}");
     }
     core::mem::forget((pages, places));
-    let args: Vec<[u64; 6]> = unmaps
-        .chunks_mut(UNMAPS)
-        .map(|list| [GNTTABOP_UNMAP_GRANT_REF.into(), list.as_mut_ptr() as u64, UNMAPS as u64, 0, 0, 0])
-        .collect();
+    let args = lists(GNTTABOP_UNMAP_GRANT_REF, &mut unmaps, UNMAPS);
     case("a multicall of 8 ends of 32 mappings that hold the last references", || {
         multicall(__HYPERVISOR_GRANT_TABLE_OP, &args)
     });
