@@ -8,7 +8,8 @@
 //! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=NAME` of an attack keeps dom0 busy for as
 //! long as the domain lives: it prints `hostile: NAME from now on`; `case=scatter`, alone since it takes all memory, leaves no
 //! free frames in a row to the hypervisor's heap; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
-//! must so do for a control domain. Boots as domU or as dom0, on any hypervisor with the ABI.
+//! must so do for a control domain, `case=stretch-herd` what it must so do for 128 vCPUs, best beside a guest with
+//! `case=stretch-herd-beside`. Boots as domU or as dom0, on any hypervisor with the ABI.
 
 extern crate alloc;
 
@@ -28,6 +29,8 @@ mod events;
 mod grants;
 #[cfg(freestanding)]
 mod ground;
+#[cfg(freestanding)]
+mod herd;
 #[cfg(freestanding)]
 mod memory;
 #[cfg(freestanding)]
@@ -92,8 +95,7 @@ mod guest {
         if let Some(attack) = attacks::find(case) {
             attacks::run(attack, boot).await;
         }
-        if let Some(act) = stretch::find(case) {
-            act();
+        if stretch::run(case).await {
             pvrt::console::flush().await;
             if let Some(port) = pvrt::boot::debug_exit_port() {
                 pvrt::pio::write_u8(port, DEBUG_EXIT_OK);

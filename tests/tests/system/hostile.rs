@@ -37,6 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_flood_of_events_cuts_off_no_driver_domain,
         twenty_hostile_guests_leave_nothing_behind,
         free_memory_without_two_frames_in_a_row_ends_in_refusals,
+        two_thousand_vcpus_that_wake_at_once_take_no_memory_that_is_not_there,
     ]);
     let soak = crate::cases![hostile:
         no_attack_holds_a_neighbour_up,
@@ -105,6 +106,34 @@ fn free_memory_without_two_frames_in_a_row_ends_in_refusals() -> Result<()> {
         .succeeded()?
         .says("hostile: scatter ok")?
         .says("hello: goodbye")?;
+    Ok(())
+}
+
+/// Guests of 128 vCPUs each, which sleep. Another guest leaves the hypervisor's heap no frames in a row. Then all vCPUs wake
+/// at once, and that guest makes the hypervisor read the longest lists.
+fn two_thousand_vcpus_that_wake_at_once_take_no_memory_that_is_not_there() -> Result<()> {
+    /// So many that the list of those that wait for the CPU doubles behind 2,048.
+    const HERDS: u32 = 17;
+    let herds: Vec<String> = (1..=HERDS).map(|n| format!("herd{n}")).collect();
+    let mut machine = Machine::new("herds").with(|machine| machine.memory_mib = 256).start()?;
+    machine.expect("dom0# ", 60)?;
+    for name in &herds {
+        machine.type_line(&format!(
+            "xl create /boot/hostile.cfg name='{name}' memory=8 vcpus=128 extra='case=herd'"
+        ))?;
+        machine.expect(&format!("{name}) herd: 127 vCPUs sleep"), 60)?;
+    }
+    let words = "name='scattered' memory=48 extra='case=scattered-lists'";
+    machine.type_line(&format!("xl create /boot/hostile.cfg {words}"))?;
+    machine.expect("scattered-lists: no free frames in a row", 60)?;
+    machine.type_line("xl shutdown -a")?;
+    for _ in &herds {
+        machine.expect("herd: 127 vCPUs have woken", 60)?;
+    }
+    machine.type_line("xl shutdown scattered")?;
+    machine.expect("scattered-lists: done", 60)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
     Ok(())
 }
 

@@ -17,6 +17,8 @@ use crate::qemu::RunDirectory;
 const LIMIT: u64 = 150_000;
 /// Memory of the machines, in MiB, and of the guest in each.
 const SIZES: [(u32, u32); 2] = [(256, 144), (2048, 1536)];
+/// Memory of the machine of guests with many vCPUs, in MiB.
+const HERDS_MEMORY: u32 = 256;
 /// The mark behind each case.
 const CASE_ENDS: u32 = 301;
 /// Functions of a stretch over the limit that are named.
@@ -31,8 +33,10 @@ pub(super) fn bench(only: Option<&str>) -> Result<bool> {
     println!("| machine | case | longest stretch |");
     println!("| --- | --- | --- |");
     let mut over = Vec::new();
-    for (memory, guest) in SIZES {
-        for (name, stretch) in measure(memory, guest, &hypervisor)? {
+    let sizes = SIZES.into_iter().map(|(memory, guest)| (memory, measure(memory, guest, &hypervisor)));
+    let herds = std::iter::once_with(|| (HERDS_MEMORY, measure_herds(&hypervisor)));
+    for (memory, measured) in sizes.chain(herds) {
+        for (name, stretch) in measured? {
             if only.is_some_and(|only| !name.contains(only)) {
                 continue;
             }
@@ -92,6 +96,15 @@ fn measure(memory: u32, guest: u32, hypervisor: &Hypervisor) -> Result<Vec<(Stri
     let of_control = measure_one(control, hypervisor)?;
     all.extend(of_control.into_iter().map(|(name, stretch)| (format!("control domain: {name}"), stretch)));
     Ok(all)
+}
+
+/// The longest stretch of each case of a guest of 128 vCPUs, beside another.
+fn measure_herds(hypervisor: &Hypervisor) -> Result<Vec<(String, Stretch)>> {
+    let create = |words: &str, case: &str| {
+        format!("xl create /boot/hostile.cfg memory=16 vcpus=128 {words} extra='case={case}'")
+    };
+    let script = vec![create("name='beside'", "stretch-herd-beside"), create("-c", "stretch-herd")];
+    measure_one(Machine { memory_mib: HERDS_MEMORY, script: Some(script), ..counting_machine() }, hypervisor)
 }
 
 fn measure_one(mut machine: Machine, hypervisor: &Hypervisor) -> Result<Vec<(String, Stretch)>> {

@@ -2,12 +2,21 @@
 
 use alloc::vec;
 
+use frontends::control::shutdown_request;
+use frontends::xenbus::{StoreError, Xenstore};
 use pvrt::hypercall::{event, sched};
 use pvrt::mem::Pages;
+use pvrt::println;
 use pvrt::space::*;
 use ring_abi::hypercall::*;
 use ring_abi::mmu::*;
 use ring_abi::types::DOMID_SELF;
+
+use crate::herd::{self, Herd, WokenBy};
+
+/// When herds wake, and for how long: all that were asked between two multiples of this wake together.
+const TOGETHER_NS: u64 = 10_000_000_000;
+const AWAKE_NS: u64 = 2_000_000_000;
 
 /// Gives the CPU away as often as it can.
 pub(super) fn yields() {
@@ -39,4 +48,16 @@ pub(super) fn hypercalls() {
         let (at, count) = (unknown.as_mut_ptr() as u64, unknown.len() as u64);
         call(__HYPERVISOR_MULTICALL, [at, count, 0, 0, 0]);
     }
+}
+
+/// All vCPUs that a guest can have sleep until the toolstack asks this domain to shut down; then all run for a while.
+pub(super) async fn herd(store: Xenstore) -> Result<(), StoreError> {
+    let Some(herd) = Herd::start(WokenBy::Wake).await else { return Ok(()) };
+    println!("herd: {} vCPUs sleep", herd.members());
+    shutdown_request(&store).await?;
+    herd::sleep_until_multiple_of(TOGETHER_NS).await;
+    herd.wake(AWAKE_NS);
+    herd.all_woken().await;
+    println!("herd: {} vCPUs have woken", herd.members());
+    core::future::pending().await
 }

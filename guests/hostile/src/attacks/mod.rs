@@ -5,6 +5,7 @@ mod console;
 mod cpu;
 mod disk;
 mod life;
+mod memory;
 mod store;
 
 use alloc::boxed::Box;
@@ -57,6 +58,8 @@ const ATTACKS: &[Attack] = &[
     ("yields", Act::Alone(cpu::yields)),
     ("event-storm", Act::Alone(cpu::events)),
     ("hypercalls", Act::Alone(cpu::hypercalls)),
+    ("herd", Act::Store(|store| Box::pin(cpu::herd(store)))),
+    ("scattered-lists", Act::Store(|store| Box::pin(memory::scattered_lists(store)))),
 ];
 
 /// The attack that `case` names.
@@ -68,8 +71,14 @@ pub(crate) fn find(case: Option<&str>) -> Option<&'static Attack> {
 pub(crate) async fn run((name, act): &Attack, boot: BootInfo) {
     println!("hostile: {name} from now on");
     let ended = match (act, boot.store) {
-        (Act::Alone(act), _) => Ok(act()),
-        (Act::Ring(act), Some(info)) => Ok(act(info)),
+        (Act::Alone(act), _) => {
+            act();
+            Ok(())
+        }
+        (Act::Ring(act), Some(info)) => {
+            act(info);
+            Ok(())
+        }
         (Act::Store(act), Some(info)) => match Xenstore::connect(info.page, Port::adopt(info.port)) {
             Ok(store) => act(store).await,
             Err(error) => Err(error),

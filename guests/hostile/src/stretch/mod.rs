@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // the entry of an event upcall; page tables of its own
 
 mod control;
+mod herd;
 mod last;
 mod short;
 mod timers;
@@ -107,13 +108,16 @@ extern "C" fn tick() {
     call(__HYPERVISOR_SET_TIMER_OP, [at, 0, 0, 0, 0]);
 }
 
-/// What `case` asks for of this module.
-pub(crate) fn find(case: Option<&str>) -> Option<fn()> {
-    match case? {
-        "stretch" => Some(|| ticking(run)),
-        "stretch-control" => Some(|| ticking(control::run)),
-        _ => None,
+/// Runs what `case` asks for of this module: whether that is anything.
+pub(crate) async fn run(case: Option<&str>) -> bool {
+    match case {
+        Some("stretch") => ticking(of_any_guest),
+        Some("stretch-control") => ticking(control::run),
+        Some("stretch-herd") => herd::run().await,
+        Some("stretch-herd-beside") => herd::beside().await,
+        _ => return false,
     }
+    true
 }
 
 /// Does `act` with upcalls that come here.
@@ -133,7 +137,7 @@ fn ticking(act: fn()) {
 }
 
 /// What any guest may do.
-fn run() {
+fn of_any_guest() {
     trees();
     batches();
     grants();
