@@ -299,9 +299,36 @@ fn requests_are_read_through_the_tables_as_they_are() {
     let hidden = MmuUpdate { ptr: at(l1, 0x40), val: entry(last, P) };
     world.hv.platform.write_bytes(ring_abi::types::Maddr::new(other.raw() * 4096), hidden.as_bytes());
     let batch = [REGION - 0x20, 3, 0, SELF];
+    world.hv.platform.set_adversary(1);
     assert_eq!(world.call(&guest, mmu::mmu_update, batch), neg(EFAULT), "nothing is mapped there any more");
     assert_eq!(world.peek(table, 0), entry(other, P | RW | US), "the two before it were done");
     assert_eq!(world.peek(l1, 0x40), 0);
+    world.check();
+}
+
+/// The first of so many as are read together takes the place of the ninth away.
+#[test]
+fn no_request_is_read_while_a_flush_is_owed() {
+    const REGION: u64 = 0x20_0000;
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [table, last, other] = world.pages(&guest.dom);
+    let [_, _, l2, l1] = guest.tables;
+    assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
+    assert_eq!(map(&world, &guest, REGION - 0x1000, entry(last, P | RW | US)), 0);
+    assert_eq!(map(&world, &guest, REGION, entry(other, P | RW | US)), 0);
+    let put = |page: Mfn, offset: u64, ptr: u64, val: u64| {
+        let place = ring_abi::types::Maddr::new(page.raw() * 4096 + offset);
+        world.hv.platform.write_bytes(place, MmuUpdate { ptr, val }.as_bytes());
+    };
+    put(last, 0xf80, at(l2, 1), 0);
+    for n in 1..8 {
+        put(last, 0xf80 + n * 16, at(l1, 0x41), 0);
+    }
+    put(other, 0, at(l1, 0x40), entry(last, P));
+    world.hv.platform.set_adversary(1);
+    assert_eq!(world.call(&guest, mmu::mmu_update, [REGION - 0x80, 9, 0, SELF]), neg(EFAULT));
+    assert_eq!((world.peek(l2, 1), world.peek(l1, 0x40)), (0, 0));
     world.check();
 }
 
