@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use super::path::{Key, Path, Place};
+use super::path::{Key, Path, Place, at_or_above};
 use super::store::Change;
 
 /// What hides the nodes below one that was removed.
@@ -21,6 +21,7 @@ struct Burial {
 /// All burials whose nodes have not all been taken out.
 #[derive(Default)]
 pub(super) struct Burials {
+    /// In order of their tops, of which one may be buried again.
     open: Vec<Burial>,
     last: u64,
 }
@@ -34,7 +35,8 @@ impl Burials {
     /// Hides what is below `top` and not newer than `until`.
     pub(super) fn bury(&mut self, top: Path, until: u64) -> u64 {
         self.last += 1;
-        self.open.push(Burial { number: self.last, top, until });
+        let at = self.open.partition_point(|burial| burial.top <= top);
+        self.open.insert(at, Burial { number: self.last, top, until });
         self.last
     }
 
@@ -45,17 +47,19 @@ impl Burials {
 
     /// Nodes below `parent` up to this generation are hidden; 0: none is.
     pub(super) fn hidden_below(&self, parent: Key<'_>) -> u64 {
-        let covers = |burial: &&Burial| {
-            let top = burial.top.place().bytes;
-            parent.bytes.starts_with(top) && parent.bytes.get(top.len()).is_none_or(|&byte| byte == 0)
-        };
-        self.open.iter().filter(covers).map(|burial| burial.until).max().unwrap_or(0)
+        self.hidden(parent, 0)
+    }
+
+    fn hidden(&self, key: Key<'_>, least: usize) -> u64 {
+        let covers = at_or_above(&self.open, |burial| &burial.top, key);
+        let counts = covers.filter(|burial| burial.top.place().bytes.len() + least <= key.bytes.len());
+        counts.map(|burial| burial.until).max().unwrap_or(0)
     }
 
     /// A node at `key` up to this generation is hidden.
     #[cold]
     pub(super) fn hidden_at(&self, key: Key<'_>) -> u64 {
-        if key.bytes.is_empty() { 0 } else { self.hidden_below(key.above()) }
+        self.hidden(key, 1)
     }
 }
 

@@ -17,13 +17,131 @@ use super::error::XsError;
 ///
 /// Kept with each `/` as a zero byte and the root as nothing. Cloning shares the bytes.
 ///
-/// The order is made for maps: first by the length of the path above, then by bytes. So the children of a node are one
-/// run of keys ([`children`]), in order of their names, and each node comes after the one above it.
-#[derive(Clone, PartialEq, Eq)]
+/// The order is made for maps, and for paths that a guest has made as long and as like each other as may be: by the length
+/// of the path above, by a hash of it, by the name, and last by the bytes of the path above. So a search compares numbers
+/// and names on its way, and long paths only where it finds them; the children of a node are one run of keys
+/// ([`children`]), in order of their names; and each node comes after the one above it. Names that begin with the same
+/// [`SHORT`] bytes are in order of a hash of their own.
+///
+/// Paths above with the same hash are no error. Whoever makes such pays for it by the bytes that are compared then.
+#[derive(Clone)]
 pub struct Path {
     bytes: Arc<[u8]>,
+    rank: Rank,
+}
+
+/// What is compared before any bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rank {
     /// Bytes of the path above: where the last slash is.
     above: u16,
+    /// Hash of the name, if it is a long one; else 0.
+    name: u16,
+    /// Hash of the path above.
+    hash: u32,
+}
+
+/// Bytes of names, with the slash before them, that are compared without a hash.
+const SHORT: usize = 64;
+
+/// Where a hash begins.
+const SEED: u64 = 0x243f_6a88_85a3_08d3;
+
+/// Goes on with a hash by eight bytes.
+fn mix(hash: u64, word: u64) -> u64 {
+    let product = u128::from(hash ^ word) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// The eight bytes from `at` on; beyond the end, zeros.
+fn word_at(bytes: &[u8], at: usize) -> u64 {
+    let word = |from: usize| bytes.get(from..from + 8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+    if let Some(word) = word(at) {
+        return word;
+    }
+    match bytes.len().checked_sub(8).and_then(word) {
+        Some(last) => last >> (8 * (at + 8 - bytes.len())),
+        None => bytes[at..].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    }
+}
+
+/// The hash of the first `end` bytes.
+fn hash_of(bytes: &[u8], end: usize) -> u64 {
+    #[cfg(test)]
+    super::looks::note_bytes(end);
+    let (words, rest) = bytes[..end].as_chunks::<8>();
+    let hash = words.iter().fold(SEED, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let last = if rest.is_empty() { 0 } else { low(word_at(bytes, end - rest.len()), rest.len()) };
+    mix(hash, last)
+}
+
+/// The first `count` bytes of a word, at most seven.
+fn low(word: u64, count: usize) -> u64 {
+    word & ((1 << (8 * count)) - 1)
+}
+
+/// Where the slashes are, and the hash of what is before each: all in one pass, eight bytes at a time.
+struct Cuts<'a> {
+    bytes: &'a [u8],
+    /// Where `word` is; `hash` is of what is before.
+    at: usize,
+    hash: u64,
+    word: u64,
+    /// The top bit of each byte of `word` that is a slash and was not told yet.
+    slashes: u64,
+}
+
+impl<'a> Cuts<'a> {
+    fn of(bytes: &'a [u8]) -> Cuts<'a> {
+        #[cfg(test)]
+        super::looks::note_bytes(bytes.len());
+        let mut cuts = Cuts { bytes, at: 0, hash: SEED, word: 0, slashes: 0 };
+        cuts.load();
+        cuts
+    }
+
+    fn load(&mut self) {
+        const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
+        const ONES: u64 = u64::from_le_bytes([1; 8]);
+        let count = self.bytes.len() - self.at;
+        self.word = if count == 0 { 0 } else { word_at(self.bytes, self.at) };
+        // No byte of a path has its top bit set: nothing is borrowed from the next byte.
+        let zeros = !((self.word | TOPS) - ONES) & TOPS;
+        self.slashes = if count < 8 { low(zeros, count) } else { zeros };
+    }
+}
+
+impl Iterator for Cuts<'_> {
+    type Item = (usize, u32);
+
+    fn next(&mut self) -> Option<(usize, u32)> {
+        while self.slashes == 0 {
+            if self.bytes.len() - self.at <= 8 {
+                return None;
+            }
+            self.hash = mix(self.hash, self.word);
+            self.at += 8;
+            self.load();
+        }
+        let count = self.slashes.trailing_zeros() as usize / 8;
+        self.slashes &= self.slashes - 1;
+        Some((self.at + count, mix(self.hash, low(self.word, count)) as u32))
+    }
+}
+
+impl Rank {
+    fn of(bytes: &[u8]) -> Rank {
+        let above = end_above(bytes);
+        Rank::new(bytes, above, hash_of(bytes, above) as u32)
+    }
+
+    /// That of a path whose path above ends at `above` and has this hash.
+    fn new(bytes: &[u8], above: usize, hash: u32) -> Rank {
+        let name = &bytes[above..];
+        let name = if name.len() > SHORT { hash_of(name, name.len()) as u16 } else { 0 };
+        // A checked path is no longer than 3072 bytes.
+        Rank { above: above as u16, name, hash }
+    }
 }
 
 /// Where the path above ends; 0 for the root, for what is right below the root, and for special names.
@@ -33,9 +151,8 @@ fn end_above(key: &[u8]) -> usize {
 
 impl Path {
     fn of(bytes: Arc<[u8]>) -> Path {
-        // A checked path is no longer than 3072 bytes.
-        let above = end_above(&bytes) as u16;
-        Path { bytes, above }
+        let rank = Rank::of(&bytes);
+        Path { bytes, rank }
     }
 
     /// The root, `/`.
@@ -136,37 +253,31 @@ impl Path {
 
     /// The path above; `None` for the root and for special names.
     pub fn parent(&self) -> Option<Path> {
-        self.parent_key().map(|key| Path::of(Arc::from(key.bytes)))
+        self.parent_key().map(Path::from)
     }
 
     /// As [`Path::parent`], for looking it up.
     pub(crate) fn parent_key(&self) -> Option<Key<'_>> {
         #[cfg(test)]
         super::looks::note();
-        (!self.is_root() && !self.is_special()).then(|| Key::of(&self.bytes[..usize::from(self.above)]))
+        (!self.is_root() && !self.is_special()).then(|| Key::of(&self.bytes[..usize::from(self.rank.above)]))
     }
 
     /// The last part; nothing for the root.
     pub(crate) fn name(&self) -> &[u8] {
         #[cfg(test)]
         super::looks::note();
-        self.bytes.get(usize::from(self.above) + 1..).unwrap_or_default()
+        self.bytes.get(usize::from(self.rank.above) + 1..).unwrap_or_default()
     }
 
     /// Number of parts.
     pub(crate) fn levels(&self) -> usize {
-        self.bytes.iter().filter(|b| **b == 0).count()
+        Cuts::of(&self.bytes).count()
     }
 
     /// The path of the first `end` bytes; a part ends there.
     pub(crate) fn until(&self, end: usize) -> Path {
         if end == self.bytes.len() { self.clone() } else { Path::of(Arc::from(&self.bytes[..end])) }
-    }
-
-    /// Where the parts end that end after `after`, this path's own end the last.
-    pub(crate) fn ends_after(&self, after: usize) -> impl DoubleEndedIterator<Item = usize> {
-        let bytes = &*self.bytes;
-        (after + 1..=bytes.len()).filter(|&at| bytes.get(at).is_none_or(|&b| b == 0))
     }
 
     /// The end of the longest path above this one that is there, by halving: `is_there` is asked some 11 times for the
@@ -200,14 +311,13 @@ impl Path {
 
     /// Every key at or above this path, the root first. A special name is below the root, as in Xen.
     pub(crate) fn keys_above(&self) -> impl Iterator<Item = Key<'_>> {
-        let mut above = 0;
-        let root = self.is_special().then_some(0);
-        let cuts = self.bytes.iter().enumerate().filter(|(_, b)| **b == 0).map(|(at, _)| at);
-        root.into_iter().chain(cuts).chain([self.bytes.len()]).map(move |at| {
-            let key = Key { above, bytes: &self.bytes[..at] };
-            above = if self.is_special() { 0 } else { at };
-            key
-        })
+        self.place().and_above()
+    }
+}
+
+impl From<Key<'_>> for Path {
+    fn from(key: Key<'_>) -> Path {
+        Path { bytes: Arc::from(key.bytes), rank: key.rank }
     }
 }
 
@@ -251,28 +361,85 @@ pub(crate) fn home_prefix_len(domid: u16) -> usize {
 }
 
 /// A path for looking up, which need not own its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Key<'a> {
-    above: usize,
+    rank: Rank,
     /// As [`Path::key`].
     pub(crate) bytes: &'a [u8],
 }
 
 impl<'a> Key<'a> {
     fn of(bytes: &'a [u8]) -> Key<'a> {
-        Key { above: end_above(bytes), bytes }
+        Key { rank: Rank::of(bytes), bytes }
     }
 
-    /// The path above; of the root, the root.
-    pub(crate) fn above(self) -> Key<'a> {
-        Key::of(&self.bytes[..self.above])
+    /// As [`Path::keys_above`].
+    pub(crate) fn and_above(self) -> impl Iterator<Item = Key<'a>> {
+        let whole = Key { rank: self.rank, bytes: self.bytes };
+        let is_special = self.bytes.first() == Some(&b'@');
+        let root = is_special.then_some((0, 0));
+        // A special name has no slash.
+        let mut above = (0, mix(SEED, 0) as u32);
+        let cuts = root.into_iter().chain(Cuts::of(self.bytes)).map(move |(at, hash)| {
+            let bytes = &self.bytes[..at];
+            let key = Key { rank: Rank::new(bytes, above.0, above.1), bytes };
+            if at > 0 {
+                above = (at, hash);
+            }
+            key
+        });
+        cuts.chain([whole])
     }
 
     /// Is this path below `top`?
     pub(crate) fn is_below(self, top: &Path) -> bool {
-        self.bytes.len() > top.bytes.len()
-            && self.bytes.starts_with(&top.bytes)
-            && self.bytes[top.bytes.len()] == 0
+        let end = top.bytes.len();
+        // Whatever is below has at least that much above it.
+        if usize::from(self.rank.above) < end || self.bytes.get(end) != Some(&0) {
+            return false;
+        }
+        #[cfg(test)]
+        super::looks::note_bytes(end);
+        self.bytes[..end] == *top.bytes
+    }
+
+    /// What is first of all that may be below a path of this one's length.
+    pub(crate) fn first_below(self) -> Key<'a> {
+        let above = self.bytes.len() as u16;
+        Key { rank: Rank { above, name: 0, hash: 0 }, bytes: self.bytes }
+    }
+
+    /// The name, with the slash before it.
+    fn rest(&self) -> &'a [u8] {
+        &self.bytes[usize::from(self.rank.above)..]
+    }
+
+    /// The path above.
+    fn prefix(&self) -> &'a [u8] {
+        &self.bytes[..usize::from(self.rank.above)]
+    }
+
+    /// The order of what is above two paths of equal names and ranks.
+    #[inline(never)]
+    fn prefix_cmp(self, other: Key<'_>) -> Ordering {
+        // Many are clones of each other.
+        if core::ptr::eq(self.bytes, other.bytes) {
+            return Ordering::Equal;
+        }
+        #[cfg(test)]
+        super::looks::note_bytes(self.prefix().len());
+        self.prefix().cmp(other.prefix())
+    }
+
+    #[cold]
+    fn long_cmp(self, other: Key<'_>) -> Ordering {
+        let ((mine, its), short) = ((self.rest(), other.rest()), |rest: &'_ [u8]| rest.len().min(SHORT));
+        let begin = mine[..short(mine)].cmp(&its[..short(its)]);
+        begin.then_with(|| self.rank.name.cmp(&other.rank.name)).then_with(|| {
+            #[cfg(test)]
+            super::looks::note_bytes(mine.len());
+            mine.cmp(its)
+        })
     }
 }
 
@@ -286,7 +453,7 @@ impl Place for Path {
     fn place(&self) -> Key<'_> {
         #[cfg(test)]
         super::looks::note();
-        Key { above: usize::from(self.above), bytes: &self.bytes }
+        Key { rank: self.rank, bytes: &self.bytes }
     }
 }
 
@@ -298,15 +465,41 @@ impl Place for Key<'_> {
 
 impl Ord for Key<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.above.cmp(&other.above).then_with(|| self.bytes.cmp(other.bytes))
+        let (mine, its) = (self.rank, other.rank);
+        if (mine.above, mine.hash) != (its.above, its.hash) {
+            return (mine.above, mine.hash).cmp(&(its.above, its.hash));
+        }
+        let (name, other_name) = (self.rest(), other.rest());
+        let names = if name.len().max(other_name.len()) <= SHORT {
+            name.cmp(other_name)
+        } else {
+            self.long_cmp(*other)
+        };
+        names.then_with(|| self.prefix_cmp(*other))
     }
 }
+
+impl PartialEq for Key<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank == other.rank && self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Key<'_> {}
 
 impl PartialOrd for Key<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
+
+impl PartialEq for Path {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Path {}
 
 impl Ord for Path {
     fn cmp(&self, other: &Self) -> Ordering {
@@ -346,16 +539,44 @@ impl<'a> Borrow<dyn Place + 'a> for Path {
     }
 }
 
+/// Work that comparing a path above stands for, a step of [`children`] or of a search, in bytes moved.
+pub(crate) fn prefix_work(len: usize) -> usize {
+    len / 8
+}
+
 /// What a map of paths has right below `parent`, in order of names: one search, however many there are.
 pub(crate) fn children<'a, V>(
     map: &'a BTreeMap<Path, V>,
     parent: &'a Path,
 ) -> impl Iterator<Item = (&'a Path, &'a V)> {
     let key = parent.key();
-    // A child has this length above it, and its bytes go on where this key ends.
-    let start = Key { above: key.len(), bytes: key };
+    // A child has this above it, and goes on where this ends.
+    let start = Key { rank: Rank::new(key, key.len(), hash_of(key, key.len()) as u32), bytes: key };
     map.range::<dyn Place, _>((Bound::Excluded(&start as &dyn Place), Bound::Unbounded))
-        .take_while(move |(path, _)| usize::from(path.above) == key.len() && path.bytes.starts_with(key))
+        .take_while(move |(path, _)| (path.rank.above, path.rank.hash) == (start.rank.above, start.rank.hash))
+        .filter(move |(path, _)| {
+            #[cfg(test)]
+            super::looks::note_bytes(key.len());
+            // Another path above may have the same hash.
+            path.bytes[..key.len()] == *key
+        })
+}
+
+/// Of a list in order of its paths, the parts whose path is at or above `key`.
+pub(crate) fn at_or_above<'a, T>(
+    list: &'a [T],
+    path: impl Fn(&T) -> &Path + Copy + 'a,
+    key: Key<'a>,
+) -> impl Iterator<Item = &'a T> {
+    let above = |at: Option<&T>| at.map(|item| path(item).rank.above);
+    let (first, last) = (above(list.first()), above(list.last()));
+    // The root is above all, and is never in such a list.
+    let may_be = move |key: &Key<'_>| first <= Some(key.rank.above) && Some(key.rank.above) <= last;
+    let keys = first.is_some().then(|| key.and_above()).into_iter().flatten();
+    keys.filter(may_be).flat_map(move |key| {
+        let start = list.partition_point(|item| path(item).place() < key);
+        list[start..].iter().take_while(move |item| path(item).place() == key)
+    })
 }
 
 impl fmt::Display for Path {
@@ -412,15 +633,59 @@ mod tests {
     #[test]
     fn children_are_a_run_and_come_after_what_is_above() {
         let path = |text: &str| Path::absolute(text.as_bytes()).unwrap();
-        let sorted = ["/", "/a", "/a-b", "/a0", "/b", "/a/b", "/a/b-c", "/a/c", "/b/b", "/a/b/c"].map(path);
-        assert!(sorted.is_sorted());
-        let map: BTreeMap<Path, ()> = sorted.iter().map(|path| (path.clone(), ())).collect();
+        let all = ["/", "/a", "/a-b", "/a0", "/b", "/a/b", "/a/b-c", "/a/c", "/b/b", "/a/b/c"].map(path);
+        let map: BTreeMap<Path, ()> = all.iter().map(|path| (path.clone(), ())).collect();
+        let sorted: Vec<_> = map.keys().collect();
+        for path in all.iter().filter(|path| !path.is_root()) {
+            let place = |path: &Path| sorted.iter().position(|other| **other == *path);
+            assert!(place(&path.parent().unwrap()) < place(path));
+        }
         let names =
             |of: &str| children(&map, &path(of)).map(|(path, ())| path.to_string()).collect::<Vec<_>>();
         assert_eq!(names("/"), ["/a", "/a-b", "/a0", "/b"]);
         assert_eq!(names("/a"), ["/a/b", "/a/b-c", "/a/c"]);
         assert_eq!(names("/b"), ["/b/b"]);
         assert!(names("/a-b").is_empty() && names("/nothing").is_empty());
+    }
+
+    /// Paths above that have the same hash are told apart by their bytes.
+    #[test]
+    fn the_same_hash_is_no_error() {
+        let path = |text: &str| {
+            let mut path = Path::absolute(text.as_bytes()).unwrap();
+            path.rank.hash = Path::absolute(b"/a/x").unwrap().rank.hash;
+            path
+        };
+        let all = ["/a/p", "/a/q", "/b/p", "/b/q", "/c/p"].map(path);
+        let map: BTreeMap<Path, ()> = all.iter().map(|path| (path.clone(), ())).collect();
+        assert_eq!(map.len(), all.len());
+        assert!(all.iter().all(|path| map.contains_key(path)));
+        assert!(!map.contains_key(&path("/c/q")) && path("/b/p") != path("/c/p"));
+        let parent = Path::absolute(b"/a").unwrap();
+        let names: Vec<_> = children(&map, &parent).map(|(path, ())| path.to_string()).collect();
+        assert_eq!(names, ["/a/p", "/a/q"]);
+    }
+
+    /// A search among paths that are as long and as like each other as may be compares the bytes of few.
+    #[test]
+    fn long_paths_are_compared_where_they_are_found() {
+        let (dir, name) = ("d".repeat(2900), "n".repeat(2900));
+        let alike = |text: &dyn Fn(usize) -> String| {
+            let paths = (0..300).map(|at| (Path::absolute(text(at).as_bytes()).unwrap(), ()));
+            let map: BTreeMap<Path, ()> = paths.collect();
+            assert_eq!(map.len(), 300);
+            for path in map.keys() {
+                let place = Key { rank: path.rank, bytes: &path.bytes.to_vec() };
+                let before = super::super::looks::taken_bytes();
+                assert!(map.contains_key(&place as &dyn Place));
+                let bytes = super::super::looks::taken_bytes() - before;
+                assert!(bytes <= 2 * 2950, "{bytes} of {path:.20}");
+            }
+        };
+        alike(&|at| format!("/{dir}/{at:03}"));
+        alike(&|at| format!("/{dir}{at:03}/x"));
+        alike(&|at| format!("/{name}{at:03}"));
+        alike(&|at| format!("/{at:03}{name}"));
     }
 
     #[test]
@@ -439,7 +704,6 @@ mod tests {
         let path = Path::absolute(b"/long-name/b").unwrap();
         assert_eq!(path.nearest_above(|_| true), 10);
         assert_eq!(path.nearest_above(|_| false), 0);
-        assert_eq!(path.ends_after(0).collect::<Vec<_>>(), [10, 12]);
         assert_eq!(path.until(10).to_string(), "/long-name");
     }
 
@@ -458,5 +722,35 @@ mod tests {
         assert_eq!(path.parent().unwrap().to_string(), "/a");
         assert_eq!(path.parent().unwrap().parent(), Some(Path::root()));
         assert_eq!(Path::root().parent(), None);
+        // Slashes at each place of a word, and parts of each length.
+        for from in 1..40 {
+            let text: String = (0..20).map(|at| format!("/{}", "x".repeat((at * from) % 23 + 1))).collect();
+            let path = Path::absolute(text.as_bytes()).unwrap();
+            let cuts: Vec<_> = path.keys_above().map(|key| key.bytes.len()).collect();
+            let slashes = path.bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(at, _)| at);
+            assert_eq!(cuts, slashes.chain([path.bytes.len()]).collect::<Vec<_>>());
+            assert!(path.keys_above().all(|key| key == Key::of(key.bytes)));
+            assert_eq!(path.levels(), 20);
+        }
+        let long = Path::absolute(format!("/{}/{}", "a".repeat(100), "b".repeat(100)).as_bytes()).unwrap();
+        assert!(long.keys_above().all(|key| key == Key::of(key.bytes)));
+    }
+
+    #[test]
+    fn finds_what_is_at_or_above_in_a_list() {
+        let path = |text: &str| Path::absolute(text.as_bytes()).unwrap();
+        let mut list = ["/a/b", "/a/c/d", "/x", "/a/b", "/y/z"].map(path);
+        list.sort();
+        let found = |text: &str| -> Vec<String> {
+            let key = path(text);
+            at_or_above(&list, |path| path, key.place()).map(|path| path.to_string()).collect()
+        };
+        assert_eq!(found("/a/b"), ["/a/b", "/a/b"]);
+        assert_eq!(found("/a/b/c/d/e"), ["/a/b", "/a/b"]);
+        assert_eq!(found("/x/y"), ["/x"]);
+        assert_eq!(found("/a/c/d/e"), ["/a/c/d"]);
+        for none in ["/", "/a", "/a/bc", "/xy", "/a/c", "/y"] {
+            assert!(found(none).is_empty(), "{none}");
+        }
     }
 }

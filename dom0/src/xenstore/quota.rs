@@ -12,7 +12,8 @@ use super::stream::{self, Input};
 /// Limits per domain; dom0 has none. [`Quotas::XEN`] has the numbers of Xen 4.17.
 #[derive(Clone, Copy, Debug)]
 pub struct Quotas {
-    /// Nodes owned. Beyond: `ENOSPC`.
+    /// Nodes owned. Beyond: `ENOSPC`. What lies below a node that a transaction removes counts until the transaction is
+    /// committed and it has been taken out; Xen counts it as gone at once.
     pub nodes: usize,
     /// Parts of the path of a node that is made. Beyond: `ENOSPC`. Xen bounds a path's bytes alone, which lets one request
     /// make 1,000 nodes whose paths are 1,000 bytes long on average.
@@ -50,7 +51,7 @@ impl Quotas {
     /// its own, where Xen counts that as memory.
     pub const XEN: Quotas = Quotas {
         nodes: 1000,
-        levels: 128,
+        levels: 64,
         value_bytes: 2048,
         perms: 5,
         watches: 128,

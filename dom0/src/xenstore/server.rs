@@ -411,7 +411,9 @@ impl Server {
         let watch = Watch { path, token: Arc::from(token), relative_to };
         let bytes = self.store.account(actor.domid).bytes();
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
-        if connection.watches.iter().any(|w| w.path == watch.path && w.token == watch.token) {
+        // Most have other paths, which is a number that differs; the same token of the same path is the last of them.
+        self.store.spend(0, connection.watches.len() * SCAN_WORK);
+        if connection.watches.iter().any(|w| w.token == watch.token && w.path == watch.path) {
             return Err(XsError::Exist);
         }
         if !actor.privileged() && connection.watches.len() >= self.quotas.watches {
@@ -437,7 +439,7 @@ impl Server {
         let actor = self.actor(conn)?;
         let path = Path::resolve_watch(path, actor.domid)?;
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
-        let at = connection.watches.iter().position(|w| w.path == path && *w.token == *token);
+        let at = connection.watches.iter().position(|w| *w.token == *token && w.path == path);
         let watch = connection.watches.remove(at.ok_or(XsError::NoEnt)?);
         trim(&mut connection.watches);
         // Each event of the watch that waits is searched for.
@@ -455,7 +457,8 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let watches = core::mem::take(&mut connection.watches);
         let transactions = core::mem::take(&mut connection.transactions);
-        self.store.spend(watches.len() + connection.output.events() / 4, 0);
+        let bytes: usize = watches.iter().map(|watch| watch.path.key().len()).sum();
+        self.store.spend(watches.len() + connection.output.events() / 4, bytes / 4);
         connection.output.forget_watches();
         for watch in &watches {
             self.watches.remove(conn, watch);

@@ -203,6 +203,7 @@ impl Store {
 
     /// Notes whom the permissions of the node at `path` name, or forgets it.
     fn name(&mut self, path: &Path, perms: &Perms, named: bool) {
+        self.spend(0, perms.entries().len() * NODE_WORK / 4);
         for perm in perms.entries().iter().filter(|perm| perm.domid != 0) {
             let entry = (perm.domid, path.clone());
             if named {
@@ -348,14 +349,6 @@ impl Store {
         let without = owned.without(domid).unwrap_or(owned);
         self.rewrite_perms(&path, without);
         Some((path, None))
-    }
-
-    /// How many of `domid`'s nodes lie below `top`.
-    pub(crate) fn owned_below(&self, domid: u16, top: &Path) -> usize {
-        let from = Bound::Included((domid, Path::root()));
-        let run = self.named.range((from, Bound::Unbounded)).take_while(|(named, _)| *named == domid);
-        let below = run.filter(|(_, path)| path.place().is_below(top));
-        below.filter(|(_, path)| self.get(path).is_some_and(|node| node.perms.owner() == domid)).count()
     }
 
     fn rewrite_perms(&mut self, path: &Path, perms: Perms) {

@@ -1,5 +1,6 @@
 //! The server as its clients see it.
 
+mod attack;
 mod clients;
 mod cost;
 mod domains;

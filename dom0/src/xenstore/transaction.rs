@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 
 use super::error::XsError;
-use super::path::{self, Path, Place};
+use super::path::{self, Key, Path, Place};
 use super::perms::{Actor, Perms};
 use super::price;
 use super::quota::Quotas;
@@ -30,8 +30,8 @@ const EMPTY_COST: usize = price::listed::<Transaction>()
     + price::leaf::<u16, Owned>()
     + price::object(2 * SUBTREES * size_of::<Path>());
 
-/// Removed subtrees whose nodes are counted: each takes a look at all nodes of a domain.
-const COUNTED_SUBTREES: usize = 16;
+/// Work that passing an entry stands for, in bytes moved.
+const PASSED_WORK: usize = 16;
 
 /// One node as a transaction sees it.
 struct Entry {
@@ -56,6 +56,51 @@ fn entry_cost(key: &dyn Place, base: Option<&Node>) -> usize {
     ENTRY_PLACE + price::shared(key.place().bytes.len()) + base.map_or(0, Node::parts_cost)
 }
 
+impl Entry {
+    /// Puts a node, which takes `written` of the heap, or takes it away.
+    fn write(
+        &mut self,
+        path: &Path,
+        node: Option<Node>,
+        written: usize,
+        owned: &mut BTreeMap<u16, Owned>,
+        bytes: &mut usize,
+    ) {
+        let of = |node: &Node| (node.perms.owner(), node.cost(path));
+        for (node, sign) in [(&self.now, -1), (&node, 1)] {
+            let Some((owner, bytes)) = node.as_ref().map(of) else { continue };
+            let owned = owned.entry(owner).or_default();
+            owned.nodes += sign;
+            owned.bytes += sign * bytes as isize;
+        }
+        *bytes -= self.cost;
+        self.cost = entry_cost(path, self.base.as_ref()) + written;
+        *bytes += self.cost;
+        self.now = node;
+        self.dirty = true;
+    }
+}
+
+/// The entry of a path; if there is none yet, with what `first` says is there, and whether it is free.
+fn touch<'a>(
+    entries: &'a mut BTreeMap<Path, Entry>,
+    bytes: &mut usize,
+    path: &Path,
+    first: impl FnOnce() -> (Option<Node>, bool),
+) -> &'a mut Entry {
+    entries.entry(path.clone()).or_insert_with(|| {
+        let (base, free) = first();
+        let cost = entry_cost(path, base.as_ref());
+        *bytes += cost;
+        Entry { now: base.clone(), base, dirty: false, listed: None, event: false, cost, free }
+    })
+}
+
+/// Is this below one of these paths, which are in order?
+fn is_below_one(tops: &[Path], key: Key<'_>) -> bool {
+    path::at_or_above(tops, |top| top, key).any(|top| top.key().len() < key.bytes.len())
+}
+
 /// What a transaction does to what one domain owns.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Owned {
@@ -72,7 +117,7 @@ pub(crate) struct Transaction {
     /// It was committed: what was written is told of.
     is_committed: bool,
     entries: BTreeMap<Path, Entry>,
-    /// Nodes that were removed with all below them; none is below another.
+    /// Nodes that were removed with all below them, in order; none is below another.
     removed: Vec<Path>,
     /// By owner.
     owned: BTreeMap<u16, Owned>,
@@ -135,13 +180,12 @@ impl Transaction {
         if self.knows(key) { 0 } else { entry_cost(key, self.below_entries(store, key)) }
     }
 
-    /// Bytes that it would be accounted if it wrote a node there of such a value and permissions.
-    pub(crate) fn price_to_set(&self, store: &Store, key: &dyn Place, value: usize, perms: &Perms) -> usize {
-        let (base, had) = match self.entries.get(key) {
-            Some(entry) => (entry.base.as_ref(), entry.cost),
-            None => (self.below_entries(store, key), 0),
-        };
-        (entry_cost(key, base) + self.written_cost(value, perms)).saturating_sub(had)
+    /// Bytes that it would be accounted if it wrote a node of such a value and permissions where it has seen one, or where
+    /// none is; and whether that would be one more entry.
+    pub(crate) fn price_to_set(&self, key: &dyn Place, value: usize, perms: &Perms) -> (usize, bool) {
+        let entry = self.entries.get(key);
+        let (base, had) = entry.map_or((None, 0), |entry| (entry.base.as_ref(), entry.cost));
+        ((entry_cost(key, base) + self.written_cost(value, perms)).saturating_sub(had), entry.is_none())
     }
 
     /// What the heap takes for what is written into an entry.
@@ -164,17 +208,24 @@ impl Transaction {
 
     /// Is this below a node that the transaction removed?
     fn is_free(&self, key: &dyn Place) -> bool {
-        self.removed.iter().any(|top| key.place().is_below(top))
+        is_below_one(&self.removed, key.place())
+    }
+
+    /// Where the path ends of the node at or above this one that the transaction removed with all below it.
+    pub(crate) fn end_of_removed(&self, path: &Path) -> Option<usize> {
+        path::at_or_above(&self.removed, |top| top, path.place()).next().map(|top| top.key().len())
+    }
+
+    /// Was this node removed with all below it, itself?
+    fn is_removed(&self, path: &Path) -> bool {
+        self.removed.binary_search(path).is_ok()
     }
 
     fn entry(&mut self, store: &Store, path: &Path) -> &mut Entry {
-        let free = self.is_free(path);
-        let bytes = &mut self.bytes;
-        self.entries.entry(path.clone()).or_insert_with(|| {
-            let base = if free { None } else { store.get(path).cloned() };
-            let cost = entry_cost(path, base.as_ref());
-            *bytes += cost;
-            Entry { now: base.clone(), base, dirty: false, listed: None, event: false, cost, free }
+        let removed = &self.removed;
+        touch(&mut self.entries, &mut self.bytes, path, || {
+            let free = is_below_one(removed, path.place());
+            (if free { None } else { store.get(path).cloned() }, free)
         })
     }
 
@@ -186,21 +237,17 @@ impl Transaction {
     /// Puts a node, or takes it away.
     pub(crate) fn set(&mut self, store: &Store, path: &Path, node: Option<Node>) {
         let written = node.as_ref().map_or(0, |node| self.written_cost(node.value.len(), &node.perms));
-        let entry = self.entry(store, path);
-        let of = |node: &Node| (node.perms.owner(), node.cost(path));
-        let (old, new) = (entry.now.as_ref().map(of), node.as_ref().map(of));
-        let old_cost = entry.cost;
-        entry.cost = entry_cost(path, entry.base.as_ref()) + written;
-        let new_cost = entry.cost;
-        entry.now = node;
-        entry.dirty = true;
-        self.bytes = self.bytes - old_cost + new_cost;
-        for (owned, sign) in [(old, -1), (new, 1)] {
-            let Some((owner, bytes)) = owned else { continue };
-            let owned = self.owned.entry(owner).or_default();
-            owned.nodes += sign;
-            owned.bytes += sign * bytes as isize;
+        self.entry(store, path);
+        if let Some(entry) = self.entries.get_mut(path) {
+            entry.write(path, node, written, &mut self.owned, &mut self.bytes);
         }
+    }
+
+    /// Puts a node where none is, below a removed one if it is `free`.
+    pub(crate) fn make(&mut self, path: &Path, node: Node, free: bool) {
+        let written = self.written_cost(node.value.len(), &node.perms);
+        let entry = touch(&mut self.entries, &mut self.bytes, path, || (None, free));
+        entry.write(path, Some(node), written, &mut self.owned, &mut self.bytes);
     }
 
     /// Notes that watches are to be told.
@@ -216,7 +263,7 @@ impl Transaction {
         store: &'a Store,
         parent: &'a Path,
     ) -> impl Iterator<Item = &'a Path> {
-        let is_removed = self.removed.contains(parent) || self.is_free(parent);
+        let is_removed = self.is_removed(parent) || self.is_free(parent);
         let mut all = store.children(parent).take_while(move |_| !is_removed).peekable();
         let mut own = path::children(&self.entries, parent).peekable();
         core::iter::from_fn(move || {
@@ -238,24 +285,32 @@ impl Transaction {
     }
 
     /// Removes `top`, which is there, and all below it.
-    pub(crate) fn remove(&mut self, store: &Store, top: &Path) {
-        let own =
-            self.entries.iter().filter(|(path, entry)| entry.now.is_some() && path.place().is_below(top));
-        let own: Vec<Path> = own.map(|(path, _)| path.clone()).collect();
-        for path in &own {
-            self.set(store, path, None);
+    pub(crate) fn remove(&mut self, store: &mut Store, top: &Path) {
+        let (mut passed, mut gone) = (self.removed.len(), 0);
+        let first = top.place().first_below();
+        for (path, entry) in
+            self.entries.range_mut::<dyn Place, _>((Bound::Included(&first as &dyn Place), Bound::Unbounded))
+        {
+            passed += 1;
+            if entry.now.is_some() && path.place().is_below(top) {
+                gone += 1;
+                entry.write(path, None, 0, &mut self.owned, &mut self.bytes);
+            }
         }
+        let len = top.key().len();
+        store.spend(1 + gone, len + passed * (PASSED_WORK + path::prefix_work(len)));
         self.set(store, top, None);
-        if self.is_free(top) || self.removed.contains(top) {
+        if self.is_free(top) {
             return;
         }
-        self.removed.retain(|other| !other.place().is_below(top));
+        let Err(at) = self.removed.binary_search(top) else { return };
         if store.children(top).next().is_some() {
-            self.removed.push(top.clone());
+            self.removed.insert(at, top.clone());
         } else {
             // Then there must be none at the commit either.
             self.note_listed(store, top);
         }
+        self.removed.retain(|other| !other.place().is_below(top));
     }
 
     /// May one more node be removed that has others below it?
@@ -263,21 +318,9 @@ impl Transaction {
         self.removed.len() < limit
     }
 
-    /// As [`Transaction::owned`], and the nodes below those that were removed are counted as gone, unless these are many.
-    pub(crate) fn owned_exactly(&self, store: &Store, domid: u16) -> isize {
-        if self.removed.len() > COUNTED_SUBTREES {
-            return self.owned(domid);
-        }
-        let below: usize = self.removed.iter().map(|top| store.owned_below(domid, top)).sum();
-        let is_own = |entry: &Entry| entry.base.as_ref().is_some_and(|node| node.perms.owner() == domid);
-        let counted =
-            self.entries.iter().filter(|(path, entry)| is_own(entry) && self.is_free(*path)).count();
-        self.owned(domid) - below.saturating_sub(counted) as isize
-    }
-
     /// Makes the commit depend on the list of children of `parent`.
     pub(crate) fn note_listed(&mut self, store: &Store, parent: &Path) {
-        let is_removed = self.removed.contains(parent);
+        let is_removed = self.is_removed(parent);
         let entry = self.entry(store, parent);
         if entry.listed.is_none() && !entry.free && !is_removed {
             entry.listed = store.get(parent).map(|node| node.children_generation);
@@ -304,25 +347,21 @@ impl Transaction {
         Step::Done
     }
 
-    /// Takes out what was removed, unless the domain would then own more nodes than it may.
-    fn admit(&self, store: &mut Store, actor: Actor, quotas: &Quotas) -> Result<Vec<Outcome>, XsError> {
-        let nodes = store.account(actor.domid).nodes;
-        let is_over = |more: isize| more > 0 && nodes.saturating_add_signed(more) > quotas.nodes;
-        if !actor.privileged()
-            && is_over(self.owned(actor.domid))
-            && is_over(self.owned_exactly(store, actor.domid))
-        {
+    /// May it be written, or would a domain own more then than it may? What is below removed nodes goes in steps, and counts
+    /// until it is gone.
+    fn admit(&self, store: &Store, actor: Actor, quotas: &Quotas) -> Result<(), XsError> {
+        if actor.privileged() {
+            return Ok(());
+        }
+        let (nodes, more) = (store.account(actor.domid).nodes, self.owned(actor.domid));
+        if more > 0 && nodes.saturating_add_signed(more) > quotas.nodes {
             return Err(XsError::NoSpc);
         }
-        // What is below removed nodes goes in steps, and counts until it is gone.
         let is_full = |(&owner, owned): (&u16, &Owned)| {
             let bytes = store.account(owner).bytes();
             owner != 0 && owned.bytes > 0 && bytes + owned.bytes.unsigned_abs() > quotas.memory_bytes
         };
-        if !actor.privileged() && self.owned.iter().any(is_full) {
-            return Err(XsError::NoMem);
-        }
-        Ok(self.removed.iter().filter_map(|top| store.remove(top)).collect())
+        if self.owned.iter().any(is_full) { Err(XsError::NoMem) } else { Ok(()) }
     }
 
     /// Writes the entries after `after` into the tree, for so much work, and notes of which watches are to be told: they
@@ -387,6 +426,8 @@ pub(crate) struct Commit {
     /// The last entry that was checked, or written.
     at: Option<Path>,
     is_checked: bool,
+    /// Subtrees that have been taken out, before any entry is written.
+    taken_out: usize,
     /// The store's generation when checking began, and how often it began anew.
     checked_at: Option<u64>,
     again: usize,
@@ -401,6 +442,7 @@ impl Commit {
             actor,
             at: None,
             is_checked: false,
+            taken_out: 0,
             checked_at: None,
             again: 0,
             outcomes: Vec::new(),
@@ -430,6 +472,11 @@ impl Commit {
         while store.work().wrapping_sub(start) < work {
             let rest = work - store.work().wrapping_sub(start);
             let at = self.at.as_ref();
+            if self.is_checked && let Some(top) = self.transaction.removed.get(self.taken_out) {
+                self.taken_out += 1;
+                self.outcomes.extend(store.remove(top));
+                continue;
+            }
             let step = if self.is_checked {
                 self.transaction.apply_some(store, at, rest, &mut self.outcomes)
             } else {
@@ -440,9 +487,7 @@ impl Commit {
                 Step::Conflict => return Some(Err(XsError::Again)),
                 Step::Done if self.is_checked => return Some(Ok(())),
                 Step::Done => match self.transaction.admit(store, self.actor, quotas) {
-                    Ok(outcomes) => {
-                        (self.outcomes, self.is_checked, self.at) = (outcomes, true, None);
-                    }
+                    Ok(()) => (self.is_checked, self.at) = (true, None),
                     Err(error) => return Some(Err(error)),
                 },
             }

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::error::XsError;
-use super::path::{Path, Place};
+use super::path::{Path, Place, prefix_work};
 use super::perms::{Actor, Perms, Want};
 use super::quota::Quotas;
 use super::store::{Change, Node, Outcome, Store, parts_cost, place_cost};
@@ -43,8 +43,9 @@ impl View<'_> {
             transaction.note_listed(self.store, path);
         }
         let mut work = 0;
+        let each_work = LISTED_WORK + prefix_work(path.key().len());
         let seen = |child: &Path| {
-            work += LISTED_WORK + child.name().len();
+            work += each_work + child.name().len();
             each(child.name())
         };
         match &self.transaction {
@@ -115,7 +116,6 @@ impl View<'_> {
         }
         match &mut self.transaction {
             Some(transaction) => {
-                self.store.spend(transaction.len(), path.key().len());
                 if !self.actor.privileged() && !transaction.has_room(self.quotas.transaction_subtrees) {
                     return Err(XsError::NoSpc);
                 }
@@ -186,11 +186,19 @@ impl View<'_> {
         if !self.actor.privileged() {
             self.afford_nodes(path, above, value.len(), &perms)?;
         }
-        for end in path.ends_after(above) {
-            let last = end == path.key().len();
+        let removed = self.transaction.as_ref().and_then(|tx| tx.end_of_removed(path));
+        for key in path.keys_above().filter(|key| key.bytes.len() > above) {
+            let last = key.bytes.len() == path.key().len();
             let value = if last { value.clone() } else { self.store.empty_value() };
             let node = self.store.new_node(value, perms.clone());
-            self.put(&path.until(end), node);
+            let made = if last { path.clone() } else { Path::from(key) };
+            match &mut self.transaction {
+                Some(transaction) => {
+                    self.store.spend(1, key.bytes.len());
+                    transaction.make(&made, node, removed.is_some_and(|end| end < key.bytes.len()));
+                }
+                None => self.store.put(&made, node),
+            }
         }
         self.tell(path, None, Some(perms));
         Ok(())
@@ -198,7 +206,7 @@ impl View<'_> {
 
     /// May the actor make the nodes that are missing between the first `above` bytes of `path` and all of it, with a
     /// value of `value` bytes in the last?
-    fn afford_nodes(&self, path: &Path, above: usize, value: usize, perms: &Perms) -> Result<(), XsError> {
+    fn afford_nodes(&mut self, path: &Path, above: usize, value: usize, perms: &Perms) -> Result<(), XsError> {
         let domid = self.actor.domid;
         let (mut nodes, mut entries, mut bytes, mut kept) = (0, 0, 0, 0);
         for key in path.keys_above().filter(|key| key.bytes.len() > above) {
@@ -206,17 +214,16 @@ impl View<'_> {
             nodes += 1;
             bytes += place_cost(key.bytes.len(), perms) + parts_cost(value, perms);
             if let Some(transaction) = &self.transaction {
-                entries += usize::from(!transaction.knows(&key));
-                kept += transaction.price_to_set(self.store, &key, value, perms);
+                let (price, is_new) = transaction.price_to_set(&key, value, perms);
+                entries += usize::from(is_new);
+                kept += price;
             }
         }
+        self.store.spend(nodes, nodes * prefix_work(path.key().len()));
         let owned = self.store.account(domid).nodes;
-        let is_over = |more: isize| owned.saturating_add_signed(more) + nodes > self.quotas.nodes;
-        let is_full = match &self.transaction {
-            None => is_over(0),
-            // Counting what was removed takes a search for each of the domain's nodes.
-            Some(tx) => is_over(tx.owned(domid)) && is_over(tx.owned_exactly(self.store, domid)),
-        };
+        // What lies below nodes that a transaction removed counts until it is committed, as it does for the commit.
+        let more = self.transaction.as_ref().map_or(0, |tx| tx.owned(domid));
+        let is_full = owned.saturating_add_signed(more) + nodes > self.quotas.nodes;
         if is_full || self.has_no_entries(entries) {
             return Err(XsError::NoSpc);
         }
@@ -229,7 +236,7 @@ impl View<'_> {
             return Ok(());
         }
         let new = place_cost(path.key().len(), perms) + parts_cost(value, perms);
-        let kept = self.transaction.as_ref().map_or(0, |tx| tx.price_to_set(self.store, path, value, perms));
+        let kept = self.transaction.as_ref().map_or(0, |tx| tx.price_to_set(path, value, perms).0);
         self.afford(old.perms.owner(), new.saturating_sub(old.cost(path)), kept)
     }
 
