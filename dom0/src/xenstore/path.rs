@@ -30,16 +30,17 @@ pub struct Path {
     rank: Rank,
 }
 
-/// What is compared before any bytes.
+/// What is compared before any bytes. From its top bits down: the bytes of the path above, in 12 bits, which say where the
+/// last slash is; a hash of the path above, in 24; the first two characters of the name, in 14; a hash of the name, if that
+/// is a long one, in 14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rank {
-    /// Bytes of the path above: where the last slash is.
-    above: u16,
-    /// Hash of the name, if it is a long one; else 0.
-    name: u16,
-    /// Hash of the path above.
-    hash: u32,
-}
+struct Rank(u64);
+
+/// Where the parts of a rank begin.
+const ABOVE: u32 = 52;
+const HASH: u32 = 28;
+const BEGIN: u32 = 14;
+const _: () = assert!(XENSTORE_ABS_PATH_MAX < 1 << (64 - ABOVE));
 
 /// Bytes of names, with the slash before them, that are compared without a hash.
 const SHORT: usize = 64;
@@ -138,9 +139,28 @@ impl Rank {
     /// That of a path whose path above ends at `above` and has this hash.
     fn new(bytes: &[u8], above: usize, hash: u32) -> Rank {
         let name = &bytes[above..];
-        let name = if name.len() > SHORT { hash_of(name, name.len()) as u16 } else { 0 };
-        // A checked path is no longer than 3072 bytes.
-        Rank { above: above as u16, name, hash }
+        let hash = u64::from(hash) & ((1 << (ABOVE - HASH)) - 1);
+        let begin = match name {
+            [_, first, second, ..] => u64::from(*first) << 7 | u64::from(*second),
+            [_, first] => u64::from(*first) << 7,
+            _ => 0,
+        };
+        let long = if name.len() > SHORT { hash_of(name, name.len()) & ((1 << BEGIN) - 1) } else { 0 };
+        Rank((above as u64) << ABOVE | hash << HASH | begin << BEGIN | long)
+    }
+
+    fn above(self) -> usize {
+        (self.0 >> ABOVE) as usize
+    }
+
+    /// What all children of a node have in common.
+    fn of_parent(self) -> u64 {
+        self.0 >> HASH
+    }
+
+    /// What paths are in order of, before their bytes.
+    fn of_order(self) -> u64 {
+        self.0 >> BEGIN
     }
 }
 
@@ -260,14 +280,14 @@ impl Path {
     pub(crate) fn parent_key(&self) -> Option<Key<'_>> {
         #[cfg(test)]
         super::looks::note();
-        (!self.is_root() && !self.is_special()).then(|| Key::of(&self.bytes[..usize::from(self.rank.above)]))
+        (!self.is_root() && !self.is_special()).then(|| Key::of(&self.bytes[..self.rank.above()]))
     }
 
     /// The last part; nothing for the root.
     pub(crate) fn name(&self) -> &[u8] {
         #[cfg(test)]
         super::looks::note();
-        self.bytes.get(usize::from(self.rank.above) + 1..).unwrap_or_default()
+        self.bytes.get(self.rank.above() + 1..).unwrap_or_default()
     }
 
     /// Number of parts.
@@ -395,7 +415,7 @@ impl<'a> Key<'a> {
     pub(crate) fn is_below(self, top: &Path) -> bool {
         let end = top.bytes.len();
         // Whatever is below has at least that much above it.
-        if usize::from(self.rank.above) < end || self.bytes.get(end) != Some(&0) {
+        if self.rank.above() < end || self.bytes.get(end) != Some(&0) {
             return false;
         }
         #[cfg(test)]
@@ -405,22 +425,20 @@ impl<'a> Key<'a> {
 
     /// What is first of all that may be below a path of this one's length.
     pub(crate) fn first_below(self) -> Key<'a> {
-        let above = self.bytes.len() as u16;
-        Key { rank: Rank { above, name: 0, hash: 0 }, bytes: self.bytes }
+        Key { rank: Rank((self.bytes.len() as u64) << ABOVE), bytes: self.bytes }
     }
 
     /// The name, with the slash before it.
     fn rest(&self) -> &'a [u8] {
-        &self.bytes[usize::from(self.rank.above)..]
+        &self.bytes[self.rank.above()..]
     }
 
     /// The path above.
     fn prefix(&self) -> &'a [u8] {
-        &self.bytes[..usize::from(self.rank.above)]
+        &self.bytes[..self.rank.above()]
     }
 
     /// The order of what is above two paths of equal names and ranks.
-    #[inline(never)]
     fn prefix_cmp(self, other: Key<'_>) -> Ordering {
         // Many are clones of each other.
         if core::ptr::eq(self.bytes, other.bytes) {
@@ -435,7 +453,7 @@ impl<'a> Key<'a> {
     fn long_cmp(self, other: Key<'_>) -> Ordering {
         let ((mine, its), short) = ((self.rest(), other.rest()), |rest: &'_ [u8]| rest.len().min(SHORT));
         let begin = mine[..short(mine)].cmp(&its[..short(its)]);
-        begin.then_with(|| self.rank.name.cmp(&other.rank.name)).then_with(|| {
+        begin.then_with(|| self.rank.0.cmp(&other.rank.0)).then_with(|| {
             #[cfg(test)]
             super::looks::note_bytes(mine.len());
             mine.cmp(its)
@@ -464,11 +482,16 @@ impl Place for Key<'_> {
 }
 
 impl Ord for Key<'_> {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        let (mine, its) = (self.rank, other.rank);
-        if (mine.above, mine.hash) != (its.above, its.hash) {
-            return (mine.above, mine.hash).cmp(&(its.above, its.hash));
-        }
+        let ranks = self.rank.of_order().cmp(&other.rank.of_order());
+        if ranks.is_ne() { ranks } else { self.bytes_cmp(other) }
+    }
+}
+
+impl Key<'_> {
+    /// The order of paths of which all that their ranks are in order of is the same.
+    fn bytes_cmp(&self, other: &Key<'_>) -> Ordering {
         let (name, other_name) = (self.rest(), other.rest());
         let names = if name.len().max(other_name.len()) <= SHORT {
             name.cmp(other_name)
@@ -550,10 +573,19 @@ pub(crate) fn children<'a, V>(
     parent: &'a Path,
 ) -> impl Iterator<Item = (&'a Path, &'a V)> {
     let key = parent.key();
+    children_of(map, key, hash_of(key, key.len()) as u32)
+}
+
+/// As [`children`]; of a parent of this hash.
+fn children_of<'a, V>(
+    map: &'a BTreeMap<Path, V>,
+    key: &'a [u8],
+    hash: u32,
+) -> impl Iterator<Item = (&'a Path, &'a V)> {
     // A child has this above it, and goes on where this ends.
-    let start = Key { rank: Rank::new(key, key.len(), hash_of(key, key.len()) as u32), bytes: key };
+    let start = Key { rank: Rank::new(key, key.len(), hash), bytes: key };
     map.range::<dyn Place, _>((Bound::Excluded(&start as &dyn Place), Bound::Unbounded))
-        .take_while(move |(path, _)| (path.rank.above, path.rank.hash) == (start.rank.above, start.rank.hash))
+        .take_while(move |(path, _)| path.rank.of_parent() == start.rank.of_parent())
         .filter(move |(path, _)| {
             #[cfg(test)]
             super::looks::note_bytes(key.len());
@@ -568,10 +600,10 @@ pub(crate) fn at_or_above<'a, T>(
     path: impl Fn(&T) -> &Path + Copy + 'a,
     key: Key<'a>,
 ) -> impl Iterator<Item = &'a T> {
-    let above = |at: Option<&T>| at.map(|item| path(item).rank.above);
+    let above = |at: Option<&T>| at.map(|item| path(item).rank.above());
     let (first, last) = (above(list.first()), above(list.last()));
     // The root is above all, and is never in such a list.
-    let may_be = move |key: &Key<'_>| first <= Some(key.rank.above) && Some(key.rank.above) <= last;
+    let may_be = move |key: &Key<'_>| first <= Some(key.rank.above()) && Some(key.rank.above()) <= last;
     let keys = first.is_some().then(|| key.and_above()).into_iter().flatten();
     keys.filter(may_be).flat_map(move |key| {
         let start = list.partition_point(|item| path(item).place() < key);
@@ -653,7 +685,7 @@ mod tests {
     fn the_same_hash_is_no_error() {
         let path = |text: &str| {
             let mut path = Path::absolute(text.as_bytes()).unwrap();
-            path.rank.hash = Path::absolute(b"/a/x").unwrap().rank.hash;
+            path.rank = Rank::new(&path.bytes, 2, 0);
             path
         };
         let all = ["/a/p", "/a/q", "/b/p", "/b/q", "/c/p"].map(path);
@@ -662,7 +694,8 @@ mod tests {
         assert!(all.iter().all(|path| map.contains_key(path)));
         assert!(!map.contains_key(&path("/c/q")) && path("/b/p") != path("/c/p"));
         let parent = Path::absolute(b"/a").unwrap();
-        let names: Vec<_> = children(&map, &parent).map(|(path, ())| path.to_string()).collect();
+        let names: Vec<_> =
+            children_of(&map, parent.key(), 0).map(|(path, ())| path.to_string()).collect();
         assert_eq!(names, ["/a/p", "/a/q"]);
     }
 

@@ -1,6 +1,6 @@
 //! The server as its clients see it.
 
-mod attack;
+mod charges;
 mod clients;
 mod cost;
 mod domains;

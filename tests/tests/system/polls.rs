@@ -8,7 +8,12 @@ use crate::{Case, cases};
 const MIB: usize = 1024 * 1024;
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![polls: no_poll_takes_a_millisecond, no_file_and_no_line_takes_a_millisecond].into()
+    cases![
+        polls: no_poll_takes_a_millisecond,
+        no_file_and_no_line_takes_a_millisecond,
+        no_request_of_the_store_takes_a_millisecond,
+    ]
+    .into()
 }
 
 /// Instructions that a poll may take: 1 ms at one a nanosecond, which is what QEMU's TSC counts here.
@@ -58,6 +63,35 @@ fn no_file_and_no_line_takes_a_millisecond() -> Result<()> {
         .says("long.cfg: 2097161 bytes: a configuration has at most 65536")?
         .says("values.cfg: more than 512 values")?
         .says("and 478 keys more that are ignored")?;
+    no_long_polls(&run)
+}
+
+/// Requests of guests for which much is to be looked at, or compared.
+fn no_request_of_the_store_takes_a_millisecond() -> Result<()> {
+    const CASES: [&str; 8] = [
+        "directories",
+        "transactions",
+        "subtrees",
+        "quotas",
+        "prefixes",
+        "removals",
+        "long-commits",
+        "long-perms",
+    ];
+    let mut machine = Machine::new("polls-store").seconds(600).with(|machine| {
+        machine.qemu_arguments.extend(xtask::qemu::ICOUNT.map(String::from));
+        machine.dom0_arguments = format!("poll-limit={LIMIT}");
+    });
+    for case in CASES {
+        machine = machine
+            .line(&format!("xl create /boot/hostile.cfg name='{case}' extra='case={case}'"))
+            .line("sleep 2")
+            .line(&format!("xl destroy {case}"));
+    }
+    let run = machine.run()?.succeeded()?;
+    for case in CASES {
+        run.require(run.console().contains(&format!("hostile: {case} from now on")), case)?;
+    }
     no_long_polls(&run)
 }
 

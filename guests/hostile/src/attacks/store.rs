@@ -1,6 +1,7 @@
 //! Requests of xenstore that cost its daemon more than this domain.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::pin::pin;
@@ -10,7 +11,7 @@ use frontends::xenbus::{Nodes, StoreError, Transaction, Xenstore};
 use pvrt::boot::StoreInfo;
 use pvrt::event::Port;
 use pvrt::executor::join_all;
-use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_READ, XS_SET_PERMS, XsdSockmsg, client};
+use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_READ, XS_RESET_WATCHES, XS_SET_PERMS, XS_WATCH, XsdSockmsg, client};
 use zerocopy::IntoBytes;
 
 type Result<T> = core::result::Result<T, StoreError>;
@@ -139,7 +140,7 @@ pub(super) async fn transactions(store: Xenstore) -> Result<()> {
 /// Deep and broad subtrees made and removed.
 pub(super) async fn subtrees(store: Xenstore) -> Result<()> {
     let store = &store;
-    let deep = "/a".repeat(200);
+    let deep = "/a".repeat(50);
     let deep = &deep;
     loop {
         all(2, |n| async move { store.mkdir(&format!("{HOME}/s/{n}{deep}")).await }).await?;
@@ -203,6 +204,94 @@ pub(super) async fn unheard(store: Xenstore) -> Result<()> {
     loop {
         pvrt::hypercall::sched::yield_cpu();
     }
+}
+
+/// A path that is nearly as long as may be, and above everything else here: to compare two takes all of it.
+async fn long(store: &Xenstore) -> Result<String> {
+    let own = store.read_str("domid").await?;
+    Ok(format!("/local/domain/{own}/{HOME}/{}", "p".repeat(2700)))
+}
+
+/// A transaction that has removed many subtrees, and is asked for deep paths beside them: some are made, and then a quota
+/// refuses one for ever.
+pub(super) async fn prefixes(store: Xenstore) -> Result<()> {
+    let long = long(&store).await?;
+    for n in 0..60 {
+        calm(store.mkdir(&format!("{long}/a{n:02}/c")).await)?;
+    }
+    let transaction = store.begin().await?;
+    for n in 0..60 {
+        calm(transaction.rm(&format!("{long}/a{n:02}")).await)?;
+    }
+    for n in 0.. {
+        let deep = format!("{long}/{n}{}", "/b".repeat(57));
+        while calm(transaction.mkdir(&deep).await)?.is_none() {}
+    }
+    Ok(())
+}
+
+/// Commits that remove many such subtrees, and as many watches, made and reset.
+pub(super) async fn removals(store: Xenstore) -> Result<()> {
+    let long = long(&store).await?;
+    loop {
+        for n in 0..60 {
+            calm(store.mkdir(&format!("{long}/a{n:02}/c")).await)?;
+        }
+        let transaction = store.begin().await?;
+        for n in 0..60 {
+            calm(transaction.rm(&format!("{long}/a{n:02}")).await)?;
+        }
+        calm(transaction.commit().await)?;
+        for n in 0..128 {
+            let path = format!("{long}/{n:03}");
+            calm(store.request(XS_WATCH, &[path.as_bytes(), b"\0t\0"]).await)?;
+        }
+        calm(store.request(XS_RESET_WATCHES, &[b"\0"]).await)?;
+    }
+}
+
+/// Commits of as many long names as there may be: made, and removed again.
+pub(super) async fn long_commits(store: Xenstore) -> Result<()> {
+    let path = &long(&store).await?;
+    let name = &"n".repeat(250);
+    calm(store.mkdir(path).await)?;
+    loop {
+        let part = store.begin().await?;
+        let made = &part;
+        all(140, |n| async move { made.write(&format!("{path}/{name}{n}"), "x").await }).await?;
+        calm(part.commit().await)?;
+        let part = store.begin().await?;
+        let gone = &part;
+        all(140, |n| async move { gone.rm(&format!("{path}/{name}{n}")).await }).await?;
+        calm(part.commit().await)?;
+    }
+}
+
+/// Commits that change the permissions of many long names.
+pub(super) async fn long_perms(store: Xenstore) -> Result<()> {
+    let own = store.read_str("domid").await?;
+    let path = &long(&store).await?;
+    let name = &"n".repeat(250);
+    all(120, |n| {
+        let store = store.clone();
+        async move { store.mkdir(&format!("{path}/{name}{n}")).await }
+    })
+    .await?;
+    for round in 0u64.. {
+        let perms = &match round % 2 {
+            0 => format!("n{own}\0b102\0b103\0b104\0b105\0"),
+            _ => format!("n{own}\0b106\0b107\0b108\0b109\0"),
+        };
+        let transaction = store.begin().await?;
+        let part = &transaction;
+        all(120, |n| async move {
+            let path = format!("{path}/{name}{n}");
+            part.request(XS_SET_PERMS, &[path.as_bytes(), b"\0", perms.as_bytes()]).await.map(drop)
+        })
+        .await?;
+        calm(transaction.commit().await)?;
+    }
+    Ok(())
 }
 
 /// Requests whose replies are never taken.
