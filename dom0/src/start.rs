@@ -10,7 +10,7 @@ use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
 use crate::commands::{Ending, Shell, Terminal};
 use crate::toolstack::Toolstack;
-use crate::xenstore::{Quotas, Xenstore, serve_rings};
+use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
 
 /// Brings the control domain up and runs its shell, for ever.
 ///
@@ -31,6 +31,7 @@ pub async fn start(boot: BootInfo) {
         }
         None => Bundle::default(),
     };
+    xenstore::set_hash_seed(time::tsc());
     let store = Xenstore::new(Quotas::XEN);
     spawn(serve_rings(store.clone()));
     spawn(store.clone().settle());

@@ -38,7 +38,7 @@ mod tests;
 pub use client::{Client, Nodes, Transaction, Xenstore};
 pub use connection::{ConnId, Failure};
 pub use error::XsError;
-pub use path::Path;
+pub use path::{Path, set_hash_seed};
 pub use perms::{Access, Perm, Perms};
 pub use quota::{DomainFigures, Figures, Quotas};
 pub use rings::serve_rings;

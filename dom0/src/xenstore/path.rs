@@ -8,6 +8,7 @@ use core::borrow::Borrow;
 use core::cmp::Ordering;
 use core::fmt;
 use core::ops::Bound;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ring_abi::io::xs_wire::{XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX};
 
@@ -23,7 +24,7 @@ use super::error::XsError;
 /// ([`children`]), in order of their names; and each node comes after the one above it. Names that begin with the same
 /// [`SHORT`] bytes are in order of a hash of their own.
 ///
-/// Paths above with the same hash are no error. Whoever makes such pays for it by the bytes that are compared then.
+/// Paths above with the same hash are no error: they are compared by their bytes.
 #[derive(Clone)]
 pub struct Path {
     bytes: Arc<[u8]>,
@@ -45,8 +46,18 @@ const _: () = assert!(XENSTORE_ABS_PATH_MAX < 1 << (64 - ABOVE));
 /// Bytes of names, with the slash before them, that are compared without a hash.
 const SHORT: usize = 64;
 
-/// Where a hash begins.
-const SEED: u64 = 0x243f_6a88_85a3_08d3;
+/// Where each hash begins: see [`set_hash_seed`].
+static SEED: AtomicU64 = AtomicU64::new(0x243f_6a88_85a3_08d3);
+
+/// Has hashes begin with a number that guests do not know: else they could look for paths of which all have the same.
+/// To be called before there is any path.
+pub fn set_hash_seed(seed: u64) {
+    SEED.store(seed, Relaxed);
+}
+
+fn seed() -> u64 {
+    SEED.load(Relaxed)
+}
 
 /// Goes on with a hash by eight bytes.
 fn mix(hash: u64, word: u64) -> u64 {
@@ -56,7 +67,8 @@ fn mix(hash: u64, word: u64) -> u64 {
 
 /// The eight bytes from `at` on; beyond the end, zeros.
 fn word_at(bytes: &[u8], at: usize) -> u64 {
-    let word = |from: usize| bytes.get(from..from + 8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+    let word =
+        |from: usize| bytes.get(from..from + 8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
     if let Some(word) = word(at) {
         return word;
     }
@@ -71,7 +83,7 @@ fn hash_of(bytes: &[u8], end: usize) -> u64 {
     #[cfg(test)]
     super::looks::note_bytes(end);
     let (words, rest) = bytes[..end].as_chunks::<8>();
-    let hash = words.iter().fold(SEED, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash = words.iter().fold(seed(), |hash, word| mix(hash, u64::from_le_bytes(*word)));
     let last = if rest.is_empty() { 0 } else { low(word_at(bytes, end - rest.len()), rest.len()) };
     mix(hash, last)
 }
@@ -96,7 +108,7 @@ impl<'a> Cuts<'a> {
     fn of(bytes: &'a [u8]) -> Cuts<'a> {
         #[cfg(test)]
         super::looks::note_bytes(bytes.len());
-        let mut cuts = Cuts { bytes, at: 0, hash: SEED, word: 0, slashes: 0 };
+        let mut cuts = Cuts { bytes, at: 0, hash: seed(), word: 0, slashes: 0 };
         cuts.load();
         cuts
     }
@@ -399,7 +411,7 @@ impl<'a> Key<'a> {
         let is_special = self.bytes.first() == Some(&b'@');
         let root = is_special.then_some((0, 0));
         // A special name has no slash.
-        let mut above = (0, mix(SEED, 0) as u32);
+        let mut above = (0, mix(seed(), 0) as u32);
         let cuts = root.into_iter().chain(Cuts::of(self.bytes)).map(move |(at, hash)| {
             let bytes = &self.bytes[..at];
             let key = Key { rank: Rank::new(bytes, above.0, above.1), bytes };
@@ -694,8 +706,7 @@ mod tests {
         assert!(all.iter().all(|path| map.contains_key(path)));
         assert!(!map.contains_key(&path("/c/q")) && path("/b/p") != path("/c/p"));
         let parent = Path::absolute(b"/a").unwrap();
-        let names: Vec<_> =
-            children_of(&map, parent.key(), 0).map(|(path, ())| path.to_string()).collect();
+        let names: Vec<_> = children_of(&map, parent.key(), 0).map(|(path, ())| path.to_string()).collect();
         assert_eq!(names, ["/a/p", "/a/q"]);
     }
 

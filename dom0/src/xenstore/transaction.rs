@@ -472,7 +472,9 @@ impl Commit {
         while store.work().wrapping_sub(start) < work {
             let rest = work - store.work().wrapping_sub(start);
             let at = self.at.as_ref();
-            if self.is_checked && let Some(top) = self.transaction.removed.get(self.taken_out) {
+            if self.is_checked
+                && let Some(top) = self.transaction.removed.get(self.taken_out)
+            {
                 self.taken_out += 1;
                 self.outcomes.extend(store.remove(top));
                 continue;

@@ -206,7 +206,13 @@ impl View<'_> {
 
     /// May the actor make the nodes that are missing between the first `above` bytes of `path` and all of it, with a
     /// value of `value` bytes in the last?
-    fn afford_nodes(&mut self, path: &Path, above: usize, value: usize, perms: &Perms) -> Result<(), XsError> {
+    fn afford_nodes(
+        &mut self,
+        path: &Path,
+        above: usize,
+        value: usize,
+        perms: &Perms,
+    ) -> Result<(), XsError> {
         let domid = self.actor.domid;
         let (mut nodes, mut entries, mut bytes, mut kept) = (0, 0, 0, 0);
         for key in path.keys_above().filter(|key| key.bytes.len() > above) {

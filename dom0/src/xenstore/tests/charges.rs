@@ -100,7 +100,10 @@ fn requests() -> impl Strategy<Value = Vec<(u32, String, bool, usize)>> {
         (0usize..100).prop_map(|at| format!("{}{at}", "n".repeat(240))),
         (1usize..50).prop_map(|deep| format!("z{}", "/b".repeat(deep))),
     ];
-    let request = (prop_oneof![4 => (top, name).prop_map(|(top, name)| format!("{top}/{name}")), 1 => Just(long())], any::<u8>())
+    let request = (
+        prop_oneof![4 => (top, name).prop_map(|(top, name)| format!("{top}/{name}")), 1 => Just(long())],
+        any::<u8>(),
+    )
         .prop_map(|(path, which)| match which % 16 {
             0..=3 => (wire::XS_MKDIR, format!("{path}\0")),
             4..=5 => (wire::XS_WRITE, format!("{path}\0value")),
@@ -118,7 +121,10 @@ fn requests() -> impl Strategy<Value = Vec<(u32, String, bool, usize)>> {
             },
         });
     let repeated = (request, any::<bool>(), prop_oneof![3 => Just(1usize), 1 => 1usize..80]);
-    prop::collection::vec(repeated.prop_map(|((kind, text), within, times)| (kind, text, within, times)), 1..60)
+    prop::collection::vec(
+        repeated.prop_map(|((kind, text), within, times)| (kind, text, within, times)),
+        1..60,
+    )
 }
 
 proptest! {

@@ -11,7 +11,9 @@ use frontends::xenbus::{Nodes, StoreError, Transaction, Xenstore};
 use pvrt::boot::StoreInfo;
 use pvrt::event::Port;
 use pvrt::executor::join_all;
-use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_READ, XS_RESET_WATCHES, XS_SET_PERMS, XS_WATCH, XsdSockmsg, client};
+use ring_abi::io::xs_wire::{
+    XS_DIRECTORY, XS_READ, XS_RESET_WATCHES, XS_SET_PERMS, XS_WATCH, XsdSockmsg, client,
+};
 use zerocopy::IntoBytes;
 
 type Result<T> = core::result::Result<T, StoreError>;
@@ -230,7 +232,7 @@ pub(super) async fn prefixes(store: Xenstore) -> Result<()> {
     Ok(())
 }
 
-/// Commits that remove many such subtrees, and as many watches, made and reset.
+/// A deep path made and removed, commits that remove many such subtrees, and as many watches, made and reset.
 pub(super) async fn removals(store: Xenstore) -> Result<()> {
     let long = long(&store).await?;
     loop {
@@ -242,6 +244,8 @@ pub(super) async fn removals(store: Xenstore) -> Result<()> {
             calm(transaction.rm(&format!("{long}/a{n:02}")).await)?;
         }
         calm(transaction.commit().await)?;
+        calm(store.mkdir(&format!("{long}/d{}", "/b".repeat(57))).await)?;
+        calm(store.rm(&format!("{long}/d")).await)?;
         for n in 0..128 {
             let path = format!("{long}/{n:03}");
             calm(store.request(XS_WATCH, &[path.as_bytes(), b"\0t\0"]).await)?;
