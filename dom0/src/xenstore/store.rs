@@ -240,7 +240,8 @@ impl Store {
             let from = sweep.open.len();
             // Below a node that is newer, there may be buried ones as well.
             sweep.open.extend(path::children(&self.nodes, &path).map(|(child, _)| (child.clone(), false)));
-            self.spend(1, (sweep.open.len() - from) * NODE_WORK / 4);
+            let each = NODE_WORK / 4 + path::prefix_work(path.key().len());
+            self.spend(1, (sweep.open.len() - from) * each);
             return Ok((sweep, None));
         }
         let is_buried = |node: &Node| node.generation <= sweep.until;
@@ -338,7 +339,7 @@ impl Store {
         };
         let next = self.named.range((from, Bound::Unbounded)).next();
         let path = next.filter(|(named, _)| *named == domid)?.1.clone();
-        self.spend(1, 0);
+        self.spend(1, path.key().len());
         // A hidden one is being swept.
         let Some(perms) = self.get(&path).map(|node| node.perms.clone()) else { return Some((path, None)) };
         if perms.owner() == domid && !path.is_root() {

@@ -193,11 +193,18 @@ impl Transaction {
         parts_cost(value, perms) + if perms.owner() == self.domid { 0 } else { OWNER_PLACE }
     }
 
-    /// The node, without making the commit depend on it.
-    pub(crate) fn peek<'a>(&'a self, store: &'a Store, key: &dyn Place) -> Option<&'a Node> {
-        match self.entries.get(key) {
+    /// The node, without making the commit depend on it. `removed` is [`Transaction::end_of_removed`] of this path, or of one
+    /// below it.
+    pub(crate) fn peek<'a>(
+        &'a self,
+        store: &'a Store,
+        key: Key<'_>,
+        removed: Option<usize>,
+    ) -> Option<&'a Node> {
+        match self.entries.get(&key as &dyn Place) {
             Some(entry) => entry.now.as_ref(),
-            None => self.below_entries(store, key),
+            None if removed.is_some_and(|end| end < key.bytes.len()) => None,
+            None => store.find(&key),
         }
     }
 

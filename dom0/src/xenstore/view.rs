@@ -13,6 +13,9 @@ use super::transaction::Transaction;
 /// Work that a child's place in a list stands for, in bytes moved.
 const LISTED_WORK: usize = 16;
 
+/// The nearest node above a path, and where its path ends in that one.
+type Above = (usize, Node);
+
 /// The tree as one request sees it.
 pub(crate) struct View<'a> {
     pub(crate) store: &'a mut Store,
@@ -72,7 +75,7 @@ impl View<'_> {
         if !self.actor.privileged() && value.len() > self.quotas.value_bytes {
             return Err(XsError::NoSpc);
         }
-        match self.permitted(path, Want::Write) {
+        match self.permitted_or_above(path, Want::Write)? {
             Ok(node) => {
                 self.afford_change(path, &node, value.len(), &node.perms)?;
                 let generation = self.store.next_generation();
@@ -81,8 +84,7 @@ impl View<'_> {
                 self.tell(path, Some(perms.clone()), Some(perms));
                 Ok(())
             }
-            Err(XsError::NoEnt) => self.create(path, Arc::from(value)),
-            Err(error) => Err(error),
+            Err(above) => self.create(path, above, Arc::from(value)),
         }
     }
 
@@ -91,13 +93,12 @@ impl View<'_> {
     /// # Errors
     /// As [`View::write`].
     pub(crate) fn mkdir(&mut self, path: &Path) -> Result<(), XsError> {
-        match self.permitted(path, Want::Write) {
+        match self.permitted_or_above(path, Want::Write)? {
             Ok(_) => Ok(()),
-            Err(XsError::NoEnt) => {
+            Err(above) => {
                 let empty = self.store.empty_value();
-                self.create(path, empty)
+                self.create(path, above, empty)
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -152,22 +153,29 @@ impl View<'_> {
     /// The node, if the actor may have `want` of it. A missing node is `ENOENT` only to who could have
     /// had `want` of the nearest node above, else `EACCES`.
     fn permitted(&mut self, path: &Path, want: Want) -> Result<Node, XsError> {
-        match self.lookup(path)? {
-            Some(node) if node.perms.allow(self.actor, want) => Ok(node),
-            Some(_) => Err(XsError::Acces),
-            None => {
-                let (_, above) = self.nearest_above(path)?;
-                Err(if above.perms.allow(self.actor, want) { XsError::NoEnt } else { XsError::Acces })
-            }
-        }
+        self.permitted_or_above(path, want)?.map_err(|_| XsError::NoEnt)
+    }
+
+    /// As [`View::permitted`]; in place of `ENOENT`, the nearest node above.
+    fn permitted_or_above(&mut self, path: &Path, want: Want) -> Result<Result<Node, Above>, XsError> {
+        let found = match self.lookup(path)? {
+            Some(node) => Ok(node),
+            None => Err(self.nearest_above(path)?),
+        };
+        let (Ok(node) | Err((_, node))) = &found;
+        if node.perms.allow(self.actor, want) { Ok(found) } else { Err(XsError::Acces) }
     }
 
     /// The nearest node above `path` that exists, and where its path ends in this one's.
-    fn nearest_above(&mut self, path: &Path) -> Result<(usize, Node), XsError> {
+    fn nearest_above(&mut self, path: &Path) -> Result<Above, XsError> {
         let mut asked = 0;
+        let removed = self.transaction.as_ref().and_then(|tx| tx.end_of_removed(path));
         let end = path.nearest_above(|key| {
             asked += 1;
-            self.peek(&key).is_some()
+            match &self.transaction {
+                Some(transaction) => transaction.peek(self.store, key, removed).is_some(),
+                None => self.store.find(&key).is_some(),
+            }
         });
         self.store.spend(asked, asked * path.key().len());
         let node = self.lookup(&path.until(end))?.ok_or(XsError::NoEnt)?;
@@ -176,8 +184,7 @@ impl View<'_> {
 
     /// Makes `path` and what is missing above it, with permissions inherited from above; an
     /// unprivileged domain owns what it makes.
-    fn create(&mut self, path: &Path, value: Arc<[u8]>) -> Result<(), XsError> {
-        let (above, node) = self.nearest_above(path)?;
+    fn create(&mut self, path: &Path, (above, node): Above, value: Arc<[u8]>) -> Result<(), XsError> {
         if !self.actor.privileged() && path.levels() > self.quotas.levels {
             return Err(XsError::NoSpc);
         }
@@ -278,13 +285,6 @@ impl View<'_> {
             return Err(XsError::NoSpc);
         }
         self.afford(self.actor.domid, 0, price)
-    }
-
-    fn peek(&self, key: &dyn Place) -> Option<&Node> {
-        match &self.transaction {
-            Some(transaction) => transaction.peek(self.store, key),
-            None => self.store.find(key),
-        }
     }
 
     fn lookup(&mut self, path: &Path) -> Result<Option<Node>, XsError> {
