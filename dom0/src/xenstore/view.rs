@@ -153,17 +153,26 @@ impl View<'_> {
     /// The node, if the actor may have `want` of it. A missing node is `ENOENT` only to who could have
     /// had `want` of the nearest node above, else `EACCES`.
     fn permitted(&mut self, path: &Path, want: Want) -> Result<Node, XsError> {
-        self.permitted_or_above(path, want)?.map_err(|_| XsError::NoEnt)
+        match self.lookup(path)? {
+            Some(node) if node.perms.allow(self.actor, want) => Ok(node),
+            Some(_) => Err(XsError::Acces),
+            None => self.permitted_above(path, want).and(Err(XsError::NoEnt)),
+        }
     }
 
     /// As [`View::permitted`]; in place of `ENOENT`, the nearest node above.
     fn permitted_or_above(&mut self, path: &Path, want: Want) -> Result<Result<Node, Above>, XsError> {
-        let found = match self.lookup(path)? {
-            Some(node) => Ok(node),
-            None => Err(self.nearest_above(path)?),
-        };
-        let (Ok(node) | Err((_, node))) = &found;
-        if node.perms.allow(self.actor, want) { Ok(found) } else { Err(XsError::Acces) }
+        match self.lookup(path)? {
+            Some(node) if node.perms.allow(self.actor, want) => Ok(Ok(node)),
+            Some(_) => Err(XsError::Acces),
+            None => self.permitted_above(path, want).map(Err),
+        }
+    }
+
+    #[inline(never)]
+    fn permitted_above(&mut self, path: &Path, want: Want) -> Result<Above, XsError> {
+        let above = self.nearest_above(path)?;
+        if above.1.perms.allow(self.actor, want) { Ok(above) } else { Err(XsError::Acces) }
     }
 
     /// The nearest node above `path` that exists, and where its path ends in this one's.
