@@ -389,7 +389,10 @@ impl Server {
                 self.answer(conn, header, result.map(|()| Vec::from(OK)));
             }
             let mut queue = core::mem::take(&mut self.deferred);
+            let before = self.left.len();
             self.leave_for(Some(conn), &mut queue);
+            // In front: whoever waits for the commit waits for this too.
+            self.left.rotate_left(before);
         }
         self.deferred = others;
         self.committing.is_some()
@@ -591,6 +594,15 @@ impl Server {
         }
     }
 
+    /// As [`Server::settle_commit`], but what the commit leaves for everybody is put in front of the queue.
+    fn work_on_commit(&mut self, queue: &mut VecDeque<Deferred>) -> bool {
+        let before = self.left.len();
+        let is_more = self.settle_commit(1);
+        let more = self.left.len() - before;
+        self.left.drain(..more).rev().for_each(|left| queue.push_front(left));
+        is_more
+    }
+
     /// Does a piece; answers the rest of it. What comes before that rest is put in front of the queue.
     fn work_on(&mut self, deferred: Deferred, queue: &mut VecDeque<Deferred>) -> Option<Deferred> {
         match deferred {
@@ -637,14 +649,14 @@ impl Server {
                 Err(top) => Some(Deferred::Change(top, Told::default())),
             },
             Deferred::Forget(domid, after) => {
-                if self.settle_commit(1) {
+                if self.work_on_commit(queue) {
                     return Some(Deferred::Forget(domid, after));
                 }
                 let (path, outcome) = self.store.forget_next(domid, after.as_ref())?;
                 queue.push_front(Deferred::Forget(domid, Some(path)));
                 outcome.map(Deferred::from)
             }
-            Deferred::Commit => self.settle_commit(1).then_some(Deferred::Commit),
+            Deferred::Commit => self.work_on_commit(queue).then_some(Deferred::Commit),
             Deferred::Mark(mark) => {
                 self.marks.1 = mark;
                 None

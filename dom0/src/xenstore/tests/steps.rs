@@ -287,6 +287,28 @@ fn what_dom0_changes_while_a_commit_is_checked_is_a_conflict() {
     }
 }
 
+/// Whoever waits for the end of a domain waits for what its commit leaves, whoever ends the commit: the domain's number may
+/// be another's then.
+#[test]
+fn what_is_left_of_a_dead_domain_has_what_its_commit_leaves() {
+    for by_others in [false, true] {
+        let mut bed = Bed::new(1);
+        let tx = writes_many(&mut bed);
+        bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
+        let (conn, ring) = bed.rings.get_mut(&1).unwrap();
+        assert!(bed.server.exchange(*conn, ring).unwrap().again);
+        bed.server.domain_destroyed(1);
+        assert!(bed.server.committing.is_some());
+        let mark = bed.server.mark_left();
+        if by_others {
+            bed.server.finish_commit();
+        }
+        while bed.server.settle_until(mark) {}
+        assert!(bed.server.committing.is_none() && bed.server.left.is_empty());
+        assert_eq!(bed.server.store.account(1), Default::default());
+    }
+}
+
 #[test]
 fn a_commit_whose_domain_goes_leaves_nothing() {
     let mut bed = Bed::new(2);
