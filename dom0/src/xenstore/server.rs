@@ -528,20 +528,13 @@ impl Server {
         }
         let mut queue = core::mem::take(&mut connection.left);
         self.work_off(&mut queue);
-        match self.connections.get_mut(&conn).filter(|connection| connection.failed.is_none()) {
-            Some(connection) => {
-                queue.append(&mut connection.left);
-                let is_more = !queue.is_empty();
-                if is_more {
-                    connection.left = queue;
-                }
-                is_more
-            }
-            None => {
-                self.leave(&mut queue);
-                false
-            }
+        let Some(connection) = self.connections.get_mut(&conn) else { return false };
+        queue.append(&mut connection.left);
+        let is_more = !queue.is_empty();
+        if is_more {
+            connection.left = queue;
         }
+        is_more
     }
 
     /// A step of what others left to be done; is more of it left?
@@ -589,8 +582,6 @@ impl Server {
             if let Some(rest) = self.work_on(next, queue) {
                 queue.push_front(rest);
             }
-            // A connection may have ended on the way.
-            queue.append(&mut self.deferred);
         }
     }
 
