@@ -74,8 +74,8 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// The clock was calibrated anew: the domains that run now see it at once, the others when they run next. Nobody can
-    /// read a domain's clocks meanwhile, and the machine may have any number of vCPUs. (I13)
+    /// The clock was calibrated anew: the domains that run now see it at once, the others when they run next. Nobody reads
+    /// the clocks of a domain that does not run, and the machine may have any number of vCPUs. (I13)
     pub fn clock_changed(&self) {
         for cpu in (0..self.platform.machine_info().cpus).filter_map(CpuId::new) {
             if let Some(running) = self.running(cpu) {
@@ -87,17 +87,19 @@ impl<P: Platform> Hypervisor<P> {
     /// All vCPUs of a domain see the clock, running or not. What they read is to agree ([`XEN_PVCLOCK_TSC_STABLE_BIT`]): a
     /// process on one vCPU reads the time area of another, which may sleep for long.
     fn show_clock(&self, domain: &Domain) {
-        domain.clock_shown.store(self.platform.clock_generation(), Ordering::Relaxed);
+        let generation = self.platform.clock_generation();
         for vcpu in &domain.vcpus {
             self.publish_time(vcpu);
             self.publish_time_area(domain, vcpu);
         }
+        // Last: another CPU that finds this lets a vCPU of the domain run.
+        domain.clock_shown.store(generation, Ordering::Release);
     }
 
     /// The new vCPU of this CPU has its page tables loaded: its domain's clocks and its areas are brought up to date.
     pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         let generation = self.platform.clock_generation();
-        if domain.clock_shown.load(Ordering::Relaxed) != generation {
+        if domain.clock_shown.load(Ordering::Acquire) != generation {
             self.show_clock(domain);
         }
         let time = vcpu.time.lock();
