@@ -155,6 +155,7 @@ fn wrong_names_are_found() {
     ] {
         assert_eq!(unknown(wrong).len(), 1, "{wrong}");
     }
+    assert!(!is_there("dom0 lib toolstack::disks::tests::one_writer_has_no_disk"));
     let right = "`mem/frame.rs` `get_type`, `dom0::toolstack::disks::tests::one_writer_has_a_disk`, `hv-mem-table-in-itself`";
     assert_eq!(unknown(right), Vec::<String>::new());
 }
@@ -176,4 +177,26 @@ fn code_and_document_have_the_same_rules() {
     assert!(unknown.is_empty(), "cited, and not in the document: {unknown:?}");
     let unused: Vec<_> = rules.iter().filter(|rule| !cited.contains_key(*rule)).collect();
     assert!(unused.is_empty(), "in the document, and cited nowhere: {unused:?}");
+}
+
+/// Defects are planted in long runs alone: a test that has gone, which a defect names, is missed here.
+#[test]
+fn planted_defects_name_tests_that_exist() {
+    let mut missing = Vec::new();
+    for entry in std::fs::read_dir(root().join("tests/defects")).expect("a directory of the repository") {
+        let path = entry.expect("an entry").path();
+        let text = read(&path);
+        let lines = text.lines().filter_map(|line| line.strip_prefix("Caught-by: "));
+        missing
+            .extend(lines.filter(|line| !is_there(line)).map(|line| format!("{}: {line}", path.display())));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Whether a defect's test is there: a package, a target, which is looked into if it is `lib`, and a name.
+fn is_there(test: &str) -> bool {
+    match test.split(' ').collect::<Vec<_>>()[..] {
+        [package, "lib", name] => is_function(&format!("{}::{name}", package.replace('-', "_"))),
+        _ => true,
+    }
 }
