@@ -158,7 +158,7 @@ fn no_domain_ends_the_connection_of_one_that_watches_it() {
     bed.server.check_accounts();
 }
 
-/// A domain whose own watches all hear of each change: what that costs is the domain's work.
+/// A domain whose own watches all hear of each change: what merging their events costs is work, and not without end.
 #[test]
 fn merging_is_work() {
     let mut bed = Bed::new(1);
@@ -166,15 +166,23 @@ fn merging_is_work() {
         bed.ok(1, wire::XS_WATCH, 0, format!("x\0{at}\0").as_bytes());
     }
     bed.rings.get_mut(&1).unwrap().1.room = Some(0);
+    let conn = bed.rings[&1].0;
+    let waiting = |bed: &Bed| bed.server.connections[&conn].output.events();
+    let (mut least, mut merged) = (usize::MAX, 0);
     for at in 0..200 {
-        let before = bed.server.store.work();
+        let (before, events) = (bed.server.store.work(), waiting(&bed));
         bed.dom0(wire::XS_WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
         let work = bed.server.store.work() - before;
-        let conn = bed.rings[&1].0;
         assert!(bed.server.connections[&conn].output.event_bytes() <= Quotas::XEN.event_bytes);
         // One search for the watches that have most, at the most.
         assert!(work < 100_000, "{at}: {work}");
+        if waiting(&bed) < events {
+            merged += 1;
+            assert!(work > least + events, "{at}: {work}, and {least} without merging");
+        }
+        least = least.min(work);
     }
+    assert!(merged > 0);
 }
 
 #[test]
