@@ -92,8 +92,8 @@ impl Record {
         self.budget.load(Relaxed).saturating_add(self.extra.load(Relaxed))
     }
 
-    /// Bytes that it was promised and does not use. What it uses while it may use more could be that, which nobody promised
-    /// and which it gives back: then it is owed all.
+    /// Bytes that it was promised and does not use: all of its budget while it may use more, since nothing tells then whether
+    /// what it uses is of the budget or will be given back.
     fn owed(&self) -> usize {
         if self.is_over() {
             return 0;

@@ -60,7 +60,7 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// Is it for want of memory, which may be there later?
+    /// Is what is missing memory, which may be there later?
     pub fn is_shortage(&self) -> bool {
         matches!(
             self,

@@ -61,8 +61,9 @@ impl Toolstack {
     pub(super) fn claim_again(&self, config: &DomainConfig, former: &Domain) -> Result<Claim, CreateError> {
         let claim = self.claim_domain(config)?;
         let mut claims = self.0.claims.lock();
-        let claimed = claims.open.iter_mut().find(|open| open.number == claim.number);
-        claimed.into_iter().for_each(|open| open.former = Some(former.fate.clone()));
+        if let Some(open) = claims.open.iter_mut().find(|open| open.number == claim.number) {
+            open.former = Some(former.fate.clone());
+        }
         drop(claims);
         Ok(claim)
     }

@@ -45,7 +45,7 @@ pub enum CreateError {
 }
 
 impl CreateError {
-    /// Is it for want of memory, which may be there later?
+    /// Is what is missing memory, which may be there later?
     pub(super) fn is_shortage(&self) -> bool {
         match self {
             Self::Budget(_) => true,

@@ -180,7 +180,7 @@ impl Toolstack {
                 Err(error) if error.is_shortage() => error,
                 result => return result.map(Some),
             };
-            // No wait between: what it claimed while it was made is still free.
+            // Nobody ran between: what the domain claimed while it was made is still free.
             let claim = self.claim_again(&config, domain)?;
             let pause_ns = RESTART_NS << tries.min(LONGEST_DOUBLINGS);
             tries = tries.saturating_add(1);

@@ -111,8 +111,8 @@ impl Toolstack {
         self.domain(id).map_or_else(|| format!("domain {id}"), |domain| domain.name)
     }
 
-    /// The domains that are to serve these disks. The backends' nodes are theirs: a driver domain that had more than it may
-    /// could write none of its own, and would at last be over its budget.
+    /// The domains that are to serve these disks. A backend's nodes count as its driver domain's: with more than it may have,
+    /// a driver domain could write none of its own, and would be over its budget at last.
     pub(super) fn servers(&self, disks: &[DiskConfig]) -> Result<Vec<DomId>, CreateError> {
         let mut servers = Vec::new();
         let mut figures = None;
@@ -124,12 +124,13 @@ impl Toolstack {
             let domain = self.find(name).ok().filter(|domain| !domain.fate.lock().over);
             let id = domain.ok_or_else(|| CreateError::NoServer(name.clone()))?.id;
             servers.push(id);
-            let disks = servers.iter().filter(|server| **server == id).count();
+            let backends = servers.iter().filter(|server| **server == id).count();
             let figures = figures.get_or_insert_with(|| self.0.store.figures());
             let has = figures.domains.iter().find(|domain| domain.domid == id.raw());
             let (nodes, bytes) = has.map_or((0, 0), |has| (has.nodes, has.bytes));
             let most = Quotas::XEN;
-            if nodes + disks * BACKEND_NODES > most.nodes || bytes + disks * BACKEND_BYTES > most.memory_bytes
+            if nodes + backends * BACKEND_NODES > most.nodes
+                || bytes + backends * BACKEND_BYTES > most.memory_bytes
             {
                 return Err(CreateError::ServerFull(name.clone()));
             }
@@ -370,7 +371,7 @@ pub(super) mod tests {
             assert_eq!(toolstack.attach_disk(&one, disk(&text(0))).await, full);
             assert_eq!(numbers(&toolstack, "one"), [51712]);
             assert!(!client.exists("/local/domain/2/backend/vbd/1/51728"));
-            // Those of one configuration count together.
+            // Disks of one configuration count together.
             client.rm("/local/domain/2/0-0").unwrap();
             (0..50).for_each(|at| client.rm(&format!("/local/domain/2/50-{at}")).unwrap());
             let disks: Vec<DiskConfig> = (0..8).map(|at| disk(&text(at))).collect();
@@ -395,7 +396,7 @@ pub(super) mod tests {
         });
     }
 
-    /// Or that takes its own nodes away, or is gone.
+    /// A driver domain that takes its own nodes away, or is gone.
     #[test]
     fn force_takes_a_disk_from_a_driver_domain_that_has_removed_its_end() {
         let directory = "/local/domain/2/backend/vbd/1/51728";

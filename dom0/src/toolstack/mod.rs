@@ -214,7 +214,7 @@ impl Toolstack {
         self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate))
     }
 
-    /// Is it there, and nobody at its end?
+    /// Is the domain there, and is nobody ending it?
     fn is_wanted(&self, domain: &Domain) -> bool {
         self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate) && !now.handled)
     }

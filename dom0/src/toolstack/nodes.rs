@@ -178,7 +178,7 @@ pub(super) fn move_away(
 /// its disks, each of which its backend finds whole.
 ///
 /// # Errors
-/// `ENOENT`: the domain is not `wanted` any more. What was written of it is the caller's to remove, or whose turn its end is.
+/// `ENOENT`: the domain is not `wanted` any more. Whoever ends the domain removes what was written of it, else the caller.
 pub(super) async fn write(
     store: &Xenstore,
     facts: &Facts<'_>,

@@ -137,8 +137,7 @@ impl Xenstore {
         }
     }
 
-    /// Returns when nothing of that is left that was there when this was called: what others leave meanwhile is not waited
-    /// for.
+    /// Returns when all that was left when this was called is done: what others leave meanwhile is not waited for.
     pub async fn settled(&self) {
         let mark = self.with(Server::mark_left);
         while self.with(|server| server.settle_until(mark)) {

@@ -61,7 +61,7 @@ impl Server {
     /// The connection serves no more: the caller notes [`Failure::ring_error`] in the ring page, and lets
     /// page and port go when the [`Effect`] comes.
     pub fn exchange(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
-        // Whoever calls looks at what is queued meanwhile: to wake the caller would be one poll for nothing.
+        // The caller looks at what is queued meanwhile: to wake the caller would be one poll for nothing.
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.waker = None;
         }

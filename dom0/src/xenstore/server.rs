@@ -680,8 +680,8 @@ impl Server {
         let bytes =
             if connection.internal { self.quotas.client_event_bytes } else { self.quotas.event_bytes };
         if connection.output.event_bytes() > bytes {
-            // Who changes nodes faster than others look must neither fill dom0's memory nor end another's connection.
-            // "Look at all of it" says as much. The room that this makes keeps the next search away for a while.
+            // A client that changes nodes faster than others look must neither fill dom0's memory nor end another's
+            // connection. "Look at all of it" says as much. The room that this makes keeps the next search away for a while.
             let before = connection.output.events();
             connection.output.merge_events(merged_bytes(bytes));
             let merged = before - connection.output.events();

@@ -74,7 +74,7 @@ impl Xenstore {
     /// # Errors
     /// [`StoreError`].
     pub async fn watch(&self, path: &str) -> Result<Watch> {
-        // One event says as much as many: others, who write as often as they like, must not fill this kernel's memory.
+        // One event says as much as many: others may write as often as they like, and do not fill this kernel's memory.
         let channel = Arc::new(Channel::new(1));
         let token = {
             let mut state = self.inner.state.lock();

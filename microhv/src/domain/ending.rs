@@ -82,7 +82,7 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn reap(&self) {
-        // Its number may be another's as soon as it leaves the list. (I10)
+        // A domain's number may be another's as soon as the domain leaves the list. (I10)
         let leaves = |domain: &Domain| domain.mm.tot_pages() == 0 && self.disown(domain.shared_info_mfn);
         while let Some(ending) = self.domains.take_ending(leaves) {
             if let Some(left) = self.end_some(ending) {

@@ -59,9 +59,9 @@ pub(crate) struct Mapped {
 /// What the unmaps of one batch freed, to be given back after the TLB was flushed.
 #[derive(Debug, Default)]
 pub(crate) struct UnmapBatch {
-    /// With the uses that ended.
+    /// The mappings, each with the uses that ended.
     unmapped: ArrayVec<Mapping, UNMAP_BATCH>,
-    /// One of them was a host's.
+    /// One of these uses was a host's.
     owes_flush: bool,
 }
 

@@ -15,9 +15,9 @@ use super::{Access, GrantError, Granted};
 pub(super) struct Uses(u8);
 
 impl Uses {
-    /// A page-table entry maps it.
+    /// A page-table entry maps the frame.
     pub(super) const HOST: Self = Self(1);
-    /// A device may use it.
+    /// A device may use the frame.
     pub(super) const DEVICE: Self = Self(2);
 
     #[inline]

@@ -37,7 +37,7 @@ impl TimerKind {
 /// Timers that fire together at most, before interrupts are taken again: guests choose how many are due at one instant.
 const FIRED_TOGETHER: u32 = 32;
 
-/// So many vCPUs that poll events take as long to wake as many timers to fire.
+/// To wake so many vCPUs that poll events takes as long as to fire many timers.
 const HERD: u32 = 8;
 
 /// Timers of a vCPU.
@@ -156,7 +156,7 @@ impl<P: Platform> Hypervisor<P> {
                 let takes_long = key.kind.stops_a_domain() || domain.events.pollers() >= HERD;
                 self.fire(&domain, vcpu, key.kind, now);
                 if takes_long {
-                    break; // as long as many others
+                    break; // this one took as long as many others
                 }
             }
         }

@@ -90,7 +90,7 @@ fn exchange_some<P: Platform>(
 ) -> Result<(), TableError> {
     let hv = cur.hv;
     let (r#in, out) = (&request.r#in, &request.out);
-    // Three lists, of which two may stay with the domain until it calls again: asked for here, and not for each.
+    // Two of the three lists may stay with the domain until it calls again: room for all is asked for at once.
     let bytes = 3 * size_of::<Mfn>() << r#in.extent_order.max(out.extent_order);
     if !hv.platform.heap_has_room(bytes) {
         return Err(HypercallError::NoMemory.into());
