@@ -183,7 +183,7 @@ static int opens_interrupts(const struct qemu_plugin_insn *instruction, uint64_t
 {
     const uint8_t *bytes = qemu_plugin_insn_data(instruction);
     size_t size = qemu_plugin_insn_size(instruction);
-    return address == guest_iret || (size == 1 && bytes[0] == 0xf4) || (size == 3 && !memcmp(bytes, "\x48\x0f\x07", 3));
+    return address == guest_iret || (size == 1 && (bytes[0] == 0xf4 || bytes[0] == 0xfb)) || (size == 3 && !memcmp(bytes, "\x48\x0f\x07", 3));
 }
 
 static enum part part_of(uint64_t address)

@@ -271,6 +271,13 @@ pub(crate) fn sleep_until_interrupt() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
+/// Takes the interrupts that wait, then has them off again.
+#[inline]
+pub(crate) fn take_interrupts() {
+    // SAFETY: handlers save all registers. STI takes effect after the next instruction.
+    unsafe { asm!("sti", "nop", "cli") };
+}
+
 /// Stops this CPU for ever.
 pub(crate) fn halt_for_ever() -> ! {
     loop {

@@ -57,7 +57,9 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
     let id = hv.platform.cpu();
     let pending = hv.sched.pending(id);
     loop {
+        cpu::take_interrupts();
         hv.do_softirqs(id);
+        cpu::take_interrupts();
         // Only when asked: each look at the run queue begins a new time slice, and with it more timer work.
         if pending.load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
             && let Decision::Switch(next) = hv.schedule(id)
