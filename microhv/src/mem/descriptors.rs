@@ -17,6 +17,10 @@ pub const MAX_GDT_ENTRIES: u32 = 7168;
 /// Entries of an LDT at most.
 pub const MAX_LDT_ENTRIES: u32 = 8192;
 
+/// Pages of LDTs that the windows of a domain's vCPUs have at most: all are taken out in one step, and each may be freed.
+/// (I13)
+const MAX_LDT_PAGES: u32 = 128;
+
 const PRESENT: u64 = 1 << 47;
 const CODE_OR_DATA: u64 = 1 << 44;
 const DPL: u64 = 3 << 45;
@@ -139,6 +143,7 @@ impl<P: Platform> Mm<'_, P> {
             if let Some(mfn) = cpu.ldt_frames[page].take() {
                 self.hv.platform.set_descriptor_page(vcpu, DescriptorPage::Ldt(page as u8), None);
                 self.put_descriptors(mfn);
+                self.tables.ldt_pages -= 1;
                 any = true;
             }
         }
@@ -257,8 +262,12 @@ impl<P: Platform> Hypervisor<P> {
         if mm.get_descriptors(mfn).is_err() {
             return false;
         }
+        if mm.tables.ldt_pages >= MAX_LDT_PAGES {
+            mm.drop_ldts(); // all that are needed fault in again
+        }
         let mut cpu = vcpu.cpu.lock();
         let old = cpu.ldt_frames[page].replace(mfn);
+        mm.tables.ldt_pages += u32::from(old.is_none());
         self.platform.set_descriptor_page(vcpu, DescriptorPage::Ldt(page as u8), Some(mfn));
         drop(cpu);
         if let Some(old) = old {

@@ -23,11 +23,13 @@ pub(crate) struct Tables {
     /// Tables whose invalidation was interrupted. Each is partial, so holds its own two references. Every operation
     /// that gives tables back first finishes these.
     pub(super) deferred: ArrayVec<Mfn, DEFERRED>,
+    /// Pages of LDTs in the windows of the domain's vCPUs.
+    pub(super) ldt_pages: u32,
 }
 
 impl Tables {
     pub(super) const fn new() -> Self {
-        Self { deferred: ArrayVec::new_const() }
+        Self { deferred: ArrayVec::new_const(), ldt_pages: 0 }
     }
 }
 
