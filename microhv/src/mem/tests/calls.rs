@@ -10,7 +10,7 @@ use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
 use zerocopy::IntoBytes;
 
 use super::{World, entry};
-use crate::domain::Domain;
+use crate::domain::{Domain, DomainConfig, Vcpu};
 use crate::hypercall::{Args, HypercallResult, Outcome, mmu, mmuext};
 use crate::mem::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, PageType, Update};
@@ -370,6 +370,39 @@ fn writes_to_mapped_tables_are_emulated() {
             world.run_with(&guest.dom, &mut regs, |cur| cur.hv.handle_guest_page_fault(cur, va, code));
         assert_eq!(bounced, crate::mem::emulate::FaultOutcome::Bounce, "{va:#x} {code:#x}");
     }
+}
+
+#[test]
+fn a_domain_has_few_pages_of_ldts_in_windows() {
+    let world = World::new(512);
+    let config = DomainConfig { max_vcpus: 9, ..DomainConfig::default() };
+    let guest = world.guest_in(world.domain_of(1, config, 200));
+    let base = guest.dom.vcpus[0].cr3_kernel().expect("it has tables");
+    for page in 0..16 {
+        let own = FrameOwner::Domain(&guest.dom);
+        let mapped = world.hv.lock_tables(&guest.dom).update_leaf(
+            guest.tables[3],
+            FREE_SLOT + page,
+            entry(guest.page, P),
+            own,
+            Update::Plain,
+        );
+        assert!(mapped.is_ok());
+    }
+    for vcpu in &guest.dom.vcpus {
+        if vcpu.cr3_kernel().is_none() {
+            world.hv.get_base(&guest.dom, base).expect("it is checked");
+            vcpu.replace_cr3_kernel(Some(base));
+        }
+        world.hv.set_checked_ldt(&guest.dom, vcpu, FREE_VA, 8192);
+        for page in 0..16 {
+            assert!(world.hv.fault_in_ldt(&guest.dom, vcpu, page << 12));
+        }
+    }
+    let pages = |vcpu: &Vcpu| vcpu.cpu.lock().ldt_frames.iter().flatten().count();
+    // All are taken out in one step.
+    assert!(guest.dom.vcpus.iter().map(pages).sum::<usize>() <= 128);
+    world.check();
 }
 
 #[test]
