@@ -98,10 +98,10 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Frees what is left of a domain. `Some`: something else waits, and so much is left.
     fn end_some(&self, mut ending: Ending) -> Option<Ending> {
-        while let Some(vcpu) = ending.vcpus.pop() {
-            self.remove_timers_of(&vcpu);
-            self.platform.vcpu_destroyed(&vcpu);
-            drop(vcpu);
+        while let Some(vcpu) = ending.vcpus.last() {
+            self.remove_timers_of(vcpu);
+            self.platform.vcpu_destroyed(vcpu);
+            ending.vcpus.truncate(ending.vcpus.len() - 1); // freed where it is: taking it out would copy it
             if self.platform.work_pending() {
                 return Some(ending);
             }

@@ -430,8 +430,8 @@ impl Platform for Machine {
 
     fn work_pending(&self) -> bool {
         // The local APIC's request words are eight uncached reads, and long operations ask once per step: within so
-        // many ticks of the last look (some 25 us) the answer is no.
-        const TICKS: u64 = 1 << 16;
+        // many ticks of the last look (some 12 us) the answer is no.
+        const TICKS: u64 = 1 << 15;
         let local = percpu::local();
         // What waits goes on waiting while the callers of the one that asked unwind.
         if local.interrupt_waits.load(Ordering::Relaxed) {
