@@ -896,7 +896,9 @@ impl Wild {
     /// What is wrong after a step; `all`: the page tables are walked in any case.
     pub fn wrong(&mut self, all: bool) -> Vec<String> {
         let mut wrong = core::mem::take(&mut self.wrong);
-        wrong.extend(self.hv.platform.violations());
+        let remembered = self.hv.platform.violations();
+        let ended = self.unload_ended();
+        wrong.extend(remembered.into_iter().filter(|said| !ended.iter().any(|cpu| said.starts_with(cpu))));
         self.forget_dead();
         let is_ending = self.doms.iter().flatten().any(|domain| domain.is_dying());
         if all || is_ending || self.steps.is_multiple_of(CHECK_EVERY) {
@@ -904,6 +906,17 @@ impl Wild {
             self.check_grants(&mut wrong);
         }
         wrong
+    }
+
+    /// The control domain may read a request through a page that it once had at that place, and so destroy a domain that
+    /// still runs: its vCPUs would have left their CPUs. What these CPUs remember of it is of no account; how it is told.
+    fn unload_ended(&mut self) -> Vec<String> {
+        let is_ended = |loaded: &Option<(usize, u32)>| {
+            loaded.is_some_and(|(dom, _)| self.doms[dom].as_ref().is_some_and(|domain| domain.is_dying()))
+        };
+        let ended: Vec<usize> = (0..self.cpus).filter(|cpu| is_ended(&self.loaded[*cpu])).collect();
+        ended.iter().for_each(|cpu| self.unload(*cpu));
+        ended.iter().map(|cpu| format!("CPU {cpu}: ")).collect()
     }
 
     /// A domain that is dead is nobody's any more.
