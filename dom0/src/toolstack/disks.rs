@@ -414,6 +414,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn no_other_domain_says_that_it_serves_a_disk() {
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let two = toolstack.find("two").unwrap();
+            toolstack.attach_disk(&two, disk("phy:/d,xvdb,w,backend=one")).await.unwrap();
+            let server = toolstack.find("one").unwrap().id;
+            // In the homes of others, as if they served disks; and the domain's own word.
+            client.write(&format!("/local/domain/9/backend/vbd/{}/51728/state", two.id), "6").unwrap();
+            client.write(&format!("/local/domain/3/backend/vbd/{}/51744/state", two.id), "4").unwrap();
+            let front = format!("/local/domain/{}/device/vbd/51728/backend", two.id);
+            client.write(&front, "/local/domain/9/backend/vbd/2/51728").unwrap();
+            let listed = toolstack.attached_disks(&two);
+            let of = |disk: &AttachedDisk| (disk.devid, disk.backend_id);
+            assert!(listed.iter().map(of).eq([(51728, u32::from(server.raw()))]), "{listed:?}");
+            assert_eq!(nodes::server(&toolstack.0.store, two.id, 51728), server);
+        });
+    }
+
+    #[test]
     fn one_writer_has_a_disk() {
         let (toolstack, _) = start();
         block_on_test(async {

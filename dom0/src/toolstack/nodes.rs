@@ -45,11 +45,23 @@ pub(super) fn backend(server: DomId, id: DomId, devid: u32) -> String {
     format!("/local/domain/{server}/backend/vbd/{id}/{devid}")
 }
 
-/// Who serves a disk. The frontend's nodes say so too, but they are its domain's to write.
+/// The toolstack's own directory of what it gave to a domain, where `libxl` has it too. No domain may read or write it.
+fn records(id: DomId) -> String {
+    format!("/libxl/{id}")
+}
+
+/// The toolstack's own directory of a disk.
+fn disk_record(id: DomId, devid: u32) -> String {
+    format!("{}/device/vbd/{devid}", records(id))
+}
+
+/// Who serves a disk, as the toolstack noted when the disk was given. The frontend's nodes say so too, but they are its
+/// domain's to write; and any domain may make a backend's directory in its own home.
 pub(super) fn server(store: &Xenstore, id: DomId, devid: u32) -> DomId {
-    let client = store.client();
-    let serves = |server: &DomId| client.exists(&backend(*server, id, devid));
-    servers(&client.directory("/local/domain").unwrap_or_default()).find(serves).unwrap_or(DomId::DOM0)
+    let path = store.client().read_str(&format!("{}/backend", disk_record(id, devid)));
+    let home =
+        path.ok().and_then(|path| path.strip_prefix("/local/domain/")?.split('/').next()?.parse().ok());
+    home.map_or(DomId::DOM0, DomId::new)
 }
 
 /// The domains that may have backends, by the names of their homes.
@@ -68,7 +80,7 @@ pub(super) fn write_own(store: &Xenstore) {
         tx.write("/local/domain/0/name", OWN_NAME)?;
         tx.write("/local/domain/0/domid", "0")?;
         // Made once, so that they do not come and stay with the first domain.
-        ["/vm", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"]
+        ["/vm", "/libxl", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"]
             .into_iter()
             .try_for_each(|path| tx.mkdir(path))
     });
@@ -222,9 +234,9 @@ pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool)
 /// Removes what is left of a disk that both ends have closed.
 pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
     let back = backend(server(store, id, devid), id, devid);
-    let removed = store.client().atomically(|tx| {
-        [&frontend(id, devid), &back].into_iter().try_for_each(|path| present(tx.rm(path)).map(drop))
-    });
+    let paths = [frontend(id, devid), back, disk_record(id, devid)];
+    let removed =
+        store.client().atomically(|tx| paths.iter().try_for_each(|path| present(tx.rm(path)).map(drop)));
     if let Err(error) = removed {
         log::error!("d{id}: removing disk {devid}: {}", error.name());
     }
@@ -233,14 +245,12 @@ pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
 /// The disks whose backends a domain has, in the order of their numbers.
 pub(super) fn disks(store: &Xenstore, id: DomId) -> Vec<AttachedDisk> {
     let client = store.client();
-    let homes = client.directory("/local/domain").unwrap_or_default();
-    let served = servers(&homes).flat_map(|server| {
-        let numbers = client.directory(&format!("/local/domain/{server}/backend/vbd/{id}"));
-        let numbers = numbers.unwrap_or_default().into_iter().filter_map(|number| number.parse().ok());
-        numbers.map(move |devid| (server, devid))
-    });
-    let mut disks: Vec<AttachedDisk> = served
-        .map(|(server, devid)| {
+    let numbers = client.directory(&format!("{}/device/vbd", records(id))).unwrap_or_default();
+    let mut disks: Vec<AttachedDisk> = numbers
+        .iter()
+        .filter_map(|number| number.parse().ok())
+        .map(|devid| {
+            let server = server(store, id, devid);
             let front = frontend(id, devid);
             let number = |name: &str| client.read_as::<u32>(&format!("{front}/{name}")).ok();
             AttachedDisk {
@@ -382,6 +392,7 @@ impl<W: Fn() -> bool> Pieces<W> {
 /// Each end's directory is its domain's own, and the other may read it.
 fn put_disk(tx: &Transaction<'_>, id: DomId, disk: &DiskConfig, server: DomId) -> Result<(), XsError> {
     let (front, back) = (frontend(id, disk.devid), backend(server, id, disk.devid));
+    tx.write(&format!("{}/backend", disk_record(id, disk.devid)), &back)?;
     let (id, server) = (id.raw(), server.raw());
     let kind = if disk.cdrom { "cdrom" } else { "disk" };
     put(tx, &front, "", &Perms::shared_with(id, server))?;
@@ -439,7 +450,7 @@ pub(super) fn backends(store: &Xenstore, id: DomId) -> Vec<String> {
 pub(super) fn remove(store: &Xenstore, id: DomId, uuid: &str) {
     let client = store.client();
     let removed = client.atomically(|tx| {
-        let mut paths = alloc::vec![home(id), format!("/vm/{uuid}")];
+        let mut paths = alloc::vec![home(id), format!("/vm/{uuid}"), records(id)];
         for server in servers(&tx.directory("/local/domain").unwrap_or_default()) {
             let root = format!("/local/domain/{server}/backend");
             let kinds = tx.directory(&root).unwrap_or_default();
@@ -529,8 +540,8 @@ mod tests {
             };
             let written = block_on_test(super::write(&store, &facts, wanted));
             assert_eq!(written, if steps == usize::MAX { Ok(()) } else { Err(XsError::NoEnt) });
-            // A disk is 23 nodes with those above, as its backend finds all of it at once.
-            assert!(most.get() <= 24, "{} at a time", most.get());
+            // A disk is 26 nodes with those above, as its backend finds all of it at once.
+            assert!(most.get() <= 26, "{} at a time", most.get());
             assert!(asked.get() == steps || asked.get() > 30, "{}", asked.get());
             if steps < usize::MAX {
                 assert_eq!(store.figures().nodes, nodes.get(), "nothing more came");
