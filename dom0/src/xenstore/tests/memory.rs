@@ -87,14 +87,17 @@ fn all_at_once_is_no_more_than_was_promised() {
             scales.fill(wire::XS_SET_PERMS, id, nodes, perms);
         }
     }
-    scales.weigh("transactions");
+    let before = scales.weigh("transactions");
     for at in 0..5 {
         scales.unheard(wire::XS_WRITE, 0, format!("attr/{at}\0").as_bytes());
     }
     for _ in 0..13 {
         scales.unheard(wire::XS_DIRECTORY, 0, b"data\0");
     }
-    let (_, charged) = scales.weigh("messages");
+    let (real, charged) = scales.weigh("messages");
+    // By themselves, too: what else is charged is more than it takes.
+    let (more, charged_more) = (real - before.0, charged - before.1);
+    assert!(more > 0 && more <= charged_more, "{more} more, {charged_more} charged");
     assert!(charged > Quotas::XEN.memory_bytes, "all quotas are filled");
     scales.run(|bed| bed.server.check_accounts());
 }
