@@ -274,7 +274,8 @@ pub(crate) fn sleep_until_interrupt() {
 /// Takes the interrupts that wait, then has them off again.
 #[inline]
 pub(crate) fn take_interrupts() {
-    // SAFETY: handlers save all registers. STI takes effect after the next instruction.
+    // SAFETY: `trap.S` saves all registers for the handlers. The one caller, `do_pending_work`, is on the CPU's own stack
+    // and holds no lock that a handler takes, as when it sleeps. STI takes effect after the next instruction.
     unsafe { asm!("sti", "nop", "cli") };
 }
 
