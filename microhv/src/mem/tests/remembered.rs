@@ -279,17 +279,26 @@ fn a_page_that_an_exchange_gives_back_is_still_remembered() {
     world.check();
 }
 
+/// Where the second level 1 table of a guest begins.
+const REGION: u64 = 0x20_0000;
+
+/// A guest with such a table, the first of the pages; the second is mapped right below it.
+fn with_a_region() -> (World, Guest, [Mfn; 3]) {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let pages @ [table, last, _] = world.pages(&guest.dom);
+    let l2 = guest.tables[2];
+    assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
+    assert_eq!(map(&world, &guest, REGION - 0x1000, entry(last, P | RW | US)), 0);
+    (world, guest, pages)
+}
+
 /// A batch takes a table out of its parent, writes an entry into it, which nobody checks any more, and has its third
 /// request where the processor would find it through the table that it remembers.
 #[test]
 fn requests_are_read_through_the_tables_as_they_are() {
-    const REGION: u64 = 0x20_0000;
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let [table, last, other] = world.pages(&guest.dom);
+    let (world, guest, [table, last, other]) = with_a_region();
     let [_, _, l2, l1] = guest.tables;
-    assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
-    assert_eq!(map(&world, &guest, REGION - 0x1000, entry(last, P | RW | US)), 0);
     let requests = [(at(l2, 1), 0), (at(table, 0), entry(other, P | RW | US))];
     for (n, (ptr, val)) in requests.into_iter().enumerate() {
         let at = 0xfe0 + n as u64 * 16;
@@ -309,13 +318,8 @@ fn requests_are_read_through_the_tables_as_they_are() {
 /// The first of so many as are read together takes the place of the ninth away.
 #[test]
 fn no_request_is_read_while_a_flush_is_owed() {
-    const REGION: u64 = 0x20_0000;
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let [table, last, other] = world.pages(&guest.dom);
+    let (world, guest, [_, last, other]) = with_a_region();
     let [_, _, l2, l1] = guest.tables;
-    assert_eq!(world.mmu(&guest, &[(at(l2, 1), entry(table, P | RW | US))], SELF as u32), 0);
-    assert_eq!(map(&world, &guest, REGION - 0x1000, entry(last, P | RW | US)), 0);
     assert_eq!(map(&world, &guest, REGION, entry(other, P | RW | US)), 0);
     let put = |page: Mfn, offset: u64, ptr: u64, val: u64| {
         let place = ring_abi::types::Maddr::new(page.raw() * 4096 + offset);
