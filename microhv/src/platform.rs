@@ -7,7 +7,6 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 
 use crate::domain::{Domain, Vcpu};
-use crate::emul::cpuid::CpuidResult;
 
 /// The most physical CPUs that are used.
 pub const MAX_CPUS: usize = 64;
@@ -153,6 +152,19 @@ pub enum DescriptorPage {
     Gdt(u8),
     /// Page 0-15 of the LDT.
     Ldt(u8),
+}
+
+/// The four result registers of `cpuid`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuidResult {
+    /// eax.
+    pub eax: u32,
+    /// ebx.
+    pub ebx: u32,
+    /// ecx.
+    pub ecx: u32,
+    /// edx.
+    pub edx: u32,
 }
 
 /// What is known of the machine, as `sysctl` tells it.

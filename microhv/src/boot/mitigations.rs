@@ -6,7 +6,8 @@
 
 use core::fmt;
 
-use crate::emul::cpuid::{CpuidResult, HYPERVISOR_BASE};
+use crate::emul::cpuid::HYPERVISOR_BASE;
+use crate::platform::CpuidResult;
 
 /// What the CPU says that it is not affected by; there if leaf 7 says so.
 const MSR_ARCH_CAPABILITIES: u32 = 0x10a;

@@ -5,18 +5,7 @@
 //! Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E. Leaves at 0x40000000:
 //! `xen/include/public/arch-x86/cpuid.h`.
 
-/// The four result registers of `cpuid`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuidResult {
-    /// eax.
-    pub eax: u32,
-    /// ebx.
-    pub ebx: u32,
-    /// ecx.
-    pub ecx: u32,
-    /// edx.
-    pub edx: u32,
-}
+use crate::platform::CpuidResult;
 
 /// What the answer depends on besides the CPU.
 #[derive(Clone, Copy, Debug)]

@@ -20,11 +20,10 @@ pub use tlb::{CPUS, Remembered};
 pub use world::{ARGS, World};
 
 use crate::domain::{Domain, Vcpu};
-use crate::emul::cpuid::CpuidResult;
 use crate::mem::FrameTable;
 use crate::platform::{
-    CpuId, CpuSet, DescriptorPage, GROUP, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase,
-    Settled, TimeParams,
+    CpuId, CpuSet, CpuidResult, DescriptorPage, GROUP, GuestFault, MachineInfo, Platform, PowerAction,
+    SegmentBase, Settled, TimeParams,
 };
 
 const PAGE: u64 = 4096;

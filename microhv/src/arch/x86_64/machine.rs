@@ -9,13 +9,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use microhv::Hypervisor;
 use microhv::boot::acpi::Acpi;
 use microhv::domain::{Domain, Vcpu};
-use microhv::emul::cpuid::CpuidResult;
 use microhv::emul::{self, Emulated};
 use microhv::hypercall::Current;
 use microhv::mem::emulate::FaultOutcome;
 use microhv::platform::{
-    CpuId, CpuSet, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase, Settled,
-    TimeParams,
+    CpuId, CpuSet, CpuidResult, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase,
+    Settled, TimeParams,
 };
 use microhv::traps;
 use ring_abi::shared::SharedBytes;
