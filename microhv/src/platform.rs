@@ -6,8 +6,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 
-use crate::domain::{Domain, Vcpu};
-
 /// The most physical CPUs that are used.
 pub const MAX_CPUS: usize = 64;
 
@@ -145,6 +143,23 @@ pub enum SegmentBase {
     GsKernel,
 }
 
+/// Where the processor sees a vCPU's GDT and LDT. The vCPU keeps the window; the machine makes and ends it.
+#[derive(Debug, Default)]
+pub struct DescriptorWindow(AtomicU64);
+
+impl DescriptorWindow {
+    /// The machine's name for the window; 0: none.
+    #[inline]
+    pub fn place(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sets what the machine calls the window; the former name.
+    pub fn replace(&self, place: u64) -> u64 {
+        self.0.swap(place, Ordering::AcqRel)
+    }
+}
+
 /// A page of a vCPU's descriptor-table window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DescriptorPage {
@@ -257,20 +272,20 @@ pub trait Platform: Sync + Sized + 'static {
     /// Flushes the TLBs of `cpus`, and waits until it is done.
     fn flush_tlb(&self, cpus: CpuSet);
     /// Writes the hypervisor's slots (256-271) of a guest L4 that is being validated.
-    fn fill_hypervisor_slots(&self, l4: Mfn, dom: &Domain);
+    fn fill_hypervisor_slots(&self, l4: Mfn);
     /// Sets the machine-to-physical entry of a frame; `None` is all ones.
     fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>);
     /// The machine-to-physical entry of a frame.
     fn m2p(&self, mfn: Mfn) -> Option<u64>;
-    /// Maps a frame at a page of the vCPU's descriptor window, or the null page.
-    fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>);
+    /// Maps a frame at a page of a vCPU's descriptor window, or the null page.
+    fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>);
 
     // --- vCPU state that lives in registers while the vCPU runs. ---
 
-    /// A vCPU was made: builds what the machine keeps for it (its descriptor window). `false`: out of memory.
-    fn vcpu_created(&self, vcpu: &Vcpu) -> bool;
-    /// A vCPU ends: frees what [`Platform::vcpu_created`] made. It runs nowhere.
-    fn vcpu_destroyed(&self, vcpu: &Vcpu);
+    /// Makes the window of a new vCPU. `false`: out of memory.
+    fn create_window(&self, window: &DescriptorWindow) -> bool;
+    /// Frees what [`Platform::create_window`] made. The vCPU runs nowhere.
+    fn destroy_window(&self, window: &DescriptorWindow);
     /// Exchanges the loaded GS base with the other mode's: the vCPU goes from kernel to user mode or back.
     fn swap_gs(&self);
     /// Sets a segment base of the running vCPU. The value was checked to be canonical.
@@ -285,9 +300,9 @@ pub trait Platform: Sync + Sized + 'static {
     fn debug_register(&self, index: u8) -> u64;
     /// Sets CR0.TS of this CPU, so that the next floating-point instruction traps.
     fn set_task_switched(&self, on: bool);
-    /// Loads the GDT and LDT registers anew if they are the vCPU's: its tables changed size. The vCPU may be another than
-    /// the one that runs.
-    fn reload_descriptor_tables(&self, vcpu: &Vcpu);
+    /// Loads the GDT and LDT registers anew if they are those of this window: its LDT has `ldt_entries` entries now. The
+    /// vCPU may be another than the one that runs.
+    fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16);
 
     // --- Time and CPUs. ---
 

@@ -100,7 +100,7 @@ impl<P: Platform> Hypervisor<P> {
     fn end_some(&self, mut ending: Ending) -> Option<Ending> {
         while let Some(vcpu) = ending.vcpus.last() {
             self.remove_timers_of(vcpu);
-            self.platform.vcpu_destroyed(vcpu);
+            self.platform.destroy_window(&vcpu.window);
             ending.vcpus.truncate(ending.vcpus.len() - 1); // freed where it is: taking it out would copy it
             if self.platform.work_pending() {
                 return Some(ending);

@@ -121,7 +121,7 @@ impl<P: Platform> Hypervisor<P> {
         let number = VcpuId::new(making.vcpus.len() as u32);
         making.vcpus.push(Vcpu::new(making.id, number, &self.platform.shared(making.shared_mfn)));
         let Some(vcpu) = making.vcpus.last() else { return Err(HypercallError::NoMemory) };
-        if !self.platform.vcpu_created(vcpu) {
+        if !self.platform.create_window(&vcpu.window) {
             making.vcpus.pop();
             return Err(HypercallError::NoMemory);
         }

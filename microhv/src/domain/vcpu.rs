@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared::SharedBytes;
@@ -17,7 +17,7 @@ use spin::Mutex;
 use super::info::INFO_BYTES;
 use super::{CallHistory, GuestCpu, InfoCell, LEGACY_MAX_VCPUS};
 use crate::evtchn::VcpuEvents;
-use crate::platform::CpuId;
+use crate::platform::{CpuId, DescriptorWindow};
 use crate::time::VcpuTime;
 
 /// Why a vCPU does not run: bits of `Vcpu::pause_flags`.
@@ -146,8 +146,8 @@ pub struct Vcpu {
     running_on: AtomicU32,
     /// CPU that it belongs to.
     pub cpu_id: AtomicU32,
-    /// What the machine keeps for it; null on the host.
-    pub arch: AtomicPtr<()>,
+    /// Where the processor sees its GDT and LDT.
+    pub window: DescriptorWindow,
     /// What the scheduler keeps.
     pub sched: crate::sched::VcpuSched,
     fpu: Box<FpuArea>,
@@ -195,7 +195,7 @@ impl Vcpu {
             initialised: AtomicBool::new(false),
             running_on: AtomicU32::new(u32::MAX),
             cpu_id: AtomicU32::new(0),
-            arch: AtomicPtr::new(core::ptr::null_mut()),
+            window: DescriptorWindow::default(),
             sched: crate::sched::VcpuSched::new(),
             fpu: FpuArea::new(),
         }

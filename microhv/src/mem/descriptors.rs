@@ -141,7 +141,7 @@ impl<P: Platform> Mm<'_, P> {
         let mut any = false;
         for page in 0..cpu.ldt_frames.len() {
             if let Some(mfn) = cpu.ldt_frames[page].take() {
-                self.hv.platform.set_descriptor_page(vcpu, DescriptorPage::Ldt(page as u8), None);
+                self.hv.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), None);
                 self.put_descriptors(mfn);
                 self.tables.ldt_pages -= 1;
                 any = true;
@@ -189,7 +189,7 @@ impl<P: Platform> Hypervisor<P> {
             let new = frames[..pages].get(page).copied();
             let old = core::mem::replace(&mut cpu.gdt_frames[page], new);
             if old.is_some() || new.is_some() {
-                self.platform.set_descriptor_page(vcpu, DescriptorPage::Gdt(page as u8), new);
+                self.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Gdt(page as u8), new);
             }
             if let Some(old) = old {
                 mm.put_descriptors(old);
@@ -237,7 +237,7 @@ impl<P: Platform> Hypervisor<P> {
         cpu.ldt_base = if entries > 0 { base } else { 0 };
         cpu.ldt_entries = entries as u16;
         drop(cpu);
-        self.platform.reload_descriptor_tables(vcpu);
+        self.platform.reload_descriptor_tables(&vcpu.window, entries as u16);
     }
 
     /// The processor faulted on byte `offset` of the LDT of `vcpu`, which runs here: looks the page up in the guest's
@@ -268,7 +268,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut cpu = vcpu.cpu.lock();
         let old = cpu.ldt_frames[page].replace(mfn);
         mm.tables.ldt_pages += u32::from(old.is_none());
-        self.platform.set_descriptor_page(vcpu, DescriptorPage::Ldt(page as u8), Some(mfn));
+        self.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), Some(mfn));
         drop(cpu);
         if let Some(old) = old {
             mm.put_descriptors(old);

@@ -67,7 +67,7 @@ impl<P: Platform> Mm<'_, P> {
             }
         }
         if level == 4 {
-            self.hv.platform.fill_hypervisor_slots(mfn, self.dom);
+            self.hv.platform.fill_hypervisor_slots(mfn);
         }
         self.set_validated(mfn);
         Ok(())

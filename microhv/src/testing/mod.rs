@@ -19,11 +19,10 @@ use tlb::Tlb;
 pub use tlb::{CPUS, Remembered};
 pub use world::{ARGS, World};
 
-use crate::domain::{Domain, Vcpu};
 use crate::mem::FrameTable;
 use crate::platform::{
-    CpuId, CpuSet, CpuidResult, DescriptorPage, GROUP, GuestFault, MachineInfo, Platform, PowerAction,
-    SegmentBase, Settled, TimeParams,
+    CpuId, CpuSet, CpuidResult, DescriptorPage, DescriptorWindow, GROUP, GuestFault, MachineInfo, Platform,
+    PowerAction, SegmentBase, Settled, TimeParams,
 };
 
 const PAGE: u64 = 4096;
@@ -50,12 +49,10 @@ pub struct Events {
     pub ports: Vec<(u16, u8, u32)>,
     /// Writes to device memory.
     pub mmio: Vec<(u64, u32)>,
-    /// Descriptor pages set: domain, vCPU, page, frame.
-    pub descriptor_pages: Vec<(u16, u32, DescriptorPage, Option<Mfn>)>,
     /// How often the GS bases were exchanged.
     pub gs_swaps: u32,
-    /// Descriptor-table registers loaded for: domain, vCPU.
-    pub descriptor_reloads: Vec<(u16, u32)>,
+    /// How often descriptor-table registers were loaded.
+    pub descriptor_reloads: u32,
     /// Segment bases set.
     pub segment_bases: Vec<(SegmentBase, u64)>,
     /// `invlpg` addresses.
@@ -128,6 +125,8 @@ pub struct TestMachine {
     pub events: Mutex<Events>,
     /// PCI functions.
     pub pci: Mutex<FakePci>,
+    /// Descriptor windows that were used.
+    windows: AtomicU64,
     bases: [AtomicU64; 3],
     debug: [AtomicU64; 8],
 }
@@ -155,6 +154,7 @@ impl TestMachine {
             port_value: AtomicU32::new(u32::MAX),
             events: Mutex::new(Events::default()),
             pci: Mutex::new(FakePci::default()),
+            windows: AtomicU64::new(0),
             bases: [const { AtomicU64::new(0) }; 3],
             debug: [const { AtomicU64::new(0) }; 8],
         }
@@ -208,9 +208,17 @@ impl TestMachine {
     }
 
     /// The CPU that the hypervisor runs on has this vCPU's descriptor window loaded.
-    pub fn set_window(&self, vcpu: Option<&Vcpu>) {
-        let vcpu = vcpu.map(|vcpu| (vcpu.domain_id.raw(), vcpu.id.raw()));
-        self.with_tlb(|tlb, _, me| tlb.set_vcpu(me, vcpu));
+    pub fn set_window(&self, window: Option<&DescriptorWindow>) {
+        let window = window.map(|window| self.place(window));
+        self.with_tlb(|tlb, _, me| tlb.set_vcpu(me, window));
+    }
+
+    /// The number of a window, which gets one when it is first used.
+    fn place(&self, window: &DescriptorWindow) -> u64 {
+        if window.place() == 0 {
+            window.replace(self.windows.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        window.place()
     }
 
     /// Accesses choose among what is remembered, by `choice`; 0: they find what the tables say now.
@@ -449,7 +457,7 @@ impl Platform for TestMachine {
         });
     }
 
-    fn fill_hypervisor_slots(&self, l4: Mfn, _dom: &Domain) {
+    fn fill_hypervisor_slots(&self, l4: Mfn) {
         self.written(l4.maddr());
         for slot in &self.words(l4)[256..272] {
             slot.store(0, Ordering::Relaxed);
@@ -465,17 +473,16 @@ impl Platform for TestMachine {
         (pfn != u64::MAX).then_some(pfn)
     }
 
-    fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
-        let who = (vcpu.domain_id.raw(), vcpu.id.raw());
-        self.with_tlb(|tlb, _, _| tlb.set_window(who, page, frame));
-        self.events.lock().descriptor_pages.push((who.0, who.1, page, frame));
+    fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
+        let place = self.place(window);
+        self.with_tlb(|tlb, _, _| tlb.set_window(place, page, frame));
     }
 
-    fn vcpu_created(&self, _vcpu: &Vcpu) -> bool {
+    fn create_window(&self, _window: &DescriptorWindow) -> bool {
         true
     }
 
-    fn vcpu_destroyed(&self, _vcpu: &Vcpu) {}
+    fn destroy_window(&self, _window: &DescriptorWindow) {}
 
     fn build_id(&self) -> &[u8] {
         &[1, 2, 3, 4]
@@ -506,8 +513,8 @@ impl Platform for TestMachine {
 
     fn set_task_switched(&self, _on: bool) {}
 
-    fn reload_descriptor_tables(&self, vcpu: &Vcpu) {
-        self.events.lock().descriptor_reloads.push((vcpu.domain_id.raw(), vcpu.id.raw()));
+    fn reload_descriptor_tables(&self, _window: &DescriptorWindow, _ldt_entries: u16) {
+        self.events.lock().descriptor_reloads += 1;
     }
 
     fn now_ns(&self) -> u64 {

@@ -8,13 +8,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use microhv::Hypervisor;
 use microhv::boot::acpi::Acpi;
-use microhv::domain::{Domain, Vcpu};
 use microhv::emul::{self, Emulated};
 use microhv::hypercall::Current;
 use microhv::mem::emulate::FaultOutcome;
 use microhv::platform::{
-    CpuId, CpuSet, CpuidResult, DescriptorPage, GuestFault, MachineInfo, Platform, PowerAction, SegmentBase,
-    Settled, TimeParams,
+    CpuId, CpuSet, CpuidResult, DescriptorPage, DescriptorWindow, GuestFault, MachineInfo, Platform,
+    PowerAction, SegmentBase, Settled, TimeParams,
 };
 use microhv::traps;
 use ring_abi::shared::SharedBytes;
@@ -299,7 +298,7 @@ impl Platform for Machine {
         }
     }
 
-    fn fill_hypervisor_slots(&self, l4: Mfn, _dom: &Domain) {
+    fn fill_hypervisor_slots(&self, l4: Mfn) {
         paging::fill_slots(l4.maddr().raw());
     }
 
@@ -316,16 +315,16 @@ impl Platform for Machine {
         (pfn != u64::MAX).then_some(pfn)
     }
 
-    fn set_descriptor_page(&self, vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
-        windows::set_page(vcpu, page, frame);
+    fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
+        windows::set_page(window, page, frame);
     }
 
-    fn vcpu_created(&self, vcpu: &Vcpu) -> bool {
-        windows::create(vcpu)
+    fn create_window(&self, window: &DescriptorWindow) -> bool {
+        windows::create(window)
     }
 
-    fn vcpu_destroyed(&self, vcpu: &Vcpu) {
-        windows::destroy(vcpu);
+    fn destroy_window(&self, window: &DescriptorWindow) {
+        windows::destroy(window);
     }
 
     #[inline]
@@ -379,8 +378,8 @@ impl Platform for Machine {
         fpu::set_task_switched(on);
     }
 
-    fn reload_descriptor_tables(&self, vcpu: &Vcpu) {
-        windows::reload(vcpu);
+    fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16) {
+        windows::reload(window, ldt_entries);
     }
 
     #[inline]
@@ -597,7 +596,7 @@ pub(crate) fn page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
     /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
     const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
     if error & NO_DESCRIPTOR == 0
-        && let Some(offset) = windows::ldt_offset(cur.vcpu, cr2)
+        && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
     {
         ldt_fault(cur, offset, error);
         return true;

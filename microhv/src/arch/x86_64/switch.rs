@@ -143,7 +143,7 @@ fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
         regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(boot_cpu_area.stack_top());
         descriptors::set_entry_stack(local, vcpu.entry_stack() as u64);
     }
-    windows::load(vcpu);
+    windows::load(&vcpu.window, vcpu.cpu.lock().ldt_entries);
     machine::set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);

@@ -5,10 +5,8 @@
 #![allow(unsafe_code)] // descriptor-table registers, page-table frames from the heap
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
-use microhv::domain::Vcpu;
-use microhv::platform::DescriptorPage;
+use microhv::platform::{DescriptorPage, DescriptorWindow};
 use ring_abi::types::{Mfn, PAGE_SIZE};
 use spin::Mutex;
 
@@ -18,31 +16,25 @@ use super::{cpu, machine, paging, percpu};
 /// The page of a window's GDT that is ours; those before it are the guest's.
 const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
 
-/// Where vCPU `vcpu`'s window is; 0 when it has none.
-fn window(vcpu: &Vcpu) -> u64 {
-    vcpu.arch.load(Ordering::Acquire) as u64
-}
-
-/// Loads GDT and LDT of a vCPU anew if they are loaded: its tables changed. The toolstack may have changed them, while
-/// another vCPU runs.
-pub(crate) fn reload(vcpu: &Vcpu) {
-    if cpu::gdt_base() == window(vcpu) {
-        load(vcpu);
+/// Loads the GDT and LDT of a window anew if they are loaded: the LDT's size changed. The toolstack may have changed it,
+/// while another vCPU runs.
+pub(crate) fn reload(window: &DescriptorWindow, ldt_entries: u16) {
+    if cpu::gdt_base() == window.place() {
+        load(window, ldt_entries);
     }
 }
 
-/// Loads GDT and LDT of a vCPU.
-pub(crate) fn load(vcpu: &Vcpu) {
-    let base = window(vcpu);
-    let entries = vcpu.cpu.lock().ldt_entries;
+/// Loads the GDT and LDT of a window. Its [`DescriptorWindow::place`] is its address.
+pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
+    let base = window.place();
     // SAFETY: the window's page 14 is our GDT page since `create`; the LDT descriptor is written before it is
     // loaded.
     unsafe {
         cpu::lgdt(base, GDT_LIMIT);
-        if entries == 0 {
+        if ldt_entries == 0 {
             cpu::lldt(0);
         } else {
-            GDT_PAGE.set_ldt(base + paging::WINDOW_LDT, entries);
+            GDT_PAGE.set_ldt(base + paging::WINDOW_LDT, ldt_entries);
             cpu::lldt(LDT_SELECTOR);
         }
     }
@@ -73,23 +65,23 @@ fn take_window() -> Option<u64> {
     Some(va)
 }
 
-/// The byte of the vCPU's LDT at which the processor would have stopped with `cr2`.
-pub(crate) fn ldt_offset(vcpu: &Vcpu, cr2: u64) -> Option<u64> {
+/// The byte of the window's LDT at which the processor would have stopped with `cr2`.
+pub(crate) fn ldt_offset(window: &DescriptorWindow, cr2: u64) -> Option<u64> {
     const LDT_BYTES: u64 = 0x1_0000;
-    cr2.checked_sub(window(vcpu) + paging::WINDOW_LDT).filter(|offset| *offset < LDT_BYTES)
+    cr2.checked_sub(window.place() + paging::WINDOW_LDT).filter(|offset| *offset < LDT_BYTES)
 }
 
 /// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page it needs was brought in.
 pub(crate) fn fault(cr2: u64) -> bool {
     let Some(current) = percpu::local().current() else { return false };
-    let Some(offset) = ldt_offset(current.vcpu(), cr2) else { return false };
+    let Some(offset) = ldt_offset(&current.vcpu().window, cr2) else { return false };
     machine::hypervisor().fault_in_ldt(current.domain(), current.vcpu(), offset)
 }
 
-/// Maps a frame at a page of the vCPU's window. Without one: zeros in the GDT, nothing in the LDT, whose pages are
+/// Maps a frame at a page of a window. Without one: zeros in the GDT, nothing in the LDT, whose pages are
 /// brought in by the first fault on them.
-pub(crate) fn set_page(vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
-    let base = window(vcpu);
+pub(crate) fn set_page(window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
+    let base = window.place();
     let frame = frame.map(|mfn| mfn.maddr().raw());
     match page {
         DescriptorPage::Gdt(n) => {
@@ -102,19 +94,19 @@ pub(crate) fn set_page(vcpu: &Vcpu, page: DescriptorPage, frame: Option<Mfn>) {
     }
 }
 
-/// Gives a new vCPU a window; `false`: there is none, or no memory for its table.
-pub(crate) fn create(vcpu: &Vcpu) -> bool {
+/// Gives a new vCPU's window its place; `false`: there is none, or no memory for its table.
+pub(crate) fn create(window: &DescriptorWindow) -> bool {
     let Some(base) = take_window() else { return false };
-    vcpu.arch.store(base as *mut (), Ordering::Release);
     let mut pages = [paging::machine_address((&raw const ZERO_PAGE) as u64); GDT_OUR_PAGE + 1];
     pages[GDT_OUR_PAGE] = paging::machine_address(GDT_PAGE.address());
     paging::set_window(base, &pages);
+    window.replace(base);
     true
 }
 
-/// Takes the window of a vCPU that ends.
-pub(crate) fn destroy(vcpu: &Vcpu) {
-    let base = vcpu.arch.swap(core::ptr::null_mut(), Ordering::AcqRel) as u64;
+/// Frees the place of the window of a vCPU that ends.
+pub(crate) fn destroy(window: &DescriptorWindow) {
+    let base = window.replace(0);
     if base == 0 {
         return;
     }

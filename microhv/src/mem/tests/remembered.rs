@@ -168,7 +168,7 @@ fn a_window_on_descriptors_is_forgotten() {
     let gdt =
         |frames: &[Mfn]| world.hv.set_gdt(&guest.dom, &guest.dom.vcpus[0], frames, frames.len() as u32 * 512);
     on_cpu(&world, 0, &guest);
-    world.hv.platform.set_window(Some(&guest.dom.vcpus[0]));
+    world.hv.platform.set_window(Some(&guest.dom.vcpus[0].window));
     assert_eq!(gdt(&[page]), Ok(()));
     assert_eq!(gdt(&[other]), Ok(()));
     assert!(!world.hv.platform.window(0).contains(&page));

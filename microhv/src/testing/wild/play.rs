@@ -228,7 +228,7 @@ impl Wild {
         let base = domain.vcpus[vcpu as usize].cr3_kernel()?;
         self.unload(self.cpu);
         self.hv.platform.switch_to(base);
-        self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize]));
+        self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize].window));
         domain.dirty_cpus.fetch_or(1 << self.cpu, Ordering::Relaxed);
         self.loaded[self.cpu] = Some((dom, vcpu));
         Some(())
