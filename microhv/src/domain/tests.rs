@@ -17,7 +17,7 @@ use ring_abi::vcpu::*;
 use super::*;
 use crate::error::HypercallError;
 use crate::hypercall::Outcome;
-use crate::platform::{CpuId, Platform, PowerAction};
+use crate::platform::{Clock, CpuId, MachineMemory, PowerAction};
 use crate::testing::{ARGS, World};
 use crate::time::TimerKind;
 use ring_abi::evtchn::VIRQ_DOM_EXC;

@@ -205,6 +205,7 @@ mod tests {
     use crate::Hypervisor;
     use crate::domain::{Domain, DomainConfig};
     use crate::mem::FrameTable;
+    use crate::platform::{MachineMemory, Paging};
     use crate::testing::TestMachine;
 
     const BITMAP: u64 = 0xffff_8880_0000_0ffe;

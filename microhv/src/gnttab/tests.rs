@@ -12,6 +12,7 @@ use crate::domain::DomainConfig;
 use crate::hypercall::grant::grant_table_op;
 use crate::hypercall::{Current, HypercallResult, Outcome};
 use crate::mem::{FrameTable, PageType};
+use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
 
 const FRAMES: usize = 256;

@@ -13,7 +13,7 @@ use ring_abi::vm_assist::*;
 
 use super::*;
 use crate::domain::PauseFlags;
-use crate::platform::SegmentBase;
+use crate::platform::{Paging, Registers, SegmentBase};
 use crate::testing::{ARGS, World};
 
 mod wild;

@@ -18,6 +18,7 @@ use super::*;
 use crate::domain::PauseFlags;
 use crate::error::HypercallError;
 use crate::evtchn::is_pending;
+use crate::platform::Clock;
 use crate::testing::{ARGS, World};
 use crate::time::{Runstate, TimerKind};
 

@@ -13,7 +13,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags, VcpuRef};
 use crate::hypercall::{Current, HypercallResult, Outcome, call};
 use crate::mem::FrameTable;
-use crate::platform::{CpuId, Platform};
+use crate::platform::{Clock, CpuId, MachineMemory};
 use crate::sched::{Decision, SOFTIRQ_SCHEDULE};
 
 /// First machine address that tests use for arguments: guest addresses are machine addresses until tables are loaded.

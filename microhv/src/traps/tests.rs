@@ -10,7 +10,7 @@ use crate::Hypervisor;
 use crate::domain::{Callback, Domain, DomainConfig, TrapGate};
 use crate::hypercall::{Current, Outcome};
 use crate::mem::FrameTable;
-use crate::platform::Platform;
+use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
 
 /// A machine whose guest addresses are machine addresses, and a domain with one vCPU.

@@ -11,10 +11,7 @@ use microhv::boot::acpi::Acpi;
 use microhv::emul::{self, Emulated};
 use microhv::hypercall::Current;
 use microhv::mem::emulate::FaultOutcome;
-use microhv::platform::{
-    CpuId, CpuSet, CpuidResult, DescriptorPage, DescriptorWindow, GuestFault, MachineInfo, Platform,
-    PowerAction, SegmentBase, Settled, TimeParams,
-};
+use microhv::platform::*;
 use microhv::traps;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn, PAGE_SIZE};
@@ -154,7 +151,7 @@ fn word(at_maddr: Maddr) -> &'static AtomicU64 {
     unsafe { &*at(at_maddr.raw()).cast::<AtomicU64>() }
 }
 
-impl Platform for Machine {
+impl MachineMemory for Machine {
     #[inline]
     fn load(&self, at: Maddr) -> u64 {
         word(at).load(Ordering::Acquire)
@@ -242,6 +239,21 @@ impl Platform for Machine {
         unsafe { SharedBytes::new(at(mfn.maddr().raw()), PAGE_SIZE) }
     }
 
+    #[inline]
+    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>) {
+        if let Some(entry) = paging::m2p_entry(mfn.raw()) {
+            entry.store(pfn.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn m2p(&self, mfn: Mfn) -> Option<u64> {
+        let pfn = paging::m2p_entry(mfn.raw())?.load(Ordering::Relaxed);
+        (pfn != u64::MAX).then_some(pfn)
+    }
+}
+
+impl GuestMemory for Machine {
     #[inline(always)]
     fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
         guest_access::copy_from(to, va)
@@ -271,7 +283,9 @@ impl Platform for Machine {
     fn read_frame<const N: usize>(&self, _: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
         guest_access::read_frame(va)
     }
+}
 
+impl Paging for Machine {
     #[inline]
     fn load_cr3(&self, l4: Mfn) {
         load_l4(l4.maddr().raw());
@@ -301,24 +315,9 @@ impl Platform for Machine {
     fn fill_hypervisor_slots(&self, l4: Mfn) {
         paging::fill_slots(l4.maddr().raw());
     }
+}
 
-    #[inline]
-    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>) {
-        if let Some(entry) = paging::m2p_entry(mfn.raw()) {
-            entry.store(pfn.unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    fn m2p(&self, mfn: Mfn) -> Option<u64> {
-        let pfn = paging::m2p_entry(mfn.raw())?.load(Ordering::Relaxed);
-        (pfn != u64::MAX).then_some(pfn)
-    }
-
-    fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
-        windows::set_page(window, page, frame);
-    }
-
+impl DescriptorWindows for Machine {
     fn create_window(&self, window: &DescriptorWindow) -> bool {
         windows::create(window)
     }
@@ -327,6 +326,16 @@ impl Platform for Machine {
         windows::destroy(window);
     }
 
+    fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
+        windows::set_page(window, page, frame);
+    }
+
+    fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16) {
+        windows::reload(window, ldt_entries);
+    }
+}
+
+impl Registers for Machine {
     #[inline]
     fn swap_gs(&self) {
         cpu::swapgs();
@@ -378,10 +387,12 @@ impl Platform for Machine {
         fpu::set_task_switched(on);
     }
 
-    fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16) {
-        windows::reload(window, ldt_entries);
+    fn set_xcr0(&self, value: u64) {
+        fpu::set_guest_xcr0(value);
     }
+}
 
+impl Clock for Machine {
     #[inline]
     fn now_ns(&self) -> u64 {
         time::now_ns()
@@ -392,13 +403,13 @@ impl Platform for Machine {
         cpu::rdtsc()
     }
 
+    fn time_params(&self) -> TimeParams {
+        time::params()
+    }
+
     #[inline]
     fn clock_generation(&self) -> u32 {
         time::generation()
-    }
-
-    fn time_params(&self) -> TimeParams {
-        time::params()
     }
 
     fn boot_wall_ns(&self) -> u64 {
@@ -408,7 +419,9 @@ impl Platform for Machine {
     fn set_timer(&self, deadline_ns: Option<u64>) {
         time::set_timer(deadline_ns);
     }
+}
 
+impl Cpus for Machine {
     #[inline]
     fn cpu(&self) -> CpuId {
         this_cpu()
@@ -420,10 +433,6 @@ impl Platform for Machine {
         {
             apic::send_kick(apic_id as u8);
         }
-    }
-
-    fn heap_has_room(&self, bytes: usize) -> bool {
-        heap::has_room(bytes)
     }
 
     fn work_pending(&self) -> bool {
@@ -444,7 +453,9 @@ impl Platform for Machine {
         local.interrupt_waits.store(waits, Ordering::Relaxed);
         waits
     }
+}
 
+impl SerialConsole for Machine {
     fn console_write(&self, bytes: &[u8]) -> usize {
         serial::write_for_domain(bytes)
     }
@@ -460,24 +471,9 @@ impl Platform for Machine {
     fn clear_console_log(&self) {
         serial::clear_kept();
     }
+}
 
-    fn power(&self, action: PowerAction) {
-        serial::drain();
-        match action {
-            PowerAction::Off => power::off(self.acpi),
-            PowerAction::Reboot if self.no_reboot => {}
-            PowerAction::Reboot => power::restart(self.acpi),
-            PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
-        }
-        // It goes off in its own time; what is said is for one that does not.
-        let asked_ns = time::now_ns();
-        while time::now_ns().saturating_sub(asked_ns) < POWER_NS {
-            core::hint::spin_loop();
-        }
-        serial::write(b"(microhv) the machine is halted\n");
-        cpu::halt_for_ever()
-    }
-
+impl Devices for Machine {
     fn port_in(&self, port: u16, size: u8) -> u32 {
         match size {
             1 => cpu::inb(port).into(),
@@ -527,6 +523,25 @@ impl Platform for Machine {
         apic::set_masked(self.acpi.isa(line).gsi, masked);
     }
 
+    fn power(&self, action: PowerAction) {
+        serial::drain();
+        match action {
+            PowerAction::Off => power::off(self.acpi),
+            PowerAction::Reboot if self.no_reboot => {}
+            PowerAction::Reboot => power::restart(self.acpi),
+            PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
+        }
+        // It goes off in its own time; what is said is for one that does not.
+        let asked_ns = time::now_ns();
+        while time::now_ns().saturating_sub(asked_ns) < POWER_NS {
+            core::hint::spin_loop();
+        }
+        serial::write(b"(microhv) the machine is halted\n");
+        cpu::halt_for_ever()
+    }
+}
+
+impl MachineFacts for Machine {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
         CpuidResult { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
@@ -536,12 +551,12 @@ impl Platform for Machine {
         fpu::components()
     }
 
-    fn set_xcr0(&self, value: u64) {
-        fpu::set_guest_xcr0(value);
-    }
-
     fn efer(&self) -> u64 {
         cpu::read_msr(msr::EFER)
+    }
+
+    fn heap_has_room(&self, bytes: usize) -> bool {
+        heap::has_room(bytes)
     }
 
     fn command_line(&self) -> &str {
@@ -561,6 +576,8 @@ impl Platform for Machine {
         }
     }
 }
+
+impl Platform for Machine {}
 
 fn base_msr(base: SegmentBase) -> u32 {
     match base {

@@ -11,7 +11,7 @@ use microhv::boot::multiboot::{self, BootInformation, MAX_MODULES, Physical};
 use microhv::boot::{Options, dom0};
 use microhv::emul::msr::PAT_VALUE;
 use microhv::mem::{FrameInfo, FrameTable};
-use microhv::platform::Platform;
+use microhv::platform::{Clock, MachineFacts};
 use ring_abi::types::Mfn;
 use spin::{Mutex, Once};
 

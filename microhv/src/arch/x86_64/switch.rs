@@ -8,7 +8,7 @@
 use core::sync::atomic::Ordering;
 
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{CpuId, Platform};
+use microhv::platform::{CpuId, Cpus};
 use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
 

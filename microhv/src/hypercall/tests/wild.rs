@@ -13,7 +13,7 @@ use ring_abi::types::Mfn;
 use crate::domain::Domain;
 use crate::mem::check::Extra;
 use crate::mem::pte::{P, RW, US};
-use crate::platform::{Platform, Settled};
+use crate::platform::{GuestMemory, MachineMemory, Paging, Settled};
 use crate::testing::{ARGS, World, wild};
 
 const FRAMES: u64 = 128;

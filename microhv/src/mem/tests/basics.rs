@@ -6,7 +6,7 @@ use super::{World, entry};
 use crate::error::HypercallError as E;
 use crate::mem::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, PageType, TableError, Update, UpdateError};
-use crate::platform::Platform;
+use crate::platform::Paging;
 
 fn refused(error: E) -> Result<(), TableError> {
     Err(TableError::Refused(error))

@@ -14,7 +14,7 @@ use crate::domain::{Domain, DomainConfig, Vcpu};
 use crate::hypercall::{Args, HypercallResult, Outcome, mmu, mmuext};
 use crate::mem::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, PageType, Update};
-use crate::platform::Platform;
+use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
 
 /// A domain with loaded tables and a page for arguments.

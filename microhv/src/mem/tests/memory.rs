@@ -12,7 +12,7 @@ use super::{World, entry};
 use crate::hypercall::memory;
 use crate::mem::pte::{P, RW};
 use crate::mem::{FrameOwner, Update};
-use crate::platform::Platform;
+use crate::platform::MachineMemory;
 
 fn reservation(extent_start: u64, nr_extents: u64, extent_order: u32, domid: u16) -> XenMemoryReservation {
     XenMemoryReservation { extent_start, nr_extents, extent_order, mem_flags: 0, domid, _pad0: [0; 3] }

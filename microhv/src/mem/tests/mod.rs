@@ -1,5 +1,6 @@
 //! Page tables on the test machine, with the invariants checked after every step.
 
+use crate::platform::MachineMemory;
 mod basics;
 mod calls;
 mod memory;
@@ -20,7 +21,6 @@ use super::{FrameTable, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig};
 use crate::hypercall::Current;
-use crate::platform::Platform;
 use crate::testing::TestMachine;
 
 /// A hypervisor on a test machine.

@@ -17,7 +17,7 @@ use crate::hypercall::{Args, Current, HypercallResult, Outcome, descriptor, memo
 use crate::mem::frame::Kind;
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{FrameOwner, TableError, Update, pte};
-use crate::platform::Platform;
+use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
 
 type Handler = fn(&mut Current<'_, TestMachine>, &Args) -> HypercallResult;

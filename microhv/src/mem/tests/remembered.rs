@@ -14,7 +14,7 @@ use super::{World, entry};
 use crate::hypercall::{memory, mmu, mmuext};
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{GrantAddress, TypedRef};
-use crate::platform::{Platform, Settled};
+use crate::platform::{GuestMemory, MachineMemory, Settled};
 
 const SELF: u64 = DOMID_SELF as u64;
 /// Where the tests map a page.

@@ -28,7 +28,7 @@ use crate::mem::check::Extra;
 use crate::mem::frame::FrameInfo;
 use crate::mem::pte::{A, D, G, NX, P, PSE, RW, US};
 use crate::mem::{FrameTable, PageType};
-use crate::platform::{Platform, Settled};
+use crate::platform::{GuestMemory, MachineMemory, Settled};
 use crate::testing::{CPUS, Remembered, TestMachine};
 
 /// Frames of the machine.

@@ -1,0 +1,83 @@
+//! Physical CPUs.
+
+/// The most physical CPUs that are used.
+pub const MAX_CPUS: usize = 64;
+
+/// A physical CPU, counted from 0 (the boot CPU).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(u32);
+
+impl CpuId {
+    /// The boot CPU.
+    pub const BOOT: Self = Self(0);
+
+    /// CPU number `raw`, or `None` from [`MAX_CPUS`] on.
+    pub const fn new(raw: u32) -> Option<Self> {
+        if (raw as usize) < MAX_CPUS { Some(Self(raw)) } else { None }
+    }
+
+    /// The number.
+    #[inline]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// The number as an index, below [`MAX_CPUS`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A set of physical CPUs, a bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CpuSet(u64);
+
+impl CpuSet {
+    /// No CPU.
+    pub const EMPTY: Self = Self(0);
+    /// Every CPU there could be.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// The set with bit n for CPU n.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Bit n for CPU n.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Just `cpu`.
+    pub const fn only(cpu: CpuId) -> Self {
+        Self(1 << cpu.0)
+    }
+
+    /// Whether the set has `cpu`.
+    pub const fn contains(self, cpu: CpuId) -> bool {
+        self.0 & (1 << cpu.0) != 0
+    }
+
+    /// Adds `cpu`.
+    pub const fn with(self, cpu: CpuId) -> Self {
+        Self(self.0 | 1 << cpu.0)
+    }
+
+    /// Whether the set has no CPU.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The CPUs, and the one that this code runs on.
+pub trait Cpus {
+    /// The CPU that this runs on.
+    fn cpu(&self) -> CpuId;
+    /// Makes another CPU look at its pending work.
+    fn kick(&self, cpu: CpuId);
+    /// Whether an interrupt is waiting: long operations then return a continuation. Once the answer is `true`, it stays so
+    /// until an interrupt is taken, at the return to the guest at the latest: while the callers unwind, each hears the
+    /// same. (I13)
+    fn work_pending(&self) -> bool;
+}

@@ -1,0 +1,47 @@
+//! The serial console, ports, device memory, interrupt lines, power.
+
+use ring_abi::types::Maddr;
+
+/// What the machine is to do when everything is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerAction {
+    /// Turn the power off (ACPI S5).
+    Off,
+    /// Start again.
+    Reboot,
+    /// Stop as broken: dom0 crashed.
+    Crash,
+}
+
+/// The serial console, and what is kept of its output.
+pub trait SerialConsole {
+    /// Writes for a domain what there is room for, and gives how many bytes that is. Nobody waits for the line.
+    fn console_write(&self, bytes: &[u8]) -> usize;
+    /// Whether so much waits for the serial line that a domain should print no more than it must.
+    fn console_is_busy(&self) -> bool;
+    /// Reads the kept console output from byte `from` of all that was ever written; gives where the copy starts (later
+    /// than `from` when the output there is gone) and its length.
+    fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize);
+    /// Forgets the kept console output.
+    fn clear_console_log(&self);
+}
+
+/// Devices as the processor reaches them, and the power switch.
+pub trait Devices {
+    /// Reads a port: `size` 1, 2 or 4 bytes.
+    fn port_in(&self, port: u16, size: u8) -> u32;
+    /// Writes a port: `size` 1, 2 or 4 bytes.
+    fn port_out(&self, port: u16, size: u8, value: u32);
+    /// Reads an aligned u32 of a device's memory.
+    fn mmio_read(&self, at: Maddr) -> u32;
+    /// Writes an aligned u32 of a device's memory.
+    fn mmio_write(&self, at: Maddr, value: u32);
+    /// Address and data of the message that raises `vector` on the boot CPU.
+    fn msi_message(&self, vector: u8) -> (u64, u32);
+    /// Lets a legacy interrupt line (0-15) raise `vector`, or nothing.
+    fn route_line(&self, line: u8, vector: Option<u8>);
+    /// Masks or unmasks a legacy interrupt line (0-15).
+    fn mask_line(&self, line: u8, masked: bool);
+    /// Turns the machine off or restarts it. Returns only on the host.
+    fn power(&self, action: PowerAction);
+}
