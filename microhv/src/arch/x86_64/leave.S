@@ -2,7 +2,7 @@
    In: rax = the frame of the vCPU to run; rsp = the CPU's own stack.
    The five words that IRET takes are copied to our stack first, so that a fault of the
    IRET itself (a selector that the guest spoiled) finds the vCPU's frame whole: the handler
-   sees rip = guest_iret, and delivers the failsafe callback. */
+   sees rip = guest_iret, and gives the guest's kernel the exception. */
     .section .text.entry, "ax", @progbits
     .balign 16
     .globl leave_by_iret
@@ -13,20 +13,7 @@ leave_by_iret:
     push [rax + {regs_rflags}]
     push [rax + {regs_cs}]
     push [rax + {regs_rip}]
-    mov r15, [rax]
-    mov r14, [rax + 8]
-    mov r13, [rax + 16]
-    mov r12, [rax + 24]
-    mov rbp, [rax + 32]
-    mov rbx, [rax + 40]
-    mov r11, [rax + 48]
-    mov r10, [rax + 56]
-    mov r9, [rax + 64]
-    mov r8, [rax + 72]
-    mov rcx, [rax + 88]
-    mov rdx, [rax + 96]
-    mov rsi, [rax + 104]
-    mov rdi, [rax + 112]
+    load_registers all=1
     mov rax, [rax + 80]
     .globl guest_iret
 guest_iret:

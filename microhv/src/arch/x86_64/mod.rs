@@ -38,23 +38,13 @@ core::arch::global_asm!(include_str!("boot.S"), options(att_syntax));
 core::arch::global_asm!(include_str!("memops.S"));
 core::arch::global_asm!(include_str!("access.S"));
 core::arch::global_asm!(
+    include_str!("registers.S"),
     include_str!("syscall.S"),
-    local_scratch = const percpu::LOCAL_SCRATCH,
-    local_regs_top = const percpu::LOCAL_REGS_TOP,
-    stack_before_regs = const switch::STACK_BEFORE_REGS,
-    regs_rip = const offset_of!(CpuUserRegs, rip),
-    regs_rflags = const offset_of!(CpuUserRegs, rflags),
-    regs_rsp = const offset_of!(CpuUserRegs, rsp),
-);
-core::arch::global_asm!(
     include_str!("trap.S"),
+    include_str!("leave.S"),
     local_scratch = const percpu::LOCAL_SCRATCH,
     local_regs_top = const percpu::LOCAL_REGS_TOP,
     stack_before_regs = const switch::STACK_BEFORE_REGS,
-    regs_cs = const offset_of!(CpuUserRegs, cs),
-);
-core::arch::global_asm!(
-    include_str!("leave.S"),
     regs_rip = const offset_of!(CpuUserRegs, rip),
     regs_cs = const offset_of!(CpuUserRegs, cs),
     regs_rflags = const offset_of!(CpuUserRegs, rflags),

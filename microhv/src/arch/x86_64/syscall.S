@@ -1,37 +1,28 @@
-/* SYSCALL from ring 3, on the boot CPU (each CPU has its own copy of this path, because it
-   finds its data by address).
+/* SYSCALL and SYSENTER from ring 3, on the one CPU that is used: the entries find its data by address.
    In:  rcx = rip, r11 = rflags, everything else the guest's; rflags masked by FMASK.
    Does: stores the guest's registers straight into the running vCPU's frame (whose end is
    in LOCAL_REGS_TOP), then works on the CPU's own stack. The guest's GS base stays loaded:
    the hypervisor never uses GS. */
     .section .text.entry, "ax", @progbits
-    .balign 16
-    .globl syscall_entry
-    .type syscall_entry, @function
-syscall_entry:
+
+/* The words that an interruption pushes, of a SYSCALL from code of selector `cs`. */
+    .macro push_syscall_frame cs
     mov [rip + boot_cpu_area + {local_scratch}], rsp
     mov rsp, [rip + boot_cpu_area + {local_regs_top}]
     push 0xe02b
     push [rip + boot_cpu_area + {local_scratch}]
     push r11
-    push 0xe033
+    push \cs
     push rcx
     push 0
-    push rdi
-    push rsi
-    push rdx
-    push rcx
-    push rax
-    push r8
-    push r9
-    push r10
-    push r11
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    .endm
+
+    .balign 16
+    .globl syscall_entry
+    .type syscall_entry, @function
+syscall_entry:
+    push_syscall_frame 0xe033
+    push_registers
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]
     xor ebp, ebp
@@ -44,41 +35,23 @@ syscall_entry:
     .globl leave_by_sysret
     .type leave_by_sysret, @function
 leave_by_sysret:
-    mov r15, [rax]
-    mov r14, [rax + 8]
-    mov r13, [rax + 16]
-    mov r12, [rax + 24]
-    mov rbp, [rax + 32]
-    mov rbx, [rax + 40]
-    mov r10, [rax + 56]
-    mov r9, [rax + 64]
-    mov r8, [rax + 72]
-    mov rdx, [rax + 96]
-    mov rsi, [rax + 104]
-    mov rdi, [rax + 112]
+    load_registers
     mov rcx, [rax + {regs_rip}]
     mov r11, [rax + {regs_rflags}]
     mov rsp, [rax + {regs_rsp}]
     mov rax, [rax + 80]
     sysretq
 
-/* SYSCALL from 32-bit code. Same contract; the guest is told by cs. */
+/* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
     .balign 16
     .globl syscall32_entry
     .type syscall32_entry, @function
 syscall32_entry:
-    mov [rip + boot_cpu_area + {local_scratch}], rsp
-    mov rsp, [rip + boot_cpu_area + {local_regs_top}]
-    push 0xe02b
-    push [rip + boot_cpu_area + {local_scratch}]
-    push r11
-    push 0xe023
-    push rcx
-    push 0
+    push_syscall_frame 0xe023
     jmp guest_entry_common_syscall
 
-/* SYSENTER. Nothing of the caller's rip and rsp is kept by the CPU, and of its flags only IF is cleared: the caller's
-   DF, NT and AC must not be ours. */
+/* SYSENTER. The CPU keeps nothing of the caller's rip and rsp, and clears only IF of its flags: the caller's DF, NT and
+   AC must not be ours. */
     .balign 16
     .globl sysenter_entry
     .type sysenter_entry, @function
@@ -94,21 +67,7 @@ sysenter_entry:
     push 0
     .type guest_entry_common_syscall, @function
 guest_entry_common_syscall:
-    push rdi
-    push rsi
-    push rdx
-    push rcx
-    push rax
-    push r8
-    push r9
-    push r10
-    push r11
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]
     xor ebp, ebp

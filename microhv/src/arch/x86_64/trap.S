@@ -24,21 +24,7 @@ vector_\high\low:
     .balign 16
     .type trap_common, @function
 trap_common:
-    push rdi
-    push rsi
-    push rdx
-    push rcx
-    push rax
-    push r8
-    push r9
-    push r10
-    push r11
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     cld
     mov rdi, rsp
     xor ebp, ebp
@@ -54,27 +40,11 @@ trap_common:
     and rsp, -16
     call trap_from_hypervisor
     mov rsp, rbp
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbp
-    pop rbx
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rax
-    pop rcx
-    pop rdx
-    pop rsi
-    pop rdi
-    add rsp, 8
-    iretq
+    return_to_ring_0
 
 /* Debug exceptions: on a stack of their own, since a guest can have one taken at the first instruction of
-   syscall_entry, where its own stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
-   From ring 3 the words are moved to the vCPU's frame, and it goes on as any exception. */
+   syscall_entry, where the guest's stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
+   From ring 3 the words are moved to the vCPU's frame, and the exception goes on as any other. */
     .balign 16
     .globl debug_stub
     .type debug_stub, @function
@@ -86,18 +56,10 @@ debug_stub:
     push rax
     push rdx
     mov rax, [rip + boot_cpu_area + {local_regs_top}]
-    mov rdx, [rsp + 56]                 /* ss */
-    mov [rax - 8], rdx
-    mov rdx, [rsp + 48]                 /* rsp */
-    mov [rax - 16], rdx
-    mov rdx, [rsp + 40]                 /* rflags */
-    mov [rax - 24], rdx
-    mov rdx, [rsp + 32]                 /* cs */
-    mov [rax - 32], rdx
-    mov rdx, [rsp + 24]                 /* rip */
-    mov [rax - 40], rdx
-    mov rdx, [rsp + 16]                 /* error code, vector */
-    mov [rax - 48], rdx
+    .irp word, 8, 16, 24, 32, 40, 48     /* ss, rsp, rflags, cs, rip, error code with vector */
+    mov rdx, [rsp + 64 - \word]
+    mov [rax - \word], rdx
+    .endr
     sub rax, 48
     mov [rip + boot_cpu_area + {local_scratch}], rax
     pop rdx
@@ -106,60 +68,28 @@ debug_stub:
     jmp trap_common
 
 /* NMI, machine check, double fault: on stacks of their own, whatever was running. */
-    .globl nmi_stub
-    .type nmi_stub, @function
-nmi_stub:
+    .macro own_stack_stub name, vector
+    .globl \name
+    .type \name, @function
+\name:
     push 0
-    mov dword ptr [rsp + 4], 2
+    mov dword ptr [rsp + 4], \vector
     jmp ist_common
-    .globl machine_check_stub
-    .type machine_check_stub, @function
-machine_check_stub:
-    push 0
-    mov dword ptr [rsp + 4], 18
-    jmp ist_common
+    .endm
+    own_stack_stub nmi_stub, 2
+    own_stack_stub machine_check_stub, 18
     .globl double_fault_stub
     .type double_fault_stub, @function
 double_fault_stub:
     mov dword ptr [rsp + 4], 8
     .type ist_common, @function
 ist_common:
-    push rdi
-    push rsi
-    push rdx
-    push rcx
-    push rax
-    push r8
-    push r9
-    push r10
-    push r11
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     cld
     mov rdi, rsp
     mov rbp, rsp
     and rsp, -16
     call trap_on_own_stack
     mov rsp, rbp
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbp
-    pop rbx
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rax
-    pop rcx
-    pop rdx
-    pop rsi
-    pop rdi
-    add rsp, 8
-    iretq
+    return_to_ring_0
     .text

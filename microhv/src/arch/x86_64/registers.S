@@ -1,0 +1,39 @@
+/* The general registers in a frame (struct cpu_user_regs: r15 first, rdi at 112). */
+
+/* Completes the frame below what was pushed: entry vector and error code come before. */
+    .macro push_registers
+    .irp register, rdi, rsi, rdx, rcx, rax, r8, r9, r10, r11, rbx, rbp, r12, r13, r14, r15
+    push \register
+    .endr
+    .endm
+
+/* Goes back to what was interrupted in ring 0. In: rsp = its frame. */
+    .macro return_to_ring_0
+    .irp register, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi
+    pop \register
+    .endr
+    add rsp, 8
+    iretq
+    .endm
+
+/* Loads a vCPU's registers but rax. In: rax = frame. Without `all`, rcx and r11 too are the caller's to load. */
+    .macro load_registers all=0
+    mov r15, [rax]
+    mov r14, [rax + 8]
+    mov r13, [rax + 16]
+    mov r12, [rax + 24]
+    mov rbp, [rax + 32]
+    mov rbx, [rax + 40]
+    .if \all
+    mov r11, [rax + 48]
+    .endif
+    mov r10, [rax + 56]
+    mov r9, [rax + 64]
+    mov r8, [rax + 72]
+    .if \all
+    mov rcx, [rax + 88]
+    .endif
+    mov rdx, [rax + 96]
+    mov rsi, [rax + 104]
+    mov rdi, [rax + 112]
+    .endm
