@@ -3,6 +3,8 @@
 //! Only the segment bases reach the CPU; everything else is an answer from this table. Registers: AMD APM volume 2,
 //! appendix A; Intel SDM volume 4.
 
+use crate::mem::pte::is_canonical;
+
 /// What a vCPU's answer depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct MsrContext {
@@ -132,12 +134,6 @@ pub fn write(msr: u32, value: u64, cx: &MsrContext) -> Write {
         _ if !cx.has_gp_handler => Write::Ignore,
         _ => Write::Fault,
     }
-}
-
-/// Whether bits 63..47 of an address are all alike (4-level paging).
-pub const fn is_canonical(address: u64) -> bool {
-    let top = address as i64 >> 47;
-    top == 0 || top == -1
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use ring_abi::vm_assist::{
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{GuestCpu, TrapGate};
+use crate::mem::pte::is_canonical;
 use crate::platform::{Platform, SegmentBase};
 
 /// Assists that a guest may switch.
@@ -37,12 +38,6 @@ const DR6_FIXED_ONES: u64 = 0xffff_0ff0;
 const DR6_FIXED_ZEROS: u64 = 0xffff_ffff_0000_1000;
 /// CR4.DE.
 const CR4_DE: u64 = 8;
-
-/// Whether the processor takes `address`: bits 47-63 are equal.
-#[inline]
-pub const fn is_canonical(address: u64) -> bool {
-    (address as i64) << 16 >> 16 == address as i64
-}
 
 /// The gate that a guest wrote.
 pub(crate) fn trap_gate(info: &TrapInfo) -> TrapGate {

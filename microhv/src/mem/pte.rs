@@ -1,5 +1,6 @@
 //! Page-table entries: bits, and which entries a guest may write at which level.
 
+use ring_abi::segment::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use ring_abi::types::Mfn;
 
 /// Present.
@@ -43,14 +44,14 @@ const LEAF_ALLOWED: u64 = TABLE_ALLOWED | G | MEMORY_TYPE;
 const HARMLESS: u64 = NX | SOFTWARE | G | D | A | US;
 
 /// First level 4 slot of the hypervisor.
-pub const HYPERVISOR_FIRST_SLOT: usize = 256;
+pub const HYPERVISOR_FIRST_SLOT: usize = index(HYPERVISOR_VIRT_START, 4);
 /// Last level 4 slot of the hypervisor.
-pub const HYPERVISOR_LAST_SLOT: usize = 271;
+pub const HYPERVISOR_LAST_SLOT: usize = index(HYPERVISOR_VIRT_END, 4) - 1;
 
-/// First address after the hypervisor's slots.
-const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+const _: () = assert!(HYPERVISOR_FIRST_SLOT == 256 && HYPERVISOR_LAST_SLOT == 271);
+
 /// Bytes of the lower half of the address space.
-const LOW_HALF: u64 = 1 << 47;
+pub const LOW_HALF: u64 = 1 << 47;
 
 /// Whether the level 4 slot is the hypervisor's. (I11)
 #[inline]
@@ -62,7 +63,13 @@ pub const fn is_hypervisor_slot(slot: usize) -> bool {
 #[inline]
 pub const fn is_guest_address(va: u64) -> bool {
     // Moved so that the high half comes first and the low half follows, both are one range.
-    va.wrapping_sub(HYPERVISOR_END) < HYPERVISOR_END.wrapping_neg() + LOW_HALF
+    va.wrapping_sub(HYPERVISOR_VIRT_END) < HYPERVISOR_VIRT_END.wrapping_neg() + LOW_HALF
+}
+
+/// Whether the processor takes `address`: bits 47-63 are equal.
+#[inline]
+pub const fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
 }
 
 /// Index of `va` in a table of `level` 1-4.

@@ -20,19 +20,10 @@ use tlb::Tlb;
 pub use tlb::{CPUS, Remembered};
 pub use world::{ARGS, World};
 
-use crate::mem::FrameTable;
+use crate::mem::{FrameTable, pte};
 use crate::platform::{CpuId, DescriptorWindow, PowerAction, SegmentBase};
 
 const PAGE: u64 = 4096;
-/// Page-table entry bits that the walk looks at.
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 2;
-const USER: u64 = 4;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
-/// First address of the hypervisor's L4 slots.
-const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
-/// End of the hypervisor's L4 slots.
-const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 
 /// Things that happened to a [`TestMachine`].
 #[derive(Debug, Default)]
@@ -292,7 +283,7 @@ impl TestMachine {
     fn access(&self, va: u64, write: bool) -> Option<Maddr> {
         self.with_tlb(|tlb, memory, _| tlb.look(memory));
         let choice = self.adversary.load(Ordering::Relaxed);
-        if choice != 0 && self.cr3().is_some() && (va as i64) << 16 >> 16 == va as i64 {
+        if choice != 0 && self.cr3().is_some() && pte::is_canonical(va) {
             // Another choice each time.
             let next = choice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1) | 1;
             self.adversary.store(next, Ordering::Relaxed);
@@ -305,26 +296,22 @@ impl TestMachine {
 
     /// The machine address of guest address `va`, with user rights, for writing if `write`.
     pub fn translate(&self, va: u64, write: bool) -> Option<Maddr> {
-        if (HYPERVISOR_START..HYPERVISOR_END).contains(&va) {
+        if !pte::is_guest_address(va) {
             return None;
         }
         let Some(l4) = self.cr3() else {
             return (va / PAGE < self.identity_end.load(Ordering::Relaxed)).then(|| Maddr::new(va));
         };
-        if (va as i64) << 16 >> 16 != va as i64 {
-            return None;
-        }
         let mut table = l4;
-        for level in (0..4).rev() {
-            let index = va >> (12 + 9 * level) & 511;
+        for level in (1..=4).rev() {
             if table.raw() >= self.frame_count() as u64 {
                 return None;
             }
-            let entry = self.words(table)[index as usize].load(Ordering::Relaxed);
-            if entry & (PRESENT | USER) != PRESENT | USER || (write && entry & WRITABLE == 0) {
+            let entry = self.words(table)[pte::index(va, level)].load(Ordering::Relaxed);
+            if entry & (pte::P | pte::US) != pte::P | pte::US || (write && entry & pte::RW == 0) {
                 return None;
             }
-            table = Mfn::new((entry & FRAME) / PAGE);
+            table = pte::frame(entry);
         }
         (table.raw() < self.frame_count() as u64).then(|| Maddr::new(table.raw() * PAGE + va % PAGE))
     }

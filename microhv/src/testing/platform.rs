@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 
-use super::{CPUS, PAGE, PRESENT, TestMachine};
+use super::{CPUS, PAGE, TestMachine};
+use crate::mem::pte;
 use crate::platform::{
     Clock, CpuId, CpuSet, CpuidResult, Cpus, DescriptorPage, DescriptorWindow, DescriptorWindows, Devices,
     GROUP, GuestFault, GuestMemory, MachineFacts, MachineInfo, MachineMemory, Paging, Platform, PowerAction,
@@ -36,7 +37,7 @@ impl MachineMemory for TestMachine {
     fn present_groups(&self, mfn: Mfn) -> u64 {
         self.with_tlb(|tlb, memory, me| tlb.checked(memory, mfn, me));
         let any =
-            |group: &[AtomicU64]| group.iter().any(|entry| entry.load(Ordering::Acquire) & PRESENT != 0);
+            |group: &[AtomicU64]| group.iter().any(|entry| pte::is_present(entry.load(Ordering::Acquire)));
         let groups = self.words(mfn).chunks(GROUP).enumerate();
         groups.fold(0, |bits, (n, group)| bits | u64::from(any(group)) << n)
     }
@@ -133,7 +134,7 @@ impl Paging for TestMachine {
 
     fn fill_hypervisor_slots(&self, l4: Mfn) {
         self.written(l4.maddr());
-        for slot in &self.words(l4)[256..272] {
+        for slot in &self.words(l4)[pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT] {
             slot.store(0, Ordering::Relaxed);
         }
     }

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use microhv::emul;
 use microhv::hypercall;
+use microhv::mem::pte::is_canonical;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
@@ -48,9 +49,8 @@ pub(crate) fn leave(local: &'static Local) -> Exit {
         let regs = vcpu.regs_ptr();
         // SAFETY: this CPU runs the vCPU; nobody else writes its frame.
         let frame = unsafe { &*regs };
-        // Whoever says that SYSRET will do has set cs and ss so; a guest chooses rip (XSA-7).
-        let is_canonical = (frame.rip as i64) << 16 >> 16 == frame.rip as i64;
-        let sysret = is_canonical && frame.entry_vector == ENTRY_SYSCALL;
+        // The path that set this entry vector set cs and ss to the values that SYSRET loads; a guest chooses rip (XSA-7).
+        let sysret = is_canonical(frame.rip) && frame.entry_vector == ENTRY_SYSCALL;
         return Exit { regs, sysret: sysret.into() };
     }
 }

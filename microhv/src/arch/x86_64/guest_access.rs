@@ -4,7 +4,9 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
+use microhv::mem::pte::LOW_HALF;
 use microhv::platform::GuestFault;
+use ring_abi::segment::HYPERVISOR_VIRT_END;
 use zerocopy::IntoBytes;
 
 unsafe extern "C" {
@@ -17,20 +19,18 @@ unsafe extern "C" {
     static __ex_table_end: [u64; 2];
 }
 
-/// End of the low half that guests have.
-const LOW_END: u64 = 0x0000_8000_0000_0000;
 /// First guest address behind the hypervisor's slots.
-const HIGH_START: u64 = 0xffff_8800_0000_0000;
+const HIGH_START: u64 = HYPERVISOR_VIRT_END;
 
 /// Whether all of `bytes` at `va` are addresses that a guest may use.
 #[inline(always)]
 fn is_guest_range(va: u64, bytes: usize) -> bool {
     if bytes <= 8 {
         // What begins in the guest's part and does not end there faults, like any address that is none.
-        return va.wrapping_sub(LOW_END) >= HIGH_START - LOW_END;
+        return va.wrapping_sub(LOW_HALF) >= HIGH_START - LOW_HALF;
     }
     match va.checked_add(bytes as u64) {
-        Some(end) => end <= LOW_END || va >= HIGH_START,
+        Some(end) => end <= LOW_HALF || va >= HIGH_START,
         // Up to and with the last byte of the address space the sum wraps to 0.
         None => va >= HIGH_START && va.wrapping_add(bytes as u64) == 0,
     }

@@ -15,32 +15,23 @@ use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::memory_map::{MemoryMap, Range};
+use microhv::mem::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
+use ring_abi::segment::HYPERVISOR_VIRT_START;
 use spin::Mutex;
 
 use super::cpu;
 use super::percpu::boot_cpu_area;
 
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const UNCACHED: u64 = 1 << 3 | 1 << 4;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
-const GLOBAL: u64 = 1 << 8;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
 /// Entry of a table above L1.
-const TABLE: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY;
+const TABLE: u64 = P | RW | A | D;
 /// Hypervisor data.
-const DATA: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY | GLOBAL | NO_EXECUTE;
+const DATA: u64 = P | RW | A | D | G | NX;
 
 const PAGE: u64 = 4096;
 const LARGE_PAGE: u64 = 2 << 20;
 
 /// Where the M2P starts.
-pub(crate) const M2P: u64 = 0xffff_8000_0000_0000;
+pub(crate) const M2P: u64 = HYPERVISOR_VIRT_START;
 /// Where the descriptor windows start.
 pub(crate) const WINDOWS: u64 = 0xffff_8200_0000_0000;
 /// Bytes of one descriptor window.
@@ -57,11 +48,6 @@ pub(crate) const IMAGE_END: u64 = DEVICES;
 const DEVICES: u64 = 0xffff_82d0_c000_0000;
 /// Where machine memory is mapped.
 pub(crate) const DIRECT: u64 = 0xffff_8300_0000_0000;
-/// First of the hypervisor's L4 slots.
-const FIRST_SLOT: usize = 256;
-/// How many there are.
-const SLOTS: usize = 16;
-
 /// Device register pages that can be mapped.
 const DEVICE_PAGES: usize = 512;
 
@@ -132,15 +118,15 @@ impl Builder<'_> {
     /// The table below `table[index]`, made if absent.
     fn below(&mut self, table: u64, index: usize, flags: u64) -> u64 {
         let entry = self.read(table, index);
-        if entry & PRESENT != 0 {
-            return entry & ADDRESS;
+        if entry & P != 0 {
+            return entry & FRAME;
         }
         let made = self.frame();
         self.write(table, index, made | flags);
         made
     }
 
-    fn table_of(&mut self, l4: u64, va: u64, level: u32, flags: u64) -> u64 {
+    fn table_of(&mut self, l4: u64, va: u64, level: u8, flags: u64) -> u64 {
         let mut table = l4;
         for step in (level + 1..=4).rev() {
             table = self.below(table, index(va, step), flags);
@@ -155,13 +141,8 @@ impl Builder<'_> {
 
     fn map_large(&mut self, l4: u64, va: u64, entry: u64, table_flags: u64) {
         let l2 = self.table_of(l4, va, 2, table_flags);
-        self.write(l2, index(va, 2), entry | LARGE);
+        self.write(l2, index(va, 2), entry | PSE);
     }
-}
-
-/// Index into the table of `level` (1-4) for `va`.
-fn index(va: u64, level: u32) -> usize {
-    (va >> (12 + 9 * (level - 1)) & 511) as usize
 }
 
 /// Builds the final tables while the boot tables are loaded. Loads nothing.
@@ -187,9 +168,9 @@ fn map_image(builder: &mut Builder<'_>, l4: u64) {
     let guard = boot_cpu_area.guard_page();
     for va in (start..end).step_by(PAGE as usize) {
         let flags = if va < text_end {
-            PRESENT | ACCESSED | GLOBAL
+            P | A | G
         } else if va < rodata_end {
-            PRESENT | ACCESSED | GLOBAL | NO_EXECUTE
+            P | A | G | NX
         } else {
             DATA
         };
@@ -205,8 +186,8 @@ fn build_m2p(builder: &mut Builder<'_>, l4: u64, frames: u64) -> u64 {
     // SAFETY: free RAM below 4 GiB, which the boot tables map 1:1.
     unsafe { core::ptr::write_bytes(base as *mut u8, 0xff, bytes as usize) };
     for offset in (0..bytes).step_by(LARGE_PAGE as usize) {
-        let entry = (base + offset) | PRESENT | USER | ACCESSED | GLOBAL | NO_EXECUTE;
-        builder.map_large(l4, M2P + offset, entry, TABLE | USER);
+        let entry = (base + offset) | P | US | A | G | NX;
+        builder.map_large(l4, M2P + offset, entry, TABLE | US);
     }
     M2P_BASE.store(base, Ordering::Relaxed);
     bytes / 8
@@ -251,7 +232,7 @@ fn table(maddr: u64) -> &'static [AtomicU64; 512] {
 /// Copies the hypervisor's sixteen entries into an L4.
 pub(crate) fn fill_slots(l4: u64) {
     let (from, to) = (table(hypervisor_l4()), table(l4));
-    for slot in FIRST_SLOT..FIRST_SLOT + SLOTS {
+    for slot in pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT {
         to[slot].store(from[slot].load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
@@ -271,10 +252,10 @@ const WINDOW_PAGES: usize = (WINDOW_BYTES / PAGE) as usize;
 
 /// The level-1 table of the descriptor windows around `va`, if there is one.
 fn window_table(va: u64) -> Option<&'static [AtomicU64; 512]> {
-    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & ADDRESS;
+    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & FRAME;
     let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire);
-    let l1 = table(l2 & ADDRESS)[index(va, 2)].load(Ordering::Acquire);
-    (l1 & PRESENT != 0).then(|| table(l1 & ADDRESS))
+    let l1 = table(l2 & FRAME)[index(va, 2)].load(Ordering::Acquire);
+    (l1 & P != 0).then(|| table(l1 & FRAME))
 }
 
 /// Maps the frames of `pages` in the first pages of the window at `va`, and nothing in the rest.
@@ -282,8 +263,8 @@ pub(crate) fn set_window(va: u64, pages: &[u64]) {
     let Some(table) = window_table(va) else { return };
     // A window is aligned to its size.
     for (n, entry) in table.iter().skip(index(va, 1)).take(WINDOW_PAGES).enumerate() {
-        let value = pages.get(n).map_or(0, |at| at | (DATA & !GLOBAL));
-        if entry.swap(value, Ordering::Release) & PRESENT != 0 {
+        let value = pages.get(n).map_or(0, |at| at | (DATA & !G));
+        if entry.swap(value, Ordering::Release) & P != 0 {
             cpu::invlpg(va + n as u64 * PAGE);
         }
     }
@@ -296,8 +277,8 @@ pub(crate) fn window_has_table(va: u64) -> bool {
 
 /// Hangs a zeroed frame as the level-1 table of the windows around `va`.
 pub(crate) fn set_window_table(va: u64, l1: u64) {
-    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & ADDRESS;
-    let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire) & ADDRESS;
+    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & FRAME;
+    let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire) & FRAME;
     table(l2)[index(va, 2)].store(l1 | TABLE, Ordering::Release);
 }
 
@@ -305,8 +286,8 @@ pub(crate) fn set_window_table(va: u64, l1: u64) {
 pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
     let Some(table) = window_table(va) else { return };
     let entry = &table[index(va, 1)];
-    let value = maddr.map_or(0, |at| at | (DATA & !GLOBAL));
-    if entry.swap(value, Ordering::Release) & PRESENT != 0 {
+    let value = maddr.map_or(0, |at| at | (DATA & !G));
+    if entry.swap(value, Ordering::Release) & P != 0 {
         cpu::invlpg(va);
     }
 }
@@ -326,9 +307,9 @@ pub(crate) fn device(maddr: u64) -> Option<u64> {
             let va = DEVICES + count as u64 * PAGE;
             let mut at = hypervisor_l4();
             for level in [4, 3, 2] {
-                at = table(at)[index(va, level)].load(Ordering::Relaxed) & ADDRESS;
+                at = table(at)[index(va, level)].load(Ordering::Relaxed) & FRAME;
             }
-            table(at)[index(va, 1)].store(frame | DATA | UNCACHED, Ordering::Release);
+            table(at)[index(va, 1)].store(frame | DATA | PCD | PWT, Ordering::Release);
             used.0[count] = frame;
             used.1 += 1;
             count

@@ -11,8 +11,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::info::{online_cpus, read_bitmap, write_bitmap};
 use super::{not_own, vcpu_of};
 use crate::domain::{Domain, PauseFlags};
-use crate::hypercall::state::is_canonical;
 use crate::hypercall::{Current, HypercallError};
+use crate::mem::pte::is_canonical;
 use crate::platform::Platform;
 
 /// Room for a vCPU context, which is too large for the stack.
