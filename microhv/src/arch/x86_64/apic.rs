@@ -1,13 +1,16 @@
-//! Interrupt controllers: the local APIC, I/O APICs, and the old PICs, which are shut up.
+//! Interrupt controllers: the local APIC with the library's [`Cpus`], I/O APICs, and the old PICs, which are silenced.
 #![allow(unsafe_code)] // device registers
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::acpi::{Acpi, IsaOverride};
+use microhv::platform::{CpuId, Cpus};
 use spin::{Mutex, Once};
 
 use super::cpu::{self, msr, outb};
+use super::machine::Machine;
 use super::paging;
+use super::percpu::{self, this_cpu};
 
 /// Vector of the local timer.
 pub(crate) const TIMER_VECTOR: u8 = 0xf0;
@@ -99,11 +102,6 @@ pub(crate) fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
 }
 
-/// Whether any interrupt is waiting to be taken.
-pub(crate) fn is_pending() -> bool {
-    (0..8).any(|word| read(REQUESTED + word * 0x10) != 0)
-}
-
 /// Starts the timer: one interrupt after `ticks` of the bus clock; 0 stops it.
 #[inline]
 pub(crate) fn start_timer(ticks: u32) {
@@ -118,12 +116,6 @@ pub(crate) fn enable_timer() {
 /// What is left of the timer's count.
 pub(crate) fn timer_count() -> u32 {
     read(CURRENT_COUNT)
-}
-
-/// Sends the kick interrupt to the CPU with this APIC id.
-pub(crate) fn send_kick(apic_id: u8) {
-    write(COMMAND_HIGH, u32::from(apic_id) << 24);
-    write(COMMAND_LOW, 1 << 14 | u32::from(KICK_VECTOR));
 }
 
 /// An I/O APIC's register window.
@@ -193,4 +185,39 @@ pub(crate) fn set_masked(gsi: u32, masked: bool) {
         let low = io_apic.read(0x10 + 2 * pin) & !MASKED;
         io_apic.write(0x10 + 2 * pin, low | if masked { MASKED } else { 0 });
     });
+}
+
+impl Cpus for Machine {
+    #[inline]
+    fn cpu(&self) -> CpuId {
+        this_cpu()
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        if cpu != this_cpu()
+            && let Some(&apic_id) = self.acpi.cpus.get(cpu.index())
+        {
+            write(COMMAND_HIGH, u32::from(apic_id as u8) << 24);
+            write(COMMAND_LOW, 1 << 14 | u32::from(KICK_VECTOR));
+        }
+    }
+
+    fn work_pending(&self) -> bool {
+        // The local APIC's request words are eight uncached reads, and long operations ask at each step: until so many
+        // ticks after the last look (some 12 us) the answer is no.
+        const TICKS: u64 = 1 << 15;
+        let local = percpu::local();
+        // An interrupt that was seen waits on while the callers unwind, and each of them hears of it.
+        if local.interrupt_waits.load(Ordering::Relaxed) {
+            return true;
+        }
+        let now = cpu::rdtsc();
+        if now < local.poll_at.load(Ordering::Relaxed) {
+            return false;
+        }
+        local.poll_at.store(now + TICKS, Ordering::Relaxed);
+        let waits = (0..8).any(|word| read(REQUESTED + word * 0x10) != 0);
+        local.interrupt_waits.store(waits, Ordering::Relaxed);
+        waits
+    }
 }

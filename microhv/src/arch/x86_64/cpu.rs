@@ -55,6 +55,36 @@ control_register!(dr3, set_dr3, "dr3");
 control_register!(dr6, set_dr6, "dr6");
 control_register!(dr7, set_dr7, "dr7");
 
+/// Reads debug register `index`: 0-3, 6, else 7.
+pub(crate) fn debug_register(index: u8) -> u64 {
+    match index {
+        0 => dr0(),
+        1 => dr1(),
+        2 => dr2(),
+        3 => dr3(),
+        6 => dr6(),
+        _ => dr7(),
+    }
+}
+
+/// Writes debug register `index`: 0-3, 6, else 7.
+///
+/// # Safety
+/// No breakpoint is in the hypervisor.
+pub(crate) unsafe fn set_debug_register(index: u8, value: u64) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        match index {
+            0 => set_dr0(value),
+            1 => set_dr1(value),
+            2 => set_dr2(value),
+            3 => set_dr3(value),
+            6 => set_dr6(value),
+            _ => set_dr7(value),
+        }
+    }
+}
+
 /// Reads CR2, the address of the last page fault.
 #[inline]
 pub(crate) fn cr2() -> u64 {
@@ -112,39 +142,35 @@ pub(crate) fn swapgs() {
     unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };
 }
 
-/// Reads a port of 1 byte.
-#[inline]
-pub(crate) fn inb(port: u16) -> u8 {
-    let value;
-    // SAFETY: ports do not alias Rust memory; what a device does is the caller's business.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
-    value
+macro_rules! port {
+    ($read:ident, $write:ident, $value:ty, $register:tt) => {
+        #[doc = concat!("Reads a port, by ", $register, ".")]
+        #[inline]
+        pub(crate) fn $read(port: u16) -> $value {
+            let value;
+            // SAFETY: ports do not alias Rust memory; what a device does is the caller's business.
+            unsafe {
+                asm!(concat!("in ", $register, ", dx"), in("dx") port, out($register) value,
+                     options(nomem, nostack, preserves_flags));
+            }
+            value
+        }
+
+        #[doc = concat!("Writes a port, by ", $register, ".")]
+        #[inline]
+        pub(crate) fn $write(port: u16, value: $value) {
+            // SAFETY: as in the read.
+            unsafe {
+                asm!(concat!("out dx, ", $register), in("dx") port, in($register) value,
+                     options(nomem, nostack, preserves_flags));
+            }
+        }
+    };
 }
 
-/// Reads a port of 2 bytes.
-#[inline]
-pub(crate) fn inw(port: u16) -> u16 {
-    let value;
-    // SAFETY: as for `inb`.
-    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
-/// Reads a port of 4 bytes.
-#[inline]
-pub(crate) fn inl(port: u16) -> u32 {
-    let value;
-    // SAFETY: as for `inb`.
-    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
-/// Writes a port of 1 byte.
-#[inline]
-pub(crate) fn outb(port: u16, value: u8) {
-    // SAFETY: as for `inb`.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
-}
+port!(inb, outb, u8, "al");
+port!(inw, outw, u16, "ax");
+port!(inl, outl, u32, "eax");
 
 /// Writes bytes to an I/O port, one after the other.
 #[inline]
@@ -157,20 +183,6 @@ pub(crate) fn outsb(port: u16, bytes: &[u8]) {
             options(nostack, preserves_flags, readonly),
         );
     }
-}
-
-/// Writes a port of 2 bytes.
-#[inline]
-pub(crate) fn outw(port: u16, value: u16) {
-    // SAFETY: as for `inb`.
-    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags)) };
-}
-
-/// Writes a port of 4 bytes.
-#[inline]
-pub(crate) fn outl(port: u16, value: u32) {
-    // SAFETY: as for `inb`.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
 }
 
 /// What LGDT and LIDT take.

@@ -8,7 +8,6 @@ use core::cell::UnsafeCell;
 use core::mem::size_of;
 
 use super::cpu::{self, msr};
-use super::percpu::Area;
 
 /// Offset of our page in every GDT: 14 pages are the guest's.
 pub(crate) const GDT_OUR_OFFSET: u64 = 14 * 4096;
@@ -52,6 +51,11 @@ impl Tss {
             io_map_base: 0,
         }
     }
+
+    /// Sets where the processor pushes on an interruption of ring 3.
+    pub(crate) const fn set_entry_stack(&mut self, top: u64) {
+        self.rsp[0] = top;
+    }
 }
 
 /// Our page of the GDT.
@@ -92,42 +96,29 @@ impl GdtPage {
     }
 }
 
-/// Fills the GDT page and the TSS of a CPU, and loads them with the segment registers.
+/// Fills the GDT page and the TSS of a CPU, and loads them with the segment registers. The stacks are the main one, and
+/// those for NMI, machine check, double fault and debug exceptions.
 ///
 /// # Safety
 /// Once per CPU, at its start.
-pub(crate) unsafe fn load_segments(page: &GdtPage, area: &'static Area) {
+pub(crate) unsafe fn load_segments(page: &GdtPage, tss: *mut Tss, stack: u64, ist: [u64; 4]) {
     page.set(HYPERVISOR_CS, 0x00af_9b00_0000_ffff);
     page.set(HYPERVISOR_DS, 0x00cf_9300_0000_ffff);
     page.set(0xe020, 0x00cf_fb00_0000_ffff); // FLAT_USER_CS32 (with RPL 3: 0xe023)
     page.set(0xe028, 0x00cf_f300_0000_ffff); // FLAT_USER_DS (0xe02b)
     page.set(0xe030, 0x00af_fb00_0000_ffff); // FLAT_USER_CS64 (0xe033)
-    let tss = area.local().tss.get();
     page.set_system(TSS_SELECTOR, tss as u64, size_of::<Tss>() as u32 - 1, 0x89);
     // SAFETY: start-up: no other reference to this CPU's TSS exists.
     unsafe {
-        (*tss).ist[0] = area.ist_top(0);
-        (*tss).ist[1] = area.ist_top(1);
-        (*tss).ist[2] = area.ist_top(2);
-        (*tss).ist[3] = area.ist_top(3);
-        (*tss).rsp[0] = area.stack_top();
+        let [nmi, machine_check, double_fault, debug] = ist;
+        (*tss).ist = [nmi, machine_check, double_fault, debug, 0, 0, 0];
+        (*tss).rsp[0] = stack;
         (*tss).io_map_base = size_of::<Tss>() as u16; // no I/O bitmap: ring 3 has no port of its own
         cpu::lgdt(page.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT);
         cpu::load_hypervisor_segments(HYPERVISOR_CS, HYPERVISOR_DS);
         cpu::lldt(0);
         cpu::ltr(TSS_SELECTOR);
     }
-}
-
-/// Sets where this CPU pushes on an interruption of ring 3.
-///
-/// # Safety
-/// `top` is 16-aligned and one past the words of a frame that lives until it is set again.
-#[inline]
-pub(crate) unsafe fn set_entry_stack(local: &super::percpu::Local, top: u64) {
-    // SAFETY: the TSS is this CPU's; the processor only reads it.
-    unsafe { (*local.tss.get()).rsp[0] = top };
-    local.regs_top.store(top, core::sync::atomic::Ordering::Relaxed);
 }
 
 #[repr(C, align(4096))]
@@ -178,11 +169,11 @@ pub(crate) unsafe fn fill_idt() {
     }
 }
 
-/// Loads the IDT and the SYSCALL and SYSENTER entries of this CPU.
+/// Loads the IDT and the SYSCALL and SYSENTER entries of this CPU. Without a stack for it there is no SYSENTER.
 ///
 /// # Safety
 /// After [`fill_idt`] and [`load_segments`].
-pub(crate) unsafe fn load_entries(has_sysenter: bool) {
+pub(crate) unsafe fn load_entries(sysenter_stack: Option<u64>) {
     // CF, TF, IF, DF, IOPL, NT, RF, AC are cleared by SYSCALL.
     const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
     // SAFETY: the entries exist for the whole run; STAR names descriptors of our GDT page.
@@ -192,9 +183,9 @@ pub(crate) unsafe fn load_entries(has_sysenter: bool) {
         cpu::write_msr(msr::LSTAR, syscall_entry as *const () as u64);
         cpu::write_msr(msr::CSTAR, syscall32_entry as *const () as u64);
         cpu::write_msr(msr::FMASK, FMASK);
-        if has_sysenter {
+        if let Some(stack) = sysenter_stack {
             cpu::write_msr(msr::SYSENTER_CS, u64::from(HYPERVISOR_CS));
-            cpu::write_msr(msr::SYSENTER_ESP, super::percpu::boot_cpu_area.stack_top());
+            cpu::write_msr(msr::SYSENTER_ESP, stack);
             cpu::write_msr(msr::SYSENTER_EIP, sysenter_entry as *const () as u64);
         }
     }

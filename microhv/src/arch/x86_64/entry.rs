@@ -3,61 +3,23 @@
 
 use core::sync::atomic::Ordering;
 
-use microhv::emul;
+use microhv::emul::{self, Emulated};
 use microhv::hypercall;
-use microhv::mem::pte::is_canonical;
+use microhv::mem::emulate::FaultOutcome;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
 
-use super::machine::{self, Cur};
+use super::leave::{Exit, leave, leave_afresh};
+use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, console, cpu, guest_access, panic, serial, switch, windows};
-
-/// What the way out needs: whose registers, and whether SYSRET may be used.
-#[repr(C)]
-pub(crate) struct Exit {
-    /// The frame of the vCPU that goes on.
-    pub(crate) regs: *const CpuUserRegs,
-    sysret: u64,
-}
+use super::{apic, console, cpu, guest_access, panic, serial, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
 
 unsafe extern "C" {
     fn guest_iret();
-}
-
-/// The last look before a return: work that waits, events that are due. Then how to return. A vCPU is current.
-#[inline(always)]
-pub(crate) fn leave(local: &'static Local) -> Exit {
-    // SAFETY: `pending` was set, with the scheduler's word of this CPU, before the first guest ran.
-    let pending = unsafe { &*local.pending.load(Ordering::Relaxed) };
-    loop {
-        if pending.load(Ordering::Acquire) != 0 {
-            switch::do_pending_work(machine::hypervisor(), local);
-        }
-        // SAFETY: one was current, and is after the pending work too.
-        let (_, vcpu) = unsafe { local.current_unchecked() };
-        if vcpu.upcall_due() {
-            deliver_event(local);
-            if pending.load(Ordering::Acquire) != 0 {
-                continue;
-            }
-        }
-        let regs = vcpu.regs_ptr();
-        // SAFETY: this CPU runs the vCPU; nobody else writes its frame.
-        let frame = unsafe { &*regs };
-        // The path that set this entry vector set cs and ss to the values that SYSRET loads; a guest chooses rip (XSA-7).
-        let sysret = is_canonical(frame.rip) && frame.entry_vector == ENTRY_SYSCALL;
-        return Exit { regs, sysret: sysret.into() };
-    }
-}
-
-#[inline(never)]
-fn deliver_event(local: &'static Local) {
-    machine::with_current(local, traps::deliver_event);
 }
 
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for it.
@@ -76,7 +38,7 @@ extern "C" fn syscall_from_guest() -> Exit {
     if unsafe { (*vcpu.regs_ptr()).rax } == u64::from(__HYPERVISOR_IRET) {
         return iret(local);
     }
-    machine::with_current(local, |cur| {
+    local.with_current(|cur| {
         cur.regs.entry_vector = ENTRY_SYSCALL;
         hypercall::dispatch(cur);
     });
@@ -85,7 +47,7 @@ extern "C" fn syscall_from_guest() -> Exit {
 
 #[inline(never)]
 fn user_syscall(local: &'static Local) -> Exit {
-    machine::with_current(local, |cur| {
+    local.with_current(|cur| {
         cur.regs.entry_vector = ENTRY_SYSCALL;
         traps::syscall(cur);
     });
@@ -94,7 +56,7 @@ fn user_syscall(local: &'static Local) -> Exit {
 
 #[inline(never)]
 fn iret(local: &'static Local) -> Exit {
-    machine::with_current(local, |cur| {
+    local.with_current(|cur| {
         cur.vcpu.history.record(__HYPERVISOR_IRET);
         // Its outcome is always that the registers are set.
         let _ = traps::iret(cur);
@@ -106,12 +68,7 @@ fn iret(local: &'static Local) -> Exit {
 #[unsafe(no_mangle)]
 extern "C" fn compat_syscall_from_guest() -> Exit {
     let local = percpu::local();
-    machine::with_current(
-        local,
-        |cur| {
-            if cur.regs.cs == 3 { traps::sysenter(cur) } else { traps::syscall32(cur) }
-        },
-    );
+    local.with_current(|cur| if cur.regs.cs == 3 { traps::sysenter(cur) } else { traps::syscall32(cur) });
     leave(local)
 }
 
@@ -128,7 +85,7 @@ const WITH_ERROR: u32 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 17;
 #[unsafe(no_mangle)]
 extern "C" fn trap_from_guest() -> Exit {
     let local = percpu::local();
-    machine::with_current(local, |cur| {
+    local.with_current(|cur| {
         let vector = cur.regs.entry_vector;
         if vector < 32 && (SPECIAL | WITH_ERROR) >> vector & 1 == 0 {
             traps::deliver_plain(cur, vector as u8);
@@ -146,7 +103,7 @@ extern "C" fn trap_from_guest() -> Exit {
 /// #UD: kernels ask for CPUID by it, often.
 #[inline(never)]
 fn undefined(cur: &mut Cur<'_>) {
-    if !emul::forced_cpuid(cur) && !machine::emulate(cur, UNDEFINED as u8) && !traps::int1(cur) {
+    if !emul::forced_cpuid(cur) && !emulate(cur, UNDEFINED as u8) && !traps::int1(cur) {
         traps::deliver_exception(cur, UNDEFINED as u8, None);
     }
 }
@@ -155,7 +112,7 @@ fn undefined(cur: &mut Cur<'_>) {
 #[inline(never)]
 fn page_fault(cur: &mut Cur<'_>) {
     let (cr2, error) = (cpu::cr2(), cur.regs.error_code);
-    if !machine::page_fault(cur, cr2, error) {
+    if !handle_page_fault(cur, cr2, error) {
         traps::page_fault(cur, cr2, error);
     }
 }
@@ -167,7 +124,7 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
         1 => debug_exception(cur),
         7 => traps::device_not_available(cur),
         13 => {
-            if !traps::software_interrupt(cur, error) && (error != 0 || !machine::emulate(cur, 13)) {
+            if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, 13)) {
                 traps::deliver_exception(cur, 13, Some(error));
             }
         }
@@ -188,15 +145,15 @@ fn debug_exception(cur: &mut Cur<'_>) {
 /// An interrupt of the machine, from wherever it was.
 fn interrupt(vector: u8) {
     percpu::local().interrupt_waits.store(false, Ordering::Relaxed);
-    let hv = machine::hypervisor();
+    let hv = hypervisor();
     match vector {
         apic::TIMER_VECTOR => {
             apic::end_of_interrupt();
-            if super::time::refit() {
+            if time::refit() {
                 hv.clock_changed();
             }
             serial::send();
-            hv.timer_interrupt(machine::this_cpu());
+            hv.timer_interrupt(percpu::this_cpu());
         }
         apic::KICK_VECTOR => apic::end_of_interrupt(),
         apic::SERIAL_VECTOR => {
@@ -216,7 +173,7 @@ fn interrupt(vector: u8) {
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     match regs.entry_vector {
         vector @ 32.. => return interrupt(vector as u8),
-        PAGE_FAULT if windows::fault(cpu::cr2()) => return,
+        PAGE_FAULT if ldt_page_brought_in(cpu::cr2()) => return,
         _ => {}
     }
     if regs.rip == guest_iret as *const () as u64 {
@@ -232,7 +189,7 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
 /// instruction after the return had raised it. The vCPU's frame is untouched.
 fn refused_iret(vector: u32, error: u32) -> ! {
     let local = percpu::local();
-    machine::with_current(local, |cur| {
+    local.with_current(|cur| {
         cur.regs.entry_vector = vector;
         cur.regs.error_code = error;
         match vector {
@@ -240,7 +197,7 @@ fn refused_iret(vector: u32, error: u32) -> ! {
             _ => traps::deliver_exception(cur, vector as u8, None),
         }
     });
-    switch::on_empty_stack(switch::leave_afresh)
+    percpu::on_empty_stack(leave_afresh)
 }
 
 /// NMI, machine check, double fault, and debug exceptions in ring 0.
@@ -259,4 +216,48 @@ extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
         NMI => {}
         _ => panic::unexpected_trap(regs),
     }
+}
+
+/// What the library makes of a faulting instruction of the guest: `true` when the guest goes on.
+fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
+    match emul::emulate(cur, vector) {
+        Emulated::Done | Emulated::Again => true,
+        Emulated::PageFault { address, write } => {
+            traps::page_fault(cur, address, if write { 2 } else { 0 });
+            true
+        }
+        Emulated::NotEmulated | Emulated::SoftwareInterrupt { .. } => false,
+    }
+}
+
+/// A page fault of the guest that the hypervisor may have to deal with: `true` when the guest goes on.
+#[inline]
+fn handle_page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
+    /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
+    const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
+    if error & NO_DESCRIPTOR == 0
+        && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
+    {
+        ldt_fault(cur, offset, error);
+        return true;
+    }
+    cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
+}
+
+/// The guest's LDT was used at byte `offset`, whose page is not mapped.
+#[cold]
+#[inline(never)]
+fn ldt_fault(cur: &mut Cur<'_>, offset: u64, error: u32) {
+    if !cur.hv.fault_in_ldt(cur.domain, cur.vcpu, offset) {
+        // Where the guest has its LDT, not where the processor sees it.
+        let base = cur.vcpu.cpu.lock().ldt_base;
+        traps::page_fault(cur, base.wrapping_add(offset), error);
+    }
+}
+
+/// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page it needs was brought in.
+fn ldt_page_brought_in(cr2: u64) -> bool {
+    let Some(current) = percpu::local().current() else { return false };
+    let Some(offset) = windows::ldt_offset(&current.vcpu().window, cr2) else { return false };
+    hypervisor().fault_in_ldt(current.domain(), current.vcpu(), offset)
 }

@@ -4,18 +4,56 @@
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use microhv::boot::memory_map::Range;
+use ring_abi::types::Mfn;
+use spin::Mutex;
 use talc::TalcLock;
 use talc::base::Talc;
 use talc::base::binning::Binning;
 use talc::source::Source;
 
+use super::machine::{Hv, hypervisor_if_up};
 use super::paging;
 
 /// Frames that the heap takes at a time, at least: 128 KiB.
-pub(crate) const GROW_FRAMES: u64 = 32;
+const GROW_FRAMES: u64 = 32;
 
 /// Bytes taken for the heap.
 static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// RAM for the heap until the frame table gives it, and when the frame table has no more.
+static EARLY_HEAP: Mutex<Range> = Mutex::new(Range { start: 0, end: 0 });
+/// Bytes of that.
+pub(crate) const EARLY_HEAP_BYTES: u64 = 512 << 10;
+
+/// Gives the heap its memory for the time until the frame table exists: [`EARLY_HEAP_BYTES`] from `start` on.
+pub(crate) fn begin(start: u64) {
+    *EARLY_HEAP.lock() = Range::sized(start, EARLY_HEAP_BYTES);
+}
+
+/// Memory for the heap, before and after the frame table exists.
+fn take_frames(frames: u64) -> Option<u64> {
+    if let Some(hv) = hypervisor_if_up() {
+        let order = frames.next_power_of_two().trailing_zeros() as u8;
+        if let Some(mfn) = hv.alloc_frames(order, 0) {
+            return Some(mfn.maddr().raw());
+        }
+    }
+    let mut early = EARLY_HEAP.lock();
+    let start = early.start;
+    let end = start.checked_add(frames * 4096).filter(|&end| end <= early.end)?;
+    early.start = end;
+    Some(start)
+}
+
+/// Gives what the heap did not need early to the frame table, but for one piece: domains may come to own all the rest,
+/// and the hypervisor then still has what it needs for itself.
+pub(crate) fn return_early(hv: &Hv) {
+    let mut early = EARLY_HEAP.lock();
+    let end = early.end.saturating_sub(GROW_FRAMES * 4096).max(early.start);
+    hv.frames.add_free(Mfn::new(early.start / 4096), Mfn::new(end / 4096));
+    early.start = end;
+}
 
 /// Where more memory comes from.
 #[derive(Debug)]
@@ -27,7 +65,7 @@ unsafe impl Source for Frames {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
         let least = ((layout.size() + layout.align() + 4096) as u64).div_ceil(4096);
         let several = least.max(GROW_FRAMES);
-        let take = |frames| super::start::take_heap_frames(frames).map(|start| (start, frames));
+        let take = |frames| take_frames(frames).map(|start| (start, frames));
         let (start, frames) = take(several).or_else(|| take(least)).ok_or(())?;
         // SAFETY: the frames are RAM of the direct map, nobody else's from now on.
         let claimed = unsafe { talc.claim(paging::direct(start) as *mut u8, (frames * 4096) as usize) };
@@ -37,7 +75,7 @@ unsafe impl Source for Frames {
 }
 
 #[global_allocator]
-static HEAP: TalcLock<spin::Mutex<()>, Frames> = TalcLock::new(Frames);
+static HEAP: TalcLock<Mutex<()>, Frames> = TalcLock::new(Frames);
 
 /// Pieces that stay free for what calls allocate while they run, and cannot fail: vCPU contexts, lists of frames.
 const KEPT_PIECES: usize = 2;

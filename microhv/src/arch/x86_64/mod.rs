@@ -1,33 +1,49 @@
-//! The machine: boot, descriptor tables, entry and exit, interrupts, clocks. Nothing else says x86.
+//! The hardware: boot, descriptor tables, entry and exit, interrupts, clocks. Every assembly instruction, MSR and port of
+//! the hypervisor is here; the library knows the ABI's x86 alone (page-table entries, descriptors, guest registers).
+//!
+//! A file uses only files above it in this list:
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `boot.S`, `start.rs` | from the loader to the first guest |
-//! | `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
-//! | `access.S`, `guest_access.rs` | accesses that may fault, and their fix-ups |
-//! | `entry.rs` | what the ways in call: decode, and hand to the library |
+//! | `cpu.rs`, `access.S`, `memops.S` | single instructions; accesses that may fault; C's memory functions |
+//! | `descriptors.rs` | GDT, TSS, IDT |
+//! | `machine.rs` | the type [`machine::Machine`], and the hypervisor over it |
+//! | `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
+//! | `paging.rs`, `tlb.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
+//! | `fpu.rs`, `registers.rs`, `windows.rs` | what of a vCPU lives in the processor |
+//! | `apic.rs`, `time.rs`, `serial.rs`, `console.rs` | interrupt controllers, clock, console |
+//! | `heap.rs`, `panic.rs`, `devices.rs`, `facts.rs` | the heap, a report at the end, ports and power, facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
-//! | `machine.rs` | the library's `Platform` |
+//! | `registers.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
+//! | `leave.rs`, `entry.rs` | what those call: decode, hand to the library, see what waits |
+//! | `boot.S`, `start.rs` | from the loader to the first guest |
+//!
+//! Each of the library's `platform` traits is implemented for `Machine` in its subject's file.
 #![allow(unsafe_code)] // the assembly of the entry paths
 
 mod apic;
 mod console;
 mod cpu;
 mod descriptors;
+mod devices;
 mod entry;
+mod facts;
 mod fpu;
 mod guest_access;
 mod heap;
+mod leave;
 mod machine;
+mod memory;
 mod paging;
 mod panic;
 mod percpu;
-mod power;
+mod registers;
 mod serial;
 mod start;
 mod switch;
 mod symbols;
 mod time;
+mod tlb;
 mod windows;
 
 use core::mem::offset_of;

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ring_abi::guest_context::CpuUserRegs;
 
-use super::{cpu, paging, percpu, serial, start};
+use super::{cpu, paging, percpu, serial};
 
 /// What isa-debug-exit reports for a panic.
 pub(crate) const EXIT_PANIC: u8 = 0x13;
@@ -108,10 +108,7 @@ pub(crate) fn print_backtrace(mut rbp: u64) {
 }
 
 fn print_current() {
-    if !start::has_stacks() {
-        return;
-    }
-    let local = percpu::local();
+    let Some(local) = percpu::local_if_up() else { return };
     let Some(current) = local.current() else {
         report!("no vCPU was running");
         return;

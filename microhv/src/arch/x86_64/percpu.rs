@@ -12,8 +12,11 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
 
 use microhv::domain::{Domain, Vcpu, VcpuRef};
+use microhv::hypercall::Current;
+use microhv::platform::CpuId;
 
 use super::descriptors::Tss;
+use super::machine::{self, Cur};
 
 /// Size and alignment of a CPU's area.
 pub(crate) const AREA_BYTES: usize = 65536;
@@ -145,6 +148,28 @@ impl Local {
         }
     }
 
+    /// Calls `act` with the current vCPU. There is one: a guest was just interrupted, or is about to go on.
+    #[inline(always)]
+    pub(crate) fn with_current<R>(&'static self, act: impl FnOnce(&mut Cur<'_>) -> R) -> R {
+        debug_assert!(self.is_busy());
+        // SAFETY: only called where a vCPU runs.
+        let (domain, vcpu) = unsafe { self.current_unchecked() };
+        // SAFETY: the frame of the vCPU that runs here is this CPU's alone, and callers do not nest.
+        let regs = unsafe { &mut *vcpu.regs_ptr() };
+        act(&mut Current { hv: machine::hypervisor(), domain, vcpu, regs })
+    }
+
+    /// Sets where this CPU pushes on an interruption of ring 3.
+    ///
+    /// # Safety
+    /// `top` is 16-aligned and one past the words of a frame that lives until it is set again.
+    #[inline]
+    pub(crate) unsafe fn set_entry_stack(&self, top: u64) {
+        // SAFETY: the TSS is this CPU's; the processor only reads it.
+        unsafe { (*self.tss.get()).set_entry_stack(top) };
+        self.regs_top.store(top, Ordering::Relaxed);
+    }
+
     /// Makes another vCPU, or none, the current one; the former.
     ///
     /// # Safety
@@ -167,4 +192,34 @@ pub(crate) fn local() -> &'static Local {
     let area = stack & !(AREA_BYTES - 1);
     // SAFETY: every stack that the hypervisor runs on after start-up lies in an aligned `Area`, which is never freed.
     unsafe { &*((area + LOCAL_OFFSET) as *const Local) }
+}
+
+/// This CPU.
+#[inline(always)]
+pub(crate) fn this_cpu() -> CpuId {
+    CpuId::BOOT
+}
+
+/// Whether this CPU runs on its own stacks, so that its data can be found.
+static HAS_STACKS: AtomicBool = AtomicBool::new(false);
+
+/// Goes over to this CPU's own stack for good, with an empty one in `function`.
+pub(crate) fn begin_on_own_stack(function: extern "C" fn() -> !) -> ! {
+    HAS_STACKS.store(true, Ordering::Relaxed);
+    on_empty_stack(function)
+}
+
+/// As [`local`], or `None` while the boot stack is in use.
+pub(crate) fn local_if_up() -> Option<&'static Local> {
+    HAS_STACKS.load(Ordering::Relaxed).then(local)
+}
+
+unsafe extern "C" {
+    fn restart_stack(stack: u64, function: extern "C" fn() -> !) -> !;
+}
+
+/// Goes on in `function` with an empty stack of this CPU.
+pub(crate) fn on_empty_stack(function: extern "C" fn() -> !) -> ! {
+    // SAFETY: nothing on the stack is used any more, since `function` does not return.
+    unsafe { restart_stack(boot_cpu_area.stack_top(), function) }
 }

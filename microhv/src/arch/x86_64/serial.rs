@@ -5,9 +5,11 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use microhv::console::output::{Output, Uart};
+use microhv::platform::SerialConsole;
 use spin::Mutex;
 
 use super::cpu::{inb, outb, outsb};
+use super::machine::Machine;
 use super::time;
 
 const COM1: u16 = 0x3f8;
@@ -59,9 +61,7 @@ fn pump(output: &mut Output) {
     let waiting = output.has_more();
     if waiting != WAITING.load(Ordering::Relaxed) {
         WAITING.store(waiting, Ordering::Relaxed);
-        if waiting {
-            time::set_timer_sooner(TICK_NS);
-        }
+        time::set_tick(waiting.then_some(TICK_NS));
     }
 }
 
@@ -119,31 +119,11 @@ pub(crate) fn ask_again() {
     pump(&mut output);
 }
 
-/// When the timer must come at the latest, from now on.
-#[inline]
-pub(crate) fn tick_ns() -> Option<u64> {
-    WAITING.load(Ordering::Relaxed).then_some(TICK_NS)
-}
-
 /// Writes all of `bytes`.
 pub(crate) fn write(bytes: &[u8]) {
     let mut output = OUTPUT.lock();
     output.push(bytes);
     pump(&mut output);
-}
-
-/// Writes for a domain: what there is room for; gives how much that is.
-pub(crate) fn write_for_domain(bytes: &[u8]) -> usize {
-    let mut output = OUTPUT.lock();
-    let count = bytes.len().min(output.domain_room());
-    output.push(&bytes[..count]);
-    pump(&mut output);
-    count
-}
-
-/// Whether much waits for the line.
-pub(crate) fn is_busy() -> bool {
-    OUTPUT.lock().is_busy()
 }
 
 /// Writes formatted text.
@@ -172,14 +152,26 @@ pub(crate) fn break_lock() {
     OUTPUT.lock().set_synchronous(true);
 }
 
-/// Kept output from byte `from` on: where it really starts, and its length.
-pub(crate) fn kept(from: u64, to: &mut [u8]) -> (u64, usize) {
-    OUTPUT.lock().kept(from, to)
-}
+impl SerialConsole for Machine {
+    fn console_write(&self, bytes: &[u8]) -> usize {
+        let mut output = OUTPUT.lock();
+        let count = bytes.len().min(output.domain_room());
+        output.push(&bytes[..count]);
+        pump(&mut output);
+        count
+    }
 
-/// Forgets the kept output.
-pub(crate) fn clear_kept() {
-    OUTPUT.lock().clear_kept();
+    fn console_is_busy(&self) -> bool {
+        OUTPUT.lock().is_busy()
+    }
+
+    fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
+        OUTPUT.lock().kept(from, to)
+    }
+
+    fn clear_console_log(&self) {
+        OUTPUT.lock().clear_kept();
+    }
 }
 
 /// The `log` crate's sink: a line for each record.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // what the loader left, and one-time set-up
 
 use core::str;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi};
@@ -17,7 +17,7 @@ use spin::{Mutex, Once};
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, boot_cpu_area};
-use super::{apic, cpu, descriptors, fpu, heap, paging, panic, serial, switch, time};
+use super::{apic, cpu, descriptors, facts, fpu, heap, leave, paging, panic, serial, time};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -56,17 +56,6 @@ static FOUND: Once<Mutex<Found>> = Once::new();
 static LINE: Once<Line> = Once::new();
 /// What ACPI told.
 static ACPI: Once<Acpi> = Once::new();
-static HAS_STACKS: AtomicBool = AtomicBool::new(false);
-
-/// The hypervisor's command line.
-pub(crate) fn command_line() -> &'static str {
-    LINE.get().map_or("", |line| text(line))
-}
-
-/// Whether this CPU runs on its own stacks, so that its data can be found.
-pub(crate) fn has_stacks() -> bool {
-    HAS_STACKS.load(Ordering::Relaxed)
-}
 
 /// Entry from assembly, on the boot stack with the boot tables.
 #[unsafe(no_mangle)]
@@ -78,8 +67,11 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
     // SAFETY: once, now.
     unsafe {
         descriptors::fill_idt();
-        descriptors::load_segments(&descriptors::GDT_PAGE, &boot_cpu_area);
-        descriptors::load_entries(core::arch::x86_64::__cpuid(1).edx & 1 << 11 != 0);
+        let stack = boot_cpu_area.stack_top();
+        let ist = [0, 1, 2, 3].map(|n| boot_cpu_area.ist_top(n));
+        descriptors::load_segments(&descriptors::GDT_PAGE, boot_cpu_area.local().tss.get(), stack, ist);
+        let has_sysenter = core::arch::x86_64::__cpuid(1).edx & 1 << 11 != 0;
+        descriptors::load_entries(has_sysenter.then_some(stack));
         // Its first four entries are those of power-on, and no mapping of ours uses the others.
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
@@ -89,8 +81,7 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
     paging::build(&mut found.lock().memory);
     // SAFETY: the tables were built; the boot stack is in the image.
     unsafe { paging::load() };
-    HAS_STACKS.store(true, Ordering::Relaxed);
-    switch::on_empty_stack(on_own_stack)
+    percpu::begin_on_own_stack(on_own_stack)
 }
 
 fn found() -> Found {
@@ -134,8 +125,7 @@ fn look(magic: u32, info: u64) {
         found.memory.reserve(module);
     }
     read_acpi(found);
-    let heap = found.memory.take(EARLY_HEAP_BYTES, 4096, u64::MAX).expect("RAM for the heap");
-    *EARLY_HEAP.lock() = Range::sized(heap, EARLY_HEAP_BYTES);
+    heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, u64::MAX).expect("RAM for the heap"));
 }
 
 #[inline(never)]
@@ -150,35 +140,6 @@ fn add_line(lines: &mut ArrayVec<Line, 2>, string: Range) {
 #[inline(never)]
 fn read_acpi(found: &Found) {
     ACPI.call_once(|| acpi::read(&Identity, found.information.rsdp));
-}
-
-/// Memory for the heap, before and after the frame table exists.
-pub(crate) fn take_heap_frames(frames: u64) -> Option<u64> {
-    if let Some(hv) = machine::hypervisor_if_up() {
-        let order = frames.next_power_of_two().trailing_zeros() as u8;
-        if let Some(mfn) = hv.alloc_frames(order, 0) {
-            return Some(mfn.maddr().raw());
-        }
-    }
-    let mut early = EARLY_HEAP.lock();
-    let start = early.start;
-    let end = start.checked_add(frames * 4096).filter(|&end| end <= early.end)?;
-    early.start = end;
-    Some(start)
-}
-
-/// RAM for the heap until the frame table gives it, and when the frame table has no more.
-static EARLY_HEAP: Mutex<Range> = Mutex::new(Range { start: 0, end: 0 });
-/// How much.
-const EARLY_HEAP_BYTES: u64 = 512 << 10;
-
-/// Gives what the heap did not need early to the frame table, but for one piece: domains may come to own all the rest,
-/// and the hypervisor then still has what it needs for itself.
-fn return_early_heap(hv: &Hv) {
-    let mut early = EARLY_HEAP.lock();
-    let end = early.end.saturating_sub(heap::GROW_FRAMES * 4096).max(early.start);
-    hv.frames.add_free(Mfn::new(early.start / 4096), Mfn::new(end / 4096));
-    early.start = end;
 }
 
 /// Turns on what guards the hypervisor and what guests expect of the CPU.
@@ -203,13 +164,13 @@ extern "C" fn on_own_stack() -> ! {
     fpu::init();
     let found = FOUND.get().expect("set at boot");
     let acpi = ACPI.get().expect("read at boot");
-    LINE.call_once(|| {
+    let command_line = text(LINE.call_once(|| {
         let found = found.lock();
         let arguments = multiboot::arguments(text(&found.line), found.information.names_first);
         arguments.bytes().collect()
-    });
-    let options = Options::parse(command_line());
-    for word in Options::unknown(command_line()) {
+    }));
+    let options = Options::parse(command_line);
+    for word in Options::unknown(command_line) {
         log::warn!("unknown option {word}");
     }
     panic::set_debug_exit(options.debug_exit);
@@ -217,26 +178,27 @@ extern "C" fn on_own_stack() -> ! {
     apic::init(acpi);
     apic::init_io(acpi);
     time::init(acpi);
-    let hv = make_hypervisor(acpi, &options);
-    return_early_heap(hv);
+    let hv = make_hypervisor(acpi, command_line, &options);
+    heap::return_early(hv);
     describe(hv, &options);
     // The scheduler's word is looked at on each way out.
-    let pending = hv.sched.pending(machine::this_cpu());
+    let pending = hv.sched.pending(percpu::this_cpu());
     percpu::local().pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
     let serial_line = hv.platform.acpi.isa(serial::ISA_IRQ);
     apic::route(serial_line, apic::SERIAL_VECTOR, apic::id());
     serial::enable_interrupts();
     start_dom0(hv, &options);
-    switch::on_empty_stack(switch::leave_afresh)
+    percpu::on_empty_stack(leave::leave_afresh)
 }
 
 #[inline(never)]
-fn make_hypervisor(acpi: &'static Acpi, options: &Options) -> &'static Hv {
+fn make_hypervisor(acpi: &'static Acpi, command_line: &'static str, options: &Options) -> &'static Hv {
     let frames = frame_table();
     let platform = Machine {
         acpi,
+        command_line,
         boot_wall_ns: time::wall_ns().wrapping_sub(time::now_ns()),
-        info: machine::cpu_info(),
+        info: facts::cpu_info(),
         no_reboot: options.no_reboot,
     };
     // SAFETY: once, before guests and interrupts.

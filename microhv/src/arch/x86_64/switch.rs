@@ -13,10 +13,10 @@ use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
 
 use super::cpu::{self, msr};
-use super::guest_access::{DataSegment, load_selector};
-use super::machine::{self, Hv};
-use super::percpu::{self, Local, boot_cpu_area};
-use super::{descriptors, fpu, paging, windows};
+use super::guest_access::load_selectors;
+use super::machine::Hv;
+use super::percpu::{Local, boot_cpu_area};
+use super::{fpu, paging, tlb, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -27,28 +27,6 @@ const TSC_MODE_ALWAYS_EMULATE: u32 = 1;
 const DR7_OFF: u64 = 0x400;
 /// DR7's enable bits.
 const DR7_ENABLE: u64 = 0xff;
-
-unsafe extern "C" {
-    fn restart_stack(stack: u64, function: extern "C" fn() -> !) -> !;
-    fn enter_guest(stack: u64, regs: *const ring_abi::guest_context::CpuUserRegs) -> !;
-}
-
-/// Goes on in `function` with an empty stack of this CPU.
-pub(crate) fn on_empty_stack(function: extern "C" fn() -> !) -> ! {
-    // SAFETY: nothing on the stack is used any more, since `function` does not return.
-    unsafe { restart_stack(boot_cpu_area.stack_top(), function) }
-}
-
-/// Leaves to the vCPU that is current, forgetting this CPU's stack.
-pub(crate) extern "C" fn leave_afresh() -> ! {
-    let local = percpu::local();
-    if !local.is_busy() {
-        do_pending_work(machine::hypervisor(), local);
-    }
-    let exit = super::entry::leave(local);
-    // SAFETY: the frame is that of the vCPU that runs now; the stack is this CPU's.
-    unsafe { enter_guest(boot_cpu_area.stack_top(), exit.regs) }
-}
 
 /// Does the work that waits on this CPU until a vCPU is current and nothing waits.
 #[cold]
@@ -103,14 +81,14 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
         // Only now are its tables out of use, so that its domain may go.
         drop(previous);
         if let Err(selectors) = all_loaded {
-            machine::with_current(local, |cur| traps::deliver_failsafe(cur, selectors));
+            local.with_current(|cur| traps::deliver_failsafe(cur, selectors));
         }
     }
     if let Some(current) = local.current() {
         let (domain, vcpu) = (current.domain(), current.vcpu());
         hv.switched_in(domain, vcpu);
         if vcpu.nmi_pending.load(Ordering::Relaxed) {
-            machine::with_current(local, traps::deliver_nmi);
+            local.with_current(traps::deliver_nmi);
         }
     }
 }
@@ -136,15 +114,15 @@ fn save(vcpu: &Vcpu) {
 fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
     let (domain, vcpu) = (next.domain(), next.vcpu());
     let l4 = traps::loaded_l4(vcpu).map_or(paging::hypervisor_l4(), |mfn| mfn.maddr().raw());
-    machine::load_l4_flushing_global(l4);
+    tlb::load_l4_flushing_global(l4);
     let regs = vcpu.regs_ptr();
     // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
     unsafe {
         regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(boot_cpu_area.stack_top());
-        descriptors::set_entry_stack(local, vcpu.entry_stack() as u64);
+        local.set_entry_stack(vcpu.entry_stack() as u64);
     }
     windows::load(&vcpu.window, vcpu.cpu.lock().ldt_entries);
-    machine::set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
+    set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
@@ -153,15 +131,13 @@ fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
         let breaks = guest.debug[7] & DR7_ENABLE != 0;
         (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, breaks, guest.cr0)
     };
-    let mut whole = load_selector(DataSegment::Ds, ds);
-    whole &= load_selector(DataSegment::Es, es);
-    whole &= load_selector(DataSegment::Fs, fs);
-    whole &= load_selector(DataSegment::Gs, gs);
-    // The selector of GS goes with user mode's base. A base of 0 with a selector means the one that its descriptor
-    // has: so contexts have it that a toolstack saved.
+    let whole = load_selectors([ds, es, fs, gs]);
+    // The selector of GS goes with user mode's base. In a context that a toolstack saved, a base of 0 with a selector
+    // means the base in that selector's descriptor.
     let gs_user = if gs_user == 0 && gs > 3 { cpu::read_msr(msr::GS_BASE) } else { gs_user };
     let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
-    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
+    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS. Breakpoints were
+    // checked when the guest set them: none is the hypervisor's.
     unsafe {
         if fs_base != 0 || fs <= 3 {
             cpu::write_msr(msr::FS_BASE, fs_base);
@@ -169,7 +145,10 @@ fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
         cpu::write_msr(msr::GS_BASE, active);
         cpu::write_msr(msr::SHADOW_GS_BASE, other);
         if breaks {
-            load_debug_registers(vcpu.cpu.lock().debug);
+            let values = vcpu.cpu.lock().debug;
+            for index in [0, 1, 2, 3, 6, 7] {
+                cpu::set_debug_register(index, values[usize::from(index)]);
+            }
         }
     }
     fpu::restore(vcpu.fpu());
@@ -179,16 +158,13 @@ fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
     if whole { Ok(()) } else { Err([ds, es, fs, gs]) }
 }
 
-/// # Safety
-/// The addresses were checked when the guest set them: none is the hypervisor's.
-unsafe fn load_debug_registers([d0, d1, d2, d3, _, _, d6, d7]: [u64; 8]) {
-    // SAFETY: the caller's duty.
-    unsafe {
-        cpu::set_dr0(d0);
-        cpu::set_dr1(d1);
-        cpu::set_dr2(d2);
-        cpu::set_dr3(d3);
-        cpu::set_dr6(d6);
-        cpu::set_dr7(d7);
+/// Lets `rdtsc` in ring 3 trap, or not.
+fn set_tsc_trapping(on: bool) {
+    const CR4_TSD: u64 = 1 << 2;
+    let cr4 = cpu::cr4();
+    let wanted = if on { cr4 | CR4_TSD } else { cr4 & !CR4_TSD };
+    if wanted != cr4 {
+        // SAFETY: the hypervisor may read the TSC in any case.
+        unsafe { cpu::set_cr4(wanted) };
     }
 }

@@ -1,15 +1,17 @@
-//! The machine's clock: the TSC, measured against a timer of known rate; the local APIC's timer for deadlines.
+//! The machine's clock, the library's [`Clock`]: the TSC, measured against a timer of known rate; the local APIC's timer
+//! for deadlines.
 #![allow(unsafe_code)] // the HPET's registers
 
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
 use microhv::boot::acpi::{Acpi, PmTimer};
 use microhv::boot::clock::{self, Scale};
-use microhv::platform::TimeParams;
+use microhv::platform::{Clock, TimeParams};
 use spin::{Mutex, Once};
 
 use super::cpu::{inb, inl, outb, rdtsc};
-use super::{apic, paging, serial};
+use super::machine::Machine;
+use super::{apic, paging};
 
 /// How long the first measurement takes.
 const CALIBRATION_NS: u64 = 10_000_000;
@@ -106,6 +108,9 @@ static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 /// Timer ticks for a ns, 32.32 fixed point.
 static TIMER_PER_NS: AtomicU64 = AtomicU64::new(0);
 
+/// The longest that the timer may stay away; `u64::MAX`: as long as it likes.
+static TICK_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+
 /// What refitting remembers.
 struct Fit {
     reference: Reference,
@@ -151,12 +156,6 @@ pub(crate) fn init(acpi: &Acpi) {
     log::info!("TSC {} kHz, timer {} kHz", hz / 1000, timer_ticks * 1_000_000 / elapsed_ns.max(1));
 }
 
-/// The generation of [`params`], even while it is written.
-#[inline]
-pub(crate) fn generation() -> u32 {
-    VERSION.load(Ordering::Acquire)
-}
-
 /// How the TSC gives system time.
 #[inline]
 pub(crate) fn params() -> TimeParams {
@@ -194,24 +193,14 @@ fn timer_ticks(ns: u64) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
 }
 
-/// Programs the timer for a deadline in system time.
-pub(crate) fn set_timer(deadline_ns: Option<u64>) {
-    // Far deadlines are reached in steps: the interrupt that comes early finds nothing due and asks again.
-    let delta = deadline_ns.map(|deadline| deadline.saturating_sub(now_ns()).min(2_000_000_000));
-    let delta = match (delta, serial::tick_ns()) {
-        (Some(delta), Some(tick)) => delta.min(tick),
-        (Some(delta), None) => delta,
-        (None, Some(tick)) => tick,
-        (None, None) => return apic::start_timer(0),
-    };
-    apic::start_timer(timer_ticks(delta));
-}
-
-/// Lets the timer come within `ns`. Whoever programs it next chooses again.
-pub(crate) fn set_timer_sooner(ns: u64) {
-    let (ticks, left) = (timer_ticks(ns), apic::timer_count());
-    if left == 0 || left > ticks {
-        apic::start_timer(ticks);
+/// Lets the timer come at least every so many ns from now on, or no longer.
+pub(crate) fn set_tick(ns: Option<u64>) {
+    TICK_NS.store(ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+    if let Some(ns) = ns {
+        let (ticks, left) = (timer_ticks(ns), apic::timer_count());
+        if left == 0 || left > ticks {
+            apic::start_timer(ticks);
+        }
     }
 }
 
@@ -265,5 +254,39 @@ pub(crate) fn wall_ns() -> u64 {
             return clock::unix_seconds(fields, register(0xb)) * 1_000_000_000 + 500_000_000;
         }
         tries += 1;
+    }
+}
+
+impl Clock for Machine {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+
+    #[inline]
+    fn tsc(&self) -> u64 {
+        rdtsc()
+    }
+
+    fn time_params(&self) -> TimeParams {
+        params()
+    }
+
+    /// The generation even while the clock is written.
+    #[inline]
+    fn clock_generation(&self) -> u32 {
+        VERSION.load(Ordering::Acquire)
+    }
+
+    fn boot_wall_ns(&self) -> u64 {
+        self.boot_wall_ns
+    }
+
+    fn set_timer(&self, deadline_ns: Option<u64>) {
+        // Far deadlines are reached in steps: the interrupt that comes early finds nothing due and asks again.
+        let delta =
+            deadline_ns.map_or(u64::MAX, |deadline| deadline.saturating_sub(now_ns()).min(2_000_000_000));
+        let delta = delta.min(TICK_NS.load(Ordering::Relaxed));
+        apic::start_timer(if delta == u64::MAX { 0 } else { timer_ticks(delta) });
     }
 }

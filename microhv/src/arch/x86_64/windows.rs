@@ -1,4 +1,5 @@
-//! Descriptor windows: where each vCPU's GDT and LDT are seen by the processor, in L4 slot 260.
+//! Descriptor windows: where the processor sees each vCPU's GDT and LDT, in L4 slot 260. The library's
+//! [`DescriptorWindows`].
 //!
 //! A window has the guest's 14 GDT pages, ours, a hole, and 16 LDT pages. All domains share the slot's tables: windows
 //! of different vCPUs have different addresses, so that a switch leaves nothing stale in the TLB.
@@ -6,23 +7,16 @@
 
 use core::ptr::NonNull;
 
-use microhv::platform::{DescriptorPage, DescriptorWindow};
+use microhv::platform::{DescriptorPage, DescriptorWindow, DescriptorWindows};
 use ring_abi::types::{Mfn, PAGE_SIZE};
 use spin::Mutex;
 
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
-use super::{cpu, machine, paging, percpu};
+use super::machine::Machine;
+use super::{cpu, paging};
 
 /// The page of a window's GDT that is ours; those before it are the guest's.
 const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
-
-/// Loads the GDT and LDT of a window anew if they are loaded: the LDT's size changed. The toolstack may have changed it,
-/// while another vCPU runs.
-pub(crate) fn reload(window: &DescriptorWindow, ldt_entries: u16) {
-    if cpu::gdt_base() == window.place() {
-        load(window, ldt_entries);
-    }
-}
 
 /// Loads the GDT and LDT of a window. Its [`DescriptorWindow::place`] is its address.
 pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
@@ -71,47 +65,45 @@ pub(crate) fn ldt_offset(window: &DescriptorWindow, cr2: u64) -> Option<u64> {
     cr2.checked_sub(window.place() + paging::WINDOW_LDT).filter(|offset| *offset < LDT_BYTES)
 }
 
-/// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page it needs was brought in.
-pub(crate) fn fault(cr2: u64) -> bool {
-    let Some(current) = percpu::local().current() else { return false };
-    let Some(offset) = ldt_offset(&current.vcpu().window, cr2) else { return false };
-    machine::hypervisor().fault_in_ldt(current.domain(), current.vcpu(), offset)
-}
+impl DescriptorWindows for Machine {
+    fn create_window(&self, window: &DescriptorWindow) -> bool {
+        let Some(base) = take_window() else { return false };
+        let mut pages = [paging::machine_address((&raw const ZERO_PAGE) as u64); GDT_OUR_PAGE + 1];
+        pages[GDT_OUR_PAGE] = paging::machine_address(GDT_PAGE.address());
+        paging::set_window(base, &pages);
+        window.replace(base);
+        true
+    }
 
-/// Maps a frame at a page of a window. Without one: zeros in the GDT, nothing in the LDT, whose pages are
-/// brought in by the first fault on them.
-pub(crate) fn set_page(window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
-    let base = window.place();
-    let frame = frame.map(|mfn| mfn.maddr().raw());
-    match page {
-        DescriptorPage::Gdt(n) => {
-            let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
-            paging::set_window_page(base + u64::from(n) * PAGE_SIZE as u64, Some(frame.unwrap_or(zeros)));
+    fn destroy_window(&self, window: &DescriptorWindow) {
+        let base = window.replace(0);
+        if base == 0 {
+            return;
         }
-        DescriptorPage::Ldt(n) => {
-            paging::set_window_page(base + paging::WINDOW_LDT + u64::from(n) * PAGE_SIZE as u64, frame);
+        debug_assert_ne!(cpu::gdt_base(), base, "a CPU that has a vCPU's tables loaded keeps its domain");
+        paging::set_window(base, &[]);
+        let place = ((base - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
+        WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
+    }
+
+    /// Without a frame: zeros in the GDT, nothing in the LDT, whose pages are brought in by the first fault on them.
+    fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
+        let base = window.place();
+        let frame = frame.map(|mfn| mfn.maddr().raw());
+        match page {
+            DescriptorPage::Gdt(n) => {
+                let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
+                paging::set_window_page(base + u64::from(n) * PAGE_SIZE as u64, Some(frame.unwrap_or(zeros)));
+            }
+            DescriptorPage::Ldt(n) => {
+                paging::set_window_page(base + paging::WINDOW_LDT + u64::from(n) * PAGE_SIZE as u64, frame);
+            }
         }
     }
-}
 
-/// Gives a new vCPU's window its place; `false`: there is none, or no memory for its table.
-pub(crate) fn create(window: &DescriptorWindow) -> bool {
-    let Some(base) = take_window() else { return false };
-    let mut pages = [paging::machine_address((&raw const ZERO_PAGE) as u64); GDT_OUR_PAGE + 1];
-    pages[GDT_OUR_PAGE] = paging::machine_address(GDT_PAGE.address());
-    paging::set_window(base, &pages);
-    window.replace(base);
-    true
-}
-
-/// Frees the place of the window of a vCPU that ends.
-pub(crate) fn destroy(window: &DescriptorWindow) {
-    let base = window.replace(0);
-    if base == 0 {
-        return;
+    fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16) {
+        if cpu::gdt_base() == window.place() {
+            load(window, ldt_entries);
+        }
     }
-    debug_assert_ne!(cpu::gdt_base(), base, "a CPU that has a vCPU's tables loaded keeps its domain");
-    paging::set_window(base, &[]);
-    let place = ((base - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
-    WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
 }

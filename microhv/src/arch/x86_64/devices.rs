@@ -1,0 +1,100 @@
+//! Ports, device memory, interrupt lines and the power switch: the library's [`Devices`].
+#![allow(unsafe_code)] // device memory
+
+use microhv::boot::acpi::Acpi;
+use microhv::platform::{Devices, PowerAction};
+use ring_abi::types::Maddr;
+
+use super::machine::Machine;
+use super::{apic, cpu, paging, panic, serial, time};
+
+/// How long a machine may take to go off or to start again, in ns.
+const POWER_NS: u64 = 1_000_000_000;
+
+impl Devices for Machine {
+    fn port_in(&self, port: u16, size: u8) -> u32 {
+        match size {
+            1 => cpu::inb(port).into(),
+            2 => cpu::inw(port).into(),
+            _ => cpu::inl(port),
+        }
+    }
+
+    fn port_out(&self, port: u16, size: u8, value: u32) {
+        if panic::is_debug_exit(port) {
+            // The emulator ends at once: what was printed before comes out before.
+            serial::drain();
+        }
+        match size {
+            1 => cpu::outb(port, value as u8),
+            2 => cpu::outw(port, value as u16),
+            _ => cpu::outl(port, value),
+        }
+    }
+
+    fn mmio_read(&self, at: Maddr) -> u32 {
+        // SAFETY: `device` maps the page uncached for ever; the caller knows that it is a device's.
+        paging::device(at.raw()).map_or(u32::MAX, |va| unsafe { (va as *const u32).read_volatile() })
+    }
+
+    fn mmio_write(&self, at: Maddr, value: u32) {
+        if let Some(va) = paging::device(at.raw()) {
+            // SAFETY: as in `mmio_read`.
+            unsafe { (va as *mut u32).write_volatile(value) };
+        }
+    }
+
+    fn msi_message(&self, vector: u8) -> (u64, u32) {
+        // Fixed delivery, physical destination, edge: Intel SDM volume 3, 11.11.
+        (0xfee0_0000 | u64::from(apic::id()) << 12, vector.into())
+    }
+
+    fn route_line(&self, line: u8, vector: Option<u8>) {
+        let wired = self.acpi.isa(line);
+        match vector {
+            Some(vector) => apic::route(wired, vector, apic::id()),
+            None => apic::set_masked(wired.gsi, true),
+        }
+    }
+
+    fn mask_line(&self, line: u8, masked: bool) {
+        apic::set_masked(self.acpi.isa(line).gsi, masked);
+    }
+
+    fn power(&self, action: PowerAction) {
+        serial::drain();
+        match action {
+            PowerAction::Off => off(self.acpi),
+            PowerAction::Reboot if self.no_reboot => {}
+            PowerAction::Reboot => restart(self.acpi),
+            PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
+        }
+        // It goes off in its own time; what is said is for one that does not.
+        let asked_ns = time::now_ns();
+        while time::now_ns().saturating_sub(asked_ns) < POWER_NS {
+            core::hint::spin_loop();
+        }
+        serial::write(b"(microhv) the machine is halted\n");
+        cpu::halt_for_ever()
+    }
+}
+
+/// Enters ACPI's S5.
+fn off(acpi: &Acpi) {
+    const SLEEP_ENABLE: u16 = 1 << 13;
+    let Some(off) = acpi.power_off else { return };
+    cpu::outw(off.pm1a, u16::from(off.sleep_type[0]) << 10 | SLEEP_ENABLE);
+    if let Some(pm1b) = off.pm1b {
+        cpu::outw(pm1b, u16::from(off.sleep_type[1]) << 10 | SLEEP_ENABLE);
+    }
+}
+
+/// Resets by ACPI, the chipset's port, the keyboard controller.
+fn restart(acpi: &Acpi) {
+    if let Some((port, value)) = acpi.reset {
+        cpu::outb(port, value);
+    }
+    cpu::outb(0xcf9, 2);
+    cpu::outb(0xcf9, 6);
+    cpu::outb(0x64, 0xfe);
+}
