@@ -9,7 +9,7 @@ use core::fmt;
 use crate::emul::cpuid::HYPERVISOR_BASE;
 use crate::platform::CpuidResult;
 
-/// What the CPU says that it is not affected by; there if leaf 7 says so.
+/// In which the CPU tells the faults that it does not have; the MSR is there if leaf 7 says so.
 const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
 /// Leaf 1, ecx: there is a hypervisor below.
 const HYPERVISOR: u32 = 1 << 31;
@@ -18,7 +18,7 @@ const IBPB: u32 = 1 << 26;
 const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// Leaf 0x8000_0008, ebx: IBPB, on AMD's CPUs.
 const AMD_IBPB: u32 = 1 << 12;
-/// Bits of the MSR: no Meltdown, nor L1TF; no MDS; no TAA.
+/// Bits of the MSR. RDCL_NO: the CPU is not affected by Meltdown, nor, as Intel says of such CPUs, by L1TF.
 const RDCL_NO: u64 = 1 << 0;
 const MDS_NO: u64 = 1 << 5;
 const TAA_NO: u64 = 1 << 8;
@@ -75,7 +75,7 @@ pub fn policy(
     let seven = if zero.eax >= 7 { cpuid(7, 0).edx } else { 0 };
     let extended = if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).ebx } else { 0 };
     let capabilities = if seven & ARCH_CAPABILITIES != 0 { read_msr(MSR_ARCH_CAPABILITIES) } else { 0 };
-    let is_emulated = is_virtual && is_tcg(&cpuid(HYPERVISOR_BASE, 0));
+    let is_emulated = is_emulated(&cpuid);
     Policy {
         is_off: !wanted,
         is_emulated,
@@ -88,8 +88,12 @@ pub fn policy(
     }
 }
 
-/// Whether the hypervisor below calls itself `TCGTCGTCGTCG`: QEMU's emulator.
-fn is_tcg(signature: &CpuidResult) -> bool {
+/// Whether there is a hypervisor below that calls itself `TCGTCGTCGTCG`: QEMU's emulator.
+pub fn is_emulated(cpuid: impl Fn(u32, u32) -> CpuidResult) -> bool {
+    if cpuid(1, 0).ecx & HYPERVISOR == 0 {
+        return false;
+    }
+    let signature = cpuid(HYPERVISOR_BASE, 0);
     let words = [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes);
     words.as_flattened() == b"TCGTCGTCGTCG"
 }

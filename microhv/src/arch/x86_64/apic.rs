@@ -53,19 +53,11 @@ fn write(register: u64, value: u32) {
 
 /// Masks the PICs after moving them to vectors that nobody uses, where a late interrupt does no harm.
 fn silence_pics() {
-    for (port, value) in [
-        (0x20u16, 0x11u8),
-        (0xa0, 0x11),
-        (0x21, 0x20),
-        (0xa1, 0x28),
-        (0x21, 4),
-        (0xa1, 2),
-        (0x21, 1),
-        (0xa1, 1),
-        (0x21, 0xff),
-        (0xa1, 0xff),
-    ] {
-        outb(port, value);
+    for (command, vectors, cascade) in [(0x20, 0x20, 4), (0xa0, 0x28, 2)] {
+        outb(command, 0x11);
+        for word in [vectors, cascade, 1, 0xff] {
+            outb(command + 1, word);
+        }
     }
 }
 

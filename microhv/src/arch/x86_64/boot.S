@@ -45,14 +45,9 @@ start32:
     movl $(boot_l3_low - VIRT + 3), (%ecx)
     movl $(boot_l3_image - VIRT + 3), 261*8(%ecx)
     movl $(boot_l3_low - VIRT), %ecx
-    movl $(boot_l2 - VIRT + 3), %eax
-    movl %eax, 0(%ecx)
-    addl $0x1000, %eax
-    movl %eax, 8(%ecx)
-    addl $0x1000, %eax
-    movl %eax, 16(%ecx)
-    addl $0x1000, %eax
-    movl %eax, 24(%ecx)
+    .irp entry, 0, 1, 2, 3
+    movl $(boot_l2 - VIRT + 0x1000 * \entry + 3), 8 * \entry(%ecx)
+    .endr
     movl $(boot_l3_image - VIRT), %ecx
     movl $(boot_l2 - VIRT + 3), 322*8(%ecx)
     movl $(boot_l2 - VIRT), %ecx

@@ -5,6 +5,8 @@
 
 use core::arch::asm;
 
+use microhv::platform::CpuidResult;
+
 /// MSR numbers.
 pub(crate) mod msr {
     pub(crate) const APIC_BASE: u32 = 0x1b;
@@ -119,6 +121,12 @@ pub(crate) unsafe fn write_msr(msr: u32, value: u64) {
     }
 }
 
+/// What the CPU answers to `cpuid`.
+pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    CpuidResult { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+}
+
 /// The time-stamp counter.
 #[inline]
 pub(crate) fn rdtsc() -> u64 {
@@ -192,16 +200,26 @@ struct TableRegister {
     base: u64,
 }
 
-/// Loads the GDT register.
-///
-/// # Safety
-/// The table stays mapped there, and holds the hypervisor's selectors.
-#[inline]
-pub(crate) unsafe fn lgdt(base: u64, limit: u16) {
-    let register = TableRegister { limit, base };
-    // SAFETY: the caller's duty.
-    unsafe { asm!("lgdt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
+macro_rules! load_table {
+    ($load:ident) => {
+        #[doc = concat!("Loads a table register: ", stringify!($load), ".")]
+        ///
+        /// # Safety
+        /// The table stays mapped there, and holds what the hypervisor needs of it.
+        #[inline]
+        pub(crate) unsafe fn $load(base: u64, limit: u16) {
+            let register = TableRegister { limit, base };
+            // SAFETY: the caller's duty.
+            unsafe {
+                asm!(concat!(stringify!($load), " [{}]"), in(reg) &raw const register,
+                     options(readonly, nostack, preserves_flags));
+            }
+        }
+    };
 }
+
+load_table!(lgdt);
+load_table!(lidt);
 
 /// The base in the GDT register.
 pub(crate) fn gdt_base() -> u64 {
@@ -211,34 +229,24 @@ pub(crate) fn gdt_base() -> u64 {
     register.base
 }
 
-/// Loads the IDT register.
-///
-/// # Safety
-/// The table stays mapped there, and holds valid gates.
-pub(crate) unsafe fn lidt(base: u64, limit: u16) {
-    let register = TableRegister { limit, base };
-    // SAFETY: the caller's duty.
-    unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
+macro_rules! load_selector {
+    ($load:ident) => {
+        #[doc = concat!("Loads a system segment register from a selector: ", stringify!($load), ".")]
+        ///
+        /// # Safety
+        /// The selector is null (none) or names a valid descriptor of the right kind that stays valid.
+        #[inline]
+        pub(crate) unsafe fn $load(selector: u16) {
+            // SAFETY: the caller's duty.
+            unsafe {
+                asm!(concat!(stringify!($load), " {:x}"), in(reg) selector, options(nostack, preserves_flags));
+            }
+        }
+    };
 }
 
-/// Loads the LDT register from a selector, 0 for none.
-///
-/// # Safety
-/// The selector is null or names a valid LDT descriptor.
-#[inline]
-pub(crate) unsafe fn lldt(selector: u16) {
-    // SAFETY: the caller's duty.
-    unsafe { asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
-}
-
-/// Loads the task register.
-///
-/// # Safety
-/// The selector names an available TSS descriptor that stays valid.
-pub(crate) unsafe fn ltr(selector: u16) {
-    // SAFETY: the caller's duty.
-    unsafe { asm!("ltr {:x}", in(reg) selector, options(nostack, preserves_flags)) };
-}
+load_selector!(lldt);
+load_selector!(ltr);
 
 /// Loads CS (by a far return) and the data segments with the hypervisor's selectors.
 ///

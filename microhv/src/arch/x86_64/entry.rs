@@ -24,8 +24,8 @@ unsafe extern "C" {
 
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for it.
 ///
-/// The two calls that each system call of a guest's user needs have functions of their own, entered by a jump, so that
-/// no hypercall pays for the registers they save.
+/// Each system call of a guest's user takes two of these. Both have functions of their own, entered by a jump, so that no
+/// hypercall pays for the registers that those save.
 #[unsafe(no_mangle)]
 extern "C" fn syscall_from_guest() -> Exit {
     let local = percpu::local();
@@ -58,13 +58,13 @@ fn user_syscall(local: &'static Local) -> Exit {
 fn iret(local: &'static Local) -> Exit {
     local.with_current(|cur| {
         cur.vcpu.history.record(__HYPERVISOR_IRET);
-        // Its outcome is always that the registers are set.
+        // Every outcome of `traps::iret` has the registers set.
         let _ = traps::iret(cur);
     });
     leave(local)
 }
 
-/// SYSCALL from 32-bit code, and SYSENTER (which is told by the null `rip`).
+/// SYSCALL from 32-bit code, and SYSENTER, whose frame has 3 for cs.
 #[unsafe(no_mangle)]
 extern "C" fn compat_syscall_from_guest() -> Exit {
     let local = percpu::local();
@@ -111,8 +111,14 @@ fn undefined(cur: &mut Cur<'_>) {
 /// #PF: the most frequent of all.
 #[inline(never)]
 fn page_fault(cur: &mut Cur<'_>) {
+    /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
+    const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
     let (cr2, error) = (cpu::cr2(), cur.regs.error_code);
-    if !handle_page_fault(cur, cr2, error) {
+    if error & NO_DESCRIPTOR == 0
+        && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
+    {
+        ldt_fault(cur, offset, error);
+    } else if cur.hv.handle_guest_page_fault(cur, cr2, error) != FaultOutcome::Handled {
         traps::page_fault(cur, cr2, error);
     }
 }
@@ -142,7 +148,7 @@ fn debug_exception(cur: &mut Cur<'_>) {
     traps::deliver_exception(cur, 1, None);
 }
 
-/// An interrupt of the machine, from wherever it was.
+/// An interrupt of the machine, whatever was running.
 fn interrupt(vector: u8) {
     percpu::local().interrupt_waits.store(false, Ordering::Relaxed);
     let hv = hypervisor();
@@ -185,17 +191,14 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     }
 }
 
-/// The IRET to the guest faulted: what its registers say cannot be. The guest's kernel gets the exception, as if the
-/// instruction after the return had raised it. The vCPU's frame is untouched.
+/// The IRET to the guest faulted: the guest's registers cannot be as the frame says. The guest's kernel gets the
+/// exception, as if the instruction after the return had raised the fault. The vCPU's frame is untouched.
 fn refused_iret(vector: u32, error: u32) -> ! {
     let local = percpu::local();
     local.with_current(|cur| {
         cur.regs.entry_vector = vector;
         cur.regs.error_code = error;
-        match vector {
-            10..=14 => traps::deliver_exception(cur, vector as u8, Some(error)),
-            _ => traps::deliver_exception(cur, vector as u8, None),
-        }
+        traps::deliver_exception(cur, vector as u8, matches!(vector, 10..=14).then_some(error));
     });
     percpu::on_empty_stack(leave_afresh)
 }
@@ -206,8 +209,8 @@ extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
     const DEBUG: u32 = 1;
     const NMI: u32 = 2;
     match regs.entry_vector {
-        // A breakpoint of the guest hit our access to its memory, or it entered with TF set (SYSENTER) or with a
-        // pending one (MOV SS): nothing to do but to go on, without TF.
+        // A breakpoint of the guest hit our access to the guest's memory, or the guest entered with TF set (SYSENTER) or
+        // with a pending breakpoint (MOV SS): nothing to do but to go on, without TF.
         DEBUG => {
             regs.rflags &= !traps::flags::TF;
             // SAFETY: as in `debug_exception`.
@@ -230,20 +233,6 @@ fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
     }
 }
 
-/// A page fault of the guest that the hypervisor may have to deal with: `true` when the guest goes on.
-#[inline]
-fn handle_page_fault(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
-    /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
-    const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
-    if error & NO_DESCRIPTOR == 0
-        && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
-    {
-        ldt_fault(cur, offset, error);
-        return true;
-    }
-    cur.hv.handle_guest_page_fault(cur, cr2, error) == FaultOutcome::Handled
-}
-
 /// The guest's LDT was used at byte `offset`, whose page is not mapped.
 #[cold]
 #[inline(never)]
@@ -255,7 +244,7 @@ fn ldt_fault(cur: &mut Cur<'_>, offset: u64, error: u32) {
     }
 }
 
-/// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page it needs was brought in.
+/// Whether `cr2`, at which ring 0 faulted, is in the running vCPU's LDT window, and the page there was brought in.
 fn ldt_page_brought_in(cr2: u64) -> bool {
     let Some(current) = percpu::local().current() else { return false };
     let Some(offset) = windows::ldt_offset(&current.vcpu().window, cr2) else { return false };

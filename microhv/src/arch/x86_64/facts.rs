@@ -3,14 +3,13 @@
 
 use microhv::platform::{CpuidResult, MachineFacts, MachineInfo};
 
-use super::cpu::{self, msr};
+use super::cpu::{self, cpuid, msr};
 use super::machine::Machine;
 use super::{fpu, heap, panic, time};
 
 impl MachineFacts for Machine {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
-        let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-        CpuidResult { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+        cpuid(leaf, subleaf)
     }
 
     fn xcr0_mask(&self) -> u64 {
@@ -45,8 +44,7 @@ impl MachineFacts for Machine {
 
 /// Facts about this CPU for `sysctl`.
 pub(crate) fn cpu_info() -> MachineInfo {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
-    let (one, extended, seven) = (__cpuid(1), __cpuid(0x8000_0001), __cpuid_count(7, 0));
+    let (one, extended, seven) = (cpuid(1, 0), cpuid(0x8000_0001, 0), cpuid(7, 0));
     let hw_cap = [one.edx, one.ecx, extended.edx, extended.ecx, 0, seven.ebx, seven.ecx, seven.edx];
     MachineInfo { cpus: 1, hw_cap, ..MachineInfo::default() }
 }

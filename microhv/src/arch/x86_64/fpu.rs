@@ -2,12 +2,11 @@
 #![allow(unsafe_code)] // state-saving instructions
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::domain::FpuArea;
 
-use super::cpu;
+use super::cpu::{self, cpuid};
 
 const CR0_MONITOR: u64 = 1 << 1;
 const CR0_EMULATE: u64 = 1 << 2;
@@ -22,7 +21,7 @@ static COMPONENTS: AtomicU64 = AtomicU64::new(0);
 
 /// Turns floating point on for the guests of this CPU.
 pub(crate) fn init() {
-    let has_xsave = __cpuid(1).ecx & 1 << 26 != 0;
+    let has_xsave = cpuid(1, 0).ecx & 1 << 26 != 0;
     let cr4 = cpu::cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT | if has_xsave { CR4_OSXSAVE } else { 0 };
     // SAFETY: adds features only; the hypervisor itself uses no such instruction.
     unsafe {
@@ -32,12 +31,12 @@ pub(crate) fn init() {
     if !has_xsave {
         return;
     }
-    let leaf = __cpuid_count(0xd, 0);
+    let leaf = cpuid(0xd, 0);
     let supported = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
     // x87, SSE, AVX, and AVX-512 if the area has room for it (the size in EBX is that of the components in XCR0).
     for components in [supported & 0xe7, supported & 7, 3] {
         set_xcr0(components);
-        if __cpuid_count(0xd, 0).ebx as usize <= FpuArea::BYTES {
+        if cpuid(0xd, 0).ebx as usize <= FpuArea::BYTES {
             COMPONENTS.store(components, Ordering::Relaxed);
             return;
         }

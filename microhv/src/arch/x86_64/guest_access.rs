@@ -12,11 +12,6 @@ use zerocopy::IntoBytes;
 use super::machine::Machine;
 
 unsafe extern "C" {
-    fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> usize;
-    fn load_ds(selector: u32) -> u32;
-    fn load_es(selector: u32) -> u32;
-    fn load_fs(selector: u32) -> u32;
-    fn load_gs(selector: u32) -> u32;
     static __ex_table_start: [u64; 2];
     static __ex_table_end: [u64; 2];
 }
@@ -35,9 +30,10 @@ fn is_guest_range(va: u64, bytes: usize) -> bool {
     }
 }
 
-/// Accesses of up to 8 bytes, one after the other; after a fault the code goes on behind them, with `done` 0.
+/// Instructions that may fault, one after the other. After a fault the code goes on behind them, with `done` 0: the trap
+/// handler finds each one's address in `.ex_table`, with the address to go on at.
 macro_rules! access {
-    ([$($instruction:literal),+], $done:ident, $($operand:tt)*) => {
+    ([$($instruction:expr),+], $done:ident, $($operand:tt)*) => {
         asm!(
             $(
                 concat!("2: ", $instruction),
@@ -89,6 +85,31 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, words: usize) -> usize {
         );
     }
     left
+}
+
+/// Copies bytes, one side of which may fault: how many were not copied.
+///
+/// # Safety
+/// One side is the guest's, the other ours.
+#[unsafe(naked)]
+unsafe extern "C" fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> usize {
+    core::arch::naked_asm!(
+        "mov rcx, rdx",
+        "shr rcx, 3",
+        "and edx, 7",
+        "2: rep movsq",
+        "mov ecx, edx",
+        "3: rep movsb",
+        "xor eax, eax",
+        "ret",
+        "4: lea rax, [rdx + rcx * 8]",
+        "ret",
+        "5: mov rax, rcx",
+        "ret",
+        ".pushsection .ex_table, \"a\", @progbits",
+        ".quad 2b, 4b, 3b, 5b",
+        ".popsection",
+    )
 }
 
 /// Copies to guest memory, any length. The range was checked.
@@ -245,16 +266,29 @@ impl GuestMemory for Machine {
     }
 }
 
-/// Loads ds, es, fs and gs from the guest's tables; a bad selector loads null, and the answer is then `false`.
-pub(crate) fn load_selectors([ds, es, fs, gs]: [u16; 4]) -> bool {
-    // SAFETY: ring 0 in 64-bit mode uses none of these segments; a fault is reported.
-    unsafe { load_ds(ds.into()) & load_es(es.into()) & load_fs(fs.into()) & load_gs(gs.into()) != 0 }
+/// Loads a data segment register from the guest's tables; a bad selector loads null and gives `false`.
+macro_rules! load_selector {
+    ($register:literal, $selector:expr) => {{
+        let mut done: u32 = 1;
+        // SAFETY: ring 0 in 64-bit mode uses none of these segments; a fault is reported.
+        unsafe {
+            access!([concat!("mov ", $register, ", {it:e}")], done, it = in(reg) u32::from($selector),);
+            if done == 0 {
+                asm!(concat!("mov ", $register, ", {:e}"), in(reg) 0, options(nostack, preserves_flags));
+            }
+        }
+        done != 0
+    }};
 }
 
-/// Loads gs alone, likewise.
-pub(crate) fn load_gs_selector(gs: u16) -> bool {
-    // SAFETY: as in `load_selectors`.
-    unsafe { load_gs(gs.into()) != 0 }
+/// Loads ds, es, fs and gs: whether all are as the guest wants them.
+pub(crate) fn load_selectors([ds, es, fs, gs]: [u16; 4]) -> bool {
+    load_selector!("ds", ds) & load_selector!("es", es) & load_selector!("fs", fs) & load_selector!("gs", gs)
+}
+
+/// Loads gs alone.
+pub(crate) fn load_gs_selector(gs: u16) {
+    let _ = load_selector!("gs", gs); // null will do
 }
 
 /// Where to go on after a fault at `rip`, if one was expected there.

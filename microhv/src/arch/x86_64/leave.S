@@ -5,9 +5,7 @@
    sees rip = guest_iret, and gives the guest's kernel the exception. */
     .section .text.entry, "ax", @progbits
     .balign 16
-    .globl leave_by_iret
-    .type leave_by_iret, @function
-leave_by_iret:
+    function leave_by_iret
     push [rax + {regs_ss}]
     push [rax + {regs_rsp}]
     push [rax + {regs_rflags}]
@@ -21,17 +19,13 @@ guest_iret:
 
 /* Enters the first guest, or the next one after idling: forgets the stack above.
    In: rdi = top of the CPU's stack, rsi = frame of the vCPU to run. */
-    .globl enter_guest
-    .type enter_guest, @function
-enter_guest:
+    function enter_guest
     mov rsp, rdi
     mov rax, rsi
     jmp leave_by_iret
 
 /* Runs a function on an emptied stack. In: rdi = top of the CPU's stack, rsi = function. */
-    .globl restart_stack
-    .type restart_stack, @function
-restart_stack:
+    function restart_stack
     mov rsp, rdi
     xor ebp, ebp
     call rsi

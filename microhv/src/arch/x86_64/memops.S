@@ -3,9 +3,7 @@
     .section .text.memops, "ax", @progbits
 
 /* memcpy(rdi, rsi, rdx) -> rax = rdi. Clobbers rcx, rdx, rsi, rdi. */
-    .globl memcpy
-    .type memcpy, @function
-memcpy:
+    function memcpy
     mov rax, rdi
     mov rcx, rdx
     shr rcx, 3
@@ -18,9 +16,7 @@ memcpy:
     .size memcpy, . - memcpy
 
 /* memmove(rdi, rsi, rdx) -> rax = rdi. Backwards only when the ranges overlap that way. */
-    .globl memmove
-    .type memmove, @function
-memmove:
+    function memmove
     mov rax, rdi
     sub rax, rsi
     cmp rax, rdx
@@ -42,9 +38,7 @@ memmove:
     .size memmove, . - memmove
 
 /* memset(rdi, sil, rdx) -> rax = rdi. Clobbers rcx, rdx, r8, rdi. */
-    .globl memset
-    .type memset, @function
-memset:
+    function memset
     mov r8, rdi
     movzx eax, sil
     movabs rcx, 0x0101010101010101
@@ -64,8 +58,7 @@ memset:
    they are equal, then bytes. */
     .globl memcmp
     .globl bcmp
-    .type memcmp, @function
-memcmp:
+    function memcmp
 bcmp:
 1:  cmp rdx, 8
     jb 2f

@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `cpu.rs`, `access.S`, `memops.S` | single instructions; accesses that may fault; C's memory functions |
+//! | `cpu.rs`, `memops.S` | single instructions; C's memory functions |
 //! | `descriptors.rs` | GDT, TSS, IDT |
 //! | `machine.rs` | the type [`machine::Machine`], and the hypervisor over it |
 //! | `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
@@ -14,7 +14,7 @@
 //! | `apic.rs`, `time.rs`, `serial.rs`, `console.rs` | interrupt controllers, clock, console |
 //! | `heap.rs`, `panic.rs`, `devices.rs`, `facts.rs` | the heap, a report at the end, ports and power, facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
-//! | `registers.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
+//! | `macros.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
 //! | `leave.rs`, `entry.rs` | what those call: decode, hand to the library, see what waits |
 //! | `boot.S`, `start.rs` | from the loader to the first guest |
 //!
@@ -51,10 +51,9 @@ use core::mem::offset_of;
 use ring_abi::guest_context::CpuUserRegs;
 
 core::arch::global_asm!(include_str!("boot.S"), options(att_syntax));
-core::arch::global_asm!(include_str!("memops.S"));
-core::arch::global_asm!(include_str!("access.S"));
 core::arch::global_asm!(
-    include_str!("registers.S"),
+    include_str!("macros.S"),
+    include_str!("memops.S"),
     include_str!("syscall.S"),
     include_str!("trap.S"),
     include_str!("leave.S"),

@@ -11,15 +11,15 @@
 //! M2P, and global.
 #![allow(unsafe_code)] // page tables
 
-use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::memory_map::{MemoryMap, Range};
+use microhv::boot::mitigations::is_emulated;
 use microhv::mem::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 use spin::Mutex;
 
-use super::cpu;
+use super::cpu::{self, cpuid};
 use super::percpu::boot_cpu_area;
 
 /// Entry of a table above L1.
@@ -105,43 +105,29 @@ impl Builder<'_> {
         at
     }
 
-    fn read(&self, table: u64, index: usize) -> u64 {
+    fn entry(&mut self, table: u64, index: usize) -> &mut u64 {
         // SAFETY: as in `frame`: a table that we made, and an index below 512.
-        unsafe { (table as *const u64).add(index).read() }
+        unsafe { &mut *(table as *mut u64).add(index) }
     }
 
-    fn write(&mut self, table: u64, index: usize, entry: u64) {
-        // SAFETY: as in `read`.
-        unsafe { (table as *mut u64).add(index).write(entry) };
-    }
-
-    /// The table below `table[index]`, made if absent.
-    fn below(&mut self, table: u64, index: usize, flags: u64) -> u64 {
-        let entry = self.read(table, index);
-        if entry & P != 0 {
-            return entry & FRAME;
-        }
-        let made = self.frame();
-        self.write(table, index, made | flags);
-        made
-    }
-
+    /// The table of `level` on the way to `va`; tables that are absent are made, with `flags` in their entries.
     fn table_of(&mut self, l4: u64, va: u64, level: u8, flags: u64) -> u64 {
         let mut table = l4;
         for step in (level + 1..=4).rev() {
-            table = self.below(table, index(va, step), flags);
+            let entry = *self.entry(table, index(va, step));
+            let below = if pte::is_present(entry) { entry & FRAME } else { self.frame() };
+            if !pte::is_present(entry) {
+                *self.entry(table, index(va, step)) = below | flags;
+            }
+            table = below;
         }
         table
     }
 
-    fn map_page(&mut self, l4: u64, va: u64, entry: u64) {
-        let l1 = self.table_of(l4, va, 1, TABLE);
-        self.write(l1, index(va, 1), entry);
-    }
-
-    fn map_large(&mut self, l4: u64, va: u64, entry: u64, table_flags: u64) {
-        let l2 = self.table_of(l4, va, 2, table_flags);
-        self.write(l2, index(va, 2), entry | PSE);
+    /// Writes the entry of `level` for `va`.
+    fn map(&mut self, l4: u64, va: u64, level: u8, entry: u64, table_flags: u64) {
+        let table = self.table_of(l4, va, level, table_flags);
+        *self.entry(table, index(va, level)) = entry;
     }
 }
 
@@ -152,7 +138,7 @@ pub(crate) fn build(map: &mut MemoryMap) {
     let l4 = builder.frame();
     map_image(&mut builder, l4);
     for at in (0..ram_end).step_by(LARGE_PAGE as usize) {
-        builder.map_large(l4, DIRECT + at, at | DATA, TABLE);
+        builder.map(l4, DIRECT + at, 2, at | DATA | PSE, TABLE);
     }
     let frames = build_m2p(&mut builder, l4, ram_end / PAGE);
     // The tables that are filled later exist from now on, since guests' L4s share them.
@@ -175,7 +161,7 @@ fn map_image(builder: &mut Builder<'_>, l4: u64) {
             DATA
         };
         let entry = if va == guard { 0 } else { (va - IMAGE) | flags };
-        builder.map_page(l4, va, entry);
+        builder.map(l4, va, 1, entry, TABLE);
     }
 }
 
@@ -187,7 +173,7 @@ fn build_m2p(builder: &mut Builder<'_>, l4: u64, frames: u64) -> u64 {
     unsafe { core::ptr::write_bytes(base as *mut u8, 0xff, bytes as usize) };
     for offset in (0..bytes).step_by(LARGE_PAGE as usize) {
         let entry = (base + offset) | P | US | A | G | NX;
-        builder.map_large(l4, M2P + offset, entry, TABLE | US);
+        builder.map(l4, M2P + offset, 2, entry | PSE, TABLE | US);
     }
     M2P_BASE.store(base, Ordering::Relaxed);
     bytes / 8
@@ -201,25 +187,17 @@ pub(crate) const CR4_PGE: u64 = 1 << 7;
 /// # Safety
 /// After [`build`], on a stack of the image.
 pub(crate) unsafe fn load() {
+    // QEMU's emulator drops global entries, too, at each load of CR3: they are of no use there, and without them one load
+    // does what else takes three flushes of all that the emulator has translated.
+    //
     // SAFETY: the tables map the image, where code, data and stack are; global pages only now, so that none of the
     // boot tables' entries can stay.
     unsafe {
         cpu::set_cr3(hypervisor_l4());
-        if !is_tcg() {
+        if !is_emulated(cpuid) {
             cpu::set_cr4(cpu::cr4() | CR4_PGE);
         }
     }
-}
-
-/// Whether the processor is QEMU's emulator. It drops global entries, too, at each load of CR3: they are of no use there,
-/// and without them one load does what else takes three flushes of all that it has translated.
-fn is_tcg() -> bool {
-    const HYPERVISOR: u32 = 1 << 31;
-    let words = |name: &[u8; 12]| {
-        [0, 4, 8].map(|at| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]))
-    };
-    let leaf = __cpuid(0x4000_0000);
-    __cpuid(1).ecx & HYPERVISOR != 0 && [leaf.ebx, leaf.ecx, leaf.edx] == words(b"TCGTCGTCGTCG")
 }
 
 /// A table in the direct map.
@@ -247,48 +225,55 @@ pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
     Some(unsafe { &*(direct(M2P_BASE.load(Ordering::Relaxed) + mfn * 8) as *const AtomicU64) })
 }
 
+/// The hypervisor's table of `level` on the way to `va`; `None`: there is none.
+fn table_of(va: u64, level: u8) -> Option<&'static [AtomicU64; 512]> {
+    let mut at = table(hypervisor_l4());
+    for step in (level + 1..=4).rev() {
+        let entry = at[index(va, step)].load(Ordering::Acquire);
+        if !pte::is_present(entry) {
+            return None;
+        }
+        at = table(entry & FRAME);
+    }
+    Some(at)
+}
+
 /// Pages of a descriptor window.
 const WINDOW_PAGES: usize = (WINDOW_BYTES / PAGE) as usize;
 
-/// The level-1 table of the descriptor windows around `va`, if there is one.
-fn window_table(va: u64) -> Option<&'static [AtomicU64; 512]> {
-    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & FRAME;
-    let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire);
-    let l1 = table(l2 & FRAME)[index(va, 2)].load(Ordering::Acquire);
-    (l1 & P != 0).then(|| table(l1 & FRAME))
+/// Maps a frame, or nothing, at a page of a descriptor window. Writable: the processor sets "accessed" in descriptors.
+fn replace_page(entry: &AtomicU64, va: u64, maddr: Option<u64>) {
+    let value = maddr.map_or(0, |at| at | (DATA & !G));
+    if pte::is_present(entry.swap(value, Ordering::Release)) {
+        cpu::invlpg(va);
+    }
 }
 
 /// Maps the frames of `pages` in the first pages of the window at `va`, and nothing in the rest.
 pub(crate) fn set_window(va: u64, pages: &[u64]) {
-    let Some(table) = window_table(va) else { return };
+    let Some(table) = table_of(va, 1) else { return };
     // A window is aligned to its size.
     for (n, entry) in table.iter().skip(index(va, 1)).take(WINDOW_PAGES).enumerate() {
-        let value = pages.get(n).map_or(0, |at| at | (DATA & !G));
-        if entry.swap(value, Ordering::Release) & P != 0 {
-            cpu::invlpg(va + n as u64 * PAGE);
-        }
+        replace_page(entry, va + n as u64 * PAGE, pages.get(n).copied());
+    }
+}
+
+/// Maps a frame, or nothing, at the page `va` of a descriptor window.
+pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
+    if let Some(table) = table_of(va, 1) {
+        replace_page(&table[index(va, 1)], va, maddr);
     }
 }
 
 /// Whether the window at `va` has a level-1 table; it is for the caller to give one.
 pub(crate) fn window_has_table(va: u64) -> bool {
-    window_table(va).is_some()
+    table_of(va, 1).is_some()
 }
 
 /// Hangs a zeroed frame as the level-1 table of the windows around `va`.
 pub(crate) fn set_window_table(va: u64, l1: u64) {
-    let l3 = table(hypervisor_l4())[index(va, 4)].load(Ordering::Relaxed) & FRAME;
-    let l2 = table(l3)[index(va, 3)].load(Ordering::Acquire) & FRAME;
-    table(l2)[index(va, 2)].store(l1 | TABLE, Ordering::Release);
-}
-
-/// Maps a frame, or nothing, at a page of a descriptor window. Writable: the processor sets "accessed" in descriptors.
-pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
-    let Some(table) = window_table(va) else { return };
-    let entry = &table[index(va, 1)];
-    let value = maddr.map_or(0, |at| at | (DATA & !G));
-    if entry.swap(value, Ordering::Release) & P != 0 {
-        cpu::invlpg(va);
+    if let Some(l2) = table_of(va, 2) {
+        l2[index(va, 2)].store(l1 | TABLE, Ordering::Release);
     }
 }
 
@@ -305,11 +290,7 @@ pub(crate) fn device(maddr: u64) -> Option<u64> {
         None if count == DEVICE_PAGES => return None,
         None => {
             let va = DEVICES + count as u64 * PAGE;
-            let mut at = hypervisor_l4();
-            for level in [4, 3, 2] {
-                at = table(at)[index(va, level)].load(Ordering::Relaxed) & FRAME;
-            }
-            table(at)[index(va, 1)].store(frame | DATA | PCD | PWT, Ordering::Release);
+            table_of(va, 1)?[index(va, 1)].store(frame | DATA | PCD | PWT, Ordering::Release);
             used.0[count] = frame;
             used.1 += 1;
             count

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
-use microhv::boot::multiboot::{self, BootInformation, MAX_MODULES, Physical};
+use microhv::boot::multiboot::{self, BootInformation, Physical};
 use microhv::boot::{Options, dom0};
 use microhv::emul::msr::PAT_VALUE;
 use microhv::mem::{FrameInfo, FrameTable};
@@ -43,12 +43,12 @@ impl Physical for Identity {
 type Line = ArrayVec<u8, LINE_BYTES>;
 
 /// What start-up found, kept in one place since it is too much for a stack frame.
+#[derive(Default)]
 struct Found {
     information: BootInformation,
     memory: MemoryMap,
     line: Line,
     module_lines: ArrayVec<Line, 2>,
-    modules: ArrayVec<Range, MAX_MODULES>,
 }
 
 static FOUND: Once<Mutex<Found>> = Once::new();
@@ -70,28 +70,18 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
         let stack = boot_cpu_area.stack_top();
         let ist = [0, 1, 2, 3].map(|n| boot_cpu_area.ist_top(n));
         descriptors::load_segments(&descriptors::GDT_PAGE, boot_cpu_area.local().tss.get(), stack, ist);
-        let has_sysenter = core::arch::x86_64::__cpuid(1).edx & 1 << 11 != 0;
+        let has_sysenter = cpu::cpuid(1, 0).edx & 1 << 11 != 0;
         descriptors::load_entries(has_sysenter.then_some(stack));
         // Its first four entries are those of power-on, and no mapping of ours uses the others.
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
-    FOUND.call_once(|| Mutex::new(found()));
+    FOUND.call_once(|| Mutex::default());
     look(magic, info);
     let found = FOUND.get().expect("set above");
     paging::build(&mut found.lock().memory);
     // SAFETY: the tables were built; the boot stack is in the image.
     unsafe { paging::load() };
     percpu::begin_on_own_stack(on_own_stack)
-}
-
-fn found() -> Found {
-    Found {
-        information: BootInformation::default(),
-        memory: MemoryMap::default(),
-        line: Line::new(),
-        module_lines: ArrayVec::new(),
-        modules: ArrayVec::new(),
-    }
 }
 
 fn copy_line(range: Option<Range>, line: &mut Line) {
@@ -115,14 +105,13 @@ fn look(magic: u32, info: u64) {
     let information = &found.information;
     copy_line(information.command_line, &mut found.line);
     for module in &information.modules {
-        found.modules.push(module.range);
         add_line(&mut found.module_lines, module.string);
     }
     found.memory.fill(information.memory.iter().copied());
     found.memory.reserve(Range { start: 0, end: LOW_MEMORY });
     found.memory.reserve(paging::image_range());
-    for &module in &found.modules {
-        found.memory.reserve(module);
+    for module in &found.information.modules {
+        found.memory.reserve(module.range);
     }
     read_acpi(found);
     heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, u64::MAX).expect("RAM for the heap"));
@@ -148,7 +137,7 @@ fn protect() {
     const CR4_DEBUG_EXTENSIONS: u64 = 1 << 3;
     const CR4_MACHINE_CHECK: u64 = 1 << 6;
     const CR4_SMEP: u64 = 1 << 20;
-    let has_smep = core::arch::x86_64::__cpuid_count(7, 0).ebx & 1 << 7 != 0;
+    let has_smep = cpu::cpuid(7, 0).ebx & 1 << 7 != 0;
     let smep = if has_smep { CR4_SMEP } else { 0 };
     // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
     // ring 3, which guests use, with supervisor rights, so that it would fault.
@@ -247,7 +236,7 @@ fn describe(hv: &Hv, options: &Options) {
     if hv.platform.acpi.power_off.is_none() {
         log::warn!("ACPI tells no way to power off");
     }
-    let vendor = core::arch::x86_64::__cpuid(0);
+    let vendor = cpu::cpuid(0, 0);
     let vendor = [vendor.ebx.to_le_bytes(), vendor.edx.to_le_bytes(), vendor.ecx.to_le_bytes()];
     log::info!(
         "CPU {}, XCR0 {:#x}",
@@ -263,7 +252,8 @@ fn describe(hv: &Hv, options: &Options) {
 fn start_dom0(hv: &'static Hv, options: &Options) {
     let mut found = FOUND.get().expect("set at boot").lock();
     let found = &mut *found;
-    let Some(&kernel) = found.modules.first() else {
+    let modules = &found.information.modules;
+    let Some(kernel) = modules.first().map(|module| module.range) else {
         panic!("no dom0 kernel: the first module of the loader is to be one");
     };
     // SAFETY: a module is RAM that was reserved at start and is not freed before the builder gives it away.
@@ -276,7 +266,7 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
             found.module_lines.first().map_or("", text),
             found.information.names_first,
         ),
-        ramdisk: found.modules.get(1).copied(),
+        ramdisk: modules.get(1).map(|module| module.range),
         memory_bytes: options.dom0_memory_bytes,
         vcpus: options.dom0_max_vcpus,
     };

@@ -18,9 +18,7 @@
     .endm
 
     .balign 16
-    .globl syscall_entry
-    .type syscall_entry, @function
-syscall_entry:
+    function syscall_entry
     push_syscall_frame 0xe033
     push_registers
     mov rdi, rsp
@@ -32,9 +30,7 @@ syscall_entry:
     je leave_by_iret
 
 /* Ends with SYSRET. In: rax = frame whose rip is canonical and cs:ss are 0xe033:0xe02b. */
-    .globl leave_by_sysret
-    .type leave_by_sysret, @function
-leave_by_sysret:
+    function leave_by_sysret
     load_registers
     mov rcx, [rax + {regs_rip}]
     mov r11, [rax + {regs_rflags}]
@@ -44,18 +40,14 @@ leave_by_sysret:
 
 /* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
     .balign 16
-    .globl syscall32_entry
-    .type syscall32_entry, @function
-syscall32_entry:
+    function syscall32_entry
     push_syscall_frame 0xe023
     jmp guest_entry_common_syscall
 
 /* SYSENTER. The CPU keeps nothing of the caller's rip and rsp, and clears only IF of its flags: the caller's DF, NT and
    AC must not be ours. */
     .balign 16
-    .globl sysenter_entry
-    .type sysenter_entry, @function
-sysenter_entry:
+    function sysenter_entry
     mov rsp, [rip + boot_cpu_area + {local_regs_top}]
     push 0xe02b
     push 0
@@ -65,8 +57,7 @@ sysenter_entry:
     push 3
     push 0
     push 0
-    .type guest_entry_common_syscall, @function
-guest_entry_common_syscall:
+    function guest_entry_common_syscall
     push_registers
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]

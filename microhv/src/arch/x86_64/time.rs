@@ -178,12 +178,17 @@ pub(crate) fn params() -> TimeParams {
     }
 }
 
+/// System time at a value of the TSC.
+#[inline]
+fn system_ns(params: &TimeParams, tsc: u64) -> u64 {
+    let scale = Scale { mul: params.mul, shift: params.shift };
+    params.system_ns + scale.ns(tsc.wrapping_sub(params.tsc))
+}
+
 /// System time.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    let params = params();
-    let scale = Scale { mul: params.mul, shift: params.shift };
-    params.system_ns + scale.ns(rdtsc().wrapping_sub(params.tsc))
+    system_ns(&params(), rdtsc())
 }
 
 /// The timer's count for so many ns.
@@ -228,9 +233,7 @@ pub(crate) fn refit() -> bool {
         return false;
     }
     let hz = clock::refitted(old_hz, clock::hz(tsc.wrapping_sub(fit.last.1), elapsed, reference.hz()));
-    let params = params();
-    let scale = Scale { mul: params.mul, shift: params.shift };
-    publish(tsc, params.system_ns + scale.ns(tsc.wrapping_sub(params.tsc)), hz);
+    publish(tsc, system_ns(&params(), tsc), hz);
     fit.last = (count, tsc);
     fit.next_ns = now + REFIT_NS;
     true

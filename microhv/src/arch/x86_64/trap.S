@@ -12,8 +12,8 @@ vector_stubs:
     .balign 16
     .type vector_\high\low, @function
 vector_\high\low:
-    .if (0x\high\low == 8) | ((0x\high\low >= 10) & (0x\high\low <= 14)) | (0x\high\low == 17) | (0x\high\low == 21)
-    .else
+    /* All but 8, 10-14, 17 and 21, for which the CPU pushes an error code. */
+    .if (0x\high\low != 8) & ((0x\high\low < 10) | (0x\high\low > 14)) & (0x\high\low != 17) & (0x\high\low != 21)
     push 0
     .endif
     mov dword ptr [rsp + 4], 0x\high\low
@@ -22,8 +22,7 @@ vector_\high\low:
     .endr
 
     .balign 16
-    .type trap_common, @function
-trap_common:
+    function trap_common
     push_registers
     cld
     mov rdi, rsp
@@ -46,9 +45,7 @@ trap_common:
    syscall_entry, where the guest's stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
    From ring 3 the words are moved to the vCPU's frame, and the exception goes on as any other. */
     .balign 16
-    .globl debug_stub
-    .type debug_stub, @function
-debug_stub:
+    function debug_stub
     push 0
     mov dword ptr [rsp + 4], 1
     test byte ptr [rsp + 16], 3
@@ -69,21 +66,16 @@ debug_stub:
 
 /* NMI, machine check, double fault: on stacks of their own, whatever was running. */
     .macro own_stack_stub name, vector
-    .globl \name
-    .type \name, @function
-\name:
+    function \name
     push 0
     mov dword ptr [rsp + 4], \vector
     jmp ist_common
     .endm
     own_stack_stub nmi_stub, 2
     own_stack_stub machine_check_stub, 18
-    .globl double_fault_stub
-    .type double_fault_stub, @function
-double_fault_stub:
+    function double_fault_stub
     mov dword ptr [rsp + 4], 8
-    .type ist_common, @function
-ist_common:
+    function ist_common
     push_registers
     cld
     mov rdi, rsp

@@ -1,3 +1,10 @@
+/* What the assembly files share. */
+    .macro function name
+    .globl \name
+    .type \name, @function
+\name:
+    .endm
+
 /* The general registers in a frame (struct cpu_user_regs: r15 first, rdi at 112). */
 
 /* Completes the frame below what was pushed: entry vector and error code come before. */
