@@ -34,8 +34,6 @@ impl CpuId {
 pub struct CpuSet(u64);
 
 impl CpuSet {
-    /// No CPU.
-    pub const EMPTY: Self = Self(0);
     /// Every CPU there could be.
     pub const ALL: Self = Self(u64::MAX);
 

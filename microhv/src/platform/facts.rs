@@ -37,7 +37,7 @@ pub trait MachineFacts {
     /// IA32_EFER of this CPU.
     fn efer(&self) -> u64;
     /// Whether the hypervisor's heap can give a piece of `bytes` and still has what a call needs for itself while the
-    /// call runs. The number of free frames says little about it: a guest chooses which frames are free, and the heap
+    /// call runs. The number of free frames says little about that: a guest chooses which frames are free, and the heap
     /// grows by frames in a row.
     fn heap_has_room(&self, bytes: usize) -> bool;
     /// The hypervisor's command line.

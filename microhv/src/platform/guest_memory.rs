@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 pub struct Settled<'a>(PhantomData<&'a mut ()>);
 
 impl Settled<'_> {
-    /// The caller answers for it that no flush is owed.
+    /// The caller answers for this: no flush is owed.
     pub(crate) const fn new() -> Self {
         Self(PhantomData)
     }

@@ -10,7 +10,7 @@ use super::serial;
 
 /// `^A`, the key of the console's switch.
 const SWITCH_KEY: u8 = 1;
-/// How often it must come in a row.
+/// How often the key must come in a row.
 const SWITCH_TIMES: u8 = 3;
 static SWITCH_SEEN: AtomicU8 = AtomicU8::new(0);
 static INPUT_IS_OURS: AtomicBool = AtomicBool::new(false);

@@ -1,6 +1,6 @@
 //! Instructions that have no Rust form: control registers, MSRs, ports, segment and table registers.
 //!
-//! Thin wrappers, each one instruction; who may call them when is said at each.
+//! Thin wrappers, each one instruction; each says who may call the wrapper when.
 #![allow(unsafe_code)] // privileged instructions
 
 use core::arch::asm;
@@ -25,7 +25,7 @@ pub(crate) mod msr {
 }
 
 macro_rules! control_register {
-    ($read:ident, $write:ident, $name:literal) => {
+    ($read:ident, $name:literal) => {
         #[doc = concat!("Reads ", $name, ".")]
         #[inline]
         pub(crate) fn $read() -> u64 {
@@ -34,6 +34,9 @@ macro_rules! control_register {
             unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
             value
         }
+    };
+    ($read:ident, $write:ident, $name:literal) => {
+        control_register!($read, $name);
 
         #[doc = concat!("Writes ", $name, ".")]
         ///
@@ -48,6 +51,7 @@ macro_rules! control_register {
 }
 
 control_register!(cr0, set_cr0, "cr0");
+control_register!(cr2, "cr2"); // the address of the last page fault
 control_register!(cr3, set_cr3, "cr3");
 control_register!(cr4, set_cr4, "cr4");
 control_register!(dr0, set_dr0, "dr0");
@@ -85,15 +89,6 @@ pub(crate) unsafe fn set_debug_register(index: u8, value: u64) {
             _ => set_dr7(value),
         }
     }
-}
-
-/// Reads CR2, the address of the last page fault.
-#[inline]
-pub(crate) fn cr2() -> u64 {
-    let value;
-    // SAFETY: reading a control register changes nothing.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
 }
 
 /// Reads an MSR that is known to exist.
@@ -205,7 +200,7 @@ macro_rules! load_table {
         #[doc = concat!("Loads a table register: ", stringify!($load), ".")]
         ///
         /// # Safety
-        /// The table stays mapped there, and holds what the hypervisor needs of it.
+        /// The table stays mapped there, and holds the hypervisor's selectors or gates.
         #[inline]
         pub(crate) unsafe fn $load(base: u64, limit: u16) {
             let register = TableRegister { limit, base };
@@ -251,7 +246,7 @@ load_selector!(ltr);
 /// Loads CS (by a far return) and the data segments with the hypervisor's selectors.
 ///
 /// # Safety
-/// The loaded GDT holds them.
+/// The loaded GDT holds both selectors.
 pub(crate) unsafe fn load_hypervisor_segments(code: u16, data: u16) {
     // SAFETY: the caller's duty; the far return lands on the next instruction.
     unsafe {
@@ -295,14 +290,14 @@ pub(crate) fn sleep_until_interrupt() {
 #[inline]
 pub(crate) fn take_interrupts() {
     // SAFETY: `trap.S` saves all registers for the handlers. The one caller, `do_pending_work`, is on the CPU's own stack
-    // and holds no lock that a handler takes, as when it sleeps. STI takes effect after the next instruction.
+    // and holds no lock that a handler takes, as before its sleep. STI takes effect after the next instruction.
     unsafe { asm!("sti", "nop", "cli") };
 }
 
 /// Stops this CPU for ever.
 pub(crate) fn halt_for_ever() -> ! {
     loop {
-        // SAFETY: interrupts are off: only an NMI wakes it, and it sleeps again.
+        // SAFETY: interrupts are off: only an NMI wakes the CPU, which then sleeps again.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }

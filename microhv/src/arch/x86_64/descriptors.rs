@@ -1,7 +1,7 @@
 //! GDT, TSS and IDT: static, filled in place.
 //!
 //! The GDT register of a running vCPU points to its window in L4 slot 260: pages 0-13 are the guest's, page 14 is
-//! [`GDT_PAGE`]. While nothing ever ran, it points so that page 14 falls on the static itself.
+//! [`GDT_PAGE`]. Until the first vCPU runs, the register points so that page 14 falls on the static itself.
 #![allow(unsafe_code)] // tables that the processor reads
 
 use core::cell::UnsafeCell;
@@ -39,7 +39,7 @@ pub(crate) struct Tss {
 const _: () = assert!(size_of::<Tss>() == 104);
 
 impl Tss {
-    /// All zero, so that it costs no room in the file; [`load_segments`] fills it.
+    /// All zero, so that a static costs no room in the file; [`load_segments`] fills the fields.
     pub(crate) const fn new() -> Self {
         Self {
             _reserved0: 0,
@@ -69,7 +69,7 @@ unsafe impl Sync for GdtPage {}
 pub(crate) static GDT_PAGE: GdtPage = GdtPage(UnsafeCell::new([0; 512]));
 
 impl GdtPage {
-    /// Where it lies in the image.
+    /// Where the page lies in the image.
     pub(crate) fn address(&self) -> u64 {
         self.0.get() as u64
     }
@@ -90,7 +90,7 @@ impl GdtPage {
         self.set(selector + 8, base >> 32);
     }
 
-    /// Sets the LDT descriptor: `entries` of 8 bytes at `base`, then it is for `lldt` to load.
+    /// Sets the LDT descriptor, which `lldt` then loads: `entries` of 8 bytes at `base`.
     pub(crate) fn set_ldt(&self, base: u64, entries: u16) {
         self.set_system(LDT_SELECTOR, base, u32::from(entries) * 8 - 1, 0x82);
     }

@@ -33,7 +33,7 @@ impl Devices for Machine {
     }
 
     fn mmio_read(&self, at: Maddr) -> u32 {
-        // SAFETY: `device` maps the page uncached for ever; the caller knows that it is a device's.
+        // SAFETY: `device` maps the page uncached for ever; the caller knows that the page is a device's.
         paging::device(at.raw()).map_or(u32::MAX, |va| unsafe { (va as *const u32).read_volatile() })
     }
 
@@ -69,7 +69,7 @@ impl Devices for Machine {
             PowerAction::Reboot => restart(self.acpi),
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
         }
-        // It goes off in its own time; what is said is for one that does not.
+        // The machine goes off in its own time; the line below is for a machine that does not.
         let asked_ns = time::now_ns();
         while time::now_ns().saturating_sub(asked_ns) < POWER_NS {
             core::hint::spin_loop();

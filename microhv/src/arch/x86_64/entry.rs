@@ -1,4 +1,4 @@
-//! What the ways in call: find out what happened, hand it to the library, and see that nothing waits on the way back.
+//! What the ways in call: find out what happened, and hand that to the library.
 #![allow(unsafe_code)] // functions that assembly calls
 
 use core::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ unsafe extern "C" {
     fn guest_iret();
 }
 
-/// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for it.
+/// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for that kernel.
 ///
 /// Each system call of a guest's user takes two of these. Both have functions of their own, entered by a jump, so that no
 /// hypercall pays for the registers that those save.
@@ -100,7 +100,7 @@ extern "C" fn trap_from_guest() -> Exit {
     leave(local)
 }
 
-/// #UD: kernels ask for CPUID by it, often.
+/// #UD: kernels often ask for CPUID by an undefined instruction.
 #[inline(never)]
 fn undefined(cur: &mut Cur<'_>) {
     if !emul::forced_cpuid(cur) && !emulate(cur, UNDEFINED as u8) && !traps::int1(cur) {
@@ -111,7 +111,7 @@ fn undefined(cur: &mut Cur<'_>) {
 /// #PF: the most frequent of all.
 #[inline(never)]
 fn page_fault(cur: &mut Cur<'_>) {
-    /// Present, user, reserved bit: with any of them, it was no load of a descriptor whose page is absent.
+    /// Present, user, reserved bit: with any of these set, the access was no load of a descriptor whose page is absent.
     const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
     let (cr2, error) = (cpu::cr2(), cur.regs.error_code);
     if error & NO_DESCRIPTOR == 0

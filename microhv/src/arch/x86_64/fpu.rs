@@ -33,7 +33,7 @@ pub(crate) fn init() {
     }
     let leaf = cpuid(0xd, 0);
     let supported = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
-    // x87, SSE, AVX, and AVX-512 if the area has room for it (the size in EBX is that of the components in XCR0).
+    // x87, SSE, AVX, and AVX-512 if the area has room (the size in EBX is that of the components in XCR0).
     for components in [supported & 0xe7, supported & 7, 3] {
         set_xcr0(components);
         if cpuid(0xd, 0).ebx as usize <= FpuArea::BYTES {
@@ -109,14 +109,14 @@ pub(crate) fn restore(area: &FpuArea) {
             asm!("xrstor64 [{}]", in(reg) at, in("eax") components as u32, in("edx") (components >> 32) as u32,
                  options(nostack, readonly));
             match at.add(XCR0_OFFSET).cast::<u64>().read() {
-                0 => {} // it never ran: what is loaded is what it gets
+                0 => {} // the vCPU never ran: it gets what is loaded
                 own => set_xcr0(own),
             }
         }
     }
 }
 
-/// Sets CR0.TS, so that the guest's next floating-point instruction traps, or clears it.
+/// Sets or clears CR0.TS: while TS is set, the guest's next floating-point instruction traps.
 pub(crate) fn set_task_switched(on: bool) {
     let cr0 = cpu::cr0();
     let wanted = if on { cr0 | CR0_TASK_SWITCHED } else { cr0 & !CR0_TASK_SWITCHED };

@@ -21,7 +21,7 @@ const GROW_FRAMES: u64 = 32;
 /// Bytes taken for the heap.
 static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// RAM for the heap until the frame table gives it, and when the frame table has no more.
+/// RAM for the heap until there is a frame table, and when the frame table has none to give.
 static EARLY_HEAP: Mutex<Range> = Mutex::new(Range { start: 0, end: 0 });
 /// Bytes of that.
 pub(crate) const EARLY_HEAP_BYTES: u64 = 512 << 10;
@@ -47,7 +47,7 @@ fn take_frames(frames: u64) -> Option<u64> {
 }
 
 /// Gives what the heap did not need early to the frame table, but for one piece: domains may come to own all the rest,
-/// and the hypervisor then still has what it needs for itself.
+/// and the hypervisor then still has that piece for itself.
 pub(crate) fn return_early(hv: &Hv) {
     let mut early = EARLY_HEAP.lock();
     let end = early.end.saturating_sub(GROW_FRAMES * 4096).max(early.start);

@@ -1,4 +1,4 @@
-//! The way back to a guest.
+//! The way back to a guest: sees that nothing waits, and says how to return.
 #![allow(unsafe_code)] // the current vCPU's frame, which assembly loads
 
 use core::sync::atomic::Ordering;

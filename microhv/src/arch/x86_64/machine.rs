@@ -14,7 +14,7 @@ use microhv::platform::{MachineInfo, Platform};
 
 /// The hypervisor of this machine.
 pub(crate) type Hv = Hypervisor<Machine>;
-/// The vCPU that runs here, and all it may act on.
+/// The vCPU that runs here, and all that the vCPU may act on.
 pub(crate) type Cur<'a> = Current<'a, Machine>;
 
 /// What cannot be found out by an instruction.

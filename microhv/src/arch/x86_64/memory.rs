@@ -50,8 +50,8 @@ impl MachineMemory for Machine {
     #[inline(never)] // four copies would be 8 KiB
     fn present_groups(&self, mfn: Mfn) -> u64 {
         let groups;
-        // A present bit goes by way of the carry into the top of the word, which 64 of them fill. The compiler would
-        // load every entry by an instruction of its own: this runs at each pin, for mostly empty tables.
+        // Each group's present bit goes by way of the carry into the top of the word, which 64 bits fill. The compiler
+        // would load every entry by an instruction of its own: this runs at each pin, for mostly empty tables.
         // SAFETY: reads a whole RAM frame, as `table` gives it; another CPU may set its accessed and dirty bits.
         unsafe {
             asm!(

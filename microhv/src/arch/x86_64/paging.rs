@@ -7,8 +7,8 @@
 //! | 261 | 0xffff82d080200000 | the image; device registers, uncached, 1 GiB above it |
 //! | 262- | 0xffff830000000000 | all machine memory, 2 MiB pages, never executable |
 //!
-//! All guests share these tables: an L4 is made ours by copying sixteen entries. They are supervisor-only but for the
-//! M2P, and global.
+//! All guests share these tables: an L4 becomes ours by a copy of sixteen entries. The tables are global, and
+//! supervisor-only but for the M2P.
 #![allow(unsafe_code)] // page tables
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +38,7 @@ pub(crate) const WINDOWS: u64 = 0xffff_8200_0000_0000;
 pub(crate) const WINDOW_BYTES: u64 = 128 << 10;
 /// Offset of the LDT in a window.
 pub(crate) const WINDOW_LDT: u64 = 64 << 10;
-/// What is added to an address within the image to make it its machine address.
+/// An address within the image less this is the machine address.
 const IMAGE: u64 = 0xffff_82d0_8000_0000;
 /// Bounds of the image's addresses, for a look at its stacks.
 pub(crate) const IMAGE_START: u64 = IMAGE;
@@ -187,8 +187,8 @@ pub(crate) const CR4_PGE: u64 = 1 << 7;
 /// # Safety
 /// After [`build`], on a stack of the image.
 pub(crate) unsafe fn load() {
-    // QEMU's emulator drops global entries, too, at each load of CR3: they are of no use there, and without them one load
-    // does what else takes three flushes of all that the emulator has translated.
+    // QEMU's emulator drops global entries, too, at each load of CR3: such entries are of no use there, and without them
+    // one load does what else takes three flushes of all that the emulator has translated.
     //
     // SAFETY: the tables map the image, where code, data and stack are; global pages only now, so that none of the
     // boot tables' entries can stay.
@@ -265,7 +265,7 @@ pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
     }
 }
 
-/// Whether the window at `va` has a level-1 table; it is for the caller to give one.
+/// Whether the window at `va` has a level-1 table; if not, the caller gives one.
 pub(crate) fn window_has_table(va: u64) -> bool {
     table_of(va, 1).is_some()
 }
@@ -280,7 +280,7 @@ pub(crate) fn set_window_table(va: u64, l1: u64) {
 /// The frames whose device registers are mapped, by place in the window.
 static DEVICE_FRAMES: Mutex<([u64; DEVICE_PAGES], usize)> = Mutex::new(([0; DEVICE_PAGES], 0));
 
-/// The address of device memory at `maddr`, uncached; mapped now if it was not yet. `None` when all places are used.
+/// The address of device memory at `maddr`, uncached. The first call for a page maps it. `None`: all places are used.
 pub(crate) fn device(maddr: u64) -> Option<u64> {
     let frame = maddr & !(PAGE - 1);
     let mut used = DEVICE_FRAMES.lock();

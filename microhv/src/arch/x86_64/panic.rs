@@ -34,7 +34,7 @@ pub(crate) fn is_debug_exit(port: u16) -> bool {
     DEBUG_EXIT.load(Ordering::Relaxed) == u32::from(port)
 }
 
-/// Ends the emulator with `code`, if it was said that there is one.
+/// Ends the emulator with `code`, if the command line named its port.
 pub(crate) fn debug_exit(code: u8) {
     let port = DEBUG_EXIT.load(Ordering::Relaxed);
     if port != NO_PORT {
@@ -121,7 +121,7 @@ fn print_current() {
     print_registers(&current.saved_regs());
 }
 
-/// Ends the hypervisor: report, then stop. `regs` and `rbp` are where it went wrong.
+/// Ends the hypervisor: report, then stop. `regs` and `rbp` are of the place where the hypervisor went wrong.
 fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
     report!("build id {}", Hex(build_id()));
     if let Some(regs) = regs {

@@ -22,7 +22,7 @@ use super::machine::{self, Cur};
 pub(crate) const AREA_BYTES: usize = 65536;
 /// Bytes of each of the stacks for NMI, machine check, double fault and debug exceptions.
 const IST_BYTES: usize = 4096;
-/// How many those are.
+/// The number of these stacks.
 const IST_STACKS: usize = 4;
 /// Where the guard page lies that the main stack would run into.
 pub(crate) const GUARD_OFFSET: usize = IST_STACKS * IST_BYTES;
@@ -42,7 +42,7 @@ pub(crate) struct Local {
     current: UnsafeCell<Option<VcpuRef>>,
     /// The vCPU whose floating-point, debug and segment registers are loaded: the current, or while idle the last.
     pub(crate) loaded: UnsafeCell<Option<VcpuRef>>,
-    /// TSC before which nobody looks for waiting interrupts again.
+    /// TSC until which `work_pending` does not look at the local APIC again.
     pub(crate) poll_at: AtomicU64,
     /// An interrupt was seen waiting, and none was taken since.
     pub(crate) interrupt_waits: AtomicBool,
@@ -54,7 +54,7 @@ pub(crate) struct Local {
 
 /// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
 ///
-/// It is aligned to its size by the linker script, not by its type: an input section with so large an alignment would
+/// The linker script aligns the area to its size, not the type: an input section with so large an alignment would
 /// part the file's layout from memory's, which multiboot1's header needs equal.
 #[repr(C, align(4096))]
 pub(crate) struct Area {

@@ -25,7 +25,7 @@ const ON_INPUT: u8 = 1;
 const ON_EMPTY: u8 = 2;
 /// Interrupt identification: nothing waits.
 const NO_INTERRUPT: u8 = 1;
-/// Bytes that the transmitter takes at once when it says that it is empty.
+/// Bytes that an empty transmitter takes at once.
 const FIFO_BYTES: usize = 16;
 /// How soon to look at the transmitter again while bytes wait, lest its interrupts do not come: a little more than what
 /// a full FIFO takes at 115200 bits a second.
@@ -55,7 +55,7 @@ static OUTPUT: Mutex<Output> = Mutex::new(Output::new());
 /// Bytes wait for the line.
 static WAITING: AtomicBool = AtomicBool::new(false);
 
-/// Sends what goes at once, and sees that somebody comes back for the rest.
+/// Sends what goes at once, and has the timer come back for the rest.
 fn pump(output: &mut Output) {
     output.pump(&mut Com1, time::now_ns);
     let waiting = output.has_more();
@@ -65,7 +65,7 @@ fn pump(output: &mut Output) {
     }
 }
 
-/// Output with a lock on it, for formatted text: what one call prints goes out in one go.
+/// Locked output for formatted text: what one call prints goes out in one go.
 struct Text<'a>(&'a mut Output);
 
 impl fmt::Write for Text<'_> {
@@ -98,7 +98,7 @@ pub(crate) fn read() -> Option<u8> {
     (status & DATA_READY != 0 && status != 0xff).then(|| inb(COM1))
 }
 
-/// Whether the port asks for an interrupt. What it says of the transmitter counts as heard then.
+/// Whether the port asks for an interrupt. The question also takes back the port's word that the transmitter is empty.
 pub(crate) fn acknowledge() -> bool {
     inb(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0
 }
@@ -111,7 +111,8 @@ pub(crate) fn send() {
     }
 }
 
-/// Lets the port ask anew for all that it still wants: an interrupt is an edge, and one that is not served makes no other.
+/// Lets the port ask anew for all that is still to do: an interrupt is an edge, and an edge that is not served makes no
+/// other.
 pub(crate) fn ask_again() {
     let mut output = OUTPUT.lock();
     outb(COM1 + INTERRUPT_ENABLE, 0);
@@ -145,7 +146,7 @@ pub(crate) fn synchronously(act: impl FnOnce()) {
     OUTPUT.lock().set_synchronous(false);
 }
 
-/// Breaks the lock: the machine panics, and whoever held it never goes on. Writers wait for the line from now on.
+/// Breaks the lock: the machine panics, and the holder of the lock never goes on. Writers wait for the line from now on.
 pub(crate) fn break_lock() {
     // SAFETY: only from a panic, after which nothing else runs on this CPU.
     unsafe { OUTPUT.force_unlock() };

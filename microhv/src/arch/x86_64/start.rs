@@ -39,10 +39,10 @@ impl Physical for Identity {
     }
 }
 
-/// A command line that was copied from where the loader had it.
+/// A copy of a command line of the loader's.
 type Line = ArrayVec<u8, LINE_BYTES>;
 
-/// What start-up found, kept in one place since it is too much for a stack frame.
+/// What start-up found: static, since this is too much for a stack frame.
 #[derive(Default)]
 struct Found {
     information: BootInformation,
@@ -72,7 +72,7 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
         descriptors::load_segments(&descriptors::GDT_PAGE, boot_cpu_area.local().tss.get(), stack, ist);
         let has_sysenter = cpu::cpuid(1, 0).edx & 1 << 11 != 0;
         descriptors::load_entries(has_sysenter.then_some(stack));
-        // Its first four entries are those of power-on, and no mapping of ours uses the others.
+        // The first four entries of the PAT are those of power-on, and no mapping of ours uses the others.
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
     FOUND.call_once(|| Mutex::default());
@@ -140,7 +140,7 @@ fn protect() {
     let has_smep = cpu::cpuid(7, 0).ebx & 1 << 7 != 0;
     let smep = if has_smep { CR4_SMEP } else { 0 };
     // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
-    // ring 3, which guests use, with supervisor rights, so that it would fault.
+    // ring 3, which guests use, with supervisor rights, so that such an IRET would fault.
     unsafe {
         cpu::set_cr0(cpu::cr0() | CR0_ALIGNMENT_MASK);
         cpu::set_cr4(cpu::cr4() | CR4_DEBUG_EXTENSIONS | CR4_MACHINE_CHECK | smep);

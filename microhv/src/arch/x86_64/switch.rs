@@ -2,7 +2,7 @@
 //!
 //! The general registers need no switch: entry code stores them in the vCPU that runs. What stays in the processor
 //! (segments and their bases, floating point, debug registers, tables) is switched here, and only when another vCPU
-//! than the last comes: an idle CPU keeps the last one's.
+//! than the last comes: an idle CPU keeps what the last vCPU had.
 #![allow(unsafe_code)] // per-CPU state, and the stack that entry code takes up
 
 use core::sync::atomic::Ordering;
@@ -78,7 +78,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
             save(previous.vcpu());
         }
         let all_loaded = load(local, &next);
-        // Only now are its tables out of use, so that its domain may go.
+        // Only now are the previous vCPU's tables out of use, so that its domain may go.
         drop(previous);
         if let Err(selectors) = all_loaded {
             local.with_current(|cur| traps::deliver_failsafe(cur, selectors));
@@ -110,7 +110,7 @@ fn save(vcpu: &Vcpu) {
     fpu::save(vcpu.fpu());
 }
 
-/// Loads a vCPU's state; the error is its data selectors when one of them could not be loaded.
+/// Loads a vCPU's state; the error is the vCPU's data selectors when one of them could not be loaded.
 fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
     let (domain, vcpu) = (next.domain(), next.vcpu());
     let l4 = traps::loaded_l4(vcpu).map_or(paging::hypervisor_l4(), |mfn| mfn.maddr().raw());

@@ -60,7 +60,7 @@ impl Reference {
         }
     }
 
-    /// A counter value and the TSC at that moment: of several readings the one that took least time.
+    /// A counter value and the TSC at that moment: of several readings, the reading that took least time.
     fn read_with_tsc(self) -> (u64, u64) {
         let mut best = (u64::MAX, 0, 0);
         for _ in 0..5 {
@@ -98,7 +98,7 @@ fn find(acpi: &Acpi) -> Reference {
     Reference::Pit
 }
 
-/// The published clock; odd `VERSION` while it is written.
+/// The published clock; `VERSION` is odd during a write.
 static VERSION: AtomicU32 = AtomicU32::new(0);
 static TSC: AtomicU64 = AtomicU64::new(0);
 static SYSTEM_NS: AtomicU64 = AtomicU64::new(0);
@@ -209,7 +209,7 @@ pub(crate) fn set_tick(ns: Option<u64>) {
     }
 }
 
-/// Fits the rate again when a second has passed since the last time; whether it did. Cheap when it has not.
+/// Fits the rate again when a second has passed since the last time, and says whether it did. Cheap otherwise.
 pub(crate) fn refit() -> bool {
     let now = now_ns();
     let Some(fit) = FIT.get() else { return false };
@@ -228,7 +228,7 @@ pub(crate) fn refit() -> bool {
         reference.hz(),
     );
     if matches!(reference, Reference::Pit) {
-        // It ran out after 55 ms: the first measurement stays.
+        // The PIT ran out after 55 ms: the first measurement stays.
         fit.next_ns = u64::MAX;
         return false;
     }

@@ -15,13 +15,13 @@ use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
 use super::machine::Machine;
 use super::{cpu, paging};
 
-/// The page of a window's GDT that is ours; those before it are the guest's.
+/// The page of a window's GDT that is ours; the pages before are the guest's.
 const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
 
 /// Loads the GDT and LDT of a window. Its [`DescriptorWindow::place`] is its address.
 pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
     let base = window.place();
-    // SAFETY: the window's page 14 is our GDT page since `create`; the LDT descriptor is written before it is
+    // SAFETY: the window's page 14 is our GDT page since `create_window`; the LDT descriptor is written before it is
     // loaded.
     unsafe {
         cpu::lgdt(base, GDT_LIMIT);
@@ -38,7 +38,7 @@ pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
 const WINDOW_COUNT: usize = 8192;
 static WINDOWS_USED: Mutex<[u64; WINDOW_COUNT / 64]> = Mutex::new([0; WINDOW_COUNT / 64]);
 
-/// A page of zeros: guests' GDT pages that they did not set.
+/// A page of zeros, for pages of a GDT that the guest did not set.
 #[repr(C, align(4096))]
 struct ZeroPage([u8; PAGE_SIZE]);
 static ZERO_PAGE: ZeroPage = ZeroPage([0; PAGE_SIZE]);
