@@ -59,10 +59,10 @@ fn outcome(done: u32, va: u64) -> Result<(), GuestFault> {
     if done != 0 { Ok(()) } else { Err(GuestFault { va }) }
 }
 
-/// The result of a copy at `va` of which the last `left` of `bytes` bytes were not copied.
+/// The result of a copy of `bytes` bytes at `va`, of which the last `left` units of `unit` bytes were not copied.
 #[inline(always)]
-fn copied(left: usize, bytes: usize, va: u64) -> Result<(), GuestFault> {
-    if left == 0 { Ok(()) } else { Err(GuestFault { va: va + (bytes - left) as u64 }) }
+fn copied(left: usize, unit: usize, bytes: usize, va: u64) -> Result<(), GuestFault> {
+    if left == 0 { Ok(()) } else { Err(GuestFault { va: va + (bytes - unit * left) as u64 }) }
 }
 
 /// Copies quadwords, one side of which may fault: how many were not copied.
@@ -116,7 +116,7 @@ unsafe extern "C" fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> u
 fn copy_many_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
     // SAFETY: `from` is ours; the guest's side may fault, which `copy_guest` reports, and is not the hypervisor's.
     let left = unsafe { copy_guest(va as *mut u8, from.as_ptr(), from.len()) };
-    copied(left, from.len(), va)
+    copied(left, 1, from.len(), va)
 }
 
 impl GuestMemory for Machine {
@@ -144,11 +144,11 @@ impl GuestMemory for Machine {
         if to.len().is_multiple_of(8) {
             // SAFETY: `to` is ours, the range is the guest's.
             let left = unsafe { copy_words(to.as_mut_ptr(), va as *const u8, to.len() / 8) };
-            return copied(8 * left, to.len(), va);
+            return copied(left, 8, to.len(), va);
         }
         // SAFETY: as in `copy_many_to`.
         let left = unsafe { copy_guest(to.as_mut_ptr(), va as *const u8, to.len()) };
-        copied(left, to.len(), va)
+        copied(left, 1, to.len(), va)
     }
 
     /// Supervisor accesses honour read-only pages, since CR0.WP is on. With a length known to the compiler, 2, 4 and 8
@@ -176,7 +176,7 @@ impl GuestMemory for Machine {
                 }
                 _ if from.len().is_multiple_of(8) => {
                     let left = copy_words(va as *mut u8, from.as_ptr(), from.len() / 8);
-                    return copied(8 * left, from.len(), va);
+                    return copied(left, 8, from.len(), va);
                 }
                 _ => return copy_many_to(va, from),
             }
@@ -229,7 +229,7 @@ impl GuestMemory for Machine {
         }
         // SAFETY: the range is the guest's, and `to` is as long.
         let left = unsafe { copy_words(to.as_mut_ptr().cast(), va as *const u8, to.len()) };
-        outcome(u32::from(left == 0), va)
+        if left == 0 { Ok(()) } else { Err(GuestFault { va }) }
     }
 
     /// One and two words are loads, any other number a copy.

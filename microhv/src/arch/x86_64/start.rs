@@ -75,7 +75,7 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
         // The first four entries of the PAT are those of power-on, and no mapping of ours uses the others.
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
-    FOUND.call_once(|| Mutex::default());
+    FOUND.call_once(Mutex::default);
     look(magic, info);
     let found = FOUND.get().expect("set above");
     paging::build(&mut found.lock().memory);
