@@ -19,13 +19,13 @@ use super::descriptors::Tss;
 use super::machine::{self, Cur};
 
 /// Size and alignment of a CPU's area.
-pub(crate) const AREA_BYTES: usize = 65536;
+const AREA_BYTES: usize = 65536;
 /// Bytes of each of the stacks for NMI, machine check, double fault and debug exceptions.
 const IST_BYTES: usize = 4096;
 /// The number of these stacks.
 const IST_STACKS: usize = 4;
-/// Where the guard page lies that the main stack would run into.
-pub(crate) const GUARD_OFFSET: usize = IST_STACKS * IST_BYTES;
+/// Bytes of the main stack.
+const STACK_BYTES: usize = AREA_BYTES - IST_STACKS * IST_BYTES - 4096 - size_of::<Local>();
 
 /// A CPU's own data.
 #[repr(C, align(64))]
@@ -46,8 +46,6 @@ pub(crate) struct Local {
     pub(crate) poll_at: AtomicU64,
     /// An interrupt was seen waiting, and none was taken since.
     pub(crate) interrupt_waits: AtomicBool,
-    /// The CPU's number.
-    pub(crate) id: AtomicU32,
     /// Task state: the stacks that the CPU switches to.
     pub(crate) tss: UnsafeCell<Tss>,
 }
@@ -60,16 +58,16 @@ pub(crate) struct Local {
 pub(crate) struct Area {
     ist: UnsafeCell<[[u8; IST_BYTES]; IST_STACKS]>,
     guard: UnsafeCell<[u8; 4096]>,
-    stack: UnsafeCell<[u8; AREA_BYTES - (IST_STACKS + 1) * 4096 - size_of::<Local>()]>,
+    stack: UnsafeCell<[u8; STACK_BYTES]>,
     local: Local,
 }
 
 const _: () = assert!(size_of::<Area>() == AREA_BYTES);
-const _: () = assert!(offset_of!(Area, guard) == GUARD_OFFSET);
+const _: () = assert!(offset_of!(Area, guard).is_multiple_of(4096));
 const _: () = assert!(offset_of!(Area, local) % 16 == 0);
 
 /// Offset of [`Local`] in an area: also where the main stack begins.
-pub(crate) const LOCAL_OFFSET: usize = offset_of!(Area, local);
+const LOCAL_OFFSET: usize = offset_of!(Area, local);
 /// Offsets that entry code uses.
 pub(crate) const LOCAL_REGS_TOP: usize = LOCAL_OFFSET + offset_of!(Local, regs_top);
 /// Likewise.
@@ -84,7 +82,7 @@ unsafe impl Sync for Area {}
 pub(crate) static boot_cpu_area: Area = Area {
     ist: UnsafeCell::new([[0; IST_BYTES]; IST_STACKS]),
     guard: UnsafeCell::new([0; 4096]),
-    stack: UnsafeCell::new([0; AREA_BYTES - (IST_STACKS + 1) * 4096 - size_of::<Local>()]),
+    stack: UnsafeCell::new([0; STACK_BYTES]),
     local: Local {
         regs_top: AtomicU64::new(0),
         scratch: AtomicU64::new(0),
@@ -94,7 +92,6 @@ pub(crate) static boot_cpu_area: Area = Area {
         loaded: UnsafeCell::new(None),
         poll_at: AtomicU64::new(0),
         interrupt_waits: AtomicBool::new(false),
-        id: AtomicU32::new(0),
         tss: UnsafeCell::new(Tss::new()),
     },
 };
