@@ -6,15 +6,7 @@
 //!
 //! Direction of dependence: `hypercall` -> `evtchn`, `gnttab`, `sched` -> `domain` -> `mem` -> `platform`.
 //!
-//! Lock order (I18), outermost first (a lock may be taken while one above it is held, never the reverse; two domains'
-//! locks of one kind are taken in id order):
-//!
-//! 1. `domain::DomainList` (read side), never held across a call that can take it again
-//! 2. `Domain::shutdown`, `Domain::contexts`
-//! 3. `mem::DomainMm`'s page-table lock, `gnttab::GrantTable`'s locks
-//! 4. `evtchn::Ports`' allocation lock, then single ports in (domain id, port) order
-//! 5. `Vcpu::cpu`, `Vcpu::time`
-//! 6. `sched` run queues, then `time` queues
+//! The order of all locks (I18): [`sync::rank`].
 
 extern crate alloc;
 
@@ -31,6 +23,7 @@ pub mod mem;
 pub mod pirq;
 pub mod platform;
 pub mod sched;
+pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
 mod platform;
+pub(crate) mod held;
 mod tlb;
 pub mod wild;
 mod world;

@@ -1,0 +1,275 @@
+//! Locks, each with its place in one order, so that no two CPUs wait for each other (I18).
+//!
+//! Under a lock, only locks of ranks that stand below its own in [`rank`] are taken. A second lock of the same rank is taken
+//! by [`lock_pair`] alone. The rank is part of a lock's type and costs nothing. On the host each thread keeps a list of the
+//! locks that it holds, and panics when it takes one against the order.
+//!
+//! The crate `spin` is used here alone.
+
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+
+#[cfg(any(test, feature = "testing"))]
+use crate::testing::held::Held;
+
+/// A value that is written once, at start-up, before there is a second CPU: nobody waits for it.
+pub use spin::Once;
+
+/// The heap's lock, as the allocator wants it. It has the place [`rank::Heap`], which nothing checks: there is no such heap
+/// on the host.
+pub type HeapLock = spin::Mutex<()>;
+
+/// A place in the order of locks.
+pub trait Rank {
+    /// The place: the outermost is the least.
+    const PLACE: Place;
+}
+
+macro_rules! ranks {
+    ($($(#[$doc:meta])* $rank:ident,)*) => {
+        /// The ranks as values.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[allow(missing_docs)] // see `rank`
+        pub enum Place { $($rank,)* }
+
+        /// All ranks, outermost first, with what a lock of each guards.
+        pub mod rank {
+            $(
+                $(#[$doc])*
+                #[derive(Debug, Default)]
+                pub struct $rank;
+
+                impl super::Rank for $rank {
+                    const PLACE: super::Place = super::Place::$rank;
+                }
+            )*
+        }
+    };
+}
+
+ranks! {
+    /// What start-up found of the machine; held while dom0 is built.
+    Found,
+    /// `Domain::contexts`: one context of a vCPU is set at a time; held across all that this changes.
+    Contexts,
+    /// `DomainList::dead`: domains that are dead and not gone.
+    Dead,
+    /// `DomainList::making`: domains that are being made.
+    Making,
+    /// `Domain::shutdown`: whether and why a domain stopped.
+    Shutdown,
+    /// `Domain::watchdogs`: which watchdogs a domain has; held while their timers are set.
+    Watchdogs,
+    /// `DomainMm::tables`: types and entries of a domain's page tables; two domains' are never held at once.
+    PageTables,
+    /// `GrantTable::maptrack`: a domain's handles. Never held together with `GrantEntries`, nor across a change of page
+    /// tables.
+    Maptrack,
+    /// `GrantTable::entries`: a domain's grants in use.
+    GrantEntries,
+    /// `Ports::binding`: which ports of a domain are open; two domains' in the order of their ids.
+    Binding,
+    /// `PortCell::state`: what one port is; held while an event of the port is delivered. Never two.
+    Port,
+    /// `Domain::permissions`: the ports, interrupts and device memory that a domain may use.
+    Permissions,
+    /// `Irqs::config`: the PCI configuration ports.
+    PciConfig,
+    /// `Irqs::state`: physical interrupts and vectors.
+    Irqs,
+    /// `FrameTable::read_only`: device frames that nobody may write.
+    ReadOnlyFrames,
+    /// `Domain::tsc`: how a domain's TSC behaves.
+    Tsc,
+    /// `Domain::handle`: the toolstack's name of a domain.
+    Handle,
+    /// `Vcpu::cpu`: what a vCPU has set of its processor.
+    GuestCpu,
+    /// `Vcpu::time`: a vCPU's timers, runstate and clock areas.
+    VcpuTime,
+    /// `PerCpu::queue`: one CPU's run queue.
+    RunQueue,
+    /// `Time::queues`: one CPU's timers.
+    TimerQueue,
+    /// `DomainList::domains`: the domains by id. Held while one is looked up, so that a frame's owner is found under any
+    /// lock above.
+    DomainList,
+    /// `DomainMm::memory_map`: the map that the toolstack gave a domain.
+    MemoryMap,
+    /// `DomainMm::cleaning`: extents that a domain is to get.
+    Cleaning,
+    /// `DomainMm::claim`: what a domain claimed and does not own yet.
+    Claim,
+    /// `DomainMm::pages`: how many frames of each region a domain owns.
+    OwnedPages,
+    /// `FrameTable::firmware_map`.
+    FirmwareMap,
+    /// `Console::input`: bytes that were typed.
+    ConsoleInput,
+    /// `Reports`: how much is said about guests.
+    Reports,
+    /// Places of descriptor windows.
+    Windows,
+    /// Device registers that are mapped.
+    DeviceWindow,
+    /// The I/O APICs' registers.
+    IoApics,
+    /// When the clock was measured last, and against what.
+    ClockFit,
+    /// The serial line's output: there may be a message under any lock above.
+    SerialOutput,
+    /// The heap ([`HeapLock`]): memory is allocated under any lock above, and the heap grows by free frames.
+    Heap,
+    /// Memory of the heap for when there are no free frames.
+    EarlyHeap,
+    /// `FrameTable::zones`: the free frames.
+    FreeFrames,
+}
+
+/// A lock of the rank `R`.
+#[derive(Debug, Default)]
+pub struct Ranked<R, L> {
+    lock: L,
+    rank: PhantomData<R>,
+}
+
+/// A lock for one holder at a time.
+pub type Mutex<R, T> = Ranked<R, spin::Mutex<T>>;
+/// A lock for several readers, or one writer.
+pub type RwLock<R, T> = Ranked<R, spin::RwLock<T>>;
+
+/// A lock that is held. It stays on the CPU that took it.
+#[must_use = "the lock is free again when this is dropped"]
+#[derive(Debug)]
+pub struct Guard<G> {
+    inner: G,
+    /// Dropped after `inner`: the lock is noted for as long as it is held.
+    _held: Held,
+}
+
+/// Holds a [`Mutex`].
+pub type MutexGuard<'a, T> = Guard<spin::MutexGuard<'a, T>>;
+
+impl<G: Deref> Deref for Guard<G> {
+    type Target = G::Target;
+
+    #[inline(always)]
+    fn deref(&self) -> &G::Target {
+        &self.inner
+    }
+}
+
+impl<G: DerefMut> DerefMut for Guard<G> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.inner
+    }
+}
+
+impl<R: Rank, T> Mutex<R, T> {
+    /// A free lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { lock: spin::Mutex::new(value), rank: PhantomData }
+    }
+
+    /// What the lock guards, of which the caller is the only owner.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        self.lock.get_mut()
+    }
+
+    /// Waits for the lock.
+    #[inline(always)]
+    #[track_caller]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.lock_of(None)
+    }
+
+    /// Waits for the lock, which is that of the domain `owner`: one of the same rank may be held if its owner's number is
+    /// lower.
+    #[inline(always)]
+    #[track_caller]
+    fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
+        let held = Held::in_order(R::PLACE, owner);
+        Guard { inner: self.lock.lock(), _held: held }
+    }
+
+    /// Takes the lock if it is free, against the order too: nobody waits.
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.lock.try_lock().map(|inner| Guard { inner, _held: Held::out_of_order(R::PLACE) })
+    }
+
+    /// Frees the lock, whoever holds it.
+    ///
+    /// # Safety
+    /// The holder never goes on.
+    #[allow(unsafe_code)] // for a panic's report
+    pub unsafe fn force_unlock(&self) {
+        // SAFETY: the caller's duty.
+        unsafe { self.lock.force_unlock() }
+    }
+}
+
+/// Takes two domains' locks of one rank in the order of the domains' numbers, which come with them. The first guard is that of
+/// `a`; there is no second when both are the same lock.
+#[inline]
+#[track_caller]
+pub fn lock_pair<'a, R: Rank, T>(
+    a: (u16, &'a Mutex<R, T>),
+    b: (u16, &'a Mutex<R, T>),
+) -> (MutexGuard<'a, T>, Option<MutexGuard<'a, T>>) {
+    if core::ptr::eq(a.1, b.1) {
+        (a.1.lock(), None)
+    } else if a.0 < b.0 {
+        let first = a.1.lock_of(Some(a.0));
+        (first, Some(b.1.lock_of(Some(b.0))))
+    } else {
+        let first = b.1.lock_of(Some(b.0));
+        (a.1.lock_of(Some(a.0)), Some(first))
+    }
+}
+
+impl<R: Rank, T> RwLock<R, T> {
+    /// A free lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { lock: spin::RwLock::new(value), rank: PhantomData }
+    }
+
+    /// Waits until nobody writes.
+    #[inline(always)]
+    #[track_caller]
+    pub fn read(&self) -> Guard<spin::RwLockReadGuard<'_, T>> {
+        let held = Held::in_order(R::PLACE, None);
+        Guard { inner: self.lock.read(), _held: held }
+    }
+
+    /// Waits until nobody reads or writes.
+    #[inline(always)]
+    #[track_caller]
+    pub fn write(&self) -> Guard<spin::RwLockWriteGuard<'_, T>> {
+        let held = Held::in_order(R::PLACE, None);
+        Guard { inner: self.lock.write(), _held: held }
+    }
+}
+
+/// Stands for the host's note of a lock that is held.
+#[cfg(not(any(test, feature = "testing")))]
+#[derive(Debug)]
+struct Held(PhantomData<*const ()>);
+
+#[cfg(not(any(test, feature = "testing")))]
+impl Held {
+    #[inline(always)]
+    fn in_order(_: Place, _: Option<u16>) -> Self {
+        Self(PhantomData)
+    }
+
+    #[inline(always)]
+    fn out_of_order(_: Place) -> Self {
+        Self(PhantomData)
+    }
+}
+
+#[cfg(test)]
+mod tests;

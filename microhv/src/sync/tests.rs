@@ -1,0 +1,122 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+
+use super::*;
+
+type Outer = Mutex<rank::PageTables, u32>;
+type Inner = Mutex<rank::VcpuTime, u32>;
+type List = RwLock<rank::DomainList, u32>;
+
+/// What `act` panics with.
+fn complaint(act: impl FnOnce()) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(act)).expect_err("this is against the order");
+    *payload.downcast::<String>().expect("a formatted message")
+}
+
+#[test]
+fn outwards_is_against_the_order() {
+    let (outer, inner, list) = (Outer::new(1), Inner::new(2), List::new(3));
+    {
+        let _outer = outer.lock();
+        let _inner = inner.lock();
+        assert_eq!(*list.read(), 3);
+        *list.write() = 4;
+    }
+    let inner = inner.lock();
+    let said = complaint(|| drop(outer.lock()));
+    assert!(said.contains("PageTables") && said.contains("VcpuTime"), "{said}");
+    drop(inner);
+    let list = list.read();
+    assert!(complaint(|| drop(outer.lock())).contains("DomainList"));
+    drop(list);
+    assert_eq!(*outer.lock(), 1, "a lock that was refused is free");
+}
+
+#[test]
+fn two_of_one_rank_are_a_pair_or_none() {
+    let (a, b, list) = (Outer::new(1), Outer::new(2), List::new(3));
+    {
+        let _a = a.lock();
+        complaint(|| drop(b.lock()));
+        complaint(|| drop(lock_pair((1, &a), (2, &b))));
+    }
+    let _reader = list.read();
+    complaint(|| drop(list.read()));
+    complaint(|| drop(list.write()));
+}
+
+#[test]
+fn a_pair_is_taken_by_number_and_given_by_argument() {
+    let (a, b) = (Outer::new(1), Outer::new(2));
+    for (of_a, of_b) in [(3, 7), (7, 3)] {
+        let (first, second) = lock_pair((of_a, &a), (of_b, &b));
+        assert_eq!((*first, second.as_deref()), (1, Some(&2)));
+    }
+    assert!(lock_pair((3, &a), (3, &a)).1.is_none());
+    complaint(|| drop(lock_pair((5, &a), (5, &b))));
+    let _b = b.lock_of(Some(7));
+    complaint(|| drop(a.lock_of(Some(3))));
+    drop(a.lock_of(Some(8)));
+}
+
+#[test]
+fn an_attempt_may_be_against_the_order_but_counts() {
+    let (outer, inner) = (Outer::new(1), Inner::new(2));
+    let held = inner.lock();
+    let attempt = outer.try_lock().expect("a free lock");
+    assert!(outer.try_lock().is_none(), "a lock that is held");
+    drop(held);
+    drop(inner.lock());
+    complaint(|| drop(Outer::new(3).lock()));
+    drop(attempt);
+    drop(outer.lock());
+}
+
+#[test]
+fn locks_may_be_freed_in_any_order() {
+    let (outer, inner, list) = (Outer::new(1), Inner::new(2), List::new(3));
+    let (first, second) = (outer.lock(), inner.lock());
+    drop(first);
+    complaint(|| drop(outer.lock()));
+    let third = list.read();
+    drop(second);
+    complaint(|| drop(inner.lock()));
+    drop(third);
+    drop((outer.lock(), inner.lock()));
+}
+
+#[test]
+fn each_thread_has_an_order_of_its_own() {
+    let (outer, inner) = (Outer::new(1), Inner::new(2));
+    let (said, heard) = mpsc::channel();
+    let (go_on, went_on) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let inner = &inner;
+        scope.spawn(move || {
+            let _inner = inner.lock();
+            said.send(()).expect("the other thread");
+            went_on.recv().expect("the other thread");
+        });
+        heard.recv().expect("the other thread");
+        assert_eq!(*outer.lock(), 1, "another thread's lock does not count here");
+        go_on.send(()).expect("the other thread");
+    });
+}
+
+#[test]
+fn a_panic_frees_what_it_held() {
+    let (outer, inner) = (Outer::new(1), Inner::new(2));
+    let said = complaint(|| {
+        let _inner = inner.lock();
+        panic!("{}", "for another reason");
+    });
+    assert_eq!(said, "for another reason");
+    drop((outer.lock(), inner.lock()));
+}
+
+#[test]
+fn a_rank_takes_no_room() {
+    let (outer, list) = (Outer::new(1), List::new(3));
+    assert_eq!(size_of_val(&outer), size_of_val(&outer.lock));
+    assert_eq!(size_of_val(&list), size_of_val(&list.lock));
+}
