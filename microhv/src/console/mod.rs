@@ -6,10 +6,10 @@ mod reports;
 #[cfg(test)]
 mod tests;
 
+use crate::sync::{Mutex, rank};
 use alloc::collections::VecDeque;
 
 pub use reports::Reports;
-use spin::Mutex;
 
 /// Bytes of input kept for the reader; more is lost.
 const INPUT_BYTES: usize = 1024;
@@ -17,7 +17,7 @@ const INPUT_BYTES: usize = 1024;
 /// The console's input, and what is said about guests.
 #[derive(Debug, Default)]
 pub struct Console {
-    input: Mutex<VecDeque<u8>>,
+    input: Mutex<rank::ConsoleInput, VecDeque<u8>>,
     /// Reports about guests that may still be made.
     pub reports: Reports,
 }

@@ -1,6 +1,6 @@
 //! How often guests may make the hypervisor say something.
 
-use spin::Mutex;
+use crate::sync::{Mutex, rank};
 
 /// Reports about guests at once; each is at most nine lines.
 const BURST: u64 = 32;
@@ -9,7 +9,7 @@ const EACH_NS: u64 = 500_000_000;
 
 /// What is left of the reports about guests.
 #[derive(Debug, Default)]
-pub struct Reports(Mutex<State>);
+pub struct Reports(Mutex<rank::Reports, State>);
 
 #[derive(Debug, Default)]
 struct State {

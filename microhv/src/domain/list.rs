@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use ring_abi::types::{DomId, VcpuId};
-use spin::{Mutex, RwLock};
 
 use super::Domain;
 use super::ending::Ending;
 use super::making::Making;
 use crate::error::HypercallError;
+use crate::sync::{Mutex, RwLock, rank};
 
 /// Ids from here on have a meaning of their own (`DOMID_FIRST_RESERVED`).
 pub const FIRST_RESERVED: u16 = 0x7ff0;
@@ -37,14 +37,14 @@ impl Dead {
 /// The domains that exist, the dying included.
 #[derive(Debug, Default)]
 pub struct DomainList {
-    domains: RwLock<BTreeMap<u16, Arc<Domain>>>,
+    domains: RwLock<rank::DomainList, BTreeMap<u16, Arc<Domain>>>,
     /// The number given out last.
     last: AtomicU16,
-    dead: Mutex<Dead>,
+    dead: Mutex<rank::Dead, Dead>,
     /// How many `dead` counts.
     dead_count: AtomicUsize,
     /// Domains that are being made, one for each vCPU that asks for them.
-    making: Mutex<Vec<Making>>,
+    making: Mutex<rank::Making, Vec<Making>>,
 }
 
 impl DomainList {

@@ -22,7 +22,6 @@ use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, 
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn, VcpuId};
-use spin::Mutex;
 
 pub use cpu::{Callback, GuestCpu, TrapGate};
 pub use history::CallHistory;
@@ -34,6 +33,7 @@ pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 use crate::evtchn::Ports;
 use crate::gnttab::GrantTable;
 use crate::mem::DomainMm;
+use crate::sync::{Mutex, rank};
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;
@@ -146,11 +146,11 @@ pub struct Domain {
     /// Its `shared_info`.
     pub shared_info: SharedBytes<'static>,
     /// I/O rights.
-    pub permissions: Mutex<Permissions>,
-    /// Guards its shutdown state. Lock order: the crate's documentation.
-    pub shutdown: Mutex<ShutdownState>,
-    /// Held while one of its vCPUs gets a context: one at a time. Lock order: the crate's documentation.
-    pub(crate) contexts: Mutex<()>,
+    pub permissions: Mutex<rank::Permissions, Permissions>,
+    /// Guards its shutdown state.
+    pub shutdown: Mutex<rank::Shutdown, ShutdownState>,
+    /// Held while one of its vCPUs gets a context: one at a time.
+    pub(crate) contexts: Mutex<rank::Contexts, ()>,
     /// [`DyingState`]. dom0 is told of a change by `VIRQ_DOM_EXC`.
     dying: AtomicU8,
     /// Holds of the hypervisor: its vCPUs run only at 0.
@@ -164,13 +164,13 @@ pub struct Domain {
     /// Seconds that its wall clock differs from the machine's.
     pub time_offset_seconds: AtomicI64,
     /// TSC emulation.
-    pub tsc: Mutex<TscSettings>,
+    pub tsc: Mutex<rank::Tsc, TscSettings>,
     /// The handle, which `setdomainhandle` may change.
-    pub handle: Mutex<[u8; 16]>,
+    pub handle: Mutex<rank::Handle, [u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
     pub dirty_cpus: AtomicU64,
     /// Which of its watchdogs there are. A leaf lock.
-    pub(crate) watchdogs: Mutex<[bool; 2]>,
+    pub(crate) watchdogs: Mutex<rank::Watchdogs, [bool; 2]>,
     /// How far the end of its grant mappings came.
     pub(crate) teardown_at: AtomicU32,
     /// `TimeParams::generation` that its vCPUs' clocks show; `u32::MAX`: none.

@@ -12,12 +12,12 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{DomId, Mfn, VcpuId};
-use spin::Mutex;
 
 use super::info::INFO_BYTES;
 use super::{CallHistory, GuestCpu, InfoCell, LEGACY_MAX_VCPUS};
 use crate::evtchn::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
+use crate::sync::{Mutex, rank};
 use crate::time::VcpuTime;
 
 /// Why a vCPU does not run: bits of `Vcpu::pause_flags`.
@@ -130,10 +130,10 @@ pub struct Vcpu {
     pub events: VcpuEvents,
     /// Arguments of the hypercall that is to be executed again. Only the vCPU itself uses them.
     continuation: [AtomicU64; 6],
-    /// What the guest told. Lock order: see the crate's documentation.
-    pub cpu: Mutex<GuestCpu>,
+    /// What the guest told.
+    pub cpu: Mutex<rank::GuestCpu, GuestCpu>,
     /// Clock, runstate and timers.
-    pub time: Mutex<VcpuTime>,
+    pub time: Mutex<rank::VcpuTime, VcpuTime>,
     /// L4 of kernel mode as raw mfn, [`Vcpu::NO_TABLE`] for none; it holds an L4 type reference.
     cr3_kernel: AtomicU64,
     /// L4 of user mode, likewise.

@@ -8,7 +8,6 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
-use spin::MutexGuard;
 
 use super::cells::Cells;
 use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};
@@ -16,6 +15,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::platform::Platform;
+use crate::sync::{self, MutexGuard};
 
 /// What `EVTCHNOP_status` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +72,8 @@ type PairGuards<'a> = (MutexGuard<'a, Binding>, Option<MutexGuard<'a, Binding>>)
 
 /// Locks the bindings of `local` and `remote`; the first guard is `local`'s, the second is absent when both are one.
 fn lock_pair<'a>(local: &'a Arc<Domain>, remote: &'a Arc<Domain>) -> PairGuards<'a> {
-    if Arc::ptr_eq(local, remote) {
-        (local.events.binding.lock(), None)
-    } else if local.id < remote.id {
-        let first = local.events.binding.lock();
-        let second = remote.events.binding.lock();
-        (first, Some(second))
-    } else {
-        let second = remote.events.binding.lock();
-        let first = local.events.binding.lock();
-        (first, Some(second))
-    }
+    let binding = |domain: &'a Arc<Domain>| (domain.id.raw(), &domain.events.binding);
+    sync::lock_pair(binding(local), binding(remote))
 }
 
 /// Ports that are not open at which [`Hypervisor::evtchn_close_all`] looks between two looks at what waits.

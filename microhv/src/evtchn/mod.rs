@@ -17,7 +17,6 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use ring_abi::evtchn::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 use ring_abi::shared::SharedBytes;
-use spin::Mutex;
 
 pub use bind::PortStatus;
 pub use deliver::{is_masked, is_pending};
@@ -28,6 +27,7 @@ use cells::Cells;
 
 use crate::domain::Vcpu;
 use crate::error::HypercallError;
+use crate::sync::{Mutex, rank};
 
 /// Ports of a domain: 64 words of 64 bits. Port 0 is never given out.
 pub const MAX_PORTS: u32 = 4096;
@@ -65,7 +65,7 @@ impl Binding {
 pub struct Ports {
     cells: Cells,
     bits: Bits,
-    binding: Mutex<Binding>,
+    binding: Mutex<rank::Binding, Binding>,
     /// vCPUs in `SCHEDOP_poll`.
     pollers: AtomicU32,
     /// The port at which `evtchn_close_all` goes on where it was interrupted.

@@ -4,9 +4,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use ring_abi::types::DomId;
-use spin::Mutex;
 
 use crate::domain::Domain;
+use crate::sync::{Mutex, rank};
 
 /// What a port is.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub enum PortState {
 /// A port: its state under its own lock, and whom it notifies.
 #[derive(Debug)]
 pub struct PortCell {
-    pub(super) state: Mutex<PortState>,
+    pub(super) state: Mutex<rank::Port, PortState>,
     /// vCPU that is notified.
     pub(super) notify_vcpu: AtomicU32,
     /// It is an IPI: sending needs no look at the state. One that is being closed may still become pending.

@@ -8,7 +8,6 @@ use ring_abi::grant::{
     GNTMAP_READONLY, GnttabMapGrantRef, GnttabUnmapGrantRef,
 };
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
-use spin::MutexGuard;
 
 use super::entries::unpin_grant;
 use super::maptrack::{Mapping, Maptrack, Uses};
@@ -18,6 +17,7 @@ use crate::domain::Domain;
 use crate::hypercall::Current;
 use crate::mem::{GrantAddress, pte};
 use crate::platform::Platform;
+use crate::sync::MutexGuard;
 
 /// Unmaps that share one TLB flush.
 pub(crate) const UNMAP_BATCH: usize = 32;

@@ -22,12 +22,11 @@ mod tests;
 
 use alloc::sync::Arc;
 
-use spin::Mutex;
-
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::platform::Platform;
+use crate::sync::{Mutex, rank};
 use entries::Entries;
 use maptrack::Maptrack;
 use ring_abi::grant as abi;
@@ -99,12 +98,12 @@ pub struct GrantTable {
     /// A mapping holds this part alone of the granter, so that nothing else of a dead domain waits for those that still map
     /// its pages.
     entries: Arc<Granted>,
-    maptrack: Mutex<Maptrack>,
+    maptrack: Mutex<rank::Maptrack, Maptrack>,
     max_frames: u32,
 }
 
 /// The granter's side, as mappings refer to it.
-type Granted = Mutex<Entries>;
+type Granted = Mutex<rank::GrantEntries, Entries>;
 
 /// The records of a domain that is dead, to be freed in pieces. No grant of it can be used anew, since its table's frames
 /// are gone, and a use that ends needs no record.

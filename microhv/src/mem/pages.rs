@@ -6,7 +6,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::memory::E820Entry;
 use ring_abi::types::{DomId, Mfn};
-use spin::Mutex;
 
 use super::clean::{Cleaning, SMALL_ORDER};
 use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
@@ -17,6 +16,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
 use crate::platform::{CpuSet, Platform};
+use crate::sync::{Mutex, rank};
 
 /// Which frames a domain owns, as counts per region.
 #[derive(Debug, Default)]
@@ -29,19 +29,17 @@ struct Pages {
 /// The memory of one domain.
 #[derive(Debug)]
 pub struct DomainMm {
-    /// Held by whatever reads or changes the types or entries of the domain's page tables. Before it only the locks
-    /// named in the crate's documentation; two domains' are never held at once.
-    pub(super) tables: Mutex<Tables>,
-    /// A leaf but for the allocator's own lock.
-    pages: Mutex<Pages>,
+    /// Held by whatever reads or changes the types or entries of the domain's page tables.
+    pub(super) tables: Mutex<rank::PageTables, Tables>,
+    pages: Mutex<rank::OwnedPages, Pages>,
     total: AtomicU64,
     max: AtomicU64,
     /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
-    pub(super) claim: Mutex<u64>,
-    /// Extents that it is to get and that are zeroed in part. A leaf but for the allocator's own lock.
-    pub(super) cleaning: Mutex<Cleaning>,
+    pub(super) claim: Mutex<rank::Claim, u64>,
+    /// Extents that it is to get and that are zeroed in part.
+    pub(super) cleaning: Mutex<rank::Cleaning, Cleaning>,
     /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
-    pub(crate) memory_map: Mutex<Vec<E820Entry>>,
+    pub(crate) memory_map: Mutex<rank::MemoryMap, Vec<E820Entry>>,
     /// Where teardown goes on: the region.
     pub(crate) teardown_at: AtomicU32,
 }

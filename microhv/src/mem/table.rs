@@ -7,11 +7,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use arrayvec::ArrayVec;
 use ring_abi::memory::E820_RAM;
 use ring_abi::types::{DomId, Mfn};
-use spin::{Mutex, RwLock};
 
 use super::buddy::{MAX_ORDER, Zone};
 use super::frame::{FrameInfo, Kind, PageType, Use};
 use crate::domain::RangeSet;
+use crate::sync::{Mutex, RwLock, rank};
 
 /// Ranges of memory that a firmware map may have at most.
 pub const MAX_RANGES: usize = 32;
@@ -26,8 +26,8 @@ pub struct FrameTable {
     infos: &'static [FrameInfo],
     /// Ranges of frames that are memory: start, end.
     ram: ArrayVec<(u32, u32), MAX_RANGES>,
-    /// Free frames: below 4 GiB, and above. Taken last of all locks.
-    zones: Mutex<[Zone; 2]>,
+    /// Free frames: below 4 GiB, and above.
+    zones: Mutex<rank::FreeFrames, [Zone; 2]>,
     /// Frames freed so far that some CPU's TLB may know.
     freed: AtomicU64,
     /// How many of those were freed before the last flush of all CPUs began.
@@ -35,9 +35,9 @@ pub struct FrameTable {
     /// Pages claimed by domains which they do not own yet.
     pub(super) claimed: AtomicU64,
     /// Firmware's memory map as start, bytes, type; empty: just the memory.
-    firmware_map: RwLock<Vec<(u64, u64, u32)>>,
+    firmware_map: RwLock<rank::FirmwareMap, Vec<(u64, u64, u32)>>,
     /// Devices' frames that no domain may write.
-    read_only: RwLock<RangeSet>,
+    read_only: RwLock<rank::ReadOnlyFrames, RangeSet>,
 }
 
 impl fmt::Debug for FrameTable {

@@ -2,7 +2,6 @@
 
 use arrayvec::ArrayVec;
 use ring_abi::types::{DomId, Mfn};
-use spin::MutexGuard;
 
 use super::frame::{FrameInfo, Kind, PageType, TypeError};
 use crate::Hypervisor;
@@ -10,6 +9,7 @@ use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::hypercall::Current;
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
+use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
 
 /// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 1; nothing gives back more

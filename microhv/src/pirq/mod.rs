@@ -16,13 +16,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use ring_abi::types::{DomId, Maddr, Mfn};
-use spin::Mutex;
 
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
 use crate::mem::FrameTable;
 use crate::platform::Platform;
+use crate::sync::{Mutex, rank};
 use pci::{Config, MsiCapability, MsixCapability, PciFunction};
 
 /// PIRQs there can be.
@@ -83,14 +83,14 @@ struct State {
     vectors: Box<[Option<u16>]>,
 }
 
-/// The interrupts of the machine and who has them. Lock order: after a port's state, before nothing.
+/// The interrupts of the machine and who has them.
 #[derive(Debug)]
 pub struct Irqs {
-    state: Mutex<State>,
+    state: Mutex<rank::Irqs, State>,
     /// What the hardware domain last wrote to the PCI address port.
     address: AtomicU32,
     /// Serialises the PCI ports.
-    config: Mutex<()>,
+    config: Mutex<rank::PciConfig, ()>,
 }
 
 impl Irqs {

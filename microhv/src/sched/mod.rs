@@ -23,11 +23,11 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::types::DomId;
-use spin::Mutex;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::platform::{CpuId, MAX_CPUS, Platform};
+use crate::sync::{Mutex, rank};
 use crate::time::Runstate;
 use runqueue::{RunQueue, Wake};
 
@@ -64,7 +64,7 @@ const NOBODY: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct PerCpu {
-    queue: Mutex<RunQueue>,
+    queue: Mutex<rank::RunQueue, RunQueue>,
     pending: AtomicU32,
     slice_end: AtomicU64,
     /// ns without a vCPU until `idle_since`, and since when there is none (0: there is one).

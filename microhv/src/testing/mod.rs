@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
-mod platform;
 pub(crate) mod held;
+mod platform;
 mod tlb;
 pub mod wild;
 mod world;

@@ -9,15 +9,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use areas::runstate_info;
 pub use queue::{TimerId, TimerQueue};
-use spin::Mutex;
 pub use timers::{TimerKey, TimerKind};
 
 use crate::platform::{CpuId, MAX_CPUS};
+use crate::sync::{Mutex, rank};
 
 /// Timer queues, a CPU each, and the wall clock.
 #[derive(Debug)]
 pub struct Time {
-    pub(crate) queues: Vec<Mutex<TimerQueue<TimerKey>>>,
+    pub(crate) queues: Vec<Mutex<rank::TimerQueue, TimerQueue<TimerKey>>>,
     /// Wall time in ns since 1970 at system time 0; 0: as the platform read it at boot.
     wall_ns: AtomicU64,
 }
@@ -31,7 +31,7 @@ impl Time {
         }
     }
 
-    pub(crate) fn queue(&self, cpu: CpuId) -> &Mutex<TimerQueue<TimerKey>> {
+    pub(crate) fn queue(&self, cpu: CpuId) -> &Mutex<rank::TimerQueue, TimerQueue<TimerKey>> {
         &self.queues[cpu.index()]
     }
 

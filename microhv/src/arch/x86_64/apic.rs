@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::acpi::{Acpi, IsaOverride};
 use microhv::platform::{CpuId, Cpus};
-use spin::{Mutex, Once};
+use microhv::sync::{Mutex, Once, rank};
 
 use super::cpu::{self, msr, outb};
 use super::machine::Machine;
@@ -135,7 +135,7 @@ impl IoApic {
     }
 }
 
-static IO_APICS: Once<Mutex<arrayvec::ArrayVec<IoApic, 8>>> = Once::new();
+static IO_APICS: Once<Mutex<rank::IoApics, arrayvec::ArrayVec<IoApic, 8>>> = Once::new();
 
 /// Maps the I/O APICs and masks all their pins.
 pub(crate) fn init_io(acpi: &Acpi) {

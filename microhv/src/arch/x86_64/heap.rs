@@ -5,8 +5,8 @@ use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::memory_map::Range;
+use microhv::sync::{HeapLock, Mutex, rank};
 use ring_abi::types::Mfn;
-use spin::Mutex;
 use talc::TalcLock;
 use talc::base::Talc;
 use talc::base::binning::Binning;
@@ -22,7 +22,7 @@ const GROW_FRAMES: u64 = 32;
 static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// RAM for the heap until there is a frame table, and when the frame table has none to give.
-static EARLY_HEAP: Mutex<Range> = Mutex::new(Range { start: 0, end: 0 });
+static EARLY_HEAP: Mutex<rank::EarlyHeap, Range> = Mutex::new(Range { start: 0, end: 0 });
 /// Bytes of that.
 pub(crate) const EARLY_HEAP_BYTES: u64 = 512 << 10;
 
@@ -75,7 +75,7 @@ unsafe impl Source for Frames {
 }
 
 #[global_allocator]
-static HEAP: TalcLock<Mutex<()>, Frames> = TalcLock::new(Frames);
+static HEAP: TalcLock<HeapLock, Frames> = TalcLock::new(Frames);
 
 /// Pieces that stay free for what calls allocate while they run, and cannot fail: vCPU contexts, lists of frames.
 const KEPT_PIECES: usize = 2;

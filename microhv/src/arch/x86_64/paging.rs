@@ -16,8 +16,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::mitigations::is_emulated;
 use microhv::mem::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
+use microhv::sync::{Mutex, rank};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
-use spin::Mutex;
 
 use super::cpu::{self, cpuid};
 use super::percpu::boot_cpu_area;
@@ -278,7 +278,8 @@ pub(crate) fn set_window_table(va: u64, l1: u64) {
 }
 
 /// The frames whose device registers are mapped, by place in the window.
-static DEVICE_FRAMES: Mutex<([u64; DEVICE_PAGES], usize)> = Mutex::new(([0; DEVICE_PAGES], 0));
+static DEVICE_FRAMES: Mutex<rank::DeviceWindow, ([u64; DEVICE_PAGES], usize)> =
+    Mutex::new(([0; DEVICE_PAGES], 0));
 
 /// The address of device memory at `maddr`, uncached. The first call for a page maps it. `None`: all places are used.
 pub(crate) fn device(maddr: u64) -> Option<u64> {

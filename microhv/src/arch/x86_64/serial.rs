@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use microhv::console::output::{Output, Uart};
 use microhv::platform::SerialConsole;
-use spin::Mutex;
+use microhv::sync::{Mutex, rank};
 
 use super::cpu::{inb, outb, outsb};
 use super::machine::Machine;
@@ -51,7 +51,7 @@ impl Uart for Com1 {
     }
 }
 
-static OUTPUT: Mutex<Output> = Mutex::new(Output::new());
+static OUTPUT: Mutex<rank::SerialOutput, Output> = Mutex::new(Output::new());
 /// Bytes wait for the line.
 static WAITING: AtomicBool = AtomicBool::new(false);
 

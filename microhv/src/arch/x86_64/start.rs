@@ -12,8 +12,8 @@ use microhv::boot::{Options, dom0};
 use microhv::emul::msr::PAT_VALUE;
 use microhv::mem::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, MachineFacts};
+use microhv::sync::{Mutex, Once, rank};
 use ring_abi::types::Mfn;
-use spin::{Mutex, Once};
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, boot_cpu_area};
@@ -51,7 +51,7 @@ struct Found {
     module_lines: ArrayVec<Line, 2>,
 }
 
-static FOUND: Once<Mutex<Found>> = Once::new();
+static FOUND: Once<Mutex<rank::Found, Found>> = Once::new();
 /// The command line, once it will not change any more.
 static LINE: Once<Line> = Once::new();
 /// What ACPI told.

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use microhv::boot::acpi::{Acpi, PmTimer};
 use microhv::boot::clock::{self, Scale};
 use microhv::platform::{Clock, TimeParams};
-use spin::{Mutex, Once};
+use microhv::sync::{Mutex, Once, rank};
 
 use super::cpu::{inb, inl, outb, rdtsc};
 use super::machine::Machine;
@@ -119,7 +119,7 @@ struct Fit {
     next_ns: u64,
 }
 
-static FIT: Once<Mutex<Fit>> = Once::new();
+static FIT: Once<Mutex<rank::ClockFit, Fit>> = Once::new();
 
 fn publish(tsc: u64, system_ns: u64, hz: u64) {
     let scale = Scale::of_hz(hz);

@@ -8,8 +8,8 @@
 use core::ptr::NonNull;
 
 use microhv::platform::{DescriptorPage, DescriptorWindow, DescriptorWindows};
+use microhv::sync::{Mutex, rank};
 use ring_abi::types::{Mfn, PAGE_SIZE};
-use spin::Mutex;
 
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
 use super::machine::Machine;
@@ -36,7 +36,7 @@ pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
 
 /// Descriptor windows: which places are taken, a bit each.
 const WINDOW_COUNT: usize = 8192;
-static WINDOWS_USED: Mutex<[u64; WINDOW_COUNT / 64]> = Mutex::new([0; WINDOW_COUNT / 64]);
+static WINDOWS_USED: Mutex<rank::Windows, [u64; WINDOW_COUNT / 64]> = Mutex::new([0; WINDOW_COUNT / 64]);
 
 /// A page of zeros, for pages of a GDT that the guest did not set.
 #[repr(C, align(4096))]
