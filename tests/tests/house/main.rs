@@ -1,0 +1,158 @@
+//! The rules of the house: what the sources must look like, whatever they do. Each rule has a test here, and beside the
+//! rule are violations made up to see that it finds them.
+//!
+//! What broke a rule when the rule came is listed in `known.txt`. The list only shrinks: a test fails for what breaks its
+//! rule and is not listed, and for a line of the list that stands for nothing any more.
+//!
+//! | rule | where |
+//! | --- | --- |
+//! | a module names only what the order in `docs/ARCHITECTURE.md` puts below it | `order.rs` |
+//! | locks come from `sync`; errno is for `hypercall`; a sentence names its subject | `words.rs` |
+
+mod code;
+mod order;
+mod words;
+
+use std::collections::BTreeSet;
+
+use code::Crate;
+use xtask::paths::root;
+
+/// What breaks a rule.
+pub(crate) struct Finding {
+    pub(crate) rule: &'static str,
+    /// What it is listed by: it stays the same when lines move.
+    pub(crate) subject: String,
+    /// File and line.
+    pub(crate) at: String,
+    pub(crate) advice: String,
+}
+
+impl Finding {
+    pub(crate) fn new(
+        rule: &'static str,
+        subject: String,
+        (file, line): (&str, usize),
+        advice: String,
+    ) -> Self {
+        Self { rule, subject, at: format!("{file}:{line}"), advice }
+    }
+
+    pub(crate) fn key(&self) -> String {
+        format!("{}: {}", self.rule, self.subject)
+    }
+}
+
+/// What breaks a rule in the sources as they are.
+fn findings(rule: &str) -> Vec<Finding> {
+    match rule {
+        "direction" => {
+            order::declared(&read("docs/ARCHITECTURE.md")).iter().flat_map(order::Order::findings).collect()
+        }
+        "lock" => in_both(words::locks),
+        "errno" => in_both(words::errno),
+        "english" => in_files("microhv/src", words::english),
+        _ => unreachable!("no such rule"),
+    }
+}
+
+const RULES: [&str; 4] = ["direction", "lock", "errno", "english"];
+
+fn library() -> Crate {
+    Crate::of("microhv/src/lib.rs")
+}
+
+fn image() -> Crate {
+    Crate::of("microhv/src/main.rs")
+}
+
+/// What `rule` finds in the hypervisor's library and in its image.
+fn in_both(rule: fn(&Crate) -> Vec<Finding>) -> Vec<Finding> {
+    [library(), image()].iter().flat_map(rule).collect()
+}
+
+/// What `rule` finds in the sources below `directory`.
+fn in_files(directory: &str, rule: fn(&str, &str) -> Vec<Finding>) -> Vec<Finding> {
+    code::files(directory, ".rs").iter().flat_map(|(file, text)| rule(file, text)).collect()
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// The list of what broke a rule before the rule came.
+const KNOWN: &str = "tests/tests/house/known.txt";
+
+fn of_rule<'a>(rule: &str, known: &'a str) -> BTreeSet<&'a str> {
+    known.lines().filter(|line| line.split_once(": ").is_some_and(|(of, _)| of == rule)).collect()
+}
+
+/// What there is to say about the findings of a rule, given the list.
+fn complaints(rule: &str, findings: &[Finding], known: &str) -> Vec<String> {
+    let known = of_rule(rule, known);
+    let keys: BTreeSet<String> = findings.iter().map(Finding::key).collect();
+    let new = findings.iter().filter(|finding| !known.contains(finding.key().as_str()));
+    let new = new.map(|finding| format!("{}: {}: {}", finding.at, finding.key(), finding.advice));
+    let gone = known.iter().filter(|line| !keys.contains(**line));
+    let gone = gone.map(|line| format!("{KNOWN}: nothing breaks this any more, take it out: {line}"));
+    new.chain(gone).collect()
+}
+
+fn hold(rule: &str) {
+    let complaints = complaints(rule, &findings(rule), &read(KNOWN));
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn modules_name_only_what_is_below_them() {
+    let orders = order::declared(&read("docs/ARCHITECTURE.md"));
+    assert!(
+        orders.iter().any(|order| order.root == "microhv/src/lib.rs"),
+        "the hypervisor's order is missing"
+    );
+    hold("direction");
+}
+
+#[test]
+fn locks_are_ranked() {
+    hold("lock");
+}
+
+#[test]
+fn error_numbers_are_for_hypercalls() {
+    hold("errno");
+}
+
+#[test]
+fn sentences_name_their_subject() {
+    hold("english");
+}
+
+/// What is new fails, and what is listed in vain.
+#[test]
+fn the_list_only_shrinks() {
+    let finding = |file: &str| Finding::new("lock", file.into(), (file, 1), "do".into());
+    let known = "# remark\nlock: a.rs\nlock: b.rs\nsize: c.rs\n";
+    assert_eq!(complaints("lock", &[finding("a.rs"), finding("b.rs"), finding("b.rs")], known), [""; 0]);
+    let found = complaints("lock", &[finding("a.rs"), finding("c.rs")], known);
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0], "c.rs:1: lock: c.rs: do");
+    assert!(found[1].ends_with("take it out: lock: b.rs"));
+}
+
+/// Writes the list as the sources are, for instance after files were moved; no rule may have more lines than before:
+/// `cargo test -p tests --test house write_the_list -- --ignored`.
+#[test]
+#[ignore = "changes the sources"]
+fn write_the_list() {
+    let known = read(KNOWN);
+    let mut text: String =
+        known.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    for rule in RULES {
+        let keys: BTreeSet<String> = findings(rule).iter().map(Finding::key).collect();
+        let before = of_rule(rule, &known).len();
+        assert!(keys.len() <= before, "{rule}: {} break it, {before} did", keys.len());
+        text.extend(keys.iter().map(|key| format!("{key}\n")));
+    }
+    std::fs::write(root().join(KNOWN), text).expect("the list");
+}

@@ -1,0 +1,108 @@
+//! Words that belong to one place: locks, error numbers; and words that no sentence begins with.
+
+use crate::Finding;
+use crate::code::Crate;
+
+/// A lock of the crate `spin` knows no rank (I18): `sync` wraps it in one that does. Known by files.
+pub(crate) fn locks(all: &Crate) -> Vec<Finding> {
+    let is_wrong = |words: &[&str]| matches!(words, ["spin", "::", ..]);
+    search(all, "sync", is_wrong, "lock", "take a ranked lock from `sync`")
+}
+
+/// Only `hypercall` knows how a refusal looks to a guest: `HypercallError`, `errno`, or a number like `-22 as u64`. Known
+/// by files.
+pub(crate) fn errno(all: &Crate) -> Vec<Finding> {
+    let is_wrong = |words: &[&str]| match words {
+        ["(" | "{" | "=" | "," | "=>" | "return", "-", number, "as", ..] => {
+            number.starts_with(char::is_numeric)
+        }
+        [word, ..] => ["errno", "HypercallError"].contains(word),
+        [] => false,
+    };
+    let advice = "give an error of the module's own, and let `hypercall` turn it into errno";
+    search(all, "hypercall", is_wrong, "errno", advice)
+}
+
+/// Where words begin, outside of the room `home`, that are wrong.
+fn search(
+    all: &Crate,
+    home: &str,
+    is_wrong: fn(&[&str]) -> bool,
+    rule: &'static str,
+    advice: &str,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for module in all.outside(home) {
+        for at in 0..module.code.words.len() {
+            if is_wrong(&module.code.words[at..]) {
+                let place = (module.file.as_str(), module.code.lines[at].0);
+                found.push(Finding::new(rule, module.file.clone(), place, advice.into()));
+            }
+        }
+    }
+    found
+}
+
+/// What a sentence of a comment must not begin with: the noun is then elsewhere, or nowhere.
+const NO_SUBJECTS: [&str; 4] = ["It", "Who", "Whoever", "That one"];
+
+/// Sentences of comments that do not name their subject; known by their first words.
+pub(crate) fn english(file: &str, text: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut comment = String::new();
+    for (number, line) in text.lines().chain([""]).enumerate() {
+        if let Some(words) = line.trim_start().strip_prefix("//") {
+            comment += words.trim_start_matches(['/', '!']);
+            continue;
+        }
+        for sentence in comment.replace(['.', ';', ':', '?'], "\n").lines().map(str::trim) {
+            let is_start =
+                |start: &str| sentence.strip_prefix(start).is_some_and(|rest| rest.starts_with([' ', '\'']));
+            if NO_SUBJECTS.into_iter().any(is_start) {
+                let words: Vec<&str> = sentence.split_whitespace().take(5).collect();
+                let subject = format!("{file}: {}", words.join(" "));
+                let advice = "name the actor or thing: the comment ends on this line".into();
+                found.push(Finding::new("english", subject, (file, number), advice));
+            }
+        }
+        comment.clear();
+    }
+    found
+}
+
+mod planted {
+    use super::*;
+
+    fn subjects(rule: fn(&Crate) -> Vec<Finding>, text: &str) -> Vec<String> {
+        let root = "mod sync; mod hypercall; mod elsewhere;";
+        let files = [("lib.rs", root), ("sync.rs", text), ("hypercall.rs", text), ("elsewhere.rs", text)];
+        rule(&Crate::made_up(&files)).into_iter().map(|finding| finding.at).collect()
+    }
+
+    #[test]
+    fn locks_without_rank_are_found() {
+        let found =
+            subjects(locks, "\nuse spin::{Mutex};\nfn f() -> spin::RwLock<u8> { vec![spin::Once::new()] }");
+        let both = |file: &str| [2, 3, 3].map(|line| format!("{file}.rs:{line}"));
+        assert_eq!(found, [both("hypercall"), both("elsewhere")].concat());
+        assert_eq!(subjects(locks, "fn spin() { spin(); core::hint::spin_loop() }"), [""; 0]);
+    }
+
+    #[test]
+    fn error_numbers_are_found() {
+        for text in
+            ["use ring_abi::errno as e;", "fn f() -> HypercallError {}", "fn f() { g!(a, -22 as u64) }"]
+        {
+            assert_eq!(subjects(errno, text), ["sync.rs:1", "elsewhere.rs:1"], "{text}");
+        }
+        assert_eq!(subjects(errno, "fn f() -> u64 { (x - y) as u64 + x - 1 as u64 }"), [""; 0]);
+    }
+
+    #[test]
+    fn sentences_without_subject_are_found() {
+        let text = "/// A queue. It runs\n/// dry; who waits is told: whoever asks. Whoever\n// asks.\nfn f() {} // It is\n";
+        let found: Vec<String> = english("a.rs", text).into_iter().map(|finding| finding.subject).collect();
+        assert_eq!(found, ["a.rs: It runs dry", "a.rs: Whoever asks"]);
+        assert!(english("a.rs", "/// Items: what who does. `It` is a type.\nlet It = 1;").is_empty());
+    }
+}
