@@ -8,9 +8,11 @@
 //! | --- | --- |
 //! | a module names only what the order in `docs/ARCHITECTURE.md` puts below it | `order.rs` |
 //! | locks come from `sync`; errno is for `hypercall`; a sentence names its subject | `words.rs` |
+//! | what has a type is no bare integer; work owed is `#[must_use]` | `types.rs` |
 
 mod code;
 mod order;
+mod types;
 mod words;
 
 use std::collections::BTreeSet;
@@ -52,11 +54,13 @@ fn findings(rule: &str) -> Vec<Finding> {
         "lock" => in_both(words::locks),
         "errno" => in_both(words::errno),
         "english" => in_files("microhv/src", words::english),
+        "integer" => types::integers(&library()),
+        "must_use" => in_both(types::owed),
         _ => unreachable!("no such rule"),
     }
 }
 
-const RULES: [&str; 4] = ["direction", "lock", "errno", "english"];
+const RULES: [&str; 6] = ["direction", "lock", "errno", "english", "integer", "must_use"];
 
 fn library() -> Crate {
     Crate::of("microhv/src/lib.rs")
@@ -126,6 +130,16 @@ fn error_numbers_are_for_hypercalls() {
 #[test]
 fn sentences_name_their_subject() {
     hold("english");
+}
+
+#[test]
+fn what_has_a_type_is_no_bare_integer() {
+    hold("integer");
+}
+
+#[test]
+fn work_owed_must_be_used() {
+    hold("must_use");
 }
 
 /// What is new fails, and what is listed in vain.
