@@ -9,9 +9,11 @@
 //! | a module names only what the order in `docs/ARCHITECTURE.md` puts below it | `order.rs` |
 //! | locks come from `sync`; errno is for `hypercall`; a sentence names its subject | `words.rs` |
 //! | what has a type is no bare integer; work owed is `#[must_use]` | `types.rs` |
+//! | functions, files and the hypervisor are small | `sizes.rs` |
 
 mod code;
 mod order;
+mod sizes;
 mod types;
 mod words;
 
@@ -56,11 +58,12 @@ fn findings(rule: &str) -> Vec<Finding> {
         "english" => in_files("microhv/src", words::english),
         "integer" => types::integers(&library()),
         "must_use" => in_both(types::owed),
+        "size" => in_files("", sizes::findings),
         _ => unreachable!("no such rule"),
     }
 }
 
-const RULES: [&str; 6] = ["direction", "lock", "errno", "english", "integer", "must_use"];
+const RULES: [&str; 7] = ["direction", "lock", "errno", "english", "integer", "must_use", "size"];
 
 fn library() -> Crate {
     Crate::of("microhv/src/lib.rs")
@@ -140,6 +143,23 @@ fn what_has_a_type_is_no_bare_integer() {
 #[test]
 fn work_owed_must_be_used() {
     hold("must_use");
+}
+
+#[test]
+fn functions_and_files_are_short() {
+    hold("size");
+}
+
+/// Says how many lines there are: `cargo test -p tests --test house lines -- --nocapture`.
+#[test]
+fn lines_of_the_hypervisor_do_not_grow() {
+    let counts = sizes::hypervisor(&[library(), image()], &code::files("microhv/src", ".S"));
+    let total: usize = counts.values().sum();
+    for (place, count) in counts {
+        println!("{count:6} {place}");
+    }
+    println!("{total:6} lines, {} allowed", sizes::HYPERVISOR);
+    assert!(total <= sizes::HYPERVISOR, "{total} lines of hypervisor, {} are allowed", sizes::HYPERVISOR);
 }
 
 /// What is new fails, and what is listed in vain.
