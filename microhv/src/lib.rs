@@ -22,6 +22,7 @@ pub mod hypercall;
 pub mod mem;
 pub mod pirq;
 pub mod platform;
+pub mod rangeset;
 pub mod sched;
 pub mod sync;
 #[cfg(any(test, feature = "testing"))]

@@ -9,7 +9,7 @@ use ring_abi::types::DomId;
 
 use super::{Domain, PauseFlags, Vcpu};
 use crate::Hypervisor;
-use crate::hypercall::Current;
+use crate::domain::Current;
 use crate::platform::{Platform, PowerAction};
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 

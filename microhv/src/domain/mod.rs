@@ -2,6 +2,7 @@
 
 mod context;
 mod cpu;
+mod current;
 mod ending;
 mod history;
 mod info;
@@ -9,7 +10,6 @@ mod kill;
 mod lifecycle;
 mod list;
 mod making;
-mod rangeset;
 #[cfg(test)]
 mod tests;
 mod vcpu;
@@ -24,16 +24,17 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn, VcpuId};
 
 pub use cpu::{Callback, GuestCpu, TrapGate};
+pub use current::Current;
 pub use history::CallHistory;
 pub use info::{INFO_BYTES, InfoCell};
 pub use list::{DomainList, FIRST_RESERVED};
-pub use rangeset::RangeSet;
 pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 
 use crate::evtchn::Ports;
 use crate::gnttab::GrantTable;
 use crate::mem::DomainMm;
 use crate::sync::{Mutex, rank};
+use crate::rangeset::RangeSet;
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;

@@ -1,8 +1,9 @@
 //! Control and debug registers of a guest kernel.
 
 use super::Emulated;
+use crate::domain::Current;
 use crate::domain::GuestCpu;
-use crate::hypercall::{Current, Outcome, state};
+use crate::hypercall::{Outcome, state};
 use crate::mem::TableError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;

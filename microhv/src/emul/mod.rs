@@ -11,7 +11,7 @@ pub mod decode;
 pub mod msr;
 mod ports;
 
-use crate::hypercall::Current;
+use crate::domain::Current;
 use crate::platform::{Platform, SegmentBase};
 use crate::traps;
 use decode::{Decoded, MAX_INSTRUCTION_BYTES, Privileged};

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 
 use super::Emulated;
 use super::decode::{IoPort, IoWidth, Privileged};
-use crate::hypercall::Current;
+use crate::domain::Current;
 use crate::pirq::pci;
 use crate::platform::Platform;
 

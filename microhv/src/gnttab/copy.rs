@@ -5,7 +5,7 @@ use ring_abi::types::{DOMID_SELF, Maddr, Mfn};
 
 use super::{Access, DomainCache, GrantError, Use};
 use crate::Hypervisor;
-use crate::hypercall::Current;
+use crate::domain::Current;
 use crate::platform::Platform;
 
 const PAGE: u32 = 4096;

@@ -36,28 +36,32 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
             let op: EvtchnAllocUnbound = cur.copy_in(arg)?;
             let owner = hv.domains.target(caller, op.dom)?;
             let remote = DomId::new(op.remote_dom).or_self(caller.id);
-            hv.alloc_unbound(&owner, remote, |port| cur.copy_out(arg, &EvtchnAllocUnbound { port, ..op }))?;
+            hv.alloc_unbound(&owner, remote, |port| {
+                Ok(cur.copy_out(arg, &EvtchnAllocUnbound { port, ..op })?)
+            })?;
         }
         EVTCHNOP_BIND_INTERDOMAIN => {
             let op: EvtchnBindInterdomain = cur.copy_in(arg)?;
             let remote = hv.domains.resolve(caller, op.remote_dom)?;
             hv.bind_interdomain(caller, &remote, op.remote_port, cur.vcpu.id.raw(), |local_port| {
-                cur.copy_out(arg, &EvtchnBindInterdomain { local_port, ..op })
+                Ok(cur.copy_out(arg, &EvtchnBindInterdomain { local_port, ..op })?)
             })?;
         }
         EVTCHNOP_BIND_VIRQ => {
             let op: EvtchnBindVirq = cur.copy_in(arg)?;
-            hv.bind_virq(caller, op.virq, op.vcpu, |port| cur.copy_out(arg, &EvtchnBindVirq { port, ..op }))?;
+            hv.bind_virq(caller, op.virq, op.vcpu, |port| {
+                Ok(cur.copy_out(arg, &EvtchnBindVirq { port, ..op })?)
+            })?;
         }
         EVTCHNOP_BIND_IPI => {
             let op: EvtchnBindIpi = cur.copy_in(arg)?;
-            hv.bind_ipi(caller, op.vcpu, |port| cur.copy_out(arg, &EvtchnBindIpi { port, ..op }))?;
+            hv.bind_ipi(caller, op.vcpu, |port| Ok(cur.copy_out(arg, &EvtchnBindIpi { port, ..op })?))?;
         }
         EVTCHNOP_BIND_PIRQ => {
             let op: EvtchnBindPirq = cur.copy_in(arg)?;
             let will_share = op.flags & BIND_PIRQ__WILL_SHARE != 0;
             hv.bind_pirq(caller, op.pirq, will_share, |port| {
-                cur.copy_out(arg, &EvtchnBindPirq { port, ..op })
+                Ok(cur.copy_out(arg, &EvtchnBindPirq { port, ..op })?)
             })?;
         }
         EVTCHNOP_SEND => send(cur, arg)?,

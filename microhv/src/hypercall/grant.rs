@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::gnttab::{CopyCache, DomainCache, GrantError, UNMAP_BATCH, UnmapBatch, status_of};
-use crate::platform::Platform;
+use crate::platform::{GuestFault, Platform};
 
 /// Operations between two looks for pending work.
 const PREEMPT_EVERY: u64 = 8;
@@ -59,7 +59,7 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
     args: &Args,
     array: u64,
     count: u64,
-    mut each: impl FnMut(&mut Current<'_, P>, u64, &T) -> Result<(), HypercallError>,
+    mut each: impl FnMut(&mut Current<'_, P>, u64, &T) -> Result<(), GuestFault>,
 ) -> HypercallResult {
     let mut op = T::new_zeroed();
     for n in 0..count {

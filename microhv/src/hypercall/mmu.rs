@@ -69,7 +69,7 @@ pub(super) fn add_done<P: Platform>(
     before: u32,
     count: u64,
 ) -> Result<(), HypercallError> {
-    if at == 0 { Ok(()) } else { cur.copy_out(at, &before.wrapping_add(count as u32)) }
+    if at == 0 { Ok(()) } else { Ok(cur.copy_out(at, &before.wrapping_add(count as u32))?) }
 }
 
 /// The result of a batch whose last error waited for interrupted work.

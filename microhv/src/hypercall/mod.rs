@@ -10,7 +10,6 @@ pub mod descriptor;
 pub mod domctl;
 pub mod evtchn;
 pub mod grant;
-mod guest;
 pub mod memory;
 pub mod mmu;
 pub mod mmuext;
@@ -26,14 +25,11 @@ mod tests;
 pub mod vcpu;
 pub mod version;
 
-use alloc::sync::Arc;
-
 use ring_abi::evtchn::EVTCHNOP_SEND;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall as nr;
 
-use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu};
+use crate::domain::Current;
 pub use crate::error::HypercallError;
 use crate::platform::Platform;
 
@@ -58,19 +54,6 @@ impl Outcome {
 
 /// What a handler gives: an [`Outcome`], or an error whose `-errno` rax gets.
 pub type HypercallResult = Result<Outcome, HypercallError>;
-
-/// The vCPU that runs on this CPU, and all it may act on.
-#[derive(Debug)]
-pub struct Current<'a, P: Platform> {
-    /// The hypervisor.
-    pub hv: &'a Hypervisor<P>,
-    /// The caller's domain.
-    pub domain: &'a Arc<Domain>,
-    /// The caller.
-    pub vcpu: &'a Vcpu,
-    /// The caller's registers.
-    pub regs: &'a mut CpuUserRegs,
-}
 
 /// Executes the hypercall that the registers describe, and sets them to its result.
 #[inline(always)]

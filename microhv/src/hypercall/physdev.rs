@@ -139,7 +139,7 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
             // The caller never learns of it, so it must not stay.
             cur.hv.unmap_pirq(cur.domain, pirq)?;
         }
-        return Err(fault);
+        return Err(fault.into());
     }
     Ok(Outcome::OK)
 }

@@ -11,9 +11,11 @@ use ring_abi::types::DomId;
 use ring_abi::version::*;
 use ring_abi::vm_assist::*;
 
+use alloc::sync::Arc;
+
 use super::*;
-use crate::domain::PauseFlags;
 use crate::platform::{Paging, Registers, SegmentBase};
+use crate::domain::{Domain, PauseFlags};
 use crate::testing::{ARGS, World};
 
 mod wild;

@@ -5,9 +5,9 @@ use ring_abi::types::{DomId, Mfn};
 
 use super::frame::{FrameInfo, Kind, PageType, TypeError};
 use crate::Hypervisor;
+use crate::domain::Current;
 use crate::domain::Domain;
 use crate::error::HypercallError;
-use crate::hypercall::Current;
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
@@ -40,6 +40,12 @@ pub enum TableError {
     Restart,
     /// It is refused.
     Refused(HypercallError),
+}
+
+impl From<GuestFault> for TableError {
+    fn from(fault: GuestFault) -> Self {
+        Self::Refused(fault.into())
+    }
 }
 
 impl From<HypercallError> for TableError {

@@ -1,6 +1,7 @@
 use super::*;
+use crate::domain::Current;
 use crate::domain::DomainConfig;
-use crate::hypercall::{Current, physdev::physdev_op};
+use crate::hypercall::physdev::physdev_op;
 use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
 use ring_abi::guest_context::CpuUserRegs;

@@ -10,8 +10,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::TestMachine;
 use crate::Hypervisor;
+use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig, PauseFlags, VcpuRef};
-use crate::hypercall::{Current, HypercallResult, Outcome, call};
+use crate::hypercall::{HypercallResult, Outcome, call};
 use crate::mem::FrameTable;
 use crate::platform::{Clock, CpuId, MachineMemory};
 use crate::sched::{Decision, SOFTIRQ_SCHEDULE};

@@ -6,8 +6,8 @@ use ring_abi::guest_context::CpuUserRegs;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
+use crate::domain::Current;
 use crate::domain::{Callback, GuestCpu};
-use crate::hypercall::Current;
 use crate::platform::Platform;
 
 /// Offset of `evtchn_upcall_mask` in `vcpu_info`.

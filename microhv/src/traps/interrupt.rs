@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::bounce::{DEBUG, call, deliver_exception};
-use crate::hypercall::Current;
+use crate::domain::Current;
 use crate::platform::Platform;
 
 /// Bytes of `syscall` and of `int n`.

@@ -4,8 +4,8 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
+use crate::domain::Current;
 use crate::domain::Vcpu;
-use crate::hypercall::Current;
 use crate::platform::Platform;
 
 /// The L4 that the vCPU's present mode uses.

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use microhv::Hypervisor;
 use microhv::boot::acpi::Acpi;
-use microhv::hypercall::Current;
+use microhv::domain::Current;
 use microhv::platform::{MachineInfo, Platform};
 
 /// The hypervisor of this machine.

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
 
 use microhv::domain::{Domain, Vcpu, VcpuRef};
-use microhv::hypercall::Current;
+use microhv::domain::Current;
 use microhv::platform::CpuId;
 
 use super::descriptors::Tss;

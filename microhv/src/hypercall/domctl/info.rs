@@ -7,8 +7,9 @@ use ring_abi::types::Mfn;
 use zerocopy::IntoBytes;
 
 use crate::Hypervisor;
+use crate::domain::Current;
 use crate::domain::{Domain, PauseFlags};
-use crate::hypercall::{Current, HypercallError};
+use crate::hypercall::HypercallError;
 use crate::mem::PageType;
 use crate::platform::{CpuSet, MAX_CPUS, Platform};
 

@@ -18,9 +18,10 @@ use super::page::write_hypercall_page;
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{
     Domain, DomainConfig, FIRST_RESERVED, MAX_GRANT_FRAMES, MAX_MAPTRACK_FRAMES, PauseFlags, Permissions,
-    RangeSet, TscSettings, Vcpu,
+    TscSettings, Vcpu,
 };
 use crate::platform::Platform;
+use crate::rangeset::RangeSet;
 
 /// Default of what a domain may have when the toolstack says "default".
 const DEFAULT_GRANT_FRAMES: u32 = 64;
@@ -51,7 +52,7 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     };
     let result = match result {
         Ok(Reply::Nothing) => Ok(Outcome::OK),
-        Ok(Reply::Changed) => cur.copy_out(args[0], &op).map(|()| Outcome::OK),
+        Ok(Reply::Changed) => cur.copy_out(args[0], &op).map(|()| Outcome::OK).map_err(HypercallError::from),
         // The caller has other things to do as well, and calls again.
         Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
             Err(HypercallError::Again)

@@ -10,8 +10,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::info::{online_cpus, read_bitmap, write_bitmap};
 use super::{not_own, vcpu_of};
+use crate::domain::Current;
 use crate::domain::{Domain, PauseFlags};
-use crate::hypercall::{Current, HypercallError};
+use crate::hypercall::HypercallError;
 use crate::mem::pte::is_canonical;
 use crate::platform::Platform;
 
@@ -69,7 +70,7 @@ pub(super) fn get_context<P: Platform>(
     cur.hv.pause_domain(domain);
     cur.hv.fill_vcpu_context(domain, vcpu, context);
     cur.hv.unpause_domain(domain);
-    cur.copy_out_bytes(wanted.ctxt, room.as_bytes())
+    Ok(cur.copy_out_bytes(wanted.ctxt, room.as_bytes())?)
 }
 
 pub(super) fn ext_context(

@@ -18,7 +18,7 @@ use super::entries::{Update, UpdateError};
 use super::pte;
 use super::tables::{FrameOwner, Mm};
 use crate::Hypervisor;
-use crate::hypercall::Current;
+use crate::domain::Current;
 use crate::platform::Platform;
 use crate::traps;
 

@@ -33,7 +33,7 @@ const DONE: u64 = ARGS + 0xff0;
 const FREE_VA: u64 = 0x20_000;
 const FREE_SLOT: usize = 0x20;
 
-type Handler = fn(&mut crate::hypercall::Current<'_, TestMachine>, &Args) -> HypercallResult;
+type Handler = fn(&mut crate::domain::Current<'_, TestMachine>, &Args) -> HypercallResult;
 
 impl World {
     pub(super) fn guest(&self, id: u16, privileged: bool) -> Guest {

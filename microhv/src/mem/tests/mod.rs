@@ -19,8 +19,8 @@ use ring_abi::types::{DomId, Mfn};
 use super::check::Extra;
 use super::{FrameTable, pte};
 use crate::Hypervisor;
+use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig};
-use crate::hypercall::Current;
 use crate::testing::TestMachine;
 
 /// A hypervisor on a test machine.

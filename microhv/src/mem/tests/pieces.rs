@@ -11,9 +11,10 @@ use zerocopy::IntoBytes;
 
 use super::calls::{ARGS, Guest, at, neg};
 use super::{World, entry};
+use crate::domain::Current;
 use crate::domain::Domain;
 use crate::error::HypercallError;
-use crate::hypercall::{Args, Current, HypercallResult, Outcome, descriptor, memory, mmu, mmuext};
+use crate::hypercall::{Args, HypercallResult, Outcome, descriptor, memory, mmu, mmuext};
 use crate::mem::frame::Kind;
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{FrameOwner, TableError, Update, pte};

@@ -22,8 +22,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::step::{Act, Entry, Page, Pick, Step};
 use crate::Hypervisor;
+use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig};
-use crate::hypercall::{Args, Current, HypercallResult, Outcome, call};
+use crate::hypercall::{Args, HypercallResult, Outcome, call};
 use crate::mem::check::Extra;
 use crate::mem::frame::FrameInfo;
 use crate::mem::pte::{A, D, G, NX, P, PSE, RW, US};

@@ -1,10 +1,27 @@
-//! Copies between a handler and its caller's memory: each argument is read once.
+//! The vCPU that runs on this CPU, and copies between a handler and its memory: each argument is read once.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+use ring_abi::guest_context::CpuUserRegs;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Current, HypercallError};
+use super::{Domain, Vcpu};
+use crate::Hypervisor;
 use crate::platform::{GuestFault, Platform, Settled};
+
+/// The vCPU that runs on this CPU, and all it may act on.
+#[derive(Debug)]
+pub struct Current<'a, P: Platform> {
+    /// The hypervisor.
+    pub hv: &'a Hypervisor<P>,
+    /// The caller's domain.
+    pub domain: &'a Arc<Domain>,
+    /// The caller.
+    pub vcpu: &'a Vcpu,
+    /// The caller's registers.
+    pub regs: &'a mut CpuUserRegs,
+}
 
 /// The platform's copies, for the vCPU whose tables are loaded. A session on page tables borrows the `Current`, so that
 /// none is open here, and no flush is owed.
@@ -64,9 +81,9 @@ impl<P: Platform> Current<'_, P> {
     /// Reads a `T` at guest address `va`.
     ///
     /// # Errors
-    /// `Fault`.
+    /// Where it stopped.
     #[inline]
-    pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, HypercallError> {
+    pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, GuestFault> {
         let mut value = T::new_zeroed();
         self.copy_from_guest(value.as_mut_bytes(), va)?;
         Ok(value)
@@ -76,54 +93,54 @@ impl<P: Platform> Current<'_, P> {
     /// result of [`Current::copy_in_at`] about.
     ///
     /// # Errors
-    /// `Fault`; `value` may have been written in part.
+    /// Where it stopped; `value` may have been written in part.
     #[inline]
     pub fn copy_in_place<T: FromBytes + IntoBytes>(
         &self,
         array: u64,
         index: u64,
         value: &mut T,
-    ) -> Result<(), HypercallError> {
-        Ok(self.copy_from_guest(value.as_mut_bytes(), element::<T>(array, index)?)?)
+    ) -> Result<(), GuestFault> {
+        self.copy_from_guest(value.as_mut_bytes(), element::<T>(array, index)?)
     }
 
     /// Writes `value` at guest address `va`.
     ///
     /// # Errors
-    /// `Fault`.
+    /// Where it stopped.
     #[inline]
-    pub fn copy_out<T: IntoBytes + Immutable>(&self, va: u64, value: &T) -> Result<(), HypercallError> {
-        Ok(self.copy_to_guest(va, value.as_bytes())?)
+    pub fn copy_out<T: IntoBytes + Immutable>(&self, va: u64, value: &T) -> Result<(), GuestFault> {
+        self.copy_to_guest(va, value.as_bytes())
     }
 
     /// Reads entry `index` of an array of `T` at guest address `array`.
     ///
     /// # Errors
-    /// `Fault`.
+    /// Where it stopped.
     #[inline]
-    pub fn copy_in_at<T: FromBytes + IntoBytes>(&self, array: u64, index: u64) -> Result<T, HypercallError> {
+    pub fn copy_in_at<T: FromBytes + IntoBytes>(&self, array: u64, index: u64) -> Result<T, GuestFault> {
         self.copy_in(element::<T>(array, index)?)
     }
 
     /// Writes entry `index` of an array of `T` at guest address `array`.
     ///
     /// # Errors
-    /// `Fault`.
+    /// Where it stopped.
     #[inline]
     pub fn copy_out_at<T: IntoBytes + Immutable>(
         &self,
         array: u64,
         index: u64,
         value: &T,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), GuestFault> {
         self.copy_out(element::<T>(array, index)?, value)
     }
 
     /// Reads `len` bytes at guest address `va`. The caller has checked `len` against a limit of its own.
     ///
     /// # Errors
-    /// `Fault`.
-    pub fn copy_in_bytes(&self, va: u64, len: usize) -> Result<Vec<u8>, HypercallError> {
+    /// Where it stopped.
+    pub fn copy_in_bytes(&self, va: u64, len: usize) -> Result<Vec<u8>, GuestFault> {
         let mut bytes = alloc::vec![0; len];
         self.copy_from_guest(&mut bytes, va)?;
         Ok(bytes)
@@ -132,16 +149,16 @@ impl<P: Platform> Current<'_, P> {
     /// Writes bytes at guest address `va`.
     ///
     /// # Errors
-    /// `Fault`.
-    pub fn copy_out_bytes(&self, va: u64, bytes: &[u8]) -> Result<(), HypercallError> {
-        Ok(self.copy_to_guest(va, bytes)?)
+    /// Where it stopped.
+    pub fn copy_out_bytes(&self, va: u64, bytes: &[u8]) -> Result<(), GuestFault> {
+        self.copy_to_guest(va, bytes)
     }
 }
 
 /// Address of entry `index`; an array that wraps round is a fault.
-fn element<T>(array: u64, index: u64) -> Result<u64, HypercallError> {
+fn element<T>(array: u64, index: u64) -> Result<u64, GuestFault> {
     index
         .checked_mul(size_of::<T>() as u64)
         .and_then(|offset| array.checked_add(offset))
-        .ok_or(HypercallError::Fault)
+        .ok_or(GuestFault { va: array })
 }
