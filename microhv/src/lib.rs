@@ -19,6 +19,7 @@ pub mod error;
 pub mod evtchn;
 pub mod gnttab;
 pub mod hypercall;
+pub mod lifecycle;
 pub mod mem;
 pub mod pirq;
 pub mod platform;
@@ -41,6 +42,8 @@ pub struct Hypervisor<P: Platform> {
     pub frames: mem::FrameTable,
     /// All domains that exist, the dying included.
     pub domains: domain::DomainList,
+    /// Domains that are being made, or that have ended and are not freed yet.
+    pub unfinished: lifecycle::Unfinished,
     /// Run queues.
     pub sched: sched::Scheduler,
     /// Timers and the wall clock.
@@ -62,6 +65,7 @@ impl<P: Platform> Hypervisor<P> {
             platform,
             frames,
             domains: domain::DomainList::new(),
+            unfinished: lifecycle::Unfinished::new(),
             sched: sched::Scheduler::new(),
             time: time::Time::new(),
             console: console::Console::new(),

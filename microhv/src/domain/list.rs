@@ -1,38 +1,18 @@
 //! All domains, by id.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU16, Ordering};
 
-use ring_abi::types::{DomId, VcpuId};
+use ring_abi::types::DomId;
 
 use super::Domain;
-use super::ending::Ending;
-use super::making::Making;
 use crate::error::HypercallError;
-use crate::sync::{Mutex, RwLock, rank};
+use crate::sync::{RwLock, rank};
 
 /// Ids from here on have a meaning of their own (`DOMID_FIRST_RESERVED`).
 pub const FIRST_RESERVED: u16 = 0x7ff0;
-
-/// Dead domains at which one look for those that can go looks at most.
-const LOOKED_AT: usize = 16;
-
-/// What is neither alive nor gone.
-#[derive(Debug, Default)]
-struct Dead {
-    /// Domains that are dead but still in the list.
-    listed: VecDeque<u16>,
-    /// What is left of others.
-    endings: Vec<Ending>,
-}
-
-impl Dead {
-    fn count(&self) -> usize {
-        self.listed.len() + self.endings.len()
-    }
-}
 
 /// The domains that exist, the dying included.
 #[derive(Debug, Default)]
@@ -40,23 +20,12 @@ pub struct DomainList {
     domains: RwLock<rank::DomainList, BTreeMap<u16, Arc<Domain>>>,
     /// The number given out last.
     last: AtomicU16,
-    dead: Mutex<rank::Dead, Dead>,
-    /// How many `dead` counts.
-    dead_count: AtomicUsize,
-    /// Domains that are being made, one for each vCPU that asks for them.
-    making: Mutex<rank::Making, Vec<Making>>,
 }
 
 impl DomainList {
     /// An empty list.
     pub const fn new() -> Self {
-        Self {
-            domains: RwLock::new(BTreeMap::new()),
-            last: AtomicU16::new(0),
-            dead: Mutex::new(Dead { listed: VecDeque::new(), endings: Vec::new() }),
-            dead_count: AtomicUsize::new(0),
-            making: Mutex::new(Vec::new()),
-        }
+        Self { domains: RwLock::new(BTreeMap::new()), last: AtomicU16::new(0) }
     }
 
     /// The domain `id`, dying or not. `DOMID_SELF` is no domain here.
@@ -117,62 +86,15 @@ impl DomainList {
         None
     }
 
-    /// Notes that a domain is dead: it leaves the list when nobody refers to it.
-    pub(crate) fn note_dead(&self, id: DomId) {
-        let mut dead = self.dead.lock();
-        dead.listed.push_back(id.raw());
-        self.dead_count.store(dead.count(), Ordering::Release);
-    }
-
-    /// Whether a dead domain is still in the list, or something is left of another.
-    #[inline]
-    pub(crate) fn has_dead(&self) -> bool {
-        self.dead_count.load(Ordering::Acquire) != 0
-    }
-
-    /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that
-    /// nobody else refers to: all of it where `leaves` says yes, which is not asked again, else all but its place in the
-    /// list. `None`: not of those that were looked at.
-    pub(super) fn take_ending(&self, leaves: impl Fn(&Domain) -> bool) -> Option<Ending> {
-        let mut dead = self.dead.lock();
-        let mut taken = dead.endings.pop();
-        for _ in 0..dead.listed.len().min(LOOKED_AT) {
-            if taken.is_some() {
-                break;
-            }
-            let Some(id) = dead.listed.pop_front() else { break };
-            let mut domains = self.domains.write();
-            let Some(domain) = domains.get_mut(&id) else { continue };
-            match Arc::get_mut(domain) {
-                Some(domain) if leaves(domain) => taken = domains.remove(&id).map(Ending::of_domain),
-                unshared => {
-                    // Its number stays its own while others map its pages, and nothing else of it does.
-                    taken = unshared.filter(|domain| !domain.vcpus.is_empty()).map(Ending::of_husk);
-                    dead.listed.push_back(id);
-                }
-            }
-        }
-        self.dead_count.store(dead.count(), Ordering::Release);
-        taken
-    }
-
-    /// Keeps what is left of a domain for [`DomainList::take_ending`].
-    pub(super) fn keep_ending(&self, ending: Ending) {
-        let mut dead = self.dead.lock();
-        dead.endings.push(ending);
-        self.dead_count.store(dead.count(), Ordering::Release);
-    }
-
-    /// Takes the domain that a vCPU has begun to make.
-    pub(super) fn take_making(&self, asker: (DomId, VcpuId)) -> Option<Making> {
-        let mut making = self.making.lock();
-        let place = making.iter().position(|making| making.asker == Some(asker))?;
-        Some(making.swap_remove(place))
-    }
-
-    /// Keeps a domain for [`DomainList::take_making`].
-    pub(super) fn keep_making(&self, making: Making) {
-        self.making.lock().push(making);
+    /// Shows `look` the domain `id` alone, if nobody else refers to it, and takes it out of the list where `look` says so.
+    pub(crate) fn take_if(
+        &self,
+        id: u16,
+        look: impl FnOnce(Option<&mut Domain>) -> bool,
+    ) -> Option<Arc<Domain>> {
+        let mut domains = self.domains.write();
+        let leaves = look(Arc::get_mut(domains.get_mut(&id)?));
+        if leaves { domains.remove(&id) } else { None }
     }
 
     /// Takes a domain out of the list.

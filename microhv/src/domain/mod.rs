@@ -1,15 +1,10 @@
 //! Domains and their vCPUs: what each is, who may act on it, how it begins and ends.
 
-mod context;
 mod cpu;
 mod current;
-mod ending;
 mod history;
 mod info;
-mod kill;
-mod lifecycle;
 mod list;
-mod making;
 #[cfg(test)]
 mod tests;
 mod vcpu;
@@ -33,8 +28,8 @@ pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 use crate::evtchn::Ports;
 use crate::gnttab::GrantTable;
 use crate::mem::DomainMm;
-use crate::sync::{Mutex, rank};
 use crate::rangeset::RangeSet;
+use crate::sync::{Mutex, rank};
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;

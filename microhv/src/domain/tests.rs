@@ -313,7 +313,7 @@ fn permissions_are_given_only_by_who_has_them() {
 fn reap_all(world: &World) {
     let reaped = (0..1000).any(|_| {
         world.hv.reap_dead();
-        !world.hv.domains.has_dead()
+        !world.hv.unfinished.has_dead()
     });
     assert!(reaped, "somebody still has a dead domain");
 }
@@ -499,7 +499,7 @@ fn a_domain_of_many_vcpus_is_made_and_ended_in_pieces() {
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     let steps = (0..1000).take_while(|_| {
         world.hv.reap_dead();
-        world.hv.domains.has_dead()
+        world.hv.unfinished.has_dead()
     });
     assert!(steps.count() >= MAX_VCPUS as usize - 2);
     world.hv.platform.pending.store(false, Ordering::Relaxed);
@@ -614,7 +614,10 @@ fn a_new_domain_of_a_number_does_not_get_the_page_of_the_last() {
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     drop(old);
     world.hv.reap_dead();
-    assert!(!world.hv.domains.contains(id) && world.hv.domains.has_dead(), "its vCPUs are still to be freed");
+    assert!(
+        !world.hv.domains.contains(id) && world.hv.unfinished.has_dead(),
+        "its vCPUs are still to be freed"
+    );
     world.hv.platform.pending.store(false, Ordering::Relaxed);
     let new = world.hv.create_domain(Some(id), DomainConfig::default()).expect("the number is free");
     assert!(world.hv.get_page(page, &new).is_none(), "the former domain's shared_info");

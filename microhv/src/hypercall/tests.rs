@@ -14,8 +14,8 @@ use ring_abi::vm_assist::*;
 use alloc::sync::Arc;
 
 use super::*;
-use crate::platform::{Paging, Registers, SegmentBase};
 use crate::domain::{Domain, PauseFlags};
+use crate::platform::{Paging, Registers, SegmentBase};
 use crate::testing::{ARGS, World};
 
 mod wild;

@@ -10,8 +10,8 @@ use ring_abi::types::{DomId, Mfn};
 
 use super::buddy::{MAX_ORDER, Zone};
 use super::frame::{FrameInfo, Kind, PageType, Use};
-use crate::sync::{Mutex, RwLock, rank};
 use crate::rangeset::RangeSet;
+use crate::sync::{Mutex, RwLock, rank};
 
 /// Ranges of memory that a firmware map may have at most.
 pub const MAX_RANGES: usize = 32;

@@ -301,7 +301,7 @@ impl<P: Platform> Hypervisor<P> {
                 vcpu.set_running_on(Some(cpu));
                 self.begin_running(domain, vcpu, now);
             }
-            if self.domains.has_dead() {
+            if self.unfinished.has_dead() {
                 // One of them may have run here until now.
                 self.raise_softirq(cpu, SOFTIRQ_TIMER);
             }

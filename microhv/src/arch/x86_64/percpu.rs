@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 
-use microhv::domain::{Domain, Vcpu, VcpuRef};
 use microhv::domain::Current;
+use microhv::domain::{Domain, Vcpu, VcpuRef};
 use microhv::platform::CpuId;
 
 use super::descriptors::Tss;

@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::{Domain, DyingState};
 use crate::Hypervisor;
+use crate::domain::{Domain, DyingState};
 use crate::error::HypercallError;
 use crate::mem::Progress;
 use crate::platform::Platform;
@@ -52,7 +52,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(HypercallError::Again);
         }
         domain.set_dying(DyingState::Dead);
-        self.domains.note_dead(domain.id);
+        self.unfinished.note_dead(domain.id);
         self.send_global_virq(VIRQ_DOM_EXC);
         Ok(())
     }

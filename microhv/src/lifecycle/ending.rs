@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 
 use ring_abi::types::Mfn;
 
-use super::{Domain, Vcpu};
 use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
 use crate::gnttab::GrantRecords;
 use crate::platform::Platform;
 
@@ -67,14 +67,14 @@ impl Ending {
 impl<P: Platform> Hypervisor<P> {
     /// Lets [`Hypervisor::reap_dead`] free what is left of a domain.
     pub(super) fn end_later(&self, ending: Ending) {
-        self.domains.keep_ending(ending);
+        self.unfinished.keep_ending(ending);
         self.reap_dead();
     }
 
     /// Forgets domains that are dead and of which nobody has a page or a reference any more, as far as no other work waits.
     #[inline]
     pub fn reap_dead(&self) {
-        if self.domains.has_dead() {
+        if self.unfinished.has_dead() {
             self.reap();
         }
     }
@@ -84,9 +84,9 @@ impl<P: Platform> Hypervisor<P> {
     fn reap(&self) {
         // A domain's number may be another's as soon as the domain leaves the list. (I10)
         let leaves = |domain: &Domain| domain.mm.tot_pages() == 0 && self.disown(domain.shared_info_mfn);
-        while let Some(ending) = self.domains.take_ending(leaves) {
+        while let Some(ending) = self.unfinished.take_ending(&self.domains, leaves) {
             if let Some(left) = self.end_some(ending) {
-                self.domains.keep_ending(left);
+                self.unfinished.keep_ending(left);
                 return;
             }
             // The end of one that has little left does not look itself.

@@ -9,8 +9,8 @@ use ring_abi::guest_context::{
 };
 use ring_abi::types::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 
-use super::{Callback, Domain, GuestCpu, PauseFlags, Vcpu};
 use crate::Hypervisor;
+use crate::domain::{Callback, Domain, GuestCpu, PauseFlags, Vcpu};
 use crate::error::HypercallError;
 use crate::hypercall::state::{VALID_ASSISTS, checked_debug_value, trap_gate};
 use crate::mem::TableError;

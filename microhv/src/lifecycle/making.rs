@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use ring_abi::types::{DomId, Mfn, VcpuId};
 
 use super::ending::Ending;
-use super::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
 use crate::Hypervisor;
+use crate::domain::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
 use crate::error::HypercallError;
 use crate::platform::Platform;
 
@@ -68,7 +68,7 @@ impl<P: Platform> Hypervisor<P> {
         config: DomainConfig,
     ) -> Result<Arc<Domain>, HypercallError> {
         let asker = (by.domain_id, by.id);
-        let mut making = match self.domains.take_making(asker) {
+        let mut making = match self.unfinished.take_making(asker) {
             Some(making) if making.asked == id && making.config == config => making,
             other => {
                 if let Some(other) = other {
@@ -83,7 +83,7 @@ impl<P: Platform> Hypervisor<P> {
                 return Err(error);
             }
             if self.platform.work_pending() {
-                self.domains.keep_making(making);
+                self.unfinished.keep_making(making);
                 return Err(HypercallError::Again);
             }
         }

@@ -1,0 +1,119 @@
+//! Domains that are neither there nor gone: being made, dead but in the list, or left in parts.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use ring_abi::types::{DomId, VcpuId};
+
+use super::ending::Ending;
+use super::making::Making;
+use crate::domain::{Domain, DomainList};
+use crate::sync::{Mutex, rank};
+
+/// Dead domains at which one look for those that can go looks at most.
+const LOOKED_AT: usize = 16;
+
+/// What is neither alive nor gone.
+#[derive(Debug, Default)]
+struct Dead {
+    /// Domains that are dead but still in the list.
+    listed: VecDeque<u16>,
+    /// What is left of others.
+    endings: Vec<Ending>,
+}
+
+impl Dead {
+    fn count(&self) -> usize {
+        self.listed.len() + self.endings.len()
+    }
+}
+
+/// What is neither a domain yet nor gone.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    dead: Mutex<rank::Dead, Dead>,
+    /// How many `dead` counts.
+    dead_count: AtomicUsize,
+    /// Domains that are being made, one for each vCPU that asks for them.
+    making: Mutex<rank::Making, Vec<Making>>,
+}
+
+impl Unfinished {
+    /// Nothing is begun.
+    pub const fn new() -> Self {
+        Self {
+            dead: Mutex::new(Dead { listed: VecDeque::new(), endings: Vec::new() }),
+            dead_count: AtomicUsize::new(0),
+            making: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Notes that a domain is dead: it leaves the list when nobody refers to it.
+    pub(crate) fn note_dead(&self, id: DomId) {
+        let mut dead = self.dead.lock();
+        dead.listed.push_back(id.raw());
+        self.dead_count.store(dead.count(), Ordering::Release);
+    }
+
+    /// Whether a dead domain is still in the list, or something is left of another.
+    #[inline]
+    pub(crate) fn has_dead(&self) -> bool {
+        self.dead_count.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that
+    /// nobody else refers to: all of it where `leaves` says yes, which is not asked again, else all but its place in the
+    /// list. `None`: not of those that were looked at.
+    pub(super) fn take_ending(
+        &self,
+        domains: &DomainList,
+        leaves: impl Fn(&Domain) -> bool,
+    ) -> Option<Ending> {
+        let mut dead = self.dead.lock();
+        let mut taken = dead.endings.pop();
+        for _ in 0..dead.listed.len().min(LOOKED_AT) {
+            if taken.is_some() {
+                break;
+            }
+            let Some(id) = dead.listed.pop_front() else { break };
+            // All of it, or, since its number stays its own while others map its pages, nothing but its place in the list.
+            let mut husk = None;
+            let mut stays = false;
+            let gone = domains.take_if(id, |unshared| {
+                match unshared {
+                    Some(domain) if leaves(domain) => return true,
+                    Some(domain) if !domain.vcpus.is_empty() => husk = Some(Ending::of_husk(domain)),
+                    _ => {}
+                }
+                stays = true;
+                false
+            });
+            if stays {
+                dead.listed.push_back(id);
+            }
+            taken = gone.map(Ending::of_domain).or(husk);
+        }
+        self.dead_count.store(dead.count(), Ordering::Release);
+        taken
+    }
+
+    /// Keeps what is left of a domain for [`Unfinished::take_ending`].
+    pub(super) fn keep_ending(&self, ending: Ending) {
+        let mut dead = self.dead.lock();
+        dead.endings.push(ending);
+        self.dead_count.store(dead.count(), Ordering::Release);
+    }
+
+    /// Takes the domain that a vCPU has begun to make.
+    pub(super) fn take_making(&self, asker: (DomId, VcpuId)) -> Option<Making> {
+        let mut making = self.making.lock();
+        let place = making.iter().position(|making| making.asker == Some(asker))?;
+        Some(making.swap_remove(place))
+    }
+
+    /// Keeps a domain for [`Unfinished::take_making`].
+    pub(super) fn keep_making(&self, making: Making) {
+        self.making.lock().push(making);
+    }
+}
