@@ -1,6 +1,5 @@
 //! The hypercalls, as a guest makes them: arguments in its own memory, through its own tables.
 
-use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use ring_abi::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH};
@@ -9,95 +8,12 @@ use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
 use zerocopy::IntoBytes;
 
+use super::guest::*;
 use super::{World, entry};
-use crate::domain::{Domain, DomainConfig, Vcpu};
-use crate::hypercall::{Args, HypercallResult, Outcome, mmu, mmuext};
+use crate::hypercall::mmu;
 use crate::mem::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
-use crate::mem::{FrameOwner, GrantAddress, PageType, Update};
-use crate::platform::MachineMemory;
-use crate::testing::TestMachine;
-
-/// A domain with loaded tables and a page for arguments.
-pub(super) struct Guest {
-    pub(super) dom: Arc<Domain>,
-    /// L4, L3, L2, L1.
-    pub(super) tables: [Mfn; 4],
-    /// Mapped for writing at [`ARGS`].
-    args: Mfn,
-    /// A page of its own, mapped nowhere.
-    page: Mfn,
-}
-
-pub(super) const ARGS: u64 = 0x10_000;
-const DONE: u64 = ARGS + 0xff0;
-const FREE_VA: u64 = 0x20_000;
-const FREE_SLOT: usize = 0x20;
-
-type Handler = fn(&mut crate::domain::Current<'_, TestMachine>, &Args) -> HypercallResult;
-
-impl World {
-    pub(super) fn guest(&self, id: u16, privileged: bool) -> Guest {
-        self.guest_in(self.domain(id, privileged, 200))
-    }
-
-    /// Tables and a page for arguments in a new domain.
-    pub(super) fn guest_in(&self, dom: Arc<Domain>) -> Guest {
-        let tables = self.address_space(&dom);
-        let [args, page] = self.pages(&dom);
-        self.poke(tables[3], (ARGS >> 12) as usize, entry(args, P | RW));
-        self.hv.install_bases(&dom, &dom.vcpus[0], tables[0], None).expect("valid");
-        self.check();
-        Guest { dom, tables, args, page }
-    }
-
-    pub(super) fn write(&self, guest: &Guest, offset: usize, bytes: &[u8]) {
-        let at = ring_abi::types::Maddr::new(guest.args.raw() * 4096 + offset as u64);
-        self.hv.platform.write_bytes(at, bytes);
-    }
-
-    pub(super) fn word(&self, guest: &Guest, offset: usize) -> u64 {
-        self.peek(guest.args, offset / 8)
-    }
-
-    /// Makes the call, again as long as it is to be continued; rax.
-    pub(super) fn call(&self, guest: &Guest, handler: Handler, args: [u64; 4]) -> i64 {
-        let mut args: Args = [args[0], args[1], args[2], args[3], 0, 0];
-        for _ in 0..10_000 {
-            match self.run(&guest.dom, |cur| handler(cur, &args)) {
-                Ok(Outcome::Done(value)) => return value as i64,
-                Ok(Outcome::Continue) => args = guest.dom.vcpus[0].continuation(),
-                Ok(Outcome::NoReturn) => panic!("it returns"),
-                Err(error) => return error.errno(),
-            }
-            self.check();
-        }
-        panic!("no progress");
-    }
-
-    pub(super) fn mmu(&self, guest: &Guest, requests: &[(u64, u64)], whose: u32) -> i64 {
-        for (n, &(ptr, val)) in requests.iter().enumerate() {
-            self.write(guest, n * 16, MmuUpdate { ptr, val }.as_bytes());
-        }
-        self.call(guest, mmu::mmu_update, [ARGS, requests.len() as u64, DONE, whose.into()])
-    }
-
-    fn ext(&self, guest: &Guest, ops: &[(u32, u64, u64)], whose: u16) -> i64 {
-        for (n, &(cmd, arg1, arg2)) in ops.iter().enumerate() {
-            self.write(guest, n * 24, MmuextOp { cmd, _pad0: 0, arg1, arg2 }.as_bytes());
-        }
-        self.call(guest, mmuext::mmuext_op, [ARGS, ops.len() as u64, DONE, whose.into()])
-    }
-}
-
-pub(super) fn at(table: Mfn, slot: usize) -> u64 {
-    table.raw() * 4096 + slot as u64 * 8
-}
-
-pub(super) fn neg(errno: i32) -> i64 {
-    -i64::from(errno)
-}
-
-const SELF: u32 = DOMID_SELF as u32;
+use crate::mem::{GrantAddress, PageType};
+use crate::platform::Platform;
 
 #[test]
 fn mmu_update_counts_what_it_did() {
@@ -370,78 +286,6 @@ fn writes_to_mapped_tables_are_emulated() {
             world.run_with(&guest.dom, &mut regs, |cur| cur.hv.handle_guest_page_fault(cur, va, code));
         assert_eq!(bounced, crate::mem::emulate::FaultOutcome::Bounce, "{va:#x} {code:#x}");
     }
-}
-
-#[test]
-fn a_domain_has_few_pages_of_ldts_in_windows() {
-    let world = World::new(512);
-    let config = DomainConfig { max_vcpus: 9, ..DomainConfig::default() };
-    let guest = world.guest_in(world.domain_of(1, config, 200));
-    let base = guest.dom.vcpus[0].cr3_kernel().expect("it has tables");
-    for page in 0..16 {
-        let own = FrameOwner::Domain(&guest.dom);
-        let mapped = world.hv.lock_tables(&guest.dom).update_leaf(
-            guest.tables[3],
-            FREE_SLOT + page,
-            entry(guest.page, P),
-            own,
-            Update::Plain,
-        );
-        assert!(mapped.is_ok());
-    }
-    for vcpu in &guest.dom.vcpus {
-        if vcpu.cr3_kernel().is_none() {
-            world.hv.get_base(&guest.dom, base).expect("it is checked");
-            vcpu.replace_cr3_kernel(Some(base));
-        }
-        world.hv.set_checked_ldt(&guest.dom, vcpu, FREE_VA, 8192);
-        for page in 0..16 {
-            assert!(world.hv.fault_in_ldt(&guest.dom, vcpu, page << 12));
-        }
-    }
-    let pages = |vcpu: &Vcpu| vcpu.cpu.lock().ldt_frames.iter().flatten().count();
-    // All are taken out in one step.
-    assert!(guest.dom.vcpus.iter().map(pages).sum::<usize>() <= 128);
-    world.check();
-}
-
-#[test]
-fn the_ldt_is_looked_up_when_used_and_leaves_with_its_mapping() {
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let own = FrameOwner::Domain(&guest.dom);
-    let map = |e| {
-        world
-            .hv
-            .lock_tables(&guest.dom)
-            .update_leaf(guest.tables[3], FREE_SLOT, e, own, Update::Plain)
-            .is_ok()
-    };
-    let set = |base: u64, entries: u64| world.ext(&guest, &[(MMUEXT_SET_LDT, base, entries)], DOMID_SELF);
-    assert_eq!(set(FREE_VA, 8193), neg(EINVAL));
-    assert_eq!(set(FREE_VA + 8, 1), neg(EINVAL));
-    assert_eq!(set(0xffff_8000_0000_0000, 1), neg(EINVAL));
-    assert_eq!(set(FREE_VA, 512), 0);
-    let touch = |offset| world.run(&guest.dom, |cur| cur.hv.fault_in_ldt(cur.domain, cur.vcpu, offset));
-    assert!(!touch(0), "not mapped");
-    assert!(map(entry(guest.page, P | RW)));
-    assert!(!touch(0), "mapped for writing");
-    assert!(map(entry(guest.page, P)));
-    assert!(touch(8));
-    assert!(touch(8), "again");
-    assert!(!touch(4096), "past its end");
-    world.check();
-    assert_eq!(world.hv.frames.held(guest.page).page_type(), (PageType::SegDesc, 1));
-    // Mapped for writing again, as Linux does when it frees an LDT: the window lets go of it.
-    assert!(!map(entry(guest.page, P | RW)), "in use as descriptors");
-    assert!(map(0));
-    assert!(map(entry(guest.page, P | RW)));
-    world.check();
-    assert!(map(entry(guest.page, P)));
-    assert!(touch(0));
-    assert_eq!(set(0, 0), 0);
-    assert_eq!(world.hv.frames.held(guest.page).page_type().1, 0);
-    world.check();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use ring_abi::memory::*;
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
-use super::calls::{ARGS, Guest, at, neg};
+use super::guest::{ARGS, Guest, at, neg};
 use super::{World, entry};
 use crate::hypercall::memory;
 use crate::mem::pte::{P, RW};

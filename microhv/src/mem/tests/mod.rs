@@ -3,6 +3,10 @@
 use crate::platform::MachineMemory;
 mod basics;
 mod calls;
+mod descriptors;
+mod exchange;
+mod frames;
+mod guest;
 mod memory;
 mod pieces;
 mod random;

@@ -1,49 +1,22 @@
-//! Long operations, interrupted at every opportunity; and what frames say of themselves when an operation fails.
+//! Long operations, interrupted at every opportunity.
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use ring_abi::errno::{EINVAL, ENOMEM};
 use ring_abi::memory::*;
 use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
-use super::calls::{ARGS, Guest, at, neg};
+use super::guest::*;
 use super::{World, entry};
-use crate::domain::Current;
 use crate::domain::Domain;
 use crate::error::HypercallError;
-use crate::hypercall::{Args, HypercallResult, Outcome, descriptor, memory, mmu, mmuext};
+use crate::hypercall::{Args, Outcome, descriptor, memory, mmu, mmuext};
 use crate::mem::frame::Kind;
 use crate::mem::pte::{P, RW, US};
-use crate::mem::{FrameOwner, TableError, Update, pte};
-use crate::platform::MachineMemory;
-use crate::testing::TestMachine;
-
-type Handler = fn(&mut Current<'_, TestMachine>, &Args) -> HypercallResult;
-
-/// Where the operation's structure is in the page of arguments.
-const STRUCTURE: usize = 0x800;
-
-fn reservation(extent_start: u64, nr_extents: u64, extent_order: u32) -> XenMemoryReservation {
-    let domid = DOMID_SELF;
-    XenMemoryReservation { extent_start, nr_extents, extent_order, mem_flags: 0, domid, _pad0: [0; 3] }
-}
-
-fn memory(world: &World, guest: &Guest, command: u32) -> i64 {
-    world.call(guest, memory::memory_op, [command.into(), ARGS + STRUCTURE as u64, 0, 0])
-}
-
-fn interrupted(world: &World, on: bool) {
-    world.hv.platform.pending.store(on, Ordering::Relaxed);
-}
-
-/// The page that the guest's arguments are in is `ARGS`; others are its own to exchange.
-fn map(world: &World, guest: &Guest, slot: usize, entry: u64) {
-    let own = FrameOwner::Domain(&guest.dom);
-    world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], slot, entry, own, Update::Plain).unwrap();
-}
+use crate::mem::{TableError, Update, pte};
+use crate::platform::Platform;
 
 #[test]
 fn a_large_extent_is_zeroed_and_given_back_in_pieces() {
@@ -96,84 +69,6 @@ fn what_is_zeroed_in_part_goes_when_another_is_asked_for_and_at_the_end() {
 }
 
 #[test]
-fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
-    let world = World::new(1024);
-    let guest = world.guest(1, false);
-    guest.dom.mm.set_max_pages(700);
-    let pages = world.pages::<16>(&guest.dom);
-    for (n, mfn) in pages.iter().enumerate() {
-        world.write(&guest, n * 8, &mfn.raw().to_le_bytes());
-    }
-    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
-    let request = XenMemoryExchange {
-        r#in: reservation(ARGS, 16, 0),
-        out: reservation(ARGS + 0x100, 1, 4),
-        nr_exchanged: 0,
-    };
-    world.write(&guest, STRUCTURE, request.as_bytes());
-    let (owned, free) = (guest.dom.mm.tot_pages(), world.hv.frames.free_pages());
-    interrupted(&world, true);
-    // The last is mapped; then it is named twice. Nothing has changed either time.
-    map(&world, &guest, 50, entry(pages[15], P));
-    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
-    map(&world, &guest, 50, 0);
-    world.write(&guest, 15 * 8, &pages[0].raw().to_le_bytes());
-    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
-    assert_eq!((guest.dom.mm.tot_pages(), world.hv.frames.free_pages()), (owned, free));
-    world.check();
-    world.write(&guest, 15 * 8, &pages[15].raw().to_le_bytes());
-    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), 0);
-    assert_eq!(world.word(&guest, STRUCTURE + 0x40), 16);
-    interrupted(&world, false);
-    assert_eq!((guest.dom.mm.tot_pages(), world.hv.frames.free_pages()), (owned, free));
-    world.check();
-}
-
-/// Two vCPUs exchange at the same time: one has given a page when the other takes its extents.
-#[test]
-fn what_another_vcpu_gave_is_not_lost() {
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let [page] = world.pages(&guest.dom);
-    let free = world.hv.frames.free_pages();
-    world.hv.steal_page(&guest.dom, page).expect("nothing refers to it");
-    world.hv.keep_given(&guest.dom, alloc::vec![page]);
-    let taken = world.hv.take_clean(&guest.dom, 0, 0, 1).expect("there is memory");
-    taken.iter().for_each(|&mfn| world.hv.release_frames(mfn, 0));
-    assert!(world.hv.release_given(&guest.dom));
-    assert_eq!(world.hv.frames.free_pages(), free + 1);
-}
-
-#[test]
-fn a_failed_exchange_does_not_forget_that_a_page_was_written() {
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let [written, mapped] = world.pages(&guest.dom);
-    map(&world, &guest, 50, entry(written, P | RW));
-    map(&world, &guest, 50, 0);
-    map(&world, &guest, 51, entry(mapped, P));
-    for twice in [mapped, written] {
-        world.write(&guest, 0, &written.raw().to_le_bytes());
-        world.write(&guest, 8, &twice.raw().to_le_bytes());
-        let request = XenMemoryExchange {
-            r#in: reservation(ARGS, 2, 0),
-            out: reservation(ARGS + 0x100, 1, 1), // both in one step
-            nr_exchanged: 0,
-        };
-        world.write(&guest, STRUCTURE, request.as_bytes());
-        assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
-        let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
-        let before = flushes();
-        world.hv.pin_table(&guest.dom, written, 1).expect("its own page");
-        assert!(flushes() > before, "the page may be written through the TLB");
-        world.hv.unpin_table(&guest.dom, written).expect("pinned");
-        map(&world, &guest, 50, entry(written, P | RW));
-        map(&world, &guest, 50, 0);
-    }
-    world.check();
-}
-
-#[test]
 fn teardown_that_is_interrupted_after_each_base_loses_neither() {
     let world = World::new(256);
     let free = world.hv.frames.free_pages();
@@ -189,25 +84,6 @@ fn teardown_that_is_interrupted_after_each_base_loses_neither() {
     world.destroy(&dom, true);
     assert_eq!(dom.mm.tot_pages(), 0);
     assert_eq!(world.hv.frames.free_pages(), free);
-}
-
-#[test]
-fn a_lent_page_that_outlives_its_owner_is_not_the_next_ones() {
-    let world = World::new(256);
-    let dom0 = world.guest(0, true);
-    let guest = world.domain(1, false, 10);
-    let shared_info = guest.shared_info_mfn;
-    let other = FrameOwner::Domain(&guest);
-    let slot = |owner: FrameOwner<'_>, entry| {
-        world.hv.lock_tables(&dom0.dom).update_leaf(dom0.tables[3], 60, entry, owner, Update::Plain)
-    };
-    slot(other, entry(shared_info, P | RW)).expect("dom0 maps what the domain has");
-    world.destroy(&guest, false);
-    assert!(world.hv.get_page(shared_info, &guest).is_none(), "by its number alone");
-    assert!(!world.hv.frames.held(shared_info).load_use().is_owned_by(guest.id));
-    let free = world.hv.frames.free_pages();
-    slot(FrameOwner::Domain(&dom0.dom), 0).expect("unmapped");
-    assert_eq!(world.hv.frames.free_pages(), free + 1, "freed with the last mapping");
 }
 
 #[test]
@@ -278,16 +154,6 @@ fn short_calls_that_took_long_end_after_what_waits() {
     assert_eq!(guest.dom.vcpus[0].cpu.lock().gdt_entries, 1024);
     interrupted(&world, false);
     world.check();
-}
-
-#[test]
-fn what_the_heap_cannot_give_is_refused() {
-    let world = World::new(256);
-    let dom = world.domain(1, false, 10);
-    world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
-    assert_eq!(world.hv.grow_grant_table(&dom, 1), Err(HypercallError::NoMemory), "though frames are free");
-    world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
-    assert_eq!(world.hv.grow_grant_table(&dom, 1), Ok(()));
 }
 
 /// An L1 of the domain's whose 512 entries hold the last references on their pages.
@@ -393,26 +259,6 @@ fn short_lists_that_each_give_up_a_full_l1_stop_at_the_first() {
 }
 
 #[test]
-fn an_exchange_leaves_what_others_claimed() {
-    let world = World::new(256);
-    let guest = world.guest(1, false);
-    let other = world.domain(2, false, 250);
-    let [page] = world.pages(&guest.dom);
-    world.write(&guest, 0, &page.raw().to_le_bytes());
-    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
-    let request = XenMemoryExchange {
-        r#in: reservation(ARGS, 1, 0),
-        out: reservation(ARGS + 0x100, 1, 0),
-        nr_exchanged: 0,
-    };
-    world.write(&guest, STRUCTURE, request.as_bytes());
-    world.hv.claim_pages(&other, world.hv.frames.free_pages()).expect("all that is free");
-    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(ENOMEM));
-    world.hv.claim_pages(&other, 0).expect("given up");
-    assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), 0);
-}
-
-#[test]
 fn frames_of_a_call_that_failed_are_released_in_pieces() {
     let world = World::new(512);
     let guest = world.guest(1, false);
@@ -434,25 +280,4 @@ fn frames_of_a_call_that_failed_are_released_in_pieces() {
     interrupted(&world, false);
     assert!(world.hv.release_given(&guest.dom));
     assert_eq!(free(), begun);
-}
-
-/// Each vCPU of a dying domain may hold many pages: one at a time.
-#[test]
-fn descriptor_tables_of_a_dying_domain_go_one_vcpu_at_a_time() {
-    let world = World::new(256);
-    let config = crate::domain::DomainConfig { max_vcpus: 4, ..Default::default() };
-    let dom = world.domain_of(7, config, 100);
-    for vcpu in &dom.vcpus {
-        let frames = world.pages::<14>(&dom);
-        world.hv.set_gdt(&dom, vcpu, &frames, 14 * 512).expect("zeros are descriptors");
-    }
-    let with_gdt = || dom.vcpus.iter().filter(|vcpu| vcpu.cpu.lock().gdt_entries > 0).count();
-    dom.set_dying(crate::domain::DyingState::Dying);
-    interrupted(&world, true);
-    for left in (0..4).rev() {
-        assert_eq!(world.hv.relinquish_memory(&dom), crate::mem::Progress::More);
-        assert_eq!(with_gdt(), left);
-    }
-    world.destroy(&dom, true);
-    assert_eq!(dom.mm.tot_pages(), 0);
 }

@@ -9,7 +9,7 @@ use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
-use super::calls::{ARGS, Guest, at, neg};
+use super::guest::{ARGS, Guest, at, neg};
 use super::{World, entry};
 use crate::hypercall::{memory, mmu, mmuext};
 use crate::mem::pte::{P, RW, US};

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::shared_info::{TIME_OFFSET, VcpuTimeInfo};
 use ring_abi::vcpu::VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA;
 
-use super::calls::{ARGS, Guest};
+use super::guest::{ARGS, Guest};
 use super::{World, entry};
 use crate::domain::DomainConfig;
 use crate::hypercall::vcpu;
