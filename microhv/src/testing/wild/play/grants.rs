@@ -1,0 +1,85 @@
+//! Steps that use grants.
+
+use alloc::vec::Vec;
+
+use ring_abi::grant::*;
+use ring_abi::hypercall::*;
+
+use super::*;
+use crate::testing::wild::step::Page;
+
+impl Wild {
+    pub(super) fn map_grant(&mut self, granter: u8, gref: u8, page: Page, flags: u8) -> Option<()> {
+        let (dom, _) = self.me()?;
+        let va = Self::va(page);
+        let mut op = GnttabMapGrantRef {
+            host_addr: va,
+            flags: GNTMAP_HOST_MAP,
+            r#ref: u32::from(gref & 3),
+            dom: u16::from(granter) % DOMAINS as u16,
+            ..GnttabMapGrantRef::default()
+        };
+        for (bit, flag) in [
+            (1, GNTMAP_READONLY),
+            (2, GNTMAP_APPLICATION_MAP),
+            (4, GNTMAP_DEVICE_MAP),
+            (8, GNTMAP_CONTAINS_PTE),
+        ] {
+            if flags & bit != 0 {
+                op.flags |= flag;
+            }
+        }
+        if op.flags & GNTMAP_CONTAINS_PTE != 0 {
+            op.host_addr = (self.pick(0x80 | page & 63) << 12) + Self::slot(1, flags >> 4) * 8;
+        }
+        if flags & 0xf0 == 0x50 {
+            op.flags &= !GNTMAP_HOST_MAP;
+        }
+        self.put(ARGS, &op)?;
+        self.note_at(va);
+        self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_MAP_GRANT_REF.into(), ARGS, 1])?.ok()?;
+        let done: GnttabMapGrantRef = self.get(ARGS)?;
+        if done.status == GNTST_OKAY {
+            let host_addr = if op.flags & GNTMAP_HOST_MAP != 0 { op.host_addr } else { 0 };
+            let device = if op.flags & GNTMAP_DEVICE_MAP != 0 { done.dev_bus_addr } else { 0 };
+            self.mappings.push(Mapping { dom, handle: done.handle, host_addr, device });
+            self.note(done.dev_bus_addr >> 12);
+        }
+        Some(())
+    }
+
+    pub(super) fn unmap(&mut self, which: [u8; 2], count: u8, replace: bool, page: Page) -> Option<()> {
+        let (dom, _) = self.me()?;
+        let mut n = 0;
+        for which in &which[..1 + usize::from(count & 1)] {
+            let own: Vec<usize> = (0..self.mappings.len()).filter(|n| self.mappings[*n].dom == dom).collect();
+            let at = own[usize::from(*which).checked_rem(own.len())?];
+            // Kept now and then, to be unmapped once more.
+            let keep = *which & 0xf0 == 0xf0;
+            let Mapping { handle, host_addr, device, .. } = self.mappings[at];
+            if !keep {
+                self.mappings.swap_remove(at);
+            }
+            let unmap = GnttabUnmapGrantRef {
+                host_addr,
+                dev_bus_addr: device,
+                handle,
+                ..GnttabUnmapGrantRef::default()
+            };
+            if replace {
+                let op = GnttabUnmapAndReplace {
+                    host_addr,
+                    new_addr: Self::va(page),
+                    handle,
+                    ..GnttabUnmapAndReplace::default()
+                };
+                self.put(ARGS + n * 24, &op)?;
+            } else {
+                self.put(ARGS + n * 24, &unmap)?;
+            }
+            n += 1;
+        }
+        let op = if replace { GNTTABOP_UNMAP_AND_REPLACE } else { GNTTABOP_UNMAP_GRANT_REF };
+        self.call(__HYPERVISOR_GRANT_TABLE_OP, &[op.into(), ARGS, n]).map(|_| ())
+    }
+}

@@ -1,0 +1,133 @@
+//! Looks at what is wrong, and the end of a scenario.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use ring_abi::types::DomId;
+
+use super::*;
+use crate::mem::check::Extra;
+use crate::testing::Remembered;
+
+/// Steps between two looks at all page tables.
+const CHECK_EVERY: u32 = 16;
+/// Calls that the end of a domain takes at most.
+const MOST_CALLS: u32 = 100_000;
+
+impl Wild {
+    /// What the CPUs remember.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<Remembered> {
+        self.hv.platform.remembered()
+    }
+
+    /// What is wrong after a step; `all`: the page tables are walked in any case.
+    pub fn wrong(&mut self, all: bool) -> Vec<String> {
+        let mut wrong = core::mem::take(&mut self.wrong);
+        let remembered = self.hv.platform.violations();
+        let ended = self.unload_ended();
+        wrong.extend(remembered.into_iter().filter(|said| !ended.iter().any(|cpu| said.starts_with(cpu))));
+        self.forget_dead();
+        let is_ending = self.doms.iter().flatten().any(|domain| domain.is_dying());
+        if all || is_ending || self.steps.is_multiple_of(CHECK_EVERY) {
+            wrong.extend(self.hv.check_frames(&self.held_by_devices()));
+            self.check_grants(&mut wrong);
+        }
+        wrong
+    }
+
+    /// The control domain may read a request through a page that it once had at that place, and so destroy a domain that
+    /// still runs: its vCPUs would have left their CPUs. What these CPUs remember of it is of no account; how it is told.
+    pub(super) fn unload_ended(&mut self) -> Vec<String> {
+        let is_ended = |loaded: &Option<(usize, u32)>| {
+            loaded.is_some_and(|(dom, _)| self.doms[dom].as_ref().is_some_and(|domain| domain.is_dying()))
+        };
+        let ended: Vec<usize> = (0..self.cpus).filter(|cpu| is_ended(&self.loaded[*cpu])).collect();
+        ended.iter().for_each(|cpu| self.unload(*cpu));
+        ended.iter().map(|cpu| format!("CPU {cpu}: ")).collect()
+    }
+
+    /// A domain that is dead is nobody's any more.
+    pub(super) fn forget_dead(&mut self) {
+        for dom in 1..DOMAINS {
+            if self.doms[dom].as_ref().is_some_and(|domain| domain.dying() == crate::domain::DyingState::Dead)
+            {
+                self.doms[dom] = None;
+                self.mappings.retain(|mapping| mapping.dom != dom);
+                self.hv.reap_dead();
+            }
+        }
+    }
+
+    pub(super) fn held_by_devices(&self) -> Extra {
+        let mut extra = Extra::new();
+        for domain in self.hv.domains.snapshot() {
+            domain.grants.visit_device_frames(|mfn, writable| {
+                let (general, typed) = extra.entry(mfn.raw()).or_default();
+                *general += 1;
+                *typed += u32::from(writable);
+            });
+        }
+        extra
+    }
+
+    /// Another's frame is remembered only where the tables map it, or its owner still sees it used. The control domain
+    /// maps what it likes, and lets others map its own.
+    pub(super) fn check_grants(&self, wrong: &mut Vec<String>) {
+        for leaf in self.hv.platform.remembered() {
+            if leaf.by == leaf.owner || [leaf.by, leaf.owner].contains(&DomId::new(0)) {
+                continue;
+            }
+            let Some(domain) = self.doms.get(usize::from(leaf.by.raw())).and_then(Option::as_ref) else {
+                continue;
+            };
+            if !domain.grants.may_remember(leaf.frame, leaf.writable)
+                && self.hv.platform.stale(leaf.cpu, Some(leaf.va)).is_some()
+            {
+                wrong.push(format!("{leaf:x?} is a page of another's that is no longer granted"));
+            }
+        }
+    }
+
+    /// Destroys all domains; what is wrong then.
+    pub fn end(&mut self) -> Vec<String> {
+        let mut wrong = self.wrong(true);
+        if !wrong.is_empty() {
+            return wrong;
+        }
+        let platform = &self.hv.platform;
+        platform.return_to_guest();
+        platform.set_adversary(0);
+        for cpu in 0..self.cpus {
+            self.unload(cpu);
+        }
+        for dom in (0..DOMAINS).rev() {
+            let Some(domain) = self.doms[dom].take() else { continue };
+            // Interrupted soon in each call, by what stays until the call has returned.
+            let mut calls = 0;
+            self.hv.platform.interrupt_after(0);
+            while self.hv.kill_domain(&domain).is_err() {
+                calls += 1;
+                self.hv.platform.interrupt_after(u64::from(calls % 4));
+                if calls == MOST_CALLS {
+                    return vec![format!("the end of {domain:?} makes no progress")];
+                }
+            }
+            self.hv.platform.return_to_guest();
+            drop(domain);
+            self.hv.reap_dead();
+            wrong.extend(self.hv.check_frames(&self.held_by_devices()));
+            wrong.extend(self.hv.platform.violations());
+            if !wrong.is_empty() {
+                return wrong;
+            }
+        }
+        self.hv.reap_dead();
+        let left = self.hv.frames.free_pages();
+        if left != self.free {
+            wrong.push(format!("{left} pages came back of {}", self.free));
+        }
+        wrong
+    }
+}

@@ -1,0 +1,329 @@
+//! Playing steps.
+
+mod domains;
+mod grants;
+mod look;
+mod pick;
+mod tables;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use std::collections::VecDeque;
+
+use ring_abi::grant::*;
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::hypercall::*;
+use ring_abi::mmu::*;
+use ring_abi::types::{DOMID_SELF, Maddr, Mfn};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::step::{Act, Step};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::hypercall::{Args, Current, HypercallResult, Outcome, call};
+use crate::mem::FrameTable;
+use crate::mem::frame::FrameInfo;
+use crate::platform::{Platform, Settled};
+use crate::testing::{CPUS, TestMachine};
+
+/// Frames of the machine.
+const FRAMES: usize = 112;
+/// Frames that no domain gets.
+const RESERVED: u64 = 1;
+/// Domains: the control domain and guests.
+const DOMAINS: usize = 3;
+/// vCPUs of each.
+const VCPUS: u32 = 2;
+/// Pages that a domain may own.
+const MAX_PAGES: u64 = 26;
+/// Pages of a new domain beside its tables.
+const PAGES: u64 = 7;
+/// The page of arguments, and the one behind it, in the first region.
+const ARGS_PAGE: u64 = 8;
+const ARGS: u64 = ARGS_PAGE << 12;
+/// What a scenario found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The step after which.
+    pub step: usize,
+    /// What is wrong.
+    pub wrong: Vec<String>,
+}
+
+/// Entries of the frame table, given back at the end.
+struct Infos(*mut [FrameInfo]);
+
+impl Drop for Infos {
+    fn drop(&mut self) {
+        // SAFETY: it came from `Box::into_raw` in `Wild::new`; it is the last field of `Wild`, so that all that refers to the
+        // entries is gone.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
+struct Mapping {
+    dom: usize,
+    handle: u32,
+    host_addr: u64,
+    device: u64,
+}
+
+/// A hypervisor with its domains in the midst of a scenario.
+pub struct Wild {
+    hv: Box<Hypervisor<TestMachine>>,
+    /// Frames that were free before there was a domain.
+    free: u64,
+    cpus: usize,
+    doms: [Option<Arc<Domain>>; DOMAINS],
+    /// What each CPU has loaded: domain, vCPU.
+    loaded: [Option<(usize, u32)>; CPUS],
+    /// Calls that are to go on: number, arguments.
+    interrupted: [[Option<(u32, Args)>; VCPUS as usize]; DOMAINS],
+    recent: VecDeque<u64>,
+    mappings: Vec<Mapping>,
+    steps: u32,
+    /// What steps themselves found.
+    wrong: Vec<String>,
+    /// Of the CPU that acts.
+    cpu: usize,
+    _infos: Infos,
+}
+
+impl core::fmt::Debug for Wild {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Wild({} steps)", self.steps)
+    }
+}
+
+impl Wild {
+    /// The start of all scenarios on so many CPUs.
+    #[must_use]
+    pub fn new(cpus: usize) -> Self {
+        assert!((1..=CPUS).contains(&cpus));
+        let infos: Box<[FrameInfo]> = (0..FRAMES).map(|_| FrameInfo::new()).collect();
+        let infos = Box::into_raw(infos);
+        // SAFETY: the entries live until `Infos` is dropped, which is after all that refers to them.
+        let entries: &'static [FrameInfo] = unsafe { &*infos };
+        let end = Mfn::new(FRAMES as u64);
+        let frames = FrameTable::over(entries, &[(Mfn::new(0), end)]);
+        frames.add_free(Mfn::new(RESERVED), end);
+        let hv = Box::new(Hypervisor::new(TestMachine::new(FRAMES), frames));
+        hv.platform.watch(&hv.frames);
+        hv.platform.collect_violations();
+        let mut wild = Self {
+            free: hv.frames.free_pages(),
+            hv,
+            cpus,
+            doms: [const { None }; DOMAINS],
+            loaded: [None; CPUS],
+            interrupted: Default::default(),
+            recent: VecDeque::new(),
+            mappings: Vec::new(),
+            steps: 0,
+            wrong: Vec::new(),
+            cpu: 0,
+            _infos: Infos(infos),
+        };
+        for dom in 0..DOMAINS {
+            wild.create(dom);
+        }
+        // Guest 1 first, where there is one CPU.
+        for cpu in 0..cpus {
+            wild.cpu = cpu;
+            wild.hv.platform.on_cpu(cpu);
+            wild.switch((cpu + 1) % DOMAINS, (cpu / DOMAINS) as u32 % VCPUS);
+        }
+        wild
+    }
+
+    /// The acting CPU goes over to a vCPU: what the switch of the machine does, and the word of the domains that says where
+    /// they are loaded.
+    fn switch(&mut self, dom: usize, vcpu: u32) -> Option<()> {
+        let busy = (0..CPUS).any(|cpu| cpu != self.cpu && self.loaded[cpu] == Some((dom, vcpu)));
+        let domain = self.doms[dom].clone().filter(|domain| !busy && !domain.is_dying())?;
+        let base = domain.vcpus[vcpu as usize].cr3_kernel()?;
+        self.unload(self.cpu);
+        self.hv.platform.switch_to(base);
+        self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize]));
+        domain.dirty_cpus.fetch_or(1 << self.cpu, Ordering::Relaxed);
+        self.loaded[self.cpu] = Some((dom, vcpu));
+        Some(())
+    }
+
+    /// A CPU has nobody's tables loaded any more.
+    fn unload(&mut self, cpu: usize) {
+        if let Some((dom, _)) = self.loaded[cpu].take() {
+            let domain = self.doms[dom].as_ref().expect("loaded");
+            domain.dirty_cpus.fetch_and(!(1 << cpu), Ordering::Relaxed);
+            self.hv.platform.on_cpu(cpu);
+            self.hv.platform.set_window(None);
+            self.hv.platform.identity();
+            self.hv.platform.on_cpu(self.cpu);
+        }
+    }
+
+    fn me(&self) -> Option<(usize, Arc<Domain>)> {
+        let (dom, _) = self.loaded[self.cpu]?;
+        Some((dom, self.doms[dom].clone()?))
+    }
+
+    /// The guest writes an argument.
+    fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) -> Option<()> {
+        self.loaded[self.cpu]?;
+        self.hv.platform.copy_to_guest(Settled::new(), at, value.as_bytes()).ok()
+    }
+
+    fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> Option<T> {
+        let mut value = T::new_zeroed();
+        self.hv.platform.copy_from_guest(Settled::new(), value.as_mut_bytes(), at).ok()?;
+        Some(value)
+    }
+
+    fn call(&mut self, number: u32, args: &[u64]) -> Option<HypercallResult> {
+        let mut all: Args = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        let mut regs = CpuUserRegs::default();
+        self.with(&mut regs, |cur| call(cur, number.into(), &all)).inspect(|result| {
+            let (dom, vcpu) = self.loaded[self.cpu].expect("it called");
+            let slot = &mut self.interrupted[dom][vcpu as usize];
+            *slot = None;
+            if *result == Ok(Outcome::Continue) {
+                let domain = self.doms[dom].as_ref().expect("it called");
+                *slot = Some((number, domain.vcpus[vcpu as usize].continuation()));
+            }
+        })
+    }
+
+    fn with<R>(
+        &self,
+        regs: &mut CpuUserRegs,
+        act: impl FnOnce(&mut Current<'_, TestMachine>) -> R,
+    ) -> Option<R> {
+        let (dom, vcpu) = self.loaded[self.cpu]?;
+        let domain = self.doms[dom].as_ref()?;
+        let vcpu = domain.vcpu(vcpu)?;
+        let result = act(&mut Current { hv: &self.hv, domain, vcpu, regs });
+        self.hv.platform.return_to_guest();
+        Some(result)
+    }
+
+    /// Plays a step.
+    pub fn step(&mut self, step: &Step) {
+        self.steps += 1;
+        self.cpu = usize::from(step.cpu) % self.cpus;
+        let platform = &self.hv.platform;
+        platform.on_cpu(self.cpu);
+        platform.set_adversary(u64::from(self.steps).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let _ = self.act(&step.act);
+        self.hv.platform.settle_tlb();
+    }
+
+    fn act(&mut self, act: &Act) -> Option<()> {
+        match *act {
+            Act::Switch { dom, vcpu } => self.switch(usize::from(dom) % DOMAINS, u32::from(vcpu) % VCPUS),
+            Act::Touch { page, slot, entry } => {
+                let at = Self::va(page) + u64::from(slot & 15) * 8;
+                self.me()?;
+                let value = self.entry(entry);
+                self.put(at, &value)
+            }
+            Act::Batch { requests, whose, split } => self.batch(&requests, whose, split),
+            Act::Map { page, entry, flush } => self.map(page, entry, flush, None),
+            Act::MapOther { page, entry, flush, dom } => self.map(page, entry, flush, Some(dom)),
+            Act::Ext { ops, whose } => self.ext(&ops, whose),
+            Act::Memory { op, frames, count, whose } => self.memory(op, frames, count, whose),
+            Act::Exchange { frames, pair } => self.exchange(frames, pair),
+            Act::Grant { gref, frame, to, flags } => {
+                let (_, domain) = self.me()?;
+                let table = self.hv.grant_table_frame(&domain, 0).ok()?;
+                let frame = self.pick(frame);
+                let flags = [1u64, 1, 5, 0][usize::from(flags & 3)];
+                let entry = frame << 32 | (u64::from(to) % DOMAINS as u64) << 16 | flags;
+                self.hv.platform.store(Maddr::new((table.raw() << 12) + u64::from(gref & 3) * 8), entry);
+                self.note(frame);
+                Some(())
+            }
+            Act::MapGrant { granter, gref, page, flags } => self.map_grant(granter, gref, page, flags),
+            Act::Unmap { which, count, replace, page } => self.unmap(which, count, replace, page),
+            Act::Copy { granter, gref, frame, back } => {
+                let granted = GnttabCopyPtr {
+                    u: u64::from(gref & 3),
+                    domid: u16::from(granter) % DOMAINS as u16,
+                    ..GnttabCopyPtr::default()
+                };
+                let own =
+                    GnttabCopyPtr { u: self.pick(frame), domid: DOMID_SELF, ..GnttabCopyPtr::default() };
+                let (source, dest) = if back { (own, granted) } else { (granted, own) };
+                let flags = if back { GNTCOPY_DEST_GREF } else { GNTCOPY_SOURCE_GREF };
+                self.put(ARGS, &GnttabCopy { source, dest, len: 64, flags, ..GnttabCopy::default() })?;
+                self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_COPY.into(), ARGS, 1]).map(|_| ())
+            }
+            Act::Swap { a, b } => {
+                let op = GnttabSwapGrantRef {
+                    ref_a: u32::from(a & 3),
+                    ref_b: u32::from(b & 3),
+                    ..GnttabSwapGrantRef::default()
+                };
+                self.put(ARGS, &op)?;
+                self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_SWAP_GRANT_REF.into(), ARGS, 1]).map(|_| ())
+            }
+            Act::Gdt { frames, count } => {
+                let frames = frames.map(|frame| self.pick(frame));
+                self.put(ARGS, &frames)?;
+                frames.into_iter().for_each(|frame| self.note(frame));
+                self.call(__HYPERVISOR_SET_GDT, &[ARGS, u64::from(count % 3) * 512]).map(|_| ())
+            }
+            Act::Ldt { page, entries, fault } => {
+                let op = MmuextOp {
+                    cmd: MMUEXT_SET_LDT,
+                    arg1: Self::va(page),
+                    arg2: u64::from(entries),
+                    ..MmuextOp::default()
+                };
+                self.put(ARGS, &op)?;
+                self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
+                if fault {
+                    let hv = &self.hv;
+                    self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
+                }
+                Some(())
+            }
+            Act::Descriptor { frame, slot, value } => {
+                let at = (self.pick(frame) << 12) + u64::from(slot & 15) * 8;
+                let value =
+                    [0, 0x00af_9b00_0000_ffff, self.entry((value, 1)), u64::MAX][usize::from(value & 3)];
+                self.call(__HYPERVISOR_UPDATE_DESCRIPTOR, &[at, value]).map(|_| ())
+            }
+            Act::Area { what, frame, page, vcpu } => self.area(what, frame, page, vcpu),
+            Act::Emulate { table, slot, entry, how } => self.emulate(table, slot, entry, how),
+            Act::Multi { maps } => {
+                for (n, (page, entry)) in (0u64..).zip(maps) {
+                    let list = MulticallEntry {
+                        op: __HYPERVISOR_UPDATE_VA_MAPPING.into(),
+                        args: [Self::va(page), self.entry(entry), 0, 0, 0, 0],
+                        ..MulticallEntry::default()
+                    };
+                    self.note_at(Self::va(page));
+                    self.put(ARGS + n * size_of::<MulticallEntry>() as u64, &list)?;
+                }
+                self.call(__HYPERVISOR_MULTICALL, &[ARGS, 2]).map(|_| ())
+            }
+            Act::Event { what, port } => self.event(what, port),
+            Act::Control { what, dom, frame } => self.control(what, dom, frame),
+            Act::Destroy { dom } => self.destroy(usize::from(dom) % DOMAINS),
+            Act::Create { dom } => self.create(usize::from(dom) % DOMAINS),
+            Act::Interrupt { after } => {
+                self.hv.platform.interrupt_after(u64::from(after % 24));
+                Some(())
+            }
+            Act::Continue => {
+                let (dom, vcpu) = self.loaded[self.cpu]?;
+                let (number, args) = self.interrupted[dom][vcpu as usize]?;
+                self.call(number, &args).map(|_| ())
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Steps that change page tables and memory.
+
+use alloc::format;
+
+use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::hypercall::*;
+use ring_abi::memory::*;
+use ring_abi::mmu::*;
+use ring_abi::types::{DOMID_SELF, Mfn};
+
+use super::*;
+use crate::hypercall::Outcome;
+use crate::mem::pte::P;
+use crate::testing::wild::step::{Entry, Page, Pick};
+
+/// In the page of arguments: where an instruction lies.
+const CODE: u64 = 0xe00;
+
+impl Wild {
+    pub(super) fn batch(
+        &mut self,
+        requests: &[(Pick, u8, Entry, u8); 3],
+        whose: u8,
+        split: bool,
+    ) -> Option<()> {
+        const BYTES: u64 = size_of::<MmuUpdate>() as u64;
+        let at = if split { ARGS + 0x1000 - BYTES } else { ARGS };
+        let mut count = 0;
+        for &(table, slot, entry, mode) in requests {
+            if mode & 0xf0 == 0xf0 {
+                continue;
+            }
+            let table = self.pick(table);
+            let level = self.hv.frames.info(Mfn::new(table)).map_or(0, |info| info.page_type().0.level());
+            let slot = Self::slot(level, slot);
+            let mut val = self.entry(entry);
+            if level > 1 && val & P != 0 {
+                // A table of the level below, if there is one that serves.
+                val = self.below(level, entry).unwrap_or(val);
+            }
+            let old = self.named(table, slot);
+            self.note(table);
+            old.into_iter().for_each(|frame| self.note(frame));
+            let command = [0, 2, 0, 1][usize::from(mode & 3)];
+            let command = if mode & 12 == 0 { command } else { 0 };
+            self.put(at + count * BYTES, &MmuUpdate { ptr: (table << 12) + slot * 8 + command, val })?;
+            count += 1;
+        }
+        let whose = self.whose(whose);
+        let domains = if whose == DOMID_SELF || whose & 1 == 0 {
+            u64::from(whose)
+        } else {
+            u64::from(DOMID_SELF) | (u64::from(whose) + 1) << 16
+        };
+        self.call(__HYPERVISOR_MMU_UPDATE, &[at, count, 0, domains]).map(|_| ())
+    }
+
+    pub(super) fn map(&mut self, page: Page, entry: Entry, flush: u8, dom: Option<u8>) -> Option<()> {
+        let va = Self::va(page);
+        let flags =
+            [0, 0, 0, UVMF_INVLPG, UVMF_INVLPG | UVMF_ALL, UVMF_TLB_FLUSH, UVMF_TLB_FLUSH | UVMF_ALL, 0]
+                [usize::from(flush & 7)];
+        self.me()?;
+        let entry = self.entry(entry);
+        self.note_at(va);
+        let result = match dom {
+            None => self.call(__HYPERVISOR_UPDATE_VA_MAPPING, &[va, entry, flags]),
+            Some(dom) => {
+                let dom = u64::from(dom) % DOMAINS as u64;
+                self.call(__HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN, &[va, entry, flags, dom])
+            }
+        };
+        if result? == Ok(Outcome::OK) {
+            match flags & UVMF_FLUSHTYPE_MASK {
+                UVMF_INVLPG => self.expect_flushed(flags & UVMF_ALL != 0, Some(va)),
+                UVMF_TLB_FLUSH => self.expect_flushed(flags & UVMF_ALL != 0, None),
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    /// The caller asked for a flush, and was told that it is done: nothing is remembered that the tables do not say.
+    pub(super) fn expect_flushed(&mut self, everywhere: bool, va: Option<u64>) {
+        let Some((dom, _)) = self.loaded[self.cpu] else { return };
+        for cpu in 0..self.cpus {
+            let here =
+                cpu == self.cpu || everywhere && self.loaded[cpu].is_some_and(|(other, _)| other == dom);
+            if here && let Some(stale) = self.hv.platform.stale(cpu, va) {
+                self.wrong.push(format!("CPU {cpu} was flushed, and remembers {stale:x?}"));
+            }
+        }
+    }
+
+    pub(super) fn ext(&mut self, ops: &[(u8, u8); 2], whose: u8) -> Option<()> {
+        const COMMANDS: [u32; 24] = [
+            MMUEXT_PIN_L1_TABLE,
+            MMUEXT_PIN_L1_TABLE,
+            MMUEXT_PIN_L1_TABLE,
+            MMUEXT_PIN_L2_TABLE,
+            MMUEXT_PIN_L3_TABLE,
+            MMUEXT_PIN_L4_TABLE,
+            MMUEXT_UNPIN_TABLE,
+            MMUEXT_UNPIN_TABLE,
+            MMUEXT_UNPIN_TABLE,
+            MMUEXT_NEW_BASEPTR,
+            MMUEXT_NEW_USER_BASEPTR,
+            MMUEXT_TLB_FLUSH_LOCAL,
+            MMUEXT_INVLPG_LOCAL,
+            MMUEXT_TLB_FLUSH_ALL,
+            MMUEXT_INVLPG_ALL,
+            MMUEXT_CLEAR_PAGE,
+            MMUEXT_COPY_PAGE,
+            MMUEXT_TLB_FLUSH_MULTI,
+            MMUEXT_PIN_L4_TABLE,
+            MMUEXT_NEW_USER_BASEPTR,
+            MMUEXT_PIN_L1_TABLE,
+            MMUEXT_CLEAR_PAGE,
+            u32::MAX,
+            u32::MAX,
+        ];
+        // Where two pages may be the page of arguments, the hypervisor may read other operations than these.
+        let is_read = self.hv.platform.stale(self.cpu, Some(ARGS)).is_none();
+        let mut count = 0u64;
+        let mut last = None;
+        for &(command, arg) in ops {
+            let cmd = COMMANDS[usize::from(command) % COMMANDS.len()];
+            if cmd == u32::MAX {
+                continue;
+            }
+            let is_address = matches!(cmd, MMUEXT_INVLPG_LOCAL | MMUEXT_INVLPG_ALL);
+            let arg1 = if is_address { Self::va(arg) } else { self.pick(arg) };
+            let arg2 = if cmd == MMUEXT_TLB_FLUSH_MULTI { ARGS } else { self.pick(arg.rotate_left(3)) };
+            self.put(ARGS + count * 24, &MmuextOp { cmd, arg1, arg2, ..MmuextOp::default() })?;
+            if !is_address {
+                self.note(arg1);
+            }
+            last = Some((cmd, arg1));
+            count += 1;
+        }
+        let whose = self.whose(whose);
+        let result = self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, count, 0, whose.into()])?;
+        if result == Ok(Outcome::OK) && whose == DOMID_SELF && is_read {
+            match last {
+                Some((MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_NEW_BASEPTR, _)) => self.expect_flushed(false, None),
+                Some((MMUEXT_TLB_FLUSH_ALL | MMUEXT_TLB_FLUSH_MULTI, _)) => self.expect_flushed(true, None),
+                Some((MMUEXT_INVLPG_LOCAL, va)) => self.expect_flushed(false, Some(va)),
+                Some((MMUEXT_INVLPG_ALL, va)) => self.expect_flushed(true, Some(va)),
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    pub(super) fn memory(&mut self, op: u8, frames: [Pick; 2], count: u8, whose: u8) -> Option<()> {
+        let op = [
+            XENMEM_INCREASE_RESERVATION,
+            XENMEM_DECREASE_RESERVATION,
+            XENMEM_POPULATE_PHYSMAP,
+            XENMEM_DECREASE_RESERVATION,
+        ][usize::from(op & 3)];
+        let frames = frames.map(|frame| self.pick(frame));
+        self.put(ARGS + 0x100, &frames)?;
+        let request = XenMemoryReservation {
+            extent_start: ARGS + 0x100,
+            nr_extents: u64::from(count & 1) + 1,
+            domid: self.whose(whose),
+            ..XenMemoryReservation::default()
+        };
+        self.put(ARGS, &request)?;
+        self.call(__HYPERVISOR_MEMORY_OP, &[op.into(), ARGS])?.ok()?;
+        let frames = if op == XENMEM_DECREASE_RESERVATION { frames } else { self.get(ARGS + 0x100)? };
+        frames.into_iter().for_each(|frame| self.note(frame));
+        Some(())
+    }
+
+    pub(super) fn exchange(&mut self, frames: [Pick; 2], pair: bool) -> Option<()> {
+        let frames = frames.map(|frame| self.pick(frame));
+        self.put(ARGS + 0x100, &frames)?;
+        self.put(ARGS + 0x200, &[1u64, 2])?;
+        let list = |extent_start, extent_order| XenMemoryReservation {
+            extent_start,
+            nr_extents: 2u64 >> extent_order,
+            extent_order,
+            domid: DOMID_SELF,
+            ..XenMemoryReservation::default()
+        };
+        let request = XenMemoryExchange {
+            r#in: list(ARGS + 0x100, 0),
+            out: list(ARGS + 0x200, pair.into()),
+            nr_exchanged: 0,
+        };
+        self.put(ARGS, &request)?;
+        frames.into_iter().for_each(|frame| self.note(frame));
+        self.call(__HYPERVISOR_MEMORY_OP, &[XENMEM_EXCHANGE.into(), ARGS]).map(|_| ())
+    }
+
+    pub(super) fn emulate(&mut self, table: u8, slot: u8, entry: Entry, how: u8) -> Option<()> {
+        // xchg [rbx], rax; mov [rbx], rax; lock and [rbx], rax; lock cmpxchg [rbx], rcx
+        const CODES: [[u8; 5]; 4] = [
+            [0x48, 0x87, 0x03, 0x90, 0x90],
+            [0x48, 0x89, 0x03, 0x90, 0x90],
+            [0xf0, 0x48, 0x21, 0x03, 0x90],
+            [0xf0, 0x48, 0x0f, 0xb1, 0x0b],
+        ];
+        self.me()?;
+        self.put(ARGS + CODE, &CODES[usize::from(how & 3)])?;
+        // The tables are mapped at the first pages, the level 1 tables at the last of them.
+        let page = if table & 7 == 7 { 5 } else { u64::from(table & 7) };
+        let at = (page << 12) + Self::slot(1, slot) * 8;
+        let entry = self.entry(entry);
+        if let Some(frame) = self.hv.platform.translate(at, false) {
+            self.named(frame.raw() >> 12, Self::slot(1, slot)).into_iter().for_each(|frame| self.note(frame));
+        }
+        let mut regs = CpuUserRegs {
+            rip: ARGS + CODE,
+            rbx: at,
+            rax: entry,
+            rcx: entry,
+            cs: 0xe033,
+            ..CpuUserRegs::default()
+        };
+        let hv = &self.hv;
+        self.with(&mut regs, |cur| hv.handle_guest_page_fault(cur, at, 3)).map(|_| ())
+    }
+}
