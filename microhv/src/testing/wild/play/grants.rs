@@ -6,7 +6,7 @@ use ring_abi::grant::*;
 use ring_abi::hypercall::*;
 
 use super::*;
-use crate::testing::wild::step::Page;
+use crate::testing::wild::step::{Page, Pick};
 
 impl Wild {
     pub(super) fn map_grant(&mut self, granter: u8, gref: u8, page: Page, flags: u8) -> Option<()> {
@@ -81,5 +81,39 @@ impl Wild {
         }
         let op = if replace { GNTTABOP_UNMAP_AND_REPLACE } else { GNTTABOP_UNMAP_GRANT_REF };
         self.call(__HYPERVISOR_GRANT_TABLE_OP, &[op.into(), ARGS, n]).map(|_| ())
+    }
+
+    pub(super) fn grant(&mut self, gref: u8, frame: Pick, to: u8, flags: u8) -> Option<()> {
+        let (_, domain) = self.me()?;
+        let table = self.hv.grant_table_frame(&domain, 0).ok()?;
+        let frame = self.pick(frame);
+        let flags = [1u64, 1, 5, 0][usize::from(flags & 3)];
+        let entry = frame << 32 | (u64::from(to) % DOMAINS as u64) << 16 | flags;
+        self.hv.platform.store(Maddr::new((table.raw() << 12) + u64::from(gref & 3) * 8), entry);
+        self.note(frame);
+        Some(())
+    }
+
+    pub(super) fn copy(&mut self, granter: u8, gref: u8, frame: Pick, back: bool) -> Option<()> {
+        let granted = GnttabCopyPtr {
+            u: u64::from(gref & 3),
+            domid: u16::from(granter) % DOMAINS as u16,
+            ..GnttabCopyPtr::default()
+        };
+        let own = GnttabCopyPtr { u: self.pick(frame), domid: DOMID_SELF, ..GnttabCopyPtr::default() };
+        let (source, dest) = if back { (own, granted) } else { (granted, own) };
+        let flags = if back { GNTCOPY_DEST_GREF } else { GNTCOPY_SOURCE_GREF };
+        self.put(ARGS, &GnttabCopy { source, dest, len: 64, flags, ..GnttabCopy::default() })?;
+        self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_COPY.into(), ARGS, 1]).map(|_| ())
+    }
+
+    pub(super) fn swap(&mut self, a: u8, b: u8) -> Option<()> {
+        let op = GnttabSwapGrantRef {
+            ref_a: u32::from(a & 3),
+            ref_b: u32::from(b & 3),
+            ..GnttabSwapGrantRef::default()
+        };
+        self.put(ARGS, &op)?;
+        self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_SWAP_GRANT_REF.into(), ARGS, 1]).map(|_| ())
     }
 }

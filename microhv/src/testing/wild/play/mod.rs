@@ -13,10 +13,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use std::collections::VecDeque;
 
-use ring_abi::grant::*;
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::hypercall::*;
-use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, Maddr, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -224,93 +221,24 @@ impl Wild {
     fn act(&mut self, act: &Act) -> Option<()> {
         match *act {
             Act::Switch { dom, vcpu } => self.switch(usize::from(dom) % DOMAINS, u32::from(vcpu) % VCPUS),
-            Act::Touch { page, slot, entry } => {
-                let at = Self::va(page) + u64::from(slot & 15) * 8;
-                self.me()?;
-                let value = self.entry(entry);
-                self.put(at, &value)
-            }
+            Act::Touch { page, slot, entry } => self.touch(page, slot, entry),
             Act::Batch { requests, whose, split } => self.batch(&requests, whose, split),
             Act::Map { page, entry, flush } => self.map(page, entry, flush, None),
             Act::MapOther { page, entry, flush, dom } => self.map(page, entry, flush, Some(dom)),
             Act::Ext { ops, whose } => self.ext(&ops, whose),
             Act::Memory { op, frames, count, whose } => self.memory(op, frames, count, whose),
             Act::Exchange { frames, pair } => self.exchange(frames, pair),
-            Act::Grant { gref, frame, to, flags } => {
-                let (_, domain) = self.me()?;
-                let table = self.hv.grant_table_frame(&domain, 0).ok()?;
-                let frame = self.pick(frame);
-                let flags = [1u64, 1, 5, 0][usize::from(flags & 3)];
-                let entry = frame << 32 | (u64::from(to) % DOMAINS as u64) << 16 | flags;
-                self.hv.platform.store(Maddr::new((table.raw() << 12) + u64::from(gref & 3) * 8), entry);
-                self.note(frame);
-                Some(())
-            }
+            Act::Grant { gref, frame, to, flags } => self.grant(gref, frame, to, flags),
             Act::MapGrant { granter, gref, page, flags } => self.map_grant(granter, gref, page, flags),
             Act::Unmap { which, count, replace, page } => self.unmap(which, count, replace, page),
-            Act::Copy { granter, gref, frame, back } => {
-                let granted = GnttabCopyPtr {
-                    u: u64::from(gref & 3),
-                    domid: u16::from(granter) % DOMAINS as u16,
-                    ..GnttabCopyPtr::default()
-                };
-                let own =
-                    GnttabCopyPtr { u: self.pick(frame), domid: DOMID_SELF, ..GnttabCopyPtr::default() };
-                let (source, dest) = if back { (own, granted) } else { (granted, own) };
-                let flags = if back { GNTCOPY_DEST_GREF } else { GNTCOPY_SOURCE_GREF };
-                self.put(ARGS, &GnttabCopy { source, dest, len: 64, flags, ..GnttabCopy::default() })?;
-                self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_COPY.into(), ARGS, 1]).map(|_| ())
-            }
-            Act::Swap { a, b } => {
-                let op = GnttabSwapGrantRef {
-                    ref_a: u32::from(a & 3),
-                    ref_b: u32::from(b & 3),
-                    ..GnttabSwapGrantRef::default()
-                };
-                self.put(ARGS, &op)?;
-                self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_SWAP_GRANT_REF.into(), ARGS, 1]).map(|_| ())
-            }
-            Act::Gdt { frames, count } => {
-                let frames = frames.map(|frame| self.pick(frame));
-                self.put(ARGS, &frames)?;
-                frames.into_iter().for_each(|frame| self.note(frame));
-                self.call(__HYPERVISOR_SET_GDT, &[ARGS, u64::from(count % 3) * 512]).map(|_| ())
-            }
-            Act::Ldt { page, entries, fault } => {
-                let op = MmuextOp {
-                    cmd: MMUEXT_SET_LDT,
-                    arg1: Self::va(page),
-                    arg2: u64::from(entries),
-                    ..MmuextOp::default()
-                };
-                self.put(ARGS, &op)?;
-                self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
-                if fault {
-                    let hv = &self.hv;
-                    self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
-                }
-                Some(())
-            }
-            Act::Descriptor { frame, slot, value } => {
-                let at = (self.pick(frame) << 12) + u64::from(slot & 15) * 8;
-                let value =
-                    [0, 0x00af_9b00_0000_ffff, self.entry((value, 1)), u64::MAX][usize::from(value & 3)];
-                self.call(__HYPERVISOR_UPDATE_DESCRIPTOR, &[at, value]).map(|_| ())
-            }
+            Act::Copy { granter, gref, frame, back } => self.copy(granter, gref, frame, back),
+            Act::Swap { a, b } => self.swap(a, b),
+            Act::Gdt { frames, count } => self.gdt(frames, count),
+            Act::Ldt { page, entries, fault } => self.ldt(page, entries, fault),
+            Act::Descriptor { frame, slot, value } => self.descriptor(frame, slot, value),
             Act::Area { what, frame, page, vcpu } => self.area(what, frame, page, vcpu),
             Act::Emulate { table, slot, entry, how } => self.emulate(table, slot, entry, how),
-            Act::Multi { maps } => {
-                for (n, (page, entry)) in (0u64..).zip(maps) {
-                    let list = MulticallEntry {
-                        op: __HYPERVISOR_UPDATE_VA_MAPPING.into(),
-                        args: [Self::va(page), self.entry(entry), 0, 0, 0, 0],
-                        ..MulticallEntry::default()
-                    };
-                    self.note_at(Self::va(page));
-                    self.put(ARGS + n * size_of::<MulticallEntry>() as u64, &list)?;
-                }
-                self.call(__HYPERVISOR_MULTICALL, &[ARGS, 2]).map(|_| ())
-            }
+            Act::Multi { maps } => self.multi(maps),
             Act::Event { what, port } => self.event(what, port),
             Act::Control { what, dom, frame } => self.control(what, dom, frame),
             Act::Destroy { dom } => self.destroy(usize::from(dom) % DOMAINS),

@@ -223,4 +223,53 @@ impl Wild {
         let hv = &self.hv;
         self.with(&mut regs, |cur| hv.handle_guest_page_fault(cur, at, 3)).map(|_| ())
     }
+
+    pub(super) fn touch(&mut self, page: Page, slot: u8, entry: Entry) -> Option<()> {
+        let at = Self::va(page) + u64::from(slot & 15) * 8;
+        self.me()?;
+        let value = self.entry(entry);
+        self.put(at, &value)
+    }
+
+    pub(super) fn gdt(&mut self, frames: [Pick; 2], count: u8) -> Option<()> {
+        let frames = frames.map(|frame| self.pick(frame));
+        self.put(ARGS, &frames)?;
+        frames.into_iter().for_each(|frame| self.note(frame));
+        self.call(__HYPERVISOR_SET_GDT, &[ARGS, u64::from(count % 3) * 512]).map(|_| ())
+    }
+
+    pub(super) fn ldt(&mut self, page: Page, entries: u8, fault: bool) -> Option<()> {
+        let op = MmuextOp {
+            cmd: MMUEXT_SET_LDT,
+            arg1: Self::va(page),
+            arg2: u64::from(entries),
+            ..MmuextOp::default()
+        };
+        self.put(ARGS, &op)?;
+        self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
+        if fault {
+            let hv = &self.hv;
+            self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
+        }
+        Some(())
+    }
+
+    pub(super) fn descriptor(&mut self, frame: Pick, slot: u8, value: u8) -> Option<()> {
+        let at = (self.pick(frame) << 12) + u64::from(slot & 15) * 8;
+        let value = [0, 0x00af_9b00_0000_ffff, self.entry((value, 1)), u64::MAX][usize::from(value & 3)];
+        self.call(__HYPERVISOR_UPDATE_DESCRIPTOR, &[at, value]).map(|_| ())
+    }
+
+    pub(super) fn multi(&mut self, maps: [(Page, Entry); 2]) -> Option<()> {
+        for (n, (page, entry)) in (0u64..).zip(maps) {
+            let list = MulticallEntry {
+                op: __HYPERVISOR_UPDATE_VA_MAPPING.into(),
+                args: [Self::va(page), self.entry(entry), 0, 0, 0, 0],
+                ..MulticallEntry::default()
+            };
+            self.note_at(Self::va(page));
+            self.put(ARGS + n * size_of::<MulticallEntry>() as u64, &list)?;
+        }
+        self.call(__HYPERVISOR_MULTICALL, &[ARGS, 2]).map(|_| ())
+    }
 }
