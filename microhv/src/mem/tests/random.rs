@@ -18,6 +18,8 @@ use crate::mem::frame::PageType;
 use crate::mem::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, TableError, Update, UpdateError, pte};
 use crate::platform::MachineMemory;
+use crate::mem::{FrameOwner, GrantAddress, PageRef, TableError, TypedRef, Update, UpdateError, pte};
+use crate::platform::Platform;
 
 const FRAMES: usize = 72;
 const DOMAINS: usize = 3;
@@ -118,6 +120,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn mfn(n: usize) -> Mfn {
+    Mfn::new(n as u64)
+}
+
 struct Mapping {
     dom: usize,
     at: Maddr,
@@ -163,7 +169,6 @@ impl Model {
     }
 
     fn apply(&mut self, step: &Step) {
-        let mfn = |n: usize| Mfn::new(n as u64);
         let hv = &self.world.hv;
         match *step {
             Step::Poke { dom, frame, slot, target, flags } => {
@@ -172,7 +177,6 @@ impl Model {
                 }
             }
             Step::Set { dom, owner, frame, slot, target, flags, mode } => {
-                let (dom, owner) = (&self.doms[dom], &self.doms[owner]);
                 let slot = SLOTS[slot];
                 let update = match mode {
                     0 => Update::Plain,
@@ -180,19 +184,7 @@ impl Model {
                     _ if frame < FRAMES => Update::CompareExchange(self.world.peek(mfn(frame), slot)),
                     _ => Update::CompareExchange(0),
                 };
-                let new = entry(mfn(target), FLAGS[flags]);
-                self.repeat(|| {
-                    let mut mm = hv.lock_tables(dom);
-                    mm.begin()?;
-                    if dom.is_dying() {
-                        return Err(HypercallError::NoSuchDomain.into());
-                    }
-                    match mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update)
-                    {
-                        Ok(()) | Err(UpdateError::Interrupted) => Ok(()), // done, both
-                        Err(error) => Err(error.into()),
-                    }
-                });
+                self.set(dom, owner, (frame, slot), entry(mfn(target), FLAGS[flags]), update);
             }
             Step::Pin { dom, frame, level } => {
                 let dom = &self.doms[dom];
@@ -204,18 +196,8 @@ impl Model {
                 self.repeat(|| hv.unpin_table(&self.doms[dom], mfn(frame)));
             }
             Step::Base { dom, frame, user } => {
-                let dom = &self.doms[dom];
-                if !dom.is_dying() {
-                    self.repeat(|| {
-                        self.world.run(dom, |cur| {
-                            if user {
-                                hv.new_user_base(cur.domain, cur.vcpu, mfn(frame))
-                            } else {
-                                hv.new_base(cur.domain, cur.vcpu, mfn(frame))
-                            }
-                        })
-                    });
-                    hv.platform.identity();
+                if !self.doms[dom].is_dying() {
+                    self.base(dom, frame, user);
                 }
             }
             Step::Gdt { dom, ref frames } => {
@@ -237,49 +219,12 @@ impl Model {
                 }
             }
             Step::MapGrant { dom, owner, frame, table, slot, read_only } => {
-                let (taker, owner) = (&self.doms[dom], &self.doms[owner]);
-                let page = if read_only {
-                    hv.get_page(mfn(frame), owner).map(super::super::PageRef::into_raw)
-                } else {
-                    hv.get_page_writable(mfn(frame), owner).ok().map(super::super::TypedRef::into_raw)
-                };
-                if let Some(page) = page {
-                    let at = Maddr::new(table as u64 * 4096 + SLOTS[slot] as u64 * 8);
-                    let place = GrantAddress::Entry(at);
-                    let mapped = !taker.is_dying()
-                        && self
-                            .world
-                            .run(taker, |cur| {
-                                hv.map_grant_frame(cur.domain, cur.vcpu, place, page, read_only, 0)
-                            })
-                            .is_ok();
-                    hv.platform.identity();
-                    match (mapped, read_only) {
-                        (true, _) => self.grants.push(Mapping { dom, at, frame: page, read_only }),
-                        (false, true) => hv.put_page(page),
-                        (false, false) => hv.put_page_and_type(page),
-                    }
-                }
+                let at = Maddr::new(table as u64 * 4096 + SLOTS[slot] as u64 * 8);
+                self.map_grant(dom, owner, frame, at, read_only);
             }
             Step::UnmapGrant { pick } => {
-                if self.grants.is_empty() {
-                    return;
-                }
-                let Mapping { dom, at, frame, read_only } = self.grants.swap_remove(pick % self.grants.len());
-                let dom = &self.doms[dom];
-                let place = GrantAddress::Entry(at);
-                let unmapped = self
-                    .world
-                    .run(dom, |cur| hv.unmap_grant_frame(cur.domain, cur.vcpu, place, frame, read_only))
-                    .is_ok();
-                hv.platform.identity();
-                if unmapped {
-                    hv.flush_grants(dom);
-                    if read_only {
-                        hv.put_page(frame);
-                    } else {
-                        hv.put_page_and_type(frame);
-                    }
+                if let Some(n) = pick.checked_rem(self.grants.len()) {
+                    self.unmap_grant(n);
                 }
             }
             Step::Pending(pending) => hv.platform.pending.store(pending, Ordering::Relaxed),
@@ -290,6 +235,84 @@ impl Model {
                     hv.platform.pending.store(pending, Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    /// `mmu_update` of one entry, named by its table's frame and its slot.
+    fn set(&self, dom: usize, owner: usize, (frame, slot): (usize, usize), new: u64, update: Update) {
+        let (dom, owner) = (&self.doms[dom], &self.doms[owner]);
+        self.repeat(|| {
+            let mut mm = self.world.hv.lock_tables(dom);
+            mm.begin()?;
+            if dom.is_dying() {
+                return Err(HypercallError::NoSuchDomain.into());
+            }
+            match mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update) {
+                Ok(()) | Err(UpdateError::Interrupted) => Ok(()), // done, both
+                Err(error) => Err(error.into()),
+            }
+        });
+    }
+
+    fn base(&self, dom: usize, frame: usize, user: bool) {
+        let hv = &self.world.hv;
+        self.repeat(|| {
+            self.world.run(&self.doms[dom], |cur| {
+                if user {
+                    hv.new_user_base(cur.domain, cur.vcpu, mfn(frame))
+                } else {
+                    hv.new_base(cur.domain, cur.vcpu, mfn(frame))
+                }
+            })
+        });
+        hv.platform.identity();
+    }
+
+    /// Maps a frame of `owner` as a grant into the entry at `at`.
+    fn map_grant(&mut self, dom: usize, owner: usize, frame: usize, at: Maddr, read_only: bool) {
+        let hv = &self.world.hv;
+        let (taker, owner) = (&self.doms[dom], &self.doms[owner]);
+        let page = if read_only {
+            hv.get_page(mfn(frame), owner).map(PageRef::into_raw)
+        } else {
+            hv.get_page_writable(mfn(frame), owner).ok().map(TypedRef::into_raw)
+        };
+        let Some(page) = page else { return };
+        let place = GrantAddress::Entry(at);
+        let mapped = !taker.is_dying()
+            && self
+                .world
+                .run(taker, |cur| hv.map_grant_frame(cur.domain, cur.vcpu, place, page, read_only, 0))
+                .is_ok();
+        hv.platform.identity();
+        if mapped {
+            self.grants.push(Mapping { dom, at, frame: page, read_only });
+        } else {
+            self.give_back(page, read_only);
+        }
+    }
+
+    fn unmap_grant(&mut self, n: usize) {
+        let Mapping { dom, at, frame, read_only } = self.grants.swap_remove(n);
+        let (hv, dom) = (&self.world.hv, &self.doms[dom]);
+        let place = GrantAddress::Entry(at);
+        let unmapped = self
+            .world
+            .run(dom, |cur| hv.unmap_grant_frame(cur.domain, cur.vcpu, place, frame, read_only))
+            .is_ok();
+        hv.platform.identity();
+        if unmapped {
+            hv.flush_grants(dom);
+            self.give_back(frame, read_only);
+        }
+    }
+
+    /// A grant's user gives back the references that the mapping took.
+    fn give_back(&self, frame: Mfn, read_only: bool) {
+        if read_only {
+            self.world.hv.put_page(frame);
+        } else {
+            self.world.hv.put_page_and_type(frame);
         }
     }
 
