@@ -92,13 +92,13 @@ pub fn report_on(place: Place, filter: Option<&str>, kernel: Option<&str>) -> Re
             let kernel = kernel.map_or_else(guest::debian_boot, guest::other_debian_boot)?;
             deps::ensure(&[Need::Qemu])?;
             images::build(&images::ALL.iter().collect::<Vec<_>>())?;
-            report.explain(include_str!("../../docs/CONFORMANCE.md"));
+            report.explain(include_str!("../../../docs/CONFORMANCE.md"));
             println!("image {IMAGE}: sha256 {}", images::find(IMAGE)?.sha256()?);
             let filter = filter.unwrap_or("blkfront");
             report.add("linux", &run(&as_backend(filter, &kernel, &RunDirectory::new()?)?)?);
         }
         Place::Xen => {
-            report.explain(include_str!("../../docs/CONFORMANCE.md"));
+            report.explain(include_str!("../../../docs/CONFORMANCE.md"));
             let host = xen::prepare()?;
             let image = images::find(IMAGE)?;
             images::build(&[image])?;
