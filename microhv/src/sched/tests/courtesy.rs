@@ -1,35 +1,41 @@
-//! A vCPU that wakes beside a busy one lets that one run on for a while, and is repaid when it waited in vain.
+//! A vCPU that wakes beside a running one waits until the running one has had its least time. If the running one sleeps
+//! soon after all, the wait was in vain, and that domain waits for less the next times: the courtesy.
 
 use alloc::sync::Arc;
 
 use ring_abi::types::DomId;
 
 use super::*;
-use crate::domain::PauseFlags;
 use crate::testing::World;
 
-/// A domain that ran for long, and others that slept meanwhile.
+/// A domain that has run for long, and others that slept meanwhile.
 fn worker_and_sleepers<const N: usize>(world: &World) -> (Arc<Domain>, [Arc<Domain>; N]) {
     let (worker, sleepers) = (world.guest(1), core::array::from_fn(|_| world.guest(1)));
     for sleeper in &sleepers {
-        world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+        world.sleep(sleeper);
     }
     world.settle();
     world.pass(100 * MS);
     (worker, sleepers)
 }
 
-/// All sleep; the worker wakes, and `after` ns later the sleeper: who runs then. A sleeper that waited does so in vain.
-fn woken_beside(world: &World, worker: &Arc<Domain>, sleeper: &Arc<Domain>, after: u64) -> DomId {
-    for domain in [sleeper, worker] {
-        world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
+/// Each of them sleeps in turn.
+fn fall_asleep(world: &World, domains: [&Arc<Domain>; 2]) {
+    for domain in domains {
+        world.sleep(domain);
         world.settle();
     }
-    world.hv.kick_vcpu(worker, &worker.vcpus[0]);
-    assert_eq!(world.settle().expect("runs").domain().id, worker.id);
+}
+
+/// Both sleep, the worker wakes, and `after` ns later the sleeper wakes. The domain that runs then. If the sleeper has to
+/// wait, and the worker is put to sleep soon (as the next call of this function does), the wait was in vain.
+fn woken_beside(world: &World, worker: &Arc<Domain>, sleeper: &Arc<Domain>, after: u64) -> DomId {
+    fall_asleep(world, [sleeper, worker]);
+    world.wake(worker);
+    assert_eq!(world.runs(), worker.id);
     world.pass(after);
-    world.hv.kick_vcpu(sleeper, &sleeper.vcpus[0]);
-    world.settle().expect("runs").domain().id
+    world.wake(sleeper);
+    world.runs()
 }
 
 #[test]
@@ -39,7 +45,7 @@ fn who_slept_before_its_time_gives_way_sooner_the_next_times() {
     for round in 0..3 {
         assert_eq!(woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS), worker.id, "round {round}");
         for time in 0..COURTESIES {
-            // What needs no courtesy takes none.
+            // The worker has had its least time: giving way now is no courtesy, and uses none up.
             assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS), sleeper.id);
             assert_eq!(
                 woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS),
@@ -50,38 +56,35 @@ fn who_slept_before_its_time_gives_way_sooner_the_next_times() {
     }
 }
 
-/// What two domains do for each other gathers while one waits; beside a control domain that somebody else keeps awake
-/// nothing does.
+/// While a back end waits for its frontend to give way, the frontend's requests pile up, and one turn serves them all.
+/// A back end that waits for a control domain which a third domain keeps awake gains nothing by the wait.
 #[test]
 fn who_wakes_beside_a_busy_control_domain_waits_for_little() {
     for (privileged, busy) in [(true, true), (true, false), (false, true)] {
         let world = quiet();
         let worker = if privileged { world.dom0.clone() } else { world.guest(1) };
         let sleeper = world.guest(1);
-        for domain in [&sleeper, &worker] {
-            world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
-            world.settle();
-        }
+        fall_asleep(&world, [&sleeper, &worker]);
         world.pass(100 * MS);
-        world.hv.kick_vcpu(&worker, &worker.vcpus[0]);
+        world.wake(&worker);
         world.settle();
         world.pass(2 * BUSY_NS);
         world.settle();
         if !busy {
-            world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
+            world.sleep(&worker);
             world.settle();
-            world.hv.kick_vcpu(&worker, &worker.vcpus[0]);
+            world.wake(&worker);
             world.settle();
         } else {
-            // The worker is put aside for a moment, and does not sleep.
-            world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
-            assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
-            world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
-            assert_eq!(world.settle().expect("runs").domain().id, worker.id);
+            // The worker gives way for a moment, but does not sleep.
+            world.wake(&sleeper);
+            assert_eq!(world.runs(), sleeper.id);
+            world.sleep(&sleeper);
+            assert_eq!(world.runs(), worker.id);
         }
         world.pass(COURTEOUS_RUN_NS);
-        world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
-        let now = world.settle().expect("runs").domain().id;
+        world.wake(&sleeper);
+        let now = world.runs();
         assert_eq!(now == sleeper.id, privileged && busy, "privileged {privileged}, busy {busy}");
     }
 }
@@ -93,7 +96,7 @@ fn nobody_takes_the_cpu_from_who_hardly_ran() {
     assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id);
     assert_eq!(woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS - 1), worker.id);
     world.pass(1);
-    assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
+    assert_eq!(world.runs(), sleeper.id);
 }
 
 #[test]
@@ -101,10 +104,7 @@ fn only_who_waited_in_vain_is_shown_the_courtesy() {
     let world = quiet();
     let (worker, [sleeper, other]) = worker_and_sleepers(&world);
     assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id);
-    world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
-    world.settle();
-    world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
-    world.settle();
+    fall_asleep(&world, [&worker, &sleeper]);
     assert_eq!(woken_beside(&world, &worker, &other, LEAST_RUN_NS / 2), worker.id);
 }
 
@@ -115,45 +115,42 @@ fn who_was_waited_for_and_had_work_gives_way_no_sooner() {
     for round in 0..3 {
         assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id, "round {round}");
         world.pass(LEAST_RUN_NS / 2);
-        assert_eq!(world.settle().expect("runs").domain().id, sleeper.id, "round {round}");
+        assert_eq!(world.runs(), sleeper.id, "round {round}");
     }
 }
 
-/// How often a back end got the CPU while its frontend, in each of `rounds`, asked it for `requests`, one each `gap_ns`, and
-/// slept when the last of them was `rest_ns` old. The back end serves for as long.
+/// How often a back end got the CPU. In each of `rounds`, its frontend makes `requests`, one each `gap_ns`, and sleeps
+/// `rest_ns` after the last of them. Each turn of the back end takes 5 us.
 fn turns_of_a_back_end(requests: u32, gap_ns: u64, rest_ns: u64, rounds: u32) -> u32 {
     let world = quiet();
     let (frontend, [back]) = worker_and_sleepers(&world);
-    for domain in [&back, &frontend] {
-        world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
-        world.settle();
-    }
+    fall_asleep(&world, [&back, &frontend]);
     let mut turns = 0;
     for _ in 0..rounds {
         world.pass(5 * MS);
-        world.hv.kick_vcpu(&frontend, &frontend.vcpus[0]);
-        assert_eq!(world.settle().expect("runs").domain().id, frontend.id);
-        // What is left of each piece of the frontend's work, the last of which is its way to sleep.
+        world.wake(&frontend);
+        assert_eq!(world.runs(), frontend.id);
+        // The frontend's work in pieces: one before each request, and the last before the frontend sleeps.
         for (n, mut left) in (0..requests).map(|_| gap_ns).chain([rest_ns]).enumerate() {
             while left > 0 {
                 if Arc::ptr_eq(world.settle().expect("runs").domain(), &back) {
                     turns += 1;
                     world.pass(5_000);
-                    world.hv.hold(&back.vcpus[0], PauseFlags::BLOCKED);
+                    world.sleep(&back);
                 } else {
                     world.pass(left.min(5_000));
                     left -= left.min(5_000);
                 }
             }
             if n < requests as usize {
-                world.hv.kick_vcpu(&back, &back.vcpus[0]);
+                world.wake(&back);
             }
         }
-        world.hv.hold(&frontend.vcpus[0], PauseFlags::BLOCKED);
+        world.sleep(&frontend);
         while world.settle().is_some() {
             turns += 1;
             world.pass(5_000);
-            world.hv.hold(&back.vcpus[0], PauseFlags::BLOCKED);
+            world.sleep(&back);
         }
     }
     turns
@@ -161,9 +158,9 @@ fn turns_of_a_back_end(requests: u32, gap_ns: u64, rest_ns: u64, rounds: u32) ->
 
 #[test]
 fn a_back_end_runs_once_for_32_reads_and_at_once_for_one() {
-    // 32 reads of 4 KiB in 0.55 ms: one turn for all of them, round after round.
+    // 32 reads of 4 KiB within 0.55 ms: one turn a round serves them all.
     assert_eq!(turns_of_a_back_end(32, 17_000, 10_000, 40), 40);
-    // Parts of 1 MiB, asked for within 0.1 ms, are served in one turn or two.
+    // The parts of 1 MiB, requested within 0.1 ms: one turn a round, or two.
     assert!((40..=80).contains(&turns_of_a_back_end(8, 12_000, 10_000, 40)));
     // One read at a time.
     assert_eq!(turns_of_a_back_end(1, 20_000, 10_000, 40), 40);
@@ -176,11 +173,11 @@ fn a_wait_is_in_vain_only_if_it_ends_soon() {
         let (worker, [sleeper]) = worker_and_sleepers(&world);
         assert_eq!(woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS), worker.id);
         world.pass(runs_on);
-        // A second event of the same domain begins no second wait.
-        world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
-        assert_eq!(world.settle().expect("runs").domain().id, worker.id);
-        world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
-        assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
+        // A second event for the same domain begins no second wait.
+        world.wake(&sleeper);
+        assert_eq!(world.runs(), worker.id);
+        world.sleep(&worker);
+        assert_eq!(world.runs(), sleeper.id);
         let courteous = woken_beside(&world, &worker, &sleeper, COURTEOUS_RUN_NS) == sleeper.id;
         assert_eq!(courteous, expected, "{runs_on} ns");
     }
@@ -190,14 +187,11 @@ fn a_wait_is_in_vain_only_if_it_ends_soon() {
 fn who_wakes_while_the_other_falls_asleep_waited_for_nothing() {
     let world = quiet();
     let (worker, [sleeper]) = worker_and_sleepers(&world);
-    for domain in [&sleeper, &worker] {
-        world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
-        world.settle();
-    }
-    world.hv.kick_vcpu(&worker, &worker.vcpus[0]);
+    fall_asleep(&world, [&sleeper, &worker]);
+    world.wake(&worker);
     world.settle();
-    world.hv.hold(&worker.vcpus[0], PauseFlags::BLOCKED);
-    world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]); // before the queue is looked at
-    assert_eq!(world.settle().expect("runs").domain().id, sleeper.id);
+    world.sleep(&worker);
+    world.wake(&sleeper); // before the scheduler looks at the queue
+    assert_eq!(world.runs(), sleeper.id);
     assert_eq!(woken_beside(&world, &worker, &sleeper, LEAST_RUN_NS / 2), worker.id, "no courtesy is due");
 }

@@ -33,12 +33,12 @@ fn shares_follow_weights() {
 fn a_lone_vcpu_has_no_slices() {
     let world = quiet();
     let guest = world.guest(1);
-    assert_eq!(world.settle().expect("runs").domain().id, guest.id);
+    assert_eq!(world.runs(), guest.id);
     assert_eq!(world.hv.sched.slice_end(CpuId::BOOT), None);
     let other = world.guest(1);
     world.settle();
     assert!(world.hv.sched.slice_end(CpuId::BOOT).is_some());
-    world.hv.hold(&other.vcpus[0], PauseFlags::BLOCKED);
+    world.sleep(&other);
     world.pass(TIME_SLICE_NS);
     world.settle();
     world.pass(TIME_SLICE_NS);
@@ -50,13 +50,13 @@ fn a_lone_vcpu_has_no_slices() {
 fn who_sleeps_much_is_served_at_once_and_starves_nobody() {
     let world = quiet();
     let (sleeper, busy) = (world.guest(1), world.guest(1));
-    world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    world.sleep(&sleeper);
     world.settle();
     world.pass(800 * MS);
-    assert_eq!(world.settle().expect("runs").domain().id, busy.id);
-    world.hv.kick_vcpu(&sleeper, &sleeper.vcpus[0]);
-    assert_eq!(world.settle().expect("runs").domain().id, sleeper.id, "woken: runs at once");
-    // It does not sleep again: from then on both have the same, but for its credit.
+    assert_eq!(world.runs(), busy.id);
+    world.wake(&sleeper);
+    assert_eq!(world.runs(), sleeper.id, "runs as soon as it wakes");
+    // The sleeper does not sleep again: both get the same from now on, but for the credit that it woke with.
     let counts = shares(&world, &[&sleeper, &busy], 1000, MS);
     assert!(counts[1] >= 450, "{counts:?}");
 }
@@ -81,7 +81,7 @@ fn yield_lets_another_run_and_costs_nothing_alone() {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
-    /// Whatever the others do, a domain that wants to run gets at least three quarters of its share.
+    /// A domain that always wants to run gets at least three quarters of its share, whatever the others do.
     #[test]
     fn nobody_starves(moves in proptest::collection::vec((0usize..4, 0u8..4, 1u64..20), 50..200)) {
         let world = quiet();
@@ -91,8 +91,8 @@ proptest::proptest! {
         for (who, what, ms) in moves {
             let other = &others[who];
             match what {
-                0 => world.hv.hold(&other.vcpus[0], PauseFlags::BLOCKED),
-                1 => world.hv.kick_vcpu(other, &other.vcpus[0]),
+                0 => world.sleep(other),
+                1 => world.wake(other),
                 2 => { world.call(other, __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]); }
                 _ => {}
             }
@@ -113,17 +113,17 @@ fn a_domain_that_sleeps_gets_its_credit_back() {
     let (pair, busy) = (world.guest(2), world.guest(1));
     world.hv.wake(&pair, &pair.vcpus[1], PauseFlags::DOWN);
     for _ in 0..3 {
-        // One of the two uses the credit up, then both sleep.
+        // One of the pair uses the domain's credit up, then both sleep.
         for (vcpu, others) in pair.vcpus.iter().zip([1usize, 0]) {
             world.hv.hold(&pair.vcpus[others], PauseFlags::BLOCKED);
             world.hv.hold(vcpu, PauseFlags::BLOCKED);
             world.settle();
             for _ in 0..30 {
                 world.pass(MS);
-                assert_eq!(world.settle().expect("runs").domain().id, busy.id);
+                assert_eq!(world.runs(), busy.id);
             }
             world.hv.kick_vcpu(&pair, vcpu);
-            assert_eq!(world.settle().expect("runs").domain().id, pair.id, "at once");
+            assert_eq!(world.runs(), pair.id, "at once");
             for _ in 0..20 {
                 world.pass(MS);
                 world.settle();

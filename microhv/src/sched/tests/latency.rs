@@ -10,42 +10,40 @@ use crate::domain::PauseFlags;
 fn who_just_came_is_not_displaced_by_who_wakes() {
     let world = quiet();
     let (a, b) = (world.guest(1), world.guest(1));
-    let sleep = |domain: &Arc<Domain>| world.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
-    let runs = || world.settle().expect("runs").domain().id;
-    sleep(&a);
+    world.sleep(&a);
     world.settle();
     world.pass(100 * MS);
-    sleep(&b);
+    world.sleep(&b);
     assert!(world.settle().is_none());
-    world.hv.kick_vcpu(&b, &b.vcpus[0]);
-    assert_eq!(runs(), b.id);
+    world.wake(&b);
+    assert_eq!(world.runs(), b.id);
     world.pass(LEAST_RUN_NS / 4);
-    world.hv.kick_vcpu(&a, &a.vcpus[0]);
-    assert_eq!(runs(), b.id, "which has run more than the other, but came just now");
+    world.wake(&a);
+    assert_eq!(world.runs(), b.id, "b has run more than a, but got the CPU just now");
     assert_eq!(
         world.hv.sched.slice_end(CpuId::BOOT),
         Some(world.hv.platform.now_ns() + LEAST_RUN_NS / 4 * 3)
     );
     world.pass(LEAST_RUN_NS / 4 * 3 - 1);
-    assert_eq!(runs(), b.id);
+    assert_eq!(world.runs(), b.id);
     world.pass(1);
-    assert_eq!(runs(), a.id);
-    sleep(&a);
-    assert_eq!(runs(), b.id, "who blocks gives way at once");
+    assert_eq!(world.runs(), a.id);
+    world.sleep(&a);
+    assert_eq!(world.runs(), b.id, "a domain that blocks gives way at once");
 }
 
-/// What the step of a simulation of waits is, in nanoseconds.
+/// A step of the simulations below, in nanoseconds.
 const STEP: u64 = MS / 10;
 
-/// How long a neighbour that sleeps for most of the time waits at most, in nanoseconds, beside a guest of `count` vCPUs that
-/// wakes them all at once right before the neighbour wakes. The guest's first vCPU never sleeps if it `spins`.
+/// The longest wait of a neighbour that mostly sleeps, in nanoseconds. Beside it, a guest wakes all its `count` vCPUs at once
+/// right before the neighbour wakes. If the guest `spins`, its first vCPU never sleeps.
 fn worst_wait_after_a_burst(count: u32, spins: bool) -> u64 {
     let world = quiet();
     let (neighbour, many) = (world.guest(1), world.guest(count));
     for vcpu in &many.vcpus {
         world.hv.wake(&many, vcpu, PauseFlags::DOWN);
     }
-    world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+    world.sleep(&neighbour);
     let burst = &many.vcpus[usize::from(spins)..];
     let mut worst = 0;
     for _ in 0..20 {
@@ -58,15 +56,15 @@ fn worst_wait_after_a_burst(count: u32, spins: bool) -> u64 {
         world.settle();
         world.pass(STEP);
         world.settle();
-        world.hv.kick_vcpu(&neighbour, &neighbour.vcpus[0]);
+        world.wake(&neighbour);
         let mut waited = 0;
-        while world.settle().expect("somebody runs").domain().id != neighbour.id {
+        while world.runs() != neighbour.id {
             world.pass(STEP);
             waited += STEP;
         }
         worst = worst.max(waited);
         world.pass(STEP);
-        world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+        world.sleep(&neighbour);
     }
     worst
 }
@@ -89,7 +87,7 @@ fn a_neighbour_that_wakes_at_any_time_waits_for_one_slice() {
     for count in [1u32, 2, 8, 64] {
         let world = quiet();
         let (neighbour, many) = (world.guest(1), world.guest(count));
-        world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+        world.sleep(&neighbour);
         for vcpu in &many.vcpus {
             world.hv.wake(&many, vcpu, PauseFlags::DOWN);
         }
@@ -97,17 +95,17 @@ fn a_neighbour_that_wakes_at_any_time_waits_for_one_slice() {
         let (mut waits_since, mut wakes_at, mut worst) = (None, 73u64, 0);
         for now in 0..40_000u64 {
             if now == wakes_at {
-                world.hv.kick_vcpu(&neighbour, &neighbour.vcpus[0]);
+                world.wake(&neighbour);
                 waits_since = Some(now);
             }
             let running = world.settle().expect("somebody runs");
             if Arc::ptr_eq(running.domain(), &neighbour) {
                 worst = worst.max(now - waits_since.take().unwrap_or(now));
-                world.hv.hold(&neighbour.vcpus[0], PauseFlags::BLOCKED);
+                world.sleep(&neighbour);
                 wakes_at = now + 60 + now % 31;
                 world.settle();
             } else if running.id.raw() == 0 {
-                // The first wakes all others, each of which sleeps when it has used its slice.
+                // The guest's first vCPU wakes all its others; each of these sleeps when it has used its slice.
                 many.vcpus[1..].iter().for_each(|other| world.hv.kick_vcpu(&many, other));
             } else {
                 let ran = &mut ran[running.id.raw() as usize];
@@ -128,32 +126,31 @@ fn of_two_that_wake_together_the_second_waits_for_a_short_slice() {
     let world = quiet();
     let (first, second, _busy) = (world.guest(1), world.guest(1), world.guest(1));
     for sleeper in [&first, &second] {
-        world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+        world.sleep(sleeper);
     }
     for _ in 0..40 {
         world.settle();
         world.pass(MS);
     }
     for sleeper in [&first, &second] {
-        world.hv.kick_vcpu(sleeper, &sleeper.vcpus[0]);
+        world.wake(sleeper);
     }
-    let runs = || world.settle().expect("somebody runs").domain().id;
-    assert_eq!(runs(), first.id);
+    assert_eq!(world.runs(), first.id);
     world.pass(LEAST_RUN_NS - 1);
-    assert_eq!(runs(), first.id);
+    assert_eq!(world.runs(), first.id);
     world.pass(1);
-    assert_eq!(runs(), second.id);
-    // Beside one that has no credit, a slice is a whole one.
+    assert_eq!(world.runs(), second.id);
+    // Beside a domain without credit, a slice has its full length.
     for sleeper in [&first, &second] {
-        world.hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+        world.sleep(sleeper);
     }
     let _other = world.guest(1);
     for _ in 0..30 {
         world.settle();
         world.pass(MS);
     }
-    let begun = runs();
-    while runs() == begun {
+    let begun = world.runs();
+    while world.runs() == begun {
         world.pass(MS);
     }
     let end = world.hv.sched.slice_end(CpuId::BOOT);

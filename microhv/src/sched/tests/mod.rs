@@ -1,4 +1,4 @@
-//! Fairness, latency and blocking on a machine whose time the test moves.
+//! Scheduling, tested on a machine whose time the tests move.
 
 mod courtesy;
 mod fairness;
@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use ring_abi::hypercall::{__HYPERVISOR_SCHED_OP, __HYPERVISOR_VCPU_OP};
 use ring_abi::sched::*;
+use ring_abi::types::DomId;
 use ring_abi::vcpu::*;
 
 use super::*;
@@ -22,15 +23,32 @@ use crate::time::Runstate;
 
 const MS: u64 = 1_000_000;
 
+impl World {
+    /// The domain's first vCPU waits for an event.
+    fn sleep(&self, domain: &Domain) {
+        self.hv.hold(&domain.vcpus[0], PauseFlags::BLOCKED);
+    }
+
+    /// An event comes for the domain's first vCPU.
+    fn wake(&self, domain: &Arc<Domain>) {
+        self.hv.kick_vcpu(domain, &domain.vcpus[0]);
+    }
+
+    /// The domain that runs once all is settled.
+    fn runs(&self) -> DomId {
+        self.settle().expect("a domain that runs").domain().id
+    }
+}
+
 /// A world whose dom0 sleeps.
 fn quiet() -> World {
     let world = World::new(128);
-    world.hv.hold(&world.dom0.vcpus[0], PauseFlags::BLOCKED);
+    world.sleep(&world.dom0);
     world.settle();
     world
 }
 
-/// Runs for `steps` steps of `ns`; how many each domain, in order, was running in.
+/// Lets `steps` times `ns` pass. For each domain, the number of steps in which it ran.
 fn shares(world: &World, domains: &[&Arc<Domain>], steps: u32, ns: u64) -> Vec<u32> {
     let mut counts = vec![0; domains.len()];
     for _ in 0..steps {

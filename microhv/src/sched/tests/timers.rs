@@ -10,7 +10,6 @@ use ring_abi::sched::*;
 use ring_abi::vcpu::*;
 
 use super::*;
-use crate::domain::PauseFlags;
 use crate::error::HypercallError;
 use crate::evtchn::is_pending;
 use crate::testing::{ARGS, World};
@@ -70,7 +69,7 @@ fn a_singleshot_timer_wakes_a_blocked_vcpu() {
     world.pass(5 * MS - 1);
     assert!(world.settle().is_none());
     world.pass(1);
-    assert_eq!(world.settle().expect("woken").domain().id, guest.id);
+    assert_eq!(world.runs(), guest.id);
     assert!(is_pending(&guest, port));
     world.pass(1);
     op.flags = VCPU_SSHOTTMR_FUTURE;
@@ -81,7 +80,7 @@ fn a_singleshot_timer_wakes_a_blocked_vcpu() {
     );
 }
 
-/// The single-shot timer of a guest, at `deadline`.
+/// The guest sets its single-shot timer to `deadline`.
 fn set_timer(world: &World, guest: &Arc<Domain>, deadline: u64) {
     assert_eq!(world.call(guest, __HYPERVISOR_SET_TIMER_OP, &[deadline]), 0);
     world.settle();
@@ -98,9 +97,9 @@ fn a_deadline_put_off_leaves_the_cpus_timer_alone_and_is_kept() {
     set_timer(&world, &guest, now + 10 * MS);
     assert_eq!(timer(), now + 10 * MS);
     set_timer(&world, &guest, now + 20 * MS);
-    assert_eq!(timer(), now + 10 * MS, "comes early, and then looks again");
+    assert_eq!(timer(), now + 10 * MS, "the timer comes early, and the CPU looks again then");
     set_timer(&world, &guest, now + 5 * MS);
-    assert_eq!(timer(), now + 5 * MS, "never comes too late");
+    assert_eq!(timer(), now + 5 * MS, "the timer never comes too late");
     set_timer(&world, &guest, now + 20 * MS);
     world.pass(5 * MS);
     world.settle();
@@ -122,8 +121,8 @@ fn the_cpus_timer_comes_for_whatever_is_due_first() {
         let now = world.hv.platform.now_ns();
         match random >> 56 & 7 {
             0..=3 => set_timer(&world, guest, now + 1 + (random >> 32 & 0xff_ffff)),
-            4 => world.hv.hold(&guest.vcpus[0], PauseFlags::BLOCKED),
-            5 => world.hv.kick_vcpu(guest, &guest.vcpus[0]),
+            4 => world.sleep(guest),
+            5 => world.wake(guest),
             _ => world.pass(random >> 32 & 0x3f_ffff),
         }
         world.settle();
