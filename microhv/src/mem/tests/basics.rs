@@ -45,7 +45,7 @@ fn tables_are_never_mapped_for_writing() {
     let dom = world.domain(1, false, 64);
     let [l4, _, _, l1] = world.address_space(&dom);
     world.poke(l1, 9, entry(l4, P | RW));
-    // L4 gets its type first, so the L1 entry that would write it is refused.
+    // The L4 gets its type first, so the L1 entry that maps it for writing is refused.
     assert_eq!(world.hv.pin_table(&dom, l4, 4), refused(E::Busy));
     world.check();
     world.poke(l1, 9, 0);
@@ -58,7 +58,7 @@ fn tables_are_never_mapped_for_writing() {
         Err(UpdateError::Table(TableError::Refused(E::Busy)))
     );
     mm.update_leaf(l1, 9, entry(page, P | RW), own, Update::Plain).expect("own page");
-    // Read-only to writable of a table is no harmless change (XSA-182).
+    // To make a read-only entry of a table writable is no harmless change (XSA-182).
     assert!(mm.update_leaf(l1, 0, entry(l4, P | RW | US), own, Update::Plain).is_err());
     drop(mm);
     world.check();
@@ -144,7 +144,7 @@ fn hypervisor_slots_are_not_the_guests() {
     world.check();
 }
 
-/// An L4 that were its own L3 would give the hypervisor's slots addresses outside of them.
+/// An L4 used as its own L3 would map the hypervisor's slots at addresses outside of them.
 #[test]
 fn no_table_is_used_as_one_of_a_lower_level() {
     let world = World::new(512);
@@ -220,7 +220,7 @@ fn validation_and_its_undoing_can_be_interrupted_anywhere() {
         assert_eq!(world.hv.frames.held(l4).page_type().1, 0, "all undone");
         world.hv.platform.pending.store(false, Ordering::Relaxed);
     }
-    // A validation that is begun and never finished goes with the domain.
+    // A validation that never finishes is undone when the domain is destroyed.
     world.poke(l2, 500, 0);
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     assert_eq!(world.hv.pin_table(&dom, l4, 4), Err(TableError::Restart));

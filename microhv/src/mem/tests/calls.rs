@@ -1,4 +1,4 @@
-//! The hypercalls, as a guest makes them: arguments in its own memory, through its own tables.
+//! Hypercalls on page tables, as a guest makes them.
 
 use core::sync::atomic::Ordering;
 
@@ -29,7 +29,7 @@ fn mmu_update_counts_what_it_did() {
     assert_eq!(world.mmu(&guest, &[(at(Mfn::new(1 << 40), 0), 0)], SELF), neg(EINVAL));
     assert_eq!(world.call(&guest, mmu::mmu_update, [0x40_0000, 1, 0, SELF.into()]), neg(EFAULT));
     assert_eq!(world.call(&guest, mmu::mmu_update, [u64::MAX - 3, 2, 0, SELF.into()]), neg(EFAULT));
-    // The array ends at a page that is not there: what can be read is done.
+    // The array ends at a page that is not mapped: the requests before that page are done.
     for n in 0..3u64 {
         world.write(&guest, 0xfd0 + n as usize * 16, MmuUpdate { ptr: good.0, val: good.1 }.as_bytes());
     }
@@ -38,7 +38,7 @@ fn mmu_update_counts_what_it_did() {
     assert_eq!(world.mmu(&guest, &[good; 100], SELF), 0, "more than one chunk");
     assert_eq!(world.word(&guest, 0xff0) as u32, 100);
     world.check();
-    // Accessed and dirty bits stay when asked to.
+    // The accessed and dirty bits stay if the request says so.
     world.poke(l1, 40, world.peek(l1, 40) | A | D);
     assert_eq!(world.mmu(&guest, &[(good.0 | MMU_PT_UPDATE_PRESERVE_AD, good.1)], SELF), 0);
     assert_eq!(world.peek(l1, 40) & (A | D), A | D);
@@ -46,7 +46,7 @@ fn mmu_update_counts_what_it_did() {
     assert_eq!(world.peek(l1, 40) & (A | D), 0);
     assert_eq!(world.mmu(&guest, &[(good.0 | MMU_PT_UPDATE_PRESERVE_AD, good.1 | D)], SELF), 0);
     assert_eq!(world.peek(l1, 40) & (A | D), D, "new ones are added");
-    // On a page that is no table, plainly.
+    // A page that is no table is written without any check.
     assert_eq!(world.mmu(&guest, &[(at(l1, 40), 0), (at(guest.page, 7), 0x1234_5678)], SELF), 0);
     assert_eq!(world.peek(guest.page, 7), 0x1234_5678);
     world.check();
@@ -73,13 +73,13 @@ fn foreign_frames_need_privilege() {
     assert_eq!(world.mmu(&dom0, &[map(&dom0, guest.page)], 9), neg(ESRCH));
     assert_eq!(world.mmu(&dom0, &[map(&dom0, guest.page)], 1), 0);
     world.check();
-    // While it is mapped so, its owner cannot make it a table.
+    // While dom0 maps the page for writing, its owner cannot make it a table.
     assert_eq!(world.ext(&guest, &[(MMUEXT_PIN_L1_TABLE, guest.page.raw(), 0)], DOMID_SELF), neg(EINVAL));
     let before = world.hv.platform.flushes.load(Ordering::Relaxed);
     assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), 0)], SELF), 0);
     assert!(world.hv.platform.flushes.load(Ordering::Relaxed) > before, "no TLB remembers the write access");
     assert_eq!(world.ext(&guest, &[(MMUEXT_PIN_L1_TABLE, guest.page.raw(), 0)], DOMID_SELF), 0);
-    // Another's tables: the high half.
+    // The high half of the argument names whose tables are changed.
     let whose = (1 + 1) << 16 | 1;
     let [extra] = world.pages(&guest.dom);
     let update = (at(guest.tables[3], 44), entry(extra, P));
@@ -124,7 +124,7 @@ fn base_pointers_are_switched() {
     for table in [new, user] {
         world.poke(table, 0, entry(l3, P | RW));
     }
-    // As GRUB leaves: in one call.
+    // GRUB leaves its tables in one such call.
     let ops = [
         (MMUEXT_PIN_L4_TABLE, new.raw(), 0),
         (MMUEXT_NEW_BASEPTR, new.raw(), 0),
@@ -264,17 +264,17 @@ fn writes_to_mapped_tables_are_emulated() {
     regs.rsi = 0;
     assert!(fault(&[0x48, 0x87, 0x37], &mut regs));
     assert_eq!((regs.rsi, world.peek(l1, FREE_SLOT)), (stored, 0));
-    // lock andb $0xfd,(%rdi): write access goes
+    // lock andb $0xfd,(%rdi): takes write access away
     world
         .run(&guest.dom, |cur| mmu::update_va_mapping(cur, &[FREE_VA, stored, 0, 0, 0, 0]))
         .expect("own page");
     assert!(fault(&[0xf0, 0x80, 0x27, 0xfd], &mut regs));
     assert_eq!(world.peek(l1, FREE_SLOT), stored & !RW);
-    // What may not be mapped may not be written either.
+    // An entry that `mmu_update` refuses is refused here too.
     regs.rsi = entry(l1, P | RW);
     assert!(!fault(&mov, &mut regs));
     assert_eq!(world.peek(l1, FREE_SLOT), stored & !RW);
-    // Not this instruction's operand; and a table that is none.
+    // The fault is not at the instruction's operand; then the page is no level 1 table.
     regs.rsi = 0;
     assert!(!fault(&[0x48, 0x89, 0x77, 0x08], &mut regs));
     let l2_target = 2 << 12;

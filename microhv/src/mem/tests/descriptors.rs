@@ -1,4 +1,4 @@
-//! Pages of descriptors: which may become such, and how they are given back.
+//! Pages of descriptors: which pages may become such, and how they are given back.
 
 use ring_abi::errno::EINVAL;
 use ring_abi::mmu::*;
@@ -79,7 +79,7 @@ fn a_domain_has_few_pages_of_ldts_in_windows() {
         }
     }
     let pages = |vcpu: &Vcpu| vcpu.cpu.lock().ldt_frames.iter().flatten().count();
-    // All are taken out in one step.
+    // One step takes all of them out, so they must be few.
     assert!(guest.dom.vcpus.iter().map(pages).sum::<usize>() <= 128);
     world.check();
 }
@@ -111,7 +111,7 @@ fn the_ldt_is_looked_up_when_used_and_leaves_with_its_mapping() {
     assert!(!touch(4096), "past its end");
     world.check();
     assert_eq!(world.hv.frames.held(guest.page).page_type(), (PageType::SegDesc, 1));
-    // Mapped for writing again, as Linux does when it frees an LDT: the window lets go of it.
+    // Linux maps the page for writing again when it frees an LDT: the window gives the page back.
     assert!(!map(entry(guest.page, P | RW)), "in use as descriptors");
     assert!(map(0));
     assert!(map(entry(guest.page, P | RW)));
@@ -123,7 +123,7 @@ fn the_ldt_is_looked_up_when_used_and_leaves_with_its_mapping() {
     world.check();
 }
 
-/// Each vCPU of a dying domain may hold many pages: one at a time.
+/// Each vCPU of a dying domain may hold many pages, so a step gives back those of one vCPU.
 #[test]
 fn descriptor_tables_of_a_dying_domain_go_one_vcpu_at_a_time() {
     let world = World::new(256);

@@ -4,7 +4,6 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::errno::{EINVAL, ENOMEM};
 use ring_abi::memory::*;
-use zerocopy::IntoBytes;
 
 use super::guest::*;
 use super::{World, entry};
@@ -16,19 +15,10 @@ fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
     let guest = world.guest(1, false);
     guest.dom.mm.set_max_pages(700);
     let pages = world.pages::<16>(&guest.dom);
-    for (n, mfn) in pages.iter().enumerate() {
-        world.write(&guest, n * 8, &mfn.raw().to_le_bytes());
-    }
-    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
-    let request = XenMemoryExchange {
-        r#in: reservation(ARGS, 16, 0),
-        out: reservation(ARGS + 0x100, 1, 4),
-        nr_exchanged: 0,
-    };
-    world.write(&guest, STRUCTURE, request.as_bytes());
+    put_exchange(&world, &guest, &pages, 4);
     let (owned, free) = (guest.dom.mm.tot_pages(), world.hv.frames.free_pages());
     interrupted(&world, true);
-    // The last is mapped; then it is named twice. Nothing has changed either time.
+    // The last page is mapped; then the list names the first page twice. Neither call changes anything.
     map(&world, &guest, 50, entry(pages[15], P));
     assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
     map(&world, &guest, 50, 0);
@@ -44,7 +34,7 @@ fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
     world.check();
 }
 
-/// Two vCPUs exchange at the same time: one has given a page when the other takes its extents.
+/// Two vCPUs exchange at the same time: the first has given its page when the second takes its extents.
 #[test]
 fn what_another_vcpu_gave_is_not_lost() {
     let world = World::new(256);
@@ -68,14 +58,7 @@ fn a_failed_exchange_does_not_forget_that_a_page_was_written() {
     map(&world, &guest, 50, 0);
     map(&world, &guest, 51, entry(mapped, P));
     for twice in [mapped, written] {
-        world.write(&guest, 0, &written.raw().to_le_bytes());
-        world.write(&guest, 8, &twice.raw().to_le_bytes());
-        let request = XenMemoryExchange {
-            r#in: reservation(ARGS, 2, 0),
-            out: reservation(ARGS + 0x100, 1, 1), // both in one step
-            nr_exchanged: 0,
-        };
-        world.write(&guest, STRUCTURE, request.as_bytes());
+        put_exchange(&world, &guest, &[written, twice], 1); // one extent: both pages in one step
         assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(EINVAL));
         let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
         let before = flushes();
@@ -94,14 +77,7 @@ fn an_exchange_leaves_what_others_claimed() {
     let guest = world.guest(1, false);
     let other = world.domain(2, false, 250);
     let [page] = world.pages(&guest.dom);
-    world.write(&guest, 0, &page.raw().to_le_bytes());
-    world.write(&guest, 0x100, &0x40u64.to_le_bytes());
-    let request = XenMemoryExchange {
-        r#in: reservation(ARGS, 1, 0),
-        out: reservation(ARGS + 0x100, 1, 0),
-        nr_exchanged: 0,
-    };
-    world.write(&guest, STRUCTURE, request.as_bytes());
+    put_exchange(&world, &guest, &[page], 0);
     world.hv.claim_pages(&other, world.hv.frames.free_pages()).expect("all that is free");
     assert_eq!(memory(&world, &guest, XENMEM_EXCHANGE), neg(ENOMEM));
     world.hv.claim_pages(&other, 0).expect("given up");

@@ -130,7 +130,7 @@ fn grant_entries_own_the_references_they_are_given() {
         world.hv.flush_grants(&dom);
         world.hv.put_page_and_type(page);
         world.check();
-        // By the entry's own address; overwritten by the guest, the references go.
+        // The place is the entry's own address. When the guest overwrites the entry, the references are given back.
         let at = Maddr::new(l1.raw() * 4096 + 8 * 8);
         world
             .hv
@@ -162,7 +162,7 @@ fn grant_entries_own_the_references_they_are_given() {
                 .is_err()
         );
     });
-    // The granter dies while its page is mapped: the page stays until it is not.
+    // The granter dies while its page is mapped: the page stays until the mapping goes.
     world
         .run(&dom, |cur| world.hv.map_grant_frame(cur.domain, cur.vcpu, place, take(), false, 0))
         .expect("a slot");

@@ -58,7 +58,7 @@ impl World {
         self.peek(guest.args, offset / 8)
     }
 
-    /// Makes the call, again as long as it is to be continued; rax.
+    /// Makes the call, and makes it again while it is to be continued. Returns rax.
     pub(super) fn call(&self, guest: &Guest, handler: Handler, args: [u64; 4]) -> i64 {
         let mut args: Args = [args[0], args[1], args[2], args[3], 0, 0];
         for _ in 0..10_000 {
@@ -109,11 +109,26 @@ pub(super) fn memory(world: &World, guest: &Guest, command: u32) -> i64 {
     world.call(guest, memory::memory_op, [command.into(), ARGS + STRUCTURE as u64, 0, 0])
 }
 
+/// Writes an `XENMEM_exchange` of `frames` for as many in extents of `order`, the first of them for pfn 0x40.
+pub(super) fn put_exchange(world: &World, guest: &Guest, frames: &[Mfn], order: u32) {
+    for (n, mfn) in frames.iter().enumerate() {
+        world.write(guest, n * 8, &mfn.raw().to_le_bytes());
+    }
+    world.write(guest, 0x100, &0x40u64.to_le_bytes());
+    let count = frames.len() as u64;
+    let request = XenMemoryExchange {
+        r#in: reservation(ARGS, count, 0),
+        out: reservation(ARGS + 0x100, count >> order, order),
+        nr_exchanged: 0,
+    };
+    world.write(guest, STRUCTURE, request.as_bytes());
+}
+
 pub(super) fn interrupted(world: &World, on: bool) {
     world.hv.platform.pending.store(on, Ordering::Relaxed);
 }
 
-/// The page that the guest's arguments are in is `ARGS`; others are its own to exchange.
+/// Puts an entry into the guest's level 1 table.
 pub(super) fn map(world: &World, guest: &Guest, slot: usize, entry: u64) {
     let own = FrameOwner::Domain(&guest.dom);
     world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], slot, entry, own, Update::Plain).unwrap();

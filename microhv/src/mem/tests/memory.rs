@@ -42,7 +42,7 @@ fn reservations_grow_and_shrink() {
     world.check();
     assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 8), 8, "nothing left to do");
     assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, u64::MAX >> 6), (u64::MAX >> 6) as i64);
-    // One mapped page stays until it is unmapped.
+    // A page that is mapped stays until the guest unmaps it.
     let own = FrameOwner::Domain(&guest.dom);
     let map = |e| world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, e, own, Update::Plain);
     map(entry(frames[0], P | RW)).expect("own page");
@@ -138,7 +138,8 @@ fn claims_keep_memory_for_a_domain() {
     world.check();
 }
 
-/// What is claimed for a domain that is built is nobody else's, whatever the others make the hypervisor take for them.
+/// Memory that is claimed for a domain under construction goes to nobody else, not even through what the hypervisor
+/// allocates for other domains.
 #[test]
 fn claimed_memory_does_not_become_anothers_grant_table() {
     let world = World::new(256);

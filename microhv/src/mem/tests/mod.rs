@@ -69,7 +69,7 @@ impl World {
         self.hv.platform.table(table)[slot].load(Ordering::Relaxed)
     }
 
-    /// Tables L4, L3, L2, L1 that map `va` 0 up, and nothing in the L1 but the four tables, read-only, from slot 0.
+    /// Tables L4, L3, L2, L1 for addresses from 0. The L1 maps just these four, read-only, from slot 0.
     pub(super) fn address_space(&self, dom: &Domain) -> [Mfn; 4] {
         let tables = self.pages::<4>(dom);
         for pair in tables.windows(2) {

@@ -38,11 +38,11 @@ fn a_large_extent_is_zeroed_and_given_back_in_pieces() {
         assert_eq!(world.hv.platform.table(mfn)[511].load(Ordering::Relaxed), 0, "page {page}");
         assert_eq!(world.hv.platform.m2p(mfn), Some(0x200 + page));
     }
-    // One page of it is mapped, and lives on; the others go.
+    // One page of the extent is mapped, and stays; the others are freed.
     map(&world, &guest, 50, entry(Mfn::new(first.raw() + 100), P | RW));
     assert_eq!(memory(&world, &guest, XENMEM_DECREASE_RESERVATION), 1);
     assert_eq!(guest.dom.mm.tot_pages(), owned + 1);
-    // A caller that says what is done has that skipped: here all but the last page, which is gone already.
+    // The caller may claim that a part is done, and that part is skipped: here all but the last page, which is gone already.
     let lie = u64::from(XENMEM_DECREASE_RESERVATION) | 511 << (6 + 42);
     assert_eq!(world.call(&guest, memory::memory_op, [lie, ARGS + STRUCTURE as u64, 0, 0]), 0);
     interrupted(&world, false);
@@ -74,7 +74,7 @@ fn teardown_that_is_interrupted_after_each_base_loses_neither() {
     let free = world.hv.frames.free_pages();
     let dom = world.domain(1, false, 100);
     let (kernel, user) = (world.address_space(&dom), world.address_space(&dom));
-    // Each base has so many entries that its end comes in pieces.
+    // Each base has so many entries that giving it back takes several pieces.
     for slot in [1, 2] {
         world.poke(kernel[0], slot, entry(user[1], P | RW | US));
         world.poke(user[0], slot, entry(kernel[1], P | RW | US));
@@ -123,7 +123,8 @@ fn interrupted_trees_leave_a_table_of_each_level_at_most() {
     interrupted(&world, false);
 }
 
-/// As entries of a multicall, whose own looks are few: each call is done, and then continued, with nothing left to do.
+/// Calls with one long request each, as in a multicall, which seldom asks whether something waits. Each call is done, says
+/// that it is to be continued, and then finds nothing left to do.
 #[test]
 fn short_calls_that_took_long_end_after_what_waits() {
     let world = World::new(256);
@@ -137,7 +138,7 @@ fn short_calls_that_took_long_end_after_what_waits() {
     assert_eq!(run(mmuext::mmuext_op, [ARGS, 1, 0, DOMID_SELF.into(), 0, 0]), Ok(Outcome::Continue));
     assert!(world.hv.frames.held(l1).load_kind().has(Kind::PINNED));
     assert_eq!(run(mmuext::mmuext_op, rest()), Ok(Outcome::OK), "pinned once");
-    // An entry of level 2, alone in its list.
+    // A list of one entry, of level 2.
     let update = MmuUpdate { ptr: at(guest.tables[2], 9), val: entry(l1, P | RW | US) };
     world.write(&guest, 0, update.as_bytes());
     assert_eq!(run(mmu::mmu_update, [ARGS, 1, 0, DOMID_SELF.into(), 0, 0]), Ok(Outcome::Continue));
@@ -156,7 +157,7 @@ fn short_calls_that_took_long_end_after_what_waits() {
     world.check();
 }
 
-/// An L1 of the domain's whose 512 entries hold the last references on their pages.
+/// An L1 whose 512 entries hold the last references on their pages.
 fn l1_of_last_references(world: &World, dom: &Domain) -> Mfn {
     let [l1] = world.pages(dom);
     let pages: Vec<Mfn> = (0..512).map(|_| world.pages::<1>(dom)[0]).collect();
@@ -168,7 +169,7 @@ fn l1_of_last_references(world: &World, dom: &Domain) -> Mfn {
     l1
 }
 
-/// Frees 512 pages, at most 64 of them between two looks.
+/// The unpinned table frees 512 pages, at most 64 of them between two looks at what waits.
 #[test]
 fn an_l1_that_holds_the_last_references_is_given_back_in_pieces() {
     let world = World::new(1024);
@@ -196,7 +197,8 @@ fn an_l1_that_holds_the_last_references_is_given_back_in_pieces() {
     world.check();
 }
 
-/// The table that is left in part is pinned again: its upper entries get their references back, the lower have theirs.
+/// A table whose references are given back in part is used again: the upper entries take theirs anew, the lower still have
+/// theirs.
 #[test]
 fn an_l1_that_is_given_back_in_part_becomes_valid_again() {
     let world = World::new(1024);
@@ -209,7 +211,7 @@ fn an_l1_that_is_given_back_in_part_becomes_valid_again() {
     assert!(world.hv.frames.held(l1).load_kind().has(Kind::PARTIAL));
     assert_eq!(world.hv.frames.held(page).load_kind().count(), 512 - 64);
     world.check();
-    // Under the lock, as an entry that names the table would find it.
+    // With the lock held, as when an entry comes to name the table.
     let mut mm = world.hv.lock_tables(&dom);
     mm.get_table(l1, 1).expect("what it held before");
     drop(mm);
@@ -220,7 +222,7 @@ fn an_l1_that_is_given_back_in_part_becomes_valid_again() {
     world.check();
 }
 
-/// Lists that do not look themselves, of entries that each name the last use of such an L1.
+/// A list too short to look at what waits, whose requests each remove the last use of a full L1.
 #[test]
 fn short_lists_that_each_give_up_a_full_l1_stop_at_the_first() {
     let world = World::new(2048);
@@ -271,7 +273,7 @@ fn frames_of_a_call_that_failed_are_released_in_pieces() {
     let steps = (0..100).take_while(|_| !world.hv.release_given(&guest.dom)).count();
     assert_eq!(steps as u64, begun.div_ceil(32) - 1);
     assert_eq!(free(), begun);
-    // The next call of another kind, in place of that.
+    // A call of another kind comes next, and releases the frames first.
     interrupted(&world, false);
     assert!(world.hv.take_clean(&guest.dom, 0, 0, 512).is_err());
     interrupted(&world, true);

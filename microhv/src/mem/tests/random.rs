@@ -1,5 +1,5 @@
-//! Guests that do anything, in any order: after every step the frame table agrees with all page tables, and no TLB
-//! can remember write access to what is now a page table or another domain's.
+//! Guests do anything, in any order. After every step the frame table agrees with all page tables, and no TLB can remember
+//! write access to a page that is now a page table or another domain's.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -23,7 +23,7 @@ use crate::platform::Platform;
 
 const FRAMES: usize = 72;
 const DOMAINS: usize = 3;
-/// Slots that entries are put in: a few, so that operations meet each other; and odd ones.
+/// Slots that steps use: a few, so that steps meet each other, and those at the edges.
 const SLOTS: [usize; 8] = [0, 1, 2, 3, 255, 256, 271, 511];
 const FLAGS: [u64; 10] =
     [0, P, P | RW, P | US, P | RW | US | A | D, P | RW | NX, P | G, P | PSE, P | PCD, P | RW | G | 0xe00];
@@ -38,7 +38,7 @@ enum Step {
         target: usize,
         flags: usize,
     },
-    /// `mmu_update` by `by` on a table of `dom` with a frame of `owner`.
+    /// `mmu_update` on a table of `dom` with a frame of `owner`.
     Set {
         dom: usize,
         owner: usize,
@@ -135,7 +135,7 @@ struct Model {
     world: World,
     doms: Vec<Arc<Domain>>,
     grants: Vec<Mapping>,
-    /// What TLBs may remember as writable, with its owner then.
+    /// Frames that a TLB may remember as writable, with their owners at that time.
     tlb: BTreeMap<u64, BTreeSet<u16>>,
     flushes: u32,
 }
@@ -154,7 +154,7 @@ impl Model {
         Self { world, doms, grants: Vec::new(), tlb: BTreeMap::new(), flushes: 0 }
     }
 
-    /// As a guest does what is to be continued; not longer than that, or it would never end.
+    /// Repeats a call that is to be continued, as a guest does, at most 64 times: a call that needs more makes no progress.
     fn repeat(&self, mut f: impl FnMut() -> Result<(), TableError>) -> bool {
         for _ in 0..64 {
             match f() {
@@ -330,7 +330,7 @@ impl Model {
             if count > 0 && (page_type.level() > 0 || page_type == PageType::SegDesc) {
                 wrong.push(alloc::format!("{mfn:#x} is {page_type:?}, a TLB may write it"));
             }
-            // A lent page that outlives its owner is nobody's who could refer to it anew.
+            // A lent page that outlives its owner has none, so no domain can take a new reference to it.
             let is_news = |owner: u16| owner != DOMID_INVALID && !owners.contains(&owner);
             if info.owner().is_some_and(|owner| is_news(owner.raw())) {
                 wrong.push(alloc::format!("{mfn:#x} has a new owner, a TLB may write it"));

@@ -1,20 +1,22 @@
-//! Guests that use what a processor still remembers of their page tables: the model of `testing::tlb` ends a test at
-//! the moment at which that would do harm.
+//! Guests use what a processor still remembers of their page tables. The model of `testing::tlb` fails a test as soon as
+//! such a use could do harm.
 
 use core::sync::atomic::Ordering;
 
 use ring_abi::errno::{EFAULT, EINVAL};
-use ring_abi::memory::{XENMEM_EXCHANGE, XenMemoryExchange, XenMemoryReservation};
+use ring_abi::memory::XENMEM_EXCHANGE;
 use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
-use super::guest::{ARGS, Guest, at, neg};
+use super::guest::{ARGS, Guest, at, memory, neg, put_exchange};
 use super::{World, entry};
-use crate::hypercall::{memory, mmu, mmuext};
+use crate::hypercall::{mmu, mmuext};
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{GrantAddress, TypedRef};
 use crate::platform::{GuestMemory, MachineMemory, Settled};
+use crate::platform::{Platform, Settled};
+use crate::testing::Remembered;
 
 const SELF: u64 = DOMID_SELF as u64;
 /// Where the tests map a page.
@@ -33,31 +35,31 @@ fn pin_l1(world: &World, guest: &Guest, mfn: Mfn) -> i64 {
     world.call(guest, mmuext::mmuext_op, [ARGS, 1, 0, SELF])
 }
 
-/// The hypervisor runs on this CPU, which has the guest's tables loaded, as the guest's domain knows.
+/// The hypervisor runs on this CPU now. The CPU has the guest's tables loaded, and the guest's domain says so.
 fn on_cpu(world: &World, cpu: usize, guest: &Guest) {
     world.hv.platform.on_cpu(cpu);
     world.hv.platform.switch_to(guest.tables[0]);
     guest.dom.dirty_cpus.fetch_or(1 << cpu, Ordering::Relaxed);
 }
 
-/// Gives two frames away for two others that follow each other.
+/// The guest gives two frames away for two others that follow each other.
 fn exchange(world: &World, guest: &Guest, frames: [Mfn; 2]) -> i64 {
-    let list = |extent_start, nr_extents, extent_order| XenMemoryReservation {
-        extent_start,
-        nr_extents,
-        extent_order,
-        domid: DOMID_SELF,
-        ..XenMemoryReservation::default()
-    };
-    world.write(guest, 0, frames.map(Mfn::raw).as_bytes());
-    world.write(guest, 0x100, &0x40u64.to_le_bytes());
-    let request =
-        XenMemoryExchange { r#in: list(ARGS, 2, 0), out: list(ARGS + 0x100, 1, 1), nr_exchanged: 0 };
-    world.write(guest, 0x800, request.as_bytes());
-    world.call(guest, memory::memory_op, [XENMEM_EXCHANGE.into(), ARGS + 0x800, 0, 0])
+    put_exchange(world, guest, &frames, 1);
+    memory(world, guest, XENMEM_EXCHANGE)
 }
 
-/// The tables map a page, the guest writes there, and the page is mapped no more: the processor remembers it.
+/// The tables map a page and then no longer do; the processor still remembers the mapping.
+fn remember(world: &World, guest: &Guest, page: Mfn, flags: u64) {
+    assert_eq!(map(world, guest, VA, entry(page, flags)), 0);
+    assert_eq!(map(world, guest, VA, 0), 0);
+}
+
+/// Whether any processor remembers a mapping like that.
+fn is_remembered(world: &World, like: impl Fn(&Remembered) -> bool) -> bool {
+    world.hv.platform.remembered().iter().any(like)
+}
+
+/// As [`remember`], of a page that the guest writes meanwhile.
 fn written_and_unmapped() -> (World, Guest, Mfn) {
     let world = World::new(256);
     let guest = world.guest(1, false);
@@ -71,45 +73,43 @@ fn written_and_unmapped() -> (World, Guest, Mfn) {
 #[test]
 fn a_page_that_becomes_a_table_is_forgotten() {
     let (world, guest, page) = written_and_unmapped();
-    assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.frame == page));
+    assert!(is_remembered(&world, |leaf| leaf.va == VA && leaf.frame == page));
     assert_eq!(pin_l1(&world, &guest, page), 0);
-    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+    assert!(!is_remembered(&world, |leaf| leaf.va == VA));
 }
 
-/// The same page, as descriptors that the processor asked for.
+/// The page becomes one of the LDT when the processor first looks a descriptor up in it.
 #[test]
 fn a_page_that_becomes_descriptors_is_forgotten() {
     const LDT: u64 = VA + 0x1000;
     let world = World::new(256);
     let guest = world.guest(1, false);
     let [page] = world.pages(&guest.dom);
-    assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
-    assert_eq!(map(&world, &guest, VA, 0), 0);
+    remember(&world, &guest, page, P | RW | US);
     assert_eq!(map(&world, &guest, LDT, entry(page, P | US)), 0);
     assert_eq!(world.run(&guest.dom, |cur| world.hv.set_ldt(cur.domain, cur.vcpu, LDT, 512)), Ok(()));
-    assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+    assert!(is_remembered(&world, |leaf| leaf.va == VA));
     assert!(world.run(&guest.dom, |cur| world.hv.fault_in_ldt(cur.domain, cur.vcpu, 0)));
-    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA));
+    assert!(!is_remembered(&world, |leaf| leaf.va == VA));
 }
 
-/// Pages that were exchanged become another's.
+/// Pages that a guest gave away in an exchange become another guest's.
 #[test]
 fn a_page_that_was_exchanged_is_forgotten_everywhere() {
     let world = World::new(256);
     let (guest, other) = (world.guest(1, false), world.guest(2, false));
     on_cpu(&world, 1, &guest);
     let pages = world.pages::<2>(&guest.dom);
-    assert_eq!(map(&world, &guest, VA, entry(pages[0], P | RW | US)), 0);
-    assert_eq!(map(&world, &guest, VA, 0), 0);
+    remember(&world, &guest, pages[0], P | RW | US);
     assert_eq!(exchange(&world, &guest, pages), 0);
     on_cpu(&world, 0, &other);
     while world.hv.frames.held(pages[0]).owner().is_none() {
         world.pages::<1>(&other.dom);
     }
-    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.cpu == 1 && leaf.frame == pages[0]));
+    assert!(!is_remembered(&world, |leaf| leaf.cpu == 1 && leaf.frame == pages[0]));
 }
 
-/// A guest goes over to another base. Pages of user mode are global without the guest's doing, and go nonetheless.
+/// A guest loads another base. The hypervisor makes user pages global by itself; the processor forgets these too.
 #[test]
 fn another_base_forgets_the_former_ones_pages() {
     let world = World::new(256);
@@ -125,7 +125,7 @@ fn another_base_forgets_the_former_ones_pages() {
     assert_eq!(world.hv.platform.stale(0, None), None);
 }
 
-/// A flush that a guest asks for is done when the call returns: on this CPU, or on both.
+/// A guest asks for a flush of this CPU, or of both. The flush is done when the call returns.
 #[test]
 fn a_flush_that_is_asked_for_is_done() {
     let world = World::new(256);
@@ -151,15 +151,14 @@ fn a_flush_that_is_asked_for_is_done() {
         (MMUEXT_INVLPG_ALL, VA, [false, false]),
         (MMUEXT_TLB_FLUSH_ALL, 0, [false, false]),
     ] {
-        assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
-        assert_eq!(map(&world, &guest, VA, 0), 0);
+        remember(&world, &guest, page, P | RW | US);
         world.write(&guest, 0, MmuextOp { cmd, _pad0: 0, arg1, arg2: 0 }.as_bytes());
         assert_eq!(world.call(&guest, mmuext::mmuext_op, [ARGS, 1, 0, SELF]), 0);
         assert_eq!(both(Some(VA)), left, "{cmd}");
     }
 }
 
-/// The window on a guest's descriptors leads to no page that the guest may write again.
+/// A page leaves the window on a guest's descriptors before the guest may write to the page again.
 #[test]
 fn a_window_on_descriptors_is_forgotten() {
     let world = World::new(256);
@@ -180,7 +179,7 @@ fn a_window_on_descriptors_is_forgotten() {
     assert!(!world.hv.platform.window(0).contains(&page));
 }
 
-/// A page that its owner remembers on one CPU is given away, and becomes another's on a second.
+/// A guest gives away a page that CPU 1 still remembers. On CPU 0 the page becomes another guest's.
 #[test]
 fn a_page_that_becomes_anothers_is_forgotten_everywhere() {
     let world = World::new(256);
@@ -188,21 +187,20 @@ fn a_page_that_becomes_anothers_is_forgotten_everywhere() {
     for write in [0, RW] {
         on_cpu(&world, 1, &guest);
         let [page] = world.pages(&guest.dom);
-        assert_eq!(map(&world, &guest, VA, entry(page, P | write | US)), 0);
-        assert_eq!(map(&world, &guest, VA, 0), 0);
+        remember(&world, &guest, page, P | write | US);
         assert_eq!(world.hv.release_page(&guest.dom, page), Ok(()));
-        assert!(world.hv.platform.remembered().iter().any(|leaf| leaf.cpu == 1 && leaf.frame == page));
+        assert!(is_remembered(&world, |leaf| leaf.cpu == 1 && leaf.frame == page));
         on_cpu(&world, 0, &other);
         while world.hv.frames.held(page).owner().is_none() {
             world.pages::<1>(&other.dom);
         }
         world.hv.platform.settle_tlb();
-        assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.cpu == 1 && leaf.frame == page));
+        assert!(!is_remembered(&world, |leaf| leaf.cpu == 1 && leaf.frame == page));
     }
 }
 
-/// A guest maps another's page, writes over the entry, and remembers the page; on another CPU it becomes a table. Its owner
-/// flushes only the CPUs that have the owner's own tables.
+/// A guest maps a granted page, overwrites the entry, and its CPU remembers the page. On another CPU the owner makes the
+/// page a table, for which the hypervisor flushes only the CPUs that have the owner's tables.
 #[test]
 fn anothers_page_is_forgotten_when_its_entry_goes() {
     let world = World::new(256);
@@ -220,11 +218,11 @@ fn anothers_page_is_forgotten_when_its_entry_goes() {
     assert_eq!(map(&world, &taker, VA, 0), 0);
     on_cpu(&world, 0, &owner);
     assert_eq!(pin_l1(&world, &owner, page), 0);
-    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.frame == page && leaf.writable));
+    assert!(!is_remembered(&world, |leaf| leaf.frame == page && leaf.writable));
 }
 
-/// A table leaves its parent while another vCPU of the guest runs. A flush before the entry is gone would not do: the other
-/// CPU takes the table in again.
+/// A table leaves its parent while another vCPU of the guest runs. A flush before the entry is gone is not enough, since the
+/// other CPU would take the table in again.
 #[test]
 fn a_table_that_leaves_its_parent_is_forgotten_everywhere() {
     let world = World::new(256);
@@ -243,8 +241,8 @@ fn a_table_that_leaves_its_parent_is_forgotten_everywhere() {
     assert_eq!(know(), [None, None]);
 }
 
-/// One vCPU of a guest remembers a table that another takes out of its parent; then the hypervisor, the guest or
-/// the control domain may write there.
+/// One vCPU of a guest remembers a table, and another vCPU takes it out of its parent. Then the hypervisor, the guest or the
+/// control domain may write to the page.
 #[test]
 fn a_table_that_becomes_a_page_is_forgotten_everywhere() {
     for how in 0..3 {
@@ -269,20 +267,20 @@ fn a_table_that_becomes_a_page_is_forgotten_everywhere() {
     }
 }
 
-/// As before, but that an exchange took the page meanwhile and, since it failed, gave it back.
+/// An exchange takes the page and fails, so the guest gets the page back. The mark that the page may be remembered stays.
 #[test]
 fn a_page_that_an_exchange_gives_back_is_still_remembered() {
     let (world, guest, page) = written_and_unmapped();
     assert_eq!(exchange(&world, &guest, [page, guest.tables[3]]), neg(EINVAL), "a table is referred to");
     assert_eq!(pin_l1(&world, &guest, page), 0);
-    assert!(!world.hv.platform.remembered().iter().any(|leaf| leaf.va == VA && leaf.writable));
+    assert!(!is_remembered(&world, |leaf| leaf.va == VA && leaf.writable));
     world.check();
 }
 
-/// Where the second level 1 table of a guest begins.
+/// The first address that a guest's second level 1 table translates.
 const REGION: u64 = 0x20_0000;
 
-/// A guest with such a table, the first of the pages; the second is mapped right below it.
+/// A guest with a second level 1 table, and three pages: this table, the page mapped right below [`REGION`], and another.
 fn with_a_region() -> (World, Guest, [Mfn; 3]) {
     let world = World::new(256);
     let guest = world.guest(1, false);
@@ -293,8 +291,8 @@ fn with_a_region() -> (World, Guest, [Mfn; 3]) {
     (world, guest, pages)
 }
 
-/// A batch takes a table out of its parent, writes an entry into it, which nobody checks any more, and has its third
-/// request where the processor would find it through the table that it remembers.
+/// A batch takes a table out of its parent, then writes an entry into the former table, which nobody checks any more. The
+/// batch's third request lies where only a processor that remembers the table would find it.
 #[test]
 fn requests_are_read_through_the_tables_as_they_are() {
     let (world, guest, [table, last, other]) = with_a_region();
@@ -310,12 +308,12 @@ fn requests_are_read_through_the_tables_as_they_are() {
     let batch = [REGION - 0x20, 3, 0, SELF];
     world.hv.platform.set_adversary(1);
     assert_eq!(world.call(&guest, mmu::mmu_update, batch), neg(EFAULT), "nothing is mapped there any more");
-    assert_eq!(world.peek(table, 0), entry(other, P | RW | US), "the two before it were done");
+    assert_eq!(world.peek(table, 0), entry(other, P | RW | US), "the first two requests were done");
     assert_eq!(world.peek(l1, 0x40), 0);
     world.check();
 }
 
-/// The first of so many as are read together takes the place of the ninth away.
+/// The hypervisor reads eight requests together. The first of them unmaps the page in which the ninth lies.
 #[test]
 fn no_request_is_read_while_a_flush_is_owed() {
     let (world, guest, [_, last, other]) = with_a_region();
@@ -336,7 +334,7 @@ fn no_request_is_read_while_a_flush_is_owed() {
     world.check();
 }
 
-/// A vCPU has two bases, and the end of the first is interrupted.
+/// A vCPU has two bases, and giving back the first is interrupted.
 #[test]
 fn both_bases_of_a_vcpu_are_given_back() {
     let world = World::new(256);
@@ -355,5 +353,5 @@ fn both_bases_of_a_vcpu_are_given_back() {
     world.check();
     world.destroy(&guest.dom, true);
     world.check();
-    assert_eq!(world.hv.frames.free_pages(), free, "everything came back");
+    assert_eq!(world.hv.frames.free_pages(), free, "all frames came back");
 }

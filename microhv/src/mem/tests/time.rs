@@ -1,4 +1,4 @@
-//! Time areas, which lie where the guest's tables say.
+//! Time areas, which the hypervisor writes through the guest's own tables.
 
 use core::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::hypercall::vcpu;
 use crate::mem::pte::{P, RW};
 use crate::mem::{FrameOwner, Update};
 
-/// In the page of arguments: the area's address for the call, and the area.
+/// Where the page of arguments holds the area's address, for the call, and the area.
 const ADDRESS: usize = 0x800;
 const AREA: usize = 0xa00;
 
@@ -32,7 +32,7 @@ fn calibrate(world: &World) {
     world.hv.clock_changed();
 }
 
-/// Calibrates while nobody runs, then lets vCPU 0 of the guest run.
+/// Calibrates while no vCPU runs, then lets vCPU 0 of the guest run.
 fn calibrate_and_run(world: &World, guest: &Guest) {
     calibrate(world);
     world.run(&guest.dom, |cur| world.hv.switched_in(cur.domain, cur.vcpu));
@@ -49,16 +49,16 @@ fn all_vcpus_see_a_new_calibration_when_their_domain_runs() {
     let infos = || [0, 1].map(|n| guest.dom.vcpus[n].info.get().expect("in shared_info"));
     world.run(&guest.dom, |cur| world.hv.switched_in(cur.domain, cur.vcpu));
     let shown = infos().map(|info| info.load_u32(TIME_OFFSET));
-    // Another guest's tables are loaded: that many sleep, costs nobody time.
+    // While another guest runs, a calibration writes nothing for the vCPUs that sleep.
     world.run(&other.dom, |_| calibrate(&world));
     assert_eq!(infos().map(|info| info.load_u32(TIME_OFFSET)), shown);
-    // vCPU 1 runs, and what vCPU 0 shows is read from it.
+    // vCPU 1 runs; vCPU 0's time, which vCPU 1 may read, is written too.
     world.run(&guest.dom, |_| world.hv.switched_in(&guest.dom, &guest.dom.vcpus[1]));
     assert_eq!(version(&world, &guest, AREA), 4);
     assert_eq!(infos().map(|info| info.load_u32(TIME_OFFSET)), shown.map(|version| version + 2));
     assert_eq!(infos().map(|info| info.load_u8(TIME_OFFSET + 0x1d)), [1, 1]);
     assert_eq!(size_of::<VcpuTimeInfo>(), 32);
-    // What shows it is not written again.
+    // An area that shows the calibration already is not written again.
     world.run(&guest.dom, |cur| world.hv.switched_in(cur.domain, cur.vcpu));
     assert_eq!(version(&world, &guest, AREA), 4);
     world.check();
@@ -79,7 +79,7 @@ fn a_time_area_is_written_only_where_its_guest_may_write() {
         calibrate_and_run(&world, &guest);
         assert_eq!(version(&world, &guest, AREA), seen, "not through {mapping:#x}");
     }
-    // A page that became a table meanwhile, and one of a dying domain, are nobody's to write.
+    // The hypervisor does not write to a page that became a table meanwhile.
     map(entry(guest.tables[2], P)).expect("read-only");
     calibrate_and_run(&world, &guest);
     map(entry(page, P | RW)).expect("its own page");
