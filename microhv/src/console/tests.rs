@@ -6,14 +6,14 @@ use proptest::prelude::*;
 
 use super::output::{BUFFER_BYTES, BUSY_BYTES, GO_BYTES, LOG_BYTES, Output, STUCK_NS, Uart};
 
-/// A transmitter that takes `fifo` bytes and says that it has room again when the test says so.
+/// A transmitter that takes `fifo` bytes, and has room again when the test lets it.
 #[derive(Default)]
 struct Line {
     fifo: usize,
-    /// Times it will say that it has room.
+    /// How often the transmitter will say that it has room.
     fills: usize,
     got: Vec<u8>,
-    /// Bytes since it last said that it has room.
+    /// Bytes since the transmitter last said that it has room.
     since: usize,
     looks: usize,
     interrupt: bool,
@@ -141,12 +141,12 @@ fn a_transmitter_that_takes_nothing_is_given_up() {
     assert_eq!(output.waiting(), 0, "not again so long");
     let mut kept = [0; 8];
     assert_eq!((output.kept(0, &mut kept), &kept), ((0, 8), b"kept too"));
-    // It comes to itself.
+    // The transmitter works again.
     line.fills = usize::MAX;
     output.push(b"!");
     output.pump(&mut line, || 8 + STUCK_NS);
     assert_eq!(line.got, b"!");
-    // Waiting for it ends as well, and costs a long wait once.
+    // A synchronous writer does not wait for ever either, and waits for long only once.
     line.fills = 0;
     output.set_synchronous(true);
     output.push(&[b'y'; 50]);
@@ -172,7 +172,7 @@ fn what_was_cleared_is_sent_all_the_same() {
 }
 
 proptest! {
-    /// Whatever is written, in whatever pieces, through the ring's end, on whatever line: in order, each byte once.
+    /// The line gets each byte once and in order, in whatever pieces it is written, across the ring's end too.
     #[test]
     fn order_is_kept(
         pieces in proptest::collection::vec((0usize..3000, any::<u8>(), 0usize..40), 1..60),
@@ -188,7 +188,7 @@ proptest! {
         let mut all = Vec::new();
         for (len, byte, fills) in pieces {
             let bytes: Vec<u8> = (0..len).map(|n| if n % 7 == 0 { b'\n' } else { byte.wrapping_add(n as u8) }).collect();
-            // As a domain does: what fits.
+            // A domain writes as much as fits.
             let fits = len.min(output.domain_room());
             output.push(&bytes[..fits]);
             all.extend_from_slice(&bytes[..fits]);

@@ -65,7 +65,7 @@ fn upcall(domain: &Domain, vcpu: u32) -> (u64, u8) {
     (info.load_u64(PENDING_SEL_OFFSET), info.load_u8(UPCALL_PENDING_OFFSET))
 }
 
-/// Every port's peer points back, counts and hints are right, VIRQs and their ports agree.
+/// Each port's peer points back, counts and hints are right, and VIRQs agree with their ports.
 fn check(domains: &[&Arc<Domain>]) {
     for domain in domains {
         let mut open = 0;
@@ -118,13 +118,13 @@ fn closing_all_goes_on_where_it_was_interrupted() {
     let guest = world.guest(1);
     let ports: Vec<u32> = (0..300).map(|_| alloc(&world, &guest, &guest)).collect();
     world.hv.platform.pending.store(true, Ordering::Relaxed);
-    // One port a call, since something always waits; none of the calls begins with the ports that are closed already.
+    // Something always waits, so each call closes one port. No call looks again at ports that are closed already.
     for (left, _) in ports.iter().enumerate().rev().take(299) {
         assert!(!world.hv.evtchn_close_all(&guest), "{left}");
         assert_eq!(guest.events.open_ports() as usize, left);
     }
     assert!(world.hv.evtchn_close_all(&guest));
-    // The last port of a domain alone: the others are passed over in pieces.
+    // Only the last port of the domain is open: the hypervisor passes over the others in pieces.
     let last = *ports.last().expect("some");
     for _ in 0..300 {
         alloc(&world, &guest, &guest);
@@ -350,7 +350,7 @@ fn an_event_wakes_a_blocked_vcpu() {
     assert_ne!(guest.vcpus[0].pause_flags.load(Ordering::Relaxed) & PauseFlags::BLOCKED, 0);
     send(&world, &guest, ipi.port);
     assert_eq!(guest.vcpus[0].pause_flags.load(Ordering::Relaxed), 0);
-    // With an event waiting it does not block at all.
+    // While an event is pending, the vCPU does not block.
     assert_eq!(world.call(&guest, ring_abi::hypercall::__HYPERVISOR_SCHED_OP, &[1]), 0);
     assert_eq!(guest.vcpus[0].pause_flags.load(Ordering::Relaxed), 0);
 }
@@ -387,7 +387,7 @@ proptest::proptest! {
         let domains = [world.dom0.clone(), world.guest(1), world.guest(1)];
         let hv = &world.hv;
         for step in steps {
-            // Refusals are as good as successes here: what counts is what is left behind.
+            // A call may be refused: only the state that it leaves behind is tested.
             let _ = match step {
                 Step::Alloc(a, b) => hv.alloc_unbound(&domains[a], domains[b].id, |_| Ok(())).map(drop),
                 Step::Bind(a, b, p) => hv.bind_interdomain(&domains[a], &domains[b], p, 0, |_| Ok(())).map(drop),

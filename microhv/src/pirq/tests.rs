@@ -65,9 +65,9 @@ fn capabilities_out_of_bounds_are_none() {
     set(0xfc, 0);
     assert_eq!(hv.map_message(&dom0, FUNCTION, None, None), Err(HypercallError::NoDevice));
     hv.irqs.address.store(1 << 31 | u32::from(DEVFN) << 8 | 0xf8, Ordering::Relaxed);
-    hv.pci_port_out(pci::DATA_PORT, 4, 0); // is looked at for a capability, too
+    hv.pci_port_out(pci::DATA_PORT, 4, 0); // this write, too, is checked against the capabilities
     set(0x34, MSIX_AT);
-    set(0x14, 0xffff_fff4); // a 64-bit base address at the end of all addresses
+    set(0x14, 0xffff_fff4); // a 64-bit base address at the end of the address space
     set(0x18, u32::MAX);
     assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Err(HypercallError::NoDevice));
 }
@@ -129,7 +129,7 @@ fn a_domain_cannot_write_messages_through_configuration_space() {
         assert_eq!(hv.pci_port_in(0xcfc, 4), before);
         hv.pci_port_out(0xcfc, 4, 0xffff_ffff);
         if at != MSI_AT + 12 {
-            hv.pci_port_out(0xcfe, 2, 0xffff); // above the data register the capability has ended
+            hv.pci_port_out(0xcfe, 2, 0xffff); // the capability ended below this register
         }
         assert_eq!(word(&hv, at), before, "register {at:#x}");
     }

@@ -51,11 +51,11 @@ fn builds_a_kernel_that_wants_all_mapped() {
     assert_eq!(domain.mm.tot_pages(), 4096 + 3);
     assert_eq!(info.flags, SIF_PRIVILEGED | SIF_INITDOMAIN);
     assert_eq!(info.shared_info, domain.shared_info_mfn.maddr().raw());
-    // The ramdisk is mapped, at its old frames.
+    // The ramdisk is mapped where it lay: it keeps its frames.
     assert_eq!(info.mod_len, 0x2123);
     assert_eq!(read64(&hv, info.mod_start), 0x1111);
     assert_eq!(hv.platform.translate(info.mod_start + 0x1000, true), Some(Maddr::new(0x4000)));
-    // Kernel bytes lie at their place, zero behind them, stubs in the hypercall page.
+    // The kernel's bytes lie at their place with zeros behind them, and the hypercall page has its stubs.
     for (offset, &byte) in contents.iter().enumerate().step_by(531) {
         let mut found = [0];
         hv.platform.copy_from_guest(Settled::new(), &mut found, BASE + 0x1ff0 + offset as u64).unwrap();
@@ -75,7 +75,7 @@ fn builds_a_kernel_that_wants_all_mapped() {
     let regs = domain.vcpus[0].saved_regs();
     assert!(hv.platform.translate(regs.rsp - 8, true).is_some());
     assert_eq!(regs.rip, BASE + 0x1010);
-    // Everything up to the slack's end is mapped, and nothing behind.
+    // All pages up to the slack's end are mapped, and none behind it.
     let end = BASE + (4 << 20);
     assert!(hv.platform.translate(end - 8, true).is_some());
     assert!(hv.platform.translate(end, false).is_none());

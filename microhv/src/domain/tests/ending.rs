@@ -44,13 +44,13 @@ fn dom0_takes_the_machine_with_it() {
     }
 }
 
-/// Frees what is left of dead domains, in as many pieces as it takes.
+/// Frees all that is left of dead domains, in as many pieces as that takes.
 fn reap_all(world: &World) {
     let reaped = (0..1000).any(|_| {
         world.hv.reap_dead();
         !world.hv.domains.has_dead()
     });
-    assert!(reaped, "somebody still has a dead domain");
+    assert!(reaped, "a reference keeps a dead domain");
 }
 
 #[test]
@@ -108,7 +108,8 @@ fn whoever_asks_is_told_that_there_is_more_to_destroy() {
     assert_eq!(world.hv.frames.free_pages(), free);
 }
 
-/// What the hypervisor lent to a domain is not lent to the next one of its number, whatever is still to be freed.
+/// A new domain gets the number of a dead one of which parts are still to be freed. The page that the hypervisor lent to
+/// the dead domain is not the new one's.
 #[test]
 fn a_new_domain_of_a_number_does_not_get_the_page_of_the_last() {
     let world = World::new(256);

@@ -43,7 +43,7 @@ fn impossible_domains_are_refused() {
     let wanted = XenDomctlCreatedomain { max_vcpus: 1, ..XenDomctlCreatedomain::default() };
     let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, domain.id, &wanted);
     assert_eq!(domctl(&world, &mut op), HypercallError::Exists.errno());
-    // Until no memory is left, which fails as it should.
+    // Domains are made until no memory is left, and then the right error comes.
     let mut made = 0;
     loop {
         let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), &wanted);
@@ -77,7 +77,7 @@ fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
         let config = DomainConfig { max_vcpus: vcpus, ..DomainConfig::default() };
         world.hv.create_domain(None, config).map(|_| ())
     };
-    // With dom0's, five timers each: the queue of timers has room for 512.
+    // Each vCPU has five timers, those of dom0 too: the queue of timers has room for 512.
     assert_eq!(create(100), Ok(()));
     while world.hv.frames.free_pages() > 20 {
         world.hv.alloc_zeroed().expect("it is free");
@@ -86,7 +86,7 @@ fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
     assert_eq!(create(1), Err(HypercallError::NoMemory), "room for 1,024 takes more than may be spent");
 }
 
-/// A call of dom0's that is interrupted wherever it looks: its result, and in how many pieces it was done.
+/// Dom0 makes a call that is interrupted wherever it asks. Its result, and the number of pieces.
 fn in_pieces(world: &World, op: &mut XenDomctl) -> (i64, usize) {
     world.put(ARGS, op);
     world.hv.platform.pending.store(true, Ordering::Relaxed);
@@ -129,7 +129,7 @@ fn a_domain_of_many_vcpus_is_made_and_ended_in_pieces() {
     assert_eq!(result, 0);
     assert!(pieces > MAX_VCPUS as usize, "{pieces}: its timers, then its grant table");
     assert!(!world.hv.domains.contains(DomId::new(op.domain)), "gone, though not all of it is freed");
-    // What is left goes a vCPU at a time, where others find the time.
+    // The rest is freed later, a vCPU at a time.
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     let steps = (0..1000).take_while(|_| {
         world.hv.reap_dead();
@@ -150,14 +150,14 @@ fn a_domain_that_is_not_made_to_the_end_is_given_up() {
     let once = world.raw(&world.dom0, 0, __HYPERVISOR_DOMCTL, &[ARGS]);
     assert_eq!(once, Ok(Outcome::Continue));
     world.hv.platform.pending.store(false, Ordering::Relaxed);
-    // It asks for another instead.
+    // Dom0 does not go on, but asks for another domain.
     let other = create(&world, 2);
     assert_eq!(other.vcpus.len(), 2);
     assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &other), 0);
     drop(other);
     world.hv.reap_dead();
     assert_eq!(world.hv.frames.free_pages(), free);
-    // A number that is taken while it is made.
+    // Another domain takes the number while the first is being made.
     let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(77), &wanted);
     world.put(ARGS, &op);
     world.hv.platform.pending.store(true, Ordering::Relaxed);

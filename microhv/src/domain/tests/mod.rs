@@ -1,4 +1,4 @@
-//! Domains from the toolstack's side: created, given a context, run, shut down, destroyed, and nothing left.
+//! Domains, as the toolstack sees them.
 
 mod ending;
 mod making;
@@ -19,7 +19,7 @@ use super::*;
 use crate::error::HypercallError;
 use crate::testing::{ARGS, World};
 
-/// Where tests put what a structure points at.
+/// Where tests put the data that a structure points to.
 const MORE: u64 = ARGS + 0x1000;
 
 fn domctl(world: &World, op: &mut XenDomctl) -> i64 {

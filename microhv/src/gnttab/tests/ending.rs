@@ -28,7 +28,7 @@ fn who_maps_a_dead_domains_page_keeps_nothing_else_of_it() {
     let w = world();
     let page = w.page(&w.granter);
     w.grant(8, ACCESS, 0, page);
-    // The granter takes what it can of the hypervisor's memory: handles on its own page, ports, frames of its table.
+    // The granter uses as much of the hypervisor's memory as it can: handles on its own page, a port, frames of its table.
     let own = w.page(&w.granter);
     w.grant(9, ACCESS, 1, own);
     let op = GnttabMapGrantRef {
@@ -50,7 +50,7 @@ fn who_maps_a_dead_domains_page_keeps_nothing_else_of_it() {
     while w.hv.kill_domain(&w.granter).is_err() {}
     let World { hv, granter, mapper } = w;
     hv.reap_dead();
-    assert_eq!(granter.vcpus.len(), 1, "somebody refers to them");
+    assert_eq!(granter.vcpus.len(), 1, "a reference is left");
     let id = granter.id;
     drop(granter);
     hv.reap_dead();
@@ -61,7 +61,7 @@ fn who_maps_a_dead_domains_page_keeps_nothing_else_of_it() {
     assert!(husk.events.cell(port).is_err(), "its bucket is gone");
     assert_eq!(hv.domains.next_id(), Some(DomId::new(2)));
 
-    // The mapper lets go as of any other.
+    // The mapper unmaps the page as any other.
     drop(husk);
     let mut w = World { hv, granter: mapper.clone(), mapper };
     assert_eq!(w.unmap(mapped.handle, 0, mapped.dev_bus_addr), GNTST_OKAY);

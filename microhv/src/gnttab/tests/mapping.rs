@@ -72,7 +72,7 @@ fn host_mapping_lives_in_its_page_table_entry() {
     assert_eq!(w.hv.platform.load(Maddr::new(at)), 0);
     assert_eq!(w.uses(page), (0, 0));
     assert!(w.hv.platform.flushes.load(Ordering::Relaxed) > 0);
-    // Addresses that are no entry of the mapper's.
+    // Addresses at which the mapper has no page-table entry.
     for bad in [at + 1, page.maddr().raw(), 0, u64::MAX] {
         assert_eq!(
             w.map(GNTMAP_HOST_MAP | GNTMAP_CONTAINS_PTE, 9, bad).status,
@@ -134,7 +134,7 @@ fn a_page_table_is_never_granted_for_writing() {
     let mapped = w.map(GNTMAP_DEVICE_MAP | GNTMAP_READONLY, 9, 0);
     assert_eq!(mapped.status, GNTST_OKAY, "reading does no harm");
     assert_eq!(w.unmap(mapped.handle, 0, mapped.dev_bus_addr), GNTST_OKAY);
-    // And a page that a device writes does not become one.
+    // Nor does a page that a device may write become a page table.
     let page = w.page(&w.granter);
     w.grant(10, ACCESS, 0, page);
     let mapped = w.map(GNTMAP_DEVICE_MAP, 10, 0);

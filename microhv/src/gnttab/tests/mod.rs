@@ -21,7 +21,7 @@ use crate::mem::{FrameTable, PageType};
 use crate::testing::TestMachine;
 
 const FRAMES: usize = 256;
-/// Where arguments lie: guest addresses are machine addresses without page tables, and this frame nobody owns.
+/// Where arguments lie. Without page tables a guest's addresses are machine addresses; no domain owns this frame.
 const ARGS: u64 = 0x1000;
 
 struct World {
@@ -91,7 +91,7 @@ impl World {
         self.get::<GnttabUnmapGrantRef>(0).status
     }
 
-    /// References and type references of a frame beyond the one that its owner has.
+    /// References and type references of a frame, without the one reference of its owner.
     fn uses(&self, mfn: Mfn) -> (u32, u32) {
         let info = self.hv.frames.info(mfn).unwrap();
         (info.count() - 1, info.page_type().1)
@@ -240,8 +240,8 @@ fn long_arrays_are_interrupted_and_go_on() {
 }
 
 proptest! {
-    /// Whatever is granted, mapped, copied and unmapped: pins, handles and references agree at every step, and nothing is
-    /// left when all handles are given back.
+    /// Pins, handles and references agree after every step, whatever domains grant, map, copy and unmap. Nothing is left
+    /// when all handles are given back.
     #[test]
     fn uses_balance(steps in proptest::collection::vec((0..6u8, 0..6u32, any::<u16>(), 0..4usize), 1..120)) {
         let w = world();

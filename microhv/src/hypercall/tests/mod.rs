@@ -58,7 +58,7 @@ fn a_writer_sleeps_while_the_line_is_full_and_loses_nothing() {
     assert_eq!(rest[1..3], [100, ARGS + 200]);
     assert_eq!(write(0, ASKS_WHETHER_BUSY), Err(HypercallError::Again), "asked first");
     assert_eq!(write(0, ARGS), Ok(Outcome::OK), "as Xen has it, nothing is written at once");
-    // Its time comes, the line is as full as before.
+    // The writer wakes after its time, but the line is as full as before.
     world.settle();
     world.pass(1_000_000);
     world.settle();
@@ -203,7 +203,7 @@ fn multicall_looks_after_each_call_that_is_not_brief() {
     for brief in [__HYPERVISOR_XEN_VERSION, __HYPERVISOR_STACK_SWITCH, __HYPERVISOR_FPU_TASKSWITCH] {
         assert_eq!(after(brief), None);
     }
-    // Contexts and grants, of which eight that do not look are long.
+    // These may take long, and eight of them without a look at what waits would take too long.
     for other in
         [__HYPERVISOR_VCPU_OP, __HYPERVISOR_SET_GDT, __HYPERVISOR_GRANT_TABLE_OP, __HYPERVISOR_MEMORY_OP]
     {
@@ -348,7 +348,7 @@ fn breakpoints_are_loaded_when_one_is_turned_on() {
     let world = World::new(64);
     let guest = world.guest(1);
     assert_eq!(world.call(&guest, __HYPERVISOR_SET_DEBUGREG, &[1, 0x5000]), 0);
-    world.hv.platform.set_debug_register(1, 0x9999); // another vCPU ran, and had its own
+    world.hv.platform.set_debug_register(1, 0x9999); // another vCPU ran, which loaded its own
     assert_eq!(world.call(&guest, __HYPERVISOR_SET_DEBUGREG, &[7, 1 << 2]), 0);
     assert_eq!(world.hv.platform.debug_register(1), 0x5000);
     assert_eq!(world.hv.platform.debug_register(7), 1 << 2 | 0x400);

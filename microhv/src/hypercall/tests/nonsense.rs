@@ -1,4 +1,4 @@
-//! No argument whatever does harm.
+//! Calls with any number and any arguments do no harm.
 
 use core::sync::atomic::Ordering;
 
@@ -26,7 +26,7 @@ fn argument() -> impl proptest::strategy::Strategy<Value = u64> {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
-    /// Whatever a guest calls with whatever in its memory: no panic, and dom0 is as it was.
+    /// A guest makes any calls with anything in its memory. The hypervisor does not panic, and dom0 is as it was.
     #[test]
     fn wild_calls_harm_nobody_else(
         memory in proptest::collection::vec(argument(), 512),
@@ -48,19 +48,19 @@ proptest::proptest! {
             for (n, word) in memory.iter().enumerate() {
                 world.put(ARGS + 8 * n as u64, word);
             }
-            // One step only: a continuation is the guest's to take up, or not.
+            // One step only: a guest need not take up a continuation.
             let _ = world.raw(&guest, 0, number, &args);
         }
         let mut after = [0u8; 4096];
         world.dom0.shared_info.read(0, &mut after);
-        // VIRQ_DOM_EXC may have come, if the guest shut itself down; nothing is bound to it here.
+        // If the guest shut itself down, VIRQ_DOM_EXC changed nothing: dom0 has bound no port to it.
         proptest::prop_assert!(before == after);
         proptest::prop_assert_eq!(world.dom0.mm.tot_pages(), dom0_pages);
         proptest::prop_assert!(!world.dom0.shutdown.lock().is_shut_down);
         proptest::prop_assert!(world.hv.platform.events.lock().power.is_empty());
     }
 
-    /// The toolstack's calls with any command and any payload: no panic, whatever they do.
+    /// Dom0 makes the toolstack's calls with any command and payload. The hypervisor does not panic.
     #[test]
     fn wild_control_never_panics(
         calls in proptest::collection::vec(

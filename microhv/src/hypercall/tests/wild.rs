@@ -1,5 +1,5 @@
-//! Guests with real page tables that make nearly right calls: after each, the frame table agrees with all tables; and
-//! when they are destroyed, every frame comes back.
+//! Guests with real page tables make calls that are nearly right. After each call the frame table agrees with all page
+//! tables; when the guests are destroyed, every frame comes back.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -20,7 +20,7 @@ const FRAMES: u64 = 128;
 const GUESTS: usize = 2;
 /// Pages of each guest besides its four tables.
 const PAGES: u64 = 12;
-/// Slot of the L1 table, and so page of the address space, from which those pages are mapped, writable.
+/// First slot of the L1 table, and so first page of the address space, at which those pages are mapped for writing.
 const FIRST_PAGE: u64 = 16;
 /// The page that arguments lie in.
 const ARGUMENTS: u64 = FIRST_PAGE * 4096;
@@ -85,7 +85,7 @@ struct Step {
     pending: bool,
 }
 
-/// Calls about memory more often than others, with their arguments where they belong.
+/// A call: mostly one about memory, whose arguments are of the right kinds.
 fn call() -> impl Strategy<Value = (u32, [Word; 5])> {
     let at = || (0u64..8).prop_map(|offset| Word::Address(FIRST_PAGE, offset * 8));
     let own = || Just(Word::Small(0x7ff0));
@@ -126,7 +126,7 @@ fn step() -> impl Strategy<Value = Step> {
         })
 }
 
-/// A guest whose tables map themselves, read-only, and some pages.
+/// A guest whose tables map some pages and, read-only, themselves.
 fn guest(world: &World) -> Arc<Domain> {
     let hv = &world.hv;
     let guest = world.guest(1);
@@ -150,7 +150,7 @@ fn guest(world: &World) -> Arc<Domain> {
     guest
 }
 
-/// What devices may use by way of grants.
+/// References that grants mapped for devices hold.
 fn held_by_devices(world: &World) -> Extra {
     let mut extra = Extra::new();
     for domain in world.hv.domains.snapshot() {
@@ -168,18 +168,18 @@ fn apply(world: &World, guests: &[Arc<Domain>], step: &Step) {
     let (gref, frame, flags, grantee) = step.grant;
     if let Ok(table) = hv.grant_table_frame(guest, 0) {
         let entry = frame << 32 | grantee << 16 | flags;
-        // An entry in use changes only by the guest's own folly, which is among what is tested.
+        // The entry may be in use: a guest that is so foolish is tested too.
         hv.platform.table(table)[gref as usize].store(entry, Ordering::Relaxed);
     }
     let Some(base) = guest.vcpus[0].cr3_kernel() else { return };
     hv.platform.load_cr3(base);
     for (n, word) in (0u64..).zip(&step.memory) {
-        // Where its page is no longer mapped the guest has what is there.
+        // If the page is no longer mapped, the call reads what lies there.
         let _ = hv.platform.copy_to_guest(Settled::new(), ARGUMENTS + n * 8, &word.value().to_le_bytes());
     }
     hv.platform.pending.store(step.pending, Ordering::Relaxed);
     let args = step.args.each_ref().map(Word::value);
-    // One step only: a continuation is the guest's to take up, or not.
+    // One step only: a guest need not take up a continuation.
     let _ = world.raw(guest, 0, step.number, &args);
     hv.platform.pending.store(false, Ordering::Relaxed);
     hv.platform.identity();
@@ -215,7 +215,7 @@ proptest! {
             let wrong = world.hv.check_frames(&held_by_devices(&world));
             prop_assert!(wrong.is_empty(), "after the end of {guest:?}: {wrong:#?}");
         }
-        world.settle(); // the last one that ran is let go
+        world.settle(); // drops the reference to the last vCPU that ran
         prop_assert_eq!(world.hv.frames.free_pages(), free, "everything came back");
     }
 }
@@ -225,7 +225,7 @@ proptest! {
 fn an_unmapped_grant_is_forgotten() {
     use wild::Act::*;
     let step = |cpu, act| wild::Step { cpu, act };
-    // CPU 0 runs domain 1, CPU 1 domain 2; pick 0 is the frame that was named last.
+    // CPU 0 runs domain 1, and CPU 1 runs domain 2. Pick 0 is the frame that was named last.
     let before = [
         step(0, Map { page: 0xe, entry: (0, 0), flush: 0 }),
         step(0, Grant { gref: 0, frame: 0, to: 2, flags: 0 }),

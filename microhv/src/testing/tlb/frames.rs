@@ -27,7 +27,7 @@ impl Frames {
         self.0.copy_from_slice(&other.0);
     }
 
-    /// Those in both.
+    /// Calls `each` for the frames in both sets.
     pub(super) fn common(&self, other: &Self, mut each: impl FnMut(u32)) {
         for (word, (a, b)) in (0u32..).zip(self.0.iter().zip(&other.0)) {
             let mut bits = a & b;

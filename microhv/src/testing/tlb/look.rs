@@ -19,7 +19,7 @@ impl Tlb {
         }
     }
 
-    /// As [`Tlb::look`], at the end of a call: nobody writes to tables any more.
+    /// As [`Tlb::look`], at the end of a call, after which the hypervisor no longer writes to the tables that it handed out.
     pub(in crate::testing) fn settle(&mut self, memory: &Memory) {
         self.look(memory);
         self.handed.take_from(&self.held);
@@ -65,7 +65,7 @@ impl Tlb {
         }
     }
 
-    /// A frame that the CPU may take the page at `va` to be, by `choice` among all.
+    /// One of the frames to which the CPU may translate `va`: `choice` says which.
     pub(in crate::testing) fn translate(&self, cpu: usize, va: u64, write: bool, choice: u64) -> Option<Mfn> {
         let page = va >> 12 & PAGE_MASK;
         let first = Leaf { page, frame: 0, writable: false, global: false };

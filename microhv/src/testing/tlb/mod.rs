@@ -1,18 +1,18 @@
 //! What the processors of a [`TestMachine`](super::TestMachine) may remember of page tables, and what they must not.
 //!
-//! **What a processor may hold.** A translation lookaside buffer holds leaves: this page of the address space is that frame,
-//! and may be written or not. Paging-structure caches hold the way: for this part of the address space the next table is
-//! that frame. A walk of the processor begins at the longest way that it holds, and reads from there on what the tables
-//! contain *now*. So a way that was forgotten in memory but not in the cache still leads to its table, and when that frame has become
-//! something else, the walk takes its contents for entries.
+//! **What a processor may hold.** A translation lookaside buffer holds leaves: this page of the address space is that
+//! frame, and may be written or not. Paging-structure caches hold the way: for this part of the address space the next
+//! table is that frame. A walk of the processor begins at the longest way that it holds, and reads from there on what
+//! the tables contain *now*. So a way that is gone from memory, but not from the cache, still leads to its table. When
+//! that frame has become something else, the walk takes its contents for entries.
 //!
-//! **The model takes in everything.** A real processor may take in any translation that it can reach, at any moment, and may lose
-//! any. The model never loses one, and takes in all that can be reached: after a load of CR3, at each access to a guest's
-//! address, before a table is handed out a second time, at the end of each call, and **again right after each flush**.
-//! So a flush which comes before the entry has changed has no effect, as on a processor whose other
-//! thread runs the guest meanwhile. Nothing is left out because it is unlikely.
+//! **The model takes in everything.** A real processor may take in any translation that it can reach, at any moment,
+//! and may lose any. The model never loses one, and takes in all that can be reached: after a load of CR3, at each
+//! access to a guest's address, before a table is handed out a second time, at the end of each call, and **again right
+//! after each flush**. So a flush that comes before the entry changes has no effect, as on a processor whose other
+//! thread runs the guest meanwhile. The model leaves nothing out because it is unlikely.
 //!
-//! **What removes it**, by Intel's manual (volume 3, 4.10.4) and AMD's alike:
+//! **What removes translations**, by Intel's manual (volume 3, 4.10.4) and AMD's alike:
 //!
 //! | operation | leaves | ways |
 //! | --- | --- | --- |
@@ -23,33 +23,34 @@
 //!
 //! Guests' user pages are global (see `mem::pte::stored`), so a load of CR3 alone does not forget them.
 //!
-//! **What must hold** ([`Tlb::look`]), of every CPU of the model, at each access to a guest's address and at the end of each call:
+//! **What must hold** ([`Tlb::look`]), of every CPU of the model, at each access to a guest's address and at the end of
+//! each call:
 //!
 //! 1. No leaf that can be written leads to a frame that is in use as page table, descriptors, or as the hypervisor's
 //!    read-only page.
-//! 2. No leaf and no way leads to a frame that has another owner than when it was taken in, or had another life in between.
-//!    A frame begins a new life when the hypervisor clears it while it is nobody's. Frames that are free
-//!    may still be remembered, since nobody uses them; when one is cleared for somebody, nobody may remember it.
-//! 3. No way leads to a frame that is a table of another level than it was, or no table. What counts is the
-//!    type that the frame's entry names, not whether it is in use as that: the contents of a table that is out of use cannot
-//!    change before its type does.
-//! 4. Where a table is checked for the first time (`present_groups`), no *other* CPU can write it. This CPU runs the hypervisor,
-//!    and may flush itself later, but before the next access to a guest's address.
+//! 2. No leaf and no way leads to a frame that has another owner than when it was taken in, or had another life in
+//!    between. A frame begins a new life when the hypervisor clears it while no domain owns it. CPUs may still remember
+//!    free frames, since nobody uses those; when the hypervisor clears a frame for an owner, no CPU may remember it.
+//! 3. No way leads to a frame that is a table of another level than it was, or no table. What counts is the type that
+//!    the frame's entry names, in use or not: the contents of a table that is out of use cannot change before its type
+//!    does.
+//! 4. Where a table is checked for the first time (`present_groups`), no *other* CPU can write it. This CPU runs the
+//!    hypervisor, and may flush itself later, but before the next access to a guest's address.
 //! 5. The windows through which a CPU reads a guest's descriptors lead to descriptor pages.
 //!
-//! All that is checked against the frame table itself, which [`TestMachine::watch`](super::TestMachine::watch) makes known.
+//! The model checks these rules against the frame table, which [`TestMachine::watch`](super::TestMachine::watch) gives it.
 //!
 //! **Accesses.** With an adversary ([`TestMachine::set_adversary`](super::TestMachine::set_adversary)) an access may use any
 //! leaf that some CPU's cache holds for the page; without one, tests see the tables as they are now, and the rules
 //! above are checked all the same.
 //!
-//! **Several CPUs.** [`TestMachine::on_cpu`](super::TestMachine::on_cpu) chooses the CPU that the hypervisor runs on; the others keep
-//! what they have loaded, and their guests go on. What the hypervisor knows of that is `Domain::dirty_cpus`: as
-//! long as no code of the library writes this word, what loads vCPUs on CPUs of the model keeps it
-//! (`wild::play::Wild::switch`): a bit is set before the tables are loaded, and cleared after all was flushed.
+//! **Several CPUs.** [`TestMachine::on_cpu`](super::TestMachine::on_cpu) chooses the CPU that the hypervisor runs on;
+//! the others keep what they have loaded, and their guests go on. The hypervisor knows of them by `Domain::dirty_cpus`.
+//! No code of the library writes this word yet, so the code that loads vCPUs on CPUs of the model does
+//! (`wild::play::Wild::switch`): it sets a CPU's bit before it loads the tables, and clears the bit after a full flush.
 //!
-//! **What is left out.** Large pages count as their first page: no table of a guest may have one. Accessed and dirty bits are not
-//! written. Code fetches are reads. Process context identifiers are not used by the hypervisor.
+//! **What is left out.** Large pages count as their first page: no table of a guest may have one. Accessed and dirty
+//! bits are not written. Code fetches are reads. The hypervisor does not use process context identifiers.
 
 mod frames;
 mod look;
@@ -109,8 +110,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the frame is another's than it was. A lent frame that outlives its owner stays what it was for those that
-    /// refer to it, and is nobody else's.
+    /// Whether the frame has another owner than before. A lent frame that outlives its owner has none, and may still be used
+    /// through the references that are left.
     fn is_anothers(&self, before: &Self) -> bool {
         self.life != before.life || (self.owner != before.owner && self.owner != DomId::INVALID)
     }
@@ -123,17 +124,17 @@ impl Seen {
 /// What one CPU holds.
 #[derive(Debug, Default)]
 struct Cpu {
-    /// The loaded base, and whose it is. `None`: nothing that is watched is loaded.
+    /// The loaded base, and its owner. `None`: the CPU has no watched tables loaded.
     root: Option<(u32, Seen)>,
     /// Something that a walk of this CPU reads has changed.
     changed: bool,
     leaves: BTreeMap<Leaf, Seen>,
     ways: BTreeMap<Way, Seen>,
-    /// Frames that its walks read.
+    /// Frames that the CPU's walks read.
     read: Frames,
     /// The vCPU whose descriptor window is loaded.
     vcpu: Option<(u16, u32)>,
-    /// Pages of its window: index, frame.
+    /// Pages of that window: index, frame.
     window: BTreeMap<(usize, u32), Seen>,
 }
 
@@ -159,15 +160,15 @@ pub struct Remembered {
 pub(super) struct Tlb {
     /// The frame table; empty: nothing is watched.
     infos: &'static [FrameInfo],
-    /// Present entries of each frame as they were when it was last read: slot, entry.
+    /// Present entries of each frame as the model last read them: slot, entry.
     contents: Vec<Vec<(u16, u64)>>,
     /// Frames of which `contents` is known.
     known: Frames,
-    /// Frames that may have been written since `contents` was read: they were handed out.
+    /// Frames that were handed out since `contents` was read, and so may have been written.
     handed: Frames,
     /// Frames of which the hypervisor keeps a view for long.
     held: Frames,
-    /// How often each frame was cleared while it was nobody's.
+    /// How often each frame was cleared while no domain owned it.
     lives: Vec<u32>,
     cpus: [Cpu; CPUS],
     /// The CPU that runs the hypervisor.
@@ -236,7 +237,7 @@ impl Tlb {
         Some(Seen { owner, life, page_type: info.load_kind().page_type(), by })
     }
 
-    /// As [`Tlb::seen`], of a frame that is nobody's.
+    /// As [`Tlb::seen`], of a frame without an owner.
     fn free(&self, frame: u32, by: DomId) -> Seen {
         Seen { owner: DomId::INVALID, life: self.lives[frame as usize], page_type: PageType::None, by }
     }
@@ -249,7 +250,7 @@ impl Tlb {
         }
         self.catch_up(memory);
         let root = l4.map(|l4| l4.raw() as u32).filter(|frame| (*frame as usize) < self.infos.len());
-        // Tables that are nobody's are a test's own.
+        // Tables without an owner are a test's own.
         let root = root.and_then(|frame| Some((frame, self.seen(frame, DomId::new(0))?)));
         let state = &mut self.cpus[cpu];
         state.root = root.map(|(frame, seen)| (frame, Seen { by: seen.owner, ..seen }));

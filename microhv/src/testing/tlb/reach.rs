@@ -29,7 +29,7 @@ impl Tlb {
             return;
         }
         if self.handed.has(frame) && self.known.has(frame) {
-            // What was written there before this look was there for a while.
+            // The earlier writes were there for a while, and a CPU may have seen them.
             self.read_again(memory, frame);
             self.take_in_all(memory);
         }
@@ -53,7 +53,7 @@ impl Tlb {
         }
     }
 
-    /// The frame is cleared: if it is nobody's, it is to be somebody's.
+    /// The frame is cleared. If it has no owner, it is about to get one.
     pub(in crate::testing) fn cleared(&mut self, memory: &Memory, mfn: Mfn) {
         let frame = mfn.raw() as u32;
         if (frame as usize) >= self.infos.len() {
@@ -196,22 +196,22 @@ impl Tlb {
         if state.leaves.contains_key(&leaf) || state.leaves.len() >= MOST_LEAVES {
             return;
         }
-        // From a table that is out of use and to which a way is remembered still, the walk may go on to a frame that was
-        // freed with it. That does no harm before the frame is somebody's again. An entry of a table in use that names
-        // such a frame is found by the frame table's own check.
+        // A CPU may remember the way to a table that is out of use, and walk on from there to a frame that was freed with
+        // the table. That does no harm before the frame has an owner again. The frame table's own check finds an entry of
+        // a table in use that names such a frame.
         let seen = self.seen(leaf.frame, by).unwrap_or(self.free(leaf.frame, by));
         self.cpus[cpu].leaves.insert(leaf, seen);
     }
 
-    /// Whether it is new.
+    /// Whether the way is new.
     fn add_way(&mut self, cpu: usize, way: Way, by: DomId) -> bool {
         let state = &self.cpus[cpu];
         if state.ways.contains_key(&way) || state.ways.len() >= MOST_WAYS {
             return false;
         }
         let seen = self.seen(way.frame, by).unwrap_or(self.free(way.frame, by));
-        // The CPU that runs the hypervisor may go on from a table that is a page by now, while it owes itself the flush:
-        // `check` looks at that when the flush is due. The others' guests run.
+        // The CPU that runs the hypervisor may walk on from a table that is a page by now, as long as it owes itself the
+        // flush; `check` looks when the flush is due. On the other CPUs guests run, so there it is wrong at once.
         if cpu != self.me && !seen.is_table_of(by) {
             self.violation(cpu, format!("{way:x?} leads to a frame that is no table of {by:?}: {seen:?}"));
         }

@@ -1,16 +1,17 @@
 //! Guests and a control domain that call as they like, on a machine that remembers what a processor could
 //! ([`super::tlb`]).
 //!
-//! A scenario is a list of [`Step`]s. They are decoded from bytes ([`decode`]), which a seed makes ([`bytes_of`]) or a fuzzer; played from the same
-//! start they do the same, so that a [`Finding`] can be played again, made smaller ([`smaller`]), and printed as what a regression test holds.
+//! A scenario is a list of [`Step`]s, decoded ([`decode`]) from the bytes of a seed ([`bytes_of`]) or a fuzzer. From
+//! the same start the same steps do the same, so a [`Finding`] can be played again, made smaller ([`smaller`]), and
+//! printed as what a regression test holds.
 //!
-//! The machine is small, so that frames come back soon as something else. Each domain has two vCPUs, two bases with several
-//! tables, and the tables mapped read-only. Frames that were just unmapped, granted or freed are preferred where a step names
-//! one. What an interrupted call left goes on when a later step says so, and never if none does, as a guest likes.
+//! The machine is small, so that frames come back soon as something else. Each domain has two vCPUs, two bases with
+//! several tables, and the tables mapped read-only. Frames that were just unmapped, granted or freed are preferred
+//! where a step names one. An interrupted call goes on when a later step says so, or never: a guest need not go on.
 //!
-//! After each step the TLB's rules hold, a mapped grant's page is remembered only while the grant is, and a flush that a guest asked
-//! for has been done; now and then, and after each step of a teardown, the frame table agrees with all tables. In the end
-//! all domains are destroyed, and every frame comes back.
+//! After each step the TLB's rules hold, CPUs remember a granted page only while the grant is mapped, and a flush that
+//! a guest asked for has been done. Now and then, and after each step of a teardown, the frame table agrees with all
+//! page tables. In the end all domains are destroyed, and every frame comes back.
 
 mod play;
 mod step;
@@ -20,7 +21,7 @@ pub use step::{Act, Entry, Page, Pick, Step, decode};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Steps of a scenario that is made of bytes at most.
+/// The most steps that a scenario made of bytes has.
 pub const MOST_STEPS: usize = 400;
 
 /// Plays a scenario on so many CPUs; what it found.
@@ -64,7 +65,7 @@ pub fn scenario(seed: u64, steps: usize) -> Vec<Step> {
     decode(&bytes_of(seed, steps * 24), steps)
 }
 
-/// The scenario without the steps that it does not need to find something.
+/// The scenario without the steps that it can do without and still find something.
 #[must_use]
 pub fn smaller(cpus: usize, steps: &[Step]) -> Vec<Step> {
     let mut steps = steps.to_vec();

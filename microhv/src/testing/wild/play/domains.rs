@@ -21,12 +21,12 @@ impl Wild {
             return None;
         }
         let hv = &self.hv;
-        hv.platform.return_to_guest(); // the toolstack makes many calls for it
+        hv.platform.return_to_guest(); // the toolstack makes many calls to create a domain
         hv.reap_dead();
         let config = DomainConfig { max_vcpus: VCPUS, privileged: dom == 0, ..DomainConfig::default() };
         let id = DomId::new(dom as u16);
         if hv.domains.contains(id) || hv.frames.free_pages() < PAGES + 12 {
-            return None; // the former one's pages are still in use
+            return None; // pages of the former domain are still in use
         }
         let domain = hv.create_domain(Some(id), config).ok()?;
         domain.mm.set_max_pages(MAX_PAGES);

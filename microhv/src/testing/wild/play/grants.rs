@@ -54,7 +54,7 @@ impl Wild {
         for which in &which[..1 + usize::from(count & 1)] {
             let own: Vec<usize> = (0..self.mappings.len()).filter(|n| self.mappings[*n].dom == dom).collect();
             let at = own[usize::from(*which).checked_rem(own.len())?];
-            // Kept now and then, to be unmapped once more.
+            // Now and then the mapping stays in the list, so that it is unmapped once more.
             let keep = *which & 0xf0 == 0xf0;
             let Mapping { handle, host_addr, device, .. } = self.mappings[at];
             if !keep {

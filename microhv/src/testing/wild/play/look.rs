@@ -1,4 +1,4 @@
-//! Looks at what is wrong, and the end of a scenario.
+//! What is wrong after a step, and at the end of a scenario.
 
 use alloc::format;
 use alloc::string::String;
@@ -12,7 +12,7 @@ use crate::testing::Remembered;
 
 /// Steps between two looks at all page tables.
 const CHECK_EVERY: u32 = 16;
-/// Calls that the end of a domain takes at most.
+/// The most calls that it takes to destroy a domain.
 const MOST_CALLS: u32 = 100_000;
 
 impl Wild {
@@ -22,7 +22,7 @@ impl Wild {
         self.hv.platform.remembered()
     }
 
-    /// What is wrong after a step; `all`: the page tables are walked in any case.
+    /// What is wrong after a step. With `all`, the page tables are walked in any case.
     pub fn wrong(&mut self, all: bool) -> Vec<String> {
         let mut wrong = core::mem::take(&mut self.wrong);
         let remembered = self.hv.platform.violations();
@@ -37,8 +37,9 @@ impl Wild {
         wrong
     }
 
-    /// The control domain may read a request through a page that it once had at that place, and so destroy a domain that
-    /// still runs: its vCPUs would have left their CPUs. What these CPUs remember of it is of no account; how it is told.
+    /// The control domain's CPU may read a stale request through a page that it still remembers, and so destroy a
+    /// domain whose vCPUs are loaded. A real toolstack's domain would have left its CPUs, so what these remember does
+    /// not count. Returns how messages about these CPUs begin.
     pub(super) fn unload_ended(&mut self) -> Vec<String> {
         let is_ended = |loaded: &Option<(usize, u32)>| {
             loaded.is_some_and(|(dom, _)| self.doms[dom].as_ref().is_some_and(|domain| domain.is_dying()))
@@ -48,7 +49,7 @@ impl Wild {
         ended.iter().map(|cpu| format!("CPU {cpu}: ")).collect()
     }
 
-    /// A domain that is dead is nobody's any more.
+    /// Drops the references to domains that are dead.
     pub(super) fn forget_dead(&mut self) {
         for dom in 1..DOMAINS {
             if self.doms[dom].as_ref().is_some_and(|domain| domain.dying() == crate::domain::DyingState::Dead)
@@ -72,8 +73,8 @@ impl Wild {
         extra
     }
 
-    /// Another's frame is remembered only where the tables map it, or its owner still sees it used. The control domain
-    /// maps what it likes, and lets others map its own.
+    /// A CPU remembers another domain's frame only while its tables map the frame, or the owner still sees the grant in use.
+    /// The control domain is left out: it maps what it likes, and lets others map its own pages.
     pub(super) fn check_grants(&self, wrong: &mut Vec<String>) {
         for leaf in self.hv.platform.remembered() {
             if leaf.by == leaf.owner || [leaf.by, leaf.owner].contains(&DomId::new(0)) {
@@ -90,7 +91,7 @@ impl Wild {
         }
     }
 
-    /// Destroys all domains; what is wrong then.
+    /// Destroys all domains. Returns what is wrong then.
     pub fn end(&mut self) -> Vec<String> {
         let mut wrong = self.wrong(true);
         if !wrong.is_empty() {
@@ -104,7 +105,7 @@ impl Wild {
         }
         for dom in (0..DOMAINS).rev() {
             let Some(domain) = self.doms[dom].take() else { continue };
-            // Interrupted soon in each call, by what stays until the call has returned.
+            // Each call is soon interrupted, and stays so until it has returned.
             let mut calls = 0;
             self.hv.platform.interrupt_after(0);
             while self.hv.kill_domain(&domain).is_err() {

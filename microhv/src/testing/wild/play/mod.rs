@@ -1,4 +1,4 @@
-//! Playing steps.
+//! Plays the steps of a scenario.
 
 mod domains;
 mod grants;
@@ -32,11 +32,11 @@ const FRAMES: usize = 112;
 const RESERVED: u64 = 1;
 /// Domains: the control domain and guests.
 const DOMAINS: usize = 3;
-/// vCPUs of each.
+/// vCPUs of each domain.
 const VCPUS: u32 = 2;
 /// Pages that a domain may own.
 const MAX_PAGES: u64 = 26;
-/// Pages of a new domain beside its tables.
+/// Pages that a new domain has besides its tables.
 const PAGES: u64 = 7;
 /// The page of arguments, and the one behind it, in the first region.
 const ARGS_PAGE: u64 = 8;
@@ -44,7 +44,7 @@ const ARGS: u64 = ARGS_PAGE << 12;
 /// What a scenario found.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// The step after which.
+    /// The number of the step after which something was wrong.
     pub step: usize,
     /// What is wrong.
     pub wrong: Vec<String>,
@@ -55,8 +55,8 @@ struct Infos(*mut [FrameInfo]);
 
 impl Drop for Infos {
     fn drop(&mut self) {
-        // SAFETY: it came from `Box::into_raw` in `Wild::new`; it is the last field of `Wild`, so that all that refers to the
-        // entries is gone.
+        // SAFETY: the pointer came from `Box::into_raw` in `Wild::new`. This is the last field of `Wild`, so everything that
+        // refers to the entries has been dropped.
         drop(unsafe { Box::from_raw(self.0) });
     }
 }
@@ -77,14 +77,14 @@ pub struct Wild {
     doms: [Option<Arc<Domain>>; DOMAINS],
     /// What each CPU has loaded: domain, vCPU.
     loaded: [Option<(usize, u32)>; CPUS],
-    /// Calls that are to go on: number, arguments.
+    /// Interrupted calls that may go on: number, arguments.
     interrupted: [[Option<(u32, Args)>; VCPUS as usize]; DOMAINS],
     recent: VecDeque<u64>,
     mappings: Vec<Mapping>,
     steps: u32,
-    /// What steps themselves found.
+    /// What the steps themselves found to be wrong.
     wrong: Vec<String>,
-    /// Of the CPU that acts.
+    /// The CPU that acts.
     cpu: usize,
     _infos: Infos,
 }
@@ -102,7 +102,7 @@ impl Wild {
         assert!((1..=CPUS).contains(&cpus));
         let infos: Box<[FrameInfo]> = (0..FRAMES).map(|_| FrameInfo::new()).collect();
         let infos = Box::into_raw(infos);
-        // SAFETY: the entries live until `Infos` is dropped, which is after all that refers to them.
+        // SAFETY: the entries live until `Infos` is dropped, after everything that refers to them.
         let entries: &'static [FrameInfo] = unsafe { &*infos };
         let end = Mfn::new(FRAMES as u64);
         let frames = FrameTable::over(entries, &[(Mfn::new(0), end)]);
@@ -127,7 +127,7 @@ impl Wild {
         for dom in 0..DOMAINS {
             wild.create(dom);
         }
-        // Guest 1 first, where there is one CPU.
+        // CPU 0 runs guest 1 first.
         for cpu in 0..cpus {
             wild.cpu = cpu;
             wild.hv.platform.on_cpu(cpu);
@@ -136,8 +136,8 @@ impl Wild {
         wild
     }
 
-    /// The acting CPU goes over to a vCPU: what the switch of the machine does, and the word of the domains that says where
-    /// they are loaded.
+    /// The acting CPU switches to a vCPU, as the machine's own switch does, and notes in the domains' words which CPUs have
+    /// their tables loaded.
     fn switch(&mut self, dom: usize, vcpu: u32) -> Option<()> {
         let busy = (0..CPUS).any(|cpu| cpu != self.cpu && self.loaded[cpu] == Some((dom, vcpu)));
         let domain = self.doms[dom].clone().filter(|domain| !busy && !domain.is_dying())?;
@@ -150,7 +150,7 @@ impl Wild {
         Some(())
     }
 
-    /// A CPU has nobody's tables loaded any more.
+    /// A CPU puts its vCPU aside, and has no domain's tables loaded any more.
     fn unload(&mut self, cpu: usize) {
         if let Some((dom, _)) = self.loaded[cpu].take() {
             let domain = self.doms[dom].as_ref().expect("loaded");

@@ -1,4 +1,4 @@
-//! What the small numbers of a step mean in the state that there is.
+//! What the small numbers of a step mean in the present state.
 
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 
@@ -8,7 +8,7 @@ use crate::mem::pte::{A, D, G, NX, P, PSE, RW, US};
 use crate::platform::Platform;
 use crate::testing::wild::step::{Entry, Page, Pick};
 
-/// Frames that are preferred.
+/// How many frames are preferred: those that were used last.
 const RECENT: usize = 5;
 
 const FLAGS: [u64; 15] = [
@@ -48,7 +48,7 @@ impl Wild {
         infos.clone().nth(n.checked_rem(count)?)
     }
 
-    /// One of those that were just used, the last more often than those before.
+    /// One of the frames that were used last, a later one more often.
     pub(super) fn latest(&self, n: usize) -> Option<u64> {
         let n = n.checked_rem(self.recent.len())?.min(n / 8 % self.recent.len());
         Some(self.recent[n])
@@ -83,7 +83,8 @@ impl Wild {
         (region << 9 | n) << 12
     }
 
-    /// A slot of a table of that level: the first leads to what all else needs, and is seldom meant.
+    /// A slot of a table of that level. The first leads to the tables and arguments that all other steps need, so it is
+    /// seldom meant.
     pub(super) fn slot(level: u8, slot: u8) -> u64 {
         match (level, slot) {
             (_, 0xf0..) => [255, 256, 271, 511][usize::from(slot & 3)],
@@ -95,11 +96,11 @@ impl Wild {
     }
 
     pub(super) fn whose(&self, whose: u8) -> u16 {
-        // Mostly itself.
+        // Mostly the caller itself.
         if whose & 3 == 3 { u16::from(whose >> 2) % (DOMAINS as u16 + 1) } else { DOMID_SELF }
     }
 
-    /// Which frame an entry in memory names, if it is present.
+    /// The frame that an entry in memory names, if the entry is present.
     pub(super) fn named(&self, table: u64, slot: u64) -> Option<u64> {
         let at = Maddr::new((table << 12) + slot * 8);
         let entry = (table < FRAMES as u64).then(|| self.hv.platform.load(at))?;
@@ -113,7 +114,7 @@ impl Wild {
         }
     }
 
-    /// An entry that names a table of the caller's of the level below.
+    /// An entry that names one of the caller's tables, of the level below.
     pub(super) fn below(&self, level: u8, (pick, flags): Entry) -> Option<u64> {
         if pick & 0xc0 != 0x80 {
             return None;

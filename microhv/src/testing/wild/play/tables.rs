@@ -13,7 +13,7 @@ use crate::hypercall::Outcome;
 use crate::mem::pte::P;
 use crate::testing::wild::step::{Entry, Page, Pick};
 
-/// In the page of arguments: where an instruction lies.
+/// Where an instruction lies in the page of arguments.
 const CODE: u64 = 0xe00;
 
 impl Wild {
@@ -35,7 +35,7 @@ impl Wild {
             let slot = Self::slot(level, slot);
             let mut val = self.entry(entry);
             if level > 1 && val & P != 0 {
-                // A table of the level below, if there is one that serves.
+                // A table of the level below, if the caller has one.
                 val = self.below(level, entry).unwrap_or(val);
             }
             let old = self.named(table, slot);
@@ -80,7 +80,7 @@ impl Wild {
         Some(())
     }
 
-    /// The caller asked for a flush, and was told that it is done: nothing is remembered that the tables do not say.
+    /// The caller asked for a flush, and the call succeeded: the flushed CPUs remember only what the tables say.
     pub(super) fn expect_flushed(&mut self, everywhere: bool, va: Option<u64>) {
         let Some((dom, _)) = self.loaded[self.cpu] else { return };
         for cpu in 0..self.cpus {
@@ -119,7 +119,7 @@ impl Wild {
             u32::MAX,
             u32::MAX,
         ];
-        // Where two pages may be the page of arguments, the hypervisor may read other operations than these.
+        // If the CPU remembers another page for the page of arguments, the hypervisor may read other operations than these.
         let is_read = self.hv.platform.stale(self.cpu, Some(ARGS)).is_none();
         let mut count = 0u64;
         let mut last = None;
