@@ -48,7 +48,7 @@ fn dom0_takes_the_machine_with_it() {
 fn reap_all(world: &World) {
     let reaped = (0..1000).any(|_| {
         world.hv.reap_dead();
-        !world.hv.domains.has_dead()
+        !world.hv.unfinished.has_dead()
     });
     assert!(reaped, "a reference keeps a dead domain");
 }
@@ -119,7 +119,10 @@ fn a_new_domain_of_a_number_does_not_get_the_page_of_the_last() {
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     drop(old);
     world.hv.reap_dead();
-    assert!(!world.hv.domains.contains(id) && world.hv.domains.has_dead(), "its vCPUs are still to be freed");
+    assert!(
+        !world.hv.domains.contains(id) && world.hv.unfinished.has_dead(),
+        "its vCPUs are still to be freed"
+    );
     world.hv.platform.pending.store(false, Ordering::Relaxed);
     let new = world.hv.create_domain(Some(id), DomainConfig::default()).expect("the number is free");
     assert!(world.hv.get_page(page, &new).is_none(), "the former domain's shared_info");

@@ -133,7 +133,7 @@ fn a_domain_of_many_vcpus_is_made_and_ended_in_pieces() {
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     let steps = (0..1000).take_while(|_| {
         world.hv.reap_dead();
-        world.hv.domains.has_dead()
+        world.hv.unfinished.has_dead()
     });
     assert!(steps.count() >= MAX_VCPUS as usize - 2);
     world.hv.platform.pending.store(false, Ordering::Relaxed);

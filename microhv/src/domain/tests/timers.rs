@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::*;
-use crate::platform::{CpuId, Platform};
+use crate::platform::*;
 use crate::testing::World;
 use crate::time::TimerKind;
 

@@ -11,7 +11,7 @@ use ring_abi::vcpu::*;
 
 use super::*;
 use crate::error::HypercallError;
-use crate::platform::Platform;
+use crate::platform::*;
 use crate::testing::{ARGS, World};
 
 #[test]

@@ -66,7 +66,7 @@ fn who_maps_a_dead_domains_page_keeps_nothing_else_of_it() {
     let mut w = World { hv, granter: mapper.clone(), mapper };
     assert_eq!(w.unmap(mapped.handle, 0, mapped.dev_bus_addr), GNTST_OKAY);
     w.hv.reap_dead();
-    assert!(!w.hv.domains.contains(id) && !w.hv.domains.has_dead());
+    assert!(!w.hv.domains.contains(id) && !w.hv.unfinished.has_dead());
     w.granter = w.hv.create_domain(Some(id), DomainConfig::default()).unwrap();
     assert_eq!(w.granter.vcpus.len(), 1);
 }

@@ -14,10 +14,12 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 
 use super::*;
+use crate::domain::Current;
 use crate::domain::DomainConfig;
 use crate::hypercall::grant::grant_table_op;
-use crate::hypercall::{Current, HypercallResult, Outcome};
+use crate::hypercall::{HypercallResult, Outcome};
 use crate::mem::{FrameTable, PageType};
+use crate::platform::*;
 use crate::testing::TestMachine;
 
 const FRAMES: usize = 256;

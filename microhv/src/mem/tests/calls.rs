@@ -13,7 +13,7 @@ use super::{World, entry};
 use crate::hypercall::mmu;
 use crate::mem::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
 use crate::mem::{GrantAddress, PageType};
-use crate::platform::Platform;
+use crate::platform::*;
 
 #[test]
 fn mmu_update_counts_what_it_did() {

@@ -31,10 +31,7 @@ fn descriptor_pages_exclude_tables_and_writing() {
     assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt; 15], 7169), Err(E::Invalid), "the hypervisor's entries");
     world.hv.set_gdt(&dom, vcpu, &[gdt], 512).expect("descriptors");
     assert_eq!(world.peek(gdt, 1), 0x00af_fb00_0000_ffff);
-    assert!(
-        world.hv.platform.events.lock().descriptor_reloads.is_empty(),
-        "the vCPU that runs here is another"
-    );
+    assert!(world.hv.platform.events.lock().descriptor_reloads == 0, "the vCPU that runs here is another");
     world.check();
     let at = Maddr::new(gdt.raw() * 4096 + 16);
     assert_eq!(world.hv.update_descriptor(&dom, at, 1 << 47 | 9 << 40), Err(E::Invalid));

@@ -8,7 +8,7 @@ use super::{World, entry};
 use crate::error::HypercallError as E;
 use crate::mem::pte::{GUEST_KERNEL, P, PCD, PWT, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, TableError, Update, UpdateError};
-use crate::platform::Platform;
+use crate::platform::*;
 
 #[test]
 fn a_freed_frame_is_flushed_before_it_is_given_again() {

@@ -9,11 +9,12 @@ use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
 use super::{World, entry};
+use crate::domain::Current;
 use crate::domain::Domain;
-use crate::hypercall::{Args, Current, HypercallResult, Outcome, memory, mmu, mmuext};
+use crate::hypercall::{Args, HypercallResult, Outcome, memory, mmu, mmuext};
 use crate::mem::pte::{P, RW};
 use crate::mem::{FrameOwner, Update};
-use crate::platform::Platform;
+use crate::platform::*;
 use crate::testing::TestMachine;
 
 /// A domain with loaded tables and a page for arguments.

@@ -16,7 +16,7 @@ use crate::hypercall::{Args, Outcome, descriptor, memory, mmu, mmuext};
 use crate::mem::frame::Kind;
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{TableError, Update, pte};
-use crate::platform::Platform;
+use crate::platform::*;
 
 #[test]
 fn a_large_extent_is_zeroed_and_given_back_in_pieces() {

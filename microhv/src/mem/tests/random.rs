@@ -16,10 +16,8 @@ use crate::error::HypercallError;
 use crate::mem::check::Extra;
 use crate::mem::frame::PageType;
 use crate::mem::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
-use crate::mem::{FrameOwner, GrantAddress, TableError, Update, UpdateError, pte};
-use crate::platform::MachineMemory;
 use crate::mem::{FrameOwner, GrantAddress, PageRef, TableError, TypedRef, Update, UpdateError, pte};
-use crate::platform::Platform;
+use crate::platform::MachineMemory;
 
 const FRAMES: usize = 72;
 const DOMAINS: usize = 3;

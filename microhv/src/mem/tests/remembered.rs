@@ -15,7 +15,6 @@ use crate::hypercall::{mmu, mmuext};
 use crate::mem::pte::{P, RW, US};
 use crate::mem::{GrantAddress, TypedRef};
 use crate::platform::{GuestMemory, MachineMemory, Settled};
-use crate::platform::{Platform, Settled};
 use crate::testing::Remembered;
 
 const SELF: u64 = DOMID_SELF as u64;

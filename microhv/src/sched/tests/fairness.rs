@@ -9,6 +9,7 @@ use ring_abi::sched::*;
 
 use super::*;
 use crate::domain::PauseFlags;
+use crate::platform::*;
 
 #[test]
 fn equal_domains_get_equal_shares() {

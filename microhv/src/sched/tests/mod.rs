@@ -18,6 +18,7 @@ use ring_abi::vcpu::*;
 use super::*;
 use crate::domain::PauseFlags;
 use crate::error::HypercallError;
+use crate::platform::*;
 use crate::testing::{ARGS, World};
 use crate::time::Runstate;
 

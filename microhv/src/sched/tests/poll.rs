@@ -10,6 +10,7 @@ use ring_abi::vcpu::*;
 
 use super::*;
 use crate::error::HypercallError;
+use crate::platform::*;
 use crate::testing::ARGS;
 use crate::time::TimerKind;
 

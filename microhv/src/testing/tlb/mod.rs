@@ -132,8 +132,8 @@ struct Cpu {
     ways: BTreeMap<Way, Seen>,
     /// Frames that the CPU's walks read.
     read: Frames,
-    /// The vCPU whose descriptor window is loaded.
-    vcpu: Option<(u16, u32)>,
+    /// The descriptor window that is loaded.
+    vcpu: Option<u64>,
     /// Pages of that window: index, frame.
     window: BTreeMap<(usize, u32), Seen>,
 }
@@ -173,8 +173,8 @@ pub(super) struct Tlb {
     cpus: [Cpu; CPUS],
     /// The CPU that runs the hypervisor.
     me: usize,
-    /// Frames of descriptor windows, by domain and vCPU.
-    windows: BTreeMap<(u16, u32), [Option<u32>; WINDOW_PAGES]>,
+    /// Frames of descriptor windows, by number.
+    windows: BTreeMap<u64, [Option<u32>; WINDOW_PAGES]>,
     violations: Vec<String>,
     scratch: Vec<(u8, u64, u32, bool)>,
 }
@@ -293,13 +293,13 @@ impl Tlb {
 
     // --- Descriptor windows. ---
 
-    pub(super) fn set_vcpu(&mut self, cpu: usize, vcpu: Option<(u16, u32)>) {
+    pub(super) fn set_vcpu(&mut self, cpu: usize, vcpu: Option<u64>) {
         self.cpus[cpu].vcpu = vcpu;
         self.cpus[cpu].window.clear();
         self.take_in_window(cpu);
     }
 
-    pub(super) fn set_window(&mut self, vcpu: (u16, u32), page: DescriptorPage, frame: Option<Mfn>) {
+    pub(super) fn set_window(&mut self, vcpu: u64, page: DescriptorPage, frame: Option<Mfn>) {
         let index = match page {
             DescriptorPage::Gdt(n) => usize::from(n),
             DescriptorPage::Ldt(n) => 14 + usize::from(n),

@@ -19,11 +19,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::step::{Act, Step};
 use crate::Hypervisor;
+use crate::domain::Current;
 use crate::domain::Domain;
-use crate::hypercall::{Args, Current, HypercallResult, Outcome, call};
+use crate::hypercall::{Args, HypercallResult, Outcome, call};
 use crate::mem::FrameTable;
 use crate::mem::frame::FrameInfo;
-use crate::platform::{Platform, Settled};
+use crate::platform::*;
 use crate::testing::{CPUS, TestMachine};
 
 /// Frames of the machine.
@@ -144,7 +145,7 @@ impl Wild {
         let base = domain.vcpus[vcpu as usize].cr3_kernel()?;
         self.unload(self.cpu);
         self.hv.platform.switch_to(base);
-        self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize]));
+        self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize].window));
         domain.dirty_cpus.fetch_or(1 << self.cpu, Ordering::Relaxed);
         self.loaded[self.cpu] = Some((dom, vcpu));
         Some(())
