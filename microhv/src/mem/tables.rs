@@ -1,6 +1,7 @@
 //! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
 
 use arrayvec::ArrayVec;
+use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Mfn};
 
 use super::frame::{FrameInfo, Kind, PageType, TypeError};
@@ -104,6 +105,12 @@ impl<P: Platform> Current<'_, P> {
     #[inline(always)]
     pub(crate) fn tables<'b>(&'b mut self, dom: &'b Domain) -> Mm<'b, P> {
         self.hv.lock_tables(dom)
+    }
+
+    /// Locks the own domain's page tables, and leaves the registers to the caller: they are no guest memory.
+    #[inline(always)]
+    pub(crate) fn own_tables(&mut self) -> (Mm<'_, P>, &mut CpuUserRegs) {
+        (self.hv.lock_tables(self.domain), self.regs)
     }
 }
 

@@ -68,87 +68,84 @@ impl<P: Platform> Hypervisor<P> {
         {
             return FaultOutcome::Bounce;
         }
-        if self.emulate_table_write(cur, cr2).is_none() {
+        if emulate_table_write(cur, cr2).is_none() {
             return FaultOutcome::Bounce;
         }
         traps::retired(cur);
         FaultOutcome::Handled
     }
+}
 
-    fn emulate_table_write(&self, cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
-        let mut mm = self.lock_tables(cur.domain);
-        let (map, map_slot) = mm.find_leaf(cur.vcpu.cr3_kernel()?, cr2).ok()?;
-        let mapping = mm.entry(map, map_slot);
-        if mapping & (pte::P | pte::RW) != pte::P {
-            return None;
-        }
-        let table = pte::frame(mapping);
-        if mm.table_level(table) != Some(1) {
-            return None;
-        }
-        let rip = cur.regs.rip;
-        let slot = (cr2 & 0xfff) as usize / 8;
-        let owner = FrameOwner::Domain(cur.domain);
-        if let Some((register, length)) = fetch_exchange(&mut mm, cur.regs, cr2) {
-            for _ in 0..TRIES {
-                let (old, new) = (mm.entry(table, slot), *cur.regs.general(register));
-                match mm.update_leaf(table, slot, new, owner, Update::CompareExchange(old)) {
-                    Ok(()) => {}
-                    Err(UpdateError::Mismatch(_)) => continue,
-                    Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
-                }
-                *cur.regs.general(register) = old;
-                step(cur.regs, length);
-                return Some(());
-            }
-            return None;
-        }
-        let mut bytes = [0; MAX_INSTRUCTION];
-        let fetched = fetch(&mut mm, &mut bytes, rip);
-        let decoded = decode(&bytes[..fetched], cur.regs)?;
-        let size = u64::from(decoded.size);
-        if decoded.address != cr2 || !cr2.is_multiple_of(size) {
-            return None;
-        }
-        let shift = (cr2 % 8) * 8;
-        let all = mask(decoded.size);
-        let source = match decoded.source {
-            Source::Immediate(value) => value,
-            Source::Register(which) => read_register(cur.regs, which, decoded.size),
-        };
+fn emulate_table_write<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
+    let (base, owner) = (cur.vcpu.cr3_kernel()?, FrameOwner::Domain(cur.domain));
+    let (mut mm, regs) = cur.own_tables();
+    let (map, map_slot) = mm.find_leaf(base, cr2).ok()?;
+    let mapping = mm.entry(map, map_slot);
+    if mapping & (pte::P | pte::RW) != pte::P {
+        return None;
+    }
+    let table = pte::frame(mapping);
+    if mm.table_level(table) != Some(1) {
+        return None;
+    }
+    let slot = (cr2 & 0xfff) as usize / 8;
+    if let Some((register, length)) = fetch_exchange(&mut mm, regs, cr2) {
         for _ in 0..TRIES {
-            let whole = mm.entry(table, slot);
-            let old = whole >> shift & all;
-            let (new, flags) = compute(decoded.operation, decoded.size, old, source, cur.regs.rax & all);
-            let merged = whole & !(all << shift) | new << shift;
-            if merged != whole {
-                match mm.update_leaf(table, slot, merged, owner, Update::CompareExchange(whole)) {
-                    Ok(()) => {}
-                    Err(UpdateError::Mismatch(_)) => continue,
-                    Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
-                }
+            let (old, new) = (mm.entry(table, slot), *regs.general(register));
+            match mm.update_leaf(table, slot, new, owner, Update::CompareExchange(old)) {
+                Ok(()) => {}
+                Err(UpdateError::Mismatch(_)) => continue,
+                Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
             }
-            match (decoded.operation, decoded.source) {
-                (Operation::Xchg, Source::Register(which)) => {
-                    write_register(cur.regs, which, decoded.size, old)
-                }
-                (Operation::CmpXchg, _) if new == old && old != cur.regs.rax & all => {
-                    write_register(cur.regs, Register::RAX, decoded.size, old);
-                }
-                _ => {}
-            }
-            if let Some(flags) = flags {
-                let changed = match decoded.operation {
-                    Operation::SetBit | Operation::ResetBit | Operation::FlipBit => CF,
-                    _ => ARITHMETIC,
-                };
-                cur.regs.rflags = cur.regs.rflags & !changed | flags;
-            }
-            step(cur.regs, decoded.length);
+            *regs.general(register) = old;
+            step(regs, length);
             return Some(());
         }
-        None
+        return None;
     }
+    let mut bytes = [0; MAX_INSTRUCTION];
+    let fetched = fetch(&mut mm, &mut bytes, regs.rip);
+    let decoded = decode(&bytes[..fetched], regs)?;
+    let size = u64::from(decoded.size);
+    if decoded.address != cr2 || !cr2.is_multiple_of(size) {
+        return None;
+    }
+    let shift = (cr2 % 8) * 8;
+    let all = mask(decoded.size);
+    let source = match decoded.source {
+        Source::Immediate(value) => value,
+        Source::Register(which) => read_register(regs, which, decoded.size),
+    };
+    for _ in 0..TRIES {
+        let whole = mm.entry(table, slot);
+        let old = whole >> shift & all;
+        let (new, flags) = compute(decoded.operation, decoded.size, old, source, regs.rax & all);
+        let merged = whole & !(all << shift) | new << shift;
+        if merged != whole {
+            match mm.update_leaf(table, slot, merged, owner, Update::CompareExchange(whole)) {
+                Ok(()) => {}
+                Err(UpdateError::Mismatch(_)) => continue,
+                Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
+            }
+        }
+        match (decoded.operation, decoded.source) {
+            (Operation::Xchg, Source::Register(which)) => write_register(regs, which, decoded.size, old),
+            (Operation::CmpXchg, _) if new == old && old != regs.rax & all => {
+                write_register(regs, Register::RAX, decoded.size, old);
+            }
+            _ => {}
+        }
+        if let Some(flags) = flags {
+            let changed = match decoded.operation {
+                Operation::SetBit | Operation::ResetBit | Operation::FlipBit => CF,
+                _ => ARITHMETIC,
+            };
+            regs.rflags = regs.rflags & !changed | flags;
+        }
+        step(regs, decoded.length);
+        return Some(());
+    }
+    None
 }
 
 /// The register and the length of the instruction at rip if it is `xchg` of a whole register with the entry at
