@@ -10,6 +10,7 @@ pub mod cpuid;
 pub mod decode;
 pub mod msr;
 mod ports;
+pub mod table_writes;
 
 use crate::domain::Current;
 use crate::platform::{Platform, SegmentBase};

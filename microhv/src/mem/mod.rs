@@ -12,7 +12,6 @@
 //! - [`base`]: the tables a vCPU runs on
 //! - [`descriptors`]: GDT and LDT pages
 //! - [`grant_pte`]: entries of mapped grants
-//! - [`emulate`]: writes to page tables that fault
 //! - [`teardown`]: taking everything from a dying domain
 //! - `check`: the invariants, for tests and a debug key
 //!
@@ -28,7 +27,6 @@ mod claims;
 mod clean;
 pub mod descriptors;
 pub(crate) mod dump;
-pub mod emulate;
 pub mod entries;
 pub mod frame;
 pub mod grant_pte;

@@ -249,7 +249,7 @@ fn writes_to_mapped_tables_are_emulated() {
         regs.rdi = target;
         let handled = world.run_with(&guest.dom, regs, |cur| cur.hv.handle_guest_page_fault(cur, target, 3));
         world.check();
-        handled == crate::mem::emulate::FaultOutcome::Handled
+        handled == crate::emul::table_writes::FaultOutcome::Handled
     };
     let mut regs: CpuUserRegs = zerocopy::FromZeros::new_zeroed();
     let mov = [0x48, 0x89, 0x37]; // mov %rsi,(%rdi)
@@ -280,11 +280,11 @@ fn writes_to_mapped_tables_are_emulated() {
     let l2_target = 2 << 12;
     let bounced =
         world.run_with(&guest.dom, &mut regs, |cur| cur.hv.handle_guest_page_fault(cur, l2_target, 3));
-    assert_eq!(bounced, crate::mem::emulate::FaultOutcome::Bounce);
+    assert_eq!(bounced, crate::emul::table_writes::FaultOutcome::Bounce);
     for (va, code) in [(target, 1), (target, 2), (target, 0x13), (target, 0xb), (0xffff_8000_0000_0000, 3)] {
         let bounced =
             world.run_with(&guest.dom, &mut regs, |cur| cur.hv.handle_guest_page_fault(cur, va, code));
-        assert_eq!(bounced, crate::mem::emulate::FaultOutcome::Bounce, "{va:#x} {code:#x}");
+        assert_eq!(bounced, crate::emul::table_writes::FaultOutcome::Bounce, "{va:#x} {code:#x}");
     }
 }
 

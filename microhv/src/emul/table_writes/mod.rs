@@ -14,11 +14,10 @@ use decode::{
 
 use ring_abi::guest_context::CpuUserRegs;
 
-use super::entries::{Update, UpdateError};
-use super::pte;
-use super::tables::{FrameOwner, Mm};
 use crate::Hypervisor;
 use crate::domain::Current;
+use crate::mem::tables::Mm;
+use crate::mem::{FrameOwner, Update, UpdateError, pte};
 use crate::platform::Platform;
 use crate::traps;
 
