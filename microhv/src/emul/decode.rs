@@ -1,45 +1,45 @@
-//! Decoder for the instructions that fault in a paravirtualized guest.
+//! The instructions that fault in a paravirtualized guest and that the ABI promises to it.
 //!
 //! A guest runs in ring 3, so each of these ends in #GP or #UD; everything else that faults is the guest's own business.
 //! Encodings: AMD64 Architecture Programmer's Manual, volume 3, and Intel SDM, volume 2.
 
-/// The longest legal x86 instruction.
-pub const MAX_INSTRUCTION_BYTES: usize = 15;
+use super::instruction::Instruction;
 
-/// `ud2; .ascii "xen"`: asks for the emulated form of the `cpuid` that follows.
+/// `ud2; .ascii "xen"; cpuid`: asks for the emulated `cpuid`.
 ///
-/// ABI: `XEN_EMULATE_PREFIX`, `xen/include/public/arch-x86/xen.h`.
-const EMULATE_PREFIX: [u8; 5] = [0x0f, 0x0b, 0x78, 0x65, 0x6e];
+/// ABI: `XEN_CPUID`, `xen/include/public/arch-x86/xen.h`.
+const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2];
 
 /// Width of a port access in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoWidth {
     /// One byte.
-    Byte,
+    Byte = 1,
     /// Two bytes.
-    Word,
+    Word = 2,
     /// Four bytes.
-    Dword,
+    Dword = 4,
 }
 
 impl IoWidth {
     /// The width in bytes.
     pub const fn bytes(self) -> u8 {
-        match self {
-            Self::Byte => 1,
-            Self::Word => 2,
-            Self::Dword => 4,
-        }
+        self as u8
     }
 
     /// All ones of this width: what a read without rights gives.
     pub const fn ones(self) -> u32 {
-        match self {
-            Self::Byte => 0xff,
-            Self::Word => 0xffff,
-            Self::Dword => 0xffff_ffff,
-        }
+        u32::MAX >> (32 - 8 * self as u32)
     }
+}
+
+/// Which way the data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the port.
+    In,
+    /// To the port.
+    Out,
 }
 
 /// Where the port number stands.
@@ -57,14 +57,11 @@ pub enum IoPort {
 pub enum Privileged {
     /// `cpuid`, with or without the emulation prefix.
     Cpuid,
-    /// `in`.
-    In { port: IoPort, width: IoWidth },
-    /// `out`.
-    Out { port: IoPort, width: IoWidth },
-    /// `ins`, memory operand es:rdi.
-    Ins { width: IoWidth, repeat: bool, address32: bool },
-    /// `outs`, memory operand ds:rsi (a segment override of es, cs, ss or ds has no effect in 64-bit mode).
-    Outs { width: IoWidth, repeat: bool, address32: bool },
+    /// `in`, `out`.
+    Port { direction: Direction, port: IoPort, width: IoWidth },
+    /// `ins`, memory operand es:rdi; `outs`, memory operand ds:rsi (a segment override of es, cs, ss or ds has no effect
+    /// in 64-bit mode).
+    PortString { direction: Direction, width: IoWidth, repeat: bool, address32: bool },
     /// `cli`.
     Cli,
     /// `sti`.
@@ -91,8 +88,6 @@ pub enum Privileged {
     Rdtscp,
     /// `xsetbv`.
     Xsetbv,
-    /// `int imm8`.
-    Int(u8),
 }
 
 /// A decoded instruction and its length in bytes.
@@ -107,107 +102,62 @@ pub struct Decoded {
 /// The prefixed `cpuid`, if the eight bytes begin with it: kernels execute it thousands of times while they boot.
 #[inline]
 pub fn forced_cpuid(bytes: u64) -> Option<Decoded> {
-    const FORCED: u64 = 0x00a2_0f6e_6578_0b0f;
-    (bytes & 0x00ff_ffff_ffff_ffff == FORCED).then_some(Decoded { what: Privileged::Cpuid, len: 7 })
+    let [forced @ .., _] = bytes.to_le_bytes();
+    (forced == FORCED_CPUID).then_some(Decoded { what: Privileged::Cpuid, len: 7 })
 }
 
 /// Decodes the instruction that starts at `bytes[0]` in 64-bit mode; `None` if it is not one of [`Privileged`] or the
 /// bytes end inside it.
 pub fn decode(bytes: &[u8]) -> Option<Decoded> {
-    if bytes.starts_with(&EMULATE_PREFIX) {
-        return match bytes.get(5..7)? {
-            [0x0f, 0xa2] => Some(Decoded { what: Privileged::Cpuid, len: 7 }),
-            _ => None,
-        };
+    if bytes.starts_with(&FORCED_CPUID) {
+        return Some(Decoded { what: Privileged::Cpuid, len: 7 });
     }
-    let mut at = Cursor { bytes, pos: 0 };
-    let (mut operand16, mut address32, mut repeat, mut rex) = (false, false, false, 0u8);
-    let opcode = loop {
-        let byte = at.next()?;
-        match byte {
-            0x66 => operand16 = true,
-            0x67 => address32 = true,
-            0xf2 | 0xf3 => repeat = true,
-            0x26 | 0x2e | 0x36 | 0x3e => {}
-            // fs and gs change the address of outs, which no kernel does: the guest gets its #GP.
-            0x64 | 0x65 => return None,
-            0x40..=0x4f => {
-                rex = byte;
-                break at.next()?; // a REX prefix counts only right before the opcode
-            }
-            other => break other,
-        }
+    let mut code = Instruction::new(bytes)?;
+    let (repeat, address32) = (code.repeat, code.address32);
+    // In the opcodes of port instructions bit 0 tells the width, and bit 1 the direction.
+    let width = match (code.opcode & 1, code.operand16) {
+        (0, _) => IoWidth::Byte,
+        (_, true) => IoWidth::Word,
+        _ => IoWidth::Dword,
     };
-    let wide = if operand16 { IoWidth::Word } else { IoWidth::Dword };
-    let what = match opcode {
-        0x6c => Privileged::Ins { width: IoWidth::Byte, repeat, address32 },
-        0x6d => Privileged::Ins { width: wide, repeat, address32 },
-        0x6e => Privileged::Outs { width: IoWidth::Byte, repeat, address32 },
-        0x6f => Privileged::Outs { width: wide, repeat, address32 },
-        0xcd => Privileged::Int(at.next()?),
-        0xe4 => Privileged::In { port: IoPort::Imm(at.next()?), width: IoWidth::Byte },
-        0xe5 => Privileged::In { port: IoPort::Imm(at.next()?), width: wide },
-        0xe6 => Privileged::Out { port: IoPort::Imm(at.next()?), width: IoWidth::Byte },
-        0xe7 => Privileged::Out { port: IoPort::Imm(at.next()?), width: wide },
-        0xec => Privileged::In { port: IoPort::Dx, width: IoWidth::Byte },
-        0xed => Privileged::In { port: IoPort::Dx, width: wide },
-        0xee => Privileged::Out { port: IoPort::Dx, width: IoWidth::Byte },
-        0xef => Privileged::Out { port: IoPort::Dx, width: wide },
+    let direction = if code.opcode & 2 == 0 { Direction::In } else { Direction::Out };
+    let what = match code.opcode {
+        // `outs` from fs or gs, which no kernel does, was refused with the prefix: the guest gets its #GP.
+        0x6c..=0x6f => Privileged::PortString { direction, width, repeat, address32 },
+        0xe4..=0xe7 => Privileged::Port { direction, port: IoPort::Imm(code.byte()?), width },
+        0xec..=0xef => Privileged::Port { direction, port: IoPort::Dx, width },
         0xfa => Privileged::Cli,
         0xfb => Privileged::Sti,
-        0x0f => decode_two_byte(&mut at, rex)?,
-        _ => return None,
-    };
-    Some(Decoded { what, len: at.pos as u8 })
-}
-
-fn decode_two_byte(at: &mut Cursor<'_>, rex: u8) -> Option<Privileged> {
-    Some(match at.next()? {
-        0x01 => match at.next()? {
+        0x0f01 => match code.byte()? {
             0xd1 => Privileged::Xsetbv,
             0xf9 => Privileged::Rdtscp,
             _ => return None,
         },
-        0x06 => Privileged::Clts,
-        0x09 => Privileged::CacheFlush,
-        op @ 0x20..=0x23 => {
+        0x0f06 => Privileged::Clts,
+        0x0f09 => Privileged::CacheFlush,
+        op @ 0x0f20..=0x0f23 => {
             // The mod field is ignored: the operand is always a register.
-            let modrm = at.next()?;
-            let reg = (modrm >> 3 & 7) | (rex & 4) << 1;
-            let gpr = (modrm & 7) | (rex & 1) << 3;
+            let modrm = code.modrm()?;
+            let (number, gpr) = (modrm.register(), modrm.low_register());
             match op {
-                0x20 => Privileged::ReadCr { cr: reg, gpr },
-                0x21 => Privileged::ReadDr { dr: reg, gpr },
-                0x22 => Privileged::WriteCr { cr: reg, gpr },
-                _ => Privileged::WriteDr { dr: reg, gpr },
+                0x0f20 => Privileged::ReadCr { cr: number, gpr },
+                0x0f21 => Privileged::ReadDr { dr: number, gpr },
+                0x0f22 => Privileged::WriteCr { cr: number, gpr },
+                _ => Privileged::WriteDr { dr: number, gpr },
             }
         }
-        0x30 => Privileged::Wrmsr,
-        0x31 => Privileged::Rdtsc,
-        0x32 => Privileged::Rdmsr,
-        0xa2 => Privileged::Cpuid,
+        0x0f30 => Privileged::Wrmsr,
+        0x0f31 => Privileged::Rdtsc,
+        0x0f32 => Privileged::Rdmsr,
+        0x0fa2 => Privileged::Cpuid,
         _ => return None,
-    })
-}
-
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    pos: usize,
-}
-
-impl Cursor<'_> {
-    fn next(&mut self) -> Option<u8> {
-        if self.pos >= MAX_INSTRUCTION_BYTES {
-            return None;
-        }
-        let byte = *self.bytes.get(self.pos)?;
-        self.pos += 1;
-        Some(byte)
-    }
+    };
+    (!code.lock).then_some(Decoded { what, len: code.length() })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Direction::{In, Out};
     use super::*;
 
     fn ok(bytes: &[u8]) -> Privileged {
@@ -230,15 +180,27 @@ mod tests {
     #[test]
     fn port_instructions() {
         let byte = IoWidth::Byte;
-        assert_eq!(ok(&[0xe4, 0x61]), Privileged::In { port: IoPort::Imm(0x61), width: byte });
-        assert_eq!(ok(&[0xec]), Privileged::In { port: IoPort::Dx, width: byte });
-        assert_eq!(ok(&[0x66, 0xed]), Privileged::In { port: IoPort::Dx, width: IoWidth::Word });
-        assert_eq!(ok(&[0xef]), Privileged::Out { port: IoPort::Dx, width: IoWidth::Dword });
-        assert_eq!(ok(&[0xe6, 0x80]), Privileged::Out { port: IoPort::Imm(0x80), width: byte });
-        assert_eq!(ok(&[0xf3, 0x6e]), Privileged::Outs { width: byte, repeat: true, address32: false });
+        assert_eq!(
+            ok(&[0xe4, 0x61]),
+            Privileged::Port { direction: In, port: IoPort::Imm(0x61), width: byte }
+        );
+        assert_eq!(ok(&[0xec]), Privileged::Port { direction: In, port: IoPort::Dx, width: byte });
+        assert_eq!(
+            ok(&[0x66, 0xed]),
+            Privileged::Port { direction: In, port: IoPort::Dx, width: IoWidth::Word }
+        );
+        assert_eq!(ok(&[0xef]), Privileged::Port { direction: Out, port: IoPort::Dx, width: IoWidth::Dword });
+        assert_eq!(
+            ok(&[0xe6, 0x80]),
+            Privileged::Port { direction: Out, port: IoPort::Imm(0x80), width: byte }
+        );
+        assert_eq!(
+            ok(&[0xf3, 0x6e]),
+            Privileged::PortString { direction: Out, width: byte, repeat: true, address32: false }
+        );
         assert_eq!(
             ok(&[0xf3, 0x66, 0x6d]),
-            Privileged::Ins { width: IoWidth::Word, repeat: true, address32: false }
+            Privileged::PortString { direction: In, width: IoWidth::Word, repeat: true, address32: false }
         );
     }
 
@@ -261,7 +223,7 @@ mod tests {
         assert_eq!(ok(&[0x0f, 0x31]), Privileged::Rdtsc);
         assert_eq!(ok(&[0x0f, 0x01, 0xf9]), Privileged::Rdtscp);
         assert_eq!(ok(&[0x0f, 0x01, 0xd1]), Privileged::Xsetbv);
-        assert_eq!(ok(&[0xcd, 0x20]), Privileged::Int(0x20));
+        assert_eq!(decode(&[0xcd, 0x20]), None, "int goes by the trap table");
         assert_eq!(decode(&[0xf4]), None, "hlt is not emulated");
         assert_eq!(decode(&[0x0f, 0x08]), None, "invd is not emulated");
         assert_eq!(decode(&[0x0f, 0x01, 0x38]), None, "invlpg is not emulated");
@@ -271,6 +233,13 @@ mod tests {
     fn endless_prefixes_end() {
         assert_eq!(decode(&[0x66; 32]), None);
         assert_eq!(decode(&[]), None);
+        assert_eq!(decode(&[0xf0, 0xfa]), None, "lock belongs to writes of memory");
+        assert_eq!(decode(&[0x64, 0x6e]), None, "outs from fs");
+        assert_eq!(
+            ok(&[0x41, 0x66, 0x0f, 0x20, 0xc0]),
+            Privileged::ReadCr { cr: 0, gpr: 0 },
+            "a REX before a prefix"
+        );
         let mut long = [0x3e; 16];
         long[15] = 0xfa;
         assert_eq!(decode(&long), None, "sixteen bytes are no instruction");

@@ -8,6 +8,7 @@
 mod control;
 pub mod cpuid;
 pub mod decode;
+mod instruction;
 pub mod msr;
 mod ports;
 pub mod table_writes;
@@ -15,7 +16,8 @@ pub mod table_writes;
 use crate::domain::Current;
 use crate::platform::{Platform, SegmentBase};
 use crate::traps;
-use decode::{Decoded, MAX_INSTRUCTION_BYTES, Privileged};
+use decode::{Decoded, Privileged};
+use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;
 
 /// #UD.
@@ -33,8 +35,6 @@ pub enum Emulated {
     Done,
     /// Not ours: the guest gets the exception that the CPU raised.
     NotEmulated,
-    /// `int n`: the guest's trap table decides; `next_rip` is what its frame holds.
-    SoftwareInterrupt { vector: u8, next_rip: u64 },
     /// Done in part: rip stays, and the guest executes the rest.
     Again,
     /// The guest gets #PF for an operand of the instruction.
@@ -81,13 +81,13 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
             emulate_cpuid(cur);
             Emulated::Done
         }
-        Privileged::Int(vector) => return Emulated::SoftwareInterrupt { vector, next_rip },
         Privileged::Rdtsc => {
             set_edx_eax(cur.regs, cur.hv.platform.tsc());
             Emulated::Done
         }
-        Privileged::In { .. } | Privileged::Out { .. } | Privileged::Ins { .. } | Privileged::Outs { .. } => {
-            ports::emulate(cur, decoded.what, user)
+        Privileged::Port { direction, port, width } => ports::access(cur, direction, port, width, user),
+        Privileged::PortString { direction, width, repeat, address32 } => {
+            ports::string(cur, direction, width, repeat, address32, user)
         }
         Privileged::Cli | Privileged::Sti => {
             // Without effect: a guest masks events in its vcpu_info. It must not fault, since kernels do it before they

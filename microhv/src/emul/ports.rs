@@ -9,6 +9,7 @@ use core::sync::atomic::Ordering;
 use super::Emulated;
 use super::decode::{IoPort, IoWidth, Privileged};
 use crate::domain::Current;
+use super::decode::{Direction, IoPort, IoWidth};
 use crate::pirq::pci;
 use crate::platform::Platform;
 
@@ -20,60 +21,45 @@ pub(super) fn iopl_allows<P: Platform>(cur: &Current<'_, P>, user: bool) -> bool
     cur.vcpu.iopl.load(Ordering::Relaxed) >= if user { 3 } else { 1 }
 }
 
-/// Emulates `in`, `out`, `ins`, `outs`.
-pub(super) fn emulate<P: Platform>(cur: &mut Current<'_, P>, what: Privileged, user: bool) -> Emulated {
-    let (port, width) = match what {
-        Privileged::In { port, width } | Privileged::Out { port, width } => (
-            match port {
-                IoPort::Imm(port) => u16::from(port),
-                IoPort::Dx => cur.regs.rdx as u16,
-            },
-            width,
-        ),
-        Privileged::Ins { width, .. } | Privileged::Outs { width, .. } => (cur.regs.rdx as u16, width),
-        _ => return Emulated::NotEmulated,
+/// Emulates `in` and `out`.
+pub(super) fn access<P: Platform>(
+    cur: &mut Current<'_, P>,
+    direction: Direction,
+    port: IoPort,
+    width: IoWidth,
+    user: bool,
+) -> Emulated {
+    let port = match port {
+        IoPort::Imm(port) => u16::from(port),
+        IoPort::Dx => cur.regs.rdx as u16,
     };
     if !may_use_ports(cur, port, width, user) {
         return Emulated::NotEmulated;
     }
-    match what {
-        Privileged::In { .. } => {
-            let value = read(cur, port, width);
-            cur.regs.rax = match width {
-                IoWidth::Byte => cur.regs.rax & !0xff | u64::from(value & 0xff),
-                IoWidth::Word => cur.regs.rax & !0xffff | u64::from(value & 0xffff),
-                IoWidth::Dword => u64::from(value),
-            };
-            Emulated::Done
-        }
-        Privileged::Out { .. } => {
-            write(cur, port, width, cur.regs.rax as u32 & width.ones());
-            Emulated::Done
-        }
-        Privileged::Ins { repeat, address32, .. } => {
-            string(cur, port, width, repeat, address32, Direction::In)
-        }
-        Privileged::Outs { repeat, address32, .. } => {
-            string(cur, port, width, repeat, address32, Direction::Out)
-        }
-        _ => Emulated::NotEmulated,
+    if direction == Direction::Out {
+        write(cur, port, width, cur.regs.rax as u32 & width.ones());
+        return Emulated::Done;
     }
+    let value = read(cur, port, width) & width.ones();
+    // A 32-bit result clears the upper half.
+    let kept = if width == IoWidth::Dword { 0 } else { cur.regs.rax & !u64::from(width.ones()) };
+    cur.regs.rax = kept | u64::from(value);
+    Emulated::Done
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    In,
-    Out,
-}
-
-fn string<P: Platform>(
+/// Emulates `ins` and `outs`.
+pub(super) fn string<P: Platform>(
     cur: &mut Current<'_, P>,
-    port: u16,
+    direction: Direction,
     width: IoWidth,
     repeat: bool,
     address32: bool,
-    direction: Direction,
+    user: bool,
 ) -> Emulated {
+    let port = cur.regs.rdx as u16;
+    if !may_use_ports(cur, port, width, user) {
+        return Emulated::NotEmulated;
+    }
     let address_mask = if address32 { 0xffff_ffff } else { u64::MAX };
     let bytes = usize::from(width.bytes());
     let step = if cur.regs.rflags & 1 << 10 != 0 { 0u64.wrapping_sub(bytes as u64) } else { bytes as u64 };

@@ -2,6 +2,8 @@
 
 use ring_abi::guest_context::CpuUserRegs;
 
+use crate::emul::instruction::Instruction;
+
 /// Carry, which is all that bit operations set.
 pub(super) const CF: u64 = 1;
 const PF: u64 = 1 << 2;
@@ -74,30 +76,6 @@ pub(super) fn write_register(regs: &mut CpuUserRegs, which: Register, size: u8, 
     };
 }
 
-/// Bytes of an instruction, taken one after the other.
-struct Code<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Code<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    /// A little-endian number of `size` bytes, sign-extended.
-    fn signed(&mut self, size: u8) -> Option<u64> {
-        let mut value = 0u64;
-        for n in 0..size {
-            value |= u64::from(self.byte()?) << (8 * n);
-        }
-        let unused = 64 - 8 * u32::from(size);
-        Some(((value << unused) as i64 >> unused) as u64)
-    }
-}
-
 /// The register and the length of `xchg %register,(%base)`, both 64 bits wide, when it begins `word` and the base register
 /// holds `address`. Other forms of it are [`decode`]'s.
 #[inline]
@@ -113,26 +91,13 @@ pub(super) fn exchange(word: u64, regs: &mut CpuUserRegs, address: u64) -> Optio
 
 /// Decodes an instruction in 64-bit mode that writes one memory operand.
 pub(super) fn decode(bytes: &[u8], regs: &mut CpuUserRegs) -> Option<Decoded> {
-    let mut code = Code { bytes, at: 0 };
-    let (mut rex, mut word, mut narrow) = (0u8, false, false);
-    let mut opcode = loop {
-        match code.byte()? {
-            0xf0 | 0x26 | 0x2e | 0x36 | 0x3e => rex = 0, // lock, and segments without effect
-            0x66 => (word, rex) = (true, 0),
-            0x67 => (narrow, rex) = (true, 0),
-            prefix @ 0x40..=0x4f => rex = prefix,
-            other => break u16::from(other),
-        }
-    };
-    if opcode == 0x0f {
-        opcode = 0x0f00 | u16::from(code.byte()?);
+    let mut code = Instruction::new(bytes)?;
+    let modrm = code.modrm()?;
+    if code.repeat || !modrm.is_memory() {
+        return None;
     }
-    let modrm = code.byte()?;
-    if modrm >> 6 == 3 {
-        return None; // no memory operand
-    }
-    let extension = modrm >> 3 & 7;
-    let wide = match (rex & 8 != 0, word) {
+    let (opcode, extension) = (code.opcode, modrm.extension());
+    let wide = match (code.rex & 8 != 0, code.operand16) {
         (true, _) => 8,
         (false, true) => 2,
         (false, false) => 4,
@@ -156,22 +121,15 @@ pub(super) fn decode(bytes: &[u8], regs: &mut CpuUserRegs) -> Option<Decoded> {
         0x0fba if extension >= 5 => (bit(extension)?, wide, 1),
         _ => return None,
     };
-    let offset = effective_address(&mut code, modrm, rex, regs)?;
+    let address = code.address(modrm, immediate, regs)?;
     let source = if immediate > 0 {
         Source::Immediate(code.signed(immediate)? & mask(size))
     } else {
-        let number = extension | (rex & 4) << 1;
-        let high = size == 1 && rex == 0 && number >= 4;
+        let number = modrm.register();
+        let high = size == 1 && code.rex == 0 && number >= 4;
         Source::Register(Register { number: if high { number - 4 } else { number }, high })
     };
-    let mut address = match offset {
-        Offset::Absolute(address) => address,
-        Offset::FromNext(displacement) => regs.rip.wrapping_add(code.at as u64).wrapping_add(displacement),
-    };
-    if narrow {
-        address &= 0xffff_ffff;
-    }
-    Some(Decoded { operation, source, size, address, length: code.at as u8 })
+    Some(Decoded { operation, source, size, address, length: code.length() })
 }
 
 fn arithmetic(number: u8) -> Option<Operation> {
@@ -192,39 +150,6 @@ fn bit(number: u8) -> Option<Operation> {
         7 => Some(Operation::FlipBit),
         _ => None,
     }
-}
-
-enum Offset {
-    Absolute(u64),
-    /// From the next instruction.
-    FromNext(u64),
-}
-
-fn effective_address(code: &mut Code<'_>, modrm: u8, rex: u8, regs: &mut CpuUserRegs) -> Option<Offset> {
-    let (mode, low) = (modrm >> 6, modrm & 7);
-    if mode == 0 && low == 5 {
-        return Some(Offset::FromNext(code.signed(4)?));
-    }
-    let mut address = 0u64;
-    let mut displacement = [0, 1, 4][mode as usize];
-    if low == 4 {
-        let sib = code.byte()?;
-        let (scale, index, base) = (sib >> 6, sib >> 3 & 7 | (rex & 2) << 2, sib & 7);
-        if index != 4 {
-            address = *regs.general(index) << scale;
-        }
-        if base == 5 && mode == 0 {
-            displacement = 4;
-        } else {
-            address = address.wrapping_add(*regs.general(base | (rex & 1) << 3));
-        }
-    } else {
-        address = *regs.general(low | (rex & 1) << 3);
-    }
-    if displacement > 0 {
-        address = address.wrapping_add(code.signed(displacement)?);
-    }
-    Some(Offset::Absolute(address))
 }
 
 /// The operand after the operation, and the arithmetic flags. `None`: the flags stay.

@@ -14,6 +14,7 @@ use decode::{
 
 use ring_abi::guest_context::CpuUserRegs;
 
+use super::instruction::MAX_INSTRUCTION_BYTES;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::mem::tables::Mm;
@@ -34,8 +35,6 @@ pub enum FaultOutcome {
 const WRITABLE_PAGETABLES: u32 = 2;
 /// Tries against accessed and dirty bits that the processor sets meanwhile.
 const TRIES: usize = 8;
-/// Most bytes of an instruction.
-const MAX_INSTRUCTION: usize = 15;
 
 const EC_PRESENT: u32 = 1;
 const EC_WRITE: u32 = 2;
@@ -102,7 +101,7 @@ fn emulate_table_write<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> Optio
         }
         return None;
     }
-    let mut bytes = [0; MAX_INSTRUCTION];
+    let mut bytes = [0; MAX_INSTRUCTION_BYTES];
     let fetched = fetch(&mut mm, &mut bytes, regs.rip);
     let decoded = decode(&bytes[..fetched], regs)?;
     let size = u64::from(decoded.size);
@@ -159,14 +158,14 @@ fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: 
 }
 
 /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
-fn fetch<P: Platform>(mm: &mut Mm<'_, P>, bytes: &mut [u8; MAX_INSTRUCTION], rip: u64) -> usize {
-    let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION);
+fn fetch<P: Platform>(mm: &mut Mm<'_, P>, bytes: &mut [u8; MAX_INSTRUCTION_BYTES], rip: u64) -> usize {
+    let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION_BYTES);
     if mm.copy_from_guest(&mut bytes[..first], rip).is_err() {
         return 0;
     }
     let next = rip.wrapping_add(first as u64);
-    if first < MAX_INSTRUCTION && mm.copy_from_guest(&mut bytes[first..], next).is_err() {
+    if first < MAX_INSTRUCTION_BYTES && mm.copy_from_guest(&mut bytes[first..], next).is_err() {
         return first;
     }
-    MAX_INSTRUCTION
+    MAX_INSTRUCTION_BYTES
 }
