@@ -6,7 +6,7 @@
 use ring_abi::guest_context::CpuUserRegs;
 
 /// The longest legal x86 instruction.
-pub const MAX_INSTRUCTION_BYTES: usize = 15;
+pub(super) const MAX_INSTRUCTION_BYTES: usize = 15;
 
 /// An instruction whose bytes are taken one after the other; its prefixes and opcode are taken already.
 pub(super) struct Instruction<'a> {

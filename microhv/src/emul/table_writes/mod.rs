@@ -9,10 +9,12 @@ mod decode;
 use core::sync::atomic::Ordering;
 
 use decode::{
-    ARITHMETIC, CF, Operation, Register, Source, compute, decode, mask, read_register, write_register,
+    ARITHMETIC, CF, Decoded, Operation, Register, Source, compute, decode, mask, read_register,
+    write_register,
 };
 
 use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::types::Mfn;
 
 use super::instruction::MAX_INSTRUCTION_BYTES;
 use crate::Hypervisor;
@@ -21,15 +23,6 @@ use crate::mem::tables::Mm;
 use crate::mem::{FrameOwner, Update, UpdateError, pte};
 use crate::platform::Platform;
 use crate::traps;
-
-/// What became of a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultOutcome {
-    /// It was cared for: the guest goes on.
-    Handled,
-    /// It is the guest's.
-    Bounce,
-}
 
 /// `VMASST_TYPE_writable_pagetables`.
 const WRITABLE_PAGETABLES: u32 = 2;
@@ -41,90 +34,109 @@ const EC_WRITE: u32 = 2;
 const EC_RESERVED: u32 = 8;
 const EC_FETCH: u32 = 16;
 
-const RF: u64 = 1 << 16;
-
 /// The instruction is done, and a resume flag meant for it has served.
 fn step(regs: &mut CpuUserRegs, length: u8) {
     regs.rip = regs.rip.wrapping_add(u64::from(length));
-    regs.rflags &= !RF;
+    regs.rflags &= !traps::flags::RF;
 }
 
-impl<P: Platform> Hypervisor<P> {
-    /// Looks at a page fault of the guest's kernel or user mode before it is bounced. `error_code` is the
-    /// processor's.
-    pub fn handle_guest_page_fault(
-        &self,
-        cur: &mut Current<'_, P>,
-        cr2: u64,
-        error_code: u32,
-    ) -> FaultOutcome {
-        let wanted = EC_PRESENT | EC_WRITE;
-        if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
-            || cur.vcpu.user_mode.load(Ordering::Relaxed)
-            || !pte::is_guest_address(cr2)
-            || !cur.domain.assists(WRITABLE_PAGETABLES)
-        {
-            return FaultOutcome::Bounce;
+/// Looks at a page fault of the guest's kernel or user mode before it is bounced: `true` when the write was done and the
+/// guest goes on. `error_code` is the processor's.
+pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error_code: u32) -> bool {
+    let wanted = EC_PRESENT | EC_WRITE;
+    if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
+        || cur.vcpu.user_mode.load(Ordering::Relaxed)
+        || !pte::is_guest_address(cr2)
+        || !cur.domain.assists(WRITABLE_PAGETABLES)
+        || emulate_write(cur, cr2).is_none()
+    {
+        return false;
+    }
+    traps::retired(cur);
+    true
+}
+
+/// The entry that the instruction writes, in a level 1 table.
+struct Entry<'a, 'b, P: Platform> {
+    mm: Mm<'a, P>,
+    owner: FrameOwner<'b>,
+    table: Mfn,
+    /// Where the guest writes.
+    address: u64,
+}
+
+impl<P: Platform> Entry<'_, '_, P> {
+    /// The entry's slot. Made of the address at each use: the compiler sees that the slot is below 512.
+    #[inline(always)]
+    const fn slot(&self) -> usize {
+        (self.address & 0xfff) as usize / 8
+    }
+
+    #[inline(always)]
+    fn value(&self) -> u64 {
+        self.mm.entry(self.table, self.slot())
+    }
+
+    /// Makes `old` `new`: `Some(false)` when it was something else meanwhile, `None` when `new` may not be.
+    #[inline(always)]
+    fn replace(&mut self, old: u64, new: u64) -> Option<bool> {
+        match self.mm.update_leaf(self.table, self.slot(), new, self.owner, Update::CompareExchange(old)) {
+            Ok(()) => Some(true),
+            Err(UpdateError::Mismatch(_)) => Some(false),
+            Err(UpdateError::Table(_) | UpdateError::Interrupted) => None,
         }
-        if emulate_table_write(cur, cr2).is_none() {
-            return FaultOutcome::Bounce;
-        }
-        traps::retired(cur);
-        FaultOutcome::Handled
     }
 }
 
-fn emulate_table_write<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
+fn emulate_write<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
     let (base, owner) = (cur.vcpu.cr3_kernel()?, FrameOwner::Domain(cur.domain));
-    let (mut mm, regs) = cur.own_tables();
+    let (mm, regs) = cur.own_tables();
     let (map, map_slot) = mm.find_leaf(base, cr2).ok()?;
     let mapping = mm.entry(map, map_slot);
-    if mapping & (pte::P | pte::RW) != pte::P {
-        return None;
-    }
     let table = pte::frame(mapping);
-    if mm.table_level(table) != Some(1) {
+    if mapping & (pte::P | pte::RW) != pte::P || mm.table_level(table) != Some(1) {
         return None;
     }
-    let slot = (cr2 & 0xfff) as usize / 8;
-    if let Some((register, length)) = fetch_exchange(&mut mm, regs, cr2) {
+    let mut entry = Entry { mm, owner, table, address: cr2 };
+    if let Some((register, length)) = fetch_exchange(&mut entry.mm, regs, cr2) {
         for _ in 0..TRIES {
-            let (old, new) = (mm.entry(table, slot), *regs.general(register));
-            match mm.update_leaf(table, slot, new, owner, Update::CompareExchange(old)) {
-                Ok(()) => {}
-                Err(UpdateError::Mismatch(_)) => continue,
-                Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
+            let old = entry.value();
+            if entry.replace(old, *regs.general(register))? {
+                *regs.general(register) = old;
+                step(regs, length);
+                return Some(());
             }
-            *regs.general(register) = old;
-            step(regs, length);
-            return Some(());
         }
         return None;
     }
     let mut bytes = [0; MAX_INSTRUCTION_BYTES];
-    let fetched = fetch(&mut mm, &mut bytes, regs.rip);
+    let fetched = fetch(&mut entry.mm, &mut bytes, regs.rip);
     let decoded = decode(&bytes[..fetched], regs)?;
-    let size = u64::from(decoded.size);
-    if decoded.address != cr2 || !cr2.is_multiple_of(size) {
+    if decoded.address != cr2 || !cr2.is_multiple_of(u64::from(decoded.size)) {
         return None;
     }
-    let shift = (cr2 % 8) * 8;
+    execute(&mut entry, regs, &decoded)
+}
+
+/// Does what the instruction does to its operand, registers and flags.
+fn execute<P: Platform>(
+    entry: &mut Entry<'_, '_, P>,
+    regs: &mut CpuUserRegs,
+    decoded: &Decoded,
+) -> Option<()> {
+    let shift = (decoded.address % 8) * 8;
     let all = mask(decoded.size);
     let source = match decoded.source {
         Source::Immediate(value) => value,
         Source::Register(which) => read_register(regs, which, decoded.size),
     };
     for _ in 0..TRIES {
-        let whole = mm.entry(table, slot);
+        let whole = entry.value();
         let old = whole >> shift & all;
         let (new, flags) = compute(decoded.operation, decoded.size, old, source, regs.rax & all);
         let merged = whole & !(all << shift) | new << shift;
-        if merged != whole {
-            match mm.update_leaf(table, slot, merged, owner, Update::CompareExchange(whole)) {
-                Ok(()) => {}
-                Err(UpdateError::Mismatch(_)) => continue,
-                Err(UpdateError::Table(_) | UpdateError::Interrupted) => return None,
-            }
+        if merged != whole && !entry.replace(whole, merged)? {
+            continue;
         }
         match (decoded.operation, decoded.source) {
             (Operation::Xchg, Source::Register(which)) => write_register(regs, which, decoded.size, old),
