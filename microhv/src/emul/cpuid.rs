@@ -14,14 +14,10 @@ pub struct CpuidContext {
     pub vcpu: u32,
     /// The hardware domain is also shown MTRR.
     pub hardware_domain: bool,
-    /// CR4.OSXSAVE as the CPU has it: microhv owns XSAVE, and Linux takes the feature only if it sees the bit.
-    pub osxsave: bool,
-    /// XCR0 bits that a guest may enable.
+    /// XCR0 bits that a guest may enable; 0: microhv does not switch by XSAVE.
     pub xcr0_mask: u64,
     /// Guest TSC frequency in kHz.
     pub tsc_khz: u32,
-    /// `rdtsc` of this domain traps.
-    pub tsc_emulated: bool,
     /// `tsc_mode` of the domain (0 default, 1 always emulate, 2 never emulate).
     pub tsc_mode: u32,
     /// Bits in a machine address.
@@ -51,7 +47,7 @@ const MTRR: u32 = 1 << 12;
 const XSAVE: u32 = 1 << 26;
 const OSXSAVE: u32 = 1 << 27;
 const HYPERVISOR: u32 = 1 << 31;
-const NEEDS_XSAVE_L1: u32 = bits(&[12, 28, 29]); // FMA AVX F16C
+const NEEDS_AVX_L1: u32 = bits(&[12, 28, 29]); // FMA AVX F16C
 
 // Leaf 7.0 ebx: BMI1 AVX2 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA and AVX512 F DQ IFMA CD BW VL.
 const L7_EBX: u32 = bits(&[3, 5, 6, 8, 9, 13, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
@@ -72,8 +68,22 @@ const E1_ECX_AVX: u32 = bits(&[11, 16]);
 const E1_EDX: u32 = bits(&[11, 20, 22, 25, 27, 29, 30, 31]);
 const E1_EDX_AMD_COPIES: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24]);
 
-const XCR0_AVX: u64 = 1 << 2;
-const XCR0_AVX512: u64 = 7 << 5;
+// States that features need: x87 and SSE; AVX besides; AVX-512 besides.
+const XCR0_SSE: u64 = 3;
+const XCR0_AVX: u64 = 1 << 2 | XCR0_SSE;
+const XCR0_AVX512: u64 = 7 << 5 | XCR0_SSE;
+
+impl CpuidContext {
+    /// Whether a guest may enable all of `states`.
+    const fn switches(&self, states: u64) -> bool {
+        self.xcr0_mask & states == states
+    }
+
+    /// Bits that only the hardware domain sees in the features of leaf 1, and in AMD's copies.
+    const fn mtrr(&self) -> u32 {
+        if self.hardware_domain { MTRR } else { 0 }
+    }
+}
 
 /// Answers `cpuid(leaf, subleaf)`; `host` gives the CPU's own answer to a leaf and sub-leaf.
 pub fn query(
@@ -105,36 +115,37 @@ fn basic_leaf(
         1 => {
             let h = host(1, 0);
             let mut ecx = h.ecx & L1_ECX | HYPERVISOR;
-            if !usable_xsave(cx) {
-                ecx &= !(XSAVE | NEEDS_XSAVE_L1);
-            } else if cx.xcr0_mask & XCR0_AVX == 0 {
-                ecx &= !NEEDS_XSAVE_L1;
+            if !cx.switches(XCR0_SSE) {
+                ecx &= !XSAVE;
             }
-            if ecx & XSAVE != 0 && cx.osxsave {
+            if !cx.switches(XCR0_AVX) {
+                ecx &= !NEEDS_AVX_L1;
+            }
+            // The CPU has CR4.OSXSAVE set where microhv owns XSAVE; Linux takes the feature only if it sees the bit.
+            if ecx & XSAVE != 0 {
                 ecx |= OSXSAVE;
             }
-            let mtrr = if cx.hardware_domain { MTRR } else { 0 };
             // [31:24] APIC id, [23:16] logical processors in the package, [15:8] cache line, [7:0] brand.
-            let ebx = h.ebx & 0x0000_ffff | (h.ebx & 0x00ff_0000) | (cx.vcpu * 2 & 0xff) << 24;
-            CpuidResult { eax: h.eax, ebx, ecx, edx: h.edx & (L1_EDX | mtrr) }
+            let ebx = h.ebx & 0x00ff_ffff | (cx.vcpu * 2 & 0xff) << 24;
+            CpuidResult { eax: h.eax, ebx, ecx, edx: h.edx & (L1_EDX | cx.mtrr()) }
         }
         // Cache descriptors and, in leaf 4, cache geometry: harmless facts about the machine.
         2 | 4 => host(leaf, subleaf),
         7 if subleaf == 0 => {
             let h = host(7, 0);
             let (mut ebx, mut ecx, mut edx) = (h.ebx & L7_EBX, h.ecx & L7_ECX, h.edx & L7_EDX);
-            if !usable_xsave(cx) || cx.xcr0_mask & XCR0_AVX == 0 {
+            if !cx.switches(XCR0_AVX) {
                 ebx &= !L7_EBX_AVX2;
                 ecx &= !L7_ECX_AVX;
             }
-            if !usable_xsave(cx) || cx.xcr0_mask & XCR0_AVX512 != XCR0_AVX512 {
+            if !cx.switches(XCR0_AVX512) {
                 ebx &= !L7_EBX_AVX512;
                 ecx &= !L7_ECX_AVX512;
                 edx &= !L7_EDX_AVX512;
             }
             CpuidResult { eax: 0, ebx, ecx, edx }
         }
-        0xd if usable_xsave(cx) => match subleaf {
+        0xd if cx.switches(XCR0_SSE) => match subleaf {
             0 => {
                 let h = host(0xd, 0);
                 CpuidResult {
@@ -163,12 +174,11 @@ fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Fn(u32, u32) -> Cpuid
     match leaf {
         0x8000_0000 => CpuidResult { eax: max, ..h },
         0x8000_0001 => {
-            let mtrr = if cx.hardware_domain { MTRR } else { 0 };
             let mut ecx = h.ecx & E1_ECX;
-            if !usable_xsave(cx) || cx.xcr0_mask & XCR0_AVX == 0 {
+            if !cx.switches(XCR0_AVX) {
                 ecx &= !E1_ECX_AVX;
             }
-            CpuidResult { eax: h.eax, ebx: h.ebx, ecx, edx: h.edx & (E1_EDX | E1_EDX_AMD_COPIES | mtrr) }
+            CpuidResult { eax: h.eax, ebx: h.ebx, ecx, edx: h.edx & (E1_EDX | E1_EDX_AMD_COPIES | cx.mtrr()) }
         }
         0x8000_0002..=0x8000_0006 => h,
         // Only the invariant TSC bit.
@@ -197,7 +207,7 @@ fn hypervisor_leaf(
                 let rdtscp = host(0x8000_0001, 0).edx >> 27 & 1;
                 let reliable = host(0x8000_0007, 0).edx >> 8 & 1;
                 CpuidResult {
-                    eax: u32::from(cx.tsc_emulated) | reliable << 1 | rdtscp << 2,
+                    eax: reliable << 1 | rdtscp << 2, // bit 0: `rdtsc` traps, which it never does
                     ebx: cx.tsc_mode,
                     ecx: cx.tsc_khz,
                     edx: 0,
@@ -206,18 +216,13 @@ fn hypervisor_leaf(
             2 => CpuidResult { eax: cx.tsc_khz, ..zero },
             _ => zero,
         },
-        4 => zero, // HVM only
         5 => CpuidResult { ebx: u32::from(cx.machine_address_bits), ..zero },
-        _ => zero,
+        _ => zero, // 4 is HVM's
     }
 }
 
 fn max_basic(host: &impl Fn(u32, u32) -> CpuidResult) -> u32 {
     host(0, 0).eax.min(0xd)
-}
-
-fn usable_xsave(cx: &CpuidContext) -> bool {
-    cx.osxsave && cx.xcr0_mask & 3 == 3
 }
 
 #[cfg(test)]
@@ -227,10 +232,8 @@ mod tests {
     const CX: CpuidContext = CpuidContext {
         vcpu: 0,
         hardware_domain: false,
-        osxsave: false,
         xcr0_mask: 0,
         tsc_khz: 1_000_000,
-        tsc_emulated: false,
         tsc_mode: 0,
         machine_address_bits: 36,
     };
@@ -293,7 +296,7 @@ mod tests {
 
     #[test]
     fn xsave_is_shown_with_osxsave_only_when_microhv_switches_it() {
-        let cx = CpuidContext { osxsave: true, xcr0_mask: 7, ..CX };
+        let cx = CpuidContext { xcr0_mask: 7, ..CX };
         let r = query(1, 0, &cx, all_ones);
         assert_eq!(r.ecx & (XSAVE | OSXSAVE), XSAVE | OSXSAVE);
         assert_eq!(query(0xd, 0, &cx, all_ones).eax, 7);

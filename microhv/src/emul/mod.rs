@@ -15,6 +15,7 @@ pub mod table_writes;
 
 use crate::domain::Current;
 use crate::platform::{Platform, SegmentBase};
+use crate::platform::Platform;
 use crate::traps;
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;
@@ -160,17 +161,14 @@ fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
 
 fn cpuid_context<P: Platform>(cur: &Current<'_, P>) -> cpuid::CpuidContext {
     let platform = &cur.hv.platform;
-    let xcr0_mask = platform.xcr0_mask();
     // What only the hypervisor's leaves tell is looked up for them alone.
     let hypervisor_leaf = cur.regs.rax as u32 >> 28 == cpuid::HYPERVISOR_BASE >> 28;
     let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
     cpuid::CpuidContext {
         vcpu: cur.vcpu.id.raw(),
         hardware_domain: cur.domain.privileged,
-        osxsave: xcr0_mask != 0,
-        xcr0_mask,
+        xcr0_mask: platform.xcr0_mask(),
         tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
-        tsc_emulated: false,
         tsc_mode: of_leaf(&|| cur.domain.tsc.lock().mode),
         machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
     }
@@ -195,10 +193,7 @@ fn rdmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
     let value = match msr::read(cur.regs.rcx as u32, &msr_context(cur)) {
         msr::Read::Value(value) => value,
         msr::Read::Tsc => platform.tsc(),
-        msr::Read::FsBase => platform.segment_base(SegmentBase::Fs),
-        msr::Read::GsBase => platform.segment_base(SegmentBase::GsKernel),
-        msr::Read::KernelGsBase => platform.segment_base(SegmentBase::GsUser),
-        msr::Read::TscAux => 0,
+        msr::Read::Base(base) => platform.segment_base(base),
         msr::Read::Fault => return Emulated::NotEmulated,
     };
     set_edx_eax(cur.regs, value);
@@ -210,11 +205,7 @@ fn wrmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
     let value = cur.regs.rdx << 32 | cur.regs.rax & 0xffff_ffff;
     match msr::write(cur.regs.rcx as u32, value, &msr_context(cur)) {
         msr::Write::Ignore => {}
-        msr::Write::FsBase => platform.set_segment_base(SegmentBase::Fs, value),
-        msr::Write::GsBase => platform.set_segment_base(SegmentBase::GsKernel, value),
-        msr::Write::KernelGsBase => platform.set_segment_base(SegmentBase::GsUser, value),
-        // RDTSCP reads the CPU's own TSC_AUX, which microhv keeps at 0 for everyone.
-        msr::Write::TscAux => {}
+        msr::Write::Base(base) => platform.set_segment_base(base, value),
         msr::Write::Fault => return Emulated::NotEmulated,
     }
     Emulated::Done

@@ -4,6 +4,7 @@
 //! appendix A; Intel SDM volume 4.
 
 use crate::mem::pte::is_canonical;
+use crate::platform::SegmentBase;
 
 /// What a vCPU's answer depends on.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +26,8 @@ pub enum Read {
     Value(u64),
     /// The guest's time-stamp counter.
     Tsc,
-    /// The base of fs.
-    FsBase,
-    /// The base of gs as the running mode sees it.
-    GsBase,
-    /// The base of gs that the other mode (user) has: `KERNEL_GS_BASE`.
-    KernelGsBase,
-    /// `TSC_AUX`.
-    TscAux,
+    /// A segment base of the running vCPU.
+    Base(SegmentBase),
     /// #GP(0).
     Fault,
 }
@@ -42,14 +37,8 @@ pub enum Read {
 pub enum Write {
     /// Nothing happens, without a fault.
     Ignore,
-    /// Set the base of fs.
-    FsBase,
-    /// Set the base of gs of the running mode.
-    GsBase,
-    /// Set the base of gs of the other mode.
-    KernelGsBase,
-    /// Set `TSC_AUX`.
-    TscAux,
+    /// Set a segment base of the running vCPU.
+    Base(SegmentBase),
     /// #GP(0).
     Fault,
 }
@@ -81,59 +70,57 @@ const DE_CFG: u32 = 0xc001_1029;
 /// The page attribute table that microhv loads: WB WT UC- UC WC WP UC UC.
 pub const PAT_VALUE: u64 = 0x0000_0501_0007_0406;
 
+/// The base that a register holds: the guest's kernel runs, so that `GS_BASE` is the kernel's.
+const fn base(msr: u32) -> Option<SegmentBase> {
+    match msr {
+        FS_BASE => Some(SegmentBase::Fs),
+        GS_BASE => Some(SegmentBase::GsKernel),
+        KERNEL_GS_BASE => Some(SegmentBase::GsUser),
+        _ => None,
+    }
+}
+
 /// Decides `rdmsr(msr)`.
 pub fn read(msr: u32, cx: &MsrContext) -> Read {
-    let amd_only = |value| if cx.amd { Read::Value(value) } else { Read::Fault };
-    let intel_only = |value| if cx.amd { Read::Fault } else { Read::Value(value) };
+    if let Some(base) = base(msr) {
+        return Read::Base(base);
+    }
+    let only_if = |there, value| if there { Read::Value(value) } else { Read::Fault };
     match msr {
         TSC => Read::Tsc,
         // Base, enabled, and the bootstrap bit: Linux checks that an APIC is there before it uses event channels.
         APIC_BASE => Read::Value(0xfee0_0800 | u64::from(cx.bootstrap) << 8),
-        FEATURE_CONTROL => intel_only(1), // locked, nothing enabled
-        UCODE_REV | MISC_FEATURES | MCG_CAP | MCG_STATUS => Read::Value(0),
-        PLATFORM_INFO | MISC_ENABLE => intel_only(0),
+        FEATURE_CONTROL => only_if(!cx.amd, 1), // locked, nothing enabled
+        PLATFORM_INFO | MISC_ENABLE => only_if(!cx.amd, 0),
+        // RDTSCP reads the CPU's own TSC_AUX, which microhv keeps at 0 for everyone.
+        UCODE_REV | MISC_FEATURES | MCG_CAP | MCG_STATUS | MC_FIRST..=MC_LAST | TSC_AUX => Read::Value(0),
         PAT => Read::Value(PAT_VALUE),
-        MC_FIRST..=MC_LAST => Read::Value(0),
         EFER => Read::Value(cx.efer),
-        FS_BASE => Read::FsBase,
-        GS_BASE => Read::GsBase,
-        KERNEL_GS_BASE => Read::KernelGsBase,
-        TSC_AUX => Read::TscAux,
-        K7_PERF_FIRST..=K7_PERF_LAST => amd_only(0),
-        HWCR => amd_only(1 << 24),  // TscFreqSel: the TSC runs at the P0 frequency
-        DE_CFG => amd_only(1 << 1), // LFENCE serialises
-        _ if !cx.has_gp_handler => Read::Value(0),
-        _ => Read::Fault,
+        K7_PERF_FIRST..=K7_PERF_LAST => only_if(cx.amd, 0),
+        HWCR => only_if(cx.amd, 1 << 24), // TscFreqSel: the TSC runs at the P0 frequency
+        DE_CFG => only_if(cx.amd, 1 << 1), // LFENCE serialises
+        _ => only_if(!cx.has_gp_handler, 0),
     }
 }
 
 /// Decides `wrmsr(msr, value)`.
 pub fn write(msr: u32, value: u64, cx: &MsrContext) -> Write {
-    let ignore_if = |harmless| if harmless { Write::Ignore } else { Write::Fault };
-    match msr {
-        FS_BASE | GS_BASE | KERNEL_GS_BASE if !is_canonical(value) => Write::Fault,
-        FS_BASE => Write::FsBase,
-        GS_BASE => Write::GsBase,
-        KERNEL_GS_BASE => Write::KernelGsBase,
-        TSC_AUX => {
-            if value >> 32 == 0 {
-                Write::TscAux
-            } else {
-                Write::Fault
-            }
-        }
-        TSC | UCODE_REV | MCG_STATUS => Write::Ignore,
-        MISC_FEATURES => ignore_if(value == 0),
-        MC_FIRST..=MC_LAST => Write::Ignore,
-        PAT => ignore_if(value == PAT_VALUE),
-        EFER => ignore_if(value == cx.efer),
-        // The entry points are the callbacks' business; Linux does not write these under the ABI.
-        STAR..=SFMASK => Write::Fault,
-        K7_PERF_FIRST..=K7_PERF_LAST | HWCR => ignore_if(cx.amd),
-        DE_CFG => ignore_if(cx.amd && value == 1 << 1),
-        _ if !cx.has_gp_handler => Write::Ignore,
-        _ => Write::Fault,
+    if let Some(base) = base(msr) {
+        return if is_canonical(value) { Write::Base(base) } else { Write::Fault };
     }
+    let is_harmless = match msr {
+        TSC | UCODE_REV | MCG_STATUS | MC_FIRST..=MC_LAST => true,
+        TSC_AUX => value >> 32 == 0,
+        MISC_FEATURES => value == 0,
+        PAT => value == PAT_VALUE,
+        EFER => value == cx.efer,
+        // The entry points are the callbacks' business; Linux does not write these under the ABI.
+        STAR..=SFMASK => false,
+        K7_PERF_FIRST..=K7_PERF_LAST | HWCR => cx.amd,
+        DE_CFG => cx.amd && value == 1 << 1,
+        _ => !cx.has_gp_handler,
+    };
+    if is_harmless { Write::Ignore } else { Write::Fault }
 }
 
 #[cfg(test)]
@@ -158,9 +145,9 @@ mod tests {
 
     #[test]
     fn bases_must_be_canonical() {
-        assert_eq!(write(GS_BASE, 0xffff_8880_0000_0000, &CX), Write::GsBase);
+        assert_eq!(write(GS_BASE, 0xffff_8880_0000_0000, &CX), Write::Base(SegmentBase::GsKernel));
         assert_eq!(write(GS_BASE, 0x0000_8000_0000_0000, &CX), Write::Fault);
-        assert_eq!(write(FS_BASE, 0x7fff_ffff_f000, &CX), Write::FsBase);
+        assert_eq!(write(FS_BASE, 0x7fff_ffff_f000, &CX), Write::Base(SegmentBase::Fs));
     }
 
     #[test]
