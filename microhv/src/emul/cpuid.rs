@@ -38,8 +38,15 @@ const fn bits(list: &[u32]) -> u32 {
     mask
 }
 
-// Leaf 1 ecx: SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND. Not OSXSAVE, HYPERVISOR: set by hand.
-const L1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
+/// Features of a register that guests see: always, where they may enable AVX, where they may enable AVX-512.
+type Features = [u32; 3];
+
+const L1_ECX: Features = [
+    // SSE3 PCLMUL SSSE3 CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES RDRAND. Not XSAVE, OSXSAVE, HYPERVISOR: set by hand.
+    bits(&[0, 1, 9, 13, 19, 20, 22, 23, 25, 30]),
+    bits(&[12, 28, 29]), // FMA AVX F16C
+    0,
+];
 // Leaf 1 edx: FPU DE TSC MSR PAE MCE CX8 APIC SEP MCA CMOV PAT CLFLUSH MMX FXSR SSE SSE2 HTT. PAT is safe to show: its MSR
 // reads as the value that microhv loads, and the page attributes it selects need I/O rights.
 const L1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 23, 24, 25, 26, 28]);
@@ -47,26 +54,25 @@ const MTRR: u32 = 1 << 12;
 const XSAVE: u32 = 1 << 26;
 const OSXSAVE: u32 = 1 << 27;
 const HYPERVISOR: u32 = 1 << 31;
-const NEEDS_AVX_L1: u32 = bits(&[12, 28, 29]); // FMA AVX F16C
 
-// Leaf 7.0 ebx: BMI1 AVX2 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA and AVX512 F DQ IFMA CD BW VL.
-const L7_EBX: u32 = bits(&[3, 5, 6, 8, 9, 13, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
-const L7_EBX_AVX2: u32 = bits(&[5]);
-const L7_EBX_AVX512: u32 = bits(&[16, 17, 21, 28, 30, 31]);
-// Leaf 7.0 ecx: AVX512_VBMI VBMI2 GFNI VAES VPCLMUL VNNI BITALG VPOPCNTDQ CLDEMOTE MOVDIRI MOVDIR64B.
-const L7_ECX: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 25, 27, 28]);
-const L7_ECX_AVX: u32 = bits(&[9, 10]);
-const L7_ECX_AVX512: u32 = bits(&[1, 6, 11, 12, 14]);
-// Leaf 7.0 edx: AVX512_4VNNIW 4FMAPS FSRM VP2INTERSECT MD_CLEAR SERIALIZE.
-const L7_EDX: u32 = bits(&[2, 3, 4, 8, 10, 14]);
-const L7_EDX_AVX512: u32 = bits(&[2, 3, 8]);
+const L7_EBX: Features = [
+    // BMI1 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA
+    bits(&[3, 6, 8, 9, 13, 18, 19, 23, 24, 29]),
+    bits(&[5]),                      // AVX2
+    bits(&[16, 17, 21, 28, 30, 31]), // AVX512 F DQ IFMA CD BW VL
+];
+const L7_ECX: Features = [
+    bits(&[8, 25, 27, 28]),    // GFNI CLDEMOTE MOVDIRI MOVDIR64B
+    bits(&[9, 10]),            // VAES VPCLMUL
+    bits(&[1, 6, 11, 12, 14]), // AVX512 VBMI VBMI2 VNNI BITALG VPOPCNTDQ
+];
+// FSRM MD_CLEAR SERIALIZE; AVX512 4VNNIW 4FMAPS VP2INTERSECT.
+const L7_EDX: Features = [bits(&[4, 10, 14]), 0, bits(&[2, 3, 8])];
 
-// 0x80000001 ecx: LAHF CMP_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM.
-const E1_ECX: u32 = bits(&[0, 1, 5, 6, 7, 8, 11, 16, 21]);
-const E1_ECX_AVX: u32 = bits(&[11, 16]);
+// LAHF CMP_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH TBM; XOP FMA4.
+const E1_ECX: Features = [bits(&[0, 1, 5, 6, 7, 8, 21]), bits(&[11, 16]), 0];
 // 0x80000001 edx: SYSCALL NX MMXEXT FFXSR RDTSCP LM 3DNOWEXT 3DNOW, and AMD's copies of leaf 1.
-const E1_EDX: u32 = bits(&[11, 20, 22, 25, 27, 29, 30, 31]);
-const E1_EDX_AMD_COPIES: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24]);
+const E1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 22, 23, 24, 25, 27, 29, 30, 31]);
 
 // States that features need: x87 and SSE; AVX besides; AVX-512 besides.
 const XCR0_SSE: u64 = 3;
@@ -79,11 +85,22 @@ impl CpuidContext {
         self.xcr0_mask & states == states
     }
 
+    /// What the guest sees of a register.
+    fn shown(&self, register: u32, [always, avx, avx512]: Features) -> u32 {
+        let avx = if self.switches(XCR0_AVX) { avx } else { 0 };
+        let avx512 = if self.switches(XCR0_AVX512) { avx512 } else { 0 };
+        register & (always | avx | avx512)
+    }
+
     /// Bits that only the hardware domain sees in the features of leaf 1, and in AMD's copies.
     const fn mtrr(&self) -> u32 {
         if self.hardware_domain { MTRR } else { 0 }
     }
 }
+
+/// The CPU's own answer to a leaf and sub-leaf.
+trait Host: Fn(u32, u32) -> CpuidResult {}
+impl<F: Fn(u32, u32) -> CpuidResult> Host for F {}
 
 /// Answers `cpuid(leaf, subleaf)`; `host` gives the CPU's own answer to a leaf and sub-leaf.
 pub fn query(
@@ -100,12 +117,7 @@ pub fn query(
     }
 }
 
-fn basic_leaf(
-    leaf: u32,
-    subleaf: u32,
-    cx: &CpuidContext,
-    host: &impl Fn(u32, u32) -> CpuidResult,
-) -> CpuidResult {
+fn basic_leaf(leaf: u32, subleaf: u32, cx: &CpuidContext, host: &impl Host) -> CpuidResult {
     let zero = CpuidResult::default();
     if leaf > max_basic(host) {
         return zero;
@@ -114,16 +126,10 @@ fn basic_leaf(
         0 => CpuidResult { eax: max_basic(host), ..host(0, 0) },
         1 => {
             let h = host(1, 0);
-            let mut ecx = h.ecx & L1_ECX | HYPERVISOR;
-            if !cx.switches(XCR0_SSE) {
-                ecx &= !XSAVE;
-            }
-            if !cx.switches(XCR0_AVX) {
-                ecx &= !NEEDS_AVX_L1;
-            }
-            // The CPU has CR4.OSXSAVE set where microhv owns XSAVE; Linux takes the feature only if it sees the bit.
-            if ecx & XSAVE != 0 {
-                ecx |= OSXSAVE;
+            let mut ecx = cx.shown(h.ecx, L1_ECX) | HYPERVISOR;
+            if h.ecx & XSAVE != 0 && cx.switches(XCR0_SSE) {
+                // The CPU has CR4.OSXSAVE set where microhv owns XSAVE; Linux takes the feature only if it sees the bit.
+                ecx |= XSAVE | OSXSAVE;
             }
             // [31:24] APIC id, [23:16] logical processors in the package, [15:8] cache line, [7:0] brand.
             let ebx = h.ebx & 0x00ff_ffff | (cx.vcpu * 2 & 0xff) << 24;
@@ -133,17 +139,12 @@ fn basic_leaf(
         2 | 4 => host(leaf, subleaf),
         7 if subleaf == 0 => {
             let h = host(7, 0);
-            let (mut ebx, mut ecx, mut edx) = (h.ebx & L7_EBX, h.ecx & L7_ECX, h.edx & L7_EDX);
-            if !cx.switches(XCR0_AVX) {
-                ebx &= !L7_EBX_AVX2;
-                ecx &= !L7_ECX_AVX;
+            CpuidResult {
+                eax: 0,
+                ebx: cx.shown(h.ebx, L7_EBX),
+                ecx: cx.shown(h.ecx, L7_ECX),
+                edx: cx.shown(h.edx, L7_EDX),
             }
-            if !cx.switches(XCR0_AVX512) {
-                ebx &= !L7_EBX_AVX512;
-                ecx &= !L7_ECX_AVX512;
-                edx &= !L7_EDX_AVX512;
-            }
-            CpuidResult { eax: 0, ebx, ecx, edx }
         }
         0xd if cx.switches(XCR0_SSE) => match subleaf {
             0 => {
@@ -164,7 +165,7 @@ fn basic_leaf(
     }
 }
 
-fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Fn(u32, u32) -> CpuidResult) -> CpuidResult {
+fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Host) -> CpuidResult {
     let zero = CpuidResult::default();
     let max = host(0x8000_0000, 0).eax.clamp(0x8000_0000, 0x8000_0008);
     if leaf > max {
@@ -173,13 +174,7 @@ fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Fn(u32, u32) -> Cpuid
     let h = host(leaf, 0);
     match leaf {
         0x8000_0000 => CpuidResult { eax: max, ..h },
-        0x8000_0001 => {
-            let mut ecx = h.ecx & E1_ECX;
-            if !cx.switches(XCR0_AVX) {
-                ecx &= !E1_ECX_AVX;
-            }
-            CpuidResult { eax: h.eax, ebx: h.ebx, ecx, edx: h.edx & (E1_EDX | E1_EDX_AMD_COPIES | cx.mtrr()) }
-        }
+        0x8000_0001 => CpuidResult { ecx: cx.shown(h.ecx, E1_ECX), edx: h.edx & (E1_EDX | cx.mtrr()), ..h },
         0x8000_0002..=0x8000_0006 => h,
         // Only the invariant TSC bit.
         0x8000_0007 => CpuidResult { edx: h.edx & 1 << 8, ..zero },
@@ -189,12 +184,7 @@ fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Fn(u32, u32) -> Cpuid
     }
 }
 
-fn hypervisor_leaf(
-    leaf: u32,
-    subleaf: u32,
-    cx: &CpuidContext,
-    host: &impl Fn(u32, u32) -> CpuidResult,
-) -> CpuidResult {
+fn hypervisor_leaf(leaf: u32, subleaf: u32, cx: &CpuidContext, host: &impl Host) -> CpuidResult {
     let zero = CpuidResult::default();
     match leaf - HYPERVISOR_BASE {
         // "XenVMMXenVMM"
@@ -221,7 +211,7 @@ fn hypervisor_leaf(
     }
 }
 
-fn max_basic(host: &impl Fn(u32, u32) -> CpuidResult) -> u32 {
+fn max_basic(host: &impl Host) -> u32 {
     host(0, 0).eax.min(0xd)
 }
 
@@ -302,7 +292,7 @@ mod tests {
         assert_eq!(query(0xd, 0, &cx, all_ones).eax, 7);
         assert_eq!(query(0xd, 1, &cx, all_ones).eax, 7, "no XSAVES");
         assert_eq!(query(0xd, 9, &cx, all_ones), CpuidResult::default(), "PKRU is not a guest's");
-        assert_eq!(query(7, 0, &cx, all_ones).ebx & L7_EBX_AVX512, 0);
+        assert_eq!(query(7, 0, &cx, all_ones).ebx & L7_EBX[2], 0);
     }
 
     #[test]
