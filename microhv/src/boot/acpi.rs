@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use arrayvec::ArrayVec;
+use zerocopy::FromBytes;
 
 use super::memory_map::Range;
 use super::multiboot::Physical;
@@ -87,19 +88,19 @@ impl Acpi {
 fn root(memory: &impl Physical, given: Option<Range>) -> Option<(u64, bool)> {
     let valid = |at: u64| {
         let bytes = memory.bytes(Range::sized(at, 20))?;
-        if &bytes[..8] != b"RSD PTR " || sum(bytes) != 0 {
+        if !bytes.starts_with(b"RSD PTR ") || sum(bytes) != 0 {
             return None;
         }
         let revision = bytes[15];
-        let rsdt = u64::from(memory.u32(at + 16)?);
-        let xsdt = if revision >= 2 { memory.u64(at + 24)? } else { 0 };
-        Some(if xsdt != 0 { (xsdt, true) } else { (rsdt, false) })
+        match if revision >= 2 { memory.read(at + 24)? } else { 0 } {
+            0 => Some((memory.read::<u32>(at + 16)?.into(), false)),
+            xsdt => Some((xsdt, true)),
+        }
     };
     if let Some(found) = given.and_then(|range| valid(range.start)) {
         return Some(found);
     }
-    let ebda =
-        memory.bytes(Range::sized(0x40e, 2)).map_or(0, |b| u64::from(u16::from_le_bytes([b[0], b[1]])) << 4);
+    let ebda = u64::from(memory.read::<u16>(0x40e).unwrap_or(0)) << 4;
     let areas =
         [Range::sized(ebda, if ebda == 0 { 0 } else { 1024 }), Range { start: 0xe0000, end: 0x10_0000 }];
     areas.into_iter().flat_map(|area| (area.start..area.end).step_by(16)).find_map(valid)
@@ -111,21 +112,14 @@ fn sum(bytes: &[u8]) -> u8 {
 
 /// The bytes of the table at `at`, if its length and checksum are right.
 fn table(memory: &impl Physical, at: u64) -> Option<&[u8]> {
-    let length = memory.u32(at + 4)?;
+    let length = memory.read::<u32>(at + 4)?;
     let bytes = memory.bytes(Range::sized(at, u64::from(length)))?;
     (length >= 36 && sum(bytes) == 0).then_some(bytes)
 }
 
-fn le16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn le32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn le64(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+/// The field at byte `at` of a table or entry, if that reaches so far.
+fn field<T: FromBytes>(bytes: &[u8], at: usize) -> Option<T> {
+    Some(T::read_from_prefix(bytes.get(at..)?).ok()?.0)
 }
 
 /// Reads the tables; what is missing is absent in the result.
@@ -135,12 +129,12 @@ pub fn read(memory: &impl Physical, rsdp: Option<Range>) -> Acpi {
     let Some(bytes) = table(memory, root) else { return acpi };
     let entries = bytes.get(36..).unwrap_or(&[]);
     for entry in entries.chunks_exact(if wide { 8 } else { 4 }) {
-        let address = if wide { le64(entry, 0) } else { le32(entry, 0).map(u64::from) };
+        let address = if wide { field(entry, 0) } else { field::<u32>(entry, 0).map(u64::from) };
         let Some(found) = address.and_then(|at| table(memory, at)) else { continue };
         match &found[..4] {
             b"APIC" => read_madt(found, &mut acpi),
             b"FACP" => read_fadt(memory, found, &mut acpi),
-            b"HPET" => acpi.hpet = le64(found, 44),
+            b"HPET" => acpi.hpet = field(found, 44),
             _ => {}
         }
     }
@@ -148,7 +142,7 @@ pub fn read(memory: &impl Physical, rsdp: Option<Range>) -> Acpi {
 }
 
 fn read_madt(madt: &[u8], acpi: &mut Acpi) {
-    acpi.local_apic = le32(madt, 36).map(u64::from);
+    acpi.local_apic = field::<u32>(madt, 36).map(u64::from);
     let mut rest = madt.get(44..).unwrap_or(&[]);
     while rest.len() >= 2 {
         let length = usize::from(rest[1]);
@@ -160,34 +154,32 @@ fn read_madt(madt: &[u8], acpi: &mut Acpi) {
 
 fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
     match entry[0] {
-        0 if le32(entry, 4)? & 1 != 0 => acpi.cpus.try_push(u32::from(entry[3])).ok()?,
+        0 if field::<u32>(entry, 4)? & 1 != 0 => acpi.cpus.try_push(entry[3].into()).ok()?,
         1 => {
-            let found =
-                IoApic { id: entry[2], address: u64::from(le32(entry, 4)?), gsi_base: le32(entry, 8)? };
-            acpi.io_apics.try_push(found).ok()?;
+            let (address, gsi_base) = (field::<u32>(entry, 4)?.into(), field(entry, 8)?);
+            acpi.io_apics.try_push(IoApic { id: entry[2], address, gsi_base }).ok()?;
         }
         2 => {
-            let (isa, gsi, flags) = (*entry.get(3)?, le32(entry, 4)?, le16(entry, 8)?);
+            let (isa, gsi, flags) = (field(entry, 3)?, field(entry, 4)?, field::<u16>(entry, 8)?);
             // 0 is "as the bus is": ISA is edge triggered, active high.
             let found = IsaOverride { isa, gsi, active_low: flags & 3 == 3, level: flags >> 2 & 3 == 3 };
             acpi.overrides.try_push(found).ok()?;
         }
-        5 => acpi.local_apic = Some(le64(entry, 4)?),
-        9 if le32(entry, 8)? & 1 != 0 => acpi.cpus.try_push(le32(entry, 4)?).ok()?,
+        5 => acpi.local_apic = Some(field(entry, 4)?),
+        9 if field::<u32>(entry, 8)? & 1 != 0 => acpi.cpus.try_push(field(entry, 4)?).ok()?,
         _ => {}
     }
     Some(())
 }
 
 fn read_fadt(memory: &impl Physical, fadt: &[u8], acpi: &mut Acpi) {
-    let flags = le32(fadt, 112).unwrap_or(0);
-    let port = |at: usize| le32(fadt, at).and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0);
+    let flags = field::<u32>(fadt, 112).unwrap_or(0);
+    let port = |at| u16::try_from(field::<u32>(fadt, at)?).ok().filter(|&port| port != 0);
     acpi.pm_timer = port(76).map(|port| PmTimer { port, is_wide: flags & 1 << 8 != 0 });
     if flags & 1 << 10 != 0 && fadt.get(116) == Some(&1) {
-        let value = fadt.get(128).copied();
-        acpi.reset = le64(fadt, 120).and_then(|at| u16::try_from(at).ok()).zip(value);
+        acpi.reset = field::<u64>(fadt, 120).and_then(|at| u16::try_from(at).ok()).zip(field(fadt, 128));
     }
-    let dsdt = le32(fadt, 40).and_then(|at| table(memory, u64::from(at)));
+    let dsdt = field::<u32>(fadt, 40).and_then(|at| table(memory, at.into()));
     if let (Some(pm1a), Some(sleep_type)) = (port(64), dsdt.and_then(sleep_type_of_s5)) {
         acpi.power_off = Some(PowerOff { pm1a, pm1b: port(68), sleep_type });
     }
@@ -195,34 +187,18 @@ fn read_fadt(memory: &impl Physical, fadt: &[u8], acpi: &mut Acpi) {
 
 /// Looks for `Name (_S5, Package { a, b, ... })` in the DSDT's byte code; other forms of it are not understood.
 fn sleep_type_of_s5(dsdt: &[u8]) -> Option<[u8; 2]> {
-    let mut from = 36;
-    loop {
-        let found = dsdt.get(from..)?.windows(4).position(|name| name == b"_S5_")?;
-        let at = from + found;
-        from = at + 4;
-        let named = dsdt[at - 1] == 0x08 || (dsdt[at - 2] == 0x08 && dsdt[at - 1] == b'\\');
-        if !named || dsdt.get(at + 4) != Some(&0x12) {
-            continue;
-        }
-        // PkgLength: bits 6-7 of the first byte say how many more bytes it has; then the number of elements.
-        let more = usize::from(*dsdt.get(at + 5)? >> 6);
-        let mut place = at + 5 + 1 + more + 1;
-        let mut types = [0; 2];
-        for kind in &mut types {
-            *kind = match dsdt.get(place)? {
-                0x0a => {
-                    place += 2;
-                    *dsdt.get(place - 1)?
-                }
-                value @ (0 | 1) => {
-                    place += 1;
-                    *value
-                }
-                _ => return None,
-            };
-        }
-        return Some(types);
-    }
+    const HEADER_BYTES: usize = 36;
+    let is_named = |at: usize| dsdt[at - 1] == 0x08 || dsdt[at - 2..at] == *b"\x08\\";
+    let at = (HEADER_BYTES..dsdt.len()).find(|&at| dsdt[at..].starts_with(b"_S5_\x12") && is_named(at))?;
+    // PkgLength: bits 6-7 of the first byte say how many more bytes it has; then the number of elements.
+    let more = usize::from(*dsdt.get(at + 5)? >> 6);
+    let mut elements = dsdt.get(at + 5 + 1 + more + 1..)?.iter().copied();
+    let mut number = || match elements.next()? {
+        0x0a => elements.next(),
+        value @ (0 | 1) => Some(value),
+        _ => None,
+    };
+    Some([number()?, number()?])
 }
 
 #[cfg(test)]

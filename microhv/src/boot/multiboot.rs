@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use arrayvec::ArrayVec;
+use zerocopy::FromBytes;
 
 use super::memory_map::{FirmwareRange, MAX_RANGES, Range};
 
@@ -51,24 +52,39 @@ pub trait Physical {
     /// The bytes of `range`, or `None` if it cannot be reached.
     fn bytes(&self, range: Range) -> Option<&[u8]>;
 
-    /// The little-endian u32 at `at`.
-    fn u32(&self, at: u64) -> Option<u32> {
-        Some(u32::from_le_bytes(self.bytes(Range::sized(at, 4))?.try_into().ok()?))
-    }
-
-    /// The little-endian u64 at `at`.
-    fn u64(&self, at: u64) -> Option<u64> {
-        Some(u64::from_le_bytes(self.bytes(Range::sized(at, 8))?.try_into().ok()?))
+    /// The value at `at`, in the machine's byte order.
+    fn read<T: FromBytes>(&self, at: u64) -> Option<T> {
+        T::read_from_bytes(self.bytes(Range::sized(at, size_of::<T>() as u64))?).ok()
     }
 
     /// The NUL-terminated string at `at`, of at most 4095 bytes, without the NUL.
     fn string(&self, at: u64) -> Option<Range> {
-        for length in 0..4096 {
-            if self.bytes(Range::sized(at + length, 1))?[0] == 0 {
-                return Some(Range::sized(at, length));
-            }
-        }
-        None
+        let mut bytes = (0..4096).map_while(|offset| self.read::<u8>(at + offset));
+        Some(Range::sized(at, bytes.position(|byte| byte == 0)? as u64))
+    }
+}
+
+/// An entry of the memory map: the same in both protocols, but for the size that multiboot1 has in front.
+#[derive(FromBytes)]
+#[repr(C, packed)]
+struct MemoryEntry {
+    start: u64,
+    bytes: u64,
+    kind: u32,
+}
+
+impl BootInformation {
+    /// Takes the entry of the memory map at `at`; `None` when it cannot be read or there is no room.
+    fn take_memory(&mut self, memory: &impl Physical, at: u64) -> Option<()> {
+        let MemoryEntry { start, bytes, kind } = memory.read(at)?;
+        self.memory.try_push(FirmwareRange { range: Range::sized(start, bytes), kind }).ok()
+    }
+
+    /// Takes the module `start..end`, whose string is at `string`, if there is room.
+    fn take_module(&mut self, memory: &impl Physical, start: u32, end: u32, string: u64) {
+        let string = memory.string(string).unwrap_or(Range::sized(0, 0));
+        let range = Range { start: start.into(), end: end.into() };
+        let _ = self.modules.try_push(Module { range, string });
     }
 }
 
@@ -84,51 +100,43 @@ pub fn parse(memory: &impl Physical, magic: u32, info: u64, out: &mut BootInform
 }
 
 fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
-    let Some(flags) = memory.u32(info) else { return };
-    let word = |offset: u64| memory.u32(info + offset).unwrap_or(0);
-    if flags & 1 << 2 != 0 {
-        out.command_line = memory.string(u64::from(word(16)));
+    let Some(words) = memory.read::<[u32; 17]>(info) else { return };
+    // The words that count here; each is there if its flag is set.
+    let [flags, _, _, _, line, modules, modules_at, _, _, _, _, map_bytes, map_at, _, _, _, loader] = words;
+    let has = |flag: u32| flags & 1 << flag != 0;
+    if has(2) {
+        out.command_line = memory.string(line.into());
     }
-    if flags & 1 << 3 != 0 {
-        let (count, table) = (word(20), u64::from(word(24)));
-        for n in 0..u64::from(count).min(MAX_MODULES as u64) {
-            let entry = table + n * 16;
-            let (Some(start), Some(end), Some(string)) =
-                (memory.u32(entry), memory.u32(entry + 4), memory.u32(entry + 8))
-            else {
-                break;
-            };
-            let string = memory.string(u64::from(string)).unwrap_or(Range::sized(0, 0));
-            out.modules.push(Module { range: Range { start: start.into(), end: end.into() }, string });
+    if has(3) {
+        for n in 0..u64::from(modules).min(MAX_MODULES as u64) {
+            let entry = u64::from(modules_at) + n * 16;
+            let Some([start, end, string, _]) = memory.read::<[u32; 4]>(entry) else { break };
+            out.take_module(memory, start, end, string.into());
         }
     }
-    if flags & 1 << 9 != 0 {
-        let name = memory.string(u64::from(word(64))).and_then(|range| memory.bytes(range));
+    if has(9) {
+        let name = memory.string(loader.into()).and_then(|range| memory.bytes(range));
         out.names_first = name.is_some_and(|name| name.starts_with(b"qemu"));
     }
-    if flags & 1 << 6 != 0 {
-        let (bytes, table) = (u64::from(word(44)), u64::from(word(48)));
-        let mut at = table;
-        while at < table + bytes {
-            let (Some(size), Some(start), Some(length), Some(kind)) =
-                (memory.u32(at), memory.u64(at + 4), memory.u64(at + 12), memory.u32(at + 20))
-            else {
-                break;
-            };
-            if out.memory.try_push(FirmwareRange { range: Range::sized(start, length), kind }).is_err() {
-                break;
-            }
+    if has(6) {
+        let mut at = u64::from(map_at);
+        let end = at + u64::from(map_bytes);
+        while at < end
+            && let Some(size) = memory.read::<u32>(at)
+            && out.take_memory(memory, at + 4).is_some()
+        {
             at += u64::from(size) + 4;
         }
     }
 }
 
 fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) {
-    let Some(total) = memory.u32(info) else { return };
+    let Some(total) = memory.read::<u32>(info) else { return };
     let end = info + u64::from(total);
     let mut at = info + 8;
-    while at + 8 <= end {
-        let (Some(kind), Some(size)) = (memory.u32(at), memory.u32(at + 4)) else { break };
+    while at + 8 <= end
+        && let Some([kind, size]) = memory.read::<[u32; 2]>(at)
+    {
         let size = u64::from(size);
         if kind == 0 || size < 8 || at + size > end {
             break;
@@ -136,10 +144,8 @@ fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) {
         match kind {
             1 => out.command_line = memory.string(at + 8),
             3 => {
-                if let (Some(start), Some(module_end)) = (memory.u32(at + 8), memory.u32(at + 12)) {
-                    let string = memory.string(at + 16).unwrap_or(Range::sized(0, 0));
-                    let range = Range { start: start.into(), end: module_end.into() };
-                    let _ = out.modules.try_push(Module { range, string });
+                if let Some([start, end]) = memory.read::<[u32; 2]>(at + 8) {
+                    out.take_module(memory, start, end, at + 16);
                 }
             }
             6 => parse2_memory(memory, at, size, out),
@@ -153,20 +159,12 @@ fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) {
 }
 
 fn parse2_memory(memory: &impl Physical, tag: u64, size: u64, out: &mut BootInformation) {
-    let entry_bytes = u64::from(memory.u32(tag + 8).unwrap_or(0));
-    if entry_bytes < 20 {
-        return;
-    }
+    let entry_bytes = u64::from(memory.read::<u32>(tag + 8).unwrap_or(0));
     let mut at = tag + 16;
-    while at + entry_bytes <= tag + size {
-        let (Some(start), Some(length), Some(kind)) =
-            (memory.u64(at), memory.u64(at + 8), memory.u32(at + 16))
-        else {
-            break;
-        };
-        if out.memory.try_push(FirmwareRange { range: Range::sized(start, length), kind }).is_err() {
-            break;
-        }
+    while entry_bytes >= size_of::<MemoryEntry>() as u64
+        && at + entry_bytes <= tag + size
+        && out.take_memory(memory, at).is_some()
+    {
         at += entry_bytes;
     }
 }
