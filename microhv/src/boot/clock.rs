@@ -87,23 +87,14 @@ pub fn unix_seconds(fields: RtcFields, status_b: u8) -> u64 {
     };
     let year = century * 100 + number(fields.year);
     let (month, day) = (number(fields.month).clamp(1, 12), number(fields.day).max(1));
-    let days = days_before_year(year) - days_before_year(1970) + days_before_month(year, month) + day - 1;
-    ((days * 24 + hour) * 60 + number(fields.minute)) * 60 + number(fields.second)
+    // A year that begins in March has its leap day last, and its months begin every 153 / 5 days.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
+    (((days - DAYS_TO_1970) * 24 + hour) * 60 + number(fields.minute)) * 60 + number(fields.second)
 }
 
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400)
-}
-
-fn days_before_year(year: u64) -> u64 {
-    let whole = year - 1;
-    whole * 365 + whole / 4 - whole / 100 + whole / 400
-}
-
-fn days_before_month(year: u64, month: u64) -> u64 {
-    const DAYS: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
-    DAYS[(month - 1) as usize] + u64::from(month > 2 && is_leap(year))
-}
+/// Days from March 1 of the year 0 to 1970.
+const DAYS_TO_1970: u64 = 719_468;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The hypervisor's own command line.
 #![forbid(unsafe_code)]
 
-/// What the command line asks. Words that are not known are left to [`Options::unknown`].
+/// What the command line asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `dom0_mem=SIZE`: bytes of dom0's memory. Default 24 MiB.
@@ -32,8 +32,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads the words of `line`. A value that cannot be read leaves the default.
-    pub fn parse(line: &str) -> Self {
+    /// Reads the words of `line`, and hands those that mean nothing here to `unknown`. A value that cannot be read leaves
+    /// the default.
+    pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(&'a str)) -> Self {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -46,26 +47,11 @@ impl Options {
                 "loglvl" => options.log_level = level(value).unwrap_or(options.log_level),
                 "mitigations" => options.mitigations = value != "off",
                 "noreboot" => options.no_reboot = true,
-                _ => {}
+                "com1" | "console" => {}
+                _ => unknown(word),
             }
         }
         options
-    }
-
-    /// Words of `line` that mean nothing here.
-    pub fn unknown(line: &str) -> impl Iterator<Item = &str> {
-        const KNOWN: [&str; 8] = [
-            "dom0_mem",
-            "dom0_max_vcpus",
-            "debug-exit",
-            "loglvl",
-            "mitigations",
-            "noreboot",
-            "com1",
-            "console",
-        ];
-        line.split_ascii_whitespace()
-            .filter(|word| !KNOWN.contains(&word.split_once('=').map_or(*word, |(key, _)| key)))
     }
 }
 
@@ -91,7 +77,7 @@ fn number(value: &str) -> Option<u64> {
 /// A size as Xen writes it: a number with B, K, M, G or nothing (KiB). Of a list (`24M,max:32M`) the first is taken.
 fn size(value: &str) -> Option<u64> {
     let value = value.split(',').find(|part| !part.is_empty())?;
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_digit());
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match value.get(digits.len()..)? {
         "B" | "b" => 0,
         "" | "K" | "k" => 10,
@@ -107,9 +93,13 @@ fn size(value: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn known(line: &str) -> Options {
+        Options::parse(line, |word| panic!("{word} is known"))
+    }
+
     #[test]
     fn reads_what_the_runner_passes() {
-        let options = Options::parse("com1 debug-exit=0xf4 dom0_mem=24M loglvl=debug");
+        let options = known("com1 debug-exit=0xf4 dom0_mem=24M loglvl=debug");
         assert_eq!(options.debug_exit, Some(0xf4));
         assert_eq!(options.dom0_memory_bytes, 24 << 20);
         assert_eq!(options.log_level, log::LevelFilter::Debug);
@@ -119,9 +109,9 @@ mod tests {
     fn nonsense_leaves_the_defaults() {
         let line =
             "dom0_mem=99999999999999999999G debug-exit=0x10000 loglvl=loud dom0_max_vcpus=-1 mitigations";
-        assert_eq!(Options::parse(line), Options::default());
-        assert_eq!(Options::parse("dom0_mem=0"), Options::default());
-        assert_eq!(Options::parse("dom0_mem=17179869184G"), Options::default());
+        assert_eq!(known(line), Options::default());
+        assert_eq!(known("dom0_mem=0"), Options::default());
+        assert_eq!(known("dom0_mem=17179869184G"), Options::default());
     }
 
     #[test]
@@ -135,7 +125,8 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named() {
-        let words: std::vec::Vec<_> = Options::unknown("com1 frobnicate dom0_mem=1M x=y").collect();
+        let mut words = std::vec::Vec::new();
+        Options::parse("com1 frobnicate dom0_mem=1M x=y", |word| words.push(word));
         assert_eq!(words, ["frobnicate", "x=y"]);
     }
 }

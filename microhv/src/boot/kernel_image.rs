@@ -12,7 +12,7 @@ use elf::endian::LittleEndian;
 use elf::note::Note;
 use ring_abi::elfnote::{
     NAME, XEN_ELFNOTE_ENTRY, XEN_ELFNOTE_HYPERCALL_PAGE, XEN_ELFNOTE_INIT_P2M, XEN_ELFNOTE_MOD_START_PFN,
-    XEN_ELFNOTE_PADDR_OFFSET, XEN_ELFNOTE_SUPPORTED_FEATURES, XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_XEN_VERSION,
+    XEN_ELFNOTE_PADDR_OFFSET, XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_XEN_VERSION,
 };
 
 /// Loadable segments at most.
@@ -44,15 +44,13 @@ impl fmt::Display for ImageError {
     }
 }
 
-/// One piece of the file and where it goes.
+/// One piece of the file and where it goes; memory behind it is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
     /// Virtual address of its first byte.
     pub va: u64,
     /// Its bytes from the file.
     pub bytes: &'a [u8],
-    /// Its size in memory; what is beyond `bytes` is zero.
-    pub memory_bytes: u64,
 }
 
 /// What a kernel is and wants.
@@ -60,8 +58,6 @@ pub struct Segment<'a> {
 pub struct KernelImage<'a> {
     /// Loadable segments, in the file's order.
     pub segments: ArrayVec<Segment<'a>, MAX_SEGMENTS>,
-    /// First byte used.
-    pub start: u64,
     /// One past the last byte used.
     pub end: u64,
     /// Where execution begins.
@@ -74,8 +70,6 @@ pub struct KernelImage<'a> {
     pub init_p2m: Option<u64>,
     /// The ramdisk need not be mapped.
     pub mod_start_pfn: bool,
-    /// `XEN_ELFNOTE_SUPPORTED_FEATURES`.
-    pub supported_features: Option<u64>,
 }
 
 /// A note's number: little-endian, 4 or 8 bytes.
@@ -99,14 +93,12 @@ impl<'a> KernelImage<'a> {
         let table = elf.segments().ok_or(ImageError::Malformed)?;
         let mut image = Self {
             segments: ArrayVec::new(),
-            start: u64::MAX,
             end: 0,
             entry: elf.ehdr.e_entry,
             virt_base: 0,
             hypercall_page: None,
             init_p2m: None,
             mod_start_pfn: false,
-            supported_features: None,
         };
         let mut paddr_offset = 0;
         let (mut seen, mut version) = (false, false);
@@ -130,14 +122,12 @@ impl<'a> KernelImage<'a> {
             let bytes = elf.segment_data(&header).map_err(|_| ImageError::Malformed)?;
             // By p_paddr: a per-CPU segment may have any virtual address.
             let va = header.p_paddr.wrapping_add(image.virt_base).wrapping_sub(paddr_offset);
-            let segment = Segment { va, bytes, memory_bytes: header.p_memsz };
             let end = va.checked_add(header.p_memsz).ok_or(ImageError::BadSegment)?;
             if va < image.virt_base || header.p_memsz < bytes.len() as u64 || end - image.virt_base > MAX_SPAN
             {
                 return Err(ImageError::BadSegment);
             }
-            image.segments.try_push(segment).map_err(|_| ImageError::BadSegment)?;
-            image.start = image.start.min(va);
+            image.segments.try_push(Segment { va, bytes }).map_err(|_| ImageError::BadSegment)?;
             image.end = image.end.max(end);
         }
         if image.segments.is_empty() || !image.virt_base.is_multiple_of(4096) {
@@ -155,7 +145,6 @@ impl<'a> KernelImage<'a> {
             XEN_ELFNOTE_XEN_VERSION => *version = desc.strip_suffix(b"\0").unwrap_or(desc) == b"xen-3.0",
             XEN_ELFNOTE_INIT_P2M => self.init_p2m = number(desc),
             XEN_ELFNOTE_MOD_START_PFN => self.mod_start_pfn = number(desc).is_some_and(|value| value != 0),
-            XEN_ELFNOTE_SUPPORTED_FEATURES => self.supported_features = number(desc),
             _ => {}
         }
     }
@@ -232,7 +221,7 @@ mod tests {
         let more = [note(15, &0x80_0000_0000u64.to_le_bytes()), note(16, &1u32.to_le_bytes()), note(99, b"")];
         let file = elf(0x1000, b"code", 0x2345, &notes(&more));
         let image = KernelImage::parse(&file).unwrap();
-        assert_eq!((image.start, image.end, image.entry), (BASE + 0x1000, BASE + 0x3345, BASE + 0x1010));
+        assert_eq!((image.end, image.entry), (BASE + 0x3345, BASE + 0x1010));
         assert_eq!(image.init_p2m, Some(0x80_0000_0000));
         assert!(image.mod_start_pfn && image.hypercall_page.is_none());
         assert_eq!(image.segments[0].bytes, b"code");

@@ -75,20 +75,10 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// The map of firmware's entries. RAM that another entry overlaps is not RAM. Entries too many are left out.
-    pub fn new(entries: impl Iterator<Item = FirmwareRange>) -> Self {
-        let mut map = Self::default();
-        map.fill(entries);
-        map
-    }
-
-    /// Makes an empty map what [`MemoryMap::new`] gives, in place.
+    /// Takes firmware's entries into an empty map. RAM that another entry overlaps is not RAM. Entries too many are left
+    /// out.
     pub fn fill(&mut self, entries: impl Iterator<Item = FirmwareRange>) {
-        for entry in entries.filter(|entry| !entry.range.is_empty()) {
-            if self.firmware.try_push(entry).is_err() {
-                break;
-            }
-        }
+        self.firmware.extend(entries.filter(|entry| !entry.range.is_empty()).take(MAX_RANGES));
         for n in 0..self.firmware.len() {
             if self.firmware[n].kind == FirmwareRange::RAM {
                 self.add(self.firmware[n].range.inner_pages());
@@ -101,9 +91,10 @@ impl MemoryMap {
         }
     }
 
-    /// Firmware's entries, in its order.
-    pub fn firmware(&self) -> &[FirmwareRange] {
-        &self.firmware
+    /// Whole frames of RAM by firmware's map, in its order.
+    pub fn ram(&self) -> impl Iterator<Item = Range> {
+        let ram = self.firmware.iter().filter(|entry| entry.kind == FirmwareRange::RAM);
+        ram.map(|entry| entry.range.inner_pages())
     }
 
     /// RAM that is not set aside: whole frames, ascending.
@@ -113,25 +104,7 @@ impl MemoryMap {
 
     /// One past the last byte of RAM.
     pub fn ram_end(&self) -> u64 {
-        self.firmware
-            .iter()
-            .filter(|entry| entry.kind == FirmwareRange::RAM)
-            .map(|entry| entry.range.inner_pages().end)
-            .max()
-            .unwrap_or(0)
-    }
-
-    /// Whether `at` is RAM by firmware's map.
-    pub fn is_ram(&self, at: u64) -> bool {
-        let inside = |entry: &&FirmwareRange| entry.range.start <= at && at < entry.range.end;
-        let mut ram = false;
-        for entry in self.firmware.iter().filter(inside) {
-            if entry.kind != FirmwareRange::RAM {
-                return false;
-            }
-            ram = true;
-        }
-        ram
+        self.ram().map(|range| range.end).max().unwrap_or(0)
     }
 
     fn add(&mut self, range: Range) {
@@ -190,6 +163,12 @@ impl MemoryMap {
 mod tests {
     use super::*;
 
+    fn filled<const N: usize>(entries: [FirmwareRange; N]) -> MemoryMap {
+        let mut map = MemoryMap::default();
+        map.fill(entries.into_iter());
+        map
+    }
+
     fn ram(start: u64, end: u64) -> FirmwareRange {
         FirmwareRange { range: Range { start, end }, kind: 1 }
     }
@@ -200,7 +179,7 @@ mod tests {
 
     #[test]
     fn partial_frames_are_not_ram() {
-        let map = MemoryMap::new([ram(0, 0x9fc00), ram(0x100000, 0x3ffe_0000)].into_iter());
+        let map = filled([ram(0, 0x9fc00), ram(0x100000, 0x3ffe_0000)]);
         assert_eq!(
             map.free(),
             [Range { start: 0, end: 0x9f000 }, Range { start: 0x100000, end: 0x3ffe_0000 }]
@@ -210,22 +189,19 @@ mod tests {
 
     #[test]
     fn reserved_entries_win_over_ram_in_any_order() {
-        let map = MemoryMap::new([reserved(0x2800, 0x2900), ram(0, 0x8000)].into_iter());
+        let map = filled([reserved(0x2800, 0x2900), ram(0, 0x8000)]);
         assert_eq!(map.free(), [Range { start: 0, end: 0x2000 }, Range { start: 0x3000, end: 0x8000 }]);
-        assert!(!map.is_ram(0x2800));
-        assert!(map.is_ram(0x2900));
-        assert!(!map.is_ram(0x8000));
     }
 
     #[test]
     fn touching_ranges_become_one() {
-        let map = MemoryMap::new([ram(0x4000, 0x8000), ram(0, 0x4000)].into_iter());
+        let map = filled([ram(0x4000, 0x8000), ram(0, 0x4000)]);
         assert_eq!(map.free(), [Range { start: 0, end: 0x8000 }]);
     }
 
     #[test]
     fn take_is_from_the_top_aligned_and_below_the_limit() {
-        let mut map = MemoryMap::new([ram(0, 0x10000), ram(0x20000, 0x40000)].into_iter());
+        let mut map = filled([ram(0, 0x10000), ram(0x20000, 0x40000)]);
         assert_eq!(map.take(1, 0x8000, u64::MAX), Some(0x38000));
         assert_eq!(map.take(0x1000, 1, 0x20000), Some(0xf000));
         assert_eq!(map.take(0x20000, 1, u64::MAX), None);
@@ -234,7 +210,7 @@ mod tests {
 
     #[test]
     fn reserving_nothing_or_everything() {
-        let mut map = MemoryMap::new([ram(0, 0x10000)].into_iter());
+        let mut map = filled([ram(0, 0x10000)]);
         map.reserve(Range { start: 0x4000, end: 0x4000 });
         assert_eq!(map.free().len(), 1);
         map.reserve(Range { start: 0, end: u64::MAX });
@@ -243,7 +219,7 @@ mod tests {
 
     #[test]
     fn ranges_at_the_end_of_the_address_space() {
-        let map = MemoryMap::new([ram(u64::MAX - 0x1800, u64::MAX)].into_iter());
+        let map = filled([ram(u64::MAX - 0x1800, u64::MAX)]);
         assert!(map.free().iter().all(|range| range.start < range.end));
     }
 }

@@ -71,7 +71,6 @@ pub fn policy(
 ) -> Policy {
     let zero = cpuid(0, 0);
     let is_virtual = cpuid(1, 0).ecx & HYPERVISOR != 0;
-    let is_amd = matches!(zero.ebx, 0x6874_7541 | 0x6f67_7948); // "Auth", "Hygo"
     let seven = if zero.eax >= 7 { cpuid(7, 0).edx } else { 0 };
     let extended = if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).ebx } else { 0 };
     let capabilities = if seven & ARCH_CAPABILITIES != 0 { read_msr(MSR_ARCH_CAPABILITIES) } else { 0 };
@@ -82,7 +81,7 @@ pub fn policy(
         unaffected: if is_emulated {
             Unaffected::ALL
         } else {
-            Unaffected::new(is_amd, is_virtual, capabilities)
+            Unaffected::new(zero.is_amd(), is_virtual, capabilities)
         },
         has_ibpb: seven & IBPB != 0 || extended & AMD_IBPB != 0,
     }

@@ -7,6 +7,13 @@
 
 use crate::platform::CpuidResult;
 
+impl CpuidResult {
+    /// Whether leaf 0 says "AuthenticAMD" or "HygonGenuine".
+    pub(crate) const fn is_amd(&self) -> bool {
+        matches!(self.ebx, 0x6874_7541 | 0x6f67_7948)
+    }
+}
+
 /// What the answer depends on besides the CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuidContext {

@@ -174,15 +174,10 @@ fn cpuid_context<P: Platform>(cur: &Current<'_, P>) -> cpuid::CpuidContext {
     }
 }
 
-/// "AuthenticAMD" or "HygonGenuine".
-fn is_amd<P: Platform>(platform: &P) -> bool {
-    matches!(platform.cpuid(0, 0).ebx, 0x6874_7541 | 0x6f67_7948)
-}
-
 fn msr_context<P: Platform>(cur: &Current<'_, P>) -> msr::MsrContext {
     msr::MsrContext {
         bootstrap: cur.vcpu.id.raw() == 0,
-        amd: is_amd(&cur.hv.platform),
+        amd: cur.hv.platform.cpuid(0, 0).is_amd(),
         has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(VECTOR_GP)].address != 0,
         efer: cur.hv.platform.efer(),
     }

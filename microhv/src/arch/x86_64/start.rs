@@ -158,10 +158,7 @@ extern "C" fn on_own_stack() -> ! {
         let arguments = multiboot::arguments(text(&found.line), found.information.names_first);
         arguments.bytes().collect()
     }));
-    let options = Options::parse(command_line);
-    for word in Options::unknown(command_line) {
-        log::warn!("unknown option {word}");
-    }
+    let options = Options::parse(command_line, |word| log::warn!("unknown option {word}"));
     panic::set_debug_exit(options.debug_exit);
     log::set_max_level(options.log_level);
     apic::init(acpi);
@@ -209,13 +206,7 @@ fn frame_table() -> FrameTable {
         core::slice::from_raw_parts(start as *const FrameInfo, count)
     };
     let frames = |range: &Range| (Mfn::new(range.start / 4096), Mfn::new(range.end / 4096));
-    let ram: ArrayVec<(Mfn, Mfn), 32> = memory
-        .firmware()
-        .iter()
-        .filter(|entry| entry.kind == microhv::boot::memory_map::FirmwareRange::RAM)
-        .map(|entry| frames(&entry.range.inner_pages()))
-        .take(32)
-        .collect();
+    let ram: ArrayVec<(Mfn, Mfn), 32> = memory.ram().map(|range| frames(&range)).take(32).collect();
     let table = FrameTable::over(infos, &ram);
     for range in memory.free() {
         let (start, end) = frames(range);

@@ -220,8 +220,8 @@ impl Wild {
             cs: 0xe033,
             ..CpuUserRegs::default()
         };
-        let hv = &self.hv;
-        self.with(&mut regs, |cur| hv.handle_guest_page_fault(cur, at, 3)).map(|_| ())
+        
+        self.with(&mut regs, |cur| crate::emul::table_writes::emulate(cur, at, 3)).map(|_| ())
     }
 
     pub(super) fn touch(&mut self, page: Page, slot: u8, entry: Entry) -> Option<()> {
@@ -248,7 +248,7 @@ impl Wild {
         self.put(ARGS, &op)?;
         self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
         if fault {
-            let hv = &self.hv;
+            
             self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
         }
         Some(())
