@@ -2,6 +2,7 @@
 
 use ring_abi::errno as e;
 
+use crate::pirq::PirqError;
 use crate::platform::GuestFault;
 
 /// A refusal. Each is one errno of `xen/include/public/errno.h`.
@@ -95,5 +96,18 @@ impl HypercallError {
 impl From<GuestFault> for HypercallError {
     fn from(_: GuestFault) -> Self {
         Self::Fault
+    }
+}
+
+impl From<PirqError> for HypercallError {
+    fn from(error: PirqError) -> Self {
+        match error {
+            PirqError::NoSuchPirq | PirqError::NoSuchEntry => Self::Invalid,
+            PirqError::NotPermitted => Self::NotPermitted,
+            PirqError::Bound => Self::Exists,
+            PirqError::NoCapability => Self::NoDevice,
+            PirqError::Mapped => Self::Busy,
+            PirqError::NoneFree => Self::NoSpace,
+        }
     }
 }

@@ -57,6 +57,8 @@ newtype! {
     VcpuId(u32), "{}";
     /// Event channel port of one domain. Port 0 is never valid.
     Port(u32), "{}";
+    /// Physical interrupt as its domain names it; legacy lines have their own numbers.
+    Pirq(u32), "{}";
     /// Grant reference: index into the granting domain's grant table.
     GrantRef(u32), "{}";
     /// Handle of a mapped grant, chosen by the hypervisor for the mapping domain.

@@ -8,6 +8,8 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Pirq, Port};
+use spin::MutexGuard;
 
 use super::cells::Cells;
 use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};
@@ -35,7 +37,7 @@ pub enum PortStatus {
         port: u32,
     },
     /// A physical interrupt.
-    Pirq(u32),
+    Pirq(Pirq),
     /// A virtual interrupt.
     Virq(u32),
     /// Between vCPUs.
@@ -206,12 +208,11 @@ impl<P: Platform> Hypervisor<P> {
     pub fn bind_pirq(
         &self,
         domain: &Arc<Domain>,
-        pirq: u32,
-        will_share: bool,
+        pirq: Pirq,
         publish: impl FnOnce(u32) -> Result<(), HypercallError>,
     ) -> Result<u32, HypercallError> {
         self.open_port(domain, 0, publish, |port| {
-            self.pirq_bind(domain, pirq, port, will_share)?;
+            self.pirq_bind(domain, pirq, Port::new(port))?;
             Ok(PortState::Pirq { pirq })
         })
     }

@@ -4,6 +4,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Pirq};
+use spin::Mutex;
 
 use crate::domain::Domain;
 use crate::sync::{Mutex, rank};
@@ -28,7 +30,7 @@ pub enum PortState {
     /// A physical interrupt.
     Pirq {
         /// Its number.
-        pirq: u32,
+        pirq: Pirq,
     },
     /// A virtual interrupt.
     Virq {

@@ -1,14 +1,14 @@
 //! Event channels: decoding of `event_channel_op`.
 
 use ring_abi::evtchn::{
-    BIND_PIRQ__WILL_SHARE, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
-    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET,
-    EVTCHNOP_SEND, EVTCHNOP_STATUS, EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN,
-    EVTCHNSTAT_IPI, EVTCHNSTAT_PIRQ, EVTCHNSTAT_UNBOUND, EVTCHNSTAT_VIRQ, EvtchnAllocUnbound,
-    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose,
-    EvtchnReset, EvtchnSend, EvtchnStatus, EvtchnUnmask,
+    EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ,
+    EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_STATUS,
+    EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN, EVTCHNSTAT_IPI, EVTCHNSTAT_PIRQ,
+    EVTCHNSTAT_UNBOUND, EVTCHNSTAT_VIRQ, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi,
+    EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnReset, EvtchnSend, EvtchnStatus,
+    EvtchnUnmask,
 };
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Pirq};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::evtchn::PortStatus;
@@ -59,8 +59,7 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
         }
         EVTCHNOP_BIND_PIRQ => {
             let op: EvtchnBindPirq = cur.copy_in(arg)?;
-            let will_share = op.flags & BIND_PIRQ__WILL_SHARE != 0;
-            hv.bind_pirq(caller, op.pirq, will_share, |port| {
+            hv.bind_pirq(caller, Pirq::new(op.pirq), |port| {
                 Ok(cur.copy_out(arg, &EvtchnBindPirq { port, ..op })?)
             })?;
         }
@@ -79,7 +78,7 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
                 PortStatus::Interdomain { remote, port } => {
                     (EVTCHNSTAT_INTERDOMAIN, [u32::from(remote.raw()), port])
                 }
-                PortStatus::Pirq(pirq) => (EVTCHNSTAT_PIRQ, [pirq, 0]),
+                PortStatus::Pirq(pirq) => (EVTCHNSTAT_PIRQ, [pirq.raw(), 0]),
                 PortStatus::Virq(virq) => (EVTCHNSTAT_VIRQ, [virq, 0]),
                 PortStatus::Ipi => (EVTCHNSTAT_IPI, [0, 0]),
             };

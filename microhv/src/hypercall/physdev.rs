@@ -5,7 +5,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::physdev::{self as op, *};
-use ring_abi::types::DOMID_SELF;
+use ring_abi::types::{DOMID_SELF, Pirq};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::pirq::pci::PciFunction;
@@ -25,7 +25,7 @@ pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
         op::PHYSDEVOP_SET_IOBITMAP => set_iobitmap(cur, arg),
         op::PHYSDEVOP_EOI => {
             let eoi: PhysdevEoi = cur.copy_in(arg)?;
-            cur.hv.pirq_eoi(cur.domain, eoi.irq)?;
+            cur.hv.pirq_eoi(cur.domain, Pirq::new(eoi.irq))?;
             Ok(Outcome::OK)
         }
         op::PHYSDEVOP_IRQ_STATUS_QUERY => irq_status_query(cur, arg),
@@ -95,7 +95,8 @@ fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult 
 
 fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     let mut query: PhysdevIrqStatusQuery = cur.copy_in(arg)?;
-    query.flags = if cur.hv.pirq_needs_eoi(cur.domain, query.irq)? { op::XENIRQSTAT_NEEDS_EOI } else { 0 };
+    let needs_eoi = cur.hv.pirq_needs_eoi(cur.domain, Pirq::new(query.irq))?;
+    query.flags = if needs_eoi { op::XENIRQSTAT_NEEDS_EOI } else { 0 };
     cur.copy_out(arg, &query)?;
     Ok(Outcome::OK)
 }
@@ -106,10 +107,10 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     if map.domid != DOMID_SELF && map.domid != cur.domain.id.raw() {
         return Err(HypercallError::NotSupported); // devices belong to the hardware domain
     }
-    let wanted = u32::try_from(map.pirq).ok();
+    let wanted = u32::try_from(map.pirq).ok().map(Pirq::new);
     let pirq = match map.r#type {
         op::MAP_PIRQ_TYPE_GSI => {
-            let line = u32::try_from(map.index).map_err(|_| HypercallError::Invalid)?;
+            let line = u32::try_from(map.index).map(Pirq::new).map_err(|_| HypercallError::Invalid)?;
             if wanted.is_some_and(|wanted| wanted != line) {
                 return Err(HypercallError::Invalid);
             }
@@ -133,9 +134,9 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
         op::MAP_PIRQ_TYPE_MULTI_MSI => return Err(HypercallError::NotSupported),
         _ => return Err(HypercallError::Invalid),
     };
-    map.pirq = pirq as i32;
+    map.pirq = pirq.raw() as i32;
     if let Err(fault) = cur.copy_out(arg, &map) {
-        if pirq >= crate::pirq::NR_LINES {
+        if pirq.raw() >= crate::pirq::NR_LINES {
             // The caller never learns of it, so it must not stay.
             cur.hv.unmap_pirq(cur.domain, pirq)?;
         }
@@ -150,7 +151,7 @@ fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     if unmap.domid != DOMID_SELF && unmap.domid != cur.domain.id.raw() {
         return Err(HypercallError::NoSuchDomain);
     }
-    let pirq = u32::try_from(unmap.pirq).map_err(|_| HypercallError::Invalid)?;
+    let pirq = u32::try_from(unmap.pirq).map(Pirq::new).map_err(|_| HypercallError::Invalid)?;
     cur.hv.unmap_pirq(cur.domain, pirq)?;
     Ok(Outcome::OK)
 }
@@ -158,7 +159,7 @@ fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
 fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     hardware_domain(cur)?;
     let mut get: PhysdevGetFreePirq = cur.copy_in(arg)?;
-    get.pirq = cur.hv.free_pirq()?;
+    get.pirq = cur.hv.free_pirq()?.raw();
     cur.copy_out(arg, &get)?;
     Ok(Outcome::OK)
 }

@@ -4,6 +4,12 @@
 //! capabilities are the hypervisor's: it reads them here, and drops what the domain writes to them.
 //! Source: PCI Local Bus Specification 3.0, sections 3.2.2.3 (configuration mechanism) and 6.8 (MSI, MSI-X).
 
+use core::sync::atomic::Ordering;
+
+use ring_abi::types::Maddr;
+
+use super::Irqs;
+use crate::Hypervisor;
 use crate::platform::Platform;
 
 /// The address port.
@@ -18,6 +24,8 @@ const CAPABILITIES: u8 = 0x34;
 const FIRST_BAR: u8 = 0x10;
 /// Bytes of configuration space that the ports reach.
 const CONFIG_BYTES: u16 = 256;
+/// Bytes of the header, which holds no capability.
+const HEADER_BYTES: u16 = 0x40;
 /// Bits of a machine address.
 const ADDRESS_BITS: u32 = 52;
 const CAP_MSI: u8 = 0x05;
@@ -64,10 +72,10 @@ pub struct MsixCapability {
     pub at: u8,
     /// Entries of the table: 1 to 2,048.
     pub entries: u16,
-    /// Machine address of the table.
-    pub table: u64,
-    /// Machine address of the pending bits.
-    pub pending: u64,
+    /// The table.
+    pub table: Maddr,
+    /// The pending bits.
+    pub pending: Maddr,
 }
 
 /// Configuration accesses of one machine. The caller holds the lock that serialises the two ports.
@@ -92,7 +100,13 @@ impl<P: Platform> Config<'_, P> {
         self.0.port_out(DATA_PORT + u16::from(at & 3), size, value);
     }
 
-    /// The capabilities: id and offset.
+    /// Clears and sets bits of the two bytes at `at`.
+    pub fn change(&self, function: PciFunction, at: u8, cleared: u32, set: u32) {
+        let value = self.read(function, at, 2) & !cleared | set;
+        self.write(function, at, 2, value);
+    }
+
+    /// Where the capability `id` is.
     fn find(&self, function: PciFunction, id: u8) -> Option<u8> {
         if self.read(function, STATUS, 2) & STATUS_CAPABILITIES == 0 {
             return None;
@@ -132,7 +146,7 @@ impl<P: Platform> Config<'_, P> {
     }
 
     /// The machine address that an MSI-X register gives: base address register in bits 0-2, offset in the others.
-    fn in_bar(&self, function: PciFunction, register: u32) -> Option<u64> {
+    fn in_bar(&self, function: PciFunction, register: u32) -> Option<Maddr> {
         let bar = (register & 7) as u8;
         if bar > 5 {
             return None;
@@ -150,7 +164,7 @@ impl<P: Platform> Config<'_, P> {
         if base == 0 {
             return None;
         }
-        base.checked_add(u64::from(register & !7)).filter(|at| at >> ADDRESS_BITS == 0)
+        base.checked_add(u64::from(register & !7)).filter(|at| at >> ADDRESS_BITS == 0).map(Maddr::new)
     }
 
     /// Whether a domain's write of `size` bytes at `at` touches what is the hypervisor's: all of MSI but its id and
@@ -158,8 +172,7 @@ impl<P: Platform> Config<'_, P> {
     pub fn write_is_ours(&self, function: PciFunction, at: u8, size: u8) -> bool {
         let overlaps =
             |first: u16, len: u16| u16::from(at) < first + len && first < u16::from(at) + u16::from(size);
-        let header_end = 0x40;
-        if u16::from(at) + u16::from(size) <= header_end {
+        if u16::from(at) + u16::from(size) <= HEADER_BYTES {
             return false;
         }
         if let Some(msi) = self.msi(function)
@@ -171,10 +184,38 @@ impl<P: Platform> Config<'_, P> {
     }
 }
 
-/// The function and register that an address-port value names, unless it is switched off.
-pub fn decode_address(address: u32) -> Option<(PciFunction, u8)> {
-    (address & ENABLE != 0).then_some((
-        PciFunction { bus: (address >> 16) as u8, devfn: (address >> 8) as u8 },
-        address as u8 & 0xfc,
-    ))
+impl Irqs {
+    /// The function and register that an access of `size` bytes at the data port `port` reaches, by what the address port
+    /// says.
+    fn addressed(&self, port: u16, size: u8) -> Option<(PciFunction, u8)> {
+        let address = self.address.load(Ordering::Relaxed);
+        let offset = port.checked_sub(DATA_PORT)? as u8;
+        let function = PciFunction { bus: (address >> 16) as u8, devfn: (address >> 8) as u8 };
+        (address & ENABLE != 0 && offset + size <= 4).then_some((function, (address as u8 & 0xfc) + offset))
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// The hardware domain reads a PCI configuration port (0xcf8-0xcff).
+    pub fn pci_port_in(&self, port: u16, size: u8) -> u32 {
+        if (port, size) == (ADDRESS_PORT, 4) {
+            return self.irqs.address.load(Ordering::Relaxed);
+        }
+        let Some((function, at)) = self.irqs.addressed(port, size) else { return u32::MAX };
+        let _ports = self.irqs.config.lock();
+        Config(&self.platform).read(function, at, size)
+    }
+
+    /// The hardware domain writes a PCI configuration port (0xcf8-0xcff).
+    pub fn pci_port_out(&self, port: u16, size: u8, value: u32) {
+        if (port, size) == (ADDRESS_PORT, 4) {
+            return self.irqs.address.store(value, Ordering::Relaxed);
+        }
+        let Some((function, at)) = self.irqs.addressed(port, size) else { return };
+        let _ports = self.irqs.config.lock();
+        let config = Config(&self.platform);
+        if !config.write_is_ours(function, at, size) {
+            config.write(function, at, size, value);
+        }
+    }
 }

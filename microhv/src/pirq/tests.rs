@@ -1,8 +1,11 @@
+use core::sync::atomic::Ordering;
+
 use super::*;
 use crate::domain::Current;
 use crate::domain::DomainConfig;
 use crate::hypercall::physdev::physdev_op;
 use crate::platform::MachineMemory;
+use crate::hypercall::{HypercallError, physdev::physdev_op};
 use crate::testing::TestMachine;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::Mfn;
@@ -63,20 +66,20 @@ fn capabilities_out_of_bounds_are_none() {
     set(0x34, 0xf8);
     set(0xf8, 1 << 23 | 0x05);
     set(0xfc, 0);
-    assert_eq!(hv.map_message(&dom0, FUNCTION, None, None), Err(HypercallError::NoDevice));
+    assert_eq!(hv.map_message(&dom0, FUNCTION, None, None), Err(PirqError::NoCapability));
     hv.irqs.address.store(1 << 31 | u32::from(DEVFN) << 8 | 0xf8, Ordering::Relaxed);
     hv.pci_port_out(pci::DATA_PORT, 4, 0); // this write, too, is checked against the capabilities
     set(0x34, MSIX_AT);
     set(0x14, 0xffff_fff4); // a 64-bit base address at the end of the address space
     set(0x18, u32::MAX);
-    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Err(HypercallError::NoDevice));
+    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Err(PirqError::NoCapability));
 }
 
 #[test]
 fn msix_entry_is_written_masked_and_unmasked_when_bound() {
     let (hv, dom0) = machine();
     let pirq = hv.map_message(&dom0, FUNCTION, Some(2), None).unwrap();
-    assert_eq!(pirq, NR_LINES);
+    assert_eq!(pirq, Pirq::new(NR_LINES));
     let entry = TABLE + 32;
     {
         let mmio = &hv.platform.events.lock().mmio;
@@ -84,14 +87,14 @@ fn msix_entry_is_written_masked_and_unmasked_when_bound() {
         assert!(mmio[4..].iter().all(|&(at, value)| at != entry + 12 && value == 1), "the others are masked");
     }
     assert_eq!(word(&hv, MSIX_AT) >> 16 & 0xc000, 0x8000, "enabled, not masked as a whole");
-    hv.pirq_bind(&dom0, pirq, 1, false).unwrap();
+    hv.pirq_bind(&dom0, pirq, Port::new(1)).unwrap();
     assert_eq!(hv.platform.events.lock().mmio.last(), Some(&(entry + 12, 0)));
-    assert_eq!(hv.pirq_bind(&dom0, pirq, 2, false), Err(HypercallError::Exists));
+    assert_eq!(hv.pirq_bind(&dom0, pirq, Port::new(2)), Err(PirqError::Bound));
     hv.pirq_unbind(&dom0, pirq);
     assert_eq!(hv.platform.events.lock().mmio.last(), Some(&(entry + 12, 1)));
     hv.unmap_pirq(&dom0, pirq).unwrap();
     assert_eq!(word(&hv, MSIX_AT) >> 31, 0, "the last entry disables the capability");
-    assert_eq!(hv.unmap_pirq(&dom0, pirq), Err(HypercallError::Invalid));
+    assert_eq!(hv.unmap_pirq(&dom0, pirq), Err(PirqError::NoSuchPirq));
 }
 
 #[test]
@@ -111,12 +114,12 @@ fn message_tables_are_read_only_while_mapped() {
 #[test]
 fn entries_beyond_the_table_and_twice_the_same_are_refused() {
     let (hv, dom0) = machine();
-    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(4), None), Err(HypercallError::Invalid));
+    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(4), None), Err(PirqError::NoSuchEntry));
     let absent = PciFunction { bus: 3, devfn: 0 };
-    assert_eq!(hv.map_message(&dom0, absent, Some(0), None), Err(HypercallError::NoDevice));
-    hv.map_message(&dom0, FUNCTION, Some(3), Some(40)).unwrap();
-    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(3), None), Err(HypercallError::Busy));
-    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(1), Some(40)), Err(HypercallError::NoSpace));
+    assert_eq!(hv.map_message(&dom0, absent, Some(0), None), Err(PirqError::NoCapability));
+    hv.map_message(&dom0, FUNCTION, Some(3), Some(Pirq::new(40))).unwrap();
+    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(3), None), Err(PirqError::Mapped));
+    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(1), Some(Pirq::new(40))), Err(PirqError::NoneFree));
 }
 
 #[test]
@@ -138,28 +141,28 @@ fn a_domain_cannot_write_messages_through_configuration_space() {
     assert_eq!(word(&hv, 0x04), 0x0010_0407, "other registers are the domain's");
     // A capability list that loops ends.
     hv.platform.pci.lock().words.insert(u32::from(DEVFN) << 8 | MSIX_AT, 3 << 16 | MSIX_AT << 8 | 0x09);
-    assert_eq!(hv.map_message(&_dom0, FUNCTION, Some(0), None), Err(HypercallError::NoDevice));
+    assert_eq!(hv.map_message(&_dom0, FUNCTION, Some(0), None), Err(PirqError::NoCapability));
 }
 
 #[test]
 fn a_line_is_masked_until_the_domain_has_served_it() {
     let (hv, dom0) = machine();
     dom0.permissions.lock().irqs.add(4, 4);
-    assert_eq!(hv.pirq_bind(&dom0, 5, 1, false), Err(HypercallError::NotPermitted));
-    hv.pirq_bind(&dom0, 4, 1, false).unwrap();
+    assert_eq!(hv.pirq_bind(&dom0, Pirq::new(5), Port::new(1)), Err(PirqError::NotPermitted));
+    hv.pirq_bind(&dom0, Pirq::new(4), Port::new(1)).unwrap();
     let (line, vector) = hv.platform.events.lock().lines[0];
     assert_eq!(line, 4);
     hv.device_interrupt(vector.unwrap());
     assert_eq!(hv.platform.events.lock().masked_lines.last(), Some(&(4, true)));
-    hv.pirq_eoi(&dom0, 4).unwrap();
+    hv.pirq_eoi(&dom0, Pirq::new(4)).unwrap();
     assert_eq!(hv.platform.events.lock().masked_lines.last(), Some(&(4, false)));
-    hv.pirq_eoi(&dom0, 4).unwrap();
+    hv.pirq_eoi(&dom0, Pirq::new(4)).unwrap();
     assert_eq!(
         hv.platform.events.lock().masked_lines.iter().filter(|l| !l.1).count(),
         2,
         "an EOI counts once"
     );
-    assert_eq!(hv.pirq_eoi(&dom0, NR_PIRQS), Err(HypercallError::Invalid));
+    assert_eq!(hv.pirq_eoi(&dom0, Pirq::new(NR_PIRQS)), Err(PirqError::NoSuchPirq));
     hv.device_interrupt(0xff);
     hv.device_interrupt(0);
 }
@@ -169,8 +172,8 @@ fn another_domain_has_no_say() {
     let (hv, dom0) = machine();
     let pirq = hv.map_message(&dom0, FUNCTION, Some(0), None).unwrap();
     let guest = add_domain(&hv, 1, false);
-    assert_eq!(hv.pirq_bind(&guest, pirq, 1, false), Err(HypercallError::NotPermitted));
-    assert_eq!(hv.unmap_pirq(&guest, pirq), Err(HypercallError::Invalid));
+    assert_eq!(hv.pirq_bind(&guest, pirq, Port::new(1)), Err(PirqError::NotPermitted));
+    assert_eq!(hv.unmap_pirq(&guest, pirq), Err(PirqError::NoSuchPirq));
     let mut regs = CpuUserRegs::default();
     let mut cur = Current { hv: &hv, domain: &guest, vcpu: &guest.vcpus[0], regs: &mut regs };
     for cmd in [13, 14, 23, 25, 26, 30] {
@@ -179,14 +182,16 @@ fn another_domain_has_no_say() {
     }
     assert_eq!(physdev_op(&mut cur, &[99, 0, 0, 0, 0, 0]), Err(HypercallError::NoSys));
     hv.release_pirqs(&dom0);
-    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Ok(NR_LINES), "all was given back");
+    assert_eq!(hv.map_message(&dom0, FUNCTION, Some(0), None), Ok(Pirq::new(NR_LINES)), "all was given back");
 }
 
 #[test]
 fn no_device_gets_the_vector_of_int_0x80() {
     let (hv, _) = machine();
     let mut state = hv.irqs.state.lock();
-    let given: Vec<u8> = core::iter::from_fn(|| state.take_vector(1).ok()).collect();
-    assert_eq!(given.len(), VECTORS - 1);
+    let owner = DomId::new(0);
+    let map = || state.map(Pirq::new(16), Source::Line, owner).ok();
+    let given: Vec<u8> = core::iter::from_fn(map).collect();
+    assert_eq!(given.len(), usize::from(LAST_VECTOR - FIRST_VECTOR));
     assert!(!given.contains(&0x80) && given.contains(&0x7f) && given.contains(&0x81));
 }
