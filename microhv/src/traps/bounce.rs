@@ -83,18 +83,37 @@ pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
     cur.crash(format_args!("{why}"));
 }
 
-/// Delivers a frame without an error code to a callback.
+/// What `pick` finds of the vCPU's handlers, and the stack that its kernel is entered on.
 #[inline(always)]
-pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, callback: Callback, kernel_sp: u64) {
-    let mask = upcall_mask(cur);
-    call_from(cur, mask, callback, kernel_sp);
+pub(super) fn handler<P: Platform, T>(cur: &Current<'_, P>, pick: impl FnOnce(&GuestCpu) -> T) -> (T, u64) {
+    let cpu = cur.vcpu.cpu.lock();
+    (pick(&cpu), cpu.kernel_sp)
 }
 
+/// The handler of `vector` in the guest's trap table.
 #[inline(always)]
-fn call_from<P: Platform>(cur: &mut Current<'_, P>, mask: u8, callback: Callback, kernel_sp: u64) {
-    let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, mask, callback.masks_events, kernel_sp);
-    enter(cur, stack, [rcx, r11, a, b, c, d, e], callback.address);
+fn trap_handler<P: Platform>(cur: &Current<'_, P>, vector: u8) -> (Callback, u64) {
+    let (gate, kernel_sp) = handler(cur, |cpu| cpu.traps[usize::from(vector)]);
+    (Callback { address: gate.address, masks_events: gate.masks_events }, kernel_sp)
+}
+
+/// Delivers a frame to a handler: `frame` makes it of rcx and r11 and of the words that every frame ends with.
+#[inline(always)]
+fn deliver<P: Platform, const N: usize>(
+    cur: &mut Current<'_, P>,
+    mask: u8,
+    (handler, kernel_sp): (Callback, u64),
+    frame: impl FnOnce([u64; 2], [u64; 5]) -> [u64; N],
+) {
+    let saved = [cur.regs.rcx, cur.regs.r11];
+    let Interrupted { tail, stack } = interrupt(cur, mask, handler.masks_events, kernel_sp);
+    enter(cur, stack, frame(saved, tail), handler.address);
+}
+
+/// Delivers a frame without an error code.
+#[inline(always)]
+pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, mask: u8, handler: (Callback, u64)) {
+    deliver(cur, mask, handler, |[rcx, r11], [a, b, c, d, e]| [rcx, r11, a, b, c, d, e]);
 }
 
 /// Delivers exception `vector`, which has no error code, through the guest's trap table.
@@ -102,11 +121,8 @@ fn call_from<P: Platform>(cur: &mut Current<'_, P>, mask: u8, callback: Callback
 /// A guest without a handler, or whose stack cannot be written, crashes.
 #[inline(always)]
 pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: u8) {
-    let (gate, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.traps[usize::from(vector)], cpu.kernel_sp)
-    };
-    call(cur, Callback { address: gate.address, masks_events: gate.masks_events }, kernel_sp);
+    let handler = trap_handler(cur, vector);
+    call(cur, upcall_mask(cur), handler);
 }
 
 /// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
@@ -121,14 +137,10 @@ pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: u8, erro
 
 #[inline(always)]
 fn deliver_with_error<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: u32) {
-    let (gate, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.traps[usize::from(vector)], cpu.kernel_sp)
-    };
-    let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
-    let mask = upcall_mask(cur);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, mask, gate.masks_events, kernel_sp);
-    enter(cur, stack, [rcx, r11, u64::from(error), a, b, c, d, e], gate.address);
+    let handler = trap_handler(cur, vector);
+    deliver(cur, upcall_mask(cur), handler, |[rcx, r11], [a, b, c, d, e]| {
+        [rcx, r11, u64::from(error), a, b, c, d, e]
+    });
 }
 
 /// Delivers a page fault at `cr2`. The U bit of the processor's error code is set in guest kernel mode too, since
@@ -172,36 +184,25 @@ fn single_step<P: Platform>(cur: &mut Current<'_, P>) {
 
 /// Delivers the event upcall, which masks further ones. Only when one is due, so that none is masked.
 pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
-    let (event, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.event, cpu.kernel_sp)
-    };
-    call_from(cur, 0, Callback { masks_events: true, ..event }, kernel_sp);
+    let handler = handler(cur, |cpu| Callback { masks_events: true, ..cpu.event });
+    call(cur, 0, handler);
 }
 
 /// Delivers the NMI that the vCPU was sent, if it was: for a vCPU that begins to run. Upcalls that are masked do not
 /// hold it back; a guest without a handler for it never knows.
 pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
-    if !cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) {
-        return;
-    }
-    let has_handler = cur.vcpu.cpu.lock().traps[usize::from(NMI)].address != 0;
-    if has_handler {
+    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, NMI).0.address != 0 {
         deliver_plain(cur, NMI);
     }
 }
 
 /// Delivers the failsafe callback: a selector could not be loaded on the way back. `selectors`: ds, es, fs, gs.
 pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 4]) {
-    let (failsafe, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.failsafe, cpu.kernel_sp)
-    };
-    let (rcx, r11) = (cur.regs.rcx, cur.regs.r11);
+    let handler = handler(cur, |cpu| cpu.failsafe);
     let [ds, es, fs, gs] = selectors.map(u64::from);
-    let mask = upcall_mask(cur);
-    let Interrupted { tail: [a, b, c, d, e], stack } = interrupt(cur, mask, failsafe.masks_events, kernel_sp);
-    enter(cur, stack, [rcx, r11, ds, es, fs, gs, a, b, c, d, e], failsafe.address);
+    deliver(cur, upcall_mask(cur), handler, |[rcx, r11], [a, b, c, d, e]| {
+        [rcx, r11, ds, es, fs, gs, a, b, c, d, e]
+    });
 }
 
 /// The last thing before a return to the guest: an event upcall that is due is delivered.

@@ -4,6 +4,8 @@ use core::sync::atomic::Ordering;
 
 use super::bounce::{DEBUG, call, deliver_exception};
 use crate::domain::Current;
+use super::bounce::{DEBUG, call, deliver_exception, handler, upcall_mask};
+use crate::domain::{Callback, GuestCpu};
 use crate::platform::Platform;
 
 /// Bytes of `syscall` and of `int n`.
@@ -16,42 +18,35 @@ const INT1: u8 = 0xf1;
 const UNDEFINED: u8 = 6;
 const PROTECTION: u8 = 13;
 
+/// Calls a callback, or does what `without` says for a guest that gave none.
+#[inline(always)]
+fn call_or<P: Platform>(
+    cur: &mut Current<'_, P>,
+    pick: impl FnOnce(&GuestCpu) -> Callback,
+    without: impl FnOnce(&mut Current<'_, P>),
+) {
+    let handler = handler(cur, pick);
+    if handler.0.address == 0 {
+        return without(cur);
+    }
+    call(cur, upcall_mask(cur), handler);
+}
+
 /// `syscall` from 64-bit user mode. Without a callback: #UD at the instruction.
 #[inline]
 pub fn syscall<P: Platform>(cur: &mut Current<'_, P>) {
-    let (callback, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.syscall, cpu.kernel_sp)
-    };
-    if callback.address == 0 {
-        return undefined(cur);
-    }
-    call(cur, callback, kernel_sp);
+    call_or(cur, |cpu| cpu.syscall, undefined);
 }
 
 /// `syscall` from 32-bit user mode.
 pub fn syscall32<P: Platform>(cur: &mut Current<'_, P>) {
-    let (callback, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.syscall32, cpu.kernel_sp)
-    };
-    if callback.address == 0 {
-        return undefined(cur);
-    }
-    call(cur, callback, kernel_sp);
+    call_or(cur, |cpu| cpu.syscall32, undefined);
 }
 
 /// `sysenter`, which leaves no trace of rip and rsp, and clears IF. Without a callback: #GP(0).
 pub fn sysenter<P: Platform>(cur: &mut Current<'_, P>) {
-    let (callback, kernel_sp) = {
-        let cpu = cur.vcpu.cpu.lock();
-        (cpu.sysenter, cpu.kernel_sp)
-    };
     cur.regs.rflags = cur.regs.rflags & !super::flags::NT | super::flags::IF;
-    if callback.address == 0 {
-        return deliver_exception(cur, PROTECTION, Some(0));
-    }
-    call(cur, callback, kernel_sp);
+    call_or(cur, |cpu| cpu.sysenter, |cur| deliver_exception(cur, PROTECTION, Some(0)));
 }
 
 fn undefined<P: Platform>(cur: &mut Current<'_, P>) {
@@ -73,11 +68,17 @@ pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
     deliver_exception(cur, 0x80, None);
 }
 
+/// The first bytes of the instruction at rip, if they can be read.
+fn instruction<P: Platform, const N: usize>(cur: &Current<'_, P>) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    cur.copy_from_guest(&mut bytes, cur.regs.rip).ok()?;
+    Some(bytes)
+}
+
 /// A #UD at `int1`, which QEMU's emulator does not know: processors raise #DB behind it. `false`: it was another
 /// instruction.
 pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
-    let mut instruction = [0u8; 1];
-    if cur.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT1 {
+    if instruction(cur) != Some([INT1]) {
         return false;
     }
     cur.regs.rip = cur.regs.rip.wrapping_add(1);
@@ -93,11 +94,7 @@ pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> 
     if error & 2 == 0 {
         return false;
     }
-    let mut instruction = [0u8; 2];
-    if cur.copy_from_guest(&mut instruction, cur.regs.rip).is_err() || instruction[0] != INT {
-        return false;
-    }
-    let vector = instruction[1];
+    let Some([INT, vector]) = instruction(cur) else { return false };
     let gate = cur.vcpu.cpu.lock().traps[usize::from(vector)];
     let ring = if cur.vcpu.user_mode.load(Ordering::Relaxed) { 3 } else { 1 };
     if gate.address == 0 || gate.dpl < ring {
