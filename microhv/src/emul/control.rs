@@ -4,6 +4,7 @@ use super::Emulated;
 use crate::domain::Current;
 use crate::domain::GuestCpu;
 use crate::hypercall::{Outcome, state};
+use crate::hypercall::state;
 use crate::mem::TableError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;
@@ -69,16 +70,10 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
 }
 
 pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
-    match debug_register(cur, dr) {
-        Some(dr) => match state::get_debugreg(cur, &[u64::from(dr), 0, 0, 0, 0, 0]) {
-            Ok(Outcome::Done(value)) => {
-                *cur.regs.general(number) = value;
-                Emulated::Done
-            }
-            _ => Emulated::NotEmulated,
-        },
-        None => Emulated::NotEmulated,
-    }
+    let Some(dr) = debug_register(cur, dr) else { return Emulated::NotEmulated };
+    let value = cur.vcpu.cpu.lock().debug[usize::from(dr)];
+    *cur.regs.general(number) = value;
+    Emulated::Done
 }
 
 pub(super) fn write_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
@@ -111,12 +106,11 @@ pub(super) fn xsetbv<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
 }
 
 fn valid_xcr0(value: u64, mask: u64) -> bool {
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
     const AVX512: u64 = 7 << 5;
-    value & 1 == 1
-        && value & !mask == 0
-        && (value & 4 == 0 || value & 2 != 0)
-        && matches!(value & AVX512, 0 | AVX512)
-        && (value & AVX512 == 0 || value & 4 != 0)
+    let needs = |part: u64, whole: u64| value & part == 0 || value & whole == whole;
+    value & 1 == 1 && value & !mask == 0 && needs(AVX, SSE) && needs(AVX512, AVX512 | AVX)
 }
 
 #[cfg(test)]

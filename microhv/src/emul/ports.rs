@@ -47,7 +47,8 @@ pub(super) fn access<P: Platform>(
     Emulated::Done
 }
 
-/// Emulates `ins` and `outs`.
+/// Emulates `ins` and `outs`. Apart, so that the emulation of all others does not save registers for it.
+#[inline(never)]
 pub(super) fn string<P: Platform>(
     cur: &mut Current<'_, P>,
     direction: Direction,
@@ -147,35 +148,38 @@ fn with_kernel_tables<P: Platform, R>(cur: &Current<'_, P>, user: bool, access: 
     result
 }
 
-fn is_pci_config(port: u16, width: IoWidth) -> bool {
-    port <= pci::DATA_PORT + 3 && port + u16::from(width.bytes()) > pci::ADDRESS_PORT
+/// Who answers an access.
+enum Reach {
+    /// The port itself: the domain owns it.
+    Port,
+    /// The hypervisor, which guards configuration space.
+    PciConfig,
+    Nobody,
 }
 
-fn owned<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> bool {
-    let first = u64::from(port);
-    cur.domain.permissions.lock().ports.contains_range(first, first + u64::from(width.bytes()) - 1)
+fn reach<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> Reach {
+    let (first, bytes) = (u64::from(port), u64::from(width.bytes()));
+    if port <= pci::DATA_PORT + 3 && first + bytes > u64::from(pci::ADDRESS_PORT) {
+        let is_whole = port >= pci::ADDRESS_PORT;
+        return if cur.domain.privileged && is_whole { Reach::PciConfig } else { Reach::Nobody };
+    }
+    let owned = cur.domain.permissions.lock().ports.contains_range(first, first + bytes - 1);
+    if owned { Reach::Port } else { Reach::Nobody }
 }
 
 fn read<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> u32 {
-    if is_pci_config(port, width) {
-        return if cur.domain.privileged && port >= pci::ADDRESS_PORT {
-            cur.hv.pci_port_in(port, width.bytes())
-        } else {
-            width.ones()
-        };
+    match reach(cur, port, width) {
+        Reach::Port => cur.hv.platform.port_in(port, width.bytes()),
+        Reach::PciConfig => cur.hv.pci_port_in(port, width.bytes()),
+        Reach::Nobody => width.ones(),
     }
-    if owned(cur, port, width) { cur.hv.platform.port_in(port, width.bytes()) } else { width.ones() }
 }
 
 fn write<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, value: u32) {
-    if is_pci_config(port, width) {
-        if cur.domain.privileged && port >= pci::ADDRESS_PORT {
-            cur.hv.pci_port_out(port, width.bytes(), value);
-        }
-        return;
-    }
-    if owned(cur, port, width) {
-        cur.hv.platform.port_out(port, width.bytes(), value);
+    match reach(cur, port, width) {
+        Reach::Port => cur.hv.platform.port_out(port, width.bytes(), value),
+        Reach::PciConfig => cur.hv.pci_port_out(port, width.bytes(), value),
+        Reach::Nobody => {}
     }
 }
 

@@ -97,28 +97,25 @@ pub(super) fn decode(bytes: &[u8], regs: &mut CpuUserRegs) -> Option<Decoded> {
         return None;
     }
     let (opcode, extension) = (code.opcode, modrm.extension());
-    let wide = match (code.rex & 8 != 0, code.operand16) {
-        (true, _) => 8,
-        (false, true) => 2,
-        (false, false) => 4,
+    // Bit 0 tells bytes from the operand size, but for bit operations.
+    let size = match (opcode & 1 == 0 && opcode != 0x0fba, code.rex & 8 != 0, code.operand16) {
+        (true, ..) => 1,
+        (_, true, _) => 8,
+        (_, _, true) => 2,
+        _ => 4,
     };
-    let imm = |size: u8| if size == 8 { 4 } else { size };
-    // Operation, operand size, bytes of the immediate (0: the register of ModRM is the source).
-    let (operation, size, immediate) = match opcode {
-        0x88 => (Operation::Mov, 1, 0),
-        0x89 => (Operation::Mov, wide, 0),
-        0xc6 if extension == 0 => (Operation::Mov, 1, 1),
-        0xc7 if extension == 0 => (Operation::Mov, wide, imm(wide)),
-        0x86 => (Operation::Xchg, 1, 0),
-        0x87 => (Operation::Xchg, wide, 0),
-        0x0fb0 => (Operation::CmpXchg, 1, 0),
-        0x0fb1 => (Operation::CmpXchg, wide, 0),
-        0x80 => (arithmetic(extension)?, 1, 1),
-        0x81 => (arithmetic(extension)?, wide, imm(wide)),
-        0x83 => (arithmetic(extension)?, wide, 1),
-        0x00..=0x3f if opcode & 7 == 0 => (arithmetic((opcode >> 3) as u8)?, 1, 0),
-        0x00..=0x3f if opcode & 7 == 1 => (arithmetic((opcode >> 3) as u8)?, wide, 0),
-        0x0fba if extension >= 5 => (bit(extension)?, wide, 1),
+    // Operation, bytes of the immediate (0: the register of ModRM is the source).
+    let (operation, immediate) = match opcode {
+        0x88 | 0x89 => (Operation::Mov, 0),
+        0xc6 | 0xc7 if extension == 0 => (Operation::Mov, size.min(4)),
+        0x86 | 0x87 => (Operation::Xchg, 0),
+        0x0fb0 | 0x0fb1 => (Operation::CmpXchg, 0),
+        0x80 | 0x81 => (arithmetic(extension)?, size.min(4)),
+        0x83 => (arithmetic(extension)?, 1),
+        0x00..=0x3f if opcode & 6 == 0 => (arithmetic((opcode >> 3) as u8)?, 0),
+        0x0fba if extension == 5 => (Operation::SetBit, 1),
+        0x0fba if extension == 6 => (Operation::ResetBit, 1),
+        0x0fba if extension == 7 => (Operation::FlipBit, 1),
         _ => return None,
     };
     let address = code.address(modrm, immediate, regs)?;
@@ -140,15 +137,6 @@ fn arithmetic(number: u8) -> Option<Operation> {
         5 => Some(Operation::Sub),
         6 => Some(Operation::Xor),
         _ => None, // with carry, and compare
-    }
-}
-
-fn bit(number: u8) -> Option<Operation> {
-    match number {
-        5 => Some(Operation::SetBit),
-        6 => Some(Operation::ResetBit),
-        7 => Some(Operation::FlipBit),
-        _ => None,
     }
 }
 
