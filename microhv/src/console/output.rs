@@ -5,6 +5,10 @@
 //! transmitter's interrupts, or, should these not come, at ticks of the timer. Only a machine that dies, that starts, or
 //! that shows a debug key's answer waits ([`Output::drain`]).
 
+use core::fmt::Write;
+
+use arrayvec::ArrayString;
+
 /// Kept output, for `xl dmesg`. A power of two.
 pub const LOG_BYTES: usize = 32768;
 /// Bytes that may wait for the line before a domain's write finds it full. The rest of the ring is the hypervisor's own:
@@ -47,10 +51,9 @@ pub struct Output {
     returned: bool,
     /// Bytes that had to be overwritten before the line got them, and of which the line has not been told.
     skipped: u64,
-    note: [u8; NOTE_BYTES],
-    /// Part of the note that is still to be sent.
+    note: ArrayString<NOTE_BYTES>,
+    /// Bytes of the note that were sent.
     note_at: usize,
-    note_end: usize,
     /// Writers wait for the line: before the interrupts work, and while a debug key is answered.
     synchronous: bool,
     interrupt: bool,
@@ -70,9 +73,8 @@ impl Output {
             room: 0,
             returned: false,
             skipped: 0,
-            note: [0; NOTE_BYTES],
+            note: ArrayString::new_const(),
             note_at: 0,
-            note_end: 0,
             synchronous: true,
             interrupt: false,
             moved_ns: 0,
@@ -141,10 +143,14 @@ impl Output {
             self.stuck = false;
         }
         if self.stuck || now_ns.saturating_sub(self.moved_ns) > STUCK_NS {
-            self.stuck = true;
-            self.sent = self.written;
-            (self.note_at, self.note_end, self.skipped) = (0, 0, 0);
+            self.give_up();
         }
+    }
+
+    fn give_up(&mut self) {
+        self.stuck = true;
+        self.sent = self.written;
+        (self.note_at, self.skipped) = (self.note.len(), 0);
     }
 
     /// Gives the line all that waits and waits for it, however long that takes; a transmitter that takes nothing is given
@@ -155,10 +161,8 @@ impl Output {
             if self.send(uart, GO_BYTES) {
                 (looks, self.stuck) = (0, false);
             } else if self.stuck || looks == DRAIN_LOOKS {
-                // Known from then on, so that it does not cost the machine minutes.
-                self.stuck = true;
-                self.sent = self.written;
-                (self.note_at, self.note_end, self.skipped) = (0, 0, 0);
+                // Known from then on, so that the dead transmitter does not cost the machine minutes.
+                self.give_up();
             } else {
                 looks += 1;
                 core::hint::spin_loop();
@@ -173,7 +177,7 @@ impl Output {
 
     /// Something is to be sent.
     pub const fn has_more(&self) -> bool {
-        self.sent != self.written || self.note_at != self.note_end
+        self.sent != self.written || self.note_at != self.note.len()
     }
 
     /// Sends at most `most` bytes as long as there is room without waiting; whether any went.
@@ -197,9 +201,9 @@ impl Output {
     /// Puts at most `count` bytes; how many.
     fn fill(&mut self, uart: &mut impl Uart, count: usize) -> usize {
         let mut used = 0;
-        if self.skipped != 0 || self.note_at != self.note_end {
+        if self.skipped != 0 || self.note_at != self.note.len() {
             used = self.fill_note(uart, count);
-            if self.note_at != self.note_end {
+            if self.note_at != self.note.len() {
                 return used;
             }
         }
@@ -224,20 +228,17 @@ impl Output {
     #[cold]
     #[inline(never)]
     fn fill_note(&mut self, uart: &mut impl Uart, count: usize) -> usize {
-        if self.note_at == self.note_end {
-            let mut note = arrayvec::ArrayString::<NOTE_BYTES>::new();
+        if self.note_at == self.note.len() {
+            self.note.clear();
             // The longest number leaves room.
-            let _ = core::fmt::Write::write_fmt(
-                &mut note,
-                format_args!("\r\n(microhv) {} bytes skipped\r\n", self.skipped),
-            );
-            self.note[..note.len()].copy_from_slice(note.as_bytes());
-            (self.note_at, self.note_end, self.skipped) = (0, note.len(), 0);
+            let _ = write!(self.note, "\r\n(microhv) {} bytes skipped\r\n", self.skipped);
+            (self.note_at, self.skipped) = (0, 0);
         }
-        let used = count.min(self.note_end - self.note_at);
-        uart.put(&self.note[self.note_at..self.note_at + used]);
-        self.note_at += used;
-        used
+        let rest = &self.note.as_bytes()[self.note_at..];
+        let piece = &rest[..rest.len().min(count)];
+        uart.put(piece);
+        self.note_at += piece.len();
+        piece.len()
     }
 
     /// Kept output from byte `from` on: where it really starts, and its length.
