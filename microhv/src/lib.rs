@@ -12,7 +12,7 @@ extern crate alloc;
 
 pub mod boot;
 pub mod console;
-pub mod debug_keys;
+mod debug_keys;
 pub mod domain;
 pub mod emul;
 pub mod error;
@@ -52,15 +52,11 @@ pub struct Hypervisor<P: Platform> {
     pub console: console::Console,
     /// Physical interrupts.
     pub irqs: pirq::Irqs,
-    /// Key handlers of the serial console.
-    pub debug_keys: debug_keys::DebugKeys<P>,
 }
 
 impl<P: Platform> Hypervisor<P> {
     /// A hypervisor without domains over `platform`, whose usable frames `frames` describes.
     pub fn new(platform: P, frames: mem::FrameTable) -> Self {
-        let mut debug_keys = debug_keys::DebugKeys::new();
-        debug_keys.register_own();
         Self {
             platform,
             frames,
@@ -70,7 +66,6 @@ impl<P: Platform> Hypervisor<P> {
             time: time::Time::new(),
             console: console::Console::new(),
             irqs: pirq::Irqs::new(),
-            debug_keys,
         }
     }
 }

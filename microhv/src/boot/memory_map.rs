@@ -31,20 +31,12 @@ impl Range {
 
     /// The whole frames within.
     pub const fn inner_pages(self) -> Self {
-        let start = match self.start.checked_next_multiple_of(PAGE) {
-            Some(start) => start,
-            None => !(PAGE - 1),
-        };
-        Self { start, end: self.end & !(PAGE - 1) }
+        Self { start: self.start.saturating_add(PAGE - 1) & !(PAGE - 1), end: self.end & !(PAGE - 1) }
     }
 
     /// All frames that it touches.
     pub const fn outer_pages(self) -> Self {
-        let end = match self.end.checked_next_multiple_of(PAGE) {
-            Some(end) => end,
-            None => !(PAGE - 1),
-        };
-        Self { start: self.start & !(PAGE - 1), end }
+        Self { start: self.start & !(PAGE - 1), end: self.end.saturating_add(PAGE - 1) & !(PAGE - 1) }
     }
 
     /// Whether it has no byte.

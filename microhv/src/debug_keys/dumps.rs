@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use arrayvec::ArrayVec;
+
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::evtchn::{MAX_PORTS, PortStatus, is_masked, is_pending};
@@ -105,18 +107,8 @@ fn vcpu_registers(domain: &Domain, vcpu: &Vcpu) {
         vcpu.cr3_user(),
         vcpu.cr2.load(Ordering::Relaxed)
     );
-    log_history(vcpu);
-}
-
-/// The last hypercalls of a vCPU, newest first.
-fn log_history(vcpu: &Vcpu) {
-    let mut numbers = [0; 16];
-    let mut count = 0;
-    for (slot, number) in numbers.iter_mut().zip(vcpu.history.newest_first()) {
-        *slot = number;
-        count += 1;
-    }
-    log::info!("  last hypercalls, newest first: {:?}", &numbers[..count]);
+    let history: ArrayVec<_, 16> = vcpu.history.newest_first().take(16).collect();
+    log::info!("  last hypercalls, newest first: {history:?}");
 }
 
 /// Key `H`: the hypervisor's heap, and what is free.
