@@ -7,6 +7,8 @@
 //! ABI: `xen/include/public/xen.h`, "initial memory layout".
 #![forbid(unsafe_code)]
 
+mod layout;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -24,12 +26,9 @@ use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::error::HypercallError;
 use crate::mem::{FrameTable, TableError, pte};
 use crate::platform::Platform;
+use layout::Layout;
 
 const PAGE: u64 = 4096;
-/// The mapped run ends on such a boundary.
-const MAP_ALIGN: u64 = 4 << 20;
-/// Room behind the boot stack, at least.
-const MAP_SLACK: u64 = 512 << 10;
 /// Largest piece that memory is taken in: 2 MiB.
 const CHUNK_ORDER: u8 = 9;
 /// Entries of the tables that are built.
@@ -63,7 +62,7 @@ pub enum Dom0Error {
     /// The ramdisk does not start on a page boundary.
     RamdiskUnaligned,
     /// Its page tables were refused: the kernel's notes contradict each other.
-    Tables,
+    Tables(TableError),
     /// The domain could not be made.
     Domain(HypercallError),
 }
@@ -75,102 +74,16 @@ impl fmt::Display for Dom0Error {
             Self::NoMemory => f.write_str("not enough free memory for dom0_mem"),
             Self::TooSmall(kib) => write!(f, "dom0_mem is too small for this kernel: {kib}K would do"),
             Self::RamdiskUnaligned => f.write_str("the second module does not start on a page boundary"),
-            Self::Tables => f.write_str("its page tables were refused"),
+            Self::Tables(error) => write!(f, "its page tables were refused: {error:?}"),
             Self::Domain(error) => write!(f, "no domain: {error:?}"),
         }
     }
 }
 
-impl From<ImageError> for Dom0Error {
-    fn from(error: ImageError) -> Self {
-        Self::Image(error)
-    }
-}
-
-/// Where everything is, in pages from the kernel's base unless said otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Layout {
-    nr_pages: u64,
-    ramdisk: u64,
-    ramdisk_pages: u64,
-    p2m: u64,
-    p2m_pages: u64,
-    start_info: u64,
-    tables: u64,
-    nr_tables: u64,
-    stack: u64,
-    /// End of the mapped run.
-    mapped: u64,
-    /// Tables of a P2M list that is wanted elsewhere, behind the list.
-    p2m_tables: u64,
-    nr_p2m_tables: u64,
-}
-
-/// Tables of `level` that cover `bytes` at `va`.
-fn tables_for(va: u64, bytes: u64, level: u32) -> u64 {
-    let shift = 12 + 9 * level;
-    let last = va.wrapping_add(bytes.max(1) - 1);
-    (last >> shift).wrapping_sub(va >> shift).wrapping_add(1)
-}
-
-/// Tables of levels 1 to 3 that cover `bytes` at `va`.
-fn tables_below_l4(va: u64, bytes: u64) -> u64 {
-    (1..=3).map(|level| tables_for(va, bytes, level)).sum()
-}
-
-fn plan(image: &KernelImage<'_>, memory_pages: u64, ramdisk_pages: u64) -> Layout {
-    let mut layout = Layout { nr_pages: memory_pages + ramdisk_pages, ramdisk_pages, ..Layout::default() };
-    // Whole pages, and Linux writes up to the end of the last one.
-    layout.p2m_pages = (layout.nr_pages * 8).div_ceil(PAGE);
-    let mut next = (image.end - image.virt_base).div_ceil(PAGE);
-    let mut place = |pages: u64| {
-        next += pages;
-        next - pages
-    };
-    if !image.mod_start_pfn {
-        layout.ramdisk = place(ramdisk_pages);
-    }
-    if image.init_p2m.is_none() {
-        layout.p2m = place(layout.p2m_pages);
-    }
-    layout.start_info = place(1);
-    layout.tables = next;
-    // The tables map themselves too: their number is found by trying.
-    layout.nr_tables = 1;
-    loop {
-        layout.stack = layout.tables + layout.nr_tables;
-        let used = (layout.stack + 1) * PAGE;
-        let end = image.virt_base.wrapping_add(used + MAP_SLACK - 1) & !(MAP_ALIGN - 1);
-        let bytes = end.wrapping_add(MAP_ALIGN).wrapping_sub(image.virt_base);
-        layout.mapped = bytes / PAGE;
-        let needed = 1 + tables_below_l4(image.virt_base, bytes);
-        if needed <= layout.nr_tables {
-            break;
-        }
-        layout.nr_tables = needed;
-    }
-    let mut behind = layout.mapped;
-    if let Some(va) = image.init_p2m {
-        layout.p2m = behind;
-        layout.p2m_tables = behind + layout.p2m_pages;
-        layout.nr_p2m_tables = tables_below_l4(va, layout.p2m_pages * PAGE);
-        behind = layout.p2m_tables + layout.nr_p2m_tables;
-    }
-    if image.mod_start_pfn {
-        layout.ramdisk = layout.nr_pages - ramdisk_pages;
-        behind += ramdisk_pages;
-    }
-    // What must be there at least: `build` compares.
-    if behind > layout.nr_pages {
-        layout.mapped = layout.mapped.max(behind);
-    }
-    layout
-}
-
 /// dom0 under construction: its frames by pfn.
 struct Builder<'a, P: Platform> {
     hv: &'a Hypervisor<P>,
-    p2m: Vec<u64>,
+    p2m: Vec<Mfn>,
     layout: Layout,
     virt_base: u64,
 }
@@ -181,7 +94,7 @@ struct Builder<'a, P: Platform> {
 /// As [`Dom0Error`] says; the machine cannot go on then.
 #[inline(never)]
 pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<Arc<Domain>, Dom0Error> {
-    let image = KernelImage::parse(request.image)?;
+    let image = KernelImage::parse(request.image).map_err(Dom0Error::Image)?;
     let ramdisk = request.ramdisk.filter(|range| !range.is_empty());
     let ramdisk_pages = ramdisk.map_or(0, |range| range.bytes().div_ceil(PAGE));
     if ramdisk.is_some_and(|range| !range.start.is_multiple_of(PAGE)) {
@@ -190,10 +103,7 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
     if request.memory_bytes / PAGE > hv.frames.free_pages() {
         return Err(Dom0Error::NoMemory);
     }
-    let layout = plan(&image, request.memory_bytes / PAGE, ramdisk_pages);
-    if layout.mapped > layout.nr_pages {
-        return Err(Dom0Error::TooSmall((layout.mapped - ramdisk_pages) * PAGE / 1024));
-    }
+    let layout = Layout::new(&image, request.memory_bytes / PAGE, ramdisk_pages)?;
     let config = DomainConfig {
         privileged: true,
         max_vcpus: request.vcpus,
@@ -206,18 +116,16 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
     let mut builder = Builder { hv, p2m: Vec::new(), layout, virt_base: image.virt_base };
     builder.take_memory(&domain, ramdisk)?;
     builder.load(&image);
-    builder.write_start_info(&domain, &image, request);
+    builder.write_start_info(&domain, &image, request.command_line, ramdisk);
     let l4 = builder.write_tables(&image);
     builder.write_p2m();
-    // What is being checked does not depend on what it is checked for: no interrupt can come, so that it never ends early.
-    loop {
-        match hv.pin_table(&domain, l4, 4) {
-            Ok(()) => break,
-            Err(TableError::Restart) => {}
-            Err(_) => return Err(Dom0Error::Tables),
+    // Each attempt goes on where an interrupt ended the one before.
+    while let Err(error) = hv.pin_table(&domain, l4, 4) {
+        if error != TableError::Restart {
+            return Err(Dom0Error::Tables(error));
         }
     }
-    hv.get_base(&domain, l4).map_err(|_| Dom0Error::Tables)?;
+    hv.get_base(&domain, l4).map_err(Dom0Error::Tables)?;
     builder.start(&domain, &image, l4);
     give_rights(&hv.frames, &domain, hv.platform.cpuid(ADDRESS_SIZES, 0).eax & 0xff);
     Ok(domain)
@@ -226,40 +134,39 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
 impl<P: Platform> Builder<'_, P> {
     /// Takes dom0's frames, zeroed, and the ramdisk's as they are; sets the M2P.
     fn take_memory(&mut self, domain: &Domain, ramdisk: Option<Range>) -> Result<(), Dom0Error> {
-        let layout = self.layout;
-        self.p2m.reserve_exact(layout.nr_pages as usize);
-        let first = ramdisk.map_or(0, |range| range.start / PAGE);
+        let &Layout { nr_pages, ramdisk: ramdisk_pfn, ramdisk_pages, .. } = &self.layout;
+        self.p2m.reserve_exact(nr_pages as usize);
         let mut order = CHUNK_ORDER;
-        while (self.p2m.len() as u64) < layout.nr_pages {
+        while (self.p2m.len() as u64) < nr_pages {
             let pfn = self.p2m.len() as u64;
-            if pfn == layout.ramdisk && layout.ramdisk_pages != 0 {
-                self.hv.adopt_frames(domain, Mfn::new(first), layout.ramdisk_pages);
-                self.p2m.extend(first..first + layout.ramdisk_pages);
+            if let Some(ramdisk) = ramdisk.filter(|_| pfn == ramdisk_pfn) {
+                self.adopt(domain, Mfn::new(ramdisk.start / PAGE), ramdisk_pages);
                 continue;
             }
-            let end = if pfn < layout.ramdisk { layout.ramdisk } else { layout.nr_pages };
-            while 1 << order > end - pfn {
-                order -= 1;
-            }
+            let end = if pfn < ramdisk_pfn { ramdisk_pfn } else { nr_pages };
+            order = order.min((end - pfn).ilog2() as u8);
             let Some(mfn) = self.hv.alloc_frames(order, 0) else {
                 order = order.checked_sub(1).ok_or(Dom0Error::NoMemory)?;
                 continue;
             };
-            for n in 0..1 << order {
-                self.hv.platform.zero_frame(Mfn::new(mfn.raw() + n));
-            }
-            self.hv.adopt_frames(domain, mfn, 1 << order);
-            self.p2m.extend(mfn.raw()..mfn.raw() + (1 << order));
+            (0..1 << order).for_each(|n| self.hv.platform.zero_frame(mfn.add(n)));
+            self.adopt(domain, mfn, 1 << order);
             order = CHUNK_ORDER;
-        }
-        for (pfn, &mfn) in self.p2m.iter().enumerate() {
-            self.hv.platform.set_m2p(Mfn::new(mfn), Some(pfn as u64));
         }
         Ok(())
     }
 
+    /// Makes `count` frames from `first` on the domain's next pages.
+    fn adopt(&mut self, domain: &Domain, first: Mfn, count: u64) {
+        self.hv.adopt_frames(domain, first, count);
+        for mfn in (0..count).map(|n| first.add(n)) {
+            self.hv.platform.set_m2p(mfn, Some(self.p2m.len() as u64));
+            self.p2m.push(mfn);
+        }
+    }
+
     fn frame(&self, pfn: u64) -> Mfn {
-        Mfn::new(self.p2m[pfn as usize])
+        self.p2m[pfn as usize]
     }
 
     fn va(&self, pfn: u64) -> u64 {
@@ -267,14 +174,12 @@ impl<P: Platform> Builder<'_, P> {
     }
 
     /// Writes bytes at a pseudo-physical address.
-    fn write(&self, at: u64, bytes: &[u8]) {
-        let (mut at, mut rest) = (at, bytes);
-        while !rest.is_empty() {
-            let here = rest.len().min((PAGE - at % PAGE) as usize);
-            let target = self.frame(at / PAGE).maddr().raw() + at % PAGE;
-            self.hv.platform.write_bytes(Maddr::new(target), &rest[..here]);
-            at += here as u64;
-            rest = &rest[here..];
+    fn write(&self, mut at: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (here, rest) = bytes.split_at(bytes.len().min((PAGE - at % PAGE) as usize));
+            self.hv.platform.write_bytes(self.frame(at / PAGE).maddr().add(at % PAGE), here);
+            at += here.len() as u64;
+            bytes = rest;
         }
     }
 
@@ -294,46 +199,50 @@ impl<P: Platform> Builder<'_, P> {
     }
 
     #[inline(never)]
-    fn write_start_info(&self, domain: &Domain, image: &KernelImage<'_>, request: &Request<'_>) {
+    fn write_start_info(
+        &self,
+        domain: &Domain,
+        image: &KernelImage<'_>,
+        command_line: &str,
+        ramdisk: Option<Range>,
+    ) {
         let layout = &self.layout;
         let mut info = StartInfo::new_zeroed();
         info.magic[..MAGIC.len()].copy_from_slice(MAGIC);
         info.nr_pages = layout.nr_pages;
         info.shared_info = domain.shared_info_mfn.maddr().raw();
         info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
-        info.pt_base = self.va(layout.tables);
-        info.nr_pt_frames = layout.nr_tables;
+        info.pt_base = self.va(layout.tables.start);
+        info.nr_pt_frames = layout.tables.end - layout.tables.start;
         info.mfn_list = image.init_p2m.unwrap_or(self.va(layout.p2m));
         if image.init_p2m.is_some() {
             info.first_p2m_pfn = layout.p2m;
-            info.nr_p2m_frames = layout.p2m_pages + layout.nr_p2m_tables;
+            info.nr_p2m_frames = layout.p2m_tables.end - layout.p2m;
         }
-        if let Some(ramdisk) = request.ramdisk.filter(|range| !range.is_empty()) {
+        if let Some(ramdisk) = ramdisk {
             info.mod_len = ramdisk.bytes();
+            info.mod_start = self.va(layout.ramdisk);
             if image.mod_start_pfn {
                 info.mod_start = layout.ramdisk;
                 info.flags |= SIF_MOD_START_PFN;
-            } else {
-                info.mod_start = self.va(layout.ramdisk);
             }
         }
-        let line = request.command_line.as_bytes();
-        let length = line.len().min(info.cmd_line.len() - 1);
-        info.cmd_line[..length].copy_from_slice(&line[..length]);
+        let [place @ .., _nul] = &mut info.cmd_line;
+        place.iter_mut().zip(command_line.bytes()).for_each(|(to, from)| *to = from);
         self.write(layout.start_info * PAGE, info.as_bytes());
     }
 
     /// Writes all page tables; the L4.
     fn write_tables(&self, image: &KernelImage<'_>) -> Mfn {
         let layout = &self.layout;
-        let l4 = self.frame(layout.tables);
-        let mut tables = Tables { builder: self, l4, next: layout.tables + 1 };
+        let l4 = self.frame(layout.tables.start);
+        let mut tables = Tables { builder: self, l4, next: layout.tables.start + 1 };
         for pfn in 0..layout.mapped {
             tables.map(self.va(pfn), self.entry(pfn));
         }
-        debug_assert!(tables.next <= layout.tables + layout.nr_tables);
+        debug_assert!(tables.next <= layout.tables.end);
         if let Some(va) = image.init_p2m {
-            tables.next = layout.p2m_tables;
+            tables.next = layout.p2m_tables.start;
             for page in 0..layout.p2m_pages {
                 tables.map(va.wrapping_add(page * PAGE), self.entry(layout.p2m + page));
             }
@@ -343,10 +252,7 @@ impl<P: Platform> Builder<'_, P> {
 
     /// The level 1 entry of a page: page tables are mapped read-only.
     fn entry(&self, pfn: u64) -> u64 {
-        let layout = &self.layout;
-        let is_table = (layout.tables..layout.tables + layout.nr_tables).contains(&pfn)
-            || (layout.p2m_tables..layout.p2m_tables + layout.nr_p2m_tables).contains(&pfn);
-        self.frame(pfn).maddr().raw() | if is_table { LEAF & !pte::RW } else { LEAF }
+        self.frame(pfn).maddr().raw() | if self.layout.is_table(pfn) { LEAF & !pte::RW } else { LEAF }
     }
 
     fn write_p2m(&self) {
@@ -370,11 +276,9 @@ impl<P: Platform> Builder<'_, P> {
             ss: 0xe02b,
             ..CpuUserRegs::default()
         });
-        {
-            let mut cpu = vcpu.cpu.lock();
-            cpu.kernel_ss = 0xe02b;
-            cpu.kernel_sp = stack;
-        }
+        let mut cpu = vcpu.cpu.lock();
+        (cpu.kernel_ss, cpu.kernel_sp) = (0xe02b, stack);
+        drop(cpu);
         vcpu.initialised.store(true, Ordering::Release);
         vcpu.pause_flags.fetch_and(!PauseFlags::DOWN, Ordering::AcqRel);
     }

@@ -132,7 +132,7 @@ fn what_does_not_fit_is_refused() {
 fn a_kernel_that_fills_the_run_gets_another_four_megabytes() {
     let file = elf(0x1000, b"x", (4 << 20) - 0x1000 - (560 << 10), &notes(&[]));
     let image = KernelImage::parse(&file).unwrap();
-    let layout = plan(&image, 4096, 0);
+    let layout = Layout::new(&image, 4096, 0).unwrap();
     assert_eq!(layout.mapped, 2048);
-    assert_eq!(layout.nr_tables, 1 + 1 + 1 + 4);
+    assert_eq!(layout.tables.count(), 1 + 1 + 1 + 4);
 }
