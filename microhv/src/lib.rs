@@ -65,7 +65,7 @@ impl<P: Platform> Hypervisor<P> {
             sched: sched::Scheduler::new(),
             time: time::Time::new(),
             console: console::Console::new(),
-            irqs: pirq::Irqs::new(),
+            irqs: pirq::Irqs::default(),
         }
     }
 }

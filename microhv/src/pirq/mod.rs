@@ -127,23 +127,13 @@ pub struct Irqs {
     config: Mutex<rank::PciConfig, ()>,
 }
 
-impl Irqs {
-    /// None is in use.
-    pub fn new() -> Self {
-        Self {
-            state: Mutex::new(State {
-                pirqs: (0..NR_PIRQS).map(|_| None).collect(),
-                vectors: (0..=u8::MAX).map(|_| None).collect(),
-            }),
-            address: AtomicU32::new(0),
-            config: Mutex::new(()),
-        }
-    }
-}
-
 impl Default for Irqs {
     fn default() -> Self {
-        Self::new()
+        let state = State {
+            pirqs: (0..NR_PIRQS).map(|_| None).collect(),
+            vectors: (0..=u8::MAX).map(|_| None).collect(),
+        };
+        Self { state: Mutex::new(state), address: AtomicU32::new(0), config: Mutex::new(()) }
     }
 }
 

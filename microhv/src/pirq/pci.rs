@@ -56,12 +56,7 @@ pub struct MsiCapability {
 impl MsiCapability {
     /// Bytes of the capability.
     const fn len(self) -> u8 {
-        match (self.wide, self.maskable) {
-            (false, false) => 10,
-            (true, false) => 14,
-            (false, true) => 20,
-            (true, true) => 24,
-        }
+        10 + if self.wide { 4 } else { 0 } + if self.maskable { 10 } else { 0 }
     }
 }
 
@@ -135,10 +130,7 @@ impl<P: Platform> Config<'_, P> {
 
     /// The MSI-X capability, if its table and pending bits lie in memory that the function has.
     pub fn msix(&self, function: PciFunction) -> Option<MsixCapability> {
-        let at = self.find(function, CAP_MSIX)?;
-        if at > 0xf4 {
-            return None;
-        }
+        let at = self.find(function, CAP_MSIX).filter(|&at| at <= 0xf4)?;
         let entries = (self.read(function, at + 2, 2) as u16 & 0x7ff) + 1;
         let table = self.in_bar(function, self.read(function, at + 4, 4))?;
         let pending = self.in_bar(function, self.read(function, at + 8, 4))?;
@@ -148,23 +140,17 @@ impl<P: Platform> Config<'_, P> {
     /// The machine address that an MSI-X register gives: base address register in bits 0-2, offset in the others.
     fn in_bar(&self, function: PciFunction, register: u32) -> Option<Maddr> {
         let bar = (register & 7) as u8;
-        if bar > 5 {
-            return None;
-        }
-        let low = self.read(function, FIRST_BAR + 4 * bar, 4);
-        if low & 1 != 0 {
-            return None; // I/O space
-        }
-        let high = match low >> 1 & 3 {
-            2 if bar < 5 => self.read(function, FIRST_BAR + 4 * (bar + 1), 4),
-            2 => return None,
-            _ => 0,
+        let base_register = |bar: u8| (bar < 6).then(|| self.read(function, FIRST_BAR + 4 * bar, 4));
+        let low = base_register(bar)?;
+        // Bit 0: I/O space. Bits 1-2: 2 for 64 bits, whose upper half is the next register.
+        let high = match low & 7 {
+            4 => base_register(bar + 1)?,
+            0 | 2 | 6 => 0,
+            _ => return None,
         };
         let base = u64::from(high) << 32 | u64::from(low & !0xf);
-        if base == 0 {
-            return None;
-        }
-        base.checked_add(u64::from(register & !7)).filter(|at| at >> ADDRESS_BITS == 0).map(Maddr::new)
+        let at = base.checked_add(u64::from(register & !7))?;
+        (base != 0 && at >> ADDRESS_BITS == 0).then_some(Maddr::new(at))
     }
 
     /// Whether a domain's write of `size` bytes at `at` touches what is the hypervisor's: all of MSI but its id and
