@@ -1,7 +1,7 @@
 //! What the hypervisor does against side channels on this CPU, and why the rest is not needed.
 //!
-//! What a CPU does not tell of itself is taken to be wrong with it. Names prove nothing: QEMU calls a model "QEMU Virtual
-//! CPU" on silicon too, and a hypervisor below may give the CPU another maker's name.
+//! A CPU counts as affected by whatever it does not deny. Names prove nothing: QEMU calls a model "QEMU Virtual CPU" on
+//! silicon too, and a hypervisor below may give the CPU another maker's name.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -53,8 +53,8 @@ impl Unaffected {
     const ALL: Self = Self { meltdown: true, l1tf: true, mds: true, taa: true };
 
     fn new(is_amd: bool, is_virtual: bool, capabilities: u64) -> Self {
-        // AMD's CPUs have none of these by their design, and need not say so. Below another hypervisor the maker is what
-        // that one says.
+        // AMD's CPUs have none of these by their design, and need not say so. Below another hypervisor the maker's name may
+        // be false.
         if is_amd && !is_virtual {
             return Self::ALL;
         }
@@ -63,7 +63,7 @@ impl Unaffected {
     }
 }
 
-/// What a CPU says of itself by `cpuid`, and by `read_msr`, of which only those are read that it enumerates.
+/// The policy for a CPU by what `cpuid` and `read_msr` tell. An MSR is read only if the CPU enumerates that MSR.
 pub fn policy(
     wanted: bool,
     cpuid: impl Fn(u32, u32) -> CpuidResult,

@@ -36,7 +36,7 @@ pub struct BootInformation {
     pub memory: ArrayVec<FirmwareRange, MAX_RANGES>,
     /// The ACPI root pointer as a copy, from multiboot2.
     pub rsdp: Option<Range>,
-    /// Strings begin with the file's name, as QEMU's own loader gives them; GRUB leaves it out.
+    /// Strings begin with the file's name: QEMU's own loader puts the name there, GRUB does not.
     pub names_first: bool,
 }
 

@@ -28,7 +28,7 @@ impl Console {
         Self { input: Mutex::new(VecDeque::new()), reports: Reports::new() }
     }
 
-    /// Keeps a byte that was typed; `false` when it is lost since nobody reads.
+    /// Keeps a typed byte; `false`: nobody reads, and the byte is lost.
     pub fn push(&self, byte: u8) -> bool {
         let mut input = self.input.lock();
         let room = input.len() < INPUT_BYTES;

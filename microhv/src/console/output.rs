@@ -1,7 +1,7 @@
 //! Output of the serial console: kept for `xl dmesg`, and sent as fast as the line takes it, not faster.
 //!
-//! One ring holds both: what was kept, and in front of its end what the line has not got yet. Nobody waits for the line
-//! while interrupts are off. A writer puts as much into the transmitter as it takes at once; the rest goes out at the
+//! One ring holds both: the kept output, whose newest part the line has not got yet. Nobody waits for the line while
+//! interrupts are off. A writer puts as many bytes into the transmitter as fit at once; the rest goes out at the
 //! transmitter's interrupts, or, should these not come, at ticks of the timer. Only a machine that dies, that starts, or
 //! that shows a debug key's answer waits ([`Output::drain`]).
 
@@ -14,7 +14,7 @@ pub const LOG_BYTES: usize = 32768;
 /// Bytes that may wait for the line before a domain's write finds it full. The rest of the ring is the hypervisor's own:
 /// its lines cannot wait.
 pub const BUFFER_BYTES: usize = 16384;
-/// More bytes than this wait: the line is busy, and whoever can do without printing should.
+/// If more bytes than this wait, the line is busy: code that can do without printing should not print.
 pub const BUSY_BYTES: usize = 2048;
 /// Most bytes that one call puts into the transmitter, however fast the transmitter is.
 pub const GO_BYTES: usize = 256;
@@ -27,11 +27,11 @@ const NOTE_BYTES: usize = 64;
 
 /// The transmitter.
 pub trait Uart {
-    /// Bytes that it takes now without waiting; 0: it is busy.
+    /// Bytes that the transmitter takes now without waiting; 0: busy.
     fn room(&mut self) -> usize;
-    /// Gives it bytes. There is room.
+    /// Puts bytes in. There is room.
     fn put(&mut self, bytes: &[u8]);
-    /// Lets it interrupt when it has room, or not.
+    /// Lets the transmitter interrupt when it has room, or not.
     fn set_interrupt(&mut self, on: bool);
 }
 
@@ -45,7 +45,7 @@ pub struct Output {
     cleared: u64,
     /// Bytes that the line has got. At most `LOG_BYTES` behind `written`.
     sent: u64,
-    /// Room in the transmitter since it last said so.
+    /// Room in the transmitter by its last answer, less what was put in since.
     room: usize,
     /// The carriage return that goes before the next byte, a line's end, is on its way.
     returned: bool,
@@ -110,13 +110,13 @@ impl Output {
         BUFFER_BYTES.saturating_sub(self.waiting())
     }
 
-    /// Whether whoever can do without printing should.
+    /// Whether code that can do without printing should not print.
     pub const fn is_busy(&self) -> bool {
         self.waiting() > BUSY_BYTES
     }
 
-    /// Gives the line what it takes at once, at most [`GO_BYTES`]; all that waits while writers are synchronous. Turns
-    /// the transmitter's interrupt on while bytes wait. `now_ns` is any clock that goes on.
+    /// Sends what fits into the transmitter, at most [`GO_BYTES`]; while writers are synchronous, all that waits. The
+    /// transmitter's interrupt is on while bytes wait. `now_ns` is any clock that goes on.
     pub fn pump(&mut self, uart: &mut impl Uart, now_ns: impl Fn() -> u64) {
         if self.synchronous {
             return self.drain(uart);
@@ -153,8 +153,7 @@ impl Output {
         (self.note_at, self.skipped) = (self.note.len(), 0);
     }
 
-    /// Gives the line all that waits and waits for it, however long that takes; a transmitter that takes nothing is given
-    /// up.
+    /// Sends all that waits, however long the line takes. A transmitter that takes nothing is given up.
     pub fn drain(&mut self, uart: &mut impl Uart) {
         let mut looks = 0;
         while self.has_more() {

@@ -13,8 +13,8 @@ pub struct Reports(Mutex<rank::Reports, State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The time for which reports have been made: each takes [`EACH_NS`], and it is at most [`BURST`] of them ahead of the
-    /// clock.
+    /// The time that the reports made so far stand for: each takes [`EACH_NS`]. This time is ahead of the clock by at most
+    /// [`BURST`] reports.
     paid_ns: u64,
     held_back: u64,
 }
@@ -25,7 +25,8 @@ impl Reports {
         Self(Mutex::new(State { paid_ns: 0, held_back: 0 }))
     }
 
-    /// Whether a report may be made at `now_ns`; it gives the number of those that were held back since the last.
+    /// Allows a report at `now_ns`, with the number of reports that were held back since the last; `None` holds this one
+    /// back.
     pub fn allow(&self, now_ns: u64) -> Option<u64> {
         let mut state = self.0.lock();
         let paid_ns = state.paid_ns.max(now_ns) + EACH_NS;

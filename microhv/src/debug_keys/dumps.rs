@@ -41,7 +41,7 @@ pub(super) fn domains<P: Platform>(hv: &Hypervisor<P>) {
     }
 }
 
-/// Key `r`: who runs and who waits on each CPU.
+/// Key `r`: which vCPUs run and wait on each CPU.
 pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
     for cpu in (0..hv.platform.machine_info().cpus.max(1)).filter_map(CpuId::new) {
         log::info!(
@@ -75,7 +75,7 @@ pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
     }
 }
 
-/// Key `d`: the registers of each vCPU as they were when it last entered the hypervisor.
+/// Key `d`: the registers of each vCPU at its last entry into the hypervisor.
 pub(super) fn registers<P: Platform>(hv: &Hypervisor<P>) {
     for domain in hv.domains.snapshot() {
         for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_up()) {

@@ -6,8 +6,8 @@ use crate::Hypervisor;
 use crate::mem::dump;
 use crate::platform::Platform;
 
-/// A key, what is printed of it, and what it does. That must not take a lock that the interrupted code may hold: interrupts
-/// are off in the hypervisor, so none is held on this CPU.
+/// A key, its name, and its handler. Interrupts are off in the hypervisor, so the code that a key interrupts holds no lock
+/// on this CPU.
 type Key<P> = (u8, &'static str, fn(&Hypervisor<P>));
 
 const fn keys<P: Platform>() -> [Key<P>; 8] {

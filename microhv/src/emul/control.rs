@@ -84,7 +84,7 @@ pub(super) fn write_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8
     }
 }
 
-/// Without CR4.DE, 4 and 5 are other names of 6 and 7; with it they do not exist.
+/// Without CR4.DE, registers 4 and 5 are other names of 6 and 7; with CR4.DE they do not exist.
 fn debug_register<P: Platform>(cur: &Current<'_, P>, dr: u8) -> Option<u8> {
     const DE: u64 = 1 << 3;
     match dr {

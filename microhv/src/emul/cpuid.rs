@@ -1,7 +1,7 @@
 //! What a paravirtualized guest may see of the CPU.
 //!
-//! A feature is shown only if it is on a list here and the CPU has it: a bit this code does not know is hidden, so that
-//! a new CPU cannot offer a guest state that microhv does not switch or an instruction it must not run.
+//! A guest sees a feature only if a list here names the feature and the CPU has it. So a new CPU cannot offer a guest state
+//! that microhv does not switch, or an instruction that a guest must not run.
 //! Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E. Leaves at 0x40000000:
 //! `xen/include/public/arch-x86/cpuid.h`.
 

@@ -42,8 +42,8 @@ pub enum Emulated {
     PageFault { address: u64, write: bool },
 }
 
-/// Executes the prefixed `cpuid` after a #UD, ahead of all else: kernels ask often. `false`: it is another instruction,
-/// or lies across a page's end; [`emulate`] has the last word.
+/// Executes the prefixed `cpuid` after a #UD, ahead of all else: kernels ask often. `false`: the instruction is another or
+/// lies across a page's end, and [`emulate`] has the last word.
 #[inline]
 pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     let rip = cur.regs.rip;
@@ -57,7 +57,7 @@ pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     true
 }
 
-/// The instruction is done: rip is past it, a resume flag meant for it has served, and a guest that steps gets its
+/// Goes past the instruction and clears the resume flag, which was meant for this instruction. A guest that steps gets its
 /// trap.
 #[inline]
 fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
@@ -91,8 +91,8 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
             ports::string(cur, direction, width, repeat, address32, user)
         }
         Privileged::Cli | Privileged::Sti => {
-            // Without effect: a guest masks events in its vcpu_info. It must not fault, since kernels do it before they
-            // patch themselves.
+            // Without effect: a guest masks events in its vcpu_info. The instruction must not fault, since kernels execute
+            // it before they patch themselves.
             if ports::iopl_allows(cur, user) { Emulated::Done } else { Emulated::NotEmulated }
         }
         _ if user => Emulated::NotEmulated,

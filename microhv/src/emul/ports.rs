@@ -135,7 +135,7 @@ fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, u
     })
 }
 
-/// Runs `access` with the tables of the guest's kernel: what it registered by address need not be in its user tables.
+/// Runs `access` with the tables of the guest's kernel: the user tables need not map what the kernel registered.
 fn with_kernel_tables<P: Platform, R>(cur: &Current<'_, P>, user: bool, access: impl FnOnce() -> R) -> R {
     let tables = if user { cur.vcpu.cr3_kernel().zip(cur.vcpu.cr3_user()) } else { None };
     if let Some((kernel, _)) = tables {

@@ -4,8 +4,8 @@
 //! 16 on a message (MSI or MSI-X) that the domain asked for. The hypervisor alone writes messages.
 //!
 //! Life of a message: `map` picks a vector and a PIRQ and writes the message masked; binding the PIRQ to an event channel
-//! unmasks it, closing the channel masks it, `unmap` gives all back. Messages are edges: the local APIC gets its end of
-//! interrupt at once. A line is masked when it is delivered, until the domain says `PHYSDEVOP_eoi`.
+//! unmasks the message, closing the channel masks it, `unmap` gives all back. Messages are edges: the local APIC gets its
+//! end of interrupt at once. Delivery masks a line until the domain says `PHYSDEVOP_eoi`.
 
 mod message;
 pub mod pci;
@@ -64,7 +64,7 @@ struct Mapping {
     source: Source,
     vector: u8,
     owner: DomId,
-    /// The event channel it raises.
+    /// The event channel that the PIRQ raises.
     bound: Option<(Arc<Domain>, Port)>,
     /// A line that waits for the domain's end of interrupt.
     in_service: bool,
@@ -117,7 +117,7 @@ impl State {
     }
 }
 
-/// The interrupts of the machine and who has them.
+/// The interrupts of the machine and the domains that have them.
 #[derive(Debug)]
 pub struct Irqs {
     state: Mutex<rank::Irqs, State>,
@@ -208,7 +208,7 @@ impl<P: Platform> Hypervisor<P> {
         source.set_masked(&Config(&self.platform), masked);
     }
 
-    /// Whether `domain` may use `pirq`, and it needs an explicit end of interrupt.
+    /// Whether `pirq` is `domain`'s and needs an explicit end of interrupt.
     ///
     /// # Errors
     /// `NoSuchPirq`: no PIRQ can have this number.

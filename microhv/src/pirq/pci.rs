@@ -1,7 +1,7 @@
 //! PCI configuration space: read and written by ports 0xcf8 and 0xcfc on behalf of the hardware domain.
 //!
-//! A domain that could write interrupt messages could raise any vector of the machine, so the MSI and MSI-X
-//! capabilities are the hypervisor's: it reads them here, and drops what the domain writes to them.
+//! A domain that could write interrupt messages could raise any vector of the machine. So the MSI and MSI-X capabilities
+//! are the hypervisor's: domains may read them, and what a domain writes to them is dropped.
 //! Source: PCI Local Bus Specification 3.0, sections 3.2.2.3 (configuration mechanism) and 6.8 (MSI, MSI-X).
 
 use core::sync::atomic::Ordering;

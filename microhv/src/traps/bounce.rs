@@ -97,7 +97,7 @@ fn trap_handler<P: Platform>(cur: &Current<'_, P>, vector: u8) -> (Callback, u64
     (Callback { address: gate.address, masks_events: gate.masks_events }, kernel_sp)
 }
 
-/// Delivers a frame to a handler: `frame` makes it of rcx and r11 and of the words that every frame ends with.
+/// Enters a handler: `frame` makes its frame of rcx and r11 and of the words that every frame ends with.
 #[inline(always)]
 fn deliver<P: Platform, const N: usize>(
     cur: &mut Current<'_, P>,
@@ -143,8 +143,8 @@ fn deliver_with_error<P: Platform>(cur: &mut Current<'_, P>, vector: u8, error: 
     });
 }
 
-/// Delivers a page fault at `cr2`. The U bit of the processor's error code is set in guest kernel mode too, since
-/// that is ring 3: the guest sees it only for its user mode.
+/// Delivers a page fault at `cr2`. The processor sets the U bit of the error code in guest kernel mode too, since that is
+/// ring 3: the guest sees the bit only for its user mode.
 pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
     let is_user = cur.vcpu.user_mode.load(Ordering::Relaxed);
     let error = if is_user { error | FAULT_USER } else { error & !FAULT_USER };
@@ -162,8 +162,8 @@ pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
     deliver_exception(cur, 7, None);
 }
 
-/// An instruction was executed for the guest: with its trap flag set, the trap that the processor would raise behind it
-/// is delivered.
+/// The hypervisor executed an instruction for the guest: with the trap flag set, the guest gets the trap that the processor
+/// would raise behind the instruction.
 #[inline]
 pub fn retired<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.regs.rflags & flags::TF != 0 {
@@ -188,8 +188,8 @@ pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
     call(cur, 0, handler);
 }
 
-/// Delivers the NMI that the vCPU was sent, if it was: for a vCPU that begins to run. Upcalls that are masked do not
-/// hold it back; a guest without a handler for it never knows.
+/// Delivers an NMI that waits for the vCPU, when the vCPU begins to run. The upcall mask does not hold an NMI back; a guest
+/// without a handler for NMIs gets none.
 pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, NMI).0.address != 0 {
         deliver_plain(cur, NMI);

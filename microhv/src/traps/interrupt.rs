@@ -75,8 +75,8 @@ fn instruction<P: Platform, const N: usize>(cur: &Current<'_, P>) -> Option<[u8;
     Some(bytes)
 }
 
-/// A #UD at `int1`, which QEMU's emulator does not know: processors raise #DB behind it. `false`: it was another
-/// instruction.
+/// A #UD at `int1`, which QEMU's emulator does not know: processors raise #DB behind `int1`. `false`: the instruction was
+/// another.
 pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     if instruction(cur) != Some([INT1]) {
         return false;
@@ -87,7 +87,7 @@ pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
 }
 
 /// A #GP whose error code names the IDT: `int n` of a vector whose gate is not for ring 3. Delivered by the guest's
-/// trap table if its gate allows. `false`: it was no such instruction.
+/// trap table if its gate allows. `false`: the instruction was another.
 ///
 /// The vector is taken from the instruction: QEMU's emulator gives another error code than processors do.
 pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> bool {

@@ -26,8 +26,8 @@ pub use interrupt::{int1, int80, software_interrupt, syscall, syscall32, sysente
 pub use iret::iret;
 pub use mode::{leave_user_mode, loaded_l4};
 
-/// In `CpuUserRegs::entry_vector`: rcx and r11 need not be kept on the way back and cs and ss are the flat ones, so
-/// that SYSRET will do. Whoever sets it sees to that.
+/// In `CpuUserRegs::entry_vector`: SYSRET may return to the guest. The code that stores this value made sure that rcx and
+/// r11 need not be kept, and that cs and ss are the flat selectors, which SYSRET loads.
 pub const ENTRY_SYSCALL: u32 = 0x100;
 
 /// Flag bits of rflags that matter here.

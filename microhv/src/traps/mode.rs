@@ -24,7 +24,7 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     if let Some(l4) = cur.vcpu.cr3_kernel() {
         cur.hv.platform.load_cr3(l4);
     }
-    // The areas that it registered by address could not be written meanwhile.
+    // The user tables do not map the areas that the kernel registered by address: nothing could be written there.
     if cur.vcpu.areas_stale.load(Ordering::Relaxed) {
         cur.hv.update_areas(cur.domain, cur.vcpu);
     }

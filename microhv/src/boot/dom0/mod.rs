@@ -1,8 +1,8 @@
-//! Building dom0: any PV ELF kernel, and a ramdisk whose frames it gets where they are.
+//! Building dom0: any PV ELF kernel, and a ramdisk, whose frames become dom0's where they are.
 //!
 //! Layout, ascending from the kernel's base, one page-table mapped run: kernel, \[ramdisk\], \[P2M list\], `start_info`,
-//! page tables, boot stack, slack to 4 MiB. Behind it, unmapped: the P2M list with its own tables when the kernel
-//! wants it elsewhere, free pages, and the ramdisk when the kernel can take it unmapped.
+//! page tables, boot stack, slack to 4 MiB. Behind that run, unmapped: the P2M list with its own tables when the kernel
+//! wants the list elsewhere, free pages, and the ramdisk when the kernel can take an unmapped one.
 //!
 //! ABI: `xen/include/public/xen.h`, "initial memory layout".
 #![forbid(unsafe_code)]
@@ -46,7 +46,7 @@ pub struct Request<'a> {
     pub ramdisk: Option<Range>,
     /// dom0's memory, the ramdisk not counted.
     pub memory_bytes: u64,
-    /// vCPUs that it may have.
+    /// dom0's vCPUs at most.
     pub vcpus: u32,
 }
 

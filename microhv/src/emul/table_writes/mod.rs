@@ -1,8 +1,8 @@
-//! Writes of a guest's kernel to its own level 1 tables that fault, since tables are mapped read-only: the
-//! instruction is decoded, and its effect done as `mmu_update` does it.
+//! Writes of a guest's kernel to its own level 1 tables fault, since tables are mapped read-only. This module decodes the
+//! instruction and changes the entry under the rules of `mmu_update`.
 //!
-//! Linux does so with `VMASST_TYPE_writable_pagetables`: `xchg` above all, `lock and` and `mov`. Others that write one
-//! aligned operand of up to 8 bytes are done as well; what is not known is bounced to the guest as the fault it was.
+//! Linux writes so with `VMASST_TYPE_writable_pagetables`: by `xchg` above all, by `lock and` and `mov`. Other instructions
+//! that write one aligned operand of up to 8 bytes are emulated as well. The guest gets the fault of an unknown one.
 
 mod decode;
 
@@ -26,7 +26,7 @@ use crate::traps;
 
 /// `VMASST_TYPE_writable_pagetables`.
 const WRITABLE_PAGETABLES: u32 = 2;
-/// Tries against accessed and dirty bits that the processor sets meanwhile.
+/// Tries at most: each fails only if a processor changed the entry between its load and its exchange.
 const TRIES: usize = 8;
 
 const EC_PRESENT: u32 = 1;
@@ -34,7 +34,7 @@ const EC_WRITE: u32 = 2;
 const EC_RESERVED: u32 = 8;
 const EC_FETCH: u32 = 16;
 
-/// The instruction is done, and a resume flag meant for it has served.
+/// Goes past the instruction, and clears the resume flag, which was meant for this instruction.
 fn step(regs: &mut CpuUserRegs, length: u8) {
     regs.rip = regs.rip.wrapping_add(u64::from(length));
     regs.rflags &= !traps::flags::RF;
@@ -77,7 +77,8 @@ impl<P: Platform> Entry<'_, '_, P> {
         self.mm.entry(self.table, self.slot())
     }
 
-    /// Makes `old` `new`: `Some(false)` when it was something else meanwhile, `None` when `new` may not be.
+    /// Replaces the value `old` by `new`: `Some(false)` when the entry holds another value by now, `None` when `new` is
+    /// refused.
     #[inline(always)]
     fn replace(&mut self, old: u64, new: u64) -> Option<bool> {
         match self.mm.update_leaf(self.table, self.slot(), new, self.owner, Update::CompareExchange(old)) {
@@ -158,8 +159,8 @@ fn execute<P: Platform>(
     None
 }
 
-/// The register and the length of the instruction at rip if it is `xchg` of a whole register with the entry at
-/// `cr2`, by which kernels take entries out. Ahead of the decoder for all others.
+/// The register and the length of the instruction at rip, if that is an `xchg` of a whole register with the entry at `cr2`.
+/// Kernels take entries out by it, so this way is tried before the decoder.
 #[inline]
 fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: u64) -> Option<(u8, u8)> {
     if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
