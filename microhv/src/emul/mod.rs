@@ -14,8 +14,8 @@ mod ports;
 pub mod table_writes;
 
 use crate::domain::Current;
-use crate::platform::{Platform, SegmentBase};
 use crate::platform::Platform;
+use crate::platform::{Platform, SegmentBase};
 use crate::traps;
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;

@@ -7,9 +7,9 @@
 use core::sync::atomic::Ordering;
 
 use super::Emulated;
+use super::decode::{Direction, IoPort, IoWidth};
 use super::decode::{IoPort, IoWidth, Privileged};
 use crate::domain::Current;
-use super::decode::{Direction, IoPort, IoWidth};
 use crate::pirq::pci;
 use crate::platform::Platform;
 

@@ -124,7 +124,8 @@ fn other_event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
 /// Apart, so that the dispatch of all others does not save registers for it.
 #[inline(never)]
 fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
-    crate::traps::iret(cur)
+    crate::traps::iret(cur);
+    Ok(Outcome::NoReturn)
 }
 
 /// Sets the registers to execute the hypercall again, with the arguments that its handler left.

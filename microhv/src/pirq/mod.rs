@@ -24,8 +24,8 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::platform::Platform;
 use crate::sync::{Mutex, rank};
-use pci::{Config, MsiCapability, MsixCapability, PciFunction};
 use message::Source;
+use pci::{Config, MsiCapability, MsixCapability, PciFunction};
 use pci::{Config, PciFunction};
 
 /// PIRQs there can be.

@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering;
 
 use super::bounce::{DEBUG, call, deliver_exception};
-use crate::domain::Current;
 use super::bounce::{DEBUG, call, deliver_exception, handler, upcall_mask};
+use crate::domain::Current;
 use crate::domain::{Callback, GuestCpu};
 use crate::platform::Platform;
 

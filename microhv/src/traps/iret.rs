@@ -18,18 +18,13 @@ const USER_FLAGS: u64 = 0x25_4dd5;
 /// RPL 3 of `cs` means user mode. A frame that cannot be read, or user mode without user tables, crashes the domain.
 ///
 /// ABI: `struct iret_context`, `xen/include/public/arch-x86/xen-x86_64.h`.
-///
-/// # Errors
-/// None: what cannot be done crashes the caller's domain.
 #[inline(always)]
-pub fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
+pub fn iret<P: Platform>(cur: &mut Current<'_, P>) {
     let Ok([rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]) = cur.read_frame(cur.regs.rsp) else {
-        crash(cur, "cannot read the frame of iret");
-        return Ok(Outcome::NoReturn);
+        return crash(cur, "cannot read the frame of iret");
     };
     if cs & 3 == 3 && !enter_user_mode(cur) {
-        crash(cur, "iret to user mode without page tables for it");
-        return Ok(Outcome::NoReturn);
+        return crash(cur, "iret to user mode without page tables for it");
     }
     let regs = &mut *cur.regs;
     regs.rip = rip;
@@ -47,5 +42,4 @@ pub fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
         regs.entry_vector = 0;
     }
     set_upcall_mask(cur, u8::from(rflags & flags::IF == 0));
-    Ok(Outcome::NoReturn)
 }

@@ -58,8 +58,7 @@ fn user_syscall(local: &'static Local) -> Exit {
 fn iret(local: &'static Local) -> Exit {
     local.with_current(|cur| {
         cur.vcpu.history.record(__HYPERVISOR_IRET);
-        // Every outcome of `traps::iret` has the registers set.
-        let _ = traps::iret(cur);
+        traps::iret(cur);
     });
     leave(local)
 }

@@ -220,7 +220,7 @@ impl Wild {
             cs: 0xe033,
             ..CpuUserRegs::default()
         };
-        
+
         self.with(&mut regs, |cur| crate::emul::table_writes::emulate(cur, at, 3)).map(|_| ())
     }
 
@@ -248,7 +248,6 @@ impl Wild {
         self.put(ARGS, &op)?;
         self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
         if fault {
-            
             self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
         }
         Some(())
