@@ -72,6 +72,11 @@ pub struct KernelImage<'a> {
     pub mod_start_pfn: bool,
 }
 
+/// A note's text, without the NUL that may end it.
+fn text(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\0").unwrap_or(bytes)
+}
+
 /// A note's number: little-endian, 4 or 8 bytes.
 fn number(desc: &[u8]) -> Option<u64> {
     match *desc {
@@ -106,11 +111,21 @@ impl<'a> KernelImage<'a> {
             let notes = elf.segment_data_as_notes(&header).map_err(|_| ImageError::Malformed)?;
             for note in notes {
                 let Note::Unknown(note) = note else { continue };
-                if note.name.strip_suffix(b"\0").unwrap_or(note.name) != NAME {
+                if text(note.name) != NAME {
                     continue;
                 }
                 seen = true;
-                image.take_note(note.n_type as u32, note.desc, &mut paddr_offset, &mut version);
+                let value = number(note.desc);
+                match note.n_type as u32 {
+                    XEN_ELFNOTE_ENTRY => image.entry = value.unwrap_or(image.entry),
+                    XEN_ELFNOTE_HYPERCALL_PAGE => image.hypercall_page = value,
+                    XEN_ELFNOTE_VIRT_BASE => image.virt_base = value.unwrap_or(0),
+                    XEN_ELFNOTE_PADDR_OFFSET => paddr_offset = value.unwrap_or(0),
+                    XEN_ELFNOTE_XEN_VERSION => version = text(note.desc) == b"xen-3.0",
+                    XEN_ELFNOTE_INIT_P2M => image.init_p2m = value,
+                    XEN_ELFNOTE_MOD_START_PFN => image.mod_start_pfn = value.is_some_and(|value| value != 0),
+                    _ => {}
+                }
             }
         }
         match (seen, version) {
@@ -134,19 +149,6 @@ impl<'a> KernelImage<'a> {
             return Err(ImageError::BadSegment);
         }
         Ok(image)
-    }
-
-    fn take_note(&mut self, kind: u32, desc: &[u8], paddr_offset: &mut u64, version: &mut bool) {
-        match kind {
-            XEN_ELFNOTE_ENTRY => self.entry = number(desc).unwrap_or(self.entry),
-            XEN_ELFNOTE_HYPERCALL_PAGE => self.hypercall_page = number(desc),
-            XEN_ELFNOTE_VIRT_BASE => self.virt_base = number(desc).unwrap_or(0),
-            XEN_ELFNOTE_PADDR_OFFSET => *paddr_offset = number(desc).unwrap_or(0),
-            XEN_ELFNOTE_XEN_VERSION => *version = desc.strip_suffix(b"\0").unwrap_or(desc) == b"xen-3.0",
-            XEN_ELFNOTE_INIT_P2M => self.init_p2m = number(desc),
-            XEN_ELFNOTE_MOD_START_PFN => self.mod_start_pfn = number(desc).is_some_and(|value| value != 0),
-            _ => {}
-        }
     }
 }
 

@@ -10,5 +10,3 @@ pub mod mitigations;
 pub mod multiboot;
 
 pub use command_line::Options;
-pub use memory_map::{MemoryMap, Range};
-pub use multiboot::{BootInformation, Module};

@@ -17,16 +17,10 @@ use crate::domain::Current;
 use crate::platform::Platform;
 use crate::platform::{Platform, SegmentBase};
 use crate::traps;
+use crate::traps::{self, vector};
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;
-
-/// #UD.
-pub const VECTOR_UD: u8 = 6;
-/// #GP.
-pub const VECTOR_GP: u8 = 13;
-/// #PF.
-pub const VECTOR_PF: u8 = 14;
 
 /// What became of a faulting instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,15 +60,15 @@ fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
     traps::retired(cur);
 }
 
-/// Emulates the instruction at rip after a #GP or #UD (`vector`) in the guest.
-pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, vector: u8) -> Emulated {
+/// Emulates the instruction at rip after a #GP or #UD (`exception`) in the guest.
+pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: u8) -> Emulated {
     let Some(decoded) = fetch(cur) else {
         return Emulated::NotEmulated;
     };
     let next_rip = cur.regs.rip.wrapping_add(u64::from(decoded.len));
     let user = cur.vcpu.user_mode.load(core::sync::atomic::Ordering::Relaxed);
     // Only the prefixed cpuid begins with an undefined opcode; the CPU names no other of these so.
-    if vector == VECTOR_UD && !matches!(decoded.what, Privileged::Cpuid | Privileged::Xsetbv) {
+    if exception == vector::UNDEFINED && !matches!(decoded.what, Privileged::Cpuid | Privileged::Xsetbv) {
         return Emulated::NotEmulated;
     }
     let outcome = match decoded.what {
@@ -178,7 +172,7 @@ fn msr_context<P: Platform>(cur: &Current<'_, P>) -> msr::MsrContext {
     msr::MsrContext {
         bootstrap: cur.vcpu.id.raw() == 0,
         amd: cur.hv.platform.cpuid(0, 0).is_amd(),
-        has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(VECTOR_GP)].address != 0,
+        has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(vector::PROTECTION)].address != 0,
         efer: cur.hv.platform.efer(),
     }
 }

@@ -7,6 +7,7 @@ use ring_abi::guest_context::CpuUserRegs;
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
 use crate::domain::Current;
+use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags, vector};
 use crate::domain::{Callback, GuestCpu};
 use crate::platform::Platform;
 
@@ -14,12 +15,8 @@ use crate::platform::Platform;
 const INFO_MASK: usize = 1;
 /// Offset of `arch.cr2` in `vcpu_info`.
 const INFO_CR2: usize = 16;
-/// Vector of debug exceptions.
-pub(super) const DEBUG: u8 = 1;
 /// In the debug status register: an instruction was executed with the trap flag set.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
-/// Vector of the NMI.
-const NMI: u8 = 2;
 /// The U bit of a page fault's error code.
 const FAULT_USER: u32 = 4;
 
@@ -152,14 +149,14 @@ pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
         info.store_u64(INFO_CR2, cr2);
     }
     cur.vcpu.cr2.store(cr2, Ordering::Relaxed);
-    deliver_with_error(cur, 14, error);
+    deliver_with_error(cur, vector::PAGE_FAULT, error);
 }
 
 /// Delivers #NM, and clears TS as the ABI has it: the guest's handler need not.
 pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
     cur.vcpu.cpu.lock().cr0 &= !GuestCpu::CR0_TS;
     cur.hv.platform.set_task_switched(false);
-    deliver_exception(cur, 7, None);
+    deliver_plain(cur, vector::NO_DEVICE);
 }
 
 /// The hypervisor executed an instruction for the guest: with the trap flag set, the guest gets the trap that the processor
@@ -179,7 +176,7 @@ fn single_step<P: Platform>(cur: &mut Current<'_, P>) {
         cpu.debug[6]
     };
     cur.hv.platform.set_debug_register(6, status);
-    deliver_plain(cur, DEBUG);
+    deliver_plain(cur, vector::DEBUG);
 }
 
 /// Delivers the event upcall, which masks further ones. Only when one is due, so that none is masked.
@@ -191,8 +188,8 @@ pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
 /// Delivers an NMI that waits for the vCPU, when the vCPU begins to run. The upcall mask does not hold an NMI back; a guest
 /// without a handler for NMIs gets none.
 pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
-    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, NMI).0.address != 0 {
-        deliver_plain(cur, NMI);
+    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, vector::NMI).0.address != 0 {
+        deliver_plain(cur, vector::NMI);
     }
 }
 

@@ -5,6 +5,8 @@ use core::sync::atomic::Ordering;
 use super::bounce::{DEBUG, call, deliver_exception};
 use super::bounce::{DEBUG, call, deliver_exception, handler, upcall_mask};
 use crate::domain::Current;
+use super::bounce::{call, deliver_exception, handler, upcall_mask};
+use super::vector;
 use crate::domain::{Callback, GuestCpu};
 use crate::platform::Platform;
 
@@ -14,9 +16,6 @@ const INSTRUCTION_BYTES: u64 = 2;
 const INT: u8 = 0xcd;
 /// `int1`.
 const INT1: u8 = 0xf1;
-
-const UNDEFINED: u8 = 6;
-const PROTECTION: u8 = 13;
 
 /// Calls a callback, or does what `without` says for a guest that gave none.
 #[inline(always)]
@@ -46,12 +45,12 @@ pub fn syscall32<P: Platform>(cur: &mut Current<'_, P>) {
 /// `sysenter`, which leaves no trace of rip and rsp, and clears IF. Without a callback: #GP(0).
 pub fn sysenter<P: Platform>(cur: &mut Current<'_, P>) {
     cur.regs.rflags = cur.regs.rflags & !super::flags::NT | super::flags::IF;
-    call_or(cur, |cpu| cpu.sysenter, |cur| deliver_exception(cur, PROTECTION, Some(0)));
+    call_or(cur, |cpu| cpu.sysenter, |cur| deliver_exception(cur, vector::PROTECTION, Some(0)));
 }
 
 fn undefined<P: Platform>(cur: &mut Current<'_, P>) {
     cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
-    deliver_exception(cur, UNDEFINED, None);
+    deliver_exception(cur, vector::UNDEFINED, None);
 }
 
 /// The error code of a #GP for interrupt `vector` of the IDT.
@@ -63,7 +62,7 @@ const fn idt_error(vector: u8) -> u32 {
 pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.vcpu.cpu.lock().traps[0x80].address == 0 {
         cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
-        return deliver_exception(cur, PROTECTION, Some(idt_error(0x80)));
+        return deliver_exception(cur, vector::PROTECTION, Some(idt_error(0x80)));
     }
     deliver_exception(cur, 0x80, None);
 }
@@ -82,7 +81,7 @@ pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
         return false;
     }
     cur.regs.rip = cur.regs.rip.wrapping_add(1);
-    deliver_exception(cur, DEBUG, None);
+    deliver_exception(cur, vector::DEBUG, None);
     true
 }
 
@@ -98,7 +97,7 @@ pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> 
     let gate = cur.vcpu.cpu.lock().traps[usize::from(vector)];
     let ring = if cur.vcpu.user_mode.load(Ordering::Relaxed) { 3 } else { 1 };
     if gate.address == 0 || gate.dpl < ring {
-        deliver_exception(cur, PROTECTION, Some(idt_error(vector)));
+        deliver_exception(cur, vector::PROTECTION, Some(idt_error(vector)));
     } else {
         cur.regs.rip = cur.regs.rip.wrapping_add(INSTRUCTION_BYTES);
         deliver_exception(cur, vector, None);

@@ -30,6 +30,16 @@ pub use mode::{leave_user_mode, loaded_l4};
 /// r11 need not be kept, and that cs and ss are the flat selectors, which SYSRET loads.
 pub const ENTRY_SYSCALL: u32 = 0x100;
 
+/// Vectors of exceptions that are more than bounced.
+pub(crate) mod vector {
+    pub(crate) const DEBUG: u8 = 1;
+    pub(crate) const NMI: u8 = 2;
+    pub(crate) const UNDEFINED: u8 = 6;
+    pub(crate) const NO_DEVICE: u8 = 7;
+    pub(crate) const PROTECTION: u8 = 13;
+    pub(crate) const PAGE_FAULT: u8 = 14;
+}
+
 /// Flag bits of rflags that matter here.
 pub mod flags {
     /// Trap flag.
