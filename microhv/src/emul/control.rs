@@ -4,7 +4,6 @@ use super::Emulated;
 use crate::domain::Current;
 use crate::domain::GuestCpu;
 use crate::hypercall::state;
-use crate::hypercall::{Outcome, state};
 use crate::mem::TableError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;

@@ -15,9 +15,8 @@ pub mod table_writes;
 
 use crate::domain::Current;
 use crate::platform::Platform;
-use crate::platform::{Platform, SegmentBase};
 use crate::traps;
-use crate::traps::{self, vector};
+use crate::traps::vector;
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;

@@ -8,7 +8,6 @@ use core::sync::atomic::Ordering;
 
 use super::Emulated;
 use super::decode::{Direction, IoPort, IoWidth};
-use super::decode::{IoPort, IoWidth, Privileged};
 use crate::domain::Current;
 use crate::pirq::pci;
 use crate::platform::Platform;

@@ -8,8 +8,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
-use ring_abi::types::{DomId, Pirq, Port};
-use spin::MutexGuard;
+use ring_abi::types::{Pirq, Port};
 
 use super::cells::Cells;
 use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};

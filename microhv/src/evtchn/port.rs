@@ -4,8 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use ring_abi::types::DomId;
-use ring_abi::types::{DomId, Pirq};
-use spin::Mutex;
+use ring_abi::types::Pirq;
 
 use crate::domain::Domain;
 use crate::sync::{Mutex, rank};

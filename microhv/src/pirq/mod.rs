@@ -16,16 +16,14 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;
 
-use ring_abi::types::{DomId, Maddr, Mfn};
-use ring_abi::types::{DomId, Pirq, Port};
-use spin::Mutex;
+use ring_abi::types::DomId;
+use ring_abi::types::{Pirq, Port};
 
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::platform::Platform;
 use crate::sync::{Mutex, rank};
 use message::Source;
-use pci::{Config, MsiCapability, MsixCapability, PciFunction};
 use pci::{Config, PciFunction};
 
 /// PIRQs there can be.

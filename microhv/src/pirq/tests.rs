@@ -3,7 +3,6 @@ use core::sync::atomic::Ordering;
 use super::*;
 use crate::domain::Current;
 use crate::domain::DomainConfig;
-use crate::hypercall::physdev::physdev_op;
 use crate::hypercall::{HypercallError, physdev::physdev_op};
 use crate::platform::MachineMemory;
 use crate::testing::TestMachine;

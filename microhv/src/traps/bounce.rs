@@ -5,9 +5,9 @@ use core::sync::atomic::Ordering;
 use ring_abi::guest_context::CpuUserRegs;
 
 use super::mode::leave_user_mode;
+use super::vector;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
 use crate::domain::Current;
-use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags, vector};
 use crate::domain::{Callback, GuestCpu};
 use crate::platform::Platform;
 

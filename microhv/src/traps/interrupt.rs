@@ -2,11 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
-use super::bounce::{DEBUG, call, deliver_exception};
-use super::bounce::{DEBUG, call, deliver_exception, handler, upcall_mask};
-use crate::domain::Current;
 use super::bounce::{call, deliver_exception, handler, upcall_mask};
 use super::vector;
+use crate::domain::Current;
 use crate::domain::{Callback, GuestCpu};
 use crate::platform::Platform;
 

@@ -4,7 +4,7 @@ use super::bounce::{crash, set_upcall_mask};
 use super::mode::enter_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
 use crate::domain::Current;
-use crate::hypercall::{HypercallResult, Outcome};
+
 use crate::platform::Platform;
 
 /// `VGCF_in_syscall`: the frame returns from a `syscall`, so rcx and r11 need not be kept.

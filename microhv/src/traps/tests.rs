@@ -9,7 +9,6 @@ use super::*;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Callback, Domain, DomainConfig, TrapGate};
-use crate::hypercall::Outcome;
 use crate::mem::FrameTable;
 use crate::platform::MachineMemory;
 use crate::testing::TestMachine;

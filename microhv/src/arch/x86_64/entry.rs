@@ -3,9 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
-use microhv::emul::{self, Emulated};
+use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
-use microhv::mem::emulate::FaultOutcome;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
@@ -117,7 +116,7 @@ fn page_fault(cur: &mut Cur<'_>) {
         && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
     {
         ldt_fault(cur, offset, error);
-    } else if cur.hv.handle_guest_page_fault(cur, cr2, error) != FaultOutcome::Handled {
+    } else if !table_writes::emulate(cur, cr2, error) {
         traps::page_fault(cur, cr2, error);
     }
 }
@@ -228,7 +227,7 @@ fn emulate(cur: &mut Cur<'_>, vector: u8) -> bool {
             traps::page_fault(cur, address, if write { 2 } else { 0 });
             true
         }
-        Emulated::NotEmulated | Emulated::SoftwareInterrupt { .. } => false,
+        Emulated::NotEmulated => false,
     }
 }
 

@@ -17,7 +17,6 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::Mfn;
 
 use super::instruction::MAX_INSTRUCTION_BYTES;
-use crate::Hypervisor;
 use crate::domain::Current;
 use crate::mem::tables::Mm;
 use crate::mem::{FrameOwner, Update, UpdateError, pte};

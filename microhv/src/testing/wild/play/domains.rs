@@ -20,7 +20,7 @@ impl Wild {
         if self.doms[dom].is_some() {
             return None;
         }
-
+        let hv = &self.hv;
         hv.platform.return_to_guest(); // the toolstack makes many calls to create a domain
         hv.reap_dead();
         let config = DomainConfig { max_vcpus: VCPUS, privileged: dom == 0, ..DomainConfig::default() };

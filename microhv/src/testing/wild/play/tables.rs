@@ -220,7 +220,6 @@ impl Wild {
             cs: 0xe033,
             ..CpuUserRegs::default()
         };
-
         self.with(&mut regs, |cur| crate::emul::table_writes::emulate(cur, at, 3)).map(|_| ())
     }
 
@@ -248,6 +247,7 @@ impl Wild {
         self.put(ARGS, &op)?;
         self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, 1, 0, DOMID_SELF.into()])?.ok()?;
         if fault {
+            let hv = &self.hv;
             self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0))?;
         }
         Some(())
