@@ -17,6 +17,7 @@ pub mod domain;
 pub mod emul;
 pub mod error;
 pub mod evtchn;
+pub mod frames;
 pub mod gnttab;
 pub mod hypercall;
 pub mod lifecycle;
@@ -39,7 +40,7 @@ pub struct Hypervisor<P: Platform> {
     /// The machine.
     pub platform: P,
     /// Every frame's owner, type and counts.
-    pub frames: mem::FrameTable,
+    pub frames: frames::FrameTable,
     /// All domains that exist, the dying included.
     pub domains: domain::DomainList,
     /// Domains that are being made, or that have ended and are not freed yet.
@@ -56,7 +57,7 @@ pub struct Hypervisor<P: Platform> {
 
 impl<P: Platform> Hypervisor<P> {
     /// A hypervisor without domains over `platform`, whose usable frames `frames` describes.
-    pub fn new(platform: P, frames: mem::FrameTable) -> Self {
+    pub fn new(platform: P, frames: frames::FrameTable) -> Self {
         Self {
             platform,
             frames,

@@ -148,7 +148,7 @@ fn what_the_document_names_exists() {
 fn wrong_names_are_found() {
     for wrong in [
         "`mem/frames.rs`",
-        "`mem/frame.rs` `get_typ`",
+        "`frames/info.rs` `get_typ`",
         "`mem::tests::random::no_sequence_breaks_it`",
         "`dom0::toolstack::disk::tests::one_writer_has_a_disk`",
         "`hv-mem-nothing-wrong`",
@@ -156,7 +156,7 @@ fn wrong_names_are_found() {
         assert_eq!(unknown(wrong).len(), 1, "{wrong}");
     }
     assert!(!is_there("dom0 lib toolstack::disks::tests::one_writer_has_no_disk"));
-    let right = "`mem/frame.rs` `get_type`, `dom0::toolstack::disks::tests::one_writer_has_a_disk`, `hv-mem-table-in-itself`";
+    let right = "`frames/info.rs` `get_type`, `dom0::toolstack::disks::tests::one_writer_has_a_disk`, `hv-mem-table-in-itself`";
     assert_eq!(unknown(right), Vec::<String>::new());
 }
 

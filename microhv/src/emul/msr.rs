@@ -3,7 +3,7 @@
 //! Only the segment bases reach the CPU; everything else is an answer from this table. Registers: AMD APM volume 2,
 //! appendix A; Intel SDM volume 4.
 
-use crate::mem::pte::is_canonical;
+use crate::frames::pte::is_canonical;
 use crate::platform::SegmentBase;
 
 /// What a vCPU's answer depends on.

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::Hypervisor;
     use crate::domain::{Domain, DomainConfig};
-    use crate::mem::FrameTable;
+    use crate::frames::FrameTable;
     use crate::platform::{MachineMemory, Paging};
     use crate::testing::TestMachine;
 

@@ -15,7 +15,8 @@ use super::{Access, GrantError, Granted, Use};
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
-use crate::mem::{GrantAddress, pte};
+use crate::frames::pte;
+use crate::mem::GrantAddress;
 use crate::platform::Platform;
 use crate::sync::MutexGuard;
 

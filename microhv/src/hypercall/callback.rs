@@ -9,7 +9,7 @@ use ring_abi::segment::FLAT_KERNEL_CS;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{Callback, TrapGate};
-use crate::mem::pte::is_canonical;
+use crate::frames::pte::is_canonical;
 use crate::platform::Platform;
 
 fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Result<(), HypercallError> {

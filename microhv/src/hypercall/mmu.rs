@@ -11,8 +11,9 @@ use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
+use crate::frames::pte;
 use crate::mem::tables::Mm;
-use crate::mem::{FrameOwner, TableError, Update, UpdateError, pte};
+use crate::mem::{FrameOwner, TableError, Update, UpdateError};
 use crate::platform::{CpuSet, Platform};
 
 /// Requests that are read together, and done without a look at what else waits.

@@ -13,7 +13,8 @@ use ring_abi::types::{DOMID_SELF, Mfn};
 use super::mmu::{PREEMPTED, Subject, add_done, invlpg_all, saved_result};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
-use crate::mem::{TableError, pte};
+use crate::frames::pte;
+use crate::mem::TableError;
 use crate::platform::Platform;
 
 // As `perform` reads it: cmd in the low half of the first word.

@@ -15,7 +15,7 @@ use ring_abi::vm_assist::{
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{GuestCpu, TrapGate};
-use crate::mem::pte::is_canonical;
+use crate::frames::pte::is_canonical;
 use crate::platform::{Platform, SegmentBase};
 
 /// Assists that a guest may switch.

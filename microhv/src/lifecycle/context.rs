@@ -12,10 +12,10 @@ use ring_abi::types::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::Hypervisor;
 use crate::domain::{Callback, Domain, GuestCpu, PauseFlags, Vcpu};
 use crate::error::HypercallError;
+use crate::frames::pte::is_canonical;
 use crate::hypercall::state::{VALID_ASSISTS, checked_debug_value, trap_gate};
 use crate::mem::TableError;
 use crate::mem::descriptors::is_ldt_range;
-use crate::mem::pte::is_canonical;
 use crate::platform::Platform;
 
 /// RFLAGS that a guest may set: CF PF AF ZF SF TF DF OF NT RF AC ID; IF and bit 1 are always one.

@@ -8,9 +8,9 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use super::frame::{Kind, PageType, Use};
-use super::pte;
 use crate::Hypervisor;
+use crate::frames::info::{Kind, PageType, Use};
+use crate::frames::pte;
 use crate::platform::Platform;
 
 /// References that somebody other than the page tables, vCPUs and pins holds: grant mappings for device access,

@@ -4,12 +4,12 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{Maddr, Mfn};
 
-use super::frame::{Kind, PageType};
-use super::pte;
 use super::tables::{FrameOwner, Mm, TableError};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
+use crate::frames::info::{Kind, PageType};
+use crate::frames::pte;
 use crate::platform::{DescriptorPage, Platform};
 
 /// Entries of a guest's GDT at most: 14 pages. What follows is the hypervisor's.

@@ -5,8 +5,8 @@ use alloc::collections::BTreeMap;
 use ring_abi::types::Mfn;
 
 use super::check::Extra;
-use super::frame::PageType;
 use crate::Hypervisor;
+use crate::frames::info::PageType;
 use crate::platform::Platform;
 
 /// Key `m`: what is free, and of each owner how many frames are used as what.

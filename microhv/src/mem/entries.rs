@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use super::frame::PageType;
-use super::pte;
 use super::tables::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
+use crate::frames::info::PageType;
+use crate::frames::pte;
 use crate::platform::Platform;
 
 /// How a new entry replaces the old one.

@@ -9,11 +9,11 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{Maddr, Mfn};
 
-use super::pte;
 use super::tables::Mm;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
+use crate::frames::pte;
 use crate::platform::Platform;
 
 /// Where a grant is mapped: the caller's `host_addr`.

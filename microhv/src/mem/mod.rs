@@ -4,10 +4,8 @@
 //! table is nowhere mapped for writing, and each entry is checked before a processor can see it. For that each frame
 //! has a *type* with a count of the uses that rely on it, and a general count that keeps it from being freed.
 //!
-//! - [`frame`], [`table`], `buddy`: the frame table and the allocator in it
 //! - [`pages`]: ownership, references, each domain's count
-//! - `regions`: where a domain's frames are; `clean`: zeroing those that it is to get
-//! - [`pte`]: bits of entries and the rules that need no state
+//! - `clean`: zeroing the frames that a domain is to get; `claims`: what is promised
 //! - [`tables`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
 //! - [`base`]: the tables a vCPU runs on
 //! - [`descriptors`]: GDT and LDT pages
@@ -21,19 +19,14 @@
 #![forbid(unsafe_code)]
 
 pub mod base;
-mod buddy;
 pub mod check;
 mod claims;
 mod clean;
 pub mod descriptors;
 pub(crate) mod dump;
 pub mod entries;
-pub mod frame;
 pub mod grant_pte;
 pub mod pages;
-pub mod pte;
-mod regions;
-pub mod table;
 pub mod tables;
 pub mod teardown;
 #[cfg(test)]
@@ -42,9 +35,7 @@ mod validate;
 
 pub(crate) use claims::make_room;
 pub use entries::{Update, UpdateError};
-pub use frame::{FrameInfo, PageType};
 pub use grant_pte::GrantAddress;
 pub use pages::{DomainMm, PageRef, TypedRef};
-pub use table::FrameTable;
 pub use tables::{FrameOwner, TableError};
 pub use teardown::Progress;

@@ -8,13 +8,13 @@ use ring_abi::memory::E820Entry;
 use ring_abi::types::{DomId, Mfn};
 
 use super::clean::{Cleaning, SMALL_ORDER};
-use super::frame::{FrameInfo, Kind, PageType, TypeError, Use};
-use super::pte;
-use super::regions::{REGION_FRAMES, Regions};
 use super::tables::{TableError, Tables};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
+use crate::frames::info::{FrameInfo, Kind, PageType, TypeError, Use};
+use crate::frames::pte;
+use crate::frames::regions::{REGION_FRAMES, Regions};
 use crate::platform::{CpuSet, Platform};
 use crate::sync::{Mutex, rank};
 
@@ -245,7 +245,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `Restart`: something else waits. `NoMemory`: there are none, they are claimed for others, or it may not own so
     /// many.
     pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, TableError> {
-        let count = 1u64.checked_shl(order.into()).filter(|_| order <= super::buddy::MAX_ORDER);
+        let count = 1u64.checked_shl(order.into()).filter(|_| order <= crate::frames::buddy::MAX_ORDER);
         let count = count.filter(|_| !dom.is_dying()).ok_or(HypercallError::NoMemory)?;
         let within_limit = dom.mm.tot_pages() + count <= dom.mm.max_pages(); // `add` has the last word
         // A large extent is looked at when it is taken: one that was interrupted has its frames already.

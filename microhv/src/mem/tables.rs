@@ -4,11 +4,11 @@ use arrayvec::ArrayVec;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Mfn};
 
-use super::frame::{FrameInfo, Kind, PageType, TypeError};
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
 use crate::error::HypercallError;
+use crate::frames::info::{FrameInfo, Kind, PageType, TypeError};
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;

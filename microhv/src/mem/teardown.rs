@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use super::frame::Kind;
-use super::regions::REGION_FRAMES;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
+use crate::frames::info::Kind;
+use crate::frames::regions::REGION_FRAMES;
 use crate::platform::Platform;
 
 /// Pages that are given back between two looks at what waits.

@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DOMID_XEN, DomId, Mfn};
 
-use super::frame::{Kind, PageType};
-use super::pte;
 use super::tables::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
+use crate::frames::info::{Kind, PageType};
+use crate::frames::pte;
 use crate::platform::{GROUP, Platform};
 
 /// Groups of a level 1 table whose entries are given back between two looks at what waits: 64 entries, each of which may

@@ -6,7 +6,7 @@ use ring_abi::types::{Maddr, Mfn};
 
 use super::PirqError;
 use super::pci::{Config, MsiCapability, MsixCapability, PciFunction};
-use crate::mem::FrameTable;
+use crate::frames::FrameTable;
 use crate::platform::Platform;
 
 /// Bytes of an MSI-X table entry: address, address high, data, control.

@@ -21,7 +21,7 @@ use tlb::Tlb;
 pub use tlb::{CPUS, Remembered};
 pub use world::{ARGS, World};
 
-use crate::mem::{FrameTable, pte};
+use crate::frames::{FrameTable, pte};
 use crate::platform::{CpuId, DescriptorWindow, PowerAction, SegmentBase};
 
 const PAGE: u64 = 4096;

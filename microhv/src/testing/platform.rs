@@ -7,7 +7,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 
 use super::{CPUS, PAGE, TestMachine};
-use crate::mem::pte;
+use crate::frames::pte;
 use crate::platform::{
     Clock, CpuId, CpuSet, CpuidResult, Cpus, DescriptorPage, DescriptorWindow, DescriptorWindows, Devices,
     GROUP, GuestFault, GuestMemory, MachineFacts, MachineInfo, MachineMemory, Paging, Platform, PowerAction,

@@ -12,8 +12,8 @@ use super::TestMachine;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig, PauseFlags, VcpuRef};
+use crate::frames::FrameTable;
 use crate::hypercall::{HypercallResult, Outcome, call};
-use crate::mem::FrameTable;
 use crate::platform::{Clock, CpuId, MachineMemory};
 use crate::sched::{Decision, SOFTIRQ_SCHEDULE};
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Callback, Domain, DomainConfig, TrapGate};
-use crate::mem::FrameTable;
+use crate::frames::FrameTable;
 use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
 

@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
-use microhv::mem::pte::LOW_HALF;
+use microhv::frames::pte::LOW_HALF;
 use microhv::platform::{GuestFault, GuestMemory, Settled};
 use ring_abi::segment::HYPERVISOR_VIRT_END;
 use zerocopy::IntoBytes;

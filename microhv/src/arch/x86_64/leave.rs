@@ -3,7 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
-use microhv::mem::pte::is_canonical;
+use microhv::frames::pte::is_canonical;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
 

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::mitigations::is_emulated;
-use microhv::mem::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
+use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
 use microhv::sync::{Mutex, rank};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 

@@ -10,7 +10,7 @@ use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, Physical};
 use microhv::boot::{Options, dom0};
 use microhv::emul::msr::PAT_VALUE;
-use microhv::mem::{FrameInfo, FrameTable};
+use microhv::frames::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, MachineFacts};
 use microhv::sync::{Mutex, Once, rank};
 use ring_abi::types::Mfn;

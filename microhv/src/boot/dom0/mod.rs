@@ -24,7 +24,8 @@ use super::memory_map::Range;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::error::HypercallError;
-use crate::mem::{FrameTable, TableError, pte};
+use crate::frames::{FrameTable, pte};
+use crate::mem::TableError;
 use crate::platform::Platform;
 use layout::Layout;
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::boot::kernel_image::test_image::{elf, note, notes};
-use crate::mem::FrameTable;
+use crate::frames::FrameTable;
 use crate::platform::{GuestMemory, MachineMemory, Paging, Settled};
 use crate::testing::TestMachine;
 use std::vec::Vec;

@@ -16,9 +16,9 @@ use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 use super::*;
 use crate::domain::Current;
 use crate::domain::DomainConfig;
+use crate::frames::{FrameTable, PageType};
 use crate::hypercall::grant::grant_table_op;
 use crate::hypercall::{HypercallResult, Outcome};
-use crate::mem::{FrameTable, PageType};
 use crate::platform::*;
 use crate::testing::TestMachine;
 

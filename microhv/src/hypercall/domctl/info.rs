@@ -9,8 +9,8 @@ use zerocopy::IntoBytes;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Domain, PauseFlags};
+use crate::frames::PageType;
 use crate::hypercall::HypercallError;
-use crate::mem::PageType;
 use crate::platform::{CpuSet, MAX_CPUS, Platform};
 
 /// Entries that one `getpageframeinfo3` may ask for.

@@ -12,8 +12,8 @@ use super::info::{online_cpus, read_bitmap, write_bitmap};
 use super::{not_own, vcpu_of};
 use crate::domain::Current;
 use crate::domain::{Domain, PauseFlags};
+use crate::frames::pte::is_canonical;
 use crate::hypercall::HypercallError;
-use crate::mem::pte::is_canonical;
 use crate::platform::Platform;
 
 /// Room for a vCPU context, which is too large for the stack.

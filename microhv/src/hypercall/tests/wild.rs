@@ -11,8 +11,8 @@ use ring_abi::hypercall::*;
 use ring_abi::types::Mfn;
 
 use crate::domain::Domain;
+use crate::frames::pte::{P, RW, US};
 use crate::mem::check::Extra;
-use crate::mem::pte::{P, RW, US};
 use crate::platform::{GuestMemory, MachineMemory, Paging, Settled};
 use crate::testing::{ARGS, World, wild};
 

@@ -6,8 +6,9 @@ use ring_abi::types::Mfn;
 
 use super::{World, entry};
 use crate::error::HypercallError as E;
-use crate::mem::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, RW, US};
-use crate::mem::{FrameOwner, PageType, TableError, Update, UpdateError};
+use crate::frames::PageType;
+use crate::frames::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, RW, US};
+use crate::mem::{FrameOwner, TableError, Update, UpdateError};
 
 fn refused(error: E) -> Result<(), TableError> {
     Err(TableError::Refused(error))

@@ -10,9 +10,10 @@ use zerocopy::IntoBytes;
 
 use super::guest::*;
 use super::{World, entry};
+use crate::frames::PageType;
+use crate::frames::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
 use crate::hypercall::mmu;
-use crate::mem::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
-use crate::mem::{GrantAddress, PageType};
+use crate::mem::GrantAddress;
 use crate::platform::*;
 
 #[test]

@@ -8,8 +8,9 @@ use super::guest::*;
 use super::{World, entry};
 use crate::domain::{DomainConfig, Vcpu};
 use crate::error::HypercallError as E;
-use crate::mem::pte::{P, RW};
-use crate::mem::{FrameOwner, PageType, Update};
+use crate::frames::PageType;
+use crate::frames::pte::{P, RW};
+use crate::mem::{FrameOwner, Update};
 
 #[test]
 fn descriptor_pages_exclude_tables_and_writing() {

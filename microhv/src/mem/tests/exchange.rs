@@ -7,7 +7,7 @@ use ring_abi::memory::*;
 
 use super::guest::*;
 use super::{World, entry};
-use crate::mem::pte::{P, RW};
+use crate::frames::pte::{P, RW};
 
 #[test]
 fn an_exchange_is_done_in_pieces_and_all_or_nothing() {

@@ -6,7 +6,7 @@ use ring_abi::types::{Maddr, Mfn};
 
 use super::{World, entry};
 use crate::error::HypercallError as E;
-use crate::mem::pte::{GUEST_KERNEL, P, PCD, PWT, RW, US};
+use crate::frames::pte::{GUEST_KERNEL, P, PCD, PWT, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, TableError, Update, UpdateError};
 use crate::platform::*;
 

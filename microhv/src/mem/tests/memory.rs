@@ -9,8 +9,8 @@ use zerocopy::IntoBytes;
 
 use super::guest::{ARGS, Guest, at, neg};
 use super::{World, entry};
+use crate::frames::pte::{P, RW};
 use crate::hypercall::memory;
-use crate::mem::pte::{P, RW};
 use crate::mem::{FrameOwner, Update};
 use crate::platform::MachineMemory;
 

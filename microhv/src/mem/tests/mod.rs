@@ -21,10 +21,10 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Mfn};
 
 use super::check::Extra;
-use super::{FrameTable, pte};
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig};
+use crate::frames::{FrameTable, pte};
 use crate::testing::TestMachine;
 
 /// A hypervisor on a test machine.

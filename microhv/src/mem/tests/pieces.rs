@@ -12,10 +12,11 @@ use super::guest::*;
 use super::{World, entry};
 use crate::domain::Domain;
 use crate::error::HypercallError;
+use crate::frames::info::Kind;
+use crate::frames::pte;
+use crate::frames::pte::{P, RW, US};
 use crate::hypercall::{Args, Outcome, descriptor, memory, mmu, mmuext};
-use crate::mem::frame::Kind;
-use crate::mem::pte::{P, RW, US};
-use crate::mem::{TableError, Update, pte};
+use crate::mem::{TableError, Update};
 use crate::platform::*;
 
 #[test]

@@ -13,10 +13,11 @@ use ring_abi::types::{DOMID_INVALID, Maddr, Mfn};
 use super::{World, entry};
 use crate::domain::Domain;
 use crate::error::HypercallError;
+use crate::frames::info::PageType;
+use crate::frames::pte;
+use crate::frames::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
 use crate::mem::check::Extra;
-use crate::mem::frame::PageType;
-use crate::mem::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
-use crate::mem::{FrameOwner, GrantAddress, PageRef, TableError, TypedRef, Update, UpdateError, pte};
+use crate::mem::{FrameOwner, GrantAddress, PageRef, TableError, TypedRef, Update, UpdateError};
 use crate::platform::MachineMemory;
 
 const FRAMES: usize = 72;

@@ -11,8 +11,8 @@ use zerocopy::IntoBytes;
 
 use super::guest::{ARGS, Guest, at, memory, neg, put_exchange};
 use super::{World, entry};
+use crate::frames::pte::{P, RW, US};
 use crate::hypercall::{mmu, mmuext};
-use crate::mem::pte::{P, RW, US};
 use crate::mem::{GrantAddress, TypedRef};
 use crate::platform::{GuestMemory, MachineMemory, Settled};
 use crate::testing::Remembered;

@@ -8,8 +8,8 @@ use ring_abi::vcpu::VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA;
 use super::guest::{ARGS, Guest};
 use super::{World, entry};
 use crate::domain::DomainConfig;
+use crate::frames::pte::{P, RW};
 use crate::hypercall::vcpu;
-use crate::mem::pte::{P, RW};
 use crate::mem::{FrameOwner, Update};
 
 /// Where the page of arguments holds the area's address, for the call, and the area.
@@ -93,5 +93,5 @@ fn a_time_area_is_written_only_where_its_guest_may_write() {
 }
 
 fn pte_frame(world: &World, guest: &Guest) -> ring_abi::types::Mfn {
-    crate::mem::pte::frame(world.peek(guest.tables[3], (ARGS >> 12) as usize))
+    crate::frames::pte::frame(world.peek(guest.tables[3], (ARGS >> 12) as usize))
 }

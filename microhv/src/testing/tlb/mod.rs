@@ -65,7 +65,7 @@ use core::sync::atomic::AtomicU64;
 use ring_abi::types::{DomId, Mfn};
 
 use self::frames::Frames;
-use crate::mem::frame::{FrameInfo, PageType};
+use crate::frames::info::{FrameInfo, PageType};
 use crate::platform::DescriptorPage;
 
 /// CPUs of the model.

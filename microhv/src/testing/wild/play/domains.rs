@@ -10,7 +10,7 @@ use ring_abi::vcpu::*;
 
 use super::*;
 use crate::domain::DomainConfig;
-use crate::mem::pte::{P, RW, US};
+use crate::frames::pte::{P, RW, US};
 use crate::platform::*;
 use crate::testing::wild::step::{Page, Pick};
 

@@ -21,9 +21,9 @@ use super::step::{Act, Step};
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
+use crate::frames::FrameTable;
+use crate::frames::info::FrameInfo;
 use crate::hypercall::{Args, HypercallResult, Outcome, call};
-use crate::mem::FrameTable;
-use crate::mem::frame::FrameInfo;
 use crate::platform::*;
 use crate::testing::{CPUS, TestMachine};
 

@@ -3,8 +3,8 @@
 use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 
 use super::*;
-use crate::mem::PageType;
-use crate::mem::pte::{A, D, G, NX, P, PSE, RW, US};
+use crate::frames::PageType;
+use crate::frames::pte::{A, D, G, NX, P, PSE, RW, US};
 use crate::platform::*;
 use crate::testing::wild::step::{Entry, Page, Pick};
 
@@ -104,7 +104,7 @@ impl Wild {
     pub(super) fn named(&self, table: u64, slot: u64) -> Option<u64> {
         let at = Maddr::new((table << 12) + slot * 8);
         let entry = (table < FRAMES as u64).then(|| self.hv.platform.load(at))?;
-        (entry & P != 0).then_some((entry & crate::mem::pte::FRAME) >> 12)
+        (entry & P != 0).then_some((entry & crate::frames::pte::FRAME) >> 12)
     }
 
     /// The page at `va` is about to change: its frame is preferred from now on.

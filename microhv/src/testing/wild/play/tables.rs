@@ -9,8 +9,8 @@ use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, Mfn};
 
 use super::*;
+use crate::frames::pte::P;
 use crate::hypercall::Outcome;
-use crate::mem::pte::P;
 use crate::testing::wild::step::{Entry, Page, Pick};
 
 /// Where an instruction lies in the page of arguments.

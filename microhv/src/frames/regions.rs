@@ -12,7 +12,7 @@ const GROUP: usize = 256;
 
 /// Counts of frames by region.
 #[derive(Debug, Default)]
-pub(super) struct Regions {
+pub(crate) struct Regions {
     /// Groups up to the last in which frames were owned; those with none before have no counts yet.
     groups: Vec<Option<Box<[u16; GROUP]>>>,
 }
@@ -22,13 +22,13 @@ const fn place(region: u32) -> (usize, usize) {
 }
 
 impl Regions {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { groups: Vec::new() }
     }
 
     /// Counts `frames` more in a region.
     #[inline]
-    pub(super) fn add(&mut self, region: u32, frames: u16) {
+    pub(crate) fn add(&mut self, region: u32, frames: u16) {
         let (group, slot) = place(region);
         if group >= self.groups.len() {
             self.groups.resize_with(group + 1, || None);
@@ -38,7 +38,7 @@ impl Regions {
 
     /// Counts a frame less in a region; `false`: there was none.
     #[inline]
-    pub(super) fn remove(&mut self, region: u32) -> bool {
+    pub(crate) fn remove(&mut self, region: u32) -> bool {
         let (group, slot) = place(region);
         match self.groups.get_mut(group) {
             Some(Some(counts)) if counts[slot] > 0 => {
@@ -50,7 +50,7 @@ impl Regions {
     }
 
     /// The first region from `from` on with frames.
-    pub(super) fn first_from(&self, from: u32) -> Option<u32> {
+    pub(crate) fn first_from(&self, from: u32) -> Option<u32> {
         let (first, _) = place(from);
         let counts =
             self.groups.iter().enumerate().skip(first).filter_map(|(n, group)| Some((n, group.as_ref()?)));

@@ -2,10 +2,10 @@
 
 use core::sync::atomic::Ordering;
 
-use super::frame::{FrameInfo, Kind, Use};
+use super::info::{FrameInfo, Kind, Use};
 
 /// Largest block: 2^18 frames, 1 GiB.
-pub(super) const MAX_ORDER: u8 = 18;
+pub(crate) const MAX_ORDER: u8 = 18;
 const NONE: u32 = u32::MAX;
 
 /// The free blocks of one zone. The entry of a block's first frame holds the links; the other entries of a free

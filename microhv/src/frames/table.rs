@@ -9,7 +9,7 @@ use ring_abi::memory::E820_RAM;
 use ring_abi::types::{DomId, Mfn};
 
 use super::buddy::{MAX_ORDER, Zone};
-use super::frame::{FrameInfo, Kind, PageType, Use};
+use super::info::{FrameInfo, Kind, PageType, Use};
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, RwLock, rank};
 
@@ -33,7 +33,7 @@ pub struct FrameTable {
     /// How many of those were freed before the last flush of all CPUs began.
     flushed: AtomicU64,
     /// Pages claimed by domains which they do not own yet.
-    pub(super) claimed: AtomicU64,
+    pub(crate) claimed: AtomicU64,
     /// Firmware's memory map as start, bytes, type; empty: just the memory.
     firmware_map: RwLock<rank::FirmwareMap, Vec<(u64, u64, u32)>>,
     /// Devices' frames that no domain may write.
