@@ -2,10 +2,11 @@
 //! The control domain: one asynchronous kernel that drives the disks, serves the domains' devices, keeps xenstore,
 //! makes and ends domains, and has the shell.
 //!
-//! From [`start::start`] on everything is a task of `pvrt`'s executor; nothing blocks. By layer, each on those before:
-//! [`pci`], [`virtio`] and [`blkdev`] are the disks; [`xenstore`] is the store and its rings; [`blkback`] and
-//! [`consoled`] are the backends; [`bundle`] and [`config`] read what a domain is made from, [`builder`] makes it,
-//! [`toolstack`] knows all of them to their end; [`shell`] edits and splits lines, [`commands`] carries them out.
+//! From [`start::start`] on everything is a task of `pvrt`'s executor; nothing blocks. Each module uses those before its own
+//! alone: [`pci`], [`virtio`] and [`blkdev`] are the disks; [`xenstore`] is the store and its rings; [`blkback`] serves
+//! disks to domains; [`shell`] edits and splits lines; [`consoled`] serves consoles; [`bundle`] and [`config`] read what a
+//! domain is made from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries
+//! the shell's lines out. `docs/ARCHITECTURE.md` has the same order.
 //!
 //! A library, so that all of it but `main` runs on the host under test, where `pvrt` stands in for the hypervisor.
 extern crate alloc;

@@ -8,7 +8,8 @@ use pvrt::{BootInfo, executor, println, spawn, time, yield_now};
 use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
-use crate::commands::{Ending, Shell, Terminal};
+use crate::commands::{Ending, Shell};
+use crate::shell::Terminal;
 use crate::toolstack::Toolstack;
 use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
 

@@ -6,8 +6,8 @@ use alloc::string::ToString;
 use pvrt::account::{self, RESERVE_BYTES};
 use pvrt::mem;
 
-use super::print::Printer;
 use super::{Outcome, Shell, no_more};
+use crate::shell::print::Printer;
 
 impl Shell {
     /// A line for each account: what it was promised, uses, and used at most; then what dom0 itself uses.

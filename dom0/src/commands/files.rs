@@ -4,9 +4,9 @@ use alloc::format;
 
 use pvrt::println;
 
-use super::print::{self, Printer};
 use super::{Outcome, Shell};
 use crate::bundle::{File, ROOT};
+use crate::shell::print::{self, Printer};
 
 impl Shell {
     /// The file at `path`.

@@ -8,9 +8,7 @@ mod accounts;
 mod files;
 mod help;
 mod machine;
-mod print;
 mod store;
-mod terminal;
 mod xl;
 mod xl_block;
 mod xl_control;
@@ -30,16 +28,12 @@ use pvrt::{println, yield_now};
 
 use crate::blkdev::Disks;
 use crate::bundle::{Bundle, File, SCRIPT};
-use crate::shell::{LINE_BYTES_MAX, Word, split};
+use crate::shell::print::shown;
+use crate::shell::{LINE_BYTES_MAX, PROMPT, Terminal, Word, split};
 use crate::toolstack::Toolstack;
 use crate::xenstore::Xenstore;
 
-use print::shown;
-
 pub use machine::Ending;
-pub use terminal::{PROMPT, Terminal};
-#[cfg(test)]
-pub(crate) use xl::{Left, look};
 
 /// What a command comes to: nothing more to say, or what is wrong.
 pub type Outcome = Result<(), String>;

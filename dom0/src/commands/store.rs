@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use pvrt::yield_now;
 
-use super::print::{self, Printer};
 use super::{Outcome, Shell};
+use crate::shell::print::{self, Printer};
 use crate::xenstore::{Client, Nodes, Perms, XsError};
 
 impl Shell {

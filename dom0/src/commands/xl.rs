@@ -1,50 +1,21 @@
 //! `xl`: the sub-commands that change domains, and `wait`.
 
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::pin::pin;
 
-use pvrt::executor::{Either, select, spawn_join, time, yield_now};
+use pvrt::executor::{Either, select, spawn_join, yield_now};
 use pvrt::hypercall::domctl;
-use pvrt::{console, println};
+use pvrt::println;
 use ring_abi::types::DomId;
 
-use super::print::shown;
 use super::xl_control::Request;
-use super::{Outcome, Shell, Terminal};
+use super::{Outcome, Shell};
 use crate::config::{Config, DomainConfig, is_setting_word};
-use crate::consoled::Attachment;
+use crate::consoled::{Attachment, Left, look, show_rest};
+use crate::shell::print::shown;
 use crate::toolstack::{Domain, End, Fate, domain_number};
-
-/// `^]` leaves a console.
-const LEAVE: u8 = 0x1d;
-/// A domain that does not read its console is offered the rest again after this long.
-const RETRY_NS: u64 = 10_000_000;
-
-/// Keys that wait for a domain that does not read its console; the bell answers more.
-const KEYS_MAX: usize = 4096;
-const BELL: &[u8] = b"\x07";
-
-/// How looking at a console ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// The user left.
-    ByKey,
-    /// The console is over.
-    Over,
-    /// The domain has ruined its ring.
-    Ruined,
-}
-
-impl Left {
-    /// What to say of it.
-    fn text(self, domain: &Domain) -> Option<String> {
-        (self == Self::Ruined).then(|| format!("{}: the domain has ruined its console's ring", domain.name))
-    }
-}
 
 impl Shell {
     /// `xl COMMAND ...`.
@@ -186,7 +157,7 @@ impl Shell {
                 Either::Left(Left::ByKey) => return Ok(()),
                 // The domain itself is not over, but `^C` is heard again.
                 Either::Left(left) => {
-                    if let Some(text) = left.text(&domain) {
+                    if let Some(text) = said(left, &domain) {
                         println!("{text}");
                     }
                     self.toolstack.wait_over(&domain).await
@@ -217,7 +188,8 @@ impl Shell {
         let domain = self.toolstack.find(one(arguments, "console DOMAIN")?)?;
         let mut attachment =
             self.toolstack.consoles().attach(domain.id, true).map_err(|error| format!("{error}"))?;
-        look(&self.terminal, &mut attachment).await.text(&domain).map_or(Ok(()), Err)
+        let left = look(&self.terminal, &mut attachment).await;
+        said(left, &domain).map_or(Ok(()), Err)
     }
 
     /// `wait DOMAIN...|--all`: until they are gone or kept dead. Fails if one crashed meanwhile.
@@ -258,76 +230,17 @@ impl Shell {
     }
 }
 
-/// Shows a console and types into it, until either end leaves.
-///
-/// Each key is read as it comes, whatever the domain does with those before: the way out must be heard.
-pub(crate) async fn look(terminal: &Terminal, attachment: &mut Attachment) -> Left {
-    let keys = terminal.raw();
-    let mut buffer = alloc::vec![0; 1024];
-    let mut waiting: VecDeque<u8> = VecDeque::new();
-    let mut last = b'\n';
-    let left = 'looking: loop {
-        let is_waiting = !waiting.is_empty();
-        let again = async {
-            match is_waiting {
-                false => core::future::pending().await,
-                true => time::sleep(RETRY_NS).await,
-            }
-        };
-        let mut key = pin!(select(keys.read(), again));
-        let key = loop {
-            // The wait for a key goes on while output comes.
-            match select(attachment.read(&mut buffer), key.as_mut()).await {
-                Either::Left(0) if attachment.is_ruined() => break 'looking Left::Ruined,
-                Either::Left(0) => break 'looking Left::Over,
-                Either::Left(count) => {
-                    console::write(&buffer[..count]);
-                    last = buffer[count - 1];
-                    if is_waiting {
-                        break None;
-                    }
-                }
-                Either::Right(Either::Left(key)) => break Some(key),
-                Either::Right(Either::Right(())) => break None,
-            }
-        };
-        match key {
-            Some(LEAVE) => break Left::ByKey,
-            Some(_) if waiting.len() == KEYS_MAX => console::write(BELL),
-            Some(key) => waiting.push_back(key),
-            None => {}
-        }
-        if !waiting.is_empty() {
-            let taken = attachment.write(waiting.make_contiguous());
-            waiting.drain(..taken);
-        }
-    };
-    if last != b'\n' {
-        println!();
-    }
-    left
-}
-
-/// Shows what a dead domain's console still has.
-async fn show_rest(attachment: &mut Attachment) {
-    let mut buffer = alloc::vec![0; 1024];
-    loop {
-        match time::timeout(RETRY_NS, attachment.read(&mut buffer)).await {
-            Ok(0) => break,
-            Ok(count) => console::write(&buffer[..count]),
-            // There is more, but the serial line is busy.
-            Err(_) if attachment.has_more() => {}
-            Err(_) => break,
-        }
-    }
-}
-
 fn verdict(domain: &Domain, fate: Fate) -> Outcome {
     match fate.end {
         Some(end) if end.is_success() => Ok(()),
         Some(end) => Err(format!("{} {}", domain.name, end.text())),
         None => Err(format!("{} is gone", domain.name)),
     }
+}
+
+/// What to say of how looking at a console ended.
+fn said(left: Left, domain: &Domain) -> Option<String> {
+    (left == Left::Ruined).then(|| format!("{}: the domain has ruined its console's ring", domain.name))
 }
 
 /// The only argument.

@@ -5,9 +5,9 @@ use alloc::string::{String, ToString};
 
 use pvrt::executor::{spawn_join, yield_now};
 
-use super::print::Printer;
 use super::{Outcome, Shell};
 use crate::config::{DiskConfig, vdev_number};
+use crate::shell::print::Printer;
 use crate::toolstack::AttachedDisk;
 
 impl Shell {

@@ -12,8 +12,8 @@ use ring_abi::errno::Errno;
 use ring_abi::sched::SHUTDOWN_CRASH;
 use ring_abi::types::{DomId, Port};
 
-use super::print::{self, Printer};
 use super::{Outcome, Shell, no_more};
+use crate::shell::print::{self, Printer};
 
 /// Domains asked for at a time.
 const LIST_STEP: usize = 16;

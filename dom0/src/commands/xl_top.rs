@@ -11,9 +11,9 @@ use ring_abi::sched::SHUTDOWN_CRASH;
 use ring_abi::types::DomId;
 
 use super::machine::nanoseconds;
-use super::print::Printer;
 use super::xl_info::{domain_list, seconds};
 use super::{Outcome, Shell};
+use crate::shell::print::Printer;
 
 /// KiB of a page.
 const PAGE_KIB: u64 = 4;

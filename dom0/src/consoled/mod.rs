@@ -7,6 +7,7 @@
 //! print yet stays in its ring, so that the domain itself waits and nothing is lost. All consoles share the line by turns
 //! of one slice ([`share`]). So a poll prints no more than a slice, some 3 KiB, whatever the domain wrote.
 
+mod look;
 mod service;
 mod share;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use ring_abi::grant::GNTTAB_RESERVED_CONSOLE;
 use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
 use spin::Mutex;
 
+pub(crate) use look::{Left, look, show_rest};
 pub use service::Attachment;
 use service::Console;
 

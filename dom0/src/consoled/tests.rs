@@ -159,7 +159,8 @@ fn a_ruined_input_ends_the_console_when_somebody_types() {
 /// A domain that reads nothing, and one that ruins its ring: the way out is heard behind any number of keys.
 #[test]
 fn the_way_out_of_a_console_is_always_heard() {
-    use crate::commands::{Left, Terminal, look};
+    use super::{Left, look};
+    use crate::shell::Terminal;
     for (keys, ruined, want) in [(9000, false, Left::ByKey), (0, false, Left::ByKey), (1, true, Left::Ruined)]
     {
         let (consoles, _) = consoles();
@@ -192,7 +193,8 @@ fn the_way_out_of_a_console_is_always_heard() {
 /// What a slow reader is typed comes to it later, whole and in order.
 #[test]
 fn keys_wait_for_a_domain_that_reads_late() {
-    use crate::commands::{Terminal, look};
+    use super::look;
+    use crate::shell::Terminal;
     let (consoles, _) = consoles();
     let mut guest = guest();
     let terminal = Terminal::new();

@@ -253,8 +253,8 @@ pub(super) mod tests {
     use crate::blkdev::tests::Silent;
     use crate::blkdev::{Disk, Disks};
     use crate::bundle::Bundle;
-    use crate::commands::Terminal;
     use crate::config::{Action, Config, DomainConfig};
+    use crate::shell::Terminal;
     use crate::toolstack::{End, Fate};
     use crate::xenstore::{Access, Perms, Xenstore};
     use pvrt::executor::{block_on_test, spawn, spawn_join};

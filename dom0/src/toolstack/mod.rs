@@ -27,9 +27,9 @@ use spin::Mutex;
 
 use crate::blkdev::Disks;
 use crate::bundle::Bundle;
-use crate::commands::Terminal;
 use crate::config::DomainConfig;
 use crate::consoled::Consoles;
+use crate::shell::Terminal;
 use crate::xenstore::Xenstore;
 
 pub use create::CreateError;

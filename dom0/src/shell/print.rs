@@ -17,18 +17,18 @@ const BUSY_NS: u64 = 20_000_000;
 ///
 /// Lines are gathered and printed in pieces. Who drops it before [`Printer::end`] loses the last lines.
 #[derive(Default)]
-pub(super) struct Printer {
+pub(crate) struct Printer {
     waiting: String,
 }
 
 /// Text with something from outside in it, such as a configuration's words or a kernel's notes: its control characters are
 /// shown, so that they do not drive the administrator's terminal, and what is too long is cut.
-pub(super) fn shown(text: &str) -> Shown<'_> {
+pub(crate) fn shown(text: &str) -> Shown<'_> {
     Shown(text, SHOWN_MAX)
 }
 
 /// See [`shown`].
-pub(super) struct Shown<'a>(&'a str, usize);
+pub(crate) struct Shown<'a>(&'a str, usize);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,7 +59,7 @@ impl fmt::Display for Shown<'_> {
 
 impl Printer {
     /// Adds a line, with its control characters shown. Others run before the next.
-    pub(super) async fn line(&mut self, text: &str) {
+    pub(crate) async fn line(&mut self, text: &str) {
         // To a string, nothing fails.
         let _ = write!(self.waiting, "{}", Shown(text, usize::MAX));
         self.waiting.push('\n');
@@ -70,13 +70,13 @@ impl Printer {
     }
 
     /// Prints what is left.
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         bytes(self.waiting.as_bytes()).await;
     }
 }
 
 /// Prints bytes in pieces.
-pub(super) async fn bytes(all: &[u8]) {
+pub(crate) async fn bytes(all: &[u8]) {
     for piece in all.chunks(PIECE_BYTES) {
         while console::is_busy() {
             time::sleep(BUSY_NS).await;

@@ -9,8 +9,8 @@ use pvrt::executor::select;
 use pvrt::executor::sync::{Channel, Notify};
 use spin::Mutex;
 
+use super::editor::{EditorEvent, LineEditor};
 use super::print::shown;
-use crate::shell::{EditorEvent, LineEditor};
 
 /// The shell's prompt.
 pub const PROMPT: &str = "dom0# ";
@@ -143,7 +143,7 @@ impl Terminal {
 
     /// As a `^C` does.
     #[cfg(test)]
-    pub(super) fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         self.0.interrupt.notify_one();
     }
 
