@@ -9,11 +9,9 @@ use pvrt::BootInfo;
 use pvrt::event::Port;
 use ring_abi::types::{Mfn, Port as PortNumber};
 
-use crate::blkfront::Frontends;
-use crate::blkif::front;
-use crate::case::{Case, Need, Problem, Verdict};
-use crate::console::Console;
+use crate::ends::{Console, Frontends};
 use crate::store::Store;
+use crate::verdict::{Need, Problem, Verdict};
 
 /// Rights over the whole store that a toolstack has, where both ends are here. Paths are absolute.
 pub trait Toolstack: Send + Sync {
@@ -95,7 +93,7 @@ pub struct Env {
 }
 
 impl Env {
-    /// The place of a booted kernel.
+    /// The place of a booted kernel; [`crate::blkif::front::survey`] finds the sizes of its disks' sectors.
     ///
     /// # Errors
     /// [`Problem::Error`]: xenstore does not answer.
@@ -106,7 +104,6 @@ impl Env {
             env.store_ring = Some((info.mfn, info.port));
             env.store = Some(Store::connect(info.page, Port::adopt(info.port))?);
             env.find_disks().await?;
-            front::survey(&mut env).await?;
         }
         Ok(env)
     }
@@ -147,12 +144,8 @@ impl Env {
         Ok(())
     }
 
-    /// The first need of `case` that is not met here.
-    pub fn lacks(&self, case: &Case) -> Option<Need> {
-        case.needs.iter().copied().find(|need| !self.has(*need))
-    }
-
-    fn has(&self, need: Need) -> bool {
+    /// Whether `need` is met here.
+    pub fn has(&self, need: Need) -> bool {
         match need {
             Need::Store => self.store.is_some(),
             Need::Disk | Need::ReadOnlyDisk | Need::BigSectorDisk => self.disk(need).is_some(),

@@ -6,100 +6,41 @@
 //! `guests/conformance` on any system with the ABI, against whatever backends that system has; as dom0, for the
 //! hypercalls; and on the host, in one process with both ends of each ring. Nothing here knows of microhv.
 //!
-//! - [`case`]: what a case is, and what comes of it;
-//! - [`env`](mod@env): where cases run, and what is there;
-//! - [`run`](mod@run): running them, and the report;
-//! - [`store`]: xenstore's wire protocol, message by message;
+//! A module uses those below its own alone:
+//!
+//! - [`run`](mod@run): running cases, and the report;
+//! - [`areas`]: all cases;
+//! - [`hypercall`]: the cases of hypercalls, traps and instructions;
+//! - [`xenbus`], [`xenstore`], [`consolefront`], [`console`], [`blkfront`], [`blkif`]: the cases of these areas;
+//! - [`case`]: what a case is;
 //! - [`device`]: the two directories of a device;
-//! - [`xenstore`], [`xenbus`], [`blkif`], [`blkfront`], [`console`], [`consolefront`]: the cases of these areas;
-//! - [`hypercall`]: those of the hypercalls, traps and instructions.
+//! - [`env`](mod@env): where cases run, and what is there;
+//! - [`ends`]: the other ends of rings, as cases use them;
+//! - [`store`]: xenstore's wire protocol, message by message;
+//! - [`shared`]: memory lent to the other end;
+//! - [`verdict`]: what a case needs, and what comes of it.
 
 extern crate alloc;
 
 #[macro_use]
 pub mod case;
+pub mod areas;
 pub mod blkfront;
 pub mod blkif;
 pub mod console;
 pub mod consolefront;
 pub mod device;
+pub mod ends;
 pub mod env;
 pub mod hypercall;
 pub mod run;
 pub mod shared;
 pub mod store;
+pub mod verdict;
 pub mod xenbus;
 pub mod xenstore;
 
-pub use case::{Case, Need, Outcome, Problem, Verdict};
+pub use areas::registry;
+pub use case::Case;
 pub use env::Env;
-
-/// The areas: each a module's list of cases.
-const AREAS: &[&[Case]] = &[
-    xenstore::values::CASES,
-    xenstore::paths::CASES,
-    xenstore::tree::CASES,
-    xenstore::perms::CASES,
-    xenstore::watches::CASES,
-    xenstore::transactions::CASES,
-    xenstore::domains::CASES,
-    xenstore::requests::CASES,
-    xenstore::framing::CASES,
-    xenstore::limits::CASES,
-    xenstore::broken::CASES,
-    blkif::transfers::CASES,
-    blkif::refusals::CASES,
-    blkif::indirect::CASES,
-    blkif::bulk::CASES,
-    blkif::ring::CASES,
-    blkif::pages::CASES,
-    blkif::grants::CASES,
-    blkif::nodes::CASES,
-    blkif::disks::CASES,
-    blkfront::connect::CASES,
-    blkfront::requests::CASES,
-    blkfront::ring::CASES,
-    blkfront::hostile::CASES,
-    console::output::CASES,
-    console::input::CASES,
-    console::ruined::CASES,
-    console::nodes::CASES,
-    consolefront::output::CASES,
-    consolefront::input::CASES,
-    consolefront::hostile::CASES,
-    xenbus::states::CASES,
-    xenbus::keys::CASES,
-    xenbus::vanished::CASES,
-];
-
-/// Every case, in order of area.
-pub fn registry() -> impl Iterator<Item = &'static Case> {
-    AREAS.iter().chain(hypercall::AREAS).flat_map(|area| area.iter())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::collections::BTreeSet;
-
-    fn is_part(part: &str) -> bool {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    }
-
-    #[test]
-    fn every_case_is_documented_and_named_once() {
-        let mut seen = BTreeSet::new();
-        for case in registry() {
-            assert!(seen.insert(case.id), "{} twice", case.id);
-            let parts: alloc::vec::Vec<_> = case.id.split('.').collect();
-            assert!(parts.len() >= 2 && parts.iter().all(|part| is_part(part)), "{}", case.id);
-            assert!(!case.title.is_empty() && !case.title.ends_with('.'), "{}: title", case.id);
-            assert!(case.rule.len() > 20 && case.rule.ends_with('.'), "{}: rule", case.id);
-            assert!(!case.source.is_empty(), "{}: source", case.id);
-            // They stand in tables, and on single lines.
-            for text in [case.title, case.rule, case.source] {
-                assert!(!text.contains(['|', '\n']), "{}: {text}", case.id);
-            }
-        }
-    }
-}
+pub use verdict::{Need, Outcome, Problem, Verdict};

@@ -23,12 +23,11 @@ use core::fmt;
 
 use pvrt::executor::time;
 
-use crate::case::{Case, Outcome};
+use crate::areas::registry;
+use crate::case::Case;
+pub use crate::case::PREFIX;
 use crate::env::Env;
-use crate::registry;
-
-/// What begins each line of the report.
-pub const PREFIX: &str = "conformance: ";
+use crate::verdict::Outcome;
 
 /// How many cases came out how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +68,7 @@ impl fmt::Display for Totals {
 
 /// Runs one case in `env`, within its time limit.
 pub async fn run_case(case: &Case, env: &mut Env) -> Outcome {
-    if let Some(need) = env.lacks(case) {
+    if let Some(need) = case.lacks(env) {
         return Outcome::Skip(need.missing().into());
     }
     match time::timeout(u64::from(case.limit_ms) * 1_000_000, (case.run)(env)).await {

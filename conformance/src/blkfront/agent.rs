@@ -19,8 +19,8 @@ use pvrt::executor::time;
 use ring_abi::io::xs_wire::{XS_DIRECTORY, XS_MKDIR, XS_READ, XS_RM, XS_SET_PERMS, XS_WRITE};
 use spin::Mutex;
 
-use super::orders::{self, Came, DIRECTORY, Order, Sum};
-use super::{BlockFrontend, FrontError, Frontends, Later};
+use super::orders::{self, Came, DIRECTORY, Order};
+use super::{BlockFrontend, FrontError, Frontends, Later, Sum};
 use crate::env::{BackendDevice, Devices, FrontendPlace};
 use crate::store::{Store, nul, strings};
 use crate::{Env, Problem, Verdict};

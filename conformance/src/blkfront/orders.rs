@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use super::FrontError;
+use crate::ends::{FrontError, Sum};
 
 /// The directory of orders, below the driver domain's home.
 pub const DIRECTORY: &str = "data/agent";
@@ -111,26 +111,6 @@ pub fn parse_answer(node: &str) -> Option<Came> {
     ERRORS.iter().find(|(_, name)| **name == *text).map(|(error, _)| Err(*error))
 }
 
-/// A sum of data, by which they are told from other data that came by mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sum {
-    bytes: usize,
-    value: u64,
-}
-
-impl Sum {
-    /// FNV-1a, 64 bits.
-    pub fn of(data: &[u8]) -> Self {
-        let step = |value: u64, byte: &u8| (value ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        Self { bytes: data.len(), value: data.iter().fold(0xcbf2_9ce4_8422_2325, step) }
-    }
-}
-
-/// What is written to sectors by this seed.
-pub fn content(seed: u8, sectors: usize) -> Vec<u8> {
-    (0..sectors * 512).map(|byte| (byte / 3) as u8 ^ seed).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,12 +137,5 @@ mod tests {
         for bad in ["", "read", "read 1 2", "read 1 2 x", "write 1 2 3 256", "sing 1"] {
             assert_eq!(bad.parse::<Order>(), Err(()), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_sum_tells_data_apart() {
-        assert_eq!(Sum::of(b"a").value, 0xaf63_dc4c_8601_ec8c);
-        assert_ne!(Sum::of(&[0; 512]), Sum::of(&[0; 1024]));
-        assert_ne!(Sum::of(&content(1, 1)), Sum::of(&content(2, 1)));
     }
 }

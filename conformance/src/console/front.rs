@@ -11,7 +11,7 @@ use ring_abi::io::console::{IN, OUT};
 use ring_abi::shared::SharedBytes;
 
 use super::Watcher;
-use crate::case::Need;
+use crate::verdict::Need;
 use crate::{Env, Problem, Verdict};
 
 /// How long the daemon may take to do anything. Some hold a domain back that writes much.

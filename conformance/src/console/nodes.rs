@@ -7,7 +7,7 @@ use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GTF_PERMIT_ACCESS, GTF_TYPE_MASK}
 use ring_abi::types::{DomId, Mfn};
 
 use super::Console;
-use crate::case::Need;
+use crate::verdict::Need;
 use crate::{Env, Problem, Verdict};
 
 cases! {

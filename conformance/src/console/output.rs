@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use ring_abi::io::console::OUT;
 
 use super::front::{Front, OUT_BYTES, pattern, quiet, text};
-use crate::run::PREFIX;
+use crate::case::PREFIX;
 use crate::{Env, Verdict};
 
 cases! {

@@ -3,7 +3,7 @@
 //! The guest `conformance-guest`: runs every conformance case that its place allows, and reports on the console, one
 //! line each, for people and programs; `conformance::run` has the format.
 //!
-//! It knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On its
+//! The guest knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On its
 //! command line `filter=ID[,ID…]` selects cases, and `role=backend`
 //! makes it the driver domain of another guest, whose frontends are tried. It powers off when every case passed or was skipped, else it crashes.
 
@@ -15,6 +15,7 @@ pvrt::kernel!(async guest::start);
 #[cfg(freestanding)]
 mod guest {
     use conformance::blkfront::agent;
+    use conformance::blkif::front;
     use conformance::{Env, Problem, run};
     use pvrt::hypercall::sched;
     use pvrt::{BootInfo, println};
@@ -27,6 +28,7 @@ mod guest {
     pub(crate) async fn start(boot: BootInfo) {
         let place = async {
             let mut env = Env::of_kernel(&boot).await?;
+            front::survey(&mut env).await?;
             if boot.option("role") == Some("backend") {
                 agent::driver_domain(&mut env).await?;
             }
