@@ -8,7 +8,7 @@ use core::task::Waker;
 
 use ring_abi::io::xs_wire::{XENSTORE_ERROR_COMM, XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX};
 
-use super::server::Deferred;
+use super::deferred::Deferred;
 use super::stream::{Input, Output};
 use super::transaction::Transaction;
 use super::watch::Watch;

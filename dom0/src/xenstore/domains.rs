@@ -3,10 +3,11 @@
 use ring_abi::types::DOMID_FIRST_RESERVED;
 
 use super::connection::{ConnId, Connection};
+use super::deferred::Deferred;
 use super::error::XsError;
 use super::path::Path;
 use super::perms::Perms;
-use super::server::{Deferred, Domain, Effect, Server};
+use super::server::{Domain, Effect, Server};
 use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, Told};
 
 impl Server {

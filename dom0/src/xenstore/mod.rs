@@ -4,7 +4,7 @@
 //! methods. Domains speak the wire protocol on their rings, which [`serve_rings`] serves. But for `rings`, all is pure:
 //!
 //! - `store`, `transaction`, `view`: nodes, what a transaction sees of them, the operations on both;
-//! - `watch`, `connection`, `server`: clients and what they hear of;
+//! - `watch`, `connection`, `server`: clients and what they hear of; `deferred`: what their requests leave to be done;
 //! - `stream`, `request`: messages, in pieces and whole;
 //! - `price`, `quota`: what all this takes of dom0's memory, and how much of it a domain may take.
 //!
@@ -14,6 +14,7 @@
 mod burial;
 mod client;
 mod connection;
+mod deferred;
 mod domains;
 mod error;
 #[cfg(test)]

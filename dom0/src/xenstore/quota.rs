@@ -1,12 +1,14 @@
 //! Limits on what one unprivileged domain may take, and the figures they are held against.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use ring_abi::io::xs_wire::XENSTORE_ABS_PATH_MAX;
 
 use super::connection::{ConnId, Connection};
+use super::deferred;
 use super::price;
-use super::server::{self, Domain};
+use super::server::{Domain, Server};
 use super::stream::{self, Input};
 
 /// Limits per domain; dom0 has none. [`Quotas::XEN`] has the numbers of Xen 4.17.
@@ -43,7 +45,7 @@ pub struct Quotas {
 // One event of each watch is well within what may wait.
 const _: () = {
     let Quotas { watches, event_bytes, .. } = Quotas::XEN;
-    assert!(watches * stream::EVENT_PLACE <= server::merged_bytes(event_bytes));
+    assert!(watches * stream::EVENT_PLACE <= deferred::merged_bytes(event_bytes));
 };
 
 impl Quotas {
@@ -72,7 +74,7 @@ impl Quotas {
     pub const fn most_kept(&self) -> usize {
         let events = self.event_bytes + stream::event_price(XENSTORE_ABS_PATH_MAX);
         let messages = events + stream::replies_price(self.outstanding) + Input::KEPT;
-        let left = server::left_price(self.transaction_subtrees, self.nodes);
+        let left = deferred::left_price(self.transaction_subtrees, self.nodes);
         self.memory_bytes + messages + left + CONNECTION_BYTES
     }
 
@@ -143,4 +145,32 @@ pub struct Figures {
     pub bytes: usize,
     /// Each domain that has anything, in order of domid.
     pub domains: Vec<DomainFigures>,
+}
+
+impl Server {
+    /// Counts what there is.
+    pub fn figures(&self) -> Figures {
+        let mut domains: BTreeMap<u16, DomainFigures> = BTreeMap::new();
+        let blank =
+            |domid| DomainFigures { domid, nodes: 0, watches: 0, transactions: 0, queued: 0, bytes: 0 };
+        for (domid, account) in self.store.accounts() {
+            let nodes = account.nodes;
+            domains.insert(domid, DomainFigures { nodes, bytes: account.bytes(), ..blank(domid) });
+        }
+        for connection in self.connections.values() {
+            let figures = domains.entry(connection.domid).or_insert_with(|| blank(connection.domid));
+            figures.watches += connection.watches.len();
+            figures.transactions += connection.transactions.len();
+            figures.queued += connection.output.len();
+        }
+        Figures {
+            nodes: self.store.len(),
+            watches: self.watches.len(),
+            transactions: self.connections.values().map(|c| c.transactions.len()).sum(),
+            connections: self.connections.len(),
+            introduced: self.domains.len(),
+            bytes: domains.values().map(|figures| figures.bytes).sum(),
+            domains: domains.into_values().collect(),
+        }
+    }
 }

@@ -6,7 +6,8 @@ use ring_abi::ring::bytes::ByteRing;
 use ring_abi::ring::{RingError, RingPage};
 
 use super::connection::{ConnId, Failure};
-use super::server::{Server, WatchEvent, kept_by};
+use super::deferred::kept_by;
+use super::server::{Server, WatchEvent};
 use super::stream::Outgoing;
 
 /// Messages of one connection that are handled before another gets its turn.

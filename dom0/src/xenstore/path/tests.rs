@@ -1,3 +1,6 @@
+use alloc::collections::BTreeMap;
+
+use super::order::children_of;
 use super::*;
 
 #[test]

@@ -373,7 +373,7 @@ impl Server {
             .chain(&self.left)
             .chain(&self.deferred);
         for over in left {
-            if let super::server::Deferred::Free(transactions) = over {
+            if let super::deferred::Deferred::Free(transactions) = over {
                 for tx in transactions {
                     accounts.entry(tx.domid).or_default().transaction_bytes += tx.bytes;
                 }
