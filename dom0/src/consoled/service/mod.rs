@@ -1,4 +1,6 @@
-//! One console and those who look at it.
+//! One console: its ring, what is kept and printed of it, and how far each reader is.
+
+mod attachment;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -16,6 +18,8 @@ use ring_abi::ring::RingError;
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+pub use attachment::Attachment;
+
 use super::share::Share;
 use super::{Printer, SCROLLBACK_BYTES};
 
@@ -26,8 +30,6 @@ const BYTE_NS: u64 = 15_259;
 const MOST_BEHIND: u64 = SCROLLBACK_BYTES as u64 / 2;
 /// Bytes that a line is expected to have, prefix included.
 const LINE_BYTES: usize = 160;
-/// Most that an attached reader gets at once.
-const READ_BYTES: usize = 1024;
 /// Most that is taken of a domain's last output: many times what its ring holds.
 const LAST_BYTES: usize = 8192;
 
@@ -326,125 +328,6 @@ impl Console {
         }
         state.readers.values().for_each(|reader| reader.wake.notify_one());
         self.changed.notify_one();
-    }
-}
-
-/// What a reader finds.
-enum Look {
-    More,
-    Nothing,
-    /// All was read, and nothing comes.
-    Over,
-}
-
-/// Somebody who looks at a console and may type; detached on drop.
-pub struct Attachment {
-    console: Arc<Console>,
-    number: u32,
-    wake: Arc<Notify>,
-    /// The last read did not wait: others come first.
-    in_a_row: bool,
-}
-
-impl Attachment {
-    pub(super) fn new(console: Arc<Console>, history: bool) -> Self {
-        let wake = Arc::new(Notify::new());
-        let mut guard = console.state.lock();
-        let state = &mut *guard;
-        let number = state.next_reader;
-        state.next_reader += 1;
-        // A line that has begun will be seen by the reader, at least its end.
-        console.flush(&mut state.lines);
-        let position = if history { state.scrollback().start() } else { state.scrollback().end() };
-        state.readers.insert(number, Reader { wake: wake.clone(), position });
-        drop(guard);
-        Self { console, number, wake, in_a_row: false }
-    }
-
-    /// Waits for output, and until it may be printed, and copies it into `buffer`; gives the bytes, 0 when the console is
-    /// over and all was read.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> usize {
-        let most = buffer.len().min(READ_BYTES);
-        loop {
-            match self.look() {
-                Look::More if core::mem::take(&mut self.in_a_row) => pvrt::yield_now().await,
-                Look::More => break,
-                Look::Over => return 0,
-                Look::Nothing => {
-                    self.in_a_row = false;
-                    self.wake.notified().await;
-                }
-            }
-        }
-        let turn = self.console.share.turn(most as u64).await;
-        let count = self.take(&mut buffer[..most]);
-        turn.spend(count as u64);
-        self.in_a_row = true;
-        count
-    }
-
-    /// Whether there is output that it has not read.
-    pub fn has_more(&self) -> bool {
-        matches!(self.look(), Look::More)
-    }
-
-    fn look(&self) -> Look {
-        let state = self.console.state.lock();
-        let position = state.readers.get(&self.number).map_or(u64::MAX, |reader| reader.position);
-        if position < state.scrollback().end() {
-            Look::More
-        } else if state.live.is_none() {
-            Look::Over
-        } else {
-            Look::Nothing
-        }
-    }
-
-    fn take(&self, buffer: &mut [u8]) -> usize {
-        let mut state = self.console.state.lock();
-        let position = state.readers.get(&self.number).map_or(u64::MAX, |reader| reader.position);
-        let (count, position) = state.scrollback().read(position, buffer);
-        if let Some(reader) = state.readers.get_mut(&self.number) {
-            reader.position = position;
-        }
-        if core::mem::take(&mut state.is_held) {
-            self.console.changed.notify_one();
-        }
-        count
-    }
-
-    /// Types `bytes`; gives how many were taken, fewer when the domain does not read.
-    pub fn write(&self, bytes: &[u8]) -> usize {
-        let taken = self.console.state.lock().live.as_mut().map(|live| live.back.input(bytes));
-        match taken {
-            Some(Ok(taken)) => taken,
-            None => 0,
-            // The task that serves the ring sleeps until an event, which such a domain never sends.
-            Some(Err(error)) => {
-                self.console.ruin(error);
-                0
-            }
-        }
-    }
-
-    /// Whether the console is over since the domain has ruined its ring.
-    pub fn is_ruined(&self) -> bool {
-        self.console.state.lock().ruin.is_some()
-    }
-
-    /// Whether the console is over: the domain is gone.
-    pub fn is_over(&self) -> bool {
-        self.console.state.lock().live.is_none()
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        let mut state = self.console.state.lock();
-        state.readers.remove(&self.number);
-        if core::mem::take(&mut state.is_held) {
-            self.console.changed.notify_one();
-        }
     }
 }
 

@@ -1,0 +1,191 @@
+//! Commits: whether what a transaction read still stands, and the writing of what it wrote, in steps.
+//!
+//! A commit compares the generation of each node that the transaction touched with the tree's: only a change to something
+//! that the transaction read or wrote is a conflict.
+
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+use super::{Owned, Transaction};
+use crate::xenstore::error::XsError;
+use crate::xenstore::path::{Path, Place};
+use crate::xenstore::perms::Actor;
+use crate::xenstore::quota::Quotas;
+use crate::xenstore::store::{Node, Outcome, Store};
+
+/// How often a commit begins anew to check, for others who change the tree meanwhile.
+const MOST_AGAIN: usize = 4;
+
+/// How far a step of a commit came.
+enum Step {
+    /// To this entry.
+    Until(Option<Path>),
+    /// Something that was read has changed.
+    Conflict,
+    Done,
+}
+
+/// The bound of what is after `path`; of all if there is none.
+fn behind(path: Option<&Path>) -> Bound<&dyn Place> {
+    path.map_or(Bound::Unbounded, |path| Bound::Excluded(path as &dyn Place))
+}
+
+/// A commit under way: it looks at everything that was read, then writes everything. Until it is over nobody else has
+/// the tree, so that it is one step to whoever looks; those who wait do its steps.
+pub(crate) struct Commit {
+    pub(in crate::xenstore) transaction: Transaction,
+    actor: Actor,
+    /// The last entry that was checked, or written.
+    at: Option<Path>,
+    is_checked: bool,
+    /// Subtrees that have been taken out, before any entry is written.
+    taken_out: usize,
+    /// The store's generation when checking began, and how often it began anew.
+    checked_at: Option<u64>,
+    again: usize,
+    /// What is to be done afterwards, beside telling of the entries.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl Commit {
+    pub(crate) fn new(transaction: Transaction, actor: Actor) -> Commit {
+        Commit {
+            transaction,
+            actor,
+            at: None,
+            is_checked: false,
+            taken_out: 0,
+            checked_at: None,
+            again: 0,
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// May another have the tree now? While nothing was written it may, a few times: what it changes is checked again.
+    pub(crate) fn gives_way(&self) -> bool {
+        !self.is_checked && self.again < MOST_AGAIN
+    }
+
+    /// Goes on with it for so much work; how it ended, if it did.
+    ///
+    /// # Errors
+    /// `EAGAIN`: something that was read or written has changed. `ENOSPC`, `ENOMEM`: a domain would own more than it may.
+    /// Nothing was written then.
+    pub(crate) fn step(
+        &mut self,
+        store: &mut Store,
+        quotas: &Quotas,
+        work: usize,
+    ) -> Option<Result<(), XsError>> {
+        let start = store.work();
+        if !self.is_checked && self.checked_at.replace(store.generation()) != Some(store.generation()) {
+            self.again += usize::from(self.at.take().is_some());
+        }
+        while store.work().wrapping_sub(start) < work {
+            let rest = work - store.work().wrapping_sub(start);
+            let at = self.at.as_ref();
+            if self.is_checked
+                && let Some(top) = self.transaction.removed.get(self.taken_out)
+            {
+                self.taken_out += 1;
+                self.outcomes.extend(store.remove(top));
+                continue;
+            }
+            let step = if self.is_checked {
+                self.transaction.apply_some(store, at, rest, &mut self.outcomes)
+            } else {
+                self.transaction.check_some(store, at, rest)
+            };
+            match step {
+                Step::Until(at) => self.at = at,
+                Step::Conflict => return Some(Err(XsError::Again)),
+                Step::Done if self.is_checked => return Some(Ok(())),
+                Step::Done => match self.transaction.admit(store, self.actor, quotas) {
+                    Ok(()) => (self.is_checked, self.at) = (true, None),
+                    Err(error) => return Some(Err(error)),
+                },
+            }
+        }
+        None
+    }
+
+    /// What is to be told and freed.
+    pub(crate) fn into_transaction(self) -> Transaction {
+        self.transaction
+    }
+}
+
+impl Transaction {
+    /// Looks at the entries after `after`, for so much work: how far it came, and whether what was read still stands.
+    fn check_some(&self, store: &mut Store, after: Option<&Path>, work: usize) -> Step {
+        let start = store.work();
+        let mut last: Option<&Path> = None;
+        for (path, entry) in self.entries.range::<dyn Place, _>((behind(after), Bound::Unbounded)) {
+            if store.work().wrapping_sub(start) >= work {
+                return Step::Until(last.cloned());
+            }
+            store.spend(1, path.key().len());
+            let node = store.get(path);
+            let same = node.map(|n| n.generation) == entry.base.as_ref().map(|n| n.generation);
+            let listed = entry.listed.is_none_or(|g| node.is_some_and(|n| n.children_generation == g));
+            if !(entry.free || same && listed) {
+                return Step::Conflict;
+            }
+            last = Some(path);
+        }
+        Step::Done
+    }
+
+    /// May it be written, or would a domain own more then than it may? What is below removed nodes goes in steps, and counts
+    /// until it is gone.
+    fn admit(&self, store: &Store, actor: Actor, quotas: &Quotas) -> Result<(), XsError> {
+        if actor.privileged() {
+            return Ok(());
+        }
+        let (nodes, more) = (store.account(actor.domid).nodes, self.owned(actor.domid));
+        if more > 0 && nodes.saturating_add_signed(more) > quotas.nodes {
+            return Err(XsError::NoSpc);
+        }
+        let is_full = |(&owner, owned): (&u16, &Owned)| {
+            let bytes = store.account(owner).bytes();
+            owner != 0 && owned.bytes > 0 && bytes + owned.bytes.unsigned_abs() > quotas.memory_bytes
+        };
+        if self.owned.iter().any(is_full) { Err(XsError::NoMem) } else { Ok(()) }
+    }
+
+    /// Writes the entries after `after` into the tree, for so much work, and notes of which watches are to be told: they
+    /// are, when the entries are freed.
+    fn apply_some(
+        &mut self,
+        store: &mut Store,
+        after: Option<&Path>,
+        work: usize,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Step {
+        let start = store.work();
+        let mut last: Option<&Path> = None;
+        for (path, entry) in self.entries.range_mut::<dyn Place, _>((behind(after), Bound::Unbounded)) {
+            if store.work().wrapping_sub(start) >= work {
+                return Step::Until(last.cloned());
+            }
+            last = Some(path);
+            if !entry.dirty {
+                store.spend(1, 0);
+                continue;
+            }
+            let Some(node) = &entry.now else {
+                // Gone already, if it lay below another that was removed.
+                let outcome = store.remove(path);
+                entry.event = matches!(outcome, Some(Outcome::Change(_)));
+                outcomes.extend(outcome.filter(|outcome| matches!(outcome, Outcome::Sweep(_))));
+                continue;
+            };
+            // A new generation: the one it got was handed out before others committed.
+            let generation = store.next_generation();
+            let children_generation = store.get(path).map_or(generation, |old| old.children_generation);
+            store.put(path, Node { generation, children_generation, ..node.clone() });
+        }
+        self.is_committed = true;
+        Step::Done
+    }
+}
