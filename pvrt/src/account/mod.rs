@@ -13,12 +13,19 @@
 //! in the protocol's own words.
 #![allow(unsafe_code)] // the heap keeps accounts by their address
 
+mod charge;
+mod record;
+#[cfg(not(freestanding))]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use core::task::{Poll, Waker};
 
 use ring_abi::types::DomId;
@@ -28,6 +35,12 @@ use crate::executor;
 use crate::global::global;
 use crate::mem;
 
+pub use charge::Charge;
+use charge::current_record;
+pub(crate) use charge::{Scope, refund, take};
+use record::NOBODY;
+pub(crate) use record::Record;
+
 /// What claims leave to the kernel itself, in bytes: 2 MiB. One poll of each of some overdrawn accounts, and the end of
 /// their owners, live on it.
 pub const RESERVE_BYTES: usize = 2 << 20;
@@ -36,77 +49,6 @@ pub const RESERVE_BYTES: usize = 2 << 20;
 /// The reserve is eight times as much.
 pub const POLL_BYTES: usize = 256 << 10;
 
-/// No domain.
-const NOBODY: u32 = u32::MAX;
-
-/// The facts of one account. Records are never freed: a new account takes one that is over.
-#[derive(Debug)]
-pub(crate) struct Record {
-    /// Its place in the executor's queues; 0 is the kernel's own account, which has no record.
-    index: usize,
-    /// Bytes of objects that are charged to it.
-    used: AtomicUsize,
-    /// The most that `used` was since it was last counted anew.
-    peak: AtomicUsize,
-    /// Bytes that it was promised.
-    budget: AtomicUsize,
-    /// Bytes that it may use beyond, as long as the kernel has them.
-    extra: AtomicUsize,
-    /// Handles on it: those of tasks too.
-    holders: AtomicUsize,
-    /// Tasks that have not ended.
-    tasks: AtomicUsize,
-    /// The domain that it is found by, or [`NOBODY`].
-    domain: AtomicU32,
-    /// The last domain that it was for, or [`NOBODY`]: for logs.
-    named: AtomicU32,
-    overdrawn: AtomicBool,
-    /// [`overdrawn`] has given it out.
-    reported: AtomicBool,
-}
-
-impl Record {
-    const fn new(index: usize) -> Self {
-        Self {
-            index,
-            used: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-            budget: AtomicUsize::new(0),
-            extra: AtomicUsize::new(0),
-            holders: AtomicUsize::new(0),
-            tasks: AtomicUsize::new(0),
-            domain: AtomicU32::new(NOBODY),
-            named: AtomicU32::new(NOBODY),
-            overdrawn: AtomicBool::new(false),
-            reported: AtomicBool::new(false),
-        }
-    }
-
-    /// Nothing refers to it, and nothing is charged to it.
-    fn is_over(&self) -> bool {
-        self.holders.load(Relaxed) == 0 && self.used.load(Relaxed) == 0 && self.domain.load(Relaxed) == NOBODY
-    }
-
-    /// What it may use.
-    fn limit(&self) -> usize {
-        self.budget.load(Relaxed).saturating_add(self.extra.load(Relaxed))
-    }
-
-    /// Bytes that it was promised and does not use: all of its budget while it may use more, since nothing tells then whether
-    /// what it uses is of the budget or will be given back.
-    fn owed(&self) -> usize {
-        if self.is_over() {
-            return 0;
-        }
-        let used = if self.extra.load(Relaxed) > 0 { 0 } else { self.used.load(Relaxed) };
-        self.budget.load(Relaxed).saturating_sub(used)
-    }
-}
-
-global! {
-    /// The record of the current account; null: the kernel's own.
-    static CURRENT: AtomicPtr<Record> = AtomicPtr::new(core::ptr::null_mut());
-}
 global! {
     /// All records, by their index less one. A leaf lock, but for the heap's.
     static RECORDS: Mutex<Vec<&'static Record>> = Mutex::new(Vec::new());
@@ -495,109 +437,3 @@ fn figures(record: &'static Record) -> Figures {
 
 #[cfg(not(freestanding))]
 pub use testing::{charged_allocations, overdraw_at};
-
-#[inline]
-fn current_record() -> *mut Record {
-    CURRENT.with(|current| current.load(Relaxed))
-}
-
-/// While it lives, an account is the current one.
-pub(crate) struct Scope(*mut Record);
-
-impl Scope {
-    #[inline]
-    pub(crate) fn enter(account: &Account) -> Self {
-        let record = account.0.map_or(core::ptr::null_mut(), |record| core::ptr::from_ref(record).cast_mut());
-        Self(CURRENT.with(|current| {
-            let before = current.load(Relaxed);
-            current.store(record, Relaxed);
-            before
-        }))
-    }
-}
-
-impl Drop for Scope {
-    #[inline]
-    fn drop(&mut self) {
-        CURRENT.with(|current| current.store(self.0, Relaxed));
-    }
-}
-
-/// Bytes that are charged to an account while this value lives: for the account's part of what all share, such as a tree.
-/// Even without bytes it keeps the account, which is to be charged when the bytes come.
-#[derive(Debug)]
-pub struct Charge {
-    account: Account,
-    bytes: usize,
-}
-
-impl Charge {
-    /// Charges `bytes` to the current account.
-    pub(crate) fn take(bytes: usize) -> Self {
-        take(|| bytes);
-        Self { account: Account::current(), bytes }
-    }
-
-    /// Charges nobody.
-    #[cfg(freestanding)]
-    pub(crate) fn none() -> Self {
-        Self { account: Account::own(), bytes: 0 }
-    }
-
-    /// Changes how many bytes it is.
-    pub fn resize(&mut self, bytes: usize) {
-        let before = core::mem::replace(&mut self.bytes, bytes);
-        let Some(record) = self.account.0.filter(|_| bytes != before) else { return };
-        let used = record
-            .used
-            .fetch_add(bytes.wrapping_sub(before), Relaxed)
-            .wrapping_add(bytes)
-            .wrapping_sub(before);
-        record.peak.fetch_max(used, Relaxed);
-        if used > record.limit() {
-            overdraw(record);
-        }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        if let Some(record) = self.account.0 {
-            record.used.fetch_sub(self.bytes, Relaxed);
-        }
-    }
-}
-
-/// Charges `bytes` to the current account; gives what [`refund`] needs, which is null for the kernel itself.
-#[inline]
-pub(crate) fn take(bytes: impl FnOnce() -> usize) -> *const Record {
-    let record = current_record();
-    // SAFETY: null, or a record, which is never freed.
-    if let Some(record) = unsafe { record.as_ref() } {
-        let bytes = bytes();
-        let used = record.used.fetch_add(bytes, Relaxed) + bytes;
-        if used > record.peak.load(Relaxed) {
-            record.peak.store(used, Relaxed);
-        }
-        #[cfg(not(freestanding))]
-        testing::count(record);
-    }
-    record
-}
-
-/// Gives back what [`take`] charged.
-///
-/// # Safety
-/// `record` came from [`take`] in this process.
-#[inline]
-pub(crate) unsafe fn refund(record: *const Record, bytes: impl FnOnce() -> usize) {
-    // SAFETY: null, or a record, which is never freed: the caller promises that.
-    if let Some(record) = unsafe { record.as_ref() } {
-        record.used.fetch_sub(bytes(), Relaxed);
-    }
-}
-
-#[cfg(not(freestanding))]
-mod testing;
-#[cfg(test)]
-mod tests;

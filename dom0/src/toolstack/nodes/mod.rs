@@ -2,6 +2,7 @@
 //!
 //! Source: `docs/misc/xenstore-paths.pandoc` of Xen 4.17, and what frontends read.
 
+mod disks;
 #[cfg(test)]
 mod tests;
 
@@ -12,9 +13,10 @@ use alloc::vec::Vec;
 use pvrt::yield_now;
 use ring_abi::types::{DomId, Mfn, Port};
 
-use super::AttachedDisk;
-use crate::config::{DiskConfig, DomainConfig};
-use crate::xenstore::{Access, Client, Nodes, Perms, Transaction, Xenstore, XsError};
+use crate::config::DomainConfig;
+use crate::xenstore::{Access, Client, Nodes, Perms, Xenstore, XsError};
+
+pub(super) use disks::{ask_for_disk, backend, disks, remove_disk, server, write_disk};
 
 /// What dom0 is called.
 pub(super) const OWN_NAME: &str = "Domain-0";
@@ -22,8 +24,6 @@ pub(super) const OWN_NAME: &str = "Domain-0";
 const CONSOLE_LIMIT: u32 = 1_048_576;
 /// ABI: `XenbusStateInitialising`.
 pub(super) const INITIALISING: &str = "1";
-/// ABI: `XenbusStateClosing`.
-const CLOSING: &str = "5";
 /// ABI: `XenbusStateClosed`.
 pub(super) const CLOSED: &str = "6";
 
@@ -32,7 +32,7 @@ pub(super) struct Facts<'a> {
     pub(super) id: DomId,
     pub(super) uuid: &'a str,
     pub(super) config: &'a DomainConfig,
-    /// Who serves each of its disks.
+    /// The domain that serves each of its disks.
     pub(super) servers: &'a [DomId],
     pub(super) store: (Mfn, Port),
     pub(super) console: (Mfn, Port),
@@ -43,37 +43,14 @@ pub(super) fn home(id: DomId) -> String {
     format!("/local/domain/{id}")
 }
 
-/// The backend directory of a disk that `server` serves.
-pub(super) fn backend(server: DomId, id: DomId, devid: u32) -> String {
-    format!("/local/domain/{server}/backend/vbd/{id}/{devid}")
-}
-
 /// The toolstack's own directory of what it gave to a domain, where `libxl` has it too. No domain may read or write it.
 fn records(id: DomId) -> String {
     format!("/libxl/{id}")
 }
 
-/// The toolstack's own directory of a disk.
-fn disk_record(id: DomId, devid: u32) -> String {
-    format!("{}/device/vbd/{devid}", records(id))
-}
-
-/// Who serves a disk, as the toolstack noted when the disk was given. The frontend's nodes say so too, but they are its
-/// domain's to write; and any domain may make a backend's directory in its own home.
-pub(super) fn server(store: &Xenstore, id: DomId, devid: u32) -> DomId {
-    let path = store.client().read_str(&format!("{}/backend", disk_record(id, devid)));
-    let home =
-        path.ok().and_then(|path| path.strip_prefix("/local/domain/")?.split('/').next()?.parse().ok());
-    home.map_or(DomId::DOM0, DomId::new)
-}
-
 /// The domains that may have backends, by the names of their homes.
 fn servers(homes: &[String]) -> impl Iterator<Item = DomId> {
     homes.iter().filter_map(|home| home.parse().ok()).map(DomId::new)
-}
-
-fn frontend(id: DomId, devid: u32) -> String {
-    format!("/local/domain/{id}/device/vbd/{devid}")
 }
 
 /// Writes dom0's own nodes.
@@ -208,69 +185,6 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Writes what a running domain and its backend find of a new disk.
-pub(super) fn write_disk(
-    store: &Xenstore,
-    id: DomId,
-    disk: &DiskConfig,
-    server: DomId,
-) -> Result<(), XsError> {
-    store.client().atomically(|tx| put_disk(tx, id, disk, server))
-}
-
-/// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked. A driver
-/// domain may have removed its end, or be gone: then there is nobody to ask.
-pub(super) fn ask_for_disk(store: &Xenstore, id: DomId, devid: u32, force: bool) -> Result<(), XsError> {
-    let (front, back) = (frontend(id, devid), backend(server(store, id, devid), id, devid));
-    store.client().atomically(|tx| {
-        if let Some(state) = present(tx.read(&format!("{back}/state")))? {
-            tx.write(&format!("{back}/online"), "0")?;
-            // One that has closed by itself stays so.
-            if !is_state(state, CLOSED) {
-                tx.write(&format!("{back}/state"), CLOSING)?;
-            }
-        }
-        if force { present(tx.rm(&front)).map(drop) } else { Ok(()) }
-    })
-}
-
-/// Removes what is left of a disk that both ends have closed.
-pub(super) fn remove_disk(store: &Xenstore, id: DomId, devid: u32) {
-    let back = backend(server(store, id, devid), id, devid);
-    let paths = [frontend(id, devid), back, disk_record(id, devid)];
-    let removed =
-        store.client().atomically(|tx| paths.iter().try_for_each(|path| present(tx.rm(path)).map(drop)));
-    if let Err(error) = removed {
-        log::error!("d{id}: removing disk {devid}: {}", error.name());
-    }
-}
-
-/// The disks whose backends a domain has, in the order of their numbers.
-pub(super) fn disks(store: &Xenstore, id: DomId) -> Vec<AttachedDisk> {
-    let client = store.client();
-    let numbers = client.directory(&format!("{}/device/vbd", records(id))).unwrap_or_default();
-    let mut disks: Vec<AttachedDisk> = numbers
-        .iter()
-        .filter_map(|number| number.parse().ok())
-        .map(|devid| {
-            let server = server(store, id, devid);
-            let front = frontend(id, devid);
-            let number = |name: &str| client.read_as::<u32>(&format!("{front}/{name}")).ok();
-            AttachedDisk {
-                devid,
-                backend_id: server.raw().into(),
-                frontend_id: id.raw().into(),
-                state: number("state").unwrap_or(0),
-                port: number("event-channel"),
-                ring: number("ring-ref").or_else(|| number("ring-ref0")),
-                backend: backend(server, id, devid),
-            }
-        })
-        .collect();
-    disks.sort_by_key(|disk| disk.devid);
-    disks
-}
-
 /// Nodes that are written before others run.
 const PIECE: usize = 8;
 
@@ -390,42 +304,6 @@ impl<W: Fn() -> bool> Pieces<W> {
         }
         Ok(())
     }
-}
-
-/// Each end's directory is its domain's own, and the other may read it.
-fn put_disk(tx: &Transaction<'_>, id: DomId, disk: &DiskConfig, server: DomId) -> Result<(), XsError> {
-    let (front, back) = (frontend(id, disk.devid), backend(server, id, disk.devid));
-    tx.write(&format!("{}/backend", disk_record(id, disk.devid)), &back)?;
-    let (id, server) = (id.raw(), server.raw());
-    let kind = if disk.cdrom { "cdrom" } else { "disk" };
-    put(tx, &front, "", &Perms::shared_with(id, server))?;
-    for (node, value) in [
-        ("backend", back.as_str()),
-        ("backend-id", &server.to_string()),
-        ("state", INITIALISING),
-        ("virtual-device", &disk.devid.to_string()),
-        ("device-type", kind),
-    ] {
-        tx.write(&format!("{front}/{node}"), value)?;
-    }
-    put(tx, &back, "", &Perms::shared_with(server, id))?;
-    for (node, value) in [
-        ("frontend", front.as_str()),
-        ("frontend-id", &id.to_string()),
-        ("online", "1"),
-        ("removable", if disk.cdrom { "1" } else { "0" }),
-        ("bootable", "1"),
-        ("params", &disk.target),
-        ("type", "phy"),
-        ("dev", &disk.vdev),
-        ("mode", if disk.writable { "w" } else { "r" }),
-        ("device-type", kind),
-        ("discard-enable", if disk.discard { "1" } else { "0" }),
-        ("state", INITIALISING),
-    ] {
-        tx.write(&format!("{back}/{node}"), value)?;
-    }
-    Ok(())
 }
 
 fn put(nodes: &impl Nodes, path: &str, value: &str, perms: &Perms) -> Result<(), XsError> {

@@ -1,18 +1,24 @@
 //! zstd: RFC 8878, one frame without a dictionary.
 //!
-//! It is decoded here and not by a crate because it must stop anywhere: a block of 128 KiB can take ten million
+//! This decoder stands in for a crate's because decoding must stop anywhere: a block of 128 KiB can take ten million
 //! instructions, and a crate decodes it as a whole, into memory that it takes without asking.
 
 mod bits;
 mod fse;
+mod header;
 mod huffman;
+mod tables;
+#[cfg(test)]
+mod tests;
 mod xxh64;
 
 use alloc::vec::Vec;
 
 use bits::Bits;
 use fse::{Distribution, Table};
+use header::Header;
 use huffman::Code;
+use tables::{KINDS, LITERAL_LENGTHS, MATCH_LENGTHS};
 use xxh64::Xxh64;
 
 use super::window::{NoMemory, Window};
@@ -24,183 +30,11 @@ const MAX_WAITING: usize = 64 << 10;
 const _: () = assert!(MAX_WAITING + MAX_BLOCK_BYTES <= Window::MAX_WAITING);
 /// About what a block costs beside what it puts out, in instructions: its tables are built anew.
 const BLOCK_WORK: u64 = 60_000;
-/// And a literal, and a sequence.
+/// What a literal costs, and a sequence.
 const LITERAL_WORK: u64 = 20;
 const SEQUENCE_WORK: u64 = 250;
 /// Literals decoded at a time.
 const LITERALS: usize = 1024;
-
-/// A code of lengths: the smallest that it stands for, and the bits that are added.
-type Length = (u32, u32);
-
-const LITERAL_LENGTHS: [Length; 36] = [
-    (0, 0),
-    (1, 0),
-    (2, 0),
-    (3, 0),
-    (4, 0),
-    (5, 0),
-    (6, 0),
-    (7, 0),
-    (8, 0),
-    (9, 0),
-    (10, 0),
-    (11, 0),
-    (12, 0),
-    (13, 0),
-    (14, 0),
-    (15, 0),
-    (16, 1),
-    (18, 1),
-    (20, 1),
-    (22, 1),
-    (24, 2),
-    (28, 2),
-    (32, 3),
-    (40, 3),
-    (48, 4),
-    (64, 6),
-    (128, 7),
-    (256, 8),
-    (512, 9),
-    (1024, 10),
-    (2048, 11),
-    (4096, 12),
-    (8192, 13),
-    (16384, 14),
-    (32768, 15),
-    (65536, 16),
-];
-const MATCH_LENGTHS: [Length; 53] = [
-    (3, 0),
-    (4, 0),
-    (5, 0),
-    (6, 0),
-    (7, 0),
-    (8, 0),
-    (9, 0),
-    (10, 0),
-    (11, 0),
-    (12, 0),
-    (13, 0),
-    (14, 0),
-    (15, 0),
-    (16, 0),
-    (17, 0),
-    (18, 0),
-    (19, 0),
-    (20, 0),
-    (21, 0),
-    (22, 0),
-    (23, 0),
-    (24, 0),
-    (25, 0),
-    (26, 0),
-    (27, 0),
-    (28, 0),
-    (29, 0),
-    (30, 0),
-    (31, 0),
-    (32, 0),
-    (33, 0),
-    (34, 0),
-    (35, 1),
-    (37, 1),
-    (39, 1),
-    (41, 1),
-    (43, 2),
-    (47, 2),
-    (51, 3),
-    (59, 3),
-    (67, 4),
-    (83, 4),
-    (99, 5),
-    (131, 7),
-    (259, 8),
-    (515, 9),
-    (1027, 10),
-    (2051, 11),
-    (4099, 12),
-    (8195, 13),
-    (16387, 14),
-    (32771, 15),
-    (65539, 16),
-];
-const OFFSETS: usize = 32;
-
-/// What is used where a block says nothing else.
-const KNOWN_LITERAL_LENGTHS: [i16; 36] = [
-    4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1,
-    -1, -1,
-];
-const KNOWN_MATCH_LENGTHS: [i16; 53] = [
-    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
-];
-const KNOWN_OFFSETS: [i16; 29] =
-    [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
-
-/// The kinds of a sequence's codes: symbols, the log of states at most, and the known distribution with its log.
-struct Kind {
-    symbols: usize,
-    max_log: u32,
-    known: (&'static [i16], u32),
-}
-
-const KINDS: [Kind; 3] = [
-    Kind { symbols: LITERAL_LENGTHS.len(), max_log: 9, known: (&KNOWN_LITERAL_LENGTHS, 6) },
-    Kind { symbols: OFFSETS, max_log: 8, known: (&KNOWN_OFFSETS, 5) },
-    Kind { symbols: MATCH_LENGTHS.len(), max_log: 9, known: (&KNOWN_MATCH_LENGTHS, 6) },
-];
-
-/// A frame's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header {
-    /// How far back matches refer.
-    window: u64,
-    /// A checksum stands at the end.
-    has_checksum: bool,
-    bytes: usize,
-}
-
-impl Header {
-    fn read(bytes: &[u8]) -> Result<Self, PayloadError> {
-        const SINGLE_SEGMENT: u8 = 0x20;
-        const RESERVED: u8 = 0x08;
-        const CHECKSUM: u8 = 0x04;
-        let short = || truncated(Format::Zstd);
-        let descriptor = *bytes.get(4).ok_or_else(short)?;
-        if descriptor & RESERVED != 0 {
-            return Err(corrupt(Format::Zstd, "its header has a bit set that means nothing"));
-        }
-        let mut at = 5;
-        let mut field = |len: usize| -> Result<u64, PayloadError> {
-            let bytes = bytes.get(at..at + len).ok_or_else(short)?;
-            at += len;
-            Ok(bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte)))
-        };
-        let single = descriptor & SINGLE_SEGMENT != 0;
-        let mut window = 0;
-        if !single {
-            let code = field(1)?;
-            let base = 1u64 << (10 + (code >> 3));
-            window = base + base / 8 * (code & 7);
-        }
-        if field([0, 1, 2, 4][usize::from(descriptor & 3)])? != 0 {
-            return Err(corrupt(Format::Zstd, "it wants a dictionary"));
-        }
-        let size = match descriptor >> 6 {
-            0 => field(usize::from(single))?,
-            1 => field(2)? + 256,
-            2 => field(4)?,
-            _ => field(8)?,
-        };
-        if single {
-            window = size;
-        }
-        Ok(Self { window, has_checksum: descriptor & CHECKSUM != 0, bytes: at })
-    }
-}
 
 /// Huffman-coded literals under way.
 struct Literals<'a> {
@@ -598,6 +432,3 @@ impl ByteSource for Zstd<'_> {
         self.window.release()
     }
 }
-
-#[cfg(test)]
-mod tests;

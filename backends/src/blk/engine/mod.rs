@@ -1,4 +1,7 @@
-//! The engine: ring in, device operations out, completions in, responses out; everything in batches.
+//! The engine: ring in, device operations out, completions in, responses out; everything in batches. How requests come in
+//! is `intake`.
+
+mod intake;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -11,13 +14,12 @@ use ring_abi::io::blkif::{
     BlkifRing,
 };
 use ring_abi::ring::{BackRing, RingError, RingPage};
-use ring_abi::types::{GrantRef, Maddr};
-use zerocopy::FromBytes;
+use ring_abi::types::GrantRef;
 
-use super::request::{Body, Decoded, MAX_INDIRECT_SEGMENTS, Work, decode, decode_segment, in_range};
+use super::request::{MAX_INDIRECT_SEGMENTS, Work};
 use super::slot::Slot;
 use crate::client::{Client, Completion};
-use crate::traits::{BlockDevice, Geometry, GrantRead, Grants, Notifier, SECTOR_SIZE, Segment, SubmitError};
+use crate::traits::{BlockDevice, Geometry, GrantRead, Grants, Notifier, Segment, SubmitError};
 
 /// Most requests taken from the ring in one poll: no frontend may hold the executor.
 const BUDGET_REQUESTS: usize = 32;
@@ -418,174 +420,6 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
         if self.ring.publish_responses() {
             self.notifier.notify();
-        }
-    }
-
-    /// Takes requests from the ring. `true`: the budget ended before the ring did.
-    fn fetch(&mut self) -> Result<bool, RingError> {
-        let mut taken = 0;
-        let before = self.segments;
-        let outcome = loop {
-            if !self.accepting() {
-                break Ok(false);
-            }
-            if taken == BUDGET_REQUESTS
-                || self.segments - before >= BUDGET_SEGMENTS
-                || self.reads.len() == BUDGET_INDIRECT
-            {
-                break Ok(true);
-            }
-            if self.free.is_empty() {
-                // Every ring slot is in flight: a frontend that keeps the rules has no request there either.
-                break Ok(false);
-            }
-            match self.ring.next_request() {
-                Ok(Some(request)) => {
-                    taken += 1;
-                    let decoded = decode(&request, &self.geometry);
-                    self.accept(&decoded);
-                }
-                Ok(None) => break Ok(false),
-                Err(error) => break Err(error),
-            }
-        };
-        self.fetch_indirect();
-        outcome
-    }
-
-    fn accept(&mut self, decoded: &Decoded) {
-        let &Decoded { id, operation, ref body } = decoded;
-        match *body {
-            Body::Refused(status) => self.responses.push(response(id, operation, status)),
-            Body::Direct { work, sector, nr, ref seg } => {
-                let slot = self.begin(id, operation, work, sector, nr);
-                self.add_segments(slot, &seg[..nr]);
-            }
-            Body::Indirect { work, sector, nr, gref } => {
-                let slot = self.begin(id, operation, work, sector, nr);
-                let len = (nr * size_of::<BlkifRequestSegment>()) as u16;
-                self.reads.push(GrantRead { gref, len });
-                self.fetching.push(Fetching { slot, nr });
-            }
-        }
-    }
-
-    fn begin(&mut self, id: u64, operation: u8, work: Work, sector: u64, nr: usize) -> usize {
-        let slot = self.free.pop().expect("looked at before the request was taken");
-        self.slots[slot].begin(id, operation, work, sector, nr);
-        self.segments += nr;
-        slot
-    }
-
-    /// Checks the segments of `index` and asks for their frames; a bad one fails the request.
-    fn add_segments(&mut self, index: usize, segments: &[BlkifRequestSegment]) {
-        let slot = &mut self.slots[index];
-        let first = self.maps.len();
-        let readonly = slot.work != Work::Read;
-        // Without memory the request fails, which is its frontend's loss alone.
-        if !slot.has_room() || self.maps.try_reserve(segments.len()).is_err() {
-            slot.fail();
-        }
-        let segments = if slot.failed() { &[] } else { segments };
-        for segment in segments {
-            let Some((offset, len)) = decode_segment(segment) else {
-                slot.fail();
-                break;
-            };
-            slot.segments.push(Segment { maddr: Maddr::new(u64::from(offset)), len });
-            self.maps.push((GrantRef::new(segment.gref), readonly));
-        }
-        let sectors = slot.bytes() / u64::from(SECTOR_SIZE);
-        if !slot.segments.is_empty() && !in_range(slot.sector, sectors, &self.geometry) {
-            slot.fail();
-        }
-        if slot.failed() {
-            self.maps.truncate(first);
-        }
-        let missing = self.maps.len() - first;
-        self.starting.push(Starting { slot: index, missing });
-        if let Work::Write { drain: true, .. } = self.slots[index].work {
-            self.barrier = Some(index);
-        }
-    }
-
-    /// Copies the indirect pages into private memory, all in one batch, and takes their segments.
-    fn fetch_indirect(&mut self) {
-        if self.reads.is_empty() {
-            return;
-        }
-        let mut copies: Vec<BlkifRequestSegment> = Vec::new();
-        let mut ranges = Vec::with_capacity(self.reads.len());
-        let fetching = take(&mut self.fetching);
-        self.grants.read(&self.reads, &mut |index, bytes| {
-            let first = copies.len();
-            if let (Some(bytes), Some(fetch)) = (bytes, fetching.get(index)) {
-                copies.extend(
-                    bytes
-                        .chunks_exact(size_of::<BlkifRequestSegment>())
-                        .take(fetch.nr)
-                        .filter_map(|chunk| BlkifRequestSegment::read_from_bytes(chunk).ok()),
-                );
-            }
-            ranges.push(first..copies.len());
-        });
-        for (index, fetch) in fetching.iter().enumerate() {
-            match ranges.get(index) {
-                Some(range) if range.len() == fetch.nr => {
-                    self.add_segments(fetch.slot, &copies[range.clone()]);
-                }
-                _ => {
-                    self.slots[fetch.slot].fail();
-                    self.starting.push(Starting { slot: fetch.slot, missing: 0 });
-                }
-            }
-        }
-        self.fetching = fetching;
-        self.fetching.clear();
-        self.reads.clear();
-    }
-
-    /// Takes frames that the starting requests asked for, in one batch, and hands those that have all to the device.
-    fn start(&mut self) {
-        let piece = &self.maps[self.taken..self.maps.len().min(self.taken + PIECE)];
-        if !piece.is_empty() {
-            self.grants.map_device(piece, &mut self.mapped);
-            assert_eq!(self.mapped.len(), piece.len(), "one result per grant");
-            self.taken += piece.len();
-        }
-        let mut mapped = take(&mut self.mapped);
-        let mut results = mapped.drain(..);
-        while let Some(&Starting { slot, missing }) = self.starting.get(self.started) {
-            let target = &mut self.slots[slot];
-            let first = target.grants.len();
-            let count = missing.min(results.len());
-            for segment in &mut target.segments[first..first + count] {
-                if let Some(Ok(grant)) = results.next() {
-                    segment.maddr = Maddr::new(G::maddr(&grant).raw() + segment.maddr.raw());
-                    target.grants.push(grant);
-                }
-            }
-            if target.grants.len() != first + count {
-                target.fail();
-                self.taken += missing - count; // the rest is not wanted any more
-            } else if count < missing {
-                self.starting[self.started].missing -= count;
-                break;
-            }
-            self.started += 1;
-            if self.barrier == Some(slot) && !self.slots[slot].failed() {
-                self.held = true;
-                self.run_barrier(); // or at the end of the last of the others
-                continue;
-            }
-            self.advance(slot);
-        }
-        drop(results);
-        self.mapped = mapped;
-        if self.started == self.starting.len() {
-            self.starting.clear();
-            self.maps.clear();
-            (self.started, self.taken) = (0, 0);
         }
     }
 }

@@ -7,17 +7,21 @@
 //! A disk takes the pages for all the requests that its queue can hold when it is opened. What grows beyond with its
 //! clients ([`client_bytes`]) may fail to: then requests do not join, or one of them fails.
 
+mod joining;
+mod sharing;
+
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
 
-use backends::{Client, Segment, SubmitError};
+use backends::{Client, SubmitError};
 use ring_abi::types::PAGE_SIZE;
 
 use super::{BlkError, Running};
 use crate::virtio::queue::{DESCRIPTOR, Part, Queue, QueueError, descriptor};
 use crate::virtio::{Dma, DmaSource};
+use joining::Open;
+use sharing::Claim;
 
 pub(super) const T_IN: u32 = 0;
 pub(super) const T_OUT: u32 = 1;
@@ -45,10 +49,6 @@ pub(super) const PART_MAX: u32 = 1 << 20;
 /// Most such tables of a device; requests beyond wait.
 pub(super) const MAX_TABLES: usize = 64;
 
-/// How often a client that was turned away is called and does not ask again before its place is given up: a client that
-/// wants nothing any more does not say so.
-const MAX_CALLS: u32 = 16;
-
 /// Bytes of heap that a client with `requests` of `segments` in all under way makes a disk keep at most: its members of
 /// joined requests, its ends that are to be told, its claim and its place among those to be called; where joined requests
 /// failed, their members with their parts. Vectors that grow have up to twice the room.
@@ -57,7 +57,7 @@ pub const fn client_bytes(requests: usize, segments: usize) -> usize {
     2 * (requests * request + size_of::<Claim>() + size_of::<Arc<Client>>()) + segments * size_of::<Part>()
 }
 
-/// The end of a request: whose, which, and whether it went well.
+/// The end of a request: its client, its tag, and whether it went well.
 pub(super) type End = (Arc<Client>, u32, bool);
 
 /// The status byte before the device writes it; no defined status.
@@ -87,7 +87,7 @@ pub(super) struct Member {
 /// A request that the device has.
 pub(super) struct InFlight {
     first: Member,
-    /// Who joined it.
+    /// The requests that joined the first.
     joined: Vec<Member>,
     kind: u32,
     /// Index of its page-sized descriptor table.
@@ -101,29 +101,11 @@ impl InFlight {
     }
 }
 
-/// A read or write that is not in the queue yet. A slot is reserved for it; its parts are [`Inner::parts`].
-struct Open {
-    kind: u32,
-    /// The sector behind its last.
-    end: u64,
-    slot: usize,
-    table: Option<u16>,
-    first: Member,
-    joined: Vec<Member>,
-}
-
 /// A member of a joined request that failed, on its way to the device alone.
 struct Again {
     member: Member,
     kind: u32,
     parts: Vec<Part>,
-}
-
-/// A client that was turned away. What becomes free is kept for such clients, in the order in which they came.
-struct Claim {
-    client: Arc<Client>,
-    /// How often the client was called since.
-    calls: u32,
 }
 
 /// The pages for all requests that a queue can hold.
@@ -336,89 +318,6 @@ impl<S: DmaSource> Inner<S> {
         Ok((slot, Some(table)))
     }
 
-    /// A slot and, if `entries` need one, a table for a request of `client`, who else is called when there is room.
-    fn reserve_for(
-        &mut self,
-        client: &Arc<Client>,
-        entries: usize,
-    ) -> Result<(usize, Option<u16>), SubmitError> {
-        if self.broken.is_some() {
-            return Err(SubmitError::Failed);
-        }
-        self.close_open();
-        let place = self.claims.iter().position(|claim| Arc::ptr_eq(&claim.client, client));
-        // Whoever was turned away is served first, in a fair part of what there is.
-        let reserved = if self.claims.is_empty() || self.may_take(client, place, entries) {
-            self.reserve(entries)
-        } else {
-            Err(SubmitError::Full)
-        };
-        match (&reserved, place) {
-            (Ok(_), Some(place)) => _ = self.claims.remove(place),
-            (Err(_), None) => {
-                // A client that could not be called must not wait.
-                let clients = self.claims.len() + 1;
-                self.claims.try_reserve(1).map_err(|_| SubmitError::Failed)?;
-                self.called.try_reserve(clients).map_err(|_| SubmitError::Failed)?;
-                self.claims.push(Claim { client: client.clone(), calls: 0 });
-            }
-            // It still wants something: what ended when it was called was not what it waits for.
-            (Err(_), Some(place)) => self.claims[place].calls = 0,
-            _ => {}
-        }
-        reserved
-    }
-
-    /// Whether `client`, at `place` of the queue of claims or not in that queue, may take what is free: each client may
-    /// hold an equal part, and what is free is kept for those who came before.
-    fn may_take(&self, client: &Client, place: Option<usize>, entries: usize) -> bool {
-        if self.in_flight() == 0 {
-            return true; // there is nobody whose end would call the others
-        }
-        let before = place.unwrap_or(self.claims.len());
-        let requests = client.share.requests.load(Relaxed) as usize;
-        if !self.indirect {
-            // Requests take descriptors by their length, so that no equal part can be told.
-            return before == 0 || requests == 0;
-        }
-        let idle = |claim: &&Claim| claim.client.share.requests.load(Relaxed) == 0;
-        let newcomer = usize::from(place.is_none() && requests == 0);
-        let clients = self.holders + self.claims.iter().filter(idle).count() + newcomer;
-        let fair =
-            |held: usize, all: usize, free: usize| free > before && held < (all / clients.max(1)).max(1);
-        let tables = client.share.tables.load(Relaxed) as usize;
-        fair(requests, self.queue.size().into(), self.queue.free())
-            && (entries <= SLOT_ENTRIES || fair(tables, self.tables.len(), self.free_tables.len()))
-    }
-
-    /// Counts what the device has for a client.
-    fn count(&mut self, request: &InFlight) {
-        let share = &request.first.client.share;
-        self.holders += usize::from(share.requests.fetch_add(1, Relaxed) == 0);
-        share.tables.fetch_add(request.table.is_some().into(), Relaxed);
-    }
-
-    /// Counts what the device has no more.
-    fn give_back(&mut self, request: &InFlight) {
-        let share = &request.first.client.share;
-        self.holders -= usize::from(share.requests.fetch_sub(1, Relaxed) == 1);
-        share.tables.fetch_sub(request.table.is_some().into(), Relaxed);
-    }
-
-    /// The clients to be called, since something ended: all that were turned away and still want something.
-    pub(super) fn owed_a_call(&mut self) -> Vec<Arc<Client>> {
-        if self.ended.is_empty() || self.claims.is_empty() {
-            return Vec::new();
-        }
-        let mut called = core::mem::take(&mut self.called);
-        self.claims.retain_mut(|claim| {
-            claim.calls += 1;
-            claim.calls <= MAX_CALLS && Arc::strong_count(&claim.client) > 1
-        });
-        called.extend(self.claims.iter().map(|claim| claim.client.clone()));
-        called
-    }
-
     /// Submits a request that nothing joins.
     pub(super) fn submit_alone(
         &mut self,
@@ -435,92 +334,6 @@ impl<S: DmaSource> Inner<S> {
         self.push(slot, request, parts, one);
         self.untold += 1;
         Ok(())
-    }
-
-    /// Submits a read or write of `segments` from `sector` on.
-    pub(super) fn submit_transfer(
-        &mut self,
-        client: &Arc<Client>,
-        tag: u32,
-        kind: u32,
-        sector: u64,
-        segments: &[Segment],
-    ) -> Result<(), SubmitError> {
-        self.expect_end()?;
-        let bytes = self.set_next(kind == T_IN, segments);
-        let (parts, sectors) = (self.next.len(), bytes / SECTOR);
-        let member = Member { client: client.clone(), tag, sector, parts };
-        if self.may_join(&member, kind)
-            && let Some(open) = &mut self.open
-        {
-            open.joined.push(member);
-            open.end += sectors;
-        } else {
-            let (slot, table) = self.reserve_for(client, parts + 2)?;
-            let end = sector + sectors;
-            self.open = Some(Open { kind, end, slot, table, first: member, joined: Vec::new() });
-        }
-        self.parts.append(&mut self.next);
-        self.untold += 1;
-        if !self.indirect {
-            self.close_open(); // it takes descriptors of the queue itself
-        }
-        Ok(())
-    }
-
-    /// Makes [`Inner::next`] the parts of `segments`, and gives their bytes. Those that follow each other in machine memory
-    /// are one part, which saves the device a look at each page: domains have much of their memory in one piece.
-    fn set_next(&mut self, device_writes: bool, segments: &[Segment]) -> u64 {
-        self.next.clear();
-        let mut bytes = 0;
-        for segment in segments {
-            let (mut maddr, mut left) = (segment.maddr.raw(), segment.len);
-            bytes += u64::from(left);
-            if let Some(last) = self.next.last_mut()
-                && last.maddr + u64::from(last.len) == maddr
-                && last.len + left <= self.part_max
-            {
-                last.len += left;
-                continue;
-            }
-            while left > 0 {
-                let len = left.min(self.part_max);
-                self.next.push(Part { maddr, len, device_writes });
-                maddr += u64::from(len);
-                left -= len;
-            }
-        }
-        bytes
-    }
-
-    /// Whether a transfer goes on where the open request ends, and fits. A table for both is found then.
-    fn may_join(&mut self, member: &Member, kind: u32) -> bool {
-        let parts = self.parts.len() + member.parts;
-        let Some(open) = &mut self.open else { return false };
-        // One domain's errors, delays and numbers of parts are no other's business.
-        let follows =
-            open.kind == kind && open.end == member.sector && Arc::ptr_eq(&open.first.client, &member.client);
-        if !follows || parts > self.seg_max || !has_room(&mut open.joined) {
-            return false;
-        }
-        if open.table.is_some() || parts + 2 <= SLOT_ENTRIES {
-            return true;
-        }
-        if !self.claims.is_empty() {
-            return false; // tables are kept for who was turned away
-        }
-        open.table = self.free_tables.pop();
-        open.table.is_some()
-    }
-
-    /// Puts the open request into the queue.
-    pub(super) fn close_open(&mut self) {
-        let Some(Open { kind, slot, table, first, joined, .. }) = self.open.take() else { return };
-        let request = Request { kind, sector: first.sector, range: None };
-        let mut parts = core::mem::take(&mut self.parts);
-        self.push(slot, request, &parts, InFlight { first, joined, kind, table });
-        parts.clear();
-        self.parts = parts;
     }
 
     /// Puts a request into the queue, whose slot is the next.
@@ -565,9 +378,4 @@ impl<S: DmaSource> Inner<S> {
         self.count(&in_flight);
         self.in_flight[head] = Some(in_flight);
     }
-}
-
-/// Makes sure of room for one member more, with at most twice the room for those there are; false: there is no memory.
-fn has_room(joined: &mut Vec<Member>) -> bool {
-    joined.len() < joined.capacity() || joined.try_reserve_exact(joined.len().max(1)).is_ok()
 }
