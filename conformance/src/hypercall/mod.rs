@@ -1,12 +1,14 @@
 //! Cases for the PV ABI itself: what each hypercall promises, which traps arrive how, what is emulated.
 //!
-//! They run in a booted kernel alone, as dom0 or as domU. Each puts back what it changed; [`kit`] catches the traps
+//! The cases run in a booted kernel alone, as dom0 or as domU. Each case puts back what it changed; [`kit`] catches the traps
 //! that a broken promise may end in, and restores the runtime's handlers.
 
 #[cfg(freestanding)]
 mod asm;
 #[cfg(freestanding)]
 mod kit;
+#[cfg(freestanding)]
+mod second;
 
 /// A list of cases, `CASES`, that need a hypervisor under them, as the crate's `cases!` makes them of others. Their
 /// functions are those of the module `body` beside it, `fn(&Env) -> Verdict`, which images alone have.
@@ -42,15 +44,18 @@ macro_rules! hypercall_cases {
 }
 
 pub mod calls;
+pub mod control;
 pub mod debug;
 pub mod descriptors;
 pub mod emulation;
 pub mod event;
 pub mod grant;
+pub mod iret;
 pub mod maps;
 pub mod memory;
 pub mod mmu;
 pub mod mmuext;
+pub mod mmuext_flush;
 pub mod pending;
 pub mod sched;
 pub mod smp;
@@ -75,6 +80,7 @@ pub const AREAS: &[&[Case]] = &[
     va_mapping::CASES,
     unreadable::CASES,
     mmuext::CASES,
+    mmuext_flush::CASES,
     descriptors::CASES,
     event::CASES,
     pending::CASES,
@@ -87,7 +93,9 @@ pub const AREAS: &[&[Case]] = &[
     smp::CASES,
     time::CASES,
     traps::CASES,
+    iret::CASES,
     user::CASES,
     debug::CASES,
     emulation::CASES,
+    control::CASES,
 ];

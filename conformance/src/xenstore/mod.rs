@@ -13,8 +13,10 @@ pub mod limits;
 pub mod paths;
 pub mod perms;
 pub mod requests;
+pub mod transaction_ends;
 pub mod transactions;
 pub mod tree;
+pub mod unwatch;
 pub mod values;
 pub mod watches;
 

@@ -65,37 +65,10 @@ impl Server {
         let ok = |()| Vec::from(OK);
         match kind {
             wire::XS_CONTROL => self.control(conn, payload),
-            wire::XS_DIRECTORY => {
-                let path = Path::resolve(only(payload)?, domid)?;
-                let mut list = Vec::new();
-                self.view(conn, tx_id, |view| {
-                    view.list(&path, |name| {
-                        list.extend_from_slice(name);
-                        list.push(0);
-                        // A longer list is not answered: `handle` says E2BIG.
-                        list.len() <= XENSTORE_PAYLOAD_MAX
-                    })
-                })?;
-                Ok(list)
-            }
+            wire::XS_DIRECTORY => self.directory(conn, tx_id, &Path::resolve(only(payload)?, domid)?),
             wire::XS_DIRECTORY_PART => {
                 let [path, offset] = strings(payload)?;
-                let path = Path::resolve(path, domid)?;
-                let offset = usize::try_from(parse_u64(offset)?).map_err(|_| XsError::Inval)?;
-                let (mut rest, mut skip) = (Vec::new(), offset);
-                let generation = self.view(conn, tx_id, |view| {
-                    view.list(&path, |name| {
-                        if skip > name.len() {
-                            skip -= name.len() + 1;
-                        } else {
-                            rest.extend_from_slice(&name[skip..]);
-                            rest.push(0);
-                            skip = 0;
-                        }
-                        rest.len() <= XENSTORE_PAYLOAD_MAX
-                    })
-                })?;
-                Ok(directory_part(&rest, generation))
+                self.directory_part(conn, tx_id, &Path::resolve(path, domid)?, offset)
             }
             wire::XS_READ => {
                 let path = Path::resolve(only(payload)?, domid)?;
@@ -114,26 +87,10 @@ impl Server {
                 let path = Path::resolve(only(payload)?, domid)?;
                 self.view(conn, tx_id, |view| view.rm(&path)).map(ok)
             }
-            wire::XS_GET_PERMS => {
-                let path = Path::resolve_watch(only(payload)?, domid)?;
-                let perms = if path.is_special() {
-                    self.special_perms(conn, &path)?.clone()
-                } else {
-                    self.view(conn, tx_id, |view| view.perms(&path))?
-                };
-                Ok(perms.entries().iter().flat_map(|perm| nul_terminated(&perm.text())).collect())
-            }
+            wire::XS_GET_PERMS => self.get_perms(conn, tx_id, &Path::resolve_watch(only(payload)?, domid)?),
             wire::XS_SET_PERMS => {
                 let (path, rest) = first(payload)?;
-                let path = Path::resolve_watch(path, domid)?;
-                let entries: Vec<Perm> =
-                    all_strings(rest)?.into_iter().map(Perm::parse).collect::<Result<_, _>>()?;
-                let perms = Perms::new(&entries)?;
-                if path.is_special() {
-                    *self.special_perms(conn, &path)? = perms;
-                    return Ok(Vec::from(OK));
-                }
-                self.view(conn, tx_id, |view| view.set_perms(&path, perms)).map(ok)
+                self.set_perms(conn, tx_id, &Path::resolve_watch(path, domid)?, rest).map(ok)
             }
             wire::XS_WATCH => {
                 let [path, token] = strings(payload)?;
@@ -174,6 +131,66 @@ impl Server {
             }
             _ => Err(XsError::NoSys),
         }
+    }
+
+    /// `XS_DIRECTORY`.
+    fn directory(&mut self, conn: ConnId, tx_id: u32, path: &Path) -> Result<Vec<u8>, XsError> {
+        let mut list = Vec::new();
+        self.view(conn, tx_id, |view| {
+            view.list(path, |name| {
+                list.extend_from_slice(name);
+                list.push(0);
+                // A longer list is not answered: `handle` says E2BIG.
+                list.len() <= XENSTORE_PAYLOAD_MAX
+            })
+        })?;
+        Ok(list)
+    }
+
+    /// `XS_DIRECTORY_PART`.
+    fn directory_part(
+        &mut self,
+        conn: ConnId,
+        tx_id: u32,
+        path: &Path,
+        offset: &[u8],
+    ) -> Result<Vec<u8>, XsError> {
+        let offset = usize::try_from(parse_u64(offset)?).map_err(|_| XsError::Inval)?;
+        let (mut rest, mut skip) = (Vec::new(), offset);
+        let generation = self.view(conn, tx_id, |view| {
+            view.list(path, |name| {
+                if skip > name.len() {
+                    skip -= name.len() + 1;
+                } else {
+                    rest.extend_from_slice(&name[skip..]);
+                    rest.push(0);
+                    skip = 0;
+                }
+                rest.len() <= XENSTORE_PAYLOAD_MAX
+            })
+        })?;
+        Ok(directory_part(&rest, generation))
+    }
+
+    /// `XS_GET_PERMS`, of a special watch too.
+    fn get_perms(&mut self, conn: ConnId, tx_id: u32, path: &Path) -> Result<Vec<u8>, XsError> {
+        let perms = if path.is_special() {
+            self.special_perms(conn, path)?.clone()
+        } else {
+            self.view(conn, tx_id, |view| view.perms(path))?
+        };
+        Ok(perms.entries().iter().flat_map(|perm| nul_terminated(&perm.text())).collect())
+    }
+
+    /// `XS_SET_PERMS`, of a special watch too.
+    fn set_perms(&mut self, conn: ConnId, tx_id: u32, path: &Path, rest: &[u8]) -> Result<(), XsError> {
+        let entries: Vec<Perm> = all_strings(rest)?.into_iter().map(Perm::parse).collect::<Result<_, _>>()?;
+        let perms = Perms::new(&entries)?;
+        if path.is_special() {
+            *self.special_perms(conn, path)? = perms;
+            return Ok(());
+        }
+        self.view(conn, tx_id, |view| view.set_perms(path, perms))
     }
 
     /// `XS_CONTROL`, for dom0 alone.

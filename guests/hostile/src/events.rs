@@ -87,7 +87,11 @@ fn ports(report: &mut Report) {
     }
     let arg = EvtchnInitControl { control_gfn: u64::MAX, offset: 4090, vcpu: 99, ..Default::default() };
     report.refused("a control block nowhere", channel(EVTCHNOP_INIT_CONTROL, arg), &[EINVAL, ENOENT, ENOSYS]);
+    exhaustion(report);
+}
 
+/// All ports are taken, and all come back.
+fn exhaustion(report: &mut Report) {
     let mut taken = Vec::new();
     let full = loop {
         match event::alloc_unbound(DomId::SELF, DomId::SELF) {

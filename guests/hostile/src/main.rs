@@ -78,6 +78,16 @@ mod guest {
     /// A group of cases: its name, and what runs it.
     type Group = (&'static str, fn(&mut Report));
 
+    /// Runs the case that says by itself how it went.
+    async fn scatter_alone() {
+        let passed = scatter::run();
+        println!("hostile: {}scatter{}", if passed { "" } else { "FAIL " }, if passed { " ok" } else { "" });
+        pvrt::console::flush().await;
+        if !passed {
+            sched::shutdown(SHUTDOWN_CRASH);
+        }
+    }
+
     /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
     pub(crate) async fn start(boot: BootInfo) {
         probe::install();
@@ -103,17 +113,7 @@ mod guest {
             return;
         }
         if case == Some("scatter") {
-            let passed = scatter::run();
-            println!(
-                "hostile: {}scatter{}",
-                if passed { "" } else { "FAIL " },
-                if passed { " ok" } else { "" }
-            );
-            pvrt::console::flush().await;
-            if !passed {
-                sched::shutdown(SHUTDOWN_CRASH);
-            }
-            return;
+            return scatter_alone().await;
         }
         let mut report = Report::new(boot.initial_domain);
         let groups: [Group; 11] = [

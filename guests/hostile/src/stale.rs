@@ -239,6 +239,35 @@ fn retyped(report: &mut Report, way: Way, between: Between) {
     report.case(&format!("{way:?}, {between:?}: all became what they should"), spoiled.is_none(), spoiled);
 }
 
+/// Adds what happens to the page between its last mapping's end and its new use.
+fn add_between(list: &mut List, scratch: &Scratch, between: Between) {
+    let mfn = scratch.mfn(0);
+    match between {
+        Between::Nothing => {}
+        Between::FailedExchange => list.failed_exchange(mfn),
+        Between::Pin => {
+            list.extended(MMUEXT_PIN_L3_TABLE, mfn);
+            list.extended(MMUEXT_UNPIN_TABLE, mfn);
+        }
+        Between::Gdt => {
+            list.gdt(Some(mfn));
+            list.gdt(None);
+        }
+        Between::Copy => {
+            let (from, to) = (scratch.mfn(1), 2048 << 16 | SELF);
+            list.grant(GNTTABOP_COPY, &[from, SELF, mfn, to, 8]);
+        }
+        Between::GivenBack => {
+            let frames = list.keep(&[mfn]);
+            list.memory(XENMEM_DECREASE_RESERVATION, &List::reservation(frames, 1));
+            let pages = list.keep(&[scratch.pages.pfn(0).raw()]);
+            list.memory(XENMEM_POPULATE_PHYSMAP, &List::reservation(pages, 1));
+            // Its entry, which the hypervisor has cleared, as it was.
+            list.update(mfn << 12 | AFTER * 8, absent(foreign_frame()));
+        }
+    }
+}
+
 /// One attack: the page's entry when it is a table or a GDT, and what each call gave; `None` if it did not become one.
 fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64>)> {
     let scratch = Scratch::new(3);
@@ -276,30 +305,7 @@ fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64
         (Way::Entry, _) => list.update(scratch.entry_address(0), 0),
         _ => list.unmap(at),
     }
-    match between {
-        Between::Nothing => {}
-        Between::FailedExchange => list.failed_exchange(mfn),
-        Between::Pin => {
-            list.extended(MMUEXT_PIN_L3_TABLE, mfn);
-            list.extended(MMUEXT_UNPIN_TABLE, mfn);
-        }
-        Between::Gdt => {
-            list.gdt(Some(mfn));
-            list.gdt(None);
-        }
-        Between::Copy => {
-            let (from, to) = (scratch.mfn(1), 2048 << 16 | SELF);
-            list.grant(GNTTABOP_COPY, &[from, SELF, mfn, to, 8]);
-        }
-        Between::GivenBack => {
-            let frames = list.keep(&[mfn]);
-            list.memory(XENMEM_DECREASE_RESERVATION, &List::reservation(frames, 1));
-            let pages = list.keep(&[scratch.pages.pfn(0).raw()]);
-            list.memory(XENMEM_POPULATE_PHYSMAP, &List::reservation(pages, 1));
-            // Its entry, which the hypervisor has cleared, as it was.
-            list.update(mfn << 12 | AFTER * 8, absent(foreign_frame()));
-        }
-    }
+    add_between(&mut list, &scratch, between);
     match becomes {
         Becomes::Pinned(level) => list.extended(MMUEXT_PIN_L1_TABLE + level - 1, mfn),
         Becomes::Child => list.update(slot, mfn << 12 | TABLE),

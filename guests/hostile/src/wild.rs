@@ -55,16 +55,8 @@ fn is_own_harm(number: u32, args: &[u64; 5]) -> bool {
     }
 }
 
-/// Runs all of them.
-pub(crate) fn run(report: &mut Report) {
-    if report.privileged {
-        // The control domain's mistakes are the machine's.
-        return;
-    }
-    let scratch = Scratch::new(PAGES);
-    for n in 0..PAGES / 2 {
-        map(scratch.at(n), scratch.mfn(n) << 12 | RW);
-    }
+/// Numbers that some call may take for an address, a frame, a command or a length.
+fn values(scratch: &Scratch) -> Vec<u64> {
     let [l4, l3, l2, l1] = tables(scratch.at(0));
     let mut pool: Vec<u64> = alloc::vec![
         0,
@@ -99,6 +91,20 @@ pub(crate) fn run(report: &mut Report) {
         pool.extend([scratch.at(n), scratch.at(n) + 4090, scratch.mfn(n), scratch.mfn(n) << 12 | RW]);
     }
     pool.extend(foreign_frames().into_iter().take(8));
+    pool
+}
+
+/// Runs all of them.
+pub(crate) fn run(report: &mut Report) {
+    if report.privileged {
+        // The control domain's mistakes are the machine's.
+        return;
+    }
+    let scratch = Scratch::new(PAGES);
+    for n in 0..PAGES / 2 {
+        map(scratch.at(n), scratch.mfn(n) << 12 | RW);
+    }
+    let pool = values(&scratch);
     // What memory is handed over as arguments: more of the same.
     let mut random = Random(0x4d4b_1234_5678_9abc ^ seed());
     let seed = random.0;

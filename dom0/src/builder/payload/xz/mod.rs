@@ -1,8 +1,10 @@
 //! xz: the XZ file format 1.2, one stream, with LZMA2 and the x86 filter.
 //!
-//! It is decoded here and not by a crate because it must stop anywhere, and because the crate doubles its window in one
+//! This decoder stands in for a crate's because decoding must stop anywhere, and because the crate doubles its window in one
 //! step, which for a large one is tens of milliseconds.
 
+mod check;
+mod header;
 mod lzma;
 mod range;
 mod x86;
@@ -10,6 +12,8 @@ mod x86;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use check::Check;
+use header::Header;
 use lzma::{Lzma, LzmaError};
 use range::Range;
 use x86::X86;
@@ -32,51 +36,6 @@ const PIECE_BYTES: usize = 4 << 10;
 /// Bytes of a chunk that is not compressed, copied at a time.
 const COPY_BYTES: usize = 4 << 10;
 
-static CRC64: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
-
-/// The checksum of a block's output.
-enum Check {
-    Crc32(crc::Digest<'static, u32, crc::Table<16>>),
-    Crc64(crc::Digest<'static, u64>),
-    /// None, or of a kind that is not looked at; so many bytes.
-    Other(usize),
-}
-
-impl Check {
-    fn new(kind: u8) -> Self {
-        match kind & 15 {
-            1 => Self::Crc32(CRC32.digest()),
-            4 => Self::Crc64(CRC64.digest()),
-            0 => Self::Other(0),
-            kind => Self::Other(4 << ((kind - 1) / 3)),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Crc32(digest) => digest.update(bytes),
-            Self::Crc64(digest) => digest.update(bytes),
-            Self::Other(_) => {}
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Crc32(_) => 4,
-            Self::Crc64(_) => 8,
-            Self::Other(bytes) => *bytes,
-        }
-    }
-
-    fn is(self, stated: &[u8]) -> bool {
-        match self {
-            Self::Crc32(digest) => stated == digest.finalize().to_le_bytes(),
-            Self::Crc64(digest) => stated == digest.finalize().to_le_bytes(),
-            Self::Other(_) => true,
-        }
-    }
-}
-
 /// What comes next.
 enum Next<'a> {
     Block,
@@ -88,15 +47,6 @@ enum Next<'a> {
     /// The block's padding and checksum, behind all of its output.
     BlockEnd,
     End,
-}
-
-/// What a block's header says.
-#[derive(Clone, Copy, Default)]
-struct Header {
-    packed: Option<u64>,
-    unpacked: Option<u64>,
-    window: u64,
-    filter: Option<X86>,
 }
 
 /// A block, and what the index must say of it.
@@ -159,52 +109,6 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
 fn without_sum(bytes: &[u8]) -> Option<&[u8]> {
     let (bytes, sum) = bytes.split_last_chunk()?;
     (CRC32.checksum(bytes) == u32::from_le_bytes(*sum)).then_some(bytes)
-}
-
-impl Header {
-    /// Reads it, without its checksum.
-    fn read(header: &[u8]) -> Result<Self, PayloadError> {
-        const X86_FILTER: u64 = 4;
-        const LZMA2: u64 = 0x21;
-        const PACKED_SIZE: u8 = 0x40;
-        const UNPACKED_SIZE: u8 = 0x80;
-        const RESERVED: u8 = 0x3c;
-        let malformed = || bad("a block's header is malformed");
-        let mut read = Self::default();
-        let mut rest = header.get(1..).ok_or_else(malformed)?;
-        let (flags, after) = rest.split_first().ok_or_else(malformed)?;
-        rest = after;
-        if flags & RESERVED != 0 {
-            return Err(malformed());
-        }
-        if flags & PACKED_SIZE != 0 {
-            read.packed = Some(number(&mut rest).ok_or_else(malformed)?);
-        }
-        if flags & UNPACKED_SIZE != 0 {
-            read.unpacked = Some(number(&mut rest).ok_or_else(malformed)?);
-        }
-        let filters = flags & 3;
-        for n in 0..=filters {
-            let id = number(&mut rest).ok_or_else(malformed)?;
-            let size = number(&mut rest).ok_or_else(malformed)?;
-            let size = usize::try_from(size).map_err(|_| malformed())?;
-            let (properties, after) = rest.split_at_checked(size).ok_or_else(malformed)?;
-            rest = after;
-            match (id, properties) {
-                (X86_FILTER, []) if n < filters && read.filter.is_none() => read.filter = Some(X86::new(0)),
-                (X86_FILTER, start) if n < filters && read.filter.is_none() => {
-                    let start = start.try_into().map_err(|_| malformed())?;
-                    read.filter = Some(X86::new(u32::from_le_bytes(start)));
-                }
-                (LZMA2, [bits @ 0..40]) if n == filters => {
-                    read.window = u64::from(2 | bits & 1) << (bits / 2 + 11);
-                }
-                (LZMA2, [40]) if n == filters => read.window = u64::from(u32::MAX),
-                _ => return Err(bad("it uses a filter that is not known here")),
-            }
-        }
-        if rest.iter().any(|&byte| byte != 0) { Err(malformed()) } else { Ok(read) }
-    }
 }
 
 impl<'a> Xz<'a> {

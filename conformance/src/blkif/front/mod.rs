@@ -1,21 +1,21 @@
 //! A block frontend with no will of its own: every word on the ring and in xenstore is the case's.
 
+mod ring;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pvrt::event::Port;
 use pvrt::executor::time;
 use ring_abi::io::blkif::*;
 use ring_abi::io::xenbus::XenbusState;
-use ring_abi::ring::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SLOTS};
-use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, PAGE_SIZE};
-use zerocopy::{FromZeros, IntoBytes};
+use ring_abi::types::PAGE_SIZE;
+use zerocopy::FromZeros;
 
 use crate::device::Device;
 use crate::shared::Granted;
 use crate::{Env, Need, Problem, Verdict};
+pub use ring::Ring;
 
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 112;
@@ -50,184 +50,6 @@ impl Default for Options {
             queues: None,
         }
     }
-}
-
-/// One ring with its event channel.
-pub struct Ring {
-    memory: Granted,
-    port: Port,
-    /// Slots of the ring.
-    pub slots: u32,
-    /// Next request's index.
-    pub produced: u32,
-    /// Next response's index.
-    pub consumed: u32,
-}
-
-impl Ring {
-    /// An empty ring of `pages` pages for `dom`, its indices at `index`.
-    ///
-    /// # Errors
-    /// [`Problem::Error`]: no memory, grant or port is left.
-    pub fn new(dom: DomId, pages: usize, index: u32) -> Verdict<Self> {
-        let memory = Granted::new(dom, pages, false)?;
-        let port = open_port(dom)?;
-        let fit = (pages * PAGE_SIZE - SLOTS) / SLOT_BYTES;
-        let bytes = memory.bytes();
-        let next = index.wrapping_add(1);
-        for (offset, value) in [(REQ_PROD, index), (RSP_PROD, index), (REQ_EVENT, next), (RSP_EVENT, next)] {
-            bytes.store_u32(offset, value);
-        }
-        Ok(Self { memory, port, slots: 1 << fit.ilog2(), produced: index, consumed: index })
-    }
-
-    /// Opens another port for `dom`.
-    ///
-    /// # Errors
-    /// [`Problem::Error`]: none is left.
-    pub fn open_port(&mut self, dom: DomId) -> Verdict {
-        self.port = open_port(dom)?;
-        Ok(())
-    }
-
-    /// The ring's memory.
-    pub fn bytes(&self) -> SharedBytes<'_> {
-        self.memory.bytes()
-    }
-
-    /// The grant of ring page `page`.
-    pub fn gref(&self, page: usize) -> u32 {
-        self.memory.gref(page)
-    }
-
-    /// The event channel's number.
-    pub fn port_number(&self) -> u32 {
-        self.port.number().raw()
-    }
-
-    /// Whether the backend has the ring mapped.
-    pub fn in_use(&self) -> bool {
-        self.memory.in_use()
-    }
-
-    fn slot(&self, index: u32) -> usize {
-        SLOTS + (index & (self.slots - 1)) as usize * SLOT_BYTES
-    }
-
-    /// Writes a request into the next slot, unseen as yet.
-    pub fn push(&mut self, request: &BlkifRequest) {
-        self.bytes().write(self.slot(self.produced), request.as_bytes());
-        self.produced = self.produced.wrapping_add(1);
-    }
-
-    /// Shows the backend all requests written, and notifies it.
-    pub fn publish(&self) {
-        self.bytes().store_u32(REQ_PROD, self.produced);
-        self.port.notify();
-    }
-
-    /// Notifies the backend.
-    pub fn notify(&self) {
-        self.port.notify();
-    }
-
-    /// Forgets the events that have come.
-    pub fn drain_events(&self) {
-        while self.port.take_event() {}
-    }
-
-    /// Waits for an event, at most `ms`; whether one came.
-    pub async fn event(&self, ms: u64) -> bool {
-        time::timeout(ms * 1_000_000, self.port.wait()).await.is_ok()
-    }
-
-    /// Responses that wait.
-    pub fn waiting(&self) -> u32 {
-        self.bytes().load_u32(RSP_PROD).wrapping_sub(self.consumed)
-    }
-
-    fn take(&mut self) -> BlkifResponse {
-        let response = self.bytes().read_value(self.slot(self.consumed));
-        self.consumed = self.consumed.wrapping_add(1);
-        response
-    }
-
-    /// The next response. The wait is for the event that `rsp_event` asks for, so that a lost one is noticed.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: none within [`PATIENCE_MS`], more than there are requests, or no event with it.
-    pub async fn response(&mut self) -> Verdict<BlkifResponse> {
-        let asked = self.produced.wrapping_sub(self.consumed);
-        if self.waiting() == 0 {
-            self.bytes().store_u32(RSP_EVENT, self.consumed.wrapping_add(1));
-            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-            let end = time::now_ns() + PATIENCE_MS * 1_000_000;
-            while self.waiting() == 0 {
-                let left = end.saturating_sub(time::now_ns()) / 1_000_000;
-                if left == 0 || !self.event(left).await {
-                    ensure!(self.waiting() == 0, "there is a response, but no event though rsp_event asked");
-                    return Err(Problem::Fail(format!("no response within {PATIENCE_MS} ms")));
-                }
-            }
-        }
-        let waiting = self.waiting();
-        ensure!(waiting <= asked, "{waiting} responses to {asked} requests");
-        Ok(self.take())
-    }
-
-    /// Whether no response comes within `ms`.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: one does.
-    pub async fn silent(&mut self, ms: u64) -> Verdict {
-        time::sleep(ms * 1_000_000).await;
-        ensure_eq!(self.waiting(), 0, "responses that nobody asked for");
-        Ok(())
-    }
-
-    /// Asks, with nothing else in flight, and gives the response to this very request.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: no response, or another id in it.
-    pub async fn ask(&mut self, request: &BlkifRequest) -> Verdict<BlkifResponse> {
-        self.push(request);
-        self.publish();
-        let response = self.response().await?;
-        ensure_eq!(response.id, request.id, "the response's id");
-        Ok(response)
-    }
-
-    /// Asks, and gives the status.
-    ///
-    /// # Errors
-    /// As [`ask`](Self::ask).
-    pub async fn status(&mut self, request: &BlkifRequest) -> Verdict<i16> {
-        Ok(self.ask(request).await?.status)
-    }
-
-    /// Asks for what must succeed.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: it does not.
-    pub async fn succeeds(&mut self, what: &str, request: &BlkifRequest) -> Verdict {
-        let status = self.status(request).await?;
-        ensure_eq!(status, BLKIF_RSP_OKAY, "status of {what}");
-        Ok(())
-    }
-
-    /// Asks for what must be refused, with any status but success.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: it is not.
-    pub async fn refused(&mut self, what: &str, request: &BlkifRequest) -> Verdict<i16> {
-        let status = self.status(request).await?;
-        ensure!(status < 0, "status of {what}: {status}, is to be an error");
-        Ok(status)
-    }
-}
-
-fn open_port(dom: DomId) -> Verdict<Port> {
-    Port::alloc_unbound(dom).map_err(|errno| Problem::Error(format!("alloc_unbound: {errno}")))
 }
 
 /// A connected disk.

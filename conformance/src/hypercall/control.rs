@@ -1,0 +1,223 @@
+//! Emulated instructions that would change what the kernel runs on: control registers, ports, the interrupt flag.
+
+hypercall_cases! {
+    "emulation.cr0" = cr0 {
+        title: "control register 0",
+        rule: "CR0 reads with protection and paging on.",
+        source: "arch-x86/xen.h, struct vcpu_guest_context, ctrlreg",
+    }
+    "emulation.cr0-task-switched" = cr0_task_switched {
+        title: "the task-switched flag by mov and clts",
+        rule: "A write to CR0 changes the task-switched flag and nothing else; clts clears it.",
+        source: "xen.h, HYPERVISOR_fpu_taskswitch; arch-x86/xen.h",
+    }
+    "emulation.cr2" = cr2 {
+        title: "control register 2",
+        rule: "CR2 reads as arch.cr2 of the vCPU's record.",
+        source: "arch-x86/xen.h, struct arch_vcpu_info, cr2",
+    }
+    "emulation.cr3" = cr3 {
+        title: "control register 3",
+        rule: "CR3 reads as the machine address of the kernel's top table, and a write of it is MMUEXT_NEW_BASEPTR.",
+        source: "arch-x86/xen.h, xen_pfn_to_cr3",
+    }
+    "emulation.cr4" = cr4 {
+        title: "control register 4",
+        rule: "CR4 reads with physical address extension on.",
+        source: "arch-x86/xen.h, struct vcpu_guest_context, ctrlreg",
+    }
+    "emulation.fpu-taskswitch" = fpu_taskswitch {
+        title: "the first floating-point instruction after a task switch",
+        rule: "After fpu_taskswitch with 1 the next floating-point instruction arrives as vector 7, once; with 0 it does not.",
+        source: "xen.h, HYPERVISOR_fpu_taskswitch",
+    }
+    "emulation.wbinvd" = wbinvd {
+        title: "wbinvd",
+        rule: "wbinvd in the kernel does not trap.",
+        source: "xen.h, MMUEXT_FLUSH_CACHE",
+    }
+    "emulation.iopl" = iopl {
+        title: "ports and the I/O privilege level",
+        rule: "Without an I/O privilege level of 1 or more, in is a general protection fault; with it, a port without rights reads as all ones.",
+        source: "physdev.h, PHYSDEVOP_set_iopl",
+        also: [DomU],
+    }
+    "emulation.iopl-bad" = iopl_bad {
+        title: "levels that there are not",
+        rule: "PHYSDEVOP_set_iopl gives EINVAL for a level above 3.",
+        source: "physdev.h, PHYSDEVOP_set_iopl",
+    }
+    "emulation.iobitmap" = iobitmap {
+        title: "a bitmap of ports",
+        rule: "PHYSDEVOP_set_iobitmap takes a bitmap of up to 65536 ports, and gives EINVAL for more.",
+        source: "physdev.h, PHYSDEVOP_set_iobitmap",
+    }
+    "emulation.cli" = cli {
+        title: "cli and sti",
+        rule: "With an I/O privilege level of 1, cli and sti are allowed and do nothing to the event mask.",
+        source: "physdev.h, PHYSDEVOP_set_iopl; xen.h, struct vcpu_info, evtchn_upcall_mask",
+    }
+}
+
+#[cfg(freestanding)]
+mod body {
+    #![allow(unsafe_code)] // each is an instruction of its own
+
+    use super::super::kit::*;
+    use core::arch::asm;
+    use ring_abi::shared_info::CR2_OFFSET;
+
+    fn read_cr0() -> Verdict<u64> {
+        let mut value = 0;
+        // SAFETY: reads a register.
+        untrapped("mov from CR0", attempt(|| unsafe { asm!("mov {}, cr0", out(reg) value) }))?;
+        Ok(value)
+    }
+
+    const TS: u64 = 1 << 3;
+
+    pub(super) fn cr0(_: &Env) -> Verdict {
+        let value = read_cr0()?;
+        ensure!(value & 1 != 0 && value & 1 << 31 != 0, "CR0 {value:#x}");
+        Ok(())
+    }
+
+    pub(super) fn cr0_task_switched(_: &Env) -> Verdict {
+        let before = read_cr0()? & !TS;
+        // SAFETY: no floating point is used before it is cleared.
+        untrapped("mov to CR0", attempt(|| unsafe { asm!("mov cr0, {}", in(reg) before | TS) }))?;
+        let set = read_cr0()?;
+        // SAFETY: clears the flag.
+        untrapped("clts", attempt(|| unsafe { asm!("clts") }))?;
+        ensure_eq!(set, before | TS, "CR0 with the flag");
+        ensure_eq!(read_cr0()?, before, "CR0 after clts");
+        // SAFETY: refused.
+        let trap = attempt(|| unsafe { asm!("mov cr0, {}", in(reg) before & !(1 << 31)) });
+        trapped("CR0 without paging", trap, 13)?;
+        ensure_eq!(read_cr0()?, before, "CR0 at last");
+        Ok(())
+    }
+
+    pub(super) fn cr2(_: &Env) -> Verdict {
+        let scratch = Scratch::new(1);
+        trapped("a fault", probe::read(scratch.at(0) + 40).err(), 14)?;
+        let mut value = 0u64;
+        // SAFETY: reads a register.
+        untrapped("mov from CR2", attempt(|| unsafe { asm!("mov {}, cr2", out(reg) value) }))?;
+        ensure_eq!(value, scratch.at(0) + 40, "CR2");
+        ensure_eq!(pvrt::shared_info().load_u64(CR2_OFFSET), value, "the record");
+        Ok(())
+    }
+
+    pub(super) fn cr3(_: &Env) -> Verdict {
+        let before = base();
+        // SAFETY: the same tables.
+        untrapped("mov to CR3", attempt(|| unsafe { asm!("mov cr3, {}", in(reg) before << 12) }))?;
+        ensure_eq!(base(), before, "CR3");
+        // SAFETY: no table: refused.
+        let trap = attempt(|| unsafe { asm!("mov cr3, {}", in(reg) (end_of_memory() + 1) << 12) });
+        trapped("CR3 to nowhere", trap, 13)?;
+        ensure_eq!(base(), before, "CR3 at last");
+        Ok(())
+    }
+
+    pub(super) fn cr4(_: &Env) -> Verdict {
+        let mut value = 0u64;
+        // SAFETY: reads a register.
+        untrapped("mov from CR4", attempt(|| unsafe { asm!("mov {}, cr4", out(reg) value) }))?;
+        ensure!(value & 1 << 5 != 0, "CR4 {value:#x}");
+        Ok(())
+    }
+
+    pub(super) fn fpu_taskswitch(_: &Env) -> Verdict {
+        let scratch = Scratch::new(1);
+        // fnop; ret
+        store("code", scratch.page(0), 0x00c3_d0d9)?;
+        // SAFETY: code of two instructions, which returns; a trap is caught.
+        let run = || attempt(|| unsafe { asm!("call {}", in(reg) scratch.page(0), clobber_abi("C")) });
+        let switch = |set: u64| call(__HYPERVISOR_FPU_TASKSWITCH, [set, 0, 0, 0, 0]);
+        done("fpu_taskswitch", switch(0))?;
+        untrapped("fnop", run())?;
+        done("fpu_taskswitch", switch(1))?;
+        let trap = trapped("fnop after the switch", run(), 7)?;
+        ensure_eq!(trap.rip, scratch.page(0), "rip");
+        untrapped("fnop again", run())?;
+        done("fpu_taskswitch", switch(1))?;
+        done("fpu_taskswitch", switch(0))?;
+        untrapped("fnop after it was taken back", run())
+    }
+
+    pub(super) fn wbinvd(_: &Env) -> Verdict {
+        // SAFETY: caches only.
+        untrapped("wbinvd", attempt(|| unsafe { asm!("wbinvd") }))
+    }
+
+    const PHYSDEVOP_SET_IOPL: u32 = 6;
+    const PHYSDEVOP_SET_IOBITMAP: u32 = 7;
+
+    fn set_iopl(level: u32) -> i64 {
+        op(__HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut [level, 0])
+    }
+
+    /// The level, put back on drop: pvrt has 1 in the control domain, and 0 elsewhere.
+    struct Iopl(u32);
+
+    impl Drop for Iopl {
+        fn drop(&mut self) {
+            set_iopl(self.0);
+        }
+    }
+
+    pub(super) fn iopl(env: &Env) -> Verdict {
+        let _back = Iopl(env.privileged.into());
+        done("set_iopl", set_iopl(0))?;
+        let (mut byte, mut word, mut long) = (0u8, 0u16, 0u32);
+        // SAFETY: must trap.
+        let trap = attempt(|| unsafe { asm!("in al, dx", in("dx") 0x64u16, out("al") byte) });
+        ensure_eq!(trapped("in without the level", trap, 13)?.error, 0, "the error code");
+        done("set_iopl", set_iopl(1))?;
+        // SAFETY: a port without rights.
+        let trap = attempt(|| unsafe { asm!("in al, dx", in("dx") 0x3f0u16, out("al") byte) });
+        untrapped("in of a byte", trap)?;
+        // SAFETY: as above.
+        let trap = attempt(|| unsafe { asm!("in ax, dx", in("dx") 0x3f0u16, out("ax") word) });
+        untrapped("in of a word", trap)?;
+        // SAFETY: as above.
+        let trap = attempt(|| unsafe { asm!("in eax, dx", in("dx") 0x3f0u16, out("eax") long) });
+        untrapped("in of four bytes", trap)?;
+        ensure_eq!((byte, word, long), (u8::MAX, u16::MAX, u32::MAX), "what is read");
+        // SAFETY: as above: lost.
+        untrapped("out", attempt(|| unsafe { asm!("out dx, al", in("dx") 0x3f0u16, in("al") 0u8) }))
+    }
+
+    pub(super) fn iopl_bad(env: &Env) -> Verdict {
+        let _back = Iopl(env.privileged.into());
+        for level in [4, 100, u32::MAX] {
+            refused("set_iopl", set_iopl(level), &[EINVAL])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn iobitmap(_: &Env) -> Verdict {
+        let map = alloc::vec![0xffu8; 8192];
+        let set = |at: u64, ports: u64| op(__HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOBITMAP, &mut [at, ports]);
+        done("65536 ports", set(map.as_ptr() as u64, 65536))?;
+        refused("65537 ports", set(map.as_ptr() as u64, 65537), &[EINVAL])?;
+        done("none", set(0, 0))
+    }
+
+    pub(super) fn cli(env: &Env) -> Verdict {
+        let _back = Iopl(env.privileged.into());
+        done("set_iopl", set_iopl(1))?;
+        // SAFETY: do nothing.
+        untrapped("cli", attempt(|| unsafe { asm!("cli") }))?;
+        ensure_eq!(upcall_mask(), 1, "the mask after cli");
+        // SAFETY: do nothing.
+        untrapped("sti", attempt(|| unsafe { asm!("sti") }))?;
+        ensure_eq!(upcall_mask(), 1, "the mask after sti");
+        done("set_iopl", set_iopl(0))?;
+        // SAFETY: must trap.
+        let trap = attempt(|| unsafe { asm!("cli") });
+        trapped("cli without the level", trap, 13).map(|_| ())
+    }
+}

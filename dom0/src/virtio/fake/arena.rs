@@ -1,0 +1,127 @@
+//! Machine memory of tests, by page.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use crate::virtio::{Dma, DmaSource};
+
+const PAGE: usize = 4096;
+
+/// Machine memory whose pages are no neighbours, unless asked for; and how many a driver gets, if there is a limit.
+#[derive(Clone, Default)]
+pub(in crate::virtio) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>, Arc<Mutex<Option<usize>>>);
+
+impl Arena {
+    pub(in crate::virtio) fn pages(&self, count: usize) -> FakeDma {
+        let mut memory = self.0.lock();
+        let frames = (0..count)
+            .map(|_| {
+                let frame = 0x100 + memory.len() as u64 * 3;
+                memory.insert(frame, alloc::vec![0; PAGE]);
+                frame
+            })
+            .collect();
+        FakeDma { arena: self.clone(), frames }
+    }
+
+    /// Pages that there are.
+    pub(in crate::virtio) fn frames(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// A driver gets no more than `pages` in all.
+    pub(in crate::virtio) fn limit(&self, pages: usize) {
+        *self.1.lock() = Some(pages);
+    }
+
+    /// Pages that are neighbours, for once: where the first begins.
+    pub(in crate::virtio) fn row(&self, count: usize) -> u64 {
+        let mut memory = self.0.lock();
+        let first = 0x100 + memory.len() as u64 * 3;
+        memory.extend((0..count as u64).map(|index| (first + index, alloc::vec![0; PAGE])));
+        first * PAGE as u64
+    }
+
+    /// Calls `access` for each page of a range, with what of the range is before it.
+    pub(in crate::virtio) fn with(&self, maddr: u64, len: usize, mut access: impl FnMut(usize, &mut [u8])) {
+        let mut memory = self.0.lock();
+        let mut done = 0;
+        while done < len {
+            let at = maddr + done as u64;
+            let offset = at as usize % PAGE;
+            let here = (len - done).min(PAGE - offset);
+            let page = memory.get_mut(&(at / PAGE as u64)).expect("memory that nobody gave out");
+            access(done, &mut page[offset..offset + here]);
+            done += here;
+        }
+    }
+
+    pub(in crate::virtio) fn bytes(&self, maddr: u64, len: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        self.with(maddr, len, |_, bytes| all.extend_from_slice(bytes));
+        all
+    }
+
+    pub(in crate::virtio) fn write(&self, maddr: u64, from: &[u8]) {
+        self.with(maddr, from.len(), |done, bytes| bytes.copy_from_slice(&from[done..done + bytes.len()]));
+    }
+
+    pub(in crate::virtio) fn fill(&self, maddr: u64, len: usize, value: u8) {
+        self.with(maddr, len, |_, bytes| bytes.fill(value));
+    }
+
+    pub(in crate::virtio) fn number(&self, maddr: u64, len: usize) -> u64 {
+        let mut raw = [0; 8];
+        raw[..len].copy_from_slice(&self.bytes(maddr, len));
+        u64::from_le_bytes(raw)
+    }
+}
+
+impl DmaSource for Arena {
+    type Memory = FakeDma;
+
+    fn allocate(&self, pages: usize) -> Option<FakeDma> {
+        let most = self.1.lock().unwrap_or(usize::MAX);
+        (self.frames() + pages <= most).then(|| self.pages(pages))
+    }
+}
+
+pub(in crate::virtio) struct FakeDma {
+    arena: Arena,
+    frames: Vec<u64>,
+}
+
+impl Dma for FakeDma {
+    fn maddr(&self, offset: usize) -> u64 {
+        self.frames[offset / PAGE] * PAGE as u64 + (offset % PAGE) as u64
+    }
+    fn load16(&self, offset: usize) -> u16 {
+        self.arena.number(self.maddr(offset), 2) as u16
+    }
+    fn store16(&self, offset: usize, value: u16) {
+        self.arena.write(self.maddr(offset), &value.to_le_bytes());
+    }
+    fn load8(&self, offset: usize) -> u8 {
+        self.arena.number(self.maddr(offset), 1) as u8
+    }
+    fn store8(&self, offset: usize, value: u8) {
+        self.arena.write(self.maddr(offset), &[value]);
+    }
+    fn load32(&self, offset: usize) -> u32 {
+        self.arena.number(self.maddr(offset), 4) as u32
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        self.arena.write(self.maddr(offset), &value.to_le_bytes());
+    }
+    fn store64(&self, offset: usize, value: u64) {
+        self.arena.write(self.maddr(offset), &value.to_le_bytes());
+    }
+    fn write(&self, offset: usize, words: &[u64]) {
+        for (index, word) in words.iter().enumerate() {
+            self.store64(offset + 8 * index, *word);
+        }
+    }
+}
