@@ -11,7 +11,7 @@ use xtask::paths::root;
 const KEYWORDS: [&str; 8] = ["fn", "struct", "enum", "const", "static", "trait", "type", "mod"];
 
 fn document() -> String {
-    read(&root().join("docs/INVARIANTS.md"))
+    read(&root().join("docs/INVARIANTS.md")) + "\n\n" + &read(&root().join("docs/SOUNDNESS.md"))
 }
 
 fn read(path: &Path) -> String {
