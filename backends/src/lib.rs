@@ -10,7 +10,7 @@
 //! - [`vbd`]: the xenbus state machine of a block backend instance, pure;
 //! - [`console`]: the console ring's back end, with scroll-back and line assembly.
 //!
-//! No task lives here: an engine is polled by whoever owns it and says when it must be polled again.
+//! No task lives here: its owner polls an engine, and the engine says when it must be polled again.
 
 extern crate alloc;
 

@@ -67,7 +67,7 @@ mod tests {
             assert!(!case.title.is_empty() && !case.title.ends_with('.'), "{}: title", case.id);
             assert!(case.rule.len() > 20 && case.rule.ends_with('.'), "{}: rule", case.id);
             assert!(!case.source.is_empty(), "{}: source", case.id);
-            // They stand in tables, and on single lines.
+            // These texts stand in tables, and on single lines.
             for text in [case.title, case.rule, case.source] {
                 assert!(!text.contains(['|', '\n']), "{}: {text}", case.id);
             }

@@ -12,7 +12,7 @@ pub const PREFIX: &str = "conformance: ";
 
 /// One rule of the ABI, and what finds out whether it is kept.
 pub struct Case {
-    /// Its name: area, subject, rule, in lower case with dots between. It never changes.
+    /// The case's name, which never changes: area, subject, rule, in lower case with dots between.
     pub id: &'static str,
     /// What is tried, in half a line.
     pub title: &'static str,

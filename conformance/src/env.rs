@@ -28,7 +28,7 @@ pub trait Toolstack: Send + Sync {
 pub struct FoundDisk {
     /// The frontend's directory.
     pub path: String,
-    /// It was given for writing.
+    /// The disk was given for writing.
     pub writable: bool,
     /// Bytes of its sectors.
     pub sector_size: u32,

@@ -10,11 +10,11 @@
 //! conformance: end 1 pass 1 fail 0 skip 0 error
 //! ```
 //!
-//! A line that begins something in front of `conformance: ` belongs to whoever shows the console. `run` stands there
-//! for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
+//! A line that begins something in front of `conformance: ` belongs to the program that shows the console. `run` stands
+//! there for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
 //! milliseconds; `time`, which not every run prints, is that of all cases. `rule` and `source` follow a failure and an
-//! error. Within a case, lines `count 1 of 300` and so on are part of what it tries: whoever reads the report looks that
-//! they are all there, in order.
+//! error. Within a case, lines `count 1 of 300` and so on are part of what the case tries: the report's reader looks
+//! that they are all there, in order.
 
 use alloc::format;
 use alloc::string::String;
@@ -34,9 +34,9 @@ use crate::verdict::Outcome;
 pub struct Totals {
     /// The rule is kept.
     pub passed: u32,
-    /// It is broken.
+    /// The rule is broken.
     pub failed: u32,
-    /// It does not apply here.
+    /// The rule does not apply here.
     pub skipped: u32,
     /// Nobody knows.
     pub errors: u32,

@@ -89,9 +89,9 @@ impl fmt::Display for Problem {
 pub enum Outcome {
     /// The rule is kept.
     Pass,
-    /// It is broken: how.
+    /// The rule is broken: how.
     Fail(String),
-    /// It does not apply, or cannot be tried here: why.
+    /// The rule does not apply, or cannot be tried here: why.
     Skip(String),
     /// The case could not find out: why.
     Error(String),

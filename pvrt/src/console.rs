@@ -14,7 +14,7 @@ pub fn write(bytes: &[u8]) {
     backend::write(bytes);
 }
 
-/// Whether so much waits for the hypervisor's serial line that whoever can wait should: a write may then block the vCPU.
+/// Whether so much waits for the hypervisor's serial line that a task which can wait should: a write may then block the vCPU.
 /// Never so in a domU, or on Xen, which does not say.
 pub fn is_busy() -> bool {
     backend::is_busy()
@@ -367,7 +367,7 @@ mod backend {
             let mut rest = text.as_bytes();
             for _ in 0..PATIENCE {
                 let Some(mut ring) = RING.try_lock() else { return Ok(()) };
-                // Whoever had borrowed it will not go on.
+                // The task that had borrowed the ring will not go on.
                 if ring.is_none() {
                     *ring = attach();
                 }

@@ -22,7 +22,7 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-/// The slot of port `number`, made if need be: the list is the kernel's own, whoever opened the port.
+/// The slot of port `number`, made if need be: the list is charged to the kernel, whatever task opened the port.
 fn slot_of(slots: &mut Vec<Slot>, number: usize) -> &mut Slot {
     if slots.len() <= number {
         Account::own().charge(|| slots.resize_with(number + 1, Slot::default));

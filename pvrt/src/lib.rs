@@ -3,7 +3,7 @@
 //!
 //! An image calls [`kernel!`] with its main function and gets: the entry point and ELF notes, a stack with a guard,
 //! a trap table that panics with registers and a call chain, all of its memory mapped, a heap, a logger on its
-//! console, and an executor. It runs on any hypervisor with Xen's x86_64 PV ABI, as dom0 or as domU.
+//! console, and an executor. The image runs on any hypervisor with Xen's x86_64 PV ABI, as dom0 or as domU.
 //!
 //! On the host the same library code runs under test: hypercalls go to a stand-in ([`host`]), time is virtual, and
 //! every thread is a kernel of its own.

@@ -2,7 +2,7 @@
 
 /// Bytes that may be spent: so many at once, then one in each of the given time.
 ///
-/// It is kept as the time up to which bytes are paid for: that time runs ahead of the clock by at most the burst.
+/// The bucket is kept as the time up to which bytes are paid for: that time runs ahead of the clock by at most the burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     byte_ns: u64,
@@ -16,7 +16,7 @@ impl Bucket {
         Self { byte_ns, burst, paid_ns: 0 }
     }
 
-    /// The time from which on `bytes` may be spent, at most the burst. Whoever wants more gets the time of the burst.
+    /// The time from which on `bytes` may be spent, at most the burst. For more bytes this is the time of the burst.
     pub const fn ready_at(&self, bytes: u64) -> u64 {
         (self.paid_ns + bytes * self.byte_ns).saturating_sub(self.burst * self.byte_ns)
     }

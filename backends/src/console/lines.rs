@@ -20,7 +20,7 @@ pub struct Lines {
 
 impl Lines {
     /// Takes `bytes` and hands each line that is now whole to `line`, without its end; `\r` is dropped, other
-    /// control characters are shown as `^X` so that no guest drives the terminal of whoever reads the log.
+    /// control characters are shown as `^X` so that no guest drives a log reader's terminal.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
         for &byte in bytes {
             match byte {

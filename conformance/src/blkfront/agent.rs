@@ -34,7 +34,7 @@ const LOOK_NS: u64 = 3_000_000;
 /// An order that is not carried out by then never will be: no case waits so long.
 const ORDER_NS: u64 = 15_000_000_000;
 
-/// The connection that everything here shares. It holds the vCPU while it waits.
+/// The connection that everything here shares. A wait on this connection holds the vCPU.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<Store>>);
 

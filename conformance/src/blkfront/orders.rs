@@ -51,7 +51,7 @@ impl fmt::Display for Order {
 }
 
 impl FromStr for Order {
-    /// It is none.
+    /// The text is no order.
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {

@@ -227,7 +227,7 @@ async fn behind_the_end(env: &mut Env) -> Verdict {
     let front = back.connect().await?;
     let end = back.disk.sectors;
     for (at, n) in [(end, 1), (end - 1, 2), (u64::MAX, 1), (u64::MAX - 3, 8), (1 << 55, 1)] {
-        // It may ask for the part that is on the disk.
+        // The frontend may ask for the part that is on the disk.
         let result = back.serve(run(front.clone().read(at, n))).await?;
         ensure!(result.is_err(), "a read of {n} sectors at {at} succeeded on a disk of {end}");
     }
@@ -369,7 +369,7 @@ async fn big_sectors_misaligned(env: &mut Env) -> Verdict {
     let mut back = Back::new(env, BIG)?;
     let front = back.connect().await?;
     for (at, n) in [(1, 8), (0, 4), (8, 12), (1020, 4)] {
-        // It may refuse, or read more than was asked for: what it asks the backend is looked at.
+        // The frontend may refuse, or read more than was asked for: what it asks the backend is looked at.
         let asked = run(front.clone().read(at, n));
         let result = back.serve(asked).await?;
         if let Ok(data) = result {

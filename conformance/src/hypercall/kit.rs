@@ -161,7 +161,7 @@ impl Opened {
         Ok(Self(arg.port))
     }
 
-    /// One that `remote` may bind.
+    /// A port that `remote` may bind.
     pub(super) fn unbound(remote: u16) -> Verdict<Self> {
         let mut arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: remote, port: 0 };
         given("alloc_unbound", channel(EVTCHNOP_ALLOC_UNBOUND, &mut arg))?;
@@ -277,7 +277,7 @@ pub(super) fn vcpu_op(command: u32, vcpu: u32, at: u64) -> i64 {
     call(__HYPERVISOR_VCPU_OP, [command.into(), vcpu.into(), at, 0, 0])
 }
 
-/// The port of the runtime's timer, with the timer stopped and no event of it pending. It is not the case's to close.
+/// The port of the runtime's timer, with the timer stopped and no event of it pending. A case must not close that port.
 pub(super) fn timer_port() -> Verdict<ManuallyDrop<Opened>> {
     vcpu_op(VCPUOP_STOP_PERIODIC_TIMER, 0, 0);
     given("stopping the timer", vcpu_op(VCPUOP_STOP_SINGLESHOT_TIMER, 0, 0))?;

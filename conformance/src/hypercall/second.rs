@@ -16,9 +16,9 @@ use super::kit::*;
 /// The vCPU of all these cases.
 pub(super) const SECOND: u32 = 1;
 
-/// It has its registers.
+/// The second vCPU has its registers.
 pub(super) static INITIALISED: AtomicBool = AtomicBool::new(false);
-/// Its `vcpu_info` is where no case looks for it.
+/// The second vCPU's `vcpu_info` is where no case looks for it.
 pub(super) static MOVED: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn there() -> Verdict {
@@ -26,7 +26,7 @@ pub(super) fn there() -> Verdict {
     Ok(())
 }
 
-/// There is one that nobody has used.
+/// There is a second vCPU, and nobody has used it.
 pub(super) fn untouched() -> Verdict {
     there()?;
     require!(!INITIALISED.load(Ordering::Relaxed), "the second vCPU is in use since an earlier run");

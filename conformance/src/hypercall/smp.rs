@@ -185,7 +185,7 @@ mod body {
         for _ in 0..3 {
             clear_record();
             second.tell(BLOCK);
-            // It gets there, and stays.
+            // The second vCPU comes to its block, and stays there.
             for _ in 0..50 {
                 call(__HYPERVISOR_SCHED_OP, [0; 5]);
             }

@@ -127,7 +127,7 @@ mod body {
         for vcpu in [NO_VCPU, u32::MAX] {
             refused("no vCPU", vcpu_op(VCPUOP_IS_UP, vcpu, 0), &[ENOENT])?;
         }
-        // Those between exist or not, and answer nothing else.
+        // The vCPUs between exist or not, and answer nothing else.
         for vcpu in 1..64 {
             let got = vcpu_op(VCPUOP_IS_UP, vcpu, 0);
             ensure!(matches!(got, 0 | 1) || got == ENOENT.negated(), "vCPU {vcpu}: {}", Got(got));

@@ -1,4 +1,4 @@
-//! Who may do what with a node.
+//! Permissions: the domains that may read, write, and change a node's permissions.
 
 use super::*;
 use crate::store::strings;

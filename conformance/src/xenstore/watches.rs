@@ -379,7 +379,7 @@ async fn last_change(env: &mut Env) -> Verdict {
         let id = store.new_id();
         store.send(&crate::store::Message::request(XS_WRITE, id, 0, &payload)).await?;
     }
-    // Whoever reads the node at each event has its last value in the end.
+    // A client that reads the node at each event has its last value in the end.
     loop {
         ensure!(store.event(EVENT_MS).await?.is_some(), "no event after the last change");
         if store.read(&at("a")).await? == Ok("59".into()) {

@@ -22,7 +22,7 @@ struct Waiting {
     segments: Vec<Segment>,
 }
 
-/// The disk: operations are done and answered at a kick, the last one first. Whoever wants them in order must wait.
+/// The disk: operations are done and answered at a kick, the last one first. A caller that wants them in order must wait.
 pub(crate) struct RamDisk {
     /// By number; what was never written is not there, and zero: most cases touch little of their disks.
     sectors: Mutex<HashMap<u64, [u8; SECTOR]>>,

@@ -30,7 +30,7 @@ struct RamDisk {
     bytes: Mutex<Vec<u8>>,
     waiting: Mutex<Vec<(Arc<Submitter>, u32)>>,
     read_only: bool,
-    /// It answers nothing meanwhile.
+    /// The device answers nothing meanwhile.
     slow: AtomicBool,
 }
 

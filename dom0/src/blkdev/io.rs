@@ -16,7 +16,7 @@ const SECTOR: u64 = 512;
 /// Why a transfer failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoError {
-    /// It begins or ends beyond the disk.
+    /// The range begins or ends beyond the disk.
     OutOfRange,
     /// The device reported an error, or is out of use.
     Device,

@@ -39,7 +39,7 @@ pub struct Disk {
 #[derive(Default)]
 pub struct Disks {
     list: Mutex<Vec<Disk>>,
-    /// Who has which disk open.
+    /// The open disks, each with its user.
     users: Arc<Mutex<Vec<User>>>,
 }
 
@@ -101,15 +101,15 @@ impl Disks {
             .cloned()
     }
 
-    /// Notes that a backend has a disk open. Whose disk it is follows from this alone, not from what has become of the
-    /// domain: a dead one's requests may be under way still.
+    /// Notes that a backend has a disk open. The user of a disk follows from this note alone, not from what has become
+    /// of the domain: a dead domain's requests may be under way still.
     pub fn open(&self, user: User) -> OpenDisk {
         // The list is the disk's, whosever task it grows in.
         Account::own().charge(|| self.users.lock().push(user.clone()));
         OpenDisk { user, users: self.users.clone() }
     }
 
-    /// Who has which disk open.
+    /// The open disks, each with its user.
     pub fn users(&self) -> Vec<User> {
         self.users.lock().clone()
     }

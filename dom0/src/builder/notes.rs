@@ -21,13 +21,13 @@ const MAX_LEGACY_BYTES: usize = 4 << 10;
 pub enum NoteError {
     /// There are none: not a kernel for PV.
     Missing,
-    /// They contradict their own lengths, or a value is not of its type: which one.
+    /// The notes contradict their own lengths, or a value is not of its type: which value.
     Malformed(&'static str),
     /// For another interface than `xen-3.0`.
     Version(String),
-    /// It wants another loader than the generic one.
+    /// The kernel wants another loader than the generic one.
     Loader(String),
-    /// It requires a feature that PV domains do not have.
+    /// The kernel requires a feature that PV domains do not have.
     Feature(String),
     /// Its physical addresses do not begin at 0.
     PaddrOffset(u64),

@@ -37,7 +37,7 @@ impl fmt::Debug for File {
 /// Why an archive cannot be read; the byte where it goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BundleError {
-    /// It ends inside a member, or without its trailer.
+    /// The archive ends inside a member, or without its trailer.
     Truncated(usize),
     /// No header of this format.
     BadHeader(usize),

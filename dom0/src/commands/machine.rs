@@ -16,7 +16,7 @@ const EXIT_FAILURE: u8 = 0x11;
 /// How the machine goes off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending {
-    /// Port of the emulator's exit device, which tells whoever started the emulator how it went.
+    /// Port of the emulator's exit device, which tells the emulator's caller how the run went.
     pub debug_exit: Option<u16>,
 }
 

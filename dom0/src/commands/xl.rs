@@ -151,7 +151,7 @@ impl Shell {
     /// Stays at a domain's console, and its successors', until it is over. Fails unless it powered off.
     async fn follow(&self, mut domain: Domain, mut attachment: Attachment) -> Outcome {
         loop {
-            // One that is kept dead is over while its console is not.
+            // A domain that is kept dead is over while its console is not.
             let looking = look(&self.terminal, &mut attachment);
             let fate = match select(looking, self.toolstack.wait_over(&domain)).await {
                 Either::Left(Left::ByKey) => return Ok(()),
@@ -174,7 +174,7 @@ impl Shell {
                     let consoles = self.toolstack.consoles();
                     match consoles.attach(domain.id, true) {
                         Ok(next) => attachment = next,
-                        // It is over already.
+                        // The domain is over already.
                         Err(_) => return verdict(&domain, self.toolstack.wait_over(&domain).await),
                     }
                 }
@@ -215,7 +215,7 @@ impl Shell {
             },
             names => {
                 for name in names {
-                    // One that is not there is gone already.
+                    // A domain that is not there is gone already.
                     while let Ok(domain) = self.toolstack.find(name) {
                         if domain.fate.lock().over {
                             break;

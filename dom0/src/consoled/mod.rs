@@ -1,4 +1,4 @@
-//! The domains' consoles: drained always, kept in a scroll-back each, shown to whoever is attached.
+//! The domains' consoles: drained always, kept in a scroll-back each, shown to attached readers.
 //!
 //! While nobody is attached to a domain's console its lines go to the control domain's own, as
 //! `(dN name) text`. An [`Attachment`] gets the bytes as they are and may type.
@@ -51,8 +51,8 @@ impl fmt::Display for ConsoleError {
     }
 }
 
-/// Where lines of domains that nobody is attached to go: whole lines, the last without its end. It gives the number of
-/// bytes that it printed.
+/// Where lines of domains that nobody is attached to go: whole lines, the last without its end. The function gives the
+/// number of bytes that it printed.
 pub type Printer = dyn Fn(&str) -> usize + Send + Sync;
 
 /// The consoles of all domains. Clones are the same consoles.
@@ -95,9 +95,9 @@ impl Consoles {
         Ok(Arc::new(console))
     }
 
-    /// Takes what the domain wrote last, lets its page and port go, and tells those attached that it is over.
-    /// They can still read what is left. When this returns, a slice of what is to be printed was printed; the rest follows
-    /// soon. A domain without a console is no error.
+    /// Takes what the domain wrote last, lets its page and port go, and tells attached readers that the console is
+    /// over. Readers can still read what is left. When this returns, a slice of what is to be printed was printed; the
+    /// rest follows soon. A domain without a console is no error.
     pub fn remove(&self, domain: DomId) {
         let console = self.map.lock().remove(&domain);
         if let Some(console) = console {

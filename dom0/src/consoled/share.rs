@@ -1,4 +1,4 @@
-//! Who may print now: the consoles of all domains share one line. Carriage returns, which the serial line adds to what an
+//! The turns of printing: the consoles of all domains share one line. Carriage returns, which the serial line adds to what an
 //! attached reader prints, are not counted here.
 
 use pvrt::console;
@@ -16,7 +16,7 @@ const CREDIT_BYTES: u64 = 4096;
 /// How long to leave a busy line alone.
 const BUSY_NS: u64 = 10_000_000;
 
-/// The line, for one console at a time: who asks again waits behind who asked before.
+/// The line, for one console at a time: a console that asks again waits behind those that asked before.
 pub(super) struct Share(Mutex<Line>);
 
 struct Line {
@@ -28,7 +28,7 @@ struct Line {
 /// The right to print a slice.
 pub(super) struct Turn<'a> {
     line: MutexGuard<'a, Line>,
-    /// It was waited for, so that the clock has gone on.
+    /// The turn was waited for, so that the clock has gone on.
     pub(super) is_late: bool,
 }
 

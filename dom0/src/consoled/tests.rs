@@ -135,7 +135,7 @@ fn a_ruined_ring_ends_the_console_only() {
     });
 }
 
-/// A domain that ruins its input, and sends no event: who types finds that out, and is not kept.
+/// A domain that ruins its input, and sends no event: a reader that types finds that out, and is not kept.
 #[test]
 fn a_ruined_input_ends_the_console_when_somebody_types() {
     let (consoles, _) = consoles();

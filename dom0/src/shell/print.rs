@@ -15,7 +15,7 @@ const BUSY_NS: u64 = 20_000_000;
 
 /// Prints a list: for commands whose output grows with what guests, files or disks there are.
 ///
-/// Lines are gathered and printed in pieces. Who drops it before [`Printer::end`] loses the last lines.
+/// Lines are gathered and printed in pieces. A printer that is dropped before [`Printer::end`] loses its last lines.
 #[derive(Default)]
 pub(crate) struct Printer {
     waiting: String,

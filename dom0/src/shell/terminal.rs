@@ -14,11 +14,11 @@ use super::print::shown;
 
 /// The shell's prompt.
 pub const PROMPT: &str = "dom0# ";
-/// Typed bytes that wait for whoever reads them; more are lost.
+/// Typed bytes that wait for a reader; more are lost.
 const TYPED_BYTES: usize = 4096;
 const INTERRUPT: u8 = 0x03;
 
-/// Who gets the keys.
+/// Where keys go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// The line editor; its line is on the screen.
@@ -147,7 +147,7 @@ impl Terminal {
         self.0.interrupt.notify_one();
     }
 
-    /// As a key does, for who reads all keys.
+    /// As a key does, for a command that reads all keys.
     #[cfg(test)]
     pub(crate) fn type_key(&self, key: u8) {
         let _ = self.0.typed.try_send(key);

@@ -147,7 +147,7 @@ mod tests {
             toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
             let other = toolstack.claim_domain(&config("other", "")).unwrap();
             assert!(time::now_ns() - begun < 100_000_000);
-            // One that is not made after all leaves nothing.
+            // A domain that is not made after all leaves nothing.
             drop((slow, other));
             toolstack.rename(&two, "new").unwrap();
             toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();

@@ -108,7 +108,7 @@ impl Toolstack {
     /// Another has it, it is no name, or the store's reason.
     pub fn rename(&self, domain: &Domain, name: &str) -> Result<(), String> {
         check_name(name).map_err(|why| format!("{name}: {why}"))?;
-        // No wait between: who makes a domain claims its name in one step too.
+        // No wait between: a domain's making claims its name in one step too.
         if !self.is_free_name(name) {
             return Err(format!("{name}: a domain of that name exists"));
         }

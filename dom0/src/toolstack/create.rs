@@ -83,7 +83,7 @@ impl Toolstack {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
-        // The records of domains are dom0's own, whoever has it make one.
+        // The records of domains are charged to dom0, whatever task makes one.
         Account::own().charge_future(self.make(config)).await
     }
 

@@ -78,11 +78,11 @@ impl End {
 pub struct Fate {
     /// How it ended.
     pub end: Option<End>,
-    /// It is over: gone, or kept to be looked at, and if it was to start again it has.
+    /// The domain is over: gone, or kept to be looked at; and if it was to start again, it has.
     pub over: bool,
     /// The domain that took its place.
     pub successor: Option<DomId>,
-    /// It is to be destroyed: it shall not start again.
+    /// The domain is to be destroyed, and shall not start again.
     pub unwanted: bool,
     /// Somebody takes away what was kept of it.
     pub leaving: bool,
@@ -105,7 +105,7 @@ pub struct Domain {
     pub started_ns: u64,
     /// What has become of it.
     pub fate: Arc<Mutex<Fate>>,
-    /// It is dead and kept, and another has its name and its disks now.
+    /// The domain is dead and kept, and another has its name and its disks now.
     replaced: bool,
     /// Somebody takes care of its end.
     handled: bool,
@@ -203,7 +203,7 @@ impl Toolstack {
         }
     }
 
-    /// Waits until a domain is over; how it ended, and who took its place.
+    /// Waits until a domain is over; how it ended, and the domain that took its place.
     pub async fn wait_over(&self, domain: &Domain) -> Fate {
         self.wait_until(|_| domain.fate.lock().over).await;
         *domain.fate.lock()

@@ -188,7 +188,7 @@ impl Transport {
     /// Resets the device and agrees on features: those of `wanted` that it offers. Gives them.
     ///
     /// # Errors
-    /// [`TransportError`]: not a device for us. It was told so.
+    /// [`TransportError`]: not a device for us. The device was told so.
     pub fn negotiate(&self, wanted: u64) -> Result<u64, TransportError> {
         self.reset()?;
         self.add_status(STATUS_ACKNOWLEDGE);

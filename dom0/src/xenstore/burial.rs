@@ -63,7 +63,7 @@ impl Burials {
     }
 }
 
-/// The work of taking buried nodes out of the tree. Whoever drops it unfinished leaves them hidden there.
+/// The work of taking buried nodes out of the tree. A sweep that is dropped unfinished leaves its nodes hidden in the tree.
 #[must_use]
 pub(crate) struct Sweep {
     pub(super) number: u64,

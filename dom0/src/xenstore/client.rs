@@ -46,8 +46,8 @@ impl Xenstore {
         self.with(Server::settle_some)
     }
 
-    /// The store is dom0's own, whoever has it grow: what belongs to a domain is held for it by the task that serves its
-    /// ring.
+    /// The store is charged to dom0, whichever client makes the store grow: the task that serves a domain's ring holds
+    /// that domain's part.
     fn with<R>(&self, operate: impl FnOnce(&mut Server) -> R) -> R {
         Account::own().charge(|| self.operate(operate))
     }

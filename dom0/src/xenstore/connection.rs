@@ -30,7 +30,7 @@ pub enum Failure {
     PayloadTooLong(u32),
     /// The ring's indices are impossible.
     RingIndex,
-    /// It was released, or never was.
+    /// The connection was released, or never was.
     Gone,
 }
 

@@ -104,8 +104,7 @@ impl Server {
         self.special_perms.get_mut(at)
     }
 
-    /// The hypervisor says that the domain shut down or crashed: who watches `@releaseDomain` hears of
-    /// it, once.
+    /// The hypervisor says that the domain shut down or crashed: clients that watch `@releaseDomain` hear of it, once.
     pub fn domain_shut_down(&mut self, domid: u16) {
         if let Some(domain) = self.domains.get_mut(&domid)
             && !domain.shut_down

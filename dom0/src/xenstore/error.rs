@@ -11,7 +11,7 @@ pub enum XsError {
     Inval,
     /// The permissions of the node, or of the nearest node above it, forbid this.
     Acces,
-    /// It is there already.
+    /// The thing is there already.
     Exist,
     /// Part of the list, never answered here.
     IsDir,

@@ -89,7 +89,7 @@ pub(crate) fn parse_u64(digits: &[u8]) -> Result<u64, XsError> {
     text.parse().map_err(|_| XsError::Inval)
 }
 
-/// Who asks.
+/// The domain that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Actor {
     /// The domain.
@@ -135,7 +135,7 @@ impl Perms {
         Perms(Arc::from([Perm { domid, access: others }]))
     }
 
-    /// Owned by `owner`, closed to everyone else but `reader`, who may read: `n<owner>,r<reader>`.
+    /// Owned by `owner`, readable by `reader`, closed to everyone else: `n<owner>,r<reader>`.
     pub fn shared_with(owner: u16, reader: u16) -> Perms {
         let entries =
             [Perm { domid: owner, access: Access::None }, Perm { domid: reader, access: Access::Read }];

@@ -1,7 +1,7 @@
 //! What things take of the heap, at the most: what the store charges for what it keeps. (I29)
 //!
 //! Nothing here is a guess: each price follows from the size of a type and from how the standard library's containers
-//! grow. Whoever changes a type changes its price with it.
+//! grow. So a change of a type changes its price.
 
 use super::path::Path;
 

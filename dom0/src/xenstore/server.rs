@@ -37,7 +37,7 @@ pub enum Effect {
         mfn: u64,
         /// Its port, unbound and meant for dom0.
         port: u32,
-        /// It was introduced before: the former ring and port are to be let go.
+        /// The domain was introduced before: its former ring and port are to be let go.
         again: bool,
     },
     /// Unmap the ring page and close the port; the connection is gone.
@@ -387,7 +387,7 @@ impl Server {
         self.reset(conn);
         if let Some(connection) = self.connections.get_mut(&conn) {
             let domid = connection.domid;
-            // It may come back and fail for ever: enough is enough.
+            // A domain may come back and fail for ever: the log hears of the first few times.
             if let Some(domain) = self.domains.get_mut(&domid)
                 && domain.failures < FAILURES_LOGGED
             {

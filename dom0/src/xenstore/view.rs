@@ -150,8 +150,8 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The node, if the actor may have `want` of it. A missing node is `ENOENT` only to who could have
-    /// had `want` of the nearest node above, else `EACCES`.
+    /// The node, if the actor may have `want` of it. A missing node is `ENOENT` to an actor that could have had `want`
+    /// of the nearest node above, else `EACCES`.
     fn permitted(&mut self, path: &Path, want: Want) -> Result<Node, XsError> {
         match self.lookup(path)? {
             Some(node) if node.perms.allow(self.actor, want) => Ok(node),

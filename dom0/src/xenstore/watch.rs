@@ -1,4 +1,4 @@
-//! Watches, and who is to hear of a change.
+//! Watches, and the connections that are to hear of a change.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -83,7 +83,7 @@ impl WatchIndex {
         self.len
     }
 
-    /// Adds one. Whoever calls has seen that it is new.
+    /// Adds a watch. The caller has seen that the watch is new.
     pub(crate) fn add(&mut self, conn: ConnId, watch: Arc<Watch>) {
         let groups = self.by_path.entry(watch.path.clone()).or_insert_with(|| Vec::with_capacity(1));
         match groups.binary_search_by_key(&conn, |group| group.conn) {

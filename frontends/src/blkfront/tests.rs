@@ -302,7 +302,7 @@ fn lying_backends_are_disconnected() {
     }
 }
 
-/// It could change what was read after it was checked.
+/// A backend that still had the pages could change what was read after it was checked.
 #[test]
 fn a_backend_that_keeps_pages_is_disconnected() {
     let store = TestStore::new();

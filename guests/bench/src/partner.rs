@@ -37,7 +37,7 @@ pub(crate) async fn echo(store: &Xenstore, client: DomId) -> Result<(), String> 
     }
     let own = own_domid().map_err(|errno| format!("own number: {errno}"))?;
     let rights = format!("n{}\0r{}\0", own.raw(), client.raw());
-    // The rights first: who finds the value may read it whole.
+    // The rights first: a partner that finds the value may read it whole.
     store.write(NODE, "").await.map_err(|error| format!("{error}"))?;
     store
         .request(XS_SET_PERMS, &[NODE.as_bytes(), b"\0", rights.as_bytes()])

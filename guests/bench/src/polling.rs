@@ -1,4 +1,4 @@
-//! Events without upcalls, taken from the shared page by whoever polls for them.
+//! Events without upcalls, taken from the shared page by a loop that polls for them.
 
 use pvrt::hypercall::{event, sched};
 use ring_abi::shared_info::{

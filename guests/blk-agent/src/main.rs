@@ -1,7 +1,7 @@
 //! A program of Linux user space that drives the kernel's own block frontend for the conformance cases, which are the
 //! backend, in a driver domain: `conformance::blkfront::orders` says how they talk.
 //!
-//! It is the ramdisk's first program, by `rdinit=/bin/blk-agent`, and never ends. Each order has a thread of its own, since
+//! The program is the ramdisk's first, by `rdinit=/bin/blk-agent`, and never ends. Each order has a thread of its own, since
 //! what a hostile backend does not answer holds its thread for ever. The store is asked over and over, without a
 //! watch: the kernel delivers watches from the thread that also reads a new disk's partitions, and waits there for
 //! the very backend that is tried.

@@ -3,9 +3,9 @@
 //! The guest `conformance-guest`: runs every conformance case that its place allows, and reports on the console, one
 //! line each, for people and programs; `conformance::run` has the format.
 //!
-//! The guest knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On its
-//! command line `filter=ID[,ID…]` selects cases, and `role=backend`
-//! makes it the driver domain of another guest, whose frontends are tried. It powers off when every case passed or was skipped, else it crashes.
+//! The guest knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On
+//! its command line `filter=ID[,ID…]` selects cases, and `role=backend` makes the guest the driver domain of another
+//! guest, whose frontends are tried. The guest powers off when every case passed or was skipped, else it crashes.
 
 extern crate alloc;
 

@@ -241,7 +241,7 @@ fn multicalls(report: &mut Report) {
     let mut outer = [nested; 4];
     let got = call(__HYPERVISOR_MULTICALL, [at(&mut outer), 4, 0, 0, 0]);
     report.case("a multicall in a multicall", got <= 0, Got(got));
-    // One that names itself: without an end it would use up the hypervisor's stack.
+    // A multicall that names itself: without an end it would use up the hypervisor's stack.
     let mut own = [nested; 1];
     own[0].args = [at(&mut own), 1, 0, 0, 0, 0];
     let got = call(__HYPERVISOR_MULTICALL, [at(&mut own), 1, 0, 0, 0]);

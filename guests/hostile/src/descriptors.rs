@@ -105,7 +105,7 @@ fn ldt(report: &mut Report, scratch: &Scratch) {
 
 /// Selectors of tables that are none. What a kernel makes of such a fault of its user's is its own affair.
 fn used_ldt(report: &mut Report, scratch: &Scratch) {
-    // It is looked at when it is used: not what a writable page holds.
+    // The hypervisor looks at an LDT when it is used, and takes none that a writable page holds.
     let got = set_ldt(scratch.page(1), 16);
     probe::write(scratch.page(1), KERNEL_CODE);
     // SAFETY: a selector that must not load; a trap is caught.

@@ -28,7 +28,7 @@ static POLLED: AtomicU32 = AtomicU32::new(0);
 static CAME_UP: AtomicU32 = AtomicU32::new(0);
 /// How often a member woke.
 static WOKE: AtomicU32 = AtomicU32::new(0);
-/// Those that wake stay awake until this system time.
+/// Members that wake stay awake until this system time.
 static STAY_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
 
 /// Which events wake a herd.

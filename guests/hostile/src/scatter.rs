@@ -42,7 +42,7 @@ pub(crate) fn run() -> bool {
         let mut arg = reservation(frames.as_ptr() as u64, frames.len() as u64, 0);
         given += op(__HYPERVISOR_MEMORY_OP, XENMEM_DECREASE_RESERVATION, &mut arg).max(0);
     }
-    // They have holes: nobody uses them again.
+    // The runs have holes: nobody uses them again.
     core::mem::forget(runs);
     let mut taken = 0;
     for order in (1..=9).rev() {

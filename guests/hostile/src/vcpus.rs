@@ -23,7 +23,7 @@ const SLOT: u64 = 201;
 const FOREIGN: u64 = 0x200;
 const TRIES: usize = 8;
 
-/// Whose turn it is, and for what.
+/// The vCPU whose turn it is, and the turn's purpose.
 const IDLE: u32 = 0;
 const TOUCH: u32 = 1;
 const WRITE: u32 = 2;
@@ -53,7 +53,7 @@ pub(crate) fn run(report: &mut Report) {
     while TURN.load(Ordering::Acquire) != IDLE {
         sched::yield_cpu();
     }
-    // It goes down by its own call, behind its last look.
+    // The second vCPU goes down by its own call, behind its last look.
     others::wait_until_down(1);
 }
 

@@ -1,16 +1,17 @@
-//! Accounts: for whom the kernel keeps memory and spends time.
+//! Accounts: memory that the kernel keeps, and time that it spends, for each domain.
 //!
 //! A kernel that serves others has an account for each of them, beside its own. An account has a budget of heap bytes,
-//! which is claimed before anything is charged ([`Account::claim`]): the kernel then holds that much memory for it. While a
-//! task runs ([`spawn_for`](crate::executor::spawn_for)), or within [`Account::charge`], its account is the current one, and
-//! all that is allocated is charged to it: the bytes that the heap really gives. The heap remembers with each object whom it
-//! charged, and whoever frees the object, the same account gets its bytes back. So an account lasts until its last object
-//! is freed, and a domain number that comes again does not lead to the account of its former holder.
+//! which is claimed before anything is charged ([`Account::claim`]): the kernel then holds that much memory for it.
+//! While a task runs ([`spawn_for`](crate::executor::spawn_for)), or within [`Account::charge`], its account is the
+//! current one, and all that is allocated is charged to it: the bytes that the heap really gives. The heap remembers
+//! with each object the account that it charged; that account gets the bytes back, whatever task frees the object. So
+//! an account lasts until its last object is freed, and a domain number that comes again does not lead to the account
+//! of its former holder.
 //!
 //! A budget is no limit that an allocation fails at: it is what the kernel promised to have. An allocation over it is
-//! served from the kernel's reserve, and the account is then *overdrawn*: the executor runs its tasks no more until the one
-//! who waits in [`overdrawn`] has stopped its owner. What a peer can make grow asks [`Account::headroom`] first, and refuses
-//! in the protocol's own words.
+//! served from the kernel's reserve, and the account is then *overdrawn*: the executor runs its tasks no more until the
+//! task that waits in [`overdrawn`] has stopped the account's owner. What a peer can make grow asks
+//! [`Account::headroom`] first, and refuses in the protocol's own words.
 #![allow(unsafe_code)] // the heap keeps accounts by their address
 
 mod charge;
@@ -136,7 +137,7 @@ impl fmt::Display for Account {
 }
 
 impl Account {
-    /// The kernel's own account. It has no budget: the kernel counts on the memory that nobody claimed.
+    /// The kernel's own account, which has no budget: the kernel counts on the memory that nobody claimed.
     pub const fn own() -> Self {
         Self(None)
     }
@@ -205,8 +206,8 @@ impl Account {
         record.named.store(id.raw().into(), Relaxed);
     }
 
-    /// Its domain is over: nobody finds it by the domain's number any more. It lasts until its last task has ended and
-    /// its last object is freed; then its budget is the kernel's again.
+    /// The account's domain is over: nobody finds the account by the domain's number any more. The account lasts until
+    /// its last task has ended and its last object is freed; then its budget is the kernel's again.
     pub fn retire(&self) {
         if let Some(record) = self.0 {
             record.domain.store(NOBODY, Relaxed);
@@ -315,7 +316,7 @@ impl Account {
         self.0.map(figures)
     }
 
-    /// Runs the tasks of an overdrawn account again: who waited in [`overdrawn`] has stopped its owner.
+    /// Runs the tasks of an overdrawn account again: the task that waited in [`overdrawn`] has stopped the owner.
     pub fn thaw(&self) {
         executor::thaw_account(self.index());
     }

@@ -191,7 +191,7 @@ fn an_overdrawn_account_stops_and_is_reported_once() {
         assert_eq!(stopped % 1000, 4, "ended by the poll that went over");
         time::sleep(100).await;
         assert_eq!(polls.load(Relaxed), stopped, "none of its tasks runs");
-        // It is reported once only.
+        // The account is reported once only.
         assert!(time::timeout(10, overdrawn()).await.is_err());
         account.thaw();
         time::sleep(10).await;

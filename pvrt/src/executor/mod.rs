@@ -47,7 +47,7 @@ pub struct TaskId(u64);
 
 type BoxedFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// One spawned future. It is in the ready queue at most once.
+/// One spawned future. A task is in the ready queue at most once.
 struct Task {
     future: Mutex<Option<BoxedFuture>>,
     queued: AtomicBool,

@@ -167,7 +167,7 @@ impl Future for Sleep {
                     self.has_yielded = true;
                     let key = (self.deadline, timers.next);
                     timers.next += 1;
-                    // The tree is the kernel's own, whoever sleeps.
+                    // The tree is charged to the kernel, whatever task sleeps.
                     Account::own().charge(|| timers.sleeping.insert(key, context.waker().clone()));
                     self.key = Some(key);
                 }

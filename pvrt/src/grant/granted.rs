@@ -145,8 +145,8 @@ impl<M: Lend> Granted<M> {
         GrantRef::new(self.entries[index])
     }
 
-    /// Whether the other domain had any of the pages mapped a moment ago. It may map them again at once: nothing follows
-    /// from a no.
+    /// Whether the other domain had any of the pages mapped a moment ago. That domain may map them again at once:
+    /// nothing follows from a no.
     pub fn in_use(&self) -> bool {
         table::any_in_use(&self.entries)
     }

@@ -1,4 +1,4 @@
-//! This domain's grant table: entries, who may use them, and when they come back.
+//! This domain's grant table: entries, the domains that may use them, and when entries come back.
 #![allow(unsafe_code)] // a frame that its caller looks after is granted by a promise
 
 use alloc::vec::Vec;
@@ -162,8 +162,8 @@ impl GrantRefOwned {
         GrantRef::new(self.0)
     }
 
-    /// Whether the other domain had the frame mapped a moment ago. It may map the frame again at once: nothing follows
-    /// from a no.
+    /// Whether the other domain had the frame mapped a moment ago. That domain may map the frame again at once: nothing
+    /// follows from a no.
     pub fn in_use(&self) -> bool {
         any_in_use(&[self.0])
     }

@@ -79,8 +79,8 @@ pub fn claim_pages(dom: DomId, pages: u64) -> Result<()> {
     unsafe { op(NR, XENMEM_CLAIM_PAGES, &mut arg) }.map(|_| ())
 }
 
-/// The machine frames of `dom`'s grant table, from its frame `first` on, in `frames`. They belong to `dom` and can be
-/// mapped as foreign frames; the table grows as needed.
+/// The machine frames of `dom`'s grant table, from its frame `first` on, in `frames`. The frames belong to `dom` and
+/// can be mapped as foreign frames; the table grows as needed.
 ///
 /// # Errors
 /// `EINVAL`: more than the table may have. `EPERM`, `ESRCH`, `ENOMEM`.

@@ -41,7 +41,7 @@ unsafe impl Source for PageSource {
     }
 }
 
-/// Objects from this size on get pages of their own, which go back when the object does: 256 KiB. They are the
+/// Objects from this size on get pages of their own, which go back when the object does: 256 KiB. Such objects are the
 /// decompressors' windows and the lists of large domains, too large to stay with the heap for ever.
 const LARGE_BYTES: usize = 256 << 10;
 

@@ -33,7 +33,7 @@ fn layout(count: usize) -> Option<Layout> {
 }
 
 pub(super) fn take_pages(count: usize) -> Option<usize> {
-    // Whoever gets the pages is charged for them as in an image.
+    // The account that gets the pages is charged for them, as in an image.
     Account::own().charge(|| take_run(count))
 }
 

@@ -97,7 +97,7 @@ pub struct Stats {
     pub written_bytes: u64,
 }
 
-/// An accepted request that waits for its frames. Those that it has are in its slot.
+/// An accepted request that waits for its frames. The frames that it has are in its slot.
 struct Starting {
     slot: usize,
     /// Frames still to be taken; those of all starting requests are in `maps` in order.

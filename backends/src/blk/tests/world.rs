@@ -14,7 +14,7 @@ use ring_abi::types::{GrantRef, Maddr, PAGE_SIZE};
 
 pub(super) const SECTOR: usize = 512;
 
-/// Frames by machine address, grants by reference, and who holds what.
+/// Frames by machine address, grants by reference, and what is held of each.
 #[derive(Default)]
 pub(super) struct World {
     pub(super) frames: BTreeMap<u64, Vec<u8>>,

@@ -1,6 +1,6 @@
 //! Kernel images: what they are, what their notes ask for, and their bytes on the way into a domain's memory.
 //!
-//! A kernel is an ELF64 file, plain or compressed, or the payload of a bzImage. It is read as a stream, in file order:
+//! A kernel is an ELF64 file, plain or compressed, or the payload of a bzImage. The file is read as a stream, in its order:
 //! the headers come first and say how much memory the segments need; the segments are copied to their physical
 //! addresses as they pass.
 //!
@@ -143,8 +143,8 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
     Ok((payload, 4)) // the inflated size stands behind the stream
 }
 
-/// Loads the kernel in `file` into `sink`, the memory of a domain with `memory` bytes. It does a limited amount of work at
-/// a time; others run between.
+/// Loads the kernel in `file` into `sink`, the memory of a domain with `memory` bytes. Loading does a limited amount of
+/// work at a time; others run between.
 ///
 /// # Errors
 /// See [`ImageError`]; the sink may have been written to.

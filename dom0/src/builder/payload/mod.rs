@@ -9,8 +9,8 @@
 //! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and others run; the window is
 //!   given back piece by piece too ([`Stream::close`]).
 //!
-//! A decompressor in a domain of its own would limit all three from outside, and survive a panic of its own. It is not
-//! done: that domain's making costs more than the whole of a small domain's creation, it needs an image and a protocol
+//! A decompressor in a domain of its own would limit all three from outside, and survive a panic of its own. There is
+//! no such domain: its making costs more than the whole of a small domain's creation, it needs an image and a protocol
 //! of its own, and its memory must be found beside the domain's. What runs here instead is safe code that takes memory
 //! by asking.
 //!
@@ -49,12 +49,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a file whose contents go into `bytes` of a domain's memory.
+    /// The limits of a file whose contents go into `bytes` of a domain's memory.
     pub fn for_memory(bytes: u64) -> Self {
         Self { output: bytes, memory: Window::bytes_for(MAX_WINDOW_BYTES) }
     }
 
-    /// May a stream refer `window` bytes back? It need not keep more than all that it may put out.
+    /// May a stream refer `window` bytes back? A stream need not keep more than all that it may put out.
     fn check_window(&self, format: Format, window: u64) -> Result<(), PayloadError> {
         let needed = Window::bytes_for(window.min(1 << 48));
         if needed > self.memory {
@@ -130,7 +130,7 @@ pub enum PayloadError {
     },
     /// The file ends inside the stream.
     Truncated(Format),
-    /// It asks for more memory than it may have.
+    /// The file asks for more memory than it may have.
     Memory {
         /// The stream's format.
         format: Format,
@@ -141,7 +141,7 @@ pub enum PayloadError {
     },
     /// There is not so much memory now.
     NoMemory(Format),
-    /// It puts out more than it may.
+    /// The file puts out more than it may.
     TooLarge {
         /// The stream's format.
         format: Format,
@@ -241,7 +241,7 @@ pub fn open(bytes: &[u8], trailer: usize, limits: Limits) -> Result<Stream<'_>, 
     let mut limit = limits.output;
     let source: Box<dyn ByteSource + Send + '_> = match format {
         Format::Plain => {
-            // It is there already.
+            // A plain file is there already.
             limit = u64::MAX;
             Box::new(Plain(bytes))
         }

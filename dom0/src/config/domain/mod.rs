@@ -115,7 +115,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if !fits || name.contains('/') || name.contains(char::is_control) {
         return Err(format!("expected 1 to {NAME_MAX} bytes without `/` and control characters"));
     }
-    // It would be taken for a domain's number.
+    // Such a name would be taken for a domain's number.
     if name.bytes().all(|b| b.is_ascii_digit()) {
         return Err("a name must not be a number".into());
     }

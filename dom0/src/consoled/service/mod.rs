@@ -64,7 +64,7 @@ struct State {
     lines: Lines,
     /// What was left in the ring when it ended, and is still to be printed.
     rest: Vec<u8>,
-    /// Those attached, by number.
+    /// Attached readers, by number.
     readers: BTreeMap<u32, Reader>,
     next_reader: u32,
     /// What the domain may print.
@@ -100,7 +100,7 @@ enum Polled {
     More,
     /// Nothing: an event will tell.
     Empty,
-    /// Those attached are too far behind.
+    /// Attached readers are too far behind.
     Held,
     Ruined(RingError),
 }
@@ -188,7 +188,7 @@ impl Console {
                 Polled::Ruined(error) => self.ruin(error),
             }
         }
-        // Here, whoever found it: who types says nothing.
+        // Logged here, whether this task found the ruin or a reader that typed: the reader logs nothing.
         if let Some(error) = &self.state.lock().ruin {
             log::error!("console d{domain}: disconnect: {error:?}");
         }

@@ -17,7 +17,7 @@ const WINDOW_MIN: usize = 10;
 /// What the user wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EditorEvent {
-    /// A line was entered. It is in the history.
+    /// A line was entered; the history has it.
     Line(String),
     /// `^C`: the line was dropped.
     Interrupt,

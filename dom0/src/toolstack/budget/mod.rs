@@ -32,7 +32,7 @@ const _: () = assert!(
 pub const BUILD_BYTES: usize = 136 << 20;
 const _: () = assert!(BUILD_BYTES as u64 >= crate::builder::payload::MAX_WINDOW_BYTES + (4 << 20));
 
-/// How long something may be kept for a domain after its end, and how often that is looked at: who is attached to its
+/// How long something may be kept for a domain after its end, and how often that is looked at: an administrator at its
 /// console may still be reading.
 const CLOSE_NS: u64 = 10_000_000_000;
 const CLOSE_ROUND_NS: u64 = 20_000_000;
@@ -95,7 +95,7 @@ impl Toolstack {
     /// Ends the domain of an overdrawn account.
     fn stop(&self, account: Account) {
         // A domain that is paused makes dom0 keep nothing more, so that the account's tasks may run again: the domain's end
-        // needs them. One that is over already has left its number, perhaps to another.
+        // needs them. A domain that is over already has left its number, perhaps to another.
         let id = account.domain().filter(|id| Account::of(*id) == account);
         if let Some(id) = id
             && let Err(errno) = domctl::pause(id)

@@ -260,7 +260,7 @@ impl Toolstack {
     async fn tear_down_wholly(&self, domain: &Domain, gone: bool) {
         let id = domain.id;
         let account = Account::of(id);
-        // It must not write to its rings any more; one that shut down has no vCPU running anyway.
+        // The domain must not write to its rings any more; a domain that shut down has no vCPU running anyway.
         if let Err(errno) = domctl::pause(id)
             && errno != Errno::ESRCH
         {

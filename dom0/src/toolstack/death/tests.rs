@@ -14,7 +14,7 @@ fn short_runs_in_a_row_wait_ever_longer() {
         waits.push((now - started) / SECOND);
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32, 32]);
-    // One that ran long enough begins anew, and starts at once.
+    // A domain that ran long enough begins anew, and starts at once.
     assert_eq!(next_start(5, 5 + SHORT_RUN_NS, runs), (5 + SHORT_RUN_NS, 0));
     let (at, _) = next_start(5, 5 + 2 * SECOND, 0);
     assert!(at < 5 + 2 * SECOND, "a single restart does not wait");

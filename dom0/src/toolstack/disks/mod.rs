@@ -36,7 +36,7 @@ pub enum DiskError {
     Dead(String),
     /// The domain goes on using the disk: its name.
     InUse(String),
-    /// It could not be attached, as at a domain's creation.
+    /// The disk could not be attached, as at a domain's creation.
     Attach(CreateError),
     /// The store refused.
     Store(XsError),
@@ -169,7 +169,7 @@ impl Toolstack {
         }
     }
 
-    /// Gives a domain another disk. It keeps it when it starts again.
+    /// Gives a domain another disk. The domain keeps the disk when it starts again.
     ///
     /// # Errors
     /// See [`DiskError`]; nothing of the disk is left.
@@ -194,10 +194,12 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Takes a disk from a domain: asks it to let go, or, if `force`, does not. It is gone from its configuration too.
+    /// Takes a disk from a domain: asks the domain to let go, or, if `force`, does not. The disk leaves its
+    /// configuration too.
     ///
     /// Nothing is kept from others while the domain is waited for: until then the disk is that domain's, and counts as
-    /// such. Who no longer waits drops the future; the domain stays asked. While one waits, another may force.
+    /// such. A caller that no longer waits drops the future; the domain stays asked. While one caller waits, another
+    /// may force.
     ///
     /// # Errors
     /// See [`DiskError`].

@@ -236,7 +236,7 @@ fn one_that_does_not_let_go_keeps_nobody_else_waiting() {
         toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
         let other = toolstack.attach_disk(&two, disk("phy:/dev/vda,xvdb,w")).await;
         assert!(matches!(other, Err(DiskError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
-        // Whoever waits no longer forces, and both have what they wanted.
+        // The other caller forces, and both have what they wanted.
         toolstack.detach_disk(&one, 51712, true).await.unwrap();
         assert_eq!(waiting.await.unwrap(), Ok(()));
         assert!(time::now_ns() - begun < 1_000_000_000, "{} ns", time::now_ns() - begun);

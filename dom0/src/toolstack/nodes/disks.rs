@@ -24,8 +24,8 @@ fn disk_record(id: DomId, devid: u32) -> String {
     format!("{}/device/vbd/{devid}", records(id))
 }
 
-/// Who serves a disk, as the toolstack noted when the disk was given. The frontend's nodes say so too, but they are its
-/// domain's to write; and any domain may make a backend's directory in its own home.
+/// The domain that serves a disk, as the toolstack noted when the disk was given. The frontend's nodes say so too, but
+/// they are its domain's to write; and any domain may make a backend's directory in its own home.
 pub(in crate::toolstack) fn server(store: &Xenstore, id: DomId, devid: u32) -> DomId {
     let path = store.client().read_str(&format!("{}/backend", disk_record(id, devid)));
     let home =
@@ -59,7 +59,7 @@ pub(in crate::toolstack) fn ask_for_disk(
     store.client().atomically(|tx| {
         if let Some(state) = present(tx.read(&format!("{back}/state")))? {
             tx.write(&format!("{back}/online"), "0")?;
-            // One that has closed by itself stays so.
+            // A backend that has closed by itself stays so.
             if !is_state(state, CLOSED) {
                 tx.write(&format!("{back}/state"), CLOSING)?;
             }

@@ -170,7 +170,7 @@ pub(super) fn move_away(
 /// its disks, each of which its backend finds whole.
 ///
 /// # Errors
-/// `ENOENT`: the domain is not `wanted` any more. Whoever ends the domain removes what was written of it, else the caller.
+/// `ENOENT`: the domain is not `wanted` any more. The domain's end then removes what was written of it, else the caller does.
 pub(super) async fn write(
     store: &Xenstore,
     facts: &Facts<'_>,
@@ -191,7 +191,7 @@ const PIECE: usize = 8;
 /// Writes nodes, and lets others run between them.
 struct Pieces<W> {
     client: Client,
-    /// Is the domain still wanted? Asked whenever others have run: whoever ends the domain removes its nodes, and none may
+    /// Is the domain still wanted? Asked whenever others have run: the domain's end removes its nodes, and none may
     /// come after that.
     wanted: W,
     /// Nodes that were written since others ran.

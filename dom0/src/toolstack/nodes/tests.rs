@@ -100,7 +100,7 @@ fn a_driver_domain_has_the_backend() {
     for path in [back, &format!("{back}/state")] {
         assert_eq!(client.perms(path), Ok(Perms::shared_with(3, 7)), "{path}");
     }
-    // It may write there, and nowhere beside.
+    // The driver domain may write there, and nowhere beside.
     assert_eq!(client.perms("/local/domain/3/backend/vbd/7").unwrap().owner(), 0);
     assert_eq!(server(&store, DomId::new(7), 51712), driver);
     assert_eq!(disks(&store, DomId::new(7))[0].backend_id, 3);

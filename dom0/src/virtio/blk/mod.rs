@@ -40,9 +40,9 @@ pub enum BlkError {
     OutOfMemory,
     /// Its registers say what no disk can be.
     BadGeometry(&'static str),
-    /// It broke the queue's rules.
+    /// The device broke the queue's rules.
     Queue(QueueError),
-    /// It asked to be reset.
+    /// The device asked to be reset.
     NeedsReset,
 }
 
@@ -101,7 +101,7 @@ impl<S: DmaSource> VirtioBlk<S> {
         Self::bring_up(&transport, &source, vector)
             .inspect_err(|_| {
                 transport.fail();
-                // One that does not even reset had no queue enabled yet, or has it in memory that is not reused.
+                // A device that does not even reset had no queue enabled yet, or has its queue in memory that is not reused.
                 let _ = transport.reset();
             })
             .map(|running| {
@@ -262,7 +262,8 @@ impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
         let mut inner = self.inner.lock();
-        // What grows is the disk's, whoever makes it grow: each client's part ([`client_bytes`]) is within what a vbd claims.
+        // Memory that grows is charged to the disk, whichever client makes it grow: each client's part
+        // ([`client_bytes`]) is within what a vbd claims.
         Account::own().charge(|| match op {
             BlockOp::Read => inner.submit_transfer(client, tag, T_IN, sector, segments),
             BlockOp::Write => inner.submit_transfer(client, tag, T_OUT, sector, segments),

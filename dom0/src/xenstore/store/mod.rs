@@ -22,7 +22,7 @@ pub(super) const NODE_WORK: usize = 64;
 
 /// A node's place in the tree.
 const NODE_PLACE: usize = price::mapped::<Path, Node>();
-/// The place of an entry of a node's permissions in the index of who is named where.
+/// The place of an entry of a node's permissions in the index of named domains.
 const NAMED_PLACE: usize = price::mapped::<(u16, Path), ()>();
 
 /// A node. Cloning shares the value and the permissions.
@@ -30,7 +30,7 @@ const NAMED_PLACE: usize = price::mapped::<(u16, Path), ()>();
 pub(crate) struct Node {
     /// Any bytes.
     pub(crate) value: Arc<[u8]>,
-    /// Who may do what.
+    /// The domains that may read or write the node.
     pub(crate) perms: Perms,
     /// Changes, and never comes back, when the node is made or its value or permissions are written.
     pub(crate) generation: u64,
@@ -176,7 +176,7 @@ impl Store {
         self.nodes.iter()
     }
 
-    /// Puts a node where there is one or is none. Whoever calls has seen to the node above.
+    /// Puts a node where there is one or is none. The caller has seen to the node above.
     pub(crate) fn put(&mut self, path: &Path, node: Node) {
         self.spend(1, path.key().len() + node.value.len());
         self.changes += 1;

@@ -13,7 +13,7 @@ const FREE_BYTES: usize = 24 * wire::XENSTORE_ABS_PATH_MAX;
 /// Bytes that are compared or hashed for each byte of work.
 const BYTES: usize = 8;
 
-/// One request, with all that it leaves to be done; its reply. It must be charged what it does.
+/// Does one request, with all that it leaves to be done; the request must be charged what it does. Gives the reply.
 fn charged(bed: &mut Bed, kind: u32, tx: u32, payload: &str) -> (u32, Vec<u8>) {
     let (work, looks, bytes) = (bed.server.store.work(), looks::taken(), looks::taken_bytes());
     let reply = bed.ask(1, kind, tx, payload.as_bytes());

@@ -119,7 +119,7 @@ fn misses_in_transactions_are_charged() {
         }
     }
     scales.weigh("misses");
-    // They count until they are freed.
+    // Transactions count until they are freed.
     scales.run(|bed| {
         bed.send(1, wire::XS_RESET_WATCHES, 0, b"\0");
         let (conn, ring) = bed.rings.get_mut(&1).unwrap();

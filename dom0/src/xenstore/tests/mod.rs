@@ -259,7 +259,7 @@ fn watches_fire_at_once_and_on_changes_below() {
     assert!(bed.events(1).is_empty());
     bed.ok(1, wire::XS_RESET_WATCHES, 0, b"\0");
     assert_eq!(bed.server.figures().watches, 0);
-    // Who may not read hears nothing.
+    // A domain that may not read hears nothing.
     bed.ok(2, wire::XS_WATCH, 0, b"/local/domain/1\0t\0");
     bed.events(2);
     bed.ok(1, wire::XS_WRITE, 0, b"x\0y");
@@ -354,8 +354,8 @@ fn reads_within_a_transaction_repeat() {
 }
 
 impl Server {
-    /// Counts everything again and compares it with the accounts; also that each node's parent is there for whoever sees
-    /// the node.
+    /// Counts everything again and compares it with the accounts; also that each node's parent is there for everybody
+    /// that sees the node.
     fn check_accounts(&self) {
         let mut accounts: std::collections::BTreeMap<u16, super::quota::Account> = Default::default();
         for (path, node) in self.store.iter() {

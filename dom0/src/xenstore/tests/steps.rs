@@ -287,8 +287,8 @@ fn what_dom0_changes_while_a_commit_is_checked_is_a_conflict() {
     }
 }
 
-/// Whoever waits for the end of a domain waits for what its commit leaves, whoever ends the commit: the domain's number may
-/// be another's then.
+/// The wait for a domain's end includes what its commit leaves, whichever connection ends the commit: the domain's
+/// number may be another's then.
 #[test]
 fn what_is_left_of_a_dead_domain_has_what_its_commit_leaves() {
     for by_others in [false, true] {

@@ -30,8 +30,8 @@ fn behind(path: Option<&Path>) -> Bound<&dyn Place> {
     path.map_or(Bound::Unbounded, |path| Bound::Excluded(path as &dyn Place))
 }
 
-/// A commit under way: it looks at everything that was read, then writes everything. Until it is over nobody else has
-/// the tree, so that it is one step to whoever looks; those who wait do its steps.
+/// A commit under way: it looks at everything that was read, then writes everything. Until the commit is over nobody
+/// else has the tree, so that others see it as one step; clients that wait do its steps.
 pub(crate) struct Commit {
     pub(in crate::xenstore) transaction: Transaction,
     actor: Actor,

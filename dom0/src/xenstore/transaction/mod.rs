@@ -49,7 +49,7 @@ struct Entry {
     event: bool,
     /// What the heap takes for it.
     cost: usize,
-    /// It lies below a node that the transaction removed before: what is there in the tree does not matter.
+    /// The entry lies below a node that the transaction removed before: what the tree has there does not matter.
     free: bool,
 }
 
@@ -114,9 +114,9 @@ pub(crate) struct Owned {
 
 /// An open transaction.
 pub(crate) struct Transaction {
-    /// Whose it is.
+    /// The domain that the transaction is of.
     pub(super) domid: u16,
-    /// It was committed: what was written is told of.
+    /// The transaction was committed: watches are told of what it wrote.
     is_committed: bool,
     entries: BTreeMap<Path, Entry>,
     /// Nodes that were removed with all below them, in order; none is below another.
@@ -128,7 +128,7 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    /// One of `domid`'s that has touched nothing.
+    /// A transaction of `domid`'s that has touched nothing.
     pub(crate) fn new(domid: u16) -> Transaction {
         Transaction {
             domid,

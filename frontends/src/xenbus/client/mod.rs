@@ -285,7 +285,7 @@ impl Inner {
         Ok(answer.payload)
     }
 
-    /// Hands a message to who waits for it.
+    /// Hands a message to the task that waits for it.
     fn dispatch(&self, message: Message) {
         if message.header.r#type == XS_WATCH_EVENT {
             let mut parts = strings(&message.payload).skip(1);

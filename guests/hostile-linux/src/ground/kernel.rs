@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use ring_abi::types::PAGE_SIZE;
 
-/// Where the kernel maps all memory. It is moved only by a boot loader that a PV guest does not have.
+/// Where the kernel maps all memory. Only a boot loader moves that place, which a PV guest does not have.
 pub(super) const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 /// Bits of a P2M entry that are no frame's.
 const P2M_FLAGS: u64 = 3 << 62;

@@ -31,7 +31,8 @@ fn fill(bytes: &[u8]) {
     }
 }
 
-/// The input ring's consumer beyond its producer, and never an event again: who types into it must find the way out.
+/// The input ring's consumer beyond its producer, and never an event again: an administrator who types there must find
+/// the way out.
 pub(super) fn ruined_input() {
     use ring_abi::io::console::IN;
     let Some(ring) = pvrt::console::ring() else { return };

@@ -191,13 +191,13 @@ pub(super) async fn unheard(store: Xenstore) -> Result<()> {
             part.request(XS_SET_PERMS, &[path.as_bytes(), b"\0", perms.as_bytes()]).await.map(drop)
         })
         .await?;
-        // It stays open, with no end that would be heard.
+        // The transaction stays open, with no end that would be heard.
         core::mem::forget(transaction);
     }
     let lists = (0..DEPTH).map(|_| store.request(XS_DIRECTORY, &[b"data\0"]));
     let write = store.write("attr/0", "");
     let (mut write, mut lists) = (pin!(write), pin!(join_all(lists)));
-    // They are sent, and nobody takes what comes.
+    // The requests are sent, and nobody takes what comes.
     poll_fn(|context| {
         let _ = (write.as_mut().poll(context), lists.as_mut().poll(context));
         Poll::Ready(())

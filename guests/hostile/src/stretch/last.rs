@@ -1,4 +1,4 @@
-//! Tables whose entries hold the last references on their pages: who gives such a table back, frees all of them.
+//! Tables whose entries hold the last references on their pages: the end of such a table frees all of them.
 
 use alloc::vec::Vec;
 

@@ -22,7 +22,7 @@ struct Tree {
 }
 
 impl Tree {
-    /// One of some `count` tables, of which each maps the frame of page 0 as often as it can.
+    /// A tree of some `count` tables, of which each maps the frame of page 0 as often as it can.
     fn new(count: usize) -> Option<Self> {
         let l2 = count.div_ceil(512);
         let pages = Pages::zeroed(count + l2 + 3).ok()?;

@@ -6,10 +6,10 @@
 //! rounds as the debt lasts. Debt lasts only while others want the time: an account alone in the ring runs at once, and
 //! an idle moment of the whole kernel voids all debts.
 //!
-//! An account that becomes ready with credit left does not wait for the ring's turns: it is *fresh*, and runs next, in order
-//! of arrival with the other fresh ones, until its credit is used up; only then it goes to the back of the ring. So who
-//! waits much, as a domain with some reads of its disk under way, waits for one poll of who does not, and still has no more
-//! than its quantum in each round: new credit comes from the ring alone.
+//! An account that becomes ready with credit left does not wait for the ring's turns: it is *fresh*, and runs next, in
+//! order of arrival with the other fresh ones, until its credit is used up; only then it goes to the back of the ring.
+//! So an account that waits much, as a domain with some reads of its disk under way, waits for one poll of an account
+//! that does not, and still has no more than its quantum in each round: new credit comes from the ring alone.
 //!
 //! M. Shreedhar, G. Varghese: Efficient Fair Queueing using Deficit Round-Robin (1995).
 
@@ -32,7 +32,8 @@ struct Queue<T> {
     ready: VecDeque<T>,
     /// Ticks that it may still use; below zero: it owes.
     credit: i64,
-    /// It stands in the ring or is fresh: it has ready tasks, or its last one is being polled and may be ready again.
+    /// The account stands in the ring or is fresh: it has ready tasks, or its last task is being polled and may be
+    /// ready again.
     in_ring: bool,
     /// Its tasks are not to run.
     frozen: bool,
@@ -53,7 +54,7 @@ pub(super) struct Drr<T> {
     queues: Vec<Queue<T>>,
     /// The accounts that have ready tasks and wait for their turn.
     ring: VecDeque<usize>,
-    /// Those that have ready tasks and became ready with credit left: they go first.
+    /// Accounts that have ready tasks and became ready with credit left: they go first.
     fresh: VecDeque<usize>,
     /// Counts the times when nothing was ready.
     epoch: u64,
@@ -122,7 +123,8 @@ impl<T> Drr<T> {
             };
             let queue = &mut self.queues[account];
             if queue.ready.is_empty() {
-                // It stayed in front while its last task was polled: had that become ready at once, its turn would go on.
+                // The account stayed in front while its last task was polled: had that task become ready at once, the
+                // turn would go on.
                 queue.in_ring = false;
                 _ = if is_fresh { self.fresh.pop_front() } else { self.ring.pop_front() };
                 continue;

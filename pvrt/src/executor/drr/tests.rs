@@ -81,7 +81,7 @@ fn many_tasks_get_no_more_than_one() {
     let one = outcomes[20].ticks;
     assert_eq!(idle, 0);
     assert!(one * 100 > many * 97 && many * 100 > one * 97, "{many} and {one}");
-    // Those of one account share among themselves.
+    // The tasks of one account share among themselves.
     assert!(outcomes[..20].iter().all(|outcome| outcome.ticks * 21 > many));
 }
 
@@ -118,7 +118,7 @@ fn an_honest_task_waits_for_one_turn_of_each_hog() {
     }
 }
 
-/// Who waits much and uses little waits for the poll that runs, not for turns; the hogs have all the rest.
+/// An account that waits much and uses little waits for the poll that runs, not for turns; the hogs have all the rest.
 #[test]
 fn one_that_uses_less_than_its_part_waits_for_a_poll() {
     let cost = 50_000;
@@ -208,7 +208,7 @@ fn a_frozen_account_runs_again_when_thawed() {
     drr.thaw(9);
 }
 
-/// Who waits for what was ready waits for no more than that, whoever has its account's record afterwards.
+/// A task that waits for what was ready waits for no more than that, whichever account has the record afterwards.
 #[test]
 fn what_was_ready_has_run_though_its_account_is_taken_anew() {
     let mut drr = Drr::new();

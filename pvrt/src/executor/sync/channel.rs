@@ -37,7 +37,7 @@ impl<T> Channel<T> {
             if state.closed || state.queue.len() >= self.capacity {
                 return Err(value);
             }
-            // The queue is the kernel's own, whoever sends.
+            // The queue is charged to the kernel, whatever task sends.
             Account::own().charge(|| state.queue.push_back(value));
         }
         self.items.notify_one();

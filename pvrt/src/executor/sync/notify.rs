@@ -114,7 +114,7 @@ impl Drop for Notified<'_> {
         let Some(id) = self.id else { return };
         let mut state = self.notify.state.lock();
         if let Some(at) = state.notified.iter().position(|other| *other == id) {
-            // It was woken and goes away unpolled: the notification belongs to another.
+            // This waiter was woken and goes away unpolled: the notification belongs to another.
             state.notified.swap_remove(at);
             drop(state);
             self.notify.notify_one();

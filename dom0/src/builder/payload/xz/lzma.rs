@@ -23,7 +23,7 @@ const MODEL_PROBABILITIES: usize = 128;
 
 /// Why a symbol is none.
 pub(super) enum LzmaError {
-    /// It refers to what is not there, or gives more than the chunk has.
+    /// A symbol refers to what is not there, or gives more than the chunk has.
     Corrupt,
     /// There is no memory for it.
     NoMemory,

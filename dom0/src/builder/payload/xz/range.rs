@@ -13,7 +13,7 @@ pub(super) struct Range<'a> {
     bytes: &'a [u8],
     range: u32,
     code: u32,
-    /// It was asked for more than there is.
+    /// The decoder was asked for more than there is.
     overrun: bool,
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Distribution {
 }
 
 impl Distribution {
-    /// One that is known beforehand.
+    /// A distribution that is known beforehand.
     pub(super) fn known(probabilities: &[i16], log: u32) -> Self {
         let mut all = [0; MAX_SYMBOLS];
         all[..probabilities.len()].copy_from_slice(probabilities);

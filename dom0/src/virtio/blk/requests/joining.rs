@@ -52,8 +52,8 @@ impl<S: DmaSource> Inner<S> {
         Ok(())
     }
 
-    /// Makes [`Inner::next`] the parts of `segments`, and gives their bytes. Those that follow each other in machine memory
-    /// are one part, which saves the device a look at each page: domains have much of their memory in one piece.
+    /// Makes [`Inner::next`] the parts of `segments`, and gives their bytes. Segments that follow each other in machine
+    /// memory are one part, which saves the device a look at each page: domains have much of their memory in one piece.
     fn set_next(&mut self, device_writes: bool, segments: &[Segment]) -> u64 {
         self.next.clear();
         let mut bytes = 0;
