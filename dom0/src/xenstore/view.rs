@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use super::error::XsError;
 use super::path::{Path, Place, prefix_work};
@@ -51,11 +52,12 @@ impl View<'_> {
             work += each_work + child.name().len();
             each(child.name())
         };
+        let hidden = Cell::new(0);
         match &self.transaction {
-            Some(transaction) => transaction.children(self.store, path).all(seen),
+            Some(transaction) => transaction.children(self.store, path, &hidden).all(seen),
             None => self.store.children(path).all(seen),
         };
-        self.store.spend(0, work);
+        self.store.spend(0, work + hidden.get() * each_work);
         Ok(node.generation.max(node.children_generation))
     }
 

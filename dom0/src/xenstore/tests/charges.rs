@@ -90,6 +90,19 @@ fn removing_what_was_made_is_work() {
     assert_eq!(charged(&mut bed, wire::XS_RM, tx, "r/z\0").1, b"OK\0");
 }
 
+/// A list of children beside many that a transaction has asked for and that are not there.
+#[test]
+fn asking_for_what_is_not_there_makes_a_list_dear() {
+    let mut bed = Bed::new(1);
+    let long = long();
+    bed.ok(1, wire::XS_MKDIR, 0, format!("{long}\0").as_bytes());
+    let tx = bed.begin(1);
+    for at in 0..60 {
+        assert_eq!(charged(&mut bed, wire::XS_READ, tx, &format!("{long}/{at}\0")).1, b"ENOENT\0");
+    }
+    assert_eq!(charged(&mut bed, wire::XS_DIRECTORY, tx, &format!("{long}\0")).1, b"");
+}
+
 /// Many requests, of paths that are long and like each other in one way or another.
 fn requests() -> impl Strategy<Value = Vec<(u32, String, bool, usize)>> {
     let top = prop_oneof![Just(long()), Just("d".to_owned()), Just(format!("{}/e", long()))];

@@ -8,6 +8,7 @@ mod commit;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Bound;
 
 pub(crate) use commit::Commit;
@@ -266,11 +267,13 @@ impl Transaction {
         }
     }
 
-    /// The children as this transaction sees them, in order: one pass over the tree's and its own.
+    /// The children as this transaction sees them, in order: one pass over the tree's and its own. `hidden` counts those that
+    /// the pass looks at and does not give.
     pub(crate) fn children<'a>(
         &'a self,
         store: &'a Store,
         parent: &'a Path,
+        hidden: &'a Cell<usize>,
     ) -> impl Iterator<Item = &'a Path> {
         let is_removed = self.is_removed(parent) || self.is_free(parent);
         let mut all = store.children(parent).take_while(move |_| !is_removed).peekable();
@@ -281,7 +284,10 @@ impl Transaction {
                 match all.peek() {
                     Some(path) if *path < *touched => return all.next(),
                     // The transaction's word counts.
-                    Some(path) if *path == *touched => drop(all.next()),
+                    Some(path) if *path == *touched => {
+                        hidden.update(|count| count + 1);
+                        all.next();
+                    }
                     _ => {}
                 }
                 let (path, there) = (*touched, entry.now.is_some());
@@ -289,6 +295,7 @@ impl Transaction {
                 if there {
                     return Some(path);
                 }
+                hidden.update(|count| count + 1);
             }
         })
     }
