@@ -1,6 +1,6 @@
 //! `docs/INVARIANTS.md` against the code: each rule that code cites is there, each rule is cited, and what the document
 //! names exists: files, what they define, tests, planted defects. `docs/SOUNDNESS.md` and `docs/TOUR.md` are held to the
-//! same.
+//! same, and so are the files in the tables of `docs/ARCHITECTURE.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -147,6 +147,25 @@ fn unknown(document: &str) -> Vec<String> {
 fn what_the_document_names_exists() {
     let wrong = unknown(&document());
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The paths in the rows of tables that say where behaviour lives: of the hypervisor, of dom0, or from the root.
+fn lost_paths(document: &str) -> Vec<String> {
+    let rows = document.lines().filter(|line| line.starts_with("| "));
+    let names = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let paths = names.filter(|name| name.contains('/') || name.ends_with(".rs"));
+    let places = ["", "microhv/src", "dom0/src"].map(|place| root().join(place));
+    paths.filter(|path| !places.iter().any(|place| place.join(path).exists())).map(str::to_owned).collect()
+}
+
+#[test]
+fn where_behaviour_lives_exists() {
+    let architecture = page("ARCHITECTURE.md");
+    let part = architecture.split("\n## ").find(|part| part.starts_with("Where behaviour lives"));
+    let part = part.expect("the chapter of the tables");
+    assert!(part.lines().filter(|line| line.starts_with("| ")).count() > 30, "the tables are read");
+    assert_eq!(lost_paths(part), Vec::<String>::new());
+    assert_eq!(lost_paths("| x | `mem/`, `commands/xl.rs`, `mem/frames.rs` |"), ["mem/frames.rs"]);
 }
 
 /// The names are really looked up: each kind of a wrong one is found.
