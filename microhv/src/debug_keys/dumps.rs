@@ -6,7 +6,8 @@ use arrayvec::ArrayVec;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::evtchn::{MAX_PORTS, PortStatus, is_masked, is_pending};
+use crate::evtchn::state::MAX_PORTS;
+use crate::evtchn::{PortStatus, is_masked, is_pending};
 use crate::platform::{CpuId, Platform};
 
 /// Key `q`: each domain and vCPU.

@@ -25,7 +25,7 @@ pub use info::{INFO_BYTES, InfoCell};
 pub use list::{DomainList, FIRST_RESERVED};
 pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 
-use crate::evtchn::Ports;
+use crate::evtchn::state::Ports;
 use crate::gnttab::GrantTable;
 use crate::mem::DomainMm;
 use crate::rangeset::RangeSet;

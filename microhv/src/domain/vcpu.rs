@@ -15,7 +15,7 @@ use ring_abi::types::{DomId, Mfn, VcpuId};
 
 use super::info::INFO_BYTES;
 use super::{CallHistory, GuestCpu, InfoCell, LEGACY_MAX_VCPUS};
-use crate::evtchn::VcpuEvents;
+use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
 use crate::sync::{Mutex, rank};
 use crate::time::VcpuTime;

@@ -10,8 +10,9 @@ use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::types::DomId;
 use ring_abi::types::{Pirq, Port};
 
-use super::cells::Cells;
-use super::{Binding, MAX_PORTS, PortState, Ports, is_per_vcpu};
+use super::is_per_vcpu;
+use super::state::Cells;
+use super::state::{Binding, MAX_PORTS, PortState, Ports};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
@@ -139,7 +140,7 @@ impl<P: Platform> Hypervisor<P> {
         if local.is_dying() || remote.is_dying() {
             return Err(HypercallError::Invalid);
         }
-        let remote_cell = remote.events.cell(remote_port)?;
+        let remote_cell = remote.events.cell(remote_port).ok_or(HypercallError::Invalid)?;
         let waits = matches!(*remote_cell.state.lock(), PortState::Unbound { remote } if remote == local.id);
         if !waits {
             return Err(HypercallError::Invalid);
@@ -221,7 +222,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: the port is not open.
     pub fn evtchn_close(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let cell = domain.events.cell(port)?;
+        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
         loop {
             let peer = match &*cell.state.lock() {
                 PortState::Free => return Err(HypercallError::Invalid),
@@ -254,7 +255,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 PortState::Pirq { pirq } => self.pirq_unbind(domain, *pirq),
                 PortState::Interdomain { remote, port: remote_port } => {
-                    if let Ok(remote_cell) = remote.events.cell(*remote_port) {
+                    if let Some(remote_cell) = remote.events.cell(*remote_port) {
                         let mut state = remote_cell.state.lock();
                         // A port joined to itself was freed above.
                         if matches!(&*state, PortState::Interdomain { .. }) {
@@ -298,7 +299,7 @@ impl<P: Platform> Hypervisor<P> {
         if port >= MAX_PORTS {
             return Err(HypercallError::Invalid);
         }
-        let Ok(cell) = domain.events.cell(port) else { return Ok((PortStatus::Closed, 0)) };
+        let Some(cell) = domain.events.cell(port) else { return Ok((PortStatus::Closed, 0)) };
         let status = match &*cell.state.lock() {
             PortState::Free => PortStatus::Closed,
             PortState::Unbound { remote } => PortStatus::Unbound { remote: *remote },
@@ -318,7 +319,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `NoEntry`: no such vCPU; `Invalid`: not a port that may move (an IPI or a per-vCPU VIRQ).
     pub fn evtchn_bind_vcpu(&self, domain: &Arc<Domain>, port: u32, vcpu: u32) -> Result<(), HypercallError> {
         domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?;
-        let cell = domain.events.cell(port)?;
+        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
         let state = cell.state.lock();
         let movable = match &*state {
             PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq { .. } => true,

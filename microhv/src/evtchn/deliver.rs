@@ -5,11 +5,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
 
-use super::{PortCell, PortState, VcpuEvents};
+use super::state::{MAX_PORTS, PortCell, PortState, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
-use crate::evtchn::MAX_PORTS;
 use crate::platform::Platform;
 
 /// Whether `port` of `domain` is pending, masked or not.
@@ -29,7 +28,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: the port is not one that can be sent from. A peer that has gone is no error.
     #[inline(always)]
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let cell = domain.events.cell(port)?;
+        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
         if cell.is_ipi.load(Ordering::Acquire) {
             if self.set_bits(domain, cell, port) {
                 self.rouse(domain, port);
@@ -45,7 +44,7 @@ impl<P: Platform> Hypervisor<P> {
         let state = cell.state.lock();
         match &*state {
             PortState::Interdomain { remote, port } => {
-                let cell = remote.events.cell(*port)?;
+                let cell = remote.events.cell(*port).ok_or(HypercallError::Invalid)?;
                 if self.set_bits(remote, cell, *port) {
                     let (remote, port) = (remote.clone(), *port);
                     drop(state);
@@ -61,7 +60,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Makes `port`, which is open, pending in `domain`.
     pub fn set_pending(&self, domain: &Arc<Domain>, port: u32) {
-        if let Ok(cell) = domain.events.cell(port)
+        if let Some(cell) = domain.events.cell(port)
             && self.set_bits(domain, cell, port)
         {
             self.rouse(domain, port);
@@ -91,7 +90,7 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn rouse(&self, domain: &Arc<Domain>, port: u32) {
-        if let Ok(cell) = domain.events.cell(port)
+        if let Some(cell) = domain.events.cell(port)
             && let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed))
             && vcpu.info.get().is_some_and(|info| info.load_u8(UPCALL_PENDING_OFFSET) != 0)
         {
@@ -115,7 +114,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Sends a VIRQ that each vCPU has of its own.
     pub fn send_vcpu_virq(&self, domain: &Arc<Domain>, vcpu: &Vcpu, virq: u32) {
         let Some(port) = vcpu.events.virq_port(virq) else { return };
-        let Ok(cell) = domain.events.cell(port) else { return };
+        let Some(cell) = domain.events.cell(port) else { return };
         let state = cell.state.lock();
         if matches!(*state, PortState::Virq { virq: bound } if bound == virq) {
             self.set_pending(domain, port);
@@ -138,7 +137,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// A physical interrupt that is bound to `port` of `domain` came.
     pub fn send_pirq(&self, domain: &Arc<Domain>, port: u32) {
-        let Ok(cell) = domain.events.cell(port) else { return };
+        let Some(cell) = domain.events.cell(port) else { return };
         let state = cell.state.lock();
         if matches!(*state, PortState::Pirq { .. }) {
             self.set_pending(domain, port);
@@ -150,7 +149,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: not a port that was ever open.
     pub fn evtchn_unmask(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let cell = domain.events.cell(port)?;
+        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
         let state = cell.state.lock();
         if matches!(*state, PortState::Free) {
             return Err(HypercallError::Invalid);

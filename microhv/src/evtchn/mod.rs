@@ -5,163 +5,17 @@
 //! that is there, or none; and closing waits for the sends that see it.
 
 mod bind;
-mod bits;
-mod cells;
 mod deliver;
-mod port;
+pub mod state;
 #[cfg(test)]
 mod tests;
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use ring_abi::evtchn::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
-use ring_abi::shared::SharedBytes;
+use ring_abi::evtchn::{VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 
 pub use bind::PortStatus;
 pub use deliver::{is_masked, is_pending};
-pub use port::{PortCell, PortState};
 
-use bits::Bits;
-use cells::Cells;
-
-use crate::domain::Vcpu;
-use crate::error::HypercallError;
-use crate::sync::{Mutex, rank};
-
-/// Ports of a domain: 64 words of 64 bits. Port 0 is never given out.
-pub const MAX_PORTS: u32 = 4096;
 /// Whether each vCPU has its own port for the VIRQ; others belong to the domain and start on vCPU 0.
 pub const fn is_per_vcpu(virq: u32) -> bool {
     matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
-}
-
-/// Guarded by `Ports::binding`.
-#[derive(Debug)]
-struct Binding {
-    /// Ports that are not free, a bit each; port 0 and those beyond the limit too. A guest chooses which are free, and
-    /// how often one is sought.
-    taken: [u64; MAX_PORTS as usize / 64],
-    /// Ports that are open.
-    open: u32,
-}
-
-impl Binding {
-    fn new(limit: u32) -> Self {
-        let mut taken = [u64::MAX; MAX_PORTS as usize / 64];
-        (1..limit).for_each(|port| taken[port as usize / 64] &= !(1 << (port % 64)));
-        Self { taken, open: 0 }
-    }
-
-    /// The lowest free port.
-    fn lowest_free(&self) -> Option<u32> {
-        let (word, bits) = self.taken.iter().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
-        Some(word as u32 * 64 + bits.trailing_ones())
-    }
-}
-
-/// The ports of one domain.
-#[derive(Debug)]
-pub struct Ports {
-    cells: Cells,
-    bits: Bits,
-    binding: Mutex<rank::Binding, Binding>,
-    /// vCPUs in `SCHEDOP_poll`.
-    pollers: AtomicU32,
-    /// The port at which `evtchn_close_all` goes on where it was interrupted.
-    closing_at: AtomicU32,
-}
-
-impl Ports {
-    /// No port is open. `max_port` is the highest number to give out; 0, or one from 4,096 on, for no limit but the
-    /// ABI's. `shared_info` is the domain's.
-    pub fn new(max_port: u32, shared_info: &SharedBytes) -> Self {
-        let limit = if max_port == 0 || max_port >= MAX_PORTS { MAX_PORTS } else { max_port + 1 };
-        Self {
-            cells: Cells::new(),
-            bits: Bits::new(shared_info),
-            binding: Mutex::new(Binding::new(limit)),
-            pollers: AtomicU32::new(0),
-            closing_at: AtomicU32::new(1),
-        }
-    }
-
-    /// The cell of `port`, if it was ever open.
-    ///
-    /// # Errors
-    /// `Invalid`.
-    #[inline]
-    pub fn cell(&self, port: u32) -> Result<&PortCell, HypercallError> {
-        self.cells.get(port).ok_or(HypercallError::Invalid)
-    }
-
-    /// Frees what is kept about the ports of a domain that is dead. None can be opened any more.
-    pub(crate) fn clear(&mut self) {
-        self.cells.clear();
-    }
-
-    /// Keeps ports from being opened, bound and closed while the guard lives.
-    pub(crate) fn lock_binding(&self) -> impl Sized + '_ {
-        self.binding.lock()
-    }
-
-    /// Number of ports in use.
-    pub fn open_ports(&self) -> u32 {
-        self.binding.lock().open
-    }
-
-    /// vCPUs in `SCHEDOP_poll`.
-    pub(crate) fn pollers(&self) -> u32 {
-        self.pollers.load(Ordering::Acquire)
-    }
-
-    /// A vCPU ends its `SCHEDOP_poll`.
-    pub(crate) fn poller_left(&self, vcpu: &Vcpu) {
-        if vcpu.events.poll.swap(0, Ordering::AcqRel) != 0 {
-            self.pollers.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    /// A vCPU begins `SCHEDOP_poll` of one `port`, or of several (`None`).
-    pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<u32>) {
-        let polled = port.map_or(VcpuEvents::POLL_ANY, VcpuEvents::polled);
-        if vcpu.events.poll.swap(polled, Ordering::AcqRel) == 0 {
-            self.pollers.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-/// The event side of a vCPU.
-#[derive(Debug)]
-pub struct VcpuEvents {
-    /// Port bound to each VIRQ, 0 for none. Global VIRQs are kept in vCPU 0.
-    virqs: Box<[AtomicU32]>,
-    /// [`Self::polled`] of the port that it polls, [`Self::POLL_ANY`] for several, 0: it does not poll.
-    poll: AtomicU32,
-}
-
-impl VcpuEvents {
-    const POLL_ANY: u32 = u32::MAX;
-
-    /// What says that `port` is polled, port 0 too: a guest may name it, though it never becomes pending.
-    const fn polled(port: u32) -> u32 {
-        port + 1
-    }
-
-    /// No VIRQ is bound.
-    pub fn new() -> Self {
-        Self { virqs: (0..NR_VIRQS).map(|_| AtomicU32::new(0)).collect(), poll: AtomicU32::new(0) }
-    }
-
-    /// The port bound to `virq`.
-    #[inline]
-    pub fn virq_port(&self, virq: u32) -> Option<u32> {
-        self.virqs.get(virq as usize).map(|port| port.load(Ordering::Acquire)).filter(|port| *port != 0)
-    }
-}
-
-impl Default for VcpuEvents {
-    fn default() -> Self {
-        Self::new()
-    }
 }

@@ -12,7 +12,8 @@ use ring_abi::shared_info::{
 };
 use ring_abi::types::{DOMID_SELF, DomId};
 
-use super::{MAX_PORTS, PortState, PortStatus, Ports, is_pending};
+use super::state::{MAX_PORTS, PortState, Ports};
+use super::{PortStatus, is_pending};
 use crate::domain::{Domain, PauseFlags};
 use crate::error::HypercallError;
 use crate::testing::World;
@@ -71,7 +72,7 @@ fn check(domains: &[&Arc<Domain>]) {
         let mut open = 0;
         let binding = domain.events.binding.lock();
         for port in 0..MAX_PORTS {
-            let Ok(cell) = domain.events.cell(port) else { continue };
+            let Some(cell) = domain.events.cell(port) else { continue };
             match &*cell.state.lock() {
                 PortState::Free => {
                     assert!(

@@ -12,7 +12,8 @@ use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
-use crate::evtchn::{MAX_PORTS, is_pending};
+use crate::evtchn::is_pending;
+use crate::evtchn::state::MAX_PORTS;
 use crate::platform::Platform;
 use crate::time::TimerKind;
 

@@ -13,7 +13,7 @@ const _: () = assert!(EVTCHN_MASK_OFFSET == EVTCHN_PENDING_OFFSET + WORDS * 8);
 
 /// The words of pending and of mask bits. Port numbers are taken modulo 4,096, so that none is outside.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bits {
+pub(in crate::evtchn) struct Bits {
     /// Pending words, then mask words.
     words: NonNull<[AtomicU64; 2 * WORDS]>,
 }
@@ -33,7 +33,7 @@ const fn word(port: u32) -> usize {
 
 impl Bits {
     /// The bits in `shared_info`, which stays valid as long as the value is used.
-    pub(super) fn new(shared_info: &SharedBytes) -> Self {
+    pub(in crate::evtchn) fn new(shared_info: &SharedBytes) -> Self {
         let part = shared_info.slice(EVTCHN_PENDING_OFFSET, 2 * WORDS * 8).expect("shared_info is a page");
         Self { words: NonNull::new(part.as_ptr().cast()).expect("shared bytes are somewhere") }
     }
@@ -54,27 +54,27 @@ impl Bits {
 
     /// Sets the pending bit; whether it was clear.
     #[inline]
-    pub(super) fn set_pending(&self, port: u32) -> bool {
+    pub(in crate::evtchn) fn set_pending(&self, port: u32) -> bool {
         self.pending(port).fetch_or(bit(port), Ordering::SeqCst) & bit(port) == 0
     }
 
-    pub(super) fn clear_pending(&self, port: u32) {
+    pub(in crate::evtchn) fn clear_pending(&self, port: u32) {
         self.pending(port).fetch_and(!bit(port), Ordering::SeqCst);
     }
 
     #[inline]
-    pub(super) fn is_pending(&self, port: u32) -> bool {
+    pub(in crate::evtchn) fn is_pending(&self, port: u32) -> bool {
         self.pending(port).load(Ordering::Acquire) & bit(port) != 0
     }
 
     #[inline]
-    pub(super) fn is_masked(&self, port: u32) -> bool {
+    pub(in crate::evtchn) fn is_masked(&self, port: u32) -> bool {
         self.mask(port).load(Ordering::Relaxed) & bit(port) != 0
     }
 
     /// Clears the mask bit; whether it was set.
     #[inline]
-    pub(super) fn unmask(&self, port: u32) -> bool {
+    pub(in crate::evtchn) fn unmask(&self, port: u32) -> bool {
         self.mask(port).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0
     }
 }

@@ -8,7 +8,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::MAX_PORTS;
-use super::port::PortCell;
+use super::PortCell;
 
 const BUCKETS: usize = 64;
 const BUCKET: usize = MAX_PORTS as usize / BUCKETS;
@@ -17,21 +17,21 @@ type Bucket = [PortCell; BUCKET];
 
 /// The cells of all ports.
 #[derive(Debug)]
-pub(super) struct Cells {
+pub(in crate::evtchn) struct Cells {
     buckets: Box<[AtomicPtr<Bucket>; BUCKETS]>,
 }
 
 impl Cells {
     /// Bytes that a bucket takes.
-    pub(super) const BUCKET_BYTES: usize = size_of::<Bucket>();
+    pub(in crate::evtchn) const BUCKET_BYTES: usize = size_of::<Bucket>();
 
-    pub(super) fn new() -> Self {
+    pub(in crate::evtchn) fn new() -> Self {
         Self { buckets: Box::new([const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS]) }
     }
 
     /// The cell of `port`, if its bucket was made.
     #[inline]
-    pub(super) fn get(&self, port: u32) -> Option<&PortCell> {
+    pub(in crate::evtchn) fn get(&self, port: u32) -> Option<&PortCell> {
         if port >= MAX_PORTS {
             return None;
         }
@@ -42,7 +42,7 @@ impl Cells {
     }
 
     /// The cell of `port`, which is below [`MAX_PORTS`]; `None`: there is no memory for it.
-    pub(super) fn make(&self, port: u32) -> Option<&PortCell> {
+    pub(in crate::evtchn) fn make(&self, port: u32) -> Option<&PortCell> {
         let slot = &self.buckets[port as usize / BUCKET];
         if slot.load(Ordering::Acquire).is_null() {
             // Not as an array: that would be built on the stack.
@@ -62,7 +62,7 @@ impl Cells {
 
 impl Cells {
     /// Frees all buckets: no port was ever open then.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::evtchn) fn clear(&mut self) {
         for slot in self.buckets.iter_mut() {
             let bucket = core::mem::replace(slot.get_mut(), ptr::null_mut());
             if !bucket.is_null() {

@@ -43,15 +43,15 @@ pub enum PortState {
 /// A port: its state under its own lock, and whom it notifies.
 #[derive(Debug)]
 pub struct PortCell {
-    pub(super) state: Mutex<rank::Port, PortState>,
+    pub(in crate::evtchn) state: Mutex<rank::Port, PortState>,
     /// vCPU that is notified.
-    pub(super) notify_vcpu: AtomicU32,
+    pub(in crate::evtchn) notify_vcpu: AtomicU32,
     /// It is an IPI: sending needs no look at the state. One that is being closed may still become pending.
-    pub(super) is_ipi: AtomicBool,
+    pub(in crate::evtchn) is_ipi: AtomicBool,
 }
 
 impl PortCell {
-    pub(super) const fn new() -> Self {
+    pub(in crate::evtchn) const fn new() -> Self {
         Self {
             state: Mutex::new(PortState::Free),
             notify_vcpu: AtomicU32::new(0),
