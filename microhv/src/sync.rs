@@ -15,8 +15,8 @@ use crate::testing::held::Held;
 /// A value that is written once, at start-up, before there is a second CPU: nobody waits for it.
 pub use spin::Once;
 
-/// The heap's lock, as the allocator wants it. It has the place [`rank::Heap`], which nothing checks: there is no such heap
-/// on the host.
+/// The heap's lock, as the allocator wants it. The lock has the place [`rank::Heap`], which nothing checks: there is no such
+/// heap on the host.
 pub type HeapLock = spin::Mutex<()>;
 
 /// A place in the order of locks.
@@ -138,7 +138,7 @@ pub type Mutex<R, T> = Ranked<R, spin::Mutex<T>>;
 /// A lock for several readers, or one writer.
 pub type RwLock<R, T> = Ranked<R, spin::RwLock<T>>;
 
-/// A lock that is held. It stays on the CPU that took it.
+/// A lock that is held. The guard stays on the CPU that took the lock.
 #[must_use = "the lock is free again when this is dropped"]
 #[derive(Debug)]
 pub struct Guard<G> {
@@ -190,8 +190,7 @@ impl<R: Rank, T> Mutex<R, T> {
     #[inline(always)]
     #[track_caller]
     fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
-        let held = Held::in_order(R::PLACE, owner);
-        Guard { inner: self.lock.lock(), _held: held }
+        Guard { _held: Held::in_order(R::PLACE, owner), inner: self.lock.lock() }
     }
 
     /// Takes the lock if it is free, against the order too: nobody waits.
@@ -220,14 +219,12 @@ pub fn lock_pair<'a, R: Rank, T>(
     b: (u16, &'a Mutex<R, T>),
 ) -> (MutexGuard<'a, T>, Option<MutexGuard<'a, T>>) {
     if core::ptr::eq(a.1, b.1) {
-        (a.1.lock(), None)
-    } else if a.0 < b.0 {
-        let first = a.1.lock_of(Some(a.0));
-        (first, Some(b.1.lock_of(Some(b.0))))
-    } else {
-        let first = b.1.lock_of(Some(b.0));
-        (a.1.lock_of(Some(a.0)), Some(first))
+        return (a.1.lock(), None);
     }
+    let is_first = a.0 < b.0;
+    let (first, second) = if is_first { (a, b) } else { (b, a) };
+    let (first, second) = (first.1.lock_of(Some(first.0)), second.1.lock_of(Some(second.0)));
+    if is_first { (first, Some(second)) } else { (second, Some(first)) }
 }
 
 impl<R: Rank, T> RwLock<R, T> {
@@ -240,16 +237,14 @@ impl<R: Rank, T> RwLock<R, T> {
     #[inline(always)]
     #[track_caller]
     pub fn read(&self) -> Guard<spin::RwLockReadGuard<'_, T>> {
-        let held = Held::in_order(R::PLACE, None);
-        Guard { inner: self.lock.read(), _held: held }
+        Guard { _held: Held::in_order(R::PLACE, None), inner: self.lock.read() }
     }
 
     /// Waits until nobody reads or writes.
     #[inline(always)]
     #[track_caller]
     pub fn write(&self) -> Guard<spin::RwLockWriteGuard<'_, T>> {
-        let held = Held::in_order(R::PLACE, None);
-        Guard { inner: self.lock.write(), _held: held }
+        Guard { _held: Held::in_order(R::PLACE, None), inner: self.lock.write() }
     }
 }
 
