@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::physdev::{self as op, *};
 use ring_abi::types::{DOMID_SELF, Pirq};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::pirq::pci::PciFunction;
@@ -19,14 +20,18 @@ use crate::platform::Platform;
 /// - `Invalid`, `NoDevice`, `NoSpace`, `Busy`, `Exists`: see the operations.
 /// - `NoSys`: no such operation.
 pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let [cmd, arg, ..] = *args;
-    match u32::try_from(cmd).map_err(|_| HypercallError::NoSys)? {
+    let cmd = u32::try_from(args[0]).map_err(|_| HypercallError::NoSys)?;
+    operation(cur, cmd, args[1])?;
+    Ok(Outcome::OK)
+}
+
+fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: u64) -> Result<(), HypercallError> {
+    match cmd {
         op::PHYSDEVOP_SET_IOPL => set_iopl(cur, arg),
         op::PHYSDEVOP_SET_IOBITMAP => set_iobitmap(cur, arg),
         op::PHYSDEVOP_EOI => {
             let eoi: PhysdevEoi = cur.copy_in(arg)?;
-            cur.hv.pirq_eoi(cur.domain, Pirq::new(eoi.irq))?;
-            Ok(Outcome::OK)
+            Ok(cur.hv.pirq_eoi(cur.domain, Pirq::new(eoi.irq))?)
         }
         op::PHYSDEVOP_IRQ_STATUS_QUERY => irq_status_query(cur, arg),
         op::PHYSDEVOP_MAP_PIRQ => map_pirq(cur, arg),
@@ -35,54 +40,54 @@ pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
         op::PHYSDEVOP_SETUP_GSI => setup_gsi(cur, arg),
         op::PHYSDEVOP_APIC_READ => apic_read(cur, arg),
         op::PHYSDEVOP_APIC_WRITE => {
-            hardware_domain(cur)?;
-            let _: PhysdevApic = cur.copy_in(arg)?;
+            let _: PhysdevApic = hardware(cur, arg)?;
             // The I/O APIC is the hypervisor's: lines are routed when they are bound.
-            Ok(Outcome::OK)
+            Ok(())
         }
         op::PHYSDEVOP_ALLOC_IRQ_VECTOR => alloc_irq_vector(cur, arg),
         op::PHYSDEVOP_MANAGE_PCI_ADD
         | op::PHYSDEVOP_MANAGE_PCI_REMOVE
         | op::PHYSDEVOP_RESTORE_MSI
         | op::PHYSDEVOP_MANAGE_PCI_ADD_EXT => {
-            hardware_domain(cur)?;
-            let _: PhysdevManagePci = cur.copy_in(arg)?;
-            Ok(Outcome::OK)
+            let _: PhysdevManagePci = hardware(cur, arg)?;
+            Ok(())
         }
         // Nothing is kept about a function: its capabilities are read when a message is mapped.
         op::PHYSDEVOP_PCI_DEVICE_ADD => {
-            hardware_domain(cur)?;
-            let add: PhysdevPciDeviceAdd = cur.copy_in(arg)?;
-            if add.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(Outcome::OK) }
+            let add: PhysdevPciDeviceAdd = hardware(cur, arg)?;
+            if add.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(()) }
         }
         op::PHYSDEVOP_PCI_DEVICE_REMOVE
         | op::PHYSDEVOP_RESTORE_MSI_EXT
         | op::PHYSDEVOP_PREPARE_MSIX
         | op::PHYSDEVOP_RELEASE_MSIX => {
-            hardware_domain(cur)?;
-            let device: PhysdevPciDevice = cur.copy_in(arg)?;
-            if device.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(Outcome::OK) }
+            let device: PhysdevPciDevice = hardware(cur, arg)?;
+            if device.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(()) }
         }
         _ => Err(HypercallError::NoSys),
     }
 }
 
-fn hardware_domain<P: Platform>(cur: &Current<'_, P>) -> Result<(), HypercallError> {
-    if cur.domain.privileged { Ok(()) } else { Err(HypercallError::NotPermitted) }
+/// The argument of an operation that is the hardware domain's alone.
+fn hardware<P: Platform, T: FromBytes + IntoBytes>(
+    cur: &Current<'_, P>,
+    arg: u64,
+) -> Result<T, HypercallError> {
+    if cur.domain.privileged { Ok(cur.copy_in(arg)?) } else { Err(HypercallError::NotPermitted) }
 }
 
 /// Sets the I/O privilege level that the vCPU's instructions see: 0 to 3.
-fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
     let set: PhysdevSetIopl = cur.copy_in(arg)?;
     if set.iopl > 3 {
         return Err(HypercallError::Invalid);
     }
     cur.vcpu.iopl.store(set.iopl as u8, Ordering::Relaxed);
-    Ok(Outcome::OK)
+    Ok(())
 }
 
 /// Sets the bitmap of ports that the vCPU's user mode may use: at most 65,536 ports.
-fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
     let set: PhysdevSetIobitmap = cur.copy_in(arg)?;
     if set.nr_ports > 65_536 {
         return Err(HypercallError::Invalid);
@@ -90,20 +95,18 @@ fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult 
     let mut cpu = cur.vcpu.cpu.lock();
     cpu.io_bitmap = (set.bitmap != 0).then_some(set.bitmap);
     cpu.io_bitmap_ports = set.nr_ports;
-    Ok(Outcome::OK)
+    Ok(())
 }
 
-fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
     let mut query: PhysdevIrqStatusQuery = cur.copy_in(arg)?;
     let needs_eoi = cur.hv.pirq_needs_eoi(cur.domain, Pirq::new(query.irq))?;
     query.flags = if needs_eoi { op::XENIRQSTAT_NEEDS_EOI } else { 0 };
-    cur.copy_out(arg, &query)?;
-    Ok(Outcome::OK)
+    Ok(cur.copy_out(arg, &query)?)
 }
 
-fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    hardware_domain(cur)?;
-    let mut map: PhysdevMapPirq = cur.copy_in(arg)?;
+fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let mut map: PhysdevMapPirq = hardware(cur, arg)?;
     if map.domid != DOMID_SELF && map.domid != cur.domain.id.raw() {
         return Err(HypercallError::NotSupported); // devices belong to the hardware domain
     }
@@ -137,37 +140,32 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     map.pirq = pirq.raw() as i32;
     if let Err(fault) = cur.copy_out(arg, &map) {
         if pirq.raw() >= crate::pirq::NR_LINES {
-            // The caller never learns of it, so it must not stay.
+            // The caller never learns of the PIRQ, which must not stay then.
             cur.hv.unmap_pirq(cur.domain, pirq)?;
         }
         return Err(fault.into());
     }
-    Ok(Outcome::OK)
+    Ok(())
 }
 
-fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    hardware_domain(cur)?;
-    let unmap: PhysdevUnmapPirq = cur.copy_in(arg)?;
+fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let unmap: PhysdevUnmapPirq = hardware(cur, arg)?;
     if unmap.domid != DOMID_SELF && unmap.domid != cur.domain.id.raw() {
         return Err(HypercallError::NoSuchDomain);
     }
     let pirq = u32::try_from(unmap.pirq).map(Pirq::new).map_err(|_| HypercallError::Invalid)?;
-    cur.hv.unmap_pirq(cur.domain, pirq)?;
-    Ok(Outcome::OK)
+    Ok(cur.hv.unmap_pirq(cur.domain, pirq)?)
 }
 
-fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    hardware_domain(cur)?;
-    let mut get: PhysdevGetFreePirq = cur.copy_in(arg)?;
+fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let mut get: PhysdevGetFreePirq = hardware(cur, arg)?;
     get.pirq = cur.hv.free_pirq()?.raw();
-    cur.copy_out(arg, &get)?;
-    Ok(Outcome::OK)
+    Ok(cur.copy_out(arg, &get)?)
 }
 
 /// The trigger and polarity of a line: the MADT has said it already.
-fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    hardware_domain(cur)?;
-    let setup: PhysdevSetupGsi = cur.copy_in(arg)?;
+fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let setup: PhysdevSetupGsi = hardware(cur, arg)?;
     match u32::try_from(setup.gsi) {
         Ok(gsi) if gsi < crate::pirq::NR_LINES => Err(HypercallError::Exists),
         _ => Err(HypercallError::Invalid),
@@ -175,30 +173,26 @@ fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
 }
 
 /// The I/O APIC as a kernel sees it: no redirection entry is its own, so all read as masked.
-fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
     const ID: u32 = 0;
     const VERSION: u32 = 1;
     const FIRST_REDIRECTION: u32 = 0x10;
-    hardware_domain(cur)?;
-    let mut apic: PhysdevApic = cur.copy_in(arg)?;
+    let mut apic: PhysdevApic = hardware(cur, arg)?;
     apic.value = match apic.reg {
         ID => 0,
         VERSION => 0x0017_0020, // 24 entries, version 0x20
         reg if reg >= FIRST_REDIRECTION && reg & 1 == 0 => 1 << 16,
         _ => 0,
     };
-    cur.copy_out(arg, &apic)?;
-    Ok(Outcome::OK)
+    Ok(cur.copy_out(arg, &apic)?)
 }
 
 /// Vectors are picked when a PIRQ is bound; the number that old kernels ask for has no use.
-fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    hardware_domain(cur)?;
-    let mut irq: PhysdevIrq = cur.copy_in(arg)?;
+fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let mut irq: PhysdevIrq = hardware(cur, arg)?;
     if irq.irq >= crate::pirq::NR_LINES {
         return Err(HypercallError::Invalid);
     }
     irq.vector = u32::from(crate::pirq::FIRST_VECTOR) + irq.irq;
-    cur.copy_out(arg, &irq)?;
-    Ok(Outcome::OK)
+    Ok(cur.copy_out(arg, &irq)?)
 }
