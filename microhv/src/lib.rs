@@ -65,7 +65,7 @@ impl<P: Platform> Hypervisor<P> {
             unfinished: lifecycle::Unfinished::new(),
             sched: sched::Scheduler::new(),
             time: time::Time::new(),
-            console: console::Console::new(),
+            console: console::Console::default(),
             irqs: pirq::Irqs::default(),
         }
     }

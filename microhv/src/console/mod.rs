@@ -23,11 +23,6 @@ pub struct Console {
 }
 
 impl Console {
-    /// Nothing typed yet.
-    pub const fn new() -> Self {
-        Self { input: Mutex::new(VecDeque::new()), reports: Reports::new() }
-    }
-
     /// Keeps a typed byte; `false`: nobody reads, and the byte is lost.
     pub fn push(&self, byte: u8) -> bool {
         let mut input = self.input.lock();

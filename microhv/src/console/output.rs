@@ -244,11 +244,8 @@ impl Output {
     pub fn kept(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
         let oldest = self.written.saturating_sub(LOG_BYTES as u64);
         let first = from.max(self.cleared).max(oldest).min(self.written);
-        let mut count = 0;
-        for (place, byte) in (first..self.written).zip(to.iter_mut()) {
-            *byte = self.log[(place % LOG_BYTES as u64) as usize];
-            count += 1;
-        }
+        let kept = (first..self.written).map(|place| self.log[(place % LOG_BYTES as u64) as usize]);
+        let count = to.iter_mut().zip(kept).map(|(to, byte)| *to = byte).count();
         (first, count)
     }
 

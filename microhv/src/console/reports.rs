@@ -20,11 +20,6 @@ struct State {
 }
 
 impl Reports {
-    /// All may be made.
-    pub const fn new() -> Self {
-        Self(Mutex::new(State { paid_ns: 0, held_back: 0 }))
-    }
-
     /// Allows a report at `now_ns`, with the number of reports that were held back since the last; `None` holds this one
     /// back.
     pub fn allow(&self, now_ns: u64) -> Option<u64> {
@@ -45,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_one_in_a_while_and_the_others_are_counted() {
-        let reports = Reports::new();
+        let reports = Reports::default();
         for _ in 0..BURST {
             assert_eq!(reports.allow(7), Some(0));
         }
