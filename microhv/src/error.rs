@@ -2,6 +2,7 @@
 
 use ring_abi::errno as e;
 
+use crate::evtchn::EvtchnError;
 use crate::pirq::PirqError;
 use crate::platform::GuestFault;
 
@@ -108,6 +109,20 @@ impl From<PirqError> for HypercallError {
             PirqError::NoCapability => Self::NoDevice,
             PirqError::Mapped => Self::Busy,
             PirqError::NoneFree => Self::NoSpace,
+            PirqError::Port(error) => error.into(),
+        }
+    }
+}
+
+impl From<EvtchnError> for HypercallError {
+    fn from(error: EvtchnError) -> Self {
+        match error {
+            EvtchnError::Invalid => Self::Invalid,
+            EvtchnError::NoEntry => Self::NoEntry,
+            EvtchnError::Exists => Self::Exists,
+            EvtchnError::NoSpace => Self::NoSpace,
+            EvtchnError::NoMemory => Self::NoMemory,
+            EvtchnError::Fault => Self::Fault,
         }
     }
 }

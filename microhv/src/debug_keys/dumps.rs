@@ -3,11 +3,11 @@
 use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
+use ring_abi::types::Port;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::evtchn::state::MAX_PORTS;
-use crate::evtchn::{PortStatus, is_masked, is_pending};
+use crate::evtchn::state::{MAX_PORTS, PortState};
 use crate::platform::{CpuId, Platform};
 
 /// Key `q`: each domain and vCPU.
@@ -63,13 +63,16 @@ pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
 pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
     for domain in hv.domains.snapshot() {
         log::info!("d{}: {} ports", domain.id.raw(), domain.events.open_ports());
-        for port in 0..MAX_PORTS {
-            let Ok((status, vcpu)) = hv.evtchn_status(&domain, port) else { continue };
-            if status != PortStatus::Closed {
+        for port in (0..MAX_PORTS).map(Port::new) {
+            let Some(cell) = domain.events.cell(port) else { continue };
+            let state = cell.state.lock();
+            if !matches!(*state, PortState::Free) {
                 log::info!(
-                    "  {port}: {status:?} v{vcpu} pending {} masked {}",
-                    u8::from(is_pending(&domain, port)),
-                    u8::from(is_masked(&domain, port)),
+                    "  {port}: {:?} v{} pending {} masked {}",
+                    *state,
+                    cell.notify_vcpu.load(Ordering::Relaxed),
+                    u8::from(domain.events.is_pending(port)),
+                    u8::from(domain.events.is_masked(port)),
                 );
             }
         }

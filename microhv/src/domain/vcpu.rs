@@ -185,7 +185,7 @@ impl Vcpu {
             history: CallHistory::default(),
             areas_stale: AtomicBool::new(false),
             nmi_pending: AtomicBool::new(false),
-            events: VcpuEvents::new(),
+            events: VcpuEvents::default(),
             continuation: [const { AtomicU64::new(0) }; 6],
             cpu: Mutex::new(GuestCpu::new()),
             time: Mutex::new(VcpuTime::new()),

@@ -1,72 +1,29 @@
 //! Opening, binding and closing ports.
 //!
-//! Each opening operation tells the guest the port before it commits, through `publish`: after the last step that can
+//! Each opening operation tells the guest the port before it commits, through [`Publish`]: after the last step that can
 //! fail, binding cannot, so that a fault leaves no port behind.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use ring_abi::evtchn::NR_VIRQS;
-use ring_abi::types::DomId;
-use ring_abi::types::{Pirq, Port};
+use ring_abi::evtchn::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
+use ring_abi::types::{DomId, Pirq, Port};
 
-use super::is_per_vcpu;
-use super::state::Cells;
-use super::state::{Binding, MAX_PORTS, PortState, Ports};
+use super::EvtchnError;
+use super::state::{Binding, Cells, MAX_PORTS, PortCell, PortState};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::error::HypercallError;
-use crate::platform::Platform;
+use crate::platform::{GuestFault, Platform};
 use crate::sync::{self, MutexGuard};
 
-/// What `EVTCHNOP_status` tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortStatus {
-    /// Not open.
-    Closed,
-    /// Waits for `remote`.
-    Unbound {
-        /// Who may bind.
-        remote: DomId,
-    },
-    /// Joined.
-    Interdomain {
-        /// The peer.
-        remote: DomId,
-        /// The peer's port.
-        port: u32,
-    },
-    /// A physical interrupt.
-    Pirq(Pirq),
-    /// A virtual interrupt.
-    Virq(u32),
-    /// Between vCPUs.
-    Ipi,
-}
+/// Tells the guest the port that it gets.
+pub trait Publish: FnOnce(Port) -> Result<(), GuestFault> {}
 
-impl Ports {
-    /// The lowest free port, which stays free.
-    pub(super) fn find_free(&self, binding: &Binding) -> Result<u32, HypercallError> {
-        let port = binding.lowest_free().ok_or(HypercallError::NoSpace)?;
-        self.cells.make(port).ok_or(HypercallError::NoMemory)?;
-        Ok(port)
-    }
+impl<F: FnOnce(Port) -> Result<(), GuestFault>> Publish for F {}
 
-    /// Opens the free `port`.
-    pub(super) fn open(&self, binding: &mut Binding, port: u32, state: PortState, vcpu: u32) {
-        let cell = self.cells.get(port).expect("`find_free` made it");
-        cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
-        let is_ipi = matches!(state, PortState::Ipi);
-        *cell.state.lock() = state;
-        cell.is_ipi.store(is_ipi, Ordering::Release);
-        binding.open += 1;
-        binding.taken[port as usize / 64] |= 1 << (port % 64);
-    }
-
-    fn note_closed(&self, binding: &mut Binding, port: u32) {
-        binding.open -= 1;
-        binding.taken[port as usize / 64] &= !(1 << (port % 64));
-    }
+/// Whether each vCPU has its own port for the VIRQ; others belong to the domain and start on vCPU 0.
+const fn is_per_vcpu(virq: u32) -> bool {
+    matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
 }
 
 /// The binding locks of two domains, taken in id order. (I16, I18)
@@ -78,80 +35,85 @@ fn lock_pair<'a>(local: &'a Arc<Domain>, remote: &'a Arc<Domain>) -> PairGuards<
     sync::lock_pair(binding(local), binding(remote))
 }
 
-/// Ports that are not open at which [`Hypervisor::evtchn_close_all`] looks between two looks at what waits.
+/// Ports that are not open at which [`Hypervisor::close_ports`] looks between two looks at what waits.
 const LOOK_EVERY: u32 = 64;
 
 impl<P: Platform> Hypervisor<P> {
-    /// The lowest free port of `owner`. The first of a bucket makes the hypervisor's memory grow.
-    fn find_free(&self, owner: &Domain, binding: &Binding) -> Result<u32, HypercallError> {
-        let is_new = binding.lowest_free().is_some_and(|port| owner.events.cells.get(port).is_none());
-        if is_new && !self.may_spend(Cells::BUCKET_BYTES) {
-            return Err(HypercallError::NoMemory);
+    /// The lowest free port of `owner`, which stays free. The first of a bucket makes the hypervisor's memory grow.
+    fn find_free<'a>(
+        &self,
+        owner: &'a Domain,
+        binding: &Binding,
+    ) -> Result<(Port, &'a PortCell), EvtchnError> {
+        let port = binding.lowest_free().ok_or(EvtchnError::NoSpace)?;
+        if owner.events.cell(port).is_none() && !self.may_spend(Cells::BUCKET_BYTES) {
+            return Err(EvtchnError::NoMemory);
         }
-        owner.events.find_free(binding)
+        let cell = owner.events.cells.make(port).ok_or(EvtchnError::NoMemory)?;
+        Ok((port, cell))
     }
 
-    /// Opens a port of `owner` in `state`.
-    fn open_port(
+    /// Opens a port of `owner`, which notifies `vcpu`, in the state that `publish` gives.
+    ///
+    /// # Errors
+    /// `NoSpace`, `NoMemory`; `Invalid` for a dying domain; what `publish` says.
+    pub(crate) fn open_port<E: From<EvtchnError>>(
         &self,
         owner: &Arc<Domain>,
         vcpu: u32,
-        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
-        state: impl FnOnce(u32) -> Result<PortState, HypercallError>,
-    ) -> Result<u32, HypercallError> {
+        publish: impl FnOnce(Port) -> Result<PortState, E>,
+    ) -> Result<Port, E> {
         let mut binding = owner.events.binding.lock();
         if owner.is_dying() {
-            return Err(HypercallError::Invalid);
+            return Err(EvtchnError::Invalid.into());
         }
-        let port = self.find_free(owner, &binding)?;
-        publish(port)?;
-        let state = state(port)?;
-        owner.events.open(&mut binding, port, state, vcpu);
+        let (port, cell) = self.find_free(owner, &binding)?;
+        binding.open(port, cell, publish(port)?, vcpu);
         Ok(port)
     }
 
     /// `EVTCHNOP_alloc_unbound`: opens a port of `owner` that `remote` may bind.
     ///
     /// # Errors
-    /// `NoSpace`; `Invalid` for a dying domain; what `publish` says.
+    /// As [`Self::open_port`]; `Fault`.
     pub fn alloc_unbound(
         &self,
         owner: &Arc<Domain>,
         remote: DomId,
-        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
-    ) -> Result<u32, HypercallError> {
-        self.open_port(owner, 0, publish, |_| Ok(PortState::Unbound { remote }))
+        publish: impl Publish,
+    ) -> Result<Port, EvtchnError> {
+        self.open_port(owner, 0, |port| {
+            publish(port)?;
+            Ok(PortState::Unbound { remote })
+        })
     }
 
     /// `EVTCHNOP_bind_interdomain`: joins a new port of `local` to `remote_port`, which must wait for `local`. The new
     /// port becomes pending at once, in case the peer sent before.
     ///
     /// # Errors
-    /// `Invalid`: no such port, or it does not wait for `local`; `NoSpace`; what `publish` says.
+    /// `Invalid`: no such port, or the port does not wait for `local`; `NoSpace`, `NoMemory`, `Fault`.
     pub fn bind_interdomain(
         &self,
         local: &Arc<Domain>,
         remote: &Arc<Domain>,
-        remote_port: u32,
+        remote_port: Port,
         vcpu: u32,
-        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
-    ) -> Result<u32, HypercallError> {
+        publish: impl Publish,
+    ) -> Result<Port, EvtchnError> {
         let (mut binding, _remote_binding) = lock_pair(local, remote);
-        if local.is_dying() || remote.is_dying() {
-            return Err(HypercallError::Invalid);
-        }
-        let remote_cell = remote.events.cell(remote_port).ok_or(HypercallError::Invalid)?;
+        let remote_cell = remote.events.cell(remote_port).ok_or(EvtchnError::Invalid)?;
         let waits = matches!(*remote_cell.state.lock(), PortState::Unbound { remote } if remote == local.id);
-        if !waits {
-            return Err(HypercallError::Invalid);
+        if !waits || local.is_dying() || remote.is_dying() {
+            return Err(EvtchnError::Invalid);
         }
-        let port = self.find_free(local, &binding)?;
+        let (port, cell) = self.find_free(local, &binding)?;
         publish(port)?;
         // The bindings are locked: nobody opens, binds or closes either port meanwhile.
         let state = PortState::Interdomain { remote: remote.clone(), port: remote_port };
-        local.events.open(&mut binding, port, state, vcpu);
+        binding.open(port, cell, state, vcpu);
         *remote_cell.state.lock() = PortState::Interdomain { remote: local.clone(), port };
-        self.set_pending(local, port);
+        self.set_pending(local, cell, port);
         Ok(port)
     }
 
@@ -159,121 +121,97 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: no such VIRQ, or a global one on another vCPU than 0; `NoEntry`: no such vCPU; `Exists`: bound
-    /// already; `NoSpace`; what `publish` says.
+    /// already; as [`Self::open_port`]; `Fault`.
     pub fn bind_virq(
         &self,
         domain: &Arc<Domain>,
         virq: u32,
         vcpu: u32,
-        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
-    ) -> Result<u32, HypercallError> {
+        publish: impl Publish,
+    ) -> Result<Port, EvtchnError> {
         if virq >= NR_VIRQS || (!is_per_vcpu(virq) && vcpu != 0) {
-            return Err(HypercallError::Invalid);
+            return Err(EvtchnError::Invalid);
         }
-        let slot = &domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?.events.virqs[virq as usize];
-        self.open_port(
-            domain,
-            vcpu,
-            |port| {
-                if slot.load(Ordering::Relaxed) != 0 {
-                    return Err(HypercallError::Exists);
-                }
-                publish(port)
-            },
-            |port| {
-                slot.store(port, Ordering::Release);
-                Ok(PortState::Virq { virq })
-            },
-        )
+        let slot = &domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?.events.virqs[virq as usize];
+        self.open_port(domain, vcpu, |port| {
+            if slot.load(Ordering::Relaxed) != 0 {
+                return Err(EvtchnError::Exists);
+            }
+            publish(port)?;
+            slot.store(port.raw(), Ordering::Release);
+            Ok(PortState::Virq { virq })
+        })
     }
 
     /// `EVTCHNOP_bind_ipi`.
     ///
     /// # Errors
-    /// `NoEntry`: no such vCPU; `NoSpace`; what `publish` says.
+    /// `NoEntry`: no such vCPU; as [`Self::open_port`]; `Fault`.
     pub fn bind_ipi(
         &self,
         domain: &Arc<Domain>,
         vcpu: u32,
-        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
-    ) -> Result<u32, HypercallError> {
-        domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?;
-        self.open_port(domain, vcpu, publish, |_| Ok(PortState::Ipi))
-    }
-
-    /// `EVTCHNOP_bind_pirq`.
-    ///
-    /// # Errors
-    /// As the PIRQ's owner says; `NoSpace`; what `publish` says.
-    pub fn bind_pirq(
-        &self,
-        domain: &Arc<Domain>,
-        pirq: Pirq,
-        publish: impl FnOnce(u32) -> Result<(), HypercallError>,
-    ) -> Result<u32, HypercallError> {
-        self.open_port(domain, 0, publish, |port| {
-            self.pirq_bind(domain, pirq, Port::new(port))?;
-            Ok(PortState::Pirq { pirq })
+        publish: impl Publish,
+    ) -> Result<Port, EvtchnError> {
+        domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?;
+        self.open_port(domain, vcpu, |port| {
+            publish(port)?;
+            Ok(PortState::Ipi)
         })
     }
 
-    /// `EVTCHNOP_close`: the peer of the port, if it has one, waits for `domain` again.
+    /// Closes a port: its peer, if it has one, waits for `domain` again. `unbind` takes the PIRQ that the port had, before
+    /// the port is free for another.
     ///
     /// # Errors
     /// `Invalid`: the port is not open.
-    pub fn evtchn_close(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
+    pub(crate) fn close_port(
+        &self,
+        domain: &Arc<Domain>,
+        port: Port,
+        unbind: impl FnOnce(Pirq),
+    ) -> Result<(), EvtchnError> {
+        let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
         loop {
             let peer = match &*cell.state.lock() {
-                PortState::Free => return Err(HypercallError::Invalid),
-                PortState::Interdomain { remote, port } => Some((remote.clone(), *port)),
-                _ => None,
+                PortState::Free => return Err(EvtchnError::Invalid),
+                state => state.peer().cloned(),
             };
             let (mut binding, _remote_binding) = match &peer {
-                Some((remote, _)) => lock_pair(domain, remote),
+                Some(remote) => lock_pair(domain, remote),
                 None => (domain.events.binding.lock(), None),
             };
-            let unchanged = match (&*cell.state.lock(), &peer) {
-                (PortState::Interdomain { remote, port }, Some((peer, peer_port))) => {
-                    Arc::ptr_eq(remote, peer) && port == peer_port
-                }
-                (PortState::Interdomain { .. }, None) | (_, Some(_)) => false,
-                (PortState::Free, None) => return Err(HypercallError::Invalid),
-                _ => true,
-            };
-            if !unchanged {
+            if cell.state.lock().peer().map(Arc::as_ptr) != peer.as_ref().map(Arc::as_ptr) {
                 continue; // the peer closed or bound meanwhile: look again
             }
             cell.is_ipi.store(false, Ordering::Release);
-            let closed = core::mem::replace(&mut *cell.state.lock(), PortState::Free);
+            let closed = core::mem::take(&mut *cell.state.lock());
             match &closed {
+                PortState::Free => return Err(EvtchnError::Invalid), // closed meanwhile
                 PortState::Virq { virq } => {
                     for vcpu in &domain.vcpus {
                         let slot = &vcpu.events.virqs[*virq as usize];
-                        let _ = slot.compare_exchange(port, 0, Ordering::AcqRel, Ordering::Relaxed);
+                        let _ = slot.compare_exchange(port.raw(), 0, Ordering::AcqRel, Ordering::Relaxed);
                     }
                 }
-                PortState::Pirq { pirq } => self.pirq_unbind(domain, *pirq),
+                PortState::Pirq { pirq } => unbind(*pirq),
                 PortState::Interdomain { remote, port: remote_port } => {
                     if let Some(remote_cell) = remote.events.cell(*remote_port) {
-                        let mut state = remote_cell.state.lock();
-                        // A port joined to itself was freed above.
-                        if matches!(&*state, PortState::Interdomain { .. }) {
-                            *state = PortState::Unbound { remote: domain.id };
-                        }
+                        *remote_cell.state.lock() = PortState::Unbound { remote: domain.id };
                     }
                 }
-                PortState::Free | PortState::Unbound { .. } | PortState::Ipi => {}
+                PortState::Unbound { .. } | PortState::Ipi => {}
             }
             domain.events.bits.clear_pending(port);
             cell.notify_vcpu.store(0, Ordering::Relaxed);
-            domain.events.note_closed(&mut binding, port);
+            binding.note_closed(port);
             return Ok(());
         }
     }
 
-    /// `EVTCHNOP_reset`, and a domain's end: closes open ports until none is left (`true`) or other work waits.
-    pub fn evtchn_close_all(&self, domain: &Arc<Domain>) -> bool {
+    /// Closes open ports until none is left (`true`) or other work waits. `unbind` takes the PIRQs that they had.
+    #[must_use = "ports may be left"]
+    pub(crate) fn close_ports(&self, domain: &Arc<Domain>, unbind: impl Fn(Pirq)) -> bool {
         let at = &domain.events.closing_at;
         for step in 1..MAX_PORTS {
             if domain.events.open_ports() == 0 {
@@ -282,7 +220,7 @@ impl<P: Platform> Hypervisor<P> {
             let port = at.load(Ordering::Relaxed);
             at.store(port % (MAX_PORTS - 1) + 1, Ordering::Relaxed);
             // A port that is not open is no matter, but looking at many takes its time, too.
-            let closed = self.evtchn_close(domain, port).is_ok();
+            let closed = self.close_port(domain, Port::new(port), &unbind).is_ok();
             if (closed || step.is_multiple_of(LOOK_EVERY)) && self.platform.work_pending() {
                 break;
             }
@@ -290,46 +228,24 @@ impl<P: Platform> Hypervisor<P> {
         // Not after as many steps as there are ports: another CPU that closes them, too, moves the place as well.
         domain.events.open_ports() == 0
     }
+}
 
-    /// `EVTCHNOP_status`: what `port` is, and the vCPU that it notifies.
-    ///
-    /// # Errors
-    /// `Invalid`: the port number is none.
-    pub fn evtchn_status(&self, domain: &Domain, port: u32) -> Result<(PortStatus, u32), HypercallError> {
-        if port >= MAX_PORTS {
-            return Err(HypercallError::Invalid);
-        }
-        let Some(cell) = domain.events.cell(port) else { return Ok((PortStatus::Closed, 0)) };
-        let status = match &*cell.state.lock() {
-            PortState::Free => PortStatus::Closed,
-            PortState::Unbound { remote } => PortStatus::Unbound { remote: *remote },
-            PortState::Interdomain { remote, port } => {
-                PortStatus::Interdomain { remote: remote.id, port: *port }
-            }
-            PortState::Pirq { pirq } => PortStatus::Pirq(*pirq),
-            PortState::Virq { virq } => PortStatus::Virq(*virq),
-            PortState::Ipi => PortStatus::Ipi,
-        };
-        Ok((status, cell.notify_vcpu.load(Ordering::Relaxed)))
+/// `EVTCHNOP_bind_vcpu`: makes `port` notify `vcpu`.
+///
+/// # Errors
+/// `NoEntry`: no such vCPU; `Invalid`: not a port that may move (an IPI or a per-vCPU VIRQ).
+pub fn bind_vcpu(domain: &Domain, port: Port, vcpu: u32) -> Result<(), EvtchnError> {
+    domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?;
+    let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
+    let state = cell.state.lock();
+    let movable = match &*state {
+        PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq { .. } => true,
+        PortState::Virq { virq } => !is_per_vcpu(*virq),
+        PortState::Free | PortState::Ipi => false,
+    };
+    if !movable {
+        return Err(EvtchnError::Invalid);
     }
-
-    /// `EVTCHNOP_bind_vcpu`: makes `port` notify `vcpu`.
-    ///
-    /// # Errors
-    /// `NoEntry`: no such vCPU; `Invalid`: not a port that may move (an IPI or a per-vCPU VIRQ).
-    pub fn evtchn_bind_vcpu(&self, domain: &Arc<Domain>, port: u32, vcpu: u32) -> Result<(), HypercallError> {
-        domain.vcpu(vcpu).ok_or(HypercallError::NoEntry)?;
-        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
-        let state = cell.state.lock();
-        let movable = match &*state {
-            PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq { .. } => true,
-            PortState::Virq { virq } => !is_per_vcpu(*virq),
-            PortState::Free | PortState::Ipi => false,
-        };
-        if !movable {
-            return Err(HypercallError::Invalid);
-        }
-        cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
-        Ok(())
-    }
+    cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
+    Ok(())
 }

@@ -4,22 +4,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
+use ring_abi::types::{DomId, Port};
 
-use super::state::{MAX_PORTS, PortCell, PortState, VcpuEvents};
+use super::EvtchnError;
+use super::state::{PortCell, PortState, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::error::HypercallError;
 use crate::platform::Platform;
-
-/// Whether `port` of `domain` is pending, masked or not.
-pub fn is_pending(domain: &Domain, port: u32) -> bool {
-    port < MAX_PORTS && domain.events.bits.is_pending(port)
-}
-
-/// Whether `port` of `domain` is masked.
-pub fn is_masked(domain: &Domain, port: u32) -> bool {
-    port < MAX_PORTS && domain.events.bits.is_masked(port)
-}
 
 impl<P: Platform> Hypervisor<P> {
     /// `EVTCHNOP_send` from `port` of `domain`.
@@ -27,12 +18,10 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: the port is not one that can be sent from. A peer that has gone is no error.
     #[inline(always)]
-    pub fn evtchn_send(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
+    pub fn evtchn_send(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
+        let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
         if cell.is_ipi.load(Ordering::Acquire) {
-            if self.set_bits(domain, cell, port) {
-                self.rouse(domain, port);
-            }
+            self.set_pending(domain, cell, port);
             return Ok(());
         }
         self.send_to_peer(cell)
@@ -40,11 +29,11 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Sends from a port that is no IPI.
     #[inline(never)]
-    fn send_to_peer(&self, cell: &PortCell) -> Result<(), HypercallError> {
+    fn send_to_peer(&self, cell: &PortCell) -> Result<(), EvtchnError> {
         let state = cell.state.lock();
         match &*state {
             PortState::Interdomain { remote, port } => {
-                let cell = remote.events.cell(*port).ok_or(HypercallError::Invalid)?;
+                let cell = remote.events.cell(*port).ok_or(EvtchnError::Invalid)?;
                 if self.set_bits(remote, cell, *port) {
                     let (remote, port) = (remote.clone(), *port);
                     drop(state);
@@ -54,55 +43,56 @@ impl<P: Platform> Hypervisor<P> {
             }
             // An IPI that became one after the look at `is_ipi` was not there when the send began.
             PortState::Unbound { .. } | PortState::Ipi => Ok(()),
-            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => Err(HypercallError::Invalid),
+            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => Err(EvtchnError::Invalid),
         }
     }
 
-    /// Makes `port`, which is open, pending in `domain`.
-    pub fn set_pending(&self, domain: &Arc<Domain>, port: u32) {
-        if let Some(cell) = domain.events.cell(port)
-            && self.set_bits(domain, cell, port)
-        {
+    /// Makes `port` of `domain`, whose cell is `cell`, pending.
+    #[inline(always)]
+    pub(super) fn set_pending(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
+        if self.set_bits(domain, cell, port) {
             self.rouse(domain, port);
         }
     }
 
     /// Sets the bits of a port that became pending; whether somebody is to be roused.
+    #[must_use = "somebody may be to be roused"]
     #[inline(always)]
-    fn set_bits(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
+    fn set_bits(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
         let bits = domain.events.bits;
         if !bits.set_pending(port) {
-            // Nor is it news to one that polls any port.
+            // The send that set the bit has roused the vCPUs that poll, too.
             return false;
         }
         let marked = !bits.is_masked(port) && self.mark(domain, cell, port);
-        marked || domain.events.pollers.load(Ordering::Acquire) != 0
+        marked || domain.events.pollers() != 0
     }
 
     /// Sets the selector bit of a pending, unmasked port, and the upcall; whether its vCPU is to be roused.
+    #[must_use = "the vCPU may be to be roused"]
     #[inline(always)]
-    fn mark(&self, domain: &Domain, cell: &PortCell, port: u32) -> bool {
+    fn mark(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
         let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed)) else { return false };
-        vcpu.info.mark(port / 64) && !vcpu.runs_on(self.platform.cpu())
+        vcpu.info.mark(port.raw() / 64) && !vcpu.runs_on(self.platform.cpu())
     }
 
-    /// Wakes or kicks who waits for `port`: the vCPU that it notifies, and those that poll it.
+    /// Wakes or kicks the vCPU that `port` notifies, and wakes those that poll the port.
     #[cold]
     #[inline(never)]
-    fn rouse(&self, domain: &Arc<Domain>, port: u32) {
+    fn rouse(&self, domain: &Arc<Domain>, port: Port) {
         if let Some(cell) = domain.events.cell(port)
             && let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed))
             && vcpu.info.get().is_some_and(|info| info.load_u8(UPCALL_PENDING_OFFSET) != 0)
         {
             self.kick_vcpu(domain, vcpu);
         }
-        if domain.events.pollers.load(Ordering::Acquire) != 0 {
+        if domain.events.pollers() != 0 {
             self.wake_pollers(domain, port);
         }
     }
 
     #[cold]
-    fn wake_pollers(&self, domain: &Arc<Domain>, port: u32) {
+    fn wake_pollers(&self, domain: &Arc<Domain>, port: Port) {
         for vcpu in &domain.vcpus {
             let polled = vcpu.events.poll.load(Ordering::Acquire);
             if polled == VcpuEvents::polled(port) || polled == VcpuEvents::POLL_ANY {
@@ -113,11 +103,21 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Sends a VIRQ that each vCPU has of its own.
     pub fn send_vcpu_virq(&self, domain: &Arc<Domain>, vcpu: &Vcpu, virq: u32) {
-        let Some(port) = vcpu.events.virq_port(virq) else { return };
+        if let Some(port) = vcpu.events.virq_port(virq) {
+            self.send_bound(
+                domain,
+                port,
+                |state| matches!(state, PortState::Virq { virq: bound } if *bound == virq),
+            );
+        }
+    }
+
+    /// Makes `port` pending if its state is what the caller expects: the port may have been closed meanwhile.
+    fn send_bound(&self, domain: &Arc<Domain>, port: Port, is_expected: impl FnOnce(&PortState) -> bool) {
         let Some(cell) = domain.events.cell(port) else { return };
         let state = cell.state.lock();
-        if matches!(*state, PortState::Virq { virq: bound } if bound == virq) {
-            self.set_pending(domain, port);
+        if is_expected(&state) {
+            self.set_pending(domain, cell, port);
         }
     }
 
@@ -130,29 +130,25 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Sends a VIRQ that concerns the whole machine: to dom0.
     pub fn send_global_virq(&self, virq: u32) {
-        if let Some(dom0) = self.domains.get(ring_abi::types::DomId::new(0)) {
+        if let Some(dom0) = self.domains.get(DomId::new(0)) {
             self.send_domain_virq(&dom0, virq);
         }
     }
 
     /// A physical interrupt that is bound to `port` of `domain` came.
-    pub fn send_pirq(&self, domain: &Arc<Domain>, port: u32) {
-        let Some(cell) = domain.events.cell(port) else { return };
-        let state = cell.state.lock();
-        if matches!(*state, PortState::Pirq { .. }) {
-            self.set_pending(domain, port);
-        }
+    pub fn send_pirq(&self, domain: &Arc<Domain>, port: Port) {
+        self.send_bound(domain, port, |state| matches!(state, PortState::Pirq { .. }));
     }
 
     /// `EVTCHNOP_unmask`.
     ///
     /// # Errors
     /// `Invalid`: not a port that was ever open.
-    pub fn evtchn_unmask(&self, domain: &Arc<Domain>, port: u32) -> Result<(), HypercallError> {
-        let cell = domain.events.cell(port).ok_or(HypercallError::Invalid)?;
+    pub fn evtchn_unmask(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
+        let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
         let state = cell.state.lock();
         if matches!(*state, PortState::Free) {
-            return Err(HypercallError::Invalid);
+            return Err(EvtchnError::Invalid);
         }
         let bits = &domain.events.bits;
         if bits.unmask(port) && bits.is_pending(port) && self.mark(domain, cell, port) {

@@ -10,12 +10,13 @@ use ring_abi::shared_info::{
     EVTCHN_MASK_OFFSET as MASK, EVTCHN_PENDING_OFFSET as PENDING, PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET,
     UPCALL_PENDING_OFFSET,
 };
-use ring_abi::types::{DOMID_SELF, DomId};
+use ring_abi::types::{DOMID_SELF, DomId, Port};
 
+use super::EvtchnError;
 use super::state::{MAX_PORTS, PortState, Ports};
-use super::{PortStatus, is_pending};
 use crate::domain::{Domain, PauseFlags};
 use crate::error::HypercallError;
+use crate::platform::GuestFault;
 use crate::testing::World;
 
 const EVTCHN: u32 = __HYPERVISOR_EVENT_CHANNEL_OP;
@@ -50,6 +51,10 @@ fn close(world: &World, domain: &Arc<Domain>, port: u32) -> i64 {
     world.op(domain, EVTCHN, EVTCHNOP_CLOSE, &mut EvtchnClose { port })
 }
 
+fn is_pending(domain: &Domain, port: u32) -> bool {
+    domain.events.is_pending(Port::new(port))
+}
+
 fn clear(domain: &Domain) {
     for word in 0..64 {
         domain.shared_info.store_u64(PENDING + word * 8, 0);
@@ -72,7 +77,7 @@ fn check(domains: &[&Arc<Domain>]) {
         let mut open = 0;
         let binding = domain.events.binding.lock();
         for port in 0..MAX_PORTS {
-            let Some(cell) = domain.events.cell(port) else { continue };
+            let Some(cell) = domain.events.cell(Port::new(port)) else { continue };
             match &*cell.state.lock() {
                 PortState::Free => {
                     assert!(
@@ -83,18 +88,19 @@ fn check(domains: &[&Arc<Domain>]) {
                     continue;
                 }
                 PortState::Interdomain { remote, port: peer }
-                    if !(Arc::ptr_eq(remote, domain) && *peer == port) =>
+                    if !(Arc::ptr_eq(remote, domain) && peer.raw() == port) =>
                 {
                     let cell = remote.events.cell(*peer).expect("the peer's cell");
                     match &*cell.state.try_lock().expect("nobody else runs") {
                         PortState::Interdomain { remote, port: back } => {
-                            assert!(Arc::ptr_eq(remote, domain) && *back == port);
+                            assert!(Arc::ptr_eq(remote, domain) && back.raw() == port);
                         }
                         other => panic!("{domain:?} port {port}: peer is {other:?}"),
                     }
                 }
                 PortState::Virq { virq } => {
-                    let bound = |vcpu: &crate::domain::Vcpu| vcpu.events.virq_port(*virq) == Some(port);
+                    let bound =
+                        |vcpu: &crate::domain::Vcpu| vcpu.events.virq_port(*virq) == Some(Port::new(port));
                     assert_eq!(domain.vcpus.iter().filter(|vcpu| bound(vcpu)).count(), 1);
                 }
                 _ => {}
@@ -171,8 +177,9 @@ fn a_pair_carries_events_both_ways() {
     check(&[&world.dom0, &guest]);
 
     assert_eq!(close(&world, &guest, theirs), 0);
-    let (status, _) = world.hv.evtchn_status(&world.dom0, ours).expect("status");
-    assert_eq!(status, PortStatus::Unbound { remote: guest.id });
+    let mut status = EvtchnStatus { dom: DOMID_SELF, port: ours, ..EvtchnStatus::default() };
+    assert_eq!(world.op(&world.dom0, EVTCHN, EVTCHNOP_STATUS, &mut status), 0);
+    assert_eq!((status.status, status.u[0]), (EVTCHNSTAT_UNBOUND, guest.id.raw().into()));
     check(&[&world.dom0, &guest]);
 }
 
@@ -299,11 +306,11 @@ fn the_limit_of_createdomain_holds() {
     let ports = Ports::new(2, &world.dom0.shared_info);
     let mut binding = ports.binding.lock();
     for expected in [1, 2] {
-        let port = ports.find_free(&binding).expect("free");
-        assert_eq!(port, expected);
-        ports.open(&mut binding, port, PortState::Ipi, 0);
+        let port = binding.lowest_free().expect("free");
+        assert_eq!(port, Port::new(expected));
+        binding.open(port, ports.cells.make(port).expect("memory"), PortState::Ipi, 0);
     }
-    assert_eq!(ports.find_free(&binding), Err(HypercallError::NoSpace));
+    assert_eq!(binding.lowest_free(), None);
     drop(binding);
     for none in [0, MAX_PORTS, u32::MAX] {
         let ports = Ports::new(none, &world.dom0.shared_info);
@@ -314,16 +321,17 @@ fn the_limit_of_createdomain_holds() {
 
 #[test]
 fn a_fault_leaves_no_port_behind() {
+    const FAULT: GuestFault = GuestFault { va: 0 };
     let world = World::new(64);
     let guest = world.guest(1);
     let out = guest.clone();
-    let result = world.hv.alloc_unbound(&out, DomId::new(0), |_| Err(HypercallError::Fault));
-    assert_eq!(result, Err(HypercallError::Fault));
-    let result = world.hv.bind_virq(&out, VIRQ_TIMER, 0, |_| Err(HypercallError::Fault));
-    assert_eq!(result, Err(HypercallError::Fault));
-    let theirs = alloc(&world, &world.dom0, &guest);
-    let result = world.hv.bind_interdomain(&out, &world.dom0, theirs, 0, |_| Err(HypercallError::Fault));
-    assert_eq!(result, Err(HypercallError::Fault));
+    let result = world.hv.alloc_unbound(&out, DomId::new(0), |_| Err(FAULT));
+    assert_eq!(result, Err(EvtchnError::Fault));
+    let result = world.hv.bind_virq(&out, VIRQ_TIMER, 0, |_| Err(FAULT));
+    assert_eq!(result, Err(EvtchnError::Fault));
+    let theirs = Port::new(alloc(&world, &world.dom0, &guest));
+    let result = world.hv.bind_interdomain(&out, &world.dom0, theirs, 0, |_| Err(FAULT));
+    assert_eq!(result, Err(EvtchnError::Fault));
     assert_eq!(guest.events.open_ports(), 0);
     assert!(world.hv.bind_virq(&out, VIRQ_TIMER, 0, |_| Ok(())).is_ok());
     check(&[&world.dom0, &guest]);
@@ -391,11 +399,11 @@ proptest::proptest! {
             // A call may be refused: only the state that it leaves behind is tested.
             let _ = match step {
                 Step::Alloc(a, b) => hv.alloc_unbound(&domains[a], domains[b].id, |_| Ok(())).map(drop),
-                Step::Bind(a, b, p) => hv.bind_interdomain(&domains[a], &domains[b], p, 0, |_| Ok(())).map(drop),
+                Step::Bind(a, b, p) => hv.bind_interdomain(&domains[a], &domains[b], Port::new(p), 0, |_| Ok(())).map(drop),
                 Step::Virq(a, v) => hv.bind_virq(&domains[a], v, 0, |_| Ok(())).map(drop),
                 Step::Ipi(a) => hv.bind_ipi(&domains[a], 0, |_| Ok(())).map(drop),
-                Step::Close(a, p) => hv.evtchn_close(&domains[a], p),
-                Step::Send(a, p) => hv.evtchn_send(&domains[a], p),
+                Step::Close(a, p) => hv.evtchn_close(&domains[a], Port::new(p)),
+                Step::Send(a, p) => hv.evtchn_send(&domains[a], Port::new(p)),
                 Step::Reset(a) => { assert!(hv.evtchn_close_all(&domains[a])); Ok(()) }
             };
             check(&domains.iter().collect::<Vec<_>>());

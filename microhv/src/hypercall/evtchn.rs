@@ -1,5 +1,7 @@
 //! Event channels: decoding of `event_channel_op`.
 
+use core::sync::atomic::Ordering;
+
 use ring_abi::evtchn::{
     EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ,
     EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_STATUS,
@@ -8,10 +10,11 @@ use ring_abi::evtchn::{
     EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnReset, EvtchnSend, EvtchnStatus,
     EvtchnUnmask,
 };
-use ring_abi::types::{DomId, Pirq};
+use ring_abi::types::{DomId, Pirq, Port};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::evtchn::PortStatus;
+use crate::evtchn::bind_vcpu;
+use crate::evtchn::state::{MAX_PORTS, PortState};
 use crate::platform::Platform;
 
 /// `EVTCHNOP_send`.
@@ -21,7 +24,31 @@ use crate::platform::Platform;
 #[inline(always)]
 pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
     let op: EvtchnSend = cur.copy_in(arg)?;
-    cur.hv.evtchn_send(cur.domain, op.port)
+    Ok(cur.hv.evtchn_send(cur.domain, Port::new(op.port))?)
+}
+
+/// `EVTCHNOP_status`: what a port is, and the vCPU that it notifies.
+fn status<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+    let mut op: EvtchnStatus = cur.copy_in(arg)?;
+    let domain = cur.hv.domains.target(cur.domain, op.dom)?;
+    if op.port >= MAX_PORTS {
+        return Err(HypercallError::Invalid);
+    }
+    (op.status, op.vcpu, op.u) = (EVTCHNSTAT_CLOSED, 0, [0, 0]);
+    if let Some(cell) = domain.events.cell(Port::new(op.port)) {
+        op.vcpu = cell.notify_vcpu.load(Ordering::Relaxed);
+        (op.status, op.u) = match &*cell.state.lock() {
+            PortState::Free => (EVTCHNSTAT_CLOSED, [0, 0]),
+            PortState::Unbound { remote } => (EVTCHNSTAT_UNBOUND, [u32::from(remote.raw()), 0]),
+            PortState::Interdomain { remote, port } => {
+                (EVTCHNSTAT_INTERDOMAIN, [u32::from(remote.id.raw()), port.raw()])
+            }
+            PortState::Pirq { pirq } => (EVTCHNSTAT_PIRQ, [pirq.raw(), 0]),
+            PortState::Virq { virq } => (EVTCHNSTAT_VIRQ, [*virq, 0]),
+            PortState::Ipi => (EVTCHNSTAT_IPI, [0, 0]),
+        };
+    }
+    Ok(cur.copy_out(arg, &op)?)
 }
 
 /// `event_channel_op(cmd, arg)`. The FIFO operations are refused, so that guests stay with two levels.
@@ -37,60 +64,47 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
             let owner = hv.domains.target(caller, op.dom)?;
             let remote = DomId::new(op.remote_dom).or_self(caller.id);
             hv.alloc_unbound(&owner, remote, |port| {
-                Ok(cur.copy_out(arg, &EvtchnAllocUnbound { port, ..op })?)
+                cur.copy_out(arg, &EvtchnAllocUnbound { port: port.raw(), ..op })
             })?;
         }
         EVTCHNOP_BIND_INTERDOMAIN => {
             let op: EvtchnBindInterdomain = cur.copy_in(arg)?;
             let remote = hv.domains.resolve(caller, op.remote_dom)?;
-            hv.bind_interdomain(caller, &remote, op.remote_port, cur.vcpu.id.raw(), |local_port| {
-                Ok(cur.copy_out(arg, &EvtchnBindInterdomain { local_port, ..op })?)
+            hv.bind_interdomain(caller, &remote, Port::new(op.remote_port), cur.vcpu.id.raw(), |port| {
+                cur.copy_out(arg, &EvtchnBindInterdomain { local_port: port.raw(), ..op })
             })?;
         }
         EVTCHNOP_BIND_VIRQ => {
             let op: EvtchnBindVirq = cur.copy_in(arg)?;
             hv.bind_virq(caller, op.virq, op.vcpu, |port| {
-                Ok(cur.copy_out(arg, &EvtchnBindVirq { port, ..op })?)
+                cur.copy_out(arg, &EvtchnBindVirq { port: port.raw(), ..op })
             })?;
         }
         EVTCHNOP_BIND_IPI => {
             let op: EvtchnBindIpi = cur.copy_in(arg)?;
-            hv.bind_ipi(caller, op.vcpu, |port| Ok(cur.copy_out(arg, &EvtchnBindIpi { port, ..op })?))?;
+            hv.bind_ipi(caller, op.vcpu, |port| {
+                cur.copy_out(arg, &EvtchnBindIpi { port: port.raw(), ..op })
+            })?;
         }
         EVTCHNOP_BIND_PIRQ => {
             let op: EvtchnBindPirq = cur.copy_in(arg)?;
             hv.bind_pirq(caller, Pirq::new(op.pirq), |port| {
-                Ok(cur.copy_out(arg, &EvtchnBindPirq { port, ..op })?)
+                cur.copy_out(arg, &EvtchnBindPirq { port: port.raw(), ..op })
             })?;
         }
         EVTCHNOP_SEND => send(cur, arg)?,
         EVTCHNOP_CLOSE => {
             let op: EvtchnClose = cur.copy_in(arg)?;
-            hv.evtchn_close(caller, op.port)?;
+            hv.evtchn_close(caller, Port::new(op.port))?;
         }
-        EVTCHNOP_STATUS => {
-            let op: EvtchnStatus = cur.copy_in(arg)?;
-            let domain = hv.domains.target(caller, op.dom)?;
-            let (status, vcpu) = hv.evtchn_status(&domain, op.port)?;
-            let (status, u) = match status {
-                PortStatus::Closed => (EVTCHNSTAT_CLOSED, [0, 0]),
-                PortStatus::Unbound { remote } => (EVTCHNSTAT_UNBOUND, [u32::from(remote.raw()), 0]),
-                PortStatus::Interdomain { remote, port } => {
-                    (EVTCHNSTAT_INTERDOMAIN, [u32::from(remote.raw()), port])
-                }
-                PortStatus::Pirq(pirq) => (EVTCHNSTAT_PIRQ, [pirq.raw(), 0]),
-                PortStatus::Virq(virq) => (EVTCHNSTAT_VIRQ, [virq, 0]),
-                PortStatus::Ipi => (EVTCHNSTAT_IPI, [0, 0]),
-            };
-            cur.copy_out(arg, &EvtchnStatus { status, vcpu, u, ..op })?;
-        }
+        EVTCHNOP_STATUS => status(cur, arg)?,
         EVTCHNOP_BIND_VCPU => {
             let op: EvtchnBindVcpu = cur.copy_in(arg)?;
-            hv.evtchn_bind_vcpu(caller, op.port, op.vcpu)?;
+            bind_vcpu(caller, Port::new(op.port), op.vcpu)?;
         }
         EVTCHNOP_UNMASK => {
             let op: EvtchnUnmask = cur.copy_in(arg)?;
-            hv.evtchn_unmask(caller, op.port)?;
+            hv.evtchn_unmask(caller, Port::new(op.port))?;
         }
         EVTCHNOP_RESET => {
             let op: EvtchnReset = cur.copy_in(arg)?;

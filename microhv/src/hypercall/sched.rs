@@ -9,10 +9,10 @@ use ring_abi::sched::{
     SchedWatchdog,
 };
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
+use ring_abi::types::Port;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
-use crate::evtchn::is_pending;
 use crate::evtchn::state::MAX_PORTS;
 use crate::platform::Platform;
 use crate::time::TimerKind;
@@ -99,10 +99,10 @@ fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallErro
         return Err(HypercallError::Invalid);
     }
     // Nothing is written ahead of what is read: mostly it is one port.
-    let mut ports = ArrayVec::<u32, { MAX_POLL_PORTS as usize }>::new();
+    let mut ports = ArrayVec::<Port, { MAX_POLL_PORTS as usize }>::new();
     for index in 0..op.nr_ports {
-        let port = cur.copy_in_at(op.ports, index.into())?;
-        if port >= MAX_PORTS {
+        let port: Port = cur.copy_in_at(op.ports, index.into())?;
+        if port.raw() >= MAX_PORTS {
             return Err(HypercallError::Invalid);
         }
         ports.push(port);
@@ -112,12 +112,12 @@ fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallErro
 }
 
 /// Blocks the caller until one of `ports` is pending, an event is due, or `timeout` comes (0: never).
-pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[u32], timeout: u64) {
+pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u64) {
     let (hv, domain, vcpu) = (cur.hv, cur.domain, cur.vcpu);
     domain.events.poller_entered(vcpu, if let [port] = ports { Some(*port) } else { None });
     hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     fence(Ordering::SeqCst);
-    if vcpu.upcall_due() || ports.iter().any(|port| is_pending(domain, *port)) {
+    if vcpu.upcall_due() || ports.iter().any(|port| domain.events.is_pending(*port)) {
         hv.end_poll(domain, vcpu);
     } else if timeout != 0 {
         hv.arm_timer(vcpu, TimerKind::Poll, Some(timeout));

@@ -6,7 +6,6 @@ use ring_abi::types::{Maddr, Mfn};
 
 use super::PirqError;
 use super::pci::{Config, MsiCapability, MsixCapability, PciFunction};
-use crate::frames::FrameTable;
 use crate::platform::Platform;
 
 /// Bytes of an MSI-X table entry: address, address high, data, control.
@@ -74,16 +73,10 @@ impl Source {
         self.message().map(|(function, _)| function)
     }
 
-    /// Keeps domains from writing the function's messages.
-    pub(super) fn protect(&self, frames: &FrameTable) {
+    /// Calls `act` with the first and last frame of each place where the function keeps a table of messages.
+    pub(super) fn for_table(&self, act: impl Fn(Mfn, Mfn)) {
         if let Self::Msix { capability, .. } = self {
-            capability.frames().iter().for_each(|&(first, last)| frames.protect_device_frames(first, last));
-        }
-    }
-
-    pub(super) fn unprotect(&self, frames: &FrameTable) {
-        if let Self::Msix { capability, .. } = self {
-            capability.frames().iter().for_each(|&(first, last)| frames.unprotect_device_frames(first, last));
+            capability.frames().iter().for_each(|&(first, last)| act(first, last));
         }
     }
 

@@ -16,12 +16,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;
 
-use ring_abi::types::DomId;
-use ring_abi::types::{Pirq, Port};
+use ring_abi::types::{DomId, Pirq, Port};
 
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::platform::Platform;
+use crate::evtchn::state::PortState;
+use crate::evtchn::{EvtchnError, Publish};
+use crate::platform::{Platform, Vector};
 use crate::sync::{Mutex, rank};
 use message::Source;
 use pci::{Config, PciFunction};
@@ -54,13 +55,21 @@ pub enum PirqError {
     Mapped,
     /// No PIRQ or vector is left.
     NoneFree,
+    /// The port for the PIRQ is refused.
+    Port(EvtchnError),
+}
+
+impl From<EvtchnError> for PirqError {
+    fn from(error: EvtchnError) -> Self {
+        Self::Port(error)
+    }
 }
 
 /// A PIRQ that is mapped.
 #[derive(Debug)]
 struct Mapping {
     source: Source,
-    vector: u8,
+    vector: Vector,
     owner: DomId,
     /// The event channel that the PIRQ raises.
     bound: Option<(Arc<Domain>, Port)>,
@@ -96,15 +105,15 @@ impl State {
         .ok_or(PirqError::NoneFree)
     }
 
-    fn free_vector(&self) -> Result<u8, PirqError> {
-        let is_free = |&vector: &u8| vector != GUEST_VECTOR && self.vectors[usize::from(vector)].is_none();
-        (FIRST_VECTOR..=LAST_VECTOR).find(is_free).ok_or(PirqError::NoneFree)
+    fn free_vector(&self) -> Result<Vector, PirqError> {
+        let is_free = |&raw: &u8| raw != GUEST_VECTOR && self.vectors[usize::from(raw)].is_none();
+        (FIRST_VECTOR..=LAST_VECTOR).find(is_free).map(Vector::new).ok_or(PirqError::NoneFree)
     }
 
     /// Gives `pirq`, which is free, and a vector to a domain.
-    fn map(&mut self, pirq: Pirq, source: Source, owner: DomId) -> Result<u8, PirqError> {
+    fn map(&mut self, pirq: Pirq, source: Source, owner: DomId) -> Result<Vector, PirqError> {
         let vector = self.free_vector()?;
-        self.vectors[usize::from(vector)] = Some(pirq);
+        self.vectors[vector.index()] = Some(pirq);
         self.pirqs[pirq.raw() as usize] =
             Some(Mapping { source, vector, owner, bound: None, in_service: false });
         Ok(vector)
@@ -142,10 +151,10 @@ const fn line(pirq: Pirq) -> u8 {
 
 impl<P: Platform> Hypervisor<P> {
     /// A device interrupt came at `vector`. The caller has acknowledged it at the local APIC.
-    pub fn device_interrupt(&self, vector: u8) {
+    pub fn device_interrupt(&self, vector: Vector) {
         let target = {
             let mut state = self.irqs.state.lock();
-            let Some(pirq) = state.vectors[usize::from(vector)] else { return };
+            let Some(pirq) = state.vectors[vector.index()] else { return };
             let Ok(mapping) = state.mapping(pirq) else { return };
             if mapping.source == Source::Line {
                 mapping.in_service = true;
@@ -154,15 +163,43 @@ impl<P: Platform> Hypervisor<P> {
             mapping.bound.clone()
         };
         if let Some((domain, port)) = target {
-            self.send_pirq(&domain, port.raw());
+            self.send_pirq(&domain, port);
         }
     }
 
-    /// Routes `pirq` of `domain` to its event channel `port`. No line is shared.
+    /// `EVTCHNOP_bind_pirq`: opens a port of `domain` that `pirq` raises.
     ///
     /// # Errors
-    /// `NoSuchPirq`, `NotPermitted`, `Bound`; for a line also `NoneFree`.
-    pub fn pirq_bind(&self, domain: &Arc<Domain>, pirq: Pirq, port: Port) -> Result<(), PirqError> {
+    /// `NoSuchPirq`, `NotPermitted`, `Bound`; for a line also `NoneFree`; `Port`.
+    pub fn bind_pirq(
+        &self,
+        domain: &Arc<Domain>,
+        pirq: Pirq,
+        publish: impl Publish,
+    ) -> Result<Port, PirqError> {
+        self.open_port(domain, 0, |port| {
+            publish(port).map_err(EvtchnError::from)?;
+            self.pirq_bind(domain, pirq, port)?;
+            Ok(PortState::Pirq { pirq })
+        })
+    }
+
+    /// `EVTCHNOP_close`.
+    ///
+    /// # Errors
+    /// `Invalid`: the port is not open.
+    pub fn evtchn_close(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
+        self.close_port(domain, port, |pirq| self.pirq_unbind(domain, pirq))
+    }
+
+    /// `EVTCHNOP_reset`, and a domain's end: closes open ports until none is left (`true`) or other work waits.
+    #[must_use = "ports may be left"]
+    pub fn evtchn_close_all(&self, domain: &Arc<Domain>) -> bool {
+        self.close_ports(domain, |pirq| self.pirq_unbind(domain, pirq))
+    }
+
+    /// Routes `pirq` of `domain` to its event channel `port`. No line is shared.
+    fn pirq_bind(&self, domain: &Arc<Domain>, pirq: Pirq, port: Port) -> Result<(), PirqError> {
         if pirq.raw() < NR_LINES {
             self.map_line(domain, pirq)?;
         }
@@ -185,7 +222,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Ends what [`Hypervisor::pirq_bind`] did.
-    pub fn pirq_unbind(&self, domain: &Arc<Domain>, pirq: Pirq) {
+    fn pirq_unbind(&self, domain: &Arc<Domain>, pirq: Pirq) {
         let freed = {
             let mut state = self.irqs.state.lock();
             let Ok(mapping) = state.owned(pirq, domain) else { return };
@@ -266,7 +303,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let pirq = state.free_pirq(wanted)?;
         let vector = state.map(pirq, source, domain.id)?;
-        source.protect(&self.frames);
+        source.for_table(|first, last| self.frames.protect_device_frames(first, last));
         drop(state);
         let (address, data) = self.platform.msi_message(vector);
         source.write(&config, address, data);
@@ -282,12 +319,13 @@ impl<P: Platform> Hypervisor<P> {
         let mut state = self.irqs.state.lock();
         let &mut Mapping { source, vector, .. } = state.owned(pirq, domain)?;
         let mapping = state.pirqs[pirq.raw() as usize].take();
-        state.vectors[usize::from(vector)] = None;
+        state.vectors[vector.index()] = None;
         let is_last = !state.sources().any(|other| other.function() == source.function());
         if is_last {
-            source.unprotect(&self.frames);
+            source.for_table(|first, last| self.frames.unprotect_device_frames(first, last));
             // Another function's table may share a frame.
-            state.sources().for_each(|other| other.protect(&self.frames));
+            let protect = |first, last| self.frames.protect_device_frames(first, last);
+            state.sources().for_each(|other| other.for_table(protect));
         }
         drop(state);
         drop(mapping);
@@ -309,11 +347,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Ends all mappings of a domain that goes.
     pub fn release_pirqs(&self, domain: &Domain) {
         for pirq in (0..NR_PIRQS).map(Pirq::new) {
-            let is_owned = self.irqs.state.lock().owned(pirq, domain).is_ok();
-            if is_owned {
-                // The PIRQ was the domain's a moment ago, and only the domain, which is stopped, could change that.
-                let _ = self.unmap_pirq(domain, pirq);
-            }
+            // A PIRQ that is not the domain's is refused.
+            let _ = self.unmap_pirq(domain, pirq);
         }
     }
 }

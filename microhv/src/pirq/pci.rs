@@ -49,7 +49,7 @@ pub struct MsiCapability {
     pub at: u8,
     /// The message address has 64 bits.
     pub wide: bool,
-    /// It has mask and pending words.
+    /// The capability has mask and pending words.
     pub maskable: bool,
 }
 

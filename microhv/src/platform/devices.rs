@@ -13,6 +13,27 @@ pub enum PowerAction {
     Crash,
 }
 
+/// An interrupt vector of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vector(u8);
+
+impl Vector {
+    /// Any byte is a vector.
+    pub const fn new(raw: u8) -> Self {
+        Self(raw)
+    }
+
+    /// The vector as the machine numbers it.
+    pub const fn raw(self) -> u8 {
+        self.0
+    }
+
+    /// The place in a table of all vectors.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The serial console, and what is kept of its output.
 pub trait SerialConsole {
     /// Writes for a domain what there is room for, and gives how many bytes that is. Nobody waits for the line.
@@ -37,9 +58,9 @@ pub trait Devices {
     /// Writes an aligned u32 of a device's memory.
     fn mmio_write(&self, at: Maddr, value: u32);
     /// Address and data of the message that raises `vector` on the boot CPU.
-    fn msi_message(&self, vector: u8) -> (u64, u32);
+    fn msi_message(&self, vector: Vector) -> (u64, u32);
     /// Lets a legacy interrupt line (0-15) raise `vector`, or nothing.
-    fn route_line(&self, line: u8, vector: Option<u8>);
+    fn route_line(&self, line: u8, vector: Option<Vector>);
     /// Masks or unmasks a legacy interrupt line (0-15).
     fn mask_line(&self, line: u8, masked: bool);
     /// Turns the machine off or restarts it. Returns only on the host.

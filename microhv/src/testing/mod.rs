@@ -22,7 +22,7 @@ pub use tlb::{CPUS, Remembered};
 pub use world::{ARGS, World};
 
 use crate::frames::{FrameTable, pte};
-use crate::platform::{CpuId, DescriptorWindow, PowerAction, SegmentBase};
+use crate::platform::{CpuId, DescriptorWindow, PowerAction, SegmentBase, Vector};
 
 const PAGE: u64 = 4096;
 
@@ -50,7 +50,7 @@ pub struct Events {
     /// CPUs kicked.
     pub kicks: Vec<CpuId>,
     /// Legacy lines routed.
-    pub lines: Vec<(u8, Option<u8>)>,
+    pub lines: Vec<(u8, Option<Vector>)>,
     /// Legacy lines masked and unmasked.
     pub masked_lines: Vec<(u8, bool)>,
 }

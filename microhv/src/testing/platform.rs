@@ -11,7 +11,7 @@ use crate::frames::pte;
 use crate::platform::{
     Clock, CpuId, CpuSet, CpuidResult, Cpus, DescriptorPage, DescriptorWindow, DescriptorWindows, Devices,
     GROUP, GuestFault, GuestMemory, MachineFacts, MachineInfo, MachineMemory, Paging, Platform, PowerAction,
-    Registers, SegmentBase, SerialConsole, Settled, TimeParams,
+    Registers, SegmentBase, SerialConsole, Settled, TimeParams, Vector,
 };
 
 impl MachineMemory for TestMachine {
@@ -286,11 +286,11 @@ impl Devices for TestMachine {
         self.events.lock().mmio.push((at.raw(), value));
     }
 
-    fn msi_message(&self, vector: u8) -> (u64, u32) {
-        (0xfee0_0000, u32::from(vector))
+    fn msi_message(&self, vector: Vector) -> (u64, u32) {
+        (0xfee0_0000, vector.raw().into())
     }
 
-    fn route_line(&self, line: u8, vector: Option<u8>) {
+    fn route_line(&self, line: u8, vector: Option<Vector>) {
         self.events.lock().lines.push((line, vector));
     }
 

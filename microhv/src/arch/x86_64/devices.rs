@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // device memory
 
 use microhv::boot::acpi::Acpi;
-use microhv::platform::{Devices, PowerAction};
+use microhv::platform::{Devices, PowerAction, Vector};
 use ring_abi::types::Maddr;
 
 use super::machine::Machine;
@@ -44,15 +44,15 @@ impl Devices for Machine {
         }
     }
 
-    fn msi_message(&self, vector: u8) -> (u64, u32) {
+    fn msi_message(&self, vector: Vector) -> (u64, u32) {
         // Fixed delivery, physical destination, edge: Intel SDM volume 3, 11.11.
-        (0xfee0_0000 | u64::from(apic::id()) << 12, vector.into())
+        (0xfee0_0000 | u64::from(apic::id()) << 12, vector.raw().into())
     }
 
-    fn route_line(&self, line: u8, vector: Option<u8>) {
+    fn route_line(&self, line: u8, vector: Option<Vector>) {
         let wired = self.acpi.isa(line);
         match vector {
-            Some(vector) => apic::route(wired, vector, apic::id()),
+            Some(vector) => apic::route(wired, vector.raw(), apic::id()),
             None => apic::set_masked(wired.gsi, true),
         }
     }

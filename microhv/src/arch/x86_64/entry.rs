@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
+use microhv::platform::Vector;
 use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
@@ -167,7 +168,7 @@ fn interrupt(vector: u8) {
         apic::SPURIOUS_VECTOR => {}
         _ => {
             apic::end_of_interrupt();
-            hv.device_interrupt(vector);
+            hv.device_interrupt(Vector::new(vector));
         }
     }
 }

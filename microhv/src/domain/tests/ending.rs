@@ -7,6 +7,7 @@ use ring_abi::evtchn::EVTCHNOP_ALLOC_UNBOUND;
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 use ring_abi::hypercall::*;
 use ring_abi::sched::{SCHEDOP_SHUTDOWN, SchedShutdown};
+use ring_abi::types::Port;
 
 use super::*;
 use crate::error::HypercallError;
@@ -20,7 +21,7 @@ fn shutdown_tells_dom0_and_keeps_the_reason() {
     let guest = world.guest(2);
     let mut op = SchedShutdown { reason: 1 };
     assert_eq!(world.op(&guest, __HYPERVISOR_SCHED_OP, SCHEDOP_SHUTDOWN, &mut op), 0);
-    assert!(crate::evtchn::is_pending(&world.dom0, port));
+    assert!(world.dom0.events.is_pending(port));
     let seen = info(&world, &guest);
     assert_ne!(seen.flags & XEN_DOMINF_SHUTDOWN, 0);
     assert_eq!(seen.shutdown_code(), 1);
@@ -71,7 +72,10 @@ fn destroying_gives_all_back_even_in_pieces() {
         world.settle();
         let mut op = ring_abi::evtchn::EvtchnAllocUnbound { dom: domain.id.raw(), remote_dom: 0, port: 0 };
         assert_eq!(world.op(&world.dom0, __HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut op), 0);
-        let port = world.hv.bind_interdomain(&world.dom0, &domain, op.port, 0, |_| Ok(())).expect("bound");
+        let port = world
+            .hv
+            .bind_interdomain(&world.dom0, &domain, Port::new(op.port), 0, |_| Ok(()))
+            .expect("bound");
         let id = domain.id;
         assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &domain), 0);
         assert_eq!(domain.dying(), DyingState::Dead);

@@ -5,10 +5,11 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
 use ring_abi::hypercall::*;
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Port};
 
 use super::*;
 use crate::error::HypercallError;
+use crate::evtchn::EvtchnError;
 use crate::hypercall::Outcome;
 use crate::testing::{ARGS, World};
 
@@ -60,14 +61,14 @@ fn no_domain_makes_the_hypervisor_use_its_last_memory() {
     let world = World::new(128);
     let guest = world.guest(1);
     let open = || world.hv.alloc_unbound(&guest, DomId::new(0), |_| Ok(()));
-    assert_eq!(open(), Ok(1));
+    assert_eq!(open(), Ok(Port::new(1)));
     while world.hv.alloc_zeroed().is_some() {}
     assert_eq!(world.hv.create_domain(None, DomainConfig::default()).err(), Some(HypercallError::NoMemory));
     assert_eq!(world.hv.grow_grant_table(&guest, 1), Err(HypercallError::NoMemory));
     for port in 2..64 {
-        assert_eq!(open(), Ok(port), "the bucket is there");
+        assert_eq!(open(), Ok(Port::new(port)), "the bucket is there");
     }
-    assert_eq!(open(), Err(HypercallError::NoMemory));
+    assert_eq!(open(), Err(EvtchnError::NoMemory));
 }
 
 #[test]

@@ -7,11 +7,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET};
+use ring_abi::types::Port;
 
 const WORDS: usize = 64;
 const _: () = assert!(EVTCHN_MASK_OFFSET == EVTCHN_PENDING_OFFSET + WORDS * 8);
 
-/// The words of pending and of mask bits. Port numbers are taken modulo 4,096, so that none is outside.
+/// The words of pending and of mask bits. Port numbers count modulo 4,096, so that none is outside.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::evtchn) struct Bits {
     /// Pending words, then mask words.
@@ -23,12 +24,8 @@ unsafe impl Send for Bits {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Bits {}
 
-const fn bit(port: u32) -> u64 {
-    1 << (port % 64)
-}
-
-const fn word(port: u32) -> usize {
-    port as usize / 64 % WORDS
+const fn bit(port: Port) -> u64 {
+    1 << (port.raw() % 64)
 }
 
 impl Bits {
@@ -38,43 +35,39 @@ impl Bits {
         Self { words: NonNull::new(part.as_ptr().cast()).expect("shared bytes are somewhere") }
     }
 
+    /// The word of `port`'s bit among the pending words, or among the mask words behind them.
     #[inline]
-    fn pending(&self, port: u32) -> &AtomicU64 {
+    fn word(&self, port: Port, is_mask: bool) -> &AtomicU64 {
         // SAFETY: 128 aligned words of the shared page, which is there as long as this; guests write atomics only.
         let words = unsafe { self.words.as_ref() };
-        &words[word(port)]
+        &words[if is_mask { WORDS } else { 0 } + port.raw() as usize / 64 % WORDS]
+    }
+
+    /// Sets the pending bit; whether the bit was clear.
+    #[must_use = "an event that is new is to be delivered"]
+    #[inline]
+    pub(in crate::evtchn) fn set_pending(&self, port: Port) -> bool {
+        self.word(port, false).fetch_or(bit(port), Ordering::SeqCst) & bit(port) == 0
+    }
+
+    pub(in crate::evtchn) fn clear_pending(&self, port: Port) {
+        self.word(port, false).fetch_and(!bit(port), Ordering::SeqCst);
     }
 
     #[inline]
-    fn mask(&self, port: u32) -> &AtomicU64 {
-        // SAFETY: as in `pending`.
-        let words = unsafe { self.words.as_ref() };
-        &words[WORDS + word(port)]
-    }
-
-    /// Sets the pending bit; whether it was clear.
-    #[inline]
-    pub(in crate::evtchn) fn set_pending(&self, port: u32) -> bool {
-        self.pending(port).fetch_or(bit(port), Ordering::SeqCst) & bit(port) == 0
-    }
-
-    pub(in crate::evtchn) fn clear_pending(&self, port: u32) {
-        self.pending(port).fetch_and(!bit(port), Ordering::SeqCst);
+    pub(in crate::evtchn) fn is_pending(&self, port: Port) -> bool {
+        self.word(port, false).load(Ordering::Acquire) & bit(port) != 0
     }
 
     #[inline]
-    pub(in crate::evtchn) fn is_pending(&self, port: u32) -> bool {
-        self.pending(port).load(Ordering::Acquire) & bit(port) != 0
+    pub(in crate::evtchn) fn is_masked(&self, port: Port) -> bool {
+        self.word(port, true).load(Ordering::Relaxed) & bit(port) != 0
     }
 
+    /// Clears the mask bit; whether the bit was set.
+    #[must_use = "an event may wait"]
     #[inline]
-    pub(in crate::evtchn) fn is_masked(&self, port: u32) -> bool {
-        self.mask(port).load(Ordering::Relaxed) & bit(port) != 0
-    }
-
-    /// Clears the mask bit; whether it was set.
-    #[inline]
-    pub(in crate::evtchn) fn unmask(&self, port: u32) -> bool {
-        self.mask(port).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0
+    pub(in crate::evtchn) fn unmask(&self, port: Port) -> bool {
+        self.word(port, true).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0
     }
 }

@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use ring_abi::types::Port;
+
 use super::MAX_PORTS;
 use super::PortCell;
 
@@ -31,7 +33,8 @@ impl Cells {
 
     /// The cell of `port`, if its bucket was made.
     #[inline]
-    pub(in crate::evtchn) fn get(&self, port: u32) -> Option<&PortCell> {
+    pub(in crate::evtchn) fn get(&self, port: Port) -> Option<&PortCell> {
+        let port = port.raw();
         if port >= MAX_PORTS {
             return None;
         }
@@ -41,32 +44,27 @@ impl Cells {
         Some(&bucket[port as usize % BUCKET])
     }
 
-    /// The cell of `port`, which is below [`MAX_PORTS`]; `None`: there is no memory for it.
-    pub(in crate::evtchn) fn make(&self, port: u32) -> Option<&PortCell> {
-        let slot = &self.buckets[port as usize / BUCKET];
+    /// The cell of `port`, which is below [`MAX_PORTS`]; `None`: there is no memory for it. The caller holds `Ports::binding`,
+    /// so that each bucket is made once.
+    pub(in crate::evtchn) fn make(&self, port: Port) -> Option<&PortCell> {
+        let slot = &self.buckets[port.raw() as usize / BUCKET];
         if slot.load(Ordering::Acquire).is_null() {
             // Not as an array: that would be built on the stack.
             let mut made = Vec::new();
             made.try_reserve_exact(BUCKET).ok()?;
-            made.extend((0..BUCKET).map(|_| PortCell::new()));
+            made.extend((0..BUCKET).map(|_| PortCell::default()));
             let made: Box<Bucket> = made.into_boxed_slice().try_into().ok()?;
-            let made = Box::into_raw(made);
-            if slot.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
-                // SAFETY: it was not stored, so it is still ours alone.
-                drop(unsafe { Box::from_raw(made) });
-            }
+            slot.store(Box::into_raw(made), Ordering::Release);
         }
         self.get(port)
     }
-}
 
-impl Cells {
     /// Frees all buckets: no port was ever open then.
     pub(in crate::evtchn) fn clear(&mut self) {
         for slot in self.buckets.iter_mut() {
             let bucket = core::mem::replace(slot.get_mut(), ptr::null_mut());
             if !bucket.is_null() {
-                // SAFETY: it came from `Box::into_raw` in `make`, and `&mut self` says that nobody has a reference any more.
+                // SAFETY: the bucket came from `Box::into_raw` in `make`, and `&mut self` says that nobody has a reference any more.
                 drop(unsafe { Box::from_raw(bucket) });
             }
         }
@@ -86,11 +84,14 @@ mod tests {
     #[test]
     fn cells_stay_where_they_are() {
         let cells = Cells::new();
-        assert!(cells.get(0).is_none() && cells.get(MAX_PORTS).is_none() && cells.get(u32::MAX).is_none());
-        let first = ptr::from_ref(cells.make(65).expect("memory"));
-        assert!(cells.get(64).is_some() && cells.get(128).is_none());
-        assert!(ptr::eq(first, cells.make(65).expect("memory")));
-        assert!(ptr::eq(first, cells.get(65).expect("made")));
-        cells.make(MAX_PORTS - 1);
+        let port = Port::new;
+        for none in [0, MAX_PORTS, u32::MAX] {
+            assert!(cells.get(port(none)).is_none());
+        }
+        let first = ptr::from_ref(cells.make(port(65)).expect("memory"));
+        assert!(cells.get(port(64)).is_some() && cells.get(port(128)).is_none());
+        assert!(ptr::eq(first, cells.make(port(65)).expect("memory")));
+        assert!(ptr::eq(first, cells.get(port(65)).expect("made")));
+        cells.make(port(MAX_PORTS - 1));
     }
 }

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::shared::SharedBytes;
+use ring_abi::types::Port;
 
 pub use port::{PortCell, PortState};
 
@@ -39,9 +40,25 @@ impl Binding {
     }
 
     /// The lowest free port.
-    pub(in crate::evtchn) fn lowest_free(&self) -> Option<u32> {
+    pub(in crate::evtchn) fn lowest_free(&self) -> Option<Port> {
         let (word, bits) = self.taken.iter().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
-        Some(word as u32 * 64 + bits.trailing_ones())
+        Some(Port::new(word as u32 * 64 + bits.trailing_ones()))
+    }
+
+    /// Opens the free `port`, whose cell is `cell`.
+    pub(in crate::evtchn) fn open(&mut self, port: Port, cell: &PortCell, state: PortState, vcpu: u32) {
+        cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
+        let is_ipi = matches!(state, PortState::Ipi);
+        *cell.state.lock() = state;
+        cell.is_ipi.store(is_ipi, Ordering::Release);
+        self.open += 1;
+        self.taken[port.raw() as usize / 64] |= 1 << (port.raw() % 64);
+    }
+
+    /// Lets `port` be opened again.
+    pub(in crate::evtchn) fn note_closed(&mut self, port: Port) {
+        self.open -= 1;
+        self.taken[port.raw() as usize / 64] &= !(1 << (port.raw() % 64));
     }
 }
 
@@ -58,10 +75,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// No port is open. `max_port` is the highest number to give out; 0, or one from 4,096 on, for no limit but the
+    /// No port is open. `highest` is the highest number to give out; 0, or one from 4,096 on, for no limit but the
     /// ABI's. `shared_info` is the domain's.
-    pub fn new(max_port: u32, shared_info: &SharedBytes) -> Self {
-        let limit = if max_port == 0 || max_port >= MAX_PORTS { MAX_PORTS } else { max_port + 1 };
+    pub fn new(highest: u32, shared_info: &SharedBytes) -> Self {
+        let limit = if highest == 0 || highest >= MAX_PORTS { MAX_PORTS } else { highest + 1 };
         Self {
             cells: Cells::new(),
             bits: Bits::new(shared_info),
@@ -73,8 +90,18 @@ impl Ports {
 
     /// The cell of `port`, if the port was ever open.
     #[inline]
-    pub fn cell(&self, port: u32) -> Option<&PortCell> {
+    pub fn cell(&self, port: Port) -> Option<&PortCell> {
         self.cells.get(port)
+    }
+
+    /// Whether `port` is pending, masked or not.
+    pub fn is_pending(&self, port: Port) -> bool {
+        self.bits.is_pending(port)
+    }
+
+    /// Whether `port` is masked.
+    pub fn is_masked(&self, port: Port) -> bool {
+        self.bits.is_masked(port)
     }
 
     /// Frees what is kept about the ports of a domain that is dead. None can be opened any more.
@@ -93,6 +120,7 @@ impl Ports {
     }
 
     /// vCPUs in `SCHEDOP_poll`.
+    #[inline]
     pub(crate) fn pollers(&self) -> u32 {
         self.pollers.load(Ordering::Acquire)
     }
@@ -105,7 +133,7 @@ impl Ports {
     }
 
     /// A vCPU begins `SCHEDOP_poll` of one `port`, or of several (`None`).
-    pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<u32>) {
+    pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<Port>) {
         let polled = port.map_or(VcpuEvents::POLL_ANY, VcpuEvents::polled);
         if vcpu.events.poll.swap(polled, Ordering::AcqRel) == 0 {
             self.pollers.fetch_add(1, Ordering::AcqRel);
@@ -118,32 +146,29 @@ impl Ports {
 pub struct VcpuEvents {
     /// Port bound to each VIRQ, 0 for none. Global VIRQs are kept in vCPU 0.
     pub(in crate::evtchn) virqs: Box<[AtomicU32]>,
-    /// [`Self::polled`] of the port that it polls, [`Self::POLL_ANY`] for several, 0: it does not poll.
+    /// [`Self::polled`] of the port that the vCPU polls, [`Self::POLL_ANY`] for several, 0 for none.
     pub(in crate::evtchn) poll: AtomicU32,
 }
 
 impl VcpuEvents {
     pub(in crate::evtchn) const POLL_ANY: u32 = u32::MAX;
 
-    /// What says that `port` is polled, port 0 too: a guest may name it, though it never becomes pending.
-    pub(in crate::evtchn) const fn polled(port: u32) -> u32 {
-        port + 1
-    }
-
-    /// No VIRQ is bound.
-    pub fn new() -> Self {
-        Self { virqs: (0..NR_VIRQS).map(|_| AtomicU32::new(0)).collect(), poll: AtomicU32::new(0) }
+    /// What says that `port` is polled. A guest may name port 0, too, which never becomes pending.
+    pub(in crate::evtchn) const fn polled(port: Port) -> u32 {
+        port.raw() + 1
     }
 
     /// The port bound to `virq`.
     #[inline]
-    pub fn virq_port(&self, virq: u32) -> Option<u32> {
-        self.virqs.get(virq as usize).map(|port| port.load(Ordering::Acquire)).filter(|port| *port != 0)
+    pub fn virq_port(&self, virq: u32) -> Option<Port> {
+        let port = self.virqs.get(virq as usize)?.load(Ordering::Acquire);
+        (port != 0).then_some(Port::new(port))
     }
 }
 
 impl Default for VcpuEvents {
+    /// No VIRQ is bound.
     fn default() -> Self {
-        Self::new()
+        Self { virqs: (0..NR_VIRQS).map(|_| AtomicU32::new(0)).collect(), poll: AtomicU32::new(0) }
     }
 }

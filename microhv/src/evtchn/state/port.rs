@@ -3,20 +3,20 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
-use ring_abi::types::DomId;
-use ring_abi::types::Pirq;
+use ring_abi::types::{DomId, Pirq, Port};
 
 use crate::domain::Domain;
 use crate::sync::{Mutex, rank};
 
 /// What a port is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum PortState {
     /// Not open.
+    #[default]
     Free,
     /// Waits for a domain to bind to it.
     Unbound {
-        /// Who may.
+        /// The domain that may bind.
         remote: DomId,
     },
     /// Bound to a port of another, or the same, domain.
@@ -24,7 +24,7 @@ pub enum PortState {
         /// The peer. Closing either end drops both references, so no cycle outlives a domain.
         remote: Arc<Domain>,
         /// The peer's port.
-        port: u32,
+        port: Port,
     },
     /// A physical interrupt.
     Pirq {
@@ -40,22 +40,20 @@ pub enum PortState {
     Ipi,
 }
 
-/// A port: its state under its own lock, and whom it notifies.
-#[derive(Debug)]
-pub struct PortCell {
-    pub(in crate::evtchn) state: Mutex<rank::Port, PortState>,
-    /// vCPU that is notified.
-    pub(in crate::evtchn) notify_vcpu: AtomicU32,
-    /// It is an IPI: sending needs no look at the state. One that is being closed may still become pending.
-    pub(in crate::evtchn) is_ipi: AtomicBool,
+impl PortState {
+    /// The domain of the port's peer.
+    pub(in crate::evtchn) const fn peer(&self) -> Option<&Arc<Domain>> {
+        if let Self::Interdomain { remote, .. } = self { Some(remote) } else { None }
+    }
 }
 
-impl PortCell {
-    pub(in crate::evtchn) const fn new() -> Self {
-        Self {
-            state: Mutex::new(PortState::Free),
-            notify_vcpu: AtomicU32::new(0),
-            is_ipi: AtomicBool::new(false),
-        }
-    }
+/// A port: its state under its own lock, and the vCPU that the port notifies.
+#[derive(Debug, Default)]
+pub struct PortCell {
+    /// What the port is.
+    pub state: Mutex<rank::Port, PortState>,
+    /// vCPU that is notified.
+    pub notify_vcpu: AtomicU32,
+    /// The port is an IPI: sending needs no look at the state. An IPI that is being closed may still become pending.
+    pub(in crate::evtchn) is_ipi: AtomicBool,
 }

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::evtchn::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
 use ring_abi::hypercall::{__HYPERVISOR_EVENT_CHANNEL_OP, __HYPERVISOR_SCHED_OP, __HYPERVISOR_VCPU_OP};
 use ring_abi::sched::*;
+use ring_abi::types::Port;
 use ring_abi::vcpu::*;
 
 use super::*;
@@ -44,7 +45,7 @@ fn poll_ends_by_a_masked_port_or_its_time() {
     assert_eq!(poll(&world, &guest, port, 129, 0), HypercallError::Invalid.errno());
     assert_eq!(poll(&world, &guest, port, 1, 0), 0);
     assert!(world.settle().is_none());
-    assert_eq!(world.hv.evtchn_send(&guest, port), Ok(()));
+    assert_eq!(world.hv.evtchn_send(&guest, Port::new(port)), Ok(()));
     assert!(world.settle().is_some(), "a masked port ends it");
     assert_eq!(poll(&world, &guest, port, 1, 0), 0);
     assert!(world.settle().is_some(), "pending before: no wait");
@@ -76,10 +77,10 @@ fn what_was_pending_before_does_not_end_a_poll_of_no_port() {
     let world = quiet();
     let guest = poller(&world);
     let port = own_port(&world, &guest);
-    assert_eq!(world.hv.evtchn_send(&guest, port), Ok(()));
+    assert_eq!(world.hv.evtchn_send(&guest, Port::new(port)), Ok(()));
     assert_eq!(poll(&world, &guest, port, 0, world.hv.platform.now_ns() + MS), 0);
     assert!(world.settle().is_none());
-    assert_eq!(world.hv.evtchn_send(&guest, port), Ok(()));
+    assert_eq!(world.hv.evtchn_send(&guest, Port::new(port)), Ok(()));
     assert!(world.settle().is_none(), "the port was pending already");
     world.pass(MS);
     assert!(world.settle().is_some(), "time is up");
