@@ -115,6 +115,8 @@ impl From<PirqError> for HypercallError {
 }
 
 impl From<EvtchnError> for HypercallError {
+    #[cold] // apart, so that no operation of ports carries a table of its errors
+    #[inline(never)]
     fn from(error: EvtchnError) -> Self {
         match error {
             EvtchnError::Invalid => Self::Invalid,

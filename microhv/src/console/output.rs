@@ -64,6 +64,7 @@ pub struct Output {
 
 impl Output {
     /// Nothing was written. Writers wait for the line until [`Output::set_synchronous`] says otherwise.
+    #[allow(clippy::new_without_default, reason = "the one output is a static")]
     pub const fn new() -> Self {
         Self {
             log: [0; LOG_BYTES],
@@ -270,12 +271,6 @@ fn line_len(text: &[u8]) -> usize {
         }
     }
     words.len() * 8 + rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len())
-}
-
-impl Default for Output {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 #[cfg(test)]

@@ -15,8 +15,7 @@ pub(super) fn domains<P: Platform>(hv: &Hypervisor<P>) {
     let now = hv.platform.now_ns();
     for domain in hv.domains.snapshot() {
         log::info!(
-            "d{}: {:?} pages {}/{} pause {} toolstack pause {} shutdown {:?} ports {} assist {:#x}",
-            domain.id.raw(),
+            "{domain:?}: {:?} pages {}/{} pause {} toolstack pause {} shutdown {:?} ports {} assist {:#x}",
             domain.dying(),
             domain.mm.tot_pages(),
             domain.mm.max_pages(),
@@ -62,7 +61,7 @@ pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
 /// Key `e`: each open port.
 pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
     for domain in hv.domains.snapshot() {
-        log::info!("d{}: {} ports", domain.id.raw(), domain.events.open_ports());
+        log::info!("{domain:?}: {} ports", domain.events.open_ports());
         for port in (0..MAX_PORTS).map(Port::new) {
             let Some(cell) = domain.events.cell(port) else { continue };
             let state = cell.state.lock();
@@ -71,8 +70,8 @@ pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
                     "  {port}: {:?} v{} pending {} masked {}",
                     *state,
                     cell.notify_vcpu.load(Ordering::Relaxed),
-                    u8::from(domain.events.is_pending(port)),
-                    u8::from(domain.events.is_masked(port)),
+                    u8::from(domain.events.bits.is_pending(port)),
+                    u8::from(domain.events.bits.is_masked(port)),
                 );
             }
         }
@@ -92,8 +91,7 @@ fn vcpu_registers(domain: &Domain, vcpu: &Vcpu) {
     let r = vcpu.saved_regs();
     let mode = if vcpu.user_mode.load(Ordering::Relaxed) { "user" } else { "kernel" };
     log::info!(
-        "d{}v{} ({mode}): rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}",
-        domain.id.raw(),
+        "{domain:?}v{} ({mode}): rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}",
         vcpu.id.raw(),
         r.cs,
         r.rip,

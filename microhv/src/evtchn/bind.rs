@@ -21,6 +21,9 @@ pub trait Publish: FnOnce(Port) -> Result<(), GuestFault> {}
 
 impl<F: FnOnce(Port) -> Result<(), GuestFault>> Publish for F {}
 
+/// The port that was opened.
+pub type Opened<E = EvtchnError> = Result<Port, E>;
+
 /// Whether each vCPU has its own port for the VIRQ; others belong to the domain and start on vCPU 0.
 const fn is_per_vcpu(virq: u32) -> bool {
     matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
@@ -62,7 +65,7 @@ impl<P: Platform> Hypervisor<P> {
         owner: &Arc<Domain>,
         vcpu: u32,
         publish: impl FnOnce(Port) -> Result<PortState, E>,
-    ) -> Result<Port, E> {
+    ) -> Opened<E> {
         let mut binding = owner.events.binding.lock();
         if owner.is_dying() {
             return Err(EvtchnError::Invalid.into());
@@ -76,12 +79,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// As [`Self::open_port`]; `Fault`.
-    pub fn alloc_unbound(
-        &self,
-        owner: &Arc<Domain>,
-        remote: DomId,
-        publish: impl Publish,
-    ) -> Result<Port, EvtchnError> {
+    pub fn alloc_unbound(&self, owner: &Arc<Domain>, remote: DomId, publish: impl Publish) -> Opened {
         self.open_port(owner, 0, |port| {
             publish(port)?;
             Ok(PortState::Unbound { remote })
@@ -100,7 +98,7 @@ impl<P: Platform> Hypervisor<P> {
         remote_port: Port,
         vcpu: u32,
         publish: impl Publish,
-    ) -> Result<Port, EvtchnError> {
+    ) -> Opened {
         let (mut binding, _remote_binding) = lock_pair(local, remote);
         let remote_cell = remote.events.cell(remote_port).ok_or(EvtchnError::Invalid)?;
         let waits = matches!(*remote_cell.state.lock(), PortState::Unbound { remote } if remote == local.id);
@@ -122,13 +120,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: no such VIRQ, or a global one on another vCPU than 0; `NoEntry`: no such vCPU; `Exists`: bound
     /// already; as [`Self::open_port`]; `Fault`.
-    pub fn bind_virq(
-        &self,
-        domain: &Arc<Domain>,
-        virq: u32,
-        vcpu: u32,
-        publish: impl Publish,
-    ) -> Result<Port, EvtchnError> {
+    pub fn bind_virq(&self, domain: &Arc<Domain>, virq: u32, vcpu: u32, publish: impl Publish) -> Opened {
         if virq >= NR_VIRQS || (!is_per_vcpu(virq) && vcpu != 0) {
             return Err(EvtchnError::Invalid);
         }
@@ -147,12 +139,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `NoEntry`: no such vCPU; as [`Self::open_port`]; `Fault`.
-    pub fn bind_ipi(
-        &self,
-        domain: &Arc<Domain>,
-        vcpu: u32,
-        publish: impl Publish,
-    ) -> Result<Port, EvtchnError> {
+    pub fn bind_ipi(&self, domain: &Arc<Domain>, vcpu: u32, publish: impl Publish) -> Opened {
         domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?;
         self.open_port(domain, vcpu, |port| {
             publish(port)?;
@@ -177,10 +164,7 @@ impl<P: Platform> Hypervisor<P> {
                 PortState::Free => return Err(EvtchnError::Invalid),
                 state => state.peer().cloned(),
             };
-            let (mut binding, _remote_binding) = match &peer {
-                Some(remote) => lock_pair(domain, remote),
-                None => (domain.events.binding.lock(), None),
-            };
+            let (mut binding, _peer_binding) = lock_pair(domain, peer.as_ref().unwrap_or(domain));
             if cell.state.lock().peer().map(Arc::as_ptr) != peer.as_ref().map(Arc::as_ptr) {
                 continue; // the peer closed or bound meanwhile: look again
             }
@@ -237,15 +221,10 @@ impl<P: Platform> Hypervisor<P> {
 pub fn bind_vcpu(domain: &Domain, port: Port, vcpu: u32) -> Result<(), EvtchnError> {
     domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?;
     let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
-    let state = cell.state.lock();
-    let movable = match &*state {
-        PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq { .. } => true,
-        PortState::Virq { virq } => !is_per_vcpu(*virq),
-        PortState::Free | PortState::Ipi => false,
-    };
-    if !movable {
-        return Err(EvtchnError::Invalid);
+    match &*cell.state.lock() {
+        PortState::Free | PortState::Ipi => return Err(EvtchnError::Invalid),
+        PortState::Virq { virq } if is_per_vcpu(*virq) => return Err(EvtchnError::Invalid),
+        _ => cell.notify_vcpu.store(vcpu, Ordering::Relaxed),
     }
-    cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
     Ok(())
 }

@@ -86,13 +86,9 @@ impl<P: Platform> Hypervisor<P> {
         {
             self.kick_vcpu(domain, vcpu);
         }
-        if domain.events.pollers() != 0 {
-            self.wake_pollers(domain, port);
+        if domain.events.pollers() == 0 {
+            return;
         }
-    }
-
-    #[cold]
-    fn wake_pollers(&self, domain: &Arc<Domain>, port: Port) {
         for vcpu in &domain.vcpus {
             let polled = vcpu.events.poll.load(Ordering::Acquire);
             if polled == VcpuEvents::polled(port) || polled == VcpuEvents::POLL_ANY {
@@ -121,17 +117,12 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Sends a VIRQ of a whole domain.
-    pub fn send_domain_virq(&self, domain: &Arc<Domain>, virq: u32) {
-        if let Some(vcpu) = domain.vcpu(0) {
-            self.send_vcpu_virq(domain, vcpu, virq);
-        }
-    }
-
     /// Sends a VIRQ that concerns the whole machine: to dom0.
     pub fn send_global_virq(&self, virq: u32) {
-        if let Some(dom0) = self.domains.get(DomId::new(0)) {
-            self.send_domain_virq(&dom0, virq);
+        if let Some(dom0) = self.domains.get(DomId::new(0))
+            && let Some(vcpu) = dom0.vcpu(0)
+        {
+            self.send_vcpu_virq(&dom0, vcpu, virq);
         }
     }
 

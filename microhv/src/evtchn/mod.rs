@@ -12,7 +12,7 @@ mod tests;
 
 use crate::platform::GuestFault;
 
-pub use bind::{Publish, bind_vcpu};
+pub use bind::{Opened, Publish, bind_vcpu};
 
 /// Why a request about a port is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,7 +52,7 @@ fn close(world: &World, domain: &Arc<Domain>, port: u32) -> i64 {
 }
 
 fn is_pending(domain: &Domain, port: u32) -> bool {
-    domain.events.is_pending(Port::new(port))
+    domain.events.bits.is_pending(Port::new(port))
 }
 
 fn clear(domain: &Domain) {

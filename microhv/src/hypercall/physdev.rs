@@ -174,12 +174,10 @@ fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hypercal
 
 /// The I/O APIC as a kernel sees it: no redirection entry is its own, so all read as masked.
 fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
-    const ID: u32 = 0;
     const VERSION: u32 = 1;
     const FIRST_REDIRECTION: u32 = 0x10;
     let mut apic: PhysdevApic = hardware(cur, arg)?;
     apic.value = match apic.reg {
-        ID => 0,
         VERSION => 0x0017_0020, // 24 entries, version 0x20
         reg if reg >= FIRST_REDIRECTION && reg & 1 == 0 => 1 << 16,
         _ => 0,

@@ -117,7 +117,7 @@ pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u
     domain.events.poller_entered(vcpu, if let [port] = ports { Some(*port) } else { None });
     hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     fence(Ordering::SeqCst);
-    if vcpu.upcall_due() || ports.iter().any(|port| domain.events.is_pending(*port)) {
+    if vcpu.upcall_due() || ports.iter().any(|port| domain.events.bits.is_pending(*port)) {
         hv.end_poll(domain, vcpu);
     } else if timeout != 0 {
         hv.arm_timer(vcpu, TimerKind::Poll, Some(timeout));

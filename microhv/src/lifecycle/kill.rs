@@ -22,7 +22,7 @@ impl<P: Platform> Hypervisor<P> {
                 self.pause_domain(domain);
                 {
                     // Nobody gives it a port after this: opening looks at it under the same lock.
-                    let _binding = domain.events.lock_binding();
+                    let _binding = domain.events.binding.lock();
                     domain.set_dying(DyingState::Dying);
                 }
                 self.forget_domain(domain);

@@ -21,7 +21,7 @@ use ring_abi::types::{DomId, Pirq, Port};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::evtchn::state::PortState;
-use crate::evtchn::{EvtchnError, Publish};
+use crate::evtchn::{EvtchnError, Opened, Publish};
 use crate::platform::{Platform, Vector};
 use crate::sync::{Mutex, rank};
 use message::Source;
@@ -152,17 +152,16 @@ const fn line(pirq: Pirq) -> u8 {
 impl<P: Platform> Hypervisor<P> {
     /// A device interrupt came at `vector`. The caller has acknowledged it at the local APIC.
     pub fn device_interrupt(&self, vector: Vector) {
-        let target = {
-            let mut state = self.irqs.state.lock();
-            let Some(pirq) = state.vectors[vector.index()] else { return };
-            let Ok(mapping) = state.mapping(pirq) else { return };
-            if mapping.source == Source::Line {
-                mapping.in_service = true;
-                self.platform.mask_line(line(pirq), true);
-            }
-            mapping.bound.clone()
-        };
-        if let Some((domain, port)) = target {
+        let mut state = self.irqs.state.lock();
+        let Some(pirq) = state.vectors[vector.index()] else { return };
+        let Ok(mapping) = state.mapping(pirq) else { return };
+        if mapping.source == Source::Line {
+            mapping.in_service = true;
+            self.platform.mask_line(line(pirq), true);
+        }
+        let bound = mapping.bound.clone();
+        drop(state);
+        if let Some((domain, port)) = bound {
             self.send_pirq(&domain, port);
         }
     }
@@ -171,12 +170,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `NoSuchPirq`, `NotPermitted`, `Bound`; for a line also `NoneFree`; `Port`.
-    pub fn bind_pirq(
-        &self,
-        domain: &Arc<Domain>,
-        pirq: Pirq,
-        publish: impl Publish,
-    ) -> Result<Port, PirqError> {
+    pub fn bind_pirq(&self, domain: &Arc<Domain>, pirq: Pirq, publish: impl Publish) -> Opened<PirqError> {
         self.open_port(domain, 0, |port| {
             publish(port).map_err(EvtchnError::from)?;
             self.pirq_bind(domain, pirq, port)?;
@@ -223,14 +217,12 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Ends what [`Hypervisor::pirq_bind`] did.
     fn pirq_unbind(&self, domain: &Arc<Domain>, pirq: Pirq) {
-        let freed = {
-            let mut state = self.irqs.state.lock();
-            let Ok(mapping) = state.owned(pirq, domain) else { return };
-            mapping.in_service = false;
-            let source = mapping.source;
-            mapping.bound.take().map(|bound| (source, bound))
-        };
-        if let Some((source, _domain)) = freed {
+        let mut state = self.irqs.state.lock();
+        let Ok(mapping) = state.owned(pirq, domain) else { return };
+        mapping.in_service = false;
+        let (source, bound) = (mapping.source, mapping.bound.take());
+        drop(state);
+        if bound.is_some() {
             self.set_masked(&source, pirq, true);
         }
     }

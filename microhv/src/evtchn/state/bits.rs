@@ -14,7 +14,7 @@ const _: () = assert!(EVTCHN_MASK_OFFSET == EVTCHN_PENDING_OFFSET + WORDS * 8);
 
 /// The words of pending and of mask bits. Port numbers count modulo 4,096, so that none is outside.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::evtchn) struct Bits {
+pub struct Bits {
     /// Pending words, then mask words.
     words: NonNull<[AtomicU64; 2 * WORDS]>,
 }
@@ -54,13 +54,15 @@ impl Bits {
         self.word(port, false).fetch_and(!bit(port), Ordering::SeqCst);
     }
 
+    /// Whether `port` is pending, masked or not.
     #[inline]
-    pub(in crate::evtchn) fn is_pending(&self, port: Port) -> bool {
+    pub fn is_pending(&self, port: Port) -> bool {
         self.word(port, false).load(Ordering::Acquire) & bit(port) != 0
     }
 
+    /// Whether `port` is masked.
     #[inline]
-    pub(in crate::evtchn) fn is_masked(&self, port: Port) -> bool {
+    pub fn is_masked(&self, port: Port) -> bool {
         self.word(port, true).load(Ordering::Relaxed) & bit(port) != 0
     }
 

@@ -11,9 +11,9 @@ use ring_abi::evtchn::NR_VIRQS;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::Port;
 
+pub use bits::Bits;
 pub use port::{PortCell, PortState};
 
-use bits::Bits;
 pub(super) use cells::Cells;
 
 use crate::domain::Vcpu;
@@ -24,7 +24,7 @@ pub const MAX_PORTS: u32 = 4096;
 
 /// Guarded by `Ports::binding`.
 #[derive(Debug)]
-pub(in crate::evtchn) struct Binding {
+pub(crate) struct Binding {
     /// Ports that are not free, a bit each; port 0 and those beyond the limit too. A guest chooses which are free, and
     /// how often one is sought.
     pub(in crate::evtchn) taken: [u64; MAX_PORTS as usize / 64],
@@ -66,8 +66,10 @@ impl Binding {
 #[derive(Debug)]
 pub struct Ports {
     pub(in crate::evtchn) cells: Cells,
-    pub(in crate::evtchn) bits: Bits,
-    pub(in crate::evtchn) binding: Mutex<rank::Binding, Binding>,
+    /// The pending and mask bits.
+    pub bits: Bits,
+    /// Ports are opened, bound and closed under this lock.
+    pub(crate) binding: Mutex<rank::Binding, Binding>,
     /// vCPUs in `SCHEDOP_poll`.
     pub(in crate::evtchn) pollers: AtomicU32,
     /// The port at which `evtchn_close_all` goes on where it was interrupted.
@@ -94,24 +96,9 @@ impl Ports {
         self.cells.get(port)
     }
 
-    /// Whether `port` is pending, masked or not.
-    pub fn is_pending(&self, port: Port) -> bool {
-        self.bits.is_pending(port)
-    }
-
-    /// Whether `port` is masked.
-    pub fn is_masked(&self, port: Port) -> bool {
-        self.bits.is_masked(port)
-    }
-
     /// Frees what is kept about the ports of a domain that is dead. None can be opened any more.
     pub(crate) fn clear(&mut self) {
         self.cells.clear();
-    }
-
-    /// Keeps ports from being opened, bound and closed while the guard lives.
-    pub(crate) fn lock_binding(&self) -> impl Sized + '_ {
-        self.binding.lock()
     }
 
     /// Number of ports in use.
