@@ -51,6 +51,8 @@ newtype! {
     Pfn(u64), "{:#x}";
     /// Machine address in bytes.
     Maddr(u64), "{:#x}";
+    /// Address as a guest's code uses it: what is there follows from the guest's page tables.
+    GuestVa(u64), "{:#x}";
     /// Domain number; numbers from [`DOMID_FIRST_RESERVED`] name no ordinary domain.
     DomId(u16), "{}";
     /// Number of a virtual CPU within its domain.
@@ -154,6 +156,29 @@ impl Maddr {
     }
 }
 
+impl GuestVa {
+    /// Offset within the page, 0 to 4095.
+    #[must_use]
+    pub const fn offset(self) -> usize {
+        (self.0 & !PAGE_MASK) as usize
+    }
+
+    /// The address `bytes` further on; behind the last address comes 0.
+    #[must_use]
+    pub const fn wrapping_add(self, bytes: u64) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
+    /// The address `bytes` further on, unless it would wrap.
+    #[must_use]
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(raw) => Some(Self(raw)),
+            None => None,
+        }
+    }
+}
+
 impl DomId {
     /// The domain that manages the machine.
     pub const DOM0: Self = Self(0);
@@ -205,6 +230,9 @@ mod tests {
         assert_eq!(Maddr::new(u64::MAX).offset(), 0xfff);
         assert_eq!(Mfn::new(u64::MAX).checked_add(1), None);
         assert_eq!(Mfn::new(1).checked_add(1), Some(Mfn::new(2)));
+        assert_eq!(GuestVa::new(u64::MAX).offset(), 0xfff);
+        assert_eq!(GuestVa::new(u64::MAX).checked_add(1), None);
+        assert_eq!(GuestVa::new(u64::MAX).wrapping_add(1), GuestVa::new(0));
     }
 
     #[test]
