@@ -12,7 +12,7 @@ use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::frames::pte;
-use crate::mem::tables::Mm;
+use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, TableError, Update, UpdateError};
 use crate::platform::{CpuSet, Platform};
 

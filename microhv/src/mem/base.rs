@@ -2,7 +2,7 @@
 
 use ring_abi::types::Mfn;
 
-use super::tables::TableError;
+use super::session::TableError;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;

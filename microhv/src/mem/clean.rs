@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use ring_abi::types::Mfn;
 
-use super::tables::TableError;
+use super::session::TableError;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;

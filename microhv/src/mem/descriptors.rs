@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{Maddr, Mfn};
 
-use super::tables::{FrameOwner, Mm, TableError};
+use super::session::{FrameOwner, Mm, TableError};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;

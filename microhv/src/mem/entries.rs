@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use super::tables::{FrameOwner, Mm, TableError};
+use super::session::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
 use crate::frames::info::PageType;
 use crate::frames::pte;

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{Maddr, Mfn};
 
-use super::tables::Mm;
+use super::session::Mm;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;

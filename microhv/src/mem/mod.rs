@@ -6,7 +6,7 @@
 //!
 //! - [`pages`]: ownership, references, each domain's count
 //! - `clean`: zeroing the frames that a domain is to get; `claims`: what is promised
-//! - [`tables`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
+//! - [`session`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
 //! - [`base`]: the tables a vCPU runs on
 //! - [`descriptors`]: GDT and LDT pages
 //! - [`grant_pte`]: entries of mapped grants
@@ -27,7 +27,7 @@ pub(crate) mod dump;
 pub mod entries;
 pub mod grant_pte;
 pub mod pages;
-pub mod tables;
+pub mod session;
 pub mod teardown;
 #[cfg(test)]
 mod tests;
@@ -37,5 +37,5 @@ pub(crate) use claims::make_room;
 pub use entries::{Update, UpdateError};
 pub use grant_pte::GrantAddress;
 pub use pages::{DomainMm, PageRef, TypedRef};
-pub use tables::{FrameOwner, TableError};
+pub use session::{FrameOwner, TableError};
 pub use teardown::Progress;

@@ -8,7 +8,7 @@ use ring_abi::memory::E820Entry;
 use ring_abi::types::{DomId, Mfn};
 
 use super::clean::{Cleaning, SMALL_ORDER};
-use super::tables::{TableError, Tables};
+use super::session::{TableError, Tables};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DOMID_XEN, DomId, Mfn};
 
-use super::tables::{FrameOwner, Mm, TableError};
+use super::session::{FrameOwner, Mm, TableError};
 use crate::error::HypercallError;
 use crate::frames::info::{Kind, PageType};
 use crate::frames::pte;

@@ -19,7 +19,7 @@ use ring_abi::types::Mfn;
 use super::instruction::MAX_INSTRUCTION_BYTES;
 use crate::domain::Current;
 use crate::frames::pte;
-use crate::mem::tables::Mm;
+use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, Update, UpdateError};
 use crate::platform::Platform;
 use crate::traps;
