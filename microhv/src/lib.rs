@@ -19,6 +19,7 @@ pub mod error;
 pub mod evtchn;
 pub mod frames;
 pub mod gnttab;
+mod growth;
 pub mod hypercall;
 pub mod lifecycle;
 pub mod mem;

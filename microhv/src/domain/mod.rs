@@ -27,7 +27,7 @@ pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 
 use crate::evtchn::state::Ports;
 use crate::gnttab::GrantTable;
-use crate::mem::DomainMm;
+use crate::mem::state::DomainMm;
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, rank};
 
@@ -215,7 +215,7 @@ impl Domain {
             privileged: config.privileged,
             config,
             vcpus,
-            mm: DomainMm::new(),
+            mm: DomainMm::default(),
             events: Ports::new(config.max_evtchn_port, &shared_info),
             grants: GrantTable::new(config.max_grant_frames, config.max_maptrack_frames),
             shared_info_mfn,

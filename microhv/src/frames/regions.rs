@@ -22,10 +22,6 @@ const fn place(region: u32) -> (usize, usize) {
 }
 
 impl Regions {
-    pub(crate) const fn new() -> Self {
-        Self { groups: Vec::new() }
-    }
-
     /// Counts `frames` more in a region.
     #[inline]
     pub(crate) fn add(&mut self, region: u32, frames: u16) {
@@ -72,7 +68,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn agrees_with_a_map(steps in proptest::collection::vec((0u32..2000, 0u16..4, 0u32..2100), 1..200)) {
-            let (mut regions, mut map) = (Regions::new(), BTreeMap::<u32, u16>::new());
+            let (mut regions, mut map) = (Regions::default(), BTreeMap::<u32, u16>::new());
             for (region, frames, from) in steps {
                 if frames > 0 {
                     regions.add(region, frames);

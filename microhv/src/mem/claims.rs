@@ -1,6 +1,5 @@
 //! Claims (`XENMEM_claim_pages`): memory set aside for a domain while it is built.
 
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use ring_abi::types::PAGE_SIZE;
@@ -12,16 +11,6 @@ use crate::platform::Platform;
 
 /// Free pages that `may_spend` leaves.
 const KEPT_PAGES: u64 = 16;
-
-/// Makes room in a list for so many entries in all, if `may_spend` lets it take the memory: doubled, so that this is seldom.
-/// For lists that take an entry where nothing may fail. (I31)
-pub(crate) fn make_room<T>(list: &mut Vec<T>, entries: usize, may_spend: impl Fn(usize) -> bool) -> bool {
-    if list.capacity() >= entries {
-        return true;
-    }
-    let capacity = entries.next_power_of_two();
-    may_spend(capacity * size_of::<T>()) && list.try_reserve_exact(capacity - list.len()).is_ok()
-}
 
 impl<P: Platform> Hypervisor<P> {
     /// Sets aside what the domain lacks to `pages`; 0 gives the claim up.

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use ring_abi::types::Mfn;
 
 use super::session::TableError;
+use super::state::Cleaning;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::HypercallError;
@@ -21,21 +22,6 @@ const LOOK_EVERY: u64 = 8;
 const RELEASE_EVERY: u32 = 32;
 /// Orders up to this are zeroed without a look.
 pub(super) const SMALL_ORDER: u8 = 3;
-
-/// Extents for one call of a domain, which are nobody's yet, and frames that it gave in exchange, which are nobody's any
-/// more.
-#[derive(Debug, Default)]
-pub(super) struct Cleaning {
-    /// Not released yet.
-    given: Vec<Mfn>,
-    order: u8,
-    address_bits: u8,
-    extents: Vec<Mfn>,
-    /// Frames that are zeroed, of all extents in their order.
-    zeroed: u64,
-    /// The extents are for no call any more, and not released yet.
-    unwanted: bool,
-}
 
 impl Cleaning {
     fn has_to_release(&self) -> bool {

@@ -4,6 +4,7 @@
 //! table is nowhere mapped for writing, and each entry is checked before a processor can see it. For that each frame
 //! has a *type* with a count of the uses that rely on it, and a general count that keeps it from being freed.
 //!
+//! - [`state`]: what a domain holds
 //! - [`pages`]: ownership, references, each domain's count
 //! - `clean`: zeroing the frames that a domain is to get; `claims`: what is promised
 //! - [`session`], `validate`, [`entries`]: page tables: the session, checking whole tables, changing entries
@@ -28,14 +29,14 @@ pub mod entries;
 pub mod grant_pte;
 pub mod pages;
 pub mod session;
+pub mod state;
 pub mod teardown;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-pub(crate) use claims::make_room;
 pub use entries::{Update, UpdateError};
 pub use grant_pte::GrantAddress;
-pub use pages::{DomainMm, PageRef, TypedRef};
+pub use pages::{PageRef, TypedRef};
 pub use session::{FrameOwner, TableError};
 pub use teardown::Progress;

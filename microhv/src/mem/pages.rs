@@ -1,145 +1,19 @@
 //! Whose a frame is: allocation, sharing, references, and the count of each domain's pages.
 
-use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
-use ring_abi::memory::E820Entry;
 use ring_abi::types::{DomId, Mfn};
 
-use super::clean::{Cleaning, SMALL_ORDER};
-use super::session::{TableError, Tables};
+use super::clean::SMALL_ORDER;
+use super::session::TableError;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::error::HypercallError;
 use crate::frames::info::{FrameInfo, Kind, PageType, TypeError, Use};
 use crate::frames::pte;
-use crate::frames::regions::{REGION_FRAMES, Regions};
+use crate::frames::regions::REGION_FRAMES;
 use crate::platform::{CpuSet, Platform};
-use crate::sync::{Mutex, rank};
-
-/// Which frames a domain owns, as counts per region.
-#[derive(Debug, Default)]
-struct Pages {
-    regions: Regions,
-    /// Teardown has begun: nothing is added.
-    closed: bool,
-}
-
-/// The memory of one domain.
-#[derive(Debug)]
-pub struct DomainMm {
-    /// Held by whatever reads or changes the types or entries of the domain's page tables.
-    pub(super) tables: Mutex<rank::PageTables, Tables>,
-    pages: Mutex<rank::OwnedPages, Pages>,
-    total: AtomicU64,
-    max: AtomicU64,
-    /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
-    pub(super) claim: Mutex<rank::Claim, u64>,
-    /// Extents that it is to get and that are zeroed in part.
-    pub(super) cleaning: Mutex<rank::Cleaning, Cleaning>,
-    /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
-    pub(crate) memory_map: Mutex<rank::MemoryMap, Vec<E820Entry>>,
-    /// Where teardown goes on: the region.
-    pub(crate) teardown_at: AtomicU32,
-}
-
-impl Default for DomainMm {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl DomainMm {
-    /// No memory, and none allowed.
-    pub fn new() -> Self {
-        Self {
-            tables: Mutex::new(Tables::new()),
-            pages: Mutex::new(Pages { regions: Regions::new(), closed: false }),
-            total: AtomicU64::new(0),
-            max: AtomicU64::new(0),
-            claim: Mutex::new(0),
-            cleaning: Mutex::new(Cleaning::default()),
-            memory_map: Mutex::new(Vec::new()),
-            teardown_at: AtomicU32::new(0),
-        }
-    }
-
-    /// Pages that it owns.
-    pub fn tot_pages(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
-    }
-
-    /// Pages that it may own.
-    pub fn max_pages(&self) -> u64 {
-        self.max.load(Ordering::Relaxed)
-    }
-
-    /// Sets how many pages it may own. What it owns beyond stays.
-    pub fn set_max_pages(&self, pages: u64) {
-        self.max.store(pages, Ordering::Relaxed);
-    }
-
-    /// Counts `count` frames from `mfn` as owned, unless that were more than it may own or its teardown has begun, and
-    /// runs `assign` while no teardown can begin.
-    fn add(&self, mfn: Mfn, count: u64, limited: bool, assign: impl FnOnce()) -> bool {
-        let mut pages = self.pages.lock();
-        let total = self.total.load(Ordering::Relaxed) + count;
-        if pages.closed || (limited && total > self.max_pages()) {
-            return false;
-        }
-        self.total.store(total, Ordering::Relaxed);
-        let (mut at, end) = (mfn.raw(), mfn.raw() + count);
-        while at < end {
-            let next = (at / REGION_FRAMES + 1) * REGION_FRAMES;
-            let here = next.min(end) - at;
-            pages.regions.add((at / REGION_FRAMES) as u32, here as u16);
-            at = next;
-        }
-        assign();
-        true
-    }
-
-    /// As [`DomainMm::add`], of several extents of `count` frames each, none of which lies in two regions, whatever the
-    /// domain may own.
-    fn add_all(&self, extents: &[Mfn], count: u64, mut assign: impl FnMut(Mfn)) -> bool {
-        let mut pages = self.pages.lock();
-        if pages.closed {
-            return false;
-        }
-        self.total.fetch_add(extents.len() as u64 * count, Ordering::Relaxed);
-        // Extents that follow each other mostly lie in one region.
-        let (mut region, mut here) = (0, 0);
-        for &mfn in extents {
-            let its = mfn.raw() / REGION_FRAMES;
-            if its != region || u64::from(here) + count > REGION_FRAMES {
-                pages.regions.add(region as u32, here);
-                (region, here) = (its, 0);
-            }
-            here += count as u16;
-            (0..count).for_each(|n| assign(Mfn::new(mfn.raw() + n)));
-        }
-        pages.regions.add(region as u32, here);
-        true
-    }
-
-    fn remove(&self, mfn: Mfn) {
-        let mut pages = self.pages.lock();
-        if pages.regions.remove((mfn.raw() / REGION_FRAMES) as u32) {
-            self.total.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Nothing may be added any more.
-    pub(crate) fn close(&self) {
-        self.pages.lock().closed = true;
-    }
-
-    /// The first region from `from` on in which it owns frames.
-    pub(crate) fn region_from(&self, from: u32) -> Option<u32> {
-        self.pages.lock().regions.first_from(from)
-    }
-}
 
 /// A general reference on a frame: it is not freed, nor given to another, while this lives.
 pub struct PageRef<'a, P: Platform> {

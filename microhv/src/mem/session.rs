@@ -1,9 +1,9 @@
 //! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
 
-use arrayvec::ArrayVec;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Mfn};
 
+use super::state::Tables;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
@@ -12,27 +12,6 @@ use crate::frames::info::{FrameInfo, Kind, PageType, TypeError};
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
-
-/// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 1; nothing gives back more
-/// than two before it looks whether one was left ([`Mm::is_interrupted`]); and those of the lowest level are finished
-/// first, so that no more of theirs come to be ([`Mm::drain`]).
-const DEFERRED: usize = 8;
-
-/// What the page-table lock of a domain guards beside the tables themselves.
-#[derive(Debug, Default)]
-pub(crate) struct Tables {
-    /// Tables whose invalidation was interrupted. Each is partial, so holds its own two references. Every operation
-    /// that gives tables back first finishes these.
-    pub(super) deferred: ArrayVec<Mfn, DEFERRED>,
-    /// Pages of LDTs in the windows of the domain's vCPUs.
-    pub(super) ldt_pages: u32,
-}
-
-impl Tables {
-    pub(super) const fn new() -> Self {
-        Self { deferred: ArrayVec::new_const(), ldt_pages: 0 }
-    }
-}
 
 /// Why an operation on a page table did not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

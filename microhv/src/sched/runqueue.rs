@@ -9,6 +9,7 @@ use super::{
     is_runnable,
 };
 use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::growth::missing;
 
 /// vCPUs that are put back into the queue at most, before one is taken as it came: guests choose how many wait. (I13)
 const PUT_BACK: usize = 128;
@@ -96,12 +97,8 @@ impl RunQueue {
     /// Makes room for so many vCPUs in all, doubled, so that they are added without taking memory. `false`: `may_spend`
     /// refuses what that takes, or there is none. (I31)
     pub(super) fn make_room(&mut self, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
-        if self.waiting.capacity() >= vcpus {
-            return true;
-        }
-        let capacity = vcpus.next_power_of_two();
-        let more = capacity - self.waiting.len();
-        may_spend(capacity * size_of::<Waiting>()) && self.waiting.try_reserve_exact(more).is_ok()
+        let more = missing::<Waiting>((self.waiting.len(), self.waiting.capacity()), vcpus, may_spend);
+        more.is_some_and(|more| self.waiting.try_reserve_exact(more).is_ok())
     }
 
     pub(super) fn current(&self) -> Option<&VcpuRef> {

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use crate::mem::make_room;
+use crate::growth::make_room;
 
 /// Names a timer of one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,144 @@
+//! What a domain holds of memory: counts of what it owns, and the state of its page tables. Nothing here knows a domain.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arrayvec::ArrayVec;
+use ring_abi::memory::E820Entry;
+use ring_abi::types::Mfn;
+
+use crate::frames::regions::{REGION_FRAMES, Regions};
+use crate::sync::{Mutex, rank};
+
+/// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 1; nothing gives back more
+/// than two before it looks whether one was left (`Mm::is_interrupted`); and those of the lowest level are finished
+/// first, so that no more of theirs come to be (`Mm::drain`).
+const DEFERRED: usize = 8;
+
+/// What the page-table lock of a domain guards beside the tables themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    /// Tables whose invalidation was interrupted. Each is partial, so holds its own two references. Every operation
+    /// that gives tables back first finishes these.
+    pub(super) deferred: ArrayVec<Mfn, DEFERRED>,
+    /// Pages of LDTs in the windows of the domain's vCPUs.
+    pub(super) ldt_pages: u32,
+}
+
+/// Extents for one call of a domain, which are nobody's yet, and frames that it gave in exchange, which are nobody's any
+/// more.
+#[derive(Debug, Default)]
+pub(super) struct Cleaning {
+    /// Not released yet.
+    pub(super) given: Vec<Mfn>,
+    pub(super) order: u8,
+    pub(super) address_bits: u8,
+    pub(super) extents: Vec<Mfn>,
+    /// Frames that are zeroed, of all extents in their order.
+    pub(super) zeroed: u64,
+    /// The extents are for no call any more, and not released yet.
+    pub(super) unwanted: bool,
+}
+
+/// Which frames a domain owns, as counts per region.
+#[derive(Debug, Default)]
+struct Pages {
+    regions: Regions,
+    /// Teardown has begun: nothing is added.
+    closed: bool,
+}
+
+/// The memory of one domain: at first none, and none allowed.
+#[derive(Debug, Default)]
+pub struct DomainMm {
+    /// Held by whatever reads or changes the types or entries of the domain's page tables.
+    pub(super) tables: Mutex<rank::PageTables, Tables>,
+    pages: Mutex<rank::OwnedPages, Pages>,
+    total: AtomicU64,
+    max: AtomicU64,
+    /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
+    pub(super) claim: Mutex<rank::Claim, u64>,
+    /// Extents that it is to get and that are zeroed in part.
+    pub(super) cleaning: Mutex<rank::Cleaning, Cleaning>,
+    /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
+    pub(crate) memory_map: Mutex<rank::MemoryMap, Vec<E820Entry>>,
+    /// Where teardown goes on: the region.
+    pub(crate) teardown_at: AtomicU32,
+}
+
+impl DomainMm {
+    /// Pages that it owns.
+    pub fn tot_pages(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Pages that it may own.
+    pub fn max_pages(&self) -> u64 {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many pages it may own. What it owns beyond stays.
+    pub fn set_max_pages(&self, pages: u64) {
+        self.max.store(pages, Ordering::Relaxed);
+    }
+
+    /// Counts `count` frames from `mfn` as owned, unless that were more than it may own or its teardown has begun, and
+    /// runs `assign` while no teardown can begin.
+    pub(super) fn add(&self, mfn: Mfn, count: u64, limited: bool, assign: impl FnOnce()) -> bool {
+        let mut pages = self.pages.lock();
+        let total = self.total.load(Ordering::Relaxed) + count;
+        if pages.closed || (limited && total > self.max_pages()) {
+            return false;
+        }
+        self.total.store(total, Ordering::Relaxed);
+        let (mut at, end) = (mfn.raw(), mfn.raw() + count);
+        while at < end {
+            let next = (at / REGION_FRAMES + 1) * REGION_FRAMES;
+            let here = next.min(end) - at;
+            pages.regions.add((at / REGION_FRAMES) as u32, here as u16);
+            at = next;
+        }
+        assign();
+        true
+    }
+
+    /// As [`DomainMm::add`], of several extents of `count` frames each, none of which lies in two regions, whatever the
+    /// domain may own.
+    pub(super) fn add_all(&self, extents: &[Mfn], count: u64, mut assign: impl FnMut(Mfn)) -> bool {
+        let mut pages = self.pages.lock();
+        if pages.closed {
+            return false;
+        }
+        self.total.fetch_add(extents.len() as u64 * count, Ordering::Relaxed);
+        // Extents that follow each other mostly lie in one region.
+        let (mut region, mut here) = (0, 0);
+        for &mfn in extents {
+            let its = mfn.raw() / REGION_FRAMES;
+            if its != region || u64::from(here) + count > REGION_FRAMES {
+                pages.regions.add(region as u32, here);
+                (region, here) = (its, 0);
+            }
+            here += count as u16;
+            (0..count).for_each(|n| assign(Mfn::new(mfn.raw() + n)));
+        }
+        pages.regions.add(region as u32, here);
+        true
+    }
+
+    pub(super) fn remove(&self, mfn: Mfn) {
+        let mut pages = self.pages.lock();
+        if pages.regions.remove((mfn.raw() / REGION_FRAMES) as u32) {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing may be added any more.
+    pub(crate) fn close(&self) {
+        self.pages.lock().closed = true;
+    }
+
+    /// The first region from `from` on in which it owns frames.
+    pub(crate) fn region_from(&self, from: u32) -> Option<u32> {
+        self.pages.lock().regions.first_from(from)
+    }
+}
