@@ -3,6 +3,7 @@
 use ring_abi::errno as e;
 
 use crate::evtchn::EvtchnError;
+use crate::mem::MemError;
 use crate::pirq::PirqError;
 use crate::platform::GuestFault;
 
@@ -125,6 +126,57 @@ impl From<EvtchnError> for HypercallError {
             EvtchnError::NoSpace => Self::NoSpace,
             EvtchnError::NoMemory => Self::NoMemory,
             EvtchnError::Fault => Self::Fault,
+        }
+    }
+}
+
+impl From<MemError> for HypercallError {
+    /// For callers that cannot continue later: an interrupted operation is to be tried again.
+    fn from(error: MemError) -> Self {
+        match error {
+            MemError::Restart | MemError::Mismatch => Self::Again,
+            MemError::Invalid => Self::Invalid,
+            MemError::NotPermitted => Self::NotPermitted,
+            MemError::Busy => Self::Busy,
+            MemError::NoMemory => Self::NoMemory,
+            MemError::NoSuchDomain => Self::NoSuchDomain,
+        }
+    }
+}
+
+/// Why a step of a hypercall that may be continued did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableError {
+    /// Something else is waiting for the CPU: nothing is lost, repeat the step.
+    Restart,
+    /// The step is refused.
+    Refused(HypercallError),
+}
+
+impl From<MemError> for TableError {
+    fn from(error: MemError) -> Self {
+        if error == MemError::Restart { Self::Restart } else { Self::Refused(error.into()) }
+    }
+}
+
+impl From<HypercallError> for TableError {
+    fn from(error: HypercallError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<GuestFault> for TableError {
+    fn from(fault: GuestFault) -> Self {
+        Self::Refused(fault.into())
+    }
+}
+
+impl From<TableError> for HypercallError {
+    /// For callers that cannot continue later.
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Restart => Self::Again,
+            TableError::Refused(error) => error,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Emulated;
 use crate::domain::Current;
 use crate::domain::GuestCpu;
 use crate::hypercall::state;
-use crate::mem::TableError;
+use crate::mem::MemError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;
 
@@ -54,8 +54,8 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
         // The reverse of the above.
         3 => match cur.hv.new_base(cur.domain, cur.vcpu, Maddr::new(value).mfn()) {
             Ok(()) => {}
-            Err(TableError::Restart) => return Emulated::Again,
-            Err(TableError::Refused(_)) => return Emulated::NotEmulated,
+            Err(MemError::Restart) => return Emulated::Again,
+            Err(_) => return Emulated::NotEmulated,
         },
         4 => {
             // Other bits belong to the hypervisor; kernels write back what they read.

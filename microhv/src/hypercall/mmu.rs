@@ -11,9 +11,10 @@ use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
+use crate::error::TableError;
 use crate::frames::pte;
 use crate::mem::session::Mm;
-use crate::mem::{FrameOwner, TableError, Update, UpdateError};
+use crate::mem::{FrameOwner, Update};
 use crate::platform::{CpuSet, Platform};
 
 /// Requests that are read together, and done without a look at what else waits.
@@ -162,8 +163,9 @@ fn perform<P: Platform>(
     if count == 1 {
         let Ok([ptr, val]) = mm.read_frame(requests) else { return (0, Err(HypercallError::Fault.into())) };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
-            Ok(()) => (1, Ok(())),
-            Err(error) => (u64::from(error == UpdateError::Interrupted), Err(error.into())),
+            Ok(true) => (1, Ok(())),
+            Ok(false) => (1, Err(TableError::Restart)),
+            Err(error) => (0, Err(error)),
         };
     }
     let mut words = [0; 2 * TOGETHER];
@@ -184,11 +186,11 @@ fn perform<P: Platform>(
             continue;
         }
         for &[ptr, val] in words.as_chunks::<2>().0 {
-            if let Err(error) = update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
-                done += u64::from(error == UpdateError::Interrupted);
-                return (done, Err(error.into()));
+            match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
+                Ok(true) => done += 1,
+                Ok(false) => return (done + 1, Err(TableError::Restart)),
+                Err(error) => return (done, Err(error)),
             }
-            done += 1;
         }
     }
     (done, Ok(()))
@@ -218,13 +220,14 @@ fn ended<P: Platform>(
     }
 }
 
+/// Does a request. `false`: done, and the call is to be continued later.
 #[inline(always)]
 fn update_one<P: Platform>(
     hv: &Hypervisor<P>,
     mm: &mut Mm<'_, P>,
     request: &MmuUpdate,
     owner: FrameOwner<'_>,
-) -> Result<(), UpdateError> {
+) -> Result<bool, TableError> {
     let mfn = Mfn::new(request.ptr >> 12);
     let update = match request.ptr & 7 {
         MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => Update::Plain,
@@ -233,11 +236,11 @@ fn update_one<P: Platform>(
             let FrameOwner::Domain(dom) = owner else { return Err(HypercallError::Invalid.into()) };
             let page = hv.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
             hv.platform.set_m2p(page.mfn(), (request.val != u64::MAX).then_some(request.val));
-            return Ok(());
+            return Ok(true);
         }
         _ => return Err(HypercallError::NoSys.into()),
     };
-    mm.update_entry(mfn, request.ptr & 0xff8, request.val, owner, update)
+    Ok(mm.update_entry(mfn, request.ptr & 0xff8, request.val, owner, update)?)
 }
 
 /// `update_va_mapping(va, entry, flags)`: changes the level 1 entry of an address under the loaded tables.
@@ -277,15 +280,7 @@ fn update_mapping<P: Platform>(
         return Ok(cur.again(*args));
     }
     let (table, slot) = mm.find_leaf(base, va)?;
-    match mm.update_leaf(table, slot, entry, owner, Update::Plain) {
-        Ok(()) => {}
-        Err(UpdateError::Table(TableError::Refused(error))) => return Err(error),
-        Err(
-            UpdateError::Table(TableError::Restart) | UpdateError::Mismatch(_) | UpdateError::Interrupted,
-        ) => {
-            return Err(HypercallError::Again);
-        }
-    }
+    mm.update_leaf(table, slot, entry, owner, Update::Plain)?;
     drop(mm);
     if flags & UVMF_FLUSHTYPE_MASK != 0 {
         flush(cur, flags, va);

@@ -13,8 +13,8 @@ use ring_abi::types::{DOMID_SELF, Mfn};
 use super::mmu::{PREEMPTED, Subject, add_done, invlpg_all, saved_result};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
+use crate::error::TableError;
 use crate::frames::pte;
-use crate::mem::TableError;
 use crate::platform::Platform;
 
 // As `perform` reads it: cmd in the low half of the first word.
@@ -107,10 +107,10 @@ fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: u64, count: u32
         let result = match cmd as u32 {
             // The caller's alone, as all but the pins: ahead of the others.
             MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => {
-                cur.hv.new_base(cur.domain, cur.vcpu, Mfn::new(arg1))
+                cur.hv.new_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(TableError::from)
             }
             MMUEXT_NEW_USER_BASEPTR if dom.id == cur.domain.id => {
-                cur.hv.new_user_base(cur.domain, cur.vcpu, Mfn::new(arg1))
+                cur.hv.new_user_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(TableError::from)
             }
             MMUEXT_TLB_FLUSH_LOCAL if dom.id == cur.domain.id => {
                 cur.hv.platform.flush_tlb_local();
@@ -177,9 +177,9 @@ fn one<P: Platform>(
     let mfn = Mfn::new(arg1);
     match cmd {
         MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE => {
-            return hv.pin_table(dom, mfn, (cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1);
+            hv.pin_table(dom, mfn, (cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1)?;
         }
-        MMUEXT_UNPIN_TABLE => return hv.unpin_table(dom, mfn),
+        MMUEXT_UNPIN_TABLE => hv.unpin_table(dom, mfn)?,
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
         MMUEXT_INVLPG_LOCAL => {
             if pte::is_guest_address(arg1) {

@@ -14,7 +14,7 @@ use crate::domain::{Callback, Domain, GuestCpu, PauseFlags, Vcpu};
 use crate::error::HypercallError;
 use crate::frames::pte::is_canonical;
 use crate::hypercall::state::{VALID_ASSISTS, checked_debug_value, trap_gate};
-use crate::mem::TableError;
+use crate::mem::MemError;
 use crate::mem::descriptors::is_ldt_range;
 use crate::platform::Platform;
 
@@ -60,9 +60,9 @@ fn check(context: &VcpuGuestContext) -> Result<(), HypercallError> {
     if fine { Ok(()) } else { Err(HypercallError::Invalid) }
 }
 
-fn refused(error: TableError) -> HypercallError {
+fn refused(error: MemError) -> HypercallError {
     match error {
-        TableError::Restart => HypercallError::Again,
+        MemError::Restart => HypercallError::Again,
         _ => HypercallError::Invalid,
     }
 }

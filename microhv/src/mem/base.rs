@@ -2,10 +2,9 @@
 
 use ring_abi::types::Mfn;
 
-use super::session::TableError;
+use super::MemError;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::error::HypercallError;
 use crate::platform::Platform;
 
 impl<P: Platform> Hypervisor<P> {
@@ -14,7 +13,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
-    pub fn new_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), TableError> {
+    pub fn new_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         let changes = vcpu.cr3_kernel() != Some(mfn);
@@ -33,7 +32,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Restart`; `Invalid`: no level 4 table of the caller's.
-    pub fn new_user_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), TableError> {
+    pub fn new_user_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         let new = (mfn.raw() != 0).then_some(mfn);
@@ -60,11 +59,11 @@ impl<P: Platform> Hypervisor<P> {
         vcpu: &Vcpu,
         kernel: Mfn,
         user: Option<Mfn>,
-    ) -> Result<(), TableError> {
+    ) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         if dom.is_dying() {
-            return Err(HypercallError::NoSuchDomain.into());
+            return Err(MemError::NoSuchDomain);
         }
         mm.get_table(kernel, 4)?;
         if let Some(user) = user

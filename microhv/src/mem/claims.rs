@@ -4,9 +4,9 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::PAGE_SIZE;
 
+use super::MemError;
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::error::HypercallError;
 use crate::platform::Platform;
 
 /// Free pages that `may_spend` leaves.
@@ -17,7 +17,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: it has a claim, owns so many already, or may not own so many. `NoMemory`: there are not so many.
-    pub(crate) fn claim_pages(&self, dom: &Domain, pages: u64) -> Result<(), HypercallError> {
+    pub(crate) fn claim_pages(&self, dom: &Domain, pages: u64) -> Result<(), MemError> {
         if pages == 0 {
             self.drop_claim(dom);
             return Ok(());
@@ -25,13 +25,13 @@ impl<P: Platform> Hypervisor<P> {
         let mut claim = dom.mm.claim.lock();
         let owned = dom.mm.tot_pages();
         if *claim > 0 || pages <= owned || pages > dom.mm.max_pages() || dom.is_dying() {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let wanted = pages - owned;
         let claimed = self.frames.claimed.fetch_add(wanted, Ordering::AcqRel);
         if claimed + wanted > self.frames.free_pages() {
             self.frames.claimed.fetch_sub(wanted, Ordering::AcqRel);
-            return Err(HypercallError::NoMemory);
+            return Err(MemError::NoMemory);
         }
         *claim = wanted;
         Ok(())

@@ -9,11 +9,10 @@ use alloc::vec::Vec;
 
 use ring_abi::types::Mfn;
 
-use super::session::TableError;
+use super::MemError;
 use super::state::Cleaning;
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::error::HypercallError;
 use crate::platform::Platform;
 
 /// Frames that are zeroed between two looks at what waits.
@@ -41,7 +40,7 @@ impl<P: Platform> Hypervisor<P> {
         order: u8,
         address_bits: u8,
         count: usize,
-    ) -> Result<Vec<Mfn>, TableError> {
+    ) -> Result<Vec<Mfn>, MemError> {
         // Out of the domain while it is worked on: another of its vCPUs may do the same, with extents of its own.
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
         // What another vCPU gave in exchange is not this call's: kept with its extents, it would be forgotten with them.
@@ -50,7 +49,7 @@ impl<P: Platform> Hypervisor<P> {
             work.unwanted = true;
             if !self.release_some(&mut work) {
                 self.keep_extents(dom, work);
-                return Err(TableError::Restart);
+                return Err(MemError::Restart);
             }
             work = Cleaning { order, address_bits, ..Cleaning::default() };
         }
@@ -62,7 +61,7 @@ impl<P: Platform> Hypervisor<P> {
                 let Some(mfn) = free.flatten() else {
                     work.unwanted = true;
                     self.keep_extents(dom, work);
-                    return Err(HypercallError::NoMemory.into());
+                    return Err(MemError::NoMemory);
                 };
                 work.extents.push(mfn);
             }
@@ -72,7 +71,7 @@ impl<P: Platform> Hypervisor<P> {
                 work.zeroed.is_multiple_of(LOOK_EVERY) || work.zeroed == total && total > LOOK_EVERY;
             if is_time && self.platform.work_pending() {
                 self.keep_extents(dom, work);
-                return Err(TableError::Restart);
+                return Err(MemError::Restart);
             }
         }
         Ok(work.extents)

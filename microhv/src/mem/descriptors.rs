@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{Maddr, Mfn};
 
-use super::session::{FrameOwner, Mm, TableError};
+use super::MemError;
+use super::session::{FrameOwner, Mm};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::error::HypercallError;
 use crate::frames::info::{Kind, PageType};
 use crate::frames::pte;
 use crate::platform::{DescriptorPage, Platform};
@@ -63,10 +63,10 @@ pub(crate) fn is_ldt_range(base: u64, entries: u64) -> bool {
 
 impl<P: Platform> Mm<'_, P> {
     /// Takes a general reference and one as descriptor page on a frame of the domain.
-    pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<(), HypercallError> {
-        let info = self.hv.owned_info(mfn, self.own()).ok_or(HypercallError::Invalid)?;
+    pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<(), MemError> {
+        let info = self.hv.owned_info(mfn, self.own()).ok_or(MemError::Invalid)?;
         if !info.get(self.own()) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         loop {
             let now = info.load_kind();
@@ -94,7 +94,7 @@ impl<P: Platform> Mm<'_, P> {
                     None => {
                         info.set_kind(Kind::new(PageType::SegDesc, 0));
                         self.hv.put_page(mfn);
-                        return Err(HypercallError::Invalid);
+                        return Err(MemError::Invalid);
                     }
                 }
             }
@@ -102,7 +102,7 @@ impl<P: Platform> Mm<'_, P> {
             return Ok(());
         }
         self.hv.put_page(mfn);
-        Err(HypercallError::Invalid)
+        Err(MemError::Invalid)
     }
 
     fn put_descriptors(&mut self, mfn: Mfn) {
@@ -161,20 +161,14 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: too many entries, too few frames, or a frame that cannot hold descriptors. `NoSuchDomain`: it is
     /// being destroyed. Nothing has changed then.
-    pub fn set_gdt(
-        &self,
-        dom: &Domain,
-        vcpu: &Vcpu,
-        frames: &[Mfn],
-        entries: u32,
-    ) -> Result<(), HypercallError> {
+    pub fn set_gdt(&self, dom: &Domain, vcpu: &Vcpu, frames: &[Mfn], entries: u32) -> Result<(), MemError> {
         let pages = entries.div_ceil(512) as usize;
         if entries > MAX_GDT_ENTRIES || frames.len() < pages {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let mut mm = self.lock_tables(dom);
         if pages > 0 && dom.is_dying() {
-            return Err(HypercallError::NoSuchDomain);
+            return Err(MemError::NoSuchDomain);
         }
         for (taken, &mfn) in frames[..pages].iter().enumerate() {
             if let Err(error) = mm.get_descriptors(mfn) {
@@ -221,9 +215,9 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: too many entries, or an address that is not page-aligned or not the guest's.
-    pub fn set_ldt(&self, dom: &Domain, vcpu: &Vcpu, base: u64, entries: u32) -> Result<(), HypercallError> {
+    pub fn set_ldt(&self, dom: &Domain, vcpu: &Vcpu, base: u64, entries: u32) -> Result<(), MemError> {
         if !is_ldt_range(base, entries.into()) || (entries > 0 && base & 0xfff != 0) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         self.set_checked_ldt(dom, vcpu, base, entries);
         Ok(())
@@ -281,16 +275,16 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: not aligned, not the domain's, a page table, or a descriptor that it may not have.
-    pub fn update_descriptor(&self, dom: &Domain, at: Maddr, descriptor: u64) -> Result<(), HypercallError> {
-        let fixed = checked(descriptor).ok_or(HypercallError::Invalid)?;
+    pub fn update_descriptor(&self, dom: &Domain, at: Maddr, descriptor: u64) -> Result<(), MemError> {
+        let fixed = checked(descriptor).ok_or(MemError::Invalid)?;
         if !at.raw().is_multiple_of(8) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let mfn = Mfn::new(at.raw() >> 12);
         let mut mm = self.lock_tables(dom);
-        let info = self.owned_info(mfn, dom.id).ok_or(HypercallError::Invalid)?;
+        let info = self.owned_info(mfn, dom.id).ok_or(MemError::Invalid)?;
         if !info.get(dom.id) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let kind = info.load_kind();
         let result = if kind.page_type() == PageType::SegDesc && kind.count() > 0 {
@@ -304,17 +298,7 @@ impl<P: Platform> Hypervisor<P> {
             })
         };
         self.put_page(mfn);
-        result.map_err(|_| HypercallError::Invalid)
-    }
-}
-
-impl From<TableError> for HypercallError {
-    /// For callers that cannot continue later: an interrupted operation is to be tried again.
-    fn from(error: TableError) -> Self {
-        match error {
-            TableError::Restart => Self::Again,
-            TableError::Refused(error) => error,
-        }
+        result.map_err(|_| MemError::Invalid)
     }
 }
 

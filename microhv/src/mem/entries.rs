@@ -4,8 +4,8 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use super::session::{FrameOwner, Mm, TableError};
-use crate::error::HypercallError;
+use super::MemError;
+use super::session::{FrameOwner, Mm};
 use crate::frames::info::PageType;
 use crate::frames::pte;
 use crate::platform::Platform;
@@ -21,71 +21,39 @@ pub enum Update {
     CompareExchange(u64),
 }
 
-/// Why a compare-exchange or an update did not happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpdateError {
-    /// The update is refused, or to be repeated.
-    Table(TableError),
-    /// The entry is this.
-    Mismatch(u64),
-    /// The update is done, and left work on the tables that is to be finished before the next one, or something else waits.
-    Interrupted,
-}
-
-impl From<TableError> for UpdateError {
-    fn from(error: TableError) -> Self {
-        Self::Table(error)
-    }
-}
-
-impl From<HypercallError> for UpdateError {
-    fn from(error: HypercallError) -> Self {
-        Self::Table(TableError::Refused(error))
-    }
-}
-
-impl From<UpdateError> for TableError {
-    fn from(error: UpdateError) -> Self {
-        match error {
-            UpdateError::Table(error) => error,
-            UpdateError::Mismatch(_) => Self::Refused(HypercallError::Again),
-            UpdateError::Interrupted => Self::Restart,
-        }
-    }
-}
-
 impl<P: Platform> Mm<'_, P> {
-    /// Puts `new` into a table's slot; what was there. `old` is what the caller saw there.
+    /// Puts `new` into a table's slot. `old` is what the caller saw there.
     #[inline]
-    fn exchange(&self, table: Mfn, slot: usize, old: u64, new: u64, update: Update) -> Result<u64, u64> {
+    fn exchange(&self, table: Mfn, slot: usize, old: u64, new: u64, update: Update) -> Result<(), MemError> {
         let cell = &self.hv.platform.table(table)[slot];
         match update {
             Update::Plain => {
                 // The page-table lock is held: only the processor's A and D bits may differ from `old`.
                 cell.store(new, Ordering::Release);
-                Ok(old)
+                Ok(())
             }
             Update::PreserveAccessedDirty => {
                 let mut seen = old;
                 loop {
                     let merged = new | seen & (pte::A | pte::D);
                     match cell.compare_exchange(seen, merged, Ordering::AcqRel, Ordering::Acquire) {
-                        Ok(seen) => return Ok(seen),
+                        Ok(_) => return Ok(()),
                         Err(now) => seen = now,
                     }
                 }
             }
             Update::CompareExchange(expected) => {
-                cell.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire)
+                let seen = cell.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire);
+                seen.map(|_| ()).map_err(|_| MemError::Mismatch)
             }
         }
     }
 
     #[inline]
-    fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<u64, UpdateError> {
+    fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<u64, MemError> {
         let old = self.hv.platform.table(table)[slot].load(Ordering::Acquire);
         match update {
-            Update::CompareExchange(expected) if expected != old => Err(UpdateError::Mismatch(old)),
+            Update::CompareExchange(expected) if expected != old => Err(MemError::Mismatch),
             _ => Ok(old),
         }
     }
@@ -102,19 +70,16 @@ impl<P: Platform> Mm<'_, P> {
         new: u64,
         owner: FrameOwner<'_>,
         update: Update,
-    ) -> Result<(), UpdateError> {
+    ) -> Result<(), MemError> {
         let old = self.expected(table, slot, update)?;
         if !pte::is_present(new) {
-            self.exchange(table, slot, old, new, update).map_err(UpdateError::Mismatch)?;
+            self.exchange(table, slot, old, new, update)?;
         } else if pte::is_present(old) && pte::differs_harmlessly(old, new) {
-            self.exchange(table, slot, old, pte::stored(new, 1), update).map_err(UpdateError::Mismatch)?;
-            return Ok(());
+            return self.exchange(table, slot, old, pte::stored(new, 1), update);
         } else {
             let taken = self.get_leaf(new, owner)?;
-            if let Err(now) = self.exchange(table, slot, old, pte::stored(taken, 1), update) {
-                self.put_leaf(taken);
-                return Err(UpdateError::Mismatch(now));
-            }
+            let done = self.exchange(table, slot, old, pte::stored(taken, 1), update);
+            done.inspect_err(|_| self.put_leaf(taken))?;
         }
         if pte::is_present(old) {
             self.put_leaf(old);
@@ -133,24 +98,20 @@ impl<P: Platform> Mm<'_, P> {
         slot: usize,
         new: u64,
         update: Update,
-    ) -> Result<(), UpdateError> {
+    ) -> Result<(), MemError> {
         if level == 4 && pte::is_hypervisor_slot(slot) {
-            return Err(HypercallError::Invalid.into());
+            return Err(MemError::Invalid);
         }
         let old = self.expected(table, slot, update)?;
         let was_present = pte::is_present(old);
         if !pte::is_present(new) {
-            self.exchange(table, slot, old, new, update).map_err(UpdateError::Mismatch)?;
+            self.exchange(table, slot, old, new, update)?;
         } else if was_present && pte::differs_harmlessly(old, new) && pte::is_allowed(new, level) {
-            self.exchange(table, slot, old, pte::stored(new, level), update)
-                .map_err(UpdateError::Mismatch)?;
-            return Ok(());
+            return self.exchange(table, slot, old, pte::stored(new, level), update);
         } else {
             self.get_child(level, new)?;
-            if let Err(now) = self.exchange(table, slot, old, pte::stored(new, level), update) {
-                self.put_table(pte::frame(new));
-                return Err(UpdateError::Mismatch(now));
-            }
+            let done = self.exchange(table, slot, old, pte::stored(new, level), update);
+            done.inspect_err(|_| self.put_table(pte::frame(new)))?;
         }
         if was_present {
             // Paging-structure caches may hold the old entry (XSA-286). Not before it is gone, or a CPU could take it in
@@ -162,11 +123,11 @@ impl<P: Platform> Mm<'_, P> {
     }
 
     /// Replaces the entry at byte `offset` of `mfn`, a frame of the session's domain: checked if it is a page table,
-    /// else simply written.
+    /// else simply written. `false`: done, and there is work on the tables to be finished before the next entry, or
+    /// something else waits.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's frame; `Busy`: it is used in a way that forbids writing; `Interrupted`; else as the
-    /// table's kind.
+    /// `Invalid`: not the domain's frame; `Busy`: it is used in a way that forbids writing; else as the table's kind.
     #[inline]
     pub(crate) fn update_entry(
         &mut self,
@@ -175,36 +136,31 @@ impl<P: Platform> Mm<'_, P> {
         new: u64,
         owner: FrameOwner<'_>,
         update: Update,
-    ) -> Result<(), UpdateError> {
+    ) -> Result<bool, MemError> {
         let slot = (offset / 8) as usize & 511;
         match self.table_level(mfn) {
-            Some(1) => self.update_leaf(mfn, slot, new, owner, update),
+            Some(1) => self.update_leaf(mfn, slot, new, owner, update).map(|()| true),
             Some(level) => {
                 self.update_upper(mfn, level, slot, new, update)?;
                 // A table may have been checked or taken apart as a whole: short lists do not look by themselves.
-                let is_over = self.is_interrupted() || self.hv.platform.work_pending();
-                if is_over { Err(UpdateError::Interrupted) } else { Ok(()) }
+                Ok(!self.is_interrupted() && !self.hv.platform.work_pending())
             }
             None => {
                 let hv = self.hv;
                 let Some(info) = hv.owned_info(mfn, self.own()) else {
-                    return Err(HypercallError::Invalid.into());
+                    return Err(MemError::Invalid);
                 };
                 if !info.get(self.own()) {
-                    return Err(HypercallError::Invalid.into());
+                    return Err(MemError::Invalid);
                 }
-                let written =
-                    self.get_writable(info, FrameOwner::Domain(self.dom)).map_err(UpdateError::from);
-                if written.is_err() {
-                    self.hv.put_page(mfn);
-                    return written;
-                }
+                let held = self.get_writable(info, FrameOwner::Domain(self.dom));
+                held.inspect_err(|_| hv.put_page(mfn))?;
                 // A table until now, and known as that until the flush: it must not hold what nobody checked.
                 self.settle();
-                let done = self.exchange(mfn, slot, 0, new, update).map_err(UpdateError::Mismatch);
+                let done = self.exchange(mfn, slot, 0, new, update);
                 info.put_type();
                 self.hv.put_page(mfn);
-                done.map(|_| ())
+                done.map(|()| true)
             }
         }
     }
@@ -214,22 +170,22 @@ impl<P: Platform> Mm<'_, P> {
     /// # Errors
     /// `Invalid`: a hypervisor address, or no such table.
     #[inline]
-    pub(crate) fn find_leaf(&self, base: Mfn, va: u64) -> Result<(Mfn, usize), HypercallError> {
+    pub(crate) fn find_leaf(&self, base: Mfn, va: u64) -> Result<(Mfn, usize), MemError> {
         if !pte::is_guest_address(va) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let mut table = base;
         for level in [4, 3, 2] {
             let entry = self.hv.platform.table(table)[pte::index(va, level)].load(Ordering::Acquire);
             if !pte::is_present(entry) {
-                return Err(HypercallError::Invalid);
+                return Err(MemError::Invalid);
             }
             table = pte::frame(entry);
         }
         // A validated table's entries name validated ones (I7): the look makes of a mistake there a refusal.
         let is_leaf_table =
             self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_table(PageType::L1));
-        if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(HypercallError::Invalid) }
+        if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(MemError::Invalid) }
     }
 
     /// The entry in a slot of a table.

@@ -9,10 +9,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{Maddr, Mfn};
 
+use super::MemError;
 use super::session::Mm;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::error::HypercallError;
 use crate::frames::pte;
 use crate::platform::Platform;
 
@@ -33,17 +33,13 @@ fn entry_of(frame: Mfn, read_only: bool, flags: u64) -> u64 {
 
 impl<P: Platform> Mm<'_, P> {
     #[inline(always)]
-    fn find_grant_entry(
-        &self,
-        base: Option<Mfn>,
-        address: GrantAddress,
-    ) -> Result<(Mfn, usize), HypercallError> {
+    fn find_grant_entry(&self, base: Option<Mfn>, address: GrantAddress) -> Result<(Mfn, usize), MemError> {
         match address {
-            GrantAddress::Virtual(va) => self.find_leaf(base.ok_or(HypercallError::Invalid)?, va),
+            GrantAddress::Virtual(va) => self.find_leaf(base.ok_or(MemError::Invalid)?, va),
             GrantAddress::Entry(at) => {
                 let table = Mfn::new(at.raw() >> 12);
                 if !at.raw().is_multiple_of(8) || self.table_level(table) != Some(1) {
-                    return Err(HypercallError::Invalid);
+                    return Err(MemError::Invalid);
                 }
                 Ok((table, (at.raw() & 0xfff) as usize / 8))
             }
@@ -58,12 +54,12 @@ impl<P: Platform> Mm<'_, P> {
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
-    ) -> Result<(Mfn, usize), HypercallError> {
+    ) -> Result<(Mfn, usize), MemError> {
         const SAME: u64 = pte::FRAME | pte::P | pte::RW;
         let (table, slot) = self.find_grant_entry(base, address)?;
         let entry = self.hv.platform.table(table)[slot].load(Ordering::Acquire);
         if (entry ^ entry_of(frame, read_only, 0)) & SAME != 0 {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         Ok((table, slot))
     }
@@ -85,7 +81,7 @@ impl<P: Platform> Hypervisor<P> {
         frame: Mfn,
         read_only: bool,
         flags: u64,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         let (table, slot) = mm.find_grant_entry(vcpu.cr3_kernel(), address)?;
         let new = pte::stored(entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)), 1);
@@ -108,7 +104,7 @@ impl<P: Platform> Hypervisor<P> {
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), MemError> {
         let mm = self.lock_tables(dom);
         let (table, slot) = mm.find_mapped(vcpu.cr3_kernel(), address, frame, read_only)?;
         self.platform.table(table)[slot].store(0, Ordering::Release);
@@ -129,13 +125,13 @@ impl<P: Platform> Hypervisor<P> {
         frame: Mfn,
         read_only: bool,
         with: u64,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), MemError> {
         let mm = self.lock_tables(dom);
         let base = vcpu.cr3_kernel();
         let (table, slot) = mm.find_mapped(base, address, frame, read_only)?;
-        let (from, from_slot) = mm.find_leaf(base.ok_or(HypercallError::Invalid)?, with)?;
+        let (from, from_slot) = mm.find_leaf(base.ok_or(MemError::Invalid)?, with)?;
         if (from, from_slot) == (table, slot) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let moved = self.platform.table(from)[from_slot].swap(0, Ordering::AcqRel);
         self.platform.table(table)[slot].store(moved, Ordering::Release);

@@ -35,8 +35,27 @@ pub mod teardown;
 mod tests;
 mod validate;
 
-pub use entries::{Update, UpdateError};
+pub use entries::Update;
 pub use grant_pte::GrantAddress;
 pub use pages::{PageRef, TypedRef};
-pub use session::{FrameOwner, TableError};
+pub use session::FrameOwner;
 pub use teardown::Progress;
+
+/// Why an operation on memory did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemError {
+    /// Something else is waiting for the CPU: nothing is lost, repeat the operation.
+    Restart,
+    /// The entry to be replaced is not what was expected.
+    Mismatch,
+    /// No such frame, table or address of the domain's, or an entry that it may not have.
+    Invalid,
+    /// A frame of another, or a device that the domain has no right to.
+    NotPermitted,
+    /// The frame is in use as something else.
+    Busy,
+    /// There is no memory, or not so much for the domain.
+    NoMemory,
+    /// The domain is being destroyed.
+    NoSuchDomain,
+}

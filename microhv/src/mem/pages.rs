@@ -5,11 +5,10 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DomId, Mfn};
 
+use super::MemError;
 use super::clean::SMALL_ORDER;
-use super::session::TableError;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::error::HypercallError;
 use crate::frames::info::{FrameInfo, Kind, PageType, TypeError, Use};
 use crate::frames::pte;
 use crate::frames::regions::REGION_FRAMES;
@@ -118,17 +117,17 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Restart`: something else waits. `NoMemory`: there are none, they are claimed for others, or it may not own so
     /// many.
-    pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, TableError> {
+    pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, MemError> {
         let count = 1u64.checked_shl(order.into()).filter(|_| order <= crate::frames::buddy::MAX_ORDER);
-        let count = count.filter(|_| !dom.is_dying()).ok_or(HypercallError::NoMemory)?;
+        let count = count.filter(|_| !dom.is_dying()).ok_or(MemError::NoMemory)?;
         let within_limit = dom.mm.tot_pages() + count <= dom.mm.max_pages(); // `add` has the last word
         // A large extent is looked at when it is taken: one that was interrupted has its frames already.
         let is_small = order <= SMALL_ORDER;
         if !within_limit || is_small && !self.may_use(dom, count) {
-            return Err(HypercallError::NoMemory.into());
+            return Err(MemError::NoMemory);
         }
         let mfn = if is_small {
-            let mfn = self.alloc_frames(order, address_bits).ok_or(HypercallError::NoMemory)?;
+            let mfn = self.alloc_frames(order, address_bits).ok_or(MemError::NoMemory)?;
             (0..count).for_each(|n| self.platform.zero_frame(Mfn::new(mfn.raw() + n)));
             mfn
         } else {
@@ -136,7 +135,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         if !self.assign_new(dom, mfn, count, true) {
             self.frames.release(mfn, order);
-            return Err(HypercallError::NoMemory.into());
+            return Err(MemError::NoMemory);
         }
         self.use_claim(dom, count);
         Ok(mfn)
@@ -170,11 +169,11 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: not the domain's, or given up already, or lent to it.
-    pub(crate) fn release_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), HypercallError> {
-        let page = self.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
+    pub(crate) fn release_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
+        let page = self.get_page(mfn, dom).ok_or(MemError::Invalid)?;
         let info = self.frames.held(mfn);
         if info.is_lent() || !info.end_ownership() {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         self.put_page(mfn);
         drop(page);
@@ -191,10 +190,10 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Invalid`: not the domain's, or referred to.
-    pub(crate) fn steal_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), HypercallError> {
-        let info = self.frames.info(mfn).ok_or(HypercallError::Invalid)?;
+    pub(crate) fn steal_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
+        let info = self.frames.info(mfn).ok_or(MemError::Invalid)?;
         if !info.is_stealable(dom.id) || !info.steal(dom.id) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         dom.mm.remove(mfn);
         Ok(())
@@ -241,10 +240,10 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `Invalid`: not the domain's. `Busy`: a page table, descriptors, or the hypervisor's own.
     #[inline(always)]
-    pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, HypercallError> {
-        let info = self.frames.info(mfn).ok_or(HypercallError::Invalid)?;
+    pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, MemError> {
+        let info = self.frames.info(mfn).ok_or(MemError::Invalid)?;
         if !info.get(owner.id) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let page = PageRef { hv: self, mfn };
         match info.get_type(PageType::Writable) {
@@ -254,7 +253,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 Ok(TypedRef { hv: self, mfn: page.into_raw() })
             }
-            Err(TypeError::Mismatch | TypeError::Overflow) => Err(HypercallError::Busy),
+            Err(TypeError::Mismatch | TypeError::Overflow) => Err(MemError::Busy),
         }
     }
 

@@ -3,36 +3,15 @@
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Mfn};
 
+use super::MemError;
 use super::state::Tables;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
-use crate::error::HypercallError;
 use crate::frames::info::{FrameInfo, Kind, PageType, TypeError};
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
-
-/// Why an operation on a page table did not happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableError {
-    /// Something else is waiting for the CPU: nothing is lost, repeat the operation.
-    Restart,
-    /// It is refused.
-    Refused(HypercallError),
-}
-
-impl From<GuestFault> for TableError {
-    fn from(fault: GuestFault) -> Self {
-        Self::Refused(fault.into())
-    }
-}
-
-impl From<HypercallError> for TableError {
-    fn from(error: HypercallError) -> Self {
-        Self::Refused(error)
-    }
-}
 
 /// Whose frames new level 1 entries may name.
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +85,8 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// # Errors
     /// `Restart`: there is more to finish than now is time for.
     #[inline]
-    pub(super) fn begin(&mut self) -> Result<(), TableError> {
-        if self.finish_deferred() { Ok(()) } else { Err(TableError::Restart) }
+    pub(super) fn begin(&mut self) -> Result<(), MemError> {
+        if self.finish_deferred() { Ok(()) } else { Err(MemError::Restart) }
     }
 
     /// Does the flush of this CPU that is owed.
@@ -173,11 +152,7 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     /// Takes a reference of type writable on a frame of `owner` that is generally referenced.
     #[inline]
-    pub(super) fn get_writable(
-        &mut self,
-        info: &FrameInfo,
-        owner: FrameOwner<'_>,
-    ) -> Result<(), HypercallError> {
+    pub(super) fn get_writable(&mut self, info: &FrameInfo, owner: FrameOwner<'_>) -> Result<(), MemError> {
         match info.get_type(PageType::Writable) {
             Ok(false) => Ok(()),
             Ok(true) => {
@@ -187,7 +162,7 @@ impl<'a, P: Platform> Mm<'a, P> {
                 }
                 Ok(())
             }
-            Err(TypeError::Mismatch | TypeError::Overflow) => Err(HypercallError::Busy),
+            Err(TypeError::Mismatch | TypeError::Overflow) => Err(MemError::Busy),
         }
     }
 
@@ -196,7 +171,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// # Errors
     /// `Restart`; `Invalid`: not the domain's frame, in use as something else, or with entries that it may not have.
     #[inline(always)]
-    pub(crate) fn get_table(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
+    pub(crate) fn get_table(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
         let wanted = PageType::table(level);
         if let Some(info) = self.hv.frames.info(mfn)
             && info.load_kind().is_valid_table(wanted)
@@ -206,17 +181,17 @@ impl<'a, P: Platform> Mm<'a, P> {
                 return Ok(());
             }
             self.hv.put_page(mfn);
-            return Err(HypercallError::Invalid.into());
+            return Err(MemError::Invalid);
         }
         self.get_new_table(mfn, level)
     }
 
     /// As [`Mm::get_table`], for a frame that is not such a table yet.
     #[inline(never)]
-    fn get_new_table(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
-        let Some(info) = self.hv.frames.info(mfn) else { return Err(HypercallError::Invalid.into()) };
+    fn get_new_table(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
+        let Some(info) = self.hv.frames.info(mfn) else { return Err(MemError::Invalid) };
         if !info.get(self.dom.id) {
-            return Err(HypercallError::Invalid.into());
+            return Err(MemError::Invalid);
         }
         let wanted = PageType::table(level);
         loop {
@@ -246,7 +221,7 @@ impl<'a, P: Platform> Mm<'a, P> {
             break; // being validated further up: it would contain itself
         }
         self.hv.put_page(mfn);
-        Err(HypercallError::Invalid.into())
+        Err(MemError::Invalid)
     }
 
     /// Gives a type and a general reference on a page table back. The last one invalidates the table; what of that
@@ -310,13 +285,13 @@ impl<'a, P: Platform> Mm<'a, P> {
     ///
     /// # Errors
     /// `Restart`; `Invalid`: as [`Mm::get_table`], or pinned already.
-    pub(crate) fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), TableError> {
+    pub(crate) fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
         self.get_table(mfn, level)?;
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
         if now.has(Kind::PINNED) {
             self.put_table(mfn);
-            return Err(HypercallError::Invalid.into());
+            return Err(MemError::Invalid);
         }
         info.set_kind(Kind(now.0 | Kind::PINNED));
         Ok(())
@@ -326,11 +301,11 @@ impl<'a, P: Platform> Mm<'a, P> {
     ///
     /// # Errors
     /// `Invalid`: not the domain's, or not pinned.
-    pub(crate) fn unpin(&mut self, mfn: Mfn) -> Result<(), HypercallError> {
-        let info = self.hv.owned_info(mfn, self.dom.id).ok_or(HypercallError::Invalid)?;
+    pub(crate) fn unpin(&mut self, mfn: Mfn) -> Result<(), MemError> {
+        let info = self.hv.owned_info(mfn, self.dom.id).ok_or(MemError::Invalid)?;
         let now = info.load_kind();
         if now.page_type().level() == 0 || !now.has(Kind::PINNED) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         info.set_kind(Kind(now.0 & !Kind::PINNED));
         self.put_table(mfn);
@@ -372,11 +347,11 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Restart`; `Invalid`: not its frame, in use as something else, entries that it may not have, or pinned already.
-    pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), TableError> {
+    pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         if dom.is_dying() {
-            return Err(HypercallError::NoSuchDomain.into()); // teardown may have been there already
+            return Err(MemError::NoSuchDomain); // teardown may have been there already
         }
         mm.pin(mfn, level)
     }
@@ -385,21 +360,21 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Restart`; `Invalid`: not its frame, or not pinned.
-    pub fn unpin_table(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
+    pub fn unpin_table(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
-        Ok(mm.unpin(mfn)?)
+        mm.unpin(mfn)
     }
 
     /// Takes the reference on a level 4 table that a vCPU of `dom` is to hold in `cr3_kernel` or `cr3_user`.
     ///
     /// # Errors
     /// `Restart`; `Invalid`: as [`Hypervisor::pin_table`].
-    pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), TableError> {
+    pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         if dom.is_dying() {
-            return Err(HypercallError::NoSuchDomain.into()); // teardown may have been there already
+            return Err(MemError::NoSuchDomain); // teardown may have been there already
         }
         mm.get_table(mfn, 4)
     }

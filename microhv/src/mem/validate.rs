@@ -4,8 +4,8 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DOMID_XEN, DomId, Mfn};
 
-use super::session::{FrameOwner, Mm, TableError};
-use crate::error::HypercallError;
+use super::MemError;
+use super::session::{FrameOwner, Mm};
 use crate::frames::info::{Kind, PageType};
 use crate::frames::pte;
 use crate::platform::{GROUP, Platform};
@@ -30,7 +30,7 @@ const fn below_slot(groups: u64, below: usize) -> u64 {
 impl<P: Platform> Mm<'_, P> {
     /// Checks the entries from `from` on of a table that has just got its type, and of which the caller holds one
     /// type and one general reference. On any error both are gone.
-    pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), TableError> {
+    pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), MemError> {
         if level == 1 {
             return self.validate_leaves(mfn, from);
         }
@@ -48,16 +48,16 @@ impl<P: Platform> Mm<'_, P> {
                 }
                 if worked && self.hv.platform.work_pending() {
                     self.make_partial(mfn, slot);
-                    return Err(TableError::Restart);
+                    return Err(MemError::Restart);
                 }
                 worked = true;
                 match self.get_child(level, entry) {
                     Ok(()) => {
                         cell.fetch_or(pte::US, Ordering::Relaxed);
                     }
-                    Err(TableError::Restart) => {
+                    Err(MemError::Restart) => {
                         self.make_partial(mfn, slot);
-                        return Err(TableError::Restart);
+                        return Err(MemError::Restart);
                     }
                     Err(error) => {
                         self.invalidate_later(mfn, slot);
@@ -78,7 +78,7 @@ impl<P: Platform> Mm<'_, P> {
         info.set_kind(Kind(info.load_kind().0 | Kind::VALIDATED).with_progress(0));
     }
 
-    fn validate_leaves(&mut self, mfn: Mfn, from: usize) -> Result<(), TableError> {
+    fn validate_leaves(&mut self, mfn: Mfn, from: usize) -> Result<(), MemError> {
         let table = self.hv.platform.table(mfn);
         let dom = self.dom;
         let mut groups = from_slot(self.hv.platform.present_groups(mfn), from);
@@ -96,7 +96,7 @@ impl<P: Platform> Mm<'_, P> {
                     Ok(taken) => cell.store(pte::stored(taken, 1), Ordering::Relaxed),
                     Err(error) => {
                         self.invalidate(mfn, 1, slot);
-                        return Err(error.into());
+                        return Err(error);
                     }
                 }
             }
@@ -195,9 +195,9 @@ impl<P: Platform> Mm<'_, P> {
     /// No table may be named as if it were of a lower level ("linear" page tables, as Xen with `pv-linear-pt=false`): an
     /// L4 in itself would give the hypervisor's slots addresses that are a guest's by their number. The processor keeps
     /// user mode from those, but not the hypervisor, which reads at guests' addresses. (I8)
-    pub(super) fn get_child(&mut self, level: u8, entry: u64) -> Result<(), TableError> {
+    pub(super) fn get_child(&mut self, level: u8, entry: u64) -> Result<(), MemError> {
         if !pte::is_allowed(entry, level) {
-            return Err(HypercallError::Invalid.into());
+            return Err(MemError::Invalid);
         }
         self.get_table(pte::frame(entry), level - 1)
     }
@@ -208,7 +208,7 @@ impl<P: Platform> Mm<'_, P> {
     /// `Invalid`: bits it may not have, or memory that is nobody's. `NotPermitted`: another's frame or device. `Busy`:
     /// write access to a page table, descriptors, or the hypervisor's page.
     #[inline]
-    pub(super) fn get_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, HypercallError> {
+    pub(super) fn get_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, MemError> {
         let mfn = pte::frame(entry);
         let id = match owner {
             FrameOwner::Domain(dom) => dom.id,
@@ -222,7 +222,7 @@ impl<P: Platform> Mm<'_, P> {
         }
         // Memory is always mapped write-back: other types alias the hypervisor's own mapping (XSA-154, 402).
         let refused = if entry & pte::MEMORY_TYPE != 0 {
-            HypercallError::Invalid
+            MemError::Invalid
         } else if entry & pte::RW == 0 {
             return Ok(entry);
         } else {
@@ -237,21 +237,21 @@ impl<P: Platform> Mm<'_, P> {
 
     /// As [`Mm::get_leaf`], for a frame that is not the owner's memory: a device's, or refused.
     #[cold]
-    fn get_device_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, HypercallError> {
+    fn get_device_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, MemError> {
         let mfn = pte::frame(entry);
         let frames = &self.hv.frames;
         if frames.info(mfn).is_some_and(|info| info.owner().is_some()) {
-            return Err(HypercallError::NotPermitted);
+            return Err(MemError::NotPermitted);
         }
         if frames.is_ram(mfn) {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         }
         let (FrameOwner::Domain(rights) | FrameOwner::Devices(rights)) = owner else {
-            return Err(HypercallError::Invalid);
+            return Err(MemError::Invalid);
         };
         let may = |dom: &crate::domain::Domain| dom.permissions.lock().iomem.contains(mfn.raw());
         if !may(rights) || (rights.id != self.dom.id && !may(self.dom)) {
-            return Err(HypercallError::NotPermitted);
+            return Err(MemError::NotPermitted);
         }
         let entry = if frames.is_protected_device_frame(mfn) { entry & !pte::RW } else { entry };
         Ok(pte::uncached(entry))

@@ -25,7 +25,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::error::HypercallError;
 use crate::frames::{FrameTable, pte};
-use crate::mem::TableError;
+use crate::mem::MemError;
 use crate::platform::Platform;
 use layout::Layout;
 
@@ -63,7 +63,7 @@ pub enum Dom0Error {
     /// The ramdisk does not start on a page boundary.
     RamdiskUnaligned,
     /// Its page tables were refused: the kernel's notes contradict each other.
-    Tables(TableError),
+    Tables(MemError),
     /// The domain could not be made.
     Domain(HypercallError),
 }
@@ -122,7 +122,7 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
     builder.write_p2m();
     // Each attempt goes on where an interrupt ended the one before.
     while let Err(error) = hv.pin_table(&domain, l4, 4) {
-        if error != TableError::Restart {
+        if error != MemError::Restart {
             return Err(Dom0Error::Tables(error));
         }
     }

@@ -20,7 +20,7 @@ use super::instruction::MAX_INSTRUCTION_BYTES;
 use crate::domain::Current;
 use crate::frames::pte;
 use crate::mem::session::Mm;
-use crate::mem::{FrameOwner, Update, UpdateError};
+use crate::mem::{FrameOwner, MemError, Update};
 use crate::platform::Platform;
 use crate::traps;
 
@@ -83,8 +83,8 @@ impl<P: Platform> Entry<'_, '_, P> {
     fn replace(&mut self, old: u64, new: u64) -> Option<bool> {
         match self.mm.update_leaf(self.table, self.slot(), new, self.owner, Update::CompareExchange(old)) {
             Ok(()) => Some(true),
-            Err(UpdateError::Mismatch(_)) => Some(false),
-            Err(UpdateError::Table(_) | UpdateError::Interrupted) => None,
+            Err(MemError::Mismatch) => Some(false),
+            Err(_) => None,
         }
     }
 }

@@ -9,8 +9,8 @@ use zerocopy::IntoBytes;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
+use crate::error::TableError;
 use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::mem::TableError;
 use crate::platform::Platform;
 
 /// Byte offset of `nr_exchanged`.

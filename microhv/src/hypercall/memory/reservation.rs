@@ -7,8 +7,8 @@ use ring_abi::types::Mfn;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
+use crate::error::TableError;
 use crate::hypercall::{Args, Current, HypercallResult, Outcome};
-use crate::mem::TableError;
 use crate::platform::Platform;
 
 /// Largest extent that an ordinary domain may ask for: 2 MiB.

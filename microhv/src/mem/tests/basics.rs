@@ -5,13 +5,12 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::Mfn;
 
 use super::{World, entry};
-use crate::error::HypercallError as E;
 use crate::frames::PageType;
 use crate::frames::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, RW, US};
-use crate::mem::{FrameOwner, TableError, Update, UpdateError};
+use crate::mem::{FrameOwner, MemError, MemError as E, Update};
 
-fn refused(error: E) -> Result<(), TableError> {
-    Err(TableError::Refused(error))
+fn refused(error: E) -> Result<(), MemError> {
+    Err(error)
 }
 
 #[test]
@@ -54,10 +53,7 @@ fn tables_are_never_mapped_for_writing() {
     let [page] = world.pages(&dom);
     let mut mm = world.hv.lock_tables(&dom);
     let own = FrameOwner::Domain(&dom);
-    assert_eq!(
-        mm.update_leaf(l1, 9, entry(l1, P | RW), own, Update::Plain),
-        Err(UpdateError::Table(TableError::Refused(E::Busy)))
-    );
+    assert_eq!(mm.update_leaf(l1, 9, entry(l1, P | RW), own, Update::Plain), Err(MemError::Busy));
     mm.update_leaf(l1, 9, entry(page, P | RW), own, Update::Plain).expect("own page");
     // To make a read-only entry of a table writable is no harmless change (XSA-182).
     assert!(mm.update_leaf(l1, 0, entry(l4, P | RW | US), own, Update::Plain).is_err());
@@ -204,7 +200,7 @@ fn validation_and_its_undoing_can_be_interrupted_anywhere() {
             world.check();
             calls += 1;
             assert!(calls < 100);
-            if result != Err(TableError::Restart) {
+            if result != Err(MemError::Restart) {
                 break result;
             }
         };
@@ -224,7 +220,7 @@ fn validation_and_its_undoing_can_be_interrupted_anywhere() {
     // A validation that never finishes is undone when the domain is destroyed.
     world.poke(l2, 500, 0);
     world.hv.platform.pending.store(true, Ordering::Relaxed);
-    assert_eq!(world.hv.pin_table(&dom, l4, 4), Err(TableError::Restart));
+    assert_eq!(world.hv.pin_table(&dom, l4, 4), Err(MemError::Restart));
     world.destroy(&dom, true);
     world.check();
     assert_eq!(dom.mm.tot_pages(), 0);

@@ -7,9 +7,9 @@ use ring_abi::types::{DOMID_SELF, Maddr};
 use super::guest::*;
 use super::{World, entry};
 use crate::domain::{DomainConfig, Vcpu};
-use crate::error::HypercallError as E;
 use crate::frames::PageType;
 use crate::frames::pte::{P, RW};
+use crate::mem::MemError as E;
 use crate::mem::{FrameOwner, Update};
 
 #[test]

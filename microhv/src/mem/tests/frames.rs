@@ -5,9 +5,8 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::{Maddr, Mfn};
 
 use super::{World, entry};
-use crate::error::HypercallError as E;
 use crate::frames::pte::{GUEST_KERNEL, P, PCD, PWT, RW, US};
-use crate::mem::{FrameOwner, GrantAddress, TableError, Update, UpdateError};
+use crate::mem::{FrameOwner, GrantAddress, MemError, MemError as E, Update};
 use crate::platform::*;
 
 #[test]
@@ -44,17 +43,17 @@ fn a_refused_reference_is_not_given_back() {
 fn limits_are_kept() {
     let world = World::new(64);
     let dom = world.domain(1, false, 3);
-    assert_eq!(world.hv.populate(&dom, 2, 0), Err(E::NoMemory.into()));
+    assert_eq!(world.hv.populate(&dom, 2, 0), Err(MemError::NoMemory));
     world.hv.populate(&dom, 1, 0).expect("two");
     world.hv.populate(&dom, 0, 0).expect("three");
-    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory.into()));
+    assert_eq!(world.hv.populate(&dom, 0, 0), Err(MemError::NoMemory));
     dom.mm.set_max_pages(1000);
-    assert_eq!(world.hv.populate(&dom, 63, 0), Err(E::NoMemory.into()));
+    assert_eq!(world.hv.populate(&dom, 63, 0), Err(MemError::NoMemory));
     while world.hv.populate(&dom, 0, 0).is_ok() {}
     world.check();
     assert_eq!(world.hv.frames.free_pages(), 0);
     world.destroy(&dom, false);
-    assert_eq!(world.hv.populate(&dom, 0, 0), Err(E::NoMemory.into()), "dying");
+    assert_eq!(world.hv.populate(&dom, 0, 0), Err(MemError::NoMemory), "dying");
 }
 
 #[test]
@@ -90,7 +89,7 @@ fn device_memory_needs_the_right_and_is_uncached() {
     world.hv.pin_table(&dom, l4, 4).expect("valid");
     let device = Mfn::new(0xfebc0);
     let set = |e| world.hv.lock_tables(&dom).update_leaf(l1, 8, e, FrameOwner::Devices(&dom), Update::Plain);
-    assert_eq!(set(entry(device, P | RW)), Err(UpdateError::Table(TableError::Refused(E::NotPermitted))));
+    assert_eq!(set(entry(device, P | RW)), Err(MemError::NotPermitted));
     dom.permissions.lock().iomem.add(0xfebc0, 0xfebc1);
     set(entry(device, P | RW)).expect("permitted");
     assert_eq!(world.peek(l1, 8), entry(device, P | RW | PCD | PWT | US | GUEST_KERNEL));
@@ -199,7 +198,11 @@ fn what_the_heap_cannot_give_is_refused() {
     let world = World::new(256);
     let dom = world.domain(1, false, 10);
     world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
-    assert_eq!(world.hv.grow_grant_table(&dom, 1), Err(E::NoMemory), "though frames are free");
+    assert_eq!(
+        world.hv.grow_grant_table(&dom, 1),
+        Err(crate::error::HypercallError::NoMemory),
+        "though frames are free"
+    );
     world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
     assert_eq!(world.hv.grow_grant_table(&dom, 1), Ok(()));
 }

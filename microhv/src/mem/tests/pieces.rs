@@ -11,12 +11,11 @@ use zerocopy::IntoBytes;
 use super::guest::*;
 use super::{World, entry};
 use crate::domain::Domain;
-use crate::error::HypercallError;
 use crate::frames::info::Kind;
 use crate::frames::pte;
 use crate::frames::pte::{P, RW, US};
 use crate::hypercall::{Args, Outcome, descriptor, memory, mmu, mmuext};
-use crate::mem::{TableError, Update};
+use crate::mem::{MemError, Update};
 use crate::platform::*;
 
 #[test]
@@ -57,12 +56,12 @@ fn what_is_zeroed_in_part_goes_when_another_is_asked_for_and_at_the_end() {
     guest.dom.mm.set_max_pages(700);
     let free = world.hv.frames.free_pages();
     interrupted(&world, true);
-    assert_eq!(world.hv.populate(&guest.dom, 9, 0), Err(TableError::Restart));
+    assert_eq!(world.hv.populate(&guest.dom, 9, 0), Err(MemError::Restart));
     assert_eq!(world.hv.frames.free_pages(), free - 512);
-    assert_eq!(world.hv.populate(&guest.dom, 8, 0), Err(TableError::Restart), "another order");
+    assert_eq!(world.hv.populate(&guest.dom, 8, 0), Err(MemError::Restart), "another order");
     assert_eq!(world.hv.frames.free_pages(), free - 256);
     assert!(world.hv.populate(&guest.dom, 0, 0).is_ok(), "a single page does not wait for it");
-    assert_eq!(world.hv.populate(&guest.dom, 8, 0), Err(TableError::Restart));
+    assert_eq!(world.hv.populate(&guest.dom, 8, 0), Err(MemError::Restart));
     interrupted(&world, false);
     let owned = guest.dom.mm.tot_pages();
     world.destroy(&guest.dom, false);
@@ -108,8 +107,8 @@ fn interrupted_trees_leave_a_table_of_each_level_at_most() {
         parents = children;
     }
     interrupted(&world, true);
-    let repeat = |what: &str, step: &dyn Fn() -> Result<(), TableError>| {
-        let calls = (0..1000).take_while(|_| step() == Err(TableError::Restart)).count();
+    let repeat = |what: &str, step: &dyn Fn() -> Result<(), MemError>| {
+        let calls = (0..1000).take_while(|_| step() == Err(MemError::Restart)).count();
         assert!((20..200).contains(&calls), "{what}: {calls} calls for 27 tables of level 1");
         world.check();
     };
@@ -118,7 +117,7 @@ fn interrupted_trees_leave_a_table_of_each_level_at_most() {
     repeat("unpin", &|| {
         let is_done = world.hv.finish_deferred(&dom);
         assert!(dom.mm.tables.lock().deferred.len() <= 3, "one of each level from 4 to 2");
-        if is_done { Ok(()) } else { Err(TableError::Restart) }
+        if is_done { Ok(()) } else { Err(MemError::Restart) }
     });
     assert!(tree.iter().all(|&mfn| world.hv.frames.held(mfn).load_kind().count() == 0));
     interrupted(&world, false);
@@ -268,7 +267,7 @@ fn frames_of_a_call_that_failed_are_released_in_pieces() {
     let free = || world.hv.frames.free_pages();
     let begun = free();
     assert!(begun > 300);
-    assert_eq!(world.hv.take_clean(&guest.dom, 0, 0, 512), Err(HypercallError::NoMemory.into()));
+    assert_eq!(world.hv.take_clean(&guest.dom, 0, 0, 512), Err(MemError::NoMemory));
     assert_eq!(free(), 0);
     interrupted(&world, true);
     let steps = (0..100).take_while(|_| !world.hv.release_given(&guest.dom)).count();
@@ -278,7 +277,7 @@ fn frames_of_a_call_that_failed_are_released_in_pieces() {
     interrupted(&world, false);
     assert!(world.hv.take_clean(&guest.dom, 0, 0, 512).is_err());
     interrupted(&world, true);
-    assert_eq!(world.hv.take_clean(&guest.dom, 1, 0, 1), Err(TableError::Restart));
+    assert_eq!(world.hv.take_clean(&guest.dom, 1, 0, 1), Err(MemError::Restart));
     assert_eq!(free(), 32);
     interrupted(&world, false);
     assert!(world.hv.release_given(&guest.dom));

@@ -12,12 +12,11 @@ use ring_abi::types::{DOMID_INVALID, Maddr, Mfn};
 
 use super::{World, entry};
 use crate::domain::Domain;
-use crate::error::HypercallError;
 use crate::frames::info::PageType;
 use crate::frames::pte;
 use crate::frames::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
 use crate::mem::check::Extra;
-use crate::mem::{FrameOwner, GrantAddress, PageRef, TableError, TypedRef, Update, UpdateError};
+use crate::mem::{FrameOwner, GrantAddress, MemError, PageRef, TypedRef, Update};
 use crate::platform::MachineMemory;
 
 const FRAMES: usize = 72;
@@ -154,10 +153,10 @@ impl Model {
     }
 
     /// Repeats a call that is to be continued, as a guest does, at most 64 times: a call that needs more makes no progress.
-    fn repeat(&self, mut f: impl FnMut() -> Result<(), TableError>) -> bool {
+    fn repeat(&self, mut f: impl FnMut() -> Result<(), MemError>) -> bool {
         for _ in 0..64 {
             match f() {
-                Err(TableError::Restart) => {}
+                Err(MemError::Restart) => {}
                 result => return result.is_ok(),
             }
             if self.flushes.is_multiple_of(3) {
@@ -244,12 +243,9 @@ impl Model {
             let mut mm = self.world.hv.lock_tables(dom);
             mm.begin()?;
             if dom.is_dying() {
-                return Err(HypercallError::NoSuchDomain.into());
+                return Err(MemError::NoSuchDomain);
             }
-            match mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update) {
-                Ok(()) | Err(UpdateError::Interrupted) => Ok(()), // done, both
-                Err(error) => Err(error.into()),
-            }
+            mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update).map(|_| ())
         });
     }
 
