@@ -1,7 +1,9 @@
 //! Page-table entries: bits, and which entries a guest may write at which level.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use ring_abi::segment::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 
 /// Present.
 pub const P: u64 = 1;
@@ -61,9 +63,9 @@ pub const fn is_hypervisor_slot(slot: usize) -> bool {
 
 /// Whether `va` is canonical and not in the hypervisor's slots.
 #[inline]
-pub const fn is_guest_address(va: u64) -> bool {
+pub const fn is_guest_address(va: GuestVa) -> bool {
     // Moved so that the high half comes first and the low half follows, both are one range.
-    va.wrapping_sub(HYPERVISOR_VIRT_END) < HYPERVISOR_VIRT_END.wrapping_neg() + LOW_HALF
+    va.raw().wrapping_sub(HYPERVISOR_VIRT_END) < HYPERVISOR_VIRT_END.wrapping_neg() + LOW_HALF
 }
 
 /// Whether the processor takes `address`: bits 47-63 are equal.
@@ -72,53 +74,88 @@ pub const fn is_canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }
 
-/// Index of `va` in a table of `level` 1-4.
+/// Index of `address` in a table of `level` 1-4.
 #[inline]
-pub const fn index(va: u64, level: u8) -> usize {
-    (va >> (12 + 9 * (level as u32 - 1)) & 511) as usize
+pub const fn index(address: u64, level: u8) -> usize {
+    (address >> (12 + 9 * (level as u32 - 1)) & 511) as usize
 }
 
-/// The frame that an entry names.
-#[inline]
-pub const fn frame(entry: u64) -> Mfn {
-    Mfn::new((entry & FRAME) >> 12)
-}
+/// An entry of a page table, of any bits: as a guest wants it or as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pte(u64);
 
-/// Whether an entry is present.
-#[inline]
-pub const fn is_present(entry: u64) -> bool {
-    entry & P != 0
-}
+impl Pte {
+    /// No entry.
+    pub const NONE: Self = Self(0);
 
-/// Whether a present entry has only bits that its level allows.
-#[inline]
-pub const fn is_allowed(entry: u64, level: u8) -> bool {
-    entry & !(if level == 1 { LEAF_ALLOWED } else { TABLE_ALLOWED }) == 0
-}
-
-/// Whether `new` differs from `old`, both present, only in bits that need no new look at the frame.
-#[inline]
-pub const fn differs_harmlessly(old: u64, new: u64) -> bool {
-    (old ^ new) & !HARMLESS == 0
-}
-
-/// A present entry as it is stored. Guest kernel and user both run in ring 3: a kernel's level 1 entry gains US and
-/// the mark [`GUEST_KERNEL`], a user's gains G so that it survives the switch between the two; level 2 to 4 gain US.
-#[inline]
-pub const fn stored(entry: u64, level: u8) -> u64 {
-    if level > 1 {
-        return entry | US;
+    /// An entry of these bits.
+    #[inline]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
     }
-    if entry & US == 0 || entry & GUEST_KERNEL != 0 { (entry | US | GUEST_KERNEL) & !G } else { entry | G }
-}
 
-/// The memory type that an entry for a device's memory gets: what is cached becomes uncached.
-#[inline]
-pub const fn uncached(entry: u64) -> u64 {
-    match (entry & PCD != 0, entry & PWT != 0, entry & PAT != 0) {
-        (false, false, false) => entry | PWT | PCD, // write-back
-        (false, true, _) => entry | PCD,            // write-through, or write-protected with PAT
-        _ => entry,                                 // UC, UC-, WC
+    /// The entry in a slot.
+    #[inline]
+    pub fn load(slot: &AtomicU64) -> Self {
+        Self(slot.load(Ordering::Acquire))
+    }
+
+    /// All bits.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// Whether any of `bits` is set.
+    #[inline]
+    pub const fn has(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// Whether the entry is present.
+    #[inline]
+    pub const fn is_present(self) -> bool {
+        self.has(P)
+    }
+
+    /// The frame that the entry names.
+    #[inline]
+    pub const fn frame(self) -> Mfn {
+        Mfn::new((self.0 & FRAME) >> 12)
+    }
+
+    /// Whether the entry, a present one, has only bits that its level allows.
+    #[inline]
+    pub const fn is_allowed(self, level: u8) -> bool {
+        !self.has(!(if level == 1 { LEAF_ALLOWED } else { TABLE_ALLOWED }))
+    }
+
+    /// Whether `new` differs from the entry, both present, only in bits that need no new look at the frame.
+    #[inline]
+    pub const fn differs_harmlessly(self, new: Self) -> bool {
+        (self.0 ^ new.0) & !HARMLESS == 0
+    }
+
+    /// A present entry as it is stored. Guest kernel and user both run in ring 3: a kernel's level 1 entry gains US and
+    /// the mark [`GUEST_KERNEL`], a user's gains G so that it survives the switch between the two; level 2 to 4 gain US.
+    #[inline]
+    pub const fn stored(self, level: u8) -> Self {
+        if level > 1 {
+            return Self(self.0 | US);
+        }
+        let is_kernels = !self.has(US) || self.has(GUEST_KERNEL);
+        Self(if is_kernels { (self.0 | US | GUEST_KERNEL) & !G } else { self.0 | G })
+    }
+
+    /// The entry for a device's memory: the memory type that is cached becomes uncached. `read_only` takes RW away.
+    #[inline]
+    pub const fn for_device(self, read_only: bool) -> Self {
+        let entry = if read_only { self.0 & !RW } else { self.0 };
+        Self(match (self.has(PCD), self.has(PWT), self.has(PAT)) {
+            (false, false, false) => entry | PWT | PCD, // write-back
+            (false, true, _) => entry | PCD,            // write-through, or write-protected with PAT
+            _ => entry,                                 // UC, UC-, WC
+        })
     }
 }
 
@@ -126,16 +163,24 @@ pub const fn uncached(entry: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const fn stored(raw: u64, level: u8) -> u64 {
+        Pte::new(raw).stored(level).raw()
+    }
+
+    const fn uncached(raw: u64) -> u64 {
+        Pte::new(raw).for_device(false).raw()
+    }
+
     #[test]
     fn addresses_of_the_hypervisor_are_no_guest_addresses() {
-        assert!(is_guest_address(0));
-        assert!(is_guest_address(0x7fff_ffff_ffff));
-        assert!(!is_guest_address(0x8000_0000_0000));
-        assert!(!is_guest_address(0xffff_7fff_ffff_ffff));
-        assert!(!is_guest_address(0xffff_8000_0000_0000));
-        assert!(!is_guest_address(0xffff_87ff_ffff_ffff));
-        assert!(is_guest_address(0xffff_8800_0000_0000));
-        assert!(is_guest_address(u64::MAX));
+        assert!(is_guest_address(GuestVa::new(0)));
+        assert!(is_guest_address(GuestVa::new(0x7fff_ffff_ffff)));
+        assert!(!is_guest_address(GuestVa::new(0x8000_0000_0000)));
+        assert!(!is_guest_address(GuestVa::new(0xffff_7fff_ffff_ffff)));
+        assert!(!is_guest_address(GuestVa::new(0xffff_8000_0000_0000)));
+        assert!(!is_guest_address(GuestVa::new(0xffff_87ff_ffff_ffff)));
+        assert!(is_guest_address(GuestVa::new(0xffff_8800_0000_0000)));
+        assert!(is_guest_address(GuestVa::new(u64::MAX)));
     }
 
     #[test]
@@ -152,19 +197,20 @@ mod tests {
     fn large_pages_and_memory_types_stay_out_of_upper_levels() {
         for level in 2..=4 {
             for bit in [PSE, G, PWT, PCD] {
-                assert!(!is_allowed(P | bit, level));
+                assert!(!Pte::new(P | bit).is_allowed(level));
             }
-            assert!(is_allowed(P | RW | US | A | D | NX | SOFTWARE | FRAME, level));
+            assert!(Pte::new(P | RW | US | A | D | NX | SOFTWARE | FRAME).is_allowed(level));
         }
-        assert!(is_allowed(u64::MAX, 1));
+        assert!(Pte::new(u64::MAX).is_allowed(1));
     }
 
     #[test]
     fn write_access_and_frame_always_need_a_new_look() {
-        assert!(differs_harmlessly(P, P | A | D | US | NX | G | 0xe00));
-        assert!(!differs_harmlessly(P, P | RW));
-        assert!(!differs_harmlessly(P, P | 0x1000));
-        assert!(!differs_harmlessly(P, P | PCD));
+        let is_harmless = |bits| Pte::new(P).differs_harmlessly(Pte::new(P | bits));
+        assert!(is_harmless(A | D | US | NX | G | 0xe00));
+        assert!(!is_harmless(RW));
+        assert!(!is_harmless(0x1000));
+        assert!(!is_harmless(PCD));
     }
 
     #[test]
@@ -174,5 +220,6 @@ mod tests {
         assert_eq!(uncached(P | PWT | PAT), P | PWT | PCD | PAT);
         assert_eq!(uncached(P | PAT), P | PAT, "write-combining stays");
         assert_eq!(uncached(P | PCD), P | PCD);
+        assert_eq!(Pte::new(P | RW | PCD).for_device(true), Pte::new(P | PCD));
     }
 }

@@ -7,7 +7,7 @@ use ring_abi::grant::{
     GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_GUEST_AVAIL_MASK, GNTMAP_HOST_MAP,
     GNTMAP_READONLY, GnttabMapGrantRef, GnttabUnmapGrantRef,
 };
-use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
+use ring_abi::types::{DOMID_SELF, DomId, GuestVa, Maddr, Mfn};
 
 use super::entries::unpin_grant;
 use super::maptrack::{Mapping, Maptrack, Uses};
@@ -259,7 +259,10 @@ impl<P: Platform> Hypervisor<P> {
         match replacement {
             None => self.unmap_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only),
             Some(_) if mapping.contains_pte => return Err(GrantError::General),
-            Some(with) => self.replace_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only, with),
+            Some(with) => {
+                let with = GuestVa::new(with);
+                self.replace_grant_frame(cur.domain, cur.vcpu, at, mapping.frame, read_only, with)
+            }
         }
         .map_err(|_| GrantError::General)
     }
@@ -304,5 +307,9 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 fn address(host_addr: u64, contains_pte: bool) -> GrantAddress {
-    if contains_pte { GrantAddress::Entry(Maddr::new(host_addr)) } else { GrantAddress::Virtual(host_addr) }
+    if contains_pte {
+        GrantAddress::Entry(Maddr::new(host_addr))
+    } else {
+        GrantAddress::Virtual(GuestVa::new(host_addr))
+    }
 }

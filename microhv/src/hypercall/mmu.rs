@@ -6,13 +6,13 @@ use ring_abi::mmu::{
     MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE, MMU_PT_UPDATE_PRESERVE_AD,
     MmuUpdate, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
 };
-use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
+use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::error::TableError;
-use crate::frames::pte;
+use crate::frames::pte::{Pte, is_guest_address};
 use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, Update};
 use crate::platform::{CpuSet, Platform};
@@ -161,7 +161,9 @@ fn perform<P: Platform>(
 ) -> (u64, Result<(), TableError>) {
     let hv = mm.hypervisor();
     if count == 1 {
-        let Ok([ptr, val]) = mm.read_frame(requests) else { return (0, Err(HypercallError::Fault.into())) };
+        let Ok([ptr, val]) = mm.read_frame(GuestVa::new(requests)) else {
+            return (0, Err(HypercallError::Fault.into()));
+        };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
             Ok(true) => (1, Ok(())),
             Ok(false) => (1, Err(TableError::Restart)),
@@ -178,7 +180,7 @@ fn perform<P: Platform>(
         let now = together.min(count - done);
         let at = requests.wrapping_add(done * size_of::<MmuUpdate>() as u64);
         let words = &mut words[..2 * now as usize];
-        if mm.read_words(words, at).is_err() {
+        if mm.read_words(words, GuestVa::new(at)).is_err() {
             if now == 1 {
                 return (done, Err(HypercallError::Fault.into()));
             }
@@ -240,7 +242,7 @@ fn update_one<P: Platform>(
         }
         _ => return Err(HypercallError::NoSys.into()),
     };
-    Ok(mm.update_entry(mfn, request.ptr & 0xff8, request.val, owner, update)?)
+    Ok(mm.update_entry(mfn, request.ptr & 0xff8, Pte::new(request.val), owner, update)?)
 }
 
 /// `update_va_mapping(va, entry, flags)`: changes the level 1 entry of an address under the loaded tables.
@@ -279,8 +281,8 @@ fn update_mapping<P: Platform>(
         drop(mm);
         return Ok(cur.again(*args));
     }
-    let (table, slot) = mm.find_leaf(base, va)?;
-    mm.update_leaf(table, slot, entry, owner, Update::Plain)?;
+    let (table, slot) = mm.find_leaf(base, GuestVa::new(va))?;
+    mm.update_leaf(table, slot, Pte::new(entry), owner, Update::Plain)?;
     drop(mm);
     if flags & UVMF_FLUSHTYPE_MASK != 0 {
         flush(cur, flags, va);
@@ -304,7 +306,7 @@ fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: u64) {
 /// Flushes an address from every CPU whose TLB may hold entries of the caller's domain.
 pub(super) fn invlpg_all<P: Platform>(cur: &Current<'_, P>, va: u64) {
     let me = CpuSet::only(cur.hv.platform.cpu());
-    if !pte::is_guest_address(va) {
+    if !is_guest_address(GuestVa::new(va)) {
         return; // nothing of the guest's can be there, and it may not flush what is ours
     }
     if cur.domain.dirty_cpus.load(core::sync::atomic::Ordering::Acquire) & !me.bits() == 0 {

@@ -8,13 +8,13 @@ use ring_abi::mmu::{
     MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL, MMUEXT_TLB_FLUSH_LOCAL,
     MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNPIN_TABLE, MmuextOp,
 };
-use ring_abi::types::{DOMID_SELF, Mfn};
+use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 
 use super::mmu::{PREEMPTED, Subject, add_done, invlpg_all, saved_result};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::error::TableError;
-use crate::frames::pte;
+use crate::frames::pte::is_guest_address;
 use crate::platform::Platform;
 
 // As `perform` reads it: cmd in the low half of the first word.
@@ -182,7 +182,7 @@ fn one<P: Platform>(
         MMUEXT_UNPIN_TABLE => hv.unpin_table(dom, mfn)?,
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
         MMUEXT_INVLPG_LOCAL => {
-            if pte::is_guest_address(arg1) {
+            if is_guest_address(GuestVa::new(arg1)) {
                 hv.platform.invlpg(arg1);
             }
         }

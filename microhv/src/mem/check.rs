@@ -4,13 +4,12 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
 use crate::frames::info::{Kind, PageType, Use};
-use crate::frames::pte;
+use crate::frames::pte::{self, Pte};
 use crate::platform::Platform;
 
 /// References that somebody other than the page tables, vCPUs and pins holds: grant mappings for device access,
@@ -99,11 +98,11 @@ impl<P: Platform> Hypervisor<P> {
         wrong: &mut Vec<String>,
     ) {
         for (slot, cell) in self.platform.table(table).iter().enumerate().take(held) {
-            let entry = cell.load(Ordering::Relaxed);
-            if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
+            let entry = Pte::load(cell);
+            if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
                 continue;
             }
-            let child = pte::frame(entry);
+            let child = entry.frame();
             if self.frames.info(child).is_none_or(|info| info.owner().is_none()) {
                 if level > 1 || self.frames.is_ram(child) {
                     wrong.push(format!("L{level} {table}[{slot}] names {child}, which is nobody's"));
@@ -113,12 +112,12 @@ impl<P: Platform> Hypervisor<P> {
             let target = found.entry(child.raw()).or_default();
             if level > 1 {
                 target.typed(PageType::table(level - 1));
-            } else if entry & pte::RW != 0 {
+            } else if entry.has(pte::RW) {
                 target.typed(PageType::Writable);
             } else {
                 target.general += 1;
             }
-            if entry & pte::US == 0 {
+            if !entry.has(pte::US) {
                 wrong.push(format!("L{level} {table}[{slot}] is supervisor"));
             }
         }

@@ -2,14 +2,14 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn};
 
 use super::MemError;
 use super::session::{FrameOwner, Mm};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::frames::info::{Kind, PageType};
-use crate::frames::pte;
+use crate::frames::pte::is_guest_address;
 use crate::platform::{DescriptorPage, Platform};
 
 /// Entries of a guest's GDT at most: 14 pages. What follows is the hypervisor's.
@@ -54,11 +54,12 @@ pub fn checked(descriptor: u64) -> Option<u64> {
 
 /// Whether an LDT of `entries` entries may be at guest address `base`: all of it is the guest's.
 pub(crate) fn is_ldt_range(base: u64, entries: u64) -> bool {
+    let base = GuestVa::new(base);
     let end = || base.checked_add(entries * 8 - 1);
     entries == 0
         || (entries <= MAX_LDT_ENTRIES.into()
-            && pte::is_guest_address(base)
-            && end().is_some_and(pte::is_guest_address))
+            && is_guest_address(base)
+            && end().is_some_and(is_guest_address))
 }
 
 impl<P: Platform> Mm<'_, P> {
@@ -247,12 +248,14 @@ impl<P: Platform> Hypervisor<P> {
         if offset >= entries * 8 || page >= 16 {
             return false;
         }
-        let Ok((table, slot)) = mm.find_leaf(l4, base.wrapping_add(offset & !0xfff)) else { return false };
+        let Ok((table, slot)) = mm.find_leaf(l4, GuestVa::new(base).wrapping_add(offset & !0xfff)) else {
+            return false;
+        };
         let entry = mm.entry(table, slot);
-        if !pte::is_present(entry) {
+        if !entry.is_present() {
             return false;
         }
-        let mfn = pte::frame(entry);
+        let mfn = entry.frame();
         if mm.get_descriptors(mfn).is_err() {
             return false;
         }
@@ -280,7 +283,7 @@ impl<P: Platform> Hypervisor<P> {
         if !at.raw().is_multiple_of(8) {
             return Err(MemError::Invalid);
         }
-        let mfn = Mfn::new(at.raw() >> 12);
+        let mfn = at.mfn();
         let mut mm = self.lock_tables(dom);
         let info = self.owned_info(mfn, dom.id).ok_or(MemError::Invalid)?;
         if !info.get(dom.id) {

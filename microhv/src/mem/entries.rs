@@ -2,12 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 
 use super::MemError;
 use super::session::{FrameOwner, Mm};
 use crate::frames::info::PageType;
-use crate::frames::pte;
+use crate::frames::pte::{self, Pte};
 use crate::platform::Platform;
 
 /// How a new entry replaces the old one.
@@ -18,24 +18,24 @@ pub enum Update {
     /// Accessed and dirty bits that the processor has set stay.
     PreserveAccessedDirty,
     /// Only if the entry is exactly this.
-    CompareExchange(u64),
+    CompareExchange(Pte),
 }
 
 impl<P: Platform> Mm<'_, P> {
     /// Puts `new` into a table's slot. `old` is what the caller saw there.
     #[inline]
-    fn exchange(&self, table: Mfn, slot: usize, old: u64, new: u64, update: Update) -> Result<(), MemError> {
+    fn exchange(&self, table: Mfn, slot: usize, old: Pte, new: Pte, update: Update) -> Result<(), MemError> {
         let cell = &self.hv.platform.table(table)[slot];
         match update {
             Update::Plain => {
                 // The page-table lock is held: only the processor's A and D bits may differ from `old`.
-                cell.store(new, Ordering::Release);
+                cell.store(new.raw(), Ordering::Release);
                 Ok(())
             }
             Update::PreserveAccessedDirty => {
-                let mut seen = old;
+                let mut seen = old.raw();
                 loop {
-                    let merged = new | seen & (pte::A | pte::D);
+                    let merged = new.raw() | seen & (pte::A | pte::D);
                     match cell.compare_exchange(seen, merged, Ordering::AcqRel, Ordering::Acquire) {
                         Ok(_) => return Ok(()),
                         Err(now) => seen = now,
@@ -43,6 +43,7 @@ impl<P: Platform> Mm<'_, P> {
                 }
             }
             Update::CompareExchange(expected) => {
+                let (expected, new) = (expected.raw(), new.raw());
                 let seen = cell.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire);
                 seen.map(|_| ()).map_err(|_| MemError::Mismatch)
             }
@@ -50,8 +51,8 @@ impl<P: Platform> Mm<'_, P> {
     }
 
     #[inline]
-    fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<u64, MemError> {
-        let old = self.hv.platform.table(table)[slot].load(Ordering::Acquire);
+    fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<Pte, MemError> {
+        let old = self.entry(table, slot);
         match update {
             Update::CompareExchange(expected) if expected != old => Err(MemError::Mismatch),
             _ => Ok(old),
@@ -67,21 +68,21 @@ impl<P: Platform> Mm<'_, P> {
         &mut self,
         table: Mfn,
         slot: usize,
-        new: u64,
+        new: Pte,
         owner: FrameOwner<'_>,
         update: Update,
     ) -> Result<(), MemError> {
         let old = self.expected(table, slot, update)?;
-        if !pte::is_present(new) {
+        if !new.is_present() {
             self.exchange(table, slot, old, new, update)?;
-        } else if pte::is_present(old) && pte::differs_harmlessly(old, new) {
-            return self.exchange(table, slot, old, pte::stored(new, 1), update);
+        } else if old.is_present() && old.differs_harmlessly(new) {
+            return self.exchange(table, slot, old, new.stored(1), update);
         } else {
             let taken = self.get_leaf(new, owner)?;
-            let done = self.exchange(table, slot, old, pte::stored(taken, 1), update);
+            let done = self.exchange(table, slot, old, taken.stored(1), update);
             done.inspect_err(|_| self.put_leaf(taken))?;
         }
-        if pte::is_present(old) {
+        if old.is_present() {
             self.put_leaf(old);
         }
         Ok(())
@@ -96,28 +97,28 @@ impl<P: Platform> Mm<'_, P> {
         table: Mfn,
         level: u8,
         slot: usize,
-        new: u64,
+        new: Pte,
         update: Update,
     ) -> Result<(), MemError> {
         if level == 4 && pte::is_hypervisor_slot(slot) {
             return Err(MemError::Invalid);
         }
         let old = self.expected(table, slot, update)?;
-        let was_present = pte::is_present(old);
-        if !pte::is_present(new) {
+        let was_present = old.is_present();
+        if !new.is_present() {
             self.exchange(table, slot, old, new, update)?;
-        } else if was_present && pte::differs_harmlessly(old, new) && pte::is_allowed(new, level) {
-            return self.exchange(table, slot, old, pte::stored(new, level), update);
+        } else if was_present && old.differs_harmlessly(new) && new.is_allowed(level) {
+            return self.exchange(table, slot, old, new.stored(level), update);
         } else {
             self.get_child(level, new)?;
-            let done = self.exchange(table, slot, old, pte::stored(new, level), update);
-            done.inspect_err(|_| self.put_table(pte::frame(new)))?;
+            let done = self.exchange(table, slot, old, new.stored(level), update);
+            done.inspect_err(|_| self.put_table(new.frame()))?;
         }
         if was_present {
             // Paging-structure caches may hold the old entry (XSA-286). Not before it is gone, or a CPU could take it in
             // again; and before the table that it names can become something else.
             self.owe_flush();
-            self.put_table(pte::frame(old));
+            self.put_table(old.frame());
         }
         Ok(())
     }
@@ -133,7 +134,7 @@ impl<P: Platform> Mm<'_, P> {
         &mut self,
         mfn: Mfn,
         offset: u64,
-        new: u64,
+        new: Pte,
         owner: FrameOwner<'_>,
         update: Update,
     ) -> Result<bool, MemError> {
@@ -157,7 +158,7 @@ impl<P: Platform> Mm<'_, P> {
                 held.inspect_err(|_| hv.put_page(mfn))?;
                 // A table until now, and known as that until the flush: it must not hold what nobody checked.
                 self.settle();
-                let done = self.exchange(mfn, slot, 0, new, update);
+                let done = self.exchange(mfn, slot, Pte::NONE, new, update);
                 info.put_type();
                 self.hv.put_page(mfn);
                 done.map(|()| true)
@@ -170,26 +171,27 @@ impl<P: Platform> Mm<'_, P> {
     /// # Errors
     /// `Invalid`: a hypervisor address, or no such table.
     #[inline]
-    pub(crate) fn find_leaf(&self, base: Mfn, va: u64) -> Result<(Mfn, usize), MemError> {
+    pub(crate) fn find_leaf(&self, base: Mfn, va: GuestVa) -> Result<(Mfn, usize), MemError> {
         if !pte::is_guest_address(va) {
             return Err(MemError::Invalid);
         }
         let mut table = base;
         for level in [4, 3, 2] {
-            let entry = self.hv.platform.table(table)[pte::index(va, level)].load(Ordering::Acquire);
-            if !pte::is_present(entry) {
+            let entry = self.entry(table, pte::index(va.raw(), level));
+            if !entry.is_present() {
                 return Err(MemError::Invalid);
             }
-            table = pte::frame(entry);
+            table = entry.frame();
         }
         // A validated table's entries name validated ones (I7): the look makes of a mistake there a refusal.
         let is_leaf_table =
             self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_table(PageType::L1));
-        if is_leaf_table { Ok((table, pte::index(va, 1))) } else { Err(MemError::Invalid) }
+        if is_leaf_table { Ok((table, pte::index(va.raw(), 1))) } else { Err(MemError::Invalid) }
     }
 
     /// The entry in a slot of a table.
-    pub(crate) fn entry(&self, table: Mfn, slot: usize) -> u64 {
-        self.hv.platform.table(table)[slot].load(Ordering::Acquire)
+    #[inline]
+    pub(crate) fn entry(&self, table: Mfn, slot: usize) -> Pte {
+        Pte::load(&self.hv.platform.table(table)[slot])
     }
 }

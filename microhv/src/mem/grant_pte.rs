@@ -7,28 +7,28 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn};
 
 use super::MemError;
 use super::session::Mm;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::frames::pte;
+use crate::frames::pte::{self, Pte};
 use crate::platform::Platform;
 
 /// Where a grant is mapped: the caller's `host_addr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantAddress {
     /// A virtual address under the caller's loaded tables.
-    Virtual(u64),
+    Virtual(GuestVa),
     /// The machine address of an entry (`GNTMAP_contains_pte`).
     Entry(Maddr),
 }
 
 /// What an entry of a grant mapping has beside its frame.
-fn entry_of(frame: Mfn, read_only: bool, flags: u64) -> u64 {
+fn entry_of(frame: Mfn, read_only: bool, flags: u64) -> Pte {
     let access = if read_only { 0 } else { pte::RW };
-    frame.raw() << 12 | pte::P | pte::A | pte::D | access | flags
+    Pte::new(frame.maddr().raw() | pte::P | pte::A | pte::D | access | flags)
 }
 
 impl<P: Platform> Mm<'_, P> {
@@ -37,11 +37,11 @@ impl<P: Platform> Mm<'_, P> {
         match address {
             GrantAddress::Virtual(va) => self.find_leaf(base.ok_or(MemError::Invalid)?, va),
             GrantAddress::Entry(at) => {
-                let table = Mfn::new(at.raw() >> 12);
+                let table = at.mfn();
                 if !at.raw().is_multiple_of(8) || self.table_level(table) != Some(1) {
                     return Err(MemError::Invalid);
                 }
-                Ok((table, (at.raw() & 0xfff) as usize / 8))
+                Ok((table, at.offset() / 8))
             }
         }
     }
@@ -57,8 +57,7 @@ impl<P: Platform> Mm<'_, P> {
     ) -> Result<(Mfn, usize), MemError> {
         const SAME: u64 = pte::FRAME | pte::P | pte::RW;
         let (table, slot) = self.find_grant_entry(base, address)?;
-        let entry = self.hv.platform.table(table)[slot].load(Ordering::Acquire);
-        if (entry ^ entry_of(frame, read_only, 0)) & SAME != 0 {
+        if (self.entry(table, slot).raw() ^ entry_of(frame, read_only, 0).raw()) & SAME != 0 {
             return Err(MemError::Invalid);
         }
         Ok((table, slot))
@@ -84,9 +83,9 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         let (table, slot) = mm.find_grant_entry(vcpu.cr3_kernel(), address)?;
-        let new = pte::stored(entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)), 1);
-        let old = self.platform.table(table)[slot].swap(new, Ordering::AcqRel);
-        if pte::is_present(old) {
+        let new = entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)).stored(1);
+        let old = Pte::new(self.platform.table(table)[slot].swap(new.raw(), Ordering::AcqRel));
+        if old.is_present() {
             mm.put_leaf(old);
         }
         Ok(())
@@ -124,7 +123,7 @@ impl<P: Platform> Hypervisor<P> {
         address: GrantAddress,
         frame: Mfn,
         read_only: bool,
-        with: u64,
+        with: GuestVa,
     ) -> Result<(), MemError> {
         let mm = self.lock_tables(dom);
         let base = vcpu.cr3_kernel();

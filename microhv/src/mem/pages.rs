@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::types::{DomId, GuestVa, Mfn};
 
 use super::MemError;
 use super::clean::SMALL_ORDER;
@@ -258,15 +258,20 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// The domain's own page that the tables of the vCPU's kernel map for writing at `va`.
-    pub(crate) fn writable_page_at(&self, domain: &Domain, vcpu: &Vcpu, va: u64) -> Option<TypedRef<'_, P>> {
+    pub(crate) fn writable_page_at(
+        &self,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        va: GuestVa,
+    ) -> Option<TypedRef<'_, P>> {
         let mm = self.lock_tables(domain);
         // Under the lock: who loads other tables there gives these back.
         let (table, slot) = mm.find_leaf(vcpu.cr3_kernel()?, va).ok()?;
         let entry = mm.entry(table, slot);
-        if !pte::is_present(entry) || entry & pte::RW == 0 {
+        if !entry.is_present() || !entry.has(pte::RW) {
             return None;
         }
-        self.get_page_writable(pte::frame(entry), domain).ok()
+        self.get_page_writable(entry.frame(), domain).ok()
     }
 
     /// Gives a general reference back.

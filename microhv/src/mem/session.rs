@@ -1,7 +1,7 @@
 //! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::types::{DomId, GuestVa, Mfn};
 
 use super::MemError;
 use super::state::Tables;
@@ -103,9 +103,9 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub(crate) fn read_frame<const N: usize>(&mut self, va: u64) -> Result<[u64; N], GuestFault> {
+    pub(crate) fn read_frame<const N: usize>(&mut self, va: GuestVa) -> Result<[u64; N], GuestFault> {
         let hv = self.hv;
-        hv.platform.read_frame(self.settle(), va)
+        hv.platform.read_frame(self.settle(), va.raw())
     }
 
     /// Reads a few words at guest address `va` of the loaded tables.
@@ -113,18 +113,18 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub(crate) fn read_words(&mut self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+    pub(crate) fn read_words(&mut self, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         let hv = self.hv;
-        hv.platform.read_words(self.settle(), to, va)
+        hv.platform.read_words(self.settle(), to, va.raw())
     }
 
     /// Reads guest memory at `va` of the loaded tables; stops at the first fault.
     ///
     /// # Errors
     /// Where it stopped.
-    pub(crate) fn copy_from_guest(&mut self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+    pub(crate) fn copy_from_guest(&mut self, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         let hv = self.hv;
-        hv.platform.copy_from_guest(self.settle(), to, va)
+        hv.platform.copy_from_guest(self.settle(), to, va.raw())
     }
 
     /// Whether the session has left work for later, since an interrupt waits: the session is to end.

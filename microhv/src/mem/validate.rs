@@ -7,7 +7,7 @@ use ring_abi::types::{DOMID_XEN, DomId, Mfn};
 use super::MemError;
 use super::session::{FrameOwner, Mm};
 use crate::frames::info::{Kind, PageType};
-use crate::frames::pte;
+use crate::frames::pte::{self, Pte};
 use crate::platform::{GROUP, Platform};
 
 /// Groups of a level 1 table whose entries are given back between two looks at what waits: 64 entries, each of which may
@@ -42,8 +42,8 @@ impl<P: Platform> Mm<'_, P> {
             groups &= groups - 1;
             let slots = first.max(from)..first + GROUP;
             for (slot, cell) in slots.clone().zip(&table[slots]) {
-                let entry = cell.load(Ordering::Relaxed);
-                if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
+                let entry = Pte::new(cell.load(Ordering::Relaxed));
+                if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
                     continue;
                 }
                 if worked && self.hv.platform.work_pending() {
@@ -88,12 +88,12 @@ impl<P: Platform> Mm<'_, P> {
             // Below `from`, entries hold their references already.
             let slots = first.max(from)..first + GROUP;
             for (slot, cell) in slots.clone().zip(&table[slots]) {
-                let entry = cell.load(Ordering::Relaxed);
-                if !pte::is_present(entry) {
+                let entry = Pte::new(cell.load(Ordering::Relaxed));
+                if !entry.is_present() {
                     continue;
                 }
                 match self.get_leaf(entry, FrameOwner::Domain(dom)) {
-                    Ok(taken) => cell.store(pte::stored(taken, 1), Ordering::Relaxed),
+                    Ok(taken) => cell.store(taken.stored(1).raw(), Ordering::Relaxed),
                     Err(error) => {
                         self.invalidate(mfn, 1, slot);
                         return Err(error);
@@ -115,8 +115,8 @@ impl<P: Platform> Mm<'_, P> {
             let group = groups.ilog2() as usize;
             groups &= !(1 << group);
             for entry in &table[group * GROUP..below.min((group + 1) * GROUP)] {
-                let entry = entry.load(Ordering::Relaxed);
-                if pte::is_present(entry) {
+                let entry = Pte::new(entry.load(Ordering::Relaxed));
+                if entry.is_present() {
                     self.put_leaf(entry);
                 }
             }
@@ -156,8 +156,8 @@ impl<P: Platform> Mm<'_, P> {
             let group = groups.ilog2() as usize;
             groups &= !(1 << group);
             for slot in (group * GROUP..below.min((group + 1) * GROUP)).rev() {
-                let entry = table[slot].load(Ordering::Relaxed);
-                if !pte::is_present(entry) || (level == 4 && pte::is_hypervisor_slot(slot)) {
+                let entry = Pte::new(table[slot].load(Ordering::Relaxed));
+                if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
                     continue;
                 }
                 if worked && self.hv.platform.work_pending() && self.has_room_for_deferred() {
@@ -165,7 +165,7 @@ impl<P: Platform> Mm<'_, P> {
                     return;
                 }
                 worked = true;
-                self.put_table(pte::frame(entry));
+                self.put_table(entry.frame());
             }
         }
         self.end_table(mfn);
@@ -195,11 +195,11 @@ impl<P: Platform> Mm<'_, P> {
     /// No table may be named as if it were of a lower level ("linear" page tables, as Xen with `pv-linear-pt=false`): an
     /// L4 in itself would give the hypervisor's slots addresses that are a guest's by their number. The processor keeps
     /// user mode from those, but not the hypervisor, which reads at guests' addresses. (I8)
-    pub(super) fn get_child(&mut self, level: u8, entry: u64) -> Result<(), MemError> {
-        if !pte::is_allowed(entry, level) {
+    pub(super) fn get_child(&mut self, level: u8, entry: Pte) -> Result<(), MemError> {
+        if !entry.is_allowed(level) {
             return Err(MemError::Invalid);
         }
-        self.get_table(pte::frame(entry), level - 1)
+        self.get_table(entry.frame(), level - 1)
     }
 
     /// Takes the references of a present level 1 entry. Gives the entry with what it may not have taken away.
@@ -208,8 +208,8 @@ impl<P: Platform> Mm<'_, P> {
     /// `Invalid`: bits it may not have, or memory that is nobody's. `NotPermitted`: another's frame or device. `Busy`:
     /// write access to a page table, descriptors, or the hypervisor's page.
     #[inline]
-    pub(super) fn get_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, MemError> {
-        let mfn = pte::frame(entry);
+    pub(super) fn get_leaf(&mut self, entry: Pte, owner: FrameOwner<'_>) -> Result<Pte, MemError> {
+        let mfn = entry.frame();
         let id = match owner {
             FrameOwner::Domain(dom) => dom.id,
             FrameOwner::Hypervisor => DomId::new(DOMID_XEN),
@@ -221,9 +221,9 @@ impl<P: Platform> Mm<'_, P> {
             return self.get_device_leaf(entry, owner);
         }
         // Memory is always mapped write-back: other types alias the hypervisor's own mapping (XSA-154, 402).
-        let refused = if entry & pte::MEMORY_TYPE != 0 {
+        let refused = if entry.has(pte::MEMORY_TYPE) {
             MemError::Invalid
-        } else if entry & pte::RW == 0 {
+        } else if !entry.has(pte::RW) {
             return Ok(entry);
         } else {
             match self.get_writable(info, owner) {
@@ -237,8 +237,8 @@ impl<P: Platform> Mm<'_, P> {
 
     /// As [`Mm::get_leaf`], for a frame that is not the owner's memory: a device's, or refused.
     #[cold]
-    fn get_device_leaf(&mut self, entry: u64, owner: FrameOwner<'_>) -> Result<u64, MemError> {
-        let mfn = pte::frame(entry);
+    fn get_device_leaf(&mut self, entry: Pte, owner: FrameOwner<'_>) -> Result<Pte, MemError> {
+        let mfn = entry.frame();
         let frames = &self.hv.frames;
         if frames.info(mfn).is_some_and(|info| info.owner().is_some()) {
             return Err(MemError::NotPermitted);
@@ -253,20 +253,19 @@ impl<P: Platform> Mm<'_, P> {
         if !may(rights) || (rights.id != self.dom.id && !may(self.dom)) {
             return Err(MemError::NotPermitted);
         }
-        let entry = if frames.is_protected_device_frame(mfn) { entry & !pte::RW } else { entry };
-        Ok(pte::uncached(entry))
+        Ok(entry.for_device(frames.is_protected_device_frame(mfn)))
     }
 
     /// Gives back what a present level 1 entry holds.
     #[inline]
-    pub(super) fn put_leaf(&mut self, entry: u64) {
-        let mfn = pte::frame(entry);
+    pub(super) fn put_leaf(&mut self, entry: Pte) {
+        let mfn = entry.frame();
         let Some(info) = self.hv.frames.info(mfn) else { return };
         let using = info.load_use();
         if using.owner().is_none() {
             return; // a device's
         }
-        if entry & pte::RW != 0 {
+        if entry.has(pte::RW) {
             if !using.is_owned_by(self.dom.id) {
                 // Its owner may make it a page table next, and flushes its own CPUs then, not this domain's.
                 self.owe_flush();

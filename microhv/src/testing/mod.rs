@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn};
 use spin::Mutex;
 use tlb::Tlb;
 pub use tlb::{CPUS, Remembered};
@@ -297,7 +297,7 @@ impl TestMachine {
 
     /// The machine address of guest address `va`, with user rights, for writing if `write`.
     pub fn translate(&self, va: u64, write: bool) -> Option<Maddr> {
-        if !pte::is_guest_address(va) {
+        if !pte::is_guest_address(GuestVa::new(va)) {
             return None;
         }
         let Some(l4) = self.cr3() else {
@@ -312,7 +312,7 @@ impl TestMachine {
             if entry & (pte::P | pte::US) != pte::P | pte::US || (write && entry & pte::RW == 0) {
                 return None;
             }
-            table = pte::frame(entry);
+            table = pte::Pte::new(entry).frame();
         }
         (table.raw() < self.frame_count() as u64).then(|| Maddr::new(table.raw() * PAGE + va % PAGE))
     }

@@ -7,7 +7,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
 
 use super::{CPUS, PAGE, TestMachine};
-use crate::frames::pte;
+use crate::frames::pte::{self, Pte};
 use crate::platform::{
     Clock, CpuId, CpuSet, CpuidResult, Cpus, DescriptorPage, DescriptorWindow, DescriptorWindows, Devices,
     GROUP, GuestFault, GuestMemory, MachineFacts, MachineInfo, MachineMemory, Paging, Platform, PowerAction,
@@ -36,8 +36,7 @@ impl MachineMemory for TestMachine {
 
     fn present_groups(&self, mfn: Mfn) -> u64 {
         self.with_tlb(|tlb, memory, me| tlb.checked(memory, mfn, me));
-        let any =
-            |group: &[AtomicU64]| group.iter().any(|entry| pte::is_present(entry.load(Ordering::Acquire)));
+        let any = |group: &[AtomicU64]| group.iter().any(|entry| Pte::load(entry).is_present());
         let groups = self.words(mfn).chunks(GROUP).enumerate();
         groups.fold(0, |bits, (n, group)| bits | u64::from(any(group)) << n)
     }

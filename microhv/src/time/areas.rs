@@ -8,6 +8,7 @@ use ring_abi::shared_info::{
     TIME_OFFSET, WC_NSEC_OFFSET, WC_SEC_HI_OFFSET, WC_SEC_OFFSET, WC_VERSION_OFFSET,
     XEN_PVCLOCK_TSC_STABLE_BIT,
 };
+use ring_abi::types::GuestVa;
 use ring_abi::vcpu::XEN_RUNSTATE_UPDATE;
 use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 
@@ -186,7 +187,7 @@ impl<P: Platform> Hypervisor<P> {
         if area.published == params.generation || !area.va.is_multiple_of(8) || offset > 4096 - TIME_BYTES {
             return;
         }
-        let Some(page) = self.writable_page_at(domain, vcpu, area.va) else { return };
+        let Some(page) = self.writable_page_at(domain, vcpu, GuestVa::new(area.va)) else { return };
         let mut time = vcpu.time.lock();
         if let Some(place) = self.platform.shared(page.mfn()).slice(offset, TIME_BYTES)
             && let Some(still) = time.time_area.as_mut().filter(|still| still.va == area.va)

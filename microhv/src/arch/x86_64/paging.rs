@@ -115,8 +115,8 @@ impl Builder<'_> {
         let mut table = l4;
         for step in (level + 1..=4).rev() {
             let entry = *self.entry(table, index(va, step));
-            let below = if pte::is_present(entry) { entry & FRAME } else { self.frame() };
-            if !pte::is_present(entry) {
+            let below = if entry & P != 0 { entry & FRAME } else { self.frame() };
+            if entry & P == 0 {
                 *self.entry(table, index(va, step)) = below | flags;
             }
             table = below;
@@ -230,7 +230,7 @@ fn table_of(va: u64, level: u8) -> Option<&'static [AtomicU64; 512]> {
     let mut at = table(hypervisor_l4());
     for step in (level + 1..=4).rev() {
         let entry = at[index(va, step)].load(Ordering::Acquire);
-        if !pte::is_present(entry) {
+        if entry & P == 0 {
             return None;
         }
         at = table(entry & FRAME);
@@ -244,7 +244,7 @@ const WINDOW_PAGES: usize = (WINDOW_BYTES / PAGE) as usize;
 /// Maps a frame, or nothing, at a page of a descriptor window. Writable: the processor sets "accessed" in descriptors.
 fn replace_page(entry: &AtomicU64, va: u64, maddr: Option<u64>) {
     let value = maddr.map_or(0, |at| at | (DATA & !G));
-    if pte::is_present(entry.swap(value, Ordering::Release)) {
+    if entry.swap(value, Ordering::Release) & P != 0 {
         cpu::invlpg(va);
     }
 }

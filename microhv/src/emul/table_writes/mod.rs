@@ -14,11 +14,11 @@ use decode::{
 };
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 
 use super::instruction::MAX_INSTRUCTION_BYTES;
 use crate::domain::Current;
-use crate::frames::pte;
+use crate::frames::pte::{self, Pte};
 use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, MemError, Update};
 use crate::platform::Platform;
@@ -46,7 +46,7 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error_code: u32)
     let wanted = EC_PRESENT | EC_WRITE;
     if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
         || cur.vcpu.user_mode.load(Ordering::Relaxed)
-        || !pte::is_guest_address(cr2)
+        || !pte::is_guest_address(GuestVa::new(cr2))
         || !cur.domain.assists(WRITABLE_PAGETABLES)
         || emulate_write(cur, cr2).is_none()
     {
@@ -74,14 +74,15 @@ impl<P: Platform> Entry<'_, '_, P> {
 
     #[inline(always)]
     fn value(&self) -> u64 {
-        self.mm.entry(self.table, self.slot())
+        self.mm.entry(self.table, self.slot()).raw()
     }
 
     /// Replaces the value `old` by `new`: `Some(false)` when the entry holds another value by now, `None` when `new` is
     /// refused.
     #[inline(always)]
     fn replace(&mut self, old: u64, new: u64) -> Option<bool> {
-        match self.mm.update_leaf(self.table, self.slot(), new, self.owner, Update::CompareExchange(old)) {
+        let (update, new) = (Update::CompareExchange(Pte::new(old)), Pte::new(new));
+        match self.mm.update_leaf(self.table, self.slot(), new, self.owner, update) {
             Ok(()) => Some(true),
             Err(MemError::Mismatch) => Some(false),
             Err(_) => None,
@@ -92,10 +93,10 @@ impl<P: Platform> Entry<'_, '_, P> {
 fn emulate_write<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
     let (base, owner) = (cur.vcpu.cr3_kernel()?, FrameOwner::Domain(cur.domain));
     let (mm, regs) = cur.own_tables();
-    let (map, map_slot) = mm.find_leaf(base, cr2).ok()?;
+    let (map, map_slot) = mm.find_leaf(base, GuestVa::new(cr2)).ok()?;
     let mapping = mm.entry(map, map_slot);
-    let table = pte::frame(mapping);
-    if mapping & (pte::P | pte::RW) != pte::P || mm.table_level(table) != Some(1) {
+    let table = mapping.frame();
+    if !mapping.is_present() || mapping.has(pte::RW) || mm.table_level(table) != Some(1) {
         return None;
     }
     let mut entry = Entry { mm, owner, table, address: cr2 };
@@ -166,18 +167,18 @@ fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: 
     if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
         return None;
     }
-    let [word] = mm.read_frame(regs.rip).ok()?;
+    let [word] = mm.read_frame(GuestVa::new(regs.rip)).ok()?;
     decode::exchange(word, regs, cr2)
 }
 
 /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
 fn fetch<P: Platform>(mm: &mut Mm<'_, P>, bytes: &mut [u8; MAX_INSTRUCTION_BYTES], rip: u64) -> usize {
     let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION_BYTES);
-    if mm.copy_from_guest(&mut bytes[..first], rip).is_err() {
+    if mm.copy_from_guest(&mut bytes[..first], GuestVa::new(rip)).is_err() {
         return 0;
     }
     let next = rip.wrapping_add(first as u64);
-    if first < MAX_INSTRUCTION_BYTES && mm.copy_from_guest(&mut bytes[first..], next).is_err() {
+    if first < MAX_INSTRUCTION_BYTES && mm.copy_from_guest(&mut bytes[first..], GuestVa::new(next)).is_err() {
         return first;
     }
     MAX_INSTRUCTION_BYTES

@@ -6,7 +6,7 @@ use ring_abi::types::Mfn;
 
 use super::{World, entry};
 use crate::frames::PageType;
-use crate::frames::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, RW, US};
+use crate::frames::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, Pte, RW, US};
 use crate::mem::{FrameOwner, MemError, MemError as E, Update};
 
 fn refused(error: E) -> Result<(), MemError> {
@@ -53,10 +53,10 @@ fn tables_are_never_mapped_for_writing() {
     let [page] = world.pages(&dom);
     let mut mm = world.hv.lock_tables(&dom);
     let own = FrameOwner::Domain(&dom);
-    assert_eq!(mm.update_leaf(l1, 9, entry(l1, P | RW), own, Update::Plain), Err(MemError::Busy));
-    mm.update_leaf(l1, 9, entry(page, P | RW), own, Update::Plain).expect("own page");
+    assert_eq!(mm.update_leaf(l1, 9, Pte::new(entry(l1, P | RW)), own, Update::Plain), Err(MemError::Busy));
+    mm.update_leaf(l1, 9, Pte::new(entry(page, P | RW)), own, Update::Plain).expect("own page");
     // To make a read-only entry of a table writable is no harmless change (XSA-182).
-    assert!(mm.update_leaf(l1, 0, entry(l4, P | RW | US), own, Update::Plain).is_err());
+    assert!(mm.update_leaf(l1, 0, Pte::new(entry(l4, P | RW | US)), own, Update::Plain).is_err());
     drop(mm);
     world.check();
     assert_eq!(world.hv.pin_table(&dom, page, 1), refused(E::Invalid), "mapped for writing");
@@ -132,10 +132,10 @@ fn hypervisor_slots_are_not_the_guests() {
     assert_eq!(world.peek(l4, 256), 0, "written over");
     let mut mm = world.hv.lock_tables(&dom);
     for slot in [256, 260, 271] {
-        assert!(mm.update_upper(l4, 4, slot, entry(l3, P), Update::Plain).is_err());
+        assert!(mm.update_upper(l4, 4, slot, Pte::new(entry(l3, P)), Update::Plain).is_err());
     }
     for slot in [255, 272, 511] {
-        mm.update_upper(l4, 4, slot, entry(l3, P | RW), Update::Plain).expect("the guest's");
+        mm.update_upper(l4, 4, slot, Pte::new(entry(l3, P | RW)), Update::Plain).expect("the guest's");
     }
     drop(mm);
     world.check();
@@ -167,7 +167,8 @@ fn no_table_is_used_as_one_of_a_lower_level() {
     let mut mm = world.hv.lock_tables(&dom);
     for (depth, level) in [(0, 4), (1, 3), (2, 2)] {
         for target in [tables[depth], other[depth]] {
-            let update = mm.update_upper(tables[depth], level, 301, entry(target, P | US), Update::Plain);
+            let update =
+                mm.update_upper(tables[depth], level, 301, Pte::new(entry(target, P | US)), Update::Plain);
             assert!(update.is_err(), "an entry of an L{level}");
         }
     }
@@ -254,7 +255,7 @@ fn a_table_that_leaves_its_parent_is_flushed() {
     let flushes_of = |new| {
         let before = world.hv.platform.flushes.load(Ordering::Relaxed);
         let mut mm = world.hv.lock_tables(&dom);
-        mm.update_upper(l2, 2, 5, new, Update::Plain).expect("valid");
+        mm.update_upper(l2, 2, 5, Pte::new(new), Update::Plain).expect("valid");
         drop(mm);
         world.hv.platform.flushes.load(Ordering::Relaxed) - before
     };

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::mmu::*;
-use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
+use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn};
 use zerocopy::IntoBytes;
 
 use super::guest::*;
@@ -294,10 +294,13 @@ fn a_grant_page_of_the_caller_itself_is_no_special_case() {
     let guest = world.guest(1, false);
     world.run(&guest.dom, |cur| {
         let frame = world.hv.get_page(guest.page, &guest.dom).expect("own page").into_raw();
-        let place = GrantAddress::Virtual(FREE_VA);
+        let place = GrantAddress::Virtual(GuestVa::new(FREE_VA));
         world.hv.map_grant_frame(cur.domain, cur.vcpu, place, frame, true, u64::MAX).expect("a slot");
         assert_eq!(world.peek(guest.tables[3], FREE_SLOT), entry(frame, P | A | D | US | G | 0xe00));
-        world.hv.replace_grant_frame(cur.domain, cur.vcpu, place, frame, true, ARGS).expect("mapped");
+        world
+            .hv
+            .replace_grant_frame(cur.domain, cur.vcpu, place, frame, true, GuestVa::new(ARGS))
+            .expect("mapped");
         world.hv.flush_grants(&guest.dom);
         world.hv.put_page(frame);
         assert_eq!(world.peek(guest.tables[3], (ARGS >> 12) as usize), 0);

@@ -8,7 +8,7 @@ use super::guest::*;
 use super::{World, entry};
 use crate::domain::{DomainConfig, Vcpu};
 use crate::frames::PageType;
-use crate::frames::pte::{P, RW};
+use crate::frames::pte::{P, Pte, RW};
 use crate::mem::MemError as E;
 use crate::mem::{FrameOwner, Update};
 
@@ -25,7 +25,11 @@ fn descriptor_pages_exclude_tables_and_writing() {
     let vcpu = &dom.vcpus[0];
     assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt], 512), Err(E::Invalid), "mapped for writing");
     let own = FrameOwner::Domain(&dom);
-    world.hv.lock_tables(&dom).update_leaf(l1, 8, entry(gdt, P), own, Update::Plain).expect("read-only");
+    world
+        .hv
+        .lock_tables(&dom)
+        .update_leaf(l1, 8, Pte::new(entry(gdt, P)), own, Update::Plain)
+        .expect("read-only");
     assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt, bad], 513), Err(E::Invalid));
     world.check();
     assert_eq!(world.hv.set_gdt(&dom, vcpu, &[gdt], 513), Err(E::Invalid), "too few frames");
@@ -60,7 +64,7 @@ fn a_domain_has_few_pages_of_ldts_in_windows() {
         let mapped = world.hv.lock_tables(&guest.dom).update_leaf(
             guest.tables[3],
             FREE_SLOT + page,
-            entry(guest.page, P),
+            Pte::new(entry(guest.page, P)),
             own,
             Update::Plain,
         );
@@ -91,7 +95,7 @@ fn the_ldt_is_looked_up_when_used_and_leaves_with_its_mapping() {
         world
             .hv
             .lock_tables(&guest.dom)
-            .update_leaf(guest.tables[3], FREE_SLOT, e, own, Update::Plain)
+            .update_leaf(guest.tables[3], FREE_SLOT, Pte::new(e), own, Update::Plain)
             .is_ok()
     };
     let set = |base: u64, entries: u64| world.ext(&guest, &[(MMUEXT_SET_LDT, base, entries)], DOMID_SELF);

@@ -2,10 +2,10 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn};
 
 use super::{World, entry};
-use crate::frames::pte::{GUEST_KERNEL, P, PCD, PWT, RW, US};
+use crate::frames::pte::{GUEST_KERNEL, P, PCD, PWT, Pte, RW, US};
 use crate::mem::{FrameOwner, GrantAddress, MemError, MemError as E, Update};
 use crate::platform::*;
 
@@ -66,9 +66,10 @@ fn lent_pages_are_no_tables_and_are_freed_when_unmapped() {
     world.hv.share_with_guest(read_only, dom.id, true);
     let own = FrameOwner::Domain(&dom);
     let mut mm = world.hv.lock_tables(&dom);
-    assert!(mm.update_leaf(l1, 8, entry(read_only, P | RW), own, Update::Plain).is_err());
-    mm.update_leaf(l1, 8, entry(read_only, P), own, Update::Plain).expect("for reading");
-    mm.update_leaf(l1, 9, entry(dom.shared_info_mfn, P | RW), own, Update::Plain).expect("shared_info");
+    assert!(mm.update_leaf(l1, 8, Pte::new(entry(read_only, P | RW)), own, Update::Plain).is_err());
+    mm.update_leaf(l1, 8, Pte::new(entry(read_only, P)), own, Update::Plain).expect("for reading");
+    mm.update_leaf(l1, 9, Pte::new(entry(dom.shared_info_mfn, P | RW)), own, Update::Plain)
+        .expect("shared_info");
     assert!(mm.pin(dom.shared_info_mfn, 1).is_err());
     drop(mm);
     world.check();
@@ -76,7 +77,7 @@ fn lent_pages_are_no_tables_and_are_freed_when_unmapped() {
     world.hv.unshare(read_only);
     assert_eq!(world.hv.frames.free_pages(), free, "still mapped");
     world.check();
-    world.hv.lock_tables(&dom).update_leaf(l1, 8, 0, own, Update::Plain).expect("unmap");
+    world.hv.lock_tables(&dom).update_leaf(l1, 8, Pte::NONE, own, Update::Plain).expect("unmap");
     assert_eq!(world.hv.frames.free_pages(), free + 1);
     world.check();
 }
@@ -88,7 +89,9 @@ fn device_memory_needs_the_right_and_is_uncached() {
     let [l4, _, _, l1] = world.address_space(&dom);
     world.hv.pin_table(&dom, l4, 4).expect("valid");
     let device = Mfn::new(0xfebc0);
-    let set = |e| world.hv.lock_tables(&dom).update_leaf(l1, 8, e, FrameOwner::Devices(&dom), Update::Plain);
+    let set = |e| {
+        world.hv.lock_tables(&dom).update_leaf(l1, 8, Pte::new(e), FrameOwner::Devices(&dom), Update::Plain)
+    };
     assert_eq!(set(entry(device, P | RW)), Err(MemError::NotPermitted));
     dom.permissions.lock().iomem.add(0xfebc0, 0xfebc1);
     set(entry(device, P | RW)).expect("permitted");
@@ -111,7 +114,7 @@ fn grant_entries_own_the_references_they_are_given() {
     world.hv.get_base(&dom, l4).expect("valid");
     dom.vcpus[0].replace_cr3_kernel(Some(l4));
     let take = || world.hv.get_page_writable(page, &granter).expect("theirs").into_raw();
-    let place = GrantAddress::Virtual(0x8000);
+    let place = GrantAddress::Virtual(GuestVa::new(0x8000));
     world.run(&dom, |cur| {
         world.hv.map_grant_frame(cur.domain, cur.vcpu, place, take(), false, 0).expect("a slot");
         world.check();
@@ -136,7 +139,7 @@ fn grant_entries_own_the_references_they_are_given() {
             .map_grant_frame(cur.domain, cur.vcpu, GrantAddress::Entry(at), take(), false, 0)
             .expect("a slot");
         let own = FrameOwner::Domain(&dom);
-        world.hv.lock_tables(&dom).update_leaf(l1, 8, 0, own, Update::Plain).expect("overwrite");
+        world.hv.lock_tables(&dom).update_leaf(l1, 8, Pte::NONE, own, Update::Plain).expect("overwrite");
         world.check();
         assert_eq!(
             world.hv.unmap_grant_frame(cur.domain, cur.vcpu, GrantAddress::Entry(at), page, false),
@@ -154,7 +157,7 @@ fn grant_entries_own_the_references_they_are_given() {
                 .unmap_grant_frame(
                     cur.domain,
                     cur.vcpu,
-                    GrantAddress::Virtual(0xffff_8000_0000_0000),
+                    GrantAddress::Virtual(GuestVa::new(0xffff_8000_0000_0000)),
                     page,
                     false
                 )
@@ -182,7 +185,7 @@ fn a_lent_page_that_outlives_its_owner_is_not_the_next_ones() {
     let shared_info = guest.shared_info_mfn;
     let other = FrameOwner::Domain(&guest);
     let slot = |owner: FrameOwner<'_>, entry| {
-        world.hv.lock_tables(&dom0.dom).update_leaf(dom0.tables[3], 60, entry, owner, Update::Plain)
+        world.hv.lock_tables(&dom0.dom).update_leaf(dom0.tables[3], 60, Pte::new(entry), owner, Update::Plain)
     };
     slot(other, entry(shared_info, P | RW)).expect("dom0 maps what the domain has");
     world.destroy(&guest, false);

@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 use super::{World, entry};
 use crate::domain::Current;
 use crate::domain::Domain;
-use crate::frames::pte::{P, RW};
+use crate::frames::pte::{P, Pte, RW};
 use crate::hypercall::{Args, HypercallResult, Outcome, memory, mmu, mmuext};
 use crate::mem::{FrameOwner, Update};
 use crate::platform::*;
@@ -132,5 +132,9 @@ pub(super) fn interrupted(world: &World, on: bool) {
 /// Puts an entry into the guest's level 1 table.
 pub(super) fn map(world: &World, guest: &Guest, slot: usize, entry: u64) {
     let own = FrameOwner::Domain(&guest.dom);
-    world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], slot, entry, own, Update::Plain).unwrap();
+    world
+        .hv
+        .lock_tables(&guest.dom)
+        .update_leaf(guest.tables[3], slot, Pte::new(entry), own, Update::Plain)
+        .unwrap();
 }

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::guest::{ARGS, Guest, at, neg};
 use super::{World, entry};
-use crate::frames::pte::{P, RW};
+use crate::frames::pte::{P, Pte, RW};
 use crate::hypercall::memory;
 use crate::mem::{FrameOwner, Update};
 use crate::platform::MachineMemory;
@@ -44,7 +44,9 @@ fn reservations_grow_and_shrink() {
     assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, u64::MAX >> 6), (u64::MAX >> 6) as i64);
     // A page that is mapped stays until the guest unmaps it.
     let own = FrameOwner::Domain(&guest.dom);
-    let map = |e| world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, e, own, Update::Plain);
+    let map = |e| {
+        world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, Pte::new(e), own, Update::Plain)
+    };
     map(entry(frames[0], P | RW)).expect("own page");
     assert_eq!(memory(XENMEM_DECREASE_RESERVATION, 0), 8);
     assert_eq!(guest.dom.mm.tot_pages(), owned + 1);
@@ -91,7 +93,9 @@ fn exchange_gives_contiguous_memory() {
     };
     let (input, output) = (reservation(ARGS, 4, 0, DOMID_SELF), reservation(ARGS + 0x100, 1, 2, DOMID_SELF));
     let own = FrameOwner::Domain(&guest.dom);
-    let map = |e| world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, e, own, Update::Plain);
+    let map = |e| {
+        world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], 50, Pte::new(e), own, Update::Plain)
+    };
     map(entry(pages[2], P)).expect("own page");
     let owned = guest.dom.mm.tot_pages();
     assert_eq!(exchange(input, output), (neg(EINVAL), 0), "one is referred to");

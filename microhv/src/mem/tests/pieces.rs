@@ -12,8 +12,7 @@ use super::guest::*;
 use super::{World, entry};
 use crate::domain::Domain;
 use crate::frames::info::Kind;
-use crate::frames::pte;
-use crate::frames::pte::{P, RW, US};
+use crate::frames::pte::{P, Pte, RW, US};
 use crate::hypercall::{Args, Outcome, descriptor, memory, mmu, mmuext};
 use crate::mem::{MemError, Update};
 use crate::platform::*;
@@ -143,7 +142,7 @@ fn short_calls_that_took_long_end_after_what_waits() {
     world.write(&guest, 0, update.as_bytes());
     assert_eq!(run(mmu::mmu_update, [ARGS, 1, 0, DOMID_SELF.into(), 0, 0]), Ok(Outcome::Continue));
     assert_eq!(run(mmu::mmu_update, rest()), Ok(Outcome::OK));
-    assert_eq!(pte::frame(world.peek(guest.tables[2], 9)), l1);
+    assert_eq!(Pte::new(world.peek(guest.tables[2], 9)).frame(), l1);
     // Two pages of descriptors.
     let [other] = world.pages(&guest.dom);
     for (n, mfn) in [gdt, other].iter().enumerate() {
@@ -232,7 +231,8 @@ fn short_lists_that_each_give_up_a_full_l1_stop_at_the_first() {
     for slot in [8, 9] {
         let l1 = l1_of_last_references(&world, &guest.dom);
         let mut mm = world.hv.lock_tables(&guest.dom);
-        mm.update_upper(guest.tables[2], 2, slot, entry(l1, P | RW | US), Update::Plain).expect("valid");
+        mm.update_upper(guest.tables[2], 2, slot, Pte::new(entry(l1, P | RW | US)), Update::Plain)
+            .expect("valid");
         drop(mm);
         world.hv.unpin_table(&guest.dom, l1).expect("pinned");
     }

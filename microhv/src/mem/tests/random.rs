@@ -13,8 +13,7 @@ use ring_abi::types::{DOMID_INVALID, Maddr, Mfn};
 use super::{World, entry};
 use crate::domain::Domain;
 use crate::frames::info::PageType;
-use crate::frames::pte;
-use crate::frames::pte::{A, D, G, NX, P, PCD, PSE, RW, US};
+use crate::frames::pte::{A, D, G, NX, P, PCD, PSE, Pte, RW, US};
 use crate::mem::check::Extra;
 use crate::mem::{FrameOwner, GrantAddress, MemError, PageRef, TypedRef, Update};
 use crate::platform::MachineMemory;
@@ -179,8 +178,10 @@ impl Model {
                 let update = match mode {
                     0 => Update::Plain,
                     1 => Update::PreserveAccessedDirty,
-                    _ if frame < FRAMES => Update::CompareExchange(self.world.peek(mfn(frame), slot)),
-                    _ => Update::CompareExchange(0),
+                    _ if frame < FRAMES => {
+                        Update::CompareExchange(Pte::new(self.world.peek(mfn(frame), slot)))
+                    }
+                    _ => Update::CompareExchange(Pte::NONE),
                 };
                 self.set(dom, owner, (frame, slot), entry(mfn(target), FLAGS[flags]), update);
             }
@@ -245,7 +246,8 @@ impl Model {
             if dom.is_dying() {
                 return Err(MemError::NoSuchDomain);
             }
-            mm.update_entry(mfn(frame), slot as u64 * 8, new, FrameOwner::Domain(owner), update).map(|_| ())
+            mm.update_entry(mfn(frame), slot as u64 * 8, Pte::new(new), FrameOwner::Domain(owner), update)
+                .map(|_| ())
         });
     }
 
@@ -337,11 +339,11 @@ impl Model {
                 continue;
             }
             for cell in hv.platform.table(Mfn::new(table)) {
-                let leaf = cell.load(Ordering::Relaxed);
-                if leaf & (P | RW) == P | RW
-                    && let Some(owner) = hv.frames.held(pte::frame(leaf)).owner()
+                let leaf = Pte::load(cell);
+                if leaf.raw() & (P | RW) == P | RW
+                    && let Some(owner) = hv.frames.held(leaf.frame()).owner()
                 {
-                    self.tlb.entry(pte::frame(leaf).raw()).or_default().insert(owner.raw());
+                    self.tlb.entry(leaf.frame().raw()).or_default().insert(owner.raw());
                 }
             }
         }

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::errno::{EFAULT, EINVAL};
 use ring_abi::memory::XENMEM_EXCHANGE;
 use ring_abi::mmu::*;
-use ring_abi::types::{DOMID_SELF, Mfn};
+use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 use zerocopy::IntoBytes;
 
 use super::guest::{ARGS, Guest, at, memory, neg, put_exchange};
@@ -209,7 +209,7 @@ fn anothers_page_is_forgotten_when_its_entry_goes() {
     on_cpu(&world, 1, &taker);
     let held = world.hv.get_page_writable(page, &owner.dom).map(TypedRef::into_raw);
     assert_eq!(held, Ok(page));
-    let at = GrantAddress::Virtual(VA);
+    let at = GrantAddress::Virtual(GuestVa::new(VA));
     assert_eq!(
         world.run(&taker.dom, |cur| world.hv.map_grant_frame(cur.domain, cur.vcpu, at, page, false, US)),
         Ok(())

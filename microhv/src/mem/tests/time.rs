@@ -8,7 +8,7 @@ use ring_abi::vcpu::VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA;
 use super::guest::{ARGS, Guest};
 use super::{World, entry};
 use crate::domain::DomainConfig;
-use crate::frames::pte::{P, RW};
+use crate::frames::pte::{P, Pte, RW};
 use crate::hypercall::vcpu;
 use crate::mem::{FrameOwner, Update};
 
@@ -70,7 +70,9 @@ fn a_time_area_is_written_only_where_its_guest_may_write() {
     let guest = world.guest(1, false);
     let slot = (ARGS >> 12) as usize;
     let own = FrameOwner::Domain(&guest.dom);
-    let map = |e| world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], slot, e, own, Update::Plain);
+    let map = |e| {
+        world.hv.lock_tables(&guest.dom).update_leaf(guest.tables[3], slot, Pte::new(e), own, Update::Plain)
+    };
     let page = pte_frame(&world, &guest);
     register(&world, &guest, ARGS + AREA as u64);
     let seen = version(&world, &guest, AREA);
@@ -93,5 +95,5 @@ fn a_time_area_is_written_only_where_its_guest_may_write() {
 }
 
 fn pte_frame(world: &World, guest: &Guest) -> ring_abi::types::Mfn {
-    crate::frames::pte::frame(world.peek(guest.tables[3], (ARGS >> 12) as usize))
+    Pte::new(world.peek(guest.tables[3], (ARGS >> 12) as usize)).frame()
 }
