@@ -196,6 +196,11 @@ impl Kind {
     }
 }
 
+/// Whether CPUs may still use a frame as what the frame was: they are flushed before it is used as what it has become. (I3)
+#[must_use = "CPUs may still use the frame as what it was"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlushOwed(pub(crate) bool);
+
 /// Why a type reference was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TypeError {
@@ -306,10 +311,9 @@ impl FrameInfo {
         self.using.fetch_update(Ordering::AcqRel, Ordering::Acquire, orphaned).is_ok()
     }
 
-    /// Takes a reference of a type that needs no validation. `Ok(true)`: CPUs that may still use the frame as something
-    /// else must be flushed before the reference is used.
+    /// Takes a reference of a type that needs no validation. The flush comes before the reference is used.
     #[inline]
-    pub(crate) fn get_type(&self, wanted: PageType) -> Result<bool, TypeError> {
+    pub(crate) fn get_type(&self, wanted: PageType) -> Result<FlushOwed, TypeError> {
         let mut now = self.load_kind();
         loop {
             let (next, changed) = if now.page_type() == wanted {
@@ -323,7 +327,7 @@ impl FrameInfo {
                 return Err(TypeError::Mismatch);
             };
             match self.kind.compare_exchange_weak(now.0, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(changed),
+                Ok(_) => return Ok(FlushOwed(changed)),
                 Err(seen) => now = Kind(seen),
             }
         }
@@ -371,8 +375,11 @@ impl FrameInfo {
         self.kind.store(kind.0, Ordering::Release);
     }
 
-    pub(crate) fn replace_kind(&self, old: Kind, new: Kind) -> bool {
-        self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Replaces the type word if it is `old`.
+    #[inline]
+    pub(crate) fn replace_kind(&self, old: Kind, new: Kind) -> Option<FlushOwed> {
+        let replaced = self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire);
+        replaced.is_ok().then(|| FlushOwed(old.needs_flush_for(new.page_type())))
     }
 }
 
@@ -411,17 +418,17 @@ mod tests {
     #[test]
     fn a_type_changes_only_at_count_zero() {
         let info = owned(1);
-        assert_eq!(info.get_type(PageType::Writable), Ok(false));
+        assert_eq!(info.get_type(PageType::Writable), Ok(FlushOwed(false)));
         assert_eq!(info.get_type(PageType::SegDesc), Err(TypeError::Mismatch));
         info.put_type();
-        assert_eq!(info.get_type(PageType::SegDesc), Ok(true));
+        assert_eq!(info.get_type(PageType::SegDesc), Ok(FlushOwed(true)));
         assert_eq!(info.page_type(), (PageType::SegDesc, 1));
     }
 
     #[test]
     fn what_cpus_may_know_outlives_a_theft() {
         let info = owned(1);
-        assert_eq!(info.get_type(PageType::Writable), Ok(false));
+        assert_eq!(info.get_type(PageType::Writable), Ok(FlushOwed(false)));
         assert!(!info.is_stealable(DomId::new(1)), "it has a type reference");
         info.put_type();
         assert!(info.is_stealable(DomId::new(1)) && !info.is_stealable(DomId::new(2)));
@@ -429,7 +436,7 @@ mod tests {
         assert!(info.load_use().has(Use::KNOWN) && info.owner().is_none());
         info.give_back(DomId::new(1));
         assert!(info.load_kind().needs_flush_for(PageType::L1));
-        assert_eq!(info.get_type(PageType::Shared), Ok(true), "and a flush is owed");
+        assert_eq!(info.get_type(PageType::Shared), Ok(FlushOwed(true)), "and a flush is owed");
     }
 
     #[test]

@@ -61,17 +61,10 @@ impl<P: Platform> Hypervisor<P> {
         user: Option<Mfn>,
     ) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
-        mm.begin()?;
-        if dom.is_dying() {
-            return Err(MemError::NoSuchDomain);
-        }
+        mm.begin_alive()?;
         mm.get_table(kernel, 4)?;
-        if let Some(user) = user
-            && let Err(error) = mm.get_table(user, 4)
-        {
-            mm.put_table(kernel);
-            return Err(error);
-        }
+        let taken = user.map_or(Ok(()), |user| mm.get_table(user, 4));
+        taken.inspect_err(|_| mm.put_table(kernel))?;
         let old = [vcpu.replace_cr3_kernel(Some(kernel)), vcpu.replace_cr3_user(user)];
         for old in old.into_iter().flatten() {
             mm.put_table(old);

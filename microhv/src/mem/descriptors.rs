@@ -2,9 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
+use arrayvec::ArrayVec;
 use ring_abi::types::{GuestVa, Maddr, Mfn};
 
 use super::MemError;
+use super::pages::TypedRef;
 use super::session::{FrameOwner, Mm};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
@@ -14,6 +16,8 @@ use crate::platform::{DescriptorPage, Platform};
 
 /// Entries of a guest's GDT at most: 14 pages. What follows is the hypervisor's.
 pub const MAX_GDT_ENTRIES: u32 = 7168;
+/// Pages of a guest's GDT at most.
+const MAX_GDT_PAGES: usize = MAX_GDT_ENTRIES as usize / 512;
 /// Entries of an LDT at most.
 pub const MAX_LDT_ENTRIES: u32 = 8192;
 
@@ -62,53 +66,40 @@ pub(crate) fn is_ldt_range(base: u64, entries: u64) -> bool {
             && end().is_some_and(is_guest_address))
 }
 
-impl<P: Platform> Mm<'_, P> {
+impl<'a, P: Platform> Mm<'a, P> {
     /// Takes a general reference and one as descriptor page on a frame of the domain.
-    pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<(), MemError> {
-        let info = self.hv.owned_info(mfn, self.own()).ok_or(MemError::Invalid)?;
-        if !info.get(self.own()) {
-            return Err(MemError::Invalid);
-        }
+    ///
+    /// # Errors
+    /// `Invalid`: not the domain's, in use as something else, or with a descriptor that it may not have.
+    pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<TypedRef<'a, P>, MemError> {
+        let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
+        let info = self.hv.frames.held(mfn);
         loop {
             let now = info.load_kind();
-            if now.page_type() == PageType::SegDesc && now.has(Kind::VALIDATED) {
-                if info.get_type(PageType::SegDesc).is_ok() {
-                    return Ok(());
-                }
-                break;
+            let is_checked = now.page_type() == PageType::SegDesc && now.has(Kind::VALIDATED);
+            if !is_checked && now.count() > 0 {
+                return Err(MemError::Invalid);
             }
-            if now.count() > 0 {
-                break;
+            // One step with the look at the word: else a writer could come and go in between.
+            let next = if is_checked { Kind(now.0.wrapping_add(1)) } else { Kind::new(PageType::SegDesc, 1) };
+            let Some(flush) = info.replace_kind(now, next) else { continue };
+            if is_checked {
+                return Ok(page.with_type());
             }
-            if !info.replace_kind(now, Kind::new(PageType::SegDesc, 1)) {
-                continue;
-            }
-            if now.needs_flush_for(PageType::SegDesc) {
+            if flush.0 {
                 self.owe_flush();
                 self.settle(); // descriptors are changed below, which a CPU may still take for entries of a table
             }
-            let table = self.hv.platform.table(mfn);
-            for cell in table {
-                let descriptor = cell.load(Ordering::Relaxed);
-                match checked(descriptor) {
-                    Some(fixed) => cell.store(fixed, Ordering::Relaxed),
-                    None => {
-                        info.set_kind(Kind::new(PageType::SegDesc, 0));
-                        self.hv.put_page(mfn);
-                        return Err(MemError::Invalid);
-                    }
-                }
+            for cell in self.hv.platform.table(mfn) {
+                let Some(fixed) = checked(cell.load(Ordering::Relaxed)) else {
+                    info.set_kind(Kind::new(PageType::SegDesc, 0));
+                    return Err(MemError::Invalid);
+                };
+                cell.store(fixed, Ordering::Relaxed);
             }
-            info.set_kind(Kind(Kind::new(PageType::SegDesc, 1).0 | Kind::VALIDATED));
-            return Ok(());
+            info.set_kind(Kind(next.0 | Kind::VALIDATED));
+            return Ok(page.with_type());
         }
-        self.hv.put_page(mfn);
-        Err(MemError::Invalid)
-    }
-
-    fn put_descriptors(&mut self, mfn: Mfn) {
-        self.hv.frames.held(mfn).put_type();
-        self.hv.put_page(mfn);
     }
 
     /// Takes all LDT pages out of the windows of the domain's vCPUs; they are faulted in again. `true`: there was one.
@@ -143,7 +134,7 @@ impl<P: Platform> Mm<'_, P> {
         for page in 0..cpu.ldt_frames.len() {
             if let Some(mfn) = cpu.ldt_frames[page].take() {
                 self.hv.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), None);
-                self.put_descriptors(mfn);
+                self.hv.put_page_and_type(mfn);
                 self.tables.ldt_pages -= 1;
                 any = true;
             }
@@ -171,23 +162,18 @@ impl<P: Platform> Hypervisor<P> {
         if pages > 0 && dom.is_dying() {
             return Err(MemError::NoSuchDomain);
         }
-        for (taken, &mfn) in frames[..pages].iter().enumerate() {
-            if let Err(error) = mm.get_descriptors(mfn) {
-                for &mfn in &frames[..taken] {
-                    mm.put_descriptors(mfn);
-                }
-                return Err(error);
-            }
-        }
+        let taken = frames[..pages].iter().map(|&mfn| mm.get_descriptors(mfn));
+        let mut taken =
+            taken.collect::<Result<ArrayVec<_, MAX_GDT_PAGES>, _>>()?.into_iter().map(TypedRef::into_raw);
         let mut cpu = vcpu.cpu.lock();
         for page in 0..cpu.gdt_frames.len() {
-            let new = frames[..pages].get(page).copied();
+            let new = taken.next();
             let old = core::mem::replace(&mut cpu.gdt_frames[page], new);
             if old.is_some() || new.is_some() {
                 self.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Gdt(page as u8), new);
             }
             if let Some(old) = old {
-                mm.put_descriptors(old);
+                self.put_page_and_type(old);
             }
         }
         cpu.gdt_entries = entries as u16;
@@ -255,20 +241,18 @@ impl<P: Platform> Hypervisor<P> {
         if !entry.is_present() {
             return false;
         }
-        let mfn = entry.frame();
-        if mm.get_descriptors(mfn).is_err() {
-            return false;
-        }
+        let Ok(held) = mm.get_descriptors(entry.frame()) else { return false };
         if mm.tables.ldt_pages >= MAX_LDT_PAGES {
             mm.drop_ldts(); // all that are needed fault in again
         }
         let mut cpu = vcpu.cpu.lock();
+        let mfn = held.into_raw();
         let old = cpu.ldt_frames[page].replace(mfn);
         mm.tables.ldt_pages += u32::from(old.is_none());
         self.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), Some(mfn));
         drop(cpu);
         if let Some(old) = old {
-            mm.put_descriptors(old);
+            self.put_page_and_type(old);
             mm.owe_flush();
         }
         true
@@ -285,23 +269,16 @@ impl<P: Platform> Hypervisor<P> {
         }
         let mfn = at.mfn();
         let mut mm = self.lock_tables(dom);
-        let info = self.owned_info(mfn, dom.id).ok_or(MemError::Invalid)?;
-        if !info.get(dom.id) {
-            return Err(MemError::Invalid);
-        }
-        let kind = info.load_kind();
-        let result = if kind.page_type() == PageType::SegDesc && kind.count() > 0 {
+        let page = self.get_page(mfn, dom).ok_or(MemError::Invalid)?;
+        let kind = self.frames.held(mfn).load_kind();
+        if kind.page_type() == PageType::SegDesc && kind.count() > 0 {
             self.platform.store(at, fixed);
-            Ok(())
         } else {
-            mm.get_writable(info, FrameOwner::Domain(dom)).map(|()| {
-                mm.settle(); // as in `update_entry`
-                self.platform.store(at, fixed);
-                info.put_type();
-            })
-        };
-        self.put_page(mfn);
-        result.map_err(|_| MemError::Invalid)
+            let _page = mm.get_writable(page, FrameOwner::Domain(dom)).map_err(|_| MemError::Invalid)?;
+            mm.settle(); // as in `update_entry`
+            self.platform.store(at, fixed);
+        }
+        Ok(())
     }
 }
 

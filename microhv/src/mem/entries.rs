@@ -147,21 +147,11 @@ impl<P: Platform> Mm<'_, P> {
                 Ok(!self.is_interrupted() && !self.hv.platform.work_pending())
             }
             None => {
-                let hv = self.hv;
-                let Some(info) = hv.owned_info(mfn, self.own()) else {
-                    return Err(MemError::Invalid);
-                };
-                if !info.get(self.own()) {
-                    return Err(MemError::Invalid);
-                }
-                let held = self.get_writable(info, FrameOwner::Domain(self.dom));
-                held.inspect_err(|_| hv.put_page(mfn))?;
+                let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
+                let page = self.get_writable(page, FrameOwner::Domain(self.dom))?;
                 // A table until now, and known as that until the flush: it must not hold what nobody checked.
                 self.settle();
-                let done = self.exchange(mfn, slot, Pte::NONE, new, update);
-                info.put_type();
-                self.hv.put_page(mfn);
-                done.map(|()| true)
+                self.exchange(page.mfn(), slot, Pte::NONE, new, update).map(|()| true)
             }
         }
     }

@@ -9,60 +9,32 @@ use super::MemError;
 use super::clean::SMALL_ORDER;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::frames::info::{FrameInfo, Kind, PageType, TypeError, Use};
+use crate::frames::info::{FlushOwed, FrameInfo, Kind, PageType, TypeError, Use};
 use crate::frames::pte;
 use crate::frames::regions::REGION_FRAMES;
 use crate::platform::{CpuSet, Platform};
 
-/// A general reference on a frame: it is not freed, nor given to another, while this lives.
-pub struct PageRef<'a, P: Platform> {
+/// References on a frame, given back when this is dropped: a general one, by which the frame is not freed nor given to
+/// another, and if `TYPED` one on its type.
+#[must_use = "dropped, the references are given back"]
+pub struct FrameRef<'a, P: Platform, const TYPED: bool> {
     hv: &'a Hypervisor<P>,
     mfn: Mfn,
 }
 
-impl<P: Platform> PageRef<'_, P> {
-    /// The frame.
-    #[inline]
-    pub fn mfn(&self) -> Mfn {
-        self.mfn
-    }
-
-    /// Keeps the reference without this guard: `Hypervisor::put_page` gives it back.
-    #[inline]
-    pub fn into_raw(self) -> Mfn {
-        let mfn = self.mfn;
-        core::mem::forget(self);
-        mfn
-    }
-}
-
-impl<P: Platform> Drop for PageRef<'_, P> {
-    #[inline]
-    fn drop(&mut self) {
-        self.hv.put_page(self.mfn);
-    }
-}
-
-impl<P: Platform> fmt::Debug for PageRef<'_, P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PageRef({:#x})", self.mfn.raw())
-    }
-}
-
+/// A general reference on a frame.
+pub type PageRef<'a, P> = FrameRef<'a, P, false>;
 /// A general and a type reference on a frame.
-pub struct TypedRef<'a, P: Platform> {
-    hv: &'a Hypervisor<P>,
-    mfn: Mfn,
-}
+pub type TypedRef<'a, P> = FrameRef<'a, P, true>;
 
-impl<P: Platform> TypedRef<'_, P> {
+impl<P: Platform, const TYPED: bool> FrameRef<'_, P, TYPED> {
     /// The frame.
     #[inline]
     pub fn mfn(&self) -> Mfn {
         self.mfn
     }
 
-    /// Keeps the references without this guard: `Hypervisor::put_page_and_type` gives them back.
+    /// Keeps the references without this guard: `Hypervisor::put_page` or `put_page_and_type` gives them back.
     #[inline]
     pub fn into_raw(self) -> Mfn {
         let mfn = self.mfn;
@@ -71,16 +43,36 @@ impl<P: Platform> TypedRef<'_, P> {
     }
 }
 
-impl<P: Platform> Drop for TypedRef<'_, P> {
+impl<'a, P: Platform> PageRef<'a, P> {
+    /// Takes a reference of type writable too.
+    ///
+    /// # Errors
+    /// `Busy`: a page table, descriptors, or the hypervisor's own.
+    #[inline(always)]
+    pub(super) fn writable(self) -> Result<(TypedRef<'a, P>, FlushOwed), MemError> {
+        match self.hv.frames.held(self.mfn).get_type(PageType::Writable) {
+            Ok(flush) => Ok((self.with_type(), flush)),
+            Err(TypeError::Mismatch | TypeError::Overflow) => Err(MemError::Busy),
+        }
+    }
+
+    /// Adds a type reference that the caller took.
+    #[inline(always)]
+    pub(super) fn with_type(self) -> TypedRef<'a, P> {
+        FrameRef { hv: self.hv, mfn: self.into_raw() }
+    }
+}
+
+impl<P: Platform, const TYPED: bool> Drop for FrameRef<'_, P, TYPED> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.hv.put_page_and_type(self.mfn);
+        if TYPED { self.hv.put_page_and_type(self.mfn) } else { self.hv.put_page(self.mfn) }
     }
 }
 
-impl<P: Platform> fmt::Debug for TypedRef<'_, P> {
+impl<P: Platform, const TYPED: bool> fmt::Debug for FrameRef<'_, P, TYPED> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TypedRef({:#x})", self.mfn.raw())
+        write!(f, "FrameRef({:#x})", self.mfn.raw())
     }
 }
 
@@ -185,8 +177,8 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.info(mfn).is_some_and(|info| info.is_stealable(dom.id))
     }
 
-    /// Takes a frame away from its domain if nobody refers to it in any way. It is nobody's then, and may be released or
-    /// given back ([`Hypervisor::give_page_back`]), nothing else: CPUs may still know it.
+    /// Takes a frame away from its domain if nobody refers to it in any way. The frame is nobody's then, and may be released
+    /// or given back ([`Hypervisor::give_page_back`]), nothing else: CPUs may still know it.
     ///
     /// # Errors
     /// `Invalid`: not the domain's, or referred to.
@@ -231,7 +223,13 @@ impl<P: Platform> Hypervisor<P> {
     /// A general reference on a frame if it is the domain's.
     #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: &Domain) -> Option<PageRef<'_, P>> {
-        self.frames.info(mfn)?.get(owner.id).then(|| PageRef { hv: self, mfn })
+        self.get_page_of(mfn, owner.id)
+    }
+
+    /// As [`Hypervisor::get_page`], for an owner that may be no domain.
+    #[inline(always)]
+    pub(super) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
+        self.frames.info(mfn)?.get(owner).then(|| PageRef { hv: self, mfn })
     }
 
     /// A general reference and one of type writable on a frame if it is the domain's and is not in use as something
@@ -241,20 +239,11 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: not the domain's. `Busy`: a page table, descriptors, or the hypervisor's own.
     #[inline(always)]
     pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, MemError> {
-        let info = self.frames.info(mfn).ok_or(MemError::Invalid)?;
-        if !info.get(owner.id) {
-            return Err(MemError::Invalid);
+        let (page, flush) = self.get_page(mfn, owner).ok_or(MemError::Invalid)?.writable()?;
+        if flush.0 {
+            self.flush_domain(owner);
         }
-        let page = PageRef { hv: self, mfn };
-        match info.get_type(PageType::Writable) {
-            Ok(changed) => {
-                if changed {
-                    self.flush_domain(owner);
-                }
-                Ok(TypedRef { hv: self, mfn: page.into_raw() })
-            }
-            Err(TypeError::Mismatch | TypeError::Overflow) => Err(MemError::Busy),
-        }
+        Ok(page)
     }
 
     /// The domain's own page that the tables of the vCPU's kernel map for writing at `va`.

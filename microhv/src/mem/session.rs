@@ -1,14 +1,15 @@
 //! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::{DomId, GuestVa, Mfn};
+use ring_abi::types::{GuestVa, Mfn};
 
 use super::MemError;
+use super::pages::{PageRef, TypedRef};
 use super::state::Tables;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
-use crate::frames::info::{FrameInfo, Kind, PageType, TypeError};
+use crate::frames::info::{FlushOwed, Kind, PageType};
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ pub enum FrameOwner<'a> {
 ///
 /// Flushes that this CPU owes are done when the session ends, and before it reaches anything by a guest's address
 /// ([`Mm::settle`]); other CPUs are flushed at once.
+#[must_use = "dropped, the session ends"]
 pub struct Mm<'a, P: Platform> {
     pub(super) hv: &'a Hypervisor<P>,
     pub(super) dom: &'a Domain,
@@ -77,6 +79,15 @@ impl<'a, P: Platform> Mm<'a, P> {
     #[inline]
     pub(crate) fn finish_deferred(&mut self) -> bool {
         self.tables.deferred.is_empty() || self.drain()
+    }
+
+    /// As [`Mm::begin`], for what a dying domain gets no more: its teardown may have been there already.
+    ///
+    /// # Errors
+    /// `Restart`; `NoSuchDomain`: the domain is dying.
+    pub(super) fn begin_alive(&mut self) -> Result<(), MemError> {
+        self.begin()?;
+        if self.dom.is_dying() { Err(MemError::NoSuchDomain) } else { Ok(()) }
     }
 
     /// As [`Mm::finish_deferred`], at the start of what gives tables back. A session that `Result` gave out would be
@@ -150,19 +161,29 @@ impl<'a, P: Platform> Mm<'a, P> {
         }
     }
 
-    /// Takes a reference of type writable on a frame of `owner` that is generally referenced.
+    /// Takes a reference of type writable on a page of `owner`.
+    ///
+    /// # Errors
+    /// `Busy`: the page is in use as something else.
     #[inline]
-    pub(super) fn get_writable(&mut self, info: &FrameInfo, owner: FrameOwner<'_>) -> Result<(), MemError> {
-        match info.get_type(PageType::Writable) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                match owner {
-                    FrameOwner::Domain(dom) if dom.id != self.dom.id => self.hv.flush_domain(dom),
-                    _ => self.owe_flush(),
-                }
-                Ok(())
-            }
-            Err(TypeError::Mismatch | TypeError::Overflow) => Err(MemError::Busy),
+    pub(super) fn get_writable(
+        &mut self,
+        page: PageRef<'a, P>,
+        owner: FrameOwner<'_>,
+    ) -> Result<TypedRef<'a, P>, MemError> {
+        let (page, flush) = page.writable()?;
+        match owner {
+            FrameOwner::Domain(dom) if flush.0 && dom.id != self.dom.id => self.hv.flush_domain(dom),
+            _ => self.owe(flush),
+        }
+        Ok(page)
+    }
+
+    /// Takes over a flush that a frame's new type owes.
+    #[inline]
+    pub(super) fn owe(&mut self, flush: FlushOwed) {
+        if flush.0 {
+            self.owe_flush();
         }
     }
 
@@ -175,13 +196,13 @@ impl<'a, P: Platform> Mm<'a, P> {
         let wanted = PageType::table(level);
         if let Some(info) = self.hv.frames.info(mfn)
             && info.load_kind().is_valid_table(wanted)
-            && info.get(self.dom.id)
+            && let Some(page) = self.hv.get_page(mfn, self.dom)
         {
-            if info.get_table(wanted) {
-                return Ok(());
+            if !info.get_table(wanted) {
+                return Err(MemError::Invalid);
             }
-            self.hv.put_page(mfn);
-            return Err(MemError::Invalid);
+            page.into_raw();
+            return Ok(());
         }
         self.get_new_table(mfn, level)
     }
@@ -189,39 +210,28 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// As [`Mm::get_table`], for a frame that is not such a table yet.
     #[inline(never)]
     fn get_new_table(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
-        let Some(info) = self.hv.frames.info(mfn) else { return Err(MemError::Invalid) };
-        if !info.get(self.dom.id) {
-            return Err(MemError::Invalid);
-        }
+        let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
+        let info = self.hv.frames.held(mfn);
         let wanted = PageType::table(level);
         loop {
             let now = info.load_kind();
             if now.count() == 0 {
                 // The new type is visible before the flush and the first look at an entry: no new writable
                 // reference, then no CPU that remembers an old one.
-                if !info.replace_kind(now, Kind::new(wanted, 1)) {
-                    continue;
-                }
-                if now.needs_flush_for(wanted) {
-                    self.owe_flush();
-                }
+                let Some(flush) = info.replace_kind(now, Kind::new(wanted, 1)) else { continue };
+                self.owe(flush);
+                page.into_raw();
                 return self.validate(mfn, level, 0);
             }
-            if now.page_type() != wanted {
-                break;
+            if now.page_type() != wanted || !now.has(Kind::PARTIAL) {
+                return Err(MemError::Invalid); // without the mark, being validated further up: it would contain itself
             }
-            if now.has(Kind::PARTIAL) {
-                // Takes over the type reference that the partial state holds; its general one is given back.
-                self.tables.deferred.retain(|deferred| *deferred != mfn);
-                info.set_kind(Kind(now.0 & !Kind::PARTIAL));
-                let last = info.put();
-                debug_assert!(!last);
-                return self.validate(mfn, level, now.progress());
-            }
-            break; // being validated further up: it would contain itself
+            // Takes over the references that the partial state holds; the general one from above is given back.
+            self.tables.deferred.retain(|deferred| *deferred != mfn);
+            info.set_kind(Kind(now.0 & !Kind::PARTIAL));
+            drop(page);
+            return self.validate(mfn, level, now.progress());
         }
-        self.hv.put_page(mfn);
-        Err(MemError::Invalid)
     }
 
     /// Gives a type and a general reference on a page table back. The last one invalidates the table; what of that
@@ -319,12 +329,6 @@ impl<'a, P: Platform> Mm<'a, P> {
         let level = kind.page_type().level();
         (level > 0 && kind.has(Kind::VALIDATED)).then_some(level) // validated implies a count
     }
-
-    /// The owner that new entries of the domain's own tables name.
-    #[inline]
-    pub(super) fn own(&self) -> DomId {
-        self.dom.id
-    }
 }
 
 /// Whole operations for callers outside of a session.
@@ -349,10 +353,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `Restart`; `Invalid`: not its frame, in use as something else, entries that it may not have, or pinned already.
     pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
-        mm.begin()?;
-        if dom.is_dying() {
-            return Err(MemError::NoSuchDomain); // teardown may have been there already
-        }
+        mm.begin_alive()?;
         mm.pin(mfn, level)
     }
 
@@ -372,10 +373,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `Restart`; `Invalid`: as [`Hypervisor::pin_table`].
     pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
-        mm.begin()?;
-        if dom.is_dying() {
-            return Err(MemError::NoSuchDomain); // teardown may have been there already
-        }
+        mm.begin_alive()?;
         mm.get_table(mfn, 4)
     }
 }

@@ -215,24 +215,17 @@ impl<P: Platform> Mm<'_, P> {
             FrameOwner::Hypervisor => DomId::new(DOMID_XEN),
             FrameOwner::Devices(_) => return self.get_device_leaf(entry, owner),
         };
-        let hv = self.hv;
-        let Some(info) = hv.frames.info(mfn) else { return self.get_device_leaf(entry, owner) };
-        if !info.get(id) {
-            return self.get_device_leaf(entry, owner);
-        }
+        let Some(page) = self.hv.get_page_of(mfn, id) else { return self.get_device_leaf(entry, owner) };
         // Memory is always mapped write-back: other types alias the hypervisor's own mapping (XSA-154, 402).
-        let refused = if entry.has(pte::MEMORY_TYPE) {
-            MemError::Invalid
-        } else if !entry.has(pte::RW) {
-            return Ok(entry);
+        if entry.has(pte::MEMORY_TYPE) {
+            return Err(MemError::Invalid);
+        }
+        if entry.has(pte::RW) {
+            self.get_writable(page, owner)?.into_raw();
         } else {
-            match self.get_writable(info, owner) {
-                Ok(()) => return Ok(entry),
-                Err(error) => error,
-            }
-        };
-        self.hv.put_page(mfn);
-        Err(refused)
+            page.into_raw();
+        }
+        Ok(entry)
     }
 
     /// As [`Mm::get_leaf`], for a frame that is not the owner's memory: a device's, or refused.
