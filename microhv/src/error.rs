@@ -4,6 +4,7 @@ use ring_abi::errno as e;
 
 use crate::evtchn::EvtchnError;
 use crate::mem::MemError;
+use crate::domain::DebugRegisterError;
 use crate::pirq::PirqError;
 use crate::platform::GuestFault;
 
@@ -177,6 +178,15 @@ impl From<TableError> for HypercallError {
         match error {
             TableError::Restart => Self::Again,
             TableError::Refused(error) => error,
+        }
+    }
+}
+
+impl From<DebugRegisterError> for HypercallError {
+    fn from(error: DebugRegisterError) -> Self {
+        match error {
+            DebugRegisterError::NotPermitted => Self::NotPermitted,
+            DebugRegisterError::NoDevice => Self::NoDevice,
         }
     }
 }

@@ -3,7 +3,10 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
+use ring_abi::guest_context::TrapInfo;
 use ring_abi::types::Mfn;
+
+use super::debug::{DR6_FIXED_ONES, DR7_FIXED_ONES};
 
 /// One gate of the guest's trap table. `address` 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +19,18 @@ pub struct TrapGate {
     pub dpl: u8,
     /// Delivery masks event upcalls.
     pub masks_events: bool,
+}
+
+impl TrapGate {
+    /// The gate that a guest wrote.
+    pub(crate) fn from_abi(info: &TrapInfo) -> Self {
+        Self {
+            address: info.address,
+            cs: info.cs | 3,
+            dpl: info.flags & 3,
+            masks_events: info.flags & 4 != 0,
+        }
+    }
 }
 
 /// An entry point of the guest.
@@ -79,6 +94,8 @@ impl GuestCpu {
     pub const CR0: u64 = 0x8005_0033;
     /// CR0.TS.
     pub const CR0_TS: u64 = 8;
+    /// CR4.DE.
+    pub(crate) const CR4_DE: u64 = 8;
 
     /// A vCPU of which nothing was told.
     pub fn new() -> Self {
@@ -101,7 +118,7 @@ impl GuestCpu {
             ldt_base: 0,
             ldt_entries: 0,
             ldt_frames: Box::new([None; 16]),
-            debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            debug: [0, 0, 0, 0, 0, 0, DR6_FIXED_ONES, DR7_FIXED_ONES],
             io_bitmap: None,
             io_bitmap_ports: 0,
         }

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod current;
+mod debug;
 mod history;
 mod info;
 mod list;
@@ -17,9 +18,16 @@ use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, 
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn, VcpuId};
+use ring_abi::vm_assist::{
+    VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_4GB_SEGMENTS_NOTIFY, VMASST_TYPE_ARCHITECTURAL_IOPL,
+    VMASST_TYPE_M2P_STRICT, VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
+    VMASST_TYPE_WRITABLE_PAGETABLES,
+};
 
 pub use cpu::{Callback, GuestCpu, TrapGate};
 pub use current::Current;
+pub use debug::DebugRegisterError;
+pub(crate) use debug::checked_debug_value;
 pub use history::CallHistory;
 pub use info::{INFO_BYTES, InfoCell};
 pub use list::{DomainList, FIRST_RESERVED};
@@ -39,6 +47,15 @@ pub const MAX_GRANT_FRAMES: u32 = 4096;
 pub const MAX_MAPTRACK_FRAMES: u32 = 65536;
 /// vCPUs whose `vcpu_info` lies in `shared_info`: `XEN_LEGACY_MAX_VCPUS`.
 pub const LEGACY_MAX_VCPUS: u32 = 32;
+
+/// Assists that a guest may switch.
+pub const VALID_ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
+    | 1 << VMASST_TYPE_4GB_SEGMENTS_NOTIFY
+    | 1 << VMASST_TYPE_WRITABLE_PAGETABLES
+    | 1 << VMASST_TYPE_PAE_EXTENDED_CR3
+    | 1 << VMASST_TYPE_ARCHITECTURAL_IOPL
+    | 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG
+    | 1 << VMASST_TYPE_M2P_STRICT;
 
 /// What `createdomain` fixes about a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

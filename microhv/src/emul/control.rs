@@ -5,6 +5,7 @@ use crate::domain::Current;
 use crate::domain::GuestCpu;
 use crate::hypercall::state;
 use crate::mem::MemError;
+use crate::mem::TableError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;
 
@@ -78,17 +79,19 @@ pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8)
 pub(super) fn write_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
     let value = *cur.regs.general(number);
     match debug_register(cur, dr) {
-        Some(dr) if state::set_debugreg(cur, &[u64::from(dr), value, 0, 0, 0, 0]).is_ok() => Emulated::Done,
-        _ => Emulated::NotEmulated,
+        Some(dr) => match cur.vcpu.cpu.lock().set_debug_register(&cur.hv.platform, dr.into(), value) {
+            Ok(()) => Emulated::Done,
+            Err(_) => Emulated::NotEmulated,
+        },
+        None => Emulated::NotEmulated,
     }
 }
 
 /// Without CR4.DE, registers 4 and 5 are other names of 6 and 7; with CR4.DE they do not exist.
 fn debug_register<P: Platform>(cur: &Current<'_, P>, dr: u8) -> Option<u8> {
-    const DE: u64 = 1 << 3;
     match dr {
         0..=3 | 6 | 7 => Some(dr),
-        4 | 5 if cur.vcpu.cpu.lock().cr4 & DE == 0 => Some(dr + 2),
+        4 | 5 if cur.vcpu.cpu.lock().cr4 & GuestCpu::CR4_DE == 0 => Some(dr + 2),
         _ => None,
     }
 }

@@ -10,11 +10,14 @@ use ring_abi::guest_context::{
 use ring_abi::types::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::Hypervisor;
-use crate::domain::{Callback, Domain, GuestCpu, PauseFlags, Vcpu};
+use crate::domain::{
+    Callback, Domain, GuestCpu, PauseFlags, TrapGate, VALID_ASSISTS, Vcpu, checked_debug_value,
+};
 use crate::error::HypercallError;
 use crate::frames::pte::is_canonical;
 use crate::hypercall::state::{VALID_ASSISTS, checked_debug_value, trap_gate};
 use crate::mem::MemError;
+use crate::mem::TableError;
 use crate::mem::descriptors::is_ldt_range;
 use crate::platform::Platform;
 
@@ -139,7 +142,7 @@ impl<P: Platform> Hypervisor<P> {
             let mut cpu = vcpu.cpu.lock();
             let cpu = &mut *cpu;
             for (gate, info) in cpu.traps.iter_mut().zip(&context.trap_ctxt) {
-                *gate = trap_gate(info);
+                *gate = TrapGate::from_abi(info);
             }
             cpu.kernel_ss = context.kernel_ss as u16 | 3;
             cpu.kernel_sp = context.kernel_sp;
