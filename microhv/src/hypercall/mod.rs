@@ -8,6 +8,7 @@ pub mod callback;
 pub mod console;
 pub mod descriptor;
 pub mod domctl;
+pub(crate) mod error;
 pub mod evtchn;
 pub mod grant;
 pub mod memory;
@@ -29,8 +30,8 @@ use ring_abi::evtchn::EVTCHNOP_SEND;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall as nr;
 
+pub use self::error::HypercallError;
 use crate::domain::Current;
-pub use crate::error::HypercallError;
 use crate::platform::Platform;
 
 /// The arguments: rdi, rsi, rdx, r10, r8, r9.
