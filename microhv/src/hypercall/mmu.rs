@@ -8,6 +8,7 @@ use ring_abi::mmu::{
 };
 use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn};
 
+use super::batch::{self, Batch};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -19,8 +20,6 @@ use crate::platform::{CpuSet, Platform};
 
 /// Requests that are read together, and done without a look at what else waits.
 const TOGETHER: usize = 8;
-/// Set in a count: the call goes on where it was interrupted.
-pub(super) const PREEMPTED: u32 = 1 << 31;
 
 /// Whose frames a call is about: the caller's, another domain's, or none's.
 #[derive(Debug)]
@@ -64,21 +63,6 @@ impl Subject {
     }
 }
 
-/// Adds `count` to the caller's figure of requests done, if it wants one.
-pub(super) fn add_done<P: Platform>(
-    cur: &Current<'_, P>,
-    at: u64,
-    before: u32,
-    count: u64,
-) -> Result<(), HypercallError> {
-    if at == 0 { Ok(()) } else { Ok(cur.copy_out(at, &before.wrapping_add(count as u32))?) }
-}
-
-/// The result of a batch whose last error waited for interrupted work.
-pub(super) fn saved_result(args: &Args) -> Outcome {
-    Outcome::Done(args[3] as i32 as i64 as u64)
-}
-
 /// `mmu_update(requests, count, &done, domain)`: each request changes one entry of a page table, or of the M2P.
 ///
 /// `domain`: low half whose frames the new entries name, high half 1 + whose tables are changed, or 0 for the caller's.
@@ -88,10 +72,9 @@ pub(super) fn saved_result(args: &Args) -> Outcome {
 /// before it are done, and counted; `NoSys`: no such command.
 #[inline]
 pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let [_, count, done_at, whose, ..] = *args;
-    // A guest's own tables, all at once, and no figure: what kernels ask for most by far. Apart, so that it does not
-    // pay for what all others need.
-    if whose as u32 == u32::from(DOMID_SELF) && done_at == 0 && count as u32 & PREEMPTED == 0 {
+    // A guest's own tables, all at once, and no figure: what kernels ask for most by far. This case has a function of
+    // its own, since saving the registers that the other cases need would cost it instructions.
+    if args[3] as u32 == u32::from(DOMID_SELF) && batch::is_plain(args) {
         update_own(cur, args)
     } else {
         update_any(cur, args)
@@ -113,16 +96,16 @@ fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
     let drained = mm.finish_deferred();
     drop(mm);
-    if drained && result.is_ok() { Ok(Outcome::OK) } else { ended(cur, args, done, result, drained) }
+    if drained && result.is_ok() {
+        Ok(Outcome::OK)
+    } else {
+        batch::ended::<MmuUpdate, P>(cur, args, done, result, drained)
+    }
 }
 
 fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let [requests, count, done_at, whose, ..] = *args;
-    let mut count = count as u32;
-    let resumed = count & PREEMPTED != 0;
-    count &= !PREEMPTED;
-    let only_finish = resumed && count == 0 && requests == 0;
-    let whose = if only_finish { u32::from(DOMID_SELF) } else { whose as u32 };
+    let batch = Batch::new(cur, args);
+    let whose = if batch.only_finish { u32::from(DOMID_SELF) } else { args[3] as u32 };
     let frames_of = Subject::new(cur, whose as u16)?;
     let tables_of = match (whose >> 16) as u16 {
         0 => Subject::Caller,
@@ -133,20 +116,18 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     if dom.is_dying() {
         return Err(HypercallError::NoSuchDomain);
     }
-    let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
     let mut mm = cur.tables(dom);
     if !mm.finish_deferred() {
         drop(mm);
         return Ok(cur.again(*args));
     }
-    if only_finish {
-        return Ok(saved_result(args));
+    if batch.only_finish {
+        return Ok(batch::saved_result(args));
     }
-    let (done, result) = perform(&mut mm, requests, count.into(), frames_of.owner(caller));
+    let (done, result) = perform(&mut mm, args[0], batch.count.into(), frames_of.owner(caller));
     let drained = mm.finish_deferred();
     drop(mm);
-    add_done(cur, done_at, before, done)?;
-    ended(cur, args, done, result, drained)
+    batch.ended::<MmuUpdate, P>(cur, args, done, result, drained)
 }
 
 /// Does requests in their order, until one cannot be or something else waits: how many, and why no more.
@@ -198,31 +179,6 @@ fn perform<P: Platform>(
     (done, Ok(()))
 }
 
-/// What a call gives that did `done` of its requests.
-fn ended<P: Platform>(
-    cur: &Current<'_, P>,
-    args: &Args,
-    done: u64,
-    result: Result<(), TableError>,
-    drained: bool,
-) -> HypercallResult {
-    let [requests, count, done_at, whose, ..] = *args;
-    let left = u64::from(count as u32 & !PREEMPTED) - done;
-    match result {
-        Ok(()) if drained => Ok(Outcome::OK),
-        Ok(()) | Err(TableError::Restart) => {
-            let next = requests.wrapping_add(done * size_of::<MmuUpdate>() as u64);
-            let whose = u64::from(whose as u32);
-            Ok(cur.again([next, left | u64::from(PREEMPTED), done_at, whose, args[4], args[5]]))
-        }
-        Err(TableError::Refused(error)) if drained => Err(error),
-        Err(TableError::Refused(error)) => {
-            Ok(cur.again([0, u64::from(PREEMPTED), 0, error.errno() as u64, args[4], args[5]]))
-        }
-    }
-}
-
-/// Does a request. `false`: done, and the call is to be continued later.
 #[inline(always)]
 fn update_one<P: Platform>(
     hv: &Hypervisor<P>,

@@ -10,7 +10,8 @@ use ring_abi::mmu::{
 };
 use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 
-use super::mmu::{PREEMPTED, Subject, add_done, invlpg_all, saved_result};
+use super::batch::{self, Batch};
+use super::mmu::{Subject, invlpg_all};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::error::TableError;
@@ -33,9 +34,8 @@ const _: () = assert!(
 /// `Fault`; `NoSuchDomain`, `NotPermitted`; those of the first operation that is refused: the ones before it are done,
 /// and counted; `NoSys`: no such operation.
 pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let [_, count, done_at, whose, ..] = *args;
     // Each context switch of a guest's: about itself, all at once, and no figure.
-    if whose as u16 == DOMID_SELF && done_at == 0 && count as u32 & PREEMPTED == 0 {
+    if args[3] as u16 == DOMID_SELF && batch::is_plain(args) {
         ops_on_own(cur, args)
     } else {
         ops_on_any(cur, args)
@@ -48,18 +48,18 @@ fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     }
     // What an earlier call left is looked after by each operation that begins with the tables. A list of none of these,
     // as a flush, leaves nothing.
-    let Performed { done, result, long } = perform(cur, cur.domain, args[0], args[1] as u32);
+    let (done, result, long) = perform(cur, cur.domain, args[0], args[1] as u32);
     let drained = !long || cur.hv.finish_deferred(cur.domain);
-    if drained && result.is_ok() { Ok(Outcome::OK) } else { ended(cur, args, done, result, drained) }
+    if drained && result.is_ok() {
+        Ok(Outcome::OK)
+    } else {
+        batch::ended::<MmuextOp, P>(cur, args, done, result, drained)
+    }
 }
 
 fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let [ops, count, done_at, whose, ..] = *args;
-    let mut count = count as u32;
-    let resumed = count & PREEMPTED != 0;
-    count &= !PREEMPTED;
-    let only_finish = resumed && count == 0 && ops == 0;
-    let subject = if only_finish { Subject::Caller } else { Subject::new(cur, whose as u16)? };
+    let batch = Batch::new(cur, args);
+    let subject = if batch.only_finish { Subject::Caller } else { Subject::new(cur, args[3] as u16)? };
     let dom = subject.domain(cur.domain)?.clone();
     if dom.is_dying() {
         return Err(HypercallError::NoSuchDomain);
@@ -70,37 +70,31 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
             return Ok(cur.again(*args));
         }
     }
-    if only_finish {
-        return Ok(saved_result(args));
+    if batch.only_finish {
+        return Ok(batch::saved_result(args));
     }
-    let before = if resumed && done_at != 0 { cur.copy_in::<u32>(done_at).unwrap_or(0) } else { 0 };
-    let Performed { done, result, .. } = perform(cur, &dom, ops, count);
+    let (done, result, _) = perform(cur, &dom, args[0], batch.count);
     let drained = cur.hv.finish_deferred(&dom);
-    add_done(cur, done_at, before, done)?;
-    ended(cur, args, done, result, drained)
+    batch.ended::<MmuextOp, P>(cur, args, done, result, drained)
 }
 
-/// What [`perform`] did.
-struct Performed {
-    /// So many operations.
-    done: u64,
-    /// Why no more.
-    result: Result<(), TableError>,
-    /// One of [`LONG`] was tried: tables may be left for later.
-    long: bool,
-}
-
-/// Does operations in their order, until one cannot be or something else waits.
+/// Does operations in their order, until one cannot be or something else waits: how many, why no more, and whether one of
+/// [`LONG`] was tried, which may leave tables for later.
 #[inline(always)]
-fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: u64, count: u32) -> Performed {
+fn perform<P: Platform>(
+    cur: &Current<'_, P>,
+    dom: &Domain,
+    ops: u64,
+    count: u32,
+) -> (u64, Result<(), TableError>, bool) {
     let (mut done, mut long) = (0, false);
     while done < u64::from(count) {
         if done > 0 && cur.hv.platform.work_pending() {
-            return Performed { done, result: Err(TableError::Restart), long };
+            return (done, Err(TableError::Restart), long);
         }
         let at = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
         let Ok([cmd, arg1, arg2]) = cur.read_frame(at) else {
-            return Performed { done, result: Err(HypercallError::Fault.into()), long };
+            return (done, Err(HypercallError::Fault.into()), long);
         };
         let is_long = 1u32.wrapping_shl(cmd as u32) & LONG != 0;
         long |= is_long;
@@ -119,51 +113,28 @@ fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: u64, count: u32
             cmd => one(cur, dom, cmd, arg1, arg2),
         };
         if result.is_err() {
-            return Performed { done, result, long };
+            return (done, result, long);
         }
         done += 1;
         // A list of one does not look above, and a multicall may have many of them.
         if is_long && cur.hv.platform.work_pending() {
-            return Performed { done, result: Err(TableError::Restart), long };
+            return (done, Err(TableError::Restart), long);
         }
     }
-    Performed { done, result: Ok(()), long }
+    (done, Ok(()), long)
 }
 
 /// Operations that may check a table or take one apart, a bit each.
 const LONG: u32 = 0b11111 | 1 << MMUEXT_NEW_BASEPTR | 1 << MMUEXT_NEW_USER_BASEPTR;
 const _: () = assert!(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4);
 
-/// What a call gives that did `done` of its operations.
-fn ended<P: Platform>(
-    cur: &Current<'_, P>,
-    args: &Args,
-    done: u64,
-    result: Result<(), TableError>,
-    drained: bool,
-) -> HypercallResult {
-    let [ops, count, done_at, whose, ..] = *args;
-    let left = u64::from(count as u32 & !PREEMPTED) - done;
-    match result {
-        Ok(()) if drained => Ok(Outcome::OK),
-        Ok(()) | Err(TableError::Restart) => {
-            let next = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
-            Ok(cur.again([next, left | u64::from(PREEMPTED), done_at, whose & 0xffff, args[4], args[5]]))
-        }
-        Err(TableError::Refused(error)) if drained => Err(error),
-        Err(TableError::Refused(error)) => {
-            let result = error.errno() as u64;
-            Ok(cur.again([0, u64::from(PREEMPTED), 0, result, args[4], args[5]]))
-        }
-    }
-}
-
-/// Reads the first byte of the bitmap of vCPUs at `at`.
+/// Reads the first byte of the bitmap of vCPUs at `at`, where `command` has one.
 ///
 /// # Errors
-/// `Invalid`: it is not there.
-fn check_set<P: Platform>(cur: &Current<'_, P>, at: u64) -> Result<(), HypercallError> {
-    cur.copy_in::<u8>(at).map(|_| ()).map_err(|_| HypercallError::Invalid)
+/// `Invalid`: the bitmap is not there.
+fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: u64) -> Result<(), HypercallError> {
+    let has_set = matches!(command, MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI);
+    if has_set && cur.copy_in::<u8>(at).is_err() { Err(HypercallError::Invalid) } else { Ok(()) }
 }
 
 fn one<P: Platform>(
@@ -188,15 +159,11 @@ fn one<P: Platform>(
         }
         // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => {
-            if cmd == MMUEXT_TLB_FLUSH_MULTI {
-                check_set(cur, arg2)?;
-            }
+            check_set(cur, cmd, arg2)?;
             hv.flush_domain(cur.domain);
         }
         MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => {
-            if cmd == MMUEXT_INVLPG_MULTI {
-                check_set(cur, arg2)?;
-            }
+            check_set(cur, cmd, arg2)?;
             invlpg_all(cur, arg1);
         }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {

@@ -4,6 +4,7 @@
 //! `Platform::work_pending` and returns [`Current::again`]: the guest re-executes the call with the arguments given,
 //! after whatever was waiting.
 
+mod batch;
 pub mod callback;
 pub mod console;
 pub mod descriptor;
