@@ -13,9 +13,7 @@ use crate::frames::pte::is_canonical;
 use crate::platform::Platform;
 
 fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Result<(), HypercallError> {
-    if !is_canonical(callback.address) {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(!is_canonical(callback.address))?;
     let mut cpu = cur.vcpu.cpu.lock();
     match kind {
         CALLBACKTYPE_EVENT => cpu.event = Callback { masks_events: true, ..callback },

@@ -18,9 +18,7 @@ const FULL_NS: u64 = 1_000_000;
 /// # Errors
 /// `NotPermitted`; `Fault`; `NoSys`: no such command; `Again`: the line is busy, and the caller asked.
 pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let [command, count, buffer, ..] = *args;
     let (mut left, mut at) = (count as u32, buffer);
     let mut chunk = [0u8; CHUNK];

@@ -20,9 +20,7 @@ pub fn set_gdt<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallR
         return Ok(Outcome::OK);
     }
     let entries = entries as u32;
-    if entries > MAX_GDT_ENTRIES {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(entries > MAX_GDT_ENTRIES)?;
     let mut frames = ArrayVec::<Mfn, 14>::new();
     for n in 0..entries.div_ceil(512) {
         frames.push(Mfn::new(cur.copy_in_at::<u64>(list, n.into())?));

@@ -64,6 +64,12 @@ pub enum HypercallError {
 }
 
 impl HypercallError {
+    /// Refuses the call for this reason when `wrong`.
+    #[inline(always)]
+    pub(super) fn when(self, wrong: bool) -> Result<(), Self> {
+        if wrong { Err(self) } else { Ok(()) }
+    }
+
     /// `-errno`, as rax gives it.
     pub const fn errno(self) -> i64 {
         -(match self {

@@ -83,9 +83,7 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
 
 #[inline(never)]
 fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if cur.domain.is_dying() {
-        return Err(HypercallError::NoSuchDomain);
-    }
+    HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
     let domain = cur.domain;
     let mut mm = cur.tables(domain);
     if !mm.finish_deferred() {
@@ -113,9 +111,7 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     };
     let caller = cur.domain;
     let dom = tables_of.domain(caller)?;
-    if dom.is_dying() {
-        return Err(HypercallError::NoSuchDomain);
-    }
+    HypercallError::NoSuchDomain.when(dom.is_dying())?;
     let mut mm = cur.tables(dom);
     if !mm.finish_deferred() {
         drop(mm);

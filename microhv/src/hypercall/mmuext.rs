@@ -43,9 +43,7 @@ pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
 }
 
 fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if cur.domain.is_dying() {
-        return Err(HypercallError::NoSuchDomain);
-    }
+    HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
     // What an earlier call left is looked after by each operation that begins with the tables. A list of none of these,
     // as a flush, leaves nothing.
     let (done, result, long) = perform(cur, cur.domain, args[0], args[1] as u32);
@@ -61,9 +59,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let batch = Batch::new(cur, args);
     let subject = if batch.only_finish { Subject::Caller } else { Subject::new(cur, args[3] as u16)? };
     let dom = subject.domain(cur.domain)?.clone();
-    if dom.is_dying() {
-        return Err(HypercallError::NoSuchDomain);
-    }
+    HypercallError::NoSuchDomain.when(dom.is_dying())?;
     // What an earlier call left: of the tables that are worked on, and of the caller's own.
     for tables in [&dom, cur.domain] {
         if !cur.hv.finish_deferred(tables) {
@@ -168,9 +164,8 @@ fn one<P: Platform>(
         }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
             // Memory is mapped write-back alone, devices never: nothing in a cache can be stale.
-            if !cur.domain.privileged && cur.domain.permissions.lock().iomem.is_empty() {
-                return Err(HypercallError::Access.into());
-            }
+            HypercallError::Access
+                .when(!cur.domain.privileged && cur.domain.permissions.lock().iomem.is_empty())?;
         }
         MMUEXT_SET_LDT => hv.set_ldt(cur.domain, cur.vcpu, arg1, arg2 as u32)?,
         MMUEXT_CLEAR_PAGE => {

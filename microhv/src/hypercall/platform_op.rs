@@ -15,13 +15,9 @@ const SLEEP_OFF: u32 = 5;
 /// `NotPermitted`; `Fault`; `Access`: another interface version; `Invalid`: an impossible time or CPU;
 /// `NoSuchDomain` (`-ESRCH`): no such firmware information; `NoSys`: no such operation.
 pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let mut op: XenPlatformOp = cur.copy_in(args[0])?;
-    if op.interface_version != XENPF_INTERFACE_VERSION {
-        return Err(HypercallError::Access);
-    }
+    HypercallError::Access.when(op.interface_version != XENPF_INTERFACE_VERSION)?;
     match op.cmd {
         XENPF_SETTIME32 => {
             let time: XenpfSettime32 = op.payload();
@@ -29,9 +25,7 @@ pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
         }
         XENPF_SETTIME64 => {
             let time: XenpfSettime64 = op.payload();
-            if time.mbz != 0 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(time.mbz != 0)?;
             set_time(cur, time.secs, time.nsecs, time.system_time)?;
         }
         XENPF_GET_CPUINFO => {
@@ -46,9 +40,7 @@ pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
         }
         XENPF_ENTER_ACPI_SLEEP => {
             let wanted: XenpfEnterAcpiSleep = op.payload();
-            if wanted.sleep_state != SLEEP_OFF {
-                return Err(HypercallError::NotSupported);
-            }
+            HypercallError::NotSupported.when(wanted.sleep_state != SLEEP_OFF)?;
             cur.hv.platform.power(PowerAction::Off);
         }
         XENPF_FIRMWARE_INFO => return Err(HypercallError::NoSuchDomain),
@@ -64,9 +56,7 @@ fn set_time<P: Platform>(
     nsecs: u32,
     system_ns: u64,
 ) -> Result<(), HypercallError> {
-    if u64::from(nsecs) >= NS_PER_SECOND {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(u64::from(nsecs) >= NS_PER_SECOND)?;
     let wall_ns = secs.checked_mul(NS_PER_SECOND).and_then(|ns| ns.checked_add(nsecs.into()));
     let wall_ns = wall_ns.filter(|ns| *ns >= system_ns).ok_or(HypercallError::Invalid)?;
     cur.hv.set_wall_clock(wall_ns, system_ns);

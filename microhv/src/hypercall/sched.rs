@@ -46,9 +46,7 @@ pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercall
             let op: SchedRemoteShutdown = cur.copy_in(args[1])?;
             let domain = cur.hv.domains.get(ring_abi::types::DomId::new(op.domain_id));
             let domain = domain.filter(|domain| !domain.is_dying()).ok_or(HypercallError::NoSuchDomain)?;
-            if !cur.domain.privileged {
-                return Err(HypercallError::NotPermitted);
-            }
+            HypercallError::NotPermitted.when(!cur.domain.privileged)?;
             cur.hv.shutdown_domain(&domain, op.reason.min(SHUTDOWN_MAX));
         }
         SCHEDOP_WATCHDOG => return watchdog(cur, &cur.copy_in(args[1])?),
@@ -71,9 +69,7 @@ fn watchdog<P: Platform>(cur: &Current<'_, P>, op: &SchedWatchdog) -> HypercallR
         Some(index) => index as usize,
     };
     let entry = known.get_mut(index).ok_or(HypercallError::Invalid)?;
-    if op.id != 0 && !*entry {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(op.id != 0 && !*entry)?;
     *entry = op.id == 0 || op.timeout != 0;
     let kind = if index == 0 { TimerKind::FirstWatchdog } else { TimerKind::SecondWatchdog };
     cur.hv.arm_timer(vcpu, kind, entry.then_some(deadline));
@@ -95,16 +91,12 @@ fn block<P: Platform>(cur: &Current<'_, P>) {
 /// `SCHEDOP_poll`: waits for one of some ports, masked or not, an upcall, or a time.
 fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
     let op: SchedPoll = cur.copy_in(arg)?;
-    if op.nr_ports > MAX_POLL_PORTS {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(op.nr_ports > MAX_POLL_PORTS)?;
     // Nothing is written ahead of what is read: mostly it is one port.
     let mut ports = ArrayVec::<Port, { MAX_POLL_PORTS as usize }>::new();
     for index in 0..op.nr_ports {
         let port: Port = cur.copy_in_at(op.ports, index.into())?;
-        if port.raw() >= MAX_PORTS {
-            return Err(HypercallError::Invalid);
-        }
+        HypercallError::Invalid.when(port.raw() >= MAX_PORTS)?;
         ports.push(port);
     }
     wait(cur, &ports, op.timeout);

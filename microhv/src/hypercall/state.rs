@@ -29,9 +29,7 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         if info.address == 0 {
             break;
         }
-        if !is_canonical(info.address) {
-            return Err(HypercallError::Invalid);
-        }
+        HypercallError::Invalid.when(!is_canonical(info.address))?;
         cur.vcpu.cpu.lock().traps[info.vector as usize] = TrapGate::from_abi(&info);
         if index % GATES_PER_LOOK == GATES_PER_LOOK - 1 && cur.hv.platform.work_pending() {
             // A table that ends with the address space has no next gate.
@@ -73,9 +71,7 @@ pub fn set_segment_base<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
         }
         _ => return Err(HypercallError::Invalid),
     };
-    if !is_canonical(base) {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(!is_canonical(base))?;
     cur.hv.platform.set_segment_base(which, base);
     Ok(Outcome::OK)
 }
@@ -119,9 +115,7 @@ pub fn fpu_taskswitch<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
 /// `Invalid`: no such assist; `NoSys`: no such command.
 pub fn vm_assist<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let (command, kind) = (args[0] as u32, args[1] as u32);
-    if kind >= u64::BITS || VALID_ASSISTS & 1 << kind == 0 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(kind >= u64::BITS || VALID_ASSISTS & 1 << kind == 0)?;
     match command {
         VMASST_CMD_ENABLE => cur.domain.assist.fetch_or(1 << kind, Ordering::Relaxed),
         VMASST_CMD_DISABLE => cur.domain.assist.fetch_and(!(1 << kind), Ordering::Relaxed),

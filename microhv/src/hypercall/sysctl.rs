@@ -20,13 +20,9 @@ const LOCAL_DISTANCE: u32 = 10;
 /// # Errors
 /// `NotPermitted`; `Fault`; `Access`: another interface version; as each operation says; `NoSys`: no such operation.
 pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let mut op: XenSysctl = cur.copy_in(args[0])?;
-    if op.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
-        return Err(HypercallError::Access);
-    }
+    HypercallError::Access.when(op.interface_version != XEN_SYSCTL_INTERFACE_VERSION)?;
     cur.hv.reap_dead();
     match op.cmd {
         XEN_SYSCTL_READCONSOLE => {
@@ -43,9 +39,7 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         }
         XEN_SYSCTL_DEBUG_KEYS => {
             let wanted: XenSysctlDebugKeys = op.payload();
-            if wanted.nr_keys > MAX_KEYS {
-                return Err(HypercallError::TooBig);
-            }
+            HypercallError::TooBig.when(wanted.nr_keys > MAX_KEYS)?;
             for index in 0..wanted.nr_keys {
                 let key: u8 = cur.copy_in_at(wanted.keys, u64::from(index))?;
                 cur.hv.debug_key(key);
@@ -159,9 +153,7 @@ fn cpu_topology<P: Platform>(
 ) -> Result<(), HypercallError> {
     let cpus = cur.hv.platform.machine_info().cpus.max(1);
     if wanted.cputopo != 0 {
-        if wanted.num_cpus < cpus {
-            return Err(HypercallError::NoBuffers);
-        }
+        HypercallError::NoBuffers.when(wanted.num_cpus < cpus)?;
         for cpu in 0..cpus {
             let place = XenSysctlCputopo { core: cpu, socket: 0, node: 0 };
             cur.copy_out_at(wanted.cputopo, u64::from(cpu), &place)?;
@@ -172,9 +164,7 @@ fn cpu_topology<P: Platform>(
 }
 
 fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> Result<(), HypercallError> {
-    if (wanted.meminfo != 0 || wanted.distance != 0) && wanted.num_nodes < 1 {
-        return Err(HypercallError::NoBuffers);
-    }
+    HypercallError::NoBuffers.when((wanted.meminfo != 0 || wanted.distance != 0) && wanted.num_nodes < 1)?;
     if wanted.meminfo != 0 {
         let bytes = PAGE_SIZE as u64;
         let info = XenSysctlMeminfo {

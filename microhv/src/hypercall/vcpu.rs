@@ -48,9 +48,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             other => other?,
         },
         VCPUOP_UP => {
-            if !vcpu.initialised.load(Ordering::Acquire) {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(!vcpu.initialised.load(Ordering::Acquire))?;
             cur.hv.wake(cur.domain, vcpu, PauseFlags::DOWN);
         }
         VCPUOP_DOWN => cur.hv.vcpu_down(cur.domain, vcpu),
@@ -81,26 +79,19 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
         }
         VCPUOP_SET_PERIODIC_TIMER => {
             let op: VcpuSetPeriodicTimer = cur.copy_in(arg)?;
-            if !(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&op.period_ns) {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(!(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&op.period_ns))?;
             set_period(cur, vcpu, op.period_ns);
         }
         VCPUOP_STOP_PERIODIC_TIMER => set_period(cur, vcpu, 0),
         VCPUOP_SET_SINGLESHOT_TIMER => {
-            if !itself {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(!itself)?;
             let op: VcpuSetSingleshotTimer = cur.copy_in(arg)?;
-            if op.flags & VCPU_SSHOTTMR_FUTURE != 0 && op.timeout_abs_ns < cur.hv.platform.now_ns() {
-                return Err(HypercallError::TimePast);
-            }
+            HypercallError::TimePast
+                .when(op.flags & VCPU_SSHOTTMR_FUTURE != 0 && op.timeout_abs_ns < cur.hv.platform.now_ns())?;
             cur.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(op.timeout_abs_ns));
         }
         VCPUOP_STOP_SINGLESHOT_TIMER => {
-            if !itself {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(!itself)?;
             cur.hv.arm_timer(vcpu, TimerKind::Singleshot, None);
         }
         VCPUOP_REGISTER_VCPU_INFO => {
@@ -117,9 +108,8 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 /// # Errors
 /// `Invalid`; `Fault`; `Exists`: it has one; `NoMemory`.
 fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Result<(), HypercallError> {
-    if vcpu.info.get().is_none() {
-        return Err(HypercallError::Invalid); // from vCPU 32 on, register_vcpu_info comes first
-    }
+    // From vCPU 32 on, register_vcpu_info comes first.
+    HypercallError::Invalid.when(vcpu.info.get().is_none())?;
     let mut words = super::domctl::context_room()?;
     cur.copy_from_guest(words.as_mut_bytes(), arg)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
@@ -159,12 +149,9 @@ fn register_vcpu_info<P: Platform>(
     vcpu: &Vcpu,
     op: &VcpuRegisterVcpuInfo,
 ) -> Result<(), HypercallError> {
-    if op.offset as usize > PAGE_SIZE - INFO_BYTES || !op.offset.is_multiple_of(8) {
-        return Err(HypercallError::NoSuchAddress);
-    }
-    if !core::ptr::eq(vcpu, cur.vcpu) && vcpu.is_up() {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::NoSuchAddress
+        .when(op.offset as usize > PAGE_SIZE - INFO_BYTES || !op.offset.is_multiple_of(8))?;
+    HypercallError::Invalid.when(!core::ptr::eq(vcpu, cur.vcpu) && vcpu.is_up())?;
     let mfn = Mfn::new(op.mfn);
     let page = cur.hv.get_page_writable(mfn, cur.domain).map_err(|_| HypercallError::Invalid)?;
     let place = cur
@@ -173,9 +160,8 @@ fn register_vcpu_info<P: Platform>(
         .shared(mfn)
         .slice(op.offset as usize, INFO_BYTES)
         .ok_or(HypercallError::NoSuchAddress)?;
-    if !vcpu.claim_info_frame(mfn) {
-        return Err(HypercallError::Invalid); // it has one
-    }
+    // The vCPU has one.
+    HypercallError::Invalid.when(!vcpu.claim_info_frame(mfn))?;
     page.into_raw(); // the vCPU's from here on
     let mut old = [0u8; INFO_BYTES];
     match vcpu.info.get() {

@@ -110,9 +110,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
         }
         XENVER_GET_FEATURES => {
             let mut info: XenFeatureInfo = cur.copy_in(arg)?;
-            if info.submap_idx != 0 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(info.submap_idx != 0)?;
             info.submap = features(cur.domain);
             cur.copy_out(arg, &info)?;
         }
@@ -126,21 +124,13 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
             copy_out_text(cur, arg, line, COMMANDLINE_LEN)?;
         }
         XENVER_BUILD_ID => {
-            if !cur.domain.privileged {
-                return Err(HypercallError::NotPermitted);
-            }
+            HypercallError::NotPermitted.when(!cur.domain.privileged)?;
             let id = cur.hv.platform.build_id();
-            if id.is_empty() {
-                return Err(HypercallError::NoData);
-            }
+            HypercallError::NoData.when(id.is_empty())?;
             if arg != 0 {
                 let head: XenBuildId = cur.copy_in(arg)?;
-                if head.len == 0 {
-                    return Err(HypercallError::Invalid);
-                }
-                if (head.len as usize) < id.len() {
-                    return Err(HypercallError::NoBuffers);
-                }
+                HypercallError::Invalid.when(head.len == 0)?;
+                HypercallError::NoBuffers.when((head.len as usize) < id.len())?;
                 cur.copy_out_bytes(arg.wrapping_add(size_of::<XenBuildId>() as u64), id)?;
             }
             return Ok(Outcome::Done(id.len() as u64));

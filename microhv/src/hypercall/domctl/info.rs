@@ -93,9 +93,7 @@ pub(super) fn page_frame_info<P: Platform>(
     domain: &Domain,
     wanted: &XenDomctlGetpageframeinfo3,
 ) -> Result<(), HypercallError> {
-    if wanted.num > MAX_PAGE_FRAMES {
-        return Err(HypercallError::TooBig);
-    }
+    HypercallError::TooBig.when(wanted.num > MAX_PAGE_FRAMES)?;
     let mut room = [0u64; FRAMES_TOGETHER];
     let mut done = 0;
     while done < wanted.num {

@@ -37,13 +37,9 @@ const MAX_PAUSES: u32 = 255;
 /// `NotPermitted`; `Fault`; `Access`: another interface version; `NoSuchDomain`; as each operation says; `NoSys`: no
 /// such operation. `Again`: a `destroydomain` that [`XenDomctl::wants_return`] was interrupted.
 pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let mut op: XenDomctl = cur.copy_in(args[0])?;
-    if op.interface_version != XEN_DOMCTL_INTERFACE_VERSION {
-        return Err(HypercallError::Access);
-    }
+    HypercallError::Access.when(op.interface_version != XEN_DOMCTL_INTERFACE_VERSION)?;
     let result = if op.cmd == XEN_DOMCTL_CREATEDOMAIN {
         create(cur, &mut op)
     } else {
@@ -80,9 +76,9 @@ enum Reply {
 /// `XEN_DOMCTL_createdomain`: op.domain 0 or reserved asks for any number.
 fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> Result<Reply, HypercallError> {
     let wanted: XenDomctlCreatedomain = op.payload();
-    if wanted.flags & !XEN_DOMCTL_CDF_XS_DOMAIN != 0 || wanted.iommu_opts != 0 || wanted.vmtrace_size != 0 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(
+        wanted.flags & !XEN_DOMCTL_CDF_XS_DOMAIN != 0 || wanted.iommu_opts != 0 || wanted.vmtrace_size != 0,
+    )?;
     let or_default = |value: i32, default: u32| u32::try_from(value).unwrap_or(default);
     let config = DomainConfig {
         handle: wanted.handle,
@@ -95,9 +91,9 @@ fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> Result<Reply
         flags: wanted.flags,
     };
     // What these are the limits of is freed, and copied as it grows, by parts of a size that is known.
-    if config.max_grant_frames > MAX_GRANT_FRAMES || config.max_maptrack_frames > MAX_MAPTRACK_FRAMES {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(
+        config.max_grant_frames > MAX_GRANT_FRAMES || config.max_maptrack_frames > MAX_MAPTRACK_FRAMES,
+    )?;
     let id = (op.domain != 0 && op.domain < FIRST_RESERVED).then(|| DomId::new(op.domain));
     let domain = cur.hv.create_domain_in_pieces(cur.vcpu, id, config)?;
     op.domain = domain.id.raw();
@@ -157,9 +153,7 @@ fn execute<P: Platform>(
             let wanted: XenDomctlMaxVcpus = op.payload();
             not_own(cur, domain)?;
             // They were made with the domain.
-            if wanted.max as usize != domain.vcpus.len() {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(wanted.max as usize != domain.vcpus.len())?;
         }
         XEN_DOMCTL_SETVCPUCONTEXT => set_context(cur, domain, &op.payload())?,
         XEN_DOMCTL_GETVCPUCONTEXT => get_context(cur, domain, &op.payload())?,
@@ -182,9 +176,7 @@ fn execute<P: Platform>(
         }
         XEN_DOMCTL_SETNODEAFFINITY => {
             let wanted: XenDomctlNodeaffinity = op.payload();
-            if read_bitmap(cur, &wanted.nodemap)? & 1 == 0 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(read_bitmap(cur, &wanted.nodemap)? & 1 == 0)?;
         }
         XEN_DOMCTL_GETNODEAFFINITY => {
             let wanted: XenDomctlNodeaffinity = op.payload();
@@ -222,9 +214,7 @@ fn execute<P: Platform>(
         }
         XEN_DOMCTL_IOPORT_PERMISSION => {
             let p: XenDomctlIoportPermission = op.payload();
-            if u64::from(p.first_port) + u64::from(p.nr_ports) > 1 << 16 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(u64::from(p.first_port) + u64::from(p.nr_ports) > 1 << 16)?;
             permit(
                 cur,
                 domain,
@@ -247,9 +237,7 @@ fn execute<P: Platform>(
         }
         XEN_DOMCTL_SET_ADDRESS_SIZE => {
             let wanted: XenDomctlAddressSize = op.payload();
-            if wanted.size != 64 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(wanted.size != 64)?;
         }
         XEN_DOMCTL_GET_ADDRESS_SIZE => {
             op.set_payload(&XenDomctlAddressSize { size: 64 });
@@ -258,9 +246,7 @@ fn execute<P: Platform>(
         XEN_DOMCTL_SETTSCINFO => {
             let p: XenDomctlTscInfo = op.payload();
             not_own(cur, domain)?;
-            if p.tsc_mode > TSC_MODE_LAST {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(p.tsc_mode > TSC_MODE_LAST)?;
             *domain.tsc.lock() = TscSettings {
                 mode: p.tsc_mode,
                 elapsed_ns: p.elapsed_nsec,
@@ -306,9 +292,8 @@ fn permit<P: Platform>(
     let last = first
         .checked_add(count.checked_sub(1).ok_or(HypercallError::Invalid)?)
         .ok_or(HypercallError::Invalid)?;
-    if !set(&mut cur.domain.permissions.lock()).contains_range(first, last) {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted
+        .when(!set(&mut cur.domain.permissions.lock()).contains_range(first, last))?;
     let mut permissions = domain.permissions.lock();
     let set = set(&mut permissions);
     let is_done = if allow != 0 { set.add(first, last) } else { set.remove(first, last) };

@@ -35,9 +35,7 @@ pub(super) fn set_context<P: Platform>(
 ) -> Result<(), HypercallError> {
     not_own(cur, domain)?;
     let vcpu = vcpu_of(domain, wanted.vcpu)?;
-    if wanted.ctxt == 0 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(wanted.ctxt == 0)?;
     let mut room = context_room()?;
     cur.copy_from_guest(room.as_mut_bytes(), wanted.ctxt)?;
     let context = VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
@@ -61,9 +59,7 @@ pub(super) fn get_context<P: Platform>(
 ) -> Result<(), HypercallError> {
     not_own(cur, domain)?;
     let vcpu = vcpu_of(domain, wanted.vcpu)?;
-    if !vcpu.initialised.load(Ordering::Acquire) {
-        return Err(HypercallError::NoData);
-    }
+    HypercallError::NoData.when(!vcpu.initialised.load(Ordering::Acquire))?;
     let mut room = context_room()?;
     let context =
         VcpuGuestContext::mut_from_bytes(room.as_mut_bytes()).map_err(|_| HypercallError::Invalid)?;
@@ -82,9 +78,7 @@ pub(super) fn ext_context(
     let mut cpu = vcpu.cpu.lock();
     if set {
         for address in [context.syscall32_callback_eip, context.sysenter_callback_eip] {
-            if !is_canonical(address) {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(!is_canonical(address))?;
         }
         cpu.syscall32.address = context.syscall32_callback_eip;
         cpu.syscall32.masks_events = context.syscall32_disables_events != 0;
@@ -111,16 +105,12 @@ pub(super) fn affinity<P: Platform>(
     set: bool,
 ) -> Result<(), HypercallError> {
     let vcpu = domain.vcpu(wanted.vcpu).ok_or(HypercallError::NoSuchDomain)?;
-    if wanted.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(wanted.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0)?;
     let online = online_cpus(cur.hv).bits();
     if wanted.flags & XEN_VCPUAFFINITY_HARD != 0 {
         if set {
             let bits = read_bitmap(cur, &wanted.cpumap_hard)?;
-            if bits & online == 0 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(bits & online == 0)?;
             vcpu.sched.affinity.store(bits, Ordering::Relaxed);
         }
         write_bitmap(cur, &wanted.cpumap_hard, vcpu.sched.affinity.load(Ordering::Relaxed) & online)?;
@@ -133,16 +123,13 @@ pub(super) fn affinity<P: Platform>(
 
 /// The weight, which all vCPUs of a domain share. There are no caps: 0 is given, and 0 or "leave it" taken.
 pub(super) fn scheduler(domain: &Domain, op: &mut XenDomctlSchedulerOp) -> Result<(), HypercallError> {
-    if op.sched_id != XEN_SCHEDULER_CREDIT2 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(op.sched_id != XEN_SCHEDULER_CREDIT2)?;
     let first = &domain.vcpu(0).ok_or(HypercallError::NoSuchDomain)?.sched;
     match op.cmd {
         XEN_DOMCTL_SCHEDOP_PUTINFO => {
             let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
-            if !matches!(cap, 0 | u16::MAX) {
-                return Err(HypercallError::NotSupported); // no vCPU is kept from an idle CPU
-            }
+            // No vCPU is kept from an idle CPU.
+            HypercallError::NotSupported.when(!matches!(cap, 0 | u16::MAX))?;
             for vcpu in domain.vcpus.iter().filter(|_| weight != 0) {
                 vcpu.sched.weight.store(u32::from(weight), Ordering::Relaxed);
             }

@@ -29,23 +29,20 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     let at = args[1];
     let request: XenMemoryExchange = cur.copy_in(at)?;
     let (input, output) = (request.r#in, request.out);
-    if input.extent_order > MAX_ORDER || output.extent_order > MAX_ORDER {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(input.extent_order > MAX_ORDER || output.extent_order > MAX_ORDER)?;
     let frames = |extents: u64, order: u32| extents.checked_mul(1 << order);
     let total = frames(input.nr_extents, input.extent_order);
     let limit = u64::MAX >> OPERATION_BITS;
     let same = total == frames(output.nr_extents, output.extent_order) && input.domid == output.domid;
-    if !same || total.is_none_or(|total| total > limit) || request.nr_exchanged > input.nr_extents {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid
+        .when(!same || total.is_none_or(|total| total > limit) || request.nr_exchanged > input.nr_extents)?;
     let domain = cur.hv.domains.target(cur.domain, input.domid)?;
     // Both sides advance by the larger of the two extents.
     let order = input.extent_order.max(output.extent_order);
     let (per_input, per_output) = (1 << (order - input.extent_order), 1 << (order - output.extent_order));
-    if !request.nr_exchanged.is_multiple_of(per_input) || !input.nr_extents.is_multiple_of(per_input) {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(
+        !request.nr_exchanged.is_multiple_of(per_input) || !input.nr_extents.is_multiple_of(per_input),
+    )?;
     let mut done = request.nr_exchanged;
     let mut result = Ok(());
     while done < input.nr_extents {
@@ -92,9 +89,7 @@ fn exchange_some<P: Platform>(
     let (r#in, out) = (&request.r#in, &request.out);
     // Two of the three lists may stay with the domain until it calls again: room for all is asked for at once.
     let bytes = 3 * size_of::<Mfn>() << r#in.extent_order.max(out.extent_order);
-    if !hv.platform.heap_has_room(bytes) {
-        return Err(HypercallError::NoMemory.into());
-    }
+    HypercallError::NoMemory.when(!hv.platform.heap_has_room(bytes))?;
     let mut given = Vec::new();
     for first in read_list(cur, r#in.extent_start, &inputs)? {
         given.extend((0..1u64 << r#in.extent_order).map(|page| Mfn::new(first.wrapping_add(page))));
@@ -102,9 +97,7 @@ fn exchange_some<P: Platform>(
     let order = out.extent_order as u8;
     let mut places = read_list(cur, out.extent_start, &outputs)?;
     // All are looked at before the first is taken: what fails then is a race, or a frame that is named twice.
-    if !given.iter().all(|&mfn| hv.is_stealable(domain, mfn)) {
-        return Err(HypercallError::Invalid.into());
-    }
+    HypercallError::Invalid.when(!given.iter().all(|&mfn| hv.is_stealable(domain, mfn)))?;
     let taken = hv.take_clean(domain, order, out.mem_flags as u8, places.len())?;
     let mut stolen = 0;
     let all = given.iter().try_for_each(|&mfn| hv.steal_page(domain, mfn).inspect(|()| stolen += 1));

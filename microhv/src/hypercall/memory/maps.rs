@@ -66,9 +66,7 @@ pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyperca
 /// # Errors
 /// `NotPermitted`: the caller is not privileged. `Invalid`: a buffer for fewer entries than there are.
 pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let map = cur.hv.frames.firmware_map();
     let entries: Vec<MapEntry> =
         map.iter().map(|&(addr, size, kind)| MapEntry::new(addr, size, kind)).collect();
@@ -77,9 +75,7 @@ pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) ->
         cur.copy_out(arg, &XenMemoryMap { nr_entries: entries.len() as u32, ..asked })?;
         return Ok(Outcome::OK);
     }
-    if (asked.nr_entries as usize) < entries.len() {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when((asked.nr_entries as usize) < entries.len())?;
     give_map(cur, arg, &entries)
 }
 
@@ -89,13 +85,9 @@ pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) ->
 /// `Invalid`: more than 128 entries.
 pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     let request: XenForeignMemoryMap = cur.copy_in(arg)?;
-    if request.map.nr_entries > MAX_MAP_ENTRIES {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(request.map.nr_entries > MAX_MAP_ENTRIES)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let mut entries = Vec::new();
     for n in 0..request.map.nr_entries {
         entries.push(cur.copy_in_at::<E820Entry>(request.map.buffer, n.into())?);
@@ -112,22 +104,15 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyp
 pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -> HypercallResult {
     let arg = args[1];
     let request: XenMemAcquireResource = cur.copy_in(arg)?;
-    if request.pad != 0 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(request.pad != 0)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
-    if !cur.domain.privileged {
-        return Err(HypercallError::NotPermitted);
-    }
-    if u32::from(request.r#type) != XENMEM_RESOURCE_GRANT_TABLE
-        || request.id != XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED
-    {
-        return Err(HypercallError::NotSupported);
-    }
+    HypercallError::NotPermitted.when(!cur.domain.privileged)?;
+    HypercallError::NotSupported.when(
+        u32::from(request.r#type) != XENMEM_RESOURCE_GRANT_TABLE
+            || request.id != XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+    )?;
     if request.frame_list == 0 {
-        if request.nr_frames != 0 {
-            return Err(HypercallError::Invalid);
-        }
+        HypercallError::Invalid.when(request.nr_frames != 0)?;
         cur.copy_out(arg, &XenMemAcquireResource { nr_frames: domain.config.max_grant_frames, ..request })?;
         return Ok(Outcome::OK);
     }

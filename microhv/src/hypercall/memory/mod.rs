@@ -50,12 +50,9 @@ pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         XENMEM_SET_MEMORY_MAP => maps::set_memory_map(cur, arg),
         XENMEM_CLAIM_PAGES => {
             let claim: XenMemoryReservation = cur.copy_in(arg)?;
-            if !cur.domain.privileged {
-                return Err(HypercallError::NotPermitted);
-            }
-            if claim.extent_start != 0 || claim.extent_order != 0 || claim.mem_flags != 0 {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::NotPermitted.when(!cur.domain.privileged)?;
+            HypercallError::Invalid
+                .when(claim.extent_start != 0 || claim.extent_order != 0 || claim.mem_flags != 0)?;
             let domain = cur.hv.domains.target(cur.domain, claim.domid)?;
             cur.hv.claim_pages(&domain, claim.nr_extents)?;
             Ok(Outcome::OK)
