@@ -6,6 +6,7 @@ use ring_abi::domctl::*;
 use ring_abi::types::Mfn;
 use zerocopy::IntoBytes;
 
+use super::Operation;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Domain, PauseFlags};
@@ -87,37 +88,35 @@ pub(in crate::hypercall) fn write_bitmap<P: Platform>(
     Ok(())
 }
 
-/// `XEN_DOMCTL_getpageframeinfo3`: what each frame of a domain is used as.
-pub(super) fn page_frame_info<P: Platform>(
-    cur: &Current<'_, P>,
-    domain: &Domain,
-    wanted: &XenDomctlGetpageframeinfo3,
-) -> Result<(), HypercallError> {
-    HypercallError::TooBig.when(wanted.num > MAX_PAGE_FRAMES)?;
-    let mut room = [0u64; FRAMES_TOGETHER];
-    let mut done = 0;
-    while done < wanted.num {
-        let words = &mut room[..((wanted.num - done) as usize).min(FRAMES_TOGETHER)];
-        let at = wanted.array.wrapping_add(done * size_of::<u64>() as u64);
-        cur.copy_from_guest(words.as_mut_bytes(), at)?;
-        words.iter_mut().for_each(|word| *word = kind_of(cur, domain, Mfn::new(*word)));
-        cur.copy_out_bytes(at, words.as_bytes())?;
-        done += words.len() as u64;
+impl<P: Platform> Operation<'_, '_, P> {
+    /// `XEN_DOMCTL_getpageframeinfo3`: what each frame of a domain is used as.
+    pub(super) fn page_frame_info(&self, wanted: &XenDomctlGetpageframeinfo3) -> Result<(), HypercallError> {
+        HypercallError::TooBig.when(wanted.num > MAX_PAGE_FRAMES)?;
+        let mut room = [0u64; FRAMES_TOGETHER];
+        let mut done = 0;
+        while done < wanted.num {
+            let words = &mut room[..((wanted.num - done) as usize).min(FRAMES_TOGETHER)];
+            let at = wanted.array.wrapping_add(done * size_of::<u64>() as u64);
+            self.cur.copy_from_guest(words.as_mut_bytes(), at)?;
+            words.iter_mut().for_each(|word| *word = self.kind_of(Mfn::new(*word)));
+            self.cur.copy_out_bytes(at, words.as_bytes())?;
+            done += words.len() as u64;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// What a frame of a domain is used as: `XEN_DOMCTL_PFINFO_*`.
-fn kind_of<P: Platform>(cur: &Current<'_, P>, domain: &Domain, mfn: Mfn) -> u64 {
-    let Some(page) = cur.hv.get_page(mfn, domain) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
-    let Some(info) = cur.hv.frames.info(page.mfn()) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
-    let table = match info.page_type() {
-        (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
-        (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
-        (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
-        (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
-        (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
-        _ => XEN_DOMCTL_PFINFO_NOTAB,
-    };
-    u64::from(table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 })
+    /// What a frame of a domain is used as: `XEN_DOMCTL_PFINFO_*`.
+    fn kind_of(&self, mfn: Mfn) -> u64 {
+        let Some(page) = self.cur.hv.get_page(mfn, self.domain) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
+        let Some(info) = self.cur.hv.frames.info(page.mfn()) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
+        let table = match info.page_type() {
+            (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
+            (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
+            (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
+            (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
+            (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
+            _ => XEN_DOMCTL_PFINFO_NOTAB,
+        };
+        u64::from(table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 })
+    }
 }

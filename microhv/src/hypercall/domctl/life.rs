@@ -1,0 +1,82 @@
+//! Domains begin, pause and end.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::domctl::*;
+use ring_abi::types::DomId;
+
+use super::Operation;
+use crate::domain::{Current, DomainConfig, FIRST_RESERVED, MAX_GRANT_FRAMES, MAX_MAPTRACK_FRAMES};
+use crate::hypercall::HypercallError;
+use crate::platform::Platform;
+
+/// Default of what a domain may have when the toolstack says "default".
+const DEFAULT_GRANT_FRAMES: u32 = 64;
+const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
+/// Pauses of a domain by the toolstack at most.
+const MAX_PAUSES: u32 = 255;
+
+/// `XEN_DOMCTL_createdomain`: op.domain 0 or reserved asks for any number.
+pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> Result<(), HypercallError> {
+    let wanted: XenDomctlCreatedomain = op.payload();
+    HypercallError::Invalid.when(
+        wanted.flags & !XEN_DOMCTL_CDF_XS_DOMAIN != 0 || wanted.iommu_opts != 0 || wanted.vmtrace_size != 0,
+    )?;
+    let or_default = |value: i32, default: u32| u32::try_from(value).unwrap_or(default);
+    let config = DomainConfig {
+        handle: wanted.handle,
+        ssidref: wanted.ssidref,
+        privileged: false,
+        max_vcpus: wanted.max_vcpus,
+        max_evtchn_port: wanted.max_evtchn_port,
+        max_grant_frames: or_default(wanted.max_grant_frames, DEFAULT_GRANT_FRAMES),
+        max_maptrack_frames: or_default(wanted.max_maptrack_frames, DEFAULT_MAPTRACK_FRAMES),
+        flags: wanted.flags,
+    };
+    // What these are the limits of is freed, and copied as it grows, by parts of a size that is known.
+    HypercallError::Invalid.when(
+        config.max_grant_frames > MAX_GRANT_FRAMES || config.max_maptrack_frames > MAX_MAPTRACK_FRAMES,
+    )?;
+    let id = (op.domain != 0 && op.domain < FIRST_RESERVED).then(|| DomId::new(op.domain));
+    let domain = cur.hv.create_domain_in_pieces(cur.vcpu, id, config)?;
+    op.domain = domain.id.raw();
+    Ok(())
+}
+
+impl<P: Platform> Operation<'_, '_, P> {
+    pub(super) fn destroy(&self) -> Result<(), HypercallError> {
+        self.not_own()?;
+        self.cur.hv.kill_domain(self.domain)
+    }
+
+    pub(super) fn resume(&self) -> Result<(), HypercallError> {
+        self.not_own()?;
+        self.cur.hv.resume_domain(self.domain);
+        Ok(())
+    }
+
+    /// Changes how often the toolstack paused a domain.
+    fn count_pause(
+        &self,
+        change: impl Fn(u32) -> Option<u32>,
+        otherwise: HypercallError,
+    ) -> Result<(), HypercallError> {
+        let count = &self.domain.controller_pause_count;
+        let counted = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+        otherwise.when(counted.is_err())
+    }
+
+    pub(super) fn pause(&self) -> Result<(), HypercallError> {
+        self.not_own()?;
+        self.count_pause(|count| (count < MAX_PAUSES).then_some(count + 1), HypercallError::Overflow)?;
+        self.cur.hv.pause_domain(self.domain);
+        Ok(())
+    }
+
+    pub(super) fn unpause(&self) -> Result<(), HypercallError> {
+        self.count_pause(|count| count.checked_sub(1), HypercallError::Invalid)?;
+        self.domain.started.store(true, Ordering::Relaxed);
+        self.cur.hv.unpause_domain(self.domain);
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! What the toolstack may set about a domain as a whole.
+
+use core::sync::atomic::Ordering;
+
+use ring_abi::domctl::*;
+use ring_abi::types::{Mfn, PAGE_SHIFT};
+
+use super::Operation;
+use super::info::{read_bitmap, write_bitmap};
+use crate::domain::{Permissions, TscSettings};
+use crate::hypercall::HypercallError;
+use crate::hypercall::page::write_hypercall_page;
+use crate::platform::Platform;
+use crate::rangeset::RangeSet;
+
+/// The last of `settscinfo`'s modes: native.
+const TSC_MODE_LAST: u32 = 2;
+/// Bits of an address, of every domain.
+pub(super) const ADDRESS_SIZE: XenDomctlAddressSize = XenDomctlAddressSize { size: 64 };
+
+pub(super) fn set_address_size(wanted: XenDomctlAddressSize) -> Result<(), HypercallError> {
+    HypercallError::Invalid.when(wanted.size != ADDRESS_SIZE.size)
+}
+
+impl<P: Platform> Operation<'_, '_, P> {
+    pub(super) fn max_mem(&self, max: XenDomctlMaxMem) -> Result<(), HypercallError> {
+        self.domain.mm.set_max_pages(max.max_memkb >> (PAGE_SHIFT - 10));
+        Ok(())
+    }
+
+    /// The vCPUs were made with the domain.
+    pub(super) fn max_vcpus(&self, wanted: XenDomctlMaxVcpus) -> Result<(), HypercallError> {
+        self.not_own()?;
+        HypercallError::Invalid.when(wanted.max as usize != self.domain.vcpus.len())
+    }
+
+    pub(super) fn handle(&self, wanted: XenDomctlSetdomainhandle) -> Result<(), HypercallError> {
+        *self.domain.handle.lock() = wanted.handle;
+        Ok(())
+    }
+
+    /// There is one node.
+    pub(super) fn set_node_affinity(&self, wanted: &XenDomctlNodeaffinity) -> Result<(), HypercallError> {
+        HypercallError::Invalid.when(read_bitmap(self.cur, &wanted.nodemap)? & 1 == 0)
+    }
+
+    pub(super) fn get_node_affinity(&self, wanted: &XenDomctlNodeaffinity) -> Result<(), HypercallError> {
+        write_bitmap(self.cur, &wanted.nodemap, 1)
+    }
+
+    /// The weight, which all vCPUs of a domain share. There are no caps: 0 is given, and 0 or "leave it" taken.
+    pub(super) fn scheduler(
+        &self,
+        mut op: XenDomctlSchedulerOp,
+    ) -> Result<XenDomctlSchedulerOp, HypercallError> {
+        HypercallError::Invalid.when(op.sched_id != XEN_SCHEDULER_CREDIT2)?;
+        let first = &self.domain.vcpu(0).ok_or(HypercallError::NoSuchDomain)?.sched;
+        match op.cmd {
+            XEN_DOMCTL_SCHEDOP_PUTINFO => {
+                let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
+                // No vCPU is kept from an idle CPU.
+                HypercallError::NotSupported.when(!matches!(cap, 0 | u16::MAX))?;
+                for vcpu in self.domain.vcpus.iter().filter(|_| weight != 0) {
+                    vcpu.sched.weight.store(u32::from(weight), Ordering::Relaxed);
+                }
+            }
+            XEN_DOMCTL_SCHEDOP_GETINFO => {
+                op.u[0] = u64::from(first.weight.load(Ordering::Relaxed) & 0xffff);
+            }
+            _ => return Err(HypercallError::Invalid),
+        }
+        Ok(op)
+    }
+
+    pub(super) fn irq_permission(&self, p: XenDomctlIrqPermission) -> Result<(), HypercallError> {
+        self.permit(|all| &mut all.irqs, p.pirq.into(), 1, p.allow_access)
+    }
+
+    pub(super) fn iomem_permission(&self, p: XenDomctlIomemPermission) -> Result<(), HypercallError> {
+        self.permit(|all| &mut all.iomem, p.first_mfn, p.nr_mfns, p.allow_access)
+    }
+
+    pub(super) fn ioport_permission(&self, p: XenDomctlIoportPermission) -> Result<(), HypercallError> {
+        let (first, count) = (u64::from(p.first_port), u64::from(p.nr_ports));
+        HypercallError::Invalid.when(first + count > 1 << 16)?;
+        self.permit(|all| &mut all.ports, first, count, p.allow_access)
+    }
+
+    /// Gives or takes `count` numbers from `first` on; the caller must have what it gives.
+    fn permit(
+        &self,
+        set: impl Fn(&mut Permissions) -> &mut RangeSet,
+        first: u64,
+        count: u64,
+        allow: u8,
+    ) -> Result<(), HypercallError> {
+        let last = first
+            .checked_add(count.checked_sub(1).ok_or(HypercallError::Invalid)?)
+            .ok_or(HypercallError::Invalid)?;
+        HypercallError::NotPermitted
+            .when(!set(&mut self.cur.domain.permissions.lock()).contains_range(first, last))?;
+        let mut permissions = self.domain.permissions.lock();
+        let set = set(&mut permissions);
+        let is_done = if allow != 0 { set.add(first, last) } else { set.remove(first, last) };
+        if is_done { Ok(()) } else { Err(HypercallError::NoMemory) }
+    }
+
+    pub(super) fn hypercall_init(&self, wanted: XenDomctlHypercallInit) -> Result<(), HypercallError> {
+        let page = self
+            .cur
+            .hv
+            .get_page_writable(Mfn::new(wanted.gmfn), self.domain)
+            .map_err(|_| HypercallError::Access)?;
+        write_hypercall_page(&self.cur.hv.platform.shared(page.mfn()));
+        Ok(())
+    }
+
+    pub(super) fn time_offset(&self, wanted: XenDomctlSettimeoffset) -> Result<(), HypercallError> {
+        self.domain.time_offset_seconds.store(wanted.time_offset_seconds, Ordering::Relaxed);
+        self.cur.hv.publish_wall_clock(self.domain);
+        Ok(())
+    }
+
+    pub(super) fn set_tsc(&self, p: XenDomctlTscInfo) -> Result<(), HypercallError> {
+        self.not_own()?;
+        HypercallError::Invalid.when(p.tsc_mode > TSC_MODE_LAST)?;
+        *self.domain.tsc.lock() = TscSettings {
+            mode: p.tsc_mode,
+            elapsed_ns: p.elapsed_nsec,
+            gtsc_khz: p.gtsc_khz,
+            incarnation: p.incarnation,
+        };
+        Ok(())
+    }
+
+    pub(super) fn get_tsc(&self) -> XenDomctlTscInfo {
+        let tsc = *self.domain.tsc.lock();
+        let platform = &self.cur.hv.platform;
+        XenDomctlTscInfo {
+            tsc_mode: tsc.mode,
+            gtsc_khz: if tsc.gtsc_khz != 0 { tsc.gtsc_khz } else { platform.time_params().tsc_khz },
+            incarnation: tsc.incarnation,
+            elapsed_nsec: platform.now_ns(),
+            ..XenDomctlTscInfo::default()
+        }
+    }
+}
