@@ -1,10 +1,6 @@
 //! Entry points of the guest: where events, failed segment loads and system calls go.
 
-use ring_abi::callback::{
-    CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT,
-    CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_NMI, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32,
-    CALLBACKTYPE_SYSENTER, CallbackRegister, CallbackUnregister,
-};
+use ring_abi::callback::*;
 use ring_abi::segment::FLAT_KERNEL_CS;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};

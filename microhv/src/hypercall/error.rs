@@ -10,57 +10,48 @@ use crate::platform::GuestFault;
 
 /// A refusal. Each is one errno of `xen/include/public/errno.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum HypercallError {
     /// `EPERM`: not the caller's to do.
-    NotPermitted,
+    NotPermitted = e::EPERM as u8,
     /// `ENOENT`: there is no such thing.
-    NoEntry,
+    NoEntry = e::ENOENT as u8,
     /// `ESRCH`: there is no such domain.
-    NoSuchDomain,
-    /// `EIO`.
-    Io,
+    NoSuchDomain = e::ESRCH as u8,
     /// `ENXIO`: an address or offset that cannot be.
-    NoSuchAddress,
+    NoSuchAddress = e::ENXIO as u8,
     /// `E2BIG`: too much for one call.
-    TooBig,
+    TooBig = e::E2BIG as u8,
     /// `EAGAIN`: try again.
-    Again,
+    Again = e::EAGAIN as u8,
     /// `ENOMEM`: no memory, or more than the domain may have.
-    NoMemory,
+    NoMemory = e::ENOMEM as u8,
     /// `EACCES`.
-    Access,
+    Access = e::EACCES as u8,
     /// `EFAULT`: the caller cannot read or write what it points at.
-    Fault,
+    Fault = e::EFAULT as u8,
     /// `EBUSY`: in use.
-    Busy,
+    Busy = e::EBUSY as u8,
     /// `EEXIST`: exists already.
-    Exists,
-    /// `EXDEV`.
-    CrossDevice,
+    Exists = e::EEXIST as u8,
     /// `ENODEV`.
-    NoDevice,
+    NoDevice = e::ENODEV as u8,
     /// `EINVAL`: the arguments make no sense.
-    Invalid,
+    Invalid = e::EINVAL as u8,
     /// `ENOSPC`: no free slot.
-    NoSpace,
-    /// `ERANGE`.
-    Range,
+    NoSpace = e::ENOSPC as u8,
     /// `ENOSYS`: no such operation.
-    NoSys,
+    NoSys = e::ENOSYS as u8,
     /// `ENODATA`.
-    NoData,
+    NoData = e::ENODATA as u8,
     /// `ETIME`: the time is past.
-    TimePast,
+    TimePast = e::ETIME as u8,
     /// `EOVERFLOW`.
-    Overflow,
+    Overflow = e::EOVERFLOW as u8,
     /// `ENOBUFS`: the caller's buffer is too small.
-    NoBuffers,
-    /// `ENOTCONN`.
-    NotConnected,
+    NoBuffers = e::ENOBUFS as u8,
     /// `EOPNOTSUPP`: known, and not done here.
-    NotSupported,
-    /// `EADDRINUSE`.
-    AddressInUse,
+    NotSupported = e::EOPNOTSUPP as u8,
 }
 
 impl HypercallError {
@@ -72,33 +63,7 @@ impl HypercallError {
 
     /// `-errno`, as rax gives it.
     pub const fn errno(self) -> i64 {
-        -(match self {
-            Self::NotPermitted => e::EPERM,
-            Self::NoEntry => e::ENOENT,
-            Self::NoSuchDomain => e::ESRCH,
-            Self::Io => e::EIO,
-            Self::NoSuchAddress => e::ENXIO,
-            Self::TooBig => e::E2BIG,
-            Self::Again => e::EAGAIN,
-            Self::NoMemory => e::ENOMEM,
-            Self::Access => e::EACCES,
-            Self::Fault => e::EFAULT,
-            Self::Busy => e::EBUSY,
-            Self::Exists => e::EEXIST,
-            Self::CrossDevice => e::EXDEV,
-            Self::NoDevice => e::ENODEV,
-            Self::Invalid => e::EINVAL,
-            Self::NoSpace => e::ENOSPC,
-            Self::Range => e::ERANGE,
-            Self::NoSys => e::ENOSYS,
-            Self::NoData => e::ENODATA,
-            Self::TimePast => e::ETIME,
-            Self::Overflow => e::EOVERFLOW,
-            Self::NoBuffers => e::ENOBUFS,
-            Self::NotConnected => e::ENOTCONN,
-            Self::NotSupported => e::EOPNOTSUPP,
-            Self::AddressInUse => e::EADDRINUSE,
-        } as i64)
+        -(self as i64)
     }
 }
 

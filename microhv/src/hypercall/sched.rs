@@ -3,11 +3,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use arrayvec::ArrayVec;
-use ring_abi::sched::{
-    SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
-    SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SHUTDOWN_MAX, SchedPoll, SchedRemoteShutdown, SchedShutdown,
-    SchedWatchdog,
-};
+use ring_abi::sched::*;
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 use ring_abi::types::Port;
 

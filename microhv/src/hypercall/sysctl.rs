@@ -1,6 +1,7 @@
 //! Control of the machine, by the toolstack: interface version 0x15.
 
 use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XenDomctlGetdomaininfo};
+use ring_abi::payload::Payload;
 use ring_abi::sysctl::*;
 use ring_abi::types::PAGE_SIZE;
 
@@ -15,6 +16,9 @@ const CHUNK: usize = 256;
 /// What the toolstack calls a distance of a node to itself.
 const LOCAL_DISTANCE: u32 = 10;
 
+/// What an operation gives back.
+type Answer<T> = Result<T, HypercallError>;
+
 /// `sysctl(op)`. Only a privileged domain may.
 ///
 /// # Errors
@@ -25,60 +29,51 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     HypercallError::Access.when(op.interface_version != XEN_SYSCTL_INTERFACE_VERSION)?;
     cur.hv.reap_dead();
     match op.cmd {
-        XEN_SYSCTL_READCONSOLE => {
-            let mut wanted: XenSysctlReadconsole = op.payload();
-            read_console(cur, &mut wanted)?;
-            op.set_payload(&wanted);
-        }
-        XEN_SYSCTL_PHYSINFO => op.set_payload(&physical(cur)),
-        XEN_SYSCTL_SCHED_ID => op.set_payload(&XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 }),
-        XEN_SYSCTL_GETDOMAININFOLIST => {
-            let mut wanted: XenSysctlGetdomaininfolist = op.payload();
-            wanted.num_domains = domain_list(cur, &wanted)?;
-            op.set_payload(&wanted);
-        }
-        XEN_SYSCTL_DEBUG_KEYS => {
-            let wanted: XenSysctlDebugKeys = op.payload();
-            HypercallError::TooBig.when(wanted.nr_keys > MAX_KEYS)?;
-            for index in 0..wanted.nr_keys {
-                let key: u8 = cur.copy_in_at(wanted.keys, u64::from(index))?;
-                cur.hv.debug_key(key);
-            }
-        }
-        XEN_SYSCTL_GETCPUINFO => {
-            let mut wanted: XenSysctlGetcpuinfo = op.payload();
-            let cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
-            for cpu in 0..cpus {
-                let idletime = cur.hv.idle_ns(cpu);
-                cur.copy_out_at(wanted.info, u64::from(cpu), &XenSysctlCpuinfo { idletime })?;
-            }
-            wanted.nr_cpus = cpus;
-            op.set_payload(&wanted);
-        }
-        XEN_SYSCTL_AVAILHEAP => {
-            let wanted: XenSysctlAvailheap = op.payload();
-            let avail_bytes = cur.hv.frames.free_pages() * PAGE_SIZE as u64;
-            op.set_payload(&XenSysctlAvailheap { avail_bytes, ..wanted });
-        }
-        XEN_SYSCTL_CPUTOPOINFO => {
-            let mut wanted: XenSysctlCputopoinfo = op.payload();
-            cpu_topology(cur, &mut wanted)?;
-            op.set_payload(&wanted);
-        }
-        XEN_SYSCTL_NUMAINFO => {
-            let mut wanted: XenSysctlNumainfo = op.payload();
-            numa(cur, &mut wanted)?;
-            op.set_payload(&wanted);
-        }
-        XEN_SYSCTL_CPUPOOL_OP => {
-            let mut wanted: XenSysctlCpupoolOp = op.payload();
-            cpu_pool(cur, &mut wanted)?;
-            op.set_payload(&wanted);
-        }
+        XEN_SYSCTL_READCONSOLE => asked(&mut op, |wanted| read_console(cur, wanted)),
+        XEN_SYSCTL_PHYSINFO => asked(&mut op, |()| Ok(physical(cur))),
+        XEN_SYSCTL_SCHED_ID => asked(&mut op, |()| Ok(XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 })),
+        XEN_SYSCTL_GETDOMAININFOLIST => asked(&mut op, |wanted| domain_list(cur, wanted)),
+        XEN_SYSCTL_DEBUG_KEYS => asked(&mut op, |wanted| debug_keys(cur, wanted)),
+        XEN_SYSCTL_GETCPUINFO => asked(&mut op, |wanted| cpu_info(cur, wanted)),
+        XEN_SYSCTL_AVAILHEAP => asked(&mut op, |wanted: XenSysctlAvailheap| {
+            Ok(XenSysctlAvailheap { avail_bytes: cur.hv.frames.free_pages() * PAGE_SIZE as u64, ..wanted })
+        }),
+        XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpu_topology(cur, wanted)),
+        XEN_SYSCTL_NUMAINFO => asked(&mut op, |wanted| numa(cur, wanted)),
+        XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpu_pool(cur, wanted)),
         _ => return Err(HypercallError::NoSys),
-    }
+    }?;
     cur.copy_out(args[0], &op)?;
     Ok(Outcome::OK)
+}
+
+/// Puts the answer of `work` in the place of its arguments.
+fn asked<T: Payload, A: Payload>(
+    op: &mut XenSysctl,
+    work: impl FnOnce(T) -> Result<A, HypercallError>,
+) -> Result<(), HypercallError> {
+    op.set_payload(&work(op.payload())?);
+    Ok(())
+}
+
+fn debug_keys<P: Platform>(cur: &Current<'_, P>, wanted: XenSysctlDebugKeys) -> Answer<XenSysctlDebugKeys> {
+    HypercallError::TooBig.when(wanted.nr_keys > MAX_KEYS)?;
+    for index in 0..wanted.nr_keys {
+        cur.hv.debug_key(cur.copy_in_at(wanted.keys, u64::from(index))?);
+    }
+    Ok(wanted)
+}
+
+fn cpu_info<P: Platform>(
+    cur: &Current<'_, P>,
+    mut wanted: XenSysctlGetcpuinfo,
+) -> Answer<XenSysctlGetcpuinfo> {
+    wanted.nr_cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
+    for cpu in 0..wanted.nr_cpus {
+        let idletime = cur.hv.idle_ns(cpu);
+        cur.copy_out_at(wanted.info, u64::from(cpu), &XenSysctlCpuinfo { idletime })?;
+    }
+    Ok(wanted)
 }
 
 fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
@@ -103,8 +98,8 @@ fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
 /// Reads the log: from `index` on when incremental, else from its oldest byte.
 fn read_console<P: Platform>(
     cur: &Current<'_, P>,
-    wanted: &mut XenSysctlReadconsole,
-) -> Result<(), HypercallError> {
+    mut wanted: XenSysctlReadconsole,
+) -> Answer<XenSysctlReadconsole> {
     let mut chunk = [0; CHUNK];
     let mut from = if wanted.incremental != 0 { u64::from(wanted.index) } else { 0 };
     let mut done = 0;
@@ -123,34 +118,34 @@ fn read_console<P: Platform>(
     }
     wanted.count = done;
     wanted.index = from as u32;
-    Ok(())
+    Ok(wanted)
 }
 
 /// Writes what each domain from `first_domain` on is, until there is no room.
 fn domain_list<P: Platform>(
     cur: &Current<'_, P>,
-    wanted: &XenSysctlGetdomaininfolist,
-) -> Result<u32, HypercallError> {
+    mut wanted: XenSysctlGetdomaininfolist,
+) -> Answer<XenSysctlGetdomaininfolist> {
     let mut next = wanted.first_domain;
-    let mut count = 0;
-    while count < wanted.max_domains
+    wanted.num_domains = 0;
+    while wanted.num_domains < wanted.max_domains
         && let Some(domain) = cur.hv.domains.first_from(next)
     {
         let info: XenDomctlGetdomaininfo = domain_info(cur.hv, &domain);
-        cur.copy_out_at(wanted.buffer, u64::from(count), &info)?;
-        count += 1;
+        cur.copy_out_at(wanted.buffer, u64::from(wanted.num_domains), &info)?;
+        wanted.num_domains += 1;
         match domain.id.raw().checked_add(1) {
             Some(id) => next = id,
             None => break,
         }
     }
-    Ok(count)
+    Ok(wanted)
 }
 
 fn cpu_topology<P: Platform>(
     cur: &Current<'_, P>,
-    wanted: &mut XenSysctlCputopoinfo,
-) -> Result<(), HypercallError> {
+    mut wanted: XenSysctlCputopoinfo,
+) -> Answer<XenSysctlCputopoinfo> {
     let cpus = cur.hv.platform.machine_info().cpus.max(1);
     if wanted.cputopo != 0 {
         HypercallError::NoBuffers.when(wanted.num_cpus < cpus)?;
@@ -160,10 +155,10 @@ fn cpu_topology<P: Platform>(
         }
     }
     wanted.num_cpus = cpus;
-    Ok(())
+    Ok(wanted)
 }
 
-fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> Result<(), HypercallError> {
+fn numa<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlNumainfo) -> Answer<XenSysctlNumainfo> {
     HypercallError::NoBuffers.when((wanted.meminfo != 0 || wanted.distance != 0) && wanted.num_nodes < 1)?;
     if wanted.meminfo != 0 {
         let bytes = PAGE_SIZE as u64;
@@ -177,22 +172,20 @@ fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> Re
         cur.copy_out(wanted.distance, &LOCAL_DISTANCE)?;
     }
     wanted.num_nodes = 1;
-    Ok(())
+    Ok(wanted)
 }
 
 /// All CPUs and domains are in pool 0, the only one.
-fn cpu_pool<P: Platform>(
-    cur: &Current<'_, P>,
-    wanted: &mut XenSysctlCpupoolOp,
-) -> Result<(), HypercallError> {
+fn cpu_pool<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlCpupoolOp) -> Answer<XenSysctlCpupoolOp> {
     match wanted.op {
         XEN_SYSCTL_CPUPOOL_OP_INFO if wanted.cpupool_id == 0 => {
             wanted.sched_id = XEN_SCHEDULER_CREDIT2;
             wanted.n_dom = cur.hv.domains.snapshot().len() as u32;
-            write_bitmap(cur, &wanted.cpumap, online_cpus(cur.hv).bits())
+            write_bitmap(cur, &wanted.cpumap, online_cpus(cur.hv).bits())?;
         }
-        XEN_SYSCTL_CPUPOOL_OP_INFO => Err(HypercallError::NoEntry),
-        XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(cur, &wanted.cpumap, 0),
-        _ => Err(HypercallError::NotSupported),
+        XEN_SYSCTL_CPUPOOL_OP_INFO => return Err(HypercallError::NoEntry),
+        XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(cur, &wanted.cpumap, 0)?,
+        _ => return Err(HypercallError::NotSupported),
     }
+    Ok(wanted)
 }

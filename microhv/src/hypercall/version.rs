@@ -2,15 +2,7 @@
 
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 use ring_abi::types::PAGE_SIZE;
-use ring_abi::version::{
-    XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_EXTRAVERSION_LEN, XENFEAT_DIRECT_MAPPED,
-    XENFEAT_DOM0, XENFEAT_GNTTAB_MAP_AVAIL_BITS, XENFEAT_HIGHMEM_ASSIST, XENFEAT_MEMORY_OP_VNODE_SUPPORTED,
-    XENFEAT_MMU_PT_UPDATE_PRESERVE_AD, XENFEAT_NOT_DIRECT_MAPPED, XENFEAT_PAE_PGDIR_ABOVE_4GB,
-    XENVER_BUILD_ID, XENVER_CAPABILITIES, XENVER_CHANGESET, XENVER_COMMANDLINE, XENVER_COMPILE_INFO,
-    XENVER_EXTRAVERSION, XENVER_GET_FEATURES, XENVER_GUEST_HANDLE, XENVER_PAGESIZE,
-    XENVER_PLATFORM_PARAMETERS, XENVER_VERSION, XenBuildId, XenCompileInfo, XenFeatureInfo,
-    XenPlatformParameters,
-};
+use ring_abi::version::*;
 use ring_abi::vm_assist::VMASST_TYPE_PAE_EXTENDED_CR3;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -100,10 +92,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
             copy_out_text(cur, arg, CAPABILITIES, XEN_CAPABILITIES_INFO_LEN as usize)?;
         }
         XENVER_CHANGESET => {
-            cur.copy_out_bytes(
-                arg,
-                &padded::<{ XEN_CHANGESET_INFO_LEN as usize }>(env!("CARGO_PKG_VERSION")),
-            )?;
+            copy_out_text(cur, arg, env!("CARGO_PKG_VERSION"), XEN_CHANGESET_INFO_LEN as usize)?;
         }
         XENVER_PLATFORM_PARAMETERS => {
             cur.copy_out(arg, &XenPlatformParameters { virt_start: HYPERVISOR_VIRT_START })?;

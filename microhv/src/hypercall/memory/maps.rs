@@ -6,44 +6,25 @@ use ring_abi::memory::{
     E820Entry, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XenForeignMemoryMap,
     XenMachphysMapping, XenMemAcquireResource, XenMemoryMap,
 };
-use zerocopy::{Immutable, IntoBytes};
+use ring_abi::segment::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use zerocopy::IntoBytes;
 
 use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
-/// Start of the M2P that guests read.
-const M2P_START: u64 = 0xffff_8000_0000_0000;
-/// End of the M2P that guests read.
-const M2P_END: u64 = 0xffff_8040_0000_0000;
 /// Entries of a memory map at most.
 const MAX_MAP_ENTRIES: u32 = 128;
 /// Frames that one `acquire_resource` gives.
 const MAX_RESOURCE_FRAMES: u32 = 1024;
 
-/// An [`E820Entry`] as bytes.
-#[derive(Clone, Copy, IntoBytes, Immutable)]
-#[repr(C)]
-struct MapEntry {
-    addr: [u32; 2],
-    size: [u32; 2],
-    kind: u32,
-}
-
-impl MapEntry {
-    fn new(addr: u64, size: u64, kind: u32) -> Self {
-        let halves = |value: u64| [value as u32, (value >> 32) as u32];
-        Self { addr: halves(addr), size: halves(size), kind }
-    }
-}
-
 /// `XENMEM_machphys_mapping`: where the M2P is in every address space.
 pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    let max_mfn = (M2P_END - M2P_START) / 8 - 1;
-    cur.copy_out(arg, &XenMachphysMapping { v_start: M2P_START, v_end: M2P_END, max_mfn })?;
+    let (v_start, v_end) = (MACH2PHYS_VIRT_START, MACH2PHYS_VIRT_END);
+    cur.copy_out(arg, &XenMachphysMapping { v_start, v_end, max_mfn: MACH2PHYS_NR_ENTRIES - 1 })?;
     Ok(Outcome::OK)
 }
 
-fn give_map<P: Platform>(cur: &Current<'_, P>, arg: u64, entries: &[MapEntry]) -> HypercallResult {
+fn give_map<P: Platform>(cur: &Current<'_, P>, arg: u64, entries: &[E820Entry]) -> HypercallResult {
     let map: XenMemoryMap = cur.copy_in(arg)?;
     let fits = entries.len().min(map.nr_entries as usize);
     cur.copy_out_bytes(map.buffer, entries[..fits].as_bytes())?;
@@ -56,8 +37,7 @@ fn give_map<P: Platform>(cur: &Current<'_, P>, arg: u64, entries: &[MapEntry]) -
 /// # Errors
 /// `NoSys`: it set none.
 pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
-    let entries: Vec<MapEntry> =
-        cur.domain.mm.memory_map.lock().iter().map(|e| MapEntry::new(e.addr, e.size, e.r#type)).collect();
+    let entries = cur.domain.mm.memory_map.lock().clone();
     if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
 }
 
@@ -67,9 +47,8 @@ pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyperca
 /// `NotPermitted`: the caller is not privileged. `Invalid`: a buffer for fewer entries than there are.
 pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    let map = cur.hv.frames.firmware_map();
-    let entries: Vec<MapEntry> =
-        map.iter().map(|&(addr, size, kind)| MapEntry::new(addr, size, kind)).collect();
+    let map = cur.hv.frames.firmware_map().into_iter();
+    let entries: Vec<_> = map.map(|(addr, size, r#type)| E820Entry { addr, size, r#type }).collect();
     let asked: XenMemoryMap = cur.copy_in(arg)?;
     if asked.buffer == 0 {
         cur.copy_out(arg, &XenMemoryMap { nr_entries: entries.len() as u32, ..asked })?;
