@@ -3,9 +3,7 @@
 use super::Emulated;
 use crate::domain::Current;
 use crate::domain::GuestCpu;
-use crate::hypercall::state;
 use crate::mem::MemError;
-use crate::mem::TableError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;
 

@@ -1,8 +1,8 @@
 //! Lists of requests that are done in their order, and go on after what waits: what `mmu_update` and `mmuext_op` share.
 //! Both are `(list, count, &done, domain)`.
 
+use super::error::TableError;
 use super::{Args, Current, HypercallResult, Outcome};
-use crate::mem::TableError;
 use crate::platform::Platform;
 
 /// Set in a count: the call goes on where it was interrupted.

@@ -2,9 +2,9 @@
 
 use ring_abi::errno as e;
 
+use crate::domain::DebugRegisterError;
 use crate::evtchn::EvtchnError;
 use crate::mem::MemError;
-use crate::domain::DebugRegisterError;
 use crate::pirq::PirqError;
 use crate::platform::GuestFault;
 

@@ -7,8 +7,6 @@ use ring_abi::mmu::{
     MmuUpdate, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
 };
 use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn};
-use ring_abi::mmu::*;
-use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, Mfn};
 
 use super::batch::{self, Batch};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};

@@ -15,9 +15,7 @@ use crate::domain::{
 };
 use crate::error::HypercallError;
 use crate::frames::pte::is_canonical;
-use crate::hypercall::state::{VALID_ASSISTS, checked_debug_value, trap_gate};
 use crate::mem::MemError;
-use crate::mem::TableError;
 use crate::mem::descriptors::is_ldt_range;
 use crate::platform::Platform;
 
