@@ -15,7 +15,7 @@
 //! longer before it sleeps has gathered work meanwhile, as a frontend does with many requests in flight.
 
 mod runqueue;
-mod state;
+mod pausing;
 #[cfg(test)]
 mod tests;
 
