@@ -65,8 +65,8 @@ impl<P: Platform> Hypervisor<P> {
             frames,
             domains: domain::DomainList::new(),
             unfinished: lifecycle::Unfinished::new(),
-            sched: sched::Scheduler::new(),
-            time: time::Time::new(),
+            sched: sched::Scheduler::default(),
+            time: time::Time::default(),
             console: console::Console::default(),
             irqs: pirq::Irqs::default(),
         }

@@ -47,7 +47,7 @@ pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
         log::info!(
             "CPU{}: idle {} ms, slice ends {:?}, pending {:#x}",
             cpu.raw(),
-            hv.idle_ns(cpu.raw()) / 1_000_000,
+            hv.sched.idle_ns(cpu, hv.platform.now_ns()) / 1_000_000,
             hv.sched.slice_end(cpu),
             hv.sched.pending(cpu).load(Ordering::Relaxed),
         );

@@ -37,6 +37,7 @@ use crate::evtchn::state::Ports;
 use crate::gnttab::GrantTable;
 use crate::mem::state::DomainMm;
 use crate::rangeset::RangeSet;
+use crate::sched::state::DomainSched;
 use crate::sync::{Mutex, rank};
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
@@ -97,9 +98,9 @@ impl Default for DomainConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum DyingState {
-    /// It lives.
+    /// The domain lives.
     Alive = 0,
-    /// It is being destroyed: it gets no new resource.
+    /// The domain is being destroyed, and gets no new resource.
     Dying = 1,
     /// All it had was given back but for pages that others still map.
     Dead = 2,
@@ -189,7 +190,7 @@ pub struct Domain {
     /// `TimeParams::generation` that its vCPUs' clocks show; `u32::MAX`: none.
     pub(crate) clock_shown: AtomicU32,
     /// What the scheduler keeps of it.
-    pub(crate) sched: crate::sched::DomainSched,
+    pub(crate) sched: DomainSched,
     /// System time at creation.
     pub created_ns: u64,
 }
@@ -252,7 +253,7 @@ impl Domain {
             watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
             clock_shown: AtomicU32::new(u32::MAX),
-            sched: crate::sched::DomainSched::new(),
+            sched: DomainSched::new(),
             created_ns,
         })
     }

@@ -17,20 +17,23 @@ use super::info::INFO_BYTES;
 use super::{CallHistory, GuestCpu, InfoCell, LEGACY_MAX_VCPUS};
 use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
+use crate::sched::state::VcpuSched;
 use crate::sync::{Mutex, rank};
-use crate::time::VcpuTime;
+use crate::time::state::VcpuTime;
 
 /// Why a vCPU does not run: bits of `Vcpu::pause_flags`.
 #[derive(Clone, Copy, Debug)]
 pub struct PauseFlags;
 
 impl PauseFlags {
-    /// It is not up.
+    /// The vCPU is not up.
     pub const DOWN: u32 = 1;
-    /// It waits for an event (`SCHEDOP_block`, `SCHEDOP_poll`).
+    /// The vCPU waits for an event (`SCHEDOP_block`, `SCHEDOP_poll`).
     pub const BLOCKED: u32 = 2;
-    /// It waits in `SCHEDOP_poll`: any of its ports, masked or not, ends the wait.
+    /// The vCPU waits in `SCHEDOP_poll`: any of the ports that it polls, masked or not, ends the wait.
     pub const POLLING: u32 = 4;
+    /// The vCPU waits, in whatever way.
+    pub const WAITING: u32 = Self::BLOCKED | Self::POLLING;
 }
 
 /// Floating-point state as `XSAVE` or `FXSAVE` keep it.
@@ -101,7 +104,7 @@ const _: () = assert!(offset_of!(CpuUserRegs, es) % 16 == 8);
 // `saved_regs` and `set_saved_regs`, which are for a vCPU that does not run.
 unsafe impl Sync for RegsCell {}
 
-/// A virtual CPU. It lives in its domain's boxed slice and is never moved.
+/// A virtual CPU. Its domain holds it, and never moves it while anybody refers to the domain.
 pub struct Vcpu {
     regs: RegsCell,
     /// Its number in the domain.
@@ -124,7 +127,7 @@ pub struct Vcpu {
     pub history: CallHistory,
     /// The registered time areas could not be written; the switch to kernel mode does it.
     pub areas_stale: AtomicBool,
-    /// It is to get an NMI when it runs next.
+    /// The vCPU is to get an NMI when it runs next.
     pub nmi_pending: AtomicBool,
     /// Ports of its VIRQs, and what it polls.
     pub events: VcpuEvents,
@@ -144,12 +147,12 @@ pub struct Vcpu {
     pub initialised: AtomicBool,
     /// CPU that it runs on now; `u32::MAX` for none.
     running_on: AtomicU32,
-    /// CPU that it belongs to.
-    pub cpu_id: AtomicU32,
+    /// The CPU on which the vCPU runs.
+    pub cpu_id: CpuId,
     /// Where the processor sees its GDT and LDT.
     pub window: DescriptorWindow,
     /// What the scheduler keeps.
-    pub sched: crate::sched::VcpuSched,
+    pub sched: VcpuSched,
     fpu: Box<FpuArea>,
 }
 
@@ -188,15 +191,15 @@ impl Vcpu {
             events: VcpuEvents::default(),
             continuation: [const { AtomicU64::new(0) }; 6],
             cpu: Mutex::new(GuestCpu::new()),
-            time: Mutex::new(VcpuTime::new()),
+            time: Mutex::new(VcpuTime::default()),
             cr3_kernel: AtomicU64::new(Self::NO_TABLE),
             cr3_user: AtomicU64::new(Self::NO_TABLE),
             info_frame: AtomicU64::new(Self::NO_TABLE),
             initialised: AtomicBool::new(false),
             running_on: AtomicU32::new(u32::MAX),
-            cpu_id: AtomicU32::new(0),
+            cpu_id: CpuId::BOOT,
             window: DescriptorWindow::default(),
-            sched: crate::sched::VcpuSched::new(),
+            sched: VcpuSched::default(),
             fpu: FpuArea::new(),
         }
     }

@@ -92,7 +92,7 @@ impl<P: Platform> Hypervisor<P> {
         for vcpu in &domain.vcpus {
             let polled = vcpu.events.poll.load(Ordering::Acquire);
             if polled == VcpuEvents::polled(port) || polled == VcpuEvents::POLL_ANY {
-                self.end_poll(domain, vcpu);
+                self.wake(domain, vcpu, crate::domain::PauseFlags::WAITING);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
 use crate::evtchn::state::MAX_PORTS;
 use crate::platform::Platform;
-use crate::time::TimerKind;
+use crate::time::state::TimerKind;
 
 /// Ports that one `SCHEDOP_poll` may name.
 const MAX_POLL_PORTS: u32 = 128;

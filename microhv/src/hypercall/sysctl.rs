@@ -7,7 +7,7 @@ use ring_abi::types::PAGE_SIZE;
 
 use super::domctl::{domain_info, online_cpus, write_bitmap};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::platform::Platform;
+use crate::platform::{CpuId, Platform};
 
 /// Keys that one call may press.
 const MAX_KEYS: u32 = 32;

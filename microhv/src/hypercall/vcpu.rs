@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
 use crate::platform::Platform;
-use crate::time::{TimerKind, VcpuTime};
+use crate::time::state::TimerKind;
 
 /// Shortest and longest period of the periodic timer.
 const MIN_PERIOD_NS: u64 = 1_000_000;
@@ -56,11 +56,12 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             if op.addr != 0 {
                 // The guest itself adds what has passed since a running vCPU's state began.
                 let info = if itself {
-                    crate::time::runstate_info(&vcpu.time.lock())
+                    let time = vcpu.time.lock();
+                    time.runstate_info(time.entry_ns)
                 } else {
                     current_runstate(cur, vcpu)
                 };
-                cur.hv.write_runstate(cur.domain, op.addr, info);
+                crate::time::write_runstate(&cur.hv.platform, cur.domain, op.addr, info);
             }
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
@@ -68,7 +69,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             if op.addr == 0 {
                 vcpu.time.lock().time_area = None;
             } else {
-                cur.hv.write_time_area(vcpu, op.addr);
+                crate::time::write_time_area(&cur.hv.platform, vcpu, op.addr);
             }
         }
         VCPUOP_SET_PERIODIC_TIMER => {
@@ -112,15 +113,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Resul
 
 /// The runstate of a vCPU as of now, with the time in its present state.
 fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u8; 48] {
-    let time = vcpu.time.lock();
-    let now = cur.hv.platform.now_ns();
-    let mut now_time =
-        VcpuTime { state: time.state, entry_ns: time.entry_ns, spent_ns: time.spent_ns, ..VcpuTime::new() };
-    drop(time);
-    let (state, entry) = (now_time.state, now_time.entry_ns);
-    now_time.enter(state, now);
-    now_time.entry_ns = entry;
-    crate::time::runstate_info(&now_time)
+    vcpu.time.lock().runstate_info(cur.hv.platform.now_ns())
 }
 
 /// Sets the period of a vCPU's periodic timer; 0 stops it.
@@ -166,7 +159,7 @@ fn register_vcpu_info<P: Platform>(
     vcpu.info.set(&place);
     mark_all_pending(&place);
     vcpu.time.lock().published = u32::MAX;
-    cur.hv.publish_time(vcpu);
+    crate::time::publish_time(&cur.hv.platform, vcpu);
     Ok(())
 }
 

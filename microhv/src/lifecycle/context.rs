@@ -18,6 +18,7 @@ use crate::frames::pte::is_canonical;
 use crate::mem::MemError;
 use crate::mem::descriptors::is_ldt_range;
 use crate::platform::Platform;
+use crate::time::publish_time;
 
 /// RFLAGS that a guest may set: CF PF AF ZF SF TF DF OF NT RF AC ID; IF and bit 1 are always one.
 const RFLAGS_GUEST: u64 = 0x25_4dd5;
@@ -163,7 +164,7 @@ impl<P: Platform> Hypervisor<P> {
         self.set_checked_ldt(domain, vcpu, context.ldt_base, context.ldt_ents as u32);
         // A builder has cleared `shared_info` since the domain was made, clocks included.
         vcpu.time.lock().published = u32::MAX;
-        self.publish_time(vcpu);
+        publish_time(&self.platform, vcpu);
         if vcpu.id.raw() == 0 {
             self.publish_wall_clock(domain);
         }

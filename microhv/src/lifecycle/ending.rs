@@ -99,7 +99,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Frees what is left of a domain. `Some`: something else waits, and so much is left.
     fn end_some(&self, mut ending: Ending) -> Option<Ending> {
         while let Some(vcpu) = ending.vcpus.last() {
-            self.remove_timers_of(vcpu);
+            self.time.remove_timers(vcpu);
             self.platform.destroy_window(&vcpu.window);
             ending.vcpus.truncate(ending.vcpus.len() - 1); // freed where it is: taking it out would copy it
             if self.platform.work_pending() {

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use crate::Hypervisor;
-use crate::domain::{Domain, DyingState};
+use crate::domain::{Domain, DyingState, Vcpu};
 use crate::error::HypercallError;
 use crate::mem::Progress;
 use crate::platform::Platform;
@@ -25,11 +25,12 @@ impl<P: Platform> Hypervisor<P> {
                     let _binding = domain.events.binding.lock();
                     domain.set_dying(DyingState::Dying);
                 }
-                self.forget_domain(domain);
+                self.sched.forget(domain.id);
             }
             DyingState::Dying => {}
         }
-        if !self.remove_timers(domain) {
+        let may_go_on = |vcpu: &Vcpu| !self.time.remove_timers(vcpu) || !self.platform.work_pending();
+        if !domain.vcpus.iter().all(may_go_on) {
             return Err(HypercallError::Again);
         }
         if !self.evtchn_close_all(domain) {

@@ -13,6 +13,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
 use crate::error::HypercallError;
 use crate::platform::Platform;
+use crate::time::publish_time;
 
 /// Bytes of the heap that a vCPU takes beside its place in the list, about: its trap table, its floating-point state, its
 /// ports.
@@ -128,7 +129,7 @@ impl<P: Platform> Hypervisor<P> {
         if !self.create_timers(vcpu) {
             return Err(HypercallError::NoMemory);
         }
-        self.publish_time(vcpu);
+        publish_time(&self.platform, vcpu);
         Ok(())
     }
 

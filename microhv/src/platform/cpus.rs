@@ -3,6 +3,11 @@
 /// The most physical CPUs that are used.
 pub const MAX_CPUS: usize = 64;
 
+/// Work that waits on a CPU, a bit each: the run queue is to be looked at.
+pub const SOFTIRQ_SCHEDULE: u32 = 1;
+/// Timers are to be looked at.
+pub const SOFTIRQ_TIMER: u32 = 2;
+
 /// A physical CPU, counted from 0 (the boot CPU).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(u32);

@@ -1,20 +1,19 @@
-//! Blocking, waking, pausing: what lets a vCPU run or keeps it from it.
+//! Blocking, waking and pausing: what lets a vCPU run, or keeps the vCPU from running.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::SOFTIRQ_SCHEDULE;
 use crate::Hypervisor;
-use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
-use crate::platform::Platform;
-use crate::time::TimerKind;
+use crate::domain::{Domain, PauseFlags, Vcpu};
+use crate::platform::{Platform, SOFTIRQ_SCHEDULE};
+use crate::time::state::TimerKind;
 
 impl<P: Platform> Hypervisor<P> {
-    /// An event came for a vCPU: it wakes if it was blocked, and looks at once if it runs elsewhere.
+    /// An event came for a vCPU: a blocked vCPU wakes, and a vCPU that runs elsewhere looks at once.
     #[inline]
     pub fn kick_vcpu(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::BLOCKED != 0 {
-            self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+            self.wake(domain, vcpu, PauseFlags::WAITING);
         } else if let Some(cpu) = vcpu.running_on()
             && cpu != self.platform.cpu()
         {
@@ -22,7 +21,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Clears reasons for which a vCPU does not run, and lets it run if none is left.
+    /// Clears reasons for which a vCPU does not run, and lets the vCPU run if none is left.
     #[cold]
     pub(crate) fn wake(&self, domain: &Arc<Domain>, vcpu: &Vcpu, flags: u32) {
         let old = vcpu.pause_flags.fetch_and(!flags, Ordering::AcqRel);
@@ -32,12 +31,6 @@ impl<P: Platform> Hypervisor<P> {
         }
         if old & flags != 0 {
             self.make_runnable(domain, vcpu);
-        }
-    }
-
-    fn make_runnable(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        if let Some(vcpu) = VcpuRef::new(domain, vcpu.id.raw()) {
-            self.enqueue(vcpu);
         }
     }
 
@@ -61,10 +54,10 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Lets the others run first.
+    /// Lets the vCPUs that wait for this CPU run first.
     pub(crate) fn yield_now(&self, vcpu: &Vcpu) {
         let cpu = self.platform.cpu();
-        if self.sched.cpus[cpu.index()].queue.lock().is_crowded() {
+        if self.sched.cpus[cpu.index()].queue.lock().waiting().next().is_some() {
             vcpu.sched.yielded.store(true, Ordering::Relaxed);
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }
@@ -84,16 +77,17 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Makes a vCPU take an NMI ([`crate::traps::deliver_nmi`]) when it runs next, which one that is blocked does at
-    /// once. One that runs elsewhere leaves its CPU and comes back.
+    /// Makes a vCPU take an NMI when the vCPU runs next. A blocked vCPU wakes for that; a vCPU that runs elsewhere leaves its
+    /// CPU and comes back.
     pub(crate) fn send_nmi(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         self.pause_vcpu(vcpu);
         vcpu.nmi_pending.store(true, Ordering::Release);
-        self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+        self.wake(domain, vcpu, PauseFlags::WAITING);
         self.unpause_vcpu(domain, vcpu);
     }
 
-    /// Keeps all vCPUs of a domain from running once more. When it returns, those of another domain run nowhere.
+    /// Keeps all vCPUs of a domain from running once more. When this returns, they run nowhere, except for a caller of the
+    /// same domain.
     pub fn pause_domain(&self, domain: &Domain) {
         domain.pause_count.fetch_add(1, Ordering::AcqRel);
         for vcpu in &domain.vcpus {
@@ -111,17 +105,5 @@ impl<P: Platform> Hypervisor<P> {
                 self.make_runnable(domain, vcpu);
             }
         }
-    }
-
-    /// Takes a dying domain out of all queues.
-    pub(crate) fn forget_domain(&self, domain: &Domain) {
-        for cpu in &self.sched.cpus {
-            cpu.queue.lock().forget(domain.id);
-        }
-    }
-
-    /// `SCHEDOP_poll` of the vCPU is over: a port is pending or its time is up.
-    pub(crate) fn end_poll(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        self.wake(domain, vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     }
 }

@@ -1,8 +1,10 @@
-//! The run queue of one CPU: who runs, who waits, and who is next.
+//! The run queue of one CPU: which vCPU runs, which wait, and which is next.
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering as Order;
 use core::sync::atomic::Ordering;
+
+use ring_abi::types::DomId;
 
 use super::{
     COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS,
@@ -10,8 +12,10 @@ use super::{
 };
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::growth::missing;
+use crate::platform::CpuId;
 
-/// vCPUs that are put back into the queue at most, before one is taken as it came: guests choose how many wait. (I13)
+/// How many vCPUs one choice puts back into the queue at most. Then the next vCPU is taken as it comes: guests choose how
+/// many wait. (I13)
 const PUT_BACK: usize = 128;
 
 #[derive(Debug)]
@@ -36,13 +40,14 @@ impl PartialOrd for Waiting {
 }
 
 impl Ord for Waiting {
-    /// The greatest is the one that runs first: least run time, then first come.
+    /// The greatest runs first: least run time, then first come.
     fn cmp(&self, other: &Self) -> Order {
         (other.run_time, other.arrival).cmp(&(self.run_time, self.arrival))
     }
 }
 
-/// Who runs on a CPU and who waits for it. An entry whose vCPU may no longer run stays until it comes up.
+/// The vCPU that runs on a CPU, and the vCPUs that wait for the CPU. An entry whose vCPU may no longer run stays until the
+/// entry comes up.
 #[derive(Debug)]
 pub(super) struct RunQueue {
     waiting: BinaryHeap<Waiting>,
@@ -51,38 +56,35 @@ pub(super) struct RunQueue {
     came_ns: u64,
     /// System time from which the current vCPU's run is not accounted.
     since_ns: u64,
-    /// Run time below which nobody on this CPU is but by a wake-up's credit. Never falls.
+    /// No vCPU on this CPU has less run time than this, except on the credit of a wake-up. Never falls.
     minimum: u64,
     arrivals: u64,
-    /// Number of the CPU.
-    cpu: usize,
+    cpu: CpuId,
 }
 
-/// How long `current` may run until it has clearly had more than `run_time`.
+/// How long `current` runs until its run time has clearly passed `run_time`.
 fn passes_in_ns(current: &Vcpu, run_time: u64) -> u64 {
-    let ahead = run_time
-        .saturating_add(WAKE_GRANULARITY_NS)
-        .saturating_sub(current.sched.run_time.load(Ordering::Relaxed));
+    let ahead = run_time.saturating_add(WAKE_GRANULARITY_NS).saturating_sub(current.sched.run_time());
     let weight = u64::from(current.sched.weight.load(Ordering::Relaxed));
     ahead.saturating_mul(weight) / u64::from(DEFAULT_WEIGHT)
 }
 
-/// When one that wakes has the CPU.
+/// When a vCPU that wakes gets the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     /// At once.
     Now,
-    /// At this system time, unless the one that runs gives way before.
+    /// At this system time, unless the running vCPU gives way before.
     At(u64),
-    /// In its turn.
+    /// When its turn comes.
     Later,
 }
 
-/// Who ran and who runs.
+/// The vCPU that ran, and the vCPU that runs.
 type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
-    pub(super) const fn new(cpu: usize) -> Self {
+    pub(super) const fn new(cpu: CpuId) -> Self {
         Self {
             waiting: BinaryHeap::new(),
             current: None,
@@ -94,8 +96,8 @@ impl RunQueue {
         }
     }
 
-    /// Makes room for so many vCPUs in all, doubled, so that they are added without taking memory. `false`: `may_spend`
-    /// refuses what that takes, or there is none. (I31)
+    /// Makes room for so many vCPUs in all, so that adding them takes no memory. `false`: `may_spend` refuses what the room
+    /// takes, or there is none. (I31)
     pub(super) fn make_room(&mut self, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
         let more = missing::<Waiting>((self.waiting.len(), self.waiting.capacity()), vcpus, may_spend);
         more.is_some_and(|more| self.waiting.try_reserve_exact(more).is_ok())
@@ -109,12 +111,7 @@ impl RunQueue {
         self.waiting.iter().map(|entry| &entry.vcpu)
     }
 
-    /// Whether somebody waits.
-    pub(super) fn is_crowded(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// How long the current vCPU, which was chosen just now, runs before the queue is looked at again. `None`: nobody
+    /// How long the current vCPU, which was chosen just now, runs before the queue is looked at again. `None`: no vCPU
     /// waits.
     pub(super) fn slice_ns(&self) -> Option<u64> {
         let first = self.waiting.peek()?;
@@ -124,12 +121,12 @@ impl RunQueue {
         Some(passes_in_ns(current, first.run_time).clamp(LEAST_RUN_NS, TIME_SLICE_NS))
     }
 
-    /// Run time below which no vCPU of its domain waits here. A domain's only vCPU has that in its own run time.
+    /// The least run time with which a vCPU of `domain` waits here. A domain's only vCPU has that in its own run time.
     fn spent(&self, domain: &Domain) -> u64 {
-        if domain.vcpus.len() > 1 { domain.sched.spent[self.cpu].load(Ordering::Relaxed) } else { 0 }
+        if domain.vcpus.len() > 1 { domain.sched.spent[self.cpu.index()].load(Ordering::Relaxed) } else { 0 }
     }
 
-    /// Whether one that waits with this run time has had clearly less than others.
+    /// Whether a vCPU that waits with this run time has had clearly less than others.
     fn is_on_credit(&self, run_time: u64) -> bool {
         run_time.saturating_add(WAKE_GRANULARITY_NS) < self.minimum
     }
@@ -139,19 +136,19 @@ impl RunQueue {
         let ran = now.saturating_sub(self.since_ns);
         self.since_ns = now;
         let Some(current) = &self.current else {
-            // As if somebody had run all the time: who sleeps while the CPU is idle has credit too.
+            // As if a vCPU had run all the time: a vCPU that sleeps while the CPU is idle gets credit too.
             self.minimum = self.minimum.saturating_add(ran);
             return;
         };
         let (domain, current) = (current.domain(), &current.vcpu().sched);
         let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
         let weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
-        let run_time = current.run_time.load(Ordering::Relaxed).saturating_add(weighted);
-        current.run_time.store(run_time, Ordering::Relaxed);
+        let run_time = current.run_time().saturating_add(weighted);
+        current.set_run_time(run_time);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
         self.minimum = self.minimum.max(least);
         if domain.vcpus.len() > 1 {
-            let spent = &domain.sched.spent[self.cpu];
+            let spent = &domain.sched.spent[self.cpu.index()];
             let rest = spent.load(Ordering::Relaxed).max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
             spent.store(rest.saturating_add(weighted).min(self.minimum), Ordering::Relaxed);
         }
@@ -159,13 +156,13 @@ impl RunQueue {
 
     fn push(&mut self, vcpu: VcpuRef) {
         let sched = &vcpu.vcpu().sched;
-        let run_time = sched.run_time.load(Ordering::Relaxed);
         self.arrivals += 1;
         sched.queued.store(true, Ordering::Relaxed);
-        self.waiting.push(Waiting { run_time, arrival: self.arrivals, vcpu });
+        let (run_time, arrival) = (sched.run_time(), self.arrivals);
+        self.waiting.push(Waiting { run_time, arrival, vcpu });
     }
 
-    /// The next that can run, out of the queue.
+    /// Takes the next vCPU that can run out of the queue.
     fn pop(&mut self) -> Option<VcpuRef> {
         let mut put_back = 0;
         while let Some(Waiting { vcpu, run_time, arrival }) = self.waiting.pop() {
@@ -174,12 +171,12 @@ impl RunQueue {
                 this.sched.queued.store(false, Ordering::Relaxed);
                 continue;
             }
-            // Others of its domain ran since it came: it has as little of the credit left as they have.
+            // Other vCPUs of its domain ran since this vCPU came: it has as little of the credit left as they have.
             let spent = self.spent(domain);
             if run_time < spent && put_back < PUT_BACK {
                 put_back += 1;
-                let run_time = spent + 1; // after one that is there by what it ran itself
-                this.sched.run_time.store(run_time, Ordering::Relaxed);
+                let run_time = spent + 1; // after a vCPU that has this run time because it ran so long itself
+                this.sched.set_run_time(run_time);
                 if self.waiting.peek().is_some_and(|first| first.run_time < run_time) {
                     self.waiting.push(Waiting { vcpu, run_time, arrival });
                     continue;
@@ -191,7 +188,7 @@ impl RunQueue {
         None
     }
 
-    /// Lets `vcpu` wait for the CPU; when it should have it. Nothing when it waits or runs already.
+    /// Lets `vcpu` wait for the CPU, unless it waits or runs already, and says when it should get the CPU.
     pub(super) fn add(&mut self, vcpu: VcpuRef, now: u64) -> Wake {
         if self.current.as_ref().is_some_and(|current| current.same(&vcpu)) {
             return Wake::Later;
@@ -199,19 +196,19 @@ impl RunQueue {
         self.account(now);
         let domain = vcpu.domain_id;
         let sched = &vcpu.vcpu().sched;
-        let mut run_time = sched.run_time.load(Ordering::Relaxed);
-        // One that could not run for a while may still be in the queue, at its old place.
+        let mut run_time = sched.run_time();
+        // A vCPU that could not run for a while may still be in the queue, at its old place.
         if !sched.queued.load(Ordering::Relaxed) {
             let spent = self.spent(vcpu.domain());
             run_time = run_time.max(self.minimum.saturating_sub(WAKE_CREDIT_NS));
             if run_time < spent {
                 run_time = spent + 1;
             }
-            sched.run_time.store(run_time, Ordering::Relaxed);
+            sched.set_run_time(run_time);
             sched.woke_at.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
-        // One that went to sleep just now is still the current one until the queue is looked at.
+        // A vCPU that went to sleep just now stays the current one until the queue is looked at.
         let Some((its_domain, current)) = self.current.as_ref().map(|vcpu| (vcpu.domain(), vcpu.vcpu()))
         else {
             return Wake::Now;
@@ -219,7 +216,7 @@ impl RunQueue {
         if !is_runnable(its_domain, current) {
             return Wake::Now;
         }
-        if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time.load(Ordering::Relaxed) {
+        if run_time.saturating_add(WAKE_GRANULARITY_NS) >= current.sched.run_time() {
             if !self.is_on_credit(run_time) {
                 return Wake::Later;
             }
@@ -238,7 +235,7 @@ impl RunQueue {
         if may_go <= now { Wake::Now } else { Wake::At(may_go) }
     }
 
-    /// Chooses who runs from `now` on; `None` when nothing changes.
+    /// Chooses the vCPU that runs from `now` on; `None` when nothing changes.
     pub(super) fn pick(&mut self, now: u64) -> Option<Change> {
         self.account(now);
         let (mut stays, mut yields) = (false, false);
@@ -257,15 +254,14 @@ impl RunQueue {
         }
         let next = self.pop()?;
         let current = self.current.take()?;
-        let (ran, waited) =
-            (current.sched.run_time.load(Ordering::Relaxed), next.sched.run_time.load(Ordering::Relaxed));
+        let (ran, waited) = (current.sched.run_time(), next.sched.run_time());
         if !yields && ran <= waited {
             self.push(next);
             self.current = Some(current);
             return None;
         }
         if yields && ran <= waited {
-            current.sched.run_time.store(waited.saturating_add(1), Ordering::Relaxed);
+            current.sched.set_run_time(waited.saturating_add(1));
         }
         self.push(current.clone());
         self.current = Some(next.clone());
@@ -273,8 +269,8 @@ impl RunQueue {
         Some((Some(current), Some(next)))
     }
 
-    /// Takes all vCPUs of a domain out of the queue but the one that runs.
-    pub(super) fn forget(&mut self, domain: ring_abi::types::DomId) {
+    /// Takes all vCPUs of a domain out of the queue but the running vCPU.
+    pub(super) fn forget(&mut self, domain: DomId) {
         self.waiting.retain(|entry| {
             let keep = entry.vcpu.domain_id != domain;
             if !keep {
@@ -293,7 +289,7 @@ mod tests {
     #[test]
     fn no_more_are_put_back_than_there_is_time_for() {
         let world = World::new(512);
-        let mut queue = RunQueue::new(0);
+        let mut queue = RunQueue::new(CpuId::BOOT);
         let guests = [1, 2].map(|_| world.guest(PUT_BACK as u32 - 1));
         for guest in &guests {
             guest.sched.spent[0].store(1_000, Ordering::Relaxed);
@@ -301,8 +297,8 @@ mod tests {
                 queue.push(VcpuRef::new(guest, vcpu.id.raw()).expect("it has this one"));
             }
         }
-        let run_time = |vcpu: &VcpuRef| vcpu.sched.run_time.load(Ordering::Relaxed);
-        queue.waiting().for_each(|vcpu| vcpu.sched.run_time.store(0, Ordering::Relaxed));
+        let run_time = |vcpu: &VcpuRef| vcpu.sched.run_time();
+        queue.waiting().for_each(|vcpu| vcpu.sched.set_run_time(0));
         assert_eq!(queue.pop().map(|vcpu| run_time(&vcpu)), Some(0), "as it came");
         assert_eq!(queue.waiting().filter(|vcpu| run_time(vcpu) == 1_001).count(), PUT_BACK);
     }

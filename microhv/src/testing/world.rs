@@ -14,8 +14,8 @@ use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig, PauseFlags, VcpuRef};
 use crate::frames::FrameTable;
 use crate::hypercall::{HypercallResult, Outcome, call};
-use crate::platform::{Clock, CpuId, MachineMemory};
-use crate::sched::{Decision, SOFTIRQ_SCHEDULE};
+use crate::platform::{Clock, CpuId, MachineMemory, SOFTIRQ_SCHEDULE};
+use crate::sched::Decision;
 
 /// First machine address that tests use for arguments: guest addresses are machine addresses until tables are loaded.
 pub const ARGS: u64 = 0x1000;
@@ -129,7 +129,7 @@ impl World {
         loop {
             self.hv.do_softirqs(cpu);
             if self.hv.sched.pending(cpu).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE == 0 {
-                return self.hv.running(cpu);
+                return self.hv.sched.running(cpu);
             }
             if let Decision::Switch(Some(next)) = self.hv.schedule(cpu) {
                 self.hv.switched_in(next.domain(), &next);

@@ -3,11 +3,8 @@
 
 use alloc::vec::Vec;
 
+use super::state::TimerId;
 use crate::growth::make_room;
-
-/// Names a timer of one queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimerId(u32);
 
 const NOT_QUEUED: u32 = u32::MAX;
 
@@ -17,7 +14,7 @@ struct Slot<K> {
     place: u32,
 }
 
-/// A timer that is set. The deadline is here and not in the slot: a comparison then looks at the heap alone.
+/// A timer that is set. The deadline is here and not in the slot, so that a comparison looks at the heap alone.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     deadline: u64,
@@ -26,38 +23,38 @@ struct Entry {
 
 /// Timers with keys of type `K`, the earliest first.
 #[derive(Debug)]
-pub struct TimerQueue<K> {
+pub(super) struct TimerQueue<K> {
     slots: Vec<Slot<K>>,
     free: Vec<u32>,
     heap: Vec<Entry>,
     /// When the CPU's own timer interrupts, never later than the earliest deadline; `u64::MAX`: not at all.
     ///
-    /// It may be earlier, when that deadline was put off: setting the CPU's timer costs more than most of what sets
-    /// deadlines, and the interrupt that finds nothing due sets it anew.
+    /// This stays early when that deadline is put off: setting the CPU's timer costs more than most of what sets deadlines,
+    /// and the interrupt that finds nothing due sets the CPU's timer anew.
     interrupt_ns: u64,
 }
 
 impl<K: Copy> TimerQueue<K> {
     /// A queue without timers.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { slots: Vec::new(), free: Vec::new(), heap: Vec::new(), interrupt_ns: u64::MAX }
     }
 
     /// Whether the CPU's timer would come too late for `deadline`.
     #[inline]
-    pub fn is_too_late_for(&self, deadline: u64) -> bool {
+    pub(super) fn is_too_late_for(&self, deadline: u64) -> bool {
         deadline < self.interrupt_ns
     }
 
-    /// The CPU's timer is being set for the earliest deadline or `other`, whichever comes first: gives that.
-    pub fn interrupt_at(&mut self, other: Option<u64>) -> Option<u64> {
+    /// The system time for which the caller now sets the CPU's timer: the earliest deadline or `other`, whichever comes first.
+    pub(super) fn interrupt_at(&mut self, other: Option<u64>) -> Option<u64> {
         self.interrupt_ns = self.next_deadline().unwrap_or(u64::MAX).min(other.unwrap_or(u64::MAX));
         (self.interrupt_ns != u64::MAX).then_some(self.interrupt_ns)
     }
 
-    /// Makes room for `more` timers: what is made and set within it takes no memory. `false`: `may_spend` refuses what that
-    /// takes, or there is none.
-    pub fn make_room(&mut self, more: usize, may_spend: impl Fn(usize) -> bool) -> bool {
+    /// Makes room for `more` timers, so that making and setting them takes no memory. `false`: `may_spend` refuses what the
+    /// room takes, or there is none.
+    pub(super) fn make_room(&mut self, more: usize, may_spend: impl Fn(usize) -> bool) -> bool {
         let timers = self.slots.len() + more.saturating_sub(self.free.len());
         make_room(&mut self.slots, timers, &may_spend)
             && make_room(&mut self.free, timers, &may_spend)
@@ -65,12 +62,12 @@ impl<K: Copy> TimerQueue<K> {
     }
 
     /// How many timers there ever were at a time.
-    pub fn most(&self) -> usize {
+    pub(super) fn most(&self) -> usize {
         self.slots.len()
     }
 
-    /// Makes a timer, which is not set. Room was made for it.
-    pub fn insert(&mut self, key: K) -> TimerId {
+    /// Makes a timer, which is not set. The caller made room for the timer.
+    pub(super) fn insert(&mut self, key: K) -> TimerId {
         let slot = Slot { key: Some(key), place: NOT_QUEUED };
         match self.free.pop() {
             Some(index) => {
@@ -85,7 +82,7 @@ impl<K: Copy> TimerQueue<K> {
     }
 
     /// Ends a timer.
-    pub fn remove(&mut self, id: TimerId) {
+    pub(super) fn remove(&mut self, id: TimerId) {
         self.set(id, None);
         self.slots[id.0 as usize].key = None;
         self.free.push(id.0);
@@ -93,7 +90,7 @@ impl<K: Copy> TimerQueue<K> {
 
     /// Sets a timer to `deadline`, or stops it.
     #[inline]
-    pub fn set(&mut self, id: TimerId, deadline: Option<u64>) {
+    pub(super) fn set(&mut self, id: TimerId, deadline: Option<u64>) {
         let place = self.slots[id.0 as usize].place;
         let Some(deadline) = deadline else {
             if place != NOT_QUEUED {
@@ -112,19 +109,20 @@ impl<K: Copy> TimerQueue<K> {
     }
 
     /// When the timer fires; `None` when it is not set.
-    pub fn deadline(&self, id: TimerId) -> Option<u64> {
+    #[cfg(test)]
+    pub(super) fn deadline(&self, id: TimerId) -> Option<u64> {
         let place = self.slots[id.0 as usize].place;
         (place != NOT_QUEUED).then(|| self.heap[place as usize].deadline)
     }
 
     /// The earliest deadline.
     #[inline]
-    pub fn next_deadline(&self) -> Option<u64> {
+    fn next_deadline(&self) -> Option<u64> {
         self.heap.first().map(|entry| entry.deadline)
     }
 
     /// Takes the earliest timer that is due at `now`.
-    pub fn pop_due(&mut self, now: u64) -> Option<K> {
+    pub(super) fn pop_due(&mut self, now: u64) -> Option<K> {
         let first = *self.heap.first()?;
         if first.deadline > now {
             return None;
@@ -142,9 +140,8 @@ impl<K: Copy> TimerQueue<K> {
         }
     }
 
-    /// Puts `entry` in its order: the heap has room for it at `place`, and whatever is there is to go.
-    ///
-    /// Others move by one towards that room, and `entry` is written once, where it ends.
+    /// Puts `entry` where the order wants it. The entry at `place` is free to be overwritten: entries between `place` and the
+    /// end position move by one, and `entry` is written once.
     #[inline(always)]
     fn put(&mut self, mut place: usize, entry: Entry) {
         let Self { slots, heap, .. } = self;
@@ -162,7 +159,7 @@ impl<K: Copy> TimerQueue<K> {
             set(heap, place, parent);
             place = above;
         }
-        // One that went up has only later ones below.
+        // An entry that went up has only later entries below.
         if place == from {
             loop {
                 let mut below = 2 * place + 1;
@@ -180,12 +177,6 @@ impl<K: Copy> TimerQueue<K> {
             }
         }
         set(heap, place, entry);
-    }
-}
-
-impl<K: Copy> Default for TimerQueue<K> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

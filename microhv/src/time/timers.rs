@@ -3,110 +3,45 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::DomId;
-
-use super::{Runstate, TimerId, VcpuTime};
-use crate::Hypervisor;
-use crate::domain::{Domain, PauseFlags, Vcpu};
-use crate::platform::{CpuId, Platform};
-use crate::sched::{SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 use ring_abi::evtchn::VIRQ_TIMER;
 use ring_abi::sched::SHUTDOWN_WATCHDOG;
+use ring_abi::types::{DomId, VcpuId};
 
-/// Which of a vCPU's timers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimerKind {
-    /// The periodic `VIRQ_TIMER`, set only while the vCPU runs.
-    Periodic,
-    /// `VCPUOP_set_singleshot_timer` and `set_timer_op`.
-    Singleshot,
-    /// The timeout of `SCHEDOP_poll`.
-    Poll,
-    /// `SCHEDOP_watchdog`: on vCPU 0 alone, for the domain.
-    FirstWatchdog,
-    /// The second of these.
-    SecondWatchdog,
-}
+use super::state::{Runstate, TimerId, TimerKind, VcpuTimers};
+use crate::Hypervisor;
+use crate::domain::{Domain, PauseFlags, Vcpu};
+use crate::platform::{CpuId, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 
-impl TimerKind {
-    const fn stops_a_domain(self) -> bool {
-        matches!(self, Self::FirstWatchdog | Self::SecondWatchdog)
-    }
-}
-
-/// Timers that fire together at most, before interrupts are taken again: guests choose how many are due at one instant.
+/// How many timers fire before interrupts are taken again: guests choose how many timers are due at one instant.
 const FIRED_TOGETHER: u32 = 32;
 
-/// To wake so many vCPUs that poll events takes as long as to fire many timers.
+/// Waking so many vCPUs that poll events takes as long as firing many timers.
 const HERD: u32 = 8;
-
-/// Timers of a vCPU.
-const KINDS: [TimerKind; 5] = [
-    TimerKind::Periodic,
-    TimerKind::Singleshot,
-    TimerKind::Poll,
-    TimerKind::FirstWatchdog,
-    TimerKind::SecondWatchdog,
-];
 
 /// Whose timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimerKey {
+pub(super) struct TimerKey {
     domain: DomId,
-    vcpu: u32,
+    vcpu: VcpuId,
     kind: TimerKind,
-}
-
-/// The timers of one vCPU, in the queue of the CPU that made them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct VcpuTimers {
-    cpu: CpuId,
-    ids: [TimerId; KINDS.len()],
-}
-
-impl VcpuTime {
-    /// One of the vCPU's timers, and in whose queue it is.
-    #[inline]
-    fn timer(&self, kind: TimerKind) -> Option<(CpuId, TimerId)> {
-        self.timers.as_ref().map(|timers| (timers.cpu, timers.ids[kind as usize]))
-    }
-
-    /// The timer of the periodic `VIRQ_TIMER`, and its period, unless that is stopped.
-    #[inline]
-    fn periodic(&self) -> Option<(CpuId, TimerId, u64)> {
-        let (cpu, id) = self.timer(TimerKind::Periodic).filter(|_| self.period_ns != 0)?;
-        Some((cpu, id, self.period_ns))
-    }
 }
 
 impl<P: Platform> Hypervisor<P> {
     /// Makes the timers of a new vCPU, and room for the vCPU to wait for its CPU. `false`: there is no memory.
+    #[must_use]
     pub(crate) fn create_timers(&self, vcpu: &Vcpu) -> bool {
-        let cpu = CpuId::new(vcpu.cpu_id.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
+        let cpu = vcpu.cpu_id;
         let may_spend = |bytes| self.may_spend(bytes);
         let mut queue = self.time.queue(cpu).lock();
-        if !queue.make_room(KINDS.len(), may_spend) {
+        if !queue.make_room(TimerKind::ALL.len(), may_spend) {
             return false;
         }
-        let ids =
-            KINDS.map(|kind| queue.insert(TimerKey { domain: vcpu.domain_id, vcpu: vcpu.id.raw(), kind }));
-        let vcpus = queue.most().div_ceil(KINDS.len());
+        let key = |kind| TimerKey { domain: vcpu.domain_id, vcpu: vcpu.id, kind };
+        let ids = TimerKind::ALL.map(|kind| queue.insert(key(kind)));
+        let vcpus = queue.most().div_ceil(ids.len());
         drop(queue);
         vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
         self.sched.make_room(cpu, vcpus, may_spend)
-    }
-
-    /// Ends the timers of a vCPU that will run no more: whether it had any.
-    pub(crate) fn remove_timers_of(&self, vcpu: &Vcpu) -> bool {
-        let Some(timers) = vcpu.time.lock().timers.take() else { return false };
-        let mut queue = self.time.queue(timers.cpu).lock();
-        timers.ids.into_iter().for_each(|id| queue.remove(id));
-        true
-    }
-
-    /// Ends the timers of a dying domain's vCPUs. `false`: something else waits, and some are left.
-    pub(crate) fn remove_timers(&self, domain: &Domain) -> bool {
-        domain.vcpus.iter().all(|vcpu| !self.remove_timers_of(vcpu) || !self.platform.work_pending())
     }
 
     /// Sets one of a vCPU's timers to a system time, or stops it.
@@ -129,38 +64,34 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Makes sure that this CPU's timer work is done at `deadline_ns`, which [`Hypervisor::run_timers`] finds by itself.
+    /// Lets this CPU's timer interrupt by `deadline_ns`, the end of a slice, which [`Hypervisor::run_timers`] asks the scheduler
+    /// for.
     pub(crate) fn wake_by(&self, cpu: CpuId, deadline_ns: u64) {
         if self.time.queue(cpu).lock().is_too_late_for(deadline_ns) {
             self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
     }
 
-    /// When one of a vCPU's timers fires.
-    pub fn timer_deadline(&self, vcpu: &Vcpu, kind: TimerKind) -> Option<u64> {
-        let timers = vcpu.time.lock().timers?;
-        self.time.queue(timers.cpu).lock().deadline(timers.ids[kind as usize])
-    }
-
-    /// Fires what is due on this CPU and programs its timer for what comes next: at once, if so many are due that some
-    /// are left.
+    /// Fires the timers that are due on this CPU, and sets the CPU's timer for the next deadline, which is past when so many
+    /// were due that some are left.
     pub(crate) fn run_timers(&self, cpu: CpuId) {
         let now = self.platform.now_ns();
         for _ in 0..FIRED_TOGETHER {
             let due = self.time.queue(cpu).lock().pop_due(now);
             let Some(key) = due else { break };
             if let Some(domain) = self.domains.get(key.domain)
-                && let Some(vcpu) = domain.vcpu(key.vcpu)
+                && let Some(vcpu) = domain.vcpu(key.vcpu.raw())
             {
-                // An event may wake all of them.
-                let takes_long = key.kind.stops_a_domain() || domain.events.pollers() >= HERD;
+                let stops_a_domain = matches!(key.kind, TimerKind::FirstWatchdog | TimerKind::SecondWatchdog);
+                // An event may wake all vCPUs that poll.
+                let takes_long = stops_a_domain || domain.events.pollers() >= HERD;
                 self.fire(&domain, vcpu, key.kind, now);
                 if takes_long {
-                    break; // this one took as long as many others
+                    break; // this timer took as long as many others
                 }
             }
         }
-        // Under the lock: whoever changes the slice's end from now on sees what the timer was set for.
+        // Under the lock: code that changes the slice's end from now on sees what the timer was set for.
         let mut queue = self.time.queue(cpu).lock();
         let slice_end = self.sched.slice_end(cpu);
         let next = queue.interrupt_at(slice_end.filter(|end| *end > now));
@@ -169,7 +100,7 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }
         self.platform.set_timer(next);
-        // With the timer set, which ends this when the next deadline has come.
+        // After the timer is set: the timer ends this when the next deadline has come.
         self.reap_dead();
     }
 
@@ -190,7 +121,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             TimerKind::Poll => {
                 if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::POLLING != 0 {
-                    self.end_poll(domain, vcpu);
+                    self.wake(domain, vcpu, PauseFlags::WAITING);
                 }
             }
             TimerKind::FirstWatchdog | TimerKind::SecondWatchdog => {

@@ -26,7 +26,7 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     }
     // The user tables do not map the areas that the kernel registered by address: nothing could be written there.
     if cur.vcpu.areas_stale.load(Ordering::Relaxed) {
-        cur.hv.update_areas(cur.domain, cur.vcpu);
+        crate::time::update_areas(&cur.hv.platform, cur.domain, cur.vcpu);
     }
     true
 }

@@ -8,8 +8,8 @@
 use core::sync::atomic::Ordering;
 
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{CpuId, Cpus};
-use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
+use microhv::platform::{CpuId, Cpus, SOFTIRQ_SCHEDULE};
+use microhv::sched::Decision;
 use microhv::traps;
 
 use super::cpu::{self, msr};

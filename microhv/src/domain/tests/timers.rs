@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use super::*;
 use crate::platform::*;
 use crate::testing::World;
-use crate::time::TimerKind;
+use crate::time::state::TimerKind;
 
 #[test]
 fn timers_that_are_due_together_fire_in_pieces() {
@@ -17,7 +17,7 @@ fn timers_that_are_due_together_fire_in_pieces() {
         world.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(due));
     }
     let set =
-        || guest.vcpus.iter().filter(|v| world.hv.timer_deadline(v, TimerKind::Singleshot).is_some()).count();
+        || guest.vcpus.iter().filter(|v| world.hv.time.deadline(v, TimerKind::Singleshot).is_some()).count();
     world.hv.do_softirqs(CpuId::BOOT);
     for left in [68, 36, 4, 0] {
         world.pass(1_000);
@@ -39,7 +39,7 @@ fn a_timer_that_wakes_a_herd_fires_alone() {
     }
     let left = || {
         let is_set =
-            |guest: &&Arc<Domain>| world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Singleshot).is_some();
+            |guest: &&Arc<Domain>| world.hv.time.deadline(&guest.vcpus[0], TimerKind::Singleshot).is_some();
         guests.iter().filter(is_set).count()
     };
     for expected in [1, 0] {

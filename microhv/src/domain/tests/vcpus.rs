@@ -123,7 +123,7 @@ fn runstate_areas_are_written_and_faults_are_the_guests_loss() {
     let seen: VcpuRunstateInfo = world.get(MORE);
     assert_eq!(seen.state, RUNSTATE_RUNNING);
     guest.vcpus[0].user_mode.store(true, Ordering::Relaxed);
-    world.hv.update_areas(&guest, &guest.vcpus[0]);
+    crate::time::update_areas(&world.hv.platform, &guest, &guest.vcpus[0]);
     assert!(guest.vcpus[0].areas_stale.load(Ordering::Relaxed), "user tables are loaded: later");
 }
 

@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use ring_abi::types::DomId;
 
 use super::*;
+use crate::sched::state::{BUSY_NS, COURTESIES, VAIN_WAIT_NS};
 use crate::testing::World;
 
 /// A domain that has run for long, and others that slept meanwhile.

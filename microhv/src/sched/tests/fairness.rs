@@ -77,7 +77,7 @@ fn yield_lets_another_run_and_costs_nothing_alone() {
     world.settle();
     world.call(first.domain(), __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]);
     world.settle();
-    assert_eq!(world.hv.running(CpuId::BOOT).expect("runs").domain().id, first.domain().id);
+    assert_eq!(world.hv.sched.running(CpuId::BOOT).expect("runs").domain().id, first.domain().id);
 }
 
 proptest::proptest! {

@@ -20,7 +20,7 @@ use crate::domain::PauseFlags;
 use crate::error::HypercallError;
 use crate::platform::*;
 use crate::testing::{ARGS, World};
-use crate::time::Runstate;
+use crate::time::state::Runstate;
 
 const MS: u64 = 1_000_000;
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::error::HypercallError;
 use crate::platform::*;
 use crate::testing::ARGS;
-use crate::time::TimerKind;
+use crate::time::state::TimerKind;
 
 /// A guest without a periodic timer, whose ports are all masked.
 fn poller(world: &World) -> Arc<Domain> {
@@ -55,7 +55,7 @@ fn poll_ends_by_a_masked_port_or_its_time() {
     world.pass(MS);
     assert!(world.settle().is_some(), "time is up");
     assert_eq!(guest.vcpus[0].pause_flags.load(Ordering::Relaxed), 0);
-    assert_eq!(world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Poll), None);
+    assert_eq!(world.hv.time.deadline(&guest.vcpus[0], TimerKind::Poll), None);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use ring_abi::vcpu::*;
 use super::*;
 use crate::error::HypercallError;
 use crate::testing::{ARGS, World};
-use crate::time::TimerKind;
+use crate::time::state::TimerKind;
 
 fn timer_port(world: &World, guest: &Arc<Domain>) -> Port {
     world.hv.bind_virq(guest, VIRQ_TIMER, 0, |_| Ok(())).expect("bound")
@@ -129,9 +129,10 @@ fn the_cpus_timer_comes_for_whatever_is_due_first() {
         let now = world.hv.platform.now_ns();
         let timer = world.hv.platform.timer.load(Ordering::Relaxed);
         let kinds = [TimerKind::Periodic, TimerKind::Singleshot, TimerKind::Poll];
-        let deadlines = guests.iter().chain([&world.dom0]).flat_map(|guest| {
-            kinds.iter().filter_map(|kind| world.hv.timer_deadline(&guest.vcpus[0], *kind))
-        });
+        let deadlines = guests
+            .iter()
+            .chain([&world.dom0])
+            .flat_map(|guest| kinds.iter().filter_map(|kind| world.hv.time.deadline(&guest.vcpus[0], *kind)));
         for due in deadlines.chain(world.hv.sched.slice_end(CpuId::BOOT)) {
             assert!(timer <= due && due > now, "at {now}: the timer is set for {timer}, and {due} is due");
         }
@@ -142,7 +143,7 @@ fn the_cpus_timer_comes_for_whatever_is_due_first() {
 fn nonsense_timeouts_become_100_ms() {
     let world = quiet();
     let guest = world.guest(1);
-    let deadline = || world.hv.timer_deadline(&guest.vcpus[0], TimerKind::Singleshot);
+    let deadline = || world.hv.time.deadline(&guest.vcpus[0], TimerKind::Singleshot);
     let now = world.hv.platform.now_ns();
     for (timeout, expected) in [
         (u64::MAX, Some(now + 100 * MS)),

@@ -1,0 +1,166 @@
+//! What a vCPU holds of time: its runstate, the areas that show its guest the time, and its timers.
+
+use crate::platform::CpuId;
+
+/// What a vCPU is doing: `RUNSTATE_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Runstate {
+    /// The vCPU runs.
+    Running = 0,
+    /// The vCPU could run.
+    Runnable = 1,
+    /// The vCPU waits for an event.
+    Blocked = 2,
+    /// The vCPU is down or paused.
+    Offline = 3,
+}
+
+/// A second `vcpu_time_info`, which a guest asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeArea {
+    /// Guest virtual address.
+    pub va: u64,
+    /// `TimeParams::generation` that the area shows; `u32::MAX`: none.
+    pub published: u32,
+}
+
+/// Names a timer of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerId(pub(super) u32);
+
+/// Which of a vCPU's timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerKind {
+    /// The periodic `VIRQ_TIMER`, set only while the vCPU runs.
+    Periodic,
+    /// `VCPUOP_set_singleshot_timer` and `set_timer_op`.
+    Singleshot,
+    /// The timeout of `SCHEDOP_poll`.
+    Poll,
+    /// `SCHEDOP_watchdog`: on vCPU 0 alone, for the domain.
+    FirstWatchdog,
+    /// The domain's second watchdog.
+    SecondWatchdog,
+}
+
+impl TimerKind {
+    /// The timers of a vCPU.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Periodic, Self::Singleshot, Self::Poll, Self::FirstWatchdog, Self::SecondWatchdog];
+}
+
+/// The timers of one vCPU, in the queue of the CPU that made them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VcpuTimers {
+    pub(super) cpu: CpuId,
+    pub(super) ids: [TimerId; TimerKind::ALL.len()],
+}
+
+/// Period of the `VIRQ_TIMER` that every new vCPU has: 100 Hz.
+const DEFAULT_PERIOD_NS: u64 = 10_000_000;
+
+/// Bytes of `struct vcpu_runstate_info`.
+pub(crate) const RUNSTATE_BYTES: usize = 48;
+
+/// The clock, runstate and timers of one vCPU. Guarded by `Vcpu::time`.
+#[derive(Debug)]
+pub struct VcpuTime {
+    /// What the vCPU does since `entry_ns`.
+    pub state: Runstate,
+    /// System time at which `state` began.
+    pub entry_ns: u64,
+    /// ns spent in each state before `entry_ns`.
+    pub spent_ns: [u64; 4],
+    /// Guest virtual address of the registered runstate area.
+    pub runstate_area: Option<u64>,
+    /// The registered time area.
+    pub time_area: Option<TimeArea>,
+    /// Period of the periodic `VIRQ_TIMER`; 0: stopped.
+    pub period_ns: u64,
+    /// When the periodic timer last fired.
+    pub last_period_ns: u64,
+    /// `TimeParams::generation` that `vcpu_info` shows; `u32::MAX`: none.
+    pub published: u32,
+    /// `None`: not made yet, or ended.
+    pub(super) timers: Option<VcpuTimers>,
+}
+
+impl Default for VcpuTime {
+    /// A vCPU that is down since boot.
+    fn default() -> Self {
+        Self {
+            state: Runstate::Offline,
+            entry_ns: 0,
+            spent_ns: [0; 4],
+            runstate_area: None,
+            time_area: None,
+            period_ns: DEFAULT_PERIOD_NS,
+            last_period_ns: 0,
+            published: u32::MAX,
+            timers: None,
+        }
+    }
+}
+
+impl VcpuTime {
+    /// Begins `state` at `now_ns`.
+    pub fn enter(&mut self, state: Runstate, now_ns: u64) {
+        self.spent_ns[self.state as usize] += now_ns.saturating_sub(self.entry_ns);
+        self.state = state;
+        self.entry_ns = now_ns;
+    }
+
+    /// ns spent in each state until `until_ns`.
+    fn spent_until(&self, until_ns: u64) -> [u64; 4] {
+        let mut spent_ns = self.spent_ns;
+        spent_ns[self.state as usize] += until_ns.saturating_sub(self.entry_ns);
+        spent_ns
+    }
+
+    /// ns spent running until `now_ns`.
+    pub fn cpu_ns(&self, now_ns: u64) -> u64 {
+        self.spent_until(now_ns)[Runstate::Running as usize]
+    }
+
+    /// `vcpu_runstate_info` as bytes, with the times until `until_ns`: state u32, entry time @8, four times @10.
+    pub(crate) fn runstate_info(&self, until_ns: u64) -> [u8; RUNSTATE_BYTES] {
+        let mut bytes = [0; RUNSTATE_BYTES];
+        bytes[0..4].copy_from_slice(&(self.state as u32).to_le_bytes());
+        bytes[0x08..0x10].copy_from_slice(&self.entry_ns.to_le_bytes());
+        for (slot, ns) in bytes[0x10..].chunks_exact_mut(8).zip(self.spent_until(until_ns)) {
+            slot.copy_from_slice(&ns.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// One of the vCPU's timers, and the CPU in whose queue it is.
+    #[inline]
+    pub(super) fn timer(&self, kind: TimerKind) -> Option<(CpuId, TimerId)> {
+        self.timers.as_ref().map(|timers| (timers.cpu, timers.ids[kind as usize]))
+    }
+
+    /// The timer of the periodic `VIRQ_TIMER`, and its period, unless that is stopped.
+    #[inline]
+    pub(super) fn periodic(&self) -> Option<(CpuId, TimerId, u64)> {
+        let (cpu, id) = self.timer(TimerKind::Periodic).filter(|_| self.period_ns != 0)?;
+        Some((cpu, id, self.period_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runstate_accounts_all_time() {
+        let mut time = VcpuTime::default();
+        time.enter(Runstate::Runnable, 100);
+        time.enter(Runstate::Running, 150);
+        assert_eq!(time.cpu_ns(200), 50);
+        time.enter(Runstate::Blocked, 250);
+        time.enter(Runstate::Running, 240); // a clock that steps back adds nothing
+        assert_eq!(time.spent_ns, [100, 50, 0, 100]);
+        assert_eq!(time.cpu_ns(240), 100);
+    }
+}
