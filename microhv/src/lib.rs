@@ -4,7 +4,7 @@
 //! The library knows no register, port or instruction of the machine: those stand behind [`platform::Platform`],
 //! which the binary implements for the hardware and [`testing::TestMachine`] for host tests.
 //!
-//! Direction of dependence: `hypercall` -> `evtchn`, `gnttab`, `sched` -> `domain` -> `mem` -> `platform`.
+//! Which module may name which: the rooms in `docs/ARCHITECTURE.md`.
 //!
 //! The order of all locks (I18): [`sync::rank`].
 
@@ -63,8 +63,8 @@ impl<P: Platform> Hypervisor<P> {
         Self {
             platform,
             frames,
-            domains: domain::DomainList::new(),
-            unfinished: lifecycle::Unfinished::new(),
+            domains: domain::DomainList::default(),
+            unfinished: lifecycle::Unfinished::default(),
             sched: sched::Scheduler::default(),
             time: time::Time::default(),
             console: console::Console::default(),

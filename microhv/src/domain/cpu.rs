@@ -96,9 +96,11 @@ impl GuestCpu {
     pub const CR0_TS: u64 = 8;
     /// CR4.DE.
     pub(crate) const CR4_DE: u64 = 8;
+}
 
+impl Default for GuestCpu {
     /// A vCPU of which nothing was told.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             traps: vec![TrapGate::default(); 256].into_boxed_slice().try_into().expect("256 gates"),
             kernel_ss: 0,
@@ -122,11 +124,5 @@ impl GuestCpu {
             io_bitmap: None,
             io_bitmap_ports: 0,
         }
-    }
-}
-
-impl Default for GuestCpu {
-    fn default() -> Self {
-        Self::new()
     }
 }

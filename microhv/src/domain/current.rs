@@ -1,7 +1,6 @@
 //! The vCPU that runs on this CPU, and copies between a handler and its memory: each argument is read once.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use ring_abi::guest_context::CpuUserRegs;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -134,16 +133,6 @@ impl<P: Platform> Current<'_, P> {
         value: &T,
     ) -> Result<(), GuestFault> {
         self.copy_out(element::<T>(array, index)?, value)
-    }
-
-    /// Reads `len` bytes at guest address `va`. The caller has checked `len` against a limit of its own.
-    ///
-    /// # Errors
-    /// Where it stopped.
-    pub fn copy_in_bytes(&self, va: u64, len: usize) -> Result<Vec<u8>, GuestFault> {
-        let mut bytes = alloc::vec![0; len];
-        self.copy_from_guest(&mut bytes, va)?;
-        Ok(bytes)
     }
 
     /// Writes bytes at guest address `va`.

@@ -14,11 +14,6 @@ pub struct CallHistory {
 }
 
 impl CallHistory {
-    /// No call yet.
-    pub const fn new() -> Self {
-        Self { calls: AtomicU64::new(u64::MAX) }
-    }
-
     /// Notes hypercall `number`, of which the low byte is kept.
     #[inline(always)]
     pub fn record(&self, number: u32) {
@@ -33,8 +28,9 @@ impl CallHistory {
 }
 
 impl Default for CallHistory {
+    /// No call yet.
     fn default() -> Self {
-        Self::new()
+        Self { calls: AtomicU64::new(u64::MAX) }
     }
 }
 

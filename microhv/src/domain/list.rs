@@ -8,11 +8,19 @@ use core::sync::atomic::{AtomicU16, Ordering};
 use ring_abi::types::DomId;
 
 use super::Domain;
-use crate::error::HypercallError;
 use crate::sync::{RwLock, rank};
 
 /// Ids from here on have a meaning of their own (`DOMID_FIRST_RESERVED`).
 pub const FIRST_RESERVED: u16 = 0x7ff0;
+
+/// Why a domain is not the caller's to name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainError {
+    /// There is no such domain.
+    NoSuchDomain,
+    /// The caller may not act on the domain.
+    NotPermitted,
+}
 
 /// The domains that exist, the dying included.
 #[derive(Debug, Default)]
@@ -23,11 +31,6 @@ pub struct DomainList {
 }
 
 impl DomainList {
-    /// An empty list.
-    pub const fn new() -> Self {
-        Self { domains: RwLock::new(BTreeMap::new()), last: AtomicU16::new(0) }
-    }
-
     /// The domain `id`, dying or not. `DOMID_SELF` is no domain here.
     pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
         self.domains.read().get(&id.raw()).cloned()
@@ -38,38 +41,36 @@ impl DomainList {
     /// # Errors
     /// `NoSuchDomain`.
     #[inline]
-    pub fn resolve(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, HypercallError> {
+    pub fn resolve(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, DomainError> {
         if raw == ring_abi::types::DOMID_SELF || raw == caller.id.raw() {
             return Ok(caller.clone());
         }
-        self.get(DomId::new(raw)).ok_or(HypercallError::NoSuchDomain)
+        self.get(DomId::new(raw)).ok_or(DomainError::NoSuchDomain)
     }
 
-    /// The domain that `caller` means by `raw`, if it may act on it: itself, or any when it is privileged. (I30)
+    /// The domain that `caller` means by `raw`, if `caller` may act on the domain: on itself, or, when privileged, on any. (I30)
     ///
     /// # Errors
     /// `NoSuchDomain`; `NotPermitted`.
     #[inline]
-    pub fn target(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, HypercallError> {
+    pub fn target(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, DomainError> {
         let domain = self.resolve(caller, raw)?;
         if caller.privileged || Arc::ptr_eq(caller, &domain) {
             Ok(domain)
         } else {
-            Err(HypercallError::NotPermitted)
+            Err(DomainError::NotPermitted)
         }
     }
 
-    /// Adds a domain.
-    ///
-    /// # Errors
-    /// `Exists` when its id is taken.
-    pub fn insert(&self, domain: Arc<Domain>) -> Result<(), HypercallError> {
+    /// Adds a domain. `false`: its id is taken.
+    #[must_use]
+    pub(crate) fn insert(&self, domain: &Arc<Domain>) -> bool {
         let mut domains = self.domains.write();
-        if domains.contains_key(&domain.id.raw()) {
-            return Err(HypercallError::Exists);
+        let is_free = !domains.contains_key(&domain.id.raw());
+        if is_free {
+            domains.insert(domain.id.raw(), domain.clone());
         }
-        domains.insert(domain.id.raw(), domain);
-        Ok(())
+        is_free
     }
 
     /// A number that no domain has, after the one given out last, so that numbers are not soon used again.
@@ -86,7 +87,8 @@ impl DomainList {
         None
     }
 
-    /// Shows `look` the domain `id` alone, if nobody else refers to it, and takes it out of the list where `look` says so.
+    /// Shows `look` the domain `id`, or `None` if anybody else refers to the domain, and takes the domain out of the list if
+    /// `look` says so.
     pub(crate) fn take_if(
         &self,
         id: u16,
@@ -95,11 +97,6 @@ impl DomainList {
         let mut domains = self.domains.write();
         let leaves = look(Arc::get_mut(domains.get_mut(&id)?));
         if leaves { domains.remove(&id) } else { None }
-    }
-
-    /// Takes a domain out of the list.
-    pub fn remove(&self, id: DomId) -> Option<Arc<Domain>> {
-        self.domains.write().remove(&id.raw())
     }
 
     /// The first domain with an id of at least `first`.

@@ -17,7 +17,7 @@ use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, Mfn, VcpuId};
+use ring_abi::types::{DomId, Mfn};
 use ring_abi::vm_assist::{
     VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_4GB_SEGMENTS_NOTIFY, VMASST_TYPE_ARCHITECTURAL_IOPL,
     VMASST_TYPE_M2P_STRICT, VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
@@ -30,7 +30,7 @@ pub use debug::DebugRegisterError;
 pub(crate) use debug::checked_debug_value;
 pub use history::CallHistory;
 pub use info::{INFO_BYTES, InfoCell};
-pub use list::{DomainList, FIRST_RESERVED};
+pub use list::{DomainError, DomainList, FIRST_RESERVED};
 pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 
 use crate::evtchn::state::Ports;
@@ -202,23 +202,8 @@ impl fmt::Debug for Domain {
 }
 
 impl Domain {
-    /// A domain without memory whose vCPUs are down and which is paused once by the toolstack.
-    ///
-    /// `shared_info` is the hypervisor's view of the zeroed frame `shared_info_mfn`.
-    pub fn new(
-        id: DomId,
-        config: DomainConfig,
-        shared_info_mfn: Mfn,
-        shared_info: SharedBytes<'static>,
-        created_ns: u64,
-    ) -> Arc<Self> {
-        let vcpus = (0..config.max_vcpus.clamp(1, MAX_VCPUS))
-            .map(|n| Vcpu::new(id, VcpuId::new(n), &shared_info))
-            .collect();
-        Self::with_vcpus(id, config, shared_info_mfn, shared_info, created_ns, vcpus)
-    }
-
-    /// As [`Domain::new`], with vCPUs that were made before.
+    /// A domain without memory whose vCPUs are down, paused once by the toolstack. `shared_info` is the hypervisor's view of
+    /// the zeroed frame `shared_info_mfn`.
     #[inline(never)]
     pub(crate) fn with_vcpus(
         id: DomId,

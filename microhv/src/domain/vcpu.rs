@@ -190,7 +190,7 @@ impl Vcpu {
             nmi_pending: AtomicBool::new(false),
             events: VcpuEvents::default(),
             continuation: [const { AtomicU64::new(0) }; 6],
-            cpu: Mutex::new(GuestCpu::new()),
+            cpu: Mutex::new(GuestCpu::default()),
             time: Mutex::new(VcpuTime::default()),
             cr3_kernel: AtomicU64::new(Self::NO_TABLE),
             cr3_user: AtomicU64::new(Self::NO_TABLE),

@@ -4,6 +4,8 @@ use ring_abi::errno as e;
 
 use crate::domain::DebugRegisterError;
 use crate::evtchn::EvtchnError;
+use crate::domain::{DebugRegisterError, DomainError};
+use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
 use crate::pirq::PirqError;
 use crate::platform::GuestFault;
@@ -158,6 +160,29 @@ impl From<DebugRegisterError> for HypercallError {
         match error {
             DebugRegisterError::NotPermitted => Self::NotPermitted,
             DebugRegisterError::NoDevice => Self::NoDevice,
+        }
+    }
+}
+
+impl From<DomainError> for HypercallError {
+    fn from(error: DomainError) -> Self {
+        match error {
+            DomainError::NoSuchDomain => Self::NoSuchDomain,
+            DomainError::NotPermitted => Self::NotPermitted,
+        }
+    }
+}
+
+impl From<LifecycleError> for HypercallError {
+    fn from(error: LifecycleError) -> Self {
+        match error {
+            LifecycleError::Again | LifecycleError::Tables(MemError::Restart) => Self::Again,
+            LifecycleError::Exists => Self::Exists,
+            LifecycleError::NoMemory => Self::NoMemory,
+            LifecycleError::Gdt(error) => error.into(),
+            LifecycleError::Invalid | LifecycleError::DebugRegister(_) | LifecycleError::Tables(_) => {
+                Self::Invalid
+            }
         }
     }
 }

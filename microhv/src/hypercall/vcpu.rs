@@ -7,6 +7,14 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{Mfn, PAGE_SIZE};
 use ring_abi::vcpu::*;
+use ring_abi::types::{GuestVa, Mfn, PAGE_SIZE};
+use ring_abi::vcpu::{
+    VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP,
+    VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_INFO, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
+    VCPUOP_SET_PERIODIC_TIMER, VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER,
+    VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea,
+    VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -52,7 +60,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
         }
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;
-            vcpu.time.lock().runstate_area = (op.addr != 0).then_some(op.addr);
+            vcpu.time.lock().runstate_area = (op.addr != 0).then_some(GuestVa::new(op.addr));
             if op.addr != 0 {
                 // The guest itself adds what has passed since a running vCPU's state began.
                 let info = if itself {
@@ -61,7 +69,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
                 } else {
                     current_runstate(cur, vcpu)
                 };
-                crate::time::write_runstate(&cur.hv.platform, cur.domain, op.addr, info);
+                crate::time::write_runstate(&cur.hv.platform, cur.domain, GuestVa::new(op.addr), info);
             }
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
@@ -69,7 +77,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             if op.addr == 0 {
                 vcpu.time.lock().time_area = None;
             } else {
-                crate::time::write_time_area(&cur.hv.platform, vcpu, op.addr);
+                crate::time::write_time_area(&cur.hv.platform, vcpu, GuestVa::new(op.addr));
             }
         }
         VCPUOP_SET_PERIODIC_TIMER => {
@@ -108,7 +116,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Resul
     let mut words = super::domctl::context_room()?;
     cur.copy_from_guest(words.as_mut_bytes(), arg)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
-    cur.hv.initialise_vcpu(cur.domain, vcpu, context)
+    Ok(cur.hv.initialise_vcpu(cur.domain, vcpu, context)?)
 }
 
 /// The runstate of a vCPU as of now, with the time in its present state.

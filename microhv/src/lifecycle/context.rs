@@ -9,13 +9,12 @@ use ring_abi::guest_context::{
 };
 use ring_abi::types::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 
+use super::LifecycleError;
 use crate::Hypervisor;
 use crate::domain::{
     Callback, Domain, GuestCpu, PauseFlags, TrapGate, VALID_ASSISTS, Vcpu, checked_debug_value,
 };
-use crate::error::HypercallError;
 use crate::frames::pte::is_canonical;
-use crate::mem::MemError;
 use crate::mem::descriptors::is_ldt_range;
 use crate::platform::Platform;
 use crate::time::publish_time;
@@ -41,7 +40,7 @@ fn safe_registers(wanted: &CpuUserRegs) -> CpuUserRegs {
 }
 
 /// Checks what needs no look at frames.
-fn check(context: &VcpuGuestContext) -> Result<(), HypercallError> {
+fn check(context: &VcpuGuestContext) -> Result<(), LifecycleError> {
     let in_kernel = context.flags & VGCF_IN_KERNEL != 0;
     let addresses = [
         context.user_regs.rip,
@@ -59,14 +58,7 @@ fn check(context: &VcpuGuestContext) -> Result<(), HypercallError> {
         && context.ldt_base.is_multiple_of(PAGE_SIZE as u64)
         && is_ldt_range(context.ldt_base, context.ldt_ents)
         && (in_kernel || context.ctrlreg[1] != 0);
-    if fine { Ok(()) } else { Err(HypercallError::Invalid) }
-}
-
-fn refused(error: MemError) -> HypercallError {
-    match error {
-        MemError::Restart => HypercallError::Again,
-        _ => HypercallError::Invalid,
-    }
+    if fine { Ok(()) } else { Err(LifecycleError::Invalid) }
 }
 
 /// The frame that a cr3 value names.
@@ -78,14 +70,14 @@ impl<P: Platform> Hypervisor<P> {
     /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included.
     ///
     /// # Errors
-    /// `Invalid`: a value that no vCPU can have, or a frame that is not, and cannot become, what it is to be. The
-    /// vCPU is then as it was, but for its descriptor tables. `Again`: checking tables took long; repeat.
+    /// `Invalid`, `DebugRegister`, `Gdt`, `Tables`: a value that no vCPU can have, or a frame that cannot become what it is to
+    /// be. The vCPU is then as it was, but for its descriptor tables. `Tables(Restart)`: checking tables took long; repeat.
     pub fn set_vcpu_context(
         &self,
         domain: &Arc<Domain>,
         vcpu: &Vcpu,
         context: &VcpuGuestContext,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), LifecycleError> {
         let _one_at_a_time = domain.contexts.lock();
         self.replace_context(domain, vcpu, context)
     }
@@ -99,33 +91,34 @@ impl<P: Platform> Hypervisor<P> {
         domain: &Arc<Domain>,
         vcpu: &Vcpu,
         context: &VcpuGuestContext,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), LifecycleError> {
         let _one_at_a_time = domain.contexts.lock();
         if vcpu.initialised.load(Ordering::Acquire) {
-            return Err(HypercallError::Exists);
+            return Err(LifecycleError::Exists);
         }
         self.replace_context(domain, vcpu, context)
     }
 
-    /// The caller holds `Domain::contexts`.
+    /// Does what both have in common. The caller holds `Domain::contexts`.
     fn replace_context(
         &self,
         domain: &Arc<Domain>,
         vcpu: &Vcpu,
         context: &VcpuGuestContext,
-    ) -> Result<(), HypercallError> {
+    ) -> Result<(), LifecycleError> {
         check(context)?;
         let mut debug = [0; 8];
         for index in [0, 1, 2, 3, 6, 7] {
             debug[index] = checked_debug_value(index as u64, context.debugreg[index], context.ctrlreg[4])
-                .map_err(|_| HypercallError::Invalid)?;
+                .map_err(LifecycleError::DebugRegister)?;
         }
         let gdt_frames = (context.gdt_ents as usize).div_ceil(512);
         let frames = context.gdt_frames.map(Mfn::new);
-        self.set_gdt(domain, vcpu, &frames[..gdt_frames], context.gdt_ents as u32)?;
+        self.set_gdt(domain, vcpu, &frames[..gdt_frames], context.gdt_ents as u32)
+            .map_err(LifecycleError::Gdt)?;
         let kernel = cr3_frame(context.ctrlreg[3]);
         let user = (context.ctrlreg[1] != 0).then(|| cr3_frame(context.ctrlreg[1]));
-        self.install_bases(domain, vcpu, kernel, user).map_err(refused)?;
+        self.install_bases(domain, vcpu, kernel, user).map_err(LifecycleError::Tables)?;
 
         let in_kernel = context.flags & VGCF_IN_KERNEL != 0;
         vcpu.user_mode.store(!in_kernel, Ordering::Relaxed);
@@ -171,48 +164,48 @@ impl<P: Platform> Hypervisor<P> {
         vcpu.initialised.store(true, Ordering::Release);
         Ok(())
     }
+}
 
-    /// The whole state of a vCPU that does not run.
-    pub(crate) fn fill_vcpu_context(&self, domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuestContext) {
-        let kernel = !vcpu.user_mode.load(Ordering::Relaxed);
-        context.user_regs = vcpu.saved_regs();
-        context.user_regs.rflags |= u64::from(vcpu.iopl.load(Ordering::Relaxed)) << RFLAGS_IOPL_SHIFT;
-        context.fpu_ctxt = vcpu.fpu().legacy();
-        context.vm_assist = domain.assist.load(Ordering::Relaxed);
-        let base = |l4: Option<Mfn>| l4.map_or(0, |l4| l4.raw() << PAGE_SHIFT);
-        let cpu = vcpu.cpu.lock();
-        context.flags = VGCF_I387_VALID;
-        for (set, flag) in [
-            (kernel, VGCF_IN_KERNEL),
-            (cpu.failsafe.masks_events, VGCF_FAILSAFE_DISABLES_EVENTS),
-            (cpu.syscall.masks_events, VGCF_SYSCALL_DISABLES_EVENTS),
-            (vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::DOWN == 0, VGCF_ONLINE),
-        ] {
-            context.flags |= if set { flag } else { 0 };
-        }
-        for (vector, (info, gate)) in context.trap_ctxt.iter_mut().zip(cpu.traps.iter()).enumerate() {
-            info.vector = vector as u8;
-            info.flags = gate.dpl | u8::from(gate.masks_events) << 2;
-            info.cs = gate.cs;
-            info.address = gate.address;
-        }
-        (context.ldt_base, context.ldt_ents) = (cpu.ldt_base, u64::from(cpu.ldt_entries));
-        for (raw, frame) in context.gdt_frames.iter_mut().zip(cpu.gdt_frames.iter()) {
-            *raw = frame.map_or(0, Mfn::raw);
-        }
-        context.gdt_ents = u64::from(cpu.gdt_entries);
-        (context.kernel_ss, context.kernel_sp) = (u64::from(cpu.kernel_ss), cpu.kernel_sp);
-        context.ctrlreg[0] = cpu.cr0;
-        context.ctrlreg[1] = base(vcpu.cr3_user());
-        context.ctrlreg[3] = base(vcpu.cr3_kernel());
-        context.ctrlreg[4] = cpu.cr4;
-        context.debugreg = cpu.debug;
-        context.event_callback_eip = cpu.event.address;
-        context.failsafe_callback_eip = cpu.failsafe.address;
-        context.syscall_callback_eip = cpu.syscall.address;
-        (context.fs_base, context.gs_base_kernel, context.gs_base_user) =
-            (cpu.fs_base, cpu.gs_base_kernel, cpu.gs_base_user);
+/// The whole state of a vCPU that does not run.
+pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuestContext) {
+    let kernel = !vcpu.user_mode.load(Ordering::Relaxed);
+    context.user_regs = vcpu.saved_regs();
+    context.user_regs.rflags |= u64::from(vcpu.iopl.load(Ordering::Relaxed)) << RFLAGS_IOPL_SHIFT;
+    context.fpu_ctxt = vcpu.fpu().legacy();
+    context.vm_assist = domain.assist.load(Ordering::Relaxed);
+    let base = |l4: Option<Mfn>| l4.map_or(0, |l4| l4.raw() << PAGE_SHIFT);
+    let cpu = vcpu.cpu.lock();
+    context.flags = VGCF_I387_VALID;
+    for (set, flag) in [
+        (kernel, VGCF_IN_KERNEL),
+        (cpu.failsafe.masks_events, VGCF_FAILSAFE_DISABLES_EVENTS),
+        (cpu.syscall.masks_events, VGCF_SYSCALL_DISABLES_EVENTS),
+        (vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::DOWN == 0, VGCF_ONLINE),
+    ] {
+        context.flags |= if set { flag } else { 0 };
     }
+    for (vector, (info, gate)) in context.trap_ctxt.iter_mut().zip(cpu.traps.iter()).enumerate() {
+        info.vector = vector as u8;
+        info.flags = gate.dpl | u8::from(gate.masks_events) << 2;
+        info.cs = gate.cs;
+        info.address = gate.address;
+    }
+    (context.ldt_base, context.ldt_ents) = (cpu.ldt_base, u64::from(cpu.ldt_entries));
+    for (raw, frame) in context.gdt_frames.iter_mut().zip(cpu.gdt_frames.iter()) {
+        *raw = frame.map_or(0, Mfn::raw);
+    }
+    context.gdt_ents = u64::from(cpu.gdt_entries);
+    (context.kernel_ss, context.kernel_sp) = (u64::from(cpu.kernel_ss), cpu.kernel_sp);
+    context.ctrlreg[0] = cpu.cr0;
+    context.ctrlreg[1] = base(vcpu.cr3_user());
+    context.ctrlreg[3] = base(vcpu.cr3_kernel());
+    context.ctrlreg[4] = cpu.cr4;
+    context.debugreg = cpu.debug;
+    context.event_callback_eip = cpu.event.address;
+    context.failsafe_callback_eip = cpu.failsafe.address;
+    context.syscall_callback_eip = cpu.syscall.address;
+    (context.fs_base, context.gs_base_kernel, context.gs_base_user) =
+        (cpu.fs_base, cpu.gs_base_kernel, cpu.gs_base_user);
 }
 
 #[cfg(test)]
@@ -252,7 +245,7 @@ mod tests {
         for (index, change) in bad.into_iter().enumerate() {
             let mut context = good;
             change(&mut context);
-            assert_eq!(check(&context), Err(HypercallError::Invalid), "case {index}");
+            assert_eq!(check(&context), Err(LifecycleError::Invalid), "case {index}");
         }
     }
 }

@@ -3,9 +3,9 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use super::LifecycleError;
 use crate::Hypervisor;
 use crate::domain::{Domain, DyingState, Vcpu};
-use crate::error::HypercallError;
 use crate::mem::Progress;
 use crate::platform::Platform;
 use ring_abi::evtchn::VIRQ_DOM_EXC;
@@ -15,7 +15,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Again`: there is more to do; call again.
-    pub(crate) fn kill_domain(&self, domain: &Arc<Domain>) -> Result<(), HypercallError> {
+    pub(crate) fn kill_domain(&self, domain: &Arc<Domain>) -> Result<(), LifecycleError> {
         match domain.dying() {
             DyingState::Dead => return Ok(()),
             DyingState::Alive => {
@@ -30,11 +30,8 @@ impl<P: Platform> Hypervisor<P> {
             DyingState::Dying => {}
         }
         let may_go_on = |vcpu: &Vcpu| !self.time.remove_timers(vcpu) || !self.platform.work_pending();
-        if !domain.vcpus.iter().all(may_go_on) {
-            return Err(HypercallError::Again);
-        }
-        if !self.evtchn_close_all(domain) {
-            return Err(HypercallError::Again);
+        if !domain.vcpus.iter().all(may_go_on) || !self.evtchn_close_all(domain) {
+            return Err(LifecycleError::Again);
         }
         self.release_pirqs(domain);
         while let Some(handle) =
@@ -42,7 +39,7 @@ impl<P: Platform> Hypervisor<P> {
         {
             domain.teardown_at.store(handle, Ordering::Relaxed);
             if self.platform.work_pending() {
-                return Err(HypercallError::Again);
+                return Err(LifecycleError::Again);
             }
         }
         domain.teardown_at.store(u32::MAX, Ordering::Relaxed);
@@ -50,7 +47,7 @@ impl<P: Platform> Hypervisor<P> {
             || self.relinquish_memory(domain) == Progress::More
             || !self.release_grant_table(domain)
         {
-            return Err(HypercallError::Again);
+            return Err(LifecycleError::Again);
         }
         domain.set_dying(DyingState::Dead);
         self.unfinished.note_dead(domain.id);

@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 
 use ring_abi::types::{DomId, Mfn, VcpuId};
 
+use super::LifecycleError;
 use super::ending::Ending;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
-use crate::error::HypercallError;
 use crate::platform::Platform;
 use crate::time::publish_time;
 
@@ -41,51 +41,52 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Exists`: `id` is taken; `NoMemory`; `Invalid`: a reserved id or an impossible number of vCPUs.
-    #[inline(never)]
     pub fn create_domain(
         &self,
         id: Option<DomId>,
         config: DomainConfig,
-    ) -> Result<Arc<Domain>, HypercallError> {
-        let mut making = self.begin_domain(None, id, config)?;
-        while making.vcpus.len() < config.max_vcpus as usize {
-            if let Err(error) = self.make_vcpu(&mut making) {
-                self.give_up(making);
-                return Err(error);
-            }
-        }
-        self.finish_domain(making)
+    ) -> Result<Arc<Domain>, LifecycleError> {
+        self.make_domain(None, id, config)
     }
 
     /// As [`Hypervisor::create_domain`], for `by`.
     ///
     /// # Errors
     /// As there; `Again`: something else waits, and the same call goes on.
-    #[inline(never)]
     pub(crate) fn create_domain_in_pieces(
         &self,
         by: &Vcpu,
         id: Option<DomId>,
         config: DomainConfig,
-    ) -> Result<Arc<Domain>, HypercallError> {
-        let asker = (by.domain_id, by.id);
-        let mut making = match self.unfinished.take_making(asker) {
+    ) -> Result<Arc<Domain>, LifecycleError> {
+        self.make_domain(Some((by.domain_id, by.id)), id, config)
+    }
+
+    /// Makes a domain, in pieces if there is an asker.
+    #[inline(never)]
+    fn make_domain(
+        &self,
+        asker: Option<Asker>,
+        id: Option<DomId>,
+        config: DomainConfig,
+    ) -> Result<Arc<Domain>, LifecycleError> {
+        let mut making = match asker.and_then(|asker| self.unfinished.take_making(asker)) {
             Some(making) if making.asked == id && making.config == config => making,
             other => {
                 if let Some(other) = other {
                     self.give_up(other);
                 }
-                self.begin_domain(Some(asker), id, config)?
+                self.begin_domain(asker, id, config)?
             }
         };
         while making.vcpus.len() < config.max_vcpus as usize {
-            if let Err(error) = self.make_vcpu(&mut making) {
+            if !self.make_vcpu(&mut making) {
                 self.give_up(making);
-                return Err(error);
+                return Err(LifecycleError::NoMemory);
             }
-            if self.platform.work_pending() {
+            if asker.is_some() && self.platform.work_pending() {
                 self.unfinished.keep_making(making);
-                return Err(HypercallError::Again);
+                return Err(LifecycleError::Again);
             }
         }
         self.finish_domain(making)
@@ -96,57 +97,59 @@ impl<P: Platform> Hypervisor<P> {
         asker: Option<Asker>,
         asked: Option<DomId>,
         config: DomainConfig,
-    ) -> Result<Making, HypercallError> {
+    ) -> Result<Making, LifecycleError> {
         let count = config.max_vcpus as usize;
         if count == 0 || config.max_vcpus > MAX_VCPUS {
-            return Err(HypercallError::Invalid);
+            return Err(LifecycleError::Invalid);
         }
         let id = match asked {
-            Some(id) if id.raw() >= FIRST_RESERVED => return Err(HypercallError::Invalid),
-            Some(id) if self.domains.contains(id) => return Err(HypercallError::Exists),
+            Some(id) if id.raw() >= FIRST_RESERVED => return Err(LifecycleError::Invalid),
+            Some(id) if self.domains.contains(id) => return Err(LifecycleError::Exists),
             Some(id) => id,
-            None => self.domains.next_id().ok_or(HypercallError::NoMemory)?,
+            None => self.domains.next_id().ok_or(LifecycleError::NoMemory)?,
         };
         let mut vcpus = Vec::new();
         if !self.may_spend(count * size_of::<Vcpu>()) || vcpus.try_reserve_exact(count).is_err() {
-            return Err(HypercallError::NoMemory);
+            return Err(LifecycleError::NoMemory);
         }
-        let shared_mfn = self.alloc_zeroed().ok_or(HypercallError::NoMemory)?;
+        let shared_mfn = self.alloc_zeroed().ok_or(LifecycleError::NoMemory)?;
         Ok(Making { asker, asked, id, config, shared_mfn, vcpus })
     }
 
-    fn make_vcpu(&self, making: &mut Making) -> Result<(), HypercallError> {
+    /// Makes the next vCPU. `false`: there is no memory.
+    #[must_use]
+    fn make_vcpu(&self, making: &mut Making) -> bool {
         if !self.may_spend(VCPU_BYTES) {
-            return Err(HypercallError::NoMemory);
+            return false;
         }
         let number = VcpuId::new(making.vcpus.len() as u32);
         making.vcpus.push(Vcpu::new(making.id, number, &self.platform.shared(making.shared_mfn)));
-        let Some(vcpu) = making.vcpus.last() else { return Err(HypercallError::NoMemory) };
+        let Some(vcpu) = making.vcpus.last() else { return false };
         if !self.platform.create_window(&vcpu.window) {
             making.vcpus.pop();
-            return Err(HypercallError::NoMemory);
+            return false;
         }
         if !self.create_timers(vcpu) {
-            return Err(HypercallError::NoMemory);
+            return false;
         }
         publish_time(&self.platform, vcpu);
-        Ok(())
+        true
     }
 
-    fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, HypercallError> {
+    fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, LifecycleError> {
         // Before its page is lent under that number, which may have become another's between two pieces.
         if self.domains.contains(making.id) {
             self.give_up(making);
-            return Err(HypercallError::Exists);
+            return Err(LifecycleError::Exists);
         }
         let Making { id, config, shared_mfn, vcpus, .. } = making;
         let shared_info = self.platform.shared(shared_mfn);
         let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, self.platform.now_ns(), vcpus);
         self.share_with_guest(shared_mfn, id, false);
-        if let Err(error) = self.domains.insert(domain.clone()) {
+        if !self.domains.insert(&domain) {
             let _ = self.disown(shared_mfn);
             self.end_later(Ending::of_domain(domain));
-            return Err(error);
+            return Err(LifecycleError::Exists);
         }
         self.publish_wall_clock(&domain);
         Ok(domain)

@@ -12,4 +12,27 @@ mod making;
 mod stop;
 mod unfinished;
 
+pub(crate) use context::fill_context;
 pub use unfinished::Unfinished;
+
+use crate::domain::DebugRegisterError;
+use crate::mem::MemError;
+
+/// Why a domain was not made or ended, or a vCPU did not get its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifecycleError {
+    /// Something else waits for the CPU: the same call goes on.
+    Again,
+    /// The number is taken, or the vCPU has a state.
+    Exists,
+    /// A value that no domain or vCPU can have.
+    Invalid,
+    /// There is no memory, or no number.
+    NoMemory,
+    /// The vCPU cannot have this debug register.
+    DebugRegister(DebugRegisterError),
+    /// The vCPU cannot have this GDT.
+    Gdt(MemError),
+    /// The vCPU cannot run on these page tables.
+    Tables(MemError),
+}

@@ -40,15 +40,6 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Nothing is begun.
-    pub const fn new() -> Self {
-        Self {
-            dead: Mutex::new(Dead { listed: VecDeque::new(), endings: Vec::new() }),
-            dead_count: AtomicUsize::new(0),
-            making: Mutex::new(Vec::new()),
-        }
-    }
-
     /// Notes that a domain is dead: it leaves the list when nobody refers to it.
     pub(crate) fn note_dead(&self, id: DomId) {
         let mut dead = self.dead.lock();

@@ -44,7 +44,7 @@ fn add_domain(hv: &Hypervisor<TestMachine>, id: u16, privileged: bool) -> Arc<Do
     let mfn = Mfn::new(u64::from(id) + 1);
     let config = DomainConfig { privileged, ..DomainConfig::default() };
     let domain = Domain::new(DomId::new(id), config, mfn, hv.platform.shared(mfn), 0);
-    hv.domains.insert(domain.clone()).unwrap();
+    assert!(hv.domains.insert(&domain));
     domain
 }
 

@@ -97,11 +97,11 @@ pub(crate) fn update_areas<P: Clock + GuestMemory>(platform: &P, domain: &Domain
 pub(crate) fn write_runstate(
     memory: &impl GuestMemory,
     domain: &Domain,
-    va: u64,
+    va: GuestVa,
     mut info: [u8; RUNSTATE_BYTES],
 ) {
     let to_guest = |at: usize, bytes: &[u8]| {
-        memory.copy_to_guest(Settled::new(), va.wrapping_add(at as u64), bytes).is_ok()
+        memory.copy_to_guest(Settled::new(), va.wrapping_add(at as u64).raw(), bytes).is_ok()
     };
     if !domain.assists(VMASST_TYPE_RUNSTATE_UPDATE_FLAG) {
         to_guest(0, &info);
@@ -117,17 +117,17 @@ pub(crate) fn write_runstate(
 
 /// Writes the time area of `vcpu` at `va` of the loaded tables; after a fault the area keeps what it had. No session on page
 /// tables is open here, as in [`write_runstate`].
-pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu, va: u64) {
+pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu, va: GuestVa) {
     let params = platform.time_params();
     // Also after a fault: another try at each switch would not help.
     let mut time = vcpu.time.lock(); // to the end: another CPU may write the area too
     time.time_area = Some(TimeArea { va, published: params.generation });
     let mut version = [0; 4];
-    if platform.copy_from_guest(Settled::new(), &mut version, va).is_err() {
+    if platform.copy_from_guest(Settled::new(), &mut version, va.raw()).is_err() {
         return;
     }
     let version = u32::from_le_bytes(version) | 1;
-    let to_guest = |bytes: &[u8]| platform.copy_to_guest(Settled::new(), va, bytes).is_ok();
+    let to_guest = |bytes: &[u8]| platform.copy_to_guest(Settled::new(), va.raw(), bytes).is_ok();
     if to_guest(&version.to_le_bytes()) && to_guest(&time_info(&params, version)) {
         to_guest(&version.wrapping_add(1).to_le_bytes());
     }
@@ -176,11 +176,11 @@ impl<P: Platform> Hypervisor<P> {
     fn publish_time_area(&self, domain: &Domain, vcpu: &Vcpu) {
         let params = self.platform.time_params();
         let Some(area) = vcpu.time.lock().time_area else { return };
-        let offset = (area.va & 0xfff) as usize;
-        if area.published == params.generation || !area.va.is_multiple_of(8) || offset > 4096 - TIME_BYTES {
+        let offset = area.va.offset();
+        if area.published == params.generation || !offset.is_multiple_of(8) || offset > 4096 - TIME_BYTES {
             return;
         }
-        let Some(page) = self.writable_page_at(domain, vcpu, GuestVa::new(area.va)) else { return };
+        let Some(page) = self.writable_page_at(domain, vcpu, area.va) else { return };
         let mut time = vcpu.time.lock();
         if let Some(place) = self.platform.shared(page.mfn()).slice(offset, TIME_BYTES)
             && let Some(still) = time.time_area.as_mut().filter(|still| still.va == area.va)

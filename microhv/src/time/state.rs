@@ -1,5 +1,7 @@
 //! What a vCPU holds of time: its runstate, the areas that show its guest the time, and its timers.
 
+use ring_abi::types::GuestVa;
+
 use crate::platform::CpuId;
 
 /// What a vCPU is doing: `RUNSTATE_*`.
@@ -19,8 +21,8 @@ pub enum Runstate {
 /// A second `vcpu_time_info`, which a guest asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeArea {
-    /// Guest virtual address.
-    pub va: u64,
+    /// Where the guest wants it.
+    pub va: GuestVa,
     /// `TimeParams::generation` that the area shows; `u32::MAX`: none.
     pub published: u32,
 }
@@ -72,8 +74,8 @@ pub struct VcpuTime {
     pub entry_ns: u64,
     /// ns spent in each state before `entry_ns`.
     pub spent_ns: [u64; 4],
-    /// Guest virtual address of the registered runstate area.
-    pub runstate_area: Option<u64>,
+    /// The registered runstate area.
+    pub runstate_area: Option<GuestVa>,
     /// The registered time area.
     pub time_area: Option<TimeArea>,
     /// Period of the periodic `VIRQ_TIMER`; 0: stopped.

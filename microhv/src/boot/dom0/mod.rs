@@ -23,8 +23,8 @@ use super::kernel_image::{ImageError, KernelImage};
 use super::memory_map::Range;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags};
-use crate::error::HypercallError;
 use crate::frames::{FrameTable, pte};
+use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
 use crate::platform::Platform;
 use layout::Layout;
@@ -65,7 +65,7 @@ pub enum Dom0Error {
     /// Its page tables were refused: the kernel's notes contradict each other.
     Tables(MemError),
     /// The domain could not be made.
-    Domain(HypercallError),
+    Domain(LifecycleError),
 }
 
 impl fmt::Display for Dom0Error {

@@ -11,6 +11,7 @@ use super::*;
 use crate::error::HypercallError;
 use crate::evtchn::EvtchnError;
 use crate::hypercall::Outcome;
+use crate::lifecycle::LifecycleError;
 use crate::testing::{ARGS, World};
 
 #[test]
@@ -63,7 +64,7 @@ fn no_domain_makes_the_hypervisor_use_its_last_memory() {
     let open = || world.hv.alloc_unbound(&guest, DomId::new(0), |_| Ok(()));
     assert_eq!(open(), Ok(Port::new(1)));
     while world.hv.alloc_zeroed().is_some() {}
-    assert_eq!(world.hv.create_domain(None, DomainConfig::default()).err(), Some(HypercallError::NoMemory));
+    assert_eq!(world.hv.create_domain(None, DomainConfig::default()).err(), Some(LifecycleError::NoMemory));
     assert_eq!(world.hv.grow_grant_table(&guest, 1), Err(HypercallError::NoMemory));
     for port in 2..64 {
         assert_eq!(open(), Ok(Port::new(port)), "the bucket is there");
@@ -84,7 +85,7 @@ fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
         world.hv.alloc_zeroed().expect("it is free");
     }
     assert_eq!(create(1), Ok(()));
-    assert_eq!(create(1), Err(HypercallError::NoMemory), "room for 1,024 takes more than may be spent");
+    assert_eq!(create(1), Err(LifecycleError::NoMemory), "room for 1,024 takes more than may be spent");
 }
 
 /// Dom0 makes a call that is interrupted wherever it asks. Its result, and the number of pieces.

@@ -13,11 +13,27 @@ use ring_abi::domctl::*;
 use ring_abi::guest_context::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use ring_abi::hypercall::*;
 use ring_abi::sysctl::*;
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::types::{DomId, Mfn, VcpuId};
 
 use super::*;
 use crate::error::HypercallError;
 use crate::testing::{ARGS, World};
+
+impl Domain {
+    /// As [`Domain::with_vcpus`], with new vCPUs.
+    pub(crate) fn new(
+        id: DomId,
+        config: DomainConfig,
+        shared_info_mfn: Mfn,
+        shared_info: SharedBytes<'static>,
+        created_ns: u64,
+    ) -> Arc<Self> {
+        let vcpus = (0..config.max_vcpus.clamp(1, MAX_VCPUS))
+            .map(|n| Vcpu::new(id, VcpuId::new(n), &shared_info))
+            .collect();
+        Self::with_vcpus(id, config, shared_info_mfn, shared_info, created_ns, vcpus)
+    }
+}
 
 /// Where tests put the data that a structure points to.
 const MORE: u64 = ARGS + 0x1000;

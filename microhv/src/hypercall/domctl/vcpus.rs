@@ -51,7 +51,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             }
         }
         self.cur.hv.unpause_domain(self.domain);
-        result
+        Ok(result?)
     }
 
     pub(super) fn get_context(&self, wanted: &XenDomctlVcpucontext) -> Result<(), HypercallError> {
@@ -62,7 +62,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let context =
             VcpuGuestContext::mut_from_bytes(room.as_mut_bytes()).map_err(|_| HypercallError::Invalid)?;
         self.cur.hv.pause_domain(self.domain);
-        self.cur.hv.fill_vcpu_context(self.domain, vcpu, context);
+        crate::lifecycle::fill_context(self.domain, vcpu, context);
         self.cur.hv.unpause_domain(self.domain);
         Ok(self.cur.copy_out_bytes(wanted.ctxt, room.as_bytes())?)
     }
@@ -106,7 +106,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             blocked: (vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::BLOCKED != 0).into(),
             running: vcpu.running_on().is_some().into(),
             cpu_time: vcpu.time.lock().cpu_ns(self.cur.hv.platform.now_ns()),
-            cpu: vcpu.cpu_id.load(Ordering::Relaxed),
+            cpu: vcpu.cpu_id.raw(),
             ..wanted
         })
     }

@@ -51,7 +51,7 @@ impl World {
         let dom = Domain::new(DomId::new(id), config, mfn, shared, 0);
         self.hv.share_with_guest(mfn, dom.id, false);
         dom.mm.set_max_pages(max);
-        self.hv.domains.insert(dom.clone()).expect("a new id");
+        assert!(self.hv.domains.insert(&dom), "a new id");
         dom
     }
 

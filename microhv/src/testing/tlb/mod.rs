@@ -147,7 +147,7 @@ pub struct Remembered {
     pub va: u64,
     /// The frame.
     pub frame: Mfn,
-    /// It can be written.
+    /// Whether the page can be written.
     pub writable: bool,
     /// Whose tables it was taken from.
     pub by: DomId,
