@@ -2,9 +2,8 @@
 
 use ring_abi::errno as e;
 
-use crate::domain::DebugRegisterError;
-use crate::evtchn::EvtchnError;
 use crate::domain::{DebugRegisterError, DomainError};
+use crate::evtchn::EvtchnError;
 use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
 use crate::pirq::PirqError;

@@ -106,7 +106,7 @@ pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u
     hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     fence(Ordering::SeqCst);
     if vcpu.upcall_due() || ports.iter().any(|port| domain.events.bits.is_pending(*port)) {
-        hv.end_poll(domain, vcpu);
+        hv.wake(domain, vcpu, PauseFlags::WAITING);
     } else if timeout != 0 {
         hv.arm_timer(vcpu, TimerKind::Poll, Some(timeout));
     }

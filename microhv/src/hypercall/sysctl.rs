@@ -69,9 +69,9 @@ fn cpu_info<P: Platform>(
     mut wanted: XenSysctlGetcpuinfo,
 ) -> Answer<XenSysctlGetcpuinfo> {
     wanted.nr_cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
-    for cpu in 0..wanted.nr_cpus {
-        let idletime = cur.hv.idle_ns(cpu);
-        cur.copy_out_at(wanted.info, u64::from(cpu), &XenSysctlCpuinfo { idletime })?;
+    for cpu in (0..wanted.nr_cpus).filter_map(CpuId::new) {
+        let idletime = cur.hv.sched.idle_ns(cpu, cur.hv.platform.now_ns());
+        cur.copy_out_at(wanted.info, u64::from(cpu.raw()), &XenSysctlCpuinfo { idletime })?;
     }
     Ok(wanted)
 }

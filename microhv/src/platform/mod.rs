@@ -14,10 +14,8 @@ mod paging;
 mod vcpu;
 
 pub use clock::{Clock, TimeParams};
-pub use cpus::{CpuId, CpuSet, Cpus, MAX_CPUS};
-pub use devices::{Devices, PowerAction, SerialConsole, Vector};
 pub use cpus::{CpuId, CpuSet, Cpus, MAX_CPUS, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
-pub use devices::{Devices, PowerAction, SerialConsole};
+pub use devices::{Devices, PowerAction, SerialConsole, Vector};
 pub use facts::{CpuidResult, MachineFacts, MachineInfo};
 pub use guest_memory::{GuestFault, GuestMemory, Settled};
 pub use memory::{GROUP, MachineMemory};

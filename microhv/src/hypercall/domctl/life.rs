@@ -46,7 +46,7 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> R
 impl<P: Platform> Operation<'_, '_, P> {
     pub(super) fn destroy(&self) -> Result<(), HypercallError> {
         self.not_own()?;
-        self.cur.hv.kill_domain(self.domain)
+        Ok(self.cur.hv.kill_domain(self.domain)?)
     }
 
     pub(super) fn resume(&self) -> Result<(), HypercallError> {
