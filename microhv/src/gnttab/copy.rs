@@ -3,7 +3,8 @@
 use ring_abi::grant::{GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GnttabCopy, GnttabCopyPtr};
 use ring_abi::types::{DOMID_SELF, Maddr, Mfn};
 
-use super::{Access, DomainCache, GrantError, Use};
+use super::DomainCache;
+use super::state::{Access, GrantError, Use};
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::platform::Platform;

@@ -9,9 +9,7 @@ use ring_abi::grant::{
 };
 use ring_abi::types::{DOMID_SELF, DomId, GuestVa, Maddr, Mfn};
 
-use super::entries::unpin_grant;
-use super::maptrack::{Mapping, Maptrack, Uses};
-use super::{Access, GrantError, Granted, Use};
+use super::state::{Access, GrantError, Granted, Mapping, Maptrack, Use, Uses, unpin_grant};
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;

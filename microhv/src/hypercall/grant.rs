@@ -12,7 +12,8 @@ use ring_abi::types::DOMID_SELF;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::gnttab::{CopyCache, DomainCache, GrantError, UNMAP_BATCH, UnmapBatch, status_of};
+use crate::gnttab::state::GrantError;
+use crate::gnttab::{CopyCache, DomainCache, UNMAP_BATCH, UnmapBatch};
 use crate::platform::{GuestFault, Platform};
 
 /// Operations between two looks for pending work.
@@ -50,6 +51,22 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         GNTTABOP_SWAP_GRANT_REF => swap(cur, args, array, count),
         GNTTABOP_TRANSFER | GNTTABOP_CACHE_FLUSH => Err(HypercallError::NotSupported),
         _ => Err(HypercallError::NoSys),
+    }
+}
+
+/// The `status` of an operation.
+fn status_of<T>(result: &Result<T, GrantError>) -> i16 {
+    let Err(error) = result else { return GNTST_OKAY };
+    match error {
+        GrantError::General => GNTST_GENERAL_ERROR,
+        GrantError::BadDomain => GNTST_BAD_DOMAIN,
+        GrantError::BadGrantRef => GNTST_BAD_GNTREF,
+        GrantError::BadHandle => GNTST_BAD_HANDLE,
+        GrantError::NoDeviceSpace => GNTST_NO_DEVICE_SPACE,
+        GrantError::PermissionDenied => GNTST_PERMISSION_DENIED,
+        GrantError::BadPage => GNTST_BAD_PAGE,
+        GrantError::BadCopyArg => GNTST_BAD_COPY_ARG,
+        GrantError::Again => GNTST_EAGAIN,
     }
 }
 

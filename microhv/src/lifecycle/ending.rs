@@ -11,7 +11,7 @@ use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::gnttab::GrantRecords;
+use crate::gnttab::state::GrantRecords;
 use crate::platform::Platform;
 
 /// Bytes of the heap that a dead domain takes at most while others map its pages, beside the counts of the pages that are

@@ -12,52 +12,52 @@ use super::{Access, GrantError, Granted};
 
 /// What a mapping is for: page tables, devices, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Uses(u8);
+pub(in crate::gnttab) struct Uses(u8);
 
 impl Uses {
     /// A page-table entry maps the frame.
-    pub(super) const HOST: Self = Self(1);
+    pub(in crate::gnttab) const HOST: Self = Self(1);
     /// A device may use the frame.
-    pub(super) const DEVICE: Self = Self(2);
+    pub(in crate::gnttab) const DEVICE: Self = Self(2);
 
     #[inline]
-    pub(super) fn new(host: bool, device: bool) -> Self {
+    pub(in crate::gnttab) fn new(host: bool, device: bool) -> Self {
         Self(u8::from(host) | u8::from(device) << 1)
     }
 
     #[inline]
-    pub(super) const fn are_none(self) -> bool {
+    pub(in crate::gnttab) const fn are_none(self) -> bool {
         self.0 == 0
     }
 
     #[inline]
-    pub(super) const fn have(self, one: Self) -> bool {
+    pub(in crate::gnttab) const fn have(self, one: Self) -> bool {
         self.0 & one.0 != 0
     }
 
     /// Those of both.
     #[inline]
-    pub(super) const fn common(self, other: Self) -> Self {
+    pub(in crate::gnttab) const fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
     #[inline]
-    pub(super) const fn without(self, other: Self) -> Self {
+    pub(in crate::gnttab) const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 }
 
 /// One mapping of another domain's grant.
 #[derive(Clone, Debug)]
-pub(super) struct Mapping {
+pub(in crate::gnttab) struct Mapping {
     /// The granter's entries, and no more of the granter.
-    pub(super) granted: Arc<Granted>,
-    pub(super) gref: u32,
-    pub(super) frame: Mfn,
-    pub(super) access: Access,
-    pub(super) uses: Uses,
+    pub(in crate::gnttab) granted: Arc<Granted>,
+    pub(in crate::gnttab) gref: u32,
+    pub(in crate::gnttab) frame: Mfn,
+    pub(in crate::gnttab) access: Access,
+    pub(in crate::gnttab) uses: Uses,
     /// The page-table entry was named by its machine address, not by a virtual one.
-    pub(super) contains_pte: bool,
+    pub(in crate::gnttab) contains_pte: bool,
 }
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ type Chunk = [Slot; CHUNK];
 
 /// The handles of one domain. Guarded by `GrantTable::maptrack`.
 #[derive(Debug)]
-pub(super) struct Maptrack {
+pub(in crate::gnttab) struct Maptrack {
     /// Room for handles; those from `used` on were never given out.
     chunks: Vec<Box<Chunk>>,
     used: u32,
@@ -89,16 +89,16 @@ pub(super) struct Maptrack {
 }
 
 impl Maptrack {
-    pub(super) const fn new(limit: u32) -> Self {
+    pub(in crate::gnttab) const fn new(limit: u32) -> Self {
         Self { chunks: Vec::new(), used: 0, free: END, in_use: 0, limit }
     }
 
-    pub(super) const fn in_use(&self) -> u32 {
+    pub(in crate::gnttab) const fn in_use(&self) -> u32 {
         self.in_use
     }
 
     /// Handles that were ever given out.
-    pub(super) fn len(&self) -> u32 {
+    pub(in crate::gnttab) fn len(&self) -> u32 {
         self.used
     }
 
@@ -113,7 +113,7 @@ impl Maptrack {
     }
 
     /// The frames that devices may use, and how: each holds references of its own.
-    pub(super) fn device_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
+    pub(in crate::gnttab) fn device_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
         self.slots().filter_map(|slot| match slot {
             Slot::Used(mapping) if mapping.uses.have(Uses::DEVICE) => Some((mapping.frame, mapping.access)),
             _ => None,
@@ -122,7 +122,7 @@ impl Maptrack {
 
     /// The frames that are mapped, and how.
     #[cfg(any(test, feature = "testing"))]
-    pub(super) fn host_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
+    pub(in crate::gnttab) fn host_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
         self.slots().filter_map(|slot| match slot {
             Slot::Used(mapping) if mapping.uses.have(Uses::HOST) => Some((mapping.frame, mapping.access)),
             _ => None,
@@ -131,7 +131,7 @@ impl Maptrack {
 
     /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
     #[inline]
-    pub(super) fn wants_room(&self) -> Option<usize> {
+    pub(in crate::gnttab) fn wants_room(&self) -> Option<usize> {
         (self.free == END && !self.has_fresh() && self.used < self.limit).then(|| self.growth())
     }
 
@@ -148,7 +148,7 @@ impl Maptrack {
 
     /// Makes room for more handles, if there is memory. Without room, `reserve` fails.
     #[cold]
-    pub(super) fn grow(&mut self) {
+    pub(in crate::gnttab) fn grow(&mut self) {
         // Not as an array: that would be built on the stack.
         let mut chunk = Vec::new();
         if chunk.try_reserve_exact(CHUNK).is_err() || self.chunks.try_reserve(1).is_err() {
@@ -161,18 +161,18 @@ impl Maptrack {
 
     /// Places of the list that it has.
     #[cfg(test)]
-    pub(super) fn room(&self) -> usize {
+    pub(in crate::gnttab) fn room(&self) -> usize {
         self.chunks.capacity()
     }
 
     /// Frees a chunk of a domain that is gone. `false`: there is none.
-    pub(super) fn shrink(&mut self) -> bool {
+    pub(in crate::gnttab) fn shrink(&mut self) -> bool {
         self.chunks.pop().is_some()
     }
 
     /// A handle of a mapping that was made. Where [`Maptrack::wants_room`], room is to be made before.
     #[inline]
-    pub(super) fn add(&mut self, mapping: Mapping) -> Result<u32, GrantError> {
+    pub(in crate::gnttab) fn add(&mut self, mapping: Mapping) -> Result<u32, GrantError> {
         let handle = self.reserve()?;
         self.set(handle, mapping);
         Ok(handle)
@@ -181,7 +181,7 @@ impl Maptrack {
     /// Takes the mapping of a handle out and gives the handle back, if it is for a device alone and its frame is at the
     /// machine address `at`, which is not 0.
     #[inline]
-    pub(super) fn take_for_device(&mut self, handle: u32, at: u64) -> Option<Mapping> {
+    pub(in crate::gnttab) fn take_for_device(&mut self, handle: u32, at: u64) -> Option<Mapping> {
         let free = self.free;
         let slot = self.slot(handle)?;
         if !matches!(slot, Slot::Used(mapping)
@@ -197,7 +197,7 @@ impl Maptrack {
 
     /// A handle for a mapping that is to be made. Where [`Maptrack::wants_room`], room is to be made before.
     #[inline]
-    pub(super) fn reserve(&mut self) -> Result<u32, GrantError> {
+    pub(in crate::gnttab) fn reserve(&mut self) -> Result<u32, GrantError> {
         let handle = if self.free != END {
             self.free
         } else if self.used < self.limit && self.has_fresh() {
@@ -223,13 +223,13 @@ impl Maptrack {
 
     /// Completes [`Maptrack::reserve`] or [`Maptrack::take`].
     #[inline]
-    pub(super) fn set(&mut self, handle: u32, mapping: Mapping) {
+    pub(in crate::gnttab) fn set(&mut self, handle: u32, mapping: Mapping) {
         *self.held(handle) = Slot::Used(mapping);
     }
 
     /// Gives a reserved or taken handle back.
     #[inline]
-    pub(super) fn release(&mut self, handle: u32) {
+    pub(in crate::gnttab) fn release(&mut self, handle: u32) {
         let next = self.free;
         *self.held(handle) = Slot::Free(next);
         self.free = handle;
@@ -239,7 +239,7 @@ impl Maptrack {
     /// Takes the mapping of a handle out, so that nobody else works on it; [`Maptrack::set`] or [`Maptrack::release`]
     /// follows.
     #[inline]
-    pub(super) fn take(&mut self, handle: u32) -> Result<Mapping, GrantError> {
+    pub(in crate::gnttab) fn take(&mut self, handle: u32) -> Result<Mapping, GrantError> {
         let slot = self.slot(handle).ok_or(GrantError::BadHandle)?;
         if !matches!(slot, Slot::Used(_)) {
             return Err(GrantError::BadHandle);

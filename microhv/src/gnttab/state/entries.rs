@@ -8,10 +8,6 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn};
 
 use super::{ENTRIES_PER_FRAME, ENTRY_TRIES, GrantError, Granted};
-use crate::Hypervisor;
-use crate::domain::Domain;
-use crate::platform::Platform;
-
 /// What a grant is used for; each is pinned on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -85,31 +81,31 @@ struct Frame {
 
 /// The entries of one domain. Guarded by `GrantTable::entries`.
 #[derive(Debug)]
-pub(super) struct Entries {
+pub(in crate::gnttab) struct Entries {
     frames: Vec<Frame>,
     /// Frames that [`Entries::take_frame`] took.
     taken: usize,
 }
 
 impl Entries {
-    pub(super) const fn new() -> Self {
+    pub(in crate::gnttab) const fn new() -> Self {
         Self { frames: Vec::new(), taken: 0 }
     }
 
-    pub(super) fn frame_count(&self) -> u32 {
+    pub(in crate::gnttab) fn frame_count(&self) -> u32 {
         self.frames.len() as u32
     }
 
-    pub(super) fn pinned(&self) -> u32 {
+    pub(in crate::gnttab) fn pinned(&self) -> u32 {
         self.frames.iter().flat_map(|frame| frame.active.iter()).filter(|active| active.is_pinned()).count()
             as u32
     }
 
     /// Bytes of the heap that [`Entries::add_frame`] takes.
-    pub(super) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
+    pub(in crate::gnttab) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
 
     /// Adds a frame; `false`: there is no memory for what is kept about its entries.
-    pub(super) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes<'static>) -> bool {
+    pub(in crate::gnttab) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes<'static>) -> bool {
         let mut active = Vec::new();
         if active.try_reserve_exact(ENTRIES_PER_FRAME as usize).is_err()
             || self.frames.try_reserve(1).is_err()
@@ -122,18 +118,18 @@ impl Entries {
         true
     }
 
-    pub(super) fn frame(&self, index: u32) -> Option<Mfn> {
+    pub(in crate::gnttab) fn frame(&self, index: u32) -> Option<Mfn> {
         Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
     }
 
     /// Frames from `first` on, into `to`: how many.
-    pub(super) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
+    pub(in crate::gnttab) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
         let frames = self.frames.iter().skip(first as usize).map_while(|frame| frame.shared.as_ref());
         to.iter_mut().zip(frames).map(|(to, (mfn, _))| *to = mfn.raw()).count()
     }
 
     /// Takes the next of the frames from a domain that ends; what is pinned stays pinned.
-    pub(super) fn take_frame(&mut self) -> Option<Mfn> {
+    pub(in crate::gnttab) fn take_frame(&mut self) -> Option<Mfn> {
         let (mfn, _) = self.frames.get_mut(self.taken)?.shared.take()?;
         self.taken += 1;
         Some(mfn)
@@ -141,12 +137,12 @@ impl Entries {
 
     /// Places of the list that it has.
     #[cfg(test)]
-    pub(super) fn room(&self) -> usize {
+    pub(in crate::gnttab) fn room(&self) -> usize {
         self.frames.capacity()
     }
 
     /// Frees what is kept of a frame of a domain that is dead. `false`: there is none.
-    pub(super) fn shrink(&mut self) -> bool {
+    pub(in crate::gnttab) fn shrink(&mut self) -> bool {
         let freed = self.frames.pop().is_some();
         if !freed {
             self.frames = Vec::new(); // the room too: mappings may hold the table long
@@ -159,7 +155,13 @@ impl Entries {
     /// # Errors
     /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
     #[inline(always)]
-    fn pin(&mut self, gref: u32, grantee: DomId, usage: Use, access: Access) -> Result<Mfn, GrantError> {
+    pub(in crate::gnttab) fn pin(
+        &mut self,
+        gref: u32,
+        grantee: DomId,
+        usage: Use,
+        access: Access,
+    ) -> Result<Mfn, GrantError> {
         let frame =
             self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
         let slot = (gref % ENTRIES_PER_FRAME) as usize;
@@ -183,7 +185,7 @@ impl Entries {
 
     /// Ends one use; the entry's marks go with the last of their kind.
     #[inline(always)]
-    fn unpin(&mut self, gref: u32, usage: Use, access: Access) {
+    pub(in crate::gnttab) fn unpin(&mut self, gref: u32, usage: Use, access: Access) {
         let slot = (gref % ENTRIES_PER_FRAME) as usize;
         let Some(frame) = self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize) else { return };
         let active = &mut frame.active[slot];
@@ -208,7 +210,7 @@ impl Entries {
     }
 
     /// Exchanges two entries that nobody uses.
-    pub(super) fn swap(&mut self, a: u32, b: u32) -> Result<(), GrantError> {
+    pub(in crate::gnttab) fn swap(&mut self, a: u32, b: u32) -> Result<(), GrantError> {
         let place = |entries: &Self, gref: u32| {
             let frame =
                 entries.frames.get((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
@@ -254,47 +256,9 @@ fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Resul
     Err(GrantError::General)
 }
 
-impl<P: Platform> Hypervisor<P> {
-    /// Begins a use of grant `gref` of `granter` by `grantee`: pins the entry and takes the references on its frame that
-    /// the use owns.
-    ///
-    /// # Errors
-    /// `BadGrantRef`, `General`, `BadPage`.
-    #[inline(always)]
-    pub fn begin_grant_use(
-        &self,
-        granter: &Domain,
-        gref: u32,
-        grantee: DomId,
-        usage: Use,
-        access: Access,
-    ) -> Result<Mfn, GrantError> {
-        let frame = granter.grants.entries.lock().pin(gref, grantee, usage, access)?;
-        let held = match access {
-            Access::Read => self.get_page(frame, granter).map(|page| page.into_raw()),
-            Access::Write => self.get_page_writable(frame, granter).ok().map(|page| page.into_raw()),
-        };
-        if held.is_none() {
-            unpin_grant(&granter.grants.entries, gref, usage, access);
-            return Err(GrantError::BadPage);
-        }
-        Ok(frame)
-    }
-
-    /// Ends a use: gives the references back, then the pin.
-    #[inline(always)]
-    pub(super) fn end_grant_use(&self, granted: &Granted, gref: u32, frame: Mfn, usage: Use, access: Access) {
-        match access {
-            Access::Read => self.put_page(frame),
-            Access::Write => self.put_page_and_type(frame),
-        }
-        unpin_grant(granted, gref, usage, access);
-    }
-}
-
 /// Ends a use whose references belong to somebody else. Of a granter that is dead, there may be no record left.
 #[inline(always)]
-pub(super) fn unpin_grant(granted: &Granted, gref: u32, usage: Use, access: Access) {
+pub(in crate::gnttab) fn unpin_grant(granted: &Granted, gref: u32, usage: Use, access: Access) {
     granted.lock().unpin(gref, usage, access);
 }
 
