@@ -223,7 +223,7 @@ impl Domain {
             vcpus,
             mm: DomainMm::default(),
             events: Ports::new(config.max_evtchn_port, &shared_info),
-            grants: GrantTable::new(config.max_grant_frames, config.max_maptrack_frames),
+            grants: GrantTable::new(config.max_maptrack_frames),
             shared_info_mfn,
             shared_info,
             permissions: Mutex::new(Permissions::default()),

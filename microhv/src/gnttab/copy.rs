@@ -1,10 +1,11 @@
 //! Copying between granted and own pages.
 
 use ring_abi::grant::{GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GnttabCopy, GnttabCopyPtr};
-use ring_abi::types::{DOMID_SELF, Maddr, Mfn};
+use ring_abi::types::{DOMID_SELF, DomId, GrantRef, Maddr, Mfn};
 
 use super::DomainCache;
-use super::state::{Access, GrantError, Use};
+use super::state::{Access, GrantError, UseKind};
+use super::uses::GrantUse;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::platform::Platform;
@@ -64,12 +65,10 @@ impl<P: Platform> Hypervisor<P> {
         then: impl FnOnce(Mfn) -> Result<(), GrantError>,
     ) -> Result<(), GrantError> {
         if granted {
-            let granter = cache.get(cur, side.domid)?;
-            let gref = side.u as u32;
-            let frame = self.begin_grant_use(granter, gref, cur.domain.id, Use::Host, access)?;
-            let result = then(frame);
-            self.end_grant_use(&granter.grants.entries, gref, frame, Use::Host, access);
-            return result;
+            let granter = cache.get(cur, DomId::new(side.domid))?;
+            let gref = GrantRef::new(side.u as u32);
+            let used = GrantUse::begin(self, granter, gref, cur.domain.id, UseKind::Host, access)?;
+            return then(used.frame());
         }
         let frame = Mfn::new(side.u);
         match access {
@@ -86,5 +85,5 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 fn at(frame: Mfn, offset: u16) -> Maddr {
-    Maddr::new(frame.maddr().raw() + u64::from(offset))
+    frame.maddr().add(offset.into())
 }

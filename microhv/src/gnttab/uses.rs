@@ -1,53 +1,72 @@
 //! Uses of grants: the pin of an entry, and the references on its frame.
 
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::types::{DomId, GrantRef, Mfn};
 
-use super::state::{Access, GrantError, Granted, Use, unpin_grant};
+use super::state::{Access, EntryPin, GrantError, Mapping, UseKind};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::platform::Platform;
 
-impl<P: Platform> Hypervisor<P> {
-    /// Begins a use of grant `gref` of `granter` by `grantee`: pins the entry and takes the references on its frame that
-    /// the use owns.
+/// A use of a grant, which pins the entry and owns references on its frame: a general one, and one of type writable unless
+/// the use only reads. (I9)
+#[derive(Debug)]
+#[must_use = "the use ends when this is dropped"]
+pub(super) struct GrantUse<'a, P: Platform> {
+    hv: &'a Hypervisor<P>,
+    frame: Mfn,
+    /// Ends after the references are given back.
+    pin: EntryPin<'a>,
+}
+
+impl<'a, P: Platform> GrantUse<'a, P> {
+    /// Begins a use of grant `gref` of `granter` by `grantee`.
     ///
     /// # Errors
     /// `BadGrantRef`, `General`, `BadPage`.
     #[inline(always)]
-    pub fn begin_grant_use(
-        &self,
-        granter: &Domain,
-        gref: u32,
+    pub(super) fn begin(
+        hv: &'a Hypervisor<P>,
+        granter: &'a Domain,
+        gref: GrantRef,
         grantee: DomId,
-        usage: Use,
+        kind: UseKind,
         access: Access,
-    ) -> Result<Mfn, GrantError> {
-        let frame = granter.grants.entries.lock().pin(gref, grantee, usage, access)?;
-        let held = match access {
-            Access::Read => self.get_page(frame, granter).map(|page| page.into_raw()),
-            Access::Write => self.get_page_writable(frame, granter).ok().map(|page| page.into_raw()),
-        };
-        if held.is_none() {
-            unpin_grant(&granter.grants.entries, gref, usage, access);
-            return Err(GrantError::BadPage);
+    ) -> Result<Self, GrantError> {
+        let (frame, pin) = EntryPin::new(&granter.grants.entries, gref, grantee, kind, access)?;
+        match access {
+            Access::Read => hv.get_page(frame, granter).map(|page| page.into_raw()),
+            Access::Write => hv.get_page_writable(frame, granter).ok().map(|page| page.into_raw()),
         }
-        Ok(frame)
+        .ok_or(GrantError::BadPage)?;
+        Ok(Self { hv, frame, pin })
     }
 
-    /// Ends a use: gives the references back, then the pin.
+    /// The use of a kind that a mapping kept, if it did: it ends now.
     #[inline(always)]
-    pub(in crate::gnttab) fn end_grant_use(
-        &self,
-        granted: &Granted,
-        gref: u32,
-        frame: Mfn,
-        usage: Use,
-        access: Access,
-    ) {
-        match access {
-            Access::Read => self.put_page(frame),
-            Access::Write => self.put_page_and_type(frame),
+    pub(super) fn kept_by(hv: &'a Hypervisor<P>, mapping: &'a Mapping, kind: UseKind) -> Option<Self> {
+        Some(Self { hv, frame: mapping.frame, pin: mapping.pin(kind)? })
+    }
+
+    /// The frame, which is the one of the entry when its first use began.
+    pub(super) const fn frame(&self) -> Mfn {
+        self.frame
+    }
+
+    /// The mapping that owns this use from now on, and `other`, which is of the same entry.
+    #[inline(always)]
+    pub(super) fn keep(self, other: Option<Self>, contains_pte: bool) -> Mapping {
+        let mapping = Mapping::new(self.frame, &self.pin, other.is_some(), contains_pte);
+        core::mem::forget((self, other));
+        mapping
+    }
+}
+
+impl<P: Platform> Drop for GrantUse<'_, P> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        match self.pin.access {
+            Access::Read => self.hv.put_page(self.frame),
+            Access::Write => self.hv.put_page_and_type(self.frame),
         }
-        unpin_grant(granted, gref, usage, access);
     }
 }

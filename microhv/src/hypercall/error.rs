@@ -4,6 +4,7 @@ use ring_abi::errno as e;
 
 use crate::domain::{DebugRegisterError, DomainError};
 use crate::evtchn::EvtchnError;
+use crate::gnttab::GrowError;
 use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
 use crate::pirq::PirqError;
@@ -182,6 +183,17 @@ impl From<LifecycleError> for HypercallError {
             LifecycleError::Invalid | LifecycleError::DebugRegister(_) | LifecycleError::Tables(_) => {
                 Self::Invalid
             }
+        }
+    }
+}
+
+impl From<GrowError> for HypercallError {
+    fn from(error: GrowError) -> Self {
+        match error {
+            GrowError::Invalid => Self::Invalid,
+            GrowError::NoMemory => Self::NoMemory,
+            GrowError::NoSuchDomain => Self::NoSuchDomain,
+            GrowError::Again => Self::Again,
         }
     }
 }

@@ -8,12 +8,12 @@
 use core::mem::offset_of;
 
 use ring_abi::grant::*;
-use ring_abi::types::DOMID_SELF;
+use ring_abi::types::{DOMID_SELF, GrantRef};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::gnttab::state::GrantError;
-use crate::gnttab::{CopyCache, DomainCache, UNMAP_BATCH, UnmapBatch};
+use crate::gnttab::{CopyCache, DomainCache, GrowError, UNMAP_BATCH, UnmapBatch};
 use crate::platform::{GuestFault, Platform};
 
 /// Operations between two looks for pending work.
@@ -58,7 +58,7 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
 fn status_of<T>(result: &Result<T, GrantError>) -> i16 {
     let Err(error) = result else { return GNTST_OKAY };
     match error {
-        GrantError::General => GNTST_GENERAL_ERROR,
+        GrantError::General | GrantError::NotMapped => GNTST_GENERAL_ERROR,
         GrantError::BadDomain => GNTST_BAD_DOMAIN,
         GrantError::BadGrantRef => GNTST_BAD_GNTREF,
         GrantError::BadHandle => GNTST_BAD_HANDLE,
@@ -115,8 +115,9 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) 
     let mut cache = DomainCache::default();
     array(cur, args, at, count, |cur, at, op: &GnttabMapGrantRef| {
         let result = cur.hv.map_grant(cur, &mut cache, op);
-        let (handle, dev_bus_addr) =
-            result.as_ref().map_or((op.handle, op.dev_bus_addr), |m| (m.handle, m.machine_address.raw()));
+        let (handle, dev_bus_addr) = result
+            .as_ref()
+            .map_or((op.handle, op.dev_bus_addr), |m| (m.handle.raw(), m.machine_address.raw()));
         let answer = Answer { dom: op.dom, status: status_of(&result), handle, dev_bus_addr };
         cur.copy_out(at + offset_of!(GnttabMapGrantRef, dom) as u64, &answer)
     })
@@ -157,7 +158,6 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
     status_at: usize,
     meaning: impl Fn(&T) -> (GnttabUnmapGrantRef, Option<u64>),
 ) -> HypercallResult {
-    let mut batch = UnmapBatch::default();
     let mut op = T::new_zeroed();
     let mut done = 0;
     while done < count {
@@ -165,16 +165,15 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
             return Ok(cur.again(resume::<T>(args, array, count, done)));
         }
         let end = count.min(done + UNMAP_BATCH as u64);
-        let result = (done..end).try_for_each(|n| {
+        // What was taken apart is given back at the end of the batch, also when the array faults half-way.
+        let mut batch = UnmapBatch::new(cur.hv, cur.domain);
+        for n in done..end {
             cur.copy_in_place(array, n, &mut op)?;
             let (op, replacement) = meaning(&op);
-            let status = status_of(&cur.hv.unmap_grant(cur, &op, replacement, &mut batch));
+            let status = status_of(&batch.unmap(cur.vcpu, &op, replacement));
             let at = array + n * size_of::<T>() as u64;
-            cur.copy_out(at + status_at as u64, &status)
-        });
-        // Also when the array faulted half-way: what was taken apart is given back.
-        cur.hv.finish_unmaps(cur.domain, &mut batch);
-        result?;
+            cur.copy_out(at + status_at as u64, &status)?;
+        }
         done = end;
     }
     Ok(Outcome::OK)
@@ -192,7 +191,7 @@ fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64)
 #[inline(never)]
 fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
     array(cur, args, at, count, |cur, at, op: &GnttabSwapGrantRef| {
-        let status = status_of(&cur.domain.grants.swap(op.ref_a, op.ref_b));
+        let status = status_of(&cur.domain.grants.swap(GrantRef::new(op.ref_a), GrantRef::new(op.ref_b)));
         cur.copy_out(at + offset_of!(GnttabSwapGrantRef, status) as u64, &status)
     })
 }
@@ -235,7 +234,7 @@ fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> 
     let Ok(domain) = domain else { return Ok(()) };
     match cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)) {
         Ok(()) => {}
-        Err(HypercallError::Again) => return Err(HypercallError::Again),
+        Err(GrowError::Again) => return Err(HypercallError::Again),
         Err(_) => {
             op.status = GNTST_GENERAL_ERROR;
             return Ok(());
@@ -246,7 +245,7 @@ fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> 
     let mut done = 0;
     while done < op.nr_frames {
         let wanted = ((op.nr_frames - done) as usize).min(FRAMES_TOGETHER);
-        let count = cur.hv.grant_table_frames(&domain, done, &mut frames[..wanted]);
+        let count = domain.grants.frames_from(done, &mut frames[..wanted]);
         if count == 0 {
             op.status = GNTST_GENERAL_ERROR; // it ends meanwhile
             return Ok(());
@@ -266,7 +265,7 @@ fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> Re
     op.status = status_of(&domain);
     if let Ok(domain) = domain {
         op.nr_frames = domain.grants.frame_count();
-        op.max_nr_frames = domain.grants.max_frames();
+        op.max_nr_frames = domain.config.max_grant_frames;
     }
     Ok(())
 }

@@ -1,30 +1,23 @@
 //! The granter's side: entries shared with the guest, and what is pinned of them.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ring_abi::grant as abi;
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::types::{DomId, GrantRef, Mfn};
 
-use super::{ENTRIES_PER_FRAME, ENTRY_TRIES, GrantError, Granted};
-/// What a grant is used for; each is pinned on its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// A page-table entry, or a copy in progress.
-    Host,
-    /// A device's DMA.
-    Device,
-}
+use super::{Access, GrantError, UseKind};
+use crate::sync::{Mutex, rank};
 
-/// Reading, or writing too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reading only.
-    Read,
-    /// Reading and writing.
-    Write,
-}
+/// Entries in a frame of the table.
+const ENTRIES_PER_FRAME: u32 = 4096 / 8;
+/// How often the hypervisor tries to mark an entry that its domain changes meanwhile.
+const ENTRY_TRIES: u32 = 5;
+
+/// The granter's side, as mappings refer to it.
+pub(crate) type Granted = Mutex<rank::GrantEntries, Entries>;
 
 const READING: u32 = abi::GTF_READING as u32;
 const WRITING: u32 = abi::GTF_WRITING as u32;
@@ -36,19 +29,19 @@ const SUB_PAGE: u32 = abi::GTF_SUB_PAGE as u32;
 const MAX_PINS: u16 = u16::MAX;
 
 /// How often an entry is used, by kind and access, and what it was when the first use began.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Active {
     /// Host read, host write, device read, device write: 16 bits each, in one word, which is 0 when there is none.
     pins: u64,
-    domid: u16,
-    frame: u64,
+    grantee: DomId,
+    frame: Mfn,
 }
 
 /// Where in [`Active::pins`] the uses of a kind are counted.
-const fn pin_shift(usage: Use, access: Access) -> u32 {
-    (match usage {
-        Use::Host => 0,
-        Use::Device => 32,
+const fn pin_shift(kind: UseKind, access: Access) -> u32 {
+    (match kind {
+        UseKind::Host => 0,
+        UseKind::Device => 32,
     }) + (match access {
         Access::Read => 0,
         Access::Write => 16,
@@ -59,6 +52,8 @@ const fn pin_shift(usage: Use, access: Access) -> u32 {
 const WRITING_PINS: u64 = (MAX_PINS as u64) << 16 | (MAX_PINS as u64) << 48;
 
 impl Active {
+    const UNUSED: Self = Self { pins: 0, grantee: DomId::INVALID, frame: Mfn::INVALID };
+
     const fn is_pinned(&self) -> bool {
         self.pins != 0
     }
@@ -72,77 +67,82 @@ impl Active {
     }
 }
 
+/// Where an entry is: its frame's index, and its slot in the frame.
+const fn place(gref: GrantRef) -> (usize, usize) {
+    ((gref.raw() / ENTRIES_PER_FRAME) as usize, (gref.raw() % ENTRIES_PER_FRAME) as usize)
+}
+
 #[derive(Debug)]
 struct Frame {
-    /// Gone once the domain is being destroyed, when pins may remain.
+    /// `None` once the domain is being destroyed: pins may remain.
     shared: Option<(Mfn, SharedBytes<'static>)>,
     active: Box<[Active; ENTRIES_PER_FRAME as usize]>,
 }
 
-/// The entries of one domain. Guarded by `GrantTable::entries`.
+/// The entries of one domain.
 #[derive(Debug)]
-pub(in crate::gnttab) struct Entries {
+pub(crate) struct Entries {
     frames: Vec<Frame>,
     /// Frames that [`Entries::take_frame`] took.
     taken: usize,
 }
 
 impl Entries {
-    pub(in crate::gnttab) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { frames: Vec::new(), taken: 0 }
     }
 
-    pub(in crate::gnttab) fn frame_count(&self) -> u32 {
+    pub(crate) fn frame_count(&self) -> u32 {
         self.frames.len() as u32
     }
 
-    pub(in crate::gnttab) fn pinned(&self) -> u32 {
+    pub(crate) fn pinned(&self) -> u32 {
         self.frames.iter().flat_map(|frame| frame.active.iter()).filter(|active| active.is_pinned()).count()
             as u32
     }
 
     /// Bytes of the heap that [`Entries::add_frame`] takes.
-    pub(in crate::gnttab) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
+    pub(crate) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
 
     /// Adds a frame; `false`: there is no memory for what is kept about its entries.
-    pub(in crate::gnttab) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes<'static>) -> bool {
+    pub(crate) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes<'static>) -> bool {
         let mut active = Vec::new();
         if active.try_reserve_exact(ENTRIES_PER_FRAME as usize).is_err()
             || self.frames.try_reserve(1).is_err()
         {
             return false;
         }
-        active.resize(ENTRIES_PER_FRAME as usize, Active::default());
+        active.resize(ENTRIES_PER_FRAME as usize, Active::UNUSED);
         let Ok(active) = active.into_boxed_slice().try_into() else { return false };
         self.frames.push(Frame { shared: Some((mfn, bytes)), active });
         true
     }
 
-    pub(in crate::gnttab) fn frame(&self, index: u32) -> Option<Mfn> {
+    pub(crate) fn frame(&self, index: u32) -> Option<Mfn> {
         Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
     }
 
     /// Frames from `first` on, into `to`: how many.
-    pub(in crate::gnttab) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
+    pub(crate) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
         let frames = self.frames.iter().skip(first as usize).map_while(|frame| frame.shared.as_ref());
         to.iter_mut().zip(frames).map(|(to, (mfn, _))| *to = mfn.raw()).count()
     }
 
     /// Takes the next of the frames from a domain that ends; what is pinned stays pinned.
-    pub(in crate::gnttab) fn take_frame(&mut self) -> Option<Mfn> {
+    pub(crate) fn take_frame(&mut self) -> Option<Mfn> {
         let (mfn, _) = self.frames.get_mut(self.taken)?.shared.take()?;
         self.taken += 1;
         Some(mfn)
     }
 
-    /// Places of the list that it has.
+    /// Frames for which the list has room.
     #[cfg(test)]
-    pub(in crate::gnttab) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.frames.capacity()
     }
 
     /// Frees what is kept of a frame of a domain that is dead. `false`: there is none.
-    pub(in crate::gnttab) fn shrink(&mut self) -> bool {
+    pub(crate) fn shrink(&mut self) -> bool {
         let freed = self.frames.pop().is_some();
         if !freed {
             self.frames = Vec::new(); // the room too: mappings may hold the table long
@@ -150,46 +150,45 @@ impl Entries {
         freed
     }
 
-    /// Pins entry `gref` for `grantee`, and gives its frame. `copy` allows grants of a part of a page.
+    /// Pins entry `gref` for `grantee`, and gives its frame.
     ///
     /// # Errors
     /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
     #[inline(always)]
-    pub(in crate::gnttab) fn pin(
+    fn pin(
         &mut self,
-        gref: u32,
+        gref: GrantRef,
         grantee: DomId,
-        usage: Use,
+        kind: UseKind,
         access: Access,
     ) -> Result<Mfn, GrantError> {
-        let frame =
-            self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
-        let slot = (gref % ENTRIES_PER_FRAME) as usize;
+        let (frame, slot) = place(gref);
+        let frame = self.frames.get_mut(frame).ok_or(GrantError::BadGrantRef)?;
         let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
         let active = &mut frame.active[slot];
-        let shift = pin_shift(usage, access);
+        let shift = pin_shift(kind, access);
         let first = !active.is_pinned();
-        if !first && (active.domid != grantee.raw() || active.count(shift) == MAX_PINS) {
+        if !first && (active.grantee != grantee || active.count(shift) == MAX_PINS) {
             return Err(GrantError::General);
         }
         if first || access == Access::Write && !active.is_pinned_for_writing() {
             let marked = mark(bytes, slot * 8, grantee, access)?;
             if first {
                 // A granter that changes the frame of an entry in use is answered with the one that was marked.
-                (active.frame, active.domid) = (marked.raw(), grantee.raw());
+                (active.frame, active.grantee) = (marked, grantee);
             }
         }
         active.pins += 1 << shift;
-        Ok(Mfn::new(active.frame))
+        Ok(active.frame)
     }
 
-    /// Ends one use; the entry's marks go with the last of their kind.
+    /// Ends one use; the entry's marks go with the last of their kind. Of a granter that is dead, no record may be left.
     #[inline(always)]
-    pub(in crate::gnttab) fn unpin(&mut self, gref: u32, usage: Use, access: Access) {
-        let slot = (gref % ENTRIES_PER_FRAME) as usize;
-        let Some(frame) = self.frames.get_mut((gref / ENTRIES_PER_FRAME) as usize) else { return };
+    fn unpin(&mut self, gref: GrantRef, kind: UseKind, access: Access) {
+        let (frame, slot) = place(gref);
+        let Some(frame) = self.frames.get_mut(frame) else { return };
         let active = &mut frame.active[slot];
-        let shift = pin_shift(usage, access);
+        let shift = pin_shift(kind, access);
         let is_counted = active.count(shift) > 0;
         debug_assert!(is_counted, "a use that was not begun ends");
         if is_counted {
@@ -210,18 +209,17 @@ impl Entries {
     }
 
     /// Exchanges two entries that nobody uses.
-    pub(in crate::gnttab) fn swap(&mut self, a: u32, b: u32) -> Result<(), GrantError> {
-        let place = |entries: &Self, gref: u32| {
-            let frame =
-                entries.frames.get((gref / ENTRIES_PER_FRAME) as usize).ok_or(GrantError::BadGrantRef)?;
-            let slot = (gref % ENTRIES_PER_FRAME) as usize;
+    pub(crate) fn swap(&self, a: GrantRef, b: GrantRef) -> Result<(), GrantError> {
+        let unused = |gref| {
+            let (frame, slot) = place(gref);
+            let frame = self.frames.get(frame).ok_or(GrantError::BadGrantRef)?;
             if frame.active[slot].is_pinned() {
                 return Err(GrantError::Again);
             }
             let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
             bytes.slice(slot * 8, 8).ok_or(GrantError::BadGrantRef)
         };
-        let (first, second) = (place(self, a)?, place(self, b)?);
+        let (first, second) = (unused(a)?, unused(b)?);
         let value = first.load_u64(0);
         first.store_u64(0, second.load_u64(0));
         second.store_u64(0, value);
@@ -256,10 +254,39 @@ fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Resul
     Err(GrantError::General)
 }
 
-/// Ends a use whose references belong to somebody else. Of a granter that is dead, there may be no record left.
-#[inline(always)]
-pub(in crate::gnttab) fn unpin_grant(granted: &Granted, gref: u32, usage: Use, access: Access) {
-    granted.lock().unpin(gref, usage, access);
+/// The pin of one use of an entry.
+#[derive(Debug)]
+#[must_use = "the entry's use ends when this is dropped"]
+pub(crate) struct EntryPin<'a> {
+    pub(super) granted: &'a Arc<Granted>,
+    pub(super) gref: GrantRef,
+    pub(super) kind: UseKind,
+    pub(crate) access: Access,
+}
+
+impl<'a> EntryPin<'a> {
+    /// Pins entry `gref` for `grantee`, and gives its frame.
+    ///
+    /// # Errors
+    /// As [`Entries::pin`].
+    #[inline(always)]
+    pub(crate) fn new(
+        granted: &'a Arc<Granted>,
+        gref: GrantRef,
+        grantee: DomId,
+        kind: UseKind,
+        access: Access,
+    ) -> Result<(Mfn, Self), GrantError> {
+        let frame = granted.lock().pin(gref, grantee, kind, access)?;
+        Ok((frame, Self { granted, gref, kind, access }))
+    }
+}
+
+impl Drop for EntryPin<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.granted.lock().unpin(self.gref, self.kind, self.access);
+    }
 }
 
 #[cfg(test)]
@@ -269,19 +296,20 @@ mod tests {
     #[test]
     fn uses_of_a_kind_end_at_their_limit_and_leave_the_other_kinds() {
         let page = ring_abi::shared::leaked_pages(1);
-        let me = DomId::new(1);
+        let (me, gref) = (DomId::new(1), GrantRef::new(0));
         page.store_u64(0, u64::from(PERMIT_ACCESS | 1 << 16) | 7 << 32);
         let mut entries = Entries::new();
         assert!(entries.add_frame(Mfn::new(3), page));
-        let kinds = [Use::Host, Use::Device].map(|usage| [(usage, Access::Read), (usage, Access::Write)]);
-        for &(usage, access) in kinds.as_flattened() {
+        let kinds =
+            [UseKind::Host, UseKind::Device].map(|kind| [(kind, Access::Read), (kind, Access::Write)]);
+        for &(kind, access) in kinds.as_flattened() {
             for _ in 0..MAX_PINS {
-                assert_eq!(entries.pin(0, me, usage, access), Ok(Mfn::new(7)));
+                assert_eq!(entries.pin(gref, me, kind, access), Ok(Mfn::new(7)));
             }
-            assert_eq!(entries.pin(0, me, usage, access), Err(GrantError::General), "one too many");
+            assert_eq!(entries.pin(gref, me, kind, access), Err(GrantError::General), "one too many");
         }
-        for &(usage, access) in kinds.as_flattened() {
-            (0..MAX_PINS).for_each(|_| entries.unpin(0, usage, access));
+        for &(kind, access) in kinds.as_flattened() {
+            (0..MAX_PINS).for_each(|_| entries.unpin(gref, kind, access));
         }
         assert_eq!((entries.pinned(), page.load_u64(0) as u32), (0, PERMIT_ACCESS | 1 << 16));
     }

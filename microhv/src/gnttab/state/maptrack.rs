@@ -6,132 +6,134 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ring_abi::types::Mfn;
+use ring_abi::types::{GrantHandle, GrantRef, Mfn};
 
-use super::{Access, GrantError, Granted};
+use super::entries::{EntryPin, Granted};
+use super::{Access, GrantError, UseKind};
+use crate::sync::{Mutex, MutexGuard, rank};
 
 /// What a mapping is for: page tables, devices, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gnttab) struct Uses(u8);
+pub(crate) struct Uses(u8);
 
 impl Uses {
-    /// A page-table entry maps the frame.
-    pub(in crate::gnttab) const HOST: Self = Self(1);
-    /// A device may use the frame.
-    pub(in crate::gnttab) const DEVICE: Self = Self(2);
+    pub(crate) const NONE: Self = Self(0);
 
     #[inline]
-    pub(in crate::gnttab) fn new(host: bool, device: bool) -> Self {
-        Self(u8::from(host) | u8::from(device) << 1)
+    pub(crate) const fn new(host: bool, device: bool) -> Self {
+        Self(host as u8 * UseKind::Host as u8 | device as u8 * UseKind::Device as u8)
     }
 
     #[inline]
-    pub(in crate::gnttab) const fn are_none(self) -> bool {
-        self.0 == 0
-    }
-
-    #[inline]
-    pub(in crate::gnttab) const fn have(self, one: Self) -> bool {
-        self.0 & one.0 != 0
+    pub(crate) const fn have(self, kind: UseKind) -> bool {
+        self.0 & kind as u8 != 0
     }
 
     /// Those of both.
     #[inline]
-    pub(in crate::gnttab) const fn common(self, other: Self) -> Self {
+    pub(crate) const fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
     #[inline]
-    pub(in crate::gnttab) const fn without(self, other: Self) -> Self {
+    pub(crate) const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 }
 
-/// One mapping of another domain's grant.
+/// One mapping of another domain's grant. The record owns the pins of its uses, and the references of a use by devices; those
+/// of a use by the host belong to the page-table entry.
 #[derive(Clone, Debug)]
-pub(in crate::gnttab) struct Mapping {
+pub(crate) struct Mapping {
     /// The granter's entries, and no more of the granter.
-    pub(in crate::gnttab) granted: Arc<Granted>,
-    pub(in crate::gnttab) gref: u32,
-    pub(in crate::gnttab) frame: Mfn,
-    pub(in crate::gnttab) access: Access,
-    pub(in crate::gnttab) uses: Uses,
+    granted: Arc<Granted>,
+    gref: GrantRef,
+    pub(crate) frame: Mfn,
+    pub(crate) access: Access,
+    pub(crate) uses: Uses,
     /// The page-table entry was named by its machine address, not by a virtual one.
-    pub(in crate::gnttab) contains_pte: bool,
+    pub(crate) contains_pte: bool,
+}
+
+impl Mapping {
+    /// The mapping of `frame` that owns what `pin` stands for, and with `both` a use of the other kind too. The caller forgets
+    /// them.
+    #[inline(always)]
+    pub(crate) fn new(frame: Mfn, pin: &EntryPin<'_>, both: bool, contains_pte: bool) -> Self {
+        let uses = Uses::new(both || pin.kind == UseKind::Host, both || pin.kind == UseKind::Device);
+        Self { granted: pin.granted.clone(), gref: pin.gref, frame, access: pin.access, uses, contains_pte }
+    }
+
+    /// The pin of a use that the mapping has, which ends now.
+    #[inline(always)]
+    pub(crate) fn pin(&self, kind: UseKind) -> Option<EntryPin<'_>> {
+        let &Self { ref granted, gref, access, .. } = self;
+        self.uses.have(kind).then(|| EntryPin { granted, gref, kind, access })
+    }
 }
 
 #[derive(Debug)]
 enum Slot {
     /// The next free handle, or [`END`].
-    Free(u32),
-    /// Given out, and its mapping is being made or taken apart.
+    Free(GrantHandle),
+    /// Given out, and held by a [`HeldHandle`].
     Busy,
     Used(Mapping),
 }
 
 /// No handle: the end of the list of free ones.
-const END: u32 = u32::MAX;
+const END: GrantHandle = GrantHandle::new(u32::MAX);
 
 /// Records of a chunk.
 const CHUNK: usize = 256;
 
 type Chunk = [Slot; CHUNK];
 
-/// The handles of one domain. Guarded by `GrantTable::maptrack`.
+/// The handles of one domain, behind their lock.
+pub(crate) type Handles = Mutex<rank::Maptrack, Maptrack>;
+
+/// The handles of one domain.
 #[derive(Debug)]
-pub(in crate::gnttab) struct Maptrack {
+pub(crate) struct Maptrack {
     /// Room for handles; those from `used` on were never given out.
     chunks: Vec<Box<Chunk>>,
     used: u32,
-    free: u32,
+    free: GrantHandle,
     in_use: u32,
     limit: u32,
 }
 
 impl Maptrack {
-    pub(in crate::gnttab) const fn new(limit: u32) -> Self {
+    pub(crate) const fn new(limit: u32) -> Self {
         Self { chunks: Vec::new(), used: 0, free: END, in_use: 0, limit }
     }
 
-    pub(in crate::gnttab) const fn in_use(&self) -> u32 {
+    pub(crate) const fn in_use(&self) -> u32 {
         self.in_use
     }
 
     /// Handles that were ever given out.
-    pub(in crate::gnttab) fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.used
     }
 
     #[inline]
-    fn slot(&mut self, handle: u32) -> Option<&mut Slot> {
-        let chunk = self.chunks.get_mut(handle as usize / CHUNK)?;
-        Some(&mut chunk[handle as usize % CHUNK])
+    fn slot(&mut self, handle: GrantHandle) -> Option<&mut Slot> {
+        let handle = handle.raw() as usize;
+        Some(&mut self.chunks.get_mut(handle / CHUNK)?[handle % CHUNK])
     }
 
-    fn slots(&self) -> impl Iterator<Item = &Slot> + '_ {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
-    }
-
-    /// The frames that devices may use, and how: each holds references of its own.
-    pub(in crate::gnttab) fn device_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
-        self.slots().filter_map(|slot| match slot {
-            Slot::Used(mapping) if mapping.uses.have(Uses::DEVICE) => Some((mapping.frame, mapping.access)),
-            _ => None,
-        })
-    }
-
-    /// The frames that are mapped, and how.
-    #[cfg(any(test, feature = "testing"))]
-    pub(in crate::gnttab) fn host_frames(&self) -> impl Iterator<Item = (Mfn, Access)> + '_ {
-        self.slots().filter_map(|slot| match slot {
-            Slot::Used(mapping) if mapping.uses.have(Uses::HOST) => Some((mapping.frame, mapping.access)),
+    /// The frames that are mapped for a kind of use, and how.
+    pub(super) fn frames(&self, kind: UseKind) -> impl Iterator<Item = (Mfn, Access)> + '_ {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).filter_map(move |slot| match slot {
+            Slot::Used(mapping) if mapping.uses.have(kind) => Some((mapping.frame, mapping.access)),
             _ => None,
         })
     }
 
     /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
     #[inline]
-    pub(in crate::gnttab) fn wants_room(&self) -> Option<usize> {
+    pub(crate) fn wants_room(&self) -> Option<usize> {
         (self.free == END && !self.has_fresh() && self.used < self.limit).then(|| self.growth())
     }
 
@@ -148,7 +150,7 @@ impl Maptrack {
 
     /// Makes room for more handles, if there is memory. Without room, `reserve` fails.
     #[cold]
-    pub(in crate::gnttab) fn grow(&mut self) {
+    pub(crate) fn grow(&mut self) {
         // Not as an array: that would be built on the stack.
         let mut chunk = Vec::new();
         if chunk.try_reserve_exact(CHUNK).is_err() || self.chunks.try_reserve(1).is_err() {
@@ -159,33 +161,26 @@ impl Maptrack {
         self.chunks.extend(chunk);
     }
 
-    /// Places of the list that it has.
+    /// Chunks for which the list has room.
     #[cfg(test)]
-    pub(in crate::gnttab) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.chunks.capacity()
     }
 
     /// Frees a chunk of a domain that is gone. `false`: there is none.
-    pub(in crate::gnttab) fn shrink(&mut self) -> bool {
+    pub(crate) fn shrink(&mut self) -> bool {
         self.chunks.pop().is_some()
-    }
-
-    /// A handle of a mapping that was made. Where [`Maptrack::wants_room`], room is to be made before.
-    #[inline]
-    pub(in crate::gnttab) fn add(&mut self, mapping: Mapping) -> Result<u32, GrantError> {
-        let handle = self.reserve()?;
-        self.set(handle, mapping);
-        Ok(handle)
     }
 
     /// Takes the mapping of a handle out and gives the handle back, if it is for a device alone and its frame is at the
     /// machine address `at`, which is not 0.
     #[inline]
-    pub(in crate::gnttab) fn take_for_device(&mut self, handle: u32, at: u64) -> Option<Mapping> {
+    pub(crate) fn take_for_device(&mut self, handle: GrantHandle, at: u64) -> Option<Mapping> {
+        const DEVICE: Uses = Uses::new(false, true);
         let free = self.free;
         let slot = self.slot(handle)?;
         if !matches!(slot, Slot::Used(mapping)
-            if mapping.uses == Uses::DEVICE && at != 0 && mapping.frame.maddr().raw() == at)
+            if mapping.uses == DEVICE && at != 0 && mapping.frame.maddr().raw() == at)
         {
             return None;
         }
@@ -196,13 +191,16 @@ impl Maptrack {
     }
 
     /// A handle for a mapping that is to be made. Where [`Maptrack::wants_room`], room is to be made before.
+    ///
+    /// # Errors
+    /// `NoDeviceSpace`: no handle is left.
     #[inline]
-    pub(in crate::gnttab) fn reserve(&mut self) -> Result<u32, GrantError> {
+    pub(crate) fn reserve(&mut self) -> Result<GrantHandle, GrantError> {
         let handle = if self.free != END {
             self.free
         } else if self.used < self.limit && self.has_fresh() {
             self.used += 1;
-            self.used - 1
+            GrantHandle::new(self.used - 1)
         } else {
             return Err(GrantError::NoDeviceSpace);
         };
@@ -217,29 +215,28 @@ impl Maptrack {
 
     /// The record of a handle that was given out.
     #[inline]
-    fn held(&mut self, handle: u32) -> &mut Slot {
-        &mut self.chunks[handle as usize / CHUNK][handle as usize % CHUNK]
+    fn held(&mut self, handle: GrantHandle) -> &mut Slot {
+        &mut self.chunks[handle.raw() as usize / CHUNK][handle.raw() as usize % CHUNK]
     }
 
     /// Completes [`Maptrack::reserve`] or [`Maptrack::take`].
     #[inline]
-    pub(in crate::gnttab) fn set(&mut self, handle: u32, mapping: Mapping) {
+    pub(crate) fn set(&mut self, handle: GrantHandle, mapping: Mapping) {
         *self.held(handle) = Slot::Used(mapping);
     }
 
     /// Gives a reserved or taken handle back.
     #[inline]
-    pub(in crate::gnttab) fn release(&mut self, handle: u32) {
+    fn release(&mut self, handle: GrantHandle) {
         let next = self.free;
         *self.held(handle) = Slot::Free(next);
         self.free = handle;
         self.in_use -= 1;
     }
 
-    /// Takes the mapping of a handle out, so that nobody else works on it; [`Maptrack::set`] or [`Maptrack::release`]
-    /// follows.
+    /// Takes the mapping of a handle out, so that nobody else works on it.
     #[inline]
-    pub(in crate::gnttab) fn take(&mut self, handle: u32) -> Result<Mapping, GrantError> {
+    fn take(&mut self, handle: GrantHandle) -> Result<Mapping, GrantError> {
         let slot = self.slot(handle).ok_or(GrantError::BadHandle)?;
         if !matches!(slot, Slot::Used(_)) {
             return Err(GrantError::BadHandle);
@@ -251,6 +248,54 @@ impl Maptrack {
     }
 }
 
+/// A handle whose mapping is being made or taken apart.
+#[derive(Debug)]
+#[must_use = "the handle is free again when this is dropped"]
+pub(crate) struct HeldHandle<'a> {
+    handles: &'a Handles,
+    handle: GrantHandle,
+}
+
+impl<'a> HeldHandle<'a> {
+    /// A handle for a mapping that is to be made. `locked` are the handles.
+    ///
+    /// # Errors
+    /// As [`Maptrack::reserve`].
+    #[inline]
+    pub(crate) fn reserve(
+        handles: &'a Handles,
+        mut locked: MutexGuard<'_, Maptrack>,
+    ) -> Result<Self, GrantError> {
+        Ok(Self { handles, handle: locked.reserve()? })
+    }
+
+    /// Takes the mapping of a handle out, so that nobody else works on it.
+    ///
+    /// # Errors
+    /// `BadHandle`: no such mapping.
+    #[inline]
+    pub(crate) fn take(handles: &'a Handles, handle: GrantHandle) -> Result<(Self, Mapping), GrantError> {
+        let mapping = handles.lock().take(handle)?;
+        Ok((Self { handles, handle }, mapping))
+    }
+
+    /// Lets the handle have a mapping.
+    #[inline]
+    pub(crate) fn complete(self, mapping: Mapping) -> GrantHandle {
+        let handle = self.handle;
+        self.handles.lock().set(handle, mapping);
+        core::mem::forget(self);
+        handle
+    }
+}
+
+impl Drop for HeldHandle<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.handles.lock().release(self.handle);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,25 +304,26 @@ mod tests {
     fn a_table_grows_by_chunks_that_stay_where_they_are() {
         let mut maptrack = Maptrack::new(3 * CHUNK as u32);
         let mut places = Vec::new();
-        for handle in 0..3 * CHUNK as u32 {
+        for n in 0..3 * CHUNK as u32 {
             if let Some(bytes) = maptrack.wants_room() {
-                assert!(handle.is_multiple_of(CHUNK as u32));
+                assert!(n.is_multiple_of(CHUNK as u32));
                 assert!(bytes < 2 * size_of::<Chunk>(), "however large the table is");
                 maptrack.grow();
             }
+            let handle = GrantHandle::new(n);
             assert_eq!(maptrack.reserve(), Ok(handle));
-            if handle.is_multiple_of(CHUNK as u32) {
+            if n.is_multiple_of(CHUNK as u32) {
                 places.push(core::ptr::from_mut(maptrack.held(handle)));
             }
         }
         assert_eq!((maptrack.wants_room(), maptrack.reserve()), (None, Err(GrantError::NoDeviceSpace)));
         for (n, place) in places.into_iter().enumerate() {
-            assert_eq!(core::ptr::from_mut(maptrack.held((n * CHUNK) as u32)), place);
+            assert_eq!(core::ptr::from_mut(maptrack.held(GrantHandle::new((n * CHUNK) as u32))), place);
         }
-        maptrack.release(7);
-        maptrack.release(600);
-        assert_eq!([maptrack.reserve(), maptrack.reserve()], [Ok(600), Ok(7)]);
-        assert!(maptrack.reserve().is_err() && maptrack.take(3 * CHUNK as u32).is_err());
+        let freed = [600, 7].map(GrantHandle::new);
+        freed.iter().rev().for_each(|handle| maptrack.release(*handle));
+        assert_eq!([maptrack.reserve(), maptrack.reserve()], freed.map(Ok));
+        assert!(maptrack.reserve().is_err() && maptrack.take(GrantHandle::new(3 * CHUNK as u32)).is_err());
         assert_eq!((0..4).map(|_| maptrack.shrink()).collect::<Vec<_>>(), [true, true, true, false]);
     }
 

@@ -5,25 +5,37 @@ mod maptrack;
 
 use alloc::sync::Arc;
 
-use ring_abi::types::Mfn;
+use ring_abi::types::{GrantRef, Mfn};
 
-use crate::sync::{Mutex, rank};
-pub use entries::{Access, Use};
-pub(super) use entries::{Entries, unpin_grant};
-pub(super) use maptrack::{Mapping, Maptrack, Uses};
+use crate::sync::Mutex;
+pub(super) use entries::{Entries, EntryPin, Granted};
+pub(super) use maptrack::{Handles, HeldHandle, Mapping, Maptrack, Uses};
 
-/// Entries in a frame of the table.
-pub const ENTRIES_PER_FRAME: u32 = 4096 / 8;
 /// Handles that one "maptrack frame" of the toolstack's limit stands for (a 16-byte record each in the reference).
 const HANDLES_PER_FRAME: u32 = 4096 / 16;
-/// How often the hypervisor tries to mark an entry that its domain changes meanwhile.
-pub const ENTRY_TRIES: u32 = 5;
+/// What a grant is used for; each is pinned on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UseKind {
+    /// A page-table entry, or a copy in progress.
+    Host = 1,
+    /// A device's DMA.
+    Device = 2,
+}
+
+/// Reading, or writing too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
 
 /// Why a grant operation failed: `GNTST_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantError {
-    /// The entry does not say so, is in use otherwise, or the page table has no such entry.
+    /// The entry does not permit the use, is in use by another domain or too often, or keeps changing.
     General,
+    /// The page table has no such entry, or maps something else there.
+    NotMapped,
     /// No such domain.
     BadDomain,
     /// No such grant reference, or flags that make no sense.
@@ -32,7 +44,7 @@ pub enum GrantError {
     BadHandle,
     /// No handle is left.
     NoDeviceSpace,
-    /// Only the own frames can be named by frame.
+    /// Another domain's page is named by its frame.
     PermissionDenied,
     /// The frame is not the granter's, or in use as something else.
     BadPage,
@@ -48,12 +60,8 @@ pub struct GrantTable {
     /// A mapping holds this part alone of the granter, so that nothing else of a dead domain waits for those that still map
     /// its pages.
     pub(super) entries: Arc<Granted>,
-    pub(super) maptrack: Mutex<rank::Maptrack, Maptrack>,
-    pub(super) max_frames: u32,
+    pub(super) maptrack: Handles,
 }
-
-/// The granter's side, as mappings refer to it.
-pub(super) type Granted = Mutex<rank::GrantEntries, Entries>;
 
 /// The records of a domain that is dead, to be freed in pieces. No grant of it can be used anew, since its table's frames
 /// are gone, and a use that ends needs no record.
@@ -64,7 +72,7 @@ pub(crate) struct GrantRecords {
 }
 
 impl GrantRecords {
-    /// Frees a piece. `false`: there is none.
+    /// Frees a piece. `false`: none is left.
     pub(crate) fn shrink(&mut self) -> bool {
         self.maptrack.shrink() || self.entries.lock().shrink()
     }
@@ -82,20 +90,19 @@ pub struct GrantFigures {
 }
 
 impl GrantTable {
-    /// An empty table that may grow to `max_frames`, with at most `max_maptrack_frames` of mappings.
-    pub fn new(max_frames: u32, max_maptrack_frames: u32) -> Self {
+    /// An empty table, with at most `max_maptrack_frames` of mappings.
+    pub fn new(max_maptrack_frames: u32) -> Self {
         Self {
             entries: Arc::new(Mutex::new(Entries::new())),
             maptrack: Mutex::new(Maptrack::new(max_maptrack_frames.saturating_mul(HANDLES_PER_FRAME))),
-            max_frames,
         }
     }
 
     /// Exchanges two entries that nobody uses.
     ///
     /// # Errors
-    /// `BadGrantRef`: no such entry; `General`: in use.
-    pub fn swap(&self, a: u32, b: u32) -> Result<(), GrantError> {
+    /// `BadGrantRef`: no such entry; `Again`: in use.
+    pub fn swap(&self, a: GrantRef, b: GrantRef) -> Result<(), GrantError> {
         self.entries.lock().swap(a, b)
     }
 
@@ -105,17 +112,17 @@ impl GrantTable {
         GrantRecords { maptrack, entries: self.entries.clone() }
     }
 
-    /// Frames that the table may have.
-    pub const fn max_frames(&self) -> u32 {
-        self.max_frames
-    }
-
     /// Frames that the table has.
     pub fn frame_count(&self) -> u32 {
         self.entries.lock().frame_count()
     }
 
-    /// What it holds.
+    /// Frames of the table from `first` on, into `to`: how many.
+    pub(crate) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
+        self.entries.lock().frames_from(first, to)
+    }
+
+    /// What the table holds.
     pub fn figures(&self) -> GrantFigures {
         let (frames, pinned) = {
             let entries = self.entries.lock();
@@ -123,25 +130,21 @@ impl GrantTable {
         };
         GrantFigures { frames, pinned, handles: self.maptrack.lock().in_use() }
     }
-}
 
-impl GrantTable {
     /// Tells `visit` of each frame that a device may use through this domain's mappings, and whether for writing: a
     /// general reference is held for each, and one of type writable for writing.
     pub(crate) fn visit_device_frames(&self, mut visit: impl FnMut(Mfn, bool)) {
-        for (frame, access) in self.maptrack.lock().device_frames() {
+        for (frame, access) in self.maptrack.lock().frames(UseKind::Device) {
             visit(frame, access == Access::Write);
         }
     }
-}
 
-#[cfg(any(test, feature = "testing"))]
-impl GrantTable {
     /// Whether the domain holds a handle by which it mapped the frame with that access, as its owner still sees.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn may_remember(&self, frame: Mfn, writable: bool) -> bool {
         let maptrack = self.maptrack.lock();
         maptrack
-            .host_frames()
+            .frames(UseKind::Host)
             .any(|(mapped, access)| mapped == frame && (!writable || access == Access::Write))
     }
 }

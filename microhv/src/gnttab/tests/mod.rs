@@ -18,7 +18,7 @@ use crate::domain::Current;
 use crate::domain::DomainConfig;
 use crate::frames::{FrameTable, PageType};
 use crate::hypercall::grant::grant_table_op;
-use crate::hypercall::{HypercallResult, Outcome};
+use crate::hypercall::{HypercallError, HypercallResult, Outcome};
 use crate::platform::*;
 use crate::testing::TestMachine;
 

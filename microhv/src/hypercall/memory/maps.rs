@@ -9,6 +9,7 @@ use ring_abi::memory::{
 use ring_abi::segment::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use zerocopy::IntoBytes;
 
+use crate::gnttab::GrowError;
 use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
@@ -98,7 +99,7 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
     match cur.hv.grow_grant_table(&domain, end) {
-        Err(HypercallError::Again) => return Ok(cur.again(*args)),
+        Err(GrowError::Again) => return Ok(cur.again(*args)),
         grown => grown?,
     }
     for n in 0..request.nr_frames {

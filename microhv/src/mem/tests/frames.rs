@@ -203,7 +203,7 @@ fn what_the_heap_cannot_give_is_refused() {
     world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
     assert_eq!(
         world.hv.grow_grant_table(&dom, 1),
-        Err(crate::error::HypercallError::NoMemory),
+        Err(crate::gnttab::GrowError::NoMemory),
         "though frames are free"
     );
     world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
