@@ -37,9 +37,9 @@ pub struct IoApic {
 /// The PM timer: a counter of 3,579,545 Hz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PmTimer {
-    /// Its I/O port.
+    /// The timer's I/O port.
     pub port: u16,
-    /// It has 32 bits, else 24.
+    /// Whether the counter has 32 bits; else it has 24.
     pub is_wide: bool,
 }
 

@@ -25,11 +25,11 @@ const MAX_SPAN: u64 = 1 << 30;
 pub enum ImageError {
     /// Not an ELF file of this machine, or cut off.
     Malformed,
-    /// It has no Xen notes: no PV kernel.
+    /// No Xen notes: the file is no PV kernel.
     NotParavirtual,
-    /// Its notes ask for another interface than "xen-3.0".
+    /// The notes ask for another interface than "xen-3.0".
     WrongVersion,
-    /// It has no loadable segment, too many, or one that lies nowhere sensible.
+    /// No loadable segment, too many, or one that lies nowhere sensible.
     BadSegment,
 }
 

@@ -147,7 +147,7 @@ fn with_kernel_tables<P: Platform, R>(cur: &Current<'_, P>, user: bool, access: 
     result
 }
 
-/// Who answers an access.
+/// What answers an access.
 enum Reach {
     /// The port itself: the domain owns it.
     Port,

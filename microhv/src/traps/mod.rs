@@ -30,14 +30,19 @@ pub use mode::{leave_user_mode, loaded_l4};
 /// r11 need not be kept, and that cs and ss are the flat selectors, which SYSRET loads.
 pub const ENTRY_SYSCALL: u32 = 0x100;
 
-/// Vectors of exceptions that are more than bounced.
-pub(crate) mod vector {
-    pub(crate) const DEBUG: u8 = 1;
-    pub(crate) const NMI: u8 = 2;
-    pub(crate) const UNDEFINED: u8 = 6;
-    pub(crate) const NO_DEVICE: u8 = 7;
-    pub(crate) const PROTECTION: u8 = 13;
-    pub(crate) const PAGE_FAULT: u8 = 14;
+/// An entry of the guest's trap table: an exception, or the interrupt of an `int` instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vector(pub u8);
+
+/// Exceptions that are more than bounced.
+#[allow(missing_docs)] // the names of the processor's manuals
+impl Vector {
+    pub const DEBUG: Self = Self(1);
+    pub const NMI: Self = Self(2);
+    pub const UNDEFINED: Self = Self(6);
+    pub const NO_DEVICE: Self = Self(7);
+    pub const PROTECTION: Self = Self(13);
+    pub const PAGE_FAULT: Self = Self(14);
 }
 
 /// Flag bits of rflags that matter here.

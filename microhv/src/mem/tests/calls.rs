@@ -162,7 +162,9 @@ fn a_move_to_cr3_is_a_new_base_pointer() {
     world.write(&guest, 0, &[0x0f, 0x22, 0xd8]); // mov cr3, rax
     let load = |mfn: Mfn| {
         let mut regs = CpuUserRegs { rip: ARGS, rax: mfn.raw() << 12, ..CpuUserRegs::default() };
-        let outcome = world.run_with(&guest.dom, &mut regs, |cur| crate::emul::emulate(cur, 13));
+        let outcome = world.run_with(&guest.dom, &mut regs, |cur| {
+            crate::emul::emulate(cur, crate::traps::Vector::PROTECTION)
+        });
         (outcome, regs.rip - ARGS)
     };
     use crate::emul::Emulated::{Done, NotEmulated};
