@@ -68,7 +68,7 @@ impl<P: Platform> Hypervisor<P> {
             let granter = cache.get(cur, DomId::new(side.domid))?;
             let gref = GrantRef::new(side.u as u32);
             let used = GrantUse::begin(self, granter, gref, cur.domain.id, UseKind::Host, access)?;
-            return then(used.frame());
+            return then(used.frame);
         }
         let frame = Mfn::new(side.u);
         match access {

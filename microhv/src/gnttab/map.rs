@@ -78,11 +78,14 @@ impl<P: Platform> Hypervisor<P> {
             // No page table changes: back ends ask for such a mapping for each page that they move.
             let used = GrantUse::begin(self, granter, gref, me, UseKind::Device, access)?;
             let mut maptrack = self.with_room(cur.domain);
-            let (handle, machine_address) = (maptrack.reserve()?, used.frame().maddr());
+            let (handle, machine_address) = (maptrack.reserve()?, used.frame.maddr());
             maptrack.set(handle, used.keep(None, false));
             return Ok(Mapped { handle, machine_address });
         }
-        let held = HeldHandle::reserve(&cur.domain.grants.maptrack, self.with_room(cur.domain))?;
+        let held = HeldHandle {
+            handles: &cur.domain.grants.maptrack,
+            handle: self.with_room(cur.domain).reserve()?,
+        };
         let used = GrantUse::begin(self, granter, gref, me, UseKind::Host, access)?;
         let devices = if wanted.have(UseKind::Device) {
             Some(GrantUse::begin(self, granter, gref, me, UseKind::Device, access)?)
@@ -94,7 +97,7 @@ impl<P: Platform> Hypervisor<P> {
         let own = u64::from((op.flags & GNTMAP_GUEST_AVAIL_MASK) >> 16) << 9 & pte::GUEST_FLAGS;
         let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
         let (at, read_only) = (address(op.host_addr, contains_pte), access == Access::Read);
-        let frame = used.frame();
+        let frame = used.frame;
         self.map_grant_frame(cur.domain, cur.vcpu, at, frame, read_only, user | own)
             .map_err(|_| GrantError::NotMapped)?;
         let handle = held.complete(used.keep(devices, contains_pte));

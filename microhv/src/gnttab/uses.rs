@@ -13,7 +13,8 @@ use crate::platform::Platform;
 #[must_use = "the use ends when this is dropped"]
 pub(super) struct GrantUse<'a, P: Platform> {
     hv: &'a Hypervisor<P>,
-    frame: Mfn,
+    /// The one of the entry when its first use began.
+    pub(super) frame: Mfn,
     /// Ends after the references are given back.
     pin: EntryPin<'a>,
 }
@@ -45,11 +46,6 @@ impl<'a, P: Platform> GrantUse<'a, P> {
     #[inline(always)]
     pub(super) fn kept_by(hv: &'a Hypervisor<P>, mapping: &'a Mapping, kind: UseKind) -> Option<Self> {
         Some(Self { hv, frame: mapping.frame, pin: mapping.pin(kind)? })
-    }
-
-    /// The frame, which is the one of the entry when its first use began.
-    pub(super) const fn frame(&self) -> Mfn {
-        self.frame
     }
 
     /// The mapping that owns this use from now on, and `other`, which is of the same entry.

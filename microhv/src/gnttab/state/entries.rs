@@ -150,64 +150,6 @@ impl Entries {
         freed
     }
 
-    /// Pins entry `gref` for `grantee`, and gives its frame.
-    ///
-    /// # Errors
-    /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
-    #[inline(always)]
-    fn pin(
-        &mut self,
-        gref: GrantRef,
-        grantee: DomId,
-        kind: UseKind,
-        access: Access,
-    ) -> Result<Mfn, GrantError> {
-        let (frame, slot) = place(gref);
-        let frame = self.frames.get_mut(frame).ok_or(GrantError::BadGrantRef)?;
-        let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
-        let active = &mut frame.active[slot];
-        let shift = pin_shift(kind, access);
-        let first = !active.is_pinned();
-        if !first && (active.grantee != grantee || active.count(shift) == MAX_PINS) {
-            return Err(GrantError::General);
-        }
-        if first || access == Access::Write && !active.is_pinned_for_writing() {
-            let marked = mark(bytes, slot * 8, grantee, access)?;
-            if first {
-                // A granter that changes the frame of an entry in use is answered with the one that was marked.
-                (active.frame, active.grantee) = (marked, grantee);
-            }
-        }
-        active.pins += 1 << shift;
-        Ok(active.frame)
-    }
-
-    /// Ends one use; the entry's marks go with the last of their kind. Of a granter that is dead, no record may be left.
-    #[inline(always)]
-    fn unpin(&mut self, gref: GrantRef, kind: UseKind, access: Access) {
-        let (frame, slot) = place(gref);
-        let Some(frame) = self.frames.get_mut(frame) else { return };
-        let active = &mut frame.active[slot];
-        let shift = pin_shift(kind, access);
-        let is_counted = active.count(shift) > 0;
-        debug_assert!(is_counted, "a use that was not begun ends");
-        if is_counted {
-            active.pins -= 1 << shift;
-        }
-        let mut clear = 0;
-        if access == Access::Write && !active.is_pinned_for_writing() {
-            clear |= WRITING;
-        }
-        if !active.is_pinned() {
-            clear |= READING;
-        }
-        if clear != 0
-            && let Some((_, bytes)) = &frame.shared
-        {
-            bytes.and_u32(slot * 8, !clear);
-        }
-    }
-
     /// Exchanges two entries that nobody uses.
     pub(crate) fn swap(&self, a: GrantRef, b: GrantRef) -> Result<(), GrantError> {
         let unused = |gref| {
@@ -232,18 +174,14 @@ impl Entries {
 /// One exchange covers flags, domain and frame: they are seen as they were together.
 #[inline]
 fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Result<Mfn, GrantError> {
-    let marks = match access {
-        Access::Read => READING,
-        Access::Write => READING | WRITING,
-    };
     let wanted = PERMIT_ACCESS | u32::from(grantee.raw()) << 16;
-    let refused = match access {
-        Access::Read => TYPE_MASK | SUB_PAGE | 0xffff_0000,
-        Access::Write => TYPE_MASK | SUB_PAGE | READONLY | 0xffff_0000,
+    let (marks, looked_at) = match access {
+        Access::Read => (READING, TYPE_MASK | SUB_PAGE | 0xffff_0000),
+        Access::Write => (READING | WRITING, TYPE_MASK | SUB_PAGE | READONLY | 0xffff_0000),
     };
     let mut seen = bytes.load_u64(at);
     for _ in 0..ENTRY_TRIES {
-        if seen as u32 & refused != wanted {
+        if seen as u32 & looked_at != wanted {
             return Err(GrantError::General);
         }
         match bytes.compare_exchange_u64(at, seen, seen | u64::from(marks)) {
@@ -268,7 +206,7 @@ impl<'a> EntryPin<'a> {
     /// Pins entry `gref` for `grantee`, and gives its frame.
     ///
     /// # Errors
-    /// As [`Entries::pin`].
+    /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
     #[inline(always)]
     pub(crate) fn new(
         granted: &'a Arc<Granted>,
@@ -277,15 +215,54 @@ impl<'a> EntryPin<'a> {
         kind: UseKind,
         access: Access,
     ) -> Result<(Mfn, Self), GrantError> {
-        let frame = granted.lock().pin(gref, grantee, kind, access)?;
-        Ok((frame, Self { granted, gref, kind, access }))
+        let (frame, slot) = place(gref);
+        let mut entries = granted.lock();
+        let frame = entries.frames.get_mut(frame).ok_or(GrantError::BadGrantRef)?;
+        let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
+        let active = &mut frame.active[slot];
+        let shift = pin_shift(kind, access);
+        let first = !active.is_pinned();
+        if !first && (active.grantee != grantee || active.count(shift) == MAX_PINS) {
+            return Err(GrantError::General);
+        }
+        if first || access == Access::Write && !active.is_pinned_for_writing() {
+            let marked = mark(bytes, slot * 8, grantee, access)?;
+            if first {
+                // A granter that changes the frame of an entry in use is answered with the one that was marked.
+                (active.frame, active.grantee) = (marked, grantee);
+            }
+        }
+        active.pins += 1 << shift;
+        Ok((active.frame, Self { granted, gref, kind, access }))
     }
 }
 
 impl Drop for EntryPin<'_> {
+    /// Ends the use; the entry's marks go with the last of their kind. Of a granter that is dead, no record may be left.
     #[inline(always)]
     fn drop(&mut self) {
-        self.granted.lock().unpin(self.gref, self.kind, self.access);
+        let (frame, slot) = place(self.gref);
+        let mut entries = self.granted.lock();
+        let Some(frame) = entries.frames.get_mut(frame) else { return };
+        let active = &mut frame.active[slot];
+        let shift = pin_shift(self.kind, self.access);
+        let is_counted = active.count(shift) > 0;
+        debug_assert!(is_counted, "a use that was not begun ends");
+        if is_counted {
+            active.pins -= 1 << shift;
+        }
+        let mut clear = 0;
+        if self.access == Access::Write && !active.is_pinned_for_writing() {
+            clear |= WRITING;
+        }
+        if !active.is_pinned() {
+            clear |= READING;
+        }
+        if clear != 0
+            && let Some((_, bytes)) = &frame.shared
+        {
+            bytes.and_u32(slot * 8, !clear);
+        }
     }
 }
 
@@ -300,17 +277,20 @@ mod tests {
         page.store_u64(0, u64::from(PERMIT_ACCESS | 1 << 16) | 7 << 32);
         let mut entries = Entries::new();
         assert!(entries.add_frame(Mfn::new(3), page));
+        let granted = Arc::new(Mutex::new(entries));
+        let mut pins = Vec::new();
         let kinds =
             [UseKind::Host, UseKind::Device].map(|kind| [(kind, Access::Read), (kind, Access::Write)]);
         for &(kind, access) in kinds.as_flattened() {
             for _ in 0..MAX_PINS {
-                assert_eq!(entries.pin(gref, me, kind, access), Ok(Mfn::new(7)));
+                let (frame, pin) = EntryPin::new(&granted, gref, me, kind, access).unwrap();
+                assert_eq!(frame, Mfn::new(7));
+                pins.push(pin);
             }
-            assert_eq!(entries.pin(gref, me, kind, access), Err(GrantError::General), "one too many");
+            let refused = EntryPin::new(&granted, gref, me, kind, access).unwrap_err();
+            assert_eq!(refused, GrantError::General, "one too many");
         }
-        for &(kind, access) in kinds.as_flattened() {
-            (0..MAX_PINS).for_each(|_| entries.unpin(gref, kind, access));
-        }
-        assert_eq!((entries.pinned(), page.load_u64(0) as u32), (0, PERMIT_ACCESS | 1 << 16));
+        drop(pins);
+        assert_eq!((granted.lock().pinned(), page.load_u64(0) as u32), (0, PERMIT_ACCESS | 1 << 16));
     }
 }

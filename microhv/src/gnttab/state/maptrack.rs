@@ -10,7 +10,7 @@ use ring_abi::types::{GrantHandle, GrantRef, Mfn};
 
 use super::entries::{EntryPin, Granted};
 use super::{Access, GrantError, UseKind};
-use crate::sync::{Mutex, MutexGuard, rank};
+use crate::sync::{Mutex, rank};
 
 /// What a mapping is for: page tables, devices, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ enum Slot {
 /// No handle: the end of the list of free ones.
 const END: GrantHandle = GrantHandle::new(u32::MAX);
 
-/// Records of a chunk.
+/// Records of a chunk: as many as a "maptrack frame" of the toolstack's limit has in the reference, with 16 bytes each.
 const CHUNK: usize = 256;
 
 type Chunk = [Slot; CHUNK];
@@ -95,26 +95,24 @@ pub(crate) type Handles = Mutex<rank::Maptrack, Maptrack>;
 /// The handles of one domain.
 #[derive(Debug)]
 pub(crate) struct Maptrack {
-    /// Room for handles; those from `used` on were never given out.
     chunks: Vec<Box<Chunk>>,
-    used: u32,
+    max_chunks: usize,
     free: GrantHandle,
     in_use: u32,
-    limit: u32,
 }
 
 impl Maptrack {
-    pub(crate) const fn new(limit: u32) -> Self {
-        Self { chunks: Vec::new(), used: 0, free: END, in_use: 0, limit }
+    pub(crate) const fn new(max_chunks: u32) -> Self {
+        Self { chunks: Vec::new(), max_chunks: max_chunks as usize, free: END, in_use: 0 }
     }
 
     pub(crate) const fn in_use(&self) -> u32 {
         self.in_use
     }
 
-    /// Handles that were ever given out.
+    /// All handles, free ones too.
     pub(crate) fn len(&self) -> u32 {
-        self.used
+        (self.chunks.len() * CHUNK) as u32
     }
 
     #[inline]
@@ -134,12 +132,7 @@ impl Maptrack {
     /// Bytes that [`Maptrack::grow`] takes; `None`: there is room, or no more is allowed.
     #[inline]
     pub(crate) fn wants_room(&self) -> Option<usize> {
-        (self.free == END && !self.has_fresh() && self.used < self.limit).then(|| self.growth())
-    }
-
-    /// Whether there is room for a handle that was never given out.
-    fn has_fresh(&self) -> bool {
-        (self.used as usize) < self.chunks.len() * CHUNK
+        (self.free == END && self.chunks.len() < self.max_chunks).then(|| self.growth())
     }
 
     #[cold]
@@ -148,7 +141,7 @@ impl Maptrack {
         size_of::<Chunk>() + if full { 2 * self.chunks.len() * size_of::<Box<Chunk>>() } else { 0 }
     }
 
-    /// Makes room for more handles, if there is memory. Without room, `reserve` fails.
+    /// Makes room for more handles where none is free, if there is memory. Without room, `reserve` fails.
     #[cold]
     pub(crate) fn grow(&mut self) {
         // Not as an array: that would be built on the stack.
@@ -156,9 +149,13 @@ impl Maptrack {
         if chunk.try_reserve_exact(CHUNK).is_err() || self.chunks.try_reserve(1).is_err() {
             return;
         }
-        chunk.extend((0..CHUNK).map(|_| Slot::Free(END)));
+        let first = self.len();
+        let last = first + CHUNK as u32 - 1;
+        chunk.extend((first..last).map(|n| Slot::Free(GrantHandle::new(n + 1))));
+        chunk.push(Slot::Free(END));
         let chunk: Result<Box<Chunk>, _> = chunk.into_boxed_slice().try_into();
         self.chunks.extend(chunk);
+        self.free = GrantHandle::new(first);
     }
 
     /// Chunks for which the list has room.
@@ -196,19 +193,12 @@ impl Maptrack {
     /// `NoDeviceSpace`: no handle is left.
     #[inline]
     pub(crate) fn reserve(&mut self) -> Result<GrantHandle, GrantError> {
-        let handle = if self.free != END {
-            self.free
-        } else if self.used < self.limit && self.has_fresh() {
-            self.used += 1;
-            GrantHandle::new(self.used - 1)
-        } else {
-            return Err(GrantError::NoDeviceSpace);
-        };
+        let handle = self.free;
         let slot = self.slot(handle).ok_or(GrantError::NoDeviceSpace)?;
         let Slot::Free(next) = core::mem::replace(slot, Slot::Busy) else {
             unreachable!("the free list holds free handles")
         };
-        self.free = next; // none of a handle that was never given out
+        self.free = next;
         self.in_use += 1;
         Ok(handle)
     }
@@ -219,7 +209,7 @@ impl Maptrack {
         &mut self.chunks[handle.raw() as usize / CHUNK][handle.raw() as usize % CHUNK]
     }
 
-    /// Completes [`Maptrack::reserve`] or [`Maptrack::take`].
+    /// Lets a handle that was reserved or taken have a mapping.
     #[inline]
     pub(crate) fn set(&mut self, handle: GrantHandle, mapping: Mapping) {
         *self.held(handle) = Slot::Used(mapping);
@@ -233,50 +223,29 @@ impl Maptrack {
         self.free = handle;
         self.in_use -= 1;
     }
-
-    /// Takes the mapping of a handle out, so that nobody else works on it.
-    #[inline]
-    fn take(&mut self, handle: GrantHandle) -> Result<Mapping, GrantError> {
-        let slot = self.slot(handle).ok_or(GrantError::BadHandle)?;
-        if !matches!(slot, Slot::Used(_)) {
-            return Err(GrantError::BadHandle);
-        }
-        match core::mem::replace(slot, Slot::Busy) {
-            Slot::Used(mapping) => Ok(mapping),
-            Slot::Free(_) | Slot::Busy => Err(GrantError::BadHandle),
-        }
-    }
 }
 
 /// A handle whose mapping is being made or taken apart.
 #[derive(Debug)]
 #[must_use = "the handle is free again when this is dropped"]
 pub(crate) struct HeldHandle<'a> {
-    handles: &'a Handles,
-    handle: GrantHandle,
+    pub(crate) handles: &'a Handles,
+    pub(crate) handle: GrantHandle,
 }
 
 impl<'a> HeldHandle<'a> {
-    /// A handle for a mapping that is to be made. `locked` are the handles.
-    ///
-    /// # Errors
-    /// As [`Maptrack::reserve`].
-    #[inline]
-    pub(crate) fn reserve(
-        handles: &'a Handles,
-        mut locked: MutexGuard<'_, Maptrack>,
-    ) -> Result<Self, GrantError> {
-        Ok(Self { handles, handle: locked.reserve()? })
-    }
-
     /// Takes the mapping of a handle out, so that nobody else works on it.
     ///
     /// # Errors
     /// `BadHandle`: no such mapping.
     #[inline]
     pub(crate) fn take(handles: &'a Handles, handle: GrantHandle) -> Result<(Self, Mapping), GrantError> {
-        let mapping = handles.lock().take(handle)?;
-        Ok((Self { handles, handle }, mapping))
+        let mut maptrack = handles.lock();
+        let slot = maptrack.slot(handle).filter(|slot| matches!(slot, Slot::Used(_)));
+        match slot.map(|slot| core::mem::replace(slot, Slot::Busy)) {
+            Some(Slot::Used(mapping)) => Ok((Self { handles, handle }, mapping)),
+            _ => Err(GrantError::BadHandle),
+        }
     }
 
     /// Lets the handle have a mapping.
@@ -302,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_table_grows_by_chunks_that_stay_where_they_are() {
-        let mut maptrack = Maptrack::new(3 * CHUNK as u32);
+        let mut maptrack = Maptrack::new(3);
         let mut places = Vec::new();
         for n in 0..3 * CHUNK as u32 {
             if let Some(bytes) = maptrack.wants_room() {
@@ -323,15 +292,16 @@ mod tests {
         let freed = [600, 7].map(GrantHandle::new);
         freed.iter().rev().for_each(|handle| maptrack.release(*handle));
         assert_eq!([maptrack.reserve(), maptrack.reserve()], freed.map(Ok));
-        assert!(maptrack.reserve().is_err() && maptrack.take(GrantHandle::new(3 * CHUNK as u32)).is_err());
+        assert!(maptrack.reserve().is_err() && maptrack.slot(GrantHandle::new(3 * CHUNK as u32)).is_none());
         assert_eq!((0..4).map(|_| maptrack.shrink()).collect::<Vec<_>>(), [true, true, true, false]);
     }
 
     #[test]
     fn without_room_there_is_no_handle() {
-        let mut maptrack = Maptrack::new(10);
+        let mut maptrack = Maptrack::new(1);
         assert_eq!(maptrack.reserve(), Err(GrantError::NoDeviceSpace));
         maptrack.grow();
-        assert_eq!((0..11).filter(|_| maptrack.reserve().is_ok()).count(), 10, "the limit, not the room");
+        assert_eq!((0..=CHUNK).filter(|_| maptrack.reserve().is_ok()).count(), CHUNK);
+        assert_eq!(maptrack.wants_room(), None);
     }
 }

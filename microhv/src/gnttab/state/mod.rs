@@ -11,8 +11,6 @@ use crate::sync::Mutex;
 pub(super) use entries::{Entries, EntryPin, Granted};
 pub(super) use maptrack::{Handles, HeldHandle, Mapping, Maptrack, Uses};
 
-/// Handles that one "maptrack frame" of the toolstack's limit stands for (a 16-byte record each in the reference).
-const HANDLES_PER_FRAME: u32 = 4096 / 16;
 /// What a grant is used for; each is pinned on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UseKind {
@@ -94,7 +92,7 @@ impl GrantTable {
     pub fn new(max_maptrack_frames: u32) -> Self {
         Self {
             entries: Arc::new(Mutex::new(Entries::new())),
-            maptrack: Mutex::new(Maptrack::new(max_maptrack_frames.saturating_mul(HANDLES_PER_FRAME))),
+            maptrack: Mutex::new(Maptrack::new(max_maptrack_frames)),
         }
     }
 
