@@ -134,7 +134,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 }
 
-/// What the unmaps of one batch freed. It is given back when the batch is dropped, after a flush of the TLB. (I9)
+/// What the unmaps of one batch freed. Dropping the batch flushes the TLB, then gives these frames back. (I9)
 #[derive(Debug)]
 #[must_use = "frames are given back when the batch is dropped"]
 pub(crate) struct UnmapBatch<'a, P: Platform> {
