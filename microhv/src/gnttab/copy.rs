@@ -68,7 +68,9 @@ impl<P: Platform> Hypervisor<P> {
             let granter = cache.get(cur, DomId::new(side.domid))?;
             let gref = GrantRef::new(side.u as u32);
             let used = GrantUse::begin(self, granter, gref, cur.domain.id, UseKind::Host, access)?;
-            return then(used.frame);
+            let result = then(used.frame);
+            used.end();
+            return result;
         }
         let frame = Mfn::new(side.u);
         match access {

@@ -128,7 +128,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             let Ok((_held, mapping)) = HeldHandle::take(maptrack, GrantHandle::new(next)) else { continue };
             drop(mapping.pin(UseKind::Host));
-            drop(GrantUse::kept_by(self, &mapping, UseKind::Device));
+            GrantUse::end_kept(self, &mapping, UseKind::Device);
         }
         None
     }
@@ -170,7 +170,7 @@ impl<'a, P: Platform> UnmapBatch<'a, P> {
             // No page table changes, and nothing is to be flushed before the frame is given back.
             let taken = maptrack.lock().take_for_device(handle, op.dev_bus_addr);
             if let Some(mapping) = taken {
-                drop(GrantUse::kept_by(self.hv, &mapping, UseKind::Device));
+                GrantUse::end_kept(self.hv, &mapping, UseKind::Device);
                 return Ok(());
             }
         }
@@ -181,7 +181,7 @@ impl<'a, P: Platform> UnmapBatch<'a, P> {
             return Err(error);
         }
         if ended == mapping.uses {
-            drop(held);
+            held.release();
         } else {
             let mut left = mapping.clone();
             left.uses = left.uses.without(ended);
@@ -193,6 +193,18 @@ impl<'a, P: Platform> UnmapBatch<'a, P> {
             self.unmapped.push(mapping);
         }
         Ok(())
+    }
+
+    /// Flushes the TLB for the batch, then gives back what the mappings held, as dropping does: the caller forgets the batch.
+    #[inline(always)]
+    pub(crate) fn finish(&mut self) {
+        if self.owes_flush {
+            self.hv.flush_grants(self.domain);
+        }
+        for mapping in self.unmapped.drain(..) {
+            GrantUse::end_kept(self.hv, &mapping, UseKind::Host);
+            GrantUse::end_kept(self.hv, &mapping, UseKind::Device);
+        }
     }
 
     /// Checks that the uses of a mapping that the operation ends are those it names, and takes the page-table entry out.
@@ -223,15 +235,9 @@ impl<'a, P: Platform> UnmapBatch<'a, P> {
 }
 
 impl<P: Platform> Drop for UnmapBatch<'_, P> {
-    #[inline(always)]
+    #[cold]
     fn drop(&mut self) {
-        if self.owes_flush {
-            self.hv.flush_grants(self.domain);
-        }
-        for mapping in self.unmapped.drain(..) {
-            drop(GrantUse::kept_by(self.hv, &mapping, UseKind::Host));
-            drop(GrantUse::kept_by(self.hv, &mapping, UseKind::Device));
-        }
+        self.finish();
     }
 }
 

@@ -174,6 +174,8 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
             let at = array + n * size_of::<T>() as u64;
             cur.copy_out(at + status_at as u64, &status)?;
         }
+        batch.finish();
+        core::mem::forget(batch);
         done = end;
     }
     Ok(Outcome::OK)

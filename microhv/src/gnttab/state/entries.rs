@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
 
 use ring_abi::grant as abi;
 use ring_abi::shared::SharedBytes;
@@ -235,12 +236,11 @@ impl<'a> EntryPin<'a> {
         active.pins += 1 << shift;
         Ok((active.frame, Self { granted, gref, kind, access }))
     }
-}
 
-impl Drop for EntryPin<'_> {
-    /// Ends the use; the entry's marks go with the last of their kind. Of a granter that is dead, no record may be left.
+    /// Ends the use, as dropping does: the caller forgets the pin. The entry's marks go with the last of their kind. Of a
+    /// granter that is dead, no record may be left.
     #[inline(always)]
-    fn drop(&mut self) {
+    pub(crate) fn unpin(&self) {
         let (frame, slot) = place(self.gref);
         let mut entries = self.granted.lock();
         let Some(frame) = entries.frames.get_mut(frame) else { return };
@@ -264,6 +264,20 @@ impl Drop for EntryPin<'_> {
             bytes.and_u32(slot * 8, !clear);
         }
     }
+}
+
+impl Drop for EntryPin<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let Self { granted, gref, kind, access } = *self;
+        give_up(granted, gref, kind, access);
+    }
+}
+
+/// Ends a use on a path that is seldom taken. By value, so that a pin stays in registers on the others.
+#[inline(never)]
+fn give_up(granted: &Arc<Granted>, gref: GrantRef, kind: UseKind, access: Access) {
+    ManuallyDrop::new(EntryPin { granted, gref, kind, access }).unpin();
 }
 
 #[cfg(test)]
