@@ -98,8 +98,10 @@ impl<P: Platform> Hypervisor<P> {
         let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
         let (at, read_only) = (address(op.host_addr, contains_pte), access == Access::Read);
         let frame = used.frame;
-        self.map_grant_frame(cur.domain, cur.vcpu, at, frame, read_only, user | own)
-            .map_err(|_| GrantError::NotMapped)?;
+        if self.map_grant_frame(cur.domain, cur.vcpu, at, frame, read_only, user | own).is_err() {
+            devices.into_iter().for_each(GrantUse::end);
+            return Err(GrantError::NotMapped);
+        }
         let handle = held.complete(used.keep(devices, contains_pte));
         Ok(Mapped { handle, machine_address: frame.maddr() })
     }

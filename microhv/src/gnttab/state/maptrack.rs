@@ -210,7 +210,7 @@ impl Maptrack {
     }
 
     /// Lets a handle that was reserved or taken have a mapping.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set(&mut self, handle: GrantHandle, mapping: Mapping) {
         *self.held(handle) = Slot::Used(mapping);
     }
