@@ -7,7 +7,7 @@ use microhv::boot::acpi::{Acpi, IsaOverride};
 use microhv::platform::{CpuId, Cpus};
 use microhv::sync::{Mutex, Once, rank};
 
-use super::cpu::{self, msr, outb};
+use super::cpu::{self, msr, port_out};
 use super::machine::Machine;
 use super::paging;
 use super::percpu::{self, this_cpu};
@@ -54,9 +54,9 @@ fn write(register: u64, value: u32) {
 /// Masks the PICs after moving them to vectors that nobody uses, where a late interrupt does no harm.
 fn silence_pics() {
     for (command, vectors, cascade) in [(0x20, 0x20, 4), (0xa0, 0x28, 2)] {
-        outb(command, 0x11);
+        port_out::<u8>(command, 0x11);
         for word in [vectors, cascade, 1, 0xff] {
-            outb(command + 1, word);
+            port_out::<u8>(command + 1, word);
         }
     }
 }

@@ -7,6 +7,12 @@
 use core::cell::UnsafeCell;
 use core::mem::size_of;
 
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::instructions::tables::{lgdt, lidt, load_tss};
+use x86_64::registers::segmentation::SegmentSelector;
+use x86_64::structures::tss::TaskStateSegment;
+
 use super::cpu::{self, msr};
 
 /// Offset of our page in every GDT: 14 pages are the guest's.
@@ -22,41 +28,12 @@ const TSS_SELECTOR: u16 = 0xe040;
 /// Selector of the running vCPU's LDT.
 pub(crate) const LDT_SELECTOR: u16 = 0xe050;
 
-/// 64-bit task state segment.
-///
-/// Shape: Intel SDM volume 3, 8.7: 104 bytes, stack pointers at 4 and 36.
-#[repr(C, packed(4))]
-pub(crate) struct Tss {
-    _reserved0: u32,
-    rsp: [u64; 3],
-    _reserved1: u64,
-    ist: [u64; 7],
-    _reserved2: u64,
-    _reserved3: u16,
-    io_map_base: u16,
-}
-
-const _: () = assert!(size_of::<Tss>() == 104);
-
-impl Tss {
-    /// All zero, so that a static costs no room in the file; [`load_segments`] fills the fields.
-    pub(crate) const fn new() -> Self {
-        Self {
-            _reserved0: 0,
-            rsp: [0; 3],
-            _reserved1: 0,
-            ist: [0; 7],
-            _reserved2: 0,
-            _reserved3: 0,
-            io_map_base: 0,
-        }
-    }
-
-    /// Sets where the processor pushes on an interruption of ring 3.
-    pub(crate) const fn set_entry_stack(&mut self, top: u64) {
-        self.rsp[0] = top;
-    }
-}
+/// A task state segment of zeros, so that a static costs no room in the file; [`load_segments`] fills the segment.
+pub(crate) const EMPTY_TSS: TaskStateSegment = {
+    let mut tss = TaskStateSegment::new();
+    tss.iomap_base = 0;
+    tss
+};
 
 /// Our page of the GDT.
 #[repr(C, align(4096))]
@@ -101,23 +78,30 @@ impl GdtPage {
 ///
 /// # Safety
 /// Once per CPU, at its start.
-pub(crate) unsafe fn load_segments(page: &GdtPage, tss: *mut Tss, stack: u64, ist: [u64; 4]) {
+pub(crate) unsafe fn load_segments(page: &GdtPage, tss: *mut TaskStateSegment, stack: u64, ist: [u64; 4]) {
     page.set(HYPERVISOR_CS, 0x00af_9b00_0000_ffff);
     page.set(HYPERVISOR_DS, 0x00cf_9300_0000_ffff);
     page.set(0xe020, 0x00cf_fb00_0000_ffff); // FLAT_USER_CS32 (with RPL 3: 0xe023)
     page.set(0xe028, 0x00cf_f300_0000_ffff); // FLAT_USER_DS (0xe02b)
     page.set(0xe030, 0x00af_fb00_0000_ffff); // FLAT_USER_CS64 (0xe033)
-    page.set_system(TSS_SELECTOR, tss as u64, size_of::<Tss>() as u32 - 1, 0x89);
-    // SAFETY: start-up: no other reference to this CPU's TSS exists.
+    page.set_system(TSS_SELECTOR, tss as u64, size_of::<TaskStateSegment>() as u32 - 1, 0x89);
+    // SAFETY: start-up: no other reference to this CPU's TSS exists; the GDT holds the selectors.
     unsafe {
-        let [nmi, machine_check, double_fault, debug] = ist;
-        (*tss).ist = [nmi, machine_check, double_fault, debug, 0, 0, 0];
-        (*tss).rsp[0] = stack;
-        (*tss).io_map_base = size_of::<Tss>() as u16; // no I/O bitmap: ring 3 has no port of its own
-        cpu::lgdt(page.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT);
-        cpu::load_hypervisor_segments(HYPERVISOR_CS, HYPERVISOR_DS);
+        // Without an I/O bitmap: ring 3 has no port of its own.
+        tss.write(TaskStateSegment::new());
+        for (n, top) in ist.into_iter().enumerate() {
+            (*tss).interrupt_stack_table[n] = VirtAddr::new(top);
+        }
+        (*tss).privilege_stack_table[0] = VirtAddr::new(stack);
+        lgdt(&cpu::table_register(page.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT));
+        CS::set_reg(SegmentSelector(HYPERVISOR_CS));
+        SS::set_reg(SegmentSelector(HYPERVISOR_DS));
+        DS::set_reg(SegmentSelector::NULL);
+        ES::set_reg(SegmentSelector::NULL);
+        FS::set_reg(SegmentSelector::NULL);
+        GS::set_reg(SegmentSelector::NULL);
         cpu::lldt(0);
-        cpu::ltr(TSS_SELECTOR);
+        load_tss(SegmentSelector(TSS_SELECTOR));
     }
 }
 
@@ -178,7 +162,7 @@ pub(crate) unsafe fn load_entries(sysenter_stack: Option<u64>) {
     const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
     // SAFETY: the entries exist for the whole run; STAR names descriptors of our GDT page.
     unsafe {
-        cpu::lidt(IDT.0.get() as u64, (size_of::<Idt>() - 1) as u16);
+        lidt(&cpu::table_register(IDT.0.get() as u64, (size_of::<Idt>() - 1) as u16));
         cpu::write_msr(msr::STAR, 0xe023 << 48 | u64::from(HYPERVISOR_CS) << 32);
         cpu::write_msr(msr::LSTAR, syscall_entry as *const () as u64);
         cpu::write_msr(msr::CSTAR, syscall32_entry as *const () as u64);

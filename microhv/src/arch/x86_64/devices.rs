@@ -14,9 +14,9 @@ const POWER_NS: u64 = 1_000_000_000;
 impl Devices for Machine {
     fn port_in(&self, port: u16, size: u8) -> u32 {
         match size {
-            1 => cpu::inb(port).into(),
-            2 => cpu::inw(port).into(),
-            _ => cpu::inl(port),
+            1 => cpu::port_in::<u8>(port).into(),
+            2 => cpu::port_in::<u16>(port).into(),
+            _ => cpu::port_in::<u32>(port),
         }
     }
 
@@ -26,9 +26,9 @@ impl Devices for Machine {
             serial::drain();
         }
         match size {
-            1 => cpu::outb(port, value as u8),
-            2 => cpu::outw(port, value as u16),
-            _ => cpu::outl(port, value),
+            1 => cpu::port_out::<u8>(port, value as u8),
+            2 => cpu::port_out::<u16>(port, value as u16),
+            _ => cpu::port_out::<u32>(port, value),
         }
     }
 
@@ -83,18 +83,18 @@ impl Devices for Machine {
 fn off(acpi: &Acpi) {
     const SLEEP_ENABLE: u16 = 1 << 13;
     let Some(off) = acpi.power_off else { return };
-    cpu::outw(off.pm1a, u16::from(off.sleep_type[0]) << 10 | SLEEP_ENABLE);
+    cpu::port_out::<u16>(off.pm1a, u16::from(off.sleep_type[0]) << 10 | SLEEP_ENABLE);
     if let Some(pm1b) = off.pm1b {
-        cpu::outw(pm1b, u16::from(off.sleep_type[1]) << 10 | SLEEP_ENABLE);
+        cpu::port_out::<u16>(pm1b, u16::from(off.sleep_type[1]) << 10 | SLEEP_ENABLE);
     }
 }
 
 /// Resets by ACPI, the chipset's port, the keyboard controller.
 fn restart(acpi: &Acpi) {
     if let Some((port, value)) = acpi.reset {
-        cpu::outb(port, value);
+        cpu::port_out::<u8>(port, value);
     }
-    cpu::outb(0xcf9, 2);
-    cpu::outb(0xcf9, 6);
-    cpu::outb(0x64, 0xfe);
+    cpu::port_out::<u8>(0xcf9, 2);
+    cpu::port_out::<u8>(0xcf9, 6);
+    cpu::port_out::<u8>(0x64, 0xfe);
 }

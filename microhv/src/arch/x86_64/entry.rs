@@ -10,6 +10,8 @@ use microhv::traps::{self, ENTRY_SYSCALL};
 use microhv::traps::{self, ENTRY_SYSCALL, Vector};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
+use x86_64::registers::control::Cr2;
+use x86_64::registers::debug::Dr6;
 
 use super::leave::{Exit, leave, leave_afresh};
 use super::machine::{Cur, hypervisor};
@@ -113,7 +115,7 @@ fn undefined(cur: &mut Cur<'_>) {
 fn page_fault(cur: &mut Cur<'_>) {
     /// Present, user, reserved bit: with any of these set, the access was no load of a descriptor whose page is absent.
     const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
-    let (cr2, error) = (cpu::cr2(), cur.regs.error_code);
+    let (cr2, error) = (Cr2::read_raw(), cur.regs.error_code);
     if error & NO_DESCRIPTOR == 0
         && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
     {
@@ -141,9 +143,9 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
 }
 
 fn debug_exception(cur: &mut Cur<'_>) {
-    let status = cpu::dr6();
-    // SAFETY: the status register enables nothing. The processor never clears it.
-    unsafe { cpu::set_dr6(DR6_CLEAR) };
+    let status = Dr6::read_raw();
+    // The processor never clears the status.
+    cpu::set_dr6(DR6_CLEAR);
     cur.vcpu.cpu.lock().debug[6] = status;
     traps::deliver_exception(cur, Vector::DEBUG, None);
 }
@@ -179,7 +181,7 @@ fn interrupt(vector: u8) {
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     match regs.entry_vector {
         vector @ 32.. => return interrupt(vector as u8),
-        PAGE_FAULT if ldt_page_brought_in(cpu::cr2()) => return,
+        PAGE_FAULT if ldt_page_brought_in(Cr2::read_raw()) => return,
         _ => {}
     }
     if regs.rip == guest_iret as *const () as u64 {
@@ -213,8 +215,7 @@ extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
         // with a pending breakpoint (MOV SS): nothing to do but to go on, without TF.
         DEBUG => {
             regs.rflags &= !traps::flags::TF;
-            // SAFETY: as in `debug_exception`.
-            unsafe { cpu::set_dr6(DR6_CLEAR) };
+            cpu::set_dr6(DR6_CLEAR);
         }
         NMI => {}
         _ => panic::unexpected_trap(regs),

@@ -5,16 +5,10 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::domain::FpuArea;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+use x86_64::registers::xcontrol::XCr0;
 
-use super::cpu::{self, cpuid};
-
-const CR0_MONITOR: u64 = 1 << 1;
-const CR0_EMULATE: u64 = 1 << 2;
-const CR0_TASK_SWITCHED: u64 = 1 << 3;
-const CR0_NUMERIC_ERROR: u64 = 1 << 5;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
-const CR4_OSXSAVE: u64 = 1 << 18;
+use super::cpu::cpuid;
 
 /// The state components that are switched: XCR0. 0 without XSAVE.
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
@@ -22,11 +16,16 @@ static COMPONENTS: AtomicU64 = AtomicU64::new(0);
 /// Turns floating point on for the guests of this CPU.
 pub(crate) fn init() {
     let has_xsave = cpuid(1, 0).ecx & 1 << 26 != 0;
-    let cr4 = cpu::cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT | if has_xsave { CR4_OSXSAVE } else { 0 };
     // SAFETY: adds features only; the hypervisor itself uses no such instruction.
     unsafe {
-        cpu::set_cr0((cpu::cr0() | CR0_MONITOR | CR0_NUMERIC_ERROR) & !(CR0_EMULATE | CR0_TASK_SWITCHED));
-        cpu::set_cr4(cr4);
+        Cr0::update(|cr0| {
+            cr0.insert(Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR);
+            cr0.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
+        });
+        Cr4::update(|cr4| {
+            cr4.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
+            cr4.set(Cr4Flags::OSXSAVE, has_xsave);
+        });
     }
     if !has_xsave {
         return;
@@ -45,9 +44,7 @@ pub(crate) fn init() {
 
 fn set_xcr0(value: u64) {
     // SAFETY: CR4.OSXSAVE is on, and the value holds x87 (bit 0) and only supported components.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack));
-    }
+    unsafe { XCr0::write_raw(value) };
 }
 
 /// The state components that guests may use; 0 without XSAVE.
@@ -62,13 +59,6 @@ pub(crate) fn set_guest_xcr0(value: u64) {
     }
 }
 
-fn xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: CR4.OSXSAVE is on where this is called.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
 /// Where in the area the vCPU's XCR0 is kept: bytes that the processor leaves to software.
 const XCR0_OFFSET: usize = FpuArea::SOFTWARE_OFFSET;
 
@@ -79,7 +69,7 @@ pub(crate) fn save(area: &FpuArea) {
     let components = COMPONENTS.load(Ordering::Relaxed);
     if components != 0 {
         // SAFETY: within the area, which is this CPU's now; XSAVE does not write there.
-        unsafe { at.add(XCR0_OFFSET).cast::<u64>().write(xcr0()) };
+        unsafe { at.add(XCR0_OFFSET).cast::<u64>().write(XCr0::read_raw()) };
         set_xcr0(components);
     }
     // SAFETY: the area is 64-aligned and holds the components that `init` chose; only this CPU uses it now.
@@ -118,10 +108,11 @@ pub(crate) fn restore(area: &FpuArea) {
 
 /// Sets or clears CR0.TS: while TS is set, the guest's next floating-point instruction traps.
 pub(crate) fn set_task_switched(on: bool) {
-    let cr0 = cpu::cr0();
-    let wanted = if on { cr0 | CR0_TASK_SWITCHED } else { cr0 & !CR0_TASK_SWITCHED };
+    const TASK_SWITCHED: u64 = Cr0Flags::TASK_SWITCHED.bits();
+    let cr0 = Cr0::read_raw();
+    let wanted = if on { cr0 | TASK_SWITCHED } else { cr0 & !TASK_SWITCHED };
     if wanted != cr0 {
         // SAFETY: the hypervisor uses no floating point.
-        unsafe { cpu::set_cr0(wanted) };
+        unsafe { Cr0::write_raw(wanted) };
     }
 }

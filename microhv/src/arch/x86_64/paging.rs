@@ -18,6 +18,7 @@ use microhv::boot::mitigations::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
 use microhv::sync::{Mutex, rank};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
+use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::cpu::{self, cpuid};
 use super::percpu::boot_cpu_area;
@@ -179,9 +180,6 @@ fn build_m2p(builder: &mut Builder<'_>, l4: u64, frames: u64) -> u64 {
     bytes / 8
 }
 
-/// Global pages.
-pub(crate) const CR4_PGE: u64 = 1 << 7;
-
 /// Loads the final tables; the boot tables' 1:1 map is gone then.
 ///
 /// # Safety
@@ -195,7 +193,7 @@ pub(crate) unsafe fn load() {
     unsafe {
         cpu::set_cr3(hypervisor_l4());
         if !is_emulated(cpuid) {
-            cpu::set_cr4(cpu::cr4() | CR4_PGE);
+            Cr4::update(|cr4| cr4.insert(Cr4Flags::PAGE_GLOBAL));
         }
     }
 }

@@ -6,6 +6,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ring_abi::guest_context::CpuUserRegs;
+use x86_64::registers::control::Cr2;
 
 use super::{cpu, paging, percpu, serial};
 
@@ -39,7 +40,7 @@ pub(crate) fn debug_exit(code: u8) {
     let port = DEBUG_EXIT.load(Ordering::Relaxed);
     if port != NO_PORT {
         serial::drain();
-        cpu::outb(port as u16, code);
+        cpu::port_out::<u8>(port as u16, code);
     }
 }
 
@@ -84,7 +85,7 @@ pub(crate) fn print_registers(regs: &CpuUserRegs) {
         "  vector {} error {:#x} cr2 {:016x} cr3 {:016x}",
         r.entry_vector,
         r.error_code,
-        cpu::cr2(),
+        Cr2::read_raw(),
         cpu::cr3()
     );
 }

@@ -15,7 +15,10 @@ use microhv::domain::Current;
 use microhv::domain::{Domain, Vcpu, VcpuRef};
 use microhv::platform::CpuId;
 
-use super::descriptors::Tss;
+use x86_64::VirtAddr;
+use x86_64::structures::tss::TaskStateSegment;
+
+use super::descriptors::EMPTY_TSS;
 use super::machine::{self, Cur};
 
 /// Size and alignment of a CPU's area.
@@ -47,7 +50,7 @@ pub(crate) struct Local {
     /// An interrupt was seen waiting, and none was taken since.
     pub(crate) interrupt_waits: AtomicBool,
     /// Task state: the stacks that the CPU switches to.
-    pub(crate) tss: UnsafeCell<Tss>,
+    pub(crate) tss: UnsafeCell<TaskStateSegment>,
 }
 
 /// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
@@ -92,7 +95,7 @@ pub(crate) static boot_cpu_area: Area = Area {
         loaded: UnsafeCell::new(None),
         poll_at: AtomicU64::new(0),
         interrupt_waits: AtomicBool::new(false),
-        tss: UnsafeCell::new(Tss::new()),
+        tss: UnsafeCell::new(EMPTY_TSS),
     },
 };
 
@@ -162,8 +165,8 @@ impl Local {
     /// `top` is 16-aligned and one past the words of a frame that lives until it is set again.
     #[inline]
     pub(crate) unsafe fn set_entry_stack(&self, top: u64) {
-        // SAFETY: the TSS is this CPU's; the processor only reads it.
-        unsafe { (*self.tss.get()).set_entry_stack(top) };
+        // SAFETY: the TSS is this CPU's; the processor only reads it. The address is the frame's.
+        unsafe { (*self.tss.get()).privilege_stack_table[0] = VirtAddr::new_unsafe(top) };
         self.regs_top.store(top, Ordering::Relaxed);
     }
 

@@ -1,7 +1,8 @@
 //! Registers of the vCPU that runs: the library's [`Registers`].
-#![allow(unsafe_code)] // segment bases, debug registers
+#![allow(unsafe_code)] // segment bases
 
 use microhv::platform::{Registers, SegmentBase};
+use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3, Dr6, Dr7};
 
 use super::cpu::{self, msr};
 use super::machine::Machine;
@@ -31,12 +32,26 @@ impl Registers for Machine {
     }
 
     fn set_debug_register(&self, index: u8, value: u64) {
-        // SAFETY: the caller checked the value: no breakpoint in the hypervisor.
-        unsafe { cpu::set_debug_register(index, value) };
+        // The caller checked the value: no breakpoint in the hypervisor.
+        match index {
+            0 => Dr0::write(value),
+            1 => Dr1::write(value),
+            2 => Dr2::write(value),
+            3 => Dr3::write(value),
+            6 => cpu::set_dr6(value),
+            _ => Dr7::write_raw(value),
+        }
     }
 
     fn debug_register(&self, index: u8) -> u64 {
-        cpu::debug_register(index)
+        match index {
+            0 => Dr0::read(),
+            1 => Dr1::read(),
+            2 => Dr2::read(),
+            3 => Dr3::read(),
+            6 => Dr6::read_raw(),
+            _ => Dr7::read_raw(),
+        }
     }
 
     fn set_task_switched(&self, on: bool) {

@@ -8,7 +8,7 @@ use microhv::console::output::{Output, Uart};
 use microhv::platform::SerialConsole;
 use microhv::sync::{Mutex, rank};
 
-use super::cpu::{inb, outb, outsb};
+use super::cpu::{outsb, port_in, port_out};
 use super::machine::Machine;
 use super::time;
 
@@ -39,7 +39,7 @@ struct Com1;
 
 impl Uart for Com1 {
     fn room(&mut self) -> usize {
-        if inb(COM1 + LINE_STATUS) & TRANSMITTER_EMPTY == 0 { 0 } else { FIFO_BYTES }
+        if port_in::<u8>(COM1 + LINE_STATUS) & TRANSMITTER_EMPTY == 0 { 0 } else { FIFO_BYTES }
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -47,7 +47,7 @@ impl Uart for Com1 {
     }
 
     fn set_interrupt(&mut self, on: bool) {
-        outb(COM1 + INTERRUPT_ENABLE, ON_INPUT | if on { ON_EMPTY } else { 0 });
+        port_out::<u8>(COM1 + INTERRUPT_ENABLE, ON_INPUT | if on { ON_EMPTY } else { 0 });
     }
 }
 
@@ -78,7 +78,7 @@ impl fmt::Write for Text<'_> {
 /// Sets the line up: 115200 8n1, FIFOs on, no interrupts yet. Until [`enable_interrupts`] writers wait for the line.
 pub(crate) fn init() {
     for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 0x0b)] {
-        outb(COM1 + register, value);
+        port_out::<u8>(COM1 + register, value);
     }
 }
 
@@ -87,20 +87,20 @@ pub(crate) fn enable_interrupts() {
     let mut output = OUTPUT.lock();
     output.drain(&mut Com1);
     output.set_synchronous(false);
-    outb(COM1 + INTERRUPT_ENABLE, ON_INPUT);
+    port_out::<u8>(COM1 + INTERRUPT_ENABLE, ON_INPUT);
     drop(output);
     while read().is_some() {}
 }
 
 /// The next byte that came in.
 pub(crate) fn read() -> Option<u8> {
-    let status = inb(COM1 + LINE_STATUS);
-    (status & DATA_READY != 0 && status != 0xff).then(|| inb(COM1))
+    let status = port_in::<u8>(COM1 + LINE_STATUS);
+    (status & DATA_READY != 0 && status != 0xff).then(|| port_in::<u8>(COM1))
 }
 
 /// Whether the port asks for an interrupt. The question also takes back the port's word that the transmitter is empty.
 pub(crate) fn acknowledge() -> bool {
-    inb(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0
+    port_in::<u8>(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0
 }
 
 /// Sends more of what waits: at the port's interrupt, and at the timer's for a port whose interrupts do not come.
@@ -115,7 +115,7 @@ pub(crate) fn send() {
 /// other.
 pub(crate) fn ask_again() {
     let mut output = OUTPUT.lock();
-    outb(COM1 + INTERRUPT_ENABLE, 0);
+    port_out::<u8>(COM1 + INTERRUPT_ENABLE, 0);
     Com1.set_interrupt(output.has_more());
     pump(&mut output);
 }

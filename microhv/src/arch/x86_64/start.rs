@@ -14,6 +14,7 @@ use microhv::frames::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, MachineFacts};
 use microhv::sync::{Mutex, Once, rank};
 use ring_abi::types::Mfn;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, boot_cpu_area};
@@ -133,17 +134,15 @@ fn read_acpi(found: &Found) {
 
 /// Turns on what guards the hypervisor and what guests expect of the CPU.
 fn protect() {
-    const CR0_ALIGNMENT_MASK: u64 = 1 << 18;
-    const CR4_DEBUG_EXTENSIONS: u64 = 1 << 3;
-    const CR4_MACHINE_CHECK: u64 = 1 << 6;
-    const CR4_SMEP: u64 = 1 << 20;
     let has_smep = cpu::cpuid(7, 0).ebx & 1 << 7 != 0;
-    let smep = if has_smep { CR4_SMEP } else { 0 };
     // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
     // ring 3, which guests use, with supervisor rights, so that such an IRET would fault.
     unsafe {
-        cpu::set_cr0(cpu::cr0() | CR0_ALIGNMENT_MASK);
-        cpu::set_cr4(cpu::cr4() | CR4_DEBUG_EXTENSIONS | CR4_MACHINE_CHECK | smep);
+        Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK));
+        Cr4::update(|cr4| {
+            cr4.insert(Cr4Flags::DEBUGGING_EXTENSIONS | Cr4Flags::MACHINE_CHECK_EXCEPTION);
+            cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, has_smep);
+        });
     }
 }
 

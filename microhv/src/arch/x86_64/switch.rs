@@ -10,13 +10,19 @@ use core::sync::atomic::Ordering;
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
 use microhv::platform::{CpuId, Cpus, SOFTIRQ_SCHEDULE};
 use microhv::sched::Decision;
+use microhv::platform::{CpuId, Cpus, Paging, Registers};
+use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
+use ring_abi::types::Maddr;
+use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::debug::Dr7;
 
 use super::cpu::{self, msr};
 use super::guest_access::load_selectors;
 use super::machine::Hv;
 use super::percpu::{Local, boot_cpu_area};
-use super::{fpu, paging, tlb, windows};
+use super::{fpu, paging, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -77,7 +83,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
         if let Some(previous) = &previous {
             save(previous.vcpu());
         }
-        let all_loaded = load(local, &next);
+        let all_loaded = load(hv, local, &next);
         // Only now are the previous vCPU's tables out of use, so that its domain may go.
         drop(previous);
         if let Err(selectors) = all_loaded {
@@ -94,7 +100,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
 }
 
 fn save(vcpu: &Vcpu) {
-    vcpu.set_saved_selectors(cpu::data_selectors());
+    vcpu.set_saved_selectors([DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0]);
     let (active, other) = (cpu::read_msr(msr::GS_BASE), cpu::read_msr(msr::SHADOW_GS_BASE));
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     {
@@ -102,8 +108,7 @@ fn save(vcpu: &Vcpu) {
         guest.fs_base = cpu::read_msr(msr::FS_BASE);
         (guest.gs_base_user, guest.gs_base_kernel) = if is_user { (active, other) } else { (other, active) };
         if guest.debug[7] & DR7_ENABLE != 0 {
-            // SAFETY: no breakpoint is on.
-            unsafe { cpu::set_dr7(DR7_OFF) };
+            Dr7::write_raw(DR7_OFF);
         }
     }
     fpu::set_task_switched(false);
@@ -111,10 +116,10 @@ fn save(vcpu: &Vcpu) {
 }
 
 /// Loads a vCPU's state; the error is the vCPU's data selectors when one of them could not be loaded.
-fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
+fn load(hv: &Hv, local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
     let (domain, vcpu) = (next.domain(), next.vcpu());
-    let l4 = traps::loaded_l4(vcpu).map_or(paging::hypervisor_l4(), |mfn| mfn.maddr().raw());
-    tlb::load_l4_flushing_global(l4);
+    let l4 = traps::loaded_l4(vcpu).unwrap_or(Maddr::new(paging::hypervisor_l4()).mfn());
+    hv.platform.load_cr3_flushing(l4);
     let regs = vcpu.regs_ptr();
     // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
     unsafe {
@@ -136,19 +141,19 @@ fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
     // means the base in that selector's descriptor.
     let gs_user = if gs_user == 0 && gs > 3 { cpu::read_msr(msr::GS_BASE) } else { gs_user };
     let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
-    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS. Breakpoints were
-    // checked when the guest set them: none is the hypervisor's.
+    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
     unsafe {
         if fs_base != 0 || fs <= 3 {
             cpu::write_msr(msr::FS_BASE, fs_base);
         }
         cpu::write_msr(msr::GS_BASE, active);
         cpu::write_msr(msr::SHADOW_GS_BASE, other);
-        if breaks {
-            let values = vcpu.cpu.lock().debug;
-            for index in [0, 1, 2, 3, 6, 7] {
-                cpu::set_debug_register(index, values[usize::from(index)]);
-            }
+    }
+    if breaks {
+        // Checked when the guest set them: no breakpoint is the hypervisor's.
+        let values = vcpu.cpu.lock().debug;
+        for index in [0, 1, 2, 3, 6, 7] {
+            hv.platform.set_debug_register(index, values[usize::from(index)]);
         }
     }
     fpu::restore(vcpu.fpu());
@@ -160,11 +165,11 @@ fn load(local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
 
 /// Lets `rdtsc` in ring 3 trap, or not.
 fn set_tsc_trapping(on: bool) {
-    const CR4_TSD: u64 = 1 << 2;
-    let cr4 = cpu::cr4();
-    let wanted = if on { cr4 | CR4_TSD } else { cr4 & !CR4_TSD };
+    const DISABLED: u64 = Cr4Flags::TIMESTAMP_DISABLE.bits();
+    let cr4 = Cr4::read_raw();
+    let wanted = if on { cr4 | DISABLED } else { cr4 & !DISABLED };
     if wanted != cr4 {
         // SAFETY: the hypervisor may read the TSC in any case.
-        unsafe { cpu::set_cr4(wanted) };
+        unsafe { Cr4::write_raw(wanted) };
     }
 }

@@ -9,7 +9,7 @@ use microhv::boot::clock::{self, Scale};
 use microhv::platform::{Clock, TimeParams};
 use microhv::sync::{Mutex, Once, rank};
 
-use super::cpu::{inb, inl, outb, rdtsc};
+use super::cpu::{port_in, port_out, rdtsc};
 use super::machine::Machine;
 use super::{apic, paging};
 
@@ -49,13 +49,13 @@ impl Reference {
 
     fn read(self) -> u64 {
         match self {
-            Self::PmTimer(timer) => u64::from(inl(timer.port)) & self.mask(),
+            Self::PmTimer(timer) => u64::from(port_in::<u32>(timer.port)) & self.mask(),
             // SAFETY: `find` mapped the register page.
             Self::Hpet { counter, .. } => u64::from(unsafe { (counter as *const u32).read_volatile() }),
             Self::Pit => {
-                outb(0x43, 0x80);
-                let low = u64::from(inb(0x42));
-                0xffff - (u64::from(inb(0x42)) << 8 | low)
+                port_out::<u8>(0x43, 0x80);
+                let low = u64::from(port_in::<u8>(0x42));
+                0xffff - (u64::from(port_in::<u8>(0x42)) << 8 | low)
             }
         }
     }
@@ -91,10 +91,10 @@ fn find(acpi: &Acpi) -> Reference {
             return Reference::Hpet { counter: registers + 240, hz };
         }
     }
-    outb(0x61, inb(0x61) & !2 | 1);
-    outb(0x43, 0xb0);
-    outb(0x42, 0xff);
-    outb(0x42, 0xff);
+    port_out::<u8>(0x61, port_in::<u8>(0x61) & !2 | 1);
+    port_out::<u8>(0x43, 0xb0);
+    port_out::<u8>(0x42, 0xff);
+    port_out::<u8>(0x42, 0xff);
     Reference::Pit
 }
 
@@ -243,8 +243,8 @@ pub(crate) fn refit() -> bool {
 /// the error is no more than that either way.
 pub(crate) fn wall_ns() -> u64 {
     let register = |number: u8| {
-        outb(0x70, number);
-        inb(0x71)
+        port_out::<u8>(0x70, number);
+        port_in::<u8>(0x71)
     };
     let all = || [0u8, 2, 4, 7, 8, 9, 0x32].map(register);
     let mut tries = 0;

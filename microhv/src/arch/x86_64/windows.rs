@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use microhv::platform::{DescriptorPage, DescriptorWindow, DescriptorWindows};
 use microhv::sync::{Mutex, rank};
 use ring_abi::types::{Mfn, PAGE_SIZE};
+use x86_64::instructions::tables::{lgdt, sgdt};
 
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
 use super::machine::Machine;
@@ -24,7 +25,7 @@ pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
     // SAFETY: the window's page 14 is our GDT page since `create_window`; the LDT descriptor is written before it is
     // loaded.
     unsafe {
-        cpu::lgdt(base, GDT_LIMIT);
+        lgdt(&cpu::table_register(base, GDT_LIMIT));
         if ldt_entries == 0 {
             cpu::lldt(0);
         } else {
@@ -80,7 +81,11 @@ impl DescriptorWindows for Machine {
         if base == 0 {
             return;
         }
-        debug_assert_ne!(cpu::gdt_base(), base, "a CPU that has a vCPU's tables loaded keeps its domain");
+        debug_assert_ne!(
+            sgdt().base.as_u64(),
+            base,
+            "a CPU that has a vCPU's tables loaded keeps its domain"
+        );
         paging::set_window(base, &[]);
         let place = ((base - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
         WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
@@ -102,7 +107,7 @@ impl DescriptorWindows for Machine {
     }
 
     fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16) {
-        if cpu::gdt_base() == window.place() {
+        if sgdt().base.as_u64() == window.place() {
             load(window, ldt_entries);
         }
     }
