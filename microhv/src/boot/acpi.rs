@@ -26,8 +26,6 @@ pub struct IsaOverride {
 /// An I/O APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoApic {
-    /// Its id.
-    pub id: u8,
     /// Its registers.
     pub address: u64,
     /// The interrupt of its first pin.
@@ -157,7 +155,7 @@ fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
         0 if field::<u32>(entry, 4)? & 1 != 0 => acpi.cpus.try_push(entry[3].into()).ok()?,
         1 => {
             let (address, gsi_base) = (field::<u32>(entry, 4)?.into(), field(entry, 8)?);
-            acpi.io_apics.try_push(IoApic { id: entry[2], address, gsi_base }).ok()?;
+            acpi.io_apics.try_push(IoApic { address, gsi_base }).ok()?;
         }
         2 => {
             let (isa, gsi, flags) = (field(entry, 3)?, field(entry, 4)?, field::<u16>(entry, 8)?);
@@ -267,7 +265,7 @@ mod tests {
         let acpi = read(&machine(), None);
         assert_eq!(acpi.local_apic, Some(0xfee0_0000));
         assert_eq!(acpi.cpus[..], [0]);
-        assert_eq!(acpi.io_apics[..], [IoApic { id: 0, address: 0xfec0_0000, gsi_base: 0 }]);
+        assert_eq!(acpi.io_apics[..], [IoApic { address: 0xfec0_0000, gsi_base: 0 }]);
         assert_eq!(acpi.isa(9), IsaOverride { isa: 9, gsi: 9, active_low: false, level: true });
         assert_eq!(acpi.isa(0).gsi, 2);
         assert_eq!(acpi.isa(4), IsaOverride { isa: 4, gsi: 4, active_low: false, level: false });

@@ -60,37 +60,25 @@ pub fn refitted(old: u64, new: u64) -> u64 {
     if old.abs_diff(new) > old / 256 { old } else { new }
 }
 
-/// Registers of the MC146818: as read, binary or BCD.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the clock's own fields")]
-pub struct RtcFields {
-    pub second: u8,
-    pub minute: u8,
-    pub hour: u8,
-    pub day: u8,
-    pub month: u8,
-    pub year: u8,
-    pub century: u8,
-}
-
-/// Seconds since 1970 from the real-time clock; `status_b` says in what form the fields are.
-pub fn unix_seconds(fields: RtcFields, status_b: u8) -> u64 {
+/// Seconds since 1970 from the fields of the real-time clock, the MC146818, as read: `status_b` says in what form they
+/// are, binary or BCD.
+pub fn unix_seconds([second, minute, hour, day, month, year, century]: [u8; 7], status_b: u8) -> u64 {
     let binary = status_b & 4 != 0;
     let number = |value: u8| u64::from(if binary { value } else { (value >> 4) * 10 + (value & 0xf) });
-    let mut hour = number(fields.hour & 0x7f);
+    let mut hours = number(hour & 0x7f);
     if status_b & 2 == 0 {
-        hour = hour % 12 + if fields.hour & 0x80 != 0 { 12 } else { 0 };
+        hours = hours % 12 + if hour & 0x80 != 0 { 12 } else { 0 };
     }
-    let century = match number(fields.century) {
+    let century = match number(century) {
         century @ 19..=21 => century,
         _ => 20,
     };
-    let year = century * 100 + number(fields.year);
-    let (month, day) = (number(fields.month).clamp(1, 12), number(fields.day).max(1));
+    let year = century * 100 + number(year);
+    let (month, day) = (number(month).clamp(1, 12), number(day).max(1));
     // A year that begins in March has its leap day last, and its months begin every 153 / 5 days.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
-    (((days - DAYS_TO_1970) * 24 + hour) * 60 + number(fields.minute)) * 60 + number(fields.second)
+    (((days - DAYS_TO_1970) * 24 + hours) * 60 + number(minute)) * 60 + number(second)
 }
 
 /// Days from March 1 of the year 0 to 1970.
@@ -141,21 +129,11 @@ mod tests {
 
     #[test]
     fn dates() {
-        let fields = RtcFields {
-            second: 0x59,
-            minute: 0x30,
-            hour: 0x23,
-            day: 0x29,
-            month: 2,
-            year: 0x24,
-            century: 0x20,
-        };
+        let fields = [0x59, 0x30, 0x23, 0x29, 2, 0x24, 0x20];
         assert_eq!(unix_seconds(fields, 2), 1_709_249_459);
-        let binary = RtcFields { second: 0, minute: 0, hour: 0, day: 1, month: 1, year: 70, century: 19 };
-        assert_eq!(unix_seconds(binary, 6), 0);
-        let noon =
-            RtcFields { hour: 0x92, day: 1, month: 1, year: 0x70, century: 0x19, ..RtcFields::default() };
+        assert_eq!(unix_seconds([0, 0, 0, 1, 1, 70, 19], 6), 0);
+        let noon = [0, 0, 0x92, 1, 1, 0x70, 0x19];
         assert_eq!(unix_seconds(noon, 0), 12 * 3600);
-        unix_seconds(RtcFields { month: 0xff, day: 0, century: 0, ..fields }, 2);
+        unix_seconds([0x59, 0x30, 0x23, 0, 0xff, 0x24, 0], 2);
     }
 }

@@ -28,9 +28,7 @@ pub trait Clock {
     /// How the TSC gives system time.
     fn time_params(&self) -> TimeParams;
     /// `TimeParams::generation` alone.
-    fn clock_generation(&self) -> u32 {
-        self.time_params().generation
-    }
+    fn clock_generation(&self) -> u32;
     /// Wall time in ns since 1970 at system time 0, as read from the RTC at boot.
     fn boot_wall_ns(&self) -> u64;
     /// Programs this CPU's timer interrupt: system time, or none.

@@ -41,13 +41,9 @@ pub trait MachineFacts {
     /// grows by frames in a row.
     fn heap_has_room(&self, bytes: usize) -> bool;
     /// The hypervisor's command line.
-    fn command_line(&self) -> &str {
-        ""
-    }
+    fn command_line(&self) -> &str;
     /// The image's build id; empty: none.
-    fn build_id(&self) -> &[u8] {
-        &[]
-    }
+    fn build_id(&self) -> &[u8];
     /// Facts for `sysctl`.
     fn machine_info(&self) -> MachineInfo;
 }

@@ -2,8 +2,6 @@
 
 use core::marker::PhantomData;
 
-use zerocopy::IntoBytes;
-
 /// Says that this CPU owes no flush of its TLB, so that guest memory may be reached by guest addresses.
 ///
 /// While a flush is owed, a translation may lead anywhere, and a hypercall that reads its arguments through such a
@@ -39,17 +37,9 @@ pub trait GuestMemory {
         settled: Settled<'_>,
         va: u64,
         words: [u64; N],
-    ) -> Result<(), GuestFault> {
-        self.copy_to_guest(settled, va, words.as_bytes())
-    }
+    ) -> Result<(), GuestFault>;
     /// Reads a few words at guest address `va`.
-    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
-        self.copy_from_guest(settled, to.as_mut_bytes(), va)
-    }
+    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault>;
     /// Reads the words of a frame at guest address `va`.
-    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
-        let mut words = [0; N];
-        self.copy_from_guest(settled, words.as_mut_bytes(), va)?;
-        Ok(words)
-    }
+    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault>;
 }

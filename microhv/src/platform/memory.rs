@@ -1,6 +1,6 @@
 //! Machine memory.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
@@ -19,11 +19,7 @@ pub trait MachineMemory {
     /// A page-table frame as entries.
     fn table(&self, mfn: Mfn) -> &[AtomicU64; 512];
     /// Which entries of a page-table frame are present: bit n is set when one of the [`GROUP`] from GROUP * n on is.
-    fn present_groups(&self, mfn: Mfn) -> u64 {
-        let any = |group: &[AtomicU64]| group.iter().any(|entry| entry.load(Ordering::Acquire) & 1 != 0);
-        let groups = self.table(mfn).chunks(GROUP).enumerate();
-        groups.fold(0, |bits, (n, group)| bits | u64::from(any(group)) << n)
-    }
+    fn present_groups(&self, mfn: Mfn) -> u64;
     /// Copies out of machine memory.
     fn read_bytes(&self, from: Maddr, to: &mut [u8]);
     /// Copies into machine memory.

@@ -9,10 +9,7 @@ pub trait Paging {
     /// Loads a page-table base, which flushes what is not global.
     fn load_cr3(&self, l4: Mfn);
     /// Loads a page-table base and flushes this CPU's TLB, global entries included.
-    fn load_cr3_flushing(&self, l4: Mfn) {
-        self.load_cr3(l4);
-        self.flush_tlb_local();
-    }
+    fn load_cr3_flushing(&self, l4: Mfn);
     /// Flushes this CPU's TLB, global entries included.
     fn flush_tlb_local(&self);
     /// Flushes one page of this CPU's TLB.

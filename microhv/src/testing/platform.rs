@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Maddr, Mfn};
+use zerocopy::IntoBytes;
 
 use super::{CPUS, PAGE, TestMachine};
 use crate::frames::pte::{self, Pte};
@@ -105,12 +106,36 @@ impl GuestMemory for TestMachine {
         }
         Ok(())
     }
+
+    fn write_frame<const N: usize>(
+        &self,
+        settled: Settled<'_>,
+        va: u64,
+        words: [u64; N],
+    ) -> Result<(), GuestFault> {
+        self.copy_to_guest(settled, va, words.as_bytes())
+    }
+
+    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+        self.copy_from_guest(settled, to.as_mut_bytes(), va)
+    }
+
+    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
+        let mut words = [0; N];
+        self.copy_from_guest(settled, words.as_mut_bytes(), va)?;
+        Ok(words)
+    }
 }
 
 impl Paging for TestMachine {
     fn load_cr3(&self, l4: Mfn) {
         self.cr3[self.me()].store(l4.raw(), Ordering::Relaxed);
         self.with_tlb(|tlb, memory, me| tlb.load(memory, me, Some(l4)));
+    }
+
+    fn load_cr3_flushing(&self, l4: Mfn) {
+        self.load_cr3(l4);
+        self.flush_tlb_local();
     }
 
     fn flush_tlb_local(&self) {
@@ -200,10 +225,14 @@ impl Clock for TestMachine {
             system_ns: 0,
             mul: 1 << 31,
             shift: 1,
-            generation: self.calibrations.load(Ordering::Relaxed),
+            generation: self.clock_generation(),
             tsc_khz: 1_000_000,
             is_stable: true,
         }
+    }
+
+    fn clock_generation(&self) -> u32 {
+        self.calibrations.load(Ordering::Relaxed)
     }
 
     fn boot_wall_ns(&self) -> u64 {
@@ -322,6 +351,10 @@ impl MachineFacts for TestMachine {
 
     fn heap_has_room(&self, _bytes: usize) -> bool {
         self.heap_has_room.load(Ordering::Relaxed)
+    }
+
+    fn command_line(&self) -> &str {
+        ""
     }
 
     fn build_id(&self) -> &[u8] {

@@ -246,15 +246,14 @@ pub(crate) fn wall_ns() -> u64 {
         port_out::<u8>(0x70, number);
         port_in::<u8>(0x71)
     };
+    // Second, minute, hour, day, month, year, century.
     let all = || [0u8, 2, 4, 7, 8, 9, 0x32].map(register);
     let mut tries = 0;
     loop {
         // Two equal readings outside an update are one moment.
         let first = all();
         if (register(0xa) & 0x80 == 0 && first == all()) || tries > 1000 {
-            let [second, minute, hour, day, month, year, century] = first;
-            let fields = clock::RtcFields { second, minute, hour, day, month, year, century };
-            return clock::unix_seconds(fields, register(0xb)) * 1_000_000_000 + 500_000_000;
+            return clock::unix_seconds(first, register(0xb)) * 1_000_000_000 + 500_000_000;
         }
         tries += 1;
     }
