@@ -34,11 +34,8 @@ pub use list::{DomainError, DomainList, FIRST_RESERVED};
 pub use vcpu::{FpuArea, PauseFlags, Vcpu};
 
 use crate::evtchn::state::Ports;
-use crate::gnttab::GrantTable;
-use crate::mem::state::DomainMm;
-use crate::evtchn::Ports;
 use crate::gnttab::state::GrantTable;
-use crate::mem::DomainMm;
+use crate::mem::state::DomainMm;
 use crate::rangeset::RangeSet;
 use crate::sched::state::DomainSched;
 use crate::sync::{Mutex, rank};

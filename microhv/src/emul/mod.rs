@@ -16,7 +16,7 @@ pub mod table_writes;
 use crate::domain::Current;
 use crate::platform::Platform;
 use crate::traps;
-use crate::traps::Vector;
+use crate::traps::TrapVector;
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;
@@ -60,14 +60,14 @@ fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
 }
 
 /// Emulates the instruction at rip after a #GP or #UD (`exception`) in the guest.
-pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: Vector) -> Emulated {
+pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> Emulated {
     let Some(decoded) = fetch(cur) else {
         return Emulated::NotEmulated;
     };
     let next_rip = cur.regs.rip.wrapping_add(u64::from(decoded.len));
     let user = cur.vcpu.user_mode.load(core::sync::atomic::Ordering::Relaxed);
     // Only the prefixed cpuid begins with an undefined opcode; the CPU names no other of these so.
-    if exception == Vector::UNDEFINED && !matches!(decoded.what, Privileged::Cpuid | Privileged::Xsetbv) {
+    if exception == TrapVector::UNDEFINED && !matches!(decoded.what, Privileged::Cpuid | Privileged::Xsetbv) {
         return Emulated::NotEmulated;
     }
     let outcome = match decoded.what {
@@ -171,7 +171,7 @@ fn msr_context<P: Platform>(cur: &Current<'_, P>) -> msr::MsrContext {
     msr::MsrContext {
         bootstrap: cur.vcpu.id.raw() == 0,
         amd: cur.hv.platform.cpuid(0, 0).is_amd(),
-        has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(Vector::PROTECTION.0)].address != 0,
+        has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(TrapVector::PROTECTION.0)].address != 0,
         efer: cur.hv.platform.efer(),
     }
 }

@@ -7,8 +7,7 @@ use ring_abi::grant::{
     GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_GUEST_AVAIL_MASK, GNTMAP_HOST_MAP,
     GNTMAP_READONLY, GnttabMapGrantRef, GnttabUnmapGrantRef,
 };
-use ring_abi::types::{DOMID_SELF, DomId, GuestVa, Maddr, Mfn};
-use ring_abi::types::{DomId, GrantHandle, GrantRef, Maddr};
+use ring_abi::types::{DomId, GrantHandle, GrantRef, GuestVa, Maddr};
 
 use super::state::{Access, GrantError, HeldHandle, Mapping, Maptrack, UseKind, Uses};
 use super::uses::GrantUse;
@@ -230,7 +229,9 @@ impl<'a, P: Platform> UnmapBatch<'a, P> {
         match replacement {
             None => self.hv.unmap_grant_frame(self.domain, vcpu, at, frame, read_only),
             Some(_) if contains_pte => return Err(GrantError::General),
-            Some(with) => self.hv.replace_grant_frame(self.domain, vcpu, at, frame, read_only, GuestVa::new(with)),
+            Some(with) => {
+                self.hv.replace_grant_frame(self.domain, vcpu, at, frame, read_only, GuestVa::new(with))
+            }
         }
         .map_err(|_| GrantError::NotMapped)
     }

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::guest_context::CpuUserRegs;
 
 use super::mode::leave_user_mode;
-use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, Vector, flags};
+use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
 use crate::domain::{Callback, Current, GuestCpu};
 use crate::platform::Platform;
 
@@ -87,7 +87,7 @@ pub(super) fn handler<P: Platform, T>(cur: &Current<'_, P>, pick: impl FnOnce(&G
 
 /// The handler of `vector` in the guest's trap table.
 #[inline(always)]
-fn trap_handler<P: Platform>(cur: &Current<'_, P>, vector: Vector) -> (Callback, u64) {
+fn trap_handler<P: Platform>(cur: &Current<'_, P>, vector: TrapVector) -> (Callback, u64) {
     let (gate, kernel_sp) = handler(cur, |cpu| cpu.traps[usize::from(vector.0)]);
     (Callback { address: gate.address, masks_events: gate.masks_events }, kernel_sp)
 }
@@ -115,7 +115,7 @@ pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, mask: u8, handler: (Ca
 ///
 /// A guest without a handler, or whose stack cannot be written, crashes.
 #[inline(always)]
-pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: Vector) {
+pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: TrapVector) {
     let handler = trap_handler(cur, vector);
     call(cur, upcall_mask(cur), handler);
 }
@@ -123,7 +123,7 @@ pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: Vector) {
 /// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
 ///
 /// A guest without a handler, or whose stack cannot be written, crashes.
-pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: Vector, error: Option<u32>) {
+pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: TrapVector, error: Option<u32>) {
     match error {
         Some(error) => deliver_with_error(cur, vector, error),
         None => deliver_plain(cur, vector),
@@ -131,7 +131,7 @@ pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: Vector, 
 }
 
 #[inline(always)]
-fn deliver_with_error<P: Platform>(cur: &mut Current<'_, P>, vector: Vector, error: u32) {
+fn deliver_with_error<P: Platform>(cur: &mut Current<'_, P>, vector: TrapVector, error: u32) {
     let handler = trap_handler(cur, vector);
     deliver(cur, upcall_mask(cur), handler, |[rcx, r11], [a, b, c, d, e]| {
         [rcx, r11, u64::from(error), a, b, c, d, e]
@@ -147,14 +147,14 @@ pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
         info.store_u64(INFO_CR2, cr2);
     }
     cur.vcpu.cr2.store(cr2, Ordering::Relaxed);
-    deliver_with_error(cur, Vector::PAGE_FAULT, error);
+    deliver_with_error(cur, TrapVector::PAGE_FAULT, error);
 }
 
 /// Delivers #NM, and clears TS as the ABI has it: the guest's handler need not.
 pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
     cur.vcpu.cpu.lock().cr0 &= !GuestCpu::CR0_TS;
     cur.hv.platform.set_task_switched(false);
-    deliver_plain(cur, Vector::NO_DEVICE);
+    deliver_plain(cur, TrapVector::NO_DEVICE);
 }
 
 /// The hypervisor executed an instruction for the guest: with the trap flag set, the guest gets the trap that the processor
@@ -174,7 +174,7 @@ fn single_step<P: Platform>(cur: &mut Current<'_, P>) {
         cpu.debug[6]
     };
     cur.hv.platform.set_debug_register(6, status);
-    deliver_plain(cur, Vector::DEBUG);
+    deliver_plain(cur, TrapVector::DEBUG);
 }
 
 /// Delivers the event upcall, which masks further ones. Only when one is due, so that none is masked.
@@ -186,8 +186,8 @@ pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
 /// Delivers an NMI that waits for the vCPU, when the vCPU begins to run. The upcall mask does not hold an NMI back; a guest
 /// without a handler for NMIs gets none.
 pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
-    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, Vector::NMI).0.address != 0 {
-        deliver_plain(cur, Vector::NMI);
+    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, TrapVector::NMI).0.address != 0 {
+        deliver_plain(cur, TrapVector::NMI);
     }
 }
 

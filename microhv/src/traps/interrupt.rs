@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::Vector;
+use super::TrapVector;
 use super::bounce::{call, deliver_exception, handler, upcall_mask};
 use crate::domain::{Callback, Current, GuestCpu};
 use crate::platform::Platform;
@@ -42,25 +42,25 @@ pub fn syscall32<P: Platform>(cur: &mut Current<'_, P>) {
 /// `sysenter`, which leaves no trace of rip and rsp, and clears IF. Without a callback: #GP(0).
 pub fn sysenter<P: Platform>(cur: &mut Current<'_, P>) {
     cur.regs.rflags = cur.regs.rflags & !super::flags::NT | super::flags::IF;
-    call_or(cur, |cpu| cpu.sysenter, |cur| deliver_exception(cur, Vector::PROTECTION, Some(0)));
+    call_or(cur, |cpu| cpu.sysenter, |cur| deliver_exception(cur, TrapVector::PROTECTION, Some(0)));
 }
 
 fn undefined<P: Platform>(cur: &mut Current<'_, P>) {
     cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
-    deliver_exception(cur, Vector::UNDEFINED, None);
+    deliver_exception(cur, TrapVector::UNDEFINED, None);
 }
 
 /// The error code of a #GP for interrupt `vector` of the IDT.
-const fn idt_error(vector: Vector) -> u32 {
+const fn idt_error(vector: TrapVector) -> u32 {
     vector.0 as u32 * 8 + 2
 }
 
 /// `int 0x80`, which arrives by its own gate.
 pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
-    const VECTOR: Vector = Vector(0x80);
+    const VECTOR: TrapVector = TrapVector(0x80);
     if cur.vcpu.cpu.lock().traps[0x80].address == 0 {
         cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
-        return deliver_exception(cur, Vector::PROTECTION, Some(idt_error(VECTOR)));
+        return deliver_exception(cur, TrapVector::PROTECTION, Some(idt_error(VECTOR)));
     }
     deliver_exception(cur, VECTOR, None);
 }
@@ -79,7 +79,7 @@ pub fn int1<P: Platform>(cur: &mut Current<'_, P>) -> bool {
         return false;
     }
     cur.regs.rip = cur.regs.rip.wrapping_add(1);
-    deliver_exception(cur, Vector::DEBUG, None);
+    deliver_exception(cur, TrapVector::DEBUG, None);
     true
 }
 
@@ -92,11 +92,11 @@ pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> 
         return false;
     }
     let Some([INT, vector]) = instruction(cur) else { return false };
-    let vector = Vector(vector);
+    let vector = TrapVector(vector);
     let gate = cur.vcpu.cpu.lock().traps[usize::from(vector.0)];
     let ring = if cur.vcpu.user_mode.load(Ordering::Relaxed) { 3 } else { 1 };
     if gate.address == 0 || gate.dpl < ring {
-        deliver_exception(cur, Vector::PROTECTION, Some(idt_error(vector)));
+        deliver_exception(cur, TrapVector::PROTECTION, Some(idt_error(vector)));
     } else {
         cur.regs.rip = cur.regs.rip.wrapping_add(INSTRUCTION_BYTES);
         deliver_exception(cur, vector, None);

@@ -32,11 +32,11 @@ pub const ENTRY_SYSCALL: u32 = 0x100;
 
 /// An entry of the guest's trap table: an exception, or the interrupt of an `int` instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vector(pub u8);
+pub struct TrapVector(pub u8);
 
 /// Exceptions that are more than bounced.
 #[allow(missing_docs)] // the names of the processor's manuals
-impl Vector {
+impl TrapVector {
     pub const DEBUG: Self = Self(1);
     pub const NMI: Self = Self(2);
     pub const UNDEFINED: Self = Self(6);

@@ -93,7 +93,7 @@ use std::vec::Vec;
 fn exception_from_kernel_mode() {
     let mut scene = Scene::new();
     scene.set_mask(0);
-    scene.act(|cur| deliver_exception(cur, Vector(3), None));
+    scene.act(|cur| deliver_exception(cur, TrapVector(3), None));
     let sp = (STACK & !15) - 7 * 8;
     assert_eq!(scene.words(sp, 7), [0xc, 0xb, 0x1000, 0xe030, 0x4_4302, STACK, 0xe02b]);
     assert_eq!((scene.regs.rip, scene.regs.rsp), (HANDLER + 3, sp));
@@ -199,12 +199,12 @@ fn event_masks_always() {
 #[test]
 fn a_null_handler_or_a_bad_stack_crashes() {
     let mut scene = Scene::new();
-    scene.act(|cur| deliver_exception(cur, Vector(5), None));
+    scene.act(|cur| deliver_exception(cur, TrapVector(5), None));
     assert!(scene.is_crashed());
     for rsp in [0xffff_8000_0000_1000, 0x1_0000_0000, 0] {
         let mut scene = Scene::new();
         scene.regs.rsp = rsp;
-        scene.act(|cur| deliver_exception(cur, Vector(3), None));
+        scene.act(|cur| deliver_exception(cur, TrapVector(3), None));
         assert!(scene.is_crashed(), "{rsp:#x}");
     }
 }

@@ -6,8 +6,7 @@ use core::sync::atomic::Ordering;
 use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
 use microhv::platform::Vector;
-use microhv::traps::{self, ENTRY_SYSCALL};
-use microhv::traps::{self, ENTRY_SYSCALL, Vector};
+use microhv::traps::{self, ENTRY_SYSCALL, TrapVector};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
 use x86_64::registers::control::Cr2;
@@ -90,7 +89,7 @@ extern "C" fn trap_from_guest() -> Exit {
     local.with_current(|cur| {
         let vector = cur.regs.entry_vector;
         if vector < 32 && (SPECIAL | WITH_ERROR) >> vector & 1 == 0 {
-            traps::deliver_plain(cur, Vector(vector as u8));
+            traps::deliver_plain(cur, TrapVector(vector as u8));
         } else if vector == UNDEFINED {
             undefined(cur);
         } else if vector == PAGE_FAULT {
@@ -105,8 +104,8 @@ extern "C" fn trap_from_guest() -> Exit {
 /// #UD: kernels often ask for CPUID by an undefined instruction.
 #[inline(never)]
 fn undefined(cur: &mut Cur<'_>) {
-    if !emul::forced_cpuid(cur) && !emulate(cur, Vector::UNDEFINED) && !traps::int1(cur) {
-        traps::deliver_exception(cur, Vector::UNDEFINED, None);
+    if !emul::forced_cpuid(cur) && !emulate(cur, TrapVector::UNDEFINED) && !traps::int1(cur) {
+        traps::deliver_exception(cur, TrapVector::UNDEFINED, None);
     }
 }
 
@@ -132,13 +131,13 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
         1 => debug_exception(cur),
         7 => traps::device_not_available(cur),
         13 => {
-            if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, Vector::PROTECTION)) {
-                traps::deliver_exception(cur, Vector::PROTECTION, Some(error));
+            if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, TrapVector::PROTECTION)) {
+                traps::deliver_exception(cur, TrapVector::PROTECTION, Some(error));
             }
         }
         0x80 => traps::int80(cur),
         32.. => interrupt(vector as u8),
-        _ => traps::deliver_exception(cur, Vector(vector as u8), Some(error)),
+        _ => traps::deliver_exception(cur, TrapVector(vector as u8), Some(error)),
     }
 }
 
@@ -147,7 +146,7 @@ fn debug_exception(cur: &mut Cur<'_>) {
     // The processor never clears the status.
     cpu::set_dr6(DR6_CLEAR);
     cur.vcpu.cpu.lock().debug[6] = status;
-    traps::deliver_exception(cur, Vector::DEBUG, None);
+    traps::deliver_exception(cur, TrapVector::DEBUG, None);
 }
 
 /// An interrupt of the machine, whatever was running.
@@ -200,7 +199,7 @@ fn refused_iret(vector: u32, error: u32) -> ! {
     local.with_current(|cur| {
         cur.regs.entry_vector = vector;
         cur.regs.error_code = error;
-        traps::deliver_exception(cur, Vector(vector as u8), matches!(vector, 10..=14).then_some(error));
+        traps::deliver_exception(cur, TrapVector(vector as u8), matches!(vector, 10..=14).then_some(error));
     });
     percpu::on_empty_stack(leave_afresh)
 }
@@ -223,7 +222,7 @@ extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
 }
 
 /// What the library makes of a faulting instruction of the guest: `true` when the guest goes on.
-fn emulate(cur: &mut Cur<'_>, vector: Vector) -> bool {
+fn emulate(cur: &mut Cur<'_>, vector: TrapVector) -> bool {
     match emul::emulate(cur, vector) {
         Emulated::Done | Emulated::Again => true,
         Emulated::PageFault { address, write } => {

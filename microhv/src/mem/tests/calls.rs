@@ -163,7 +163,7 @@ fn a_move_to_cr3_is_a_new_base_pointer() {
     let load = |mfn: Mfn| {
         let mut regs = CpuUserRegs { rip: ARGS, rax: mfn.raw() << 12, ..CpuUserRegs::default() };
         let outcome = world.run_with(&guest.dom, &mut regs, |cur| {
-            crate::emul::emulate(cur, crate::traps::Vector::PROTECTION)
+            crate::emul::emulate(cur, crate::traps::TrapVector::PROTECTION)
         });
         (outcome, regs.rip - ARGS)
     };
