@@ -102,8 +102,6 @@ ranks! {
     Claim,
     /// `DomainMm::pages`: how many frames of each region a domain owns.
     OwnedPages,
-    /// `FrameTable::firmware_map`.
-    FirmwareMap,
     /// `Console::input`: bytes that were typed.
     ConsoleInput,
     /// `Reports`: how much is said about guests.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::info::{FrameInfo, Kind, Use};
+use super::info::{FrameInfo, TypeWord, UseWord};
 
 /// Largest block: 2^18 frames, 1 GiB.
 pub(crate) const MAX_ORDER: u8 = 18;
@@ -30,9 +30,9 @@ impl Zone {
         let next = self.heads[order as usize];
         let info = &infos[at as usize];
         info.kind.store(u64::from(next) | u64::from(order) << 32, Ordering::Relaxed);
-        info.using.store(Use::FREE | u64::from(NONE), Ordering::Release);
+        info.using.store(UseWord::FREE | u64::from(NONE), Ordering::Release);
         if let Some(next) = infos.get(next as usize) {
-            next.using.store(Use::FREE | u64::from(at), Ordering::Release);
+            next.using.store(UseWord::FREE | u64::from(at), Ordering::Release);
         }
         self.heads[order as usize] = at;
     }
@@ -46,10 +46,10 @@ impl Zone {
             None => self.heads[order as usize] = next,
         }
         if let Some(next) = infos.get(next as usize) {
-            next.using.store(Use::FREE | u64::from(prev), Ordering::Release);
+            next.using.store(UseWord::FREE | u64::from(prev), Ordering::Release);
         }
         info.using.store(0, Ordering::Release);
-        info.set_kind(Kind(0));
+        info.set_kind(TypeWord(0));
     }
 
     /// A block of 2^`order` frames.
@@ -62,7 +62,7 @@ impl Zone {
         }
         for info in &infos[at as usize..at as usize + (1 << order)] {
             info.using.store(0, Ordering::Release);
-            info.set_kind(Kind(0));
+            info.set_kind(TypeWord(0));
         }
         self.free -= 1 << order;
         Some(at)
@@ -75,7 +75,7 @@ impl Zone {
         while order < MAX_ORDER {
             let buddy = at ^ 1 << order;
             let mergeable = infos.get(buddy as usize).is_some_and(|info| {
-                info.load_use().has(Use::FREE) && (info.load_kind().0 >> 32) as u8 == order
+                info.load_use().has(UseWord::FREE) && (info.load_kind().0 >> 32) as u8 == order
             });
             if !mergeable {
                 break;
@@ -126,7 +126,7 @@ mod tests {
         let mut zone = Zone::new();
         zone.release(&infos, 0, 2);
         let a = zone.alloc(&infos, 0).expect("a frame");
-        infos[a as usize].using.store(Use::owned(ring_abi::types::DomId::new(1), 0).0, Ordering::Relaxed);
+        infos[a as usize].using.store(UseWord::owned(ring_abi::types::DomId::new(1), 0).0, Ordering::Relaxed);
         assert_eq!(zone.alloc(&infos, 1), Some(2));
         zone.release(&infos, 2, 1);
         assert_eq!(zone.alloc(&infos, 2), None);

@@ -1,7 +1,7 @@
 //! One frame's entry in the frame table: two atomic words, and the steps that are legal on them.
 //!
 //! *Use word*: a count of general references, the owner, flags. A frame goes back to the allocator when the count
-//! reaches zero; ownership itself is one reference ([`Use::ALLOCATED`]). *Type word*: what the frame is used as and
+//! reaches zero; ownership itself is one reference ([`UseWord::ALLOCATED`]). *Type word*: what the frame is used as and
 //! how often. The type changes only while the type count is zero. (I2)
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ pub enum PageType {
     /// Page of a GDT or LDT.
     SegDesc = 5,
     /// The hypervisor's own page which guests may map for reading alone.
-    Shared = 6,
+    ReadOnly = 6,
     /// Mapped for writing.
     Writable = 7,
 }
@@ -36,25 +36,14 @@ impl PageType {
     /// # Panics
     /// For any other level.
     pub const fn table(level: u8) -> Self {
-        match level {
-            1 => Self::L1,
-            2 => Self::L2,
-            3 => Self::L3,
-            4 => Self::L4,
-            _ => panic!("a page table has level 1 to 4"),
-        }
+        assert!(level >= 1 && level <= 4, "a page table has level 1 to 4");
+        Self::from_bits(level as u64)
     }
 
     /// The level of a page table, 0 for anything else.
     #[inline]
     pub const fn level(self) -> u8 {
-        match self {
-            Self::L1 => 1,
-            Self::L2 => 2,
-            Self::L3 => 3,
-            Self::L4 => 4,
-            _ => 0,
-        }
+        if self as u8 <= Self::L4 as u8 { self as u8 } else { 0 }
     }
 
     const fn from_bits(bits: u64) -> Self {
@@ -65,7 +54,7 @@ impl PageType {
             3 => Self::L3,
             4 => Self::L4,
             5 => Self::SegDesc,
-            6 => Self::Shared,
+            6 => Self::ReadOnly,
             _ => Self::Writable,
         }
     }
@@ -77,9 +66,9 @@ const COUNT_LIMIT: u32 = u32::MAX - 16;
 /// The use word: bits 0-31 general references (in a free block's head: the previous block), 32-47 owner + 1 (0:
 /// nobody), flags from 48 on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Use(pub(crate) u64);
+pub(crate) struct UseWord(pub(crate) u64);
 
-impl Use {
+impl UseWord {
     /// One reference is held by ownership itself.
     pub(crate) const ALLOCATED: u64 = 1 << 48;
     /// Head of a free block.
@@ -132,11 +121,11 @@ impl Use {
 /// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, the rest unused. In a free
 /// block's head: the next block and the order.
 ///
-/// A type stays in the word when its count is zero, and [`Kind::CACHED`] with it, until the frame gets another.
+/// A type stays in the word when its count is zero, and [`TypeWord::CACHED`] with it, until the frame gets another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kind(pub(crate) u64);
+pub(crate) struct TypeWord(pub(crate) u64);
 
-impl Kind {
+impl TypeWord {
     /// Pinned: one type and one general reference are held by the pin.
     pub(crate) const PINNED: u64 = 1 << 36;
     /// All entries were checked, and hold references.
@@ -145,7 +134,7 @@ impl Kind {
     /// one general reference. (I7)
     pub(crate) const PARTIAL: u64 = 1 << 38;
     /// CPUs may use the frame as its type says though no reference is left: by a translation for writing, a cached entry
-    /// that leads to it as a table, or a descriptor window. Whoever gives the frame another type owes a flush. (I3)
+    /// that leads to it as a table, or a descriptor window. A flush is owed when the frame gets another type. (I3)
     pub(crate) const CACHED: u64 = 1 << 39;
     const PROGRESS_SHIFT: u32 = 40;
     const PROGRESS_MASK: u64 = 0x3ff << Self::PROGRESS_SHIFT;
@@ -201,15 +190,6 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlushOwed(pub(crate) bool);
 
-/// Why a type reference was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TypeError {
-    /// The frame is in use as something else.
-    Mismatch,
-    /// The count would overflow.
-    Overflow,
-}
-
 /// A frame's entry: 16 bytes.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -227,13 +207,13 @@ impl FrameInfo {
     }
 
     #[inline]
-    pub(crate) fn load_use(&self) -> Use {
-        Use(self.using.load(Ordering::Acquire))
+    pub(crate) fn load_use(&self) -> UseWord {
+        UseWord(self.using.load(Ordering::Acquire))
     }
 
     #[inline]
-    pub(crate) fn load_kind(&self) -> Kind {
-        Kind(self.kind.load(Ordering::Acquire))
+    pub(crate) fn load_kind(&self) -> TypeWord {
+        TypeWord(self.kind.load(Ordering::Acquire))
     }
 
     /// The owner, if there is one.
@@ -256,12 +236,12 @@ impl FrameInfo {
 
     /// Whether it is a pinned page table.
     pub fn is_pinned(&self) -> bool {
-        self.owner().is_some() && self.load_kind().has(Kind::PINNED)
+        self.owner().is_some() && self.load_kind().has(TypeWord::PINNED)
     }
 
     /// Whether it is the hypervisor's page, lent to its owner.
     pub fn is_lent(&self) -> bool {
-        self.load_use().has(Use::LENT)
+        self.load_use().has(UseWord::LENT)
     }
 
     /// Takes a general reference if the frame is in use and `owner`'s. (I1)
@@ -272,14 +252,10 @@ impl FrameInfo {
             if !now.is_owned_by(owner) || now.count() == 0 || now.count() >= COUNT_LIMIT {
                 return false;
             }
-            match self.using.compare_exchange_weak(
-                now.0,
-                now.0.wrapping_add(1),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            let next = now.0.wrapping_add(1);
+            match self.using.compare_exchange_weak(now.0, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
-                Err(seen) => now = Use(seen),
+                Err(seen) => now = UseWord(seen),
             }
         }
     }
@@ -288,7 +264,7 @@ impl FrameInfo {
     #[inline]
     #[must_use]
     pub(crate) fn put(&self) -> bool {
-        let before = Use(self.using.fetch_sub(1, Ordering::AcqRel));
+        let before = UseWord(self.using.fetch_sub(1, Ordering::AcqRel));
         // One comparison for both, since this runs for each entry that is taken out.
         if before.count() > 1 {
             return false;
@@ -300,35 +276,36 @@ impl FrameInfo {
     /// Ends ownership: the reference that it held becomes the caller's. `false`: it had ended already.
     #[must_use]
     pub(crate) fn end_ownership(&self) -> bool {
-        self.using.fetch_and(!Use::ALLOCATED, Ordering::AcqRel) & Use::ALLOCATED != 0
+        self.using.fetch_and(!UseWord::ALLOCATED, Ordering::AcqRel) & UseWord::ALLOCATED != 0
     }
 
     /// Ends ownership of a frame that others may refer to longer than its owner's number means the owner. The reference
     /// that ownership held becomes the caller's. `false`: it had ended already.
     #[must_use]
     pub(crate) fn orphan(&self) -> bool {
-        let orphaned = |now| Use(now).has(Use::ALLOCATED).then_some(Use(now).orphaned().0);
+        let orphaned = |now| UseWord(now).has(UseWord::ALLOCATED).then_some(UseWord(now).orphaned().0);
         self.using.fetch_update(Ordering::AcqRel, Ordering::Acquire, orphaned).is_ok()
     }
 
-    /// Takes a reference of a type that needs no validation. The flush comes before the reference is used.
+    /// Takes a reference of a type that needs no validation. The flush comes before the reference is used. `None`: the frame
+    /// is in use as something else, or the count would overflow.
     #[inline]
-    pub(crate) fn get_type(&self, wanted: PageType) -> Result<FlushOwed, TypeError> {
+    pub(crate) fn get_type(&self, wanted: PageType) -> Option<FlushOwed> {
         let mut now = self.load_kind();
         loop {
             let (next, changed) = if now.page_type() == wanted {
                 if now.count() >= COUNT_LIMIT {
-                    return Err(TypeError::Overflow);
+                    return None;
                 }
                 (now.0.wrapping_add(1), false)
             } else if now.count() == 0 {
-                (Kind::new(wanted, 1).0, now.needs_flush_for(wanted))
+                (TypeWord::new(wanted, 1).0, now.needs_flush_for(wanted))
             } else {
-                return Err(TypeError::Mismatch);
+                return None;
             };
             match self.kind.compare_exchange_weak(now.0, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(FlushOwed(changed)),
-                Err(seen) => now = Kind(seen),
+                Ok(_) => return Some(FlushOwed(changed)),
+                Err(seen) => now = TypeWord(seen),
             }
         }
     }
@@ -341,7 +318,7 @@ impl FrameInfo {
         debug_assert!(now.is_valid_table(table) && now.count() > 0);
         let room = now.count() < COUNT_LIMIT;
         if room {
-            self.set_kind(Kind(now.0.wrapping_add(1)));
+            self.set_kind(TypeWord(now.0.wrapping_add(1)));
         }
         room
     }
@@ -349,35 +326,35 @@ impl FrameInfo {
     /// Gives back a reference of a type that needs no invalidation.
     #[inline]
     pub(crate) fn put_type(&self) {
-        let before = Kind(self.kind.fetch_sub(1, Ordering::AcqRel));
+        let before = TypeWord(self.kind.fetch_sub(1, Ordering::AcqRel));
         assert!(before.count() > 0, "type count underflow");
     }
 
     /// Whether [`FrameInfo::steal`] would make a frame of `owner` nobody's, if nothing changed meanwhile.
     pub(crate) fn is_stealable(&self, owner: DomId) -> bool {
-        self.load_use() == Use::owned(owner, 0) && self.load_kind().count() == 0
+        self.load_use() == UseWord::owned(owner, 0) && self.load_kind().count() == 0
     }
 
     /// Makes a frame of `owner` nobody's if ownership holds the only reference. What CPUs may know of it stays written
     /// down in both words.
     #[must_use]
     pub(crate) fn steal(&self, owner: DomId) -> bool {
-        let alone = Use::owned(owner, 0).0;
-        self.using.compare_exchange(alone, Use::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let alone = UseWord::owned(owner, 0).0;
+        self.using.compare_exchange(alone, UseWord::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Takes [`FrameInfo::steal`] back.
     pub(crate) fn give_back(&self, owner: DomId) {
-        self.using.store(Use::owned(owner, 0).0, Ordering::Release);
+        self.using.store(UseWord::owned(owner, 0).0, Ordering::Release);
     }
 
-    pub(crate) fn set_kind(&self, kind: Kind) {
+    pub(crate) fn set_kind(&self, kind: TypeWord) {
         self.kind.store(kind.0, Ordering::Release);
     }
 
     /// Replaces the type word if it is `old`.
     #[inline]
-    pub(crate) fn replace_kind(&self, old: Kind, new: Kind) -> Option<FlushOwed> {
+    pub(crate) fn replace_kind(&self, old: TypeWord, new: TypeWord) -> Option<FlushOwed> {
         let replaced = self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire);
         replaced.is_ok().then(|| FlushOwed(old.needs_flush_for(new.page_type())))
     }
@@ -389,7 +366,7 @@ mod tests {
 
     fn owned(id: u16) -> FrameInfo {
         let info = FrameInfo::new();
-        info.using.store(Use::owned(DomId::new(id), 0).0, Ordering::Relaxed);
+        info.using.store(UseWord::owned(DomId::new(id), 0).0, Ordering::Relaxed);
         info
     }
 
@@ -411,32 +388,32 @@ mod tests {
         let info = owned(1);
         info.using.fetch_add(u64::from(COUNT_LIMIT) - 1, Ordering::Relaxed);
         assert!(!info.get(DomId::new(1)));
-        info.set_kind(Kind::new(PageType::Writable, COUNT_LIMIT));
-        assert_eq!(info.get_type(PageType::Writable), Err(TypeError::Overflow));
+        info.set_kind(TypeWord::new(PageType::Writable, COUNT_LIMIT));
+        assert_eq!(info.get_type(PageType::Writable), None);
     }
 
     #[test]
     fn a_type_changes_only_at_count_zero() {
         let info = owned(1);
-        assert_eq!(info.get_type(PageType::Writable), Ok(FlushOwed(false)));
-        assert_eq!(info.get_type(PageType::SegDesc), Err(TypeError::Mismatch));
+        assert_eq!(info.get_type(PageType::Writable), Some(FlushOwed(false)));
+        assert_eq!(info.get_type(PageType::SegDesc), None);
         info.put_type();
-        assert_eq!(info.get_type(PageType::SegDesc), Ok(FlushOwed(true)));
+        assert_eq!(info.get_type(PageType::SegDesc), Some(FlushOwed(true)));
         assert_eq!(info.page_type(), (PageType::SegDesc, 1));
     }
 
     #[test]
     fn what_cpus_may_know_outlives_a_theft() {
         let info = owned(1);
-        assert_eq!(info.get_type(PageType::Writable), Ok(FlushOwed(false)));
+        assert_eq!(info.get_type(PageType::Writable), Some(FlushOwed(false)));
         assert!(!info.is_stealable(DomId::new(1)), "it has a type reference");
         info.put_type();
         assert!(info.is_stealable(DomId::new(1)) && !info.is_stealable(DomId::new(2)));
         assert!(info.steal(DomId::new(1)));
-        assert!(info.load_use().has(Use::KNOWN) && info.owner().is_none());
+        assert!(info.load_use().has(UseWord::KNOWN) && info.owner().is_none());
         info.give_back(DomId::new(1));
         assert!(info.load_kind().needs_flush_for(PageType::L1));
-        assert_eq!(info.get_type(PageType::Shared), Ok(FlushOwed(true)), "and a flush is owed");
+        assert_eq!(info.get_type(PageType::ReadOnly), Some(FlushOwed(true)), "and a flush is owed");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ring_abi::memory::E820_RAM;
 use ring_abi::types::{DomId, Mfn};
 
 use super::buddy::{MAX_ORDER, Zone};
-use super::info::{FrameInfo, Kind, PageType, Use};
+use super::info::{FrameInfo, PageType, TypeWord, UseWord};
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, RwLock, rank};
 
@@ -34,8 +34,6 @@ pub struct FrameTable {
     flushed: AtomicU64,
     /// Pages claimed by domains which they do not own yet.
     pub(crate) claimed: AtomicU64,
-    /// Firmware's memory map as start, bytes, type; empty: just the memory.
-    firmware_map: RwLock<rank::FirmwareMap, Vec<(u64, u64, u32)>>,
     /// Devices' frames that no domain may write.
     read_only: RwLock<rank::ReadOnlyFrames, RangeSet>,
 }
@@ -62,7 +60,6 @@ impl FrameTable {
             freed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             claimed: AtomicU64::new(0),
-            firmware_map: RwLock::new(Vec::new()),
             read_only: RwLock::new(RangeSet::new()),
         }
     }
@@ -172,10 +169,10 @@ impl FrameTable {
         let mut known = 0;
         for info in &self.infos[mfn.raw() as usize..mfn.raw() as usize + (1 << order)] {
             let using = info.load_use();
-            assert!(using.0 & !Use::KNOWN == 0, "only frames that are nobody's can be released");
-            known += u64::from(using.has(Use::KNOWN));
+            assert!(using.0 & !UseWord::KNOWN == 0, "only frames that are nobody's can be released");
+            known += u64::from(using.has(UseWord::KNOWN));
             info.using.store(0, Ordering::Relaxed);
-            info.set_kind(Kind::CLEAN);
+            info.set_kind(TypeWord::CLEAN);
         }
         if known > 0 {
             self.freed.fetch_add(known, Ordering::AcqRel);
@@ -191,7 +188,7 @@ impl FrameTable {
     pub(crate) fn free_used(&self, mfn: Mfn) {
         let info = self.held(mfn);
         assert_eq!(info.load_kind().count(), 0, "a freed frame has no type references");
-        info.using.store(Use::KNOWN, Ordering::Release);
+        info.using.store(UseWord::KNOWN, Ordering::Release);
         self.release(mfn, 0);
     }
 
@@ -209,33 +206,24 @@ impl FrameTable {
 
     /// Makes a frame that the allocator gave the `owner`'s.
     pub(crate) fn assign(&self, mfn: Mfn, owner: DomId) {
-        self.publish(mfn, Use::owned(owner, 0), Kind::CLEAN);
+        self.publish(mfn, UseWord::owned(owner, 0), TypeWord::CLEAN);
     }
 
     /// Makes a frame that the allocator gave one that `owner` may map as `page_type`, and that is not its own.
     pub(crate) fn lend(&self, mfn: Mfn, owner: DomId, page_type: PageType) {
-        self.publish(mfn, Use::owned(owner, Use::LENT), Kind::new(page_type, 1));
+        self.publish(mfn, UseWord::owned(owner, UseWord::LENT), TypeWord::new(page_type, 1));
     }
 
     /// The type is there before the owner: from then on the owner may refer to the frame. (I10)
-    fn publish(&self, mfn: Mfn, using: Use, kind: Kind) {
+    fn publish(&self, mfn: Mfn, using: UseWord, kind: TypeWord) {
         let info = self.held(mfn);
         assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
         info.set_kind(kind);
         info.using.store(using.0, Ordering::Release);
     }
 
-    /// Keeps firmware's memory map for the first domain: start, bytes, E820 type.
-    pub fn set_firmware_map(&self, map: &[(u64, u64, u32)]) {
-        *self.firmware_map.write() = map.to_vec();
-    }
-
-    /// Firmware's memory map: start, bytes, E820 type.
-    pub fn firmware_map(&self) -> Vec<(u64, u64, u32)> {
-        let map = self.firmware_map.read().clone();
-        if !map.is_empty() {
-            return map;
-        }
+    /// The memory map for the first domain: start, bytes, E820 type.
+    pub fn memory_map(&self) -> Vec<(u64, u64, u32)> {
         let bytes = |frames: u32| u64::from(frames) << 12;
         self.ram.iter().map(|&(from, to)| (bytes(from), bytes(to - from), E820_RAM)).collect()
     }

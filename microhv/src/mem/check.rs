@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
-use crate::frames::info::{Kind, PageType, Use};
+use crate::frames::info::{PageType, TypeWord, UseWord};
 use crate::frames::pte::{self, Pte};
 use crate::platform::Platform;
 
@@ -46,20 +46,20 @@ impl<P: Platform> Hypervisor<P> {
                 continue;
             }
             let entry = found.entry(mfn).or_default();
-            if using.has(Use::ALLOCATED) {
+            if using.has(UseWord::ALLOCATED) {
                 entry.general += 1;
             }
-            if using.has(Use::LENT) {
+            if using.has(UseWord::LENT) {
                 entry.typed += 1;
             }
             let level = kind.page_type().level();
             if level > 0 && kind.count() > 0 {
-                for flag in [Kind::PINNED, Kind::PARTIAL] {
+                for flag in [TypeWord::PINNED, TypeWord::PARTIAL] {
                     if kind.has(flag) {
                         found.entry(mfn).or_default().typed(kind.page_type());
                     }
                 }
-                let held = if kind.has(Kind::PARTIAL) { kind.progress() } else { 512 };
+                let held = if kind.has(TypeWord::PARTIAL) { kind.progress() } else { 512 };
                 self.find_entries(Mfn::new(mfn), level, held, &mut found, &mut wrong);
             }
         }

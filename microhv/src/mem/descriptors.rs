@@ -10,7 +10,7 @@ use super::pages::TypedRef;
 use super::session::{FrameOwner, Mm};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::frames::info::{Kind, PageType};
+use crate::frames::info::{PageType, TypeWord};
 use crate::frames::pte::is_guest_address;
 use crate::platform::{DescriptorPage, Platform};
 
@@ -76,12 +76,16 @@ impl<'a, P: Platform> Mm<'a, P> {
         let info = self.hv.frames.held(mfn);
         loop {
             let now = info.load_kind();
-            let is_checked = now.page_type() == PageType::SegDesc && now.has(Kind::VALIDATED);
+            let is_checked = now.page_type() == PageType::SegDesc && now.has(TypeWord::VALIDATED);
             if !is_checked && now.count() > 0 {
                 return Err(MemError::Invalid);
             }
             // One step with the look at the word: else a writer could come and go in between.
-            let next = if is_checked { Kind(now.0.wrapping_add(1)) } else { Kind::new(PageType::SegDesc, 1) };
+            let next = if is_checked {
+                TypeWord(now.0.wrapping_add(1))
+            } else {
+                TypeWord::new(PageType::SegDesc, 1)
+            };
             let Some(flush) = info.replace_kind(now, next) else { continue };
             if is_checked {
                 return Ok(page.with_type());
@@ -92,12 +96,12 @@ impl<'a, P: Platform> Mm<'a, P> {
             }
             for cell in self.hv.platform.table(mfn) {
                 let Some(fixed) = checked(cell.load(Ordering::Relaxed)) else {
-                    info.set_kind(Kind::new(PageType::SegDesc, 0));
+                    info.set_kind(TypeWord::new(PageType::SegDesc, 0));
                     return Err(MemError::Invalid);
                 };
                 cell.store(fixed, Ordering::Relaxed);
             }
-            info.set_kind(Kind(next.0 | Kind::VALIDATED));
+            info.set_kind(TypeWord(next.0 | TypeWord::VALIDATED));
             return Ok(page.with_type());
         }
     }

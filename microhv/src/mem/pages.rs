@@ -9,7 +9,7 @@ use super::MemError;
 use super::clean::SMALL_ORDER;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::frames::info::{FlushOwed, FrameInfo, Kind, PageType, TypeError, Use};
+use crate::frames::info::{FlushOwed, FrameInfo, PageType, TypeWord, UseWord};
 use crate::frames::pte;
 use crate::frames::regions::REGION_FRAMES;
 use crate::platform::{CpuSet, Platform};
@@ -50,10 +50,8 @@ impl<'a, P: Platform> PageRef<'a, P> {
     /// `Busy`: a page table, descriptors, or the hypervisor's own.
     #[inline(always)]
     pub(super) fn writable(self) -> Result<(TypedRef<'a, P>, FlushOwed), MemError> {
-        match self.hv.frames.held(self.mfn).get_type(PageType::Writable) {
-            Ok(flush) => Ok((self.with_type(), flush)),
-            Err(TypeError::Mismatch | TypeError::Overflow) => Err(MemError::Busy),
-        }
+        let flush = self.hv.frames.held(self.mfn).get_type(PageType::Writable).ok_or(MemError::Busy)?;
+        Ok((self.with_type(), flush))
     }
 
     /// Adds a type reference that the caller took.
@@ -202,7 +200,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Lends a frame of the hypervisor's own to a domain, which may map it: `read_only`, or for writing, never as a
     /// page table. [`Hypervisor::unshare`] takes it back.
     pub fn share_with_guest(&self, mfn: Mfn, owner: DomId, read_only: bool) {
-        self.frames.lend(mfn, owner, if read_only { PageType::Shared } else { PageType::Writable });
+        self.frames.lend(mfn, owner, if read_only { PageType::ReadOnly } else { PageType::Writable });
     }
 
     /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when the last mapping of it is gone; the
@@ -286,9 +284,9 @@ impl<P: Platform> Hypervisor<P> {
     fn page_gone(&self, mfn: Mfn) {
         let info = self.frames.held(mfn);
         let using = info.load_use();
-        let lent = using.has(Use::LENT);
+        let lent = using.has(UseWord::LENT);
         if lent {
-            info.set_kind(Kind::CLEAN); // the reference that the loan held
+            info.set_kind(TypeWord::CLEAN); // the reference that the loan held
         }
         self.platform.set_m2p(mfn, None);
         self.frames.free_used(mfn);

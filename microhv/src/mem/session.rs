@@ -9,7 +9,7 @@ use super::state::Tables;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
-use crate::frames::info::{FlushOwed, Kind, PageType};
+use crate::frames::info::{FlushOwed, PageType, TypeWord};
 use crate::platform::{CpuSet, GuestFault, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
@@ -218,17 +218,17 @@ impl<'a, P: Platform> Mm<'a, P> {
             if now.count() == 0 {
                 // The new type is visible before the flush and the first look at an entry: no new writable
                 // reference, then no CPU that remembers an old one.
-                let Some(flush) = info.replace_kind(now, Kind::new(wanted, 1)) else { continue };
+                let Some(flush) = info.replace_kind(now, TypeWord::new(wanted, 1)) else { continue };
                 self.owe(flush);
                 page.into_raw();
                 return self.validate(mfn, level, 0);
             }
-            if now.page_type() != wanted || !now.has(Kind::PARTIAL) {
+            if now.page_type() != wanted || !now.has(TypeWord::PARTIAL) {
                 return Err(MemError::Invalid); // without the mark, being validated further up: it would contain itself
             }
             // Takes over the references that the partial state holds; the general one from above is given back.
             self.tables.deferred.retain(|deferred| *deferred != mfn);
-            info.set_kind(Kind(now.0 & !Kind::PARTIAL));
+            info.set_kind(TypeWord(now.0 & !TypeWord::PARTIAL));
             drop(page);
             return self.validate(mfn, level, now.progress());
         }
@@ -240,7 +240,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     pub(crate) fn put_table(&mut self, mfn: Mfn) {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
-        debug_assert!(now.page_type().level() > 0 && now.count() > 0 && now.has(Kind::VALIDATED));
+        debug_assert!(now.page_type().level() > 0 && now.count() > 0 && now.has(TypeWord::VALIDATED));
         if now.count() > 1 {
             info.put_type();
             self.hv.put_page(mfn);
@@ -250,8 +250,8 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     #[inline(never)]
-    fn put_last(&mut self, mfn: Mfn, now: Kind) {
-        self.hv.frames.held(mfn).set_kind(Kind(now.0 & !Kind::VALIDATED));
+    fn put_last(&mut self, mfn: Mfn, now: TypeWord) {
+        self.hv.frames.held(mfn).set_kind(TypeWord(now.0 & !TypeWord::VALIDATED));
         self.invalidate(mfn, now.page_type().level(), 512);
     }
 
@@ -261,7 +261,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
         debug_assert_eq!(now.count(), 1);
-        info.set_kind(Kind(now.0 | Kind::PARTIAL).with_progress(progress));
+        info.set_kind(TypeWord(now.0 | TypeWord::PARTIAL).with_progress(progress));
     }
 
     /// Takes a partial table whose validation was given up: it is to be invalidated.
@@ -282,7 +282,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         while let Some(mfn) = self.take_lowest_deferred() {
             let info = self.hv.frames.held(mfn);
             let now = info.load_kind();
-            info.set_kind(Kind(now.0 & !Kind::PARTIAL));
+            info.set_kind(TypeWord(now.0 & !TypeWord::PARTIAL));
             self.invalidate(mfn, now.page_type().level(), now.progress());
             if !self.tables.deferred.is_empty() && self.hv.platform.work_pending() {
                 return false;
@@ -299,11 +299,11 @@ impl<'a, P: Platform> Mm<'a, P> {
         self.get_table(mfn, level)?;
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
-        if now.has(Kind::PINNED) {
+        if now.has(TypeWord::PINNED) {
             self.put_table(mfn);
             return Err(MemError::Invalid);
         }
-        info.set_kind(Kind(now.0 | Kind::PINNED));
+        info.set_kind(TypeWord(now.0 | TypeWord::PINNED));
         Ok(())
     }
 
@@ -314,10 +314,10 @@ impl<'a, P: Platform> Mm<'a, P> {
     pub(crate) fn unpin(&mut self, mfn: Mfn) -> Result<(), MemError> {
         let info = self.hv.owned_info(mfn, self.dom.id).ok_or(MemError::Invalid)?;
         let now = info.load_kind();
-        if now.page_type().level() == 0 || !now.has(Kind::PINNED) {
+        if now.page_type().level() == 0 || !now.has(TypeWord::PINNED) {
             return Err(MemError::Invalid);
         }
-        info.set_kind(Kind(now.0 & !Kind::PINNED));
+        info.set_kind(TypeWord(now.0 & !TypeWord::PINNED));
         self.put_table(mfn);
         Ok(())
     }
@@ -327,7 +327,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
         let kind = self.hv.owned_info(mfn, self.dom.id)?.load_kind();
         let level = kind.page_type().level();
-        (level > 0 && kind.has(Kind::VALIDATED)).then_some(level) // validated implies a count
+        (level > 0 && kind.has(TypeWord::VALIDATED)).then_some(level) // validated implies a count
     }
 }
 

@@ -6,7 +6,7 @@ use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::frames::info::Kind;
+use crate::frames::info::TypeWord;
 use crate::frames::regions::REGION_FRAMES;
 use crate::platform::Platform;
 
@@ -62,10 +62,10 @@ impl<P: Platform> Hypervisor<P> {
                     continue;
                 }
                 let kind = info.load_kind();
-                if kind.has(Kind::PARTIAL) {
+                if kind.has(TypeWord::PARTIAL) {
                     mm.take_partial(mfn);
                 }
-                if kind.has(Kind::PINNED) {
+                if kind.has(TypeWord::PINNED) {
                     let unpinned = mm.unpin(mfn);
                     debug_assert!(unpinned.is_ok(), "it was pinned");
                 }

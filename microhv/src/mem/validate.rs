@@ -6,7 +6,7 @@ use ring_abi::types::{DOMID_XEN, DomId, Mfn};
 
 use super::MemError;
 use super::session::{FrameOwner, Mm};
-use crate::frames::info::{Kind, PageType};
+use crate::frames::info::{PageType, TypeWord};
 use crate::frames::pte::{self, Pte};
 use crate::platform::{GROUP, Platform};
 
@@ -75,7 +75,7 @@ impl<P: Platform> Mm<'_, P> {
 
     fn set_validated(&mut self, mfn: Mfn) {
         let info = self.hv.frames.held(mfn);
-        info.set_kind(Kind(info.load_kind().0 | Kind::VALIDATED).with_progress(0));
+        info.set_kind(TypeWord(info.load_kind().0 | TypeWord::VALIDATED).with_progress(0));
     }
 
     fn validate_leaves(&mut self, mfn: Mfn, from: usize) -> Result<(), MemError> {
@@ -136,7 +136,7 @@ impl<P: Platform> Mm<'_, P> {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
         debug_assert!(now.count() == 1);
-        info.set_kind(Kind::new(now.page_type(), 0));
+        info.set_kind(TypeWord::new(now.page_type(), 0));
         self.hv.put_page(mfn);
     }
 

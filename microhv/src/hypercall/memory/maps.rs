@@ -42,13 +42,13 @@ pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyperca
     if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
 }
 
-/// `XENMEM_machine_memory_map`: firmware's map; without a buffer, the number of its entries.
+/// `XENMEM_machine_memory_map`: the machine's memory; without a buffer, the number of its entries.
 ///
 /// # Errors
 /// `NotPermitted`: the caller is not privileged. `Invalid`: a buffer for fewer entries than there are.
 pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    let map = cur.hv.frames.firmware_map().into_iter();
+    let map = cur.hv.frames.memory_map().into_iter();
     let entries: Vec<_> = map.map(|(addr, size, r#type)| E820Entry { addr, size, r#type }).collect();
     let asked: XenMemoryMap = cur.copy_in(arg)?;
     if asked.buffer == 0 {

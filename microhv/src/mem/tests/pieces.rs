@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 use super::guest::*;
 use super::{World, entry};
 use crate::domain::Domain;
-use crate::frames::info::Kind;
+use crate::frames::info::TypeWord;
 use crate::frames::pte::{P, Pte, RW, US};
 use crate::hypercall::{Args, Outcome, descriptor, memory, mmu, mmuext};
 use crate::mem::{MemError, Update};
@@ -135,7 +135,7 @@ fn short_calls_that_took_long_end_after_what_waits() {
     let pin = MmuextOp { cmd: MMUEXT_PIN_L1_TABLE, _pad0: 0, arg1: l1.raw(), arg2: 0 };
     world.write(&guest, 0, pin.as_bytes());
     assert_eq!(run(mmuext::mmuext_op, [ARGS, 1, 0, DOMID_SELF.into(), 0, 0]), Ok(Outcome::Continue));
-    assert!(world.hv.frames.held(l1).load_kind().has(Kind::PINNED));
+    assert!(world.hv.frames.held(l1).load_kind().has(TypeWord::PINNED));
     assert_eq!(run(mmuext::mmuext_op, rest()), Ok(Outcome::OK), "pinned once");
     // A list of one entry, of level 2.
     let update = MmuUpdate { ptr: at(guest.tables[2], 9), val: entry(l1, P | RW | US) };
@@ -207,7 +207,7 @@ fn an_l1_that_is_given_back_in_part_becomes_valid_again() {
     world.hv.pin_table(&dom, l1, 1).expect("valid");
     interrupted(&world, true);
     world.hv.unpin_table(&dom, l1).expect("pinned");
-    assert!(world.hv.frames.held(l1).load_kind().has(Kind::PARTIAL));
+    assert!(world.hv.frames.held(l1).load_kind().has(TypeWord::PARTIAL));
     assert_eq!(world.hv.frames.held(page).load_kind().count(), 512 - 64);
     world.check();
     // With the lock held, as when an entry comes to name the table.

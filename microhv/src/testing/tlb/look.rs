@@ -43,7 +43,7 @@ impl Tlb {
                 wrong = Some(format!("{leaf:x?}: was {seen:?}, is {now:?}"));
             }
             let protected =
-                now.page_type.level() > 0 || matches!(now.page_type, PageType::SegDesc | PageType::Shared);
+                now.page_type.level() > 0 || matches!(now.page_type, PageType::SegDesc | PageType::ReadOnly);
             if leaf.writable && protected && self.infos[leaf.frame as usize].page_type().1 > 0 {
                 wrong = Some(format!("{leaf:x?} can be written, and is {now:?}"));
             }
