@@ -76,9 +76,7 @@ fn copy_out_text<P: Platform>(
 #[cold]
 fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> HypercallResult {
     match command {
-        XENVER_EXTRAVERSION => {
-            copy_out_text(cur, arg, EXTRAVERSION, XEN_EXTRAVERSION_LEN as usize)?;
-        }
+        XENVER_EXTRAVERSION => copy_out_text(cur, arg, EXTRAVERSION, XEN_EXTRAVERSION_LEN as usize)?,
         XENVER_COMPILE_INFO => {
             let info = XenCompileInfo {
                 compiler: padded("rustc"),
@@ -88,11 +86,9 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
             };
             cur.copy_out(arg, &info)?;
         }
-        XENVER_CAPABILITIES => {
-            copy_out_text(cur, arg, CAPABILITIES, XEN_CAPABILITIES_INFO_LEN as usize)?;
-        }
+        XENVER_CAPABILITIES => copy_out_text(cur, arg, CAPABILITIES, XEN_CAPABILITIES_INFO_LEN as usize)?,
         XENVER_CHANGESET => {
-            copy_out_text(cur, arg, env!("CARGO_PKG_VERSION"), XEN_CHANGESET_INFO_LEN as usize)?;
+            copy_out_text(cur, arg, env!("CARGO_PKG_VERSION"), XEN_CHANGESET_INFO_LEN as usize)?
         }
         XENVER_PLATFORM_PARAMETERS => {
             cur.copy_out(arg, &XenPlatformParameters { virt_start: HYPERVISOR_VIRT_START })?;
