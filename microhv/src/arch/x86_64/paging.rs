@@ -40,13 +40,9 @@ pub(crate) const WINDOW_BYTES: u64 = 128 << 10;
 /// Offset of the LDT in a window.
 pub(crate) const WINDOW_LDT: u64 = 64 << 10;
 /// An address within the image less this is the machine address.
-const IMAGE: u64 = 0xffff_82d0_8000_0000;
-/// Bounds of the image's addresses, for a look at its stacks.
-pub(crate) const IMAGE_START: u64 = IMAGE;
-/// Likewise.
-pub(crate) const IMAGE_END: u64 = DEVICES;
-/// Where device registers are mapped.
-const DEVICES: u64 = 0xffff_82d0_c000_0000;
+pub(crate) const IMAGE: u64 = 0xffff_82d0_8000_0000;
+/// Where device registers are mapped; the image ends before.
+pub(crate) const DEVICES: u64 = 0xffff_82d0_c000_0000;
 /// Where machine memory is mapped.
 pub(crate) const DIRECT: u64 = 0xffff_8300_0000_0000;
 /// Device register pages that can be mapped.
@@ -85,12 +81,6 @@ pub(crate) fn machine_address(va: u64) -> u64 {
 /// The hypervisor's own L4.
 pub(crate) fn hypervisor_l4() -> u64 {
     HYPERVISOR_L4.load(Ordering::Relaxed)
-}
-
-/// Frames that have an M2P entry.
-#[inline]
-pub(crate) fn m2p_frames() -> u64 {
-    M2P_FRAMES.load(Ordering::Relaxed)
 }
 
 /// One page-table frame under construction, reached through the boot tables' 1:1 map.
@@ -216,10 +206,10 @@ pub(crate) fn fill_slots(l4: u64) {
 /// The M2P entry of `mfn` for writing, through the direct map.
 #[inline]
 pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
-    if mfn >= m2p_frames() {
+    if mfn >= M2P_FRAMES.load(Ordering::Relaxed) {
         return None;
     }
-    // SAFETY: `build_m2p` took contiguous RAM for all entries below `m2p_frames`.
+    // SAFETY: `build_m2p` took contiguous RAM for all entries below `M2P_FRAMES`.
     Some(unsafe { &*(direct(M2P_BASE.load(Ordering::Relaxed) + mfn * 8) as *const AtomicU64) })
 }
 

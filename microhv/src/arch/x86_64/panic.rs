@@ -3,21 +3,22 @@
 
 use core::arch::asm;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
+use microhv::sync::Once;
 use ring_abi::guest_context::CpuUserRegs;
 use x86_64::registers::control::Cr2;
 
+use super::machine::hypervisor_if_up;
 use super::{cpu, paging, percpu, serial};
 
 /// What isa-debug-exit reports for a panic.
 pub(crate) const EXIT_PANIC: u8 = 0x13;
 /// Frames of a backtrace.
 const BACKTRACE_FRAMES: usize = 32;
-/// Value of [`DEBUG_EXIT`] without such a device.
-const NO_PORT: u32 = u32::MAX;
 
-static DEBUG_EXIT: AtomicU32 = AtomicU32::new(NO_PORT);
+/// The isa-debug-exit port, if the command line named one.
+static DEBUG_EXIT: Once<Option<u16>> = Once::new();
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
@@ -27,20 +28,19 @@ unsafe extern "C" {
 
 /// Remembers the isa-debug-exit port.
 pub(crate) fn set_debug_exit(port: Option<u16>) {
-    DEBUG_EXIT.store(port.map_or(NO_PORT, u32::from), Ordering::Relaxed);
+    DEBUG_EXIT.call_once(|| port);
 }
 
 /// Whether a write to this port ends the emulator.
 pub(crate) fn is_debug_exit(port: u16) -> bool {
-    DEBUG_EXIT.load(Ordering::Relaxed) == u32::from(port)
+    DEBUG_EXIT.get() == Some(&Some(port))
 }
 
 /// Ends the emulator with `code`, if the command line named its port.
 pub(crate) fn debug_exit(code: u8) {
-    let port = DEBUG_EXIT.load(Ordering::Relaxed);
-    if port != NO_PORT {
+    if let Some(&Some(port)) = DEBUG_EXIT.get() {
         serial::drain();
-        cpu::port_out::<u8>(port as u16, code);
+        cpu::port_out::<u8>(port, code);
     }
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn print_registers(regs: &CpuUserRegs) {
 
 /// Prints return addresses from the frame pointer `rbp` on, as far as they lie in the image's data and text.
 pub(crate) fn print_backtrace(mut rbp: u64) {
-    let inside = |va: u64| (paging::IMAGE_START..paging::IMAGE_END).contains(&va) && va.is_multiple_of(8);
+    let inside = |va: u64| (paging::IMAGE..paging::DEVICES).contains(&va) && va.is_multiple_of(8);
     for n in 0..BACKTRACE_FRAMES {
         if !inside(rbp) || !inside(rbp + 8) {
             break;
@@ -109,8 +109,11 @@ pub(crate) fn print_backtrace(mut rbp: u64) {
 }
 
 fn print_current() {
-    let Some(local) = percpu::local_if_up() else { return };
-    let Some(current) = local.current() else {
+    // Until there is a hypervisor, the boot stack may be in use, which leads to no data.
+    if hypervisor_if_up().is_none() {
+        return;
+    }
+    let Some(current) = percpu::local().current() else {
         report!("no vCPU was running");
         return;
     };
@@ -136,13 +139,13 @@ fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
 }
 
 fn begin() {
-    if PANICKING.swap(true, Ordering::Relaxed) {
-        serial::break_lock();
+    let again = PANICKING.swap(true, Ordering::Relaxed);
+    serial::break_lock();
+    if again {
         report!("panic within a panic");
         debug_exit(EXIT_PANIC);
         cpu::halt_for_ever();
     }
-    serial::break_lock();
 }
 
 /// An exception in the hypervisor that nothing expected.

@@ -200,20 +200,6 @@ pub(crate) fn this_cpu() -> CpuId {
     CpuId::BOOT
 }
 
-/// Whether this CPU runs on its own stacks, so that its data can be found.
-static HAS_STACKS: AtomicBool = AtomicBool::new(false);
-
-/// Goes over to this CPU's own stack for good, with an empty one in `function`.
-pub(crate) fn begin_on_own_stack(function: extern "C" fn() -> !) -> ! {
-    HAS_STACKS.store(true, Ordering::Relaxed);
-    on_empty_stack(function)
-}
-
-/// As [`local`], or `None` while the boot stack is in use.
-pub(crate) fn local_if_up() -> Option<&'static Local> {
-    HAS_STACKS.load(Ordering::Relaxed).then(local)
-}
-
 unsafe extern "C" {
     fn restart_stack(stack: u64, function: extern "C" fn() -> !) -> !;
 }

@@ -49,7 +49,7 @@ struct Found {
     information: BootInformation,
     memory: MemoryMap,
     line: Line,
-    module_lines: ArrayVec<Line, 2>,
+    dom0_line: Line,
 }
 
 static FOUND: Once<Mutex<rank::Found, Found>> = Once::new();
@@ -82,7 +82,7 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
     paging::build(&mut found.lock().memory);
     // SAFETY: the tables were built; the boot stack is in the image.
     unsafe { paging::load() };
-    percpu::begin_on_own_stack(on_own_stack)
+    percpu::on_empty_stack(on_own_stack)
 }
 
 fn copy_line(range: Option<Range>, line: &mut Line) {
@@ -105,9 +105,7 @@ fn look(magic: u32, info: u64) {
     }
     let information = &found.information;
     copy_line(information.command_line, &mut found.line);
-    for module in &information.modules {
-        add_line(&mut found.module_lines, module.string);
-    }
+    copy_line(information.modules.first().map(|module| module.string), &mut found.dom0_line);
     found.memory.fill(information.memory.iter().copied());
     found.memory.reserve(Range { start: 0, end: LOW_MEMORY });
     found.memory.reserve(paging::image_range());
@@ -116,15 +114,6 @@ fn look(magic: u32, info: u64) {
     }
     read_acpi(found);
     heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, u64::MAX).expect("RAM for the heap"));
-}
-
-#[inline(never)]
-fn add_line(lines: &mut ArrayVec<Line, 2>, string: Range) {
-    if lines.try_push(Line::new()).is_ok()
-        && let Some(line) = lines.last_mut()
-    {
-        copy_line(Some(string), line);
-    }
 }
 
 #[inline(never)]
@@ -252,10 +241,7 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
     };
     let request = dom0::Request {
         image,
-        command_line: multiboot::arguments(
-            found.module_lines.first().map_or("", text),
-            found.information.names_first,
-        ),
+        command_line: multiboot::arguments(text(&found.dom0_line), found.information.names_first),
         ramdisk: modules.get(1).map(|module| module.range),
         memory_bytes: options.dom0_memory_bytes,
         vcpus: options.dom0_max_vcpus,

@@ -10,6 +10,8 @@ use core::sync::atomic::Ordering;
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
 use microhv::platform::{CpuId, Cpus, Paging, Registers, SOFTIRQ_SCHEDULE};
 use microhv::sched::Decision;
+use microhv::platform::{Cpus, Paging, Registers};
+use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
 use ring_abi::types::Maddr;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
@@ -54,14 +56,9 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         if local.is_busy() {
             return;
         }
-        idle(hv, id);
-    }
-}
-
-/// Sleeps until there is work.
-fn idle(hv: &Hv, id: CpuId) {
-    while hv.sched.pending(id).load(Ordering::Acquire) == 0 {
-        cpu::sleep_until_interrupt();
+        while pending.load(Ordering::Acquire) == 0 {
+            cpu::sleep_until_interrupt();
+        }
     }
 }
 

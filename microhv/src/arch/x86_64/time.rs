@@ -20,39 +20,30 @@ const REFIT_NS: u64 = 1_000_000_000;
 
 /// A counter of known rate.
 #[derive(Clone, Copy, Debug)]
-enum Reference {
-    PmTimer(PmTimer),
-    Hpet {
-        counter: u64,
-        hz: u64,
-    },
+struct Reference {
+    source: Source,
+    hz: u64,
+    /// The bits that count.
+    mask: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// ACPI's timer, at this port.
+    PmTimer(u16),
+    /// The address of the HPET's counter.
+    Hpet(u64),
     /// Channel 2 of the 8254, counting down from 65535 once.
     Pit,
 }
 
 impl Reference {
-    fn hz(self) -> u64 {
-        match self {
-            Self::PmTimer(_) => 3_579_545,
-            Self::Hpet { hz, .. } => hz,
-            Self::Pit => 1_193_182,
-        }
-    }
-
-    fn mask(self) -> u64 {
-        match self {
-            Self::PmTimer(PmTimer { is_wide: false, .. }) => 0xff_ffff,
-            Self::Pit => 0xffff,
-            _ => 0xffff_ffff,
-        }
-    }
-
     fn read(self) -> u64 {
-        match self {
-            Self::PmTimer(timer) => u64::from(port_in::<u32>(timer.port)) & self.mask(),
+        match self.source {
+            Source::PmTimer(port) => u64::from(port_in::<u32>(port)) & self.mask,
             // SAFETY: `find` mapped the register page.
-            Self::Hpet { counter, .. } => u64::from(unsafe { (counter as *const u32).read_volatile() }),
-            Self::Pit => {
+            Source::Hpet(counter) => u64::from(unsafe { (counter as *const u32).read_volatile() }),
+            Source::Pit => {
                 port_out::<u8>(0x43, 0x80);
                 let low = u64::from(port_in::<u8>(0x42));
                 0xffff - (u64::from(port_in::<u8>(0x42)) << 8 | low)
@@ -79,8 +70,9 @@ impl Reference {
 const FEMTOSECONDS: u64 = 1_000_000_000_000_000;
 
 fn find(acpi: &Acpi) -> Reference {
-    if let Some(timer) = acpi.pm_timer {
-        return Reference::PmTimer(timer);
+    if let Some(PmTimer { port, is_wide }) = acpi.pm_timer {
+        let mask = if is_wide { 0xffff_ffff } else { 0xff_ffff };
+        return Reference { source: Source::PmTimer(port), hz: 3_579_545, mask };
     }
     if let Some(registers) = acpi.hpet.and_then(paging::device) {
         // SAFETY: the register page is mapped; the period in femtoseconds is at 4, "enable" is bit 0 at 16.
@@ -88,14 +80,14 @@ fn find(acpi: &Acpi) -> Reference {
         if let Some(hz) = FEMTOSECONDS.checked_div(period) {
             // SAFETY: as above.
             unsafe { ((registers + 16) as *mut u64).write_volatile(1) };
-            return Reference::Hpet { counter: registers + 240, hz };
+            return Reference { source: Source::Hpet(registers + 240), hz, mask: 0xffff_ffff };
         }
     }
     port_out::<u8>(0x61, port_in::<u8>(0x61) & !2 | 1);
     port_out::<u8>(0x43, 0xb0);
     port_out::<u8>(0x42, 0xff);
     port_out::<u8>(0x42, 0xff);
-    Reference::Pit
+    Reference { source: Source::Pit, hz: 1_193_182, mask: 0xffff }
 }
 
 /// The published clock; `VERSION` is odd during a write.
@@ -138,16 +130,16 @@ pub(crate) fn init(acpi: &Acpi) {
     apic::start_timer(u32::MAX);
     let timer_start = apic::timer_count();
     let start = reference.read_with_tsc();
-    let ticks = CALIBRATION_NS * reference.hz() / 1_000_000_000;
-    while reference.read().wrapping_sub(start.0) & reference.mask() < ticks {
+    let ticks = CALIBRATION_NS * reference.hz / 1_000_000_000;
+    while reference.read().wrapping_sub(start.0) & reference.mask < ticks {
         core::hint::spin_loop();
     }
     let end = reference.read_with_tsc();
     let timer_ticks = u64::from(timer_start.wrapping_sub(apic::timer_count()));
     apic::start_timer(0);
-    let counted = end.0.wrapping_sub(start.0) & reference.mask();
-    let hz = clock::hz(end.1 - start.1, counted, reference.hz());
-    let elapsed_ns = (u128::from(counted) * 1_000_000_000 / u128::from(reference.hz())) as u64;
+    let counted = end.0.wrapping_sub(start.0) & reference.mask;
+    let hz = clock::hz(end.1 - start.1, counted, reference.hz);
+    let elapsed_ns = (u128::from(counted) * 1_000_000_000 / u128::from(reference.hz)) as u64;
     TIMER_PER_NS
         .store(((u128::from(timer_ticks) << 32) / u128::from(elapsed_ns.max(1))) as u64, Ordering::Relaxed);
     publish(end.1, 0, hz);
@@ -222,17 +214,17 @@ pub(crate) fn refit() -> bool {
     let old_hz = TSC_HZ.load(Ordering::Relaxed);
     let elapsed = clock::unwrap_count(
         count.wrapping_sub(fit.last.0),
-        reference.mask(),
+        reference.mask,
         tsc.wrapping_sub(fit.last.1),
         old_hz,
-        reference.hz(),
+        reference.hz,
     );
-    if matches!(reference, Reference::Pit) {
+    if matches!(reference.source, Source::Pit) {
         // The PIT ran out after 55 ms: the first measurement stays.
         fit.next_ns = u64::MAX;
         return false;
     }
-    let hz = clock::refitted(old_hz, clock::hz(tsc.wrapping_sub(fit.last.1), elapsed, reference.hz()));
+    let hz = clock::refitted(old_hz, clock::hz(tsc.wrapping_sub(fit.last.1), elapsed, reference.hz));
     publish(tsc, system_ns(&params(), tsc), hz);
     fit.last = (count, tsc);
     fit.next_ns = now + REFIT_NS;
