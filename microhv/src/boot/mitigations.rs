@@ -18,11 +18,6 @@ const IBPB: u32 = 1 << 26;
 const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// Leaf 0x8000_0008, ebx: IBPB, on AMD's CPUs.
 const AMD_IBPB: u32 = 1 << 12;
-/// Bits of the MSR. RDCL_NO: the CPU is not affected by Meltdown, nor, as Intel says of such CPUs, by L1TF.
-const RDCL_NO: u64 = 1 << 0;
-const MDS_NO: u64 = 1 << 5;
-const TAA_NO: u64 = 1 << 8;
-
 /// The policy for a CPU, as it is printed at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -36,30 +31,17 @@ pub struct Policy {
     pub has_ibpb: bool,
 }
 
-/// What the CPU says that it need not be protected from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unaffected {
-    /// Reads of the hypervisor's memory by a guest's own instructions.
-    pub meltdown: bool,
-    /// Reads of the first-level cache through entries that are not present.
-    pub l1tf: bool,
-    /// Reads of what buffers of the CPU hold.
-    pub mds: bool,
-    /// The same behind an abort of a transaction.
-    pub taa: bool,
-}
-
-impl Unaffected {
-    const ALL: Self = Self { meltdown: true, l1tf: true, mds: true, taa: true };
-
-    fn new(is_amd: bool, is_virtual: bool, capabilities: u64) -> Self {
-        // AMD's CPUs have none of these by their design, and need not say so. Below another hypervisor the maker's name may
-        // be false.
-        if is_amd && !is_virtual {
-            return Self::ALL;
-        }
-        let has = |bit: u64| capabilities & bit != 0;
-        Self { meltdown: has(RDCL_NO), l1tf: has(RDCL_NO), mds: has(MDS_NO), taa: has(TAA_NO) }
+bitflags::bitflags! {
+    /// What the CPU says in `MSR_ARCH_CAPABILITIES` that it need not be protected from.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Unaffected: u64 {
+        /// RDCL_NO: reads of the hypervisor's memory by a guest's own instructions (Meltdown), and, as Intel says of such
+        /// CPUs, of the first-level cache through entries that are not present (L1TF).
+        const MELTDOWN_AND_L1TF = 1 << 0;
+        /// Reads of what buffers of the CPU hold.
+        const MDS = 1 << 5;
+        /// The same behind an abort of a transaction.
+        const TAA = 1 << 8;
     }
 }
 
@@ -78,10 +60,12 @@ pub fn policy(
     Policy {
         is_off: !wanted,
         is_emulated,
-        unaffected: if is_emulated {
-            Unaffected::ALL
+        // AMD's CPUs have none of these by their design, and need not say so. Below another hypervisor the maker's name
+        // may be false.
+        unaffected: if is_emulated || zero.is_amd() && !is_virtual {
+            Unaffected::all()
         } else {
-            Unaffected::new(zero.is_amd(), is_virtual, capabilities)
+            Unaffected::from_bits_truncate(capabilities)
         },
         has_ibpb: seven & IBPB != 0 || extended & AMD_IBPB != 0,
     }
@@ -108,15 +92,13 @@ impl fmt::Display for Policy {
                 "emulated CPU, no speculation: no page-table isolation, barriers or stack filling needed",
             );
         }
-        let said = |unaffected: bool| if unaffected { "not affected" } else { "affected" };
-        let Unaffected { meltdown, l1tf, mds, taa } = self.unaffected;
+        let said = |fault| if self.unaffected.contains(fault) { "not affected" } else { "affected" };
         write!(
             f,
-            "NOT MITIGATED on this CPU: Meltdown {}, L1TF {}, MDS {}, TAA {}, Spectre v2 (IBPB {})",
-            said(meltdown),
-            said(l1tf),
-            said(mds),
-            said(taa),
+            "NOT MITIGATED on this CPU: Meltdown {0}, L1TF {0}, MDS {1}, TAA {2}, Spectre v2 (IBPB {3})",
+            said(Unaffected::MELTDOWN_AND_L1TF),
+            said(Unaffected::MDS),
+            said(Unaffected::TAA),
             if self.has_ibpb { "there, unused" } else { "absent" },
         )
     }
@@ -175,7 +157,7 @@ mod tests {
     fn the_emulator_needs_nothing() {
         let policy = qemu64(*b"TCGTCGTCGTCG");
         assert!(policy.is_emulated);
-        assert_eq!(policy.unaffected, Unaffected::ALL);
+        assert_eq!(policy.unaffected, Unaffected::all());
         assert!(policy.to_string().contains("emulated"));
     }
 
@@ -183,7 +165,7 @@ mod tests {
     fn its_model_on_silicon_is_no_emulator() {
         let policy = qemu64(*b"KVMKVMKVM\0\0\0");
         assert!(!policy.is_emulated);
-        assert_eq!(policy.unaffected, Unaffected::default(), "the maker is what another hypervisor says");
+        assert_eq!(policy.unaffected, Unaffected::empty(), "the maker is what another hypervisor says");
         assert!(policy.to_string().contains("NOT MITIGATED on this CPU: Meltdown affected"));
     }
 
@@ -205,7 +187,7 @@ mod tests {
             ],
             None,
         );
-        assert_eq!(policy.unaffected, Unaffected::default());
+        assert_eq!(policy.unaffected, Unaffected::empty());
         assert!(policy.has_ibpb);
     }
 
@@ -219,14 +201,14 @@ mod tests {
         ];
         // RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, TSX_CTRL; of TAA it says nothing.
         let policy = of(leaves, Some(0xab));
-        assert_eq!(policy.unaffected, Unaffected { meltdown: true, l1tf: true, mds: true, taa: false });
+        assert_eq!(policy.unaffected, Unaffected::MELTDOWN_AND_L1TF | Unaffected::MDS);
         let text = policy.to_string();
         assert!(
             text.contains("Meltdown not affected, L1TF not affected, MDS not affected, TAA affected"),
             "{text}"
         );
         // The same CPU whose MSR says nothing.
-        assert_eq!(of(leaves, Some(0)).unaffected, Unaffected::default());
+        assert_eq!(of(leaves, Some(0)).unaffected, Unaffected::empty());
     }
 
     #[test]
@@ -242,11 +224,11 @@ mod tests {
             ]
         };
         let policy = of(&leaves(0x7ed8_320b), None);
-        assert_eq!(policy.unaffected, Unaffected::ALL);
+        assert_eq!(policy.unaffected, Unaffected::all());
         assert!(policy.has_ibpb && !policy.is_emulated);
         assert!(policy.to_string().contains("NOT MITIGATED"));
         let below_kvm = of(&leaves(0xfed8_320b), None);
-        assert_eq!(below_kvm.unaffected, Unaffected::default());
+        assert_eq!(below_kvm.unaffected, Unaffected::empty());
     }
 
     #[test]

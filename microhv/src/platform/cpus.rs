@@ -66,11 +66,6 @@ impl CpuSet {
     pub const fn with(self, cpu: CpuId) -> Self {
         Self(self.0 | 1 << cpu.0)
     }
-
-    /// Whether the set has no CPU.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
 }
 
 /// The CPUs, and the one that this code runs on.

@@ -26,6 +26,8 @@ use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::frames::{FrameTable, pte};
 use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
+use crate::hypercall::page::write_hypercall_page;
+use crate::mem::TableError;
 use crate::platform::Platform;
 use layout::Layout;
 
@@ -193,9 +195,7 @@ impl<P: Platform> Builder<'_, P> {
         if let Some(page) = image.hypercall_page.map(|va| va.wrapping_sub(image.virt_base))
             && page / PAGE < self.layout.mapped
         {
-            for n in 0..STUBS {
-                self.write((page & !(PAGE - 1)) + n * STUB_BYTES as u64, &hypercall_stub(n));
-            }
+            write_hypercall_page(&self.hv.platform.shared(self.frame(page / PAGE)));
         }
     }
 
@@ -309,24 +309,6 @@ impl<P: Platform> Tables<'_, '_, P> {
         }
         self.builder.hv.platform.table(table)[pte::index(va, 1)].store(entry, Ordering::Relaxed);
     }
-}
-
-/// Stubs of the hypercall page.
-const STUBS: u64 = 128;
-/// Bytes of each.
-const STUB_BYTES: usize = 32;
-
-/// Stub `n`: `push rcx; push r11; mov eax, n; syscall; pop r11; pop rcx; ret`; `iret` is jumped to.
-fn hypercall_stub(n: u64) -> [u8; STUB_BYTES] {
-    const IRET: u64 = 23;
-    let mut stub = [0xcc; STUB_BYTES];
-    let [a, b, c, d] = (n as u32).to_le_bytes();
-    if n == IRET {
-        stub[..11].copy_from_slice(&[0x51, 0x41, 0x53, 0x50, 0xb8, a, b, c, d, 0x0f, 0x05]);
-    } else {
-        stub[..14].copy_from_slice(&[0x51, 0x41, 0x53, 0xb8, a, b, c, d, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3]);
-    }
-    stub
 }
 
 /// CPUID leaf whose eax holds the bits of machine addresses, in bits 0-7.
