@@ -186,7 +186,8 @@ pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
 /// Delivers an NMI that waits for the vCPU, when the vCPU begins to run. The upcall mask does not hold an NMI back; a guest
 /// without a handler for NMIs gets none.
 pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
-    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, TrapVector::NMI).0.address != 0 {
+    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, TrapVector::NMI).0.address != 0
+    {
         deliver_plain(cur, TrapVector::NMI);
     }
 }

@@ -131,7 +131,8 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
         1 => debug_exception(cur),
         7 => traps::device_not_available(cur),
         13 => {
-            if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, TrapVector::PROTECTION)) {
+            if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, TrapVector::PROTECTION))
+            {
                 traps::deliver_exception(cur, TrapVector::PROTECTION, Some(error));
             }
         }

@@ -8,10 +8,8 @@
 use core::sync::atomic::Ordering;
 
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{CpuId, Cpus, Paging, Registers, SOFTIRQ_SCHEDULE};
+use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE};
 use microhv::sched::Decision;
-use microhv::platform::{Cpus, Paging, Registers};
-use microhv::sched::{Decision, SOFTIRQ_SCHEDULE};
 use microhv::traps;
 use ring_abi::types::Maddr;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};

@@ -24,10 +24,9 @@ use super::memory_map::Range;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::frames::{FrameTable, pte};
+use crate::hypercall::page::write_hypercall_page;
 use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
-use crate::hypercall::page::write_hypercall_page;
-use crate::mem::TableError;
 use crate::platform::Platform;
 use layout::Layout;
 
