@@ -33,7 +33,6 @@ pub mod time;
 pub mod traps;
 
 // The name of before, until no room below hypercall uses it any more.
-pub(crate) use hypercall::error;
 use platform::Platform;
 
 /// The hypervisor: the machine and everything that is known about its guests. There is one instance.

@@ -15,7 +15,7 @@ use ring_abi::types::{DOMID_SELF, DomId, Port};
 use super::EvtchnError;
 use super::state::{MAX_PORTS, PortState, Ports};
 use crate::domain::{Domain, PauseFlags};
-use crate::error::HypercallError;
+use crate::hypercall::HypercallError;
 use crate::platform::GuestFault;
 use crate::testing::World;
 

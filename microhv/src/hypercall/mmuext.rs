@@ -9,8 +9,8 @@ use super::batch::{self, Batch};
 use super::mmu::{Subject, invlpg_all};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
-use crate::error::TableError;
 use crate::frames::pte::is_guest_address;
+use crate::hypercall::error::TableError;
 use crate::platform::Platform;
 
 // As `perform` reads it: cmd in the low half of the first word.

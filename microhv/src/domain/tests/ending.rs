@@ -10,7 +10,7 @@ use ring_abi::sched::{SCHEDOP_SHUTDOWN, SchedShutdown};
 use ring_abi::types::Port;
 
 use super::*;
-use crate::error::HypercallError;
+use crate::hypercall::HypercallError;
 use crate::platform::PowerAction;
 use crate::testing::World;
 

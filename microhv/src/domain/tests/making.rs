@@ -8,8 +8,8 @@ use ring_abi::hypercall::*;
 use ring_abi::types::{DomId, Port};
 
 use super::*;
-use crate::error::HypercallError;
 use crate::evtchn::EvtchnError;
+use crate::hypercall::HypercallError;
 use crate::hypercall::Outcome;
 use crate::lifecycle::LifecycleError;
 use crate::testing::{ARGS, World};

@@ -16,7 +16,7 @@ use ring_abi::sysctl::*;
 use ring_abi::types::{DomId, Mfn, VcpuId};
 
 use super::*;
-use crate::error::HypercallError;
+use crate::hypercall::HypercallError;
 use crate::testing::{ARGS, World};
 
 impl Domain {

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
-use crate::error::TableError;
+use crate::hypercall::error::TableError;
 use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 

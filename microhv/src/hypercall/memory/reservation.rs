@@ -7,7 +7,7 @@ use ring_abi::types::Mfn;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
-use crate::error::TableError;
+use crate::hypercall::error::TableError;
 use crate::hypercall::{Args, Current, HypercallResult, Outcome};
 use crate::platform::Platform;
 

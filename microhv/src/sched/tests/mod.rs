@@ -17,7 +17,7 @@ use ring_abi::vcpu::*;
 
 use super::*;
 use crate::domain::PauseFlags;
-use crate::error::HypercallError;
+use crate::hypercall::HypercallError;
 use crate::platform::*;
 use crate::testing::{ARGS, World};
 use crate::time::state::Runstate;

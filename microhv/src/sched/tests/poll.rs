@@ -10,7 +10,7 @@ use ring_abi::types::Port;
 use ring_abi::vcpu::*;
 
 use super::*;
-use crate::error::HypercallError;
+use crate::hypercall::HypercallError;
 use crate::platform::*;
 use crate::testing::ARGS;
 use crate::time::state::TimerKind;

@@ -11,7 +11,7 @@ use ring_abi::types::Port;
 use ring_abi::vcpu::*;
 
 use super::*;
-use crate::error::HypercallError;
+use crate::hypercall::HypercallError;
 use crate::testing::{ARGS, World};
 use crate::time::state::TimerKind;
 
