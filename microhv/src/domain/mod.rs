@@ -183,7 +183,7 @@ pub struct Domain {
     pub handle: Mutex<rank::Handle, [u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
     pub dirty_cpus: AtomicU64,
-    /// Which of its watchdogs there are. A leaf lock.
+    /// Which watchdogs the domain has. The lock is held while their timers are set.
     pub(crate) watchdogs: Mutex<rank::Watchdogs, [bool; 2]>,
     /// How far the end of its grant mappings came.
     pub(crate) teardown_at: AtomicU32,

@@ -18,7 +18,7 @@ pub(super) const fn is_plain(args: &Args) -> bool {
 pub(super) struct Batch {
     /// Requests.
     pub(super) count: u32,
-    /// Its requests are done and the tables were left unfinished; `domain` is the result.
+    /// The requests are done, and tables were left unfinished. The fourth argument holds the result.
     pub(super) only_finish: bool,
     done_at: u64,
     /// Requests done before it was interrupted, as the caller's figure has them.

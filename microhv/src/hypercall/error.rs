@@ -146,7 +146,7 @@ impl From<GuestFault> for TableError {
 }
 
 impl From<TableError> for HypercallError {
-    /// For callers that cannot continue later.
+    /// An interrupted operation of a caller without a continuation gives `Again`: the guest calls again.
     fn from(error: TableError) -> Self {
         match error {
             TableError::Restart => Self::Again,

@@ -14,7 +14,7 @@ use crate::sync::{Mutex, rank};
 /// Dead domains at which one look for those that can go looks at most.
 const LOOKED_AT: usize = 16;
 
-/// What is neither alive nor gone.
+/// Dead domains: some are still in the list, of others parts are left.
 #[derive(Debug, Default)]
 struct Dead {
     /// Domains that are dead but still in the list.
@@ -29,13 +29,13 @@ impl Dead {
     }
 }
 
-/// What is neither a domain yet nor gone.
+/// Domains that begin, and domains that end.
 #[derive(Debug, Default)]
 pub struct Unfinished {
     dead: Mutex<rank::Dead, Dead>,
     /// How many `dead` counts.
     dead_count: AtomicUsize,
-    /// Domains that are being made, one for each vCPU that asks for them.
+    /// Domains that are being made. A vCPU that makes domains has one here at most.
     making: Mutex<rank::Making, Vec<Making>>,
 }
 
@@ -53,9 +53,9 @@ impl Unfinished {
         self.dead_count.load(Ordering::Acquire) != 0
     }
 
-    /// Takes what is left of a domain that ends: one that was begun, or one that is dead, that
-    /// nobody else refers to: all of it where `leaves` says yes, which is not asked again, else all but its place in the
-    /// list. `None`: not of those that were looked at.
+    /// Takes the remains of one dead domain. Remains that an earlier call left come first. Else the call looks at some of the
+    /// dead that nobody refers to, `LOOKED_AT` at most: where `leaves` agrees, the domain leaves the list and is taken whole;
+    /// else its parts are taken and its place stays. `None`: there is nothing to take among those.
     pub(super) fn take_ending(
         &self,
         domains: &DomainList,

@@ -15,7 +15,7 @@
 //! - `check`: the invariants, for tests and a debug key
 //!
 //! References go strictly down: from a vCPU, a pin or an entry of level n + 1 to a table of level n, from level 1 to
-//! a page. The one exception, a table as an entry of another of its level, is one deep and read-only.
+//! a page. (I8)
 
 #![forbid(unsafe_code)]
 

@@ -37,8 +37,7 @@ struct Interrupted {
     stack: u64,
 }
 
-/// Goes to kernel mode and gathers what was interrupted, which had the upcall mask `mask`. `masks`: delivery masks
-/// upcalls.
+/// Enters kernel mode and gathers what was interrupted. `mask`: its upcall mask. `masks`: the delivery sets the mask.
 #[inline(always)]
 fn interrupt<P: Platform>(cur: &mut Current<'_, P>, mask: u8, masks: bool, kernel_sp: u64) -> Interrupted {
     let was_user = leave_user_mode(cur);

@@ -10,6 +10,8 @@
 //! | failsafe | rcx, r11, ds, es, fs, gs, rip, cs and mask, rflags, rsp, ss |
 //! | `iret` takes | rax, r11, rcx, flags, rip, cs, rflags, rsp, ss |
 //!
+//! "cs and mask" is one word: cs in the low 32 bits, the saved upcall mask in bits 32-39.
+//!
 //! ABI: `struct iret_context`, `xen/include/public/arch-x86/xen-x86_64.h`; `xen/include/public/callback.h`.
 #![forbid(unsafe_code)]
 

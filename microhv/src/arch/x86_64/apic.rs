@@ -119,7 +119,8 @@ struct IoApic {
 
 impl IoApic {
     fn read(&self, register: u32) -> u32 {
-        // SAFETY: the register page is mapped for ever; the lock keeps the index and data accesses together.
+        // SAFETY: the register page is mapped for ever. Callers hold the lock of `IO_APICS`, or are `init_io`, before others can
+        // reach it: so the accesses to index and data stay together.
         unsafe {
             (self.registers as *mut u32).write_volatile(register);
             ((self.registers + 0x10) as *const u32).read_volatile()

@@ -36,7 +36,7 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let result = match result {
         Ok(Reply::Nothing) => Ok(Outcome::OK),
         Ok(Reply::Changed) => cur.copy_out(args[0], &op).map(|()| Outcome::OK).map_err(HypercallError::from),
-        // The caller has other things to do as well, and calls again.
+        // dom0 set `want_return`: it gets EAGAIN, serves others, and calls again.
         Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
             Err(HypercallError::Again)
         }

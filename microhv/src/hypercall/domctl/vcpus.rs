@@ -1,4 +1,4 @@
-//! vCPUs as the toolstack sees and sets them: contexts, affinity, shares.
+//! The toolstack reads and sets vCPUs: contexts, extended contexts, affinity, state. An NMI is sent here too.
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
