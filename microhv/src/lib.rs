@@ -32,7 +32,6 @@ pub mod testing;
 pub mod time;
 pub mod traps;
 
-// The name of before, until no room below hypercall uses it any more.
 use platform::Platform;
 
 /// The hypervisor: the machine and everything that is known about its guests. There is one instance.

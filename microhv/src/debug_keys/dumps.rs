@@ -64,11 +64,11 @@ pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
         log::info!("{domain:?}: {} ports", domain.events.open_ports());
         for port in (0..MAX_PORTS).map(Port::new) {
             let Some(cell) = domain.events.cell(port) else { continue };
-            let state = cell.state.lock();
-            if !matches!(*state, PortState::Free) {
+            let state = cell.state.lock().clone(); // the line is slow: no lock is held over it
+            if !matches!(state, PortState::Free) {
                 log::info!(
                     "  {port}: {:?} v{} pending {} masked {}",
-                    *state,
+                    state,
                     cell.notify_vcpu.load(Ordering::Relaxed),
                     u8::from(domain.events.bits.is_pending(port)),
                     u8::from(domain.events.bits.is_masked(port)),

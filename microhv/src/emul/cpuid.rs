@@ -204,7 +204,7 @@ fn hypervisor_leaf(leaf: u32, subleaf: u32, cx: &CpuidContext, host: &impl Host)
                 let rdtscp = host(0x8000_0001, 0).edx >> 27 & 1;
                 let reliable = host(0x8000_0007, 0).edx >> 8 & 1;
                 CpuidResult {
-                    eax: reliable << 1 | rdtscp << 2, // bit 0: `rdtsc` traps, which it never does
+                    eax: reliable << 1 | rdtscp << 2, // bit 0, `rdtsc` is emulated, stays clear
                     ebx: cx.tsc_mode,
                     ecx: cx.tsc_khz,
                     edx: 0,

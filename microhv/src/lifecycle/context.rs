@@ -15,7 +15,7 @@ use crate::domain::{
     Callback, Domain, GuestCpu, PauseFlags, TrapGate, VALID_ASSISTS, Vcpu, checked_debug_value,
 };
 use crate::frames::pte::is_canonical;
-use crate::mem::descriptors::is_ldt_range;
+use crate::mem::descriptors::{MAX_GDT_ENTRIES, is_ldt_range};
 use crate::platform::Platform;
 use crate::time::publish_time;
 
@@ -23,8 +23,6 @@ use crate::time::publish_time;
 const RFLAGS_GUEST: u64 = 0x25_4dd5;
 const RFLAGS_ALWAYS: u64 = 0x202;
 const RFLAGS_IOPL_SHIFT: u32 = 12;
-/// Entries of a GDT that are the guest's.
-const MAX_GDT_ENTRIES: u64 = 7168;
 
 /// The registers that a guest gets when `wanted` is asked for: ring 3, interrupts on, no I/O privilege. (I19)
 fn safe_registers(wanted: &CpuUserRegs) -> CpuUserRegs {
@@ -54,7 +52,7 @@ fn check(context: &VcpuGuestContext) -> Result<(), LifecycleError> {
     ];
     let fine = addresses.into_iter().all(is_canonical)
         && context.trap_ctxt.iter().all(|trap| is_canonical(trap.address))
-        && context.gdt_ents <= MAX_GDT_ENTRIES
+        && context.gdt_ents <= u64::from(MAX_GDT_ENTRIES)
         && context.ldt_base.is_multiple_of(PAGE_SIZE as u64)
         && is_ldt_range(context.ldt_base, context.ldt_ents)
         && (in_kernel || context.ctrlreg[1] != 0);
@@ -231,7 +229,7 @@ mod tests {
             |c| c.event_callback_eip = 0x8000_0000_0000,
             |c| c.gs_base_user = 1 << 62,
             |c| c.trap_ctxt[255].address = 1 << 60,
-            |c| c.gdt_ents = MAX_GDT_ENTRIES + 1,
+            |c| c.gdt_ents = u64::from(MAX_GDT_ENTRIES) + 1,
             |c| c.gdt_ents = u64::MAX,
             |c| c.ldt_ents = 8193,
             |c| c.ldt_ents = u64::MAX,

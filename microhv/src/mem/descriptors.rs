@@ -80,7 +80,8 @@ impl<'a, P: Platform> Mm<'a, P> {
             if !is_checked && now.count() > 0 {
                 return Err(MemError::Invalid);
             }
-            // One step with the look at the word: else a writer could come and go in between.
+            // One step with the look at the word: else a writer could come and go in between. The count has room: each type
+            // reference has a general one beside it, which was refused before. (I15)
             let next = if is_checked {
                 TypeWord(now.0.wrapping_add(1))
             } else {

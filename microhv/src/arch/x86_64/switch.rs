@@ -119,7 +119,8 @@ fn load(hv: &Hv, local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> 
         regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(boot_cpu_area.stack_top());
         local.set_entry_stack(vcpu.entry_stack() as u64);
     }
-    windows::load(&vcpu.window, vcpu.cpu.lock().ldt_entries);
+    let ldt_entries = vcpu.cpu.lock().ldt_entries;
+    windows::load(&vcpu.window, ldt_entries);
     set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);

@@ -15,6 +15,7 @@ use decode::{
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{GuestVa, Mfn};
+use ring_abi::vm_assist::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 use super::instruction::MAX_INSTRUCTION_BYTES;
 use crate::domain::Current;
@@ -24,8 +25,6 @@ use crate::mem::{FrameOwner, MemError, Update};
 use crate::platform::Platform;
 use crate::traps;
 
-/// `VMASST_TYPE_writable_pagetables`.
-const WRITABLE_PAGETABLES: u32 = 2;
 /// Tries at most: each fails only if a processor changed the entry between its load and its exchange.
 const TRIES: usize = 8;
 
@@ -47,7 +46,7 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error_code: u32)
     if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
         || cur.vcpu.user_mode.load(Ordering::Relaxed)
         || !pte::is_guest_address(GuestVa::new(cr2))
-        || !cur.domain.assists(WRITABLE_PAGETABLES)
+        || !cur.domain.assists(VMASST_TYPE_WRITABLE_PAGETABLES)
         || emulate_write(cur, cr2).is_none()
     {
         return false;

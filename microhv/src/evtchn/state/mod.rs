@@ -72,7 +72,7 @@ pub struct Ports {
     pub(crate) binding: Mutex<rank::Binding, Binding>,
     /// vCPUs in `SCHEDOP_poll`.
     pub(in crate::evtchn) pollers: AtomicU32,
-    /// The port at which `evtchn_close_all` goes on where it was interrupted.
+    /// The port at which `close_ports` goes on where it was interrupted.
     pub(in crate::evtchn) closing_at: AtomicU32,
 }
 

@@ -9,7 +9,7 @@ use crate::domain::Domain;
 use crate::sync::{Mutex, rank};
 
 /// What a port is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum PortState {
     /// Not open.
     #[default]
