@@ -5,13 +5,13 @@
 //! with bounds checked like a slice index: an offset outside is our own mistake and panics. Offsets that a peer
 //! chose go through [`SharedBytes::get`] or are checked by the caller first.
 
+mod owner;
+
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
+pub use owner::{SharedMemory, leaked_pages};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::types::PAGE_SIZE;
@@ -345,52 +345,10 @@ impl<'a> Deref for SharedPage<'a> {
     }
 }
 
-/// An owner of shared memory: a mapping, or memory of our own.
-pub trait SharedMemory {
-    /// The bytes, as long as the owner is borrowed.
-    fn shared(&self) -> SharedBytes<'_>;
-}
-
-impl SharedMemory for SharedBytes<'_> {
-    fn shared(&self) -> SharedBytes<'_> {
-        *self
-    }
-}
-
-impl SharedMemory for SharedPage<'_> {
-    fn shared(&self) -> SharedBytes<'_> {
-        self.0
-    }
-}
-
-impl<T: SharedMemory + ?Sized> SharedMemory for &T {
-    fn shared(&self) -> SharedBytes<'_> {
-        (**self).shared()
-    }
-}
-
-impl<T: SharedMemory + ?Sized> SharedMemory for Box<T> {
-    fn shared(&self) -> SharedBytes<'_> {
-        (**self).shared()
-    }
-}
-
-impl<T: SharedMemory + ?Sized> SharedMemory for alloc::sync::Arc<T> {
-    fn shared(&self) -> SharedBytes<'_> {
-        (**self).shared()
-    }
-}
-
-/// So many zeroed pages of our own that are never freed, in the shape of shared memory: both ends of a ring in one
-/// program.
-#[must_use]
-pub fn leaked_pages(pages: usize) -> SharedBytes<'static> {
-    let words = pages * (PAGE_SIZE / 8);
-    SharedBytes::from_static((0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak())
-}
-
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     #[test]
