@@ -15,6 +15,7 @@ pub(super) const fn is_plain(args: &Args) -> bool {
 }
 
 /// A call of any kind.
+#[must_use = "the caller's figure is owed: `ended` tells how many requests were done"]
 pub(super) struct Batch {
     /// Requests.
     pub(super) count: u32,
