@@ -6,7 +6,7 @@ use ring_abi::mmu::{
     MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE, MMU_PT_UPDATE_PRESERVE_AD,
     MmuUpdate, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
 };
-use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn};
+use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn, Pfn};
 
 use super::batch::{self, Batch};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -189,7 +189,7 @@ fn update_one<P: Platform>(
         MMU_MACHPHYS_UPDATE => {
             let FrameOwner::Domain(dom) = owner else { return Err(HypercallError::Invalid.into()) };
             let page = hv.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
-            hv.platform.set_m2p(page.mfn(), (request.val != u64::MAX).then_some(request.val));
+            hv.platform.set_m2p(page.mfn(), Pfn::new(request.val));
             return Ok(true);
         }
         _ => return Err(HypercallError::NoSys.into()),
@@ -226,14 +226,14 @@ fn update_mapping<P: Platform>(
     owner: FrameOwner<'_>,
 ) -> HypercallResult {
     let [va, entry, flags, ..] = *args;
-    let domain = cur.domain;
+    let (va, domain) = (GuestVa::new(va), cur.domain);
     let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
     let mut mm = cur.tables(domain);
     if !mm.finish_deferred() {
         drop(mm);
         return Ok(cur.again(*args));
     }
-    let (table, slot) = mm.find_leaf(base, GuestVa::new(va))?;
+    let (table, slot) = mm.find_leaf(base, va)?;
     mm.update_leaf(table, slot, Pte::new(entry), owner, Update::Plain)?;
     drop(mm);
     if flags & UVMF_FLUSHTYPE_MASK != 0 {
@@ -244,7 +244,7 @@ fn update_mapping<P: Platform>(
 
 /// The flush that `UVMF_*` flags ask for. A vCPU bitmap is taken for all the domain's vCPUs: more than was asked is
 /// flushed, never less.
-fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: u64) {
+fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: GuestVa) {
     let local = flags & !UVMF_FLUSHTYPE_MASK & !UVMF_ALL == UVMF_LOCAL && flags & UVMF_ALL == 0;
     match flags & UVMF_FLUSHTYPE_MASK {
         UVMF_TLB_FLUSH if local => cur.hv.platform.flush_tlb_local(),
@@ -256,9 +256,9 @@ fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: u64) {
 }
 
 /// Flushes an address from every CPU whose TLB may hold entries of the caller's domain.
-pub(super) fn invlpg_all<P: Platform>(cur: &Current<'_, P>, va: u64) {
+pub(super) fn invlpg_all<P: Platform>(cur: &Current<'_, P>, va: GuestVa) {
     let me = CpuSet::only(cur.hv.platform.cpu());
-    if !is_guest_address(GuestVa::new(va)) {
+    if !is_guest_address(va) {
         return; // nothing of the guest's can be there, and it may not flush what is ours
     }
     if cur.domain.dirty_cpus.load(core::sync::atomic::Ordering::Acquire) & !me.bits() == 0 {

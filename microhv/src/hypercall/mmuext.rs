@@ -136,7 +136,7 @@ fn one<P: Platform>(
     arg2: u64,
 ) -> Result<(), TableError> {
     let hv = cur.hv;
-    let mfn = Mfn::new(arg1);
+    let (mfn, va) = (Mfn::new(arg1), GuestVa::new(arg1));
     match cmd {
         MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE => {
             hv.pin_table(dom, mfn, (cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1)?;
@@ -144,8 +144,8 @@ fn one<P: Platform>(
         MMUEXT_UNPIN_TABLE => hv.unpin_table(dom, mfn)?,
         _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
         MMUEXT_INVLPG_LOCAL => {
-            if is_guest_address(GuestVa::new(arg1)) {
-                hv.platform.invlpg(arg1);
+            if is_guest_address(va) {
+                hv.platform.invlpg(va);
             }
         }
         // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
@@ -155,7 +155,7 @@ fn one<P: Platform>(
         }
         MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => {
             check_set(cur, cmd, arg2)?;
-            invlpg_all(cur, arg1);
+            invlpg_all(cur, va);
         }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
             // Memory is mapped write-back alone, devices never: nothing in a cache can be stale.

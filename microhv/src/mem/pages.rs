@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use ring_abi::types::{DomId, GuestVa, Mfn};
+use ring_abi::types::{DomId, GuestVa, Mfn, Pfn};
 
 use super::MemError;
 use super::clean::SMALL_ORDER;
@@ -288,7 +288,7 @@ impl<P: Platform> Hypervisor<P> {
         if lent {
             info.set_kind(TypeWord::CLEAN); // the reference that the loan held
         }
-        self.platform.set_m2p(mfn, None);
+        self.platform.set_m2p(mfn, Pfn::INVALID);
         self.frames.free_used(mfn);
         if lent {
             return;

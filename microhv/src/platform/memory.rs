@@ -3,7 +3,7 @@
 use core::sync::atomic::AtomicU64;
 
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{Maddr, Mfn, Pfn};
 
 /// Entries of a page table that [`MachineMemory::present_groups`] looks at together.
 pub const GROUP: usize = 8;
@@ -31,8 +31,6 @@ pub trait MachineMemory {
     /// The hypervisor's own view of a whole frame, which is never unmapped. The caller's references see to it that the
     /// frame stays the same domain's.
     fn shared(&self, mfn: Mfn) -> SharedBytes<'static>;
-    /// Sets the machine-to-physical entry of a frame; `None` is all ones.
-    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>);
-    /// The machine-to-physical entry of a frame.
-    fn m2p(&self, mfn: Mfn) -> Option<u64>;
+    /// Sets the machine-to-physical entry of a frame; [`Pfn::INVALID`]: the frame has no place in its domain.
+    fn set_m2p(&self, mfn: Mfn, pfn: Pfn);
 }

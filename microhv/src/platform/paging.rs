@@ -1,6 +1,6 @@
 //! Which page tables are loaded, and what the TLBs remember of them.
 
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 
 use super::CpuSet;
 
@@ -13,7 +13,7 @@ pub trait Paging {
     /// Flushes this CPU's TLB, global entries included.
     fn flush_tlb_local(&self);
     /// Flushes one page of this CPU's TLB.
-    fn invlpg(&self, va: u64);
+    fn invlpg(&self, va: GuestVa);
     /// Flushes the TLBs of `cpus`, and waits until it is done.
     fn flush_tlb(&self, cpus: CpuSet);
     /// Writes the hypervisor's slots (256-271) of a guest L4 that is being validated.

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{GuestVa, Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn, Pfn};
 use spin::Mutex;
 use tlb::Tlb;
 pub use tlb::{CPUS, Remembered};
@@ -46,7 +46,7 @@ pub struct Events {
     /// Segment bases set.
     pub segment_bases: Vec<(SegmentBase, u64)>,
     /// `invlpg` addresses.
-    pub invlpg: Vec<u64>,
+    pub invlpg: Vec<GuestVa>,
     /// CPUs kicked.
     pub kicks: Vec<CpuId>,
     /// Legacy lines routed.
@@ -293,6 +293,12 @@ impl TestMachine {
             }
         }
         self.translate(va, write)
+    }
+
+    /// The machine-to-physical entry of a frame, if the frame has a place in its domain.
+    pub fn m2p(&self, mfn: Mfn) -> Option<Pfn> {
+        Some(Pfn::new(self.m2p[mfn.raw() as usize].load(Ordering::Relaxed)))
+            .filter(|pfn| *pfn != Pfn::INVALID)
     }
 
     /// The machine address of guest address `va`, with user rights, for writing if `write`.

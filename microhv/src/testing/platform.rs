@@ -4,7 +4,7 @@ use alloc::vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn, Pfn};
 use zerocopy::IntoBytes;
 
 use super::{CPUS, PAGE, TestMachine};
@@ -72,13 +72,8 @@ impl MachineMemory for TestMachine {
             .expect("a frame of the machine")
     }
 
-    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>) {
-        self.m2p[mfn.raw() as usize].store(pfn.unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    fn m2p(&self, mfn: Mfn) -> Option<u64> {
-        let pfn = self.m2p.get(mfn.raw() as usize)?.load(Ordering::Relaxed);
-        (pfn != u64::MAX).then_some(pfn)
+    fn set_m2p(&self, mfn: Mfn, pfn: Pfn) {
+        self.m2p[mfn.raw() as usize].store(pfn.raw(), Ordering::Relaxed);
     }
 }
 
@@ -143,9 +138,9 @@ impl Paging for TestMachine {
         self.with_tlb(|tlb, memory, me| tlb.flush(memory, me));
     }
 
-    fn invlpg(&self, va: u64) {
+    fn invlpg(&self, va: GuestVa) {
         self.events.lock().invlpg.push(va);
-        self.with_tlb(|tlb, memory, me| tlb.flush_page(memory, me, va));
+        self.with_tlb(|tlb, memory, me| tlb.flush_page(memory, me, va.raw()));
     }
 
     fn flush_tlb(&self, cpus: CpuSet) {

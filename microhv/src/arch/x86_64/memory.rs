@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::platform::MachineMemory;
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{Maddr, Mfn, PAGE_SIZE};
+use ring_abi::types::{Maddr, Mfn, PAGE_SIZE, Pfn};
 
 use super::machine::Machine;
 use super::paging;
@@ -114,15 +114,9 @@ impl MachineMemory for Machine {
     }
 
     #[inline]
-    fn set_m2p(&self, mfn: Mfn, pfn: Option<u64>) {
+    fn set_m2p(&self, mfn: Mfn, pfn: Pfn) {
         if let Some(entry) = paging::m2p_entry(mfn.raw()) {
-            entry.store(pfn.unwrap_or(u64::MAX), Ordering::Relaxed);
+            entry.store(pfn.raw(), Ordering::Relaxed);
         }
-    }
-
-    #[inline]
-    fn m2p(&self, mfn: Mfn) -> Option<u64> {
-        let pfn = paging::m2p_entry(mfn.raw())?.load(Ordering::Relaxed);
-        (pfn != u64::MAX).then_some(pfn)
     }
 }

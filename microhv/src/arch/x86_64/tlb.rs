@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // control registers
 
 use microhv::platform::{CpuSet, Paging};
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::machine::Machine;
@@ -46,9 +46,9 @@ impl Paging for Machine {
     }
 
     #[inline]
-    fn invlpg(&self, va: u64) {
+    fn invlpg(&self, va: GuestVa) {
         // XSA-279: a non-canonical address does nothing; the hypervisor's own pages may be dropped at any time.
-        cpu::invlpg(va);
+        cpu::invlpg(va.raw());
     }
 
     fn flush_tlb(&self, cpus: CpuSet) {

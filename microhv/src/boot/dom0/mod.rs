@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::start_info::{MAGIC, SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, StartInfo};
-use ring_abi::types::{DomId, Maddr, Mfn};
+use ring_abi::types::{DomId, Maddr, Mfn, Pfn};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::kernel_image::{ImageError, KernelImage};
@@ -162,7 +162,7 @@ impl<P: Platform> Builder<'_, P> {
     fn adopt(&mut self, domain: &Domain, first: Mfn, count: u64) {
         self.hv.adopt_frames(domain, first, count);
         for mfn in (0..count).map(|n| first.add(n)) {
-            self.hv.platform.set_m2p(mfn, Some(self.p2m.len() as u64));
+            self.hv.platform.set_m2p(mfn, Pfn::new(self.p2m.len() as u64));
             self.p2m.push(mfn);
         }
     }

@@ -67,7 +67,7 @@ fn builds_a_kernel_that_wants_all_mapped() {
     // P2M and M2P agree.
     for pfn in [0, 1, 5, 100, 4098] {
         let mfn = read64(&hv, info.mfn_list + pfn * 8);
-        assert_eq!(hv.platform.m2p(Mfn::new(mfn)), Some(pfn), "pfn {pfn} mfn {mfn:#x}");
+        assert_eq!(hv.platform.m2p(Mfn::new(mfn)), Some(Pfn::new(pfn)), "pfn {pfn} mfn {mfn:#x}");
     }
     // Page tables are read-only, the stack is not.
     assert!(hv.platform.translate(info.pt_base, true).is_none());

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ring_abi::memory::XenMemoryExchange;
-use ring_abi::types::Mfn;
+use ring_abi::types::{Mfn, Pfn};
 use zerocopy::IntoBytes;
 
 use super::OPERATION_BITS;
@@ -106,11 +106,11 @@ fn exchange_some<P: Platform>(
         taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
         return Err(error.into());
     }
-    given.iter().for_each(|&mfn| hv.platform.set_m2p(mfn, None));
+    given.iter().for_each(|&mfn| hv.platform.set_m2p(mfn, Pfn::INVALID));
     hv.keep_given(domain, given);
     for (&mfn, place) in taken.iter().zip(&mut places) {
         for page in 0..1u64 << order {
-            hv.platform.set_m2p(Mfn::new(mfn.raw() + page), Some(place.wrapping_add(page)));
+            hv.platform.set_m2p(mfn.add(page), Pfn::new(place.wrapping_add(page)));
         }
         *place = mfn.raw();
     }

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use ring_abi::memory::{XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
-use ring_abi::types::Mfn;
+use ring_abi::types::{Mfn, Pfn};
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
@@ -83,11 +83,12 @@ fn add_extent<P: Platform>(
     n: u64,
     populate: bool,
 ) -> Result<(), TableError> {
-    let pfn = if populate { Some(cur.copy_in_at::<u64>(request.extent_start, n)?) } else { None };
+    let first = if populate { Some(cur.copy_in_at::<u64>(request.extent_start, n)?) } else { None };
     let order = request.extent_order as u8;
     let mfn = cur.hv.populate(domain, order, request.mem_flags as u8)?;
     for page in 0..1 << order {
-        cur.hv.platform.set_m2p(Mfn::new(mfn.raw() + page), pfn.map(|pfn| pfn.wrapping_add(page)));
+        let pfn = first.map_or(Pfn::INVALID, |first| Pfn::new(first.wrapping_add(page)));
+        cur.hv.platform.set_m2p(Mfn::new(mfn.raw() + page), pfn);
     }
     let told = if populate || request.extent_start != 0 {
         cur.copy_out_at(request.extent_start, n, &mfn.raw())

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::mmu::*;
-use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn};
+use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn, Pfn};
 use zerocopy::IntoBytes;
 
 use super::guest::*;
@@ -14,7 +14,6 @@ use crate::frames::PageType;
 use crate::frames::pte::{A, D, G, GUEST_KERNEL, P, RW, US};
 use crate::hypercall::mmu;
 use crate::mem::GrantAddress;
-use crate::platform::*;
 
 #[test]
 fn mmu_update_counts_what_it_did() {
@@ -59,7 +58,7 @@ fn the_m2p_is_set_for_own_frames_alone() {
     let (guest, other) = (world.guest(1, false), world.guest(2, false));
     let m2p = |mfn: Mfn, pfn| (mfn.raw() << 12 | MMU_MACHPHYS_UPDATE, pfn);
     assert_eq!(world.mmu(&guest, &[m2p(guest.page, 77)], SELF), 0);
-    assert_eq!(world.hv.platform.m2p(guest.page), Some(77));
+    assert_eq!(world.hv.platform.m2p(guest.page), Some(Pfn::new(77)));
     assert_eq!(world.mmu(&guest, &[m2p(other.page, 77)], SELF), neg(EINVAL));
     assert_eq!(world.hv.platform.m2p(other.page), None);
 }
@@ -108,7 +107,7 @@ fn update_va_mapping_finds_the_entry() {
     let flushes = || world.hv.platform.flushes.load(Ordering::Relaxed);
     let before = flushes();
     assert_eq!(update(FREE_VA, 0, UVMF_INVLPG), 0);
-    assert_eq!(world.hv.platform.events.lock().invlpg, [FREE_VA]);
+    assert_eq!(world.hv.platform.events.lock().invlpg, [GuestVa::new(FREE_VA)]);
     assert_eq!(update(FREE_VA, 0, UVMF_TLB_FLUSH | UVMF_LOCAL), 0);
     assert_eq!(update(FREE_VA, 0, UVMF_TLB_FLUSH | UVMF_ALL), 0);
     assert_eq!(update(FREE_VA, 0, UVMF_TLB_FLUSH | (ARGS & !7)), 0);

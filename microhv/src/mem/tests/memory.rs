@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::errno::{EINVAL, ENOMEM, ENOSYS, EPERM, ESRCH};
 use ring_abi::memory::*;
-use ring_abi::types::{DOMID_SELF, Mfn};
+use ring_abi::types::{DOMID_SELF, Mfn, Pfn};
 use zerocopy::IntoBytes;
 
 use super::guest::{ARGS, Guest, at, neg};
@@ -12,7 +12,6 @@ use super::{World, entry};
 use crate::frames::pte::{P, Pte, RW};
 use crate::hypercall::memory;
 use crate::mem::{FrameOwner, Update};
-use crate::platform::MachineMemory;
 
 fn reservation(extent_start: u64, nr_extents: u64, extent_order: u32, domid: u16) -> XenMemoryReservation {
     XenMemoryReservation { extent_start, nr_extents, extent_order, mem_flags: 0, domid, _pad0: [0; 3] }
@@ -37,7 +36,7 @@ fn reservations_grow_and_shrink() {
     assert_eq!(guest.dom.mm.tot_pages(), owned + 8);
     let frames: [Mfn; 8] = core::array::from_fn(|n| Mfn::new(world.word(&guest, n * 8)));
     for (n, &mfn) in frames.iter().enumerate() {
-        assert_eq!(world.hv.platform.m2p(mfn), Some(0x100 + n as u64));
+        assert_eq!(world.hv.platform.m2p(mfn), Some(Pfn::new(0x100 + n as u64)));
     }
     world.check();
     assert_eq!(memory(XENMEM_POPULATE_PHYSMAP, 8), 8, "nothing left to do");
@@ -108,7 +107,7 @@ fn exchange_gives_contiguous_memory() {
     assert_eq!(exchange(input, output), (0, 4));
     let first = Mfn::new(world.word(&guest, 0x100));
     assert_eq!(first.raw() % 4, 0);
-    assert_eq!(world.hv.platform.m2p(Mfn::new(first.raw() + 3)), Some(0x43));
+    assert_eq!(world.hv.platform.m2p(Mfn::new(first.raw() + 3)), Some(Pfn::new(0x43)));
     assert_eq!(guest.dom.mm.tot_pages(), owned);
     world.check();
     assert_eq!(exchange(input, output).0, neg(EINVAL), "given away");

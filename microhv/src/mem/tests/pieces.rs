@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::memory::*;
 use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MmuUpdate, MmuextOp};
-use ring_abi::types::{DOMID_SELF, Mfn};
+use ring_abi::types::{DOMID_SELF, Mfn, Pfn};
 use zerocopy::IntoBytes;
 
 use super::guest::*;
@@ -35,7 +35,7 @@ fn a_large_extent_is_zeroed_and_given_back_in_pieces() {
     for page in 0..512 {
         let mfn = Mfn::new(first.raw() + page);
         assert_eq!(world.hv.platform.table(mfn)[511].load(Ordering::Relaxed), 0, "page {page}");
-        assert_eq!(world.hv.platform.m2p(mfn), Some(0x200 + page));
+        assert_eq!(world.hv.platform.m2p(mfn), Some(Pfn::new(0x200 + page)));
     }
     // One page of the extent is mapped, and stays; the others are freed.
     map(&world, &guest, 50, entry(Mfn::new(first.raw() + 100), P | RW));
