@@ -17,7 +17,7 @@ use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::types::{DomId, Mfn, Port};
 use ring_abi::vm_assist::{
     VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_4GB_SEGMENTS_NOTIFY, VMASST_TYPE_ARCHITECTURAL_IOPL,
     VMASST_TYPE_M2P_STRICT, VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
@@ -69,8 +69,8 @@ pub struct DomainConfig {
     pub privileged: bool,
     /// vCPUs that it may have: 1 to [`MAX_VCPUS`].
     pub max_vcpus: u32,
-    /// Event channel ports at most; 0 for no limit but the ABI's.
-    pub max_evtchn_port: u32,
+    /// The highest event channel port; `None` for no limit but the ABI's.
+    pub max_evtchn_port: Option<Port>,
     /// Grant table frames at most.
     pub max_grant_frames: u32,
     /// Maptrack frames at most.
@@ -86,7 +86,7 @@ impl Default for DomainConfig {
             ssidref: 0,
             privileged: false,
             max_vcpus: 1,
-            max_evtchn_port: 0,
+            max_evtchn_port: None,
             max_grant_frames: 64,
             max_maptrack_frames: 1024,
             flags: 0,

@@ -303,7 +303,7 @@ fn all_ports_can_be_open_and_no_more() {
 #[test]
 fn the_limit_of_createdomain_holds() {
     let world = World::new(64);
-    let ports = Ports::new(2, &world.dom0.shared_info);
+    let ports = Ports::new(Some(Port::new(2)), &world.dom0.shared_info);
     let mut binding = ports.binding.lock();
     for expected in [1, 2] {
         let port = binding.lowest_free().expect("free");
@@ -312,7 +312,7 @@ fn the_limit_of_createdomain_holds() {
     }
     assert_eq!(binding.lowest_free(), None);
     drop(binding);
-    for none in [0, MAX_PORTS, u32::MAX] {
+    for none in [None, Some(Port::new(MAX_PORTS)), Some(Port::new(u32::MAX))] {
         let ports = Ports::new(none, &world.dom0.shared_info);
         let free: u32 = ports.binding.lock().taken.iter().map(|bits| bits.count_zeros()).sum();
         assert_eq!(free, MAX_PORTS - 1);

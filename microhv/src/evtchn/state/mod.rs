@@ -77,10 +77,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// No port is open. `highest` is the highest number to give out; 0, or one from 4,096 on, for no limit but the
-    /// ABI's. `shared_info` is the domain's.
-    pub fn new(highest: u32, shared_info: &SharedBytes) -> Self {
-        let limit = if highest == 0 || highest >= MAX_PORTS { MAX_PORTS } else { highest + 1 };
+    /// No port is open. `highest` is the highest to give out; `None`, or one from 4,096 on, for no limit but the ABI's.
+    /// `shared_info` is the domain's.
+    pub fn new(highest: Option<Port>, shared_info: &SharedBytes) -> Self {
+        let limit = highest.map_or(MAX_PORTS, |port| port.raw().saturating_add(1).min(MAX_PORTS));
         Self {
             cells: Cells::new(),
             bits: Bits::new(shared_info),

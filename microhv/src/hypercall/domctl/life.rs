@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Port};
 
 use super::Operation;
 use crate::domain::{Current, DomainConfig, FIRST_RESERVED, MAX_GRANT_FRAMES, MAX_MAPTRACK_FRAMES};
@@ -28,7 +28,7 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> R
         ssidref: wanted.ssidref,
         privileged: false,
         max_vcpus: wanted.max_vcpus,
-        max_evtchn_port: wanted.max_evtchn_port,
+        max_evtchn_port: (wanted.max_evtchn_port != 0).then(|| Port::new(wanted.max_evtchn_port)),
         max_grant_frames: or_default(wanted.max_grant_frames, DEFAULT_GRANT_FRAMES),
         max_maptrack_frames: or_default(wanted.max_maptrack_frames, DEFAULT_MAPTRACK_FRAMES),
         flags: wanted.flags,
