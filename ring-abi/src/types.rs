@@ -157,6 +157,15 @@ impl Maddr {
 }
 
 impl GuestVa {
+    /// Address of element `index` of the array of `T` here, unless it would wrap.
+    #[must_use]
+    pub const fn element<T>(self, index: u64) -> Option<Self> {
+        match index.checked_mul(size_of::<T>() as u64) {
+            Some(offset) => self.checked_add(offset),
+            None => None,
+        }
+    }
+
     /// Offset within the page, 0 to 4095.
     #[must_use]
     pub const fn offset(self) -> usize {
@@ -233,6 +242,9 @@ mod tests {
         assert_eq!(GuestVa::new(u64::MAX).offset(), 0xfff);
         assert_eq!(GuestVa::new(u64::MAX).checked_add(1), None);
         assert_eq!(GuestVa::new(u64::MAX).wrapping_add(1), GuestVa::new(0));
+        assert_eq!(GuestVa::new(8).element::<u64>(3), Some(GuestVa::new(32)));
+        assert_eq!(GuestVa::new(8).element::<u64>(u64::MAX / 8), None);
+        assert_eq!(GuestVa::new(8).element::<u64>(1 << 61), None);
     }
 
     #[test]

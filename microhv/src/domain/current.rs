@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 
 use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::types::GuestVa;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Domain, Vcpu};
@@ -35,7 +36,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub fn copy_from_guest(&self, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+    pub fn copy_from_guest(&self, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         self.hv.platform.copy_from_guest(self.settled(), to, va)
     }
 
@@ -44,7 +45,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub fn copy_to_guest(&self, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+    pub fn copy_to_guest(&self, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
         self.hv.platform.copy_to_guest(self.settled(), va, from)
     }
 
@@ -53,7 +54,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub fn write_frame<const N: usize>(&self, va: u64, words: [u64; N]) -> Result<(), GuestFault> {
+    pub fn write_frame<const N: usize>(&self, va: GuestVa, words: [u64; N]) -> Result<(), GuestFault> {
         self.hv.platform.write_frame(self.settled(), va, words)
     }
 
@@ -62,7 +63,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub fn read_words(&self, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+    pub fn read_words(&self, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         self.hv.platform.read_words(self.settled(), to, va)
     }
 
@@ -71,7 +72,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline(always)]
-    pub fn read_frame<const N: usize>(&self, va: u64) -> Result<[u64; N], GuestFault> {
+    pub fn read_frame<const N: usize>(&self, va: GuestVa) -> Result<[u64; N], GuestFault> {
         self.hv.platform.read_frame(self.settled(), va)
     }
 }
@@ -82,7 +83,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline]
-    pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, GuestFault> {
+    pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: GuestVa) -> Result<T, GuestFault> {
         let mut value = T::new_zeroed();
         self.copy_from_guest(value.as_mut_bytes(), va)?;
         Ok(value)
@@ -96,7 +97,7 @@ impl<P: Platform> Current<'_, P> {
     #[inline]
     pub fn copy_in_place<T: FromBytes + IntoBytes>(
         &self,
-        array: u64,
+        array: GuestVa,
         index: u64,
         value: &mut T,
     ) -> Result<(), GuestFault> {
@@ -108,7 +109,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline]
-    pub fn copy_out<T: IntoBytes + Immutable>(&self, va: u64, value: &T) -> Result<(), GuestFault> {
+    pub fn copy_out<T: IntoBytes + Immutable>(&self, va: GuestVa, value: &T) -> Result<(), GuestFault> {
         self.copy_to_guest(va, value.as_bytes())
     }
 
@@ -117,7 +118,7 @@ impl<P: Platform> Current<'_, P> {
     /// # Errors
     /// Where it stopped.
     #[inline]
-    pub fn copy_in_at<T: FromBytes + IntoBytes>(&self, array: u64, index: u64) -> Result<T, GuestFault> {
+    pub fn copy_in_at<T: FromBytes + IntoBytes>(&self, array: GuestVa, index: u64) -> Result<T, GuestFault> {
         self.copy_in(element::<T>(array, index)?)
     }
 
@@ -128,7 +129,7 @@ impl<P: Platform> Current<'_, P> {
     #[inline]
     pub fn copy_out_at<T: IntoBytes + Immutable>(
         &self,
-        array: u64,
+        array: GuestVa,
         index: u64,
         value: &T,
     ) -> Result<(), GuestFault> {
@@ -139,15 +140,12 @@ impl<P: Platform> Current<'_, P> {
     ///
     /// # Errors
     /// Where it stopped.
-    pub fn copy_out_bytes(&self, va: u64, bytes: &[u8]) -> Result<(), GuestFault> {
+    pub fn copy_out_bytes(&self, va: GuestVa, bytes: &[u8]) -> Result<(), GuestFault> {
         self.copy_to_guest(va, bytes)
     }
 }
 
 /// Address of entry `index`; an array that wraps round is a fault.
-fn element<T>(array: u64, index: u64) -> Result<u64, GuestFault> {
-    index
-        .checked_mul(size_of::<T>() as u64)
-        .and_then(|offset| array.checked_add(offset))
-        .ok_or(GuestFault { va: array })
+fn element<T>(array: GuestVa, index: u64) -> Result<GuestVa, GuestFault> {
+    array.element::<T>(index).ok_or(GuestFault { va: array })
 }

@@ -20,6 +20,7 @@ use crate::traps::TrapVector;
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::types::GuestVa;
 
 /// What became of a faulting instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     if rip & 4095 > 4096 - size_of::<u64>() as u64 {
         return false;
     }
-    let Ok([word]) = cur.read_frame(rip) else { return false };
+    let Ok([word]) = cur.read_frame(GuestVa::new(rip)) else { return false };
     let Some(decoded) = decode::forced_cpuid(word) else { return false };
     emulate_cpuid(cur);
     retire(cur, rip.wrapping_add(u64::from(decoded.len)));
@@ -117,7 +118,7 @@ fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
     let rip = cur.regs.rip;
     let in_page = 4096 - (rip & 4095) as usize;
     if in_page >= size_of::<u64>() {
-        let [word] = cur.read_frame(rip).ok()?;
+        let [word] = cur.read_frame(GuestVa::new(rip)).ok()?;
         if let Some(cpuid) = decode::forced_cpuid(word) {
             return Some(cpuid);
         }
@@ -130,13 +131,14 @@ fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
 
 #[cold]
 fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<Decoded> {
+    let rip = GuestVa::new(cur.regs.rip);
     let mut bytes = [0; MAX_INSTRUCTION_BYTES];
     let (first, rest) = bytes.split_at_mut(in_page);
-    cur.copy_from_guest(first, cur.regs.rip).ok()?;
+    cur.copy_from_guest(first, rip).ok()?;
     if let Some(decoded) = decode::decode(first) {
         return Some(decoded);
     }
-    cur.copy_from_guest(rest, cur.regs.rip.wrapping_add(in_page as u64)).ok()?;
+    cur.copy_from_guest(rest, rip.wrapping_add(in_page as u64)).ok()?;
     decode::decode(&bytes)
 }
 

@@ -6,6 +6,8 @@
 
 use core::sync::atomic::Ordering;
 
+use ring_abi::types::GuestVa;
+
 use super::Emulated;
 use super::decode::{Direction, IoPort, IoWidth};
 use crate::domain::Current;
@@ -74,7 +76,7 @@ pub(super) fn string<P: Platform>(
         }
         budget -= 1;
         let index = if direction == Direction::In { cur.regs.rdi } else { cur.regs.rsi };
-        let address = index & address_mask;
+        let address = GuestVa::new(index & address_mask);
         let mut buffer = [0; 4];
         let moved = match direction {
             Direction::In => {
@@ -82,7 +84,7 @@ pub(super) fn string<P: Platform>(
                 let probe = &mut buffer[..bytes];
                 if cur.copy_from_guest(probe, address).is_err() || cur.copy_to_guest(address, probe).is_err()
                 {
-                    return Emulated::PageFault { address, write: true };
+                    return Emulated::PageFault { address: address.raw(), write: true };
                 }
                 let value = read(cur, port, width).to_le_bytes();
                 cur.copy_to_guest(address, &value[..bytes])
@@ -96,7 +98,7 @@ pub(super) fn string<P: Platform>(
             }
         };
         if let Err(fault) = moved {
-            return Emulated::PageFault { address: fault.va, write: direction == Direction::In };
+            return Emulated::PageFault { address: fault.va.raw(), write: direction == Direction::In };
         }
         let next = index & !address_mask | index.wrapping_add(step) & address_mask;
         match direction {
@@ -128,7 +130,7 @@ fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, u
         // An access may straddle two bytes of the bitmap.
         (first..first + count).all(|port| {
             let mut byte = [0];
-            let at = bitmap.wrapping_add(u64::from(port / 8));
+            let at = GuestVa::new(bitmap).wrapping_add(u64::from(port / 8));
             cur.copy_from_guest(&mut byte, at).is_ok() && byte[0] >> (port % 8) & 1 == 0
         })
     })

@@ -10,7 +10,7 @@ use ring_abi::shared_info::{
     EVTCHN_MASK_OFFSET as MASK, EVTCHN_PENDING_OFFSET as PENDING, PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET,
     UPCALL_PENDING_OFFSET,
 };
-use ring_abi::types::{DOMID_SELF, DomId, Port};
+use ring_abi::types::{DOMID_SELF, DomId, GuestVa, Port};
 
 use super::EvtchnError;
 use super::state::{MAX_PORTS, PortState, Ports};
@@ -321,7 +321,7 @@ fn the_limit_of_createdomain_holds() {
 
 #[test]
 fn a_fault_leaves_no_port_behind() {
-    const FAULT: GuestFault = GuestFault { va: 0 };
+    const FAULT: GuestFault = GuestFault { va: GuestVa::new(0) };
     let world = World::new(64);
     let guest = world.guest(1);
     let out = guest.clone();

@@ -1,6 +1,8 @@
 //! Lists of requests that are done in their order, and go on after what waits: what `mmu_update` and `mmuext_op` share.
 //! Both are `(list, count, &done, domain)`.
 
+use ring_abi::types::GuestVa;
+
 use super::error::TableError;
 use super::{Args, Current, HypercallResult, Outcome};
 use crate::platform::Platform;
@@ -21,7 +23,7 @@ pub(super) struct Batch {
     pub(super) count: u32,
     /// The requests are done, and tables were left unfinished. The fourth argument holds the result.
     pub(super) only_finish: bool,
-    done_at: u64,
+    done_at: Option<GuestVa>,
     /// Requests done before it was interrupted, as the caller's figure has them.
     before: u32,
 }
@@ -29,9 +31,10 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new<P: Platform>(cur: &Current<'_, P>, args: &Args) -> Self {
         let [list, count, done_at, ..] = *args;
+        let done_at = (done_at != 0).then(|| GuestVa::new(done_at));
         let resumed = count as u32 & PREEMPTED != 0;
         let count = count as u32 & !PREEMPTED;
-        let before = if resumed && done_at != 0 { cur.copy_in(done_at).unwrap_or(0) } else { 0 };
+        let before = done_at.filter(|_| resumed).map_or(0, |at| cur.copy_in(at).unwrap_or(0));
         Self { count, only_finish: resumed && count == 0 && list == 0, done_at, before }
     }
 
@@ -44,8 +47,8 @@ impl Batch {
         result: Result<(), TableError>,
         drained: bool,
     ) -> HypercallResult {
-        if self.done_at != 0 {
-            cur.copy_out(self.done_at, &self.before.wrapping_add(done as u32))?;
+        if let Some(at) = self.done_at {
+            cur.copy_out(at, &self.before.wrapping_add(done as u32))?;
         }
         ended::<T, P>(cur, args, done, result, drained)
     }

@@ -2,6 +2,7 @@
 
 use ring_abi::callback::*;
 use ring_abi::segment::FLAT_KERNEL_CS;
+use ring_abi::types::GuestVa;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{Callback, TrapGate};
@@ -45,15 +46,16 @@ pub fn set_callbacks<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hype
 /// `Fault`; `NoSys`: no such command or type; `Invalid`: an address that is not canonical, or a callback that cannot
 /// be unregistered.
 pub fn callback_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let arg = GuestVa::new(args[1]);
     match args[0] as u32 {
         CALLBACKOP_REGISTER => {
-            let op: CallbackRegister = cur.copy_in(args[1])?;
+            let op: CallbackRegister = cur.copy_in(arg)?;
             let masks_events = op.flags & CALLBACKF_MASK_EVENTS != 0;
             register(cur, op.r#type, Callback { address: op.address, masks_events })?;
             Ok(Outcome::OK)
         }
         CALLBACKOP_UNREGISTER => {
-            let op: CallbackUnregister = cur.copy_in(args[1])?;
+            let op: CallbackUnregister = cur.copy_in(arg)?;
             match op.r#type {
                 CALLBACKTYPE_NMI => {
                     cur.vcpu.cpu.lock().traps[2] = TrapGate::default();

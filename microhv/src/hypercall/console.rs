@@ -1,6 +1,7 @@
 //! The serial console, for the domain that has it.
 
 use ring_abi::console_io::{ASKS_WHETHER_BUSY, CONSOLEIO_READ, CONSOLEIO_WRITE};
+use ring_abi::types::GuestVa;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
@@ -20,7 +21,7 @@ const FULL_NS: u64 = 1_000_000;
 pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let [command, count, buffer, ..] = *args;
-    let (mut left, mut at) = (count as u32, buffer);
+    let (mut left, mut at) = (count as u32, GuestVa::new(buffer));
     let mut chunk = [0u8; CHUNK];
     match command as u32 {
         CONSOLEIO_WRITE if left == 0 && buffer == ASKS_WHETHER_BUSY && cur.hv.platform.console_is_busy() => {
@@ -37,7 +38,7 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
                     super::sched::wait(cur, &[], cur.hv.platform.now_ns() + FULL_NS);
                 }
                 if taken < len || (left > 0 && cur.hv.platform.work_pending()) {
-                    return Ok(cur.again([command, left.into(), at, args[3], args[4], args[5]]));
+                    return Ok(cur.again([command, left.into(), at.raw(), args[3], args[4], args[5]]));
                 }
             }
             Ok(Outcome::OK)

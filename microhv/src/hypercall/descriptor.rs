@@ -1,7 +1,7 @@
 //! Descriptor tables.
 
 use arrayvec::ArrayVec;
-use ring_abi::types::{Maddr, Mfn};
+use ring_abi::types::{GuestVa, Maddr, Mfn};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::mem::descriptors::MAX_GDT_ENTRIES;
@@ -23,7 +23,7 @@ pub fn set_gdt<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallR
     HypercallError::Invalid.when(entries > MAX_GDT_ENTRIES)?;
     let mut frames = ArrayVec::<Mfn, 14>::new();
     for n in 0..entries.div_ceil(512) {
-        frames.push(Mfn::new(cur.copy_in_at::<u64>(list, n.into())?));
+        frames.push(Mfn::new(cur.copy_in_at::<u64>(GuestVa::new(list), n.into())?));
     }
     cur.hv.set_gdt(cur.domain, cur.vcpu, &frames, entries)?;
     // Pages of descriptors were checked, and a multicall may have many such calls: something else has its turn first.

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::*;
-use ring_abi::types::{DomId, Pirq, Port};
+use ring_abi::types::{DomId, GuestVa, Pirq, Port};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::evtchn::bind_vcpu;
@@ -15,13 +15,13 @@ use crate::platform::Platform;
 /// # Errors
 /// `Fault`; `Invalid`: not a port that can be sent from.
 #[inline(always)]
-pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let op: EvtchnSend = cur.copy_in(arg)?;
     Ok(cur.hv.evtchn_send(cur.domain, Port::new(op.port))?)
 }
 
 /// `EVTCHNOP_status`: what a port is, and the vCPU that it notifies.
-fn status<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn status<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let mut op: EvtchnStatus = cur.copy_in(arg)?;
     let domain = cur.hv.domains.target(cur.domain, op.dom)?;
     if op.port >= MAX_PORTS {
@@ -49,7 +49,7 @@ fn status<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallEr
 /// # Errors
 /// As each operation says; `NoSys`: no such operation.
 pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let (command, arg) = (args[0] as u32, args[1]);
+    let (command, arg) = (args[0] as u32, GuestVa::new(args[1]));
     let (hv, caller) = (cur.hv, cur.domain);
     match command {
         EVTCHNOP_ALLOC_UNBOUND => {

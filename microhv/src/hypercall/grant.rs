@@ -8,7 +8,7 @@
 use core::mem::offset_of;
 
 use ring_abi::grant::*;
-use ring_abi::types::{DOMID_SELF, GrantRef};
+use ring_abi::types::{DOMID_SELF, GrantRef, GuestVa};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -31,6 +31,7 @@ const FRAMES_TOGETHER: usize = 64;
 /// - `NoSys`: no such operation, and version 2 (kernels then stay with version 1).
 pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [cmd, array, count, ..] = *args;
+    let array = GuestVa::new(array);
     let count = count & 0xffff_ffff;
     if count > i32::MAX as u64 {
         return Err(HypercallError::Invalid);
@@ -74,9 +75,9 @@ fn status_of<T>(result: &Result<T, GrantError>) -> i16 {
 fn array<P: Platform, T: FromBytes + IntoBytes>(
     cur: &mut Current<'_, P>,
     args: &Args,
-    array: u64,
+    array: GuestVa,
     count: u64,
-    mut each: impl FnMut(&mut Current<'_, P>, u64, &T) -> Result<(), GuestFault>,
+    mut each: impl FnMut(&mut Current<'_, P>, GuestVa, &T) -> Result<(), GuestFault>,
 ) -> HypercallResult {
     let mut op = T::new_zeroed();
     for n in 0..count {
@@ -84,23 +85,23 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
             return Ok(cur.again(resume::<T>(args, array, count, n)));
         }
         cur.copy_in_place(array, n, &mut op)?;
-        let at = array + n * size_of::<T>() as u64; // the copy checked that it does not wrap
+        let at = array.wrapping_add(n * size_of::<T>() as u64); // the copy checked that it does not wrap
         each(cur, at, &op)?;
     }
     Ok(Outcome::OK)
 }
 
 /// The arguments without the first `done` operations.
-fn resume<T>(args: &Args, array: u64, count: u64, done: u64) -> Args {
+fn resume<T>(args: &Args, array: GuestVa, count: u64, done: u64) -> Args {
     let mut args = *args;
     // What follows the last bytes of the address space is at 0, where it is read, or faults.
-    args[1] = array.wrapping_add(done * size_of::<T>() as u64);
+    args[1] = array.wrapping_add(done * size_of::<T>() as u64).raw();
     args[2] = count - done;
     args
 }
 
 #[inline(never)]
-fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
+fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: u64) -> HypercallResult {
     /// From `dom` on, as one copy.
     #[derive(IntoBytes, zerocopy::Immutable)]
     #[repr(C)]
@@ -119,12 +120,12 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) 
             .as_ref()
             .map_or((op.handle, op.dev_bus_addr), |m| (m.handle.raw(), m.machine_address.raw()));
         let answer = Answer { dom: op.dom, status: status_of(&result), handle, dev_bus_addr };
-        cur.copy_out(at + offset_of!(GnttabMapGrantRef, dom) as u64, &answer)
+        cur.copy_out(at.wrapping_add(offset_of!(GnttabMapGrantRef, dom) as u64), &answer)
     })
 }
 
 #[inline(never)]
-fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: u64) -> HypercallResult {
+fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: GuestVa, count: u64) -> HypercallResult {
     const STATUS: usize = offset_of!(GnttabUnmapGrantRef, status);
     unmap_all(cur, args, array, count, STATUS, |op: &GnttabUnmapGrantRef| (*op, None))
 }
@@ -133,7 +134,7 @@ fn unmap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: u64, count: 
 fn unmap_and_replace<P: Platform>(
     cur: &mut Current<'_, P>,
     args: &Args,
-    array: u64,
+    array: GuestVa,
     count: u64,
 ) -> HypercallResult {
     const STATUS: usize = offset_of!(GnttabUnmapAndReplace, status);
@@ -153,7 +154,7 @@ fn unmap_and_replace<P: Platform>(
 fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
     cur: &mut Current<'_, P>,
     args: &Args,
-    array: u64,
+    array: GuestVa,
     count: u64,
     status_at: usize,
     meaning: impl Fn(&T) -> (GnttabUnmapGrantRef, Option<u64>),
@@ -171,8 +172,8 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
             cur.copy_in_place(array, n, &mut op)?;
             let (op, replacement) = meaning(&op);
             let status = status_of(&batch.unmap(cur.vcpu, &op, replacement));
-            let at = array + n * size_of::<T>() as u64;
-            cur.copy_out(at + status_at as u64, &status)?;
+            let at = array.wrapping_add(n * size_of::<T>() as u64);
+            cur.copy_out(at.wrapping_add(status_at as u64), &status)?;
         }
         batch.finish();
         core::mem::forget(batch);
@@ -182,19 +183,19 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
 }
 
 #[inline(never)]
-fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
+fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: u64) -> HypercallResult {
     let mut cache = CopyCache::default();
     array(cur, args, at, count, |cur, at, op: &GnttabCopy| {
         let status = status_of(&cur.hv.copy_grant(cur, &mut cache, op));
-        cur.copy_out(at + offset_of!(GnttabCopy, status) as u64, &status)
+        cur.copy_out(at.wrapping_add(offset_of!(GnttabCopy, status) as u64), &status)
     })
 }
 
 #[inline(never)]
-fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: u64, count: u64) -> HypercallResult {
+fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: u64) -> HypercallResult {
     array(cur, args, at, count, |cur, at, op: &GnttabSwapGrantRef| {
         let status = status_of(&cur.domain.grants.swap(GrantRef::new(op.ref_a), GrantRef::new(op.ref_b)));
-        cur.copy_out(at + offset_of!(GnttabSwapGrantRef, status) as u64, &status)
+        cur.copy_out(at.wrapping_add(offset_of!(GnttabSwapGrantRef, status) as u64), &status)
     })
 }
 
@@ -206,6 +207,7 @@ fn single<P: Platform, T: FromBytes + IntoBytes + zerocopy::Immutable>(
     work: impl FnOnce(&Current<'_, P>, &mut T) -> Result<(), HypercallError>,
 ) -> HypercallResult {
     let [_, at, count, ..] = *args;
+    let at = GuestVa::new(at);
     if count as u32 != 1 {
         return Err(HypercallError::Invalid);
     }
@@ -252,7 +254,7 @@ fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> 
             op.status = GNTST_GENERAL_ERROR; // it ends meanwhile
             return Ok(());
         }
-        let at = op.frame_list.wrapping_add(u64::from(done) * size_of::<u64>() as u64);
+        let at = GuestVa::new(op.frame_list).wrapping_add(u64::from(done) * size_of::<u64>() as u64);
         if cur.copy_out_bytes(at, frames[..count].as_bytes()).is_err() {
             op.status = GNTST_BAD_VIRT_ADDR;
             return Ok(());
@@ -273,7 +275,7 @@ fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> Re
 }
 
 /// Version 1 is the only one; asking for 2 is refused as by a hypervisor from before there were two.
-fn set_version<P: Platform>(cur: &Current<'_, P>, at: u64) -> HypercallResult {
+fn set_version<P: Platform>(cur: &Current<'_, P>, at: GuestVa) -> HypercallResult {
     let op: GnttabSetVersion = cur.copy_in(at)?;
     cur.copy_out(at, &GnttabSetVersion { version: 1 })?;
     match op.version {
@@ -283,7 +285,7 @@ fn set_version<P: Platform>(cur: &Current<'_, P>, at: u64) -> HypercallResult {
     }
 }
 
-fn get_version<P: Platform>(cur: &Current<'_, P>, at: u64) -> HypercallResult {
+fn get_version<P: Platform>(cur: &Current<'_, P>, at: GuestVa) -> HypercallResult {
     let mut op: GnttabGetVersion = cur.copy_in(at)?;
     table_of(cur, op.dom).map_err(|error| match error {
         GrantError::PermissionDenied => HypercallError::NotPermitted,
@@ -300,7 +302,8 @@ mod tests {
 
     #[test]
     fn an_array_that_ends_with_the_address_space_goes_on_behind_it() {
-        let array = 0u64.wrapping_sub(16 * size_of::<GnttabMapGrantRef>() as u64);
-        assert_eq!(resume::<GnttabMapGrantRef>(&[0, array, 20, 1, 2, 3], array, 20, 16), [0, 0, 4, 1, 2, 3]);
+        let raw = 0u64.wrapping_sub(16 * size_of::<GnttabMapGrantRef>() as u64);
+        let array = GuestVa::new(raw);
+        assert_eq!(resume::<GnttabMapGrantRef>(&[0, raw, 20, 1, 2, 3], array, 20, 16), [0, 0, 4, 1, 2, 3]);
     }
 }

@@ -90,7 +90,7 @@ fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         drop(mm);
         return Ok(cur.again(*args));
     }
-    let (requests, count) = (args[0], u64::from(args[1] as u32));
+    let (requests, count) = (GuestVa::new(args[0]), u64::from(args[1] as u32));
     let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
     let drained = mm.finish_deferred();
     drop(mm);
@@ -120,7 +120,7 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     if batch.only_finish {
         return Ok(batch::saved_result(args));
     }
-    let (done, result) = perform(&mut mm, args[0], batch.count.into(), frames_of.owner(caller));
+    let (done, result) = perform(&mut mm, GuestVa::new(args[0]), batch.count.into(), frames_of.owner(caller));
     let drained = mm.finish_deferred();
     drop(mm);
     batch.ended::<MmuUpdate, P>(cur, args, done, result, drained)
@@ -132,13 +132,13 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
 #[inline(always)]
 fn perform<P: Platform>(
     mm: &mut Mm<'_, P>,
-    requests: u64,
+    requests: GuestVa,
     count: u64,
     owner: FrameOwner<'_>,
 ) -> (u64, Result<(), TableError>) {
     let hv = mm.hypervisor();
     if count == 1 {
-        let Ok([ptr, val]) = mm.read_frame(GuestVa::new(requests)) else {
+        let Ok([ptr, val]) = mm.read_frame(requests) else {
             return (0, Err(HypercallError::Fault.into()));
         };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
@@ -157,7 +157,7 @@ fn perform<P: Platform>(
         let now = together.min(count - done);
         let at = requests.wrapping_add(done * size_of::<MmuUpdate>() as u64);
         let words = &mut words[..2 * now as usize];
-        if mm.read_words(words, GuestVa::new(at)).is_err() {
+        if mm.read_words(words, at).is_err() {
             if now == 1 {
                 return (done, Err(HypercallError::Fault.into()));
             }

@@ -41,7 +41,7 @@ fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
     // What an earlier call left is looked after by each operation that begins with the tables. A list of none of these,
     // as a flush, leaves nothing.
-    let (done, result, long) = perform(cur, cur.domain, args[0], args[1] as u32);
+    let (done, result, long) = perform(cur, cur.domain, GuestVa::new(args[0]), args[1] as u32);
     let drained = !long || cur.hv.finish_deferred(cur.domain);
     if drained && result.is_ok() {
         Ok(Outcome::OK)
@@ -64,7 +64,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     if batch.only_finish {
         return Ok(batch::saved_result(args));
     }
-    let (done, result, _) = perform(cur, &dom, args[0], batch.count);
+    let (done, result, _) = perform(cur, &dom, GuestVa::new(args[0]), batch.count);
     let drained = cur.hv.finish_deferred(&dom);
     batch.ended::<MmuextOp, P>(cur, args, done, result, drained)
 }
@@ -75,7 +75,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
 fn perform<P: Platform>(
     cur: &Current<'_, P>,
     dom: &Domain,
-    ops: u64,
+    ops: GuestVa,
     count: u32,
 ) -> (u64, Result<(), TableError>, bool) {
     let (mut done, mut long) = (0, false);
@@ -123,7 +123,7 @@ const _: () = assert!(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4);
 ///
 /// # Errors
 /// `Invalid`: the bitmap is not there.
-fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: u64) -> Result<(), HypercallError> {
+fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: GuestVa) -> Result<(), HypercallError> {
     let has_set = matches!(command, MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI);
     if has_set && cur.copy_in::<u8>(at).is_err() { Err(HypercallError::Invalid) } else { Ok(()) }
 }
@@ -150,11 +150,11 @@ fn one<P: Platform>(
         }
         // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => {
-            check_set(cur, cmd, arg2)?;
+            check_set(cur, cmd, GuestVa::new(arg2))?;
             hv.flush_domain(cur.domain);
         }
         MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => {
-            check_set(cur, cmd, arg2)?;
+            check_set(cur, cmd, GuestVa::new(arg2))?;
             invlpg_all(cur, va);
         }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {

@@ -30,6 +30,7 @@ pub mod version;
 use ring_abi::evtchn::EVTCHNOP_SEND;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall as nr;
+use ring_abi::types::GuestVa;
 
 pub use self::error::HypercallError;
 use crate::domain::Current;
@@ -106,7 +107,7 @@ fn refuse<P: Platform>(cur: &mut Current<'_, P>, error: HypercallError) {
 #[inline(never)]
 fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.regs.rdi as u32 == EVTCHNOP_SEND {
-        match evtchn::send(cur, cur.regs.rsi) {
+        match evtchn::send(cur, GuestVa::new(cur.regs.rsi)) {
             Ok(()) => cur.regs.rax = 0,
             Err(error) => refuse(cur, error),
         }

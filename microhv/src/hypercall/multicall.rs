@@ -3,6 +3,7 @@
 use core::mem::offset_of;
 
 use ring_abi::hypercall::{self as nr, __HYPERVISOR_MULTICALL, MulticallEntry};
+use ring_abi::types::GuestVa;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::Platform;
@@ -32,7 +33,7 @@ const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 /// # Errors
 /// `Fault`: an entry cannot be read, or its result written.
 pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> HypercallResult {
-    let (mut at, mut left) = (outer[0], outer[1] as u32);
+    let (mut at, mut left) = (GuestVa::new(outer[0]), outer[1] as u32);
     if left == 0 {
         return Ok(Outcome::OK);
     }
@@ -74,9 +75,9 @@ pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> Hyperca
 }
 
 /// The arguments for the `left` entries from `at` on. The caller keeps the registers that hold none.
-fn rest_of(outer: &Args, at: u64, left: u32) -> Args {
+fn rest_of(outer: &Args, at: GuestVa, left: u32) -> Args {
     let mut rest = *outer;
-    rest[0] = at;
+    rest[0] = at.raw();
     rest[1] = left.into();
     rest
 }
@@ -88,7 +89,8 @@ fn no_value<P: Platform>(cur: &Current<'_, P>, result: HypercallResult, rest: Ar
     match result {
         Ok(Outcome::Continue) => {
             let args = cur.vcpu.continuation();
-            cur.copy_out(rest[0].wrapping_add(offset_of!(MulticallEntry, args) as u64), &args)?;
+            let at = GuestVa::new(rest[0]).wrapping_add(offset_of!(MulticallEntry, args) as u64);
+            cur.copy_out(at, &args)?;
             Ok(cur.again(rest))
         }
         Err(error) => Ok(Outcome::Done(error.errno() as u64)),

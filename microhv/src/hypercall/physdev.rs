@@ -5,7 +5,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::physdev::{self as op, *};
-use ring_abi::types::{DOMID_SELF, Pirq};
+use ring_abi::types::{DOMID_SELF, GuestVa, Pirq};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -21,11 +21,11 @@ use crate::platform::Platform;
 /// - `NoSys`: no such operation.
 pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let cmd = u32::try_from(args[0]).map_err(|_| HypercallError::NoSys)?;
-    operation(cur, cmd, args[1])?;
+    operation(cur, cmd, GuestVa::new(args[1]))?;
     Ok(Outcome::OK)
 }
 
-fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: u64) -> Result<(), HypercallError> {
+fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Result<(), HypercallError> {
     match cmd {
         op::PHYSDEVOP_SET_IOPL => set_iopl(cur, arg),
         op::PHYSDEVOP_SET_IOBITMAP => set_iobitmap(cur, arg),
@@ -71,13 +71,13 @@ fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: u64) -> Result<()
 /// The argument of an operation that is the hardware domain's alone.
 fn hardware<P: Platform, T: FromBytes + IntoBytes>(
     cur: &Current<'_, P>,
-    arg: u64,
+    arg: GuestVa,
 ) -> Result<T, HypercallError> {
     if cur.domain.privileged { Ok(cur.copy_in(arg)?) } else { Err(HypercallError::NotPermitted) }
 }
 
 /// Sets the I/O privilege level that the vCPU's instructions see: 0 to 3.
-fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let set: PhysdevSetIopl = cur.copy_in(arg)?;
     if set.iopl > 3 {
         return Err(HypercallError::Invalid);
@@ -87,7 +87,7 @@ fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hypercall
 }
 
 /// Sets the bitmap of ports that the vCPU's user mode may use: at most 65,536 ports.
-fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let set: PhysdevSetIobitmap = cur.copy_in(arg)?;
     if set.nr_ports > 65_536 {
         return Err(HypercallError::Invalid);
@@ -98,14 +98,14 @@ fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hyper
     Ok(())
 }
 
-fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let mut query: PhysdevIrqStatusQuery = cur.copy_in(arg)?;
     let needs_eoi = cur.hv.pirq_needs_eoi(cur.domain, Pirq::new(query.irq))?;
     query.flags = if needs_eoi { op::XENIRQSTAT_NEEDS_EOI } else { 0 };
     Ok(cur.copy_out(arg, &query)?)
 }
 
-fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let mut map: PhysdevMapPirq = hardware(cur, arg)?;
     if map.domid != DOMID_SELF && map.domid != cur.domain.id.raw() {
         return Err(HypercallError::NotSupported); // devices belong to the hardware domain
@@ -148,7 +148,7 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hypercall
     Ok(())
 }
 
-fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let unmap: PhysdevUnmapPirq = hardware(cur, arg)?;
     if unmap.domid != DOMID_SELF && unmap.domid != cur.domain.id.raw() {
         return Err(HypercallError::NoSuchDomain);
@@ -157,14 +157,14 @@ fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hyperca
     Ok(cur.hv.unmap_pirq(cur.domain, pirq)?)
 }
 
-fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let mut get: PhysdevGetFreePirq = hardware(cur, arg)?;
     get.pirq = cur.hv.free_pirq()?.raw();
     Ok(cur.copy_out(arg, &get)?)
 }
 
 /// The trigger and polarity of a line: the MADT has said it already.
-fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let setup: PhysdevSetupGsi = hardware(cur, arg)?;
     match u32::try_from(setup.gsi) {
         Ok(gsi) if gsi < crate::pirq::NR_LINES => Err(HypercallError::Exists),
@@ -173,7 +173,7 @@ fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hypercal
 }
 
 /// The I/O APIC as a kernel sees it: no redirection entry is its own, so all read as masked.
-fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     const VERSION: u32 = 1;
     const FIRST_REDIRECTION: u32 = 0x10;
     let mut apic: PhysdevApic = hardware(cur, arg)?;
@@ -186,7 +186,7 @@ fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), Hypercal
 }
 
 /// Vectors are picked when a PIRQ is bound; the number that old kernels ask for has no use.
-fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let mut irq: PhysdevIrq = hardware(cur, arg)?;
     if irq.irq >= crate::pirq::NR_LINES {
         return Err(HypercallError::Invalid);

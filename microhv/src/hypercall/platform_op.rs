@@ -1,6 +1,7 @@
 //! Control of the platform, by dom0: interface version 0x03000001.
 
 use ring_abi::platform::*;
+use ring_abi::types::GuestVa;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::{Platform, PowerAction};
@@ -16,7 +17,8 @@ const SLEEP_OFF: u32 = 5;
 /// `NoSuchDomain` (`-ESRCH`): no such firmware information; `NoSys`: no such operation.
 pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    let mut op: XenPlatformOp = cur.copy_in(args[0])?;
+    let arg = GuestVa::new(args[0]);
+    let mut op: XenPlatformOp = cur.copy_in(arg)?;
     HypercallError::Access.when(op.interface_version != XENPF_INTERFACE_VERSION)?;
     match op.cmd {
         XENPF_SETTIME32 => {
@@ -36,7 +38,7 @@ pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
             info.apic_id = info.xen_cpuid;
             info.acpi_id = info.xen_cpuid;
             op.set_payload(&info);
-            cur.copy_out(args[0], &op)?;
+            cur.copy_out(arg, &op)?;
         }
         XENPF_ENTER_ACPI_SLEEP => {
             let wanted: XenpfEnterAcpiSleep = op.payload();

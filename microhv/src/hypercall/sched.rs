@@ -5,7 +5,7 @@ use core::sync::atomic::{Ordering, fence};
 use arrayvec::ArrayVec;
 use ring_abi::sched::*;
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
-use ring_abi::types::Port;
+use ring_abi::types::{DomId, GuestVa, Port};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
@@ -23,29 +23,30 @@ const NONSENSE_TIMEOUT_NS: u64 = 100_000_000;
 /// # Errors
 /// As each operation says; `NoSys`: no such operation.
 pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let arg = GuestVa::new(args[1]);
     match args[0] as u32 {
         SCHEDOP_YIELD => cur.hv.yield_now(cur.vcpu),
         SCHEDOP_BLOCK => block(cur),
-        SCHEDOP_POLL => poll(cur, args[1])?,
+        SCHEDOP_POLL => poll(cur, arg)?,
         SCHEDOP_SHUTDOWN => {
-            let op: SchedShutdown = cur.copy_in(args[1])?;
+            let op: SchedShutdown = cur.copy_in(arg)?;
             cur.hv.shutdown_domain(cur.domain, op.reason.min(SHUTDOWN_MAX));
         }
         SCHEDOP_SHUTDOWN_CODE => {
-            let op: SchedShutdown = cur.copy_in(args[1])?;
+            let op: SchedShutdown = cur.copy_in(arg)?;
             let mut state = cur.domain.shutdown.lock();
             if state.code.is_none() {
                 state.code = Some(op.reason.min(SHUTDOWN_MAX));
             }
         }
         SCHEDOP_REMOTE_SHUTDOWN => {
-            let op: SchedRemoteShutdown = cur.copy_in(args[1])?;
-            let domain = cur.hv.domains.get(ring_abi::types::DomId::new(op.domain_id));
+            let op: SchedRemoteShutdown = cur.copy_in(arg)?;
+            let domain = cur.hv.domains.get(DomId::new(op.domain_id));
             let domain = domain.filter(|domain| !domain.is_dying()).ok_or(HypercallError::NoSuchDomain)?;
             HypercallError::NotPermitted.when(!cur.domain.privileged)?;
             cur.hv.shutdown_domain(&domain, op.reason.min(SHUTDOWN_MAX));
         }
-        SCHEDOP_WATCHDOG => return watchdog(cur, &cur.copy_in(args[1])?),
+        SCHEDOP_WATCHDOG => return watchdog(cur, &cur.copy_in(arg)?),
         _ => return Err(HypercallError::NoSys),
     }
     Ok(Outcome::OK)
@@ -85,13 +86,13 @@ fn block<P: Platform>(cur: &Current<'_, P>) {
 }
 
 /// `SCHEDOP_poll`: waits for one of some ports, masked or not, an upcall, or a time.
-fn poll<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Result<(), HypercallError> {
+fn poll<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
     let op: SchedPoll = cur.copy_in(arg)?;
     HypercallError::Invalid.when(op.nr_ports > MAX_POLL_PORTS)?;
     // Nothing is written ahead of what is read: mostly it is one port.
     let mut ports = ArrayVec::<Port, { MAX_POLL_PORTS as usize }>::new();
     for index in 0..op.nr_ports {
-        let port: Port = cur.copy_in_at(op.ports, index.into())?;
+        let port: Port = cur.copy_in_at(GuestVa::new(op.ports), index.into())?;
         HypercallError::Invalid.when(port.raw() >= MAX_PORTS)?;
         ports.push(port);
     }

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::TrapInfo;
 use ring_abi::segment::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL};
+use ring_abi::types::GuestVa;
 use ring_abi::vm_assist::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -19,8 +20,8 @@ const GATES_PER_LOOK: u64 = 32;
 /// # Errors
 /// `Fault`; `Invalid` for an address that is not canonical.
 pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let table = args[0];
-    if table == 0 {
+    let table = GuestVa::new(args[0]);
+    if table.raw() == 0 {
         cur.vcpu.cpu.lock().traps.fill(TrapGate::default());
         return Ok(Outcome::OK);
     }
@@ -33,10 +34,8 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         cur.vcpu.cpu.lock().traps[info.vector as usize] = TrapGate::from_abi(&info);
         if index % GATES_PER_LOOK == GATES_PER_LOOK - 1 && cur.hv.platform.work_pending() {
             // A table that ends with the address space has no next gate.
-            let next =
-                (index + 1).checked_mul(size_of::<TrapInfo>() as u64).and_then(|o| table.checked_add(o));
             let mut rest = *args;
-            rest[0] = next.ok_or(HypercallError::Fault)?;
+            rest[0] = table.element::<TrapInfo>(index + 1).ok_or(HypercallError::Fault)?.raw();
             return Ok(cur.again(rest));
         }
     }

@@ -3,7 +3,7 @@
 use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XenDomctlGetdomaininfo};
 use ring_abi::payload::Payload;
 use ring_abi::sysctl::*;
-use ring_abi::types::PAGE_SIZE;
+use ring_abi::types::{GuestVa, PAGE_SIZE};
 
 use super::domctl::{domain_info, online_cpus, write_bitmap};
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
@@ -25,7 +25,8 @@ type Answer<T> = Result<T, HypercallError>;
 /// `NotPermitted`; `Fault`; `Access`: another interface version; as each operation says; `NoSys`: no such operation.
 pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    let mut op: XenSysctl = cur.copy_in(args[0])?;
+    let arg = GuestVa::new(args[0]);
+    let mut op: XenSysctl = cur.copy_in(arg)?;
     HypercallError::Access.when(op.interface_version != XEN_SYSCTL_INTERFACE_VERSION)?;
     cur.hv.reap_dead();
     match op.cmd {
@@ -43,7 +44,7 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpu_pool(cur, wanted)),
         _ => return Err(HypercallError::NoSys),
     }?;
-    cur.copy_out(args[0], &op)?;
+    cur.copy_out(arg, &op)?;
     Ok(Outcome::OK)
 }
 
@@ -59,7 +60,7 @@ fn asked<T: Payload, A: Payload>(
 fn debug_keys<P: Platform>(cur: &Current<'_, P>, wanted: XenSysctlDebugKeys) -> Answer<XenSysctlDebugKeys> {
     HypercallError::TooBig.when(wanted.nr_keys > MAX_KEYS)?;
     for index in 0..wanted.nr_keys {
-        cur.hv.debug_key(cur.copy_in_at(wanted.keys, u64::from(index))?);
+        cur.hv.debug_key(cur.copy_in_at(GuestVa::new(wanted.keys), u64::from(index))?);
     }
     Ok(wanted)
 }
@@ -71,7 +72,7 @@ fn cpu_info<P: Platform>(
     wanted.nr_cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
     for cpu in (0..wanted.nr_cpus).filter_map(CpuId::new) {
         let idletime = cur.hv.sched.idle_ns(cpu, cur.hv.platform.now_ns());
-        cur.copy_out_at(wanted.info, u64::from(cpu.raw()), &XenSysctlCpuinfo { idletime })?;
+        cur.copy_out_at(GuestVa::new(wanted.info), u64::from(cpu.raw()), &XenSysctlCpuinfo { idletime })?;
     }
     Ok(wanted)
 }
@@ -103,13 +104,14 @@ fn read_console<P: Platform>(
     let mut chunk = [0; CHUNK];
     let mut from = if wanted.incremental != 0 { u64::from(wanted.index) } else { 0 };
     let mut done = 0;
+    let buffer = GuestVa::new(wanted.buffer);
     while done < wanted.count {
         let room = ((wanted.count - done) as usize).min(CHUNK);
         let (start, len) = cur.hv.platform.console_log(from, &mut chunk[..room]);
         if len == 0 {
             break;
         }
-        cur.copy_out_bytes(wanted.buffer.wrapping_add(u64::from(done)), &chunk[..len])?;
+        cur.copy_out_bytes(buffer.wrapping_add(u64::from(done)), &chunk[..len])?;
         done += len as u32;
         from = start + len as u64;
     }
@@ -132,7 +134,7 @@ fn domain_list<P: Platform>(
         && let Some(domain) = cur.hv.domains.first_from(next)
     {
         let info: XenDomctlGetdomaininfo = domain_info(cur.hv, &domain);
-        cur.copy_out_at(wanted.buffer, u64::from(wanted.num_domains), &info)?;
+        cur.copy_out_at(GuestVa::new(wanted.buffer), u64::from(wanted.num_domains), &info)?;
         wanted.num_domains += 1;
         match domain.id.raw().checked_add(1) {
             Some(id) => next = id,
@@ -151,7 +153,7 @@ fn cpu_topology<P: Platform>(
         HypercallError::NoBuffers.when(wanted.num_cpus < cpus)?;
         for cpu in 0..cpus {
             let place = XenSysctlCputopo { core: cpu, socket: 0, node: 0 };
-            cur.copy_out_at(wanted.cputopo, u64::from(cpu), &place)?;
+            cur.copy_out_at(GuestVa::new(wanted.cputopo), u64::from(cpu), &place)?;
         }
     }
     wanted.num_cpus = cpus;
@@ -166,10 +168,10 @@ fn numa<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlNumainfo) -> Ans
             memsize: cur.hv.frames.total_pages() * bytes,
             memfree: cur.hv.frames.free_pages() * bytes,
         };
-        cur.copy_out(wanted.meminfo, &info)?;
+        cur.copy_out(GuestVa::new(wanted.meminfo), &info)?;
     }
     if wanted.distance != 0 {
-        cur.copy_out(wanted.distance, &LOCAL_DISTANCE)?;
+        cur.copy_out(GuestVa::new(wanted.distance), &LOCAL_DISTANCE)?;
     }
     wanted.num_nodes = 1;
     Ok(wanted)

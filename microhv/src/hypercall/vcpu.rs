@@ -34,7 +34,7 @@ pub fn vcpu_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallR
 
 #[inline(never)]
 fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> HypercallResult {
-    let (command, arg) = (args[0] as u32, args[2]);
+    let (command, arg) = (args[0] as u32, GuestVa::new(args[2]));
     let itself = core::ptr::eq(vcpu, cur.vcpu);
     match command {
         VCPUOP_INITIALISE => match initialise(cur, vcpu, arg) {
@@ -102,7 +102,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 ///
 /// # Errors
 /// `Invalid`; `Fault`; `Exists`: it has one; `NoMemory`.
-fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: u64) -> Result<(), HypercallError> {
+fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> Result<(), HypercallError> {
     // From vCPU 32 on, register_vcpu_info comes first.
     HypercallError::Invalid.when(vcpu.info.get().is_none())?;
     let mut words = super::domctl::context_room()?;

@@ -1,7 +1,7 @@
 //! Version and features: the level of the interface is Xen 4.17's.
 
 use ring_abi::segment::HYPERVISOR_VIRT_START;
-use ring_abi::types::PAGE_SIZE;
+use ring_abi::types::{GuestVa, PAGE_SIZE};
 use ring_abi::version::*;
 use ring_abi::vm_assist::VMASST_TYPE_PAE_EXTENDED_CR3;
 
@@ -50,14 +50,14 @@ pub fn xen_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
     if args[0] as u32 == XENVER_VERSION {
         return Ok(Outcome::Done(VERSION));
     }
-    describe(cur, args[0] as u32, args[1])
+    describe(cur, args[0] as u32, GuestVa::new(args[1]))
 }
 
 /// Writes `text` at guest address `arg`, zero-padded to `len` bytes of which the last is zero; in pieces, since the
 /// stack is no place for kilobytes.
 fn copy_out_text<P: Platform>(
     cur: &Current<'_, P>,
-    arg: u64,
+    arg: GuestVa,
     text: &str,
     len: usize,
 ) -> Result<(), HypercallError> {
@@ -74,7 +74,7 @@ fn copy_out_text<P: Platform>(
 }
 
 #[cold]
-fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> HypercallResult {
+fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: GuestVa) -> HypercallResult {
     match command {
         XENVER_EXTRAVERSION => copy_out_text(cur, arg, EXTRAVERSION, XEN_EXTRAVERSION_LEN as usize)?,
         XENVER_COMPILE_INFO => {
@@ -112,7 +112,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: u64) -> Hyperc
             HypercallError::NotPermitted.when(!cur.domain.privileged)?;
             let id = cur.hv.platform.build_id();
             HypercallError::NoData.when(id.is_empty())?;
-            if arg != 0 {
+            if arg.raw() != 0 {
                 let head: XenBuildId = cur.copy_in(arg)?;
                 HypercallError::Invalid.when(head.len == 0)?;
                 HypercallError::NoBuffers.when((head.len as usize) < id.len())?;

@@ -116,7 +116,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     #[inline(always)]
     pub(crate) fn read_frame<const N: usize>(&mut self, va: GuestVa) -> Result<[u64; N], GuestFault> {
         let hv = self.hv;
-        hv.platform.read_frame(self.settle(), va.raw())
+        hv.platform.read_frame(self.settle(), va)
     }
 
     /// Reads a few words at guest address `va` of the loaded tables.
@@ -126,7 +126,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     #[inline(always)]
     pub(crate) fn read_words(&mut self, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         let hv = self.hv;
-        hv.platform.read_words(self.settle(), to, va.raw())
+        hv.platform.read_words(self.settle(), to, va)
     }
 
     /// Reads guest memory at `va` of the loaded tables; stops at the first fault.
@@ -135,7 +135,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Where it stopped.
     pub(crate) fn copy_from_guest(&mut self, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         let hv = self.hv;
-        hv.platform.copy_from_guest(self.settle(), to, va.raw())
+        hv.platform.copy_from_guest(self.settle(), to, va)
     }
 
     /// Whether the session has left work for later, since an interrupt waits: the session is to end.

@@ -2,6 +2,8 @@
 
 use core::marker::PhantomData;
 
+use ring_abi::types::GuestVa;
+
 /// Says that this CPU owes no flush of its TLB, so that guest memory may be reached by guest addresses.
 ///
 /// While a flush is owed, a translation may lead anywhere, and a hypercall that reads its arguments through such a
@@ -22,24 +24,24 @@ impl Settled<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestFault {
     /// Where the copy stopped.
-    pub va: u64,
+    pub va: GuestVa,
 }
 
 /// Guest virtual memory, reached with the rights of the guest's kernel.
 pub trait GuestMemory {
     /// Reads guest memory; stops at the first fault.
-    fn copy_from_guest(&self, settled: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault>;
+    fn copy_from_guest(&self, settled: Settled<'_>, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault>;
     /// Writes guest memory; stops at the first fault.
-    fn copy_to_guest(&self, settled: Settled<'_>, va: u64, from: &[u8]) -> Result<(), GuestFault>;
+    fn copy_to_guest(&self, settled: Settled<'_>, va: GuestVa, from: &[u8]) -> Result<(), GuestFault>;
     /// Writes the words of a trap frame at guest address `va`.
     fn write_frame<const N: usize>(
         &self,
         settled: Settled<'_>,
-        va: u64,
+        va: GuestVa,
         words: [u64; N],
     ) -> Result<(), GuestFault>;
     /// Reads a few words at guest address `va`.
-    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault>;
+    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault>;
     /// Reads the words of a frame at guest address `va`.
-    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault>;
+    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: GuestVa) -> Result<[u64; N], GuestFault>;
 }

@@ -78,24 +78,24 @@ impl MachineMemory for TestMachine {
 }
 
 impl GuestMemory for TestMachine {
-    fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+    fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         let mut done = 0;
         while done < to.len() {
             let at = va.wrapping_add(done as u64);
-            let from = self.access(at, false).ok_or(GuestFault { va: at })?;
-            let len = (to.len() - done).min((PAGE - at % PAGE) as usize);
+            let from = self.access(at.raw(), false).ok_or(GuestFault { va: at })?;
+            let len = (to.len() - done).min(PAGE as usize - at.offset());
             self.read_bytes(from, &mut to[done..done + len]);
             done += len;
         }
         Ok(())
     }
 
-    fn copy_to_guest(&self, _: Settled<'_>, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+    fn copy_to_guest(&self, _: Settled<'_>, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
         let mut done = 0;
         while done < from.len() {
             let at = va.wrapping_add(done as u64);
-            let to = self.access(at, true).ok_or(GuestFault { va: at })?;
-            let len = (from.len() - done).min((PAGE - at % PAGE) as usize);
+            let to = self.access(at.raw(), true).ok_or(GuestFault { va: at })?;
+            let len = (from.len() - done).min(PAGE as usize - at.offset());
             self.write_bytes(to, &from[done..done + len]);
             done += len;
         }
@@ -105,17 +105,17 @@ impl GuestMemory for TestMachine {
     fn write_frame<const N: usize>(
         &self,
         settled: Settled<'_>,
-        va: u64,
+        va: GuestVa,
         words: [u64; N],
     ) -> Result<(), GuestFault> {
         self.copy_to_guest(settled, va, words.as_bytes())
     }
 
-    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+    fn read_words(&self, settled: Settled<'_>, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         self.copy_from_guest(settled, to.as_mut_bytes(), va)
     }
 
-    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
+    fn read_frame<const N: usize>(&self, settled: Settled<'_>, va: GuestVa) -> Result<[u64; N], GuestFault> {
         let mut words = [0; N];
         self.copy_from_guest(settled, words.as_mut_bytes(), va)?;
         Ok(words)

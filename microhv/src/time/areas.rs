@@ -101,7 +101,7 @@ pub(crate) fn write_runstate(
     mut info: [u8; RUNSTATE_BYTES],
 ) {
     let to_guest = |at: usize, bytes: &[u8]| {
-        memory.copy_to_guest(Settled::new(), va.wrapping_add(at as u64).raw(), bytes).is_ok()
+        memory.copy_to_guest(Settled::new(), va.wrapping_add(at as u64), bytes).is_ok()
     };
     if !domain.assists(VMASST_TYPE_RUNSTATE_UPDATE_FLAG) {
         to_guest(0, &info);
@@ -123,11 +123,11 @@ pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu,
     let mut time = vcpu.time.lock(); // to the end: another CPU may write the area too
     time.time_area = Some(TimeArea { va, published: params.generation });
     let mut version = [0; 4];
-    if platform.copy_from_guest(Settled::new(), &mut version, va.raw()).is_err() {
+    if platform.copy_from_guest(Settled::new(), &mut version, va).is_err() {
         return;
     }
     let version = u32::from_le_bytes(version) | 1;
-    let to_guest = |bytes: &[u8]| platform.copy_to_guest(Settled::new(), va.raw(), bytes).is_ok();
+    let to_guest = |bytes: &[u8]| platform.copy_to_guest(Settled::new(), va, bytes).is_ok();
     if to_guest(&version.to_le_bytes()) && to_guest(&time_info(&params, version)) {
         to_guest(&version.wrapping_add(1).to_le_bytes());
     }

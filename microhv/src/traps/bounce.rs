@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::types::GuestVa;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
@@ -59,7 +60,7 @@ fn enter<P: Platform, const N: usize>(cur: &mut Current<'_, P>, stack: u64, fram
     if handler == 0 {
         return crash(cur, "no handler for a trap");
     }
-    if cur.write_frame(sp, frame).is_err() {
+    if cur.write_frame(GuestVa::new(sp), frame).is_err() {
         return crash(cur, "cannot write a trap frame");
     }
     let regs = &mut *cur.regs;

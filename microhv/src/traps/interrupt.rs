@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use ring_abi::types::GuestVa;
+
 use super::TrapVector;
 use super::bounce::{call, deliver_exception, handler, upcall_mask};
 use crate::domain::{Callback, Current, GuestCpu};
@@ -68,7 +70,7 @@ pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
 /// The first bytes of the instruction at rip, if they can be read.
 fn instruction<P: Platform, const N: usize>(cur: &Current<'_, P>) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    cur.copy_from_guest(&mut bytes, cur.regs.rip).ok()?;
+    cur.copy_from_guest(&mut bytes, GuestVa::new(cur.regs.rip)).ok()?;
     Some(bytes)
 }
 

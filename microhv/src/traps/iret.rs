@@ -1,10 +1,11 @@
 //! The `iret` hypercall.
 
+use ring_abi::types::GuestVa;
+
 use super::bounce::{crash, set_upcall_mask};
 use super::mode::enter_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
 use crate::domain::Current;
-
 use crate::platform::Platform;
 
 /// `VGCF_in_syscall`: the frame returns from a `syscall`, so rcx and r11 need not be kept.
@@ -20,7 +21,8 @@ const USER_FLAGS: u64 = 0x25_4dd5;
 /// ABI: `struct iret_context`, `xen/include/public/arch-x86/xen-x86_64.h`.
 #[inline(always)]
 pub fn iret<P: Platform>(cur: &mut Current<'_, P>) {
-    let Ok([rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]) = cur.read_frame(cur.regs.rsp) else {
+    let Ok([rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]) = cur.read_frame(GuestVa::new(cur.regs.rsp))
+    else {
         return crash(cur, "cannot read the frame of iret");
     };
     if cs & 3 == 3 && !enter_user_mode(cur) {

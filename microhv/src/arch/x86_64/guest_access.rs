@@ -7,6 +7,7 @@ use core::mem::MaybeUninit;
 use microhv::frames::pte::LOW_HALF;
 use microhv::platform::{GuestFault, GuestMemory, Settled};
 use ring_abi::segment::HYPERVISOR_VIRT_END;
+use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
 use super::machine::Machine;
@@ -18,7 +19,8 @@ unsafe extern "C" {
 
 /// Whether all of `bytes` at `va` are addresses that a guest may use.
 #[inline(always)]
-fn is_guest_range(va: u64, bytes: usize) -> bool {
+fn is_guest_range(va: GuestVa, bytes: usize) -> bool {
+    let va = va.raw();
     if bytes <= 8 {
         // What begins in the guest's part and does not end there faults, like any address that is none.
         return va.wrapping_sub(LOW_HALF) >= HYPERVISOR_VIRT_END - LOW_HALF;
@@ -55,14 +57,14 @@ macro_rules! access {
 
 /// The result of an [`access!`] at `va`.
 #[inline(always)]
-fn outcome(done: u32, va: u64) -> Result<(), GuestFault> {
+fn outcome(done: u32, va: GuestVa) -> Result<(), GuestFault> {
     if done != 0 { Ok(()) } else { Err(GuestFault { va }) }
 }
 
 /// The result of a copy of `bytes` bytes at `va`, of which the last `left` units of `unit` bytes were not copied.
 #[inline(always)]
-fn copied(left: usize, unit: usize, bytes: usize, va: u64) -> Result<(), GuestFault> {
-    if left == 0 { Ok(()) } else { Err(GuestFault { va: va + (bytes - unit * left) as u64 }) }
+fn copied(left: usize, unit: usize, bytes: usize, va: GuestVa) -> Result<(), GuestFault> {
+    if left == 0 { Ok(()) } else { Err(GuestFault { va: va.wrapping_add((bytes - unit * left) as u64) }) }
 }
 
 /// Copies quadwords, one side of which may fault: how many were not copied.
@@ -113,16 +115,16 @@ unsafe extern "C" fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> u
 }
 
 /// Copies to guest memory, any length. The range was checked.
-fn copy_many_to(va: u64, from: &[u8]) -> Result<(), GuestFault> {
+fn copy_many_to(va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
     // SAFETY: `from` is ours; the guest's side may fault, which `copy_guest` reports, and is not the hypervisor's.
-    let left = unsafe { copy_guest(va as *mut u8, from.as_ptr(), from.len()) };
+    let left = unsafe { copy_guest(va.raw() as *mut u8, from.as_ptr(), from.len()) };
     copied(left, 1, from.len(), va)
 }
 
 impl GuestMemory for Machine {
     /// With a length known to the compiler, 4 and 8 bytes are one instruction.
     #[inline(always)]
-    fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: u64) -> Result<(), GuestFault> {
+    fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         if !is_guest_range(va, to.len()) {
             return Err(GuestFault { va });
         }
@@ -130,31 +132,33 @@ impl GuestMemory for Machine {
         if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *to) {
             let value: u64;
             // SAFETY: the range is the guest's; a fault is reported.
-            unsafe { access!(["mov {value}, [{at}]"], done, at = in(reg) va, value = out(reg) value,) };
+            unsafe { access!(["mov {value}, [{at}]"], done, at = in(reg) va.raw(), value = out(reg) value,) };
             *word = value.to_ne_bytes();
             return outcome(done, va);
         }
         if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *to) {
             let value: u32;
             // SAFETY: the range is the guest's; a fault is reported.
-            unsafe { access!(["mov {value:e}, [{at}]"], done, at = in(reg) va, value = out(reg) value,) };
+            unsafe {
+                access!(["mov {value:e}, [{at}]"], done, at = in(reg) va.raw(), value = out(reg) value,)
+            };
             *word = value.to_ne_bytes();
             return outcome(done, va);
         }
         if to.len().is_multiple_of(8) {
             // SAFETY: `to` is ours, the range is the guest's.
-            let left = unsafe { copy_words(to.as_mut_ptr(), va as *const u8, to.len() / 8) };
+            let left = unsafe { copy_words(to.as_mut_ptr(), va.raw() as *const u8, to.len() / 8) };
             return copied(left, 8, to.len(), va);
         }
         // SAFETY: as in `copy_many_to`.
-        let left = unsafe { copy_guest(to.as_mut_ptr(), va as *const u8, to.len()) };
+        let left = unsafe { copy_guest(to.as_mut_ptr(), va.raw() as *const u8, to.len()) };
         copied(left, 1, to.len(), va)
     }
 
     /// Supervisor accesses honour read-only pages, since CR0.WP is on. With a length known to the compiler, 2, 4 and 8
     /// bytes are one instruction.
     #[inline(always)]
-    fn copy_to_guest(&self, _: Settled<'_>, va: u64, from: &[u8]) -> Result<(), GuestFault> {
+    fn copy_to_guest(&self, _: Settled<'_>, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
         if !is_guest_range(va, from.len()) {
             return Err(GuestFault { va });
         }
@@ -164,18 +168,18 @@ impl GuestMemory for Machine {
             match *from {
                 [a, b] => {
                     let value = u16::from_ne_bytes([a, b]);
-                    access!(["mov [{at}], {value:x}"], done, at = in(reg) va, value = in(reg) value,);
+                    access!(["mov [{at}], {value:x}"], done, at = in(reg) va.raw(), value = in(reg) value,);
                 }
                 [a, b, c, d] => {
                     let value = u32::from_ne_bytes([a, b, c, d]);
-                    access!(["mov [{at}], {value:e}"], done, at = in(reg) va, value = in(reg) value,);
+                    access!(["mov [{at}], {value:e}"], done, at = in(reg) va.raw(), value = in(reg) value,);
                 }
                 [a, b, c, d, e, f, g, h] => {
                     let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-                    access!(["mov [{at}], {value}"], done, at = in(reg) va, value = in(reg) value,);
+                    access!(["mov [{at}], {value}"], done, at = in(reg) va.raw(), value = in(reg) value,);
                 }
                 _ if from.len().is_multiple_of(8) => {
-                    let left = copy_words(va as *mut u8, from.as_ptr(), from.len() / 8);
+                    let left = copy_words(va.raw() as *mut u8, from.as_ptr(), from.len() / 8);
                     return copied(left, 8, from.len(), va);
                 }
                 _ => return copy_many_to(va, from),
@@ -189,7 +193,7 @@ impl GuestMemory for Machine {
     fn write_frame<const N: usize>(
         &self,
         settled: Settled<'_>,
-        va: u64,
+        va: GuestVa,
         words: [u64; N],
     ) -> Result<(), GuestFault> {
         if N != 7 && N != 8 {
@@ -212,29 +216,29 @@ impl GuestMemory for Machine {
                     "mov [{at} + 48], {w6}"
                 ],
                 done,
-                at = in(reg) va, w0 = in(reg) words[0], w1 = in(reg) words[1], w2 = in(reg) words[2],
+                at = in(reg) va.raw(), w0 = in(reg) words[0], w1 = in(reg) words[1], w2 = in(reg) words[2],
                 w3 = in(reg) words[3], w4 = in(reg) words[4], w5 = in(reg) words[5], w6 = in(reg) words[6],
             );
             if N == 8 && done != 0 {
-                access!(["mov [{at} + 56], {w7}"], done, at = in(reg) va, w7 = in(reg) words[N - 1],);
+                access!(["mov [{at} + 56], {w7}"], done, at = in(reg) va.raw(), w7 = in(reg) words[N - 1],);
             }
         }
         outcome(done, va)
     }
 
     #[inline(always)]
-    fn read_words(&self, _: Settled<'_>, to: &mut [u64], va: u64) -> Result<(), GuestFault> {
+    fn read_words(&self, _: Settled<'_>, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         if !is_guest_range(va, size_of_val(to)) {
             return Err(GuestFault { va });
         }
         // SAFETY: the range is the guest's, and `to` is as long.
-        let left = unsafe { copy_words(to.as_mut_ptr().cast(), va as *const u8, to.len()) };
+        let left = unsafe { copy_words(to.as_mut_ptr().cast(), va.raw() as *const u8, to.len()) };
         if left == 0 { Ok(()) } else { Err(GuestFault { va }) }
     }
 
     /// One and two words are loads, any other number a copy.
     #[inline(always)]
-    fn read_frame<const N: usize>(&self, _: Settled<'_>, va: u64) -> Result<[u64; N], GuestFault> {
+    fn read_frame<const N: usize>(&self, _: Settled<'_>, va: GuestVa) -> Result<[u64; N], GuestFault> {
         if !is_guest_range(va, N * 8) {
             return Err(GuestFault { va });
         }
@@ -243,7 +247,7 @@ impl GuestMemory for Machine {
         if N == 1 {
             let word: u64;
             // SAFETY: the range is the guest's; a fault is reported.
-            unsafe { access!(["mov {word}, [{at}]"], done, at = in(reg) va, word = out(reg) word,) };
+            unsafe { access!(["mov {word}, [{at}]"], done, at = in(reg) va.raw(), word = out(reg) word,) };
             return outcome(done, va).map(|()| [word; N]);
         }
         if N == 2 {
@@ -253,14 +257,14 @@ impl GuestMemory for Machine {
                 access!(
                     ["mov {first}, [{at}]", "mov {second}, [{at} + 8]"],
                     done,
-                    at = in(reg) va, first = out(reg) first, second = out(reg) second,
+                    at = in(reg) va.raw(), first = out(reg) first, second = out(reg) second,
                 );
             }
             let words = core::array::from_fn(|index| if index == 0 { first } else { second });
             return outcome(done, va).map(|()| words);
         }
         // SAFETY: the buffer is ours, the range is the guest's.
-        let left = unsafe { copy_words(words.as_mut_ptr().cast(), va as *const u8, N) };
+        let left = unsafe { copy_words(words.as_mut_ptr().cast(), va.raw() as *const u8, N) };
         // SAFETY: all words were written when nothing is left.
         if left == 0 { Ok(unsafe { words.assume_init() }) } else { Err(GuestFault { va }) }
     }

@@ -3,6 +3,7 @@ use crate::boot::kernel_image::test_image::{elf, note, notes};
 use crate::frames::FrameTable;
 use crate::platform::{GuestMemory, MachineMemory, Paging, Settled};
 use crate::testing::TestMachine;
+use ring_abi::types::GuestVa;
 use std::vec::Vec;
 
 const BASE: u64 = 0xffff_ffff_8000_0000;
@@ -31,7 +32,9 @@ fn info(hv: &Hypervisor<TestMachine>, domain: &Domain) -> StartInfo {
     let vcpu = &domain.vcpus[0];
     hv.platform.load_cr3(vcpu.cr3_kernel().unwrap());
     let mut info = StartInfo::new_zeroed();
-    hv.platform.copy_from_guest(Settled::new(), info.as_mut_bytes(), vcpu.saved_regs().rsi).unwrap();
+    hv.platform
+        .copy_from_guest(Settled::new(), info.as_mut_bytes(), GuestVa::new(vcpu.saved_regs().rsi))
+        .unwrap();
     info
 }
 
@@ -58,11 +61,13 @@ fn builds_a_kernel_that_wants_all_mapped() {
     // The kernel's bytes lie at their place with zeros behind them, and the hypercall page has its stubs.
     for (offset, &byte) in contents.iter().enumerate().step_by(531) {
         let mut found = [0];
-        hv.platform.copy_from_guest(Settled::new(), &mut found, BASE + 0x1ff0 + offset as u64).unwrap();
+        hv.platform
+            .copy_from_guest(Settled::new(), &mut found, GuestVa::new(BASE + 0x1ff0 + offset as u64))
+            .unwrap();
         assert_eq!(found[0], byte);
     }
     let mut stub = [0; 8];
-    hv.platform.copy_from_guest(Settled::new(), &mut stub, BASE + 0x4000 + 17 * 32).unwrap();
+    hv.platform.copy_from_guest(Settled::new(), &mut stub, GuestVa::new(BASE + 0x4000 + 17 * 32)).unwrap();
     assert_eq!(stub, [0x51, 0x41, 0x53, 0xb8, 17, 0, 0, 0]);
     // P2M and M2P agree.
     for pfn in [0, 1, 5, 100, 4098] {

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 use zerocopy::IntoBytes;
 
 use super::Operation;
@@ -69,7 +69,7 @@ pub(super) fn read_bitmap<P: Platform>(
 ) -> Result<u64, HypercallError> {
     let mut bytes = [0; 8];
     let len = (map.nr_bits as usize).div_ceil(8).min(bytes.len());
-    cur.copy_from_guest(&mut bytes[..len], map.bitmap)?;
+    cur.copy_from_guest(&mut bytes[..len], GuestVa::new(map.bitmap))?;
     let bits = u64::from_le_bytes(bytes);
     Ok(if map.nr_bits < 64 { bits & ((1 << map.nr_bits) - 1) } else { bits })
 }
@@ -83,7 +83,7 @@ pub(in crate::hypercall) fn write_bitmap<P: Platform>(
     let bytes = bits.to_le_bytes();
     for index in 0..map.nr_bits.div_ceil(8).min(MAX_CPUS as u32 / 8 * 16) {
         let byte = bytes.get(index as usize).copied().unwrap_or(0);
-        cur.copy_out_at(map.bitmap, u64::from(index), &byte)?;
+        cur.copy_out_at(GuestVa::new(map.bitmap), u64::from(index), &byte)?;
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let mut done = 0;
         while done < wanted.num {
             let words = &mut room[..((wanted.num - done) as usize).min(FRAMES_TOGETHER)];
-            let at = wanted.array.wrapping_add(done * size_of::<u64>() as u64);
+            let at = GuestVa::new(wanted.array).wrapping_add(done * size_of::<u64>() as u64);
             self.cur.copy_from_guest(words.as_mut_bytes(), at)?;
             words.iter_mut().for_each(|word| *word = self.kind_of(Mfn::new(*word)));
             self.cur.copy_out_bytes(at, words.as_bytes())?;

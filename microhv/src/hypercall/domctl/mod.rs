@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 
 use ring_abi::domctl::*;
 use ring_abi::payload::Payload;
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, GuestVa};
 
 pub(super) use info::{domain_info, online_cpus, write_bitmap};
 pub(super) use vcpus::context_room;
@@ -25,7 +25,8 @@ use crate::platform::Platform;
 /// such operation. `Again`: a `destroydomain` that [`XenDomctl::wants_return`] was interrupted.
 pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    let mut op: XenDomctl = cur.copy_in(args[0])?;
+    let arg = GuestVa::new(args[0]);
+    let mut op: XenDomctl = cur.copy_in(arg)?;
     HypercallError::Access.when(op.interface_version != XEN_DOMCTL_INTERFACE_VERSION)?;
     let result = if op.cmd == XEN_DOMCTL_CREATEDOMAIN {
         life::create(cur, &mut op).map(|()| Reply::Changed)
@@ -35,7 +36,7 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     };
     let result = match result {
         Ok(Reply::Nothing) => Ok(Outcome::OK),
-        Ok(Reply::Changed) => cur.copy_out(args[0], &op).map(|()| Outcome::OK).map_err(HypercallError::from),
+        Ok(Reply::Changed) => cur.copy_out(arg, &op).map(|()| Outcome::OK).map_err(HypercallError::from),
         // dom0 set `want_return`: it gets EAGAIN, serves others, and calls again.
         Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
             Err(HypercallError::Again)

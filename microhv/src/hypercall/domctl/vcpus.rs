@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
 use ring_abi::guest_context::{VGCF_ONLINE, VcpuGuestContext};
+use ring_abi::types::GuestVa;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Operation;
@@ -38,7 +39,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::Invalid.when(wanted.ctxt == 0)?;
         let mut room = context_room()?;
-        self.cur.copy_from_guest(room.as_mut_bytes(), wanted.ctxt)?;
+        self.cur.copy_from_guest(room.as_mut_bytes(), GuestVa::new(wanted.ctxt))?;
         let context =
             VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
         self.cur.hv.pause_domain(self.domain);
@@ -64,7 +65,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         self.cur.hv.pause_domain(self.domain);
         crate::lifecycle::fill_context(self.domain, vcpu, context);
         self.cur.hv.unpause_domain(self.domain);
-        Ok(self.cur.copy_out_bytes(wanted.ctxt, room.as_bytes())?)
+        Ok(self.cur.copy_out_bytes(GuestVa::new(wanted.ctxt), room.as_bytes())?)
     }
 
     pub(super) fn set_ext_context(

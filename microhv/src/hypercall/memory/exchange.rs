@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ring_abi::memory::XenMemoryExchange;
-use ring_abi::types::{Mfn, Pfn};
+use ring_abi::types::{GuestVa, Mfn, Pfn};
 use zerocopy::IntoBytes;
 
 use super::OPERATION_BITS;
@@ -26,7 +26,7 @@ const MAX_ORDER: u32 = 9;
 /// `Invalid`: the two sizes differ, or an input frame is not the domain's or referred to. `NotPermitted`: extents larger
 /// than 2 MiB. `NoMemory`: no such extent is free, or not without what others claimed; what was exchanged before is counted.
 pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let at = args[1];
+    let at = GuestVa::new(args[1]);
     let request: XenMemoryExchange = cur.copy_in(at)?;
     let (input, output) = (request.r#in, request.out);
     HypercallError::NotPermitted.when(input.extent_order > MAX_ORDER || output.extent_order > MAX_ORDER)?;
@@ -121,8 +121,8 @@ fn exchange_some<P: Platform>(
     Ok(cur.copy_out_bytes(list_at(out.extent_start, outputs.start), places.as_bytes())?)
 }
 
-const fn list_at(list: u64, n: u64) -> u64 {
-    list.wrapping_add(n.wrapping_mul(size_of::<u64>() as u64))
+const fn list_at(list: u64, n: u64) -> GuestVa {
+    GuestVa::new(list).wrapping_add(n.wrapping_mul(size_of::<u64>() as u64))
 }
 
 /// Reads some numbers of a list, all together.

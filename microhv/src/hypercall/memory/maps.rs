@@ -7,6 +7,7 @@ use ring_abi::memory::{
     XenMachphysMapping, XenMemAcquireResource, XenMemoryMap,
 };
 use ring_abi::segment::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
 use crate::gnttab::GrowError;
@@ -19,16 +20,16 @@ const MAX_MAP_ENTRIES: u32 = 128;
 const MAX_RESOURCE_FRAMES: u32 = 1024;
 
 /// `XENMEM_machphys_mapping`: where the M2P is in every address space.
-pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
     let (v_start, v_end) = (MACH2PHYS_VIRT_START, MACH2PHYS_VIRT_END);
     cur.copy_out(arg, &XenMachphysMapping { v_start, v_end, max_mfn: MACH2PHYS_NR_ENTRIES - 1 })?;
     Ok(Outcome::OK)
 }
 
-fn give_map<P: Platform>(cur: &Current<'_, P>, arg: u64, entries: &[E820Entry]) -> HypercallResult {
+fn give_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, entries: &[E820Entry]) -> HypercallResult {
     let map: XenMemoryMap = cur.copy_in(arg)?;
     let fits = entries.len().min(map.nr_entries as usize);
-    cur.copy_out_bytes(map.buffer, entries[..fits].as_bytes())?;
+    cur.copy_out_bytes(GuestVa::new(map.buffer), entries[..fits].as_bytes())?;
     cur.copy_out(arg, &XenMemoryMap { nr_entries: fits as u32, ..map })?;
     Ok(Outcome::OK)
 }
@@ -37,7 +38,7 @@ fn give_map<P: Platform>(cur: &Current<'_, P>, arg: u64, entries: &[E820Entry]) 
 ///
 /// # Errors
 /// `NoSys`: it set none.
-pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
     let entries = cur.domain.mm.memory_map.lock().clone();
     if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
 }
@@ -46,7 +47,7 @@ pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyperca
 ///
 /// # Errors
 /// `NotPermitted`: the caller is not privileged. `Invalid`: a buffer for fewer entries than there are.
-pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let map = cur.hv.frames.memory_map().into_iter();
     let entries: Vec<_> = map.map(|(addr, size, r#type)| E820Entry { addr, size, r#type }).collect();
@@ -63,14 +64,14 @@ pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) ->
 ///
 /// # Errors
 /// `Invalid`: more than 128 entries.
-pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> HypercallResult {
+pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
     let request: XenForeignMemoryMap = cur.copy_in(arg)?;
     HypercallError::Invalid.when(request.map.nr_entries > MAX_MAP_ENTRIES)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let mut entries = Vec::new();
     for n in 0..request.map.nr_entries {
-        entries.push(cur.copy_in_at::<E820Entry>(request.map.buffer, n.into())?);
+        entries.push(cur.copy_in_at::<E820Entry>(GuestVa::new(request.map.buffer), n.into())?);
     }
     *domain.mm.memory_map.lock() = entries;
     Ok(Outcome::OK)
@@ -82,7 +83,7 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: u64) -> Hyp
 /// # Errors
 /// `Invalid`: too many frames, or none such; `NotSupported`: another resource; `NotPermitted`.
 pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -> HypercallResult {
-    let arg = args[1];
+    let arg = GuestVa::new(args[1]);
     let request: XenMemAcquireResource = cur.copy_in(arg)?;
     HypercallError::Invalid.when(request.pad != 0)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
@@ -104,7 +105,7 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -
     }
     for n in 0..request.nr_frames {
         let mfn = cur.hv.grant_table_frame(&domain, request.frame as u32 + n)?;
-        cur.copy_out_at(request.frame_list, n.into(), &mfn.raw())?;
+        cur.copy_out_at(GuestVa::new(request.frame_list), n.into(), &mfn.raw())?;
     }
     Ok(Outcome::OK)
 }

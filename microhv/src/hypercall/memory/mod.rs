@@ -5,6 +5,7 @@ mod maps;
 mod reservation;
 
 use ring_abi::memory::*;
+use ring_abi::types::GuestVa;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
@@ -20,6 +21,7 @@ const SHARED_INFO_MAX_PFN: usize = 0xc10;
 /// As each operation says; `Fault`; `NoSuchDomain`, `NotPermitted` for the domain named; `NoSys`: no such operation.
 pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [command, arg, ..] = *args;
+    let arg = GuestVa::new(arg);
     let start = command >> OPERATION_BITS;
     match (command & ((1 << OPERATION_BITS) - 1)) as u32 {
         operation @ (XENMEM_INCREASE_RESERVATION | XENMEM_DECREASE_RESERVATION | XENMEM_POPULATE_PHYSMAP) => {

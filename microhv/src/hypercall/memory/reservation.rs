@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use ring_abi::memory::{XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
-use ring_abi::types::{Mfn, Pfn};
+use ring_abi::types::{GuestVa, Mfn, Pfn};
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
@@ -32,7 +32,7 @@ pub(super) fn change<P: Platform>(
     start: u64,
 ) -> HypercallResult {
     // As Xen has it, what cannot even begin is so many extents done, not an error.
-    let Ok(request) = cur.copy_in::<XenMemoryReservation>(args[1]) else {
+    let Ok(request) = cur.copy_in::<XenMemoryReservation>(GuestVa::new(args[1])) else {
         return Ok(Outcome::Done(start));
     };
     let (mut done, mut page) = place(operation, &request, start);
@@ -83,18 +83,16 @@ fn add_extent<P: Platform>(
     n: u64,
     populate: bool,
 ) -> Result<(), TableError> {
-    let first = if populate { Some(cur.copy_in_at::<u64>(request.extent_start, n)?) } else { None };
+    let list = GuestVa::new(request.extent_start);
+    let first = if populate { Some(cur.copy_in_at::<u64>(list, n)?) } else { None };
     let order = request.extent_order as u8;
     let mfn = cur.hv.populate(domain, order, request.mem_flags as u8)?;
     for page in 0..1 << order {
         let pfn = first.map_or(Pfn::INVALID, |first| Pfn::new(first.wrapping_add(page)));
         cur.hv.platform.set_m2p(Mfn::new(mfn.raw() + page), pfn);
     }
-    let told = if populate || request.extent_start != 0 {
-        cur.copy_out_at(request.extent_start, n, &mfn.raw())
-    } else {
-        Ok(())
-    };
+    let told =
+        if populate || request.extent_start != 0 { cur.copy_out_at(list, n, &mfn.raw()) } else { Ok(()) };
     if told.is_err() {
         for page in 0..1 << order {
             // Nobody knows the frames, so they go back; what the domain guessed and refers to stays its own.
@@ -112,7 +110,7 @@ fn release_extent<P: Platform>(
     n: u64,
     page: &mut u64,
 ) -> Result<(), TableError> {
-    let first: u64 = cur.copy_in_at(request.extent_start, n)?;
+    let first: u64 = cur.copy_in_at(GuestVa::new(request.extent_start), n)?;
     let begun_at = *page;
     while *page < 1 << request.extent_order {
         if *page > begun_at && page.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use proptest::prelude::*;
 use ring_abi::domctl::{XEN_DOMCTL_DESTROYDOMAIN, XEN_DOMCTL_INTERFACE_VERSION};
 use ring_abi::hypercall::*;
-use ring_abi::types::Mfn;
+use ring_abi::types::{GuestVa, Mfn};
 
 use crate::domain::Domain;
 use crate::frames::pte::{P, RW, US};
@@ -175,7 +175,11 @@ fn apply(world: &World, guests: &[Arc<Domain>], step: &Step) {
     hv.platform.load_cr3(base);
     for (n, word) in (0u64..).zip(&step.memory) {
         // If the page is no longer mapped, the call reads what lies there.
-        let _ = hv.platform.copy_to_guest(Settled::new(), ARGUMENTS + n * 8, &word.value().to_le_bytes());
+        let _ = hv.platform.copy_to_guest(
+            Settled::new(),
+            GuestVa::new(ARGUMENTS + n * 8),
+            &word.value().to_le_bytes(),
+        );
     }
     hv.platform.pending.store(step.pending, Ordering::Relaxed);
     let args = step.args.each_ref().map(Word::value);

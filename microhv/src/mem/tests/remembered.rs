@@ -64,7 +64,7 @@ fn written_and_unmapped() -> (World, Guest, Mfn) {
     let guest = world.guest(1, false);
     let [page] = world.pages(&guest.dom);
     assert_eq!(map(&world, &guest, VA, entry(page, P | RW | US)), 0);
-    world.hv.platform.copy_to_guest(Settled::new(), VA, &[0; 8]).expect("mapped");
+    world.hv.platform.copy_to_guest(Settled::new(), GuestVa::new(VA), &[0; 8]).expect("mapped");
     assert_eq!(map(&world, &guest, VA, 0), 0);
     (world, guest, page)
 }

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 use std::collections::VecDeque;
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::{DOMID_SELF, Maddr, Mfn};
+use ring_abi::types::{DOMID_SELF, GuestVa, Maddr, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::step::{Act, Step};
@@ -171,12 +171,12 @@ impl Wild {
     /// The guest writes an argument.
     fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) -> Option<()> {
         self.loaded[self.cpu]?;
-        self.hv.platform.copy_to_guest(Settled::new(), at, value.as_bytes()).ok()
+        self.hv.platform.copy_to_guest(Settled::new(), GuestVa::new(at), value.as_bytes()).ok()
     }
 
     fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> Option<T> {
         let mut value = T::new_zeroed();
-        self.hv.platform.copy_from_guest(Settled::new(), value.as_mut_bytes(), at).ok()?;
+        self.hv.platform.copy_from_guest(Settled::new(), value.as_mut_bytes(), GuestVa::new(at)).ok()?;
         Some(value)
     }
 
