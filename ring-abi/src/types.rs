@@ -121,6 +121,16 @@ impl Gfn {
 impl Pfn {
     /// The invalid frame: all bits one.
     pub const INVALID: Self = Self(u64::MAX);
+
+    /// The frame `count` frames further on.
+    ///
+    /// # Panics
+    /// If the number would wrap: for counts of our own.
+    #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "const, and by a plain count")]
+    pub const fn add(self, count: u64) -> Self {
+        Self(self.0 + count)
+    }
 }
 
 impl Maddr {
@@ -157,6 +167,12 @@ impl Maddr {
 }
 
 impl GuestVa {
+    /// Bytes from `base` up to here, around the end of the address space if `base` is the higher one.
+    #[must_use]
+    pub const fn bytes_from(self, base: Self) -> u64 {
+        self.0.wrapping_sub(base.0)
+    }
+
     /// Address of element `index` of the array of `T` here, unless it would wrap.
     #[must_use]
     pub const fn element<T>(self, index: u64) -> Option<Self> {
@@ -242,6 +258,7 @@ mod tests {
         assert_eq!(GuestVa::new(u64::MAX).offset(), 0xfff);
         assert_eq!(GuestVa::new(u64::MAX).checked_add(1), None);
         assert_eq!(GuestVa::new(u64::MAX).wrapping_add(1), GuestVa::new(0));
+        assert_eq!(GuestVa::new(1).bytes_from(GuestVa::new(u64::MAX)), 2);
         assert_eq!(GuestVa::new(8).element::<u64>(3), Some(GuestVa::new(32)));
         assert_eq!(GuestVa::new(8).element::<u64>(u64::MAX / 8), None);
         assert_eq!(GuestVa::new(8).element::<u64>(1 << 61), None);

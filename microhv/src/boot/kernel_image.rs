@@ -14,6 +14,7 @@ use ring_abi::elfnote::{
     NAME, XEN_ELFNOTE_ENTRY, XEN_ELFNOTE_HYPERCALL_PAGE, XEN_ELFNOTE_INIT_P2M, XEN_ELFNOTE_MOD_START_PFN,
     XEN_ELFNOTE_PADDR_OFFSET, XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_XEN_VERSION,
 };
+use ring_abi::types::GuestVa;
 
 /// Loadable segments at most.
 const MAX_SEGMENTS: usize = 16;
@@ -48,7 +49,7 @@ impl fmt::Display for ImageError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
     /// Virtual address of its first byte.
-    pub va: u64,
+    pub va: GuestVa,
     /// Its bytes from the file.
     pub bytes: &'a [u8],
 }
@@ -59,15 +60,15 @@ pub struct KernelImage<'a> {
     /// Loadable segments, in the file's order.
     pub segments: ArrayVec<Segment<'a>, MAX_SEGMENTS>,
     /// One past the last byte used.
-    pub end: u64,
+    pub end: GuestVa,
     /// Where execution begins.
-    pub entry: u64,
+    pub entry: GuestVa,
     /// Virtual address of pseudo-physical address 0.
-    pub virt_base: u64,
+    pub virt_base: GuestVa,
     /// Virtual address of the page to fill with hypercall stubs.
-    pub hypercall_page: Option<u64>,
+    pub hypercall_page: Option<GuestVa>,
     /// Where the P2M list is wanted.
-    pub init_p2m: Option<u64>,
+    pub init_p2m: Option<GuestVa>,
     /// The ramdisk need not be mapped.
     pub mod_start_pfn: bool,
 }
@@ -98,9 +99,9 @@ impl<'a> KernelImage<'a> {
         let table = elf.segments().ok_or(ImageError::Malformed)?;
         let mut image = Self {
             segments: ArrayVec::new(),
-            end: 0,
-            entry: elf.ehdr.e_entry,
-            virt_base: 0,
+            end: GuestVa::new(0),
+            entry: GuestVa::new(elf.ehdr.e_entry),
+            virt_base: GuestVa::new(0),
             hypercall_page: None,
             init_p2m: None,
             mod_start_pfn: false,
@@ -116,13 +117,14 @@ impl<'a> KernelImage<'a> {
                 }
                 seen = true;
                 let value = number(note.desc);
+                let address = value.map(GuestVa::new);
                 match note.n_type as u32 {
-                    XEN_ELFNOTE_ENTRY => image.entry = value.unwrap_or(image.entry),
-                    XEN_ELFNOTE_HYPERCALL_PAGE => image.hypercall_page = value,
-                    XEN_ELFNOTE_VIRT_BASE => image.virt_base = value.unwrap_or(0),
+                    XEN_ELFNOTE_ENTRY => image.entry = address.unwrap_or(image.entry),
+                    XEN_ELFNOTE_HYPERCALL_PAGE => image.hypercall_page = address,
+                    XEN_ELFNOTE_VIRT_BASE => image.virt_base = address.unwrap_or_default(),
                     XEN_ELFNOTE_PADDR_OFFSET => paddr_offset = value.unwrap_or(0),
                     XEN_ELFNOTE_XEN_VERSION => version = text(note.desc) == b"xen-3.0",
-                    XEN_ELFNOTE_INIT_P2M => image.init_p2m = value,
+                    XEN_ELFNOTE_INIT_P2M => image.init_p2m = address,
                     XEN_ELFNOTE_MOD_START_PFN => image.mod_start_pfn = value.is_some_and(|value| value != 0),
                     _ => {}
                 }
@@ -136,16 +138,18 @@ impl<'a> KernelImage<'a> {
         for header in table.iter().filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0) {
             let bytes = elf.segment_data(&header).map_err(|_| ImageError::Malformed)?;
             // By p_paddr: a per-CPU segment may have any virtual address.
-            let va = header.p_paddr.wrapping_add(image.virt_base).wrapping_sub(paddr_offset);
+            let va = image.virt_base.wrapping_add(header.p_paddr.wrapping_sub(paddr_offset));
             let end = va.checked_add(header.p_memsz).ok_or(ImageError::BadSegment)?;
-            if va < image.virt_base || header.p_memsz < bytes.len() as u64 || end - image.virt_base > MAX_SPAN
+            if va < image.virt_base
+                || header.p_memsz < bytes.len() as u64
+                || end.bytes_from(image.virt_base) > MAX_SPAN
             {
                 return Err(ImageError::BadSegment);
             }
             image.segments.try_push(Segment { va, bytes }).map_err(|_| ImageError::BadSegment)?;
             image.end = image.end.max(end);
         }
-        if image.segments.is_empty() || !image.virt_base.is_multiple_of(4096) {
+        if image.segments.is_empty() || image.virt_base.offset() != 0 {
             return Err(ImageError::BadSegment);
         }
         Ok(image)
@@ -223,8 +227,8 @@ mod tests {
         let more = [note(15, &0x80_0000_0000u64.to_le_bytes()), note(16, &1u32.to_le_bytes()), note(99, b"")];
         let file = elf(0x1000, b"code", 0x2345, &notes(&more));
         let image = KernelImage::parse(&file).unwrap();
-        assert_eq!((image.end, image.entry), (BASE + 0x3345, BASE + 0x1010));
-        assert_eq!(image.init_p2m, Some(0x80_0000_0000));
+        assert_eq!((image.end, image.entry), (GuestVa::new(BASE + 0x3345), GuestVa::new(BASE + 0x1010)));
+        assert_eq!(image.init_p2m, Some(GuestVa::new(0x80_0000_0000)));
         assert!(image.mod_start_pfn && image.hypercall_page.is_none());
         assert_eq!(image.segments[0].bytes, b"code");
     }

@@ -16,14 +16,15 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::start_info::{MAGIC, SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, StartInfo};
-use ring_abi::types::{DomId, Maddr, Mfn, Pfn};
+use ring_abi::types::{DomId, GuestVa, Mfn, Pfn};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::kernel_image::{ImageError, KernelImage};
 use super::memory_map::Range;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, PauseFlags};
-use crate::frames::{FrameTable, pte};
+use crate::frames::FrameTable;
+use crate::frames::pte::{self, Pte};
 use crate::hypercall::page::write_hypercall_page;
 use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
@@ -87,7 +88,7 @@ struct Builder<'a, P: Platform> {
     hv: &'a Hypervisor<P>,
     p2m: Vec<Mfn>,
     layout: Layout,
-    virt_base: u64,
+    virt_base: GuestVa,
 }
 
 /// Builds dom0, paused once by the toolstack.
@@ -140,13 +141,13 @@ impl<P: Platform> Builder<'_, P> {
         self.p2m.reserve_exact(nr_pages as usize);
         let mut order = CHUNK_ORDER;
         while (self.p2m.len() as u64) < nr_pages {
-            let pfn = self.p2m.len() as u64;
+            let pfn = self.next_page();
             if let Some(ramdisk) = ramdisk.filter(|_| pfn == ramdisk_pfn) {
                 self.adopt(domain, Mfn::new(ramdisk.start / PAGE), ramdisk_pages);
                 continue;
             }
-            let end = if pfn < ramdisk_pfn { ramdisk_pfn } else { nr_pages };
-            order = order.min((end - pfn).ilog2() as u8);
+            let end = if pfn < ramdisk_pfn { ramdisk_pfn.raw() } else { nr_pages };
+            order = order.min((end - pfn.raw()).ilog2() as u8);
             let Some(mfn) = self.hv.alloc_frames(order, 0) else {
                 order = order.checked_sub(1).ok_or(Dom0Error::NoMemory)?;
                 continue;
@@ -162,24 +163,29 @@ impl<P: Platform> Builder<'_, P> {
     fn adopt(&mut self, domain: &Domain, first: Mfn, count: u64) {
         self.hv.adopt_frames(domain, first, count);
         for mfn in (0..count).map(|n| first.add(n)) {
-            self.hv.platform.set_m2p(mfn, Pfn::new(self.p2m.len() as u64));
+            self.hv.platform.set_m2p(mfn, self.next_page());
             self.p2m.push(mfn);
         }
     }
 
-    fn frame(&self, pfn: u64) -> Mfn {
-        self.p2m[pfn as usize]
+    /// The page whose frame is taken next.
+    fn next_page(&self) -> Pfn {
+        Pfn::new(self.p2m.len() as u64)
     }
 
-    fn va(&self, pfn: u64) -> u64 {
-        self.virt_base.wrapping_add(pfn * PAGE)
+    fn frame(&self, pfn: Pfn) -> Mfn {
+        self.p2m[pfn.raw() as usize]
+    }
+
+    fn va(&self, pfn: Pfn) -> GuestVa {
+        self.virt_base.wrapping_add(pfn.raw() * PAGE)
     }
 
     /// Writes bytes at a pseudo-physical address.
     fn write(&self, mut at: u64, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (here, rest) = bytes.split_at(bytes.len().min((PAGE - at % PAGE) as usize));
-            self.hv.platform.write_bytes(self.frame(at / PAGE).maddr().add(at % PAGE), here);
+            self.hv.platform.write_bytes(self.frame(Pfn::new(at / PAGE)).maddr().add(at % PAGE), here);
             at += here.len() as u64;
             bytes = rest;
         }
@@ -189,12 +195,12 @@ impl<P: Platform> Builder<'_, P> {
     #[inline(never)]
     fn load(&self, image: &KernelImage<'_>) {
         for segment in &image.segments {
-            self.write(segment.va - image.virt_base, segment.bytes);
+            self.write(segment.va.bytes_from(image.virt_base), segment.bytes);
         }
-        if let Some(page) = image.hypercall_page.map(|va| va.wrapping_sub(image.virt_base))
+        if let Some(page) = image.hypercall_page.map(|va| va.bytes_from(image.virt_base))
             && page / PAGE < self.layout.mapped
         {
-            write_hypercall_page(&self.hv.platform.shared(self.frame(page / PAGE)));
+            write_hypercall_page(&self.hv.platform.shared(self.frame(Pfn::new(page / PAGE))));
         }
     }
 
@@ -212,52 +218,53 @@ impl<P: Platform> Builder<'_, P> {
         info.nr_pages = layout.nr_pages;
         info.shared_info = domain.shared_info_mfn.maddr().raw();
         info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
-        info.pt_base = self.va(layout.tables.start);
-        info.nr_pt_frames = layout.tables.end - layout.tables.start;
-        info.mfn_list = image.init_p2m.unwrap_or(self.va(layout.p2m));
+        info.pt_base = self.va(layout.tables.start).raw();
+        info.nr_pt_frames = layout.tables.end.raw() - layout.tables.start.raw();
+        info.mfn_list = image.init_p2m.unwrap_or(self.va(layout.p2m)).raw();
         if image.init_p2m.is_some() {
-            info.first_p2m_pfn = layout.p2m;
-            info.nr_p2m_frames = layout.p2m_tables.end - layout.p2m;
+            info.first_p2m_pfn = layout.p2m.raw();
+            info.nr_p2m_frames = layout.p2m_tables.end.raw() - layout.p2m.raw();
         }
         if let Some(ramdisk) = ramdisk {
             info.mod_len = ramdisk.bytes();
-            info.mod_start = self.va(layout.ramdisk);
+            info.mod_start = self.va(layout.ramdisk).raw();
             if image.mod_start_pfn {
-                info.mod_start = layout.ramdisk;
+                info.mod_start = layout.ramdisk.raw();
                 info.flags |= SIF_MOD_START_PFN;
             }
         }
         let [place @ .., _nul] = &mut info.cmd_line;
         place.iter_mut().zip(command_line.bytes()).for_each(|(to, from)| *to = from);
-        self.write(layout.start_info * PAGE, info.as_bytes());
+        self.write(layout.start_info.raw() * PAGE, info.as_bytes());
     }
 
     /// Writes all page tables; the L4.
     fn write_tables(&self, image: &KernelImage<'_>) -> Mfn {
         let layout = &self.layout;
         let l4 = self.frame(layout.tables.start);
-        let mut tables = Tables { builder: self, l4, next: layout.tables.start + 1 };
-        for pfn in 0..layout.mapped {
+        let mut tables = Tables { builder: self, l4, next: layout.tables.start.add(1) };
+        for pfn in (0..layout.mapped).map(Pfn::new) {
             tables.map(self.va(pfn), self.entry(pfn));
         }
         debug_assert!(tables.next <= layout.tables.end);
         if let Some(va) = image.init_p2m {
             tables.next = layout.p2m_tables.start;
             for page in 0..layout.p2m_pages {
-                tables.map(va.wrapping_add(page * PAGE), self.entry(layout.p2m + page));
+                tables.map(va.wrapping_add(page * PAGE), self.entry(layout.p2m.add(page)));
             }
         }
         l4
     }
 
     /// The level 1 entry of a page: page tables are mapped read-only.
-    fn entry(&self, pfn: u64) -> u64 {
-        self.frame(pfn).maddr().raw() | if self.layout.is_table(pfn) { LEAF & !pte::RW } else { LEAF }
+    fn entry(&self, pfn: Pfn) -> Pte {
+        let bits = if self.layout.is_table(pfn) { LEAF & !pte::RW } else { LEAF };
+        Pte::new(self.frame(pfn).maddr().raw() | bits)
     }
 
     fn write_p2m(&self) {
         for (n, page) in self.p2m.chunks(PAGE as usize / 8).enumerate() {
-            self.write((self.layout.p2m + n as u64) * PAGE, page.as_bytes());
+            self.write((self.layout.p2m.raw() + n as u64) * PAGE, page.as_bytes());
         }
     }
 
@@ -266,10 +273,10 @@ impl<P: Platform> Builder<'_, P> {
     fn start(&self, domain: &Domain, image: &KernelImage<'_>, l4: Mfn) {
         let vcpu = &domain.vcpus[0];
         vcpu.replace_cr3_kernel(Some(l4));
-        let stack = self.va(self.layout.stack + 1);
+        let stack = self.va(self.layout.stack.add(1)).raw();
         vcpu.set_saved_regs(&CpuUserRegs {
-            rip: image.entry,
-            rsi: self.va(self.layout.start_info),
+            rip: image.entry.raw(),
+            rsi: self.va(self.layout.start_info).raw(),
             rsp: stack,
             rflags: 0x202,
             cs: 0xe033,
@@ -289,24 +296,24 @@ struct Tables<'a, 'b, P: Platform> {
     builder: &'a Builder<'b, P>,
     l4: Mfn,
     /// Page of the next table.
-    next: u64,
+    next: Pfn,
 }
 
 impl<P: Platform> Tables<'_, '_, P> {
-    fn map(&mut self, va: u64, entry: u64) {
+    fn map(&mut self, va: GuestVa, entry: Pte) {
         let mut table = self.l4;
         for level in (2..=4).rev() {
-            let slot = &self.builder.hv.platform.table(table)[pte::index(va, level)];
-            let found = slot.load(Ordering::Relaxed);
-            if found & pte::P != 0 {
-                table = Maddr::new(found & pte::FRAME).mfn();
+            let slot = &self.builder.hv.platform.table(table)[pte::index(va.raw(), level)];
+            let found = Pte::load(slot);
+            if found.is_present() {
+                table = found.frame();
                 continue;
             }
             table = self.builder.frame(self.next);
-            self.next += 1;
+            self.next = self.next.add(1);
             slot.store(table.maddr().raw() | TABLE, Ordering::Relaxed);
         }
-        self.builder.hv.platform.table(table)[pte::index(va, 1)].store(entry, Ordering::Relaxed);
+        self.builder.hv.platform.table(table)[pte::index(va.raw(), 1)].store(entry.raw(), Ordering::Relaxed);
     }
 }
 
