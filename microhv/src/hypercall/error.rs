@@ -75,6 +75,28 @@ impl From<GuestFault> for HypercallError {
     }
 }
 
+/// Conversions from errors whose variants have the names of ours.
+macro_rules! from_same_names {
+    ($($error:ident: $($variant:ident),+;)+) => {
+        $(impl From<$error> for HypercallError {
+            #[cold] // apart, so that no operation carries a table of its errors
+            #[inline(never)]
+            fn from(error: $error) -> Self {
+                match error {
+                    $($error::$variant => Self::$variant,)+
+                }
+            }
+        })+
+    };
+}
+
+from_same_names! {
+    DebugRegisterError: NotPermitted, NoDevice;
+    DomainError: NoSuchDomain, NotPermitted;
+    EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault;
+    GrowError: Invalid, NoMemory, NoSuchDomain, Again;
+}
+
 impl From<PirqError> for HypercallError {
     fn from(error: PirqError) -> Self {
         match error {
@@ -85,21 +107,6 @@ impl From<PirqError> for HypercallError {
             PirqError::Mapped => Self::Busy,
             PirqError::NoneFree => Self::NoSpace,
             PirqError::Port(error) => error.into(),
-        }
-    }
-}
-
-impl From<EvtchnError> for HypercallError {
-    #[cold] // apart, so that no operation of ports carries a table of its errors
-    #[inline(never)]
-    fn from(error: EvtchnError) -> Self {
-        match error {
-            EvtchnError::Invalid => Self::Invalid,
-            EvtchnError::NoEntry => Self::NoEntry,
-            EvtchnError::Exists => Self::Exists,
-            EvtchnError::NoSpace => Self::NoSpace,
-            EvtchnError::NoMemory => Self::NoMemory,
-            EvtchnError::Fault => Self::Fault,
         }
     }
 }
@@ -155,24 +162,6 @@ impl From<TableError> for HypercallError {
     }
 }
 
-impl From<DebugRegisterError> for HypercallError {
-    fn from(error: DebugRegisterError) -> Self {
-        match error {
-            DebugRegisterError::NotPermitted => Self::NotPermitted,
-            DebugRegisterError::NoDevice => Self::NoDevice,
-        }
-    }
-}
-
-impl From<DomainError> for HypercallError {
-    fn from(error: DomainError) -> Self {
-        match error {
-            DomainError::NoSuchDomain => Self::NoSuchDomain,
-            DomainError::NotPermitted => Self::NotPermitted,
-        }
-    }
-}
-
 impl From<LifecycleError> for HypercallError {
     fn from(error: LifecycleError) -> Self {
         match error {
@@ -183,17 +172,6 @@ impl From<LifecycleError> for HypercallError {
             LifecycleError::Invalid | LifecycleError::DebugRegister(_) | LifecycleError::Tables(_) => {
                 Self::Invalid
             }
-        }
-    }
-}
-
-impl From<GrowError> for HypercallError {
-    fn from(error: GrowError) -> Self {
-        match error {
-            GrowError::Invalid => Self::Invalid,
-            GrowError::NoMemory => Self::NoMemory,
-            GrowError::NoSuchDomain => Self::NoSuchDomain,
-            GrowError::Again => Self::Again,
         }
     }
 }
