@@ -135,14 +135,6 @@ impl<P: Platform> Current<'_, P> {
     ) -> Result<(), GuestFault> {
         self.copy_out(element::<T>(array, index)?, value)
     }
-
-    /// Writes bytes at guest address `va`.
-    ///
-    /// # Errors
-    /// Where it stopped.
-    pub fn copy_out_bytes(&self, va: GuestVa, bytes: &[u8]) -> Result<(), GuestFault> {
-        self.copy_to_guest(va, bytes)
-    }
 }
 
 /// Address of entry `index`; an array that wraps round is a fault.

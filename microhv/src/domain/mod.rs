@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn, Port};
@@ -173,8 +173,6 @@ pub struct Domain {
     pub controller_pause_count: AtomicU32,
     /// `VMASST_TYPE_*` bits.
     pub assist: AtomicU64,
-    /// Whether `unpause` was seen once: before, the domain is being built.
-    pub started: AtomicBool,
     /// Seconds that its wall clock differs from the machine's.
     pub time_offset_seconds: AtomicI64,
     /// TSC emulation.
@@ -191,8 +189,6 @@ pub struct Domain {
     pub(crate) clock_shown: AtomicU32,
     /// What the scheduler keeps of it.
     pub(crate) sched: DomainSched,
-    /// System time at creation.
-    pub created_ns: u64,
 }
 
 impl fmt::Debug for Domain {
@@ -210,7 +206,6 @@ impl Domain {
         config: DomainConfig,
         shared_info_mfn: Mfn,
         shared_info: SharedBytes<'static>,
-        created_ns: u64,
         vcpus: Vec<Vcpu>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -230,7 +225,6 @@ impl Domain {
             pause_count: AtomicU32::new(1),
             controller_pause_count: AtomicU32::new(1),
             assist: AtomicU64::new(0),
-            started: AtomicBool::new(false),
             time_offset_seconds: AtomicI64::new(0),
             tsc: Mutex::new(TscSettings::default()),
             handle: Mutex::new(config.handle),
@@ -239,7 +233,6 @@ impl Domain {
             teardown_at: AtomicU32::new(0),
             clock_shown: AtomicU32::new(u32::MAX),
             sched: DomainSched::new(),
-            created_ns,
         })
     }
 

@@ -1,8 +1,7 @@
 //! Control and debug registers of a guest kernel.
 
 use super::Emulated;
-use crate::domain::Current;
-use crate::domain::GuestCpu;
+use crate::domain::{Current, GuestCpu};
 use crate::mem::MemError;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;

@@ -15,8 +15,7 @@ pub mod table_writes;
 
 use crate::domain::Current;
 use crate::platform::Platform;
-use crate::traps;
-use crate::traps::TrapVector;
+use crate::traps::{self, TrapVector};
 use decode::{Decoded, Privileged};
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;

@@ -208,7 +208,7 @@ mod tests {
     fn scene() -> (Hypervisor<TestMachine>, Arc<Domain>) {
         let machine = TestMachine::new(16);
         let shared = machine.shared(Mfn::new(1));
-        let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared, 0);
+        let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared);
         let entry = |frame: u64| (frame << 12 | 7).as_bytes().to_vec();
         let set = |table: u64, index: u64, frame| {
             machine.shared(Mfn::new(table)).write(index as usize * 8, &entry(frame))

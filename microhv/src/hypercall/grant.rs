@@ -255,7 +255,7 @@ fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> 
             return Ok(());
         }
         let at = GuestVa::new(op.frame_list).wrapping_add(u64::from(done) * size_of::<u64>() as u64);
-        if cur.copy_out_bytes(at, frames[..count].as_bytes()).is_err() {
+        if cur.copy_to_guest(at, frames[..count].as_bytes()).is_err() {
             op.status = GNTST_BAD_VIRT_ADDR;
             return Ok(());
         }

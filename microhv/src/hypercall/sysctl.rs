@@ -111,7 +111,7 @@ fn read_console<P: Platform>(
         if len == 0 {
             break;
         }
-        cur.copy_out_bytes(buffer.wrapping_add(u64::from(done)), &chunk[..len])?;
+        cur.copy_to_guest(buffer.wrapping_add(u64::from(done)), &chunk[..len])?;
         done += len as u32;
         from = start + len as u64;
     }

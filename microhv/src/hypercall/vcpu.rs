@@ -48,7 +48,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
         VCPUOP_DOWN => cur.hv.vcpu_down(cur.domain, vcpu),
         VCPUOP_GET_RUNSTATE_INFO => {
             let info = current_runstate(cur, vcpu);
-            cur.copy_out_bytes(arg, &info)?;
+            cur.copy_to_guest(arg, &info)?;
         }
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;

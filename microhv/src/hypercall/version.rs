@@ -68,7 +68,7 @@ fn copy_out_text<P: Platform>(
         let rest = text.get(start..).unwrap_or(&[]);
         let used = rest.len().min(PIECE);
         piece[..used].copy_from_slice(&rest[..used]);
-        cur.copy_out_bytes(arg.wrapping_add(start as u64), &piece[..PIECE.min(len - start)])?;
+        cur.copy_to_guest(arg.wrapping_add(start as u64), &piece[..PIECE.min(len - start)])?;
     }
     Ok(())
 }
@@ -102,7 +102,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: GuestVa) -> Hy
         XENVER_PAGESIZE => return Ok(Outcome::Done(PAGE_SIZE as u64)),
         XENVER_GUEST_HANDLE => {
             let handle = *cur.domain.handle.lock();
-            cur.copy_out_bytes(arg, &handle)?;
+            cur.copy_to_guest(arg, &handle)?;
         }
         XENVER_COMMANDLINE => {
             let line = if cur.domain.privileged { cur.hv.platform.command_line() } else { "<denied>" };
@@ -116,7 +116,7 @@ fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: GuestVa) -> Hy
                 let head: XenBuildId = cur.copy_in(arg)?;
                 HypercallError::Invalid.when(head.len == 0)?;
                 HypercallError::NoBuffers.when((head.len as usize) < id.len())?;
-                cur.copy_out_bytes(arg.wrapping_add(size_of::<XenBuildId>() as u64), id)?;
+                cur.copy_to_guest(arg.wrapping_add(size_of::<XenBuildId>() as u64), id)?;
             }
             return Ok(Outcome::Done(id.len() as u64));
         }

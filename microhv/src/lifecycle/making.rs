@@ -144,7 +144,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let Making { id, config, shared_mfn, vcpus, .. } = making;
         let shared_info = self.platform.shared(shared_mfn);
-        let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, self.platform.now_ns(), vcpus);
+        let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, vcpus);
         self.share_with_guest(shared_mfn, id, false);
         if !self.domains.insert(&domain) {
             let _ = self.disown(shared_mfn);

@@ -8,8 +8,7 @@ use ring_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 use ring_abi::types::DomId;
 
 use crate::Hypervisor;
-use crate::domain::Current;
-use crate::domain::{Domain, PauseFlags, Vcpu};
+use crate::domain::{Current, Domain, PauseFlags, Vcpu};
 use crate::platform::{Platform, PowerAction};
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 

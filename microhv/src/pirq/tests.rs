@@ -43,7 +43,7 @@ fn machine() -> (Hypervisor<TestMachine>, Arc<Domain>) {
 fn add_domain(hv: &Hypervisor<TestMachine>, id: u16, privileged: bool) -> Arc<Domain> {
     let mfn = Mfn::new(u64::from(id) + 1);
     let config = DomainConfig { privileged, ..DomainConfig::default() };
-    let domain = Domain::new(DomId::new(id), config, mfn, hv.platform.shared(mfn), 0);
+    let domain = Domain::new(DomId::new(id), config, mfn, hv.platform.shared(mfn));
     assert!(hv.domains.insert(&domain));
     domain
 }

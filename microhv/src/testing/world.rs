@@ -14,7 +14,7 @@ use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig, PauseFlags, VcpuRef};
 use crate::frames::FrameTable;
 use crate::hypercall::{HypercallResult, Outcome, call};
-use crate::platform::{Clock, CpuId, MachineMemory, SOFTIRQ_SCHEDULE};
+use crate::platform::{Clock, CpuId, MachineMemory, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 use crate::sched::Decision;
 
 /// First machine address that tests use for arguments: guest addresses are machine addresses until tables are loaded.
@@ -119,7 +119,7 @@ impl World {
     pub fn pass(&self, ns: u64) {
         self.hv.platform.now.fetch_add(ns, Ordering::Relaxed);
         if self.hv.platform.timer.load(Ordering::Relaxed) <= self.hv.platform.now_ns() {
-            self.hv.timer_interrupt(CpuId::BOOT);
+            self.hv.raise_softirq(CpuId::BOOT, SOFTIRQ_TIMER);
         }
     }
 

@@ -160,9 +160,4 @@ impl<P: Platform> Hypervisor<P> {
             self.arm(cpu, id, None);
         }
     }
-
-    /// The timer interrupt of this CPU.
-    pub fn timer_interrupt(&self, cpu: CpuId) {
-        self.raise_softirq(cpu, SOFTIRQ_TIMER);
-    }
 }

@@ -4,8 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use crate::domain::Current;
-use crate::domain::Vcpu;
+use crate::domain::{Current, Vcpu};
 use crate::platform::Platform;
 
 /// The L4 that the vCPU's present mode uses.

@@ -28,7 +28,7 @@ impl Scene {
     fn new() -> Self {
         let machine = TestMachine::new(16);
         let shared = machine.shared(Mfn::new(1));
-        let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared, 0);
+        let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared);
         {
             let mut cpu = domain.vcpus[0].cpu.lock();
             cpu.kernel_sp = KERNEL_STACK + 8;

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
-use microhv::platform::Vector;
+use microhv::platform::{SOFTIRQ_TIMER, Vector};
 use microhv::traps::{self, ENTRY_SYSCALL, TrapVector};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
@@ -161,7 +161,7 @@ fn interrupt(vector: u8) {
                 hv.clock_changed();
             }
             serial::send();
-            hv.timer_interrupt(percpu::this_cpu());
+            hv.raise_softirq(percpu::this_cpu(), SOFTIRQ_TIMER);
         }
         apic::KICK_VECTOR => apic::end_of_interrupt(),
         apic::SERIAL_VECTOR => {

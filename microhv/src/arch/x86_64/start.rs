@@ -252,7 +252,6 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
             hv.frames.add_free(Mfn::new(range.start / 4096), Mfn::new(range.end / 4096));
             let ms = hv.platform.now_ns() / 1_000_000;
             log::info!("dom0 built: {} pages, {ms} ms after the clock was set", domain.mm.tot_pages());
-            domain.started.store(true, Ordering::Release);
             domain.controller_pause_count.store(0, Ordering::Release);
             hv.unpause_domain(&domain);
         }

@@ -26,12 +26,11 @@ impl Domain {
         config: DomainConfig,
         shared_info_mfn: Mfn,
         shared_info: SharedBytes<'static>,
-        created_ns: u64,
     ) -> Arc<Self> {
         let vcpus = (0..config.max_vcpus.clamp(1, MAX_VCPUS))
             .map(|n| Vcpu::new(id, VcpuId::new(n), &shared_info))
             .collect();
-        Self::with_vcpus(id, config, shared_info_mfn, shared_info, created_ns, vcpus)
+        Self::with_vcpus(id, config, shared_info_mfn, shared_info, vcpus)
     }
 }
 

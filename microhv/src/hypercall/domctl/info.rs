@@ -8,8 +8,7 @@ use zerocopy::IntoBytes;
 
 use super::Operation;
 use crate::Hypervisor;
-use crate::domain::Current;
-use crate::domain::{Domain, PauseFlags};
+use crate::domain::{Current, Domain, PauseFlags};
 use crate::frames::PageType;
 use crate::hypercall::HypercallError;
 use crate::platform::{CpuSet, MAX_CPUS, Platform};
@@ -99,7 +98,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             let at = GuestVa::new(wanted.array).wrapping_add(done * size_of::<u64>() as u64);
             self.cur.copy_from_guest(words.as_mut_bytes(), at)?;
             words.iter_mut().for_each(|word| *word = self.kind_of(Mfn::new(*word)));
-            self.cur.copy_out_bytes(at, words.as_bytes())?;
+            self.cur.copy_to_guest(at, words.as_bytes())?;
             done += words.len() as u64;
         }
         Ok(())

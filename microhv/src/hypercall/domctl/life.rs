@@ -75,7 +75,6 @@ impl<P: Platform> Operation<'_, '_, P> {
 
     pub(super) fn unpause(&self) -> Result<(), HypercallError> {
         self.count_pause(|count| count.checked_sub(1), HypercallError::Invalid)?;
-        self.domain.started.store(true, Ordering::Relaxed);
         self.cur.hv.unpause_domain(self.domain);
         Ok(())
     }

@@ -65,7 +65,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         self.cur.hv.pause_domain(self.domain);
         crate::lifecycle::fill_context(self.domain, vcpu, context);
         self.cur.hv.unpause_domain(self.domain);
-        Ok(self.cur.copy_out_bytes(GuestVa::new(wanted.ctxt), room.as_bytes())?)
+        Ok(self.cur.copy_to_guest(GuestVa::new(wanted.ctxt), room.as_bytes())?)
     }
 
     pub(super) fn set_ext_context(

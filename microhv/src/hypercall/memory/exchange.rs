@@ -118,7 +118,7 @@ fn exchange_some<P: Platform>(
     if !hv.assign_all(domain, &taken, order) {
         taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
     }
-    Ok(cur.copy_out_bytes(list_at(out.extent_start, outputs.start), places.as_bytes())?)
+    Ok(cur.copy_to_guest(list_at(out.extent_start, outputs.start), places.as_bytes())?)
 }
 
 const fn list_at(list: u64, n: u64) -> GuestVa {

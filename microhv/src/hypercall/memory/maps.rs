@@ -29,7 +29,7 @@ pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) 
 fn give_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, entries: &[E820Entry]) -> HypercallResult {
     let map: XenMemoryMap = cur.copy_in(arg)?;
     let fits = entries.len().min(map.nr_entries as usize);
-    cur.copy_out_bytes(GuestVa::new(map.buffer), entries[..fits].as_bytes())?;
+    cur.copy_to_guest(GuestVa::new(map.buffer), entries[..fits].as_bytes())?;
     cur.copy_out(arg, &XenMemoryMap { nr_entries: fits as u32, ..map })?;
     Ok(Outcome::OK)
 }

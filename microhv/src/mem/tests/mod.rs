@@ -48,7 +48,7 @@ impl World {
     pub(super) fn domain_of(&self, id: u16, config: DomainConfig, max: u64) -> Arc<Domain> {
         let mfn = self.hv.alloc_zeroed().expect("a frame");
         let shared = self.hv.platform.shared(mfn);
-        let dom = Domain::new(DomId::new(id), config, mfn, shared, 0);
+        let dom = Domain::new(DomId::new(id), config, mfn, shared);
         self.hv.share_with_guest(mfn, dom.id, false);
         dom.mm.set_max_pages(max);
         assert!(self.hv.domains.insert(&dom), "a new id");
