@@ -6,7 +6,6 @@ use arrayvec::ArrayVec;
 use ring_abi::types::Port;
 
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu};
 use crate::evtchn::state::{MAX_PORTS, PortState};
 use crate::platform::{CpuId, Platform};
 
@@ -82,35 +81,11 @@ pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
 pub(super) fn registers<P: Platform>(hv: &Hypervisor<P>) {
     for domain in hv.domains.snapshot() {
         for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_up()) {
-            vcpu_registers(&domain, vcpu);
+            vcpu.log_registers(log::Level::Info, &vcpu.saved_regs());
+            let history: ArrayVec<_, 16> = vcpu.history.newest_first().take(16).collect();
+            log::info!("  last hypercalls, newest first: {history:?}");
         }
     }
-}
-
-fn vcpu_registers(domain: &Domain, vcpu: &Vcpu) {
-    let r = vcpu.saved_regs();
-    let mode = if vcpu.user_mode.load(Ordering::Relaxed) { "user" } else { "kernel" };
-    log::info!(
-        "{domain:?}v{} ({mode}): rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}",
-        vcpu.id.raw(),
-        r.cs,
-        r.rip,
-        r.rflags,
-        r.ss,
-        r.rsp
-    );
-    log::info!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
-    log::info!("  rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
-    log::info!("  r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
-    log::info!("  r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
-    log::info!(
-        "  cr3 {:?} user cr3 {:?} cr2 {:016x}",
-        vcpu.cr3_kernel(),
-        vcpu.cr3_user(),
-        vcpu.cr2.load(Ordering::Relaxed)
-    );
-    let history: ArrayVec<_, 16> = vcpu.history.newest_first().take(16).collect();
-    log::info!("  last hypercalls, newest first: {history:?}");
 }
 
 /// Key `H`: the hypervisor's heap, and what is free.

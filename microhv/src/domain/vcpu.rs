@@ -265,6 +265,19 @@ impl Vcpu {
         }
     }
 
+    /// Writes registers of the vCPU to the log.
+    pub(crate) fn log_registers(&self, level: log::Level, r: &CpuUserRegs) {
+        let mode = if self.user_mode.load(Ordering::Relaxed) { "user" } else { "kernel" };
+        let stack = format_args!("rflags {:08x} rsp {:04x}:{:016x}", r.rflags, r.ss, r.rsp);
+        log::log!(level, "{self:?} ({mode}): rip {:04x}:{:016x} {stack}", r.cs, r.rip);
+        log::log!(level, "  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
+        log::log!(level, "  rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
+        log::log!(level, "  r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
+        log::log!(level, "  r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+        let (kernel, user, cr2) = (self.cr3_kernel(), self.cr3_user(), self.cr2.load(Ordering::Relaxed));
+        log::log!(level, "  cr3 {kernel:?} user cr3 {user:?} cr2 {cr2:016x}");
+    }
+
     /// Floating-point state.
     pub fn fpu(&self) -> &FpuArea {
         &self.fpu

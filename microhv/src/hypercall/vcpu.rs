@@ -108,7 +108,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> R
     let mut words = super::domctl::context_room()?;
     cur.copy_from_guest(words.as_mut_bytes(), arg)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
-    Ok(cur.hv.initialise_vcpu(cur.domain, vcpu, context)?)
+    Ok(cur.hv.set_vcpu_context(cur.domain, vcpu, context, true)?)
 }
 
 /// The runstate of a vCPU as of now, with the time in its present state.

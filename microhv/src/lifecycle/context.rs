@@ -65,45 +65,24 @@ const fn cr3_frame(cr3: u64) -> Mfn {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included.
+    /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included; with `once`, only a
+    /// vCPU that has none yet.
     ///
     /// # Errors
-    /// `Invalid`, `DebugRegister`, `Gdt`, `Tables`: a value that no vCPU can have, or a frame that cannot become what it is to
-    /// be. The vCPU is then as it was, but for its descriptor tables. `Tables(Restart)`: checking tables took long; repeat.
-    pub fn set_vcpu_context(
+    /// `Exists`: the vCPU has one. `Invalid`, `DebugRegister`, `Gdt`, `Tables`: a value that no vCPU can have, or a frame that
+    /// cannot become what it is to be. The vCPU is then as it was, but for its descriptor tables. `Tables(Restart)`: checking
+    /// tables took long; repeat.
+    pub(crate) fn set_vcpu_context(
         &self,
         domain: &Arc<Domain>,
         vcpu: &Vcpu,
         context: &VcpuGuestContext,
+        once: bool,
     ) -> Result<(), LifecycleError> {
         let _one_at_a_time = domain.contexts.lock();
-        self.replace_context(domain, vcpu, context)
-    }
-
-    /// As [`Hypervisor::set_vcpu_context`], for a vCPU that has no context yet.
-    ///
-    /// # Errors
-    /// `Exists`: it has one.
-    pub(crate) fn initialise_vcpu(
-        &self,
-        domain: &Arc<Domain>,
-        vcpu: &Vcpu,
-        context: &VcpuGuestContext,
-    ) -> Result<(), LifecycleError> {
-        let _one_at_a_time = domain.contexts.lock();
-        if vcpu.initialised.load(Ordering::Acquire) {
+        if once && vcpu.initialised.load(Ordering::Acquire) {
             return Err(LifecycleError::Exists);
         }
-        self.replace_context(domain, vcpu, context)
-    }
-
-    /// Does what both have in common. The caller holds `Domain::contexts`.
-    fn replace_context(
-        &self,
-        domain: &Arc<Domain>,
-        vcpu: &Vcpu,
-        context: &VcpuGuestContext,
-    ) -> Result<(), LifecycleError> {
         check(context)?;
         let mut debug = [0; 8];
         for index in [0, 1, 2, 3, 6, 7] {

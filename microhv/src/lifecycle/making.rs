@@ -49,22 +49,12 @@ impl<P: Platform> Hypervisor<P> {
         self.make_domain(None, id, config)
     }
 
-    /// As [`Hypervisor::create_domain`], for `by`.
+    /// As [`Hypervisor::create_domain`], in pieces if there is an asker.
     ///
     /// # Errors
     /// As there; `Again`: something else waits, and the same call goes on.
-    pub(crate) fn create_domain_in_pieces(
-        &self,
-        by: &Vcpu,
-        id: Option<DomId>,
-        config: DomainConfig,
-    ) -> Result<Arc<Domain>, LifecycleError> {
-        self.make_domain(Some((by.domain_id, by.id)), id, config)
-    }
-
-    /// Makes a domain, in pieces if there is an asker.
     #[inline(never)]
-    fn make_domain(
+    pub(crate) fn make_domain(
         &self,
         asker: Option<Asker>,
         id: Option<DomId>,

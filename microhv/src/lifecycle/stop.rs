@@ -2,7 +2,6 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
 use ring_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 use ring_abi::types::DomId;
@@ -79,26 +78,8 @@ impl<P: Platform> Current<'_, P> {
     #[cold]
     pub fn crash(&self, reason: fmt::Arguments<'_>) {
         if self.domain.id == DomId::DOM0 || self.hv.may_report() {
-            self.report_registers();
+            self.vcpu.log_registers(log::Level::Error, self.regs);
         }
         self.hv.crash_domain(self.domain, reason);
-    }
-
-    fn report_registers(&self) {
-        let r = &*self.regs;
-        let name = format_args!("d{}v{}", self.domain.id.raw(), self.vcpu.id.raw());
-        log::error!("{name}: rip {:04x}:{:016x} rflags {:016x}", r.cs, r.rip, r.rflags);
-        log::error!("{name}: rsp {:04x}:{:016x} rax {:016x} rbx {:016x}", r.ss, r.rsp, r.rax, r.rbx);
-        log::error!("{name}: rcx {:016x} rdx {:016x} rsi {:016x} rdi {:016x}", r.rcx, r.rdx, r.rsi, r.rdi);
-        log::error!("{name}: rbp {:016x} r8 {:016x} r9 {:016x} r10 {:016x}", r.rbp, r.r8, r.r9, r.r10);
-        log::error!(
-            "{name}: r11 {:016x} r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
-            r.r11,
-            r.r12,
-            r.r13,
-            r.r14,
-            r.r15
-        );
-        log::error!("{name}: cr2 {:016x}", self.vcpu.cr2.load(Ordering::Relaxed));
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> R
         config.max_grant_frames > MAX_GRANT_FRAMES || config.max_maptrack_frames > MAX_MAPTRACK_FRAMES,
     )?;
     let id = (op.domain != 0 && op.domain < FIRST_RESERVED).then(|| DomId::new(op.domain));
-    let domain = cur.hv.create_domain_in_pieces(cur.vcpu, id, config)?;
+    let domain = cur.hv.make_domain(Some((cur.vcpu.domain_id, cur.vcpu.id)), id, config)?;
     op.domain = domain.id.raw();
     Ok(())
 }

@@ -43,7 +43,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let context =
             VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
         self.cur.hv.pause_domain(self.domain);
-        let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, context);
+        let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, context, false);
         if result.is_ok() {
             if context.flags & VGCF_ONLINE != 0 {
                 self.cur.hv.wake(self.domain, vcpu, PauseFlags::DOWN);
