@@ -4,12 +4,12 @@ use ring_abi::callback::*;
 use ring_abi::segment::FLAT_KERNEL_CS;
 use ring_abi::types::GuestVa;
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{Callback, TrapGate};
 use crate::frames::pte::is_canonical;
 use crate::platform::Platform;
 
-fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Result<(), HypercallError> {
+fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Answer {
     HypercallError::Invalid.when(!is_canonical(callback.address))?;
     let mut cpu = cur.vcpu.cpu.lock();
     match kind {

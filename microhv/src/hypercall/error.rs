@@ -56,10 +56,13 @@ pub enum HypercallError {
     NotSupported = e::EOPNOTSUPP as u8,
 }
 
+/// What a step of a hypercall gives.
+pub type Answer<T = ()> = Result<T, HypercallError>;
+
 impl HypercallError {
     /// Refuses the call for this reason when `wrong`.
     #[inline(always)]
-    pub(super) fn when(self, wrong: bool) -> Result<(), Self> {
+    pub(super) fn when(self, wrong: bool) -> Answer {
         if wrong { Err(self) } else { Ok(()) }
     }
 

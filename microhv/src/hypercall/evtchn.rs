@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::evtchn::*;
 use ring_abi::types::{DomId, GuestVa, Pirq, Port};
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::evtchn::bind_vcpu;
 use crate::evtchn::state::{MAX_PORTS, PortState};
 use crate::platform::Platform;
@@ -15,18 +15,16 @@ use crate::platform::Platform;
 /// # Errors
 /// `Fault`; `Invalid`: not a port that can be sent from.
 #[inline(always)]
-pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let op: EvtchnSend = cur.copy_in(arg)?;
     Ok(cur.hv.evtchn_send(cur.domain, Port::new(op.port))?)
 }
 
 /// `EVTCHNOP_status`: what a port is, and the vCPU that it notifies.
-fn status<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn status<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut op: EvtchnStatus = cur.copy_in(arg)?;
     let domain = cur.hv.domains.target(cur.domain, op.dom)?;
-    if op.port >= MAX_PORTS {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(op.port >= MAX_PORTS)?;
     (op.status, op.vcpu, op.u) = (EVTCHNSTAT_CLOSED, 0, [0, 0]);
     if let Some(cell) = domain.events.cell(Port::new(op.port)) {
         op.vcpu = cell.notify_vcpu.load(Ordering::Relaxed);

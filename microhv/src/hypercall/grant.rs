@@ -11,7 +11,7 @@ use ring_abi::grant::*;
 use ring_abi::types::{DOMID_SELF, GrantRef, GuestVa};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::gnttab::state::GrantError;
 use crate::gnttab::{CopyCache, DomainCache, GrowError, UNMAP_BATCH, UnmapBatch};
 use crate::platform::{GuestFault, Platform};
@@ -33,9 +33,7 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
     let [cmd, array, count, ..] = *args;
     let array = GuestVa::new(array);
     let count = count & 0xffff_ffff;
-    if count > i32::MAX as u64 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(count > i32::MAX as u64)?;
     match u32::try_from(cmd).map_err(|_| HypercallError::NoSys)? {
         GNTTABOP_MAP_GRANT_REF => map(cur, args, array, count),
         GNTTABOP_UNMAP_GRANT_REF => unmap(cur, args, array, count),
@@ -105,22 +103,22 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: u
     /// From `dom` on, as one copy.
     #[derive(IntoBytes, zerocopy::Immutable)]
     #[repr(C)]
-    struct Answer {
+    struct Told {
         dom: u16,
         status: i16,
         handle: u32,
         dev_bus_addr: u64,
     }
     const _: () =
-        assert!(offset_of!(GnttabMapGrantRef, dom) + size_of::<Answer>() == size_of::<GnttabMapGrantRef>());
+        assert!(offset_of!(GnttabMapGrantRef, dom) + size_of::<Told>() == size_of::<GnttabMapGrantRef>());
     let mut cache = DomainCache::default();
     array(cur, args, at, count, |cur, at, op: &GnttabMapGrantRef| {
         let result = cur.hv.map_grant(cur, &mut cache, op);
         let (handle, dev_bus_addr) = result
             .as_ref()
             .map_or((op.handle, op.dev_bus_addr), |m| (m.handle.raw(), m.machine_address.raw()));
-        let answer = Answer { dom: op.dom, status: status_of(&result), handle, dev_bus_addr };
-        cur.copy_out(at.wrapping_add(offset_of!(GnttabMapGrantRef, dom) as u64), &answer)
+        let told = Told { dom: op.dom, status: status_of(&result), handle, dev_bus_addr };
+        cur.copy_out(at.wrapping_add(offset_of!(GnttabMapGrantRef, dom) as u64), &told)
     })
 }
 
@@ -204,13 +202,11 @@ fn swap<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: 
 fn single<P: Platform, T: FromBytes + IntoBytes + zerocopy::Immutable>(
     cur: &mut Current<'_, P>,
     args: &Args,
-    work: impl FnOnce(&Current<'_, P>, &mut T) -> Result<(), HypercallError>,
+    work: impl FnOnce(&Current<'_, P>, &mut T) -> Answer,
 ) -> HypercallResult {
     let [_, at, count, ..] = *args;
     let at = GuestVa::new(at);
-    if count as u32 != 1 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(count as u32 != 1)?;
     let mut op: T = cur.copy_in(at)?;
     match work(cur, &mut op) {
         Ok(()) => cur.copy_out(at, &op)?,
@@ -232,7 +228,7 @@ fn table_of<P: Platform>(
     if cur.domain.privileged { Ok(domain) } else { Err(GrantError::PermissionDenied) }
 }
 
-fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> Result<(), HypercallError> {
+fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> Answer {
     let domain = table_of(cur, op.dom);
     op.status = status_of(&domain);
     let Ok(domain) = domain else { return Ok(()) };
@@ -264,7 +260,7 @@ fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> 
     Ok(())
 }
 
-fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> Result<(), HypercallError> {
+fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> Answer {
     let domain = table_of(cur, op.dom);
     op.status = status_of(&domain);
     if let Ok(domain) = domain {

@@ -9,7 +9,7 @@ use ring_abi::mmu::{
 use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn, Pfn};
 
 use super::batch::{self, Batch};
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::frames::pte::{Pte, is_guest_address};
@@ -33,7 +33,7 @@ pub(super) enum Subject {
 impl Subject {
     /// What the caller may mean by `raw`.
     #[inline]
-    pub(super) fn new<P: Platform>(cur: &Current<'_, P>, raw: u16) -> Result<Self, HypercallError> {
+    pub(super) fn new<P: Platform>(cur: &Current<'_, P>, raw: u16) -> Answer<Self> {
         match raw {
             DOMID_SELF => Ok(Self::Caller),
             DOMID_IO => Ok(Self::Devices),
@@ -54,7 +54,7 @@ impl Subject {
     }
 
     /// The domain meant.
-    pub(super) fn domain<'a>(&'a self, caller: &'a Arc<Domain>) -> Result<&'a Arc<Domain>, HypercallError> {
+    pub(super) fn domain<'a>(&'a self, caller: &'a Arc<Domain>) -> Answer<&'a Arc<Domain>> {
         match self {
             Self::Caller => Ok(caller),
             Self::Other(dom) => Ok(dom),

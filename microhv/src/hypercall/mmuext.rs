@@ -7,7 +7,7 @@ use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 
 use super::batch::{self, Batch};
 use super::mmu::{Subject, invlpg_all};
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::frames::pte::is_guest_address;
 use crate::hypercall::error::TableError;
@@ -123,7 +123,7 @@ const _: () = assert!(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4);
 ///
 /// # Errors
 /// `Invalid`: the bitmap is not there.
-fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: GuestVa) -> Result<(), HypercallError> {
+fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: GuestVa) -> Answer {
     let has_set = matches!(command, MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI);
     if has_set && cur.copy_in::<u8>(at).is_err() { Err(HypercallError::Invalid) } else { Ok(()) }
 }

@@ -32,7 +32,7 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall as nr;
 use ring_abi::types::GuestVa;
 
-pub use self::error::HypercallError;
+pub use self::error::{Answer, HypercallError};
 use crate::domain::Current;
 use crate::platform::Platform;
 
@@ -55,8 +55,8 @@ impl Outcome {
     pub const OK: Self = Self::Done(0);
 }
 
-/// What a handler gives: an [`Outcome`], or an error whose `-errno` rax gets.
-pub type HypercallResult = Result<Outcome, HypercallError>;
+/// What a handler gives: rax gets `-errno` of an error.
+pub type HypercallResult = Answer<Outcome>;
 
 /// Executes the hypercall that the registers describe, and sets them to its result.
 #[inline(always)]

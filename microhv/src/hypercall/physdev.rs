@@ -8,7 +8,7 @@ use ring_abi::physdev::{self as op, *};
 use ring_abi::types::{DOMID_SELF, GuestVa, Pirq};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::pirq::pci::PciFunction;
 use crate::platform::Platform;
 
@@ -25,7 +25,7 @@ pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     Ok(Outcome::OK)
 }
 
-fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Result<(), HypercallError> {
+fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Answer {
     match cmd {
         op::PHYSDEVOP_SET_IOPL => set_iopl(cur, arg),
         op::PHYSDEVOP_SET_IOBITMAP => set_iobitmap(cur, arg),
@@ -69,43 +69,36 @@ fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Resul
 }
 
 /// The argument of an operation that is the hardware domain's alone.
-fn hardware<P: Platform, T: FromBytes + IntoBytes>(
-    cur: &Current<'_, P>,
-    arg: GuestVa,
-) -> Result<T, HypercallError> {
+fn hardware<P: Platform, T: FromBytes + IntoBytes>(cur: &Current<'_, P>, arg: GuestVa) -> Answer<T> {
     if cur.domain.privileged { Ok(cur.copy_in(arg)?) } else { Err(HypercallError::NotPermitted) }
 }
 
 /// Sets the I/O privilege level that the vCPU's instructions see: 0 to 3.
-fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let set: PhysdevSetIopl = cur.copy_in(arg)?;
-    if set.iopl > 3 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(set.iopl > 3)?;
     cur.vcpu.iopl.store(set.iopl as u8, Ordering::Relaxed);
     Ok(())
 }
 
 /// Sets the bitmap of ports that the vCPU's user mode may use: at most 65,536 ports.
-fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn set_iobitmap<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let set: PhysdevSetIobitmap = cur.copy_in(arg)?;
-    if set.nr_ports > 65_536 {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(set.nr_ports > 65_536)?;
     let mut cpu = cur.vcpu.cpu.lock();
     cpu.io_bitmap = (set.bitmap != 0).then_some(set.bitmap);
     cpu.io_bitmap_ports = set.nr_ports;
     Ok(())
 }
 
-fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn irq_status_query<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut query: PhysdevIrqStatusQuery = cur.copy_in(arg)?;
     let needs_eoi = cur.hv.pirq_needs_eoi(cur.domain, Pirq::new(query.irq))?;
     query.flags = if needs_eoi { op::XENIRQSTAT_NEEDS_EOI } else { 0 };
     Ok(cur.copy_out(arg, &query)?)
 }
 
-fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut map: PhysdevMapPirq = hardware(cur, arg)?;
     if map.domid != DOMID_SELF && map.domid != cur.domain.id.raw() {
         return Err(HypercallError::NotSupported); // devices belong to the hardware domain
@@ -114,9 +107,7 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), Hyper
     let pirq = match map.r#type {
         op::MAP_PIRQ_TYPE_GSI => {
             let line = u32::try_from(map.index).map(Pirq::new).map_err(|_| HypercallError::Invalid)?;
-            if wanted.is_some_and(|wanted| wanted != line) {
-                return Err(HypercallError::Invalid);
-            }
+            HypercallError::Invalid.when(wanted.is_some_and(|wanted| wanted != line))?;
             cur.hv.map_line(cur.domain, line)?;
             line
         }
@@ -124,9 +115,7 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), Hyper
             let segment = if map.r#type == op::MAP_PIRQ_TYPE_MSI_SEG { map.bus >> 16 } else { 0 };
             let bus = u8::try_from(map.bus & 0xffff).map_err(|_| HypercallError::NoDevice)?;
             let devfn = u8::try_from(map.devfn).map_err(|_| HypercallError::NoDevice)?;
-            if segment != 0 {
-                return Err(HypercallError::NoDevice);
-            }
+            HypercallError::NoDevice.when(segment != 0)?;
             let entry = match map.table_base {
                 0 => None,
                 _ => Some(u16::try_from(map.entry_nr).map_err(|_| HypercallError::Invalid)?),
@@ -148,23 +137,21 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), Hyper
     Ok(())
 }
 
-fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn unmap_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let unmap: PhysdevUnmapPirq = hardware(cur, arg)?;
-    if unmap.domid != DOMID_SELF && unmap.domid != cur.domain.id.raw() {
-        return Err(HypercallError::NoSuchDomain);
-    }
+    HypercallError::NoSuchDomain.when(unmap.domid != DOMID_SELF && unmap.domid != cur.domain.id.raw())?;
     let pirq = u32::try_from(unmap.pirq).map(Pirq::new).map_err(|_| HypercallError::Invalid)?;
     Ok(cur.hv.unmap_pirq(cur.domain, pirq)?)
 }
 
-fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn get_free_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut get: PhysdevGetFreePirq = hardware(cur, arg)?;
     get.pirq = cur.hv.free_pirq()?.raw();
     Ok(cur.copy_out(arg, &get)?)
 }
 
 /// The trigger and polarity of a line: the MADT has said it already.
-fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let setup: PhysdevSetupGsi = hardware(cur, arg)?;
     match u32::try_from(setup.gsi) {
         Ok(gsi) if gsi < crate::pirq::NR_LINES => Err(HypercallError::Exists),
@@ -173,7 +160,7 @@ fn setup_gsi<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), Hype
 }
 
 /// The I/O APIC as a kernel sees it: no redirection entry is its own, so all read as masked.
-fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     const VERSION: u32 = 1;
     const FIRST_REDIRECTION: u32 = 0x10;
     let mut apic: PhysdevApic = hardware(cur, arg)?;
@@ -186,11 +173,9 @@ fn apic_read<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), Hype
 }
 
 /// Vectors are picked when a PIRQ is bound; the number that old kernels ask for has no use.
-fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn alloc_irq_vector<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut irq: PhysdevIrq = hardware(cur, arg)?;
-    if irq.irq >= crate::pirq::NR_LINES {
-        return Err(HypercallError::Invalid);
-    }
+    HypercallError::Invalid.when(irq.irq >= crate::pirq::NR_LINES)?;
     irq.vector = u32::from(crate::pirq::FIRST_VECTOR) + irq.irq;
     Ok(cur.copy_out(arg, &irq)?)
 }

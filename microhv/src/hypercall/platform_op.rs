@@ -3,7 +3,7 @@
 use ring_abi::platform::*;
 use ring_abi::types::GuestVa;
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::{Platform, PowerAction};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
@@ -52,12 +52,7 @@ pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
 }
 
 /// Sets the wall clock: it was `secs`, `nsecs` at system time `system_ns`.
-fn set_time<P: Platform>(
-    cur: &Current<'_, P>,
-    secs: u64,
-    nsecs: u32,
-    system_ns: u64,
-) -> Result<(), HypercallError> {
+fn set_time<P: Platform>(cur: &Current<'_, P>, secs: u64, nsecs: u32, system_ns: u64) -> Answer {
     HypercallError::Invalid.when(u64::from(nsecs) >= NS_PER_SECOND)?;
     let wall_ns = secs.checked_mul(NS_PER_SECOND).and_then(|ns| ns.checked_add(nsecs.into()));
     let wall_ns = wall_ns.filter(|ns| *ns >= system_ns).ok_or(HypercallError::Invalid)?;

@@ -7,7 +7,7 @@ use ring_abi::sched::*;
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 use ring_abi::types::{DomId, GuestVa, Port};
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
 use crate::evtchn::state::MAX_PORTS;
 use crate::platform::Platform;
@@ -86,7 +86,7 @@ fn block<P: Platform>(cur: &Current<'_, P>) {
 }
 
 /// `SCHEDOP_poll`: waits for one of some ports, masked or not, an upcall, or a time.
-fn poll<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Result<(), HypercallError> {
+fn poll<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let op: SchedPoll = cur.copy_in(arg)?;
     HypercallError::Invalid.when(op.nr_ports > MAX_POLL_PORTS)?;
     // Nothing is written ahead of what is read: mostly it is one port.

@@ -6,7 +6,7 @@ use ring_abi::sysctl::*;
 use ring_abi::types::{GuestVa, PAGE_SIZE};
 
 use super::domctl::{domain_info, online_cpus, write_bitmap};
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::{CpuId, Platform};
 
 /// Keys that one call may press.
@@ -15,9 +15,6 @@ const MAX_KEYS: u32 = 32;
 const CHUNK: usize = 256;
 /// What the toolstack calls a distance of a node to itself.
 const LOCAL_DISTANCE: u32 = 10;
-
-/// What an operation gives back.
-type Answer<T> = Result<T, HypercallError>;
 
 /// `sysctl(op)`. Only a privileged domain may.
 ///
@@ -49,10 +46,7 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
 }
 
 /// Puts the answer of `work` in the place of its arguments.
-fn asked<T: Payload, A: Payload>(
-    op: &mut XenSysctl,
-    work: impl FnOnce(T) -> Result<A, HypercallError>,
-) -> Result<(), HypercallError> {
+fn asked<T: Payload, A: Payload>(op: &mut XenSysctl, work: impl FnOnce(T) -> Answer<A>) -> Answer {
     op.set_payload(&work(op.payload())?);
     Ok(())
 }

@@ -9,7 +9,7 @@ use ring_abi::types::{GuestVa, Mfn, PAGE_SIZE};
 use ring_abi::vcpu::*;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
 use crate::platform::Platform;
 use crate::time::state::TimerKind;
@@ -102,7 +102,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 ///
 /// # Errors
 /// `Invalid`; `Fault`; `Exists`: it has one; `NoMemory`.
-fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> Result<(), HypercallError> {
+fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> Answer {
     // From vCPU 32 on, register_vcpu_info comes first.
     HypercallError::Invalid.when(vcpu.info.get().is_none())?;
     let mut words = super::domctl::context_room()?;
@@ -131,11 +131,7 @@ fn set_period<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, period_ns: u64) {
 }
 
 /// `VCPUOP_register_vcpu_info`: moves a vCPU's `vcpu_info` into a page of its domain, once.
-fn register_vcpu_info<P: Platform>(
-    cur: &Current<'_, P>,
-    vcpu: &Vcpu,
-    op: &VcpuRegisterVcpuInfo,
-) -> Result<(), HypercallError> {
+fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuRegisterVcpuInfo) -> Answer {
     HypercallError::NoSuchAddress
         .when(op.offset as usize > PAGE_SIZE - INFO_BYTES || !op.offset.is_multiple_of(8))?;
     HypercallError::Invalid.when(!core::ptr::eq(vcpu, cur.vcpu) && vcpu.is_up())?;

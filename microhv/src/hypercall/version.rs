@@ -5,7 +5,7 @@ use ring_abi::types::{GuestVa, PAGE_SIZE};
 use ring_abi::version::*;
 use ring_abi::vm_assist::VMASST_TYPE_PAE_EXTENDED_CR3;
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::platform::Platform;
 
@@ -55,12 +55,7 @@ pub fn xen_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
 
 /// Writes `text` at guest address `arg`, zero-padded to `len` bytes of which the last is zero; in pieces, since the
 /// stack is no place for kilobytes.
-fn copy_out_text<P: Platform>(
-    cur: &Current<'_, P>,
-    arg: GuestVa,
-    text: &str,
-    len: usize,
-) -> Result<(), HypercallError> {
+fn copy_out_text<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, text: &str, len: usize) -> Answer {
     const PIECE: usize = 64;
     let text = &text.as_bytes()[..text.len().min(len - 1)];
     for start in (0..len).step_by(PIECE) {

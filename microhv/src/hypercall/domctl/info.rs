@@ -10,7 +10,7 @@ use super::Operation;
 use crate::Hypervisor;
 use crate::domain::{Current, Domain, PauseFlags};
 use crate::frames::PageType;
-use crate::hypercall::HypercallError;
+use crate::hypercall::{Answer, HypercallError};
 use crate::platform::{CpuSet, MAX_CPUS, Platform};
 
 /// Entries that one `getpageframeinfo3` may ask for.
@@ -62,10 +62,7 @@ pub(in crate::hypercall) fn online_cpus<P: Platform>(hv: &Hypervisor<P>) -> CpuS
 }
 
 /// Reads a bitmap's first 64 bits.
-pub(super) fn read_bitmap<P: Platform>(
-    cur: &Current<'_, P>,
-    map: &XenctlBitmap,
-) -> Result<u64, HypercallError> {
+pub(super) fn read_bitmap<P: Platform>(cur: &Current<'_, P>, map: &XenctlBitmap) -> Answer<u64> {
     let mut bytes = [0; 8];
     let len = (map.nr_bits as usize).div_ceil(8).min(bytes.len());
     cur.copy_from_guest(&mut bytes[..len], GuestVa::new(map.bitmap))?;
@@ -78,7 +75,7 @@ pub(in crate::hypercall) fn write_bitmap<P: Platform>(
     cur: &Current<'_, P>,
     map: &XenctlBitmap,
     bits: u64,
-) -> Result<(), HypercallError> {
+) -> Answer {
     let bytes = bits.to_le_bytes();
     for index in 0..map.nr_bits.div_ceil(8).min(MAX_CPUS as u32 / 8 * 16) {
         let byte = bytes.get(index as usize).copied().unwrap_or(0);
@@ -89,7 +86,7 @@ pub(in crate::hypercall) fn write_bitmap<P: Platform>(
 
 impl<P: Platform> Operation<'_, '_, P> {
     /// `XEN_DOMCTL_getpageframeinfo3`: what each frame of a domain is used as.
-    pub(super) fn page_frame_info(&self, wanted: &XenDomctlGetpageframeinfo3) -> Result<(), HypercallError> {
+    pub(super) fn page_frame_info(&self, wanted: &XenDomctlGetpageframeinfo3) -> Answer {
         HypercallError::TooBig.when(wanted.num > MAX_PAGE_FRAMES)?;
         let mut room = [0u64; FRAMES_TOGETHER];
         let mut done = 0;

@@ -7,7 +7,7 @@ use ring_abi::types::{DomId, Port};
 
 use super::Operation;
 use crate::domain::{Current, DomainConfig, FIRST_RESERVED, MAX_GRANT_FRAMES, MAX_MAPTRACK_FRAMES};
-use crate::hypercall::HypercallError;
+use crate::hypercall::{Answer, HypercallError};
 use crate::platform::Platform;
 
 /// Default of what a domain may have when the toolstack says "default".
@@ -17,7 +17,7 @@ const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 const MAX_PAUSES: u32 = 255;
 
 /// `XEN_DOMCTL_createdomain`: op.domain 0 or reserved asks for any number.
-pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> Result<(), HypercallError> {
+pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> Answer {
     let wanted: XenDomctlCreatedomain = op.payload();
     HypercallError::Invalid.when(
         wanted.flags & !XEN_DOMCTL_CDF_XS_DOMAIN != 0 || wanted.iommu_opts != 0 || wanted.vmtrace_size != 0,
@@ -44,36 +44,32 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> R
 }
 
 impl<P: Platform> Operation<'_, '_, P> {
-    pub(super) fn destroy(&self) -> Result<(), HypercallError> {
+    pub(super) fn destroy(&self) -> Answer {
         self.not_own()?;
         Ok(self.cur.hv.kill_domain(self.domain)?)
     }
 
-    pub(super) fn resume(&self) -> Result<(), HypercallError> {
+    pub(super) fn resume(&self) -> Answer {
         self.not_own()?;
         self.cur.hv.resume_domain(self.domain);
         Ok(())
     }
 
     /// Changes how often the toolstack paused a domain.
-    fn count_pause(
-        &self,
-        change: impl Fn(u32) -> Option<u32>,
-        otherwise: HypercallError,
-    ) -> Result<(), HypercallError> {
+    fn count_pause(&self, change: impl Fn(u32) -> Option<u32>, otherwise: HypercallError) -> Answer {
         let count = &self.domain.controller_pause_count;
         let counted = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
         otherwise.when(counted.is_err())
     }
 
-    pub(super) fn pause(&self) -> Result<(), HypercallError> {
+    pub(super) fn pause(&self) -> Answer {
         self.not_own()?;
         self.count_pause(|count| (count < MAX_PAUSES).then_some(count + 1), HypercallError::Overflow)?;
         self.cur.hv.pause_domain(self.domain);
         Ok(())
     }
 
-    pub(super) fn unpause(&self) -> Result<(), HypercallError> {
+    pub(super) fn unpause(&self) -> Answer {
         self.count_pause(|count| count.checked_sub(1), HypercallError::Invalid)?;
         self.cur.hv.unpause_domain(self.domain);
         Ok(())

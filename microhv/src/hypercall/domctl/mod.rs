@@ -14,7 +14,7 @@ use ring_abi::types::{DomId, GuestVa};
 pub(super) use info::{domain_info, online_cpus, write_bitmap};
 pub(super) use vcpus::context_room;
 
-use super::{Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::platform::Platform;
 
@@ -62,18 +62,12 @@ enum Reply {
 }
 
 /// An operation that gives an error or nothing.
-fn told<T: Payload>(
-    op: &XenDomctl,
-    work: impl FnOnce(T) -> Result<(), HypercallError>,
-) -> Result<Reply, HypercallError> {
+fn told<T: Payload>(op: &XenDomctl, work: impl FnOnce(T) -> Answer) -> Answer<Reply> {
     work(op.payload()).map(|()| Reply::Nothing)
 }
 
 /// An operation that gives an answer, in the place of its arguments.
-fn asked<T: Payload, A: Payload>(
-    op: &mut XenDomctl,
-    work: impl FnOnce(T) -> Result<A, HypercallError>,
-) -> Result<Reply, HypercallError> {
+fn asked<T: Payload, A: Payload>(op: &mut XenDomctl, work: impl FnOnce(T) -> Answer<A>) -> Answer<Reply> {
     op.set_payload(&work(op.payload())?);
     Ok(Reply::Changed)
 }
@@ -88,11 +82,11 @@ struct Operation<'a, 'b, P: Platform> {
 impl<P: Platform> Operation<'_, '_, P> {
     /// # Errors
     /// `Invalid`: the domain is the caller's own.
-    fn not_own(&self) -> Result<(), HypercallError> {
+    fn not_own(&self) -> Answer {
         HypercallError::Invalid.when(Arc::ptr_eq(self.cur.domain, self.domain))
     }
 
-    fn execute(&self, op: &mut XenDomctl) -> Result<Reply, HypercallError> {
+    fn execute(&self, op: &mut XenDomctl) -> Answer<Reply> {
         match op.cmd {
             XEN_DOMCTL_DESTROYDOMAIN => told(op, |()| self.destroy()),
             XEN_DOMCTL_PAUSEDOMAIN => told(op, |()| self.pause()),

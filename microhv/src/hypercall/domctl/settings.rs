@@ -8,8 +8,8 @@ use ring_abi::types::{Mfn, PAGE_SHIFT};
 use super::Operation;
 use super::info::{read_bitmap, write_bitmap};
 use crate::domain::{Permissions, TscSettings};
-use crate::hypercall::HypercallError;
 use crate::hypercall::page::write_hypercall_page;
+use crate::hypercall::{Answer, HypercallError};
 use crate::platform::Platform;
 use crate::rangeset::RangeSet;
 
@@ -18,41 +18,38 @@ const TSC_MODE_LAST: u32 = 2;
 /// Bits of an address, of every domain.
 pub(super) const ADDRESS_SIZE: XenDomctlAddressSize = XenDomctlAddressSize { size: 64 };
 
-pub(super) fn set_address_size(wanted: XenDomctlAddressSize) -> Result<(), HypercallError> {
+pub(super) fn set_address_size(wanted: XenDomctlAddressSize) -> Answer {
     HypercallError::Invalid.when(wanted.size != ADDRESS_SIZE.size)
 }
 
 impl<P: Platform> Operation<'_, '_, P> {
-    pub(super) fn max_mem(&self, max: XenDomctlMaxMem) -> Result<(), HypercallError> {
+    pub(super) fn max_mem(&self, max: XenDomctlMaxMem) -> Answer {
         self.domain.mm.set_max_pages(max.max_memkb >> (PAGE_SHIFT - 10));
         Ok(())
     }
 
     /// The vCPUs were made with the domain.
-    pub(super) fn max_vcpus(&self, wanted: XenDomctlMaxVcpus) -> Result<(), HypercallError> {
+    pub(super) fn max_vcpus(&self, wanted: XenDomctlMaxVcpus) -> Answer {
         self.not_own()?;
         HypercallError::Invalid.when(wanted.max as usize != self.domain.vcpus.len())
     }
 
-    pub(super) fn handle(&self, wanted: XenDomctlSetdomainhandle) -> Result<(), HypercallError> {
+    pub(super) fn handle(&self, wanted: XenDomctlSetdomainhandle) -> Answer {
         *self.domain.handle.lock() = wanted.handle;
         Ok(())
     }
 
     /// There is one node.
-    pub(super) fn set_node_affinity(&self, wanted: &XenDomctlNodeaffinity) -> Result<(), HypercallError> {
+    pub(super) fn set_node_affinity(&self, wanted: &XenDomctlNodeaffinity) -> Answer {
         HypercallError::Invalid.when(read_bitmap(self.cur, &wanted.nodemap)? & 1 == 0)
     }
 
-    pub(super) fn get_node_affinity(&self, wanted: &XenDomctlNodeaffinity) -> Result<(), HypercallError> {
+    pub(super) fn get_node_affinity(&self, wanted: &XenDomctlNodeaffinity) -> Answer {
         write_bitmap(self.cur, &wanted.nodemap, 1)
     }
 
     /// The weight, which all vCPUs of a domain share. There are no caps: 0 is given, and 0 or "leave it" taken.
-    pub(super) fn scheduler(
-        &self,
-        mut op: XenDomctlSchedulerOp,
-    ) -> Result<XenDomctlSchedulerOp, HypercallError> {
+    pub(super) fn scheduler(&self, mut op: XenDomctlSchedulerOp) -> Answer<XenDomctlSchedulerOp> {
         HypercallError::Invalid.when(op.sched_id != XEN_SCHEDULER_CREDIT2)?;
         let first = &self.domain.vcpu(0).ok_or(HypercallError::NoSuchDomain)?.sched;
         match op.cmd {
@@ -72,15 +69,15 @@ impl<P: Platform> Operation<'_, '_, P> {
         Ok(op)
     }
 
-    pub(super) fn irq_permission(&self, p: XenDomctlIrqPermission) -> Result<(), HypercallError> {
+    pub(super) fn irq_permission(&self, p: XenDomctlIrqPermission) -> Answer {
         self.permit(|all| &mut all.irqs, p.pirq.into(), 1, p.allow_access)
     }
 
-    pub(super) fn iomem_permission(&self, p: XenDomctlIomemPermission) -> Result<(), HypercallError> {
+    pub(super) fn iomem_permission(&self, p: XenDomctlIomemPermission) -> Answer {
         self.permit(|all| &mut all.iomem, p.first_mfn, p.nr_mfns, p.allow_access)
     }
 
-    pub(super) fn ioport_permission(&self, p: XenDomctlIoportPermission) -> Result<(), HypercallError> {
+    pub(super) fn ioport_permission(&self, p: XenDomctlIoportPermission) -> Answer {
         let (first, count) = (u64::from(p.first_port), u64::from(p.nr_ports));
         HypercallError::Invalid.when(first + count > 1 << 16)?;
         self.permit(|all| &mut all.ports, first, count, p.allow_access)
@@ -93,7 +90,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         first: u64,
         count: u64,
         allow: u8,
-    ) -> Result<(), HypercallError> {
+    ) -> Answer {
         let last = first
             .checked_add(count.checked_sub(1).ok_or(HypercallError::Invalid)?)
             .ok_or(HypercallError::Invalid)?;
@@ -105,7 +102,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         if is_done { Ok(()) } else { Err(HypercallError::NoMemory) }
     }
 
-    pub(super) fn hypercall_init(&self, wanted: XenDomctlHypercallInit) -> Result<(), HypercallError> {
+    pub(super) fn hypercall_init(&self, wanted: XenDomctlHypercallInit) -> Answer {
         let page = self
             .cur
             .hv
@@ -115,13 +112,13 @@ impl<P: Platform> Operation<'_, '_, P> {
         Ok(())
     }
 
-    pub(super) fn time_offset(&self, wanted: XenDomctlSettimeoffset) -> Result<(), HypercallError> {
+    pub(super) fn time_offset(&self, wanted: XenDomctlSettimeoffset) -> Answer {
         self.domain.time_offset_seconds.store(wanted.time_offset_seconds, Ordering::Relaxed);
         self.cur.hv.publish_wall_clock(self.domain);
         Ok(())
     }
 
-    pub(super) fn set_tsc(&self, p: XenDomctlTscInfo) -> Result<(), HypercallError> {
+    pub(super) fn set_tsc(&self, p: XenDomctlTscInfo) -> Answer {
         self.not_own()?;
         HypercallError::Invalid.when(p.tsc_mode > TSC_MODE_LAST)?;
         *self.domain.tsc.lock() = TscSettings {

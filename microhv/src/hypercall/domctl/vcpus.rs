@@ -12,14 +12,14 @@ use super::Operation;
 use super::info::{online_cpus, read_bitmap, write_bitmap};
 use crate::domain::{Callback, PauseFlags, Vcpu};
 use crate::frames::pte::is_canonical;
-use crate::hypercall::HypercallError;
+use crate::hypercall::{Answer, HypercallError};
 use crate::platform::Platform;
 
 /// Room for a vCPU context, which is too large for the stack.
 ///
 /// # Errors
 /// `NoMemory`: a guest may have used up what there is.
-pub(in crate::hypercall) fn context_room() -> Result<Vec<u64>, HypercallError> {
+pub(in crate::hypercall) fn context_room() -> Answer<Vec<u64>> {
     const WORDS: usize = size_of::<VcpuGuestContext>() / 8;
     let mut room = Vec::new();
     room.try_reserve_exact(WORDS).map_err(|_| HypercallError::NoMemory)?;
@@ -30,11 +30,11 @@ pub(in crate::hypercall) fn context_room() -> Result<Vec<u64>, HypercallError> {
 impl<P: Platform> Operation<'_, '_, P> {
     /// # Errors
     /// `NoSuchDomain`: no such vCPU.
-    fn vcpu(&self, id: u32) -> Result<&Vcpu, HypercallError> {
+    fn vcpu(&self, id: u32) -> Answer<&Vcpu> {
         self.domain.vcpu(id).ok_or(HypercallError::NoSuchDomain)
     }
 
-    pub(super) fn set_context(&self, wanted: &XenDomctlVcpucontext) -> Result<(), HypercallError> {
+    pub(super) fn set_context(&self, wanted: &XenDomctlVcpucontext) -> Answer {
         self.not_own()?;
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::Invalid.when(wanted.ctxt == 0)?;
@@ -55,7 +55,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         Ok(result?)
     }
 
-    pub(super) fn get_context(&self, wanted: &XenDomctlVcpucontext) -> Result<(), HypercallError> {
+    pub(super) fn get_context(&self, wanted: &XenDomctlVcpucontext) -> Answer {
         self.not_own()?;
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::NoData.when(!vcpu.initialised.load(Ordering::Acquire))?;
@@ -71,7 +71,7 @@ impl<P: Platform> Operation<'_, '_, P> {
     pub(super) fn set_ext_context(
         &self,
         context: XenDomctlExtVcpucontext,
-    ) -> Result<XenDomctlExtVcpucontext, HypercallError> {
+    ) -> Answer<XenDomctlExtVcpucontext> {
         let mut cpu = self.vcpu(context.vcpu)?.cpu.lock();
         let callback = |address, disables_events: u8| {
             HypercallError::Invalid
@@ -84,10 +84,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         Ok(context)
     }
 
-    pub(super) fn get_ext_context(
-        &self,
-        wanted: XenDomctlExtVcpucontext,
-    ) -> Result<XenDomctlExtVcpucontext, HypercallError> {
+    pub(super) fn get_ext_context(&self, wanted: XenDomctlExtVcpucontext) -> Answer<XenDomctlExtVcpucontext> {
         let cpu = self.vcpu(wanted.vcpu)?.cpu.lock();
         Ok(XenDomctlExtVcpucontext {
             vcpu: wanted.vcpu,
@@ -100,7 +97,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         })
     }
 
-    pub(super) fn info(&self, wanted: XenDomctlGetvcpuinfo) -> Result<XenDomctlGetvcpuinfo, HypercallError> {
+    pub(super) fn info(&self, wanted: XenDomctlGetvcpuinfo) -> Answer<XenDomctlGetvcpuinfo> {
         let vcpu = self.vcpu(wanted.vcpu)?;
         Ok(XenDomctlGetvcpuinfo {
             online: vcpu.is_up().into(),
@@ -112,7 +109,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         })
     }
 
-    pub(super) fn affinity(&self, wanted: &XenDomctlVcpuaffinity, set: bool) -> Result<(), HypercallError> {
+    pub(super) fn affinity(&self, wanted: &XenDomctlVcpuaffinity, set: bool) -> Answer {
         let vcpu = self.vcpu(wanted.vcpu)?;
         HypercallError::Invalid.when(wanted.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0)?;
         let online = online_cpus(self.cur.hv).bits();
@@ -134,7 +131,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         Ok(())
     }
 
-    pub(super) fn trigger(&self, wanted: XenDomctlSendtrigger) -> Result<(), HypercallError> {
+    pub(super) fn trigger(&self, wanted: XenDomctlSendtrigger) -> Answer {
         let vcpu = self.vcpu(wanted.vcpu)?;
         match wanted.trigger {
             XEN_DOMCTL_SENDTRIGGER_NMI => self.cur.hv.send_nmi(self.domain, vcpu),

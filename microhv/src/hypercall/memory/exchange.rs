@@ -10,7 +10,7 @@ use zerocopy::IntoBytes;
 use super::OPERATION_BITS;
 use crate::domain::Domain;
 use crate::hypercall::error::TableError;
-use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::hypercall::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
 /// Byte offset of `nr_exchanged`.
@@ -130,7 +130,7 @@ fn read_list<P: Platform>(
     cur: &Current<'_, P>,
     list: u64,
     which: &core::ops::Range<u64>,
-) -> Result<Vec<u64>, HypercallError> {
+) -> Answer<Vec<u64>> {
     let mut numbers = alloc::vec![0; (which.end - which.start) as usize];
     cur.copy_from_guest(numbers.as_mut_bytes(), list_at(list, which.start))?;
     Ok(numbers)
