@@ -116,6 +116,8 @@ impl From<PirqError> for HypercallError {
 
 impl From<MemError> for HypercallError {
     /// For callers that cannot continue later: an interrupted operation is to be tried again.
+    #[cold]
+    #[inline(never)]
     fn from(error: MemError) -> Self {
         match error {
             MemError::Restart | MemError::Mismatch => Self::Again,

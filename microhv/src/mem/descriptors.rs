@@ -108,6 +108,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// Takes all LDT pages out of the windows of the domain's vCPUs; they are faulted in again. `true`: there was one.
+    #[inline(never)] // seldom, and those who may ask for this are short
     pub(crate) fn drop_ldts(&mut self) -> bool {
         // One table may have many entries that ask for this, and each is asked of all vCPUs.
         if core::mem::replace(&mut self.has_dropped_ldts, true) {

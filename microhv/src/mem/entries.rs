@@ -92,6 +92,7 @@ impl<P: Platform> Mm<'_, P> {
     ///
     /// # Errors
     /// `Invalid`: a slot of the hypervisor, or as `get_table`; `Restart`; `Mismatch`.
+    #[inline(never)]
     pub(crate) fn update_upper(
         &mut self,
         table: Mfn,
@@ -146,14 +147,18 @@ impl<P: Platform> Mm<'_, P> {
                 // A table may have been checked or taken apart as a whole: short lists do not look by themselves.
                 Ok(!self.is_interrupted() && !self.hv.platform.work_pending())
             }
-            None => {
-                let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
-                let page = self.get_writable(page, FrameOwner::Domain(self.dom))?;
-                // A table until now, and known as that until the flush: it must not hold what nobody checked.
-                self.settle();
-                self.exchange(page.mfn(), slot, Pte::NONE, new, update).map(|()| true)
-            }
+            None => self.update_page(mfn, slot, new, update).map(|()| true),
         }
+    }
+
+    /// Replaces a word of `mfn`, a frame of the domain's that is no page table.
+    #[inline(never)]
+    fn update_page(&mut self, mfn: Mfn, slot: usize, new: Pte, update: Update) -> Result<(), MemError> {
+        let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
+        let page = self.get_writable(page, FrameOwner::Domain(self.dom))?;
+        // A table until now, and known as that until the flush: it must not hold what nobody checked.
+        self.settle();
+        self.exchange(page.mfn(), slot, Pte::NONE, new, update)
     }
 
     /// The level 1 table of the session's domain in which the tables under `base` map `va`, and the slot.

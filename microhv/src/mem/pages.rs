@@ -50,8 +50,17 @@ impl<'a, P: Platform> PageRef<'a, P> {
     /// `Busy`: a page table, descriptors, or the hypervisor's own.
     #[inline(always)]
     pub(super) fn writable(self) -> Result<(TypedRef<'a, P>, FlushOwed), MemError> {
-        let flush = self.hv.frames.held(self.mfn).get_type(PageType::Writable).ok_or(MemError::Busy)?;
-        Ok((self.with_type(), flush))
+        match self.hv.frames.held(self.mfn).get_type(PageType::Writable) {
+            Some(flush) => Ok((self.with_type(), flush)),
+            None => Err(self.refused(MemError::Busy)),
+        }
+    }
+
+    /// Gives the reference back, out of the way of what goes well.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refused(self, why: MemError) -> MemError {
+        why
     }
 
     /// Adds a type reference that the caller took.

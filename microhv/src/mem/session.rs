@@ -165,7 +165,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     ///
     /// # Errors
     /// `Busy`: the page is in use as something else.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get_writable(
         &mut self,
         page: PageRef<'a, P>,

@@ -218,7 +218,7 @@ impl<P: Platform> Mm<'_, P> {
         let Some(page) = self.hv.get_page_of(mfn, id) else { return self.get_device_leaf(entry, owner) };
         // Memory is always mapped write-back: other types alias the hypervisor's own mapping (XSA-154, 402).
         if entry.has(pte::MEMORY_TYPE) {
-            return Err(MemError::Invalid);
+            return Err(page.refused(MemError::Invalid));
         }
         if entry.has(pte::RW) {
             self.get_writable(page, owner)?.into_raw();

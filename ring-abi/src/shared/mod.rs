@@ -153,7 +153,7 @@ impl SharedBytes<'_> {
         unsafe { self.ptr.add(offset) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn aligned(&self, offset: usize, size: usize) -> *mut u8 {
         let ptr = self.inside(offset, size);
         assert!(ptr.addr().is_multiple_of(size), "misaligned access to shared memory");
