@@ -236,7 +236,7 @@ impl<P: Platform> Hypervisor<P> {
     /// As [`Hypervisor::get_page`], for an owner that may be no domain.
     #[inline(always)]
     pub(super) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
-        self.frames.info(mfn)?.get(owner).then(|| PageRef { hv: self, mfn })
+        self.frames.info(mfn).filter(|info| info.get(owner)).map(|_| PageRef { hv: self, mfn })
     }
 
     /// A general reference and one of type writable on a frame if it is the domain's and is not in use as something

@@ -31,57 +31,25 @@ impl<P: Platform> Mm<'_, P> {
     /// Checks the entries from `from` on of a table that has just got its type, and of which the caller holds one
     /// type and one general reference. On any error both are gone.
     pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), MemError> {
-        if level == 1 {
-            return self.validate_leaves(mfn, from);
-        }
-        let table = self.hv.platform.table(mfn);
-        let mut groups = from_slot(self.hv.platform.present_groups(mfn), from);
-        let mut worked = false;
-        while groups != 0 {
-            let first = groups.trailing_zeros() as usize * GROUP;
-            groups &= groups - 1;
-            let slots = first.max(from)..first + GROUP;
-            for (slot, cell) in slots.clone().zip(&table[slots]) {
-                let entry = Pte::new(cell.load(Ordering::Relaxed));
-                if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
-                    continue;
-                }
-                if worked && self.hv.platform.work_pending() {
-                    self.make_partial(mfn, slot);
-                    return Err(MemError::Restart);
-                }
-                worked = true;
-                match self.get_child(level, entry) {
-                    Ok(()) => {
-                        cell.fetch_or(pte::US, Ordering::Relaxed);
-                    }
-                    Err(MemError::Restart) => {
-                        self.make_partial(mfn, slot);
-                        return Err(MemError::Restart);
-                    }
-                    Err(error) => {
-                        self.invalidate_later(mfn, slot);
-                        return Err(error);
-                    }
-                }
-            }
+        // One copy of the loop for level 1, which has by far the most entries.
+        match level {
+            1 => self.take_entries(mfn, 1, from)?,
+            _ => self.take_entries(mfn, level, from)?,
         }
         if level == 4 {
             self.hv.platform.fill_hypervisor_slots(mfn);
         }
-        self.set_validated(mfn);
+        let info = self.hv.frames.held(mfn);
+        info.set_kind(TypeWord(info.load_kind().0 | TypeWord::VALIDATED).with_progress(0));
         Ok(())
     }
 
-    fn set_validated(&mut self, mfn: Mfn) {
-        let info = self.hv.frames.held(mfn);
-        info.set_kind(TypeWord(info.load_kind().0 | TypeWord::VALIDATED).with_progress(0));
-    }
-
-    fn validate_leaves(&mut self, mfn: Mfn, from: usize) -> Result<(), MemError> {
-        let table = self.hv.platform.table(mfn);
-        let dom = self.dom;
-        let mut groups = from_slot(self.hv.platform.present_groups(mfn), from);
+    #[inline(always)]
+    fn take_entries(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), MemError> {
+        let (hv, dom) = (self.hv, self.dom);
+        let table = hv.platform.table(mfn);
+        let mut groups = from_slot(hv.platform.present_groups(mfn), from);
+        let mut worked = false;
         while groups != 0 {
             let first = groups.trailing_zeros() as usize * GROUP;
             groups &= groups - 1;
@@ -89,50 +57,45 @@ impl<P: Platform> Mm<'_, P> {
             let slots = first.max(from)..first + GROUP;
             for (slot, cell) in slots.clone().zip(&table[slots]) {
                 let entry = Pte::new(cell.load(Ordering::Relaxed));
-                if !entry.is_present() {
+                if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
                     continue;
                 }
-                match self.get_leaf(entry, FrameOwner::Domain(dom)) {
-                    Ok(taken) => cell.store(taken.stored(1).raw(), Ordering::Relaxed),
-                    Err(error) => {
-                        self.invalidate(mfn, 1, slot);
-                        return Err(error);
+                let taken = if level == 1 {
+                    self.get_leaf(entry, FrameOwner::Domain(dom))
+                } else if worked && hv.platform.work_pending() {
+                    Err(MemError::Restart)
+                } else {
+                    worked = true;
+                    self.get_child(level, entry).map(|()| entry)
+                };
+                let refused = match taken {
+                    Ok(taken) => {
+                        cell.store(taken.stored(level).raw(), Ordering::Relaxed);
+                        continue;
                     }
+                    Err(error) => error,
+                };
+                match refused {
+                    MemError::Restart => self.make_partial(mfn, slot),
+                    _ if level == 1 => self.invalidate(mfn, 1, slot),
+                    _ => self.invalidate_later(mfn, slot),
                 }
-            }
-        }
-        self.set_validated(mfn);
-        Ok(())
-    }
-
-    /// Gives back what the entries of a level 1 table below `below` hold, from the last on. `Err`: something else waits,
-    /// and those below that slot are left.
-    fn put_leaves(&mut self, mfn: Mfn, below: usize) -> Result<(), usize> {
-        let table = self.hv.platform.table(mfn);
-        let mut groups = below_slot(self.hv.platform.present_groups(mfn), below);
-        let mut until_look = GROUPS_PER_LOOK;
-        while groups != 0 {
-            let group = groups.ilog2() as usize;
-            groups &= !(1 << group);
-            for entry in &table[group * GROUP..below.min((group + 1) * GROUP)] {
-                let entry = Pte::new(entry.load(Ordering::Relaxed));
-                if entry.is_present() {
-                    self.put_leaf(entry);
-                }
-            }
-            until_look -= 1;
-            if until_look == 0 {
-                until_look = GROUPS_PER_LOOK;
-                if groups != 0 && self.hv.platform.work_pending() && self.has_room_for_deferred() {
-                    return Err(group * GROUP);
-                }
+                return Err(refused);
             }
         }
         Ok(())
     }
 
-    /// The table holds no references any more: gives up its type reference and the caller's general one.
-    fn end_table(&mut self, mfn: Mfn) {
+    /// Gives back what the entries below `below` hold, then the caller's type and general reference on the table.
+    /// What takes too long is deferred.
+    pub(super) fn invalidate(&mut self, mfn: Mfn, level: u8, below: usize) {
+        let given = match level {
+            1 => self.put_entries(mfn, 1, below),
+            _ => self.put_entries(mfn, level, below),
+        };
+        if let Err(left) = given {
+            return self.invalidate_later(mfn, left);
+        }
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
         debug_assert!(now.count() == 1);
@@ -140,35 +103,39 @@ impl<P: Platform> Mm<'_, P> {
         self.hv.put_page(mfn);
     }
 
-    /// Gives back what the entries below `below` hold, then the caller's type and general reference on the table.
-    /// What takes too long is deferred.
-    pub(super) fn invalidate(&mut self, mfn: Mfn, level: u8, below: usize) {
-        if level == 1 {
-            return match self.put_leaves(mfn, below) {
-                Ok(()) => self.end_table(mfn),
-                Err(left) => self.invalidate_later(mfn, left),
-            };
-        }
+    /// From the last entry on. `Err`: something else waits, and those below that slot are left.
+    #[inline(always)]
+    fn put_entries(&mut self, mfn: Mfn, level: u8, below: usize) -> Result<(), usize> {
         let table = self.hv.platform.table(mfn);
         let mut groups = below_slot(self.hv.platform.present_groups(mfn), below);
-        let mut worked = false;
+        let (mut worked, mut until_look) = (false, GROUPS_PER_LOOK);
         while groups != 0 {
-            let group = groups.ilog2() as usize;
-            groups &= !(1 << group);
-            for slot in (group * GROUP..below.min((group + 1) * GROUP)).rev() {
+            let first = groups.ilog2() as usize * GROUP;
+            groups &= !(1 << (first / GROUP));
+            for slot in (first..below.min(first + GROUP)).rev() {
                 let entry = Pte::new(table[slot].load(Ordering::Relaxed));
                 if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
                     continue;
                 }
-                if worked && self.hv.platform.work_pending() && self.has_room_for_deferred() {
-                    self.invalidate_later(mfn, slot + 1);
-                    return;
+                if level == 1 {
+                    self.put_leaf(entry);
+                    continue;
+                }
+                if worked && self.is_to_stop() {
+                    return Err(slot + 1);
                 }
                 worked = true;
                 self.put_table(entry.frame());
             }
+            until_look -= 1;
+            if level == 1 && until_look == 0 {
+                until_look = GROUPS_PER_LOOK;
+                if groups != 0 && self.is_to_stop() {
+                    return Err(first);
+                }
+            }
         }
-        self.end_table(mfn);
+        Ok(())
     }
 
     /// Leaves the table partial and notes that it is to be invalidated; does so now if there is no room for the note.
@@ -180,6 +147,11 @@ impl<P: Platform> Mm<'_, P> {
             let level = self.hv.frames.held(mfn).load_kind().page_type().level();
             self.invalidate(mfn, level, below);
         }
+    }
+
+    /// Whether something else waits, and the rest of a table can be left for later.
+    fn is_to_stop(&self) -> bool {
+        self.hv.platform.work_pending() && self.has_room_for_deferred()
     }
 
     /// Whether one more table can be left for later: there always is room, by the argument at `DEFERRED`. Were that
