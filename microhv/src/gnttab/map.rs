@@ -47,15 +47,8 @@ impl DomainCache {
     }
 }
 
-/// What a map operation gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mapped {
-    pub(crate) handle: GrantHandle,
-    pub(crate) machine_address: Maddr,
-}
-
 impl<P: Platform> Hypervisor<P> {
-    /// `GNTTABOP_map_grant_ref`, one operation.
+    /// `GNTTABOP_map_grant_ref`, one operation: the handle, and the machine address of the frame.
     ///
     /// # Errors
     /// See `GNTST_*` in [`GrantError`].
@@ -65,7 +58,7 @@ impl<P: Platform> Hypervisor<P> {
         cur: &Current<'_, P>,
         cache: &mut DomainCache,
         op: &GnttabMapGrantRef,
-    ) -> Result<Mapped, GrantError> {
+    ) -> Result<(GrantHandle, Maddr), GrantError> {
         let wanted = Uses::new(op.flags & GNTMAP_HOST_MAP != 0, op.flags & GNTMAP_DEVICE_MAP != 0);
         if wanted == Uses::NONE {
             return Err(GrantError::BadGrantRef);
@@ -79,7 +72,7 @@ impl<P: Platform> Hypervisor<P> {
             let mut maptrack = self.with_room(cur.domain);
             let (handle, machine_address) = (maptrack.reserve()?, used.frame.maddr());
             maptrack.set(handle, used.keep(None, false));
-            return Ok(Mapped { handle, machine_address });
+            return Ok((handle, machine_address));
         }
         let held = HeldHandle {
             handles: &cur.domain.grants.maptrack,
@@ -102,7 +95,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(GrantError::NotMapped);
         }
         let handle = held.complete(used.keep(devices, contains_pte));
-        Ok(Mapped { handle, machine_address: frame.maddr() })
+        Ok((handle, frame.maddr()))
     }
 
     /// The handles of `domain`, locked, with room for one more if there is memory. The domain makes the hypervisor's memory

@@ -21,6 +21,7 @@ pub mod state;
 mod tests;
 mod uses;
 
+#[cfg(any(test, feature = "testing"))]
 use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
@@ -77,10 +78,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Frame `index` of the grant table of `domain`, which grows to have it.
-    ///
-    /// # Errors
-    /// As [`Hypervisor::grow_grant_table`].
-    pub fn grant_table_frame(&self, domain: &Domain, index: u32) -> Result<Mfn, GrowError> {
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn grant_table_frame(&self, domain: &Domain, index: u32) -> Result<Mfn, GrowError> {
         self.grow_grant_table(domain, index.checked_add(1).ok_or(GrowError::Invalid)?)?;
         domain.grants.entries.lock().frame(index).ok_or(GrowError::Invalid)
     }

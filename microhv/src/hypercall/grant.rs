@@ -5,13 +5,17 @@
 //!
 //! ABI: `xen/include/public/grant_table.h`.
 
+use alloc::sync::Arc;
 use core::mem::offset_of;
+use core::ops::Range;
 
 use ring_abi::grant::*;
 use ring_abi::types::{DOMID_SELF, GrantRef, GuestVa};
+use ring_abi::types::GrantRef;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::domain::{Domain, DomainError};
 use crate::gnttab::state::GrantError;
 use crate::gnttab::{CopyCache, DomainCache, GrowError, UNMAP_BATCH, UnmapBatch};
 use crate::platform::{GuestFault, Platform};
@@ -114,9 +118,8 @@ fn map<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: u
     let mut cache = DomainCache::default();
     array(cur, args, at, count, |cur, at, op: &GnttabMapGrantRef| {
         let result = cur.hv.map_grant(cur, &mut cache, op);
-        let (handle, dev_bus_addr) = result
-            .as_ref()
-            .map_or((op.handle, op.dev_bus_addr), |m| (m.handle.raw(), m.machine_address.raw()));
+        let (handle, dev_bus_addr) =
+            result.as_ref().map_or((op.handle, op.dev_bus_addr), |(handle, at)| (handle.raw(), at.raw()));
         let told = Told { dom: op.dom, status: status_of(&result), handle, dev_bus_addr };
         cur.copy_out(at.wrapping_add(offset_of!(GnttabMapGrantRef, dom) as u64), &told)
     })
@@ -217,45 +220,49 @@ fn single<P: Platform, T: FromBytes + IntoBytes + zerocopy::Immutable>(
 }
 
 /// The domain that an operation on a whole table names: the caller, or any for a privileged caller.
-fn table_of<P: Platform>(
-    cur: &Current<'_, P>,
-    dom: u16,
-) -> Result<alloc::sync::Arc<crate::domain::Domain>, GrantError> {
-    if dom == DOMID_SELF || dom == cur.domain.id.raw() {
-        return Ok(cur.domain.clone());
-    }
-    let domain = cur.hv.domains.get(ring_abi::types::DomId::new(dom)).ok_or(GrantError::BadDomain)?;
-    if cur.domain.privileged { Ok(domain) } else { Err(GrantError::PermissionDenied) }
+fn table_of<P: Platform>(cur: &Current<'_, P>, dom: u16) -> Result<Arc<Domain>, GrantError> {
+    cur.hv.domains.target(cur.domain, dom).map_err(|error| match error {
+        DomainError::NoSuchDomain => GrantError::BadDomain,
+        DomainError::NotPermitted => GrantError::PermissionDenied,
+    })
 }
 
 fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> Answer {
     let domain = table_of(cur, op.dom);
     op.status = status_of(&domain);
     let Ok(domain) = domain else { return Ok(()) };
-    match cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)) {
-        Ok(()) => {}
+    op.status = match cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)) {
+        Ok(()) => match copy_out_frames(cur, &domain, 0..op.nr_frames, GuestVa::new(op.frame_list)) {
+            Ok(()) => GNTST_OKAY,
+            Err(HypercallError::Fault) => GNTST_BAD_VIRT_ADDR,
+            Err(_) => GNTST_GENERAL_ERROR,
+        },
         Err(GrowError::Again) => return Err(HypercallError::Again),
-        Err(_) => {
-            op.status = GNTST_GENERAL_ERROR;
-            return Ok(());
-        }
-    }
+        Err(_) => GNTST_GENERAL_ERROR,
+    };
+    Ok(())
+}
+
+/// Writes some frames of a domain's table to a list.
+///
+/// # Errors
+/// `Fault`; `Invalid`: the domain ends meanwhile.
+pub(super) fn copy_out_frames<P: Platform>(
+    cur: &Current<'_, P>,
+    domain: &Domain,
+    which: Range<u32>,
+    list: GuestVa,
+) -> Answer {
     // Many at a time, since a table may have thousands.
     let mut frames = [0u64; FRAMES_TOGETHER];
-    let mut done = 0;
-    while done < op.nr_frames {
-        let wanted = ((op.nr_frames - done) as usize).min(FRAMES_TOGETHER);
-        let count = domain.grants.frames_from(done, &mut frames[..wanted]);
-        if count == 0 {
-            op.status = GNTST_GENERAL_ERROR; // it ends meanwhile
-            return Ok(());
-        }
-        let at = GuestVa::new(op.frame_list).wrapping_add(u64::from(done) * size_of::<u64>() as u64);
-        if cur.copy_to_guest(at, frames[..count].as_bytes()).is_err() {
-            op.status = GNTST_BAD_VIRT_ADDR;
-            return Ok(());
-        }
-        done += count as u32;
+    let mut next = which.start;
+    while next < which.end {
+        let wanted = ((which.end - next) as usize).min(FRAMES_TOGETHER);
+        let count = domain.grants.frames_from(next, &mut frames[..wanted]);
+        HypercallError::Invalid.when(count == 0)?;
+        let at = list.wrapping_add(u64::from(next - which.start) * size_of::<u64>() as u64);
+        cur.copy_to_guest(at, frames[..count].as_bytes())?;
+        next += count as u32;
     }
     Ok(())
 }
@@ -283,10 +290,7 @@ fn set_version<P: Platform>(cur: &Current<'_, P>, at: GuestVa) -> HypercallResul
 
 fn get_version<P: Platform>(cur: &Current<'_, P>, at: GuestVa) -> HypercallResult {
     let mut op: GnttabGetVersion = cur.copy_in(at)?;
-    table_of(cur, op.dom).map_err(|error| match error {
-        GrantError::PermissionDenied => HypercallError::NotPermitted,
-        _ => HypercallError::NoSuchDomain,
-    })?;
+    cur.hv.domains.target(cur.domain, op.dom)?;
     op.version = 1;
     cur.copy_out(at, &op)?;
     Ok(Outcome::OK)

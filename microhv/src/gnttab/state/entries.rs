@@ -97,6 +97,8 @@ impl Entries {
         self.frames.len() as u32
     }
 
+    /// Entries in use by anyone.
+    #[cfg(test)]
     pub(crate) fn pinned(&self) -> u32 {
         self.frames.iter().flat_map(|frame| frame.active.iter()).filter(|active| active.is_pinned()).count()
             as u32
@@ -119,6 +121,7 @@ impl Entries {
         true
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn frame(&self, index: u32) -> Option<Mfn> {
         Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
     }

@@ -76,9 +76,10 @@ impl GrantRecords {
     }
 }
 
-/// What a grant table holds, for debug keys and leak checks.
+/// What a grant table holds, for leak checks.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GrantFigures {
+pub(crate) struct GrantFigures {
     /// Frames of the table.
     pub frames: u32,
     /// Own entries in use by anyone.
@@ -121,7 +122,8 @@ impl GrantTable {
     }
 
     /// What the table holds.
-    pub fn figures(&self) -> GrantFigures {
+    #[cfg(test)]
+    pub(crate) fn figures(&self) -> GrantFigures {
         let (frames, pinned) = {
             let entries = self.entries.lock();
             (entries.frame_count(), entries.pinned())

@@ -11,6 +11,7 @@ use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
 use crate::gnttab::GrowError;
+use crate::hypercall::grant::copy_out_frames;
 use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
@@ -103,9 +104,6 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -
         Err(GrowError::Again) => return Ok(cur.again(*args)),
         grown => grown?,
     }
-    for n in 0..request.nr_frames {
-        let mfn = cur.hv.grant_table_frame(&domain, request.frame as u32 + n)?;
-        cur.copy_out_at(GuestVa::new(request.frame_list), n.into(), &mfn.raw())?;
-    }
+    copy_out_frames(cur, &domain, end - request.nr_frames..end, GuestVa::new(request.frame_list))?;
     Ok(Outcome::OK)
 }
