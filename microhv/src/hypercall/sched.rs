@@ -34,10 +34,7 @@ pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercall
         }
         SCHEDOP_SHUTDOWN_CODE => {
             let op: SchedShutdown = cur.copy_in(arg)?;
-            let mut state = cur.domain.shutdown.lock();
-            if state.code.is_none() {
-                state.code = Some(op.reason.min(SHUTDOWN_MAX));
-            }
+            cur.domain.shutdown.lock().code.get_or_insert(op.reason.min(SHUTDOWN_MAX));
         }
         SCHEDOP_REMOTE_SHUTDOWN => {
             let op: SchedRemoteShutdown = cur.copy_in(arg)?;

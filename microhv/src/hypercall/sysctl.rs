@@ -28,13 +28,17 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     cur.hv.reap_dead();
     match op.cmd {
         XEN_SYSCTL_READCONSOLE => asked(&mut op, |wanted| read_console(cur, wanted)),
-        XEN_SYSCTL_PHYSINFO => asked(&mut op, |()| Ok(physical(cur))),
-        XEN_SYSCTL_SCHED_ID => asked(&mut op, |()| Ok(XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 })),
+        XEN_SYSCTL_PHYSINFO => asked(&mut op, |wanted| physical(cur, wanted)),
+        XEN_SYSCTL_SCHED_ID => asked(&mut op, |wanted: &mut XenSysctlSchedId| {
+            wanted.sched_id = XEN_SCHEDULER_CREDIT2;
+            Ok(())
+        }),
         XEN_SYSCTL_GETDOMAININFOLIST => asked(&mut op, |wanted| domain_list(cur, wanted)),
         XEN_SYSCTL_DEBUG_KEYS => asked(&mut op, |wanted| debug_keys(cur, wanted)),
         XEN_SYSCTL_GETCPUINFO => asked(&mut op, |wanted| cpu_info(cur, wanted)),
-        XEN_SYSCTL_AVAILHEAP => asked(&mut op, |wanted: XenSysctlAvailheap| {
-            Ok(XenSysctlAvailheap { avail_bytes: cur.hv.frames.free_pages() * PAGE_SIZE as u64, ..wanted })
+        XEN_SYSCTL_AVAILHEAP => asked(&mut op, |wanted: &mut XenSysctlAvailheap| {
+            wanted.avail_bytes = cur.hv.frames.free_pages() * PAGE_SIZE as u64;
+            Ok(())
         }),
         XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpu_topology(cur, wanted)),
         XEN_SYSCTL_NUMAINFO => asked(&mut op, |wanted| numa(cur, wanted)),
@@ -45,35 +49,34 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     Ok(Outcome::OK)
 }
 
-/// Puts the answer of `work` in the place of its arguments.
-fn asked<T: Payload, A: Payload>(op: &mut XenSysctl, work: impl FnOnce(T) -> Answer<A>) -> Answer {
-    op.set_payload(&work(op.payload())?);
+/// Lets `work` answer in the place of its arguments.
+fn asked<T: Payload>(op: &mut XenSysctl, work: impl FnOnce(&mut T) -> Answer) -> Answer {
+    let mut wanted = op.payload();
+    work(&mut wanted)?;
+    op.set_payload(&wanted);
     Ok(())
 }
 
-fn debug_keys<P: Platform>(cur: &Current<'_, P>, wanted: XenSysctlDebugKeys) -> Answer<XenSysctlDebugKeys> {
+fn debug_keys<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlDebugKeys) -> Answer {
     HypercallError::TooBig.when(wanted.nr_keys > MAX_KEYS)?;
     for index in 0..wanted.nr_keys {
         cur.hv.debug_key(cur.copy_in_at(GuestVa::new(wanted.keys), u64::from(index))?);
     }
-    Ok(wanted)
+    Ok(())
 }
 
-fn cpu_info<P: Platform>(
-    cur: &Current<'_, P>,
-    mut wanted: XenSysctlGetcpuinfo,
-) -> Answer<XenSysctlGetcpuinfo> {
+fn cpu_info<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlGetcpuinfo) -> Answer {
     wanted.nr_cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
     for cpu in (0..wanted.nr_cpus).filter_map(CpuId::new) {
         let idletime = cur.hv.sched.idle_ns(cpu, cur.hv.platform.now_ns());
         cur.copy_out_at(GuestVa::new(wanted.info), u64::from(cpu.raw()), &XenSysctlCpuinfo { idletime })?;
     }
-    Ok(wanted)
+    Ok(())
 }
 
-fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
+fn physical<P: Platform>(cur: &Current<'_, P>, answer: &mut XenSysctlPhysinfo) -> Answer {
     let machine = cur.hv.platform.machine_info();
-    XenSysctlPhysinfo {
+    *answer = XenSysctlPhysinfo {
         threads_per_core: 1,
         cores_per_socket: machine.cpus.max(1),
         nr_cpus: machine.cpus.max(1),
@@ -87,14 +90,12 @@ fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
         max_mfn: cur.hv.frames.end().raw().saturating_sub(1),
         hw_cap: machine.hw_cap,
         ..XenSysctlPhysinfo::default()
-    }
+    };
+    Ok(())
 }
 
 /// Reads the log: from `index` on when incremental, else from its oldest byte.
-fn read_console<P: Platform>(
-    cur: &Current<'_, P>,
-    mut wanted: XenSysctlReadconsole,
-) -> Answer<XenSysctlReadconsole> {
+fn read_console<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlReadconsole) -> Answer {
     let mut chunk = [0; CHUNK];
     let mut from = if wanted.incremental != 0 { u64::from(wanted.index) } else { 0 };
     let mut done = 0;
@@ -114,14 +115,11 @@ fn read_console<P: Platform>(
     }
     wanted.count = done;
     wanted.index = from as u32;
-    Ok(wanted)
+    Ok(())
 }
 
 /// Writes what each domain from `first_domain` on is, until there is no room.
-fn domain_list<P: Platform>(
-    cur: &Current<'_, P>,
-    mut wanted: XenSysctlGetdomaininfolist,
-) -> Answer<XenSysctlGetdomaininfolist> {
+fn domain_list<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlGetdomaininfolist) -> Answer {
     let mut next = wanted.first_domain;
     wanted.num_domains = 0;
     while wanted.num_domains < wanted.max_domains
@@ -135,13 +133,10 @@ fn domain_list<P: Platform>(
             None => break,
         }
     }
-    Ok(wanted)
+    Ok(())
 }
 
-fn cpu_topology<P: Platform>(
-    cur: &Current<'_, P>,
-    mut wanted: XenSysctlCputopoinfo,
-) -> Answer<XenSysctlCputopoinfo> {
+fn cpu_topology<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlCputopoinfo) -> Answer {
     let cpus = cur.hv.platform.machine_info().cpus.max(1);
     if wanted.cputopo != 0 {
         HypercallError::NoBuffers.when(wanted.num_cpus < cpus)?;
@@ -151,10 +146,10 @@ fn cpu_topology<P: Platform>(
         }
     }
     wanted.num_cpus = cpus;
-    Ok(wanted)
+    Ok(())
 }
 
-fn numa<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlNumainfo) -> Answer<XenSysctlNumainfo> {
+fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> Answer {
     HypercallError::NoBuffers.when((wanted.meminfo != 0 || wanted.distance != 0) && wanted.num_nodes < 1)?;
     if wanted.meminfo != 0 {
         let bytes = PAGE_SIZE as u64;
@@ -168,11 +163,11 @@ fn numa<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlNumainfo) -> Ans
         cur.copy_out(GuestVa::new(wanted.distance), &LOCAL_DISTANCE)?;
     }
     wanted.num_nodes = 1;
-    Ok(wanted)
+    Ok(())
 }
 
 /// All CPUs and domains are in pool 0, the only one.
-fn cpu_pool<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlCpupoolOp) -> Answer<XenSysctlCpupoolOp> {
+fn cpu_pool<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlCpupoolOp) -> Answer {
     match wanted.op {
         XEN_SYSCTL_CPUPOOL_OP_INFO if wanted.cpupool_id == 0 => {
             wanted.sched_id = XEN_SCHEDULER_CREDIT2;
@@ -183,5 +178,5 @@ fn cpu_pool<P: Platform>(cur: &Current<'_, P>, mut wanted: XenSysctlCpupoolOp) -
         XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(cur, &wanted.cpumap, 0)?,
         _ => return Err(HypercallError::NotSupported),
     }
-    Ok(wanted)
+    Ok(())
 }

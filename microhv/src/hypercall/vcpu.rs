@@ -3,7 +3,6 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::VcpuGuestContext;
-use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{GuestVa, Mfn, PAGE_SIZE};
 use ring_abi::vcpu::*;
@@ -46,10 +45,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             cur.hv.wake(cur.domain, vcpu, PauseFlags::DOWN);
         }
         VCPUOP_DOWN => cur.hv.vcpu_down(cur.domain, vcpu),
-        VCPUOP_GET_RUNSTATE_INFO => {
-            let info = current_runstate(cur, vcpu);
-            cur.copy_to_guest(arg, &info)?;
-        }
+        VCPUOP_GET_RUNSTATE_INFO => cur.copy_to_guest(arg, &current_runstate(cur, vcpu))?,
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;
             vcpu.time.lock().runstate_area = (op.addr != 0).then_some(GuestVa::new(op.addr));
@@ -137,12 +133,8 @@ fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuR
     HypercallError::Invalid.when(!core::ptr::eq(vcpu, cur.vcpu) && vcpu.is_up())?;
     let mfn = Mfn::new(op.mfn);
     let page = cur.hv.get_page_writable(mfn, cur.domain).map_err(|_| HypercallError::Invalid)?;
-    let place = cur
-        .hv
-        .platform
-        .shared(mfn)
-        .slice(op.offset as usize, INFO_BYTES)
-        .ok_or(HypercallError::NoSuchAddress)?;
+    let place = cur.hv.platform.shared(mfn).slice(op.offset as usize, INFO_BYTES);
+    let place = place.ok_or(HypercallError::NoSuchAddress)?;
     // The vCPU has one.
     HypercallError::Invalid.when(!vcpu.claim_info_frame(mfn))?;
     page.into_raw(); // the vCPU's from here on
@@ -153,14 +145,10 @@ fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuR
     }
     place.write(0, &old);
     vcpu.info.set(&place);
-    mark_all_pending(&place);
+    // An event may have gone to the old place while the new one was filled: the guest looks at all.
+    place.store_u64(PENDING_SEL_OFFSET, u64::MAX);
+    place.swap_u8(UPCALL_PENDING_OFFSET, 1);
     vcpu.time.lock().published = u32::MAX;
     crate::time::publish_time(&cur.hv.platform, vcpu);
     Ok(())
-}
-
-/// An event may have gone to the old place while the new one was filled: the guest looks at all.
-fn mark_all_pending(info: &SharedBytes) {
-    info.store_u64(PENDING_SEL_OFFSET, u64::MAX);
-    info.swap_u8(UPCALL_PENDING_OFFSET, 1);
 }

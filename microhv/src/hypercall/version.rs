@@ -4,6 +4,7 @@ use ring_abi::segment::HYPERVISOR_VIRT_START;
 use ring_abi::types::{GuestVa, PAGE_SIZE};
 use ring_abi::version::*;
 use ring_abi::vm_assist::VMASST_TYPE_PAE_EXTENDED_CR3;
+use zerocopy::FromZeros;
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
@@ -15,15 +16,7 @@ pub const VERSION: u64 = 4 << 16 | 17;
 pub const EXTRAVERSION: &str = ".0-microhv";
 /// Kinds of guests.
 const CAPABILITIES: &str = "xen-3.0-x86_64";
-const COMMANDLINE_LEN: usize = 1024;
-
-/// `text`, cut to leave room for the NUL that ends it, in an array of `N` bytes.
-fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut bytes = [0; N];
-    let len = text.len().min(N - 1);
-    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
-    bytes
-}
+const COMMANDLINE_LEN: u32 = 1024;
 
 /// The features of `domain`.
 fn features(domain: &Domain) -> u32 {
@@ -55,8 +48,9 @@ pub fn xen_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
 
 /// Writes `text` at guest address `arg`, zero-padded to `len` bytes of which the last is zero; in pieces, since the
 /// stack is no place for kilobytes.
-fn copy_out_text<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, text: &str, len: usize) -> Answer {
+fn copy_out_text<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, text: &str, len: u32) -> Answer {
     const PIECE: usize = 64;
+    let len = len as usize;
     let text = &text.as_bytes()[..text.len().min(len - 1)];
     for start in (0..len).step_by(PIECE) {
         let mut piece = [0; PIECE];
@@ -71,20 +65,15 @@ fn copy_out_text<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, text: &str, le
 #[cold]
 fn describe<P: Platform>(cur: &Current<'_, P>, command: u32, arg: GuestVa) -> HypercallResult {
     match command {
-        XENVER_EXTRAVERSION => copy_out_text(cur, arg, EXTRAVERSION, XEN_EXTRAVERSION_LEN as usize)?,
+        XENVER_EXTRAVERSION => copy_out_text(cur, arg, EXTRAVERSION, XEN_EXTRAVERSION_LEN)?,
         XENVER_COMPILE_INFO => {
-            let info = XenCompileInfo {
-                compiler: padded("rustc"),
-                compile_by: padded("microhv"),
-                compile_domain: padded(""),
-                compile_date: padded(""),
-            };
+            let mut info = XenCompileInfo::new_zeroed();
+            info.compiler[..5].copy_from_slice(b"rustc");
+            info.compile_by[..7].copy_from_slice(b"microhv");
             cur.copy_out(arg, &info)?;
         }
-        XENVER_CAPABILITIES => copy_out_text(cur, arg, CAPABILITIES, XEN_CAPABILITIES_INFO_LEN as usize)?,
-        XENVER_CHANGESET => {
-            copy_out_text(cur, arg, env!("CARGO_PKG_VERSION"), XEN_CHANGESET_INFO_LEN as usize)?
-        }
+        XENVER_CAPABILITIES => copy_out_text(cur, arg, CAPABILITIES, XEN_CAPABILITIES_INFO_LEN)?,
+        XENVER_CHANGESET => copy_out_text(cur, arg, env!("CARGO_PKG_VERSION"), XEN_CHANGESET_INFO_LEN)?,
         XENVER_PLATFORM_PARAMETERS => {
             cur.copy_out(arg, &XenPlatformParameters { virt_start: HYPERVISOR_VIRT_START })?;
         }

@@ -103,14 +103,14 @@ impl<P: Platform> Operation<'_, '_, P> {
 
     /// What a frame of a domain is used as: `XEN_DOMCTL_PFINFO_*`.
     fn kind_of(&self, mfn: Mfn) -> u64 {
-        let Some(page) = self.cur.hv.get_page(mfn, self.domain) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
-        let Some(info) = self.cur.hv.frames.info(page.mfn()) else { return XEN_DOMCTL_PFINFO_XTAB.into() };
+        let page = self.cur.hv.get_page(mfn, self.domain);
+        let info = page.as_ref().and_then(|page| self.cur.hv.frames.info(page.mfn()));
+        let Some(info) = info else { return XEN_DOMCTL_PFINFO_XTAB.into() };
         let table = match info.page_type() {
-            (_, 0) => XEN_DOMCTL_PFINFO_NOTAB,
-            (PageType::L1, _) => XEN_DOMCTL_PFINFO_L1TAB,
-            (PageType::L2, _) => XEN_DOMCTL_PFINFO_L2TAB,
-            (PageType::L3, _) => XEN_DOMCTL_PFINFO_L3TAB,
-            (PageType::L4, _) => XEN_DOMCTL_PFINFO_L4TAB,
+            (PageType::L1, 1..) => XEN_DOMCTL_PFINFO_L1TAB,
+            (PageType::L2, 1..) => XEN_DOMCTL_PFINFO_L2TAB,
+            (PageType::L3, 1..) => XEN_DOMCTL_PFINFO_L3TAB,
+            (PageType::L4, 1..) => XEN_DOMCTL_PFINFO_L4TAB,
             _ => XEN_DOMCTL_PFINFO_NOTAB,
         };
         u64::from(table | if info.is_pinned() { XEN_DOMCTL_PFINFO_LPINTAB } else { 0 })

@@ -91,9 +91,8 @@ impl<P: Platform> Operation<'_, '_, P> {
         count: u64,
         allow: u8,
     ) -> Answer {
-        let last = first
-            .checked_add(count.checked_sub(1).ok_or(HypercallError::Invalid)?)
-            .ok_or(HypercallError::Invalid)?;
+        let last = count.checked_sub(1).and_then(|more| first.checked_add(more));
+        let last = last.ok_or(HypercallError::Invalid)?;
         HypercallError::NotPermitted
             .when(!set(&mut self.cur.domain.permissions.lock()).contains_range(first, last))?;
         let mut permissions = self.domain.permissions.lock();
@@ -103,12 +102,9 @@ impl<P: Platform> Operation<'_, '_, P> {
     }
 
     pub(super) fn hypercall_init(&self, wanted: XenDomctlHypercallInit) -> Answer {
-        let page = self
-            .cur
-            .hv
-            .get_page_writable(Mfn::new(wanted.gmfn), self.domain)
-            .map_err(|_| HypercallError::Access)?;
-        write_hypercall_page(&self.cur.hv.platform.shared(page.mfn()));
+        let (hv, mfn) = (self.cur.hv, Mfn::new(wanted.gmfn));
+        let page = hv.get_page_writable(mfn, self.domain).map_err(|_| HypercallError::Access)?;
+        write_hypercall_page(&hv.platform.shared(page.mfn()));
         Ok(())
     }
 

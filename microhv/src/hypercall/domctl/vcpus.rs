@@ -119,11 +119,8 @@ impl<P: Platform> Operation<'_, '_, P> {
                 HypercallError::Invalid.when(bits & online == 0)?;
                 vcpu.sched.affinity.store(bits, Ordering::Relaxed);
             }
-            write_bitmap(
-                self.cur,
-                &wanted.cpumap_hard,
-                vcpu.sched.affinity.load(Ordering::Relaxed) & online,
-            )?;
+            let allowed = vcpu.sched.affinity.load(Ordering::Relaxed) & online;
+            write_bitmap(self.cur, &wanted.cpumap_hard, allowed)?;
         }
         if wanted.flags & XEN_VCPUAFFINITY_SOFT != 0 {
             write_bitmap(self.cur, &wanted.cpumap_soft, online)?;
@@ -134,13 +131,13 @@ impl<P: Platform> Operation<'_, '_, P> {
     pub(super) fn trigger(&self, wanted: XenDomctlSendtrigger) -> Answer {
         let vcpu = self.vcpu(wanted.vcpu)?;
         match wanted.trigger {
-            XEN_DOMCTL_SENDTRIGGER_NMI => self.cur.hv.send_nmi(self.domain, vcpu),
-            // Buttons of machines that a PV domain has not.
-            XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => {
-                return Err(HypercallError::Invalid);
+            XEN_DOMCTL_SENDTRIGGER_NMI => {
+                self.cur.hv.send_nmi(self.domain, vcpu);
+                Ok(())
             }
-            _ => return Err(HypercallError::NoSys),
+            // Buttons of machines that a PV domain has not.
+            XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => Err(HypercallError::Invalid),
+            _ => Err(HypercallError::NoSys),
         }
-        Ok(())
     }
 }

@@ -45,37 +45,27 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     )?;
     let mut done = request.nr_exchanged;
     let mut result = Ok(());
-    while done < input.nr_extents {
+    while result.is_ok() && done < input.nr_extents {
         // What the step before took away is released first, so that a step is no longer for it.
         let has_time = cur.hv.release_given(&domain);
-        if !has_time || (done > request.nr_exchanged && cur.hv.platform.work_pending()) {
-            cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
-            return Ok(cur.again(*args));
-        }
-        let first_output = done / per_input * per_output;
-        result = exchange_some(
-            cur,
-            &domain,
-            &request,
-            done..done + per_input,
-            first_output..first_output + per_output,
-        );
-        match result {
-            Ok(()) => done += per_input,
-            Err(TableError::Restart) => {
-                cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
-                return Ok(cur.again(*args));
-            }
-            Err(TableError::Refused(_)) => break,
-        }
+        result = if !has_time || (done > request.nr_exchanged && cur.hv.platform.work_pending()) {
+            Err(TableError::Restart)
+        } else {
+            let first_output = done / per_input * per_output;
+            let (inputs, outputs) = (done..done + per_input, first_output..first_output + per_output);
+            exchange_some(cur, &domain, &request, inputs, outputs).inspect(|()| done += per_input)
+        };
     }
     cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
-    if result.is_err() {
-        // What is not released now goes with the domain's next call.
-        let _ = cur.hv.release_given(&domain);
+    match result {
+        Ok(()) if cur.hv.release_given(&domain) => Ok(Outcome::OK),
+        Ok(()) | Err(TableError::Restart) => Ok(cur.again(*args)),
+        Err(TableError::Refused(error)) => {
+            // What is not released now goes with the domain's next call.
+            let _ = cur.hv.release_given(&domain);
+            Err(error)
+        }
     }
-    result?;
-    if cur.hv.release_given(&domain) { Ok(Outcome::OK) } else { Ok(cur.again(*args)) }
 }
 
 fn exchange_some<P: Platform>(

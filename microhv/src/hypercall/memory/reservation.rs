@@ -36,16 +36,11 @@ pub(super) fn change<P: Platform>(
         return Ok(Outcome::Done(start));
     };
     let (mut done, mut page) = place(operation, &request, start);
-    if request.nr_extents > u64::MAX >> OPERATION_BITS || done >= request.nr_extents {
-        return Ok(Outcome::Done(done));
-    }
-    let Ok(domain) = cur.hv.domains.target(cur.domain, request.domid) else {
+    let max_order = if cur.domain.privileged { MAX_ORDER_PRIVILEGED } else { MAX_ORDER };
+    let is_possible = request.nr_extents <= u64::MAX >> OPERATION_BITS && request.extent_order <= max_order;
+    let (Ok(domain), true) = (cur.hv.domains.target(cur.domain, request.domid), is_possible) else {
         return Ok(Outcome::Done(done));
     };
-    let max_order = if cur.domain.privileged { MAX_ORDER_PRIVILEGED } else { MAX_ORDER };
-    if request.extent_order > max_order {
-        return Ok(Outcome::Done(done));
-    }
     let first = done;
     while done < request.nr_extents {
         let one = if done > first && cur.hv.platform.work_pending() {
@@ -91,8 +86,10 @@ fn add_extent<P: Platform>(
         let pfn = first.map_or(Pfn::INVALID, |first| Pfn::new(first.wrapping_add(page)));
         cur.hv.platform.set_m2p(Mfn::new(mfn.raw() + page), pfn);
     }
-    let told =
-        if populate || request.extent_start != 0 { cur.copy_out_at(list, n, &mfn.raw()) } else { Ok(()) };
+    if !populate && request.extent_start == 0 {
+        return Ok(());
+    }
+    let told = cur.copy_out_at(list, n, &mfn.raw());
     if told.is_err() {
         for page in 0..1 << order {
             // Nobody knows the frames, so they go back; what the domain guessed and refers to stays its own.
