@@ -12,21 +12,12 @@ use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET};
 pub const INFO_BYTES: usize = 64;
 
 /// The place of a `vcpu_info`, if there is one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct InfoCell {
     at: AtomicPtr<u8>,
 }
 
 impl InfoCell {
-    /// A cell for the 64 bytes at `offset` of `bytes`; `None` for no place yet.
-    pub fn new(place: Option<SharedBytes<'static>>) -> Self {
-        let cell = Self { at: AtomicPtr::new(core::ptr::null_mut()) };
-        if let Some(place) = place {
-            cell.set(&place);
-        }
-        cell
-    }
-
     /// The `vcpu_info`.
     #[inline]
     pub fn get(&self) -> Option<SharedBytes<'static>> {

@@ -37,6 +37,7 @@ impl PauseFlags {
 }
 
 /// Floating-point state as `XSAVE` or `FXSAVE` keep it.
+#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct FpuArea(UnsafeCell<[u8; Self::BYTES]>);
 
@@ -84,12 +85,6 @@ impl FpuArea {
 
 // SAFETY: only the CPU that runs, or switches, the vCPU touches the bytes; toolstack access pauses the vCPU first.
 unsafe impl Sync for FpuArea {}
-
-impl fmt::Debug for FpuArea {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FpuArea")
-    }
-}
 
 /// The registers, placed so that what the processor pushes last ends on a 16-byte boundary, as it aligns RSP0.
 #[repr(C, align(16))]
@@ -172,8 +167,10 @@ impl Vcpu {
         let place = (id.raw() < LEGACY_MAX_VCPUS).then(|| {
             shared_info.slice(id.raw() as usize * INFO_BYTES, INFO_BYTES).expect("shared_info is a page")
         });
-        if let Some(info) = &place {
-            info.store_u8(UPCALL_MASK_OFFSET, 1); // evtchn_upcall_mask: no upcall before the guest asks for them
+        let info = InfoCell::default();
+        if let Some(place) = &place {
+            place.store_u8(UPCALL_MASK_OFFSET, 1); // evtchn_upcall_mask: no upcall before the guest asks for them
+            info.set(place);
         }
         Self {
             regs: RegsCell { _pad: 0, frame: UnsafeCell::new(CpuUserRegs::default()) },
@@ -182,7 +179,7 @@ impl Vcpu {
             user_mode: AtomicBool::new(false),
             iopl: AtomicU8::new(0),
             cr2: AtomicU64::new(0),
-            info: InfoCell::new(place),
+            info,
             pause_flags: AtomicU32::new(PauseFlags::DOWN),
             pause_count: AtomicU32::new(0),
             history: CallHistory::default(),

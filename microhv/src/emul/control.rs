@@ -75,12 +75,10 @@ pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8)
 
 pub(super) fn write_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
     let value = *cur.regs.general(number);
-    match debug_register(cur, dr) {
-        Some(dr) => match cur.vcpu.cpu.lock().set_debug_register(&cur.hv.platform, dr.into(), value) {
-            Ok(()) => Emulated::Done,
-            Err(_) => Emulated::NotEmulated,
-        },
-        None => Emulated::NotEmulated,
+    let Some(dr) = debug_register(cur, dr) else { return Emulated::NotEmulated };
+    match cur.vcpu.cpu.lock().set_debug_register(&cur.hv.platform, dr.into(), value) {
+        Ok(()) => Emulated::Done,
+        Err(_) => Emulated::NotEmulated,
     }
 }
 

@@ -61,9 +61,7 @@ fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
 
 /// Emulates the instruction at rip after a #GP or #UD (`exception`) in the guest.
 pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> Emulated {
-    let Some(decoded) = fetch(cur) else {
-        return Emulated::NotEmulated;
-    };
+    let Some(decoded) = fetch(cur) else { return Emulated::NotEmulated };
     let next_rip = cur.regs.rip.wrapping_add(u64::from(decoded.len));
     let user = cur.vcpu.user_mode.load(core::sync::atomic::Ordering::Relaxed);
     // Only the prefixed cpuid begins with an undefined opcode; the CPU names no other of these so.
@@ -118,9 +116,6 @@ fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
     let in_page = 4096 - (rip & 4095) as usize;
     if in_page >= size_of::<u64>() {
         let [word] = cur.read_frame(GuestVa::new(rip)).ok()?;
-        if let Some(cpuid) = decode::forced_cpuid(word) {
-            return Some(cpuid);
-        }
         if let Some(decoded) = decode::decode(&word.to_le_bytes()) {
             return Some(decoded);
         }

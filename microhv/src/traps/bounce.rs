@@ -4,14 +4,13 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::GuestVa;
+use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
 use crate::domain::{Callback, Current, GuestCpu};
 use crate::platform::Platform;
 
-/// Offset of `evtchn_upcall_mask` in `vcpu_info`.
-const INFO_MASK: usize = 1;
 /// Offset of `arch.cr2` in `vcpu_info`.
 const INFO_CR2: usize = 16;
 /// In the debug status register: an instruction was executed with the trap flag set.
@@ -22,13 +21,13 @@ const FAULT_USER: u32 = 4;
 /// The event upcall mask of the vCPU; 1 when it has no `vcpu_info`.
 #[inline]
 pub(super) fn upcall_mask<P: Platform>(cur: &Current<'_, P>) -> u8 {
-    cur.vcpu.info.get().map_or(1, |info| info.load_u8(INFO_MASK))
+    cur.vcpu.info.get().map_or(1, |info| info.load_u8(UPCALL_MASK_OFFSET))
 }
 
 #[inline]
 pub(super) fn set_upcall_mask<P: Platform>(cur: &Current<'_, P>, mask: u8) {
     if let Some(info) = cur.vcpu.info.get() {
-        info.store_u8(INFO_MASK, mask);
+        info.store_u8(UPCALL_MASK_OFFSET, mask);
     }
 }
 

@@ -53,8 +53,6 @@ pub mod flags {
     pub const TF: u64 = 1 << 8;
     /// Interrupt flag.
     pub const IF: u64 = 1 << 9;
-    /// I/O privilege level.
-    pub const IOPL: u64 = 3 << 12;
     /// Nested task.
     pub const NT: u64 = 1 << 14;
     /// Resume flag.
