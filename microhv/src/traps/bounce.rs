@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::GuestVa;
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
+use ring_abi::types::GuestVa;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
