@@ -10,8 +10,7 @@ use core::mem::offset_of;
 use core::ops::Range;
 
 use ring_abi::grant::*;
-use ring_abi::types::GrantRef;
-use ring_abi::types::{DOMID_SELF, GrantRef, GuestVa};
+use ring_abi::types::{GrantRef, GuestVa};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
