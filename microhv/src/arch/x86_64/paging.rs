@@ -230,11 +230,10 @@ fn table_of(va: u64, level: u8) -> Option<&'static [AtomicU64; 512]> {
 const WINDOW_PAGES: usize = (WINDOW_BYTES / PAGE) as usize;
 
 /// Maps a frame, or nothing, at a page of a descriptor window. Writable: the processor sets "accessed" in descriptors.
-#[inline(always)]
-fn replace_page(entry: &AtomicU64, va: impl FnOnce() -> u64, maddr: Option<u64>) {
+fn replace_page(entry: &AtomicU64, va: u64, maddr: Option<u64>) {
     let value = maddr.map_or(0, |at| at | (DATA & !G));
     if entry.swap(value, Ordering::Release) & P != 0 {
-        cpu::invlpg(va());
+        cpu::invlpg(va);
     }
 }
 
@@ -242,15 +241,23 @@ fn replace_page(entry: &AtomicU64, va: impl FnOnce() -> u64, maddr: Option<u64>)
 pub(crate) fn set_window(va: u64, pages: &[u64]) {
     let Some(table) = table_of(va, 1) else { return };
     // A window is aligned to its size.
-    for (n, entry) in table.iter().skip(index(va, 1)).take(WINDOW_PAGES).enumerate() {
-        replace_page(entry, || va + n as u64 * PAGE, pages.get(n).copied());
+    let entries = &table[index(va, 1)..][..WINDOW_PAGES];
+    let (mapped, rest) = entries.split_at(pages.len());
+    for (n, (entry, &page)) in mapped.iter().zip(pages).enumerate() {
+        replace_page(entry, va + n as u64 * PAGE, Some(page));
+    }
+    // Most pages of most windows are empty, and stay so. Nobody else changes the window meanwhile.
+    for (n, entry) in (pages.len() as u64..).zip(rest) {
+        if entry.load(Ordering::Relaxed) != 0 {
+            replace_page(entry, va + n * PAGE, None);
+        }
     }
 }
 
 /// Maps a frame, or nothing, at the page `va` of a descriptor window.
 pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
     if let Some(table) = table_of(va, 1) {
-        replace_page(&table[index(va, 1)], || va, maddr);
+        replace_page(&table[index(va, 1)], va, maddr);
     }
 }
 
