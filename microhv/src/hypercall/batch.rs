@@ -54,7 +54,8 @@ impl Batch {
     }
 }
 
-/// What a call gives that did `done` of its requests, each a `T`; `drained`: no table is left unfinished.
+/// What a call gives that did `done` of its requests, each a `T`; `drained`: no table is left unfinished. The callers' loops
+/// count `done` up to the count in `args` at most.
 #[cold]
 #[inline(never)]
 pub(super) fn ended<T, P: Platform>(

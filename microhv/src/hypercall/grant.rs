@@ -259,7 +259,7 @@ pub(super) fn copy_out_frames<P: Platform>(
         let wanted = ((which.end - next) as usize).min(FRAMES_TOGETHER);
         let count = domain.grants.frames_from(next, &mut frames[..wanted]);
         HypercallError::Invalid.when(count == 0)?;
-        let at = list.wrapping_add(u64::from(next - which.start) * size_of::<u64>() as u64);
+        let at = list.element::<u64>((next - which.start).into()).ok_or(HypercallError::Fault)?;
         cur.copy_to_guest(at, frames[..count].as_bytes())?;
         next += count as u32;
     }
