@@ -127,8 +127,12 @@ impl<P: Platform> Mm<'_, P> {
                 worked = true;
                 self.put_table(entry.frame());
             }
+            // The loop looks before each entry of the tables above level 1.
+            if level != 1 {
+                continue;
+            }
             until_look -= 1;
-            if level == 1 && until_look == 0 {
+            if until_look == 0 {
                 until_look = GROUPS_PER_LOOK;
                 if groups != 0 && self.is_to_stop() {
                     return Err(first);

@@ -6,7 +6,7 @@ use ring_abi::types::Mfn;
 
 use super::{World, entry};
 use crate::frames::PageType;
-use crate::frames::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, Pte, RW, US};
+use crate::frames::pte::{G, GUEST_KERNEL, NX, P, PCD, PSE, PWT, Pte, RW, US, is_hypervisor_slot};
 use crate::mem::{FrameOwner, MemError, MemError as E, Update};
 
 fn refused(error: E) -> Result<(), MemError> {
@@ -37,6 +37,30 @@ fn a_tree_is_validated_and_given_back() {
     world.destroy(&dom, false);
     world.check();
     assert_eq!(world.hv.frames.free_pages(), free + 1, "its pages and shared_info are free");
+}
+
+/// Each entry of a table of each level that a guest may use, so that no count over a table's length runs out.
+#[test]
+fn a_full_table_of_each_level_is_validated_and_given_back() {
+    for level in 2..=4u8 {
+        let world = World::new(128);
+        let dom = world.domain(1, false, 64);
+        let tables = world.address_space(&dom);
+        let at = usize::from(4 - level);
+        let full = tables[at];
+        let slots = || (0..512).filter(|&slot| level != 4 || !is_hypervisor_slot(slot));
+        slots().for_each(|slot| world.poke(full, slot, entry(tables[at + 1], P | RW | US)));
+        world.hv.pin_table(&dom, full, level.into()).expect("valid");
+        let uses = |mfn| world.hv.frames.held(mfn).page_type().1;
+        assert_eq!(uses(tables[at + 1]) as usize, slots().count(), "level {level}");
+        world.check();
+        world.hv.unpin_table(&dom, full).expect("pinned");
+        assert!(tables.iter().all(|&mfn| uses(mfn) == 0), "level {level}");
+        world.check();
+        world.hv.pin_table(&dom, full, level.into()).expect("valid");
+        world.destroy(&dom, false);
+        world.check();
+    }
 }
 
 #[test]
