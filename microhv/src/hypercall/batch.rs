@@ -3,8 +3,7 @@
 
 use ring_abi::types::GuestVa;
 
-use super::error::TableError;
-use super::{Args, Current, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
 /// Set in a count: the call goes on where it was interrupted.
@@ -44,7 +43,7 @@ impl Batch {
         cur: &Current<'_, P>,
         args: &Args,
         done: u64,
-        result: Result<(), TableError>,
+        result: Answer,
         drained: bool,
     ) -> HypercallResult {
         if let Some(at) = self.done_at {
@@ -62,19 +61,19 @@ pub(super) fn ended<T, P: Platform>(
     cur: &Current<'_, P>,
     args: &Args,
     done: u64,
-    result: Result<(), TableError>,
+    result: Answer,
     drained: bool,
 ) -> HypercallResult {
     let mut rest = *args;
     match result {
         Ok(()) if drained => return Ok(Outcome::OK),
-        Err(TableError::Refused(error)) if drained => return Err(error),
-        Ok(()) | Err(TableError::Restart) => {
+        Ok(()) | Err(HypercallError::Again) => {
             let left = u64::from(args[1] as u32 & !PREEMPTED) - done;
             rest[0] = args[0].wrapping_add(done * size_of::<T>() as u64);
             rest[1] = left | u64::from(PREEMPTED);
         }
-        Err(TableError::Refused(error)) => {
+        Err(error) if drained => return Err(error),
+        Err(error) => {
             (rest[0], rest[1], rest[2], rest[3]) = (0, PREEMPTED.into(), 0, error.errno() as u64);
         }
     }

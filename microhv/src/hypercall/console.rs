@@ -25,7 +25,7 @@ pub fn console_io<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
     let mut chunk = [0u8; CHUNK];
     match command as u32 {
         CONSOLEIO_WRITE if left == 0 && buffer == ASKS_WHETHER_BUSY && cur.hv.platform.console_is_busy() => {
-            Err(HypercallError::Again)
+            Ok(Outcome::Done(HypercallError::Again.errno() as u64))
         }
         CONSOLEIO_WRITE => {
             while left > 0 {

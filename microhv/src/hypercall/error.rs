@@ -24,7 +24,8 @@ pub enum HypercallError {
     NoSuchAddress = e::ENXIO as u8,
     /// `E2BIG`: too much for one call.
     TooBig = e::E2BIG as u8,
-    /// `EAGAIN`: try again.
+    /// Something else waits for the CPU: the guest executes the call again as it was. Told as `EAGAIN` to a caller that
+    /// asked for that.
     Again = e::EAGAIN as u8,
     /// `ENOMEM`: no memory, or more than the domain may have.
     NoMemory = e::ENOMEM as u8,
@@ -78,105 +79,31 @@ impl From<GuestFault> for HypercallError {
     }
 }
 
-/// Conversions from errors whose variants have the names of ours.
-macro_rules! from_same_names {
-    ($($error:ident: $($variant:ident),+;)+) => {
+/// Conversions from the errors of other rooms: each variant becomes ours of the same name, or the one named.
+macro_rules! from_errors {
+    ($($error:ident: $($variant:ident $(($inner:ident))? $(=> $to:ident)?),+;)+) => {
         $(impl From<$error> for HypercallError {
             #[cold] // apart, so that no operation carries a table of its errors
             #[inline(never)]
             fn from(error: $error) -> Self {
                 match error {
-                    $($error::$variant => Self::$variant,)+
+                    $($error::$variant $(($inner))? => from_errors!(@ $variant $(($inner))? $($to)?),)+
                 }
             }
         })+
     };
+    (@ $variant:ident) => { Self::$variant };
+    (@ $variant:ident $to:ident) => { Self::$to };
+    (@ $variant:ident ($inner:ident)) => { $inner.into() };
 }
 
-from_same_names! {
+from_errors! {
     DebugRegisterError: NotPermitted, NoDevice;
     DomainError: NoSuchDomain, NotPermitted;
     EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault;
     GrowError: Invalid, NoMemory, NoSuchDomain, Again;
-}
-
-impl From<PirqError> for HypercallError {
-    fn from(error: PirqError) -> Self {
-        match error {
-            PirqError::NoSuchPirq | PirqError::NoSuchEntry => Self::Invalid,
-            PirqError::NotPermitted => Self::NotPermitted,
-            PirqError::Bound => Self::Exists,
-            PirqError::NoCapability => Self::NoDevice,
-            PirqError::Mapped => Self::Busy,
-            PirqError::NoneFree => Self::NoSpace,
-            PirqError::Port(error) => error.into(),
-        }
-    }
-}
-
-impl From<MemError> for HypercallError {
-    /// For callers that cannot continue later: an interrupted operation is to be tried again.
-    #[cold]
-    #[inline(never)]
-    fn from(error: MemError) -> Self {
-        match error {
-            MemError::Restart | MemError::Mismatch => Self::Again,
-            MemError::Invalid => Self::Invalid,
-            MemError::NotPermitted => Self::NotPermitted,
-            MemError::Busy => Self::Busy,
-            MemError::NoMemory => Self::NoMemory,
-            MemError::NoSuchDomain => Self::NoSuchDomain,
-        }
-    }
-}
-
-/// Why a step of a hypercall that may be continued did not happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableError {
-    /// Something else is waiting for the CPU: nothing is lost, repeat the step.
-    Restart,
-    /// The step is refused.
-    Refused(HypercallError),
-}
-
-impl From<MemError> for TableError {
-    fn from(error: MemError) -> Self {
-        if error == MemError::Restart { Self::Restart } else { Self::Refused(error.into()) }
-    }
-}
-
-impl From<HypercallError> for TableError {
-    fn from(error: HypercallError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<GuestFault> for TableError {
-    fn from(fault: GuestFault) -> Self {
-        Self::Refused(fault.into())
-    }
-}
-
-impl From<TableError> for HypercallError {
-    /// An interrupted operation of a caller without a continuation gives `Again`: the guest calls again.
-    fn from(error: TableError) -> Self {
-        match error {
-            TableError::Restart => Self::Again,
-            TableError::Refused(error) => error,
-        }
-    }
-}
-
-impl From<LifecycleError> for HypercallError {
-    fn from(error: LifecycleError) -> Self {
-        match error {
-            LifecycleError::Again | LifecycleError::Tables(MemError::Restart) => Self::Again,
-            LifecycleError::Exists => Self::Exists,
-            LifecycleError::NoMemory => Self::NoMemory,
-            LifecycleError::Gdt(error) => error.into(),
-            LifecycleError::Invalid | LifecycleError::DebugRegister(_) | LifecycleError::Tables(_) => {
-                Self::Invalid
-            }
-        }
-    }
+    LifecycleError: Again, Exists, Invalid, NoMemory, Gdt(error);
+    MemError: Restart => Again, Mismatch => Again, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;
+    PirqError: NoSuchPirq => Invalid, NoSuchEntry => Invalid, NotPermitted, Bound => Exists,
+        NoCapability => NoDevice, Mapped => Busy, NoneFree => NoSpace, Port(error);
 }

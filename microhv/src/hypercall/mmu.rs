@@ -13,7 +13,6 @@ use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::frames::pte::{Pte, is_guest_address};
-use crate::hypercall::error::TableError;
 use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, Update};
 use crate::platform::{CpuSet, Platform};
@@ -86,10 +85,7 @@ fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
     let domain = cur.domain;
     let mut mm = cur.tables(domain);
-    if !mm.finish_deferred() {
-        drop(mm);
-        return Ok(cur.again(*args));
-    }
+    mm.begin()?;
     let (requests, count) = (GuestVa::new(args[0]), u64::from(args[1] as u32));
     let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
     let drained = mm.finish_deferred();
@@ -113,10 +109,7 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let dom = tables_of.domain(caller)?;
     HypercallError::NoSuchDomain.when(dom.is_dying())?;
     let mut mm = cur.tables(dom);
-    if !mm.finish_deferred() {
-        drop(mm);
-        return Ok(cur.again(*args));
-    }
+    mm.begin()?;
     if batch.only_finish {
         return Ok(batch::saved_result(args));
     }
@@ -135,15 +128,15 @@ fn perform<P: Platform>(
     requests: GuestVa,
     count: u64,
     owner: FrameOwner<'_>,
-) -> (u64, Result<(), TableError>) {
+) -> (u64, Answer) {
     let hv = mm.hypervisor();
     if count == 1 {
         let Ok([ptr, val]) = mm.read_frame(requests) else {
-            return (0, Err(HypercallError::Fault.into()));
+            return (0, Err(HypercallError::Fault));
         };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
             Ok(true) => (1, Ok(())),
-            Ok(false) => (1, Err(TableError::Restart)),
+            Ok(false) => (1, Err(HypercallError::Again)),
             Err(error) => (0, Err(error)),
         };
     }
@@ -152,14 +145,14 @@ fn perform<P: Platform>(
     let mut done = 0;
     while done < count {
         if done != 0 && hv.platform.work_pending() {
-            return (done, Err(TableError::Restart));
+            return (done, Err(HypercallError::Again));
         }
         let now = together.min(count - done);
         let at = requests.wrapping_add(done * size_of::<MmuUpdate>() as u64);
         let words = &mut words[..2 * now as usize];
         if mm.read_words(words, at).is_err() {
             if now == 1 {
-                return (done, Err(HypercallError::Fault.into()));
+                return (done, Err(HypercallError::Fault));
             }
             together = 1; // those before the fault are done, as if each had been read by itself
             continue;
@@ -167,7 +160,7 @@ fn perform<P: Platform>(
         for &[ptr, val] in words.as_chunks::<2>().0 {
             match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
                 Ok(true) => done += 1,
-                Ok(false) => return (done + 1, Err(TableError::Restart)),
+                Ok(false) => return (done + 1, Err(HypercallError::Again)),
                 Err(error) => return (done, Err(error)),
             }
         }
@@ -181,18 +174,18 @@ fn update_one<P: Platform>(
     mm: &mut Mm<'_, P>,
     request: &MmuUpdate,
     owner: FrameOwner<'_>,
-) -> Result<bool, TableError> {
+) -> Answer<bool> {
     let mfn = Mfn::new(request.ptr >> 12);
     let update = match request.ptr & 7 {
         MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => Update::Plain,
         MMU_PT_UPDATE_PRESERVE_AD => Update::PreserveAccessedDirty,
         MMU_MACHPHYS_UPDATE => {
-            let FrameOwner::Domain(dom) = owner else { return Err(HypercallError::Invalid.into()) };
+            let FrameOwner::Domain(dom) = owner else { return Err(HypercallError::Invalid) };
             let page = hv.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
             hv.platform.set_m2p(page.mfn(), Pfn::new(request.val));
             return Ok(true);
         }
-        _ => return Err(HypercallError::NoSys.into()),
+        _ => return Err(HypercallError::NoSys),
     };
     Ok(mm.update_entry(mfn, request.ptr & 0xff8, Pte::new(request.val), owner, update)?)
 }
@@ -229,10 +222,7 @@ fn update_mapping<P: Platform>(
     let (va, domain) = (GuestVa::new(va), cur.domain);
     let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
     let mut mm = cur.tables(domain);
-    if !mm.finish_deferred() {
-        drop(mm);
-        return Ok(cur.again(*args));
-    }
+    mm.begin()?;
     let (table, slot) = mm.find_leaf(base, va)?;
     mm.update_leaf(table, slot, Pte::new(entry), owner, Update::Plain)?;
     drop(mm);

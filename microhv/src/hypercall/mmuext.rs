@@ -10,7 +10,6 @@ use super::mmu::{Subject, invlpg_all};
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::frames::pte::is_guest_address;
-use crate::hypercall::error::TableError;
 use crate::platform::Platform;
 
 // As `perform` reads it: cmd in the low half of the first word.
@@ -58,7 +57,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     // What an earlier call left: of the tables that are worked on, and of the caller's own.
     for tables in [&dom, cur.domain] {
         if !cur.hv.finish_deferred(tables) {
-            return Ok(cur.again(*args));
+            return Err(HypercallError::Again);
         }
     }
     if batch.only_finish {
@@ -72,30 +71,25 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
 /// Does operations in their order, until one cannot be or something else waits: how many, why no more, and whether one of
 /// [`LONG`] was tried, which may leave tables for later.
 #[inline(always)]
-fn perform<P: Platform>(
-    cur: &Current<'_, P>,
-    dom: &Domain,
-    ops: GuestVa,
-    count: u32,
-) -> (u64, Result<(), TableError>, bool) {
+fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: GuestVa, count: u32) -> (u64, Answer, bool) {
     let (mut done, mut long) = (0, false);
     while done < u64::from(count) {
         if done > 0 && cur.hv.platform.work_pending() {
-            return (done, Err(TableError::Restart), long);
+            return (done, Err(HypercallError::Again), long);
         }
         let at = ops.wrapping_add(done * size_of::<MmuextOp>() as u64);
         let Ok([cmd, arg1, arg2]) = cur.read_frame(at) else {
-            return (done, Err(HypercallError::Fault.into()), long);
+            return (done, Err(HypercallError::Fault), long);
         };
         let is_long = 1u32.wrapping_shl(cmd as u32) & LONG != 0;
         long |= is_long;
         let result = match cmd as u32 {
             // The caller's alone, as all but the pins: ahead of the others.
             MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => {
-                cur.hv.new_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(TableError::from)
+                cur.hv.new_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(HypercallError::from)
             }
             MMUEXT_NEW_USER_BASEPTR if dom.id == cur.domain.id => {
-                cur.hv.new_user_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(TableError::from)
+                cur.hv.new_user_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(HypercallError::from)
             }
             MMUEXT_TLB_FLUSH_LOCAL if dom.id == cur.domain.id => {
                 cur.hv.platform.flush_tlb_local();
@@ -109,7 +103,7 @@ fn perform<P: Platform>(
         done += 1;
         // A list of one does not look above, and a multicall may have many of them.
         if is_long && cur.hv.platform.work_pending() {
-            return (done, Err(TableError::Restart), long);
+            return (done, Err(HypercallError::Again), long);
         }
     }
     (done, Ok(()), long)
@@ -128,13 +122,7 @@ fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: GuestVa) -> An
     if has_set && cur.copy_in::<u8>(at).is_err() { Err(HypercallError::Invalid) } else { Ok(()) }
 }
 
-fn one<P: Platform>(
-    cur: &Current<'_, P>,
-    dom: &Domain,
-    cmd: u32,
-    arg1: u64,
-    arg2: u64,
-) -> Result<(), TableError> {
+fn one<P: Platform>(cur: &Current<'_, P>, dom: &Domain, cmd: u32, arg1: u64, arg2: u64) -> Answer {
     let hv = cur.hv;
     let (mfn, va) = (Mfn::new(arg1), GuestVa::new(arg1));
     match cmd {
@@ -142,7 +130,7 @@ fn one<P: Platform>(
             hv.pin_table(dom, mfn, (cmd - MMUEXT_PIN_L1_TABLE) as u8 + 1)?;
         }
         MMUEXT_UNPIN_TABLE => hv.unpin_table(dom, mfn)?,
-        _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted.into()),
+        _ if dom.id != cur.domain.id => return Err(HypercallError::NotPermitted),
         MMUEXT_INVLPG_LOCAL => {
             if is_guest_address(va) {
                 hv.platform.invlpg(va);
@@ -172,7 +160,7 @@ fn one<P: Platform>(
             let to = hv.get_page_writable(mfn, dom)?;
             hv.platform.copy_bytes(to.mfn().maddr(), from.mfn().maddr(), 4096);
         }
-        _ => return Err(HypercallError::NoSys.into()),
+        _ => return Err(HypercallError::NoSys),
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Hypercalls: dispatch, what a handler gets and gives, a file for each family.
 //!
 //! A handler decodes, checks, then commits; the commit cannot fail. What takes long looks at
-//! `Platform::work_pending` and returns [`Current::again`]: the guest re-executes the call with the arguments given,
-//! after whatever was waiting.
+//! `Platform::work_pending` and returns [`Current::again`] or [`HypercallError::Again`]: the guest re-executes the call,
+//! with the arguments given or as it was, after whatever was waiting.
 
 mod batch;
 pub mod callback;
@@ -92,8 +92,14 @@ fn finish<P: Platform>(cur: &mut Current<'_, P>, result: HypercallResult) {
 fn finish_otherwise<P: Platform>(cur: &mut Current<'_, P>, result: HypercallResult) {
     match result {
         Ok(Outcome::Done(value)) => cur.regs.rax = value,
-        Ok(Outcome::Continue) => execute_again(cur),
         Ok(Outcome::NoReturn) => {}
+        Ok(Outcome::Continue) | Err(HypercallError::Again) => {
+            let regs = &mut *cur.regs;
+            regs.rip = regs.rip.wrapping_sub(2); // `syscall` again
+            if result.is_ok() {
+                [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = cur.vcpu.continuation();
+            }
+        }
         Err(error) => refuse(cur, error),
     }
 }
@@ -129,13 +135,6 @@ fn other_event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
 fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
     crate::traps::iret(cur);
     Ok(Outcome::NoReturn)
-}
-
-/// Sets the registers to execute the hypercall again, with the arguments that its handler left.
-fn execute_again<P: Platform>(cur: &mut Current<'_, P>) {
-    let regs = &mut *cur.regs;
-    regs.rip = regs.rip.wrapping_sub(2); // `syscall` again
-    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = cur.vcpu.continuation();
 }
 
 impl<P: Platform> Current<'_, P> {

@@ -93,6 +93,7 @@ fn no_value<P: Platform>(cur: &Current<'_, P>, result: HypercallResult, rest: Ar
             cur.copy_out(at, &args)?;
             Ok(cur.again(rest))
         }
+        Err(HypercallError::Again) => Ok(cur.again(rest)),
         Err(error) => Ok(Outcome::Done(error.errno() as u64)),
         other => other,
     }

@@ -36,10 +36,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
     let (command, arg) = (args[0] as u32, GuestVa::new(args[2]));
     let itself = core::ptr::eq(vcpu, cur.vcpu);
     match command {
-        VCPUOP_INITIALISE => match initialise(cur, vcpu, arg) {
-            Err(HypercallError::Again) => return Ok(cur.again(*args)),
-            other => other?,
-        },
+        VCPUOP_INITIALISE => initialise(cur, vcpu, arg)?,
         VCPUOP_UP => {
             HypercallError::Invalid.when(!vcpu.initialised.load(Ordering::Acquire))?;
             cur.hv.wake(cur.domain, vcpu, PauseFlags::DOWN);

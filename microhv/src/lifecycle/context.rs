@@ -15,6 +15,7 @@ use crate::domain::{
     Callback, Domain, GuestCpu, PauseFlags, TrapGate, VALID_ASSISTS, Vcpu, checked_debug_value,
 };
 use crate::frames::pte::is_canonical;
+use crate::mem::MemError;
 use crate::mem::descriptors::{MAX_GDT_ENTRIES, is_ldt_range};
 use crate::platform::Platform;
 use crate::time::publish_time;
@@ -69,9 +70,8 @@ impl<P: Platform> Hypervisor<P> {
     /// vCPU that has none yet.
     ///
     /// # Errors
-    /// `Exists`: the vCPU has one. `Invalid`, `DebugRegister`, `Gdt`, `Tables`: a value that no vCPU can have, or a frame that
-    /// cannot become what it is to be. The vCPU is then as it was, but for its descriptor tables. `Tables(Restart)`: checking
-    /// tables took long; repeat.
+    /// `Exists`: the vCPU has one. `Invalid`, `Gdt`: a value that no vCPU can have, or a frame that cannot become what it
+    /// is to be. The vCPU is then as it was, but for its descriptor tables. `Again`: checking tables took long; repeat.
     pub(crate) fn set_vcpu_context(
         &self,
         domain: &Arc<Domain>,
@@ -87,7 +87,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut debug = [0; 8];
         for index in [0, 1, 2, 3, 6, 7] {
             debug[index] = checked_debug_value(index as u64, context.debugreg[index], context.ctrlreg[4])
-                .map_err(LifecycleError::DebugRegister)?;
+                .map_err(|_| LifecycleError::Invalid)?;
         }
         let gdt_frames = (context.gdt_ents as usize).div_ceil(512);
         let frames = context.gdt_frames.map(Mfn::new);
@@ -95,7 +95,10 @@ impl<P: Platform> Hypervisor<P> {
             .map_err(LifecycleError::Gdt)?;
         let kernel = cr3_frame(context.ctrlreg[3]);
         let user = (context.ctrlreg[1] != 0).then(|| cr3_frame(context.ctrlreg[1]));
-        self.install_bases(domain, vcpu, kernel, user).map_err(LifecycleError::Tables)?;
+        self.install_bases(domain, vcpu, kernel, user).map_err(|error| match error {
+            MemError::Restart => LifecycleError::Again,
+            _ => LifecycleError::Invalid,
+        })?;
 
         let in_kernel = context.flags & VGCF_IN_KERNEL != 0;
         vcpu.user_mode.store(!in_kernel, Ordering::Relaxed);

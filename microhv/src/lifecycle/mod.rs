@@ -15,7 +15,6 @@ mod unfinished;
 pub(crate) use context::fill_context;
 pub use unfinished::Unfinished;
 
-use crate::domain::DebugRegisterError;
 use crate::mem::MemError;
 
 /// Why a domain was not made or ended, or a vCPU did not get its state.
@@ -29,10 +28,6 @@ pub enum LifecycleError {
     Invalid,
     /// There is no memory, or no number.
     NoMemory,
-    /// The vCPU cannot have this debug register.
-    DebugRegister(DebugRegisterError),
     /// The vCPU cannot have this GDT.
     Gdt(MemError),
-    /// The vCPU cannot run on these page tables.
-    Tables(MemError),
 }

@@ -96,7 +96,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// # Errors
     /// `Restart`: there is more to finish than now is time for.
     #[inline]
-    pub(super) fn begin(&mut self) -> Result<(), MemError> {
+    pub(crate) fn begin(&mut self) -> Result<(), MemError> {
         if self.finish_deferred() { Ok(()) } else { Err(MemError::Restart) }
     }
 

@@ -13,7 +13,7 @@ use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig, PauseFlags, VcpuRef};
 use crate::frames::FrameTable;
-use crate::hypercall::{HypercallResult, Outcome, call};
+use crate::hypercall::{HypercallError, HypercallResult, Outcome, call};
 use crate::platform::{Clock, CpuId, MachineMemory, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 use crate::sched::Decision;
 
@@ -84,6 +84,7 @@ impl World {
                 Ok(Outcome::Done(value)) => return value as i64,
                 Ok(Outcome::Continue) => args = domain.vcpus[0].continuation().to_vec(),
                 Ok(Outcome::NoReturn) => return 0,
+                Err(HypercallError::Again) => {}
                 Err(error) => return error.errno(),
             }
         }

@@ -37,21 +37,14 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let result = match result {
         Ok(Reply::Nothing) => Ok(Outcome::OK),
         Ok(Reply::Changed) => cur.copy_out(arg, &op).map(|()| Outcome::OK).map_err(HypercallError::from),
-        Err(HypercallError::Again) if goes_on(&op) => Ok(cur.again(*args)),
+        // The caller may have other things to do as well, and calls again.
+        Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
+            Ok(Outcome::Done(HypercallError::Again.errno() as u64))
+        }
         Err(error) => Err(error),
     };
     cur.hv.reap_dead();
     result
-}
-
-/// Whether an operation that was interrupted goes on by itself.
-fn goes_on(op: &XenDomctl) -> bool {
-    match op.cmd {
-        XEN_DOMCTL_CREATEDOMAIN | XEN_DOMCTL_SETVCPUCONTEXT => true,
-        // The caller may have other things to do as well, and calls again.
-        XEN_DOMCTL_DESTROYDOMAIN => !op.wants_return(),
-        _ => false,
-    }
 }
 
 /// Whether the caller's structure is to be written back.

@@ -9,7 +9,6 @@ use zerocopy::IntoBytes;
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
-use crate::hypercall::error::TableError;
 use crate::hypercall::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
@@ -49,7 +48,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
         // What the step before took away is released first, so that a step is no longer for it.
         let has_time = cur.hv.release_given(&domain);
         result = if !has_time || (done > request.nr_exchanged && cur.hv.platform.work_pending()) {
-            Err(TableError::Restart)
+            Err(HypercallError::Again)
         } else {
             let first_output = done / per_input * per_output;
             let (inputs, outputs) = (done..done + per_input, first_output..first_output + per_output);
@@ -57,15 +56,10 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
         };
     }
     cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
-    match result {
-        Ok(()) if cur.hv.release_given(&domain) => Ok(Outcome::OK),
-        Ok(()) | Err(TableError::Restart) => Ok(cur.again(*args)),
-        Err(TableError::Refused(error)) => {
-            // What is not released now goes with the domain's next call.
-            let _ = cur.hv.release_given(&domain);
-            Err(error)
-        }
-    }
+    // What is not released after a refusal goes with the domain's next call.
+    let is_done = result != Err(HypercallError::Again) && cur.hv.release_given(&domain);
+    result?;
+    if is_done { Ok(Outcome::OK) } else { Err(HypercallError::Again) }
 }
 
 fn exchange_some<P: Platform>(
@@ -74,7 +68,7 @@ fn exchange_some<P: Platform>(
     request: &XenMemoryExchange,
     inputs: core::ops::Range<u64>,
     outputs: core::ops::Range<u64>,
-) -> Result<(), TableError> {
+) -> Answer {
     let hv = cur.hv;
     let (r#in, out) = (&request.r#in, &request.out);
     // Two of the three lists may stay with the domain until it calls again: room for all is asked for at once.

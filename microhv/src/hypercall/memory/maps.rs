@@ -10,9 +10,8 @@ use ring_abi::segment::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT
 use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
-use crate::gnttab::GrowError;
 use crate::hypercall::grant::copy_out_frames;
-use crate::hypercall::{Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::hypercall::{Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
 /// Entries of a memory map at most.
@@ -83,8 +82,7 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) ->
 ///
 /// # Errors
 /// `Invalid`: too many frames, or none such; `NotSupported`: another resource; `NotPermitted`.
-pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -> HypercallResult {
-    let arg = GuestVa::new(args[1]);
+pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
     let request: XenMemAcquireResource = cur.copy_in(arg)?;
     HypercallError::Invalid.when(request.pad != 0)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
@@ -100,10 +98,7 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, args: &Args) -
     }
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
-    match cur.hv.grow_grant_table(&domain, end) {
-        Err(GrowError::Again) => return Ok(cur.again(*args)),
-        grown => grown?,
-    }
+    cur.hv.grow_grant_table(&domain, end)?;
     copy_out_frames(cur, &domain, end - request.nr_frames..end, GuestVa::new(request.frame_list))?;
     Ok(Outcome::OK)
 }

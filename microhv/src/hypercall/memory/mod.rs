@@ -51,7 +51,7 @@ pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
             cur.hv.claim_pages(&domain, claim.nr_extents)?;
             Ok(Outcome::OK)
         }
-        XENMEM_ACQUIRE_RESOURCE => maps::acquire_resource(cur, args),
+        XENMEM_ACQUIRE_RESOURCE => maps::acquire_resource(cur, arg),
         // No page of a domain is ever shared with another by contents.
         XENMEM_GET_SHARING_FREED_PAGES | XENMEM_GET_SHARING_SHARED_PAGES => Ok(Outcome::Done(0)),
         XENMEM_GET_VNUMAINFO => Err(HypercallError::NotSupported),

@@ -7,8 +7,7 @@ use ring_abi::types::{GuestVa, Mfn, Pfn};
 
 use super::OPERATION_BITS;
 use crate::domain::Domain;
-use crate::hypercall::error::TableError;
-use crate::hypercall::{Args, Current, HypercallResult, Outcome};
+use crate::hypercall::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::Platform;
 
 /// Largest extent that an ordinary domain may ask for: 2 MiB.
@@ -44,7 +43,7 @@ pub(super) fn change<P: Platform>(
     let first = done;
     while done < request.nr_extents {
         let one = if done > first && cur.hv.platform.work_pending() {
-            Err(TableError::Restart)
+            Err(HypercallError::Again)
         } else if operation == XENMEM_DECREASE_RESERVATION {
             release_extent(cur, &domain, &request, done, &mut page)
         } else {
@@ -52,11 +51,11 @@ pub(super) fn change<P: Platform>(
         };
         match one {
             Ok(()) => (done, page) = (done + 1, 0),
-            Err(TableError::Restart) => {
+            Err(HypercallError::Again) => {
                 let command = u64::from(operation) | (done | page << PAGES_SHIFT) << OPERATION_BITS;
                 return Ok(cur.again([command, args[1], args[2], args[3], args[4], args[5]]));
             }
-            Err(TableError::Refused(_)) => break,
+            Err(_) => break,
         }
     }
     Ok(Outcome::Done(done))
@@ -77,7 +76,7 @@ fn add_extent<P: Platform>(
     request: &XenMemoryReservation,
     n: u64,
     populate: bool,
-) -> Result<(), TableError> {
+) -> Answer {
     let list = GuestVa::new(request.extent_start);
     let first = if populate { Some(cur.copy_in_at::<u64>(list, n)?) } else { None };
     let order = request.extent_order as u8;
@@ -106,12 +105,12 @@ fn release_extent<P: Platform>(
     request: &XenMemoryReservation,
     n: u64,
     page: &mut u64,
-) -> Result<(), TableError> {
+) -> Answer {
     let first: u64 = cur.copy_in_at(GuestVa::new(request.extent_start), n)?;
     let begun_at = *page;
     while *page < 1 << request.extent_order {
         if *page > begun_at && page.is_multiple_of(LOOK_EVERY) && cur.hv.platform.work_pending() {
-            return Err(TableError::Restart);
+            return Err(HypercallError::Again);
         }
         cur.hv.release_page(domain, Mfn::new(first.wrapping_add(*page)))?;
         *page += 1;

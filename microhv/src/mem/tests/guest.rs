@@ -12,7 +12,7 @@ use super::{World, entry};
 use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::pte::{P, Pte, RW};
-use crate::hypercall::{Args, HypercallResult, Outcome, memory, mmu, mmuext};
+use crate::hypercall::{Args, HypercallError, HypercallResult, Outcome, memory, mmu, mmuext};
 use crate::mem::{FrameOwner, Update};
 use crate::platform::*;
 use crate::testing::TestMachine;
@@ -67,6 +67,7 @@ impl World {
                 Ok(Outcome::Done(value)) => return value as i64,
                 Ok(Outcome::Continue) => args = guest.dom.vcpus[0].continuation(),
                 Ok(Outcome::NoReturn) => panic!("it returns"),
+                Err(HypercallError::Again) => {}
                 Err(error) => return error.errno(),
             }
             self.check();

@@ -23,7 +23,7 @@ use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::FrameTable;
 use crate::frames::info::FrameInfo;
-use crate::hypercall::{Args, HypercallResult, Outcome, call};
+use crate::hypercall::{Args, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::*;
 use crate::testing::{CPUS, TestMachine};
 
@@ -187,11 +187,12 @@ impl Wild {
         self.with(&mut regs, |cur| call(cur, number.into(), &all)).inspect(|result| {
             let (dom, vcpu) = self.loaded[self.cpu].expect("it called");
             let slot = &mut self.interrupted[dom][vcpu as usize];
-            *slot = None;
-            if *result == Ok(Outcome::Continue) {
-                let domain = self.doms[dom].as_ref().expect("it called");
-                *slot = Some((number, domain.vcpus[vcpu as usize].continuation()));
-            }
+            let domain = self.doms[dom].as_ref().expect("it called");
+            *slot = match result {
+                Ok(Outcome::Continue) => Some((number, domain.vcpus[vcpu as usize].continuation())),
+                Err(HypercallError::Again) => Some((number, all)),
+                _ => None,
+            };
         })
     }
 
