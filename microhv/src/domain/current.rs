@@ -6,7 +6,7 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::GuestVa;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Domain, Vcpu};
+use super::{Domain, GuestCpu, Vcpu};
 use crate::Hypervisor;
 use crate::platform::{GuestFault, Platform, Settled};
 
@@ -78,6 +78,14 @@ impl<P: Platform> Current<'_, P> {
 }
 
 impl<P: Platform> Current<'_, P> {
+    /// Sets CR0.TS, the guest's and the processor's.
+    pub fn set_task_switched(&self, on: bool) {
+        let mut cpu = self.vcpu.cpu.lock();
+        cpu.cr0 = cpu.cr0 & !GuestCpu::CR0_TS | if on { GuestCpu::CR0_TS } else { 0 };
+        drop(cpu);
+        self.hv.platform.set_task_switched(on);
+    }
+
     /// Reads a `T` at guest address `va`.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub(crate) use debug::checked_debug_value;
 pub use history::CallHistory;
 pub use info::{INFO_BYTES, InfoCell};
 pub use list::{DomainError, DomainList, FIRST_RESERVED};
-pub use vcpu::{FpuArea, PauseFlags, Vcpu};
+pub use vcpu::{FpuArea, FrameSlot, PauseFlags, Vcpu};
 
 use crate::evtchn::state::Ports;
 use crate::gnttab::state::GrantTable;

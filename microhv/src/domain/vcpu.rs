@@ -47,14 +47,6 @@ impl FpuArea {
     /// From here on to byte 511, the processor leaves the bytes to software: the machine keeps the vCPU's XCR0 there.
     pub const SOFTWARE_OFFSET: usize = 464;
 
-    fn new() -> Box<Self> {
-        let mut area = Box::new(Self(UnsafeCell::new([0; Self::BYTES])));
-        let bytes = area.0.get_mut();
-        bytes[..2].copy_from_slice(&0x37fu16.to_le_bytes()); // FCW
-        bytes[24..28].copy_from_slice(&0x1f80u32.to_le_bytes()); // MXCSR
-        area
-    }
-
     /// The x87 and SSE part as `FXSAVE` writes it. The vCPU does not run.
     pub fn legacy(&self) -> [u8; 512] {
         // SAFETY: the first 512 bytes of the area; a caller who did not stop the vCPU gets stale bytes, no more.
@@ -83,10 +75,21 @@ impl FpuArea {
     }
 }
 
+impl Default for FpuArea {
+    /// As the processor has it after `FNINIT`.
+    fn default() -> Self {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..2].copy_from_slice(&0x37fu16.to_le_bytes()); // FCW
+        bytes[24..28].copy_from_slice(&0x1f80u32.to_le_bytes()); // MXCSR
+        Self(UnsafeCell::new(bytes))
+    }
+}
+
 // SAFETY: only the CPU that runs, or switches, the vCPU touches the bytes; toolstack access pauses the vCPU first.
 unsafe impl Sync for FpuArea {}
 
 /// The registers, placed so that what the processor pushes last ends on a 16-byte boundary, as it aligns RSP0.
+#[derive(Default)]
 #[repr(C, align(16))]
 struct RegsCell {
     _pad: u64,
@@ -94,12 +97,37 @@ struct RegsCell {
 }
 
 const _: () = assert!(offset_of!(CpuUserRegs, es) % 16 == 8);
+const _: () = assert!(offset_of!(CpuUserRegs, es) + size_of::<[u64; 4]>() == size_of::<CpuUserRegs>());
 
 // SAFETY: entry code and the one `&mut` in `Current` are on the CPU that runs the vCPU; all else goes through
 // `saved_regs` and `set_saved_regs`, which are for a vCPU that does not run.
 unsafe impl Sync for RegsCell {}
 
+/// A frame on which a vCPU holds references, as its number plus 1; 0: none.
+#[derive(Debug, Default)]
+pub struct FrameSlot(AtomicU64);
+
+impl FrameSlot {
+    /// The frame.
+    #[inline]
+    pub fn get(&self) -> Option<Mfn> {
+        self.0.load(Ordering::Relaxed).checked_sub(1).map(Mfn::new)
+    }
+
+    /// Sets the frame, whose references the caller hands over; the former, whose references it gets.
+    pub fn replace(&self, new: Option<Mfn>) -> Option<Mfn> {
+        let new = new.map_or(0, |mfn| mfn.raw().wrapping_add(1));
+        self.0.swap(new, Ordering::Relaxed).checked_sub(1).map(Mfn::new)
+    }
+
+    /// As [`FrameSlot::replace`], if there is none yet; whether there was none.
+    pub(crate) fn claim(&self, mfn: Mfn) -> bool {
+        self.0.compare_exchange(0, mfn.raw().wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
 /// A virtual CPU. Its domain holds it, and never moves it while anybody refers to the domain.
+#[derive(Default)]
 pub struct Vcpu {
     regs: RegsCell,
     /// Its number in the domain.
@@ -132,12 +160,12 @@ pub struct Vcpu {
     pub cpu: Mutex<rank::GuestCpu, GuestCpu>,
     /// Clock, runstate and timers.
     pub time: Mutex<rank::VcpuTime, VcpuTime>,
-    /// L4 of kernel mode as raw mfn, [`Vcpu::NO_TABLE`] for none; it holds an L4 type reference.
-    cr3_kernel: AtomicU64,
+    /// L4 of kernel mode, with an L4 type reference.
+    pub cr3_kernel: FrameSlot,
     /// L4 of user mode, likewise.
-    cr3_user: AtomicU64,
-    /// Frame of a registered `vcpu_info`, which holds a writable reference; [`Vcpu::NO_TABLE`] for none.
-    info_frame: AtomicU64,
+    pub cr3_user: FrameSlot,
+    /// Frame of a registered `vcpu_info`, with a writable reference.
+    pub info_frame: FrameSlot,
     /// Whether `initialise` (or the toolstack) gave it a context.
     pub initialised: AtomicBool,
     /// CPU that it runs on now; `u32::MAX` for none.
@@ -148,7 +176,8 @@ pub struct Vcpu {
     pub window: DescriptorWindow,
     /// What the scheduler keeps.
     pub sched: VcpuSched,
-    fpu: Box<FpuArea>,
+    /// Floating-point state.
+    pub fpu: Box<FpuArea>,
 }
 
 impl fmt::Debug for Vcpu {
@@ -158,9 +187,6 @@ impl fmt::Debug for Vcpu {
 }
 
 impl Vcpu {
-    /// The stored value for "no frame".
-    pub const NO_TABLE: u64 = u64::MAX;
-
     /// A vCPU that is down. Its `vcpu_info` is in `shared_info` when its number is below 32.
     #[inline(never)]
     pub fn new(domain_id: DomId, id: VcpuId, shared_info: &SharedBytes<'static>) -> Self {
@@ -172,33 +198,8 @@ impl Vcpu {
             place.store_u8(UPCALL_MASK_OFFSET, 1); // evtchn_upcall_mask: no upcall before the guest asks for them
             info.set(place);
         }
-        Self {
-            regs: RegsCell { _pad: 0, frame: UnsafeCell::new(CpuUserRegs::default()) },
-            id,
-            domain_id,
-            user_mode: AtomicBool::new(false),
-            iopl: AtomicU8::new(0),
-            cr2: AtomicU64::new(0),
-            info,
-            pause_flags: AtomicU32::new(PauseFlags::DOWN),
-            pause_count: AtomicU32::new(0),
-            history: CallHistory::default(),
-            areas_stale: AtomicBool::new(false),
-            nmi_pending: AtomicBool::new(false),
-            events: VcpuEvents::default(),
-            continuation: [const { AtomicU64::new(0) }; 6],
-            cpu: Mutex::new(GuestCpu::default()),
-            time: Mutex::new(VcpuTime::default()),
-            cr3_kernel: AtomicU64::new(Self::NO_TABLE),
-            cr3_user: AtomicU64::new(Self::NO_TABLE),
-            info_frame: AtomicU64::new(Self::NO_TABLE),
-            initialised: AtomicBool::new(false),
-            running_on: AtomicU32::new(u32::MAX),
-            cpu_id: CpuId::BOOT,
-            window: DescriptorWindow::default(),
-            sched: VcpuSched::default(),
-            fpu: FpuArea::new(),
-        }
+        let (pause_flags, running_on) = (AtomicU32::new(PauseFlags::DOWN), AtomicU32::new(u32::MAX));
+        Self { id, domain_id, info, pause_flags, running_on, ..Self::default() }
     }
 
     /// The register frame. Entry code and the CPU that runs the vCPU alone may write it. (I17)
@@ -225,30 +226,21 @@ impl Vcpu {
         unsafe { self.regs.frame.get().write_volatile(*regs) }
     }
 
-    /// `ds`, `es`, `fs` and `gs` of a vCPU that does not run.
-    pub fn saved_selectors(&self) -> [u16; 4] {
-        let regs = self.regs_ptr();
-        // SAFETY: fields of the frame, as in `saved_regs`.
-        unsafe {
-            [
-                (&raw const (*regs).ds).read_volatile(),
-                (&raw const (*regs).es).read_volatile(),
-                (&raw const (*regs).fs).read_volatile(),
-                (&raw const (*regs).gs).read_volatile(),
-            ]
-        }
+    /// `es`, `ds`, `fs` and `gs` of a vCPU that does not run, a word each.
+    fn selectors(&self) -> *mut [u64; 4] {
+        self.entry_stack().cast()
     }
 
-    /// Sets `ds`, `es`, `fs` and `gs` of a vCPU that does not run.
-    pub fn set_saved_selectors(&self, [ds, es, fs, gs]: [u16; 4]) {
-        let regs = self.regs_ptr();
-        // SAFETY: fields of the frame, as in `set_saved_regs`.
-        unsafe {
-            (&raw mut (*regs).ds).write_volatile(ds);
-            (&raw mut (*regs).es).write_volatile(es);
-            (&raw mut (*regs).fs).write_volatile(fs);
-            (&raw mut (*regs).gs).write_volatile(gs);
-        }
+    /// `es`, `ds`, `fs` and `gs` of a vCPU that does not run.
+    pub fn saved_selectors(&self) -> [u16; 4] {
+        // SAFETY: the end of the frame, as in `saved_regs`.
+        unsafe { self.selectors().read_volatile() }.map(|word| word as u16)
+    }
+
+    /// Sets `es`, `ds`, `fs` and `gs` of a vCPU that does not run.
+    pub fn set_saved_selectors(&self, selectors: [u16; 4]) {
+        // SAFETY: the end of the frame, as in `set_saved_regs`.
+        unsafe { self.selectors().write_volatile(selectors.map(u64::from)) }
     }
 
     /// Arguments of the hypercall that is to be executed again.
@@ -271,52 +263,9 @@ impl Vcpu {
         log::log!(level, "  rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
         log::log!(level, "  r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
         log::log!(level, "  r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
-        let (kernel, user, cr2) = (self.cr3_kernel(), self.cr3_user(), self.cr2.load(Ordering::Relaxed));
+        let (kernel, user, cr2) =
+            (self.cr3_kernel.get(), self.cr3_user.get(), self.cr2.load(Ordering::Relaxed));
         log::log!(level, "  cr3 {kernel:?} user cr3 {user:?} cr2 {cr2:016x}");
-    }
-
-    /// Floating-point state.
-    pub fn fpu(&self) -> &FpuArea {
-        &self.fpu
-    }
-
-    /// L4 of kernel mode.
-    #[inline]
-    pub fn cr3_kernel(&self) -> Option<Mfn> {
-        frame(self.cr3_kernel.load(Ordering::Relaxed))
-    }
-
-    /// L4 of user mode.
-    #[inline]
-    pub fn cr3_user(&self) -> Option<Mfn> {
-        frame(self.cr3_user.load(Ordering::Relaxed))
-    }
-
-    /// Sets the L4 of kernel mode, whose reference the caller hands over; the former, whose reference it gets.
-    pub fn replace_cr3_kernel(&self, l4: Option<Mfn>) -> Option<Mfn> {
-        frame(self.cr3_kernel.swap(l4.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
-    }
-
-    /// Sets the L4 of user mode, likewise.
-    pub fn replace_cr3_user(&self, l4: Option<Mfn>) -> Option<Mfn> {
-        frame(self.cr3_user.swap(l4.map_or(Self::NO_TABLE, Mfn::raw), Ordering::Relaxed))
-    }
-
-    /// Makes `mfn` the frame of a registered `vcpu_info`, whose reference the caller hands over, if it has none yet.
-    pub(crate) fn claim_info_frame(&self, mfn: Mfn) -> bool {
-        self.info_frame
-            .compare_exchange(Self::NO_TABLE, mfn.raw(), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    /// Takes the frame of a registered `vcpu_info` away; it, with the reference.
-    pub(crate) fn take_info_frame(&self) -> Option<Mfn> {
-        frame(self.info_frame.swap(Self::NO_TABLE, Ordering::Relaxed))
-    }
-
-    /// Frame of a registered `vcpu_info`.
-    pub fn info_frame(&self) -> Option<Mfn> {
-        frame(self.info_frame.load(Ordering::Relaxed))
     }
 
     /// CPU that it runs on now.
@@ -349,17 +298,13 @@ impl Vcpu {
     }
 }
 
-fn frame(raw: u64) -> Option<Mfn> {
-    (raw != Vcpu::NO_TABLE).then(|| Mfn::new(raw))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_guests_image_leaves_what_is_the_machines() {
-        let area = FpuArea::new();
+        let area = FpuArea::default();
         let mut own = area.legacy();
         own[FpuArea::SOFTWARE_OFFSET] = 7;
         // SAFETY: nobody else has the area.

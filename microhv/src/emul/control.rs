@@ -13,18 +13,12 @@ const CR4_SHOWN: u64 = 0x660;
 /// CR4 bits that a guest may change: TSD, DE, OSXSAVE.
 const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 18;
 
-pub(super) fn clts<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
-    cur.vcpu.cpu.lock().cr0 &= !GuestCpu::CR0_TS;
-    cur.hv.platform.set_task_switched(false);
-    Emulated::Done
-}
-
 pub(super) fn read_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8) -> Emulated {
     let value = match cr {
         0 => cur.vcpu.cpu.lock().cr0,
         2 => cur.vcpu.info.get().map_or(0, |info| info.load_u64(INFO_CR2)),
         // The machine address, as the guest's own tables hold it.
-        3 => cur.vcpu.cr3_kernel().map_or(0, |mfn| mfn.maddr().raw()),
+        3 => cur.vcpu.cr3_kernel.get().map_or(0, |mfn| mfn.maddr().raw()),
         4 => CR4_SHOWN | cur.vcpu.cpu.lock().cr4 & CR4_GUEST,
         _ => return Emulated::NotEmulated,
     };
@@ -36,13 +30,10 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
     let value = *cur.regs.general(number);
     match cr {
         0 => {
-            let mut cpu = cur.vcpu.cpu.lock();
-            if (value ^ cpu.cr0) & !GuestCpu::CR0_TS != 0 {
+            if (value ^ cur.vcpu.cpu.lock().cr0) & !GuestCpu::CR0_TS != 0 {
                 return Emulated::NotEmulated;
             }
-            cpu.cr0 = value;
-            drop(cpu);
-            cur.hv.platform.set_task_switched(value & GuestCpu::CR0_TS != 0);
+            cur.set_task_switched(value & GuestCpu::CR0_TS != 0);
         }
         2 => {
             if let Some(info) = cur.vcpu.info.get() {

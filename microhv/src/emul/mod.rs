@@ -88,7 +88,10 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> 
         }
         _ if user => Emulated::NotEmulated,
         Privileged::CacheFlush => Emulated::Done, // the guest has no uncached memory without device rights
-        Privileged::Clts => control::clts(cur),
+        Privileged::Clts => {
+            cur.set_task_switched(false);
+            Emulated::Done
+        }
         Privileged::ReadCr { cr, gpr } => control::read_cr(cur, cr, gpr),
         Privileged::WriteCr { cr, gpr } => control::write_cr(cur, cr, gpr),
         Privileged::ReadDr { dr, gpr } => control::read_dr(cur, dr, gpr),

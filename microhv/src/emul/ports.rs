@@ -138,7 +138,7 @@ fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, u
 
 /// Runs `access` with the tables of the guest's kernel: the user tables need not map what the kernel registered.
 fn with_kernel_tables<P: Platform, R>(cur: &Current<'_, P>, user: bool, access: impl FnOnce() -> R) -> R {
-    let tables = if user { cur.vcpu.cr3_kernel().zip(cur.vcpu.cr3_user()) } else { None };
+    let tables = if user { cur.vcpu.cr3_kernel.get().zip(cur.vcpu.cr3_user.get()) } else { None };
     if let Some((kernel, _)) = tables {
         cur.hv.platform.load_cr3(kernel);
     }
@@ -220,8 +220,8 @@ mod tests {
             set(TABLE_FRAMES + 3, (BITMAP >> 12 & 511) + page, BITMAP_FRAMES + page);
         }
         let vcpu = &domain.vcpus[0];
-        vcpu.replace_cr3_kernel(Some(Mfn::new(TABLE_FRAMES)));
-        vcpu.replace_cr3_user(Some(Mfn::new(USER_L4)));
+        vcpu.cr3_kernel.replace(Some(Mfn::new(TABLE_FRAMES)));
+        vcpu.cr3_user.replace(Some(Mfn::new(USER_L4)));
         machine.load_cr3(Mfn::new(USER_L4));
         (Hypervisor::new(machine, FrameTable::new()), domain)
     }

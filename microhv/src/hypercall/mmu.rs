@@ -220,7 +220,7 @@ fn update_mapping<P: Platform>(
 ) -> HypercallResult {
     let [va, entry, flags, ..] = *args;
     let (va, domain) = (GuestVa::new(va), cur.domain);
-    let base = cur.vcpu.cr3_kernel().ok_or(HypercallError::Invalid)?;
+    let base = cur.vcpu.cr3_kernel.get().ok_or(HypercallError::Invalid)?;
     let mut mm = cur.tables(domain);
     mm.begin()?;
     let (table, slot) = mm.find_leaf(base, va)?;

@@ -8,7 +8,7 @@ use ring_abi::types::GuestVa;
 use ring_abi::vm_assist::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::domain::{GuestCpu, TrapGate, VALID_ASSISTS};
+use crate::domain::{TrapGate, VALID_ASSISTS};
 use crate::frames::pte::is_canonical;
 use crate::platform::{Platform, SegmentBase};
 
@@ -78,7 +78,7 @@ pub fn set_segment_base<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
 /// `set_debugreg(index, value)`.
 ///
 /// # Errors
-/// As [`GuestCpu::set_debug_register`].
+/// As [`crate::domain::GuestCpu::set_debug_register`].
 pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     cur.vcpu.cpu.lock().set_debug_register(&cur.hv.platform, args[0], args[1])?;
     Ok(Outcome::OK)
@@ -87,7 +87,7 @@ pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyper
 /// `get_debugreg(index)`.
 ///
 /// # Errors
-/// As [`GuestCpu::debug_register`].
+/// As [`crate::domain::GuestCpu::debug_register`].
 pub fn get_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     Ok(Outcome::Done(cur.vcpu.cpu.lock().debug_register(args[0])?))
 }
@@ -97,14 +97,7 @@ pub fn get_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyper
 /// # Errors
 /// None.
 pub fn fpu_taskswitch<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let on = args[0] as u32 != 0;
-    let mut cpu = cur.vcpu.cpu.lock();
-    if on {
-        cpu.cr0 |= GuestCpu::CR0_TS;
-    } else {
-        cpu.cr0 &= !GuestCpu::CR0_TS;
-    }
-    cur.hv.platform.set_task_switched(on);
+    cur.set_task_switched(args[0] as u32 != 0);
     Ok(Outcome::OK)
 }
 

@@ -133,7 +133,7 @@ fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuR
     let place = cur.hv.platform.shared(mfn).slice(op.offset as usize, INFO_BYTES);
     let place = place.ok_or(HypercallError::NoSuchAddress)?;
     // The vCPU has one.
-    HypercallError::Invalid.when(!vcpu.claim_info_frame(mfn))?;
+    HypercallError::Invalid.when(!vcpu.info_frame.claim(mfn))?;
     page.into_raw(); // the vCPU's from here on
     let mut old = [0u8; INFO_BYTES];
     match vcpu.info.get() {

@@ -105,7 +105,7 @@ impl<P: Platform> Hypervisor<P> {
         vcpu.iopl.store((context.user_regs.rflags >> RFLAGS_IOPL_SHIFT & 3) as u8, Ordering::Relaxed);
         vcpu.set_saved_regs(&safe_registers(&context.user_regs));
         if context.flags & VGCF_I387_VALID != 0 {
-            vcpu.fpu().set_legacy(&context.fpu_ctxt);
+            vcpu.fpu.set_legacy(&context.fpu_ctxt);
         }
         if vcpu.id.raw() == 0 {
             domain.assist.fetch_or(context.vm_assist & VALID_ASSISTS, Ordering::Relaxed);
@@ -151,7 +151,7 @@ pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuest
     let kernel = !vcpu.user_mode.load(Ordering::Relaxed);
     context.user_regs = vcpu.saved_regs();
     context.user_regs.rflags |= u64::from(vcpu.iopl.load(Ordering::Relaxed)) << RFLAGS_IOPL_SHIFT;
-    context.fpu_ctxt = vcpu.fpu().legacy();
+    context.fpu_ctxt = vcpu.fpu.legacy();
     context.vm_assist = domain.assist.load(Ordering::Relaxed);
     let base = |l4: Option<Mfn>| l4.map_or(0, |l4| l4.raw() << PAGE_SHIFT);
     let cpu = vcpu.cpu.lock();
@@ -177,8 +177,8 @@ pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuest
     context.gdt_ents = u64::from(cpu.gdt_entries);
     (context.kernel_ss, context.kernel_sp) = (u64::from(cpu.kernel_ss), cpu.kernel_sp);
     context.ctrlreg[0] = cpu.cr0;
-    context.ctrlreg[1] = base(vcpu.cr3_user());
-    context.ctrlreg[3] = base(vcpu.cr3_kernel());
+    context.ctrlreg[1] = base(vcpu.cr3_user.get());
+    context.ctrlreg[3] = base(vcpu.cr3_kernel.get());
     context.ctrlreg[4] = cpu.cr4;
     context.debugreg = cpu.debug;
     context.event_callback_eip = cpu.event.address;

@@ -58,10 +58,10 @@ impl<P: Platform> Hypervisor<P> {
     /// Gives back the pages that hold a `vcpu_info`. `false`: something else waits, and some are left.
     fn release_info_pages(&self, domain: &Domain) -> bool {
         for vcpu in &domain.vcpus {
-            if vcpu.info_frame().is_some() {
+            if vcpu.info_frame.get().is_some() {
                 vcpu.info.clear();
             }
-            if let Some(mfn) = vcpu.take_info_frame() {
+            if let Some(mfn) = vcpu.info_frame.replace(None) {
                 self.put_page_and_type(mfn);
                 if self.platform.work_pending() {
                     return false;

@@ -16,13 +16,13 @@ impl<P: Platform> Hypervisor<P> {
     pub fn new_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
-        let changes = vcpu.cr3_kernel() != Some(mfn);
+        let changes = vcpu.cr3_kernel.get() != Some(mfn);
         if changes {
             mm.get_table(mfn, 4)?;
         }
         mm.drop_ldt(vcpu);
         self.platform.load_cr3_flushing(mfn);
-        if changes && let Some(old) = vcpu.replace_cr3_kernel(Some(mfn)) {
+        if changes && let Some(old) = vcpu.cr3_kernel.replace(Some(mfn)) {
             mm.put_table(old);
         }
         Ok(())
@@ -36,13 +36,13 @@ impl<P: Platform> Hypervisor<P> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         let new = (mfn.raw() != 0).then_some(mfn);
-        if vcpu.cr3_user() == new {
+        if vcpu.cr3_user.get() == new {
             return Ok(());
         }
         if new.is_some() {
             mm.get_table(mfn, 4)?;
         }
-        if let Some(old) = vcpu.replace_cr3_user(new) {
+        if let Some(old) = vcpu.cr3_user.replace(new) {
             mm.put_table(old);
         }
         Ok(())
@@ -65,7 +65,7 @@ impl<P: Platform> Hypervisor<P> {
         mm.get_table(kernel, 4)?;
         let taken = user.map_or(Ok(()), |user| mm.get_table(user, 4));
         taken.inspect_err(|_| mm.put_table(kernel))?;
-        let old = [vcpu.replace_cr3_kernel(Some(kernel)), vcpu.replace_cr3_user(user)];
+        let old = [vcpu.cr3_kernel.replace(Some(kernel)), vcpu.cr3_user.replace(user)];
         for old in old.into_iter().flatten() {
             mm.put_table(old);
         }

@@ -65,10 +65,10 @@ impl<P: Platform> Hypervisor<P> {
         }
         for dom in self.domains.snapshot() {
             for vcpu in &dom.vcpus {
-                for base in [vcpu.cr3_kernel(), vcpu.cr3_user()].into_iter().flatten() {
+                for base in [vcpu.cr3_kernel.get(), vcpu.cr3_user.get()].into_iter().flatten() {
                     found.entry(base.raw()).or_default().typed(PageType::L4);
                 }
-                if let Some(info) = vcpu.info_frame() {
+                if let Some(info) = vcpu.info_frame.get() {
                     found.entry(info.raw()).or_default().typed(PageType::Writable);
                 }
                 let cpu = vcpu.cpu.lock();

@@ -236,7 +236,7 @@ impl<P: Platform> Hypervisor<P> {
             (cpu.ldt_base, u64::from(cpu.ldt_entries))
         };
         let page = (offset >> 12) as usize;
-        let Some(l4) = vcpu.cr3_kernel() else { return false };
+        let Some(l4) = vcpu.cr3_kernel.get() else { return false };
         if offset >= entries * 8 || page >= 16 {
             return false;
         }

@@ -82,7 +82,7 @@ impl<P: Platform> Hypervisor<P> {
         flags: u64,
     ) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
-        let (table, slot) = mm.find_grant_entry(vcpu.cr3_kernel(), address)?;
+        let (table, slot) = mm.find_grant_entry(vcpu.cr3_kernel.get(), address)?;
         let new = entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)).stored(1);
         let old = Pte::new(self.platform.table(table)[slot].swap(new.raw(), Ordering::AcqRel));
         if old.is_present() {
@@ -105,7 +105,7 @@ impl<P: Platform> Hypervisor<P> {
         read_only: bool,
     ) -> Result<(), MemError> {
         let mm = self.lock_tables(dom);
-        let (table, slot) = mm.find_mapped(vcpu.cr3_kernel(), address, frame, read_only)?;
+        let (table, slot) = mm.find_mapped(vcpu.cr3_kernel.get(), address, frame, read_only)?;
         self.platform.table(table)[slot].store(0, Ordering::Release);
         Ok(())
     }
@@ -126,7 +126,7 @@ impl<P: Platform> Hypervisor<P> {
         with: GuestVa,
     ) -> Result<(), MemError> {
         let mm = self.lock_tables(dom);
-        let base = vcpu.cr3_kernel();
+        let base = vcpu.cr3_kernel.get();
         let (table, slot) = mm.find_mapped(base, address, frame, read_only)?;
         let (from, from_slot) = mm.find_leaf(base.ok_or(MemError::Invalid)?, with)?;
         if (from, from_slot) == (table, slot) {

@@ -262,7 +262,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Option<TypedRef<'_, P>> {
         let mm = self.lock_tables(domain);
         // Under the lock: who loads other tables there gives these back.
-        let (table, slot) = mm.find_leaf(vcpu.cr3_kernel()?, va).ok()?;
+        let (table, slot) = mm.find_leaf(vcpu.cr3_kernel.get()?, va).ok()?;
         let entry = mm.entry(table, slot);
         if !entry.is_present() || !entry.has(pte::RW) {
             return None;

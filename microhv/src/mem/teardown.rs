@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu};
+use crate::domain::Domain;
 use crate::frames::info::TypeWord;
 use crate::frames::regions::REGION_FRAMES;
 use crate::platform::Platform;
@@ -45,8 +45,8 @@ impl<P: Platform> Hypervisor<P> {
         }
         for vcpu in &dom.vcpus {
             // One at a time: a base that was taken out and not given back yet would be forgotten where this stops.
-            for take in [Vcpu::replace_cr3_kernel, Vcpu::replace_cr3_user] {
-                let Some(base) = take(vcpu, None) else { continue };
+            for slot in [&vcpu.cr3_kernel, &vcpu.cr3_user] {
+                let Some(base) = slot.replace(None) else { continue };
                 mm.put_table(base);
                 if !mm.drain() || self.platform.work_pending() {
                     return Progress::More;

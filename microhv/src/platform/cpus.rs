@@ -9,7 +9,7 @@ pub const SOFTIRQ_SCHEDULE: u32 = 1;
 pub const SOFTIRQ_TIMER: u32 = 2;
 
 /// A physical CPU, counted from 0 (the boot CPU).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(u32);
 
 impl CpuId {

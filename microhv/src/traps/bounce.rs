@@ -151,8 +151,7 @@ pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
 
 /// Delivers #NM, and clears TS as the ABI has it: the guest's handler need not.
 pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
-    cur.vcpu.cpu.lock().cr0 &= !GuestCpu::CR0_TS;
-    cur.hv.platform.set_task_switched(false);
+    cur.set_task_switched(false);
     deliver_plain(cur, TrapVector::NO_DEVICE);
 }
 

@@ -9,7 +9,7 @@ use crate::platform::Platform;
 
 /// The L4 that the vCPU's present mode uses.
 pub fn loaded_l4(vcpu: &Vcpu) -> Option<Mfn> {
-    if vcpu.user_mode.load(Ordering::Relaxed) { vcpu.cr3_user() } else { vcpu.cr3_kernel() }
+    if vcpu.user_mode.load(Ordering::Relaxed) { vcpu.cr3_user.get() } else { vcpu.cr3_kernel.get() }
 }
 
 /// Goes to kernel mode, if the vCPU was in user mode. Returns whether it was.
@@ -20,7 +20,7 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     }
     cur.vcpu.user_mode.store(false, Ordering::Relaxed);
     cur.hv.platform.swap_gs();
-    if let Some(l4) = cur.vcpu.cr3_kernel() {
+    if let Some(l4) = cur.vcpu.cr3_kernel.get() {
         cur.hv.platform.load_cr3(l4);
     }
     // The user tables do not map the areas that the kernel registered by address: nothing could be written there.
@@ -33,7 +33,7 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
 /// Goes from kernel mode to user mode; `false`, and nothing changes, when the guest gave no user tables.
 #[inline]
 pub(super) fn enter_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
-    let Some(l4) = cur.vcpu.cr3_user() else { return false };
+    let Some(l4) = cur.vcpu.cr3_user.get() else { return false };
     cur.vcpu.user_mode.store(true, Ordering::Relaxed);
     cur.hv.platform.swap_gs();
     cur.hv.platform.load_cr3(l4);

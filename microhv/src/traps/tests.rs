@@ -335,7 +335,7 @@ fn iret_to_user_mode_needs_user_tables() {
     let mut scene = Scene::new();
     scene.regs.rsp = 0x5000;
     scene.put_frame(0x5000, &[0, 0, 0, 0, 0x7000, 0xe033, 0x202, 0x7008, 0xe02b]);
-    scene.domain.vcpus[0].replace_cr3_user(Some(Mfn::new(9)));
+    scene.domain.vcpus[0].cr3_user.replace(Some(Mfn::new(9)));
     scene.act(iret);
     assert!(scene.domain.vcpus[0].user_mode.load(Ordering::Relaxed));
     assert_eq!(scene.hv.platform.cr3(), Some(Mfn::new(9)));

@@ -272,7 +272,7 @@ impl<P: Platform> Builder<'_, P> {
     #[inline(never)]
     fn start(&self, domain: &Domain, image: &KernelImage<'_>, l4: Mfn) {
         let vcpu = &domain.vcpus[0];
-        vcpu.replace_cr3_kernel(Some(l4));
+        vcpu.cr3_kernel.replace(Some(l4));
         let stack = self.va(self.layout.stack.add(1)).raw();
         vcpu.set_saved_regs(&CpuUserRegs {
             rip: image.entry.raw(),

@@ -30,7 +30,7 @@ fn read64(hv: &Hypervisor<TestMachine>, va: u64) -> u64 {
 
 fn info(hv: &Hypervisor<TestMachine>, domain: &Domain) -> StartInfo {
     let vcpu = &domain.vcpus[0];
-    hv.platform.load_cr3(vcpu.cr3_kernel().unwrap());
+    hv.platform.load_cr3(vcpu.cr3_kernel.get().unwrap());
     let mut info = StartInfo::new_zeroed();
     hv.platform
         .copy_from_guest(Settled::new(), info.as_mut_bytes(), GuestVa::new(vcpu.saved_regs().rsi))

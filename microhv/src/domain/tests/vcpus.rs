@@ -30,7 +30,7 @@ fn a_context_goes_in_and_comes_out() {
     assert_ne!(domain.shared_info.load_u32(0xc04), 0, "the wall clock is there");
     assert_ne!(domain.shared_info.load_u32(0x38), 0, "the clock's multiplier is there");
     assert!(domain.vcpus[0].is_up());
-    assert_eq!(domain.vcpus[0].cr3_kernel(), Some(l4));
+    assert_eq!(domain.vcpus[0].cr3_kernel.get(), Some(l4));
     let place = XenDomctlVcpucontext { vcpu: 0, ctxt: MORE, ..XenDomctlVcpucontext::default() };
     world.put(MORE, &VcpuGuestContext::default());
     assert_eq!(domctl(&world, &mut XenDomctl::with(XEN_DOMCTL_GETVCPUCONTEXT, domain.id, &place)), 0);
@@ -62,7 +62,7 @@ fn bad_contexts_leave_the_vcpu_down() {
     gdt.gdt_frames[0] = foreign.raw();
     assert_eq!(set_context(&world, &domain, 0, &gdt), HypercallError::Invalid.errno());
     assert_eq!(set_context(&world, &domain, 1, &good_context(l4)), HypercallError::Invalid.errno());
-    assert!(!domain.vcpus[0].is_up() && domain.vcpus[0].cr3_kernel().is_none());
+    assert!(!domain.vcpus[0].is_up() && domain.vcpus[0].cr3_kernel.get().is_none());
     assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &domain), 0);
     assert_eq!(world.hv.frames.free_pages(), free + 1);
 }

@@ -90,7 +90,7 @@ impl<P: Platform> Entry<'_, '_, P> {
 }
 
 fn emulate_write<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> Option<()> {
-    let (base, owner) = (cur.vcpu.cr3_kernel()?, FrameOwner::Domain(cur.domain));
+    let (base, owner) = (cur.vcpu.cr3_kernel.get()?, FrameOwner::Domain(cur.domain));
     let (mm, regs) = cur.own_tables();
     let (map, map_slot) = mm.find_leaf(base, GuestVa::new(cr2)).ok()?;
     let mapping = mm.entry(map, map_slot);

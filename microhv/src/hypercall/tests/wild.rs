@@ -171,7 +171,7 @@ fn apply(world: &World, guests: &[Arc<Domain>], step: &Step) {
         // The entry may be in use: a guest that is so foolish is tested too.
         hv.platform.table(table)[gref as usize].store(entry, Ordering::Relaxed);
     }
-    let Some(base) = guest.vcpus[0].cr3_kernel() else { return };
+    let Some(base) = guest.vcpus[0].cr3_kernel.get() else { return };
     hv.platform.load_cr3(base);
     for (n, word) in (0u64..).zip(&step.memory) {
         // If the page is no longer mapped, the call reads what lies there.

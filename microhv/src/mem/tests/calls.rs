@@ -132,7 +132,7 @@ fn base_pointers_are_switched() {
     ];
     assert_eq!(world.ext(&guest, &ops, DOMID_SELF), neg(EINVAL), "the old one was not pinned");
     assert_eq!(world.word(&guest, 0xff0) as u32, 2);
-    assert_eq!(guest.dom.vcpus[0].cr3_kernel(), Some(new));
+    assert_eq!(guest.dom.vcpus[0].cr3_kernel.get(), Some(new));
     assert_eq!(world.hv.platform.cr3(), Some(new));
     assert_eq!(world.hv.frames.held(old).page_type().1, 0);
     world.check();
@@ -142,7 +142,7 @@ fn base_pointers_are_switched() {
     assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_USER_BASEPTR, guest.page.raw(), 0)], DOMID_SELF), 0);
     assert_eq!(world.hv.frames.held(user).page_type().1, 0);
     assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_USER_BASEPTR, 0, 0)], DOMID_SELF), 0);
-    assert_eq!(guest.dom.vcpus[0].cr3_user(), None);
+    assert_eq!(guest.dom.vcpus[0].cr3_user.get(), None);
     for bad in [l3, Mfn::new(0), Mfn::new(u64::MAX >> 12)] {
         assert_eq!(world.ext(&guest, &[(MMUEXT_NEW_BASEPTR, bad.raw(), 0)], DOMID_SELF), neg(EINVAL));
     }
@@ -168,11 +168,11 @@ fn a_move_to_cr3_is_a_new_base_pointer() {
     };
     use crate::emul::Emulated::{Done, NotEmulated};
     assert_eq!(load(new), (Done, 3));
-    assert_eq!(guest.dom.vcpus[0].cr3_kernel(), Some(new));
+    assert_eq!(guest.dom.vcpus[0].cr3_kernel.get(), Some(new));
     assert_eq!(world.hv.platform.cr3(), Some(new));
     for bad in [l3, guest.tables[3], Mfn::new(1 << 30)] {
         assert_eq!(load(bad), (NotEmulated, 0));
-        assert_eq!(guest.dom.vcpus[0].cr3_kernel(), Some(new));
+        assert_eq!(guest.dom.vcpus[0].cr3_kernel.get(), Some(new));
     }
     assert_eq!(load(old), (Done, 3));
     world.check();

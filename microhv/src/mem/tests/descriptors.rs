@@ -58,7 +58,7 @@ fn a_domain_has_few_pages_of_ldts_in_windows() {
     let world = World::new(512);
     let config = DomainConfig { max_vcpus: 9, ..DomainConfig::default() };
     let guest = world.guest_in(world.domain_of(1, config, 200));
-    let base = guest.dom.vcpus[0].cr3_kernel().expect("it has tables");
+    let base = guest.dom.vcpus[0].cr3_kernel.get().expect("it has tables");
     for page in 0..16 {
         let own = FrameOwner::Domain(&guest.dom);
         let mapped = world.hv.lock_tables(&guest.dom).update_leaf(
@@ -71,9 +71,9 @@ fn a_domain_has_few_pages_of_ldts_in_windows() {
         assert!(mapped.is_ok());
     }
     for vcpu in &guest.dom.vcpus {
-        if vcpu.cr3_kernel().is_none() {
+        if vcpu.cr3_kernel.get().is_none() {
             world.hv.get_base(&guest.dom, base).expect("it is checked");
-            vcpu.replace_cr3_kernel(Some(base));
+            vcpu.cr3_kernel.replace(Some(base));
         }
         world.hv.set_checked_ldt(&guest.dom, vcpu, FREE_VA, 8192);
         for page in 0..16 {

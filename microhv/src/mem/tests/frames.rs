@@ -112,7 +112,7 @@ fn grant_entries_own_the_references_they_are_given() {
     let [page] = world.pages(&granter);
     world.hv.pin_table(&dom, l4, 4).expect("valid");
     world.hv.get_base(&dom, l4).expect("valid");
-    dom.vcpus[0].replace_cr3_kernel(Some(l4));
+    dom.vcpus[0].cr3_kernel.replace(Some(l4));
     let take = || world.hv.get_page_writable(page, &granter).expect("theirs").into_raw();
     let place = GrantAddress::Virtual(GuestVa::new(0x8000));
     world.run(&dom, |cur| {

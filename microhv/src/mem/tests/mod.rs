@@ -99,7 +99,7 @@ impl World {
         regs: &mut CpuUserRegs,
         f: impl FnOnce(&mut Current<'_, TestMachine>) -> R,
     ) -> R {
-        match dom.vcpus[0].cr3_kernel() {
+        match dom.vcpus[0].cr3_kernel.get() {
             Some(l4) => self.hv.platform.switch_to(l4),
             None => self.hv.platform.identity(),
         }

@@ -142,7 +142,7 @@ impl Wild {
     fn switch(&mut self, dom: usize, vcpu: u32) -> Option<()> {
         let busy = (0..CPUS).any(|cpu| cpu != self.cpu && self.loaded[cpu] == Some((dom, vcpu)));
         let domain = self.doms[dom].clone().filter(|domain| !busy && !domain.is_dying())?;
-        let base = domain.vcpus[vcpu as usize].cr3_kernel()?;
+        let base = domain.vcpus[vcpu as usize].cr3_kernel.get()?;
         self.unload(self.cpu);
         self.hv.platform.switch_to(base);
         self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize].window));
