@@ -3,7 +3,7 @@
 mod dumps;
 
 use crate::Hypervisor;
-use crate::mem::dump;
+use crate::mem::check;
 use crate::platform::Platform;
 
 /// A key, its name, and its handler. Interrupts are off in the hypervisor, so the code that a key interrupts holds no lock
@@ -13,7 +13,7 @@ type Key<P> = (u8, &'static str, fn(&Hypervisor<P>));
 const fn keys<P: Platform>() -> [Key<P>; 8] {
     [
         (b'H', "hypervisor heap", dumps::heap),
-        (b'M', "check the frame table", dump::check),
+        (b'M', "check the frame table", check::check),
         (b'd', "registers", dumps::registers),
         (b'e', "event channels", dumps::event_channels),
         (b'h', "show this help", |_| {
@@ -21,7 +21,7 @@ const fn keys<P: Platform>() -> [Key<P>; 8] {
                 log::info!("key '{}': {what}", char::from(key));
             }
         }),
-        (b'm', "memory", dump::memory),
+        (b'm', "memory", check::memory),
         (b'q', "domains and vCPUs", dumps::domains),
         (b'r', "run queues", dumps::run_queues),
     ]

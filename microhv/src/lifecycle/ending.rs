@@ -113,7 +113,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         match &ending.last {
             Last::Domain(domain) => self.put_page(domain.shared_info_mfn), // freed now, or when the last mapping of it goes
-            Last::Frame(mfn) => self.release_frames(*mfn, 0),
+            Last::Frame(mfn) => self.frames.release(*mfn, 0),
             Last::Husk => {}
         }
         None

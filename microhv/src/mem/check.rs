@@ -1,4 +1,4 @@
-//! The invariants of the frame table: what a walk of all page tables finds must be what the frame table counts.
+//! Debug keys of memory: what the frame table counts, and whether a walk of all page tables finds the same.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -12,11 +12,43 @@ use crate::frames::info::{PageType, TypeWord, UseWord};
 use crate::frames::pte::{self, Pte};
 use crate::platform::Platform;
 
-/// References that somebody other than the page tables, vCPUs and pins holds: grant mappings for device access,
-/// registered `vcpu_info`s. By frame: general, type.
-pub type Extra = BTreeMap<u64, (u32, u32)>;
+/// Key `m`: what is free, and of each owner how many frames are used as what.
+pub(crate) fn memory<P: Platform>(hv: &Hypervisor<P>) {
+    let frames = &hv.frames;
+    log::info!(
+        "memory: {} of {} frames free, {} claimed",
+        frames.free_pages(),
+        frames.total_pages(),
+        frames.claimed()
+    );
+    let mut owners: BTreeMap<u16, [u32; 10]> = BTreeMap::new();
+    for info in (0..frames.end().raw()).filter_map(|mfn| frames.info(Mfn::new(mfn))) {
+        let Some(owner) = info.owner() else { continue };
+        let counts = owners.entry(owner.raw()).or_default();
+        let (page_type, uses) = info.page_type();
+        counts[if uses > 0 { page_type as usize } else { PageType::None as usize }] += 1;
+        counts[8] += u32::from(info.is_pinned());
+        counts[9] += u32::from(info.is_lent());
+    }
+    for (owner, [none, l1, l2, l3, l4, descriptors, shared, writable, pinned, lent]) in owners {
+        log::info!(
+            "  d{owner}: L1 {l1} L2 {l2} L3 {l3} L4 {l4} (pinned {pinned}) descriptors {descriptors} writable \
+             {writable} other {none}; lent to it {lent}, of them read-only {shared}"
+        );
+    }
+}
 
-#[derive(Default, Clone, Copy)]
+/// Key `M`: checks the frame table against all page tables.
+pub(crate) fn check<P: Platform>(hv: &Hypervisor<P>) {
+    let wrong = hv.check_frames();
+    for line in &wrong {
+        log::error!("frame table: {line}");
+    }
+    log::info!("frame table: {} differences", wrong.len());
+}
+
+/// References on a frame.
+#[derive(Clone, Copy, Debug, Default)]
 struct Found {
     general: u32,
     typed: u32,
@@ -24,79 +56,85 @@ struct Found {
     types: u8,
 }
 
-impl Found {
-    fn typed(&mut self, page_type: PageType) {
-        self.general += 1;
-        self.typed += 1;
-        self.types |= 1 << page_type as u8;
+/// What a walk has found.
+#[derive(Default)]
+struct Walk {
+    /// By frame.
+    found: BTreeMap<u64, Found>,
+    wrong: Vec<String>,
+}
+
+impl Walk {
+    /// A reference on a frame, with one of the type unless that is `None`.
+    fn refer(&mut self, mfn: Mfn, page_type: PageType) {
+        let found = self.found.entry(mfn.raw()).or_default();
+        found.general += 1;
+        if page_type != PageType::None {
+            found.typed += 1;
+            found.types |= 1 << page_type as u8;
+        }
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Compares the frame table with what all page tables, vCPUs and pins refer to; a line for each difference.
-    /// Nothing else may run meanwhile. `extra` is what the caller knows of other holders.
-    pub fn check_frames(&self, extra: &Extra) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let mut found: BTreeMap<u64, Found> = BTreeMap::new();
-        let end = self.frames.end().raw();
-        for mfn in 0..end {
-            let info = self.frames.held(Mfn::new(mfn));
+    /// Compares the frame table with what all page tables, vCPUs, pins and grants mapped for devices refer to, and domains'
+    /// counts with what they own; a line for each difference. Nothing else may run meanwhile.
+    pub fn check_frames(&self) -> Vec<String> {
+        let mut walk = Walk::default();
+        let mut owned: BTreeMap<u16, u64> = BTreeMap::new();
+        for mfn in (0..self.frames.end().raw()).map(Mfn::new) {
+            let info = self.frames.held(mfn);
             let (using, kind) = (info.load_use(), info.load_kind());
-            if using.owner().is_none() {
-                continue;
-            }
-            let entry = found.entry(mfn).or_default();
-            if using.has(UseWord::ALLOCATED) {
-                entry.general += 1;
-            }
-            if using.has(UseWord::LENT) {
-                entry.typed += 1;
+            let Some(owner) = using.owner() else { continue };
+            let found = walk.found.entry(mfn.raw()).or_default();
+            found.general += u32::from(using.has(UseWord::ALLOCATED));
+            found.typed += u32::from(using.has(UseWord::LENT));
+            if !using.has(UseWord::LENT) {
+                *owned.entry(owner.raw()).or_default() += 1;
             }
             let level = kind.page_type().level();
             if level > 0 && kind.count() > 0 {
                 for flag in [TypeWord::PINNED, TypeWord::PARTIAL] {
                     if kind.has(flag) {
-                        found.entry(mfn).or_default().typed(kind.page_type());
+                        walk.refer(mfn, kind.page_type());
                     }
                 }
                 let held = if kind.has(TypeWord::PARTIAL) { kind.progress() } else { 512 };
-                self.find_entries(Mfn::new(mfn), level, held, &mut found, &mut wrong);
+                self.find_entries(&mut walk, mfn, level, held);
             }
         }
         for dom in self.domains.snapshot() {
             for vcpu in &dom.vcpus {
-                for base in [vcpu.cr3_kernel.get(), vcpu.cr3_user.get()].into_iter().flatten() {
-                    found.entry(base.raw()).or_default().typed(PageType::L4);
-                }
-                if let Some(info) = vcpu.info_frame.get() {
-                    found.entry(info.raw()).or_default().typed(PageType::Writable);
-                }
                 let cpu = vcpu.cpu.lock();
-                for mfn in cpu.gdt_frames.iter().chain(cpu.ldt_frames.iter()).flatten() {
-                    found.entry(mfn.raw()).or_default().typed(PageType::SegDesc);
+                let bases = [vcpu.cr3_kernel.get(), vcpu.cr3_user.get()].map(|base| (base, PageType::L4));
+                let descriptors = cpu.gdt_frames.iter().chain(cpu.ldt_frames.iter());
+                let held = descriptors.map(|&mfn| (mfn, PageType::SegDesc)).chain(bases);
+                for (mfn, page_type) in held.chain([(vcpu.info_frame.get(), PageType::Writable)]) {
+                    mfn.into_iter().for_each(|mfn| walk.refer(mfn, page_type));
                 }
             }
+            dom.grants.visit_device_frames(|mfn, writable| {
+                walk.refer(mfn, if writable { PageType::Writable } else { PageType::None });
+            });
+            let owns = owned.remove(&dom.id.raw()).unwrap_or(0);
+            if owns != dom.mm.tot_pages() {
+                walk.wrong.push(format!("{dom:?} owns {owns} pages, counted {}", dom.mm.tot_pages()));
+            }
         }
-        for (&mfn, &(general, typed)) in extra {
-            let entry = found.entry(mfn).or_default();
-            entry.general += general;
-            entry.typed += typed;
+        let mut wrong = walk.wrong;
+        wrong.extend(owned.iter().map(|(id, pages)| format!("{pages} pages of d{id}, which is no more")));
+        for (mfn, found) in walk.found {
+            let info = self.frames.held(Mfn::new(mfn));
+            let (uses, kind) = (info.load_use().count(), info.load_kind());
+            let other_types = found.types & !(1 << kind.page_type() as u8);
+            if (uses, kind.count()) != (found.general, found.typed) || other_types != 0 || uses == 0 {
+                wrong.push(format!("frame {mfn:#x}: {uses} references, type word {:#x}, {found:?}", kind.0));
+            }
         }
-        for (mfn, found) in found {
-            self.compare(Mfn::new(mfn), found, &mut wrong);
-        }
-        self.check_totals(&mut wrong);
         wrong
     }
 
-    fn find_entries(
-        &self,
-        table: Mfn,
-        level: u8,
-        held: usize,
-        found: &mut BTreeMap<u64, Found>,
-        wrong: &mut Vec<String>,
-    ) {
+    fn find_entries(&self, walk: &mut Walk, table: Mfn, level: u8, held: usize) {
         for (slot, cell) in self.platform.table(table).iter().enumerate().take(held) {
             let entry = Pte::load(cell);
             if !entry.is_present() || (level == 4 && pte::is_hypervisor_slot(slot)) {
@@ -105,69 +143,19 @@ impl<P: Platform> Hypervisor<P> {
             let child = entry.frame();
             if self.frames.info(child).is_none_or(|info| info.owner().is_none()) {
                 if level > 1 || self.frames.is_ram(child) {
-                    wrong.push(format!("L{level} {table}[{slot}] names {child}, which is nobody's"));
+                    walk.wrong.push(format!("L{level} {table}[{slot}] names {child}, which is nobody's"));
                 }
                 continue;
             }
-            let target = found.entry(child.raw()).or_default();
-            if level > 1 {
-                target.typed(PageType::table(level - 1));
-            } else if entry.has(pte::RW) {
-                target.typed(PageType::Writable);
-            } else {
-                target.general += 1;
-            }
+            let page_type = match level {
+                1 if entry.has(pte::RW) => PageType::Writable,
+                1 => PageType::None,
+                _ => PageType::table(level - 1),
+            };
+            walk.refer(child, page_type);
             if !entry.has(pte::US) {
-                wrong.push(format!("L{level} {table}[{slot}] is supervisor"));
+                walk.wrong.push(format!("L{level} {table}[{slot}] is supervisor"));
             }
-        }
-    }
-
-    fn compare(&self, mfn: Mfn, found: Found, wrong: &mut Vec<String>) {
-        let info = self.frames.held(mfn);
-        let (using, kind) = (info.load_use(), info.load_kind());
-        if using.count() != found.general {
-            wrong.push(format!(
-                "{mfn} {kind:x?}: {} references, found {}",
-                using.count(),
-                found.general,
-                kind = kind.0
-            ));
-        }
-        if kind.count() != found.typed {
-            wrong.push(format!(
-                "{mfn} {:?}: {} type references, found {}",
-                kind.page_type(),
-                kind.count(),
-                found.typed
-            ));
-        }
-        if found.types.count_ones() > 1 {
-            wrong.push(format!("{mfn} is used as several types: {:#b}", found.types));
-        } else if found.types != 0 && found.types != 1 << kind.page_type() as u8 {
-            wrong.push(format!("{mfn} is {:?} but used as {:#b}", kind.page_type(), found.types));
-        }
-        if using.count() == 0 {
-            wrong.push(format!("{mfn} is owned without a reference"));
-        }
-    }
-
-    fn check_totals(&self, wrong: &mut Vec<String>) {
-        let mut owned: BTreeMap<u16, u64> = BTreeMap::new();
-        for mfn in 0..self.frames.end().raw() {
-            let info = self.frames.held(Mfn::new(mfn));
-            if let Some(owner) = info.owner().filter(|_| !info.is_lent()) {
-                *owned.entry(owner.raw()).or_default() += 1;
-            }
-        }
-        for dom in self.domains.snapshot() {
-            let owns = owned.remove(&dom.id.raw()).unwrap_or(0);
-            if owns != dom.mm.tot_pages() {
-                wrong.push(format!("{dom:?} owns {owns} pages, counted {}", dom.mm.tot_pages()));
-            }
-        }
-        for (id, pages) in owned {
-            wrong.push(format!("{pages} pages of d{id}, which is no more"));
         }
     }
 }

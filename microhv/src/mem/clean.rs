@@ -111,8 +111,8 @@ impl<P: Platform> Hypervisor<P> {
         let mut released = 0;
         while work.has_to_release() {
             match work.given.pop() {
-                Some(mfn) => self.release_frames(mfn, 0),
-                None => work.extents.pop().into_iter().for_each(|mfn| self.release_frames(mfn, work.order)),
+                Some(mfn) => self.frames.release(mfn, 0),
+                None => work.extents.pop().into_iter().for_each(|mfn| self.frames.release(mfn, work.order)),
             }
             released += 1;
             if released % RELEASE_EVERY == 0 && work.has_to_release() && self.platform.work_pending() {
@@ -127,7 +127,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Releases all at once: where two calls of one domain meet, or its end and a call.
     fn drop_extents(&self, work: Cleaning) {
-        work.given.iter().for_each(|&mfn| self.release_frames(mfn, 0));
-        work.extents.iter().for_each(|&mfn| self.release_frames(mfn, work.order));
+        work.given.iter().for_each(|&mfn| self.frames.release(mfn, 0));
+        work.extents.iter().for_each(|&mfn| self.frames.release(mfn, work.order));
     }
 }

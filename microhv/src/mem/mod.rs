@@ -12,7 +12,7 @@
 //! - [`descriptors`]: GDT and LDT pages
 //! - [`grant_pte`]: entries of mapped grants
 //! - [`teardown`]: taking everything from a dying domain
-//! - `check`: the invariants, for tests and a debug key
+//! - `check`: the invariants, for tests and debug keys
 //!
 //! References go strictly down: from a vCPU, a pin or an entry of level n + 1 to a table of level n, from level 1 to
 //! a page. (I8)
@@ -20,11 +20,10 @@
 #![forbid(unsafe_code)]
 
 pub mod base;
-pub mod check;
+pub(crate) mod check;
 mod claims;
 mod clean;
 pub mod descriptors;
-pub(crate) mod dump;
 pub mod entries;
 pub mod grant_pte;
 pub mod pages;

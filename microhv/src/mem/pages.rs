@@ -11,7 +11,6 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::frames::info::{FlushOwed, FrameInfo, PageType, TypeWord, UseWord};
 use crate::frames::pte;
-use crate::frames::regions::REGION_FRAMES;
 use crate::platform::{CpuSet, Platform};
 
 /// References on a frame, given back when this is dropped: a general one, by which the frame is not freed nor given to
@@ -99,11 +98,6 @@ impl<P: Platform> Hypervisor<P> {
         Some(mfn)
     }
 
-    /// Gives 2^`order` frames of the hypervisor's own back.
-    pub fn release_frames(&self, mfn: Mfn, order: u8) {
-        self.frames.release(mfn, order);
-    }
-
     fn flush_stale(&self) {
         if let Some(freed) = self.frames.stale() {
             self.platform.flush_tlb(CpuSet::ALL);
@@ -132,7 +126,7 @@ impl<P: Platform> Hypervisor<P> {
         } else {
             self.take_clean(dom, order, address_bits, 1)?[0]
         };
-        if !self.assign_new(dom, mfn, count, true) {
+        if !self.assign(dom, &[mfn], count, true) {
             self.frames.release(mfn, order);
             return Err(MemError::NoMemory);
         }
@@ -140,28 +134,10 @@ impl<P: Platform> Hypervisor<P> {
         Ok(mfn)
     }
 
-    /// Makes `count` frames, the hypervisor's own until now, the domain's. `false`: its teardown has begun, or it may not
-    /// own so many.
-    pub(crate) fn assign_new(&self, dom: &Domain, mfn: Mfn, count: u64, limited: bool) -> bool {
-        dom.mm.add(mfn, count, limited, || {
-            for n in 0..count {
-                self.frames.assign(Mfn::new(mfn.raw() + n), dom.id);
-            }
-        })
-    }
-
-    /// As [`Hypervisor::assign_new`], of all frames of several extents of 2^`order`, of a region at most, whatever the
-    /// domain may own.
-    pub(crate) fn assign_all(&self, dom: &Domain, extents: &[Mfn], order: u8) -> bool {
-        debug_assert!(1 << order <= REGION_FRAMES, "an extent lies in one region");
-        dom.mm.add_all(extents, 1 << order, |mfn| self.frames.assign(mfn, dom.id))
-    }
-
-    /// Makes `count` frames from `mfn`, the hypervisor's own until now, the domain's at their place with the contents
-    /// that they have. For building the first domain: its limit is not looked at.
-    pub fn adopt_frames(&self, dom: &Domain, mfn: Mfn, count: u64) {
-        let added = self.assign_new(dom, mfn, count, false);
-        debug_assert!(added, "a domain that is built is not torn down");
+    /// Makes `count` frames from each of `extents` on, the hypervisor's own until now, the domain's, with the contents that
+    /// they have. `false`: its teardown has begun, or, where that is `limited`, it may not own so many.
+    pub(crate) fn assign(&self, dom: &Domain, extents: &[Mfn], count: u64, limited: bool) -> bool {
+        dom.mm.add(extents, count, limited, |mfn| self.frames.assign(mfn, dom.id))
     }
 
     /// Ends a domain's ownership of a frame: it is freed now, or with the last mapping of it.
@@ -201,8 +177,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes [`Hypervisor::steal_page`] back: the frame is its domain's again, with all that is known of it. A domain
     /// whose teardown has begun gets nothing any more.
     pub(crate) fn give_page_back(&self, dom: &Domain, mfn: Mfn) {
-        if !dom.mm.add(mfn, 1, false, || self.frames.held(mfn).give_back(dom.id)) {
-            self.release_frames(mfn, 0);
+        if !dom.mm.add(&[mfn], 1, false, |mfn| self.frames.held(mfn).give_back(dom.id)) {
+            self.frames.release(mfn, 0);
         }
     }
 
@@ -299,10 +275,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         self.platform.set_m2p(mfn, Pfn::INVALID);
         self.frames.free_used(mfn);
-        if lent {
-            return;
-        }
-        if let Some(owner) = using.owner().and_then(|id| self.domains.get(id)) {
+        if !lent && let Some(owner) = using.owner().and_then(|id| self.domains.get(id)) {
             owner.mm.remove(mfn);
         }
     }

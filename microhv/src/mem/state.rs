@@ -82,44 +82,31 @@ impl DomainMm {
         self.max.store(pages, Ordering::Relaxed);
     }
 
-    /// Counts `count` frames from `mfn` as owned, unless that were more than it may own or its teardown has begun, and
-    /// runs `assign` while no teardown can begin.
-    pub(super) fn add(&self, mfn: Mfn, count: u64, limited: bool, assign: impl FnOnce()) -> bool {
+    /// Counts `count` frames from each of `extents` on as owned, unless that were more than it may own (where that is
+    /// `limited`) or its teardown has begun, and runs `assign` for each while no teardown can begin.
+    pub(super) fn add(
+        &self,
+        extents: &[Mfn],
+        count: u64,
+        limited: bool,
+        mut assign: impl FnMut(Mfn),
+    ) -> bool {
         let mut pages = self.pages.lock();
-        let total = self.total.load(Ordering::Relaxed) + count;
+        let total = self.total.load(Ordering::Relaxed) + extents.len() as u64 * count;
         if pages.closed || (limited && total > self.max_pages()) {
             return false;
         }
         self.total.store(total, Ordering::Relaxed);
-        let (mut at, end) = (mfn.raw(), mfn.raw() + count);
-        while at < end {
-            let next = (at / REGION_FRAMES + 1) * REGION_FRAMES;
-            let here = next.min(end) - at;
-            pages.regions.add((at / REGION_FRAMES) as u32, here as u16);
-            at = next;
-        }
-        assign();
-        true
-    }
-
-    /// As [`DomainMm::add`], of several extents of `count` frames each, none of which lies in two regions, whatever the
-    /// domain may own.
-    pub(super) fn add_all(&self, extents: &[Mfn], count: u64, mut assign: impl FnMut(Mfn)) -> bool {
-        let mut pages = self.pages.lock();
-        if pages.closed {
-            return false;
-        }
-        self.total.fetch_add(extents.len() as u64 * count, Ordering::Relaxed);
-        // Extents that follow each other mostly lie in one region.
+        // Frames that follow each other mostly lie in one region.
         let (mut region, mut here) = (0, 0);
-        for &mfn in extents {
+        for mfn in extents.iter().flat_map(|first| (0..count).map(|n| first.add(n))) {
             let its = mfn.raw() / REGION_FRAMES;
-            if its != region || u64::from(here) + count > REGION_FRAMES {
+            if its != region {
                 pages.regions.add(region as u32, here);
                 (region, here) = (its, 0);
             }
-            here += count as u16;
-            (0..count).for_each(|n| assign(Mfn::new(mfn.raw() + n)));
+            here += 1;
+            assign(mfn);
         }
         pages.regions.add(region as u32, here);
         true

@@ -128,8 +128,8 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
             return Err(Dom0Error::Tables(error));
         }
     }
-    hv.get_base(&domain, l4).map_err(Dom0Error::Tables)?;
-    builder.start(&domain, &image, l4);
+    hv.install_bases(&domain, &domain.vcpus[0], l4, None).map_err(Dom0Error::Tables)?;
+    builder.start(&domain, &image);
     give_rights(&hv.frames, &domain, hv.platform.cpuid(ADDRESS_SIZES, 0).eax & 0xff);
     Ok(domain)
 }
@@ -161,7 +161,8 @@ impl<P: Platform> Builder<'_, P> {
 
     /// Makes `count` frames from `first` on the domain's next pages.
     fn adopt(&mut self, domain: &Domain, first: Mfn, count: u64) {
-        self.hv.adopt_frames(domain, first, count);
+        let added = self.hv.assign(domain, &[first], count, false);
+        debug_assert!(added, "a domain that is built is not torn down");
         for mfn in (0..count).map(|n| first.add(n)) {
             self.hv.platform.set_m2p(mfn, self.next_page());
             self.p2m.push(mfn);
@@ -270,9 +271,8 @@ impl<P: Platform> Builder<'_, P> {
 
     /// Sets vCPU 0 up at the kernel's entry.
     #[inline(never)]
-    fn start(&self, domain: &Domain, image: &KernelImage<'_>, l4: Mfn) {
+    fn start(&self, domain: &Domain, image: &KernelImage<'_>) {
         let vcpu = &domain.vcpus[0];
-        vcpu.cr3_kernel.replace(Some(l4));
         let stack = self.va(self.layout.stack.add(1)).raw();
         vcpu.set_saved_regs(&CpuUserRegs {
             rip: image.entry.raw(),

@@ -85,7 +85,7 @@ fn builds_a_kernel_that_wants_all_mapped() {
     assert!(hv.platform.translate(end - 8, true).is_some());
     assert!(hv.platform.translate(end, false).is_none());
     assert!(domain.vcpus[0].is_up() && domain.pause_count.load(Ordering::Relaxed) == 1);
-    assert!(hv.check_frames(&crate::mem::check::Extra::default()).is_empty());
+    assert!(hv.check_frames().is_empty());
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn exchange_some<P: Platform>(
     let all = given.iter().try_for_each(|&mfn| hv.steal_page(domain, mfn).inspect(|()| stolen += 1));
     if let Err(error) = all {
         given[..stolen].iter().for_each(|&mfn| hv.give_page_back(domain, mfn));
-        taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
+        taken.iter().for_each(|&mfn| hv.frames.release(mfn, order));
         return Err(error.into());
     }
     given.iter().for_each(|&mfn| hv.platform.set_m2p(mfn, Pfn::INVALID));
@@ -99,8 +99,8 @@ fn exchange_some<P: Platform>(
         *place = mfn.raw();
     }
     // A domain that is being destroyed gets nothing any more.
-    if !hv.assign_all(domain, &taken, order) {
-        taken.iter().for_each(|&mfn| hv.release_frames(mfn, order));
+    if !hv.assign(domain, &taken, 1 << order, false) {
+        taken.iter().for_each(|&mfn| hv.frames.release(mfn, order));
     }
     Ok(cur.copy_to_guest(list_at(out.extent_start, outputs.start), places.as_bytes())?)
 }

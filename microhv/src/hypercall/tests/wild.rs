@@ -12,7 +12,6 @@ use ring_abi::types::{GuestVa, Mfn};
 
 use crate::domain::Domain;
 use crate::frames::pte::{P, RW, US};
-use crate::mem::check::Extra;
 use crate::platform::{GuestMemory, MachineMemory, Paging, Settled};
 use crate::testing::{ARGS, World, wild};
 
@@ -150,19 +149,6 @@ fn guest(world: &World) -> Arc<Domain> {
     guest
 }
 
-/// References that grants mapped for devices hold.
-fn held_by_devices(world: &World) -> Extra {
-    let mut extra = Extra::new();
-    for domain in world.hv.domains.snapshot() {
-        domain.grants.visit_device_frames(|mfn, writable| {
-            let (general, typed) = extra.entry(mfn.raw()).or_default();
-            *general += 1;
-            *typed += u32::from(writable);
-        });
-    }
-    extra
-}
-
 fn apply(world: &World, guests: &[Arc<Domain>], step: &Step) {
     let (hv, guest) = (&world.hv, &guests[step.guest]);
     let (gref, frame, flags, grantee) = step.grant;
@@ -207,16 +193,16 @@ proptest! {
         let world = World::new(FRAMES as usize);
         let free = world.hv.frames.free_pages();
         let guests: Vec<_> = (0..GUESTS).map(|_| guest(&world)).collect();
-        let wrong = world.hv.check_frames(&held_by_devices(&world));
+        let wrong = world.hv.check_frames();
         prop_assert!(wrong.is_empty(), "at the start: {wrong:#?}");
         for (n, step) in steps.iter().enumerate() {
             apply(&world, &guests, step);
-            let wrong = world.hv.check_frames(&held_by_devices(&world));
+            let wrong = world.hv.check_frames();
             prop_assert!(wrong.is_empty(), "after step {n}, {step:?}: {wrong:#?}");
         }
         for guest in guests {
             destroy(&world, &guest);
-            let wrong = world.hv.check_frames(&held_by_devices(&world));
+            let wrong = world.hv.check_frames();
             prop_assert!(wrong.is_empty(), "after the end of {guest:?}: {wrong:#?}");
         }
         world.settle(); // drops the reference to the last vCPU that ran

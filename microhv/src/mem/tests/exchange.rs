@@ -44,7 +44,7 @@ fn what_another_vcpu_gave_is_not_lost() {
     world.hv.steal_page(&guest.dom, page).expect("nothing refers to it");
     world.hv.keep_given(&guest.dom, alloc::vec![page]);
     let taken = world.hv.take_clean(&guest.dom, 0, 0, 1).expect("there is memory");
-    taken.iter().for_each(|&mfn| world.hv.release_frames(mfn, 0));
+    taken.iter().for_each(|&mfn| world.hv.frames.release(mfn, 0));
     assert!(world.hv.release_given(&guest.dom));
     assert_eq!(world.hv.frames.free_pages(), free + 1);
 }

@@ -20,7 +20,6 @@ use core::sync::atomic::Ordering;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Mfn};
 
-use super::check::Extra;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Domain, DomainConfig};
@@ -83,7 +82,7 @@ impl World {
 
     /// Checks all invariants.
     pub(super) fn check(&self) {
-        let wrong = self.hv.check_frames(&Extra::new());
+        let wrong = self.hv.check_frames();
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 

@@ -14,7 +14,6 @@ use super::{World, entry};
 use crate::domain::Domain;
 use crate::frames::info::PageType;
 use crate::frames::pte::{A, D, G, NX, P, PCD, PSE, Pte, RW, US};
-use crate::mem::check::Extra;
 use crate::mem::{FrameOwner, GrantAddress, MemError, PageRef, TypedRef, Update};
 use crate::platform::MachineMemory;
 
@@ -214,7 +213,7 @@ impl Model {
             }
             Step::Steal { dom, frame } => {
                 if hv.steal_page(&self.doms[dom], mfn(frame)).is_ok() {
-                    hv.release_frames(mfn(frame), 0);
+                    hv.frames.release(mfn(frame), 0);
                 }
             }
             Step::MapGrant { dom, owner, frame, table, slot, read_only } => {
@@ -315,7 +314,7 @@ impl Model {
 
     fn check(&mut self) -> Vec<String> {
         let hv = &self.world.hv;
-        let mut wrong = hv.check_frames(&Extra::new());
+        let mut wrong = hv.check_frames();
         let flushes = hv.platform.flushes.load(Ordering::Relaxed);
         if flushes != self.flushes {
             self.flushes = flushes;

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use ring_abi::types::DomId;
 
 use super::*;
-use crate::mem::check::Extra;
 use crate::testing::Remembered;
 
 /// Steps between two looks at all page tables.
@@ -31,7 +30,7 @@ impl Wild {
         self.forget_dead();
         let is_ending = self.doms.iter().flatten().any(|domain| domain.is_dying());
         if all || is_ending || self.steps.is_multiple_of(CHECK_EVERY) {
-            wrong.extend(self.hv.check_frames(&self.held_by_devices()));
+            wrong.extend(self.hv.check_frames());
             self.check_grants(&mut wrong);
         }
         wrong
@@ -59,18 +58,6 @@ impl Wild {
                 self.hv.reap_dead();
             }
         }
-    }
-
-    pub(super) fn held_by_devices(&self) -> Extra {
-        let mut extra = Extra::new();
-        for domain in self.hv.domains.snapshot() {
-            domain.grants.visit_device_frames(|mfn, writable| {
-                let (general, typed) = extra.entry(mfn.raw()).or_default();
-                *general += 1;
-                *typed += u32::from(writable);
-            });
-        }
-        extra
     }
 
     /// A CPU remembers another domain's frame only while its tables map the frame, or the owner still sees the grant in use.
@@ -118,7 +105,7 @@ impl Wild {
             self.hv.platform.return_to_guest();
             drop(domain);
             self.hv.reap_dead();
-            wrong.extend(self.hv.check_frames(&self.held_by_devices()));
+            wrong.extend(self.hv.check_frames());
             wrong.extend(self.hv.platform.violations());
             if !wrong.is_empty() {
                 return wrong;
