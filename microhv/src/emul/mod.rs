@@ -166,36 +166,18 @@ fn cpuid_context<P: Platform>(cur: &Current<'_, P>) -> cpuid::CpuidContext {
     }
 }
 
-fn msr_context<P: Platform>(cur: &Current<'_, P>) -> msr::MsrContext {
-    msr::MsrContext {
-        bootstrap: cur.vcpu.id.raw() == 0,
-        amd: cur.hv.platform.cpuid(0, 0).is_amd(),
-        has_gp_handler: cur.vcpu.cpu.lock().traps[usize::from(TrapVector::PROTECTION.0)].address != 0,
-        efer: cur.hv.platform.efer(),
-    }
-}
-
 fn rdmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
-    let platform = &cur.hv.platform;
-    let value = match msr::read(cur.regs.rcx as u32, &msr_context(cur)) {
-        msr::Read::Value(value) => value,
-        msr::Read::Tsc => platform.tsc(),
-        msr::Read::Base(base) => platform.segment_base(base),
-        msr::Read::Fault => return Emulated::NotEmulated,
-    };
+    let Some(value) = msr::read(cur.regs.rcx as u32, cur) else { return Emulated::NotEmulated };
     set_edx_eax(cur.regs, value);
     Emulated::Done
 }
 
 fn wrmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
-    let platform = &cur.hv.platform;
     let value = cur.regs.rdx << 32 | cur.regs.rax & 0xffff_ffff;
-    match msr::write(cur.regs.rcx as u32, value, &msr_context(cur)) {
-        msr::Write::Ignore => {}
-        msr::Write::Base(base) => platform.set_segment_base(base, value),
-        msr::Write::Fault => return Emulated::NotEmulated,
+    match msr::write(cur.regs.rcx as u32, value, cur) {
+        Some(()) => Emulated::Done,
+        None => Emulated::NotEmulated,
     }
-    Emulated::Done
 }
 
 fn set_edx_eax(regs: &mut CpuUserRegs, value: u64) {

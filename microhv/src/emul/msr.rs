@@ -3,45 +3,10 @@
 //! Only the segment bases reach the CPU; everything else is an answer from this table. Registers: AMD APM volume 2,
 //! appendix A; Intel SDM volume 4.
 
+use crate::domain::Current;
 use crate::frames::pte::is_canonical;
-use crate::platform::SegmentBase;
-
-/// What a vCPU's answer depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct MsrContext {
-    /// vCPU 0 is the bootstrap processor.
-    pub bootstrap: bool,
-    /// The CPU is AMD's or Hygon's (some registers exist only there).
-    pub amd: bool,
-    /// A kernel without a #GP handler cannot survive a fault, so unknown registers read as zero until it has one.
-    pub has_gp_handler: bool,
-    /// IA32_EFER as the guest sees it.
-    pub efer: u64,
-}
-
-/// What to do for `rdmsr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// The value is known.
-    Value(u64),
-    /// The guest's time-stamp counter.
-    Tsc,
-    /// A segment base of the running vCPU.
-    Base(SegmentBase),
-    /// #GP(0).
-    Fault,
-}
-
-/// What to do for `wrmsr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// Nothing happens, without a fault.
-    Ignore,
-    /// Set a segment base of the running vCPU.
-    Base(SegmentBase),
-    /// #GP(0).
-    Fault,
-}
+use crate::platform::{Platform, SegmentBase};
+use crate::traps::TrapVector;
 
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
@@ -80,86 +45,148 @@ const fn base(msr: u32) -> Option<SegmentBase> {
     }
 }
 
-/// Decides `rdmsr(msr)`.
-pub fn read(msr: u32, cx: &MsrContext) -> Read {
-    if let Some(base) = base(msr) {
-        return Read::Base(base);
-    }
-    let only_if = |there, value| if there { Read::Value(value) } else { Read::Fault };
-    match msr {
-        TSC => Read::Tsc,
-        // Base, enabled, and the bootstrap bit: Linux checks that an APIC is there before it uses event channels.
-        APIC_BASE => Read::Value(0xfee0_0800 | u64::from(cx.bootstrap) << 8),
-        FEATURE_CONTROL => only_if(!cx.amd, 1), // locked, nothing enabled
-        PLATFORM_INFO | MISC_ENABLE => only_if(!cx.amd, 0),
-        // RDTSCP reads the CPU's own TSC_AUX, which microhv keeps at 0 for everyone.
-        UCODE_REV | MISC_FEATURES | MCG_CAP | MCG_STATUS | MC_FIRST..=MC_LAST | TSC_AUX => Read::Value(0),
-        PAT => Read::Value(PAT_VALUE),
-        EFER => Read::Value(cx.efer),
-        K7_PERF_FIRST..=K7_PERF_LAST => only_if(cx.amd, 0),
-        HWCR => only_if(cx.amd, 1 << 24), // TscFreqSel: the TSC runs at the P0 frequency
-        DE_CFG => only_if(cx.amd, 1 << 1), // LFENCE serialises
-        _ => only_if(!cx.has_gp_handler, 0),
-    }
+/// Whether the CPU is AMD's or Hygon's: some registers exist only there, others not.
+fn is_amd<P: Platform>(cur: &Current<'_, P>) -> bool {
+    cur.hv.platform.cpuid(0, 0).is_amd()
 }
 
-/// Decides `wrmsr(msr, value)`.
-pub fn write(msr: u32, value: u64, cx: &MsrContext) -> Write {
+/// A kernel without a #GP handler cannot survive a fault, so unknown registers read as zero until it has one.
+fn has_no_handler<P: Platform>(cur: &Current<'_, P>) -> bool {
+    cur.vcpu.cpu.lock().traps[usize::from(TrapVector::PROTECTION.0)].address == 0
+}
+
+/// What `rdmsr(msr)` gives; `None`: #GP(0).
+pub fn read<P: Platform>(msr: u32, cur: &Current<'_, P>) -> Option<u64> {
     if let Some(base) = base(msr) {
-        return if is_canonical(value) { Write::Base(base) } else { Write::Fault };
+        return Some(cur.hv.platform.segment_base(base));
     }
-    let is_harmless = match msr {
-        TSC | UCODE_REV | MCG_STATUS | MC_FIRST..=MC_LAST => true,
-        TSC_AUX => value >> 32 == 0,
-        MISC_FEATURES => value == 0,
-        PAT => value == PAT_VALUE,
-        EFER => value == cx.efer,
-        // The entry points are the callbacks' business; Linux does not write these under the ABI.
-        STAR..=SFMASK => false,
-        K7_PERF_FIRST..=K7_PERF_LAST | HWCR => cx.amd,
-        DE_CFG => cx.amd && value == 1 << 1,
-        _ => !cx.has_gp_handler,
+    let value = match msr {
+        TSC => cur.hv.platform.tsc(),
+        // Base, enabled, and the bootstrap bit: Linux checks that an APIC is there before it uses event channels.
+        APIC_BASE => 0xfee0_0800 | u64::from(cur.vcpu.id.raw() == 0) << 8,
+        FEATURE_CONTROL if !is_amd(cur) => 1, // locked, nothing enabled
+        PLATFORM_INFO | MISC_ENABLE if !is_amd(cur) => 0,
+        // RDTSCP reads the CPU's own TSC_AUX, which microhv keeps at 0 for everyone.
+        UCODE_REV | MISC_FEATURES | MCG_CAP | MCG_STATUS | MC_FIRST..=MC_LAST | TSC_AUX => 0,
+        PAT => PAT_VALUE,
+        EFER => cur.hv.platform.efer(),
+        K7_PERF_FIRST..=K7_PERF_LAST if is_amd(cur) => 0,
+        HWCR if is_amd(cur) => 1 << 24, // TscFreqSel: the TSC runs at the P0 frequency
+        DE_CFG if is_amd(cur) => 1 << 1, // LFENCE serialises
+        FEATURE_CONTROL | PLATFORM_INFO | MISC_ENABLE | K7_PERF_FIRST..=K7_PERF_LAST | HWCR | DE_CFG => {
+            return None;
+        }
+        _ => return has_no_handler(cur).then_some(0),
     };
-    if is_harmless { Write::Ignore } else { Write::Fault }
+    Some(value)
+}
+
+/// Does `wrmsr(msr, value)`, of which only the segment bases have an effect; `None`: #GP(0).
+pub fn write<P: Platform>(msr: u32, value: u64, cur: &Current<'_, P>) -> Option<()> {
+    let is_allowed = match (base(msr), msr) {
+        (Some(_), _) => is_canonical(value),
+        (_, TSC | UCODE_REV | MCG_STATUS | MC_FIRST..=MC_LAST) => true,
+        (_, TSC_AUX) => value >> 32 == 0,
+        (_, MISC_FEATURES) => value == 0,
+        (_, PAT) => value == PAT_VALUE,
+        (_, EFER) => value == cur.hv.platform.efer(),
+        // The entry points are the callbacks' business; Linux does not write these under the ABI.
+        (_, STAR..=SFMASK) => false,
+        (_, K7_PERF_FIRST..=K7_PERF_LAST | HWCR) => is_amd(cur),
+        (_, DE_CFG) => is_amd(cur) && value == 1 << 1,
+        _ => has_no_handler(cur),
+    };
+    if is_allowed && let Some(base) = base(msr) {
+        cur.hv.platform.set_segment_base(base, value);
+    }
+    is_allowed.then_some(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use core::sync::atomic::Ordering;
 
-    const CX: MsrContext = MsrContext { bootstrap: true, amd: true, has_gp_handler: true, efer: 0xd01 };
+    use ring_abi::guest_context::CpuUserRegs;
+    use ring_abi::types::{DomId, Mfn};
+
+    use super::*;
+    use crate::Hypervisor;
+    use crate::domain::{Domain, DomainConfig};
+    use crate::frames::FrameTable;
+    use crate::platform::MachineMemory;
+    use crate::testing::TestMachine;
+
+    /// A vCPU of a domain, on a CPU of AMD's or another, with a #GP handler or without.
+    #[derive(Clone, Copy)]
+    struct Scene {
+        vcpu: usize,
+        amd: bool,
+        has_handler: bool,
+    }
+
+    const SCENE: Scene = Scene { vcpu: 0, amd: true, has_handler: true };
+
+    impl Scene {
+        fn act<R>(self, act: impl FnOnce(&Current<'_, TestMachine>) -> R) -> R {
+            let machine = TestMachine::new(16);
+            machine.is_intel.store(!self.amd, Ordering::Relaxed);
+            let (mfn, config) = (Mfn::new(1), DomainConfig { max_vcpus: 2, ..DomainConfig::default() });
+            let domain = Domain::new(DomId::new(1), config, mfn, machine.shared(mfn));
+            let vcpu = &domain.vcpus[self.vcpu];
+            vcpu.cpu.lock().traps[13].address = u64::from(self.has_handler);
+            let (hv, mut regs) = (Hypervisor::new(machine, FrameTable::new()), CpuUserRegs::default());
+            act(&Current { hv: &hv, domain: &domain, vcpu, regs: &mut regs })
+        }
+
+        fn read(self, msr: u32) -> Option<u64> {
+            self.act(|cur| read(msr, cur))
+        }
+
+        /// Whether the write is allowed, and the base that is set.
+        fn write(self, msr: u32, value: u64) -> (bool, Option<(SegmentBase, u64)>) {
+            self.act(|cur| {
+                let is_allowed = write(msr, value, cur).is_some();
+                (is_allowed, cur.hv.platform.events.lock().segment_bases.pop())
+            })
+        }
+    }
 
     #[test]
     fn pat_reads_as_the_real_one() {
-        assert_eq!(read(PAT, &CX), Read::Value(0x0000_0501_0007_0406));
-        assert_eq!(write(PAT, 0x0000_0501_0007_0406, &CX), Write::Ignore);
-        assert_eq!(write(PAT, 0, &CX), Write::Fault);
+        assert_eq!(SCENE.read(PAT), Some(0x0000_0501_0007_0406));
+        assert_eq!(SCENE.write(PAT, 0x0000_0501_0007_0406), (true, None));
+        assert_eq!(SCENE.write(PAT, 0), (false, None));
     }
 
     #[test]
     fn unknown_registers_fault_once_the_guest_can_take_it() {
-        assert_eq!(read(0x1234, &CX), Read::Fault);
-        assert_eq!(read(0x1234, &MsrContext { has_gp_handler: false, ..CX }), Read::Value(0));
-        assert_eq!(write(0x1234, 1, &CX), Write::Fault);
+        let early = Scene { has_handler: false, ..SCENE };
+        assert_eq!((SCENE.read(0x1234), early.read(0x1234)), (None, Some(0)));
+        assert_eq!((SCENE.write(0x1234, 1), early.write(0x1234, 1)), ((false, None), (true, None)));
     }
 
     #[test]
     fn bases_must_be_canonical() {
-        assert_eq!(write(GS_BASE, 0xffff_8880_0000_0000, &CX), Write::Base(SegmentBase::GsKernel));
-        assert_eq!(write(GS_BASE, 0x0000_8000_0000_0000, &CX), Write::Fault);
-        assert_eq!(write(FS_BASE, 0x7fff_ffff_f000, &CX), Write::Base(SegmentBase::Fs));
+        let base = 0xffff_8880_0000_0000;
+        assert_eq!(SCENE.write(GS_BASE, base), (true, Some((SegmentBase::GsKernel, base))));
+        assert_eq!(SCENE.write(GS_BASE, 0x0000_8000_0000_0000), (false, None));
+        assert_eq!(SCENE.write(FS_BASE, 0x7000), (true, Some((SegmentBase::Fs, 0x7000))));
     }
 
     #[test]
     fn vendor_registers_exist_on_their_vendor_only() {
-        assert_eq!(read(HWCR, &CX), Read::Value(1 << 24));
-        assert_eq!(read(HWCR, &MsrContext { amd: false, ..CX }), Read::Fault);
-        assert_eq!(read(FEATURE_CONTROL, &CX), Read::Fault);
+        for has_handler in [false, true] {
+            let amd = Scene { has_handler, ..SCENE };
+            let intel = Scene { amd: false, ..amd };
+            assert_eq!((amd.read(HWCR), intel.read(HWCR)), (Some(1 << 24), None));
+            assert_eq!((amd.read(FEATURE_CONTROL), intel.read(FEATURE_CONTROL)), (None, Some(1)));
+            assert_eq!((amd.write(HWCR, 7), intel.write(HWCR, 7)), ((true, None), (false, None)));
+        }
     }
 
     #[test]
     fn apic_base_marks_the_bootstrap_processor() {
-        assert_eq!(read(APIC_BASE, &CX), Read::Value(0xfee0_0900));
-        assert_eq!(read(APIC_BASE, &MsrContext { bootstrap: false, ..CX }), Read::Value(0xfee0_0800));
+        assert_eq!(SCENE.read(APIC_BASE), Some(0xfee0_0900));
+        assert_eq!(Scene { vcpu: 1, ..SCENE }.read(APIC_BASE), Some(0xfee0_0800));
     }
 }

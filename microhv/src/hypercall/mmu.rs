@@ -129,9 +129,9 @@ fn perform<P: Platform>(
     count: u64,
     owner: FrameOwner<'_>,
 ) -> (u64, Answer) {
-    let hv = mm.hypervisor();
+    let hv = mm.hv;
     if count == 1 {
-        let Ok([ptr, val]) = mm.read_frame(requests) else {
+        let Ok([ptr, val]) = hv.platform.read_frame(mm.settle(), requests) else {
             return (0, Err(HypercallError::Fault));
         };
         return match update_one(hv, mm, &MmuUpdate { ptr, val }, owner) {
@@ -150,7 +150,7 @@ fn perform<P: Platform>(
         let now = together.min(count - done);
         let at = requests.wrapping_add(done * size_of::<MmuUpdate>() as u64);
         let words = &mut words[..2 * now as usize];
-        if mm.read_words(words, at).is_err() {
+        if hv.platform.read_words(mm.settle(), words, at).is_err() {
             if now == 1 {
                 return (done, Err(HypercallError::Fault));
             }

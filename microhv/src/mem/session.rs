@@ -1,7 +1,7 @@
 //! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::{GuestVa, Mfn};
+use ring_abi::types::Mfn;
 
 use super::MemError;
 use super::pages::{PageRef, TypedRef};
@@ -10,7 +10,7 @@ use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::info::{FlushOwed, PageType, TypeWord};
-use crate::platform::{CpuSet, GuestFault, Platform, Settled};
+use crate::platform::{CpuSet, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
 
@@ -31,7 +31,7 @@ pub enum FrameOwner<'a> {
 /// ([`Mm::settle`]); other CPUs are flushed at once.
 #[must_use = "dropped, the session ends"]
 pub struct Mm<'a, P: Platform> {
-    pub(super) hv: &'a Hypervisor<P>,
+    pub(crate) hv: &'a Hypervisor<P>,
     pub(super) dom: &'a Domain,
     pub(super) tables: MutexGuard<'a, Tables>,
     owes_flush: bool,
@@ -100,54 +100,19 @@ impl<'a, P: Platform> Mm<'a, P> {
         if self.finish_deferred() { Ok(()) } else { Err(MemError::Restart) }
     }
 
-    /// Does the flush of this CPU that is owed.
+    /// Does the flush of this CPU that is owed: the platform copies from and to guests for what this gives.
     #[inline]
-    pub(super) fn settle(&mut self) -> Settled<'_> {
+    pub(crate) fn settle(&mut self) -> Settled<'_> {
         if core::mem::take(&mut self.owes_flush) {
             self.hv.platform.flush_tlb_local();
         }
         Settled::new()
     }
 
-    /// Reads the words of a frame at guest address `va` of the loaded tables.
-    ///
-    /// # Errors
-    /// Where it stopped.
-    #[inline(always)]
-    pub(crate) fn read_frame<const N: usize>(&mut self, va: GuestVa) -> Result<[u64; N], GuestFault> {
-        let hv = self.hv;
-        hv.platform.read_frame(self.settle(), va)
-    }
-
-    /// Reads a few words at guest address `va` of the loaded tables.
-    ///
-    /// # Errors
-    /// Where it stopped.
-    #[inline(always)]
-    pub(crate) fn read_words(&mut self, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
-        let hv = self.hv;
-        hv.platform.read_words(self.settle(), to, va)
-    }
-
-    /// Reads guest memory at `va` of the loaded tables; stops at the first fault.
-    ///
-    /// # Errors
-    /// Where it stopped.
-    pub(crate) fn copy_from_guest(&mut self, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
-        let hv = self.hv;
-        hv.platform.copy_from_guest(self.settle(), to, va)
-    }
-
     /// Whether the session has left work for later, since an interrupt waits: the session is to end.
     #[inline]
     pub(crate) fn is_interrupted(&self) -> bool {
         !self.tables.deferred.is_empty()
-    }
-
-    /// The hypervisor whose session it is.
-    #[inline]
-    pub(crate) fn hypervisor(&self) -> &'a Hypervisor<P> {
-        self.hv
     }
 
     /// What CPUs may know of the domain's tables has changed: other CPUs are flushed now, this one later.
@@ -365,15 +330,5 @@ impl<P: Platform> Hypervisor<P> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
         mm.unpin(mfn)
-    }
-
-    /// Takes the reference on a level 4 table that a vCPU of `dom` is to hold in `cr3_kernel` or `cr3_user`.
-    ///
-    /// # Errors
-    /// `Restart`; `Invalid`: as [`Hypervisor::pin_table`].
-    pub fn get_base(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
-        let mut mm = self.lock_tables(dom);
-        mm.begin_alive()?;
-        mm.get_table(mfn, 4)
     }
 }

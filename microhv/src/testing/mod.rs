@@ -107,6 +107,8 @@ pub struct TestMachine {
     pub heap_has_room: AtomicBool,
     /// Answer of `work_pending`.
     pub pending: AtomicBool,
+    /// The CPU says that another than AMD made it.
+    pub is_intel: AtomicBool,
     /// TLB flushes of this CPU and of sets.
     pub flushes: AtomicU32,
     /// Answer of port reads.
@@ -140,6 +142,7 @@ impl TestMachine {
             timer: AtomicU64::new(u64::MAX),
             heap_has_room: AtomicBool::new(true),
             pending: AtomicBool::new(false),
+            is_intel: AtomicBool::new(false),
             flushes: AtomicU32::new(0),
             port_value: AtomicU32::new(u32::MAX),
             events: Mutex::new(Events::default()),

@@ -329,6 +329,7 @@ impl Devices for TestMachine {
 impl MachineFacts for TestMachine {
     fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidResult {
         match leaf {
+            0 if self.is_intel.load(Ordering::Relaxed) => CpuidResult { eax: 0xd, ..CpuidResult::default() },
             0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, edx: 0x6974_6e65, ecx: 0x444d_4163 },
             0x8000_0000 => CpuidResult { eax: 0x8000_0008, ..CpuidResult::default() },
             0x8000_0008 => CpuidResult { eax: 0x3028, ..CpuidResult::default() },

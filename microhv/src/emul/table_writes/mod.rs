@@ -166,18 +166,20 @@ fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: 
     if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
         return None;
     }
-    let [word] = mm.read_frame(GuestVa::new(regs.rip)).ok()?;
+    let [word] = mm.hv.platform.read_frame(mm.settle(), GuestVa::new(regs.rip)).ok()?;
     decode::exchange(word, regs, cr2)
 }
 
 /// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
 fn fetch<P: Platform>(mm: &mut Mm<'_, P>, bytes: &mut [u8; MAX_INSTRUCTION_BYTES], rip: u64) -> usize {
     let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION_BYTES);
-    if mm.copy_from_guest(&mut bytes[..first], GuestVa::new(rip)).is_err() {
+    if mm.hv.platform.copy_from_guest(mm.settle(), &mut bytes[..first], GuestVa::new(rip)).is_err() {
         return 0;
     }
     let next = rip.wrapping_add(first as u64);
-    if first < MAX_INSTRUCTION_BYTES && mm.copy_from_guest(&mut bytes[first..], GuestVa::new(next)).is_err() {
+    if first < MAX_INSTRUCTION_BYTES
+        && mm.hv.platform.copy_from_guest(mm.settle(), &mut bytes[first..], GuestVa::new(next)).is_err()
+    {
         return first;
     }
     MAX_INSTRUCTION_BYTES

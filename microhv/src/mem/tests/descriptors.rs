@@ -72,8 +72,7 @@ fn a_domain_has_few_pages_of_ldts_in_windows() {
     }
     for vcpu in &guest.dom.vcpus {
         if vcpu.cr3_kernel.get().is_none() {
-            world.hv.get_base(&guest.dom, base).expect("it is checked");
-            vcpu.cr3_kernel.replace(Some(base));
+            world.hv.install_bases(&guest.dom, vcpu, base, None).expect("it is checked");
         }
         world.hv.set_checked_ldt(&guest.dom, vcpu, FREE_VA, 8192);
         for page in 0..16 {

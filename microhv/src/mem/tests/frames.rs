@@ -111,8 +111,7 @@ fn grant_entries_own_the_references_they_are_given() {
     let [l4, _, _, l1] = world.address_space(&dom);
     let [page] = world.pages(&granter);
     world.hv.pin_table(&dom, l4, 4).expect("valid");
-    world.hv.get_base(&dom, l4).expect("valid");
-    dom.vcpus[0].cr3_kernel.replace(Some(l4));
+    world.hv.install_bases(&dom, &dom.vcpus[0], l4, None).expect("valid");
     let take = || world.hv.get_page_writable(page, &granter).expect("theirs").into_raw();
     let place = GrantAddress::Virtual(GuestVa::new(0x8000));
     world.run(&dom, |cur| {
