@@ -97,7 +97,6 @@ struct RegsCell {
 }
 
 const _: () = assert!(offset_of!(CpuUserRegs, es) % 16 == 8);
-const _: () = assert!(offset_of!(CpuUserRegs, es) + size_of::<[u64; 4]>() == size_of::<CpuUserRegs>());
 
 // SAFETY: entry code and the one `&mut` in `Current` are on the CPU that runs the vCPU; all else goes through
 // `saved_regs` and `set_saved_regs`, which are for a vCPU that does not run.
@@ -226,21 +225,18 @@ impl Vcpu {
         unsafe { self.regs.frame.get().write_volatile(*regs) }
     }
 
-    /// `es`, `ds`, `fs` and `gs` of a vCPU that does not run, a word each.
-    fn selectors(&self) -> *mut [u64; 4] {
-        self.entry_stack().cast()
-    }
-
-    /// `es`, `ds`, `fs` and `gs` of a vCPU that does not run.
+    /// `ds`, `es`, `fs` and `gs` of a vCPU that this CPU switches to.
     pub fn saved_selectors(&self) -> [u16; 4] {
-        // SAFETY: the end of the frame, as in `saved_regs`.
-        unsafe { self.selectors().read_volatile() }.map(|word| word as u16)
+        let regs = self.regs_ptr();
+        // SAFETY: only the CPU that runs or switches the vCPU writes the frame, and a toolstack while the vCPU is paused.
+        unsafe { [(*regs).ds, (*regs).es, (*regs).fs, (*regs).gs] }
     }
 
-    /// Sets `es`, `ds`, `fs` and `gs` of a vCPU that does not run.
-    pub fn set_saved_selectors(&self, selectors: [u16; 4]) {
-        // SAFETY: the end of the frame, as in `set_saved_regs`.
-        unsafe { self.selectors().write_volatile(selectors.map(u64::from)) }
+    /// Sets `ds`, `es`, `fs` and `gs` of a vCPU that this CPU switches from.
+    pub fn set_saved_selectors(&self, [ds, es, fs, gs]: [u16; 4]) {
+        let regs = self.regs_ptr();
+        // SAFETY: as in `saved_selectors`.
+        unsafe { ((*regs).ds, (*regs).es, (*regs).fs, (*regs).gs) = (ds, es, fs, gs) }
     }
 
     /// Arguments of the hypercall that is to be executed again.

@@ -1,6 +1,7 @@
 //! Control and debug registers of a guest kernel.
 
 use super::Emulated;
+use super::cpuid::{XCR0_AVX, XCR0_AVX512};
 use crate::domain::{Current, GuestCpu};
 use crate::mem::MemError;
 use crate::platform::Platform;
@@ -94,11 +95,8 @@ pub(super) fn xsetbv<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
 }
 
 fn valid_xcr0(value: u64, mask: u64) -> bool {
-    const SSE: u64 = 1 << 1;
-    const AVX: u64 = 1 << 2;
-    const AVX512: u64 = 7 << 5;
     let needs = |part: u64, whole: u64| value & part == 0 || value & whole == whole;
-    value & 1 == 1 && value & !mask == 0 && needs(AVX, SSE) && needs(AVX512, AVX512 | AVX)
+    value & 1 == 1 && value & !mask == 0 && needs(1 << 2, XCR0_AVX) && needs(7 << 5, XCR0_AVX512 | XCR0_AVX)
 }
 
 #[cfg(test)]

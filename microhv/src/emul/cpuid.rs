@@ -83,8 +83,8 @@ const E1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 22, 23, 2
 
 // States that features need: x87 and SSE; AVX besides; AVX-512 besides.
 const XCR0_SSE: u64 = 3;
-const XCR0_AVX: u64 = 1 << 2 | XCR0_SSE;
-const XCR0_AVX512: u64 = 7 << 5 | XCR0_SSE;
+pub(super) const XCR0_AVX: u64 = 1 << 2 | XCR0_SSE;
+pub(super) const XCR0_AVX512: u64 = 7 << 5 | XCR0_SSE;
 
 impl CpuidContext {
     /// Whether a guest may enable all of `states`.

@@ -10,29 +10,6 @@ use super::instruction::Instruction;
 /// ABI: `XEN_CPUID`, `xen/include/public/arch-x86/xen.h`.
 const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2];
 
-/// Width of a port access in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IoWidth {
-    /// One byte.
-    Byte = 1,
-    /// Two bytes.
-    Word = 2,
-    /// Four bytes.
-    Dword = 4,
-}
-
-impl IoWidth {
-    /// The width in bytes.
-    pub const fn bytes(self) -> u8 {
-        self as u8
-    }
-
-    /// All ones of this width: what a read without rights gives.
-    pub const fn ones(self) -> u32 {
-        u32::MAX >> (32 - 8 * self as u32)
-    }
-}
-
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -42,26 +19,17 @@ pub enum Direction {
     Out,
 }
 
-/// Where the port number stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IoPort {
-    /// In the instruction.
-    Imm(u8),
-    /// In dx.
-    Dx,
-}
-
 /// What a faulting instruction asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "operands carry the manuals' names")]
 pub enum Privileged {
     /// `cpuid`, with or without the emulation prefix.
     Cpuid,
-    /// `in`, `out`.
-    Port { direction: Direction, port: IoPort, width: IoWidth },
+    /// `in`, `out` of `bytes` bytes; without a port in the instruction, the port stands in dx.
+    Port { direction: Direction, port: Option<u8>, bytes: u8 },
     /// `ins`, memory operand es:rdi; `outs`, memory operand ds:rsi (a segment override of es, cs, ss or ds has no effect
     /// in 64-bit mode).
-    PortString { direction: Direction, width: IoWidth, repeat: bool, address32: bool },
+    PortString { direction: Direction, bytes: u8, repeat: bool, address32: bool },
     /// `cli`.
     Cli,
     /// `sti`.
@@ -90,42 +58,34 @@ pub enum Privileged {
     Xsetbv,
 }
 
-/// A decoded instruction and its length in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decoded {
-    /// What to do.
-    pub what: Privileged,
-    /// How far rip moves.
-    pub len: u8,
-}
-
-/// The prefixed `cpuid`, if the eight bytes begin with it: kernels execute it thousands of times while they boot.
+/// The length of the prefixed `cpuid`, if the eight bytes begin with it: kernels execute it thousands of times while they
+/// boot.
 #[inline]
-pub fn forced_cpuid(bytes: u64) -> Option<Decoded> {
+pub fn forced_cpuid(bytes: u64) -> Option<u8> {
     let [forced @ .., _] = bytes.to_le_bytes();
-    (forced == FORCED_CPUID).then_some(Decoded { what: Privileged::Cpuid, len: 7 })
+    (forced == FORCED_CPUID).then_some(FORCED_CPUID.len() as u8)
 }
 
-/// Decodes the instruction that starts at `bytes[0]` in 64-bit mode; `None` if it is not one of [`Privileged`] or the
-/// bytes end inside it.
-pub fn decode(bytes: &[u8]) -> Option<Decoded> {
+/// Decodes the instruction that starts at `bytes[0]` in 64-bit mode, and tells its length; `None` if it is not one of
+/// [`Privileged`] or the bytes end inside it.
+pub fn decode(bytes: &[u8]) -> Option<(Privileged, u8)> {
     if bytes.starts_with(&FORCED_CPUID) {
-        return Some(Decoded { what: Privileged::Cpuid, len: 7 });
+        return Some((Privileged::Cpuid, FORCED_CPUID.len() as u8));
     }
     let mut code = Instruction::new(bytes)?;
     let (repeat, address32) = (code.repeat, code.address32);
     // In the opcodes of port instructions bit 0 tells the width, and bit 1 the direction.
-    let width = match (code.opcode & 1, code.operand16) {
-        (0, _) => IoWidth::Byte,
-        (_, true) => IoWidth::Word,
-        _ => IoWidth::Dword,
+    let bytes = match (code.opcode & 1, code.operand16) {
+        (0, _) => 1,
+        (_, true) => 2,
+        _ => 4,
     };
     let direction = if code.opcode & 2 == 0 { Direction::In } else { Direction::Out };
     let what = match code.opcode {
         // `outs` from fs or gs, which no kernel does, was refused with the prefix: the guest gets its #GP.
-        0x6c..=0x6f => Privileged::PortString { direction, width, repeat, address32 },
-        0xe4..=0xe7 => Privileged::Port { direction, port: IoPort::Imm(code.byte()?), width },
-        0xec..=0xef => Privileged::Port { direction, port: IoPort::Dx, width },
+        0x6c..=0x6f => Privileged::PortString { direction, bytes, repeat, address32 },
+        0xe4..=0xe7 => Privileged::Port { direction, port: Some(code.byte()?), bytes },
+        0xec..=0xef => Privileged::Port { direction, port: None, bytes },
         0xfa => Privileged::Cli,
         0xfb => Privileged::Sti,
         0x0f01 => match code.byte()? {
@@ -152,7 +112,7 @@ pub fn decode(bytes: &[u8]) -> Option<Decoded> {
         0x0fa2 => Privileged::Cpuid,
         _ => return None,
     };
-    (!code.lock).then_some(Decoded { what, len: code.length() })
+    (!code.lock).then_some((what, code.length()))
 }
 
 #[cfg(test)]
@@ -161,16 +121,16 @@ mod tests {
     use super::*;
 
     fn ok(bytes: &[u8]) -> Privileged {
-        let d = decode(bytes).unwrap_or_else(|| panic!("{bytes:02x?} must decode"));
-        assert_eq!(d.len as usize, bytes.len(), "{bytes:02x?}");
-        d.what
+        let (what, length) = decode(bytes).unwrap_or_else(|| panic!("{bytes:02x?} must decode"));
+        assert_eq!(length as usize, bytes.len(), "{bytes:02x?}");
+        what
     }
 
     #[test]
     fn forced_emulation_cpuid_is_seven_bytes() {
         assert_eq!(ok(&[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2]), Privileged::Cpuid);
         let eight = [0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2, 0x90];
-        assert_eq!(forced_cpuid(u64::from_le_bytes(eight)), decode(&eight));
+        assert_eq!(forced_cpuid(u64::from_le_bytes(eight)), decode(&eight).map(|(_, length)| length));
         assert_eq!(forced_cpuid(u64::from_le_bytes(eight) ^ 1 << 48), None);
         assert_eq!(decode(&[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f]), None);
         assert_eq!(decode(&[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0x32]), None);
@@ -179,28 +139,18 @@ mod tests {
 
     #[test]
     fn port_instructions() {
-        let byte = IoWidth::Byte;
-        assert_eq!(
-            ok(&[0xe4, 0x61]),
-            Privileged::Port { direction: In, port: IoPort::Imm(0x61), width: byte }
-        );
-        assert_eq!(ok(&[0xec]), Privileged::Port { direction: In, port: IoPort::Dx, width: byte });
-        assert_eq!(
-            ok(&[0x66, 0xed]),
-            Privileged::Port { direction: In, port: IoPort::Dx, width: IoWidth::Word }
-        );
-        assert_eq!(ok(&[0xef]), Privileged::Port { direction: Out, port: IoPort::Dx, width: IoWidth::Dword });
-        assert_eq!(
-            ok(&[0xe6, 0x80]),
-            Privileged::Port { direction: Out, port: IoPort::Imm(0x80), width: byte }
-        );
+        assert_eq!(ok(&[0xe4, 0x61]), Privileged::Port { direction: In, port: Some(0x61), bytes: 1 });
+        assert_eq!(ok(&[0xec]), Privileged::Port { direction: In, port: None, bytes: 1 });
+        assert_eq!(ok(&[0x66, 0xed]), Privileged::Port { direction: In, port: None, bytes: 2 });
+        assert_eq!(ok(&[0xef]), Privileged::Port { direction: Out, port: None, bytes: 4 });
+        assert_eq!(ok(&[0xe6, 0x80]), Privileged::Port { direction: Out, port: Some(0x80), bytes: 1 });
         assert_eq!(
             ok(&[0xf3, 0x6e]),
-            Privileged::PortString { direction: Out, width: byte, repeat: true, address32: false }
+            Privileged::PortString { direction: Out, bytes: 1, repeat: true, address32: false }
         );
         assert_eq!(
             ok(&[0xf3, 0x66, 0x6d]),
-            Privileged::PortString { direction: In, width: IoWidth::Word, repeat: true, address32: false }
+            Privileged::PortString { direction: In, bytes: 2, repeat: true, address32: false }
         );
     }
 
@@ -244,7 +194,7 @@ mod tests {
         long[15] = 0xfa;
         assert_eq!(decode(&long), None, "sixteen bytes are no instruction");
         long[14] = 0xfa;
-        assert_eq!(decode(&long).map(|d| d.len), Some(15));
+        assert_eq!(decode(&long).map(|(_, length)| length), Some(15));
     }
 
     #[test]
@@ -253,8 +203,8 @@ mod tests {
         for a in 0..=255u8 {
             for b in 0..=255u8 {
                 for bytes in [&[a, b][..], &[a][..], &[a, b, 0xc0][..]] {
-                    if let Some(d) = decode(bytes) {
-                        assert!(d.len as usize <= bytes.len());
+                    if let Some((_, length)) = decode(bytes) {
+                        assert!(length as usize <= bytes.len());
                     }
                 }
             }

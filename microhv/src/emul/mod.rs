@@ -16,7 +16,7 @@ pub mod table_writes;
 use crate::domain::Current;
 use crate::platform::Platform;
 use crate::traps::{self, TrapVector};
-use decode::{Decoded, Privileged};
+use decode::Privileged;
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::GuestVa;
@@ -44,9 +44,9 @@ pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
         return false;
     }
     let Ok([word]) = cur.read_frame(GuestVa::new(rip)) else { return false };
-    let Some(decoded) = decode::forced_cpuid(word) else { return false };
+    let Some(length) = decode::forced_cpuid(word) else { return false };
     emulate_cpuid(cur);
-    retire(cur, rip.wrapping_add(u64::from(decoded.len)));
+    retire(cur, rip.wrapping_add(u64::from(length)));
     true
 }
 
@@ -61,14 +61,14 @@ fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
 
 /// Emulates the instruction at rip after a #GP or #UD (`exception`) in the guest.
 pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> Emulated {
-    let Some(decoded) = fetch(cur) else { return Emulated::NotEmulated };
-    let next_rip = cur.regs.rip.wrapping_add(u64::from(decoded.len));
+    let Some((what, length)) = fetch(cur) else { return Emulated::NotEmulated };
+    let next_rip = cur.regs.rip.wrapping_add(u64::from(length));
     let user = cur.vcpu.user_mode.load(core::sync::atomic::Ordering::Relaxed);
     // Only the prefixed cpuid begins with an undefined opcode; the CPU names no other of these so.
-    if exception == TrapVector::UNDEFINED && !matches!(decoded.what, Privileged::Cpuid | Privileged::Xsetbv) {
+    if exception == TrapVector::UNDEFINED && !matches!(what, Privileged::Cpuid | Privileged::Xsetbv) {
         return Emulated::NotEmulated;
     }
-    let outcome = match decoded.what {
+    let outcome = match what {
         Privileged::Cpuid => {
             emulate_cpuid(cur);
             Emulated::Done
@@ -77,9 +77,9 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> 
             set_edx_eax(cur.regs, cur.hv.platform.tsc());
             Emulated::Done
         }
-        Privileged::Port { direction, port, width } => ports::access(cur, direction, port, width, user),
-        Privileged::PortString { direction, width, repeat, address32 } => {
-            ports::string(cur, direction, width, repeat, address32, user)
+        Privileged::Port { direction, port, bytes } => ports::access(cur, direction, port, bytes, user),
+        Privileged::PortString { direction, bytes, repeat, address32 } => {
+            ports::string(cur, direction, bytes, repeat, address32, user)
         }
         Privileged::Cli | Privileged::Sti => {
             // Without effect: a guest masks events in its vcpu_info. The instruction must not fault, since kernels execute
@@ -114,7 +114,7 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> 
 /// Reads and decodes the instruction at rip, which may end at the last mapped byte before a hole.
 ///
 /// One word holds nearly all of them, and its copy is the cheapest.
-fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
+fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<(Privileged, u8)> {
     let rip = cur.regs.rip;
     let in_page = 4096 - (rip & 4095) as usize;
     if in_page >= size_of::<u64>() {
@@ -127,7 +127,7 @@ fn fetch<P: Platform>(cur: &Current<'_, P>) -> Option<Decoded> {
 }
 
 #[cold]
-fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<Decoded> {
+fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<(Privileged, u8)> {
     let rip = GuestVa::new(cur.regs.rip);
     let mut bytes = [0; MAX_INSTRUCTION_BYTES];
     let (first, rest) = bytes.split_at_mut(in_page);

@@ -134,7 +134,7 @@ mod tests {
             let domain = Domain::new(DomId::new(1), config, mfn, machine.shared(mfn));
             let vcpu = &domain.vcpus[self.vcpu];
             vcpu.cpu.lock().traps[13].address = u64::from(self.has_handler);
-            let (hv, mut regs) = (Hypervisor::new(machine, FrameTable::new()), CpuUserRegs::default());
+            let (hv, mut regs) = (Hypervisor::new(machine, FrameTable::default()), CpuUserRegs::default());
             act(&Current { hv: &hv, domain: &domain, vcpu, regs: &mut regs })
         }
 

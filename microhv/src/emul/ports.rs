@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::GuestVa;
 
 use super::Emulated;
-use super::decode::{Direction, IoPort, IoWidth};
+use super::decode::Direction;
 use crate::domain::Current;
 use crate::pirq::pci;
 use crate::platform::Platform;
@@ -26,24 +26,21 @@ pub(super) fn iopl_allows<P: Platform>(cur: &Current<'_, P>, user: bool) -> bool
 pub(super) fn access<P: Platform>(
     cur: &mut Current<'_, P>,
     direction: Direction,
-    port: IoPort,
-    width: IoWidth,
+    port: Option<u8>,
+    bytes: u8,
     user: bool,
 ) -> Emulated {
-    let port = match port {
-        IoPort::Imm(port) => u16::from(port),
-        IoPort::Dx => cur.regs.rdx as u16,
-    };
-    if !may_use_ports(cur, port, width, user) {
+    let port = port.map_or(cur.regs.rdx as u16, u16::from);
+    if !may_use_ports(cur, port, bytes, user) {
         return Emulated::NotEmulated;
     }
     if direction == Direction::Out {
-        write(cur, port, width, cur.regs.rax as u32 & width.ones());
+        transfer(cur, port, bytes, Some(cur.regs.rax as u32 & ones(bytes)));
         return Emulated::Done;
     }
-    let value = read(cur, port, width) & width.ones();
+    let value = transfer(cur, port, bytes, None) & ones(bytes);
     // A 32-bit result clears the upper half.
-    let kept = if width == IoWidth::Dword { 0 } else { cur.regs.rax & !u64::from(width.ones()) };
+    let kept = if bytes == 4 { 0 } else { cur.regs.rax & !u64::from(ones(bytes)) };
     cur.regs.rax = kept | u64::from(value);
     Emulated::Done
 }
@@ -53,18 +50,18 @@ pub(super) fn access<P: Platform>(
 pub(super) fn string<P: Platform>(
     cur: &mut Current<'_, P>,
     direction: Direction,
-    width: IoWidth,
+    bytes: u8,
     repeat: bool,
     address32: bool,
     user: bool,
 ) -> Emulated {
     let port = cur.regs.rdx as u16;
-    if !may_use_ports(cur, port, width, user) {
+    if !may_use_ports(cur, port, bytes, user) {
         return Emulated::NotEmulated;
     }
     let address_mask = if address32 { 0xffff_ffff } else { u64::MAX };
-    let bytes = usize::from(width.bytes());
-    let step = if cur.regs.rflags & 1 << 10 != 0 { 0u64.wrapping_sub(bytes as u64) } else { bytes as u64 };
+    let len = usize::from(bytes);
+    let step = if cur.regs.rflags & 1 << 10 != 0 { 0u64.wrapping_sub(len as u64) } else { len as u64 };
     let mut budget = MAX_REPEAT;
     loop {
         if repeat && cur.regs.rcx & address_mask == 0 {
@@ -81,18 +78,18 @@ pub(super) fn string<P: Platform>(
         let moved = match direction {
             Direction::In => {
                 // The page must take the value before the device gives it up.
-                let probe = &mut buffer[..bytes];
+                let probe = &mut buffer[..len];
                 if cur.copy_from_guest(probe, address).is_err() || cur.copy_to_guest(address, probe).is_err()
                 {
                     return Emulated::PageFault { address: address.raw(), write: true };
                 }
-                let value = read(cur, port, width).to_le_bytes();
-                cur.copy_to_guest(address, &value[..bytes])
+                let value = transfer(cur, port, bytes, None).to_le_bytes();
+                cur.copy_to_guest(address, &value[..len])
             }
             Direction::Out => {
-                let copied = cur.copy_from_guest(&mut buffer[..bytes], address);
+                let copied = cur.copy_from_guest(&mut buffer[..len], address);
                 if copied.is_ok() {
-                    write(cur, port, width, u32::from_le_bytes(buffer));
+                    transfer(cur, port, bytes, Some(u32::from_le_bytes(buffer)));
                 }
                 copied
             }
@@ -113,7 +110,7 @@ pub(super) fn string<P: Platform>(
 }
 
 /// IOPL, or a clear bit for each byte of the access in the I/O bitmap that the kernel set.
-fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, user: bool) -> bool {
+fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, bytes: u8, user: bool) -> bool {
     if iopl_allows(cur, user) {
         return true;
     }
@@ -122,7 +119,7 @@ fn may_use_ports<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, u
         (cpu.io_bitmap, cpu.io_bitmap_ports)
     };
     let Some(bitmap) = bitmap else { return false };
-    let (first, count) = (u32::from(port), u32::from(width.bytes()));
+    let (first, count) = (u32::from(port), u32::from(bytes));
     if first + count > ports {
         return false;
     }
@@ -149,39 +146,29 @@ fn with_kernel_tables<P: Platform, R>(cur: &Current<'_, P>, user: bool, access: 
     result
 }
 
-/// What answers an access.
-enum Reach {
-    /// The port itself: the domain owns it.
-    Port,
-    /// The hypervisor, which guards configuration space.
-    PciConfig,
-    Nobody,
+/// All ones of an access: what a read without rights gives.
+const fn ones(bytes: u8) -> u32 {
+    u32::MAX >> (32 - 8 * bytes as u32)
 }
 
-fn reach<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> Reach {
-    let (first, bytes) = (u64::from(port), u64::from(width.bytes()));
-    if port <= pci::DATA_PORT + 3 && first + bytes > u64::from(pci::ADDRESS_PORT) {
-        let is_whole = port >= pci::ADDRESS_PORT;
-        return if cur.domain.privileged && is_whole { Reach::PciConfig } else { Reach::Nobody };
+/// Makes an access: `out` goes to the port, or what the port says is given. Configuration space is guarded by the
+/// hypervisor; a port that the domain does not own says all ones, and takes nothing.
+fn transfer<P: Platform>(cur: &Current<'_, P>, port: u16, bytes: u8, out: Option<u32>) -> u32 {
+    let (hv, domain) = (cur.hv, cur.domain);
+    let (first, end) = (u64::from(port), u64::from(port) + u64::from(bytes));
+    let is_config = port <= pci::DATA_PORT + 3 && end > u64::from(pci::ADDRESS_PORT);
+    let is_allowed = match is_config {
+        true => domain.privileged && port >= pci::ADDRESS_PORT,
+        false => domain.permissions.lock().ports.contains_range(first, end - 1),
+    };
+    match (out, is_config) {
+        _ if !is_allowed => return ones(bytes),
+        (None, true) => return hv.pci_port_in(port, bytes),
+        (None, false) => return hv.platform.port_in(port, bytes),
+        (Some(value), true) => hv.pci_port_out(port, bytes, value),
+        (Some(value), false) => hv.platform.port_out(port, bytes, value),
     }
-    let owned = cur.domain.permissions.lock().ports.contains_range(first, first + bytes - 1);
-    if owned { Reach::Port } else { Reach::Nobody }
-}
-
-fn read<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth) -> u32 {
-    match reach(cur, port, width) {
-        Reach::Port => cur.hv.platform.port_in(port, width.bytes()),
-        Reach::PciConfig => cur.hv.pci_port_in(port, width.bytes()),
-        Reach::Nobody => width.ones(),
-    }
-}
-
-fn write<P: Platform>(cur: &Current<'_, P>, port: u16, width: IoWidth, value: u32) {
-    match reach(cur, port, width) {
-        Reach::Port => cur.hv.platform.port_out(port, width.bytes(), value),
-        Reach::PciConfig => cur.hv.pci_port_out(port, width.bytes(), value),
-        Reach::Nobody => {}
-    }
+    0
 }
 
 #[cfg(test)]
@@ -223,7 +210,7 @@ mod tests {
         vcpu.cr3_kernel.replace(Some(Mfn::new(TABLE_FRAMES)));
         vcpu.cr3_user.replace(Some(Mfn::new(USER_L4)));
         machine.load_cr3(Mfn::new(USER_L4));
-        (Hypervisor::new(machine, FrameTable::new()), domain)
+        (Hypervisor::new(machine, FrameTable::default()), domain)
     }
 
     #[test]
@@ -242,12 +229,12 @@ mod tests {
         let mut regs = CpuUserRegs::default();
         let cur = Current { hv: &hv, domain: &domain, vcpu, regs: &mut regs };
         let may = |port, width| may_use_ports(&cur, port, width, true);
-        assert!(may(15, IoWidth::Byte) && may(16, IoWidth::Byte) && may(15, IoWidth::Word));
-        assert!(!may(14, IoWidth::Byte) && !may(14, IoWidth::Word) && !may(16, IoWidth::Word));
-        assert!(!may(0xff, IoWidth::Byte) && !may(0xff, IoWidth::Word), "set, and past the bitmap's end");
-        assert!(!may(0xffff, IoWidth::Dword));
+        assert!(may(15, 1) && may(16, 1) && may(15, 2));
+        assert!(!may(14, 1) && !may(14, 2) && !may(16, 2));
+        assert!(!may(0xff, 1) && !may(0xff, 2), "set, and past the bitmap's end");
+        assert!(!may(0xffff, 4));
         assert_eq!(hv.platform.cr3(), Some(Mfn::new(USER_L4)), "the user's tables are loaded again");
         vcpu.iopl.store(3, Ordering::Relaxed);
-        assert!(may(0xff, IoWidth::Word), "IOPL goes before the bitmap");
+        assert!(may(0xff, 2), "IOPL goes before the bitmap");
     }
 }

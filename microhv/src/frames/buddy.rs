@@ -16,11 +16,13 @@ pub(crate) struct Zone {
     free: u64,
 }
 
-impl Zone {
-    pub(crate) const fn new() -> Self {
+impl Default for Zone {
+    fn default() -> Self {
         Self { heads: [NONE; MAX_ORDER as usize + 1], free: 0 }
     }
+}
 
+impl Zone {
     /// Free frames.
     pub(crate) const fn free(&self) -> u64 {
         self.free
@@ -96,13 +98,13 @@ mod tests {
     use super::*;
 
     fn infos(n: usize) -> Vec<FrameInfo> {
-        (0..n).map(|_| FrameInfo::new()).collect()
+        (0..n).map(|_| FrameInfo::default()).collect()
     }
 
     #[test]
     fn blocks_split_and_merge() {
         let infos = infos(64);
-        let mut zone = Zone::new();
+        let mut zone = Zone::default();
         zone.release(&infos, 0, 5);
         zone.release(&infos, 32, 5);
         assert_eq!(zone.alloc(&infos, 6), Some(0), "two halves merged");
@@ -123,7 +125,7 @@ mod tests {
     #[test]
     fn a_frame_in_use_is_never_merged() {
         let infos = infos(4);
-        let mut zone = Zone::new();
+        let mut zone = Zone::default();
         zone.release(&infos, 0, 2);
         let a = zone.alloc(&infos, 0).expect("a frame");
         infos[a as usize].using.store(UseWord::owned(ring_abi::types::DomId::new(1), 0).0, Ordering::Relaxed);
@@ -137,7 +139,7 @@ mod tests {
         #[test]
         fn no_frame_is_given_twice(ops in proptest::collection::vec((0u8..4, 0usize..64), 1..200)) {
             let infos = infos(128);
-            let mut zone = Zone::new();
+            let mut zone = Zone::default();
             zone.release(&infos, 0, 7);
             let mut held: Vec<(u32, u8)> = Vec::new();
             let mut used = [false; 128];

@@ -190,7 +190,7 @@ impl TypeWord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlushOwed(pub(crate) bool);
 
-/// A frame's entry: 16 bytes.
+/// A frame's entry: 16 bytes. All of them zero, as by default: the frame is nobody's.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct FrameInfo {
@@ -201,11 +201,6 @@ pub struct FrameInfo {
 const _: () = assert!(size_of::<FrameInfo>() == 16);
 
 impl FrameInfo {
-    /// A frame that is nobody's. All-zero bytes are the same.
-    pub const fn new() -> Self {
-        Self { using: AtomicU64::new(0), kind: AtomicU64::new(0) }
-    }
-
     #[inline]
     pub(crate) fn load_use(&self) -> UseWord {
         UseWord(self.using.load(Ordering::Acquire))
@@ -220,12 +215,6 @@ impl FrameInfo {
     #[inline]
     pub fn owner(&self) -> Option<DomId> {
         self.load_use().owner()
-    }
-
-    /// General references.
-    pub fn count(&self) -> u32 {
-        let using = self.load_use();
-        if using.owner().is_some() { using.count() } else { 0 }
     }
 
     /// The type that the frame has or last had, and how many references hold it.
@@ -365,7 +354,7 @@ mod tests {
     use super::*;
 
     fn owned(id: u16) -> FrameInfo {
-        let info = FrameInfo::new();
+        let info = FrameInfo::default();
         info.using.store(UseWord::owned(DomId::new(id), 0).0, Ordering::Relaxed);
         info
     }
@@ -375,7 +364,7 @@ mod tests {
         let info = owned(3);
         assert!(info.get(DomId::new(3)));
         assert!(!info.get(DomId::new(2)));
-        assert!(!FrameInfo::new().get(DomId::new(0)));
+        assert!(!FrameInfo::default().get(DomId::new(0)));
         assert!(!info.put());
         assert!(info.end_ownership());
         assert!(!info.end_ownership());

@@ -1,7 +1,6 @@
 //! The frame table: every machine frame's entry, which frames are memory, and the free ones.
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
@@ -18,10 +17,11 @@ pub const MAX_RANGES: usize = 32;
 /// First frame above 4 GiB.
 const HIGH: u32 = 1 << 20;
 
-/// Owner, type and counts of every machine frame, and the allocator of the free ones.
+/// Owner, type and counts of every machine frame, and the allocator of the free ones. The default has no frames.
 ///
 /// A frame that is memory and has no owner is free or the hypervisor's own: no guest can reach it. A frame that is no
 /// memory is a device's.
+#[derive(Debug, Default)]
 pub struct FrameTable {
     infos: &'static [FrameInfo],
     /// Ranges of frames that are memory: start, end.
@@ -38,46 +38,21 @@ pub struct FrameTable {
     read_only: RwLock<rank::ReadOnlyFrames, RangeSet>,
 }
 
-impl fmt::Debug for FrameTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FrameTable({} frames)", self.infos.len())
-    }
-}
-
-impl Default for FrameTable {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl FrameTable {
-    /// A table of no frames.
-    pub const fn new() -> Self {
-        Self {
-            infos: &[],
-            ram: ArrayVec::new_const(),
-            zones: Mutex::new([Zone::new(), Zone::new()]),
-            freed: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
-            claimed: AtomicU64::new(0),
-            read_only: RwLock::new(RangeSet::new()),
-        }
-    }
-
     /// A table over `infos`, all zero, entry n for frame n. `ram` are the ranges of frames (start, end exclusive)
     /// that are memory; none of it is free yet. Ranges beyond [`MAX_RANGES`] or the entries are left out.
     pub fn over(infos: &'static [FrameInfo], ram: &[(Mfn, Mfn)]) -> Self {
         let end = infos.len().min(u32::MAX as usize - 1) as u64;
         let ranges = ram.iter().map(|&(from, to)| (from.raw().min(end) as u32, to.raw().min(end) as u32));
         let ranges = ranges.filter(|(from, to)| from < to);
-        Self { infos: &infos[..end as usize], ram: ranges.take(MAX_RANGES).collect(), ..Self::new() }
+        Self { infos: &infos[..end as usize], ram: ranges.take(MAX_RANGES).collect(), ..Self::default() }
     }
 
     /// A table for `frames` frames on the host, all memory, all free but the first `reserved`. Its entries are never
     /// given back.
     #[cfg(any(test, feature = "testing"))]
     pub fn for_tests(frames: usize, reserved: u64) -> Self {
-        let infos: alloc::vec::Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::new()).collect();
+        let infos: alloc::vec::Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::default()).collect();
         let end = Mfn::new(frames as u64);
         let table = Self::over(alloc::boxed::Box::leak(infos.into_boxed_slice()), &[(Mfn::new(0), end)]);
         table.add_free(Mfn::new(reserved), end);
@@ -256,7 +231,7 @@ mod tests {
     use super::*;
 
     fn table(frames: usize, ram: &[(u64, u64)]) -> FrameTable {
-        let infos: Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::new()).collect();
+        let infos: Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::default()).collect();
         let ram: Vec<(Mfn, Mfn)> = ram.iter().map(|&(a, b)| (Mfn::new(a), Mfn::new(b))).collect();
         let table = FrameTable::over(Box::leak(infos.into_boxed_slice()), &ram);
         for &(start, end) in &ram {

@@ -61,9 +61,7 @@ pub fn callback_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
                     cur.vcpu.cpu.lock().traps[2] = TrapGate::default();
                     Ok(Outcome::OK)
                 }
-                CALLBACKTYPE_EVENT
-                | CALLBACKTYPE_FAILSAFE
-                | CALLBACKTYPE_SYSCALL
+                CALLBACKTYPE_EVENT..=CALLBACKTYPE_SYSCALL
                 | CALLBACKTYPE_SYSENTER
                 | CALLBACKTYPE_SYSCALL32 => Err(HypercallError::Invalid),
                 _ => Err(HypercallError::NoSys),

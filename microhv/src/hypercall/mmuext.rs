@@ -49,6 +49,7 @@ fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     }
 }
 
+#[inline(never)] // as `mmu::update_any`, for the registers
 fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let batch = Batch::new(cur, args);
     let subject = if batch.only_finish { Subject::Caller } else { Subject::new(cur, args[3] as u16)? };

@@ -39,30 +39,21 @@ fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Answe
         op::PHYSDEVOP_GET_FREE_PIRQ => get_free_pirq(cur, arg),
         op::PHYSDEVOP_SETUP_GSI => setup_gsi(cur, arg),
         op::PHYSDEVOP_APIC_READ => apic_read(cur, arg),
-        op::PHYSDEVOP_APIC_WRITE => {
-            let _: PhysdevApic = hardware(cur, arg)?;
-            // The I/O APIC is the hypervisor's: lines are routed when they are bound.
-            Ok(())
-        }
+        // The I/O APIC is the hypervisor's: lines are routed when they are bound.
+        op::PHYSDEVOP_APIC_WRITE => hardware(cur, arg).map(|_: PhysdevApic| ()),
         op::PHYSDEVOP_ALLOC_IRQ_VECTOR => alloc_irq_vector(cur, arg),
         op::PHYSDEVOP_MANAGE_PCI_ADD
         | op::PHYSDEVOP_MANAGE_PCI_REMOVE
         | op::PHYSDEVOP_RESTORE_MSI
-        | op::PHYSDEVOP_MANAGE_PCI_ADD_EXT => {
-            let _: PhysdevManagePci = hardware(cur, arg)?;
-            Ok(())
-        }
+        | op::PHYSDEVOP_MANAGE_PCI_ADD_EXT => hardware(cur, arg).map(|_: PhysdevManagePci| ()),
         // Nothing is kept about a function: its capabilities are read when a message is mapped.
-        op::PHYSDEVOP_PCI_DEVICE_ADD => {
-            let add: PhysdevPciDeviceAdd = hardware(cur, arg)?;
-            if add.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(()) }
-        }
+        op::PHYSDEVOP_PCI_DEVICE_ADD => hardware(cur, arg)
+            .and_then(|add: PhysdevPciDeviceAdd| HypercallError::NoDevice.when(add.seg != 0)),
         op::PHYSDEVOP_PCI_DEVICE_REMOVE
         | op::PHYSDEVOP_RESTORE_MSI_EXT
         | op::PHYSDEVOP_PREPARE_MSIX
         | op::PHYSDEVOP_RELEASE_MSIX => {
-            let device: PhysdevPciDevice = hardware(cur, arg)?;
-            if device.seg != 0 { Err(HypercallError::NoDevice) } else { Ok(()) }
+            hardware(cur, arg).and_then(|of: PhysdevPciDevice| HypercallError::NoDevice.when(of.seg != 0))
         }
         _ => Err(HypercallError::NoSys),
     }

@@ -60,11 +60,6 @@ fn check(context: &VcpuGuestContext) -> Result<(), LifecycleError> {
     if fine { Ok(()) } else { Err(LifecycleError::Invalid) }
 }
 
-/// The frame that a cr3 value names.
-const fn cr3_frame(cr3: u64) -> Mfn {
-    Mfn::new(cr3 >> PAGE_SHIFT)
-}
-
 impl<P: Platform> Hypervisor<P> {
     /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included; with `once`, only a
     /// vCPU that has none yet.
@@ -93,8 +88,9 @@ impl<P: Platform> Hypervisor<P> {
         let frames = context.gdt_frames.map(Mfn::new);
         self.set_gdt(domain, vcpu, &frames[..gdt_frames], context.gdt_ents as u32)
             .map_err(LifecycleError::Gdt)?;
-        let kernel = cr3_frame(context.ctrlreg[3]);
-        let user = (context.ctrlreg[1] != 0).then(|| cr3_frame(context.ctrlreg[1]));
+        let frame = |cr3: u64| Mfn::new(cr3 >> PAGE_SHIFT);
+        let kernel = frame(context.ctrlreg[3]);
+        let user = (context.ctrlreg[1] != 0).then(|| frame(context.ctrlreg[1]));
         self.install_bases(domain, vcpu, kernel, user).map_err(|error| match error {
             MemError::Restart => LifecycleError::Again,
             _ => LifecycleError::Invalid,
@@ -118,16 +114,10 @@ impl<P: Platform> Hypervisor<P> {
             }
             cpu.kernel_ss = context.kernel_ss as u16 | 3;
             cpu.kernel_sp = context.kernel_sp;
-            let masks = |flag| context.flags & flag != 0;
+            let callback = |address, flag| Callback { address, masks_events: context.flags & flag != 0 };
             cpu.event = Callback { address: context.event_callback_eip, masks_events: true };
-            cpu.failsafe = Callback {
-                address: context.failsafe_callback_eip,
-                masks_events: masks(VGCF_FAILSAFE_DISABLES_EVENTS),
-            };
-            cpu.syscall = Callback {
-                address: context.syscall_callback_eip,
-                masks_events: masks(VGCF_SYSCALL_DISABLES_EVENTS),
-            };
+            cpu.failsafe = callback(context.failsafe_callback_eip, VGCF_FAILSAFE_DISABLES_EVENTS);
+            cpu.syscall = callback(context.syscall_callback_eip, VGCF_SYSCALL_DISABLES_EVENTS);
             cpu.cr0 = GuestCpu::CR0 | context.ctrlreg[0] & GuestCpu::CR0_TS;
             cpu.fs_base = context.fs_base;
             cpu.gs_base_kernel = context.gs_base_kernel;

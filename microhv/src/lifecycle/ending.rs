@@ -57,11 +57,6 @@ impl Ending {
     pub(super) fn of_vcpus(vcpus: Vec<Vcpu>, shared_mfn: Mfn) -> Self {
         Self { vcpus, grants: None, last: Last::Frame(shared_mfn) }
     }
-
-    /// Frees a piece of what the domain itself has. `false`: what is left goes at once.
-    fn shrink(&mut self) -> bool {
-        self.grants.as_mut().is_some_and(GrantRecords::shrink)
-    }
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -106,7 +101,7 @@ impl<P: Platform> Hypervisor<P> {
                 return Some(ending);
             }
         }
-        while ending.shrink() {
+        while ending.grants.as_mut().is_some_and(GrantRecords::shrink) {
             if self.platform.work_pending() {
                 return Some(ending);
             }

@@ -1,6 +1,5 @@
 //! Whose a frame is: allocation, sharing, references, and the count of each domain's pages.
 
-use core::fmt;
 use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DomId, GuestVa, Mfn, Pfn};
@@ -15,6 +14,7 @@ use crate::platform::{CpuSet, Platform};
 
 /// References on a frame, given back when this is dropped: a general one, by which the frame is not freed nor given to
 /// another, and if `TYPED` one on its type.
+#[derive(Debug)]
 #[must_use = "dropped, the references are given back"]
 pub struct FrameRef<'a, P: Platform, const TYPED: bool> {
     hv: &'a Hypervisor<P>,
@@ -73,12 +73,6 @@ impl<P: Platform, const TYPED: bool> Drop for FrameRef<'_, P, TYPED> {
     #[inline(always)]
     fn drop(&mut self) {
         if TYPED { self.hv.put_page_and_type(self.mfn) } else { self.hv.put_page(self.mfn) }
-    }
-}
-
-impl<P: Platform, const TYPED: bool> fmt::Debug for FrameRef<'_, P, TYPED> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FrameRef({:#x})", self.mfn.raw())
     }
 }
 

@@ -29,6 +29,7 @@ pub enum FrameOwner<'a> {
 ///
 /// Flushes that this CPU owes are done when the session ends, and before it reaches anything by a guest's address
 /// ([`Mm::settle`]); other CPUs are flushed at once.
+#[derive(Debug)]
 #[must_use = "dropped, the session ends"]
 pub struct Mm<'a, P: Platform> {
     pub(crate) hv: &'a Hypervisor<P>,
@@ -43,12 +44,6 @@ impl<P: Platform> Drop for Mm<'_, P> {
     #[inline]
     fn drop(&mut self) {
         self.settle();
-    }
-}
-
-impl<P: Platform> core::fmt::Debug for Mm<'_, P> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Mm({:?})", self.dom)
     }
 }
 

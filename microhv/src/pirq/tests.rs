@@ -17,7 +17,7 @@ const TABLE: u64 = 0xfebd_0000;
 /// A function with MSI-X (4 entries, table at the start of BAR 1, pending bits a page later) and 64-bit MSI.
 fn machine() -> (Hypervisor<TestMachine>, Arc<Domain>) {
     let platform = TestMachine::new(8);
-    let hv = Hypervisor::new(platform, crate::frames::FrameTable::new());
+    let hv = Hypervisor::new(platform, crate::frames::FrameTable::default());
     let dom0 = add_domain(&hv, 0, true);
     let base = u32::from(DEVFN) << 8;
     let mut pci = hv.platform.pci.lock();

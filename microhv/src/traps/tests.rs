@@ -54,7 +54,7 @@ impl Scene {
             r11: 0xb,
             ..Default::default()
         };
-        Self { hv: Hypervisor::new(machine, FrameTable::new()), domain, regs }
+        Self { hv: Hypervisor::new(machine, FrameTable::default()), domain, regs }
     }
 
     fn act<R>(&mut self, act: impl FnOnce(&mut Current<'_, TestMachine>) -> R) -> R {

@@ -93,7 +93,7 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
 }
 
 fn save(vcpu: &Vcpu) {
-    vcpu.set_saved_selectors([ES::get_reg().0, DS::get_reg().0, FS::get_reg().0, GS::get_reg().0]);
+    vcpu.set_saved_selectors([DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0]);
     let (active, other) = (cpu::read_msr(msr::GS_BASE), cpu::read_msr(msr::SHADOW_GS_BASE));
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     {
@@ -122,7 +122,7 @@ fn load(hv: &Hv, local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> 
     let ldt_entries = vcpu.cpu.lock().ldt_entries;
     windows::load(&vcpu.window, ldt_entries);
     set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
-    let [es, ds, fs, gs] = vcpu.saved_selectors();
+    let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
     let (fs_base, gs_kernel, gs_user, breaks, cr0) = {

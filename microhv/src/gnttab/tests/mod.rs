@@ -96,7 +96,7 @@ impl World {
     /// References and type references of a frame, without the one reference of its owner.
     fn uses(&self, mfn: Mfn) -> (u32, u32) {
         let info = self.hv.frames.info(mfn).unwrap();
-        (info.count() - 1, info.page_type().1)
+        (info.load_use().count() - 1, info.page_type().1)
     }
 
     fn nothing_is_left(&self) {

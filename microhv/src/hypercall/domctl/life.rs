@@ -10,9 +10,6 @@ use crate::domain::{Current, DomainConfig, FIRST_RESERVED, MAX_GRANT_FRAMES, MAX
 use crate::hypercall::{Answer, HypercallError};
 use crate::platform::Platform;
 
-/// Default of what a domain may have when the toolstack says "default".
-const DEFAULT_GRANT_FRAMES: u32 = 64;
-const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 /// Pauses of a domain by the toolstack at most.
 const MAX_PAUSES: u32 = 255;
 
@@ -23,15 +20,16 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> A
         wanted.flags & !XEN_DOMCTL_CDF_XS_DOMAIN != 0 || wanted.iommu_opts != 0 || wanted.vmtrace_size != 0,
     )?;
     let or_default = |value: i32, default: u32| u32::try_from(value).unwrap_or(default);
+    let default = DomainConfig::default();
     let config = DomainConfig {
         handle: wanted.handle,
         ssidref: wanted.ssidref,
-        privileged: false,
         max_vcpus: wanted.max_vcpus,
         max_evtchn_port: (wanted.max_evtchn_port != 0).then(|| Port::new(wanted.max_evtchn_port)),
-        max_grant_frames: or_default(wanted.max_grant_frames, DEFAULT_GRANT_FRAMES),
-        max_maptrack_frames: or_default(wanted.max_maptrack_frames, DEFAULT_MAPTRACK_FRAMES),
+        max_grant_frames: or_default(wanted.max_grant_frames, default.max_grant_frames),
+        max_maptrack_frames: or_default(wanted.max_maptrack_frames, default.max_maptrack_frames),
         flags: wanted.flags,
+        ..default
     };
     // What these are the limits of is freed, and copied as it grows, by parts of a size that is known.
     HypercallError::Invalid.when(

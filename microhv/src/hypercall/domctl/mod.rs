@@ -29,14 +29,14 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let mut op: XenDomctl = cur.copy_in(arg)?;
     HypercallError::Access.when(op.interface_version != XEN_DOMCTL_INTERFACE_VERSION)?;
     let result = if op.cmd == XEN_DOMCTL_CREATEDOMAIN {
-        life::create(cur, &mut op).map(|()| Reply::Changed)
+        life::create(cur, &mut op).map(|()| true)
     } else {
         let domain = cur.hv.domains.get(DomId::new(op.domain)).ok_or(HypercallError::NoSuchDomain)?;
         Operation { cur, domain: &domain }.execute(&mut op)
     };
     let result = match result {
-        Ok(Reply::Nothing) => Ok(Outcome::OK),
-        Ok(Reply::Changed) => cur.copy_out(arg, &op).map(|()| Outcome::OK).map_err(HypercallError::from),
+        Ok(false) => Ok(Outcome::OK),
+        Ok(true) => cur.copy_out(arg, &op).map(|()| Outcome::OK).map_err(HypercallError::from),
         // The caller may have other things to do as well, and calls again.
         Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
             Ok(Outcome::Done(HypercallError::Again.errno() as u64))
@@ -47,21 +47,15 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     result
 }
 
-/// Whether the caller's structure is to be written back.
-enum Reply {
-    Nothing,
-    Changed,
-}
-
-/// An operation that gives an error or nothing.
-fn told<T: Payload>(op: &XenDomctl, work: impl FnOnce(T) -> Answer) -> Answer<Reply> {
-    work(op.payload()).map(|()| Reply::Nothing)
+/// An operation that gives an error or nothing. Both kinds say whether the caller's structure is to be written back.
+fn told<T: Payload>(op: &XenDomctl, work: impl FnOnce(T) -> Answer) -> Answer<bool> {
+    work(op.payload()).map(|()| false)
 }
 
 /// An operation that gives an answer, in the place of its arguments.
-fn asked<T: Payload, A: Payload>(op: &mut XenDomctl, work: impl FnOnce(T) -> Answer<A>) -> Answer<Reply> {
+fn asked<T: Payload, A: Payload>(op: &mut XenDomctl, work: impl FnOnce(T) -> Answer<A>) -> Answer<bool> {
     op.set_payload(&work(op.payload())?);
-    Ok(Reply::Changed)
+    Ok(true)
 }
 
 /// What the handlers of operations are called on.
@@ -78,7 +72,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         HypercallError::Invalid.when(Arc::ptr_eq(self.cur.domain, self.domain))
     }
 
-    fn execute(&self, op: &mut XenDomctl) -> Answer<Reply> {
+    fn execute(&self, op: &mut XenDomctl) -> Answer<bool> {
         match op.cmd {
             XEN_DOMCTL_DESTROYDOMAIN => told(op, |()| self.destroy()),
             XEN_DOMCTL_PAUSEDOMAIN => told(op, |()| self.pause()),

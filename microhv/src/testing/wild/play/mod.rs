@@ -101,7 +101,7 @@ impl Wild {
     #[must_use]
     pub fn new(cpus: usize) -> Self {
         assert!((1..=CPUS).contains(&cpus));
-        let infos: Box<[FrameInfo]> = (0..FRAMES).map(|_| FrameInfo::new()).collect();
+        let infos: Box<[FrameInfo]> = (0..FRAMES).map(|_| FrameInfo::default()).collect();
         let infos = Box::into_raw(infos);
         // SAFETY: the entries live until `Infos` is dropped, after everything that refers to them.
         let entries: &'static [FrameInfo] = unsafe { &*infos };
