@@ -237,13 +237,11 @@ impl Domain {
     }
 
     /// vCPU number `id`, if there is one.
-    #[inline]
     pub fn vcpu(&self, id: u32) -> Option<&Vcpu> {
         self.vcpus.get(id as usize)
     }
 
     /// How far it is from its end.
-    #[inline]
     pub fn dying(&self) -> DyingState {
         match self.dying.load(Ordering::Acquire) {
             0 => DyingState::Alive,
@@ -263,7 +261,6 @@ impl Domain {
     }
 
     /// Whether the `VMASST_TYPE_*` bit is on.
-    #[inline]
     pub fn assists(&self, bit: u32) -> bool {
         self.assist.load(Ordering::Relaxed) & 1 << bit != 0
     }
@@ -284,7 +281,6 @@ impl VcpuRef {
     }
 
     /// The domain it belongs to.
-    #[inline]
     pub fn domain(&self) -> &Arc<Domain> {
         &self.domain
     }

@@ -108,7 +108,6 @@ pub struct FrameSlot(AtomicU64);
 
 impl FrameSlot {
     /// The frame.
-    #[inline]
     pub fn get(&self) -> Option<Mfn> {
         self.0.load(Ordering::Relaxed).checked_sub(1).map(Mfn::new)
     }
@@ -202,13 +201,11 @@ impl Vcpu {
     }
 
     /// The register frame. Entry code and the CPU that runs the vCPU alone may write it. (I17)
-    #[inline]
     pub fn regs_ptr(&self) -> *mut CpuUserRegs {
         self.regs.frame.get()
     }
 
     /// Where the processor's push begins: the value for RSP0, 16-aligned, one past `ss`.
-    #[inline]
     pub fn entry_stack(&self) -> *mut u8 {
         self.regs_ptr().cast::<u8>().wrapping_add(offset_of!(CpuUserRegs, es))
     }

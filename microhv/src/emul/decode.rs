@@ -60,7 +60,6 @@ pub enum Privileged {
 
 /// The length of the prefixed `cpuid`, if the eight bytes begin with it: kernels execute it thousands of times while they
 /// boot.
-#[inline]
 pub fn forced_cpuid(bytes: u64) -> Option<u8> {
     let [forced @ .., _] = bytes.to_le_bytes();
     (forced == FORCED_CPUID).then_some(FORCED_CPUID.len() as u8)

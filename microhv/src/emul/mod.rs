@@ -37,7 +37,6 @@ pub enum Emulated {
 
 /// Executes the prefixed `cpuid` after a #UD, ahead of all else: kernels ask often. `false`: the instruction is another or
 /// lies across a page's end, and [`emulate`] has the last word.
-#[inline]
 pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
     let rip = cur.regs.rip;
     if rip & 4095 > 4096 - size_of::<u64>() as u64 {
@@ -52,7 +51,6 @@ pub fn forced_cpuid<P: Platform>(cur: &mut Current<'_, P>) -> bool {
 
 /// Goes past the instruction and clears the resume flag, which was meant for this instruction. A guest that steps gets its
 /// trap.
-#[inline]
 fn retire<P: Platform>(cur: &mut Current<'_, P>, next_rip: u64) {
     cur.regs.rip = next_rip;
     cur.regs.rflags &= !traps::flags::RF;

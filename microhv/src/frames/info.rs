@@ -41,7 +41,6 @@ impl PageType {
     }
 
     /// The level of a page table, 0 for anything else.
-    #[inline]
     pub const fn level(self) -> u8 {
         if self as u8 <= Self::L4 as u8 { self as u8 } else { 0 }
     }
@@ -95,24 +94,20 @@ impl UseWord {
         (owner.raw() as u64 + 1) << 32
     }
 
-    #[inline]
     pub(crate) const fn count(self) -> u32 {
         self.0 as u32
     }
 
-    #[inline]
     pub(crate) fn is_owned_by(self, owner: DomId) -> bool {
         self.0 >> 32 & 0xffff == owner.raw() as u64 + 1
     }
 
     /// The owner, if there is one.
-    #[inline]
     pub(crate) fn owner(self) -> Option<DomId> {
         let raw = self.0 >> 32 & 0xffff;
         (raw != 0).then(|| DomId::new((raw - 1) as u16))
     }
 
-    #[inline]
     pub(crate) const fn has(self, flag: u64) -> bool {
         self.0 & flag != 0
     }
@@ -150,7 +145,6 @@ impl TypeWord {
     }
 
     /// Whether a flush is owed before the frame is used as `wanted`.
-    #[inline]
     pub(crate) fn needs_flush_for(self, wanted: PageType) -> bool {
         self.has(Self::CACHED) && self.page_type() != wanted
     }
@@ -160,7 +154,6 @@ impl TypeWord {
         self.0 as u32
     }
 
-    #[inline]
     pub(crate) const fn page_type(self) -> PageType {
         PageType::from_bits(self.0 >> 32)
     }

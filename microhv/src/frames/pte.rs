@@ -89,7 +89,6 @@ impl Pte {
     pub const NONE: Self = Self(0);
 
     /// An entry of these bits.
-    #[inline]
     pub const fn new(raw: u64) -> Self {
         Self(raw)
     }
@@ -101,7 +100,6 @@ impl Pte {
     }
 
     /// All bits.
-    #[inline]
     pub const fn raw(self) -> u64 {
         self.0
     }
@@ -113,7 +111,6 @@ impl Pte {
     }
 
     /// Whether the entry is present.
-    #[inline]
     pub const fn is_present(self) -> bool {
         self.has(P)
     }

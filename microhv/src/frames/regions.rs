@@ -23,7 +23,6 @@ const fn place(region: u32) -> (usize, usize) {
 
 impl Regions {
     /// Counts `frames` more in a region.
-    #[inline]
     pub(crate) fn add(&mut self, region: u32, frames: u16) {
         let (group, slot) = place(region);
         if group >= self.groups.len() {
@@ -33,7 +32,6 @@ impl Regions {
     }
 
     /// Counts a frame less in a region; `false`: there was none.
-    #[inline]
     pub(crate) fn remove(&mut self, region: u32) -> bool {
         let (group, slot) = place(region);
         match self.groups.get_mut(group) {

@@ -31,7 +31,6 @@ pub(super) enum Subject {
 
 impl Subject {
     /// What the caller may mean by `raw`.
-    #[inline]
     pub(super) fn new<P: Platform>(cur: &Current<'_, P>, raw: u16) -> Answer<Self> {
         match raw {
             DOMID_SELF => Ok(Self::Caller),
@@ -42,7 +41,6 @@ impl Subject {
         }
     }
 
-    #[inline]
     pub(super) fn owner<'a>(&'a self, caller: &'a Domain) -> FrameOwner<'a> {
         match self {
             Self::Caller => FrameOwner::Domain(caller),
@@ -69,7 +67,6 @@ impl Subject {
 /// # Errors
 /// `Fault`; `NoSuchDomain`, `NotPermitted`; `Invalid`, `Busy` and others of the first request that is refused: those
 /// before it are done, and counted; `NoSys`: no such command.
-#[inline]
 pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     // A guest's own tables, all at once, and no figure: what kernels ask for most by far. This case has a function of
     // its own, since saving the registers that the other cases need would cost it instructions.
@@ -196,7 +193,6 @@ fn update_one<P: Platform>(
 ///
 /// # Errors
 /// `Invalid`: no level 1 table there, or an entry that may not be; `NotPermitted`, `Busy` as `mmu_update`.
-#[inline]
 pub fn update_va_mapping<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let domain = cur.domain;
     update_mapping(cur, args, FrameOwner::Domain(domain))
@@ -212,7 +208,6 @@ pub fn update_va_mapping_otherdomain<P: Platform>(cur: &mut Current<'_, P>, args
     update_mapping(cur, args, subject.owner(domain))
 }
 
-#[inline]
 fn update_mapping<P: Platform>(
     cur: &mut Current<'_, P>,
     args: &Args,

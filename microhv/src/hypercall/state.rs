@@ -46,7 +46,6 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
 ///
 /// # Errors
 /// None.
-#[inline]
 pub fn stack_switch<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let mut cpu = cur.vcpu.cpu.lock();
     cpu.kernel_ss = args[0] as u16 | 3;

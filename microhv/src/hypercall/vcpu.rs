@@ -21,7 +21,6 @@ const MAX_PERIOD_NS: u64 = 1 << 62;
 ///
 /// # Errors
 /// `NoEntry`: there is no such vCPU; as each operation says; `NoSys`: no such operation.
-#[inline]
 pub fn vcpu_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let id = u32::try_from(args[1]).map_err(|_| HypercallError::NoEntry)?;
     let vcpu = cur.domain.vcpu(id).ok_or(HypercallError::NoEntry)?;

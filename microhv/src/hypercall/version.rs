@@ -38,7 +38,6 @@ fn features(domain: &Domain) -> u32 {
 ///
 /// # Errors
 /// `Fault`; `Invalid`: no such set of features; `NoData`: there is no build id; `NoSys`: no such command.
-#[inline]
 pub fn xen_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     if args[0] as u32 == XENVER_VERSION {
         return Ok(Outcome::Done(VERSION));

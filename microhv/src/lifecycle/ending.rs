@@ -67,7 +67,6 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Forgets domains that are dead and of which nobody has a page or a reference any more, as far as no other work waits.
-    #[inline]
     pub fn reap_dead(&self) {
         if self.unfinished.has_dead() {
             self.reap();

@@ -48,7 +48,6 @@ impl Unfinished {
     }
 
     /// Whether a dead domain is still in the list, or something is left of another.
-    #[inline]
     pub(crate) fn has_dead(&self) -> bool {
         self.dead_count.load(Ordering::Acquire) != 0
     }

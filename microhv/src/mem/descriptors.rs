@@ -123,7 +123,6 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// Takes all LDT pages out of the vCPU's window. `true`: there was one.
-    #[inline]
     pub(crate) fn drop_ldt(&mut self, vcpu: &Vcpu) -> bool {
         let has_ldt = {
             let cpu = vcpu.cpu.lock();

@@ -185,7 +185,6 @@ impl<P: Platform> Mm<'_, P> {
     }
 
     /// The entry in a slot of a table.
-    #[inline]
     pub(crate) fn entry(&self, table: Mfn, slot: usize) -> Pte {
         Pte::load(&self.hv.platform.table(table)[slot])
     }

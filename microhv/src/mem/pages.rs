@@ -28,13 +28,11 @@ pub type TypedRef<'a, P> = FrameRef<'a, P, true>;
 
 impl<P: Platform, const TYPED: bool> FrameRef<'_, P, TYPED> {
     /// The frame.
-    #[inline]
     pub fn mfn(&self) -> Mfn {
         self.mfn
     }
 
     /// Keeps the references without this guard: `Hypervisor::put_page` or `put_page_and_type` gives them back.
-    #[inline]
     pub fn into_raw(self) -> Mfn {
         let mfn = self.mfn;
         core::mem::forget(self);

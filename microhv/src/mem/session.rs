@@ -41,7 +41,6 @@ pub struct Mm<'a, P: Platform> {
 }
 
 impl<P: Platform> Drop for Mm<'_, P> {
-    #[inline]
     fn drop(&mut self) {
         self.settle();
     }
@@ -71,7 +70,6 @@ impl<P: Platform> Current<'_, P> {
 
 impl<'a, P: Platform> Mm<'a, P> {
     /// Finishes what was interrupted. `false`: there is more than now is time for.
-    #[inline]
     pub(crate) fn finish_deferred(&mut self) -> bool {
         self.tables.deferred.is_empty() || self.drain()
     }
@@ -96,7 +94,6 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// Does the flush of this CPU that is owed: the platform copies from and to guests for what this gives.
-    #[inline]
     pub(crate) fn settle(&mut self) -> Settled<'_> {
         if core::mem::take(&mut self.owes_flush) {
             self.hv.platform.flush_tlb_local();
@@ -105,7 +102,6 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// Whether the session has left work for later, since an interrupt waits: the session is to end.
-    #[inline]
     pub(crate) fn is_interrupted(&self) -> bool {
         !self.tables.deferred.is_empty()
     }
@@ -140,7 +136,6 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// Takes over a flush that a frame's new type owes.
-    #[inline]
     pub(super) fn owe(&mut self, flush: FlushOwed) {
         if flush.0 {
             self.owe_flush();
@@ -283,7 +278,6 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// The type of a frame if it is the domain's page table, checked as a whole.
-    #[inline]
     pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
         let kind = self.hv.owned_info(mfn, self.dom.id)?.load_kind();
         let level = kind.page_type().level();

@@ -15,13 +15,11 @@ use crate::platform::{GROUP, Platform};
 const GROUPS_PER_LOOK: u32 = 64 / GROUP as u32;
 
 /// The groups, of those in the bits of `groups`, with slots from `from` on.
-#[inline]
 const fn from_slot(groups: u64, from: usize) -> u64 {
     if from < 512 { groups & u64::MAX << (from / GROUP) } else { 0 }
 }
 
 /// The groups, of those in the bits of `groups`, with slots below `below`.
-#[inline]
 const fn below_slot(groups: u64, below: usize) -> u64 {
     let count = below.div_ceil(GROUP) as u32;
     if count == 0 { 0 } else { groups & u64::MAX >> (u64::BITS - count) }

@@ -19,12 +19,10 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 const FAULT_USER: u32 = 4;
 
 /// The event upcall mask of the vCPU; 1 when it has no `vcpu_info`.
-#[inline]
 pub(super) fn upcall_mask<P: Platform>(cur: &Current<'_, P>) -> u8 {
     cur.vcpu.info.get().map_or(1, |info| info.load_u8(UPCALL_MASK_OFFSET))
 }
 
-#[inline]
 pub(super) fn set_upcall_mask<P: Platform>(cur: &Current<'_, P>, mask: u8) {
     if let Some(info) = cur.vcpu.info.get() {
         info.store_u8(UPCALL_MASK_OFFSET, mask);
@@ -157,7 +155,6 @@ pub fn device_not_available<P: Platform>(cur: &mut Current<'_, P>) {
 
 /// The hypervisor executed an instruction for the guest: with the trap flag set, the guest gets the trap that the processor
 /// would raise behind the instruction.
-#[inline]
 pub fn retired<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.regs.rflags & flags::TF != 0 {
         single_step(cur);
@@ -200,7 +197,6 @@ pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 
 }
 
 /// The last thing before a return to the guest: an event upcall that is due is delivered.
-#[inline]
 pub fn return_to_guest<P: Platform>(cur: &mut Current<'_, P>) {
     if cur.vcpu.upcall_due() {
         deliver_event(cur);

@@ -31,7 +31,6 @@ fn call_or<P: Platform>(
 }
 
 /// `syscall` from 64-bit user mode. Without a callback: #UD at the instruction.
-#[inline]
 pub fn syscall<P: Platform>(cur: &mut Current<'_, P>) {
     call_or(cur, |cpu| cpu.syscall, undefined);
 }

@@ -13,7 +13,6 @@ pub fn loaded_l4(vcpu: &Vcpu) -> Option<Mfn> {
 }
 
 /// Goes to kernel mode, if the vCPU was in user mode. Returns whether it was.
-#[inline]
 pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     if !cur.vcpu.user_mode.load(Ordering::Relaxed) {
         return false;
@@ -31,7 +30,6 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
 }
 
 /// Goes from kernel mode to user mode; `false`, and nothing changes, when the guest gave no user tables.
-#[inline]
 pub(super) fn enter_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     let Some(l4) = cur.vcpu.cr3_user.get() else { return false };
     cur.vcpu.user_mode.store(true, Ordering::Relaxed);

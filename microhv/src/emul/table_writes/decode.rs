@@ -78,7 +78,6 @@ pub(super) fn write_register(regs: &mut CpuUserRegs, which: Register, size: u8, 
 
 /// The register and the length of `xchg %register,(%base)`, both 64 bits wide, when it begins `word` and the base register
 /// holds `address`. Other forms of it are [`decode`]'s.
-#[inline]
 pub(super) fn exchange(word: u64, regs: &mut CpuUserRegs, address: u64) -> Option<(u8, u8)> {
     let [rex, opcode, modrm, ..] = word.to_le_bytes();
     // REX.W, the opcode, no displacement; base 4 means a SIB byte follows, and 5 that there is no base.

@@ -161,7 +161,6 @@ fn execute<P: Platform>(
 
 /// The register and the length of the instruction at rip, if that is an `xchg` of a whole register with the entry at `cr2`.
 /// Kernels take entries out by it, so this way is tried before the decoder.
-#[inline]
 fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: u64) -> Option<(u8, u8)> {
     if regs.rip & 0xfff > 0x1000 - size_of::<u64>() as u64 || !cr2.is_multiple_of(8) {
         return None;
