@@ -1,7 +1,7 @@
 //! Control and debug registers of a guest kernel.
 
-use super::Emulated;
 use super::cpuid::{XCR0_AVX, XCR0_AVX512};
+use super::{Emulated, edx_eax};
 use crate::domain::{Current, GuestCpu};
 use crate::mem::MemError;
 use crate::platform::Platform;
@@ -85,7 +85,7 @@ fn debug_register<P: Platform>(cur: &Current<'_, P>, dr: u8) -> Option<u8> {
 
 /// Sets XCR0: x87 always, SSE with AVX, and only what microhv switches.
 pub(super) fn xsetbv<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
-    let value = cur.regs.rdx << 32 | cur.regs.rax & 0xffff_ffff;
+    let value = edx_eax(cur.regs);
     let mask = cur.hv.platform.xcr0_mask();
     if cur.regs.rcx as u32 != 0 || mask == 0 || !valid_xcr0(value, mask) {
         return Emulated::NotEmulated;

@@ -71,10 +71,7 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> 
             emulate_cpuid(cur);
             Emulated::Done
         }
-        Privileged::Rdtsc => {
-            set_edx_eax(cur.regs, cur.hv.platform.tsc());
-            Emulated::Done
-        }
+        Privileged::Rdtsc => give(cur.regs, cur.hv.platform.tsc()),
         Privileged::Port { direction, port, bytes } => ports::access(cur, direction, port, bytes, user),
         Privileged::PortString { direction, bytes, repeat, address32 } => {
             ports::string(cur, direction, bytes, repeat, address32, user)
@@ -94,12 +91,17 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> 
         Privileged::WriteCr { cr, gpr } => control::write_cr(cur, cr, gpr),
         Privileged::ReadDr { dr, gpr } => control::read_dr(cur, dr, gpr),
         Privileged::WriteDr { dr, gpr } => control::write_dr(cur, dr, gpr),
-        Privileged::Rdmsr => rdmsr(cur),
-        Privileged::Wrmsr => wrmsr(cur),
+        Privileged::Rdmsr => match msr::read(cur.regs.rcx as u32, cur) {
+            Some(value) => give(cur.regs, value),
+            None => Emulated::NotEmulated,
+        },
+        Privileged::Wrmsr => match msr::write(cur.regs.rcx as u32, edx_eax(cur.regs), cur) {
+            Some(()) => Emulated::Done,
+            None => Emulated::NotEmulated,
+        },
         Privileged::Rdtscp => {
-            set_edx_eax(cur.regs, cur.hv.platform.tsc());
             cur.regs.rcx = 0;
-            Emulated::Done
+            give(cur.regs, cur.hv.platform.tsc())
         }
         Privileged::Xsetbv => control::xsetbv(cur),
     };
@@ -138,8 +140,18 @@ fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<(Priv
 }
 
 fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
-    let context = cpuid_context(cur);
     let platform = &cur.hv.platform;
+    // What only the hypervisor's leaves tell is looked up for them alone.
+    let hypervisor_leaf = cur.regs.rax as u32 >> 28 == cpuid::HYPERVISOR_BASE >> 28;
+    let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
+    let context = cpuid::CpuidContext {
+        vcpu: cur.vcpu.id.raw(),
+        hardware_domain: cur.domain.privileged,
+        xcr0_mask: platform.xcr0_mask(),
+        tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
+        tsc_mode: of_leaf(&|| cur.domain.tsc.lock().mode),
+        machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
+    };
     let result = cpuid::query(cur.regs.rax as u32, cur.regs.rcx as u32, &context, |leaf, subleaf| {
         platform.cpuid(leaf, subleaf)
     });
@@ -149,36 +161,13 @@ fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
     cur.regs.rdx = u64::from(result.edx);
 }
 
-fn cpuid_context<P: Platform>(cur: &Current<'_, P>) -> cpuid::CpuidContext {
-    let platform = &cur.hv.platform;
-    // What only the hypervisor's leaves tell is looked up for them alone.
-    let hypervisor_leaf = cur.regs.rax as u32 >> 28 == cpuid::HYPERVISOR_BASE >> 28;
-    let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
-    cpuid::CpuidContext {
-        vcpu: cur.vcpu.id.raw(),
-        hardware_domain: cur.domain.privileged,
-        xcr0_mask: platform.xcr0_mask(),
-        tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
-        tsc_mode: of_leaf(&|| cur.domain.tsc.lock().mode),
-        machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
-    }
-}
-
-fn rdmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
-    let Some(value) = msr::read(cur.regs.rcx as u32, cur) else { return Emulated::NotEmulated };
-    set_edx_eax(cur.regs, value);
+/// Sets edx:eax.
+fn give(regs: &mut CpuUserRegs, value: u64) -> Emulated {
+    regs.rax = value & 0xffff_ffff;
+    regs.rdx = value >> 32;
     Emulated::Done
 }
 
-fn wrmsr<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
-    let value = cur.regs.rdx << 32 | cur.regs.rax & 0xffff_ffff;
-    match msr::write(cur.regs.rcx as u32, value, cur) {
-        Some(()) => Emulated::Done,
-        None => Emulated::NotEmulated,
-    }
-}
-
-fn set_edx_eax(regs: &mut CpuUserRegs, value: u64) {
-    regs.rax = value & 0xffff_ffff;
-    regs.rdx = value >> 32;
+const fn edx_eax(regs: &CpuUserRegs) -> u64 {
+    regs.rdx << 32 | regs.rax & 0xffff_ffff
 }

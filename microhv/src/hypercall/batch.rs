@@ -16,7 +16,7 @@ pub(super) const fn is_plain(args: &Args) -> bool {
 }
 
 /// A call of any kind.
-#[must_use = "the caller's figure is owed: `ended` tells how many requests were done"]
+#[must_use = "the caller's figure is owed: `tell` it how many requests were done"]
 pub(super) struct Batch {
     /// Requests.
     pub(super) count: u32,
@@ -37,19 +37,12 @@ impl Batch {
         Self { count, only_finish: resumed && count == 0 && list == 0, done_at, before }
     }
 
-    /// What a call gives that did `done` of its requests, each a `T`; the caller's figure is told, if there is one.
-    pub(super) fn ended<T, P: Platform>(
-        &self,
-        cur: &Current<'_, P>,
-        args: &Args,
-        done: u64,
-        result: Answer,
-        drained: bool,
-    ) -> HypercallResult {
+    /// Tells the caller's figure, if there is one, of a call that did `done` requests.
+    pub(super) fn tell<P: Platform>(&self, cur: &Current<'_, P>, done: u64) -> Answer {
         if let Some(at) = self.done_at {
             cur.copy_out(at, &self.before.wrapping_add(done as u32))?;
         }
-        ended::<T, P>(cur, args, done, result, drained)
+        Ok(())
     }
 }
 

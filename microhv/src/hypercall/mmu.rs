@@ -113,7 +113,8 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let (done, result) = perform(&mut mm, GuestVa::new(args[0]), batch.count.into(), frames_of.owner(caller));
     let drained = mm.finish_deferred();
     drop(mm);
-    batch.ended::<MmuUpdate, P>(cur, args, done, result, drained)
+    batch.tell(cur, done)?;
+    batch::ended::<MmuUpdate, P>(cur, args, done, result, drained)
 }
 
 /// Does requests in their order, until one cannot be or something else waits: how many, and why no more.

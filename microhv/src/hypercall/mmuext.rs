@@ -66,7 +66,8 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     }
     let (done, result, _) = perform(cur, &dom, GuestVa::new(args[0]), batch.count);
     let drained = cur.hv.finish_deferred(&dom);
-    batch.ended::<MmuextOp, P>(cur, args, done, result, drained)
+    batch.tell(cur, done)?;
+    batch::ended::<MmuextOp, P>(cur, args, done, result, drained)
 }
 
 /// Does operations in their order, until one cannot be or something else waits: how many, why no more, and whether one of

@@ -27,24 +27,21 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     HypercallError::Access.when(op.interface_version != XEN_SYSCTL_INTERFACE_VERSION)?;
     cur.hv.reap_dead();
     match op.cmd {
-        XEN_SYSCTL_READCONSOLE => asked(&mut op, |wanted| read_console(cur, wanted)),
-        XEN_SYSCTL_PHYSINFO => asked(&mut op, |wanted| physical(cur, wanted)),
-        XEN_SYSCTL_SCHED_ID => asked(&mut op, |wanted: &mut XenSysctlSchedId| {
-            wanted.sched_id = XEN_SCHEDULER_CREDIT2;
-            Ok(())
-        }),
-        XEN_SYSCTL_GETDOMAININFOLIST => asked(&mut op, |wanted| domain_list(cur, wanted)),
-        XEN_SYSCTL_DEBUG_KEYS => asked(&mut op, |wanted| debug_keys(cur, wanted)),
-        XEN_SYSCTL_GETCPUINFO => asked(&mut op, |wanted| cpu_info(cur, wanted)),
-        XEN_SYSCTL_AVAILHEAP => asked(&mut op, |wanted: &mut XenSysctlAvailheap| {
-            wanted.avail_bytes = cur.hv.frames.free_pages() * PAGE_SIZE as u64;
-            Ok(())
-        }),
-        XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpu_topology(cur, wanted)),
-        XEN_SYSCTL_NUMAINFO => asked(&mut op, |wanted| numa(cur, wanted)),
-        XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpu_pool(cur, wanted)),
+        XEN_SYSCTL_READCONSOLE => asked(&mut op, |wanted| read_console(cur, wanted))?,
+        XEN_SYSCTL_PHYSINFO => op.set_payload(&physical(cur)),
+        XEN_SYSCTL_SCHED_ID => op.set_payload(&XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 }),
+        XEN_SYSCTL_GETDOMAININFOLIST => asked(&mut op, |wanted| domain_list(cur, wanted))?,
+        XEN_SYSCTL_DEBUG_KEYS => asked(&mut op, |wanted| debug_keys(cur, wanted))?,
+        XEN_SYSCTL_GETCPUINFO => asked(&mut op, |wanted| cpu_info(cur, wanted))?,
+        XEN_SYSCTL_AVAILHEAP => {
+            let avail_bytes = cur.hv.frames.free_pages() * PAGE_SIZE as u64;
+            op.set_payload(&XenSysctlAvailheap { avail_bytes, ..op.payload() });
+        }
+        XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpu_topology(cur, wanted))?,
+        XEN_SYSCTL_NUMAINFO => asked(&mut op, |wanted| numa(cur, wanted))?,
+        XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpu_pool(cur, wanted))?,
         _ => return Err(HypercallError::NoSys),
-    }?;
+    }
     cur.copy_out(arg, &op)?;
     Ok(Outcome::OK)
 }
@@ -74,9 +71,9 @@ fn cpu_info<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlGetcpuinfo)
     Ok(())
 }
 
-fn physical<P: Platform>(cur: &Current<'_, P>, answer: &mut XenSysctlPhysinfo) -> Answer {
+fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
     let machine = cur.hv.platform.machine_info();
-    *answer = XenSysctlPhysinfo {
+    XenSysctlPhysinfo {
         threads_per_core: 1,
         cores_per_socket: machine.cpus.max(1),
         nr_cpus: machine.cpus.max(1),
@@ -90,8 +87,7 @@ fn physical<P: Platform>(cur: &Current<'_, P>, answer: &mut XenSysctlPhysinfo) -
         max_mfn: cur.hv.frames.end().raw().saturating_sub(1),
         hw_cap: machine.hw_cap,
         ..XenSysctlPhysinfo::default()
-    };
-    Ok(())
+    }
 }
 
 /// Reads the log: from `index` on when incremental, else from its oldest byte.

@@ -2,12 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::guest_context::VcpuGuestContext;
 use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{GuestVa, Mfn, PAGE_SIZE};
 use ring_abi::vcpu::*;
-use zerocopy::{FromBytes, IntoBytes};
 
+use super::domctl::read_context;
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
 use crate::platform::Platform;
@@ -97,10 +96,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> Answer {
     // From vCPU 32 on, register_vcpu_info comes first.
     HypercallError::Invalid.when(vcpu.info.get().is_none())?;
-    let mut words = super::domctl::context_room()?;
-    cur.copy_from_guest(words.as_mut_bytes(), arg)?;
-    let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| HypercallError::Invalid)?;
-    Ok(cur.hv.set_vcpu_context(cur.domain, vcpu, context, true)?)
+    Ok(cur.hv.set_vcpu_context(cur.domain, vcpu, &*read_context(cur, arg)?, true)?)
 }
 
 /// The runstate of a vCPU as of now, with the time in its present state.

@@ -1,30 +1,31 @@
 //! The toolstack reads and sets vCPUs: contexts, extended contexts, affinity, state. An NMI is sent here too.
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
 use ring_abi::guest_context::{VGCF_ONLINE, VcpuGuestContext};
 use ring_abi::types::GuestVa;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::Operation;
 use super::info::{online_cpus, read_bitmap, write_bitmap};
-use crate::domain::{Callback, PauseFlags, Vcpu};
+use crate::domain::{Callback, Current, PauseFlags, Vcpu};
 use crate::frames::pte::is_canonical;
 use crate::hypercall::{Answer, HypercallError};
 use crate::platform::Platform;
 
-/// Room for a vCPU context, which is too large for the stack.
+/// Reads a vCPU's whole state, which is too large for the stack.
 ///
 /// # Errors
-/// `NoMemory`: a guest may have used up what there is.
-pub(in crate::hypercall) fn context_room() -> Answer<Vec<u64>> {
-    const WORDS: usize = size_of::<VcpuGuestContext>() / 8;
-    let mut room = Vec::new();
-    room.try_reserve_exact(WORDS).map_err(|_| HypercallError::NoMemory)?;
-    room.resize(WORDS, 0);
-    Ok(room)
+/// `Fault`; `NoMemory`: a guest may have used up what there is.
+pub(in crate::hypercall) fn read_context<P: Platform>(
+    cur: &Current<'_, P>,
+    at: GuestVa,
+) -> Answer<Box<VcpuGuestContext>> {
+    let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| HypercallError::NoMemory)?;
+    cur.copy_from_guest(context.as_mut_bytes(), at)?;
+    Ok(context)
 }
 
 impl<P: Platform> Operation<'_, '_, P> {
@@ -38,12 +39,9 @@ impl<P: Platform> Operation<'_, '_, P> {
         self.not_own()?;
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::Invalid.when(wanted.ctxt == 0)?;
-        let mut room = context_room()?;
-        self.cur.copy_from_guest(room.as_mut_bytes(), GuestVa::new(wanted.ctxt))?;
-        let context =
-            VcpuGuestContext::ref_from_bytes(room.as_bytes()).map_err(|_| HypercallError::Invalid)?;
+        let context = read_context(self.cur, GuestVa::new(wanted.ctxt))?;
         self.cur.hv.pause_domain(self.domain);
-        let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, context, false);
+        let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, &context, false);
         if result.is_ok() {
             if context.flags & VGCF_ONLINE != 0 {
                 self.cur.hv.wake(self.domain, vcpu, PauseFlags::DOWN);
@@ -59,13 +57,11 @@ impl<P: Platform> Operation<'_, '_, P> {
         self.not_own()?;
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::NoData.when(!vcpu.initialised.load(Ordering::Acquire))?;
-        let mut room = context_room()?;
-        let context =
-            VcpuGuestContext::mut_from_bytes(room.as_mut_bytes()).map_err(|_| HypercallError::Invalid)?;
+        let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| HypercallError::NoMemory)?;
         self.cur.hv.pause_domain(self.domain);
-        crate::lifecycle::fill_context(self.domain, vcpu, context);
+        crate::lifecycle::fill_context(self.domain, vcpu, &mut context);
         self.cur.hv.unpause_domain(self.domain);
-        Ok(self.cur.copy_to_guest(GuestVa::new(wanted.ctxt), room.as_bytes())?)
+        Ok(self.cur.copy_to_guest(GuestVa::new(wanted.ctxt), context.as_bytes())?)
     }
 
     pub(super) fn set_ext_context(
