@@ -26,18 +26,15 @@ pub enum DebugRegisterError {
     NoDevice,
 }
 
-/// Whether a breakpoint may be at `address`.
-const fn may_break_at(address: u64) -> bool {
-    is_canonical(address) && !(HYPERVISOR_VIRT_START <= address && address < HYPERVISOR_VIRT_END)
-}
-
 /// The value that debug register `index` takes when a guest writes `value`.
 ///
 /// # Errors
 /// As [`DebugRegisterError`] says.
 pub(crate) fn checked_debug_value(index: u64, value: u64, cr4: u64) -> Result<u64, DebugRegisterError> {
     match index {
-        0..=3 if may_break_at(value) => Ok(value),
+        0..=3 if is_canonical(value) && !(HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(&value) => {
+            Ok(value)
+        }
         0..=3 => Err(DebugRegisterError::NotPermitted),
         6 => Ok(value & !DR6_FIXED_ZEROS | DR6_FIXED_ONES),
         7 => {

@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
-use ring_abi::memory::E820_RAM;
-use ring_abi::types::{DomId, Mfn};
+use ring_abi::memory::{E820_RAM, E820Entry};
+use ring_abi::types::Mfn;
 
 use super::buddy::{MAX_ORDER, Zone};
-use super::info::{FrameInfo, PageType, TypeWord, UseWord};
+use super::info::{FrameInfo, TypeWord, UseWord};
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, RwLock, rank};
 
@@ -179,28 +179,20 @@ impl FrameTable {
         self.flushed.fetch_max(freed, Ordering::AcqRel);
     }
 
-    /// Makes a frame that the allocator gave the `owner`'s.
-    pub(crate) fn assign(&self, mfn: Mfn, owner: DomId) {
-        self.publish(mfn, UseWord::owned(owner, 0), TypeWord::CLEAN);
-    }
-
-    /// Makes a frame that the allocator gave one that `owner` may map as `page_type`, and that is not its own.
-    pub(crate) fn lend(&self, mfn: Mfn, owner: DomId, page_type: PageType) {
-        self.publish(mfn, UseWord::owned(owner, UseWord::LENT), TypeWord::new(page_type, 1));
-    }
-
-    /// The type is there before the owner: from then on the owner may refer to the frame. (I10)
-    fn publish(&self, mfn: Mfn, using: UseWord, kind: TypeWord) {
+    /// Makes a frame that the allocator gave an owner's. The type is there before the owner: from then on the owner may refer
+    /// to the frame. (I10)
+    pub(crate) fn publish(&self, mfn: Mfn, using: UseWord, kind: TypeWord) {
         let info = self.held(mfn);
         assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
         info.set_kind(kind);
         info.using.store(using.0, Ordering::Release);
     }
 
-    /// The memory map for the first domain: start, bytes, E820 type.
-    pub fn memory_map(&self) -> Vec<(u64, u64, u32)> {
+    /// The memory map for the first domain.
+    pub fn memory_map(&self) -> Vec<E820Entry> {
         let bytes = |frames: u32| u64::from(frames) << 12;
-        self.ram.iter().map(|&(from, to)| (bytes(from), bytes(to - from), E820_RAM)).collect()
+        let entry = |&(from, to)| E820Entry { addr: bytes(from), size: bytes(to - from), r#type: E820_RAM };
+        self.ram.iter().map(entry).collect()
     }
 
     /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted. (I12)

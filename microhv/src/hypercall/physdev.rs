@@ -20,18 +20,13 @@ use crate::platform::Platform;
 /// - `Invalid`, `NoDevice`, `NoSpace`, `Busy`, `Exists`: see the operations.
 /// - `NoSys`: no such operation.
 pub fn physdev_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let cmd = u32::try_from(args[0]).map_err(|_| HypercallError::NoSys)?;
-    operation(cur, cmd, GuestVa::new(args[1]))?;
-    Ok(Outcome::OK)
-}
-
-fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Answer {
-    match cmd {
+    let arg = GuestVa::new(args[1]);
+    match u32::try_from(args[0]).map_err(|_| HypercallError::NoSys)? {
         op::PHYSDEVOP_SET_IOPL => set_iopl(cur, arg),
         op::PHYSDEVOP_SET_IOBITMAP => set_iobitmap(cur, arg),
         op::PHYSDEVOP_EOI => {
             let eoi: PhysdevEoi = cur.copy_in(arg)?;
-            Ok(cur.hv.pirq_eoi(cur.domain, Pirq::new(eoi.irq))?)
+            cur.hv.pirq_eoi(cur.domain, Pirq::new(eoi.irq)).map_err(HypercallError::from)
         }
         op::PHYSDEVOP_IRQ_STATUS_QUERY => irq_status_query(cur, arg),
         op::PHYSDEVOP_MAP_PIRQ => map_pirq(cur, arg),
@@ -56,7 +51,8 @@ fn operation<P: Platform>(cur: &Current<'_, P>, cmd: u32, arg: GuestVa) -> Answe
             hardware(cur, arg).and_then(|of: PhysdevPciDevice| HypercallError::NoDevice.when(of.seg != 0))
         }
         _ => Err(HypercallError::NoSys),
-    }
+    }?;
+    Ok(Outcome::OK)
 }
 
 /// The argument of an operation that is the hardware domain's alone.

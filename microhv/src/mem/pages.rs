@@ -79,7 +79,10 @@ impl<P: Platform> Hypervisor<P> {
     /// unless that is 0. Their contents are somebody's old ones. `frames.release` gives them back.
     pub fn alloc_frames(&self, order: u8, address_bits: u8) -> Option<Mfn> {
         let mfn = self.frames.take(order, address_bits)?;
-        self.flush_stale();
+        if let Some(freed) = self.frames.stale() {
+            self.platform.flush_tlb(CpuSet::ALL);
+            self.frames.flushed(freed);
+        }
         Some(mfn)
     }
 
@@ -88,13 +91,6 @@ impl<P: Platform> Hypervisor<P> {
         let mfn = self.alloc_frames(0, 0)?;
         self.platform.zero_frame(mfn);
         Some(mfn)
-    }
-
-    fn flush_stale(&self) {
-        if let Some(freed) = self.frames.stale() {
-            self.platform.flush_tlb(CpuSet::ALL);
-            self.frames.flushed(freed);
-        }
     }
 
     /// Gives the domain 2^`order` zeroed frames, aligned to their size.
@@ -129,7 +125,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Makes `count` frames from each of `extents` on, the hypervisor's own until now, the domain's, with the contents that
     /// they have. `false`: its teardown has begun, or, where that is `limited`, it may not own so many.
     pub(crate) fn assign(&self, dom: &Domain, extents: &[Mfn], count: u64, limited: bool) -> bool {
-        dom.mm.add(extents, count, limited, |mfn| self.frames.assign(mfn, dom.id))
+        let owned = UseWord::owned(dom.id, 0);
+        dom.mm.add(extents, count, limited, |mfn| self.frames.publish(mfn, owned, TypeWord::CLEAN))
     }
 
     /// Ends a domain's ownership of a frame: it is freed now, or with the last mapping of it.
@@ -177,7 +174,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Lends a frame of the hypervisor's own to a domain, which may map it: `read_only`, or for writing, never as a
     /// page table. [`Hypervisor::unshare`] takes it back.
     pub fn share_with_guest(&self, mfn: Mfn, owner: DomId, read_only: bool) {
-        self.frames.lend(mfn, owner, if read_only { PageType::ReadOnly } else { PageType::Writable });
+        let page_type = if read_only { PageType::ReadOnly } else { PageType::Writable };
+        self.frames.publish(mfn, UseWord::owned(owner, UseWord::LENT), TypeWord::new(page_type, 1));
     }
 
     /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when the last mapping of it is gone; the

@@ -11,7 +11,7 @@ use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
 use crate::hypercall::grant::copy_out_frames;
-use crate::hypercall::{Current, HypercallError, HypercallResult, Outcome};
+use crate::hypercall::{Answer, Current, HypercallError};
 use crate::platform::Platform;
 
 /// Entries of a memory map at most.
@@ -20,25 +20,23 @@ const MAX_MAP_ENTRIES: u32 = 128;
 const MAX_RESOURCE_FRAMES: u32 = 1024;
 
 /// `XENMEM_machphys_mapping`: where the M2P is in every address space.
-pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
+pub(super) fn machphys_mapping<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let (v_start, v_end) = (MACH2PHYS_VIRT_START, MACH2PHYS_VIRT_END);
-    cur.copy_out(arg, &XenMachphysMapping { v_start, v_end, max_mfn: MACH2PHYS_NR_ENTRIES - 1 })?;
-    Ok(Outcome::OK)
+    Ok(cur.copy_out(arg, &XenMachphysMapping { v_start, v_end, max_mfn: MACH2PHYS_NR_ENTRIES - 1 })?)
 }
 
-fn give_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, entries: &[E820Entry]) -> HypercallResult {
+fn give_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, entries: &[E820Entry]) -> Answer {
     let map: XenMemoryMap = cur.copy_in(arg)?;
     let fits = entries.len().min(map.nr_entries as usize);
     cur.copy_to_guest(GuestVa::new(map.buffer), entries[..fits].as_bytes())?;
-    cur.copy_out(arg, &XenMemoryMap { nr_entries: fits as u32, ..map })?;
-    Ok(Outcome::OK)
+    Ok(cur.copy_out(arg, &XenMemoryMap { nr_entries: fits as u32, ..map })?)
 }
 
 /// `XENMEM_memory_map`: the caller's map as the toolstack set it.
 ///
 /// # Errors
 /// `NoSys`: it set none.
-pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
+pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let entries = cur.domain.mm.memory_map.lock().clone();
     if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
 }
@@ -47,14 +45,12 @@ pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Hyp
 ///
 /// # Errors
 /// `NotPermitted`: the caller is not privileged. `Invalid`: a buffer for fewer entries than there are.
-pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
+pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    let map = cur.hv.frames.memory_map().into_iter();
-    let entries: Vec<_> = map.map(|(addr, size, r#type)| E820Entry { addr, size, r#type }).collect();
+    let entries = cur.hv.frames.memory_map();
     let asked: XenMemoryMap = cur.copy_in(arg)?;
     if asked.buffer == 0 {
-        cur.copy_out(arg, &XenMemoryMap { nr_entries: entries.len() as u32, ..asked })?;
-        return Ok(Outcome::OK);
+        return Ok(cur.copy_out(arg, &XenMemoryMap { nr_entries: entries.len() as u32, ..asked })?);
     }
     HypercallError::Invalid.when((asked.nr_entries as usize) < entries.len())?;
     give_map(cur, arg, &entries)
@@ -64,7 +60,7 @@ pub(super) fn machine_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa
 ///
 /// # Errors
 /// `Invalid`: more than 128 entries.
-pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
+pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let request: XenForeignMemoryMap = cur.copy_in(arg)?;
     HypercallError::Invalid.when(request.map.nr_entries > MAX_MAP_ENTRIES)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
@@ -74,7 +70,7 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) ->
         entries.push(cur.copy_in_at::<E820Entry>(GuestVa::new(request.map.buffer), n.into())?);
     }
     *domain.mm.memory_map.lock() = entries;
-    Ok(Outcome::OK)
+    Ok(())
 }
 
 /// `XENMEM_acquire_resource`: frames of a domain's grant table, for the domain's builder to map. With no list asked
@@ -82,7 +78,7 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) ->
 ///
 /// # Errors
 /// `Invalid`: too many frames, or none such; `NotSupported`: another resource; `NotPermitted`.
-pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> HypercallResult {
+pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let request: XenMemAcquireResource = cur.copy_in(arg)?;
     HypercallError::Invalid.when(request.pad != 0)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
@@ -93,12 +89,11 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) 
     )?;
     if request.frame_list == 0 {
         HypercallError::Invalid.when(request.nr_frames != 0)?;
-        cur.copy_out(arg, &XenMemAcquireResource { nr_frames: domain.config.max_grant_frames, ..request })?;
-        return Ok(Outcome::OK);
+        let nr_frames = domain.config.max_grant_frames;
+        return Ok(cur.copy_out(arg, &XenMemAcquireResource { nr_frames, ..request })?);
     }
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
     cur.hv.grow_grant_table(&domain, end)?;
-    copy_out_frames(cur, &domain, end - request.nr_frames..end, GuestVa::new(request.frame_list))?;
-    Ok(Outcome::OK)
+    copy_out_frames(cur, &domain, end - request.nr_frames..end, GuestVa::new(request.frame_list))
 }

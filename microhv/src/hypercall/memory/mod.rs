@@ -22,7 +22,7 @@ const SHARED_INFO_MAX_PFN: usize = 0xc10;
 pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [command, arg, ..] = *args;
     let arg = GuestVa::new(arg);
-    let start = command >> OPERATION_BITS;
+    let (start, ok) = (command >> OPERATION_BITS, |()| Outcome::OK);
     match (command & ((1 << OPERATION_BITS) - 1)) as u32 {
         operation @ (XENMEM_INCREASE_RESERVATION | XENMEM_DECREASE_RESERVATION | XENMEM_POPULATE_PHYSMAP) => {
             reservation::change(cur, operation, args, start)
@@ -38,10 +38,10 @@ pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
                 _ => domain.shared_info.load_u64(SHARED_INFO_MAX_PFN).saturating_sub(1),
             }))
         }
-        XENMEM_MACHPHYS_MAPPING => maps::machphys_mapping(cur, arg),
-        XENMEM_MEMORY_MAP => maps::memory_map(cur, arg),
-        XENMEM_MACHINE_MEMORY_MAP => maps::machine_memory_map(cur, arg),
-        XENMEM_SET_MEMORY_MAP => maps::set_memory_map(cur, arg),
+        XENMEM_MACHPHYS_MAPPING => maps::machphys_mapping(cur, arg).map(ok),
+        XENMEM_MEMORY_MAP => maps::memory_map(cur, arg).map(ok),
+        XENMEM_MACHINE_MEMORY_MAP => maps::machine_memory_map(cur, arg).map(ok),
+        XENMEM_SET_MEMORY_MAP => maps::set_memory_map(cur, arg).map(ok),
         XENMEM_CLAIM_PAGES => {
             let claim: XenMemoryReservation = cur.copy_in(arg)?;
             HypercallError::NotPermitted.when(!cur.domain.privileged)?;
@@ -51,7 +51,7 @@ pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
             cur.hv.claim_pages(&domain, claim.nr_extents)?;
             Ok(Outcome::OK)
         }
-        XENMEM_ACQUIRE_RESOURCE => maps::acquire_resource(cur, arg),
+        XENMEM_ACQUIRE_RESOURCE => maps::acquire_resource(cur, arg).map(ok),
         // No page of a domain is ever shared with another by contents.
         XENMEM_GET_SHARING_FREED_PAGES | XENMEM_GET_SHARING_SHARED_PAGES => Ok(Outcome::Done(0)),
         XENMEM_GET_VNUMAINFO => Err(HypercallError::NotSupported),
