@@ -37,7 +37,7 @@ use crate::platform::{CpuId, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER
 use crate::sync::{Mutex, rank};
 use crate::time::state::Runstate;
 use runqueue::{RunQueue, Wake};
-use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS};
+use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, VAIN_WAIT_NS};
 
 /// Longest time that a vCPU runs while another waits.
 const TIME_SLICE_NS: u64 = 10_000_000;
@@ -53,19 +53,6 @@ struct PerCpu {
     queue: Mutex<rank::RunQueue, RunQueue>,
     pending: AtomicU32,
     slice_end: AtomicU64,
-    /// ns without a vCPU until `idle_since`.
-    idle_ns: AtomicU64,
-    /// System time since which the CPU has no vCPU; 0: the CPU has one.
-    idle_since: AtomicU64,
-}
-
-impl PerCpu {
-    fn idle_changed(&self, was_idle: bool, is_idle: bool, now: u64) {
-        let since = self.idle_since.swap(if is_idle { now } else { 0 }, Ordering::Relaxed);
-        if was_idle && since != 0 {
-            self.idle_ns.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
-        }
-    }
 }
 
 /// The run queues.
@@ -81,8 +68,6 @@ impl Default for Scheduler {
             queue: Mutex::new(RunQueue::new(cpu)),
             pending: AtomicU32::new(0),
             slice_end: AtomicU64::new(NO_SLICE),
-            idle_ns: AtomicU64::new(0),
-            idle_since: AtomicU64::new(0),
         };
         Self { cpus: (0..MAX_CPUS as u32).filter_map(CpuId::new).map(cpu).collect() }
     }
@@ -112,10 +97,7 @@ impl Scheduler {
 
     /// ns that `cpu` ran no vCPU since its first, until `now`.
     pub fn idle_ns(&self, cpu: CpuId, now: u64) -> u64 {
-        let per_cpu = &self.cpus[cpu.index()];
-        let since = per_cpu.idle_since.load(Ordering::Relaxed);
-        let idle_now = if since == 0 { 0 } else { now.saturating_sub(since) };
-        per_cpu.idle_ns.load(Ordering::Relaxed) + idle_now
+        self.cpus[cpu.index()].queue.lock().idle_ns(now)
     }
 
     /// Takes a dying domain out of all queues.
@@ -204,7 +186,6 @@ impl<P: Platform> Hypervisor<P> {
             vcpu.set_running_on(None);
             self.end_running(vcpu, state_of(domain, vcpu), now);
         }
-        per_cpu.idle_changed(previous.is_none(), next.is_none(), now);
         if let Some(next) = &next {
             let (domain, vcpu) = (next.domain(), next.vcpu());
             vcpu.set_running_on(Some(cpu));

@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::DomId;
 
 use super::{
-    COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, WAKE_CREDIT_NS, WAKE_GRANULARITY_NS,
-    is_runnable,
+    COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, VAIN_WAIT_NS, WAKE_CREDIT_NS,
+    WAKE_GRANULARITY_NS, is_runnable,
 };
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::growth::missing;
@@ -48,7 +48,7 @@ impl Ord for Waiting {
 
 /// The vCPU that runs on a CPU, and the vCPUs that wait for the CPU. An entry whose vCPU may no longer run stays until the
 /// entry comes up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RunQueue {
     waiting: BinaryHeap<Waiting>,
     current: Option<VcpuRef>,
@@ -59,6 +59,10 @@ pub(super) struct RunQueue {
     /// No vCPU on this CPU has less run time than this, except on the credit of a wake-up. Never falls.
     minimum: u64,
     arrivals: u64,
+    /// ns without a vCPU until `since_ns`.
+    idle_ns: u64,
+    /// The domain that waits until the current vCPU has run for [`LEAST_RUN_NS`], and since when.
+    wait: Option<(DomId, u64)>,
     cpu: CpuId,
 }
 
@@ -84,16 +88,8 @@ pub(super) enum Wake {
 type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
-    pub(super) const fn new(cpu: CpuId) -> Self {
-        Self {
-            waiting: BinaryHeap::new(),
-            current: None,
-            came_ns: 0,
-            since_ns: 0,
-            minimum: 0,
-            arrivals: 0,
-            cpu,
-        }
+    pub(super) fn new(cpu: CpuId) -> Self {
+        Self { cpu, ..Self::default() }
     }
 
     /// Makes room for so many vCPUs in all, so that adding them takes no memory. `false`: `may_spend` refuses what the room
@@ -101,6 +97,12 @@ impl RunQueue {
     pub(super) fn make_room(&mut self, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
         let more = missing::<Waiting>((self.waiting.len(), self.waiting.capacity()), vcpus, may_spend);
         more.is_some_and(|more| self.waiting.try_reserve_exact(more).is_ok())
+    }
+
+    /// ns without a vCPU since the first came, until `now`.
+    pub(super) fn idle_ns(&self, now: u64) -> u64 {
+        let is_idle = self.current.is_none() && self.arrivals != 0;
+        self.idle_ns + if is_idle { now.saturating_sub(self.since_ns) } else { 0 }
     }
 
     pub(super) fn current(&self) -> Option<&VcpuRef> {
@@ -138,6 +140,7 @@ impl RunQueue {
         let Some(current) = &self.current else {
             // As if a vCPU had run all the time: a vCPU that sleeps while the CPU is idle gets credit too.
             self.minimum = self.minimum.saturating_add(ran);
+            self.idle_ns += if self.arrivals == 0 { 0 } else { ran };
             return;
         };
         let (domain, current) = (current.domain(), &current.vcpu().sched);
@@ -226,10 +229,14 @@ impl RunQueue {
         if self.came_ns.saturating_add(LEAST_RUN_NS) <= now {
             return Wake::Now;
         }
-        let least_ns = if its_domain.privileged && current.sched.has_run_without_sleep() {
+        let is_busy = its_domain.privileged && current.sched.has_run_without_sleep();
+        let least_ns = if is_busy || current.sched.is_courteous_to(domain) {
             COURTEOUS_RUN_NS
         } else {
-            current.sched.least_run_ns(domain, now)
+            if self.wait.is_none_or(|(waiter, _)| waiter != domain) {
+                self.wait = Some((domain, now));
+            }
+            LEAST_RUN_NS
         };
         let may_go = self.came_ns.saturating_add(least_ns);
         if may_go <= now { Wake::Now } else { Wake::At(may_go) }
@@ -243,7 +250,13 @@ impl RunQueue {
             let (domain, current) = (current.domain(), current.vcpu());
             stays = is_runnable(domain, current);
             yields = current.sched.yielded.swap(false, Ordering::Relaxed);
-            current.sched.end_wait(!stays && now < self.came_ns.saturating_add(LEAST_RUN_NS), now);
+            let slept_early = !stays && now < self.came_ns.saturating_add(LEAST_RUN_NS);
+            if let Some((waiter, since)) = self.wait.take()
+                && slept_early
+                && now < since.saturating_add(VAIN_WAIT_NS)
+            {
+                current.sched.be_courteous_to(waiter);
+            }
         }
         if !stays {
             let next = self.pop();

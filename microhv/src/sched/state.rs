@@ -1,6 +1,6 @@
 //! What the scheduler keeps in each domain and each vCPU.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use ring_abi::types::DomId;
 
@@ -22,8 +22,6 @@ pub(super) const BUSY_NS: u64 = 4 * LEAST_RUN_NS;
 pub(super) const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
 pub(super) const DEFAULT_WEIGHT: u32 = 256;
-/// No domain's number.
-const NOBODY: u32 = u32::MAX;
 
 /// What the scheduler keeps in each domain.
 #[derive(Debug)]
@@ -52,13 +50,9 @@ pub struct VcpuSched {
     pub(super) yielded: AtomicBool,
     /// The vCPU's run time when it last woke.
     pub(super) woke_at: AtomicU64,
-    /// The domain that waits until this vCPU has run for [`LEAST_RUN_NS`], or [`NOBODY`]. Only the holder of the queue in
-    /// which the vCPU is the current one uses this field and the next three.
-    waiter: AtomicU32,
-    /// System time at which that wait began.
-    waits_since_ns: AtomicU64,
-    /// The domain to which the vCPU gives way after [`COURTEOUS_RUN_NS`].
-    courteous_to: AtomicU32,
+    /// The domain to which the vCPU gives way after [`COURTEOUS_RUN_NS`]. Only the holder of the queue in which the vCPU is the
+    /// current one uses this field and the next.
+    courteous_to: AtomicU16,
     /// How many times more the vCPU does so.
     courtesies: AtomicU8,
     /// Affinity as the toolstack set it: a bit for each CPU.
@@ -74,9 +68,7 @@ impl Default for VcpuSched {
             queued: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
             woke_at: AtomicU64::new(0),
-            waiter: AtomicU32::new(NOBODY),
-            waits_since_ns: AtomicU64::new(0),
-            courteous_to: AtomicU32::new(NOBODY),
+            courteous_to: AtomicU16::new(0),
             courtesies: AtomicU8::new(0),
             affinity: AtomicU64::new(u64::MAX),
         }
@@ -100,27 +92,19 @@ impl VcpuSched {
         self.run_time().saturating_sub(self.woke_at.load(Relaxed)) > BUSY_NS
     }
 
-    /// How long the vCPU keeps the CPU before a vCPU of `domain`, which wakes now, takes its place.
-    pub(super) fn least_run_ns(&self, domain: DomId, now: u64) -> u64 {
-        let domain = u32::from(domain.raw());
+    /// Whether the vCPU gives way early to a vCPU of `domain`, which wakes now.
+    pub(super) fn is_courteous_to(&self, domain: DomId) -> bool {
         let left = self.courtesies.load(Relaxed);
-        if left != 0 && self.courteous_to.load(Relaxed) == domain {
+        let is_courteous = left != 0 && self.courteous_to.load(Relaxed) == domain.raw();
+        if is_courteous {
             self.courtesies.store(left - 1, Relaxed);
-            return COURTEOUS_RUN_NS;
         }
-        if self.waiter.swap(domain, Relaxed) != domain {
-            self.waits_since_ns.store(now, Relaxed);
-        }
-        LEAST_RUN_NS
+        is_courteous
     }
 
-    /// Ends the wait for this vCPU. `slept`: the wait ends because the vCPU went to sleep before [`LEAST_RUN_NS`].
-    pub(super) fn end_wait(&self, slept: bool, now: u64) {
-        let waiter = self.waiter.swap(NOBODY, Relaxed);
-        let since = self.waits_since_ns.load(Relaxed);
-        if waiter != NOBODY && slept && now < since.saturating_add(VAIN_WAIT_NS) {
-            self.courteous_to.store(waiter, Relaxed);
-            self.courtesies.store(COURTESIES, Relaxed);
-        }
+    /// Lets the vCPU give way early to `domain`, which waited for the vCPU in vain.
+    pub(super) fn be_courteous_to(&self, domain: DomId) {
+        self.courteous_to.store(domain.raw(), Relaxed);
+        self.courtesies.store(COURTESIES, Relaxed);
     }
 }
