@@ -124,42 +124,34 @@ ranks! {
     FreeFrames,
 }
 
-/// A lock of the rank `R`.
+/// A lock of the rank `R`, for one holder at a time.
 #[derive(Debug, Default)]
-pub struct Ranked<R, L> {
-    lock: L,
+pub struct Mutex<R, T> {
+    lock: spin::Mutex<T>,
     rank: PhantomData<R>,
 }
 
-/// A lock for one holder at a time.
-pub type Mutex<R, T> = Ranked<R, spin::Mutex<T>>;
-/// A lock for several readers, or one writer.
-pub type RwLock<R, T> = Ranked<R, spin::RwLock<T>>;
-
-/// A lock that is held. The guard stays on the CPU that took the lock.
+/// A [`Mutex`] that is held. The guard stays on the CPU that took the lock.
 #[must_use = "the lock is free again when this is dropped"]
 #[derive(Debug)]
-pub struct Guard<G> {
-    inner: G,
+pub struct MutexGuard<'a, T> {
+    inner: spin::MutexGuard<'a, T>,
     /// Dropped after `inner`: the lock is noted for as long as it is held.
     _held: Held,
 }
 
-/// Holds a [`Mutex`].
-pub type MutexGuard<'a, T> = Guard<spin::MutexGuard<'a, T>>;
-
-impl<G: Deref> Deref for Guard<G> {
-    type Target = G::Target;
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
 
     #[inline(always)]
-    fn deref(&self) -> &G::Target {
+    fn deref(&self) -> &T {
         &self.inner
     }
 }
 
-impl<G: DerefMut> DerefMut for Guard<G> {
+impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut G::Target {
+    fn deref_mut(&mut self) -> &mut T {
         &mut self.inner
     }
 }
@@ -188,13 +180,13 @@ impl<R: Rank, T> Mutex<R, T> {
     #[inline(always)]
     #[track_caller]
     fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
-        Guard { _held: Held::in_order(R::PLACE, owner), inner: self.lock.lock() }
+        MutexGuard { _held: Held::in_order(R::PLACE, owner), inner: self.lock.lock() }
     }
 
     /// Takes the lock if it is free, against the order too: nobody waits.
-    #[inline(always)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        self.lock.try_lock().map(|inner| Guard { inner, _held: Held::out_of_order(R::PLACE) })
+        self.lock.try_lock().map(|inner| MutexGuard { inner, _held: Held::out_of_order(R::PLACE) })
     }
 
     /// Frees the lock, whoever holds it.
@@ -225,27 +217,6 @@ pub fn lock_pair<'a, R: Rank, T>(
     if is_first { (first, Some(second)) } else { (second, Some(first)) }
 }
 
-impl<R: Rank, T> RwLock<R, T> {
-    /// A free lock around `value`.
-    pub const fn new(value: T) -> Self {
-        Self { lock: spin::RwLock::new(value), rank: PhantomData }
-    }
-
-    /// Waits until nobody writes.
-    #[inline(always)]
-    #[track_caller]
-    pub fn read(&self) -> Guard<spin::RwLockReadGuard<'_, T>> {
-        Guard { _held: Held::in_order(R::PLACE, None), inner: self.lock.read() }
-    }
-
-    /// Waits until nobody reads or writes.
-    #[inline(always)]
-    #[track_caller]
-    pub fn write(&self) -> Guard<spin::RwLockWriteGuard<'_, T>> {
-        Guard { _held: Held::in_order(R::PLACE, None), inner: self.lock.write() }
-    }
-}
-
 /// Stands for the host's note of a lock that is held.
 #[cfg(not(any(test, feature = "testing")))]
 #[derive(Debug)]
@@ -255,11 +226,6 @@ struct Held(PhantomData<*const ()>);
 impl Held {
     #[inline(always)]
     fn in_order(_: Place, _: Option<u16>) -> Self {
-        Self(PhantomData)
-    }
-
-    #[inline(always)]
-    fn out_of_order(_: Place) -> Self {
         Self(PhantomData)
     }
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU16, Ordering};
 use ring_abi::types::DomId;
 
 use super::Domain;
-use crate::sync::{RwLock, rank};
+use crate::sync::{Mutex, rank};
 
 /// Ids from here on have a meaning of their own (`DOMID_FIRST_RESERVED`).
 pub const FIRST_RESERVED: u16 = 0x7ff0;
@@ -25,7 +25,7 @@ pub enum DomainError {
 /// The domains that exist, the dying included.
 #[derive(Debug, Default)]
 pub struct DomainList {
-    domains: RwLock<rank::DomainList, BTreeMap<u16, Arc<Domain>>>,
+    domains: Mutex<rank::DomainList, BTreeMap<u16, Arc<Domain>>>,
     /// The number given out last.
     last: AtomicU16,
 }
@@ -33,7 +33,7 @@ pub struct DomainList {
 impl DomainList {
     /// The domain `id`, dying or not. `DOMID_SELF` is no domain here.
     pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
-        self.domains.read().get(&id.raw()).cloned()
+        self.domains.lock().get(&id.raw()).cloned()
     }
 
     /// The domain that `caller` means by `raw`: itself by `DOMID_SELF` or by its own number.
@@ -65,7 +65,7 @@ impl DomainList {
     /// Adds a domain. `false`: its id is taken.
     #[must_use]
     pub(crate) fn insert(&self, domain: &Arc<Domain>) -> bool {
-        let mut domains = self.domains.write();
+        let mut domains = self.domains.lock();
         let is_free = !domains.contains_key(&domain.id.raw());
         if is_free {
             domains.insert(domain.id.raw(), domain.clone());
@@ -75,7 +75,7 @@ impl DomainList {
 
     /// A number that no domain has, after the one given out last, so that numbers are not soon used again.
     pub(crate) fn next_id(&self) -> Option<DomId> {
-        let domains = self.domains.read();
+        let domains = self.domains.lock();
         let mut id = self.last.load(Ordering::Relaxed);
         for _ in 1..FIRST_RESERVED {
             id = if id + 1 < FIRST_RESERVED { id + 1 } else { 1 };
@@ -94,23 +94,23 @@ impl DomainList {
         id: u16,
         look: impl FnOnce(Option<&mut Domain>) -> bool,
     ) -> Option<Arc<Domain>> {
-        let mut domains = self.domains.write();
+        let mut domains = self.domains.lock();
         let leaves = look(Arc::get_mut(domains.get_mut(&id)?));
         if leaves { domains.remove(&id) } else { None }
     }
 
     /// The first domain with an id of at least `first`.
     pub fn first_from(&self, first: u16) -> Option<Arc<Domain>> {
-        self.domains.read().range(first..).next().map(|(_, domain)| domain.clone())
+        self.domains.lock().range(first..).next().map(|(_, domain)| domain.clone())
     }
 
     /// All domains by id.
     pub fn snapshot(&self) -> Vec<Arc<Domain>> {
-        self.domains.read().values().cloned().collect()
+        self.domains.lock().values().cloned().collect()
     }
 
     /// Whether there is a domain `id`.
     pub fn contains(&self, id: DomId) -> bool {
-        self.domains.read().contains_key(&id.raw())
+        self.domains.lock().contains_key(&id.raw())
     }
 }

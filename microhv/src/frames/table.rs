@@ -10,7 +10,7 @@ use ring_abi::types::Mfn;
 use super::buddy::{MAX_ORDER, Zone};
 use super::info::{FrameInfo, TypeWord, UseWord};
 use crate::rangeset::RangeSet;
-use crate::sync::{Mutex, RwLock, rank};
+use crate::sync::{Mutex, rank};
 
 /// Ranges of memory that a firmware map may have at most.
 pub const MAX_RANGES: usize = 32;
@@ -35,7 +35,7 @@ pub struct FrameTable {
     /// Pages claimed by domains which they do not own yet.
     pub(crate) claimed: AtomicU64,
     /// Devices' frames that no domain may write.
-    read_only: RwLock<rank::ReadOnlyFrames, RangeSet>,
+    read_only: Mutex<rank::ReadOnlyFrames, RangeSet>,
 }
 
 impl FrameTable {
@@ -197,12 +197,12 @@ impl FrameTable {
 
     /// Makes device frames `first..=last` read-only to every domain, mappings made before excepted. (I12)
     pub fn protect_device_frames(&self, first: Mfn, last: Mfn) {
-        self.read_only.write().add(first.raw(), last.raw());
+        self.read_only.lock().add(first.raw(), last.raw());
     }
 
     /// Takes [`FrameTable::protect_device_frames`] back.
     pub fn unprotect_device_frames(&self, first: Mfn, last: Mfn) {
-        self.read_only.write().remove(first.raw(), last.raw());
+        self.read_only.lock().remove(first.raw(), last.raw());
     }
 
     /// Entries of frames `first..`, at most `count`.
@@ -212,7 +212,7 @@ impl FrameTable {
     }
 
     pub(crate) fn is_protected_device_frame(&self, mfn: Mfn) -> bool {
-        self.read_only.read().contains(mfn.raw())
+        self.read_only.lock().contains(mfn.raw())
     }
 }
 

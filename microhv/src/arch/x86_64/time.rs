@@ -204,8 +204,7 @@ pub(crate) fn set_tick(ns: Option<u64>) {
 /// Fits the rate again when a second has passed since the last time, and says whether it did. Cheap otherwise.
 pub(crate) fn refit() -> bool {
     let now = now_ns();
-    let Some(fit) = FIT.get() else { return false };
-    let Some(mut fit) = fit.try_lock() else { return false };
+    let Some(mut fit) = FIT.get().map(Mutex::lock) else { return false };
     if now < fit.next_ns {
         return false;
     }
