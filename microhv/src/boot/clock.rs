@@ -15,20 +15,10 @@ pub struct Scale {
 impl Scale {
     /// The scale of a counter of `hz`, which is taken for at least 1.
     pub fn of_hz(hz: u64) -> Self {
-        let mut shifted = u128::from(hz.max(1));
-        let mut shift = 0i8;
-        while shifted > 2_000_000_000 {
-            shifted >>= 1;
-            shift -= 1;
-        }
-        while shifted <= 1_000_000_000 {
-            shifted <<= 1;
-            shift += 1;
-        }
-        // Between 2^31 and 2^32 - 1: `shifted` is above 10^9. From `hz` itself, so that no bit is lost by the shift.
-        let scaled = (1_000_000_000u128 << 32 << 32)
-            / (u128::from(hz.max(1)) << 32 >> (-shift).max(0) << shift.max(0));
-        Self { mul: u32::try_from(scaled).unwrap_or(u32::MAX), shift }
+        // ns for a tick, 32.96 fixed point: the highest 32 bits that are not zero are `mul`.
+        let ns = (1_000_000_000u128 << 96) / u128::from(hz.max(1));
+        let bits = u128::BITS - ns.leading_zeros();
+        Self { mul: (ns >> (bits - u32::BITS)) as u32, shift: (bits as i32 - 96) as i8 }
     }
 
     /// ns for `ticks`.

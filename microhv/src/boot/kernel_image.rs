@@ -45,20 +45,12 @@ impl fmt::Display for ImageError {
     }
 }
 
-/// One piece of the file and where it goes; memory behind it is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment<'a> {
-    /// Virtual address of its first byte.
-    pub va: GuestVa,
-    /// Its bytes from the file.
-    pub bytes: &'a [u8],
-}
-
 /// What a kernel is and wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelImage<'a> {
-    /// Loadable segments, in the file's order.
-    pub segments: ArrayVec<Segment<'a>, MAX_SEGMENTS>,
+    /// Loadable segments, in the file's order: the virtual address of the first byte, and the bytes from the file. Memory behind
+    /// those is zero.
+    pub segments: ArrayVec<(GuestVa, &'a [u8]), MAX_SEGMENTS>,
     /// One past the last byte used.
     pub end: GuestVa,
     /// Where execution begins.
@@ -146,7 +138,7 @@ impl<'a> KernelImage<'a> {
             {
                 return Err(ImageError::BadSegment);
             }
-            image.segments.try_push(Segment { va, bytes }).map_err(|_| ImageError::BadSegment)?;
+            image.segments.try_push((va, bytes)).map_err(|_| ImageError::BadSegment)?;
             image.end = image.end.max(end);
         }
         if image.segments.is_empty() || image.virt_base.offset() != 0 {
@@ -230,7 +222,7 @@ mod tests {
         assert_eq!((image.end, image.entry), (GuestVa::new(BASE + 0x3345), GuestVa::new(BASE + 0x1010)));
         assert_eq!(image.init_p2m, Some(GuestVa::new(0x80_0000_0000)));
         assert!(image.mod_start_pfn && image.hypercall_page.is_none());
-        assert_eq!(image.segments[0].bytes, b"code");
+        assert_eq!(image.segments[0].1, b"code");
     }
 
     #[test]

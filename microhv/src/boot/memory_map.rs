@@ -54,10 +54,8 @@ pub struct FirmwareRange {
     pub kind: u32,
 }
 
-impl FirmwareRange {
-    /// E820 type of RAM.
-    pub const RAM: u32 = 1;
-}
+/// E820 type of RAM.
+const RAM: u32 = 1;
 
 /// Firmware's map and the RAM that is still free. Ranges of `free` are whole frames, sorted, and do not touch.
 #[derive(Clone, Debug, Default)]
@@ -72,12 +70,12 @@ impl MemoryMap {
     pub fn fill(&mut self, entries: impl Iterator<Item = FirmwareRange>) {
         self.firmware.extend(entries.filter(|entry| !entry.range.is_empty()).take(MAX_RANGES));
         for n in 0..self.firmware.len() {
-            if self.firmware[n].kind == FirmwareRange::RAM {
+            if self.firmware[n].kind == RAM {
                 self.add(self.firmware[n].range.inner_pages());
             }
         }
         for n in 0..self.firmware.len() {
-            if self.firmware[n].kind != FirmwareRange::RAM {
+            if self.firmware[n].kind != RAM {
                 self.reserve(self.firmware[n].range);
             }
         }
@@ -85,7 +83,7 @@ impl MemoryMap {
 
     /// Whole frames of RAM by firmware's map, in its order.
     pub fn ram(&self) -> impl Iterator<Item = Range> {
-        let ram = self.firmware.iter().filter(|entry| entry.kind == FirmwareRange::RAM);
+        let ram = self.firmware.iter().filter(|entry| entry.kind == RAM);
         ram.map(|entry| entry.range.inner_pages())
     }
 
@@ -124,18 +122,12 @@ impl MemoryMap {
             return;
         }
         let taken = range.outer_pages();
-        let mut rest = ArrayVec::<Range, MAX_RANGES>::new();
-        for old in &self.free {
-            for part in [
-                Range { start: old.start, end: old.end.min(taken.start) },
-                Range { start: old.start.max(taken.end), end: old.end },
-            ] {
-                if !part.is_empty() {
-                    let _ = rest.try_push(part);
-                }
-            }
-        }
-        self.free = rest;
+        let around = |old: Range| {
+            let (end, start) = (old.end.min(taken.start), old.start.max(taken.end));
+            [Range { start: old.start, end }, Range { start, end: old.end }]
+        };
+        let parts = self.free.iter().copied().flat_map(around);
+        self.free = parts.filter(|part| !part.is_empty()).take(MAX_RANGES).collect();
     }
 
     /// Takes `bytes` (rounded up to frames) aligned to `align`, a power of two, from the top of the highest range

@@ -4,7 +4,8 @@
 //! silicon too, and a hypervisor below may give the CPU another maker's name.
 #![forbid(unsafe_code)]
 
-use core::fmt;
+use alloc::format;
+use alloc::string::String;
 
 use crate::emul::cpuid::HYPERVISOR_BASE;
 use crate::platform::CpuidResult;
@@ -18,57 +19,48 @@ const IBPB: u32 = 1 << 26;
 const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// Leaf 0x8000_0008, ebx: IBPB, on AMD's CPUs.
 const AMD_IBPB: u32 = 1 << 12;
-/// The policy for a CPU, as it is printed at boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// `mitigations=off` was given.
-    pub is_off: bool,
-    /// The CPU is QEMU's emulator, which executes one instruction after the other: no side channel of those below.
-    pub is_emulated: bool,
-    /// What the CPU is not affected by.
-    pub unaffected: Unaffected,
-    /// IBPB is there.
-    pub has_ibpb: bool,
-}
+/// `MSR_ARCH_CAPABILITIES`, RDCL_NO: no reads of the hypervisor's memory by a guest's own instructions (Meltdown), and, as Intel
+/// says of such CPUs, none of the first-level cache through entries that are not present (L1TF).
+const NO_MELTDOWN_OR_L1TF: u64 = 1 << 0;
+/// No reads of what buffers of the CPU hold.
+const NO_MDS: u64 = 1 << 5;
+/// No such reads behind an abort of a transaction.
+const NO_TAA: u64 = 1 << 8;
 
-bitflags::bitflags! {
-    /// What the CPU says in `MSR_ARCH_CAPABILITIES` that it need not be protected from.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Unaffected: u64 {
-        /// RDCL_NO: reads of the hypervisor's memory by a guest's own instructions (Meltdown), and, as Intel says of such
-        /// CPUs, of the first-level cache through entries that are not present (L1TF).
-        const MELTDOWN_AND_L1TF = 1 << 0;
-        /// Reads of what buffers of the CPU hold.
-        const MDS = 1 << 5;
-        /// The same behind an abort of a transaction.
-        const TAA = 1 << 8;
-    }
-}
-
-/// The policy for a CPU by what `cpuid` and `read_msr` tell. An MSR is read only if the CPU enumerates that MSR.
+/// The policy for a CPU by what `cpuid` and `read_msr` tell, as it is printed at boot. An MSR is read only if the CPU enumerates
+/// that MSR. `wanted`: `mitigations=off` was not given.
 pub fn policy(
     wanted: bool,
     cpuid: impl Fn(u32, u32) -> CpuidResult,
     read_msr: impl Fn(u32) -> u64,
-) -> Policy {
+) -> String {
+    if !wanted {
+        return "side channels: counter-measures off by the command line".into();
+    }
+    // QEMU's emulator executes one instruction after the other: no side channel of those below.
+    if is_emulated(&cpuid) {
+        return "side channels: emulated CPU, no speculation: no page-table isolation, barriers or stack filling needed".into();
+    }
     let zero = cpuid(0, 0);
     let is_virtual = cpuid(1, 0).ecx & HYPERVISOR != 0;
     let seven = if zero.eax >= 7 { cpuid(7, 0).edx } else { 0 };
     let extended = if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).ebx } else { 0 };
-    let capabilities = if seven & ARCH_CAPABILITIES != 0 { read_msr(MSR_ARCH_CAPABILITIES) } else { 0 };
-    let is_emulated = is_emulated(&cpuid);
-    Policy {
-        is_off: !wanted,
-        is_emulated,
+    let unaffected = match seven & ARCH_CAPABILITIES {
         // AMD's CPUs have none of these by their design, and need not say so. Below another hypervisor the maker's name
         // may be false.
-        unaffected: if is_emulated || zero.is_amd() && !is_virtual {
-            Unaffected::all()
-        } else {
-            Unaffected::from_bits_truncate(capabilities)
-        },
-        has_ibpb: seven & IBPB != 0 || extended & AMD_IBPB != 0,
-    }
+        _ if zero.is_amd() && !is_virtual => u64::MAX,
+        0 => 0,
+        _ => read_msr(MSR_ARCH_CAPABILITIES),
+    };
+    let said = |none: u64| if unaffected & none != 0 { "not affected" } else { "affected" };
+    let has_ibpb = seven & IBPB != 0 || extended & AMD_IBPB != 0;
+    format!(
+        "side channels: NOT MITIGATED on this CPU: Meltdown {0}, L1TF {0}, MDS {1}, TAA {2}, Spectre v2 (IBPB {3})",
+        said(NO_MELTDOWN_OR_L1TF),
+        said(NO_MDS),
+        said(NO_TAA),
+        if has_ibpb { "there, unused" } else { "absent" },
+    )
 }
 
 /// Whether there is a hypervisor below that calls itself `TCGTCGTCGTCG`: QEMU's emulator.
@@ -81,34 +73,10 @@ pub fn is_emulated(cpuid: impl Fn(u32, u32) -> CpuidResult) -> bool {
     words.as_flattened() == b"TCGTCGTCGTCG"
 }
 
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("side channels: ")?;
-        if self.is_off {
-            return f.write_str("counter-measures off by the command line");
-        }
-        if self.is_emulated {
-            return f.write_str(
-                "emulated CPU, no speculation: no page-table isolation, barriers or stack filling needed",
-            );
-        }
-        let said = |fault| if self.unaffected.contains(fault) { "not affected" } else { "affected" };
-        write!(
-            f,
-            "NOT MITIGATED on this CPU: Meltdown {0}, L1TF {0}, MDS {1}, TAA {2}, Spectre v2 (IBPB {3})",
-            said(Unaffected::MELTDOWN_AND_L1TF),
-            said(Unaffected::MDS),
-            said(Unaffected::TAA),
-            if self.has_ibpb { "there, unused" } else { "absent" },
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use std::string::ToString;
 
     /// Leaves as eax, ebx, ecx, edx; those that are not there are 0.
     type Leaves<'a> = &'a [(u32, [u32; 4])];
@@ -126,7 +94,7 @@ mod tests {
     }
 
     /// The policy of a CPU with these leaves and that value of the MSR; `None`: reading the MSR would fault.
-    fn of(leaves: Leaves<'_>, capabilities: Option<u64>) -> Policy {
+    fn of(leaves: Leaves<'_>, capabilities: Option<u64>) -> String {
         let leaves: BTreeMap<u32, [u32; 4]> = leaves.iter().copied().collect();
         let cpuid = |leaf: u32, _| {
             let [eax, ebx, ecx, edx] = leaves.get(&leaf).copied().unwrap_or_default();
@@ -139,7 +107,7 @@ mod tests {
     }
 
     /// QEMU's model `qemu64`: the same under the emulator and on silicon but for the name of what is below.
-    fn qemu64(name: [u8; 12]) -> Policy {
+    fn qemu64(name: [u8; 12]) -> String {
         of(
             &[
                 vendor(0xd, AMD),
@@ -153,26 +121,32 @@ mod tests {
         )
     }
 
+    const EMULATED: &str = "side channels: emulated CPU, no speculation";
+
+    /// What is said of a CPU that is affected by what counts as `meltdown` (with L1TF), `mds` and `taa`.
+    fn affected([meltdown, mds, taa]: [bool; 3], ibpb: &str) -> String {
+        let [meltdown, mds, taa] =
+            [meltdown, mds, taa].map(|is| if is { "affected" } else { "not affected" });
+        let faults = format!("Meltdown {meltdown}, L1TF {meltdown}, MDS {mds}, TAA {taa}");
+        format!("side channels: NOT MITIGATED on this CPU: {faults}, Spectre v2 (IBPB {ibpb})")
+    }
+
     #[test]
     fn the_emulator_needs_nothing() {
         let policy = qemu64(*b"TCGTCGTCGTCG");
-        assert!(policy.is_emulated);
-        assert_eq!(policy.unaffected, Unaffected::all());
-        assert!(policy.to_string().contains("emulated"));
+        assert!(policy.starts_with(EMULATED), "{policy}");
     }
 
     #[test]
     fn its_model_on_silicon_is_no_emulator() {
         let policy = qemu64(*b"KVMKVMKVM\0\0\0");
-        assert!(!policy.is_emulated);
-        assert_eq!(policy.unaffected, Unaffected::empty(), "the maker is what another hypervisor says");
-        assert!(policy.to_string().contains("NOT MITIGATED on this CPU: Meltdown affected"));
+        assert_eq!(policy, affected([true; 3], "absent"), "the maker is what another hypervisor says");
     }
 
     #[test]
     fn the_emulators_name_counts_only_below_a_hypervisor() {
         let policy = of(&[vendor(0xd, INTEL), (1, [0; 4]), below(*b"TCGTCGTCGTCG")], None);
-        assert!(!policy.is_emulated);
+        assert_eq!(policy, affected([true; 3], "absent"));
     }
 
     #[test]
@@ -187,8 +161,7 @@ mod tests {
             ],
             None,
         );
-        assert_eq!(policy.unaffected, Unaffected::empty());
-        assert!(policy.has_ibpb);
+        assert_eq!(policy, affected([true; 3], "there, unused"));
     }
 
     #[test]
@@ -201,14 +174,9 @@ mod tests {
         ];
         // RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, TSX_CTRL; of TAA it says nothing.
         let policy = of(leaves, Some(0xab));
-        assert_eq!(policy.unaffected, Unaffected::MELTDOWN_AND_L1TF | Unaffected::MDS);
-        let text = policy.to_string();
-        assert!(
-            text.contains("Meltdown not affected, L1TF not affected, MDS not affected, TAA affected"),
-            "{text}"
-        );
+        assert_eq!(policy, affected([false, false, true], "there, unused"));
         // The same CPU whose MSR says nothing.
-        assert_eq!(of(leaves, Some(0)).unaffected, Unaffected::empty());
+        assert_eq!(of(leaves, Some(0)), affected([true; 3], "there, unused"));
     }
 
     #[test]
@@ -224,16 +192,14 @@ mod tests {
             ]
         };
         let policy = of(&leaves(0x7ed8_320b), None);
-        assert_eq!(policy.unaffected, Unaffected::all());
-        assert!(policy.has_ibpb && !policy.is_emulated);
-        assert!(policy.to_string().contains("NOT MITIGATED"));
+        assert_eq!(policy, affected([false; 3], "there, unused"));
         let below_kvm = of(&leaves(0xfed8_320b), None);
-        assert_eq!(below_kvm.unaffected, Unaffected::empty());
+        assert_eq!(below_kvm, affected([true; 3], "there, unused"));
     }
 
     #[test]
     fn the_command_line_turns_all_off() {
         let none = |_, _| CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
-        assert!(policy(false, none, |_| 0).to_string().contains("off by the command line"));
+        assert!(policy(false, none, |_| 0).contains("off by the command line"));
     }
 }

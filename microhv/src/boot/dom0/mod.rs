@@ -86,9 +86,10 @@ impl fmt::Display for Dom0Error {
 /// dom0 under construction: its frames by pfn.
 struct Builder<'a, P: Platform> {
     hv: &'a Hypervisor<P>,
+    image: KernelImage<'a>,
+    ramdisk: Option<Range>,
     p2m: Vec<Mfn>,
     layout: Layout,
-    virt_base: GuestVa,
 }
 
 /// Builds dom0, paused once by the toolstack.
@@ -116,11 +117,11 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
     };
     let domain = hv.create_domain(Some(DomId::DOM0), config).map_err(Dom0Error::Domain)?;
     domain.mm.set_max_pages(u64::MAX >> 12);
-    let mut builder = Builder { hv, p2m: Vec::new(), layout, virt_base: image.virt_base };
-    builder.take_memory(&domain, ramdisk)?;
-    builder.load(&image);
-    builder.write_start_info(&domain, &image, request.command_line, ramdisk);
-    let l4 = builder.write_tables(&image);
+    let mut builder = Builder { hv, image, ramdisk, p2m: Vec::new(), layout };
+    builder.take_memory(&domain)?;
+    builder.load();
+    builder.write_start_info(&domain, request.command_line);
+    let l4 = builder.write_tables();
     builder.write_p2m();
     // Each attempt goes on where an interrupt ended the one before.
     while let Err(error) = hv.pin_table(&domain, l4, 4) {
@@ -129,20 +130,20 @@ pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<A
         }
     }
     hv.install_bases(&domain, &domain.vcpus[0], l4, None).map_err(Dom0Error::Tables)?;
-    builder.start(&domain, &image);
+    builder.start(&domain);
     give_rights(&hv.frames, &domain, hv.platform.cpuid(ADDRESS_SIZES, 0).eax & 0xff);
     Ok(domain)
 }
 
 impl<P: Platform> Builder<'_, P> {
     /// Takes dom0's frames, zeroed, and the ramdisk's as they are; sets the M2P.
-    fn take_memory(&mut self, domain: &Domain, ramdisk: Option<Range>) -> Result<(), Dom0Error> {
+    fn take_memory(&mut self, domain: &Domain) -> Result<(), Dom0Error> {
         let &Layout { nr_pages, ramdisk: ramdisk_pfn, ramdisk_pages, .. } = &self.layout;
         self.p2m.reserve_exact(nr_pages as usize);
         let mut order = CHUNK_ORDER;
         while (self.p2m.len() as u64) < nr_pages {
             let pfn = self.next_page();
-            if let Some(ramdisk) = ramdisk.filter(|_| pfn == ramdisk_pfn) {
+            if let Some(ramdisk) = self.ramdisk.filter(|_| pfn == ramdisk_pfn) {
                 self.adopt(domain, Mfn::new(ramdisk.start / PAGE), ramdisk_pages);
                 continue;
             }
@@ -179,7 +180,7 @@ impl<P: Platform> Builder<'_, P> {
     }
 
     fn va(&self, pfn: Pfn) -> GuestVa {
-        self.virt_base.wrapping_add(pfn.raw() * PAGE)
+        self.image.virt_base.wrapping_add(pfn.raw() * PAGE)
     }
 
     /// Writes bytes at a pseudo-physical address.
@@ -194,9 +195,10 @@ impl<P: Platform> Builder<'_, P> {
 
     /// Copies the kernel in; frames are zero already.
     #[inline(never)]
-    fn load(&self, image: &KernelImage<'_>) {
-        for segment in &image.segments {
-            self.write(segment.va.bytes_from(image.virt_base), segment.bytes);
+    fn load(&self) {
+        let image = &self.image;
+        for (va, bytes) in &image.segments {
+            self.write(va.bytes_from(image.virt_base), bytes);
         }
         if let Some(page) = image.hypercall_page.map(|va| va.bytes_from(image.virt_base))
             && page / PAGE < self.layout.mapped
@@ -206,14 +208,8 @@ impl<P: Platform> Builder<'_, P> {
     }
 
     #[inline(never)]
-    fn write_start_info(
-        &self,
-        domain: &Domain,
-        image: &KernelImage<'_>,
-        command_line: &str,
-        ramdisk: Option<Range>,
-    ) {
-        let layout = &self.layout;
+    fn write_start_info(&self, domain: &Domain, command_line: &str) {
+        let Self { image, layout, .. } = self;
         let mut info = StartInfo::new_zeroed();
         info.magic[..MAGIC.len()].copy_from_slice(MAGIC);
         info.nr_pages = layout.nr_pages;
@@ -226,7 +222,7 @@ impl<P: Platform> Builder<'_, P> {
             info.first_p2m_pfn = layout.p2m.raw();
             info.nr_p2m_frames = layout.p2m_tables.end.raw() - layout.p2m.raw();
         }
-        if let Some(ramdisk) = ramdisk {
+        if let Some(ramdisk) = self.ramdisk {
             info.mod_len = ramdisk.bytes();
             info.mod_start = self.va(layout.ramdisk).raw();
             if image.mod_start_pfn {
@@ -240,8 +236,8 @@ impl<P: Platform> Builder<'_, P> {
     }
 
     /// Writes all page tables; the L4.
-    fn write_tables(&self, image: &KernelImage<'_>) -> Mfn {
-        let layout = &self.layout;
+    fn write_tables(&self) -> Mfn {
+        let Self { image, layout, .. } = self;
         let l4 = self.frame(layout.tables.start);
         let mut tables = Tables { builder: self, l4, next: layout.tables.start.add(1) };
         for pfn in (0..layout.mapped).map(Pfn::new) {
@@ -271,11 +267,11 @@ impl<P: Platform> Builder<'_, P> {
 
     /// Sets vCPU 0 up at the kernel's entry.
     #[inline(never)]
-    fn start(&self, domain: &Domain, image: &KernelImage<'_>) {
+    fn start(&self, domain: &Domain) {
         let vcpu = &domain.vcpus[0];
         let stack = self.va(self.layout.stack.add(1)).raw();
         vcpu.set_saved_regs(&CpuUserRegs {
-            rip: image.entry.raw(),
+            rip: self.image.entry.raw(),
             rsi: self.va(self.layout.start_info).raw(),
             rsp: stack,
             rflags: 0x202,
