@@ -32,26 +32,6 @@ pub struct IoApic {
     pub gsi_base: u32,
 }
 
-/// The PM timer: a counter of 3,579,545 Hz.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PmTimer {
-    /// The timer's I/O port.
-    pub port: u16,
-    /// Whether the counter has 32 bits; else it has 24.
-    pub is_wide: bool,
-}
-
-/// What the power-off sequence writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PowerOff {
-    /// PM1a control port.
-    pub pm1a: u16,
-    /// PM1b control port, if there is one.
-    pub pm1b: Option<u16>,
-    /// SLP_TYP of S5 for each.
-    pub sleep_type: [u8; 2],
-}
-
 /// Everything that is used of ACPI.
 #[derive(Clone, Debug, Default)]
 pub struct Acpi {
@@ -63,12 +43,12 @@ pub struct Acpi {
     pub io_apics: ArrayVec<IoApic, 8>,
     /// Lines that differ from one to one.
     pub overrides: ArrayVec<IsaOverride, 16>,
-    /// The PM timer.
-    pub pm_timer: Option<PmTimer>,
+    /// The PM timer, a counter of 3,579,545 Hz: its I/O port, and the bits that count.
+    pub pm_timer: Option<(u16, u64)>,
     /// HPET registers.
     pub hpet: Option<u64>,
-    /// How to power off.
-    pub power_off: Option<PowerOff>,
+    /// What S5 takes to be written, to PM1a's control port and to PM1b's, if there is one; empty: no way to power off is known.
+    pub power_off: ArrayVec<(u16, u16), 2>,
     /// Reset register: an I/O port and the byte to write there.
     pub reset: Option<(u16, u8)>,
 }
@@ -170,16 +150,21 @@ fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
     Some(())
 }
 
+/// In PM1 control: the machine goes into the sleep state of bits 10-12.
+const SLEEP_ENABLE: u16 = 1 << 13;
+
 fn read_fadt(memory: &impl Physical, fadt: &[u8], acpi: &mut Acpi) {
     let flags = field::<u32>(fadt, 112).unwrap_or(0);
     let port = |at| u16::try_from(field::<u32>(fadt, at)?).ok().filter(|&port| port != 0);
-    acpi.pm_timer = port(76).map(|port| PmTimer { port, is_wide: flags & 1 << 8 != 0 });
+    acpi.pm_timer = port(76).map(|port| (port, if flags & 1 << 8 != 0 { 0xffff_ffff } else { 0xff_ffff }));
     if flags & 1 << 10 != 0 && fadt.get(116) == Some(&1) {
         acpi.reset = field::<u64>(fadt, 120).and_then(|at| u16::try_from(at).ok()).zip(field(fadt, 128));
     }
     let dsdt = field::<u32>(fadt, 40).and_then(|at| table(memory, at.into()));
-    if let (Some(pm1a), Some(sleep_type)) = (port(64), dsdt.and_then(sleep_type_of_s5)) {
-        acpi.power_off = Some(PowerOff { pm1a, pm1b: port(68), sleep_type });
+    if let (Some(pm1a), Some([a, b])) = (port(64), dsdt.and_then(sleep_type_of_s5)) {
+        let value = |kind: u8| u16::from(kind) << 10 | SLEEP_ENABLE;
+        acpi.power_off =
+            [(pm1a, value(a))].into_iter().chain(port(68).map(|pm1b| (pm1b, value(b)))).collect();
     }
 }
 
@@ -269,9 +254,9 @@ mod tests {
         assert_eq!(acpi.isa(9), IsaOverride { isa: 9, gsi: 9, active_low: false, level: true });
         assert_eq!(acpi.isa(0).gsi, 2);
         assert_eq!(acpi.isa(4), IsaOverride { isa: 4, gsi: 4, active_low: false, level: false });
-        assert_eq!(acpi.pm_timer, Some(PmTimer { port: 0x608, is_wide: false }));
+        assert_eq!(acpi.pm_timer, Some((0x608, 0xff_ffff)));
         assert_eq!(acpi.hpet, Some(0xfed0_0000));
-        assert_eq!(acpi.power_off, Some(PowerOff { pm1a: 0x604, pm1b: None, sleep_type: [5, 0] }));
+        assert_eq!(acpi.power_off[..], [(0x604, 5 << 10 | SLEEP_ENABLE)]);
         assert_eq!(acpi.reset, None);
     }
 

@@ -23,14 +23,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// Keeps a typed byte; `false`: nobody reads, and the byte is lost.
-    pub fn push(&self, byte: u8) -> bool {
+    /// Keeps a typed byte, unless nobody reads.
+    pub fn push(&self, byte: u8) {
         let mut input = self.input.lock();
-        let room = input.len() < INPUT_BYTES;
-        if room {
+        if input.len() < INPUT_BYTES {
             input.push_back(byte);
         }
-        room
     }
 
     /// Takes what was typed, oldest first, as far as `to` is long.

@@ -5,7 +5,7 @@
 //! transmitter's interrupts, or, should these not come, at ticks of the timer. Only a machine that dies, that starts, or
 //! that shows a debug key's answer waits ([`Output::drain`]).
 
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
 use arrayvec::ArrayString;
 
@@ -253,6 +253,13 @@ impl Output {
     /// Forgets the kept output. What waits for the line is sent all the same.
     pub const fn clear_kept(&mut self) {
         self.cleared = self.written;
+    }
+}
+
+impl Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
     }
 }
 

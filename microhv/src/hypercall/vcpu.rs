@@ -40,7 +40,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             cur.hv.wake(cur.domain, vcpu, PauseFlags::DOWN);
         }
         VCPUOP_DOWN => cur.hv.vcpu_down(cur.domain, vcpu),
-        VCPUOP_GET_RUNSTATE_INFO => cur.copy_to_guest(arg, &current_runstate(cur, vcpu))?,
+        VCPUOP_GET_RUNSTATE_INFO => cur.copy_to_guest(arg, current_runstate(cur, vcpu).as_bytes())?,
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;
             vcpu.time.lock().runstate_area = (op.addr != 0).then_some(GuestVa::new(op.addr));
@@ -100,7 +100,7 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> A
 }
 
 /// The runstate of a vCPU as of now, with the time in its present state.
-fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u8; 48] {
+fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u64; 6] {
     vcpu.time.lock().runstate_info(cur.hv.platform.now_ns())
 }
 
@@ -140,7 +140,7 @@ fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuR
     // An event may have gone to the old place while the new one was filled: the guest looks at all.
     place.store_u64(PENDING_SEL_OFFSET, u64::MAX);
     place.swap_u8(UPCALL_PENDING_OFFSET, 1);
-    vcpu.time.lock().published = u32::MAX;
+    vcpu.time.lock().published = 0;
     crate::time::publish_time(&cur.hv.platform, vcpu);
     Ok(())
 }

@@ -126,7 +126,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         self.set_checked_ldt(domain, vcpu, context.ldt_base, context.ldt_ents as u32);
         // A builder has cleared `shared_info` since the domain was made, clocks included.
-        vcpu.time.lock().published = u32::MAX;
+        vcpu.time.lock().published = 0;
         publish_time(&self.platform, vcpu);
         if vcpu.id.raw() == 0 {
             self.publish_wall_clock(domain);

@@ -277,11 +277,11 @@ impl<P: Platform> Hypervisor<P> {
         let page = self.get_page(mfn, dom).ok_or(MemError::Invalid)?;
         let kind = self.frames.held(mfn).load_kind();
         if kind.page_type() == PageType::SegDesc && kind.count() > 0 {
-            self.platform.store(at, fixed);
+            self.platform.table(mfn)[at.offset() / 8].store(fixed, Ordering::Release);
         } else {
             let _page = mm.get_writable(page, FrameOwner::Domain(dom)).map_err(|_| MemError::Invalid)?;
             mm.settle(); // as in `update_entry`
-            self.platform.store(at, fixed);
+            self.platform.table(mfn)[at.offset() / 8].store(fixed, Ordering::Release);
         }
         Ok(())
     }

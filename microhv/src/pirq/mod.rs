@@ -107,13 +107,13 @@ impl State {
 
     fn free_vector(&self) -> Result<Vector, PirqError> {
         let is_free = |&raw: &u8| raw != GUEST_VECTOR && self.vectors[usize::from(raw)].is_none();
-        (FIRST_VECTOR..=LAST_VECTOR).find(is_free).map(Vector::new).ok_or(PirqError::NoneFree)
+        (FIRST_VECTOR..=LAST_VECTOR).find(is_free).map(Vector).ok_or(PirqError::NoneFree)
     }
 
     /// Gives `pirq`, which is free, and a vector to a domain.
     fn map(&mut self, pirq: Pirq, source: Source, owner: DomId) -> Result<Vector, PirqError> {
         let vector = self.free_vector()?;
-        self.vectors[vector.index()] = Some(pirq);
+        self.vectors[usize::from(vector.0)] = Some(pirq);
         self.pirqs[pirq.raw() as usize] =
             Some(Mapping { source, vector, owner, bound: None, in_service: false });
         Ok(vector)
@@ -153,7 +153,7 @@ impl<P: Platform> Hypervisor<P> {
     /// A device interrupt came at `vector`. The caller has acknowledged it at the local APIC.
     pub fn device_interrupt(&self, vector: Vector) {
         let mut state = self.irqs.state.lock();
-        let Some(pirq) = state.vectors[vector.index()] else { return };
+        let Some(pirq) = state.vectors[usize::from(vector.0)] else { return };
         let Ok(mapping) = state.mapping(pirq) else { return };
         if mapping.source == Source::Line {
             mapping.in_service = true;
@@ -311,7 +311,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut state = self.irqs.state.lock();
         let &mut Mapping { source, vector, .. } = state.owned(pirq, domain)?;
         let mapping = state.pirqs[pirq.raw() as usize].take();
-        state.vectors[vector.index()] = None;
+        state.vectors[usize::from(vector.0)] = None;
         let is_last = !state.sources().any(|other| other.function() == source.function());
         if is_last {
             source.for_table(|first, last| self.frames.unprotect_device_frames(first, last));

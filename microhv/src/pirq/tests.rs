@@ -162,8 +162,8 @@ fn a_line_is_masked_until_the_domain_has_served_it() {
         "an EOI counts once"
     );
     assert_eq!(hv.pirq_eoi(&dom0, Pirq::new(NR_PIRQS)), Err(PirqError::NoSuchPirq));
-    hv.device_interrupt(Vector::new(0xff));
-    hv.device_interrupt(Vector::new(0));
+    hv.device_interrupt(Vector(0xff));
+    hv.device_interrupt(Vector(0));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn no_device_gets_the_vector_of_int_0x80() {
     let mut state = hv.irqs.state.lock();
     let owner = DomId::new(0);
     let map = || state.map(Pirq::new(16), Source::Line, owner).ok();
-    let given: Vec<u8> = core::iter::from_fn(map).map(Vector::raw).collect();
+    let given: Vec<u8> = core::iter::from_fn(map).map(|vector| vector.0).collect();
     assert_eq!(given.len(), usize::from(LAST_VECTOR - FIRST_VECTOR));
     assert!(!given.contains(&0x80) && given.contains(&0x7f) && given.contains(&0x81));
 }

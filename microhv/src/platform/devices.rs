@@ -13,26 +13,9 @@ pub enum PowerAction {
     Crash,
 }
 
-/// An interrupt vector of the machine.
+/// An interrupt vector of the machine: any byte is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vector(u8);
-
-impl Vector {
-    /// Any byte is a vector.
-    pub const fn new(raw: u8) -> Self {
-        Self(raw)
-    }
-
-    /// The vector as the machine numbers it.
-    pub const fn raw(self) -> u8 {
-        self.0
-    }
-
-    /// The place in a table of all vectors.
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+pub struct Vector(pub u8);
 
 /// The serial console, and what is kept of its output.
 pub trait SerialConsole {
@@ -53,8 +36,6 @@ pub trait Devices {
     fn port_in(&self, port: u16, size: u8) -> u32;
     /// Writes a port: `size` 1, 2 or 4 bytes.
     fn port_out(&self, port: u16, size: u8, value: u32);
-    /// Reads an aligned u32 of a device's memory.
-    fn mmio_read(&self, at: Maddr) -> u32;
     /// Writes an aligned u32 of a device's memory.
     fn mmio_write(&self, at: Maddr, value: u32);
     /// Address and data of the message that raises `vector` on the boot CPU.

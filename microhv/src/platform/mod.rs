@@ -8,18 +8,14 @@ mod clock;
 mod cpus;
 mod devices;
 mod facts;
-mod guest_memory;
 mod memory;
-mod paging;
 mod vcpu;
 
 pub use clock::{Clock, TimeParams};
 pub use cpus::{CpuId, CpuSet, Cpus, MAX_CPUS, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 pub use devices::{Devices, PowerAction, SerialConsole, Vector};
 pub use facts::{CpuidResult, MachineFacts, MachineInfo};
-pub use guest_memory::{GuestFault, GuestMemory, Settled};
-pub use memory::{GROUP, MachineMemory};
-pub use paging::Paging;
+pub use memory::{GROUP, GuestFault, GuestMemory, MachineMemory, Paging, Settled};
 pub use vcpu::{DescriptorPage, DescriptorWindow, DescriptorWindows, Registers, SegmentBase};
 
 /// The machine. All methods take `&self`: implementations are shared by all CPUs.

@@ -66,8 +66,6 @@ pub trait Registers {
     fn load_user_gs(&self, selector: u16);
     /// Sets a debug register. The value was checked.
     fn set_debug_register(&self, index: u8, value: u64);
-    /// Reads a debug register.
-    fn debug_register(&self, index: u8) -> u64;
     /// Sets CR0.TS, so that the next floating-point instruction traps.
     fn set_task_switched(&self, on: bool);
     /// Loads XCR0. The value was checked against [`super::MachineFacts::xcr0_mask`].

@@ -153,6 +153,27 @@ impl TestMachine {
         }
     }
 
+    /// Loads an aligned u64 (acquire).
+    pub fn load(&self, at: Maddr) -> u64 {
+        self.word(at).load(Ordering::Acquire)
+    }
+
+    /// Stores an aligned u64 (release).
+    pub fn store(&self, at: Maddr, value: u64) {
+        self.written(at);
+        self.word(at).store(value, Ordering::Release);
+    }
+
+    /// Copies out of machine memory.
+    pub fn read_bytes(&self, from: Maddr, to: &mut [u8]) {
+        self.byte_view().read(from.raw() as usize, to);
+    }
+
+    /// Debug register `index` of the processor.
+    pub fn debug_register(&self, index: usize) -> u64 {
+        self.debug[index].load(Ordering::Relaxed)
+    }
+
     /// Number of frames.
     pub fn frame_count(&self) -> usize {
         self.m2p.len()

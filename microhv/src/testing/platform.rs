@@ -16,20 +16,6 @@ use crate::platform::{
 };
 
 impl MachineMemory for TestMachine {
-    fn load(&self, at: Maddr) -> u64 {
-        self.word(at).load(Ordering::Acquire)
-    }
-
-    fn store(&self, at: Maddr, value: u64) {
-        self.written(at);
-        self.word(at).store(value, Ordering::Release);
-    }
-
-    fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
-        self.written(at);
-        self.word(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-    }
-
     fn table(&self, mfn: Mfn) -> &[AtomicU64; 512] {
         self.with_tlb(|tlb, memory, _| tlb.hand_out(memory, mfn));
         self.words(mfn)
@@ -40,10 +26,6 @@ impl MachineMemory for TestMachine {
         let any = |group: &[AtomicU64]| group.iter().any(|entry| Pte::load(entry).is_present());
         let groups = self.words(mfn).chunks(GROUP).enumerate();
         groups.fold(0, |bits, (n, group)| bits | u64::from(any(group)) << n)
-    }
-
-    fn read_bytes(&self, from: Maddr, to: &mut [u8]) {
-        self.byte_view().read(from.raw() as usize, to);
     }
 
     fn write_bytes(&self, to: Maddr, from: &[u8]) {
@@ -196,10 +178,6 @@ impl Registers for TestMachine {
         self.debug[index as usize].store(value, Ordering::Relaxed);
     }
 
-    fn debug_register(&self, index: u8) -> u64 {
-        self.debug[index as usize].load(Ordering::Relaxed)
-    }
-
     fn set_task_switched(&self, _on: bool) {}
 
     fn set_xcr0(&self, _value: u64) {}
@@ -222,16 +200,11 @@ impl Clock for TestMachine {
             shift: 1,
             generation: self.clock_generation(),
             tsc_khz: 1_000_000,
-            is_stable: true,
         }
     }
 
     fn clock_generation(&self) -> u32 {
         self.calibrations.load(Ordering::Relaxed)
-    }
-
-    fn boot_wall_ns(&self) -> u64 {
-        1_700_000_000_000_000_000
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
@@ -301,16 +274,12 @@ impl Devices for TestMachine {
         }
     }
 
-    fn mmio_read(&self, _at: Maddr) -> u32 {
-        u32::MAX
-    }
-
     fn mmio_write(&self, at: Maddr, value: u32) {
         self.events.lock().mmio.push((at.raw(), value));
     }
 
     fn msi_message(&self, vector: Vector) -> (u64, u32) {
-        (0xfee0_0000, vector.raw().into())
+        (0xfee0_0000, vector.0.into())
     }
 
     fn route_line(&self, line: u8, vector: Option<Vector>) {

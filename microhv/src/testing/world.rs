@@ -38,6 +38,7 @@ impl World {
             FrameTable::for_tests(frames, RESERVED_FRAMES),
         ));
         hv.platform.watch(&hv.frames);
+        hv.set_wall_clock(1_700_000_000_000_000_000, 0);
         let config = DomainConfig { privileged: true, ..DomainConfig::default() };
         let dom0 = hv.create_domain(Some(DomId::new(0)), config).expect("dom0");
         let world = Self { hv, dom0 };

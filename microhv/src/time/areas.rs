@@ -1,7 +1,6 @@
 //! What guests read of time: `vcpu_time_info`, the wall clock, runstate and time areas.
 
 use alloc::sync::Arc;
-use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use ring_abi::shared::SharedBytes;
@@ -12,8 +11,9 @@ use ring_abi::shared_info::{
 use ring_abi::types::GuestVa;
 use ring_abi::vcpu::XEN_RUNSTATE_UPDATE;
 use ring_abi::vm_assist::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
+use zerocopy::IntoBytes;
 
-use super::state::{RUNSTATE_BYTES, TimeArea};
+use super::state::{RunstateInfo, TimeArea};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::{Clock, CpuId, GuestMemory, Platform, Settled, TimeParams};
@@ -23,14 +23,13 @@ const NS_PER_SECOND: u64 = 1_000_000_000;
 /// Bytes of `struct vcpu_time_info`.
 const TIME_BYTES: usize = 32;
 
-/// The bytes of a runstate area that hold the entry time; the highest bit of that is [`XEN_RUNSTATE_UPDATE`].
-const ENTRY_TIME: Range<usize> = 8..16;
-const UPDATE_FLAG: u8 = (XEN_RUNSTATE_UPDATE >> 56) as u8;
+/// The offset of the entry time in a runstate area; the highest bit of that is [`XEN_RUNSTATE_UPDATE`].
+const ENTRY_TIME: usize = 8;
 
 /// `vcpu_time_info` from offset 8 on: TSC u64, system time u64 @10, multiplier u32 @18, shift i8 @1c, flags u8 @1d.
 fn time_words(params: &TimeParams) -> [u64; 3] {
-    let flags = if params.is_stable { XEN_PVCLOCK_TSC_STABLE_BIT } else { 0 };
-    let scale = u64::from(params.mul) | u64::from(params.shift as u8) << 32 | u64::from(flags) << 40;
+    let flags = u64::from(XEN_PVCLOCK_TSC_STABLE_BIT);
+    let scale = u64::from(params.mul) | u64::from(params.shift as u8) << 32 | flags << 40;
     [params.tsc, params.system_ns, scale]
 }
 
@@ -42,16 +41,6 @@ fn publish(time: &SharedBytes, params: &TimeParams) {
         time.store_u64(offset, word);
     }
     time.store_u32(0, version.wrapping_add(1));
-}
-
-/// `vcpu_time_info` as bytes, for a time area.
-fn time_info(params: &TimeParams, version: u32) -> [u8; TIME_BYTES] {
-    let mut bytes = [0; TIME_BYTES];
-    let words = [version.into()].into_iter().chain(time_words(params));
-    for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-        place.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
 }
 
 /// Shows a vCPU the clock, if its `vcpu_info` does not show that clock already.
@@ -98,20 +87,19 @@ pub(crate) fn write_runstate(
     memory: &impl GuestMemory,
     domain: &Domain,
     va: GuestVa,
-    mut info: [u8; RUNSTATE_BYTES],
+    mut info: RunstateInfo,
 ) {
     let to_guest = |at: usize, bytes: &[u8]| {
         memory.copy_to_guest(Settled::new(), va.wrapping_add(at as u64), bytes).is_ok()
     };
     if !domain.assists(VMASST_TYPE_RUNSTATE_UPDATE_FLAG) {
-        to_guest(0, &info);
+        to_guest(0, info.as_bytes());
         return;
     }
-    const LAST: usize = ENTRY_TIME.end - 1;
-    info[LAST] |= UPDATE_FLAG;
-    if to_guest(ENTRY_TIME.start, &info[ENTRY_TIME]) && to_guest(0, &info) {
-        info[LAST] &= !UPDATE_FLAG;
-        to_guest(ENTRY_TIME.start, &info[ENTRY_TIME]);
+    let entry_ns = info[ENTRY_TIME / 8];
+    info[ENTRY_TIME / 8] |= XEN_RUNSTATE_UPDATE;
+    if to_guest(ENTRY_TIME, info[ENTRY_TIME / 8].as_bytes()) && to_guest(0, info.as_bytes()) {
+        to_guest(ENTRY_TIME, entry_ns.as_bytes());
     }
 }
 
@@ -122,14 +110,16 @@ pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu,
     // Also after a fault: another try at each switch would not help.
     let mut time = vcpu.time.lock(); // to the end: another CPU may write the area too
     time.time_area = Some(TimeArea { va, published: params.generation });
-    let mut version = [0; 4];
-    if platform.copy_from_guest(Settled::new(), &mut version, va).is_err() {
+    let mut version = 0u32;
+    if platform.copy_from_guest(Settled::new(), version.as_mut_bytes(), va).is_err() {
         return;
     }
-    let version = u32::from_le_bytes(version) | 1;
+    version |= 1;
+    let [tsc, system_ns, scale] = time_words(&params);
+    let info = [version.into(), tsc, system_ns, scale];
     let to_guest = |bytes: &[u8]| platform.copy_to_guest(Settled::new(), va, bytes).is_ok();
-    if to_guest(&version.to_le_bytes()) && to_guest(&time_info(&params, version)) {
-        to_guest(&version.wrapping_add(1).to_le_bytes());
+    if to_guest(version.as_bytes()) && to_guest(info.as_bytes()) {
+        to_guest(version.wrapping_add(1).as_bytes());
     }
 }
 
@@ -158,17 +148,10 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Brings a domain's clocks and a vCPU's areas up to date, when this CPU has gone over to the vCPU and its page tables.
     pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        let generation = self.platform.clock_generation();
-        if domain.clock_shown.load(Ordering::Acquire) != generation {
+        if domain.clock_shown.load(Ordering::Acquire) != self.platform.clock_generation() {
             self.show_clock(domain);
         }
-        let time = vcpu.time.lock();
-        let is_area_stale =
-            time.runstate_area.is_some() || time.time_area.is_some_and(|area| area.published != generation);
-        drop(time);
-        if is_area_stale {
-            update_areas(&self.platform, domain, vcpu);
-        }
+        update_areas(&self.platform, domain, vcpu);
     }
 
     /// Writes the time area of a vCPU where its kernel's tables map the area, loaded or not. An area that crosses two pages, or
@@ -191,8 +174,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Sets the wall clock: `wall_ns` was the time at system time `system_ns`. All domains see it.
-    pub(crate) fn set_wall_clock(&self, wall_ns: u64, system_ns: u64) {
-        self.time.wall_ns.store(wall_ns.wrapping_sub(system_ns).max(1), Ordering::Relaxed);
+    pub fn set_wall_clock(&self, wall_ns: u64, system_ns: u64) {
+        self.time.wall_ns.store(wall_ns.wrapping_sub(system_ns), Ordering::Relaxed);
         for domain in self.domains.snapshot() {
             self.publish_wall_clock(&domain);
         }
@@ -201,10 +184,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Writes the wall clock into a domain's `shared_info`.
     pub fn publish_wall_clock(&self, domain: &Domain) {
         let offset = domain.time_offset_seconds.load(Ordering::Relaxed);
-        let base = match self.time.wall_ns.load(Ordering::Relaxed) {
-            0 => self.platform.boot_wall_ns(),
-            set => set,
-        };
+        let base = self.time.wall_ns.load(Ordering::Relaxed);
         let seconds = (base / NS_PER_SECOND).wrapping_add_signed(offset);
         let page = &domain.shared_info;
         let version = page.load_u32(WC_VERSION_OFFSET) | 1;

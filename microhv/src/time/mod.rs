@@ -26,7 +26,7 @@ type Queue = Mutex<rank::TimerQueue, TimerQueue<TimerKey>>;
 #[derive(Debug)]
 pub struct Time {
     queues: Vec<Queue>,
-    /// Wall time in ns since 1970 at system time 0; 0: as the platform read it at boot.
+    /// Wall time in ns since 1970 at system time 0.
     wall_ns: AtomicU64,
 }
 

@@ -10,7 +10,7 @@ const NOT_QUEUED: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Slot<K> {
-    key: Option<K>,
+    key: K,
     place: u32,
 }
 
@@ -68,7 +68,7 @@ impl<K: Copy> TimerQueue<K> {
 
     /// Makes a timer, which is not set. The caller made room for the timer.
     pub(super) fn insert(&mut self, key: K) -> TimerId {
-        let slot = Slot { key: Some(key), place: NOT_QUEUED };
+        let slot = Slot { key, place: NOT_QUEUED };
         match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = slot;
@@ -84,7 +84,6 @@ impl<K: Copy> TimerQueue<K> {
     /// Ends a timer.
     pub(super) fn remove(&mut self, id: TimerId) {
         self.set(id, None);
-        self.slots[id.0 as usize].key = None;
         self.free.push(id.0);
     }
 
@@ -128,7 +127,7 @@ impl<K: Copy> TimerQueue<K> {
             return None;
         }
         self.take_out(0);
-        self.slots[first.slot as usize].key
+        Some(self.slots[first.slot as usize].key)
     }
 
     #[inline(never)]

@@ -5,7 +5,7 @@ use ring_abi::types::GuestVa;
 use crate::platform::CpuId;
 
 /// What a vCPU is doing: `RUNSTATE_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Runstate {
     /// The vCPU runs.
@@ -15,6 +15,7 @@ pub enum Runstate {
     /// The vCPU waits for an event.
     Blocked = 2,
     /// The vCPU is down or paused.
+    #[default]
     Offline = 3,
 }
 
@@ -23,7 +24,7 @@ pub enum Runstate {
 pub struct TimeArea {
     /// Where the guest wants it.
     pub va: GuestVa,
-    /// `TimeParams::generation` that the area shows; `u32::MAX`: none.
+    /// `TimeParams::generation` that the area shows; 0: none.
     pub published: u32,
 }
 
@@ -60,13 +61,13 @@ pub(crate) struct VcpuTimers {
 }
 
 /// Period of the `VIRQ_TIMER` that every new vCPU has: 100 Hz.
-const DEFAULT_PERIOD_NS: u64 = 10_000_000;
+pub(super) const DEFAULT_PERIOD_NS: u64 = 10_000_000;
 
-/// Bytes of `struct vcpu_runstate_info`.
-pub(crate) const RUNSTATE_BYTES: usize = 48;
+/// `struct vcpu_runstate_info`: state u32, entry time @8, four times @10.
+pub(crate) type RunstateInfo = [u64; 6];
 
-/// The clock, runstate and timers of one vCPU. Guarded by `Vcpu::time`.
-#[derive(Debug)]
+/// The clock, runstate and timers of one vCPU. Guarded by `Vcpu::time`. A new vCPU is down since boot.
+#[derive(Debug, Default)]
 pub struct VcpuTime {
     /// What the vCPU does since `entry_ns`.
     pub state: Runstate,
@@ -82,27 +83,10 @@ pub struct VcpuTime {
     pub period_ns: u64,
     /// When the periodic timer last fired.
     pub last_period_ns: u64,
-    /// `TimeParams::generation` that `vcpu_info` shows; `u32::MAX`: none.
+    /// `TimeParams::generation` that `vcpu_info` shows; 0: none.
     pub published: u32,
     /// `None`: not made yet, or ended.
     pub(super) timers: Option<VcpuTimers>,
-}
-
-impl Default for VcpuTime {
-    /// A vCPU that is down since boot.
-    fn default() -> Self {
-        Self {
-            state: Runstate::Offline,
-            entry_ns: 0,
-            spent_ns: [0; 4],
-            runstate_area: None,
-            time_area: None,
-            period_ns: DEFAULT_PERIOD_NS,
-            last_period_ns: 0,
-            published: u32::MAX,
-            timers: None,
-        }
-    }
 }
 
 impl VcpuTime {
@@ -125,15 +109,10 @@ impl VcpuTime {
         self.spent_until(now_ns)[Runstate::Running as usize]
     }
 
-    /// `vcpu_runstate_info` as bytes, with the times until `until_ns`: state u32, entry time @8, four times @10.
-    pub(crate) fn runstate_info(&self, until_ns: u64) -> [u8; RUNSTATE_BYTES] {
-        let mut bytes = [0; RUNSTATE_BYTES];
-        bytes[0..4].copy_from_slice(&(self.state as u32).to_le_bytes());
-        bytes[0x08..0x10].copy_from_slice(&self.entry_ns.to_le_bytes());
-        for (slot, ns) in bytes[0x10..].chunks_exact_mut(8).zip(self.spent_until(until_ns)) {
-            slot.copy_from_slice(&ns.to_le_bytes());
-        }
-        bytes
+    /// `vcpu_runstate_info` with the times until `until_ns`.
+    pub(crate) fn runstate_info(&self, until_ns: u64) -> RunstateInfo {
+        let [running, runnable, blocked, offline] = self.spent_until(until_ns);
+        [self.state as u64, self.entry_ns, running, runnable, blocked, offline]
     }
 
     /// One of the vCPU's timers, and the CPU in whose queue it is.

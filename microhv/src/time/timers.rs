@@ -7,7 +7,7 @@ use ring_abi::evtchn::VIRQ_TIMER;
 use ring_abi::sched::SHUTDOWN_WATCHDOG;
 use ring_abi::types::{DomId, VcpuId};
 
-use super::state::{Runstate, TimerId, TimerKind, VcpuTimers};
+use super::state::{DEFAULT_PERIOD_NS, Runstate, TimerId, TimerKind, VcpuTimers};
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
@@ -40,7 +40,9 @@ impl<P: Platform> Hypervisor<P> {
         let ids = TimerKind::ALL.map(|kind| queue.insert(key(kind)));
         let vcpus = queue.most().div_ceil(ids.len());
         drop(queue);
-        vcpu.time.lock().timers = Some(VcpuTimers { cpu, ids });
+        let mut time = vcpu.time.lock();
+        (time.period_ns, time.timers) = (DEFAULT_PERIOD_NS, Some(VcpuTimers { cpu, ids }));
+        drop(time);
         self.sched.make_room(cpu, vcpus, may_spend)
     }
 

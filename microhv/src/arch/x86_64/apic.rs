@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use microhv::boot::acpi::{Acpi, IsaOverride};
+use microhv::boot::acpi::{self, Acpi, IsaOverride};
 use microhv::platform::{CpuId, Cpus};
 use microhv::sync::{Mutex, Once, rank};
 
@@ -61,7 +61,7 @@ fn silence_pics() {
     }
 }
 
-/// Turns this CPU's local APIC on, all its sources masked.
+/// Turns this CPU's local APIC on, all its sources masked; maps the I/O APICs and masks all their pins.
 pub(crate) fn init(acpi: &Acpi) {
     silence_pics();
     let base = cpu::read_msr(msr::APIC_BASE);
@@ -81,6 +81,7 @@ pub(crate) fn init(acpi: &Acpi) {
     write(ERROR, MASKED);
     write(DIVIDE, 0xb); // by 1
     write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
+    IO_APICS.call_once(|| Mutex::new(acpi.io_apics.iter().filter_map(IoApic::masked).collect()));
 }
 
 /// This CPU's APIC id.
@@ -118,8 +119,17 @@ struct IoApic {
 }
 
 impl IoApic {
+    /// Maps an I/O APIC and masks all its pins.
+    fn masked(entry: &acpi::IoApic) -> Option<Self> {
+        let registers = paging::device(entry.address)?;
+        let mut io_apic = Self { registers, gsi_base: entry.gsi_base, pins: 0 };
+        io_apic.pins = (io_apic.read(1) >> 16 & 0xff) + 1;
+        (0..io_apic.pins).for_each(|pin| io_apic.write(0x10 + 2 * pin, MASKED));
+        Some(io_apic)
+    }
+
     fn read(&self, register: u32) -> u32 {
-        // SAFETY: the register page is mapped for ever. Callers hold the lock of `IO_APICS`, or are `init_io`, before others can
+        // SAFETY: the register page is mapped for ever. Callers hold the lock of `IO_APICS`, or are `masked`, before others can
         // reach it: so the accesses to index and data stay together.
         unsafe {
             (self.registers as *mut u32).write_volatile(register);
@@ -137,23 +147,6 @@ impl IoApic {
 }
 
 static IO_APICS: Once<Mutex<rank::IoApics, arrayvec::ArrayVec<IoApic, 8>>> = Once::new();
-
-/// Maps the I/O APICs and masks all their pins.
-pub(crate) fn init_io(acpi: &Acpi) {
-    IO_APICS.call_once(|| {
-        let mut found = arrayvec::ArrayVec::new();
-        for entry in &acpi.io_apics {
-            let Some(registers) = paging::device(entry.address) else { continue };
-            let mut io_apic = IoApic { registers, gsi_base: entry.gsi_base, pins: 0 };
-            io_apic.pins = (io_apic.read(1) >> 16 & 0xff) + 1;
-            for pin in 0..io_apic.pins {
-                io_apic.write(0x10 + 2 * pin, MASKED);
-            }
-            found.push(io_apic);
-        }
-        Mutex::new(found)
-    });
-}
 
 fn with_pin(gsi: u32, act: impl FnOnce(&IoApic, u32)) {
     let Some(io_apics) = IO_APICS.get() else { return };

@@ -1,7 +1,7 @@
 /* Power-on entry, 32-bit protected mode, from a multiboot1 or multiboot2 loader.
    In:  eax = loader magic, ebx = physical address of its information structure.
-   Out: 64-bit mode on the boot stack, first 4 GiB mapped 1:1 and the image at its
-        link address; boot_main(magic: edi, info: rsi). */
+   Out: 64-bit mode on the boot stack, first 4 GiB mapped 1:1 and in the direct map, the image
+        at its link address; boot_main(magic: edi, info: rsi). Rust code loads the other segments. */
     .set VIRT, 0xffff82d080000000
 
     .section .boot.header, "ax", @progbits
@@ -40,9 +40,10 @@ start32:
     movl %eax, %esi
     movl %ebx, %edi
     movl $(boot_stack_top - VIRT), %esp
-    /* L4[0] -> boot_l3_low (1:1); L4[261] -> boot_l3_image (link address) */
+    /* L4[0], L4[262] -> boot_l3_low (1:1, direct map); L4[261] -> boot_l3_image (link address) */
     movl $(boot_l4 - VIRT), %ecx
     movl $(boot_l3_low - VIRT + 3), (%ecx)
+    movl $(boot_l3_low - VIRT + 3), 262*8(%ecx)
     movl $(boot_l3_image - VIRT + 3), 261*8(%ecx)
     movl $(boot_l3_low - VIRT), %ecx
     .irp entry, 0, 1, 2, 3
@@ -76,16 +77,7 @@ start32:
     jmpq *%rax
 5:  movabsq $boot_stack_top, %rsp
     xorl %ebp, %ebp
-    movl $0x10, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    xorl %eax, %eax
-    movl %eax, %fs
-    movl %eax, %gs
-    movl %edi, %eax
-    movl %esi, %edi
-    movl %eax, %esi
+    xchgl %edi, %esi
     call boot_main
 6:  hlt
     jmp 6b
@@ -95,7 +87,6 @@ start32:
 boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff
-    .quad 0x00cf93000000ffff
 boot_gdt_end:
 boot_gdtr:
     .short boot_gdt_end - boot_gdt - 1

@@ -8,6 +8,7 @@ use core::arch::asm;
 use microhv::platform::CpuidResult;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::{PortRead, PortWrite};
+use x86_64::instructions::{self, interrupts};
 use x86_64::registers::model_specific::Msr;
 use x86_64::structures::DescriptorTablePointer;
 
@@ -91,15 +92,6 @@ pub(crate) fn invlpg(va: u64) {
     unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
 }
 
-/// Swaps the loaded GS base with the shadow one: guest kernel's and guest user's.
-///
-/// The hypervisor never uses GS.
-#[inline]
-pub(crate) fn swapgs() {
-    // SAFETY: nothing in ring 0 depends on the GS base.
-    unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };
-}
-
 /// Reads a port of the width of `T`.
 #[inline]
 pub(crate) fn port_in<T: PortRead>(port: u16) -> T {
@@ -143,25 +135,19 @@ pub(crate) unsafe fn lldt(selector: u16) {
     unsafe { asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
 }
 
-/// Sleeps until an interrupt came and was served, then has interrupts off again.
-#[inline]
-pub(crate) fn sleep_until_interrupt() {
-    // SAFETY: STI takes effect after the HLT has begun, so that no wake-up is lost; handlers save all registers.
-    unsafe { asm!("sti", "hlt", "cli") };
-}
-
 /// Takes the interrupts that wait, then has them off again.
+///
+/// The callers are on the CPU's own stack and hold no lock that a handler takes. `trap.S` saves all registers.
 #[inline]
 pub(crate) fn take_interrupts() {
-    // SAFETY: `trap.S` saves all registers for the handlers. The one caller, `do_pending_work`, is on the CPU's own stack
-    // and holds no lock that a handler takes, as before its sleep. STI takes effect after the next instruction.
-    unsafe { asm!("sti", "nop", "cli") };
+    interrupts::enable();
+    interrupts::disable();
 }
 
-/// Stops this CPU for ever.
+/// Stops this CPU for ever: interrupts are off, and after an NMI the CPU sleeps again.
 pub(crate) fn halt_for_ever() -> ! {
     loop {
-        // SAFETY: interrupts are off: only an NMI wakes the CPU, which then sleeps again.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+        interrupts::disable();
+        instructions::hlt();
     }
 }

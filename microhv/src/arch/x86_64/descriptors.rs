@@ -28,13 +28,6 @@ const TSS_SELECTOR: u16 = 0xe040;
 /// Selector of the running vCPU's LDT.
 pub(crate) const LDT_SELECTOR: u16 = 0xe050;
 
-/// A task state segment of zeros, so that a static costs no room in the file; [`load_segments`] fills the segment.
-pub(crate) const EMPTY_TSS: TaskStateSegment = {
-    let mut tss = TaskStateSegment::new();
-    tss.iomap_base = 0;
-    tss
-};
-
 /// Our page of the GDT.
 #[repr(C, align(4096))]
 pub(crate) struct GdtPage(UnsafeCell<[u64; 512]>);
@@ -57,7 +50,8 @@ impl GdtPage {
         unsafe { (*self.0.get())[index] = value };
     }
 
-    fn set_system(&self, selector: u16, base: u64, limit: u32, kind: u64) {
+    /// Sets a descriptor of 16 bytes: of a TSS, or of the LDT that `lldt` then loads.
+    pub(crate) fn set_system(&self, selector: u16, base: u64, limit: u32, kind: u64) {
         let low = u64::from(limit & 0xffff)
             | (base & 0xff_ffff) << 16
             | kind << 40
@@ -65,11 +59,6 @@ impl GdtPage {
             | (base >> 24 & 0xff) << 56;
         self.set(selector, low);
         self.set(selector + 8, base >> 32);
-    }
-
-    /// Sets the LDT descriptor, which `lldt` then loads: `entries` of 8 bytes at `base`.
-    pub(crate) fn set_ldt(&self, base: u64, entries: u16) {
-        self.set_system(LDT_SELECTOR, base, u32::from(entries) * 8 - 1, 0x82);
     }
 }
 

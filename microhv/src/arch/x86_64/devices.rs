@@ -1,12 +1,14 @@
-//! Ports, device memory, interrupt lines and the power switch: the library's [`Devices`].
+//! Ports, device memory, interrupt lines and the power switch: the library's [`Devices`]. What is known of the machine and of the
+//! image: the library's [`MachineFacts`].
 #![allow(unsafe_code)] // device memory
 
 use microhv::boot::acpi::Acpi;
-use microhv::platform::{Devices, PowerAction, Vector};
+use microhv::platform::{CpuidResult, Devices, MachineFacts, MachineInfo, PowerAction, Vector};
 use ring_abi::types::Maddr;
 
+use super::cpu::{self, cpuid, msr};
 use super::machine::Machine;
-use super::{apic, cpu, paging, panic, serial, time};
+use super::{apic, fpu, heap, paging, panic, serial, time};
 
 /// How long a machine may take to go off or to start again, in ns.
 const POWER_NS: u64 = 1_000_000_000;
@@ -21,7 +23,7 @@ impl Devices for Machine {
     }
 
     fn port_out(&self, port: u16, size: u8, value: u32) {
-        if panic::is_debug_exit(port) {
+        if panic::DEBUG_EXIT.get() == Some(&Some(port)) {
             // The emulator ends at once: what was printed before comes out before.
             serial::drain();
         }
@@ -32,27 +34,22 @@ impl Devices for Machine {
         }
     }
 
-    fn mmio_read(&self, at: Maddr) -> u32 {
-        // SAFETY: `device` maps the page uncached for ever; the caller knows that the page is a device's.
-        paging::device(at.raw()).map_or(u32::MAX, |va| unsafe { (va as *const u32).read_volatile() })
-    }
-
     fn mmio_write(&self, at: Maddr, value: u32) {
         if let Some(va) = paging::device(at.raw()) {
-            // SAFETY: as in `mmio_read`.
+            // SAFETY: `device` maps the page uncached for ever; the caller knows that the page is a device's.
             unsafe { (va as *mut u32).write_volatile(value) };
         }
     }
 
     fn msi_message(&self, vector: Vector) -> (u64, u32) {
         // Fixed delivery, physical destination, edge: Intel SDM volume 3, 11.11.
-        (0xfee0_0000 | u64::from(apic::id()) << 12, vector.raw().into())
+        (0xfee0_0000 | u64::from(apic::id()) << 12, vector.0.into())
     }
 
     fn route_line(&self, line: u8, vector: Option<Vector>) {
         let wired = self.acpi.isa(line);
         match vector {
-            Some(vector) => apic::route(wired, vector.raw(), apic::id()),
+            Some(vector) => apic::route(wired, vector.0, apic::id()),
             None => apic::set_masked(wired.gsi, true),
         }
     }
@@ -64,7 +61,9 @@ impl Devices for Machine {
     fn power(&self, action: PowerAction) {
         serial::drain();
         match action {
-            PowerAction::Off => off(self.acpi),
+            PowerAction::Off => {
+                self.acpi.power_off.iter().for_each(|&(port, value)| cpu::port_out::<u16>(port, value));
+            }
             PowerAction::Reboot if self.no_reboot => {}
             PowerAction::Reboot => restart(self.acpi),
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
@@ -79,16 +78,6 @@ impl Devices for Machine {
     }
 }
 
-/// Enters ACPI's S5.
-fn off(acpi: &Acpi) {
-    const SLEEP_ENABLE: u16 = 1 << 13;
-    let Some(off) = acpi.power_off else { return };
-    cpu::port_out::<u16>(off.pm1a, u16::from(off.sleep_type[0]) << 10 | SLEEP_ENABLE);
-    if let Some(pm1b) = off.pm1b {
-        cpu::port_out::<u16>(pm1b, u16::from(off.sleep_type[1]) << 10 | SLEEP_ENABLE);
-    }
-}
-
 /// Resets by ACPI, the chipset's port, the keyboard controller.
 fn restart(acpi: &Acpi) {
     if let Some((port, value)) = acpi.reset {
@@ -97,4 +86,42 @@ fn restart(acpi: &Acpi) {
     cpu::port_out::<u8>(0xcf9, 2);
     cpu::port_out::<u8>(0xcf9, 6);
     cpu::port_out::<u8>(0x64, 0xfe);
+}
+
+impl MachineFacts for Machine {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        cpuid(leaf, subleaf)
+    }
+
+    fn xcr0_mask(&self) -> u64 {
+        fpu::components()
+    }
+
+    fn efer(&self) -> u64 {
+        cpu::read_msr(msr::EFER)
+    }
+
+    fn heap_has_room(&self, bytes: usize) -> bool {
+        heap::has_room(bytes)
+    }
+
+    fn command_line(&self) -> &str {
+        self.command_line
+    }
+
+    fn build_id(&self) -> &[u8] {
+        panic::build_id()
+    }
+
+    fn machine_info(&self) -> MachineInfo {
+        let (heap_used_bytes, heap_bytes) = heap::used_and_all();
+        MachineInfo { cpu_khz: time::params().tsc_khz, heap_used_bytes, heap_bytes, ..self.info }
+    }
+}
+
+/// Facts about this CPU for `sysctl`.
+pub(crate) fn cpu_info() -> MachineInfo {
+    let (one, extended, seven) = (cpuid(1, 0), cpuid(0x8000_0001, 0), cpuid(7, 0));
+    let hw_cap = [one.edx, one.ecx, extended.edx, extended.ecx, 0, seven.ebx, seven.ecx, seven.edx];
+    MachineInfo { cpus: 1, hw_cap, ..MachineInfo::default() }
 }

@@ -15,7 +15,7 @@ use x86_64::registers::debug::Dr6;
 use super::leave::{Exit, leave, leave_afresh};
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, console, cpu, guest_access, panic, serial, time, windows};
+use super::{apic, cpu, guest_access, panic, serial, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
@@ -128,7 +128,13 @@ fn page_fault(cur: &mut Cur<'_>) {
 fn special_trap(cur: &mut Cur<'_>, vector: u32) {
     let error = cur.regs.error_code;
     match vector {
-        1 => debug_exception(cur),
+        1 => {
+            let status = Dr6::read_raw();
+            // The processor never clears the status.
+            cpu::set_dr6(DR6_CLEAR);
+            cur.vcpu.cpu.lock().debug[6] = status;
+            traps::deliver_exception(cur, TrapVector::DEBUG, None);
+        }
         7 => traps::device_not_available(cur),
         13 => {
             if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, TrapVector::PROTECTION))
@@ -142,37 +148,24 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
     }
 }
 
-fn debug_exception(cur: &mut Cur<'_>) {
-    let status = Dr6::read_raw();
-    // The processor never clears the status.
-    cpu::set_dr6(DR6_CLEAR);
-    cur.vcpu.cpu.lock().debug[6] = status;
-    traps::deliver_exception(cur, TrapVector::DEBUG, None);
-}
-
 /// An interrupt of the machine, whatever was running.
 fn interrupt(vector: u8) {
     percpu::local().interrupt_waits.store(false, Ordering::Relaxed);
     let hv = hypervisor();
+    if vector != apic::SPURIOUS_VECTOR {
+        apic::end_of_interrupt();
+    }
     match vector {
         apic::TIMER_VECTOR => {
-            apic::end_of_interrupt();
             if time::refit() {
                 hv.clock_changed();
             }
             serial::send();
             hv.raise_softirq(percpu::this_cpu(), SOFTIRQ_TIMER);
         }
-        apic::KICK_VECTOR => apic::end_of_interrupt(),
-        apic::SERIAL_VECTOR => {
-            apic::end_of_interrupt();
-            console::interrupt(hv);
-        }
-        apic::SPURIOUS_VECTOR => {}
-        _ => {
-            apic::end_of_interrupt();
-            hv.device_interrupt(Vector::new(vector));
-        }
+        apic::KICK_VECTOR | apic::SPURIOUS_VECTOR => {}
+        apic::SERIAL_VECTOR => serial::interrupt(hv),
+        _ => hv.device_interrupt(Vector(vector)),
     }
 }
 
@@ -208,16 +201,14 @@ fn refused_iret(vector: u32, error: u32) -> ! {
 /// NMI, machine check, double fault, and debug exceptions in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
-    const DEBUG: u32 = 1;
-    const NMI: u32 = 2;
     match regs.entry_vector {
         // A breakpoint of the guest hit our access to the guest's memory, or the guest entered with TF set (SYSENTER) or
         // with a pending breakpoint (MOV SS): nothing to do but to go on, without TF.
-        DEBUG => {
+        1 => {
             regs.rflags &= !traps::flags::TF;
             cpu::set_dr6(DR6_CLEAR);
         }
-        NMI => {}
+        2 => {}
         _ => panic::unexpected_trap(regs),
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn init() {
     }
 }
 
-fn set_xcr0(value: u64) {
+/// Sets XCR0. The value is one of [`components`], or was checked against them; there is XSAVE.
+pub(crate) fn set_xcr0(value: u64) {
     // SAFETY: CR4.OSXSAVE is on, and the value holds x87 (bit 0) and only supported components.
     unsafe { XCr0::write_raw(value) };
 }
@@ -52,16 +53,6 @@ pub(crate) fn components() -> u64 {
     COMPONENTS.load(Ordering::Relaxed)
 }
 
-/// Sets XCR0 for the vCPU that runs. The value was checked against [`components`].
-pub(crate) fn set_guest_xcr0(value: u64) {
-    if components() != 0 {
-        set_xcr0(value);
-    }
-}
-
-/// Where in the area the vCPU's XCR0 is kept: bytes that the processor leaves to software.
-const XCR0_OFFSET: usize = FpuArea::SOFTWARE_OFFSET;
-
 /// Saves this CPU's state into a vCPU's area.
 #[inline(never)]
 pub(crate) fn save(area: &FpuArea) {
@@ -69,7 +60,7 @@ pub(crate) fn save(area: &FpuArea) {
     let components = COMPONENTS.load(Ordering::Relaxed);
     if components != 0 {
         // SAFETY: within the area, which is this CPU's now; XSAVE does not write there.
-        unsafe { at.add(XCR0_OFFSET).cast::<u64>().write(XCr0::read_raw()) };
+        unsafe { at.add(FpuArea::SOFTWARE_OFFSET).cast::<u64>().write(XCr0::read_raw()) };
         set_xcr0(components);
     }
     // SAFETY: the area is 64-aligned and holds the components that `init` chose; only this CPU uses it now.
@@ -98,7 +89,7 @@ pub(crate) fn restore(area: &FpuArea) {
         } else {
             asm!("xrstor64 [{}]", in(reg) at, in("eax") components as u32, in("edx") (components >> 32) as u32,
                  options(nostack, readonly));
-            match at.add(XCR0_OFFSET).cast::<u64>().read() {
+            match at.add(FpuArea::SOFTWARE_OFFSET).cast::<u64>().read() {
                 0 => {} // the vCPU never ran: it gets what is loaded
                 own => set_xcr0(own),
             }

@@ -1,6 +1,7 @@
 //! The hypervisor's heap: grows by runs of frames, and never shrinks.
 #![allow(unsafe_code)] // the global allocator
 
+use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -85,35 +86,13 @@ const KEPT_BYTES: usize = 32 << 10;
 /// Whether the heap can give a piece of `bytes` and then still has its kept pieces. All are taken and given back: nothing
 /// else tells, since the heap may be able to grow by what is asked for, or not.
 pub(crate) fn has_room(bytes: usize) -> bool {
-    let (Ok(piece), Ok(kept)) =
-        (Layout::from_size_align(bytes.max(1), 16), Layout::from_size_align(KEPT_BYTES, 16))
-    else {
-        return false;
-    };
-    let mut taken = [core::ptr::null_mut::<u8>(); 1 + KEPT_PIECES];
-    let layout = |n: usize| if n < KEPT_PIECES { kept } else { piece };
-    let mut has_room = true;
-    for (n, place) in taken.iter_mut().enumerate() {
-        // SAFETY: neither layout is of no bytes.
-        *place = unsafe { alloc::alloc::alloc(layout(n)) };
-        if place.is_null() {
-            has_room = false;
-            break;
-        }
-    }
-    for (n, &place) in taken.iter().enumerate().filter(|(_, place)| !place.is_null()) {
-        // SAFETY: allocated above with this layout.
-        unsafe { alloc::alloc::dealloc(place, layout(n)) };
-    }
-    has_room
+    let mut pieces = [const { Vec::<u128>::new() }; KEPT_PIECES + 1];
+    let sizes = [KEPT_BYTES; KEPT_PIECES].into_iter().chain([bytes]);
+    let mut wanted = pieces.iter_mut().zip(sizes);
+    wanted.all(|(piece, bytes)| piece.try_reserve_exact(bytes.div_ceil(size_of::<u128>())).is_ok())
 }
 
-/// Bytes that the heap has taken from the frame allocator.
-pub(crate) fn bytes() -> u64 {
-    HEAP_BYTES.load(Ordering::Relaxed)
-}
-
-/// Bytes of the heap that are in use.
-pub(crate) fn used_bytes() -> u64 {
-    HEAP.lock().counters().allocated_bytes as u64
+/// Bytes of the heap that are in use, and bytes that it has taken from the frame allocator.
+pub(crate) fn used_and_all() -> (u64, u64) {
+    (HEAP.lock().counters().allocated_bytes as u64, HEAP_BYTES.load(Ordering::Relaxed))
 }

@@ -24,8 +24,6 @@ pub(crate) struct Machine {
     pub(crate) acpi: &'static Acpi,
     /// The hypervisor's command line.
     pub(crate) command_line: &'static str,
-    /// Wall time at system time 0.
-    pub(crate) boot_wall_ns: u64,
     /// What the boot CPU is.
     pub(crate) info: MachineInfo,
     /// Halt instead of a restart.

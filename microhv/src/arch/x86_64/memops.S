@@ -1,4 +1,6 @@
-/* The C memory symbols rustc emits calls to. Quadword string instructions, because
+/* Symbols that the compiler and its libraries name.
+
+   The C memory symbols rustc emits calls to. Quadword string instructions, because
    an emulator executes (and counts) every repetition; the tail is at most 7 bytes. */
     .section .text.memops, "ax", @progbits
 
@@ -82,4 +84,9 @@ bcmp:
 4:  xor eax, eax
 3:  ret
     .size memcmp, . - memcmp
+
+/* `alloc` was compiled for unwinding, and its landing pads name these: nothing ever calls them. */
+    function rust_eh_personality
+    function _Unwind_Resume
+    ud2
     .text

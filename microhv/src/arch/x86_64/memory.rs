@@ -17,33 +17,11 @@ fn at(maddr: u64) -> *mut u8 {
     paging::direct(maddr) as *mut u8
 }
 
-#[inline(always)]
-fn word(at_maddr: Maddr) -> &'static AtomicU64 {
-    debug_assert!(at_maddr.raw().is_multiple_of(8));
-    // SAFETY: callers pass aligned addresses of RAM frames by the frame table; the direct map is there for ever, and
-    // guests' concurrent accesses are atomic words to us.
-    unsafe { &*at(at_maddr.raw()).cast::<AtomicU64>() }
-}
-
 impl MachineMemory for Machine {
     #[inline]
-    fn load(&self, at: Maddr) -> u64 {
-        word(at).load(Ordering::Acquire)
-    }
-
-    #[inline]
-    fn store(&self, at: Maddr, value: u64) {
-        word(at).store(value, Ordering::Release);
-    }
-
-    #[inline]
-    fn compare_exchange(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
-        word(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-    }
-
-    #[inline]
     fn table(&self, mfn: Mfn) -> &[AtomicU64; 512] {
-        // SAFETY: as in `word`: a whole RAM frame.
+        // SAFETY: callers pass RAM frames by the frame table, whole and aligned; the direct map is there for ever, and guests'
+        // concurrent accesses are atomic words to us.
         unsafe { &*at(mfn.maddr().raw()).cast() }
     }
 
@@ -75,13 +53,8 @@ impl MachineMemory for Machine {
         groups
     }
 
-    fn read_bytes(&self, from: Maddr, to: &mut [u8]) {
-        // SAFETY: RAM by the frame table; `to` is private.
-        unsafe { core::ptr::copy_nonoverlapping(at(from.raw()), to.as_mut_ptr(), to.len()) };
-    }
-
     fn write_bytes(&self, to: Maddr, from: &[u8]) {
-        // SAFETY: as in `read_bytes`.
+        // SAFETY: RAM by the frame table; `from` is private.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), at(to.raw()), from.len()) };
     }
 

@@ -5,14 +5,14 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `cpu.rs`, `memops.S` | single instructions; C's memory functions |
+//! | `cpu.rs`, `memops.S` | single instructions; C's memory functions, and what else the compiler names |
 //! | `descriptors.rs` | GDT, TSS, IDT |
 //! | `machine.rs` | the type [`machine::Machine`], and the hypervisor over it |
 //! | `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
-//! | `paging.rs`, `tlb.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
-//! | `fpu.rs`, `registers.rs`, `windows.rs` | what of a vCPU lives in the processor |
-//! | `apic.rs`, `time.rs`, `serial.rs`, `console.rs` | interrupt controllers, clock, console |
-//! | `heap.rs`, `panic.rs`, `devices.rs`, `facts.rs` | the heap, a report at the end, ports and power, facts |
+//! | `paging.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
+//! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
+//! | `apic.rs`, `time.rs`, `serial.rs` | interrupt controllers, clock, console |
+//! | `heap.rs`, `panic.rs`, `devices.rs` | the heap, a report at the end, ports, power and facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
 //! | `macros.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
 //! | `leave.rs`, `entry.rs` | what those call: decode, hand to the library, see what waits |
@@ -22,12 +22,10 @@
 #![allow(unsafe_code)] // the assembly of the entry paths
 
 mod apic;
-mod console;
 mod cpu;
 mod descriptors;
 mod devices;
 mod entry;
-mod facts;
 mod fpu;
 mod guest_access;
 mod heap;
@@ -37,13 +35,10 @@ mod memory;
 mod paging;
 mod panic;
 mod percpu;
-mod registers;
 mod serial;
 mod start;
 mod switch;
-mod symbols;
 mod time;
-mod tlb;
 mod windows;
 
 use core::mem::offset_of;

@@ -1,4 +1,5 @@
-//! The hypervisor's part of every address space: L4 slots 256-271.
+//! The hypervisor's part of every address space, L4 slots 256-271; which page tables are loaded, and the TLB: the library's
+//! [`Paging`].
 //!
 //! | slot | address | what |
 //! | --- | --- | --- |
@@ -13,15 +14,19 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::mitigations::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
+use microhv::platform::{CpuSet, Paging};
 use microhv::sync::{Mutex, rank};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
+use ring_abi::types::{GuestVa, Mfn};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::cpu::{self, cpuid};
-use super::percpu::boot_cpu_area;
+use super::machine::Machine;
+use super::percpu::{boot_cpu_area, this_cpu};
 
 /// Entry of a table above L1.
 const TABLE: u64 = P | RW | A | D;
@@ -83,91 +88,62 @@ pub(crate) fn hypervisor_l4() -> u64 {
     HYPERVISOR_L4.load(Ordering::Relaxed)
 }
 
-/// One page-table frame under construction, reached through the boot tables' 1:1 map.
-struct Builder<'a> {
-    map: &'a mut MemoryMap,
+/// Takes a zeroed frame for a table under construction.
+fn new_table(map: &mut MemoryMap) -> u64 {
+    let at = map.take(PAGE, PAGE, 4 << 30).expect("RAM for the hypervisor's page tables");
+    // SAFETY: the frame was free RAM below 4 GiB, which the boot tables have in the direct map.
+    unsafe { core::ptr::write_bytes(direct(at) as *mut u8, 0, PAGE as usize) };
+    at
 }
 
-impl Builder<'_> {
-    fn frame(&mut self) -> u64 {
-        let at = self.map.take(PAGE, PAGE, 4 << 30).expect("RAM for the hypervisor's page tables");
-        // SAFETY: the frame was free RAM below 4 GiB, which the boot tables map 1:1.
-        unsafe { core::ptr::write_bytes(at as *mut u8, 0, PAGE as usize) };
-        at
-    }
-
-    fn entry(&mut self, table: u64, index: usize) -> &mut u64 {
-        // SAFETY: as in `frame`: a table that we made, and an index below 512.
-        unsafe { &mut *(table as *mut u64).add(index) }
-    }
-
-    /// The table of `level` on the way to `va`; tables that are absent are made, with `flags` in their entries.
-    fn table_of(&mut self, l4: u64, va: u64, level: u8, flags: u64) -> u64 {
-        let mut table = l4;
-        for step in (level + 1..=4).rev() {
-            let entry = *self.entry(table, index(va, step));
-            let below = if entry & P != 0 { entry & FRAME } else { self.frame() };
-            if entry & P == 0 {
-                *self.entry(table, index(va, step)) = below | flags;
-            }
-            table = below;
-        }
-        table
-    }
-
-    /// Writes the entry of `level` for `va`.
-    fn map(&mut self, l4: u64, va: u64, level: u8, entry: u64, table_flags: u64) {
-        let table = self.table_of(l4, va, level, table_flags);
-        *self.entry(table, index(va, level)) = entry;
-    }
+/// Writes the entry of `level` for `va`. Tables on the way that are absent are made, with `flags` in their entries.
+fn map_page(map: &mut MemoryMap, va: u64, level: u8, entry: u64, flags: u64) {
+    let table = table_of(va, level, || Some(new_table(map) | flags)).expect("absent tables are made");
+    table[index(va, level)].store(entry, Ordering::Relaxed);
 }
 
 /// Builds the final tables while the boot tables are loaded. Loads nothing.
 pub(crate) fn build(map: &mut MemoryMap) {
     let ram_end = map.ram_end().next_multiple_of(LARGE_PAGE);
-    let mut builder = Builder { map };
-    let l4 = builder.frame();
-    map_image(&mut builder, l4);
+    HYPERVISOR_L4.store(new_table(map), Ordering::Relaxed);
+    map_image(map);
     for at in (0..ram_end).step_by(LARGE_PAGE as usize) {
-        builder.map(l4, DIRECT + at, 2, at | DATA | PSE, TABLE);
+        map_page(map, DIRECT + at, 2, at | DATA | PSE, TABLE);
     }
-    let frames = build_m2p(&mut builder, l4, ram_end / PAGE);
+    build_m2p(map, ram_end / PAGE);
     // The tables that are filled later exist from now on, since guests' L4s share them.
-    builder.table_of(l4, WINDOWS, 2, TABLE);
-    builder.table_of(l4, DEVICES, 1, TABLE);
-    HYPERVISOR_L4.store(l4, Ordering::Relaxed);
-    M2P_FRAMES.store(frames, Ordering::Relaxed);
+    for (va, level) in [(WINDOWS, 2), (DEVICES, 1)] {
+        table_of(va, level, || Some(new_table(map) | TABLE));
+    }
 }
 
-fn map_image(builder: &mut Builder<'_>, l4: u64) {
+fn map_image(map: &mut MemoryMap) {
     let (start, end) = ((&raw const __image_start) as u64, (&raw const __image_end) as u64);
     let (text_end, rodata_end) = ((&raw const __text_end) as u64, (&raw const __rodata_end) as u64);
-    let guard = boot_cpu_area.guard_page();
+    let guard = boot_cpu_area.guard.get() as u64;
     for va in (start..end).step_by(PAGE as usize) {
-        let flags = if va < text_end {
-            P | A | G
-        } else if va < rodata_end {
-            P | A | G | NX
-        } else {
-            DATA
+        let flags = match va {
+            _ if va < text_end => P | A | G,
+            _ if va < rodata_end => P | A | G | NX,
+            _ => DATA,
         };
         let entry = if va == guard { 0 } else { (va - IMAGE) | flags };
-        builder.map(l4, va, 1, entry, TABLE);
+        map_page(map, va, 1, entry, TABLE);
     }
 }
 
 /// Maps an M2P for `frames` frames, rounded up to whole large pages of it, all entries "none".
-fn build_m2p(builder: &mut Builder<'_>, l4: u64, frames: u64) -> u64 {
+fn build_m2p(map: &mut MemoryMap, frames: u64) {
     let bytes = (frames * 8).next_multiple_of(LARGE_PAGE);
-    let base = builder.map.take(bytes, LARGE_PAGE, 4 << 30).expect("RAM for the M2P");
-    // SAFETY: free RAM below 4 GiB, which the boot tables map 1:1.
-    unsafe { core::ptr::write_bytes(base as *mut u8, 0xff, bytes as usize) };
+    let base = map.take(bytes, LARGE_PAGE, 4 << 30).expect("RAM for the M2P");
+    // SAFETY: free RAM below 4 GiB, which the boot tables have in the direct map.
+    unsafe { core::ptr::write_bytes(direct(base) as *mut u8, 0xff, bytes as usize) };
     for offset in (0..bytes).step_by(LARGE_PAGE as usize) {
         let entry = (base + offset) | P | US | A | G | NX;
-        builder.map(l4, M2P + offset, 2, entry | PSE, TABLE | US);
+        map_page(map, M2P + offset, 2, entry | PSE, TABLE | US);
     }
     M2P_BASE.store(base, Ordering::Relaxed);
-    bytes / 8
+    M2P_FRAMES.store(bytes / 8, Ordering::Relaxed);
 }
 
 /// Loads the final tables; the boot tables' 1:1 map is gone then.
@@ -191,16 +167,8 @@ pub(crate) unsafe fn load() {
 /// A table in the direct map.
 fn table(maddr: u64) -> &'static [AtomicU64; 512] {
     // SAFETY: every caller passes a page-table frame of the hypervisor or one that the frame table vouches for; the
-    // direct map covers all RAM for ever.
+    // direct map covers all RAM for ever. The boot tables' covers what `new_table` takes.
     unsafe { &*(direct(maddr) as *const [AtomicU64; 512]) }
-}
-
-/// Copies the hypervisor's sixteen entries into an L4.
-pub(crate) fn fill_slots(l4: u64) {
-    let (from, to) = (table(hypervisor_l4()), table(l4));
-    for slot in pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT {
-        to[slot].store(from[slot].load(Ordering::Relaxed), Ordering::Relaxed);
-    }
 }
 
 /// The M2P entry of `mfn` for writing, through the direct map.
@@ -213,13 +181,15 @@ pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
     Some(unsafe { &*(direct(M2P_BASE.load(Ordering::Relaxed) + mfn * 8) as *const AtomicU64) })
 }
 
-/// The hypervisor's table of `level` on the way to `va`; `None`: there is none.
-fn table_of(va: u64, level: u8) -> Option<&'static [AtomicU64; 512]> {
+/// The hypervisor's table of `level` on the way to `va`. Where one is absent, `make` gives its entry; `None`: nor does that.
+fn table_of(va: u64, level: u8, mut make: impl FnMut() -> Option<u64>) -> Option<&'static [AtomicU64; 512]> {
     let mut at = table(hypervisor_l4());
     for step in (level + 1..=4).rev() {
-        let entry = at[index(va, step)].load(Ordering::Acquire);
+        let slot = &at[index(va, step)];
+        let mut entry = slot.load(Ordering::Acquire);
         if entry & P == 0 {
-            return None;
+            entry = make()?;
+            slot.store(entry, Ordering::Release);
         }
         at = table(entry & FRAME);
     }
@@ -239,7 +209,7 @@ fn replace_page(entry: &AtomicU64, va: u64, maddr: Option<u64>) {
 
 /// Maps the frames of `pages` in the first pages of the window at `va`, and nothing in the rest.
 pub(crate) fn set_window(va: u64, pages: &[u64]) {
-    let Some(table) = table_of(va, 1) else { return };
+    let Some(table) = table_of(va, 1, || None) else { return };
     // A window is aligned to its size.
     let entries = &table[index(va, 1)..][..WINDOW_PAGES];
     let (mapped, rest) = entries.split_at(pages.len());
@@ -256,42 +226,87 @@ pub(crate) fn set_window(va: u64, pages: &[u64]) {
 
 /// Maps a frame, or nothing, at the page `va` of a descriptor window.
 pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
-    if let Some(table) = table_of(va, 1) {
+    if let Some(table) = table_of(va, 1, || None) {
         replace_page(&table[index(va, 1)], va, maddr);
     }
 }
 
-/// Whether the window at `va` has a level-1 table; if not, the caller gives one.
-pub(crate) fn window_has_table(va: u64) -> bool {
-    table_of(va, 1).is_some()
-}
-
-/// Hangs a zeroed frame as the level-1 table of the windows around `va`.
-pub(crate) fn set_window_table(va: u64, l1: u64) {
-    if let Some(l2) = table_of(va, 2) {
-        l2[index(va, 2)].store(l1 | TABLE, Ordering::Release);
-    }
+/// Sees to it that the windows around `va` have a level-1 table, for which `make` gives a zeroed frame; `false`: they have none.
+pub(crate) fn has_window_table(va: u64, make: impl Fn() -> Option<u64>) -> bool {
+    table_of(va, 1, || Some(make()? | TABLE)).is_some()
 }
 
 /// The frames whose device registers are mapped, by place in the window.
-static DEVICE_FRAMES: Mutex<rank::DeviceWindow, ([u64; DEVICE_PAGES], usize)> =
-    Mutex::new(([0; DEVICE_PAGES], 0));
+static DEVICE_FRAMES: Mutex<rank::DeviceWindow, ArrayVec<u64, DEVICE_PAGES>> =
+    Mutex::new(ArrayVec::new_const());
 
 /// The address of device memory at `maddr`, uncached. The first call for a page maps it. `None`: all places are used.
 pub(crate) fn device(maddr: u64) -> Option<u64> {
     let frame = maddr & !(PAGE - 1);
     let mut used = DEVICE_FRAMES.lock();
-    let count = used.1;
-    let place = match used.0[..count].iter().position(|&mapped| mapped == frame) {
-        Some(place) => place,
-        None if count == DEVICE_PAGES => return None,
-        None => {
-            let va = DEVICES + count as u64 * PAGE;
-            table_of(va, 1)?[index(va, 1)].store(frame | DATA | PCD | PWT, Ordering::Release);
-            used.0[count] = frame;
-            used.1 += 1;
-            count
+    let known = used.iter().position(|&mapped| mapped == frame);
+    let place = known.unwrap_or(used.len());
+    let va = DEVICES + place as u64 * PAGE;
+    if known.is_none() {
+        let table = table_of(va, 1, || None)?;
+        used.try_push(frame).ok()?;
+        table[index(va, 1)].store(frame | DATA | PCD | PWT, Ordering::Release);
+    }
+    Some(va + maddr % PAGE)
+}
+
+/// Flushes all by turning global pages off and on; `false`: they are off, and a load of CR3 flushes all.
+#[inline]
+fn flush_by_global_pages() -> bool {
+    const GLOBAL: u64 = Cr4Flags::PAGE_GLOBAL.bits();
+    let cr4 = Cr4::read_raw();
+    let is_on = cr4 & GLOBAL != 0;
+    if is_on {
+        // SAFETY: turns global pages off and on again, nothing else.
+        unsafe {
+            Cr4::write_raw(cr4 & !GLOBAL);
+            Cr4::write_raw(cr4);
         }
-    };
-    Some(DEVICES + place as u64 * PAGE + maddr % PAGE)
+    }
+    is_on
+}
+
+impl Paging for Machine {
+    #[inline]
+    fn load_cr3(&self, l4: Mfn) {
+        // SAFETY: a validated L4, or the hypervisor's: both hold the hypervisor's slots.
+        unsafe { cpu::set_cr3(l4.maddr().raw()) };
+    }
+
+    #[inline]
+    fn load_cr3_flushing(&self, l4: Mfn) {
+        self.load_cr3(l4);
+        flush_by_global_pages();
+    }
+
+    fn flush_tlb_local(&self) {
+        if !flush_by_global_pages() {
+            // SAFETY: what is loaded already.
+            unsafe { cpu::set_cr3(cpu::cr3()) };
+        }
+    }
+
+    #[inline]
+    fn invlpg(&self, va: GuestVa) {
+        // XSA-279: a non-canonical address does nothing; the hypervisor's own pages may be dropped at any time.
+        cpu::invlpg(va.raw());
+    }
+
+    fn flush_tlb(&self, cpus: CpuSet) {
+        if cpus.contains(this_cpu()) {
+            self.flush_tlb_local();
+        }
+    }
+
+    fn fill_hypervisor_slots(&self, l4: Mfn) {
+        let (from, to) = (table(hypervisor_l4()), table(l4.maddr().raw()));
+        for slot in pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT {
+            to[slot].store(from[slot].load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
 }

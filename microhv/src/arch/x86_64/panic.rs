@@ -17,23 +17,13 @@ pub(crate) const EXIT_PANIC: u8 = 0x13;
 /// Frames of a backtrace.
 const BACKTRACE_FRAMES: usize = 32;
 
-/// The isa-debug-exit port, if the command line named one.
-static DEBUG_EXIT: Once<Option<u16>> = Once::new();
+/// The isa-debug-exit port, if the command line named one: a write there ends the emulator.
+pub(crate) static DEBUG_EXIT: Once<Option<u16>> = Once::new();
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     static __build_id_start: u8;
     static __build_id_end: u8;
-}
-
-/// Remembers the isa-debug-exit port.
-pub(crate) fn set_debug_exit(port: Option<u16>) {
-    DEBUG_EXIT.call_once(|| port);
-}
-
-/// Whether a write to this port ends the emulator.
-pub(crate) fn is_debug_exit(port: u16) -> bool {
-    DEBUG_EXIT.get() == Some(&Some(port))
 }
 
 /// Ends the emulator with `code`, if the command line named its port.
@@ -67,27 +57,15 @@ macro_rules! report {
 }
 
 /// Prints registers.
-pub(crate) fn print_registers(regs: &CpuUserRegs) {
-    let r = regs;
-    report!(
-        "  rip {:016x} cs {:04x} rsp {:016x} ss {:04x} rflags {:08x}",
-        r.rip,
-        r.cs,
-        r.rsp,
-        r.ss,
-        r.rflags
-    );
+pub(crate) fn print_registers(r: &CpuUserRegs) {
+    let (vector, error, cr2, cr3) = (r.entry_vector, r.error_code, Cr2::read_raw(), cpu::cr3());
+    let stack = format_args!("rsp {:016x} ss {:04x}", r.rsp, r.ss);
+    report!("  rip {:016x} cs {:04x} {stack} rflags {:08x}", r.rip, r.cs, r.rflags);
     report!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
     report!("  rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
     report!("  r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
     report!("  r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
-    report!(
-        "  vector {} error {:#x} cr2 {:016x} cr3 {:016x}",
-        r.entry_vector,
-        r.error_code,
-        Cr2::read_raw(),
-        cpu::cr3()
-    );
+    report!("  vector {vector} error {error:#x} cr2 {cr2:016x} cr3 {cr3:016x}");
 }
 
 /// Prints return addresses from the frame pointer `rbp` on, as far as they lie in the image's data and text.

@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::mem::{offset_of, size_of};
+use core::mem::{MaybeUninit, offset_of, size_of};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
@@ -18,7 +18,6 @@ use microhv::platform::CpuId;
 use x86_64::VirtAddr;
 use x86_64::structures::tss::TaskStateSegment;
 
-use super::descriptors::EMPTY_TSS;
 use super::machine::{self, Cur};
 
 /// Size and alignment of a CPU's area.
@@ -49,8 +48,8 @@ pub(crate) struct Local {
     pub(crate) poll_at: AtomicU64,
     /// An interrupt was seen waiting, and none was taken since.
     pub(crate) interrupt_waits: AtomicBool,
-    /// Task state: the stacks that the CPU switches to.
-    pub(crate) tss: UnsafeCell<TaskStateSegment>,
+    /// Task state: the stacks that the CPU switches to. Zeros, which cost no room in the file, until `load_segments`.
+    pub(crate) tss: UnsafeCell<MaybeUninit<TaskStateSegment>>,
 }
 
 /// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
@@ -60,9 +59,9 @@ pub(crate) struct Local {
 #[repr(C, align(4096))]
 pub(crate) struct Area {
     ist: UnsafeCell<[[u8; IST_BYTES]; IST_STACKS]>,
-    guard: UnsafeCell<[u8; 4096]>,
+    pub(crate) guard: UnsafeCell<[u8; 4096]>,
     stack: UnsafeCell<[u8; STACK_BYTES]>,
-    local: Local,
+    pub(crate) local: Local,
 }
 
 const _: () = assert!(size_of::<Area>() == AREA_BYTES);
@@ -95,7 +94,7 @@ pub(crate) static boot_cpu_area: Area = Area {
         loaded: UnsafeCell::new(None),
         poll_at: AtomicU64::new(0),
         interrupt_waits: AtomicBool::new(false),
-        tss: UnsafeCell::new(EMPTY_TSS),
+        tss: UnsafeCell::new(MaybeUninit::zeroed()),
     },
 };
 
@@ -108,16 +107,6 @@ impl Area {
     /// Top of stack `n` (0 NMI, 1 machine check, 2 double fault, 3 debug).
     pub(crate) fn ist_top(&self, n: usize) -> u64 {
         self.ist.get() as u64 + ((n + 1) * IST_BYTES) as u64
-    }
-
-    /// Address of the guard page.
-    pub(crate) fn guard_page(&self) -> u64 {
-        self.guard.get() as u64
-    }
-
-    /// The data on top.
-    pub(crate) fn local(&self) -> &Local {
-        &self.local
     }
 }
 
@@ -165,8 +154,8 @@ impl Local {
     /// `top` is 16-aligned and one past the words of a frame that lives until it is set again.
     #[inline]
     pub(crate) unsafe fn set_entry_stack(&self, top: u64) {
-        // SAFETY: the TSS is this CPU's; the processor only reads it. The address is the frame's.
-        unsafe { (*self.tss.get()).privilege_stack_table[0] = VirtAddr::new_unsafe(top) };
+        // SAFETY: the TSS is this CPU's, and was filled at start-up; the processor only reads it. The address is the frame's.
+        unsafe { (*self.tss.get()).assume_init_mut().privilege_stack_table[0] = VirtAddr::new_unsafe(top) };
         self.regs_top.store(top, Ordering::Relaxed);
     }
 

@@ -1,15 +1,17 @@
-//! The serial console COM1, a 16550A: how output goes out is `microhv::console::output`'s matter; input by interrupt.
+//! The serial console COM1, a 16550A: how output goes out is `microhv::console::output`'s matter; input comes by interrupt, and is
+//! dom0's, or the debug keys'.
 #![allow(unsafe_code)] // a panic breaks the lock
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use microhv::console::output::{Output, Uart};
 use microhv::platform::SerialConsole;
 use microhv::sync::{Mutex, rank};
+use ring_abi::evtchn::VIRQ_CONSOLE;
 
 use super::cpu::{outsb, port_in, port_out};
-use super::machine::Machine;
+use super::machine::{Hv, Machine};
 use super::time;
 
 const COM1: u16 = 0x3f8;
@@ -65,16 +67,6 @@ fn pump(output: &mut Output) {
     }
 }
 
-/// Locked output for formatted text: what one call prints goes out in one go.
-struct Text<'a>(&'a mut Output);
-
-impl fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.push(text.as_bytes());
-        Ok(())
-    }
-}
-
 /// Sets the line up: 115200 8n1, FIFOs on, no interrupts yet. Until [`enable_interrupts`] writers wait for the line.
 pub(crate) fn init() {
     for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 0x0b)] {
@@ -93,14 +85,9 @@ pub(crate) fn enable_interrupts() {
 }
 
 /// The next byte that came in.
-pub(crate) fn read() -> Option<u8> {
+fn read() -> Option<u8> {
     let status = port_in::<u8>(COM1 + LINE_STATUS);
     (status & DATA_READY != 0 && status != 0xff).then(|| port_in::<u8>(COM1))
-}
-
-/// Whether the port asks for an interrupt. The question also takes back the port's word that the transmitter is empty.
-pub(crate) fn acknowledge() -> bool {
-    port_in::<u8>(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0
 }
 
 /// Sends more of what waits: at the port's interrupt, and at the timer's for a port whose interrupts do not come.
@@ -109,15 +96,6 @@ pub(crate) fn send() {
     if WAITING.load(Ordering::Relaxed) {
         pump(&mut OUTPUT.lock());
     }
-}
-
-/// Lets the port ask anew for all that is still to do: an interrupt is an edge, and an edge that is not served makes no
-/// other.
-pub(crate) fn ask_again() {
-    let mut output = OUTPUT.lock();
-    port_out::<u8>(COM1 + INTERRUPT_ENABLE, 0);
-    Com1.set_interrupt(output.has_more());
-    pump(&mut output);
 }
 
 /// Writes all of `bytes`.
@@ -130,20 +108,13 @@ pub(crate) fn write(bytes: &[u8]) {
 /// Writes formatted text.
 pub(crate) fn print(arguments: fmt::Arguments<'_>) {
     let mut output = OUTPUT.lock();
-    let _ = fmt::Write::write_fmt(&mut Text(&mut output), arguments);
+    let _ = fmt::Write::write_fmt(&mut *output, arguments);
     pump(&mut output);
 }
 
 /// Waits until the line has got everything: the machine is about to end.
 pub(crate) fn drain() {
     OUTPUT.lock().drain(&mut Com1);
-}
-
-/// Does `act` with writers that wait for the line: what a debug key shows is to be whole, and may be much.
-pub(crate) fn synchronously(act: impl FnOnce()) {
-    OUTPUT.lock().set_synchronous(true);
-    act();
-    OUTPUT.lock().set_synchronous(false);
 }
 
 /// Breaks the lock: the machine panics, and the holder of the lock never goes on. Writers wait for the line from now on.
@@ -202,4 +173,67 @@ pub(crate) fn install_logger(level: log::LevelFilter) {
     // The only caller runs once; a second logger would be refused, which harms nothing.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
+}
+
+/// `^A`, the key of the console's switch.
+const SWITCH_KEY: u8 = 1;
+/// How often the key must come in a row.
+const SWITCH_TIMES: u8 = 3;
+static SWITCH_SEEN: AtomicU8 = AtomicU8::new(0);
+static INPUT_IS_OURS: AtomicBool = AtomicBool::new(false);
+
+/// Rounds of one interrupt while the port asks for more.
+const ROUNDS: usize = 4;
+
+/// The port's interrupt: takes what was typed, sends what waits.
+pub(crate) fn interrupt(hv: &Hv) {
+    for _ in 0..ROUNDS {
+        // The question also takes back the port's word that the transmitter is empty.
+        let asked = port_in::<u8>(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0;
+        take_input(hv);
+        send();
+        if !asked {
+            return;
+        }
+    }
+    // Lets the port ask anew for all that is still to do: an interrupt is an edge, and an edge that is not served makes no other.
+    let mut output = OUTPUT.lock();
+    port_out::<u8>(COM1 + INTERRUPT_ENABLE, 0);
+    Com1.set_interrupt(output.has_more());
+    pump(&mut output);
+}
+
+/// Takes what was typed: to dom0, or, after three `^A`, as debug keys.
+fn take_input(hv: &Hv) {
+    let mut typed = false;
+    while let Some(byte) = read() {
+        if byte == SWITCH_KEY {
+            let seen = SWITCH_SEEN.fetch_add(1, Ordering::Relaxed) + 1;
+            if seen == SWITCH_TIMES {
+                SWITCH_SEEN.store(0, Ordering::Relaxed);
+                let ours = !INPUT_IS_OURS.fetch_xor(true, Ordering::Relaxed);
+                log::info!(
+                    "serial input to {} (three ^A switch)",
+                    if ours { "microhv: h for help" } else { "dom0" }
+                );
+            }
+            continue;
+        }
+        let held = SWITCH_SEEN.swap(0, Ordering::Relaxed);
+        if INPUT_IS_OURS.load(Ordering::Relaxed) {
+            // Writers wait for the line: what the key shows is to be whole, and may be much.
+            OUTPUT.lock().set_synchronous(true);
+            hv.debug_key(byte);
+            OUTPUT.lock().set_synchronous(false);
+            continue;
+        }
+        for _ in 0..held {
+            hv.console.push(SWITCH_KEY);
+        }
+        hv.console.push(byte);
+        typed = true;
+    }
+    if typed {
+        hv.send_global_virq(VIRQ_CONSOLE);
+    }
 }

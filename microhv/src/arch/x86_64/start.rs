@@ -1,6 +1,7 @@
 //! From the loader to the first guest.
 #![allow(unsafe_code)] // what the loader left, and one-time set-up
 
+use alloc::string::String;
 use core::str;
 use core::sync::atomic::Ordering;
 
@@ -18,14 +19,12 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, boot_cpu_area};
-use super::{apic, cpu, descriptors, facts, fpu, heap, leave, paging, panic, serial, time};
+use super::{apic, cpu, descriptors, devices, fpu, heap, leave, paging, panic, serial, time};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
 /// Below this: firmware's data, and later the start of other CPUs.
 const LOW_MEMORY: u64 = 1 << 20;
-/// The longest command line.
-const LINE_BYTES: usize = 1024;
 
 /// Physical memory through the boot tables.
 struct Identity;
@@ -40,21 +39,16 @@ impl Physical for Identity {
     }
 }
 
-/// A copy of a command line of the loader's.
-type Line = ArrayVec<u8, LINE_BYTES>;
-
 /// What start-up found: static, since this is too much for a stack frame.
 #[derive(Default)]
 struct Found {
     information: BootInformation,
     memory: MemoryMap,
-    line: Line,
-    dom0_line: Line,
+    line: &'static str,
+    dom0_line: &'static str,
 }
 
 static FOUND: Once<Mutex<rank::Found, Found>> = Once::new();
-/// The command line, once it will not change any more.
-static LINE: Once<Line> = Once::new();
 /// What ACPI told.
 static ACPI: Once<Acpi> = Once::new();
 
@@ -70,50 +64,45 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
         descriptors::fill_idt();
         let stack = boot_cpu_area.stack_top();
         let ist = [0, 1, 2, 3].map(|n| boot_cpu_area.ist_top(n));
-        descriptors::load_segments(&descriptors::GDT_PAGE, boot_cpu_area.local().tss.get(), stack, ist);
+        descriptors::load_segments(&descriptors::GDT_PAGE, boot_cpu_area.local.tss.get().cast(), stack, ist);
         let has_sysenter = cpu::cpuid(1, 0).edx & 1 << 11 != 0;
         descriptors::load_entries(has_sysenter.then_some(stack));
         // The first four entries of the PAT are those of power-on, and no mapping of ours uses the others.
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
-    FOUND.call_once(Mutex::default);
-    look(magic, info);
-    let found = FOUND.get().expect("set above");
+    let found = FOUND.call_once(Mutex::default);
+    look(magic, info, &mut found.lock());
     paging::build(&mut found.lock().memory);
     // SAFETY: the tables were built; the boot stack is in the image.
     unsafe { paging::load() };
     percpu::on_empty_stack(on_own_stack)
 }
 
-fn copy_line(range: Option<Range>, line: &mut Line) {
-    line.clear();
-    let bytes = range.and_then(|range| Identity.bytes(range)).unwrap_or(&[]);
-    line.extend(bytes.iter().copied().take(LINE_BYTES));
-}
-
-fn text(line: &Line) -> &str {
-    str::from_utf8(line).unwrap_or("")
+/// A copy of the arguments in a command line of the loader's.
+fn copy_line(range: Option<Range>, names_first: bool) -> &'static str {
+    let text = range.and_then(|range| str::from_utf8(Identity.bytes(range)?).ok()).unwrap_or("");
+    String::from(multiboot::arguments(text, names_first)).leak()
 }
 
 /// Reads what the loader and firmware left.
 #[inline(never)]
-fn look(magic: u32, info: u64) {
-    let mut guard = FOUND.get().expect("set before").lock();
-    let found = &mut *guard;
+fn look(magic: u32, info: u64, found: &mut Found) {
     if !multiboot::parse(&Identity, magic, info, &mut found.information) {
         panic!("not started by a multiboot loader: magic {magic:#x}");
     }
     let information = &found.information;
-    copy_line(information.command_line, &mut found.line);
-    copy_line(information.modules.first().map(|module| module.string), &mut found.dom0_line);
     found.memory.fill(information.memory.iter().copied());
     found.memory.reserve(Range { start: 0, end: LOW_MEMORY });
     found.memory.reserve(paging::image_range());
-    for module in &found.information.modules {
+    for module in &information.modules {
         found.memory.reserve(module.range);
     }
     read_acpi(found);
-    heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, u64::MAX).expect("RAM for the heap"));
+    // Below the end of what the boot tables map: the heap is in use from now on.
+    heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, IDENTITY_END).expect("RAM for the heap"));
+    found.line = copy_line(information.command_line, information.names_first);
+    let dom0_line = information.modules.first().map(|module| module.string);
+    found.dom0_line = copy_line(dom0_line, information.names_first);
 }
 
 #[inline(never)]
@@ -141,16 +130,11 @@ extern "C" fn on_own_stack() -> ! {
     fpu::init();
     let found = FOUND.get().expect("set at boot");
     let acpi = ACPI.get().expect("read at boot");
-    let command_line = text(LINE.call_once(|| {
-        let found = found.lock();
-        let arguments = multiboot::arguments(text(&found.line), found.information.names_first);
-        arguments.bytes().collect()
-    }));
+    let command_line = found.lock().line;
     let options = Options::parse(command_line, |word| log::warn!("unknown option {word}"));
-    panic::set_debug_exit(options.debug_exit);
+    panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
     apic::init(acpi);
-    apic::init_io(acpi);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
     heap::return_early(hv);
@@ -168,15 +152,11 @@ extern "C" fn on_own_stack() -> ! {
 #[inline(never)]
 fn make_hypervisor(acpi: &'static Acpi, command_line: &'static str, options: &Options) -> &'static Hv {
     let frames = frame_table();
-    let platform = Machine {
-        acpi,
-        command_line,
-        boot_wall_ns: time::wall_ns().wrapping_sub(time::now_ns()),
-        info: facts::cpu_info(),
-        no_reboot: options.no_reboot,
-    };
+    let platform = Machine { acpi, command_line, info: devices::cpu_info(), no_reboot: options.no_reboot };
     // SAFETY: once, before guests and interrupts.
-    unsafe { machine::install(Hv::new(platform, frames)) }
+    let hv = unsafe { machine::install(Hv::new(platform, frames)) };
+    hv.set_wall_clock(time::wall_ns(), time::now_ns());
+    hv
 }
 
 /// Makes the frame table, and gives it all RAM that nobody took.
@@ -209,10 +189,10 @@ fn describe(hv: &Hv, options: &Options) {
         "{} MiB of RAM, {} MiB free, heap {} KiB, {} CPU(s) found, 1 used",
         hv.frames.total_pages() / 256,
         hv.frames.free_pages() / 256,
-        heap::bytes() / 1024,
+        hv.platform.machine_info().heap_bytes / 1024,
         hv.platform.acpi.cpus.len(),
     );
-    if hv.platform.acpi.power_off.is_none() {
+    if hv.platform.acpi.power_off.is_empty() {
         log::warn!("ACPI tells no way to power off");
     }
     let vendor = cpu::cpuid(0, 0);
@@ -241,7 +221,7 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
     };
     let request = dom0::Request {
         image,
-        command_line: multiboot::arguments(text(&found.dom0_line), found.information.names_first),
+        command_line: found.dom0_line,
         ramdisk: modules.get(1).map(|module| module.range),
         memory_bytes: options.dom0_memory_bytes,
         vcpus: options.dom0_max_vcpus,

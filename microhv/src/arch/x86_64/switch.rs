@@ -1,4 +1,4 @@
-//! One vCPU's registers for another's, and idleness.
+//! One vCPU's registers for another's, and idleness; registers of the vCPU that runs: the library's [`Registers`].
 //!
 //! The general registers need no switch: entry code stores them in the vCPU that runs. What stays in the processor
 //! (segments and their bases, floating point, debug registers, tables) is switched here, and only when another vCPU
@@ -8,17 +8,18 @@
 use core::sync::atomic::Ordering;
 
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE};
+use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
 use microhv::sched::Decision;
 use microhv::traps;
 use ring_abi::types::Maddr;
+use x86_64::instructions::interrupts;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
 use x86_64::registers::control::{Cr4, Cr4Flags};
-use x86_64::registers::debug::Dr7;
+use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3, Dr7};
 
 use super::cpu::{self, msr};
-use super::guest_access::load_selectors;
-use super::machine::Hv;
+use super::guest_access::{load_gs_selector, load_selectors};
+use super::machine::{Hv, Machine};
 use super::percpu::{Local, boot_cpu_area};
 use super::{fpu, paging, windows};
 
@@ -55,7 +56,9 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
             return;
         }
         while pending.load(Ordering::Acquire) == 0 {
-            cpu::sleep_until_interrupt();
+            // No wake-up is lost: the CPU takes no interrupt before it sleeps.
+            interrupts::enable_and_hlt();
+            interrupts::disable();
         }
     }
 }
@@ -165,5 +168,58 @@ fn set_tsc_trapping(on: bool) {
     if wanted != cr4 {
         // SAFETY: the hypervisor may read the TSC in any case.
         unsafe { Cr4::write_raw(wanted) };
+    }
+}
+
+impl Registers for Machine {
+    #[inline]
+    fn swap_gs(&self) {
+        // SAFETY: nothing in ring 0 depends on the GS base.
+        unsafe { GS::swap() };
+    }
+
+    fn set_segment_base(&self, base: SegmentBase, value: u64) {
+        // SAFETY: the value is canonical, and the hypervisor uses neither FS nor GS. Hypercalls come from kernel mode,
+        // whose GS base is the active one.
+        unsafe { cpu::write_msr(base_msr(base), value) };
+    }
+
+    fn segment_base(&self, base: SegmentBase) -> u64 {
+        cpu::read_msr(base_msr(base))
+    }
+
+    fn load_user_gs(&self, selector: u16) {
+        // The selector's base is wanted in the other slot: load it as user mode would, then swap back.
+        self.swap_gs();
+        load_gs_selector(selector);
+        self.swap_gs();
+    }
+
+    fn set_debug_register(&self, index: u8, value: u64) {
+        // The caller checked the value: no breakpoint in the hypervisor.
+        match index {
+            0 => Dr0::write(value),
+            1 => Dr1::write(value),
+            2 => Dr2::write(value),
+            3 => Dr3::write(value),
+            6 => cpu::set_dr6(value),
+            _ => Dr7::write_raw(value),
+        }
+    }
+
+    fn set_task_switched(&self, on: bool) {
+        fpu::set_task_switched(on);
+    }
+
+    fn set_xcr0(&self, value: u64) {
+        fpu::set_xcr0(value);
+    }
+}
+
+fn base_msr(base: SegmentBase) -> u32 {
+    match base {
+        SegmentBase::Fs => msr::FS_BASE,
+        SegmentBase::GsKernel => msr::GS_BASE,
+        SegmentBase::GsUser => msr::SHADOW_GS_BASE,
     }
 }

@@ -2,9 +2,9 @@
 //! for deadlines.
 #![allow(unsafe_code)] // the HPET's registers
 
-use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use microhv::boot::acpi::{Acpi, PmTimer};
+use microhv::boot::acpi::Acpi;
 use microhv::boot::clock::{self, Scale};
 use microhv::platform::{Clock, TimeParams};
 use microhv::sync::{Mutex, Once, rank};
@@ -70,8 +70,7 @@ impl Reference {
 const FEMTOSECONDS: u64 = 1_000_000_000_000_000;
 
 fn find(acpi: &Acpi) -> Reference {
-    if let Some(PmTimer { port, is_wide }) = acpi.pm_timer {
-        let mask = if is_wide { 0xffff_ffff } else { 0xff_ffff };
+    if let Some((port, mask)) = acpi.pm_timer {
         return Reference { source: Source::PmTimer(port), hz: 3_579_545, mask };
     }
     if let Some(registers) = acpi.hpet.and_then(paging::device) {
@@ -94,8 +93,8 @@ fn find(acpi: &Acpi) -> Reference {
 static VERSION: AtomicU32 = AtomicU32::new(0);
 static TSC: AtomicU64 = AtomicU64::new(0);
 static SYSTEM_NS: AtomicU64 = AtomicU64::new(0);
-static MUL: AtomicU32 = AtomicU32::new(0);
-static SHIFT: AtomicI64 = AtomicI64::new(0);
+/// The scale: its multiplier, and its shift above that.
+static SCALE: AtomicU64 = AtomicU64::new(0);
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 /// Timer ticks for a ns, 32.32 fixed point.
 static TIMER_PER_NS: AtomicU64 = AtomicU64::new(0);
@@ -118,8 +117,7 @@ fn publish(tsc: u64, system_ns: u64, hz: u64) {
     VERSION.fetch_add(1, Ordering::AcqRel);
     TSC.store(tsc, Ordering::Relaxed);
     SYSTEM_NS.store(system_ns, Ordering::Relaxed);
-    MUL.store(scale.mul, Ordering::Relaxed);
-    SHIFT.store(i64::from(scale.shift), Ordering::Relaxed);
+    SCALE.store(u64::from(scale.mul) | u64::from(scale.shift as u8) << 32, Ordering::Relaxed);
     TSC_HZ.store(hz, Ordering::Relaxed);
     VERSION.fetch_add(1, Ordering::Release);
 }
@@ -153,14 +151,14 @@ pub(crate) fn init(acpi: &Acpi) {
 pub(crate) fn params() -> TimeParams {
     loop {
         let generation = VERSION.load(Ordering::Acquire);
+        let scale = SCALE.load(Ordering::Relaxed);
         let params = TimeParams {
             tsc: TSC.load(Ordering::Relaxed),
             system_ns: SYSTEM_NS.load(Ordering::Relaxed),
-            mul: MUL.load(Ordering::Relaxed),
-            shift: SHIFT.load(Ordering::Relaxed) as i8,
+            mul: scale as u32,
+            shift: (scale >> 32) as i8,
             generation,
             tsc_khz: (TSC_HZ.load(Ordering::Relaxed) / 1000) as u32,
-            is_stable: true, // one CPU, one TSC
         };
         fence(Ordering::Acquire);
         if generation & 1 == 0 && VERSION.load(Ordering::Relaxed) == generation {
@@ -269,10 +267,6 @@ impl Clock for Machine {
     #[inline]
     fn clock_generation(&self) -> u32 {
         VERSION.load(Ordering::Acquire)
-    }
-
-    fn boot_wall_ns(&self) -> u64 {
-        self.boot_wall_ns
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {

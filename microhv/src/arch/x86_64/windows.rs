@@ -29,7 +29,8 @@ pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
         if ldt_entries == 0 {
             cpu::lldt(0);
         } else {
-            GDT_PAGE.set_ldt(base + paging::WINDOW_LDT, ldt_entries);
+            let limit = u32::from(ldt_entries) * 8 - 1;
+            GDT_PAGE.set_system(LDT_SELECTOR, base + paging::WINDOW_LDT, limit, 0x82);
             cpu::lldt(LDT_SELECTOR);
         }
     }
@@ -49,15 +50,15 @@ fn take_window() -> Option<u64> {
     let (word, bits) = used.iter_mut().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
     let bit = bits.trailing_ones() as usize;
     let va = paging::WINDOWS + (word * 64 + bit) as u64 * paging::WINDOW_BYTES;
-    if !paging::window_has_table(va) {
-        let layout = core::alloc::Layout::from_size_align(PAGE_SIZE, PAGE_SIZE).ok()?;
+    // The table stays for the windows around, used or not.
+    let has_table = paging::has_window_table(va, || {
+        let layout = core::alloc::Layout::new::<ZeroPage>();
         // SAFETY: the layout is not empty.
         let table = NonNull::new(unsafe { alloc::alloc::alloc_zeroed(layout) })?;
-        // The table stays for the windows around, used or not.
-        paging::set_window_table(va, paging::machine_address(table.as_ptr() as u64));
-    }
-    *bits |= 1 << bit;
-    Some(va)
+        Some(paging::machine_address(table.as_ptr() as u64))
+    });
+    *bits |= u64::from(has_table) << bit;
+    has_table.then_some(va)
 }
 
 /// The byte of the window's LDT at which the processor would have stopped with `cr2`.
@@ -93,17 +94,13 @@ impl DescriptorWindows for Machine {
 
     /// Without a frame: zeros in the GDT, nothing in the LDT, whose pages are brought in by the first fault on them.
     fn set_descriptor_page(&self, window: &DescriptorWindow, page: DescriptorPage, frame: Option<Mfn>) {
-        let base = window.place();
-        let frame = frame.map(|mfn| mfn.maddr().raw());
-        match page {
-            DescriptorPage::Gdt(n) => {
-                let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
-                paging::set_window_page(base + u64::from(n) * PAGE_SIZE as u64, Some(frame.unwrap_or(zeros)));
-            }
-            DescriptorPage::Ldt(n) => {
-                paging::set_window_page(base + paging::WINDOW_LDT + u64::from(n) * PAGE_SIZE as u64, frame);
-            }
-        }
+        let zeros = paging::machine_address((&raw const ZERO_PAGE) as u64);
+        let (table, n, none) = match page {
+            DescriptorPage::Gdt(n) => (0, n, Some(zeros)),
+            DescriptorPage::Ldt(n) => (paging::WINDOW_LDT, n, None),
+        };
+        let va = window.place() + table + u64::from(n) * PAGE_SIZE as u64;
+        paging::set_window_page(va, frame.map(|mfn| mfn.maddr().raw()).or(none));
     }
 
     fn reload_descriptor_tables(&self, window: &DescriptorWindow, ldt_entries: u16) {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::boot::kernel_image::test_image::{elf, note, notes};
 use crate::frames::FrameTable;
-use crate::platform::{GuestMemory, MachineMemory, Paging, Settled};
+use crate::platform::{GuestMemory, Paging, Settled};
 use crate::testing::TestMachine;
 use ring_abi::types::Maddr;
 use std::vec::Vec;

@@ -6,7 +6,6 @@ use ring_abi::grant::*;
 use ring_abi::hypercall::*;
 
 use super::*;
-use crate::platform::*;
 use crate::testing::wild::step::{Page, Pick};
 
 impl Wild {

@@ -5,7 +5,6 @@ use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
 use super::*;
 use crate::frames::PageType;
 use crate::frames::pte::{A, D, G, NX, P, PSE, RW, US};
-use crate::platform::*;
 use crate::testing::wild::step::{Entry, Page, Pick};
 
 /// How many frames are preferred: those that were used last.
