@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{GuestVa, Mfn, PAGE_SIZE};
 use ring_abi::vcpu::*;
+use zerocopy::IntoBytes;
 
 use super::domctl::read_context;
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
