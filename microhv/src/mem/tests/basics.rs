@@ -50,14 +50,14 @@ fn a_full_table_of_each_level_is_validated_and_given_back() {
         let full = tables[at];
         let slots = || (0..512).filter(|&slot| level != 4 || !is_hypervisor_slot(slot));
         slots().for_each(|slot| world.poke(full, slot, entry(tables[at + 1], P | RW | US)));
-        world.hv.pin_table(&dom, full, level.into()).expect("valid");
+        world.hv.pin_table(&dom, full, level).expect("valid");
         let uses = |mfn| world.hv.frames.held(mfn).page_type().1;
         assert_eq!(uses(tables[at + 1]) as usize, slots().count(), "level {level}");
         world.check();
         world.hv.unpin_table(&dom, full).expect("pinned");
         assert!(tables.iter().all(|&mfn| uses(mfn) == 0), "level {level}");
         world.check();
-        world.hv.pin_table(&dom, full, level.into()).expect("valid");
+        world.hv.pin_table(&dom, full, level).expect("valid");
         world.destroy(&dom, false);
         world.check();
     }
