@@ -1,4 +1,4 @@
-//! The side of a block device that hears of completions.
+//! The mailbox through which a submitter of a block device learns of completions.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -9,7 +9,7 @@ use core::task::{Context, Poll, Waker};
 
 use spin::Mutex;
 
-/// The end of one submitted operation.
+/// How one submitted operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The submitter's own tag.
@@ -18,21 +18,22 @@ pub struct Completion {
     pub ok: bool,
 }
 
-/// A submitter's mailbox: completions, and word that a full device has room again.
+/// A submitter's mailbox: completions, and the news that a full device has room again.
 ///
-/// One lock, held for a few instructions and never across a wake-up or another lock; last in any order.
+/// One lock guards the mailbox. The holder keeps the lock for a few instructions, wakes nobody and takes no other lock
+/// meanwhile: this lock is the last in any order.
 pub struct Client {
     state: Mutex<State>,
-    /// What the device has for this client, kept by the device: a client submits to one.
+    /// What this client has in the device. The device keeps the numbers: a client submits to one device.
     pub share: Share,
 }
 
-/// What a device has for one client, so that the device can share itself out.
+/// What one client has in a device, so that the device can share itself out among its clients.
 #[derive(Debug, Default)]
 pub struct Share {
     /// Requests.
     pub requests: AtomicU32,
-    /// Of what is scarcest, descriptor tables for long requests.
+    /// Tables of descriptors for long requests, of which the device has fewest.
     pub tables: AtomicU32,
 }
 
@@ -49,7 +50,7 @@ impl Client {
         Arc::new(Self { state: Mutex::new(state), share: Share::default() })
     }
 
-    /// The device's call: the operation with `tag` has ended and its memory is free.
+    /// The device calls this: the operation with `tag` has ended, and the device no longer uses the operation's memory.
     pub fn complete(&self, tag: u32, ok: bool) {
         let waker = {
             let mut state = self.state.lock();
@@ -73,7 +74,7 @@ impl Client {
         }
     }
 
-    /// Moves all completions so far to the end of `out` and forgets that there was room.
+    /// Moves all completions so far to the end of `out`, and forgets the news that the device has room.
     pub fn take(&self, out: &mut Vec<Completion>) {
         let mut state = self.state.lock();
         out.extend(state.done.drain(..));

@@ -2,15 +2,15 @@
 #![forbid(unsafe_code)]
 //! Backend protocol engines of the control domain: block and console.
 //!
-//! Each engine speaks one side of a public Xen protocol to a frontend it does not trust, and stands on three
-//! small traits ([`Grants`], [`Notifier`], [`BlockDevice`]), so that the same code serves a real device under
-//! the control domain and runs against an in-memory frontend under `cargo test`.
+//! Each engine speaks one side of a public Xen protocol to a frontend it does not trust, and stands on three small
+//! traits ([`Grants`], [`Notifier`], [`BlockDevice`]), so that the same code serves a real device under the control
+//! domain and runs against an in-memory frontend under `cargo test`.
 //!
-//! - [`blk`]: the block ring (blkback), zero-copy: grants are taken for device access only;
+//! - [`blk`]: the block ring (blkback), zero-copy: the engine takes grants for device access only;
 //! - [`vbd`]: the xenbus state machine of a block backend instance, pure;
 //! - [`console`]: the console ring's back end, with scroll-back and line assembly.
 //!
-//! No task lives here: its owner polls an engine, and the engine says when it must be polled again.
+//! No task lives here: an engine's owner polls the engine, and the engine says when the owner must poll again.
 
 extern crate alloc;
 

@@ -7,10 +7,10 @@ use ring_abi::types::{GrantRef, Maddr};
 
 use crate::client::Client;
 
-/// Bytes of one sector in every protocol unit here, whatever the disk's own sector size.
+/// Bytes of one sector in every unit of the protocol, whatever the disk's own sector size.
 pub(crate) const SECTOR_SIZE: u32 = 512;
 
-/// One frame whose first bytes are wanted in private memory.
+/// A request for the first bytes of one frame, to be copied into private memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantRead {
     /// The frontend's grant reference.
@@ -19,18 +19,19 @@ pub struct GrantRead {
     pub len: u16,
 }
 
-/// Is shown what [`Grants::read`] has copied: the read's index and its bytes, `None` if the grant was refused.
+/// The function that [`Grants::read`] shows its copies: the index of the read, and the bytes, or `None` if the grant
+/// was refused.
 pub type ReadSink<'a> = dyn FnMut(usize, Option<&[u8]>) + 'a;
 
 /// The grants of one frontend domain. Every method is one hypercall for the whole batch.
 pub trait Grants {
-    /// A frame held for device access. Dropping it gives it back, too.
+    /// A frame held for device access. Dropping the value gives the frame back, too.
     type Grant;
-    /// Why a grant could not be used: the frontend's fault, or its domain's death.
+    /// Why a grant could not be used: the frontend's fault, or the death of the frontend's domain.
     type Error;
 
-    /// Takes device access (no host mapping) to each of `requests`: a reference, and whether the device will only
-    /// read the frame (a disk write). Appends one result each to `out`, in order.
+    /// Takes device access (no host mapping) to each of `requests`. A request is a reference, and whether the device
+    /// will only read the frame, as for a disk write. The call appends one result for each request to `out`, in order.
     fn map_device(&mut self, requests: &[(GrantRef, bool)], out: &mut Vec<Result<Self::Grant, Self::Error>>);
 
     /// Machine address of the frame's first byte.
@@ -39,9 +40,9 @@ pub trait Grants {
     /// Gives all of `held` back and leaves it empty. The caller knows that no device uses the frames any more.
     fn unmap_device(&mut self, held: &mut Vec<Self::Grant>);
 
-    /// Copies each frame's head into private memory and shows it to `sink` with its index.
+    /// Copies the head of each frame into private memory, and shows `sink` the copy with the read's index.
     ///
-    /// The bytes shown cannot change: the copy is not reachable by the frontend.
+    /// The bytes shown cannot change: the frontend does not reach the copy.
     fn read(&mut self, reads: &[GrantRead], sink: &mut ReadSink<'_>);
 }
 
@@ -60,14 +61,14 @@ pub struct Segment {
     pub len: u32,
 }
 
-/// What a block device is asked to do.
+/// What the caller asks of a block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockOp {
     /// Disk to memory.
     Read,
     /// Memory to disk.
     Write,
-    /// Make every write that has completed durable. No segments, sector 0.
+    /// Make every completed write durable. This operation has no segments, and its sector is 0.
     Flush,
     /// The sectors' contents are no longer needed. No segments.
     Discard {
@@ -92,13 +93,13 @@ pub struct DiscardLimits {
 pub struct Geometry {
     /// Capacity in 512-byte sectors.
     pub sectors: u64,
-    /// Logical block size in bytes: 512 or a larger power of two. Transfers are multiples of it.
+    /// Logical block size in bytes: 512 or a larger power of two. A transfer is a multiple of this size.
     pub sector_size: u32,
     /// Physical block size in bytes.
     pub physical_sector_size: u32,
     /// Writes are refused.
     pub read_only: bool,
-    /// There is a volatile cache and [`BlockOp::Flush`] empties it.
+    /// The device has a volatile cache, and [`BlockOp::Flush`] empties the cache.
     pub flush: bool,
     /// Discards are understood.
     pub discard: Option<DiscardLimits>,
@@ -120,13 +121,13 @@ pub trait BlockDevice {
     /// The fixed properties.
     fn geometry(&self) -> Geometry;
 
-    /// Queues one operation for the device; `client` hears of its end by `tag`.
+    /// Queues one operation for the device; `client` learns of the operation's end by `tag`.
     ///
-    /// The machine memory of `segments` must stay valid until then: after `Ok`, exactly one completion with `tag`
-    /// follows, and only after it does the device no longer touch the memory.
+    /// The caller keeps the machine memory of `segments` valid until then: after `Ok`, exactly one completion with
+    /// `tag` follows, and until the completion the device may touch the memory.
     ///
     /// # Errors
-    /// [`SubmitError`]; nothing was queued and no completion follows.
+    /// [`SubmitError`] says why the device took nothing: no operation was queued, and no completion follows.
     fn submit(
         &self,
         client: &Arc<Client>,

@@ -1,8 +1,9 @@
 //! The xenbus side of one block backend instance, as a pure state machine.
 //!
-//! The owner reads nodes and runs the engine; this says what to do next. States move as Linux's xen-blkback moves
-//! them, which is what frontends were written against: a frontend that closed may start again on the same nodes
-//! (a boot loader hands over to a kernel), so a closed backend that is still wanted returns to `InitWait`.
+//! The owner reads nodes and runs the engine; this machine says what the owner does next. The states move as Linux's
+//! xen-blkback moves them, because frontends were written against xen-blkback. A frontend that closed may start again
+//! on the same nodes (a boot loader hands over to a kernel), so a closed backend that the toolstack still wants returns
+//! to `InitWait`.
 //!
 //! ABI: `xen/include/public/io/blkif.h`, `xenbus.h`.
 
@@ -21,7 +22,7 @@ use crate::traits::{Geometry, SECTOR_SIZE};
 /// Largest `ring-page-order` accepted: 4 pages, 128 requests.
 pub const MAX_RING_PAGE_ORDER: u32 = 2;
 
-/// Longest value of a node that an error repeats.
+/// Longest value of a node that an error message repeats.
 const SHOWN_BYTES: usize = 32;
 
 /// What the owner sees in xenstore now.
@@ -35,13 +36,13 @@ pub struct Observed {
     pub present: bool,
 }
 
-/// What the owner does next; after each, it observes again and asks again.
+/// What the owner does next. After each action the owner observes the nodes and asks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Write the [`features`] nodes, then the own `state` node: `InitWait`.
     Announce,
-    /// Read the frontend's parameters, start the engine, write [`properties`] and `state`: `Connected`; then call
-    /// [`Vbd::connected`] or [`Vbd::failed`].
+    /// Read the frontend's parameters, start the engine, write [`properties`], and write `Connected` to `state`. Then
+    /// call [`Vbd::connected`] or [`Vbd::failed`].
     Connect,
     /// Stop the engine, wait until the device has returned every frame; then call [`Vbd::disconnected`].
     Disconnect,
@@ -83,9 +84,9 @@ impl Vbd {
         Self { state: State::Initialising, running: false, broken: false }
     }
 
-    /// The next action, or `None`: wait until the nodes change or the engine fails.
+    /// The next action. `None`: the owner waits until the nodes change or the engine fails.
     ///
-    /// States are taken as written when the action is handed out.
+    /// The machine takes a state as written when the machine hands out the action.
     pub fn step(&mut self, seen: &Observed) -> Option<Action> {
         let gone = !seen.present || seen.frontend.is_none();
         // A frontend that never began, or that began anew, has nothing to close.
@@ -135,7 +136,7 @@ impl Vbd {
         self.state = State::Connected;
     }
 
-    /// The engine could not be started, or its ring is ruined.
+    /// Notes that the engine could not be started, or that the frontend ruined the engine's ring.
     pub fn failed(&mut self) {
         self.broken = true;
     }
@@ -191,7 +192,8 @@ pub struct BadParameter {
 impl fmt::Display for BadParameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
-            // A node holds kilobytes of the domain's choice, and a log line names it again and again.
+            // A node holds kilobytes of the domain's choice, and the log repeats the line: so the line gives the
+            // value's length alone.
             Some(value) if value.len() > SHOWN_BYTES => {
                 write!(f, "bad {}, {} bytes long", self.node, value.len())
             }
@@ -202,7 +204,7 @@ impl fmt::Display for BadParameter {
 }
 
 impl Connection {
-    /// Reads a frontend's parameters by `read`, which gives a node of its directory.
+    /// Reads a frontend's parameters by `read`, which gives the value of a node in the frontend's directory.
     ///
     /// # Errors
     /// [`BadParameter`]: a node is missing, not a number, out of range, or names another protocol.
@@ -262,11 +264,13 @@ pub fn features(geometry: &Geometry) -> Vec<(&'static str, String)> {
     nodes
 }
 
-/// The nodes to write before `Connected`: name and value. `cdrom`: the toolstack asked for that device type.
+/// The nodes that the owner writes before `Connected`: name and value. `cdrom`: the toolstack asked for that type of
+/// device.
 pub fn properties(geometry: &Geometry, cdrom: bool) -> Vec<(&'static str, String)> {
     let info = if geometry.read_only { VDISK_READONLY } else { 0 } | if cdrom { VDISK_CDROM } else { 0 };
     alloc::vec![
-        // 512-byte units whatever the sector size, as Linux's blkback writes it and its blkfront reads it.
+        // The unit is 512 bytes whatever the sector size, as Linux's blkback writes the node and Linux's blkfront reads
+        // the node.
         ("sectors", geometry.sectors.to_string()),
         ("info", info.to_string()),
         ("sector-size", geometry.sector_size.to_string()),
@@ -317,7 +321,7 @@ mod tests {
         let mut vbd = Vbd::new();
         run(&mut vbd, &seen(S::Initialising));
         run(&mut vbd, &seen(S::Initialised));
-        // The toolstack asks; the frontend goes on until it has closed, in one step or two.
+        // The toolstack asks for the end; the frontend goes on until the frontend has closed, in one step or two.
         let asked = Observed { online: false, ..seen(S::Connected) };
         assert_eq!(run(&mut vbd, &asked), []);
         let closed = Observed { online: false, ..seen(S::Closed) };
@@ -331,7 +335,7 @@ mod tests {
         let mut vbd = Vbd::new();
         run(&mut vbd, &seen(S::Initialising));
         assert_eq!(run(&mut vbd, &offline), [Action::SetState(S::Closed), Action::Remove]);
-        // Or that began anew without having closed.
+        // Or the frontend began anew without having closed.
         let mut vbd = Vbd::new();
         run(&mut vbd, &seen(S::Initialised));
         let ended = [Action::Disconnect, Action::SetState(S::Closed), Action::Remove];

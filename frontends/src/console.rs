@@ -16,7 +16,7 @@ impl<M: SharedMemory> Console<M> {
     /// Takes over a ring page.
     ///
     /// # Errors
-    /// [`RingError::TooSmall`].
+    /// [`RingError::TooSmall`]: `page` is shorter than a page.
     pub fn new(page: M, port: Port) -> Result<Self, RingError> {
         Ok(Self { ring: frontend(page)?, port })
     }
@@ -24,7 +24,7 @@ impl<M: SharedMemory> Console<M> {
     /// Writes all bytes, waiting for space.
     ///
     /// # Errors
-    /// The other side's index is nonsense.
+    /// [`RingError`]: the other side's index is nonsense.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), RingError> {
         while !bytes.is_empty() {
             let count = self.ring.write(bytes)?;
@@ -38,10 +38,10 @@ impl<M: SharedMemory> Console<M> {
         Ok(())
     }
 
-    /// Reads at least one byte; returns how many.
+    /// Reads at least one byte; returns the number of bytes read.
     ///
     /// # Errors
-    /// The other side's index is nonsense.
+    /// [`RingError`]: the other side's index is nonsense.
     pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RingError> {
         loop {
             let count = self.ring.read(buffer)?;

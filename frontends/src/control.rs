@@ -25,10 +25,10 @@ impl ShutdownRequest {
     }
 }
 
-/// Announces that this kernel follows shutdown requests, waits for one and acknowledges it.
+/// Announces that this kernel follows shutdown requests, waits for a request and acknowledges the request.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError`]: xenstored refused to read or write the node, or the connection broke.
 pub async fn shutdown_request(store: &Xenstore) -> Result<ShutdownRequest> {
     for feature in ["poweroff", "reboot", "halt"] {
         // A toolstack may keep the directory to itself.

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 //! Frontends for a Rust PV kernel: the xenstore client, block devices, consoles, shutdown requests.
 //!
-//! Everything is asynchronous and runs on `pvrt`'s executor. A backend is not trusted with more than its own data:
-//! what it writes to a ring or to xenstore is checked, and nonsense ends the connection.
+//! Everything is asynchronous and runs on `pvrt`'s executor. A frontend trusts a backend with the backend's own data
+//! alone: the frontend checks what a backend writes to a ring or to xenstore, and nonsense ends the connection.
 
 extern crate alloc;
 

@@ -1,11 +1,14 @@
 //! blkback: serves a block frontend's ring from a [`BlockDevice`](crate::BlockDevice), without copies.
 //!
-//! The frontend's frames are taken for device access only and their machine addresses go into the device's
-//! descriptors. A frame belongs to its request until the device has returned every descriptor of it; only then is
-//! the grant given back, and only then is the request answered. A long request has its frames taken and given back in
-//! pieces, a piece a poll, so that no poll takes long; it goes to the device when it has them all.
+//! The engine takes the frontend's frames for device access only, and puts the frames' machine addresses into the
+//! device's descriptors. A frame belongs to its request until the device has returned every descriptor of the request.
+//! Only then does the engine give the grant back, and only after that does the engine answer the request. The engine
+//! takes and gives back the frames of a long request in pieces, a piece a poll, so that no poll takes long; the request
+//! goes to the device once all its frames are taken.
 //!
-//! ABI: `xen/include/public/io/blkif.h`. `feature-persistent` is not offered.
+//! ABI: `xen/include/public/io/blkif.h`. `feature-persistent` is not offered: a persistent grant spares both ends the
+//! mapping of pages, but the frontend then copies each byte into or out of a granted page. Here device access maps no
+//! page and flushes no TLB, so the copy would cost more than the spared work.
 
 mod engine;
 mod request;

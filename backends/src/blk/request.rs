@@ -1,4 +1,5 @@
-//! What one block request asks, checked against the disk: a private copy in, a decision out.
+//! What one block request asks, checked against the disk. The input is a private copy of the request, and the output is
+//! a decision.
 
 use ring_abi::io::blkif::{
     BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_DISCARD, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_INDIRECT,
@@ -9,19 +10,19 @@ use ring_abi::types::{GrantRef, PAGE_SIZE};
 
 use crate::traits::{Geometry, SECTOR_SIZE};
 
-/// Most segments of an indirect request, as `feature-max-indirect-segments` says; they fit one indirect page.
+/// Most segments of an indirect request, as `feature-max-indirect-segments` says: the segments fit one indirect page.
 pub const MAX_INDIRECT_SEGMENTS: usize = 256;
 
 /// Highest sector number within a page.
 const LAST_SECTOR: u8 = (PAGE_SIZE as u32 / SECTOR_SIZE - 1) as u8;
 
-/// What is to be done with the request's data.
+/// What the device does with the request's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Disk to the segments.
     Read,
-    /// Segments to the disk; `flush` makes earlier writes and this one durable, `drain` also keeps it apart from
-    /// every other request of the ring.
+    /// Segments to the disk. `flush` makes this write and all earlier writes durable; `drain` also keeps this write
+    /// apart from every other request of the ring.
     Write {
         /// `BLKIF_OP_FLUSH_DISKCACHE` or a barrier.
         flush: bool,
@@ -57,27 +58,30 @@ pub enum Body {
         sector: u64,
         /// Number of segments, 1 to [`MAX_INDIRECT_SEGMENTS`].
         nr: usize,
-        /// The page that holds them.
+        /// The page that lists the segments.
         gref: GrantRef,
     },
     /// To be answered with this status, `BLKIF_RSP_*`, and nothing else.
     Refused(i16),
 }
 
-/// A decoded request: what to echo, and what to do.
+/// A decoded request: what the response repeats, and what the back end does.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoded {
     /// The frontend's tag.
     pub id: u64,
-    /// The operation to echo: for an indirect request the inner one, which is what Linux's blkfront expects.
+    /// The operation that the response repeats. For an indirect request this is the inner operation, which Linux's
+    /// blkfront expects.
     pub operation: u8,
     /// The content.
     pub body: Body,
 }
 
-/// Decodes `request` for a disk of `geometry`. Segments and the sector range are checked later, when they are known.
+/// Decodes `request` for a disk of `geometry`. The segments and the sector range are checked later, once the segments
+/// are known.
 ///
-/// Unknown operations and those that the disk was not announced with are refused with `BLKIF_RSP_EOPNOTSUPP`.
+/// Where the operation is unknown, or the disk was announced without the operation, the body is `Refused` with
+/// `BLKIF_RSP_EOPNOTSUPP`.
 pub fn decode(request: &BlkifRequest, geometry: &Geometry) -> Decoded {
     match request.operation {
         BLKIF_OP_INDIRECT => decode_indirect(&request.as_indirect(), geometry),
@@ -142,7 +146,7 @@ fn work_of(operation: u8, geometry: &Geometry) -> Result<Work, i16> {
     if geometry.read_only { Err(BLKIF_RSP_ERROR) } else { Ok(work) }
 }
 
-/// Offset and length in bytes of a segment within its page, or `None` if it is not one.
+/// Offset and length in bytes of a segment within its page; `None` if `seg` describes no part of a page.
 pub fn decode_segment(seg: &BlkifRequestSegment) -> Option<(u32, u32)> {
     if seg.first_sect > seg.last_sect || seg.last_sect > LAST_SECTOR {
         return None;
@@ -151,7 +155,7 @@ pub fn decode_segment(seg: &BlkifRequestSegment) -> Option<(u32, u32)> {
     Some((u32::from(seg.first_sect) * SECTOR_SIZE, sectors * SECTOR_SIZE))
 }
 
-/// Whether `sectors` sectors from `sector` lie on the disk and are whole logical blocks of it.
+/// Whether the `sectors` sectors from `sector` on lie on the disk and are whole logical blocks of the disk.
 pub(super) fn in_range(sector: u64, sectors: u64, geometry: &Geometry) -> bool {
     let block = u64::from(geometry.sector_size / SECTOR_SIZE).max(1);
     sector.checked_add(sectors).is_some_and(|end| end <= geometry.sectors)

@@ -1,4 +1,5 @@
-//! The life of one accepted request: which device operations are still to be issued, and which are out.
+//! The life of one accepted request: which device operations are still to be issued, and which operations the device
+//! has.
 
 use alloc::vec::Vec;
 
@@ -7,7 +8,7 @@ use ring_abi::io::blkif::BLKIF_MAX_SEGMENTS_PER_REQUEST;
 use super::request::Work;
 use crate::traits::{BlockOp, Geometry, SECTOR_SIZE, Segment};
 
-/// The steps of a request, in order; steps that it does not need are passed over.
+/// The steps of a request, in order. A request passes over the steps that the request does not need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     FlushBefore,
@@ -16,8 +17,8 @@ enum Step {
     Done,
 }
 
-/// One accepted request and the frames it holds. The vectors keep their capacity from request to request, as long as direct
-/// requests need it.
+/// One accepted request and the frames that the request holds. The vectors keep room for a direct request from one
+/// request to the next.
 #[derive(Debug)]
 pub(super) struct Slot<H> {
     pub(super) id: u64,
@@ -26,12 +27,12 @@ pub(super) struct Slot<H> {
     pub(super) sector: u64,
     /// Segments that the request says it has.
     pub(super) nr: usize,
-    /// Frames held for the device; one per segment once mapped.
+    /// Frames held for the device: one for each segment, once the segment's frame is mapped.
     pub(super) grants: Vec<H>,
     /// Until the frames are mapped, addresses are offsets within the page.
     pub(super) segments: Vec<Segment>,
     step: Step,
-    /// Segments (or discarded sectors) of the data step that were issued.
+    /// Number of segments (for a discard: of sectors) that the present step has issued; a flush counts as 1.
     issued: u64,
     /// Device operations out.
     outstanding: u32,
@@ -43,19 +44,20 @@ pub(super) struct Issue<'a> {
     pub(super) op: BlockOp,
     pub(super) sector: u64,
     pub(super) segments: &'a [Segment],
-    /// What [`Slot::issued`] is told when the device took it.
+    /// Segments (for a discard: sectors) of this operation; [`Slot::issued`] learns the number when the device took the
+    /// operation.
     amount: u64,
     sectors: u64,
 }
 
 impl Issue<'_> {
-    /// What [`Slot::issued`] wants, once the device has taken the operation.
+    /// What the caller passes to [`Slot::issued`] once the device has taken the operation.
     pub(super) fn receipt(&self) -> Receipt {
         Receipt { amount: self.amount, sectors: self.sectors }
     }
 }
 
-/// How far an issued operation brings its slot.
+/// How far an issued operation brings the operation's slot.
 #[must_use]
 #[derive(Clone, Copy)]
 pub(super) struct Receipt {
@@ -92,13 +94,13 @@ impl<H> Slot<H> {
         };
     }
 
-    /// Makes sure of room for the request's segments and their frames; false: there is no memory.
+    /// Makes room for the request's segments and frames; `false`: there is no memory.
     pub(super) fn has_room(&mut self) -> bool {
         let nr = self.nr.max(BLKIF_MAX_SEGMENTS_PER_REQUEST);
         self.segments.try_reserve_exact(nr).is_ok() && self.grants.try_reserve_exact(nr).is_ok()
     }
 
-    /// The request is over: room that only an indirect one needs goes back.
+    /// Called when the request is over: gives back the room that only an indirect request needs.
     pub(super) fn trim(&mut self) {
         if self.segments.capacity() > BLKIF_MAX_SEGMENTS_PER_REQUEST {
             (self.segments, self.grants) = (Vec::new(), Vec::new());
@@ -128,7 +130,8 @@ impl<H> Slot<H> {
         self.failed = true;
     }
 
-    /// The next operation for the device, or `None` while one must be waited for or nothing is left.
+    /// The next operation for the device. `None`: nothing is left to issue, or the slot must wait for an operation that
+    /// the device has.
     pub(super) fn next_issue(&self, geometry: &Geometry) -> Option<Issue<'_>> {
         if self.failed {
             return None;
@@ -166,7 +169,7 @@ impl<H> Slot<H> {
         Some(Issue { op, sector: self.sector, segments, amount, sectors })
     }
 
-    /// How many segments of `rest` one device operation takes: as many as it can, cut at a logical block.
+    /// How many segments of `rest` one device operation takes: as many as the device can take, cut at a logical block.
     fn chunk(&self, rest: &[Segment], geometry: &Geometry) -> usize {
         if rest.len() <= geometry.seg_max {
             return rest.len();
@@ -178,7 +181,8 @@ impl<H> Slot<H> {
                 whole = index + 1;
             }
         }
-        // No block border within reach: the device gets what it cannot refuse for its length, and answers an error.
+        // No block border lies within reach: the device gets the longest operation that the device accepts, and answers
+        // with an error.
         if whole == 0 { geometry.seg_max.max(1) } else { whole }
     }
 
@@ -189,13 +193,13 @@ impl<H> Slot<H> {
         self.outstanding += 1;
     }
 
-    /// One operation came back. The slot may have more to issue now.
+    /// Notes that the device returned one operation. The slot may have more to issue afterwards.
     pub(super) fn returned(&mut self, ok: bool) {
         self.outstanding = self.outstanding.checked_sub(1).expect("one completion per operation");
         self.failed |= !ok;
     }
 
-    /// Goes on to the next step if everything of the present one is issued and has returned.
+    /// Goes on to the next step if everything of the present step is issued and has returned.
     pub(super) fn settle(&mut self) {
         let all_issued = match (self.step, self.work) {
             (Step::Done, _) => return,

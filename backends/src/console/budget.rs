@@ -1,8 +1,8 @@
 //! How much may be printed: a token bucket.
 
-/// Bytes that may be spent: so many at once, then one in each of the given time.
+/// Bytes that may be spent: `burst` bytes at once, and then one byte in each `byte_ns` nanoseconds.
 ///
-/// The bucket is kept as the time up to which bytes are paid for: that time runs ahead of the clock by at most the burst.
+/// The bucket stores the time up to which bytes are paid for. This time runs ahead of the clock by the burst at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     byte_ns: u64,
@@ -11,7 +11,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one: `burst` bytes at once, then one each `byte_ns`.
+    /// A full bucket: `burst` bytes may be spent at once, then one byte in each `byte_ns`.
     pub const fn new(byte_ns: u64, burst: u64) -> Self {
         Self { byte_ns, burst, paid_ns: 0 }
     }
@@ -50,7 +50,8 @@ mod tests {
     }
 
     proptest! {
-        /// In no time that begins anywhere is more spent than the burst and what the rate gives in it.
+        /// Whatever the moment at which a stretch of time begins: the bytes spent in the stretch are no more than the
+        /// burst and what the rate gives in the stretch.
         #[test]
         fn never_more_than_the_rate_and_a_burst(
             byte_ns in 1u64..50,

@@ -1,4 +1,4 @@
-//! The ring's back end.
+//! The back end of a console ring.
 
 use alloc::collections::VecDeque;
 
@@ -9,10 +9,10 @@ use ring_abi::ring::{RingError, RingPage};
 use super::Scrollback;
 use crate::traits::Notifier;
 
-/// Most input bytes kept for a domain that does not read.
+/// Most input bytes that the back end keeps for a domain that does not read.
 const INPUT_LIMIT: usize = 4096;
 
-/// The back end of one console ring, with what was written so far.
+/// The back end of one console ring, with the last of the output.
 pub struct ConsoleBack<P, N> {
     ring: ByteRing<P>,
     notifier: N,
@@ -24,7 +24,7 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
     /// Serves the console page `page`; keeps at most `scrollback` bytes of output.
     ///
     /// # Errors
-    /// [`RingError::TooSmall`]: not a page.
+    /// [`RingError::TooSmall`]: `page` is shorter than a page.
     pub fn new(page: P, notifier: N, scrollback: usize) -> Result<Self, RingError> {
         Ok(Self {
             ring: backend(page)?,
@@ -44,10 +44,11 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
         self.scrollback
     }
 
-    /// Queues `bytes` for the domain and delivers what fits; gives the number taken, fewer when it does not read.
+    /// Queues `bytes` for the domain and delivers what fits into the ring. The result is the number of bytes taken:
+    /// fewer than offered when the domain does not read.
     ///
     /// # Errors
-    /// [`RingError`]: the ring is ruined.
+    /// [`RingError`]: the domain broke the ring's indices.
     pub fn input(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
         let taken = bytes.len().min(INPUT_LIMIT - self.input.len());
         self.input.extend(&bytes[..taken]);
@@ -57,13 +58,15 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
         Ok(taken)
     }
 
-    /// Takes what the domain wrote, shows it to `output` piece by piece, and delivers waiting input. The first piece is of
-    /// at most `most` bytes; `output` says how long the next may be, 0 to end here. What is not taken stays in the ring.
+    /// Takes what the domain wrote, shows `output` the bytes piece by piece, and delivers waiting input. The first
+    /// piece has at most `most` bytes; `output` returns how long the next piece may be, 0 to end here. Bytes that
+    /// `poll` does not take stay in the ring.
     ///
-    /// `true`: that ended it, there may be more. `false`: wait for an event, which a domain sends after it has written.
+    /// `true`: the limit ended the call, and the ring may hold more. `false`: the caller waits for an event, which a
+    /// domain sends after the domain has written.
     ///
     /// # Errors
-    /// [`RingError`]: the ring is ruined.
+    /// [`RingError`]: the domain broke the ring's indices.
     pub fn poll(
         &mut self,
         mut most: usize,

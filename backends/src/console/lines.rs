@@ -3,13 +3,13 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// Longest line of a guest; a longer one is broken.
+/// Longest line of a guest; a longer line is broken in two.
 const MAX_LINE: usize = 1024;
-/// Bytes that one byte of a guest becomes at most: U+FFFD.
+/// Most bytes that one byte of a guest becomes: those of U+FFFD.
 const MOST_OF_ONE: usize = 3;
 /// A line's end, as the serial line gets it.
 const LINE_END: usize = 2;
-/// Bytes of a guest that are worth a look at its ring.
+/// Number of a guest's bytes below which a look at the guest's ring is not worth while.
 const LEAST_TAKEN: usize = 16;
 
 /// Collects bytes until a line is whole.
@@ -19,8 +19,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes `bytes` and hands each line that is now whole to `line`, without its end; `\r` is dropped, other
-    /// control characters are shown as `^X` so that no guest drives a log reader's terminal.
+    /// Takes `bytes` and hands `line` each line that is now whole, without the line's end. A `\r` is dropped. Other
+    /// control characters are shown as `^X`, so that no guest drives a log reader's terminal.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
         for &byte in bytes {
             match byte {
@@ -36,7 +36,7 @@ impl Lines {
         }
     }
 
-    /// Hands out a line that has begun and not ended, as when the domain is gone.
+    /// Hands out a line that has begun and not ended. The caller needs this when the domain is gone.
     pub fn flush(&mut self, mut line: impl FnMut(&str)) {
         if !self.partial.is_empty() {
             self.finish(&mut line);
@@ -48,19 +48,19 @@ impl Lines {
         !self.partial.is_empty()
     }
 
-    /// Most bytes that a byte of a guest may become, its share of what it ends included, where each line gets a prefix of
-    /// so many bytes. Ends of lines cost the prefix; what a line holds is [`MOST_OF_ONE`] each.
+    /// Most bytes that one byte of a guest may become, where each printed line gets a prefix of `prefix` bytes. A byte
+    /// that ends a line costs the prefix and the line's end, and every byte costs [`MOST_OF_ONE`] as text.
     const fn most_of_each(prefix: usize) -> usize {
         prefix + LINE_END + MOST_OF_ONE
     }
 
-    /// Printed bytes that must be free for [`Lines::allowance`] to be more than 0 whatever has begun.
+    /// Printed bytes that must be free for [`Lines::allowance`] to be more than 0, however much of a line has begun.
     pub const fn slice(prefix: usize) -> usize {
         MOST_OF_ONE * (MAX_LINE - 1) + LEAST_TAKEN * Self::most_of_each(prefix)
     }
 
-    /// How many bytes of a guest may be pushed so that no more than `room` come out, prefixes and ends of lines included,
-    /// whatever these bytes are; 0 when it is few.
+    /// How many bytes of a guest may be pushed so that at most `room` bytes come out, whatever the guest's bytes are.
+    /// Prefixes and ends of lines count. Fewer than [`LEAST_TAKEN`] become 0.
     pub fn allowance(&self, room: usize, prefix: usize) -> usize {
         let count = room.saturating_sub(MOST_OF_ONE * self.partial.len()) / Self::most_of_each(prefix);
         if count < LEAST_TAKEN { 0 } else { count }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     proptest! {
-        /// What comes out of a slice never exceeds it, and there is always a way on.
+        /// What comes out of a slice is never longer than the slice, and each slice lets some bytes through.
         #[test]
         fn a_slice_is_never_exceeded(
             prefix in 0usize..60,

@@ -1,8 +1,8 @@
-//! The back end of a domain's console ring: drain, keep, show; and input the other way.
+//! The back end of a domain's console ring: takes output, keeps output, shows output, and delivers input.
 //!
-//! A ring that nobody drains stops the domain (Linux's printk spins for ever after 2048 bytes), so output is always
-//! taken and kept in a bounded [`Scrollback`], whether anyone looks or not. Output is taken as fast as a [`Bucket`]
-//! lets it be printed: until then it stays in the ring, and the domain waits.
+//! A ring that nobody empties stops the domain: Linux's printk spins for ever once 2048 bytes wait. So the back end
+//! takes output whether anyone looks or not, and keeps the last of the output in a bounded [`Scrollback`]. The back
+//! end's owner limits the rate by a [`Bucket`]: output over the rate stays in the ring, and the domain waits.
 //!
 //! ABI: `xen/include/public/io/console.h`.
 

@@ -2,7 +2,8 @@
 
 use alloc::collections::VecDeque;
 
-/// The last bytes of a stream, each with a position that only grows, so that a reader sees what it has missed.
+/// The last bytes of a stream. Each byte has a position, and positions only grow, so that a reader sees what the reader
+/// has missed.
 #[derive(Debug)]
 pub struct Scrollback {
     bytes: VecDeque<u8>,
@@ -12,7 +13,7 @@ pub struct Scrollback {
 }
 
 impl Scrollback {
-    /// Keeps at most `limit` bytes; memory grows with what is kept.
+    /// Keeps at most `limit` bytes. The memory grows with the bytes kept.
     pub fn new(limit: usize) -> Self {
         Self { bytes: VecDeque::new(), limit, end: 0 }
     }
@@ -36,9 +37,10 @@ impl Scrollback {
         self.end
     }
 
-    /// Copies kept bytes from `position` on into `buffer`; gives their number and the position after them.
+    /// Copies kept bytes from `position` on into `buffer`. The result is the number of bytes and the position after
+    /// them.
     ///
-    /// A position before [`Self::start`] begins there, one past the end gives nothing.
+    /// A `position` before [`Self::start`] counts as [`Self::start`]; from a `position` past the end nothing is copied.
     pub fn read(&self, position: u64, buffer: &mut [u8]) -> (usize, u64) {
         let position = position.clamp(self.start(), self.end);
         let skip = (position - self.start()) as usize;

@@ -1,4 +1,4 @@
-//! The negotiation: what this end offers, what the backend answers.
+//! The negotiation: the frontend offers, and the backend answers.
 
 use alloc::string::ToString;
 use alloc::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) async fn connect(device: &Device) -> Result<(Arc<Queue>, Geometry), B
     let port = Port::alloc_unbound(dom).map_err(BlockError::Resources)?;
     let (gref, number) = (page.gref(0), port.number());
     let ring = FrontRing::new(page).map_err(|_| BlockError::Disconnected)?;
-    // From here on the queue owns ring and port, and gives them back whatever happens.
+    // From here on the queue owns the ring and the port, and gives both back however this function ends.
     let queue = Queue::new(dom, ring, port);
     let negotiated = negotiate(device, &queue, gref.to_string(), number.to_string()).await;
     if negotiated.is_err() {
@@ -74,7 +74,7 @@ async fn negotiate(
     Ok(geometry)
 }
 
-/// Ends the queue when the backend does: what it has not answered then it never will.
+/// Ends the queue when the backend ends: requests without an answer get none any more.
 async fn follow(device: Device, queue: Arc<Queue>) {
     let gone = device.wait_backend(|state| {
         matches!(state, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown)
@@ -84,7 +84,8 @@ async fn follow(device: Device, queue: Arc<Queue>) {
         && queue.shut()
         && matches!(state, Ok(XenbusState::Closing | XenbusState::Closed))
     {
-        // The backend waits for this end; that xenstore is gone changes nothing.
+        // The backend waits for this end's state. An error means that xenstore is gone, and the queue ends all the
+        // same.
         let _ = device.set_state(XenbusState::Closed).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The block frontend: many requests in flight, direct and indirect, flush and discard.
 //!
-//! ABI: `xen/include/public/io/blkif.h`. Grants last for one request; `feature-persistent` is not used.
+//! ABI: `xen/include/public/io/blkif.h`. A grant lasts for one request; the frontend does not use `feature-persistent`.
 
 mod connect;
 mod queue;
@@ -22,7 +22,7 @@ use queue::{Command, Queue};
 
 /// Sectors in a page. Sectors here are always of 512 bytes, whatever the disk's own size.
 pub const SECTORS_PER_PAGE: usize = PAGE_SIZE / SECTOR_SIZE;
-/// Segments of one indirect request at most: 256 KiB, half of what one indirect page can list.
+/// Most segments of one indirect request: 256 KiB, an eighth of what one indirect page can list.
 const MAX_SEGMENTS: usize = 64;
 
 /// What the backend says about a disk.
@@ -30,7 +30,8 @@ const MAX_SEGMENTS: usize = 64;
 pub struct Geometry {
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
-    /// The disk's own sector size in bytes: requests must keep to multiples of it.
+    /// The disk's own sector size in bytes. The first sector and the length of a request must be multiples of this
+    /// size.
     pub sector_size: u32,
     /// Writes are refused.
     pub read_only: bool,
@@ -38,7 +39,7 @@ pub struct Geometry {
     pub flush: bool,
     /// Discards are understood.
     pub discard: bool,
-    /// Segments, of at most a page, in one request.
+    /// Most segments of one request; a segment is at most a page.
     pub max_segments: usize,
 }
 
@@ -103,7 +104,8 @@ impl Disk {
     /// Connects to the disk at `path`, for example `device/vbd/51712`.
     ///
     /// # Errors
-    /// [`BlockError`]: xenstore, or no resources.
+    /// [`BlockError`]: xenstore refused a request, the backend's nodes make no sense, or this kernel has no page, grant
+    /// or port left.
     pub async fn connect(store: &Xenstore, path: &str) -> Result<Self, BlockError> {
         let device = Device::open(store, path).await?;
         let (queue, geometry) = connect::connect(&device).await?;
@@ -120,21 +122,23 @@ impl Disk {
         self.queue.statistics()
     }
 
-    /// Reads `sectors` sectors from `first` on into `buffer`, from its start.
+    /// Reads `sectors` sectors from `first` on into `buffer`, from the buffer's start.
     ///
-    /// The buffer is shared with the request: dropping the future early leaves it with the request until the backend
-    /// has answered.
+    /// The buffer is shared with the request: if the caller drops the future early, the request keeps the buffer until
+    /// the backend has answered.
     ///
     /// # Errors
-    /// [`BlockError`].
+    /// [`BlockError`]: the range lies outside the disk or the buffer, the backend reported an error or is gone, or no
+    /// grant is left.
     pub async fn read(&self, first: u64, buffer: &Arc<Pages>, sectors: usize) -> Result<(), BlockError> {
         self.transfer(BLKIF_OP_READ, first, buffer, sectors).await
     }
 
-    /// Writes `sectors` sectors from `first` on from `buffer`, from its start.
+    /// Writes `sectors` sectors from `first` on from `buffer`, from the buffer's start.
     ///
     /// # Errors
-    /// [`BlockError`].
+    /// [`BlockError`]: the disk is read-only, the range lies outside the disk or the buffer, the backend reported an
+    /// error or is gone, or no grant is left.
     pub async fn write(&self, first: u64, buffer: &Arc<Pages>, sectors: usize) -> Result<(), BlockError> {
         if self.geometry.read_only {
             return Err(BlockError::ReadOnly);
@@ -142,10 +146,10 @@ impl Disk {
         self.transfer(BLKIF_OP_WRITE, first, buffer, sectors).await
     }
 
-    /// Makes everything written before durable.
+    /// Makes every earlier write durable. On a disk without a cache to flush, this call succeeds at once.
     ///
     /// # Errors
-    /// [`BlockError`]; a disk without a cache to flush has none.
+    /// [`BlockError`]: the backend reported an error or is gone.
     pub async fn flush(&self) -> Result<(), BlockError> {
         if !self.geometry.flush {
             return Ok(());
@@ -156,7 +160,8 @@ impl Disk {
     /// Tells the disk that `sectors` sectors from `first` on are not needed.
     ///
     /// # Errors
-    /// [`BlockError`].
+    /// [`BlockError`]: the disk has no discards, the range lies outside the disk, or the backend reported an error or
+    /// is gone.
     pub async fn discard(&self, first: u64, sectors: u64) -> Result<(), BlockError> {
         if !self.geometry.discard {
             return Err(BlockError::Unsupported);
@@ -203,10 +208,10 @@ impl Disk {
         join_all((0..sectors).step_by(step).map(part)).await.into_iter().collect()
     }
 
-    /// Closes the connection, in order: what is in flight is answered first.
+    /// Closes the connection in order: the backend answers first what is in flight.
     ///
     /// # Errors
-    /// [`BlockError`].
+    /// [`BlockError`]: xenstore refused to read or write a state, or the connection to xenstore broke.
     pub async fn close(self) -> Result<(), BlockError> {
         self.queue.drain().await;
         self.device.set_state(XenbusState::Closing).await?;

@@ -1,4 +1,4 @@
-//! The ring and its slots: requests go in, answers wake who waits.
+//! The ring and its slots: requests go in, and each answer wakes the task that waits for the answer.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,18 +36,18 @@ pub(super) enum Command {
     },
 }
 
-/// A request's place, named by its index as the request's id.
+/// The place of one request. The slot's index is the request's id on the ring.
 enum Slot {
     Free,
     /// With the backend.
     Busy {
-        /// The buffer, which stays until the backend has let go of it.
+        /// The request's buffer, which stays here until the backend no longer uses the buffer.
         lent: Option<Granted<Arc<Pages>>>,
         waker: Option<Waker>,
         /// The future is gone: nobody takes the answer.
         abandoned: bool,
     },
-    /// Answered; the future has not seen it yet.
+    /// The backend has answered; the request's future has not seen the answer yet.
     Done(i16),
 }
 
@@ -55,7 +55,7 @@ enum Slot {
 struct State {
     ring: Option<FrontRing<BlkifRing, Granted>>,
     slots: Vec<Slot>,
-    /// Pages that list the segments of indirect requests, granted for as long as the queue lives.
+    /// Pages that list the segments of indirect requests. The pages stay granted for as long as the queue lives.
     lists: Vec<Option<Granted>>,
     free: Vec<u16>,
     statistics: Statistics,
@@ -103,7 +103,7 @@ impl Queue {
         self.state.lock().statistics
     }
 
-    /// Runs one request; its result comes when the backend has answered.
+    /// Runs one request; the future gives the result once the backend has answered.
     pub(super) async fn submit(self: &Arc<Self>, command: Command) -> Result<(), BlockError> {
         let id = loop {
             // The lock must not be held over the wait.
@@ -137,19 +137,19 @@ impl Queue {
                 }
             }
             self.space.notified().await;
-            // Passed on: others may wait for a slot.
+            // This task took the news, so it passes the news on: another task may wait for a slot.
             self.space.notify_one();
             pvrt::yield_now().await;
         }
     }
 
-    /// Ends the queue: everything in flight fails, and pages go back once the backend lets go of them. False if it had
-    /// ended before.
+    /// Ends the queue: everything in flight fails, and each page goes back once the backend no longer uses the page.
+    /// `false`: the queue had ended before.
     pub(super) fn shut(&self) -> bool {
         let mut wakers = Vec::new();
         {
             let mut state = self.state.lock();
-            // What was lent goes back, each page when the backend no longer uses it.
+            // Each lent page goes back when the backend no longer uses the page.
             if state.ring.take().is_none() {
                 return false;
             }
@@ -170,14 +170,14 @@ impl Queue {
         true
     }
 
-    /// Waits until the queue is shut. One task may.
+    /// Waits until the queue is shut. Only one task may wait.
     pub(super) async fn ended(&self) {
         self.ended.notified().await;
     }
 }
 
 impl State {
-    /// Reserves a slot; `None`: wait for one.
+    /// Reserves a slot; `None`: all slots are in use, and the caller waits for a free slot.
     fn take(&mut self) -> Result<Option<u16>, BlockError> {
         if self.ring.is_none() {
             return Err(BlockError::Disconnected);
@@ -235,7 +235,7 @@ impl State {
         Ok(ring.publish_requests())
     }
 
-    /// A request whose segments stand in a page of their own.
+    /// Makes a request whose segments are listed in a page of the frontend's.
     fn indirect(
         &mut self,
         dom: DomId,
@@ -268,8 +268,8 @@ impl State {
         Ok(BlkifRequest::from_indirect(&request))
     }
 
-    /// Takes an answer. `Err`: it answers nothing that was asked, or comes while the backend still has the pages and may
-    /// change what was read; those pages stay out of use until the backend lets go of them.
+    /// Takes an answer. `Err`: the answer belongs to no request, or the answer came while the backend still uses the
+    /// pages and may change what was read. Those pages stay out of use until the backend no longer uses the pages.
     fn complete(&mut self, response: &BlkifResponse) -> Result<Option<Waker>, &'static str> {
         const UNASKED: &str = "answer to no request";
         let slot = usize::try_from(response.id).ok().and_then(|id| self.slots.get_mut(id)).ok_or(UNASKED)?;
@@ -296,7 +296,7 @@ impl State {
     }
 }
 
-/// A request with its segments inside.
+/// Makes a request that holds its own segments.
 fn direct(operation: u8, id: u16, first: u64, sectors: usize, granted: &Granted<Arc<Pages>>) -> BlkifRequest {
     let mut request = BlkifRequest {
         operation,
@@ -311,7 +311,7 @@ fn direct(operation: u8, id: u16, first: u64, sectors: usize, granted: &Granted<
     request
 }
 
-/// Whole pages, the last one as far as the sectors go.
+/// The segments of a transfer: each segment is a whole page, and the last segment ends where the sectors end.
 fn segments(sectors: usize, granted: &Granted<Arc<Pages>>) -> impl Iterator<Item = BlkifRequestSegment> {
     const _: () = assert!(PAGE_SIZE / SECTOR_SIZE <= 256);
     granted.refs().enumerate().map(move |(index, gref)| {
@@ -325,7 +325,8 @@ fn segments(sectors: usize, granted: &Granted<Arc<Pages>>) -> impl Iterator<Item
     })
 }
 
-/// Awaits the answer of one slot; dropped early it leaves the slot to the answer.
+/// The future that awaits the answer of one slot. If the caller drops the future early, the slot waits on for the
+/// answer and is free after that.
 struct Answer<'a> {
     queue: &'a Queue,
     id: u16,
@@ -394,7 +395,7 @@ async fn pump(queue: Arc<Queue>) {
     }
 }
 
-/// Takes what answers there are; true when there may be more.
+/// Takes all answers that there are; `true` when there may be more.
 fn turn(queue: &Queue) -> Result<bool, &'static str> {
     let mut freed = false;
     loop {

@@ -18,9 +18,9 @@ const GUEST: DomId = DomId::new(1);
 #[derive(Clone, Copy, PartialEq)]
 enum Lie {
     None,
-    /// Answers a slot with no request in it.
+    /// Answers with the id of a slot that has no request.
     FreeSlot,
-    /// Answers an id that was never used.
+    /// Answers with an id that no request ever had.
     UnknownId,
     /// Claims to have answered a thousand requests.
     Overrun,
@@ -98,7 +98,7 @@ impl Backend {
                     response.id ^= 1;
                 }
                 ring.push_response(&response);
-                // Answers come one at a time, with others asking in between.
+                // Answers come one by one, and the frontend sends further requests between them.
                 if ring.publish_responses() {
                     port.notify();
                 }
@@ -302,7 +302,7 @@ fn lying_backends_are_disconnected() {
     }
 }
 
-/// A backend that still had the pages could change what was read after it was checked.
+/// A backend that still had the pages could change what was read after the frontend has checked the bytes.
 #[test]
 fn a_backend_that_keeps_pages_is_disconnected() {
     let store = TestStore::new();

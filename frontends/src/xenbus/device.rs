@@ -7,7 +7,7 @@ use ring_abi::types::DomId;
 
 use super::{Nodes, Result, StoreError, Watch, Xenstore};
 
-/// A device as the toolstack laid it out: two directories, each with a `state`.
+/// A device as the toolstack laid out its nodes: two directories, each with a `state`.
 pub struct Device {
     store: Xenstore,
     path: String,
@@ -28,10 +28,11 @@ impl Device {
         Ok(Self { store: store.clone(), path: path.to_string(), backend, backend_dom, watch })
     }
 
-    /// The devices of a class, for example those of `vbd`: their paths, in the order of their numbers.
+    /// The devices of a class, for example of `vbd`: the devices' paths, in the order of the devices' numbers.
     ///
     /// # Errors
-    /// [`StoreError`]; that there are none is not one.
+    /// [`StoreError`]: xenstored refused to list the directory, or the connection broke. A class without devices is no
+    /// error.
     pub async fn list(store: &Xenstore, class: &str) -> Result<alloc::vec::Vec<String>> {
         let mut names = match store.directory(&format!("device/{class}")).await {
             Ok(names) => names,
@@ -52,7 +53,7 @@ impl Device {
         &self.path
     }
 
-    /// The domain that has the backend.
+    /// The domain in which the backend runs.
     pub fn backend_dom(&self) -> DomId {
         self.backend_dom
     }
@@ -70,15 +71,15 @@ impl Device {
     /// Tells the backend this end's state.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: xenstored refused to write the node, or the connection broke.
     pub async fn set_state(&self, state: XenbusState) -> Result<()> {
         self.store.write(&self.front("state"), state.to_string()).await
     }
 
-    /// The backend's state now; `Unknown` when its directory is gone.
+    /// The backend's state now; `Unknown` when the backend's directory is gone.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: xenstored refused to read the node, or the connection broke.
     pub async fn backend_state(&self) -> Result<XenbusState> {
         match self.store.read_str(&self.back("state")).await {
             Ok(text) => Ok(XenbusState::parse(&text)),
@@ -87,10 +88,10 @@ impl Device {
         }
     }
 
-    /// Waits until the backend's state satisfies `wanted`, and gives it.
+    /// Waits until the backend's state satisfies `wanted`, and gives the state.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: xenstored refused to read the node, or the connection broke.
     pub async fn wait_backend(&self, wanted: impl Fn(XenbusState) -> bool + Send) -> Result<XenbusState> {
         loop {
             let state = self.backend_state().await?;

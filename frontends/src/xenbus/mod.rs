@@ -1,4 +1,4 @@
-//! The xenstore client and what devices do with it.
+//! The xenstore client, and the directories of devices that stand on the client.
 
 mod client;
 mod device;
@@ -23,12 +23,12 @@ pub enum StoreError {
     Broken,
     /// The request is longer than a message can be, or holds a NUL.
     BadRequest,
-    /// A node is not what its name promises; the path.
+    /// The node at this path holds something else than its name promises.
     BadValue(String),
 }
 
 impl StoreError {
-    /// There is no such node.
+    /// Whether the error says that there is no such node.
     pub fn is_missing(&self) -> bool {
         *self == Self::Refused(Errno::ENOENT)
     }
@@ -47,5 +47,5 @@ impl fmt::Display for StoreError {
 
 impl core::error::Error for StoreError {}
 
-/// What xenstore requests give.
+/// The result of a request to xenstore.
 pub type Result<T> = core::result::Result<T, StoreError>;

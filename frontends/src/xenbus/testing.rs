@@ -31,7 +31,7 @@ struct Store {
     watches: Vec<(String, String)>,
     /// Watch events not yet sent: path and token.
     events: Vec<(String, String)>,
-    /// By id: the generation it began at, and its view.
+    /// By transaction id: the generation at which the transaction began, and the transaction's view of the store.
     transactions: BTreeMap<u32, (u64, BTreeMap<String, Vec<u8>>)>,
     generation: u64,
     next_transaction: u32,

@@ -24,7 +24,7 @@ impl Message {
     }
 }
 
-/// A message claims to be longer than one can be: nothing after it can be found.
+/// A message claims to be longer than a message may be: no end is known, so nothing after this message can be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLong;
 

@@ -1,4 +1,5 @@
-//! From the ring to the device: requests are taken and checked, indirect pages copied, frames taken, operations started.
+//! From the ring to the device: the engine takes and checks requests, copies indirect pages, takes frames and starts
+//! operations.
 
 use alloc::vec::Vec;
 use core::mem::take;
@@ -30,7 +31,8 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
                 break Ok(true);
             }
             if self.free.is_empty() {
-                // Every ring slot is in flight: a frontend that keeps the rules has no request there either.
+                // Every ring slot is in flight: a frontend that keeps the ring's rules has published no further
+                // request.
                 break Ok(false);
             }
             match self.ring.next_request() {
@@ -71,12 +73,13 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         slot
     }
 
-    /// Checks the segments of `index` and asks for their frames; a bad one fails the request.
+    /// Checks `segments`, which belong to the request in slot `index`, and asks for the frames of the segments. A bad
+    /// segment fails the request.
     fn add_segments(&mut self, index: usize, segments: &[BlkifRequestSegment]) {
         let slot = &mut self.slots[index];
         let first = self.maps.len();
         let readonly = slot.work != Work::Read;
-        // Without memory the request fails, which is its frontend's loss alone.
+        // Where memory is missing, this request fails, and no other frontend notices.
         if !slot.has_room() || self.maps.try_reserve(segments.len()).is_err() {
             slot.fail();
         }
@@ -103,7 +106,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Copies the indirect pages into private memory, all in one batch, and takes their segments.
+    /// Copies the indirect pages into private memory, all in one batch, and takes the segments that the pages list.
     fn fetch_indirect(&mut self) {
         if self.reads.is_empty() {
             return;
@@ -139,7 +142,8 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         self.reads.clear();
     }
 
-    /// Takes frames that the starting requests asked for, in one batch, and hands those that have all to the device.
+    /// Takes the next frames that the starting requests asked for, in one batch, and hands the device each request
+    /// whose frames are all taken.
     pub(super) fn start(&mut self) {
         let piece = &self.maps[self.taken..self.maps.len().min(self.taken + PIECE)];
         if !piece.is_empty() {
@@ -169,7 +173,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             self.started += 1;
             if self.barrier == Some(slot) && !self.slots[slot].failed() {
                 self.held = true;
-                self.run_barrier(); // or at the end of the last of the others
+                self.run_barrier(); // else the end of the last other request runs the barrier
                 continue;
             }
             self.advance(slot);

@@ -1,5 +1,5 @@
-//! The engine: ring in, device operations out, completions in, responses out; everything in batches. How requests come in
-//! is `intake`.
+//! The engine: ring in, device operations out, completions in, responses out; everything in batches. The module
+//! `intake` has the way of a request from the ring to the device.
 
 mod intake;
 
@@ -23,31 +23,33 @@ use crate::traits::{BlockDevice, Geometry, GrantRead, Grants, Notifier, Segment,
 
 /// Most requests taken from the ring in one poll: no frontend may hold the executor.
 const BUDGET_REQUESTS: usize = 32;
-/// No further request is taken in a poll once this many segments are, those of indirect requests included.
+/// A poll takes no further request once the poll has taken this many segments, the segments of indirect requests
+/// included.
 const BUDGET_SEGMENTS: usize = 256;
-/// Most frames that a poll takes, and most that a poll gives back: longer requests have theirs taken and given back over
-/// several polls, between which others run.
+/// Most frames that a poll takes, and most that a poll gives back. A longer request takes and gives back its frames
+/// over several polls, and other tasks run between the polls.
 pub const PIECE: usize = 64;
 /// Most indirect pages fetched in one poll.
 pub const BUDGET_INDIRECT: usize = 8;
-/// Most segments of one connection that are under way: four of the longest requests. What a frontend makes this side keep
-/// follows from this number.
+/// Most segments of one connection that are under way: as many as four of the longest requests have. From this number
+/// follows how much memory a frontend makes the back end keep.
 pub const MAX_SEGMENTS_IN_FLIGHT: usize = 4 * MAX_INDIRECT_SEGMENTS;
 /// Requests of the largest ring.
 pub const MAX_REQUESTS: usize = 128;
-/// Segments of the requests that one poll takes from the ring at most.
+/// Most segments of the requests that one poll takes from the ring.
 const POLL_SEGMENTS: usize = BUDGET_SEGMENTS + MAX_INDIRECT_SEGMENTS;
 
-/// Bytes of heap that one connection makes its owner keep at most, with grants of `grant` bytes; what the grants
-/// themselves and the device need is apart.
+/// Most bytes of heap that one connection makes the engine's owner keep, where a grant takes `grant` bytes. What lies
+/// behind a grant, and what the device needs, comes on top.
 ///
-/// Slots keep room for direct requests alone; that of longer ones is there while they are under way.
+/// A slot always keeps room for a direct request; the room for a longer request exists only while the request is under
+/// way.
 pub const fn max_bytes(grant: usize) -> usize {
     let segment = size_of::<Segment>() + grant;
     let slot = size_of::<Slot<[usize; 2]>>() + 3 * size_of::<usize>() + 2 * size_of::<Completion>();
     let kept = BLKIF_MAX_SEGMENTS_PER_REQUEST * segment + size_of::<BlkifResponse>();
     let poll = size_of::<(GrantRef, bool)>() + size_of::<BlkifRequestSegment>();
-    // Vectors that grow as they fill have up to twice the room.
+    // A vector that grows as items are pushed may have twice the room that the items need.
     MAX_REQUESTS * (slot + kept)
         + MAX_SEGMENTS_IN_FLIGHT * segment
         + 2 * POLL_SEGMENTS * poll
@@ -59,7 +61,7 @@ pub const fn max_bytes(grant: usize) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
-/// Why a connection must end. Nothing further on its ring can be trusted.
+/// Why a connection must end: after this, nothing on the connection's ring can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disconnect {
     /// The frontend broke the ring's rules.
@@ -97,14 +99,14 @@ pub struct Stats {
     pub written_bytes: u64,
 }
 
-/// An accepted request that waits for its frames. The frames that it has are in its slot.
+/// An accepted request that waits for its frames. The frames that the request has already are in the request's slot.
 struct Starting {
     slot: usize,
-    /// Frames still to be taken; those of all starting requests are in `maps` in order.
+    /// Number of frames still to be taken. `maps` lists the missing frames of all starting requests, in order.
     missing: usize,
 }
 
-/// An accepted request whose segments are in a page of the frontend's, within one poll.
+/// An accepted request whose segments are listed in a page of the frontend's. The record lasts for one poll.
 struct Fetching {
     slot: usize,
     nr: usize,
@@ -112,9 +114,9 @@ struct Fetching {
 
 /// The back end of one block ring.
 ///
-/// Owned by one task, which polls it after each event and each completion. To end the connection the owner calls
-/// [`Self::close`], then [`Self::poll_closed`] until it gives `None`; only then may the engine be dropped, because until
-/// then a device may still use the frontend's frames.
+/// One task owns the engine and polls the engine after each event and each completion. To end the connection, the owner
+/// calls [`Self::close`], and then [`Self::poll_closed`] until `poll_closed` gives `None`. Only then may the owner drop
+/// the engine: until then a device may still use the frontend's frames.
 pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     ring: BackRing<BlkifRing, P>,
     grants: G,
@@ -122,32 +124,36 @@ pub struct BlkBack<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> {
     device: D,
     geometry: Geometry,
     client: Arc<Client>,
-    /// One per ring slot, so that a frontend that keeps the ring's rules always finds one.
+    /// One slot for each slot of the ring, so that a frontend that keeps the ring's rules always finds a free slot.
     slots: Vec<Slot<G::Grant>>,
     free: Vec<usize>,
-    /// Slots that the full device turned away, first come first served.
+    /// Slots whose operation the full device turned away; the first turned away is the first served.
     stalled: VecDeque<usize>,
-    /// A barrier that waits for every other request, or runs alone.
+    /// The slot of a barrier that waits for every other request, or runs alone.
     barrier: Option<usize>,
-    /// The barrier has its frames and waits: it runs when it is the only request left.
+    /// The barrier has its frames and waits: the barrier runs when no other request is left.
     held: bool,
-    /// Segments of accepted requests, those of indirect ones as announced.
+    /// Number of segments of all accepted requests. An indirect request counts with the number that the request
+    /// announced.
     segments: usize,
-    /// Requests whose frames are being taken, in the order in which their segments became known: direct ones before the
-    /// indirect ones of the same batch. While there are any, no further request is taken from the ring.
+    /// Requests whose frames are being taken, in the order in which their segments became known: the direct requests of
+    /// a batch before the indirect ones. While this list has an entry, the engine takes no further request from the
+    /// ring.
     starting: Vec<Starting>,
     /// How many of `starting` have been handed to the device, or have failed.
     started: usize,
-    /// The frames that the starting requests asked for: private copies, so that no frontend changes them meanwhile.
+    /// The frames that the starting requests asked for: private copies of the numbers, so that no frontend changes a
+    /// number meanwhile.
     maps: Vec<(GrantRef, bool)>,
     /// How many of `maps` have been taken, or passed over.
     taken: usize,
-    /// Requests that the device has done, or that failed, and whose frames are being given back, in order of their ends.
+    /// Requests that the device has done, or that failed, and whose frames are being given back, in the order of the
+    /// requests' ends.
     finished: Vec<usize>,
     /// Operations were queued since the last kick.
     kick: bool,
     stats: Stats,
-    // Kept between polls for their capacity only.
+    // These vectors are empty between polls; the engine keeps them for their capacity alone.
     completions: Vec<Completion>,
     mapped: Vec<Result<G::Grant, G::Error>>,
     reads: Vec<GrantRead>,
@@ -160,7 +166,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
     /// Serves `ring` from `device`.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
+    /// [`OutOfMemory`]: the heap has no room for a slot for each slot of the ring.
     pub fn new(ring: BackRing<BlkifRing, P>, grants: G, notifier: N, device: D) -> Result<Self, OutOfMemory> {
         let size = ring.size() as usize;
         let geometry = device.geometry();
@@ -198,7 +204,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         })
     }
 
-    /// Where completions arrive: the owner waits on it.
+    /// The mailbox in which completions arrive; the engine's owner waits for the mailbox.
     pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
@@ -216,7 +222,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
     /// Answers what the device has finished and takes up what the frontend has asked, within a budget.
     ///
     /// # Errors
-    /// [`Disconnect`]: the ring is ruined. The owner goes on with [`Self::close`].
+    /// [`Disconnect`]: the frontend broke the ring's rules. The owner goes on with [`Self::close`].
     pub fn poll(&mut self) -> Result<Next, Disconnect> {
         self.reap();
         self.resume();
@@ -242,7 +248,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
 
     /// Begins the end: nothing more is taken from the ring, answered, or handed to the device.
     pub fn close(&mut self) {
-        // First, so that no end of another request starts the barrier.
+        // The barrier goes first, so that no end of another request starts the barrier.
         self.held = false;
         if let Some(slot) = self.barrier.take() {
             self.fail_closing(slot);
@@ -250,17 +256,17 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         for slot in take(&mut self.stalled) {
             self.fail_closing(slot);
         }
-        // What they have of their frames is given back, and the rest is not taken.
+        // The engine gives back the frames that these requests have, and does not take the rest.
         for Starting { slot, .. } in take(&mut self.starting).split_off(take(&mut self.started)) {
             self.fail_closing(slot);
         }
         self.responses.clear();
     }
 
-    /// After [`Self::close`]: takes back what the device has finished, and gives frames back. `None`: the device has
-    /// returned everything and every frame was given back.
+    /// Takes back what the device has finished, and gives frames back; called after [`Self::close`]. `None`: the device
+    /// has returned everything, and the engine has given back every frame.
     ///
-    /// Else what the owner does before it asks again; nothing comes from the frontend any more.
+    /// `Some`: what the owner does before the next call. The frontend causes no further work.
     pub fn poll_closed(&mut self) -> Option<Next> {
         self.client.take(&mut self.completions);
         for index in 0..self.completions.len() {
@@ -287,14 +293,14 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
             && self.segments + MAX_INDIRECT_SEGMENTS <= MAX_SEGMENTS_IN_FLIGHT
     }
 
-    /// Takes completions and lets their requests go on.
+    /// Takes completions and advances the requests that the completions belong to.
     fn reap(&mut self) {
         self.client.take(&mut self.completions);
         for index in 0..self.completions.len() {
             let Completion { tag, ok } = self.completions[index];
             let slot = tag as usize;
             self.slots[slot].returned(ok);
-            // A stalled slot goes on in its turn.
+            // A stalled slot goes on when its turn comes, in `resume`.
             if self.stalled.is_empty() || !self.stalled.contains(&slot) {
                 self.advance(slot);
             }
@@ -302,7 +308,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         self.completions.clear();
     }
 
-    /// Offers the device again what it had no room for.
+    /// Offers the device again the operations that the full device turned away.
     fn resume(&mut self) {
         while let Some(slot) = self.stalled.pop_front() {
             if !self.issue(slot) {
@@ -313,7 +319,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Issues what `slot` can issue; remembers it as stalled if the device is full.
+    /// Submits the operations that `slot` has ready; remembers `slot` as stalled if the device is full.
     fn advance(&mut self, slot: usize) {
         if self.issue(slot) {
             self.finish_if_done(slot);
@@ -322,7 +328,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Issues what `slot` can issue. `false`: the device is full.
+    /// Submits the operations that slot `index` has ready. `false`: the device is full.
     fn issue(&mut self, index: usize) -> bool {
         let slot = &mut self.slots[index];
         loop {
@@ -346,7 +352,8 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Each request's end comes through here, however it ends, and wakes what waited for that end: a barrier.
+    /// Ends the request in slot `index` if nothing of the request is under way. Every request ends through this
+    /// function, because a held barrier waits for each end.
     fn finish_if_done(&mut self, index: usize) {
         if self.slots[index].is_finished() {
             self.finished.push(index);
@@ -362,7 +369,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Starts the barrier that is held, if it is the only request left.
+    /// Starts the held barrier if no other request is left.
     fn run_barrier(&mut self) {
         if let Some(slot) = self.barrier
             && self.held
@@ -373,7 +380,7 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
         }
     }
 
-    /// Gives frames of finished requests back, in one batch, and only then makes the responses of those that have none left.
+    /// Gives back frames of finished requests, in one batch. Only then does a request without frames get its response.
     fn release(&mut self) {
         let mut ended = 0;
         for &index in &self.finished {
@@ -425,8 +432,8 @@ impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> BlkBack<P, G, N, D> {
 }
 
 impl<P: RingPage, G: Grants, N: Notifier, D: BlockDevice> Drop for BlkBack<P, G, N, D> {
-    /// Frames that a device still has are lost rather than given back: only a broken device, or an owner that did
-    /// not wait, comes to this.
+    /// Loses the frames that a device still has, rather than giving them back to the frontend. Only a broken device, or
+    /// an owner that did not wait for `None` of `poll_closed`, brings the engine here.
     fn drop(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.outstanding() > 0) {
             log::error!("a block connection ended with {} operations under way", slot.outstanding());

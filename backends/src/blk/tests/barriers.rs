@@ -1,4 +1,4 @@
-//! Barriers: what they wait for, and what they bear.
+//! Barriers: what a barrier waits for, and which failures of other requests a barrier survives.
 
 use super::*;
 
@@ -41,7 +41,8 @@ fn flush_barrier_and_discard() {
     assert!(bench.disk.bytes.borrow()[40 * SECTOR..80 * SECTOR].iter().all(|b| *b == 0));
 }
 
-/// However the request before it ends, a barrier runs then: of all ways to end, in the poll that takes both.
+/// A barrier runs however the request before the barrier ends, also where that request ends in the very poll that takes
+/// both.
 #[test]
 fn a_barrier_runs_whatever_becomes_of_the_request_before_it() {
     let indirect = |operation, gref| {

@@ -114,7 +114,7 @@ fn indirect_of_the_most_segments_is_split_and_joined() {
     }
     assert_eq!(bench.held(), 0);
 
-    // The same with a list that is not granted, and one that lies about a segment.
+    // The same with a list of segments that is not granted, and with a list that lies about a segment.
     request.indirect_grefs[0] = 4_000_000;
     front.push_request(&BlkifRequest::from_indirect(&request)).unwrap();
     request.indirect_grefs[0] = list;
@@ -189,7 +189,7 @@ fn overrun_disconnects_after_the_device_is_done() {
         front.push_request(&direct(BLKIF_OP_WRITE, id, 0, &bench.segments(4))).unwrap();
     }
     let _ = front.publish_requests();
-    bench.disk.room.set(2); // one of the three waits for room
+    bench.disk.room.set(2); // one of the three operations waits for room
     assert_eq!(back.poll(), Ok(Next::Wait));
     bench.page.store_u32(REQ_PROD, 36);
     bench.disk.run(0);
@@ -212,7 +212,7 @@ fn overrun_disconnects_after_the_device_is_done() {
     assert_eq!(bench.held(), 0);
 }
 
-/// Looks at what the frontend can see at the moment it is told.
+/// A notifier that looks at what the frontend can see at the moment of the notification.
 struct Witness {
     world: SharedWorld,
     told: alloc::rc::Rc<core::cell::Cell<usize>>,
@@ -245,7 +245,8 @@ fn an_answer_is_seen_only_when_its_frames_are_given_back() {
     assert_eq!(told.get(), 3);
 }
 
-/// The longest requests, as many as the ring has: what one poll takes and what is under way is bounded, all are answered.
+/// As many of the longest requests as the ring has slots: what one poll takes is bounded, what is under way is bounded,
+/// and all requests are answered.
 #[test]
 fn a_flood_of_the_longest_requests_is_taken_piece_by_piece() {
     let bench = Bench::new(Geometry { seg_max: 254, ..DISK });
@@ -302,8 +303,8 @@ fn budget_lets_others_run() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the requests say and however the disk behaves: each is answered once, memory and disk agree with
-    /// a model, nothing stays held.
+    /// Whatever the requests say and however the disk behaves: the engine answers each request once, memory and disk
+    /// agree with a model, and nothing stays held.
     #[test]
     fn any_requests_any_order(
         steps in proptest::collection::vec(

@@ -98,7 +98,8 @@ fn a_long_request_begins_when_it_has_all_frames_and_is_answered_when_all_are_bac
     assert_eq!(bench.held(), 0);
 }
 
-/// The rest of a failed request's frames is not taken, and the next request gets its own.
+/// The engine does not take the rest of a failed request's frames, and the next request gets the frames that the next
+/// request asked for.
 #[test]
 fn a_frame_that_fails_amid_pieces_fails_its_request_alone() {
     for at in [0, 60, 61, 100, 124, 125, 199] {
@@ -116,7 +117,7 @@ fn a_frame_that_fails_amid_pieces_fails_its_request_alone() {
         let mut answered = responses(&mut front);
         answered.sort_unstable();
         assert_eq!(answered.iter().map(|answer| (answer.0, answer.2)).collect::<Vec<_>>(), expected, "{at}");
-        // All of one batch, the direct request's frames first.
+        // The frames of one batch are taken together, the direct request's frames first.
         let pieces = ((3 + at) / PIECE + 1) * PIECE;
         assert_eq!(bench.moved().0, pieces + 70.min(3 + 200 + 70 - pieces), "{at}");
         for (sector, pages) in [(40, &direct_pages), (80, &long_pages)] {
@@ -208,7 +209,7 @@ fn a_barrier_waits_for_a_request_in_pieces_and_is_waited_for() {
 struct Ask {
     operation: u8,
     segments: usize,
-    /// The segment whose grant does not exist.
+    /// The index of a segment whose grant does not exist.
     bad: Option<usize>,
     polls: usize,
     runs: usize,
@@ -228,16 +229,17 @@ fn ask() -> impl Strategy<Value = Ask> {
     })
 }
 
-/// Sectors that a request of the property test has for its own: its segments are a sector each.
+/// Number of sectors that belong to one request of the property test alone: each of its segments is one sector.
 const OWN: usize = MAX_INDIRECT_SEGMENTS;
 const MOST_ASKS: usize = 16;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Requests of any length, of which some have a bad frame, over a disk that is slow and often full, from a frontend that
-    /// changes its lists once they were copied: each is answered once and rightly, what it moved is right, no poll takes or
-    /// gives back more than a piece, barriers keep their place, and nothing is left, even if the connection is closed amid all.
+    /// Requests of any length, some with a bad frame, over a disk that is slow and often full. The frontend changes its
+    /// lists once the engine has copied the lists. The engine answers each request once and rightly, and moves the
+    /// right bytes. No poll takes or gives back more than a piece, barriers keep their place, and nothing is left, even
+    /// if the connection is closed in the middle.
     #[test]
     fn any_lengths_in_pieces(
         asks in proptest::collection::vec(ask(), 1..MOST_ASKS),
@@ -289,7 +291,8 @@ proptest! {
         settle(&bench, &mut back);
         answered.extend(responses(&mut front));
         prop_assert_eq!((bench.held(), back.in_flight()), (0, 0));
-        // A barrier that succeeds is answered after all before it, and before all behind it.
+        // A barrier that succeeds is answered after all requests before the barrier, and before all requests behind the
+        // barrier.
         for (place, &answer) in answered.iter().enumerate() {
             if let (id, BLKIF_OP_WRITE_BARRIER, BLKIF_RSP_OKAY) = answer {
                 prop_assert!(answered[..place].iter().all(|other| other.0 < id));

@@ -14,7 +14,7 @@ use ring_abi::types::{GrantRef, Maddr, PAGE_SIZE};
 
 pub(super) const SECTOR: usize = 512;
 
-/// Frames by machine address, grants by reference, and what is held of each.
+/// Frames by machine address, grants by reference, and what the back end holds of each.
 #[derive(Default)]
 pub(super) struct World {
     pub(super) frames: BTreeMap<u64, Vec<u8>>,
@@ -29,14 +29,14 @@ pub(super) struct World {
     pub(super) moved: (usize, usize),
     /// Pages copied.
     pub(super) reads: usize,
-    /// Pages that were copied are overwritten at once.
+    /// Pages that the back end copied are overwritten at once.
     pub(super) lists_change: bool,
 }
 
 impl World {
     pub(super) fn grant(&mut self, readonly: bool) -> u32 {
         let gref = 8 + self.grants.len() as u32;
-        // Frames that are neighbours to the guest are not so in the machine.
+        // Frames that are neighbours to the guest are no neighbours in the machine.
         let frame = 0x1000 + u64::from(gref) * 7;
         self.frames.insert(frame, vec![0; PAGE_SIZE]);
         self.grants.insert(gref, (frame, readonly));

@@ -21,7 +21,7 @@ use spin::Mutex;
 use super::wire::{Assembler, Message, TooLong, strings};
 use super::{Result, StoreError};
 
-/// The connection to xenstored. Clones share it.
+/// The connection to xenstored. All clones share one connection.
 #[derive(Clone)]
 pub struct Xenstore {
     inner: Arc<Inner>,
@@ -45,8 +45,8 @@ struct State {
 }
 
 impl Xenstore {
-    /// Starts a client on the ring page that xenstored shares, with its event channel. Its task runs for ever, or
-    /// until the ring breaks.
+    /// Starts a client on the ring page that xenstored shares, with the page's event channel. The client's task runs
+    /// for ever, or until the ring breaks.
     ///
     /// # Errors
     /// [`StoreError::Broken`]: the page is too small.
@@ -61,10 +61,10 @@ impl Xenstore {
         Ok(Self { inner })
     }
 
-    /// Starts a transaction: its requests see one state of the store and happen at once, or not at all.
+    /// Starts a transaction: the transaction's requests see one state of the store and happen at once, or not at all.
     ///
     /// # Errors
-    /// As every request's: [`StoreError`].
+    /// [`StoreError`]: xenstored allows no further transaction, or the connection broke.
     pub async fn begin(&self) -> Result<Transaction> {
         let answer = self.inner.request(XS_TRANSACTION_START, 0, &[b"\0"]).await?;
         let id =
@@ -75,9 +75,10 @@ impl Xenstore {
     /// Watches a node and everything below it. The watch fires once at the start.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: xenstored refused the watch, the path is too long or holds a NUL, or the connection broke.
     pub async fn watch(&self, path: &str) -> Result<Watch> {
-        // One event says as much as many: others may write as often as they like, and do not fill this kernel's memory.
+        // One waiting event says as much as many do: other domains may write as often as they like, and do not fill
+        // this kernel's memory.
         let channel = Arc::new(Channel::new(1));
         let token = {
             let mut state = self.inner.state.lock();
@@ -121,7 +122,7 @@ pub trait Nodes: Sync {
         }
     }
 
-    /// As [`read_as`](Self::read_as), with a value for a node that does not exist.
+    /// Like [`read_as`](Self::read_as), but gives `default` for a node that does not exist.
     fn read_or<T: FromStr + Send>(&self, path: &str, default: T) -> impl Future<Output = Result<T>> + Send {
         async move {
             match self.read_as(path).await {
@@ -131,7 +132,7 @@ pub trait Nodes: Sync {
         }
     }
 
-    /// Sets a node's value, making it and its parents where they are missing.
+    /// Sets a node's value. Xenstored makes the node, and the nodes above it, where they are missing.
     fn write(&self, path: &str, value: impl AsRef<[u8]> + Send) -> impl Future<Output = Result<()>> + Send {
         async move {
             let value = value.as_ref().to_vec();
@@ -168,7 +169,7 @@ impl Xenstore {
     /// The path of this domain's home, `/local/domain/N`.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: xenstored refused a request, or the connection broke.
     pub async fn home(&self) -> Result<String> {
         let domid = self.read_str("domid").await?;
         let answer = self.request(XS_GET_DOMAIN_PATH, &[domid.as_bytes(), b"\0"]).await?;
@@ -176,7 +177,7 @@ impl Xenstore {
     }
 }
 
-/// Requests that happen together. Dropped without [`commit`](Self::commit) it changes nothing.
+/// Requests that happen together. A transaction that is dropped without [`commit`](Self::commit) changes nothing.
 pub struct Transaction {
     store: Xenstore,
     id: u32,
@@ -190,10 +191,11 @@ impl Nodes for Transaction {
 }
 
 impl Transaction {
-    /// Makes the changes. False: others changed what this transaction saw, and nothing was done; start again.
+    /// Makes the changes. `false`: another connection changed what this transaction saw, and xenstored changed nothing;
+    /// the caller starts again.
     ///
     /// # Errors
-    /// [`StoreError`], other than `EAGAIN`.
+    /// [`StoreError`]: xenstored refused the changes for another reason than such a conflict, or the connection broke.
     pub async fn commit(mut self) -> Result<bool> {
         self.ended = true;
         match self.store.inner.request(XS_TRANSACTION_END, self.id, &[b"T\0"]).await {
@@ -222,7 +224,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Waits until the node, or something below it, has changed since this was last asked; `None` when the connection
+    /// Waits until the node, or something below the node, has changed since the last call; `None` when the connection
     /// broke.
     pub async fn changed(&self) -> Option<()> {
         self.events.recv().await
@@ -244,7 +246,7 @@ impl Drop for Watch {
 }
 
 impl Inner {
-    /// Queues a request; gives what awaits its answer.
+    /// Queues a request; the result is the receiver of the answer.
     fn send(
         &self,
         kind: u32,
@@ -252,7 +254,8 @@ impl Inner {
         parts: &[&[u8]],
     ) -> Result<pvrt::executor::sync::Receiver<Message>> {
         let payload = parts.concat();
-        // A path, and every part but a written value, ends at its NUL.
+        // Xenstored ends each part but a written value at the part's first NUL: a path with a NUL in it would name
+        // another node.
         let path_nuls = parts.len() > 1 && parts[0].contains(&0);
         if payload.len() > XENSTORE_PAYLOAD_MAX || path_nuls {
             return Err(StoreError::BadRequest);
@@ -285,7 +288,7 @@ impl Inner {
         Ok(answer.payload)
     }
 
-    /// Hands a message to the task that waits for it.
+    /// Hands a message to the task that waits for the message.
     fn dispatch(&self, message: Message) {
         if message.header.r#type == XS_WATCH_EVENT {
             let mut parts = strings(&message.payload).skip(1);
@@ -305,7 +308,7 @@ impl Inner {
         }
     }
 
-    /// Fails everything that waits, now and later.
+    /// Fails all that waits, now and later: the connection is broken.
     fn end(&self) {
         self.broken.store(true, Ordering::Release);
         let state = core::mem::take(&mut *self.state.lock());
@@ -334,7 +337,7 @@ async fn pump(inner: Arc<Inner>, mut ring: ByteRing<SharedBytes<'static>>, port:
     }
 }
 
-/// Moves what can be moved; true when the other side must be told.
+/// Moves as many bytes as the ring lets through; `true` when the other side must be told.
 fn turn(
     inner: &Inner,
     ring: &mut ByteRing<SharedBytes<'static>>,
