@@ -20,19 +20,20 @@ use crate::blkdev::SharedDevice;
 
 /// How a connection ended. Nothing of the frontend's is held any more.
 pub(super) struct Ended {
-    /// Why, unless it was told to.
+    /// Why the connection ended; `None` when the instance asked for the end.
     pub(super) reason: Option<Disconnect>,
     pub(super) stats: Stats,
 }
 
-/// A connected frontend. The task that serves it knows nothing of xenstore: a request costs it no look there.
+/// A connected frontend. The task that serves the frontend never looks into xenstore: a request costs no access to the
+/// store.
 pub(super) struct Connection {
     stop: Arc<AtomicBool>,
     client: Arc<Client>,
     ended: Receiver<Ended>,
 }
 
-/// What the serving task has.
+/// What the serving task owns.
 struct Service {
     engine: BlkBack<GrantMap, DomainGrants, Bell, SharedDevice>,
     port: Arc<Port>,
@@ -61,8 +62,8 @@ impl Connection {
         Ok(Self { stop, client, ended })
     }
 
-    /// Waits for the end: the ring is ruined, or [`Self::stop`] was called, and the device has returned all.
-    /// `None` if the end was taken before.
+    /// Waits for the end: the frontend ruined the ring, or [`Self::stop`] was called, and the device has returned
+    /// everything. `None` if the end was taken before.
     pub(super) async fn ended(&mut self) -> Option<Ended> {
         (&mut self.ended).await.ok()
     }

@@ -13,17 +13,18 @@ use ring_abi::types::{DomId, GrantRef, Maddr, PAGE_SIZE};
 use alloc::sync::Arc;
 use spin::Mutex;
 
-/// Where indirect pages are copied to. All connections have one, since nobody needs it longer than for one batch; taken
-/// when first needed. The lock is held for that batch, and last in any order.
+/// Pages into which indirect pages are copied. All connections share one stage, since a connection needs the stage for
+/// one batch at a time; the first batch takes the pages. A batch holds the stage's lock from begin to end, and the lock
+/// is the last in any order.
 #[derive(Default)]
 pub(super) struct Stage {
-    /// A page for each of a batch.
+    /// A page for each read of a batch.
     pages: Option<Pages>,
-    /// One page, for looking at what was copied.
+    /// One page of ordinary memory, from which the engine reads what was copied.
     copy: Vec<u8>,
 }
 
-/// The stage, as connections share it.
+/// The stage, as connections share the stage.
 pub(super) type SharedStage = Arc<Mutex<Stage>>;
 
 impl Stage {
@@ -80,7 +81,7 @@ impl Grants for DomainGrants {
             return (0..reads.len()).for_each(|index| sink(index, None));
         }
         let mut batch = CopyBatch::new();
-        // A read that does not even fit a page is refused here and takes no place in the batch.
+        // A read that does not even fit a page is refused here, and takes no place in the batch.
         let added: Vec<bool> = reads
             .iter()
             .enumerate()

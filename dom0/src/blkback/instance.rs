@@ -17,17 +17,18 @@ use super::grants::SharedStage;
 use crate::blkdev::{Disks, NoDiscard, OpenDisk, ReadOnly, SharedDevice, User};
 use crate::xenstore::{Client, Nodes, Xenstore, XsError};
 
-/// How long a frontend that broke its connection waits for the next: it bounds what it costs, log lines included.
+/// How long a frontend that broke its connection waits for the next connection. The pause bounds what such a frontend
+/// costs dom0, log lines included.
 const FAULT_PAUSE_NS: u64 = 100_000_000;
 
 /// The least time from one connection of a vbd to the next: a frontend that comes and goes in a loop costs no more than a
 /// hundred connections in a second. A loader and the kernel after it do not notice.
 pub(super) const RECONNECT_NS: u64 = 10_000_000;
 
-/// Faults of one frontend that the log hears of: it may go on for ever.
+/// Number of faults of one frontend that the log tells: a frontend may go on to break connections for ever.
 const FAULTS_LOGGED: u32 = 8;
 
-/// An instance and what it works with.
+/// An instance, and the parts of dom0 that the instance works with.
 struct Instance<'a> {
     id: Id,
     client: Client,
@@ -80,7 +81,7 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, stage: &SharedStage, id
                         return;
                     }
                 }
-                // The nodes may have changed since, so they are looked at anew.
+                // The nodes may have changed during the pause, so the loop looks at the nodes anew.
                 Action::Connect if time::now_ns() < instance.may_connect_ns => {
                     time::sleep_until(instance.may_connect_ns).await;
                 }
@@ -122,11 +123,11 @@ impl Instance<'_> {
         }
     }
 
-    /// Waits for a change of the nodes, or for a connection's end that nobody asked for, which is given.
+    /// Waits for a change of the nodes, or for a connection's end that nobody asked for. The result is that end.
     async fn wait(&mut self) -> Option<Ended> {
         let change = async {
             self.client.next_event().await;
-            // One look serves all that has happened.
+            // One look at the nodes serves all events that have come.
             while self.client.try_event().is_some() {}
         };
         let ended = match &mut self.connection {
@@ -143,7 +144,7 @@ impl Instance<'_> {
         ended
     }
 
-    /// Finds the disk and tells the frontend what it can do.
+    /// Finds the disk and tells the frontend what the disk can do.
     fn announce(&mut self) -> Result<(), String> {
         if self.device.is_none() {
             self.device = Some(self.find_disk()?);
@@ -249,7 +250,7 @@ impl Instance<'_> {
         self.write_error(error);
     }
 
-    /// Counts a fault; whether the log is to hear of it.
+    /// Counts a fault, and gives whether the log shall tell of the fault.
     fn is_to_be_logged(&mut self) -> bool {
         self.faults = self.faults.saturating_add(1);
         if self.faults == FAULTS_LOGGED {
@@ -258,7 +259,7 @@ impl Instance<'_> {
         self.faults < FAULTS_LOGGED
     }
 
-    /// Where xenbus drivers put what went wrong.
+    /// Writes what went wrong to the node where xenbus drivers put errors.
     fn write_error(&self, error: &str) {
         self.write("error", error);
     }
@@ -267,7 +268,8 @@ impl Instance<'_> {
         self.write("state", &state.to_string());
     }
 
-    /// Writes a node of the directory, unless it was removed: it must not come back by our doing.
+    /// Writes a node of the backend's directory, unless the toolstack removed the directory: a write would make the
+    /// directory again.
     fn write(&self, name: &str, value: &str) {
         if !self.client.exists(&self.back) {
             return;

@@ -1,12 +1,13 @@
 //! The block backend: an instance for each vbd that the toolstack makes in xenstore.
 //!
-//! [`run`] watches `backend/vbd` and starts a task for every new directory `DOMID/DEVICE`; the task lives until
-//! the device is removed or its domain is gone. Everything that decides is in the `backends` crate; here are the
-//! nodes, the grants and the waiting.
+//! [`run`] watches `backend/vbd` and starts a task for every new directory `DOMID/DEVICE`. The task lives until the
+//! toolstack removes the device, or until the device's domain is gone. The `backends` crate decides everything; this
+//! module has the nodes, the grants and the waiting.
 //!
-//! What the toolstack finds: `hotplug-status` = `connected` and state `InitWait` when the disk was found, or
-//! `hotplug-status` = `error`, `hotplug-error` = the reason and state `Closed`. After `online` = 0 or the removal of
-//! the frontend's directory the last word is state `Closed`; then the directory may be removed.
+//! What the toolstack finds: when the disk was found, `hotplug-status` = `connected` and state `InitWait`; else
+//! `hotplug-status` = `error`, `hotplug-error` = the reason, and state `Closed`. After `online` = 0, or after the
+//! removal of the frontend's directory, the backend's last state is `Closed`; then the toolstack may remove the
+//! directory.
 
 mod connection;
 mod grants;
@@ -29,11 +30,11 @@ use self::grants::SharedStage;
 use crate::blkdev::Disks;
 use crate::xenstore::{Client, Nodes, Xenstore};
 
-/// Disks that a domain can have from here.
+/// Most disks that a domain can have from this backend.
 pub const MAX_VBDS: usize = 16;
 
-/// Bytes of heap that a frontend can make one vbd keep, whatever the frontend does: [`max_bytes`], and what an instance
-/// has in any case (its task, its watches, its paths).
+/// Most bytes of heap that a frontend can make one vbd keep, whatever the frontend does: [`max_bytes`], and what an
+/// instance has in any case (its task, its watches, its paths).
 pub const BYTES_PER_VBD: usize = max_bytes(size_of::<DeviceGrant>()) + 4096;
 const _: () = assert!(BYTES_PER_VBD <= 224 << 10);
 
@@ -55,7 +56,7 @@ impl Id {
     }
 }
 
-/// Takes the instance's id from the path of any node below its directory.
+/// The instance's id, from the path of any node below the instance's directory.
 fn parse(path: &str) -> Option<Id> {
     let mut parts = path.strip_prefix(ROOT)?.strip_prefix('/')?.split('/');
     let domain = DomId::new(parts.next()?.parse().ok()?);
@@ -90,7 +91,7 @@ pub async fn run(store: Xenstore, disks: Arc<Disks>) {
     }
 }
 
-/// The devices of all domains that xenstore has now.
+/// The ids of all devices that xenstore has now.
 fn existing(client: &Client) -> Vec<Id> {
     let mut ids = Vec::new();
     for domain in client.directory(ROOT).unwrap_or_default() {
@@ -100,7 +101,8 @@ fn existing(client: &Client) -> Vec<Id> {
     ids
 }
 
-/// Only a directory in the state that the toolstack gives it begins an instance: what an old one left does not.
+/// Whether the directory of `id` has the state that the toolstack gives a new directory. What an old instance left
+/// behind has another state, and begins no new instance.
 fn is_new(client: &Client, id: Id) -> bool {
     client
         .read_str(&format!("{}/state", id.path()))

@@ -90,7 +90,7 @@ impl BlockDevice for RamDisk {
     }
 }
 
-/// What the toolstack does for a vbd.
+/// Does what the toolstack does for a vbd.
 fn make_device(client: &Client, params: &str, mode: &str) {
     client
         .atomically(|tx| {
@@ -262,7 +262,8 @@ fn a_dead_domain_and_a_reconnecting_one() {
     });
 }
 
-/// What a dead domain had queued is under way until the device answers, or was never begun: its disk is its own so long.
+/// A dead domain's write is under way until the device answers, and a write queued behind never begins. The domain has
+/// the disk until then.
 #[test]
 fn a_disk_is_in_use_while_a_dead_domains_write_is_under_way() {
     let disk = RamDisk::new(false);
@@ -280,7 +281,7 @@ fn a_disk_is_in_use_while_a_dead_domains_write_is_under_way() {
         front.port.notify();
         time::sleep(1_000_000).await;
         assert_eq!(disk.waiting.lock().len(), 1);
-        // Queued behind, at the moment of its death.
+        // The frontend queues a second write at the moment of the domain's death.
         front.ring.push_request(&request).unwrap();
         let _ = front.ring.publish_requests();
         client.rm(FRONT).unwrap();
@@ -358,7 +359,7 @@ fn a_disk_that_is_taken_away_closes_when_its_frontend_has() {
         client.write(&format!("{BACK}/online"), "0").unwrap();
         client.write(&format!("{BACK}/state"), "5").unwrap();
         time::sleep(10_000).await;
-        // Until the frontend closes it is served.
+        // The backend serves the frontend until the frontend closes.
         let page = Pages::zeroed(1).unwrap();
         let page = Granted::whole(page, DomId::DOM0, false).unwrap();
         let mut request =

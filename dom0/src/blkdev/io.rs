@@ -31,12 +31,14 @@ impl fmt::Display for IoError {
     }
 }
 
-/// Fills `pages` with the disk's bytes from `sector` on; what lies behind its end stays as it was.
+/// Fills `pages` with the disk's bytes from `sector` on. Bytes of `pages` that would lie behind the disk's end stay as
+/// they were.
 ///
-/// The pages are the transfer's until the device has returned them, even if the caller no longer waits.
+/// The transfer owns the pages until the device has returned them, even if the caller no longer waits.
 ///
 /// # Errors
-/// [`IoError`].
+/// - [`IoError::OutOfRange`]: `sector` lies behind the disk's end.
+/// - [`IoError::Device`]: the device reported an error, or is out of use.
 pub async fn read(device: &SharedDevice, sector: u64, pages: Pages) -> Result<Pages, IoError> {
     transfer(device, BlockOp::Read, sector, pages).await
 }
@@ -44,7 +46,8 @@ pub async fn read(device: &SharedDevice, sector: u64, pages: Pages) -> Result<Pa
 /// Writes all of `pages` to the disk from `sector` on.
 ///
 /// # Errors
-/// [`IoError`]; part of it may have been written.
+/// - [`IoError::OutOfRange`]: the range does not lie on the disk; nothing was written.
+/// - [`IoError::Device`]: the device reported an error, or is out of use; a part of the bytes may have been written.
 pub async fn write(device: &SharedDevice, sector: u64, pages: Pages) -> Result<Pages, IoError> {
     transfer(device, BlockOp::Write, sector, pages).await
 }
@@ -59,7 +62,7 @@ async fn transfer(device: &SharedDevice, op: BlockOp, sector: u64, pages: Pages)
         }
         bytes = left * SECTOR;
     }
-    // A task of its own holds the pages: a caller that is dropped must not free them under DMA.
+    // A task of its own holds the pages: a caller that is dropped must not free pages that the device still uses.
     let task = run(device.clone(), op, sector, pages, bytes);
     spawn_join(task).await.unwrap_or(Err(IoError::Device))
 }

@@ -29,7 +29,7 @@ pub type SharedDevice = Arc<dyn BlockDevice + Send + Sync>;
 pub struct Disk {
     /// The name below `/dev`.
     pub name: String,
-    /// The serial number, if it has one.
+    /// The serial number, if the disk has a serial number.
     pub serial: Option<String>,
     /// The disk.
     pub device: SharedDevice,
@@ -39,16 +39,16 @@ pub struct Disk {
 #[derive(Default)]
 pub struct Disks {
     list: Mutex<Vec<Disk>>,
-    /// The open disks, each with its user.
+    /// Who has which disk open: an entry for each open disk.
     users: Arc<Mutex<Vec<User>>>,
 }
 
-/// A block backend that has a disk open: it may have requests under way there.
+/// A block backend that has a disk open. The backend may have requests under way at the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The disk's name below `/dev`.
     pub disk: String,
-    /// The domain that is served.
+    /// The domain that the backend serves.
     pub domain: DomId,
     /// The domain's device.
     pub device: u32,
@@ -56,7 +56,7 @@ pub struct User {
     pub writable: bool,
 }
 
-/// A disk that is open; dropped when nothing is under way any more. (I26)
+/// A disk that is open. The backend drops this value when nothing is under way any more. (I26)
 pub struct OpenDisk {
     user: User,
     users: Arc<Mutex<Vec<User>>>,
@@ -101,15 +101,15 @@ impl Disks {
             .cloned()
     }
 
-    /// Notes that a backend has a disk open. The user of a disk follows from this note alone, not from what has become
-    /// of the domain: a dead domain's requests may be under way still.
+    /// Notes that a backend has a disk open. Whether a disk is in use follows from this note alone, and not from what
+    /// has become of the domain: a dead domain's requests may still be under way.
     pub fn open(&self, user: User) -> OpenDisk {
-        // The list is the disk's, whosever task it grows in.
+        // The list belongs to the disks, so its memory is charged to dom0, whichever task makes the list grow.
         Account::own().charge(|| self.users.lock().push(user.clone()));
         OpenDisk { user, users: self.users.clone() }
     }
 
-    /// The open disks, each with its user.
+    /// The users of all open disks.
     pub fn users(&self) -> Vec<User> {
         self.users.lock().clone()
     }
@@ -125,7 +125,7 @@ impl Disks {
     }
 }
 
-/// A disk as one user may see it: read-only whatever the disk is.
+/// A disk as one user may see the disk: read-only, whatever the disk can do.
 pub struct ReadOnly(pub SharedDevice);
 
 impl BlockDevice for ReadOnly {
@@ -152,7 +152,7 @@ impl BlockDevice for ReadOnly {
     }
 }
 
-/// A disk as one user may see it: without discards, so that what it gave up is not given away.
+/// A disk as one user may see the disk: without discards, so that the disk gives away no space that the user gave up.
 pub struct NoDiscard(pub SharedDevice);
 
 impl BlockDevice for NoDiscard {

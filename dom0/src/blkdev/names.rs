@@ -1,4 +1,4 @@
-//! Device names in order: vda to vdz, vdaa and so on.
+//! Names of devices in order: vda to vdz, vdaa and so on.
 
 use alloc::string::String;
 

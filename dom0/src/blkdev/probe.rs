@@ -31,8 +31,8 @@ impl Ports for PciPorts {
     }
 }
 
-/// Finds every virtio disk, starts it, and adds it to `disks`. A disk that cannot be used is named in the log, and
-/// takes a name all the same, so that the disks behind it keep theirs.
+/// Finds every virtio disk, starts the disk, and adds the disk to `disks`. A disk that cannot be used is named in the
+/// log, and takes a name all the same, so that the disks behind it keep their names.
 pub async fn probe(disks: &Disks) {
     let config = Mechanism1::new(PciPorts);
     let functions = enumerate(&config);

@@ -1,7 +1,8 @@
 //! The boot bundle: the files that a loader handed over, shown read-only under `/boot`.
 //!
-//! Format: cpio, "newc" (`070701`): a header of 110 hexadecimal characters, the name with its zero, the bytes; header
-//! with name and bytes are each padded to 4. The files are not copied: they stay where the loader's archive lies.
+//! Format: cpio, "newc" (`070701`). A member is a header of 110 hexadecimal characters, the name with its final zero,
+//! and the bytes; the header with the name, and the bytes, are each padded to a multiple of 4. The files are not
+//! copied: they stay where the loader put the archive.
 #![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
@@ -22,9 +23,9 @@ const MODE_REGULAR: u32 = 0o100_000;
 /// A file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct File {
-    /// Its name below `/boot`.
+    /// The file's name below `/boot`.
     pub name: &'static str,
-    /// What is in it.
+    /// The file's content.
     pub bytes: &'static [u8],
 }
 
@@ -34,14 +35,14 @@ impl fmt::Debug for File {
     }
 }
 
-/// Why an archive cannot be read; the byte where it goes wrong.
+/// Why an archive cannot be read; each variant has the offset of the byte where the archive goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BundleError {
-    /// The archive ends inside a member, or without its trailer.
+    /// The archive ends inside a member, or ends without a trailer.
     Truncated(usize),
     /// No header of this format.
     BadHeader(usize),
-    /// A name that is not UTF-8, or without its zero.
+    /// A name that is not UTF-8, or that does not end with a zero.
     BadName(usize),
 }
 
@@ -66,7 +67,9 @@ impl Bundle {
     /// Reads an archive. Members that are no regular files are left out.
     ///
     /// # Errors
-    /// See [`BundleError`].
+    /// - [`BundleError::Truncated`]: the archive ends inside a member, or ends without a trailer.
+    /// - [`BundleError::BadHeader`]: a member begins with no header of this format.
+    /// - [`BundleError::BadName`]: a name is not UTF-8, or does not end with a zero.
     pub fn parse(archive: &'static [u8]) -> Result<Self, BundleError> {
         let mut files = Vec::new();
         let mut at = 0;
@@ -94,7 +97,7 @@ impl Bundle {
         }
     }
 
-    /// A bundle of these files.
+    /// Makes a bundle of `files`.
     #[cfg(test)]
     pub(crate) fn of(files: &[(&'static str, &'static [u8])]) -> Self {
         Self { files: files.iter().map(|&(name, bytes)| File { name, bytes }).collect(), bytes: 0 }
@@ -110,7 +113,7 @@ impl Bundle {
         self.bytes
     }
 
-    /// The file at `path`: `/boot/NAME`, or just `NAME`. Of several of one name, the last.
+    /// The file at `path`: `/boot/NAME`, or just `NAME`. Of several files with one name, this is the last.
     pub fn find(&self, path: &str) -> Option<File> {
         let name = path.strip_prefix(ROOT).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path);
         self.files.iter().rev().find(|file| file.name == name).copied()
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn every_cut_is_an_error_and_never_a_panic() {
         let archive: &'static [u8] = sample().leak();
-        // What may be missing is the padding behind the trailer's name.
+        // Only the padding behind the trailer's name may be missing.
         let trailer = b"TRAILER!!!\0";
         let whole =
             archive.windows(trailer.len()).position(|bytes| bytes == trailer).unwrap() + trailer.len();

@@ -26,9 +26,11 @@ pub enum Bar {
     },
 }
 
-/// The ranges of a function by register number; the upper half of a 64-bit one is `None`.
+/// The ranges of a function by register number. The entry of the register that is the upper half of a 64-bit range is
+/// `None`.
 ///
-/// Sizes are found by writing ones, with the function's decoders off meanwhile: no driver may use it yet.
+/// This function writes ones to find the sizes, and turns off the function's decoders meanwhile: no driver may use the
+/// PCI function yet.
 pub fn bars(config: &dyn ConfigSpace, address: Address) -> [Option<Bar>; BARS] {
     let mut out = [None; BARS];
     let command = config.read16(address, super::COMMAND);

@@ -19,9 +19,9 @@ pub(super) const MSIX_MASK_ALL: u16 = 1 << 14;
 /// One entry of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// What it is.
+    /// The capability's id: [`VENDOR`] or another.
     pub id: u8,
-    /// Where its registers begin.
+    /// The offset at which the capability's registers begin.
     pub offset: u8,
 }
 
@@ -62,7 +62,7 @@ pub struct MsixCapability {
     pub offset: u8,
     /// Number of entries, 1 to 2048.
     pub entries: u16,
-    /// The BAR that holds the table.
+    /// The number of the BAR that holds the table.
     pub table_bar: u8,
     /// Offset of the table in the BAR, bytes.
     pub table_offset: u32,

@@ -8,7 +8,7 @@ const ADDRESS_PORT: u16 = 0xcf8;
 const DATA_PORT: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
 
-/// Port accesses, so that the mechanism runs under test.
+/// Accesses to ports, behind a trait so that tests run the mechanism over a list.
 pub trait Ports {
     /// `out dx, eax`.
     fn out32(&self, port: u16, value: u32);
@@ -20,7 +20,7 @@ pub trait Ports {
 
 /// Configuration space by ports 0xcf8 and 0xcfc.
 ///
-/// The lock keeps the two accesses of one operation together; nothing else is taken under it.
+/// The lock keeps the two port accesses of one operation together; no other lock is taken meanwhile.
 pub struct Mechanism1<P> {
     ports: Mutex<P>,
 }

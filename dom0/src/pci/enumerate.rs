@@ -1,4 +1,4 @@
-//! Walks the buses.
+//! Walks the PCI buses and lists the functions.
 
 use alloc::vec::Vec;
 
@@ -12,7 +12,7 @@ const MULTI_FUNCTION: u8 = 0x80;
 const HEADER_BRIDGE: u8 = 1;
 const CLASS_BRIDGE_PCI: u32 = 0x0604;
 
-/// A function that is there.
+/// A function that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
     /// Where.
@@ -29,8 +29,8 @@ pub struct Function {
 
 /// Every function that can be reached from bus 0, in order of address within each bus.
 ///
-/// Bus numbers are the firmware's. A bridge that points back to a bus already seen is not followed, so a bad one
-/// cannot make this endless.
+/// The firmware gave the buses their numbers. A bridge that leads back to a bus already seen is not followed, so a bad
+/// bridge cannot make the walk endless.
 pub fn enumerate(config: &dyn ConfigSpace) -> Vec<Function> {
     let mut found = Vec::new();
     let mut seen = [false; 256];
@@ -99,7 +99,7 @@ mod tests {
         config.add(multi, 0x8086, 0x7000, 0x06_01_00);
         config.set8(multi, HEADER_TYPE, MULTI_FUNCTION);
         config.add(Address::new(0, 31, 7), 0x8086, 0x7010, 0x01_01_80);
-        // Function 3 of a device with one function is a ghost.
+        // The device has one function, so what answers as function 3 is not to be listed.
         config.add(Address::new(0, 0, 3), 1, 1, 0);
         let bridge = Address::new(0, 4, 0);
         config.add(bridge, 0x1b36, 1, 0x06_04_00);

@@ -11,7 +11,7 @@ struct FakeFunction {
     masks: BTreeMap<u8, u32>,
 }
 
-/// Functions that were added; all others read as ones.
+/// Functions that a test added. A function that no test added reads as all ones.
 #[derive(Default)]
 pub(crate) struct FakeConfig {
     functions: RefCell<BTreeMap<Address, FakeFunction>>,
@@ -34,7 +34,7 @@ impl FakeConfig {
         self.write16(address, offset, value);
     }
 
-    /// A BAR with `value`, which reads `mask` after ones were written.
+    /// Gives a function a BAR with `value`, which reads as `mask` after ones were written.
     pub(crate) fn bar(&self, address: Address, index: u8, value: u32, mask: u32) {
         let offset = BAR0 + 4 * index;
         self.write32(address, offset, value);

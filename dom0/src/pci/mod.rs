@@ -1,7 +1,7 @@
-//! PCI as far as drivers need it: finding functions, their BARs and capabilities.
+//! PCI as far as drivers need PCI: finding functions, their BARs and their capabilities.
 //!
-//! Configuration space is reached by the two ports of mechanism 1, which the hypervisor lets the control domain
-//! use. Everything that reads it stands on [`ConfigSpace`] and runs over an array under test.
+//! Drivers reach configuration space by the two ports of mechanism 1, which the hypervisor lets the control domain use.
+//! All code that reads configuration space stands on [`ConfigSpace`] and runs over an array in tests.
 //!
 //! Source: PCI Local Bus Specification 3.0, chapter 6.
 
@@ -52,7 +52,7 @@ impl Address {
         self.bus
     }
 
-    /// Device in bits 3-7, function in bits 0-2, as hypercalls want it.
+    /// Device in bits 3-7, function in bits 0-2: the form that hypercalls take.
     pub const fn devfn(self) -> u8 {
         self.devfn
     }
@@ -80,7 +80,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Access to configuration space. Offsets are below 256; a function that is not there reads as all ones.
+/// Access to configuration space. Offsets are below 256. A function that is not there reads as all ones.
 pub trait ConfigSpace {
     /// The aligned double word that holds `offset`.
     fn read32(&self, address: Address, offset: u8) -> u32;
@@ -98,7 +98,8 @@ pub trait ConfigSpace {
         (self.read32(address, offset) >> (u32::from(offset & 3) * 8)) as u8
     }
 
-    /// Writes the aligned word that holds `offset`, and no other byte: a neighbour may clear bits when written.
+    /// Writes the aligned word that holds `offset`, and no other byte: some registers clear bits when written, and such
+    /// a register may be the neighbour.
     fn write16(&self, address: Address, offset: u8, value: u16);
 }
 

@@ -1,8 +1,8 @@
 //! virtio 1.x over PCI: transport, split queue and the block driver.
 //!
-//! Queues take scatter lists of machine addresses, one page per part, so that a guest's granted frames go to the
-//! device as they are. Queue logic is pure: memory and registers are behind [`Dma`] and [`Registers`], and tests run
-//! it against a device in memory that checks every descriptor.
+//! A queue takes scatter lists of machine addresses, one page per part, so that a guest's granted frames go to the
+//! device as they are. The queue's logic touches no hardware: memory and registers are behind [`Dma`] and
+//! [`Registers`], and tests run the logic against a device in memory that checks every descriptor.
 //!
 //! Source: Virtual I/O Device (VIRTIO) Version 1.2, OASIS.
 
@@ -25,14 +25,14 @@ pub const BLOCK_DEVICES: [u16; 2] = [0x1001, 0x1042];
 
 /// Whole pages that a device reads and writes by machine address. Offsets are in bytes from the first page's start.
 ///
-/// Accesses are atomic for their size and little-endian; nothing keeps a reference to the bytes, since the device
-/// changes them at any time.
+/// An access of 1, 2, 4 or 8 bytes is atomic and little-endian. No implementation keeps a reference to the bytes, since
+/// the device changes the bytes at any time.
 pub trait Dma: Send {
-    /// Machine address of the byte at `offset`; the next one differs by 1 only within a page.
+    /// Machine address of the byte at `offset`. The next byte's machine address is higher by 1 only within a page.
     fn maddr(&self, offset: usize) -> u64;
-    /// Reads, with everything later ordered behind it.
+    /// Reads two bytes; every later access comes after this read.
     fn load16(&self, offset: usize) -> u16;
-    /// Writes, with everything earlier ordered before it.
+    /// Writes two bytes; every earlier access comes before this write.
     fn store16(&self, offset: usize, value: u16);
     /// Reads a byte.
     fn load8(&self, offset: usize) -> u8;
@@ -44,13 +44,14 @@ pub trait Dma: Send {
     fn store32(&self, offset: usize, value: u32);
     /// Writes a quad word.
     fn store64(&self, offset: usize, value: u64);
-    /// Writes quad words one behind the other, in no set order; nothing earlier is ordered before them.
+    /// Writes quad words one behind the other in memory, in no set order; an earlier access may come after these
+    /// writes.
     fn write(&self, offset: usize, words: &[u64]);
 }
 
-/// Where a driver gets its memory from.
+/// A source of memory that a device may use.
 pub trait DmaSource: Send {
-    /// The memory it gives.
+    /// The memory that this source gives.
     type Memory: Dma;
     /// `pages` zeroed pages, in any machine order; `None` when there are none.
     fn allocate(&self, pages: usize) -> Option<Self::Memory>;

@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use super::{Dma, DmaSource, Interrupt, Region, Registers};
 use crate::pci::{Address, Bar, ConfigSpace, MsixCapability};
 
-/// Pages of this kernel, by the machine addresses behind them.
+/// Pages of this kernel. A device reaches the pages by the machine addresses behind them.
 pub struct KernelPages(Pages);
 
 impl Dma for KernelPages {
@@ -63,10 +63,10 @@ struct MappedRegisters {
     offset: usize,
 }
 
-/// Maps a register range.
+/// Maps a range of registers.
 ///
 /// # Errors
-/// The hypervisor's reason.
+/// The hypervisor's reason, or `ENOMEM`: the kernel's window has no room.
 pub fn map_registers(region: &Region) -> Result<Box<dyn Registers>, Errno> {
     let first = Maddr::new(region.base);
     let offset = first.offset();
@@ -115,10 +115,11 @@ impl Drop for Pirq {
 
 impl Msix {
     /// Has the hypervisor route entry `entry` of the function at `address` to a new port. The function must decode
-    /// memory: the hypervisor writes the table.
+    /// memory: the hypervisor writes the function's table.
     ///
     /// # Errors
-    /// The hypervisor's reason; `EINVAL` too when the capability names no memory BAR.
+    /// - `EINVAL`: the capability names no memory BAR.
+    /// - Else the hypervisor's reason to refuse the PIRQ or the port.
     pub fn bind(
         config: &dyn ConfigSpace,
         address: Address,
@@ -130,7 +131,7 @@ impl Msix {
             return Err(Errno::EINVAL);
         };
         let function = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
-        // As Linux does it: Xen leaves the enable bit to dom0, microhv sets it itself and ignores this.
+        // This follows Linux: Xen leaves the enable bit to dom0. microhv sets the bit itself and ignores this write.
         msix.control(config, address, true, true);
         let pirq = Pirq(physdev::map_pirq_msi(function, entry, base)?);
         let port = Port::bind_pirq(pirq.0)?;

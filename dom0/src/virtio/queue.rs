@@ -1,7 +1,7 @@
 //! The split virtqueue: descriptor table, available ring and used ring in two pages.
 //!
-//! The driver's own state (free list, chain lengths, indices) is kept apart from the shared memory and never read
-//! back from it, so that a device that scribbles there cannot confuse it.
+//! The driver keeps its own state (free list, chain lengths, indices) apart from the shared memory and never reads that
+//! state back from shared memory, so that a device that scribbles there cannot confuse the driver.
 //!
 //! Source: VIRTIO 1.2, section 2.7.
 
@@ -31,7 +31,7 @@ pub struct Part {
     pub maddr: u64,
     /// Length in bytes, at least 1.
     pub len: u32,
-    /// The device writes it.
+    /// Whether the device writes the bytes.
     pub device_writes: bool,
 }
 
@@ -45,11 +45,11 @@ pub enum QueueError {
         /// The driver's.
         seen: u16,
     },
-    /// A used entry names a chain that is not the device's.
+    /// A used entry names a chain that the device does not have.
     UnknownChain(u32),
 }
 
-/// The words of a descriptor. `next` chains it.
+/// The two words of a descriptor. `next` is the index of the chain's next descriptor.
 #[inline]
 pub(super) fn descriptor(part: &Part, next: Option<u16>) -> [u64; DESCRIPTOR / 8] {
     let flags = if part.device_writes { F_WRITE } else { 0 } | if next.is_some() { F_NEXT } else { 0 };
@@ -67,12 +67,13 @@ pub struct Queue<M> {
     next: [u16; MAX_QUEUE_SIZE as usize],
     free_head: u16,
     free: u16,
-    /// Descriptors of the chain that begins here and is the device's; 0 for none.
+    /// For each descriptor: the length of the chain that begins with this descriptor, if the device has the chain; else
+    /// 0.
     chain: [u16; MAX_QUEUE_SIZE as usize],
     in_flight: u16,
     /// Index of the next available entry.
     available: u16,
-    /// What the device was last told.
+    /// The value of `available` that the device was last told.
     published: u16,
     /// Index of the next used entry.
     used: u16,
@@ -116,19 +117,21 @@ impl<M: Dma> Queue<M> {
         self.free.into()
     }
 
-    /// Chains that the device has.
+    /// Number of chains that the device has.
     pub fn in_flight(&self) -> usize {
         self.in_flight.into()
     }
 
-    /// The descriptor that the next chain begins with. There must be a free one.
+    /// The descriptor with which the next chain begins. The caller makes sure that a descriptor is free.
     pub fn next_head(&self) -> u16 {
         self.free_head
     }
 
-    /// Makes a chain of `parts` available from the next [`Self::publish`] on, or `None` if it has no room.
+    /// Makes a chain of `parts` available from the next [`Self::publish`] on; `None` if the queue has no room for the
+    /// chain.
     ///
-    /// Parts that the device reads come before those that it writes. Gives the chain's head, which names it.
+    /// Parts that the device reads come before parts that the device writes. The result is the chain's head, by which
+    /// the queue names the chain.
     pub fn push(&mut self, parts: &[Part]) -> Option<u16> {
         if parts.is_empty() || parts.len() > self.free() {
             return None;
@@ -149,7 +152,8 @@ impl<M: Dma> Queue<M> {
         Some(head)
     }
 
-    /// Makes the `entries` descriptors of a table at `table` available, which takes one descriptor here.
+    /// Makes the `entries` descriptors of the table at machine address `table` available, which takes one descriptor of
+    /// this queue.
     pub fn push_indirect(&mut self, table: u64, entries: usize) -> Option<u16> {
         if self.free == 0 {
             return None;
@@ -172,7 +176,7 @@ impl<M: Dma> Queue<M> {
         self.available = self.available.wrapping_add(1);
     }
 
-    /// Shows the device what was pushed. `true`: it must be notified.
+    /// Shows the device what was pushed. `true`: the driver must notify the device.
     #[must_use]
     pub fn publish(&mut self) -> bool {
         let (old, new) = (self.published, self.available);
@@ -181,7 +185,8 @@ impl<M: Dma> Queue<M> {
         }
         self.memory.store16(AVAILABLE + 2, new);
         self.published = new;
-        // The index before the device's wish: else both sides may go to sleep.
+        // The index must be written before the device's wish is read. Otherwise the device could go to sleep without
+        // the index, and the driver could see no wish for a notification.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = self.memory.load16(USED + 4 + 8 * usize::from(self.size));
@@ -191,10 +196,11 @@ impl<M: Dma> Queue<M> {
         }
     }
 
-    /// Takes a chain that the device has finished: its head, and the bytes it says it wrote.
+    /// Takes a chain that the device has finished. The result is the chain's head, and the number of bytes that the
+    /// device claims to have written.
     ///
     /// # Errors
-    /// [`QueueError`]: the device must be reset; the queue is unusable.
+    /// [`QueueError`] says which rule the device broke: the driver must reset the device, and the queue is unusable.
     pub fn pop(&mut self) -> Result<Option<(u16, u32)>, QueueError> {
         let used = self.memory.load16(USED + 2);
         let ready = used.wrapping_sub(self.used);
@@ -229,7 +235,8 @@ impl<M: Dma> Queue<M> {
         self.free += descriptors;
     }
 
-    /// Asks for an interrupt with the next finished chain. `true`: there is one already, look again.
+    /// Asks for an interrupt with the next finished chain. `true`: a chain is finished already, and the caller looks
+    /// again.
     #[must_use]
     pub fn arm(&mut self) -> bool {
         if self.event_idx {
@@ -325,7 +332,7 @@ mod tests {
     }
 
     proptest! {
-        /// Random pushes and completions, with indices that wrap, lose and double nothing.
+        /// Random pushes and completions, with indices that wrap: no chain is lost, and no chain comes back twice.
         #[test]
         fn chains_come_back_once(
             start in any::<u16>(),

@@ -79,7 +79,8 @@ pub struct Regions {
 /// Why a device cannot be driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportError {
-    /// No usable capability of this kind: not a virtio 1.x device, or one with damaged capabilities.
+    /// The device has no usable capability of this kind: the device is not a virtio 1.x device, or its capabilities are
+    /// damaged.
     NoCapability(&'static str),
     /// The device does not leave reset.
     ResetTimeout,
@@ -87,7 +88,7 @@ pub enum TransportError {
     Legacy,
     /// The device does not work with the features that the driver knows.
     FeaturesRefused,
-    /// There is no such queue, or it has no size.
+    /// The device has no such queue, or the queue has no size.
     NoQueue(u16),
     /// The device has no room for another interrupt vector.
     VectorRefused,
@@ -127,7 +128,7 @@ pub fn find_regions(
             continue;
         }
         let region = Region { base: base + u64::from(offset), len };
-        // The first of a kind that is usable is the device's preference.
+        // Of several usable capabilities of one kind, the device prefers the first.
         match kind {
             CAP_COMMON if len >= COMMON_LENGTH => common = common.or(Some(region)),
             CAP_NOTIFY => notify = notify.or(Some((region, config.read32(address, last)))),
@@ -152,10 +153,10 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// The groups of `regions`, each mapped by `map`.
+    /// Maps each of `regions` by `map`.
     ///
     /// # Errors
-    /// Those of `map`.
+    /// The error of `map`, for the first region that `map` refuses.
     pub fn new<E>(
         regions: &Regions,
         mut map: impl FnMut(&Region) -> Result<Box<dyn Registers>, E>,
@@ -170,10 +171,10 @@ impl Transport {
         })
     }
 
-    /// Stops the device: when this returns, it touches no memory.
+    /// Stops the device: when this function returns `Ok`, the device touches no memory any more.
     ///
     /// # Errors
-    /// [`TransportError::ResetTimeout`]: it may still be using memory.
+    /// [`TransportError::ResetTimeout`]: the device did not confirm the reset, and may still use memory.
     pub fn reset(&self) -> Result<(), TransportError> {
         self.common.write8(common::DEVICE_STATUS, 0);
         for _ in 0..RESET_POLLS {
@@ -185,10 +186,15 @@ impl Transport {
         Err(TransportError::ResetTimeout)
     }
 
-    /// Resets the device and agrees on features: those of `wanted` that it offers. Gives them.
+    /// Resets the device and agrees with the device on features: those of `wanted` that the device offers. The result
+    /// is the agreed features.
     ///
     /// # Errors
-    /// [`TransportError`]: not a device for us. The device was told so.
+    /// - [`TransportError::ResetTimeout`]: the device did not confirm the reset.
+    /// - [`TransportError::Legacy`]: the device speaks no virtio 1.x.
+    /// - [`TransportError::FeaturesRefused`]: the device does not work with the agreed features.
+    ///
+    /// After the last two the device knows that this driver has given the device up.
     pub fn negotiate(&self, wanted: u64) -> Result<u64, TransportError> {
         self.reset()?;
         self.add_status(STATUS_ACKNOWLEDGE);
@@ -217,7 +223,7 @@ impl Transport {
     /// Largest size of queue `queue`.
     ///
     /// # Errors
-    /// [`TransportError::NoQueue`].
+    /// [`TransportError::NoQueue`]: the device has no such queue, or the queue has no size.
     pub fn queue_size(&self, queue: u16) -> Result<u16, TransportError> {
         if queue >= self.common.read16(common::NUM_QUEUES) {
             return Err(TransportError::NoQueue(queue));
@@ -229,10 +235,11 @@ impl Transport {
         }
     }
 
-    /// Sets queue `queue` up with interrupt vector `vector` and enables it. Gives its doorbell.
+    /// Sets up queue `queue` with interrupt vector `vector`, enables the queue, and gives the queue's doorbell.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// - [`TransportError::VectorRefused`]: the device has no room for the interrupt vector.
+    /// - [`TransportError::NoCapability`]: the doorbell lies outside of the device's notification registers.
     pub fn enable_queue(
         &self,
         queue: u16,
@@ -281,7 +288,7 @@ impl Transport {
         self.notify.write16(doorbell.offset, doorbell.queue);
     }
 
-    /// Reads from the device type's registers by `read`, again if they changed meanwhile.
+    /// Reads from the device type's registers by `read`. If the registers changed meanwhile, `read` is called again.
     pub fn read_device<T>(&self, read: impl Fn(&DeviceRegisters<'_>) -> T) -> T {
         loop {
             let before = self.common.read8(common::CONFIG_GENERATION);
@@ -305,7 +312,7 @@ pub struct Doorbell {
     queue: u16,
 }
 
-/// The device type's registers; those past the end read as 0.
+/// The device type's registers. A register past the end reads as 0.
 pub struct DeviceRegisters<'a> {
     registers: &'a dyn Registers,
     len: u32,
@@ -336,7 +343,7 @@ mod tests {
 
     const AT: Address = Address::new(0, 4, 0);
 
-    /// A vendor capability at `offset`: kind, BAR, where in it, and how long.
+    /// Writes a vendor capability at `offset`: kind, BAR, offset in the BAR, and length.
     fn add(config: &FakeConfig, offset: u8, next: u8, kind: u8, bar: u8, at: u32, len: u32) {
         config.set16(AT, offset, u16::from(VENDOR_CAPABILITY) | u16::from(next) << 8);
         config.set8(AT, offset + 3, kind);

@@ -1,4 +1,4 @@
-//! What the device's registers say of the disk.
+//! Reads what the device's registers say of the disk.
 
 use backends::{DiscardLimits, Geometry};
 use ring_abi::types::PAGE_SIZE;
@@ -33,7 +33,7 @@ mod config {
     pub(super) const DISCARD_SECTOR_ALIGNMENT: usize = 44;
 }
 
-/// Reads what kind of disk it is. Also gives the size of the largest part.
+/// Reads what the disk is like. The second result is the size of the largest part of a request.
 pub(super) fn read(transport: &Transport, features: u64, queue: u16) -> Result<(Geometry, u32), BlkError> {
     let has = |feature: u64| features & feature != 0;
     transport.read_device(|device| {
@@ -46,7 +46,7 @@ pub(super) fn read(transport: &Transport, features: u64, queue: u16) -> Result<(
             .checked_shl(exponent.into())
             .filter(|size| *size >= sector_size)
             .unwrap_or(sector_size);
-        // Whole sectors, so that a cut segment stays one.
+        // The limit is a multiple of a sector, so that each piece of a segment that is cut is whole sectors.
         let size_max = if has(F_SIZE_MAX) { device.read32(config::SIZE_MAX) } else { u32::MAX };
         let part_max = (size_max.min(PART_MAX) / SECTOR) * SECTOR;
         let size_max = part_max.min(PAGE);

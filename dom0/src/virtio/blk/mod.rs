@@ -1,9 +1,9 @@
 //! The block driver: scatter lists of machine addresses in, completions out.
 //!
-//! Each request has a slot of 256 bytes in the driver's own pages: header, status byte, and a descriptor table that
-//! is long enough for a direct blkif request; longer ones take a whole page for their table. So, with indirect
-//! descriptors, every request costs the queue one descriptor. Without them (an unusual device) parts go into the
-//! queue itself.
+//! Each request has a slot of 256 bytes in the driver's own pages. The slot holds the header, the status byte, and a
+//! descriptor table that is long enough for a direct blkif request. A longer request takes a whole page for its table.
+//! So, with indirect descriptors, every request costs the queue one descriptor. On a device without indirect
+//! descriptors, which is unusual, the parts of a request go into the queue itself.
 //!
 //! Source: VIRTIO 1.2, section 5.2.
 
@@ -38,7 +38,7 @@ pub enum BlkError {
     Transport(TransportError),
     /// No memory for the queue.
     OutOfMemory,
-    /// Its registers say what no disk can be.
+    /// The device's registers say what no disk can be.
     BadGeometry(&'static str),
     /// The device broke the queue's rules.
     Queue(QueueError),
@@ -64,10 +64,10 @@ impl fmt::Display for BlkError {
     }
 }
 
-/// A virtio disk. Shared by all who use it; one task runs [`Self::serve`].
+/// A virtio disk. All users share the disk, and one task runs [`Self::serve`].
 ///
-/// The lock is held while a request is put into the queue or taken from it, never while a client is told: it comes
-/// before a [`Client`]'s.
+/// The lock is held while a request is put into the queue or taken from the queue, and never while a client is told of
+/// something. The lock comes before the lock of a [`Client`].
 pub struct VirtioBlk<S: DmaSource> {
     name: String,
     transport: Transport,
@@ -86,9 +86,9 @@ struct Running<S: DmaSource> {
     part_max: u32,
 }
 
-/// What wakes the driver: the device's interrupt.
+/// The event that wakes the driver: the device's interrupt.
 pub trait Interrupt {
-    /// Waits for the next; one that came since the last wait ends it at once.
+    /// Waits for the next interrupt. An interrupt that came since the last wait ends the wait at once.
     fn wait(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -96,12 +96,14 @@ impl<S: DmaSource> VirtioBlk<S> {
     /// Brings the device up with its queue's interrupt at MSI-X vector `vector`. `name` is for the log.
     ///
     /// # Errors
-    /// [`BlkError`]; the device was reset and uses no memory.
+    /// [`BlkError`] says what is wrong with the device, or that memory is missing. The driver has reset the device, or
+    /// at least enabled no queue: the device uses no memory of this kernel.
     pub fn new(name: String, transport: Transport, source: S, vector: u16) -> Result<Self, BlkError> {
         Self::bring_up(&transport, &source, vector)
             .inspect_err(|_| {
                 transport.fail();
-                // A device that does not even reset had no queue enabled yet, or has its queue in memory that is not reused.
+                // A device that does not even reset has no queue from this driver. A queue from the firmware may be
+                // enabled still, in memory that no kernel reuses.
                 let _ = transport.reset();
             })
             .map(|running| {
@@ -126,7 +128,7 @@ impl<S: DmaSource> VirtioBlk<S> {
         Ok(Running { queue, pages, doorbell, geometry, indirect, part_max })
     }
 
-    /// What it is called in the log.
+    /// The disk's name in the log.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -136,7 +138,7 @@ impl<S: DmaSource> VirtioBlk<S> {
         self.inner.lock().in_flight()
     }
 
-    /// Asks the device for its serial number; `None` if it has none. [`Self::serve`] must be running.
+    /// Asks the device for its serial number; `None` if the device has none. [`Self::serve`] must be running.
     pub async fn serial(&self) -> Option<String> {
         let memory = {
             let inner = self.inner.lock();
@@ -169,7 +171,8 @@ impl<S: DmaSource> VirtioBlk<S> {
         Some(text).filter(|text: &String| !text.is_empty())
     }
 
-    /// Handles the device's interrupts until it breaks; then every request has failed and none is accepted.
+    /// Handles the device's interrupts until the device breaks, and gives the reason. From then on the disk accepts no
+    /// request.
     pub async fn serve(&self, interrupt: impl Interrupt) -> BlkError {
         loop {
             match self.service() {
@@ -185,13 +188,15 @@ impl<S: DmaSource> VirtioBlk<S> {
     /// Hands out all that the device has finished and asks for the next interrupt.
     ///
     /// # Errors
-    /// [`BlkError`]: the device was reset, and all its requests failed.
+    /// [`BlkError`]: the device broke its queue's rules or asked for a reset. The disk is out of use; `give_up`
+    /// has failed the disk's requests.
     pub fn service(&self) -> Result<(), BlkError> {
         let mut inner = self.inner.lock();
         if let Some(error) = inner.broken {
             return Err(error);
         }
-        // Its slot is the next free one of the queue, which changes when a request ends.
+        // The open request's slot is the slot of the queue's next free descriptor, and the end of another request
+        // changes which descriptor is the next. So the open request goes into the queue first.
         inner.close_open();
         let mut outcome = Ok(());
         loop {
@@ -235,8 +240,8 @@ impl<S: DmaSource> VirtioBlk<S> {
         outcome
     }
 
-    /// Resets the device and fails all it had. Memory is given back only if the reset succeeded: else the device
-    /// may still write to it.
+    /// Resets the device and fails the requests that the device had. If the reset fails, these requests never end and
+    /// their memory stays lent: the device may still write to the memory.
     fn give_up(&self, inner: &mut Inner<S>, error: BlkError) {
         inner.broken = Some(error);
         inner.fail_again();
@@ -262,8 +267,8 @@ impl<S: DmaSource> BlockDevice for VirtioBlk<S> {
         segments: &[Segment],
     ) -> Result<(), SubmitError> {
         let mut inner = self.inner.lock();
-        // Memory that grows is charged to the disk, whichever client makes it grow: each client's part
-        // ([`client_bytes`]) is within what a vbd claims.
+        // Memory that grows is charged to the disk, whichever client makes the memory grow: what a client adds
+        // ([`client_bytes`]) is part of what a vbd claims.
         Account::own().charge(|| match op {
             BlockOp::Read => inner.submit_transfer(client, tag, T_IN, sector, segments),
             BlockOp::Write => inner.submit_transfer(client, tag, T_OUT, sector, segments),

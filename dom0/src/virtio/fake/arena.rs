@@ -10,7 +10,8 @@ use crate::virtio::{Dma, DmaSource};
 
 const PAGE: usize = 4096;
 
-/// Machine memory whose pages are no neighbours, unless asked for; and how many a driver gets, if there is a limit.
+/// Machine memory whose pages are no neighbours, unless a test asks for neighbours. The second field is the number of
+/// pages that a driver may take, if a test set a limit.
 #[derive(Clone, Default)]
 pub(in crate::virtio) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>, Arc<Mutex<Option<usize>>>);
 
@@ -27,7 +28,7 @@ impl Arena {
         FakeDma { arena: self.clone(), frames }
     }
 
-    /// Pages that there are.
+    /// Number of pages in the arena.
     pub(in crate::virtio) fn frames(&self) -> usize {
         self.0.lock().len()
     }
@@ -37,7 +38,7 @@ impl Arena {
         *self.1.lock() = Some(pages);
     }
 
-    /// Pages that are neighbours, for once: where the first begins.
+    /// Makes `count` pages that are neighbours, and gives the address of the first page.
     pub(in crate::virtio) fn row(&self, count: usize) -> u64 {
         let mut memory = self.0.lock();
         let first = 0x100 + memory.len() as u64 * 3;
@@ -45,7 +46,8 @@ impl Arena {
         first * PAGE as u64
     }
 
-    /// Calls `access` for each page of a range, with what of the range is before it.
+    /// Calls `access` for each page of a range. The first argument is the number of the range's bytes that lie in
+    /// earlier pages.
     pub(in crate::virtio) fn with(&self, maddr: u64, len: usize, mut access: impl FnMut(usize, &mut [u8])) {
         let mut memory = self.0.lock();
         let mut done = 0;

@@ -1,4 +1,4 @@
-//! Memory and a virtio disk for tests. The device walks descriptors by machine address and checks each of them.
+//! Memory and a virtio disk for tests. The device walks descriptors by machine address and checks each descriptor.
 
 mod arena;
 
@@ -12,13 +12,13 @@ use super::Registers;
 use super::transport::{Region, Regions, Transport};
 pub(super) use arena::{Arena, FakeDma};
 
-/// What the device offers and where it is odd.
+/// What the device offers, and in which ways the device is odd.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) version_1: bool,
     pub(super) indirect: bool,
     pub(super) event_idx: bool,
-    /// Features without which it refuses to work.
+    /// Features without which the device refuses to work.
     pub(super) insists: u64,
     pub(super) queue: u16,
     pub(super) vectors: u16,
@@ -89,7 +89,7 @@ pub(super) struct FakeDevice {
     state: Arc<Mutex<State>>,
 }
 
-/// One register group of it.
+/// One register group of the device.
 struct Group {
     device: FakeDevice,
     which: u8,
@@ -147,12 +147,12 @@ impl FakeDevice {
         self.state.lock().disk[offset..offset + len].to_vec()
     }
 
-    /// Parts of data of the requests that it has executed.
+    /// Number of data parts of the requests that the device has executed.
     pub(super) fn parts(&self) -> usize {
         self.state.lock().parts
     }
 
-    /// Requests that it has executed.
+    /// Number of requests that the device has executed.
     pub(super) fn requests(&self) -> usize {
         self.state.lock().requests
     }
@@ -165,7 +165,7 @@ impl FakeDevice {
         self.state.lock().resets > 1
     }
 
-    /// Claims far more work than it was given.
+    /// Claims to have done far more work than the driver gave the device.
     pub(super) fn lie(&self) {
         let used = self.state.lock().common64(48);
         self.arena.write(used + 2, &0x7fffu16.to_le_bytes());
@@ -212,7 +212,7 @@ impl FakeDevice {
         }
     }
 
-    /// Does all that was made available, if it was notified.
+    /// Executes all available requests, if the driver notified the device.
     pub(super) fn run(&self) {
         self.run_some(usize::MAX);
     }

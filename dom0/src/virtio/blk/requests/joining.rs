@@ -9,10 +9,11 @@ use super::{InFlight, Inner, Member, Request, SECTOR, SLOT_ENTRIES, T_IN};
 use crate::virtio::DmaSource;
 use crate::virtio::queue::Part;
 
-/// A read or write that is not in the queue yet. A slot is reserved for it; its parts are [`Inner::parts`].
+/// A read or write that is not in the queue yet. A slot is reserved for this request, and [`Inner::parts`] has its
+/// parts.
 pub(super) struct Open {
     kind: u32,
-    /// The sector behind its last.
+    /// The sector behind the request's last sector.
     end: u64,
     slot: usize,
     table: Option<u16>,
@@ -47,13 +48,14 @@ impl<S: DmaSource> Inner<S> {
         self.parts.append(&mut self.next);
         self.untold += 1;
         if !self.indirect {
-            self.close_open(); // it takes descriptors of the queue itself
+            self.close_open(); // the request takes the queue's own descriptors, which the next request must not count as free
         }
         Ok(())
     }
 
-    /// Makes [`Inner::next`] the parts of `segments`, and gives their bytes. Segments that follow each other in machine
-    /// memory are one part, which saves the device a look at each page: domains have much of their memory in one piece.
+    /// Puts the parts of `segments` into [`Inner::next`], and gives the number of bytes. Segments that follow each
+    /// other in machine memory become one part, which saves the device a look at each page: domains have much of their
+    /// memory in one piece.
     fn set_next(&mut self, device_writes: bool, segments: &[Segment]) -> u64 {
         self.next.clear();
         let mut bytes = 0;
@@ -77,11 +79,13 @@ impl<S: DmaSource> Inner<S> {
         bytes
     }
 
-    /// Whether a transfer goes on where the open request ends, and fits. A table for both is found then.
+    /// Whether the transfer of `member` begins where the open request ends, and fits. If the joined request needs a
+    /// table, this function takes the table.
     fn may_join(&mut self, member: &Member, kind: u32) -> bool {
         let parts = self.parts.len() + member.parts;
         let Some(open) = &mut self.open else { return false };
-        // One domain's errors, delays and numbers of parts are no other's business.
+        // Only requests of one client join: one domain's errors, delays and numbers of parts must not reach another
+        // domain.
         let follows =
             open.kind == kind && open.end == member.sector && Arc::ptr_eq(&open.first.client, &member.client);
         if !follows || parts > self.seg_max || !has_room(&mut open.joined) {
@@ -91,7 +95,7 @@ impl<S: DmaSource> Inner<S> {
             return true;
         }
         if !self.claims.is_empty() {
-            return false; // tables are kept for clients that were turned away
+            return false; // free tables are kept for clients that were turned away
         }
         open.table = self.free_tables.pop();
         open.table.is_some()
@@ -108,7 +112,8 @@ impl<S: DmaSource> Inner<S> {
     }
 }
 
-/// Makes sure of room for one member more, with at most twice the room for those there are; false: there is no memory.
+/// Makes room for one more member, where the vector has room for at most twice its members; `false`: there is no
+/// memory.
 fn has_room(joined: &mut Vec<Member>) -> bool {
     joined.len() < joined.capacity() || joined.try_reserve_exact(joined.len().max(1)).is_ok()
 }

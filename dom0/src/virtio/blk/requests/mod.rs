@@ -1,11 +1,12 @@
 //! Requests on their way to the device and back: slots, descriptor tables, the queue.
 //!
-//! A frontend cuts a long read or write into many requests, and the device answers each with an interrupt. So a read or
-//! write stays *open* until the next kick: one that goes on where it ends on the disk joins it, and the device sees a
-//! single request. When a joined request fails, its members go to the device again, each alone: only those fail that do.
+//! A frontend cuts a long read or write into many requests, and the device answers each request with an interrupt. So a
+//! read or write stays *open* until the next kick: a request that begins where the open request ends on the disk joins
+//! the open request, and the device sees a single request. When a joined request fails, each of its members goes to the
+//! device again, alone: so only a member that fails by itself fails.
 //!
-//! A disk takes the pages for all the requests that its queue can hold when it is opened. What grows beyond with its
-//! clients ([`client_bytes`]) may fail to: then requests do not join, or one of them fails.
+//! When a disk is opened, the driver takes the pages for all the requests that the disk's queue can hold. What grows
+//! later with the clients ([`client_bytes`]) may find no memory: then requests do not join, or one request fails.
 
 mod joining;
 mod sharing;
@@ -32,7 +33,7 @@ pub(super) const T_DISCARD: u32 = 11;
 /// Bytes of a sector, as requests count.
 const SECTOR: u64 = 512;
 
-/// Bytes of a request's slot, and what is where in it.
+/// Bytes of a request's slot, and the offset of each thing in a slot.
 const SLOT: usize = 256;
 const SLOT_HEADER: usize = 0;
 const SLOT_DISCARD: usize = 16;
@@ -46,12 +47,13 @@ const SLOTS_PER_PAGE: usize = PAGE_SIZE / SLOT;
 pub(super) const TABLE_ENTRIES: usize = PAGE_SIZE / DESCRIPTOR;
 /// Largest part, if the device has no wish of its own.
 pub(super) const PART_MAX: u32 = 1 << 20;
-/// Most such tables of a device; requests beyond wait.
+/// Most tables that fill a page in one device. A request that needs a table waits when none is free.
 pub(super) const MAX_TABLES: usize = 64;
 
-/// Bytes of heap that a client with `requests` of `segments` in all under way makes a disk keep at most: its members of
-/// joined requests, its ends that are to be told, its claim and its place among those to be called; where joined requests
-/// failed, their members with their parts. Vectors that grow have up to twice the room.
+/// Most bytes of heap that a client with `requests` requests under way, which have `segments` segments in all, makes a
+/// disk keep: its members of joined requests, its ends that the driver has to tell, its claim, and its place among the
+/// clients to be called. Where joined requests failed, the members with their parts come on top. A vector that grows
+/// has up to twice the room that it needs.
 pub const fn client_bytes(requests: usize, segments: usize) -> usize {
     let request = size_of::<Member>() + size_of::<End>() + size_of::<Again>() + 3 * size_of::<usize>();
     2 * (requests * request + size_of::<Claim>() + size_of::<Arc<Client>>()) + segments * size_of::<Part>()
@@ -60,7 +62,7 @@ pub const fn client_bytes(requests: usize, segments: usize) -> usize {
 /// The end of a request: its client, its tag, and whether it went well.
 pub(super) type End = (Arc<Client>, u32, bool);
 
-/// The status byte before the device writes it; no defined status.
+/// The status byte before the device writes the byte: no status has this value.
 const STATUS_UNWRITTEN: u8 = 0xff;
 const STATUS_OK: u8 = 0;
 
@@ -74,34 +76,34 @@ pub(super) struct Request {
     pub(super) range: Option<(u64, u32)>,
 }
 
-/// What a client submitted, as far as it is told of it.
+/// What the driver knows of one operation that a client submitted, to tell the client of the operation's end.
 pub(super) struct Member {
     client: Arc<Client>,
     tag: u32,
-    /// Where it begins on the disk.
+    /// The sector at which the operation begins.
     sector: u64,
-    /// Its number of parts.
+    /// Number of parts of the operation.
     parts: usize,
 }
 
 /// A request that the device has.
 pub(super) struct InFlight {
     first: Member,
-    /// The requests that joined the first.
+    /// The operations that joined the first.
     joined: Vec<Member>,
     kind: u32,
-    /// Index of its page-sized descriptor table.
+    /// Index of the request's page-sized descriptor table, if the request has such a table.
     table: Option<u16>,
 }
 
 impl InFlight {
-    /// All whose request this is.
+    /// All operations of this request.
     pub(super) fn members(self) -> impl Iterator<Item = Member> {
         [self.first].into_iter().chain(self.joined)
     }
 }
 
-/// A member of a joined request that failed, on its way to the device alone.
+/// A member of a joined request that failed. The member waits to go to the device alone.
 struct Again {
     member: Member,
     kind: u32,
@@ -115,10 +117,10 @@ pub(super) struct RequestPages<M> {
 }
 
 impl<M> RequestPages<M> {
-    /// Takes those for a queue of `size` descriptors.
+    /// Takes the pages for a queue of `size` descriptors.
     ///
     /// # Errors
-    /// [`BlkError::OutOfMemory`].
+    /// [`BlkError::OutOfMemory`]: this kernel has too few free pages.
     pub(super) fn new<S: DmaSource<Memory = M>>(
         source: &S,
         size: u16,
@@ -144,33 +146,34 @@ pub(super) struct Inner<S: DmaSource> {
     free_tables: Vec<u16>,
     /// By head of chain.
     pub(super) in_flight: Vec<Option<InFlight>>,
-    /// Clients that were turned away, first come first served.
+    /// Clients that were turned away; the first turned away is the first served.
     claims: Vec<Claim>,
     /// Clients of which the device has requests.
     holders: usize,
-    /// Submitted operations whose clients were not told of their end: [`Inner::ended`] has room for all of them.
+    /// Number of submitted operations whose clients were not told of the end: [`Inner::ended`] has room for all of
+    /// these.
     untold: usize,
-    /// Clients that are to be called; there is room for all that have claims.
+    /// Clients that are to be called; the vector has room for every client with a claim.
     pub(super) called: Vec<Arc<Client>>,
-    /// What may still be joined.
+    /// The request that further operations may join.
     open: Option<Open>,
     /// Parts of the open request.
     parts: Vec<Part>,
-    /// Parts of the transfer that is submitted; kept for its capacity.
+    /// Parts of the transfer that is being submitted; kept between calls for the capacity.
     next: Vec<Part>,
     again: VecDeque<Again>,
-    /// A descriptor table being made; kept for its capacity.
+    /// A descriptor table that is being made; kept between calls for the capacity.
     words: Vec<u64>,
-    /// A chain being made, on a device without indirect descriptors; kept for its capacity.
+    /// A chain that is being made, on a device without indirect descriptors; kept between calls for the capacity.
     chain: Vec<Part>,
-    /// Ended requests, on their way to their clients; kept for its capacity.
+    /// Ended operations whose clients are to be told; kept between calls for the capacity.
     pub(super) ended: Vec<End>,
     pub(super) indirect: bool,
-    /// Largest part, at most [`PART_MAX`]; a segment is cut to it.
+    /// Largest part, at most [`PART_MAX`]; a longer segment is cut into such parts.
     part_max: u32,
     /// Most parts of a request.
     pub(super) seg_max: usize,
-    /// Why it works no more.
+    /// Why the disk works no more.
     pub(super) broken: Option<BlkError>,
 }
 
@@ -205,23 +208,23 @@ impl<S: DmaSource> Inner<S> {
         }
     }
 
-    /// Makes sure that the end of one operation more can be told, whenever it comes.
+    /// Makes room to tell the end of one more operation, whenever the end comes.
     fn expect_end(&mut self) -> Result<(), SubmitError> {
         let wanted = self.untold + 1 - self.ended.len();
         self.ended.try_reserve(wanted).map_err(|_| SubmitError::Failed)
     }
 
-    /// The clients of `ended` operations are told of them.
+    /// Notes that the clients of `ended` operations were told of the ends.
     pub(super) fn told(&mut self, ended: usize) {
         self.untold -= ended;
     }
 
-    /// Requests that the device has or will have.
+    /// Number of requests that the device has or will have.
     pub(super) fn in_flight(&self) -> usize {
         self.queue.in_flight() + usize::from(self.open.is_some()) + self.again.len()
     }
 
-    /// Takes one finished request, if there is one.
+    /// Takes one finished request. `false`: the device has finished no more.
     pub(super) fn take_finished(&mut self) -> Result<bool, QueueError> {
         let Some((head, _)) = self.queue.pop()? else { return Ok(false) };
         let slot = usize::from(head);
@@ -238,8 +241,9 @@ impl<S: DmaSource> Inner<S> {
         Ok(true)
     }
 
-    /// Has the members of a failed request go to the device again, each alone. Their parts are in its descriptor table still,
-    /// which nobody writes but this driver. Where there is no memory for a member's parts, that member fails.
+    /// Has each member of a failed request go to the device again, alone. The parts of the members are still in the
+    /// request's descriptor table, which only this driver writes. A member fails if there is no memory for the member's
+    /// parts.
     fn take_apart(&mut self, slot: usize, request: InFlight) {
         let (kind, mut entry) = (request.kind, 1);
         let (table, base) = match request.table {
@@ -263,7 +267,8 @@ impl<S: DmaSource> Inner<S> {
         }
     }
 
-    /// Offers the device what is to go to it again, as far as it has room. Whether anything went.
+    /// Offers the device the members that go to the device again, as far as the queue has room. The result is whether
+    /// the queue took a member.
     pub(super) fn submit_again(&mut self) -> bool {
         let mut any = false;
         while let Some(Again { member, kind, parts }) = self.again.pop_front() {
@@ -280,20 +285,20 @@ impl<S: DmaSource> Inner<S> {
         any
     }
 
-    /// Gives back what a failure took, once nothing of it is left.
+    /// Gives back the memory that a failure took, once no member waits to go to the device again.
     pub(super) fn rest(&mut self) {
         if self.again.is_empty() && self.again.capacity() > 0 {
             self.again = VecDeque::new();
         }
     }
 
-    /// Ends the requests as failed that were to go to the device again.
+    /// Ends, as failed, the operations that were to go to the device again.
     pub(super) fn fail_again(&mut self) {
         let again = self.again.drain(..).map(|again| again.member);
         self.ended.extend(again.map(|member| (member.client, member.tag, false)));
     }
 
-    /// Ends the requests as failed that the device had when it was reset.
+    /// Ends, as failed, the requests that the device had when the device was reset.
     pub(super) fn fail_sent(&mut self) {
         for head in 0..self.in_flight.len() {
             let Some(request) = self.in_flight[head].take() else { continue };
@@ -302,7 +307,7 @@ impl<S: DmaSource> Inner<S> {
         }
     }
 
-    /// The slot of the next request, and a table if `entries` need one.
+    /// Finds the slot of the next request, and a table if `entries` descriptors need a table.
     fn reserve(&mut self, entries: usize) -> Result<(usize, Option<u16>), SubmitError> {
         if self.queue.free() == 0 {
             return Err(SubmitError::Full);
@@ -318,7 +323,7 @@ impl<S: DmaSource> Inner<S> {
         Ok((slot, Some(table)))
     }
 
-    /// Submits a request that nothing joins.
+    /// Submits a request that no other request joins.
     pub(super) fn submit_alone(
         &mut self,
         client: &Arc<Client>,
@@ -336,7 +341,7 @@ impl<S: DmaSource> Inner<S> {
         Ok(())
     }
 
-    /// Puts a request into the queue, whose slot is the next.
+    /// Puts a request into the queue. `slot` belongs to the queue's next free descriptor.
     fn push(&mut self, slot: usize, request: Request, parts: &[Part], in_flight: InFlight) {
         let entries = parts.len() + 2 + usize::from(request.range.is_some());
         let memory = &self.slots[slot / SLOTS_PER_PAGE];

@@ -1,4 +1,4 @@
-//! Shares of a disk: a client that finds no room has a claim, and room that comes free is kept for clients with claims.
+//! Shares of a disk: a client that finds no room gets a claim, and the driver keeps free room for clients with claims.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -9,11 +9,12 @@ use backends::{Client, SubmitError};
 use super::{InFlight, Inner, SLOT_ENTRIES};
 use crate::virtio::DmaSource;
 
-/// How often a client that was turned away is called and does not ask again before its place is given up: a client that
-/// wants nothing any more does not say so.
+/// How often the driver calls a client that was turned away and does not ask again, before the client loses its place:
+/// a client that wants nothing any more does not say so.
 const MAX_CALLS: u32 = 16;
 
-/// A client that was turned away. What becomes free is kept for such clients, in the order in which they came.
+/// A client that was turned away. The driver keeps free room for such clients, in the order in which the clients were
+/// turned away.
 pub(super) struct Claim {
     client: Arc<Client>,
     /// How often the client was called since.
@@ -21,7 +22,8 @@ pub(super) struct Claim {
 }
 
 impl<S: DmaSource> Inner<S> {
-    /// A slot and, if `entries` need one, a table for a request of `client`; else the client is called when there is room.
+    /// Gives a slot and, if `entries` descriptors need a table, a table for a request of `client`. Where there is no
+    /// room, the client gets a claim, and the driver calls the client when there may be room.
     pub(super) fn reserve_for(
         &mut self,
         client: &Arc<Client>,
@@ -32,7 +34,7 @@ impl<S: DmaSource> Inner<S> {
         }
         self.close_open();
         let place = self.claims.iter().position(|claim| Arc::ptr_eq(&claim.client, client));
-        // Clients that were turned away are served first, each with a fair part of what there is.
+        // Clients that were turned away are served first, each with an equal part of what the device has.
         let reserved = if self.claims.is_empty() || self.may_take(client, place, entries) {
             self.reserve(entries)
         } else {
@@ -41,29 +43,29 @@ impl<S: DmaSource> Inner<S> {
         match (&reserved, place) {
             (Ok(_), Some(place)) => _ = self.claims.remove(place),
             (Err(_), None) => {
-                // A client that could not be called must not wait.
+                // A client that cannot be called must not wait: its request fails.
                 let clients = self.claims.len() + 1;
                 self.claims.try_reserve(1).map_err(|_| SubmitError::Failed)?;
                 self.called.try_reserve(clients).map_err(|_| SubmitError::Failed)?;
                 self.claims.push(Claim { client: client.clone(), calls: 0 });
             }
-            // The client still wants something: what ended when it was called was not what it waits for.
+            // The client still wants something: the end for which the client was called freed too little.
             (Err(_), Some(place)) => self.claims[place].calls = 0,
             _ => {}
         }
         reserved
     }
 
-    /// Whether `client`, at `place` of the queue of claims or not in that queue, may take what is free: each client may
-    /// hold an equal part, and what is free is kept for those who came before.
+    /// Whether `client` may take free room. `place` is the client's place among the claims, if the client has a claim.
+    /// Each client may hold an equal part of the device, and free room is kept for clients with earlier claims.
     fn may_take(&self, client: &Client, place: Option<usize>, entries: usize) -> bool {
         if self.in_flight() == 0 {
-            return true; // there is nobody whose end would call the others
+            return true; // nothing is under way, so no end would call the clients with claims
         }
         let before = place.unwrap_or(self.claims.len());
         let requests = client.share.requests.load(Relaxed) as usize;
         if !self.indirect {
-            // Requests take descriptors by their length, so that no equal part can be told.
+            // A request takes as many descriptors as the request has parts, so there is no number for an equal part.
             return before == 0 || requests == 0;
         }
         let idle = |claim: &&Claim| claim.client.share.requests.load(Relaxed) == 0;
@@ -76,21 +78,21 @@ impl<S: DmaSource> Inner<S> {
             && (entries <= SLOT_ENTRIES || fair(tables, self.tables.len(), self.free_tables.len()))
     }
 
-    /// Counts what the device has for a client.
+    /// Counts `request` for its client: the device has the request now.
     pub(super) fn count(&mut self, request: &InFlight) {
         let share = &request.first.client.share;
         self.holders += usize::from(share.requests.fetch_add(1, Relaxed) == 0);
         share.tables.fetch_add(request.table.is_some().into(), Relaxed);
     }
 
-    /// Counts what the device has no more.
+    /// Takes `request` out of its client's count: the device has the request no more.
     pub(super) fn give_back(&mut self, request: &InFlight) {
         let share = &request.first.client.share;
         self.holders -= usize::from(share.requests.fetch_sub(1, Relaxed) == 1);
         share.tables.fetch_sub(request.table.is_some().into(), Relaxed);
     }
 
-    /// The clients to be called, since something ended: all that were turned away and still want something.
+    /// The clients to be called because something ended: all that were turned away and still want something.
     pub(in crate::virtio::blk) fn owed_a_call(&mut self) -> Vec<Arc<Client>> {
         if self.ended.is_empty() || self.claims.is_empty() {
             return Vec::new();

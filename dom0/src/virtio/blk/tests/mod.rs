@@ -123,7 +123,7 @@ fn longest_request_takes_one_descriptor() {
     assert_eq!(arena.bytes(segments[253].maddr.raw(), PAGE_SIZE), expected);
 }
 
-/// Tags and whether they went well, in the order of the tags.
+/// The tags and outcomes of the ended operations, in the order of the tags.
 fn ends(client: &Client) -> Vec<(u32, bool)> {
     let mut ends: Vec<_> = take(client).iter().map(|c| (c.tag, c.ok)).collect();
     ends.sort_unstable();
@@ -158,7 +158,8 @@ fn neighbours_in_memory_are_one_part() {
         let client = Client::new(4);
         let row = arena.row(7);
         let page = |index: u64, len| Segment { maddr: Maddr::new(row + index * PAGE_SIZE as u64), len };
-        // Five in a row, of which the last is cut; one before them; one after the cut one's page.
+        // Five segments in a row, the last of them cut; one before these; one that lies after the page of the cut
+        // segment.
         let lengths = [(1, 4096), (2, 4096), (3, 4096), (4, 4096), (5, 512), (0, 4096), (6, 4096)];
         let segments = lengths.map(|(index, len)| page(index, len));
         blk.submit(&client, 0, BlockOp::Read, 8, &segments).unwrap();
@@ -208,12 +209,13 @@ fn nothing_else_joins() {
 
 #[test]
 fn of_a_joined_request_only_those_fail_that_do_alone() {
-    // All in one request, and in pieces of what the queue lets be long.
+    // With 64 descriptors all writes are one request; with 8 or 4, the queue's size cuts the writes into several
+    // requests.
     for queue in [64, 8, 4] {
         let (arena, device, blk) = disk(Limits { queue, seg_max: 64, ..Limits::default() });
         let client = Client::new(8);
         let pages: Vec<_> = (0..5).map(|_| segment(&arena)).collect();
-        // The disk has 2048 sectors: the last two are behind its end.
+        // The disk has 2048 sectors: the last two writes lie behind the disk's end.
         for (tag, page) in pages.iter().enumerate() {
             arena.fill(page.maddr.raw(), PAGE_SIZE, tag as u8 + 1);
             let submit = || blk.submit(&client, tag as u32, BlockOp::Write, 2024 + 8 * tag as u64, &[*page]);
@@ -297,7 +299,7 @@ fn serial_number() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Random requests, sizes and orders: each ends once, and reads see what was written.
+    /// Random requests, sizes and orders: each request ends once, and a read sees what was written.
     #[test]
     fn random_traffic(
         steps in proptest::collection::vec((0u8..4, 1usize..30, 0u64..200, any::<u8>()), 1..80),
@@ -325,7 +327,7 @@ proptest! {
                 arena.fill(segment.maddr.raw(), PAGE_SIZE, fill);
             }
             let op = if kind == 0 { BlockOp::Read } else { BlockOp::Write };
-            // Many go on where the last one ended.
+            // Many requests begin where the request before ended.
             let sector = if fill % 2 == 0 && end < 1800 { end } else { sector };
             end = sector + 8 * segments.len() as u64;
             match blk.submit(&client, tag as u32, op, sector, &segments) {

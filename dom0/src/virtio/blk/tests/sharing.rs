@@ -1,15 +1,16 @@
-//! Several clients of one disk: what each gets, and what each makes the disk keep.
+//! Several clients of one disk: what each client gets, and what each client makes the disk keep.
 
 use super::*;
 
-/// What a disk takes for its clients beyond what it took when it was opened is what each vbd's claim has for that, whatever
-/// a frontend with the largest ring asks for.
+/// After its opening, a disk takes no more memory for a client than the vbd's claim contains for this, whatever a
+/// frontend with the largest ring asks for.
 #[test]
 fn a_client_makes_the_disk_keep_no_more_than_its_claim_has() {
     use backends::blk::{MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT};
     let most = client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT);
-    // Pages of each request, and how many of the requests follow each other on the disk: pairs, all in one, the longest;
-    // and all that where each goes to the device again, since it ends behind the disk's end.
+    // Number of pages of each request, number of requests that follow each other on the disk, and the first sector. The
+    // rows have pairs, all requests in one, and the longest requests; the rows with 2047 do the same behind the disk's
+    // end, where every request fails and each of its members goes to the device again.
     for (pages, joined, first) in [
         (6, 2, 0),
         (1, 128, 0),
@@ -28,7 +29,8 @@ fn a_client_makes_the_disk_keep_no_more_than_its_claim_has() {
         for round in 0..3 {
             let mut taken = 0;
             for tag in 0..MAX_REQUESTS as u32 {
-                // Every other row of them begins where the one before does not end.
+                // Every second group of requests begins at a sector where the group before does not end, so that two
+                // groups do not join.
                 let row = first + u64::from(tag / joined % 2 * 512);
                 let sector = row + u64::from(tag % joined) * 8 * pages as u64;
                 let submit = || blk.inner.lock().submit_transfer(&client, tag, T_IN, sector, &segments);
@@ -48,8 +50,8 @@ fn a_client_makes_the_disk_keep_no_more_than_its_claim_has() {
     }
 }
 
-/// A disk has the pages for all it can hold, or it is not opened: no request is turned away for want of memory, with nothing
-/// under way whose end would call its client.
+/// A disk is opened only with the pages for all requests that its queue can hold. So no request is turned away for want
+/// of memory while nothing is under way whose end would call the request's client.
 #[test]
 fn a_disk_without_memory_for_its_queue_is_not_opened() {
     let count = {
@@ -70,14 +72,15 @@ fn a_disk_without_memory_for_its_queue_is_not_opened() {
     assert!(VirtioBlk::new("vda".into(), device.transport(), arena.clone(), 0).is_ok());
 }
 
-/// One guest floods a shared disk with the longest requests and is always woken first; another wants one now and then.
+/// One guest floods a shared disk with the longest requests and is always woken first; another guest wants one request
+/// now and then.
 #[test]
 fn a_flood_leaves_a_neighbour_its_part() {
     for long in [false, true] {
         let (arena, device, blk) = disk(Limits { queue: 64, ..Limits::default() });
         let parts = if long { SLOT_ENTRIES } else { 1 };
         let scattered: Vec<_> = (0..parts).map(|_| (segment(&arena), segment(&arena)).0).collect();
-        // Sectors apart, so that nothing joins.
+        // The requests leave gaps between them on the disk, so that no two requests join.
         let read = |client: &Arc<Client>, tag: u32| {
             blk.submit(client, tag, BlockOp::Read, u64::from(tag % 64) * 16 % 1024, &scattered)
         };
@@ -93,7 +96,8 @@ fn a_flood_leaves_a_neighbour_its_part() {
             while read(&modest, 1).is_err() {
                 waited += 1;
                 assert!(waited < 200, "long requests: {long}: starved");
-                // The device ends one request; its owner, the flood, takes what became free before anybody else.
+                // The device ends one request. The flood, which has that request, takes what became free before any
+                // other client does.
                 blk.kick();
                 device.run_some(1);
                 blk.service().unwrap();
@@ -119,7 +123,7 @@ fn a_flood_leaves_a_neighbour_its_part() {
     }
 }
 
-/// Clients that were turned away and want nothing any more, or are gone, keep nothing from the others.
+/// A client that was turned away and wants nothing any more, or is gone, keeps nothing from the other clients.
 #[test]
 fn a_claim_that_is_not_taken_up_lapses() {
     let (arena, device, blk) = disk(Limits { queue: 16, ..Limits::default() });
@@ -144,8 +148,8 @@ fn a_claim_that_is_not_taken_up_lapses() {
     assert_eq!(held(&blk), 16, "the busy one has all again");
 }
 
-/// Many short requests end before a table is free again: a client that waits for a table is called for each of them, and
-/// keeps its place.
+/// Many short requests end before a table is free again. A client that waits for a table is called for each of these
+/// ends, and keeps its place.
 #[test]
 fn who_asks_each_time_is_called_until_it_is_served() {
     let (arena, device, blk) = disk(Limits { queue: 256, ..Limits::default() });
