@@ -1,27 +1,27 @@
-//! Subtrees that are gone for everybody while their nodes are still in the tree.
+//! Subtrees that are gone for every client while their nodes are still in the tree.
 //!
-//! Removing a node with a thousand below it takes milliseconds, and clients see it go in one step. So the topmost node is
-//! taken out at once, and what lies below it is *buried*: whatever was there by then is hidden from all who look, by its
-//! generation, which is older than the burial. What is made there afterwards is newer, and is seen. A [`Sweep`] takes
-//! the buried nodes out in steps, while others are served. (I29)
+//! To remove a node with a thousand nodes below it takes milliseconds, and clients see the subtree go in one step. So
+//! the store takes out the topmost node at once and *buries* what lies below. A buried node is hidden from every client
+//! by its generation, which is older than the burial; a node that is made there afterwards is newer, and clients see
+//! the new node. A [`Sweep`] takes the buried nodes out in steps, while the server serves others. (I29)
 
 use alloc::vec::Vec;
 
 use super::path::{Key, Path, Place, at_or_above};
 use super::store::Change;
 
-/// What hides the nodes below one that was removed.
+/// What hides the nodes below a node that was removed.
 struct Burial {
     number: u64,
     top: Path,
-    /// The generation when it was removed: older nodes are hidden.
+    /// The generation when the node was removed: the burial hides older nodes.
     until: u64,
 }
 
-/// All burials whose nodes have not all been taken out.
+/// All burials with nodes that have not been taken out.
 #[derive(Default)]
 pub(super) struct Burials {
-    /// In order of their tops, of which one may be buried again.
+    /// In the order of the burials' topmost paths; a path may be buried twice.
     open: Vec<Burial>,
     last: u64,
 }
@@ -40,7 +40,7 @@ impl Burials {
         self.last
     }
 
-    /// Nothing is left of this one.
+    /// Forgets burial `number`: its nodes are all taken out.
     pub(super) fn end(&mut self, number: u64) {
         self.open.retain(|burial| burial.number != number);
     }
@@ -68,7 +68,8 @@ impl Burials {
 pub(crate) struct Sweep {
     pub(super) number: u64,
     pub(super) until: u64,
-    /// Where to go on, the next last; and whether what is below was added already.
+    /// Nodes at which the sweep goes on, the next one last. The flag says whether the sweep has added the node's
+    /// children already.
     pub(super) open: Vec<(Path, bool)>,
     /// The change of the topmost node, of which watches are told last.
     pub(super) top: Change,

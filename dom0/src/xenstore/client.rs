@@ -20,9 +20,9 @@ use super::quota::{Figures, Quotas};
 use super::serve::{Exchange, Ring};
 use super::server::{Effect, Server, WatchEvent};
 
-/// A handle on the one server; clones share it.
+/// A handle on the one server; all clones lead to the same server.
 ///
-/// The lock is held for one operation and never across an `await`; wakers are woken after it.
+/// The lock is held for one operation and never across an `await`. Wakers are woken after the lock was let go.
 #[derive(Clone)]
 pub struct Xenstore(Arc<Mutex<Server>>);
 
@@ -32,7 +32,7 @@ impl Xenstore {
         Xenstore(Arc::new(Mutex::new(Server::new(quotas))))
     }
 
-    /// A store that leaves all it can for later steps.
+    /// A store that leaves as much work as possible for later steps.
     #[cfg(test)]
     pub(super) fn reluctant() -> Xenstore {
         let mut server = Server::new(Quotas::XEN);
@@ -46,8 +46,8 @@ impl Xenstore {
         self.with(Server::settle_some)
     }
 
-    /// The store is charged to dom0, whichever client makes the store grow: the task that serves a domain's ring holds
-    /// that domain's part.
+    /// Runs `operate` on the server, and charges the store's memory to dom0, whichever client makes the store grow. A
+    /// domain's part of the memory is held by the task that serves the domain's ring.
     fn with<R>(&self, operate: impl FnOnce(&mut Server) -> R) -> R {
         Account::own().charge(|| self.operate(operate))
     }
@@ -64,8 +64,8 @@ impl Xenstore {
         result
     }
 
-    /// A new client with all of dom0's rights. What domains may have it told of is charged to the current account: a
-    /// client that acts for a domain listens to that domain's nodes.
+    /// A new client with all of dom0's rights. The events that may wait for the client are charged to the current
+    /// account: a client that acts for a domain listens to that domain's nodes.
     pub fn client(&self) -> Client {
         let mut held = Account::current().hold();
         let conn = self.with(|server| {
@@ -75,7 +75,8 @@ impl Xenstore {
         Client { conn, store: self.clone(), _held: held }
     }
 
-    /// Waits for something to be done outside the server: for the one task that serves rings.
+    /// Waits for an effect, which the caller carries out outside the server. The task that serves rings calls this, and
+    /// no other.
     pub async fn next_effect(&self) -> Effect {
         poll_fn(|context| self.with(|server| server.poll_effect(context))).await
     }
@@ -83,15 +84,15 @@ impl Xenstore {
     /// A round of a domain's ring; see [`Server::exchange`].
     ///
     /// # Errors
-    /// As [`Server::exchange`].
+    /// The same as of [`Server::exchange`].
     pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
         self.with(|server| server.exchange(conn, ring))
     }
 
-    /// As [`Xenstore::exchange`]; what the store then keeps for the domain is held by `held`.
+    /// Like [`Xenstore::exchange`]; `held` then holds what the store keeps for the domain.
     ///
     /// # Errors
-    /// As [`Server::exchange`].
+    /// The same as of [`Server::exchange`].
     pub fn exchange_held(
         &self,
         conn: ConnId,
@@ -128,8 +129,8 @@ impl Xenstore {
         self.with(|server| server.domain_destroyed(domid));
     }
 
-    /// Does what calls within dom0, deaths of domains and ended connections leave to be done, for ever. There is one such
-    /// task.
+    /// Does the work that calls within dom0, deaths of domains and ended connections leave, for ever. One task runs
+    /// this function.
     pub async fn settle(self) {
         loop {
             poll_fn(|context| self.with(|server| server.poll_left(context))).await;
@@ -137,7 +138,8 @@ impl Xenstore {
         }
     }
 
-    /// Returns when all that was left when this was called is done: what others leave meanwhile is not waited for.
+    /// Returns when all work is done that was left at the time of the call. Work that others leave meanwhile is not
+    /// waited for.
     pub async fn settled(&self) {
         let mark = self.with(Server::mark_left);
         while self.with(|server| server.settle_until(mark)) {
@@ -145,16 +147,16 @@ impl Xenstore {
         }
     }
 
-    /// Counts what there is.
+    /// Counts what the store holds.
     pub fn figures(&self) -> Figures {
         self.with(|server| server.figures())
     }
 }
 
-/// What the store keeps for a domain, charged to the account of the task that serves its ring.
+/// What the store keeps for a domain, charged to the account of the task that serves the domain's ring.
 pub struct Held {
     charge: Charge,
-    /// The changes of all domains' figures that `charge` includes.
+    /// The number of changes, of all domains' figures, that `charge` includes.
     changes: u64,
 }
 
@@ -165,8 +167,8 @@ impl Held {
     }
 }
 
-/// The operations on nodes, by a [`Client`] directly or within its [`Transaction`]. Paths are
-/// absolute, or relative to `/local/domain/0`.
+/// The operations on nodes, by a [`Client`] directly or within a [`Transaction`] of the client. Paths are absolute, or
+/// relative to `/local/domain/0`.
 pub trait Nodes {
     /// Whom to ask, and within which transaction: 0 for none.
     #[doc(hidden)]
@@ -175,7 +177,8 @@ pub trait Nodes {
     /// The value of a node.
     ///
     /// # Errors
-    /// `ENOENT`; `EINVAL`: no such path can be.
+    /// - `ENOENT`: there is no such node.
+    /// - `EINVAL`: no node can have such a path.
     fn read(&self, path: &str) -> Result<Vec<u8>, XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
@@ -185,15 +188,15 @@ pub trait Nodes {
     /// The value of a node as text.
     ///
     /// # Errors
-    /// As [`Nodes::read`]; `EINVAL` also if it is not UTF-8.
+    /// The same as of [`Nodes::read`]; and `EINVAL` if the value is not UTF-8.
     fn read_str(&self, path: &str) -> Result<String, XsError> {
         String::from_utf8(self.read(path)?).map_err(|_| XsError::Inval)
     }
 
-    /// The value of a node as a number, or whatever else text can be read as.
+    /// The value of a node as a number, or as whatever else can be read from text.
     ///
     /// # Errors
-    /// As [`Nodes::read_str`]; `EINVAL` also if the text is not one.
+    /// The same as of [`Nodes::read_str`]; and `EINVAL` if the text is no such value.
     fn read_as<T: FromStr>(&self, path: &str) -> Result<T, XsError> {
         self.read_str(path)?.trim().parse().map_err(|_| XsError::Inval)
     }
@@ -203,40 +206,41 @@ pub trait Nodes {
         self.read(path).is_ok()
     }
 
-    /// Writes a node, making it and those above it as needed.
+    /// Writes a node. The store makes the node, and the nodes above it, where they are missing.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be.
+    /// `EINVAL`: no node can have such a path.
     fn write(&self, path: &str, value: impl AsRef<[u8]>) -> Result<(), XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
         client.call(|server| server.view(client.conn, tx_id, |view| view.write(&path, value.as_ref())))
     }
 
-    /// Makes an empty node, and those above it, if there is none.
+    /// Makes an empty node, and the missing nodes above it, if the node does not exist.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be.
+    /// `EINVAL`: no node can have such a path.
     fn mkdir(&self, path: &str) -> Result<(), XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
         client.call(|server| server.view(client.conn, tx_id, |view| view.mkdir(&path)))
     }
 
-    /// Removes a node and all below it; a missing one is no error.
+    /// Removes a node and all below the node. A node that is missing already is no error.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be, or the root. `ENOENT`: the node above is missing.
+    /// - `EINVAL`: no node can have such a path, or the path is the root.
+    /// - `ENOENT`: the node above is missing, too.
     fn rm(&self, path: &str) -> Result<(), XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
         client.call(|server| server.view(client.conn, tx_id, |view| view.rm(&path)))
     }
 
-    /// Names of the nodes right below one, in order.
+    /// Names of the nodes right below a node, in order.
     ///
     /// # Errors
-    /// As [`Nodes::read`].
+    /// The same as of [`Nodes::read`].
     fn directory(&self, path: &str) -> Result<Vec<String>, XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
@@ -255,17 +259,17 @@ pub trait Nodes {
     /// The permissions of a node.
     ///
     /// # Errors
-    /// As [`Nodes::read`].
+    /// The same as of [`Nodes::read`].
     fn perms(&self, path: &str) -> Result<Perms, XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
         client.call(|server| server.view(client.conn, tx_id, |view| view.perms(&path)))
     }
 
-    /// Sets the permissions of a node, not of those below it.
+    /// Sets the permissions of a node. The nodes below keep their permissions.
     ///
     /// # Errors
-    /// As [`Nodes::read`].
+    /// The same as of [`Nodes::read`].
     fn set_perms(&self, path: &str, perms: Perms) -> Result<(), XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
@@ -273,11 +277,11 @@ pub trait Nodes {
     }
 }
 
-/// A client within dom0. Dropping it drops its watches and their events.
+/// A client within dom0. Dropping the client drops the client's watches and their events.
 pub struct Client {
     store: Xenstore,
     conn: ConnId,
-    /// What waits for it, at the most.
+    /// The most bytes of events that wait for this client, held for its account.
     _held: Charge,
 }
 
@@ -286,7 +290,7 @@ impl Client {
         self.store.with(operate)
     }
 
-    /// The server that this is a client of.
+    /// The store whose client this is.
     pub fn store(&self) -> &Xenstore {
         &self.store
     }
@@ -294,16 +298,17 @@ impl Client {
     /// Starts a transaction.
     ///
     /// # Errors
-    /// `EIO`: never in practice, as such a client does not fail.
+    /// `EIO`: the connection failed, which a client within dom0 never does.
     pub fn transaction(&self) -> Result<Transaction<'_>, XsError> {
         let id = self.call(|server| server.transaction_start(self.conn))?;
         Ok(Transaction { client: self, id, open: true })
     }
 
-    /// Runs `body` in a transaction and commits it, again while it conflicts with others.
+    /// Runs `body` in a transaction and commits the transaction; runs `body` again while the commit conflicts with
+    /// changes of others.
     ///
     /// # Errors
-    /// The first of `body`; of committing, all but `EAGAIN`.
+    /// The first error of `body`, or an error of the commit other than `EAGAIN`.
     pub fn atomically<R>(
         &self,
         mut body: impl FnMut(&Transaction<'_>) -> Result<R, XsError>,
@@ -319,23 +324,25 @@ impl Client {
         }
     }
 
-    /// Watches a path and all below it, or `@introduceDomain` or `@releaseDomain`. The first event comes at once.
+    /// Watches a path and all below the path, or `@introduceDomain` or `@releaseDomain`. The first event comes at once.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be. `EEXIST`: this client has the same watch.
+    /// - `EINVAL`: no node can have such a path.
+    /// - `EEXIST`: this client has the same watch already.
     pub fn watch(&self, path: &str, token: &str) -> Result<(), XsError> {
         self.call(|server| server.watch(self.conn, path.as_bytes(), token.as_bytes()))
     }
 
-    /// Ends a watch; its events that were not yet taken are dropped.
+    /// Ends a watch. Events of the watch that were not yet taken are dropped.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be. `ENOENT`: this client has no such watch.
+    /// - `EINVAL`: no node can have such a path.
+    /// - `ENOENT`: this client has no such watch.
     pub fn unwatch(&self, path: &str, token: &str) -> Result<(), XsError> {
         self.call(|server| server.unwatch(self.conn, path.as_bytes(), token.as_bytes()))
     }
 
-    /// Waits for the next event of this client's watches. For one task at a time.
+    /// Waits for the next event of this client's watches. One task may wait at a time.
     pub async fn next_event(&self) -> WatchEvent {
         poll_fn(|context| self.poll_event(context)).await
     }
@@ -353,15 +360,15 @@ impl Client {
     /// Has the server serve a domain: see [`Effect::Introduced`].
     ///
     /// # Errors
-    /// `EINVAL`: dom0 itself, no domain's id, or port 0.
+    /// `EINVAL`: `domid` is dom0's or no domain's, or `port` is 0.
     pub fn introduce(&self, domid: u16, mfn: u64, port: u32) -> Result<(), XsError> {
         self.call(|server| server.introduce(self.conn, domid, mfn, port))
     }
 
-    /// Has the server let a domain go, with the nodes that it owns.
+    /// Has the server let a domain go, with the nodes that the domain owns.
     ///
     /// # Errors
-    /// `ENOENT`: it is not introduced.
+    /// `ENOENT`: the domain is not introduced.
     pub fn release(&self, domid: u16) -> Result<(), XsError> {
         self.call(|server| server.release(self.conn, domid))
     }
@@ -379,7 +386,7 @@ impl Drop for Client {
     }
 }
 
-/// A transaction of a [`Client`]; dropping it discards what it wrote.
+/// A transaction of a [`Client`]; dropping the transaction discards what it wrote.
 pub struct Transaction<'a> {
     client: &'a Client,
     id: u32,
@@ -387,10 +394,10 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// Makes what was written real, all of it or nothing.
+    /// Makes what the transaction wrote real: all of it, or nothing.
     ///
     /// # Errors
-    /// `EAGAIN`: it conflicts with what others did; start again.
+    /// `EAGAIN`: the transaction conflicts with changes of others; the caller starts again.
     pub fn commit(mut self) -> Result<(), XsError> {
         self.open = false;
         self.client.call(|server| server.transaction_end(self.client.conn, self.id, true))
@@ -406,7 +413,7 @@ impl Nodes for Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.open {
-            // Its end is not to be missed: there is such a transaction.
+            // No error is possible here: the transaction exists.
             let _ = self.client.call(|server| server.transaction_end(self.client.conn, self.id, false));
         }
     }

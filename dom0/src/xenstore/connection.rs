@@ -35,7 +35,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What belongs in the ring page's `error` field.
+    /// The value that the server writes into the ring page's `error` field.
     ///
     /// ABI: `XENSTORE_ERROR_*`, `xen/include/public/io/xs_wire.h`.
     pub fn ring_error(self) -> u32 {
@@ -62,19 +62,19 @@ impl core::error::Error for Failure {}
 /// A client's state.
 pub(crate) struct Connection {
     pub(crate) domid: u16,
-    /// A client within dom0: it gets no messages.
+    /// Whether this is a client within dom0, which gets no messages.
     pub(crate) internal: bool,
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     pub(crate) last_transaction: u32,
     pub(crate) watches: Vec<Arc<Watch>>,
     pub(crate) input: Input,
     pub(crate) output: Output,
-    /// What its last request left to be done, before another is looked at.
+    /// Work that the connection's last request left. The server does this work before the connection's next request.
     pub(crate) left: VecDeque<Deferred>,
     pub(crate) failed: Option<Failure>,
-    /// What the heap took for what waits here, when that was last counted.
+    /// Bytes of heap for what waits in this connection, when these bytes were last counted.
     pub(crate) counted: usize,
-    /// Something was queued, or the connection failed, since its task last looked.
+    /// Something was queued, or the connection failed, since the connection's task last looked.
     pub(crate) kicked: bool,
     pub(crate) waker: Option<Waker>,
 }
@@ -97,7 +97,7 @@ impl Connection {
         }
     }
 
-    /// A transaction id that is free and not 0.
+    /// A transaction id that is not 0 and that no open transaction has.
     pub(crate) fn free_transaction_id(&mut self) -> u32 {
         loop {
             self.last_transaction = self.last_transaction.wrapping_add(1);
@@ -107,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Has the task that serves this connection, or waits on it, look again.
+    /// Has the task that serves this connection, or waits for events of it, look again.
     pub(crate) fn kick(&mut self, woken: &mut Vec<Waker>) {
         self.kicked = true;
         woken.extend(self.waker.take());

@@ -1,8 +1,8 @@
-//! What requests leave to be done, and its doing in steps: watches to tell, removed subtrees to take out, dead domains to
-//! forget, long commits.
+//! Work that requests leave, and how the server does the work in steps: telling watches, taking out removed subtrees,
+//! forgetting dead domains, long commits.
 //!
-//! A connection does what its own last request left before its next one is looked at. What has no connection any more is
-//! everybody's: dom0's service task does it.
+//! A connection does the work of its own last request before the server looks at the connection's next request. Work
+//! whose connection is gone is for everybody: dom0's service task does this work.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -21,23 +21,24 @@ use super::store::{Change, NODE_WORK, Outcome};
 use super::transaction::Transaction;
 use super::watch::{Told, Watch};
 
-/// Work that a request leaves: done in steps once the request's reply is queued, since it may be much.
+/// Work that a request leaves. The server does the work in steps once the request's reply is queued, since the work may
+/// be much.
 pub(super) enum Deferred {
-    /// Watches that were not told of a change yet are to be told.
+    /// Tell a change to the watches that were not yet told.
     Change(Change, Told),
-    /// Special watches are to be told what happened to a domain.
+    /// Tell the special watches what happened to a domain.
     Special(&'static str, Told),
-    /// A new watch is to have its first event.
+    /// Give a new watch its first event.
     First(ConnId, Arc<Watch>),
-    /// Nodes below one that was removed are to be taken out.
+    /// Take out the nodes below a node that was removed.
     Sweep(Sweep),
-    /// A dead domain is to be forgotten, from the node after this one on.
+    /// Forget a dead domain, from the node after this path on.
     Forget(u16, Option<Path>),
-    /// Transactions that are over are to be freed, and watches told of what they changed.
+    /// Free transactions that are over, and tell watches what a committed transaction changed.
     Free(Vec<Transaction>),
-    /// A commit whose connection is gone is to be ended.
+    /// End a commit whose connection is gone.
     Commit,
-    /// What was left before this is done.
+    /// A mark: all work that was left before the mark is done.
     Mark(u64),
 }
 
@@ -51,7 +52,7 @@ impl From<Outcome> for Deferred {
 }
 
 impl Deferred {
-    /// What the heap takes for it, beside its place in a queue and what is accounted for transactions.
+    /// Bytes of heap for this work, beside the place in a queue and what is accounted for transactions.
     fn kept(&self) -> usize {
         match self {
             Deferred::Change(change, _) => price::text(&change.path),
@@ -67,8 +68,8 @@ impl Deferred {
     }
 }
 
-/// What the heap takes at the most for what a domain's request leaves to be done: some things beside the removal of
-/// `subtrees`, of which one lists up to `nodes`.
+/// Most bytes of heap for the work that a domain's request leaves: a few things, and the removal of `subtrees`
+/// subtrees, one of which lists up to `nodes` nodes.
 pub(super) const fn left_price(subtrees: usize, nodes: usize) -> usize {
     let queue = price::object(2 * (subtrees + DEFERRED_KEPT) * size_of::<Deferred>());
     let texts =
@@ -79,7 +80,7 @@ pub(super) const fn left_price(subtrees: usize, nodes: usize) -> usize {
 /// A buffer of so many deferred things is kept for the next request.
 const DEFERRED_KEPT: usize = 8;
 
-/// What the heap takes for what waits on a connection.
+/// Bytes of heap for what waits on a connection.
 #[inline]
 pub(super) fn kept_by(connection: &Connection) -> usize {
     if connection.left.is_empty() && connection.output.is_idle() { 0 } else { kept_by_busy(connection) }
@@ -93,24 +94,25 @@ fn kept_by_busy(connection: &Connection) -> usize {
     connection.output.kept() + queue + left.iter().map(Deferred::kept).sum::<usize>()
 }
 
-/// Work, in bytes moved ([`Store::spend`]), after which the rest of what is deferred waits for the next turn.
+/// Work, in bytes moved ([`Store::spend`]), after which the rest of the deferred work waits for the next turn.
 pub(super) const STEP_WORK: usize = 2 * 1024;
 
-/// Work that passing an event in a queue stands for.
+/// The work, in bytes moved, that the server counts for each event that a search in a queue passes.
 pub(super) const SCAN_WORK: usize = 4;
 
-/// Of so many bytes that events may take, how many are left when events have been merged.
+/// How many bytes of events stay when events have been merged, of `bytes` that events may take.
 pub(super) const fn merged_bytes(bytes: usize) -> usize {
     bytes / 4 * 3
 }
 
 impl Server {
-    /// Does a step of the commit that is under way, whichever connection's it is; is it still under way?
+    /// Does a step of the commit that is under way, whichever connection the commit belongs to. The result is whether
+    /// the commit is still under way.
     pub(super) fn settle_commit(&mut self, work: usize) -> bool {
         if self.committing.is_none() {
             return false;
         }
-        // What the commit leaves to be done is its connection's.
+        // Work that the commit leaves belongs to the commit's connection.
         let others = core::mem::take(&mut self.deferred);
         if let Some((result, conn, request)) = self.commit_some(work) {
             if let Some(header) = request {
@@ -119,15 +121,15 @@ impl Server {
             let mut queue = core::mem::take(&mut self.deferred);
             let before = self.left.len();
             self.leave_for(Some(conn), &mut queue);
-            // In front: a client that waits for the commit waits for this too.
+            // The commit's work goes to the front: a client that waits for the commit waits for this work, too.
             self.left.rotate_left(before);
         }
         self.deferred = others;
         self.committing.is_some()
     }
 
-    /// Does what a call or a request leaves to be done, as far as one step goes. The rest is left: for the connection whose
-    /// request it was, which has no other looked at until then, or for [`Server::settle_some`].
+    /// Does the work that a call or a request left, as far as one step goes. The rest is left for connection `conn`,
+    /// whose request this was and whose next request waits until then, or for [`Server::settle_some`].
     pub(super) fn flush_for(&mut self, conn: Option<ConnId>) {
         let replaced = self.store.take_replaced();
         self.deferred.extend(replaced.into_iter().map(|change| Deferred::Change(change, Told::default())));
@@ -145,7 +147,8 @@ impl Server {
         self.leave_for(conn, &mut queue);
     }
 
-    /// Leaves work for a connection's turns. A connection whose service has ended has no turns: its work is everybody's.
+    /// Leaves work for a connection's turns. A connection whose service has ended has no turns, so its work is left for
+    /// everybody.
     fn leave_for(&mut self, conn: Option<ConnId>, queue: &mut VecDeque<Deferred>) {
         let connection = conn.and_then(|conn| self.connections.get_mut(&conn));
         match connection.filter(|connection| connection.failed.is_none()) {
@@ -166,7 +169,7 @@ impl Server {
         }
     }
 
-    /// Does a step of what a connection's last request left to be done; is more of it left?
+    /// Does a step of the work that a connection's last request left. The result is whether more of this work is left.
     pub(super) fn settle_connection(&mut self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get_mut(&conn) else { return false };
         if connection.left.is_empty() {
@@ -183,7 +186,7 @@ impl Server {
         is_more
     }
 
-    /// Does a step of what others left to be done; is more of it left?
+    /// Does a step of the work that is left for everybody. The result is whether more of this work is left.
     pub fn settle_some(&mut self) -> bool {
         let mut queue = core::mem::take(&mut self.left);
         self.work_off(&mut queue);
@@ -195,7 +198,7 @@ impl Server {
         is_more
     }
 
-    /// Marks the end of what is left now; a mark for [`Server::settle_until`].
+    /// Puts a mark behind the work that is left now; the result is for [`Server::settle_until`].
     pub(super) fn mark_left(&mut self) -> u64 {
         self.marks.0 += 1;
         self.leave(&mut VecDeque::from([Deferred::Mark(self.marks.0)]));
@@ -231,7 +234,7 @@ impl Server {
         }
     }
 
-    /// As [`Server::settle_commit`], but what the commit leaves for everybody is put in front of the queue.
+    /// Like [`Server::settle_commit`], but puts the work that the commit leaves for everybody in front of `queue`.
     fn work_on_commit(&mut self, queue: &mut VecDeque<Deferred>) -> bool {
         let before = self.left.len();
         let is_more = self.settle_commit(1);
@@ -240,7 +243,7 @@ impl Server {
         is_more
     }
 
-    /// Does a piece; answers the rest of it. What comes before that rest is put in front of the queue.
+    /// Does a piece of `deferred` and returns the rest. Work that comes before this rest goes to the front of `queue`.
     fn work_on(&mut self, deferred: Deferred, queue: &mut VecDeque<Deferred>) -> Option<Deferred> {
         match deferred {
             Deferred::First(conn, watch) => {
@@ -251,7 +254,7 @@ impl Server {
             Deferred::Change(change, mut told) => {
                 self.store.spend(1, change.path.key().len());
                 let (conn, watches) = self.watches.next(&change.path, change.exact, &mut told)?;
-                // One look at the permissions for all watches that a connection has of this path.
+                // One look at the permissions serves all watches that a connection has of this path.
                 let seen = [&change.before, &change.after];
                 if self.may_read(conn, seen.into_iter().flatten()) {
                     self.store.spend(watches.len(), 0);
@@ -322,8 +325,9 @@ impl Server {
         let bytes =
             if connection.internal { self.quotas.client_event_bytes } else { self.quotas.event_bytes };
         if connection.output.event_bytes() > bytes {
-            // A client that changes nodes faster than others look must neither fill dom0's memory nor end another's
-            // connection. "Look at all of it" says as much. The room that this makes keeps the next search away for a while.
+            // A client that changes nodes faster than others look must neither fill dom0's memory nor end another
+            // client's connection. One event that says "look at all of it" stands for many. The merging makes so much
+            // room that the next search in the queue comes only after many further events.
             let before = connection.output.events();
             connection.output.merge_events(merged_bytes(bytes));
             let merged = before - connection.output.events();

@@ -11,10 +11,11 @@ use super::server::{Domain, Effect, Server};
 use super::watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, Told};
 
 impl Server {
-    /// `XS_INTRODUCE`, for dom0 alone. Once more for the same domain starts its connection afresh.
+    /// `XS_INTRODUCE`, for dom0 alone. A second call for the same domain starts the domain's connection afresh.
     ///
     /// # Errors
-    /// `EACCES`; `EINVAL`: dom0 itself, no domain's id, or port 0.
+    /// - `EACCES`: the caller is not dom0.
+    /// - `EINVAL`: `domid` is dom0's or no domain's, or `port` is 0.
     pub(super) fn introduce(&mut self, conn: ConnId, domid: u16, mfn: u64, port: u32) -> Result<(), XsError> {
         self.dom0_only(conn)?;
         if domid == 0 || domid >= DOMID_FIRST_RESERVED || port == 0 {
@@ -48,10 +49,11 @@ impl Server {
         }
     }
 
-    /// `XS_RELEASE`, for dom0 alone: as if the domain were destroyed.
+    /// `XS_RELEASE`, for dom0 alone: the server does what it does when a domain was destroyed.
     ///
     /// # Errors
-    /// `EACCES`; `ENOENT`: it is not introduced.
+    /// - `EACCES`: the caller is not dom0.
+    /// - `ENOENT`: the domain is not introduced.
     pub(super) fn release(&mut self, conn: ConnId, domid: u16) -> Result<(), XsError> {
         self.dom0_only(conn)?;
         if !self.domains.contains_key(&domid) {
@@ -61,20 +63,22 @@ impl Server {
         Ok(())
     }
 
-    /// `XS_RESUME`, for dom0 alone: the domain's next shutdown is told of again.
+    /// `XS_RESUME`, for dom0 alone: watches will be told of the domain's next shutdown again.
     ///
     /// # Errors
-    /// `EACCES`; `ENOENT`: it is not introduced.
+    /// - `EACCES`: the caller is not dom0.
+    /// - `ENOENT`: the domain is not introduced.
     pub(super) fn resume(&mut self, conn: ConnId, domid: u16) -> Result<(), XsError> {
         self.dom0_only(conn)?;
         self.domains.get_mut(&domid).ok_or(XsError::NoEnt)?.shut_down = false;
         Ok(())
     }
 
-    /// `XS_SET_TARGET`, for dom0 alone: `domid` gets the rights of `target` too.
+    /// `XS_SET_TARGET`, for dom0 alone: `domid` gets the rights of `target`, too.
     ///
     /// # Errors
-    /// `EACCES`; `ENOENT`: one of them is not introduced.
+    /// - `EACCES`: the caller is not dom0.
+    /// - `ENOENT`: one of the two domains is not introduced.
     pub(super) fn set_target(&mut self, conn: ConnId, domid: u16, target: u16) -> Result<(), XsError> {
         self.dom0_only(conn)?;
         if !self.domains.contains_key(&target) {
@@ -89,10 +93,11 @@ impl Server {
         domid == 0 || self.domains.contains_key(&domid)
     }
 
-    /// The permissions of a special watch; only dom0 may ask, or set them.
+    /// The permissions of a special watch. Only dom0 may read or set these permissions.
     ///
     /// # Errors
-    /// `EACCES`; `ENOENT`: there is no special watch of that name.
+    /// - `EACCES`: the caller is not dom0.
+    /// - `ENOENT`: there is no special watch of that name.
     pub(super) fn special_perms(&mut self, conn: ConnId, name: &Path) -> Result<&mut Perms, XsError> {
         self.dom0_only(conn)?;
         self.special_slot(name).ok_or(XsError::NoEnt)
@@ -104,7 +109,8 @@ impl Server {
         self.special_perms.get_mut(at)
     }
 
-    /// The hypervisor says that the domain shut down or crashed: clients that watch `@releaseDomain` hear of it, once.
+    /// Notes that the domain shut down or crashed, as the hypervisor says. Clients that watch `@releaseDomain` hear of
+    /// the shutdown once.
     pub fn domain_shut_down(&mut self, domid: u16) {
         if let Some(domain) = self.domains.get_mut(&domid)
             && !domain.shut_down
@@ -115,8 +121,8 @@ impl Server {
         self.flush();
     }
 
-    /// The domain is no more: its connection goes, its nodes with all below them, and every
-    /// permission that names it, in steps: see [`Server::settle_some`].
+    /// Notes that the domain is no more. Its connection goes at once; the nodes that it owns, with all below them, and
+    /// every permission that names it go in steps: see [`Server::settle_some`].
     pub fn domain_destroyed(&mut self, domid: u16) {
         if domid != 0 {
             self.remove_domain(domid);

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// An error of the xenstore protocol. On the wire it travels as its name.
+/// An error of the xenstore protocol. A reply carries the error's name.
 ///
 /// ABI: `xsd_errors`, `xen/include/public/io/xs_wire.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum XsError {
     Exist,
     /// Part of the list, never answered here.
     IsDir,
-    /// No such node, watch, transaction or domain.
+    /// There is no such node, watch, transaction or domain.
     NoEnt,
     /// The domain's memory quota is used up.
     NoMem,
@@ -31,13 +31,13 @@ pub enum XsError {
     RoFs,
     /// A transaction was started within a transaction.
     Busy,
-    /// The transaction conflicts with what others did: start again.
+    /// The transaction conflicts with changes of others: the client starts again.
     Again,
     /// Part of the list, never answered here.
     IsConn,
     /// The answer does not fit a message, or too many watches.
     TooBig,
-    /// Only the owner's owner, that is dom0, may do this.
+    /// Only dom0 may do this, even to a node that the domain owns.
     Perm,
 }
 

@@ -1,4 +1,5 @@
-//! What tests of cost count: each look at a path's bytes or at a node's permissions. No search and no scan does without.
+//! Counters for tests of cost: each look at a path's bytes or at a node's permissions counts. Every search and every
+//! scan needs such looks.
 
 use std::cell::Cell;
 
@@ -7,22 +8,22 @@ std::thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts one.
+/// Counts one look.
 pub(super) fn note() {
     LOOKS.set(LOOKS.get() + 1);
 }
 
-/// Counts bytes that are compared, or go into a hash.
+/// Counts bytes that are compared, or that go into a hash.
 pub(super) fn note_bytes(count: usize) {
     BYTES.set(BYTES.get() + count);
 }
 
-/// The bytes that this thread has counted.
+/// Number of bytes that this thread has counted.
 pub(super) fn taken_bytes() -> usize {
     BYTES.get()
 }
 
-/// What this thread has counted.
+/// Number of looks that this thread has counted.
 pub(super) fn taken() -> usize {
     LOOKS.get()
 }

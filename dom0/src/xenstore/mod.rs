@@ -1,14 +1,16 @@
 //! xenstored: the store that domains and the toolstack share.
 //!
-//! [`Xenstore`] is the handle that dom0's parts hold: they make a [`Client`] of it and call [`Nodes`]'
-//! methods. Domains speak the wire protocol on their rings, which [`serve_rings`] serves. But for `rings`, all is pure:
+//! [`Xenstore`] is the handle that dom0's parts hold: each part makes a [`Client`] of the handle and calls the methods
+//! of [`Nodes`]. Domains speak the wire protocol on their rings, which [`serve_rings`] serves. Only `rings` touches the
+//! machine:
 //!
-//! - `store`, `transaction`, `view`: nodes, what a transaction sees of them, the operations on both;
-//! - `watch`, `connection`, `server`: clients and what they hear of; `deferred`: what their requests leave to be done;
+//! - `store`, `transaction`, `view`: nodes, what a transaction sees of nodes, the operations on both;
+//! - `watch`, `connection`, `server`: clients, and the events that clients get; `deferred`: the work that requests
+//!   leave;
 //! - `stream`, `request`: messages, in pieces and whole;
-//! - `price`, `quota`: what all this takes of dom0's memory, and how much of it a domain may take.
+//! - `price`, `quota`: what all this takes of dom0's memory, and how much a domain may take.
 //!
-//! Behaviour follows Xen's `docs/misc/xenstore.txt`, and where that is silent xenstored of Xen 4.17.
+//! Behaviour follows Xen's `docs/misc/xenstore.txt`; where that document is silent, xenstored of Xen 4.17.
 #![forbid(unsafe_code)]
 
 mod burial;

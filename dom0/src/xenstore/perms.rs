@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::error::XsError;
 
-/// What an entry grants: the letter before the domid.
+/// What an entry grants: the letter before the domain's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// `n`: nothing.
@@ -33,9 +33,9 @@ impl Access {
 /// One entry of a node's permissions, written `n0`, `r7`, `w7`, `b7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Perm {
-    /// Whom it is about; in the first entry, the owner.
+    /// The domain that the entry is about; in the first entry, the owner.
     pub domid: u16,
-    /// What it grants; in the first entry, to everyone who is not named after it.
+    /// What the entry grants. The first entry grants this to every domain that no later entry names.
     pub access: Access,
 }
 
@@ -43,7 +43,7 @@ impl Perm {
     /// Reads `<letter><domid>`.
     ///
     /// # Errors
-    /// `EINVAL`: another letter, or no decimal number of 16 bits after it.
+    /// `EINVAL`: the letter is another, or no decimal number of 16 bits follows the letter.
     pub fn parse(text: &[u8]) -> Result<Perm, XsError> {
         let (letter, digits) = text.split_first().ok_or(XsError::Inval)?;
         let access = match letter {
@@ -56,7 +56,7 @@ impl Perm {
         Ok(Perm { domid: parse_domid(digits)?, access })
     }
 
-    /// The entry as a client writes it.
+    /// The entry as a client writes the entry.
     pub fn text(&self) -> String {
         let letter = match self.access {
             Access::None => 'n',
@@ -71,7 +71,7 @@ impl Perm {
 /// Reads a domain id in decimal.
 ///
 /// # Errors
-/// `EINVAL`: empty, not digits alone, or over 65535.
+/// `EINVAL`: `digits` is empty, has other characters than digits, or is over 65535.
 pub(crate) fn parse_domid(digits: &[u8]) -> Result<u16, XsError> {
     let value = parse_u64(digits)?;
     u16::try_from(value).map_err(|_| XsError::Inval)
@@ -80,7 +80,7 @@ pub(crate) fn parse_domid(digits: &[u8]) -> Result<u16, XsError> {
 /// Reads a number in decimal.
 ///
 /// # Errors
-/// `EINVAL`: empty, not digits alone, or over 64 bits.
+/// `EINVAL`: `digits` is empty, has other characters than digits, or does not fit 64 bits.
 pub(crate) fn parse_u64(digits: &[u8]) -> Result<u64, XsError> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(XsError::Inval);
@@ -94,7 +94,8 @@ pub(crate) fn parse_u64(digits: &[u8]) -> Result<u64, XsError> {
 pub(crate) struct Actor {
     /// The domain.
     pub(crate) domid: u16,
-    /// The domain it serves and whose rights it has too (`XS_SET_TARGET`).
+    /// The domain that the asking domain serves; the asking domain has the rights of this domain, too
+    /// (`XS_SET_TARGET`).
     pub(crate) target: Option<u16>,
 }
 
@@ -109,7 +110,7 @@ impl Actor {
     }
 }
 
-/// What is wanted of a node.
+/// What an actor wants to do with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
     Read,
@@ -122,15 +123,15 @@ pub(crate) enum Want {
 pub struct Perms(Arc<[Perm]>);
 
 impl Perms {
-    /// Checks a list.
+    /// Checks a list of entries.
     ///
     /// # Errors
-    /// `EINVAL`: it is empty.
+    /// `EINVAL`: the list is empty.
     pub fn new(entries: &[Perm]) -> Result<Perms, XsError> {
         if entries.is_empty() { Err(XsError::Inval) } else { Ok(Perms(Arc::from(entries))) }
     }
 
-    /// Owned by `domid`, with `others` for everyone else.
+    /// Permissions of a node that `domid` owns, with `others` for everyone else.
     pub fn owned_by(domid: u16, others: Access) -> Perms {
         Perms(Arc::from([Perm { domid, access: others }]))
     }
@@ -156,7 +157,7 @@ impl Perms {
         &self.0
     }
 
-    /// These with another owner.
+    /// The same permissions with another owner.
     pub(crate) fn with_owner(&self, domid: u16) -> Perms {
         if self.owner() == domid {
             return self.clone();
@@ -166,7 +167,7 @@ impl Perms {
         Perms(Arc::from(entries))
     }
 
-    /// These without the exceptions made for `domid`; `None` if there are none.
+    /// The same permissions without the exceptions for `domid`; `None` if there are no such exceptions.
     pub(crate) fn without(&self, domid: u16) -> Option<Perms> {
         if !self.0[1..].iter().any(|perm| perm.domid == domid) {
             return None;
@@ -175,7 +176,7 @@ impl Perms {
         Some(Perms(kept.map(|(_, perm)| *perm).collect()))
     }
 
-    /// May `actor` have `want`? The first entry that names the actor decides.
+    /// Whether `actor` may have `want`. The first entry that names the actor decides.
     pub(crate) fn allow(&self, actor: Actor, want: Want) -> bool {
         if actor.privileged() || actor.is(self.owner()) {
             return true;

@@ -1,11 +1,12 @@
-//! What things take of the heap, at the most: what the store charges for what it keeps. (I29)
+//! What things take of the heap at the most: the prices that the store charges for what it keeps. (I29)
 //!
 //! Nothing here is a guess: each price follows from the size of a type and from how the standard library's containers
-//! grow. So a change of a type changes its price.
+//! grow. So the price changes with the type.
 
 use super::path::Path;
 
-/// Bytes that the heap takes for an object: its own, an account's tail and the heap's word, in units of 32.
+/// Bytes that the heap takes for an object of `bytes` bytes, with the account's tail and the heap's word, in units of
+/// 32.
 pub(super) const fn object(bytes: usize) -> usize {
     (bytes + 2 * size_of::<usize>()).next_multiple_of(32)
 }
@@ -15,7 +16,7 @@ pub(super) const fn shared(bytes: usize) -> usize {
     object(2 * size_of::<usize>() + bytes)
 }
 
-/// Bytes of one entry of a `Vec` or `VecDeque`, whose room is at most twice what is in it.
+/// Bytes for one entry of a `Vec` or `VecDeque` that has room for at most twice its entries.
 pub(super) const fn listed<T>() -> usize {
     object(2 * size_of::<T>())
 }
@@ -25,7 +26,7 @@ pub(super) const fn listed_among_many<T>() -> usize {
     2 * size_of::<T>()
 }
 
-/// Entries that a node of a `BTreeMap` has room for, and has at least when it is not the only one.
+/// Number of entries that fit a node of a `BTreeMap`, and the least number in a node when the map has several nodes.
 const FULL: usize = 11;
 const LEAST: usize = 5;
 
@@ -34,8 +35,8 @@ pub(super) const fn leaf<K, V>() -> usize {
     object(FULL * (size_of::<K>() + size_of::<V>()) + 2 * size_of::<usize>())
 }
 
-/// Bytes of one entry of a large `BTreeMap`, however empty its nodes are: one entry of a leaf's least is kept above it,
-/// and of the nodes above it the same holds.
+/// Bytes for one entry of a large `BTreeMap`, however empty the map's nodes are. A leaf has at least [`LEAST`] entries,
+/// and one more entry above the leaf belongs to the leaf; the same holds for the nodes above.
 pub(super) const fn mapped<K, V>() -> usize {
     let inner = leaf::<K, V>() + (FULL + 1) * size_of::<usize>();
     let above = LEAST + 1;

@@ -1,4 +1,4 @@
-//! Limits on what one unprivileged domain may take, and the figures they are held against.
+//! Limits on what one unprivileged domain may take, and the figures that are compared with the limits.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -14,11 +14,11 @@ use super::stream::{self, Input};
 /// Limits per domain; dom0 has none. [`Quotas::XEN`] has the numbers of Xen 4.17.
 #[derive(Clone, Copy, Debug)]
 pub struct Quotas {
-    /// Nodes owned. Beyond: `ENOSPC`. What lies below a node that a transaction removes counts until the transaction is
-    /// committed and it has been taken out; Xen counts it as gone at once.
+    /// Nodes owned. Beyond: `ENOSPC`. When a transaction removes a node, the nodes below count until the transaction is
+    /// committed and the nodes have been taken out; Xen counts these nodes as gone at once.
     pub nodes: usize,
-    /// Parts of the path of a node that is made. Beyond: `ENOSPC`. Xen bounds a path's bytes alone, which lets one request
-    /// make 1,000 nodes whose paths are 1,000 bytes long on average.
+    /// Parts of the path of a node that is made. Beyond: `ENOSPC`. Xen limits a path's bytes alone, which lets one
+    /// request make 1,000 nodes whose paths are 1,000 bytes long on average.
     pub levels: usize,
     /// Bytes of one node's value. Beyond: `ENOSPC`.
     pub value_bytes: usize,
@@ -30,27 +30,29 @@ pub struct Quotas {
     pub transactions: usize,
     /// Nodes that one transaction may touch. Beyond: `ENOSPC`.
     pub transaction_nodes: usize,
-    /// Nodes with others below them that one transaction may remove. Beyond: `ENOSPC`. Xen counts what is below instead.
+    /// Nodes with other nodes below them that one transaction may remove. Beyond: `ENOSPC`. Xen counts the nodes below
+    /// instead.
     pub transaction_subtrees: usize,
-    /// Replies not yet fetched; no further request is looked at until they are.
+    /// Replies not yet fetched. The server looks at no further request until the domain has fetched replies.
     pub outstanding: usize,
-    /// What the heap takes for watch events not yet fetched. Beyond, those of the watch that has most become one.
+    /// Bytes of heap for watch events not yet fetched. Beyond, the events of the watch that has most become one event.
     pub event_bytes: usize,
-    /// What it takes for events that wait for a client within dom0. Beyond, the same.
+    /// Bytes of heap for events that wait for a client within dom0. Beyond, the events of the watch that has most
+    /// become one event.
     pub client_event_bytes: usize,
-    /// What the heap takes for nodes, transactions and watches together. Beyond: `ENOMEM`.
+    /// Bytes of heap for nodes, transactions and watches together. Beyond: `ENOMEM`.
     pub memory_bytes: usize,
 }
 
-// One event of each watch is well within what may wait.
+// One event of each watch must fit well within the events that may wait.
 const _: () = {
     let Quotas { watches, event_bytes, .. } = Quotas::XEN;
     assert!(watches * stream::EVENT_PLACE <= deferred::merged_bytes(event_bytes));
 };
 
 impl Quotas {
-    /// Xen's numbers, except that memory is held to 1 MiB where Xen allows 2.5, and what waits to be fetched to numbers of
-    /// its own, where Xen counts that as memory.
+    /// Xen's numbers, with two exceptions. The limit of memory is 1 MiB, where Xen allows 2.5 MiB. What waits to be
+    /// fetched has limits of its own, where Xen counts it as memory.
     pub const XEN: Quotas = Quotas {
         nodes: 1000,
         levels: 64,
@@ -66,11 +68,11 @@ impl Quotas {
         memory_bytes: 1024 * 1024,
     };
 
-    /// What the store keeps for one domain at the most, in bytes of the heap: its nodes with their permissions, its watches
-    /// and transactions; what waits to be fetched; what its last request left to be done. A domain's budget has room for
-    /// that, and [`Server::kept_for`](super::Server::kept_for) says what of it is taken. (I29)
+    /// Most bytes of heap that the store keeps for one domain: the domain's nodes with their permissions, its watches
+    /// and its transactions; what waits to be fetched; the work that its last request left. A domain's budget has room
+    /// for so much, and [`Server::kept_for`](super::Server::kept_for) says how much is taken. (I29)
     ///
-    /// Nodes that dom0 makes for a domain count, and go beyond `memory_bytes` if the domain has filled that.
+    /// Nodes that dom0 makes for a domain count, and go beyond `memory_bytes` if the domain has filled `memory_bytes`.
     pub const fn most_kept(&self) -> usize {
         let events = self.event_bytes + stream::event_price(XENSTORE_ABS_PATH_MAX);
         let messages = events + stream::replies_price(self.outstanding) + Input::KEPT;
@@ -78,14 +80,14 @@ impl Quotas {
         self.memory_bytes + messages + left + CONNECTION_BYTES
     }
 
-    /// What the store keeps at the most for a client within dom0, in bytes of the heap, with what the client is told of
-    /// changes that domains make.
+    /// Most bytes of heap that the store keeps for a client within dom0, with the events of changes that domains make.
     pub const fn most_for_client(&self) -> usize {
         self.client_event_bytes + stream::event_price(XENSTORE_ABS_PATH_MAX) + CONNECTION_BYTES
     }
 }
 
-/// What the heap takes for a connection that rests: its place among all, its introduction, its first watches.
+/// Bytes of heap for a connection that rests: the connection's place in the list of connections, its introduction, and
+/// its first watches.
 pub(super) const CONNECTION_BYTES: usize = price::mapped::<ConnId, Connection>()
     + price::mapped::<u16, Domain>()
     + price::mapped::<u16, Account>()
@@ -96,11 +98,11 @@ pub(super) const CONNECTION_BYTES: usize = price::mapped::<ConnId, Connection>()
 pub(crate) struct Account {
     /// Nodes owned.
     pub(crate) nodes: usize,
-    /// What the heap takes for these.
+    /// Bytes of heap for these nodes.
     pub(crate) node_bytes: usize,
-    /// What it takes for transactions: open ones, and those that are over and not yet freed.
+    /// Bytes of heap for transactions: open transactions, and transactions that are over and not yet freed.
     pub(crate) transaction_bytes: usize,
-    /// What it takes for watches.
+    /// Bytes of heap for watches.
     pub(crate) watch_bytes: usize,
 }
 
@@ -116,19 +118,19 @@ impl Account {
 pub struct DomainFigures {
     /// The domain.
     pub domid: u16,
-    /// Nodes it owns.
+    /// Number of nodes that the domain owns.
     pub nodes: usize,
-    /// Watches it has, over all its connections.
+    /// Number of watches that the domain has, over all its connections.
     pub watches: usize,
-    /// Transactions it has open.
+    /// Number of transactions that the domain has open.
     pub transactions: usize,
-    /// Replies and events it has not fetched.
+    /// Number of replies and events that the domain has not fetched.
     pub queued: usize,
-    /// Bytes of its nodes, transactions and watches.
+    /// Bytes of the domain's nodes, transactions and watches.
     pub bytes: usize,
 }
 
-/// What the store holds: for `xl info` and for finding leaks.
+/// What the store holds. `xl info` shows these figures, and a test finds leaks by them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figures {
     /// All nodes, the root counted.
@@ -143,12 +145,12 @@ pub struct Figures {
     pub introduced: usize,
     /// Bytes of nodes, transactions and watches.
     pub bytes: usize,
-    /// Each domain that has anything, in order of domid.
+    /// A record for each domain that has anything, in the order of the domains' numbers.
     pub domains: Vec<DomainFigures>,
 }
 
 impl Server {
-    /// Counts what there is.
+    /// Counts what the store holds.
     pub fn figures(&self) -> Figures {
         let mut domains: BTreeMap<u16, DomainFigures> = BTreeMap::new();
         let blank =

@@ -1,4 +1,4 @@
-//! Requests as they come on the wire: taking them apart, and putting replies together.
+//! Requests as they come on the wire: this module takes requests apart and puts replies together.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -12,18 +12,18 @@ use super::perms::{Perm, Perms, parse_domid, parse_u64};
 use super::server::Server;
 use super::stream::Message;
 
-/// The reply of operations that have nothing to say.
+/// The reply to a request whose reply has no content.
 pub(super) const OK: &[u8] = b"OK\0";
 
 impl Server {
-    /// Handles one request: queues its reply, then the watch events that it caused.
+    /// Handles one request: queues the request's reply, then the watch events that the request caused.
     pub fn handle(&mut self, conn: ConnId, request: &Message) {
         let XsdSockmsg { r#type: kind, tx_id, .. } = request.header;
         let result = match kind {
             wire::XS_TRANSACTION_END => self.end(conn, &request.header, &request.payload).transpose(),
             _ => Some(self.dispatch(conn, kind, tx_id, &request.payload)),
         };
-        // A long commit is answered when it is over.
+        // A long commit is answered when the commit is over.
         if let Some(result) = result {
             self.answer(conn, request.header, result);
         }
@@ -44,7 +44,7 @@ impl Server {
         self.reply(conn, Message { header, payload });
     }
 
-    /// `XS_TRANSACTION_END`; `None`: it is answered later.
+    /// `XS_TRANSACTION_END`; `None`: the reply comes later.
     fn end(
         &mut self,
         conn: ConnId,
@@ -249,7 +249,7 @@ fn directory_part(rest: &[u8], generation: u64) -> Vec<u8> {
     reply
 }
 
-/// A payload of exactly one string, with its NUL.
+/// The one string of a payload that is exactly one string with its NUL.
 fn only(payload: &[u8]) -> Result<&[u8], XsError> {
     match first(payload)? {
         (text, []) => Ok(text),
@@ -257,13 +257,13 @@ fn only(payload: &[u8]) -> Result<&[u8], XsError> {
     }
 }
 
-/// The first string, and what follows its NUL.
+/// The first string, and the bytes behind the string's NUL.
 fn first(payload: &[u8]) -> Result<(&[u8], &[u8]), XsError> {
     let nul = payload.iter().position(|&b| b == 0).ok_or(XsError::Inval)?;
     Ok((&payload[..nul], &payload[nul + 1..]))
 }
 
-/// The first `N` strings; what follows is reserved and not looked at.
+/// The first `N` strings. What follows these strings is reserved, and this function does not look at it.
 fn strings<const N: usize>(mut payload: &[u8]) -> Result<[&[u8]; N], XsError> {
     let mut found = [&[][..]; N];
     for slot in &mut found {
@@ -272,7 +272,7 @@ fn strings<const N: usize>(mut payload: &[u8]) -> Result<[&[u8]; N], XsError> {
     Ok(found)
 }
 
-/// All strings, the last with its NUL too.
+/// All strings of a payload; the last string has its NUL, too.
 fn all_strings(mut payload: &[u8]) -> Result<Vec<&[u8]>, XsError> {
     let mut found = Vec::new();
     while !payload.is_empty() {

@@ -1,4 +1,4 @@
-//! Domains' rings: their pages mapped, their ports bound, a task for each.
+//! Domains' rings: maps each ring's page, binds its port, and has a task for each.
 
 use alloc::collections::BTreeMap;
 
@@ -17,16 +17,16 @@ use super::client::{Held, Xenstore};
 use super::connection::ConnId;
 use super::server::Effect;
 
-/// Serves the rings of all domains that are introduced; never ends. There is one such task.
+/// Serves the rings of all domains that are introduced, and never ends. One task runs this function.
 ///
-/// A domain whose page cannot be mapped or whose port cannot be bound is not served, which the log says; it stays
-/// introduced, and its release is heard of as usual.
+/// A domain whose page cannot be mapped or whose port cannot be bound is not served, and the log says so. The domain
+/// stays introduced, and clients hear of its release as usual.
 pub async fn serve_rings(store: Xenstore) {
     let mut served: BTreeMap<u16, Sender<()>> = BTreeMap::new();
     loop {
         match store.next_effect().await {
             Effect::Introduced { conn, domid, mfn, port, .. } => {
-                // Before the new one: a domain may come back with the same page.
+                // The old task goes before the new one: a domain may come back with the same page.
                 served.remove(&domid);
                 let (stop, stopped) = oneshot();
                 let dom = DomId::new(domid);
@@ -57,10 +57,10 @@ pub async fn serve_rings(store: Xenstore) {
     }
 }
 
-/// Serves one ring until its end of `stop` goes; then lets page and port go.
+/// Serves one ring until the other end of `stop` is dropped; then lets the page and the port go.
 ///
 /// # Errors
-/// The page is too small.
+/// [`RingError`]: the page is too small.
 async fn serve_ring(
     store: Xenstore,
     conn: ConnId,
@@ -200,7 +200,7 @@ mod tests {
             guest.send(xs_wire::XS_WATCH, b"x\0t\0").await;
             assert_eq!(guest.receive().await.0, xs_wire::XS_WATCH);
             assert_eq!(guest.receive().await.1, b"x\0t\0");
-            // Somebody else's doing reaches a ring that rests.
+            // A change by another domain reaches a ring that rests.
             client.write("/local/domain/3/x", "new").unwrap();
             assert_eq!(guest.receive().await, (xs_wire::XS_WATCH_EVENT, b"x\0t\0".to_vec()));
 

@@ -10,25 +10,25 @@ use super::deferred::kept_by;
 use super::server::{Server, WatchEvent};
 use super::stream::Outgoing;
 
-/// Messages of one connection that are handled before another gets its turn.
+/// Number of messages of one connection that are handled before another connection gets its turn.
 const BATCH: usize = 4;
 
-/// Work, in bytes moved ([`Store::spend`](super::store::Store::spend)), after which another gets its turn.
-/// The request that goes beyond is still handled whole.
+/// Work, in bytes moved ([`Store::spend`](super::store::Store::spend)), after which another connection gets its turn.
+/// The request that goes beyond this limit is still handled whole.
 const BATCH_WORK: usize = 4 * 1024;
 
-/// A domain's ring, as [`Server::exchange`] uses it.
+/// A domain's ring, as [`Server::exchange`] uses the ring.
 pub trait Ring {
-    /// Takes bytes that the domain sent; answers how many, 0 if there are none.
+    /// Takes bytes that the domain sent. The result is the number of bytes, 0 if there are none.
     ///
     /// # Errors
     /// [`Failure::RingIndex`]: producer and consumer are further apart than the ring is long.
     fn read(&mut self, into: &mut [u8]) -> Result<usize, Failure>;
 
-    /// Puts bytes for the domain; answers how many fitted.
+    /// Puts bytes into the ring for the domain. The result is the number of bytes that fitted.
     ///
     /// # Errors
-    /// As [`Ring::read`].
+    /// The same as of [`Ring::read`].
     fn write(&mut self, from: &[u8]) -> Result<usize, Failure>;
 }
 
@@ -38,7 +38,7 @@ pub trait Ring {
 pub struct Exchange {
     /// Bytes moved: the domain must be notified.
     pub notify: bool,
-    /// The turn was over before the work was: let others run, then call again.
+    /// The turn ended before the work did: the caller lets others run, then calls again.
     pub again: bool,
 }
 
@@ -54,15 +54,16 @@ impl<M: RingPage> Ring for ByteRing<M> {
 }
 
 impl Server {
-    /// Moves bytes between a domain's ring and its connection and handles what came, up to a bound.
+    /// Moves bytes between a domain's ring and the domain's connection, and handles the messages that came, up to a
+    /// bound.
     ///
-    /// A waker of [`Server::poll_output`] is forgotten: the caller asks anew before it sleeps.
+    /// This call drops the waker that [`Server::poll_output`] kept: the caller polls anew before the caller sleeps.
     ///
     /// # Errors
-    /// The connection serves no more: the caller notes [`Failure::ring_error`] in the ring page, and lets
-    /// page and port go when the [`Effect`] comes.
+    /// [`Failure`] says why the connection serves no more. The caller writes [`Failure::ring_error`] into the ring
+    /// page, and lets the page and the port go when [`Effect::Released`] comes.
     pub fn exchange(&mut self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
-        // The caller looks at what is queued meanwhile: to wake the caller would be one poll for nothing.
+        // The caller looks at what is queued meanwhile, so waking the caller would cost one poll for nothing.
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.waker = None;
         }
@@ -75,7 +76,7 @@ impl Server {
         }
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.kicked = false;
-            // What waits is charged: see `Server::kept_for`.
+            // What waits in the connection is charged: see `Server::kept_for`.
             let kept = kept_by(connection);
             if kept != connection.counted {
                 connection.counted = kept;
@@ -113,7 +114,7 @@ impl Server {
             }
             let may_ask = connection.output.replies() < self.quotas.outstanding;
             let is_ready = may_ask && connection.input.is_ready();
-            // Its own connection goes on with a commit, and so does each that has a request.
+            // The commit's own connection goes on with the commit, and so does each connection that has a request.
             if self.committing.as_ref().is_some_and(|(_, owner, _)| is_ready || *owner == conn) {
                 if self.store.work() != start || self.settle_commit(self.step_work) {
                     done.again = true;
@@ -147,7 +148,8 @@ impl Server {
         }
     }
 
-    /// Ready when something was queued for the connection, or it failed, since [`Server::exchange`] last ran.
+    /// Ready when something was queued for the connection, or the connection failed, since [`Server::exchange`] last
+    /// ran.
     pub fn poll_output(&mut self, conn: ConnId, context: &mut Context<'_>) -> Poll<()> {
         match self.connections.get_mut(&conn) {
             Some(connection) if !connection.kicked && connection.failed.is_none() => {
@@ -170,13 +172,13 @@ impl Server {
                         token: text(&watch.token),
                     });
                 }
-                // Such a client asks by calls.
+                // A client within dom0 asks by calls, and gets no replies.
                 Outgoing::Reply(_) => {}
             }
         }
     }
 
-    /// As [`Server::take_event`], for a task that waits for one.
+    /// Like [`Server::take_event`], for a task that waits for an event.
     pub fn poll_event(&mut self, conn: ConnId, context: &mut Context<'_>) -> Poll<WatchEvent> {
         if let Some(event) = self.take_event(conn) {
             return Poll::Ready(event);

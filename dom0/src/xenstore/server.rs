@@ -1,5 +1,5 @@
-//! The server: connections, domains and watches around the store. The server knows no transport: what it needs done
-//! outside, it says by [`Effect`]s. What requests leave to be done is in `deferred`.
+//! The server: connections, domains and watches around the store. The server knows no transport: by an [`Effect`] the
+//! server says what its caller has to do outside. The module `deferred` has the work that requests leave.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -20,29 +20,28 @@ use super::transaction::{Commit, Transaction};
 use super::view::View;
 use super::watch::{Watch, WatchIndex, trim};
 
-/// Failures of one domain that the log hears of.
+/// Number of failures of one domain that the log tells.
 const FAILURES_LOGGED: u8 = 4;
 
-/// What must be done outside the server.
+/// What the server's caller does outside the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Map the domain's ring page, bind its event channel, and serve the connection by
-    /// [`Server::exchange`].
+    /// Map the domain's ring page, bind the domain's event channel, and serve the connection by [`Server::exchange`].
     Introduced {
         /// The connection to serve.
         conn: ConnId,
         /// The domain.
         domid: u16,
-        /// Machine frame of its ring page.
+        /// Machine frame of the domain's ring page.
         mfn: u64,
-        /// Its port, unbound and meant for dom0.
+        /// The domain's port, which is unbound and meant for dom0.
         port: u32,
-        /// The domain was introduced before: its former ring and port are to be let go.
+        /// The domain was introduced before: the caller lets the former ring and port go.
         again: bool,
     },
     /// Unmap the ring page and close the port; the connection is gone.
     Released {
-        /// The connection that was.
+        /// The connection that is gone.
         conn: ConnId,
         /// The domain.
         domid: u16,
@@ -52,7 +51,7 @@ pub enum Effect {
 /// A change that a client within dom0 hears of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchEvent {
-    /// What changed, relative to the client's home if the watch was.
+    /// The path that changed, relative to the client's home if the watch was relative.
     pub path: alloc::string::String,
     /// The watch's token.
     pub token: alloc::string::String,
@@ -63,7 +62,7 @@ pub(super) struct Domain {
     pub(super) conn: ConnId,
     pub(super) target: Option<u16>,
     pub(super) shut_down: bool,
-    /// Failures of its connection that were logged.
+    /// Number of failures of the domain's connection that were logged.
     pub(super) failures: u8,
 }
 
@@ -79,16 +78,16 @@ pub struct Server {
     pub(super) special_perms: [Perms; 2],
     effects: VecDeque<Effect>,
     effects_waker: Option<Waker>,
-    /// What the present request, or call, leaves to be done.
+    /// Work that the present request, or call, leaves.
     pub(super) deferred: VecDeque<Deferred>,
-    /// What is left of earlier calls of clients within dom0, and of connections that are gone.
+    /// Work that is left of earlier calls of clients within dom0, and of connections that are gone.
     pub(super) left: VecDeque<Deferred>,
     pub(super) left_waker: Option<Waker>,
-    /// The last [`Deferred::Mark`] that was left, and the last that was come to.
+    /// The number of the last [`Deferred::Mark`] that was left, and of the last that the server has reached.
     pub(super) marks: (u64, u64),
     /// [`STEP_WORK`]; tests make more steps.
     pub(super) step_work: usize,
-    /// A commit under way, and the request that is to be answered then.
+    /// The commit that is under way, its connection, and the request that the server answers when the commit ends.
     pub(super) committing: Option<(Commit, ConnId, Option<XsdSockmsg>)>,
     pub(super) woken: Vec<Waker>,
 }
@@ -129,7 +128,7 @@ impl Server {
         conn
     }
 
-    /// Closes a connection; its watches and transactions go.
+    /// Closes a connection; the connection's watches and transactions go.
     pub fn disconnect(&mut self, conn: ConnId) {
         self.reset(conn);
         if let Some(mut connection) = self.connections.remove(&conn) {
@@ -138,7 +137,8 @@ impl Server {
         }
     }
 
-    /// Wakers to be woken, after the server's lock is let go: waking may drop a task, and with it a client.
+    /// The wakers that the caller wakes after the caller let the server's lock go: waking may drop a task, and with the
+    /// task a client.
     pub(crate) fn take_woken(&mut self) -> Vec<Waker> {
         core::mem::take(&mut self.woken)
     }
@@ -148,7 +148,7 @@ impl Server {
         self.effects.pop_front()
     }
 
-    /// As [`Server::take_effect`], for a task that waits for one.
+    /// Like [`Server::take_effect`], for a task that waits for an effect.
     pub fn poll_effect(&mut self, context: &mut Context<'_>) -> Poll<Effect> {
         match self.take_effect() {
             Some(effect) => Poll::Ready(effect),
@@ -168,10 +168,10 @@ impl Server {
         &self.quotas
     }
 
-    /// The domain behind a connection, and the one it serves.
+    /// The domain behind a connection, and the domain that this domain serves.
     ///
     /// # Errors
-    /// `EIO`: nobody any more.
+    /// `EIO`: the connection has failed or is gone.
     pub(super) fn actor(&self, conn: ConnId) -> Result<Actor, XsError> {
         let connection = self.connections.get(&conn).filter(|c| c.failed.is_none()).ok_or(XsError::Io)?;
         Ok(self.actor_of(connection))
@@ -186,10 +186,11 @@ impl Server {
         if self.actor(conn)?.privileged() { Ok(()) } else { Err(XsError::Acces) }
     }
 
-    /// Runs an operation on nodes, within transaction `tx_id` if that is not 0.
+    /// Runs an operation on nodes, within transaction `tx_id` if `tx_id` is not 0.
     ///
     /// # Errors
-    /// `ENOENT`: no such transaction; else the operation's.
+    /// - `ENOENT`: the connection has no such transaction.
+    /// - Else the operation's error.
     pub(super) fn view<R>(
         &mut self,
         conn: ConnId,
@@ -228,7 +229,8 @@ impl Server {
     /// `XS_TRANSACTION_START`.
     ///
     /// # Errors
-    /// `ENOSPC`: as many as may be are open. `ENOMEM`: a quota.
+    /// - `ENOSPC`: the connection has as many open transactions as a domain may have.
+    /// - `ENOMEM`: the domain's quota of memory is used up.
     pub(super) fn transaction_start(&mut self, conn: ConnId) -> Result<u32, XsError> {
         let actor = self.actor(conn)?;
         let limit = self.quotas.transactions;
@@ -249,7 +251,9 @@ impl Server {
     /// `XS_TRANSACTION_END`: the transaction is gone, whatever the answer.
     ///
     /// # Errors
-    /// `ENOENT`: no such transaction; with `commit` also `EAGAIN`, `ENOSPC`.
+    /// - `ENOENT`: the connection has no such transaction.
+    /// - `EAGAIN`, with `commit`: something that the transaction read or wrote has changed.
+    /// - `ENOSPC`, `ENOMEM`, with `commit`: a domain would own more than the domain may.
     pub(super) fn transaction_end(&mut self, conn: ConnId, tx_id: u32, commit: bool) -> Result<(), XsError> {
         self.finish_commit();
         match self.transaction_end_for(conn, tx_id, commit, None)? {
@@ -258,8 +262,8 @@ impl Server {
         }
     }
 
-    /// As [`Server::transaction_end`]; a commit that takes more than one step is answered later (`None`), if `request` is
-    /// what is to be answered.
+    /// Like [`Server::transaction_end`], but a commit that takes more than one step is answered later (`None`) if there
+    /// is a `request` to answer.
     pub(super) fn transaction_end_for(
         &mut self,
         conn: ConnId,
@@ -283,7 +287,8 @@ impl Server {
         self.deferred.push_back(Deferred::Free(Vec::from([transaction])));
     }
 
-    /// Goes on with the commit that is under way; how it ended, if it did, and for whom.
+    /// Goes on with the commit that is under way. If the commit ended, the result says how it ended, for which
+    /// connection, and which request is to be answered.
     pub(super) fn commit_some(
         &mut self,
         work: usize,
@@ -296,7 +301,7 @@ impl Server {
         Some((result, conn, request))
     }
 
-    /// Ends the commit that is under way, for a caller that cannot wait for it.
+    /// Ends the commit that is under way, for a caller that cannot wait for the commit.
     pub(super) fn finish_commit(&mut self) {
         self.settle_commit(usize::MAX);
     }
@@ -304,7 +309,10 @@ impl Server {
     /// `XS_WATCH`.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be. `EEXIST`: the connection has the same. `E2BIG`, `ENOMEM`: a quota.
+    /// - `EINVAL`: no node can have such a path.
+    /// - `EEXIST`: the connection has the same watch already.
+    /// - `E2BIG`: the domain has as many watches as a domain may have.
+    /// - `ENOMEM`: the domain's quota of memory is used up.
     pub(super) fn watch(&mut self, conn: ConnId, path: &[u8], token: &[u8]) -> Result<(), XsError> {
         let actor = self.actor(conn)?;
         let relative_to = (!matches!(path.first(), Some(b'/' | b'@'))).then_some(actor.domid);
@@ -312,7 +320,8 @@ impl Server {
         let watch = Watch { path, token: Arc::from(token), relative_to };
         let bytes = self.store.account(actor.domid).bytes();
         let connection = self.connections.get_mut(&conn).ok_or(XsError::Io)?;
-        // Most have other paths, which is a number that differs; the same token of the same path is the last of them.
+        // Most of the connection's watches have other paths, and two numbers that differ tell so. At most one has the
+        // same token and the same path.
         self.store.spend(0, connection.watches.len() * SCAN_WORK);
         if connection.watches.iter().any(|w| w.token == watch.token && w.path == watch.path) {
             return Err(XsError::Exist);
@@ -335,7 +344,8 @@ impl Server {
     /// `XS_UNWATCH`: events of the watch that were not yet fetched are dropped.
     ///
     /// # Errors
-    /// `EINVAL`: no such path can be. `ENOENT`: there is no such watch.
+    /// - `EINVAL`: no node can have such a path.
+    /// - `ENOENT`: the connection has no such watch.
     pub(super) fn unwatch(&mut self, conn: ConnId, path: &[u8], token: &[u8]) -> Result<(), XsError> {
         let actor = self.actor(conn)?;
         let path = Path::resolve_watch(path, actor.domid)?;
@@ -343,7 +353,7 @@ impl Server {
         let at = connection.watches.iter().position(|w| *w.token == *token && w.path == path);
         let watch = connection.watches.remove(at.ok_or(XsError::NoEnt)?);
         trim(&mut connection.watches);
-        // Each event of the watch that waits is searched for.
+        // The queue is searched for each waiting event of the watch.
         let before = connection.output.events();
         connection.output.forget_watch(&watch);
         let scanned = before * SCAN_WORK + (before - connection.output.events()) * NODE_WORK;
@@ -369,7 +379,7 @@ impl Server {
         if let Some((_, owner, request)) = &mut self.committing
             && *owner == conn
         {
-            // The client that asked hears nothing more.
+            // The client that asked gets no answer any more.
             *request = None;
             self.deferred.push_back(Deferred::Commit);
         }
@@ -399,7 +409,7 @@ impl Server {
             connection.failed = Some(failure);
             connection.waker = waker;
             connection.kick(&mut self.woken);
-            // Nobody has a turn on its behalf any more.
+            // The connection has no turns any more, so its work is left for everybody.
             self.leave(&mut left);
         }
     }
@@ -414,13 +424,14 @@ impl Server {
         }
     }
 
-    /// Counts the changes of what [`Server::kept_for`] gives for any domain.
+    /// A count of the changes to what [`Server::kept_for`] gives for any domain.
     pub(crate) fn changes(&self) -> u64 {
         self.store.changes()
     }
 
-    /// What the heap takes for what is kept for the domain of a connection: its nodes, watches and transactions, messages
-    /// that are not whole or wait to be fetched, and what is left to be done. No more than [`Quotas::most_kept`]. (I29)
+    /// Bytes of heap for all that the server keeps for the domain of a connection: the domain's nodes, watches and
+    /// transactions, messages that are not whole or wait to be fetched, and the work that is left. The sum is at most
+    /// [`Quotas::most_kept`]. (I29)
     pub fn kept_for(&self, conn: ConnId) -> usize {
         let Some(connection) = self.connections.get(&conn) else { return 0 };
         let of_domain = self.store.account(connection.domid).bytes();

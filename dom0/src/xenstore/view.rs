@@ -11,19 +11,19 @@ use super::quota::Quotas;
 use super::store::{Change, Node, Outcome, Store, parts_cost, place_cost};
 use super::transaction::Transaction;
 
-/// Work that a child's place in a list stands for, in bytes moved.
+/// The work, in bytes moved, for a child's place in a list.
 const LISTED_WORK: usize = 16;
 
-/// The nearest node above a path, and where its path ends in that one.
+/// The nearest node above a path, with the length of that node's path.
 type Above = (usize, Node);
 
-/// The tree as one request sees it.
+/// The tree as one request sees the tree.
 pub(crate) struct View<'a> {
     pub(crate) store: &'a mut Store,
     pub(crate) transaction: Option<&'a mut Transaction>,
     pub(crate) quotas: &'a Quotas,
     pub(crate) actor: Actor,
-    /// Collects what watches are to be told of; a transaction's changes come when it commits.
+    /// Collects what watches are to be told. The changes of a transaction come when the transaction commits.
     pub(crate) outcomes: &'a mut Vec<Outcome>,
 }
 
@@ -31,16 +31,18 @@ impl View<'_> {
     /// `XS_READ`.
     ///
     /// # Errors
-    /// `ENOENT`, `EACCES`; within a transaction also `ENOSPC`, `ENOMEM`.
+    /// - `ENOENT`: there is no such node, and the actor could read the nearest node above.
+    /// - `EACCES`: the actor may not read the node, or the nearest node above a missing one.
+    /// - `ENOSPC`, `ENOMEM`: the transaction may not touch one more node.
     pub(crate) fn read(&mut self, path: &Path) -> Result<Arc<[u8]>, XsError> {
         Ok(self.permitted(path, Want::Read)?.value)
     }
 
-    /// `XS_DIRECTORY`: tells `each` the children's names, in order, for as long as `each` says yes. Answers the
-    /// generation of their list.
+    /// `XS_DIRECTORY`: shows `each` the names of the children, in order, as long as `each` returns `true`. Gives the
+    /// generation of the list of children.
     ///
     /// # Errors
-    /// As [`View::read`].
+    /// The same as of [`View::read`].
     pub(crate) fn list(&mut self, path: &Path, mut each: impl FnMut(&[u8]) -> bool) -> Result<u64, XsError> {
         let node = self.permitted(path, Want::Read)?;
         if let Some(transaction) = &mut self.transaction {
@@ -64,15 +66,17 @@ impl View<'_> {
     /// `XS_GET_PERMS`.
     ///
     /// # Errors
-    /// As [`View::read`].
+    /// The same as of [`View::read`].
     pub(crate) fn perms(&mut self, path: &Path) -> Result<Perms, XsError> {
         Ok(self.permitted(path, Want::Read)?.perms)
     }
 
-    /// `XS_WRITE`: writes a node, making it and those above it as needed.
+    /// `XS_WRITE`: writes a node, and makes the node, and the nodes above it, where they are missing.
     ///
     /// # Errors
-    /// `EACCES`; `ENOSPC`, `ENOMEM`: a quota.
+    /// - `EACCES`: the actor may not write the node, or the nearest node above a missing one.
+    /// - `ENOSPC`: the value is too long, or a quota of nodes is used up.
+    /// - `ENOMEM`: a quota of memory is used up.
     pub(crate) fn write(&mut self, path: &Path, value: &[u8]) -> Result<(), XsError> {
         if !self.actor.privileged() && value.len() > self.quotas.value_bytes {
             return Err(XsError::NoSpc);
@@ -93,7 +97,7 @@ impl View<'_> {
     /// `XS_MKDIR`: makes an empty node if there is none.
     ///
     /// # Errors
-    /// As [`View::write`].
+    /// The same as of [`View::write`].
     pub(crate) fn mkdir(&mut self, path: &Path) -> Result<(), XsError> {
         match self.permitted_or_above(path, Want::Write)? {
             Ok(_) => Ok(()),
@@ -104,10 +108,13 @@ impl View<'_> {
         }
     }
 
-    /// `XS_RM`: removes a node and all below it. A missing node is no error if the one above is there.
+    /// `XS_RM`: removes a node and all below the node. A missing node is no error if the node above is there.
     ///
     /// # Errors
-    /// `EINVAL`: the root. `ENOENT`: the parent is missing. `EACCES`. Within a transaction also `ENOSPC`, `ENOMEM`.
+    /// - `EINVAL`: the path is the root.
+    /// - `ENOENT`: the node is missing, and the node above, too.
+    /// - `EACCES`: the actor may not write the node.
+    /// - `ENOSPC`, `ENOMEM`: the transaction may not touch or remove one more node.
     pub(crate) fn rm(&mut self, path: &Path) -> Result<(), XsError> {
         let parent = path.parent().ok_or(XsError::Inval)?;
         match self.permitted(path, Want::Write) {
@@ -132,8 +139,11 @@ impl View<'_> {
     /// `XS_SET_PERMS`.
     ///
     /// # Errors
-    /// `ENOENT`; `EACCES`: not the owner; `EPERM`: an unprivileged owner gives the node away; `ENOSPC`:
-    /// too many entries; `ENOMEM`.
+    /// - `ENOENT`: there is no such node.
+    /// - `EACCES`: the actor does not own the node.
+    /// - `EPERM`: an unprivileged owner gives the node away.
+    /// - `ENOSPC`: there are too many entries.
+    /// - `ENOMEM`: a quota of memory is used up.
     pub(crate) fn set_perms(&mut self, path: &Path, perms: Perms) -> Result<(), XsError> {
         let node = self.permitted(path, Want::Own)?;
         if !self.actor.privileged() {
@@ -152,8 +162,8 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The node, if the actor may have `want` of it. A missing node is `ENOENT` to an actor that could have had `want`
-    /// of the nearest node above, else `EACCES`.
+    /// The node at `path`, if the actor may have `want` of the node. A missing node is `ENOENT` to an actor that could
+    /// have had `want` of the nearest node above, and `EACCES` to any other.
     fn permitted(&mut self, path: &Path, want: Want) -> Result<Node, XsError> {
         match self.lookup(path)? {
             Some(node) if node.perms.allow(self.actor, want) => Ok(node),
@@ -177,7 +187,7 @@ impl View<'_> {
         if above.1.perms.allow(self.actor, want) { Ok(above) } else { Err(XsError::Acces) }
     }
 
-    /// The nearest node above `path` that exists, and where its path ends in this one's.
+    /// The nearest node above `path` that exists, with the length of that node's path.
     fn nearest_above(&mut self, path: &Path) -> Result<Above, XsError> {
         let mut asked = 0;
         let removed = self.transaction.as_ref().and_then(|tx| tx.end_of_removed(path));
@@ -193,8 +203,8 @@ impl View<'_> {
         Ok((end, node))
     }
 
-    /// Makes `path` and what is missing above it, with permissions inherited from above; an
-    /// unprivileged domain owns what it makes.
+    /// Makes `path` and the missing nodes above `path`, with permissions inherited from above. An unprivileged domain
+    /// owns what it makes.
     fn create(&mut self, path: &Path, (above, node): Above, value: Arc<[u8]>) -> Result<(), XsError> {
         if !self.actor.privileged() && path.levels() > self.quotas.levels {
             return Err(XsError::NoSpc);
@@ -222,8 +232,8 @@ impl View<'_> {
         Ok(())
     }
 
-    /// May the actor make the nodes that are missing between the first `above` bytes of `path` and all of it, with a
-    /// value of `value` bytes in the last?
+    /// Whether the actor may make the nodes that are missing between the first `above` bytes of `path` and the whole of
+    /// `path`, where the last node has a value of `value` bytes.
     fn afford_nodes(
         &mut self,
         path: &Path,
@@ -245,7 +255,8 @@ impl View<'_> {
         }
         self.store.spend(nodes, nodes * prefix_work(path.key().len()));
         let owned = self.store.account(domid).nodes;
-        // What lies below nodes that a transaction removed counts until it is committed, as it does for the commit.
+        // The nodes below nodes that a transaction removed count until the transaction is committed, here as at the
+        // commit.
         let more = self.transaction.as_ref().map_or(0, |tx| tx.owned(domid));
         let is_full = owned.saturating_add_signed(more) + nodes > self.quotas.nodes;
         if is_full || self.has_no_entries(entries) {
@@ -254,7 +265,8 @@ impl View<'_> {
         self.afford(domid, bytes, kept)
     }
 
-    /// May the actor change the node at `path`, which is there, to a value of `value` bytes and these permissions?
+    /// Whether the actor may change the node at `path`, which is there, to a value of `value` bytes and the permissions
+    /// `perms`.
     fn afford_change(&self, path: &Path, old: &Node, value: usize, perms: &Perms) -> Result<(), XsError> {
         if self.actor.privileged() {
             return Ok(());
@@ -273,19 +285,19 @@ impl View<'_> {
             more > 0 && has + more > self.quotas.memory_bytes
         };
         let own = if owner == actor { bytes } else { 0 };
-        // What dom0 owns has no bound.
+        // There is no limit to what dom0 owns.
         if is_over(actor, own + kept) || (owner != actor && owner != 0 && is_over(owner, bytes)) {
             return Err(XsError::NoMem);
         }
         Ok(())
     }
 
-    /// Has the transaction, if there is one, no room for so many entries more?
+    /// Whether the transaction, if there is one, has no room for `more` entries.
     fn has_no_entries(&self, more: usize) -> bool {
         self.transaction.as_ref().is_some_and(|tx| tx.len() + more > self.quotas.transaction_nodes)
     }
 
-    /// May the transaction, if there is one, touch this, and keep what that takes?
+    /// Whether the transaction, if there is one, may touch this node, and keep what that takes.
     fn afford_entry(&self, place: &dyn Place) -> Result<(), XsError> {
         let Some(transaction) = &self.transaction else { return Ok(()) };
         if self.actor.privileged() {

@@ -1,4 +1,4 @@
-//! Watches, and the connections that are to hear of a change.
+//! Watches, and the search for the connections that hear of a change.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -13,7 +13,8 @@ pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
 /// `@releaseDomain`: a domain shut down, crashed, was released or destroyed.
 pub const RELEASE_DOMAIN: &str = "@releaseDomain";
 
-/// What a watch takes beside its path and token: itself, its place in its connection's list, and one of each index.
+/// Bytes for a watch beside its path and token: the watch, its place in the connection's list, and its place in each
+/// index.
 const WATCH_PLACE: usize = price::shared(size_of::<Watch>())
     + price::listed::<Arc<Watch>>()
     + price::mapped::<Path, Vec<Group>>()
@@ -23,21 +24,22 @@ const WATCH_PLACE: usize = price::shared(size_of::<Watch>())
 /// A watch of one connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Watch {
-    /// What is watched.
+    /// The path that is watched.
     pub(crate) path: Path,
     /// The client's own tag.
     pub(crate) token: Arc<[u8]>,
-    /// Was it given relative to this domain's home? Then its events are too.
+    /// The domain relative to whose home the watch was given, if the watch was relative. Events of a relative watch are
+    /// relative, too.
     pub(crate) relative_to: Option<u16>,
 }
 
 impl Watch {
-    /// What the heap takes for it.
+    /// Bytes of heap for the watch.
     pub(crate) fn cost(&self) -> usize {
         WATCH_PLACE + price::text(&self.path) + price::shared(self.token.len())
     }
 
-    /// The event's path as this watch's client wants it.
+    /// The event's path in the form that this watch's client wants.
     pub(crate) fn event_text(&self, event: &Path) -> Vec<u8> {
         let mut text = event.text();
         if let Some(domid) = self.relative_to {
@@ -53,25 +55,25 @@ struct Group {
     watches: Vec<Arc<Watch>>,
 }
 
-/// Gives back room that the price of what is in a list does not cover.
+/// Gives back room that the price of a list's items does not cover.
 pub(crate) fn trim<T>(list: &mut Vec<T>) {
     if list.capacity() > 2 * list.len() {
         list.shrink_to_fit();
     }
 }
 
-/// All watches by path, and those of a path by connection.
+/// All watches by path; the watches of a path are by connection.
 #[derive(Default)]
 pub(crate) struct WatchIndex {
     by_path: BTreeMap<Path, Vec<Group>>,
     len: usize,
 }
 
-/// How far a change has been told: at which path at or above its own, and of the connections that watch this path, to
-/// which.
+/// How far a change has been told: up to which of the paths at or above the changed path, and up to which of the
+/// connections that watch this path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Told {
-    /// Paths above, from the root on, that are done with.
+    /// Number of paths above, from the root on, whose watches are all told.
     levels: usize,
     /// The last connection at the next.
     conn: Option<ConnId>,
@@ -93,7 +95,7 @@ impl WatchIndex {
         self.len += 1;
     }
 
-    /// Takes one out.
+    /// Takes a watch out.
     pub(crate) fn remove(&mut self, conn: ConnId, watch: &Arc<Watch>) {
         let Some(groups) = self.by_path.get_mut(&watch.path) else { return };
         if let Ok(at) = groups.binary_search_by_key(&conn, |group| group.conn) {
@@ -113,8 +115,8 @@ impl WatchIndex {
         }
     }
 
-    /// The next connection that watches `path` itself or, unless `exact`, any path above it, after those `told`; and
-    /// its watches there. `None`: no further one does.
+    /// The next connection, after those `told`, that watches `path` itself or, unless `exact`, a path above; with the
+    /// connection's watches of that path. `None`: no further connection watches.
     pub(crate) fn next(&self, path: &Path, exact: bool, told: &mut Told) -> Option<(ConnId, &[Arc<Watch>])> {
         let here = path.key().len();
         for key in path.keys_above().skip(told.levels) {

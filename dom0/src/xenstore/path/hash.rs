@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Where each hash begins: see [`set_hash_seed`].
 static SEED: AtomicU64 = AtomicU64::new(0x243f_6a88_85a3_08d3);
 
-/// Has hashes begin with a number that guests do not know: else they could look for paths of which all have the same.
-/// To be called before there is any path.
+/// Sets the number with which each hash begins. Guests do not know the number: otherwise they could look for many paths
+/// with one hash. The caller sets the number before there is any path.
 pub fn set_hash_seed(seed: u64) {
     SEED.store(seed, Relaxed);
 }
@@ -34,7 +34,8 @@ fn word_at(bytes: &[u8], at: usize) -> u64 {
     }
 }
 
-/// Are these the same? By eight bytes at a time, for long ones that are; images have a comparison of single bytes.
+/// Whether the bytes are the same. The comparison takes eight bytes at a time, for long paths that are the same: dom0's
+/// image has only a comparison of single bytes.
 pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
     let ((words, rest), (other_words, other_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
     let number = |word: &[u8; 8]| u64::from_le_bytes(*word);
@@ -58,14 +59,14 @@ fn low(word: u64, count: usize) -> u64 {
     word & ((1 << (8 * count)) - 1)
 }
 
-/// Where the slashes are, and the hash of what is before each: all in one pass, eight bytes at a time.
+/// Where a path's slashes are, and the hash of what is before each slash: one pass finds all, eight bytes at a time.
 pub(super) struct Cuts<'a> {
     bytes: &'a [u8],
-    /// Where `word` is; `hash` is of what is before.
+    /// The offset of `word`. `hash` is the hash of the bytes before `word`.
     at: usize,
     hash: u64,
     word: u64,
-    /// The top bit of each byte of `word` that is a slash and was not told yet.
+    /// The top bit of each byte of `word` that is a slash and was not yet given out.
     slashes: u64,
 }
 
@@ -83,7 +84,7 @@ impl<'a> Cuts<'a> {
         const ONES: u64 = u64::from_le_bytes([1; 8]);
         let count = self.bytes.len() - self.at;
         self.word = if count == 0 { 0 } else { word_at(self.bytes, self.at) };
-        // No byte of a path has its top bit set: nothing is borrowed from the next byte.
+        // No byte of a path has its top bit set, so the subtraction borrows nothing from the next byte.
         let zeros = !((self.word | TOPS) - ONES) & TOPS;
         self.slashes = if count < 8 { low(zeros, count) } else { zeros };
     }

@@ -20,15 +20,15 @@ pub(crate) use order::{Key, Place, at_or_above, children, prefix_work};
 
 /// A checked absolute path, or the name of a special watch (`@...`).
 ///
-/// Kept with each `/` as a zero byte and the root as nothing. Cloning shares the bytes.
+/// The bytes have a zero in place of each `/`, and the root has no bytes. Cloning shares the bytes.
 ///
-/// The order is made for maps, and for paths that a guest has made as long and as like each other as may be: by the length
-/// of the path above, by a hash of it, by the name, and last by the bytes of the path above. So a search compares numbers
-/// and names on its way, and long paths only where it finds them; the children of a node are one run of keys
-/// ([`children`]), in order of their names; and each node comes after the one above it. Names that begin with the same
-/// [`SHORT`] bytes are in order of a hash of their own.
+/// The order of paths serves maps, also where a guest has made paths as long and as like each other as possible. Two
+/// paths are compared by the length of the path above, by a hash of the path above, by the name, and last by the bytes
+/// of the path above. So a search compares numbers and names on its way, and long paths only where the search finds
+/// them. The children of a node are one run of keys ([`children`]), in the order of their names, and each node comes
+/// after the node above it. Names that begin with the same [`SHORT`] bytes are in the order of a hash of the name.
 ///
-/// Paths above with the same hash are no error: they are compared by their bytes.
+/// Two paths above with the same hash are no error: the comparison goes on to their bytes.
 #[derive(Clone)]
 pub struct Path {
     bytes: Arc<[u8]>,
@@ -49,8 +49,8 @@ impl Path {
     /// Checks an absolute path.
     ///
     /// # Errors
-    /// `EINVAL`: empty, relative, special, too long, a character other than letters, digits and
-    /// `-/_@`, a doubled or a trailing slash.
+    /// `EINVAL`: the path is empty, relative, special or too long; has a character other than letters, digits and
+    /// `-/_@`; or has a doubled or a trailing slash.
     pub fn absolute(text: &[u8]) -> Result<Path, XsError> {
         match text {
             b"/" => Ok(Path::root()),
@@ -59,7 +59,7 @@ impl Path {
         }
     }
 
-    /// Checks the path of `parts`, separated by slashes, below the one of these bytes.
+    /// Checks the path of `parts`, separated by slashes, below the path with the bytes `top`.
     fn below(top: &[u8], parts: &[u8]) -> Result<Path, XsError> {
         let mut bytes = Vec::with_capacity(top.len() + 1 + parts.len());
         bytes.extend_from_slice(top);
@@ -67,7 +67,7 @@ impl Path {
         let mut is_legal = true;
         let mut last = 0;
         bytes.extend(parts.iter().map(|&byte| {
-            // A slash needs a part before it.
+            // A slash needs a part before the slash.
             let inner = if byte == b'/' { 0 } else { byte };
             is_legal &= INNER[usize::from(byte)] && inner | last != 0;
             last = inner;
@@ -76,10 +76,10 @@ impl Path {
         if is_legal && last != 0 { Ok(Path::of(Arc::from(bytes))) } else { Err(XsError::Inval) }
     }
 
-    /// Checks a path as domain `domid` sends it: absolute, or relative to `/local/domain/<domid>`.
+    /// Checks a path as domain `domid` sends the path: absolute, or relative to `/local/domain/<domid>`.
     ///
     /// # Errors
-    /// As [`Path::absolute`]; also a relative path over [`XENSTORE_REL_PATH_MAX`].
+    /// The same as of [`Path::absolute`]; and `EINVAL` for a relative path over [`XENSTORE_REL_PATH_MAX`].
     pub fn resolve(text: &[u8], domid: u16) -> Result<Path, XsError> {
         match text.first() {
             None | Some(b'@') => Err(XsError::Inval),
@@ -89,10 +89,10 @@ impl Path {
         }
     }
 
-    /// As [`Path::resolve`], but takes the name of a special watch too.
+    /// Like [`Path::resolve`], but takes the name of a special watch, too.
     ///
     /// # Errors
-    /// As [`Path::resolve`].
+    /// The same as of [`Path::resolve`].
     pub fn resolve_watch(text: &[u8], domid: u16) -> Result<Path, XsError> {
         if text.first() != Some(&b'@') {
             return Path::resolve(text, domid);
@@ -109,7 +109,7 @@ impl Path {
         Path::of(Arc::from(home_key(domid, &mut HomeKey::default())))
     }
 
-    /// A special watch by its literal name.
+    /// The path of a special watch, by the watch's literal name.
     pub(crate) fn special(name: &'static str) -> Path {
         debug_assert!(name.starts_with('@'));
         Path::of(Arc::from(name.as_bytes()))
@@ -122,7 +122,7 @@ impl Path {
         &self.bytes
     }
 
-    /// Is this a clone of the other, which takes no room of its own?
+    /// Whether this path is a clone of `other`, so that it takes no room of its own.
     pub(crate) fn is_clone_of(&self, other: &Path) -> bool {
         Arc::ptr_eq(&self.bytes, &other.bytes)
     }
@@ -142,7 +142,7 @@ impl Path {
         self.parent_key().map(Path::from)
     }
 
-    /// As [`Path::parent`], for looking it up.
+    /// Like [`Path::parent`], as a key to look the parent up.
     pub(crate) fn parent_key(&self) -> Option<Key<'_>> {
         #[cfg(test)]
         super::looks::note();
@@ -166,8 +166,9 @@ impl Path {
         if end == self.bytes.len() { self.clone() } else { Path::of(Arc::from(&self.bytes[..end])) }
     }
 
-    /// The end of the longest path above this one that is there, by halving: `is_there` is asked some 11 times for the
-    /// deepest path that can be. What is above something that is there is there, and the root always is.
+    /// The end of the longest path above this path that is there. The search halves the path: it asks `is_there` some
+    /// 11 times for the deepest path that can be. The search relies on this: whatever is above something that is there
+    /// is there, too, and the root always is.
     pub(crate) fn nearest_above(&self, mut is_there: impl FnMut(Key<'_>) -> bool) -> usize {
         let (mut there, mut missing): (usize, usize) = (0, self.bytes.len());
         loop {
@@ -187,7 +188,7 @@ impl Path {
         }
     }
 
-    /// The path as a client writes it.
+    /// The path as a client writes the path.
     pub fn text(&self) -> Vec<u8> {
         if self.is_root() {
             return Vec::from(&b"/"[..]);
@@ -228,7 +229,8 @@ const _: () = assert!(HOMES.len() + DIGITS + 1 + XENSTORE_REL_PATH_MAX <= XENSTO
 /// Room for the inner form of a home directory.
 type HomeKey = [u8; HOMES.len() + DIGITS];
 
-/// The inner form of a domain's home directory. Each relative path begins with one, so that no formatting is called for.
+/// The inner form of a domain's home directory. Every relative path begins with a home directory, so this function
+/// makes the digits without the machinery of formatting.
 fn home_key(domid: u16, buffer: &mut HomeKey) -> &[u8] {
     let (homes, digits) = buffer.split_at_mut(HOMES.len());
     homes.copy_from_slice(HOMES);
@@ -241,7 +243,8 @@ fn home_key(domid: u16, buffer: &mut HomeKey) -> &[u8] {
     &buffer[..HOMES.len() + count]
 }
 
-/// Bytes of a domain's home directory with the slash that ends it: what a relative watch's events leave out.
+/// Length of a domain's home directory with the slash that ends the directory: events of a relative watch leave out so
+/// many bytes.
 pub(crate) fn home_prefix_len(domid: u16) -> usize {
     home_key(domid, &mut HomeKey::default()).len() + 1
 }

@@ -12,9 +12,9 @@ use ring_abi::io::xs_wire::XENSTORE_ABS_PATH_MAX;
 use super::Path;
 use super::hash::{Cuts, hash_of, is_same, mix, seed};
 
-/// What is compared before any bytes. From its top bits down: the bytes of the path above, in 12 bits, which say where the
-/// last slash is; a hash of the path above, in 24; the first two characters of the name, in 14; a hash of the name, if that
-/// is a long one, in 14.
+/// A number that is compared before any bytes. From the top bits down: in 12 bits the length of the path above, which
+/// says where the last slash is; in 24 bits a hash of the path above; in 14 bits the first two characters of the name;
+/// in 14 bits a hash of the name, if the name is long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rank(u64);
 
@@ -24,7 +24,7 @@ const HASH: u32 = 28;
 const BEGIN: u32 = 14;
 const _: () = assert!(XENSTORE_ABS_PATH_MAX < 1 << (64 - ABOVE));
 
-/// Bytes of names, with the slash before them, that are compared without a hash.
+/// Length up to which names, with the slash before them, are compared without a hash.
 const SHORT: usize = 64;
 
 impl Rank {
@@ -33,7 +33,7 @@ impl Rank {
         Rank::new(bytes, above, hash_of(bytes, above) as u32)
     }
 
-    /// That of a path whose path above ends at `above` and has this hash.
+    /// The rank of a path whose path above ends at `above` and has the hash `hash`.
     pub(super) fn new(bytes: &[u8], above: usize, hash: u32) -> Rank {
         let name = &bytes[above..];
         let hash = u64::from(hash) & ((1 << (ABOVE - HASH)) - 1);
@@ -50,23 +50,23 @@ impl Rank {
         (self.0 >> ABOVE) as usize
     }
 
-    /// What all children of a node have in common.
+    /// The bits that the ranks of all children of a node have in common.
     fn of_parent(self) -> u64 {
         self.0 >> HASH
     }
 
-    /// What paths are in order of, before their bytes.
+    /// The bits by which paths are ordered before their bytes.
     fn of_order(self) -> u64 {
         self.0 >> BEGIN
     }
 }
 
-/// Where the path above ends; 0 for the root, for what is right below the root, and for special names.
+/// Where the path above ends; 0 for the root, for a path right below the root, and for a special name.
 fn end_above(key: &[u8]) -> usize {
     key.iter().rposition(|&b| b == 0).unwrap_or(0)
 }
 
-/// A path for looking up, which need not own its bytes.
+/// A path to look up by, which need not own its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key<'a> {
     pub(super) rank: Rank,
@@ -100,7 +100,7 @@ impl<'a> Key<'a> {
     /// Is this path below `top`?
     pub(crate) fn is_below(self, top: &Path) -> bool {
         let end = top.bytes.len();
-        // Whatever is below has at least that much above it.
+        // A path below `top` has at least the length of `top` above it.
         if self.rank.above() < end || self.bytes.get(end) != Some(&0) {
             return false;
         }
@@ -109,7 +109,7 @@ impl<'a> Key<'a> {
         is_same(&self.bytes[..end], &top.bytes)
     }
 
-    /// What is first of all that may be below a path of this one's length.
+    /// The first key of all that may be below a path with the length of this path.
     pub(crate) fn first_below(self) -> Key<'a> {
         Key { rank: Rank((self.bytes.len() as u64) << ABOVE), bytes: self.bytes }
     }
@@ -124,9 +124,9 @@ impl<'a> Key<'a> {
         &self.bytes[..self.rank.above()]
     }
 
-    /// The order of what is above two paths of equal names and ranks.
+    /// Compares the paths above two paths that have equal names and ranks.
     fn prefix_cmp(self, other: Key<'_>) -> Ordering {
-        // Many are clones of each other.
+        // Many paths in the maps are clones of each other.
         if core::ptr::eq(self.bytes, other.bytes) {
             return Ordering::Equal;
         }
@@ -148,7 +148,7 @@ impl<'a> Key<'a> {
     }
 }
 
-/// What maps of paths may be asked for: [`Path`] or [`Key`].
+/// What a search in a map of paths may be given: a [`Path`] or a [`Key`].
 pub(crate) trait Place {
     /// The path as a key.
     fn place(&self) -> Key<'_>;
@@ -177,7 +177,7 @@ impl Ord for Key<'_> {
 }
 
 impl Key<'_> {
-    /// The order of paths of which all that their ranks are in order of is the same.
+    /// The order of two paths whose ranks say nothing about their order.
     fn bytes_cmp(&self, other: &Key<'_>) -> Ordering {
         let (name, other_name) = (self.rest(), other.rest());
         let names = if name.len().max(other_name.len()) <= SHORT {
@@ -249,12 +249,13 @@ impl<'a> Borrow<dyn Place + 'a> for Path {
     }
 }
 
-/// Work that comparing a path above stands for, a step of [`children`] or of a search, in bytes moved.
+/// Work, in bytes moved, for comparing a path above of `len` bytes; for a step of [`children`] or of a search.
 pub(crate) fn prefix_work(len: usize) -> usize {
     len / 8
 }
 
-/// What a map of paths has right below `parent`, in order of names: one search, however many there are.
+/// The entries of a map of paths right below `parent`, in the order of names. This takes one search, however many
+/// entries there are.
 pub(crate) fn children<'a, V>(
     map: &'a BTreeMap<Path, V>,
     parent: &'a Path,
@@ -269,7 +270,7 @@ pub(super) fn children_of<'a, V>(
     key: &'a [u8],
     hash: u32,
 ) -> impl Iterator<Item = (&'a Path, &'a V)> {
-    // A child has this above it, and goes on where this ends.
+    // The path above a child is `key`, and the child's name follows where `key` ends.
     let start = Key { rank: Rank::new(key, key.len(), hash), bytes: key };
     map.range::<dyn Place, _>((Bound::Excluded(&start as &dyn Place), Bound::Unbounded))
         .take_while(move |(path, _)| path.rank.of_parent() == start.rank.of_parent())
@@ -281,7 +282,7 @@ pub(super) fn children_of<'a, V>(
         })
 }
 
-/// Of a list in order of its paths, the parts whose path is at or above `key`.
+/// The items of a list, which is in the order of its paths, whose path is at or above `key`.
 pub(crate) fn at_or_above<'a, T>(
     list: &'a [T],
     path: impl Fn(&T) -> &Path + Copy + 'a,
@@ -289,7 +290,7 @@ pub(crate) fn at_or_above<'a, T>(
 ) -> impl Iterator<Item = &'a T> {
     let above = |at: Option<&T>| at.map(|item| path(item).rank.above());
     let (first, last) = (above(list.first()), above(list.last()));
-    // The root is above all, and is never in such a list.
+    // The root is above everything, and is never in such a list.
     let may_be = move |key: &Key<'_>| first <= Some(key.rank.above()) && Some(key.rank.above()) <= last;
     let keys = first.is_some().then(|| key.and_above()).into_iter().flatten();
     keys.filter(may_be).flat_map(move |key| {

@@ -55,7 +55,7 @@ fn children_are_a_run_and_come_after_what_is_above() {
     assert!(names("/a-b").is_empty() && names("/nothing").is_empty());
 }
 
-/// Paths above that have the same hash are told apart by their bytes.
+/// Two paths above that have the same hash are told apart by their bytes.
 #[test]
 fn the_same_hash_is_no_error() {
     let path = |text: &str| {
@@ -73,7 +73,7 @@ fn the_same_hash_is_no_error() {
     assert_eq!(names, ["/a/p", "/a/q"]);
 }
 
-/// A search among paths that are as long and as like each other as may be compares the bytes of few.
+/// A search among paths that are as long and as like each other as possible compares the bytes of few paths.
 #[test]
 fn long_paths_are_compared_where_they_are_found() {
     let (dir, name) = ("d".repeat(2900), "n".repeat(2900));
@@ -82,7 +82,7 @@ fn long_paths_are_compared_where_they_are_found() {
         let map: BTreeMap<Path, ()> = paths.collect();
         assert_eq!(map.len(), 300);
         for path in map.keys() {
-            // Not the bytes of the map's own, which are the same without a look at them.
+            // The search must not use the map's own bytes, which are the same without a look at them.
             let bytes = Vec::from(path.key());
             let place = Key { rank: path.rank, bytes: &bytes };
             let before = super::super::looks::taken_bytes();

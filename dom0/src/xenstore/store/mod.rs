@@ -1,7 +1,8 @@
 //! The tree of nodes: one ordered map, and each domain's account.
 //!
-//! Flat, not nested: a path of 3 KiB may have 1,500 parts, and nothing here may recurse on a guest's word. The map's order
-//! keeps the children of a node together ([`Path`]), so that listing them costs one search and a step for each.
+//! The map is flat, not nested: a path of 3 KiB may have 1,500 parts, and no recursion here may go as deep as a guest
+//! says. The map's order keeps the children of a node together ([`Path`]), so that listing the children costs one
+//! search and a step for each child.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use super::perms::{Access, Perms};
 use super::price;
 use super::quota::Account;
 
-/// Work that looking at one node stands for, in bytes moved.
+/// The work, in bytes moved, that the store counts for a look at one node.
 pub(super) const NODE_WORK: usize = 64;
 
 /// A node's place in the tree.
@@ -32,30 +33,30 @@ pub(crate) struct Node {
     pub(crate) value: Arc<[u8]>,
     /// The domains that may read or write the node.
     pub(crate) perms: Perms,
-    /// Changes, and never comes back, when the node is made or its value or permissions are written.
+    /// A number that changes when the node is made or its value or permissions are written. No number comes back.
     pub(crate) generation: u64,
-    /// The same for the list of its children.
+    /// A number that changes, in the same way, when the list of the node's children changes.
     pub(crate) children_generation: u64,
 }
 
 impl Node {
-    /// What the heap takes for it in the tree.
+    /// Bytes of heap for the node in the tree.
     pub(super) fn cost(&self, path: &Path) -> usize {
         place_cost(path.key().len(), &self.perms) + self.parts_cost()
     }
 
-    /// What the heap takes for its value and its permissions.
+    /// Bytes of heap for the node's value and permissions.
     pub(super) fn parts_cost(&self) -> usize {
         parts_cost(self.value.len(), &self.perms)
     }
 }
 
-/// What the heap takes for a node's value and permissions.
+/// Bytes of heap for a node's value and permissions.
 pub(super) fn parts_cost(value: usize, perms: &Perms) -> usize {
     price::shared(value) + price::shared(size_of_val(perms.entries()))
 }
 
-/// What the heap takes for a node in the tree, beside its value and permissions.
+/// Bytes of heap for a node in the tree, beside the node's value and permissions.
 pub(super) fn place_cost(path: usize, perms: &Perms) -> usize {
     NODE_PLACE + price::shared(path) + perms.entries().len() * NAMED_PLACE
 }
@@ -65,19 +66,19 @@ pub(super) fn place_cost(path: usize, perms: &Perms) -> usize {
 pub(crate) struct Change {
     /// The node.
     pub(crate) path: Path,
-    /// Only watches of this very path hear of it: the node went with one above it.
+    /// Only watches of this very path hear of the change: the node went together with a node above it.
     pub(crate) exact: bool,
-    /// Permissions before; `None` if it was not there.
+    /// Permissions before the change; `None` if the node was not there.
     pub(crate) before: Option<Perms>,
-    /// Permissions after; `None` if it is gone.
+    /// Permissions after the change; `None` if the node is gone.
     pub(crate) after: Option<Perms>,
 }
 
-/// What watches are to be told of, and what is left to do after a request.
+/// What a request leaves: a change to tell to watches, or work.
 pub(crate) enum Outcome {
     /// A change.
     Change(Change),
-    /// Nodes below one that was removed are still to be taken out.
+    /// Nodes below a removed node are still to be taken out.
     Sweep(Sweep),
 }
 
@@ -86,9 +87,10 @@ pub(crate) struct Store {
     nodes: BTreeMap<Path, Node>,
     /// Hides some of `nodes`.
     burials: Burials,
-    /// Removals of hidden nodes in whose place others were made.
+    /// Removals of hidden nodes in whose place new nodes were made.
     replaced: Vec<Change>,
-    /// The nodes whose permissions name a domain, as their owner or as an exception; those of dom0 are not kept.
+    /// Domains that the permissions of a node name, as the owner or in an exception, with the node's path. Entries for
+    /// dom0 are left out.
     named: BTreeSet<(u16, Path)>,
     accounts: BTreeMap<u16, Account>,
     generation: u64,
@@ -99,7 +101,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The root alone, dom0's and closed to others.
+    /// A tree with the root alone, which dom0 owns and which is closed to others.
     pub(crate) fn new() -> Store {
         let mut store = Store {
             nodes: BTreeMap::new(),
@@ -117,7 +119,7 @@ impl Store {
         store
     }
 
-    /// The value of nodes that are made on the way to another.
+    /// The value of a node that is made on the way to another node.
     pub(crate) fn empty_value(&self) -> Arc<[u8]> {
         self.empty.clone()
     }
@@ -132,7 +134,7 @@ impl Store {
         self.work
     }
 
-    /// The last generation that was given: what clients see is unchanged as long as this is.
+    /// The last generation that was given out. While this number stays, what clients see stays.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -143,7 +145,7 @@ impl Store {
         self.generation
     }
 
-    /// A node with a generation of its own, not yet in the tree.
+    /// Makes a node with a generation of its own, not yet in the tree.
     pub(crate) fn new_node(&mut self, value: Arc<[u8]>, perms: Perms) -> Node {
         let generation = self.next_generation();
         Node { value, perms, generation, children_generation: generation }
@@ -154,18 +156,18 @@ impl Store {
         self.nodes.get(path).filter(|node| self.is_seen(path, node))
     }
 
-    /// The node at a path that nobody need own.
+    /// The node at a path of which the caller need not own the bytes.
     pub(crate) fn find(&self, key: &dyn Place) -> Option<&Node> {
         self.nodes.get(key).filter(|node| self.is_seen(key, node))
     }
 
-    /// Is the node one that is there for clients?
+    /// Whether clients see the node.
     #[inline]
     fn is_seen(&self, key: &dyn Place, node: &Node) -> bool {
         self.burials.is_empty() || node.generation > self.burials.hidden_at(key.place())
     }
 
-    /// Number of nodes, hidden ones too.
+    /// Number of nodes, hidden nodes included.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -176,7 +178,7 @@ impl Store {
         self.nodes.iter()
     }
 
-    /// Puts a node where there is one or is none. The caller has seen to the node above.
+    /// Puts a node in the place of an old node, or where there is no node. The caller has made sure of the node above.
     pub(crate) fn put(&mut self, path: &Path, node: Node) {
         self.spend(1, path.key().len() + node.value.len());
         self.changes += 1;
@@ -204,7 +206,7 @@ impl Store {
         }
     }
 
-    /// Notes whom the permissions of the node at `path` name, or forgets it.
+    /// Adds the domains that the permissions of the node at `path` name to the index, or takes them out of the index.
     fn name(&mut self, path: &Path, perms: &Perms, named: bool) {
         self.spend(0, perms.entries().len() * NODE_WORK / 4);
         for perm in perms.entries().iter().filter(|perm| perm.domid != 0) {
@@ -217,7 +219,7 @@ impl Store {
         }
     }
 
-    /// Takes a node out with all below it, which is swept afterwards. Answers what is to be told and done.
+    /// Takes a node out at once, and leaves the nodes below to a sweep. The result is what to tell and what to do.
     pub(crate) fn remove(&mut self, path: &Path) -> Option<Outcome> {
         self.get(path)?;
         let old = self.take(path)?;
@@ -231,8 +233,8 @@ impl Store {
         Some(Outcome::Sweep(Sweep { number, until, open: Vec::from([(path.clone(), false)]), top }))
     }
 
-    /// Takes one buried node out, the lowest first, or finds out what is below one. `Err` is the end: the change of the
-    /// topmost node.
+    /// Takes out one buried node, the lowest first, or lists the children of a node. `Err`: the sweep is over; the
+    /// value is the change of the topmost node.
     pub(crate) fn sweep(&mut self, mut sweep: Sweep) -> Result<(Sweep, Option<Change>), Change> {
         let Some((path, is_open)) = sweep.open.pop() else {
             self.burials.end(sweep.number);
@@ -241,7 +243,7 @@ impl Store {
         if !is_open {
             sweep.open.push((path.clone(), true));
             let from = sweep.open.len();
-            // Below a node that is newer, there may be buried ones as well.
+            // Below a newer node, which stays, there may be buried nodes, too.
             sweep.open.extend(path::children(&self.nodes, &path).map(|(child, _)| (child.clone(), false)));
             let each = NODE_WORK / 4 + path::prefix_work(path.key().len());
             self.spend(1, (sweep.open.len() - from) * each);
@@ -255,7 +257,7 @@ impl Store {
         Ok((sweep, Some(Change { path, exact: true, before, after: None })))
     }
 
-    /// Takes a node out that is there, hidden or not.
+    /// Takes a node out that is in the tree, hidden or not.
     fn take(&mut self, path: &Path) -> Option<Node> {
         self.spend(2, path.key().len());
         let old = self.nodes.remove(path)?;
@@ -264,7 +266,7 @@ impl Store {
         Some(old)
     }
 
-    /// Takes what is to be told of hidden nodes that were replaced.
+    /// Takes the removals of hidden nodes that were replaced, which watches are to be told of.
     #[inline]
     pub(crate) fn take_replaced(&mut self) -> Vec<Change> {
         core::mem::take(&mut self.replaced)
@@ -300,17 +302,17 @@ impl Store {
         self.changes
     }
 
-    /// What `domid` has.
+    /// The figures of what `domid` has.
     pub(crate) fn account(&self, domid: u16) -> Account {
         self.accounts.get(&domid).copied().unwrap_or_default()
     }
 
-    /// Notes that what is kept for a domain changed, beside what its account says.
+    /// Notes that what is kept for a domain changed, beside what the domain's account says.
     pub(crate) fn note_change(&mut self) {
         self.changes += 1;
     }
 
-    /// Changes what `domid` has beside nodes.
+    /// Changes the figures of what `domid` has beside nodes.
     pub(crate) fn charge(&mut self, domid: u16, change: impl FnOnce(&mut Account)) {
         self.changes += 1;
         change(self.accounts.entry(domid).or_default());
@@ -323,14 +325,14 @@ impl Store {
         }
     }
 
-    /// Each domain that has something.
+    /// The account of each domain that has something.
     pub(crate) fn accounts(&self) -> impl Iterator<Item = (u16, Account)> {
         self.accounts.iter().map(|(&domid, &account)| (domid, account))
     }
 
-    /// One step of forgetting a dead domain: looks at the first node after `after` that names it. A node of the domain's
-    /// goes, with all below it; from another the permission goes: a later domain of the same number must not inherit
-    /// either. `None`: there is no further node.
+    /// Does one step of forgetting a dead domain: looks at the first node after `after` that names the domain. A node
+    /// that the domain owns goes, with all below the node. From another domain's node the permission goes. A later
+    /// domain of the same number must inherit neither. `None`: no further node names the domain.
     pub(crate) fn forget_next(
         &mut self,
         domid: u16,
@@ -343,7 +345,7 @@ impl Store {
         let next = self.named.range((from, Bound::Unbounded)).next();
         let path = next.filter(|(named, _)| *named == domid)?.1.clone();
         self.spend(1, path.key().len());
-        // A hidden one is being swept.
+        // A hidden node is being swept.
         let Some(perms) = self.get(&path).map(|node| node.perms.clone()) else { return Some((path, None)) };
         if perms.owner() == domid && !path.is_root() {
             let outcome = self.remove(&path);

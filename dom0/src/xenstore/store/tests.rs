@@ -9,7 +9,7 @@ fn put(store: &mut Store, text: &str, owner: u16) {
     store.put(&path(text), node);
 }
 
-/// Sweeps to the end; the changes.
+/// Sweeps to the end, and gives the changes.
 fn swept(store: &mut Store, outcome: Outcome) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut sweep = match outcome {
@@ -51,7 +51,7 @@ fn what_is_below_a_removed_node_is_gone_at_once_and_taken_out_in_steps() {
     }
     let children = |store: &Store, text| store.children(&path(text)).count();
     assert_eq!((children(&store, "/"), children(&store, "/a/b")), (1, 0));
-    // Made again before the old ones are taken out.
+    // The nodes are made again before the old ones are taken out.
     for text in ["/a", "/a/b", "/a/b/x"] {
         put(&mut store, text, 4);
     }

@@ -1,4 +1,4 @@
-//! Messages on a byte stream: they arrive, and are fetched, in pieces of any size.
+//! Messages on a byte stream: messages arrive, and are fetched, in pieces of any size.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ use super::watch::Watch;
 /// A queue of so many places is kept for the next message.
 const QUEUE_KEPT: usize = 8;
 
-/// Room beyond its payload that a reply may have while it waits.
+/// Bytes of room, beyond the payload, that a reply may have while the reply waits.
 const SPARE: usize = 64;
 
 /// Bytes of a header.
@@ -26,16 +26,17 @@ const HEADER_BYTES: usize = size_of::<XsdSockmsg>();
 /// A whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its header; `len` is the payload's length.
+    /// The message's header; `len` is the payload's length.
     pub header: XsdSockmsg,
-    /// The bytes after it, at most 4096.
+    /// The bytes after the header, at most 4096.
     pub payload: Vec<u8>,
 }
 
-/// A header announced more than [`XENSTORE_PAYLOAD_MAX`] bytes: what follows cannot be told apart any more.
+/// A header announced more than [`XENSTORE_PAYLOAD_MAX`] bytes: the end of the message is unknown, so no later message
+/// can be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong {
-    /// What it announced.
+    /// The length that the header announced.
     pub len: u32,
 }
 
@@ -46,9 +47,9 @@ pub struct Input {
 }
 
 impl Input {
-    /// Bytes that it takes: one message of the greatest size, so that a whole one always fits.
+    /// Bytes that the buffer takes: one message of the greatest size, so that a whole message always fits.
     pub const CAPACITY: usize = HEADER_BYTES + XENSTORE_PAYLOAD_MAX;
-    /// What the heap takes for it at the most: its buffer doubles, and stays.
+    /// Most bytes of heap for the buffer: its room doubles as it grows, and stays.
     pub(super) const KEPT: usize = price::object(2 * Self::CAPACITY);
 
     /// Bytes that may be pushed now.
@@ -56,12 +57,12 @@ impl Input {
         Self::CAPACITY - self.bytes.len()
     }
 
-    /// Is there nothing in it, not even part of a message?
+    /// Whether the buffer holds nothing, not even part of a message.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Takes what fits of `bytes`; answers how many that were.
+    /// Takes as many of `bytes` as fit, and gives their number.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         self.bytes.extend(&bytes[..taken]);
@@ -74,7 +75,7 @@ impl Input {
         }
         let header = match XsdSockmsg::read_from_prefix(self.bytes.as_slices().0) {
             Ok((header, _)) => header,
-            // The buffer's end is amid it.
+            // The header goes over the end of the ring buffer.
             Err(_) => {
                 let mut raw = [0; HEADER_BYTES];
                 for (to, from) in raw.iter_mut().zip(&self.bytes) {
@@ -99,10 +100,10 @@ impl Input {
         }
     }
 
-    /// Takes the next message, if it is whole.
+    /// Takes the next message, if the message is whole.
     ///
     /// # Errors
-    /// [`TooLong`]: the stream is lost.
+    /// [`TooLong`]: the message's end is unknown, and the stream is lost.
     pub fn take(&mut self) -> Result<Option<Message>, TooLong> {
         let Some(header) = self.header()? else { return Ok(None) };
         let whole = HEADER_BYTES + header.len as usize;
@@ -118,7 +119,7 @@ impl Input {
     }
 }
 
-/// What waits to be fetched.
+/// A message that waits to be fetched.
 pub(crate) enum Outgoing {
     /// An answer.
     Reply(Message),
@@ -130,25 +131,25 @@ pub(crate) enum Outgoing {
 #[derive(Default)]
 pub(crate) struct Output {
     queue: VecDeque<Outgoing>,
-    /// The events in `queue`, by [`watch_id`] and path: whether the same waits already is one search.
+    /// The events in `queue`, by [`watch_id`] and path: one search tells whether the same event waits already.
     waiting: BTreeSet<(usize, Path)>,
     replies: usize,
-    /// What the events in `queue` cost.
+    /// Bytes that the events in `queue` cost.
     event_bytes: usize,
-    /// What the payloads of the replies in `queue` take.
+    /// Bytes of the payloads of the replies in `queue`.
     reply_bytes: usize,
-    /// The message being fetched, and how much of it is gone.
+    /// The message that is being fetched, and the number of its bytes that are sent.
     current: Vec<u8>,
     sent: usize,
 }
 
 impl Output {
-    /// Messages waiting, one partly fetched included.
+    /// Number of waiting messages, a message that is partly fetched included.
     pub(crate) fn len(&self) -> usize {
         self.queue.len() + usize::from(self.sent < self.current.len())
     }
 
-    /// Replies that no byte of has been fetched.
+    /// Number of replies of which no byte was fetched.
     pub(crate) fn replies(&self) -> usize {
         self.replies
     }
@@ -158,18 +159,18 @@ impl Output {
         self.queue.len() - self.replies
     }
 
-    /// What the heap takes for the events waiting, and at the most for their places in the queue.
+    /// Bytes of heap for the waiting events, with the most for the events' places in the queue.
     pub(crate) fn event_bytes(&self) -> usize {
         self.event_bytes
     }
 
-    /// Does nothing wait, and is hardly any room kept for what may? The price of a connection has that.
+    /// Whether nothing waits. An idle queue keeps hardly any room, and the price of a connection has that room.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.current.is_empty()
     }
 
-    /// What the heap takes for all that waits.
+    /// Bytes of heap for all that waits.
     pub(crate) fn kept(&self) -> usize {
         let places = price::object(self.queue.capacity() * size_of::<Outgoing>());
         let current = price::object(self.current.capacity());
@@ -194,9 +195,9 @@ impl Output {
         }
     }
 
-    /// Has one event, for the watched path itself, stand for all that wait of a watch: of the watch whose events take most,
-    /// then of the next, until those of all take no more than `bytes` or each watch has one. A watch with few events keeps
-    /// them, whatever others are told of.
+    /// Merges events: one event, for the watched path itself, stands for all waiting events of a watch. The watch whose
+    /// events take most comes first, then the next, until all events together take at most `bytes` or each watch has
+    /// one event. A watch with few events keeps its events, whatever other watches are told of.
     pub(crate) fn merge_events(&mut self, bytes: usize) {
         let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
         for out in &self.queue {
@@ -207,7 +208,7 @@ impl Output {
         let mut taken: Vec<(usize, usize)> = taken.into_iter().map(|(id, taken)| (taken, id)).collect();
         taken.sort_unstable();
         let mut left = self.event_bytes;
-        // The watches whose events become one, and that event, once it has its place.
+        // The watches whose events become one event, with that event's path once the event has its place.
         let mut merged: BTreeMap<usize, Option<Path>> = BTreeMap::new();
         while left > bytes
             && let Some((taken, id)) = taken.pop()
@@ -302,7 +303,7 @@ impl Output {
     pub(crate) fn consume(&mut self, count: usize) {
         self.sent = (self.sent + count).min(self.current.len());
         if self.sent == self.current.len() {
-            // A connection that is idle holds no buffer.
+            // An idle connection holds no buffer.
             self.current = Vec::new();
             self.sent = 0;
         }
@@ -314,16 +315,16 @@ fn watch_id(watch: &Arc<Watch>) -> usize {
     Arc::as_ptr(watch).addr()
 }
 
-/// What the heap takes for the places of an event.
+/// Bytes of heap for the places of an event in the queue and in the index.
 pub(super) const EVENT_PLACE: usize =
     price::listed_among_many::<Outgoing>() + price::mapped::<(usize, Path), ()>();
 
-/// What the heap takes for an event, but for the watch, which is the connection's as long as the event waits.
+/// Bytes of heap for an event. The watch belongs to the connection as long as the event waits.
 pub(super) const fn event_price(path: usize) -> usize {
     EVENT_PLACE + price::shared(path)
 }
 
-/// The path's text is the watch's, if the event has that very path.
+/// Bytes that an event costs. An event for the watched path itself shares the bytes of the watch's path.
 fn event_cost(watch: &Watch, path: &Path) -> usize {
     if path.is_clone_of(&watch.path) { EVENT_PLACE } else { event_price(path.key().len()) }
 }
@@ -332,13 +333,13 @@ fn reply_cost(message: &Message) -> usize {
     price::object(message.payload.capacity())
 }
 
-/// What the heap takes for replies at the most: for so many, and one that is being fetched.
+/// Most bytes of heap for `count` replies, and one more that is being fetched.
 pub(super) const fn replies_price(count: usize) -> usize {
     let places = 2 * count * size_of::<Outgoing>();
     places + count * price::object(XENSTORE_PAYLOAD_MAX + SPARE) + price::object(2 * Input::CAPACITY)
 }
 
-/// Writes an `XS_WATCH_EVENT`; nothing if path and token do not fit one, as Xen does.
+/// Writes an `XS_WATCH_EVENT`; writes nothing if path and token do not fit one message, as Xen does.
 fn encode_event(watch: &Watch, path: &Path, out: &mut Vec<u8>) {
     let text = watch.event_text(path);
     let len = text.len() + 1 + watch.token.len() + 1;

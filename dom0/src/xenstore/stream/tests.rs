@@ -101,7 +101,7 @@ fn events_of_the_watch_that_has_most_become_one() {
         texts.collect::<Vec<_>>()
     };
     assert_eq!(left(&output), ["/many", "/few/0", "/few/1", "/few/2"]);
-    // The same does not wait twice.
+    // The same event does not wait twice.
     output.push_event(many, path("/many".into()));
     output.merge_events(0);
     assert_eq!(left(&output), ["/many", "/few"]);

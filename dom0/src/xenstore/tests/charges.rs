@@ -1,4 +1,5 @@
-//! What requests look at and compare is what they are charged, in whatever state a guest has brought its part of the store.
+//! A request is charged for what it looks at and compares, whatever state a guest has brought its part of the store
+//! into.
 
 use proptest::prelude::*;
 use ring_abi::io::xs_wire as wire;
@@ -6,14 +7,15 @@ use ring_abi::io::xs_wire as wire;
 use super::super::{Quotas, looks};
 use super::Bed;
 
-/// Looks that a request has free: a few searches.
+/// Number of looks that are free for a request: a few searches.
 const FREE_LOOKS: usize = 8 * 132;
-/// Bytes that it compares or hashes free: of its own path, a few times.
+/// Number of bytes that a request compares or hashes free: those of its own path, a few times.
 const FREE_BYTES: usize = 24 * wire::XENSTORE_ABS_PATH_MAX;
-/// Bytes that are compared or hashed for each byte of work.
+/// Number of bytes compared or hashed for each byte of work.
 const BYTES: usize = 8;
 
-/// Does one request, with all that it leaves to be done; the request must be charged what it does. Gives the reply.
+/// Does one request, with all the work that the request leaves, and checks that the request is charged for the work.
+/// Gives the reply.
 fn charged(bed: &mut Bed, kind: u32, tx: u32, payload: &str) -> (u32, Vec<u8>) {
     let (work, looks, bytes) = (bed.server.store.work(), looks::taken(), looks::taken_bytes());
     let reply = bed.ask(1, kind, tx, payload.as_bytes());
@@ -25,7 +27,7 @@ fn charged(bed: &mut Bed, kind: u32, tx: u32, payload: &str) -> (u32, Vec<u8>) {
     reply
 }
 
-/// A path below which all others are as long as they may be.
+/// A path so long that every path below is as long as a path may be.
 fn long() -> String {
     format!("/local/domain/1/{}", "p".repeat(2700))
 }
@@ -54,7 +56,7 @@ fn long_paths_beside_removed_subtrees() {
     charged(&mut bed, wire::XS_TRANSACTION_END, tx, "T\0");
 }
 
-/// At the quota's edge each request is refused; to find that out takes no look at what else there is.
+/// At the quota's edge each request is refused, and the refusal takes no look at other nodes.
 #[test]
 fn counting_what_is_removed_is_work() {
     let mut bed = Bed::new(1);
@@ -73,7 +75,7 @@ fn counting_what_is_removed_is_work() {
     assert_eq!(charged(&mut bed, wire::XS_MKDIR, tx, &deep).1, b"ENOSPC\0");
 }
 
-/// A subtree that a transaction made goes again, beside many that the transaction removed.
+/// A subtree that a transaction made is removed again, beside many subtrees that the transaction removed.
 #[test]
 fn removing_what_was_made_is_work() {
     let mut bed = Bed::new(1);
@@ -90,7 +92,7 @@ fn removing_what_was_made_is_work() {
     assert_eq!(charged(&mut bed, wire::XS_RM, tx, "r/z\0").1, b"OK\0");
 }
 
-/// A list of children beside many that a transaction has asked for and that are not there.
+/// A list of children, beside many children that a transaction has asked for and that do not exist.
 #[test]
 fn asking_for_what_is_not_there_makes_a_list_dear() {
     let mut bed = Bed::new(1);
@@ -103,7 +105,7 @@ fn asking_for_what_is_not_there_makes_a_list_dear() {
     assert_eq!(charged(&mut bed, wire::XS_DIRECTORY, tx, &format!("{long}\0")).1, b"");
 }
 
-/// Many requests, of paths that are long and like each other in one way or another.
+/// Many requests with long paths that are like each other in one way or another.
 fn requests() -> impl Strategy<Value = Vec<(u32, String, bool, usize)>> {
     let top = prop_oneof![Just(long()), Just("d".to_owned()), Just(format!("{}/e", long()))];
     let name = prop_oneof![

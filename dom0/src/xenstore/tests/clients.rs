@@ -54,7 +54,7 @@ impl std::task::Wake for Count {
     }
 }
 
-/// The task that serves a ring is not woken by its own turn's reply, and is by what others change.
+/// The task that serves a ring is woken by what others change, and not by the reply of the ring's own turn.
 #[test]
 fn a_turn_does_not_wake_whose_turn_it_is() {
     let count = Arc::new(Count(AtomicUsize::new(0)));
@@ -100,7 +100,7 @@ fn an_event_wakes_its_waiter_and_an_effect_its_own() {
     assert!(output.as_mut().poll(&mut context).is_ready());
 }
 
-/// While one waits, others leave more than is done.
+/// While a task waits for the work that is left, others leave more work than is done.
 #[test]
 fn who_waits_for_what_is_left_does_not_wait_for_what_comes() {
     let store = Xenstore::reluctant();

@@ -1,5 +1,5 @@
-//! What requests cost, counted in looks at paths and permissions: functions of what they touch, beside however much of
-//! others.
+//! The cost of requests, counted in looks at paths and permissions. A request's cost depends on what the request
+//! touches, and not on how much other domains have.
 
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use super::super::store::Store;
 use super::super::*;
 use super::Bed;
 
-/// Nodes of other domains, where the count decides; elsewhere fewer do.
+/// Numbers of nodes of other domains: many where the count decides, and some elsewhere.
 const MANY: usize = 100_000;
 const SOME: usize = 10_000;
-/// Looks of one search in a tree of a few hundred thousand paths: some 6 levels, each with at most 11 comparisons, of two.
+/// Looks of one search in a tree of a few hundred thousand paths: some 6 levels, at most 11 comparisons on each, 2
+/// looks for each comparison.
 const SEARCH: usize = 132;
 
 fn put(store: &mut Store, path: &str, owner: u16) {
@@ -21,7 +22,7 @@ fn put(store: &mut Store, path: &str, owner: u16) {
     store.put(&Path::absolute(path.as_bytes()).unwrap(), node);
 }
 
-/// A bed of two domains among the nodes of 100 others.
+/// A test bed of two domains, among `others` nodes of 100 other domains.
 fn crowded(others: usize) -> Bed {
     let mut bed = Bed::new(2);
     for domid in 1000..1100 {
@@ -40,7 +41,7 @@ fn looks_of<R>(act: impl FnOnce() -> R) -> usize {
     looks::taken() - before
 }
 
-/// Checks that `act` costs at most `bound` looks, and that what it is charged covers them.
+/// Checks that `act` costs at most `bound` looks, and that the charge for `act` covers the looks.
 fn costs(bed: &mut Bed, what: &str, bound: usize, act: impl FnOnce(&mut Bed)) {
     let before = bed.server.store.work();
     let looks = looks_of(|| act(bed));
@@ -141,13 +142,14 @@ fn a_path_of_many_parts_is_one_search_for_each_halving() {
     for kind in [wire::XS_READ, wire::XS_MKDIR, wire::XS_RM] {
         costs(&mut bed, "a deep path", 20 * SEARCH, |bed| drop(bed.ask(1, kind, 0, deep.as_bytes())));
     }
-    // As many parts as one request may make.
+    // A path with as many parts as one request may make.
     let most = format!("{}a\0", "a/".repeat(Quotas::XEN.levels - 4));
     bed.ok(1, wire::XS_MKDIR, 0, most.as_bytes());
     assert_eq!(bed.err(1, wire::XS_MKDIR, 0, format!("a/{most}").as_bytes()), "ENOSPC");
 }
 
-/// Anybody may watch the root: all watches that one domain has there are one look, and none if it may not read what changed.
+/// Any domain may watch the root. All watches that one domain has there cost one look together, and no event if the
+/// domain may not read what changed.
 #[test]
 fn watches_above_what_their_owners_may_read_cost_next_to_nothing() {
     const OTHERS: u16 = 9;
@@ -168,7 +170,7 @@ fn watches_above_what_their_owners_may_read_cost_next_to_nothing() {
     costs(&mut bed, "a commit", 400 * SEARCH, |bed| drop(bed.ask(1, wire::XS_TRANSACTION_END, tx, b"T\0")));
     let work = bed.server.store.work() - before;
     assert!(work > 100 * 8 * 64, "each connection's look is work: {work}");
-    // A domain that may read hears of the change with each of its watches.
+    // A domain that may read the node hears of the change with each of its watches.
     bed.ok(1, wire::XS_SET_PERMS, 0, b"x\0r1\0");
     assert_eq!(bed.events(2).len(), Quotas::XEN.watches);
 }

@@ -8,7 +8,7 @@ use super::Bed;
 #[test]
 fn quotas_hold_to_the_last_one() {
     let mut bed = Bed::new(2);
-    // One node, its home, is domain 1's already.
+    // Domain 1 has one node already: its home.
     for at in 1..Quotas::XEN.nodes {
         bed.ok(1, wire::XS_MKDIR, 0, format!("n{at}\0").as_bytes());
     }
@@ -36,7 +36,7 @@ fn quotas_hold_to_the_last_one() {
     bed.ok(2, wire::XS_RESET_WATCHES, 0, b"\0");
     let tx = bed.begin(2);
     for at in 0..Quotas::XEN.transaction_nodes - 1 {
-        // Each miss counts once, and the node above them once.
+        // Each missing node counts once, and the node above them counts once.
         assert_eq!(bed.err(2, wire::XS_READ, tx, format!("m{at}\0").as_bytes()), "ENOENT");
     }
     assert_eq!(bed.err(2, wire::XS_READ, tx, b"one-more\0"), "ENOSPC");
@@ -125,7 +125,7 @@ fn a_client_that_does_not_fetch_is_held_up_and_hears_less() {
 /// More events than wait.
 const EVENTS: usize = 3 * Quotas::XEN.event_bytes / stream::EVENT_PLACE;
 
-/// Domain 1 changes many nodes with long names below one that domain 2, which serves it and domain 3, watches.
+/// Domain 1 changes many nodes with long names. Domain 2, which serves domains 1 and 3, watches the node above.
 #[test]
 fn no_domain_ends_the_connection_of_one_that_watches_it() {
     let mut bed = Bed::new(3);
@@ -158,7 +158,7 @@ fn no_domain_ends_the_connection_of_one_that_watches_it() {
     bed.server.check_accounts();
 }
 
-/// A domain whose own watches all hear of each change: what merging their events costs is work, and not without end.
+/// All watches of a domain hear of each change. Merging their events is counted as work, and has an end.
 #[test]
 fn merging_is_work() {
     let mut bed = Bed::new(1);
@@ -174,7 +174,7 @@ fn merging_is_work() {
         bed.dom0(wire::XS_WRITE, format!("/local/domain/1/x/{at}\0").as_bytes()).unwrap();
         let work = bed.server.store.work() - before;
         assert!(bed.server.connections[&conn].output.event_bytes() <= Quotas::XEN.event_bytes);
-        // One search for the watches that have most, at the most.
+        // This bounds the work to one search for the watches that have most.
         assert!(work < 100_000, "{at}: {work}");
         if waiting(&bed) < events {
             merged += 1;
@@ -204,7 +204,7 @@ fn a_busy_ring_gives_way() {
 fn deep_paths_do_not_recurse() {
     let mut bed = Bed::new(1);
     let deep = format!("{}\0", "a/".repeat(wire::XENSTORE_REL_PATH_MAX / 2 - 1) + "a");
-    // More nodes than one domain may have.
+    // The path has more nodes than one domain may have.
     assert_eq!(bed.err(1, wire::XS_MKDIR, 0, deep.as_bytes()), "ENOSPC");
     let deep = "/a".repeat(wire::XENSTORE_ABS_PATH_MAX / 2);
     bed.dom0(wire::XS_MKDIR, deep.as_bytes()).unwrap();

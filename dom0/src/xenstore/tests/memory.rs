@@ -1,4 +1,4 @@
-//! What the store really keeps for a domain, as the heap counts it, what is charged for it, and what was promised.
+//! What the store really keeps for a domain, as the heap counts it, against what is charged and what was promised.
 
 use proptest::prelude::*;
 use pvrt::Account;
@@ -8,11 +8,11 @@ use super::super::stream::Message;
 use super::super::*;
 use super::Bed;
 
-/// A bed whose bytes an account counts.
+/// A test bed whose bytes an account counts.
 struct Scales {
     account: Account,
     bed: Bed,
-    /// What is there before the domain does anything, beyond what is charged for it.
+    /// Bytes that are there before the domain does anything, beyond what is charged for the domain.
     empty: usize,
 }
 
@@ -34,7 +34,7 @@ impl Scales {
         account.charge(|| act(bed))
     }
 
-    /// A request of domain 1, whose reply and events nobody fetches.
+    /// Sends a request of domain 1. Nobody fetches the reply and the events.
     fn unheard(&mut self, kind: u32, tx_id: u32, payload: &[u8]) {
         let header = XsdSockmsg { r#type: kind, req_id: 1, tx_id, len: payload.len() as u32 };
         let payload = payload.to_vec();
@@ -46,7 +46,7 @@ impl Scales {
         });
     }
 
-    /// Real bytes, charged ones, promised ones: none is more than the next.
+    /// Checks that the real bytes are no more than the charged bytes, and those no more than the promised bytes.
     fn weigh(&mut self, what: &str) -> (usize, usize) {
         for (_, ring) in self.bed.rings.values_mut() {
             (ring.to_server, ring.from_server) = Default::default();
@@ -59,7 +59,7 @@ impl Scales {
         (real, charged)
     }
 
-    /// As many of these requests as are not refused.
+    /// Sends requests until one is refused, at most `most`, and gives their number.
     fn fill(&mut self, kind: u32, tx_id: u32, most: usize, payload: impl Fn(usize) -> Vec<u8>) -> usize {
         self.run(|bed| (0..most).take_while(|&at| bed.ask(1, kind, tx_id, &payload(at)).0 == kind).count())
     }
@@ -95,7 +95,7 @@ fn all_at_once_is_no_more_than_was_promised() {
         scales.unheard(wire::XS_DIRECTORY, 0, b"data\0");
     }
     let (real, charged) = scales.weigh("messages");
-    // By themselves, too: what else is charged is more than it takes.
+    // The transactions by themselves, too, are charged at least for what they take.
     let (more, charged_more) = (real - before.0, charged - before.1);
     assert!(more > 0 && more <= charged_more, "{more} more, {charged_more} charged");
     assert!(charged > Quotas::XEN.memory_bytes, "all quotas are filled");
@@ -146,7 +146,7 @@ fn what_is_accounted_is_what_was_asked_for() {
         }
         most(&bed);
     }
-    // What a commit adds is asked for as well.
+    // A commit asks for what it adds, as well.
     for tx in transactions {
         bed.ask(1, wire::XS_TRANSACTION_END, tx, b"T\0");
         most(&bed);
@@ -163,7 +163,7 @@ fn what_is_accounted_is_what_was_asked_for() {
     }
     most(&bed);
     assert_eq!(bed.err(1, wire::XS_SET_PERMS, 0, format!("m{}\0{FIVE}", made - 1).as_bytes()), "ENOMEM");
-    // Nor does another domain fill it, which may write there.
+    // Another domain that may write there does not fill it either.
     for at in 0..10 {
         bed.ok(1, wire::XS_SET_PERMS, 0, format!("m{at}\0n1\0b2\0").as_bytes());
     }
@@ -176,7 +176,7 @@ fn what_is_accounted_is_what_was_asked_for() {
     assert!(replies.iter().any(|reply| reply == b"ENOMEM\0"));
 }
 
-/// A domain changes nodes that a client within dom0 watches, which does not look.
+/// A domain changes nodes that a client within dom0 watches, and the client takes no events.
 #[test]
 fn events_of_dom0s_clients_are_few() {
     let mut scales = Scales::new();
@@ -197,7 +197,7 @@ fn events_of_dom0s_clients_are_few() {
     assert!(took <= Quotas::XEN.most_for_client(), "{took}");
 }
 
-/// A client that acts for a domain is charged to its account.
+/// A client that acts for a domain is charged to that domain's account.
 #[test]
 fn clients_are_charged_to_whom_they_act_for() {
     let store = Xenstore::new(Quotas::XEN);
@@ -241,7 +241,7 @@ fn mix() -> impl Strategy<Value = Vec<(u32, Vec<u8>, usize, bool)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever a domain does, real bytes are charged, and charged ones were promised.
+    /// Whatever a domain does, real bytes are charged, and charged bytes were promised.
     #[test]
     fn real_is_charged_and_charged_is_promised(requests in mix()) {
         let mut scales = Scales::new();

@@ -1,4 +1,4 @@
-//! The server as its clients see it.
+//! The server as its clients see the server.
 
 mod charges;
 mod clients;
@@ -82,7 +82,7 @@ impl Bed {
         ring.to_server.extend(payload);
     }
 
-    /// Runs a domain's ring until it rests; answers the messages that came.
+    /// Runs a domain's ring until the ring rests; gives the messages that came.
     fn run(&mut self, domid: u16) -> Result<Vec<(XsdSockmsg, Vec<u8>)>, Failure> {
         let (conn, ring) = self.rings.get_mut(&domid).unwrap();
         while self.server.exchange(*conn, ring)?.again {}
@@ -97,7 +97,7 @@ impl Bed {
         Ok(messages)
     }
 
-    /// One request in, its reply out; events that came too are dropped.
+    /// Sends one request and gives the reply; events that came, too, are dropped.
     fn ask(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> Reply {
         self.send(domid, kind, tx_id, payload);
         let messages = self.run(domid).unwrap();
@@ -143,7 +143,7 @@ impl Bed {
         result
     }
 
-    /// Does all that was left to be done.
+    /// Does all work that was left.
     fn settle(&mut self) {
         while self.server.settle_some() {}
     }
@@ -229,7 +229,8 @@ fn permissions_are_enforced_and_inherited() {
     assert_eq!(bed.err(2, wire::XS_WRITE, 0, b"/local/domain/1/secret\0y"), "EACCES");
     assert_eq!(bed.err(2, wire::XS_SET_PERMS, 0, b"/local/domain/1/secret\0b2\0"), "EACCES");
     assert_eq!(bed.err(1, wire::XS_SET_PERMS, 0, b"secret\0n2\0"), "EPERM");
-    // A child made by 2 below 1's node that lets it write: 2 owns it, the rest is inherited.
+    // Domain 2 makes a child below a node of domain 1 that lets domain 2 write. Domain 2 owns the child, and the child
+    // inherits the other permissions.
     bed.ok(1, wire::XS_SET_PERMS, 0, b"secret\0n1\0b2\0");
     bed.ok(2, wire::XS_WRITE, 0, b"/local/domain/1/secret/below\0z");
     assert_eq!(bed.ok(2, wire::XS_GET_PERMS, 0, b"/local/domain/1/secret/below\0"), b"n2\0b2\0");
@@ -248,7 +249,7 @@ fn watches_fire_at_once_and_on_changes_below() {
     bed.ok(1, wire::XS_WATCH, 0, b"/local/domain/1/device/vbd/1\0abs\0");
     bed.dom0(wire::XS_WRITE, b"/local/domain/1/device/vbd/1\0x").unwrap();
     assert_eq!(bed.events(1), ["device/vbd/1|tok|", "/local/domain/1/device/vbd/1|abs|"]);
-    // Removal from above is told at the watched path, if it was there.
+    // A removal further up is told at the watched path, if the path was there.
     bed.dom0(wire::XS_RM, b"/local/domain/1/device").unwrap();
     assert_eq!(bed.events(1), ["/local/domain/1/device/vbd/1|abs|", "device|tok|"]);
     bed.dom0(wire::XS_WRITE, b"/local/domain/1/device-not\0x").unwrap();
@@ -306,7 +307,7 @@ fn transactions_are_seen_only_when_committed() {
 
 #[test]
 fn transactions_conflict_only_over_what_they_touch() {
-    // (in the transaction, meanwhile by dom0, does it conflict?)
+    // A step in the transaction, a step by dom0 meanwhile, and whether the two conflict.
     type Step = (u32, &'static [u8]);
     let base = b"/local/domain/1/";
     let cases: &[(Step, Step, bool)] = &[
@@ -319,7 +320,7 @@ fn transactions_conflict_only_over_what_they_touch() {
         ((wire::XS_WRITE, b"a/mine\0x"), (wire::XS_WRITE, b"a/yours\0x"), false),
         ((wire::XS_WRITE, b"a/mine\0x"), (wire::XS_WRITE, b"a/mine\0y"), true),
         ((wire::XS_WRITE, b"a/mine\0x"), (wire::XS_RM, b"a"), true),
-        // What a removal takes along is what is there at the commit.
+        // A removal takes along what is below the node at the commit.
         ((wire::XS_RM, b"a\0"), (wire::XS_WRITE, b"a/x/late\0x"), false),
         ((wire::XS_RM, b"a\0"), (wire::XS_WRITE, b"a/x\0late"), false),
         ((wire::XS_RM, b"a\0"), (wire::XS_WRITE, b"a\0late"), true),
@@ -354,8 +355,8 @@ fn reads_within_a_transaction_repeat() {
 }
 
 impl Server {
-    /// Counts everything again and compares it with the accounts; also that each node's parent is there for everybody
-    /// that sees the node.
+    /// Counts everything again and compares the sums with the accounts. Checks also that each node's parent is there
+    /// for everybody that sees the node.
     fn check_accounts(&self) {
         let mut accounts: std::collections::BTreeMap<u16, super::quota::Account> = Default::default();
         for (path, node) in self.store.iter() {

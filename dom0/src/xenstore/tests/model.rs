@@ -103,12 +103,12 @@ fn dump(client: &Client, top: &str, tree: &mut Tree) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Two clients take turns; each may be in a transaction. Operations on the tree itself
-    /// answer as the model does. A transaction that commits answers as if it had run whole at
-    /// the moment of its commit; one that does not leaves no trace.
+    /// Two clients take turns, and each may be in a transaction. Operations on the tree itself answer as the model
+    /// does. A transaction that commits answers as if the whole transaction had run at the moment of the commit; a
+    /// transaction that does not commit leaves no trace.
     #[test]
     fn behaves_as_a_map(ops in prop::collection::vec((any::<bool>(), op()), 1..80), reluctant: bool, steps in 0usize..4) {
-        // What is left for later is hidden meanwhile: nobody can tell.
+        // Work that is left for later is hidden meanwhile, and nobody can tell.
         let store = if reluctant { Xenstore::reluctant() } else { Xenstore::new(Quotas::XEN) };
         let clients = [store.client(), store.client()];
         let mut tree = Tree::new();

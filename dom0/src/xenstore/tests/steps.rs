@@ -1,4 +1,4 @@
-//! What takes long is done in steps, and nobody sees it half done.
+//! Long work is done in steps, and nobody sees the work half done.
 
 use ring_abi::io::xs_wire as wire;
 
@@ -7,7 +7,7 @@ use super::Bed;
 
 /// More nodes than a step takes out, and watches than a step tells.
 const MANY: usize = 900;
-/// Work of one step, with the request that it belongs to.
+/// Most work of one step, with the request to which the step belongs.
 const STEP: usize = 16 * 1024;
 
 /// Fills the home of domain 1 with a tree.
@@ -17,7 +17,7 @@ fn fill(bed: &mut Bed) {
     }
 }
 
-/// Runs domain 1's ring to its rest, one turn at a time; the number of turns. None does much.
+/// Runs domain 1's ring until the ring rests, and gives the number of turns. No turn does much.
 fn turns(bed: &mut Bed, mut between: impl FnMut(&mut Bed)) -> usize {
     let mut count = 0;
     loop {
@@ -72,7 +72,7 @@ fn a_removal_is_one_step_for_those_who_look_and_many_for_the_server() {
     }
 }
 
-/// A node that is made where an old one is still to be taken out is the new one for everybody.
+/// A new node in the place of an old one that is still to be taken out is the new node for everybody.
 #[test]
 fn what_is_made_again_meanwhile_stays() {
     let mut bed = Bed::new(2);
@@ -123,7 +123,7 @@ fn a_death_is_many_steps() {
     assert_eq!(bed.server.store.len(), 4);
 }
 
-/// Each write of one domain may be told to all the watches of many.
+/// A write of one domain may be told to all the watches of many domains.
 #[test]
 fn many_watches_are_told_in_steps() {
     const OTHERS: u16 = 8;
@@ -145,7 +145,7 @@ fn many_watches_are_told_in_steps() {
     assert_eq!(bed.run(1).unwrap().len(), 2);
 }
 
-/// What a connection leaves when it ends is not forgotten with it.
+/// Work that a connection leaves when the connection ends is still done.
 #[test]
 fn a_connection_that_ends_leaves_its_work_to_others() {
     let mut bed = Bed::new(1);
@@ -160,7 +160,7 @@ fn a_connection_that_ends_leaves_its_work_to_others() {
     bed.server.check_accounts();
 }
 
-/// The watches' events, which nobody fetches, become fewer amid the work that made them.
+/// The watches' events, which nobody fetches, are merged in the middle of the work that made them.
 #[test]
 fn events_that_nobody_fetches_hold_up_no_work() {
     const TOPS: usize = 64;
@@ -207,7 +207,7 @@ fn a_commit_is_one_step_for_those_who_look() {
     let tx = writes_many(&mut bed);
     bed.send(1, wire::XS_TRANSACTION_END, tx, b"T\0");
     bed.send(1, wire::XS_READ, 0, b"c/0\0");
-    // Another's request waits, and dom0's ends what is under way.
+    // A request of another connection waits; a call of dom0's ends the commit that is under way.
     bed.send(2, wire::XS_READ, 0, format!("/local/domain/1/c/{}\0", MANY - 1).as_bytes());
     let (conn, ring) = bed.rings.get_mut(&1).unwrap();
     assert!(bed.server.exchange(*conn, ring).unwrap().again);
@@ -238,7 +238,7 @@ fn dom0_looks_at_a_commit_that_is_over_or_not_begun() {
     };
     let last = Path::absolute(format!("/local/domain/1/c/{}", MANY - 1).as_bytes()).unwrap();
     let first = Path::absolute(b"/local/domain/1/c/0").unwrap();
-    // While nothing was written, dom0 has the tree as it is, and what dom0 does costs what it costs.
+    // While nothing was written, dom0 has the tree as it is, and a call of dom0's costs what it costs at other times.
     steps(&mut bed, 3);
     let before = bed.server.store.work();
     let read = |bed: &mut Bed, path| bed.server.view(bed.dom0, 0, |view| view.read(path));
@@ -287,8 +287,8 @@ fn what_dom0_changes_while_a_commit_is_checked_is_a_conflict() {
     }
 }
 
-/// The wait for a domain's end includes what its commit leaves, whichever connection ends the commit: the domain's
-/// number may be another's then.
+/// The wait for a domain's end includes the work that the domain's commit leaves, whichever connection ends the commit:
+/// the domain's number may belong to another domain afterwards.
 #[test]
 fn what_is_left_of_a_dead_domain_has_what_its_commit_leaves() {
     for by_others in [false, true] {
@@ -320,7 +320,7 @@ fn a_commit_whose_domain_goes_leaves_nothing() {
     bed.settle();
     assert_eq!((bed.server.store.len(), bed.server.figures().transactions), (4, 0));
     assert_eq!(bed.ok(2, wire::XS_WRITE, 0, b"x\0still served"), b"OK\0");
-    // A domain that starts its connection afresh has its commit ended for it too.
+    // When a domain starts its connection afresh, the server ends the domain's commit, too.
     let tx = bed.begin(2);
     for at in 0..MANY {
         bed.ok(2, wire::XS_WRITE, tx, format!("c/{at}\0new").as_bytes());

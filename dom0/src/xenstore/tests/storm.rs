@@ -1,4 +1,4 @@
-//! Random requests of several domains, with deaths and returns: the accounts always balance, and in the end nothing is
+//! Random requests of several domains, which die and come back: the accounts always balance, and in the end nothing is
 //! left.
 
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use super::Bed;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request of a domain, within its latest transaction or without.
+    /// A request of a domain, within the domain's latest transaction or without a transaction.
     Ask(u16, u32, bool, Vec<u8>),
     /// dom0 removes something.
     Rm(String),

@@ -1,7 +1,8 @@
-//! Commits: whether what a transaction read still stands, and the writing of what it wrote, in steps.
+//! Commits: a commit checks whether what a transaction read still stands, and then writes what the transaction wrote,
+//! in steps.
 //!
-//! A commit compares the generation of each node that the transaction touched with the tree's: only a change to something
-//! that the transaction read or wrote is a conflict.
+//! A commit compares the generation of each node that the transaction touched with the generation in the tree: only a
+//! change to something that the transaction read or wrote is a conflict.
 
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -13,37 +14,38 @@ use crate::xenstore::perms::Actor;
 use crate::xenstore::quota::Quotas;
 use crate::xenstore::store::{Node, Outcome, Store};
 
-/// How often a commit begins anew to check, for others who change the tree meanwhile.
+/// How often a commit begins its check anew because others changed the tree meanwhile.
 const MOST_AGAIN: usize = 4;
 
 /// How far a step of a commit came.
 enum Step {
     /// To this entry.
     Until(Option<Path>),
-    /// Something that was read has changed.
+    /// Something that the transaction read has changed.
     Conflict,
     Done,
 }
 
-/// The bound of what is after `path`; of all if there is none.
+/// The lower bound of the entries after `path`; without a path, of all entries.
 fn behind(path: Option<&Path>) -> Bound<&dyn Place> {
     path.map_or(Bound::Unbounded, |path| Bound::Excluded(path as &dyn Place))
 }
 
-/// A commit under way: it looks at everything that was read, then writes everything. Until the commit is over nobody
-/// else has the tree, so that others see it as one step; clients that wait do its steps.
+/// A commit that is under way. The commit first looks at everything that the transaction read, then writes everything.
+/// While the commit writes, no other client has the tree, so that others see one step. Clients that wait do the
+/// commit's steps.
 pub(crate) struct Commit {
     pub(in crate::xenstore) transaction: Transaction,
     actor: Actor,
-    /// The last entry that was checked, or written.
+    /// The last entry that the commit has checked, or written.
     at: Option<Path>,
     is_checked: bool,
-    /// Subtrees that have been taken out, before any entry is written.
+    /// Number of removed subtrees that the commit has taken out; the commit takes out all before it writes an entry.
     taken_out: usize,
-    /// The store's generation when checking began, and how often it began anew.
+    /// The store's generation when the check began, and how often the check began anew.
     checked_at: Option<u64>,
     again: usize,
-    /// What is to be done afterwards, beside telling of the entries.
+    /// Work for afterwards, beside telling watches of the entries.
     pub(crate) outcomes: Vec<Outcome>,
 }
 
@@ -61,16 +63,19 @@ impl Commit {
         }
     }
 
-    /// May another have the tree now? While nothing was written it may, a few times: what it changes is checked again.
+    /// Whether another client may have the tree now. Another client may a few times, while the commit has written
+    /// nothing: the commit then checks again.
     pub(crate) fn gives_way(&self) -> bool {
         !self.is_checked && self.again < MOST_AGAIN
     }
 
-    /// Goes on with it for so much work; how it ended, if it did.
+    /// Goes on with the commit for `work` bytes moved. `Some` says how the commit ended.
     ///
     /// # Errors
-    /// `EAGAIN`: something that was read or written has changed. `ENOSPC`, `ENOMEM`: a domain would own more than it may.
-    /// Nothing was written then.
+    /// - `EAGAIN`: something that the transaction read or wrote has changed.
+    /// - `ENOSPC`, `ENOMEM`: a domain would own more than the domain may.
+    ///
+    /// After an error nothing was written.
     pub(crate) fn step(
         &mut self,
         store: &mut Store,
@@ -109,14 +114,15 @@ impl Commit {
         None
     }
 
-    /// What is to be told and freed.
+    /// The transaction, whose entries are to be told and freed.
     pub(crate) fn into_transaction(self) -> Transaction {
         self.transaction
     }
 }
 
 impl Transaction {
-    /// Looks at the entries after `after`, for so much work: how far it came, and whether what was read still stands.
+    /// Checks the entries after `after`, for `work` bytes moved. The result says how far the check came, or that
+    /// something has changed.
     fn check_some(&self, store: &mut Store, after: Option<&Path>, work: usize) -> Step {
         let start = store.work();
         let mut last: Option<&Path> = None;
@@ -136,8 +142,8 @@ impl Transaction {
         Step::Done
     }
 
-    /// May it be written, or would a domain own more then than it may? What is below removed nodes goes in steps, and counts
-    /// until it is gone.
+    /// Whether the transaction may be written; if not, a domain would own more than the domain may. The nodes below
+    /// removed nodes go in steps, and count until they are gone.
     fn admit(&self, store: &Store, actor: Actor, quotas: &Quotas) -> Result<(), XsError> {
         if actor.privileged() {
             return Ok(());
@@ -153,8 +159,8 @@ impl Transaction {
         if self.owned.iter().any(is_full) { Err(XsError::NoMem) } else { Ok(()) }
     }
 
-    /// Writes the entries after `after` into the tree, for so much work, and notes of which watches are to be told: they
-    /// are, when the entries are freed.
+    /// Writes the entries after `after` into the tree, for `work` bytes moved, and notes in each entry whether watches
+    /// are to be told. The watches are told when the entries are freed.
     fn apply_some(
         &mut self,
         store: &mut Store,
@@ -174,13 +180,13 @@ impl Transaction {
                 continue;
             }
             let Some(node) = &entry.now else {
-                // Gone already, if it lay below another that was removed.
+                // The node is gone already if it lay below another removed node.
                 let outcome = store.remove(path);
                 entry.event = matches!(outcome, Some(Outcome::Change(_)));
                 outcomes.extend(outcome.filter(|outcome| matches!(outcome, Outcome::Sweep(_))));
                 continue;
             };
-            // A new generation: the one it got was handed out before others committed.
+            // The node gets a new generation: the old one was given out before others committed.
             let generation = store.next_generation();
             let children_generation = store.get(path).map_or(generation, |old| old.children_generation);
             store.put(path, Node { generation, children_generation, ..node.clone() });

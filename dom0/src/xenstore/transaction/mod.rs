@@ -1,8 +1,8 @@
-//! Transactions: what was read, and what is to be written; `commit` writes it.
+//! Transactions: what a transaction read, and what it is to write. The module `commit` writes.
 //!
-//! A transaction keeps a copy of each node that it touches. Making a child depends on the parent being there, not on its
-//! other children. Removing a node removes what will be below the node when the transaction commits: the commit depends on
-//! the node alone, and costs the same whatever is below.
+//! A transaction keeps a copy of each node that the transaction touches. To make a child depends on the parent being
+//! there, and not on the parent's other children. To remove a node removes whatever is below the node when the
+//! transaction commits: the commit depends on the removed node alone, and costs the same whatever is below.
 
 mod commit;
 
@@ -19,48 +19,48 @@ use super::price;
 use super::quota::Quotas;
 use super::store::{Change, Node, Store, parts_cost};
 
-/// An entry's place in its transaction.
+/// The bytes of an entry's place in the entry's transaction.
 const ENTRY_PLACE: usize = price::mapped::<Path, Entry>();
-/// The place of another owner than the transaction's among those whose nodes it changes.
+/// The bytes of the place for another owner among the owners whose nodes a transaction changes.
 const OWNER_PLACE: usize = price::mapped::<u16, Owned>();
 /// Most subtrees that a transaction of a domain removes: [`Quotas::transaction_subtrees`].
 const SUBTREES: usize = Quotas::XEN.transaction_subtrees;
-/// What a transaction takes before it touches anything: its place, the first leaves of its maps, and the list of what it
-/// removes.
+/// Bytes that a transaction takes before the transaction touches anything: its place, the first leaves of its maps, and
+/// the list of what it removes.
 const EMPTY_COST: usize = price::listed::<Transaction>()
     + price::mapped::<u32, Transaction>()
     + price::leaf::<Path, Entry>()
     + price::leaf::<u16, Owned>()
     + price::object(2 * SUBTREES * size_of::<Path>());
 
-/// Work that passing an entry stands for, in bytes moved.
+/// The work, in bytes moved, for passing an entry.
 const PASSED_WORK: usize = 16;
 
 /// One node as a transaction sees it.
 struct Entry {
-    /// As it was when first touched; `None` if it was not there.
+    /// The node when the transaction first touched it; `None` if the node was not there.
     base: Option<Node>,
-    /// As the transaction left it.
+    /// The node as the transaction left it; `None` if the transaction removed it or found none.
     now: Option<Node>,
-    /// Was it written, made or removed?
+    /// Whether the transaction wrote, made or removed the node.
     dirty: bool,
-    /// Generation of the list of children when that was first read.
+    /// Generation of the node's list of children when the transaction first read the list.
     listed: Option<u64>,
     /// Watches are to be told on commit.
     event: bool,
-    /// What the heap takes for it.
+    /// Bytes of heap for the entry.
     cost: usize,
-    /// The entry lies below a node that the transaction removed before: what the tree has there does not matter.
+    /// The entry lies below a node that the transaction removed before: what the tree has at this path does not matter.
     free: bool,
 }
 
-/// What the heap takes for an entry that was read only.
+/// Bytes of heap for an entry that was only read.
 fn entry_cost(key: &dyn Place, base: Option<&Node>) -> usize {
     ENTRY_PLACE + price::shared(key.place().bytes.len()) + base.map_or(0, Node::parts_cost)
 }
 
 impl Entry {
-    /// Puts a node, which takes `written` of the heap, or takes it away.
+    /// Puts a node, for which the heap takes `written` bytes, or takes the node away.
     fn write(
         &mut self,
         path: &Path,
@@ -84,7 +84,8 @@ impl Entry {
     }
 }
 
-/// The entry of a path; if there is none yet, with what `first` says is there, and whether it is free.
+/// The entry of a path. A new entry begins with what `first` gives: the node that is there, and whether the entry is
+/// free.
 fn touch<'a>(
     entries: &'a mut BTreeMap<Path, Entry>,
     bytes: &mut usize,
@@ -99,37 +100,38 @@ fn touch<'a>(
     })
 }
 
-/// Is this below one of these paths, which are in order?
+/// Whether the path `key` is below one of the paths `tops`, which are in order.
 fn is_below_one(tops: &[Path], key: Key<'_>) -> bool {
     path::at_or_above(tops, |top| top, key).any(|top| top.key().len() < key.bytes.len())
 }
 
-/// What a transaction does to what one domain owns.
+/// What a transaction does to the nodes of one domain.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Owned {
     /// Nodes made less nodes removed.
     pub(crate) nodes: isize,
-    /// Bytes that the commit adds to what is accounted for its nodes.
+    /// Bytes that the commit adds to what is accounted for the domain's nodes.
     pub(crate) bytes: isize,
 }
 
 /// An open transaction.
 pub(crate) struct Transaction {
-    /// The domain that the transaction is of.
+    /// The domain that began the transaction.
     pub(super) domid: u16,
-    /// The transaction was committed: watches are told of what it wrote.
+    /// The transaction was committed: watches are told of what the transaction wrote.
     is_committed: bool,
     entries: BTreeMap<Path, Entry>,
-    /// Nodes that were removed with all below them, in order; none is below another.
+    /// Nodes that the transaction removed with all below them, in order. No node in this list is below another.
     removed: Vec<Path>,
     /// By owner.
     owned: BTreeMap<u16, Owned>,
-    /// What the heap takes for all of it, which is accounted to its domain until it is freed.
+    /// Bytes of heap for the whole transaction. They are accounted to the transaction's domain until the transaction is
+    /// freed.
     pub(crate) bytes: usize,
 }
 
 impl Transaction {
-    /// A transaction of `domid`'s that has touched nothing.
+    /// A transaction of domain `domid` that has touched nothing.
     pub(crate) fn new(domid: u16) -> Transaction {
         Transaction {
             domid,
@@ -141,10 +143,10 @@ impl Transaction {
         }
     }
 
-    /// What a new one costs.
+    /// Bytes that a new transaction costs.
     pub(crate) const EMPTY_COST: usize = EMPTY_COST;
 
-    /// What it does to the nodes of `domid`, beyond what the tree has.
+    /// What the transaction does to the nodes of `domid`, beyond what the tree has.
     pub(crate) fn owned_by(&self, domid: u16) -> Owned {
         self.owned.get(&domid).copied().unwrap_or_default()
     }
@@ -154,8 +156,9 @@ impl Transaction {
         self.owned_by(domid).nodes
     }
 
-    /// Takes apart one of its entries, when it is over: what watches are to be told of it, if the transaction was
-    /// committed. `None`: there is no further entry, and nothing more is accounted for it.
+    /// Takes apart one entry of a transaction that is over. The result is what watches are to be told of the entry, if
+    /// the transaction was committed. `None`: there is no further entry, and nothing more is accounted for the
+    /// transaction.
     pub(crate) fn free_some(&mut self, store: &mut Store) -> Option<Option<Change>> {
         let Some((path, entry)) = self.entries.pop_first() else {
             store.charge(self.domid, |account| account.transaction_bytes -= self.bytes);
@@ -178,26 +181,26 @@ impl Transaction {
         self.entries.contains_key(key)
     }
 
-    /// Bytes that touching `key` would be accounted; nothing if it was touched before.
+    /// Bytes that touching `key` would add to the account; 0 if `key` was touched before.
     pub(crate) fn price(&self, store: &Store, key: &dyn Place) -> usize {
         if self.knows(key) { 0 } else { entry_cost(key, self.below_entries(store, key)) }
     }
 
-    /// Bytes that it would be accounted if it wrote a node of such a value and permissions where it has seen one, or where
-    /// none is; and whether that would be one more entry.
+    /// Bytes that writing a node with this value and these permissions would add to the account, where the transaction
+    /// has seen the node or there is none. The flag says whether the write would add an entry.
     pub(crate) fn price_to_set(&self, key: &dyn Place, value: usize, perms: &Perms) -> (usize, bool) {
         let entry = self.entries.get(key);
         let (base, had) = entry.map_or((None, 0), |entry| (entry.base.as_ref(), entry.cost));
         ((entry_cost(key, base) + self.written_cost(value, perms)).saturating_sub(had), entry.is_none())
     }
 
-    /// What the heap takes for what is written into an entry.
+    /// Bytes of heap for a node that is written into an entry.
     fn written_cost(&self, value: usize, perms: &Perms) -> usize {
         parts_cost(value, perms) + if perms.owner() == self.domid { 0 } else { OWNER_PLACE }
     }
 
-    /// The node, without making the commit depend on it. `removed` is [`Transaction::end_of_removed`] of this path, or of one
-    /// below it.
+    /// The node at `key`, without making the commit depend on the node. `removed` is [`Transaction::end_of_removed`] of
+    /// this path, or of a path below it.
     pub(crate) fn peek<'a>(
         &'a self,
         store: &'a Store,
@@ -211,22 +214,23 @@ impl Transaction {
         }
     }
 
-    /// The node in the tree, unless the transaction removed one above it.
+    /// The node in the tree, unless the transaction removed a node above.
     fn below_entries<'a>(&self, store: &'a Store, key: &dyn Place) -> Option<&'a Node> {
         if self.is_free(key) { None } else { store.find(key) }
     }
 
-    /// Is this below a node that the transaction removed?
+    /// Whether `key` is below a node that the transaction removed.
     fn is_free(&self, key: &dyn Place) -> bool {
         is_below_one(&self.removed, key.place())
     }
 
-    /// Where the path ends of the node at or above this one that the transaction removed with all below it.
+    /// Where the path of the node ends that the transaction removed with all below it, if there is such a node at or
+    /// above `path`.
     pub(crate) fn end_of_removed(&self, path: &Path) -> Option<usize> {
         path::at_or_above(&self.removed, |top| top, path.place()).next().map(|top| top.key().len())
     }
 
-    /// Was this node removed with all below it, itself?
+    /// Whether the transaction removed this very node, with all below the node.
     fn is_removed(&self, path: &Path) -> bool {
         self.removed.binary_search(path).is_ok()
     }
@@ -239,12 +243,12 @@ impl Transaction {
         })
     }
 
-    /// The node; the commit will depend on it.
+    /// The node at `path`; the commit will depend on the node.
     pub(crate) fn get(&mut self, store: &Store, path: &Path) -> Option<Node> {
         self.entry(store, path).now.clone()
     }
 
-    /// Puts a node, or takes it away.
+    /// Puts a node, or takes the node away.
     pub(crate) fn set(&mut self, store: &Store, path: &Path, node: Option<Node>) {
         let written = node.as_ref().map_or(0, |node| self.written_cost(node.value.len(), &node.perms));
         self.entry(store, path);
@@ -253,22 +257,22 @@ impl Transaction {
         }
     }
 
-    /// Puts a node where none is, below a removed one if it is `free`.
+    /// Puts a node where there is none. `free`: the path lies below a removed node.
     pub(crate) fn make(&mut self, path: &Path, node: Node, free: bool) {
         let written = self.written_cost(node.value.len(), &node.perms);
         let entry = touch(&mut self.entries, &mut self.bytes, path, || (None, free));
         entry.write(path, Some(node), written, &mut self.owned, &mut self.bytes);
     }
 
-    /// Notes that watches are to be told.
+    /// Notes that watches are to be told of the node at `path`.
     pub(crate) fn note_event(&mut self, path: &Path) {
         if let Some(entry) = self.entries.get_mut(path) {
             entry.event = true;
         }
     }
 
-    /// The children as this transaction sees them, in order: one pass over the tree's and its own. `hidden` counts those that
-    /// the pass looks at and does not give.
+    /// The children as this transaction sees them, in order: one pass over the tree's children and the transaction's
+    /// own. `hidden` counts the children that the pass looks at and does not give.
     pub(crate) fn children<'a>(
         &'a self,
         store: &'a Store,
@@ -300,7 +304,7 @@ impl Transaction {
         })
     }
 
-    /// Removes `top`, which is there, and all below it.
+    /// Removes `top`, which is there, and all below `top`.
     pub(crate) fn remove(&mut self, store: &mut Store, top: &Path) {
         let (mut passed, mut gone) = (self.removed.len(), 0);
         let first = top.place().first_below();
@@ -329,7 +333,7 @@ impl Transaction {
         self.removed.retain(|other| !other.place().is_below(top));
     }
 
-    /// May one more node be removed that has others below it?
+    /// Whether the transaction may remove one more node that has other nodes below it.
     pub(crate) fn has_room(&self, limit: usize) -> bool {
         self.removed.len() < limit
     }
