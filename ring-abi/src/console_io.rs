@@ -7,6 +7,7 @@ constants! { "xen.h";
     CONSOLEIO_READ: u32 = 1 => "CONSOLEIO_read";
 }
 
-/// microhv's own, for which Xen has no word: a write of no bytes at this address is `EAGAIN` while so much waits for the
-/// serial line that a write may block. Xen gives 0 for any write of no bytes, and so does microhv at other addresses.
+/// microhv's own word, which Xen does not have: a write of no bytes at this address gives `EAGAIN` while so much waits
+/// for the serial line that a write may block. Xen gives 0 for every write of no bytes, and so does microhv at other
+/// addresses.
 pub const ASKS_WHETHER_BUSY: u64 = u64::MAX;

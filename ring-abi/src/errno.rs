@@ -1,6 +1,6 @@
-//! Xen's error numbers. Hypercalls return them negated.
+//! Xen's error numbers. A hypercall returns such a number negated.
 //!
-//! They are Xen's own, equal to Linux's on x86, whatever the guest's operating system uses.
+//! The numbers are Xen's own, equal to Linux's on x86, whatever operating system the guest runs.
 
 use core::fmt;
 
@@ -174,7 +174,7 @@ impl Errno {
     /// Splits a hypercall's return register: zero and above is the result, below is an error.
     ///
     /// # Errors
-    /// The error returned; a number that Xen does not define reads as [`Errno::EINVAL`].
+    /// The error that the hypercall returned; a number that Xen does not define reads as [`Errno::EINVAL`].
     pub const fn check(returned: i64) -> Result<u64, Self> {
         if returned >= 0 {
             return Ok(returned as u64);

@@ -62,7 +62,7 @@ wire! { "xen.h";
         0x00 op: u64,
         /// Returned value.
         0x08 result: u64,
-        /// Arguments; unused ones are ignored.
+        /// Arguments. A call ignores the arguments that it does not use.
         0x10 args: [u64; 6],
     }
 }

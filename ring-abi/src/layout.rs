@@ -1,7 +1,7 @@
 //! The layout of every wire item, as data.
 //!
-//! The ABI test compiles the installed Xen headers with a C compiler and compares each item listed here, so an
-//! item that the macros below define cannot be left out of the comparison.
+//! The ABI test compiles the installed Xen headers with a C compiler and compares each item listed here. The macros
+//! below both define and list an item, so the comparison cannot miss an item that the macros define.
 
 /// One member of a wire structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

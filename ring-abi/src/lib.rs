@@ -3,8 +3,8 @@
 //!
 //! Every name and number is the public header's: structures in Rust's spelling, constants in upper case, members as
 //! they are. Members that hold numbers are plain integers, since a guest may have written anything; the types of
-//! [`types`] are for values that were checked. Structures have no hidden padding, so that copying one to another
-//! domain carries nothing but what was put in, and `Default` is all zero.
+//! [`types`] are for checked values. Structures have no hidden padding, so that a copy to another domain carries
+//! nothing but what was put in. `Default` is all zero.
 //!
 //! [`shared`] reaches memory that another domain can write; [`ring`] has both ends of every ring on such memory.
 

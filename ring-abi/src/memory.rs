@@ -150,7 +150,7 @@ wire! { "memory.h";
 
     /// `XENMEM_memory_map` and `XENMEM_machine_memory_map`: the E820 map.
     struct XenMemoryMap = "struct xen_memory_map", 16 {
-        /// In: entries that fit. Out: entries written.
+        /// In: number of entries that fit. Out: number of entries written.
         0x0 nr_entries: u32,
         0x4 _pad0: u32 = "",
         /// Address of [`E820Entry`] elements.
@@ -257,7 +257,7 @@ const _: () = assert!(size_of::<E820Entry>() == 20);
 pub const E820_RAM: u32 = 1;
 /// Not usable.
 pub const E820_RESERVED: u32 = 2;
-/// ACPI tables, usable after they are read.
+/// ACPI tables; a kernel may use this memory once the kernel has read the tables.
 pub const E820_ACPI: u32 = 3;
 /// ACPI firmware memory, never usable.
 pub const E820_NVS: u32 = 4;

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What may be stored in an operation's union: plain bytes, without padding.
+/// A value that may be stored in an operation's union: plain bytes, without padding.
 pub trait Payload: FromBytes + IntoBytes + Immutable + KnownLayout {}
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Payload for T {}
@@ -17,7 +17,7 @@ pub(crate) fn get<T: Payload, const WORDS: usize>(union: &[u64; WORDS]) -> T {
     value
 }
 
-/// Copies `value` to the front of `union`; the rest keeps its bytes.
+/// Copies `value` to the front of `union`; the bytes behind `value` stay.
 pub(crate) fn set<T: Payload, const WORDS: usize>(union: &mut [u64; WORDS], value: &T) {
     const { assert!(size_of::<T>() <= WORDS * 8, "larger than the union") };
     let bytes = value.as_bytes();
@@ -44,7 +44,7 @@ macro_rules! impl_payload {
 
 pub(crate) use impl_payload;
 
-/// The front of `whole` read as a smaller structure that shares its slot.
+/// The front of `whole`, read as a smaller structure that shares the slot of `whole`.
 pub(crate) fn front<T: Payload, W: Payload>(whole: &W) -> T {
     const { assert!(size_of::<T>() <= size_of::<W>(), "larger than the slot") };
     let mut value = T::new_zeroed();
@@ -54,7 +54,7 @@ pub(crate) fn front<T: Payload, W: Payload>(whole: &W) -> T {
     value
 }
 
-/// A slot that starts with `part` and is zero after it.
+/// A slot that starts with `part` and has zeros after `part`.
 pub(crate) fn widen<T: Payload, W: Payload>(part: &T) -> W {
     const { assert!(size_of::<T>() <= size_of::<W>(), "larger than the slot") };
     let mut whole = W::new_zeroed();

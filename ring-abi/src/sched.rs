@@ -49,7 +49,7 @@ wire! { "sched.h";
     struct SchedWatchdog = "struct sched_watchdog", 8 {
         /// 0 makes a new watchdog.
         0x0 id: u32,
-        /// Seconds; 0 removes it.
+        /// Seconds; 0 removes the watchdog.
         0x4 timeout: u32,
     }
 

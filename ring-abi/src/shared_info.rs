@@ -1,6 +1,6 @@
 //! `shared_info`: the page that a domain and the hypervisor share.
 //!
-//! These structures describe the layout. Live pages are read and written field by field through
+//! These structures describe the layout. Code reads and writes a live page field by field through
 //! [`crate::shared::SharedPage`] with the offsets below, never through references.
 
 use core::mem::offset_of;
@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use crate::evtchn::EVTCHN_2L_NR_CHANNELS;
 use crate::layout::{constants, wire};
 
-/// vCPUs that have a `vcpu_info` in the shared page.
+/// Number of vCPUs that have a `vcpu_info` in the shared page.
 pub const XEN_LEGACY_MAX_VCPUS: usize = crate::guest_context::XEN_LEGACY_MAX_VCPUS;
 
 wire! { "xen.h";
@@ -129,7 +129,8 @@ pub const TIME_OFFSET: usize = offset_of!(VcpuInfo, time);
 const _: () = assert!(EVTCHN_2L_NR_CHANNELS == 64 * 64);
 
 impl VcpuTimeInfo {
-    /// System time in nanoseconds when the TSC reads `tsc`; before `tsc_timestamp` it stands still.
+    /// System time in nanoseconds when the TSC reads `tsc`. For a TSC before `tsc_timestamp`, the result is the time at
+    /// `tsc_timestamp`.
     #[must_use]
     pub const fn nanoseconds_at(&self, tsc: u64) -> u64 {
         let ticks = tsc.saturating_sub(self.tsc_timestamp);
@@ -142,7 +143,7 @@ impl VcpuTimeInfo {
         self.system_time.wrapping_add(passed as u64)
     }
 
-    /// TSC ticks in `ns` nanoseconds; `u64::MAX` for a record that says nothing of it.
+    /// TSC ticks in `ns` nanoseconds; `u64::MAX` for a record that gives no rate.
     #[must_use]
     pub const fn ticks(&self, ns: u64) -> u64 {
         let mul = self.tsc_to_system_mul as u128;

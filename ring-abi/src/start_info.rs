@@ -1,4 +1,4 @@
-//! `start_info`: what a new PV domain is told about itself.
+//! `start_info`: what the builder tells a new PV domain about the domain.
 
 use crate::layout::{constants, wire};
 
@@ -8,7 +8,7 @@ pub const MAGIC: &[u8] = b"xen-3.0-x86_64\0";
 wire! { "xen.h";
     /// The page that RSI points at when a domain starts.
     ///
-    /// Frames are mfns for a domU's `store_mfn` and console. Addresses are guest-virtual unless said otherwise.
+    /// A domU's `store_mfn` and console are machine frame numbers. Addresses are guest-virtual unless said otherwise.
     struct StartInfo = "struct start_info", 0x490 {
         /// `"xen-3.0-x86_64"`, zero-padded.
         0x00 magic: [u8; 32],
@@ -44,7 +44,7 @@ wire! { "xen.h";
         0x80 cmd_line: [u8; MAX_GUEST_CMDLINE],
         /// First pfn of the P2M list when it is mapped at `XEN_ELFNOTE_INIT_P2M`.
         0x480 first_p2m_pfn: u64,
-        /// Frames of that list and of the tables that map it.
+        /// Number of frames of the P2M list and of the tables that map the list.
         0x488 nr_p2m_frames: u64,
     }
 

@@ -15,7 +15,8 @@ macro_rules! newtype {
         pub struct $name($raw);
 
         impl $name {
-            /// Wraps a raw number. Any number is accepted: what it names is checked where it is looked up.
+            /// Wraps a raw number. Any number is accepted: the code that looks up what the number names checks the
+            /// number.
             #[must_use]
             pub const fn new(raw: $raw) -> Self {
                 Self(raw)
@@ -59,7 +60,7 @@ newtype! {
     VcpuId(u32), "{}";
     /// Event channel port of one domain. Port 0 is never valid.
     Port(u32), "{}";
-    /// Physical interrupt as its domain names it; legacy lines have their own numbers.
+    /// Physical interrupt as the domain that owns the interrupt names it; legacy lines have their own numbers.
     Pirq(u32), "{}";
     /// Grant reference: index into the granting domain's grant table.
     GrantRef(u32), "{}";
@@ -87,7 +88,8 @@ impl Mfn {
     /// The frame `count` frames further on.
     ///
     /// # Panics
-    /// If the number would wrap: for counts of our own. For a guest's use [`Self::checked_add`].
+    /// If the number would wrap. So this is for counts of this program's own; for a guest's counts use
+    /// [`Self::checked_add`].
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "const, and by a plain count")]
     pub const fn add(self, count: u64) -> Self {
@@ -125,7 +127,7 @@ impl Pfn {
     /// The frame `count` frames further on.
     ///
     /// # Panics
-    /// If the number would wrap: for counts of our own.
+    /// If the number would wrap. So this is for counts of this program's own.
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "const, and by a plain count")]
     pub const fn add(self, count: u64) -> Self {
@@ -149,14 +151,15 @@ impl Maddr {
     /// The address `bytes` further on.
     ///
     /// # Panics
-    /// If it would wrap: for counts of our own. For a guest's use [`Self::checked_add`].
+    /// If the address would wrap. So this is for counts of this program's own; for a guest's counts use
+    /// [`Self::checked_add`].
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "const, and by a plain count")]
     pub const fn add(self, bytes: u64) -> Self {
         Self(self.0 + bytes)
     }
 
-    /// The address `bytes` further on, unless it would wrap.
+    /// The address `bytes` further on; `None` if the address would wrap.
     #[must_use]
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
@@ -167,13 +170,14 @@ impl Maddr {
 }
 
 impl GuestVa {
-    /// Bytes from `base` up to here, around the end of the address space if `base` is the higher one.
+    /// Number of bytes from `base` up to this address. The count goes around the end of the address space if `base` is
+    /// the higher address.
     #[must_use]
     pub const fn bytes_from(self, base: Self) -> u64 {
         self.0.wrapping_sub(base.0)
     }
 
-    /// Address of element `index` of the array of `T` here, unless it would wrap.
+    /// Address of element `index` of an array of `T` that begins at this address; `None` if the address would wrap.
     #[must_use]
     pub const fn element<T>(self, index: u64) -> Option<Self> {
         match index.checked_mul(size_of::<T>() as u64) {
@@ -194,7 +198,7 @@ impl GuestVa {
         Self(self.0.wrapping_add(bytes))
     }
 
-    /// The address `bytes` further on, unless it would wrap.
+    /// The address `bytes` further on; `None` if the address would wrap.
     #[must_use]
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
@@ -218,7 +222,7 @@ impl DomId {
     /// No domain.
     pub const INVALID: Self = Self(DOMID_INVALID);
 
-    /// Is this one of the numbers that no ordinary domain can have?
+    /// Whether this is a number that no ordinary domain can have.
     #[must_use]
     pub const fn is_reserved(self) -> bool {
         self.0 >= DOMID_FIRST_RESERVED

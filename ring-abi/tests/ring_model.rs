@@ -1,5 +1,5 @@
-//! The index protocol of the rings under a model checker: the interleavings of a few preemptions and the reorderings
-//! that the memory model allows, for a few messages.
+//! The index protocol of the rings under a model checker. The checker tries the interleavings of a few preemptions, and
+//! the reorderings that the memory model allows, for a few messages.
 //!
 //! Run by `RUSTFLAGS="--cfg loom" cargo test -p ring-abi --test ring_model --release --target-dir target/loom`.
 #![cfg(loom)]
@@ -18,8 +18,8 @@ impl RingProtocol for Words {
     type Response = u32;
 }
 
-/// A page whose words are the checker's atomics: indices ordered as the engines ask, contents not at all, so that a
-/// slot read too early shows a stale value.
+/// A page whose words are the checker's atomics. Indices are ordered as the engines ask, and contents are not ordered
+/// at all, so that a slot read too early shows a stale value.
 struct Page(Vec<AtomicU32>);
 
 impl Page {
@@ -65,14 +65,15 @@ impl RingPage for Shared {
 /// When the backend answers.
 #[derive(Clone, Copy, PartialEq)]
 enum Answers {
-    /// Each request as it is taken.
+    /// The backend answers each request when the backend takes the request.
     AtOnce,
-    /// Two by two, each request told of by itself: it sleeps with one in flight.
+    /// The backend answers two requests at a time, and each request is notified by itself: the backend sleeps with one
+    /// request in flight.
     InPairs,
 }
 
-/// Requests one way, answers back, each end sleeping whenever it may: a lost notification is a deadlock, a slot read
-/// or written too early a wrong value.
+/// Requests go one way and answers come back, and each end sleeps whenever the end may. A lost notification is a
+/// deadlock, and a slot read or written too early gives a wrong value.
 fn exchange(slots: usize, messages: u32, start: u32, answers: Answers) {
     let page = Page::new(SLOTS + 4 * slots);
     let mut front = FrontRing::<Words, _>::starting_at(Shared(Arc::clone(&page)), start).unwrap();

@@ -30,7 +30,7 @@ wire! { "domctl.h";
         0x14 flags: u32,
         0x18 iommu_opts: u32,
         0x1c max_vcpus: u32,
-        /// Highest port that may be used.
+        /// Highest port that the domain may use.
         0x20 max_evtchn_port: u32,
         /// Negative for the default.
         0x24 max_grant_frames: i32,
@@ -400,8 +400,9 @@ impl XenDomctl {
 const RETURN_WORD: u64 = u64::from_le_bytes(*b"mhvRETRN");
 
 impl XenDomctl {
-    /// Asks for `EAGAIN` where a long `XEN_DOMCTL_destroydomain` is interrupted, so that a kernel of one vCPU can do
-    /// other things before it calls again. Not Xen's: Xen goes on by itself, and the call ends when all is done.
+    /// Asks for `EAGAIN` where an interrupt comes during a long `XEN_DOMCTL_destroydomain`, so that a kernel of one
+    /// vCPU can do other things before it calls again. This word is microhv's: Xen goes on by itself, and Xen's call
+    /// ends when all is done.
     pub fn want_return(&mut self) {
         self.set_payload(&RETURN_WORD);
     }

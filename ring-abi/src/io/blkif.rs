@@ -21,7 +21,7 @@ constants! { "io/blkif.h";
     VDISK_READONLY: u32 = 4 => "VDISK_READONLY";
 }
 
-/// Bytes of the sectors that requests count, whatever the disk's own.
+/// Bytes of a sector as requests count sectors, whatever the disk's own sector size.
 pub const SECTOR_SIZE: usize = 512;
 /// Segments described by one indirect page.
 pub const SEGMENTS_PER_INDIRECT_PAGE: usize = crate::types::PAGE_SIZE / size_of::<BlkifRequestSegment>();
@@ -39,7 +39,7 @@ wire! { "io/blkif.h";
 
     /// Direct request: read, write, barrier or flush.
     struct BlkifRequest = "struct blkif_request", 112 {
-        /// `BLKIF_OP_*`. Any byte may arrive: decode it, never transmute it.
+        /// `BLKIF_OP_*`. Any byte may arrive: decode this byte, never transmute it.
         0x00 operation: u8,
         /// Used entries of `seg`. The peer may claim more than there are.
         0x01 nr_segments: u8,
@@ -81,7 +81,7 @@ wire! { "io/blkif.h";
         0x3c _pad2: u32 = "",
     }
 
-    /// Response; it takes a whole slot.
+    /// A response, which takes a whole slot.
     struct BlkifResponse = "struct blkif_response", 16 {
         /// Tag of the request.
         0x0 id: u64,

@@ -7,7 +7,7 @@ use crate::ring::bytes::{ByteRing, Channel};
 use crate::ring::{RingError, RingPage};
 
 wire! { "io/console.h";
-    /// Layout of the console page. `in` is what the guest reads.
+    /// Layout of the console page. The guest reads `in` and writes `out`.
     struct XenconsInterface = "struct xencons_interface", 0xc10 {
         0x000 r#in: [u8; 1024],
         0x400 out: [u8; 2048],
@@ -37,7 +37,7 @@ pub const OUT: Channel = Channel {
 /// The guest's end: reads `in`, writes `out`.
 ///
 /// # Errors
-/// [`crate::ring::RingError::TooSmall`].
+/// [`crate::ring::RingError::TooSmall`]: the page does not hold both rings.
 pub fn frontend<M: RingPage>(page: M) -> Result<ByteRing<M>, RingError> {
     ByteRing::attach(page, IN, OUT)
 }
@@ -45,7 +45,7 @@ pub fn frontend<M: RingPage>(page: M) -> Result<ByteRing<M>, RingError> {
 /// The console daemon's end: reads `out`, writes `in`.
 ///
 /// # Errors
-/// [`crate::ring::RingError::TooSmall`].
+/// [`crate::ring::RingError::TooSmall`]: the page does not hold both rings.
 pub fn backend<M: RingPage>(page: M) -> Result<ByteRing<M>, RingError> {
     ByteRing::attach(page, OUT, IN)
 }

@@ -61,7 +61,7 @@ wire! { "io/xs_wire.h";
         0xc len: u32,
     }
 
-    /// Layout of the xenstore page. `req` is what the guest writes.
+    /// Layout of the xenstore page. The guest writes `req` and reads `rsp`.
     struct XenstoreDomainInterface = "struct xenstore_domain_interface", 0x81c {
         0x000 req: [u8; XENSTORE_RING_SIZE],
         0x400 rsp: [u8; XENSTORE_RING_SIZE],
@@ -104,7 +104,7 @@ pub const ERROR_OFFSET: usize = offset_of!(XenstoreDomainInterface, error);
 /// The guest's end: reads `rsp`, writes `req`.
 ///
 /// # Errors
-/// [`RingError::TooSmall`].
+/// [`RingError::TooSmall`]: the page does not hold both rings.
 pub fn client<M: RingPage>(page: M) -> Result<ByteRing<M>, RingError> {
     ByteRing::attach(page, RSP, REQ)
 }
@@ -112,12 +112,12 @@ pub fn client<M: RingPage>(page: M) -> Result<ByteRing<M>, RingError> {
 /// The server's end: reads `req`, writes `rsp`.
 ///
 /// # Errors
-/// [`RingError::TooSmall`].
+/// [`RingError::TooSmall`]: the page does not hold both rings.
 pub fn server<M: RingPage>(page: M) -> Result<ByteRing<M>, RingError> {
     ByteRing::attach(page, REQ, RSP)
 }
 
-/// Errors that an `XS_ERROR` reply can name, each sent as its symbol with a NUL.
+/// Errors that an `XS_ERROR` reply can name. The reply carries the error's symbol with a NUL.
 ///
 /// ABI: `xsd_errors`, `xen/include/public/io/xs_wire.h`.
 pub const XSD_ERRORS: [Errno; 16] = [

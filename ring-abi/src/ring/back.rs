@@ -1,4 +1,4 @@
-//! The backend's end.
+//! The backend's end of a ring.
 
 use core::marker::PhantomData;
 
@@ -26,15 +26,16 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
     /// Attaches to a new ring, all of whose indices are 0.
     ///
     /// # Errors
-    /// [`RingError::TooSmall`].
+    /// [`RingError::TooSmall`]: no slot fits the page.
     pub fn new(page: M) -> Result<Self, RingError> {
         Self::at(page, 0)
     }
 
-    /// Attaches to a ring that an earlier backend served: every request without a response is taken again.
+    /// Attaches to a ring that an earlier backend served. The backend takes every request without a response again.
     ///
     /// # Errors
-    /// [`RingError::TooSmall`], or [`RingError::ProducerOverrun`] if the page's indices cannot belong together.
+    /// - [`RingError::TooSmall`]: no slot fits the page.
+    /// - [`RingError::ProducerOverrun`]: the page's indices cannot belong together.
     pub fn attach(page: M) -> Result<Self, RingError> {
         let rsp_prod = page.load_index(RSP_PROD);
         let ring = Self::at(page, rsp_prod)?;
@@ -62,15 +63,15 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         self.req_cons.wrapping_sub(self.rsp_prod_pvt)
     }
 
-    /// Requests waiting to be taken.
+    /// Number of requests that wait to be taken.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`]: the frontend claims more than it has free slots.
+    /// [`RingError::ProducerOverrun`]: the frontend claims more requests than the frontend has free slots.
     pub fn unconsumed(&self) -> Result<u32, RingError> {
         // Pairs with the barrier before the frontend publishes `req_prod`.
         let req_prod = self.page.load_index(REQ_PROD);
         let pending = req_prod.wrapping_sub(self.req_cons);
-        // A slot is free again for the frontend only when its response is published; so this is at most `size`.
+        // A slot is free for the frontend only once the slot's response is published, so this number is at most `size`.
         let occupied = self.req_cons.wrapping_sub(self.rsp_prod);
         if pending > self.size - occupied {
             return Err(RingError::ProducerOverrun { prod: req_prod, cons: self.req_cons });
@@ -78,10 +79,11 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         Ok(pending)
     }
 
-    /// Takes the next request, or `None` if the ring is empty.
+    /// Takes the next request; `None` if the ring is empty.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`]: nothing on this ring can be trusted, disconnect.
+    /// [`RingError::ProducerOverrun`]: the frontend claims more requests than it has free slots. Nothing on this ring
+    /// can be trusted: the caller disconnects.
     pub fn next_request(&mut self) -> Result<Option<P::Request>, RingError> {
         if self.unconsumed()? == 0 {
             return Ok(None);
@@ -92,17 +94,17 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         Ok(Some(request))
     }
 
-    /// Writes a response; the frontend sees it after [`Self::publish_responses`].
+    /// Writes a response. The frontend sees the response after [`Self::publish_responses`].
     ///
     /// # Panics
-    /// If every request taken has been answered.
+    /// If the backend has answered every request that it took.
     pub fn push_response(&mut self, response: &P::Response) {
         assert!(self.in_flight() > 0, "response without a request");
         self.page.copy_in(slot_offset::<P>(self.rsp_prod_pvt, self.size), response.as_bytes());
         self.rsp_prod_pvt = self.rsp_prod_pvt.wrapping_add(1);
     }
 
-    /// Shows the frontend the responses written so far. True if it must be notified.
+    /// Shows the frontend the responses written so far. `true`: the caller must notify the frontend.
     #[must_use = "the frontend sleeps until it is notified"]
     pub fn publish_responses(&mut self) -> bool {
         let (old, new) = (self.rsp_prod, self.rsp_prod_pvt);
@@ -111,15 +113,15 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         }
         self.page.store_index(RSP_PROD, new);
         self.rsp_prod = new;
-        // The store before the load: else a frontend that arms now and looks again could miss this one.
+        // The store comes before the load: otherwise a frontend that arms now and looks again could miss this response.
         self.page.full_barrier();
         must_notify(old, new, self.page.load_index(RSP_EVENT))
     }
 
-    /// Asks to be notified of the next request, then looks again. True if requests wait already.
+    /// Asks the frontend to notify of the next request, then looks again. `true`: requests wait already.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`].
+    /// [`RingError::ProducerOverrun`]: the frontend claims more requests than it has free slots.
     pub fn arm_and_recheck(&mut self) -> Result<bool, RingError> {
         if self.unconsumed()? > 0 {
             return Ok(true);

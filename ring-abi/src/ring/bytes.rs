@@ -1,6 +1,7 @@
 //! Byte rings with a producer and a consumer index: console and xenstore.
 //!
-//! A page holds two, one each way. There is no suppression: after reading or writing anything, notify the peer.
+//! A page holds two rings, one in each direction. There is no suppression of events: after an end has read or written
+//! anything, the end notifies its peer.
 
 use super::{RingError, RingPage};
 
@@ -48,7 +49,7 @@ impl<M: RingPage> ByteRing<M> {
     /// Bytes that can be read now.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`].
+    /// [`RingError::ProducerOverrun`]: the peer claims to have written more than the ring holds.
     pub fn readable(&self) -> Result<usize, RingError> {
         let prod = self.page.load_index(self.rx.prod);
         let waiting = prod.wrapping_sub(self.rx_cons) as usize;
@@ -61,7 +62,7 @@ impl<M: RingPage> ByteRing<M> {
     /// Bytes that can be written now.
     ///
     /// # Errors
-    /// [`RingError::ConsumerOverrun`].
+    /// [`RingError::ConsumerOverrun`]: the peer claims to have read what this end never wrote.
     pub fn writable(&self) -> Result<usize, RingError> {
         let cons = self.page.load_index(self.tx.cons);
         let waiting = self.tx_prod.wrapping_sub(cons) as usize;
@@ -71,18 +72,18 @@ impl<M: RingPage> ByteRing<M> {
         Ok(self.tx.size - waiting)
     }
 
-    /// Has the peer taken everything written?
+    /// Whether the peer has taken everything that this end wrote.
     ///
     /// # Errors
-    /// [`RingError::ConsumerOverrun`].
+    /// [`RingError::ConsumerOverrun`]: the peer claims to have read what this end never wrote.
     pub fn is_drained(&self) -> Result<bool, RingError> {
         Ok(self.writable()? == self.tx.size)
     }
 
-    /// Reads what is there, up to the length of `target`; returns the bytes read, 0 if none wait.
+    /// Reads what is there, up to the length of `target`. The result is the number of bytes read, 0 if none wait.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`].
+    /// [`RingError::ProducerOverrun`]: the peer claims to have written more than the ring holds.
     pub fn read(&mut self, target: &mut [u8]) -> Result<usize, RingError> {
         let count = self.readable()?.min(target.len());
         if count == 0 {
@@ -93,15 +94,15 @@ impl<M: RingPage> ByteRing<M> {
         self.page.copy_out(self.rx.data + start, first);
         self.page.copy_out(self.rx.data, second);
         self.rx_cons = self.rx_cons.wrapping_add(count as u32);
-        // After the bytes are read: the peer may overwrite them from now on.
+        // The bytes are read before this store, because the peer may overwrite the bytes from now on.
         self.page.store_index(self.rx.cons, self.rx_cons);
         Ok(count)
     }
 
-    /// Writes what fits of `source`; returns the bytes written, 0 if there is no room.
+    /// Writes as much of `source` as fits. The result is the number of bytes written, 0 if there is no room.
     ///
     /// # Errors
-    /// [`RingError::ConsumerOverrun`].
+    /// [`RingError::ConsumerOverrun`]: the peer claims to have read what this end never wrote.
     pub fn write(&mut self, source: &[u8]) -> Result<usize, RingError> {
         let count = self.writable()?.min(source.len());
         if count == 0 {

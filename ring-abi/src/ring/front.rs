@@ -1,4 +1,4 @@
-//! The frontend's end.
+//! The frontend's end of a ring.
 
 use core::marker::PhantomData;
 
@@ -23,18 +23,18 @@ pub struct FrontRing<P, M> {
 }
 
 impl<P: RingProtocol, M: RingPage> FrontRing<P, M> {
-    /// Makes an empty ring in memory that is not granted yet.
+    /// Makes an empty ring in memory that the frontend has not granted yet.
     ///
     /// # Errors
-    /// [`RingError::TooSmall`].
+    /// [`RingError::TooSmall`]: no slot fits the memory.
     pub fn new(page: M) -> Result<Self, RingError> {
         Self::starting_at(page, 0)
     }
 
-    /// As [`Self::new`], with indices that start at `index`.
+    /// Like [`Self::new`], with indices that start at `index`.
     ///
     /// # Errors
-    /// [`RingError::TooSmall`].
+    /// [`RingError::TooSmall`]: no slot fits the memory.
     pub fn starting_at(page: M, index: u32) -> Result<Self, RingError> {
         let size = slots::<P>(page.ring_bytes());
         if size == 0 {
@@ -50,16 +50,16 @@ impl<P: RingProtocol, M: RingPage> FrontRing<P, M> {
         self.size
     }
 
-    /// Requests that [`Self::push_request`] will accept before a response is taken.
+    /// Number of requests that [`Self::push_request`] accepts before the frontend takes a response.
     #[must_use]
     pub const fn free_requests(&self) -> u32 {
         self.size - self.req_prod_pvt.wrapping_sub(self.rsp_cons)
     }
 
-    /// Writes a request; the backend sees it after [`Self::publish_requests`].
+    /// Writes a request. The backend sees the request after [`Self::publish_requests`].
     ///
     /// # Errors
-    /// [`RingError::Full`].
+    /// [`RingError::Full`]: every slot holds a request without a response that was taken.
     pub fn push_request(&mut self, request: &P::Request) -> Result<(), RingError> {
         if self.free_requests() == 0 {
             return Err(RingError::Full);
@@ -69,7 +69,7 @@ impl<P: RingProtocol, M: RingPage> FrontRing<P, M> {
         Ok(())
     }
 
-    /// Shows the backend the requests written so far. True if it must be notified.
+    /// Shows the backend the requests written so far. `true`: the caller must notify the backend.
     #[must_use = "the backend sleeps until it is notified"]
     pub fn publish_requests(&mut self) -> bool {
         let (old, new) = (self.req_prod, self.req_prod_pvt);
@@ -78,15 +78,15 @@ impl<P: RingProtocol, M: RingPage> FrontRing<P, M> {
         }
         self.page.store_index(REQ_PROD, new);
         self.req_prod = new;
-        // The store before the load: else a backend that arms now and looks again could miss this one.
+        // The store comes before the load: otherwise a backend that arms now and looks again could miss this request.
         self.page.full_barrier();
         must_notify(old, new, self.page.load_index(REQ_EVENT))
     }
 
-    /// Responses waiting to be taken.
+    /// Number of responses that wait to be taken.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`]: the backend claims to have answered what was never asked.
+    /// [`RingError::ProducerOverrun`]: the backend claims to have answered requests that the frontend never sent.
     pub fn unconsumed(&self) -> Result<u32, RingError> {
         // Pairs with the barrier before the backend publishes `rsp_prod`.
         let rsp_prod = self.page.load_index(RSP_PROD);
@@ -97,10 +97,10 @@ impl<P: RingProtocol, M: RingPage> FrontRing<P, M> {
         Ok(pending)
     }
 
-    /// Takes the next response, or `None` if none waits.
+    /// Takes the next response; `None` if no response waits.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`].
+    /// [`RingError::ProducerOverrun`]: the backend claims to have answered requests that the frontend never sent.
     pub fn next_response(&mut self) -> Result<Option<P::Response>, RingError> {
         if self.unconsumed()? == 0 {
             return Ok(None);
@@ -111,10 +111,10 @@ impl<P: RingProtocol, M: RingPage> FrontRing<P, M> {
         Ok(Some(response))
     }
 
-    /// Asks to be notified of the next response, then looks again. True if responses wait already.
+    /// Asks the backend to notify of the next response, then looks again. `true`: responses wait already.
     ///
     /// # Errors
-    /// [`RingError::ProducerOverrun`].
+    /// [`RingError::ProducerOverrun`]: the backend claims to have answered requests that the frontend never sent.
     pub fn arm_and_recheck(&mut self) -> Result<bool, RingError> {
         if self.unconsumed()? > 0 {
             return Ok(true);

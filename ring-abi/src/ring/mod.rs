@@ -1,8 +1,9 @@
 //! Rings of requests and responses on shared pages, safe against a peer that writes anything at any time.
 //!
-//! Head of 64 bytes: `req_prod`, `req_event`, `rsp_prod`, `rsp_event`, each u32. Slots follow, a power of two of them,
-//! each holding a request and then its place a response. Indices run freely and wrap at 2^32. Each end keeps the
-//! truth about its own indices in private memory; of the shared page it trusts only what it has checked.
+//! The head has 64 bytes: `req_prod`, `req_event`, `rsp_prod`, `rsp_event`, each u32. Slots follow, whose number is a
+//! power of two. A slot holds a request, and later the response in the request's place. Indices run freely and wrap at
+//! 2^32. Each end keeps the truth about its own indices in private memory. Of the shared page, an end trusts only what
+//! the end has checked.
 //!
 //! ABI: `xen/include/public/io/ring.h`.
 
@@ -51,7 +52,7 @@ const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
-/// Slots that fit in a ring of `bytes`, rounded down to a power of two; 0 if none does.
+/// Number of slots that fit in a ring of `bytes` bytes, rounded down to a power of two; 0 if no slot fits.
 #[must_use]
 pub const fn slots<P: RingProtocol>(bytes: usize) -> u32 {
     let fit = bytes.saturating_sub(SLOTS) / P::SLOT_BYTES;
@@ -116,7 +117,7 @@ pub enum RingError {
         /// Ours.
         cons: u32,
     },
-    /// The peer claims to have consumed what was never produced. As bad as an overrun.
+    /// The peer claims to have consumed what this end never produced. This is as bad as an overrun.
     ConsumerOverrun {
         /// The peer's index.
         cons: u32,
@@ -146,7 +147,8 @@ impl fmt::Display for RingError {
 
 impl core::error::Error for RingError {}
 
-/// Must the peer be told, when we moved our producer index from `old` to `new` and it asked to be woken at `event`?
+/// Whether this end must notify the peer: this end moved its producer index from `old` to `new`, and the peer asked to
+/// be woken at `event`.
 const fn must_notify(old: u32, new: u32, event: u32) -> bool {
     new.wrapping_sub(event) < new.wrapping_sub(old)
 }
@@ -156,7 +158,7 @@ const fn slot_offset<P: RingProtocol>(index: u32, slots: u32) -> usize {
     SLOTS + (index & (slots - 1)) as usize * P::SLOT_BYTES
 }
 
-/// Makes an empty ring whose indices start at `index`: what the frontend does before it grants the page.
+/// Makes an empty ring whose indices start at `index`. The frontend does this before the frontend grants the page.
 pub fn initialise(page: &impl RingPage, index: u32) {
     page.store_index(REQ_PROD, index);
     page.store_index(RSP_PROD, index);

@@ -1,9 +1,9 @@
 #![allow(unsafe_code)] // the one place that touches memory another domain may write, through raw pointers
 //! Memory that another domain, or the hypervisor, may change at any time.
 //!
-//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes them by value, each access once (I22),
-//! with bounds checked like a slice index: an offset outside is our own mistake and panics. Offsets that a peer
-//! chose go through [`SharedBytes::get`] or are checked by the caller first.
+//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes them by value, each access once
+//! (I22). Bounds are checked like a slice index: an offset outside is this program's own mistake and panics. The caller
+//! checks an offset that a peer chose first, or passes the offset to [`SharedBytes::get`].
 
 mod owner;
 
@@ -20,10 +20,11 @@ use crate::types::PAGE_SIZE;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const STRING_COPY_BYTES: usize = 256;
 
-/// A view of a run of shared bytes; copies of it reach the same memory.
+/// A view of a run of shared bytes. Copies of the view reach the same memory.
 ///
-/// It does not own the mapping but borrows it for `'a`: whoever unmaps or frees the memory takes the owner by value, which
-/// the compiler refuses while a view is still used. `'static` is memory that is never unmapped. (I21)
+/// The view does not own the mapping but borrows the mapping for `'a`: code that unmaps or frees the memory takes the
+/// owner by value, and the compiler refuses this while a view is still used. `'static` is memory that is never
+/// unmapped. (I21)
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBytes<'a> {
     ptr: *mut u8,
@@ -42,7 +43,8 @@ macro_rules! width {
         /// Loads the value at `offset` (acquire).
         ///
         /// # Panics
-        /// If the value is not wholly inside, or not naturally aligned; so do the other accesses of this width.
+        /// If the value is not wholly inside, or not naturally aligned. The other accesses of this width panic for the
+        /// same reasons.
         #[inline]
         #[must_use]
         pub fn $load(&self, offset: usize) -> $raw {
@@ -86,7 +88,7 @@ macro_rules! width {
         /// Stores `new` if the value is `old`.
         ///
         /// # Errors
-        /// The value found, if it was another.
+        /// The value at `offset`, if that value is not `old`.
         #[inline]
         pub fn $cmpxchg(&self, offset: usize, old: $raw, new: $raw) -> Result<$raw, $raw> {
             let ptr = self.aligned(offset, size_of::<$raw>()).cast::<$raw>();
@@ -134,7 +136,7 @@ impl SharedBytes<'_> {
         self.ptr
     }
 
-    /// The `len` bytes from `offset` on, or `None` if they are not all inside.
+    /// The `len` bytes from `offset` on; `None` if these bytes are not all inside.
     #[must_use]
     pub const fn slice(&self, offset: usize, len: usize) -> Option<Self> {
         match offset.checked_add(len) {
@@ -165,10 +167,10 @@ impl SharedBytes<'_> {
     width!(u32, AtomicU32, load_u32, store_u32, swap_u32, or_u32, and_u32, compare_exchange_u32);
     width!(u64, AtomicU64, load_u64, store_u64, swap_u64, or_u64, and_u64, compare_exchange_u64);
 
-    /// Copies bytes out, each read once, in no set order.
+    /// Copies bytes out. Each byte is read once, and the order of the reads is not set.
     ///
     /// # Panics
-    /// If they are not all inside.
+    /// If the bytes are not all inside.
     #[inline]
     pub fn read(&self, offset: usize, target: &mut [u8]) {
         let source = self.inside(offset, target.len());
@@ -176,10 +178,10 @@ impl SharedBytes<'_> {
         unsafe { copy(source, target.as_mut_ptr(), target.len()) }
     }
 
-    /// Copies bytes in, each written once, in no set order.
+    /// Copies bytes in. Each byte is written once, and the order of the writes is not set.
     ///
     /// # Panics
-    /// If they are not all inside.
+    /// If the bytes are not all inside.
     #[inline]
     pub fn write(&self, offset: usize, source: &[u8]) {
         let target = self.inside(offset, source.len());
@@ -190,7 +192,7 @@ impl SharedBytes<'_> {
     /// Sets `len` bytes to `value`.
     ///
     /// # Panics
-    /// If they are not all inside.
+    /// If the bytes are not all inside.
     pub fn fill(&self, offset: usize, len: usize, value: u8) {
         let target = self.inside(offset, len);
         // SAFETY: `inside` checked the target.
@@ -200,7 +202,7 @@ impl SharedBytes<'_> {
     /// Copies a structure out.
     ///
     /// # Panics
-    /// If it is not wholly inside.
+    /// If the structure is not wholly inside.
     #[inline]
     #[must_use]
     pub fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
@@ -212,16 +214,16 @@ impl SharedBytes<'_> {
     /// Copies a structure in.
     ///
     /// # Panics
-    /// If it is not wholly inside.
+    /// If the structure is not wholly inside.
     #[inline]
     pub fn write_value<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) {
         self.write(offset, value.as_bytes());
     }
 }
 
-/// Copies `len` bytes of which one side is shared memory.
+/// Copies `len` bytes, where one side is shared memory.
 ///
-/// Relaxed atomics rather than `ptr::copy`: the compiler may neither repeat nor invent accesses.
+/// The copy uses relaxed atomics rather than `ptr::copy`: the compiler may neither repeat nor invent such accesses.
 ///
 /// # Safety
 /// Both sides are valid for `len` bytes and do not overlap.

@@ -45,8 +45,8 @@ impl<T: SharedMemory + ?Sized> SharedMemory for alloc::sync::Arc<T> {
     }
 }
 
-/// So many zeroed pages of our own that are never freed, in the shape of shared memory: both ends of a ring in one
-/// program.
+/// `pages` zeroed pages of this program's own that are never freed, in the shape of shared memory. Tests put both ends
+/// of a ring into one program with these pages.
 #[must_use]
 pub fn leaked_pages(pages: usize) -> SharedBytes<'static> {
     let words = pages * (PAGE_SIZE / 8);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
-    /// A frontend that writes anything anywhere between the backend's steps never makes it panic, take more than
-    /// fits, or write outside the slots.
+    /// A frontend that writes anything anywhere between the backend's steps never makes the backend panic, take more
+    /// requests than fit, or write outside the slots.
     #[test]
     fn hostile_frontend(
         writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..4), 1..100),
@@ -69,7 +69,7 @@ proptest! {
         prop_assert!((page.len()..4096).all(|offset| whole.load_u8(offset) == 0), "written outside the ring");
     }
 
-    /// A byte ring whose peer writes anything: no panic, and counts within the ring.
+    /// A byte ring whose peer writes anything: this end does not panic, and counts stay within the ring.
     #[test]
     fn hostile_byte_ring(writes in prop::collection::vec((0usize..7, any::<u32>(), any::<bool>(), 0usize..3000), 1..60)) {
         let page = leaked_pages(1);

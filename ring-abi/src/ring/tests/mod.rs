@@ -1,4 +1,4 @@
-//! Both ends in one program: honest on random schedules, and one end [`hostile`].
+//! Both ends in one program: honest ends on random schedules, and one end that is [`hostile`].
 
 mod hostile;
 
@@ -141,7 +141,7 @@ fn overrun_counts_requests_in_flight() {
     for value in 0..3 {
         assert_eq!(back.next_request(), Ok(Some(value)));
     }
-    // Three in flight: one slot is legal, and only that one.
+    // Three requests are in flight, so exactly one more slot is legal.
     page.store_u32(REQ_PROD, 5);
     assert_eq!(back.next_request(), Err(RingError::ProducerOverrun { prod: 5, cons: 3 }));
     assert_eq!(back.arm_and_recheck(), Err(RingError::ProducerOverrun { prod: 5, cons: 3 }));
@@ -149,7 +149,7 @@ fn overrun_counts_requests_in_flight() {
     assert_eq!(back.next_request(), Err(RingError::ProducerOverrun { prod: 2, cons: 3 }));
     page.store_u32(REQ_PROD, 4);
     assert_eq!(back.next_request(), Ok(Some(3)));
-    // A response frees a slot when it is published, not before.
+    // A response frees a slot when the response is published, not before.
     back.push_response(&0);
     page.store_u32(REQ_PROD, 5);
     assert!(back.next_request().is_err());
@@ -201,7 +201,7 @@ fn attaching_to_nonsense_fails() {
     assert!(matches!(BackRing::<Words, _>::attach(page), Err(RingError::ProducerOverrun { .. })));
 }
 
-/// Memory that counts how often each byte is read, as a peer would that changes it in between.
+/// Memory that counts how often each byte is read: a peer could change a byte between two reads.
 #[derive(Clone)]
 struct Counting {
     page: SharedBytes<'static>,
@@ -213,7 +213,7 @@ impl Counting {
         Self { page, reads: alloc::rc::Rc::new(core::cell::RefCell::new(alloc::vec![0; page.len()])) }
     }
 
-    /// The most reads that any byte had since the last call.
+    /// The highest number of reads that any byte had since the last call.
     fn most(&self) -> u32 {
         self.reads.borrow_mut().iter_mut().map(core::mem::take).max().unwrap_or(0)
     }
@@ -243,7 +243,7 @@ impl RingPage for Counting {
     }
 }
 
-/// What is read twice may be checked in one value and used in another.
+/// If an end read a byte twice, the end could check one value and use another.
 #[test]
 fn nothing_shared_is_read_twice() {
     let memory = leaked_pages(1);
@@ -264,7 +264,8 @@ fn nothing_shared_is_read_twice() {
         assert_eq!(page.most(), 1, "publishing looks at the event index");
         assert!(front.next_response().unwrap().is_some());
         assert_eq!(page.most(), 1, "taking a response");
-        // Once before the event index is written and once after it: the first may be in vain, the second decides.
+        // The end reads the index once before it writes the event index, and once after that: the first read may be in
+        // vain, and the second decides.
         assert_eq!(front.arm_and_recheck(), Ok(false));
         assert_eq!(page.most(), 2, "arming");
         assert_eq!(back.arm_and_recheck(), Ok(false));
@@ -312,8 +313,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Nothing is lost, repeated or reordered, and whoever sleeps with work waiting has been notified, for every
-    /// start of the indices around the wrap.
+    /// Nothing is lost, repeated or reordered, and an end that sleeps while work waits has been notified. This holds
+    /// for every start of the indices around the wrap.
     #[test]
     fn honest_ends(steps in steps(), start in prop_oneof![Just(0u32), u32::MAX - 300..=u32::MAX, any::<u32>()], log in 0u32..4) {
         let page = words(1 << log);
@@ -387,7 +388,7 @@ proptest! {
     }
 }
 
-/// Two threads that park when there is nothing to do: a lost notification would hang, so each wait has a limit.
+/// Two threads that park when there is nothing to do. A lost notification would hang, so each wait has a limit.
 #[test]
 fn two_threads() {
     use core::sync::atomic::AtomicBool;
