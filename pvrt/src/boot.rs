@@ -9,7 +9,7 @@ use ring_abi::types::{Mfn, Port};
 pub struct StoreInfo {
     /// The ring page.
     pub page: SharedBytes<'static>,
-    /// Its machine frame.
+    /// The ring page's machine frame.
     pub mfn: Mfn,
     /// The event channel to the xenstore daemon.
     pub port: Port,
@@ -78,7 +78,7 @@ mod image {
 
     /// start_info; valid from the first instruction on.
     fn start_info() -> &'static StartInfo {
-        // SAFETY: the entry code recorded the address that the builder passed in rsi; the page is this kernel's own
+        // SAFETY: the entry code recorded the address that the builder passed in rsi. The page is this kernel's own,
         // and nobody writes to it.
         unsafe { &*(entry::start_info_va() as *const StartInfo) }
     }
@@ -87,7 +87,7 @@ mod image {
         let bytes = start_info().command_line();
         match core::str::from_utf8(bytes) {
             Ok(text) => text,
-            // What stands before the first bad byte still counts.
+            // The text before the first bad byte still counts.
             Err(error) => core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or(""),
         }
     }
@@ -133,16 +133,16 @@ mod image {
         unsafe { pvrt_main(boot) }
     }
 
-    /// Sets the runtime's callbacks and trap table, at start and after a kernel had its own in place.
+    /// Sets the runtime's callbacks and trap table: at start, and again after a kernel had others in place.
     pub fn install_handlers() {
         let (event_entry, failsafe_entry) = entry::callbacks();
-        // SAFETY: the entries keep to their frames.
+        // SAFETY: the entry code keeps to the frames that the hypervisor makes.
         unsafe { vcpu::set_callbacks(event_entry, failsafe_entry, 0) }.expect("set_callbacks");
         // SAFETY: the stubs keep to the exception frame.
         unsafe { vcpu::set_trap_table(&traps::table()) }.expect("set_trap_table");
     }
 
-    /// Runs `main` as the first task; the domain powers off when it returns.
+    /// Runs `main` as the first task; the domain powers off when `main` returns.
     pub fn run(main: impl Future<Output = ()> + Send + 'static) -> ! {
         executor::spawn(async move {
             main.await;
@@ -187,12 +187,12 @@ mod image {
         if end > mem::tables::LINEAR_PAGES {
             return ((first, end), None);
         }
-        // SAFETY: the builder put the ramdisk there, the linear map will cover it before anybody reads it, its pages
-        // are never given to the allocator, and nobody writes to them.
+        // SAFETY: the builder put the ramdisk there, and the linear map covers the ramdisk before anybody reads it. The
+        // allocator never gets the ramdisk's pages, and nobody writes to them.
         ((first, end), Some(unsafe { core::slice::from_raw_parts(va as *const u8, len) }))
     }
 
-    /// The first page behind everything that the builder mapped for start.
+    /// The number of the first page behind everything that the builder mapped for start.
     fn first_free(info: &StartInfo, start_info_va: u64, builder_stack: u64) -> usize {
         let base = mem::tables::LINEAR_VA as u64;
         let limit = base + (mem::tables::LINEAR_PAGES * PAGE_SIZE) as u64;

@@ -15,7 +15,7 @@ use crate::event::Port;
 use crate::hypercall::vcpu;
 use crate::shared;
 
-/// The deadline the timer is set to; `u64::MAX` when it never was.
+/// The deadline to which the timer is set; `u64::MAX` when the timer was never set.
 static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// The timer's event channel.
@@ -27,10 +27,12 @@ pub(crate) fn tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Where the hypervisor says how long the vCPU was in each state, once [`watch_steal`] asked for that.
+/// The area in which the hypervisor writes how long the vCPU was in each state, once [`watch_steal`] has registered the
+/// area.
 struct Runstate(UnsafeCell<VcpuRunstateInfo>);
 
-// SAFETY: this kernel only reads it, whole words at a time; the hypervisor writes it while the vCPU does not run.
+// SAFETY: this kernel only reads the area, whole words at a time; the hypervisor writes the area while the vCPU does
+// not run.
 unsafe impl Sync for Runstate {}
 
 static RUNSTATE: Runstate =
@@ -42,7 +44,7 @@ static STOLEN_SEEN: AtomicU64 = AtomicU64::new(0);
 static STOLEN: AtomicU64 = AtomicU64::new(0);
 
 /// From now on [`busy_ticks`] leaves out the time in which the vCPU did not run. The hypervisor then writes an area at
-/// each switch to this vCPU, which costs some hundred instructions: hence not for daily use.
+/// each switch to this vCPU, which costs some hundred instructions: so this is not for daily use.
 pub(crate) fn watch_steal() {
     if let Err(errno) = vcpu::register_runstate_area(0, RUNSTATE.0.get() as u64) {
         log::warn!("stolen time is not known: {errno}");
@@ -56,7 +58,7 @@ fn runstate_entry() -> u64 {
     unsafe { (&raw const (*RUNSTATE.0.get()).state_entry_time).read_volatile() }
 }
 
-/// The TSC less the ticks in which the vCPU did not run, as far as that is watched.
+/// The TSC less the ticks in which the vCPU did not run, once these are watched.
 #[inline]
 pub(crate) fn busy_ticks() -> u64 {
     loop {
@@ -93,7 +95,7 @@ pub(crate) fn system_ns() -> u64 {
         let record: VcpuTimeInfo = info.read_value(TIME_OFFSET);
         let now = record.nanoseconds_at(tsc());
         fence(Ordering::Acquire);
-        // Odd while it is written.
+        // The version is odd while the hypervisor writes the record.
         if before & 1 == 0 && version() == before {
             return now;
         }
@@ -125,12 +127,12 @@ pub(crate) fn init() {
     TIMER.call_once(|| Port::bind_virq(VIRQ_TIMER).expect("a port for the timer"));
 }
 
-/// Sets the timer to `deadline`; false when that is past.
+/// Sets the timer to `deadline`; `false` when `deadline` is past.
 pub(crate) fn arm(deadline: u64) -> bool {
     if system_ns() >= deadline {
         return false;
     }
-    // A timer that has fired is set no more, even if this clock still stands a moment before the deadline.
+    // A timer that has fired is no longer set, even if this clock still stands a moment before the deadline.
     let fired = TIMER.get().is_some_and(Port::take_event);
     if !fired && ARMED.load(Ordering::Relaxed) == deadline {
         return true;

@@ -1,4 +1,5 @@
-//! The kernel's console: the hypervisor's own in dom0, the console ring in a domU; and the logger on it.
+//! The kernel's console and the logger that writes to it. In dom0 the console is the hypervisor's own, in a domU the
+//! console ring.
 
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
@@ -14,18 +15,18 @@ pub fn write(bytes: &[u8]) {
     backend::write(bytes);
 }
 
-/// Whether so much waits for the hypervisor's serial line that a task which can wait should: a write may then block the vCPU.
-/// Never so in a domU, or on Xen, which does not say.
+/// Whether so much waits for the hypervisor's serial line that a task which can wait should wait: a write may then
+/// block the vCPU. The answer is always no in a domU, and on Xen, which does not tell.
 pub fn is_busy() -> bool {
     backend::is_busy()
 }
 
-/// Takes typed bytes, waiting for at least one; returns how many.
+/// Takes typed bytes, waiting for at least one. The result is the number of bytes.
 pub async fn read(buffer: &mut [u8]) -> usize {
     backend::read(buffer).await
 }
 
-/// Takes one typed byte, waiting for it.
+/// Takes one typed byte, waiting for the byte.
 pub async fn read_byte() -> u8 {
     let mut byte = [0];
     read(&mut byte).await;
@@ -45,9 +46,9 @@ pub fn drain() {
 /// The ring of a domU's console.
 #[derive(Clone)]
 pub struct Ring {
-    /// Its page.
+    /// The console ring's page.
     pub page: SharedBytes<'static>,
-    /// That page's machine frame, as `start_info` names it.
+    /// The page's machine frame, as `start_info` names the frame.
     pub mfn: Mfn,
     /// The event channel to the console daemon.
     pub port: Arc<Port>,
@@ -58,12 +59,12 @@ pub fn ring() -> Option<Ring> {
     backend::ring()
 }
 
-/// The kernel keeps off its console ring, so that somebody else may use it: what is printed meanwhile is lost. On drop
-/// it goes on where the ring's indices then stand.
+/// A pause in which the kernel keeps off its console ring, so that another may use the ring. What the kernel prints
+/// meanwhile is lost. When this value is dropped, the kernel goes on where the ring's indices then stand.
 #[must_use]
 pub struct Paused(());
 
-/// Begins such a pause.
+/// Begins a pause of the console.
 pub fn pause() -> Paused {
     backend::pause();
     Paused(())
@@ -107,7 +108,8 @@ macro_rules! println {
     }};
 }
 
-/// Bytes gathered before they are written: a hypercall or an event for each formatted piece would cost too much.
+/// Number of bytes gathered before they are written: a hypercall or an event for each formatted piece would cost too
+/// much.
 const LINE_BYTES: usize = 256;
 
 /// Gathers formatted text and writes it in pieces of at most 256 bytes, the rest on drop.
@@ -158,7 +160,8 @@ impl Drop for Line {
     }
 }
 
-/// The logger: `level target: text`, one line each; information without its level and target.
+/// The logger: one line for each record, `level target: text`; a record of level information comes without level and
+/// target.
 struct Logger;
 
 impl Log for Logger {
@@ -182,9 +185,9 @@ impl Log for Logger {
 
 static LOGGER: Logger = Logger;
 
-/// Makes the console the logger's, at level `info`. Logging to it again is harmless.
+/// Lets the logger write to the console, at level `level`. A second call is harmless.
 pub fn init_logger(level: LevelFilter) {
-    // Fails when a logger is set already, as in a second test of one process.
+    // This fails when a logger is set already, as in a second test of one process.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
 }
@@ -210,16 +213,16 @@ mod backend {
 
     /// The console is the hypervisor's own.
     static HYPERVISOR: AtomicBool = AtomicBool::new(false);
-    /// The ring of a domU; none while somebody else uses it.
+    /// The ring of a domU; none while another uses the ring.
     static RING: Mutex<Option<ByteRing<SharedBytes<'static>>>> = Mutex::new(None);
-    /// The page of that ring.
+    /// The ring's page and the page's machine frame.
     static PAGE: Once<(SharedBytes<'static>, Mfn)> = Once::new();
     /// Nobody drained the ring for a long time: output is dropped without waiting until there is room again.
     static STUCK: AtomicBool = AtomicBool::new(false);
-    /// What tells of input, and of output taken.
+    /// The port whose events tell of input, and of output that was taken.
     static PORT: Once<Arc<Port>> = Once::new();
 
-    /// Output works from here on in dom0; the ring needs its port first.
+    /// From here on output works in dom0; a domU's ring needs its port first.
     pub(crate) fn init_early(initial_domain: bool) {
         HYPERVISOR.store(initial_domain, Ordering::Relaxed);
         init_logger(LevelFilter::Info);
@@ -277,7 +280,7 @@ mod backend {
                 if STUCK.load(Ordering::Relaxed) {
                     return;
                 }
-                // The daemon sends an event when it has taken something; an old one must not end the wait.
+                // The daemon sends an event when the daemon has taken something. An old event must not end the wait.
                 crate::event::poll();
                 let _ = sched::poll(&[port.number()], time::now_ns() + WAIT_NS);
             }

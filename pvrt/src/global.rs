@@ -1,5 +1,5 @@
-//! State that exists once per kernel: a `static` in an image, a thread-local on the host, so that tests running
-//! side by side each have a kernel of their own.
+//! State that exists once per kernel: a `static` in an image, a thread-local on the host. So each of the tests that run
+//! side by side has a kernel of its own.
 
 /// A `static` with the access function of `std::thread::LocalKey`.
 #[cfg(freestanding)]
@@ -26,7 +26,7 @@ macro_rules! global {
         static $name: $crate::global::Global<$type> = $crate::global::Global::new($init);
         #[cfg(not(freestanding))]
         std::thread_local! {
-            // Never dropped: tasks that a test leaves behind may use it while the thread ends.
+            // The value is never dropped: tasks that a test leaves behind may use the value while the thread ends.
             $(#[$meta])*
             static $name: core::mem::ManuallyDrop<$type> = const { core::mem::ManuallyDrop::new($init) };
         }

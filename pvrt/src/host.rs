@@ -1,7 +1,7 @@
 //! The stand-in for the hypervisor in host tests, one for each thread.
 //!
-//! By default a [`Loopback`]: a single domain whose event channels and grants lead back to itself, so that a
-//! frontend and a backend, or a guest and a daemon, run in one test whatever domain numbers they use.
+//! By default the stand-in is a [`Loopback`]: a single domain whose event channels and grants lead back to the domain
+//! itself. So a frontend and a backend, or a guest and a daemon, run in one test whatever domain numbers they use.
 #![allow(unsafe_code)] // arguments come by address, as in the real thing
 
 use alloc::boxed::Box;
@@ -26,13 +26,13 @@ pub use crate::mem::host_heap::Heap;
 
 /// Answers hypercalls.
 pub trait Hypervisor {
-    /// Answers hypercall `number` as rax would: zero or more, or a negative errno. Addresses among the arguments are
-    /// this process's own and valid for the call.
+    /// Answers hypercall `number` with the value of rax: zero or more, or a negative errno. Addresses among the
+    /// arguments are this process's own and valid for the call.
     fn hypercall(&mut self, number: u32, args: [u64; 5]) -> i64;
 }
 
 std::thread_local! {
-    // Never dropped: what a test leaves behind may still call it while the thread ends.
+    // The value is never dropped: what a test leaves behind may still make hypercalls while the thread ends.
     static HYPERVISOR: ManuallyDrop<RefCell<Box<dyn Hypervisor>>> =
         ManuallyDrop::new(RefCell::new(Box::new(Loopback::default())));
     static HELD: core::cell::Cell<Option<u16>> = const { core::cell::Cell::new(None) };
@@ -45,12 +45,14 @@ pub fn install(hypervisor: Box<dyn Hypervisor>) {
     HYPERVISOR.with(|slot| *slot.borrow_mut() = hypervisor);
 }
 
-/// Sets how many bytes the thread's kernel has for accounts, its reserve included; at first as much as is asked for.
+/// Sets how many bytes the thread's kernel has for accounts, the reserve included. At first the kernel has as much as
+/// accounts ask for.
 pub fn set_memory(bytes: usize) {
     crate::mem::host::set_memory(bytes);
 }
 
-/// Lets `dom` be a dead domain whose pages others still map, as the hypervisor tells of it; `None`: there is none such.
+/// Makes `dom` a dead domain whose pages others still map, which the hypervisor tells of; with `None` there is no such
+/// domain.
 pub fn hold_dead_domain(dom: Option<u16>) {
     HELD.with(|held| held.set(dom));
 }
@@ -60,7 +62,7 @@ pub fn deliver_event(port: u32) {
     crate::event::deliver(port as usize);
 }
 
-/// What was written to the console since the last call.
+/// The bytes that were written to the console since the last call.
 pub fn take_console_output() -> Vec<u8> {
     CONSOLE.with(|console| core::mem::take(&mut console.borrow_mut().0))
 }
@@ -76,20 +78,20 @@ pub fn type_input(bytes: &[u8]) {
 }
 
 pub(crate) fn hypercall(number: u32, args: [u64; 5]) -> i64 {
-    // What the hypervisor keeps is no kernel's.
+    // What the stand-in hypervisor keeps must not be charged to a domain's account.
     Account::own().charge(|| HYPERVISOR.with(|slot| slot.borrow_mut().hypercall(number, args)))
 }
 
-/// Frames that a [`Loopback`] domain's grant table can have.
+/// Most frames that the grant table of a [`Loopback`] domain can have.
 pub const GRANT_FRAMES: usize = 8;
 
-/// One domain that is its own peer: event channels and grants by the book, time and scheduling as no-ops, the console
-/// in memory. Everything else is `ENOSYS`.
+/// One domain that is its own peer. Event channels and grants follow the rules, time and scheduling do nothing, and the
+/// console is in memory. Every other hypercall is `ENOSYS`.
 #[derive(Default)]
 pub struct Loopback {
     ports: BTreeMap<u32, End>,
     grants: Option<Pages>,
-    /// By handle: the entry, and whether it may be written.
+    /// By handle: the entry's number, and whether the mapping may be written.
     mappings: BTreeMap<u32, (u32, bool)>,
     next_handle: u32,
 }
@@ -346,7 +348,8 @@ impl Loopback {
             end.u * PAGE_SIZE as u64
         };
         let va = va_of_maddr(maddr).ok_or(GNTST_BAD_PAGE)?;
-        // SAFETY: a live page of this thread's kernel, reached through such accessors only, for the copy's time.
+        // SAFETY: this is a live page of this thread's kernel, which only accessors of this kind reach while the copy
+        // lasts.
         Ok(unsafe { SharedBytes::new((va + offset) as *mut u8, len) })
     }
 }

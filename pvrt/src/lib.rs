@@ -1,8 +1,8 @@
 #![cfg_attr(freestanding, no_std)]
 //! The paravirtual runtime: what every PV kernel here stands on.
 //!
-//! An image calls [`kernel!`] with its main function and gets: the entry point and ELF notes, a stack with a guard,
-//! a trap table that panics with registers and a call chain, all of its memory mapped, a heap, a logger on its
+//! An image calls [`kernel!`] with its main function. The image then has the entry point and ELF notes, a stack with a
+//! guard, a trap table that panics with registers and a call chain, all of its memory mapped, a heap, a logger on its
 //! console, and an executor. The image runs on any hypervisor with Xen's x86_64 PV ABI, as dom0 or as domU.
 //!
 //! On the host the same library code runs under test: hypercalls go to a stand-in ([`host`]), time is virtual, and

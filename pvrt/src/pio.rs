@@ -1,5 +1,5 @@
-//! I/O ports. The kernel raises its I/O privilege at start; a port it has no right to reads as all ones, and a
-//! write to it is lost. On the host every port behaves so.
+//! I/O ports. The kernel raises its I/O privilege at start. A port to which the domain has no right reads as all ones,
+//! and a write to such a port is lost. On the host every port behaves so.
 #![cfg_attr(freestanding, allow(unsafe_code))] // `in` and `out` instructions
 
 macro_rules! port_access {
@@ -9,8 +9,8 @@ macro_rules! port_access {
             #[cfg(freestanding)]
             {
                 let value: $type;
-                // SAFETY: changes no memory of this kernel; devices that write memory are told where by drivers that
-                // own that memory.
+                // SAFETY: the instruction changes no memory of this kernel. A device writes memory where its driver
+                // tells the device, and the driver owns that memory.
                 unsafe {
                     core::arch::asm!($in, out("rax") value, in("dx") port, options(nomem, nostack, preserves_flags));
                 }

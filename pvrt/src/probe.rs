@@ -1,8 +1,8 @@
-//! Doing what traps, and coming back: for kernels that test the hypervisor under them.
+//! Doing something that may trap, and coming back: for kernels that test the hypervisor below them.
 //!
-//! [`install`] puts this module's handlers in place of the runtime's; [`attempt`] then does something and says which
-//! trap ended it, if one did. System calls of user mode, event upcalls and failed segment loads end it the same way
-//! where [`entry`] is registered for them.
+//! [`install`] puts this module's handlers in place of the runtime's. Then [`attempt`] does something and says which
+//! trap ended the attempt, if a trap did. System calls of user mode, event upcalls and failed segment loads end an
+//! attempt in the same way where [`entry`] is registered for them.
 #![allow(unsafe_code)] // trap stubs in assembly that unwind to whoever tried
 
 use alloc::vec::Vec;
@@ -134,9 +134,9 @@ pub struct Trap {
     pub vector: u64,
     /// The error code; 0 where the vector has none.
     pub error: u64,
-    /// Where it happened.
+    /// The address of the instruction that trapped.
     pub rip: u64,
-    /// The code selector there; its privilege level is 0 for the kernel.
+    /// The code selector of that instruction; its privilege level is 0 for the kernel.
     pub cs: u16,
     /// `evtchn_upcall_mask` there.
     pub mask: u8,
@@ -169,7 +169,7 @@ pub struct Entered {
     pub ss: u16,
 }
 
-/// True for the vectors that push an error code.
+/// Whether a trap of this vector pushes an error code.
 const fn has_error_code(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
@@ -214,7 +214,7 @@ pub fn entry(vector: u64) -> u64 {
     (&raw const pvrt_probe_stubs) as u64 + vector * 16
 }
 
-/// The gate of one vector, entered with events masked; only `int3` and `into` may be called by software.
+/// The gate of one vector, entered with events masked. Software may call only `int3` and `into`.
 pub fn gate(vector: u8) -> TrapInfo {
     TrapInfo {
         vector,
@@ -248,8 +248,8 @@ extern "C" fn call<F: FnMut()>(data: *mut c_void) {
     unsafe { (*data.cast::<F>())() }
 }
 
-/// Does `act`: the trap that ended it, if one did. What `act` owns then is never dropped, and a lock that it holds
-/// stays locked. An attempt may make others.
+/// Does `act`. The result is the trap that ended `act`, if a trap did. What `act` owns at that moment is never dropped,
+/// and a lock that `act` holds stays locked. An attempt may make other attempts.
 pub fn attempt<F: FnMut()>(mut act: F) -> Option<Trap> {
     // SAFETY: the function is called with its own closure; a trap only leaves frames behind.
     let trapped = unsafe { pvrt_probe_try(call::<F>, (&raw mut act).cast()) };
@@ -259,18 +259,19 @@ pub fn attempt<F: FnMut()>(mut act: F) -> Option<Trap> {
 /// Reads a word.
 ///
 /// # Errors
-/// The trap that it was.
+/// The trap that ended the read.
 pub fn read(at: u64) -> Result<u64, Trap> {
     let mut value = 0;
-    // SAFETY: a trap is caught; what is read is not interpreted.
+    // SAFETY: a trap is caught, and the value read is not interpreted.
     match attempt(|| unsafe { core::arch::asm!("mov {}, [{}]", out(reg) value, in(reg) at) }) {
         Some(trap) => Err(trap),
         None => Ok(value),
     }
 }
 
-/// Writes a word: the caller means it to fail, or owns the memory and keeps no reference to it.
+/// Writes a word. The caller expects the write to fail, or owns the memory and keeps no reference to it.
 pub fn write(at: u64, value: u64) -> Option<Trap> {
-    // SAFETY: a trap is caught; the caller gives an address that is its own or must be refused.
+    // SAFETY: a trap is caught. The caller gives an address that is the caller's own, or to which a write must be
+    // refused.
     attempt(|| unsafe { core::arch::asm!("mov [{}], {}", in(reg) at, in(reg) value) })
 }

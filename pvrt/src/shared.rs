@@ -11,12 +11,12 @@ use crate::hypercall::mmu::{pte, update_va_mapping};
 /// Maps shared_info, at machine address `maddr`, in place of the page reserved for it in the image.
 pub(crate) fn map(maddr: u64) {
     let entry = maddr | pte::P | pte::RW | pte::A | pte::D;
-    // SAFETY: the page is reserved for this; nothing lives in it.
+    // SAFETY: the page is reserved for this mapping, and no object lives in the page.
     unsafe { update_va_mapping(shared_info_va(), entry, ring_abi::mmu::UVMF_INVLPG) }
         .expect("mapping shared_info");
 }
 
-/// The page shared with the hypervisor, `struct shared_info`. The executor takes events off it.
+/// The page shared with the hypervisor, `struct shared_info`. The executor takes events from this page.
 #[inline]
 pub fn info() -> SharedBytes<'static> {
     // SAFETY: a page of the image, mapped for ever, reached only through this accessor.

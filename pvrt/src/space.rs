@@ -1,8 +1,8 @@
-//! This domain's address space as its tables say, frames that are not its own, and raw hypercalls on both: for kernels
-//! that test the hypervisor under them.
+//! This domain's address space as its tables describe the space, frames that belong to others, and raw hypercalls on
+//! both: for kernels that test the hypervisor below them.
 //!
-//! The functions here are safe to call only in the sense that the caller asks for what must be refused, or for what
-//! concerns memory set apart for it ([`Scratch`]).
+//! The functions here are safe to call only in this sense: the caller asks for something that must be refused, or for
+//! something that concerns memory set apart for the purpose ([`Scratch`]).
 #![allow(unsafe_code)] // raw hypercalls, reads of tables
 
 use alloc::vec::Vec;
@@ -24,12 +24,12 @@ const LINEAR: u64 = 0xffff_ffff_8000_0000;
 const LINEAR_END: u64 = 0xffff_ffff_c000_0000;
 /// Bits of an entry of plain memory.
 pub const RW: u64 = pte::P | pte::RW | pte::A | pte::D;
-/// Bits of an entry of memory that is not to be written.
+/// Bits of an entry that maps memory read-only.
 pub const RO: u64 = pte::P | pte::A;
 
 /// A hypercall, whatever its number and arguments.
 pub fn call(number: u32, args: [u64; 5]) -> i64 {
-    // SAFETY: this kernel asks for what must be refused, and for what concerns memory set apart for it.
+    // SAFETY: this kernel asks for what must be refused, and for what concerns memory set apart for the purpose.
     unsafe { raw(number, args) }
 }
 
@@ -38,7 +38,7 @@ pub fn op<T>(number: u32, command: u32, arg: &mut T) -> i64 {
     call(number, [command.into(), (&raw mut *arg) as u64, 0, 0, 0])
 }
 
-/// A hypercall with an array of one.
+/// A hypercall with an array of one entry.
 pub fn one<T>(number: u32, command: u32, arg: &mut T) -> i64 {
     call(number, [command.into(), (&raw mut *arg) as u64, 1, 0, 0])
 }
@@ -48,7 +48,7 @@ pub fn update(ptr: u64, val: u64) -> i64 {
     update_as(ptr, val, DOMID_SELF.into())
 }
 
-/// One request of `mmu_update` with the domains of `whose`.
+/// One request of `mmu_update`; `whose` names the domains.
 pub fn update_as(ptr: u64, val: u64, whose: u64) -> i64 {
     let request = MmuUpdate { ptr, val };
     call(__HYPERVISOR_MMU_UPDATE, [(&raw const request) as u64, 1, 0, whose, 0])
@@ -65,7 +65,7 @@ pub fn extended_as(cmd: u32, arg1: u64, arg2: u64, domain: u64) -> i64 {
     call(__HYPERVISOR_MMUEXT_OP, [(&raw const request) as u64, 1, 0, domain, 0])
 }
 
-/// `update_va_mapping` with a flush of that address.
+/// `update_va_mapping` with a flush of the address `va`.
 pub fn map(va: u64, entry: u64) -> i64 {
     call(__HYPERVISOR_UPDATE_VA_MAPPING, [va, entry, UVMF_INVLPG, 0, 0])
 }
@@ -127,8 +127,8 @@ pub fn foreign_frames() -> Vec<u64> {
     (0..96).map(|n| n * step + n % 7).filter(|mfn| *mfn < end && !is_own(*mfn)).collect()
 }
 
-/// Pages of memory, and as many addresses with tables below them, that nothing else uses. The pages are mapped in the
-/// linear map too. On drop the addresses are unmapped and the pages made writable.
+/// Pages of memory, and as many addresses that have page tables; nothing else uses either. The pages are mapped in the
+/// linear map, too. On drop the addresses are unmapped and the pages are made writable.
 pub struct Scratch {
     /// The memory.
     pub pages: Pages,
@@ -179,7 +179,7 @@ impl Scratch {
         map(self.page(n), 0)
     }
 
-    /// Makes it writable again.
+    /// Makes page `n` writable again.
     pub fn unprotect(&self, n: usize) -> i64 {
         map(self.page(n), self.mfn(n) << 12 | RW)
     }

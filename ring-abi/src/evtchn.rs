@@ -45,7 +45,7 @@ wire! { "event_channel.h";
     struct EvtchnAllocUnbound = "struct evtchn_alloc_unbound", 8 {
         /// Owner of the new port; `DOMID_SELF` for the caller.
         0x0 dom: u16,
-        /// Who may bind it.
+        /// The domain that may bind the port.
         0x2 remote_dom: u16,
         /// Out: the port.
         0x4 port: u32,

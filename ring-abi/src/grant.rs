@@ -67,7 +67,7 @@ wire! { "grant_table.h";
     struct GrantEntryV1 = "struct grant_entry_v1", 8 {
         /// `GTF_*`.
         0x0 flags: u16,
-        /// Who is granted access.
+        /// The domain that is granted access.
         0x2 domid: u16,
         /// Frame granted, or transferred.
         0x4 frame: u32,
@@ -77,7 +77,7 @@ wire! { "grant_table.h";
     struct GrantEntryHeader = "struct grant_entry_header", 4 {
         /// `GTF_*`.
         0x0 flags: u16,
-        /// Who is granted access.
+        /// The domain that is granted access.
         0x2 domid: u16,
     }
 
@@ -97,7 +97,7 @@ wire! { "grant_table.h";
     struct GrantEntryV2Transitive = "union grant_entry_v2", 16 {
         /// Flags and grantee.
         0x0 hdr: GrantEntryHeader,
-        /// Who granted `gref` to the owner of this entry.
+        /// The domain that granted `gref` to the owner of this entry.
         0x4 trans_domid: u16 = "transitive.trans_domid",
         0x6 pad0: u16 = "transitive.pad0",
         0x8 gref: u32 = "transitive.gref",
@@ -111,7 +111,7 @@ wire! { "grant_table.h";
         /// `GNTMAP_*`.
         0x08 flags: u32,
         0x0c r#ref: u32,
-        /// Who granted.
+        /// The domain that granted the frame.
         0x10 dom: u16,
         /// Out: `GNTST_*`.
         0x12 status: i16,

@@ -67,8 +67,8 @@ impl RingPage for Shared {
 enum Answers {
     /// The backend answers each request when the backend takes the request.
     AtOnce,
-    /// The backend answers two requests at a time, and each request is notified by itself: the backend sleeps with one
-    /// request in flight.
+    /// The backend answers two requests at a time, and the frontend publishes each request by itself: so the backend
+    /// sleeps while one request is in flight.
     InPairs,
 }
 

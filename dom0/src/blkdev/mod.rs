@@ -39,7 +39,7 @@ pub struct Disk {
 #[derive(Default)]
 pub struct Disks {
     list: Mutex<Vec<Disk>>,
-    /// Who has which disk open: an entry for each open disk.
+    /// The list of which backend has which disk open, with an entry for each open disk.
     users: Arc<Mutex<Vec<User>>>,
 }
 

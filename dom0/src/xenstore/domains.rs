@@ -121,8 +121,8 @@ impl Server {
         self.flush();
     }
 
-    /// Notes that the domain is no more. Its connection goes at once; the nodes that it owns, with all below them, and
-    /// every permission that names it go in steps: see [`Server::settle_some`].
+    /// Notes that the domain is no more. The domain's connection goes at once. The nodes that the domain owns, with all
+    /// below them, and every permission that names the domain go in steps: see [`Server::settle_some`].
     pub fn domain_destroyed(&mut self, domid: u16) {
         if domid != 0 {
             self.remove_domain(domid);

@@ -1,4 +1,4 @@
-//! Charging: the account that is the current one, and bytes that are taken and given back in its name.
+//! Charging: which account is the current one, and the bytes that are taken and given back in an account's name.
 #![allow(unsafe_code)] // the heap keeps accounts by their address
 
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
@@ -16,7 +16,7 @@ pub(super) fn current_record() -> *mut Record {
     CURRENT.with(|current| current.load(Relaxed))
 }
 
-/// While it lives, an account is the current one.
+/// Makes an account the current one for as long as this value lives.
 pub(crate) struct Scope(*mut Record);
 
 impl Scope {
@@ -38,8 +38,9 @@ impl Drop for Scope {
     }
 }
 
-/// Bytes that are charged to an account while this value lives: for the account's part of what all share, such as a tree.
-/// Even without bytes it keeps the account, which is to be charged when the bytes come.
+/// Bytes that are charged to an account while this value lives. The bytes are the account's part of something that
+/// accounts share, such as a tree. A value without bytes keeps the account, too, so that bytes can be charged to the
+/// account later.
 #[derive(Debug)]
 pub struct Charge {
     account: Account,
@@ -59,7 +60,7 @@ impl Charge {
         Self { account: Account::own(), bytes: 0 }
     }
 
-    /// Changes how many bytes it is.
+    /// Changes the number of bytes charged.
     pub fn resize(&mut self, bytes: usize) {
         let before = core::mem::replace(&mut self.bytes, bytes);
         let Some(record) = self.account.0.filter(|_| bytes != before) else { return };
@@ -83,7 +84,7 @@ impl Drop for Charge {
     }
 }
 
-/// Charges `bytes` to the current account; gives what [`refund`] needs, which is null for the kernel itself.
+/// Charges `bytes` to the current account. The result is what [`refund`] needs; null stands for the kernel itself.
 #[inline]
 pub(crate) fn take(bytes: impl FnOnce() -> usize) -> *const Record {
     let record = current_record();
@@ -106,7 +107,7 @@ pub(crate) fn take(bytes: impl FnOnce() -> usize) -> *const Record {
 /// `record` came from [`take`] in this process.
 #[inline]
 pub(crate) unsafe fn refund(record: *const Record, bytes: impl FnOnce() -> usize) {
-    // SAFETY: null, or a record, which is never freed: the caller promises that.
+    // SAFETY: the caller promises null or a record, and a record is never freed.
     if let Some(record) = unsafe { record.as_ref() } {
         record.used.fetch_sub(bytes(), Relaxed);
     }

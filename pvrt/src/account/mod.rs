@@ -1,17 +1,18 @@
-//! Accounts: memory that the kernel keeps, and time that it spends, for each domain.
+//! Accounts: memory that the kernel keeps, and time that the kernel spends, for each domain.
 //!
-//! A kernel that serves others has an account for each of them, beside its own. An account has a budget of heap bytes,
-//! which is claimed before anything is charged ([`Account::claim`]): the kernel then holds that much memory for it.
-//! While a task runs ([`spawn_for`](crate::executor::spawn_for)), or within [`Account::charge`], its account is the
-//! current one, and all that is allocated is charged to it: the bytes that the heap really gives. The heap remembers
-//! with each object the account that it charged; that account gets the bytes back, whatever task frees the object. So
-//! an account lasts until its last object is freed, and a domain number that comes again does not lead to the account
-//! of its former holder.
+//! A kernel that serves other domains has an account for each of them, beside the kernel's own. An account has a budget
+//! of heap bytes, which the kernel claims before anything is charged ([`Account::claim`]): from then on the kernel
+//! holds so much memory for the account. While a task runs ([`spawn_for`](crate::executor::spawn_for)), the task's
+//! account is the current one; within [`Account::charge`] it is the account given there. All that is allocated is
+//! charged to the current account: the bytes that the heap really gives. The heap remembers with each object the
+//! account that the heap charged. That account gets the bytes back, whatever task frees the object. So an account lasts
+//! until its last object is freed, and a domain number that comes again does not lead to the account of the number's
+//! former holder.
 //!
-//! A budget is no limit that an allocation fails at: it is what the kernel promised to have. An allocation over it is
-//! served from the kernel's reserve, and the account is then *overdrawn*: the executor runs its tasks no more until the
-//! task that waits in [`overdrawn`] has stopped the account's owner. What a peer can make grow asks
-//! [`Account::headroom`] first, and refuses in the protocol's own words.
+//! An allocation does not fail at the budget: a budget is what the kernel promised to have. An allocation over the
+//! budget is served from the kernel's reserve, and the account is then *overdrawn*: the executor runs the account's
+//! tasks no more until the task that waits in [`overdrawn`] has stopped the account's owner. Code that a peer can make
+//! allocate asks [`Account::headroom`] first, and refuses in the protocol's own words.
 #![allow(unsafe_code)] // the heap keeps accounts by their address
 
 mod charge;
@@ -42,16 +43,16 @@ pub(crate) use charge::{Scope, refund, take};
 use record::NOBODY;
 pub(crate) use record::Record;
 
-/// What claims leave to the kernel itself, in bytes: 2 MiB. One poll of each of some overdrawn accounts, and the end of
-/// their owners, live on it.
+/// Bytes that claims leave to the kernel itself: 2 MiB. The reserve is for one poll of each of some overdrawn accounts,
+/// and for the end of the accounts' owners.
 pub const RESERVE_BYTES: usize = 2 << 20;
 
-/// What one poll may allocate at most beyond what it frees, in bytes: 256 KiB. `poll-limit` reports those that do more.
-/// The reserve is eight times as much.
+/// Most bytes that one poll may allocate beyond what the poll frees: 256 KiB. `poll-limit` reports a poll that
+/// allocates more. The reserve is eight times as large.
 pub const POLL_BYTES: usize = 256 << 10;
 
 global! {
-    /// All records, by their index less one. A leaf lock, but for the heap's.
+    /// All records, by their index less one. This is a leaf lock, except that the heap's lock may be taken inside.
     static RECORDS: Mutex<Vec<&'static Record>> = Mutex::new(Vec::new());
 }
 global! {
@@ -59,15 +60,15 @@ global! {
     static WAITER: Mutex<Option<Waker>> = Mutex::new(None);
 }
 
-/// A handle on an account; clones are the same one.
+/// A handle on an account. All clones stand for one account.
 pub struct Account(Option<&'static Record>);
 
 /// The kernel has not the memory that a claim asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// Bytes that were asked for.
+    /// Number of bytes that the caller asked for.
     pub wanted: usize,
-    /// Of them, bytes that cannot be had.
+    /// Number of these bytes that the kernel cannot have.
     pub missing: usize,
 }
 
@@ -78,20 +79,20 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// What is known of an account.
+/// The figures of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figures {
-    /// The domain that it is or was for.
+    /// The domain that the account is or was for.
     pub domain: Option<DomId>,
-    /// Its domain is there: not merely objects of it.
+    /// Whether the account's domain is there; if not, the account has only objects left.
     pub open: bool,
-    /// Bytes that were promised to it.
+    /// Bytes that were promised to the account.
     pub budget: usize,
-    /// Bytes that it uses.
+    /// Bytes that the account uses.
     pub used: usize,
-    /// The most that it used since its budget last became smaller, or its allowance changed.
+    /// The most that the account used since its budget last became smaller, or its allowance changed.
     pub peak: usize,
-    /// Tasks that belong to it.
+    /// Number of tasks that belong to the account.
     pub tasks: usize,
 }
 
@@ -148,7 +149,7 @@ impl Account {
         Self(unsafe { current_record().as_ref() }).clone_held()
     }
 
-    /// Is the kernel's own account the one that is charged now?
+    /// Whether the kernel's own account is charged now.
     pub fn is_own_current() -> bool {
         current_record().is_null()
     }
@@ -172,7 +173,8 @@ impl Account {
     /// Claims `budget` bytes for a new account, of no domain yet. (I24)
     ///
     /// # Errors
-    /// [`Shortage`]: with what others were promised, and the reserve, the kernel has not so much, nor the hypervisor.
+    /// [`Shortage`]: the kernel has not so much beside its other promises and the reserve, and the hypervisor does not
+    /// give the rest.
     pub fn claim(budget: usize) -> Result<Self, Shortage> {
         let (records, promised) = RECORDS.with(|records| {
             let records = records.lock();
@@ -198,7 +200,8 @@ impl Account {
         Ok(Self(Some(record)).clone_held())
     }
 
-    /// Makes it the account of domain `id`. A former domain of that number is over, and its account retires.
+    /// Makes this the account of domain `id`. A former domain of that number is over, and the former domain's account
+    /// retires.
     pub fn assign(&self, id: DomId) {
         let Some(record) = self.0 else { return };
         Self::of(id).retire();
@@ -214,15 +217,16 @@ impl Account {
         }
     }
 
-    /// Changes what is promised to it: to less at once, to more if that can be had. With less, its peak is counted anew.
+    /// Changes how much is promised to the account: a smaller budget holds at once, a larger one if the kernel can have
+    /// the memory. With a smaller budget the account's peak is counted anew.
     ///
     /// # Errors
-    /// [`Shortage`]: nothing was changed.
+    /// [`Shortage`]: the kernel cannot have so much memory, and nothing was changed.
     pub fn set_budget(&self, budget: usize) -> Result<(), Shortage> {
         let Some(record) = self.0 else { return Ok(()) };
         let before = record.budget.swap(budget, Relaxed);
         if budget < before {
-            // What it once used was within the larger budget, and is not held against the smaller one.
+            // Bytes that the account once used were within the larger budget, and do not count against the smaller one.
             record.peak.store(record.used.load(Relaxed), Relaxed);
         }
         if budget <= before {
@@ -236,15 +240,15 @@ impl Account {
         })
     }
 
-    /// Promises it `by` bytes more.
+    /// Promises the account `by` bytes more.
     ///
     /// # Errors
-    /// As [`set_budget`](Self::set_budget).
+    /// The same as of [`set_budget`](Self::set_budget).
     pub fn raise_budget(&self, by: usize) -> Result<(), Shortage> {
         self.set_budget(self.budget().saturating_add(by))
     }
 
-    /// Takes `by` bytes off what it was promised.
+    /// Takes `by` bytes off the account's budget.
     pub fn lower_budget(&self, by: usize) {
         let lower = self.set_budget(self.budget().saturating_sub(by));
         debug_assert!(lower.is_ok(), "less is always to be had");
@@ -254,8 +258,8 @@ impl Account {
         self.0.map_or(0, |record| record.budget.load(Relaxed))
     }
 
-    /// Lets it use `extra` bytes beyond its budget for a while: nobody promised them, so what needs them must be able to
-    /// fail. Its peak is counted anew from now on.
+    /// Lets the account use `extra` bytes beyond its budget for a while. Nobody promised these bytes, so the code that
+    /// needs them must be able to fail. The account's peak is counted anew from now on.
     pub fn allow(&self, extra: usize) {
         let Some(record) = self.0 else { return };
         record.extra.store(extra, Relaxed);
@@ -263,7 +267,7 @@ impl Account {
         self.check();
     }
 
-    /// Holds bytes for it that the heap does not count: none at first. See [`Charge::resize`].
+    /// Holds bytes for the account that the heap does not count: none at first. See [`Charge::resize`].
     pub fn hold(&self) -> Charge {
         self.charge(|| Charge::take(0))
     }
@@ -283,7 +287,8 @@ impl Account {
         poll_fn(|context| self.charge(|| future.as_mut().poll(context))).await
     }
 
-    /// Bytes that may still be charged to it: none if it is overdrawn, `usize::MAX` for the kernel itself.
+    /// Bytes that may still be charged to the account: none if the account is overdrawn, `usize::MAX` for the kernel
+    /// itself.
     pub fn headroom(&self) -> usize {
         match self.0 {
             None => usize::MAX,
@@ -292,7 +297,8 @@ impl Account {
         }
     }
 
-    /// Whether `bytes` more are among those that it was promised, as opposed to merely allowed, or to the kernel's own.
+    /// Whether `bytes` more fit what the account was promised. Bytes that are merely allowed do not count, and neither
+    /// do the kernel's own.
     #[cfg(any(freestanding, test))]
     pub(crate) fn was_promised(&self, bytes: usize) -> bool {
         self.0.is_some_and(|record| {
@@ -300,18 +306,18 @@ impl Account {
         })
     }
 
-    /// Whether it has gone over its budget, ever.
+    /// Whether the account has ever gone over its budget.
     pub fn is_overdrawn(&self) -> bool {
         self.0.is_some_and(|record| record.overdrawn.load(Relaxed))
     }
 
-    /// The domain that it is or was for.
+    /// The domain that the account is or was for.
     pub fn domain(&self) -> Option<DomId> {
         let named = self.0?.named.load(Relaxed);
         u16::try_from(named).ok().map(DomId::new)
     }
 
-    /// Its figures; `None` for the kernel's own.
+    /// The account's figures; `None` for the kernel's own account.
     pub fn figures(&self) -> Option<Figures> {
         self.0.map(figures)
     }
@@ -321,19 +327,19 @@ impl Account {
         executor::thaw_account(self.index());
     }
 
-    /// Its place in the executor's queues.
+    /// The account's place in the executor's queues.
     #[inline]
     pub(crate) fn index(&self) -> usize {
         self.0.map_or(0, |record| record.index)
     }
 
-    /// Counts a task that begins or ends; gives the number of those there are then.
+    /// Counts a task that begins or ends. The result is the number of tasks afterwards.
     pub(crate) fn count_task(&self, begins: bool) -> usize {
         let Some(record) = self.0 else { return executor::live_tasks() as usize };
         if begins { record.tasks.fetch_add(1, Relaxed) + 1 } else { record.tasks.fetch_sub(1, Relaxed) - 1 }
     }
 
-    /// Sees whether it went over its budget since it was looked at last.
+    /// Notices whether the account went over its budget since the last look.
     #[inline]
     pub(crate) fn check(&self) {
         if let Some(record) = self.0
@@ -343,15 +349,15 @@ impl Account {
         }
     }
 
-    /// Begins to measure what is allocated: the bytes in use.
+    /// Begins to measure what a poll allocates. The result is the bytes in use, for [`end_poll`](Self::end_poll).
     pub(crate) fn begin_poll(&self) -> (usize, usize) {
         let Some(record) = self.0 else { return (0, 0) };
         let used = record.used.load(Relaxed);
         (used, record.peak.swap(used, Relaxed))
     }
 
-    /// The most that was allocated since [`begin_poll`](Self::begin_poll) gave `begun`; what an allowance is for does not
-    /// count.
+    /// The most that was allocated since [`begin_poll`](Self::begin_poll) gave `begun`. Bytes that an allowance is for
+    /// do not count.
     pub(crate) fn end_poll(&self, begun: (usize, usize)) -> usize {
         let Some(record) = self.0 else { return 0 };
         let peak = record.peak.fetch_max(begun.1, Relaxed);
@@ -380,7 +386,7 @@ fn overdraw(record: &'static Record) {
 #[cfg(any(freestanding, test))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Supply {
-    /// The kernel's free pages that nobody was promised.
+    /// The kernel's free pages that no account was promised.
     Free,
     /// The hypervisor.
     Hypervisor,
@@ -388,9 +394,9 @@ pub(crate) enum Supply {
     Promised,
 }
 
-/// Where the heap takes pages from, for an object of `bytes` that is charged to the current account. What was promised to
-/// accounts is for those whose budget the object fits. To others, the kernel itself and an account beyond its budget, it
-/// goes when nothing else is left: an object that cannot be had is the kernel's end. (I24)
+/// Where the heap takes pages for an object of `bytes` bytes that is charged to the current account. Promised pages are
+/// for accounts whose budget the object fits. The kernel itself, and an account beyond its budget, get promised pages
+/// only when nothing else is left: if such an object cannot be had, the kernel ends. (I24)
 #[cfg(any(freestanding, test))]
 pub(crate) fn supplies(bytes: usize) -> &'static [Supply] {
     if Account::current().was_promised(bytes) {
@@ -400,7 +406,8 @@ pub(crate) fn supplies(bytes: usize) -> &'static [Supply] {
     }
 }
 
-/// Waits for an account that was overdrawn. Its tasks do not run until [`Account::thaw`]. For one task at a time.
+/// Waits for an account that was overdrawn. The account's tasks do not run until [`Account::thaw`]. One task may wait
+/// at a time.
 pub async fn overdrawn() -> Account {
     poll_fn(|context| {
         let before = WAITER.with(|waiter| waiter.lock().replace(context.waker().clone()));

@@ -1,33 +1,33 @@
-//! The facts of accounts.
+//! The facts of each account, which counters keep.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// No domain.
 pub(super) const NOBODY: u32 = u32::MAX;
 
-/// The facts of one account. Records are never freed: a new account takes one that is over.
+/// The facts of one account. Records are never freed: a new account takes the record of an account that is over.
 #[derive(Debug)]
 pub(crate) struct Record {
-    /// Its place in the executor's queues; 0 is the kernel's own account, which has no record.
+    /// The account's place in the executor's queues. 0 is the kernel's own account, which has no record.
     pub(super) index: usize,
-    /// Bytes of objects that are charged to it.
+    /// Bytes of objects that are charged to the account.
     pub(super) used: AtomicUsize,
-    /// The most that `used` was since it was last counted anew.
+    /// The most that `used` was since the peak was last counted anew.
     pub(super) peak: AtomicUsize,
-    /// Bytes that it was promised.
+    /// Bytes that the account was promised.
     pub(super) budget: AtomicUsize,
-    /// Bytes that it may use beyond, as long as the kernel has them.
+    /// Bytes that the account may use beyond its budget, as long as the kernel has them.
     pub(super) extra: AtomicUsize,
-    /// Handles on it: those of tasks too.
+    /// Number of handles on the account, those of tasks included.
     pub(super) holders: AtomicUsize,
     /// Tasks that have not ended.
     pub(super) tasks: AtomicUsize,
-    /// The domain that it is found by, or [`NOBODY`].
+    /// The domain by whose number the account is found, or [`NOBODY`].
     pub(super) domain: AtomicU32,
-    /// The last domain that it was for, or [`NOBODY`]: for logs.
+    /// The last domain that the account was for, or [`NOBODY`]; logs name this domain.
     pub(super) named: AtomicU32,
     pub(super) overdrawn: AtomicBool,
-    /// [`super::overdrawn`] has given it out.
+    /// Whether [`super::overdrawn`] has given the account out.
     pub(super) reported: AtomicBool,
 }
 
@@ -48,18 +48,18 @@ impl Record {
         }
     }
 
-    /// Nothing refers to it, and nothing is charged to it.
+    /// Whether nothing refers to the account, and nothing is charged to the account.
     pub(super) fn is_over(&self) -> bool {
         self.holders.load(Relaxed) == 0 && self.used.load(Relaxed) == 0 && self.domain.load(Relaxed) == NOBODY
     }
 
-    /// What it may use.
+    /// The number of bytes that the account may use.
     pub(super) fn limit(&self) -> usize {
         self.budget.load(Relaxed).saturating_add(self.extra.load(Relaxed))
     }
 
-    /// Bytes that it was promised and does not use: all of its budget while it may use more, since nothing tells then whether
-    /// what it uses is of the budget or will be given back.
+    /// Bytes that the account was promised and does not use. While the account may use more than its budget, this is
+    /// the whole budget: nothing tells then which of the used bytes will be given back.
     pub(super) fn owed(&self) -> usize {
         if self.is_over() {
             return 0;

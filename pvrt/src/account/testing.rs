@@ -1,4 +1,4 @@
-//! Host tests let an account go over its budget at an allocation of their choice.
+//! Host tests let an account go over its budget at an allocation of the test's choice.
 
 use core::cell::Cell;
 use core::sync::atomic::Ordering::Relaxed;
@@ -11,16 +11,16 @@ global! {
     static COUNT: Cell<u64> = Cell::new(0);
 }
 global! {
-    /// The one of them that goes over the budget; 0: none.
+    /// The number of the allocation that goes over the budget; 0: none.
     static AT: Cell<u64> = Cell::new(0);
 }
 
-/// Allocations of this thread's kernel so far that were charged to another account than its own.
+/// Number of allocations of this thread's kernel so far that were charged to another account than the kernel's own.
 pub fn charged_allocations() -> u64 {
     COUNT.with(|count| count.get())
 }
 
-/// Has the `nth` of those allocations, counted from the kernel's start, go over its account's budget; 0: none does.
+/// Has the `nth` of these allocations, counted from the kernel's start, go over its account's budget; 0: none does.
 pub fn overdraw_at(nth: u64) {
     AT.with(|at| at.set(nth));
 }

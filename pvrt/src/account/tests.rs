@@ -120,7 +120,7 @@ fn a_domain_number_that_comes_again_is_another_account() {
     assert_eq!(used(&second), 0, "what is left of the first is not the second's");
     drop(left);
     assert_eq!(used(&second), 0);
-    // Only now is the first one's place free.
+    // Only now is the place of the first account free.
     let index = second.index();
     let third = Account::claim(1 << 20).unwrap();
     assert_ne!(third.index(), index);
@@ -145,7 +145,8 @@ fn claims_leave_the_reserve() {
     assert!(Account::claim(3 << 20).is_ok());
 }
 
-/// What one uses beyond its budget for a while does not stand for its budget: that is still owed when the while is over.
+/// What an account uses beyond its budget for a while is not taken for its budget: the kernel still owes the budget
+/// when the while is over.
 #[test]
 fn a_claim_leaves_what_was_promised_to_one_that_uses_more_for_a_while() {
     host::set_memory(RESERVE_BYTES + (3 << 20));
@@ -158,7 +159,7 @@ fn a_claim_leaves_what_was_promised_to_one_that_uses_more_for_a_while() {
     drop(window);
     building.allow(0);
     let _kept = building.charge(|| alloc::vec![0u8; 1 << 20]);
-    // Now it is known what of its budget it uses.
+    // Now the kernel knows which of the used bytes belong to the budget.
     assert_eq!(other.set_budget((2 << 20) - 4096), Ok(()));
 }
 

@@ -6,7 +6,7 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of the kernel's only stack; its lowest page is unmapped at start as a guard.
+/// Bytes of the kernel's only stack. The stack's lowest page is unmapped at start as a guard.
 pub(crate) const STACK_BYTES: usize = 128 * 1024;
 
 global_asm!(
@@ -97,7 +97,7 @@ pub(crate) fn stack_range() -> (u64, u64) {
     ((&raw const pvrt_stack_bottom) as u64, (&raw const pvrt_stack_top) as u64)
 }
 
-/// The page-aligned address that shared_info is mapped at.
+/// The page-aligned address at which shared_info is mapped.
 pub(crate) fn shared_info_va() -> u64 {
     (&raw const pvrt_shared_info) as u64
 }

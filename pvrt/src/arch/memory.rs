@@ -1,7 +1,7 @@
-//! The memory functions the compiler calls.
+//! The memory functions that the compiler calls.
 //!
-//! By quadwords with `rep`: an emulator executes, and counts, every repetition, and on real processors a long `rep`
-//! runs in whole cache lines.
+//! These functions work by quadwords with `rep`: an emulator executes, and counts, every repetition, and on real processors a long
+//! `rep` runs in whole cache lines.
 #![allow(unsafe_code)] // global assembly: the compiler's own runtime symbols
 
 use core::arch::global_asm;
@@ -107,7 +107,8 @@ bcmp:
     "#
 );
 
-/// Landing pads in the toolchain's core and alloc name it; with `panic = "abort"` nothing unwinds.
+/// Landing pads in the toolchain's core and alloc name this symbol. With `panic = "abort"` nothing unwinds, so nothing
+/// calls the function.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
     panic!("unwinding")

@@ -1,4 +1,4 @@
-//! What only an image has: entry, trap stubs, memory functions, the panic handler.
+//! The parts that only an image has: entry, trap stubs, memory functions, the panic handler.
 
 pub(crate) mod entry;
 mod memory;

@@ -1,4 +1,4 @@
-//! The panic: what happened, the build, the registers, the call chain; then the domain ends with reason "crash".
+//! A panic's report: what happened, the build, the registers, the call chain. Then the domain ends with reason "crash".
 #![allow(unsafe_code)] // the frame-pointer walk, and the symbols around the build id
 
 use core::arch::asm;

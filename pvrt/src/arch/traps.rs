@@ -1,4 +1,4 @@
-//! Exceptions: each is a bug of this kernel, so each ends in a panic with the registers.
+//! Exceptions. Each exception is a bug of this kernel, so each ends in a panic that shows the registers.
 #![allow(unsafe_code)] // trap stubs in assembly, and the frame they hand over
 
 use alloc::vec::Vec;
@@ -56,7 +56,7 @@ unsafe extern "C" {
     static pvrt_trap_stubs: u8;
 }
 
-/// What the stub pushed, then what the hypervisor pushed.
+/// The registers that the stub pushed, then what the hypervisor pushed.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Frame {
@@ -84,9 +84,9 @@ struct Frame {
 pub(crate) struct TrapState {
     /// The exception.
     pub(crate) vector: u64,
-    /// Its error code; 0 where it has none.
+    /// The trap's error code; 0 where the vector has none.
     pub(crate) error: u64,
-    /// Where it happened.
+    /// The address of the instruction that trapped.
     pub(crate) rip: u64,
     /// Flags there.
     pub(crate) rflags: u64,
@@ -98,7 +98,7 @@ pub(crate) struct TrapState {
     pub(crate) general: [u64; 14],
 }
 
-/// True for the vectors that push an error code.
+/// Whether a trap of this vector pushes an error code.
 const fn has_error_code(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
@@ -125,7 +125,8 @@ pub(crate) fn table() -> Vec<TrapInfo> {
 
 /// Decodes the frame and panics with it.
 extern "C" fn trap(frame: *const Frame) -> ! {
-    // SAFETY: the stub passes the address of the frame it has just pushed on this stack, which stays as it is.
+    // SAFETY: the stub passes the address of the frame that the stub has just pushed on this stack, and nothing changes
+    // the frame.
     let frame = unsafe { frame.read() };
     let (error, at) =
         if has_error_code(frame.vector) { (frame.rest[0], &frame.rest[1..]) } else { (0, &frame.rest[..5]) };

@@ -9,13 +9,13 @@ use core::task::Poll;
 /// Which of two futures ended first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Either<A, B> {
-    /// The first one.
+    /// The result of the first future.
     Left(A),
-    /// The second one.
+    /// The result of the second future.
     Right(B),
 }
 
-/// Waits for the first of two futures and drops the other; the first is preferred when both are ready.
+/// Waits for the first of two futures to end and drops the other future. If both are ready, `a` comes first.
 pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
     let (mut a, mut b) = (pin!(a), pin!(b));
     poll_fn(|context| {
@@ -27,7 +27,7 @@ pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Ou
     .await
 }
 
-/// One future of [`join_all`]: running, or its result.
+/// One future of [`join_all`]: the future while it runs, then its result.
 enum Slot<F: Future> {
     Running(Pin<Box<F>>),
     Done(F::Output),

@@ -1,11 +1,12 @@
 //! The asynchronous executor: one vCPU, tasks woken by events and timers.
 //!
-//! A kernel runs with its event upcall masked: [`run`] polls the pending word between tasks and lets the hypervisor
-//! unmask it only while blocked. So no code is ever interrupted, locks need no interrupt-safe variant, and an event
-//! costs no upcall while there is work to do. A task must therefore return soon, or `yield_now().await`.
+//! A kernel runs with its event upcall masked. Between tasks, [`run`] looks at the pending word, and [`run`] lets the
+//! hypervisor unmask the upcall only while the vCPU is blocked. So no code is ever interrupted, locks need no
+//! interrupt-safe variant, and an event costs no upcall while there is work to do. A task must therefore return soon,
+//! or call `yield_now().await`.
 //!
-//! Every task belongs to an account ([`crate::account`]), which is the current one while the task is polled. Time is
-//! shared between accounts by what their polls cost, not by the number of tasks: see `drr`.
+//! Every task belongs to an account ([`crate::account`]), which is the current one while the task is polled. Accounts
+//! share time by what their polls cost, not by the number of tasks: see `drr`.
 
 pub mod combine;
 mod drr;
@@ -37,7 +38,8 @@ use drr::Drr;
 /// Tasks polled at most between two looks at the event words and the clock.
 #[cfg(freestanding)]
 const BATCH: usize = 16;
-/// Ticks after which the executor looks at them at any rate: a woken task must not wait for sixteen long polls.
+/// Ticks after which the executor looks at events and timers at any rate: a woken task must not wait for sixteen long
+/// polls.
 #[cfg(freestanding)]
 const BATCH_TICKS: u64 = 50_000;
 
@@ -52,7 +54,7 @@ struct Task {
     future: Mutex<Option<BoxedFuture>>,
     queued: AtomicBool,
     account: Account,
-    /// Where it was spawned.
+    /// The place in the source where the task was spawned.
     origin: &'static Location<'static>,
 }
 
@@ -81,17 +83,17 @@ global! {
     static LIVE: AtomicU64 = AtomicU64::new(0);
 }
 global! {
-    /// Ticks that no poll may take; 0: not watched.
+    /// Ticks that no poll may take; 0: polls are not watched.
     static POLL_LIMIT: AtomicU64 = AtomicU64::new(0);
 }
 
-/// Starts a task of the current account; it is first polled when the executor next runs.
+/// Starts a task of the current account. The executor first polls the task when the executor next runs.
 #[track_caller]
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> TaskId {
     spawn_for(&Account::current(), future)
 }
 
-/// Starts a task of `account`: what it allocates is charged there, and so is its time.
+/// Starts a task of `account`: the account is charged for what the task allocates, and for the task's time.
 #[track_caller]
 pub fn spawn_for(account: &Account, future: impl Future<Output = ()> + Send + 'static) -> TaskId {
     let id = NEXT_ID.with(|next| next.fetch_add(1, Ordering::Relaxed));
@@ -115,7 +117,8 @@ fn start(
         });
         READY.with(|ready| {
             let mut ready = ready.lock();
-            // The queues are the kernel's own: a place in one is eight bytes of a task's hundreds.
+            // The queues are charged to the kernel's own account: a place in a queue is eight bytes, beside a task's
+            // hundreds.
             Account::own().charge(|| ready.reserve(account.index(), tasks));
             ready.push(account.index(), task.clone());
         });
@@ -129,7 +132,7 @@ fn count_end(account: &Account) {
     account.count_task(false);
 }
 
-/// Starts a task of the current account and gives what awaits its result.
+/// Starts a task of the current account, and gives the receiver that awaits the task's result.
 #[track_caller]
 pub fn spawn_join<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> sync::Receiver<T> {
     let (sender, receiver) = sync::oneshot();
@@ -141,7 +144,8 @@ pub fn spawn_join<T: Send + 'static>(future: impl Future<Output = T> + Send + 's
     receiver
 }
 
-/// Runs `future` as a task of `account` and waits for its result. Dropped before, it drops the task too.
+/// Runs `future` as a task of `account` and waits for the task's result. If the caller drops this future, the task is
+/// dropped, too.
 #[track_caller]
 pub fn run_for<T: Send + 'static>(
     account: &Account,
@@ -150,7 +154,7 @@ pub fn run_for<T: Send + 'static>(
     let (sender, receiver) = sync::oneshot();
     let task = start(account, Location::caller(), async move {
         let value = future.await;
-        // The one who waits is there as long as this task is: dropped, it drops the task.
+        // The receiver lives as long as this task: a receiver that is dropped drops the task.
         let _ = sender.send(value);
     });
     let ending = Ending(task);
@@ -158,13 +162,13 @@ pub fn run_for<T: Send + 'static>(
         let _ending = ending;
         match receiver.await {
             Ok(value) => value,
-            // The task ends by sending, or because `_ending` is dropped, and with it this future.
+            // The task ends by sending, or because `_ending` is dropped together with this future.
             Err(sync::Closed) => core::future::pending().await,
         }
     }
 }
 
-/// Drops a task's future when it is dropped, whether it has ended or not.
+/// Drops a task's future when this value is dropped, whether the future has ended or not.
 struct Ending(Arc<Task>);
 
 impl Drop for Ending {
@@ -177,13 +181,13 @@ impl Drop for Ending {
     }
 }
 
-/// Tasks that have been spawned and have not ended.
+/// Number of tasks that were spawned and have not ended.
 pub fn live_tasks() -> u64 {
     LIVE.with(|live| live.load(Ordering::Relaxed))
 }
 
-/// Has every poll reported that takes more than `ticks` of the time stamp counter, or allocates more than [`POLL_BYTES`].
-/// Time in which other vCPUs had the CPU does not count. With 0 nothing is watched.
+/// Has the executor report every poll that takes more than `ticks` of the time stamp counter, or allocates more than
+/// [`POLL_BYTES`]. Time in which other vCPUs had the CPU does not count. With 0 nothing is watched.
 pub fn set_poll_limit(ticks: u64) {
     #[cfg(freestanding)]
     if ticks > 0 {
@@ -202,7 +206,7 @@ pub(crate) fn thaw_account(index: usize) {
     READY.with(|ready| ready.lock().thaw(index));
 }
 
-/// An account is over, and another will have its place.
+/// Notes that an account is over. Another account will have its place.
 pub(crate) fn forget_account(index: usize) {
     READY.with(|ready| ready.lock().forget(index));
 }
@@ -232,12 +236,12 @@ fn run_ready(limit: usize, ticks: u64) -> usize {
     limit
 }
 
-/// Polls a task, for its account.
+/// Polls a task in the name of its account.
 #[inline]
 fn poll(task: &Arc<Task>) {
-    // Cleared before polling, so that a wake during the poll queues the task again.
+    // The flag is cleared before the poll, so that a wake during the poll queues the task again.
     task.queued.store(false, Ordering::Release);
-    // Out of the slot while it is polled: a future may drop what drops its own task.
+    // The future is out of its slot during the poll: a future may drop something that drops the future's own task.
     let Some(mut future) = task.future.lock().take() else { return };
     let limit = POLL_LIMIT.with(|limit| limit.load(Ordering::Relaxed));
     let watch = (limit > 0).then(|| Watch::begin(&task.account));
@@ -258,7 +262,7 @@ fn poll(task: &Arc<Task>) {
     task.account.check();
 }
 
-/// What a poll costs, where polls are watched.
+/// The cost of a poll, where polls are watched.
 struct Watch {
     begun: u64,
     memory: (usize, usize),
@@ -271,7 +275,7 @@ impl Watch {
 
     #[cold]
     fn end(self, task: &Task, limit: u64) {
-        // What was stolen is known in nanoseconds: the difference can come out below zero.
+        // The stolen time is known in nanoseconds, so the difference can come out below zero.
         let ticks = (time::busy_ticks().wrapping_sub(self.begun) as i64).max(0) as u64;
         let bytes = task.account.end_poll(self.memory);
         if ticks > limit {
@@ -295,7 +299,8 @@ pub fn run() -> ! {
     }
 }
 
-/// Lets the other ready tasks of its account run once, and those of others too when the account has used up its turn.
+/// Lets the other ready tasks of the current account run once; and tasks of other accounts, too, when the account has
+/// used up its turn.
 pub async fn yield_now() {
     let mut yielded = false;
     core::future::poll_fn(|context| {
@@ -309,7 +314,7 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Waits until every task that is ready now has run once, of whatever account.
+/// Waits until every task that is ready now, of whatever account, has run once.
 pub async fn settle() {
     let ready = READY.with(|ready| ready.lock().ready_now());
     while !READY.with(|queues| queues.lock().have_run(&ready)) {

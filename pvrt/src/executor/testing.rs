@@ -1,4 +1,4 @@
-//! The deterministic executor of host tests: virtual time, and a deadlock is a failure at once.
+//! The deterministic executor of host tests: time is virtual, and a deadlock fails at once.
 
 use super::{Ending, run_ready, start, time};
 use crate::account::Account;
@@ -9,7 +9,7 @@ use core::pin::pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
 
-/// The main future's waker: remembers that it was woken.
+/// The main future's waker, which remembers that the future was woken.
 struct MainWoken(AtomicBool);
 
 impl alloc::task::Wake for MainWoken {

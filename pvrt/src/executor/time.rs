@@ -53,7 +53,7 @@ pub fn tsc() -> u64 {
     now_ns()
 }
 
-/// As [`tsc`], without the time in which other vCPUs had the CPU.
+/// Like [`tsc`], without the time in which other vCPUs had the CPU.
 #[inline]
 pub(crate) fn busy_ticks() -> u64 {
     #[cfg(freestanding)]
@@ -122,8 +122,8 @@ pub(crate) fn block() {
     }
 }
 
-/// Has a timer interrupt come in `ns` nanoseconds: a long hypercall made now, and interruptible, ends about then. On
-/// the host there is none.
+/// Has a timer interrupt come in `ns` nanoseconds: a long hypercall that is made now and that an interrupt may end,
+/// ends about then. On the host there is no such interrupt.
 pub fn interrupt_in(ns: u64) {
     #[cfg(freestanding)]
     crate::clock::arm(now_ns().saturating_add(ns));
@@ -136,7 +136,7 @@ pub struct Sleep {
     deadline: u64,
     /// The map key while this sleeper stands in the map.
     key: Option<(u64, u64)>,
-    /// Others have had a turn.
+    /// Whether other tasks have had a turn.
     has_yielded: bool,
 }
 
@@ -157,7 +157,7 @@ impl Future for Sleep {
                 },
                 None => {
                     if now_ns() >= self.deadline {
-                        // A loop that sleeps for no time would never let go of the vCPU.
+                        // A loop that sleeps for no time would never give other tasks the vCPU.
                         if core::mem::replace(&mut self.has_yielded, true) {
                             return Poll::Ready(());
                         }
@@ -186,7 +186,7 @@ impl Drop for Sleep {
     }
 }
 
-/// Sleeps for `ns` nanoseconds; whatever it is, others have a turn.
+/// Sleeps for `ns` nanoseconds. Other tasks have a turn even if `ns` is 0.
 pub fn sleep(ns: u64) -> Sleep {
     sleep_until(now_ns().saturating_add(ns))
 }
@@ -203,7 +203,7 @@ pub struct Elapsed;
 /// Waits for `future`, at most `ns` nanoseconds.
 ///
 /// # Errors
-/// [`Elapsed`]: the future was dropped unfinished.
+/// [`Elapsed`]: the time passed first, and the future was dropped unfinished.
 pub async fn timeout<F: Future>(ns: u64, future: F) -> Result<F::Output, Elapsed> {
     match select(future, sleep(ns)).await {
         Either::Left(value) => Ok(value),

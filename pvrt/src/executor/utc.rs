@@ -1,4 +1,4 @@
-//! Wall-clock time as people write it.
+//! Wall-clock time as people write dates and hours.
 
 use core::fmt;
 

@@ -23,20 +23,24 @@ fn bare(cmd: u32, dom: DomId) -> Result<XenDomctl> {
     Ok(arg)
 }
 
-/// Makes a domain, paused and without memory; gives its number, the hypervisor's choice.
+/// Makes a domain, paused and without memory. The hypervisor chooses the domain's number, and the result is that
+/// number.
 ///
 /// # Errors
-/// `ENOMEM`, `EINVAL`, `EPERM`.
+/// - `ENOMEM`: memory for the domain is missing.
+/// - `EINVAL`: `config` asks for something that the hypervisor does not have.
+/// - `EPERM`: the caller is not privileged.
 pub fn create(config: &XenDomctlCreatedomain) -> Result<DomId> {
     // Number 0 asks the hypervisor to choose.
     plain(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), config).map(|arg| DomId::new(arg.domain))
 }
 
-/// Destroys a domain: it stops at once, and its memory goes as far as nobody else uses it. An interrupted call is
-/// taken up again.
+/// Destroys a domain. The domain stops at once, and its memory goes as far as nobody else uses the memory. If the call
+/// is interrupted, this function calls again.
 ///
 /// # Errors
-/// `ESRCH`, `EPERM`.
+/// - `ESRCH`: there is no such domain.
+/// - `EPERM`: the caller has no right over the domain.
 pub fn destroy(dom: DomId) -> Result<()> {
     loop {
         match bare(XEN_DOMCTL_DESTROYDOMAIN, dom) {
@@ -46,11 +50,13 @@ pub fn destroy(dom: DomId) -> Result<()> {
     }
 }
 
-/// Goes on destroying a domain for about `ns` nanoseconds; true when that is done. The caller's own timer ends the
-/// piece: the hypervisor leaves a long operation when an interrupt waits. On Xen one call does all.
+/// Goes on destroying a domain for about `ns` nanoseconds; `true` when the destruction is complete. The caller's own
+/// timer ends the piece: the hypervisor leaves a long operation when an interrupt waits. On Xen one call does
+/// everything.
 ///
 /// # Errors
-/// `ESRCH`, `EPERM`.
+/// - `ESRCH`: there is no such domain.
+/// - `EPERM`: the caller has no right over the domain.
 pub fn destroy_some(dom: DomId, ns: u64) -> Result<bool> {
     let mut arg = XenDomctl::new(XEN_DOMCTL_DESTROYDOMAIN, dom);
     arg.want_return();
@@ -63,10 +69,12 @@ pub fn destroy_some(dom: DomId, ns: u64) -> Result<bool> {
     }
 }
 
-/// Stops a domain's vCPUs until it is unpaused as often.
+/// Stops a domain's vCPUs until the domain is unpaused as often as it was paused.
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the domain is the caller.
+/// - `EOVERFLOW`: the domain was paused too often.
 pub fn pause(dom: DomId) -> Result<()> {
     bare(XEN_DOMCTL_PAUSEDOMAIN, dom).map(|_| ())
 }
@@ -74,15 +82,16 @@ pub fn pause(dom: DomId) -> Result<()> {
 /// Undoes one pause.
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`: it was not paused.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the domain was not paused.
 pub fn unpause(dom: DomId) -> Result<()> {
     bare(XEN_DOMCTL_UNPAUSEDOMAIN, dom).map(|_| ())
 }
 
-/// What the hypervisor says of `dom`, or of the next domain after that number: compare `domain`.
+/// What the hypervisor says of `dom`, or of the next domain after that number: the caller compares the field `domain`.
 ///
 /// # Errors
-/// `ESRCH`: none from that number on.
+/// `ESRCH`: no domain has this number or a higher one.
 pub fn info(dom: DomId) -> Result<XenDomctlGetdomaininfo> {
     bare(XEN_DOMCTL_GETDOMAININFO, dom).map(|arg| arg.payload())
 }
@@ -90,7 +99,7 @@ pub fn info(dom: DomId) -> Result<XenDomctlGetdomaininfo> {
 /// Sets how much memory a domain may have.
 ///
 /// # Errors
-/// `ESRCH`, `EPERM`.
+/// `ESRCH`: there is no such domain. `EPERM`: the caller has no right over the domain.
 pub fn max_mem(dom: DomId, kib: u64) -> Result<()> {
     plain(XEN_DOMCTL_MAX_MEM, dom, &XenDomctlMaxMem { max_memkb: kib }).map(|_| ())
 }
@@ -98,7 +107,9 @@ pub fn max_mem(dom: DomId, kib: u64) -> Result<()> {
 /// Makes the vCPUs that `create` announced.
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`, `ENOMEM`.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: `count` is not the number that `create` announced.
+/// - `ENOMEM`: memory for the vCPUs is missing.
 pub fn max_vcpus(dom: DomId, count: u32) -> Result<()> {
     plain(XEN_DOMCTL_MAX_VCPUS, dom, &XenDomctlMaxVcpus { max: count }).map(|_| ())
 }
@@ -106,7 +117,8 @@ pub fn max_vcpus(dom: DomId, count: u32) -> Result<()> {
 /// Sets a vCPU's registers.
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`: the state is not a guest's to have.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: a guest must not have such a state, or there is no such vCPU.
 pub fn set_vcpu_context(dom: DomId, vcpu: u32, context: &VcpuGuestContext) -> Result<()> {
     let payload = XenDomctlVcpucontext {
         vcpu,
@@ -118,19 +130,21 @@ pub fn set_vcpu_context(dom: DomId, vcpu: u32, context: &VcpuGuestContext) -> Re
     unsafe { tools::domctl(&mut arg) }.map(|_| ())
 }
 
-/// How one vCPU stands.
+/// The state of one vCPU.
 ///
 /// # Errors
-/// `ESRCH`: no such vCPU.
+/// `ESRCH`: there is no such domain or vCPU.
 pub fn vcpu_info(dom: DomId, vcpu: u32) -> Result<XenDomctlGetvcpuinfo> {
     let payload = XenDomctlGetvcpuinfo { vcpu, ..Default::default() };
     plain(XEN_DOMCTL_GETVCPUINFO, dom, &payload).map(|arg| arg.payload())
 }
 
-/// On which CPUs a vCPU may run; bits beyond `hard` are not changed. Gives what the hypervisor made of it.
+/// Sets on which CPUs a vCPU may run. Bits beyond `hard` are not changed. The hypervisor may leave out CPUs, and the
+/// function gives what the hypervisor made of `hard`.
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`: no such CPU among them.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the machine has none of these CPUs.
 pub fn set_vcpu_affinity(dom: DomId, vcpu: u32, hard: &[u8]) -> Result<()> {
     let mut map = [0u8; 128];
     let bytes = hard.len().min(map.len());
@@ -141,7 +155,7 @@ pub fn set_vcpu_affinity(dom: DomId, vcpu: u32, hard: &[u8]) -> Result<()> {
 /// The CPUs on which a vCPU may run, lowest bit first.
 ///
 /// # Errors
-/// `ESRCH`.
+/// `ESRCH`: there is no such domain or vCPU.
 pub fn vcpu_affinity(dom: DomId, vcpu: u32) -> Result<[u8; 128]> {
     let mut map = [0u8; 128];
     affinity(XEN_DOMCTL_GETVCPUAFFINITY, dom, vcpu, &mut map)?;
@@ -162,11 +176,12 @@ fn affinity(cmd: u32, dom: DomId, vcpu: u32, map: &mut [u8; 128]) -> Result<()> 
     unsafe { tools::domctl(&mut arg) }.map(|_| ())
 }
 
-/// Sets a domain's share of the CPUs: its weight, and the most it may use in percent of a CPU (0: no bound).
-/// `scheduler` is the machine's, [`super::sysctl::scheduler`].
+/// Sets a domain's share of the CPUs: the domain's weight, and the most that the domain may use in percent of a CPU (0:
+/// no limit). `scheduler` is the machine's, [`super::sysctl::scheduler`].
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`: another scheduler, or one without these.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the machine has another scheduler, or its scheduler has no such parameters.
 pub fn set_share(dom: DomId, scheduler: u32, weight: u16, cap: u16) -> Result<()> {
     let share = u64::from(weight) | u64::from(cap) << 16;
     let payload =
@@ -177,7 +192,8 @@ pub fn set_share(dom: DomId, scheduler: u32, weight: u16, cap: u16) -> Result<()
 /// Fills a frame of `dom` with the hypercall page.
 ///
 /// # Errors
-/// `ESRCH`, `EACCES`: not its frame.
+/// - `ESRCH`: there is no such domain.
+/// - `EACCES`: the frame is not the domain's.
 pub fn hypercall_init(dom: DomId, frame: Mfn) -> Result<()> {
     plain(XEN_DOMCTL_HYPERCALL_INIT, dom, &XenDomctlHypercallInit { gmfn: frame.raw() }).map(|_| ())
 }
@@ -185,7 +201,7 @@ pub fn hypercall_init(dom: DomId, frame: Mfn) -> Result<()> {
 /// Sets how far a domain's wall clock is ahead of the machine's.
 ///
 /// # Errors
-/// `ESRCH`.
+/// `ESRCH`: there is no such domain.
 pub fn set_time_offset(dom: DomId, seconds: i64) -> Result<()> {
     let payload = XenDomctlSettimeoffset { time_offset_seconds: seconds };
     plain(XEN_DOMCTL_SETTIMEOFFSET, dom, &payload).map(|_| ())
@@ -194,7 +210,7 @@ pub fn set_time_offset(dom: DomId, seconds: i64) -> Result<()> {
 /// Sets how a domain's `rdtsc` behaves: 0 default, 1 always emulated, 2 never.
 ///
 /// # Errors
-/// `ESRCH`, `EINVAL`.
+/// `ESRCH`: there is no such domain. `EINVAL`: there is no such mode.
 pub fn set_tsc_mode(dom: DomId, mode: u32) -> Result<()> {
     plain(XEN_DOMCTL_SETTSCINFO, dom, &XenDomctlTscInfo { tsc_mode: mode, ..Default::default() }).map(|_| ())
 }
@@ -202,15 +218,17 @@ pub fn set_tsc_mode(dom: DomId, mode: u32) -> Result<()> {
 /// Sets a domain's UUID.
 ///
 /// # Errors
-/// `ESRCH`.
+/// `ESRCH`: there is no such domain.
 pub fn set_handle(dom: DomId, handle: [u8; 16]) -> Result<()> {
     plain(XEN_DOMCTL_SETDOMAINHANDLE, dom, &XenDomctlSetdomainhandle { handle }).map(|_| ())
 }
 
-/// Sends a vCPU what `trigger`, `XEN_DOMCTL_SENDTRIGGER_*`, says. A PV domain knows the NMI alone.
+/// Sends a vCPU the event that `trigger`, `XEN_DOMCTL_SENDTRIGGER_*`, names. A PV domain knows the NMI alone.
 ///
 /// # Errors
-/// `ESRCH`: no such domain. `EINVAL`: no such vCPU. `ENOSYS`: another trigger.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: there is no such vCPU.
+/// - `ENOSYS`: a PV domain does not know the trigger.
 pub fn send_trigger(dom: DomId, trigger: u32, vcpu: u32) -> Result<()> {
     plain(XEN_DOMCTL_SENDTRIGGER, dom, &XenDomctlSendtrigger { trigger, vcpu }).map(|_| ())
 }

@@ -5,21 +5,27 @@ use ring_abi::hypercall::__HYPERVISOR_MEMORY_OP as NR;
 use ring_abi::memory::*;
 use ring_abi::types::DomId;
 
-/// Allocates `extents.len()` extents of `2^order` frames for `dom`. In: the first guest frame number of each; out:
-/// the first machine frame number. Returns how many were done (fewer when memory ran out).
+/// Allocates `extents.len()` extents of `2^order` frames for `dom`. In: the first guest frame number of each extent.
+/// Out: the first machine frame number of each extent. The result is the number of extents done, which is smaller when
+/// memory ran out.
 ///
 /// # Errors
-/// `EPERM`, `ESRCH`, `EINVAL`.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the hypervisor does not give extents of this order.
 pub fn populate_physmap(dom: DomId, extents: &mut [u64], order: u32) -> Result<usize> {
     let mut arg = reservation(dom, extents, order);
     // SAFETY: the hypervisor reads and writes the extent list only.
     unsafe { op(NR, XENMEM_POPULATE_PHYSMAP, &mut arg) }.map(|done| done as usize)
 }
 
-/// Gives frames of `dom` back. Returns how many were taken (a frame still mapped anywhere is kept).
+/// Gives frames of `dom` back. The result is the number of frames that the hypervisor took: a frame that is still
+/// mapped anywhere stays with `dom`.
 ///
 /// # Errors
-/// `EPERM`, `ESRCH`, `EINVAL`.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the hypervisor does not take extents of this order.
 pub fn decrease_reservation(dom: DomId, extents: &mut [u64], order: u32) -> Result<usize> {
     let mut arg = reservation(dom, extents, order);
     // SAFETY: the hypervisor refuses frames that are mapped, so no memory in use goes away.
@@ -37,20 +43,22 @@ fn reservation(dom: DomId, extents: &mut [u64], order: u32) -> XenMemoryReservat
     }
 }
 
-/// Frames that `dom` has now.
+/// Number of frames that `dom` has now.
 ///
 /// # Errors
-/// `ESRCH`, `EPERM`.
+/// - `ESRCH`: there is no such domain.
+/// - `EPERM`: the caller has no right over the domain.
 pub fn current_reservation(dom: DomId) -> Result<u64> {
     let mut domid = dom.raw();
     // SAFETY: plain data in.
     unsafe { op(NR, XENMEM_CURRENT_RESERVATION, &mut domid) }
 }
 
-/// Frames that `dom` may have at most.
+/// Number of frames that `dom` may have at most.
 ///
 /// # Errors
-/// `ESRCH`, `EPERM`.
+/// - `ESRCH`: there is no such domain.
+/// - `EPERM`: the caller has no right over the domain.
 pub fn maximum_reservation(dom: DomId) -> Result<u64> {
     let mut domid = dom.raw();
     // SAFETY: plain data in.
@@ -60,16 +68,19 @@ pub fn maximum_reservation(dom: DomId) -> Result<u64> {
 /// The highest machine frame number of the machine.
 ///
 /// # Errors
-/// `ENOSYS`.
+/// `ENOSYS`: the hypervisor does not know the call.
 pub fn maximum_ram_page() -> Result<u64> {
     // SAFETY: no argument.
     super::check(unsafe { super::raw(NR, [u64::from(XENMEM_MAXIMUM_RAM_PAGE), 0, 0, 0, 0]) })
 }
 
-/// Sets aside `pages` frames for `dom`, so that its build cannot run short half-way; 0 cancels.
+/// Sets aside `pages` frames for `dom`, so that memory cannot run out halfway through the domain's build; 0 cancels the
+/// claim.
 ///
 /// # Errors
-/// `ENOMEM`: there are not that many. `EPERM`, `ESRCH`.
+/// - `ENOMEM`: there are not so many free frames.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
 pub fn claim_pages(dom: DomId, pages: u64) -> Result<()> {
     let mut extents: [u64; 0] = [];
     let mut arg = reservation(dom, &mut extents, 0);
@@ -79,11 +90,14 @@ pub fn claim_pages(dom: DomId, pages: u64) -> Result<()> {
     unsafe { op(NR, XENMEM_CLAIM_PAGES, &mut arg) }.map(|_| ())
 }
 
-/// The machine frames of `dom`'s grant table, from its frame `first` on, in `frames`. The frames belong to `dom` and
-/// can be mapped as foreign frames; the table grows as needed.
+/// Writes the machine frames of `dom`'s grant table, from the table's frame `first` on, into `frames`. The frames
+/// belong to `dom` and can be mapped as foreign frames. The hypervisor makes the table larger as needed.
 ///
 /// # Errors
-/// `EINVAL`: more than the table may have. `EPERM`, `ESRCH`, `ENOMEM`.
+/// - `EINVAL`: the table may not have so many frames.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
+/// - `ENOMEM`: memory for the table is missing.
 pub fn grant_table_frames(dom: DomId, first: u64, frames: &mut [u64]) -> Result<()> {
     let mut arg = XenMemAcquireResource {
         domid: dom.raw(),
@@ -98,10 +112,11 @@ pub fn grant_table_frames(dom: DomId, first: u64, frames: &mut [u64]) -> Result<
     unsafe { op(NR, XENMEM_ACQUIRE_RESOURCE, &mut arg) }.map(|_| ())
 }
 
-/// Tells a domain that its memory reaches up to `kib`, whether it has it yet or not.
+/// Tells a domain that its memory reaches up to `kib`, whether the domain has so much yet or not.
 ///
 /// # Errors
-/// `EPERM`, `ESRCH`.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
 pub fn set_memory_map(dom: DomId, kib: u64) -> Result<()> {
     let entry = E820Entry { addr: 0, size: kib << 10, r#type: E820_RAM };
     let mut arg = XenForeignMemoryMap {

@@ -27,14 +27,18 @@ pub mod pte {
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
 
-/// `mmu_update`: applies page-table updates in order; frames belong to `owner`. The error comes with the number of
-/// updates that were done before it.
+/// `mmu_update`: applies page-table updates in order; the frames belong to `owner`. An error comes with the number of
+/// updates that were done before the error.
 ///
 /// # Safety
-/// Mappings of memory that Rust objects live in must stay what they were.
+/// The mappings of memory in which Rust objects live must stay as they are.
 ///
 /// # Errors
-/// The first refused update's errno: `EINVAL`, `EPERM`, `EBUSY`, `EFAULT`.
+/// The errno of the first refused update:
+/// - `EINVAL`: the entry must not be so, or the frame cannot have the type that the update needs.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `EBUSY`: a frame is in use as something else.
+/// - `EFAULT`: the hypervisor cannot read the list.
 pub unsafe fn mmu_update(
     updates: &[MmuUpdate],
     owner: DomId,
@@ -49,10 +53,10 @@ pub unsafe fn mmu_update(
 /// `update_va_mapping`: sets the L1 entry that maps `va`; `flags` are `UVMF_*`.
 ///
 /// # Safety
-/// As [`mmu_update`].
+/// The same as of [`mmu_update`].
 ///
 /// # Errors
-/// `EINVAL`: refused, or `va` has no L1 table.
+/// `EINVAL`: the entry must not be so, or `va` has no L1 table.
 pub unsafe fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Result<()> {
     // SAFETY: the caller vouches for the mapping.
     check(unsafe { raw(__HYPERVISOR_UPDATE_VA_MAPPING, [va, entry, flags, 0, 0]) }).map(|_| ())
@@ -61,36 +65,43 @@ pub unsafe fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Result<()> {
 /// `mmuext_op`: pins, base pointers, flushes, in order; `owner` owns the frames.
 ///
 /// # Safety
-/// As [`mmu_update`]; a new base pointer must map this kernel as the old one did.
+/// The same as of [`mmu_update`]; and a new base pointer must map this kernel as the old one did.
 ///
 /// # Errors
-/// The first refused operation's errno.
+/// The errno of the first refused operation.
 pub unsafe fn mmuext_op(ops: &[MmuextOp], owner: DomId) -> Result<()> {
     let args = [ops.as_ptr() as u64, ops.len() as u64, 0, u64::from(owner.raw()), 0];
     // SAFETY: the list is only read; the caller vouches for the operations.
     check(unsafe { raw(__HYPERVISOR_MMUEXT_OP, args) }).map(|_| ())
 }
 
-/// Pins a page table of another domain as its top level, which validates all tables below it.
+/// Pins a page table of another domain as the table of the top level. The hypervisor then checks all tables below.
 ///
 /// # Errors
-/// `EINVAL`: the tables hold what they must not. `EPERM`, `ESRCH`.
+/// - `EINVAL`: a table holds what a table must not hold.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
 pub fn pin_foreign_l4(dom: DomId, table: Mfn) -> Result<()> {
     foreign(dom, MMUEXT_PIN_L4_TABLE, &[table])
 }
 
-/// Pins page tables of another domain as lowest ones, so that those above them find them validated.
+/// Pins page tables of another domain as tables of the lowest level, so that the hypervisor has checked them when it
+/// checks the tables above.
 ///
 /// # Errors
-/// `EINVAL`: they hold what they must not. `EPERM`, `ESRCH`.
+/// - `EINVAL`: a table holds what a table must not hold.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
 pub fn pin_foreign_l1(dom: DomId, tables: &[Mfn]) -> Result<()> {
     foreign(dom, MMUEXT_PIN_L1_TABLE, tables)
 }
 
-/// Undoes a pin.
+/// Undoes a pin of each of `tables`.
 ///
 /// # Errors
-/// `EINVAL`: one is not pinned. `EPERM`, `ESRCH`.
+/// - `EINVAL`: one of the tables is not pinned.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
 pub fn unpin_foreign(dom: DomId, tables: &[Mfn]) -> Result<()> {
     foreign(dom, MMUEXT_UNPIN_TABLE, tables)
 }

@@ -1,7 +1,7 @@
-//! One typed function per hypercall. On the host they go to the thread's [`crate::host::Hypervisor`].
+//! One typed function for each hypercall. On the host, hypercalls go to the thread's [`crate::host::Hypervisor`].
 //!
-//! Every function returns `Err` with the hypervisor's errno, never a raw number. Functions are safe when what they
-//! change cannot alter memory of this kernel behind the compiler's back; the page-table calls are `unsafe`.
+//! Every function returns `Err` with the hypervisor's errno, never a raw number. A function is safe when the call
+//! cannot change memory of this kernel behind the compiler's back; the page-table calls are `unsafe`.
 #![allow(unsafe_code)] // arguments are passed by address
 
 pub mod console;
@@ -26,8 +26,8 @@ pub type Result<T> = core::result::Result<T, Errno>;
 /// Issues hypercall `number`; returns rax.
 ///
 /// # Safety
-/// As the call's own: addresses among the arguments must be valid for what the call reads and writes, and the
-/// call's effect must not break what Rust assumes of this kernel's memory.
+/// Addresses among the arguments must be valid for what the call reads and writes, and the call's effect must not break
+/// what Rust assumes of this kernel's memory.
 #[cfg(freestanding)]
 #[inline]
 pub unsafe fn raw(number: u32, args: [u64; 5]) -> i64 {
@@ -66,10 +66,11 @@ pub(crate) fn check(result: i64) -> Result<u64> {
     Errno::check(result)
 }
 
-/// A call whose only argument besides its sub-operation is one structure, read and written in place.
+/// A call whose only argument besides its sub-operation is one structure. The call reads and writes the structure in
+/// place.
 ///
 /// # Safety
-/// As [`raw`], for what `arg` says.
+/// The same as of [`raw`], for the addresses in `arg`.
 #[inline]
 pub(crate) unsafe fn op<T>(number: u32, cmd: u32, arg: &mut T) -> Result<u64> {
     // SAFETY: `arg` is valid for the call's reads and writes; the caller vouches for its contents.
@@ -79,7 +80,7 @@ pub(crate) unsafe fn op<T>(number: u32, cmd: u32, arg: &mut T) -> Result<u64> {
 /// A call on an array of structures, each with its own status.
 ///
 /// # Safety
-/// As [`raw`], for what the entries say.
+/// The same as of [`raw`], for the addresses in the entries.
 #[inline]
 pub(crate) unsafe fn batch<T>(number: u32, cmd: u32, entries: &mut [T]) -> Result<u64> {
     let args = [u64::from(cmd), entries.as_mut_ptr() as u64, entries.len() as u64, 0, 0];
@@ -87,13 +88,13 @@ pub(crate) unsafe fn batch<T>(number: u32, cmd: u32, entries: &mut [T]) -> Resul
     check(unsafe { raw(number, args) })
 }
 
-/// `multicall`: several calls for one trap; each entry's `result` holds its rax.
+/// `multicall`: several calls for one trap. Each entry's `result` holds the rax of the entry's call.
 ///
 /// # Safety
-/// As [`raw`], for every entry.
+/// The same as of [`raw`], for every entry.
 ///
 /// # Errors
-/// The hypervisor could not read or write the list.
+/// `EFAULT`: the hypervisor could not read or write the list.
 pub unsafe fn multicall(calls: &mut [MulticallEntry]) -> Result<()> {
     let args = [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0];
     // SAFETY: the list is valid for reads and writes; the caller vouches for the entries.
@@ -103,7 +104,7 @@ pub unsafe fn multicall(calls: &mut [MulticallEntry]) -> Result<()> {
 /// The result of one multicall entry.
 ///
 /// # Errors
-/// The entry's own errno.
+/// The errno of the entry's call.
 pub fn entry_result(entry: &MulticallEntry) -> Result<u64> {
     check(entry.result as i64)
 }

@@ -16,10 +16,11 @@ pub struct PciFunction {
     pub devfn: u8,
 }
 
-/// Raises the kernel's I/O privilege so that it may use ports it has the right to, and `cli`.
+/// Raises the kernel's I/O privilege, so that the kernel may execute `cli` and use the ports to which the domain has a
+/// right.
 ///
 /// # Errors
-/// `EINVAL`: not 0 to 3.
+/// `EINVAL`: `iopl` is not 0 to 3.
 pub fn set_iopl(iopl: u32) -> Result<()> {
     let mut arg = PhysdevSetIopl { iopl };
     // SAFETY: plain data in.
@@ -29,7 +30,7 @@ pub fn set_iopl(iopl: u32) -> Result<()> {
 /// Tells the hypervisor of a PCI function.
 ///
 /// # Errors
-/// `EPERM`, `ENOSYS`.
+/// `EPERM`: the domain is not privileged. `ENOSYS`: the hypervisor does not know the call.
 pub fn pci_device_add(function: PciFunction) -> Result<()> {
     let mut arg = PhysdevPciDeviceAdd {
         seg: function.seg,
@@ -44,18 +45,21 @@ pub fn pci_device_add(function: PciFunction) -> Result<()> {
 /// Tells the hypervisor that a PCI function is gone.
 ///
 /// # Errors
-/// `EPERM`, `ENODEV`.
+/// `EPERM`: the domain is not privileged. `ENODEV`: there is no such function.
 pub fn pci_device_remove(function: PciFunction) -> Result<()> {
     let mut arg = PhysdevPciDevice { seg: function.seg, bus: function.bus, devfn: function.devfn };
     // SAFETY: plain data in.
     unsafe { op(NR, PHYSDEVOP_PCI_DEVICE_REMOVE, &mut arg) }.map(|_| ())
 }
 
-/// Maps MSI-X entry `entry` of `function` to a new PIRQ; `table_base` is the machine address of the MSI-X table's
-/// BAR (0 for plain MSI).
+/// Maps a message of `function` to a new PIRQ: entry `entry` of the MSI-X table in the BAR at machine address
+/// `table_base`; with `table_base` 0, the function's MSI message.
 ///
 /// # Errors
-/// `EPERM`, `ENODEV`, `EINVAL`, `ENOSPC`.
+/// - `EPERM`: the domain is not privileged.
+/// - `ENODEV`: there is no such function.
+/// - `EINVAL`: the function has no such message.
+/// - `ENOSPC`: no PIRQ or vector is free.
 pub fn map_pirq_msi(function: PciFunction, entry: u16, table_base: u64) -> Result<u32> {
     let mut arg = PhysdevMapPirq {
         domid: DomId::SELF.raw(),
@@ -73,20 +77,20 @@ pub fn map_pirq_msi(function: PciFunction, entry: u16, table_base: u64) -> Resul
     Ok(arg.pirq as u32)
 }
 
-/// Ends a mapping made by [`map_pirq_msi`].
+/// Ends a mapping that [`map_pirq_msi`] made.
 ///
 /// # Errors
-/// `EINVAL`: no such PIRQ.
+/// `EINVAL`: there is no such PIRQ.
 pub fn unmap_pirq(pirq: u32) -> Result<()> {
     let mut arg = PhysdevUnmapPirq { domid: DomId::SELF.raw(), pirq: pirq as i32, ..Default::default() };
     // SAFETY: plain data in.
     unsafe { op(NR, PHYSDEVOP_UNMAP_PIRQ, &mut arg) }.map(|_| ())
 }
 
-/// True when the interrupt must be acknowledged by [`eoi`] after each event.
+/// Whether this kernel must acknowledge the interrupt by [`eoi`] after each event.
 ///
 /// # Errors
-/// `EINVAL`: no such PIRQ.
+/// `EINVAL`: there is no such PIRQ.
 pub fn needs_eoi(pirq: u32) -> Result<bool> {
     let mut arg = PhysdevIrqStatusQuery { irq: pirq, flags: 0 };
     // SAFETY: plain data in and out.
@@ -97,7 +101,7 @@ pub fn needs_eoi(pirq: u32) -> Result<bool> {
 /// Acknowledges an interrupt.
 ///
 /// # Errors
-/// `EINVAL`: no such PIRQ.
+/// `EINVAL`: there is no such PIRQ.
 pub fn eoi(pirq: u32) -> Result<()> {
     let mut arg = PhysdevEoi { irq: pirq };
     // SAFETY: plain data in.

@@ -8,7 +8,7 @@ use ring_abi::types::DomId;
 /// What the machine has.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM`: the caller is not privileged.
 pub fn physinfo() -> Result<XenSysctlPhysinfo> {
     let mut arg = XenSysctl::new(XEN_SYSCTL_PHYSINFO);
     // SAFETY: plain data in and out.
@@ -19,7 +19,7 @@ pub fn physinfo() -> Result<XenSysctlPhysinfo> {
 /// Which scheduler the machine has, `XEN_SCHEDULER_*`.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM`: the caller is not privileged.
 pub fn scheduler() -> Result<u32> {
     let mut arg = XenSysctl::new(XEN_SYSCTL_SCHED_ID);
     // SAFETY: plain data in and out.
@@ -27,10 +27,10 @@ pub fn scheduler() -> Result<u32> {
     Ok(arg.payload::<XenSysctlSchedId>().sched_id)
 }
 
-/// Fills `list` with domains from number `first` on, in order; gives how many.
+/// Fills `list` with domains from number `first` on, in order. The result is the number of domains.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM`: the caller is not privileged.
 pub fn domain_list(first: DomId, list: &mut [XenDomctlGetdomaininfo]) -> Result<usize> {
     let payload = XenSysctlGetdomaininfolist {
         first_domain: first.raw(),
@@ -45,10 +45,11 @@ pub fn domain_list(first: DomId, list: &mut [XenDomctlGetdomaininfo]) -> Result<
     Ok((got.num_domains as usize).min(list.len()))
 }
 
-/// Copies the hypervisor's messages from position `index` of its ring on; gives the bytes and the next position.
+/// Copies the hypervisor's messages from position `index` of the hypervisor's ring on. The result is the number of
+/// bytes and the next position.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM`: the caller is not privileged.
 pub fn read_console(index: u32, buffer: &mut [u8]) -> Result<(usize, u32)> {
     let payload = XenSysctlReadconsole {
         incremental: 1,
@@ -64,10 +65,10 @@ pub fn read_console(index: u32, buffer: &mut [u8]) -> Result<(usize, u32)> {
     Ok(((got.count as usize).min(buffer.len()), got.index))
 }
 
-/// Forgets the hypervisor's messages.
+/// Has the hypervisor forget its messages.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM`: the caller is not privileged.
 pub fn clear_console() -> Result<()> {
     let payload = XenSysctlReadconsole { clear: 1, ..Default::default() };
     let mut arg = XenSysctl::with(XEN_SYSCTL_READCONSOLE, &payload);
@@ -78,7 +79,7 @@ pub fn clear_console() -> Result<()> {
 /// Presses debug keys.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM`: the caller is not privileged.
 pub fn debug_keys(keys: &[u8]) -> Result<()> {
     let payload =
         XenSysctlDebugKeys { keys: keys.as_ptr() as u64, nr_keys: keys.len() as u32, ..Default::default() };

@@ -14,7 +14,7 @@ fn vcpu_op<T>(cmd: u32, vcpu: u32, arg: Option<&mut T>) -> Result<u64> {
     check(unsafe { raw(NR, [u64::from(cmd), u64::from(vcpu), arg, 0, 0]) })
 }
 
-/// True when vCPU `vcpu` runs.
+/// Whether vCPU `vcpu` is up.
 ///
 /// # Errors
 /// `ENOENT`: there is no such vCPU.
@@ -30,10 +30,11 @@ pub fn stop_periodic_timer(vcpu: u32) -> Result<()> {
     vcpu_op::<()>(VCPUOP_STOP_PERIODIC_TIMER, vcpu, None).map(|_| ())
 }
 
-/// Sets the vCPU's one timer to `deadline_ns`, system time. False: that is past, and no event will come.
+/// Sets the vCPU's one timer to `deadline_ns`, system time. `false`: that time is past, and no event will come.
 ///
 /// # Errors
-/// `ENOENT`, `EINVAL`.
+/// - `ENOENT`: there is no such vCPU.
+/// - `EINVAL`: the vCPU is not the caller.
 pub fn set_singleshot_timer(vcpu: u32, deadline_ns: u64) -> Result<bool> {
     let mut arg = VcpuSetSingleshotTimer {
         timeout_abs_ns: deadline_ns,
@@ -55,8 +56,8 @@ pub fn stop_singleshot_timer(vcpu: u32) -> Result<()> {
     vcpu_op::<()>(VCPUOP_STOP_SINGLESHOT_TIMER, vcpu, None).map(|_| ())
 }
 
-/// Has the hypervisor write how long vCPU `vcpu` was in each state to a [`VcpuRunstateInfo`] at address `area`, each time
-/// it lets the vCPU run.
+/// Has the hypervisor write how long vCPU `vcpu` was in each state to a [`VcpuRunstateInfo`] at address `area`, each
+/// time that the hypervisor lets the vCPU run.
 ///
 /// # Errors
 /// `ENOENT`: there is no such vCPU.
@@ -71,7 +72,8 @@ pub fn register_runstate_area(vcpu: u32, area: u64) -> Result<()> {
 /// Each address must be a handler that keeps to the exception frame.
 ///
 /// # Errors
-/// `EFAULT`, `EPERM` (an address in the hypervisor's range).
+/// - `EFAULT`: the hypervisor cannot read the table.
+/// - `EPERM`: an address lies in the hypervisor's range.
 pub unsafe fn set_trap_table(table: &[TrapInfo]) -> Result<()> {
     // SAFETY: the table is only read; the caller vouches for the handlers.
     check(unsafe { raw(__HYPERVISOR_SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) }).map(|_| ())
@@ -83,7 +85,7 @@ pub unsafe fn set_trap_table(table: &[TrapInfo]) -> Result<()> {
 /// Each address must be a handler that keeps to the frame of its kind.
 ///
 /// # Errors
-/// `EFAULT`.
+/// `EINVAL`: an address is not canonical.
 pub unsafe fn set_callbacks(event: u64, failsafe: u64, syscall: u64) -> Result<()> {
     // SAFETY: the caller vouches for the handlers.
     check(unsafe { raw(__HYPERVISOR_SET_CALLBACKS, [event, failsafe, syscall, 0, 0]) }).map(|_| ())

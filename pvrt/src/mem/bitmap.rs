@@ -1,4 +1,4 @@
-//! Which of a range of numbered pages are free: one bit each, searched by words.
+//! Which pages of a numbered range are free. Each page has one bit, and searches go by words.
 
 /// `WORDS * 64` pages; a set bit is a free page. Starts with none free.
 pub(crate) struct Bitmap<const WORDS: usize> {
@@ -20,7 +20,7 @@ impl<const WORDS: usize> Bitmap<WORDS> {
         self.free
     }
 
-    /// Frees pages `start..end`; pages beyond the bitmap are ignored.
+    /// Frees pages `start..end`. Pages beyond the bitmap are ignored.
     ///
     /// # Panics
     /// When a page is free already.

@@ -14,8 +14,8 @@ pub struct MapError {
     pub errno: Errno,
 }
 
-/// Machine frames mapped at consecutive addresses; unmapped on drop, in one batch. A view of the bytes borrows the
-/// mapping:
+/// Machine frames mapped at consecutive addresses. Dropping the value unmaps all frames in one batch. A view of the
+/// bytes borrows the mapping:
 ///
 /// ```compile_fail,E0505
 /// fn unmapped_too_early(map: pvrt::mem::ForeignMap) {
@@ -49,7 +49,7 @@ impl ForeignMap {
     /// The bytes of page `index`.
     ///
     /// # Panics
-    /// When there is no such page.
+    /// When the mapping has no such page.
     pub fn page(&self, index: usize) -> SharedBytes<'_> {
         self.shared().slice(index * PAGE_SIZE, PAGE_SIZE).expect("a page of this mapping")
     }
@@ -57,7 +57,7 @@ impl ForeignMap {
 
 impl SharedMemory for ForeignMap {
     fn shared(&self) -> SharedBytes<'_> {
-        // SAFETY: mapped while `self` lives, and the accessor borrows it.
+        // SAFETY: the frames are mapped while `self` lives, and the accessor borrows `self`.
         unsafe { shared_at(self.va, self.count) }
     }
 }
@@ -71,16 +71,21 @@ impl Drop for ForeignMap {
 /// Maps frames of `dom` (also `DomId::XEN`, `DomId::SELF`), cached.
 ///
 /// # Errors
-/// [`MapError`]: `EPERM` (no right over `dom`), `EINVAL` (not its frame, or a type forbids it), `ENOMEM`.
+/// [`MapError`] names the first frame that failed, and the reason:
+/// - `EPERM`: the caller has no right over `dom`.
+/// - `EINVAL`: the frame is not the domain's, or the frame's type forbids the mapping.
+/// - `ENOMEM`: the window or this kernel has no room.
 pub fn map_foreign(dom: DomId, mfns: &[Mfn], writable: bool) -> Result<ForeignMap, MapError> {
     let va = arch::map_frames(dom, mfns.iter().copied(), mfns.len(), writable, dom == DomId::IO)?;
     Ok(ForeignMap { va, count: mfns.len() })
 }
 
-/// Maps `count` frames of device registers from machine frame `first`, uncached and writable.
+/// Maps `count` frames of device registers from machine frame `first` on, uncached and writable.
 ///
 /// # Errors
-/// [`MapError`]: `EPERM` or `EINVAL` (not device memory this domain may use), `ENOMEM`.
+/// [`MapError`] names the first frame that failed, and the reason:
+/// - `EPERM` or `EINVAL`: the frame is no device memory that this domain may use.
+/// - `ENOMEM`: the window or this kernel has no room.
 pub fn map_mmio(first: Mfn, count: usize) -> Result<ForeignMap, MapError> {
     let frames = (0..count as u64).map(|i| Mfn::new(first.raw() + i));
     let va = arch::map_frames(DomId::IO, frames, count, true, true)?;
@@ -88,7 +93,7 @@ pub fn map_mmio(first: Mfn, count: usize) -> Result<ForeignMap, MapError> {
 }
 
 #[cfg(freestanding)]
-/// Takes `count` pages of window addresses with page tables below them and nothing mapped.
+/// Takes `count` pages of window addresses that have page tables and map nothing.
 pub(crate) fn take_window(count: usize) -> Option<usize> {
     arch::take_window(count)
 }

@@ -1,4 +1,5 @@
-//! The heap: talc over pages of the kernel, grown when it runs out. Each object is charged to an account.
+//! The heap: talc over pages of the kernel. The heap takes more pages when it runs out. Each object is charged to an
+//! account.
 
 use super::{Pages, tables, tail};
 use crate::account::{self, Account, Supply, supplies};
@@ -22,7 +23,7 @@ struct PageSource;
 // SAFETY: `acquire` reaches the page allocator only, which allocates nothing on this heap.
 unsafe impl Source for PageSource {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
-        // Room for the object at its alignment, and for the heap's own bookkeeping.
+        // The bytes are for the object at its alignment, and for the heap's own bookkeeping.
         let bytes =
             layout.size().checked_add(layout.align()).and_then(|n| n.checked_add(PAGE_SIZE)).ok_or(())?;
         let needed = bytes.div_ceil(PAGE_SIZE);
@@ -41,8 +42,8 @@ unsafe impl Source for PageSource {
     }
 }
 
-/// Objects from this size on get pages of their own, which go back when the object does: 256 KiB. Such objects are the
-/// decompressors' windows and the lists of large domains, too large to stay with the heap for ever.
+/// Size from which on an object gets pages of its own, which go back when the object does: 256 KiB. Such objects are
+/// the decompressors' windows and the lists of large domains, which are too large to stay with the heap for ever.
 const LARGE_BYTES: usize = 256 << 10;
 
 static LARGE_USED: AtomicUsize = AtomicUsize::new(0);
@@ -51,12 +52,12 @@ static LARGE_OBJECTS: AtomicUsize = AtomicUsize::new(0);
 /// The heap: talc for small objects, whole pages for large ones.
 struct Heap(TalcLock<spin::Mutex<()>, PageSource>);
 
-/// Is it an object with pages of its own?
+/// Whether the object has pages of its own.
 fn is_large(layout: &Layout) -> bool {
     layout.size() >= LARGE_BYTES
 }
 
-/// Pages of its own for an object, charged to the current account. None aligned to more than a page are to be had.
+/// Takes pages for one object alone, charged to the current account. An alignment of more than a page is not to be had.
 #[cold]
 fn alloc_large(layout: Layout) -> *mut u8 {
     if layout.size() > isize::MAX as usize / 2 || layout.align() > PAGE_SIZE {
@@ -65,7 +66,7 @@ fn alloc_large(layout: Layout) -> *mut u8 {
     let count = tail::extended(layout).size().div_ceil(PAGE_SIZE);
     // The pages are charged with the object.
     let pages = Account::own().charge(|| Pages::alloc(count)).ok();
-    // What others were promised is not for what goes beyond a budget: that must be able to fail.
+    // Pages promised to other accounts are not for an allocation beyond a budget: that allocation must be able to fail.
     let is_promised = |account: Account| account == Account::own() || account.was_promised(count * PAGE_SIZE);
     let promised = || is_promised(Account::current()).then(|| Pages::promised(count)).flatten();
     let Some(pages) = pages.or_else(promised) else { return core::ptr::null_mut() };
@@ -78,10 +79,10 @@ fn alloc_large(layout: Layout) -> *mut u8 {
     object
 }
 
-/// Gives back what [`alloc_large`] took.
+/// Gives back the pages that [`alloc_large`] took.
 ///
 /// # Safety
-/// The object came from there, with this layout, and nobody uses it any more.
+/// [`alloc_large`] gave the object for this layout, and nobody uses the object any more.
 #[cold]
 unsafe fn dealloc_large(object: *mut u8, layout: Layout) {
     let count = tail::extended(layout).size().div_ceil(PAGE_SIZE);
@@ -92,15 +93,15 @@ unsafe fn dealloc_large(object: *mut u8, layout: Layout) {
     LARGE_OBJECTS.fetch_sub(1, Ordering::Relaxed);
 }
 
-// SAFETY: either talc's own blocks, or page runs that nothing else has until they are given back; which of them an
-// object is follows from its layout alone. Behind each object is room for its tail.
+// SAFETY: an object is one of talc's own blocks, or a run of pages that nothing else has until the object is freed.
+// Which of the two follows from the object's layout alone. Behind each object is room for its tail.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(&layout) {
             return alloc_large(layout);
         }
         let extended = tail::extended(layout);
-        // SAFETY: the caller's layout, with its tail.
+        // SAFETY: the layout is the caller's, with the object's tail.
         let object = unsafe { self.0.alloc(extended) };
         if !object.is_null() {
             // SAFETY: the object was made with room for its tail.
@@ -111,7 +112,7 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
         if is_large(&layout) {
-            // SAFETY: made by `alloc_large`, as its layout says.
+            // SAFETY: `alloc_large` made the object, as the object's layout says.
             return unsafe { dealloc_large(object, layout) };
         }
         let extended = tail::extended(layout);
@@ -121,7 +122,7 @@ unsafe impl GlobalAlloc for Heap {
         unsafe { self.0.dealloc(object, extended) };
     }
 
-    // One for all: each buffer that grows would have its own.
+    // One function for all: otherwise each buffer that grows would have a copy of this code.
     #[inline(never)]
     unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size goes with the alignment.
@@ -130,7 +131,7 @@ unsafe impl GlobalAlloc for Heap {
             // SAFETY: the new size is not 0: the caller promises that.
             let moved = unsafe { self.alloc(new) };
             if !moved.is_null() {
-                // SAFETY: both are live, apart from each other, and as long as their layouts say.
+                // SAFETY: both objects are live, apart from each other, and as long as their layouts say.
                 unsafe { moved.copy_from_nonoverlapping(object, layout.size().min(new_size)) };
                 // SAFETY: the caller's object, which has moved.
                 unsafe { self.dealloc(object, layout) };
@@ -143,7 +144,7 @@ unsafe impl GlobalAlloc for Heap {
         // SAFETY: the caller's object, made with this layout.
         let moved = unsafe { self.0.realloc(object, extended, new_extended.size()) };
         if !moved.is_null() {
-            // SAFETY: what `charge` got from the account when it charged the object.
+            // SAFETY: `record` is what `charge` got from the account when it charged the object.
             unsafe { account::refund(record, || tail::heap_bytes(extended)) };
             // SAFETY: the object has room for its tail at its new size.
             unsafe { tail::charge(moved, new, || tail::heap_bytes(new_extended)) };
@@ -165,11 +166,11 @@ pub(super) fn usage() -> (usize, usize) {
     )
 }
 
-/// Sees to it that `bytes` more can be allocated: by what the heap has free, by pages of the kernel that are promised to
-/// it from now on, and by pages from the hypervisor, which stay with the heap.
+/// Makes sure that `bytes` more can be allocated. The bytes come from what the heap has free, from pages of the kernel
+/// that are promised to the heap from now on, and from pages of the hypervisor, which stay with the heap.
 ///
 /// # Errors
-/// The bytes that are missing.
+/// The number of bytes that are missing.
 pub(super) fn secure(bytes: usize) -> Result<(), usize> {
     let wanted = || bytes.saturating_sub(HEAP.0.lock().counters().available_bytes).div_ceil(PAGE_SIZE);
     let mut pages = wanted();

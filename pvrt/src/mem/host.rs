@@ -1,4 +1,4 @@
-//! Pages on the host: from the process's heap, with machine frame numbers of their own.
+//! Pages on the host. The pages come from the process's heap and have machine frame numbers of their own.
 
 use super::{MapError, Origin, Usage};
 use crate::account::Account;
@@ -9,7 +9,7 @@ use ring_abi::errno::Errno;
 use ring_abi::types::{DomId, Mfn, PAGE_SIZE, Pfn};
 use spin::Mutex;
 
-/// The first machine frame number handed out: a number that no page has by accident.
+/// The first machine frame number that is given out: a number that no page has by accident.
 const FIRST_MFN: u64 = 0x1_0000;
 
 /// The runs of pages that this thread's kernel holds.
@@ -102,7 +102,7 @@ pub(crate) fn va_of_maddr(maddr: u64) -> Option<usize> {
     })
 }
 
-/// The frames' own addresses; they must follow one another.
+/// The frames' own addresses. The frames must follow one another.
 pub(super) fn map_frames(
     _owner: DomId,
     frames: impl Iterator<Item = Mfn>,
@@ -126,7 +126,7 @@ pub(super) fn unmap_frames(_va: usize, _count: usize) {}
 pub(super) fn free_window(_va: usize, _count: usize) {}
 
 global! {
-    /// Bytes that accounts can be promised in all.
+    /// Bytes that can be promised to all accounts together.
     static MEMORY: core::cell::Cell<usize> = core::cell::Cell::new(usize::MAX);
 }
 

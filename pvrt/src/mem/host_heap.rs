@@ -1,4 +1,4 @@
-//! The heap of host tests: the process's own, charged to accounts as an image's heap does.
+//! The heap of host tests: the process's own heap, charged to accounts as an image's heap does.
 
 use std::alloc::System;
 
@@ -14,14 +14,15 @@ use alloc::alloc::{GlobalAlloc, Layout};
 #[derive(Debug)]
 pub struct Heap;
 
-// SAFETY: the system's allocator, with each object's layout extended in the same way when it comes and when it goes.
+// SAFETY: the system's allocator gets each object's layout extended in the same way when the object comes and when the
+// object goes.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() > isize::MAX as usize / 2 {
             return core::ptr::null_mut();
         }
         let extended = tail::extended(layout);
-        // SAFETY: the caller's layout, with its tail.
+        // SAFETY: the layout is the caller's, with the object's tail.
         let object = unsafe { System.alloc(extended) };
         if !object.is_null() {
             // SAFETY: the object was made with room for its tail.

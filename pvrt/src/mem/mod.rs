@@ -1,9 +1,9 @@
-//! Memory of the kernel: its pages, mappings of other domains' pages, the heap.
+//! Memory of the kernel: the kernel's pages, mappings of other domains' pages, the heap.
 //!
-//! Layout (an image): the linear map of all pseudo-physical pages at 0xffffffff80000000, at most 1 GiB of it; the
-//! window region at 0xffffffffc0000000, 512 MiB for mappings that come and go and for memory gained after start.
-//! On the host pages come from the process's heap, machine frame numbers are made up, and a mapping of frames is those
-//! frames' own addresses.
+//! Layout of an image: the linear map of all pseudo-physical pages begins at 0xffffffff80000000 and has at most 1 GiB.
+//! The window region begins at 0xffffffffc0000000 and has 512 MiB, for mappings that come and go and for memory gained
+//! after start. On the host, pages come from the process's heap, machine frame numbers are made up, and a mapping of
+//! frames is the frames' own addresses.
 #![allow(unsafe_code)] // pages are addresses until they are wrapped
 
 #[cfg(any(freestanding, test))] // pages of an image
@@ -41,19 +41,19 @@ use ring_abi::types::{Mfn, PAGE_SIZE, Pfn};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
-/// Where a run of pages came from, and where it goes back to.
+/// Where a run of pages came from, and so where the run goes back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The memory the domain started with.
     Start,
-    /// Taken from the hypervisor; its first pseudo-physical page.
+    /// Taken from the hypervisor. The number is that of the run's first pseudo-physical page.
     #[cfg_attr(not(freestanding), allow(dead_code))]
     Grown(u64),
 }
 
-/// A run of whole pages at consecutive addresses, owned; given back on drop. The machine frames behind it are in no
-/// order. Its bytes are reached through [`SharedBytes`], since another domain may have been granted them. A view of the
-/// bytes borrows the pages:
+/// A run of whole pages at consecutive addresses. This value owns the pages, and dropping the value gives the pages
+/// back. The machine frames behind the run are in no order. [`SharedBytes`] reaches the run's bytes, since another
+/// domain may have a grant of the pages. A view of the bytes borrows the pages:
 ///
 /// ```compile_fail,E0505
 /// fn freed_too_early(pages: pvrt::mem::Pages) {
@@ -67,16 +67,16 @@ pub struct Pages {
     va: usize,
     count: usize,
     origin: Origin,
-    /// The account that they are charged to.
+    /// The account to which the pages are charged.
     _charge: Charge,
 }
 
 impl Pages {
-    /// Takes `count` pages (at least one) from the kernel's own memory, or else from the hypervisor, and charges them to
-    /// the current account. Their contents are whatever was there.
+    /// Takes `count` pages (at least one) from the kernel's own memory, or else from the hypervisor, and charges them
+    /// to the current account. The pages have whatever contents they had before.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
+    /// [`OutOfMemory`]: neither the kernel nor the hypervisor gives so many pages.
     pub fn alloc(count: usize) -> Result<Self, OutOfMemory> {
         match arch::take_pages(count) {
             Some(va) => {
@@ -92,17 +92,17 @@ impl Pages {
         Self { va, count, origin: tables::origin_of(va), _charge: Charge::none() }
     }
 
-    /// Takes pages that accounts were promised, charged to nobody.
+    /// Takes pages that were promised to accounts, and charges the pages to nobody.
     #[cfg(freestanding)]
     pub(crate) fn promised(count: usize) -> Option<Self> {
         let va = tables::take_promised(count)?;
         Some(Self { va, count, origin: Origin::Start, _charge: Charge::none() })
     }
 
-    /// As [`alloc`](Self::alloc), filled with zeros.
+    /// Like [`alloc`](Self::alloc), but the pages are filled with zeros.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
+    /// [`OutOfMemory`]: neither the kernel nor the hypervisor gives so many pages.
     pub fn zeroed(count: usize) -> Result<Self, OutOfMemory> {
         let pages = Self::alloc(count)?;
         // SAFETY: the pages were just taken: nothing else refers to them.
@@ -129,7 +129,7 @@ impl Pages {
     /// The machine frame behind page `index`.
     ///
     /// # Panics
-    /// When there is no such page.
+    /// When the run has no such page.
     pub fn mfn(&self, index: usize) -> Mfn {
         assert!(index < self.count);
         arch::mfn_of(self.va + index * PAGE_SIZE)
@@ -138,7 +138,7 @@ impl Pages {
     /// The pseudo-physical number of page `index`.
     ///
     /// # Panics
-    /// When there is no such page.
+    /// When the run has no such page.
     pub fn pfn(&self, index: usize) -> Pfn {
         assert!(index < self.count);
         match self.origin {
@@ -162,7 +162,7 @@ impl Pages {
     /// The bytes of page `index`.
     ///
     /// # Panics
-    /// When there is no such page.
+    /// When the run has no such page.
     pub fn page(&self, index: usize) -> SharedBytes<'_> {
         self.shared().slice(index * PAGE_SIZE, PAGE_SIZE).expect("a page of this run")
     }
@@ -170,7 +170,7 @@ impl Pages {
 
 impl SharedMemory for Pages {
     fn shared(&self) -> SharedBytes<'_> {
-        // SAFETY: the pages are mapped while `self` lives, and the accessor borrows it.
+        // SAFETY: the pages are mapped while `self` lives, and the accessor borrows `self`.
         unsafe { shared_at(self.va, self.count) }
     }
 }
@@ -193,16 +193,17 @@ impl Drop for Pages {
     }
 }
 
-/// Takes `count` pages from the hypervisor, whatever the kernel itself has; they go back there on drop.
+/// Takes `count` pages from the hypervisor, whatever the kernel itself has. The pages go back to the hypervisor on
+/// drop.
 ///
 /// # Errors
-/// [`OutOfMemory`]: the machine or the domain's limit has not so many.
+/// [`OutOfMemory`]: the machine has not so many free pages, or the domain's limit forbids so many.
 pub fn populate(count: usize) -> Result<Pages, OutOfMemory> {
     let (va, first) = arch::grow(count).ok_or(OutOfMemory)?;
     Ok(Pages { va, count, origin: first, _charge: Charge::take(count * PAGE_SIZE) })
 }
 
-/// Gives pages back to where they came from; the same as dropping them.
+/// Gives pages back to where they came from. Dropping the pages does the same.
 pub fn release(pages: Pages) {
     drop(pages);
 }
@@ -212,10 +213,10 @@ pub fn mfn_of(va: usize) -> Mfn {
     arch::mfn_of(va)
 }
 
-/// Sees to it that `bytes` more can be allocated on the heap.
+/// Makes sure that `bytes` more can be allocated on the heap.
 ///
 /// # Errors
-/// The bytes that are missing.
+/// The number of bytes that are missing.
 pub(crate) fn secure(bytes: usize) -> Result<(), usize> {
     arch::secure(bytes)
 }
@@ -225,15 +226,15 @@ pub(crate) fn secure(bytes: usize) -> Result<(), usize> {
 pub struct Usage {
     /// Pages the domain has: at start and gained since.
     pub total_pages: usize,
-    /// Of the pages at start, those free.
+    /// Number of free pages, of the pages that the kernel had at start.
     pub free_pages: usize,
     /// Pages gained from the hypervisor and not yet given back.
     pub grown_pages: usize,
     /// Window pages in use by mappings.
     pub window_pages: usize,
-    /// Bytes of heap that are claimed by allocations.
+    /// Bytes of heap that allocations have.
     pub heap_bytes: usize,
-    /// Allocations that live on the heap.
+    /// Number of allocations that live on the heap.
     pub heap_objects: usize,
 }
 

@@ -1,7 +1,8 @@
-//! The image's page tables: takes over what the builder made, maps the rest of memory, runs the window region.
+//! The image's page tables. This module takes over the builder's tables, maps the rest of memory, and runs the window
+//! region.
 //!
-//! Every table is reached through the linear map, read-only; changes go through `mmu_update` in batches.
-//! ABI: `xen/include/public/xen.h`.
+//! Every table is read through the linear map; changes go through `mmu_update` in batches. ABI:
+//! `xen/include/public/xen.h`.
 
 use super::bitmap::Bitmap;
 use super::window::{self, WINDOW_PAGES, WINDOW_VA};
@@ -15,7 +16,7 @@ use spin::Mutex;
 
 /// Where pseudo-physical page 0 is mapped.
 pub(crate) const LINEAR_VA: usize = 0xffff_ffff_8000_0000;
-/// Pages the linear map can hold: one L2 table's reach, 1 GiB.
+/// Number of pages that the linear map can hold: one L2 table's reach, 1 GiB.
 pub(crate) const LINEAR_PAGES: usize = 512 * 512;
 /// The read-only machine-to-physical table.
 const M2P_VA: usize = 0xffff_8000_0000_0000;
@@ -25,10 +26,11 @@ pub(super) const RW_PAGE: u64 = pte::P | pte::RW | pte::A | pte::D;
 pub(super) const RO_PAGE: u64 = pte::P | pte::A;
 /// Bits of an entry that points to a table.
 pub(super) const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
-/// Updates sent in one hypercall.
+/// Number of updates that go into one hypercall.
 pub(super) const BATCH: usize = 128;
 
-/// What the kernel knows of its memory. One leaf lock guards it; hypercalls are made while it is held.
+/// What the kernel knows of its memory. One leaf lock guards this state, and hypercalls are made while the lock is
+/// held.
 pub(super) struct State {
     pub(super) free: Bitmap<{ LINEAR_PAGES / 64 }>,
     /// The builder's list: machine frame of each page at start.
@@ -38,7 +40,7 @@ pub(super) struct State {
     linear_l2: usize,
     pub(super) window: window::Window,
     pub(super) grown_pages: usize,
-    /// Of the free pages, those that the heap was promised for what accounts have claimed.
+    /// Number of free pages that are promised to the heap, for what accounts have claimed.
     promised: usize,
 }
 
@@ -55,7 +57,7 @@ pub(super) static STATE: Mutex<State> = Mutex::new(State {
 /// Reads entry `index` of the table at `va`.
 pub(super) fn entry(va: usize, index: usize) -> u64 {
     debug_assert!(index < 512);
-    // SAFETY: `va` is a table page in the linear map; tables stay mapped. The hypervisor may set bits in it.
+    // SAFETY: `va` is a table page in the linear map, and tables stay mapped. The hypervisor may set bits in the entry.
     unsafe { ((va + index * 8) as *const u64).read_volatile() }
 }
 
@@ -78,13 +80,13 @@ impl State {
         unsafe { ((self.p2m + pfn * 8) as *const u64).read() }
     }
 
-    /// Machine address of the L1 entry for linear page `pfn`, whose L1 exists.
+    /// Machine address of the L1 entry for linear page `pfn`. The L1 table must exist.
     fn linear_entry_maddr(&self, pfn: usize) -> u64 {
         (entry(self.linear_l2, pfn / 512) & pte::ADDRESS) + (pfn % 512 * 8) as u64
     }
 
-    /// Updates that turn page `pfn` from plain memory into a read-only page, then hang it at `parent` (the machine
-    /// address of an L2 or L3 entry).
+    /// The updates that turn page `pfn` from plain memory into a read-only page and then put the page as a table into
+    /// the entry at machine address `parent`, an entry of an L2 or L3 table.
     pub(super) fn table_updates(&self, pfn: usize, parent: u64) -> [MmuUpdate; 2] {
         let frame = self.mfn_of_pfn(pfn) << 12;
         [
@@ -101,7 +103,7 @@ impl State {
         Some(pfn)
     }
 
-    /// Maps the pages from `mapped` on that the builder left out.
+    /// Maps the pages from `mapped` on, which the builder left out.
     fn extend_linear(&mut self, mut mapped: usize, end: usize, ramdisk: (usize, usize)) {
         let l2_maddr = self.mfn_of_pfn((self.linear_l2 - LINEAR_VA) / PAGE_SIZE) << 12;
         while mapped < end {
@@ -109,7 +111,7 @@ impl State {
             let mut count = 0;
             let from = mapped;
             if !mapped.is_multiple_of(512) {
-                // The rest of a table that the builder began.
+                // These pages are the rest of a table that the builder began.
                 let stop = end.min(mapped.next_multiple_of(512)).min(mapped + BATCH);
                 for pfn in mapped..stop {
                     let val = self.mfn_of_pfn(pfn) << 12 | RW_PAGE;
@@ -152,7 +154,7 @@ impl State {
     }
 }
 
-/// What the builder occupied.
+/// What the builder occupied of this kernel's memory.
 pub(crate) struct Occupied {
     /// First page behind everything the builder mapped and filled.
     pub(crate) first_free: usize,
@@ -186,7 +188,7 @@ pub(crate) fn init(info: &StartInfo, occupied: &Occupied) {
     state.extend_linear(mapped, end, occupied.ramdisk);
 }
 
-/// Pages from 0 on that the builder mapped.
+/// Number of pages, from page 0 on, that the builder mapped.
 fn mapped_pages(l2: usize) -> usize {
     let Some(last) = (0..512).take_while(|slot| entry(l2, *slot) & pte::P != 0).last() else { return 0 };
     let l1 = table_va(entry(l2, last));
@@ -202,7 +204,7 @@ pub(crate) fn unmap_guard(va: u64) {
     }
 }
 
-/// Takes pages that nobody was promised.
+/// Takes pages that were promised to no account.
 pub(super) fn take_pages(count: usize) -> Option<usize> {
     let mut state = STATE.lock();
     if state.free.free_pages() < count.checked_add(state.promised)? {
@@ -211,7 +213,7 @@ pub(super) fn take_pages(count: usize) -> Option<usize> {
     state.free.take(count).map(|pfn| LINEAR_VA + pfn * PAGE_SIZE)
 }
 
-/// Takes pages whether or not they were promised: for what they were promised for.
+/// Takes pages whether or not they were promised, for an account to which they were promised.
 pub(super) fn take_promised(count: usize) -> Option<usize> {
     let mut state = STATE.lock();
     let pfn = state.free.take(count)?;
@@ -219,8 +221,8 @@ pub(super) fn take_promised(count: usize) -> Option<usize> {
     Some(LINEAR_VA + pfn * PAGE_SIZE)
 }
 
-/// Promises `count` of the free pages to the heap, in place of what it was promised before. If there are fewer, changes
-/// nothing and gives the number that is missing.
+/// Promises `count` of the free pages to the heap, in place of the former promise. If there are fewer, this function
+/// changes nothing and gives the number that is missing.
 pub(super) fn promise(count: usize) -> Option<usize> {
     let mut state = STATE.lock();
     let missing = count.saturating_sub(state.free.free_pages());
@@ -294,7 +296,7 @@ pub(super) fn origin_of(va: usize) -> Origin {
     if va < WINDOW_VA {
         return Origin::Start;
     }
-    // The hypervisor was told the number when the page was taken, and has kept it.
+    // The hypervisor learnt the number when this kernel took the page, and has kept the number.
     Origin::Grown(pfn_of(mfn_of(va).raw() as usize) as u64)
 }
 

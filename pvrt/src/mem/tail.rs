@@ -1,7 +1,7 @@
-//! What the heap keeps with each object: the account that it charged, in eight bytes behind the object's own.
+//! What the heap keeps with each object: the account that the heap charged, in eight bytes behind the object's own.
 //!
-//! Behind, not before: the object keeps its alignment without padding, and the heap knows the size again when the object is
-//! freed. A table beside the heap would cost a look-up for each object.
+//! The bytes lie behind the object, not before: so the object keeps its alignment without padding, and the heap knows
+//! the size again when the object is freed. A table beside the heap would cost a look-up for each object.
 
 use alloc::alloc::Layout;
 
@@ -10,31 +10,33 @@ use crate::account::{self, Record};
 /// Bytes behind each object.
 const TAIL_BYTES: usize = size_of::<*const Record>();
 
-/// What the heap's own word behind each object, and its unit, round an object up to.
+/// The heap's unit: an object, with the heap's own word behind it, is rounded up to a multiple of this size.
 const UNIT_BYTES: usize = 32;
 
 /// The layout of an object with its tail. The object is smaller than half of what a layout can be.
 #[inline]
 pub(crate) fn extended(layout: Layout) -> Layout {
     debug_assert!(layout.size() <= isize::MAX as usize / 2);
-    // SAFETY: the alignment is a layout's, and the size far from where the sum of both is too large for one.
+    // SAFETY: the alignment is a layout's own, and the size is far below the size at which a layout is too large.
     unsafe { Layout::from_size_align_unchecked(layout.size().wrapping_add(TAIL_BYTES), layout.align()) }
 }
 
-/// Bytes that an object of this extended layout takes from the heap: its own, the heap's word, up to whole units.
+/// Bytes that an object of this extended layout takes from the heap: the object's own and the heap's word, rounded up
+/// to whole units.
 #[inline]
 pub(crate) fn heap_bytes(extended: Layout) -> usize {
     extended.size().wrapping_add(size_of::<usize>() + UNIT_BYTES - 1) & !(UNIT_BYTES - 1)
 }
 
-/// Charges `bytes` for the new object at `object` to the current account, and remembers that. (I23)
+/// Charges `bytes` for the new object at `object` to the current account, and notes the account in the object's tail.
+/// (I23)
 ///
 /// # Safety
 /// `object` has the size of `layout` and the tail behind it.
 #[inline]
 pub(crate) unsafe fn charge(object: *mut u8, layout: Layout, bytes: impl FnOnce() -> usize) {
     let record = account::take(bytes);
-    // SAFETY: the caller's object has its tail there; it need not be aligned.
+    // SAFETY: the caller's object has its tail there, which need not be aligned.
     unsafe { object.add(layout.size()).cast::<*const Record>().write_unaligned(record) };
 }
 
@@ -44,7 +46,7 @@ pub(crate) unsafe fn charge(object: *mut u8, layout: Layout, bytes: impl FnOnce(
 /// The object was charged by [`charge`] with the same layout.
 #[inline]
 pub(crate) unsafe fn read(object: *mut u8, layout: Layout) -> *const Record {
-    // SAFETY: `charge` wrote it, and the tail is nobody's but the heap's.
+    // SAFETY: `charge` wrote the tail, and only the heap uses the tail.
     unsafe { object.add(layout.size()).cast::<*const Record>().read_unaligned() }
 }
 
@@ -56,6 +58,6 @@ pub(crate) unsafe fn read(object: *mut u8, layout: Layout) -> *const Record {
 pub(crate) unsafe fn refund(object: *mut u8, layout: Layout, bytes: impl FnOnce() -> usize) {
     // SAFETY: the caller's object has its tail.
     let record = unsafe { read(object, layout) };
-    // SAFETY: what `charge` got from the account.
+    // SAFETY: `record` is what `charge` got from the account.
     unsafe { account::refund(record, bytes) };
 }

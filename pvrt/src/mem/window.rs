@@ -14,10 +14,10 @@ use ring_abi::types::{DomId, PAGE_SIZE};
 pub(super) const WINDOW_VA: usize = 0xffff_ffff_c000_0000;
 /// Pages of the region: 512 MiB.
 pub(super) const WINDOW_PAGES: usize = 128 * 1024;
-/// L1 tables below it.
+/// Number of L1 tables below the window region.
 const L1_TABLES: usize = WINDOW_PAGES / 512;
 
-/// Which window addresses are free, and their tables.
+/// Which window addresses are free, and the tables of the window region.
 pub(super) struct Window {
     free: Bitmap<{ WINDOW_PAGES / 64 }>,
     /// The region's L2 table: linear address and machine frame.
@@ -62,7 +62,7 @@ impl Window {
         entry(table, page % 512)
     }
 
-    /// Machine address of that entry.
+    /// Machine address of the L1 entry of a window address.
     fn entry_maddr(&self, va: usize) -> u64 {
         let page = (va - WINDOW_VA) / PAGE_SIZE;
         (entry(self.l2, page / 512) & pte::ADDRESS) + (page % 512 * 8) as u64
@@ -74,8 +74,8 @@ impl Window {
     }
 }
 
-/// Addresses with page tables below them and nothing mapped, for callers that make their own mappings; given back on
-/// drop, when nothing must be mapped there any more.
+/// Addresses that have page tables and map nothing, for callers that make their own mappings. The addresses are given
+/// back on drop; nothing may be mapped there then.
 #[derive(Debug)]
 pub struct WindowPages {
     va: usize,
@@ -100,7 +100,7 @@ impl Drop for WindowPages {
     }
 }
 
-/// Takes `count` pages of addresses and makes the L1 tables they lack.
+/// Takes `count` pages of addresses, and makes the L1 tables that the addresses lack.
 pub(super) fn take(state: &mut State, count: usize) -> Option<usize> {
     let page = state.window.free.take(count)?;
     for slot in page / 512..(page + count).div_ceil(512) {
@@ -119,7 +119,7 @@ pub(super) fn take(state: &mut State, count: usize) -> Option<usize> {
     Some(WINDOW_VA + page * PAGE_SIZE)
 }
 
-/// Sets the entries from `va` on to `entries`, whose frames belong to `owner`.
+/// Sets the entries from `va` on to `entries`. The entries' frames belong to `owner`.
 pub(super) fn map(
     state: &State,
     va: usize,
@@ -143,7 +143,7 @@ pub(super) fn map(
     Ok(())
 }
 
-/// Clears the entries from `va` on and flushes; one trap for each `BATCH` pages.
+/// Clears the entries from `va` on and flushes the TLB, with one trap for each `BATCH` pages.
 pub(super) fn unmap(state: &State, va: usize, count: usize) {
     let mut at = 0;
     while at < count {

@@ -125,8 +125,8 @@ pub(crate) struct Transaction {
     removed: Vec<Path>,
     /// By owner.
     owned: BTreeMap<u16, Owned>,
-    /// Bytes of heap for the whole transaction. They are accounted to the transaction's domain until the transaction is
-    /// freed.
+    /// Bytes of heap for the whole transaction. These bytes are accounted to the transaction's domain until the
+    /// transaction is freed.
     pub(crate) bytes: usize,
 }
 

@@ -1,45 +1,48 @@
 //! Which task runs next: deficit round-robin between accounts, by cost. (I25)
 //!
 //! Each account has a queue of its ready tasks, in order of arrival. The accounts with ready tasks stand in a ring. The
-//! account in front runs its tasks until the cost of its polls has used up its credit; it then gets a quantum of new
-//! credit and goes to the back. A poll is charged after it ran, so an account can get into debt: it then sits out as many
-//! rounds as the debt lasts. Debt lasts only while others want the time: an account alone in the ring runs at once, and
-//! an idle moment of the whole kernel voids all debts.
+//! account in front runs its tasks until the cost of their polls has used up the account's credit. The account then
+//! gets a quantum of new credit and goes to the back. A poll is charged after the poll ran, so an account can get into
+//! debt: such an account sits out as many rounds as its debt lasts. Debt lasts only while others want the time: an
+//! account alone in the ring runs at once, and an idle moment of the whole kernel voids all debts.
 //!
-//! An account that becomes ready with credit left does not wait for the ring's turns: it is *fresh*, and runs next, in
-//! order of arrival with the other fresh ones, until its credit is used up; only then it goes to the back of the ring.
-//! So an account that waits much, as a domain with some reads of its disk under way, waits for one poll of an account
-//! that does not, and still has no more than its quantum in each round: new credit comes from the ring alone.
+//! An account that becomes ready with credit left does not wait for the ring's turns. Such an account is *fresh* and
+//! runs next, in order of arrival among the fresh ones, until its credit is used up. Only then does the account go to
+//! the back of the ring. So an account that waits much, as a domain with some reads of its disk under way does, waits
+//! for one poll of an account that does not wait. Such an account still has no more than its quantum in each round: new
+//! credit comes from the ring alone.
 //!
 //! M. Shreedhar, G. Varghese: Efficient Fair Queueing using Deficit Round-Robin (1995).
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-/// What a guest's account may use in one turn, in ticks of the time stamp counter: 250 µs where it counts at 1 GHz.
+/// Ticks of the time stamp counter that a guest's account may use in one turn: 250 µs where the counter counts at 1
+/// GHz.
 pub(super) const QUANTUM: i64 = 250_000;
-/// How many guests' quanta the kernel's own account gets in a turn: it drives the disks and ends domains for all.
+/// How many guests' quanta the kernel's own account gets in a turn: the kernel drives the disks and ends domains for
+/// all.
 pub(super) const OWN_WEIGHT: i64 = 4;
-/// The least that a poll is charged, in ticks: tasks that wake each other for ever use up their turn even where the clock
-/// stands still.
+/// The least number of ticks that a poll is charged: tasks that wake each other for ever use up their turn even where
+/// the clock stands still.
 const LEAST_COST: i64 = 500;
-/// The most that an account can owe, in quanta: a poll's ticks count even where the hypervisor gave the CPU to another
-/// vCPU in the middle, and that is no fault of the account's.
+/// The most that an account can owe, in quanta. A poll's ticks count even where the hypervisor gave the CPU to another
+/// vCPU in the middle of the poll, and that is no fault of the account's.
 const DEBT_QUANTA: i64 = 16;
 
 /// One account's ready tasks.
 struct Queue<T> {
     ready: VecDeque<T>,
-    /// Ticks that it may still use; below zero: it owes.
+    /// Ticks that the account may still use. A number below zero is a debt.
     credit: i64,
-    /// The account stands in the ring or is fresh: it has ready tasks, or its last task is being polled and may be
-    /// ready again.
+    /// Whether the account stands in the ring or is fresh. Such an account has ready tasks, or its last task is being
+    /// polled and may be ready again.
     in_ring: bool,
-    /// Its tasks are not to run.
+    /// Whether the account's tasks must not run.
     frozen: bool,
     /// The idle epoch in which `credit` was last true.
     epoch: u64,
-    /// Tasks that ever became ready.
+    /// Number of tasks that ever became ready.
     pushed: u64,
 }
 
@@ -54,13 +57,13 @@ pub(super) struct Drr<T> {
     queues: Vec<Queue<T>>,
     /// The accounts that have ready tasks and wait for their turn.
     ring: VecDeque<usize>,
-    /// Accounts that have ready tasks and became ready with credit left: they go first.
+    /// Accounts that have ready tasks and became ready with credit left: these go first.
     fresh: VecDeque<usize>,
     /// Counts the times when nothing was ready.
     epoch: u64,
 }
 
-/// What account number `account` gets for each turn.
+/// Ticks that account number `account` gets for each turn.
 fn quantum(account: usize) -> i64 {
     if account == 0 { QUANTUM * OWN_WEIGHT } else { QUANTUM }
 }
@@ -82,7 +85,7 @@ impl<T> Drr<T> {
         self.fresh.reserve(self.queues.len() - self.fresh.len());
     }
 
-    /// Puts a task behind those of its account. There must be room: see [`Drr::reserve`].
+    /// Puts a task behind the other tasks of its account. There must be room: see [`Drr::reserve`].
     #[inline]
     pub(super) fn push(&mut self, account: usize, task: T) {
         let queue = &mut self.queues[account];
@@ -103,13 +106,13 @@ impl<T> Drr<T> {
         if queue.credit > 0 {
             self.fresh.push_back(account);
         } else {
-            // As one whose credit ends while it is ready.
+            // The account is treated like an account whose credit ends while it is ready.
             queue.credit += quantum(account);
             self.ring.push_back(account);
         }
     }
 
-    /// Takes the task that is to run next. Where none is ready, what anyone owes is void: nobody lacked the time.
+    /// Takes the task that runs next. Where no task is ready, all debts become void: no account lacked the time.
     #[inline]
     pub(super) fn next(&mut self) -> Option<(usize, T)> {
         loop {
@@ -123,8 +126,8 @@ impl<T> Drr<T> {
             };
             let queue = &mut self.queues[account];
             if queue.ready.is_empty() {
-                // The account stayed in front while its last task was polled: had that task become ready at once, the
-                // turn would go on.
+                // The account stayed in front while its last task was polled: if that task had become ready at once,
+                // the turn would have gone on.
                 queue.in_ring = false;
                 _ = if is_fresh { self.fresh.pop_front() } else { self.ring.pop_front() };
                 continue;
@@ -155,7 +158,7 @@ impl<T> Drr<T> {
         queue.credit = queue.credit.saturating_sub(cost).max(-DEBT_QUANTA * QUANTUM);
     }
 
-    /// Ends the turn of the account in front; it keeps its credit for the next.
+    /// Ends the turn of the account in front. The account keeps its credit for its next turn.
     pub(super) fn pass(&mut self) {
         if let Some(account) = self.fresh.pop_front() {
             self.ring.push_back(account);
@@ -164,7 +167,7 @@ impl<T> Drr<T> {
         }
     }
 
-    /// What [`Drr::have_run`] needs to know whether all that is ready now has run.
+    /// A record of the tasks that are ready now; [`Drr::have_run`] tells by the record whether they all have run.
     pub(super) fn ready_now(&self) -> Vec<(usize, u64)> {
         let ready = |(_, queue): &(usize, &Queue<T>)| !queue.ready.is_empty() && !queue.frozen;
         self.queues.iter().enumerate().filter(ready).map(|(account, queue)| (account, queue.pushed)).collect()
@@ -205,7 +208,8 @@ impl<T> Drr<T> {
     pub(super) fn forget(&mut self, account: usize) {
         if let Some(queue) = self.queues.get_mut(account) {
             debug_assert!(queue.ready.is_empty());
-            // [`Drr::have_run`] may be waiting for what this account made ready: its count goes on under the next.
+            // A caller of [`Drr::have_run`] may wait for tasks that this account made ready: so the count goes on under
+            // the next account.
             *queue = Queue { pushed: queue.pushed, ..Queue::new() };
             self.remove(account);
         }

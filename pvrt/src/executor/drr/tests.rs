@@ -6,16 +6,16 @@ struct Load {
     account: usize,
     /// Ticks of each poll.
     cost: u64,
-    /// Ticks from one wake to the next; 0: it wakes itself.
+    /// Ticks from one wake of the task to the next; 0: the task wakes itself.
     every: u64,
 }
 
-/// What became of a load.
+/// The outcome of a load.
 #[derive(Clone, Default, Debug)]
 struct Outcome {
     polls: u64,
     ticks: u64,
-    /// The longest time between a wake and the end of its poll.
+    /// The longest time from a wake to the end of the poll that follows.
     latency: u64,
 }
 
@@ -118,7 +118,8 @@ fn an_honest_task_waits_for_one_turn_of_each_hog() {
     }
 }
 
-/// An account that waits much and uses little waits for the poll that runs, not for turns; the hogs have all the rest.
+/// An account that waits much and uses little waits for the poll that runs, and not for turns. The hogs have all the
+/// rest of the time.
 #[test]
 fn one_that_uses_less_than_its_part_waits_for_a_poll() {
     let cost = 50_000;
@@ -127,7 +128,8 @@ fn one_that_uses_less_than_its_part_waits_for_a_poll() {
         loads.push(Load { account: hogs + 1, cost: 10_000, every: 250_000 });
         let (outcomes, idle) = run(&loads, TICKS);
         let honest = outcomes.last().expect("the honest one");
-        // After 25 polls its credit is used up, and it waits for its turn, which all hogs have before.
+        // After 25 polls the account's credit is used up, and the account waits for its turn, which comes after a turn
+        // of each hog.
         let round = 25 * 250_000 + hogs as u64 * (QUANTUM as u64 + cost);
         assert!(honest.polls >= TICKS / round * 25, "{hogs} hogs: {honest:?}");
         let hogged: u64 = outcomes[..hogs].iter().map(|outcome| outcome.ticks).sum();
@@ -163,7 +165,7 @@ fn a_debt_is_void_once_nobody_lacked_the_time() {
         others += 1;
     }
     assert!((DEBT_QUANTA - 1..=DEBT_QUANTA + 2).contains(&others), "{others} turns");
-    // Nobody else wants it: the account in debt runs.
+    // No other account wants the time: the account in debt runs.
     drr.charge(1, 50 * QUANTUM as u64);
     assert_eq!(drr.next(), Some((2, "other")));
     drr.push(1, "long");
@@ -226,7 +228,7 @@ fn what_was_ready_has_run_though_its_account_is_taken_anew() {
     drr.reserve(1, 1);
     drr.push(1, 0);
     assert!(drr.have_run(&ready), "another account has its record");
-    // What is ready of the new account is waited for as ever.
+    // A caller waits for the ready tasks of the new account as for any others.
     let ready = drr.ready_now();
     assert!(!drr.have_run(&ready));
     assert!(drr.next().is_some() && drr.have_run(&ready));
@@ -245,7 +247,8 @@ fn waking_allocates_nothing() {
 }
 
 proptest! {
-    /// Whatever the loads: nobody starves, no time is wasted, and those that always want the time get equal shares.
+    /// Whatever the loads: no account starves, no time is wasted, and accounts that always want the time get equal
+    /// shares.
     #[test]
     fn time_is_shared_whatever_the_loads(
         // For each account: tasks, ticks of a poll, whether it sleeps between polls.
@@ -275,8 +278,8 @@ proptest! {
         let longest = accounts.iter().map(|(_, cost, _)| *cost).max().unwrap_or(0);
         for (load, outcome) in loads.iter().zip(&outcomes) {
             prop_assert!(outcome.polls > 0);
-            // A round: each account's quantum and one poll beyond; an account's own tasks wait for each other, and it may
-            // sit out the rounds that one of its polls cost.
+            // A round is each account's quantum and one poll beyond. An account's own tasks wait for each other, and
+            // the account may sit out the rounds that one of its polls cost.
             let round = accounts.len() as u64 * (QUANTUM as u64 + longest);
             let own = accounts[load.account - 1].0 as u64 * load.cost;
             let bound = round * (own / QUANTUM as u64 + 3);

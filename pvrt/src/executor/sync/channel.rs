@@ -30,7 +30,7 @@ impl<T> Channel<T> {
     /// Adds a value unless the channel is full or closed.
     ///
     /// # Errors
-    /// The value, when it was not taken.
+    /// The value, when the channel did not take the value.
     pub fn try_send(&self, value: T) -> Result<(), T> {
         {
             let mut state = self.state.lock();
@@ -47,7 +47,7 @@ impl<T> Channel<T> {
     /// Adds a value, waiting for space.
     ///
     /// # Errors
-    /// [`Closed`]: the value was dropped.
+    /// [`Closed`]: the channel was closed, and the value was dropped.
     pub async fn send(&self, mut value: T) -> Result<(), Closed> {
         loop {
             match self.try_send(value) {
@@ -76,7 +76,7 @@ impl<T> Channel<T> {
         Some(value)
     }
 
-    /// Takes the oldest value, waiting for one; `None` once the channel is closed and empty.
+    /// Takes the oldest value, waiting for a value; `None` once the channel is closed and empty.
     pub async fn recv(&self) -> Option<T> {
         loop {
             if let Some(value) = self.try_recv() {
@@ -89,7 +89,7 @@ impl<T> Channel<T> {
         }
     }
 
-    /// Refuses further values; what is queued can still be received.
+    /// Closes the channel: the channel takes no further values, and tasks can still receive the queued ones.
     pub fn close(&self) {
         self.state.lock().closed = true;
         for side in [&self.items, &self.space] {

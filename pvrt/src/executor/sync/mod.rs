@@ -1,4 +1,4 @@
-//! What tasks meet at: [`Notify`], [`Channel`], [`Mutex`], [`oneshot`].
+//! The things at which tasks meet: [`Notify`], [`Channel`], [`Mutex`], [`oneshot`].
 //!
 //! The spin locks inside are leaf locks: held for a few instructions, never while a waker or user code runs.
 

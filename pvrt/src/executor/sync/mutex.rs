@@ -1,4 +1,4 @@
-//! A lock that tasks wait for.
+//! A lock that lets tasks wait, and not the vCPU.
 
 use super::Notify;
 use core::ops::{Deref, DerefMut};

@@ -31,7 +31,7 @@ impl Notify {
         Self { state: Spin::new(state) }
     }
 
-    /// Wakes the task that has waited longest, or lets the next one that waits pass at once.
+    /// Wakes the task that has waited longest. If no task waits, the next task that waits passes at once.
     pub fn notify_one(&self) {
         let waker = {
             let mut state = self.state.lock();
@@ -51,7 +51,7 @@ impl Notify {
         }
     }
 
-    /// Wakes every task that waits now; leaves no permit.
+    /// Wakes every task that waits now. A task that waits later is not let pass.
     pub fn notify_all(&self) {
         let woken = {
             let mut state = self.state.lock();

@@ -1,4 +1,4 @@
-//! One value from one task to another.
+//! A channel for one value from one task to another.
 
 use super::Closed;
 use alloc::sync::Arc;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// After its opening, a disk takes no more memory for a client than the vbd's claim contains for this, whatever a
+/// Once a disk is open, the disk takes no more memory for a client than the vbd's claim contains for this, whatever a
 /// frontend with the largest ring asks for.
 #[test]
 fn a_client_makes_the_disk_keep_no_more_than_its_claim_has() {
