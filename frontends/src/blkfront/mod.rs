@@ -93,7 +93,7 @@ pub struct Statistics {
     pub bytes: u64,
 }
 
-/// A connected disk. Its requests may be awaited side by side.
+/// A connected disk. Several tasks may await requests of one disk side by side.
 pub struct Disk {
     device: Device,
     queue: Arc<Queue>,

@@ -18,7 +18,7 @@ const INPUT_BYTES: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Console {
     input: Mutex<rank::ConsoleInput, VecDeque<u8>>,
-    /// Reports about guests that may still be made.
+    /// The reports about guests that may still be made.
     pub reports: Reports,
 }
 
@@ -31,7 +31,7 @@ impl Console {
         }
     }
 
-    /// Takes what was typed, oldest first, as far as `to` is long.
+    /// Takes typed bytes, the oldest first, as many as fit `to`.
     pub fn take(&self, to: &mut [u8]) -> usize {
         let mut input = self.input.lock();
         let count = to.len().min(input.len());

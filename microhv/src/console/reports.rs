@@ -4,10 +4,10 @@ use crate::sync::{Mutex, rank};
 
 /// Reports about guests at once; each is at most nine lines.
 const BURST: u64 = 32;
-/// One more in each such time.
+/// The time after which one more report may be made.
 const EACH_NS: u64 = 500_000_000;
 
-/// What is left of the reports about guests.
+/// How many reports about guests may still be made.
 #[derive(Debug, Default)]
 pub struct Reports(Mutex<rank::Reports, State>);
 
@@ -20,8 +20,8 @@ struct State {
 }
 
 impl Reports {
-    /// Allows a report at `now_ns`, with the number of reports that were held back since the last; `None` holds this one
-    /// back.
+    /// Allows a report at `now_ns`, and gives the number of reports held back since the last one. `None`: the caller
+    /// does not make this report.
     pub fn allow(&self, now_ns: u64) -> Option<u64> {
         let mut state = self.0.lock();
         let paid_ns = state.paid_ns.max(now_ns) + EACH_NS;

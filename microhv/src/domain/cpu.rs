@@ -1,4 +1,4 @@
-//! The part of a vCPU that its guest sets by hypercall: what a trap, a callback or a switch loads.
+//! The part of a vCPU that its guest sets by hypercall: a trap, a callback or a switch loads this state.
 
 use alloc::boxed::Box;
 use alloc::vec;

@@ -1,4 +1,5 @@
-//! The vCPU that runs on this CPU, and copies between a handler and its memory: each argument is read once.
+//! The vCPU that runs on this CPU, and copies between a handler and the vCPU's memory: a handler reads each argument
+//! once.
 
 use alloc::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::{Domain, GuestCpu, Vcpu};
 use crate::Hypervisor;
 use crate::platform::{GuestFault, Platform, Settled};
 
-/// The vCPU that runs on this CPU, and all it may act on.
+/// The vCPU that runs on this CPU, and all that the vCPU may act on.
 #[derive(Debug)]
 pub struct Current<'a, P: Platform> {
     /// The hypervisor.
@@ -23,8 +24,8 @@ pub struct Current<'a, P: Platform> {
     pub regs: &'a mut CpuUserRegs,
 }
 
-/// The platform's copies, for the vCPU whose tables are loaded. A session on page tables borrows the `Current`, so that
-/// none is open here, and no flush is owed.
+/// The platform's copies, for the vCPU whose tables are loaded. A session on page tables borrows the `Current`, so no
+/// session is open here and no flush is owed.
 impl<P: Platform> Current<'_, P> {
     #[inline(always)]
     fn settled(&self) -> Settled<'_> {
@@ -34,7 +35,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads guest memory with the rights of the guest's kernel; stops at the first fault.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the copy stopped.
     #[inline(always)]
     pub fn copy_from_guest(&self, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         self.hv.platform.copy_from_guest(self.settled(), to, va)
@@ -43,7 +44,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes guest memory with the rights of the guest's kernel; stops at the first fault.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the copy stopped.
     #[inline(always)]
     pub fn copy_to_guest(&self, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
         self.hv.platform.copy_to_guest(self.settled(), va, from)
@@ -52,7 +53,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes the words of a trap frame at guest address `va`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the write stopped.
     #[inline(always)]
     pub fn write_frame<const N: usize>(&self, va: GuestVa, words: [u64; N]) -> Result<(), GuestFault> {
         self.hv.platform.write_frame(self.settled(), va, words)
@@ -61,7 +62,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads a few words at guest address `va`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the read stopped.
     #[inline(always)]
     pub fn read_words(&self, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         self.hv.platform.read_words(self.settled(), to, va)
@@ -70,7 +71,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads the words of a frame at guest address `va`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the read stopped.
     #[inline(always)]
     pub fn read_frame<const N: usize>(&self, va: GuestVa) -> Result<[u64; N], GuestFault> {
         self.hv.platform.read_frame(self.settled(), va)
@@ -89,7 +90,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads a `T` at guest address `va`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the read stopped.
     #[inline]
     pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: GuestVa) -> Result<T, GuestFault> {
         let mut value = T::new_zeroed();
@@ -101,7 +102,7 @@ impl<P: Platform> Current<'_, P> {
     /// result of [`Current::copy_in_at`] about.
     ///
     /// # Errors
-    /// Where it stopped; `value` may have been written in part.
+    /// The address at which the read stopped; `value` may have been written in part.
     #[inline]
     pub fn copy_in_place<T: FromBytes + IntoBytes>(
         &self,
@@ -115,7 +116,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes `value` at guest address `va`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the write stopped.
     #[inline]
     pub fn copy_out<T: IntoBytes + Immutable>(&self, va: GuestVa, value: &T) -> Result<(), GuestFault> {
         self.copy_to_guest(va, value.as_bytes())
@@ -124,7 +125,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads entry `index` of an array of `T` at guest address `array`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the read stopped.
     #[inline]
     pub fn copy_in_at<T: FromBytes + IntoBytes>(&self, array: GuestVa, index: u64) -> Result<T, GuestFault> {
         self.copy_in(element::<T>(array, index)?)
@@ -133,7 +134,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes entry `index` of an array of `T` at guest address `array`.
     ///
     /// # Errors
-    /// Where it stopped.
+    /// The address at which the write stopped.
     #[inline]
     pub fn copy_out_at<T: IntoBytes + Immutable>(
         &self,

@@ -29,7 +29,7 @@ pub enum DebugRegisterError {
 /// The value that debug register `index` takes when a guest writes `value`.
 ///
 /// # Errors
-/// As [`DebugRegisterError`] says.
+/// [`DebugRegisterError`] says why a guest must not have the value.
 pub(crate) fn checked_debug_value(index: u64, value: u64, cr4: u64) -> Result<u64, DebugRegisterError> {
     match index {
         0..=3 if is_canonical(value) && !(HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(&value) => {
@@ -62,7 +62,7 @@ impl GuestCpu {
     /// Sets debug register `index` of the vCPU that runs.
     ///
     /// # Errors
-    /// As [`checked_debug_value`].
+    /// The same as of [`checked_debug_value`].
     pub(crate) fn set_debug_register<P: Platform>(
         &mut self,
         platform: &P,
@@ -81,10 +81,10 @@ impl GuestCpu {
         Ok(())
     }
 
-    /// What debug register `index` holds.
+    /// The value of debug register `index`.
     ///
     /// # Errors
-    /// `NoDevice`: no such register.
+    /// `NoDevice`: there is no such register.
     pub(crate) fn debug_register(&self, index: u64) -> Result<u64, DebugRegisterError> {
         match index {
             0..=3 | 6 | 7 => Ok(self.debug[index as usize]),

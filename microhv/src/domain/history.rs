@@ -6,8 +6,8 @@ const ENTRIES: u32 = u64::BITS / 8;
 /// No call yet. No hypercall has this number.
 const NONE: u8 = 0xff;
 
-/// The numbers of the last 8 hypercalls, a byte each, the newest lowest. Only the vCPU itself writes it, with four
-/// instructions a call.
+/// The numbers of the last 8 hypercalls, a byte each, the newest lowest. Only the vCPU itself writes the numbers, with
+/// four instructions a call.
 #[derive(Debug)]
 pub struct CallHistory {
     calls: AtomicU64,

@@ -1,4 +1,4 @@
-//! Where a vCPU's `vcpu_info` is: read on every event by any CPU, moved once by its guest.
+//! Where a vCPU's `vcpu_info` is. Any CPU reads this place on every event, and the guest may move the place once.
 
 #![allow(unsafe_code)] // rebuilds a `SharedBytes` from the atomic pointer that it was taken apart into
 
@@ -30,8 +30,8 @@ impl InfoCell {
         Some(unsafe { SharedBytes::new(at, INFO_BYTES) })
     }
 
-    /// Sets bit `word` (below 64) of `evtchn_pending_sel`, and the upcall if the bit was clear; whether it was. A full
-    /// barrier: a vCPU that blocks sets its flag, then looks.
+    /// Sets bit `word` (below 64) of `evtchn_pending_sel`, and the upcall byte if the bit was clear. The result is
+    /// whether the bit was clear. This is a full barrier: a vCPU that blocks sets its flag, then looks.
     #[inline]
     pub fn mark(&self, word: u32) -> bool {
         let Some(at) = NonNull::new(self.at.load(Ordering::Acquire)) else { return false };
@@ -55,7 +55,7 @@ impl InfoCell {
         self.at.store(core::ptr::null_mut(), Ordering::Release);
     }
 
-    /// Moves it to `place`, which stays valid until the domain is gone.
+    /// Moves the `vcpu_info` to `place`, which stays valid until the domain is gone.
     ///
     /// # Panics
     /// If `place` is shorter than 64 bytes.

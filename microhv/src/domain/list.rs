@@ -36,10 +36,10 @@ impl DomainList {
         self.domains.lock().get(&id.raw()).cloned()
     }
 
-    /// The domain that `caller` means by `raw`: itself by `DOMID_SELF` or by its own number.
+    /// The domain that `caller` means by `raw`: `caller` by `DOMID_SELF` or by its own number.
     ///
     /// # Errors
-    /// `NoSuchDomain`.
+    /// `NoSuchDomain`: no domain has this number.
     #[inline]
     pub fn resolve(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, DomainError> {
         if raw == ring_abi::types::DOMID_SELF || raw == caller.id.raw() {
@@ -48,10 +48,11 @@ impl DomainList {
         self.get(DomId::new(raw)).ok_or(DomainError::NoSuchDomain)
     }
 
-    /// The domain that `caller` means by `raw`, if `caller` may act on the domain: on itself, or, when privileged, on any. (I30)
+    /// The domain that `caller` means by `raw`, if `caller` may act on the domain: any domain may act on itself, a
+    /// privileged domain on all. (I30)
     ///
     /// # Errors
-    /// `NoSuchDomain`; `NotPermitted`.
+    /// `NoSuchDomain`: no domain has this number. `NotPermitted`: `caller` may not act on the domain.
     #[inline]
     pub fn target(&self, caller: &Arc<Domain>, raw: u16) -> Result<Arc<Domain>, DomainError> {
         let domain = self.resolve(caller, raw)?;
@@ -62,7 +63,7 @@ impl DomainList {
         }
     }
 
-    /// Adds a domain. `false`: its id is taken.
+    /// Adds a domain. `false`: another domain has the id.
     #[must_use]
     pub(crate) fn insert(&self, domain: &Arc<Domain>) -> bool {
         let mut domains = self.domains.lock();
@@ -73,7 +74,8 @@ impl DomainList {
         is_free
     }
 
-    /// A number that no domain has, after the one given out last, so that numbers are not soon used again.
+    /// A number that no domain has. The search goes on after the number given out last, so that numbers are not soon
+    /// used again.
     pub(crate) fn next_id(&self) -> Option<DomId> {
         let domains = self.domains.lock();
         let mut id = self.last.load(Ordering::Relaxed);
@@ -87,8 +89,8 @@ impl DomainList {
         None
     }
 
-    /// Shows `look` the domain `id`, or `None` if anybody else refers to the domain, and takes the domain out of the list if
-    /// `look` says so.
+    /// Shows `look` the domain `id`, or shows `None` if anybody else refers to the domain. If `look` says so, this
+    /// takes the domain out of the list.
     pub(crate) fn take_if(
         &self,
         id: u16,

@@ -39,7 +39,7 @@ impl Zone {
         self.heads[order as usize] = at;
     }
 
-    /// Takes the block at `at` off its list; its entry becomes nobody's.
+    /// Takes the block at `at` off its list. The entry of the block's first frame becomes nobody's.
     fn unlink(&mut self, infos: &[FrameInfo], at: u32, order: u8) {
         let info = &infos[at as usize];
         let (prev, next) = (info.load_use().count(), info.load_kind().count());

@@ -80,7 +80,7 @@ pub const fn index(address: u64, level: u8) -> usize {
     (address >> (12 + 9 * (level as u32 - 1)) & 511) as usize
 }
 
-/// An entry of a page table, of any bits: as a guest wants it or as it is stored.
+/// An entry of a page table, of any bits: as a guest wants the entry, or as the table holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pte(u64);
 
@@ -121,7 +121,7 @@ impl Pte {
         Mfn::new((self.0 & FRAME) >> 12)
     }
 
-    /// Whether the entry, a present one, has only bits that its level allows.
+    /// Whether the entry, a present one, has only bits that the entry's level allows.
     #[inline]
     pub const fn is_allowed(self, level: u8) -> bool {
         !self.has(!(if level == 1 { LEAF_ALLOWED } else { TABLE_ALLOWED }))
@@ -133,8 +133,9 @@ impl Pte {
         (self.0 ^ new.0) & !HARMLESS == 0
     }
 
-    /// A present entry as it is stored. Guest kernel and user both run in ring 3: a kernel's level 1 entry gains US and
-    /// the mark [`GUEST_KERNEL`], a user's gains G so that it survives the switch between the two; level 2 to 4 gain US.
+    /// A present entry as the table holds it. Guest kernel and guest user both run in ring 3: a kernel's level 1 entry
+    /// gains US and the mark [`GUEST_KERNEL`]; a user's gains G, so that the translation survives the switch between
+    /// the two; entries of level 2 to 4 gain US.
     #[inline]
     pub const fn stored(self, level: u8) -> Self {
         if level > 1 {

@@ -5,7 +5,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// Frames of one region: 2 MiB.
+/// Number of frames in one region: 2 MiB.
 pub(crate) const REGION_FRAMES: u64 = 512;
 /// Regions whose counts lie together: 512 MiB.
 const GROUP: usize = 256;
@@ -13,7 +13,7 @@ const GROUP: usize = 256;
 /// Counts of frames by region.
 #[derive(Debug, Default)]
 pub(crate) struct Regions {
-    /// Groups up to the last in which frames were owned; those with none before have no counts yet.
+    /// Groups up to the last in which the domain owned frames. An earlier group without such frames has no counts yet.
     groups: Vec<Option<Box<[u16; GROUP]>>>,
 }
 

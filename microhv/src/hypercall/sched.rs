@@ -49,11 +49,11 @@ pub fn sched_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercall
     Ok(Outcome::OK)
 }
 
-/// `SCHEDOP_watchdog`: id 0 makes one, whose id rax gets; else its timeout is set anew, and 0 seconds end it. A watchdog
-/// whose time comes shuts the domain down.
+/// `SCHEDOP_watchdog`: with id 0 makes a watchdog and gives its id in rax; else sets the timeout of watchdog `id` anew,
+/// and 0 seconds end the watchdog. A watchdog whose time comes shuts the domain down.
 ///
 /// # Errors
-/// `NoSpace`: the domain has all that it may have. `Invalid`: no such watchdog.
+/// `NoSpace`: the domain has all the watchdogs that a domain may have. `Invalid`: there is no such watchdog.
 fn watchdog<P: Platform>(cur: &Current<'_, P>, op: &SchedWatchdog) -> HypercallResult {
     let vcpu = &cur.domain.vcpus[0];
     let deadline = cur.hv.platform.now_ns() + u64::from(op.timeout) * 1_000_000_000;
@@ -110,10 +110,8 @@ pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u
     }
 }
 
-/// `set_timer_op(timeout)`: the singleshot timer by absolute system time; 0 stops it.
-///
-/// # Errors
-/// None.
+/// `set_timer_op(timeout)`: sets the caller's singleshot timer to an absolute system time; 0 stops the timer. This call
+/// never fails.
 pub fn set_timer_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let timeout = args[0];
     let deadline = if timeout == 0 {

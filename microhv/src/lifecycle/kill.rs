@@ -14,7 +14,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `XEN_DOMCTL_destroydomain`: gives back all that a domain has, as far as no other work waits.
     ///
     /// # Errors
-    /// `Again`: there is more to do; call again.
+    /// `Again`: more is to be done, and the caller repeats the call.
     pub(crate) fn kill_domain(&self, domain: &Arc<Domain>) -> Result<(), LifecycleError> {
         match domain.dying() {
             DyingState::Dead => return Ok(()),

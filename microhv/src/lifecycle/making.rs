@@ -1,7 +1,7 @@
 //! Domains that are being made, in pieces: each vCPU takes its time, and there may be many.
 //!
-//! What is made is kept with the number of the vCPU that asked, until it executes its call again. A vCPU that asks for
-//! another domain instead gives up the first.
+//! The hypervisor keeps a domain in the making with the number of the vCPU that asked, until that vCPU executes its
+//! call again. A vCPU that asks for another domain instead gives up the first.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -15,14 +15,14 @@ use crate::domain::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, Tr
 use crate::platform::Platform;
 use crate::time::publish_time;
 
-/// Bytes of the heap that a vCPU takes beside its place in the list, about: its trap table, its floating-point state, its
-/// ports.
+/// Approximate bytes of the heap that a vCPU takes beside its place in the list: its trap table, its floating-point
+/// state, its ports.
 const VCPU_BYTES: usize = size_of::<[TrapGate; 256]>() + FpuArea::BYTES + 1024;
 
 /// Which vCPU asked for a domain.
 type Asker = (DomId, VcpuId);
 
-/// A domain that is being made: it is in no list yet.
+/// A domain that is being made. The domain is in no list yet.
 #[derive(Debug)]
 pub(super) struct Making {
     pub(super) asker: Option<Asker>,
@@ -30,9 +30,9 @@ pub(super) struct Making {
     asked: Option<DomId>,
     id: DomId,
     config: DomainConfig,
-    /// The frame of its `shared_info`, the hypervisor's own until the domain is there.
+    /// The frame of the domain's `shared_info`, which is the hypervisor's own until the domain exists.
     shared_mfn: Mfn,
-    /// Has room for all of them from the start, so that none is moved.
+    /// The vCPUs made so far. The vector has room for all of them from the start, so that no vCPU is moved.
     vcpus: Vec<Vcpu>,
 }
 
@@ -40,7 +40,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Makes a domain: without memory, its vCPUs down, paused by the toolstack. `id` `None`: the next free number.
     ///
     /// # Errors
-    /// `Exists`: `id` is taken; `NoMemory`; `Invalid`: a reserved id or an impossible number of vCPUs.
+    /// `Exists`: another domain has `id`. `NoMemory`: memory for the domain is missing. `Invalid`: the id is reserved,
+    /// or no domain can have so many vCPUs.
     pub fn create_domain(
         &self,
         id: Option<DomId>,
@@ -49,10 +50,10 @@ impl<P: Platform> Hypervisor<P> {
         self.make_domain(None, id, config)
     }
 
-    /// As [`Hypervisor::create_domain`], in pieces if there is an asker.
+    /// Like [`Hypervisor::create_domain`], but in pieces if there is an asker.
     ///
     /// # Errors
-    /// As there; `Again`: something else waits, and the same call goes on.
+    /// The same as of `create_domain`; and `Again`: something else waits, and the same call goes on.
     #[inline(never)]
     pub(crate) fn make_domain(
         &self,
@@ -127,7 +128,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, LifecycleError> {
-        // Before its page is lent under that number, which may have become another's between two pieces.
+        // The number may have become another domain's between two pieces: so look before the page is lent under it.
         if self.domains.contains(making.id) {
             self.give_up(making);
             return Err(LifecycleError::Exists);

@@ -1,9 +1,10 @@
-//! How domains begin, stop and end. These operations reach into every room below: memory, event channels, grants, timers.
+//! How domains begin, stop and end. These operations reach into every room below: memory, event channels, grants,
+//! timers.
 //!
 //! - `making`: a domain and its vCPUs, in pieces; `context`: a vCPU's whole state
 //! - `stop`: shutdown and crash
 //! - `kill`, `ending`: what a domain has is given back, then what is left of the domain itself
-//! - `unfinished`: those that are neither there nor gone
+//! - `unfinished`: domains that are neither there nor gone
 
 mod context;
 mod ending;
@@ -17,7 +18,7 @@ pub use unfinished::Unfinished;
 
 use crate::mem::MemError;
 
-/// Why a domain was not made or ended, or a vCPU did not get its state.
+/// Why a domain was not made or ended, or why a vCPU did not get its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifecycleError {
     /// Something else waits for the CPU: the same call goes on.

@@ -1,4 +1,4 @@
-//! Domains stop: shut down, crash, the last vCPU goes down.
+//! How domains stop: a shutdown, a crash, or the end of the last vCPU.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -44,7 +44,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Ends a domain that did what it must not: it stops as crashed, and nobody else is touched.
+    /// Ends a domain that did what no domain must do: the domain stops as crashed, and no other domain is touched.
     pub fn crash_domain(&self, domain: &Arc<Domain>, reason: fmt::Arguments<'_>) {
         if domain.shutdown.lock().is_shut_down || domain.is_dying() {
             return;
@@ -64,7 +64,7 @@ impl<P: Platform> Hypervisor<P> {
         held_back.is_some()
     }
 
-    /// `VCPUOP_down`: the last vCPU that goes down powers the domain off.
+    /// `VCPUOP_down`: stops the vCPU. The last vCPU to stop powers the domain off.
     pub(crate) fn vcpu_down(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         self.hold(vcpu, PauseFlags::DOWN);
         if !domain.vcpus.iter().any(Vcpu::is_up) {

@@ -1,4 +1,5 @@
-//! Domains that are neither there nor gone: being made, dead but in the list, or left in parts.
+//! Domains that are neither there nor gone: domains that are being made, that are dead but in the list, or of which
+//! parts are left.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -11,15 +12,15 @@ use super::making::Making;
 use crate::domain::{Domain, DomainList};
 use crate::sync::{Mutex, rank};
 
-/// Dead domains at which one look for those that can go looks at most.
+/// Most dead domains at which one search looks for a domain that can go.
 const LOOKED_AT: usize = 16;
 
-/// Dead domains: some are still in the list, of others parts are left.
+/// Dead domains. Some are still in the list; of others, parts are left.
 #[derive(Debug, Default)]
 struct Dead {
     /// Domains that are dead but still in the list.
     listed: VecDeque<u16>,
-    /// What is left of others.
+    /// What is left of the other dead domains.
     endings: Vec<Ending>,
 }
 
@@ -35,12 +36,12 @@ pub struct Unfinished {
     dead: Mutex<rank::Dead, Dead>,
     /// How many `dead` counts.
     dead_count: AtomicUsize,
-    /// Domains that are being made. A vCPU that makes domains has one here at most.
+    /// Domains that are being made. A vCPU has one domain here at most.
     making: Mutex<rank::Making, Vec<Making>>,
 }
 
 impl Unfinished {
-    /// Notes that a domain is dead: it leaves the list when nobody refers to it.
+    /// Notes that a domain is dead. The domain leaves the list when nobody refers to it.
     pub(crate) fn note_dead(&self, id: DomId) {
         let mut dead = self.dead.lock();
         dead.listed.push_back(id.raw());
@@ -52,9 +53,10 @@ impl Unfinished {
         self.dead_count.load(Ordering::Acquire) != 0
     }
 
-    /// Takes the remains of one dead domain. Remains that an earlier call left come first. Else the call looks at some of the
-    /// dead that nobody refers to, `LOOKED_AT` at most: where `leaves` agrees, the domain leaves the list and is taken whole;
-    /// else its parts are taken and its place stays. `None`: there is nothing to take among those.
+    /// Takes the remains of one dead domain. Remains that an earlier call left come first. Otherwise the call looks at
+    /// some dead domains that nobody refers to, `LOOKED_AT` at most. Where `leaves` agrees, the domain leaves the list
+    /// and is taken whole; elsewhere the domain's parts are taken and its place in the list stays. `None`: there is
+    /// nothing to take.
     pub(super) fn take_ending(
         &self,
         domains: &DomainList,

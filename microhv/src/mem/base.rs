@@ -8,11 +8,12 @@ use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
 
 impl<P: Platform> Hypervisor<P> {
-    /// Loads another level 4 table as the kernel base of `vcpu` of `dom`, which runs here. All of this CPU's TLB is
+    /// Loads another level 4 table as the kernel base of `vcpu` of `dom`, which runs here. The whole TLB of this CPU is
     /// flushed, and the pages of the LDT are looked up anew.
     ///
     /// # Errors
-    /// `Restart`; `Invalid`: no level 4 table of the caller's.
+    /// `Restart`: more is to be finished than there is time for. `Invalid`: the frame is no level 4 table of the
+    /// domain's.
     pub fn new_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
@@ -31,7 +32,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Sets the table of user mode for `vcpu` of `dom`, which runs here; frame 0: none.
     ///
     /// # Errors
-    /// `Restart`; `Invalid`: no level 4 table of the caller's.
+    /// `Restart`: more is to be finished than there is time for. `Invalid`: the frame is no level 4 table of the
+    /// domain's.
     pub fn new_user_base(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;
@@ -48,11 +50,12 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Gives a vCPU that does not run its bases: for the domain builder and `setvcpucontext`. Those it had are given
-    /// back.
+    /// Gives a vCPU that does not run its bases, for the domain builder and `setvcpucontext`. The vCPU's former bases
+    /// are given back.
     ///
     /// # Errors
-    /// `Restart`: call it again; `Refused`: one is no level 4 table of the domain's, and nothing has changed.
+    /// `Restart`: the caller repeats the call. `Refused`: a frame is no level 4 table of the domain's, and nothing has
+    /// changed.
     pub fn install_bases(
         &self,
         dom: &Domain,

@@ -13,10 +13,11 @@ use crate::platform::Platform;
 const KEPT_PAGES: u64 = 16;
 
 impl<P: Platform> Hypervisor<P> {
-    /// Sets aside what the domain lacks to `pages`; 0 gives the claim up.
+    /// Sets aside as many pages as the domain lacks to `pages`; 0 gives the claim up.
     ///
     /// # Errors
-    /// `Invalid`: it has a claim, owns so many already, or may not own so many. `NoMemory`: there are not so many.
+    /// `Invalid`: the domain has a claim, owns so many pages already, or may not own so many. `NoMemory`: there are not
+    /// so many free pages.
     pub(crate) fn claim_pages(&self, dom: &Domain, pages: u64) -> Result<(), MemError> {
         if pages == 0 {
             self.drop_claim(dom);
@@ -43,15 +44,16 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.claimed.fetch_sub(left, Ordering::AcqRel);
     }
 
-    /// Whether what a domain does may make the hypervisor take `bytes` more for itself, in one piece: some memory stays for
-    /// what cannot fail, what is claimed stays for whom it is claimed, and the heap can give the piece. (I31)
+    /// Whether a domain's request may make the hypervisor take `bytes` more for itself, in one piece. Some memory stays
+    /// for what cannot fail, claimed memory stays for the domain that claimed it, and the heap must be able to give the
+    /// piece. (I31)
     pub(crate) fn may_spend(&self, bytes: usize) -> bool {
         let needed = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
         let claimed = self.frames.claimed.load(Ordering::Acquire);
         self.frames.free_pages() >= claimed + needed + KEPT_PAGES && self.platform.heap_has_room(bytes)
     }
 
-    /// Whether the domain may take `count` more pages without touching what others claimed.
+    /// Whether the domain may take `count` more pages without touching what other domains claimed.
     pub(super) fn may_use(&self, dom: &Domain, count: u64) -> bool {
         let claimed = self.frames.claimed.load(Ordering::Acquire);
         if claimed == 0 {
@@ -61,7 +63,7 @@ impl<P: Platform> Hypervisor<P> {
         others + count <= self.frames.free_pages()
     }
 
-    /// The domain got `count` pages: its claim shrinks.
+    /// Notes that the domain got `count` pages: the domain's claim shrinks.
     pub(super) fn use_claim(&self, dom: &Domain, count: u64) {
         if self.frames.claimed.load(Ordering::Acquire) == 0 {
             return;

@@ -1,9 +1,9 @@
 //! Zeroing of the extents that a domain is to get, in pieces.
 //!
-//! A frame is zeroed before a domain gets it (I14). An extent of 2 MiB takes longer than interrupts may wait, so that the work
-//! is interrupted, and what was done is kept with the domain until the call that wanted it is executed again. A domain
-//! that does not execute its call again keeps what it has there until it asks for something else or ends: one extent of
-//! the largest order, or as many frames for an exchange, so 2 MiB for an ordinary domain and 4 MiB for a privileged one.
+//! A frame is zeroed before a domain gets the frame (I14). An extent of 2 MiB takes longer than interrupts may wait. So
+//! the work may be interrupted, and the domain keeps what was done until the call is executed again. A domain that does
+//! not execute its call again keeps this work until it asks for something else or ends: one extent of the largest
+//! order, or as many frames for an exchange, so 2 MiB for an ordinary domain and 4 MiB for a privileged one.
 
 use alloc::vec::Vec;
 
@@ -17,7 +17,7 @@ use crate::platform::Platform;
 
 /// Frames that are zeroed between two looks at what waits.
 const LOOK_EVERY: u64 = 8;
-/// Frames that are released between two looks.
+/// Number of frames that are released between two looks.
 const RELEASE_EVERY: u32 = 32;
 /// Orders up to this are zeroed without a look.
 pub(super) const SMALL_ORDER: u8 = 3;
@@ -29,11 +29,12 @@ impl Cleaning {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Takes `count` extents of 2^`order` zeroed frames each, nobody's, below 2^`address_bits` bytes unless that is 0.
+    /// Takes `count` extents of 2^`order` zeroed frames each, which are nobody's, below 2^`address_bits` bytes unless
+    /// `address_bits` is 0.
     ///
     /// # Errors
-    /// `Restart`: something else waits; what was done is kept with the domain. `NoMemory`: there are not so many, or they
-    /// are claimed for others.
+    /// `Restart`: something else waits, and the domain keeps what was done. `NoMemory`: there are not so many free
+    /// frames, or they are claimed for others.
     pub(crate) fn take_clean(
         &self,
         dom: &Domain,
@@ -85,7 +86,7 @@ impl<P: Platform> Hypervisor<P> {
         self.drop_extents(left_over);
     }
 
-    /// Gives back what is kept for a domain. `false`: something else waits, and some is left.
+    /// Gives back what is kept for a domain. `false`: something else waits, and something is left.
     pub(super) fn drop_cleaning(&self, dom: &Domain) -> bool {
         let mut kept = dom.mm.cleaning.lock();
         kept.unwanted = true;
@@ -97,8 +98,8 @@ impl<P: Platform> Hypervisor<P> {
         self.keep_extents(dom, Cleaning { given, ..Cleaning::default() });
     }
 
-    /// Releases the frames that were stolen from the domain, and those that a call of its did not get to the end with.
-    /// `false`: something else waits, and some are left.
+    /// Releases the frames that were stolen from the domain, and the frames of a call of the domain's that did not get
+    /// to its end. `false`: something else waits, and some frames are left.
     pub(crate) fn release_given(&self, dom: &Domain) -> bool {
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
         let is_done = self.release_some(&mut work);
@@ -106,7 +107,7 @@ impl<P: Platform> Hypervisor<P> {
         is_done
     }
 
-    /// Releases what is for nobody. `false`: something else waits, and some is left.
+    /// Releases the frames that nobody will get. `false`: something else waits, and some frames are left.
     fn release_some(&self, work: &mut Cleaning) -> bool {
         let mut released = 0;
         while work.has_to_release() {
@@ -125,7 +126,7 @@ impl<P: Platform> Hypervisor<P> {
         true
     }
 
-    /// Releases all at once: where two calls of one domain meet, or its end and a call.
+    /// Releases all frames at once: for two calls of one domain that meet, or the domain's end that meets a call.
     fn drop_extents(&self, work: Cleaning) {
         work.given.iter().for_each(|&mfn| self.frames.release(mfn, 0));
         work.extents.iter().for_each(|&mfn| self.frames.release(mfn, work.order));

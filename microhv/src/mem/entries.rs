@@ -62,7 +62,7 @@ impl<P: Platform> Mm<'_, P> {
     /// Replaces an entry of `table`, the domain's checked level 1 table, by `new`, which names a frame of `owner`.
     ///
     /// # Errors
-    /// As `get_leaf`; `Mismatch`.
+    /// The same as of `get_leaf`; and `Mismatch`: the entry is not what the caller saw.
     #[inline]
     pub(crate) fn update_leaf(
         &mut self,
@@ -91,7 +91,8 @@ impl<P: Platform> Mm<'_, P> {
     /// Replaces an entry of `table`, the domain's checked table of level 2-4, by `new`. (I6)
     ///
     /// # Errors
-    /// `Invalid`: a slot of the hypervisor, or as `get_table`; `Restart`; `Mismatch`.
+    /// `Invalid`: the slot is the hypervisor's, or as of `get_table`. `Restart`: more is to be finished than there is
+    /// time for. `Mismatch`: the entry is not what the caller saw.
     #[inline(never)]
     pub(crate) fn update_upper(
         &mut self,
@@ -124,12 +125,13 @@ impl<P: Platform> Mm<'_, P> {
         Ok(())
     }
 
-    /// Replaces the entry at byte `offset` of `mfn`, a frame of the session's domain: checked if it is a page table,
-    /// else simply written. `false`: done, and there is work on the tables to be finished before the next entry, or
-    /// something else waits.
+    /// Replaces the entry at byte `offset` of `mfn`, a frame of the session's domain. If the frame is a page table, the
+    /// entry is checked; else it is simply written. `false`: the entry is replaced, and before the next entry there is
+    /// work on the tables to finish, or something else waits.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's frame; `Busy`: it is used in a way that forbids writing; else as the table's kind.
+    /// `Invalid`: the frame is not the domain's. `Busy`: the frame's use forbids writing. Else the same as of the
+    /// table's kind.
     #[inline]
     pub(crate) fn update_entry(
         &mut self,
@@ -164,7 +166,7 @@ impl<P: Platform> Mm<'_, P> {
     /// The level 1 table of the session's domain in which the tables under `base` map `va`, and the slot.
     ///
     /// # Errors
-    /// `Invalid`: a hypervisor address, or no such table.
+    /// `Invalid`: the address is the hypervisor's, or there is no such table.
     #[inline]
     pub(crate) fn find_leaf(&self, base: Mfn, va: GuestVa) -> Result<(Mfn, usize), MemError> {
         if !pte::is_guest_address(va) {

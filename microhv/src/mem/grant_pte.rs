@@ -1,9 +1,9 @@
 //! Page-table entries of mapped grants.
 //!
-//! The references that a grant mapping holds on its frame belong to the entry while it is there: the grant code takes
-//! them and hands them over with [`Hypervisor::map_grant_frame`], and owns them again after
-//! [`Hypervisor::unmap_grant_frame`]. A guest that overwrites the entry drops them, and its handle then names a
-//! mapping that is no more.
+//! The references that a grant mapping holds on its frame belong to the entry while the entry is there. The grant code
+//! takes the references, hands them over with [`Hypervisor::map_grant_frame`], and owns them again after
+//! [`Hypervisor::unmap_grant_frame`]. A guest that overwrites the entry drops the references, and the guest's handle
+//! then names a mapping that is no more.
 
 use core::sync::atomic::Ordering;
 
@@ -25,7 +25,7 @@ pub enum GrantAddress {
     Entry(Maddr),
 }
 
-/// What an entry of a grant mapping has beside its frame.
+/// The bits of a grant mapping's entry, beside the frame.
 fn entry_of(frame: Mfn, read_only: bool, flags: u64) -> Pte {
     let access = if read_only { 0 } else { pte::RW };
     Pte::new(frame.maddr().raw() | pte::P | pte::A | pte::D | access | flags)
@@ -46,7 +46,7 @@ impl<P: Platform> Mm<'_, P> {
         }
     }
 
-    /// As [`Mm::find_grant_entry`], of an entry that maps `frame` with that access.
+    /// Like [`Mm::find_grant_entry`], for an entry that maps `frame` with this access.
     #[inline]
     fn find_mapped(
         &self,
@@ -65,13 +65,14 @@ impl<P: Platform> Mm<'_, P> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Maps `frame`, on which the caller holds a general reference and, unless `read_only`, one of type writable,
-    /// into `dom`, whose `vcpu` runs here. On success the entry owns them. What was mapped there is given back.
+    /// Maps `frame` into `dom`, whose `vcpu` runs here. The caller holds a general reference on `frame` and, unless
+    /// `read_only`, one of type writable. On success the entry owns these references, and what was mapped there is
+    /// given back.
     ///
-    /// `flags` are bits that the entry has beside: [`pte::US`] (`GNTMAP_application_map`), [`pte::GUEST_FLAGS`].
+    /// `flags` are further bits of the entry: [`pte::US`] (`GNTMAP_application_map`), [`pte::GUEST_FLAGS`].
     ///
     /// # Errors
-    /// `Invalid`: no level 1 entry of the caller there.
+    /// `Invalid`: the caller has no level 1 entry there.
     pub fn map_grant_frame(
         &self,
         dom: &Domain,
@@ -91,8 +92,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes the entry of a grant mapping away, if it maps `frame` with that access. On success the references that
-    /// it held are the caller's, who gives them back **after** flushing: [`Hypervisor::flush_grants`].
+    /// Takes the entry of a grant mapping away, if the entry maps `frame` with this access. On success the references
+    /// of the entry become the caller's. The caller gives them back **after** a flush: [`Hypervisor::flush_grants`].
     ///
     /// # Errors
     /// `Invalid`: there is no such entry.
@@ -110,11 +111,11 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// As [`Hypervisor::unmap_grant_frame`], with the entry of virtual address `with` moved into its place, as
+    /// Like [`Hypervisor::unmap_grant_frame`], but moves the entry of virtual address `with` into the freed place, as
     /// `GNTTABOP_unmap_and_replace` does.
     ///
     /// # Errors
-    /// `Invalid`: there is no such entry, or none at `with`.
+    /// `Invalid`: there is no such entry, there is none at `with`, or `with` is the address of the same entry.
     #[inline(never)]
     pub fn replace_grant_frame(
         &self,
@@ -137,7 +138,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Flushes what [`Hypervisor::unmap_grant_frame`] left in TLBs of the domain; once for many of them.
+    /// Flushes the translations that [`Hypervisor::unmap_grant_frame`] left in TLBs of the domain; one call serves for
+    /// many entries.
     pub fn flush_grants(&self, dom: &Domain) {
         self.flush_domain(dom);
     }

@@ -1,8 +1,9 @@
-//! Machine memory: who owns each frame, what it may be used as, and the page tables made of it.
+//! Machine memory: who owns each frame, how a frame may be used, and the page tables made of frames.
 //!
-//! A guest holds machine addresses and writes its own page tables, but only through here: a frame that is a page
+//! A guest holds machine addresses and writes its own page tables, but only through this room: a frame that is a page
 //! table is nowhere mapped for writing, and each entry is checked before a processor can see it. For that each frame
-//! has a *type* with a count of the uses that rely on it, and a general count that keeps it from being freed.
+//! has a *type* with a count of the uses that rely on the type, and a general count that keeps the frame from being
+//! freed.
 //!
 //! - [`state`]: what a domain holds
 //! - [`pages`]: ownership, references, each domain's count
@@ -14,8 +15,8 @@
 //! - [`teardown`]: taking everything from a dying domain
 //! - `check`: the invariants, for tests and debug keys
 //!
-//! References go strictly down: from a vCPU, a pin or an entry of level n + 1 to a table of level n, from level 1 to
-//! a page. (I8)
+//! References go strictly down: from a vCPU, a pin or an entry of level n + 1 to a table of level n, from level 1 to a
+//! page. (I8)
 
 #![forbid(unsafe_code)]
 
@@ -45,11 +46,11 @@ pub use teardown::Progress;
 pub enum MemError {
     /// Something else is waiting for the CPU: nothing is lost, repeat the operation.
     Restart,
-    /// The entry to be replaced is not what was expected.
+    /// The entry to be replaced is not what the caller expected.
     Mismatch,
-    /// No such frame, table or address of the domain's, or an entry that it may not have.
+    /// The domain has no such frame, table or address, or may not have the entry.
     Invalid,
-    /// A frame of another, or a device that the domain has no right to.
+    /// The frame is another domain's, or belongs to a device to which the domain has no right.
     NotPermitted,
     /// The frame is in use as something else.
     Busy,

@@ -18,15 +18,16 @@ const LOOK_EVERY: u32 = 64;
 pub enum Progress {
     /// To the end.
     Done,
-    /// Something else is waiting for the CPU: call it again.
+    /// Something else waits for the CPU: the caller repeats the call.
     More,
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Gives back all memory of a dying domain whose vCPUs run nowhere and whose tables no CPU has loaded, but for
-    /// pages that others still refer to: those follow with the last reference.
+    /// Gives back all memory of a dying domain whose vCPUs run nowhere and whose tables no CPU has loaded. Pages to
+    /// which others still refer follow with the last reference.
     ///
-    /// The pages of its `shared_info` and grant table are lent, and their owners' to take back.
+    /// The hypervisor owns the pages of `shared_info` and of the grant table and lends them to the domain: this
+    /// function leaves those pages alone; `reap` and `release_grant_table` take them back.
     pub fn relinquish_memory(&self, dom: &Domain) -> Progress {
         dom.mm.close();
         self.drop_claim(dom);

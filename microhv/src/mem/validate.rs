@@ -1,4 +1,4 @@
-//! Checking a table's entries and taking their references; giving those back.
+//! Checking a table's entries and taking the references of the entries; giving those references back.
 
 use core::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use crate::frames::info::{PageType, TypeWord};
 use crate::frames::pte::{self, Pte};
 use crate::platform::{GROUP, Platform};
 
-/// Groups of a level 1 table whose entries are given back between two looks at what waits: 64 entries, each of which may
-/// hold the last reference on its page.
+/// Number of groups of a level 1 table whose entries are given back between two looks at waiting work: 64 entries, each
+/// of which may hold the last reference on its page.
 const GROUPS_PER_LOOK: u32 = 64 / GROUP as u32;
 
 /// The groups, of those in the bits of `groups`, with slots from `from` on.
@@ -26,8 +26,8 @@ const fn below_slot(groups: u64, below: usize) -> u64 {
 }
 
 impl<P: Platform> Mm<'_, P> {
-    /// Checks the entries from `from` on of a table that has just got its type, and of which the caller holds one
-    /// type and one general reference. On any error both are gone.
+    /// Checks the entries from `from` on of a table that has just got its type. The caller holds one type reference and
+    /// one general reference on the table; on an error both are gone.
     pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), MemError> {
         // One copy of the loop for level 1, which has by far the most entries.
         match level {
@@ -101,7 +101,8 @@ impl<P: Platform> Mm<'_, P> {
         self.hv.put_page(mfn);
     }
 
-    /// From the last entry on. `Err`: something else waits, and those below that slot are left.
+    /// Gives back the entries below `below`, from the last on. `Err`: something else waits, and the entries below this
+    /// slot are left.
     #[inline(always)]
     fn put_entries(&mut self, mfn: Mfn, level: u8, below: usize) -> Result<(), usize> {
         let table = self.hv.platform.table(mfn);
@@ -140,7 +141,8 @@ impl<P: Platform> Mm<'_, P> {
         Ok(())
     }
 
-    /// Leaves the table partial and notes that it is to be invalidated; does so now if there is no room for the note.
+    /// Leaves the table partial and notes the table for invalidation. If there is no room for the note, the table is
+    /// invalidated now.
     fn invalidate_later(&mut self, mfn: Mfn, below: usize) {
         if self.has_room_for_deferred() {
             self.make_partial(mfn, below);
@@ -156,8 +158,8 @@ impl<P: Platform> Mm<'_, P> {
         self.hv.platform.work_pending() && self.has_room_for_deferred()
     }
 
-    /// Whether one more table can be left for later: there always is room, by the argument at `DEFERRED`. Were that
-    /// wrong, an operation would take longer, and nothing else.
+    /// Whether one more table can be left for later. There always is room, by the argument at `DEFERRED`. If that
+    /// argument were wrong, an operation would take longer, and nothing else.
     fn has_room_for_deferred(&self) -> bool {
         let has_room = !self.tables.deferred.is_full();
         debug_assert!(has_room, "more tables were left for later than an operation gives back");
@@ -176,11 +178,12 @@ impl<P: Platform> Mm<'_, P> {
         self.get_table(entry.frame(), level - 1)
     }
 
-    /// Takes the references of a present level 1 entry. Gives the entry with what it may not have taken away.
+    /// Takes the references of a present level 1 entry. The result is the entry without the bits that it may not have.
     ///
     /// # Errors
-    /// `Invalid`: bits it may not have, or memory that is nobody's. `NotPermitted`: another's frame or device. `Busy`:
-    /// write access to a page table, descriptors, or the hypervisor's page.
+    /// `Invalid`: the entry has bits that no entry may have, or names memory that is nobody's. `NotPermitted`: the
+    /// frame or device is another's. `Busy`: the entry would give write access to a page table, to descriptors, or to
+    /// the hypervisor's page.
     #[inline]
     pub(super) fn get_leaf(&mut self, entry: Pte, owner: FrameOwner<'_>) -> Result<Pte, MemError> {
         let mfn = entry.frame();
@@ -202,7 +205,7 @@ impl<P: Platform> Mm<'_, P> {
         Ok(entry)
     }
 
-    /// As [`Mm::get_leaf`], for a frame that is not the owner's memory: a device's, or refused.
+    /// Like [`Mm::get_leaf`], for a frame that is not the owner's memory: the frame is a device's, or is refused.
     #[cold]
     fn get_device_leaf(&mut self, entry: Pte, owner: FrameOwner<'_>) -> Result<Pte, MemError> {
         let mfn = entry.frame();
@@ -234,7 +237,8 @@ impl<P: Platform> Mm<'_, P> {
         }
         if entry.has(pte::RW) {
             if !using.is_owned_by(self.dom.id) {
-                // Its owner may make it a page table next, and flushes its own CPUs then, not this domain's.
+                // The frame's owner may make the frame a page table next, and then flushes the owner's CPUs, not this
+                // domain's.
                 self.owe_flush();
             }
             info.put_type();

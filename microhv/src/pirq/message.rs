@@ -60,7 +60,7 @@ impl Source {
         Ok(Self::Msix { function, capability, entry })
     }
 
-    /// What tells one message from all others.
+    /// What tells one message from all other messages.
     pub(super) const fn message(&self) -> Option<(PciFunction, Option<u16>)> {
         match *self {
             Self::Line => None,
@@ -124,7 +124,7 @@ impl Source {
         }
     }
 
-    /// Masks a message that is no longer mapped; the last one of its function also disables the capability.
+    /// Masks a message that is no longer mapped. With the last message of a function the capability is disabled, too.
     pub(super) fn silence<P: Platform>(&self, config: &Config<'_, P>, is_last: bool) {
         self.set_masked(config, true);
         if let (true, Self::Msix { function, capability, .. }) = (is_last, self) {

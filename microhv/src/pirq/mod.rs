@@ -1,11 +1,12 @@
 //! Physical interrupts as domains see them: PIRQs, and the messages that raise them.
 //!
-//! Only the hardware domain has devices, so one table serves: a PIRQ below 16 is the legacy line of that number, one from
-//! 16 on a message (MSI or MSI-X) that the domain asked for. The hypervisor alone writes messages.
+//! Only the hardware domain has devices, so one table serves. A PIRQ below 16 is the legacy line of that number; a PIRQ
+//! from 16 on is a message (MSI or MSI-X) that the domain asked for. The hypervisor alone writes messages.
 //!
-//! Life of a message: `map` picks a vector and a PIRQ and writes the message masked; binding the PIRQ to an event channel
-//! unmasks the message, closing the channel masks it, `unmap` gives all back. Messages are edges: the local APIC gets its
-//! end of interrupt at once. Delivery masks a line until the domain says `PHYSDEVOP_eoi`.
+//! The life of a message: `map` picks a vector and a PIRQ and writes the message masked. Binding the PIRQ to an event
+//! channel unmasks the message, closing the channel masks the message, and `unmap` gives everything back. Messages are
+//! edges: the local APIC gets its end of interrupt at once. Delivery masks a line until the domain says
+//! `PHYSDEVOP_eoi`.
 
 mod message;
 pub mod pci;
@@ -90,13 +91,13 @@ impl State {
         self.pirqs.get_mut(pirq.raw() as usize).and_then(Option::as_mut).ok_or(PirqError::NoSuchPirq)
     }
 
-    /// The mapping of `pirq`, if that is `domain`'s.
+    /// The mapping of `pirq`, if the PIRQ is `domain`'s.
     fn owned(&mut self, pirq: Pirq, domain: &Domain) -> Result<&mut Mapping, PirqError> {
         let mapping = self.mapping(pirq)?;
         if mapping.owner == domain.id { Ok(mapping) } else { Err(PirqError::NoSuchPirq) }
     }
 
-    /// A PIRQ for a message that nobody has: the `wanted` one or any.
+    /// A PIRQ for a message that nobody has: the `wanted` PIRQ, or any.
     fn free_pirq(&self, wanted: Option<Pirq>) -> Result<Pirq, PirqError> {
         let mut all = (NR_LINES..NR_PIRQS).map(Pirq::new);
         all.find(|&pirq| {
@@ -144,13 +145,13 @@ impl Default for Irqs {
     }
 }
 
-/// The legacy line of a PIRQ that is one.
+/// The number of the legacy line that `pirq` is.
 const fn line(pirq: Pirq) -> u8 {
     pirq.raw() as u8
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// A device interrupt came at `vector`. The caller has acknowledged it at the local APIC.
+    /// Serves a device interrupt at `vector`. The caller has acknowledged the interrupt at the local APIC.
     pub fn device_interrupt(&self, vector: Vector) {
         let mut state = self.irqs.state.lock();
         let Some(pirq) = state.vectors[usize::from(vector.0)] else { return };
@@ -169,7 +170,8 @@ impl<P: Platform> Hypervisor<P> {
     /// `EVTCHNOP_bind_pirq`: opens a port of `domain` that `pirq` raises.
     ///
     /// # Errors
-    /// `NoSuchPirq`, `NotPermitted`, `Bound`; for a line also `NoneFree`; `Port`.
+    /// `NoSuchPirq`: the domain has no such PIRQ. `NotPermitted`: the line is not the domain's. `Bound`: another port
+    /// has the PIRQ. `NoneFree`: a line gets no vector. `Port`: the port cannot be opened.
     pub fn bind_pirq(&self, domain: &Arc<Domain>, pirq: Pirq, publish: impl Publish) -> Opened<PirqError> {
         self.open_port(domain, 0, |port| {
             publish(port).map_err(EvtchnError::from)?;
@@ -245,10 +247,10 @@ impl<P: Platform> Hypervisor<P> {
         Ok(matches!(slot, Some(mapping) if mapping.owner == domain.id && mapping.source == Source::Line))
     }
 
-    /// The domain has served a line.
+    /// Notes that the domain has served a line.
     ///
     /// # Errors
-    /// `NoSuchPirq`.
+    /// `NoSuchPirq`: the domain has no such PIRQ.
     pub(crate) fn pirq_eoi(&self, domain: &Domain, pirq: Pirq) -> Result<(), PirqError> {
         let mut state = self.irqs.state.lock();
         let mapping = state.owned(pirq, domain)?;
@@ -259,10 +261,10 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Maps a legacy line, unless that is mapped already.
+    /// Maps a legacy line, unless the line is mapped already.
     ///
     /// # Errors
-    /// `NotPermitted`, `NoneFree`.
+    /// `NotPermitted`: the line is not the domain's. `NoneFree`: no vector is free.
     pub(crate) fn map_line(&self, domain: &Domain, pirq: Pirq) -> Result<(), PirqError> {
         if pirq.raw() >= NR_LINES || !domain.permissions.lock().irqs.contains(u64::from(pirq.raw())) {
             return Err(PirqError::NotPermitted);
@@ -274,11 +276,12 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Maps the MSI message of `function`, or entry `entry` of its MSI-X table, to a PIRQ of `domain`: the `wanted` one or
-    /// any.
+    /// Maps the MSI message of `function`, or entry `entry` of its MSI-X table, to a PIRQ of `domain`: the `wanted`
+    /// PIRQ, or any.
     ///
     /// # Errors
-    /// `NoCapability`, `NoSuchEntry`, `Mapped`, `NoneFree`.
+    /// `NoCapability`: the function cannot send such messages. `NoSuchEntry`: its table has no such entry. `Mapped`:
+    /// the message has a PIRQ already. `NoneFree`: no vector or PIRQ is free.
     pub(crate) fn map_message(
         &self,
         domain: &Domain,
@@ -305,7 +308,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Ends the mapping of `pirq`. A bound event channel stays open and silent.
     ///
     /// # Errors
-    /// `NoSuchPirq`.
+    /// `NoSuchPirq`: the domain has no such PIRQ.
     pub(crate) fn unmap_pirq(&self, domain: &Domain, pirq: Pirq) -> Result<(), PirqError> {
         let _ports = self.irqs.config.lock();
         let mut state = self.irqs.state.lock();
@@ -331,7 +334,7 @@ impl<P: Platform> Hypervisor<P> {
     /// A PIRQ that nobody has.
     ///
     /// # Errors
-    /// `NoneFree`.
+    /// `NoneFree`: every PIRQ is in use.
     pub(crate) fn free_pirq(&self) -> Result<Pirq, PirqError> {
         self.irqs.state.lock().free_pirq(None)
     }

@@ -73,7 +73,7 @@ pub struct MsixCapability {
     pub pending: Maddr,
 }
 
-/// Configuration accesses of one machine. The caller holds the lock that serialises the two ports.
+/// Configuration accesses of one machine. The caller holds the lock that keeps the two ports' accesses together.
 pub struct Config<'a, P: Platform>(pub &'a P);
 
 impl<P: Platform> Config<'_, P> {
@@ -153,8 +153,8 @@ impl<P: Platform> Config<'_, P> {
         (base != 0 && at >> ADDRESS_BITS == 0).then_some(Maddr::new(at))
     }
 
-    /// Whether a domain's write of `size` bytes at `at` touches what is the hypervisor's: all of MSI but its id and
-    /// link, and the control word of MSI-X.
+    /// Whether a domain's write of `size` bytes at `at` touches registers of the hypervisor's: all of MSI but its id
+    /// and link, and the control word of MSI-X.
     pub fn write_is_ours(&self, function: PciFunction, at: u8, size: u8) -> bool {
         let overlaps =
             |first: u16, len: u16| u16::from(at) < first + len && first < u16::from(at) + u16::from(size);

@@ -1,7 +1,7 @@
 //! The memory functions that the compiler calls.
 //!
-//! These functions work by quadwords with `rep`: an emulator executes, and counts, every repetition, and on real processors a long
-//! `rep` runs in whole cache lines.
+//! These functions work by quadwords with `rep`: an emulator executes, and counts, every repetition, and on real
+//! processors a long `rep` runs in whole cache lines.
 #![allow(unsafe_code)] // global assembly: the compiler's own runtime symbols
 
 use core::arch::global_asm;

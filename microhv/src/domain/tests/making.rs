@@ -88,7 +88,7 @@ fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
     assert_eq!(create(1), Err(LifecycleError::NoMemory), "room for 1,024 takes more than may be spent");
 }
 
-/// Dom0 makes a call that is interrupted wherever it asks. Its result, and the number of pieces.
+/// Dom0 makes a call that is interrupted wherever the call asks. Gives the call's result, and the number of pieces.
 fn in_pieces(world: &World, op: &mut XenDomctl) -> (i64, usize) {
     world.put(ARGS, op);
     world.hv.platform.pending.store(true, Ordering::Relaxed);
