@@ -26,7 +26,7 @@ pub struct IsaOverride {
 /// An I/O APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoApic {
-    /// Its registers.
+    /// Where the I/O APIC's registers are.
     pub address: u64,
     /// The interrupt of its first pin.
     pub gsi_base: u32,

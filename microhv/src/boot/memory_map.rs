@@ -24,7 +24,7 @@ impl Range {
         Self { start, end: start.saturating_add(bytes) }
     }
 
-    /// Its size.
+    /// The range's size in bytes.
     pub const fn bytes(self) -> u64 {
         self.end.saturating_sub(self.start)
     }
@@ -39,7 +39,7 @@ impl Range {
         Self { start: self.start & !(PAGE - 1), end: self.end.saturating_add(PAGE - 1) & !(PAGE - 1) }
     }
 
-    /// Whether it has no byte.
+    /// Whether the range has no byte.
     pub const fn is_empty(self) -> bool {
         self.start >= self.end
     }
@@ -48,7 +48,7 @@ impl Range {
 /// An entry of the firmware's map as it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirmwareRange {
-    /// Where it is.
+    /// Where the range is.
     pub range: Range,
     /// E820 type: 1 RAM, 2 reserved, 3 ACPI tables, 4 ACPI NVS, 5 bad.
     pub kind: u32,

@@ -19,9 +19,9 @@ pub const MAX_MODULES: usize = 8;
 /// A file that the loader placed in memory, with its command line's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module {
-    /// Where its bytes are.
+    /// Where the file's bytes are.
     pub range: Range,
-    /// Its command line: NUL-terminated bytes.
+    /// The file's command line: NUL-terminated bytes.
     pub string: Range,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Instruction<'a> {
     pub(super) opcode: u16,
 }
 
-/// A ModRM byte. Its register numbers have the bits of the REX prefix.
+/// A ModRM byte. The byte's register numbers have the bits of the REX prefix.
 #[derive(Clone, Copy)]
 pub(super) struct ModRm {
     byte: u8,

@@ -140,7 +140,7 @@ fn iret<P: Platform>(cur: &mut Current<'_, P>) -> HypercallResult {
 impl<P: Platform> Current<'_, P> {
     /// The call is to be executed again, with `args`.
     ///
-    /// They are kept in the vCPU, not in the outcome, so that an outcome fits into two registers.
+    /// The vCPU keeps the arguments, and not the outcome, so that an outcome fits into two registers.
     #[cold]
     pub fn again(&self, args: Args) -> Outcome {
         self.vcpu.set_continuation(args);

@@ -80,7 +80,7 @@ pub(super) enum Wake {
     Now,
     /// At this system time, unless the running vCPU gives way before.
     At(u64),
-    /// When its turn comes.
+    /// When the vCPU's turn comes.
     Later,
 }
 

@@ -19,7 +19,7 @@ use super::{cpu, paging};
 /// The page of a window's GDT that is ours; the pages before are the guest's.
 const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
 
-/// Loads the GDT and LDT of a window. Its [`DescriptorWindow::place`] is its address.
+/// Loads the GDT and LDT of a window. The window's address is [`DescriptorWindow::place`].
 pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
     let base = window.place();
     // SAFETY: the window's page 14 is our GDT page since `create_window`; the LDT descriptor is written before it is

@@ -64,7 +64,7 @@ pub enum Dom0Error {
     TooSmall(u64),
     /// The ramdisk does not start on a page boundary.
     RamdiskUnaligned,
-    /// Its page tables were refused: the kernel's notes contradict each other.
+    /// The checks refused dom0's page tables: the kernel's notes contradict each other.
     Tables(MemError),
     /// The domain could not be made.
     Domain(LifecycleError),

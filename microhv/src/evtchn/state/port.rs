@@ -28,12 +28,12 @@ pub enum PortState {
     },
     /// A physical interrupt.
     Pirq {
-        /// Its number.
+        /// The number of the PIRQ.
         pirq: Pirq,
     },
     /// A virtual interrupt.
     Virq {
-        /// Its number.
+        /// The number of the VIRQ.
         virq: u32,
     },
     /// From a vCPU of the domain to another.

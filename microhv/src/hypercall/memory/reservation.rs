@@ -12,7 +12,8 @@ use crate::platform::Platform;
 
 /// Largest extent that an ordinary domain may ask for: 2 MiB.
 const MAX_ORDER: u32 = 9;
-/// Largest extent for a privileged one: 4 MiB. Its frames get their owner and their numbers without a look at what waits.
+/// Largest extent for a privileged domain: 4 MiB. The extent's frames get their owner and their numbers without a look at
+/// what waits.
 const MAX_ORDER_PRIVILEGED: u32 = 10;
 /// Pages that are given back between two looks at what waits.
 const LOOK_EVERY: u64 = 32;

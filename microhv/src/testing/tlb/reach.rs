@@ -53,7 +53,7 @@ impl Tlb {
         }
     }
 
-    /// The frame is cleared. If it has no owner, it is about to get one.
+    /// The frame is cleared. A frame without an owner is about to get one.
     pub(in crate::testing) fn cleared(&mut self, memory: &Memory, mfn: Mfn) {
         let frame = mfn.raw() as u32;
         if (frame as usize) >= self.infos.len() {
