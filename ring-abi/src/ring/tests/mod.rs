@@ -264,8 +264,7 @@ fn nothing_shared_is_read_twice() {
         assert_eq!(page.most(), 1, "publishing looks at the event index");
         assert!(front.next_response().unwrap().is_some());
         assert_eq!(page.most(), 1, "taking a response");
-        // The end reads the index once before it writes the event index, and once after that: the first read may be in
-        // vain, and the second decides.
+        // One read before the event index is written, one after: the first may be in vain, and the second decides.
         assert_eq!(front.arm_and_recheck(), Ok(false));
         assert_eq!(page.most(), 2, "arming");
         assert_eq!(back.arm_and_recheck(), Ok(false));
