@@ -55,13 +55,28 @@ fn findings(rule: &str) -> Vec<Finding> {
         }
         "lock" => in_both(words::locks),
         "errno" => in_both(words::errno),
-        "english" => in_files("microhv/src", words::english),
+        "english" => PLAIN.into_iter().flat_map(|directory| in_files(directory, words::english)).collect(),
         "integer" => types::integers(&library()),
         "must_use" => in_both(types::owed),
         "size" => in_files("", sizes::findings),
         _ => unreachable!("no such rule"),
     }
 }
+
+/// Directories whose comments name the subject of each sentence.
+const PLAIN: [&str; 11] = [
+    "microhv/src",
+    "ring-abi/src",
+    "pvrt/src",
+    "frontends/src",
+    "backends/src",
+    "dom0/src/blkback",
+    "dom0/src/blkdev",
+    "dom0/src/bundle",
+    "dom0/src/pci",
+    "dom0/src/virtio",
+    "dom0/src/xenstore",
+];
 
 const RULES: [&str; 7] = ["direction", "lock", "errno", "english", "integer", "must_use", "size"];
 

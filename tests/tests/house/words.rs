@@ -44,7 +44,20 @@ fn search(
 }
 
 /// What a sentence of a comment must not begin with: the noun is then elsewhere, or nowhere.
-const NO_SUBJECTS: [&str; 4] = ["It", "Who", "Whoever", "That one"];
+const NO_SUBJECTS: [&str; 8] = ["It", "Its", "They", "Their", "Them", "Who", "Whoever", "That one"];
+
+/// Words that open a sentence before its subject, so that a pronoun right after such a word has no noun before it.
+const OPENERS: [&str; 12] =
+    ["After", "Before", "How", "If", "Once", "Since", "Until", "What", "When", "Where", "Whether", "While"];
+const PRONOUNS: [&str; 4] = ["it", "its", "they", "their"];
+
+/// Whether a sentence begins without the noun that it is about.
+fn names_no_subject(sentence: &str) -> bool {
+    let starts = |start: &str| sentence.strip_prefix(start).is_some_and(|rest| rest.starts_with([' ', '\'']));
+    let mut words = sentence.split([' ', '\'']);
+    let opens = words.next().is_some_and(|word| OPENERS.contains(&word));
+    NO_SUBJECTS.into_iter().any(starts) || opens && words.next().is_some_and(|word| PRONOUNS.contains(&word))
+}
 
 /// Sentences of comments that do not name their subject; known by their first words.
 pub(crate) fn english(file: &str, text: &str) -> Vec<Finding> {
@@ -56,9 +69,7 @@ pub(crate) fn english(file: &str, text: &str) -> Vec<Finding> {
             continue;
         }
         for sentence in comment.replace(['.', ';', ':', '?'], "\n").lines().map(str::trim) {
-            let is_start =
-                |start: &str| sentence.strip_prefix(start).is_some_and(|rest| rest.starts_with([' ', '\'']));
-            if NO_SUBJECTS.into_iter().any(is_start) {
+            if names_no_subject(sentence) {
                 let words: Vec<&str> = sentence.split_whitespace().take(5).collect();
                 let subject = format!("{file}: {}", words.join(" "));
                 let advice = "name the actor or thing: the comment ends on this line".into();
@@ -104,5 +115,14 @@ mod planted {
         let found: Vec<String> = english("a.rs", text).into_iter().map(|finding| finding.subject).collect();
         assert_eq!(found, ["a.rs: It runs dry", "a.rs: Whoever asks"]);
         assert!(english("a.rs", "/// Items: what who does. `It` is a type.\nlet It = 1;").is_empty());
+        for sentence in
+            ["Its end", "They wait", "Their owner", "Whether it runs", "If its owner asks", "What they hold"]
+        {
+            assert!(names_no_subject(sentence), "{sentence}");
+        }
+        for sentence in ["Item by item", "Theirs", "Whether a vCPU runs, and where it waits", "What is left"]
+        {
+            assert!(!names_no_subject(sentence), "{sentence}");
+        }
     }
 }
