@@ -44,9 +44,8 @@ pub use shared::info as shared_info;
 
 /// Makes `$main` the kernel of this image.
 ///
-/// `kernel!(main)` takes `fn main(boot: BootInfo) -> !`; `kernel!(async main)` takes
-/// `async fn main(boot: BootInfo)`, which runs as the first task: when it returns the domain powers off.
-/// Expands to nothing on the host.
+/// `kernel!(main)` takes `fn main(boot: BootInfo) -> !`; `kernel!(async main)` takes `async fn main(boot: BootInfo)`,
+/// which runs as the first task: when `main` returns, the domain powers off. Expands to nothing on the host.
 #[macro_export]
 macro_rules! kernel {
     (async $main:path) => {

@@ -121,7 +121,7 @@ mod tests {
     use pvrt::executor::block_on_test;
     use spin::Mutex;
 
-    /// Answers at each kick, two operations at most between them; records them.
+    /// A device that answers at each kick, takes at most two operations between kicks, and records all operations.
     struct Recorder {
         log: Mutex<Vec<(u64, Vec<Segment>)>>,
         waiting: Mutex<Vec<(Arc<Client>, bool)>>,

@@ -35,7 +35,7 @@ pub struct Part {
     pub device_writes: bool,
 }
 
-/// The device broke the queue's rules: it must be reset.
+/// The device broke the queue's rules: the driver must reset the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueError {
     /// More entries used than were available.

@@ -3,11 +3,11 @@
 //! A kernel that serves other domains has an account for each of them, beside the kernel's own. An account has a budget
 //! of heap bytes, which the kernel claims before anything is charged ([`Account::claim`]): from then on the kernel
 //! holds so much memory for the account. While a task runs ([`spawn_for`](crate::executor::spawn_for)), the task's
-//! account is the current one; within [`Account::charge`] it is the account given there. All that is allocated is
-//! charged to the current account: the bytes that the heap really gives. The heap remembers with each object the
-//! account that the heap charged. That account gets the bytes back, whatever task frees the object. So an account lasts
-//! until its last object is freed, and a domain number that comes again does not lead to the account of the number's
-//! former holder.
+//! account is the current one; within [`Account::charge`] the current account is the account given there. All that is
+//! allocated is charged to the current account: the bytes that the heap really gives. The heap remembers with each
+//! object the account that the heap charged. That account gets the bytes back, whatever task frees the object. So an
+//! account lasts until its last object is freed, and a domain number that comes again does not lead to the account of
+//! the number's former holder.
 //!
 //! An allocation does not fail at the budget: a budget is what the kernel promised to have. An allocation over the
 //! budget is served from the kernel's reserve, and the account is then *overdrawn*: the executor runs the account's

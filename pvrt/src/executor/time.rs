@@ -20,7 +20,7 @@ struct Timers {
 }
 
 global! {
-    /// A leaf lock: nothing is called while it is held.
+    /// A leaf lock: nothing is called while the lock is held.
     static TIMERS: Mutex<Timers> = Mutex::new(Timers { next: 0, sleeping: BTreeMap::new() });
 }
 

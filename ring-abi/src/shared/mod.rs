@@ -1,9 +1,9 @@
 #![allow(unsafe_code)] // the one place that touches memory another domain may write, through raw pointers
 //! Memory that another domain, or the hypervisor, may change at any time.
 //!
-//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes them by value, each access once
-//! (I22). Bounds are checked like a slice index: an offset outside is this program's own mistake and panics. The caller
-//! checks an offset that a peer chose first, or passes the offset to [`SharedBytes::get`].
+//! There is never a Rust reference to such bytes. [`SharedBytes`] reads and writes such bytes by value, each access
+//! once (I22). Bounds are checked like a slice index: an offset outside is this program's own mistake and panics. The
+//! caller checks an offset that a peer chose first, or passes the offset to [`SharedBytes::get`].
 
 mod owner;
 

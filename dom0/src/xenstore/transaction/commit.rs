@@ -186,7 +186,7 @@ impl Transaction {
                 outcomes.extend(outcome.filter(|outcome| matches!(outcome, Outcome::Sweep(_))));
                 continue;
             };
-            // The node gets a new generation: the old one was given out before others committed.
+            // The node gets a new generation: the old generation was given out before others committed.
             let generation = store.next_generation();
             let children_generation = store.get(path).map_or(generation, |old| old.children_generation);
             store.put(path, Node { generation, children_generation, ..node.clone() });

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// An account's task in simulated time: it is always ready, or ready at fixed intervals.
+/// An account's task in simulated time: the task is always ready, or ready at fixed intervals.
 struct Load {
     account: usize,
     /// Ticks of each poll.
