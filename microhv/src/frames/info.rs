@@ -178,7 +178,8 @@ impl TypeWord {
     }
 }
 
-/// Whether CPUs may still use a frame as what the frame was: they are flushed before it is used as what it has become. (I3)
+/// Whether CPUs may still use a frame as what the frame was. The hypervisor flushes those CPUs before the frame is used as
+/// something else. (I3)
 #[must_use = "CPUs may still use the frame as what it was"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlushOwed(pub(crate) bool);
