@@ -60,7 +60,7 @@ impl Lines {
     }
 
     /// How many bytes of a guest may be pushed so that at most `room` bytes come out, whatever the guest's bytes are.
-    /// Prefixes and ends of lines count. Fewer than [`LEAST_TAKEN`] become 0.
+    /// Prefixes and ends of lines count. Fewer than `LEAST_TAKEN` become 0.
     pub fn allowance(&self, room: usize, prefix: usize) -> usize {
         let count = room.saturating_sub(MOST_OF_ONE * self.partial.len()) / Self::most_of_each(prefix);
         if count < LEAST_TAKEN { 0 } else { count }
