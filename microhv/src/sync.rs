@@ -15,8 +15,8 @@ use crate::testing::held::Held;
 /// A value that is written once, at start-up, before there is a second CPU: nobody waits for it.
 pub use spin::Once;
 
-/// The heap's lock, as the allocator wants it. The lock has the place [`rank::Heap`], which nothing checks: there is no such
-/// heap on the host.
+/// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
+/// checks: there is no such heap on the host.
 pub type HeapLock = spin::Mutex<()>;
 
 /// A place in the order of locks.
@@ -50,11 +50,12 @@ macro_rules! ranks {
 ranks! {
     /// What start-up found of the machine; held while dom0 is built.
     Found,
-    /// `Domain::contexts`: one context of a vCPU is set at a time; held across all that this changes.
+    /// `Domain::contexts`: one context of a vCPU is set at a time; the holder keeps the lock for all changes that a
+    /// context makes.
     Contexts,
-    /// `DomainList::dead`: domains that are dead and not gone.
+    /// `Unfinished::dead`: domains that are dead and not gone.
     Dead,
-    /// `DomainList::making`: domains that are being made.
+    /// `Unfinished::making`: domains that are being made.
     Making,
     /// `Domain::shutdown`: whether and why a domain stopped.
     Shutdown,
@@ -136,7 +137,7 @@ pub struct Mutex<R, T> {
 #[derive(Debug)]
 pub struct MutexGuard<'a, T> {
     inner: spin::MutexGuard<'a, T>,
-    /// Dropped after `inner`: the lock is noted for as long as it is held.
+    /// This field is dropped after `inner`: the note of the lock lasts as long as the lock is held.
     _held: Held,
 }
 
@@ -162,7 +163,7 @@ impl<R: Rank, T> Mutex<R, T> {
         Self { lock: spin::Mutex::new(value), rank: PhantomData }
     }
 
-    /// What the lock guards, of which the caller is the only owner.
+    /// The value that the lock guards, where the caller is the value's only owner.
     #[inline]
     pub fn get_mut(&mut self) -> &mut T {
         self.lock.get_mut()
@@ -175,15 +176,15 @@ impl<R: Rank, T> Mutex<R, T> {
         self.lock_of(None)
     }
 
-    /// Waits for the lock, which is that of the domain `owner`: one of the same rank may be held if its owner's number is
-    /// lower.
+    /// Waits for this lock, which is a lock of the domain `owner`. The caller may hold another lock of the same rank if
+    /// the other lock's domain has a lower number.
     #[inline(always)]
     #[track_caller]
     fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
         MutexGuard { _held: Held::in_order(R::PLACE, owner), inner: self.lock.lock() }
     }
 
-    /// Takes the lock if it is free, against the order too: nobody waits.
+    /// Takes the lock if the lock is free, even against the order: nobody waits.
     #[cfg(any(test, feature = "testing"))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.lock.try_lock().map(|inner| MutexGuard { inner, _held: Held::out_of_order(R::PLACE) })
@@ -200,8 +201,8 @@ impl<R: Rank, T> Mutex<R, T> {
     }
 }
 
-/// Takes two domains' locks of one rank in the order of the domains' numbers, which come with them. The first guard is that of
-/// `a`; there is no second when both are the same lock.
+/// Takes the locks `a` and `b`, each given with its domain's number, the lower number first. The first guard returned
+/// is of lock `a`; the second is missing when both are one lock.
 #[inline]
 #[track_caller]
 pub fn lock_pair<'a, R: Rank, T>(
@@ -217,7 +218,7 @@ pub fn lock_pair<'a, R: Rank, T>(
     if is_first { (first, Some(second)) } else { (second, Some(first)) }
 }
 
-/// Stands for the host's note of a lock that is held.
+/// Stands for the host's note of a held lock.
 #[cfg(not(any(test, feature = "testing")))]
 #[derive(Debug)]
 struct Held(PhantomData<*const ()>);

@@ -1,9 +1,10 @@
-//! Output of the serial console: kept for `xl dmesg`, and sent as fast as the line takes it, not faster.
+//! Output of the serial console. The ring keeps output for `xl dmesg`, and sends output as fast as the line takes it,
+//! not faster.
 //!
-//! One ring holds both: the kept output, whose newest part the line has not got yet. Nobody waits for the line while
-//! interrupts are off. A writer puts as many bytes into the transmitter as fit at once; the rest goes out at the
-//! transmitter's interrupts, or, should these not come, at ticks of the timer. Only a machine that dies, that starts, or
-//! that shows a debug key's answer waits ([`Output::drain`]).
+//! One ring serves both: the newest part of the kept output is what the line has not got yet. Nobody waits for the line
+//! while interrupts are off. A writer puts as many bytes into the transmitter as fit at once. The rest goes out at the
+//! transmitter's interrupts, or at ticks of the timer if the interrupts do not come. Only a machine that dies, that
+//! starts, or that shows a debug key's answer waits ([`Output::drain`]).
 
 use core::fmt::{self, Write};
 
@@ -11,14 +12,14 @@ use arrayvec::ArrayString;
 
 /// Kept output, for `xl dmesg`. A power of two.
 pub const LOG_BYTES: usize = 32768;
-/// Bytes that may wait for the line before a domain's write finds it full. The rest of the ring is the hypervisor's own:
-/// its lines cannot wait.
+/// Bytes that may wait for the line before a domain's write finds the ring full. The rest of the ring is the
+/// hypervisor's own: its lines cannot wait.
 pub const BUFFER_BYTES: usize = 16384;
 /// If more bytes than this wait, the line is busy: code that can do without printing should not print.
 pub const BUSY_BYTES: usize = 2048;
 /// Most bytes that one call puts into the transmitter, however fast the transmitter is.
 pub const GO_BYTES: usize = 256;
-/// A transmitter that has taken nothing for so long, with bytes waiting, is no transmitter.
+/// A transmitter that has bytes waiting and has taken none for so long is no transmitter.
 pub const STUCK_NS: u64 = 5_000_000_000;
 /// Looks at the transmitter's status in one wait of [`Output::drain`]: many times what the slowest line needs.
 const DRAIN_LOOKS: u32 = 1_000_000;
@@ -43,13 +44,13 @@ pub struct Output {
     written: u64,
     /// Output before this was forgotten by `xl dmesg`'s reader.
     cleared: u64,
-    /// Bytes that the line has got. At most `LOG_BYTES` behind `written`.
+    /// Number of bytes that the line has got. At most `LOG_BYTES` behind `written`.
     sent: u64,
-    /// Room in the transmitter by its last answer, less what was put in since.
+    /// Room in the transmitter by the transmitter's last answer, less the bytes put in since.
     room: usize,
     /// The carriage return that goes before the next byte, a line's end, is on its way.
     returned: bool,
-    /// Bytes that had to be overwritten before the line got them, and of which the line has not been told.
+    /// Number of bytes that were overwritten before the line got them, and that no note has told of yet.
     skipped: u64,
     note: ArrayString<NOTE_BYTES>,
     /// Bytes of the note that were sent.
@@ -83,8 +84,8 @@ impl Output {
         }
     }
 
-    /// Keeps `bytes`, all of them; the oldest that the line has not got are skipped if there are too many. The line gets
-    /// them from [`Output::pump`].
+    /// Keeps the last [`LOG_BYTES`] bytes of all that was written, `bytes` included. Bytes that the ring overwrites
+    /// before the line has got them are skipped. The line gets the bytes from [`Output::pump`].
     pub fn push(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(LOG_BYTES) {
             let at = (self.written % LOG_BYTES as u64) as usize;
@@ -116,8 +117,8 @@ impl Output {
         self.waiting() > BUSY_BYTES
     }
 
-    /// Sends what fits into the transmitter, at most [`GO_BYTES`]; while writers are synchronous, all that waits. The
-    /// transmitter's interrupt is on while bytes wait. `now_ns` is any clock that goes on.
+    /// Sends what fits into the transmitter, at most [`GO_BYTES`] bytes; while writers are synchronous, sends all that
+    /// waits. The transmitter's interrupt is on while bytes wait. `now_ns` is any clock that goes on.
     pub fn pump(&mut self, uart: &mut impl Uart, now_ns: impl Fn() -> u64) {
         if self.synchronous {
             return self.drain(uart);
@@ -133,7 +134,8 @@ impl Output {
         }
     }
 
-    /// Bytes wait. Gives them up, but for the log, when the transmitter has long taken none.
+    /// Watches the transmitter while bytes wait: when the transmitter has taken none for long, this function gives up
+    /// the waiting bytes, which stay in the log.
     #[cold]
     #[inline(never)]
     fn watch(&mut self, any: bool, now_ns: u64) {
@@ -211,7 +213,7 @@ impl Output {
         let at = (self.sent % LOG_BYTES as u64) as usize;
         let piece = &self.log[at..LOG_BYTES.min(at + self.waiting().min(count - used))];
         if let [b'\n', ..] = piece {
-            // Its carriage return goes first, perhaps in a call of its own.
+            // The line's carriage return goes first, perhaps in a call of its own.
             let end: &[u8] = if self.returned { b"\n" } else { b"\r\n" };
             let end = &end[..end.len().min(count - used)];
             uart.put(end);
@@ -241,7 +243,8 @@ impl Output {
         piece.len()
     }
 
-    /// Kept output from byte `from` on: where it really starts, and its length.
+    /// Copies kept output from byte `from` on into `to`. The result is the position of the first byte copied, and the
+    /// number of bytes.
     pub fn kept(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
         let oldest = self.written.saturating_sub(LOG_BYTES as u64);
         let first = from.max(self.cleared).max(oldest).min(self.written);
@@ -263,7 +266,8 @@ impl Write for Output {
     }
 }
 
-/// Bytes of `text` before its first line's end. Eight are looked at together: every byte that is printed comes by here.
+/// Number of bytes of `text` before the end of its first line. Eight bytes are looked at together, since every byte
+/// that is printed comes by here.
 fn line_len(text: &[u8]) -> usize {
     const ENDS: u64 = u64::from_le_bytes([b'\n'; 8]);
     const LOW: u64 = u64::from_le_bytes([1; 8]);

@@ -1,4 +1,4 @@
-//! Domains and their vCPUs: what each is, who may act on it, how it begins and ends.
+//! Domains and their vCPUs: what each is, who may act on a domain, how a domain begins and ends.
 
 mod cpu;
 mod current;
@@ -61,13 +61,13 @@ pub const VALID_ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
 /// What `createdomain` fixes about a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainConfig {
-    /// The toolstack's name for it.
+    /// The toolstack's name for the domain.
     pub handle: [u8; 16],
     /// Security label; kept and given back.
     pub ssidref: u32,
-    /// May act on all other domains and on the machine.
+    /// Whether the domain may act on all other domains and on the machine.
     pub privileged: bool,
-    /// vCPUs that it may have: 1 to [`MAX_VCPUS`].
+    /// Number of vCPUs that the domain may have: 1 to [`MAX_VCPUS`].
     pub max_vcpus: u32,
     /// The highest event channel port; `None` for no limit but the ABI's.
     pub max_evtchn_port: Option<Port>,
@@ -102,7 +102,7 @@ pub enum DyingState {
     Alive = 0,
     /// The domain is being destroyed, and gets no new resource.
     Dying = 1,
-    /// All it had was given back but for pages that others still map.
+    /// All that the domain had was given back, except pages that others still map.
     Dead = 2,
 }
 
@@ -126,7 +126,7 @@ pub struct Permissions {
     pub irqs: RangeSet,
 }
 
-/// Settings of a domain that the toolstack may change while it lives.
+/// Settings of a domain that the toolstack may change while the domain lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TscSettings {
     /// `XEN_CPUID_TSC_MODE_*`/`settscinfo`: 0 default, 1 always emulate, 2 never.
@@ -141,39 +141,39 @@ pub struct TscSettings {
 
 /// A virtual machine. Always behind an [`Arc`].
 pub struct Domain {
-    /// Its number.
+    /// The domain's number.
     pub id: DomId,
-    /// May act on other domains and the machine.
+    /// Whether the domain may act on other domains and the machine.
     pub privileged: bool,
-    /// What it was created with.
+    /// The configuration with which the domain was created.
     pub config: DomainConfig,
-    /// Its vCPUs, by id. A vCPU is never moved while anybody refers to the domain.
+    /// The domain's vCPUs, by id. A vCPU is never moved while anybody refers to the domain.
     pub vcpus: Vec<Vcpu>,
-    /// Its memory.
+    /// The domain's memory.
     pub mm: DomainMm,
-    /// Its event channels.
+    /// The domain's event channels.
     pub events: Ports,
-    /// Its grant table.
+    /// The domain's grant table.
     pub grants: GrantTable,
-    /// The frame of its `shared_info`.
+    /// The frame of the domain's `shared_info`.
     pub shared_info_mfn: Mfn,
-    /// Its `shared_info`.
+    /// The domain's `shared_info`.
     pub shared_info: SharedBytes<'static>,
     /// I/O rights.
     pub permissions: Mutex<rank::Permissions, Permissions>,
-    /// Guards its shutdown state.
+    /// Guards the domain's shutdown state.
     pub shutdown: Mutex<rank::Shutdown, ShutdownState>,
-    /// Held while one of its vCPUs gets a context: one at a time.
+    /// Held while one of the domain's vCPUs gets a context: one vCPU at a time.
     pub(crate) contexts: Mutex<rank::Contexts, ()>,
     /// [`DyingState`]. dom0 is told of a change by `VIRQ_DOM_EXC`.
     dying: AtomicU8,
-    /// Holds of the hypervisor: its vCPUs run only at 0.
+    /// Number of the hypervisor's holds: the domain's vCPUs run only at 0.
     pub pause_count: AtomicU32,
-    /// Holds of the toolstack, at most one counted in `pause_count` for each.
+    /// Number of the toolstack's holds. `pause_count` counts each of these at most once.
     pub controller_pause_count: AtomicU32,
     /// `VMASST_TYPE_*` bits.
     pub assist: AtomicU64,
-    /// Seconds that its wall clock differs from the machine's.
+    /// Seconds by which the domain's wall clock differs from the machine's.
     pub time_offset_seconds: AtomicI64,
     /// TSC emulation.
     pub tsc: Mutex<rank::Tsc, TscSettings>,
@@ -181,13 +181,13 @@ pub struct Domain {
     pub handle: Mutex<rank::Handle, [u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
     pub dirty_cpus: AtomicU64,
-    /// Which watchdogs the domain has. The lock is held while their timers are set.
+    /// Which watchdogs the domain has. The lock is held while the watchdogs' timers are set.
     pub(crate) watchdogs: Mutex<rank::Watchdogs, [bool; 2]>,
-    /// How far the end of its grant mappings came.
+    /// How far the end of the domain's grant mappings has come.
     pub(crate) teardown_at: AtomicU32,
-    /// `TimeParams::generation` that its vCPUs' clocks show; `u32::MAX`: none.
+    /// `TimeParams::generation` that the clocks of the domain's vCPUs show; `u32::MAX`: none.
     pub(crate) clock_shown: AtomicU32,
-    /// What the scheduler keeps of it.
+    /// What the scheduler keeps of the domain.
     pub(crate) sched: DomainSched,
 }
 
@@ -241,7 +241,7 @@ impl Domain {
         self.vcpus.get(id as usize)
     }
 
-    /// How far it is from its end.
+    /// How far the domain is from its end.
     pub fn dying(&self) -> DyingState {
         match self.dying.load(Ordering::Acquire) {
             0 => DyingState::Alive,
@@ -250,7 +250,7 @@ impl Domain {
         }
     }
 
-    /// Whether its destruction has begun.
+    /// Whether the domain's destruction has begun.
     #[inline]
     pub fn is_dying(&self) -> bool {
         self.dying.load(Ordering::Acquire) != DyingState::Alive as u8
@@ -280,18 +280,19 @@ impl VcpuRef {
         Some(Self { domain: domain.clone(), index: id })
     }
 
-    /// The domain it belongs to.
+    /// The domain to which the vCPU belongs.
     pub fn domain(&self) -> &Arc<Domain> {
         &self.domain
     }
 
-    /// The vCPU itself. Each call, and each field reached through the reference, looks it up: what uses several takes this.
+    /// The vCPU itself. Each call, and each field reached through the reference, looks the vCPU up: code that uses
+    /// several fields takes the vCPU by this call.
     #[inline]
     pub fn vcpu(&self) -> &Vcpu {
         &self.domain.vcpus[self.index as usize]
     }
 
-    /// Whether both are the same vCPU.
+    /// Whether both references lead to the same vCPU.
     pub fn same(&self, other: &Self) -> bool {
         self.index == other.index && Arc::ptr_eq(&self.domain, &other.domain)
     }

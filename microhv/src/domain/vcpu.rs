@@ -1,4 +1,4 @@
-//! A virtual CPU: registers, what the guest told about it, whether it may run, its clock.
+//! A virtual CPU: registers, what the guest said about the CPU, whether the CPU may run, its clock.
 
 #![allow(unsafe_code)] // the register frame is written by entry code while the vCPU runs
 
@@ -53,8 +53,8 @@ impl FpuArea {
         unsafe { self.as_ptr().cast::<[u8; 512]>().read_volatile() }
     }
 
-    /// Sets the x87 and SSE part; bits of MXCSR that do not exist are dropped, and the bytes at its end, which are
-    /// software's, stay. The vCPU does not run.
+    /// Sets the x87 and SSE part. Bits of MXCSR that do not exist are dropped. The bytes at the end of the part are
+    /// software's, and stay. The vCPU does not run.
     pub fn set_legacy(&self, image: &[u8; 512]) {
         let mut image = *image;
         image[26] = 0; // MXCSR bits 16-31 are reserved: loading them faults
@@ -124,13 +124,13 @@ impl FrameSlot {
     }
 }
 
-/// A virtual CPU. Its domain holds it, and never moves it while anybody refers to the domain.
+/// A virtual CPU. The vCPU's domain holds the vCPU, and never moves it while anybody refers to the domain.
 #[derive(Default)]
 pub struct Vcpu {
     regs: RegsCell,
-    /// Its number in the domain.
+    /// The vCPU's number in the domain.
     pub id: VcpuId,
-    /// Its domain.
+    /// The vCPU's domain.
     pub domain_id: DomId,
     /// Whether the guest is in user mode (its user tables and GS base are loaded).
     pub user_mode: AtomicBool,
@@ -146,11 +146,11 @@ pub struct Vcpu {
     pub pause_count: AtomicU32,
     /// The last hypercalls.
     pub history: CallHistory,
-    /// The registered time areas could not be written; the switch to kernel mode does it.
+    /// The registered time areas could not be written: the switch to kernel mode writes the areas.
     pub areas_stale: AtomicBool,
     /// The vCPU is to get an NMI when it runs next.
     pub nmi_pending: AtomicBool,
-    /// Ports of its VIRQs, and what it polls.
+    /// Ports of the vCPU's VIRQs, and the ports that the vCPU polls.
     pub events: VcpuEvents,
     /// Arguments of the hypercall that is to be executed again. Only the vCPU itself uses them.
     continuation: [AtomicU64; 6],
@@ -164,15 +164,15 @@ pub struct Vcpu {
     pub cr3_user: FrameSlot,
     /// Frame of a registered `vcpu_info`, with a writable reference.
     pub info_frame: FrameSlot,
-    /// Whether `initialise` (or the toolstack) gave it a context.
+    /// Whether `initialise` (or the toolstack) gave the vCPU a context.
     pub initialised: AtomicBool,
-    /// CPU that it runs on now; `u32::MAX` for none.
+    /// CPU on which the vCPU runs now; `u32::MAX` for none.
     running_on: AtomicU32,
     /// The CPU on which the vCPU runs.
     pub cpu_id: CpuId,
-    /// Where the processor sees its GDT and LDT.
+    /// Where the processor sees the vCPU's GDT and LDT.
     pub window: DescriptorWindow,
-    /// What the scheduler keeps.
+    /// What the scheduler keeps of the vCPU.
     pub sched: VcpuSched,
     /// Floating-point state.
     pub fpu: Box<FpuArea>,
@@ -185,7 +185,7 @@ impl fmt::Debug for Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU that is down. Its `vcpu_info` is in `shared_info` when its number is below 32.
+    /// A vCPU that is down. A vCPU whose number is below 32 has its `vcpu_info` in `shared_info`.
     #[inline(never)]
     pub fn new(domain_id: DomId, id: VcpuId, shared_info: &SharedBytes<'static>) -> Self {
         let place = (id.raw() < LEGACY_MAX_VCPUS).then(|| {
@@ -261,13 +261,13 @@ impl Vcpu {
         log::log!(level, "  cr3 {kernel:?} user cr3 {user:?} cr2 {cr2:016x}");
     }
 
-    /// CPU that it runs on now.
+    /// CPU on which the vCPU runs now.
     #[inline]
     pub fn running_on(&self) -> Option<CpuId> {
         CpuId::new(self.running_on.load(Ordering::Acquire))
     }
 
-    /// Whether it runs on `cpu`, and does not wait to leave it.
+    /// Whether the vCPU runs on `cpu`, and does not wait to leave `cpu`.
     #[inline]
     pub fn runs_on(&self, cpu: CpuId) -> bool {
         self.running_on.load(Ordering::Acquire) == cpu.raw() && self.pause_flags.load(Ordering::Acquire) == 0

@@ -1,7 +1,7 @@
 //! One frame's entry in the frame table: two atomic words, and the steps that are legal on them.
 //!
 //! *Use word*: a count of general references, the owner, flags. A frame goes back to the allocator when the count
-//! reaches zero; ownership itself is one reference ([`UseWord::ALLOCATED`]). *Type word*: what the frame is used as and
+//! reaches zero; ownership itself is one reference ([`UseWord::ALLOCATED`]). *Type word*: how the frame is used, and
 //! how often. The type changes only while the type count is zero. (I2)
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +59,7 @@ impl PageType {
     }
 }
 
-/// The most references that are counted; one more is refused.
+/// The highest count of references; one more reference is refused.
 const COUNT_LIMIT: u32 = u32::MAX - 16;
 
 /// The use word: bits 0-31 general references (in a free block's head: the previous block), 32-47 owner + 1 (0:
@@ -72,20 +72,21 @@ impl UseWord {
     pub(crate) const ALLOCATED: u64 = 1 << 48;
     /// Head of a free block.
     pub(crate) const FREE: u64 = 1 << 49;
-    /// The hypervisor's page, lent to the owner: not one of its pages by count.
+    /// The hypervisor's page, lent to the owner. The owner's count of pages does not include the page.
     pub(crate) const LENT: u64 = 1 << 50;
     /// A guest could map the frame, so that any CPU's TLB may translate to it. Only the allocator forgets this, and has
     /// all CPUs flushed before it gives the frame to anybody. (I4)
     pub(crate) const KNOWN: u64 = 1 << 51;
-    /// The frame of somebody who is gone, kept by references of others: no domain has this id, and none can refer to
-    /// the frame anew.
+    /// The owner of a frame whose former owner is gone, and that references of others keep: no domain has this id, and
+    /// no domain can refer to the frame anew.
     const ORPHAN: DomId = DomId::new(DOMID_INVALID);
 
     pub(crate) const fn owned(owner: DomId, flags: u64) -> Self {
         Self(1 | Self::owner_bits(owner) | flags | Self::ALLOCATED | Self::KNOWN)
     }
 
-    /// As `self`, of nobody who could refer to it anew, and without the reference of ownership as such.
+    /// The same use word, owned by nobody who could refer to the frame anew, and without the mark of ownership's
+    /// reference.
     const fn orphaned(self) -> Self {
         Self(self.0 & !(0xffff << 32 | Self::ALLOCATED) | Self::owner_bits(Self::ORPHAN))
     }
@@ -135,7 +136,7 @@ impl TypeWord {
     const PROGRESS_MASK: u64 = 0x3ff << Self::PROGRESS_SHIFT;
     const TYPE_MASK: u64 = 7 << 32;
 
-    /// Of no type, as no CPU knows it: for frames that the allocator gave or gets.
+    /// No type, as no CPU knows the frame: for frames that the allocator gave or gets.
     pub(crate) const CLEAN: Self = Self(0);
 
     /// A frame that has just got a type; from now on CPUs may use it so.
@@ -163,7 +164,7 @@ impl TypeWord {
         self.0 & flag != 0
     }
 
-    /// Whether it is a page table of type `table` all of whose entries were checked.
+    /// Whether the frame is a page table of type `table` all of whose entries were checked.
     #[inline]
     pub(crate) const fn is_valid_table(self, table: PageType) -> bool {
         self.0 & (Self::VALIDATED | Self::TYPE_MASK) == Self::VALIDATED | (table as u64) << 32
@@ -217,12 +218,12 @@ impl FrameInfo {
         if self.owner().is_some() { (kind.page_type(), kind.count()) } else { (PageType::None, 0) }
     }
 
-    /// Whether it is a pinned page table.
+    /// Whether the frame is a pinned page table.
     pub fn is_pinned(&self) -> bool {
         self.owner().is_some() && self.load_kind().has(TypeWord::PINNED)
     }
 
-    /// Whether it is the hypervisor's page, lent to its owner.
+    /// Whether the frame is the hypervisor's page, lent to the frame's owner.
     pub fn is_lent(&self) -> bool {
         self.load_use().has(UseWord::LENT)
     }
@@ -243,7 +244,7 @@ impl FrameInfo {
         }
     }
 
-    /// Gives a general reference back (I15). `true`: it was the last, and the caller must free the frame.
+    /// Gives a general reference back (I15). `true`: this was the last reference, and the caller must free the frame.
     #[inline]
     #[must_use]
     pub(crate) fn put(&self) -> bool {
@@ -256,14 +257,14 @@ impl FrameInfo {
         true
     }
 
-    /// Ends ownership: the reference that it held becomes the caller's. `false`: it had ended already.
+    /// Ends ownership: the reference that ownership held becomes the caller's. `false`: ownership had ended already.
     #[must_use]
     pub(crate) fn end_ownership(&self) -> bool {
         self.using.fetch_and(!UseWord::ALLOCATED, Ordering::AcqRel) & UseWord::ALLOCATED != 0
     }
 
-    /// Ends ownership of a frame that others may refer to longer than its owner's number means the owner. The reference
-    /// that ownership held becomes the caller's. `false`: it had ended already.
+    /// Ends ownership of a frame that others may refer to longer than the owner's number means the owner. The reference
+    /// that ownership held becomes the caller's. `false`: ownership had ended already.
     #[must_use]
     pub(crate) fn orphan(&self) -> bool {
         let orphaned = |now| UseWord(now).has(UseWord::ALLOCATED).then_some(UseWord(now).orphaned().0);
@@ -318,8 +319,8 @@ impl FrameInfo {
         self.load_use() == UseWord::owned(owner, 0) && self.load_kind().count() == 0
     }
 
-    /// Makes a frame of `owner` nobody's if ownership holds the only reference. What CPUs may know of it stays written
-    /// down in both words.
+    /// Takes a frame away from `owner` if ownership holds the only reference: the frame is nobody's then. Both words
+    /// keep what CPUs may know of the frame.
     #[must_use]
     pub(crate) fn steal(&self, owner: DomId) -> bool {
         let alone = UseWord::owned(owner, 0).0;
@@ -335,7 +336,7 @@ impl FrameInfo {
         self.kind.store(kind.0, Ordering::Release);
     }
 
-    /// Replaces the type word if it is `old`.
+    /// Replaces the type word if the word is `old`.
     #[inline]
     pub(crate) fn replace_kind(&self, old: TypeWord, new: TypeWord) -> Option<FlushOwed> {
         let replaced = self.kind.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire);

@@ -12,7 +12,7 @@ use super::info::{FrameInfo, TypeWord, UseWord};
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, rank};
 
-/// Ranges of memory that a firmware map may have at most.
+/// Most ranges of memory that a firmware map may have.
 pub const MAX_RANGES: usize = 32;
 /// First frame above 4 GiB.
 const HIGH: u32 = 1 << 20;
@@ -20,7 +20,7 @@ const HIGH: u32 = 1 << 20;
 /// Owner, type and counts of every machine frame, and the allocator of the free ones. The default has no frames.
 ///
 /// A frame that is memory and has no owner is free or the hypervisor's own: no guest can reach it. A frame that is no
-/// memory is a device's.
+/// memory belongs to a device.
 #[derive(Debug, Default)]
 pub struct FrameTable {
     infos: &'static [FrameInfo],
@@ -30,7 +30,7 @@ pub struct FrameTable {
     zones: Mutex<rank::FreeFrames, [Zone; 2]>,
     /// Frames freed so far that some CPU's TLB may know.
     freed: AtomicU64,
-    /// How many of those were freed before the last flush of all CPUs began.
+    /// How many of the frames in `freed` were freed before the last flush of all CPUs began.
     flushed: AtomicU64,
     /// Pages claimed by domains which they do not own yet.
     pub(crate) claimed: AtomicU64,
@@ -39,8 +39,8 @@ pub struct FrameTable {
 }
 
 impl FrameTable {
-    /// A table over `infos`, all zero, entry n for frame n. `ram` are the ranges of frames (start, end exclusive)
-    /// that are memory; none of it is free yet. Ranges beyond [`MAX_RANGES`] or the entries are left out.
+    /// A table over `infos`, all zero, entry n for frame n. `ram` are the ranges of frames (start, end exclusive) that
+    /// are memory; none of these frames is free yet. Ranges beyond [`MAX_RANGES`] or the entries are left out.
     pub fn over(infos: &'static [FrameInfo], ram: &[(Mfn, Mfn)]) -> Self {
         let end = infos.len().min(u32::MAX as usize - 1) as u64;
         let ranges = ram.iter().map(|&(from, to)| (from.raw().min(end) as u32, to.raw().min(end) as u32));
@@ -48,8 +48,8 @@ impl FrameTable {
         Self { infos: &infos[..end as usize], ram: ranges.take(MAX_RANGES).collect(), ..Self::default() }
     }
 
-    /// A table for `frames` frames on the host, all memory, all free but the first `reserved`. Its entries are never
-    /// given back.
+    /// A table for `frames` frames on the host, all memory, all free but the first `reserved`. The memory of the
+    /// table's entries is never given back.
     #[cfg(any(test, feature = "testing"))]
     pub fn for_tests(frames: usize, reserved: u64) -> Self {
         let infos: alloc::vec::Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::default()).collect();
@@ -65,7 +65,7 @@ impl FrameTable {
         self.infos
     }
 
-    /// Hands frames (start, end exclusive) that are memory and nobody's to the allocator, as few large blocks.
+    /// Hands frames (start, end exclusive) that are memory and nobody's to the allocator, as a few large blocks.
     pub fn add_free(&self, start: Mfn, end: Mfn) {
         let (mut at, end) = (start.raw(), end.raw().min(self.infos.len() as u64));
         let mut zones = self.zones.lock();
@@ -77,7 +77,7 @@ impl FrameTable {
         }
     }
 
-    /// The entry of a frame, if the table reaches that far.
+    /// The entry of a frame, if the table reaches to the frame.
     #[inline]
     pub fn info(&self, mfn: Mfn) -> Option<&FrameInfo> {
         self.infos.get(mfn.raw() as usize)
@@ -86,7 +86,7 @@ impl FrameTable {
     /// The entry of a frame that somebody holds a reference on.
     ///
     /// # Panics
-    /// If the table does not reach that far.
+    /// If the table does not reach to the frame.
     #[inline]
     pub(crate) fn held(&self, mfn: Mfn) -> &FrameInfo {
         &self.infos[mfn.raw() as usize]
@@ -118,9 +118,9 @@ impl FrameTable {
     }
 
     /// Takes 2^`order` free frames, aligned to their size, with any contents; all below 2^`address_bits` bytes if
-    /// that is not 0. They are nobody's: the hypervisor's own.
+    /// `address_bits` is not 0. The frames are the hypervisor's own.
     ///
-    /// Some TLB may still know them: [`FrameTable::stale`] says so. `Hypervisor::alloc_frames` cares for that.
+    /// Some TLB may still know the frames: [`FrameTable::stale`] says so. `Hypervisor::alloc_frames` cares for that.
     pub(crate) fn take(&self, order: u8, address_bits: u8) -> Option<Mfn> {
         if order > MAX_ORDER {
             return None;
@@ -139,7 +139,7 @@ impl FrameTable {
         Some(Mfn::new(u64::from(at)))
     }
 
-    /// Gives 2^`order` frames, nobody's, back. Those that a TLB may know are counted: [`FrameTable::stale`].
+    /// Gives back 2^`order` frames that are nobody's. [`FrameTable::stale`] counts the frames that a TLB may know.
     pub fn release(&self, mfn: Mfn, order: u8) {
         let mut known = 0;
         for info in &self.infos[mfn.raw() as usize..mfn.raw() as usize + (1 << order)] {
@@ -167,7 +167,8 @@ impl FrameTable {
         self.release(mfn, 0);
     }
 
-    /// Frames were freed that a TLB may know: after a flush of all CPUs, tell [`FrameTable::flushed`] this number.
+    /// If frames were freed that a TLB may know: the number that the caller tells [`FrameTable::flushed`] after a flush
+    /// of all CPUs.
     #[inline]
     pub(crate) fn stale(&self) -> Option<u64> {
         let freed = self.freed.load(Ordering::Acquire);

@@ -61,8 +61,8 @@ fn check(context: &VcpuGuestContext) -> Result<(), LifecycleError> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included; with `once`, only a
-    /// vCPU that has none yet.
+    /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included; with `once`,
+    /// only a vCPU that has no state yet.
     ///
     /// # Errors
     /// `Exists`: the vCPU has one. `Invalid`, `Gdt`: a value that no vCPU can have, or a frame that cannot become what it

@@ -1,8 +1,8 @@
 //! What is left of domains that nobody refers to any more, freed in pieces.
 //!
-//! A dead domain whose pages others still map stays in the list, since its number must not be another's, but only as a husk:
-//! its vCPUs, grant records and ports are freed as soon as nobody refers to them, and what stays is the `Domain` itself, at
-//! most [`HUSK_BYTES`] of the heap, and the frame of its `shared_info`, whatever the domain had.
+//! A dead domain whose pages others still map stays in the list as a husk, since no other domain may have its number.
+//! The domain's vCPUs, grant records and ports are freed as soon as nobody refers to the domain. What stays is the
+//! `Domain` itself, at most [`HUSK_BYTES`] of the heap, and the frame of its `shared_info`, whatever the domain had.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -14,12 +14,12 @@ use crate::domain::{Domain, Vcpu};
 use crate::gnttab::state::GrantRecords;
 use crate::platform::Platform;
 
-/// Bytes of the heap that a dead domain takes at most while others map its pages, beside the counts of the pages that are
-/// mapped: 512 for each 512 MiB of the machine's memory.
+/// Most bytes of the heap that a dead domain takes while others map its pages. On top come the counts of the mapped
+/// pages: 512 bytes for each 512 MiB of the machine's memory.
 pub(crate) const HUSK_BYTES: usize = 4096;
 const _: () = assert!(size_of::<Domain>() + 64 * size_of::<usize>() + 256 <= HUSK_BYTES);
 
-/// What goes after all else.
+/// The part of a domain that goes after all other parts.
 #[derive(Debug)]
 enum Last {
     /// A domain that is in no list any more, whose `shared_info` nobody owns.
@@ -30,7 +30,7 @@ enum Last {
     Husk,
 }
 
-/// What is to be freed of a domain.
+/// The parts of a domain that are to be freed.
 #[derive(Debug)]
 pub(super) struct Ending {
     vcpus: Vec<Vcpu>,
@@ -46,14 +46,14 @@ impl Ending {
         Self { vcpus, grants, last: Last::Domain(domain) }
     }
 
-    /// What is freed of a domain that is dead and must stay in the list.
+    /// The parts that are freed of a domain that is dead and must stay in the list.
     pub(super) fn of_husk(domain: &mut Domain) -> Self {
         domain.events.clear();
         let (vcpus, grants) = (core::mem::take(&mut domain.vcpus), domain.grants.take_records());
         Self { vcpus, grants: Some(grants), last: Last::Husk }
     }
 
-    /// The vCPUs of a domain that will not be.
+    /// The vCPUs of a domain whose making was given up.
     pub(super) fn of_vcpus(vcpus: Vec<Vcpu>, shared_mfn: Mfn) -> Self {
         Self { vcpus, grants: None, last: Last::Frame(shared_mfn) }
     }
@@ -66,7 +66,7 @@ impl<P: Platform> Hypervisor<P> {
         self.reap_dead();
     }
 
-    /// Forgets domains that are dead and of which nobody has a page or a reference any more, as far as no other work waits.
+    /// Frees domains that are dead and of which nobody has a page or a reference any more, until other work waits.
     pub fn reap_dead(&self) {
         if self.unfinished.has_dead() {
             self.reap();
@@ -90,7 +90,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Frees what is left of a domain. `Some`: something else waits, and so much is left.
+    /// Frees what is left of a domain. `Some`: something else waits, and this much is left.
     fn end_some(&self, mut ending: Ending) -> Option<Ending> {
         while let Some(vcpu) = ending.vcpus.last() {
             self.time.remove_timers(vcpu);

@@ -1,4 +1,4 @@
-//! Pages of GDTs and LDTs: what a guest may put there, and each vCPU's window on them.
+//! Pages of GDTs and LDTs: what a guest may put there, and each vCPU's window on the pages.
 
 use core::sync::atomic::Ordering;
 
@@ -14,14 +14,14 @@ use crate::frames::info::{PageType, TypeWord};
 use crate::frames::pte::is_guest_address;
 use crate::platform::{DescriptorPage, Platform};
 
-/// Entries of a guest's GDT at most: 14 pages. What follows is the hypervisor's.
+/// Most entries of a guest's GDT: 14 pages. The entries behind these are the hypervisor's.
 pub const MAX_GDT_ENTRIES: u32 = 7168;
 /// Pages of a guest's GDT at most.
 const MAX_GDT_PAGES: usize = MAX_GDT_ENTRIES as usize / 512;
 /// Entries of an LDT at most.
 pub const MAX_LDT_ENTRIES: u32 = 8192;
 
-/// Pages of LDTs that the windows of a domain's vCPUs have at most: all are taken out in one step, and each may be freed.
+/// Most pages of LDTs that the windows of a domain's vCPUs have: one step takes out all of them, and may free each.
 /// (I13)
 const MAX_LDT_PAGES: u32 = 128;
 
@@ -33,9 +33,10 @@ const CALL_GATE: u64 = 0xc << 40;
 /// Selectors of the flat segments that the hypervisor offers to guests.
 const FLAT: [u16; 3] = [0xe023, 0xe02b, 0xe033];
 
-/// A descriptor as it may stand in a table: with privilege level 3, in which all of a guest runs. `None`: refused.
+/// A descriptor in the form in which a table may hold it: with privilege level 3, at which all of a guest runs. `None`:
+/// refused.
 ///
-/// Any code or data segment will do, and a gate that calls into a segment of the guest or a flat one.
+/// Any code or data segment will do, and a gate that calls into a segment of the guest or a flat segment.
 pub fn checked(descriptor: u64) -> Option<u64> {
     if descriptor & PRESENT == 0 {
         return Some(descriptor); // faults when loaded
@@ -56,7 +57,7 @@ pub fn checked(descriptor: u64) -> Option<u64> {
     }
 }
 
-/// Whether an LDT of `entries` entries may be at guest address `base`: all of it is the guest's.
+/// Whether an LDT of `entries` entries may be at guest address `base`: the guest must own the whole range.
 pub(crate) fn is_ldt_range(base: u64, entries: u64) -> bool {
     let base = GuestVa::new(base);
     let end = || base.checked_add(entries * 8 - 1);
@@ -67,10 +68,11 @@ pub(crate) fn is_ldt_range(base: u64, entries: u64) -> bool {
 }
 
 impl<'a, P: Platform> Mm<'a, P> {
-    /// Takes a general reference and one as descriptor page on a frame of the domain.
+    /// Takes a general reference, and a reference as descriptor page, on a frame of the domain.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's, in use as something else, or with a descriptor that it may not have.
+    /// `Invalid`: the frame is not the domain's, is in use as something else, or has a descriptor that the domain may
+    /// not have.
     pub(crate) fn get_descriptors(&mut self, mfn: Mfn) -> Result<TypedRef<'a, P>, MemError> {
         let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
         let info = self.hv.frames.held(mfn);
@@ -107,7 +109,8 @@ impl<'a, P: Platform> Mm<'a, P> {
         }
     }
 
-    /// Takes all LDT pages out of the windows of the domain's vCPUs; they are faulted in again. `true`: there was one.
+    /// Takes all LDT pages out of the windows of the domain's vCPUs; a fault brings a page in again. `true`: there was
+    /// a page.
     #[inline(never)] // seldom, and those who may ask for this are short
     pub(crate) fn drop_ldts(&mut self) -> bool {
         // One table may have many entries that ask for this, and each is asked of all vCPUs.
@@ -122,7 +125,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         any
     }
 
-    /// Takes all LDT pages out of the vCPU's window. `true`: there was one.
+    /// Takes all LDT pages out of the vCPU's window. `true`: there was a page.
     pub(crate) fn drop_ldt(&mut self, vcpu: &Vcpu) -> bool {
         let has_ldt = {
             let cpu = vcpu.cpu.lock();
@@ -152,12 +155,13 @@ impl<'a, P: Platform> Mm<'a, P> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Gives a vCPU a GDT of `entries` entries in `frames`, which are the domain's; 0 entries: none. The vCPU may be any:
-    /// its window changes, not the descriptor-table register of this CPU, whose limit is the same for all.
+    /// Gives a vCPU a GDT of `entries` entries in `frames`, which are the domain's; 0 entries: none. This may be any
+    /// vCPU: the call changes the vCPU's window, not the descriptor-table register of this CPU, whose limit is the same
+    /// for all.
     ///
     /// # Errors
-    /// `Invalid`: too many entries, too few frames, or a frame that cannot hold descriptors. `NoSuchDomain`: it is
-    /// being destroyed. Nothing has changed then.
+    /// `Invalid`: there are too many entries or too few frames, or a frame cannot hold descriptors. `NoSuchDomain`: the
+    /// domain is being destroyed. After an error nothing has changed.
     pub fn set_gdt(&self, dom: &Domain, vcpu: &Vcpu, frames: &[Mfn], entries: u32) -> Result<(), MemError> {
         let pages = entries.div_ceil(512) as usize;
         if entries > MAX_GDT_ENTRIES || frames.len() < pages {
@@ -187,7 +191,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes GDT and LDT from a vCPU that runs nowhere and never will: whether it had one.
+    /// Takes GDT and LDT from a vCPU that runs nowhere and never will. The result is whether the vCPU had one of the
+    /// two.
     pub(super) fn drop_descriptors(&self, dom: &Domain, vcpu: &Vcpu) -> bool {
         let has_some = {
             let cpu = vcpu.cpu.lock();
@@ -206,7 +211,7 @@ impl<P: Platform> Hypervisor<P> {
     /// are first used.
     ///
     /// # Errors
-    /// `Invalid`: too many entries, or an address that is not page-aligned or not the guest's.
+    /// `Invalid`: there are too many entries, or the address is not page-aligned or not the guest's.
     pub fn set_ldt(&self, dom: &Domain, vcpu: &Vcpu, base: u64, entries: u32) -> Result<(), MemError> {
         if !is_ldt_range(base, entries.into()) || (entries > 0 && base & 0xfff != 0) {
             return Err(MemError::Invalid);
@@ -215,7 +220,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// As [`Hypervisor::set_ldt`], of what [`is_ldt_range`] allows and for any vCPU.
+    /// Like [`Hypervisor::set_ldt`], for any vCPU and for what [`is_ldt_range`] allows.
     pub(crate) fn set_checked_ldt(&self, dom: &Domain, vcpu: &Vcpu, base: u64, entries: u32) {
         let mut mm = self.lock_tables(dom);
         mm.drop_ldt(vcpu);
@@ -226,8 +231,9 @@ impl<P: Platform> Hypervisor<P> {
         self.platform.reload_descriptor_tables(&vcpu.window, entries as u16);
     }
 
-    /// The processor faulted on byte `offset` of the LDT of `vcpu`, which runs here: looks the page up in the guest's
-    /// tables and puts it in the window. `false`: there is none, and the guest gets a page fault at `ldt_base` + `offset`.
+    /// Serves a fault of the processor on byte `offset` of the LDT of `vcpu`, which runs here: looks the page up in the
+    /// guest's tables and puts the page into the window. `false`: there is no such page, and the guest gets a page
+    /// fault at `ldt_base` + `offset`.
     pub fn fault_in_ldt(&self, dom: &Domain, vcpu: &Vcpu, offset: u64) -> bool {
         let mut mm = self.lock_tables(dom);
         let (base, entries) = {
@@ -263,10 +269,12 @@ impl<P: Platform> Hypervisor<P> {
         true
     }
 
-    /// Writes a descriptor at machine address `at` of the domain, checked if the frame holds descriptors.
+    /// Writes a descriptor at machine address `at` of the domain. The descriptor is checked if the frame holds
+    /// descriptors.
     ///
     /// # Errors
-    /// `Invalid`: not aligned, not the domain's, a page table, or a descriptor that it may not have.
+    /// `Invalid`: the address is not aligned or not the domain's, the frame is a page table, or the domain may not have
+    /// the descriptor.
     pub fn update_descriptor(&self, dom: &Domain, at: Maddr, descriptor: u64) -> Result<(), MemError> {
         let fixed = checked(descriptor).ok_or(MemError::Invalid)?;
         if !at.raw().is_multiple_of(8) {

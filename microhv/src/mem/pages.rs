@@ -1,4 +1,4 @@
-//! Whose a frame is: allocation, sharing, references, and the count of each domain's pages.
+//! The owners of frames: allocation, sharing, references, and the count of each domain's pages.
 
 use core::sync::atomic::Ordering;
 
@@ -12,8 +12,8 @@ use crate::frames::info::{FlushOwed, FrameInfo, PageType, TypeWord, UseWord};
 use crate::frames::pte;
 use crate::platform::{CpuSet, Platform};
 
-/// References on a frame, given back when this is dropped: a general one, by which the frame is not freed nor given to
-/// another, and if `TYPED` one on its type.
+/// References on a frame, given back when this value is dropped. The general reference keeps the frame from being freed
+/// or given to another domain; with `TYPED` there is also a reference on the frame's type.
 #[derive(Debug)]
 #[must_use = "dropped, the references are given back"]
 pub struct FrameRef<'a, P: Platform, const TYPED: bool> {
@@ -32,7 +32,7 @@ impl<P: Platform, const TYPED: bool> FrameRef<'_, P, TYPED> {
         self.mfn
     }
 
-    /// Keeps the references without this guard: `Hypervisor::put_page` or `put_page_and_type` gives them back.
+    /// Keeps the references without this guard. `Hypervisor::put_page` or `put_page_and_type` gives them back.
     pub fn into_raw(self) -> Mfn {
         let mfn = self.mfn;
         core::mem::forget(self);
@@ -41,10 +41,10 @@ impl<P: Platform, const TYPED: bool> FrameRef<'_, P, TYPED> {
 }
 
 impl<'a, P: Platform> PageRef<'a, P> {
-    /// Takes a reference of type writable too.
+    /// Takes a reference of type writable, too.
     ///
     /// # Errors
-    /// `Busy`: a page table, descriptors, or the hypervisor's own.
+    /// `Busy`: the frame is a page table, holds descriptors, or is the hypervisor's own.
     #[inline(always)]
     pub(super) fn writable(self) -> Result<(TypedRef<'a, P>, FlushOwed), MemError> {
         match self.hv.frames.held(self.mfn).get_type(PageType::Writable) {
@@ -53,7 +53,7 @@ impl<'a, P: Platform> PageRef<'a, P> {
         }
     }
 
-    /// Gives the reference back, out of the way of what goes well.
+    /// Gives the reference back and returns `why`. This is a function of its own, out of the way of code that succeeds.
     #[cold]
     #[inline(never)]
     pub(super) fn refused(self, why: MemError) -> MemError {
@@ -76,7 +76,8 @@ impl<P: Platform, const TYPED: bool> Drop for FrameRef<'_, P, TYPED> {
 
 impl<P: Platform> Hypervisor<P> {
     /// Takes 2^`order` free frames, aligned to their size, for the hypervisor itself; below 2^`address_bits` bytes
-    /// unless that is 0. Their contents are somebody's old ones. `frames.release` gives them back.
+    /// unless `address_bits` is 0. The frames have the contents of a former owner. `frames.release` gives the frames
+    /// back.
     pub fn alloc_frames(&self, order: u8, address_bits: u8) -> Option<Mfn> {
         let mfn = self.frames.take(order, address_bits)?;
         if let Some(freed) = self.frames.stale() {
@@ -96,8 +97,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Gives the domain 2^`order` zeroed frames, aligned to their size.
     ///
     /// # Errors
-    /// `Restart`: something else waits. `NoMemory`: there are none, they are claimed for others, or it may not own so
-    /// many.
+    /// `Restart`: something else waits. `NoMemory`: there are no such frames, they are claimed for others, or the
+    /// domain may not own so many.
     pub fn populate(&self, dom: &Domain, order: u8, address_bits: u8) -> Result<Mfn, MemError> {
         let count = 1u64.checked_shl(order.into()).filter(|_| order <= crate::frames::buddy::MAX_ORDER);
         let count = count.filter(|_| !dom.is_dying()).ok_or(MemError::NoMemory)?;
@@ -129,10 +130,10 @@ impl<P: Platform> Hypervisor<P> {
         dom.mm.add(extents, count, limited, |mfn| self.frames.publish(mfn, owned, TypeWord::CLEAN))
     }
 
-    /// Ends a domain's ownership of a frame: it is freed now, or with the last mapping of it.
+    /// Ends a domain's ownership of a frame: the frame is freed now, or with its last mapping.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's, or given up already, or lent to it.
+    /// `Invalid`: the frame is not the domain's, was given up already, or is lent to the domain.
     pub(crate) fn release_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let page = self.get_page(mfn, dom).ok_or(MemError::Invalid)?;
         let info = self.frames.held(mfn);
@@ -149,11 +150,12 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.info(mfn).is_some_and(|info| info.is_stealable(dom.id))
     }
 
-    /// Takes a frame away from its domain if nobody refers to it in any way. The frame is nobody's then, and may be released
-    /// or given back ([`Hypervisor::give_page_back`]), nothing else: CPUs may still know it.
+    /// Takes a frame away from its domain if nobody refers to the frame in any way. The frame is nobody's then. The
+    /// caller may release the frame or give it back ([`Hypervisor::give_page_back`]), and nothing else: CPUs may still
+    /// know the frame.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's, or referred to.
+    /// `Invalid`: the frame is not the domain's, or somebody refers to the frame.
     pub(crate) fn steal_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let info = self.frames.info(mfn).ok_or(MemError::Invalid)?;
         if !info.is_stealable(dom.id) || !info.steal(dom.id) {
@@ -163,53 +165,55 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes [`Hypervisor::steal_page`] back: the frame is its domain's again, with all that is known of it. A domain
-    /// whose teardown has begun gets nothing any more.
+    /// Undoes [`Hypervisor::steal_page`]: the frame is its domain's again, with all that is known of the frame. A
+    /// domain whose teardown has begun gets nothing any more.
     pub(crate) fn give_page_back(&self, dom: &Domain, mfn: Mfn) {
         if !dom.mm.add(&[mfn], 1, false, |mfn| self.frames.held(mfn).give_back(dom.id)) {
             self.frames.release(mfn, 0);
         }
     }
 
-    /// Lends a frame of the hypervisor's own to a domain, which may map it: `read_only`, or for writing, never as a
-    /// page table. [`Hypervisor::unshare`] takes it back.
+    /// Lends a frame of the hypervisor's own to a domain. The domain may map the frame, `read_only` or for writing, and
+    /// never as a page table. [`Hypervisor::unshare`] takes the frame back.
     pub fn share_with_guest(&self, mfn: Mfn, owner: DomId, read_only: bool) {
         let page_type = if read_only { PageType::ReadOnly } else { PageType::Writable };
         self.frames.publish(mfn, UseWord::owned(owner, UseWord::LENT), TypeWord::new(page_type, 1));
     }
 
-    /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when the last mapping of it is gone; the
-    /// hypervisor uses it no more, and nobody can map it anew, a later domain of the owner's number neither.
+    /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when its last mapping is gone. The
+    /// hypervisor uses the frame no more, and nobody can map the frame anew, not even a later domain with the owner's
+    /// number.
     pub fn unshare(&self, mfn: Mfn) {
         if self.disown(mfn) {
             self.put_page(mfn);
         }
     }
 
-    /// As [`Hypervisor::unshare`], but the hypervisor goes on using the frame, with the reference that ownership held.
-    /// `false`: ownership had ended.
+    /// Like [`Hypervisor::unshare`], but the hypervisor goes on using the frame, with the reference that ownership
+    /// held. `false`: ownership had ended.
     #[must_use]
     pub(crate) fn disown(&self, mfn: Mfn) -> bool {
         self.frames.held(mfn).orphan()
     }
 
-    /// A general reference on a frame if it is the domain's.
+    /// A general reference on a frame if the frame is the domain's.
     #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: &Domain) -> Option<PageRef<'_, P>> {
         self.get_page_of(mfn, owner.id)
     }
 
-    /// As [`Hypervisor::get_page`], for an owner that may be no domain.
+    /// Like [`Hypervisor::get_page`], for an owner that may be no domain.
     #[inline(always)]
     pub(super) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
         self.frames.info(mfn).filter(|info| info.get(owner)).map(|_| PageRef { hv: self, mfn })
     }
 
-    /// A general reference and one of type writable on a frame if it is the domain's and is not in use as something
-    /// else.
+    /// A general reference, and one of type writable, on a frame if the frame is the domain's and is not in use as
+    /// something else.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's. `Busy`: a page table, descriptors, or the hypervisor's own.
+    /// `Invalid`: the frame is not the domain's. `Busy`: the frame is a page table, holds descriptors, or is the
+    /// hypervisor's own.
     #[inline(always)]
     pub fn get_page_writable(&self, mfn: Mfn, owner: &Domain) -> Result<TypedRef<'_, P>, MemError> {
         let (page, flush) = self.get_page(mfn, owner).ok_or(MemError::Invalid)?.writable()?;
@@ -270,7 +274,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Flushes every CPU whose TLB may hold entries of the domain, this one included.
+    /// Flushes every CPU whose TLB may hold entries of the domain, the calling CPU included.
     pub(crate) fn flush_domain(&self, dom: &Domain) {
         let me = self.platform.cpu();
         let cpus = CpuSet::from_bits(dom.dirty_cpus.load(Ordering::Acquire)).with(me);

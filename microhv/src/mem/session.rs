@@ -1,4 +1,4 @@
-//! A session on one domain's page tables: the lock, table references, and the work that is owed afterwards.
+//! A session on one domain's page tables: the lock, table references, and the work that the session owes afterwards.
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::Mfn;
@@ -14,21 +14,21 @@ use crate::platform::{CpuSet, Platform, Settled};
 use crate::sync::MutexGuard;
 use core::sync::atomic::Ordering;
 
-/// Whose frames new level 1 entries may name.
+/// The owner whose frames new level 1 entries may name.
 #[derive(Clone, Copy, Debug)]
 pub enum FrameOwner<'a> {
-    /// The domain's own memory, and devices that it has rights to.
+    /// The domain's own memory, and devices to which the domain has rights.
     Domain(&'a Domain),
-    /// `DOMID_IO`: devices that this domain, the caller, has rights to.
+    /// `DOMID_IO`: devices to which this domain, the caller, has rights.
     Devices(&'a Domain),
-    /// `DOMID_XEN`: what the hypervisor lends to privileged domains.
+    /// `DOMID_XEN`: frames that the hypervisor lends to privileged domains.
     Hypervisor,
 }
 
 /// The page tables of one domain, locked.
 ///
-/// Flushes that this CPU owes are done when the session ends, and before it reaches anything by a guest's address
-/// ([`Mm::settle`]); other CPUs are flushed at once.
+/// The session does the flushes that this CPU owes when the session ends, and before the session reaches anything by a
+/// guest's address ([`Mm::settle`]). Other CPUs are flushed at once.
 #[derive(Debug)]
 #[must_use = "dropped, the session ends"]
 pub struct Mm<'a, P: Platform> {
@@ -36,7 +36,8 @@ pub struct Mm<'a, P: Platform> {
     pub(super) dom: &'a Domain,
     pub(super) tables: MutexGuard<'a, Tables>,
     owes_flush: bool,
-    /// No vCPU of the domain has a page of an LDT in its window, since the session took them out: none comes in meanwhile.
+    /// No vCPU of the domain has a page of an LDT in its window, since the session took the pages out; no page comes in
+    /// meanwhile.
     pub(super) has_dropped_ldts: bool,
 }
 
@@ -55,13 +56,13 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 impl<P: Platform> Current<'_, P> {
-    /// Locks a domain's page tables. Until the session ends, guest memory is reached by it alone.
+    /// Locks a domain's page tables. Until the session ends, only the session reaches guest memory.
     #[inline(always)]
     pub(crate) fn tables<'b>(&'b mut self, dom: &'b Domain) -> Mm<'b, P> {
         self.hv.lock_tables(dom)
     }
 
-    /// Locks the own domain's page tables, and leaves the registers to the caller: they are no guest memory.
+    /// Locks the own domain's page tables, and leaves the registers to the caller: registers are no guest memory.
     #[inline(always)]
     pub(crate) fn own_tables(&mut self) -> (Mm<'_, P>, &mut CpuUserRegs) {
         (self.hv.lock_tables(self.domain), self.regs)
@@ -69,25 +70,25 @@ impl<P: Platform> Current<'_, P> {
 }
 
 impl<'a, P: Platform> Mm<'a, P> {
-    /// Finishes what was interrupted. `false`: there is more than now is time for.
+    /// Finishes what was interrupted. `false`: there is more than there is time for now.
     pub(crate) fn finish_deferred(&mut self) -> bool {
         self.tables.deferred.is_empty() || self.drain()
     }
 
-    /// As [`Mm::begin`], for what a dying domain gets no more: its teardown may have been there already.
+    /// Like [`Mm::begin`], for what a dying domain gets no more: the domain's teardown may have been there already.
     ///
     /// # Errors
-    /// `Restart`; `NoSuchDomain`: the domain is dying.
+    /// `Restart`: there is more to finish than there is time for now. `NoSuchDomain`: the domain is dying.
     pub(super) fn begin_alive(&mut self) -> Result<(), MemError> {
         self.begin()?;
         if self.dom.is_dying() { Err(MemError::NoSuchDomain) } else { Ok(()) }
     }
 
-    /// As [`Mm::finish_deferred`], at the start of what gives tables back. A session that `Result` gave out would be
-    /// copied about in each call.
+    /// Like [`Mm::finish_deferred`], at the start of an operation that gives tables back. This is no way to open a
+    /// session: a session that `Result` gave out would be copied in each call.
     ///
     /// # Errors
-    /// `Restart`: there is more to finish than now is time for.
+    /// `Restart`: there is more to finish than there is time for now.
     #[inline]
     pub(crate) fn begin(&mut self) -> Result<(), MemError> {
         if self.finish_deferred() { Ok(()) } else { Err(MemError::Restart) }
@@ -106,7 +107,8 @@ impl<'a, P: Platform> Mm<'a, P> {
         !self.tables.deferred.is_empty()
     }
 
-    /// What CPUs may know of the domain's tables has changed: other CPUs are flushed now, this one later.
+    /// Notes that CPUs may know something of the domain's tables that has changed: other CPUs are flushed now, this CPU
+    /// later.
     #[inline]
     pub(crate) fn owe_flush(&mut self) {
         let me = CpuSet::only(self.hv.platform.cpu());
@@ -142,10 +144,12 @@ impl<'a, P: Platform> Mm<'a, P> {
         }
     }
 
-    /// Takes a type and a general reference on a page table of `level`, validating it if nobody has yet.
+    /// Takes a type and a general reference on a page table of `level`. If the table is not checked yet, this checks
+    /// the table.
     ///
     /// # Errors
-    /// `Restart`; `Invalid`: not the domain's frame, in use as something else, or with entries that it may not have.
+    /// `Restart`: the check took long. `Invalid`: the frame is not the domain's, is in use as something else, or has
+    /// entries that the domain may not have.
     #[inline(always)]
     pub(crate) fn get_table(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
         let wanted = PageType::table(level);
@@ -162,7 +166,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         self.get_new_table(mfn, level)
     }
 
-    /// As [`Mm::get_table`], for a frame that is not such a table yet.
+    /// Like [`Mm::get_table`], for a frame that is not such a table yet.
     #[inline(never)]
     fn get_new_table(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
         let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
@@ -189,8 +193,8 @@ impl<'a, P: Platform> Mm<'a, P> {
         }
     }
 
-    /// Gives a type and a general reference on a page table back. The last one invalidates the table; what of that
-    /// takes too long is deferred.
+    /// Gives a type and a general reference on a page table back. The last reference invalidates the table; what takes
+    /// too long is deferred.
     #[inline]
     pub(crate) fn put_table(&mut self, mfn: Mfn) {
         let info = self.hv.frames.held(mfn);
@@ -210,8 +214,8 @@ impl<'a, P: Platform> Mm<'a, P> {
         self.invalidate(mfn, now.page_type().level(), 512);
     }
 
-    /// Makes a table partial, with `progress` entries that hold references; the caller's two references become the
-    /// state's own.
+    /// Makes a table partial, with `progress` entries that hold references. The caller's two references become the
+    /// partial state's own.
     pub(super) fn make_partial(&mut self, mfn: Mfn, progress: usize) {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
@@ -219,7 +223,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         info.set_kind(TypeWord(now.0 | TypeWord::PARTIAL).with_progress(progress));
     }
 
-    /// Takes a partial table whose validation was given up: it is to be invalidated.
+    /// Takes a partial table whose validation was given up, to invalidate the table.
     pub(crate) fn take_partial(&mut self, mfn: Mfn) {
         if !self.tables.deferred.contains(&mfn) {
             self.tables.deferred.push(mfn);
@@ -249,7 +253,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Pins a page table.
     ///
     /// # Errors
-    /// `Restart`; `Invalid`: as [`Mm::get_table`], or pinned already.
+    /// `Restart`: the check took long. `Invalid`: as of [`Mm::get_table`], or the table is pinned already.
     pub(crate) fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
         self.get_table(mfn, level)?;
         let info = self.hv.frames.held(mfn);
@@ -265,7 +269,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Unpins a page table.
     ///
     /// # Errors
-    /// `Invalid`: not the domain's, or not pinned.
+    /// `Invalid`: the table is not the domain's, or not pinned.
     pub(crate) fn unpin(&mut self, mfn: Mfn) -> Result<(), MemError> {
         let info = self.hv.owned_info(mfn, self.dom.id).ok_or(MemError::Invalid)?;
         let now = info.load_kind();
@@ -277,7 +281,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         Ok(())
     }
 
-    /// The type of a frame if it is the domain's page table, checked as a whole.
+    /// The level of a frame if the frame is the domain's page table, checked as a whole.
     pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
         let kind = self.hv.owned_info(mfn, self.dom.id)?.load_kind();
         let level = kind.page_type().level();
@@ -287,7 +291,7 @@ impl<'a, P: Platform> Mm<'a, P> {
 
 /// Whole operations for callers outside of a session.
 impl<P: Platform> Hypervisor<P> {
-    /// Finishes what was interrupted on a domain's page tables. `false`: there is more than now is time for.
+    /// Finishes what was interrupted on a domain's page tables. `false`: there is more than there is time for now.
     #[inline]
     pub(crate) fn finish_deferred(&self, dom: &Domain) -> bool {
         let tables = dom.mm.tables.lock();
@@ -304,7 +308,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Pins a page table of a domain.
     ///
     /// # Errors
-    /// `Restart`; `Invalid`: not its frame, in use as something else, entries that it may not have, or pinned already.
+    /// `Restart`: the check took long. `Invalid`: the frame is not the domain's, is in use as something else, has
+    /// entries that the domain may not have, or is pinned already.
     pub fn pin_table(&self, dom: &Domain, mfn: Mfn, level: u8) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin_alive()?;
@@ -314,7 +319,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Unpins a page table of a domain.
     ///
     /// # Errors
-    /// `Restart`; `Invalid`: not its frame, or not pinned.
+    /// `Restart`: there is more to finish than there is time for now. `Invalid`: the frame is not the domain's, or not
+    /// pinned.
     pub fn unpin_table(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let mut mm = self.lock_tables(dom);
         mm.begin()?;

@@ -10,23 +10,23 @@ use ring_abi::types::Mfn;
 use crate::frames::regions::{REGION_FRAMES, Regions};
 use crate::sync::{Mutex, rank};
 
-/// Interrupted tables at most. What gives a table back leaves one of each level from 4 to 1; nothing gives back more
-/// than two before it looks whether one was left (`Mm::is_interrupted`); and those of the lowest level are finished
-/// first, so that no more of theirs come to be (`Mm::drain`).
+/// Most interrupted tables. An operation that gives a table back leaves one table of each level from 4 to 1. No
+/// operation gives back more than two tables before it looks whether one was left (`Mm::is_interrupted`). Tables of the
+/// lowest level are finished first, so that their number does not grow (`Mm::drain`).
 const DEFERRED: usize = 8;
 
 /// What the page-table lock of a domain guards beside the tables themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    /// Tables whose invalidation was interrupted. Each is partial, so holds its own two references. Every operation
-    /// that gives tables back first finishes these.
+    /// Tables whose invalidation was interrupted. Each of these tables is partial, so the table holds its own two
+    /// references. Every operation that gives tables back first finishes these tables.
     pub(super) deferred: ArrayVec<Mfn, DEFERRED>,
     /// Pages of LDTs in the windows of the domain's vCPUs.
     pub(super) ldt_pages: u32,
 }
 
-/// Extents for one call of a domain, which are nobody's yet, and frames that it gave in exchange, which are nobody's any
-/// more.
+/// What a call of a domain has in work: extents that the domain is to get and that are nobody's yet, and frames that
+/// the domain gave in exchange and that are nobody's any more.
 #[derive(Debug, Default)]
 pub(super) struct Cleaning {
     /// Not released yet.
@@ -34,7 +34,7 @@ pub(super) struct Cleaning {
     pub(super) order: u8,
     pub(super) address_bits: u8,
     pub(super) extents: Vec<Mfn>,
-    /// Frames that are zeroed, of all extents in their order.
+    /// Number of zeroed frames, counted over all extents in their order.
     pub(super) zeroed: u64,
     /// The extents are for no call any more, and not released yet.
     pub(super) unwanted: bool,
@@ -48,7 +48,7 @@ struct Pages {
     closed: bool,
 }
 
-/// The memory of one domain: at first none, and none allowed.
+/// The memory of one domain. A new domain has no memory and may have none.
 #[derive(Debug, Default)]
 pub struct DomainMm {
     /// Held by whatever reads or changes the types or entries of the domain's page tables.
@@ -56,28 +56,28 @@ pub struct DomainMm {
     pages: Mutex<rank::OwnedPages, Pages>,
     total: AtomicU64,
     max: AtomicU64,
-    /// Pages that it claimed and does not own yet; counted in `FrameTable::claimed`.
+    /// Number of pages that the domain claimed and does not own yet; counted in `FrameTable::claimed`.
     pub(super) claim: Mutex<rank::Claim, u64>,
-    /// Extents that it is to get and that are zeroed in part.
+    /// Extents that the domain is to get and of which a part is zeroed.
     pub(super) cleaning: Mutex<rank::Cleaning, Cleaning>,
-    /// The memory map that the toolstack gave it (`XENMEM_set_memory_map`).
+    /// The memory map that the toolstack gave the domain (`XENMEM_set_memory_map`).
     pub(crate) memory_map: Mutex<rank::MemoryMap, Vec<E820Entry>>,
     /// Where teardown goes on: the region.
     pub(crate) teardown_at: AtomicU32,
 }
 
 impl DomainMm {
-    /// Pages that it owns.
+    /// Number of pages that the domain owns.
     pub fn tot_pages(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Pages that it may own.
+    /// Number of pages that the domain may own.
     pub fn max_pages(&self) -> u64 {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Sets how many pages it may own. What it owns beyond stays.
+    /// Sets how many pages the domain may own. Pages that the domain owns beyond stay.
     pub fn set_max_pages(&self, pages: u64) {
         self.max.store(pages, Ordering::Relaxed);
     }
@@ -124,7 +124,7 @@ impl DomainMm {
         self.pages.lock().closed = true;
     }
 
-    /// The first region from `from` on in which it owns frames.
+    /// The first region from `from` on in which the domain owns frames.
     pub(crate) fn region_from(&self, from: u32) -> Option<u32> {
         self.pages.lock().regions.first_from(from)
     }
