@@ -226,14 +226,22 @@ impl Vcpu {
     pub fn saved_selectors(&self) -> [u16; 4] {
         let regs = self.regs_ptr();
         // SAFETY: only the CPU that runs or switches the vCPU writes the frame, and a toolstack while the vCPU is paused.
-        unsafe { [(*regs).ds, (*regs).es, (*regs).fs, (*regs).gs] }
+        unsafe {
+            [&raw const (*regs).ds, &raw const (*regs).es, &raw const (*regs).fs, &raw const (*regs).gs]
+                .map(|selector| selector.read_volatile())
+        }
     }
 
     /// Sets `ds`, `es`, `fs` and `gs` of a vCPU that this CPU switches from.
     pub fn set_saved_selectors(&self, [ds, es, fs, gs]: [u16; 4]) {
         let regs = self.regs_ptr();
         // SAFETY: as in `saved_selectors`.
-        unsafe { ((*regs).ds, (*regs).es, (*regs).fs, (*regs).gs) = (ds, es, fs, gs) }
+        unsafe {
+            (&raw mut (*regs).ds).write_volatile(ds);
+            (&raw mut (*regs).es).write_volatile(es);
+            (&raw mut (*regs).fs).write_volatile(fs);
+            (&raw mut (*regs).gs).write_volatile(gs);
+        }
     }
 
     /// Arguments of the hypercall that is to be executed again.

@@ -103,7 +103,7 @@ from_errors! {
     EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault;
     GrowError: Invalid, NoMemory, NoSuchDomain, Again;
     LifecycleError: Again, Exists, Invalid, NoMemory, Gdt(error);
-    MemError: Restart => Again, Mismatch => Again, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;
+    MemError: Restart => Again, Mismatch => Busy, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;
     PirqError: NoSuchPirq => Invalid, NoSuchEntry => Invalid, NotPermitted, Bound => Exists,
         NoCapability => NoDevice, Mapped => Busy, NoneFree => NoSpace, Port(error);
 }

@@ -54,7 +54,7 @@ impl<P: Platform> Hypervisor<P> {
     /// are given back.
     ///
     /// # Errors
-    /// `Restart`: the caller repeats the call. `Refused`: a frame is no level 4 table of the domain's, and nothing has
+    /// `Restart`: the caller repeats the call. `Invalid`, or another refusal: a frame is no level 4 table of the domain's, and nothing has
     /// changed.
     pub fn install_bases(
         &self,

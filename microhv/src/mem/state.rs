@@ -98,7 +98,8 @@ impl DomainMm {
         }
         self.total.store(total, Ordering::Relaxed);
         // Frames that follow each other mostly lie in one region.
-        let (mut region, mut here) = (0, 0);
+        let mut region = extents.first().map_or(0, |first| first.raw() / REGION_FRAMES);
+        let mut here = 0;
         for mfn in extents.iter().flat_map(|first| (0..count).map(|n| first.add(n))) {
             let its = mfn.raw() / REGION_FRAMES;
             if its != region {

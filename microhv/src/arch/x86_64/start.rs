@@ -97,11 +97,13 @@ fn look(magic: u32, info: u64, found: &mut Found) {
     for module in &information.modules {
         found.memory.reserve(module.range);
     }
+    let dom0_line = information.modules.first().map(|module| module.string);
+    // The copies are made in the heap: its memory is not where the loader left the lines.
+    [information.command_line, dom0_line].into_iter().flatten().for_each(|line| found.memory.reserve(line));
     read_acpi(found);
     // Below the end of what the boot tables map: the heap is in use from now on.
     heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, IDENTITY_END).expect("RAM for the heap"));
     found.line = copy_line(information.command_line, information.names_first);
-    let dom0_line = information.modules.first().map(|module| module.string);
     found.dom0_line = copy_line(dom0_line, information.names_first);
 }
 

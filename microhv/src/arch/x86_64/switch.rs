@@ -5,7 +5,7 @@
 //! than the last comes: an idle CPU keeps what the last vCPU had.
 #![allow(unsafe_code)] // per-CPU state, and the stack that entry code takes up
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
 use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
@@ -57,6 +57,8 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         }
         while pending.load(Ordering::Acquire) == 0 {
             // No wake-up is lost: the CPU takes no interrupt before it sleeps.
+            // The compiler may move no store past the sleep: handlers read what this CPU runs.
+            compiler_fence(Ordering::SeqCst);
             interrupts::enable_and_hlt();
             interrupts::disable();
         }
