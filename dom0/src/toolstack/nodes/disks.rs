@@ -121,6 +121,10 @@ fn put_disk(tx: &Transaction<'_>, id: DomId, disk: &DiskConfig, server: DomId) -
     ] {
         tx.write(&format!("{front}/{node}"), value)?;
     }
+    // A frontend that reads nothing trusts its backend.
+    if !disk.trusted {
+        tx.write(&format!("{front}/trusted"), "0")?;
+    }
     put(tx, &back, "", &Perms::shared_with(server, id))?;
     for (node, value) in [
         ("frontend", front.as_str()),
