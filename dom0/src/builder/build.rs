@@ -338,7 +338,7 @@ fn start_info(
         ..Default::default()
     };
     info.magic[..MAGIC.len()].copy_from_slice(MAGIC);
-    info.cmd_line[..config.cmdline.len()].copy_from_slice(config.cmdline.as_bytes());
+    info.cmd_line[..config.cmdline.len()].copy_from_slice(&config.cmdline);
     if let Some(ramdisk) = ramdisk {
         info.mod_len = ramdisk.bytes;
         info.mod_start = layout.va(layout.ramdisk.start);

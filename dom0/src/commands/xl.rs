@@ -109,11 +109,12 @@ impl Shell {
             config.add_word(word).map_err(|error| format!("{error}"))?;
         }
         yield_now().await;
-        let (config, warnings) = DomainConfig::from_config(&config).map_err(|error| format!("{error}"))?;
+        let (read, warnings) = DomainConfig::read(&config);
         for warning in warnings {
             println!("warning: {}", shown(&format!("{warning}")));
             yield_now().await;
         }
+        let config = read.map_err(|error| format!("{error}"))?;
         if !config.vifs.is_empty() {
             println!("warning: {}: vif: there is no network backend; the domain has no network", config.name);
         }

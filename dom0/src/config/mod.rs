@@ -13,6 +13,7 @@
 mod cpus;
 mod disk;
 mod domain;
+pub mod keys;
 mod syntax;
 mod value;
 mod vdev;
@@ -25,4 +26,4 @@ pub use value::{
     Config, Diagnostic, FILE_MAX, Position, Setting, VALUES_MAX, Value, ValueKind, is_setting_word,
 };
 pub use vdev::vdev_number;
-pub use vif::{MacAddr, VifConfig};
+pub use vif::{MacAddr, Rate, VifConfig};

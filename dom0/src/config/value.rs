@@ -1,6 +1,6 @@
 //! Parsed files, where everything in them stands, and what is said about it.
 
-use alloc::borrow::ToOwned;
+use alloc::borrow::{Cow, ToOwned};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -78,8 +78,8 @@ pub struct Value {
 /// The kinds of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueKind {
-    /// In quotes; or on a command line, bare.
-    Text(String),
+    /// In quotes; or on a command line, bare. Any bytes but zero.
+    Text(Vec<u8>),
     /// Bare digits: the number, and how it was written.
     Number(u64, String),
     /// In brackets.
@@ -97,10 +97,24 @@ impl ValueKind {
 }
 
 impl Value {
-    /// As text: a string, or a number as it was written.
-    pub fn text(&self) -> Option<&str> {
+    /// As text: a string, or a number as it was written. A string that is not UTF-8 is read as Latin-1: files that are older
+    /// than UTF-8 are so, and a terminal shows what was meant.
+    pub fn text(&self) -> Option<Cow<'_, str>> {
         match &self.kind {
-            ValueKind::Text(text) | ValueKind::Number(_, text) => Some(text),
+            ValueKind::Text(text) => Some(match core::str::from_utf8(text) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => Cow::Owned(text.iter().map(|&byte| char::from(byte)).collect()),
+            }),
+            ValueKind::Number(_, text) => Some(Cow::Borrowed(text)),
+            ValueKind::List(_) => None,
+        }
+    }
+
+    /// As the bytes of a text: a string, or a number as it was written.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.kind {
+            ValueKind::Text(text) => Some(text),
+            ValueKind::Number(_, text) => Some(text.as_bytes()),
             ValueKind::List(_) => None,
         }
     }
@@ -169,19 +183,20 @@ impl Config {
         }
     }
 
-    /// Adds one word of a command line, `key=value` or `key+=value`. The value may be bare: then it is a
-    /// number if it can be read as one, else a string; a list without quotes is a list of one string.
+    /// Adds one word of a command line, which is a text as a file's: `name="x";memory=16`, in several lines too. The value of a
+    /// single `key=value` or `key+=value` may be bare: then it is a number if it can be read as one, else a string; a list
+    /// without quotes is a list of one string.
     ///
     /// # Errors
-    /// It is no such word, or its list is not of the language.
+    /// It is no such word, or its text is not of the language.
     pub fn add_word(&mut self, word: &str) -> Result<(), Diagnostic> {
         self.words += 1;
-        let source: Arc<str> = Arc::from("command line");
-        let locator = Locator::new(&source, word, self.words);
+        let (source, word): (Arc<str>, _) = (Arc::from("command line"), word.as_bytes());
+        let locator = Locator { one_line: true, ..Locator::new(&source, word, self.words) };
         let read = syntax::word(word, self.room).map_err(|expected| locator.expected(&expected))?;
-        let (statement, room) = read;
+        let (statements, room) = read;
         self.room = room;
-        self.apply(statement, &locator)
+        statements.into_iter().try_for_each(|statement| self.apply(statement, &locator))
     }
 
     /// The setting of `key`.
@@ -211,7 +226,7 @@ impl Config {
         }
         match (&mut old.value.kind, value.kind) {
             (ValueKind::List(list), ValueKind::List(more)) => list.extend(more),
-            (ValueKind::Text(text), ValueKind::Text(more)) => text.push_str(&more),
+            (ValueKind::Text(text), ValueKind::Text(more)) => text.extend(more),
             (kind, more) => {
                 let text = alloc::format!("{} cannot be added to {}", more.name(), kind.name());
                 return Err(Diagnostic { position: Some(value.position), key: Some(key), text });
@@ -223,7 +238,7 @@ impl Config {
 
 /// Is this word of a command line a setting and not a file or an option?
 pub fn is_setting_word(word: &str) -> bool {
-    syntax::is_setting(word)
+    syntax::is_setting(word.as_bytes())
 }
 
 /// Statements that are read between two turns of others.
@@ -243,14 +258,6 @@ impl<'a> Reading<'a> {
             let text = alloc::format!("{name}: {} bytes: a configuration has at most {FILE_MAX}", text.len());
             return Err(Diagnostic { position: None, key: None, text });
         }
-        let text = match core::str::from_utf8(text) {
-            Ok(text) => text,
-            Err(error) => {
-                let valid = core::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default();
-                let position = Locator::new(&config.name, valid, 1).at(valid.len());
-                return Err(Diagnostic { position: Some(position), key: None, text: "not UTF-8".to_owned() });
-            }
-        };
         let locator = Locator::new(&config.name, text, 1);
         let statements = syntax::Statements::new(text, config.room);
         Ok(Reading { config, locator, statements })
@@ -269,16 +276,19 @@ impl<'a> Reading<'a> {
 /// Turns offsets in a text into positions.
 struct Locator<'a> {
     source: Arc<str>,
-    text: &'a str,
+    text: &'a [u8],
     /// The place that was asked for last: offset, line, column. Values are asked for in their order, so that the text is gone
     /// through once; from its start for each, it would be gone through as often as there are values.
     last: Cell<(usize, u32, u32)>,
     first_line: u32,
+    /// The text is a word of a command line: a new line in it begins no other word.
+    one_line: bool,
 }
 
 impl<'a> Locator<'a> {
-    fn new(source: &Arc<str>, text: &'a str, first_line: u32) -> Locator<'a> {
-        Locator { source: source.clone(), text, last: Cell::new((0, first_line, 1)), first_line }
+    fn new(source: &Arc<str>, text: &'a [u8], first_line: u32) -> Locator<'a> {
+        let last = Cell::new((0, first_line, 1));
+        Locator { source: source.clone(), text, last, first_line, one_line: false }
     }
 
     fn at(&self, offset: usize) -> Position {
@@ -287,9 +297,12 @@ impl<'a> Locator<'a> {
             _ => (0, self.first_line, 1),
         };
         let between = &self.text[from..offset];
-        let lines = between.bytes().filter(|byte| *byte == b'\n').count() as u32;
-        let (behind, column) = between.rsplit_once('\n').map_or((between, column), |(_, behind)| (behind, 1));
-        let column = column + behind.chars().count() as u32;
+        let ends = |byte: &&u8| **byte == b'\n' && !self.one_line;
+        let lines = between.iter().filter(ends).count() as u32;
+        let behind = if lines > 0 { between.rsplit(|byte| *byte == b'\n').next() } else { None };
+        let (behind, column) = behind.map_or((between, column), |behind| (behind, 1));
+        // Bytes that go on a character of UTF-8 have no column of their own.
+        let column = column + behind.iter().filter(|byte| **byte & 0xc0 != 0x80).count() as u32;
         self.last.set((offset, line + lines, column));
         Position { source: self.source.clone(), line: line + lines, column }
     }
@@ -312,8 +325,11 @@ impl<'a> Locator<'a> {
             let text = alloc::format!("{}: more than {VALUES_MAX} values", self.source);
             return Diagnostic { position: Some(self.at(expected.at)), key: None, text };
         }
-        let found = match self.text[expected.at..].chars().next() {
-            None => "the end".to_owned(),
+        let rest = &self.text[expected.at..];
+        let first = rest[..rest.len().min(4)].utf8_chunks().next();
+        let found = match first.and_then(|chunk| chunk.valid().chars().next()) {
+            None if rest.is_empty() => "the end".to_owned(),
+            None => alloc::format!("the byte {:#04x}", rest[0]),
             Some('\n') => "the end of the line".to_owned(),
             Some(c) if c.is_control() => alloc::format!("`{}`", c.escape_default()),
             Some(c) => alloc::format!("`{c}`"),

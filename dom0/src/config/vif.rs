@@ -5,6 +5,7 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// An Ethernet address.
@@ -36,100 +37,293 @@ impl fmt::Display for MacAddr {
 }
 
 /// A virtual network interface. Everything may be left to dom0.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VifConfig {
     /// Its address; `None`: to be chosen.
     pub mac: Option<MacAddr>,
     /// The switch that it is on.
     pub bridge: Option<String>,
+    /// The interface of dom0 by which packets are routed, not switched.
+    pub gatewaydev: Option<String>,
     /// Its name in dom0.
     pub vifname: Option<String>,
+    /// The domain, by name or number, whose backend serves it; `None`: dom0's.
+    pub backend_domain: Option<String>,
     /// An IP address to be told to dom0's side.
     pub ip: Option<String>,
     /// Largest packet, in bytes.
     pub mtu: Option<u16>,
     /// Number of the device; `None`: its place in the list.
     pub devid: Option<u32>,
-    /// The most it may send, as it was written: `10Mb/s`.
-    pub rate: Option<String>,
-    /// Emulated hardware, which PV guests have none of; kept for messages.
-    pub model: Option<String>,
+    /// The most it may send.
+    pub rate: Option<Rate>,
+    /// May the guest trust the backend?
+    pub trusted: bool,
     /// A script for hotplug, which dom0 does not run; kept for messages.
     pub script: Option<String>,
 }
 
+impl Default for VifConfig {
+    fn default() -> Self {
+        Self {
+            mac: None,
+            bridge: None,
+            gatewaydev: None,
+            vifname: None,
+            backend_domain: None,
+            ip: None,
+            mtu: None,
+            devid: None,
+            rate: None,
+            trusted: true,
+            script: None,
+        }
+    }
+}
+
+/// Words of an entry that are told each to mean nothing; of more, only that there are more.
+const NOTES_MAX: usize = 8;
+
 impl VifConfig {
-    /// Reads one entry: `key=value` words with commas between; nothing is an interface too.
+    /// Reads one entry: `key=value` words and flags with commas between; nothing is an interface too. Also gives what is to be
+    /// said of words that nobody knows or that mean nothing here: a domain is made without them.
+    ///
+    /// # Errors
+    /// What is wrong with a value, in words.
+    pub fn parse(text: &str) -> Result<(VifConfig, Vec<String>), String> {
+        let mut vif = VifConfig::default();
+        let mut notes = Vec::new();
+        for word in text.split(',').map(str::trim_ascii).filter(|word| !word.is_empty()) {
+            let note = match word.split_once('=') {
+                Some((key, value)) => vif.named(key.trim_ascii_end(), value.trim_ascii_start())?,
+                None => vif.flag(word),
+            };
+            match (note, notes.len()) {
+                (None, _) | (_, NOTES_MAX..) => {}
+                (Some(_), at) if at + 1 == NOTES_MAX => notes.push("and more words that mean nothing".into()),
+                (Some(note), _) => notes.push(format!("`{word}`: {note}, ignored")),
+            }
+        }
+        Ok((vif, notes))
+    }
+
+    fn flag(&mut self, word: &str) -> Option<&'static str> {
+        match word {
+            "trusted" => self.trusted = true,
+            "untrusted" => self.trusted = false,
+            _ => return Some("no such word of a network interface"),
+        }
+        None
+    }
+
+    /// Takes one `key=value`; gives what is to be said of one that means nothing.
+    fn named(&mut self, key: &str, value: &str) -> Result<Option<&'static str>, String> {
+        let text = || Some(value.to_owned());
+        match key {
+            "mac" => {
+                let mac = MacAddr::parse(value);
+                self.mac = Some(mac.ok_or_else(|| format!("mac `{value}`: no address of a station"))?);
+            }
+            "bridge" => self.bridge = text(),
+            // The second is the older name.
+            "gatewaydev" | "netdev" => self.gatewaydev = text(),
+            "vifname" => self.vifname = text(),
+            "ip" => self.ip = text(),
+            "script" => self.script = text(),
+            "mtu" => {
+                let mtu = value.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
+                self.mtu = Some(mtu.ok_or_else(|| format!("mtu `{value}`: expected 68 to 65535"))?);
+            }
+            "devid" => {
+                let devid = value.parse().ok();
+                self.devid = Some(devid.ok_or_else(|| format!("devid `{value}`: expected a number"))?);
+            }
+            "rate" => self.rate = Some(Rate::parse(value)?),
+            "type" if matches!(value, "vif" | "netfront") => {}
+            "type" => return Err(format!("type `{value}`: a PV guest's is `vif`")),
+            "backend" if value.is_empty() => return Err("backend: no domain".into()),
+            "backend" if matches!(value, "0" | "Domain-0") => self.backend_domain = None,
+            "backend" => self.backend_domain = text(),
+            "model" => return Ok(Some("a PV guest has no emulated hardware")),
+            "accel" => return Ok(Some("there is no such thing any more")),
+            _ if key == "forwarddev" || key.starts_with("colo_") => {
+                return Ok(Some("no domain is copied to a second machine"));
+            }
+            _ => return Ok(Some("no such word of a network interface")),
+        }
+        Ok(None)
+    }
+}
+
+/// The most that an interface may send: so many bytes in each interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes; may be none, if the interval is short.
+    pub bytes: u64,
+    /// The interval.
+    pub interval_us: u32,
+}
+
+/// How often the bytes are granted anew if nothing is said.
+const INTERVAL_US: u32 = 50_000;
+
+impl Rate {
+    /// Reads `10Mb/s` or `1MB/s@20ms`: bits or bytes in a second, and how often they are granted anew.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn parse(text: &str) -> Result<VifConfig, String> {
-        let mut vif = VifConfig::default();
-        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            let (key, value) =
-                word.split_once('=').ok_or_else(|| format!("`{word}`: expected `key=value`"))?;
-            let (key, value) = (key.trim(), value.trim());
-            let text = || Some(value.to_owned());
-            match key {
-                "mac" => {
-                    let mac = MacAddr::parse(value);
-                    vif.mac = Some(mac.ok_or_else(|| format!("mac `{value}`: no address of a station"))?);
-                }
-                "bridge" => vif.bridge = text(),
-                "vifname" => vif.vifname = text(),
-                "ip" => vif.ip = text(),
-                "mtu" => {
-                    let mtu = value.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
-                    vif.mtu = Some(mtu.ok_or_else(|| format!("mtu `{value}`: expected 68 to 65535"))?);
-                }
-                "devid" => {
-                    let devid = value.parse().ok();
-                    vif.devid = Some(devid.ok_or_else(|| format!("devid `{value}`: expected a number"))?);
-                }
-                "rate" => vif.rate = text(),
-                "model" => vif.model = text(),
-                "script" => vif.script = text(),
-                "type" if matches!(value, "vif" | "netfront") => {}
-                "type" => return Err(format!("type `{value}`: a PV guest's is `vif`")),
-                "backend" if matches!(value, "0" | "Domain-0") => {}
-                "backend" => return Err(format!("backend `{value}`: networks are served by dom0 alone")),
-                "gatewaydev" | "trusted" => {}
-                _ => return Err(format!("`{key}`: no such parameter of a network interface")),
-            }
-        }
-        Ok(vif)
+    fn parse(text: &str) -> Result<Rate, String> {
+        let (amount, interval) = match text.split_once('@') {
+            Some((amount, interval)) => (amount, Some(interval)),
+            None => (text, None),
+        };
+        let bytes = per_second(amount)
+            .ok_or_else(|| format!("rate `{text}`: expected such as `10Mb/s` or `1MB/s`"))?;
+        let interval_us = match interval {
+            Some(interval) => interval_us(interval)
+                .ok_or_else(|| format!("rate `{text}`: `{interval}`: expected such as `20ms`"))?,
+            None => INTERVAL_US,
+        };
+        let bytes =
+            bytes.checked_mul(interval_us.into()).ok_or_else(|| format!("rate `{text}`: it is too high"))?;
+        Ok(Rate { bytes: bytes / 1_000_000, interval_us })
     }
+}
+
+/// A number of 32 bits, not zero, and what follows it.
+fn leading(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u32 = text[..end].parse().ok()?;
+    (number != 0).then_some((number.into(), &text[end..]))
+}
+
+/// Bytes in a second.
+fn per_second(text: &str) -> Option<u64> {
+    let (number, unit) = leading(text.strip_suffix("/s")?)?;
+    let (factor, unit) = match unit.as_bytes() {
+        [b'G', unit] => (1_000_000_000, unit),
+        [b'M', unit] => (1_000_000, unit),
+        [b'K', unit] => (1_000, unit),
+        [unit] => (1, unit),
+        _ => return None,
+    };
+    match unit {
+        b'B' => Some(number * factor),
+        b'b' => Some(number * factor / 8),
+        _ => None,
+    }
+}
+
+/// Microseconds.
+fn interval_us(text: &str) -> Option<u32> {
+    let (number, unit) = leading(text)?;
+    let factor = match unit {
+        "us" | "u" => 1,
+        "ms" | "m" => 1_000,
+        "s" | "" => 1_000_000,
+        _ => return None,
+    };
+    u32::try_from(number * factor).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> VifConfig {
+        let (vif, notes) = VifConfig::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert!(notes.is_empty(), "{text}: {notes:?}");
+        vif
+    }
+
     #[test]
     fn entries() {
-        assert_eq!(VifConfig::parse(""), Ok(VifConfig::default()));
-        let vif = VifConfig::parse(
-            "mac=00:16:3e:0a:B:ff, bridge=br0,model=e1000,script=vif-bridge,mtu=9000,devid=2",
-        )
-        .unwrap();
+        assert_eq!(read(""), VifConfig::default());
+        let vif = read("mac=00:16:3e:0a:B:ff, bridge=br0,script=vif-bridge,mtu=9000,devid=2,untrusted");
         assert_eq!(vif.mac.unwrap().to_string(), "00:16:3e:0a:0b:ff");
         assert_eq!((vif.bridge.as_deref(), vif.mtu, vif.devid), (Some("br0"), Some(9000), Some(2)));
-        for bad in [
-            "x",
-            "mac=00:16:3e:00:00",
-            "mac=00:16:3e:00:00:00:00",
-            "mac=01:16:3e:00:00:00",
-            "mac=00:00:00:00:00:00",
-            "mac=00:16:3e:00:00:100",
-            "mac=00:16:3e:00:00:+1",
-            "mtu=67",
-            "mtu=65536",
-            "devid=x",
-            "type=ioemu",
-            "backend=3",
-            "colour=red",
+        assert!(!vif.trusted && read("trusted").trusted && read("").trusted);
+        assert_eq!(read("backend=netvm").backend_domain.as_deref(), Some("netvm"));
+        assert_eq!(read("backend=Domain-0").backend_domain, None);
+        for text in ["netdev=eth0", "gatewaydev=eth0"] {
+            assert_eq!(read(text).gatewaydev.as_deref(), Some("eth0"), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (word, want) in [
+            ("mac=00:16:3e:00:00", "mac `00:16:3e:00:00`: no address"),
+            ("mac=00:16:3e:00:00:00:00", "mac `"),
+            ("mac=01:16:3e:00:00:00", "mac `"),
+            ("mac=00:00:00:00:00:00", "mac `"),
+            ("mac=00:16:3e:00:00:100", "mac `"),
+            ("mac=00:16:3e:00:00:+1", "mac `"),
+            ("mtu=67", "mtu `67`: expected 68 to 65535"),
+            ("mtu=65536", "mtu `65536`"),
+            ("devid=x", "devid `x`: expected a number"),
+            ("type=ioemu", "type `ioemu`: a PV guest's is `vif`"),
+            ("backend=", "backend: no domain"),
+            ("rate=10", "rate `10`: expected"),
         ] {
-            assert!(VifConfig::parse(bad).is_err(), "{bad}");
+            let error = VifConfig::parse(&format!("bridge=br0,{word}")).unwrap_err();
+            assert!(error.starts_with(want), "{word}: {error}");
+        }
+    }
+
+    #[test]
+    fn words_that_mean_nothing_end_no_domain() {
+        let (vif, notes) =
+            VifConfig::parse("accel=x,vlan=7,bridge=br0,model=e1000,colo_compare_out=a,up").unwrap();
+        assert_eq!(vif.bridge.as_deref(), Some("br0"));
+        let known = "no such word of a network interface, ignored";
+        assert_eq!(
+            notes[..2],
+            ["`accel=x`: there is no such thing any more, ignored".to_owned(), format!("`vlan=7`: {known}")]
+        );
+        assert_eq!((notes.len(), notes[4].as_str()), (5, format!("`up`: {known}").as_str()));
+        let (_, notes) = VifConfig::parse(&"a,".repeat(1000)).unwrap();
+        assert_eq!((notes.len(), notes[7].as_str()), (8, "and more words that mean nothing"));
+    }
+
+    #[test]
+    fn rates() {
+        let rate = |text: &str| Rate::parse(text).map(|rate| (rate.bytes, rate.interval_us));
+        for (text, bytes, interval_us) in [
+            ("10Mb/s", 62_500, 50_000),
+            ("250KB/s", 12_500, 50_000),
+            ("1MB/s@20ms", 20_000, 20_000),
+            ("16000000b/s@50ms", 100_000, 50_000),
+            ("80Mb/s@1s", 10_000_000, 1_000_000),
+            ("1GB/s@7", 7_000_000_000, 7_000_000),
+            ("4294967295GB/s@4us", 17_179_869_180_000, 4),
+            ("1B/s@4294967295us", 4294, u32::MAX),
+            ("1B/s@1us", 0, 1),
+        ] {
+            assert_eq!(rate(text), Ok((bytes, interval_us)), "{text}");
+        }
+        for bad in [
+            "",
+            "@",
+            "foo",
+            "10MB",
+            "10MB/m",
+            "10ZB/s",
+            "10mb/s",
+            "MB/s",
+            "-1B/s",
+            "0B/s",
+            "4294967296b/s",
+            "1B/s@0us",
+            "1B/s@",
+            "1B/s@10h",
+            "1B/s@4294967296us",
+            "1B/s@4294968ms",
+            "1B/s@4295s",
+            "4294967295GB/s@5us",
+            "1é/s",
+        ] {
+            assert!(rate(bad).is_err(), "{bad}");
         }
     }
 }

@@ -62,8 +62,8 @@ pub struct DomainConfig {
     pub kernel: String,
     /// The ramdisk's.
     pub ramdisk: Option<String>,
-    /// The kernel's command line.
-    pub cmdline: String,
+    /// The kernel's command line: bytes, as the configuration has them.
+    pub cmdline: Vec<u8>,
     /// Memory at start, in MiB, at least 1.
     pub memory_mib: u64,
     /// The most it may grow to, in MiB; at least `memory_mib`.
@@ -128,10 +128,15 @@ impl DomainConfig {
     /// # Errors
     /// The first key that is missing, of the wrong type or out of range.
     pub fn from_config(config: &Config) -> Result<(DomainConfig, Vec<Diagnostic>), Diagnostic> {
+        let (domain, warnings) = Self::read(config);
+        Ok((domain?, warnings))
+    }
+
+    /// The same, with the warnings in any case: what is not done may be why something is missing.
+    pub fn read(config: &Config) -> (Result<DomainConfig, Diagnostic>, Vec<Diagnostic>) {
         let mut reader = Reader::new(config);
-        let domain = reader.domain()?;
-        let warnings = reader.warnings();
-        Ok((domain, warnings))
+        let domain = reader.refused().and_then(|()| reader.domain());
+        (domain, reader.warnings())
     }
 }
 
@@ -153,7 +158,7 @@ impl Reader<'_> {
         let name = self.name()?;
         self.guest_type()?;
         let kernel = self.text("kernel")?.filter(|(_, path)| !path.is_empty());
-        let kernel = kernel.ok_or_else(|| self.missing("kernel"))?.1.to_owned();
+        let kernel = kernel.ok_or_else(|| self.missing("kernel"))?.1.into_owned();
         let memory_mib = self.number("memory", 1, MEMORY_MAX_MIB)?;
         let maxmem_mib = self.number("maxmem", 1, MEMORY_MAX_MIB)?;
         let memory_mib = memory_mib.or(maxmem_mib).unwrap_or(32);
@@ -203,8 +208,8 @@ impl Reader<'_> {
 
     fn name(&mut self) -> Result<String, Diagnostic> {
         let (setting, name) = self.text("name")?.ok_or_else(|| self.missing("name"))?;
-        check_name(name).map_err(|text| wrong(setting, &setting.value, text))?;
-        Ok(name.to_owned())
+        check_name(&name).map_err(|text| wrong(setting, &setting.value, text))?;
+        Ok(name.into_owned())
     }
 
     fn guest_type(&mut self) -> Result<(), Diagnostic> {
@@ -214,7 +219,7 @@ impl Reader<'_> {
             return Err(wrong(setting, &setting.value, format!("`{kind}`: only `pv` guests can be run")));
         }
         if let Some((setting, builder)) = self.text("builder")?
-            && !matches!(builder, "generic" | "linux")
+            && !matches!(&*builder, "generic" | "linux")
         {
             return Err(wrong(setting, &setting.value, format!("`{builder}`: only `generic` is supported")));
         }
@@ -235,20 +240,20 @@ impl Reader<'_> {
     }
 
     /// `cmdline`, or `root` and `extra` put together.
-    fn cmdline(&mut self) -> Result<String, Diagnostic> {
-        let cmdline = self.string("cmdline")?;
-        let root = self.string("root")?.map(|root| format!("root={root}"));
-        let extra = self.string("extra")?;
+    fn cmdline(&mut self) -> Result<Vec<u8>, Diagnostic> {
+        let cmdline = self.bytes("cmdline")?;
+        let root = self.bytes("root")?.map(|root| [b"root=", root].concat());
+        let extra = self.bytes("extra")?;
         Ok(match (cmdline, root, extra) {
-            (Some(cmdline), ..) => cmdline,
-            (None, Some(root), Some(extra)) => format!("{root} {extra}"),
-            (None, root, extra) => root.or(extra).unwrap_or_default(),
+            (Some(cmdline), ..) => cmdline.to_owned(),
+            (None, Some(root), Some(extra)) => [&root, &b" "[..], extra].concat(),
+            (None, root, extra) => root.or(extra.map(<[u8]>::to_owned)).unwrap_or_default(),
         })
     }
 
     fn uuid(&mut self) -> Result<Option<[u8; 16]>, Diagnostic> {
         let Some((setting, text)) = self.text("uuid")? else { return Ok(None) };
-        let uuid = parse_uuid(text);
+        let uuid = parse_uuid(&text);
         let expected = "expected a UUID like 123e4567-e89b-12d3-a456-426614174000";
         uuid.map(Some).ok_or_else(|| wrong(setting, &setting.value, expected))
     }
@@ -257,7 +262,7 @@ impl Reader<'_> {
         let Some(setting) = self.take("cpus") else { return Ok(Vec::new()) };
         let value = |value: &Value| {
             let text = value.text().ok_or_else(|| wrong(setting, value, "expected a string"))?;
-            CpuSet::parse(text).map_err(|error| wrong(setting, value, error))
+            CpuSet::parse(&text).map_err(|error| wrong(setting, value, error))
         };
         match &setting.value.kind {
             ValueKind::List(list) => list.iter().map(value).collect(),
@@ -266,7 +271,7 @@ impl Reader<'_> {
     }
 
     fn disks(&mut self) -> Result<Vec<DiskConfig>, Diagnostic> {
-        let disks = self.entries("disk", DiskConfig::parse)?;
+        let disks = self.entries("disk", |text| DiskConfig::parse(text).map(|disk| (disk, Vec::new())))?;
         let Some((setting, values)) = self.list("disk")? else { return Ok(disks) };
         if let Some(value) = values.get(MAX_VBDS) {
             return Err(wrong(setting, value, format!("a domain has at most {MAX_VBDS} disks")));
@@ -281,7 +286,7 @@ impl Reader<'_> {
 
     fn rtc_timeoffset(&mut self) -> Result<i32, Diagnostic> {
         let Some((setting, text)) = self.text("rtc_timeoffset")? else { return Ok(0) };
-        let seconds = text.trim().parse();
+        let seconds = text.trim_ascii().parse();
         seconds.map_err(|_| wrong(setting, &setting.value, "expected a number of seconds, of 32 bits"))
     }
 }

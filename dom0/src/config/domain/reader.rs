@@ -1,88 +1,22 @@
-//! Keys of a configuration by type: each is taken once, and those that nobody takes become warnings.
+//! Keys of a configuration by type, and what is said of those that do nothing.
 
-use alloc::borrow::ToOwned;
-use alloc::collections::BTreeSet;
+use alloc::borrow::{Cow, ToOwned};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::config::keys::{self, Fate};
+use crate::config::syntax;
 use crate::config::value::{Config, Diagnostic, Setting, Value, ValueKind};
 
 /// Warnings that are told each; of more, only the number is.
 const WARNINGS_MAX: usize = 32;
 
-/// Keys that are fine in an `xl.cfg` and mean nothing to a PV guest here.
-const IGNORED: &[&str] = &[
-    "acpi",
-    "apic",
-    "altp2m",
-    "audio",
-    "boot",
-    "claim_mode",
-    "cpuid",
-    "device_model_override",
-    "driver_domain",
-    "hap",
-    "hpet",
-    "nestedhvm",
-    "nographic",
-    "pae",
-    "pool",
-    "sdl",
-    "seclabel",
-    "serial",
-    "shadow_memory",
-    "spice",
-    "stdvga",
-    "timer_mode",
-    "usb",
-    "usbdevice",
-    "vga",
-    "videoram",
-    "viridian",
-    "vnc",
-    "vncconsole",
-    "vnclisten",
-    "vncpasswd",
-    "vncunused",
-    "xen_platform_pci",
-    "vif_default_bridge",
-    "nomigrate",
-    "suppress_spurious_page_faults",
-];
-
-/// Keys that ask for something that is not there: the guest would miss it.
-const UNSUPPORTED: &[&str] = &[
-    "bootloader",
-    "bootloader_args",
-    "channel",
-    "device_tree",
-    "dtdev",
-    "firmware",
-    "ioports",
-    "iomem",
-    "irqs",
-    "nics",
-    "numa_placement",
-    "p9",
-    "pci",
-    "pvcalls",
-    "rdm",
-    "usbctrl",
-    "usbdev",
-    "vfb",
-    "vkb",
-    "vnuma",
-    "vscsi",
-    "vtpm",
-    "e820_host",
-    "cpus_soft",
-];
-
-/// Takes keys out of a configuration and remembers which.
+/// Takes keys out of a configuration.
 pub(super) struct Reader<'a> {
     pub(super) config: &'a Config,
-    taken: Vec<&'static str>,
+    /// What is to be said of parts of values.
+    notes: Vec<Diagnostic>,
 }
 
 pub(super) fn wrong(setting: &Setting, value: &Value, text: impl Into<String>) -> Diagnostic {
@@ -91,22 +25,32 @@ pub(super) fn wrong(setting: &Setting, value: &Value, text: impl Into<String>) -
 
 impl<'a> Reader<'a> {
     pub(super) fn new(config: &'a Config) -> Self {
-        Self { config, taken: Vec::new() }
+        Self { config, notes: Vec::new() }
     }
 
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Setting> {
-        self.taken.push(key);
+        debug_assert!(keys::find(key).is_some_and(|key| key.fate == Fate::Done), "{key} is not in the table");
         self.config.get(key)
     }
 
-    pub(super) fn text(&mut self, key: &'static str) -> Result<Option<(&'a Setting, &'a str)>, Diagnostic> {
+    pub(super) fn text(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<(&'a Setting, Cow<'a, str>)>, Diagnostic> {
         let Some(setting) = self.take(key) else { return Ok(None) };
         let text = setting.value.text().ok_or_else(|| wrong(setting, &setting.value, "expected a string"))?;
         Ok(Some((setting, text)))
     }
 
     pub(super) fn string(&mut self, key: &'static str) -> Result<Option<String>, Diagnostic> {
-        Ok(self.text(key)?.map(|(_, text)| text.to_owned()))
+        Ok(self.text(key)?.map(|(_, text)| text.into_owned()))
+    }
+
+    /// A string's bytes as they are.
+    pub(super) fn bytes(&mut self, key: &'static str) -> Result<Option<&'a [u8]>, Diagnostic> {
+        let Some(setting) = self.take(key) else { return Ok(None) };
+        let bytes = setting.value.bytes();
+        bytes.map(Some).ok_or_else(|| wrong(setting, &setting.value, "expected a string"))
     }
 
     pub(super) fn number(
@@ -119,7 +63,9 @@ impl<'a> Reader<'a> {
         let number = match &setting.value.kind {
             ValueKind::Number(number, _) => Some(*number),
             // Many files put numbers in quotes.
-            ValueKind::Text(text) => text.trim().parse().ok(),
+            ValueKind::Text(_) => {
+                setting.value.text().and_then(|text| syntax::parse_number(text.trim_ascii()))
+            }
             ValueKind::List(_) => None,
         };
         let number = number.ok_or_else(|| wrong(setting, &setting.value, "expected a number"))?;
@@ -146,17 +92,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The entries of a list, of which each may give what is to be said of it.
     pub(super) fn entries<T>(
         &mut self,
         key: &'static str,
-        parse: fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<(T, Vec<String>), String>,
     ) -> Result<Vec<T>, Diagnostic> {
         let Some((setting, list)) = self.list(key)? else { return Ok(Vec::new()) };
-        let entry = |value: &Value| {
+        let mut entries = Vec::new();
+        for value in list {
             let text = value.text().ok_or_else(|| wrong(setting, value, "expected a string"))?;
-            parse(text).map_err(|error| wrong(setting, value, error))
-        };
-        list.iter().map(entry).collect()
+            let (entry, notes) = parse(&text).map_err(|error| wrong(setting, value, error))?;
+            entries.push(entry);
+            let room = WARNINGS_MAX.saturating_sub(self.notes.len());
+            self.notes.extend(notes.into_iter().take(room).map(|note| wrong(setting, value, note)));
+        }
+        Ok(entries)
     }
 
     pub(super) fn choice<T: Copy>(
@@ -178,25 +129,34 @@ impl<'a> Reader<'a> {
         Diagnostic { position: None, key: None, text }
     }
 
-    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
-        // By a tree: there may be as many keys as values.
-        let taken: BTreeSet<&str> = self.taken.iter().copied().collect();
-        let ignored: BTreeSet<&str> = IGNORED.iter().copied().collect();
+    /// The first key that no domain is made with.
+    pub(super) fn refused(&self) -> Result<(), Diagnostic> {
+        let refused =
+            |setting: &&Setting| keys::find(&setting.key).is_some_and(|key| key.fate == Fate::Refused);
+        match self.config.settings().iter().find(refused) {
+            Some(setting) => {
+                let why = keys::find(&setting.key).map_or("", |key| key.why);
+                Err(Diagnostic {
+                    position: Some(setting.position.clone()),
+                    key: Some(setting.key.clone()),
+                    text: why.into(),
+                })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the configuration says in vain, whether a domain comes of it or not.
+    pub(super) fn warnings(&mut self) -> Vec<Diagnostic> {
         let has_cmdline = self.config.get("cmdline").is_some();
         let warn = |setting: &'a Setting| {
-            let key = setting.key.as_str();
-            let text = if taken.contains(key) {
-                let overridden = matches!(key, "root" | "extra") && has_cmdline;
-                if !overridden {
-                    return None;
+            let text = match keys::find(&setting.key) {
+                None => "unknown key, ignored".to_owned(),
+                Some(key) if key.fate == Fate::Ignored => format!("ignored: {}", key.why),
+                Some(_) if matches!(setting.key.as_str(), "root" | "extra") && has_cmdline => {
+                    "ignored, as `cmdline` is given".to_owned()
                 }
-                "ignored, as `cmdline` is given"
-            } else if ignored.contains(key) {
-                return None;
-            } else if UNSUPPORTED.contains(&key) {
-                "not supported, ignored"
-            } else {
-                "unknown key, ignored"
+                Some(_) => return None,
             };
             Some((setting, text))
         };
@@ -204,7 +164,7 @@ impl<'a> Reader<'a> {
         let told = all.by_ref().take(WARNINGS_MAX).map(|(setting, text)| Diagnostic {
             position: Some(setting.position.clone()),
             key: Some(setting.key.clone()),
-            text: text.to_owned(),
+            text,
         });
         let mut warnings: Vec<Diagnostic> = told.collect();
         let more = all.count();
@@ -212,6 +172,7 @@ impl<'a> Reader<'a> {
             let text = format!("{}: and {more} keys more that are ignored", self.config.name);
             warnings.push(Diagnostic { position: None, key: None, text });
         }
+        warnings.append(&mut self.notes);
         warnings
     }
 }

@@ -1,6 +1,7 @@
 //! Whole configurations, good and bad.
 
 use super::*;
+use crate::config::keys::{self, Fate};
 
 const LEAST: &str = "name='x'\nkernel='/boot/k'\n";
 
@@ -34,9 +35,9 @@ fn a_usual_file() {
          memory='128'; maxmem=256\nvcpus=2\nmaxvcpus=4\ncpus=['0','1-3',]\ncpu_weight=512\n\
          disk = [ 'phy:/dev/vda,xvda,w',\n 'format=raw, vdev=xvdb, access=ro, target=/boot/d.img' ]\n\
          vif=['mac=00:16:3e:00:00:01','']\non_crash='preserve'\non_reboot='coredump-restart'\n\
-         tsc_mode=2\nlocaltime=1\nuuid='123e4567-e89b-12d3-a456-426614174000'\nrtc_timeoffset='-3600'\nvnc=1",
+         tsc_mode=2\nlocaltime=1\nuuid='123e4567-e89b-12d3-a456-426614174000'\nrtc_timeoffset='-3600'",
     );
-    assert_eq!(domain.cmdline, "root=/dev/xvda1 ro console=hvc0");
+    assert_eq!(domain.cmdline, b"root=/dev/xvda1 ro console=hvc0");
     assert_eq!((domain.memory_mib, domain.maxmem_mib, domain.vcpus, domain.maxvcpus), (128, 256, 2, 4));
     assert_eq!((domain.cpus.len(), domain.disks.len(), domain.vifs.len()), (2, 2, 2));
     assert_eq!((domain.on_crash, domain.on_reboot), (Action::Preserve, Action::Restart));
@@ -44,7 +45,7 @@ fn a_usual_file() {
     assert_eq!(domain.uuid.unwrap()[..4], [0x12, 0x3e, 0x45, 0x67]);
     assert_eq!(with("cpus='all'").cpus, [CpuSet::All]);
     assert_eq!(with("cpus=3").cpus.len(), 1);
-    assert_eq!(with("cmdline='a b'").cmdline, "a b");
+    assert_eq!(with("cmdline='a b'").cmdline, b"a b");
     assert_eq!(with("tsc_mode='always_emulate'").tsc_mode, TscMode::AlwaysEmulate);
 }
 
@@ -68,10 +69,72 @@ fn warnings_say_where() {
         texts,
         [
             "t.cfg:3:1: memroy: unknown key, ignored",
-            "t.cfg:4:1: pci: not supported, ignored",
+            "t.cfg:4:1: pci: ignored: no hardware is passed through to guests",
             "t.cfg:6:1: root: ignored, as `cmdline` is given",
         ]
     );
+}
+
+#[test]
+fn warnings_come_with_an_error_too() {
+    let config = Config::parse("t.cfg", b"name='x'\nbootloader='pygrub'\nmemroy=3").unwrap();
+    let (domain, warnings) = DomainConfig::read(&config);
+    assert_eq!(domain.unwrap_err().to_string(), "t.cfg: no `kernel` is given");
+    let texts: Vec<_> = warnings.iter().map(|warning| format!("{warning}")).collect();
+    assert!(texts[0].starts_with("t.cfg:2:1: bootloader: ignored: dom0 runs no boot loader"), "{texts:?}");
+    assert_eq!(texts[1], "t.cfg:3:1: memroy: unknown key, ignored");
+}
+
+#[test]
+fn words_of_a_network_that_mean_nothing_are_warned_of() {
+    let text = format!("{LEAST}vif=['bridge=br0,vlan=7',\n 'backend=netvm','accel=x']");
+    let (domain, warnings) = read(&text).unwrap();
+    assert_eq!(domain.vifs.len(), 3);
+    let texts: Vec<_> = warnings.iter().map(|warning| format!("{warning}")).collect();
+    assert_eq!(
+        texts,
+        [
+            "t.cfg:3:6: vif: `vlan=7`: no such word of a network interface, ignored",
+            "t.cfg:4:18: vif: `accel=x`: there is no such thing any more, ignored",
+        ]
+    );
+    // However many entries there are, what is said of them is limited.
+    let many = format!("{LEAST}vif=[{}]", "'a,b,c,d',".repeat(100));
+    assert_eq!(read(&many).unwrap().1.len(), 32);
+}
+
+/// What the table calls done is what the reader takes, and the reader takes nothing else.
+#[test]
+fn the_table_of_keys_is_the_readers() {
+    for key in keys::KEYS.iter().filter(|key| key.name != "name" && key.name != "kernel") {
+        let list = read(&format!("{LEAST}{}=[[1]]", key.name));
+        match key.fate {
+            // No key is a list of lists; two are of no consequence here.
+            Fate::Done if matches!(key.name, "nomigrate" | "driver_domain") => {
+                assert!(list.unwrap().1.is_empty())
+            }
+            Fate::Done => assert_eq!(list.unwrap_err().key.as_deref(), Some(key.name)),
+            Fate::Ignored => {
+                let want = format!("t.cfg:3:1: {}: ignored: {}", key.name, key.why);
+                assert_eq!(list.unwrap().1[0].to_string(), want);
+            }
+            Fate::Refused => {
+                assert_eq!(list.unwrap_err().to_string(), format!("t.cfg:3:1: {}: {}", key.name, key.why));
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_go_to_the_kernel_as_they_are() {
+    let text =
+        [LEAST.as_bytes(), b"# caf\xe9\nroot='/dev/\xfc'\nextra='who=Andr\xe9'\ndisk=['/d\xe9,raw,xvda']"]
+            .concat();
+    let (domain, warnings) = DomainConfig::from_config(&Config::parse("t.cfg", &text).unwrap()).unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!(domain.cmdline, b"root=/dev/\xfc who=Andr\xe9");
+    // A name is a text: bytes that are not UTF-8 are Latin-1.
+    assert_eq!(domain.disks[0].target, "/d\u{e9}");
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! value     = string | number | "[" [ value { "," value } [ "," ] ] "]"
 //! ```
 //!
-//! Blanks and `\` at a line's end may stand between tokens, newlines and comments within brackets too.
+//! Blanks and `\` at a line's end may stand between tokens, newlines and comments within brackets too. The text is bytes: files
+//! are older than UTF-8, and comments and strings may have any byte but zero. A word of a command line is a text of its own.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -30,9 +31,9 @@ pub(super) const TOO_MANY: &str = "no more than 512 values in all";
 const DEPTH_MAX: usize = 16;
 
 /// A text, and how many values may still come.
-type Input<'i> = Stateful<LocatingSlice<&'i str>, usize>;
+type Input<'i> = Stateful<LocatingSlice<&'i [u8]>, usize>;
 
-fn input(text: &str, room: usize) -> Input<'_> {
+fn input(text: &[u8], room: usize) -> Input<'_> {
     Stateful { input: LocatingSlice::new(text), state: room }
 }
 
@@ -77,7 +78,7 @@ pub(super) struct Raw {
 
 /// As `ValueKind`, with offsets.
 pub(super) enum RawKind {
-    Text(String),
+    Text(Vec<u8>),
     Number(u64, String),
     List(Vec<Raw>),
 }
@@ -87,21 +88,21 @@ pub(super) struct Statements<'i>(Input<'i>);
 
 impl<'i> Statements<'i> {
     /// Of a file that has at most `room` values.
-    pub(super) fn new(text: &'i str, room: usize) -> Statements<'i> {
+    pub(super) fn new(text: &'i [u8], room: usize) -> Statements<'i> {
         Statements(input(text, room))
     }
 
     /// Reads the next; `None` at the file's end.
     pub(super) fn next(&mut self) -> Parsed<Option<Statement>> {
         let input = &mut self.0;
-        skip(input, &['\n', ';'])?;
+        skip(input, b"\n;")?;
         if input.is_empty() {
             return Ok(None);
         }
         let statement = statement(input, value)?;
-        skip(input, &[])?;
+        skip(input, b"")?;
         if !input.is_empty() {
-            expect(input, one_of(['\n', ';']), "a new line or `;`")?;
+            expect(input, one_of([b'\n', b';']), "a new line or `;`")?;
         }
         Ok(Some(statement))
     }
@@ -112,33 +113,47 @@ impl<'i> Statements<'i> {
     }
 }
 
-/// Reads a word of a command line, which has at most `room` values; gives how many may still come.
-pub(super) fn word(text: &str, room: usize) -> Parsed<(Statement, usize)> {
-    let input = &mut input(text, room);
-    let statement = statement(input, bare_value)?;
-    Ok((statement, input.state))
+/// Reads a word of a command line, which has at most `room` values, as a text of its own; gives its statements and how many
+/// values may still come. A value that is neither in quotes nor in brackets may be bare: then it is all that the word has left.
+pub(super) fn word(text: &[u8], room: usize) -> Parsed<(Vec<Statement>, usize)> {
+    let mut all = Vec::new();
+    let mut statements = Statements::new(text, room);
+    let error = loop {
+        match statements.next() {
+            Ok(Some(statement)) => all.push(statement),
+            Ok(None) if !all.is_empty() => return Ok((all, statements.room())),
+            Ok(None) => return Err(Expected { at: text.len(), what: "a key" }),
+            Err(error) => break error,
+        }
+    };
+    let bare = if all.is_empty() { bare(text, room)? } else { None };
+    bare.map(|(statement, room)| (Vec::from([statement]), room)).ok_or(error)
 }
 
 /// Does the word begin as [`word`] wants it?
-pub(super) fn is_setting(text: &str) -> bool {
+pub(super) fn is_setting(text: &[u8]) -> bool {
     let input = &mut input(text, 0);
-    key(input).is_ok() && assign(input).is_ok()
+    skip(input, b"\n;").is_ok() && key(input).is_ok() && skip(input, b"").is_ok() && assign(input).is_ok()
 }
 
 fn statement(input: &mut Input<'_>, value: fn(&mut Input<'_>, usize) -> Parsed<Raw>) -> Parsed<Statement> {
     let at = input.current_token_start();
     let key = key(input)?;
-    skip(input, &[])?;
+    skip(input, b"")?;
     let add = assign(input)?;
-    skip(input, &[])?;
+    skip(input, b"")?;
     Ok(Statement { at, key, add, value: value(input, 0)? })
 }
 
 fn key(input: &mut Input<'_>) -> Parsed<String> {
-    let start = |c: char| c.is_ascii_alphabetic() || c == '_';
-    let rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let name = (one_of(start), take_while(0.., rest)).take().map(str::to_owned);
-    expect(input, name, "a key")
+    let start = |b: u8| b.is_ascii_lowercase();
+    let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    expect(input, (one_of(start), take_while(0.., rest)).take().map(ascii), "a key")
+}
+
+/// A text of ASCII characters.
+fn ascii(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
 }
 
 /// `=` or `+=`: is it the latter?
@@ -150,10 +165,10 @@ fn value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
     let at = input.current_token_start();
     count(input)?;
     let kind = match peek(input) {
-        Some(quote @ ('"' | '\'')) => RawKind::Text(string(input, quote)?),
-        Some('0'..='9') => number(input)?,
-        Some('[') if depth < DEPTH_MAX => RawKind::List(list(input, depth)?),
-        Some('[') => return Err(Expected { at, what: "fewer lists within lists" }),
+        Some(quote @ (b'"' | b'\'')) => RawKind::Text(string(input, quote)?),
+        Some(b'0'..=b'9') => number(input)?,
+        Some(b'[') if depth < DEPTH_MAX => RawKind::List(list(input, depth)?),
+        Some(b'[') => return Err(Expected { at, what: "fewer lists within lists" }),
         _ => return Err(Expected { at, what: "a string in quotes, a number or a list" }),
     };
     Ok(Raw { at, kind })
@@ -170,12 +185,12 @@ fn list(input: &mut Input<'_>, depth: usize) -> Parsed<Vec<Raw>> {
     expect(input, literal("["), "`[`")?;
     let mut values = Vec::new();
     loop {
-        skip(input, &['\n'])?;
+        skip(input, b"\n")?;
         if token(input, "]")? {
             return Ok(values);
         }
         values.push(value(input, depth + 1)?);
-        skip(input, &['\n'])?;
+        skip(input, b"\n")?;
         if !token(input, ",")? {
             expect(input, literal("]"), "`,` or `]`")?;
             return Ok(values);
@@ -185,36 +200,37 @@ fn list(input: &mut Input<'_>, depth: usize) -> Parsed<Vec<Raw>> {
 
 fn number(input: &mut Input<'_>) -> Parsed<RawKind> {
     let at = input.current_token_start();
-    let text = expect(input, take_while(1.., |c: char| c.is_ascii_alphanumeric() || c == '_'), "a number")?;
-    let number = parse_number(text).ok_or(Expected { at, what: "a number of at most 64 bits" })?;
-    Ok(RawKind::Number(number, text.to_owned()))
+    let digits = take_while(1.., |b: u8| b.is_ascii_alphanumeric() || b == b'_').map(ascii);
+    let text = expect(input, digits, "a number")?;
+    let number = parse_number(&text).ok_or(Expected { at, what: "a number of at most 64 bits" })?;
+    Ok(RawKind::Number(number, text))
 }
 
 /// As C reads numbers: `0x` hexadecimal, `0` octal, else decimal.
-fn parse_number(text: &str) -> Option<u64> {
+pub(super) fn parse_number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&text[2..], 16),
         [b'0', _, ..] => (&text[1..], 8),
         _ => (text, 10),
     };
-    if digits.starts_with('+') { None } else { u64::from_str_radix(digits, radix).ok() }
+    if digits.starts_with(['+', '-']) { None } else { u64::from_str_radix(digits, radix).ok() }
 }
 
-fn string(input: &mut Input<'_>, quote: char) -> Parsed<String> {
-    let what = if quote == '"' { "a closing `\"`" } else { "a closing `'`" };
+fn string(input: &mut Input<'_>, quote: u8) -> Parsed<Vec<u8>> {
+    let what = if quote == b'"' { "a closing `\"`" } else { "a closing `'`" };
     let at = input.current_token_start();
     expect(input, one_of(quote), what)?;
-    let mut text = String::new();
+    let mut text = Vec::new();
     loop {
-        // By bytes: all three are ASCII.
         let rest = input.peek_finish();
-        let special = |byte: u8| byte == quote as u8 || byte == b'\\' || byte == b'\n';
-        let end = rest.bytes().take(TEXT_MAX + 1).position(special);
+        // A zero would end the string for whom it is meant.
+        let special = |byte: &u8| *byte == quote || matches!(byte, b'\\' | b'\n' | 0);
+        let end = rest.iter().take(TEXT_MAX + 1).position(special);
         let end = if rest.len() > TEXT_MAX { end } else { end.or(Some(rest.len())) };
         let Some(end) = end.filter(|end| text.len() + end <= TEXT_MAX) else {
             return Err(Expected { at, what: TOO_LONG });
         };
-        text.push_str(input.next_slice(end));
+        text.extend_from_slice(input.next_slice(end));
         if token(input, "\\")? {
             text.extend(escape(input)?);
         } else {
@@ -225,12 +241,12 @@ fn string(input: &mut Input<'_>, quote: char) -> Parsed<String> {
 }
 
 /// What stands for the characters after a backslash; nothing, for a line that goes on in the next.
-fn escape(input: &mut Input<'_>) -> Parsed<Option<char>> {
+fn escape(input: &mut Input<'_>) -> Parsed<Option<u8>> {
     let what = "one of `\\` `'` `\"` `a` `b` `f` `n` `r` `t` `v`, `x` and two digits, or three octal digits";
     let at = input.current_token_start();
     match peek(input) {
-        Some('0'..='7') => return code(input, 3, 8).map(Some),
-        Some('x') => {
+        Some(b'0'..=b'7') => return code(input, 3, 8).map(Some),
+        Some(b'x') => {
             expect(input, any, what)?;
             return code(input, 2, 16).map(Some);
         }
@@ -238,69 +254,67 @@ fn escape(input: &mut Input<'_>) -> Parsed<Option<char>> {
     }
     let letter = expect(input, any, what)?;
     Ok(Some(match letter {
-        'a' => '\x07',
-        'b' => '\x08',
-        'f' => '\x0c',
-        'n' => '\n',
-        'r' => '\r',
-        't' => '\t',
-        'v' => '\x0b',
-        '\\' | '\'' | '"' => letter,
-        '\n' => return Ok(None),
+        b'a' => b'\x07',
+        b'b' => b'\x08',
+        b'f' => b'\x0c',
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'v' => b'\x0b',
+        b'\\' | b'\'' | b'"' => letter,
+        b'\n' => return Ok(None),
         _ => return Err(Expected { at, what }),
     }))
 }
 
-/// A character by its code, of at most `count` digits.
-fn code(input: &mut Input<'_>, count: usize, radix: u32) -> Parsed<char> {
+/// A byte by its number, of at most `count` digits.
+fn code(input: &mut Input<'_>, count: usize, radix: u32) -> Parsed<u8> {
     let at = input.current_token_start();
-    let what = "the code of an ASCII character";
-    let digits = expect(input, take_while(1..=count, move |c: char| c.is_digit(radix)), what)?;
-    let code = u32::from_str_radix(digits, radix).ok().filter(|code| (1..=0x7f).contains(code));
-    code.and_then(char::from_u32).ok_or(Expected { at, what })
+    let what = "the number of a byte, not zero";
+    let digits = take_while(1..=count, move |b: u8| char::from(b).is_digit(radix)).map(ascii);
+    let digits = expect(input, digits, what)?;
+    let code = u8::from_str_radix(&digits, radix).ok().filter(|code| *code != 0);
+    code.ok_or(Expected { at, what })
 }
 
-/// A word's value: as in a file if it begins so, else bare.
-fn bare_value(input: &mut Input<'_>, depth: usize) -> Parsed<Raw> {
-    let (start, room) = (input.checkpoint(), input.state);
-    let at = input.current_token_start();
-    let quoted = matches!(peek(input), Some('"' | '\'' | '['));
-    let whole = value(input, depth).and_then(|value| {
-        skip(input, &['\n'])?;
-        let end = input.current_token_start();
-        if input.is_empty() { Ok(value) } else { Err(Expected { at: end, what: "the end of the word" }) }
-    });
-    let error = match whole {
-        Ok(value) => return Ok(value),
-        Err(error) => error,
+/// A word's one statement with a bare value, which is a number if it can be read as one; `None` where quotes or brackets say
+/// that the word is meant as in a file. Quotes around the elements of a list may have been lost on the way.
+fn bare(text: &[u8], room: usize) -> Parsed<Option<(Statement, usize)>> {
+    let input = &mut input(text, room);
+    skip(input, b"\n;")?;
+    let statement = statement(input, bare_value)?;
+    let list = match &statement.value.kind {
+        RawKind::Text(text) => matches!(text.first(), Some(b'"' | b'\'' | b'[')),
+        _ => false,
     };
-    input.reset(&start);
-    input.state = room;
+    Ok((!list).then_some((statement, input.state)))
+}
+
+/// What is left of a word.
+fn bare_value(input: &mut Input<'_>, _depth: usize) -> Parsed<Raw> {
+    let at = input.current_token_start();
     count(input)?;
-    let text: &str = input.finish();
-    if !quoted {
-        return Ok(Raw { at, kind: RawKind::Text(text.to_owned()) });
-    }
-    // Quotes around the elements may have been lost on the way.
-    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
-        Some(inner) if !inner.contains(['\'', '"', '[', ']']) => {
-            let inner = Raw { at: at + 1, kind: RawKind::Text(inner.trim().to_owned()) };
-            Ok(Raw { at, kind: RawKind::List(Vec::from([inner])) })
+    let text: &[u8] = input.finish();
+    let inner = text.strip_prefix(b"[").and_then(|text| text.strip_suffix(b"]"));
+    let kind = match inner.map(<[u8]>::trim_ascii) {
+        Some(inner) if !inner.iter().any(|byte| b"'\"[]".contains(byte)) => {
+            let inner = Raw { at: at + 1, kind: RawKind::Text(inner.to_owned()) };
+            RawKind::List(Vec::from([inner]))
         }
-        _ => Err(error),
-    }
+        _ => RawKind::Text(text.to_owned()),
+    };
+    Ok(Raw { at, kind })
 }
 
 /// Skips blanks, comments, lines that go on, and what is in `also`.
-fn skip(input: &mut Input<'_>, also: &[char]) -> Parsed<()> {
+fn skip(input: &mut Input<'_>, also: &[u8]) -> Parsed<()> {
     loop {
-        // By bytes, since a file may be nothing else: all these are ASCII.
         let rest = input.peek_finish();
-        let blank = |byte: u8| matches!(byte, b' ' | b'\t' | b'\r') || also.contains(&char::from(byte));
-        input.next_slice(rest.bytes().position(|byte| !blank(byte)).unwrap_or(rest.len()));
-        if peek(input) == Some('#') {
+        let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r') || also.contains(byte);
+        input.next_slice(rest.iter().position(|byte| !blank(byte)).unwrap_or(rest.len()));
+        if peek(input) == Some(b'#') {
             let rest = input.peek_finish();
-            input.next_slice(rest.find('\n').unwrap_or(rest.len()));
+            input.next_slice(rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len()));
         } else if take(input, opt(alt((literal("\\\n"), literal("\\\r\n")))))?.is_none() {
             return Ok(());
         }
@@ -311,7 +325,7 @@ fn token(input: &mut Input<'_>, text: &'static str) -> Parsed<bool> {
     Ok(take(input, opt(literal(text)))?.is_some())
 }
 
-fn peek(input: &Input<'_>) -> Option<char> {
+fn peek(input: &Input<'_>) -> Option<u8> {
     input.peek_token()
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 
 use super::*;
-use crate::config::{Config, FILE_MAX, VALUES_MAX, ValueKind};
+use crate::config::{Config, FILE_MAX, VALUES_MAX, ValueKind, is_setting_word};
 
 fn kind(text: &str) -> ValueKind {
     let config = Config::parse("t", text.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
@@ -13,7 +13,7 @@ fn kind(text: &str) -> ValueKind {
 
 fn texts(text: &str) -> Vec<String> {
     let ValueKind::List(list) = kind(text) else { panic!("{text}") };
-    list.iter().map(|value| value.text().unwrap_or("[]").to_owned()).collect()
+    list.iter().map(|value| value.text().map_or("[]".to_owned(), |text| text.into_owned())).collect()
 }
 
 fn error(text: &str) -> String {
@@ -31,7 +31,7 @@ fn strings() {
         ("a=\\\n  'x'", "x"),
         ("a='ü'", "ü"),
     ] {
-        assert_eq!(kind(text), ValueKind::Text(want.to_owned()), "{text}");
+        assert_eq!(kind(text), ValueKind::Text(want.into()), "{text}");
     }
 }
 
@@ -74,7 +74,7 @@ fn statements() {
     let config = Config::parse("t", b"# c\n\na = 1; b='2' # x\r\n;;c\\\n=[3]\n a = 4").unwrap();
     let keys: Vec<_> = config.settings().iter().map(|setting| setting.key.as_str()).collect();
     assert_eq!(keys, ["a", "b", "c"]);
-    assert_eq!(config.get("a").unwrap().value.text(), Some("4"));
+    assert_eq!(config.get("a").unwrap().value.text().as_deref(), Some("4"));
     assert_eq!(config.get("a").unwrap().position.to_string(), "t:6:2");
     assert_eq!(config.get("c").unwrap().value.position.to_string(), "t:5:2");
     assert!(Config::parse("t", b"").unwrap().settings().is_empty());
@@ -83,7 +83,7 @@ fn statements() {
 #[test]
 fn additions() {
     assert_eq!(texts("a=['x']\na+=['y','z']"), ["x", "y", "z"]);
-    assert_eq!(kind("a='x'\na += 'y'"), ValueKind::Text("xy".to_owned()));
+    assert_eq!(kind("a='x'\na += 'y'"), ValueKind::Text(b"xy".to_vec()));
     assert_eq!(texts("a+=['y']"), ["y"]);
     assert!(error("a=['x']\na+='y'").contains("t:2:4: a: a string cannot be added to a list"));
     assert!(error("a=1\na+=2").contains("t:2:4: a: a number cannot be added to a number"));
@@ -97,18 +97,35 @@ fn errors_say_where_and_what() {
         ("name = ", "t:1:8: expected a string in quotes, a number or a list, found the end"),
         ("name =\n'x'", "t:1:7: expected a string in quotes, a number or a list, found the end of the line"),
         ("= 1", "t:1:1: expected a key, found `=`"),
+        ("VCPUS=1", "t:1:1: expected a key, found `V`"),
         ("a=1 b=2", "t:1:5: expected a new line or `;`, found `b`"),
         ("a='x", "t:1:5: expected a closing `'`, found the end"),
         ("a=\"x\ny\"", "t:1:5: expected a closing `\"`, found the end of the line"),
         ("é='x'", "t:1:1: expected a key, found `é`"),
         ("a='é' é", "t:1:7: expected a new line or `;`, found `é`"),
         ("a='\\q'", "t:1:5: expected one of"),
-        ("a='\\xff'", "t:1:6: expected the code of an ASCII character"),
-        ("a='\\000'", "t:1:5: expected the code of an ASCII character"),
+        ("a='\\xf'\0", "t:1:8: expected a new line or `;`, found `\\u{0}`"),
+        ("a='\\000'", "t:1:5: expected the number of a byte, not zero"),
+        ("a='\\777'", "t:1:5: expected the number of a byte, not zero"),
+        ("a='x\0y'", "t:1:5: expected a closing `'`, found `\\u{0}`"),
     ] {
         assert!(error(text).starts_with(want), "{text:?}: {}", error(text));
     }
-    assert_eq!(Config::parse("t", b"a=1\n\xff").unwrap_err().to_string(), "t:2:1: not UTF-8");
+    let error = Config::parse("t", b"a='\xe9'\n\xff").unwrap_err().to_string();
+    assert_eq!(error, "t:2:1: expected a key, found the byte 0xff");
+}
+
+#[test]
+fn any_bytes_but_zero_are_text() {
+    let config = Config::parse("t", b"# caf\xe9\na='\xe9\xff'; b=\"\\xe9\" # \x80\nc='\xc3\xa9'").unwrap();
+    let value = |key: &str| &config.get(key).unwrap().value;
+    assert_eq!(
+        (value("a").bytes(), value("a").text().as_deref()),
+        (Some(&b"\xe9\xff"[..]), Some("\u{e9}\u{ff}"))
+    );
+    assert_eq!(value("b").bytes(), Some(&b"\xe9"[..]));
+    assert_eq!((value("c").bytes(), value("c").text().as_deref()), (Some(&b"\xc3\xa9"[..]), Some("\u{e9}")));
+    assert_eq!(value("c").position.to_string(), "t:3:3");
 }
 
 #[test]
@@ -117,7 +134,7 @@ fn words() {
         let mut config = Config::empty("t");
         config.add_word(text).map(|()| config.settings()[0].value.kind.clone())
     };
-    let text = |text: &str| Ok(ValueKind::Text(text.to_owned()));
+    let text = |text: &str| Ok(ValueKind::Text(text.into()));
     assert_eq!(word("name=foo"), text("foo"));
     assert_eq!(word("name='foo'"), text("foo"));
     assert_eq!(word("extra=a b=c"), text("a b=c"));
@@ -129,16 +146,43 @@ fn words() {
     {
         let Ok(ValueKind::List(list)) = word(disk) else { panic!("{disk}") };
         assert_eq!(list.len(), 1);
-        assert_eq!(list[0].text(), Some("phy:/dev/vda,xvda,w"));
+        assert_eq!(list[0].text().as_deref(), Some("phy:/dev/vda,xvda,w"));
     }
     assert_eq!(word("vif=[]"), Ok(ValueKind::List(Vec::new())));
+    assert_eq!(word("extra=a; b"), text("a; b"));
+    assert_eq!(word("name=foo;memory=16"), text("foo;memory=16"));
     let error = |text: &str| word(text).unwrap_err().to_string();
     assert!(error("name='x").starts_with("command line:1:8: expected a closing `'`"));
     assert!(error("d=['x',y]").starts_with("command line:1:8: expected a string"));
-    assert!(error("name='x'y").starts_with("command line:1:9: expected the end of the word"));
+    assert!(error("name='x'y").starts_with("command line:1:9: expected a new line or `;`, found `y`"));
+    assert!(error("name='x';memory=a").starts_with("command line:1:17: expected a string"));
     assert!(error("foo").starts_with("command line:1:4: expected `=` or `+=`"));
-    assert!(is_setting("a=b") && is_setting("a+=['b']"));
-    assert!(!is_setting("-c") && !is_setting("/boot/a=b") && !is_setting("hello.cfg") && !is_setting(""));
+    assert!(error("").starts_with("command line:1:1: expected a key"));
+    for setting in ["a=b", "a+=['b']", " \n a = 'b'", ";a=1"] {
+        assert!(is_setting_word(setting), "{setting}");
+    }
+    for other in ["-c", "/boot/a=b", "hello.cfg", "", "\n"] {
+        assert!(!is_setting_word(other), "{other}");
+    }
+}
+
+#[test]
+fn a_word_is_a_text_of_its_own() {
+    let mut config = Config::empty("t");
+    let disk = "disk=[ 'a',\n 'b' ] # two\nvcpus = 2";
+    for text in ["name=\"semi\";memory=16", disk, "extra='x';extra+='y'\n", "disk+=['c']", "maxmem=0x20"] {
+        config.add_word(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+    let all: Vec<_> =
+        config.settings().iter().map(|setting| (setting.key.as_str(), &setting.value)).collect();
+    let keys: Vec<_> = all.iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys, ["name", "memory", "disk", "vcpus", "extra", "maxmem"]);
+    assert_eq!(all[4].1.text().as_deref(), Some("xy"));
+    let ValueKind::List(disks) = &all[2].1.kind else { panic!("{all:?}") };
+    assert_eq!(disks.len(), 3);
+    // The line is the number of the word, however many lines it has.
+    assert_eq!(config.get("vcpus").unwrap().position.to_string(), "command line:2:26");
+    assert_eq!(config.get("disk").unwrap().position.to_string(), "command line:4:1");
 }
 
 #[test]
@@ -146,7 +190,7 @@ fn words_come_after_the_file() {
     let mut config = Config::parse("t", b"disk=['a']\nname='x'").unwrap();
     config.add_word("name=y").unwrap();
     config.add_word("disk+=['b']").unwrap();
-    assert_eq!(config.get("name").unwrap().value.text(), Some("y"));
+    assert_eq!(config.get("name").unwrap().value.text().as_deref(), Some("y"));
     assert_eq!(config.get("disk").unwrap().position.to_string(), "command line:2:1");
 }
 

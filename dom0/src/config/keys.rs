@@ -1,0 +1,242 @@
+//! Every key of `xl.cfg(5)`, and what becomes of it.
+//!
+//! The reader of configurations goes by this table, and so does the documentation that is made of it.
+//!
+//! Format: `xl.cfg(5)` of Xen 4.17, and keys that files for older tools have.
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// What it says is done.
+    Done,
+    /// The domain is made without it, with a warning.
+    Ignored,
+    /// No domain is made.
+    Refused,
+}
+
+/// A key of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// As a file has it.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Why it is ignored or refused; of what is done, what there is to know.
+    pub why: &'static str,
+}
+
+const fn done(name: &'static str, why: &'static str) -> Key {
+    Key { name, fate: Fate::Done, why }
+}
+
+const fn ignored(name: &'static str, why: &'static str) -> Key {
+    Key { name, fate: Fate::Ignored, why }
+}
+
+const fn refused(name: &'static str, why: &'static str) -> Key {
+    Key { name, fate: Fate::Refused, why }
+}
+
+/// The row of a key; `None`: nobody knows it.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.binary_search_by(|key| key.name.cmp(name)).ok().map(|at| &KEYS[at])
+}
+
+const HVM: &str = "a PV guest has no emulated hardware";
+const FIRMWARE: &str = "a PV guest has no firmware";
+const SCREEN: &str = "there is no framebuffer: use `xl console`";
+const PASS: &str = "no hardware is passed through to guests";
+const DM: &str = "there is no device model";
+const ARM: &str = "for ARM alone";
+const PVH: &str = "for PVH guests alone";
+const DEVICE: &str = "there is no such virtual device";
+const SCHED: &str = "the scheduler has weights and caps alone";
+const NUMA: &str = "the machine's memory is one node";
+const LABEL: &str = "there are no security labels";
+const XM: &str = "of an older tool";
+
+/// All of them, in the order of their names.
+pub const KEYS: &[Key] = &[
+    ignored("acpi", HVM),
+    ignored("acpi_firmware", FIRMWARE),
+    ignored("acpi_laptop_slate", HVM),
+    ignored("acpi_s3", HVM),
+    ignored("acpi_s4", HVM),
+    ignored("altp2m", HVM),
+    ignored("altp2mhvm", HVM),
+    ignored("apic", HVM),
+    ignored("audio", XM),
+    ignored("bios", FIRMWARE),
+    ignored("bios_path_override", FIRMWARE),
+    ignored("boot", HVM),
+    ignored("bootloader", "dom0 runs no boot loader: name a `kernel`, PV GRUB's for one"),
+    ignored("bootloader_args", "dom0 runs no boot loader"),
+    done("builder", "`generic` alone, which `linux` means too"),
+    done("cap", ""),
+    ignored("channel", DEVICE),
+    ignored("claim_mode", XM),
+    done("cmdline", ""),
+    done("cpu_weight", ""),
+    ignored("cpuid", "guests have the processor's own features, as far as a PV guest may"),
+    done("cpus", "numbers and ranges; no nodes"),
+    ignored("cpus_soft", "the scheduler prefers no CPU"),
+    ignored("device_model", DM),
+    ignored("device_model_args", DM),
+    ignored("device_model_args_hvm", DM),
+    ignored("device_model_args_pv", DM),
+    ignored("device_model_override", DM),
+    ignored("device_model_stubdomain_override", DM),
+    ignored("device_model_stubdomain_seclabel", DM),
+    ignored("device_model_user", DM),
+    ignored("device_model_version", DM),
+    ignored("device_tree", ARM),
+    done("disk", "see the table of its words"),
+    ignored("display", SCREEN),
+    ignored("dm_restrict", DM),
+    done("driver_domain", "every domain may serve others"),
+    ignored("dtdev", PASS),
+    ignored("e820_host", PASS),
+    done("extra", ""),
+    ignored("extratime", SCHED),
+    refused("firmware", "there is no PV GRUB beside the tools: name its file as `kernel`"),
+    ignored("firmware_override", FIRMWARE),
+    ignored("gfx_passthru", PASS),
+    ignored("gic_version", ARM),
+    ignored("hap", HVM),
+    ignored("hdtype", HVM),
+    ignored("hpet", HVM),
+    ignored("init_seclabel", LABEL),
+    ignored("iomem", PASS),
+    ignored("ioports", PASS),
+    ignored("irqs", PASS),
+    done("kernel", "an ELF file or a bzImage, plain or compressed"),
+    ignored("keymap", SCREEN),
+    ignored("latency", SCHED),
+    done("localtime", ""),
+    done("max_event_channels", ""),
+    done("max_grant_frames", ""),
+    ignored("max_grant_version", "a guest chooses among the versions that the hypervisor has"),
+    done("max_maptrack_frames", ""),
+    done("maxmem", ""),
+    done("maxvcpus", "at most 128"),
+    ignored("mca_caps", HVM),
+    done("memory", ""),
+    ignored("mmio_hole", HVM),
+    ignored("ms_vm_genid", HVM),
+    ignored("msr_relaxed", "no register that is missing reads as zero"),
+    done("name", "at most 255 bytes, without `/`, and no number"),
+    ignored("nestedhvm", HVM),
+    ignored("nics", XM),
+    ignored("nographic", SCREEN),
+    done("nomigrate", "no domain is migrated"),
+    ignored("numa_placement", XM),
+    ignored("nx", HVM),
+    done("on_crash", "of the `coredump-` ones the dump is left out"),
+    done("on_poweroff", "of the `coredump-` ones the dump is left out"),
+    done("on_reboot", "of the `coredump-` ones the dump is left out"),
+    done("on_soft_reset", "of the `coredump-` ones the dump is left out"),
+    done("on_watchdog", "of the `coredump-` ones the dump is left out"),
+    ignored("oos", HVM),
+    ignored("opengl", SCREEN),
+    ignored("p9", DEVICE),
+    ignored("pae", HVM),
+    ignored("passthrough", PASS),
+    ignored("pci", PASS),
+    ignored("pci_msitranslate", PASS),
+    ignored("pci_permissive", PASS),
+    ignored("pci_power_mgmt", PASS),
+    ignored("pci_seize", PASS),
+    ignored("period", SCHED),
+    ignored("pool", "there is one pool of CPUs"),
+    ignored("pvcalls", DEVICE),
+    ignored("pvshim", PVH),
+    ignored("pvshim_cmdline", PVH),
+    ignored("pvshim_extra", PVH),
+    ignored("pvshim_path", PVH),
+    done("ramdisk", ""),
+    ignored("rdm", PASS),
+    ignored("rdm_mem_boundary", PASS),
+    done("root", ""),
+    done("rtc_timeoffset", ""),
+    ignored("sdl", SCREEN),
+    ignored("seclabel", LABEL),
+    ignored("serial", HVM),
+    ignored("shadow_memory", HVM),
+    ignored("slice", SCHED),
+    ignored("smbios_firmware", FIRMWARE),
+    ignored("soundhw", HVM),
+    ignored("spice", SCREEN),
+    ignored("spice_clipboard_sharing", SCREEN),
+    ignored("spice_image_compression", SCREEN),
+    ignored("spice_streaming_video", SCREEN),
+    ignored("spiceagent_mouse", SCREEN),
+    ignored("spicedisable_ticketing", SCREEN),
+    ignored("spicehost", SCREEN),
+    ignored("spicepasswd", SCREEN),
+    ignored("spiceport", SCREEN),
+    ignored("spicetls_port", SCREEN),
+    ignored("spiceusbredirection", SCREEN),
+    ignored("spicevdagent", SCREEN),
+    ignored("stdvga", SCREEN),
+    ignored("stubdomain_cmdline", DM),
+    ignored("stubdomain_kernel", DM),
+    ignored("stubdomain_memory", DM),
+    ignored("stubdomain_ramdisk", DM),
+    ignored("suppress_spurious_page_faults", XM),
+    ignored("tee", ARM),
+    refused("timer_mode", HVM),
+    done("tsc_mode", "by name or number"),
+    done("type", "`pv` alone: there are no HVM and no PVH guests"),
+    ignored("usb", HVM),
+    ignored("usbctrl", DEVICE),
+    ignored("usbdev", PASS),
+    ignored("usbdevice", HVM),
+    ignored("usbversion", HVM),
+    done("uuid", ""),
+    done("vcpus", "at most 128"),
+    ignored("vdispl", DEVICE),
+    ignored("vendor_device", HVM),
+    ignored("vfb", SCREEN),
+    ignored("vga", SCREEN),
+    ignored("videoram", SCREEN),
+    done("vif", "read and checked; the domain has no network"),
+    ignored("vif2", XM),
+    ignored("vif_default_bridge", XM),
+    ignored("viridian", HVM),
+    ignored("vkb", DEVICE),
+    ignored("vkb_device", HVM),
+    ignored("vmtrace_buf_kb", "no trace of the processor is kept"),
+    ignored("vnc", SCREEN),
+    ignored("vncconsole", XM),
+    ignored("vncdisplay", SCREEN),
+    ignored("vnclisten", SCREEN),
+    ignored("vncpasswd", SCREEN),
+    ignored("vncunused", SCREEN),
+    ignored("vncviewer", SCREEN),
+    ignored("vnuma", NUMA),
+    ignored("vpmu", "there are no performance counters for guests"),
+    ignored("vpt_align", HVM),
+    ignored("vscsi", XM),
+    ignored("vsnd", DEVICE),
+    ignored("vtpm", DEVICE),
+    ignored("vuart", ARM),
+    ignored("xauthority", SCREEN),
+    ignored("xen_platform_pci", HVM),
+    ignored("xend_suspend_evtchn_compat", "no domain is saved"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_order_and_gives_reasons() {
+        assert!(KEYS.is_sorted_by(|one, other| one.name < other.name));
+        for key in KEYS {
+            assert_eq!(find(key.name), Some(key));
+            assert!(key.fate == Fate::Done || !key.why.is_empty(), "{}", key.name);
+        }
+        assert_eq!(find("memroy"), None);
+    }
+}
