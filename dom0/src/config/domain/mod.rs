@@ -2,6 +2,8 @@
 
 mod reader;
 #[cfg(test)]
+mod records;
+#[cfg(test)]
 mod tests;
 
 use alloc::borrow::ToOwned;
