@@ -12,10 +12,6 @@ use ring_abi::elfnote::*;
 /// Requirements that no PV domain meets.
 const UNMEETABLE: [&str; 3] = ["auto_translated_physmap", "supervisor_mode_kernel", "hvm_callback_vector"];
 
-/// Sections of a file that are looked at, and bytes of the older form: more than any kernel has.
-const MAX_SECTIONS: usize = 1024;
-const MAX_LEGACY_BYTES: usize = 4 << 10;
-
 /// Why a kernel's notes are of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoteError {
@@ -29,8 +25,10 @@ pub enum NoteError {
     Loader(String),
     /// The kernel requires a feature that PV domains do not have.
     Feature(String),
-    /// Its physical addresses do not begin at 0.
+    /// Its physical addresses do not begin at 0, and the note that says so was not looked for before they were used.
     PaddrOffset(u64),
+    /// The first instruction is not in the image.
+    Entry(u64),
 }
 
 impl fmt::Display for NoteError {
@@ -42,6 +40,7 @@ impl fmt::Display for NoteError {
             Self::Loader(loader) => write!(f, "it wants the loader `{loader}`, not `generic`"),
             Self::Feature(feature) => write!(f, "it requires `{feature}`, which PV domains do not have"),
             Self::PaddrOffset(offset) => write!(f, "its physical addresses begin at {offset:#x}, not at 0"),
+            Self::Entry(entry) => write!(f, "its entry, {entry:#x}, lies outside its image"),
         }
     }
 }
@@ -59,6 +58,8 @@ pub struct KernelNotes {
     pub init_p2m: Option<u64>,
     /// The ramdisk need not be mapped: its first pfn is enough.
     pub mod_start_pfn: bool,
+    /// What the segments' physical addresses have more than those that count from 0.
+    pub paddr_offset: u64,
 }
 
 /// Both forms, before they are checked.
@@ -100,40 +101,15 @@ impl KernelNotes {
         raw.check(entry).map(Some)
     }
 
-    /// Takes them out of the section `__xen_guest` of an ELF file; `None` if there is none.
+    /// Takes them out of the text of the section `__xen_guest`.
     ///
     /// # Errors
     /// See [`NoteError`].
-    pub fn from_legacy_section(file: &[u8], entry: u64) -> Result<Option<Self>, NoteError> {
-        let Some(bytes) = section(file, b"__xen_guest\0") else { return Ok(None) };
-        let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    pub fn from_text(text: &[u8], entry: u64) -> Result<Self, NoteError> {
+        let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
         let text = core::str::from_utf8(text).map_err(|_| NoteError::Malformed("__xen_guest"))?;
-        Raw::legacy(text)?.check(entry).map(Some)
+        Raw::legacy(text)?.check(entry)
     }
-}
-
-/// The section of an ELF file that is called `name`, which ends in a zero: its first [`MAX_LEGACY_BYTES`]. Names are
-/// compared and never searched for their end, and no more than [`MAX_SECTIONS`] are looked at.
-fn section<'a>(file: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    const SECTION_BYTES: usize = 64;
-    let number = |bytes: &[u8], at: usize, len: usize| {
-        let bytes = bytes.get(at..at + len)?;
-        usize::try_from(bytes.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte))).ok()
-    };
-    let (offset, size) = (number(file, 0x28, 8)?, number(file, 0x3a, 2)?);
-    let (count, names) = (number(file, 0x3c, 2)?, number(file, 0x3e, 2)?);
-    let header = |n: usize| file.get(offset.checked_add(n * SECTION_BYTES)?..)?.get(..SECTION_BYTES);
-    let place = |header: &[u8]| Some((number(header, 0x18, 8)?, number(header, 0x20, 8)?));
-    if size != SECTION_BYTES {
-        return None;
-    }
-    let (names, names_bytes) = place(header(names)?)?;
-    let names = file.get(names..)?.get(..names_bytes)?;
-    let found = (0..count.min(MAX_SECTIONS)).filter_map(header).find(|header| {
-        number(header, 0, 4).and_then(|at| names.get(at..)).is_some_and(|rest| rest.starts_with(name))
-    })?;
-    let (at, bytes) = place(found)?;
-    file.get(at..)?.get(..bytes).map(|bytes| &bytes[..bytes.len().min(MAX_LEGACY_BYTES)])
 }
 
 /// A note's name, type and value, and what follows it.
@@ -169,6 +145,17 @@ fn text(value: &[u8], what: &'static str) -> Result<String, NoteError> {
     core::str::from_utf8(text).map(ToOwned::to_owned).map_err(|_| NoteError::Malformed(what))
 }
 
+/// A number as C's `strtoull` reads it: `0x` before hexadecimal digits, `0` before octal ones.
+fn c_number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (&text[2..], 16),
+        [b'0', _, ..] => (&text[1..], 8),
+        _ => (text, 10),
+    };
+    let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
+}
+
 impl Raw {
     fn note(&mut self, kind: u32, value: &[u8]) -> Result<(), NoteError> {
         match kind {
@@ -192,36 +179,33 @@ impl Raw {
         let mut page = None;
         for word in text.split(',') {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
-            let hex = || {
-                let digits = value.trim_start_matches("0x");
-                u64::from_str_radix(digits, 16).map_err(|_| NoteError::Malformed("__xen_guest"))
-            };
+            let number = || c_number(value).ok_or(NoteError::Malformed("__xen_guest"));
             match key.trim() {
                 "XEN_VER" => raw.version = Some(value.to_owned()),
                 "LOADER" => raw.loader = Some(value.to_owned()),
                 "GUEST_OS" => raw.os = Some(value.to_owned()),
                 "FEATURES" => raw.features = Some(value.to_owned()),
-                "VIRT_BASE" => raw.virt_base = Some(hex()?),
-                "ELF_PADDR_OFFSET" => raw.paddr_offset = Some(hex()?),
-                "VIRT_ENTRY" => raw.entry = Some(hex()?),
-                "HYPERCALL_PAGE" => page = Some(hex()?),
+                "VIRT_BASE" => raw.virt_base = Some(number()?),
+                "ELF_PADDR_OFFSET" => raw.paddr_offset = Some(number()?),
+                "VIRT_ENTRY" => raw.entry = Some(number()?),
+                "HYPERCALL_PAGE" => page = Some(number()?),
                 _ => {}
             }
         }
-        let base = raw.virt_base.unwrap_or(0);
         // In this form physical addresses are virtual ones unless it says otherwise.
-        raw.paddr_offset = raw.paddr_offset.or(Some(base));
-        raw.hypercall_page = page.map(|page| base.wrapping_add(page << 12));
+        raw.paddr_offset = raw.paddr_offset.or(raw.virt_base);
+        raw.hypercall_page = page.map(|page| raw.virt_base.unwrap_or(0).wrapping_add(page << 12));
         Ok(raw)
     }
 
     fn check(self, entry: u64) -> Result<KernelNotes, NoteError> {
         match self.version {
-            Some(version) if version == "xen-3.0" => {}
+            // Builds for other word sizes have more behind this.
+            Some(version) if version.starts_with("xen-3.0") => {}
             other => return Err(NoteError::Version(other.unwrap_or_default())),
         }
-        let generic = self.loader.as_deref() == Some("generic") || self.os.as_deref() == Some("linux");
-        if !generic {
+        let says = |text: &Option<String>, want| text.as_deref().is_some_and(|text| text.starts_with(want));
+        if !says(&self.loader, "generic") && !says(&self.os, "linux") {
             return Err(NoteError::Loader(self.loader.unwrap_or_default()));
         }
         for feature in self.features.as_deref().unwrap_or_default().split('|') {
@@ -238,9 +222,8 @@ impl Raw {
         if self.init_p2m.is_some_and(|address| address & 0xfff != 0) {
             return Err(NoteError::Malformed("INIT_P2M"));
         }
-        match self.paddr_offset {
-            None | Some(0) => {}
-            Some(offset) => return Err(NoteError::PaddrOffset(offset)),
+        if self.paddr_offset.is_some() && self.virt_base.is_none() {
+            return Err(NoteError::Malformed("PADDR_OFFSET without VIRT_BASE"));
         }
         Ok(KernelNotes {
             virt_base,
@@ -248,6 +231,7 @@ impl Raw {
             hypercall_page: self.hypercall_page,
             init_p2m: self.init_p2m,
             mod_start_pfn: self.mod_start_pfn,
+            paddr_offset: self.paddr_offset.unwrap_or(0),
         })
     }
 }
@@ -293,6 +277,7 @@ pub(super) mod tests {
             hypercall_page: None,
             init_p2m: Some(0x80_0000_0000),
             mod_start_pfn: true,
+            paddr_offset: 0,
         };
         assert_eq!(notes, want);
     }
@@ -324,7 +309,10 @@ pub(super) mod tests {
             Err(NoteError::Version("xen-2.0".into()))
         );
         assert_eq!(with(note(XEN_ELFNOTE_LOADER, b"other")), Err(NoteError::Loader("other".into())));
-        assert_eq!(with(note(XEN_ELFNOTE_PADDR_OFFSET, &[1, 0, 0, 0])), Err(NoteError::PaddrOffset(1)));
+        let offset = note(XEN_ELFNOTE_PADDR_OFFSET, &[1, 0, 0, 0]);
+        assert!(matches!(with(offset.clone()), Err(NoteError::Malformed("PADDR_OFFSET without VIRT_BASE"))));
+        let based = [offset, note(XEN_ELFNOTE_VIRT_BASE, &[0])].concat();
+        assert_eq!(with(based).unwrap().unwrap().paddr_offset, 1);
         assert_eq!(with(note(XEN_ELFNOTE_VIRT_BASE, &[1, 0, 0])), Err(NoteError::Malformed("VIRT_BASE")));
         assert_eq!(with(note(XEN_ELFNOTE_VIRT_BASE, &[1])), Err(NoteError::Malformed("VIRT_BASE")));
         assert!(with(Vec::new()).is_ok());
@@ -332,38 +320,33 @@ pub(super) mod tests {
 
     #[test]
     fn the_older_form() {
+        let read = |text: &str| KernelNotes::from_text(text.as_bytes(), 0x123);
         let text = "GUEST_OS=Mini-OS,XEN_VER=xen-3.0,VIRT_BASE=0x0,HYPERCALL_PAGE=0x2,PAE=yes,LOADER=generic";
-        let notes = Raw::legacy(text).unwrap().check(0x123).unwrap();
+        let notes = read(text).unwrap();
         assert_eq!((notes.virt_base, notes.entry, notes.hypercall_page), (0, 0x123, Some(0x2000)));
-        assert!(Raw::legacy("VIRT_BASE=zz").is_err());
-        // In an ELF file: the header, the section's bytes, the names, and the headers of three sections.
-        let names = b"\0__xen_guest\0.shstrtab\0";
-        let (text_at, names_at) = (64, 64 + text.len());
-        let mut file = alloc::vec![0; 64];
-        file.extend(text.as_bytes());
-        file.extend(names);
-        let offset = file.len() as u64;
-        file[0x28..0x30].copy_from_slice(&offset.to_le_bytes());
-        for (at, half) in [(0x3a, 64u16), (0x3c, 3), (0x3e, 2)] {
-            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        assert_eq!(notes.paddr_offset, 0);
+        // What stands behind a zero is not of the text; physical addresses are virtual ones unless it says otherwise.
+        let high =
+            "XEN_VER=xen-3.0-x86_64,LOADER=generic,VIRT_BASE=0xffffffff80000000,HYPERCALL_PAGE=10\0,PAE=x";
+        let notes = read(high).unwrap();
+        assert_eq!(notes.hypercall_page, Some(0xffff_ffff_8000_a000));
+        assert_eq!((notes.virt_base, notes.paddr_offset), (0xffff_ffff_8000_0000, 0xffff_ffff_8000_0000));
+        let notes =
+            read("XEN_VER=xen-3.0,GUEST_OS=linux,VIRT_BASE=0x1000,ELF_PADDR_OFFSET=0x0,VIRT_ENTRY=010")
+                .unwrap();
+        assert_eq!((notes.virt_base, notes.paddr_offset, notes.entry), (0x1000, 0, 8));
+        for (bad, want) in [
+            ("VIRT_BASE=zz", NoteError::Malformed("__xen_guest")),
+            ("", NoteError::Version(String::new())),
+            ("XEN_VER=xen-3.0,GUEST_OS=Mini-OS", NoteError::Loader(String::new())),
+            (
+                "XEN_VER=xen-3.0,LOADER=generic,ELF_PADDR_OFFSET=0",
+                NoteError::Malformed("PADDR_OFFSET without VIRT_BASE"),
+            ),
+            ("XEN_VER=xen-3.0,LOADER=generic,VIRT_BASE=0x10", NoteError::Malformed("VIRT_BASE")),
+        ] {
+            assert_eq!(read(bad), Err(want), "{bad}");
         }
-        for (name, at, bytes) in [(0u32, 0, 0), (1, text_at, text.len()), (13, names_at, names.len())] {
-            let start = file.len();
-            file.resize(start + 64, 0);
-            file[start..start + 4].copy_from_slice(&name.to_le_bytes());
-            file[start + 0x18..start + 0x20].copy_from_slice(&(at as u64).to_le_bytes());
-            file[start + 0x20..start + 0x28].copy_from_slice(&(bytes as u64).to_le_bytes());
-        }
-        assert_eq!(KernelNotes::from_legacy_section(&file, 0x123), Ok(Some(notes)));
-        for end in 0..file.len() {
-            assert_eq!(KernelNotes::from_legacy_section(&file[..end], 0), Ok(None), "cut at {end}");
-        }
-        for at in (0x28..64).chain(offset as usize..file.len()) {
-            for byte in [0x7f, 0xff] {
-                let mut bad = file.clone();
-                bad[at] = byte;
-                let _ = KernelNotes::from_legacy_section(&bad, 0);
-            }
-        }
+        assert_eq!(KernelNotes::from_text(b"\xff", 0), Err(NoteError::Malformed("__xen_guest")));
     }
 }

@@ -7,6 +7,7 @@
 //! Sources: ELF-64 object file format; the Linux/x86 boot protocol (`setup_sects`, `payload_offset`);
 //! `xen/include/public/elfnote.h`.
 
+mod sections;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,8 @@ use elf::file::{Class, FileHeader, parse_ident};
 use elf::segment::ProgramHeader;
 
 use super::notes::{KernelNotes, NoteError};
-use super::payload::{Format, Limits, PayloadError, Stream, open};
+use super::payload::{Format, Limits, PayloadError, Stream};
+use sections::{Payload, Table};
 
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
@@ -149,25 +151,84 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
 /// # Errors
 /// See [`ImageError`]; the sink may have been written to.
 pub async fn load(file: &[u8], memory: u64, sink: &mut impl ImageSink) -> Result<Kernel, ImageError> {
-    let (payload, trailer) = locate(file)?;
-    let mut source = open(payload, trailer, Limits::for_memory(memory))?;
-    let kernel = load_from(&mut source, payload, sink).await;
+    let (bytes, trailer) = locate(file)?;
+    let file = Payload { bytes, trailer, limits: Limits::for_memory(memory) };
+    let mut source = file.open()?;
+    let loaded = load_from(&mut source, &file, sink).await;
     source.close().await;
-    kernel
+    let (headers, first, end, notes) = loaded?;
+    let notes = match (notes, headers.sections) {
+        (Some(notes), _) => notes,
+        // Its note segments have other notes than Xen's.
+        (None, Some(table)) => match file.section_notes(table, headers.entry).await? {
+            Some(notes) if notes.paddr_offset != 0 => {
+                return Err(NoteError::PaddrOffset(notes.paddr_offset).into());
+            }
+            notes => notes.ok_or(NoteError::Missing)?,
+        },
+        (None, None) => return Err(NoteError::Missing.into()),
+    };
+    let entry = notes.entry.wrapping_sub(notes.virt_base);
+    if !(first..=end).contains(&entry) {
+        return Err(NoteError::Entry(notes.entry).into());
+    }
+    Ok(Kernel { first, end, notes })
 }
 
-/// Loads the kernel that `source` gives; `payload` is the stream as the file has it.
+/// A kernel's headers.
+struct Headers {
+    /// The first instruction.
+    entry: u64,
+    segments: Vec<ProgramHeader>,
+    sections: Option<Table>,
+    /// What was taken from the segments' physical addresses: those of older kernels are their virtual ones.
+    offset: u64,
+}
+
+/// Makes the segments' physical addresses count from 0 where they do not. That must be known before the segments are loaded:
+/// so the notes of a kernel whose addresses are more than a domain has, and those of one without note segments, are looked
+/// for first.
+async fn place_segments(
+    headers: &mut Headers,
+    file: &Payload<'_>,
+) -> Result<Option<KernelNotes>, ImageError> {
+    let is_high = |segment: &ProgramHeader| segment.p_type == PT_LOAD && segment.p_paddr >= MAX_PADDR;
+    let high = headers.segments.iter().any(is_high);
+    let notes = match (headers.segments.iter().any(|segment| segment.p_type == PT_NOTE), headers.sections) {
+        (true, _) if !high => return Ok(None),
+        (true, _) => file.segment_notes(&headers.segments, headers.entry).await?,
+        _ => None,
+    };
+    let notes = match (notes, headers.sections) {
+        (None, Some(table)) => file.section_notes(table, headers.entry).await?,
+        (notes, _) => notes,
+    };
+    headers.offset = notes.as_ref().map_or(0, |notes| notes.paddr_offset);
+    for segment in headers.segments.iter_mut().filter(|segment| segment.p_type == PT_LOAD) {
+        segment.p_paddr = segment.p_paddr.wrapping_sub(headers.offset);
+    }
+    Ok(notes)
+}
+
+/// What was loaded: the headers, the first physical address and the end, and the notes unless they are to be looked for.
+type Loaded = (Headers, u64, u64, Option<KernelNotes>);
+
+/// Loads the kernel that `source` gives, which is `file` from its start.
 async fn load_from(
     source: &mut Stream<'_>,
-    payload: &[u8],
+    file: &Payload<'_>,
     sink: &mut impl ImageSink,
-) -> Result<Kernel, ImageError> {
+) -> Result<Loaded, ImageError> {
     let mut head = zeroed(HEAD_BYTES)?;
     let got = source.read_full(&mut head).await?;
     head.truncate(got);
-    let (entry, segments) = parse_headers(&head)?;
+    let mut headers = parse_headers(&head)?;
+    let notes = place_segments(&mut headers, file).await?;
+    for segment in &headers.segments {
+        check_segment(segment)?;
+    }
     let mut loads: Vec<&ProgramHeader> =
-        segments.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz != 0).collect();
+        headers.segments.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz != 0).collect();
     check_overlap(&mut loads)?;
     let first =
         loads.iter().map(|load| load.p_paddr).min().ok_or(ImageError::Malformed("it has nothing to load"))?;
@@ -175,17 +236,21 @@ async fn load_from(
     let (first, end) = (first & !0xfff, (last + 0xfff) & !0xfff);
     sink.begin(first, end).map_err(ImageError::Memory)?;
 
-    let notes = copy_segments(&head, source, &segments, sink).await?;
-    let mut parsed = KernelNotes::parse(&notes, entry)?;
-    if parsed.is_none() && payload.starts_with(b"\x7fELF") {
-        parsed = KernelNotes::from_legacy_section(payload, entry)?;
+    let bytes = copy_segments(&head, source, &headers.segments, sink).await?;
+    let notes = match notes {
+        Some(notes) => Some(notes),
+        None => KernelNotes::parse(&bytes, headers.entry)?,
+    };
+    match &notes {
+        Some(notes) if notes.paddr_offset != headers.offset => {
+            Err(NoteError::PaddrOffset(notes.paddr_offset).into())
+        }
+        _ => Ok((headers, first, end, notes)),
     }
-    let notes = parsed.ok_or(NoteError::Missing)?;
-    Ok(Kernel { first, end, notes })
 }
 
-/// The entry and the program headers, each checked by itself.
-fn parse_headers(head: &[u8]) -> Result<(u64, Vec<ProgramHeader>), ImageError> {
+/// What the head of the file says, not checked.
+fn parse_headers(head: &[u8]) -> Result<Headers, ImageError> {
     const IDENT_BYTES: usize = 16;
     const HEADER_BYTES: usize = 64;
     const SEGMENT_BYTES: usize = 56;
@@ -215,14 +280,12 @@ fn parse_headers(head: &[u8]) -> Result<(u64, Vec<ProgramHeader>), ImageError> {
         .ok_or(ImageError::Truncated { what: "the program headers" })?;
     let segments: Vec<ProgramHeader> =
         elf::segment::SegmentTable::new(LittleEndian, class, table).iter().collect();
-    for segment in &segments {
-        check_segment(segment)?;
-    }
     let notes = segments.iter().filter(|segment| segment.p_type == PT_NOTE).map(|note| note.p_filesz);
-    if notes.sum::<u64>() > MAX_NOTE_BYTES {
+    if notes.fold(0, u64::saturating_add) > MAX_NOTE_BYTES {
         return Err(ImageError::Malformed("its notes are larger than 64 KiB"));
     }
-    Ok((header.e_entry, segments))
+    let sections = Table::of(&header);
+    Ok(Headers { entry: header.e_entry, segments, sections, offset: 0 })
 }
 
 /// Refuses segments of which several put bytes into the same place: with many of them a small file would be copied over

@@ -5,7 +5,9 @@ use core::task::{Context, Poll, Waker};
 use proptest::prelude::*;
 use pvrt::executor::block_on_test;
 use pvrt::{Account, yield_now};
-use ring_abi::elfnote::{XEN_ELFNOTE_LOADER, XEN_ELFNOTE_XEN_VERSION};
+use ring_abi::elfnote::{
+    XEN_ELFNOTE_LOADER, XEN_ELFNOTE_PADDR_OFFSET, XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_XEN_VERSION,
+};
 
 const MEMORY: u64 = 1 << 20;
 /// Of a window.
@@ -258,4 +260,120 @@ proptest! {
         }
         let _ = run(&file);
     }
+}
+
+/// A kernel without note segments: `parts` are sections of that name and type behind the code.
+fn with_sections(paddr: u64, entry: u64, parts: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let code: Vec<u8> = (0..70_000u32).map(|n| (n % 251) as u8).collect();
+    let mut file = elf(&[(PT_LOAD, 0x200, paddr, 70_000, 70_000)], &code);
+    let mut names = b"\0.shstrtab\0".to_vec();
+    let mut headers = alloc::vec![[0; 64]];
+    let mut add = |file: &mut Vec<u8>, name: usize, kind: u32, bytes: &[u8]| {
+        let mut header = [0; 64];
+        header[..4].copy_from_slice(&(name as u32).to_le_bytes());
+        header[4..8].copy_from_slice(&kind.to_le_bytes());
+        header[0x18..0x20].copy_from_slice(&(file.len() as u64).to_le_bytes());
+        header[0x20..0x28].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        file.extend(bytes);
+        headers.push(header);
+    };
+    for (name, kind, bytes) in parts {
+        add(&mut file, names.len(), *kind, bytes);
+        names.extend(name.bytes().chain([0]));
+    }
+    add(&mut file, 1, 3, &names);
+    let at = file.len() as u64;
+    file[0x18..0x20].copy_from_slice(&entry.to_le_bytes());
+    file[0x28..0x30].copy_from_slice(&at.to_le_bytes());
+    for (at, half) in [(0x3a, 64u16), (0x3c, headers.len() as u16), (0x3e, headers.len() as u16 - 1)] {
+        file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+    }
+    file.extend(headers.concat());
+    file
+}
+
+fn packed(file: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(file, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+const TEXT: &[u8] = b"GUEST_OS=small,XEN_VER=xen-3.0,VIRT_BASE=0x0,HYPERCALL_PAGE=0x2,LOADER=generic\0";
+
+#[test]
+fn notes_in_sections_alone_are_found() {
+    let other = [4u32.to_le_bytes(), 0u32.to_le_bytes(), 3u32.to_le_bytes(), *b"GNU\0"].concat();
+    let both = with_sections(0, 0x20, &[("a", 7, &other), (".notes", 7, &notes()), ("__xen_guest", 1, TEXT)]);
+    let old = with_sections(0, 0x20, &[("__xen_guest", 1, TEXT)]);
+    for (file, page) in [(&both, None), (&old, Some(0x2000))] {
+        for file in [file.clone(), packed(file), bzimage(&packed(file))] {
+            let (kernel, memory) = run(&file);
+            let kernel = kernel.unwrap();
+            assert_eq!((kernel.notes.hypercall_page, kernel.notes.entry, kernel.first), (page, 0x20, 0));
+            assert!((0..70_000).all(|n| memory.bytes[n] == (n % 251) as u8));
+        }
+    }
+    // A note segment comes first, whatever the sections say.
+    let mut first = sample();
+    let at = first.len() as u64;
+    first[0x28..0x30].copy_from_slice(&at.to_le_bytes());
+    first.extend(&both[both.len() - 5 * 64..]);
+    check(run(&first).0, &run(&first).1);
+    assert_eq!(run(&with_sections(0, 0x20, &[("a", 7, &other)])).0, Err(NoteError::Missing.into()));
+}
+
+#[test]
+fn physical_addresses_that_are_virtual_ones_are_counted_from_0() {
+    const BASE: u64 = 0xffff_ffff_8000_0000;
+    let text = b"XEN_VER=xen-3.0,VIRT_BASE=0xffffffff80000000,LOADER=generic";
+    let file = with_sections(BASE + 0x1000, BASE + 0x1010, &[("__xen_guest", 1, text)]);
+    for file in [file.clone(), packed(&file)] {
+        let (kernel, memory) = run(&file);
+        let kernel = kernel.unwrap();
+        assert_eq!((kernel.first, kernel.end, kernel.notes.virt_base), (0x1000, 0x1_3000, BASE));
+        assert!((0..70_000).all(|n| memory.bytes[0x1000 + n] == (n % 251) as u8));
+    }
+    // By note segments too, which lie behind the head.
+    let word = |kind, value: u64| note(kind, &value.to_le_bytes());
+    let offset = [notes(), word(XEN_ELFNOTE_VIRT_BASE, BASE), word(XEN_ELFNOTE_PADDR_OFFSET, BASE)].concat();
+    let body = [alloc::vec![7; 80_000], offset.clone()].concat();
+    let place = |paddr| {
+        let segments =
+            [(PT_LOAD, 0x200, paddr, 80_000, 80_000), (PT_NOTE, 0x200 + 80_000, 0, offset.len() as u64, 0)];
+        let mut file = elf(&segments, &body);
+        file[0x18..0x20].copy_from_slice(&BASE.to_le_bytes());
+        file
+    };
+    for file in [place(BASE), packed(&place(BASE))] {
+        assert_eq!(run(&file).0.unwrap().first, 0);
+    }
+    assert_eq!(run(&place(0)).0, Err(NoteError::PaddrOffset(BASE).into()));
+}
+
+#[test]
+fn an_entry_outside_the_image_is_refused() {
+    let parts: [(&str, u32, &[u8]); 1] = [("__xen_guest", 1, TEXT)];
+    assert_eq!(run(&with_sections(0, 0x1_3000, &parts)).0, Err(NoteError::Entry(0x1_3000).into()));
+    assert!(run(&with_sections(0, 0x1_2000, &parts)).0.is_ok());
+    assert_eq!(run(&with_sections(0x1000, 0xfff, &parts)).0, Err(NoteError::Entry(0xfff).into()));
+}
+
+#[test]
+fn sections_that_lie_are_survived() {
+    let text = with_sections(0, 0x20, &[("__xen_guest", 1, TEXT)]);
+    let notes = with_sections(0, 0x20, &[(".notes", 7, &notes())]);
+    for file in [text, notes] {
+        let table = file.len() - 3 * 64;
+        for at in (0x28..0x40).chain(table..file.len()) {
+            for byte in [0, 0x7f, 0xff] {
+                let mut bad = file.clone();
+                bad[at] = byte;
+                let _ = run(&bad);
+            }
+        }
+        for cut in [table - 1, table, table + 1, file.len() - 1] {
+            let cut = run(&file[..cut]).0;
+            assert_eq!(cut, Err(ImageError::Truncated { what: "its sections" }));
+        }
+    }
+    let huge = with_sections(0, 0x20, &[(".notes", 7, &alloc::vec![0; 65 << 10])]);
+    assert_eq!(run(&huge).0, Err(ImageError::Malformed("its notes are larger than 64 KiB")));
 }
