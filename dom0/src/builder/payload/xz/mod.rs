@@ -5,8 +5,6 @@
 
 mod check;
 mod header;
-mod lzma;
-mod range;
 mod x86;
 
 use alloc::boxed::Box;
@@ -14,11 +12,10 @@ use alloc::vec::Vec;
 
 use check::Check;
 use header::Header;
-use lzma::{Lzma, LzmaError};
-use range::Range;
 use x86::X86;
 
 use super::gzip::CRC32;
+use super::lzma::{Lzma, LzmaError, Range, SYMBOL_WORK};
 use super::window::{NoMemory, Window};
 use super::{ByteSource, Format, Limits, PayloadError, STEP_WORK, Step, corrupt, filled, truncated};
 
@@ -26,10 +23,7 @@ const STREAM_HEADER_BYTES: usize = 12;
 const STREAM_FOOTER_BYTES: usize = 12;
 /// Blocks of a stream at most; the index names each. Kernels have one.
 const MAX_BLOCKS: usize = 64;
-/// About how many instructions a byte of output costs, at least: a symbol that gives one byte. A match of two bytes
-/// takes some forty bits.
-const SYMBOL_WORK: u64 = 500;
-/// And what resets the probabilities of literals, 12,288 at most, and the others.
+/// About how many instructions that takes which resets the probabilities of literals, 12,288 at most, and the others.
 const RESET_WORK: u64 = 20_000;
 /// Bytes decoded before they are filtered and given.
 const PIECE_BYTES: usize = 4 << 10;
@@ -246,7 +240,9 @@ impl<'a> Xz<'a> {
                 let len =
                     self.lzma.symbol(&mut range, &mut self.window, position, left).map_err(|error| {
                         match error {
-                            LzmaError::Corrupt => bad("a match refers to what is not there"),
+                            LzmaError::Corrupt | LzmaError::EndMark => {
+                                bad("a match refers to what is not there")
+                            }
                             LzmaError::NoMemory => PayloadError::NoMemory(Format::Xz),
                         }
                     })?;

@@ -2,14 +2,14 @@
 
 /// Probabilities are out of 2^11; each begins at a half.
 const PROBABILITY_BITS: u32 = 11;
-pub(super) const HALF: u16 = 1 << (PROBABILITY_BITS - 1);
+pub(in crate::builder::payload) const HALF: u16 = 1 << (PROBABILITY_BITS - 1);
 /// How fast they move.
 const MOVE_BITS: u16 = 5;
 const TOP: u32 = 1 << 24;
 
 /// A range decoder over the bytes of one chunk.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Range<'a> {
+pub(in crate::builder::payload) struct Range<'a> {
     bytes: &'a [u8],
     range: u32,
     code: u32,
@@ -19,19 +19,19 @@ pub(super) struct Range<'a> {
 
 impl<'a> Range<'a> {
     /// Begins with a chunk's bytes; `None`: there are too few.
-    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub(in crate::builder::payload) fn new(bytes: &'a [u8]) -> Option<Self> {
         let ([0, code @ ..], bytes) = bytes.split_first_chunk::<5>()? else { return None };
         Some(Self { bytes, range: u32::MAX, code: u32::from_be_bytes(*code), overrun: false })
     }
 
     /// Did it end where it should, all bytes read?
-    pub(super) fn is_finished(mut self) -> bool {
+    pub(in crate::builder::payload) fn is_finished(mut self) -> bool {
         self.normalize();
         self.bytes.is_empty() && self.code == 0 && !self.overrun
     }
 
     /// Was it asked for more than there is?
-    pub(super) fn is_overrun(&self) -> bool {
+    pub(in crate::builder::payload) fn is_overrun(&self) -> bool {
         self.overrun
     }
 
@@ -55,7 +55,7 @@ impl<'a> Range<'a> {
 
     /// One bit.
     #[inline]
-    pub(super) fn bit(&mut self, probability: &mut u16) -> bool {
+    pub(in crate::builder::payload) fn bit(&mut self, probability: &mut u16) -> bool {
         self.normalize();
         let bound = (self.range >> PROBABILITY_BITS) * u32::from(*probability);
         if self.code < bound {
@@ -72,7 +72,7 @@ impl<'a> Range<'a> {
 
     /// A number of `bits` bits, the highest first.
     #[inline]
-    pub(super) fn tree(&mut self, probabilities: &mut [u16], bits: u32) -> u32 {
+    pub(in crate::builder::payload) fn tree(&mut self, probabilities: &mut [u16], bits: u32) -> u32 {
         let mut symbol = 1;
         for _ in 0..bits {
             symbol = symbol << 1 | usize::from(self.bit(&mut probabilities[symbol]));
@@ -81,7 +81,7 @@ impl<'a> Range<'a> {
     }
 
     /// A number of `bits` bits, the lowest first.
-    pub(super) fn reverse_tree(&mut self, probabilities: &mut [u16], bits: u32) -> u32 {
+    pub(in crate::builder::payload) fn reverse_tree(&mut self, probabilities: &mut [u16], bits: u32) -> u32 {
         let (mut symbol, mut value) = (1, 0);
         for n in 0..bits {
             let bit = self.bit(&mut probabilities[symbol]);
@@ -92,7 +92,7 @@ impl<'a> Range<'a> {
     }
 
     /// A number of `bits` bits that are as often one as zero.
-    pub(super) fn direct(&mut self, bits: u32) -> u32 {
+    pub(in crate::builder::payload) fn direct(&mut self, bits: u32) -> u32 {
         let mut value = 0;
         for _ in 0..bits {
             self.normalize();

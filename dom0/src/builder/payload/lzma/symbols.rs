@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::super::window::{NoMemory, Window};
 use super::range::{HALF, Range};
+use crate::builder::payload::window::{NoMemory, Window};
 
 const STATES: usize = 12;
 /// From this state on the last symbol was a match.
@@ -22,11 +22,13 @@ const END_MODEL: u32 = 14;
 const MODEL_PROBABILITIES: usize = 128;
 
 /// Why a symbol is none.
-pub(super) enum LzmaError {
+pub(in crate::builder::payload) enum LzmaError {
     /// A symbol refers to what is not there, or gives more than the chunk has.
     Corrupt,
     /// There is no memory for it.
     NoMemory,
+    /// It is the mark that ends a stream of unknown length.
+    EndMark,
 }
 
 impl From<NoMemory> for LzmaError {
@@ -93,7 +95,7 @@ impl Probabilities {
 }
 
 /// The state of a decoder.
-pub(super) struct Lzma {
+pub(in crate::builder::payload) struct Lzma {
     probabilities: Probabilities,
     literals: Vec<u16>,
     state: usize,
@@ -106,7 +108,7 @@ pub(super) struct Lzma {
 
 impl Lzma {
     /// A decoder that has no properties yet.
-    pub(super) fn new() -> Result<Self, NoMemory> {
+    pub(in crate::builder::payload) fn new() -> Result<Self, NoMemory> {
         let mut literals = Vec::new();
         literals.try_reserve_exact(LITERAL_PROBABILITIES << MAX_CONTEXT_BITS).map_err(|_| NoMemory)?;
         Ok(Self {
@@ -121,7 +123,7 @@ impl Lzma {
     }
 
     /// Takes properties from their byte; false: they are none.
-    pub(super) fn set_properties(&mut self, byte: u8) -> bool {
+    pub(in crate::builder::payload) fn set_properties(&mut self, byte: u8) -> bool {
         let (context, rest) = (u32::from(byte % 9), byte / 9);
         let (literal_position, position) = (u32::from(rest % 5), u32::from(rest / 5));
         if position > 4 || context + literal_position > MAX_CONTEXT_BITS {
@@ -136,7 +138,7 @@ impl Lzma {
     }
 
     /// Begins anew.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::builder::payload) fn reset(&mut self) {
         self.probabilities.clone_from(&Probabilities::START);
         self.literals.fill(HALF);
         self.state = 0;
@@ -144,7 +146,7 @@ impl Lzma {
     }
 
     /// Decodes a symbol at `position`, of which at most `left` bytes may come; how many came.
-    pub(super) fn symbol(
+    pub(in crate::builder::payload) fn symbol(
         &mut self,
         range: &mut Range<'_>,
         window: &mut Window,
@@ -180,6 +182,9 @@ impl Lzma {
             self.state = if after_match { 10 } else { 7 };
             let len = p.match_lengths.decode(range, at);
             self.distances = [Self::distance(p, range, len), first, second, third];
+            if self.distances[0] == u32::MAX {
+                return Err(LzmaError::EndMark);
+            }
             len
         };
         self.copy(window, position, len, left)
