@@ -6,10 +6,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bad_input;
 mod bochs;
+mod configs;
 mod conformance;
 mod console;
 mod domains;
 mod hostile;
+mod kernels;
 mod linux;
 mod linux_blkfront;
 mod linux_disk;
@@ -58,6 +60,8 @@ fn main() {
         console::cases(),
         domains::cases(),
         bad_input::cases(),
+        configs::cases(),
+        kernels::cases(),
         bochs::cases(),
         shell::cases(),
         polls::cases(),
