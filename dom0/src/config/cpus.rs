@@ -56,7 +56,7 @@ pub enum CpuSet {
 
 impl CpuSet {
     /// Reads `all`, or numbers and ranges with commas between, `^` before what is to be left out:
-    /// `0-3,5,^1`. After `all`, what is left out counts down from every CPU there can be.
+    /// `0-3,5,^1`; `node:0` is all CPUs of a node, of which there is one. After `all`, what is left out counts down from every CPU there can be.
     ///
     /// # Errors
     /// What is wrong with it, in words.
@@ -71,8 +71,11 @@ impl CpuSet {
                 Some(range) => (true, range),
                 None => (false, part),
             };
-            let (first, last) = match range {
+            let node = range.strip_prefix("node:").or_else(|| range.strip_prefix("nodes:"));
+            let (first, last) = match node.unwrap_or(range) {
                 "all" => (0, CPU_MAX - 1),
+                "0" | "0-0" if node.is_some() => (0, CPU_MAX - 1),
+                _ if node.is_some() => return Err(format!("`{range}`: there is one node, 0")),
                 _ => match range.split_once('-') {
                     Some((first, last)) => (cpu(first)?, cpu(last)?),
                     None => (cpu(range)?, cpu(range)?),
@@ -115,6 +118,8 @@ mod tests {
         assert_eq!(set("all,^0-254"), [255]);
         assert_eq!(set("62-65,127-129,^128"), [62, 63, 64, 65, 127, 129]);
         assert_eq!(set("0-255").len(), 256);
+        assert_eq!(set("node:0,^1-255"), [0]);
+        assert_eq!(set("2,nodes:0-0,^node:all,7"), [7]);
         for bad in [
             "",
             "x",
@@ -129,6 +134,11 @@ mod tests {
             "-1",
             "+1",
             "0,,1",
+            "node:1",
+            "nodes:0-1",
+            "node:",
+            "node:x",
+            "^node:0",
         ] {
             assert!(CpuSet::parse(bad).is_err(), "{bad}");
         }
