@@ -54,6 +54,7 @@ const DEVICE: &str = "there is no such virtual device";
 const SCHED: &str = "the scheduler has weights and caps alone";
 const NUMA: &str = "the machine's memory is one node";
 const LABEL: &str = "there are no security labels";
+const COLO: &str = "no domain is copied to a second machine";
 const XM: &str = "of an older tool";
 
 /// All of them, in the order of their names.
@@ -226,17 +227,112 @@ pub const KEYS: &[Key] = &[
     ignored("xend_suspend_evtchn_compat", "no domain is saved"),
 ];
 
+/// The words of an entry of `disk`, in the order of their names: parameters that have a value, and flags.
+pub const DISK_WORDS: &[Key] = &[
+    done("access", "`rw`, `w`, `ro` or `r`"),
+    ignored("active-disk", COLO),
+    done("backend", "a domain that serves the disk"),
+    done(
+        "backendtype",
+        "`phy`, or `tap` and `qdisk`, which are one; not `standalone`, which has no `xen` disks",
+    ),
+    done("cdrom", "an empty drive too"),
+    refused("colo", COLO),
+    ignored("colo-export", COLO),
+    ignored("colo-host", COLO),
+    ignored("colo-port", COLO),
+    done("devtype", "`disk` or `cdrom`"),
+    done("direct-io-safe", "nothing is kept in a cache"),
+    done("discard", ""),
+    done("format", "`raw`, or `empty` of a CD drive; other images are not read"),
+    ignored("hidden-disk", COLO),
+    done("no-colo", ""),
+    done("no-discard", ""),
+    refused("script", "dom0 runs no scripts"),
+    done("specification", "`xen` alone"),
+    done("target", "takes the rest of the entry"),
+    done("trusted", ""),
+    done("untrusted", "the frontend is told so"),
+    done("vdev", "`xvd`, `sd`, `hd` and `d` names, and numbers"),
+];
+
+/// The words of an entry of `vif`, likewise. What is done is read and checked: there is no network backend yet.
+pub const VIF_WORDS: &[Key] = &[
+    ignored("accel", "there is no such thing any more"),
+    done("backend", ""),
+    done("bridge", ""),
+    ignored("colo_checkpoint_host", COLO),
+    done("devid", ""),
+    ignored("forwarddev", COLO),
+    done("gatewaydev", ""),
+    done("ip", ""),
+    done("mac", "one station's"),
+    ignored("model", HVM),
+    done("mtu", "68 to 65535"),
+    done("netdev", "the older name of `gatewaydev`"),
+    done("rate", "bits or bytes in a second, and the interval"),
+    done("script", ""),
+    done("trusted", ""),
+    done("type", "`vif`: a PV guest has no emulated hardware"),
+    done("untrusted", ""),
+    done("vifname", ""),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{DiskConfig, VifConfig};
 
     #[test]
     fn the_table_is_in_order_and_gives_reasons() {
-        assert!(KEYS.is_sorted_by(|one, other| one.name < other.name));
+        for table in [KEYS, DISK_WORDS, VIF_WORDS] {
+            assert!(table.is_sorted_by(|one, other| one.name < other.name));
+        }
         for key in KEYS {
             assert_eq!(find(key.name), Some(key));
             assert!(key.fate == Fate::Done || !key.why.is_empty(), "{}", key.name);
         }
         assert_eq!(find("memroy"), None);
+    }
+
+    /// A word with a value that may be its own; flags have none.
+    fn sample(name: &str) -> String {
+        let value = match name {
+            "access" | "cdrom" | "colo" | "discard" | "no-colo" | "no-discard" | "direct-io-safe"
+            | "trusted" | "untrusted" => return name.replace("access", "access=w"),
+            "backendtype" => "phy",
+            "colo-port" | "devid" => "9",
+            "devtype" => "disk",
+            "format" => "raw",
+            "mac" => "00:16:3e:00:00:01",
+            "mtu" => "1500",
+            "rate" => "1MB/s",
+            "specification" => "xen",
+            "type" => "vif",
+            "vdev" => "xvda",
+            _ => "x",
+        };
+        format!("{name}={value}")
+    }
+
+    #[test]
+    fn words_of_disks_and_networks_are_read_as_the_tables_say() {
+        for key in DISK_WORDS {
+            let rest = match key.name {
+                "target" => "vdev=xvda",
+                "vdev" => "/a",
+                _ => "vdev=xvda,/a",
+            };
+            let text = format!("{rest},{}", sample(key.name));
+            let read = DiskConfig::parse(&text);
+            assert_eq!(read.is_ok(), key.fate != Fate::Refused, "{text}: {read:?}");
+        }
+        assert!(DiskConfig::parse("vdev=xvda,/a,colour=x").is_err());
+        for key in VIF_WORDS {
+            let (_, notes) = VifConfig::parse(&sample(key.name)).unwrap();
+            let said = format!("`{}`: {}, ignored", sample(key.name), key.why);
+            let want = if key.fate == Fate::Ignored { Vec::from([said]) } else { Vec::new() };
+            assert_eq!(notes, want);
+        }
     }
 }
