@@ -277,17 +277,17 @@ fn code(input: &mut Input<'_>, count: usize, radix: u32) -> Parsed<u8> {
     code.ok_or(Expected { at, what })
 }
 
-/// A word's one statement with a bare value, which is a number if it can be read as one; `None` where quotes or brackets say
-/// that the word is meant as in a file. Quotes around the elements of a list may have been lost on the way.
+/// A word's one statement with a bare value; `None` where quotes or brackets say that the word is meant as in a file. Quotes
+/// around the elements of a list may have been lost on the way.
 fn bare(text: &[u8], room: usize) -> Parsed<Option<(Statement, usize)>> {
     let input = &mut input(text, room);
     skip(input, b"\n;")?;
     let statement = statement(input, bare_value)?;
-    let list = match &statement.value.kind {
+    let as_in_a_file = match &statement.value.kind {
         RawKind::Text(text) => matches!(text.first(), Some(b'"' | b'\'' | b'[')),
         _ => false,
     };
-    Ok((!list).then_some((statement, input.state)))
+    Ok((!as_in_a_file).then_some((statement, input.state)))
 }
 
 /// What is left of a word.
