@@ -189,6 +189,16 @@ pub fn set_share(dom: DomId, scheduler: u32, weight: u16, cap: u16) -> Result<()
     plain(XEN_DOMCTL_SCHEDULER_OP, dom, &payload).map(|_| ())
 }
 
+/// A domain's weight and cap, as [`set_share`] sets them.
+///
+/// # Errors
+/// As [`set_share`].
+pub fn share(dom: DomId, scheduler: u32) -> Result<(u16, u16)> {
+    let payload = XenDomctlSchedulerOp { sched_id: scheduler, cmd: XEN_DOMCTL_SCHEDOP_GETINFO, u: [0; 2] };
+    let got: XenDomctlSchedulerOp = plain(XEN_DOMCTL_SCHEDULER_OP, dom, &payload)?.payload();
+    Ok((got.u[0] as u16, (got.u[0] >> 16) as u16))
+}
+
 /// Fills a frame of `dom` with the hypercall page.
 ///
 /// # Errors
