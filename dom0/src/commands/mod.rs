@@ -12,10 +12,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod xl;
-mod xl_block;
-mod xl_control;
-mod xl_info;
-mod xl_top;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -138,7 +134,7 @@ impl Shell {
             match command.text.as_str() {
                 "xl" => self.xl(&texts).await,
                 "wait" => self.wait(&texts).await,
-                "help" | "?" => help::run(&texts),
+                "help" | "?" => help::run(&texts).await,
                 "ls" => self.ls(&texts).await,
                 "cat" => self.cat(&texts).await,
                 "accounts" => self.accounts(&texts).await,
@@ -192,7 +188,7 @@ impl Shell {
             return help::COMMANDS.iter().map(|command| command.0.into()).collect();
         }
         if before[..start].trim() == "xl" {
-            return help::XL.iter().map(|command| command.0.into()).collect();
+            return xl::table::all().map(|command| command.name.into()).collect();
         }
         let files = self.bundle.files().iter().map(|file| format!("/boot/{}", file.name));
         // A name with control characters would go to the terminal with the line.

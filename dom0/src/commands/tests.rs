@@ -15,13 +15,13 @@ fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
 }
 
 /// The outcome of a line, and what it printed.
-fn run(line: &str) -> (Outcome, String) {
+pub(super) fn run(line: &str) -> (Outcome, String) {
     take_console_output();
     let outcome = block_on_test(async { shell().run_line(line).await });
     (outcome, String::from_utf8(take_console_output()).unwrap())
 }
 
-fn failure(line: &str) -> String {
+pub(super) fn failure(line: &str) -> String {
     run(line).0.expect_err(line)
 }
 

@@ -9,7 +9,7 @@ use ring_abi::errno::Errno;
 
 use super::{Domain, Toolstack, nodes, uuid};
 use crate::builder::SLACK_KIB;
-use crate::config::check_name;
+use crate::config::{DomainConfig, check_name};
 use crate::xenstore::XsError;
 
 /// How long a domain may take to acknowledge a request: as long as with Xen's `xl`.
@@ -71,6 +71,17 @@ impl Toolstack {
         }
         domctl::max_mem(domain.id, kib + SLACK_KIB).map_err(refused(domain))?;
         nodes::write_memory(&self.0.store, domain.id, "target", kib).map_err(store(domain))
+    }
+
+    /// Gives `read` a domain's configuration as the domain is now: with its name, its memory and its vCPUs.
+    pub fn now<T>(&self, domain: &Domain, read: impl FnOnce(&DomainConfig) -> T) -> T {
+        let mut config = (*domain.config).clone();
+        config.name.clone_from(&domain.name);
+        if let Ok((target_kib, max_kib)) = nodes::memory(&self.0.store, domain.id) {
+            (config.memory_mib, config.maxmem_mib) = (target_kib >> 10, max_kib >> 10);
+        }
+        config.vcpus = nodes::vcpus(&self.0.store, domain.id, config.maxvcpus);
+        read(&config)
     }
 
     /// Sets the most memory that a domain may be given.

@@ -36,6 +36,7 @@ pub use create::CreateError;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
 pub use disks::{AttachedDisk, DiskError};
+pub use uuid::text as uuid_text;
 
 /// Reads a domain's number: digits alone, since `+1` may be a name.
 pub fn domain_number(text: &str) -> Option<DomId> {
@@ -187,6 +188,17 @@ impl Toolstack {
         named.or_else(numbered).cloned().ok_or_else(|| format!("{text}: no such domain"))
     }
 
+    /// The number of a domain that is called so or numbered so, dom0 included.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn number(&self, text: &str) -> Result<DomId, String> {
+        match text {
+            "0" | nodes::OWN_NAME => Ok(DomId::DOM0),
+            _ => self.find(text).map(|domain| domain.id),
+        }
+    }
+
     /// What domain `id` is called.
     pub fn name(&self, id: DomId) -> String {
         match self.domain(id) {
@@ -210,7 +222,7 @@ impl Toolstack {
     }
 
     /// Whether it is there: running, ending, or kept. Its number alone may be another's by now.
-    fn is_there(&self, domain: &Domain) -> bool {
+    pub fn is_there(&self, domain: &Domain) -> bool {
         self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate))
     }
 

@@ -30,7 +30,7 @@ fn mix(mut x: u64) -> u64 {
 }
 
 /// `8-4-4-4-12` hexadecimal digits.
-pub(super) fn text(uuid: &[u8; 16]) -> String {
+pub fn text(uuid: &[u8; 16]) -> String {
     let mut text = String::new();
     for (index, byte) in uuid.iter().enumerate() {
         if matches!(index, 4 | 6 | 8 | 10) {

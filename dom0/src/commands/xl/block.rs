@@ -5,32 +5,29 @@ use alloc::string::{String, ToString};
 
 use pvrt::executor::{spawn_join, yield_now};
 
-use super::{Outcome, Shell};
+use super::Line;
+use crate::commands::{Outcome, Shell};
 use crate::config::{DiskConfig, vdev_number};
 use crate::shell::print::Printer;
 use crate::toolstack::AttachedDisk;
 
 impl Shell {
     /// `xl block-attach DOMAIN DISK...`: the words are one disk, as in `disk=[...]`.
-    pub(super) async fn xl_block_attach(&self, arguments: &[&str]) -> Outcome {
-        let [name, words @ ..] = arguments else { return Err(ATTACH.into()) };
-        if words.is_empty() {
-            return Err(ATTACH.into());
-        }
+    pub(super) async fn xl_block_attach(&self, line: &Line<'_>) -> Outcome {
+        let [name, words @ ..] = &line.operands[..] else { return Err(line.command.usage()) };
         let domain = self.toolstack.find(name)?;
         let disk = DiskConfig::parse(&words.join(","))?;
+        if line.dry_run {
+            return super::json::print(&super::json::disk(&disk)).await;
+        }
         let toolstack = self.toolstack.clone();
         let attached = spawn_join(async move { toolstack.attach_disk(&domain, disk).await }).await;
         attached.map_err(|_| "xl block-attach: given up")?.map_err(|error| error.to_string())
     }
 
     /// `xl block-detach DOMAIN DEVICE [--force]`.
-    pub(super) async fn xl_block_detach(&self, arguments: &[&str]) -> Outcome {
-        let (name, device, force) = match *arguments {
-            [name, device] if !device.starts_with('-') => (name, device, false),
-            [name, device, "--force" | "-f"] | ["--force" | "-f", name, device] => (name, device, true),
-            _ => return Err("usage: xl block-detach DOMAIN DEVICE [--force]".into()),
-        };
+    pub(super) async fn xl_block_detach(&self, line: &Line<'_>) -> Outcome {
+        let ((name, device), force) = (line.two()?, line.has("f"));
         let domain = self.toolstack.find(name)?;
         let devid = vdev_number(device).ok_or_else(|| format!("`{device}`: no disk's name or number"))?;
         let toolstack = self.toolstack.clone();
@@ -39,13 +36,10 @@ impl Shell {
     }
 
     /// `xl block-list DOMAIN...`.
-    pub(super) async fn xl_block_list(&self, arguments: &[&str]) -> Outcome {
-        if arguments.is_empty() {
-            return Err("usage: xl block-list DOMAIN...".into());
-        }
+    pub(super) async fn xl_block_list(&self, list: &Line<'_>) -> Outcome {
         let mut printer = Printer::default();
         printer.line(HEADER).await;
-        for name in arguments {
+        for name in &list.operands {
             yield_now().await;
             for disk in self.toolstack.attached_disks(&self.toolstack.find(name)?) {
                 printer.line(&line(&disk)).await;
@@ -55,8 +49,6 @@ impl Shell {
         Ok(())
     }
 }
-
-const ATTACH: &str = "usage: xl block-attach DOMAIN TARGET,VDEV,w (as in disk=[...])";
 
 const HEADER: &str = "Vdev  BE  handle state evt-ch ring-ref BE-path";
 

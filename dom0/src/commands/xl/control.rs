@@ -8,7 +8,8 @@ use pvrt::executor::join_all;
 use pvrt::{println, yield_now};
 use ring_abi::domctl::*;
 
-use super::{Outcome, Shell};
+use super::Line;
+use crate::commands::{Outcome, Shell};
 use crate::toolstack::{Domain, End};
 
 /// What `xl trigger` can send. ABI: `XEN_DOMCTL_SENDTRIGGER_*`, `xen/include/public/domctl.h`.
@@ -30,13 +31,6 @@ pub(super) enum Request {
 }
 
 impl Request {
-    fn command(self) -> &'static str {
-        match self {
-            Self::Shutdown => "shutdown",
-            Self::Reboot => "reboot",
-        }
-    }
-
     /// What the domain reads.
     fn reason(self) -> &'static str {
         match self {
@@ -54,24 +48,14 @@ impl Request {
 }
 
 impl Shell {
-    /// `xl shutdown|reboot [-w] [-F] DOMAIN|-a`: returns when the domain has acknowledged it, as Xen's does; with `-w`
-    /// when it has ended.
-    pub(super) async fn xl_request(&self, arguments: &[&str], request: Request) -> Outcome {
-        let usage = || format!("usage: xl {} [-w] [-F] DOMAIN|-a", request.command());
-        let (mut wait, mut all) = (false, false);
-        let mut domains = Vec::new();
-        for &word in arguments {
-            match word {
-                "-w" | "--wait" => wait = true,
-                "-a" | "--all" => all = true,
-                // The power button instead, for a domain without PV drivers: a PV guest always has what reads the node.
-                "-F" => {}
-                _ if word.starts_with('-') => return Err(usage()),
-                _ => domains.push(self.toolstack.find(word)?),
-            }
-        }
+    /// `xl shutdown|reboot [-w] [-F] DOMAIN...|-a`: returns when the domain has acknowledged it, as Xen's does; with `-w`
+    /// when it has ended, with `-ww` when it is gone.
+    pub(super) async fn xl_request(&self, line: &Line<'_>, request: Request) -> Outcome {
+        let (waits, all) = (line.count("w"), line.has("a"));
+        let find = |name: &&str| self.toolstack.find(name);
+        let mut domains = line.operands.iter().map(find).collect::<Result<Vec<Domain>, String>>()?;
         if all != domains.is_empty() {
-            return Err(usage());
+            return Err(line.command.usage());
         }
         if all {
             domains = self.toolstack.domains();
@@ -97,10 +81,14 @@ impl Shell {
                 Err(error) => failed.push(error),
             }
         }
-        if wait {
+        if waits > 0 {
             println!("Waiting for {} domains", following.len());
             for domain in following {
                 self.toolstack.wait_until(|_| domain.fate.lock().over).await;
+                if waits > 1 {
+                    // What is kept dead is gone when somebody destroys it.
+                    self.toolstack.wait_until(|all| !all.is_there(domain)).await;
+                }
                 println!("{}", ended(domain));
             }
         }
@@ -108,8 +96,8 @@ impl Shell {
     }
 
     /// `xl sysrq DOMAIN KEY`.
-    pub(super) fn xl_sysrq(&self, arguments: &[&str]) -> Outcome {
-        let [name, key] = arguments else { return Err("usage: xl sysrq DOMAIN KEY".into()) };
+    pub(super) fn xl_sysrq(&self, line: &Line<'_>) -> Outcome {
+        let (name, key) = line.two()?;
         let domain = self.toolstack.find(name)?;
         let mut characters = key.chars();
         match (characters.next(), characters.next()) {
@@ -119,11 +107,11 @@ impl Shell {
     }
 
     /// `xl trigger DOMAIN TRIGGER [VCPU]`.
-    pub(super) fn xl_trigger(&self, arguments: &[&str]) -> Outcome {
-        let (name, trigger, vcpu) = match *arguments {
+    pub(super) fn xl_trigger(&self, line: &Line<'_>) -> Outcome {
+        let (name, trigger, vcpu) = match line.operands[..] {
             [name, trigger] => (name, trigger, "0"),
             [name, trigger, vcpu] => (name, trigger, vcpu),
-            _ => return Err("usage: xl trigger DOMAIN nmi|reset|init|power|sleep [VCPU]".into()),
+            _ => return Err(line.command.usage()),
         };
         let domain = self.toolstack.find(name)?;
         let known = TRIGGERS.iter().find(|known| known.0 == trigger);
@@ -133,40 +121,35 @@ impl Shell {
     }
 
     /// `xl mem-set DOMAIN SIZE`.
-    pub(super) fn xl_mem_set(&self, arguments: &[&str]) -> Outcome {
-        let (domain, kib) = self.domain_and_size(arguments, "mem-set")?;
+    pub(super) fn xl_mem_set(&self, line: &Line<'_>) -> Outcome {
+        let (domain, kib) = self.domain_and_size(line)?;
         self.toolstack.set_memory(&domain, kib)
     }
 
     /// `xl mem-max DOMAIN SIZE`.
-    pub(super) fn xl_mem_max(&self, arguments: &[&str]) -> Outcome {
-        let (domain, kib) = self.domain_and_size(arguments, "mem-max")?;
+    pub(super) fn xl_mem_max(&self, line: &Line<'_>) -> Outcome {
+        let (domain, kib) = self.domain_and_size(line)?;
         self.toolstack.set_max_memory(&domain, kib)
     }
 
-    fn domain_and_size(&self, arguments: &[&str], command: &str) -> Result<(Domain, u64), String> {
-        let [name, size] = arguments else {
-            return Err(format!("usage: xl {command} DOMAIN MIB (or with b, k, m, g, t behind it)"));
-        };
+    fn domain_and_size(&self, line: &Line<'_>) -> Result<(Domain, u64), String> {
+        let (name, size) = line.two()?;
         let domain = self.toolstack.find(name)?;
         let kib = size_kib(size).ok_or_else(|| format!("invalid memory size: {size}"))?;
         Ok((domain, kib))
     }
 
     /// `xl vcpu-set [-i] DOMAIN COUNT`.
-    pub(super) async fn xl_vcpu_set(&self, arguments: &[&str]) -> Outcome {
-        let (name, count) = match *arguments {
-            ["-i" | "--ignore-host", name, count] | [name, count] => (name, count),
-            _ => return Err("usage: xl vcpu-set [-i] DOMAIN COUNT".into()),
-        };
+    pub(super) async fn xl_vcpu_set(&self, line: &Line<'_>) -> Outcome {
+        let (name, count) = line.two()?;
         let domain = self.toolstack.find(name)?;
         let count = count.parse().map_err(|_| format!("`{count}`: no number of vCPUs"))?;
         self.toolstack.set_vcpus(&domain, count).await
     }
 
     /// `xl rename DOMAIN NAME`.
-    pub(super) fn xl_rename(&self, arguments: &[&str]) -> Outcome {
-        let [name, new] = arguments else { return Err("usage: xl rename DOMAIN NAME".into()) };
+    pub(super) fn xl_rename(&self, line: &Line<'_>) -> Outcome {
+        let (name, new) = line.two()?;
         self.toolstack.rename(&self.toolstack.find(name)?, new)
     }
 }

@@ -10,9 +10,10 @@ use ring_abi::domctl::*;
 use ring_abi::sched::SHUTDOWN_CRASH;
 use ring_abi::types::DomId;
 
-use super::machine::nanoseconds;
-use super::xl_info::{domain_list, seconds};
-use super::{Outcome, Shell};
+use super::Line;
+use super::list::{domain_list, seconds};
+use crate::commands::machine::nanoseconds;
+use crate::commands::{Outcome, Shell};
 use crate::shell::print::Printer;
 
 /// KiB of a page.
@@ -24,18 +25,13 @@ const DELAY_NS: u64 = 3_000_000_000;
 
 impl Shell {
     /// `xl top [-d SECONDS] [-i ROUNDS]`: without rounds, until `^C`.
-    pub(super) async fn xl_top(&self, arguments: &[&str]) -> Outcome {
-        let (mut delay_ns, mut rounds) = (DELAY_NS, u64::MAX);
-        let mut words = arguments.iter();
-        while let Some(option) = words.next() {
-            let value = words.next();
-            let number = |read: fn(&str) -> Option<u64>| value.and_then(|text| read(text));
-            match *option {
-                "-d" => delay_ns = number(nanoseconds).ok_or("usage: xl top -d SECONDS")?,
-                "-i" => rounds = number(|text| text.parse().ok()).ok_or("usage: xl top -i ROUNDS")?,
-                other => return Err(format!("xl top: `{other}`: no such option")),
-            }
-        }
+    pub(super) async fn xl_top(&self, line: &Line<'_>) -> Outcome {
+        let read = |name: &str, usual: u64, read: fn(&str) -> Option<u64>| {
+            let Some(text) = line.value(name) else { return Ok(usual) };
+            read(text).ok_or_else(|| line.wrong(&format!("-{name}: `{text}` is no number")))
+        };
+        let delay_ns = read("d", DELAY_NS, nanoseconds)?;
+        let rounds = read("i", u64::MAX, |text| text.parse().ok())?;
         if delay_ns < SHORTEST_NS {
             return Err("xl top: -d: at least 0.1 seconds".into());
         }
@@ -69,7 +65,7 @@ impl Shell {
                         }
                         _ => ("no limit".into(), "n/a".into()),
                     };
-                    let line = format!(
+                    let text = format!(
                         "{:>10} {:<6} {:>10} {:>6} {:>10} {:>6} {max_kib:>10} {max_share:>9} {:>5}",
                         self.toolstack.name(DomId::new(info.domain)),
                         state(info),
@@ -79,7 +75,7 @@ impl Shell {
                         tenths(info.tot_pages, machine.total_pages),
                         info.nr_online_vcpus,
                     );
-                    printer.line(&line).await;
+                    printer.line(&text).await;
                 }
                 printer.end().await;
             }

@@ -1,0 +1,80 @@
+//! `xl vcpu-pin`.
+
+use alloc::format;
+use alloc::string::String;
+
+use pvrt::hypercall::{domctl, sysctl};
+use pvrt::{println, yield_now};
+use ring_abi::types::DomId;
+
+use super::Line;
+use super::list::cpu_ranges;
+use crate::commands::{Outcome, Shell};
+use crate::config::{CPU_MAX, CpuSet};
+
+/// As bytes: all CPUs.
+const ALL: [u8; CPU_MAX as usize / 8] = [0xff; CPU_MAX as usize / 8];
+
+impl Shell {
+    /// `xl vcpu-pin DOMAIN VCPU|all HARD|-|all [SOFT|-|all]`.
+    pub(super) async fn xl_vcpu_pin(&self, line: &Line<'_>) -> Outcome {
+        let [name, vcpu, hard, ref soft @ ..] = line.operands[..] else { return Err(line.command.usage()) };
+        // A preference that is none needs no scheduler that knows preferences.
+        if let [soft] = soft
+            && !matches!(*soft, "-" | "all")
+        {
+            return Err(line.wrong(&format!("`{soft}`: the scheduler knows no soft affinity; `-` or `all`")));
+        }
+        let list = self.selected(&[name])?;
+        let info = list.first().ok_or_else(|| format!("{name}: no such domain"))?;
+        let id = DomId::new(info.domain);
+        let vcpus = match vcpu {
+            "all" => 0..=info.max_vcpu_id,
+            _ => {
+                let number = vcpu.parse().ok().filter(|&number: &u32| number <= info.max_vcpu_id);
+                let number = number.ok_or_else(|| format!("{name}: `{vcpu}`: no such vCPU"))?;
+                number..=number
+            }
+        };
+        let Some(map) = cpus(hard).map_err(|error| line.wrong(&format!("`{hard}`: {error}")))? else {
+            return Ok(());
+        };
+        for vcpu in vcpus {
+            if line.dry_run {
+                let cpus = sysctl::physinfo().map_or(1, |machine| machine.nr_cpus);
+                println!("cpu: {vcpu}\nhard affinity: {}", cpu_ranges(&map, cpus));
+            } else {
+                domctl::set_vcpu_affinity(id, vcpu, &map)
+                    .map_err(|errno| format!("{name}: vCPU {vcpu}: CPUs {hard}: {errno}"))?;
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+/// CPUs as a map; `None`: they stay as they are.
+fn cpus(text: &str) -> Result<Option<[u8; CPU_MAX as usize / 8]>, String> {
+    Ok(match text {
+        "-" => None,
+        "all" => Some(ALL),
+        _ => Some(match CpuSet::parse(text)? {
+            CpuSet::Some(cpus) => cpus.bytes(),
+            _ => ALL,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_as_in_a_configuration() {
+        assert_eq!(cpus("-"), Ok(None));
+        assert_eq!(cpus("all"), Ok(Some(ALL)));
+        let map = cpus("0-3,^2,8").unwrap().unwrap();
+        assert_eq!((map[0], map[1]), (0b1011, 1));
+        assert!(cpus("x").is_err() && cpus("").is_err());
+    }
+}
