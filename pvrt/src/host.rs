@@ -4,6 +4,8 @@
 //! itself. So a frontend and a backend, or a guest and a daemon, run in one test whatever domain numbers they use.
 #![allow(unsafe_code)] // arguments come by address, as in the real thing
 
+mod machine;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -20,6 +22,8 @@ use ring_abi::{console_io, sched, vcpu, version};
 
 use crate::account::Account;
 use crate::mem::{Pages, host::va_of_maddr};
+
+pub use machine::Machine;
 
 pub use crate::account::{charged_allocations, overdraw_at};
 pub use crate::mem::host_heap::Heap;

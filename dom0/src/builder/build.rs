@@ -99,6 +99,8 @@ pub struct Request<'a> {
     pub ramdisk: Option<File>,
     /// Held while the domain gets its memory, and no longer: one is given memory at a time.
     pub populating: &'a Mutex<()>,
+    /// Hears the domain's number as soon as the hypervisor has given one.
+    pub begun: &'a (dyn Fn(DomId) + Sync),
 }
 
 /// A domain that is ready to run, paused.
@@ -139,6 +141,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         return Err(BuildError::Config(text));
     }
     let domain = OwnedDomain::create(&creation(config, request.uuid)).map_err(refused("createdomain"))?;
+    (request.begun)(domain.id());
     match fill(request, domain.id()).await {
         Ok(rings) => Ok(Built { domain, rings }),
         Err(error) => {

@@ -9,7 +9,7 @@ fn shell() -> Shell {
     shell_with(toolstack, store)
 }
 
-fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
+pub(super) fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
     let (disks, terminal, bundle) = (Arc::new(Disks::new()), Terminal::new(), Bundle::default());
     Shell { bundle, store, disks, terminal, toolstack, started_ns: 0, ending: Ending::default() }
 }

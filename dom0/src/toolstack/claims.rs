@@ -13,7 +13,8 @@ use spin::Mutex;
 
 use super::create::CreateError;
 use super::disks::DiskError;
-use super::{Domain, Fate, Toolstack, nodes};
+use super::making::Making;
+use super::{Domain, Fate, Toolstack, domain_number, nodes};
 use crate::config::{DiskConfig, DomainConfig};
 
 /// All claims.
@@ -30,6 +31,8 @@ struct Open {
     /// The domain; none before it is made.
     id: Option<DomId>,
     disks: Vec<DiskConfig>,
+    /// The domain that is being made; none for a disk's claim.
+    making: Option<Making>,
     /// What becomes of a former life of the domain, if it waits to start again.
     former: Option<Arc<Mutex<Fate>>>,
 }
@@ -44,22 +47,23 @@ pub(super) struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.toolstack.0.claims.lock().open.retain(|open| open.number != self.number);
+        self.toolstack.0.changed.notify_all();
     }
 }
 
 impl Toolstack {
     /// Claims the name and the disks of a domain that is to be made.
-    pub(super) fn claim_domain(&self, config: &DomainConfig) -> Result<Claim, CreateError> {
+    pub(super) fn claim_domain(&self, config: &DomainConfig, making: &Making) -> Result<Claim, CreateError> {
         if !self.is_free_name(&config.name) {
             return Err(CreateError::NameTaken(config.name.clone()));
         }
         self.check_disks(&config.name, &config.disks)?;
-        Ok(self.open_claim(config.name.clone(), None, config.disks.clone()))
+        Ok(self.open_claim(config.name.clone(), None, config.disks.clone(), Some(making.clone())))
     }
 
     /// Claims the name and the disks of a domain that waits to start again.
     pub(super) fn claim_again(&self, config: &DomainConfig, former: &Domain) -> Result<Claim, CreateError> {
-        let claim = self.claim_domain(config)?;
+        let claim = self.claim_domain(config, &Making::default())?;
         let mut claims = self.0.claims.lock();
         if let Some(open) = claims.open.iter_mut().find(|open| open.number == claim.number) {
             open.former = Some(former.fate.clone());
@@ -68,10 +72,34 @@ impl Toolstack {
         Ok(claim)
     }
 
-    /// What becomes of the former life of a domain of this name that waits to start again.
-    pub(super) fn waits_again(&self, name: &str) -> Option<Arc<Mutex<Fate>>> {
+    /// The claim of a domain that is being made, or waits to start again, by the domain's name or number; what is known
+    /// of the domain, and what becomes of its former life if it waits.
+    pub(super) fn open_making(&self, text: &str) -> Option<(u64, Making, Option<Arc<Mutex<Fate>>>)> {
+        let number = domain_number(text);
         let claims = self.0.claims.lock();
-        claims.open.iter().filter(|open| open.name == name).find_map(|open| open.former.clone())
+        claims.open.iter().find_map(|open| {
+            let making = open.making.as_ref()?;
+            let is_meant = open.name == text || (number.is_some() && making.id() == number);
+            is_meant.then(|| (open.number, making.clone(), open.former.clone()))
+        })
+    }
+
+    /// Is the claim of this number still open?
+    pub(super) fn is_open(&self, number: u64) -> bool {
+        self.0.claims.lock().open.iter().any(|open| open.number == number)
+    }
+
+    /// The name of the domain that is being made and has this number.
+    pub(super) fn name_in_making(&self, id: DomId) -> Option<String> {
+        let claims = self.0.claims.lock();
+        let has_number = |open: &&Open| open.making.as_ref().is_some_and(|making| making.id() == Some(id));
+        claims.open.iter().find(has_number).map(|open| open.name.clone())
+    }
+
+    /// Is anything claimed?
+    #[cfg(test)]
+    pub(super) fn has_claims(&self) -> bool {
+        !self.0.claims.lock().open.is_empty()
     }
 
     /// Claims a disk for a domain, and its number there.
@@ -82,14 +110,20 @@ impl Toolstack {
             return Err(DiskError::Taken(disk.vdev.clone()));
         }
         self.check_disks(&domain.name, core::slice::from_ref(disk)).map_err(DiskError::Attach)?;
-        Ok(self.open_claim(domain.name.clone(), Some(domain.id), Vec::from([disk.clone()])))
+        Ok(self.open_claim(domain.name.clone(), Some(domain.id), Vec::from([disk.clone()]), None))
     }
 
-    fn open_claim(&self, name: String, id: Option<DomId>, disks: Vec<DiskConfig>) -> Claim {
+    fn open_claim(
+        &self,
+        name: String,
+        id: Option<DomId>,
+        disks: Vec<DiskConfig>,
+        making: Option<Making>,
+    ) -> Claim {
         let mut claims = self.0.claims.lock();
         claims.next += 1;
         let number = claims.next;
-        claims.open.push(Open { number, name, id, disks, former: None });
+        claims.open.push(Open { number, name, id, disks, making, former: None });
         Claim { toolstack: self.clone(), number }
     }
 
@@ -132,20 +166,24 @@ mod tests {
         let (toolstack, _) = start();
         block_on_test(async {
             let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
-            let slow = toolstack.claim_domain(&config("new", "'phy:/dev/vdb,xvda,w'")).unwrap();
+            let slow =
+                toolstack.claim_domain(&config("new", "'phy:/dev/vdb,xvda,w'"), &Making::default()).unwrap();
             let again = toolstack.create(alloc::sync::Arc::new(config("new", ""))).await;
             assert_eq!(again.err(), Some(CreateError::NameTaken("new".into())));
             assert!(toolstack.rename(&two, "new").unwrap_err().contains("exists"));
             let in_use = CreateError::DiskInUse("/dev/vdb".into(), "new".into());
             let attached = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,r")).await;
             assert_eq!(attached, Err(DiskError::Attach(in_use.clone())));
-            assert_eq!(toolstack.claim_domain(&config("other", "'phy:/dev/vdb,xvda,w'")).err(), Some(in_use));
+            assert_eq!(
+                toolstack.claim_domain(&config("other", "'phy:/dev/vdb,xvda,w'"), &Making::default()).err(),
+                Some(in_use)
+            );
             // What does not meet it waits for nothing.
             let begun = time::now_ns();
             toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
             toolstack.detach_disk(&one, 51712, true).await.unwrap();
             toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
-            let other = toolstack.claim_domain(&config("other", "")).unwrap();
+            let other = toolstack.claim_domain(&config("other", ""), &Making::default()).unwrap();
             assert!(time::now_ns() - begun < 100_000_000);
             // A domain that is not made after all leaves nothing.
             drop((slow, other));

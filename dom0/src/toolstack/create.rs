@@ -6,11 +6,12 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use pvrt::account::{Account, Shortage};
-use pvrt::executor::{Either, run_for, select, time};
+use pvrt::executor::{run_for, time};
 use pvrt::hypercall::{domctl, sysctl};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+use super::making::Making;
 use super::{Domain, End, Fate, Toolstack, budget, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
 use crate::bundle::File;
@@ -40,6 +41,8 @@ pub enum CreateError {
     ServerFull(String),
     /// A device's backend gave up: which, and why.
     Device(String, String),
+    /// Nobody wants the domain any more: its name.
+    GivenUp(String),
     /// The hypervisor refused, or the console cannot be served.
     Refused(String),
 }
@@ -72,6 +75,7 @@ impl fmt::Display for CreateError {
                 write!(f, "backend `{name}`: the domain has too many nodes in xenstore to serve another disk")
             }
             Self::Device(device, why) => write!(f, "{device}: {why}"),
+            Self::GivenUp(name) => write!(f, "{name}: given up before the domain was made"),
             Self::Refused(why) => write!(f, "{why}"),
         }
     }
@@ -83,26 +87,31 @@ impl Toolstack {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
-        // The records of domains are charged to dom0, whatever task makes one.
-        Account::own().charge_future(self.make(config)).await
+        self.create_as(config, &Making::default()).await
     }
 
-    async fn make(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
-        let claim = self.claim_domain(&config)?;
+    /// As [`Toolstack::create`], for who may give the domain up.
+    pub(super) async fn create_as(
+        &self,
+        config: Arc<DomainConfig>,
+        making: &Making,
+    ) -> Result<Domain, CreateError> {
+        // The records of domains are charged to dom0, whatever task makes one.
+        Account::own().charge_future(self.make(config, making)).await
+    }
+
+    async fn make(&self, config: Arc<DomainConfig>, making: &Making) -> Result<Domain, CreateError> {
+        let claim = self.claim_domain(&config, making)?;
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
         let servers = self.servers(&config.disks)?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let account = budget::claim(&config).map_err(CreateError::Budget)?;
-        let (wanted, toolstack) = (config.clone(), self.clone());
-        let building = run_for(&account, async move {
-            let populating = &toolstack.0.populating;
-            builder::build(&builder::Request { config: &wanted, uuid, kernel, ramdisk, populating }).await
-        });
-        let built = match select(building, self.wait_until(|_| account.is_overdrawn())).await {
-            Either::Left(built) => built.map_err(CreateError::Build)?,
-            Either::Right(()) => {
-                return Err(CreateError::Refused("building it takes too much memory".into()));
+        let built = match self.build(&config, uuid, (kernel, ramdisk), &account, making).await {
+            Ok(built) => built,
+            Err(error) => {
+                self.stopped(making, &config.name).await;
+                return Err(error);
             }
         };
         let id = built.domain.id();
@@ -133,7 +142,8 @@ impl Toolstack {
         let uuid = uuid::text(&domain.uuid);
         let facts =
             nodes::Facts { id, uuid: &uuid, config: &domain.config, servers: &servers, store, console };
-        match self.connect(&domain, &facts).await {
+        let connected = self.unless_given_up(making, || false, self.connect(&domain, &facts)).await;
+        match connected.unwrap_or_else(|| Err(CreateError::GivenUp(domain.name.clone()))) {
             Ok(()) => Ok(domain),
             Err(error) => {
                 if self.claim(id) {
@@ -146,6 +156,30 @@ impl Toolstack {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Builds the domain as a task of its account, until that is overdrawn or the domain is given up.
+    async fn build(
+        &self,
+        config: &Arc<DomainConfig>,
+        uuid: [u8; 16],
+        (kernel, ramdisk): (File, Option<File>),
+        account: &Account,
+        making: &Making,
+    ) -> Result<Built, CreateError> {
+        let (wanted, toolstack, noted) = (config.clone(), self.clone(), making.clone());
+        let building = run_for(account, async move {
+            let populating = &toolstack.0.populating;
+            let begun = |id| noted.has(id);
+            let request =
+                builder::Request { config: &wanted, uuid, kernel, ramdisk, populating, begun: &begun };
+            builder::build(&request).await
+        });
+        match self.unless_given_up(making, || account.is_overdrawn(), building).await {
+            Some(built) => built.map_err(CreateError::Build),
+            None if making.is_given_up() => Err(CreateError::GivenUp(config.name.clone())),
+            None => Err(CreateError::Refused("building it takes too much memory".into())),
         }
     }
 

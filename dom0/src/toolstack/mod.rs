@@ -10,6 +10,7 @@ mod control;
 mod create;
 mod death;
 mod disks;
+mod making;
 mod nodes;
 mod uuid;
 
@@ -130,6 +131,8 @@ struct Shared {
     closing: Mutex<Vec<(Account, u64)>>,
     /// One was added.
     closed: Notify,
+    /// Names of domains that are no more ours, while the hypervisor still has them: others map their pages. A leaf lock.
+    left: Mutex<Vec<(DomId, String)>>,
     /// What domains in the making have. A leaf lock, as `domains` is.
     claims: Mutex<claims::Claims>,
     /// One domain gets its memory at a time: of two that find too little, one shall have it.
@@ -154,6 +157,7 @@ impl Toolstack {
             changed: Notify::new(),
             closing: Mutex::default(),
             closed: Notify::new(),
+            left: Mutex::default(),
             claims: Mutex::default(),
             populating: AsyncMutex::new(()),
         }))
@@ -185,7 +189,14 @@ impl Toolstack {
         let domains = self.0.domains.lock();
         let named = domains.values().find(|domain| domain.name == text);
         let numbered = || domain_number(text).and_then(|id| domains.get(&id));
-        named.or_else(numbered).cloned().ok_or_else(|| format!("{text}: no such domain"))
+        if let Some(found) = named.or_else(numbered) {
+            return Ok(found.clone());
+        }
+        drop(domains);
+        Err(match self.open_making(text) {
+            Some(_) => format!("{text}: the domain is still being made; `xl destroy` gives it up"),
+            None => format!("{text}: no such domain"),
+        })
     }
 
     /// The number of a domain that is called so or numbered so, dom0 included.
@@ -195,7 +206,10 @@ impl Toolstack {
     pub fn number(&self, text: &str) -> Result<DomId, String> {
         match text {
             "0" | nodes::OWN_NAME => Ok(DomId::DOM0),
-            _ => self.find(text).map(|domain| domain.id),
+            _ => match self.open_making(text).and_then(|(_, making, _)| making.id()) {
+                Some(id) => Ok(id),
+                None => self.find(text).map(|domain| domain.id),
+            },
         }
     }
 
@@ -204,8 +218,25 @@ impl Toolstack {
         match self.domain(id) {
             Some(domain) => domain.name,
             None if id == DomId::DOM0 => nodes::OWN_NAME.to_string(),
-            None => "(null)".to_string(),
+            // In the hypervisor and in nobody's hands: made by another toolstack.
+            None => self.name_in_making(id).or_else(|| self.name_left(id)).unwrap_or_else(|| "(null)".into()),
         }
+    }
+
+    /// Keeps the name of a domain that is none of ours any more, while the hypervisor still has it.
+    fn leave(&self, id: DomId, name: &str) {
+        let mut left = self.0.left.lock();
+        left.retain(|(other, _)| *other != id && death::exists(*other));
+        if death::exists(id) {
+            left.push((id, name.to_string()));
+        }
+    }
+
+    /// The name of such a domain.
+    fn name_left(&self, id: DomId) -> Option<String> {
+        let mut left = self.0.left.lock();
+        left.retain(|(other, _)| death::exists(*other));
+        left.iter().find(|(other, _)| *other == id).map(|(_, name)| name.clone())
     }
 
     /// Waits until `done` says so of the domains; asked again after each end of one.

@@ -5,8 +5,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use pvrt::executor::{spawn_join, yield_now};
-use pvrt::println;
+use pvrt::{println, yield_now};
 
 use super::{Line, json};
 use crate::commands::{Outcome, Shell};
@@ -24,10 +23,8 @@ impl Shell {
         if dry_run {
             return Ok(());
         }
-        // In a task of its own: `^C` ends the waiting, not a domain half made.
-        let toolstack = self.toolstack.clone();
-        let created = spawn_join(async move { toolstack.create(Arc::new(config)).await }).await;
-        let domain = created.map_err(|_| "xl create: given up")?.map_err(|error| format!("{error}"))?;
+        // `^C` before the domain is there gives the domain up.
+        let domain = self.toolstack.ask(Arc::new(config)).await.map_err(|error| format!("{error}"))?;
         let paused = line.has("p");
         if line.has("c") {
             let attachment =
@@ -80,5 +77,79 @@ impl Shell {
             println!("warning: {}: vif: there is no network backend; the domain has no network", shown(name));
         }
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pvrt::executor::{block_on_test, spawn, time};
+    use pvrt::host::{Machine, take_console_output};
+
+    use super::*;
+    use crate::blkdev::Disks;
+    use crate::bundle::Bundle;
+    use crate::commands::tests::shell_with;
+    use crate::shell::Terminal;
+    use crate::toolstack::Toolstack;
+    use crate::xenstore::{Quotas, Xenstore};
+
+    /// What a shell on a machine that makes domains prints meanwhile.
+    fn printed(work: impl AsyncFnOnce(&Shell, &Machine) + Send + 'static) -> String {
+        let test = std::thread::spawn(|| {
+            let machine = Machine::install();
+            let store = Xenstore::new(Quotas::XEN);
+            let (disks, files) = (Arc::new(Disks::new()), Bundle::of(&[("k", b"no kernel")]));
+            let shell = shell_with(Toolstack::new(store.clone(), disks, files, Terminal::new()), store);
+            take_console_output();
+            block_on_test(async { work(&shell, &machine).await });
+            String::from_utf8(take_console_output()).unwrap()
+        });
+        test.join().unwrap()
+    }
+
+    const CREATE: &str = "xl create name='new' kernel='/boot/k' memory=4000";
+
+    #[test]
+    fn a_domain_is_listed_by_its_name_while_it_is_built_and_interrupted_it_goes() {
+        let output = printed(async |shell, machine| {
+            let (terminal, begun) = (shell.terminal.clone(), machine.clone());
+            let lister = shell_with(shell.toolstack.clone(), shell.store.clone());
+            spawn(async move {
+                while begun.free() == Machine::FRAMES {
+                    pvrt::yield_now().await;
+                }
+                lister.run_line("xl list").await.unwrap();
+                lister.run_line("xl list -l new").await.unwrap();
+                assert!(lister.run_line("xl pause new").await.unwrap_err().contains("still being made"));
+                terminal.interrupt();
+            });
+            assert_eq!(shell.interruptible(CREATE).await, None);
+            while machine.count() > 0 {
+                time::sleep(1_000_000).await;
+            }
+            assert_eq!(machine.free(), Machine::FRAMES);
+            // Its name is free again, and its file is still no kernel.
+            let again = shell.run_line(CREATE).await.unwrap_err();
+            assert!(again.starts_with("kernel /boot/k: "), "{again}");
+        });
+        assert!(output.contains("\nnew    ") && output.contains("\"name\": \"new\""), "{output}");
+        assert!(output.contains("new: given up") && !output.contains("(null)"), "{output}");
+    }
+
+    #[test]
+    fn destroy_ends_the_making_of_a_domain() {
+        printed(async |shell, machine| {
+            let other = shell_with(shell.toolstack.clone(), shell.store.clone());
+            let begun = machine.clone();
+            spawn(async move {
+                while begun.free() == Machine::FRAMES {
+                    pvrt::yield_now().await;
+                }
+                other.run_line("xl destroy new").await.unwrap();
+                assert_eq!(begun.count(), 0);
+            });
+            let error = shell.run_line(CREATE).await.unwrap_err();
+            assert_eq!(error, "new: given up before the domain was made");
+        });
     }
 }

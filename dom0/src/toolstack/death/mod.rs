@@ -158,15 +158,6 @@ impl Toolstack {
         short_runs
     }
 
-    /// Gives up a domain that waits for memory to start again; was there one of this name?
-    pub async fn give_up(&self, name: &str) -> bool {
-        let Some(fate) = self.waits_again(name) else { return false };
-        fate.lock().unwanted = true;
-        self.0.changed.notify_all();
-        self.wait_until(|_| fate.lock().over).await;
-        true
-    }
-
     /// Makes a domain again, from its configuration. Its memory was others' to take since its end: if there is too little,
     /// the domain keeps its name and its disks, and waits as after a short run. Unless nobody wants it any more: `None`.
     ///
@@ -291,7 +282,9 @@ impl Toolstack {
                 select(time::sleep(HELD_ROUND_NS), self.wait_until(|_| unwanted())).await;
             }
         }
-        self.0.domains.lock().remove(&id);
+        let removed = self.0.domains.lock().remove(&id);
+        // Its name as it is now: a domain that ends can be renamed too.
+        self.leave(id, removed.as_ref().map_or(&domain.name, |now| &now.name));
         self.close_account(account);
     }
 
@@ -345,7 +338,8 @@ fn tenths(ns: u64) -> String {
     format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
 }
 
-fn exists(id: DomId) -> bool {
+/// Does the hypervisor have domain `id`, dead or alive?
+pub(super) fn exists(id: DomId) -> bool {
     domctl::info(id).is_ok_and(|info| info.domain == id.raw())
 }
 

@@ -1,0 +1,145 @@
+use super::*;
+use crate::toolstack::End;
+use crate::toolstack::disks::tests::start_with;
+use pvrt::executor::{block_on_test, yield_now};
+use pvrt::host::Machine;
+use ring_abi::sched::SHUTDOWN_REBOOT;
+
+/// The first domain that is made.
+const FIRST: DomId = DomId::new(Machine::FIRST);
+
+fn config(name: &str) -> Arc<DomainConfig> {
+    let text = alloc::format!("name='{name}'\nkernel='/boot/k'\nmemory=64\n");
+    let config = crate::config::Config::parse("t.cfg", text.as_bytes()).unwrap();
+    Arc::new(DomainConfig::from_config(&config).unwrap().0)
+}
+
+/// Lets a build go on until the domain has some of its memory.
+async fn until_populated(machine: &Machine) {
+    while machine.free() == Machine::FRAMES {
+        yield_now().await;
+    }
+    assert!(machine.free() > Machine::FRAMES - (64 << 8), "not all of it");
+}
+
+/// What there is when no domain is being made.
+fn assert_nothing_is_left(toolstack: &Toolstack, machine: &Machine) {
+    assert_eq!(machine.free(), Machine::FRAMES);
+    assert_eq!(machine.count(), 0);
+    assert!(toolstack.is_free_name("new") && !toolstack.has_claims());
+    assert!(pvrt::account::all().iter().all(|figures| figures.domain != Some(FIRST)));
+}
+
+/// The toolstack of `start_with` over a machine that makes domains, on a thread of its own: its accounts are its own.
+fn on_a_machine<F: Future<Output = ()> + Send + 'static>(
+    test: impl FnOnce(Toolstack, Machine) -> F + Send + 'static,
+) {
+    let test = std::thread::spawn(|| {
+        let machine = Machine::install();
+        let (toolstack, _) = start_with(&[("k", b"no kernel")]);
+        block_on_test(test(toolstack, machine));
+    });
+    test.join().unwrap();
+}
+
+#[test]
+fn one_that_is_being_made_is_known_by_name_and_number() {
+    on_a_machine(|toolstack, machine| async move {
+        let all = toolstack.clone();
+        let made = spawn_join(async move { all.ask(config("new")).await });
+        until_populated(&machine).await;
+        assert_eq!(toolstack.name(FIRST), "new");
+        assert_eq!(toolstack.number("new"), Ok(FIRST));
+        assert_eq!(toolstack.number("7"), Ok(FIRST));
+        let told = toolstack.find("new").unwrap_err();
+        assert_eq!(told, "new: the domain is still being made; `xl destroy` gives it up");
+        assert!(toolstack.find("7").unwrap_err().contains("still being made"));
+        // There is no kernel in its file: what was built goes.
+        assert!(matches!(made.await.unwrap(), Err(CreateError::Build(_))));
+        assert_eq!(toolstack.name(FIRST), "(null)");
+        assert_nothing_is_left(&toolstack, &machine);
+    });
+}
+
+#[test]
+fn one_that_is_being_made_can_be_destroyed() {
+    for text in ["new", "7"] {
+        on_a_machine(move |toolstack, machine| async move {
+            let all = toolstack.clone();
+            let made = spawn_join(async move { all.ask(config("new")).await });
+            until_populated(&machine).await;
+            assert!(toolstack.give_up(text).await);
+            assert_nothing_is_left(&toolstack, &machine);
+            assert_eq!(made.await.unwrap().err(), Some(CreateError::GivenUp("new".into())));
+            assert!(!toolstack.give_up(text).await, "once");
+        });
+    }
+}
+
+/// `^C` of `xl create`: the one who asked leaves.
+#[test]
+fn one_that_nobody_waits_for_any_more_is_not_made() {
+    on_a_machine(|toolstack, machine| async move {
+        let asked = toolstack.ask(config("new"));
+        // Before it has begun.
+        drop(asked);
+        while toolstack.has_claims() {
+            time::sleep(1_000_000).await;
+        }
+        assert_nothing_is_left(&toolstack, &machine);
+        // Amid its building.
+        let left = select(toolstack.ask(config("new")), until_populated(&machine)).await;
+        assert!(matches!(left, Either::Right(())));
+        assert_eq!(toolstack.name(DomId::new(machine.newest())), "new", "its name stays until it is gone");
+        while toolstack.has_claims() {
+            time::sleep(1_000_000).await;
+        }
+        assert_nothing_is_left(&toolstack, &machine);
+    });
+}
+
+#[test]
+fn one_that_was_given_up_and_is_mapped_somewhere_keeps_its_name() {
+    on_a_machine(|toolstack, machine| async move {
+        machine.hold(true);
+        let left = select(toolstack.ask(config("new")), until_populated(&machine)).await;
+        assert!(matches!(left, Either::Right(())));
+        while toolstack.has_claims() {
+            time::sleep(1_000_000).await;
+        }
+        assert_eq!(toolstack.name(FIRST), "new");
+        assert!(toolstack.is_free_name("new"), "another may have that name");
+        machine.hold(false);
+        assert_eq!(toolstack.name(FIRST), "(null)");
+    });
+}
+
+/// A domain that reboots is made again: `xl destroy` ends that too.
+#[test]
+fn one_that_is_made_again_can_be_destroyed_meanwhile() {
+    on_a_machine(|toolstack, machine| async move {
+        let mut one = toolstack.find("one").unwrap();
+        let mut config = (*one.config).clone();
+        config.disks.clear();
+        one.config = Arc::new(config);
+        toolstack.0.domains.lock().insert(one.id, one.clone());
+        assert!(toolstack.claim(one.id));
+        let (all, domain) = (toolstack.clone(), one.clone());
+        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+        // It waits for another that gets its memory.
+        let turn = toolstack.0.populating.lock().await;
+        while machine.count() == 0 {
+            time::sleep(1_000_000).await;
+        }
+        assert_eq!(toolstack.name(FIRST), "one");
+        assert!(toolstack.find("one").unwrap_err().contains("still being made"));
+        assert!(toolstack.give_up("one").await);
+        while !one.fate.lock().over {
+            yield_now().await;
+        }
+        drop(turn);
+        assert_eq!(one.fate.lock().successor, None);
+        assert!(toolstack.is_free_name("one"));
+        assert_nothing_is_left(&toolstack, &machine);
+    });
+}

@@ -1,0 +1,152 @@
+//! A stand-in that makes domains and gives them memory, and knows what is free.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use ring_abi::domctl::*;
+use ring_abi::errno::Errno;
+use ring_abi::hypercall::{__HYPERVISOR_DOMCTL, __HYPERVISOR_MEMORY_OP, __HYPERVISOR_SYSCTL};
+use ring_abi::memory::{XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
+use ring_abi::sysctl::{XEN_SYSCTL_GETDOMAININFOLIST, XEN_SYSCTL_PHYSINFO, XenSysctl};
+use ring_abi::sysctl::{XenSysctlGetdomaininfolist, XenSysctlPhysinfo};
+use spin::Mutex;
+
+use super::{Hypervisor, Loopback, install, with_arg};
+
+/// The machine. Clones are the same one. What it does not know, a [`Loopback`] answers.
+#[derive(Clone, Default)]
+pub struct Machine(Arc<Mutex<Given>>);
+
+#[derive(Default)]
+struct Given {
+    /// Frames of each domain, by its number.
+    domains: BTreeMap<u16, u64>,
+    /// Destroyed, while somebody maps their frames.
+    dying: BTreeSet<u16>,
+    /// Does somebody map frames of those that are destroyed?
+    held: bool,
+    made: u16,
+}
+
+impl Machine {
+    /// Frames for domains.
+    pub const FRAMES: u64 = 1 << 20;
+    /// The number of the first domain that is made.
+    pub const FIRST: u16 = 7;
+
+    /// Puts a machine in the place of the thread's stand-in.
+    pub fn install() -> Self {
+        let machine = Self::default();
+        install(Box::new(Both(machine.clone(), Loopback::default())));
+        machine
+    }
+
+    /// Frames that no domain has.
+    pub fn free(&self) -> u64 {
+        Self::FRAMES - self.0.lock().domains.values().sum::<u64>()
+    }
+
+    /// Domains that are not destroyed.
+    pub fn count(&self) -> usize {
+        self.0.lock().domains.len()
+    }
+
+    /// The number of the domain that was made last.
+    pub fn newest(&self) -> u16 {
+        Self::FIRST + self.0.lock().made - 1
+    }
+
+    /// Lets those that are destroyed stay until they are no longer held.
+    pub fn hold(&self, held: bool) {
+        let mut given = self.0.lock();
+        given.held = held;
+        if !held {
+            given.dying.clear();
+        }
+    }
+
+    fn domctl(&self, op: &mut XenDomctl) -> Result<u64, Errno> {
+        let mut given = self.0.lock();
+        let number = op.domain;
+        match op.cmd {
+            XEN_DOMCTL_CREATEDOMAIN => {
+                op.domain = Self::FIRST + given.made;
+                given.domains.insert(op.domain, 0);
+                given.made += 1;
+            }
+            XEN_DOMCTL_GETDOMAININFO => {
+                let info = given.info(number).ok_or(Errno::ESRCH)?;
+                op.set_payload(&info);
+            }
+            XEN_DOMCTL_DESTROYDOMAIN => {
+                given.domains.remove(&number).ok_or(Errno::ESRCH)?;
+                if given.held {
+                    given.dying.insert(number);
+                }
+            }
+            _ => {}
+        }
+        Ok(0)
+    }
+
+    fn sysctl(&self, op: &mut XenSysctl) -> Result<u64, Errno> {
+        match op.cmd {
+            XEN_SYSCTL_PHYSINFO => op.set_payload(&XenSysctlPhysinfo {
+                total_pages: Self::FRAMES,
+                free_pages: self.free(),
+                nr_cpus: 1,
+                ..Default::default()
+            }),
+            XEN_SYSCTL_GETDOMAININFOLIST => {
+                let given = self.0.lock();
+                let mut list: XenSysctlGetdomaininfolist = op.payload();
+                let known = given.domains.keys().chain(&given.dying).copied().collect::<BTreeSet<u16>>();
+                let from = known.range(list.first_domain..).take(list.max_domains as usize);
+                list.num_domains = 0;
+                for info in from.filter_map(|number| given.info(*number)) {
+                    let size = size_of::<XenDomctlGetdomaininfo>() as u64;
+                    with_arg(list.buffer + u64::from(list.num_domains) * size, |place| {
+                        *place = info;
+                        Ok(0)
+                    })?;
+                    list.num_domains += 1;
+                }
+                op.set_payload(&list);
+            }
+            _ => return Err(Errno::ENOSYS),
+        }
+        Ok(0)
+    }
+
+    fn populate(&self, op: &XenMemoryReservation) -> u64 {
+        *self.0.lock().domains.entry(op.domid).or_default() += op.nr_extents;
+        op.nr_extents
+    }
+}
+
+impl Given {
+    fn info(&self, number: u16) -> Option<XenDomctlGetdomaininfo> {
+        let alive = self.domains.get(&number);
+        let flags = if alive.is_some() { XEN_DOMINF_PAUSED } else { XEN_DOMINF_DYING };
+        let tot_pages = alive.copied().or(self.dying.contains(&number).then_some(0))?;
+        Some(XenDomctlGetdomaininfo { domain: number, flags, tot_pages, ..Default::default() })
+    }
+}
+
+/// The machine, and for all else the stand-in.
+struct Both(Machine, Loopback);
+
+impl Hypervisor for Both {
+    fn hypercall(&mut self, number: u32, args: [u64; 5]) -> i64 {
+        let result = match number {
+            __HYPERVISOR_DOMCTL => with_arg(args[0], |op| self.0.domctl(op)),
+            __HYPERVISOR_SYSCTL => with_arg(args[0], |op| self.0.sysctl(op)),
+            __HYPERVISOR_MEMORY_OP if args[0] as u32 & 0x3f == XENMEM_POPULATE_PHYSMAP => {
+                with_arg(args[1], |op| Ok(self.0.populate(op)))
+            }
+            __HYPERVISOR_MEMORY_OP => Ok(0),
+            _ => return self.1.hypercall(number, args),
+        };
+        result.map_or_else(Errno::negated, |value| value as i64)
+    }
+}
