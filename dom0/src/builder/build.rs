@@ -412,9 +412,8 @@ async fn pin_tables(id: DomId, frames: &Frames, layout: &Layout) -> Result<(), E
 fn mask_events(id: DomId, frame: Mfn) -> Result<(), BuildError> {
     let map = map_foreign(id, &[frame], true)
         .map_err(|error| BuildError::Map("shared_info", error.errno.to_string()))?;
-    let bytes = map.bytes();
     for vcpu in 0..XEN_LEGACY_MAX_VCPUS {
-        bytes.store_u8(vcpu * VCPU_INFO_BYTES + UPCALL_MASK, 1);
+        map.bytes().store_u8(vcpu * VCPU_INFO_BYTES + UPCALL_MASK, 1);
     }
     Ok(())
 }

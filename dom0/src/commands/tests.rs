@@ -3,7 +3,7 @@ use crate::xenstore::{Nodes, Quotas};
 use pvrt::executor::block_on_test;
 use pvrt::host::take_console_output;
 
-fn shell() -> Shell {
+pub(super) fn shell() -> Shell {
     let store = Xenstore::new(Quotas::XEN);
     let toolstack = Toolstack::new(store.clone(), Arc::new(Disks::new()), Bundle::default(), Terminal::new());
     shell_with(toolstack, store)
@@ -193,8 +193,7 @@ fn errors_name_what_they_are_about() {
         ("xl trigger nobody", "usage"),
         ("xl vcpu-set nobody 2", "nobody"),
         ("xl top -d soon", "usage"),
-        ("xl top -d 0", "0.1"),
-        ("xl top -d 0.099999999", "0.1"),
+        ("xl top -i x", "-i: `x` is no number"),
         ("xl dmesg -x", "usage"),
         ("xl rename nobody somebody", "nobody"),
         ("xenstore-read /no/such", "/no/such: ENOENT"),

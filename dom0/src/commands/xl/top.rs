@@ -18,7 +18,7 @@ use crate::shell::print::Printer;
 
 /// KiB of a page.
 const PAGE_KIB: u64 = 4;
-/// The shortest delay.
+/// The shortest delay, `-d 0` too.
 const SHORTEST_NS: u64 = 100_000_000;
 /// `xentop`'s delay.
 const DELAY_NS: u64 = 3_000_000_000;
@@ -30,11 +30,8 @@ impl Shell {
             let Some(text) = line.value(name) else { return Ok(usual) };
             read(text).ok_or_else(|| line.wrong(&format!("-{name}: `{text}` is no number")))
         };
-        let delay_ns = read("d", DELAY_NS, nanoseconds)?;
+        let delay_ns = read("d", DELAY_NS, delay)?;
         let rounds = read("i", u64::MAX, |text| text.parse().ok())?;
-        if delay_ns < SHORTEST_NS {
-            return Err("xl top: -d: at least 0.1 seconds".into());
-        }
         let mut before: BTreeMap<u16, u64> = BTreeMap::new();
         let mut since_ns = time::now_ns();
         for round in 0..=rounds {
@@ -89,6 +86,11 @@ impl Shell {
     }
 }
 
+/// Reads a delay; one that is too short is the shortest, as `xentop` has it.
+fn delay(text: &str) -> Option<u64> {
+    nanoseconds(text).map(|ns| ns.max(SHORTEST_NS))
+}
+
 /// A part of a whole in percent, with one decimal.
 fn tenths(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
@@ -113,6 +115,13 @@ fn state(info: &XenDomctlGetdomaininfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_shortest_delay_leaves_time_for_others() {
+        assert_eq!(delay("0"), Some(SHORTEST_NS));
+        assert_eq!(delay("0.5"), Some(500_000_000));
+        assert_eq!(delay("-1"), None);
+    }
 
     #[test]
     fn shares_have_one_decimal() {

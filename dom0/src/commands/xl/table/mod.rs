@@ -201,3 +201,6 @@ pub(in crate::commands) fn find(name: &str) -> Result<&'static Command, String> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
