@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 
 use pvrt::executor::{Either, select, time};
 use pvrt::hypercall::domctl;
@@ -57,7 +58,8 @@ impl Toolstack {
         domctl::send_trigger(domain.id, trigger, vcpu).map_err(refused(domain))
     }
 
-    /// Asks a domain's balloon driver to leave it with `kib` of memory, and lets it have no more.
+    /// Asks a domain's balloon driver to leave it with `kib` of memory, and lets it have no more. Nobody waits for that: a
+    /// domain whose driver only goes upwards keeps what it has, and gets no more before it has less than that.
     ///
     /// # Errors
     /// It is more than the domain's maximum, or the store's or the hypervisor's reason.
@@ -70,18 +72,16 @@ impl Toolstack {
             ));
         }
         domctl::max_mem(domain.id, kib + SLACK_KIB).map_err(refused(domain))?;
-        nodes::write_memory(&self.0.store, domain.id, "target", kib).map_err(store(domain))
+        nodes::write_memory(&self.0.store, domain.id, "target", kib).map_err(store(domain))?;
+        self.keep(domain, |config| config.memory_mib = mib(kib));
+        Ok(())
     }
 
-    /// Gives `read` a domain's configuration as the domain is now: with its name, its memory and its vCPUs.
-    pub fn now<T>(&self, domain: &Domain, read: impl FnOnce(&DomainConfig) -> T) -> T {
-        let mut config = (*domain.config).clone();
-        config.name.clone_from(&domain.name);
-        if let Ok((target_kib, max_kib)) = nodes::memory(&self.0.store, domain.id) {
-            (config.memory_mib, config.maxmem_mib) = (target_kib >> 10, max_kib >> 10);
+    /// Keeps a change of a running domain for its next life, as Xen's `xl` does: a reboot undoes none of it.
+    fn keep(&self, domain: &Domain, change: impl FnOnce(&mut DomainConfig)) {
+        if let Some(now) = self.0.domains.lock().get_mut(&domain.id) {
+            change(Arc::make_mut(&mut now.config));
         }
-        config.vcpus = nodes::vcpus(&self.0.store, domain.id, config.maxvcpus);
-        read(&config)
     }
 
     /// Sets the most memory that a domain may be given.
@@ -97,7 +97,9 @@ impl Toolstack {
             ));
         }
         domctl::max_mem(domain.id, kib + SLACK_KIB).map_err(refused(domain))?;
-        nodes::write_memory(&self.0.store, domain.id, "static-max", kib).map_err(store(domain))
+        nodes::write_memory(&self.0.store, domain.id, "static-max", kib).map_err(store(domain))?;
+        self.keep(domain, |config| config.maxmem_mib = mib(kib));
+        Ok(())
     }
 
     /// Asks a domain to use its first `count` vCPUs.
@@ -110,7 +112,11 @@ impl Toolstack {
             return Err(format!("{}: it can have 1 to {there_are} vCPUs, not {count}", domain.name));
         }
         let wanted = || self.is_wanted(domain);
-        nodes::write_vcpus(&self.0.store, domain.id, there_are, count, wanted).await.map_err(store(domain))
+        nodes::write_vcpus(&self.0.store, domain.id, there_are, count, wanted)
+            .await
+            .map_err(store(domain))?;
+        self.keep(domain, |config| config.vcpus = count);
+        Ok(())
     }
 
     /// Gives a domain another name.
@@ -131,6 +137,11 @@ impl Toolstack {
     }
 }
 
+/// MiB that hold so many KiB, and one at least.
+fn mib(kib: u64) -> u64 {
+    kib.div_ceil(1024).max(1)
+}
+
 fn store(domain: &Domain) -> impl Fn(XsError) -> String {
     move |error| format!("{}: xenstore: {}", domain.name, error.name())
 }
@@ -146,6 +157,7 @@ mod tests {
     use crate::toolstack::disks::tests::start;
     use crate::xenstore::Nodes;
     use pvrt::executor::{block_on_test, spawn};
+    use pvrt::host::Machine;
     use ring_abi::sched::SHUTDOWN_POWEROFF;
 
     const NODE: &str = "/local/domain/1/control/shutdown";
@@ -182,6 +194,36 @@ mod tests {
             assert_eq!(told, "one: no acknowledgement of the request within a minute");
             assert!(time::now_ns() - begun >= ACKNOWLEDGE_NS);
             assert_eq!(client.read_str(NODE).as_deref(), Ok("reboot"), "it may still follow it");
+        });
+    }
+
+    /// As `libxl_set_memory_target` and `libxl_domain_setmaxmem` go: the hypervisor's bound follows the target at once, and
+    /// whether the domain follows is its own affair.
+    #[test]
+    fn a_domain_that_keeps_its_memory_is_asked_and_bound_all_the_same() {
+        let machine = Machine::install();
+        let (toolstack, client) = start();
+        block_on_test(async {
+            let one = toolstack.find("one").unwrap();
+            for (node, kib) in [("target", "65536"), ("static-max", "131072")] {
+                client.write(&alloc::format!("/local/domain/1/memory/{node}"), kib).unwrap();
+            }
+            let target = || client.read_str("/local/domain/1/memory/target").unwrap();
+            for kib in [131_072, 32_768, 98_304, 0] {
+                assert_eq!(toolstack.set_memory(&one, kib), Ok(()));
+                assert_eq!((machine.limit_kib(1), target()), (Some(kib + 1024), alloc::format!("{kib}")));
+            }
+            let more = toolstack.set_memory(&one, 131_073).unwrap_err();
+            assert!(more.contains("maximum of 131072 KiB"), "{more}");
+            toolstack.set_memory(&one, 65_537).unwrap();
+            assert!(toolstack.set_max_memory(&one, 65_536).unwrap_err().contains("less than the 65537 KiB"));
+            // Once its maximum is higher it may be asked for more.
+            toolstack.set_max_memory(&one, 262_144).unwrap();
+            toolstack.set_memory(&one, 200_000).unwrap();
+            assert_eq!(machine.limit_kib(1), Some(201_024));
+            // A reboot finds the domain as it is now.
+            let now = toolstack.find("one").unwrap().config;
+            assert_eq!((now.memory_mib, now.maxmem_mib), (196, 256));
         });
     }
 

@@ -23,6 +23,8 @@ struct Given {
     domains: BTreeMap<u16, u64>,
     /// Destroyed, while somebody maps their frames.
     dying: BTreeSet<u16>,
+    /// The most that a domain may be given, in KiB, by its number.
+    limits: BTreeMap<u16, u64>,
     /// Does somebody map frames of those that are destroyed?
     held: bool,
     made: u16,
@@ -56,6 +58,11 @@ impl Machine {
         Self::FIRST + self.0.lock().made - 1
     }
 
+    /// The most that a domain may be given, in KiB, if somebody has set that.
+    pub fn limit_kib(&self, number: u16) -> Option<u64> {
+        self.0.lock().limits.get(&number).copied()
+    }
+
     /// Lets those that are destroyed stay until they are no longer held.
     pub fn hold(&self, held: bool) {
         let mut given = self.0.lock();
@@ -77,6 +84,9 @@ impl Machine {
             XEN_DOMCTL_GETDOMAININFO => {
                 let info = given.info(number).ok_or(Errno::ESRCH)?;
                 op.set_payload(&info);
+            }
+            XEN_DOMCTL_MAX_MEM => {
+                given.limits.insert(number, op.payload::<XenDomctlMaxMem>().max_memkb);
             }
             XEN_DOMCTL_DESTROYDOMAIN => {
                 given.domains.remove(&number).ok_or(Errno::ESRCH)?;

@@ -270,7 +270,11 @@ impl Shell {
         for (at, info) in list.iter().enumerate() {
             let id = DomId::new(info.domain);
             let config = match self.toolstack.domain(id) {
-                Some(made) => self.toolstack.now(&made, |config| domain(config, Some(&made.uuid))),
+                Some(made) => {
+                    let mut json = domain(&made.config, Some(&made.uuid));
+                    json.c_info.name = made.name;
+                    json
+                }
                 None => bare(self.toolstack.name(id), info),
             };
             let text = text(&Listed { domid: info.domain, config }, "    ")?;

@@ -123,17 +123,6 @@ pub(super) fn write_memory(store: &Xenstore, id: DomId, node: &str, kib: u64) ->
     store.client().write(&format!("{}/memory/{node}", home(id)), kib.to_string())
 }
 
-/// How many of `all` vCPUs a domain is to use.
-pub(super) fn vcpus(store: &Xenstore, id: DomId, all: u32) -> u32 {
-    let client = store.client();
-    let is_online = |vcpu: &u32| {
-        client
-            .read(&format!("{}/cpu/{vcpu}/availability", home(id)))
-            .is_ok_and(|value| *value == b"online"[..])
-    };
-    (0..all).filter(is_online).count() as u32
-}
-
 /// Of `all` vCPUs the first `online` are to be used. The domain looks at each node by itself.
 ///
 /// # Errors
