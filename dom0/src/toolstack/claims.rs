@@ -37,6 +37,16 @@ struct Open {
     former: Option<Arc<Mutex<Fate>>>,
 }
 
+/// A claim of a domain that is being made, or waits to start again.
+pub(super) struct OpenMaking {
+    /// The claim's number.
+    pub(super) number: u64,
+    /// What is known of the domain.
+    pub(super) making: Making,
+    /// What becomes of a former life of the domain, if it waits.
+    pub(super) former: Option<Arc<Mutex<Fate>>>,
+}
+
 /// One claim. Dropping it gives back what was claimed.
 #[must_use]
 pub(super) struct Claim {
@@ -72,15 +82,18 @@ impl Toolstack {
         Ok(claim)
     }
 
-    /// The claim of a domain that is being made, or waits to start again, by the domain's name or number; what is known
-    /// of the domain, and what becomes of its former life if it waits.
-    pub(super) fn open_making(&self, text: &str) -> Option<(u64, Making, Option<Arc<Mutex<Fate>>>)> {
+    /// The claim of a domain that is being made, or waits to start again, by the domain's name or number.
+    pub(super) fn open_making(&self, text: &str) -> Option<OpenMaking> {
         let number = domain_number(text);
         let claims = self.0.claims.lock();
         claims.open.iter().find_map(|open| {
             let making = open.making.as_ref()?;
             let is_meant = open.name == text || (number.is_some() && making.id() == number);
-            is_meant.then(|| (open.number, making.clone(), open.former.clone()))
+            is_meant.then(|| OpenMaking {
+                number: open.number,
+                making: making.clone(),
+                former: open.former.clone(),
+            })
         })
     }
 

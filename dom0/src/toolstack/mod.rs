@@ -206,7 +206,7 @@ impl Toolstack {
     pub fn number(&self, text: &str) -> Result<DomId, String> {
         match text {
             "0" | nodes::OWN_NAME => Ok(DomId::DOM0),
-            _ => match self.open_making(text).and_then(|(_, making, _)| making.id()) {
+            _ => match self.open_making(text).and_then(|open| open.making.id()) {
                 Some(id) => Ok(id),
                 None => self.find(text).map(|domain| domain.id),
             },

@@ -12,6 +12,7 @@ use pvrt::executor::{Either, select, spawn, spawn_join, time};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+use super::claims::OpenMaking;
 use super::create::CreateError;
 use super::death::exists;
 use super::{Domain, Toolstack};
@@ -119,7 +120,7 @@ impl Toolstack {
     /// Gives up a domain that is being made or that waits to start again, and waits until nothing of it is left; was there
     /// one of this name or number?
     pub async fn give_up(&self, text: &str) -> bool {
-        let Some((number, making, former)) = self.open_making(text) else { return false };
+        let Some(OpenMaking { number, making, former }) = self.open_making(text) else { return false };
         making.give_up();
         if let Some(former) = &former {
             former.lock().unwanted = true;
