@@ -11,26 +11,24 @@ use crate::commands::{Outcome, Shell};
 use crate::shell::print::Printer;
 
 impl Shell {
-    /// `xl sched-credit2 [-d DOMAIN [-w WEIGHT] [-c CAP]] [-p POOL]`.
+    /// `xl sched-credit2 [-d DOMAIN [-w WEIGHT]] [-p POOL]`.
     pub(super) async fn xl_shares(&self, line: &Line<'_>) -> Outcome {
-        let wanted = (number(line, "w", 1)?, number(line, "c", 0)?);
+        let wanted = weight(line)?;
         let pool = line.value("p");
         let names = line.value("d");
         match (names, wanted) {
-            (None, (None, None)) => pools::check(pool)?,
-            (None, _) => return Err(line.wrong("-w and -c need a domain, -d")),
+            (None, None) => pools::check(pool)?,
+            (None, Some(_)) => return Err(line.wrong("-w needs a domain, -d")),
             (Some(_), _) if pool.is_some() => return Err(line.wrong("-d and -p exclude each other")),
             (Some(_), _) => {}
         }
         let scheduler = sysctl::scheduler().map_err(|errno| format!("scheduler: {errno}"))?;
         let list = self.selected(names.as_slice())?;
-        if let ((weight, cap), true) = (wanted, wanted != (None, None)) {
+        if let Some(weight) = wanted {
             for info in list {
                 let id = DomId::new(info.domain);
-                let refused = |errno| format!("{}: {errno}", self.toolstack.name(id));
-                let (old_weight, old_cap) = domctl::share(id, scheduler).map_err(refused)?;
-                domctl::set_share(id, scheduler, weight.unwrap_or(old_weight), cap.unwrap_or(old_cap))
-                    .map_err(refused)?;
+                domctl::set_share(id, scheduler, weight, 0)
+                    .map_err(|errno| format!("{}: {errno}", self.toolstack.name(id)))?;
             }
             return Ok(());
         }
@@ -50,12 +48,12 @@ impl Shell {
     }
 }
 
-/// The value of an option, from `least` to 65535.
-fn number(line: &Line<'_>, name: &str, least: u16) -> Result<Option<u16>, String> {
-    let Some(text) = line.value(name) else { return Ok(None) };
+/// The weight that is to be set.
+fn weight(line: &Line<'_>) -> Result<Option<u16>, String> {
+    let Some(text) = line.value("w") else { return Ok(None) };
     match text.parse() {
-        Ok(number) if number >= least => Ok(Some(number)),
-        _ => Err(line.wrong(&format!("-{name}: `{text}`: expected {least} to 65535"))),
+        Ok(number @ 1..) => Ok(Some(number)),
+        _ => Err(line.wrong(&format!("-w: `{text}`: expected 1 to 65535"))),
     }
 }
 
@@ -66,9 +64,9 @@ mod tests {
     #[test]
     fn shares_are_numbers_of_one_domain() {
         for (line, part) in [
-            ("xl sched-credit2 -w 512", "-w and -c need a domain"),
+            ("xl sched-credit2 -w 512", "-w needs a domain"),
             ("xl sched-credit2 -d x -w 0", "-w: `0`: expected 1 to 65535"),
-            ("xl sched-credit2 -d x -c -1", "-c: `-1`: expected 0 to 65535"),
+            ("xl sched-credit2 -d x -c 50", "no vCPU from a CPU that is idle"),
             ("xl sched-credit2 -d x --weight=65536", "-w: `65536`"),
             ("xl sched-credit2 -p Pool-1", "Pool-1: no such CPU pool"),
             ("xl sched-credit2 -d x -p Pool-0", "exclude each other"),
