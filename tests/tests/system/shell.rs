@@ -1,7 +1,11 @@
 //! dom0's shell and its `xl`: a domain's whole life from the prompt and from scripts.
 
-use anyhow::Result;
-use tests::Machine;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::linux::command;
+use tests::{Live, Machine};
 
 use crate::Case;
 
@@ -14,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         xenstore_is_read_and_written,
         keep_leaves_the_person_at_the_prompt,
         a_running_domain_is_changed,
+        an_interrupted_create_leaves_nothing,
     ])
 }
 
@@ -128,4 +133,43 @@ fn a_running_domain_is_changed() -> Result<()> {
     // What it says when it boots, in the first of the two and in the console's own.
     let calibrated = run.console().matches(" kHz, timer ").count();
     run.require(calibrated == 2, &format!("the messages were shown {calibrated} times"))
+}
+
+/// A figure of `xl info`.
+fn figure(machine: &mut Live, name: &str) -> Result<String> {
+    let info = command(machine, "xl info", 20)?;
+    let line = info.lines().find(|line| line.starts_with(name)).context("the figure is not there")?;
+    Ok(line.to_owned())
+}
+
+/// `^C` while a domain gets its memory: the memory comes back, and its name is free.
+fn an_interrupted_create_leaves_nothing() -> Result<()> {
+    const TRIES: usize = 8;
+    let mut machine = Machine::new("interrupted-create").start()?;
+    machine.expect("dom0# ", 60)?;
+    let (frames, nodes) = (figure(&mut machine, "free_frames")?, figure(&mut machine, "xenstore_nodes")?);
+    for attempt in 1.. {
+        ensure!(attempt <= TRIES, "each was made before `^C` came");
+        machine.type_line("xl create /boot/hello.cfg name='big' extra='wait' memory=850")?;
+        machine.expect("memory=850", 20)?;
+        thread::sleep(Duration::from_millis(100));
+        machine.type_text("\x03")?;
+        let said = machine.expect("dom0# ", 60)?;
+        let list = command(&mut machine, "xl list", 20)?;
+        ensure!(!list.contains("(null)"), "a domain without a name: {list}");
+        if said.contains("big: given up") {
+            break;
+        }
+        command(&mut machine, "xl destroy big", 20)?;
+    }
+    // What there is of the domain goes behind the prompt.
+    thread::sleep(Duration::from_secs(2));
+    let list = command(&mut machine, "xl list", 20)?;
+    ensure!(!list.contains("big"), "the domain is still there: {list}");
+    let left = (figure(&mut machine, "free_frames")?, figure(&mut machine, "xenstore_nodes")?);
+    ensure!(left == (frames, nodes), "something is left: {left:?}");
+    command(&mut machine, "xl create -F /boot/hello.cfg name='big' memory=850", 60)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
 }
