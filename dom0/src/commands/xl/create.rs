@@ -64,15 +64,14 @@ impl Shell {
             config.add_word(word).map_err(|error| format!("{error}"))?;
         }
         yield_now().await;
-        let (config, warnings) = DomainConfig::from_config(&config).map_err(|error| format!("{error}"))?;
-        if line.has("q") {
-            return Ok(config);
-        }
-        for warning in warnings {
+        let (read, warnings) = DomainConfig::read(&config);
+        let is_quiet = line.has("q");
+        for warning in warnings.into_iter().filter(|_| !is_quiet) {
             println!("warning: {}", shown(&format!("{warning}")));
             yield_now().await;
         }
-        if !config.vifs.is_empty() {
+        let config = read.map_err(|error| format!("{error}"))?;
+        if !config.vifs.is_empty() && !is_quiet {
             let name = &config.name;
             println!("warning: {}: vif: there is no network backend; the domain has no network", shown(name));
         }
