@@ -3,6 +3,8 @@
 mod block;
 mod control;
 mod create;
+#[cfg(test)]
+mod doc;
 mod follow;
 mod getopt;
 pub(super) mod help;
