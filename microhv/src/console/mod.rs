@@ -1,6 +1,7 @@
 //! The serial console: output on its way to the line, input that has not been read, and how much guests may make the
 //! hypervisor say.
 
+pub mod messages;
 pub mod output;
 mod reports;
 #[cfg(test)]

@@ -1,16 +1,18 @@
-//! Output of the serial console. The ring keeps output for `xl dmesg`, and sends output as fast as the line takes it,
-//! not faster.
+//! Output of the serial console: sent as fast as the line takes it, not faster. The part that is the hypervisor's own is
+//! kept for `xl dmesg`.
 //!
-//! One ring serves both: the newest part of the kept output is what the line has not got yet. Nobody waits for the line
-//! while interrupts are off. A writer puts as many bytes into the transmitter as fit at once. The rest goes out at the
-//! transmitter's interrupts, or at ticks of the timer if the interrupts do not come. Only a machine that dies, that
-//! starts, or that shows a debug key's answer waits ([`Output::drain`]).
+//! A ring holds what the line has not got yet. Nobody waits for the line while interrupts are off. A writer puts as many
+//! bytes into the transmitter as fit at once. The rest goes out at the transmitter's interrupts, or at ticks of the timer
+//! if the interrupts do not come. Only a machine that dies, that starts, or that shows a debug key's answer waits
+//! ([`Output::drain`]).
 
 use core::fmt::{self, Write};
 
 use arrayvec::ArrayString;
 
-/// Kept output, for `xl dmesg`. A power of two.
+use super::messages::Messages;
+
+/// The ring. A power of two.
 pub const LOG_BYTES: usize = 32768;
 /// Bytes that may wait for the line before a domain's write finds the ring full. The rest of the ring is the
 /// hypervisor's own: its lines cannot wait.
@@ -39,11 +41,11 @@ pub trait Uart {
 /// What was written, and how much of it the line has.
 #[derive(Debug)]
 pub struct Output {
+    /// What the hypervisor itself wrote.
+    pub messages: Messages,
     log: [u8; LOG_BYTES],
     /// Bytes ever written: the next goes to this modulo the size.
     written: u64,
-    /// Output before this was forgotten by `xl dmesg`'s reader.
-    cleared: u64,
     /// Number of bytes that the line has got. At most `LOG_BYTES` behind `written`.
     sent: u64,
     /// Room in the transmitter by the transmitter's last answer, less the bytes put in since.
@@ -68,9 +70,9 @@ impl Output {
     #[allow(clippy::new_without_default, reason = "the one output is a static")]
     pub const fn new() -> Self {
         Self {
+            messages: Messages::new(),
             log: [0; LOG_BYTES],
             written: 0,
-            cleared: 0,
             sent: 0,
             room: 0,
             returned: false,
@@ -84,8 +86,14 @@ impl Output {
         }
     }
 
-    /// Keeps the last [`LOG_BYTES`] bytes of all that was written, `bytes` included. Bytes that the ring overwrites
-    /// before the line has got them are skipped. The line gets the bytes from [`Output::pump`].
+    /// As [`Output::push`], for what the hypervisor itself writes.
+    pub fn push_own(&mut self, bytes: &[u8]) {
+        self.messages.push(bytes);
+        self.push(bytes);
+    }
+
+    /// Appends `bytes`, over the ring's oldest bytes. Bytes that the ring overwrites before the line has got them are
+    /// skipped. The line gets the bytes from [`Output::pump`].
     pub fn push(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(LOG_BYTES) {
             let at = (self.written % LOG_BYTES as u64) as usize;
@@ -242,26 +250,11 @@ impl Output {
         self.note_at += piece.len();
         piece.len()
     }
-
-    /// Copies kept output from byte `from` on into `to`. The result is the position of the first byte copied, and the
-    /// number of bytes.
-    pub fn kept(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
-        let oldest = self.written.saturating_sub(LOG_BYTES as u64);
-        let first = from.max(self.cleared).max(oldest).min(self.written);
-        let kept = (first..self.written).map(|place| self.log[(place % LOG_BYTES as u64) as usize]);
-        let count = to.iter_mut().zip(kept).map(|(to, byte)| *to = byte).count();
-        (first, count)
-    }
-
-    /// Forgets the kept output. What waits for the line is sent all the same.
-    pub const fn clear_kept(&mut self) {
-        self.cleared = self.written;
-    }
 }
 
 impl Write for Output {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
+        self.push_own(text.as_bytes());
         Ok(())
     }
 }

@@ -130,17 +130,17 @@ fn a_panic_sends_what_waits_first_and_all_of_it() {
 #[test]
 fn a_transmitter_that_takes_nothing_is_given_up() {
     let (mut output, mut line) = (started(), Line::new(16, 0));
-    output.push(b"kept");
+    output.push_own(b"kept");
     output.pump(&mut line, || 5);
     output.pump(&mut line, || 5 + STUCK_NS);
     assert!(output.has_more());
     output.pump(&mut line, || 6 + STUCK_NS);
     assert!(!output.has_more() && !line.interrupt);
-    output.push(b" too");
+    output.push_own(b" too");
     output.pump(&mut line, || 7 + STUCK_NS);
     assert_eq!(output.waiting(), 0, "not again so long");
     let mut kept = [0; 8];
-    assert_eq!((output.kept(0, &mut kept), &kept), ((0, 8), b"kept too"));
+    assert_eq!((output.messages.kept(0, &mut kept), &kept), ((0, 8), b"kept too"));
     // The transmitter works again.
     line.fills = usize::MAX;
     output.push(b"!");
@@ -161,14 +161,15 @@ fn a_transmitter_that_takes_nothing_is_given_up() {
 #[test]
 fn what_was_cleared_is_sent_all_the_same() {
     let (mut output, mut line) = (started(), Line::new(16, 0));
-    output.push(b"before");
-    output.clear_kept();
-    output.push(b"after");
+    output.push_own(b"before");
+    output.messages.clear();
+    output.push(b"a domain's");
+    output.push_own(b"after");
     let mut kept = [0; 16];
-    assert_eq!(output.kept(0, &mut kept), (6, 5));
+    assert_eq!((output.messages.kept(0, &mut kept), &kept[..5]), ((6, 5), &b"after"[..]), "and no domain's");
     line.fills = 10;
     output.pump(&mut line, || 0);
-    assert_eq!(line.got, b"beforeafter");
+    assert_eq!(line.got, b"beforea domain'safter");
 }
 
 proptest! {

@@ -101,7 +101,7 @@ pub(crate) fn send() {
 /// Writes all of `bytes`.
 pub(crate) fn write(bytes: &[u8]) {
     let mut output = OUTPUT.lock();
-    output.push(bytes);
+    output.push_own(bytes);
     pump(&mut output);
 }
 
@@ -138,11 +138,11 @@ impl SerialConsole for Machine {
     }
 
     fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize) {
-        OUTPUT.lock().kept(from, to)
+        OUTPUT.lock().messages.kept(from, to)
     }
 
     fn clear_console_log(&self) {
-        OUTPUT.lock().clear_kept();
+        OUTPUT.lock().messages.clear();
     }
 }
 
