@@ -19,9 +19,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the words of `line`, and hands those that mean nothing here to `unknown`. A value that cannot be read leaves
-    /// the default.
-    pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(&'a str)) -> Self {
+    /// Reads the words of `line`, and hands those that mean nothing here to `ignored`, with the reason. A value that
+    /// cannot be read leaves the default.
+    pub fn parse<'a>(line: &'a str, mut ignored: impl FnMut(&'a str, &'static str)) -> Self {
         let mut options = Self {
             dom0_memory_bytes: 24 << 20,
             debug_exit: None,
@@ -32,20 +32,43 @@ impl Options {
         };
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
-            match key {
-                "dom0_mem" => options.dom0_memory_bytes = size(value).unwrap_or(options.dom0_memory_bytes),
+            let is_read = match key {
+                "dom0_mem" => set(&mut options.dom0_memory_bytes, size(value)),
                 "dom0_max_vcpus" => {
-                    options.dom0_max_vcpus = value.parse().unwrap_or(options.dom0_max_vcpus).clamp(1, 32);
+                    let vcpus = value.parse().ok().filter(|vcpus| (1..=32).contains(vcpus));
+                    set(&mut options.dom0_max_vcpus, vcpus)
                 }
-                "debug-exit" => options.debug_exit = number(value).and_then(|port| u16::try_from(port).ok()),
-                "loglvl" => options.log_level = level(value).unwrap_or(options.log_level),
-                "mitigations" => options.mitigations = value != "off",
-                "noreboot" => options.no_reboot = true,
-                "com1" | "console" => {}
-                _ => unknown(word),
+                "debug-exit" => {
+                    let port = number(value).and_then(|port| u16::try_from(port).ok());
+                    set(&mut options.debug_exit, port.map(Some))
+                }
+                "loglvl" => set(&mut options.log_level, level(value)),
+                "mitigations" => set(&mut options.mitigations, switch(value)),
+                "noreboot" => set(&mut options.no_reboot, value.is_empty().then_some(true)),
+                "com1" | "console" => true,
+                _ => {
+                    ignored(word, "no such option");
+                    continue;
+                }
+            };
+            if !is_read {
+                ignored(word, "no such value");
             }
         }
         options
+    }
+}
+
+/// Sets what could be read; `false`: nothing could.
+fn set<T>(option: &mut T, read: Option<T>) -> bool {
+    read.map(|value| *option = value).is_some()
+}
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "auto" => Some(true),
+        "off" => Some(false),
+        _ => None,
     }
 }
 
@@ -88,7 +111,7 @@ mod tests {
     use super::*;
 
     fn known(line: &str) -> Options {
-        Options::parse(line, |word| panic!("{word} is known"))
+        Options::parse(line, |word, why| panic!("{word}: {why}"))
     }
 
     #[test]
@@ -100,12 +123,27 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_leaves_the_defaults() {
-        let line =
-            "dom0_mem=99999999999999999999G debug-exit=0x10000 loglvl=loud dom0_max_vcpus=-1 mitigations";
-        assert_eq!(known(line), known(""));
-        assert_eq!(known("dom0_mem=0"), known(""));
-        assert_eq!(known("dom0_mem=17179869184G"), known(""));
+    fn nonsense_leaves_the_defaults_and_is_named() {
+        for word in [
+            "dom0_mem=banana",
+            "dom0_mem=",
+            "dom0_mem",
+            "dom0_mem=0",
+            "dom0_mem=99999999999999999999G",
+            "dom0_mem=17179869184G",
+            "debug-exit=0x10000",
+            "loglvl=loud",
+            "dom0_max_vcpus=-1",
+            "dom0_max_vcpus=0",
+            "dom0_max_vcpus=33",
+            "mitigations",
+            "mitigations=on",
+            "noreboot=no",
+        ] {
+            let mut told = alloc::vec::Vec::new();
+            assert_eq!(Options::parse(word, |word, why| told.push((word, why))), Options::parse("", |_, _| {}));
+            assert_eq!(told, [(word, "no such value")]);
+        }
     }
 
     #[test]
@@ -119,8 +157,8 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named() {
-        let mut words = std::vec::Vec::new();
-        Options::parse("com1 frobnicate dom0_mem=1M x=y", |word| words.push(word));
-        assert_eq!(words, ["frobnicate", "x=y"]);
+        let mut told = alloc::vec::Vec::new();
+        Options::parse("com1 frobnicate dom0_mem=1M x=y", |word, why| told.push((word, why)));
+        assert_eq!(told, [("frobnicate", "no such option"), ("x=y", "no such option")]);
     }
 }
