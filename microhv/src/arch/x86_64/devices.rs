@@ -62,10 +62,14 @@ impl Devices for Machine {
         serial::drain();
         match action {
             PowerAction::Off => {
+                panic::debug_exit(panic::EXIT_OFF);
                 self.acpi.power_off.iter().for_each(|&(port, value)| cpu::port_out::<u16>(port, value));
             }
             PowerAction::Reboot if self.no_reboot => {}
-            PowerAction::Reboot => restart(self.acpi),
+            PowerAction::Reboot => {
+                panic::debug_exit(panic::EXIT_RESTART);
+                restart(self.acpi);
+            }
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
         }
         // The machine goes off in its own time; the line below is for a machine that does not.

@@ -12,8 +12,14 @@ use x86_64::registers::control::Cr2;
 use super::machine::hypervisor_if_up;
 use super::{cpu, paging, percpu, serial};
 
-/// What isa-debug-exit reports for a panic.
+/// What isa-debug-exit reports: the machine starts again.
+pub(crate) const EXIT_RESTART: u8 = 0x12;
+/// A panic.
 pub(crate) const EXIT_PANIC: u8 = 0x13;
+/// dom0 powered the machine off, and made no report of its own.
+pub(crate) const EXIT_OFF: u8 = 0x14;
+/// The loader's dom0 kernel was refused.
+pub(crate) const EXIT_REFUSED: u8 = 0x15;
 /// Frames of a backtrace.
 const BACKTRACE_FRAMES: usize = 32;
 

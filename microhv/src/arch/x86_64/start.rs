@@ -237,6 +237,11 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
             domain.controller_pause_count.store(0, Ordering::Release);
             hv.unpause_domain(&domain);
         }
-        Err(error) => panic!("cannot build dom0: {error}"),
+        Err(error) => {
+            log::error!("dom0 is refused: {error}");
+            panic::debug_exit(panic::EXIT_REFUSED);
+            serial::drain();
+            cpu::halt_for_ever()
+        }
     }
 }
