@@ -9,6 +9,9 @@ use object::{Object, ObjectSection, SectionKind};
 
 use crate::images;
 
+/// The image that alone is linked where it is.
+const HYPERVISOR: &str = "microhv";
+
 /// One image that addresses may belong to.
 struct Known {
     name: &'static str,
@@ -67,10 +70,17 @@ impl Symbols {
         }
     }
 
-    /// Line number and explanation of every address from line `first` on.
+    /// Of no image: nothing is known.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { images: Vec::new() }
+    }
+
+    /// Line number and explanation of every address from line `first` on, and of build ids that no image has.
     pub fn annotate(&self, lines: &[&str], first: usize) -> Vec<(usize, String)> {
         let mut names = BTreeMap::new();
-        let mentions = self.mentions(lines);
+        let reports = reports(lines);
+        let mentions = self.mentions(lines, &reports);
         let wanted: Vec<Mention<'_>> = mentions.into_iter().filter(|mention| mention.line >= first).collect();
         for image in &self.images {
             let of_image = wanted.iter().filter(|mention| mention.image.name == image.name);
@@ -84,30 +94,80 @@ impl Symbols {
             let text = names.get(&(mention.image.name, mention.place()))?;
             Some((mention.line, format!("{:#x} {}: {text}", mention.address, mention.image.name)))
         };
-        wanted.into_iter().filter_map(explained).collect()
+        let strange = reports.iter().filter_map(|report| {
+            let (line, id) = report.build_id.filter(|(line, id)| *line >= first && self.of(id).is_none())?;
+            Some((line, format!("no image here has the build id {id}")))
+        });
+        let mut all: Vec<(usize, String)> = strange.chain(wanted.into_iter().filter_map(explained)).collect();
+        all.sort_by_key(|(line, _)| *line);
+        all
+    }
+
+    /// The image of a build id.
+    fn of(&self, id: &str) -> Option<&Known> {
+        self.images.iter().find(|image| image.build_id == id)
     }
 
     /// Every address that lies in an image's code, with the image.
-    fn mentions(&self, lines: &[&str]) -> Vec<Mention<'_>> {
-        let mut current = None;
+    ///
+    /// PV kernels share addresses: such an address is an image's only if the report has that image's build id. Where the
+    /// hypervisor is linked nobody else is; but in a report of a build that is not here, no address is known.
+    fn mentions(&self, lines: &[&str], reports: &[Report<'_>]) -> Vec<Mention<'_>> {
         let mut mentions = Vec::new();
-        for (line, text) in lines.iter().enumerate() {
-            if let Some(id) = build_id(text) {
-                current = self.images.iter().find(|image| image.build_id == id);
+        for report in reports {
+            let image = report.build_id.map(|(_, id)| self.of(id));
+            if matches!(image, Some(None)) {
+                continue;
             }
-            let exact = text.to_ascii_lowercase().contains("rip");
-            for address in addresses(text) {
-                let mut candidates = self.images.iter().filter(|image| image.code.contains(&address));
-                let owner = match current {
-                    Some(image) if image.code.contains(&address) => Some(image),
-                    // Nobody else is linked where the hypervisor is.
-                    _ => candidates.next().filter(|_| candidates.next().is_none()),
-                };
-                mentions.extend(owner.map(|image| Mention { line, address, exact, image }));
+            let hypervisor = self.images.iter().find(|image| image.name == HYPERVISOR);
+            for &line in &report.lines {
+                let exact = lines[line].to_ascii_lowercase().contains("rip");
+                for address in addresses(lines[line]) {
+                    let owners = [image.flatten(), hypervisor].into_iter().flatten();
+                    let owner = owners.into_iter().find(|image| image.code.contains(&address));
+                    mentions.extend(owner.map(|image| Mention { line, address, exact, image }));
+                }
             }
         }
+        mentions.sort_by_key(|mention| mention.line);
         mentions
     }
+}
+
+/// Lines of one kernel, up to the next report of the same: a panic, or what comes before the first.
+#[derive(Default)]
+struct Report<'a> {
+    lines: Vec<usize>,
+    /// Begins with a panic.
+    is_panic: bool,
+    /// The build id in it, and its line. A kernel prints its id before the addresses or behind them.
+    build_id: Option<(usize, &'a str)>,
+}
+
+/// The reports in a log. Lines of several domains come between each other: who wrote a line, its prefix says.
+fn reports<'a>(lines: &[&'a str]) -> Vec<Report<'a>> {
+    let mut open: BTreeMap<&str, Report<'a>> = BTreeMap::new();
+    let mut reports = Vec::new();
+    for (line, text) in lines.iter().enumerate() {
+        let report = open.entry(writer(text)).or_default();
+        let id = build_id(text);
+        let is_panic = text.contains("PANIC");
+        // An id behind an id, or where nobody panicked, is another report's.
+        if is_panic || id.is_some() && (report.build_id.is_some() || !report.is_panic) {
+            reports.push(std::mem::take(report));
+            report.is_panic = is_panic;
+        }
+        report.lines.push(line);
+        report.build_id = report.build_id.or(id.map(|id| (line, id)));
+    }
+    reports.extend(open.into_values());
+    reports
+}
+
+/// The prefix of a domain's lines, `(d1 name) `; nothing for dom0 and the hypervisor.
+fn writer(line: &str) -> &str {
+    let number = line.strip_prefix("(d").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    line.find(')').filter(|_| number).map_or("", |end| &line[..end])
 }
 
 impl Mention<'_> {
@@ -207,15 +267,53 @@ mod tests {
         let id = format!("build id: {}", "c".repeat(40));
         let lines =
             ["0xffffffff80000010", &id, "rip 0xffffffff80000010 0xffff82d080200010 0xffffffff80010000"];
-        let mentions = symbols.mentions(&lines);
-        let found: Vec<_> = mentions.iter().map(|one| (one.line, one.image.name, one.place())).collect();
+        let found = |lines: &[&str]| -> Vec<_> {
+            let mentions = symbols.mentions(lines, &reports(lines));
+            mentions.iter().map(|one| (one.line, one.image.name, one.place())).collect()
+        };
         assert_eq!(
-            found,
+            found(&lines),
             [(2, "hello", 0xffff_ffff_8000_0010), (2, "microhv", 0xffff_82d0_8020_0010)],
             "the first could be either's, the last is nobody's code"
         );
-        let called = symbols.mentions(&["0xffff82d080200010"]);
-        assert_eq!(called[0].place(), 0xffff_82d0_8020_000f);
+        assert_eq!(found(&["0xffff82d080200010"]), [(0, "microhv", 0xffff_82d0_8020_000f)]);
+    }
+
+    #[test]
+    fn each_report_has_its_own_image() {
+        let kernels = 0xffff_ffff_8000_0000..0xffff_ffff_8001_0000;
+        let images = vec![
+            known("microhv", 'a', 0xffff_82d0_8020_0000..0xffff_82d0_8030_0000),
+            known("dom0", 'b', kernels.start..kernels.end + 0x1000),
+            known("hello", 'c', kernels),
+        ];
+        let symbols = Symbols { images };
+        let id = |digit: &str| format!("build id: {}", digit.repeat(40));
+        let names = |lines: &[&str]| -> Vec<_> {
+            let mentions = symbols.mentions(lines, &reports(lines));
+            mentions.iter().map(|one| (one.line, one.image.name)).collect()
+        };
+        let (dom0, hello, other) = (id("b"), format!("(d1 h) {}", id("c")), id("e"));
+        // The id stands behind the addresses, and lines of two kernels are mixed.
+        let mixed = [
+            "(d1 h) PANIC: a",
+            "PANIC: b",
+            "(d1 h)   0xffffffff80000010",
+            "  0xffffffff80000020",
+            &hello,
+            &dom0,
+        ];
+        assert_eq!(names(&mixed), [(2, "hello"), (3, "dom0")]);
+        // A kernel that panics after another's report is not that other.
+        let later = ["PANIC: a", "0xffffffff80000010", &dom0, "PANIC: b", "0xffffffff80000010", &id("c")];
+        assert_eq!(names(&later), [(1, "dom0"), (4, "hello")]);
+        // Another build's addresses are nobody's, the hypervisor's neither; and the reader is told.
+        let lines = ["PANIC", "0xffff82d080200010", "0xffffffff80000010", &other];
+        assert_eq!(names(&lines), []);
+        let told = symbols.annotate(&lines, 0);
+        assert!(told.len() == 1 && told[0].0 == 3 && told[0].1.contains("eeee"), "{told:?}");
+        // Without an id, an address that only one of our kernels has may be a stranger's.
+        assert_eq!(names(&["rip e033:ffffffff80010010"]), []);
     }
 
     #[test]
