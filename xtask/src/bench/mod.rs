@@ -109,8 +109,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(300);
 /// # Errors
 /// A tool is missing, a build failed, or a machine did not run to its end.
 pub fn bench(options: &BenchOptions) -> Result<u8> {
-    if let Some(only) = options.only.as_ref().filter(|only| only.contains(char::is_whitespace)) {
-        return Err(usage(format!("{only:?} is no operation's name")));
+    if let Some(only) = &options.only {
+        check_name(options.what, only)?;
     }
     deps::ensure(&[Need::Qemu, Need::CCompiler])?;
     // Without dom0 in it, the operations' machine needs none built.
@@ -133,6 +133,25 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         complete &= neighbour::bench(options)?;
     }
     Ok(u8::from(!complete))
+}
+
+/// Looks whether there is what `--only` names, before anything is built.
+///
+/// # Errors
+/// Wrong usage: there is no such operation or attack.
+fn check_name(what: Option<What>, only: &str) -> Result<()> {
+    let (kind, known): (&str, Vec<&str>) = match what {
+        None | Some(What::Operations) => ("operation", operations::names().collect()),
+        Some(What::Linux) => ("operation", linux::names().collect()),
+        Some(What::Neighbour) => ("attack", neighbour::names().collect()),
+        Some(What::System) => return Err(usage("the system's figures come together: leave --only out")),
+        // The guest names its cases while it runs.
+        Some(What::Stretch) => return Ok(()),
+    };
+    if known.contains(&only) {
+        return Ok(());
+    }
+    Err(usage(format!("--only {only}: there is no such {kind}: there are {}", known.join(", "))))
 }
 
 /// The machine of every figure, at the host's speed.
@@ -259,4 +278,20 @@ fn marks(lines: &[&str], disk: Option<&Path>) -> Result<Vec<(u32, Counts)>> {
     machine.qemu_arguments.extend(plugin::arguments(&file, None)?);
     run(&machine)?;
     Ok(plugin::marks(&std::fs::read_to_string(&file)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_names_must_be_there() {
+        for what in [None, Some(What::Operations), Some(What::Linux), Some(What::Neighbour), Some(What::System)] {
+            let error = check_name(what, "nope").expect_err("there is none");
+            assert!(error.is::<crate::Usage>(), "{what:?}: {error}");
+        }
+        for (what, only) in [(None, "clts"), (Some(What::Operations), "int3"), (Some(What::Linux), "disk")] {
+            check_name(what, only).expect(only);
+        }
+    }
 }

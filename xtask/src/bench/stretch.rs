@@ -1,7 +1,7 @@
 //! How long the hypervisor runs without taking an interrupt, in instructions: in the calls that keep it busy for longest,
 //! made by `guests/hostile` as a guest and as a control domain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSymbol};
@@ -12,6 +12,7 @@ use crate::images;
 use crate::machine::Machine;
 use crate::plugin::{self, Stretch};
 use crate::qemu::RunDirectory;
+use crate::usage;
 
 /// The longest stretch that may be, in instructions.
 const LIMIT: u64 = 150_000;
@@ -33,18 +34,25 @@ pub(super) fn bench(only: Option<&str>) -> Result<bool> {
     println!("| machine | case | longest stretch |");
     println!("| --- | --- | --- |");
     let mut over = Vec::new();
+    let (mut shown, mut known) = (0, BTreeSet::new());
     let sizes = SIZES.into_iter().map(|(memory, guest)| (memory, measure(memory, guest, &hypervisor)));
     let herds = std::iter::once_with(|| (HERDS_MEMORY, measure_herds(&hypervisor)));
     for (memory, measured) in sizes.chain(herds) {
         for (name, stretch) in measured? {
+            known.insert(name.clone());
             if only.is_some_and(|only| !name.contains(only)) {
                 continue;
             }
+            shown += 1;
             println!("| {memory} MiB | {name} | {} |", stretch.length);
             if stretch.length > LIMIT {
                 over.push((memory, name, stretch));
             }
         }
+    }
+    if let Some(only) = only.filter(|_| shown == 0) {
+        let known: Vec<String> = known.into_iter().collect();
+        return Err(usage(format!("--only {only}: no case has that in its name: there are {}", known.join(", "))));
     }
     for (memory, name, stretch) in &over {
         println!(

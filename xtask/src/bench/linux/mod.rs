@@ -64,10 +64,6 @@ type Figures = BTreeMap<&'static str, Counts>;
 /// # Errors
 /// A package cannot be fetched, a build failed, or a machine did not run to its end.
 pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
-    if let Some(only) = options.only.as_ref().filter(|only| !known_names().any(|known| known == **only)) {
-        let known: Vec<&str> = known_names().collect();
-        return Err(crate::usage(format!("no operation {only}: there are {}", known.join(", "))));
-    }
     let on = match options.on.unwrap_or(On::Microhv) {
         On::Both => vec![On::Microhv, On::Xen, On::XenDom0, On::Bare],
         one => vec![one],
@@ -107,7 +103,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
 }
 
 /// What `--only` knows.
-fn known_names() -> impl Iterator<Item = &'static str> {
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
     OPERATIONS.iter().map(|known| known.name).chain([DISK])
 }
 

@@ -134,11 +134,6 @@ impl Figures {
 /// There is no such attack, or a machine did not run to its end.
 pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     let only = options.only.as_deref();
-    if let Some(only) = only
-        && !ATTACKS.iter().any(|attack| attack.name == only)
-    {
-        return Err(usage(format!("{only} is no attack: {}", names().collect::<Vec<_>>().join(", "))));
-    }
     println!(
         "| attack | neighbour's read of xenstore, average, ms | worst, ms | its disk, reads/s | part of the first row | of the second | bound |"
     );
