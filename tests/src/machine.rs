@@ -86,7 +86,8 @@ impl Machine {
             Emulator::Qemu => self.session(Attach::Nobody)?.wait(),
             Emulator::Bochs => {
                 self.prepare()?;
-                xtask::bochs::run(&self.description, false)?
+                let (outcome, console, _) = xtask::bochs::run(&self.description, false)?;
+                (outcome, console)
             }
         };
         Ok(Run { name: self.name, outcome, console })

@@ -4,7 +4,6 @@
 //! It boots the CD image. It has neither virtio nor a device by which a run reports its end: the hypervisor and dom0
 //! report through the second serial port, which Bochs writes to a file of its own. No guest has a right to a port.
 
-use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -16,8 +15,9 @@ use anyhow::{Context, Result};
 
 use crate::machine::Machine;
 use crate::qemu::{self, RunDirectory};
-use crate::session::{Outcome, SavedTerminal, copy_output};
-use crate::{images, iso, usage};
+use crate::session::{Log, Outcome, copy_output, with_log};
+use crate::terminal::SavedTerminal;
+use crate::{images, iso, lines, usage};
 
 /// The emulator.
 pub const PROGRAM: &str = "bochs";
@@ -55,11 +55,11 @@ pub fn check(machine: &Machine) -> Result<()> {
 }
 
 /// Boots `machine` in Bochs, whose images must have been built, and waits for its end; what it prints is shown, too, if
-/// `shown`. A person's input goes to the serial line.
+/// `shown`. A person's input goes to the serial line. Gives how many lines of its script it took, too.
 ///
 /// # Errors
 /// The boot files cannot be made or Bochs cannot be started.
-pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String)> {
+pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String, usize)> {
     let files = RunDirectory::new()?;
     let (bundle, image) = (files.file("boot.cpio"), files.file("microhv.iso"));
     images::write(&bundle, &machine.bundle()?.archive())?;
@@ -70,9 +70,7 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String)> {
     let port = listener.local_addr()?.port();
     images::write(&files.file("bochsrc"), configuration(machine, &files, port).as_bytes())?;
     images::write(&files.file("go"), b"c\n")?;
-    let create =
-        |path: &Path| File::create(path).map_err(|error| usage(format!("log {}: {error}", path.display())));
-    let log = machine.log.as_deref().map(create).transpose()?;
+    let mut log = Log::of(machine)?;
 
     let terminal = (shown && machine.interactive()).then(SavedTerminal::save).flatten();
     if terminal.is_some() {
@@ -94,7 +92,7 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String)> {
             if terminal.is_some() {
                 forward_input(line.try_clone()?);
             }
-            let (text, log) = (text.clone(), log.as_ref().map(File::try_clone).transpose()?);
+            let (text, log) = (text.clone(), log.take());
             let keep = move |bytes: &[u8]| {
                 text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             };
@@ -120,14 +118,13 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String)> {
         std::thread::sleep(LOOK_EVERY);
     };
     drop(child);
-    if let Some(reader) = reader {
-        let _ = reader.join();
-    }
+    let log_error = reader.and_then(|reader| reader.join().ok().flatten());
     if let Some(terminal) = terminal {
         terminal.restore();
     }
     let text = text.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok((outcome, String::from_utf8_lossy(&text).into_owned()))
+    let (taken, _) = reports(&files.file("report"));
+    Ok((with_log(outcome, log_error), String::from_utf8_lossy(&text).into_owned(), taken))
 }
 
 /// A running Bochs: dropped, it is ended, and what gives it a terminal with it.
@@ -186,7 +183,14 @@ fn command(files: &RunDirectory) -> Command {
 
 /// The report in its file, if there is one.
 fn report(path: &Path) -> Option<Outcome> {
-    Outcome::reported(*std::fs::read(path).ok()?.first()?)
+    reports(path).1
+}
+
+/// How many lines dom0 said to have taken, and the report behind that.
+fn reports(path: &Path) -> (usize, Option<Outcome>) {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let taken = bytes.iter().take_while(|&&byte| byte == lines::NEXT).count();
+    (taken, bytes.get(taken).and_then(|&code| Outcome::reported(code)))
 }
 
 /// How a machine ended that did not say so: by its power switch or a reset, or Bochs did not even begin.
@@ -231,6 +235,10 @@ mod tests {
         std::fs::write(files.file("report"), [0x11, 0x10]).expect("writable");
         assert_eq!(report(&files.file("report")), Some(Outcome::LineFailed), "the first word counts");
         assert_eq!(report(&files.file("none")), None);
+        std::fs::write(files.file("report"), b"  \x12").expect("writable");
+        assert_eq!(reports(&files.file("report")), (2, Some(Outcome::Restarts)));
+        std::fs::write(files.file("report"), b" ").expect("writable");
+        assert_eq!(reports(&files.file("report")), (1, None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The boot bundle: a cpio archive (newc) of the files that dom0 shows under `/boot`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,19 +28,19 @@ impl Bundle {
         for image in guest_images() {
             bundle.add_file(image.name, &image.bootable())?;
         }
-        for guest in sorted(&paths::root().join("guests"))? {
-            if !guest.is_dir() {
-                continue;
-            }
-            for file in sorted(&guest)? {
-                if file.extension().is_some_and(|extension| extension == "cfg") {
-                    let name =
-                        file.file_name().and_then(|name| name.to_str()).context("a name is not UTF-8")?;
-                    bundle.add_file(name, &file)?;
-                }
-            }
+        for (name, file) in configurations()? {
+            bundle.add_file(&name, &file)?;
         }
         Ok(bundle)
+    }
+
+    /// The names of the example guests' files, which need not have been built.
+    ///
+    /// # Errors
+    /// The sources cannot be read.
+    pub fn guest_names() -> Result<BTreeSet<String>> {
+        let configurations = configurations()?.into_iter().map(|(name, _)| name);
+        Ok(guest_images().map(|image| image.name.to_string()).chain(configurations).collect())
     }
 
     /// Adds the file at `path` as `/boot/NAME`.
@@ -90,8 +90,25 @@ fn guest_images() -> impl Iterator<Item = &'static Image> {
     images::ALL.iter().filter(|image| !matches!(image.name, "microhv" | "dom0"))
 }
 
+/// Every `guests/*/*.cfg`, with its name.
+fn configurations() -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for guest in sorted(&paths::root().join("guests"))? {
+        if !guest.is_dir() {
+            continue;
+        }
+        for file in sorted(&guest)? {
+            if file.extension().is_some_and(|extension| extension == "cfg") {
+                let name = file.file_name().and_then(|name| name.to_str()).context("a name is not UTF-8")?;
+                found.push((name.to_string(), file));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The entries of a directory in order of name, so that equal trees make equal bundles.
-fn sorted(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+fn sorted(directory: &Path) -> Result<Vec<PathBuf>> {
     let cannot = || format!("cannot read {}", directory.display());
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(directory).with_context(cannot)? {

@@ -1,5 +1,6 @@
 //! `cargo xtask gdb` and `cargo xtask trace`.
 
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::Command;
 
@@ -9,7 +10,7 @@ use crate::deps::{self, Need};
 use crate::machine::Machine;
 use crate::session::{Attach, Session};
 use crate::symbols::Symbols;
-use crate::{guest, images, paths, run, usage};
+use crate::{bochs, guest, images, paths, run, usage};
 
 /// Boots `machine` stopped before its first instruction and attaches a debugger with the symbols of the
 /// hypervisor and of dom0. The console goes to `target/gdb.log`.
@@ -23,41 +24,120 @@ pub fn gdb(mut machine: Machine, port: u16) -> Result<u8> {
     let _root_in_use = guest::attach_root(&mut machine)?;
     let log = machine.log.get_or_insert_with(|| paths::target().join("gdb.log")).clone();
     machine.qemu_arguments.extend(["-S".into(), "-gdb".into(), format!("tcp:127.0.0.1:{port}")]);
-    let session = Session::start(&machine, Attach::Program)?;
+    let session = Session::start(&machine, Attach::Debugger)?;
     eprintln!("the console goes to {}", log.display());
     eprintln!("stop at a function with `hbreak`: the machine has no page tables yet");
-    let status = Command::new("gdb")
-        .args(["-quiet", "-ex", "set confirm off", "-ex", "set pagination off"])
-        .arg("-ex")
-        .arg(format!("add-symbol-file {}", images::find("dom0")?.linked().display()))
-        .arg("-ex")
-        .arg(format!("target remote 127.0.0.1:{port}"))
-        .arg(images::find("microhv")?.linked())
-        .status()
-        .context("cannot run gdb")?;
+    let words = [
+        "gdb".into(),
+        "-quiet".into(),
+        "-ex".into(),
+        "set confirm off".into(),
+        "-ex".into(),
+        "set pagination off".into(),
+        "-ex".into(),
+        format!("add-symbol-file {}", images::find("dom0")?.linked().display()),
+        "-ex".into(),
+        format!("target remote 127.0.0.1:{port}"),
+        images::find("microhv")?.linked().display().to_string(),
+    ];
+    let status = alone_at_the_terminal(&words).status().context("cannot run gdb")?;
     drop(session);
     Ok(if status.success() { 0 } else { 5 })
 }
 
-/// Prints a serial log with names and lines behind each address in it; `-` is standard input.
+/// A command that has a terminal of its own within ours: `^C` interrupts it, and none of us. So gdb stops the machine, and
+/// the machine and we stay.
+fn alone_at_the_terminal(words: &[String]) -> Command {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+    let mut command = Command::new(bochs::TERMINAL);
+    command.args(["-qec", &format!("exec {}", quoted.join(" ")), "/dev/null"]);
+    command
+}
+
+/// Prints a serial log with names and lines behind each address in it; `-` is standard input. A log has any bytes: they are
+/// printed as they are.
 ///
 /// # Errors
 /// The log cannot be read, or addr2line is missing.
 pub fn trace(log: &Path) -> Result<()> {
     deps::ensure(&[Need::Addr2line])?;
-    let text = if log == Path::new("-") {
-        std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
+    let mut bytes = Vec::new();
+    if log == Path::new("-") {
+        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
     } else {
-        let bytes = std::fs::read(log).map_err(|error| usage(format!("{}: {error}", log.display())))?;
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let lines: Vec<&str> = text.lines().collect();
-    let mut explained = Symbols::of_images().annotate(&lines, 0).into_iter().peekable();
-    for (number, line) in lines.iter().enumerate() {
-        println!("{line}");
+        bytes = std::fs::read(log).map_err(|error| usage(format!("{}: {error}", log.display())))?;
+    }
+    match explained(&bytes, &Symbols::of_images(), std::io::stdout().lock()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write the log"),
+    }
+}
+
+/// Writes a log's lines, and behind each what is known of its addresses.
+fn explained(bytes: &[u8], symbols: &Symbols, mut to: impl Write) -> std::io::Result<()> {
+    let raw: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
+    let texts: Vec<_> = raw.iter().map(|line| String::from_utf8_lossy(line)).collect();
+    let lines: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+    let mut explained = symbols.annotate(&lines, 0).into_iter().peekable();
+    for (number, line) in raw.iter().enumerate() {
+        to.write_all(line)?;
+        if !line.ends_with(b"\n") {
+            to.write_all(b"\n")?;
+        }
         while let Some((_, text)) = explained.next_if(|(at, _)| *at == number) {
-            println!("    {text}");
+            writeln!(to, "    {text}")?;
         }
     }
-    Ok(())
+    to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::BufRead;
+    use std::process::Stdio;
+
+    /// A person at a terminal, which `script` makes, presses `^C` while a shell waits for a debugger.
+    #[test]
+    fn an_interrupt_is_the_debuggers_alone() {
+        let debugger = "trap 'echo caught; exit 7' INT; echo ready; for n in $(seq 300); do sleep 0.1; done";
+        // Who runs the tests may have had interrupts ignored.
+        let words = ["env", "--default-signal=INT", "sh", "-c", debugger].map(str::to_string);
+        let inner = alone_at_the_terminal(&words);
+        let inner: Vec<String> = inner
+            .get_args()
+            .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
+            .collect();
+        let outer = format!("{} {}; echo status $?", bochs::TERMINAL, inner.join(" "));
+        let outer = format!("exec env --default-signal=INT sh -c '{}'", outer.replace('\'', r"'\''"));
+        let mut child = Command::new(bochs::TERMINAL)
+            .args(["-qec", &outer, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script is always there");
+        let mut keys = child.stdin.take().expect("piped");
+        let mut screen = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        let mut seen = String::new();
+        while !seen.contains("ready") {
+            assert_ne!(screen.read_line(&mut seen).expect("a screen"), 0, "{seen}");
+        }
+        keys.write_all(b"\x03").expect("a keyboard");
+        screen.read_to_string(&mut seen).expect("a screen");
+        child.wait().expect("it ends");
+        assert!(seen.contains("caught") && seen.contains("status 7"), "{seen}");
+    }
+
+    #[test]
+    fn a_log_of_any_bytes_is_printed_as_it_is() {
+        for log in [&b""[..], b"\xff\xfe\n", b"a\r\n\0\x1b[2J\xc3\n", b"\n\n"] {
+            let mut printed = Vec::new();
+            explained(log, &Symbols::none(), &mut printed).expect("memory takes all");
+            assert_eq!(printed, log);
+        }
+        let mut printed = Vec::new();
+        explained(b"no end \xff", &Symbols::none(), &mut printed).expect("memory takes all");
+        assert_eq!(printed, b"no end \xff\n");
+    }
 }

@@ -8,8 +8,9 @@ use anyhow::Result;
 
 use crate::bochs;
 use crate::bundle::{self, Bundle};
+use crate::checks;
 use crate::images::{self, Image};
-use crate::usage;
+use crate::{lines, usage};
 
 /// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how it went.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
@@ -177,6 +178,8 @@ pub struct Machine {
     pub script: Option<Vec<String>>,
     /// The shell stays after the script's last line.
     pub keep: bool,
+    /// Behind the script, the shell's lines come from our standard input, and the machine ends at their end.
+    pub from_input: bool,
     /// Passed to QEMU as they are.
     pub qemu_arguments: Vec<String>,
     /// All of QEMU's threads share one of the host's CPUs: the one that does a disk's work then goes before the one that
@@ -184,6 +187,8 @@ pub struct Machine {
     pub one_host_cpu: bool,
     /// A copy of all serial output.
     pub log: Option<PathBuf>,
+    /// This is not its first boot: the copy goes on.
+    pub starts_again: bool,
     /// When the machine is ended, counted from QEMU's start.
     pub timeout: Option<Duration>,
 }
@@ -204,9 +209,11 @@ impl Default for Machine {
             modules: Vec::new(),
             script: None,
             keep: false,
+            from_input: false,
             qemu_arguments: Vec::new(),
             one_host_cpu: false,
             log: None,
+            starts_again: false,
             timeout: None,
         }
     }
@@ -215,8 +222,8 @@ impl Default for Machine {
 impl Machine {
     /// The images it boots or offers to its guests: dom0's is left out when another kernel stands in its place.
     pub fn images(&self) -> Vec<&'static Image> {
-        let standard = self.dom0 == Self::default().dom0;
-        images::ALL.iter().filter(|image| standard || image.name != "dom0").collect()
+        let own = self.has_own_dom0();
+        images::ALL.iter().filter(|image| own || image.name != "dom0").collect()
     }
 
     /// Whether a person sits at the prompt, at once or after the script.
@@ -224,24 +231,33 @@ impl Machine {
         self.script.is_none() || self.keep
     }
 
+    /// Whether our own dom0 is booted, which knows scripts.
+    pub fn has_own_dom0(&self) -> bool {
+        self.dom0 == Self::default().dom0
+    }
+
+    /// Whether dom0 tells, by the second serial port, which lines it takes.
+    pub fn has_lines(&self) -> bool {
+        self.script.is_some() || self.from_input
+    }
+
     /// Looks for everything that can be wrong before anything is built.
     ///
     /// # Errors
     /// A file that is not there, or a script with a line that cannot travel: wrong usage.
     pub fn check(&self) -> Result<()> {
-        for disk in &self.disks {
-            check_file("disk", &disk.path)?;
-        }
+        checks::disks(&self.disks)?;
         // One of ours may not be built yet.
         if !self.dom0.parent().is_some_and(|directory| directory.ends_with("freestanding/boot")) {
-            check_file("dom0", &self.dom0)?;
+            checks::file("dom0", &self.dom0)?;
         }
         for module in &self.modules {
-            check_file("module", &module.path)?;
+            checks::file("module", &module.path)?;
         }
         if self.memory_mib == 0 || self.cpus == 0 {
             return Err(usage("a machine needs memory and a CPU"));
         }
+        checks::memory_for(self)?;
         match self.emulator {
             Emulator::Qemu => Ok(()),
             Emulator::Bochs => bochs::check(self),
@@ -255,8 +271,17 @@ impl Machine {
 
     /// dom0's command line, without a first word for the file.
     pub fn dom0_line(&self) -> String {
-        let keep = if self.keep { " keep" } else { "" };
-        join(&format!("debug-exit={:#x}{keep}", self.emulator.report_port()), &self.dom0_arguments)
+        let mut line = format!("debug-exit={:#x}", self.emulator.report_port());
+        if self.has_lines() {
+            line += &format!(" lines={:#x}", lines::PORT);
+        }
+        if self.keep {
+            line += " keep";
+        }
+        if self.from_input {
+            line += " input";
+        }
+        join(&line, &self.dom0_arguments)
     }
 
     /// The boot bundle: example guests, modules, script.
@@ -277,15 +302,6 @@ impl Machine {
 
 fn join(standard: &str, extra: &str) -> String {
     if extra.is_empty() { standard.to_string() } else { format!("{standard} {extra}") }
-}
-
-/// A disk or module must be there, and readable, before minutes of building.
-fn check_file(what: &str, path: &Path) -> Result<()> {
-    match std::fs::metadata(path) {
-        Ok(data) if data.is_dir() => Err(usage(format!("{what} {}: is a directory", path.display()))),
-        Ok(_) => Ok(()),
-        Err(error) => Err(usage(format!("{what} {}: {error}", path.display()))),
-    }
 }
 
 #[cfg(test)]
@@ -336,5 +352,7 @@ mod tests {
         let machine = Machine { keep: true, dom0_arguments: "x=1".into(), ..Machine::default() };
         assert_eq!(machine.hypervisor_line(), "com1 debug-exit=0xf4");
         assert_eq!(machine.dom0_line(), "debug-exit=0xf4 keep x=1");
+        let machine = Machine { script: Some(Vec::new()), from_input: true, ..Machine::default() };
+        assert_eq!(machine.dom0_line(), "debug-exit=0xf4 lines=0x2f8 input");
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::machine::{Boot, Disk, Emulator, Machine, Module, Net};
-use crate::{guest, usage};
+use crate::{checks, guest, usage};
 
 /// Options of `run`, and of whatever else boots a machine.
 #[derive(Args, Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct RunOptions {
     #[arg(long = "on", value_enum, default_value_t)]
     emulator: Emulator,
     /// Memory in MiB.
-    #[arg(long = "mem", value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(32..))]
+    #[arg(long = "mem", value_name = "MIB", default_value_t = 1024, value_parser = checks::memory)]
     memory_mib: u32,
     /// CPUs.
     #[arg(long = "smp", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
@@ -90,9 +90,11 @@ impl RunOptions {
             modules,
             script,
             keep: self.keep,
+            from_input: false,
             qemu_arguments: self.qemu_arguments,
             one_host_cpu: false,
             log: self.log,
+            starts_again: false,
             timeout: self.timeout.map(Duration::from_secs),
         };
         machine.check()?;

@@ -9,11 +9,15 @@ use anyhow::{Context, Result};
 
 use crate::images;
 use crate::iso;
+use crate::lines;
 use crate::machine::{Boot, DEBUG_EXIT_PORT, Machine, Net};
 use crate::paths;
 
 /// QEMU's system emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Bytes of the path under which a run's directory is made: with what follows, a socket's name has at most 107.
+const LONGEST: usize = 70;
 
 /// QEMU's arguments for one instruction a tick: the guest's TSC then counts instructions, the same on every host.
 pub const ICOUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
@@ -33,8 +37,10 @@ impl RunDirectory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let own = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let in_target = paths::target().join("run");
-        // QEMU ends a module's file name at the first space: such a target directory cannot serve.
-        let path = if in_target.to_str().is_some_and(|path| !path.contains(char::is_whitespace)) {
+        // QEMU ends a module's file name at the first space, and a socket's name is short: such a target directory cannot
+        // serve.
+        let serves = |path: &str| !path.contains(char::is_whitespace) && path.len() <= LONGEST;
+        let path = if in_target.to_str().is_some_and(serves) {
             in_target.join(own)
         } else {
             std::env::temp_dir().join(format!("microhv-{own}"))
@@ -70,6 +76,11 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
     command.args(["-m", &machine.memory_mib.to_string()]);
     command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
     devices(machine, &mut command);
+    if machine.has_lines() {
+        let mut port = OsString::from("socket,id=lines,path=");
+        port.push(doubled(&run.file(lines::SOCKET)));
+        command.arg("-chardev").arg(port).args(["-serial", "chardev:lines"]);
+    }
     match machine.boot {
         Boot::Direct => {
             command.arg("-kernel").arg(&hypervisor).args(["-append", &machine.hypervisor_line()]);
@@ -102,7 +113,10 @@ pub fn bare(machine: &Machine) -> Command {
 /// Disks and network card, all modern virtio.
 pub fn devices(machine: &Machine, command: &mut Command) {
     for (index, disk) in machine.disks.iter().enumerate() {
-        let mut drive = OsString::from(format!("if=none,id=disk{index},format=raw,discard=unmap,readonly="));
+        // The guest hears of a full host disk, like of any error: QEMU would stop the whole machine.
+        let mut drive = OsString::from(format!(
+            "if=none,id=disk{index},format=raw,discard=unmap,werror=report,rerror=report,readonly="
+        ));
         drive.push(if disk.read_only { "on" } else { "off" });
         drive.push(",file=");
         drive.push(doubled(&disk.path));
@@ -224,11 +238,11 @@ mod tests {
             shown,
             [
                 "-drive",
-                "if=none,id=disk0,format=raw,discard=unmap,readonly=off,file=a,,b",
+                "if=none,id=disk0,format=raw,discard=unmap,werror=report,rerror=report,readonly=off,file=a,,b",
                 "-device",
                 "virtio-blk-pci,drive=disk0,disable-legacy=on",
                 "-drive",
-                "if=none,id=disk1,format=raw,discard=unmap,readonly=on,file=c",
+                "if=none,id=disk1,format=raw,discard=unmap,werror=report,rerror=report,readonly=on,file=c",
                 "-device",
                 "virtio-blk-pci,drive=disk1,disable-legacy=on,serial=two",
                 "-netdev",

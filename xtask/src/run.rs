@@ -1,43 +1,106 @@
 //! `cargo xtask run`: builds, boots, and tells how it went.
 
+use std::io::IsTerminal;
+use std::time::Instant;
+
 use anyhow::Result;
 
 use crate::deps::{self, Need};
+use crate::lines::{self, Lines, Source};
 use crate::machine::{Boot, Emulator, Machine};
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
-use crate::{bochs, guest, images};
+use crate::{bochs, checks, cpu_model, guest, images, usage};
 
 /// Builds everything and boots `machine`; gives the exit status.
 ///
 /// # Errors
 /// A tool is missing, a build failed or QEMU cannot be started.
 pub fn run(machine: &Machine) -> Result<u8> {
+    for warning in checks::warnings(&machine.modules)? {
+        eprintln!("warning: {warning}");
+    }
     deps::ensure(needs(machine))?;
+    if machine.emulator == Emulator::Qemu && machine.cpu_model != machine.emulator.standard_cpu() {
+        cpu_model::check(&machine.cpu_model)?;
+    }
     images::build(&machine.images())?;
     let mut machine = machine.clone();
     let _root_in_use = match machine.emulator {
         Emulator::Qemu => Some(guest::attach_root(&mut machine)?),
         Emulator::Bochs => None,
     };
-    let machine = &machine;
-    let attach = if machine.interactive() { Attach::Terminal } else { Attach::Output };
-    let (outcome, output) = match machine.emulator {
-        Emulator::Qemu => Session::start(machine, attach)?.wait(),
-        Emulator::Bochs => bochs::run(machine, true)?,
+    redirect(&mut machine)?;
+    let scripted = machine.has_lines();
+    let source = machine.from_input.then(lines::standard_input);
+    let started = Instant::now();
+    let limit = machine.timeout;
+    loop {
+        let (outcome, output, taken) = once(&machine, source.clone())?;
+        if outcome != Outcome::Restarts {
+            explain(&outcome, &output);
+            return Ok(outcome.exit_status(scripted));
+        }
+        // What stood before the line that asked for it is done, and that line too.
+        if let Some(script) = &mut machine.script {
+            script.drain(..taken.min(script.len()));
+        }
+        machine.starts_again = true;
+        machine.timeout = limit.map(|limit| limit.saturating_sub(started.elapsed()));
+    }
+}
+
+/// Boots `machine` once; gives how many lines of its script it took, too, if it is to start again.
+fn once(machine: &Machine, source: Option<Source>) -> Result<(Outcome, String, usize)> {
+    if machine.emulator == Emulator::Bochs {
+        return bochs::run(machine, true);
+    }
+    let attach = if machine.interactive() && !machine.from_input { Attach::Terminal } else { Attach::Output };
+    let (outcome, output, lines) = Session::start_with(machine, attach, source)?.wait_with_lines();
+    let taken = match outcome {
+        Outcome::Restarts => lines.map_or(0, Lines::taken),
+        _ => 0,
     };
-    match &outcome {
-        // The last things printed are then the line that failed and its error.
-        Outcome::Succeeded | Outcome::LineFailed => {}
-        Outcome::Panicked => Symbols::of_images().explain(&output),
+    Ok((outcome, output, taken))
+}
+
+/// Where our dom0 would have a person at its prompt, and standard input is no terminal, the lines there are a script: they
+/// are read as they come, but for Bochs, which has no port for them.
+fn redirect(machine: &mut Machine) -> Result<()> {
+    if std::io::stdin().is_terminal() || !machine.interactive() || !machine.has_own_dom0() {
+        return Ok(());
+    }
+    match machine.emulator {
+        Emulator::Qemu => machine.from_input = true,
+        Emulator::Bochs => {
+            let text = std::io::read_to_string(std::io::stdin())
+                .map_err(|error| usage(format!("standard input: {error}")))?;
+            let lines = text.lines().map(str::to_string);
+            machine.script.get_or_insert_default().extend(lines);
+            machine.keep = false;
+        }
+    }
+    Ok(())
+}
+
+/// Says how a machine ended, where it has not said so itself.
+fn explain(outcome: &Outcome, output: &str) {
+    match outcome {
+        // The last things printed are then the line that failed and its error, or the hypervisor's reason.
+        Outcome::Succeeded
+        | Outcome::LineFailed
+        | Outcome::Status(_)
+        | Outcome::PoweredOff
+        | Outcome::Refused
+        | Outcome::Restarts => {}
+        Outcome::Panicked => Symbols::of_images().explain(output),
         Outcome::TimedOut => eprintln!("\nerror: ended at the time limit"),
         Outcome::Silent => {
             eprintln!("\nthe machine went off or was reset without a report");
-            Symbols::of_images().explain(&output);
+            Symbols::of_images().explain(output);
         }
         Outcome::Broken(why) => eprintln!("\nerror: {why}"),
     }
-    Ok(outcome.exit_status(machine.script.is_some()))
 }
 
 /// The tools that booting `machine` takes.

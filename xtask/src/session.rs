@@ -1,10 +1,11 @@
 //! A running machine: its console, its end, and what the end means.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Range;
-use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -12,63 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::lines::{self, Lines, Source};
 use crate::machine::Machine;
+pub use crate::outcome::Outcome;
 use crate::qemu::{self, RunDirectory};
+use crate::terminal::SavedTerminal;
 use crate::usage;
-
-/// How a machine ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// dom0 reported that every line succeeded.
-    Succeeded,
-    /// dom0 reported that a line failed.
-    LineFailed,
-    /// The hypervisor or dom0 panicked.
-    Panicked,
-    /// It was ended at its time limit.
-    TimedOut,
-    /// It went off or was reset without a report.
-    Silent,
-    /// The emulator did not start or broke: why.
-    Broken(String),
-}
-
-impl Outcome {
-    /// From QEMU's exit status: isa-debug-exit makes 2c+1 of the code c.
-    fn of(status: ExitStatus, errors: &str) -> Self {
-        match status.code() {
-            Some(0) => Some(Self::Silent),
-            Some(code @ 1..=0xff) if code & 1 == 1 => Self::reported((code / 2) as u8),
-            _ => None,
-        }
-        .unwrap_or_else(|| Self::Broken(format!("QEMU ended with {status}: {}", errors.trim())))
-    }
-
-    /// What the hypervisor or dom0 reported by `code`.
-    pub(crate) fn reported(code: u8) -> Option<Self> {
-        match code {
-            0x10 => Some(Self::Succeeded),
-            0x11 => Some(Self::LineFailed),
-            0x13 => Some(Self::Panicked),
-            _ => None,
-        }
-    }
-
-    /// The status `cargo xtask run` exits with.
-    ///
-    /// A script that ends without a report did not end as it should: the machine crashed so hard that it was
-    /// reset. At the prompt, a person may have wanted just that.
-    pub fn exit_status(&self, scripted: bool) -> u8 {
-        match self {
-            Self::Succeeded => 0,
-            Self::Silent if !scripted => 0,
-            Self::LineFailed => 1,
-            Self::Panicked | Self::Silent => 3,
-            Self::TimedOut => 4,
-            Self::Broken(_) => 5,
-        }
-    }
-}
 
 /// What the console wrote so far.
 #[derive(Default)]
@@ -81,6 +31,8 @@ struct Console {
 struct Output {
     bytes: Vec<u8>,
     ended: bool,
+    /// Why the log is not whole.
+    log_error: Option<String>,
 }
 
 impl Console {
@@ -98,6 +50,8 @@ pub enum Attach {
     Output,
     /// Input by [`Session::send`], output only kept.
     Program,
+    /// As [`Attach::Program`], and `^C` at our terminal is not for the emulator.
+    Debugger,
     /// Output only kept; there is no input.
     Nobody,
 }
@@ -112,6 +66,7 @@ pub struct Session {
     started: Instant,
     timeout: Option<Duration>,
     terminal: Option<SavedTerminal>,
+    lines: Option<Lines>,
     _files: RunDirectory,
 }
 
@@ -121,9 +76,22 @@ impl Session {
     /// # Errors
     /// The boot files cannot be made or QEMU cannot be started.
     pub fn start(machine: &Machine, attach: Attach) -> Result<Self> {
+        Self::start_with(machine, attach, None)
+    }
+
+    /// The same; lines of [`Machine::from_input`] come from `source`.
+    ///
+    /// # Errors
+    /// As for [`Session::start`].
+    pub fn start_with(machine: &Machine, attach: Attach, source: Option<Source>) -> Result<Self> {
         let files = RunDirectory::new()?;
         let command = qemu::command(machine, &files)?;
-        Self::spawn(command, files, attach, machine.log.as_deref(), machine.timeout)
+        let listen = || Lines::listen(&files.file(lines::SOCKET), source);
+        let lines = machine.has_lines().then(listen).transpose()?;
+        let log = Log::of(machine)?;
+        let mut session = Self::spawn(command, files, attach, log, machine.timeout)?;
+        session.lines = lines;
+        Ok(session)
     }
 
     /// Starts QEMU by `command`, whose boot files are somebody else's.
@@ -139,18 +107,17 @@ impl Session {
         mut command: Command,
         files: RunDirectory,
         attach: Attach,
-        log: Option<&Path>,
+        log: Option<Log>,
         timeout: Option<Duration>,
     ) -> Result<Self> {
-        let create = |path: &Path| {
-            File::create(path).map_err(|error| usage(format!("log {}: {error}", path.display())))
-        };
-        let log = log.map(create).transpose()?;
         command.stdin(match attach {
             Attach::Terminal => Stdio::inherit(),
             Attach::Output | Attach::Nobody => Stdio::null(),
-            Attach::Program => Stdio::piped(),
+            Attach::Program | Attach::Debugger => Stdio::piped(),
         });
+        if attach == Attach::Debugger {
+            command.process_group(0);
+        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let terminal = (attach == Attach::Terminal).then(SavedTerminal::save).flatten();
         let started = Instant::now();
@@ -164,7 +131,18 @@ impl Session {
         std::thread::spawn(move || read_console(&copied, stdout, shown, log, &at_end));
         let errors = std::thread::spawn(move || read_text(stderr, shown));
         let input = child.stdin.take();
-        Ok(Self { child, input, console, errors, ended, started, timeout, terminal, _files: files })
+        Ok(Self {
+            child,
+            input,
+            console,
+            errors,
+            ended,
+            started,
+            timeout,
+            terminal,
+            lines: None,
+            _files: files,
+        })
     }
 
     /// Types `text` on the console.
@@ -208,7 +186,13 @@ impl Session {
     }
 
     /// Waits for the machine's end, or ends it at its time limit.
-    pub fn wait(mut self) -> (Outcome, String) {
+    pub fn wait(self) -> (Outcome, String) {
+        let (outcome, output, _) = self.wait_with_lines();
+        (outcome, output)
+    }
+
+    /// The same; gives what knows how many lines of its script dom0 took, too.
+    pub(crate) fn wait_with_lines(mut self) -> (Outcome, String, Option<Lines>) {
         let in_time = match self.timeout {
             None => self.ended.recv().is_ok(),
             Some(limit) => {
@@ -228,14 +212,16 @@ impl Session {
         while !output.ended {
             output = self.console.grew.wait(output).unwrap_or_else(PoisonError::into_inner);
         }
+        let log_error = output.log_error.take();
         drop(output);
         let outcome = match status {
             Ok(status) if in_time || status.code().is_some() => Outcome::of(status, &errors),
             Ok(_) => Outcome::TimedOut,
             Err(error) => Outcome::Broken(format!("QEMU cannot be waited for: {error}")),
         };
+        let outcome = with_log(outcome, log_error);
         let text = self.output();
-        (outcome, text)
+        (outcome, text, self.lines.take())
     }
 }
 
@@ -250,16 +236,56 @@ impl Drop for Session {
     }
 }
 
+/// A copy of the serial output in a file.
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    /// The one that a machine is to have: an empty file, unless the machine starts again.
+    ///
+    /// # Errors
+    /// Wrong usage: it cannot be made.
+    pub(crate) fn of(machine: &Machine) -> Result<Option<Self>> {
+        machine.log.as_deref().map(|path| Self::open(path, machine.starts_again)).transpose()
+    }
+
+    /// The file at `path`, emptied unless it goes on.
+    ///
+    /// # Errors
+    /// Wrong usage: it cannot be made.
+    pub(crate) fn open(path: &Path, goes_on: bool) -> Result<Self> {
+        let mut options = File::options();
+        options.create(true).write(true).append(goes_on).truncate(!goes_on);
+        match options.open(path) {
+            Ok(file) => Ok(Self { path: path.to_path_buf(), file }),
+            Err(error) => Err(usage(format!("log {}: {error}", path.display()))),
+        }
+    }
+}
+
+/// A run whose log is not whole did not do what it was to do; a run that failed for another reason says that reason.
+pub(crate) fn with_log(outcome: Outcome, log_error: Option<String>) -> Outcome {
+    match (outcome, log_error) {
+        (Outcome::Succeeded | Outcome::PoweredOff | Outcome::Silent | Outcome::Restarts, Some(error)) => {
+            Outcome::Broken(error)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
 /// Copies an emulator's serial output, until it ends, to the terminal if `shown`, to the log if there is one, and to
-/// `keep`.
+/// `keep`. Gives why the log is not whole.
 pub(crate) fn copy_output(
     mut from: impl Read,
     shown: bool,
-    mut log: Option<File>,
+    mut log: Option<Log>,
     mut keep: impl FnMut(&[u8]),
-) {
+) -> Option<String> {
     use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     let mut buffer = [0; 4096];
+    let mut log_error = None;
     loop {
         let bytes = match from.read(&mut buffer) {
             Ok(0) => break,
@@ -272,20 +298,27 @@ pub(crate) fn copy_output(
             let mut stdout = std::io::stdout().lock();
             let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
         }
-        if let Some(log) = &mut log {
-            let _ = log.write_all(bytes);
+        if let Some(to) = &mut log
+            && let Err(error) = to.file.write_all(bytes)
+        {
+            let why = format!("log {}: {error}: the log is not whole", to.path.display());
+            eprintln!("\r\nerror: {why}\r");
+            (log, log_error) = (None, Some(why));
         }
         keep(bytes);
     }
+    log_error
 }
 
 /// Reads the console to its end, and says so.
-fn read_console(console: &Console, from: impl Read, shown: bool, log: Option<File>, at_end: &Sender<()>) {
-    copy_output(from, shown, log, |bytes| {
+fn read_console(console: &Console, from: impl Read, shown: bool, log: Option<Log>, at_end: &Sender<()>) {
+    let log_error = copy_output(from, shown, log, |bytes| {
         console.lock().bytes.extend_from_slice(bytes);
         console.grew.notify_all();
     });
-    console.lock().ended = true;
+    let mut output = console.lock();
+    (output.log_error, output.ended) = (log_error, true);
+    drop(output);
     console.grew.notify_all();
     // Nobody listens any more once the session was dropped.
     let _ = at_end.send(());
@@ -309,61 +342,44 @@ fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
     bytes.windows(text.len().max(1)).position(|window| window == text)
 }
 
-/// The terminal's settings before QEMU makes it raw: QEMU restores them itself unless it is killed.
-pub(crate) struct SavedTerminal {
-    settings: String,
-}
-
-impl SavedTerminal {
-    pub(crate) fn save() -> Option<Self> {
-        if !std::io::stdin().is_terminal() {
-            return None;
-        }
-        let output = Command::new("stty").arg("-g").stdin(Stdio::inherit()).output().ok()?;
-        let settings = String::from_utf8(output.stdout).ok()?.trim().to_string();
-        (output.status.success() && !settings.is_empty()).then_some(Self { settings })
-    }
-
-    /// Hands every key on as it is typed, as QEMU does.
-    pub(crate) fn make_raw() {
-        // Without stty lines are handed on as the terminal makes them.
-        let _ = Command::new("stty").args(["raw", "-echo"]).stdin(Stdio::inherit()).status();
-    }
-
-    pub(crate) fn restore(&self) {
-        // Without stty there was nothing to save either.
-        let _ = Command::new("stty").arg(&self.settings).stdin(Stdio::inherit()).status();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn session(script: &str, timeout: Option<Duration>) -> Session {
+        logged(script, timeout, None)
+    }
+
+    fn logged(script: &str, timeout: Option<Duration>, log: Option<&Path>) -> Session {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let files = RunDirectory::new().expect("a directory");
-        Session::spawn(command, files, Attach::Program, None, timeout).expect("a shell")
+        let log = log.map(|path| Log::open(path, false).expect("it opens"));
+        Session::spawn(command, files, Attach::Program, log, timeout).expect("a shell")
     }
 
     #[test]
-    fn exit_statuses_are_the_documented_ones() {
-        let status = |outcome: Outcome| (outcome.exit_status(true), outcome.exit_status(false));
-        assert_eq!(status(Outcome::Succeeded), (0, 0));
-        assert_eq!(status(Outcome::LineFailed), (1, 1));
-        assert_eq!(status(Outcome::Panicked), (3, 3));
-        assert_eq!(status(Outcome::TimedOut), (4, 4));
-        assert_eq!(status(Outcome::Silent), (3, 0));
-        assert_eq!(status(Outcome::Broken(String::new())), (5, 5));
+    fn a_log_that_cannot_be_written_fails_the_run() {
+        // Opening it works, and each write finds the disk full.
+        let full = Path::new("/dev/full");
+        let (outcome, output) = logged("echo up; exit 33", None, Some(full)).wait();
+        assert!(matches!(&outcome, Outcome::Broken(why) if why.contains("/dev/full")), "{outcome:?}");
+        assert_eq!(output, "up\n", "the machine itself went on");
+        assert_eq!(logged("echo up; exit 35", None, Some(full)).wait().0, Outcome::LineFailed);
+        assert_eq!(logged("exit 33", None, Some(full)).wait().0, Outcome::Succeeded, "nothing to write");
+        assert!(Log::open(Path::new("/no/such/log"), false).is_err_and(|error| error.is::<crate::Usage>()));
     }
 
     #[test]
     fn reports_are_told_from_other_ends() {
         for (code, outcome) in [
+            (15, Outcome::Status(7)),
             (33, Outcome::Succeeded),
             (35, Outcome::LineFailed),
+            (37, Outcome::Restarts),
             (39, Outcome::Panicked),
+            (41, Outcome::PoweredOff),
+            (43, Outcome::Refused),
             (0, Outcome::Silent),
         ] {
             assert_eq!(session(&format!("exit {code}"), None).wait().0, outcome);

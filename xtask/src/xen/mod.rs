@@ -19,7 +19,7 @@ use crate::cpio::{self, Archive};
 use crate::deps::{self, Need};
 use crate::machine::{DEBUG_EXIT_PORT, Disk, Machine, Module, Net};
 use crate::qemu::{self, RunDirectory};
-use crate::session::{Attach, Outcome, Session};
+use crate::session::{Attach, Log, Outcome, Session};
 use files::Files;
 
 mod cli;
@@ -204,7 +204,8 @@ impl XenHost {
 fn boot(command: Command, files: RunDirectory, options: &Options, attach: Attach) -> Result<Output> {
     let attach = if attach == Attach::Nobody && options.shown { Attach::Output } else { attach };
     let limit = (attach != Attach::Terminal).then_some(options.timeout);
-    let session = Session::spawn(command, files, attach, options.log.as_deref(), limit)?;
+    let log = options.log.as_deref().map(|path| Log::open(path, false)).transpose()?;
+    let session = Session::spawn(command, files, attach, log, limit)?;
     let (outcome, console) = session.wait();
     Ok(Output { outcome, console })
 }

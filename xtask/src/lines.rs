@@ -1,0 +1,115 @@
+//! The second serial port: by it dom0's shell says when it takes a line, and gets lines from our standard input. No guest
+//! reaches the port.
+//!
+//! dom0 writes [`NEXT`] before each line, of its script or from here. If lines come from here, the answer is a line, or
+//! [`END`]. So nothing is on its way that a machine could lose which starts again.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+
+/// The port's first register.
+pub const PORT: u16 = 0x2f8;
+/// What dom0 writes before a line.
+pub const NEXT: u8 = b' ';
+/// Stands alone on a line, for: there is no more.
+const END: u8 = 0x04;
+/// The socket's name among a run's files.
+pub const SOCKET: &str = "lines";
+
+/// Where lines come from; what was read ahead of them stays here.
+pub type Source = Arc<Mutex<dyn BufRead + Send>>;
+
+/// Our standard input.
+pub fn standard_input() -> Source {
+    Arc::new(Mutex::new(BufReader::new(std::io::stdin())))
+}
+
+/// The host's end of the port.
+#[derive(Debug)]
+pub struct Lines(JoinHandle<usize>);
+
+impl Lines {
+    /// Listens at `path` for the emulator, which may connect from now on.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen(path: &Path, source: Option<Source>) -> Result<Self> {
+        let listener =
+            UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        Ok(Self(std::thread::spawn(move || {
+            let mut taken = 0;
+            if let Ok((port, _)) = listener.accept() {
+                // An end of the port is the machine's end.
+                let _ = serve(port, &mut taken, source.as_ref());
+            }
+            taken
+        })))
+    }
+
+    /// How many lines dom0 took, once the machine has ended. It had begun, and waited for no line.
+    pub fn taken(self) -> usize {
+        self.0.join().unwrap_or(0)
+    }
+}
+
+/// Counts the lines that are asked for, and answers if they come from here.
+fn serve(mut port: UnixStream, taken: &mut usize, source: Option<&Source>) -> std::io::Result<()> {
+    let mut byte = [0];
+    while port.read(&mut byte)? == 1 {
+        if byte[0] != NEXT {
+            continue;
+        }
+        *taken += 1;
+        if let Some(source) = source {
+            port.write_all(&next(&mut *source.lock().unwrap_or_else(PoisonError::into_inner))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The next line with its end, or the sign that there is none.
+fn next(source: &mut dyn BufRead) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    if source.read_until(b'\n', &mut line)? == 0 {
+        line.push(END);
+    }
+    if !line.ends_with(b"\n") {
+        line.push(b'\n');
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::RunDirectory;
+
+    fn answer(port: &mut UnixStream) -> Vec<u8> {
+        port.write_all(&[NEXT]).expect("a listener");
+        let mut line = Vec::new();
+        BufReader::new(port).read_until(b'\n', &mut line).expect("an answer");
+        line
+    }
+
+    #[test]
+    fn lines_come_one_by_one_and_outlive_the_machine() {
+        let files = RunDirectory::new().expect("a directory");
+        let source: Source = Arc::new(Mutex::new(std::io::Cursor::new(b"one\n\ntwo \xff\nlast")));
+        for (socket, answers) in
+            [("a", [&b"one\n"[..], b"\n"]), ("b", [b"two \xff\n", b"last\n"]), ("c", [b"\x04\n"; 2])]
+        {
+            let lines = Lines::listen(&files.file(socket), Some(source.clone())).expect("a socket");
+            let mut port = UnixStream::connect(files.file(socket)).expect("it listens");
+            for expected in answers {
+                assert_eq!(&answer(&mut port), expected);
+            }
+            drop(port);
+            assert_eq!(lines.taken(), 2);
+        }
+    }
+}
