@@ -197,7 +197,7 @@ impl fmt::Display for BadParameter {
             Some(value) if value.len() > SHOWN_BYTES => {
                 write!(f, "bad {}, {} bytes long", self.node, value.len())
             }
-            Some(value) => write!(f, "bad {} {value:?}", self.node),
+            Some(value) => write!(f, "bad {} \"{}\"", self.node, value.escape_debug()),
             None => write!(f, "no {}", self.node),
         }
     }

@@ -47,7 +47,7 @@ pub async fn shutdown_request(store: &Xenstore) -> Result<ShutdownRequest> {
             "reboot" => ShutdownRequest::Reboot,
             "" => continue,
             other => {
-                log::warn!("{NODE}: {other:?} is not supported");
+                log::warn!("{NODE}: `{}` is not supported", other.escape_debug());
                 store.write(NODE, "").await?;
                 continue;
             }

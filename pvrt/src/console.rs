@@ -160,8 +160,8 @@ impl Drop for Line {
     }
 }
 
-/// The logger: one line for each record, `level target: text`; a record of level information comes without level and
-/// target.
+/// The logger: one line for each record, `level: text`; a record of level information comes without its level. Nobody who
+/// reads a line is helped by the place in the sources that the line comes from.
 struct Logger;
 
 impl Log for Logger {
@@ -174,10 +174,13 @@ impl Log for Logger {
             return;
         }
         let mut line = Line::new();
-        let _ = match record.level() {
-            log::Level::Info => writeln!(line, "{}", record.args()),
-            level => writeln!(line, "{level} {}: {}", record.target(), record.args()),
+        let level = match record.level() {
+            log::Level::Info => "",
+            log::Level::Error => "error: ",
+            log::Level::Warn => "warning: ",
+            log::Level::Debug | log::Level::Trace => "debug: ",
         };
+        let _ = writeln!(line, "{level}{}", record.args());
     }
 
     fn flush(&self) {}
@@ -434,6 +437,16 @@ mod tests {
         crate::println!("{text}");
         crate::print!("end");
         assert_eq!(host::take_console_output(), format!("{text}\nend").into_bytes());
+    }
+
+    #[test]
+    fn log_lines_have_a_level_and_no_path_of_the_sources() {
+        init_logger(LevelFilter::Info);
+        log::info!("one");
+        log::warn!("two");
+        log::error!("three");
+        log::debug!("four");
+        assert_eq!(host::take_console_output(), b"one\nwarning: two\nerror: three\n");
     }
 
     #[test]

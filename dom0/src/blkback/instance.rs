@@ -51,12 +51,12 @@ pub(super) async fn run(store: &Xenstore, disks: &Disks, stage: &SharedStage, id
     let client = store.client();
     let back = id.path();
     let Ok(front) = client.read_str(&format!("{back}/frontend")) else {
-        log::warn!("blkback d{}: vbd {} has no frontend node", id.domain, id.device);
+        log::warn!("{}: it has no frontend node", id.named(&client));
         return;
     };
     let watched = client.watch(&back, "back").and_then(|()| client.watch(&format!("{front}/state"), "front"));
     if let Err(error) = watched {
-        log::error!("blkback d{}: vbd {}: watching: {}", id.domain, id.device, error.name());
+        log::error!("{}: watching: {}", id.named(&client), error.name());
         return;
     }
     let mut instance = Instance {
@@ -202,8 +202,7 @@ impl Instance<'_> {
             self.write(name, &value);
         }
         self.set_state(XenbusState::Connected);
-        let Id { domain, device } = self.id;
-        log::debug!("blkback d{domain}: vbd {device} connected, {} ring pages", parameters.ring.len());
+        log::debug!("{}: connected, {} ring pages", self.named(), parameters.ring.len());
         Ok(())
     }
 
@@ -218,16 +217,16 @@ impl Instance<'_> {
 
     /// Logs how a connection ended.
     fn report(&mut self, ended: &Ended) {
-        let Id { domain, device } = self.id;
         let Ended { reason, stats } = ended;
         if let Some(reason) = reason {
             if self.is_to_be_logged() {
-                log::error!("blkback d{domain}: disconnect: {reason} (vbd {device})");
+                log::error!("{}: disconnect: {reason}", self.named());
             }
             self.write_error(&format!("disconnect: {reason}"));
         }
         log::debug!(
-            "blkback d{domain}: vbd {device} disconnected: {} requests, {} failed, {} bytes read, {} written",
+            "{}: disconnected: {} requests, {} failed, {} bytes read, {} written",
+            self.named(),
             stats.requests,
             stats.errors,
             stats.read_bytes,
@@ -245,16 +244,21 @@ impl Instance<'_> {
 
     fn complain(&mut self, error: &str) {
         if self.is_to_be_logged() {
-            log::error!("blkback d{}: vbd {}: {error}", self.id.domain, self.id.device);
+            log::error!("{}: {error}", self.named());
         }
         self.write_error(error);
+    }
+
+    /// The disk in its user's words.
+    fn named(&self) -> String {
+        self.id.named(&self.client)
     }
 
     /// Counts a fault, and gives whether the log shall tell of the fault.
     fn is_to_be_logged(&mut self) -> bool {
         self.faults = self.faults.saturating_add(1);
         if self.faults == FAULTS_LOGGED {
-            log::warn!("blkback d{}: vbd {}: further faults are not logged", self.id.domain, self.id.device);
+            log::warn!("{}: further faults are not logged", self.named());
         }
         self.faults < FAULTS_LOGGED
     }
@@ -276,7 +280,7 @@ impl Instance<'_> {
         }
         match self.client.write(&self.node(name), value) {
             Ok(()) | Err(XsError::NoEnt) => {}
-            Err(error) => log::warn!("blkback: writing {}: {}", self.node(name), error.name()),
+            Err(error) => log::warn!("{}: writing {name}: {}", self.named(), error.name()),
         }
     }
 }

@@ -12,6 +12,7 @@
 mod connection;
 mod grants;
 mod instance;
+mod named;
 #[cfg(test)]
 mod tests;
 

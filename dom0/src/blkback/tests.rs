@@ -382,7 +382,7 @@ fn a_ring_overrun_closes_the_device() {
         front.port.notify();
         back_state(&client, "5").await;
         let error = client.read_str(&format!("{BACK}/error")).unwrap();
-        assert!(error.contains("ProducerOverrun"), "{error}");
+        assert!(error.contains("ring overrun"), "{error}");
     });
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Source: VIRTIO 1.2, section 2.7.
 
+use core::fmt;
 use core::sync::atomic::{Ordering, fence};
 
 use super::Dma;
@@ -47,6 +48,17 @@ pub enum QueueError {
     },
     /// A used entry names a chain that the device does not have.
     UnknownChain(u32),
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UsedOverrun { used, seen } => {
+                write!(f, "it used entries up to {used}, and had {seen} from the driver")
+            }
+            Self::UnknownChain(chain) => write!(f, "it used chain {chain}, which it did not have"),
+        }
+    }
 }
 
 /// The two words of a descriptor. `next` is the index of the chain's next descriptor.

@@ -21,6 +21,7 @@ mod domains;
 mod error;
 #[cfg(test)]
 mod looks;
+mod named;
 mod path;
 mod perms;
 mod price;
@@ -41,6 +42,7 @@ mod tests;
 pub use client::{Client, Nodes, Transaction, Xenstore};
 pub use connection::{ConnId, Failure};
 pub use error::XsError;
+pub use named::domain_named;
 pub use path::{Path, set_hash_seed};
 pub use perms::{Access, Perm, Perms};
 pub use quota::{DomainFigures, Figures, Quotas};

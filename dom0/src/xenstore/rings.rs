@@ -1,6 +1,7 @@
 //! Domains' rings: maps each ring's page, binds its port, and has a task for each.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 
 use pvrt::Account;
 use pvrt::event::Port;
@@ -15,6 +16,7 @@ use ring_abi::types::{DomId, Mfn, Port as Number};
 
 use super::client::{Held, Xenstore};
 use super::connection::ConnId;
+use super::named::domain_named;
 use super::server::Effect;
 
 /// Serves the rings of all domains that are introduced, and never ends. One task runs this function.
@@ -33,28 +35,38 @@ pub async fn serve_rings(store: Xenstore) {
                 let page = match map_foreign(dom, &[Mfn::new(mfn)], true) {
                     Ok(page) => page,
                     Err(error) => {
-                        log::warn!("xenstored: d{domid}: cannot map frame {mfn:#x}: {}", error.errno);
+                        log::warn!(
+                            "xenstored: {}: cannot map frame {mfn:#x}: {}",
+                            who(&store, domid),
+                            error.errno
+                        );
                         continue;
                     }
                 };
                 let port = match Port::bind_interdomain(dom, Number::new(port)) {
                     Ok(port) => port,
                     Err(errno) => {
-                        log::warn!("xenstored: d{domid}: cannot bind port {port}: {errno}");
+                        log::warn!("xenstored: {}: cannot bind port {port}: {errno}", who(&store, domid));
                         continue;
                     }
                 };
                 served.insert(domid, stop);
                 let store = store.clone();
                 spawn_for(&Account::of(dom), async move {
-                    if let Err(error) = serve_ring(store, conn, page, port, stopped).await {
-                        log::warn!("xenstored: d{domid}: the page is no xenstore page: {error:?}");
+                    if let Err(error) = serve_ring(store.clone(), conn, page, port, stopped).await {
+                        let who = who(&store, domid);
+                        log::warn!("xenstored: {who}: the page is no xenstore page: {error}");
                     }
                 });
             }
             Effect::Released { domid, .. } => drop(served.remove(&domid)),
         }
     }
+}
+
+/// The domain in its user's words.
+fn who(store: &Xenstore, domid: u16) -> String {
+    domain_named(&store.client(), DomId::new(domid))
 }
 
 /// Serves one ring until the other end of `stop` is dropped; then lets the page and the port go.

@@ -151,8 +151,11 @@ impl Drop for GrantMap {
             first += chunk.len();
             // SAFETY: the mapping goes away with `self`, which accessors borrow: none is left.
             let called = unsafe { call::unmap(&mut entries[..chunk.len()]) };
-            if called.is_err() || entries[..chunk.len()].iter().any(|entry| entry.status != 0) {
-                log::error!("unmapping grants at {:#x}: {called:?}", self.va);
+            let refused = entries[..chunk.len()].iter().find(|entry| entry.status != 0);
+            if let Err(errno) = called {
+                log::error!("unmapping grants at {:#x}: {errno}", self.va);
+            } else if let Some(entry) = refused {
+                log::error!("unmapping grants at {:#x}: {}", self.va, GrantStatus(entry.status));
             }
         }
         mem::free_window(self.va, self.count);

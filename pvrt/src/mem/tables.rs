@@ -200,7 +200,7 @@ fn mapped_pages(l2: usize) -> usize {
 pub(crate) fn unmap_guard(va: u64) {
     // SAFETY: the page is reserved as a guard: no object lives in it.
     if let Err(errno) = unsafe { update_va_mapping(va, 0, ring_abi::mmu::UVMF_INVLPG) } {
-        log::warn!("no stack guard: {errno:?}");
+        log::warn!("no stack guard: {errno}");
     }
 }
 

@@ -165,7 +165,8 @@ pub(super) fn unmap(state: &State, va: usize, count: usize) {
         // SAFETY: the caller owned the mappings and gives them up; the lists live until the call returns.
         let result = unsafe { multicall(calls) };
         if result.is_err() || calls.iter().any(|entry| entry.result as i64 != 0) {
-            log::error!("unmapping {count} pages at {va:#x}: {:x?}", calls.first().map(|entry| entry.result));
+            let answer = calls.first().map_or(0, |entry| entry.result as i64);
+            log::error!("unmapping {count} pages at {va:#x}: the hypervisor answered {answer}");
         }
     }
 }
@@ -225,7 +226,8 @@ fn give_back(state: &State, va: usize, count: usize) {
         unmap(state, va + done * PAGE_SIZE, step);
         match decrease_reservation(DomId::SELF, &mut frames[..step], 0) {
             Ok(taken) if taken == step => {}
-            other => log::error!("giving back {step} pages at {va:#x}: {other:?}"),
+            Ok(taken) => log::error!("giving back {step} pages at {va:#x}: {taken} were taken"),
+            Err(errno) => log::error!("giving back {step} pages at {va:#x}: {errno}"),
         }
         done += step;
     }

@@ -9,9 +9,11 @@
 //! | a module names only what the order in `docs/ARCHITECTURE.md` puts below it | `order.rs` |
 //! | locks come from `sync`; errno is for `hypercall`; a sentence names its subject | `words.rs` |
 //! | what has a type is no bare integer; work owed is `#[must_use]` | `types.rs` |
+//! | messages are in their reader's words | `messages.rs` |
 //! | functions, files and the hypervisor are small | `sizes.rs` |
 
 mod code;
+mod messages;
 mod order;
 mod sizes;
 mod types;
@@ -58,6 +60,7 @@ fn findings(rule: &str) -> Vec<Finding> {
         "english" => PLAIN.into_iter().flat_map(|directory| in_files(directory, words::english)).collect(),
         "integer" => types::integers(&library()),
         "must_use" => in_both(types::owed),
+        "message" => PRINTERS.iter().flat_map(|root| messages::findings(&Crate::of(root))).collect(),
         "size" => in_files("", sizes::findings),
         _ => unreachable!("no such rule"),
     }
@@ -78,7 +81,11 @@ const PLAIN: [&str; 11] = [
     "dom0/src/xenstore",
 ];
 
-const RULES: [&str; 7] = ["direction", "lock", "errno", "english", "integer", "must_use", "size"];
+const RULES: [&str; 8] = ["direction", "lock", "errno", "english", "integer", "must_use", "message", "size"];
+
+/// The crates whose messages dom0's console shows. The hypervisor's debug keys are for who writes it.
+const PRINTERS: [&str; 4] =
+    ["dom0/src/lib.rs", "backends/src/lib.rs", "pvrt/src/lib.rs", "frontends/src/lib.rs"];
 
 fn library() -> Crate {
     Crate::of("microhv/src/lib.rs")
@@ -158,6 +165,11 @@ fn what_has_a_type_is_no_bare_integer() {
 #[test]
 fn work_owed_must_be_used() {
     hold("must_use");
+}
+
+#[test]
+fn messages_are_in_their_readers_words() {
+    hold("message");
 }
 
 #[test]

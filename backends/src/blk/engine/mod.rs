@@ -71,7 +71,7 @@ pub enum Disconnect {
 impl fmt::Display for Disconnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ring(error) => write!(f, "{error:?}"),
+            Self::Ring(error) => write!(f, "{error}"),
         }
     }
 }

@@ -67,7 +67,7 @@ impl<'a> Gzip<'a> {
             TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => {
                 Err(truncated(Format::Gzip))
             }
-            other => Err(corrupt(Format::Gzip, alloc::format!("{other:?}"))),
+            _ => Err(corrupt(Format::Gzip, "its deflate data is damaged")),
         }
     }
 

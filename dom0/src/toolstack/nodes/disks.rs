@@ -75,7 +75,7 @@ pub(in crate::toolstack) fn remove_disk(store: &Xenstore, id: DomId, devid: u32)
     let removed =
         store.client().atomically(|tx| paths.iter().try_for_each(|path| present(tx.rm(path)).map(drop)));
     if let Err(error) = removed {
-        log::error!("d{id}: removing disk {devid}: {}", error.name());
+        log::error!("d{id}: removing a disk: {}", error.name());
     }
 }
 

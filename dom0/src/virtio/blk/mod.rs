@@ -58,7 +58,7 @@ impl fmt::Display for BlkError {
             Self::Transport(error) => error.fmt(f),
             Self::OutOfMemory => write!(f, "no memory for its queue"),
             Self::BadGeometry(what) => write!(f, "its registers give a bad {what}"),
-            Self::Queue(error) => write!(f, "it broke its queue: {error:?}"),
+            Self::Queue(error) => write!(f, "it broke its queue: {error}"),
             Self::NeedsReset => write!(f, "it asked to be reset"),
         }
     }
