@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod console_log;
 mod files;
 mod help;
 mod machine;

@@ -3,10 +3,15 @@
 //! While nobody is attached to a domain's console its lines go to the control domain's own, as
 //! `(dN name) text`. An [`Attachment`] gets the bytes as they are and may type.
 //!
+//! What was said stays with its time ([`Kept`]), for a while after a domain's end too: `xl console --log`.
+//!
 //! What is budgeted is what is printed, prefixes included: each domain has a token bucket of its own, and what it may not
 //! print yet stays in its ring, so that the domain itself waits and nothing is lost. All consoles share the line by turns
 //! of one slice ([`share`]). So a poll prints no more than a slice, some 3 KiB, whatever the domain wrote.
 
+mod kept;
+#[cfg(test)]
+mod kept_tests;
 mod look;
 mod service;
 mod share;
@@ -26,6 +31,8 @@ use ring_abi::grant::GNTTAB_RESERVED_CONSOLE;
 use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
 use spin::Mutex;
 
+use kept::Ended;
+pub use kept::{ENDED_BYTES, ENDED_MAX, Kept, STAMPS_MAX};
 pub(crate) use look::{Left, look, show_rest};
 pub use service::Attachment;
 use service::Console;
@@ -55,12 +62,21 @@ impl fmt::Display for ConsoleError {
 /// number of bytes that it printed.
 pub type Printer = dyn Fn(&str) -> usize + Send + Sync;
 
+/// A domain's console, and what the domain is called.
+#[derive(Clone)]
+struct Named {
+    console: Arc<Console>,
+    name: String,
+}
+
 /// The consoles of all domains. Clones are the same consoles.
 ///
 /// The lock guards the map only and is taken before a console's own.
 #[derive(Clone)]
 pub struct Consoles {
-    map: Arc<Mutex<BTreeMap<DomId, Arc<Console>>>>,
+    map: Arc<Mutex<BTreeMap<DomId, Named>>>,
+    /// A leaf lock.
+    ended: Arc<Mutex<Ended>>,
     print: Arc<Printer>,
     share: Arc<share::Share>,
 }
@@ -68,7 +84,8 @@ pub struct Consoles {
 impl Consoles {
     /// No consoles yet. `print` shows a line on the control domain's own.
     pub fn new(print: Arc<Printer>) -> Self {
-        Self { map: Arc::default(), print, share: Arc::new(share::Share::new()) }
+        let ended = Arc::new(Mutex::new(Ended::new()));
+        Self { map: Arc::default(), ended, print, share: Arc::new(share::Share::new()) }
     }
 
     /// Begins to serve the console of `domain`, called `name`: its ring is granted by the reserved entry, and it
@@ -79,8 +96,9 @@ impl Consoles {
     pub fn add(&self, domain: DomId, name: &str, remote: PortNumber) -> Result<(), ConsoleError> {
         let account = Account::of(domain);
         let console = account.charge(|| self.open(domain, name, remote))?;
-        self.map.lock().insert(domain, console.clone());
-        pvrt::spawn_for(&account, async move { console.serve(domain).await });
+        let name = String::from(name);
+        self.map.lock().insert(domain, Named { console: console.clone(), name });
+        pvrt::spawn_for(&account, async move { console.serve().await });
         Ok(())
     }
 
@@ -89,8 +107,7 @@ impl Consoles {
             .map_err(|status| ConsoleError::Refused(format!("mapping its page: {status}")))?;
         let port = Port::bind_interdomain(domain, remote)
             .map_err(|errno| ConsoleError::Refused(format!("binding its port {remote}: {errno}")))?;
-        let prefix = format!("(d{domain} {name}) ");
-        let console = Console::new(page, port, prefix, self.print.clone(), self.share.clone())
+        let console = Console::new(page, port, prefix(domain, name), self.print.clone(), self.share.clone())
             .map_err(|error| ConsoleError::Refused(format!("{error}")))?;
         Ok(Arc::new(console))
     }
@@ -99,10 +116,36 @@ impl Consoles {
     /// over. Readers can still read what is left. When this returns, a slice of what is to be printed was printed; the
     /// rest follows soon. A domain without a console is no error.
     pub fn remove(&self, domain: DomId) {
-        let console = self.map.lock().remove(&domain);
-        if let Some(console) = console {
+        let named = self.map.lock().remove(&domain);
+        if let Some(Named { console, name }) = named {
             console.end();
+            // What is kept of the dead is dom0's own.
+            Account::own().charge(|| {
+                self.ended.lock().keep(&name, |to| console.copy(ENDED_BYTES, to));
+            });
         }
+    }
+
+    /// The domain has another name: its lines say so from now on. A domain without a console is no error.
+    pub fn rename(&self, domain: DomId, name: &str) {
+        if let Some(named) = self.map.lock().get_mut(&domain) {
+            Account::of(domain).charge(|| named.console.set_prefix(prefix(domain, name)));
+            named.name = String::from(name);
+        }
+    }
+
+    /// What is kept of consoles under this name: the last words of the domain of that name that ended last, and what the
+    /// one of now has said.
+    pub fn kept(&self, name: &str) -> [Option<Kept>; 2] {
+        let ended = self.ended.lock().of(name).cloned();
+        let live =
+            self.map.lock().values().find(|named| named.name == name).map(|named| named.console.clone());
+        let live = live.map(|console| {
+            let mut kept = Kept::default();
+            console.copy(SCROLLBACK_BYTES, &mut kept);
+            kept
+        });
+        [ended, live]
     }
 
     /// Attaches to the console of `domain`. `history`: what is kept of its output comes first.
@@ -111,11 +154,16 @@ impl Consoles {
     /// [`ConsoleError::NoConsole`].
     pub fn attach(&self, domain: DomId, history: bool) -> Result<Attachment, ConsoleError> {
         let console = self.map.lock().get(&domain).cloned();
-        console.map(|console| Attachment::new(console, history)).ok_or(ConsoleError::NoConsole(domain))
+        console.map(|named| Attachment::new(named.console, history)).ok_or(ConsoleError::NoConsole(domain))
     }
 
     /// The number of consoles served.
     pub fn count(&self) -> usize {
         self.map.lock().len()
     }
+}
+
+/// What stands before each line of a domain.
+fn prefix(domain: DomId, name: &str) -> String {
+    format!("(d{domain} {name}) ")
 }

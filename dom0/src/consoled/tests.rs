@@ -16,16 +16,16 @@ use spin::Mutex;
 
 use super::{ConsoleError, Consoles};
 
-const DOMAIN: DomId = DomId::new(3);
+pub(super) const DOMAIN: DomId = DomId::new(3);
 
 /// A domain with a console: its page is granted by the reserved entry.
-struct Guest {
-    ring: ByteRing<Arc<Pages>>,
-    port: Port,
+pub(super) struct Guest {
+    pub(super) ring: ByteRing<Arc<Pages>>,
+    pub(super) port: Port,
     page: Arc<Pages>,
 }
 
-fn guest() -> Guest {
+pub(super) fn guest() -> Guest {
     let page = Arc::new(Pages::zeroed(1).unwrap());
     // The entry that a domain builder would write, in the stand-in's own table.
     let mut frames = [0];
@@ -39,13 +39,13 @@ fn guest() -> Guest {
 }
 
 impl Guest {
-    fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         assert_eq!(self.ring.write(text.as_bytes()), Ok(text.len()));
         self.port.notify();
     }
 }
 
-fn consoles() -> (Consoles, Arc<Mutex<Vec<String>>>) {
+pub(super) fn consoles() -> (Consoles, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = lines.clone();
     let print = move |text: &str| {

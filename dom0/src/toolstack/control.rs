@@ -133,6 +133,7 @@ impl Toolstack {
             Some(domain) => domain.name = name.into(),
             None => return Err(format!("{}: no such domain", domain.name)),
         }
+        self.0.consoles.rename(domain.id, name);
         nodes::rename(&self.0.store, domain.id, &uuid::text(&domain.uuid), name).map_err(store(domain))
     }
 }

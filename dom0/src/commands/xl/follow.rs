@@ -84,8 +84,11 @@ impl Shell {
         }
     }
 
-    /// `xl console [-t pv] [-n 0] DOMAIN`.
+    /// `xl console [-t pv] [-n 0] DOMAIN`, `xl console --log DOMAIN`.
     pub(super) async fn xl_console(&self, line: &Line<'_>) -> Outcome {
+        if line.has("log") {
+            return self.console_log(line.one()?).await;
+        }
         match line.value("t") {
             None | Some("pv") => {}
             Some(other @ ("serial" | "vuart")) => {

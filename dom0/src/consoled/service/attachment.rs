@@ -34,7 +34,7 @@ impl Attachment {
         let number = state.next_reader;
         state.next_reader += 1;
         // A line that has begun will be seen by the reader, at least its end.
-        console.flush(&mut state.lines);
+        console.flush(&state.prefix, &mut state.lines);
         let position = if history { state.scrollback().start() } else { state.scrollback().end() };
         state.readers.insert(number, Reader { wake: wake.clone(), position });
         drop(guard);

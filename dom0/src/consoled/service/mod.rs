@@ -15,11 +15,11 @@ use pvrt::executor::sync::Notify;
 use pvrt::executor::{select, time};
 use pvrt::grant::GrantMap;
 use ring_abi::ring::RingError;
-use ring_abi::types::DomId;
 use spin::Mutex;
 
 pub use attachment::Attachment;
 
+use super::kept::{Kept, Stamps};
 use super::share::Share;
 use super::{Printer, SCROLLBACK_BYTES};
 
@@ -51,12 +51,13 @@ pub(super) struct Console {
     changed: Notify,
     print: Arc<Printer>,
     share: Arc<Share>,
-    prefix: String,
-    /// Most bytes that are printed at once.
-    slice: usize,
 }
 
 struct State {
+    /// What stands before each line: the domain's number and its name.
+    prefix: String,
+    /// When the output came.
+    stamps: Stamps,
     /// `None` once the domain is gone or its ring is ruined.
     live: Option<Live>,
     /// The output, once there is no ring.
@@ -87,6 +88,11 @@ struct Reader {
 }
 
 impl State {
+    /// Most bytes that are printed at once.
+    fn slice(&self) -> usize {
+        Lines::slice(self.prefix.len())
+    }
+
     fn scrollback(&self) -> &Scrollback {
         self.live.as_ref().map_or(&self.kept, |live| live.back.scrollback())
     }
@@ -139,6 +145,8 @@ impl Console {
         let port = Arc::new(port);
         let back = ConsoleBack::new(page, Bell(port.clone()), SCROLLBACK_BYTES)?;
         let state = State {
+            prefix,
+            stamps: Stamps::default(),
             live: Some(Live { back, port }),
             kept: Scrollback::new(0),
             lines: Lines::default(),
@@ -149,19 +157,29 @@ impl Console {
             is_held: false,
             ruin: None,
         };
-        let slice = Lines::slice(prefix.len());
-        Ok(Self { state: Mutex::new(state), changed: Notify::new(), print, share, prefix, slice })
+        Ok(Self { state: Mutex::new(state), changed: Notify::new(), print, share })
+    }
+
+    /// Puts another prefix before lines from now on.
+    pub(super) fn set_prefix(&self, prefix: String) {
+        self.state.lock().prefix = prefix;
+    }
+
+    /// Copies the last bytes of the output with their times, at most so many.
+    pub(super) fn copy(&self, most: usize, to: &mut Kept) {
+        let state = self.state.lock();
+        to.take(state.scrollback(), &state.stamps, most);
     }
 
     /// Drains the ring at each event, as fast as the domain may print, until the console ends; then prints what is left.
-    pub(super) async fn serve(&self, domain: DomId) {
+    pub(super) async fn serve(&self) {
         // One wait for all of the loop: to begin and to end one with each event would cost more than the event.
         let mut changed = pin!(self.changed.notified());
         loop {
             let now = time::now_ns();
-            let (ready, prints) = {
+            let (ready, prints, slice) = {
                 let state = self.state.lock();
-                (state.bucket.ready_at(self.slice as u64), state.readers.is_empty())
+                (state.bucket.ready_at(state.slice() as u64), state.readers.is_empty(), state.slice() as u64)
             };
             if ready > now {
                 select(time::sleep_until(ready), changed.as_mut()).await;
@@ -170,7 +188,7 @@ impl Console {
                 }
             }
             let polled = if prints {
-                let turn = self.share.turn(self.slice as u64).await;
+                let turn = self.share.turn(slice).await;
                 let (polled, cost) = self.poll(if turn.is_late { time::now_ns() } else { now });
                 turn.spend(cost);
                 polled
@@ -189,15 +207,24 @@ impl Console {
             }
         }
         // Logged here, whether this task found the ruin or a reader that typed: the reader logs nothing.
-        if let Some(error) = &self.state.lock().ruin {
-            log::error!("console d{domain}: disconnect: {error:?}");
+        {
+            let state = self.state.lock();
+            if let Some(error) = &state.ruin {
+                log::error!("{}console: disconnect: {error}", state.prefix);
+            }
         }
-        while !self.state.lock().rest.is_empty() {
-            let turn = self.share.turn(self.slice as u64).await;
+        while let Some(slice) = self.rest_slice() {
+            let turn = self.share.turn(slice).await;
             let cost = self.print_rest(&mut self.state.lock());
             turn.spend(cost);
             pvrt::yield_now().await;
         }
+    }
+
+    /// Most bytes of what was left that are printed at once, if there is any.
+    fn rest_slice(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (!state.rest.is_empty()).then(|| state.slice() as u64)
     }
 
     fn port(&self) -> Option<Arc<Port>> {
@@ -208,11 +235,13 @@ impl Console {
     fn poll(&self, now: u64) -> (Polled, u64) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let slice = state.slice();
         let Some(live) = &mut state.live else { return (Polled::Over, 0) };
+        let begin = live.back.scrollback().end();
         let (taken, printed) = if state.readers.is_empty() {
             let mut text = String::with_capacity(LINE_BYTES);
-            let (lines, prefix) = (&mut state.lines, &self.prefix);
-            let mut room = self.slice;
+            let (lines, prefix) = (&mut state.lines, &state.prefix);
+            let mut room = slice;
             let most = lines.allowance(room, prefix.len());
             let taken = live.back.poll(most, |bytes| {
                 let before = text.len();
@@ -231,7 +260,7 @@ impl Console {
             // What those attached have seen is not printed after they leave; they print it, as it is.
             let last = state.readers.values().map(|reader| reader.position).min().unwrap_or(0);
             let behind = live.back.scrollback().end().saturating_sub(last);
-            let mut left = MOST_BEHIND.saturating_sub(behind).min(self.slice as u64) as usize;
+            let mut left = MOST_BEHIND.saturating_sub(behind).min(slice as u64) as usize;
             state.is_held = left == 0;
             if state.is_held {
                 return (Polled::Held, 0);
@@ -248,6 +277,9 @@ impl Console {
             (taken, spent)
         };
         state.bucket.spend(now, printed);
+        if live.back.scrollback().end() != begin {
+            state.stamps.note(begin, time::wall_ns());
+        }
         let polled = match taken {
             Ok(true) => Polled::More,
             Ok(false) => Polled::Empty,
@@ -266,26 +298,26 @@ impl Console {
     }
 
     /// Prints a line that has begun.
-    fn flush(&self, lines: &mut Lines) {
+    fn flush(&self, prefix: &str, lines: &mut Lines) {
         lines.flush(|line| {
-            (self.print)(&[&self.prefix, line].concat());
+            (self.print)(&[prefix, line].concat());
         });
     }
 
     /// Prints a slice of what was left; gives what it cost.
     fn print_rest(&self, state: &mut State) -> u64 {
         let mut text = String::new();
-        let mut room = self.slice;
+        let mut room = state.slice();
         loop {
-            let most = state.lines.allowance(room, self.prefix.len()).min(state.rest.len());
+            let most = state.lines.allowance(room, state.prefix.len()).min(state.rest.len());
             if most == 0 {
                 break;
             }
             let before = text.len();
             let mut ends = 0;
-            let lines = &mut state.lines;
+            let (lines, prefix) = (&mut state.lines, &state.prefix);
             lines.push(&state.rest[..most], |line| {
-                text.push_str(&self.prefix);
+                text.push_str(prefix);
                 text.push_str(line);
                 text.push('\n');
                 ends += 1;
@@ -295,7 +327,7 @@ impl Console {
         }
         let cost = self.print(text);
         if state.rest.is_empty() {
-            self.flush(&mut state.lines);
+            self.flush(&state.prefix, &mut state.lines);
         }
         cost
     }
@@ -315,12 +347,16 @@ impl Console {
             // keep us here.
             let mut left = LAST_BYTES;
             let rest = &mut state.rest;
+            let begin = live.back.scrollback().end();
             let _ = live.back.poll(left, |bytes| {
                 rest.extend_from_slice(bytes);
                 left = left.saturating_sub(bytes.len());
                 left
             });
             state.kept = live.back.into_scrollback();
+            if state.kept.end() != begin {
+                state.stamps.note(begin, time::wall_ns());
+            }
             if !state.readers.is_empty() {
                 state.rest.clear();
             }
