@@ -43,7 +43,10 @@ impl Options {
                     set(&mut options.debug_exit, port.map(Some))
                 }
                 "loglvl" => set(&mut options.log_level, level(value)),
-                "mitigations" => set(&mut options.mitigations, switch(value)),
+                "mitigations" => {
+                    let wanted = ["auto", "off"].contains(&value).then_some(value == "auto");
+                    set(&mut options.mitigations, wanted)
+                }
                 "noreboot" => set(&mut options.no_reboot, value.is_empty().then_some(true)),
                 "com1" | "console" => true,
                 _ => {
@@ -62,14 +65,6 @@ impl Options {
 /// Sets what could be read; `false`: nothing could.
 fn set<T>(option: &mut T, read: Option<T>) -> bool {
     read.map(|value| *option = value).is_some()
-}
-
-fn switch(value: &str) -> Option<bool> {
-    match value {
-        "auto" => Some(true),
-        "off" => Some(false),
-        _ => None,
-    }
 }
 
 fn level(value: &str) -> Option<log::LevelFilter> {
