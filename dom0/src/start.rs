@@ -15,11 +15,13 @@ use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
 
 /// Brings the control domain up and runs its shell, for ever.
 ///
-/// The command line may have `debug-exit=PORT`, where the emulator is told how things went, `keep`: to show the
+/// The command line may have `debug-exit=PORT`, where the emulator is told how things went, `lines=PORT`: a serial port
+/// where its caller is told which lines begin, `input`: to take lines from there after the script, `keep`: to show the
 /// prompt after a script, and `poll-limit=TICKS`: to report what takes longer without letting others run.
 pub async fn start(boot: BootInfo) {
     let started_ns = time::now_ns();
-    let ending = Ending { debug_exit: boot.option("debug-exit").and_then(port_number) };
+    let port = |option| boot.option(option).and_then(port_number);
+    let ending = Ending { debug_exit: port("debug-exit"), lines: port("lines") };
     if let Some(ticks) = boot.option("poll-limit").and_then(|text| text.parse().ok()) {
         executor::set_poll_limit(ticks);
     }
@@ -49,7 +51,8 @@ pub async fn start(boot: BootInfo) {
         yield_now().await;
     }
     let shell = Shell { bundle, store, disks, terminal, toolstack, started_ns, ending };
-    shell.run(boot.option("keep").is_some()).await;
+    let input = boot.option("input").and(ending.lines);
+    shell.run(boot.option("keep").is_some(), input).await;
 }
 
 fn port_number(text: &str) -> Option<u16> {

@@ -21,9 +21,13 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     ("accounts", "", "shows what dom0 keeps for each domain, of what budget, in bytes"),
     ("ls", "[PATH]", "lists /boot or the disks in /dev"),
     ("cat", "FILE...", "shows files"),
+    ("echo", "[WORD...]", "prints the words"),
+    ("date", "", "shows the date and the time, in UTC"),
+    ("clear", "", "clears the screen"),
     ("poweroff", "", "ends everything"),
     ("reboot", "", "starts the machine again"),
-    ("help", "[xl]", "shows this"),
+    ("halt", "", "the same as poweroff"),
+    ("help", "[COMMAND]", "shows this, or a command's line; `COMMAND -h` shows the same"),
 ];
 
 /// `help [COMMAND]`.

@@ -1,6 +1,7 @@
 //! Waiting, and the machine's end.
 
 use alloc::format;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use pvrt::executor::time;
 use pvrt::hypercall::sched;
@@ -18,18 +19,29 @@ const EXIT_FAILURE: u8 = 0x11;
 pub struct Ending {
     /// Port of the emulator's exit device, which tells the emulator's caller how the run went.
     pub debug_exit: Option<u16>,
+    /// First port of the serial line by which the emulator's caller hears of lines, and sends them.
+    pub lines: Option<u16>,
 }
 
+/// A line from the emulator's caller has failed.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
 impl Ending {
+    /// Remembers that a line failed after which others run: the machine's end tells it.
+    pub(super) fn note_failure() {
+        FAILED.store(true, Ordering::Relaxed);
+    }
+
     /// Powers the machine off.
     pub fn power_off(self, success: bool) -> ! {
+        let success = success && !FAILED.load(Ordering::Relaxed);
         if let Some(port) = self.debug_exit {
             pvrt::pio::write_u8(port, if success { EXIT_SUCCESS } else { EXIT_FAILURE });
         }
         sched::shutdown(SHUTDOWN_POWEROFF)
     }
 
-    /// Starts the machine again.
+    /// Starts the machine again. The hypervisor tells the emulator's caller.
     pub fn reboot(self) -> ! {
         sched::shutdown(SHUTDOWN_REBOOT)
     }

@@ -8,7 +8,11 @@ mod accounts;
 mod console_log;
 mod files;
 mod help;
+mod input;
 mod machine;
+#[cfg(test)]
+mod shell_tests;
+mod simple;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -63,8 +67,9 @@ pub struct Shell {
 
 impl Shell {
     /// Runs the lines of the bundle's script, then powers off, or shows the prompt if `keep`. Without a script, shows
-    /// the prompt.
-    pub async fn run(&self, keep: bool) {
+    /// the prompt. With the port `input`, what comes from there is in the prompt's place.
+    pub async fn run(&self, keep: bool, input: Option<u16>) {
+        let keep = keep || input.is_some();
         if let Some(script) = self.bundle.find(SCRIPT) {
             match self.run_script(script).await {
                 Ok(()) if keep => {}
@@ -72,6 +77,9 @@ impl Shell {
                 Err(()) if keep => {}
                 Err(()) => self.ending.power_off(false),
             }
+        }
+        if let Some(port) = input {
+            self.run_input(port).await
         }
         self.interact().await;
     }
@@ -89,6 +97,7 @@ impl Shell {
                 println!("error: {} is not UTF-8", shown(script.name));
                 return Err(());
             };
+            self.ending.note_line();
             println!("{PROMPT}{}", shown(line));
             let outcome = match self.interruptible(line).await {
                 Some(Ok(())) => continue,
@@ -132,6 +141,11 @@ impl Shell {
             let words = split(line).map_err(|error| error.to_string())?;
             let Some((command, arguments)) = words.split_first() else { return Ok(()) };
             let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
+            if let ["-h" | "--help"] = *texts
+                && help::COMMANDS.iter().any(|known| known.0 == command.text)
+            {
+                return help::run(&[command.text.as_str()]);
+            }
             match command.text.as_str() {
                 "xl" => self.xl(&texts).await,
                 "wait" => self.wait(&texts).await,
@@ -139,6 +153,9 @@ impl Shell {
                 "ls" => self.ls(&texts).await,
                 "cat" => self.cat(&texts).await,
                 "accounts" => self.accounts(&texts).await,
+                "echo" => simple::echo(&texts).await,
+                "date" => simple::date(&texts),
+                "clear" => simple::clear(&texts),
                 "sleep" => machine::sleep(&texts).await,
                 "repeat" => self.repeat(line, arguments).await,
                 "try" => self.try_line(line, arguments).await,

@@ -42,6 +42,12 @@ impl History {
         self.lines.iter().map(String::as_str)
     }
 
+    /// The latest line with `text` in it among the first `count`, and its place.
+    pub fn find(&self, text: &str, count: usize) -> Option<(usize, &str)> {
+        let lines = self.lines.iter().enumerate().take(count);
+        lines.rev().map(|(at, line)| (at, line.as_str())).find(|(_, line)| line.contains(text))
+    }
+
     /// Leaves the history: the next step back shows the latest line again.
     pub fn leave(&mut self) {
         self.back = None;
@@ -90,6 +96,16 @@ mod tests {
         assert_eq!(history.newer(), Some("three"));
         assert_eq!(history.newer(), Some("draft"));
         assert_eq!(history.newer(), None);
+    }
+
+    #[test]
+    fn is_searched_from_the_latest_line() {
+        let mut history = History::default();
+        ["xl list", "ls /boot", "xl info"].iter().for_each(|line| history.push(line));
+        assert_eq!(history.find("xl", usize::MAX), Some((2, "xl info")));
+        assert_eq!(history.find("xl", 2), Some((0, "xl list")));
+        assert_eq!(history.find("xl", 0), None);
+        assert_eq!(history.find("frob", usize::MAX), None);
     }
 
     #[test]

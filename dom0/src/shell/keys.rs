@@ -48,6 +48,10 @@ pub enum Key {
     EndOfInput,
     /// `^L`
     ClearScreen,
+    /// `^R`
+    Search,
+    /// `^G`
+    Cancel,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,11 +128,13 @@ impl KeyDecoder {
             0x04 => Key::EndOfInput,
             0x05 => Key::End,
             0x06 => Key::Right,
+            0x07 => Key::Cancel,
             0x08 | 0x7f => Key::Backspace,
             0x0b => Key::KillToEnd,
             0x0c => Key::ClearScreen,
             0x0e => Key::Down,
             0x10 => Key::Up,
+            0x12 => Key::Search,
             0x15 => Key::KillToStart,
             0x17 => Key::KillWordLeft,
             0x19 => Key::Yank,
@@ -209,6 +215,7 @@ mod tests {
                 b"\x7f\x08\x17\x1b\x7f\x1bd",
                 vec![Backspace, Backspace, KillWordLeft, KillWordLeft, KillWordRight],
             ),
+            (b"\x12\x07", vec![Search, Cancel]),
             ("ü€🙂".as_bytes(), vec![Char('ü'), Char('€'), Char('🙂')]),
         ] {
             assert_eq!(keys(bytes), want, "{bytes:?}");

@@ -1,11 +1,14 @@
 //! Editing a line on a terminal.
 
+mod search;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::history::History;
 use super::keys::{Key, KeyDecoder};
+use search::Search;
 
 /// Characters that a line may have; beyond, the bell rings.
 pub const LINE_MAX: usize = 4096;
@@ -41,6 +44,7 @@ pub struct LineEditor {
     /// First character of `line` that is shown.
     first: usize,
     killed: Vec<char>,
+    search: Option<Search>,
     output: Vec<u8>,
 }
 
@@ -56,6 +60,7 @@ impl LineEditor {
             cursor: 0,
             first: 0,
             killed: Vec::new(),
+            search: None,
             output: Vec::new(),
         }
     }
@@ -93,7 +98,10 @@ impl LineEditor {
 
     /// Takes the next byte from the terminal.
     pub fn feed(&mut self, byte: u8) -> Option<EditorEvent> {
-        let key = self.keys.feed(byte)?;
+        let mut key = self.keys.feed(byte)?;
+        if self.search.is_some() {
+            key = self.search_key(key)?;
+        }
         match key {
             Key::Enter => {
                 let line: String = self.line.iter().collect();
@@ -144,6 +152,8 @@ impl LineEditor {
                 self.print("\x1b[H\x1b[2J");
                 self.redraw();
             }
+            Key::Search => self.begin_search(),
+            Key::Cancel => self.bell(),
         }
         None
     }
@@ -196,9 +206,14 @@ impl LineEditor {
         self.first = 0;
     }
 
+    /// The prompt, or what a search has in its place.
+    fn shown_prompt(&self) -> String {
+        self.search.as_ref().map_or_else(|| self.prompt.clone(), Search::prompt)
+    }
+
     /// Columns for the line: one is kept free, as terminals differ in what the last one does.
     fn window(&self) -> usize {
-        self.width.saturating_sub(self.prompt.chars().count() + 1).max(WINDOW_MIN)
+        self.width.saturating_sub(self.shown_prompt().chars().count() + 1).max(WINDOW_MIN)
     }
 
     fn insert(&mut self, chars: &[char]) {
@@ -283,7 +298,7 @@ impl LineEditor {
         let end = self.line.len().min(self.first + window);
         let shown: String = self.line[self.first..end].iter().collect();
         let back = end - self.cursor;
-        let prompt = core::mem::take(&mut self.prompt);
+        let prompt = self.shown_prompt();
         self.print("\r");
         self.print(&prompt);
         self.print(&shown);
@@ -291,7 +306,6 @@ impl LineEditor {
         if back > 0 {
             self.print(&format!("\x1b[{back}D"));
         }
-        self.prompt = prompt;
     }
 }
 

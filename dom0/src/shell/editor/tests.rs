@@ -135,6 +135,31 @@ fn events() {
 }
 
 #[test]
+fn a_line_is_looked_for() {
+    let mut bed = Bed::new();
+    for line in ["xl list", "ls /boot", "xl info"] {
+        bed.line(line.as_bytes());
+    }
+    bed.feed(b"draft\x12l");
+    assert_eq!(bed.screen.text(), "(search) 'l': xl info");
+    // More of the text, and then the one before.
+    bed.feed(b"s");
+    assert_eq!(bed.screen.text(), "(search) 'ls': ls /boot");
+    bed.feed(b"\x7f\x12");
+    assert_eq!(bed.screen.text(), "(search) 'l': ls /boot");
+    bed.feed(b"\x12\x12");
+    assert_eq!(bed.screen.text(), "(failed search) 'l': xl list");
+    // Nothing is lost when the user leaves.
+    bed.feed(b"\x07");
+    assert_eq!(bed.screen.text(), "> draft");
+    // Return enters the line found; another key edits it.
+    assert_eq!(bed.line(b"\x12boot"), "ls /boot");
+    assert_eq!(bed.line(b"\x12info\x01echo \x05!"), "echo xl info!");
+    assert_eq!(bed.feed(b"\x12list\x03"), [EditorEvent::Interrupt]);
+    assert_eq!(bed.line(&[&b"\x12"[..], &[b'x'; 100], b"\x07a"].concat()), "a");
+}
+
+#[test]
 fn history() {
     let mut bed = Bed::new();
     assert_eq!(bed.line(b"one"), "one");

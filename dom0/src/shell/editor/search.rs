@@ -1,0 +1,85 @@
+//! `^R`: looking for a line that was entered before, while its text is typed.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::{Key, LineEditor};
+
+/// Characters that a search may have: with them, the prompt leaves room for the line.
+const TEXT_MAX: usize = 30;
+
+/// A search under way: the line shown is the one found.
+pub(super) struct Search {
+    text: String,
+    /// The place of the line found in the history.
+    at: usize,
+    /// No line has the text.
+    failed: bool,
+    /// The line that was being written.
+    before: Vec<char>,
+}
+
+impl Search {
+    /// What stands in the prompt's place.
+    pub(super) fn prompt(&self) -> String {
+        format!("({}search) '{}': ", if self.failed { "failed " } else { "" }, self.text)
+    }
+}
+
+impl LineEditor {
+    /// Begins a search from the latest line.
+    pub(super) fn begin_search(&mut self) {
+        let before = self.line.clone();
+        self.search = Some(Search { text: String::new(), at: usize::MAX, failed: false, before });
+        self.redraw();
+    }
+
+    /// Takes a key while a search is under way; gives it back if it ends the search with the line that was found.
+    pub(super) fn search_key(&mut self, key: Key) -> Option<Key> {
+        let search = self.search.as_mut()?;
+        match key {
+            Key::Char(_) if search.text.chars().count() == TEXT_MAX => self.bell(),
+            Key::Char(c) => {
+                search.text.push(c);
+                // The line found may go on to be it.
+                let count = search.at.saturating_add(1);
+                self.look_for(count);
+            }
+            Key::Backspace => {
+                search.text.pop();
+                self.look_for(usize::MAX);
+            }
+            Key::Search => {
+                let count = search.at;
+                self.look_for(count);
+            }
+            Key::Cancel => {
+                self.line = self.search.take().map(|search| search.before).unwrap_or_default();
+                self.cursor = self.line.len();
+                self.redraw();
+            }
+            _ => {
+                self.search = None;
+                self.redraw();
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Shows the latest fitting line among the history's first `count`.
+    fn look_for(&mut self, count: usize) {
+        let Some(search) = &mut self.search else { return };
+        let found = self.history.find(&search.text, count).filter(|_| !search.text.is_empty());
+        search.failed = found.is_none() && !search.text.is_empty();
+        if let Some((at, line)) = found.map(|(at, line)| (at, line.to_string())) {
+            search.at = at;
+            self.line = line.chars().collect();
+            self.cursor = self.line.len();
+        } else if search.failed {
+            self.bell();
+        }
+        self.redraw();
+    }
+}
