@@ -40,13 +40,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What the serial line's reader waits for at most before it looks whether the machine has ended.
 const READ_EVERY: Duration = Duration::from_millis(100);
 
+/// Its models of CPUs without 64-bit mode.
+const MODELS_OF_32_BITS: [&str; 8] = [
+    "pentium",
+    "pentium_mmx",
+    "amd_k6_2_chomper",
+    "p2_klamath",
+    "p3_katmai",
+    "p4_willamette",
+    "core_duo_t2400_yonah",
+    "atom_n270",
+];
+
 /// Refuses what Bochs has not.
 ///
 /// # Errors
-/// Wrong usage: disks, or QEMU's own arguments.
+/// Wrong usage: disks, a CPU without 64-bit mode, or QEMU's own arguments.
 pub fn check(machine: &Machine) -> Result<()> {
     if !machine.disks.is_empty() {
         return Err(usage("Bochs has no virtio disks"));
+    }
+    if MODELS_OF_32_BITS.contains(&machine.cpu_model.as_str()) {
+        return Err(usage(format!("CPU {} lacks what microhv needs: lm (64-bit mode)", machine.cpu_model)));
     }
     if !machine.qemu_arguments.is_empty() {
         return Err(usage("Bochs takes no arguments of QEMU's"));
@@ -246,5 +261,8 @@ mod tests {
         let with_disk = Machine { disks: vec!["d".parse().expect("a disk")], ..Machine::default() };
         assert!(check(&with_disk).is_err());
         assert!(check(&Machine::default()).is_ok());
+        let model = |name: &str| check(&Machine { cpu_model: name.into(), ..Machine::default() });
+        assert!(model("ryzen").is_ok());
+        assert!(model("p3_katmai").is_err_and(|error| error.to_string().contains("64-bit mode")));
     }
 }

@@ -1,5 +1,6 @@
 //! How a machine ended, and the exit status that tells it.
 
+use std::fmt;
 use std::process::ExitStatus;
 
 /// The last code that is a kernel's own: it becomes the exit status as it is.
@@ -69,6 +70,24 @@ impl Outcome {
             Self::TimedOut => 4,
             Self::Refused | Self::Broken(_) => 5,
         }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// What the machine did: `the machine` stands before it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Succeeded => "ended as it should",
+            Self::LineFailed => "ended at a line that failed",
+            Self::Status(status) => return write!(f, "ended with a status of its own, {status}"),
+            Self::PoweredOff => "powered off",
+            Self::Restarts => "was to start again",
+            Self::Panicked => "panicked",
+            Self::Refused => "refused dom0's kernel",
+            Self::TimedOut => "was ended at its time limit",
+            Self::Silent => "went off or was reset without a report",
+            Self::Broken(why) => return write!(f, "broke: {why}"),
+        })
     }
 }
 

@@ -30,16 +30,27 @@ pub fn run(machine: &Machine) -> Result<u8> {
         Emulator::Qemu => Some(guest::attach_root(&mut machine)?),
         Emulator::Bochs => None,
     };
+    // The root image is a disk too, and has an id.
+    checks::disks(&machine.disks)?;
     redirect(&mut machine)?;
     let scripted = machine.has_lines();
     let source = machine.from_input.then(lines::standard_input);
+    let (outcome, output) = to_the_end(machine, |machine| once(machine, source.clone()))?;
+    explain(&outcome, &output);
+    Ok(outcome.exit_status(scripted))
+}
+
+/// Boots by `once` until the machine does not start again.
+fn to_the_end(
+    mut machine: Machine,
+    mut once: impl FnMut(&Machine) -> Result<(Outcome, String, usize)>,
+) -> Result<(Outcome, String)> {
     let started = Instant::now();
     let limit = machine.timeout;
     loop {
-        let (outcome, output, taken) = once(&machine, source.clone())?;
+        let (outcome, output, taken) = once(&machine)?;
         if outcome != Outcome::Restarts {
-            explain(&outcome, &output);
-            return Ok(outcome.exit_status(scripted));
+            return Ok((outcome, output));
         }
         // What stood before the line that asked for it is done, and that line too.
         if let Some(script) = &mut machine.script {
@@ -109,5 +120,41 @@ pub fn needs(machine: &Machine) -> &'static [Need] {
         (Emulator::Bochs, _) => &[Need::Bochs, Need::Grub],
         (Emulator::Qemu, Boot::Direct) => &[Need::Qemu],
         (Emulator::Qemu, Boot::Iso) => &[Need::Qemu, Need::Grub],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_restart_goes_on_behind_the_line_that_asked_for_it() {
+        let lines = |lines: &[&str]| Some(lines.iter().map(|line| line.to_string()).collect());
+        let limit = Duration::from_secs(60);
+        let machine = Machine {
+            script: lines(&["a", "reboot", "b", "reboot", "c"]),
+            timeout: Some(limit),
+            ..Machine::default()
+        };
+        let mut boots = Vec::new();
+        let end = to_the_end(machine, |machine| {
+            boots.push((machine.script.clone(), machine.starts_again));
+            assert!(machine.timeout.is_some_and(|left| left <= limit), "the limit is for all of it");
+            let outcome = if boots.len() < 3 { Outcome::Restarts } else { Outcome::LineFailed };
+            Ok((outcome, boots.len().to_string(), 2))
+        });
+        assert_eq!(end.expect("it ends"), (Outcome::LineFailed, "3".into()));
+        let expected = [
+            (lines(&["a", "reboot", "b", "reboot", "c"]), false),
+            (lines(&["b", "reboot", "c"]), true),
+            (lines(&["c"]), true),
+        ];
+        assert_eq!(boots, expected);
+        // A kernel that takes no lines has none left over.
+        let other = Machine { script: lines(&["a"]), ..Machine::default() };
+        let mut rest = vec![Outcome::Status(7), Outcome::Restarts];
+        let end = to_the_end(other, |_| Ok((rest.pop().expect("no third"), String::new(), 9)));
+        assert_eq!(end.expect("it ends").0.exit_status(true), 7);
     }
 }

@@ -173,7 +173,7 @@ fn run(machine: &Machine) -> Result<String> {
     if outcome != Outcome::Succeeded {
         eprintln!("{}", console.trim_end());
         Symbols::of_images().explain(&console);
-        bail!("the machine ended with {outcome:?}");
+        bail!("the machine {outcome}");
     }
     Ok(console)
 }
@@ -286,7 +286,9 @@ mod tests {
 
     #[test]
     fn what_only_names_must_be_there() {
-        for what in [None, Some(What::Operations), Some(What::Linux), Some(What::Neighbour), Some(What::System)] {
+        for what in
+            [None, Some(What::Operations), Some(What::Linux), Some(What::Neighbour), Some(What::System)]
+        {
             let error = check_name(what, "nope").expect_err("there is none");
             assert!(error.is::<crate::Usage>(), "{what:?}: {error}");
         }

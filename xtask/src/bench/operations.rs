@@ -197,7 +197,7 @@ fn on_xen(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measu
                 let output = host.boot_kernel_as_dom0(&kernel, words, &machine)?;
                 if output.outcome != Outcome::Succeeded {
                     eprintln!("{}", output.console.trim_end());
-                    bail!("the machine with Xen ended with {:?}", output.outcome);
+                    bail!("the machine with Xen {}", output.outcome);
                 }
                 all.add(&output.console);
                 continue;

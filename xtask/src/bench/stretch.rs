@@ -52,7 +52,10 @@ pub(super) fn bench(only: Option<&str>) -> Result<bool> {
     }
     if let Some(only) = only.filter(|_| shown == 0) {
         let known: Vec<String> = known.into_iter().collect();
-        return Err(usage(format!("--only {only}: no case has that in its name: there are {}", known.join(", "))));
+        return Err(usage(format!(
+            "--only {only}: no case has that in its name: there are {}",
+            known.join(", ")
+        )));
     }
     for (memory, name, stretch) in &over {
         println!(

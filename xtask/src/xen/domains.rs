@@ -72,7 +72,7 @@ impl XenHost {
         if output.outcome != Outcome::Succeeded {
             let lines: Vec<&str> = output.console.lines().collect();
             let end = lines[lines.len().saturating_sub(40)..].join("\n");
-            bail!("the machine ended with {:?}; the console's end:\n{end}", output.outcome);
+            bail!("the machine {}; the console's end:\n{end}", output.outcome);
         }
         let ran = domains.iter().map(|domain| ran(&domain.name, &output.console)).collect();
         Ok((ran, output))

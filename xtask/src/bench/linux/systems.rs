@@ -122,7 +122,7 @@ impl Systems {
         let script = format!("chmod +x {PROGRAM}\nPATH=.:$PATH\n{}\n", task.command);
         let output = xen::prepare()?.run(&script, &[program], &task.xen_options())?;
         if output.outcome != Outcome::Succeeded {
-            bail!("the machine ended with {:?}:\n{}", output.outcome, output.console);
+            bail!("the machine {}:\n{}", output.outcome, output.console);
         }
         Ok(output.console)
     }
@@ -139,7 +139,7 @@ impl Systems {
         // The kernel turns the power off, and reports nothing.
         if outcome != Outcome::Silent {
             eprintln!("{}", console.trim_end());
-            bail!("the machine ended with {outcome:?}");
+            bail!("the machine {outcome}");
         }
         Ok(console)
     }

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::{BenchOptions, counting_machine, run};
+use crate::images;
 use crate::machine::{Machine, Module};
 use crate::qemu::RunDirectory;
-use crate::{images, usage};
 
 /// The bounds: a read of xenstore on average and at worst, and the part of the disk that is left, in hundredths.
 const MEAN_US: u64 = 5_000;
