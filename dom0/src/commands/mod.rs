@@ -144,7 +144,7 @@ impl Shell {
             if let ["-h" | "--help"] = *texts
                 && help::COMMANDS.iter().any(|known| known.0 == command.text)
             {
-                return help::run(&[command.text.as_str()]);
+                return help::run(&[command.text.as_str()]).await;
             }
             match command.text.as_str() {
                 "xl" => self.xl(&texts).await,
