@@ -17,13 +17,17 @@ use crate::shell::{LINE_BYTES_MAX, PROMPT};
 const NEXT: u8 = b' ';
 /// Alone on a line: no other comes.
 const END: u8 = 0x04;
+/// FIFO control register, and what turns both FIFOs on, empty, and lets the receiver's fill.
+const FIFO_CONTROL: u16 = 2;
+const FIFOS_ON: u8 = 0xc7;
 /// Line status register, and its bit for a byte that came in.
 const LINE_STATUS: u16 = 5;
 const DATA_READY: u8 = 1;
 /// What a port reads as where there is none.
 const NO_PORT: u8 = 0xff;
-/// How often an empty port is looked at.
+/// How often an empty port is looked at: while nothing comes, and within a line.
 const LOOK_EVERY_NS: u64 = 5_000_000;
+const SOON_NS: u64 = 100_000;
 /// Bytes that are taken of the port before others run.
 const BYTES_IN_A_ROW: usize = 256;
 
@@ -61,7 +65,7 @@ async fn next_line(input: &mut impl Input) -> Line {
             Some(_) if line.len() > LINE_BYTES_MAX => too_long = true,
             Some(byte) => line.push(byte),
             None => {
-                time::sleep(LOOK_EVERY_NS).await;
+                time::sleep(if line.is_empty() { LOOK_EVERY_NS } else { SOON_NS }).await;
                 continue;
             }
         }
@@ -91,6 +95,7 @@ impl Ending {
 impl Shell {
     /// Runs the lines that come, as at the prompt, and powers off behind the last.
     pub(super) async fn run_input(&self, port: u16) -> ! {
+        pio::write_u8(port + FIFO_CONTROL, FIFOS_ON);
         let input = &mut Port(port);
         loop {
             print!("{PROMPT}");
