@@ -120,6 +120,8 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String, usize)> {
         }
         let ended = child.0.try_wait()?;
         match reported.take() {
+            // Bochs would start again by itself, from the script's beginning.
+            Some((Outcome::Restarts, _)) => break Outcome::Restarts,
             Some((outcome, at)) if ended.is_some() || at.elapsed() > GOES_OFF => break outcome,
             other => reported = other,
         }
