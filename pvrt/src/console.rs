@@ -1,14 +1,17 @@
 //! The kernel's console and the logger that writes to it. In dom0 the console is the hypervisor's own, in a domU the
 //! console ring.
 
+mod logger;
+
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
 
-use log::{LevelFilter, Log, Metadata, Record};
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::Mfn;
 
 use crate::event::Port;
+
+pub use logger::init_logger;
 
 /// Writes bytes to the console, waiting for space for a while; bytes nobody drains are lost in the end.
 pub fn write(bytes: &[u8]) {
@@ -160,41 +163,6 @@ impl Drop for Line {
     }
 }
 
-/// The logger: one line for each record, `level: text`; a record of level information comes without its level. Nobody who
-/// reads a line is helped by the place in the sources that the line comes from.
-struct Logger;
-
-impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let mut line = Line::new();
-        let level = match record.level() {
-            log::Level::Info => "",
-            log::Level::Error => "error: ",
-            log::Level::Warn => "warning: ",
-            log::Level::Debug | log::Level::Trace => "debug: ",
-        };
-        let _ = writeln!(line, "{level}{}", record.args());
-    }
-
-    fn flush(&self) {}
-}
-
-static LOGGER: Logger = Logger;
-
-/// Lets the logger write to the console, at level `level`. A second call is harmless.
-pub fn init_logger(level: LevelFilter) {
-    // This fails when a logger is set already, as in a second test of one process.
-    let _ = log::set_logger(&LOGGER);
-    log::set_max_level(level);
-}
-
 #[cfg(freestanding)]
 pub(crate) use backend::{Emergency, init, init_early};
 
@@ -228,7 +196,7 @@ mod backend {
     /// From here on output works in dom0; a domU's ring needs its port first.
     pub(crate) fn init_early(initial_domain: bool) {
         HYPERVISOR.store(initial_domain, Ordering::Relaxed);
-        init_logger(LevelFilter::Info);
+        init_logger(log::LevelFilter::Info);
     }
 
     /// Input, and in a domU output, work from here on.
@@ -437,16 +405,6 @@ mod tests {
         crate::println!("{text}");
         crate::print!("end");
         assert_eq!(host::take_console_output(), format!("{text}\nend").into_bytes());
-    }
-
-    #[test]
-    fn log_lines_have_a_level_and_no_path_of_the_sources() {
-        init_logger(LevelFilter::Info);
-        log::info!("one");
-        log::warn!("two");
-        log::error!("three");
-        log::debug!("four");
-        assert_eq!(host::take_console_output(), b"one\nwarning: two\nerror: three\n");
     }
 
     #[test]

@@ -136,7 +136,10 @@ mod tests {
             "noreboot=no",
         ] {
             let mut told = alloc::vec::Vec::new();
-            assert_eq!(Options::parse(word, |word, why| told.push((word, why))), Options::parse("", |_, _| {}));
+            assert_eq!(
+                Options::parse(word, |word, why| told.push((word, why))),
+                Options::parse("", |_, _| {})
+            );
             assert_eq!(told, [(word, "no such value")]);
         }
     }

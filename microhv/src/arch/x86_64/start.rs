@@ -133,7 +133,8 @@ extern "C" fn on_own_stack() -> ! {
     let found = FOUND.get().expect("set at boot");
     let acpi = ACPI.get().expect("read at boot");
     let command_line = found.lock().line;
-    let options = Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
+    let options =
+        Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
     apic::init(acpi);

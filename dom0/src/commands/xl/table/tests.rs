@@ -110,8 +110,14 @@ const OF_XEN: &[(&str, &str)] = &[
 ];
 
 /// What is here beyond Xen's.
-const OURS: &[(&str, &str)] =
-    &[("create", "--paused"), ("console", "--log"), ("top", "-d"), ("top", "--delay"), ("top", "-i"), ("top", "--iterations")];
+const OURS: &[(&str, &str)] = &[
+    ("create", "--paused"),
+    ("console", "--log"),
+    ("top", "-d"),
+    ("top", "--delay"),
+    ("top", "-i"),
+    ("top", "--iterations"),
+];
 
 fn forms(command: &Command) -> BTreeSet<String> {
     let short = command.options.iter().filter_map(|option| option.short.map(|letter| format!("-{letter}")));
