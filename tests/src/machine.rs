@@ -1,6 +1,7 @@
 //! A machine as a test describes it, and what came of it.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -93,6 +94,19 @@ impl Machine {
         Ok(Run { name: self.name, outcome, console })
     }
 
+    /// The same; behind the script, dom0's shell takes lines from `text`, as of a standard input.
+    ///
+    /// # Errors
+    /// The machine cannot be started.
+    pub fn run_with_input(mut self, text: &str) -> Result<Run> {
+        self.description.from_input = true;
+        self.prepare()?;
+        let source = Arc::new(Mutex::new(std::io::Cursor::new(text.as_bytes().to_vec())));
+        let session = Session::start_with(&self.description, Attach::Nobody, Some(source))?;
+        let (outcome, console) = session.wait();
+        Ok(Run { name: self.name, outcome, console })
+    }
+
     /// Boots and leaves the test at the console.
     ///
     /// # Errors
@@ -147,6 +161,14 @@ impl Run {
     /// Neither did.
     pub fn panicked(self) -> Result<Self> {
         self.ended(&Outcome::Panicked)
+    }
+
+    /// It ended in another way, which the test names.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn ended_with(self, outcome: &Outcome) -> Result<Self> {
+        self.ended(outcome)
     }
 
     /// It ran until its time was up.

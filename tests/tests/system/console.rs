@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use tests::{Machine, Scratch};
+use xtask::session::Outcome;
 
 use crate::Case;
 
@@ -9,7 +10,8 @@ pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![console:
         debug_keys_answer_and_dom0_gets_its_input_back,
         the_frame_table_agrees_with_the_page_tables,
-        a_broken_dom0_is_a_panic_with_its_reason,
+        a_broken_dom0_is_refused_in_one_line,
+        another_kernel_in_dom0s_place_has_its_own_end,
         a_time_limit_ends_the_machine,
     ])
 }
@@ -47,19 +49,32 @@ fn the_frame_table_agrees_with_the_page_tables() -> Result<()> {
     Ok(())
 }
 
-fn a_broken_dom0_is_a_panic_with_its_reason() -> Result<()> {
+fn a_broken_dom0_is_refused_in_one_line() -> Result<()> {
     let scratch = Scratch::new("broken-dom0")?;
     let image = std::fs::read(xtask::images::find("hello")?.bootable())?;
     for (name, bytes) in
         [("cut", &image[..image.len() / 2]), ("text", b"#!/bin/sh\n".as_slice()), ("empty", b"")]
     {
         let kernel = scratch.file(name, bytes)?;
-        Machine::new(&format!("broken-dom0-{name}"))
+        let run = Machine::new(&format!("broken-dom0-{name}"))
             .with(|machine| machine.dom0 = kernel)
             .run()?
-            .panicked()?
-            .says("cannot build dom0")?
-            .says("build id ")?;
+            .ended_with(&Outcome::Refused)?
+            .says_at_the_end(1, "error: dom0 is refused: the first module: ")?;
+        run.require(!run.console().contains("PANIC"), "the hypervisor panicked")?;
+    }
+    Ok(())
+}
+
+/// `hello` as the control domain.
+fn another_kernel_in_dom0s_place_has_its_own_end() -> Result<()> {
+    let hello = xtask::images::find("hello")?.bootable();
+    for (words, outcome) in [("", Outcome::Succeeded), ("panic", Outcome::Panicked)] {
+        let machine = Machine::new(&format!("other-dom0-{words}")).with(|machine| {
+            machine.dom0 = hello.clone();
+            machine.dom0_arguments = words.into();
+        });
+        machine.run()?.ended_with(&outcome)?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ mod linux_hostile;
 mod linux_life;
 mod linux_newer;
 mod linux_storm;
+mod misuse;
 mod polls;
 mod shell;
 mod spine;
@@ -64,6 +65,7 @@ fn main() {
         kernels::cases(),
         bochs::cases(),
         shell::cases(),
+        misuse::cases(),
         polls::cases(),
         hostile::cases(),
         linux::cases(),
