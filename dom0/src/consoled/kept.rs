@@ -153,7 +153,8 @@ mod tests {
         ];
         assert_eq!(kept(&output, &stamps, 1000), all);
         // A cut line is left out.
-        assert_eq!(kept(&output, &stamps, 12), all[3..]);
+        assert_eq!(kept(&output, &stamps, 12), all[2..]);
+        assert_eq!(kept(&output, &stamps, 11), all[3..]);
         assert_eq!(kept(&output, &stamps, 3), [] as [&str; 0]);
         assert_eq!(kept(&Scrollback::new(10), &Stamps::default(), 1000), [] as [&str; 0]);
     }
