@@ -326,7 +326,7 @@ mod tests {
         let read = |paddr, name, kind, bytes: &[u8]| {
             let file = with_section(elf(paddr, b"code", 0x2000, &[]), name, kind, bytes);
             KernelImage::parse(&file).map(|image| {
-                let at = image.segments[0].va.raw();
+                let at = image.segments[0].0.raw();
                 (at, image.entry.raw(), image.hypercall_page.map(GuestVa::raw), image.virt_base.raw())
             })
         };

@@ -6,8 +6,8 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::Line;
 
-/// The logger: `level: text`, one line each; information without its level. Where in the sources a line comes from is nobody's
-/// matter who reads it.
+/// The logger: one line for each record, `level: text`; a record of level information comes without its level. Nobody who
+/// reads a line is helped by the place in the sources that the line comes from.
 struct Logger;
 
 impl Log for Logger {
@@ -34,9 +34,9 @@ impl Log for Logger {
 
 static LOGGER: Logger = Logger;
 
-/// Makes the console the logger's, at level `info`. Logging to it again is harmless.
+/// Lets the logger write to the console, at level `level`. A second call is harmless.
 pub fn init_logger(level: LevelFilter) {
-    // Fails when a logger is set already, as in a second test of one process.
+    // This fails when a logger is set already, as in a second test of one process.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
 }
