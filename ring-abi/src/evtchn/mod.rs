@@ -1,5 +1,7 @@
 //! Event channels: `event_channel_op`, virtual interrupts and the FIFO layout.
 
+pub mod fifo;
+
 use crate::layout::{constants, wire};
 
 pub use virq::*;
