@@ -72,6 +72,8 @@ ranks! {
     Binding,
     /// `PortCell::state`: what one port is; held while an event of the port is delivered. Never two.
     Port,
+    /// `Ports::fifo`: the event queues of a domain, and the pages of the guest's that they are in.
+    Fifo,
     /// `Domain::permissions`: the ports, interrupts and device memory that a domain may use.
     Permissions,
     /// `Irqs::config`: the PCI configuration ports.

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use ring_abi::types::Port;
 
 use crate::Hypervisor;
-use crate::evtchn::state::{MAX_PORTS, PortState};
+use crate::evtchn::state::PortState;
 use crate::platform::{CpuId, Platform};
 
 /// Key `q`: each domain and vCPU.
@@ -61,16 +61,16 @@ pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
 pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
     for domain in hv.domains.snapshot() {
         log::info!("{domain:?}: {} ports", domain.events.open_ports());
-        for port in (0..MAX_PORTS).map(Port::new) {
+        for port in (0..domain.events.end()).map(Port::new) {
             let Some(cell) = domain.events.cell(port) else { continue };
             let state = cell.state.lock().clone(); // the line is slow: no lock is held over it
             if !matches!(state, PortState::Free) {
                 log::info!(
                     "  {port}: {:?} v{} pending {} masked {}",
                     state,
-                    cell.notify_vcpu.load(Ordering::Relaxed),
-                    u8::from(domain.events.bits.is_pending(port)),
-                    u8::from(domain.events.bits.is_masked(port)),
+                    cell.vcpu(),
+                    u8::from(domain.events.is_pending(port)),
+                    u8::from(domain.events.is_masked(port)),
                 );
             }
         }

@@ -50,6 +50,11 @@ impl InfoCell {
         true
     }
 
+    /// Sets the upcall; whether it was clear. A full barrier, as [`Self::mark`] is.
+    pub fn raise(&self) -> bool {
+        self.get().is_some_and(|info| info.swap_u8(UPCALL_PENDING_OFFSET, 1) == 0)
+    }
+
     /// Takes the place away: events are lost from here on.
     pub fn clear(&self) {
         self.at.store(core::ptr::null_mut(), Ordering::Release);

@@ -10,9 +10,10 @@ use ring_abi::evtchn::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XEN
 use ring_abi::types::{DomId, Pirq, Port};
 
 use super::EvtchnError;
-use super::state::{Binding, Cells, MAX_PORTS, PortCell, PortState};
+use super::state::{BUCKET, Binding, PortCell, PortState};
 use crate::Hypervisor;
 use crate::domain::Domain;
+use crate::growth::make_room;
 use crate::platform::{GuestFault, Platform};
 use crate::sync::{self, MutexGuard};
 
@@ -46,11 +47,18 @@ impl<P: Platform> Hypervisor<P> {
     fn find_free<'a>(
         &self,
         owner: &'a Domain,
-        binding: &Binding,
+        binding: &mut Binding,
     ) -> Result<(Port, &'a PortCell), EvtchnError> {
-        let port = binding.lowest_free().ok_or(EvtchnError::NoSpace)?;
-        if owner.events.cell(port).is_none() && !self.may_spend(Cells::BUCKET_BYTES) {
-            return Err(EvtchnError::NoMemory);
+        let port = owner.events.lowest_free(binding).ok_or(EvtchnError::NoSpace)?;
+        let missing = owner.events.cells.missing(port);
+        if missing != 0 {
+            let words = port.raw() as usize / BUCKET + 1;
+            let may_spend = |bytes| self.may_spend(bytes);
+            if !may_spend(missing) || !make_room(&mut binding.taken, words, may_spend) {
+                return Err(EvtchnError::NoMemory);
+            }
+            binding.taken.resize(words, 0);
+            binding.taken[0] |= 1;
         }
         let cell = owner.events.cells.make(port).ok_or(EvtchnError::NoMemory)?;
         Ok((port, cell))
@@ -70,7 +78,7 @@ impl<P: Platform> Hypervisor<P> {
         if owner.is_dying() {
             return Err(EvtchnError::Invalid.into());
         }
-        let (port, cell) = self.find_free(owner, &binding)?;
+        let (port, cell) = self.find_free(owner, &mut binding)?;
         binding.open(port, cell, publish(port)?, vcpu);
         Ok(port)
     }
@@ -105,7 +113,7 @@ impl<P: Platform> Hypervisor<P> {
         if !waits || local.is_dying() || remote.is_dying() {
             return Err(EvtchnError::Invalid);
         }
-        let (port, cell) = self.find_free(local, &binding)?;
+        let (port, cell) = self.find_free(local, &mut binding)?;
         publish(port)?;
         // The bindings are locked: nobody opens, binds or closes either port meanwhile.
         let state = PortState::Interdomain { remote: remote.clone(), port: remote_port };
@@ -186,8 +194,8 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 PortState::Unbound { .. } | PortState::Ipi => {}
             }
-            domain.events.bits.clear_pending(port);
-            cell.notify_vcpu.store(0, Ordering::Relaxed);
+            domain.events.clear_pending(port, cell);
+            cell.set_vcpu(0);
             binding.note_closed(port);
             return Ok(());
         }
@@ -196,13 +204,13 @@ impl<P: Platform> Hypervisor<P> {
     /// Closes open ports until none is left (`true`) or other work waits. `unbind` takes the PIRQs that they had.
     #[must_use = "ports may be left"]
     pub(crate) fn close_ports(&self, domain: &Arc<Domain>, unbind: impl Fn(Pirq)) -> bool {
-        let at = &domain.events.closing_at;
-        for step in 1..MAX_PORTS {
+        let (at, ports) = (&domain.events.closing_at, domain.events.binding.lock().known());
+        for step in 1..ports {
             if domain.events.open_ports() == 0 {
                 break;
             }
             let port = at.load(Ordering::Relaxed);
-            at.store(port % (MAX_PORTS - 1) + 1, Ordering::Relaxed);
+            at.store(port % (ports - 1) + 1, Ordering::Relaxed);
             // A port that is not open is no matter, but looking at many takes its time, too.
             let closed = self.close_port(domain, Port::new(port), &unbind).is_ok();
             if (closed || step.is_multiple_of(LOOK_EVERY)) && self.platform.work_pending() {
@@ -224,7 +232,7 @@ pub fn bind_vcpu(domain: &Domain, port: Port, vcpu: u32) -> Result<(), EvtchnErr
     match &*cell.state.lock() {
         PortState::Free | PortState::Ipi => return Err(EvtchnError::Invalid),
         PortState::Virq { virq } if is_per_vcpu(*virq) => return Err(EvtchnError::Invalid),
-        _ => cell.notify_vcpu.store(vcpu, Ordering::Relaxed),
+        _ => cell.set_vcpu(vcpu),
     }
     Ok(())
 }

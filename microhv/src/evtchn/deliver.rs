@@ -7,7 +7,7 @@ use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
 use ring_abi::types::{DomId, Port};
 
 use super::EvtchnError;
-use super::state::{PortCell, PortState, VcpuEvents};
+use super::state::{Fifo, PAGE_PORTS, PortCell, PortState, Raised, TWO_LEVEL_PORTS, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
@@ -21,38 +21,52 @@ impl<P: Platform> Hypervisor<P> {
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
         let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
         if cell.is_ipi.load(Ordering::Acquire) {
-            self.set_pending(domain, cell, port);
+            if self.set_bits(domain, cell, port) {
+                self.rouse(domain, port);
+            }
             return Ok(());
         }
-        self.send_to_peer(cell)
+        self.send_slowly(domain, cell, port)
     }
 
-    /// Sends from a port that is no IPI.
+    /// Sends from a port that is no IPI with two levels.
     #[inline(never)]
-    fn send_to_peer(&self, cell: &PortCell) -> Result<(), EvtchnError> {
+    fn send_slowly(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) -> Result<(), EvtchnError> {
         let state = cell.state.lock();
         match &*state {
             PortState::Interdomain { remote, port } => {
                 let cell = remote.events.cell(*port).ok_or(EvtchnError::Invalid)?;
-                if self.set_bits(remote, cell, *port) {
+                if self.raise(remote, cell, *port) {
                     let (remote, port) = (remote.clone(), *port);
                     drop(state);
                     self.rouse(&remote, port);
                 }
-                Ok(())
             }
-            // An IPI that became one after the look at `is_ipi` was not there when the send began.
-            PortState::Unbound { .. } | PortState::Ipi => Ok(()),
-            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => Err(EvtchnError::Invalid),
+            PortState::Unbound { .. } => {}
+            PortState::Ipi => self.set_pending(domain, cell, port),
+            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => {
+                return Err(EvtchnError::Invalid);
+            }
         }
+        Ok(())
     }
 
     /// Makes `port` of `domain`, whose cell is `cell`, pending.
     #[inline(always)]
     pub(super) fn set_pending(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
-        if self.set_bits(domain, cell, port) {
+        if self.raise(domain, cell, port) {
             self.rouse(domain, port);
         }
+    }
+
+    /// Makes a port pending; whether somebody is to be roused.
+    #[must_use = "somebody may be to be roused"]
+    #[inline(always)]
+    fn raise(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
+        if domain.events.is_fifo() {
+            return self.raise_fifo(domain, cell, port, Fifo::set_pending);
+        }
+        self.set_bits(domain, cell, port)
     }
 
     /// Sets the bits of a port that became pending; whether somebody is to be roused.
@@ -72,8 +86,27 @@ impl<P: Platform> Hypervisor<P> {
     #[must_use = "the vCPU may be to be roused"]
     #[inline(always)]
     fn mark(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
-        let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed)) else { return false };
+        let Some(vcpu) = domain.vcpu(cell.vcpu()) else { return false };
         vcpu.info.mark(port.raw() / 64) && !vcpu.runs_on(self.platform.cpu())
+    }
+
+    /// Does `change` to a port of the FIFO; whether somebody is to be roused. Nothing happens to a domain that is back at two
+    /// levels: the port was closed meanwhile.
+    #[must_use = "somebody may be to be roused"]
+    #[inline(never)]
+    fn raise_fifo(
+        &self,
+        domain: &Domain,
+        cell: &PortCell,
+        port: Port,
+        change: impl FnOnce(&mut Fifo, Port, &PortCell, u32) -> Raised,
+    ) -> bool {
+        let Some(vcpu) = domain.vcpu(cell.vcpu()) else { return false };
+        let mut fifo = domain.events.fifo.lock();
+        let raised = fifo.as_mut().map(|fifo| change(fifo, port, cell, vcpu.id.raw())).unwrap_or_default();
+        drop(fifo);
+        let marked = raised.upcall && vcpu.info.raise() && !vcpu.runs_on(self.platform.cpu());
+        marked || raised.is_new && domain.events.pollers() != 0
     }
 
     /// Wakes or kicks the vCPU that `port` notifies, and wakes those that poll the port.
@@ -81,17 +114,22 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(never)]
     fn rouse(&self, domain: &Arc<Domain>, port: Port) {
         if let Some(cell) = domain.events.cell(port)
-            && let Some(vcpu) = domain.vcpu(cell.notify_vcpu.load(Ordering::Relaxed))
+            && let Some(vcpu) = domain.vcpu(cell.vcpu())
             && vcpu.info.get().is_some_and(|info| info.load_u8(UPCALL_PENDING_OFFSET) != 0)
         {
             self.kick_vcpu(domain, vcpu);
         }
+        self.wake_pollers(domain, |polled| polled == VcpuEvents::polled(port));
+    }
+
+    /// Wakes the vCPUs that poll several ports, or one that `is_meant`.
+    fn wake_pollers(&self, domain: &Arc<Domain>, is_meant: impl Fn(u32) -> bool) {
         if domain.events.pollers() == 0 {
             return;
         }
         for vcpu in &domain.vcpus {
             let polled = vcpu.events.poll.load(Ordering::Acquire);
-            if polled == VcpuEvents::polled(port) || polled == VcpuEvents::POLL_ANY {
+            if polled == VcpuEvents::POLL_ANY || polled != 0 && is_meant(polled) {
                 self.wake(domain, vcpu, crate::domain::PauseFlags::WAITING);
             }
         }
@@ -142,9 +180,32 @@ impl<P: Platform> Hypervisor<P> {
             return Err(EvtchnError::Invalid);
         }
         let bits = &domain.events.bits;
-        if bits.unmask(port) && bits.is_pending(port) && self.mark(domain, cell, port) {
+        let rouses = if domain.events.is_fifo() {
+            self.raise_fifo(domain, cell, port, Fifo::unmask)
+        } else {
+            bits.unmask(port) && bits.is_pending(port) && self.mark(domain, cell, port)
+        };
+        if rouses {
             self.rouse(domain, port);
         }
         Ok(())
+    }
+
+    /// Makes the ports from `first` on, whose page of words has come, pending for which events came before: with two levels,
+    /// or while the page was missing. IPIs that were opened with two levels are the FIFO's from here on.
+    pub(super) fn adopt_ports(&self, domain: &Arc<Domain>, fifo: &mut Fifo, first: u32) {
+        for port in (first..first + PAGE_PORTS as u32).map(Port::new) {
+            let Some(cell) = domain.events.cell(port) else { continue };
+            cell.is_ipi.store(false, Ordering::SeqCst);
+            let came = port.raw() < TWO_LEVEL_PORTS && domain.events.bits.is_pending(port);
+            if (cell.waits.swap(false, Ordering::Relaxed) || came)
+                && let Some(vcpu) = domain.vcpu(cell.vcpu())
+                && fifo.set_pending(port, cell, cell.vcpu()).upcall
+                && vcpu.info.raise()
+            {
+                self.kick_vcpu(domain, vcpu);
+            }
+        }
+        self.wake_pollers(domain, |_| true); // they look again
     }
 }

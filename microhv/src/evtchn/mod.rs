@@ -1,4 +1,8 @@
-//! Event channels, 2-level: 4,096 ports a domain, a pending and a mask bit each in `shared_info`.
+//! Event channels: with two levels 4,096 ports a domain, a pending and a mask bit each in `shared_info`; with the FIFO 131,072,
+//! a word each in pages of the guest, which links the port into the queue of its vCPU and priority.
+//!
+//! A domain begins with two levels. Its guest turns to the FIFO by giving a vCPU a control block, and a reset brings the domain
+//! back. All but which bits an event sets is the same for both.
 //!
 //! Locks: `Ports::binding` guards which ports are open; two domains' are taken in id order. Each port's own lock
 //! guards the port's state, is taken after, and is all that a send takes. So a send sees a peer that is there, or none;
@@ -6,6 +10,7 @@
 
 mod bind;
 mod deliver;
+mod fifo;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -13,6 +18,7 @@ mod tests;
 use crate::platform::GuestFault;
 
 pub use bind::{Opened, Publish, bind_vcpu};
+pub use fifo::set_priority;
 
 /// Why a request about a port is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,12 @@ pub enum EvtchnError {
     NoMemory,
     /// The guest could not be told the port.
     Fault,
+    /// The port is closed.
+    Access,
+    /// The domain's layout has no such operation.
+    NoSys,
+    /// The domain's layout has no such pages.
+    NotSupported,
 }
 
 impl From<GuestFault> for EvtchnError {

@@ -100,7 +100,7 @@ macro_rules! from_errors {
 from_errors! {
     DebugRegisterError: NotPermitted, NoDevice;
     DomainError: NoSuchDomain, NotPermitted;
-    EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault;
+    EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault, Access, NoSys, NotSupported;
     GrowError: Invalid, NoMemory, NoSuchDomain, Again;
     LifecycleError: Again, Exists, Invalid, NoMemory, Gdt(error);
     MemError: Restart => Again, Mismatch => Busy, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;

@@ -1,13 +1,11 @@
 //! Event channels: decoding of `event_channel_op`.
 
-use core::sync::atomic::Ordering;
-
 use ring_abi::evtchn::*;
-use ring_abi::types::{DomId, GuestVa, Pirq, Port};
+use ring_abi::types::{DomId, GuestVa, Mfn, Pirq, Port};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::evtchn::bind_vcpu;
-use crate::evtchn::state::{MAX_PORTS, PortState};
+use crate::evtchn::state::PortState;
+use crate::evtchn::{bind_vcpu, set_priority};
 use crate::platform::Platform;
 
 /// `EVTCHNOP_send`.
@@ -24,10 +22,10 @@ pub(super) fn send<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
 fn status<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut op: EvtchnStatus = cur.copy_in(arg)?;
     let domain = cur.hv.domains.target(cur.domain, op.dom)?;
-    HypercallError::Invalid.when(op.port >= MAX_PORTS)?;
+    HypercallError::Invalid.when(op.port >= domain.events.end())?;
     (op.status, op.vcpu, op.u) = (EVTCHNSTAT_CLOSED, 0, [0, 0]);
     if let Some(cell) = domain.events.cell(Port::new(op.port)) {
-        op.vcpu = cell.notify_vcpu.load(Ordering::Relaxed);
+        op.vcpu = cell.vcpu();
         (op.status, op.u) = match &*cell.state.lock() {
             PortState::Free => (EVTCHNSTAT_CLOSED, [0, 0]),
             PortState::Unbound { remote } => (EVTCHNSTAT_UNBOUND, [u32::from(remote.raw()), 0]),
@@ -42,7 +40,7 @@ fn status<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     Ok(cur.copy_out(arg, &op)?)
 }
 
-/// `event_channel_op(cmd, arg)`. The FIFO operations are refused, so that guests stay with two levels.
+/// `event_channel_op(cmd, arg)`.
 ///
 /// # Errors
 /// As each operation says; `NoSys`: no such operation.
@@ -96,6 +94,20 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
         EVTCHNOP_UNMASK => {
             let op: EvtchnUnmask = cur.copy_in(arg)?;
             hv.evtchn_unmask(caller, Port::new(op.port))?;
+        }
+        EVTCHNOP_INIT_CONTROL => {
+            let mut op: EvtchnInitControl = cur.copy_in(arg)?;
+            hv.init_control(caller, op.vcpu, Mfn::new(op.control_gfn), op.offset)?;
+            op.link_bits = EVTCHN_FIFO_LINK_BITS as u8;
+            cur.copy_out(arg, &op)?;
+        }
+        EVTCHNOP_EXPAND_ARRAY => {
+            let op: EvtchnExpandArray = cur.copy_in(arg)?;
+            hv.expand_array(caller, Mfn::new(op.array_gfn))?;
+        }
+        EVTCHNOP_SET_PRIORITY => {
+            let op: EvtchnSetPriority = cur.copy_in(arg)?;
+            set_priority(caller, Port::new(op.port), op.priority)?;
         }
         EVTCHNOP_RESET => {
             let op: EvtchnReset = cur.copy_in(arg)?;

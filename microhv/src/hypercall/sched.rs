@@ -9,7 +9,6 @@ use ring_abi::types::{DomId, GuestVa, Port};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
-use crate::evtchn::state::MAX_PORTS;
 use crate::platform::Platform;
 use crate::time::state::TimerKind;
 
@@ -90,7 +89,7 @@ fn poll<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let mut ports = ArrayVec::<Port, { MAX_POLL_PORTS as usize }>::new();
     for index in 0..op.nr_ports {
         let port: Port = cur.copy_in_at(GuestVa::new(op.ports), index.into())?;
-        HypercallError::Invalid.when(port.raw() >= MAX_PORTS)?;
+        HypercallError::Invalid.when(port.raw() >= cur.domain.events.end())?;
         ports.push(port);
     }
     wait(cur, &ports, op.timeout);
@@ -103,7 +102,7 @@ pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u
     domain.events.poller_entered(vcpu, if let [port] = ports { Some(*port) } else { None });
     hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
     fence(Ordering::SeqCst);
-    if vcpu.upcall_due() || ports.iter().any(|port| domain.events.bits.is_pending(*port)) {
+    if vcpu.upcall_due() || ports.iter().any(|port| domain.events.is_pending(*port)) {
         hv.wake(domain, vcpu, PauseFlags::WAITING);
     } else if timeout != 0 {
         hv.arm_timer(vcpu, TimerKind::Poll, Some(timeout));

@@ -11,6 +11,7 @@ use ring_abi::types::Mfn;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
+use crate::evtchn::state::PortRecords;
 use crate::gnttab::state::GrantRecords;
 use crate::platform::Platform;
 
@@ -34,6 +35,7 @@ enum Last {
 #[derive(Debug)]
 pub(super) struct Ending {
     vcpus: Vec<Vcpu>,
+    ports: Option<PortRecords>,
     grants: Option<GrantRecords>,
     last: Last,
 }
@@ -42,20 +44,27 @@ impl Ending {
     /// A domain to which nobody else refers.
     pub(super) fn of_domain(mut domain: Arc<Domain>) -> Self {
         let parts = Arc::get_mut(&mut domain).map(Self::of_husk);
-        let (vcpus, grants) = parts.map(|parts| (parts.vcpus, parts.grants)).unwrap_or_default();
-        Self { vcpus, grants, last: Last::Domain(domain) }
+        let (vcpus, ports, grants) =
+            parts.map(|parts| (parts.vcpus, parts.ports, parts.grants)).unwrap_or_default();
+        Self { vcpus, ports, grants, last: Last::Domain(domain) }
     }
 
     /// The parts that are freed of a domain that is dead and must stay in the list.
     pub(super) fn of_husk(domain: &mut Domain) -> Self {
-        domain.events.clear();
-        let (vcpus, grants) = (core::mem::take(&mut domain.vcpus), domain.grants.take_records());
-        Self { vcpus, grants: Some(grants), last: Last::Husk }
+        let vcpus = core::mem::take(&mut domain.vcpus);
+        let (ports, grants) = (domain.events.take_records(), domain.grants.take_records());
+        Self { vcpus, ports: Some(ports), grants: Some(grants), last: Last::Husk }
     }
 
     /// The vCPUs of a domain whose making was given up.
     pub(super) fn of_vcpus(vcpus: Vec<Vcpu>, shared_mfn: Mfn) -> Self {
-        Self { vcpus, grants: None, last: Last::Frame(shared_mfn) }
+        Self { vcpus, ports: None, grants: None, last: Last::Frame(shared_mfn) }
+    }
+
+    /// Frees a piece of the records that the domain itself has. `false`: the rest is freed at once.
+    fn shrink(&mut self) -> bool {
+        self.ports.as_mut().is_some_and(PortRecords::shrink)
+            || self.grants.as_mut().is_some_and(GrantRecords::shrink)
     }
 }
 
@@ -100,7 +109,7 @@ impl<P: Platform> Hypervisor<P> {
                 return Some(ending);
             }
         }
-        while ending.grants.as_mut().is_some_and(GrantRecords::shrink) {
+        while ending.shrink() {
             if self.platform.work_pending() {
                 return Some(ending);
             }

@@ -188,10 +188,11 @@ impl<P: Platform> Hypervisor<P> {
         self.close_port(domain, port, |pirq| self.pirq_unbind(domain, pirq))
     }
 
-    /// `EVTCHNOP_reset`, and a domain's end: closes open ports until none is left (`true`) or other work waits.
+    /// `EVTCHNOP_reset`, and a domain's end: closes open ports and goes back to two levels, until nothing is left (`true`) or
+    /// other work waits.
     #[must_use = "ports may be left"]
     pub fn evtchn_close_all(&self, domain: &Arc<Domain>) -> bool {
-        self.close_ports(domain, |pirq| self.pirq_unbind(domain, pirq))
+        self.close_ports(domain, |pirq| self.pirq_unbind(domain, pirq)) && self.release_fifo(domain)
     }
 
     /// Routes `pirq` of `domain` to its event channel `port`. No line is shared.

@@ -21,7 +21,7 @@ fn shutdown_tells_dom0_and_keeps_the_reason() {
     let guest = world.guest(2);
     let mut op = SchedShutdown { reason: 1 };
     assert_eq!(world.op(&guest, __HYPERVISOR_SCHED_OP, SCHEDOP_SHUTDOWN, &mut op), 0);
-    assert!(world.dom0.events.bits.is_pending(port));
+    assert!(world.dom0.events.is_pending(port));
     let seen = info(&world, &guest);
     assert_ne!(seen.flags & XEN_DOMINF_SHUTDOWN, 0);
     assert_eq!(seen.shutdown_code(), 1);

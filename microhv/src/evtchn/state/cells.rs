@@ -1,4 +1,4 @@
-//! The cells of a domain's ports: 64 buckets of 64, made when first needed, there until the domain is dead.
+//! The cells of a domain's ports, in buckets of 64 that are made when first needed and stay until the domain is dead.
 
 #![allow(unsafe_code)] // a send reaches its bucket by one load
 
@@ -9,71 +9,139 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use ring_abi::types::Port;
 
-use super::MAX_PORTS;
-use super::PortCell;
+use super::{MAX_PORTS, PortCell, TWO_LEVEL_PORTS};
 
-const BUCKETS: usize = 64;
-const BUCKET: usize = MAX_PORTS as usize / BUCKETS;
+/// Ports of a bucket.
+pub(in crate::evtchn) const BUCKET: usize = 64;
+/// Buckets of the ports that two levels have too.
+const NEAR: usize = TWO_LEVEL_PORTS as usize / BUCKET;
+/// Buckets of the other ports.
+const FAR: usize = MAX_PORTS as usize / BUCKET - NEAR;
 
 type Bucket = [PortCell; BUCKET];
+
+/// A list of its own that is made once, when first needed.
+#[derive(Debug)]
+struct Made<T>(AtomicPtr<T>);
+
+impl<T> Default for Made<T> {
+    fn default() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+}
+
+impl<T> Made<T> {
+    #[inline]
+    fn get(&self) -> Option<&T> {
+        // SAFETY: what was stored is a leaked box that only `free` takes back, which has the cells for itself.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn free(&mut self) {
+        let list = core::mem::replace(self.0.get_mut(), ptr::null_mut());
+        if !list.is_null() {
+            // SAFETY: the list came from `Box::into_raw` in `make`, and `&mut self` says that nobody has a reference any more.
+            drop(unsafe { Box::from_raw(list) });
+        }
+    }
+}
+
+impl<T: Default, const N: usize> Made<[T; N]> {
+    /// The list; `None`: there is no memory for it. The caller holds `Ports::binding`, so that each is made once.
+    fn make(&self) -> Option<&[T; N]> {
+        if self.get().is_none() {
+            // Not as an array: that would be built on the stack.
+            let mut made = Vec::new();
+            made.try_reserve_exact(N).ok()?;
+            made.extend((0..N).map(|_| T::default()));
+            let made: Box<[T; N]> = made.into_boxed_slice().try_into().ok()?;
+            self.0.store(Box::into_raw(made), Ordering::Release);
+        }
+        self.get()
+    }
+}
+
+impl<T> Drop for Made<T> {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
 
 /// The cells of all ports.
 #[derive(Debug)]
 pub(in crate::evtchn) struct Cells {
-    buckets: Box<[AtomicPtr<Bucket>; BUCKETS]>,
+    near: Box<[Made<Bucket>; NEAR]>,
+    far: Made<[Made<Bucket>; FAR]>,
 }
 
 impl Cells {
-    /// Bytes that a bucket takes.
-    pub(in crate::evtchn) const BUCKET_BYTES: usize = size_of::<Bucket>();
-
     pub(in crate::evtchn) fn new() -> Self {
-        Self { buckets: Box::new([const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS]) }
+        Self { near: Box::new([const { Made(AtomicPtr::new(ptr::null_mut())) }; NEAR]), far: Made::default() }
     }
 
     /// The cell of `port`, if its bucket was made.
     #[inline]
     pub(in crate::evtchn) fn get(&self, port: Port) -> Option<&PortCell> {
         let port = port.raw();
-        if port >= MAX_PORTS {
-            return None;
+        if port >= TWO_LEVEL_PORTS {
+            return self.get_far(port as usize);
         }
-        let bucket = self.buckets[port as usize / BUCKET].load(Ordering::Acquire);
-        // SAFETY: a bucket, once stored, is a leaked box that only `clear` takes back, which has the cells for itself.
-        let bucket = unsafe { bucket.as_ref() }?;
-        Some(&bucket[port as usize % BUCKET])
+        Some(&self.near[port as usize / BUCKET].get()?[port as usize % BUCKET])
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_far(&self, port: usize) -> Option<&PortCell> {
+        Some(&self.far.get()?.get(port / BUCKET - NEAR)?.get()?[port % BUCKET])
+    }
+
+    /// Bytes that [`Self::make`] takes for `port`, in one piece at most.
+    pub(in crate::evtchn) fn missing(&self, port: Port) -> usize {
+        if self.get(port).is_some() {
+            0
+        } else if port.raw() >= TWO_LEVEL_PORTS && self.far.get().is_none() {
+            size_of::<[Made<Bucket>; FAR]>()
+        } else {
+            size_of::<Bucket>()
+        }
     }
 
     /// The cell of `port`, which is below [`MAX_PORTS`]; `None`: there is no memory for it. The caller holds `Ports::binding`,
     /// so that each bucket is made once.
     pub(in crate::evtchn) fn make(&self, port: Port) -> Option<&PortCell> {
-        let slot = &self.buckets[port.raw() as usize / BUCKET];
-        if slot.load(Ordering::Acquire).is_null() {
-            // Not as an array: that would be built on the stack.
-            let mut made = Vec::new();
-            made.try_reserve_exact(BUCKET).ok()?;
-            made.extend((0..BUCKET).map(|_| PortCell::default()));
-            let made: Box<Bucket> = made.into_boxed_slice().try_into().ok()?;
-            slot.store(Box::into_raw(made), Ordering::Release);
-        }
+        let bucket = port.raw() as usize / BUCKET;
+        match bucket.checked_sub(NEAR) {
+            None => self.near[bucket].make()?,
+            Some(far) => self.far.make()?[far].make()?,
+        };
         self.get(port)
-    }
-
-    /// Frees all buckets: no port was ever open then.
-    pub(in crate::evtchn) fn clear(&mut self) {
-        for slot in self.buckets.iter_mut() {
-            let bucket = core::mem::replace(slot.get_mut(), ptr::null_mut());
-            if !bucket.is_null() {
-                // SAFETY: the bucket came from `Box::into_raw` in `make`, and `&mut self` says that nobody has a reference any more.
-                drop(unsafe { Box::from_raw(bucket) });
-            }
-        }
     }
 }
 
-impl Drop for Cells {
-    fn drop(&mut self) {
-        self.clear();
+/// The cells of a domain that is dead: no port was ever open then.
+#[derive(Debug)]
+pub(crate) struct PortRecords {
+    cells: Cells,
+    /// Buckets that may have been made, the lowest ones.
+    buckets: usize,
+}
+
+impl PortRecords {
+    pub(super) fn new(cells: Cells, buckets: usize) -> Self {
+        Self { cells, buckets }
+    }
+
+    /// Frees a piece. `false`: none is left.
+    pub(crate) fn shrink(&mut self) -> bool {
+        let Some(last) = self.buckets.checked_sub(1) else { return false };
+        self.buckets = last;
+        let slot = match last.checked_sub(NEAR) {
+            None => Some(&mut self.cells.near[last]),
+            // SAFETY: `&mut self` says that nobody else has a reference to what was made.
+            Some(far) => unsafe { self.cells.far.0.get_mut().as_mut() }.map(|list| &mut list[far]),
+        };
+        slot.map(Made::free);
+        true
     }
 }
 
@@ -85,13 +153,34 @@ mod tests {
     fn cells_stay_where_they_are() {
         let cells = Cells::new();
         let port = Port::new;
-        for none in [0, MAX_PORTS, u32::MAX] {
+        for none in [0, TWO_LEVEL_PORTS, MAX_PORTS - 1, MAX_PORTS, u32::MAX] {
             assert!(cells.get(port(none)).is_none());
         }
-        let first = ptr::from_ref(cells.make(port(65)).expect("memory"));
-        assert!(cells.get(port(64)).is_some() && cells.get(port(128)).is_none());
-        assert!(ptr::eq(first, cells.make(port(65)).expect("memory")));
-        assert!(ptr::eq(first, cells.get(port(65)).expect("made")));
-        cells.make(port(MAX_PORTS - 1));
+        for at in [65, TWO_LEVEL_PORTS + 1] {
+            let first = ptr::from_ref(cells.make(port(at)).expect("memory"));
+            assert!(cells.get(port(at - 1)).is_some() && cells.get(port(at + 63)).is_none());
+            assert!(ptr::eq(first, cells.make(port(at)).expect("memory")));
+            assert!(ptr::eq(first, cells.get(port(at)).expect("made")));
+        }
+        cells.make(port(TWO_LEVEL_PORTS - 1));
+        cells.make(port(MAX_PORTS - 1)).expect("memory");
+        assert!(cells.get(port(MAX_PORTS)).is_none());
+    }
+
+    #[test]
+    fn each_bucket_is_freed_in_its_turn() {
+        let cells = Cells::new();
+        for port in [1, TWO_LEVEL_PORTS - 1, TWO_LEVEL_PORTS, TWO_LEVEL_PORTS + 64] {
+            cells.make(Port::new(port));
+        }
+        let mut records = PortRecords::new(cells, NEAR + 2);
+        for _ in 0..3 {
+            assert!(records.shrink());
+        }
+        assert!(records.cells.get(Port::new(TWO_LEVEL_PORTS)).is_none());
+        assert!(records.cells.get(Port::new(TWO_LEVEL_PORTS - 1)).is_none());
+        assert!(records.cells.get(Port::new(1)).is_some());
+        assert_eq!((0..NEAR).filter(|_| records.shrink()).count(), NEAR - 1);
+        assert!(records.cells.get(Port::new(1)).is_none());
     }
 }

@@ -2,63 +2,85 @@
 
 mod bits;
 mod cells;
+mod fifo;
 mod port;
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ring_abi::evtchn::NR_VIRQS;
+use ring_abi::evtchn::{
+    EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAULT, NR_VIRQS,
+};
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::Port;
 
 pub use bits::Bits;
+pub(crate) use cells::PortRecords;
 pub use port::{PortCell, PortState};
 
-pub(super) use cells::Cells;
+pub(super) use cells::{BUCKET, Cells};
+pub(super) use fifo::{Fifo, PAGE_PORTS, Part, Raised};
 
 use crate::domain::Vcpu;
 use crate::sync::{Mutex, rank};
 
-/// Ports of a domain: 64 words of 64 bits. Port 0 is never given out.
-pub const MAX_PORTS: u32 = 4096;
+/// Ports of a domain with two levels: 64 words of 64 bits. Port 0 is never given out.
+pub const TWO_LEVEL_PORTS: u32 = EVTCHN_2L_NR_CHANNELS as u32;
+/// Ports of a domain with the FIFO.
+pub const MAX_PORTS: u32 = EVTCHN_FIFO_NR_CHANNELS as u32;
+
+/// How many ports that are on a queue are passed over for one that is free.
+const LINKED_TRIES: u32 = 1024;
 
 /// Guarded by `Ports::binding`.
 #[derive(Debug)]
 pub(crate) struct Binding {
-    /// Ports that are not free, a bit each; port 0 and those beyond the limit too. A guest chooses which are free, and
-    /// how often one is sought.
-    pub(in crate::evtchn) taken: [u64; MAX_PORTS as usize / 64],
+    /// Ports that are not free, a bit each, port 0 too: a word for each bucket of cells that was made. A guest chooses which
+    /// are free, and how often one is sought.
+    pub(in crate::evtchn) taken: Vec<u64>,
+    /// One more than the highest port that the domain may have.
+    limit: u32,
+    /// The domain has turned to the FIFO.
+    is_fifo: bool,
     /// Ports that are open.
     pub(in crate::evtchn) open: u32,
 }
 
 impl Binding {
-    fn new(limit: u32) -> Self {
-        let mut taken = [u64::MAX; MAX_PORTS as usize / 64];
-        (1..limit).for_each(|port| taken[port as usize / 64] &= !(1 << (port % 64)));
-        Self { taken, open: 0 }
-    }
-
-    /// The lowest free port.
-    pub(in crate::evtchn) fn lowest_free(&self) -> Option<Port> {
-        let (word, bits) = self.taken.iter().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
-        Some(Port::new(word as u32 * 64 + bits.trailing_ones()))
+    /// The lowest free port from `from` on.
+    pub(in crate::evtchn) fn lowest_free(&self, from: u32) -> Option<Port> {
+        let (first, below) = (from as usize / BUCKET, (1u64 << (from % 64)) - 1);
+        let mut words = self.taken.iter().enumerate().skip(first);
+        let taken = |(at, bits): (usize, &u64)| *bits | if at == first { below } else { 0 };
+        let known = words.by_ref().map(|word| (word.0, taken(word))).find(|(_, bits)| *bits != u64::MAX);
+        let beyond = self.taken.len().max(first);
+        let (word, bits) = known.unwrap_or((beyond, if beyond == first { below } else { 0 }));
+        let port = (word * BUCKET) as u32 + bits.trailing_ones();
+        let end = if self.is_fifo { MAX_PORTS } else { TWO_LEVEL_PORTS };
+        (port < end.min(self.limit)).then_some(Port::new(port))
     }
 
     /// Opens the free `port`, whose cell is `cell`.
     pub(in crate::evtchn) fn open(&mut self, port: Port, cell: &PortCell, state: PortState, vcpu: u32) {
-        cell.notify_vcpu.store(vcpu, Ordering::Relaxed);
+        cell.set_vcpu(vcpu);
+        cell.priority.store(EVTCHN_FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
         let is_ipi = matches!(state, PortState::Ipi);
         *cell.state.lock() = state;
-        cell.is_ipi.store(is_ipi, Ordering::Release);
+        cell.is_ipi.store(is_ipi && !self.is_fifo, Ordering::Release);
         self.open += 1;
-        self.taken[port.raw() as usize / 64] |= 1 << (port.raw() % 64);
+        self.taken[port.raw() as usize / BUCKET] |= 1 << (port.raw() % 64);
     }
 
     /// Lets `port` be opened again.
     pub(in crate::evtchn) fn note_closed(&mut self, port: Port) {
         self.open -= 1;
-        self.taken[port.raw() as usize / 64] &= !(1 << (port.raw() % 64));
+        self.taken[port.raw() as usize / BUCKET] &= !(1 << (port.raw() % 64));
+    }
+
+    /// Ports that were ever open, or may have been, and port 0.
+    pub(in crate::evtchn) fn known(&self) -> u32 {
+        (self.taken.len() * BUCKET) as u32
     }
 }
 
@@ -66,27 +88,33 @@ impl Binding {
 #[derive(Debug)]
 pub struct Ports {
     pub(in crate::evtchn) cells: Cells,
-    /// The pending and mask bits.
-    pub bits: Bits,
+    /// The pending and mask bits of two levels.
+    pub(in crate::evtchn) bits: Bits,
+    /// Whether `fifo` is there, as senders see it who do not take its lock.
+    is_fifo: AtomicBool,
     /// Ports are opened, bound and closed under this lock.
     pub(crate) binding: Mutex<rank::Binding, Binding>,
     /// vCPUs in `SCHEDOP_poll`.
     pub(in crate::evtchn) pollers: AtomicU32,
     /// The port at which `close_ports` goes on where it was interrupted.
     pub(in crate::evtchn) closing_at: AtomicU32,
+    /// The FIFO, of a domain that has turned to it. One lock for all queues: nobody sees one half changed.
+    pub(in crate::evtchn) fifo: Mutex<rank::Fifo, Option<Box<Fifo>>>,
 }
 
 impl Ports {
-    /// No port is open. `highest` is the highest to give out; `None`, or one from 4,096 on, for no limit but the ABI's.
+    /// No port is open. `highest` is the highest to give out; `None`, or one beyond the ABI's, for no limit but the ABI's.
     /// `shared_info` is the domain's.
     pub fn new(highest: Option<Port>, shared_info: &SharedBytes) -> Self {
         let limit = highest.map_or(MAX_PORTS, |port| port.raw().saturating_add(1).min(MAX_PORTS));
         Self {
             cells: Cells::new(),
             bits: Bits::new(shared_info),
-            binding: Mutex::new(Binding::new(limit)),
+            is_fifo: AtomicBool::new(false),
+            binding: Mutex::new(Binding { taken: Vec::new(), limit, is_fifo: false, open: 0 }),
             pollers: AtomicU32::new(0),
             closing_at: AtomicU32::new(1),
+            fifo: Mutex::new(None),
         }
     }
 
@@ -96,14 +124,75 @@ impl Ports {
         self.cells.get(port)
     }
 
-    /// Frees what is kept about the ports of a domain that is dead. None can be opened any more.
-    pub(crate) fn clear(&mut self) {
-        self.cells.clear();
+    /// Takes what is kept about the ports of a domain that is dead. None can be opened any more.
+    pub(crate) fn take_records(&mut self) -> PortRecords {
+        let buckets = core::mem::take(&mut self.binding.get_mut().taken).len();
+        PortRecords::new(core::mem::replace(&mut self.cells, Cells::new()), buckets)
     }
 
     /// Number of ports in use.
     pub fn open_ports(&self) -> u32 {
         self.binding.lock().open
+    }
+
+    /// Whether the domain has turned to the FIFO.
+    #[inline]
+    pub(crate) fn is_fifo(&self) -> bool {
+        self.is_fifo.load(Ordering::Acquire)
+    }
+
+    /// Turns to the FIFO, or back to two levels. No port is open when the domain goes back: no event is under way.
+    pub(in crate::evtchn) fn set_fifo(&self, binding: &mut Binding, fifo: Option<Box<Fifo>>) {
+        binding.is_fifo = fifo.is_some();
+        *self.fifo.lock() = fifo;
+        self.is_fifo.store(binding.is_fifo, Ordering::Release);
+    }
+
+    /// The lowest free port. One that the guest left on a queue is not given out: its word still links the queue. A guest that
+    /// leaves so many there gets none.
+    pub(in crate::evtchn) fn lowest_free(&self, binding: &Binding) -> Option<Port> {
+        let mut port = binding.lowest_free(0)?;
+        let fifo = self.fifo.lock();
+        let Some(fifo) = fifo.as_ref() else { return Some(port) };
+        for _ in 0..LINKED_TRIES {
+            if !fifo.is_linked(port) {
+                return Some(port);
+            }
+            port = binding.lowest_free(port.raw() + 1)?;
+        }
+        None
+    }
+
+    /// One more than the highest port that there can be now.
+    pub(crate) fn end(&self) -> u32 {
+        if self.is_fifo() { MAX_PORTS } else { TWO_LEVEL_PORTS }
+    }
+
+    /// Whether `port` is pending, masked or not.
+    #[inline]
+    pub fn is_pending(&self, port: Port) -> bool {
+        if self.is_fifo() {
+            return self.fifo.lock().as_ref().is_some_and(|fifo| fifo.is_pending(port));
+        }
+        self.bits.is_pending(port)
+    }
+
+    /// Whether `port` is masked.
+    pub fn is_masked(&self, port: Port) -> bool {
+        if self.is_fifo() {
+            return self.fifo.lock().as_ref().is_none_or(|fifo| fifo.is_masked(port));
+        }
+        self.bits.is_masked(port)
+    }
+
+    /// Clears what is pending of a port that closes, in both layouts: either may be the next.
+    pub(in crate::evtchn) fn clear_pending(&self, port: Port, cell: &PortCell) {
+        if port.raw() < TWO_LEVEL_PORTS {
+            self.bits.clear_pending(port);
+        }
+        if let Some(fifo) = self.fifo.lock().as_ref() {
+            fifo.clear_pending(port, cell);
+        }
     }
 
     /// vCPUs in `SCHEDOP_poll`.

@@ -27,7 +27,7 @@ fn a_new_vcpu_ticks_at_100_hz_until_stopped() {
     let mut ticks = 0;
     for _ in 0..100 {
         world.settle();
-        ticks += u32::from(guest.events.bits.is_pending(port));
+        ticks += u32::from(guest.events.is_pending(port));
         clear_pending(&guest);
         world.pass(MS);
     }
@@ -38,7 +38,7 @@ fn a_new_vcpu_ticks_at_100_hz_until_stopped() {
         world.settle();
         world.pass(MS);
     }
-    assert!(!guest.events.bits.is_pending(port));
+    assert!(!guest.events.is_pending(port));
     let mut op = VcpuSetPeriodicTimer { period_ns: MS - 1 };
     let mut set = |period_ns| {
         op.period_ns = period_ns;
@@ -50,7 +50,7 @@ fn a_new_vcpu_ticks_at_100_hz_until_stopped() {
     assert_eq!(set(MS), 0);
     world.pass(MS);
     world.settle();
-    assert!(guest.events.bits.is_pending(port));
+    assert!(guest.events.is_pending(port));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_singleshot_timer_wakes_a_blocked_vcpu() {
     assert!(world.settle().is_none());
     world.pass(1);
     assert_eq!(world.runs(), guest.id);
-    assert!(guest.events.bits.is_pending(port));
+    assert!(guest.events.is_pending(port));
     world.pass(1);
     op.flags = VCPU_SSHOTTMR_FUTURE;
     world.put(ARGS, &op);
@@ -103,11 +103,11 @@ fn a_deadline_put_off_leaves_the_cpus_timer_alone_and_is_kept() {
     set_timer(&world, &guest, now + 20 * MS);
     world.pass(5 * MS);
     world.settle();
-    assert!(!guest.events.bits.is_pending(port));
+    assert!(!guest.events.is_pending(port));
     assert_eq!(timer(), now + 20 * MS);
     world.pass(15 * MS);
     world.settle();
-    assert!(guest.events.bits.is_pending(port));
+    assert!(guest.events.is_pending(port));
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Ports from the guests' side, with the invariants checked after every step.
 
+mod fifo;
+mod queues;
+
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -13,8 +17,8 @@ use ring_abi::shared_info::{
 use ring_abi::types::{DOMID_SELF, DomId, GuestVa, Port};
 
 use super::EvtchnError;
-use super::state::{MAX_PORTS, PortState, Ports};
-use crate::domain::{Domain, PauseFlags};
+use super::state::{Binding, MAX_PORTS, PortState, Ports, TWO_LEVEL_PORTS};
+use crate::domain::{Domain, DomainConfig, PauseFlags};
 use crate::hypercall::HypercallError;
 use crate::platform::GuestFault;
 use crate::testing::World;
@@ -52,7 +56,7 @@ fn close(world: &World, domain: &Arc<Domain>, port: u32) -> i64 {
 }
 
 fn is_pending(domain: &Domain, port: u32) -> bool {
-    domain.events.bits.is_pending(Port::new(port))
+    domain.events.is_pending(Port::new(port))
 }
 
 fn clear(domain: &Domain) {
@@ -76,7 +80,7 @@ fn check(domains: &[&Arc<Domain>]) {
     for domain in domains {
         let mut open = 0;
         let binding = domain.events.binding.lock();
-        for port in 0..MAX_PORTS {
+        for port in 0..binding.known() {
             let Some(cell) = domain.events.cell(Port::new(port)) else { continue };
             match &*cell.state.lock() {
                 PortState::Free => {
@@ -152,7 +156,7 @@ fn ports_begin_at_one_and_the_lowest_is_taken() {
     assert_eq!(close(&world, &guest, 2), 0);
     assert_eq!(close(&world, &guest, 2), errno(HypercallError::Invalid));
     assert_eq!(alloc(&world, &guest, &world.dom0), 2);
-    for port in [0, MAX_PORTS, u32::MAX] {
+    for port in [0, TWO_LEVEL_PORTS, MAX_PORTS, u32::MAX] {
         assert_eq!(close(&world, &guest, port), errno(HypercallError::Invalid));
         assert_eq!(send(&world, &guest, port), errno(HypercallError::Invalid));
     }
@@ -285,13 +289,13 @@ fn ports_move_between_vcpus_but_ipis_do_not() {
 fn all_ports_can_be_open_and_no_more() {
     let world = World::new(64);
     let guest = world.guest(1);
-    for port in 1..MAX_PORTS {
+    for port in 1..TWO_LEVEL_PORTS {
         assert_eq!(alloc(&world, &guest, &world.dom0), port);
     }
     let mut op = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: 0, port: 0 };
     assert_eq!(world.op(&guest, EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut op), errno(HypercallError::NoSpace));
-    assert_eq!(close(&world, &guest, MAX_PORTS - 1), 0);
-    assert_eq!(alloc(&world, &guest, &world.dom0), MAX_PORTS - 1);
+    assert_eq!(close(&world, &guest, TWO_LEVEL_PORTS - 1), 0);
+    assert_eq!(alloc(&world, &guest, &world.dom0), TWO_LEVEL_PORTS - 1);
     check(&[&guest]);
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     let mut reset = EvtchnReset { dom: DOMID_SELF };
@@ -302,21 +306,33 @@ fn all_ports_can_be_open_and_no_more() {
 
 #[test]
 fn the_limit_of_createdomain_holds() {
+    let world = World::new(256);
+    let limited = |highest| {
+        let config = DomainConfig { max_evtchn_port: Some(Port::new(highest)), ..DomainConfig::default() };
+        world.hv.create_domain(None, config).expect("a domain")
+    };
+    let open_all = |domain: &Arc<Domain>| {
+        (1..).find(|_| world.hv.alloc_unbound(domain, DomId::new(0), |_| Ok(())).is_err()).expect("an end")
+            - 1
+    };
+    assert_eq!(open_all(&limited(2)), 2);
+    for none in [TWO_LEVEL_PORTS, MAX_PORTS, u32::MAX] {
+        assert_eq!(open_all(&limited(none)), TWO_LEVEL_PORTS - 1);
+    }
+}
+
+#[test]
+fn free_ports_are_found_from_any_on() {
     let world = World::new(64);
-    let ports = Ports::new(Some(Port::new(2)), &world.dom0.shared_info);
+    let ports = Ports::new(Some(Port::new(200)), &world.dom0.shared_info);
     let mut binding = ports.binding.lock();
-    for expected in [1, 2] {
-        let port = binding.lowest_free().expect("free");
-        assert_eq!(port, Port::new(expected));
-        binding.open(port, ports.cells.make(port).expect("memory"), PortState::Ipi, 0);
-    }
-    assert_eq!(binding.lowest_free(), None);
-    drop(binding);
-    for none in [None, Some(Port::new(MAX_PORTS)), Some(Port::new(u32::MAX))] {
-        let ports = Ports::new(none, &world.dom0.shared_info);
-        let free: u32 = ports.binding.lock().taken.iter().map(|bits| bits.count_zeros()).sum();
-        assert_eq!(free, MAX_PORTS - 1);
-    }
+    let free = |binding: &Binding, from| binding.lowest_free(from).map(Port::raw);
+    assert_eq!((free(&binding, 0), free(&binding, 70), free(&binding, 64)), (Some(0), Some(70), Some(64)));
+    binding.taken = vec![u64::MAX, 0b1011, u64::MAX];
+    assert_eq!((free(&binding, 0), free(&binding, 66), free(&binding, 67)), (Some(66), Some(66), Some(68)));
+    assert_eq!((free(&binding, 128), free(&binding, 200), free(&binding, 201)), (Some(192), Some(200), None));
+    binding.taken[1] = u64::MAX;
+    assert_eq!((free(&binding, 0), free(&binding, 5000)), (Some(192), None));
 }
 
 #[test]
@@ -338,9 +354,9 @@ fn a_fault_leaves_no_port_behind() {
 }
 
 #[test]
-fn the_fifo_is_refused() {
+fn unknown_operations_are_refused() {
     let world = World::new(64);
-    for command in [EVTCHNOP_INIT_CONTROL, EVTCHNOP_EXPAND_ARRAY, EVTCHNOP_SET_PRIORITY, 14, u32::MAX] {
+    for command in [14, u32::MAX] {
         let mut op = EvtchnInitControl::default();
         assert_eq!(world.op(&world.dom0, EVTCHN, command, &mut op), errno(HypercallError::NoSys));
     }

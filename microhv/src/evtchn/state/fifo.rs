@@ -1,0 +1,220 @@
+//! The FIFO layout: a word for each port in pages of the guest, and for each vCPU a control block of 16 queues.
+//!
+//! A queue is a list of ports, each linked by the word of the one before; the guest takes ports off its head, the hypervisor
+//! adds them at its tail. The guest may write every word and every control block at any time, so that the hypervisor
+//! believes neither: its tails, and which queue a port was on, are its own, and a port is looked up anew each time. (I22)
+//! A guest that writes nonsense loses its own events.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+
+use ring_abi::evtchn::*;
+use ring_abi::shared::SharedBytes;
+use ring_abi::types::{Mfn, PAGE_SIZE, Port};
+
+use super::{MAX_PORTS, PortCell};
+
+/// Ports whose words are in a page.
+pub(in crate::evtchn) const PAGE_PORTS: usize = PAGE_SIZE / 4;
+const MAX_PAGES: usize = MAX_PORTS as usize / PAGE_PORTS;
+/// How often a link is tried with the word marked busy: a guest that keeps to the rules changes such a word four times.
+const LINK_TRIES: u32 = 4;
+
+const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
+const MASKED: u32 = 1 << EVTCHN_FIFO_MASKED;
+const LINKED: u32 = 1 << EVTCHN_FIFO_LINKED;
+const BUSY: u32 = 1 << EVTCHN_FIFO_BUSY;
+
+/// A part of a page of the guest's, which holds a writable reference.
+#[derive(Debug)]
+pub(in crate::evtchn) struct Part {
+    mfn: Mfn,
+    bytes: SharedBytes<'static>,
+}
+
+impl Part {
+    /// `bytes` of the frame `mfn`, whose reference the caller hands over once the part is added.
+    pub(in crate::evtchn) const fn new(mfn: Mfn, bytes: SharedBytes<'static>) -> Self {
+        Self { mfn, bytes }
+    }
+}
+
+/// The word of a port.
+#[derive(Clone, Copy)]
+struct Word {
+    page: SharedBytes<'static>,
+    offset: usize,
+}
+
+impl Word {
+    /// Sets the bit and says whether it was set, in one instruction whatever the guest does.
+    #[inline(always)]
+    fn test_and_set(self, bit: u32) -> bool {
+        self.page.or_u32(self.offset, bit) & bit != 0
+    }
+
+    fn clear(self, bit: u32) {
+        self.page.and_u32(self.offset, !bit);
+    }
+
+    fn has(self, bit: u32) -> bool {
+        self.page.load_u32(self.offset) & bit != 0
+    }
+
+    /// Lets the word, which is the tail of a queue, name the next port. `false`: the guest has taken the word's port off the
+    /// queue, which is empty. A guest that changes the word at each try loses the next port.
+    fn link(self, next: u32) -> bool {
+        for attempt in 0..=LINK_TRIES {
+            if attempt == 1 {
+                self.page.or_u32(self.offset, BUSY); // the guest does not unmask the port meanwhile
+            }
+            let word = self.page.load_u32(self.offset);
+            if word & LINKED == 0 {
+                if attempt != 0 {
+                    self.clear(BUSY);
+                }
+                return false;
+            }
+            let linked = word & !(BUSY | EVTCHN_FIFO_LINK_MASK) | next;
+            if self.page.compare_exchange_u32(self.offset, word, linked).is_ok() {
+                return true;
+            }
+        }
+        self.clear(BUSY);
+        true
+    }
+}
+
+/// What an event that was set asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::evtchn) struct Raised {
+    /// The port was not pending.
+    pub(in crate::evtchn) is_new: bool,
+    /// A queue of the vCPU was empty: the vCPU gets an upcall.
+    pub(in crate::evtchn) upcall: bool,
+}
+
+/// The pages of a domain that has turned to the FIFO, and the tails of its queues.
+#[derive(Debug)]
+pub(in crate::evtchn) struct Fifo {
+    array: Vec<Part>,
+    /// Of each vCPU.
+    controls: Vec<Option<Part>>,
+    /// The port that was added last to each queue, 0 for none; 16 queues for each vCPU.
+    tails: Vec<u32>,
+}
+
+impl Fifo {
+    /// Bytes that it takes for so many vCPUs.
+    pub(in crate::evtchn) const fn bytes(vcpus: usize) -> usize {
+        let queues = vcpus * EVTCHN_FIFO_MAX_QUEUES * size_of::<u32>();
+        size_of::<Self>() + MAX_PAGES * size_of::<Part>() + vcpus * size_of::<Option<Part>>() + queues
+    }
+
+    /// For so many vCPUs, none of which has a control block; `None`: there is no memory for it.
+    pub(in crate::evtchn) fn new(vcpus: usize) -> Option<Box<Self>> {
+        let mut fifo = Self { array: Vec::new(), controls: Vec::new(), tails: Vec::new() };
+        fifo.array.try_reserve_exact(MAX_PAGES).ok()?;
+        fifo.controls.try_reserve_exact(vcpus).ok()?;
+        fifo.controls.resize_with(vcpus, || None);
+        fifo.tails.try_reserve_exact(vcpus * EVTCHN_FIFO_MAX_QUEUES).ok()?;
+        fifo.tails.resize(vcpus * EVTCHN_FIFO_MAX_QUEUES, 0);
+        Some(Box::new(fifo))
+    }
+
+    /// The place of the control block of `vcpu`, if the vCPU has none yet.
+    pub(in crate::evtchn) fn free_control(&mut self, vcpu: u32) -> Option<&mut Option<Part>> {
+        self.controls.get_mut(vcpu as usize).filter(|control| control.is_none())
+    }
+
+    /// Adds a page of words, if there is room; the first port of the page.
+    pub(in crate::evtchn) fn add_page(&mut self, page: Part) -> Option<u32> {
+        if self.array.len() == MAX_PAGES {
+            return None;
+        }
+        self.array.push(page);
+        Some(((self.array.len() - 1) * PAGE_PORTS) as u32)
+    }
+
+    /// Takes a page away; its frame, with the reference.
+    pub(in crate::evtchn) fn take_page(&mut self) -> Option<Mfn> {
+        let part = self.array.pop().or_else(|| self.controls.iter_mut().find_map(Option::take))?;
+        Some(part.mfn)
+    }
+
+    fn word(&self, port: u32) -> Option<Word> {
+        let page = self.array.get(port as usize / PAGE_PORTS)?;
+        Some(Word { page: page.bytes, offset: port as usize % PAGE_PORTS * 4 })
+    }
+
+    /// Makes `port`, which notifies `vcpu`, pending, and adds the port to its queue unless the port is masked or on one.
+    pub(in crate::evtchn) fn set_pending(&mut self, port: Port, cell: &PortCell, vcpu: u32) -> Raised {
+        let Some(word) = self.word(port.raw()) else {
+            cell.waits.store(true, Ordering::Relaxed); // for its page
+            return Raised::default();
+        };
+        let is_new = !word.test_and_set(PENDING);
+        Raised { is_new, upcall: self.enqueue(word, port.raw(), cell, vcpu) }
+    }
+
+    /// Adds a port to the queue of its vCPU and priority; whether the vCPU gets an upcall. A vCPU without a control block has
+    /// no queue: its ports stay pending.
+    fn enqueue(&mut self, word: Word, port: u32, cell: &PortCell, vcpu: u32) -> bool {
+        let Some(Some(control)) = self.controls.get(vcpu as usize) else { return false };
+        let control = control.bytes;
+        // After the pending bit was set: a guest that unmasks the port later sees that bit, and calls.
+        if word.has(MASKED) || word.test_and_set(LINKED) {
+            return false;
+        }
+        let priority = cell.priority.load(Ordering::Relaxed);
+        let queue = vcpu as u16 * EVTCHN_FIFO_MAX_QUEUES as u16 + u16::from(priority);
+        // A port that was the tail of its last queue was taken off: that queue is empty, whatever the port's word says now.
+        let last = cell.queue.swap(queue, Ordering::Relaxed);
+        if let Some(tail) = self.tails.get_mut(usize::from(last))
+            && *tail == port
+        {
+            *tail = 0;
+        }
+        let tail = core::mem::replace(&mut self.tails[usize::from(queue)], port);
+        if tail != 0 && self.word(tail).is_some_and(|word| word.link(port)) {
+            return false;
+        }
+        let head = offset_of!(EvtchnFifoControlBlock, head) + usize::from(priority) * 4;
+        control.store_u32(head, port);
+        let ready = Word { page: control, offset: offset_of!(EvtchnFifoControlBlock, ready) };
+        !ready.test_and_set(1 << priority)
+    }
+
+    /// Unmasks `port`; what there is to do if an event of the port waited.
+    pub(in crate::evtchn) fn unmask(&mut self, port: Port, cell: &PortCell, vcpu: u32) -> Raised {
+        let Some(word) = self.word(port.raw()) else { return Raised::default() };
+        word.clear(MASKED);
+        let upcall = word.has(PENDING) && self.enqueue(word, port.raw(), cell, vcpu);
+        Raised { is_new: false, upcall }
+    }
+
+    /// Clears the pending bit. The guest takes a port that is on a queue off without an event.
+    pub(in crate::evtchn) fn clear_pending(&self, port: Port, cell: &PortCell) {
+        cell.waits.store(false, Ordering::Relaxed);
+        if let Some(word) = self.word(port.raw()) {
+            word.clear(PENDING);
+        }
+    }
+
+    /// Whether the port is pending.
+    pub(in crate::evtchn) fn is_pending(&self, port: Port) -> bool {
+        self.word(port.raw()).is_some_and(|word| word.has(PENDING))
+    }
+
+    /// Whether the port is masked; one without a word is.
+    pub(in crate::evtchn) fn is_masked(&self, port: Port) -> bool {
+        self.word(port.raw()).is_none_or(|word| word.has(MASKED))
+    }
+
+    /// Whether the port is on a queue.
+    pub(in crate::evtchn) fn is_linked(&self, port: Port) -> bool {
+        self.word(port.raw()).is_some_and(|word| word.has(LINKED))
+    }
+}
