@@ -3,6 +3,8 @@
 //! A port's event is remembered until somebody waits for it, so waiting never misses one. Events of a port are not
 //! counted: several before a wait are one.
 
+mod kept;
+
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +12,8 @@ use core::task::{Poll, Waker};
 use ring_abi::evtchn::EVTCHN_2L_NR_CHANNELS;
 use ring_abi::types::{DomId, Port as Number};
 use spin::Mutex;
+
+pub use kept::KeptPorts;
 
 use crate::account::Account;
 use crate::global::global;

@@ -49,6 +49,7 @@ pub mod debug;
 pub mod descriptors;
 pub mod emulation;
 pub mod event;
+pub mod fifo;
 pub mod grant;
 pub mod iret;
 pub mod maps;
@@ -85,6 +86,10 @@ pub const AREAS: &[&[Case]] = &[
     event::CASES,
     pending::CASES,
     upcall::CASES,
+    fifo::pages::CASES,
+    fifo::words::CASES,
+    fifo::queues::CASES,
+    fifo::ports::CASES,
     grant::table::CASES,
     grant::mapping::CASES,
     grant::copying::CASES,

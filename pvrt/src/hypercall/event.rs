@@ -71,11 +71,9 @@ pub fn bind_ipi(vcpu: u32) -> Result<Port> {
 /// `ENOSPC`: no free port.
 pub fn own_domid() -> Result<DomId> {
     let port = alloc_unbound(DomId::SELF, DomId::SELF)?;
-    let mut arg = EvtchnStatus { dom: DomId::SELF.raw(), port: port.raw(), ..Default::default() };
-    // SAFETY: plain data in and out.
-    let status = unsafe { op(NR, EVTCHNOP_STATUS, &mut arg) };
+    let status = status(port);
     close(port)?;
-    status.map(|_| DomId::new(arg.u[0] as u16))
+    status.map(|status| DomId::new(status.u[0] as u16))
 }
 
 /// Is this port of this domain open?
@@ -83,9 +81,27 @@ pub fn own_domid() -> Result<DomId> {
 /// # Errors
 /// `EINVAL`: there is no such port, and none beyond it.
 pub fn is_open(port: Port) -> Result<bool> {
+    status(port).map(|status| status.status != EVTCHNSTAT_CLOSED)
+}
+
+/// What a port of this domain is.
+///
+/// # Errors
+/// `EINVAL`: there is no such port.
+pub fn status(port: Port) -> Result<EvtchnStatus> {
     let mut arg = EvtchnStatus { dom: DomId::SELF.raw(), port: port.raw(), ..Default::default() };
     // SAFETY: plain data in and out.
-    unsafe { op(NR, EVTCHNOP_STATUS, &mut arg) }.map(|_| arg.status != EVTCHNSTAT_CLOSED)
+    unsafe { op(NR, EVTCHNOP_STATUS, &mut arg) }.map(|_| arg)
+}
+
+/// Closes all ports of this domain, and goes back to two levels.
+///
+/// # Errors
+/// `EAGAIN`: a port was opened meanwhile.
+pub fn reset() -> Result<()> {
+    let mut arg = EvtchnReset { dom: DomId::SELF.raw() };
+    // SAFETY: plain data in.
+    unsafe { op(NR, EVTCHNOP_RESET, &mut arg) }.map(|_| ())
 }
 
 /// Closes a port.

@@ -191,7 +191,7 @@ fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<S
         ramdisk: None,
         memory_mib: 32,
         extra: words.into(),
-        lines: vec![GUEST_DISKS.into(), "vcpus=2".into()],
+        lines: vec![GUEST_DISKS.into(), "vcpus=2".into(), "max_event_channels=32768".into()],
     };
     let (ran, _) = host.run_domains(&[guest], TIME_LIMIT - Duration::from_secs(60), &options)?;
     let ran = ran.into_iter().next().context("the domain said nothing")?;
