@@ -26,6 +26,8 @@ mod descriptors;
 #[cfg(freestanding)]
 mod events;
 #[cfg(freestanding)]
+mod fifo;
+#[cfg(freestanding)]
 mod grants;
 #[cfg(freestanding)]
 mod ground;
@@ -67,7 +69,7 @@ mod guest {
 
     use crate::report::Report;
     use crate::{
-        attacks, block, calls, deadly, descriptors, events, grants, memory, scatter, stale, store, stretch,
+        attacks, block, calls, deadly, descriptors, events, fifo, grants, memory, scatter, stale, store, stretch,
         tables, traps, vcpus, wild,
     };
 
@@ -116,12 +118,13 @@ mod guest {
             return scatter_alone().await;
         }
         let mut report = Report::new(boot.initial_domain);
-        let groups: [Group; 11] = [
+        let groups: [Group; 12] = [
             ("calls", calls::run),
             ("tables", tables::run),
             ("descriptors", descriptors::run),
             ("traps", traps::run),
             ("events", events::run),
+            ("fifo", fifo::run),
             ("grants", grants::run),
             ("memory", memory::run),
             ("stale", stale::run),

@@ -7,6 +7,7 @@
 
 mod control;
 mod events;
+mod fifo;
 mod herd;
 mod last;
 mod memory;
@@ -98,6 +99,7 @@ extern "C" fn tick() {
     for word in 0..WORDS {
         info.store_u64(EVTCHN_PENDING_OFFSET + word * 8, 0);
     }
+    fifo::take_tick();
     // Never at one distance from the last: what is hit is anything.
     let count = TICKS.fetch_add(1, Ordering::Relaxed);
     let spread = count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -140,6 +142,7 @@ fn of_any_guest() {
     grants();
     memory::memory();
     events::events();
+    fifo::fifo();
     others();
     short::run();
     timers::run();
