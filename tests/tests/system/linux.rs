@@ -29,6 +29,7 @@ fn debian_reaches_userspace_without_a_complaint() -> Result<()> {
         .run()?
         .succeeded()?
         .says("Hypervisor detected: Xen PV")?
+        .says("Using FIFO-based ABI")?
         .says("userspace reached: Linux ")?;
     no_complaints(&run)
 }
