@@ -58,7 +58,6 @@ impl<P: Platform> Hypervisor<P> {
                 return Err(EvtchnError::NoMemory);
             }
             binding.taken.resize(words, 0);
-            binding.taken[0] |= 1;
         }
         let cell = owner.events.cells.make(port).ok_or(EvtchnError::NoMemory)?;
         Ok((port, cell))

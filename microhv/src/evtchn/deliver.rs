@@ -26,12 +26,15 @@ impl<P: Platform> Hypervisor<P> {
             }
             return Ok(());
         }
-        self.send_slowly(domain, cell, port)
+        self.send_to_peer(cell).or_else(|error| self.send_ipi(domain, port, error))
     }
 
-    /// Sends from a port that is no IPI with two levels.
+    /// Sends from a port that has a peer.
+    ///
+    /// # Errors
+    /// `NoSys`: the port is an IPI; `Invalid`: the port is not one that can be sent from.
     #[inline(never)]
-    fn send_slowly(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) -> Result<(), EvtchnError> {
+    fn send_to_peer(&self, cell: &PortCell) -> Result<(), EvtchnError> {
         let state = cell.state.lock();
         match &*state {
             PortState::Interdomain { remote, port } => {
@@ -41,13 +44,22 @@ impl<P: Platform> Hypervisor<P> {
                     drop(state);
                     self.rouse(&remote, port);
                 }
+                Ok(())
             }
-            PortState::Unbound { .. } => {}
-            PortState::Ipi => self.set_pending(domain, cell, port),
-            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => {
-                return Err(EvtchnError::Invalid);
-            }
+            PortState::Unbound { .. } => Ok(()),
+            PortState::Ipi => Err(EvtchnError::NoSys),
+            PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => Err(EvtchnError::Invalid),
         }
+    }
+
+    /// Sends from a port of the FIFO that is an IPI, as `refused` says; else that is the answer.
+    #[cold]
+    #[inline(never)]
+    fn send_ipi(&self, domain: &Arc<Domain>, port: Port, refused: EvtchnError) -> Result<(), EvtchnError> {
+        if refused != EvtchnError::NoSys {
+            return Err(refused);
+        }
+        self.send_bound(domain, port, |state| matches!(state, PortState::Ipi));
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::platform::Platform;
 /// Most bytes of the heap that a dead domain takes while others map its pages. On top come the counts of the mapped
 /// pages: 512 bytes for each 512 MiB of the machine's memory.
 pub(crate) const HUSK_BYTES: usize = 4096;
-const _: () = assert!(size_of::<Domain>() + 64 * size_of::<usize>() + 256 <= HUSK_BYTES);
+const _: () = assert!(size_of::<Domain>() + 256 <= HUSK_BYTES);
 
 /// The part of a domain that goes after all other parts.
 #[derive(Debug)]

@@ -70,29 +70,29 @@ impl<T> Drop for Made<T> {
 /// The cells of all ports.
 #[derive(Debug)]
 pub(in crate::evtchn) struct Cells {
-    near: Box<[Made<Bucket>; NEAR]>,
+    near: [Made<Bucket>; NEAR],
     far: Made<[Made<Bucket>; FAR]>,
 }
 
 impl Cells {
     pub(in crate::evtchn) fn new() -> Self {
-        Self { near: Box::new([const { Made(AtomicPtr::new(ptr::null_mut())) }; NEAR]), far: Made::default() }
+        Self { near: [const { Made(AtomicPtr::new(ptr::null_mut())) }; NEAR], far: Made::default() }
     }
 
     /// The cell of `port`, if its bucket was made.
     #[inline]
     pub(in crate::evtchn) fn get(&self, port: Port) -> Option<&PortCell> {
-        let port = port.raw();
-        if port >= TWO_LEVEL_PORTS {
-            return self.get_far(port as usize);
+        if port.raw() >= TWO_LEVEL_PORTS {
+            return self.get_far(port);
         }
-        Some(&self.near[port as usize / BUCKET].get()?[port as usize % BUCKET])
+        Some(&self.near[port.raw() as usize / BUCKET].get()?[port.raw() as usize % BUCKET])
     }
 
     #[cold]
     #[inline(never)]
-    fn get_far(&self, port: usize) -> Option<&PortCell> {
-        Some(&self.far.get()?.get(port / BUCKET - NEAR)?.get()?[port % BUCKET])
+    fn get_far(&self, port: Port) -> Option<&PortCell> {
+        let at = port.raw() as usize;
+        Some(&self.far.get()?.get(at / BUCKET - NEAR)?.get()?[at % BUCKET])
     }
 
     /// Bytes that [`Self::make`] takes for `port`, in one piece at most.

@@ -22,6 +22,9 @@ const MAX_PAGES: usize = MAX_PORTS as usize / PAGE_PORTS;
 /// How often a link is tried with the word marked busy: a guest that keeps to the rules changes such a word four times.
 const LINK_TRIES: u32 = 4;
 
+/// No port has this number: a queue without a tail.
+const NO_PORT: Port = Port::new(0);
+
 const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
 const MASKED: u32 = 1 << EVTCHN_FIFO_MASKED;
 const LINKED: u32 = 1 << EVTCHN_FIFO_LINKED;
@@ -65,7 +68,7 @@ impl Word {
 
     /// Lets the word, which is the tail of a queue, name the next port. `false`: the guest has taken the word's port off the
     /// queue, which is empty. A guest that changes the word at each try loses the next port.
-    fn link(self, next: u32) -> bool {
+    fn link(self, next: Port) -> bool {
         for attempt in 0..=LINK_TRIES {
             if attempt == 1 {
                 self.page.or_u32(self.offset, BUSY); // the guest does not unmask the port meanwhile
@@ -77,7 +80,7 @@ impl Word {
                 }
                 return false;
             }
-            let linked = word & !(BUSY | EVTCHN_FIFO_LINK_MASK) | next;
+            let linked = word & !(BUSY | EVTCHN_FIFO_LINK_MASK) | next.raw();
             if self.page.compare_exchange_u32(self.offset, word, linked).is_ok() {
                 return true;
             }
@@ -102,14 +105,14 @@ pub(in crate::evtchn) struct Fifo {
     array: Vec<Part>,
     /// Of each vCPU.
     controls: Vec<Option<Part>>,
-    /// The port that was added last to each queue, 0 for none; 16 queues for each vCPU.
-    tails: Vec<u32>,
+    /// The port that was added last to each queue; 16 queues for each vCPU.
+    tails: Vec<Port>,
 }
 
 impl Fifo {
     /// Bytes that it takes for so many vCPUs.
     pub(in crate::evtchn) const fn bytes(vcpus: usize) -> usize {
-        let queues = vcpus * EVTCHN_FIFO_MAX_QUEUES * size_of::<u32>();
+        let queues = vcpus * EVTCHN_FIFO_MAX_QUEUES * size_of::<Port>();
         size_of::<Self>() + MAX_PAGES * size_of::<Part>() + vcpus * size_of::<Option<Part>>() + queues
     }
 
@@ -120,7 +123,7 @@ impl Fifo {
         fifo.controls.try_reserve_exact(vcpus).ok()?;
         fifo.controls.resize_with(vcpus, || None);
         fifo.tails.try_reserve_exact(vcpus * EVTCHN_FIFO_MAX_QUEUES).ok()?;
-        fifo.tails.resize(vcpus * EVTCHN_FIFO_MAX_QUEUES, 0);
+        fifo.tails.resize(vcpus * EVTCHN_FIFO_MAX_QUEUES, NO_PORT);
         Some(Box::new(fifo))
     }
 
@@ -144,24 +147,25 @@ impl Fifo {
         Some(part.mfn)
     }
 
-    fn word(&self, port: u32) -> Option<Word> {
-        let page = self.array.get(port as usize / PAGE_PORTS)?;
-        Some(Word { page: page.bytes, offset: port as usize % PAGE_PORTS * 4 })
+    fn word(&self, port: Port) -> Option<Word> {
+        let at = port.raw() as usize;
+        let page = self.array.get(at / PAGE_PORTS)?;
+        Some(Word { page: page.bytes, offset: at % PAGE_PORTS * 4 })
     }
 
     /// Makes `port`, which notifies `vcpu`, pending, and adds the port to its queue unless the port is masked or on one.
     pub(in crate::evtchn) fn set_pending(&mut self, port: Port, cell: &PortCell, vcpu: u32) -> Raised {
-        let Some(word) = self.word(port.raw()) else {
+        let Some(word) = self.word(port) else {
             cell.waits.store(true, Ordering::Relaxed); // for its page
             return Raised::default();
         };
         let is_new = !word.test_and_set(PENDING);
-        Raised { is_new, upcall: self.enqueue(word, port.raw(), cell, vcpu) }
+        Raised { is_new, upcall: self.enqueue(word, port, cell, vcpu) }
     }
 
     /// Adds a port to the queue of its vCPU and priority; whether the vCPU gets an upcall. A vCPU without a control block has
     /// no queue: its ports stay pending.
-    fn enqueue(&mut self, word: Word, port: u32, cell: &PortCell, vcpu: u32) -> bool {
+    fn enqueue(&mut self, word: Word, port: Port, cell: &PortCell, vcpu: u32) -> bool {
         let Some(Some(control)) = self.controls.get(vcpu as usize) else { return false };
         let control = control.bytes;
         // After the pending bit was set: a guest that unmasks the port later sees that bit, and calls.
@@ -175,46 +179,46 @@ impl Fifo {
         if let Some(tail) = self.tails.get_mut(usize::from(last))
             && *tail == port
         {
-            *tail = 0;
+            *tail = NO_PORT;
         }
         let tail = core::mem::replace(&mut self.tails[usize::from(queue)], port);
-        if tail != 0 && self.word(tail).is_some_and(|word| word.link(port)) {
+        if tail != NO_PORT && self.word(tail).is_some_and(|word| word.link(port)) {
             return false;
         }
         let head = offset_of!(EvtchnFifoControlBlock, head) + usize::from(priority) * 4;
-        control.store_u32(head, port);
+        control.store_u32(head, port.raw());
         let ready = Word { page: control, offset: offset_of!(EvtchnFifoControlBlock, ready) };
         !ready.test_and_set(1 << priority)
     }
 
     /// Unmasks `port`; what there is to do if an event of the port waited.
     pub(in crate::evtchn) fn unmask(&mut self, port: Port, cell: &PortCell, vcpu: u32) -> Raised {
-        let Some(word) = self.word(port.raw()) else { return Raised::default() };
+        let Some(word) = self.word(port) else { return Raised::default() };
         word.clear(MASKED);
-        let upcall = word.has(PENDING) && self.enqueue(word, port.raw(), cell, vcpu);
+        let upcall = word.has(PENDING) && self.enqueue(word, port, cell, vcpu);
         Raised { is_new: false, upcall }
     }
 
     /// Clears the pending bit. The guest takes a port that is on a queue off without an event.
     pub(in crate::evtchn) fn clear_pending(&self, port: Port, cell: &PortCell) {
         cell.waits.store(false, Ordering::Relaxed);
-        if let Some(word) = self.word(port.raw()) {
+        if let Some(word) = self.word(port) {
             word.clear(PENDING);
         }
     }
 
     /// Whether the port is pending.
     pub(in crate::evtchn) fn is_pending(&self, port: Port) -> bool {
-        self.word(port.raw()).is_some_and(|word| word.has(PENDING))
+        self.word(port).is_some_and(|word| word.has(PENDING))
     }
 
     /// Whether the port is masked; one without a word is.
     pub(in crate::evtchn) fn is_masked(&self, port: Port) -> bool {
-        self.word(port.raw()).is_none_or(|word| word.has(MASKED))
+        self.word(port).is_none_or(|word| word.has(MASKED))
     }
 
     /// Whether the port is on a queue.
     pub(in crate::evtchn) fn is_linked(&self, port: Port) -> bool {
-        self.word(port.raw()).is_some_and(|word| word.has(LINKED))
+        self.word(port).is_some_and(|word| word.has(LINKED))
     }
 }

@@ -36,7 +36,7 @@ const LINKED_TRIES: u32 = 1024;
 /// Guarded by `Ports::binding`.
 #[derive(Debug)]
 pub(crate) struct Binding {
-    /// Ports that are not free, a bit each, port 0 too: a word for each bucket of cells that was made. A guest chooses which
+    /// Ports that are not free, a bit each: a word for each bucket of cells that was made. A guest chooses which
     /// are free, and how often one is sought.
     pub(in crate::evtchn) taken: Vec<u64>,
     /// One more than the highest port that the domain may have.
@@ -151,7 +151,7 @@ impl Ports {
     /// The lowest free port. One that the guest left on a queue is not given out: its word still links the queue. A guest that
     /// leaves so many there gets none.
     pub(in crate::evtchn) fn lowest_free(&self, binding: &Binding) -> Option<Port> {
-        let mut port = binding.lowest_free(0)?;
+        let mut port = binding.lowest_free(1)?;
         let fifo = self.fifo.lock();
         let Some(fifo) = fifo.as_ref() else { return Some(port) };
         for _ in 0..LINKED_TRIES {
