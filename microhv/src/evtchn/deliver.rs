@@ -7,7 +7,7 @@ use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
 use ring_abi::types::{DomId, Port};
 
 use super::EvtchnError;
-use super::state::{Fifo, PAGE_PORTS, PortCell, PortState, Raised, TWO_LEVEL_PORTS, VcpuEvents};
+use super::state::{Fifo, PIECE, PortCell, PortState, Raised, TWO_LEVEL_PORTS, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
@@ -203,10 +203,10 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Makes the ports from `first` on, whose page of words has come, pending for which events came before: with two levels,
+    /// Makes a piece of the ports from `first` on, whose words have come, pending for which events came before: with two levels,
     /// or while the page was missing. IPIs that were opened with two levels are the FIFO's from here on.
     pub(super) fn adopt_ports(&self, domain: &Arc<Domain>, fifo: &mut Fifo, first: u32) {
-        for port in (first..first + PAGE_PORTS as u32).map(Port::new) {
+        for port in (first..first + PIECE).map(Port::new) {
             let Some(cell) = domain.events.cell(port) else { continue };
             cell.is_ipi.store(false, Ordering::SeqCst);
             let came = port.raw() < TWO_LEVEL_PORTS && domain.events.bits.is_pending(port);

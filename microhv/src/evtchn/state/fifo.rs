@@ -16,8 +16,10 @@ use ring_abi::types::{Mfn, PAGE_SIZE, Port};
 
 use super::{MAX_PORTS, PortCell};
 
+/// Ports that get their events of before in one go.
+pub(in crate::evtchn) const PIECE: u32 = 256;
 /// Ports whose words are in a page.
-pub(in crate::evtchn) const PAGE_PORTS: usize = PAGE_SIZE / 4;
+const PAGE_PORTS: usize = PAGE_SIZE / 4;
 const MAX_PAGES: usize = MAX_PORTS as usize / PAGE_PORTS;
 /// How often a link is tried with the word marked busy: a guest that keeps to the rules changes such a word four times.
 const LINK_TRIES: u32 = 4;
@@ -103,6 +105,8 @@ pub(in crate::evtchn) struct Raised {
 #[derive(Debug)]
 pub(in crate::evtchn) struct Fifo {
     array: Vec<Part>,
+    /// Ports below this one have their events of before they had words.
+    adopted: u32,
     /// Of each vCPU.
     controls: Vec<Option<Part>>,
     /// The port that was added last to each queue; 16 queues for each vCPU.
@@ -118,7 +122,7 @@ impl Fifo {
 
     /// For so many vCPUs, none of which has a control block; `None`: there is no memory for it.
     pub(in crate::evtchn) fn new(vcpus: usize) -> Option<Box<Self>> {
-        let mut fifo = Self { array: Vec::new(), controls: Vec::new(), tails: Vec::new() };
+        let mut fifo = Self { array: Vec::new(), adopted: 0, controls: Vec::new(), tails: Vec::new() };
         fifo.array.try_reserve_exact(MAX_PAGES).ok()?;
         fifo.controls.try_reserve_exact(vcpus).ok()?;
         fifo.controls.resize_with(vcpus, || None);
@@ -132,18 +136,38 @@ impl Fifo {
         self.controls.get_mut(vcpu as usize).filter(|control| control.is_none())
     }
 
-    /// Adds a page of words, if there is room; the first port of the page.
-    pub(in crate::evtchn) fn add_page(&mut self, page: Part) -> Option<u32> {
-        if self.array.len() == MAX_PAGES {
-            return None;
+    /// Adds a page of words, if there is room.
+    #[must_use = "the page's reference may be left with the caller"]
+    pub(in crate::evtchn) fn add_page(&mut self, page: Part) -> bool {
+        let has_room = self.array.len() < MAX_PAGES;
+        if has_room {
+            self.array.push(page);
         }
-        self.array.push(page);
-        Some(((self.array.len() - 1) * PAGE_PORTS) as u32)
+        has_room
+    }
+
+    /// Whether the frame is that of the last page of words.
+    pub(in crate::evtchn) fn is_last(&self, mfn: Mfn) -> bool {
+        self.array.last().is_some_and(|page| page.mfn == mfn)
+    }
+
+    /// Whether [`Self::next_piece`] has one.
+    pub(in crate::evtchn) fn has_piece(&self) -> bool {
+        self.adopted < (self.array.len() * PAGE_PORTS) as u32
+    }
+
+    /// The first of the next [`PIECE`] ports that have got words, if there are any that the caller was not given yet.
+    pub(in crate::evtchn) fn next_piece(&mut self) -> Option<u32> {
+        let first = self.adopted;
+        let has_piece = self.has_piece();
+        self.adopted += if has_piece { PIECE } else { 0 };
+        has_piece.then_some(first)
     }
 
     /// Takes a page away; its frame, with the reference.
     pub(in crate::evtchn) fn take_page(&mut self) -> Option<Mfn> {
         let part = self.array.pop().or_else(|| self.controls.iter_mut().find_map(Option::take))?;
+        self.adopted = self.adopted.min((self.array.len() * PAGE_PORTS) as u32);
         Some(part.mfn)
     }
 

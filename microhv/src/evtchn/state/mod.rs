@@ -20,7 +20,7 @@ pub(crate) use cells::PortRecords;
 pub use port::{PortCell, PortState};
 
 pub(super) use cells::{BUCKET, Cells};
-pub(super) use fifo::{Fifo, PAGE_PORTS, Part, Raised};
+pub(super) use fifo::{Fifo, PIECE, Part, Raised};
 
 use crate::domain::Vcpu;
 use crate::sync::{Mutex, rank};

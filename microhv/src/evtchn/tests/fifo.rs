@@ -291,6 +291,25 @@ fn the_array_has_a_last_page() {
 }
 
 #[test]
+fn a_page_brings_its_events_in_pieces() {
+    let world = World::new(256);
+    let guest = Fifo::new(&world, 1);
+    let ports: Vec<u32> = (0..700).map(|_| guest.ipi(0)).collect();
+    ports.iter().for_each(|port| guest.send(*port));
+    let mfn = page(&world, &guest.domain);
+    let before = guest.writers(mfn);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    let calls = (1..20).find(|_| world.hv.expand_array(&guest.domain, mfn) == Ok(true));
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    assert_eq!(calls, Some(5), "each ends as soon as other work waits");
+    assert_eq!(guest.writers(mfn), before + 1, "one page");
+    let words = world.hv.platform.shared(mfn);
+    assert!(ports.iter().all(|port| words.load_u32(*port as usize * 4) & EVENT != 0));
+    assert_eq!(world.hv.expand_array(&guest.domain, mfn), Ok(true), "the same again is another page");
+    assert_eq!(guest.writers(mfn), before + 2);
+}
+
+#[test]
 fn a_dying_domain_gives_no_page() {
     let world = World::new(256);
     let guest = Fifo::ready(&world, 2);
