@@ -56,7 +56,11 @@ fn pages(report: &mut Report, scratch: &Scratch) {
         report.refused(&format!("a control block in {mfn:#x}"), init(mfn, 0, 0), &[EINVAL]);
     }
     for offset in [1, 4, 4025, 4032, 4096, 1 << 31, u32::MAX, u32::MAX - 7] {
-        report.refused(&format!("a control block at {offset:#x}"), init(scratch.mfn(0), offset, 0), &[EINVAL]);
+        report.refused(
+            &format!("a control block at {offset:#x}"),
+            init(scratch.mfn(0), offset, 0),
+            &[EINVAL],
+        );
     }
     for vcpu in [128, 8191, u32::MAX] {
         report.refused(&format!("one of vCPU {vcpu:#x}"), init(scratch.mfn(0), 0, vcpu), &[ENOENT]);

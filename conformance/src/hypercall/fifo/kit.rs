@@ -24,7 +24,8 @@ pub(super) struct Fifo {
 impl Fifo {
     /// A guest that still has two levels, with so many pages beside the first.
     pub(super) fn off(pages: usize) -> Verdict<Self> {
-        let kept = KeptPorts::note().map_err(|errno| Problem::Error(format!("own ports: {}", errno.name())))?;
+        let kept =
+            KeptPorts::note().map_err(|errno| Problem::Error(format!("own ports: {}", errno.name())))?;
         Ok(Self { scratch: Scratch::new(1 + pages), grown: 0, kept })
     }
 
@@ -53,8 +54,10 @@ impl Fifo {
 
     /// Adds the next page of words, in which the ports are masked that the runtime has: their events come at any time.
     pub(super) fn grow(&mut self) -> Verdict {
-        let array = self.array();
-        self.kept.numbers().for_each(|port| array.mask(port));
+        {
+            let array = self.array();
+            self.kept.numbers().for_each(|port| array.mask(port));
+        }
         given("expand_array", expand(self.scratch.mfn(1 + self.grown)))?;
         self.grown += 1;
         Ok(())

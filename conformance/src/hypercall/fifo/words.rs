@@ -268,7 +268,7 @@ mod body {
         let (fifo, port) = scene()?;
         send(port)?;
         fifo.array().mask(port);
-        ensure_eq!(fifo.events(), [], "the events");
+        ensure!(fifo.events().is_empty(), "an event");
         ensure_eq!(fifo.word(port), PENDING | MASKED, "the word");
         ensure!(!fifo.array().unmask(port), "the guest need not call");
         unmask(port)?;
@@ -281,7 +281,7 @@ mod body {
         send(port)?;
         close(port)?;
         ensure_eq!(fifo.word(port), LINKED, "the word");
-        ensure_eq!(fifo.events(), [], "the events");
+        ensure!(fifo.events().is_empty(), "an event");
         Ok(())
     }
 
