@@ -12,6 +12,7 @@ use super::LifecycleError;
 use super::ending::Ending;
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig, FIRST_RESERVED, FpuArea, MAX_VCPUS, TrapGate, Vcpu};
+use crate::gnttab::GrowError;
 use crate::platform::Platform;
 use crate::time::publish_time;
 
@@ -41,7 +42,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// `Exists`: another domain has `id`. `NoMemory`: memory for the domain is missing. `Invalid`: the id is reserved,
-    /// or no domain can have so many vCPUs.
+    /// no domain can have so many vCPUs, or the domain's grant table may have no frame.
     pub fn create_domain(
         &self,
         id: Option<DomId>,
@@ -90,7 +91,7 @@ impl<P: Platform> Hypervisor<P> {
         config: DomainConfig,
     ) -> Result<Making, LifecycleError> {
         let count = config.max_vcpus as usize;
-        if count == 0 || config.max_vcpus > MAX_VCPUS {
+        if count == 0 || config.max_vcpus > MAX_VCPUS || config.max_grant_frames == 0 {
             return Err(LifecycleError::Invalid);
         }
         let id = match asked {
@@ -137,10 +138,13 @@ impl<P: Platform> Hypervisor<P> {
         let shared_info = self.platform.shared(shared_mfn);
         let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, vcpus);
         self.share_with_guest(shared_mfn, id, false);
-        if !self.domains.insert(&domain) {
+        // A table has its least size from the start, so that a reference which is not in use is no bad one.
+        let has_table = matches!(self.grow_grant_table(&domain, 1), Ok(()) | Err(GrowError::Again));
+        if !has_table || !self.domains.insert(&domain) {
             let _ = self.disown(shared_mfn);
+            self.release_grant_table(&domain);
             self.end_later(Ending::of_domain(domain));
-            return Err(LifecycleError::Exists);
+            return Err(if has_table { LifecycleError::Exists } else { LifecycleError::NoMemory });
         }
         self.publish_wall_clock(&domain);
         Ok(domain)

@@ -65,7 +65,7 @@ fn no_domain_makes_the_hypervisor_use_its_last_memory() {
     assert_eq!(open(), Ok(Port::new(1)));
     while world.hv.alloc_zeroed().is_some() {}
     assert_eq!(world.hv.create_domain(None, DomainConfig::default()).err(), Some(LifecycleError::NoMemory));
-    assert_eq!(world.hv.grow_grant_table(&guest, 1), Err(crate::gnttab::GrowError::NoMemory));
+    assert_eq!(world.hv.grow_grant_table(&guest, 2), Err(crate::gnttab::GrowError::NoMemory));
     for port in 2..64 {
         assert_eq!(open(), Ok(Port::new(port)), "the bucket is there");
     }
@@ -187,4 +187,24 @@ fn limits_that_are_too_large_are_refused() {
         let fits = grants <= MAX_GRANT_FRAMES && maptrack <= MAX_MAPTRACK_FRAMES;
         assert_eq!(domctl(&world, &mut op), if fits { 0 } else { HypercallError::Invalid.errno() });
     }
+}
+
+#[test]
+fn a_new_domain_has_the_first_frame_of_its_grant_table() {
+    let world = World::new(128);
+    let free = world.hv.frames.free_pages();
+    let domain = world.hv.create_domain(None, DomainConfig::default()).expect("memory");
+    assert_eq!(domain.grants.frame_count(), 1);
+    let none = DomainConfig { max_grant_frames: 0, ..DomainConfig::default() };
+    assert_eq!(world.hv.create_domain(None, none).err(), Some(LifecycleError::Invalid));
+    while world.hv.kill_domain(&domain).is_err() {}
+    drop(domain);
+    world.hv.reap_dead();
+    assert_eq!(world.hv.frames.free_pages(), free);
+    // Whatever there is no memory for, what was made is given back.
+    let mut taken = Vec::new();
+    while world.hv.create_domain(None, DomainConfig::default()).map(|domain| taken.push(domain)).is_ok() {}
+    let left = world.hv.frames.free_pages();
+    assert_eq!(world.hv.create_domain(None, DomainConfig::default()).err(), Some(LifecycleError::NoMemory));
+    assert_eq!(world.hv.frames.free_pages(), left);
 }

@@ -201,10 +201,10 @@ fn what_the_heap_cannot_give_is_refused() {
     let dom = world.domain(1, false, 10);
     world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
     assert_eq!(
-        world.hv.grow_grant_table(&dom, 1),
+        world.hv.grow_grant_table(&dom, 2),
         Err(crate::gnttab::GrowError::NoMemory),
         "though frames are free"
     );
     world.hv.platform.heap_has_room.store(true, Ordering::Relaxed);
-    assert_eq!(world.hv.grow_grant_table(&dom, 1), Ok(()));
+    assert_eq!(world.hv.grow_grant_table(&dom, 2), Ok(()));
 }
