@@ -73,6 +73,8 @@ pub struct DomainConfig {
     pub max_evtchn_port: Option<Port>,
     /// Grant table frames at most.
     pub max_grant_frames: u32,
+    /// The highest version of its grant table, 1 or 2.
+    pub max_grant_version: u32,
     /// Maptrack frames at most.
     pub max_maptrack_frames: u32,
     /// `XEN_DOMCTL_CDF_*`, kept for `getdomaininfo`.
@@ -88,6 +90,7 @@ impl Default for DomainConfig {
             max_vcpus: 1,
             max_evtchn_port: None,
             max_grant_frames: 64,
+            max_grant_version: 2,
             max_maptrack_frames: 1024,
             flags: 0,
         }

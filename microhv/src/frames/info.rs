@@ -327,6 +327,18 @@ impl FrameInfo {
         self.using.compare_exchange(alone, UseWord::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// As [`FrameInfo::steal`], for a frame that is lent to `owner`: nobody maps it.
+    #[must_use]
+    pub(crate) fn steal_lent(&self, owner: DomId) -> bool {
+        let alone = UseWord::owned(owner, UseWord::LENT).0;
+        self.using.compare_exchange(alone, UseWord::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Takes [`FrameInfo::steal_lent`] back.
+    pub(crate) fn lend_again(&self, owner: DomId) {
+        self.using.store(UseWord::owned(owner, UseWord::LENT).0, Ordering::Release);
+    }
+
     /// Takes [`FrameInfo::steal`] back.
     pub(crate) fn give_back(&self, owner: DomId) {
         self.using.store(UseWord::owned(owner, 0).0, Ordering::Release);

@@ -1,4 +1,4 @@
-//! Grant tables, version 1: what a domain lets others do with its pages.
+//! Grant tables: what a domain lets others do with its pages.
 //!
 //! A grant has two sides. The *granter* writes an entry in a page that it shares with the hypervisor; while somebody uses
 //! the grant, an `Active` record pins it: which frame it was when the use began, by whom, how often. The *mapper* holds a handle
@@ -6,8 +6,9 @@
 //! unless it is read-only, so that a granted page is neither freed nor made a page table while it is used. The references
 //! of a host mapping belong to its page-table entry (see `mem::grant_pte`), those of a device mapping to the handle.
 //!
-//! Entry flags are changed by one compare-and-exchange over the whole entry, so that what was checked is what is marked; while
-//! a granter keeps changing its entry, uses of it fail.
+//! An entry has one of two formats, its table's *version* (`state::words`). What was checked is what is marked, and while a
+//! granter keeps changing its entry, uses of it fail. Entries of version 2 can lend a part of a page, or what another domain
+//! lends: to copies alone.
 //!
 //! Locks: `GrantTable::entries` and `GrantTable::maptrack` are never held together, nor two domains' at once, nor across
 //! a change of page tables.
@@ -27,38 +28,31 @@ use ring_abi::types::Mfn;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::platform::Platform;
-use state::Entries;
+use state::{Entries, Version};
 
 pub(crate) use copy::CopyCache;
 pub use map::DomainCache;
 pub(crate) use map::{UNMAP_BATCH, UnmapBatch};
-
-/// Why a table does not grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrowError {
-    /// More frames than the domain may have.
-    Invalid,
-    /// No memory that the domain may have.
-    NoMemory,
-    /// The domain is being destroyed.
-    NoSuchDomain,
-    /// Something else waits, and the table has grown by a part.
-    Again,
-}
+pub use state::GrowError;
 
 impl<P: Platform> Hypervisor<P> {
-    /// Lets the grant table of `domain` have at least `frames` frames.
+    /// Lets the grant table of `domain` have at least `frames` frames, and frames of status words for them if its version
+    /// has those.
     ///
     /// # Errors
     /// See [`GrowError`].
     pub fn grow_grant_table(&self, domain: &Domain, frames: u32) -> Result<(), GrowError> {
+        self.grow_for_version(domain, frames, Version::One)
+    }
+
+    /// As [`Hypervisor::grow_grant_table`], for a table that becomes one of `version`.
+    fn grow_for_version(&self, domain: &Domain, frames: u32, version: Version) -> Result<(), GrowError> {
         if frames > domain.config.max_grant_frames {
             return Err(GrowError::Invalid);
         }
         loop {
-            if domain.grants.entries.lock().frame_count() >= frames {
-                return Ok(());
-            }
+            let missing = domain.grants.entries.lock().missing(frames, version);
+            let Some(part) = missing else { return Ok(()) };
             if domain.is_dying() {
                 return Err(GrowError::NoSuchDomain);
             }
@@ -67,9 +61,48 @@ impl<P: Platform> Hypervisor<P> {
             }
             let mfn = self.alloc_zeroed().ok_or(GrowError::NoMemory)?;
             self.share_with_guest(mfn, domain.id, false);
-            if !domain.grants.entries.lock().add_frame(mfn, self.platform.shared(mfn)) {
+            if !domain.grants.entries.lock().add_frame(part, (mfn, self.platform.shared(mfn))) {
                 self.unshare(mfn);
                 return Err(GrowError::NoMemory);
+            }
+            if self.platform.work_pending() {
+                return Err(GrowError::Again);
+            }
+        }
+    }
+
+    /// Makes `version` the one of the grant table of `domain`.
+    ///
+    /// # Errors
+    /// See [`GrowError`]. `Again`: the same call goes on.
+    pub(crate) fn set_grant_version(&self, domain: &Domain, version: Version) -> Result<(), GrowError> {
+        let entries = &domain.grants.entries;
+        self.finish_grant_version(domain)?;
+        if entries.lock().version() != version {
+            if !entries.lock().is_idle() {
+                return Err(GrowError::Busy);
+            }
+            self.grow_for_version(domain, 0, version)?;
+            entries.lock().switch(version, |status| {
+                let mut frames = status.iter().map(|(mfn, _)| self.frames.held(*mfn));
+                let mapped = frames.position(|frame| !frame.steal_lent(domain.id));
+                let taken = mapped.map(|taken| &status[..taken]);
+                for (mfn, _) in taken.into_iter().flatten() {
+                    self.frames.held(*mfn).lend_again(domain.id);
+                }
+                taken.is_none()
+            })?;
+        }
+        self.finish_grant_version(domain)
+    }
+
+    /// Does what a change of version left to be done: frees frames, and empties others. `Again`: something else waits.
+    fn finish_grant_version(&self, domain: &Domain) -> Result<(), GrowError> {
+        loop {
+            let piece = domain.grants.entries.lock().finish_some();
+            let Some(freed) = piece else { return Ok(()) };
+            if let Some(mfn) = freed {
+                self.release_frames(mfn, 0);
             }
             if self.platform.work_pending() {
                 return Err(GrowError::Again);
@@ -81,7 +114,7 @@ impl<P: Platform> Hypervisor<P> {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn grant_table_frame(&self, domain: &Domain, index: u32) -> Result<Mfn, GrowError> {
         self.grow_grant_table(domain, index.checked_add(1).ok_or(GrowError::Invalid)?)?;
-        domain.grants.entries.lock().frame(index).ok_or(GrowError::Invalid)
+        domain.grants.entries.lock().frame(state::Part::Entries, index).ok_or(GrowError::Invalid)
     }
 
     /// Takes the table's frames back from a domain that is being destroyed. Grants that others still use stay pinned.
@@ -89,8 +122,11 @@ impl<P: Platform> Hypervisor<P> {
     pub fn release_grant_table(&self, domain: &Domain) -> bool {
         loop {
             let taken = domain.grants.entries.lock().take_frame();
-            let Some(mfn) = taken else { return true };
-            self.unshare(mfn);
+            match taken {
+                Some((mfn, true)) => self.unshare(mfn),
+                Some((mfn, false)) => self.release_frames(mfn, 0),
+                None => return true,
+            }
             if self.platform.work_pending() {
                 return false;
             }

@@ -25,7 +25,7 @@ impl<'a, P: Platform> GrantUse<'a, P> {
     /// Begins a use of grant `gref` of `granter` by `grantee`.
     ///
     /// # Errors
-    /// `BadGrantRef`, `General`, `BadPage`.
+    /// `BadGrantRef`, `General`, `BadPage`, `NotWhole`.
     #[inline(always)]
     pub(super) fn begin(
         hv: &'a Hypervisor<P>,
@@ -36,7 +36,21 @@ impl<'a, P: Platform> GrantUse<'a, P> {
         access: Access,
     ) -> Result<Self, GrantError> {
         let (frame, pin) = EntryPin::new(&granter.grants.entries, gref, grantee, kind, access)?;
-        match access {
+        Self::hold(hv, granter, frame, pin)
+    }
+
+    /// The use that `pin` is, of a frame of the granter.
+    ///
+    /// # Errors
+    /// `BadPage`.
+    #[inline(always)]
+    pub(super) fn hold(
+        hv: &'a Hypervisor<P>,
+        granter: &Domain,
+        frame: Mfn,
+        pin: EntryPin<'a>,
+    ) -> Result<Self, GrantError> {
+        match pin.access {
             Access::Read => hv.get_page(frame, granter).map(|page| page.into_raw()),
             Access::Write => hv.get_page_writable(frame, granter).ok().map(|page| page.into_raw()),
         }

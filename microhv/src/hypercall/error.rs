@@ -43,6 +43,8 @@ pub enum HypercallError {
     Invalid = e::EINVAL as u8,
     /// `ENOSPC`: no free slot.
     NoSpace = e::ENOSPC as u8,
+    /// `ERANGE`: what cannot be said in so few bits.
+    Range = e::ERANGE as u8,
     /// `ENOSYS`: no such operation.
     NoSys = e::ENOSYS as u8,
     /// `ENODATA`.
@@ -101,7 +103,7 @@ from_errors! {
     DebugRegisterError: NotPermitted, NoDevice;
     DomainError: NoSuchDomain, NotPermitted;
     EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault, Access, NoSys, NotSupported;
-    GrowError: Invalid, NoMemory, NoSuchDomain, Again;
+    GrowError: Invalid, NoMemory, NoSuchDomain, Again, Busy, Range;
     LifecycleError: Again, Exists, Invalid, NoMemory, Gdt(error);
     MemError: Restart => Again, Mismatch => Busy, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;
     PirqError: NoSuchPirq => Invalid, NoSuchEntry => Invalid, NotPermitted, Bound => Exists,

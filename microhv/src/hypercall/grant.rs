@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{Domain, DomainError};
-use crate::gnttab::state::GrantError;
+use crate::gnttab::state::{GrantError, Part, Version};
 use crate::gnttab::{CopyCache, DomainCache, GrowError, UNMAP_BATCH, UnmapBatch};
 use crate::platform::{GuestFault, Platform};
 
@@ -31,7 +31,8 @@ const FRAMES_TOGETHER: usize = 64;
 /// - `Invalid`: `count` is negative.
 /// - `NotPermitted`, `NoSuchDomain`: another domain's table, for operations without a `status`.
 /// - `NotSupported`: `GNTTABOP_transfer`, `GNTTABOP_cache_flush`.
-/// - `NoSys`: no such operation, and version 2 (kernels then stay with version 1).
+/// - `NoSys`: no such operation, and version 2 for a domain that may not have it.
+/// - `Busy`, `Range`, `NoMemory`: the version cannot be changed.
 pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let [cmd, array, count, ..] = *args;
     let array = GuestVa::new(array);
@@ -44,12 +45,9 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
         GNTTABOP_COPY => copy(cur, args, array, count),
         GNTTABOP_SETUP_TABLE => single(cur, args, setup_table),
         GNTTABOP_QUERY_SIZE => single(cur, args, query_size),
-        GNTTABOP_SET_VERSION => set_version(cur, array),
+        GNTTABOP_SET_VERSION => set_version(cur, args, array),
         GNTTABOP_GET_VERSION => get_version(cur, array),
-        GNTTABOP_GET_STATUS_FRAMES => single(cur, args, |_, op: &mut GnttabGetStatusFrames| {
-            op.status = GNTST_GENERAL_ERROR; // version 1 has no status frames
-            Ok(())
-        }),
+        GNTTABOP_GET_STATUS_FRAMES => single(cur, args, get_status_frames),
         GNTTABOP_SWAP_GRANT_REF => swap(cur, args, array, count),
         GNTTABOP_TRANSFER | GNTTABOP_CACHE_FLUSH => Err(HypercallError::NotSupported),
         _ => Err(HypercallError::NoSys),
@@ -60,7 +58,7 @@ pub fn grant_table_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
 fn status_of<T>(result: &Result<T, GrantError>) -> i16 {
     let Err(error) = result else { return GNTST_OKAY };
     match error {
-        GrantError::General | GrantError::NotMapped => GNTST_GENERAL_ERROR,
+        GrantError::General | GrantError::NotMapped | GrantError::NotWhole => GNTST_GENERAL_ERROR,
         GrantError::BadDomain => GNTST_BAD_DOMAIN,
         GrantError::BadGrantRef => GNTST_BAD_GNTREF,
         GrantError::BadHandle => GNTST_BAD_HANDLE,
@@ -231,24 +229,40 @@ fn setup_table<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabSetupTable) -> 
     op.status = status_of(&domain);
     let Ok(domain) = domain else { return Ok(()) };
     op.status = match cur.hv.grow_grant_table(&domain, op.nr_frames.max(1)) {
-        Ok(()) => match copy_out_frames(cur, &domain, 0..op.nr_frames, GuestVa::new(op.frame_list)) {
-            Ok(()) => GNTST_OKAY,
-            Err(HypercallError::Fault) => GNTST_BAD_VIRT_ADDR,
-            Err(_) => GNTST_GENERAL_ERROR,
-        },
+        Ok(()) => tell_frames(cur, &domain, Part::Entries, op.nr_frames, op.frame_list),
         Err(GrowError::Again) => return Err(HypercallError::Again),
         Err(_) => GNTST_GENERAL_ERROR,
     };
     Ok(())
 }
 
+/// `GNTTABOP_get_status_frames`: as many as the table has, and no more.
+fn get_status_frames<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabGetStatusFrames) -> Answer {
+    let domain = table_of(cur, op.dom);
+    op.status = status_of(&domain);
+    if let Ok(domain) = domain {
+        op.status = tell_frames(cur, &domain, Part::Status, op.nr_frames, op.frame_list);
+    }
+    Ok(())
+}
+
+/// Writes the first frames of a domain's table to a list: the operation's status.
+fn tell_frames<P: Platform>(cur: &Current<'_, P>, domain: &Domain, part: Part, count: u32, list: u64) -> i16 {
+    match copy_out_frames(cur, domain, part, 0..count, GuestVa::new(list)) {
+        Ok(()) => GNTST_OKAY,
+        Err(HypercallError::Fault) => GNTST_BAD_VIRT_ADDR,
+        Err(_) => GNTST_GENERAL_ERROR,
+    }
+}
+
 /// Writes some frames of a domain's table to a list.
 ///
 /// # Errors
-/// `Fault`; `Invalid`: the domain ends meanwhile.
+/// `Fault`; `Invalid`: the table has not so many.
 pub(super) fn copy_out_frames<P: Platform>(
     cur: &Current<'_, P>,
     domain: &Domain,
+    part: Part,
     which: Range<u32>,
     list: GuestVa,
 ) -> Answer {
@@ -257,7 +271,7 @@ pub(super) fn copy_out_frames<P: Platform>(
     let mut next = which.start;
     while next < which.end {
         let wanted = ((which.end - next) as usize).min(FRAMES_TOGETHER);
-        let count = domain.grants.frames_from(next, &mut frames[..wanted]);
+        let count = domain.grants.frames_from(part, next, &mut frames[..wanted]);
         HypercallError::Invalid.when(count == 0)?;
         let at = list.element::<u64>((next - which.start).into()).ok_or(HypercallError::Fault)?;
         cur.copy_to_guest(at, frames[..count].as_bytes())?;
@@ -276,21 +290,25 @@ fn query_size<P: Platform>(cur: &Current<'_, P>, op: &mut GnttabQuerySize) -> An
     Ok(())
 }
 
-/// Version 1 is the only one; asking for 2 is refused as by a hypervisor from before there were two.
-fn set_version<P: Platform>(cur: &Current<'_, P>, at: GuestVa) -> HypercallResult {
+/// `GNTTABOP_set_version`: in pieces. The structure is written when all is done, so that the call can go on from it.
+fn set_version<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa) -> HypercallResult {
     let op: GnttabSetVersion = cur.copy_in(at)?;
-    cur.copy_out(at, &GnttabSetVersion { version: 1 })?;
-    match op.version {
-        1 => Ok(Outcome::OK),
-        2 => Err(HypercallError::NoSys),
+    let result = match op.version {
+        1 => cur.hv.set_grant_version(cur.domain, Version::One).map_err(HypercallError::from),
+        2 if cur.domain.config.max_grant_version < 2 => Err(HypercallError::NoSys),
+        2 => cur.hv.set_grant_version(cur.domain, Version::Two).map_err(HypercallError::from),
         _ => Err(HypercallError::Invalid),
+    };
+    if result == Err(HypercallError::Again) {
+        return Ok(cur.again(*args));
     }
+    cur.copy_out(at, &GnttabSetVersion { version: cur.domain.grants.version() as u32 })?;
+    result.map(|()| Outcome::OK)
 }
 
 fn get_version<P: Platform>(cur: &Current<'_, P>, at: GuestVa) -> HypercallResult {
     let mut op: GnttabGetVersion = cur.copy_in(at)?;
-    cur.hv.domains.target(cur.domain, op.dom)?;
-    op.version = 1;
+    op.version = cur.hv.domains.target(cur.domain, op.dom)?.grants.version() as u32;
     cur.copy_out(at, &op)?;
     Ok(Outcome::OK)
 }

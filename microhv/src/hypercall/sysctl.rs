@@ -81,7 +81,7 @@ fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: machine.cpu_khz,
-        capabilities: XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        capabilities: XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1 | XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
         total_pages: cur.hv.frames.total_pages(),
         free_pages: cur.hv.frames.free_pages(),
         max_mfn: cur.hv.frames.end().raw().saturating_sub(1),

@@ -1,313 +1,360 @@
-//! The granter's side: entries shared with the guest, and what is pinned of them.
+//! The granter's side: frames of entries that are shared with the guest, and what is pinned of them.
+//!
+//! A change of version is one step under the lock: the first frame, with the reserved entries that may be in use, is made
+//! anew, and the others wait to be emptied one by one. Until then their entries are no entries. (I35)
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::mem::ManuallyDrop;
 
-use ring_abi::grant as abi;
+use ring_abi::grant::GNTTAB_NR_RESERVED_ENTRIES;
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, GrantRef, Mfn};
+use ring_abi::types::{GrantRef, Mfn};
 
-use super::{Access, GrantError, UseKind};
+use super::active::Active;
+use super::words::Words;
+use super::{GrantError, GrowError};
 use crate::sync::{Mutex, rank};
 
-/// Entries in a frame of the table.
-const ENTRIES_PER_FRAME: u32 = 4096 / 8;
-/// How often the hypervisor tries to mark an entry that its domain changes meanwhile.
-const ENTRY_TRIES: u32 = 5;
+/// Entries in a frame of the table, in version 1; in version 2 half as many.
+pub(super) const ENTRIES_PER_FRAME: u32 = 4096 / 8;
+/// Entries of version 2 in a frame.
+const WIDE_PER_FRAME: u32 = 4096 / 16;
+/// Status words of version 2 in a frame.
+const STATUS_PER_FRAME: u32 = 4096 / 2;
+/// Frames of entries for which a frame of status words is enough.
+pub(crate) const FRAMES_PER_STATUS: u32 = STATUS_PER_FRAME / WIDE_PER_FRAME;
 
 /// The granter's side, as mappings refer to it.
 pub(crate) type Granted = Mutex<rank::GrantEntries, Entries>;
 
-const READING: u32 = abi::GTF_READING as u32;
-const WRITING: u32 = abi::GTF_WRITING as u32;
-const READONLY: u32 = abi::GTF_READONLY as u32;
-const TYPE_MASK: u32 = abi::GTF_TYPE_MASK as u32;
-const PERMIT_ACCESS: u32 = abi::GTF_PERMIT_ACCESS as u32;
-const SUB_PAGE: u32 = abi::GTF_SUB_PAGE as u32;
-/// Uses of one kind at most.
-const MAX_PINS: u16 = u16::MAX;
+/// A frame that is shared with the guest.
+type SharedFrame = (Mfn, SharedBytes<'static>);
 
-/// How often an entry is used, by kind and access, and what it was when the first use began.
-#[derive(Clone, Copy, Debug)]
-struct Active {
-    /// Host read, host write, device read, device write: 16 bits each, in one word, which is 0 when there is none.
-    pins: u64,
-    grantee: DomId,
-    frame: Mfn,
+/// The format of a table's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Version {
+    /// 8 bytes.
+    One = 1,
+    /// 16 bytes, and a status word.
+    Two = 2,
 }
 
-/// Where in [`Active::pins`] the uses of a kind are counted.
-const fn pin_shift(kind: UseKind, access: Access) -> u32 {
-    (match kind {
-        UseKind::Host => 0,
-        UseKind::Device => 32,
-    }) + (match access {
-        Access::Read => 0,
-        Access::Write => 16,
-    })
-}
-
-/// The bits of [`Active::pins`] that count uses for writing.
-const WRITING_PINS: u64 = (MAX_PINS as u64) << 16 | (MAX_PINS as u64) << 48;
-
-impl Active {
-    const UNUSED: Self = Self { pins: 0, grantee: DomId::INVALID, frame: Mfn::INVALID };
-
-    const fn is_pinned(&self) -> bool {
-        self.pins != 0
-    }
-
-    const fn is_pinned_for_writing(&self) -> bool {
-        self.pins & WRITING_PINS != 0
-    }
-
-    const fn count(&self, shift: u32) -> u16 {
-        (self.pins >> shift) as u16
-    }
+/// What the frames of a table hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Entries.
+    Entries,
+    /// Status words of version 2.
+    Status,
 }
 
 /// Where an entry is: its frame's index, and its slot in the frame.
-const fn place(gref: GrantRef) -> (usize, usize) {
-    ((gref.raw() / ENTRIES_PER_FRAME) as usize, (gref.raw() % ENTRIES_PER_FRAME) as usize)
+const fn place(gref: GrantRef, per_frame: u32) -> (usize, usize) {
+    ((gref.raw() / per_frame) as usize, (gref.raw() % per_frame) as usize)
 }
 
 #[derive(Debug)]
 struct Frame {
-    /// `None` once the domain is being destroyed: pins may remain.
-    shared: Option<(Mfn, SharedBytes<'static>)>,
+    shared: Shared,
     active: Box<[Active; ENTRIES_PER_FRAME as usize]>,
 }
+
+/// The guest's side of a frame.
+#[derive(Debug)]
+enum Shared {
+    /// None once the domain is being destroyed: pins may remain.
+    Gone,
+    /// What stands there is of the other version.
+    Unclean(SharedFrame),
+    Ready(SharedFrame),
+}
+
+impl Shared {
+    const fn frame(&self) -> Option<&SharedFrame> {
+        match self {
+            Self::Gone => None,
+            Self::Unclean(frame) | Self::Ready(frame) => Some(frame),
+        }
+    }
+
+    #[inline(always)]
+    const fn ready(&self) -> Option<&SharedBytes<'static>> {
+        if let Self::Ready((_, bytes)) = self { Some(bytes) } else { None }
+    }
+}
+
+/// An entry: its words, if there are any, its uses, and the count of entries in use.
+pub(super) type Found<'a> = (Option<Words<'a>>, &'a mut Active, &'a mut u32);
 
 /// The entries of one domain.
 #[derive(Debug)]
 pub(crate) struct Entries {
-    frames: Vec<Frame>,
+    /// The frames under version 1. There are none under version 2, so that version 1 pays for the other by no look of its own.
+    narrow: Vec<Frame>,
+    /// The frames under version 2.
+    wide: Vec<Frame>,
+    version: Version,
+    /// Frames of status words, enough for all entries under version 2.
+    status: Vec<SharedFrame>,
+    /// Such frames that are nobody's any more, to be freed.
+    retired: Vec<SharedFrame>,
+    /// Entries in use by anyone.
+    used: u32,
+    /// Frames that are clean, of those that a change of version left.
+    cleaned: usize,
     /// Frames that [`Entries::take_frame`] took.
     taken: usize,
 }
 
 impl Entries {
     pub(crate) const fn new() -> Self {
-        Self { frames: Vec::new(), taken: 0 }
+        Self {
+            narrow: Vec::new(),
+            wide: Vec::new(),
+            version: Version::One,
+            status: Vec::new(),
+            retired: Vec::new(),
+            used: 0,
+            cleaned: 0,
+            taken: 0,
+        }
+    }
+
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
+    const fn frames(&self) -> &Vec<Frame> {
+        match self.version {
+            Version::One => &self.narrow,
+            Version::Two => &self.wide,
+        }
+    }
+
+    const fn frames_mut(&mut self) -> &mut Vec<Frame> {
+        match self.version {
+            Version::One => &mut self.narrow,
+            Version::Two => &mut self.wide,
+        }
     }
 
     pub(crate) fn frame_count(&self) -> u32 {
-        self.frames.len() as u32
+        self.frames().len() as u32
     }
 
     /// Entries in use by anyone.
     #[cfg(test)]
     pub(crate) fn pinned(&self) -> u32 {
-        self.frames.iter().flat_map(|frame| frame.active.iter()).filter(|active| active.is_pinned()).count()
-            as u32
+        let frames = self.narrow.iter().chain(&self.wide);
+        let pinned = frames.flat_map(|frame| frame.active.iter()).filter(|active| active.is_pinned()).count();
+        assert_eq!(pinned, self.used as usize, "entries in use");
+        self.used
+    }
+
+    /// Frames of the hypervisor's memory that the table has.
+    #[cfg(test)]
+    pub(crate) fn all_frames(&self) -> usize {
+        self.frames().len() + self.status.len() + self.retired.len()
     }
 
     /// Bytes of the heap that [`Entries::add_frame`] takes.
     pub(crate) const FRAME_BYTES: usize = ENTRIES_PER_FRAME as usize * size_of::<Active>();
 
-    /// Adds a frame; `false`: there is no memory for what is kept about its entries.
-    pub(crate) fn add_frame(&mut self, mfn: Mfn, bytes: SharedBytes<'static>) -> bool {
+    /// What the table lacks to have `frames` frames, and to be of `version`.
+    pub(crate) fn missing(&self, frames: u32, version: Version) -> Option<Part> {
+        let status = frames.max(self.frame_count()).div_ceil(FRAMES_PER_STATUS);
+        if version.max(self.version) == Version::Two && self.status.len() < status as usize {
+            return Some(Part::Status);
+        }
+        (self.frame_count() < frames).then_some(Part::Entries)
+    }
+
+    /// Adds an empty frame; `false`: there is no memory for what is kept about its entries.
+    pub(crate) fn add_frame(&mut self, part: Part, frame: SharedFrame) -> bool {
+        if part == Part::Status {
+            let has_room = self.status.try_reserve(1).is_ok();
+            self.status.extend(has_room.then_some(frame));
+            return has_room;
+        }
         let mut active = Vec::new();
         if active.try_reserve_exact(ENTRIES_PER_FRAME as usize).is_err()
-            || self.frames.try_reserve(1).is_err()
+            || self.frames_mut().try_reserve(1).is_err()
         {
             return false;
         }
         active.resize(ENTRIES_PER_FRAME as usize, Active::UNUSED);
         let Ok(active) = active.into_boxed_slice().try_into() else { return false };
-        self.frames.push(Frame { shared: Some((mfn, bytes)), active });
+        self.frames_mut().push(Frame { shared: Shared::Ready(frame), active });
         true
     }
 
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn frame(&self, index: u32) -> Option<Mfn> {
-        Some(self.frames.get(index as usize)?.shared.as_ref()?.0)
+    pub(crate) fn frame(&self, part: Part, index: u32) -> Option<Mfn> {
+        let mut frame = [0];
+        (self.frames_from(part, index, &mut frame) == 1).then_some(Mfn::new(frame[0]))
     }
 
     /// Frames from `first` on, into `to`: how many.
-    pub(crate) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
-        let frames = self.frames.iter().skip(first as usize).map_while(|frame| frame.shared.as_ref());
-        to.iter_mut().zip(frames).map(|(to, (mfn, _))| *to = mfn.raw()).count()
+    pub(crate) fn frames_from(&self, part: Part, first: u32, to: &mut [u64]) -> usize {
+        let write = |(to, (mfn, _)): (&mut u64, &SharedFrame)| *to = mfn.raw();
+        let (first, to) = (first as usize, to.iter_mut());
+        match part {
+            Part::Entries => to
+                .zip(self.frames().iter().skip(first).map_while(|frame| frame.shared.frame()))
+                .map(write)
+                .count(),
+            Part::Status if self.version == Version::One => 0,
+            Part::Status => to.zip(self.status.iter().skip(first)).map(write).count(),
+        }
     }
 
-    /// Takes the next of the frames from a domain that ends; what is pinned stays pinned.
-    pub(crate) fn take_frame(&mut self) -> Option<Mfn> {
-        let (mfn, _) = self.frames.get_mut(self.taken)?.shared.take()?;
-        self.taken += 1;
-        Some(mfn)
+    /// Takes the next of the frames from a domain that ends; what is pinned stays pinned. `false` with it: the frame is nobody's.
+    pub(crate) fn take_frame(&mut self) -> Option<(Mfn, bool)> {
+        let taken = self.taken;
+        if let Some(frame) = self.frames_mut().get_mut(taken) {
+            let shared = core::mem::replace(&mut frame.shared, Shared::Gone);
+            self.taken += 1;
+            return shared.frame().map(|(mfn, _)| (*mfn, true));
+        }
+        let lent = self.status.pop().map(|(mfn, _)| (mfn, true));
+        lent.or_else(|| self.retired.pop().map(|(mfn, _)| (mfn, false)))
     }
 
-    /// Frames for which the list has room.
+    /// Frames for which the lists have room.
     #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
-        self.frames.capacity()
+        self.narrow.capacity() + self.wide.capacity() + self.status.capacity()
     }
 
     /// Frees what is kept of a frame of a domain that is dead. `false`: there is none.
     pub(crate) fn shrink(&mut self) -> bool {
-        let freed = self.frames.pop().is_some();
+        let freed = self.frames_mut().pop().is_some();
         if !freed {
-            self.frames = Vec::new(); // the room too: mappings may hold the table long
+            *self = Self::new(); // the room too: mappings may hold the table long
         }
         freed
     }
 
+    /// An entry of version 1, if that is the table's, and its frame is there.
+    #[inline(always)]
+    pub(super) fn narrow_entry(&mut self, gref: GrantRef) -> Option<Found<'_>> {
+        let (frame, slot) = place(gref, ENTRIES_PER_FRAME);
+        let Frame { shared, active } = self.narrow.get_mut(frame)?;
+        let words = shared.ready().map(|entry| Words::One { entry, at: slot * 8 });
+        Some((words, &mut active[slot], &mut self.used))
+    }
+
+    /// An entry of version 2, if that is the table's, and its frame is there.
+    #[cold]
+    pub(super) fn wide_entry(&mut self, gref: GrantRef) -> Option<Found<'_>> {
+        let (frame, slot) = place(gref, WIDE_PER_FRAME);
+        let Frame { shared, active } = self.wide.get_mut(frame)?;
+        let words = wide_words(shared, &self.status, gref);
+        Some((words, &mut active[slot], &mut self.used))
+    }
+
+    /// The words of an entry, in the version in force, and its uses.
+    fn entry(&self, gref: GrantRef) -> Option<(Words<'_>, &Active)> {
+        let per_frame = if self.version == Version::One { ENTRIES_PER_FRAME } else { WIDE_PER_FRAME };
+        let (frame, slot) = place(gref, per_frame);
+        let frame = self.frames().get(frame)?;
+        let words = match self.version {
+            Version::One => frame.shared.ready().map(|entry| Words::One { entry, at: slot * 8 }),
+            Version::Two => wide_words(&frame.shared, &self.status, gref),
+        };
+        Some((words?, &frame.active[slot]))
+    }
+
     /// Exchanges two entries that nobody uses.
     pub(crate) fn swap(&self, a: GrantRef, b: GrantRef) -> Result<(), GrantError> {
-        let unused = |gref| {
-            let (frame, slot) = place(gref);
-            let frame = self.frames.get(frame).ok_or(GrantError::BadGrantRef)?;
-            if frame.active[slot].is_pinned() {
-                return Err(GrantError::Again);
-            }
-            let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
-            bytes.slice(slot * 8, 8).ok_or(GrantError::BadGrantRef)
-        };
-        let (first, second) = (unused(a)?, unused(b)?);
-        let value = first.load_u64(0);
-        first.store_u64(0, second.load_u64(0));
-        second.store_u64(0, value);
+        let [a, b] = [a, b].map(|gref| self.entry(gref).ok_or(GrantError::BadGrantRef));
+        let ((first, first_use), (second, second_use)) = (a?, b?);
+        if first_use.is_pinned() || second_use.is_pinned() {
+            return Err(GrantError::Again);
+        }
+        first.swap(&second);
         Ok(())
     }
-}
 
-/// Marks the entry at byte `at` as read, and written, by `grantee`, if it permits that, and gives its frame.
-///
-/// One exchange covers flags, domain and frame: they are seen as they were together.
-#[inline]
-fn mark(bytes: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Result<Mfn, GrantError> {
-    let wanted = PERMIT_ACCESS | u32::from(grantee.raw()) << 16;
-    let (marks, looked_at) = match access {
-        Access::Read => (READING, TYPE_MASK | SUB_PAGE | 0xffff_0000),
-        Access::Write => (READING | WRITING, TYPE_MASK | SUB_PAGE | READONLY | 0xffff_0000),
-    };
-    let mut seen = bytes.load_u64(at);
-    for _ in 0..ENTRY_TRIES {
-        if seen as u32 & looked_at != wanted {
-            return Err(GrantError::General);
-        }
-        match bytes.compare_exchange_u64(at, seen, seen | u64::from(marks)) {
-            Ok(_) => return Ok(Mfn::new(seen >> 32)),
-            Err(now) => seen = now,
-        }
+    /// Whether no entry is in use but reserved ones, which the control domain may keep mapped.
+    pub(crate) fn is_idle(&self) -> bool {
+        let reserved = (0..GNTTAB_NR_RESERVED_ENTRIES).filter_map(|gref| self.entry(GrantRef::new(gref)));
+        self.used as usize == reserved.filter(|(_, active)| active.is_pinned() && active.lends_page()).count()
     }
-    Err(GrantError::General)
-}
 
-/// The pin of one use of an entry.
-#[derive(Debug)]
-#[must_use = "the entry's use ends when this is dropped"]
-pub(crate) struct EntryPin<'a> {
-    pub(super) granted: &'a Arc<Granted>,
-    pub(super) gref: GrantRef,
-    pub(super) kind: UseKind,
-    pub(crate) access: Access,
-}
-
-impl<'a> EntryPin<'a> {
-    /// Pins entry `gref` for `grantee`, and gives its frame.
+    /// Makes `to` the version of the table, which is of the other. Reserved entries stay; `take_back` takes the frames of
+    /// status words from the domain, if nobody maps one.
     ///
     /// # Errors
-    /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
-    #[inline(always)]
-    pub(crate) fn new(
-        granted: &'a Arc<Granted>,
-        gref: GrantRef,
-        grantee: DomId,
-        kind: UseKind,
-        access: Access,
-    ) -> Result<(Mfn, Self), GrantError> {
-        let (frame, slot) = place(gref);
-        let mut entries = granted.lock();
-        let frame = entries.frames.get_mut(frame).ok_or(GrantError::BadGrantRef)?;
-        let (_, bytes) = frame.shared.as_ref().ok_or(GrantError::BadGrantRef)?;
-        let active = &mut frame.active[slot];
-        let shift = pin_shift(kind, access);
-        let first = !active.is_pinned();
-        if !first && (active.grantee != grantee || active.count(shift) == MAX_PINS) {
-            return Err(GrantError::General);
+    /// `Busy`: an entry is in use, or status words are mapped. `Range`: version 1 cannot say what a reserved entry lends.
+    /// `Again`: the table grew meanwhile. `NoSuchDomain`: the table is gone.
+    pub(crate) fn switch(
+        &mut self,
+        to: Version,
+        take_back: impl FnOnce(&[SharedFrame]) -> bool,
+    ) -> Result<(), GrowError> {
+        if !self.is_idle() {
+            return Err(GrowError::Busy);
         }
-        if first || access == Access::Write && !active.is_pinned_for_writing() {
-            let marked = mark(bytes, slot * 8, grantee, access)?;
-            if first {
-                // A granter that changes the frame of an entry in use is answered with the one that was marked.
-                (active.frame, active.grantee) = (marked, grantee);
+        if self.missing(0, to).is_some() {
+            return Err(GrowError::Again);
+        }
+        let mut kept = [0; GNTTAB_NR_RESERVED_ENTRIES as usize];
+        for (gref, kept) in (0..).map(GrantRef::new).zip(&mut kept) {
+            let (words, _) = self.entry(gref).ok_or(GrowError::NoSuchDomain)?;
+            *kept = words.as_one().ok_or(GrowError::Range)?;
+        }
+        if to == Version::One {
+            if !take_back(&self.status) {
+                return Err(GrowError::Busy);
+            }
+            self.retired = core::mem::take(&mut self.status);
+        }
+        core::mem::swap(&mut self.narrow, &mut self.wide);
+        self.version = to;
+        self.cleaned = 0;
+        for Frame { shared, .. } in self.frames_mut() {
+            if let &mut Shared::Ready(frame) = shared {
+                *shared = Shared::Unclean(frame);
             }
         }
-        active.pins += 1 << shift;
-        Ok((active.frame, Self { granted, gref, kind, access }))
-    }
-
-    /// Ends the use, as dropping does: the caller forgets the pin. The entry's marks go with the last of their kind. Of a
-    /// granter that is dead, no record may be left.
-    #[inline(always)]
-    pub(crate) fn unpin(&self) {
-        let (frame, slot) = place(self.gref);
-        let mut entries = self.granted.lock();
-        let Some(frame) = entries.frames.get_mut(frame) else { return };
-        let active = &mut frame.active[slot];
-        let shift = pin_shift(self.kind, self.access);
-        let is_counted = active.count(shift) > 0;
-        debug_assert!(is_counted, "a use that was not begun ends");
-        if is_counted {
-            active.pins -= 1 << shift;
-        }
-        let mut clear = 0;
-        if self.access == Access::Write && !active.is_pinned_for_writing() {
-            clear |= WRITING;
-        }
-        if !active.is_pinned() {
-            clear |= READING;
-        }
-        if clear != 0
-            && let Some((_, bytes)) = &frame.shared
-        {
-            bytes.and_u32(slot * 8, !clear);
-        }
-    }
-}
-
-impl Drop for EntryPin<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        let Self { granted, gref, kind, access } = *self;
-        give_up(granted, gref, kind, access);
-    }
-}
-
-/// Ends a use on a path that is seldom taken. By value, so that a pin stays in registers on the others.
-#[inline(never)]
-fn give_up(granted: &Arc<Granted>, gref: GrantRef, kind: UseKind, access: Access) {
-    ManuallyDrop::new(EntryPin { granted, gref, kind, access }).unpin();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uses_of_a_kind_end_at_their_limit_and_leave_the_other_kinds() {
-        let page = ring_abi::shared::leaked_pages(1);
-        let (me, gref) = (DomId::new(1), GrantRef::new(0));
-        page.store_u64(0, u64::from(PERMIT_ACCESS | 1 << 16) | 7 << 32);
-        let mut entries = Entries::new();
-        assert!(entries.add_frame(Mfn::new(3), page));
-        let granted = Arc::new(Mutex::new(entries));
-        let mut pins = Vec::new();
-        let kinds =
-            [UseKind::Host, UseKind::Device].map(|kind| [(kind, Access::Read), (kind, Access::Write)]);
-        for &(kind, access) in kinds.as_flattened() {
-            for _ in 0..MAX_PINS {
-                let (frame, pin) = EntryPin::new(&granted, gref, me, kind, access).unwrap();
-                assert_eq!(frame, Mfn::new(7));
-                pins.push(pin);
+        self.clean_next();
+        for (gref, kept) in (0..).map(GrantRef::new).zip(kept) {
+            if let Some((words, active)) = self.entry(gref) {
+                words.put(kept, active.marks());
             }
-            let refused = EntryPin::new(&granted, gref, me, kind, access).unwrap_err();
-            assert_eq!(refused, GrantError::General, "one too many");
         }
-        drop(pins);
-        assert_eq!((granted.lock().pinned(), page.load_u64(0) as u32), (0, PERMIT_ACCESS | 1 << 16));
+        Ok(())
     }
+
+    /// Empties the next frame that a change of version left. `false`: there is none.
+    fn clean_next(&mut self) -> bool {
+        let next = self.cleaned;
+        let Some(Frame { shared, .. }) = self.frames_mut().get_mut(next) else { return false };
+        if let &mut Shared::Unclean((mfn, bytes)) = shared {
+            bytes.fill(0, bytes.len(), 0);
+            *shared = Shared::Ready((mfn, bytes));
+        }
+        self.cleaned += 1;
+        true
+    }
+
+    /// A piece of what a change of version left: a frame to be freed, or one that was emptied. `None`: nothing is left.
+    pub(crate) fn finish_some(&mut self) -> Option<Option<Mfn>> {
+        let retired = self.retired.pop().map(|(mfn, _)| mfn);
+        (retired.is_some() || self.clean_next()).then_some(retired)
+    }
+}
+
+fn wide_words<'a>(shared: &'a Shared, status: &'a [SharedFrame], gref: GrantRef) -> Option<Words<'a>> {
+    let (_, at) = place(gref, WIDE_PER_FRAME);
+    let (status_frame, status_at) = place(gref, STATUS_PER_FRAME);
+    let (_, status) = status.get(status_frame)?;
+    Some(Words::Two { entry: shared.ready()?, at: at * 16, status, status_at: status_at * 2 })
+}
+
+/// A table as mappings refer to it.
+pub(super) fn granted() -> Arc<Granted> {
+    Arc::new(Mutex::new(Entries::new()))
 }

@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 
 use ring_abi::types::{GrantHandle, GrantRef, Mfn};
 
-use super::entries::{EntryPin, Granted};
+use super::entries::Granted;
+use super::pin::EntryPin;
 use super::{Access, GrantError, UseKind};
 use crate::sync::{Mutex, rank};
 

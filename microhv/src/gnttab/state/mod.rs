@@ -1,15 +1,22 @@
 //! What a domain holds of grants: its table, and its handles on the grants of other domains. Nothing here knows a domain.
 
+mod active;
 mod entries;
 mod maptrack;
+mod pin;
+mod words;
 
 use alloc::sync::Arc;
 
 use ring_abi::types::{GrantRef, Mfn};
 
 use crate::sync::Mutex;
-pub(super) use entries::{Entries, EntryPin, Granted};
+pub(super) use entries::Entries;
+use entries::Granted;
+pub(crate) use entries::{FRAMES_PER_STATUS, Part, Version};
 pub(super) use maptrack::{Handles, HeldHandle, Mapping, Maptrack, Uses};
+pub(super) use pin::EntryPin;
+pub(super) use words::Shape;
 
 /// What a grant is used for; each is pinned on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +57,25 @@ pub enum GrantError {
     BadCopyArg,
     /// The entry is in use now.
     Again,
+    /// The entry lends something else than a page: a part of one, or what another domain lends.
+    NotWhole,
+}
+
+/// Why a table does not grow, or change its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrowError {
+    /// More frames than the domain may have.
+    Invalid,
+    /// No memory that the domain may have.
+    NoMemory,
+    /// The domain is being destroyed.
+    NoSuchDomain,
+    /// Something else waits, and a part is done.
+    Again,
+    /// Entries are in use, or status words are mapped.
+    Busy,
+    /// The other version cannot say what an entry lends.
+    Range,
 }
 
 /// The grant table of one domain, and its mappings of others' grants.
@@ -91,10 +117,7 @@ pub(crate) struct GrantFigures {
 impl GrantTable {
     /// An empty table, with at most `max_maptrack_frames` of mappings.
     pub fn new(max_maptrack_frames: u32) -> Self {
-        Self {
-            entries: Arc::new(Mutex::new(Entries::new())),
-            maptrack: Mutex::new(Maptrack::new(max_maptrack_frames)),
-        }
+        Self { entries: entries::granted(), maptrack: Mutex::new(Maptrack::new(max_maptrack_frames)) }
     }
 
     /// Exchanges two entries that nobody uses.
@@ -116,9 +139,14 @@ impl GrantTable {
         self.entries.lock().frame_count()
     }
 
+    /// The version of the table.
+    pub(crate) fn version(&self) -> Version {
+        self.entries.lock().version()
+    }
+
     /// Frames of the table from `first` on, into `to`: how many.
-    pub(crate) fn frames_from(&self, first: u32, to: &mut [u64]) -> usize {
-        self.entries.lock().frames_from(first, to)
+    pub(crate) fn frames_from(&self, part: Part, first: u32, to: &mut [u64]) -> usize {
+        self.entries.lock().frames_from(part, first, to)
     }
 
     /// What the table holds.

@@ -3,6 +3,8 @@
 mod copying;
 mod ending;
 mod mapping;
+mod parts;
+mod versions;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,12 +13,13 @@ use core::sync::atomic::Ordering;
 use proptest::prelude::*;
 use ring_abi::grant::*;
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::{DOMID_SELF, DomId, Maddr, Mfn};
+use ring_abi::types::{DOMID_SELF, DomId, GrantRef, Maddr, Mfn};
 
 use super::*;
 use crate::domain::Current;
 use crate::domain::DomainConfig;
 use crate::frames::{FrameTable, PageType};
+use crate::gnttab::state::Part;
 use crate::hypercall::grant::grant_table_op;
 use crate::hypercall::{HypercallError, HypercallResult, Outcome};
 use crate::platform::*;
@@ -33,15 +36,27 @@ struct World {
 }
 
 fn world() -> World {
+    world_of(2)
+}
+
+/// A world whose granter's table is of each version.
+fn worlds() -> [World; 2] {
+    [Version::One, Version::Two].map(|version| {
+        let w = world();
+        w.hv.set_grant_version(&w.granter, version).unwrap();
+        w
+    })
+}
+
+fn world_of(max_grant_frames: u32) -> World {
     let hv = Hypervisor::new(TestMachine::new(FRAMES), FrameTable::for_tests(FRAMES, 4));
     let domain = |id| {
-        let config = DomainConfig { privileged: id == 0, max_grant_frames: 2, ..DomainConfig::default() };
+        let config = DomainConfig { privileged: id == 0, max_grant_frames, ..DomainConfig::default() };
         let domain = hv.create_domain(Some(DomId::new(id)), config).unwrap();
         domain.mm.set_max_pages(64);
         domain
     };
     let (mapper, granter) = (domain(0), domain(1));
-    hv.grow_grant_table(&granter, 1).unwrap();
     World { hv, granter, mapper }
 }
 
@@ -64,14 +79,44 @@ impl World {
 
     /// Writes an entry of the granter's table.
     fn grant(&self, gref: u32, flags: u16, domid: u16, frame: Mfn) {
-        let at = self.hv.grant_table_frame(&self.granter, 0).unwrap().maddr().raw() + u64::from(gref) * 8;
-        let entry = u64::from(flags) | u64::from(domid) << 16 | frame.raw() << 32;
-        self.hv.platform.store(Maddr::new(at), entry);
+        self.write(&self.granter, gref, [u64::from(flags) | u64::from(domid) << 16, frame.raw()]);
     }
 
+    /// Writes an entry: the first word of version 2, and its frame.
+    fn write(&self, granter: &Domain, gref: u32, [first, frame]: [u64; 2]) {
+        let at = self.entry_at(granter, gref);
+        if granter.grants.version() == Version::One {
+            return self.hv.platform.store(at, first | frame << 32);
+        }
+        self.hv.platform.store(at.add(8), frame);
+        self.hv.platform.store(at, first);
+    }
+
+    fn entry_at(&self, granter: &Domain, gref: u32) -> Maddr {
+        let size = if granter.grants.version() == Version::One { 8 } else { 16 };
+        let (frame, at) = (gref * size / 4096, gref * size % 4096);
+        let mfn = granter.grants.entries.lock().frame(Part::Entries, frame).unwrap();
+        mfn.maddr().add(at.into())
+    }
+
+    /// The flags of an entry, and its marks, of either version.
     fn flags(&self, gref: u32) -> u16 {
-        let at = self.hv.grant_table_frame(&self.granter, 0).unwrap().maddr().raw() + u64::from(gref) * 8;
-        self.hv.platform.load(Maddr::new(at)) as u16
+        self.flags_of(&self.granter, gref)
+    }
+
+    fn flags_of(&self, granter: &Domain, gref: u32) -> u16 {
+        let flags = self.hv.platform.load(self.entry_at(granter, gref)) as u16;
+        if granter.grants.version() == Version::One {
+            return flags;
+        }
+        assert_eq!(flags & (GTF_READING | GTF_WRITING), 0, "marks in the header");
+        flags | self.status_of(granter, gref)
+    }
+
+    fn status_of(&self, granter: &Domain, gref: u32) -> u16 {
+        let mfn = granter.grants.entries.lock().frame(Part::Status, gref / 2048).unwrap();
+        let word = self.hv.platform.load(mfn.maddr().add(u64::from(gref % 2048 / 4) * 8));
+        (word >> (gref % 4 * 16)) as u16
     }
 
     fn page(&self, domain: &Domain) -> Mfn {
@@ -109,24 +154,25 @@ const ACCESS: u16 = GTF_PERMIT_ACCESS;
 
 #[test]
 fn entries_change_places_unless_they_are_in_use() {
-    let w = world();
-    let (first, second) = (w.page(&w.granter), w.page(&w.granter));
-    w.grant(8, ACCESS, 0, first);
-    w.grant(9, ACCESS | GTF_READONLY, 0, second);
-    let swap = |ref_a, ref_b| {
-        w.put(0, &GnttabSwapGrantRef { ref_a, ref_b, status: 99, ..Default::default() });
-        assert_eq!(w.call(&w.granter, GNTTABOP_SWAP_GRANT_REF, 1), Ok(Outcome::OK));
-        w.get::<GnttabSwapGrantRef>(0).status
-    };
-    assert_eq!(swap(8, 9), GNTST_OKAY);
-    assert_eq!((w.flags(8), w.flags(9)), (ACCESS | GTF_READONLY, ACCESS));
-    assert_eq!(swap(8, u32::MAX), GNTST_BAD_GNTREF);
-    let mapped = w.map(GNTMAP_DEVICE_MAP, 9, 0);
-    assert_eq!(mapped.dev_bus_addr, first.maddr().raw());
-    assert_eq!((swap(8, 9), swap(9, 8)), (GNTST_EAGAIN, GNTST_EAGAIN));
-    assert_eq!(w.unmap(mapped.handle, 0, mapped.dev_bus_addr), GNTST_OKAY);
-    assert_eq!(swap(9, 8), GNTST_OKAY);
-    w.nothing_is_left();
+    for w in worlds() {
+        let (first, second) = (w.page(&w.granter), w.page(&w.granter));
+        w.grant(8, ACCESS, 0, first);
+        w.grant(9, ACCESS | GTF_READONLY, 0, second);
+        let swap = |ref_a, ref_b| {
+            w.put(0, &GnttabSwapGrantRef { ref_a, ref_b, status: 99, ..Default::default() });
+            assert_eq!(w.call(&w.granter, GNTTABOP_SWAP_GRANT_REF, 1), Ok(Outcome::OK));
+            w.get::<GnttabSwapGrantRef>(0).status
+        };
+        assert_eq!(swap(8, 9), GNTST_OKAY);
+        assert_eq!((w.flags(8), w.flags(9)), (ACCESS | GTF_READONLY, ACCESS));
+        assert_eq!(swap(8, u32::MAX), GNTST_BAD_GNTREF);
+        let mapped = w.map(GNTMAP_DEVICE_MAP, 9, 0);
+        assert_eq!(mapped.dev_bus_addr, first.maddr().raw());
+        assert_eq!((swap(8, 9), swap(9, 8)), (GNTST_EAGAIN, GNTST_EAGAIN));
+        assert_eq!(w.unmap(mapped.handle, 0, mapped.dev_bus_addr), GNTST_OKAY);
+        assert_eq!(swap(9, 8), GNTST_OKAY);
+        w.nothing_is_left();
+    }
 }
 
 fn copy(source: (u64, u16, u16), dest: (u64, u16, u16), len: u16, flags: u16) -> GnttabCopy {
@@ -187,42 +233,44 @@ fn a_table_grows_a_frame_at_a_time_while_something_waits() {
 }
 
 #[test]
-fn version_2_is_refused_and_unknown_operations_do_not_exist() {
-    let w = world();
-    w.put(0, &GnttabSetVersion { version: 2 });
-    assert_eq!(w.call(&w.granter, GNTTABOP_SET_VERSION, 1), Err(HypercallError::NoSys));
-    assert_eq!(w.get::<GnttabSetVersion>(0).version, 1);
-    assert_eq!(w.call(&w.granter, GNTTABOP_SET_VERSION, 1), Ok(Outcome::OK));
-    w.put(0, &GnttabSetVersion { version: 3 });
-    assert_eq!(w.call(&w.granter, GNTTABOP_SET_VERSION, 1), Err(HypercallError::Invalid));
-    assert_eq!(w.call(&w.granter, 77, 1), Err(HypercallError::NoSys));
-    assert_eq!(w.call(&w.granter, GNTTABOP_COPY, 1 << 31), Err(HypercallError::Invalid));
-    assert_eq!(w.call(&w.granter, GNTTABOP_COPY, 0), Ok(Outcome::OK));
+fn unknown_versions_and_operations_do_not_exist() {
+    for w in worlds() {
+        let version = w.granter.grants.version() as u32;
+        for unknown in [0, 3, u32::MAX] {
+            w.put(0, &GnttabSetVersion { version: unknown });
+            assert_eq!(w.call(&w.granter, GNTTABOP_SET_VERSION, 1), Err(HypercallError::Invalid));
+            assert_eq!(w.get::<GnttabSetVersion>(0).version, version);
+        }
+        assert_eq!(w.call(&w.granter, 77, 1), Err(HypercallError::NoSys));
+        assert_eq!(w.call(&w.granter, GNTTABOP_COPY, 1 << 31), Err(HypercallError::Invalid));
+        assert_eq!(w.call(&w.granter, GNTTABOP_COPY, 0), Ok(Outcome::OK));
+    }
 }
 
 #[test]
 fn arrays_that_fault_give_back_what_they_took() {
-    let w = world();
-    let page = w.page(&w.granter);
-    w.grant(9, ACCESS, 0, page);
-    let mapped = w.map(GNTMAP_DEVICE_MAP, 9, 0);
-    // The second operation lies beyond the machine's memory.
-    let end = FRAMES as u64 * 4096;
-    let op = GnttabUnmapGrantRef {
-        host_addr: 0,
-        dev_bus_addr: mapped.dev_bus_addr,
-        handle: mapped.handle,
-        status: 9,
-        _pad0: 0,
-    };
-    let at = end - size_of_val(&op) as u64;
-    w.hv.platform.write_bytes(Maddr::new(at), zerocopy::IntoBytes::as_bytes(&op));
-    let mut regs = CpuUserRegs::default();
-    let mut cur = Current { hv: &w.hv, domain: &w.mapper, vcpu: &w.mapper.vcpus[0], regs: &mut regs };
-    let result = grant_table_op(&mut cur, &[u64::from(GNTTABOP_UNMAP_GRANT_REF), at, 2, 0, 0, 0]);
-    assert_eq!(result, Err(HypercallError::Fault));
-    assert_eq!(w.uses(page), (0, 0));
-    w.nothing_is_left();
+    for w in worlds() {
+        let page = w.page(&w.granter);
+        w.grant(9, ACCESS, 0, page);
+        let mapped = w.map(GNTMAP_DEVICE_MAP, 9, 0);
+        // The second operation lies beyond the machine's memory.
+        let end = FRAMES as u64 * 4096;
+        let op = GnttabUnmapGrantRef {
+            host_addr: 0,
+            dev_bus_addr: mapped.dev_bus_addr,
+            handle: mapped.handle,
+            status: 9,
+            _pad0: 0,
+        };
+        let at = end - size_of_val(&op) as u64;
+        w.hv.platform.write_bytes(Maddr::new(at), zerocopy::IntoBytes::as_bytes(&op));
+        let mut regs = CpuUserRegs::default();
+        let mut cur = Current { hv: &w.hv, domain: &w.mapper, vcpu: &w.mapper.vcpus[0], regs: &mut regs };
+        let result = grant_table_op(&mut cur, &[u64::from(GNTTABOP_UNMAP_GRANT_REF), at, 2, 0, 0, 0]);
+        assert_eq!(result, Err(HypercallError::Fault));
+        assert_eq!(w.uses(page), (0, 0));
+        w.nothing_is_left();
+    }
 }
 
 #[test]
@@ -245,15 +293,17 @@ proptest! {
     /// Pins, handles and references agree after every step, whatever domains grant, map, copy and unmap. Nothing is left
     /// when all handles are given back.
     #[test]
-    fn uses_balance(steps in proptest::collection::vec((0..6u8, 0..6u32, any::<u16>(), 0..4usize), 1..120)) {
-        let w = world();
+    fn uses_balance(steps in proptest::collection::vec((0..6u8, 0..6u32, any::<u16>(), 0..4usize), 1..120), wide: bool) {
+        let [one, two] = worlds();
+        let w = if wide { two } else { one };
         let pages: Vec<Mfn> = (0..4).map(|_| w.page(&w.granter)).collect();
         let mine = w.page(&w.mapper);
         let mut handles: Vec<(GnttabMapGrantRef, Mfn)> = Vec::new();
         for (what, gref, flags, n) in steps {
             match what {
                 0 => {
-                    let used = w.flags(gref) & (GTF_READING | GTF_WRITING);
+                    // Version 1 has the marks among the flags, where a guest may leave them.
+                    let used = if wide { 0 } else { w.flags(gref) & (GTF_READING | GTF_WRITING) };
                     w.grant(gref, flags & (GTF_TYPE_MASK | GTF_READONLY | GTF_SUB_PAGE) | used, flags >> 14 & 1, pages[n]);
                 }
                 1 => {

@@ -27,6 +27,11 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> A
         max_vcpus: wanted.max_vcpus,
         max_evtchn_port: (wanted.max_evtchn_port != 0).then(|| Port::new(wanted.max_evtchn_port)),
         max_grant_frames: or_default(wanted.max_grant_frames, default.max_grant_frames),
+        max_grant_version: match wanted.grant_opts {
+            0 => default.max_grant_version,
+            version @ 1..=2 => version,
+            _ => return Err(HypercallError::Invalid),
+        },
         max_maptrack_frames: or_default(wanted.max_maptrack_frames, default.max_maptrack_frames),
         flags: wanted.flags,
         ..default

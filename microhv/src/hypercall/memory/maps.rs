@@ -3,13 +3,15 @@
 use alloc::vec::Vec;
 
 use ring_abi::memory::{
-    E820Entry, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XenForeignMemoryMap,
-    XenMachphysMapping, XenMemAcquireResource, XenMemoryMap,
+    E820Entry, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+    XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, XenForeignMemoryMap, XenMachphysMapping, XenMemAcquireResource,
+    XenMemoryMap,
 };
 use ring_abi::segment::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
+use crate::gnttab::state::{FRAMES_PER_STATUS, Part};
 use crate::hypercall::grant::copy_out_frames;
 use crate::hypercall::{Answer, Current, HypercallError};
 use crate::platform::Platform;
@@ -83,17 +85,23 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) 
     HypercallError::Invalid.when(request.pad != 0)?;
     let domain = cur.hv.domains.target(cur.domain, request.domid)?;
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
-    HypercallError::NotSupported.when(
-        u32::from(request.r#type) != XENMEM_RESOURCE_GRANT_TABLE
-            || request.id != XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
-    )?;
+    let part = match request.id {
+        XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED => Part::Entries,
+        XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS => Part::Status,
+        _ => return Err(HypercallError::NotSupported),
+    };
+    HypercallError::NotSupported.when(u32::from(request.r#type) != XENMEM_RESOURCE_GRANT_TABLE)?;
+    // The frames of entries that frames of a part go with.
+    let entries = if part == Part::Status { FRAMES_PER_STATUS } else { 1 };
     if request.frame_list == 0 {
         HypercallError::Invalid.when(request.nr_frames != 0)?;
-        let nr_frames = domain.config.max_grant_frames;
+        let nr_frames = domain.config.max_grant_frames.div_ceil(entries);
         return Ok(cur.copy_out(arg, &XenMemAcquireResource { nr_frames, ..request })?);
     }
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
-    cur.hv.grow_grant_table(&domain, end)?;
-    copy_out_frames(cur, &domain, end - request.nr_frames..end, GuestVa::new(request.frame_list))
+    // Status words come with the first of the frames that need them.
+    let least = end.checked_sub(1).map_or(Some(0), |last| last.checked_mul(entries)?.checked_add(1));
+    cur.hv.grow_grant_table(&domain, least.ok_or(HypercallError::Invalid)?)?;
+    copy_out_frames(cur, &domain, part, end - request.nr_frames..end, GuestVa::new(request.frame_list))
 }

@@ -6,6 +6,7 @@ use ring_abi::grant::*;
 use ring_abi::hypercall::*;
 
 use super::*;
+use crate::gnttab::state::Version;
 use crate::testing::wild::step::{Page, Pick};
 
 impl Wild {
@@ -85,11 +86,22 @@ impl Wild {
 
     pub(super) fn grant(&mut self, gref: u8, frame: Pick, to: u8, flags: u8) -> Option<()> {
         let (_, domain) = self.me()?;
-        let table = self.hv.grant_table_frame(&domain, 0).ok()?;
-        let frame = self.pick(frame);
-        let flags = [1u64, 1, 5, 0][usize::from(flags & 3)];
-        let entry = frame << 32 | (u64::from(to) % DOMAINS as u64) << 16 | flags;
-        self.hv.platform.store(Maddr::new((table.raw() << 12) + u64::from(gref & 3) * 8), entry);
+        let table = self.hv.grant_table_frame(&domain, 0).ok()?.maddr();
+        let (frame, to, gref) = (self.pick(frame), u64::from(to) % DOMAINS as u64, u64::from(gref & 3));
+        let permitted = [1u64, 1, 5, 0][usize::from(flags & 3)];
+        if domain.grants.version() == Version::One {
+            self.hv.platform.store(table.add(gref * 8), frame << 32 | to << 16 | permitted);
+        } else {
+            // A page, a part of one, or what another entry lends.
+            let (shape, beside) = match flags >> 2 & 3 {
+                2 => (u64::from(GTF_SUB_PAGE), 0x0080_0000),
+                3 => (u64::from(GTF_TRANSITIVE), u64::from(flags >> 4) % DOMAINS as u64),
+                _ => (0, 0),
+            };
+            let second = if flags >> 2 & 3 == 3 { u64::from(flags >> 6) } else { frame };
+            self.hv.platform.store(table.add(gref * 16 + 8), second);
+            self.hv.platform.store(table.add(gref * 16), beside << 32 | to << 16 | permitted | shape);
+        }
         self.note(frame);
         Some(())
     }
@@ -108,6 +120,13 @@ impl Wild {
     }
 
     pub(super) fn swap(&mut self, a: u8, b: u8) -> Option<()> {
+        // Now and then all entries change: the table is made one of the other version.
+        if a & 0xc0 == 0xc0 {
+            self.put(ARGS, &GnttabSetVersion { version: 1 + u32::from(b & 1) })?;
+            return self
+                .call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_SET_VERSION.into(), ARGS, 1])
+                .map(|_| ());
+        }
         let op = GnttabSwapGrantRef {
             ref_a: u32::from(a & 3),
             ref_b: u32::from(b & 3),
