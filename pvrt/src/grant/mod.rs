@@ -1,9 +1,11 @@
-//! Grants: giving other domains access to frames, and using what they gave. Version 1 entries.
+//! Grants: giving other domains access to frames, and using what they gave. Version 1 entries, unless a kernel asks for
+//! version 2 while it grants nothing.
 //!
 //! ABI: `xen/include/public/grant_table.h`.
 
 mod copy;
 mod device;
+mod entry;
 mod granted;
 mod map;
 mod table;
@@ -12,7 +14,7 @@ pub use copy::CopyBatch;
 pub use device::{DeviceGrant, device_map, device_unmap};
 pub use granted::{Granted, Lend, StillUsed};
 pub use map::{GrantMap, map_grants};
-pub use table::{GrantRefOwned, GrantUsage, grant_access, usage};
+pub use table::{GrantRefOwned, GrantUsage, grant_access, set_version, usage};
 
 use core::fmt;
 use ring_abi::grant::*;

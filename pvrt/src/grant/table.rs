@@ -3,10 +3,11 @@
 
 use alloc::vec::Vec;
 
+use super::entry::Entry;
 use super::granted::Kept;
 use ring_abi::errno::Errno;
 use ring_abi::grant::{
-    GNTTAB_NR_RESERVED_ENTRIES, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING, GrantEntryV1,
+    GNTTAB_NR_RESERVED_ENTRIES, GTF_PERMIT_ACCESS, GTF_READONLY, GrantEntryV1, GrantEntryV2,
 };
 use ring_abi::shared::SharedMemory;
 use ring_abi::types::{DomId, GrantRef, Mfn, PAGE_SIZE};
@@ -16,16 +17,13 @@ use crate::global::global;
 use crate::hypercall::{Result, grant as call};
 use crate::mem::{ForeignMap, map_foreign};
 
-/// Entries in one frame of the table.
-const PER_FRAME: usize = PAGE_SIZE / size_of::<GrantEntryV1>();
-/// Offset of `domid` in an entry.
-const DOMID: usize = core::mem::offset_of!(GrantEntryV1, domid);
-/// Offset of `frame` in an entry.
-const FRAME: usize = core::mem::offset_of!(GrantEntryV1, frame);
-
 /// The table and its free entries.
 struct Table {
     frames: Vec<ForeignMap>,
+    /// Of version 2.
+    wide: bool,
+    /// Frames of status words.
+    status: Vec<ForeignMap>,
     free: Vec<u32>,
     /// Entries given up while the other side still used them.
     busy: Vec<u32>,
@@ -36,24 +34,14 @@ struct Table {
 global! {
     /// The grant table. Taken before the memory lock (a full table grows under it).
     static TABLE: Mutex<Table> =
-        Mutex::new(Table { frames: Vec::new(), free: Vec::new(), busy: Vec::new(), retired: Vec::new() });
-}
-
-/// Ends access by an entry whose flags were `flags` a moment ago; false while the other side uses the frame. `clear`
-/// sets the flags to 0 if they are as told, and gives what they were.
-///
-/// The look and the end are one step: after a look alone the other side may map the frame, and would keep a page that
-/// is free. (I20)
-fn revoke(mut flags: u16, mut clear: impl FnMut(u16) -> core::result::Result<u16, u16>) -> bool {
-    loop {
-        if flags & (GTF_READING | GTF_WRITING) != 0 {
-            return false;
-        }
-        match clear(flags) {
-            Ok(_) => return true,
-            Err(now) => flags = now,
-        }
-    }
+        Mutex::new(Table {
+            frames: Vec::new(),
+            wide: false,
+            status: Vec::new(),
+            free: Vec::new(),
+            busy: Vec::new(),
+            retired: Vec::new(),
+        });
 }
 
 impl Table {
@@ -67,13 +55,13 @@ impl Table {
         }
         let mut list = alloc::vec![0u64; want];
         call::setup_table(&mut list)?;
-        for (frame, mfn) in list.iter().enumerate().skip(have) {
+        for mfn in list.iter().skip(have) {
             let map = map_foreign(DomId::SELF, &[Mfn::new(*mfn)], true).map_err(|error| error.errno)?;
             self.frames.push(map);
-            let first = frame * PER_FRAME;
-            let reserved = if frame == 0 { GNTTAB_NR_RESERVED_ENTRIES as usize } else { 0 };
-            // The lowest is taken first.
-            self.free.extend((first + reserved..first + PER_FRAME).rev().map(|entry| entry as u32));
+            if self.wide {
+                self.map_status()?;
+            }
+            self.all_free(self.frames.len() - 1);
         }
         Ok(())
     }
@@ -89,24 +77,52 @@ impl Table {
         self.free.pop().ok_or(Errno::ENOSPC)
     }
 
-    /// The frame and offset of an entry.
-    fn at(&self, entry: u32) -> (ring_abi::shared::SharedBytes<'_>, usize) {
-        (self.frames[entry as usize / PER_FRAME].shared(), entry as usize % PER_FRAME * 8)
+    /// Entries in a frame.
+    fn per_frame(&self) -> usize {
+        if self.wide { PAGE_SIZE / size_of::<GrantEntryV2>() } else { PAGE_SIZE / size_of::<GrantEntryV1>() }
     }
 
-    fn permit(&self, entry: u32, dom: DomId, frame: u32, readonly: bool) {
-        let (bytes, at) = self.at(entry);
-        bytes.store_u32(at + FRAME, frame);
-        bytes.store_u16(at + DOMID, dom.raw());
-        let flags = GTF_PERMIT_ACCESS | if readonly { GTF_READONLY } else { 0 };
-        // Last: from here on the entry counts.
-        bytes.store_u16(at, flags);
+    fn entry(&self, entry: u32) -> Entry<'_> {
+        let (entry, per_frame) = (entry as usize, self.per_frame());
+        let status = self.wide.then(|| {
+            let at = entry * size_of::<u16>();
+            (self.status[at / PAGE_SIZE].shared(), at % PAGE_SIZE)
+        });
+        let at = entry % per_frame * (PAGE_SIZE / per_frame);
+        Entry { bytes: self.frames[entry / per_frame].shared(), at, status }
     }
 
     /// Ends access; false while the other side uses the frame.
     fn revoke(&self, entry: u32) -> bool {
-        let (bytes, at) = self.at(entry);
-        revoke(bytes.load_u16(at), |old| bytes.compare_exchange_u16(at, old, 0))
+        self.entry(entry).revoke()
+    }
+
+    /// The entries from frame `first` on are free; the lowest is taken first.
+    fn all_free(&mut self, first: usize) {
+        let (per_frame, frames) = (self.per_frame(), self.frames.len());
+        let first = (first * per_frame).max(GNTTAB_NR_RESERVED_ENTRIES as usize);
+        self.free.extend((first..frames * per_frame).rev().map(|entry| entry as u32));
+    }
+
+    /// Maps the frames of status words that there are, if there are any.
+    fn map_status(&mut self) -> Result<()> {
+        let wanted = if self.wide {
+            (self.frames.len() * self.per_frame() * size_of::<u16>()).div_ceil(PAGE_SIZE)
+        } else {
+            0
+        };
+        let mut list = alloc::vec![0u64; wanted];
+        call::status_frames(&mut list[..wanted])?;
+        for mfn in &list[self.status.len()..] {
+            self.status.push(map_foreign(DomId::SELF, &[Mfn::new(*mfn)], true).map_err(|error| error.errno)?);
+        }
+        Ok(())
+    }
+
+    /// Entries that are not free, but reserved ones.
+    fn used(&self) -> usize {
+        let reserved = if self.frames.is_empty() { 0 } else { GNTTAB_NR_RESERVED_ENTRIES as usize };
+        self.frames.len() * self.per_frame() - reserved - self.free.len()
     }
 
     /// Takes an entry back, at once or when it is no longer used.
@@ -189,12 +205,40 @@ pub unsafe fn grant_access(dom: DomId, mfn: Mfn, readonly: bool) -> Result<Grant
 
 /// Takes an entry for `dom` and a frame.
 pub(super) fn permit(dom: DomId, mfn: Mfn, readonly: bool) -> Result<u32> {
-    let frame = u32::try_from(mfn.raw()).map_err(|_| Errno::EINVAL)?;
+    let flags = GTF_PERMIT_ACCESS | if readonly { GTF_READONLY } else { 0 };
     TABLE.with(|table| {
         let mut table = table.lock();
+        if !table.wide && u32::try_from(mfn.raw()).is_err() {
+            return Err(Errno::EINVAL);
+        }
         let entry = table.take()?;
-        table.permit(entry, dom, frame, readonly);
+        table.entry(entry).permit(dom, mfn, flags);
         Ok(entry)
+    })
+}
+
+/// Makes `version`, 1 or 2, the one of this kernel's table, which grants nothing just now but by reserved entries.
+///
+/// # Errors
+/// `EBUSY`: grants are in use. `ENOSYS`: the hypervisor, or this domain's, knows version 1 alone. `EINVAL`: another version.
+pub fn set_version(version: u32) -> Result<()> {
+    TABLE.with(|table| {
+        let mut table = table.lock();
+        table.reclaim();
+        if table.used() > 0 {
+            return Err(Errno::EBUSY);
+        }
+        if table.frames.is_empty() {
+            table.grow()?;
+        }
+        // While status words are mapped, version 1 is refused.
+        table.status.clear();
+        let result = call::set_version(version);
+        table.wide = call::get_version()? == 2;
+        table.free.clear();
+        table.all_free(0);
+        table.map_status()?;
+        result
     })
 }
 
@@ -216,10 +260,7 @@ pub(super) fn retire(memory: Kept, entries: Vec<u32>) {
 pub(super) fn any_in_use(entries: &[u32]) -> bool {
     TABLE.with(|table| {
         let table = table.lock();
-        entries.iter().any(|entry| {
-            let (bytes, at) = table.at(*entry);
-            bytes.load_u16(at) & (GTF_READING | GTF_WRITING) != 0
-        })
+        entries.iter().any(|entry| table.entry(*entry).in_use())
     })
 }
 
@@ -237,21 +278,19 @@ pub fn usage() -> GrantUsage {
     TABLE.with(|table| {
         let mut table = table.lock();
         table.reclaim();
-        let reserved = if table.frames.is_empty() { 0 } else { GNTTAB_NR_RESERVED_ENTRIES as usize };
         let retired: usize = table.retired.iter().map(|(_, entries)| entries.len()).sum();
-        GrantUsage {
-            used: table.frames.len() * PER_FRAME - reserved - table.free.len(),
-            busy: table.busy.len() + retired,
-        }
+        GrantUsage { used: table.used(), busy: table.busy.len() + retired }
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::revoke;
     use super::super::map_grants;
     use super::*;
     use crate::mem::Pages;
     use core::cell::Cell;
+    use ring_abi::grant::GTF_WRITING;
 
     const PEER: DomId = DomId::new(0);
 
@@ -327,7 +366,10 @@ mod tests {
         };
         assert_eq!(refused, Errno::ENOSPC);
         let frames = crate::host::GRANT_FRAMES;
-        assert_eq!(grants.len(), frames * PER_FRAME - GNTTAB_NR_RESERVED_ENTRIES as usize);
+        assert_eq!(
+            grants.len(),
+            frames * PAGE_SIZE / size_of::<GrantEntryV1>() - GNTTAB_NR_RESERVED_ENTRIES as usize
+        );
         drop(grants);
         assert_eq!(usage().used, 0);
     }

@@ -84,3 +84,30 @@ pub fn set_version(version: u32) -> Result<()> {
     // SAFETY: plain data in and out.
     unsafe { op(NR, GNTTABOP_SET_VERSION, &mut arg) }.map(|_| ())
 }
+
+/// The version of this domain's table.
+///
+/// # Errors
+/// `ENOSYS`: the hypervisor knows version 1 alone.
+pub fn get_version() -> Result<u32> {
+    let mut arg = GnttabGetVersion { dom: DomId::SELF.raw(), ..Default::default() };
+    // SAFETY: plain data in and out.
+    unsafe { op(NR, GNTTABOP_GET_VERSION, &mut arg) }?;
+    Ok(arg.version)
+}
+
+/// The machine frames of version 2's status words, as many as `frames` has room for.
+///
+/// # Errors
+/// `EINVAL`: the table has not so many.
+pub fn status_frames(frames: &mut [u64]) -> Result<()> {
+    let mut arg = GnttabGetStatusFrames {
+        dom: DomId::SELF.raw(),
+        nr_frames: frames.len() as u32,
+        frame_list: frames.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    // SAFETY: the hypervisor writes `nr_frames` words to the list.
+    unsafe { batch(NR, GNTTABOP_GET_STATUS_FRAMES, core::slice::from_mut(&mut arg)) }?;
+    if arg.status == GNTST_OKAY { Ok(()) } else { Err(Errno::EINVAL) }
+}

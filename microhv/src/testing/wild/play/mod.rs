@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 use std::collections::VecDeque;
 
 use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::types::{DOMID_SELF, GuestVa, Maddr, Mfn};
+use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::step::{Act, Step};
