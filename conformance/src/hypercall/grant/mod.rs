@@ -5,3 +5,4 @@ pub mod copying;
 pub(super) mod granted;
 pub mod mapping;
 pub mod table;
+pub mod wide;
