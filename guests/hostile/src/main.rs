@@ -54,6 +54,8 @@ mod traps;
 #[cfg(freestanding)]
 mod vcpus;
 #[cfg(freestanding)]
+mod wide;
+#[cfg(freestanding)]
 mod wild;
 
 #[cfg(freestanding)]
@@ -70,7 +72,7 @@ mod guest {
     use crate::report::Report;
     use crate::{
         attacks, block, calls, deadly, descriptors, events, fifo, grants, memory, scatter, stale, store, stretch,
-        tables, traps, vcpus, wild,
+        tables, traps, vcpus, wide, wild,
     };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
@@ -126,6 +128,7 @@ mod guest {
             ("events", events::run),
             ("fifo", fifo::run),
             ("grants", grants::run),
+            ("wide", wide::run),
             ("memory", memory::run),
             ("stale", stale::run),
             ("vcpus", vcpus::run),

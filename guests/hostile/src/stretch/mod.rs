@@ -139,6 +139,7 @@ fn ticking(act: fn()) {
 fn of_any_guest() {
     tree::trees();
     batches();
+    versions();
     grants();
     memory::memory();
     events::events();
@@ -200,6 +201,34 @@ fn batches() {
     );
 }
 
+/// A large grant table, and its changes of version.
+fn versions() {
+    let mut frames = vec![0u64; 64];
+    let mut setup = GnttabSetupTable {
+        dom: DOMID_SELF,
+        nr_frames: 64,
+        frame_list: frames.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    case("a grant table of 64 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
+    let mut setup = GnttabSetupTable { nr_frames: 32, ..setup };
+    case("a grant table of 32 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
+    let set_version = |version: u32| {
+        one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SET_VERSION, &mut GnttabSetVersion { version })
+    };
+    case("version 2 of a grant table of 64 frames", || set_version(2));
+    let mut status = GnttabGetStatusFrames {
+        nr_frames: 8,
+        dom: DOMID_SELF,
+        status: 0,
+        frame_list: frames.as_mut_ptr() as u64,
+    };
+    case("its frames of status words", || {
+        one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_GET_STATUS_FRAMES, &mut status)
+    });
+    case("version 1 again", || set_version(1));
+}
+
 /// Grant operations at their longest.
 fn grants() {
     let scratch = Scratch::new(2);
@@ -247,16 +276,6 @@ fn grants() {
             i64::from(maps[511].status)
         });
     }
-    let mut frames = vec![0u64; 64];
-    let mut setup = GnttabSetupTable {
-        dom: DOMID_SELF,
-        nr_frames: 64,
-        frame_list: frames.as_mut_ptr() as u64,
-        ..Default::default()
-    };
-    case("a grant table of 64 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
-    let mut setup = GnttabSetupTable { nr_frames: 32, ..setup };
-    case("a grant table of 32 frames", || one(__HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SETUP_TABLE, &mut setup));
     // The handles are kept, and with them the use of both pages for writing.
     core::mem::forget(scratch);
 }
