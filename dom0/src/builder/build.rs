@@ -31,8 +31,9 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// Bytes of one `vcpu_info` in `shared_info`, and of its `evtchn_upcall_mask`.
 const VCPU_INFO_BYTES: usize = 64;
 const UPCALL_MASK: usize = 1;
-/// Grant entries of version 1 are what the builder writes; the highest that the domain may choose.
-const GRANT_VERSION: u32 = 1;
+/// The highest version of grant entries that a domain may choose, unless its configuration says otherwise. The builder writes
+/// entries of version 1.
+const GRANT_VERSION: u32 = 2;
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 const IF_FLAG: u64 = 0x200;
@@ -219,7 +220,7 @@ fn creation(config: &DomainConfig, uuid: [u8; 16]) -> XenDomctlCreatedomain {
         max_evtchn_port: config.max_event_channels,
         max_grant_frames: config.max_grant_frames.unwrap_or(DEFAULT_GRANT_FRAMES) as i32,
         max_maptrack_frames: config.max_maptrack_frames.unwrap_or(DEFAULT_MAPTRACK_FRAMES) as i32,
-        grant_opts: GRANT_VERSION,
+        grant_opts: config.max_grant_version.unwrap_or(GRANT_VERSION),
         ..Default::default()
     }
 }

@@ -102,6 +102,8 @@ pub struct DomainConfig {
     pub rtc_timeoffset: i32,
     /// Frames of its grant table; `None`: the hypervisor's default.
     pub max_grant_frames: Option<u32>,
+    /// Highest version of its grant table.
+    pub max_grant_version: Option<u32>,
     /// Frames of its map-track table; `None`: the hypervisor's default.
     pub max_maptrack_frames: Option<u32>,
     /// Highest event channel that it may have.
@@ -203,6 +205,7 @@ impl Reader<'_> {
             localtime: self.small("localtime", 0, 1)? == Some(1),
             rtc_timeoffset: self.rtc_timeoffset()?,
             max_grant_frames: self.small("max_grant_frames", 1, 4096)?,
+            max_grant_version: self.small("max_grant_version", 1, 2)?,
             max_maptrack_frames: self.small("max_maptrack_frames", 0, 65536)?,
             max_event_channels: self.small("max_event_channels", 1, 131_071)?.unwrap_or(1023),
         })
