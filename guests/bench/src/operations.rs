@@ -198,7 +198,23 @@ fn granted() -> Result<Granted, &'static str> {
     Ok(Granted { pages, dom })
 }
 
+/// Names of the rows, for each version.
+type Rows = [&'static str; 4];
+const ROWS: Rows = ["grant_map_unmap", "grant_map_unmap_device", "grant_copy_4096", "grant_copy_64"];
+const WIDE_ROWS: Rows = ["grant2_map_unmap", "grant2_map_unmap_device", "grant2_copy_4096", "grant2_copy_64"];
+
 fn grants(bench: &Bench) {
+    grants_of(bench, ROWS);
+    match pvrt::grant::set_version(2) {
+        Ok(()) => grants_of(bench, WIDE_ROWS),
+        Err(errno) => bench.skip("grant2", errno),
+    }
+    if let Err(errno) = pvrt::grant::set_version(1) {
+        bench.skip("grant", errno);
+    }
+}
+
+fn grants_of(bench: &Bench, [map_unmap, map_unmap_device, copy_page, copy_64]: Rows) {
     let granted = match granted() {
         Ok(granted) => granted,
         Err(why) => return bench.skip("grant", why),
@@ -206,7 +222,7 @@ fn grants(bench: &Bench) {
     let gref = granted.pages.gref(0).raw();
     let Some(window) = WindowPages::take(1) else { return bench.skip("grant", "no window") };
     let mut status = 0;
-    bench.time("grant_map_unmap", || {
+    bench.time(map_unmap, || {
         let mut map = GnttabMapGrantRef {
             host_addr: window.va() as u64,
             flags: GNTMAP_HOST_MAP,
@@ -220,8 +236,8 @@ fn grants(bench: &Bench) {
         grant_op(GNTTABOP_UNMAP_GRANT_REF, &mut unmap);
         status |= map.status | unmap.status;
     });
-    check(bench, "grant_map_unmap", status);
-    bench.time("grant_map_unmap_device", || {
+    check(bench, map_unmap, status);
+    bench.time(map_unmap_device, || {
         let mut map = GnttabMapGrantRef {
             flags: GNTMAP_DEVICE_MAP,
             r#ref: gref,
@@ -234,8 +250,8 @@ fn grants(bench: &Bench) {
         grant_op(GNTTABOP_UNMAP_GRANT_REF, &mut unmap);
         status |= map.status | unmap.status;
     });
-    check(bench, "grant_map_unmap_device", status);
-    for (name, len) in [("grant_copy_4096", 4096), ("grant_copy_64", 64)] {
+    check(bench, map_unmap_device, status);
+    for (name, len) in [(copy_page, 4096), (copy_64, 64)] {
         let mut copy = GnttabCopy {
             source: GnttabCopyPtr { u: u64::from(gref), domid: granted.dom.raw(), ..Default::default() },
             dest: GnttabCopyPtr {
