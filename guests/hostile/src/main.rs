@@ -71,8 +71,8 @@ mod guest {
 
     use crate::report::Report;
     use crate::{
-        attacks, block, calls, deadly, descriptors, events, fifo, grants, memory, scatter, stale, store, stretch,
-        tables, traps, vcpus, wide, wild,
+        attacks, block, calls, deadly, descriptors, events, fifo, grants, memory, scatter, stale, store,
+        stretch, tables, traps, vcpus, wide, wild,
     };
 
     /// Exit codes for isa-debug-exit: all as it must be, and not.
