@@ -37,12 +37,18 @@ fn a_domain_begins_paused_and_empty() {
 fn impossible_domains_are_refused() {
     let world = World::new(64);
     for (vcpus, flags) in [(0, 0), (MAX_VCPUS + 1, 0), (u32::MAX, 0), (1, XEN_DOMCTL_CDF_HVM)] {
-        let wanted = XenDomctlCreatedomain { max_vcpus: vcpus, flags, ..XenDomctlCreatedomain::default() };
+        let wanted = XenDomctlCreatedomain {
+            max_vcpus: vcpus,
+            flags,
+            max_grant_frames: -1,
+            ..XenDomctlCreatedomain::default()
+        };
         let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), &wanted);
         assert_eq!(domctl(&world, &mut op), HypercallError::Invalid.errno());
     }
     let domain = create(&world, 1);
-    let wanted = XenDomctlCreatedomain { max_vcpus: 1, ..XenDomctlCreatedomain::default() };
+    let wanted =
+        XenDomctlCreatedomain { max_vcpus: 1, max_grant_frames: -1, ..XenDomctlCreatedomain::default() };
     let mut op = XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, domain.id, &wanted);
     assert_eq!(domctl(&world, &mut op), HypercallError::Exists.errno());
     // Domains are made until no memory is left, and then the right error comes.
@@ -79,13 +85,13 @@ fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
         let config = DomainConfig { max_vcpus: vcpus, ..DomainConfig::default() };
         world.hv.create_domain(None, config).map(|_| ())
     };
-    // Each vCPU has five timers, those of dom0 too: the queue of timers has room for 512.
-    assert_eq!(create(100), Ok(()));
-    while world.hv.frames.free_pages() > 20 {
+    // Each vCPU has five timers, those of dom0 too: the queue of timers has room for 1,024.
+    assert_eq!([create(100), create(100)], [Ok(()); 2]);
+    while world.hv.frames.free_pages() > 24 {
         world.hv.alloc_zeroed().expect("it is free");
     }
-    assert_eq!(create(1), Ok(()));
-    assert_eq!(create(1), Err(LifecycleError::NoMemory), "room for 1,024 takes more than may be spent");
+    assert_eq!(create(2), Ok(()), "a grant table takes less than may be spent");
+    assert_eq!(create(3), Err(LifecycleError::NoMemory), "room for 2,048 takes more");
 }
 
 /// Dom0 makes a call that is interrupted wherever the call asks. Gives the call's result, and the number of pieces.
@@ -147,7 +153,8 @@ fn a_domain_of_many_vcpus_is_made_and_ended_in_pieces() {
 fn a_domain_that_is_not_made_to_the_end_is_given_up() {
     let world = World::new(256);
     let free = world.hv.frames.free_pages();
-    let wanted = XenDomctlCreatedomain { max_vcpus: 9, ..XenDomctlCreatedomain::default() };
+    let wanted =
+        XenDomctlCreatedomain { max_vcpus: 9, max_grant_frames: -1, ..XenDomctlCreatedomain::default() };
     world.put(ARGS, &XenDomctl::with(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), &wanted));
     world.hv.platform.pending.store(true, Ordering::Relaxed);
     let once = world.raw(&world.dom0, 0, __HYPERVISOR_DOMCTL, &[ARGS]);
@@ -169,7 +176,7 @@ fn a_domain_that_is_not_made_to_the_end_is_given_up() {
     let taker = world.hv.create_domain(Some(DomId::new(77)), DomainConfig::default()).expect("free");
     assert_eq!(domctl(&world, &mut op), HypercallError::Exists.errno());
     assert!(Arc::ptr_eq(&taker, &world.hv.domains.get(DomId::new(77)).expect("the other")));
-    assert_eq!(world.hv.frames.free_pages(), free - 1);
+    assert_eq!(world.hv.frames.free_pages(), free - 2, "its shared_info and its grant table");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use ring_abi::segment::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT
 use ring_abi::types::GuestVa;
 use zerocopy::IntoBytes;
 
-use crate::gnttab::state::{FRAMES_PER_STATUS, Part};
+use crate::gnttab::state::{FRAMES_PER_STATUS, Part, Version};
 use crate::hypercall::grant::copy_out_frames;
 use crate::hypercall::{Answer, Current, HypercallError};
 use crate::platform::Platform;
@@ -75,8 +75,8 @@ pub(super) fn set_memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) ->
     Ok(())
 }
 
-/// `XENMEM_acquire_resource`: frames of a domain's grant table, for the domain's builder to map. With no list asked
-/// for, `nr_frames` gets the size of the table.
+/// `XENMEM_acquire_resource`: frames of a domain's grant table, of entries or of status words, for the domain's builder to
+/// map. With no list asked for, `nr_frames` gets the size of the table.
 ///
 /// # Errors
 /// `Invalid`: too many frames, or none such; `NotSupported`: another resource; `NotPermitted`.
@@ -100,6 +100,7 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) 
     }
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
+    HypercallError::Invalid.when(part == Part::Status && domain.grants.version() == Version::One)?;
     // Status words come with the first of the frames that need them.
     let least = end.checked_sub(1).map_or(Some(0), |last| last.checked_mul(entries)?.checked_add(1));
     cur.hv.grow_grant_table(&domain, least.ok_or(HypercallError::Invalid)?)?;

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use ring_abi::errno::{EINVAL, ENOMEM, ENOSYS, EPERM, ESRCH};
+use ring_abi::errno::{EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ESRCH};
 use ring_abi::memory::*;
 use ring_abi::types::{DOMID_SELF, Mfn, Pfn};
 use zerocopy::IntoBytes;
@@ -10,6 +10,8 @@ use zerocopy::IntoBytes;
 use super::guest::{ARGS, Guest, at, neg};
 use super::{World, entry};
 use crate::frames::pte::{P, Pte, RW};
+use crate::gnttab::GrowError;
+use crate::gnttab::state::{Part, Version};
 use crate::hypercall::memory;
 use crate::mem::{FrameOwner, Update};
 
@@ -226,5 +228,25 @@ fn the_builder_gets_a_domains_grant_table() {
     assert_eq!(acquire(&dom0, size), 0);
     assert_eq!(world.word(&dom0, 0x808) as u32, 64);
     assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), 0)], 1), 0);
+    world.check();
+    // Status words come with version 2, a frame for eight of entries.
+    let status = XenMemAcquireResource { id: XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, frame: 1, ..grant_table };
+    assert_eq!(acquire(&dom0, status), neg(EINVAL));
+    assert_eq!(guest.dom.grants.frame_count(), 1, "nor does the table grow");
+    world.hv.set_grant_version(&guest.dom, Version::Two).expect("memory");
+    assert_eq!(acquire(&dom0, status), 0);
+    assert_eq!(guest.dom.grants.frame_count(), 9);
+    let frame = Mfn::new(world.word(&dom0, 0));
+    let mut list = [0];
+    assert_eq!((guest.dom.grants.frames_from(Part::Status, 1, &mut list), list), (1, [frame.raw()]));
+    assert_eq!(acquire(&dom0, XenMemAcquireResource { frame: 8, ..status }), neg(EINVAL));
+    assert_eq!(acquire(&dom0, XenMemAcquireResource { id: 2, ..status }), neg(EOPNOTSUPP));
+    let size = XenMemAcquireResource { nr_frames: 0, frame_list: 0, ..status };
+    assert_eq!(acquire(&dom0, size), 0);
+    assert_eq!(world.word(&dom0, 0x808) as u32, 8);
+    assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), entry(frame, P | RW))], 1), 0, "dom0 maps it");
+    assert_eq!(world.hv.set_grant_version(&guest.dom, Version::One), Err(GrowError::Busy));
+    assert_eq!(world.mmu(&dom0, &[(at(dom0.tables[3], 40), 0)], 1), 0);
+    world.hv.set_grant_version(&guest.dom, Version::One).expect("nobody maps it");
     world.check();
 }
