@@ -1,6 +1,6 @@
 //! The shell's own commands: their help, their end at `^C`, and the small ones.
 
-use pvrt::executor::{block_on_test, time};
+use pvrt::executor::{block_on_test, time, yield_now};
 use pvrt::host::take_console_output;
 
 use super::tests::{run, shell};
@@ -29,9 +29,10 @@ fn each_command_has_its_help() {
 
 #[test]
 fn every_command_of_the_help_is_there() {
-    for (name, ..) in help::COMMANDS {
+    // The watch goes on until `^C`: the test below ends it.
+    for (name, ..) in help::COMMANDS.iter().filter(|command| command.0 != "xenstore-watch") {
         if let (Err(error), _) = run(&format!("{name} a b c d e f g")) {
-            assert!(!error.contains("no such command"), "{name}: {error}");
+            assert!(!error.starts_with(&format!("{name}: no such command")), "{error}");
         }
     }
 }
@@ -49,13 +50,16 @@ fn echo_date_and_clear() {
     assert!(run("date x").0.is_err() && run("clear x").0.is_err());
 }
 
-/// How a line ends at which `^C` is pressed after a second.
+/// How a line ends at which `^C` is pressed after it has run for some turns. The clock of a test stands still as long as a
+/// task can run, so that the turns are counted instead.
 fn interrupted(line: &'static str) -> Option<Outcome> {
     let shell = shell();
     let terminal = shell.terminal.clone();
     let outcome = block_on_test(async move {
         pvrt::spawn(async move {
-            time::sleep(1_000_000_000).await;
+            for _ in 0..1000 {
+                yield_now().await;
+            }
             terminal.interrupt();
         });
         time::timeout(60_000_000_000, shell.interruptible(line)).await

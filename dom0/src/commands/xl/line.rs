@@ -168,7 +168,7 @@ mod tests {
             ),
             (&["destroy"], "usage: xl destroy [-f] DOMAIN"),
             (&["destroy", "a", "b"], "usage: xl destroy [-f] DOMAIN"),
-            (&["console", "-n", "x"], "usage: xl console [-t TYPE] [-n NUMBER] DOMAIN"),
+            (&["console", "-n", "x"], "usage: xl console [-t TYPE] [-n NUMBER] [--log] DOMAIN"),
             (&["-N", "list"], "xl list: -N: this command cannot be tried, and was not run"),
             (
                 &["save"],
