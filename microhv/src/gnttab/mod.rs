@@ -102,7 +102,7 @@ impl<P: Platform> Hypervisor<P> {
             let piece = domain.grants.entries.lock().finish_some();
             let Some(freed) = piece else { return Ok(()) };
             if let Some(mfn) = freed {
-                self.release_frames(mfn, 0);
+                self.frames.release(mfn, 0);
             }
             if self.platform.work_pending() {
                 return Err(GrowError::Again);
@@ -124,7 +124,7 @@ impl<P: Platform> Hypervisor<P> {
             let taken = domain.grants.entries.lock().take_frame();
             match taken {
                 Some((mfn, true)) => self.unshare(mfn),
-                Some((mfn, false)) => self.release_frames(mfn, 0),
+                Some((mfn, false)) => self.frames.release(mfn, 0),
                 None => return true,
             }
             if self.platform.work_pending() {
