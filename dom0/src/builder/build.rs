@@ -31,8 +31,7 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// Bytes of one `vcpu_info` in `shared_info`, and of its `evtchn_upcall_mask`.
 const VCPU_INFO_BYTES: usize = 64;
 const UPCALL_MASK: usize = 1;
-/// The highest version of grant entries that a domain may choose, unless its configuration says otherwise. The builder writes
-/// entries of version 1.
+/// The highest version of grant entries that a domain may choose where its configuration names none.
 const GRANT_VERSION: u32 = 2;
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;

@@ -1,5 +1,6 @@
-//! A PV kernel's ELF file: its segments, and the Xen notes that say how it wants to be started. They stand in note segments;
-//! else in note sections alone; else older kernels have the section `__xen_guest` with `KEY=VALUE,...`.
+//! A PV kernel's ELF file: its segments, and the Xen notes that say how it wants to be started. The notes
+//! stand in note segments, or else in note sections alone. Older kernels have the section `__xen_guest` instead, with
+//! `KEY=VALUE,...`.
 //!
 //! ABI: `xen/include/public/elfnote.h`.
 #![forbid(unsafe_code)]

@@ -1,8 +1,8 @@
 //! Event channels: with two levels 4,096 ports a domain, a pending and a mask bit each in `shared_info`; with the FIFO 131,072,
 //! a word each in pages of the guest, which links the port into the queue of its vCPU and priority.
 //!
-//! A domain begins with two levels. Its guest turns to the FIFO by giving a vCPU a control block, and a reset brings the domain
-//! back. All but which bits an event sets is the same for both.
+//! A domain begins with two levels. The guest turns to the FIFO by giving a vCPU a control block, and a reset brings the domain
+//! back. Both layouts have all in common but the bits that an event sets.
 //!
 //! Locks: `Ports::binding` guards which ports are open; two domains' are taken in id order. Each port's own lock
 //! guards the port's state, is taken after, and is all that a send takes. So a send sees a peer that is there, or none;

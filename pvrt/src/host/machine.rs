@@ -13,7 +13,8 @@ use spin::Mutex;
 
 use super::{Hypervisor, Loopback, install, with_arg};
 
-/// The machine. Clones are the same one. What it does not know, a [`Loopback`] answers.
+/// The machine. Clones are the same machine. A [`Loopback`] answers calls that the machine does
+/// not know.
 #[derive(Clone, Default)]
 pub struct Machine(Arc<Mutex<Given>>);
 

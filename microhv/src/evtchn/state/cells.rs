@@ -22,6 +22,7 @@ type Bucket = [PortCell; BUCKET];
 
 /// A list of its own that is made once, when first needed.
 #[derive(Debug)]
+#[must_use = "the list is freed when the value is dropped"]
 struct Made<T>(AtomicPtr<T>);
 
 impl<T> Default for Made<T> {

@@ -1,5 +1,5 @@
-//! The words of one entry, in either format. Its domain writes them at any time: each is read once, and what was read is
-//! checked, marked and used. (I9)
+//! The words of one entry, in either format. The entry's domain may write the words at any time: the hypervisor reads
+//! each word once, then checks, marks and uses what was read. (I9)
 //!
 //! ABI: `struct grant_entry_v1`, `union grant_entry_v2`, `grant_status_t`, `xen/include/public/grant_table.h`.
 
@@ -27,7 +27,7 @@ const DOMID_MASK: u32 = 0xffff_0000;
 pub(crate) enum Shape {
     /// All of the page.
     Page,
-    /// `len` bytes from `start` on, to copies alone. They may lie beyond the page.
+    /// `len` bytes from `start` on, to copies alone. The bytes may lie beyond the page.
     Part { start: u16, len: u16 },
     /// What this domain lends to the entry's, to copies alone: in the frame's place stands the reference.
     Onwards(DomId),
