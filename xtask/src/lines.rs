@@ -34,18 +34,19 @@ pub fn standard_input() -> Source {
 pub struct Lines(JoinHandle<usize>);
 
 impl Lines {
-    /// Listens at `path` for the emulator, which may connect from now on.
+    /// Listens at `path` for the emulator, which may connect from now on. The first `scripted` lines that dom0 takes are of
+    /// its script: `source` answers those behind.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn listen(path: &Path, source: Option<Source>) -> Result<Self> {
+    pub fn listen(path: &Path, scripted: usize, source: Option<Source>) -> Result<Self> {
         let listener =
             UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         Ok(Self(std::thread::spawn(move || {
             let mut taken = 0;
             if let Ok((port, _)) = listener.accept() {
                 // An end of the port is the machine's end.
-                let _ = serve(port, &mut taken, source.as_ref());
+                let _ = serve(port, &mut taken, scripted, source.as_ref());
             }
             taken
         })))
@@ -57,15 +58,22 @@ impl Lines {
     }
 }
 
-/// Counts the lines that are asked for, and answers if they come from here.
-fn serve(mut port: UnixStream, taken: &mut usize, source: Option<&Source>) -> std::io::Result<()> {
+/// Counts the lines that dom0 takes, and answers where a line behind the `scripted` ones comes from here.
+fn serve(
+    mut port: UnixStream,
+    taken: &mut usize,
+    scripted: usize,
+    source: Option<&Source>,
+) -> std::io::Result<()> {
     let mut byte = [0];
     while port.read(&mut byte)? == 1 {
         if byte[0] != NEXT {
             continue;
         }
         *taken += 1;
-        if let Some(source) = source {
+        if let Some(source) = source
+            && *taken > scripted
+        {
             port.write_all(&next(&mut *source.lock().unwrap_or_else(PoisonError::into_inner))?)?;
         }
     }
@@ -103,13 +111,15 @@ mod tests {
         for (socket, answers) in
             [("a", [&b"one\n"[..], b"\n"]), ("b", [b"two \xff\n", b"last\n"]), ("c", [b"\x04\n"; 2])]
         {
-            let lines = Lines::listen(&files.file(socket), Some(source.clone())).expect("a socket");
+            let lines = Lines::listen(&files.file(socket), 1, Some(source.clone())).expect("a socket");
             let mut port = UnixStream::connect(files.file(socket)).expect("it listens");
+            // A line of the script, which nothing is sent for.
+            port.write_all(&[NEXT]).expect("a listener");
             for expected in answers {
                 assert_eq!(&answer(&mut port), expected);
             }
             drop(port);
-            assert_eq!(lines.taken(), 2);
+            assert_eq!(lines.taken(), 3);
         }
     }
 }

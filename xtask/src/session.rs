@@ -86,7 +86,8 @@ impl Session {
     pub fn start_with(machine: &Machine, attach: Attach, source: Option<Source>) -> Result<Self> {
         let files = RunDirectory::new()?;
         let command = qemu::command(machine, &files)?;
-        let listen = || Lines::listen(&files.file(lines::SOCKET), source);
+        let scripted = machine.script.as_ref().map_or(0, Vec::len);
+        let listen = || Lines::listen(&files.file(lines::SOCKET), scripted, source);
         let lines = machine.has_lines().then(listen).transpose()?;
         let log = Log::of(machine)?;
         let mut session = Self::spawn(command, files, attach, log, machine.timeout)?;
