@@ -51,7 +51,7 @@ const DM: &str = "there is no device model";
 const ARM: &str = "for ARM alone";
 const PVH: &str = "for PVH guests alone";
 const DEVICE: &str = "there is no such virtual device";
-const SCHED: &str = "the scheduler has weights and caps alone";
+const SCHED: &str = "the scheduler has weights alone";
 const NUMA: &str = "the machine's memory is one node";
 const LABEL: &str = "there are no security labels";
 const COLO: &str = "no domain is copied to a second machine";
@@ -74,7 +74,7 @@ pub const KEYS: &[Key] = &[
     ignored("bootloader", "dom0 runs no boot loader: name a `kernel`, PV GRUB's for one"),
     ignored("bootloader_args", "dom0 runs no boot loader"),
     done("builder", "`generic` alone, which `linux` means too"),
-    done("cap", ""),
+    done("cap", "0 alone, which is no bound: the scheduler keeps no vCPU from a CPU that is idle"),
     ignored("channel", DEVICE),
     ignored("claim_mode", XM),
     done("cmdline", ""),
@@ -117,7 +117,7 @@ pub const KEYS: &[Key] = &[
     done("localtime", ""),
     done("max_event_channels", ""),
     done("max_grant_frames", ""),
-    ignored("max_grant_version", "a guest chooses among the versions that the hypervisor has"),
+    done("max_grant_version", "1 or 2"),
     done("max_maptrack_frames", ""),
     done("maxmem", ""),
     done("maxvcpus", "at most 128"),

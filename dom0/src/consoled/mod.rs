@@ -119,10 +119,13 @@ impl Consoles {
         let named = self.map.lock().remove(&domain);
         if let Some(Named { console, name }) = named {
             console.end();
-            // What is kept of the dead is dom0's own.
-            Account::own().charge(|| {
-                self.ended.lock().keep(&name, |to| console.copy(ENDED_BYTES, to));
-            });
+            // A domain that never said anything takes no other's last words away.
+            if console.has_output() {
+                // What is kept of the dead is dom0's own.
+                Account::own().charge(|| {
+                    self.ended.lock().keep(&name, |to| console.copy(ENDED_BYTES, to));
+                });
+            }
         }
     }
 

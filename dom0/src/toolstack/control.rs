@@ -84,6 +84,13 @@ impl Toolstack {
         }
     }
 
+    /// Keeps a weight that the scheduler has got, for the domain's next life.
+    pub fn keep_weight(&self, id: ring_abi::types::DomId, weight: u16) {
+        if let Some(domain) = self.domain(id) {
+            self.keep(&domain, |config| config.cpu_weight = weight);
+        }
+    }
+
     /// Sets the most memory that a domain may be given.
     ///
     /// # Errors

@@ -230,10 +230,10 @@ fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
 /// Sets the domain's share of the CPUs, where the configuration names another than the usual one.
 fn set_share(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     const USUAL_WEIGHT: u16 = 256;
-    if config.cpu_weight == USUAL_WEIGHT && config.cap == 0 {
+    if config.cpu_weight == USUAL_WEIGHT {
         return Ok(());
     }
     sysctl::scheduler()
-        .and_then(|scheduler| domctl::set_share(id, scheduler, config.cpu_weight, config.cap))
-        .map_err(|errno| CreateError::Refused(format!("cpu_weight, cap: {errno}")))
+        .and_then(|scheduler| domctl::set_share(id, scheduler, config.cpu_weight, 0))
+        .map_err(|errno| CreateError::Refused(format!("cpu_weight: {errno}")))
 }

@@ -52,7 +52,8 @@ impl<P: Platform> Hypervisor<P> {
         let port = owner.events.lowest_free(binding).ok_or(EvtchnError::NoSpace)?;
         let missing = owner.events.cells.missing(port);
         if missing != 0 {
-            let words = port.raw() as usize / BUCKET + 1;
+            // A bucket may be made after a higher one: ports that the guest left on a queue were passed over.
+            let words = (port.raw() as usize / BUCKET + 1).max(binding.taken.len());
             let may_spend = |bytes| self.may_spend(bytes);
             if !may_spend(missing) || !make_room(&mut binding.taken, words, may_spend) {
                 return Err(EvtchnError::NoMemory);

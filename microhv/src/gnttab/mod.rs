@@ -23,7 +23,7 @@ mod tests;
 mod uses;
 
 #[cfg(any(test, feature = "testing"))]
-use ring_abi::types::Mfn;
+use ring_abi::types::{Mfn, Pfn};
 
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -61,8 +61,15 @@ impl<P: Platform> Hypervisor<P> {
             }
             let mfn = self.alloc_zeroed().ok_or(GrowError::NoMemory)?;
             self.share_with_guest(mfn, domain.id, false);
-            if !domain.grants.entries.lock().add_frame(part, (mfn, self.platform.shared(mfn))) {
+            let mut entries = domain.grants.entries.lock();
+            // Another vCPU's call may have added the frame, or ended the domain.
+            let is_wanted = !domain.is_dying() && entries.missing(frames, version) == Some(part);
+            let is_added = is_wanted && entries.add_frame(part, (mfn, self.platform.shared(mfn)));
+            drop(entries);
+            if !is_added {
                 self.unshare(mfn);
+            }
+            if is_wanted && !is_added {
                 return Err(GrowError::NoMemory);
             }
             if self.platform.work_pending() {
@@ -102,6 +109,7 @@ impl<P: Platform> Hypervisor<P> {
             let piece = domain.grants.entries.lock().finish_some();
             let Some(freed) = piece else { return Ok(()) };
             if let Some(mfn) = freed {
+                self.platform.set_m2p(mfn, Pfn::INVALID);
                 self.frames.release(mfn, 0);
             }
             if self.platform.work_pending() {
@@ -124,7 +132,10 @@ impl<P: Platform> Hypervisor<P> {
             let taken = domain.grants.entries.lock().take_frame();
             match taken {
                 Some((mfn, true)) => self.unshare(mfn),
-                Some((mfn, false)) => self.frames.release(mfn, 0),
+                Some((mfn, false)) => {
+                    self.platform.set_m2p(mfn, Pfn::INVALID);
+                    self.frames.release(mfn, 0);
+                }
                 None => return true,
             }
             if self.platform.work_pending() {

@@ -10,6 +10,8 @@ use ring_abi::domctl::XenDomctlGetdomaininfo;
 use ring_abi::types::DomId;
 use serde::Serialize;
 
+use pvrt::hypercall::sysctl;
+
 use crate::commands::{Outcome, Shell};
 use crate::config::{Action, BackendType, CpuSet, DiskConfig, DomainConfig, TscMode};
 use crate::shell::print;
@@ -101,8 +103,6 @@ struct BuildInfo {
 struct SchedParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cap: Option<u16>,
 }
 
 /// `libxl_device_disk`
@@ -160,20 +160,24 @@ pub(super) fn disk(disk: &DiskConfig) -> DiskJson {
     }
 }
 
-fn affinity(cpus: &CpuSet) -> Vec<u32> {
+/// The CPUs of a set that the machine has.
+fn affinity(cpus: &CpuSet, nr_cpus: u32) -> Vec<u32> {
     let CpuSet::Some(mask) = cpus else { return Vec::new() };
     let bytes = mask.bytes();
-    (0..bytes.len() as u32 * 8).filter(|cpu| bytes[*cpu as usize / 8] >> (cpu % 8) & 1 != 0).collect()
+    (0..nr_cpus.min(bytes.len() as u32 * 8))
+        .filter(|cpu| bytes[*cpu as usize / 8] >> (cpu % 8) & 1 != 0)
+        .collect()
 }
 
 /// A configuration, with the UUID that its domain has.
 pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJson {
+    let nr_cpus = sysctl::physinfo().map_or(1, |machine| machine.nr_cpus);
     DomainJson {
         c_info: CreateInfo { kind: "pv", name: config.name.clone(), uuid: uuid.map(uuid_text) },
         b_info: BuildInfo {
             max_vcpus: config.maxvcpus,
             avail_vcpus: (0..config.vcpus).collect(),
-            vcpu_hard_affinity: config.cpus.iter().map(affinity).collect(),
+            vcpu_hard_affinity: config.cpus.iter().map(|set| affinity(set, nr_cpus)).collect(),
             tsc_mode: match config.tsc_mode {
                 TscMode::Default => None,
                 TscMode::AlwaysEmulate => Some("always_emulate"),
@@ -188,7 +192,6 @@ pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJs
             max_maptrack_frames: config.max_maptrack_frames,
             sched_params: SchedParams {
                 weight: Some(config.cpu_weight).filter(|&weight| weight != USUAL_WEIGHT),
-                cap: Some(config.cap).filter(|&cap| cap != 0),
             },
             event_channels: Some(config.max_event_channels).filter(|&count| count != USUAL_CHANNELS),
             kernel: config.kernel.clone(),

@@ -29,6 +29,7 @@ impl Shell {
                 let id = DomId::new(info.domain);
                 domctl::set_share(id, scheduler, weight, 0)
                     .map_err(|errno| format!("{}: {errno}", self.toolstack.name(id)))?;
+                self.toolstack.keep_weight(id, weight);
             }
             return Ok(());
         }

@@ -78,8 +78,6 @@ pub struct DomainConfig {
     pub cpus: Vec<CpuSet>,
     /// Share of the CPUs, relative to others'; 256 is usual.
     pub cpu_weight: u16,
-    /// The most of a CPU it may use, in percent; 0: no bound.
-    pub cap: u16,
     /// Disks, in order.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in order.
@@ -171,6 +169,9 @@ impl Reader<'_> {
         let maxvcpus = self.number("maxvcpus", 1, VCPUS_MAX)?;
         let vcpus = vcpus.unwrap_or(1);
         let maxvcpus = self.at_least("maxvcpus", maxvcpus, "vcpus", vcpus)?;
+        let mut cpus = self.cpus()?;
+        cpus.truncate(maxvcpus as usize);
+        self.no_cap()?;
         let tsc_modes = [
             ("default", TscMode::Default),
             ("always_emulate", TscMode::AlwaysEmulate),
@@ -191,9 +192,9 @@ impl Reader<'_> {
             maxmem_mib,
             vcpus: vcpus as u32,
             maxvcpus: maxvcpus as u32,
-            cpus: self.cpus()?,
+            cpus,
             cpu_weight: self.small("cpu_weight", 1, 65535)?.unwrap_or(256) as u16,
-            cap: self.small("cap", 0, 65535)?.unwrap_or(0) as u16,
+
             disks: self.disks()?,
             vifs: self.entries("vif", VifConfig::parse)?,
             on_poweroff: self.action("on_poweroff", Action::Destroy)?,
@@ -261,6 +262,17 @@ impl Reader<'_> {
         let uuid = parse_uuid(&text);
         let expected = "expected a UUID like 123e4567-e89b-12d3-a456-426614174000";
         uuid.map(Some).ok_or_else(|| wrong(setting, &setting.value, expected))
+    }
+
+    /// The scheduler has no caps: only the value that says so is taken.
+    fn no_cap(&mut self) -> Result<(), Diagnostic> {
+        let setting = self.take("cap");
+        match (self.small("cap", 0, 65535)?, setting) {
+            (Some(1..), Some(setting)) => {
+                Err(wrong(setting, &setting.value, "there are no caps here: 0, or no such key"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn cpus(&mut self) -> Result<Vec<CpuSet>, Diagnostic> {

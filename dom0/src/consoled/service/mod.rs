@@ -165,6 +165,11 @@ impl Console {
         self.state.lock().prefix = prefix;
     }
 
+    /// Whether the domain has written anything.
+    pub(super) fn has_output(&self) -> bool {
+        self.state.lock().scrollback().end() > 0
+    }
+
     /// Copies the last bytes of the output with their times, at most so many.
     pub(super) fn copy(&self, most: usize, to: &mut Kept) {
         let state = self.state.lock();

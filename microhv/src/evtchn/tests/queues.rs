@@ -142,6 +142,23 @@ fn a_closed_port_is_taken_off_without_an_event_and_not_given_out_before() {
     check(&[&guest.domain]);
 }
 
+/// The first ports of a bucket of 64 are passed over while the guest says that they are on a queue.
+#[test]
+fn a_lower_bucket_is_made_after_a_higher_one() {
+    let world = World::new(256);
+    let guest = Fifo::ready(&world, 1);
+    while alloc_any(&guest).expect("free").raw() != 63 {}
+    (64..128).for_each(|port| guest.array.set_word(port, LINKED));
+    assert_eq!(alloc_any(&guest), Ok(Port::new(128)));
+    (64..128).for_each(|port| guest.array.set_word(port, 0));
+    assert_eq!(alloc_any(&guest), Ok(Port::new(64)));
+    assert_eq!(close(&world, &guest.domain, 128), 0);
+    for port in 65..=128 {
+        assert_eq!(alloc_any(&guest), Ok(Port::new(port)));
+    }
+    check(&[&guest.domain]);
+}
+
 #[test]
 fn a_guest_that_rewrites_words_harms_its_own_queues_alone() {
     let world = World::new(256);

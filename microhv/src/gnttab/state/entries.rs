@@ -283,7 +283,7 @@ impl Entries {
         self.used as usize == reserved.filter(|(_, active)| active.is_pinned() && active.lends_page()).count()
     }
 
-    /// Makes `to` the version of the table, which is of the other. Reserved entries stay; `take_back` takes the frames of
+    /// Makes `to` the version of the table. Reserved entries stay; `take_back` takes the frames of
     /// status words from the domain, if nobody maps one.
     ///
     /// # Errors
@@ -294,10 +294,14 @@ impl Entries {
         to: Version,
         take_back: impl FnOnce(&[SharedFrame]) -> bool,
     ) -> Result<(), GrowError> {
+        if self.version == to {
+            return Ok(()); // another vCPU's call made the change meanwhile
+        }
         if !self.is_idle() {
             return Err(GrowError::Busy);
         }
-        if self.missing(0, to).is_some() {
+        // Frames of status words that another vCPU's change left are freed first, by the call that goes on.
+        if self.missing(0, to).is_some() || !self.retired.is_empty() {
             return Err(GrowError::Again);
         }
         let mut kept = [0; GNTTAB_NR_RESERVED_ENTRIES as usize];

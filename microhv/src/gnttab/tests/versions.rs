@@ -208,6 +208,32 @@ fn a_version_changes_in_pieces_and_what_waits_to_be_emptied_lends_nothing() {
     w.nothing_is_left();
 }
 
+/// Two vCPUs ask for the same version: both have seen the other one when the first makes the change.
+#[test]
+fn a_change_that_another_vcpu_has_made_is_not_made_again() {
+    let w = world_of(9);
+    w.hv.grow_grant_table(&w.granter, 9).unwrap();
+    w.becomes(2);
+    let entries = &w.granter.grants.entries;
+    let count = || {
+        let entries = entries.lock();
+        (entries.frame_count(), entries.all_frames())
+    };
+    let before = count();
+    assert_eq!(entries.lock().switch(Version::Two, |_| true), Ok(()));
+    assert_eq!(count(), before);
+    // On the way back one of the frames of status words is freed, and one waits.
+    w.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(w.asked(1).0, Ok(Outcome::Continue));
+    w.hv.platform.pending.store(false, Ordering::Relaxed);
+    let before = count();
+    assert_eq!(entries.lock().switch(Version::One, |_| true), Ok(()));
+    assert_eq!(entries.lock().switch(Version::Two, |_| true), Err(GrowError::Again), "frames wait");
+    assert_eq!(count(), before);
+    w.becomes(1);
+    w.nothing_is_left();
+}
+
 #[test]
 fn what_a_table_has_is_given_back_whatever_it_was_doing() {
     for (steps, version) in [(0, 1), (0, 2), (1, 2), (2, 2), (3, 2)] {

@@ -45,8 +45,8 @@ pub(super) const DOMAINS: &[Command] = &[
     command("destroy", "DOMAIN", (1, 1), "ends a domain at once").options(&[
         flag('f', "", "even domain 0").idle("dom0 cannot outlive itself: `poweroff` ends the machine")
     ]),
-    command("shutdown", "DOMAIN|-a", (0, 1), "asks a domain to shut down").options(&REQUEST),
-    command("reboot", "DOMAIN|-a", (0, 1), "asks a domain to reboot").options(&REQUEST),
+    command("shutdown", "DOMAIN...|-a", (0, MANY), "asks a domain to shut down").options(&REQUEST),
+    command("reboot", "DOMAIN...|-a", (0, MANY), "asks a domain to reboot").options(&REQUEST),
     command("pause", "DOMAIN", (1, 1), "stops a domain's vCPUs"),
     command("unpause", "DOMAIN", (1, 1), "lets them run again"),
     command("console", "DOMAIN", (1, 1), "attaches to a domain's console; ^] leaves it").options(&[
@@ -96,7 +96,7 @@ pub(super) const DOMAINS: &[Command] = &[
     command("domid", "NAME", (1, 1), "shows a domain's number"),
     command("domname", "DOMID", (1, 1), "shows a domain's name"),
     command("rename", "DOMAIN NAME", (2, 2), "gives a domain another name"),
-    command("trigger", "DOMAIN nmi|reset|init|power|sleep|s3resume [VCPU]", (2, 3), "sends a vCPU an NMI"),
+    command("trigger", "DOMAIN nmi|reset|init|power|sleep [VCPU]", (2, 3), "sends a vCPU an NMI"),
     command("sysrq", "DOMAIN KEY", (2, 2), "sends a magic SysRq key to a domain's kernel"),
     command("uptime", "[DOMAIN...]", (0, MANY), "shows how long domains have run").options(&[flag(
         's',
