@@ -171,7 +171,7 @@ fn affinity(cpus: &CpuSet, nr_cpus: u32) -> Vec<u32> {
 
 /// A configuration, with the UUID that its domain has.
 pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJson {
-    let nr_cpus = sysctl::physinfo().map_or(1, |machine| machine.nr_cpus);
+    let nr_cpus = sysctl::physinfo().map_or(u32::MAX, |machine| machine.nr_cpus);
     DomainJson {
         c_info: CreateInfo { kind: "pv", name: config.name.clone(), uuid: uuid.map(uuid_text) },
         b_info: BuildInfo {
@@ -301,7 +301,7 @@ mod tests {
     fn a_configuration_has_the_shape_of_xens() {
         let file = b"name='t'\nuuid='967d4fbe-53be-4b93-93a3-31df2ae86c93'\nkernel='/k'\nramdisk='/r'\n\
             memory=64\nmaxmem=128\nvcpus=1\nmaxvcpus=2\nextra='a \"b\"'\ncpus=['0','1-2']\ncpu_weight=512\n\
-            cap=50\nlocaltime=1\nrtc_timeoffset=7\ntsc_mode='native'\nmax_grant_frames=8\n\
+            cap=0\nlocaltime=1\nrtc_timeoffset=7\ntsc_mode='native'\nmax_grant_frames=8\n\
             max_event_channels=100\non_poweroff='preserve'\non_reboot='rename-restart'\n\
             on_soft_reset='destroy'\ndisk=['/dev/vda,raw,xvda,w','/dev/vdb,,xvdb,r,backend=dd']\n";
         let config = Config::parse("t.cfg", file).unwrap();
@@ -320,7 +320,7 @@ mod tests {
                 "rtc_timeoffset": 7,
                 "localtime": "True",
                 "max_grant_frames": 8,
-                "sched_params": { "weight": 512, "cap": 50 },
+                "sched_params": { "weight": 512 },
                 "event_channels": 100,
                 "kernel": "/k",
                 "cmdline": "a \"b\"",
