@@ -120,7 +120,7 @@ mod guest {
             return scatter_alone().await;
         }
         let mut report = Report::new(boot.initial_domain);
-        let groups: [Group; 12] = [
+        let groups: [Group; 13] = [
             ("calls", calls::run),
             ("tables", tables::run),
             ("descriptors", descriptors::run),

@@ -23,7 +23,8 @@ mod tests;
 mod uses;
 
 #[cfg(any(test, feature = "testing"))]
-use ring_abi::types::{Mfn, Pfn};
+use ring_abi::types::Mfn;
+use ring_abi::types::Pfn;
 
 use crate::Hypervisor;
 use crate::domain::Domain;

@@ -43,10 +43,12 @@ pub(super) struct Ending {
 impl Ending {
     /// A domain to which nobody else refers.
     pub(super) fn of_domain(mut domain: Arc<Domain>) -> Self {
-        let parts = Arc::get_mut(&mut domain).map(Self::of_husk);
-        let (vcpus, ports, grants) =
-            parts.map(|parts| (parts.vcpus, parts.ports, parts.grants)).unwrap_or_default();
-        Self { vcpus, ports, grants, last: Last::Domain(domain) }
+        let mut ending = match Arc::get_mut(&mut domain) {
+            Some(domain) => Self::of_husk(domain),
+            None => Self { vcpus: Vec::new(), ports: None, grants: None, last: Last::Husk },
+        };
+        ending.last = Last::Domain(domain);
+        ending
     }
 
     /// The parts that are freed of a domain that is dead and must stay in the list.
@@ -87,9 +89,9 @@ impl<P: Platform> Hypervisor<P> {
     fn reap(&self) {
         // A domain's number may be another's as soon as the domain leaves the list. (I10)
         let leaves = |domain: &Domain| domain.mm.tot_pages() == 0 && self.disown(domain.shared_info_mfn);
-        while let Some(ending) = self.unfinished.take_ending(&self.domains, leaves) {
-            if let Some(left) = self.end_some(ending) {
-                self.unfinished.keep_ending(left);
+        while let Some(mut ending) = self.unfinished.take_ending(&self.domains, leaves) {
+            if !self.end_some(&mut ending) {
+                self.unfinished.keep_ending(ending);
                 return;
             }
             // The end of one that has little left does not look itself.
@@ -99,19 +101,20 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Frees what is left of a domain. `Some`: something else waits, and this much is left.
-    fn end_some(&self, mut ending: Ending) -> Option<Ending> {
+    /// Frees what is left of a domain. `false`: something else waits, and some is left.
+    #[inline(never)]
+    fn end_some(&self, ending: &mut Ending) -> bool {
         while let Some(vcpu) = ending.vcpus.last() {
             self.time.remove_timers(vcpu);
             self.platform.destroy_window(&vcpu.window);
             ending.vcpus.truncate(ending.vcpus.len() - 1); // freed where it is: taking it out would copy it
             if self.platform.work_pending() {
-                return Some(ending);
+                return false;
             }
         }
         while ending.shrink() {
             if self.platform.work_pending() {
-                return Some(ending);
+                return false;
             }
         }
         match &ending.last {
@@ -119,6 +122,6 @@ impl<P: Platform> Hypervisor<P> {
             Last::Frame(mfn) => self.frames.release(*mfn, 0),
             Last::Husk => {}
         }
-        None
+        true
     }
 }

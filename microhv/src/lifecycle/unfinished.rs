@@ -57,6 +57,7 @@ impl Unfinished {
     /// some dead domains that nobody refers to, `LOOKED_AT` at most. Where `leaves` agrees, the domain leaves the list
     /// and is taken whole; elsewhere the domain's parts are taken and its place in the list stays. `None`: there is
     /// nothing to take.
+    #[inline(never)] // two of these are much of the stack
     pub(super) fn take_ending(
         &self,
         domains: &DomainList,
@@ -70,12 +71,11 @@ impl Unfinished {
             }
             let Some(id) = dead.listed.pop_front() else { break };
             // All of it, or, since its number stays its own while others map its pages, nothing but its place in the list.
-            let mut husk = None;
             let mut stays = false;
             let gone = domains.take_if(id, |unshared| {
                 match unshared {
                     Some(domain) if leaves(domain) => return true,
-                    Some(domain) if !domain.vcpus.is_empty() => husk = Some(Ending::of_husk(domain)),
+                    Some(domain) if !domain.vcpus.is_empty() => taken = Some(Ending::of_husk(domain)),
                     _ => {}
                 }
                 stays = true;
@@ -84,7 +84,9 @@ impl Unfinished {
             if stays {
                 dead.listed.push_back(id);
             }
-            taken = gone.map(Ending::of_domain).or(husk);
+            if let Some(domain) = gone {
+                taken = Some(Ending::of_domain(domain));
+            }
         }
         self.dead_count.store(dead.count(), Ordering::Release);
         taken

@@ -2,7 +2,7 @@
 //!
 //! A queue is a list of ports, each linked by the word of the one before; the guest takes ports off its head, the hypervisor
 //! adds them at its tail. The guest may write every word and every control block at any time, so that the hypervisor
-//! believes neither: its tails, and which queue a port was on, are its own, and a port is looked up anew each time. (I22)
+//! believes neither: its tails, and which queue a port was on, are its own, and a port is looked up anew each time. (I32)
 //! A guest that writes nonsense loses its own events.
 
 use alloc::boxed::Box;
