@@ -252,9 +252,9 @@ mod tests {
         std::fs::write(files.file("report"), [0x11, 0x10]).expect("writable");
         assert_eq!(report(&files.file("report")), Some(Outcome::LineFailed), "the first word counts");
         assert_eq!(report(&files.file("none")), None);
-        std::fs::write(files.file("report"), b"  \x12").expect("writable");
+        std::fs::write(files.file("report"), b"\x1f\x1f\x12").expect("writable");
         assert_eq!(reports(&files.file("report")), (2, Some(Outcome::Restarts)));
-        std::fs::write(files.file("report"), b" ").expect("writable");
+        std::fs::write(files.file("report"), b"\x1f").expect("writable");
         assert_eq!(reports(&files.file("report")), (1, None));
     }
 

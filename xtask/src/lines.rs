@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 
 /// The port's first register.
 pub const PORT: u16 = 0x2f8;
-/// What dom0 writes before a line.
-pub const NEXT: u8 = b' ';
+/// What dom0 writes before a line. Five bits: Bochs begins with so many a byte.
+pub const NEXT: u8 = 0x1f;
 /// Stands alone on a line, for: there is no more.
 const END: u8 = 0x04;
 /// The socket's name among a run's files.

@@ -14,7 +14,7 @@ use crate::shell::print::shown;
 use crate::shell::{LINE_BYTES_MAX, PROMPT};
 
 /// Asks for a line, or says that one is taken.
-const NEXT: u8 = b' ';
+const NEXT: u8 = 0x1f;
 /// Alone on a line: no other comes.
 const END: u8 = 0x04;
 /// FIFO control register, and what turns both FIFOs on, empty, and lets the receiver's fill.
