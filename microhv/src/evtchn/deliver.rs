@@ -19,27 +19,39 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: the port is not one that can be sent from. A peer that has gone is no error.
     #[inline(always)]
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
-        let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
+        // No call before the bits are set: registers that the rest needs would have to be kept over the call.
+        let Some(cell) = domain.events.cells.get_near(port) else { return self.send_far(domain, port) };
         if cell.is_ipi.load(Ordering::Acquire) {
             if self.set_bits(domain, cell, port) {
                 self.rouse(domain, port);
             }
             return Ok(());
         }
-        self.send_to_peer(cell).or_else(|error| self.send_ipi(domain, port, error))
+        self.send_locked(domain, cell, port)
     }
 
-    /// Sends from a port that has a peer.
+    /// Sends from a port that two levels do not have.
+    #[cold]
+    #[inline(never)]
+    fn send_far(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
+        let cell = domain.events.cell(port).ok_or(EvtchnError::Invalid)?;
+        self.send_locked(domain, cell, port)
+    }
+
+    /// Sends from a port that has a peer, or that is an IPI of the FIFO.
     ///
     /// # Errors
-    /// `NoSys`: the port is an IPI; `Invalid`: the port is not one that can be sent from.
+    /// `Invalid`: the port is not one that can be sent from.
     #[inline(never)]
-    fn send_to_peer(&self, cell: &PortCell) -> Result<(), EvtchnError> {
+    fn send_locked(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) -> Result<(), EvtchnError> {
         let state = cell.state.lock();
         match &*state {
             PortState::Interdomain { remote, port } => {
-                let cell = remote.events.cell(*port).ok_or(EvtchnError::Invalid)?;
-                if self.raise(remote, cell, *port) {
+                let is_to_be_roused = match remote.events.cells.get_near(*port) {
+                    Some(cell) => self.raise(remote, cell, *port),
+                    None => self.raise_far(remote, *port),
+                };
+                if is_to_be_roused {
                     let (remote, port) = (remote.clone(), *port);
                     drop(state);
                     self.rouse(&remote, port);
@@ -47,20 +59,20 @@ impl<P: Platform> Hypervisor<P> {
                 Ok(())
             }
             PortState::Unbound { .. } => Ok(()),
-            PortState::Ipi => Err(EvtchnError::NoSys),
+            PortState::Ipi => {
+                drop(state);
+                self.send_ipi(domain, port);
+                Ok(())
+            }
             PortState::Free | PortState::Pirq { .. } | PortState::Virq { .. } => Err(EvtchnError::Invalid),
         }
     }
 
-    /// Sends from a port of the FIFO that is an IPI, as `refused` says; else that is the answer.
+    /// Sends from a port of the FIFO that is an IPI, unless the port was closed meanwhile.
     #[cold]
     #[inline(never)]
-    fn send_ipi(&self, domain: &Arc<Domain>, port: Port, refused: EvtchnError) -> Result<(), EvtchnError> {
-        if refused != EvtchnError::NoSys {
-            return Err(refused);
-        }
+    fn send_ipi(&self, domain: &Arc<Domain>, port: Port) {
         self.send_bound(domain, port, |state| matches!(state, PortState::Ipi));
-        Ok(())
     }
 
     /// Makes `port` of `domain`, whose cell is `cell`, pending.
@@ -79,6 +91,13 @@ impl<P: Platform> Hypervisor<P> {
             return self.raise_fifo(domain, cell, port, Fifo::set_pending);
         }
         self.set_bits(domain, cell, port)
+    }
+
+    /// As [`Self::raise`], of a port that two levels do not have.
+    #[cold]
+    #[inline(never)]
+    fn raise_far(&self, domain: &Domain, port: Port) -> bool {
+        domain.events.cell(port).is_some_and(|cell| self.raise(domain, cell, port))
     }
 
     /// Sets the bits of a port that became pending; whether somebody is to be roused.

@@ -83,10 +83,13 @@ impl Cells {
     /// The cell of `port`, if its bucket was made.
     #[inline]
     pub(in crate::evtchn) fn get(&self, port: Port) -> Option<&PortCell> {
-        if port.raw() >= TWO_LEVEL_PORTS {
-            return self.get_far(port);
-        }
-        Some(&self.near[port.raw() as usize / BUCKET].get()?[port.raw() as usize % BUCKET])
+        if port.raw() >= TWO_LEVEL_PORTS { self.get_far(port) } else { self.get_near(port) }
+    }
+
+    /// As [`Cells::get`], of the ports that two levels have.
+    #[inline]
+    pub(in crate::evtchn) fn get_near(&self, port: Port) -> Option<&PortCell> {
+        Some(&self.near.get(port.raw() as usize / BUCKET)?.get()?[port.raw() as usize % BUCKET])
     }
 
     #[cold]
