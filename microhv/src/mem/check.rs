@@ -77,8 +77,8 @@ impl Walk {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Compares the frame table with what all page tables, vCPUs, pins and grants mapped for devices refer to, and domains'
-    /// counts with what they own; a line for each difference. Nothing else may run meanwhile.
+    /// Compares the frame table with what all page tables, vCPUs, pins, FIFOs of events and grants mapped for devices refer
+    /// to, and domains' counts with what they own; a line for each difference. Nothing else may run meanwhile.
     pub fn check_frames(&self) -> Vec<String> {
         let mut walk = Walk::default();
         let mut owned: BTreeMap<u16, u64> = BTreeMap::new();
@@ -113,6 +113,7 @@ impl<P: Platform> Hypervisor<P> {
                     mfn.into_iter().for_each(|mfn| walk.refer(mfn, page_type));
                 }
             }
+            dom.events.visit_fifo_frames(|mfn| walk.refer(mfn, PageType::Writable));
             dom.grants.visit_device_frames(|mfn, writable| {
                 walk.refer(mfn, if writable { PageType::Writable } else { PageType::None });
             });

@@ -171,6 +171,11 @@ impl Fifo {
         Some(part.mfn)
     }
 
+    /// The frames that the FIFO has references on; one that it has several of comes as often.
+    pub(in crate::evtchn) fn frames(&self) -> impl Iterator<Item = Mfn> {
+        self.array.iter().chain(self.controls.iter().flatten()).map(|part| part.mfn)
+    }
+
     fn word(&self, port: Port) -> Option<Word> {
         let at = port.raw() as usize;
         let page = self.array.get(at / PAGE_PORTS)?;

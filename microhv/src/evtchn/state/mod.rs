@@ -13,7 +13,7 @@ use ring_abi::evtchn::{
     EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAULT, NR_VIRQS,
 };
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::Port;
+use ring_abi::types::{Mfn, Port};
 
 pub use bits::Bits;
 pub(crate) use cells::PortRecords;
@@ -139,6 +139,13 @@ impl Ports {
     #[inline]
     pub(crate) fn is_fifo(&self) -> bool {
         self.is_fifo.load(Ordering::Acquire)
+    }
+
+    /// Visits the frames that the FIFO holds: of control blocks and of pages of words.
+    pub(crate) fn visit_fifo_frames(&self, visit: impl FnMut(Mfn)) {
+        if let Some(fifo) = self.fifo.lock().as_ref() {
+            fifo.frames().for_each(visit);
+        }
     }
 
     /// Turns to the FIFO, or back to two levels. No port is open when the domain goes back: no event is under way.

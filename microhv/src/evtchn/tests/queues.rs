@@ -142,6 +142,17 @@ fn a_closed_port_is_taken_off_without_an_event_and_not_given_out_before() {
     check(&[&guest.domain]);
 }
 
+/// The walk of the frame table knows the references that the FIFO has on control blocks and pages of words.
+#[test]
+fn the_frame_table_knows_what_the_fifo_holds() {
+    let world = World::new(256);
+    let differences = || world.hv.check_frames();
+    let before = differences();
+    let guest = Fifo::ready(&world, 2);
+    assert_eq!(differences(), before);
+    assert_eq!(guest.pages.len() + guest.controls.len(), 3);
+}
+
 /// The first ports of a bucket of 64 are passed over while the guest says that they are on a queue.
 #[test]
 fn a_lower_bucket_is_made_after_a_higher_one() {
