@@ -41,6 +41,8 @@ fn lock_pair<'a>(local: &'a Arc<Domain>, remote: &'a Arc<Domain>) -> PairGuards<
 
 /// Ports that are not open at which [`Hypervisor::close_ports`] looks between two looks at what waits.
 const LOOK_EVERY: u32 = 64;
+/// Ports at which it looks in one go, though nothing waits.
+const STEPS_MAX: u32 = 4 * LOOK_EVERY;
 
 impl<P: Platform> Hypervisor<P> {
     /// The lowest free port of `owner`, which stays free. The first of a bucket makes the hypervisor's memory grow.
@@ -201,11 +203,11 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Closes open ports until none is left (`true`) or other work waits. `unbind` takes the PIRQs that they had.
+    /// Closes open ports until none is left (`true`), other work waits, or a piece is done. `unbind` takes the PIRQs that they had.
     #[must_use = "ports may be left"]
     pub(crate) fn close_ports(&self, domain: &Arc<Domain>, unbind: impl Fn(Pirq)) -> bool {
         let (at, ports) = (&domain.events.closing_at, domain.events.binding.lock().known());
-        for step in 1..ports {
+        for step in 1..ports.min(STEPS_MAX) {
             if domain.events.open_ports() == 0 {
                 break;
             }
