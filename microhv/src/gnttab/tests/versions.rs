@@ -186,6 +186,10 @@ fn a_version_changes_in_pieces_and_what_waits_to_be_emptied_lends_nothing() {
         let per_frame = if from == Version::One { 512 } else { 256 };
         for gref in 8..4 * per_frame {
             w.grant(gref, ACCESS, 0, page);
+            if from == Version::One && gref % 2 == 1 {
+                // With the entry before, an entry of version 2 that lends the page.
+                w.grant(gref, page.raw() as u16, 0, Mfn::new(0));
+            }
         }
         let mut pieces = 0;
         loop {
@@ -228,8 +232,14 @@ fn a_change_that_another_vcpu_has_made_is_not_made_again() {
     w.hv.platform.pending.store(false, Ordering::Relaxed);
     let before = count();
     assert_eq!(entries.lock().switch(Version::One, |_| true), Ok(()));
-    assert_eq!(entries.lock().switch(Version::Two, |_| true), Err(GrowError::Again), "frames wait");
     assert_eq!(count(), before);
+    // With all that version 2 needs, the frame that waits is in the way.
+    for _ in 0..2 {
+        let mfn = w.hv.alloc_zeroed().unwrap();
+        w.hv.share_with_guest(mfn, w.granter.id, false);
+        assert!(entries.lock().add_frame(Part::Status, (mfn, w.hv.platform.shared(mfn))));
+    }
+    assert_eq!(entries.lock().switch(Version::Two, |_| true), Err(GrowError::Again), "a frame waits");
     w.becomes(1);
     w.nothing_is_left();
 }
