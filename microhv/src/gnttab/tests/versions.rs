@@ -262,7 +262,7 @@ fn what_a_table_has_is_given_back_whatever_it_was_doing() {
         }
         w.hv.platform.pending.store(false, Ordering::Relaxed);
         let frames = w.granter.grants.entries.lock().all_frames();
-        assert!(frames >= 9 && frames <= 11, "{frames}");
+        assert!((9..=11).contains(&frames), "{frames}");
         while !w.hv.release_grant_table(&w.granter) {}
         assert_eq!(w.granter.grants.entries.lock().all_frames(), 9, "their records");
         let shared_info = 1;
