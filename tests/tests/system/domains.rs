@@ -140,8 +140,10 @@ fn nothing_left_behind(name: &str, times: u32, seconds: u64) -> Result<()> {
         .seconds(seconds)
         .disk(&disk)
         .line(&format!("repeat 3 {create}"))
+        .line("sleep 1") // what ends behind a domain has ended then
         .line("xl info")
         .line(&format!("repeat {times} {create}"))
+        .line("sleep 1") // what ends behind a domain has ended then
         .line("xl info")
         .with(|machine| machine.keep = true)
         .start()?;
