@@ -52,7 +52,7 @@ pub(super) const DOMAINS: &[Command] = &[
     command("console", "DOMAIN", (1, 1), "attaches to a domain's console; ^] leaves it").options(&[
         with('t', "", "TYPE", "the console's type: pv"),
         with('n', "", "NUMBER", "the console's number: 0"),
-        flag('\0', "log", "shows what is kept of the console, each line with its time"),
+        flag('\0', "log", "shows what is kept of the console, each line with about its time"),
     ]),
     command("vncviewer", "DOMAIN", (1, 1), "shows a domain's display")
         .options(&[
