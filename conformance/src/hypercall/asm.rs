@@ -40,6 +40,10 @@ conformance_user_gs:
     mov [rip + conformance_rax], rax
 conformance_user_gs_end:
     ud2
+conformance_user_cli:
+    cli
+conformance_user_cli_end:
+    ud2
 conformance_user_int3:
     int3
 conformance_user_int3_end:
@@ -219,6 +223,8 @@ unsafe extern "C" {
     static conformance_user_hlt: u8;
     static conformance_user_gs: u8;
     static conformance_user_gs_end: u8;
+    static conformance_user_cli: u8;
+    static conformance_user_cli_end: u8;
     static conformance_user_int3: u8;
     static conformance_user_int3_end: u8;
     static conformance_user_int80: u8;
@@ -267,6 +273,8 @@ code! {
     user_hlt = conformance_user_hlt, conformance_user_hlt;
     /// Stores what is at GS where [`landed_rax`] finds it, then `ud2`, which is the end.
     user_gs = conformance_user_gs, conformance_user_gs_end;
+    /// `cli`, then `ud2`, which is the end.
+    user_cli = conformance_user_cli, conformance_user_cli_end;
     /// `int3`.
     user_int3 = conformance_user_int3, conformance_user_int3_end;
     /// `int 0x80`.

@@ -47,6 +47,27 @@ hypercall_cases! {
         rule: "PHYSDEVOP_set_iopl gives EINVAL for a level above 3.",
         source: "physdev.h, PHYSDEVOP_set_iopl",
     }
+    "emulation.iopl-architectural" = iopl_architectural {
+        title: "the kernel at level 0 with architectural_iopl",
+        rule: "With the assist architectural_iopl the kernel may use ports and cli at an I/O privilege level of 0; without it, only from 1 on.",
+        source: "xen.h, VMASST_TYPE_architectural_iopl",
+        also: [DomU],
+    }
+    "emulation.iopl-frame" = iopl_frame {
+        title: "the I/O privilege level in a trap's frame",
+        rule: "With the assist architectural_iopl the flags in a frame have the level of PHYSDEVOP_set_iopl; without it they have 0.",
+        source: "xen.h, VMASST_TYPE_architectural_iopl; physdev.h, PHYSDEVOP_set_iopl",
+    }
+    "emulation.iopl-iret" = iopl_iret {
+        title: "the I/O privilege level in iret's frame",
+        rule: "With the assist architectural_iopl iret sets the level to that of its frame, without it the level stays.",
+        source: "xen.h, VMASST_TYPE_architectural_iopl; arch-x86/xen-x86_64.h, struct iret_context",
+    }
+    "emulation.iopl-user" = iopl_user {
+        title: "user mode at each I/O privilege level",
+        rule: "User mode that iret enters with architectural_iopl may use cli at an I/O privilege level of 3, and not below.",
+        source: "xen.h, VMASST_TYPE_architectural_iopl",
+    }
     "emulation.iobitmap" = iobitmap {
         title: "a bitmap of ports",
         rule: "PHYSDEVOP_set_iobitmap takes a bitmap of up to 65536 ports, and gives EINVAL for more.",
@@ -63,9 +84,12 @@ hypercall_cases! {
 mod body {
     #![allow(unsafe_code)] // each is an instruction of its own
 
+    use super::super::asm as code;
     use super::super::kit::*;
     use core::arch::asm;
+    use ring_abi::guest_context::IretContext;
     use ring_abi::shared_info::CR2_OFFSET;
+    use ring_abi::vm_assist::*;
 
     fn read_cr0() -> Verdict<u64> {
         let mut value = 0;
@@ -196,6 +220,112 @@ mod body {
             refused("set_iopl", set_iopl(level), &[EINVAL])?;
         }
         Ok(())
+    }
+
+    /// The assist architectural_iopl, switched; off again on drop.
+    struct Assist;
+
+    impl Assist {
+        fn set(&self, on: bool) -> Verdict {
+            let command = if on { VMASST_CMD_ENABLE } else { VMASST_CMD_DISABLE };
+            let kind = VMASST_TYPE_ARCHITECTURAL_IOPL;
+            given("vm_assist", call(__HYPERVISOR_VM_ASSIST, [command.into(), kind.into(), 0, 0, 0]))?;
+            Ok(())
+        }
+    }
+
+    impl Drop for Assist {
+        fn drop(&mut self) {
+            let _ = self.set(false);
+        }
+    }
+
+    /// The level that a trap's frame shows.
+    fn shown() -> Verdict<u64> {
+        // SAFETY: traps.
+        Ok(trapped("ud2", attempt(|| unsafe { asm!("ud2") }), 6)?.rflags >> 12 & 3)
+    }
+
+    /// Enters the kernel by iret with the level in its frame: the level in the frame of the trap that comes then.
+    fn iret_with(level: u64) -> Verdict<u64> {
+        let frame = IretContext { rflags: 2 | level << 12, ..kernel_frame(&code::landing()) };
+        Ok(trapped("the landing", iret(&frame), 6)?.rflags >> 12 & 3)
+    }
+
+    pub(super) fn iopl_architectural(env: &Env) -> Verdict {
+        let (_back, assist) = (Iopl(env.privileged.into()), Assist);
+        // SAFETY: a port without rights; it traps or reads all ones.
+        let port = || attempt(|| unsafe { asm!("in al, dx", in("dx") 0x3f0u16, out("al") _) });
+        // SAFETY: traps, or does nothing.
+        let cli = || attempt(|| unsafe { asm!("cli") });
+        assist.set(true)?;
+        for level in 0..=3 {
+            done("set_iopl", set_iopl(level))?;
+            untrapped("in with the assist", port())?;
+            untrapped("cli with the assist", cli())?;
+        }
+        assist.set(false)?;
+        for level in 0..=3 {
+            done("set_iopl", set_iopl(level))?;
+            if level == 0 {
+                trapped("in at level 0 without the assist", port(), 13)?;
+                trapped("cli at level 0 without the assist", cli(), 13)?;
+            } else {
+                untrapped("in without the assist", port())?;
+                untrapped("cli without the assist", cli())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn iopl_frame(env: &Env) -> Verdict {
+        let (_back, assist) = (Iopl(env.privileged.into()), Assist);
+        for level in 0..=3 {
+            assist.set(false)?;
+            done("set_iopl", set_iopl(level))?;
+            ensure_eq!(shown()?, 0, "the level without the assist");
+            assist.set(true)?;
+            ensure_eq!(shown()?, level.into(), "the level with the assist");
+        }
+        Ok(())
+    }
+
+    pub(super) fn iopl_iret(env: &Env) -> Verdict {
+        let (_back, assist) = (Iopl(env.privileged.into()), Assist);
+        done("set_iopl", set_iopl(1))?;
+        assist.set(false)?;
+        ensure_eq!(iret_with(2)?, 0, "the level without the assist");
+        assist.set(true)?;
+        for level in [2, 3, 1, 0] {
+            ensure_eq!(iret_with(level)?, level, "the level with the assist");
+            assist.set(false)?;
+            // SAFETY: traps, or does nothing.
+            let trap = attempt(|| unsafe { asm!("cli") });
+            match level {
+                0 => trapped("cli after level 0", trap, 13).map(|_| ())?,
+                _ => untrapped("cli after a higher level", trap)?,
+            }
+            assist.set(true)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn iopl_user(env: &Env) -> Verdict {
+        let (_back, assist, user) = (Iopl(env.privileged.into()), Assist, User::new()?);
+        let enter = |level: u64| {
+            let frame = IretContext { rflags: 2 | level << 12, ..user.frame(&code::user_cli(), 0) };
+            iret(&frame)
+        };
+        assist.set(true)?;
+        for level in 0..3 {
+            let trap = trapped("cli below level 3", enter(level), 13)?;
+            ensure_eq!(trap.rflags >> 12 & 3, level, "the level in the frame");
+        }
+        let trap = trapped("what comes behind cli", enter(3), 6)?;
+        ensure_eq!((trap.rip, trap.rflags >> 12 & 3), (code::user_cli().end, 3), "rip and level");
+        assist.set(false)?;
+        done("set_iopl", set_iopl(0))?;
+        trapped("cli without the assist", enter(3), 13).map(|_| ())
     }
 
     pub(super) fn iobitmap(_: &Env) -> Verdict {

@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared::SharedBytes;
@@ -134,8 +134,8 @@ pub struct Vcpu {
     pub domain_id: DomId,
     /// Whether the guest is in user mode (its user tables and GS base are loaded).
     pub user_mode: AtomicBool,
-    /// IOPL as the guest sees it, 0-3.
-    pub iopl: AtomicU8,
+    /// IOPL as the guest has it, where it stands in the flags: [`Self::IOPL`]. The processor's own stays 0.
+    pub iopl: AtomicU64,
     /// CR2 of the last page fault that was bounced, for `getvcpucontext`.
     pub cr2: AtomicU64,
     /// The `vcpu_info`.
@@ -185,6 +185,9 @@ impl fmt::Debug for Vcpu {
 }
 
 impl Vcpu {
+    /// IOPL among the flags: two bits.
+    pub const IOPL: u64 = 3 << 12;
+
     /// A vCPU that is down. A vCPU whose number is below 32 has its `vcpu_info` in `shared_info`.
     #[inline(never)]
     pub fn new(domain_id: DomId, id: VcpuId, shared_info: &SharedBytes<'static>) -> Self {

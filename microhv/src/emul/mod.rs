@@ -1,8 +1,8 @@
 //! Instructions that fault in ring 3 and that the ABI promises to a guest kernel: `cpuid`, port I/O, control, debug and
 //! model-specific registers, `cli`/`sti`, time stamps.
 //!
-//! The kernel of a PV guest counts as privilege level 1: what needs IOPL (`cli`, `sti`, ports) works from IOPL 1 on, and
-//! everything else here is the kernel's alone. A guest's user mode gets `cpuid` in its prefixed form, trapped time
+//! The kernel of a PV guest counts as privilege level 1: what needs IOPL (`cli`, `sti`, ports) works from IOPL 1 on (from 0 on
+//! with the assist that makes IOPL architectural), and everything else here is the kernel's alone. A guest's user mode gets `cpuid` in its prefixed form, trapped time
 //! stamps, and ports that its kernel opened.
 
 mod control;

@@ -7,19 +7,22 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::types::GuestVa;
+use ring_abi::vm_assist::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 use super::Emulated;
 use super::decode::Direction;
-use crate::domain::Current;
+use crate::domain::{Current, Vcpu};
 use crate::pirq::pci;
 use crate::platform::Platform;
 
 /// The most repetitions of `rep ins`/`outs` before the guest re-executes the instruction.
 const MAX_REPEAT: u64 = 512;
 
-/// Whether IOPL lets the mode use ports, `cli` and `sti`. The kernel counts as level 1.
+/// Whether IOPL lets the mode use ports, `cli` and `sti`. The kernel counts as level 1, or as level 0, which may always, if
+/// the domain has the assist that makes IOPL architectural.
 pub(super) fn iopl_allows<P: Platform>(cur: &Current<'_, P>, user: bool) -> bool {
-    cur.vcpu.iopl.load(Ordering::Relaxed) >= if user { 3 } else { 1 }
+    let kernel = u64::from(!cur.domain.assists(VMASST_TYPE_ARCHITECTURAL_IOPL));
+    cur.vcpu.iopl.load(Ordering::Relaxed) >= if user { Vcpu::IOPL } else { kernel }
 }
 
 /// Emulates `in` and `out`.
@@ -234,7 +237,23 @@ mod tests {
         assert!(!may(0xff, 1) && !may(0xff, 2), "set, and past the bitmap's end");
         assert!(!may(0xffff, 4));
         assert_eq!(hv.platform.cr3(), Some(Mfn::new(USER_L4)), "the user's tables are loaded again");
-        vcpu.iopl.store(3, Ordering::Relaxed);
+        vcpu.iopl.store(Vcpu::IOPL, Ordering::Relaxed);
         assert!(may(0xff, 2), "IOPL goes before the bitmap");
+    }
+
+    #[test]
+    fn the_kernel_counts_as_level_1_and_with_the_assist_as_level_0() {
+        let (hv, domain) = scene();
+        let vcpu = &domain.vcpus[0];
+        let mut regs = CpuUserRegs::default();
+        let cur = Current { hv: &hv, domain: &domain, vcpu, regs: &mut regs };
+        for (assist, kernel_from) in [(0, 1), (1 << VMASST_TYPE_ARCHITECTURAL_IOPL, 0)] {
+            domain.assist.store(assist, Ordering::Relaxed);
+            for level in 0..=3 {
+                vcpu.iopl.store(level << 12, Ordering::Relaxed);
+                assert_eq!(iopl_allows(&cur, false), level >= kernel_from, "kernel, {level}, {assist:#x}");
+                assert_eq!(iopl_allows(&cur, true), level == 3, "user, {level}, {assist:#x}");
+            }
+        }
     }
 }

@@ -64,7 +64,7 @@ fn hardware<P: Platform, T: FromBytes + IntoBytes>(cur: &Current<'_, P>, arg: Gu
 fn set_iopl<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let set: PhysdevSetIopl = cur.copy_in(arg)?;
     HypercallError::Invalid.when(set.iopl > 3)?;
-    cur.vcpu.iopl.store(set.iopl as u8, Ordering::Relaxed);
+    cur.vcpu.iopl.store(u64::from(set.iopl) << 12, Ordering::Relaxed);
     Ok(())
 }
 

@@ -23,7 +23,6 @@ use crate::time::publish_time;
 /// RFLAGS that a guest may set: CF PF AF ZF SF TF DF OF NT RF AC ID; IF and bit 1 are always one.
 const RFLAGS_GUEST: u64 = 0x25_4dd5;
 const RFLAGS_ALWAYS: u64 = 0x202;
-const RFLAGS_IOPL_SHIFT: u32 = 12;
 
 /// The registers that a guest gets when `wanted` is asked for: ring 3, interrupts on, no I/O privilege. (I19)
 fn safe_registers(wanted: &CpuUserRegs) -> CpuUserRegs {
@@ -98,7 +97,7 @@ impl<P: Platform> Hypervisor<P> {
 
         let in_kernel = context.flags & VGCF_IN_KERNEL != 0;
         vcpu.user_mode.store(!in_kernel, Ordering::Relaxed);
-        vcpu.iopl.store((context.user_regs.rflags >> RFLAGS_IOPL_SHIFT & 3) as u8, Ordering::Relaxed);
+        vcpu.iopl.store(context.user_regs.rflags & Vcpu::IOPL, Ordering::Relaxed);
         vcpu.set_saved_regs(&safe_registers(&context.user_regs));
         if context.flags & VGCF_I387_VALID != 0 {
             vcpu.fpu.set_legacy(&context.fpu_ctxt);
@@ -140,7 +139,7 @@ impl<P: Platform> Hypervisor<P> {
 pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuestContext) {
     let kernel = !vcpu.user_mode.load(Ordering::Relaxed);
     context.user_regs = vcpu.saved_regs();
-    context.user_regs.rflags |= u64::from(vcpu.iopl.load(Ordering::Relaxed)) << RFLAGS_IOPL_SHIFT;
+    context.user_regs.rflags |= vcpu.iopl.load(Ordering::Relaxed);
     context.fpu_ctxt = vcpu.fpu.legacy();
     context.vm_assist = domain.assist.load(Ordering::Relaxed);
     let base = |l4: Option<Mfn>| l4.map_or(0, |l4| l4.raw() << PAGE_SHIFT);

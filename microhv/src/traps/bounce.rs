@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 use ring_abi::types::GuestVa;
+use ring_abi::vm_assist::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
@@ -44,8 +45,11 @@ fn interrupt<P: Platform>(cur: &mut Current<'_, P>, mask: u8, masks: bool, kerne
     }
     let regs: &CpuUserRegs = cur.regs;
     let (cs, stack) = if was_user { (regs.cs, kernel_sp) } else { (regs.cs & !3, regs.rsp) };
-    // What runs in ring 3 has IF set and IOPL 0: the guest sees the mask as IF.
-    let rflags = if mask == 0 { regs.rflags } else { regs.rflags & !flags::IF };
+    // What runs in ring 3 has IF set and IOPL 0: the guest sees the mask as IF, and its own level if it asked for that.
+    let mut rflags = if mask == 0 { regs.rflags } else { regs.rflags & !flags::IF };
+    if cur.domain.assists(VMASST_TYPE_ARCHITECTURAL_IOPL) {
+        rflags |= cur.vcpu.iopl.load(Ordering::Relaxed);
+    }
     let tail = [regs.rip, u64::from(cs) | u64::from(mask) << 32, rflags, regs.rsp, u64::from(regs.ss)];
     Interrupted { tail, stack: stack & !15 }
 }

@@ -1,11 +1,14 @@
 //! The `iret` hypercall.
 
+use core::sync::atomic::Ordering;
+
 use ring_abi::types::GuestVa;
+use ring_abi::vm_assist::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 use super::bounce::{crash, set_upcall_mask};
 use super::mode::enter_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, flags};
-use crate::domain::Current;
+use crate::domain::{Current, Vcpu};
 use crate::platform::Platform;
 
 /// `VGCF_in_syscall`: the frame returns from a `syscall`, so rcx and r11 need not be kept.
@@ -16,7 +19,8 @@ const USER_FLAGS: u64 = 0x25_4dd5;
 
 /// `iret`: leaves a trap handler by the frame on the guest's stack: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss.
 ///
-/// RPL 3 of `cs` means user mode. A frame that cannot be read, or user mode without user tables, crashes the domain.
+/// RPL 3 of `cs` means user mode. The frame's I/O privilege level is the vCPU's from then on if the domain has the assist for
+/// that; else the level is dropped. A frame that cannot be read, or user mode without user tables, crashes the domain.
 ///
 /// ABI: `struct iret_context`, `xen/include/public/arch-x86/xen-x86_64.h`.
 #[inline(always)]
@@ -27,6 +31,9 @@ pub fn iret<P: Platform>(cur: &mut Current<'_, P>) {
     };
     if cs & 3 == 3 && !enter_user_mode(cur) {
         return crash(cur, "iret to user mode without page tables for it");
+    }
+    if cur.domain.assists(VMASST_TYPE_ARCHITECTURAL_IOPL) {
+        cur.vcpu.iopl.store(rflags & Vcpu::IOPL, Ordering::Relaxed);
     }
     let regs = &mut *cur.regs;
     regs.rip = rip;

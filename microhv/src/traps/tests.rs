@@ -3,6 +3,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DomId, Maddr, Mfn};
+use ring_abi::vm_assist::VMASST_TYPE_ARCHITECTURAL_IOPL;
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -311,6 +312,33 @@ fn iret_to_kernel_mode() {
     assert_eq!((regs.cs, regs.ss, regs.entry_vector), (0xe033, 0xe02b, 0));
     assert_eq!(regs.rflags, 0x21_0202, "IOPL and VM are gone");
     assert_eq!(scene.mask(), 0);
+}
+
+#[test]
+fn iopl_is_in_frames_with_the_assist() {
+    for (assist, shown) in [(0, 0), (1 << VMASST_TYPE_ARCHITECTURAL_IOPL, 2)] {
+        let mut scene = Scene::new();
+        scene.domain.assist.store(assist, Ordering::Relaxed);
+        scene.domain.vcpus[0].iopl.store(2 << 12, Ordering::Relaxed);
+        scene.act(|cur| deliver_exception(cur, TrapVector(3), None));
+        let flags = scene.words((STACK & !15) - 3 * 8, 1)[0];
+        assert_eq!(flags >> 12 & 3, shown, "{flags:#x}");
+        assert_eq!(scene.regs.rflags >> 12 & 3, 0, "the processor's own");
+    }
+}
+
+#[test]
+fn iret_sets_iopl_with_the_assist() {
+    for (assist, level) in [(0, 1), (1 << VMASST_TYPE_ARCHITECTURAL_IOPL, 3)] {
+        let mut scene = Scene::new();
+        scene.domain.assist.store(assist, Ordering::Relaxed);
+        scene.domain.vcpus[0].iopl.store(1 << 12, Ordering::Relaxed);
+        scene.regs.rsp = 0x5000;
+        scene.put_frame(0x5000, &[1, 2, 3, 0, 0x7000, 0xe030, 0x3202, 0x7008, 0xe02b]);
+        scene.act(iret);
+        assert_eq!(scene.domain.vcpus[0].iopl.load(Ordering::Relaxed), level << 12);
+        assert_eq!(scene.regs.rflags, 0x202, "the processor's own level stays 0");
+    }
 }
 
 #[test]
