@@ -46,6 +46,11 @@ hypercall_cases! {
         rule: "A reference beyond the table gives GNTST_bad_gntref, a domain that does not exist GNTST_bad_domain.",
         source: "grant_table.h, GNTTABOP_copy",
     }
+    "grant.copy-part-flag" = copy_part_flag {
+        title: "GTF_sub_page in an entry of version 1",
+        rule: "In version 1, which has no parts, GTF_sub_page keeps the page from being mapped, and a copy uses the whole page.",
+        source: "grant_table.h, GTF_sub_page",
+    }
 }
 
 #[cfg(freestanding)]
@@ -176,6 +181,25 @@ mod body {
         )?;
         ensure_eq!(page.flags()?, GTF_PERMIT_ACCESS, "the flags after a copy to it");
         Ok(())
+    }
+
+    pub(super) fn copy_part_flag(_: &Env) -> Verdict {
+        let page = Granted::new(2, false)?;
+        fill(&page.scratch, 0)?;
+        fill(&page.scratch, 1)?;
+        set_entry_flags(page.number(), GTF_PERMIT_ACCESS | GTF_SUB_PAGE)?;
+        let own = page.scratch.mfn(1);
+        let from = copy(grant_place(&page, 0), frame_place(own, 0), 64, GNTCOPY_SOURCE_GREF);
+        let to = copy(frame_place(own, 4032), grant_place(&page, 4032), 64, GNTCOPY_DEST_GREF);
+        let (mapped, _) = page.map(GNTMAP_HOST_MAP, page.scratch.at(1));
+        let flags = page.flags()?;
+        set_entry_flags(page.number(), GTF_PERMIT_ACCESS)?;
+        okay("a copy from the page", from)?;
+        okay("a copy to the page", to)?;
+        not_mapped("the map", mapped, &[GNTST_GENERAL_ERROR])?;
+        ensure_eq!(flags, GTF_PERMIT_ACCESS | GTF_SUB_PAGE, "the flags afterwards");
+        moved(&page.scratch, (0, 0), (1, 0), 8)?;
+        moved(&page.scratch, (1, 504), (0, 504), 8)
     }
 
     pub(super) fn copy_batch(_: &Env) -> Verdict {

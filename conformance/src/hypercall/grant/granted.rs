@@ -93,6 +93,14 @@ pub(in crate::hypercall) fn entry_flags(gref: u32) -> Verdict<u16> {
     entry_word(gref).map(|word| word as u16)
 }
 
+/// Sets the flags of an entry of version 1 that nobody uses.
+pub(in crate::hypercall) fn set_entry_flags(gref: u32, flags: u16) -> Verdict {
+    let word = entry_word(gref)? & !0xffff | u64::from(flags);
+    let (frames, scratch) = (frames()?, Scratch::new(1));
+    done("mapping the table", map(scratch.at(0), frames[gref as usize / 512] << 12 | RW))?;
+    store("the entry", scratch.at(0) + u64::from(gref % 512) * 8, word)
+}
+
 /// Maps: the status, and the structure as it came back.
 pub(in crate::hypercall) fn map_ref(
     dom: u16,

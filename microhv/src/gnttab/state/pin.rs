@@ -39,7 +39,7 @@ impl<'a> EntryPin<'a> {
             let (frame, _) = active.pin(used, words, grantee, (kind, access), true)?;
             return Ok((frame, Self { granted, gref, kind, access }));
         }
-        let (frame, _) = wide(&mut entries, gref, grantee, (kind, access), true)?;
+        let (frame, _) = seldom(&mut entries, gref, grantee, (kind, access), true)?;
         Ok((frame, Self { granted, gref, kind, access }))
     }
 
@@ -58,7 +58,7 @@ impl<'a> EntryPin<'a> {
             whole => return whole.map(|(frame, pin)| (frame, Shape::Page, pin)),
         }
         let kind = UseKind::Host;
-        let (frame, shape) = wide(&mut granted.lock(), gref, grantee, (kind, access), false)?;
+        let (frame, shape) = seldom(&mut granted.lock(), gref, grantee, (kind, access), false)?;
         Ok((frame, shape, Self { granted, gref, kind, access }))
     }
 
@@ -75,17 +75,21 @@ impl<'a> EntryPin<'a> {
     }
 }
 
-/// Pins an entry of version 2; with `whole`, one that lends a page.
+/// Pins an entry of either version; with `whole`, one that lends a page. Entries of version 1 seldom come here.
 #[cold]
 #[inline(never)]
-fn wide(
+fn seldom(
     entries: &mut Entries,
     gref: GrantRef,
     grantee: DomId,
     how: (UseKind, Access),
     whole: bool,
 ) -> Result<(Mfn, Shape), GrantError> {
-    let (words, active, used) = entries.wide_entry(gref).ok_or(GrantError::BadGrantRef)?;
+    let found = match entries.narrow_entry(gref) {
+        None => entries.wide_entry(gref),
+        found => found,
+    };
+    let (words, active, used) = found.ok_or(GrantError::BadGrantRef)?;
     active.pin(used, words.ok_or(GrantError::BadGrantRef)?, grantee, how, whole)
 }
 

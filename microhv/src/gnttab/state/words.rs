@@ -42,12 +42,14 @@ pub(super) enum Words<'a> {
     Two { entry: &'a SharedBytes<'static>, at: usize, status: &'a SharedBytes<'static>, status_at: usize },
 }
 
-/// The marks of an access, and which bits of flags and grantee decide whether the access is permitted.
+/// The marks of an access, and which bits of flags and grantee decide whether the access is permitted. Without `part`, the
+/// flag for a part of a page does not.
 #[inline(always)]
-const fn marks_of(access: Access) -> (u32, u32) {
+const fn marks_of(access: Access, part: bool) -> (u32, u32) {
+    let looked_at = TYPE_MASK | DOMID_MASK | if part { SUB_PAGE } else { 0 };
     match access {
-        Access::Read => (READING, TYPE_MASK | SUB_PAGE | DOMID_MASK),
-        Access::Write => (READING | WRITING, TYPE_MASK | SUB_PAGE | READONLY | DOMID_MASK),
+        Access::Read => (READING, looked_at),
+        Access::Write => (READING | WRITING, looked_at | READONLY),
     }
 }
 
@@ -66,7 +68,7 @@ impl Words<'_> {
         held: u32,
     ) -> Result<(Mfn, Shape), GrantError> {
         match *self {
-            Self::One { entry, at } => mark_one(entry, at, grantee, access).map(|frame| (frame, Shape::Page)),
+            Self::One { entry, at } => mark_one(entry, at, grantee, marks_of(access, whole)),
             Self::Two { .. } => self.mark_two(grantee, access, whole, held),
         }
     }
@@ -91,7 +93,7 @@ impl Words<'_> {
         held: u32,
     ) -> Result<(Mfn, Shape), GrantError> {
         let &Self::Two { entry, at, status, status_at } = self else { return Err(GrantError::General) };
-        let (marks, looked_at) = marks_of(access);
+        let (marks, looked_at) = marks_of(access, true);
         let header = entry.load_u32(at) & looked_at;
         let (kind, shape) = (header & TYPE_MASK, header & (TYPE_MASK | SUB_PAGE));
         if !matches!(kind, PERMIT_ACCESS | TRANSITIVE)
@@ -176,18 +178,19 @@ const fn grantee_bits(grantee: DomId) -> u32 {
     (grantee.raw() as u32) << 16
 }
 
-/// Of version 1. One exchange covers flags, domain and frame: they are seen as they were together.
+/// Of version 1. One exchange covers flags, domain and frame: they are seen as they were together. The flag of version 2 for
+/// a part keeps the page from being mapped, and says nothing to a copy.
 #[inline]
-fn mark_one(entry: &SharedBytes, at: usize, grantee: DomId, access: Access) -> Result<Mfn, GrantError> {
-    let wanted = PERMIT_ACCESS | grantee_bits(grantee);
-    let (marks, looked_at) = marks_of(access);
+fn mark_one(entry: &SharedBytes, at: usize, to: DomId, how: (u32, u32)) -> Result<(Mfn, Shape), GrantError> {
+    let (wanted, (marks, looked_at)) = (PERMIT_ACCESS | grantee_bits(to), how);
     let mut seen = entry.load_u64(at);
     for _ in 0..ENTRY_TRIES {
-        if seen as u32 & looked_at != wanted {
-            return Err(GrantError::General);
+        let differs = seen as u32 & looked_at ^ wanted;
+        if differs != 0 {
+            return Err(if differs == SUB_PAGE { GrantError::NotWhole } else { GrantError::General });
         }
         match entry.compare_exchange_u64(at, seen, seen | u64::from(marks)) {
-            Ok(_) => return Ok(Mfn::new(seen >> 32)),
+            Ok(_) => return Ok((Mfn::new(seen >> 32), Shape::Page)),
             Err(now) => seen = now,
         }
     }

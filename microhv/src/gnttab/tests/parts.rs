@@ -75,6 +75,26 @@ fn copies_stay_inside_the_part_that_is_lent() {
 }
 
 #[test]
+fn the_flag_for_a_part_says_nothing_to_copies_of_version_1() {
+    let w = world();
+    let (page, mine) = (w.page(&w.granter), w.page(&w.mapper));
+    w.hv.platform.write_bytes(page.maddr(), &[0xa5; 4096]);
+    w.grant(9, PART, 0, page);
+    for to in [false, true] {
+        assert_eq!(w.copied_at(mine, to, 0, 4096), GNTST_OKAY);
+    }
+    assert_eq!(w.flags(9), PART, "no mark is left");
+    w.grant(9, PART | GTF_READONLY, 0, page);
+    assert_eq!(w.copied_at(mine, false, 0, 4096), GNTST_OKAY);
+    assert_eq!(w.copied_at(mine, true, 0, 1), GNTST_GENERAL_ERROR);
+    w.grant(9, PART, 1, page);
+    assert_eq!(w.copied_at(mine, false, 0, 1), GNTST_GENERAL_ERROR, "granted to another");
+    w.grant(9, PART, 0, page);
+    assert_eq!(w.map(GNTMAP_DEVICE_MAP, 9, 0).status, GNTST_GENERAL_ERROR);
+    w.nothing_is_left();
+}
+
+#[test]
 fn what_is_no_page_is_not_mapped() {
     let w = wide();
     let page = w.page(&w.granter);
