@@ -231,7 +231,7 @@ impl<P: Platform> Hypervisor<P> {
             let came = port.raw() < TWO_LEVEL_PORTS && domain.events.bits.is_pending(port);
             if (cell.waits.swap(false, Ordering::Relaxed) || came)
                 && let Some(vcpu) = domain.vcpu(cell.vcpu())
-                && fifo.set_pending(port, cell, cell.vcpu()).upcall
+                && fifo.set_pending(port, cell, vcpu.id.raw()).upcall
                 && vcpu.info.raise()
             {
                 self.kick_vcpu(domain, vcpu);

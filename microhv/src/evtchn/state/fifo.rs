@@ -17,7 +17,7 @@ use ring_abi::types::{Mfn, PAGE_SIZE, Port};
 use super::{MAX_PORTS, PortCell};
 
 /// Ports that get their events of before in one go.
-pub(in crate::evtchn) const PIECE: u32 = 256;
+pub(in crate::evtchn) const PIECE: u32 = 64;
 /// Ports whose words are in a page.
 const PAGE_PORTS: usize = PAGE_SIZE / 4;
 const MAX_PAGES: usize = MAX_PORTS as usize / PAGE_PORTS;
@@ -182,13 +182,15 @@ impl Fifo {
         Some(Word { page: page.bytes, offset: at % PAGE_PORTS * 4 })
     }
 
-    /// Makes `port`, which notifies `vcpu`, pending, and adds the port to its queue unless the port is masked or on one.
+    /// Makes `port`, which notifies `vcpu`, pending, and adds the port to its queue unless the port is masked or on one. The
+    /// event is lost if the vCPU has no control block.
     pub(in crate::evtchn) fn set_pending(&mut self, port: Port, cell: &PortCell, vcpu: u32) -> Raised {
         let Some(word) = self.word(port) else {
             cell.waits.store(true, Ordering::Relaxed); // for its page
             return Raised::default();
         };
-        let is_new = !word.test_and_set(PENDING);
+        let has_queues = matches!(self.controls.get(vcpu as usize), Some(Some(_)));
+        let is_new = has_queues && !word.test_and_set(PENDING);
         Raised { is_new, upcall: self.enqueue(word, port, cell, vcpu) }
     }
 
