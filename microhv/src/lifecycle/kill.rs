@@ -25,6 +25,7 @@ impl<P: Platform> Hypervisor<P> {
                     let _binding = domain.events.binding.lock();
                     domain.set_dying(DyingState::Dying);
                 }
+                self.release_pirqs(domain); // once: a domain that is paused maps no more
                 self.sched.forget(domain.id);
             }
             DyingState::Dying => {}
@@ -33,7 +34,6 @@ impl<P: Platform> Hypervisor<P> {
         if !domain.vcpus.iter().all(may_go_on) || !self.evtchn_close_all(domain) {
             return Err(LifecycleError::Again);
         }
-        self.release_pirqs(domain);
         while let Some(handle) =
             self.release_grant_mappings(domain, domain.teardown_at.load(Ordering::Relaxed))
         {
