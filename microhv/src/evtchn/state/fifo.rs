@@ -176,6 +176,12 @@ impl Fifo {
         self.array.iter().chain(self.controls.iter().flatten()).map(|part| part.mfn)
     }
 
+    /// The frames of the words, in their order.
+    #[cfg(any(test, feature = "testing"))]
+    pub(in crate::evtchn) fn array_frames(&self) -> Vec<Mfn> {
+        self.array.iter().map(|part| part.mfn).collect()
+    }
+
     fn word(&self, port: Port) -> Option<Word> {
         let at = port.raw() as usize;
         let page = self.array.get(at / PAGE_PORTS)?;

@@ -148,6 +148,12 @@ impl Ports {
         }
     }
 
+    /// The frames of the FIFO's words, in their order.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn fifo_array(&self) -> Vec<Mfn> {
+        self.fifo.lock().as_ref().map_or_else(Vec::new, |fifo| fifo.array_frames())
+    }
+
     /// Turns to the FIFO, or back to two levels. No port is open when the domain goes back: no event is under way.
     pub(in crate::evtchn) fn set_fifo(&self, binding: &mut Binding, fifo: Option<Box<Fifo>>) {
         binding.is_fifo = fifo.is_some();

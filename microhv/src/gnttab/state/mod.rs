@@ -167,6 +167,12 @@ impl GrantTable {
         }
     }
 
+    /// The first frame of status words, in version 2.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn status_frame(&self) -> Option<Mfn> {
+        self.entries.lock().frame(Part::Status, 0)
+    }
+
     /// Whether the domain holds a handle by which it mapped the frame with that access, as its owner still sees.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn may_remember(&self, frame: Mfn, writable: bool) -> bool {

@@ -10,8 +10,10 @@
 //! where a step names one. An interrupted call goes on when a later step says so, or never: a guest need not go on.
 //!
 //! After each step the TLB's rules hold, CPUs remember a granted page only while the grant is mapped, and a flush that
-//! a guest asked for has been done. Now and then, and after each step of a teardown, the frame table agrees with all
-//! page tables. In the end all domains are destroyed, and every frame comes back.
+//! a guest asked for has been done. A send by the FIFO changes its port's word and the link of one other at most. A copy
+//! with bounds moves what the entry lends, and succeeds for nothing else. Now and then, and after each step of a
+//! teardown, the frame table agrees with all page tables. In the end all domains are destroyed, and every frame comes
+//! back.
 
 mod play;
 mod step;

@@ -66,6 +66,10 @@ pub enum Act {
     Multi { maps: [(Page, Entry); 2] },
     /// An event channel opened, closed, sent to.
     Event { what: u8, port: u8 },
+    /// The FIFO of event channels: control blocks, words, priorities, the way back, and words that the guest writes.
+    Fifo { what: u8, frame: Pick, port: u8, value: u8 },
+    /// Grant tables of version 2: the version, status words, copies of parts.
+    Wide { what: u8, granter: u8, gref: u8, frame: Pick, at: [u8; 2], len: u8 },
     /// The control domain asks for something about a domain: its `hypercall_init`, types of frames, pause, limit.
     Control { what: u8, dom: u8, frame: Pick },
     /// The control domain destroys a domain; interrupted, it goes on when the control domain's call does.
@@ -109,6 +113,14 @@ pub fn decode(bytes: &[u8], most: usize) -> Vec<Step> {
 }
 
 fn act(first: u8, b: &mut Bytes<'_>) -> Act {
+    match first {
+        0xe0..=0xeb => return Act::Fifo { what: b.u8(), frame: b.u8(), port: b.u8(), value: b.u8() },
+        0xec..=0xf3 => {
+            let (what, granter, gref, frame) = (b.u8(), b.u8(), b.u8(), b.u8());
+            return Act::Wide { what, granter, gref, frame, at: [b.u8(), b.u8()], len: b.u8() };
+        }
+        _ => {}
+    }
     match first % 64 {
         0..=3 => Act::Switch { dom: b.u8(), vcpu: b.u8() },
         4..=6 => Act::Touch { page: b.u8(), slot: b.u8(), entry: b.entry() },

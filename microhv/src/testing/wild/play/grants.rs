@@ -86,15 +86,24 @@ impl Wild {
 
     pub(super) fn grant(&mut self, gref: u8, frame: Pick, to: u8, flags: u8) -> Option<()> {
         let (_, domain) = self.me()?;
-        let table = self.hv.grant_table_frame(&domain, 0).ok()?.maddr();
-        let (frame, to, gref) = (self.pick(frame), u64::from(to) % DOMAINS as u64, u64::from(gref & 3));
+        let frame = self.pick(frame);
+        self.write_entry(&domain, gref, frame, to, flags);
+        self.note(frame);
+        Some(())
+    }
+
+    /// A guest writes an entry of its grant table.
+    pub(super) fn write_entry(&self, domain: &Domain, gref: u8, frame: u64, to: u8, flags: u8) {
+        let Ok(table) = self.hv.grant_table_frame(domain, 0) else { return };
+        let (table, to, gref) = (table.maddr(), u64::from(to) % DOMAINS as u64, u64::from(gref & 3));
         let permitted = [1u64, 1, 5, 0][usize::from(flags & 3)];
         if domain.grants.version() == Version::One {
-            self.hv.platform.store(table.add(gref * 8), frame << 32 | to << 16 | permitted);
+            let part = if flags >> 2 & 3 == 2 { u64::from(GTF_SUB_PAGE) } else { 0 };
+            self.hv.platform.store(table.add(gref * 8), frame << 32 | to << 16 | permitted | part);
         } else {
             // A page, a part of one, or what another entry lends.
             let (shape, beside) = match flags >> 2 & 3 {
-                2 => (u64::from(GTF_SUB_PAGE), 0x0080_0000),
+                2 => (u64::from(GTF_SUB_PAGE), u64::from(flags >> 4) << 24 | u64::from(flags >> 4) << 6),
                 3 => (u64::from(GTF_TRANSITIVE), u64::from(flags >> 4) % DOMAINS as u64),
                 _ => (0, 0),
             };
@@ -102,8 +111,6 @@ impl Wild {
             self.hv.platform.store(table.add(gref * 16 + 8), second);
             self.hv.platform.store(table.add(gref * 16), beside << 32 | to << 16 | permitted | shape);
         }
-        self.note(frame);
-        Some(())
     }
 
     pub(super) fn copy(&mut self, granter: u8, gref: u8, frame: Pick, back: bool) -> Option<()> {

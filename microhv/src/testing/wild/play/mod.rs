@@ -1,10 +1,12 @@
 //! Plays the steps of a scenario.
 
 mod domains;
+mod fifo;
 mod grants;
 mod look;
 mod pick;
 mod tables;
+mod wide;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -242,6 +244,10 @@ impl Wild {
             Act::Emulate { table, slot, entry, how } => self.emulate(table, slot, entry, how),
             Act::Multi { maps } => self.multi(maps),
             Act::Event { what, port } => self.event(what, port),
+            Act::Fifo { what, frame, port, value } => self.fifo(what, frame, port, value),
+            Act::Wide { what, granter, gref, frame, at, len } => {
+                self.wide(what, (granter, gref), frame, at, len)
+            }
             Act::Control { what, dom, frame } => self.control(what, dom, frame),
             Act::Destroy { dom } => self.destroy(usize::from(dom) % DOMAINS),
             Act::Create { dom } => self.create(usize::from(dom) % DOMAINS),
