@@ -98,7 +98,7 @@ pub fn tables(va: u64) -> [u64; 4] {
     let mut frames = [base(), 0, 0, 0];
     for level in 0..3 {
         let slot = va >> (39 - 9 * level) & 511;
-        frames[level + 1] = (entry(frames[level], slot as usize) & pte::ADDRESS) >> 12;
+        frames[level + 1] = (entry(frames[level], slot as usize) & pte::FRAME) >> 12;
     }
     frames
 }
@@ -111,7 +111,7 @@ pub fn leaf(va: u64) -> u64 {
 /// Whether the linear map maps frame `mfn` where the M2P says: only frames of this domain can pass.
 fn is_own(mfn: u64) -> bool {
     let at = linear(mfn);
-    (LINEAR..LINEAR_END).contains(&at) && (leaf(at) & pte::ADDRESS) >> 12 == mfn
+    (LINEAR..LINEAR_END).contains(&at) && (leaf(at) & pte::FRAME) >> 12 == mfn
 }
 
 /// One past the last frame of the machine's memory.

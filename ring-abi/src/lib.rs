@@ -28,6 +28,7 @@ pub mod nmi;
 pub mod payload;
 pub mod physdev;
 pub mod platform;
+pub mod pte;
 pub mod ring;
 pub mod sched;
 pub mod segment;

@@ -131,7 +131,7 @@ mod body {
         let at = scratch.entry_address(0);
         done("mmu_update", update(at, scratch.mfn(1) << 12 | RW))?;
         ensure_eq!(load("the address", scratch.at(0))?, 2, "what it shows");
-        ensure_eq!((leaf(scratch.at(0)) & pte::ADDRESS) >> 12, scratch.mfn(1), "the frame in the entry");
+        ensure_eq!((leaf(scratch.at(0)) & pte::FRAME) >> 12, scratch.mfn(1), "the frame in the entry");
         done("mmu_update", update(at, 0))?;
         ensure_eq!(leaf(scratch.at(0)), 0, "the entry");
         done("flush", extended(MMUEXT_TLB_FLUSH_LOCAL, 0, 0))?;

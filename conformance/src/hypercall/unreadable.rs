@@ -141,7 +141,7 @@ mod body {
                 refused("mmu_update", update(at | command, mfn << 12 | RO), REFUSED)?;
             }
             ensure_eq!(
-                (leaf(scratch.at(0)) & pte::ADDRESS) >> 12,
+                (leaf(scratch.at(0)) & pte::FRAME) >> 12,
                 scratch.mfn(0),
                 "the entry's frame after {mfn:#x} was refused"
             );

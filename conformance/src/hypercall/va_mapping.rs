@@ -169,7 +169,7 @@ mod body {
         // SAFETY: an entry of an address that is this case's.
         let trap = attempt(|| unsafe { core::arch::asm!("xchg [{}], {}", in(reg) at, inout(reg) old) });
         untrapped("xchg", trap)?;
-        ensure_eq!((old & pte::ADDRESS) >> 12, scratch.mfn(1), "what xchg gives");
+        ensure_eq!((old & pte::FRAME) >> 12, scratch.mfn(1), "what xchg gives");
         ensure_eq!(leaf(scratch.at(0)), 0, "the entry after xchg");
         store("mov again", at, scratch.mfn(0) << 12 | RW)?;
         // SAFETY: as above: clears the writable bit.
@@ -195,7 +195,7 @@ mod body {
         let table = tables(scratch.at(0))[3];
         let _ = probe::write(at, table << 12 | RW);
         let now = leaf(scratch.at(0));
-        let writable = now & (pte::P | pte::RW) == pte::P | pte::RW && (now & pte::ADDRESS) >> 12 == table;
+        let writable = now & (pte::P | pte::RW) == pte::P | pte::RW && (now & pte::FRAME) >> 12 == table;
         let _ = probe::write(at, 0);
         ensure!(!writable, "the table is writable: {now:#x}");
         ensure_eq!(leaf(scratch.at(0)), 0, "the entry cleared");

@@ -311,21 +311,21 @@ fn direct_writes(report: &mut Report) {
     for mfn in foreign_frames().into_iter().filter(|mfn| !report.privileged || *mfn >= 0x100) {
         let trap = probe::write(at, mfn << 12 | RW);
         let now = probe::read(at).unwrap_or(0);
-        if now & pte::P != 0 && (now & pte::ADDRESS) >> 12 == mfn {
+        if now & pte::P != 0 && (now & pte::FRAME) >> 12 == mfn {
             taken = Some((mfn, trap));
         }
     }
     report.case("a foreign frame", taken.is_none(), taken);
     let _ = probe::write(at, l1 << 12 | RW);
     let set = probe::read(at).unwrap_or(0);
-    let bad = set & (pte::P | pte::RW) == pte::P | pte::RW && (set & pte::ADDRESS) >> 12 == l1;
+    let bad = set & (pte::P | pte::RW) == pte::P | pte::RW && (set & pte::FRAME) >> 12 == l1;
     report.case("a writable table", !bad, set);
     let _ = probe::write(at, now.unwrap_or(0));
     for offset in [1u64, 4, 7] {
         // Across two entries, or over a part of one with what would be another frame.
         let _ = probe::write(at + offset, u64::MAX);
         let set = probe::read(at).unwrap_or(0);
-        let frame = (set & pte::ADDRESS) >> 12;
+        let frame = (set & pte::FRAME) >> 12;
         let own = set & pte::P == 0 || frame == scratch.mfn(0) || frame == scratch.mfn(1);
         report.case(&format!("a write {offset} bytes off"), own, set);
         update(scratch.entry_address(0), now.unwrap_or(0));

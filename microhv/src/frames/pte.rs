@@ -5,28 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ring_abi::segment::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use ring_abi::types::{GuestVa, Mfn};
 
-/// Present.
-pub const P: u64 = 1;
-/// Writable.
-pub const RW: u64 = 1 << 1;
-/// User.
-pub const US: u64 = 1 << 2;
-/// Write-through, of the memory type.
-pub const PWT: u64 = 1 << 3;
-/// Cache disable, of the memory type.
-pub const PCD: u64 = 1 << 4;
-/// Accessed.
-pub const A: u64 = 1 << 5;
-/// Dirty.
-pub const D: u64 = 1 << 6;
-/// Large page at levels 2 and 3.
-pub const PSE: u64 = 1 << 7;
-/// Page attribute table, at level 1.
-pub const PAT: u64 = 1 << 7;
-/// Global.
-pub const G: u64 = 1 << 8;
-/// No execution.
-pub const NX: u64 = 1 << 63;
+pub use ring_abi::pte::{A, D, FRAME, G, NX, P, PAT, PCD, PSE, PWT, RW, US};
+
 /// The guest kernel's own mark in level 1 entries (`_PAGE_GUEST_KERNEL`).
 pub const GUEST_KERNEL: u64 = 1 << 52;
 /// Low bits that software may use: 9-11.
@@ -35,8 +15,6 @@ pub const GUEST_FLAGS: u64 = 0xe00;
 pub const SOFTWARE: u64 = GUEST_FLAGS | 0x7ff << 52;
 /// Bits of the memory type at level 1.
 pub const MEMORY_TYPE: u64 = PWT | PCD | PAT;
-/// Frame number's bits.
-pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// Bits that a present entry of level 2 to 4 may have.
 const TABLE_ALLOWED: u64 = FRAME | P | RW | US | A | D | SOFTWARE | NX;

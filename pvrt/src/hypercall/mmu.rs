@@ -1,31 +1,11 @@
 //! The page-table calls. ABI: `xen/include/public/xen.h`.
 
+pub use ring_abi::pte;
+
 use super::{Result, check, raw};
 use ring_abi::hypercall::{__HYPERVISOR_MMU_UPDATE, __HYPERVISOR_MMUEXT_OP, __HYPERVISOR_UPDATE_VA_MAPPING};
 use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE, MmuUpdate, MmuextOp};
 use ring_abi::types::{DomId, Mfn};
-
-/// Page-table entry bits.
-pub mod pte {
-    /// Present.
-    pub const P: u64 = 1;
-    /// Writable.
-    pub const RW: u64 = 1 << 1;
-    /// Reachable from user mode.
-    pub const US: u64 = 1 << 2;
-    /// Write-through.
-    pub const PWT: u64 = 1 << 3;
-    /// Uncached.
-    pub const PCD: u64 = 1 << 4;
-    /// Accessed.
-    pub const A: u64 = 1 << 5;
-    /// Dirty.
-    pub const D: u64 = 1 << 6;
-    /// No execution.
-    pub const NX: u64 = 1 << 63;
-    /// The frame's address.
-    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-}
 
 /// `mmu_update`: applies page-table updates in order; the frames belong to `owner`. An error comes with the number of
 /// updates that were done before the error.

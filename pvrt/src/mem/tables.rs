@@ -63,7 +63,7 @@ pub(super) fn entry(va: usize, index: usize) -> u64 {
 
 /// The linear address of the table an entry points to.
 fn table_va(entry: u64) -> usize {
-    let mfn = (entry & pte::ADDRESS) as usize / PAGE_SIZE;
+    let mfn = (entry & pte::FRAME) as usize / PAGE_SIZE;
     LINEAR_VA + pfn_of(mfn) * PAGE_SIZE
 }
 
@@ -82,7 +82,7 @@ impl State {
 
     /// Machine address of the L1 entry for linear page `pfn`. The L1 table must exist.
     fn linear_entry_maddr(&self, pfn: usize) -> u64 {
-        (entry(self.linear_l2, pfn / 512) & pte::ADDRESS) + (pfn % 512 * 8) as u64
+        (entry(self.linear_l2, pfn / 512) & pte::FRAME) + (pfn % 512 * 8) as u64
     }
 
     /// The updates that turn page `pfn` from plain memory into a read-only page and then put the page as a table into
@@ -176,7 +176,7 @@ pub(crate) fn init(info: &StartInfo, occupied: &Occupied) {
     let mapped = mapped_pages(state.linear_l2).min(end);
     state.release_except(occupied.first_free.min(mapped), mapped, occupied.ramdisk);
 
-    let l3_slot = (l3_entry & pte::ADDRESS) + 511 * 8;
+    let l3_slot = (l3_entry & pte::FRAME) + 511 * 8;
     let table = state.take_table().expect("a page for the window's table");
     let updates = state.table_updates(table, l3_slot);
     // SAFETY: the page was free, and nothing was mapped below the slot.
@@ -246,7 +246,7 @@ pub(super) fn mfn_of(va: usize) -> Mfn {
     let state = STATE.lock();
     if va >= WINDOW_VA {
         assert!(va < WINDOW_VA + WINDOW_PAGES * PAGE_SIZE);
-        Mfn::new((state.window.entry(va) & pte::ADDRESS) >> 12)
+        Mfn::new((state.window.entry(va) & pte::FRAME) >> 12)
     } else {
         assert!(va >= LINEAR_VA, "address {va:#x} is outside the kernel's memory");
         Mfn::new(state.mfn_of_pfn((va - LINEAR_VA) / PAGE_SIZE))

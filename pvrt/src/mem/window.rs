@@ -65,7 +65,7 @@ impl Window {
     /// Machine address of the L1 entry of a window address.
     fn entry_maddr(&self, va: usize) -> u64 {
         let page = (va - WINDOW_VA) / PAGE_SIZE;
-        (entry(self.l2, page / 512) & pte::ADDRESS) + (page % 512 * 8) as u64
+        (entry(self.l2, page / 512) & pte::FRAME) + (page % 512 * 8) as u64
     }
 
     pub(super) fn give(&mut self, va: usize, count: usize) {
@@ -221,7 +221,7 @@ fn give_back(state: &State, va: usize, count: usize) {
         let step = BATCH.min(count - done);
         let mut frames = [0u64; BATCH];
         for (i, frame) in frames[..step].iter_mut().enumerate() {
-            *frame = (state.window.entry(va + (done + i) * PAGE_SIZE) & pte::ADDRESS) >> 12;
+            *frame = (state.window.entry(va + (done + i) * PAGE_SIZE) & pte::FRAME) >> 12;
         }
         unmap(state, va + done * PAGE_SIZE, step);
         match decrease_reservation(DomId::SELF, &mut frames[..step], 0) {

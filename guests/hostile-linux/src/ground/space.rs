@@ -65,7 +65,7 @@ pub(super) fn install() -> Result<(), String> {
             // Of top tables there is a second one, for user mode: it has the last slot, for vsyscall, but not the
             // kernel's map of memory.
             let whole = level < 3 || kernel::word(*page, MEMORY_SLOT).is_some_and(|word| word & pte::P != 0);
-            held & pte::P != 0 && (held & pte::ADDRESS) >> 12 == child && whole
+            held & pte::P != 0 && (held & pte::FRAME) >> 12 == child && whole
         };
         let parent = (0..kernel::pages()).filter(|page| kernel::frame(*page).is_some()).find(is_parent);
         let frame = parent.and_then(kernel::frame);
@@ -172,7 +172,7 @@ pub(crate) fn tables(va: u64) -> [u64; 4] {
     let mut frames = [base(), 0, 0, 0];
     for level in 0..3 {
         let slot = va >> (39 - 9 * level) & 511;
-        frames[level + 1] = (entry(frames[level], slot as usize) & pte::ADDRESS) >> 12;
+        frames[level + 1] = (entry(frames[level], slot as usize) & pte::FRAME) >> 12;
     }
     frames
 }
@@ -246,7 +246,7 @@ impl Scratch {
         assert_eq!(closed, 0, "scratch addresses: {}", std::io::Error::last_os_error());
         let before = each(window).map(leaf).collect();
         each(window).for_each(|va| assert_eq!(map(va, 0), 0, "scratch addresses"));
-        let frames: Vec<u64> = each(at).map(|va| (leaf(va) & pte::ADDRESS) >> 12).collect();
+        let frames: Vec<u64> = each(at).map(|va| (leaf(va) & pte::FRAME) >> 12).collect();
         let numbers: Vec<u64> = frames.iter().map(|frame| own_page(*frame).expect("own memory")).collect();
         let direct: Vec<u64> =
             numbers.iter().map(|number| leaf(kernel::DIRECT_MAP + number * PAGE)).collect();
