@@ -1,4 +1,4 @@
-//! Operations on what is written already: flush, barrier, discard.
+//! Flush, barrier and discard: operations on data already written.
 
 use ring_abi::io::blkif::*;
 use zerocopy::FromZeros;
@@ -251,7 +251,7 @@ async fn discard_response(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// A discard from `sector` of `sectors` that must be refused and change nothing.
+/// Checks that the backend refuses a discard of `range`, and that the disk does not change.
 async fn discard_refused(env: &mut Env, range: impl Fn(u64) -> (u64, u64) + Send) -> Verdict {
     let mut front = with(env, "feature-discard").await?;
     let end = front.sectors - 8;

@@ -1,4 +1,4 @@
-//! Disks that cannot be written, and disks with large sectors.
+//! Read-only disks, and disks with large sectors.
 
 use ring_abi::io::blkif::*;
 use zerocopy::FromZeros;
@@ -107,7 +107,8 @@ async fn ro_read(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// A request that would change what a read-only disk holds: refused, and the disk unchanged.
+/// Checks that the backend refuses a request that would change a read-only disk, and that the disk does not
+/// change.
 async fn ro_refused(env: &mut Env, what: &str, make: impl Fn(u32, u32) -> BlkifRequest + Send) -> Verdict {
     let mut front = read_only(env).await?;
     let before = front.content(0, 16).await?;
@@ -210,7 +211,8 @@ async fn big_behind(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// A write of `count` sectors from `sector` on that must be refused and change nothing.
+/// Checks that the backend refuses a write of `count` sectors from `sector` on, and that the disk does not
+/// change.
 async fn big_refused(env: &mut Env, sector: u64, count: u8) -> Verdict {
     let (mut front, unit) = big(env).await?;
     front.fill(0, unit * 4, 111).await?;

@@ -103,7 +103,7 @@ cases! {
     }
 }
 
-/// Asks for a read of one page by reference, which must be refused; a good one then succeeds.
+/// Checks that the backend refuses a read into the page of grant `gref`, and a write from it.
 async fn refused(front: &mut Front<'_>, gref: u32) -> Verdict {
     let request = transfer(BLKIF_OP_READ, PLACE, &[segment(gref, 0, 7)]);
     front.ring().refused("a read into a page that is not granted", &request).await?;
@@ -125,7 +125,8 @@ async fn none(env: &mut Env) -> Verdict {
 async fn never_made(env: &mut Env) -> Verdict {
     let mut front = Front::usual(env).await?;
     front.fill(PLACE, 8, 91).await?;
-    // Reserved for tools, and not used by this kernel; 0 and 1 are the console's and xenstore's.
+    // Reference 7 is reserved for the toolstack and this kernel does not use it; 0 and 1 are the console's
+    // and xenstore's.
     refused(&mut front, 7).await?;
     front.holds("after refused requests", PLACE, 8, 91).await?;
     front.close().await
@@ -168,7 +169,7 @@ async fn of_another(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// Eleven pages of which `bad` is none.
+/// Checks that the backend refuses a request of eleven pages if the reference of page `bad` names no grant.
 async fn one_bad(env: &mut Env, operation: u8, bad: usize) -> Verdict {
     let mut front = Front::usual(env).await?;
     front.fill(PLACE, 88, 94).await?;
@@ -245,7 +246,7 @@ async fn one_in_many(env: &mut Env) -> Verdict {
     let buffer = front.buffer(1)?;
     for n in 0..32u64 {
         let mut request = transfer(BLKIF_OP_READ, PLACE, &[segment(buffer.gref(0), 0, 7); 3]);
-        // Well below 128 uses at a time: a hypervisor may count them in seven bits.
+        // The case stays well below 128 uses of a grant at a time: a hypervisor may count uses in seven bits.
         request.nr_segments = 1 + (n % 3) as u8;
         request.id = n;
         front.ring().push(&request);
@@ -284,7 +285,7 @@ async fn persistent_announced(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// A connection with persistent grants, where the backend has them.
+/// Connects with persistent grants, or skips the case where the backend does not offer them.
 async fn persistent(env: &mut Env) -> Verdict<Front<'_>> {
     let mut front = Front::connect(env, &Options { persistent: Some(true), ..Options::default() }).await?;
     let announced = front.feature("feature-persistent").await?;
@@ -317,7 +318,7 @@ async fn persistent_reuse(env: &mut Env) -> Verdict {
 async fn persistent_many(env: &mut Env) -> Verdict {
     let mut front = persistent(env).await?;
     front.fill(PLACE, 88, 98).await?;
-    // Linux keeps 1056 by default.
+    // Linux's backend keeps 1056 persistent grants by default.
     let buffer = front.buffer(1200)?;
     for first in (0..1199).step_by(11).map(|first: usize| first.min(1189)) {
         let segments: [_; 11] = core::array::from_fn(|page| segment(buffer.gref(first + page), 0, 7));

@@ -130,10 +130,11 @@ cases! {
     }
 }
 
-/// Most pages that a case moves at once.
+/// The largest number of pages that a case transfers in one request.
 const MOST: usize = 128;
 
-/// A connection to a backend that takes indirect requests, and how many segments it takes.
+/// Connects to a backend that takes indirect requests; returns also how many segments the backend takes in
+/// one request.
 async fn connect(env: &mut Env) -> Verdict<(Front<'_>, usize)> {
     let mut front = Front::usual(env).await?;
     let most = front.feature("feature-max-indirect-segments").await? as usize;
@@ -141,7 +142,7 @@ async fn connect(env: &mut Env) -> Verdict<(Front<'_>, usize)> {
     Ok((front, most))
 }
 
-/// A page with a list of segments, and the request for it.
+/// Makes a page with a list of segments, and the indirect request that names the page.
 fn listing(
     front: &Front<'_>,
     operation: u8,
@@ -163,7 +164,7 @@ fn listing(
     Ok((list, request))
 }
 
-/// Whole pages of `buffer` as segments.
+/// Makes a segment of each whole page of `buffer`.
 fn whole(buffer: &Granted, pages: usize) -> Vec<BlkifRequestSegment> {
     (0..pages).map(|page| segment(buffer.gref(page), 0, 7)).collect()
 }
@@ -325,7 +326,8 @@ async fn among(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// Asks for a request of twelve pages that `change` makes a bad one: refused, nothing is written, nothing is held.
+/// Lets `change` make a request of twelve pages invalid. Checks that the backend refuses the request, writes
+/// nothing and keeps no page.
 async fn refused(
     env: &mut Env,
     operation: u8,
@@ -366,7 +368,7 @@ async fn too_many(env: &mut Env) -> Verdict {
     require!(most < SEGMENTS_PER_INDIRECT_PAGE, "more segments are announced than a page lists");
     front.fill(PLACE, 8, 69).await?;
     let buffer = front.buffer(12)?;
-    // All of them good ones.
+    // All of these segments are valid; only their number is not.
     let segments: Vec<_> = (0..=most).map(|n| segment(buffer.gref(n % 12), 0, 0)).collect();
     let (_list, request) = listing(&front, BLKIF_OP_WRITE, PLACE, &segments, false)?;
     front.ring().refused("a write with one segment too many", &BlkifRequest::from_indirect(&request)).await?;

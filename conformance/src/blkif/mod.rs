@@ -1,4 +1,4 @@
-//! Block: what a frontend may expect of a backend, and the other way round.
+//! Block: what a frontend may expect of a backend.
 //!
 //! ABI: `xen/include/public/io/blkif.h`.
 

@@ -1,4 +1,4 @@
-//! What a backend says of itself and of its disk in xenstore.
+//! The nodes by which a backend describes itself and its disk in xenstore.
 
 use super::front::Front;
 use crate::{Env, Need, Verdict};

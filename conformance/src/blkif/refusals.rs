@@ -1,4 +1,5 @@
-//! Requests that cannot be: each is answered with an error, changes nothing, holds nothing, and the ring goes on.
+//! Invalid requests. The backend must answer each with an error, change nothing on the disk, keep no page, and go
+//! on with the ring.
 
 use ring_abi::io::blkif::*;
 
@@ -136,8 +137,8 @@ cases! {
     }
 }
 
-/// Asks for what `make` makes of the disk's size and a page's grant, which must be refused; afterwards the disk holds
-/// what it held, the page is given back, and the ring serves.
+/// Checks that the backend refuses the request that `make` builds from the disk's size and a page's grant. Afterwards
+/// the disk must be unchanged, the page unmapped, and the ring must still serve requests.
 async fn refused(env: &mut Env, what: &str, make: impl Fn(u64, u32) -> BlkifRequest + Send) -> Verdict {
     let mut front = Front::usual(env).await?;
     front.fill(PLACE, 8, 40).await?;
@@ -216,7 +217,7 @@ async fn none_to_write(env: &mut Env) -> Verdict {
     refused(env, "a write of nothing", |_, _| transfer(BLKIF_OP_WRITE, PLACE, &[])).await
 }
 
-/// A transfer that claims `count` segments, all of which that there are being good ones.
+/// A transfer that claims `count` segments; the 11 that fit are valid.
 fn claiming(operation: u8, gref: u32, count: u8) -> BlkifRequest {
     let mut request = transfer(operation, PLACE, &[segment(gref, 0, 0); 11]);
     request.nr_segments = count;

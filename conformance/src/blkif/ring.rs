@@ -133,11 +133,12 @@ async fn id_bits(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// Publishes a one-sector read for each id at once; each must be answered, and succeed, as often as it was asked.
+/// Publishes a one-sector read for each id at once. Checks that the backend answers each id as often as it was
+/// used, and with success.
 pub(super) async fn all_answered(ring: &mut Ring, buffer: &Granted, ids: &[u64]) -> Verdict {
     let mut open: BTreeMap<u64, u32> = BTreeMap::new();
     for (n, &id) in ids.iter().enumerate() {
-        // A hypervisor may count the uses of one grant in seven bits.
+        // At most 32 requests use one grant: a hypervisor may count the uses of a grant in seven bits.
         let page = buffer.gref(n / 32 % buffer.count());
         let mut request = transfer(BLKIF_OP_READ, PLACE, &[segment(page, 0, 0)]);
         request.id = id;
@@ -338,7 +339,7 @@ async fn rsp_event_fourth(env: &mut Env) -> Verdict {
     let buffer = front.buffer(1)?;
     let ring = front.ring();
     for round in 0..3u64 {
-        // What is left of earlier events.
+        // Drops events that earlier requests have left.
         ring.drain_events();
         ring.bytes().store_u32(RSP_EVENT, ring.consumed.wrapping_add(4));
         for n in 0..4 {
@@ -375,7 +376,7 @@ async fn slots_elsewhere(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// Claims requests that cannot be, then connects anew.
+/// Claims `ahead` requests more than were written, then connects anew.
 async fn claims(env: &mut Env, ahead: u32) -> Verdict {
     {
         let mut front = Front::usual(env).await?;

@@ -1,4 +1,4 @@
-//! Reads and writes with segments in the request itself: what moves, and what stays.
+//! Reads and writes with segments in the request itself: which sectors and bytes change, and which do not.
 
 use ring_abi::io::blkif::*;
 
@@ -131,10 +131,11 @@ cases! {
     }
 }
 
-/// Sectors that the cases here write: from here on.
+/// The first sector that the cases here write.
 pub(crate) const PLACE: u64 = 64;
 
-/// Looks at a page sector by sector: the patterns' bytes, or 0xee where nothing was to be written.
+/// Checks a page sector by sector: each has the wanted pattern's byte, or 0xee where the backend must not
+/// have written.
 fn page_holds(buffer: &Granted, page: usize, wanted: [Option<u8>; 8]) -> Verdict {
     for (sector, wanted) in wanted.into_iter().enumerate() {
         let wanted = wanted.unwrap_or(0xee);
@@ -147,7 +148,8 @@ fn page_holds(buffer: &Granted, page: usize, wanted: [Option<u8>; 8]) -> Verdict
     Ok(())
 }
 
-/// A connection, with `count` sectors from [`PLACE`] on filled by the pattern of `seed`, and untouched pages.
+/// Connects, fills `count` sectors from [`PLACE`] on with the pattern of `seed`, and makes pages that hold
+/// 0xee throughout.
 async fn filled(env: &mut Env, count: u64, seed: u8, pages: usize) -> Verdict<(Front<'_>, Granted)> {
     let mut front = Front::usual(env).await?;
     front.fill(PLACE, count, seed).await?;
@@ -310,8 +312,8 @@ async fn read_repeated(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// Writes `segments`, each sector of `buffer` filled with a byte of its own, over the pattern of 20, and looks at what
-/// stands there then.
+/// Fills each sector of `buffer` with a byte of its own, writes `segments` over the pattern of seed 20, and checks
+/// the disk.
 async fn write_and_look(env: &mut Env, offset: u64, pages: usize, list: &[(usize, u8, u8)]) -> Verdict {
     let sectors: u64 = list.iter().map(|(_, first, last)| u64::from(last - first) + 1).sum();
     let total = offset + sectors + 2;

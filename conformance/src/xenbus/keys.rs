@@ -1,5 +1,5 @@
-//! A frontend's keys: missing, garbage, and pointing at nothing. A backend that cannot connect says so by not becoming
-//! `Connected`, and is there again for a frontend that starts anew.
+//! A frontend's keys that are missing, garbage, or name a ring or port that does not exist. A backend that cannot
+//! connect must not go to `Connected`, and must serve a frontend that starts anew.
 
 use alloc::string::{String, ToString};
 
@@ -122,11 +122,11 @@ cases! {
     }
 }
 
-/// How long a backend has for the mistake of connecting.
+/// How long a case waits for a backend that connects by mistake.
 const LONG_ENOUGH_MS: u64 = 400;
 
-/// Announces as `options` say, has the keys `spoiled`, and looks that the backend does not connect; then a sound
-/// frontend does.
+/// Announces a frontend as `options` say, then overwrites the keys `spoiled`. Checks that the backend does not
+/// connect, and that a valid frontend connects afterwards.
 async fn refused(env: &mut Env, options: &Options, spoiled: &[(&str, Option<String>)]) -> Verdict {
     let mut device = Front::prepare(env, Need::Disk).await?;
     let rings = Front::announce(&mut device, options).await?;
@@ -162,7 +162,7 @@ async fn spoil(device: &mut Device<'_>, spoiled: &[(&str, Option<String>)]) -> V
     Ok(())
 }
 
-/// Takes away what a sound frontend does not write.
+/// Removes the keys that a valid frontend does not write.
 async fn clean(device: &mut Device<'_>, options: &Options) -> Verdict {
     for key in ["ring-page-order", "ring-ref", "event-channel", "protocol", "multi-queue-num-queues"] {
         device.remove_front(key).await?;
@@ -201,7 +201,7 @@ async fn garbage_event_channel(env: &mut Env) -> Verdict {
 }
 
 async fn ring_not_granted(env: &mut Env) -> Verdict {
-    // Reserved for tools, and not used by this kernel.
+    // Reference 7 is reserved for the toolstack, and this kernel does not use it.
     with_key(env, "ring-ref", Some("7")).await
 }
 
@@ -251,7 +251,7 @@ async fn unknown_keys(env: &mut Env) -> Verdict {
     front.close().await
 }
 
-/// The largest ring order that the backend takes; the case is skipped where it names none.
+/// The largest ring order that the backend takes; the case is skipped where the backend names none.
 async fn largest_order(env: &mut Env) -> Verdict<u32> {
     let mut device = Front::prepare(env, Need::Disk).await?;
     let most = device.read_back("max-ring-page-order").await?.and_then(|text| text.parse::<u32>().ok());
@@ -282,7 +282,7 @@ async fn second_page_bad(env: &mut Env) -> Verdict {
     refused(env, &options, &[("ring-ref1", Some("7".into()))]).await
 }
 
-/// The most queues that the backend takes; the case is skipped where it names none.
+/// The most queues that the backend takes; the case is skipped where the backend names none.
 async fn most_queues(env: &mut Env) -> Verdict<u32> {
     let mut device = Front::prepare(env, Need::Disk).await?;
     let most = device.read_back("multi-queue-max-queues").await?.and_then(|text| text.parse::<u32>().ok());
@@ -319,7 +319,8 @@ async fn same_ring(env: &mut Env) -> Verdict {
         front.given_back().await?;
         Front { device, rings, .. } = front;
         device.reset().await?;
-        // The indices go on where they were. The port is the backend's no more: a new one is needed.
+        // The ring goes on at its old indices. The old port is closed at the backend's end, so the frontend
+        // opens a new port.
         rings[0].open_port(device.dom)?;
         device.write_front("event-channel", rings[0].port_number()).await?;
         ensure_eq!(rings[0].produced, round + 1, "the index of the next request");

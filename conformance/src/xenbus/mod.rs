@@ -1,4 +1,4 @@
-//! The states by which two ends of a device find each other, and what each reads of the other when.
+//! The states by which two ends of a device connect, and at which state each end reads the other's keys.
 //!
 //! ABI: `xen/include/public/io/xenbus.h`, and the state diagrams of `io/blkif.h`. The device is a disk.
 

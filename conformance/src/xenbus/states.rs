@@ -1,4 +1,4 @@
-//! The order of states: to a connection, out of it, and again.
+//! The order of states: connecting, disconnecting, and connecting again.
 
 use pvrt::executor::time;
 use ring_abi::io::blkif::*;
@@ -118,7 +118,7 @@ cases! {
     }
 }
 
-/// A read that must succeed.
+/// Checks that a read succeeds.
 async fn serves(front: &mut Front<'_>) -> Verdict {
     let buffer = front.buffer(1)?;
     let request = transfer(BLKIF_OP_READ, PLACE, &[segment(buffer.gref(0), 0, 7)]);

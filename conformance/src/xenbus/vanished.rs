@@ -1,4 +1,4 @@
-//! A toolstack that takes the device away, and a frontend that goes without a word.
+//! A toolstack that removes the device, and a frontend that disappears without closing.
 
 use alloc::format;
 use alloc::string::String;
@@ -66,7 +66,7 @@ cases! {
     }
 }
 
-/// A connected disk and the absolute path of its frontend's directory.
+/// Connects a disk; returns also the absolute path of its frontend's directory.
 async fn connected(env: &mut Env) -> Verdict<(Front<'_>, String)> {
     let mut front = Front::usual(env).await?;
     let path = front.device.read_back("frontend").await?.unwrap_or_default();

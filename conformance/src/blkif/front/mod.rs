@@ -1,4 +1,5 @@
-//! A block frontend with no will of its own: every word on the ring and in xenstore is the case's.
+//! A block frontend that does only what a case tells it to: the case decides every word on the ring and in
+//! xenstore.
 
 mod ring;
 
@@ -66,14 +67,14 @@ impl<'a> Front<'a> {
     /// Opens the device and brings both ends to where the toolstack left them.
     ///
     /// # Errors
-    /// [`Problem`]: there is no such disk, or its backend does not follow.
+    /// [`Problem`]: there is no such disk, or the backend does not reach the state that it should.
     pub async fn prepare(env: &'a mut Env, disk: Need) -> Verdict<Device<'a>> {
         let path = env.disk(disk).map(|disk| disk.path.clone());
         let path = path.ok_or_else(|| Problem::Skip(disk.missing().into()))?;
         Self::prepare_path(env, &path).await
     }
 
-    /// As [`prepare`](Self::prepare), for the device whose frontend's directory is `path`.
+    /// Does the same as [`prepare`](Self::prepare) for the device whose frontend has the directory `path`.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare).
@@ -132,7 +133,7 @@ impl<'a> Front<'a> {
     /// Makes rings and writes the frontend's keys, but not its state.
     ///
     /// # Errors
-    /// [`Problem::Error`]: nothing is left, or xenstore refuses.
+    /// [`Problem::Error`]: no memory, grant or port is left, or xenstore refuses.
     pub async fn announce(device: &mut Device<'a>, options: &Options) -> Verdict<Vec<Ring>> {
         let pages = 1usize << options.order.unwrap_or(0);
         let count = options.queues.unwrap_or(1).max(1);
@@ -178,7 +179,7 @@ impl<'a> Front<'a> {
         Granted::new(self.device.dom, pages, false)
     }
 
-    /// A feature of the backend's: its number, 0 where the key is missing.
+    /// Reads a feature key of the backend's; 0 where the key is missing.
     ///
     /// # Errors
     /// [`Problem`].
@@ -203,7 +204,7 @@ impl<'a> Front<'a> {
         Ok(())
     }
 
-    /// The bytes of `count` sectors from `sector` on, by ordinary requests into fresh memory.
+    /// Reads `count` sectors from `sector` on, by ordinary requests into fresh memory.
     ///
     /// # Errors
     /// [`Problem::Fail`]: a read fails.
@@ -222,8 +223,8 @@ impl<'a> Front<'a> {
         Ok(content)
     }
 
-    /// The first byte of each of `count` sectors from `sector` on that cases have written, each of which must have one
-    /// value throughout.
+    /// Reads `count` sectors from `sector` on, checks that all bytes of a sector are equal, and returns one byte for
+    /// each sector.
     ///
     /// # Errors
     /// [`Problem::Fail`]: a read fails, or a sector is mixed.
@@ -237,10 +238,10 @@ impl<'a> Front<'a> {
         Ok(seen)
     }
 
-    /// Looks whether `count` sectors from `sector` on have the pattern of `seed`.
+    /// Checks that `count` sectors from `sector` on have the pattern of `seed`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: one has not.
+    /// [`Problem::Fail`]: a sector has other bytes.
     pub async fn holds(&mut self, what: &str, sector: u64, count: u64, seed: u8) -> Verdict {
         let wanted: Vec<u8> = (sector..sector + count).map(|at| pattern(at, seed)).collect();
         let seen = self.look(sector, count).await?;
@@ -248,19 +249,19 @@ impl<'a> Front<'a> {
         Ok(())
     }
 
-    /// Closes both ends in order, and looks that the backend gives the rings back.
+    /// Closes both ends in order, and checks that the backend unmaps the rings.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: the backend does not close, or keeps a ring mapped.
     pub async fn close(mut self) -> Verdict {
         self.device.close().await?;
         self.given_back().await
     }
 
-    /// Waits until no ring is mapped any more.
+    /// Waits until the backend has unmapped all rings.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: one stays so.
+    /// [`Problem::Fail`]: the backend keeps a ring mapped.
     pub async fn given_back(&self) -> Verdict {
         let end = time::now_ns() + PATIENCE_MS * 1_000_000;
         while self.rings.iter().any(Ring::in_use) {
@@ -297,7 +298,7 @@ pub fn segment(gref: u32, first_sect: u8, last_sect: u8) -> BlkifRequestSegment 
     BlkifRequestSegment { gref, first_sect, last_sect, ..BlkifRequestSegment::default() }
 }
 
-/// A direct request with up to 11 segments, its id made of its content.
+/// A direct request with up to 11 segments, whose id is computed from its content.
 pub fn transfer(operation: u8, sector: u64, segments: &[BlkifRequestSegment]) -> BlkifRequest {
     let mut request = BlkifRequest::new_zeroed();
     request.operation = operation;

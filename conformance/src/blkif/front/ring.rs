@@ -27,7 +27,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring of `pages` pages for `dom`, its indices at `index`.
+    /// Makes an empty ring of `pages` pages for `dom`, whose indices begin at `index`.
     ///
     /// # Errors
     /// [`Problem::Error`]: no memory, grant or port is left.
@@ -46,7 +46,7 @@ impl Ring {
     /// Opens another port for `dom`.
     ///
     /// # Errors
-    /// [`Problem::Error`]: none is left.
+    /// [`Problem::Error`]: no port is left.
     pub fn open_port(&mut self, dom: DomId) -> Verdict {
         self.port = open_port(dom)?;
         Ok(())
@@ -76,13 +76,14 @@ impl Ring {
         SLOTS + (index & (self.slots - 1)) as usize * SLOT_BYTES
     }
 
-    /// Writes a request into the next slot, unseen as yet.
+    /// Writes a request into the next slot. The backend does not see the request before
+    /// [`publish`](Self::publish).
     pub fn push(&mut self, request: &BlkifRequest) {
         self.bytes().write(self.slot(self.produced), request.as_bytes());
         self.produced = self.produced.wrapping_add(1);
     }
 
-    /// Shows the backend all requests written, and notifies it.
+    /// Publishes all requests written so far, and notifies the backend.
     pub fn publish(&self) {
         self.bytes().store_u32(REQ_PROD, self.produced);
         self.port.notify();
@@ -98,12 +99,12 @@ impl Ring {
         while self.port.take_event() {}
     }
 
-    /// Waits for an event, at most `ms`; whether one came.
+    /// Waits at most `ms` for an event, and returns whether an event came.
     pub async fn event(&self, ms: u64) -> bool {
         time::timeout(ms * 1_000_000, self.port.wait()).await.is_ok()
     }
 
-    /// Responses that wait.
+    /// The number of responses that the case has not taken yet.
     pub fn waiting(&self) -> u32 {
         self.bytes().load_u32(RSP_PROD).wrapping_sub(self.consumed)
     }
@@ -114,10 +115,12 @@ impl Ring {
         response
     }
 
-    /// The next response. The wait is for the event that `rsp_event` asks for, so that a lost one is noticed.
+    /// The next response. The case waits for the event that `rsp_event` asks for, so that a lost event is
+    /// noticed.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: none within [`PATIENCE_MS`], more than there are requests, or no event with it.
+    /// [`Problem::Fail`]: no response comes within [`PATIENCE_MS`], the backend claims more responses than
+    /// there are requests, or no event comes with the response.
     pub async fn response(&mut self) -> Verdict<BlkifResponse> {
         let asked = self.produced.wrapping_sub(self.consumed);
         if self.waiting() == 0 {
@@ -137,20 +140,20 @@ impl Ring {
         Ok(self.take())
     }
 
-    /// Whether no response comes within `ms`.
+    /// Checks that no response comes within `ms`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: one does.
+    /// [`Problem::Fail`]: a response comes.
     pub async fn silent(&mut self, ms: u64) -> Verdict {
         time::sleep(ms * 1_000_000).await;
         ensure_eq!(self.waiting(), 0, "responses that nobody asked for");
         Ok(())
     }
 
-    /// Asks, with nothing else in flight, and gives the response to this very request.
+    /// Sends a request while nothing else is in flight, and returns the response to it.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: no response, or another id in it.
+    /// [`Problem::Fail`]: no response comes, or the response has another id.
     pub async fn ask(&mut self, request: &BlkifRequest) -> Verdict<BlkifResponse> {
         self.push(request);
         self.publish();
@@ -159,7 +162,7 @@ impl Ring {
         Ok(response)
     }
 
-    /// Asks, and gives the status.
+    /// Sends a request while nothing else is in flight, and returns the response's status.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
@@ -167,20 +170,20 @@ impl Ring {
         Ok(self.ask(request).await?.status)
     }
 
-    /// Asks for what must succeed.
+    /// Sends a request, and checks that the backend carries the request out.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: the backend answers with an error, or not at all.
     pub async fn succeeds(&mut self, what: &str, request: &BlkifRequest) -> Verdict {
         let status = self.status(request).await?;
         ensure_eq!(status, BLKIF_RSP_OKAY, "status of {what}");
         Ok(())
     }
 
-    /// Asks for what must be refused, with any status but success.
+    /// Sends a request, and checks that the backend answers with any status but success.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it is not.
+    /// [`Problem::Fail`]: the request succeeds, or the backend does not answer.
     pub async fn refused(&mut self, what: &str, request: &BlkifRequest) -> Verdict<i16> {
         let status = self.status(request).await?;
         ensure!(status < 0, "status of {what}: {status}, is to be an error");
