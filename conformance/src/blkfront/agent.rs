@@ -1,8 +1,9 @@
-//! The driver domain's side: devices that the toolstack gives this kernel to serve, and the frontends of the domain
-//! that has them, which an agent in its user space drives by [`orders`](super::orders).
+//! The driver domain's side. The toolstack gives this kernel devices to serve as backend. An agent in user space of
+//! the frontends' domain drives the frontends, by [`orders`](super::orders).
 //!
-//! Each connection gets a device of its own, and none is used twice: a frontend that a case leaves hanging is no
-//! other case's. The toolstack attaches them, in any number, before or while cases run:
+//! Each connection gets a device of its own, and no device is used twice, so a frontend that hangs after one
+//! case disturbs no other case. The toolstack attaches any number of devices, before the cases run or
+//! meanwhile:
 //!
 //! ```text
 //! xl block-attach linux vdev=xvdb,backend=conformance,target=conformance
@@ -29,12 +30,13 @@ use crate::{Env, Problem, Verdict};
 const START_NS: u64 = 240_000_000_000;
 /// How long a case waits for another device.
 const DEVICE_NS: u64 = 10_000_000_000;
-/// How often the store is looked at.
+/// How often the cases read the store while they wait.
 const LOOK_NS: u64 = 3_000_000;
-/// An order that is not carried out by then never will be: no case waits so long.
+/// The agent is taken for dead when an order has no answer after this time: no case waits so long.
 const ORDER_NS: u64 = 15_000_000_000;
 
-/// The connection that everything here shares. A wait on this connection holds the vCPU.
+/// The xenstore connection that everything here shares. A wait for an answer on this connection holds the
+/// vCPU.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<Store>>);
 
@@ -58,10 +60,10 @@ impl Shared {
     }
 }
 
-/// The devices of the frontend's domain that this one is to serve.
+/// The devices of the frontend's domain whose backend is this domain.
 struct Served {
     store: Shared,
-    /// This domain's home.
+    /// This domain's directory in xenstore, `/local/domain/N`.
     home: String,
     /// The frontend's domain.
     dom: u16,
@@ -69,7 +71,7 @@ struct Served {
 }
 
 impl Served {
-    /// A device that was not used yet.
+    /// The next device that no case has used yet.
     fn next(&self) -> Verdict<Option<u32>> {
         let names = self.store.list(&format!("{}/backend/vbd/{}", self.home, self.dom))?;
         let mut numbers: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -82,7 +84,7 @@ impl Served {
 impl Devices for Served {
     fn fresh(&self) -> Verdict<BackendDevice> {
         let base = format!("{}/backend/vbd/{}", self.home, self.dom);
-        // Nodes of what was used would soon be too many: a domain may own a thousand.
+        // Removes the nodes of used devices: a domain may own a thousand nodes.
         for number in self.used.lock().iter() {
             self.remove(&format!("{base}/{number}"));
         }
@@ -113,19 +115,19 @@ impl Devices for Served {
     }
 
     fn remove(&self, path: &str) {
-        // That it is missing is as well.
+        // A node that is missing already is no error.
         let _ = self.store.ask(XS_RM, &nul(path));
     }
 }
 
-/// The way to the agent.
+/// The channel to the agent: orders written as nodes.
 struct Agent {
     store: Shared,
     next: AtomicU32,
 }
 
 impl Agent {
-    /// Gives an order and waits for what comes of it.
+    /// Gives the agent an order and waits for the result.
     async fn order(&self, order: Order) -> Result<Option<Sum>, FrontError> {
         let gone = |_| FrontError::Gone;
         let path = format!("{DIRECTORY}/{}", self.next.fetch_add(1, Ordering::Relaxed));
@@ -200,10 +202,11 @@ impl BlockFrontend for Driven {
     }
 }
 
-/// Makes this kernel a driver domain, which takes the store for itself: waits for the first device, and for the agent.
+/// Makes this kernel a driver domain: takes over the xenstore connection, and waits for the first device and for the
+/// agent.
 ///
 /// # Errors
-/// [`Problem`]: neither comes, or xenstore refuses.
+/// [`Problem`]: the device or the agent does not come, or xenstore refuses.
 pub async fn driver_domain(env: &mut Env) -> Verdict {
     env.store()?;
     let Some(store) = env.store.take() else { return Ok(()) };
@@ -224,7 +227,7 @@ pub async fn driver_domain(env: &mut Env) -> Verdict {
     let shared = store.ask(XS_SET_PERMS, &perms)?;
     shared.ok_or_else(|| Problem::Error(format!("sharing {DIRECTORY}")))?;
     let agent = Arc::new(Agent { store: store.clone(), next: AtomicU32::new(1) });
-    // The agent answers for a device that is not there: by then it runs.
+    // The agent refuses an order for a device that does not exist; this answer shows that the agent runs.
     loop {
         let began = time::now_ns();
         agent.order(Order::Flush(0)).await.ok();

@@ -1,4 +1,4 @@
-//! A frontend on its way into a connection and out of it.
+//! How a frontend connects and disconnects.
 
 use ring_abi::io::xenbus::XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
 
@@ -92,7 +92,7 @@ async fn details(env: &mut Env) -> Verdict {
     let mut back = Back::new(env, Disk::default())?;
     let _front = back.start();
     back.announce();
-    // Looked at in small steps: the state must not be there before the details.
+    // The case reads the state often, since the state must not appear before the details do.
     back.wait_front(&[Initialised, Connected]).await?;
     for key in ["ring-ref", "event-channel"] {
         let text = back.key(key);
@@ -129,7 +129,7 @@ async fn nothing_before(env: &mut Env) -> Verdict {
     back.silent().await
 }
 
-/// Does `act` while the frontend waits for `Connected`: it must give up.
+/// Does `act` while the frontend waits for `Connected`; the frontend must then give up.
 pub(super) async fn gives_up(env: &mut Env, act: impl Fn(&Back) + Send) -> Verdict {
     let back = Back::new(env, Disk::default())?;
     let front = back.start();

@@ -1,5 +1,5 @@
-//! A backend that breaks the rules: a frontend may end the connection, but not take nonsense for data. What is in
-//! flight then fails or, where the ABI alone is the measure, is never heard of again.
+//! A backend that breaks the rules. The frontend may end the connection, but must not take nonsense for data.
+//! Operations in flight then fail; where the ABI alone is the measure, such operations may also wait for ever.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -71,7 +71,7 @@ cases! {
         rule: "The requests of a connection that has ended do not succeed.",
         source: "io/xenbus.h, XenbusStateUnknown",
     }
-    // The last of all: a kernel that takes the size as it is may hang in its end of the bus.
+    // This case comes last: a kernel that believes the size may hang in its xenbus code.
     "blkfront.connect.garbage-sector-size" = garbage_sector_size {
         title: "sector-size 0, 513 and 2^31",
         rule: "sector-size is a power of two, at least 512.",
@@ -79,7 +79,8 @@ cases! {
     }
 }
 
-/// Starts a read of eight sectors and lets `act` misbehave; the read then fails, or gives what is on the disk.
+/// Starts a read of eight sectors and lets `act` misbehave. The read must then fail, or return what is on the
+/// disk.
 async fn bears(env: &mut Env, act: impl Fn(&mut Back, &BlkifRequest) + Send) -> Verdict {
     let mut back = Back::new(env, Disk::default())?;
     let front = back.connect().await?;
@@ -87,7 +88,8 @@ async fn bears(env: &mut Env, act: impl Fn(&mut Back, &BlkifRequest) + Send) -> 
     let request = back.request().await?;
     act(&mut back, &request);
     time::sleep(50_000_000).await;
-    // The true answer, late. A frontend that has ended the connection grants its pages no more.
+    // Now the backend gives the true answer. The result is of no matter: a frontend that has ended the
+    // connection no longer grants its pages.
     let _ = back.perform(&request);
     back.push(request.id, request.operation, BLKIF_RSP_OKAY);
     back.publish(true);
@@ -97,7 +99,8 @@ async fn bears(env: &mut Env, act: impl Fn(&mut Back, &BlkifRequest) + Send) -> 
     goes_on(&mut back, &front).await
 }
 
-/// Whatever the frontend made of it: what is asked now does not become other data.
+/// Checks that a later read either fails or returns the right data, whether or not the frontend ended the
+/// connection.
 async fn goes_on(back: &mut Back, front: &Arc<dyn BlockFrontend>) -> Verdict {
     let asked = run(front.clone().read(0, 8));
     if let Some(Ok(data)) = back.serve_given_up(asked).await? {
@@ -138,7 +141,7 @@ async fn twice(env: &mut Env) -> Verdict {
     if let Ok(data) = back.end(first).await? {
         ensure!(data == Sum::of(&back.data[..8 * 512]), "the first read gave other data");
     }
-    // The second was never answered: it has failed, or waits.
+    // The second read was never answered, so the second has failed or still waits.
     let waiting = time::timeout(100_000_000, second).await;
     ensure!(!matches!(waiting, Ok(Ok(Ok(_)))), "a read that was never answered succeeded");
     Ok(())
@@ -149,7 +152,8 @@ async fn overrun(env: &mut Env) -> Verdict {
     let front = back.connect().await?;
     let asked = run(front.clone().read(16, 8));
     let request = back.request().await?;
-    // Done for the first of the two: a frontend that takes one after the other may believe that one.
+    // The backend carries out the first request: a frontend that takes responses one by one may believe the
+    // first response.
     back.perform(&request)?;
     back.push(request.id, request.operation, BLKIF_RSP_OKAY);
     back.push(request.id, request.operation, BLKIF_RSP_OKAY);
@@ -196,7 +200,7 @@ async fn req_prod(env: &mut Env) -> Verdict {
         back.respond(&request, BLKIF_RSP_OKAY);
         let got = back.end(asked).await?;
         ensure!(got.is_ok(), "a read failed: {:?}", got.err());
-        // The next request counts on from what the frontend itself knows.
+        // The frontend must number the next request by its private index, not by the overwritten one.
         let asked = run(front.clone().read(n, 1));
         let now = back.req_prod_after(OVERWRITTEN).await?;
         ensure_eq!(now, true_prod + 1, "req_prod after the next request");
@@ -227,7 +231,7 @@ async fn requests_rewritten(env: &mut Env) -> Verdict {
     Ok(())
 }
 
-/// A read in flight when the backend goes: it does not succeed.
+/// Checks that a read in flight does not succeed when the backend goes away.
 async fn goes(env: &mut Env, act: impl Fn(&mut Back) + Send) -> Verdict {
     let mut back = Back::new(env, Disk::default())?;
     let front = back.connect().await?;

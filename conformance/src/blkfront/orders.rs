@@ -1,9 +1,9 @@
-//! What the cases in a driver domain and the agent in the frontend's domain say to each other.
+//! The protocol between the cases in a driver domain and the agent in the frontend's domain.
 //!
-//! The driver domain has a directory, `data/agent` of its home, in which each order is a node of its own, named by
-//! its number. The agent lists the directory, carries out what is new, each order beside the others, and writes the
-//! answer over the order. Numbers rise. Data do not go this way: what is written both ends can make from a seed, and
-//! of what was read a sum is enough.
+//! The driver domain writes each order as a node of the directory `data/agent` in its home; the node's name is the
+//! order's number. The agent lists the directory, carries out new orders concurrently, and overwrites each order
+//! with the answer. Numbers rise. No disk data go this way: both ends make the data to write from a seed, and a
+//! checksum stands for the data read.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,7 +15,7 @@ use crate::ends::{FrontError, Sum};
 
 /// The directory of orders, below the driver domain's home.
 pub const DIRECTORY: &str = "data/agent";
-/// What begins an answer.
+/// The prefix of each answer.
 pub const ANSWER: &str = "= ";
 
 /// Something that the agent is to do.
@@ -25,7 +25,7 @@ pub enum Order {
     Connect(u32),
     /// Read sectors of 512 bytes, past the kernel's cache: device, first sector, number.
     Read(u32, u64, usize),
-    /// Write them: device, first sector, number, seed.
+    /// Write sectors: device, first sector, number, seed.
     Write(u32, u64, usize, u8),
     /// Make what was written durable.
     Flush(u32),
@@ -77,7 +77,7 @@ impl FromStr for Order {
     }
 }
 
-/// What came of an order; a read gives a sum.
+/// The result of an order; a read's result has a checksum.
 pub type Came = Result<Option<Sum>, FrontError>;
 
 const ERRORS: [(FrontError, &str); 4] = [
@@ -87,7 +87,7 @@ const ERRORS: [(FrontError, &str); 4] = [
     (FrontError::Gone, "gone"),
 ];
 
-/// The answer that says what came of an order.
+/// The text of an answer.
 pub fn answer(result: Came) -> String {
     match result {
         Ok(None) => format!("{ANSWER}done"),
@@ -99,7 +99,7 @@ pub fn answer(result: Came) -> String {
     }
 }
 
-/// What came of an order, by the node; `None`: it is not an answer yet.
+/// Reads an answer from the node's text; `None` while the node still holds the order.
 pub fn parse_answer(node: &str) -> Option<Came> {
     let text = node.strip_prefix(ANSWER)?;
     if text == "done" {

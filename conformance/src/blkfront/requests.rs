@@ -1,4 +1,4 @@
-//! What a frontend asks, and what it makes of the answers of a sound backend.
+//! The requests of a frontend, and how the frontend treats the answers of a correct backend.
 
 use ring_abi::io::blkif::*;
 
@@ -126,7 +126,7 @@ cases! {
     }
 }
 
-/// Pieces that every frontend can do at once: first sector and number.
+/// Ranges that every frontend can transfer in one request: first sector and number.
 const PIECES: [(u64, usize); 4] = [(0, 1), (8, 8), (17, 5), (100, 24)];
 
 /// The bytes of sectors.
@@ -134,7 +134,7 @@ pub(super) fn range(sector: u64, sectors: usize) -> core::ops::Range<usize> {
     sector as usize * 512..(sector as usize + sectors) * 512
 }
 
-/// Reads and looks that the data are right.
+/// Reads, and checks the data.
 pub(super) async fn reads(
     back: &mut Back,
     front: &alloc::sync::Arc<dyn super::BlockFrontend>,
@@ -147,7 +147,7 @@ pub(super) async fn reads(
     Ok(())
 }
 
-/// Writes and looks that the data have arrived, and nothing else.
+/// Writes, and checks that the disk has changed there and nowhere else.
 async fn writes(
     back: &mut Back,
     front: &alloc::sync::Arc<dyn super::BlockFrontend>,
@@ -227,14 +227,14 @@ async fn behind_the_end(env: &mut Env) -> Verdict {
     let front = back.connect().await?;
     let end = back.disk.sectors;
     for (at, n) in [(end, 1), (end - 1, 2), (u64::MAX, 1), (u64::MAX - 3, 8), (1 << 55, 1)] {
-        // The frontend may ask for the part that is on the disk.
+        // The frontend may still request the part that is on the disk.
         let result = back.serve(run(front.clone().read(at, n))).await?;
         ensure!(result.is_err(), "a read of {n} sectors at {at} succeeded on a disk of {end}");
     }
     back.silent().await
 }
 
-/// Has one read answered with `status`.
+/// Reads one sector, with the backend answering `status`.
 async fn answered(env: &mut Env, status: i16) -> Verdict {
     let mut back = Back::new(env, Disk::default())?;
     let front = back.connect().await?;
@@ -243,7 +243,7 @@ async fn answered(env: &mut Env, status: i16) -> Verdict {
     back.respond(&request, status);
     let result = back.end(asked).await?;
     ensure!(result.is_err(), "a read answered with status {status} succeeded");
-    // The frontend may take nonsense for the end of the connection.
+    // The frontend may end the connection at a status that does not exist.
     if status == BLKIF_RSP_ERROR {
         reads(&mut back, &front, 0, 8).await?;
     }
@@ -369,7 +369,8 @@ async fn big_sectors_misaligned(env: &mut Env) -> Verdict {
     let mut back = Back::new(env, BIG)?;
     let front = back.connect().await?;
     for (at, n) in [(1, 8), (0, 4), (8, 12), (1020, 4)] {
-        // The frontend may refuse, or read more than was asked for: what it asks the backend is looked at.
+        // The frontend may refuse, or read more than the caller wants: only the requests to the backend are
+        // checked.
         let asked = run(front.clone().read(at, n));
         let result = back.serve(asked).await?;
         if let Ok(data) = result {

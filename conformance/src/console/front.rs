@@ -14,7 +14,7 @@ use super::Watcher;
 use crate::verdict::Need;
 use crate::{Env, Problem, Verdict};
 
-/// How long the daemon may take to do anything. Some hold a domain back that writes much.
+/// How long the daemon may take to do anything. Some daemons hold a domain back that writes much.
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// A pause in which a daemon that has something to do would have begun.
 const SILENCE_NS: u64 = 300_000_000;
@@ -51,10 +51,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// Takes over the console, once all that was written is taken.
+    /// Takes over the console as soon as the daemon has taken all output written before.
     ///
     /// # Errors
-    /// [`Problem::Skip`]: there is none. [`Problem::Error`]: the daemon does not take what is there.
+    /// [`Problem::Skip`]: the domain has no console. [`Problem::Error`]: the daemon does not take the earlier
+    /// output.
     pub async fn take(env: &Env) -> Verdict<Self> {
         let Some(console) = &env.console else { return Err(Problem::Skip(Need::Console.missing().into())) };
         let mut front = Self {
@@ -86,7 +87,8 @@ impl Front {
         OUT_BYTES.saturating_sub(self.prod.wrapping_sub(self.page.load_u32(OUT.cons)) as usize)
     }
 
-    /// Writes bytes into the ring that the daemon does not see as yet. There must be room for them.
+    /// Writes bytes into the ring. The daemon does not see them before [`publish`](Self::publish). The ring
+    /// must have room.
     pub fn put(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.page.store_u8(OUT.data + self.prod as usize % OUT_BYTES, *byte);
@@ -94,7 +96,7 @@ impl Front {
         }
     }
 
-    /// Shows the daemon what was put, without an event.
+    /// Publishes the bytes written so far, without an event.
     pub fn publish(&mut self) {
         self.page.swap_u32(OUT.prod, self.prod);
     }
@@ -104,14 +106,14 @@ impl Front {
         self.port.notify();
     }
 
-    /// Puts bytes, shows them, and sends an event.
+    /// Writes bytes, publishes them, and sends an event.
     pub fn send(&mut self, bytes: &[u8]) {
         self.put(bytes);
         self.publish();
         self.notify();
     }
 
-    /// Looks that the domain's index is its own and that the daemon's has not passed it.
+    /// Checks that nobody has changed the domain's index and that the daemon's index has not passed it.
     fn check(&self) -> Verdict<u32> {
         let at = self.indices();
         ensure_eq!(at.out_prod, self.prod, "out_prod, which is the domain's");
@@ -120,7 +122,7 @@ impl Front {
         Ok(waiting)
     }
 
-    /// Waits, for events alone, until at most `left` bytes wait in the ring.
+    /// Waits until at most `left` bytes are left in the ring. The wait ends by events alone.
     async fn until(&mut self, left: usize) -> Verdict {
         let end = time::now_ns() + PATIENCE_NS;
         while self.check()? as usize > left {
@@ -134,15 +136,15 @@ impl Front {
         Ok(())
     }
 
-    /// Waits until everything shown is taken.
+    /// Waits until the daemon has taken everything published.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it is not, or no event tells of it.
+    /// [`Problem::Fail`]: the daemon does not take everything, or sends no event for it.
     pub async fn taken(&mut self) -> Verdict {
         self.until(0).await
     }
 
-    /// As [`Self::taken`], whether an event tells of it or not.
+    /// Does the same as [`Self::taken`], but does not need an event.
     async fn settle(&mut self) -> Verdict {
         let end = time::now_ns() + PATIENCE_NS;
         while self.check()? > 0 {
@@ -163,12 +165,12 @@ impl Front {
         Ok(())
     }
 
-    /// Forgets an event that came.
+    /// Drops an event that came earlier.
     pub fn forget_event(&self) {
         self.port.take_event();
     }
 
-    /// Writes all bytes as a kernel does: as many as there is room for, then it waits for an event.
+    /// Writes all bytes as a kernel does: as many as there is room for, then the rest after each event.
     ///
     /// # Errors
     /// [`Problem::Fail`]: the daemon does not make room.
@@ -199,12 +201,12 @@ impl Front {
         Ok(())
     }
 
-    /// Input that waits.
+    /// The number of input bytes that wait in the ring.
     pub fn waiting(&self) -> usize {
         self.page.load_u32(IN.prod).wrapping_sub(self.cons) as usize
     }
 
-    /// Takes at most `most` bytes of input, and sends an event for the room.
+    /// Takes at most `most` bytes of input, and sends an event, since there is room again.
     pub fn read(&mut self, most: usize) -> Vec<u8> {
         let count = self.waiting().min(most);
         let bytes = (0..count)
@@ -218,15 +220,15 @@ impl Front {
         bytes
     }
 
-    /// What the watcher saw since the last call; nothing where there is none.
+    /// The bytes that the watcher saw since the last call; none where there is no watcher.
     pub fn shown(&self) -> Vec<u8> {
         self.watcher.as_ref().map(|watcher| watcher.shown()).unwrap_or_default()
     }
 
-    /// Looks that the watcher, if there is one, saw just these bytes.
+    /// Checks that the watcher, if there is one, saw just these bytes.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: something else.
+    /// [`Problem::Fail`]: the watcher saw other bytes.
     pub async fn expect_shown(&self, wanted: &[u8]) -> Verdict {
         if self.watcher.is_none() {
             return Ok(());
@@ -243,10 +245,10 @@ impl Front {
         Ok(())
     }
 
-    /// The watcher's keyboard.
+    /// Types `bytes` at the watcher's keyboard.
     ///
     /// # Errors
-    /// [`Problem::Skip`]: there is none.
+    /// [`Problem::Skip`]: there is no watcher.
     pub fn enter(&self, bytes: &[u8]) -> Verdict<usize> {
         let Some(watcher) = &self.watcher else {
             return Err(Problem::Skip(Need::BothEnds.missing().into()));
@@ -260,7 +262,7 @@ pub async fn quiet() {
     time::sleep(SILENCE_NS).await;
 }
 
-/// `count` bytes, all values among them, of which no run repeats soon.
+/// `count` bytes of all values, with a long period.
 pub fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|n| (n * 7 + n / 256 * 13) as u8).collect()
 }

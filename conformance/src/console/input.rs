@@ -163,7 +163,7 @@ async fn full(env: &mut Env) -> Verdict {
     front.enter(&bytes)?;
     quiet().await;
     ensure_eq!(front.waiting(), IN_BYTES, "bytes in the ring");
-    // More of it, and events, change nothing.
+    // More input, and events, change nothing.
     front.enter(b"more")?;
     front.notify();
     quiet().await;

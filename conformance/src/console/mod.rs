@@ -1,8 +1,8 @@
 //! Console: the ring between a domain and the daemon that shows it, seen from the domain.
 //!
-//! A booted kernel prints its report on the very ring that the cases use. [`front::Front`] has the ring to itself while
-//! a case runs, and gives it back with the indices where they then stand; what the cases write are no lines of the
-//! report.
+//! A booted kernel prints its report on the very ring that the cases use. While a case runs, [`front::Front`] has the
+//! ring to itself; afterwards the report goes on at the indices that the case left. The report's reader skips what
+//! the cases write.
 //!
 //! ABI: `xen/include/public/io/console.h`, `docs/misc/console.txt`.
 

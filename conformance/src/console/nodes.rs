@@ -83,10 +83,10 @@ async fn node(env: &mut Env, key: &str) -> Verdict<String> {
 
 async fn frame(env: &mut Env) -> Verdict {
     let console = console(env)?;
-    // What is the domain's own it may map a second time, in its own name.
+    // A domain may map its own page a second time, in its own name.
     let again = pvrt::mem::map_foreign(DomId::SELF, &[console.ring.mfn], true)
         .map_err(|error| Problem::Fail(format!("mapping frame {}: {error:?}", console.ring.mfn.raw())))?;
-    // Behind the indices, where nobody looks.
+    // An offset behind the indices, in bytes that no end uses.
     const AT: usize = 4088;
     let before = console.ring.page.swap_u64(AT, 0x6d69_6372_6f68_7621);
     let seen = again.bytes().load_u64(AT);
@@ -121,7 +121,7 @@ async fn grant(env: &mut Env) -> Verdict {
     let at = GNTTAB_RESERVED_CONSOLE as usize * 8;
     let (head, frame) = (table.bytes().load_u32(at), table.bytes().load_u32(at + 4));
     let (flags, dom) = (head as u16, (head >> 16) as u16);
-    // Whether it is mapped at the moment is the backend's affair.
+    // The backend is free to have the page mapped or not.
     ensure_eq!(flags & GTF_TYPE_MASK, GTF_PERMIT_ACCESS, "the entry's type");
     ensure!(flags & ring_abi::grant::GTF_READONLY == 0, "it is granted for reading alone: {flags:#x}");
     ensure_eq!(u64::from(frame), console.ring.mfn.raw(), "the entry's frame");

@@ -125,7 +125,7 @@ cases! {
     }
 }
 
-/// Sends bytes that fit, and looks that they arrive.
+/// Sends bytes that fit into the ring, and checks that the watcher sees them.
 async fn arrives(front: &mut Front, bytes: &[u8]) -> Verdict {
     let before = front.indices();
     front.send(bytes);
@@ -229,7 +229,7 @@ async fn empty_events(env: &mut Env) -> Verdict {
     quiet().await;
     ensure_eq!(front.indices(), before, "the indices");
     front.expect_shown(b"").await?;
-    // And it still listens.
+    // Checks that the daemon still takes output.
     arrives(&mut front, b"\n").await
 }
 
@@ -318,7 +318,7 @@ async fn odd_pieces(env: &mut Env) -> Verdict {
 async fn every_byte(env: &mut Env) -> Verdict {
     let mut front = Front::take(env).await?;
     let mut bytes: Vec<u8> = (0..=255).collect();
-    // Whatever a terminal makes of them: to the left, and normal again.
+    // Brings a terminal back to its usual state: left margin, normal colours and character set.
     bytes.extend_from_slice(b"\x1b[0m\x0f\r\n");
     arrives(&mut front, &bytes).await
 }

@@ -1,4 +1,4 @@
-//! A domain that does not keep to the ring.
+//! A domain that breaks the ring's rules.
 
 use ring_abi::io::console::{IN, OUT};
 
@@ -49,7 +49,8 @@ cases! {
     }
 }
 
-/// Claims to have written `ahead` bytes: none is shown, and the daemon moves nothing.
+/// Claims to have written `ahead` bytes. Checks that the daemon shows none of them and does not move its
+/// index.
 async fn claims(front: &Front, ahead: u32) -> Verdict {
     let before = front.indices();
     front.page.store_u32(OUT.prod, before.out_cons.wrapping_add(ahead));
@@ -81,7 +82,8 @@ async fn after_good(env: &mut Env) -> Verdict {
     claims(&front, OUT_BYTES as u32 + 10).await
 }
 
-/// Moves in_cons to `ahead` of in_prod and types: no byte may be written over what the domain has not read.
+/// Sets in_cons to `ahead` of in_prod and types. Checks that the daemon overwrites no byte that the domain
+/// has not read.
 async fn no_room(front: &Front, ahead: u32) -> Verdict {
     let before = front.indices();
     let mut old = [0; IN_BYTES];

@@ -1,4 +1,4 @@
-//! A console daemon with no will of its own, word by word.
+//! A console daemon that does only what a case tells it to.
 
 use alloc::format;
 use alloc::sync::Arc;
@@ -22,7 +22,7 @@ const PATIENCE_NS: u64 = 5_000_000_000;
 /// A frontend's pause that counts as doing nothing.
 const SILENCE_NS: u64 = 100_000_000;
 
-/// The daemon's end of a ring, and the frontend at the other.
+/// The daemon's end of a ring, and the frontend at the other end.
 pub struct Back {
     /// The page.
     pub page: SharedBytes<'static>,
@@ -38,7 +38,7 @@ impl Back {
     /// A frontend on a new ring.
     ///
     /// # Errors
-    /// [`Problem::Skip`]: there is none to try.
+    /// [`Problem::Skip`]: there is no frontend to try.
     pub fn new(env: &Env) -> Verdict<Self> {
         Self::starting(env, 0, 0)
     }
@@ -52,7 +52,7 @@ impl Back {
             return Err(Problem::Skip("no frontend to try".into()));
         };
         let pages = Pages::zeroed(1).map_err(|_| Problem::Error("out of memory".into()))?;
-        // The frontend has it for as long as it likes.
+        // Nothing tells when the frontend is done with the page, so the page is never freed.
         let page = pages.leak();
         for (channel, start) in [(OUT, out), (IN, input)] {
             page.store_u32(channel.cons, start);
@@ -80,22 +80,22 @@ impl Back {
         self.port.notify();
     }
 
-    /// Lets the frontend write.
+    /// Tells the frontend to write.
     pub fn write(&self, bytes: &[u8]) -> Asked<()> {
         let writing = self.front.clone().write(bytes.to_vec());
         spawn_join(writing)
     }
 
-    /// Lets the frontend read.
+    /// Tells the frontend to read.
     pub fn read(&self, most: usize) -> Asked<Vec<u8>> {
         let reading = self.front.clone().read(most);
         spawn_join(reading)
     }
 
-    /// What comes of an operation.
+    /// Waits for the result of an operation.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not end, or fails.
+    /// [`Problem::Fail`]: the operation does not end, or fails.
     pub async fn end<T>(&self, asked: Asked<T>) -> Verdict<T> {
         match time::timeout(PATIENCE_NS, asked).await {
             Ok(Ok(Ok(value))) => Ok(value),
@@ -105,7 +105,7 @@ impl Back {
         }
     }
 
-    /// What an operation gave after a while; `None` if it has failed, or waits.
+    /// The result of an operation after a short time; `None` if the operation has failed, or still waits.
     pub async fn gave<T>(&self, asked: Asked<T>) -> Option<T> {
         time::timeout(SILENCE_NS, asked).await.ok()?.ok()?.ok()
     }
@@ -113,17 +113,17 @@ impl Back {
     /// Bytes that wait for the daemon.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: more than the ring holds.
+    /// [`Problem::Fail`]: the frontend claims more than the ring holds.
     pub fn waiting(&self) -> Verdict<usize> {
         let waiting = self.page.load_u32(OUT.prod).wrapping_sub(self.cons) as usize;
         ensure!(waiting <= OUT_BYTES, "out_prod is {waiting} ahead of out_cons");
         Ok(waiting)
     }
 
-    /// Waits, for events alone, until bytes wait.
+    /// Waits until the frontend has written bytes. The wait ends by events alone.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: none come, or no event with them.
+    /// [`Problem::Fail`]: no bytes come, or no event comes with them.
     pub async fn output(&self) -> Verdict {
         while self.waiting()? == 0 {
             if time::timeout(PATIENCE_NS, self.port.wait()).await.is_err() {
@@ -134,7 +134,7 @@ impl Back {
         Ok(())
     }
 
-    /// Takes at most `most` bytes that wait, and sends an event for the room.
+    /// Takes at most `most` bytes of output, and sends an event, since there is room again.
     ///
     /// # Errors
     /// As [`Self::waiting`].
@@ -150,10 +150,10 @@ impl Back {
         Ok(bytes)
     }
 
-    /// Takes bytes, at most `most` at a time, until there are `count`.
+    /// Takes output, at most `most` bytes at a time, until there are `count` bytes.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: they do not come.
+    /// [`Problem::Fail`]: fewer bytes come.
     pub async fn take_all(&mut self, count: usize, most: usize) -> Verdict<Vec<u8>> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
@@ -165,7 +165,7 @@ impl Back {
         Ok(bytes)
     }
 
-    /// Types, as many bytes as there is room for; gives how many.
+    /// Types as many bytes as there is room for, and returns how many.
     ///
     /// # Errors
     /// [`Problem::Fail`]: in_cons is nonsense.
@@ -182,7 +182,7 @@ impl Back {
         Ok(count)
     }
 
-    /// Forgets an event that came.
+    /// Drops an event that came earlier.
     pub fn forget_event(&self) {
         self.port.take_event();
     }

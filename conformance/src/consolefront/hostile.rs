@@ -1,4 +1,4 @@
-//! A daemon that does not keep to the ring.
+//! A daemon that breaks the ring's rules.
 
 use ring_abi::io::console::{IN, OUT};
 
@@ -45,7 +45,7 @@ cases! {
     }
 }
 
-/// Claims to have typed `ahead` bytes: a read gives none.
+/// Claims to have typed `ahead` bytes. Checks that a read returns none of them.
 async fn typed(env: &Env, ahead: u32) -> Verdict {
     let back = Back::new(env)?;
     back.page.store_u32(IN.prod, ahead);
@@ -69,7 +69,7 @@ async fn in_back(env: &mut Env) -> Verdict {
     typed(env, u32::MAX).await
 }
 
-/// Sets out_cons to `at` while 100 bytes wait: the frontend overwrites none of them.
+/// Sets out_cons to `at` while 100 bytes wait. Checks that the frontend overwrites none of them.
 async fn no_room(env: &Env, at: u32) -> Verdict {
     let back = Back::new(env)?;
     let bytes = pattern(100);

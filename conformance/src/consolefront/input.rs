@@ -55,7 +55,7 @@ cases! {
     }
 }
 
-/// Reads until there are `count` bytes.
+/// Lets the frontend read until there are `count` bytes.
 async fn read_all(back: &Back, count: usize, most: usize) -> Verdict<Vec<u8>> {
     let mut bytes = Vec::new();
     while bytes.len() < count {

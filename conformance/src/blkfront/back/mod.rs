@@ -1,5 +1,6 @@
-//! A block backend with no will of its own: what the backend announces, answers and writes to the ring is the case's.
-//! Requests are looked at closely (`ring`): a frontend that asks for more than was announced has failed.
+//! A block backend that does only what a case tells it to: the case decides what the backend announces, answers and
+//! writes to the ring. The backend checks each request closely (`ring`): a frontend that asks for more than the
+//! backend announced has failed.
 
 mod ring;
 
@@ -23,7 +24,7 @@ use crate::{Env, Problem, Verdict};
 
 /// How long a frontend may take for anything.
 const PATIENCE_NS: u64 = 5_000_000_000;
-/// An operation that takes longer waits for a connection that is given up.
+/// An operation that takes longer waits on a connection that the frontend has given up.
 const GIVEN_UP_NS: u64 = 1_000_000_000;
 /// A frontend's pause that counts as doing nothing.
 const SILENCE_NS: u64 = 100_000_000;
@@ -69,7 +70,7 @@ pub struct Back {
     front: String,
     back: String,
     dom: DomId,
-    /// What the ABI leaves open is asked of the frontend too.
+    /// The frontend must also do what the ABI leaves open.
     pub strict: bool,
     attached: Option<Attached>,
     /// What is announced.
@@ -87,7 +88,8 @@ impl Back {
         let place = env.frontend_under_test.clone();
         let Some(place) = place else { return Err(Problem::Skip("no frontend to try".into())) };
         let mut data = Vec::with_capacity(disk.sectors as usize * 512);
-        // A sector at a time: bytes one by one take most of a case's time where nothing is optimized.
+        // Fills a sector at a time: in a build without optimization, single bytes would take most of a case's
+        // time.
         let mut bytes: [u8; 512] = core::array::from_fn(|at| (at / 7 + 1) as u8);
         for sector in 0..disk.sectors as usize {
             bytes[..8].copy_from_slice(&(sector as u64).to_le_bytes());
@@ -136,7 +138,7 @@ impl Back {
     /// Waits until the frontend's state is one of `wanted`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not get there.
+    /// [`Problem::Fail`]: the frontend reaches none of the states.
     pub async fn wait_front(&self, wanted: &[XenbusState]) -> Verdict<XenbusState> {
         let end = time::now_ns() + PATIENCE_NS;
         loop {
@@ -154,7 +156,7 @@ impl Back {
         run(self.frontends.connect(&self.front))
     }
 
-    /// Announces what there is before `InitWait`, and goes there.
+    /// Writes the features that a backend announces before `InitWait`, and goes to `InitWait`.
     pub fn announce(&self) {
         if self.disk.indirect > 0 {
             self.set("feature-max-indirect-segments", self.disk.indirect);
@@ -167,7 +169,7 @@ impl Back {
     /// Maps the ring and binds the event channel that the frontend names.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: they are not there or cannot be used.
+    /// [`Problem::Fail`]: the frontend's nodes are missing or name no usable ring or port.
     pub fn attach(&mut self) -> Verdict {
         let number = |key: &str| -> Verdict<u32> {
             let text = self.key(key);
@@ -191,7 +193,7 @@ impl Back {
         self.set_state(XenbusState::Connected);
     }
 
-    /// Everything up to a connected frontend.
+    /// Does all steps until the frontend is connected.
     ///
     /// # Errors
     /// [`Problem::Fail`]: the frontend does not connect.
@@ -201,17 +203,17 @@ impl Back {
         self.wait_front(&[XenbusState::Initialised, XenbusState::Connected]).await?;
         self.attach()?;
         self.properties();
-        // Its kernel may read the disk at once, for a table of partitions.
+        // The frontend's kernel may read the partition table at once.
         match self.serve(front).await? {
             Ok(front) => Ok(front),
             Err(error) => Err(Problem::Fail(format!("the frontend does not connect: {error:?}"))),
         }
     }
 
-    /// What came of an operation of the frontend's.
+    /// Waits for the result of an operation of the frontend's.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not end.
+    /// [`Problem::Fail`]: the operation does not end.
     pub async fn end<T>(&self, asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
         match time::timeout(PATIENCE_NS, asked).await {
             Ok(Ok(result)) => Ok(result),
@@ -220,11 +222,12 @@ impl Back {
         }
     }
 
-    /// What came of an operation whose connection the frontend may have given up. The ABI does not say that the
-    /// operation ends then, so `None` is an answer: it waits. Where frontends are tried strictly it must end.
+    /// Waits for the result of an operation whose connection the frontend may have given up. The ABI does not
+    /// say that such an operation ends, so `None` says that the operation still waits. Where frontends are
+    /// tried strictly, the operation must end.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it was dropped, or is to end and does not.
+    /// [`Problem::Fail`]: the frontend dropped the operation, or the operation must end and does not.
     pub async fn given_up<T>(&self, asked: Asked<T>) -> Verdict<Option<Result<T, FrontError>>> {
         if self.strict {
             return self.end(asked).await.map(Some);

@@ -1,4 +1,4 @@
-//! Requests and responses of the backend: taken, looked at, carried out, answered.
+//! The backend's end of the ring: takes requests, checks them, carries them out and answers them.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -20,16 +20,18 @@ impl Back {
         [REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT].map(|offset| self.ring().load_u32(offset))
     }
 
-    /// Requests that wait.
+    /// The number of requests that the backend has not taken yet.
     pub fn waiting(&self) -> u32 {
         let cons = self.attached.as_ref().map_or(0, |attached| attached.req_cons);
         self.ring().load_u32(REQ_PROD).wrapping_sub(cons)
     }
 
-    /// The next request. The wait is for the event that `req_event` asks for, so that a lost one is noticed.
+    /// The next request. The backend waits for the event that `req_event` asks for, so that a lost event is
+    /// noticed.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: none comes, no event comes with it, or there are more than the ring holds.
+    /// [`Problem::Fail`]: no request comes, no event comes with the request, or the frontend claims more
+    /// requests than the ring holds.
     pub async fn request(&mut self) -> Verdict<BlkifRequest> {
         let end = time::now_ns() + PATIENCE_NS;
         while self.waiting() == 0 {
@@ -51,17 +53,18 @@ impl Back {
         Ok(self.ring().read_value(at))
     }
 
-    /// Looks that the frontend asks for nothing.
+    /// Checks that the frontend sends no request.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does.
+    /// [`Problem::Fail`]: the frontend sends one.
     pub async fn silent(&self) -> Verdict {
         time::sleep(SILENCE_NS).await;
         ensure_eq!(self.waiting(), 0, "requests of a frontend that has nothing to ask");
         Ok(())
     }
 
-    /// Writes a response into the next slot, unseen as yet.
+    /// Writes a response into the next slot. The frontend does not see the response before
+    /// [`publish`](Self::publish).
     pub fn push(&mut self, id: u64, operation: u8, status: i16) {
         let attached = self.attached();
         let at = SLOTS + (attached.rsp_prod % 32) as usize * SLOT_BYTES;
@@ -83,7 +86,7 @@ impl Back {
         }
     }
 
-    /// Claims `ahead` responses more than there are, and notifies.
+    /// Publishes `ahead` responses more than were written, and notifies the frontend.
     pub fn claim(&mut self, ahead: u32) {
         let prod = self.attached().rsp_prod.wrapping_add(ahead);
         self.ring().store_u32(RSP_PROD, prod);
@@ -111,7 +114,7 @@ impl Back {
         self.publish(false);
     }
 
-    /// The segments of a transfer, looked at closely.
+    /// Checks each segment of a read or write, and returns the segments.
     ///
     /// # Errors
     /// [`Problem::Fail`]: the request is not one that a frontend may make.
@@ -159,10 +162,11 @@ impl Back {
         })
     }
 
-    /// Looks that a frontend stops granting a page: it may try again later where the page was mapped just now.
+    /// Checks that the frontend ends the grant of a page. If the backend had the page mapped a moment ago, the
+    /// frontend may have to try again, so the check waits.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: the frontend does not do so in time.
     pub async fn grant_ends(&self, gref: u32) -> Verdict {
         let end = time::now_ns() + PATIENCE_NS;
         while self.grants(gref) {
@@ -175,7 +179,7 @@ impl Back {
     /// Waits until the frontend has set `req_prod` to another value than `old`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: the frontend does not do so in time.
     pub async fn req_prod_after(&self, old: u32) -> Verdict<u32> {
         let end = time::now_ns() + PATIENCE_NS;
         loop {
@@ -193,7 +197,7 @@ impl Back {
         self.map(gref, false).is_ok()
     }
 
-    /// Does what a read or write asks, without answering it; gives the grants that it used.
+    /// Carries out a read or write without answering, and returns the grants that the request used.
     ///
     /// # Errors
     /// [`Problem::Fail`]: the request is not one that a frontend may make.
@@ -214,10 +218,10 @@ impl Back {
         Ok(segments.iter().map(|segment| segment.gref).collect())
     }
 
-    /// Takes requests, does and answers them, until the operation ends.
+    /// Takes requests, carries them out and answers them, until the frontend's operation ends.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: a request is not one that a frontend may make, or it does not end.
+    /// [`Problem::Fail`]: a request is not one that a frontend may make, or the operation does not end.
     pub async fn serve<T>(&mut self, asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
         let ended = self.serve_for(PATIENCE_NS, asked).await?;
         ended.ok_or_else(|| Problem::Fail("an operation of the frontend's does not end".into()))
@@ -241,7 +245,7 @@ impl Back {
     ) -> Verdict<Option<Result<T, FrontError>>> {
         let end = time::now_ns() + limit_ns;
         while time::now_ns() < end {
-            // Short enough that what is asked is soon served.
+            // This wait is short, so that a request that arrives meanwhile is soon served.
             if let Ok(result) = time::timeout(10_000, &mut asked).await {
                 let result = result.map_err(|_| Problem::Fail("the frontend dropped an operation".into()))?;
                 return Ok(Some(result));
@@ -257,8 +261,8 @@ impl Back {
     }
 }
 
-/// The operation that a response names: of an indirect request it is the one inside. Linux takes another for a
-/// broken backend.
+/// The operation that a response must name. For an indirect request that is the operation inside, not
+/// `BLKIF_OP_INDIRECT`: Linux takes a backend that answers otherwise for broken.
 fn operation_of(request: &BlkifRequest) -> u8 {
     match request.operation {
         BLKIF_OP_INDIRECT => request.as_indirect().indirect_op,
