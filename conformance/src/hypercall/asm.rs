@@ -1,4 +1,4 @@
-//! Instructions that no compiler writes.
+//! Code in assembly: instructions that a compiler does not emit.
 #![allow(unsafe_code)] // assembly: system calls of user mode, `iret`, an upcall handler
 
 use core::arch::global_asm;
@@ -244,10 +244,11 @@ unsafe extern "C" {
     static conformance_upcalls: AtomicU64;
 }
 
-/// Code that a case enters by `iret`, and where the trap in it leaves off.
+/// Code that a case enters by `iret`, and the address at which its trap occurs.
 pub(super) struct Code {
     pub(super) start: u64,
-    /// Behind the first instruction, or at the one that traps.
+    /// The rip that the trap reports: the one behind the first instruction, or that of the instruction that
+    /// traps.
     pub(super) end: u64,
 }
 
@@ -261,7 +262,7 @@ macro_rules! code {
 }
 
 code! {
-    /// Stores rax where [`landed_rax`] finds it, then `ud2`, which is the end.
+    /// Stores rax where [`landed_rax`] finds it, then ends with `ud2`.
     landing = conformance_landing, conformance_landing_end;
     /// `syscall`.
     user_syscall = conformance_user_syscall, conformance_user_syscall_end;
@@ -271,7 +272,7 @@ code! {
     user_write = conformance_user_write, conformance_user_write;
     /// `hlt`: the trap is at the start.
     user_hlt = conformance_user_hlt, conformance_user_hlt;
-    /// Stores what is at GS where [`landed_rax`] finds it, then `ud2`, which is the end.
+    /// Stores the word at GS:0 where [`landed_rax`] finds it, then ends with `ud2`.
     user_gs = conformance_user_gs, conformance_user_gs_end;
     /// `cli`, then `ud2`, which is the end.
     user_cli = conformance_user_cli, conformance_user_cli_end;
@@ -281,7 +282,7 @@ code! {
     user_int80 = conformance_user_int80, conformance_user_int80_end;
 }
 
-/// The hypercall iret with `frame`; what it leads to must end in a trap.
+/// Makes the hypercall iret with `frame`. The code at the frame's rip must end in a trap.
 ///
 /// # Safety
 /// Inside an attempt, and to code of this module.
@@ -290,13 +291,13 @@ pub(super) unsafe fn iret(frame: &IretContext) {
     unsafe { conformance_iret(frame) }
 }
 
-/// rax as the landing found it.
+/// The rax that the landing code stored.
 pub(super) fn landed_rax() -> u64 {
     // SAFETY: a word of this image, of the atomic's size and alignment.
     unsafe { &conformance_rax }.load(Ordering::Relaxed)
 }
 
-/// A stack for entries from user mode, and for code without one: its top.
+/// The top of a stack for entries from user mode, and for code that has no stack of its own.
 pub(super) fn stack_top() -> u64 {
     (&raw const conformance_stack_top) as u64
 }
@@ -306,25 +307,26 @@ pub(super) fn upcall() -> u64 {
     (&raw const conformance_upcall) as u64
 }
 
-/// Upcalls that it counted so far.
+/// The number of upcalls that [`upcall`] has counted.
 pub(super) fn upcalls() -> u64 {
     // SAFETY: a word of this image, of the atomic's size and alignment.
     unsafe { &conformance_upcalls }.load(Ordering::Relaxed)
 }
 
-/// Makes a hypercall of two arguments with known registers: a bit for each register that it did not keep.
+/// Makes a hypercall of two arguments with known register values. The result has a bit for each register that
+/// changed.
 pub(super) fn changed_registers() -> u64 {
-    // SAFETY: the routine keeps the registers a function must keep.
+    // SAFETY: the routine saves the registers that the calling convention preserves.
     unsafe { conformance_registers() }
 }
 
-/// The code that a second vCPU runs, and the words by which it is told what to do.
+/// The code that a second vCPU runs, and the words in memory by which cases give it orders.
 pub(super) mod second {
     use super::*;
 
     /// Read the word at [`at`] into [`value`].
     pub(crate) const READ: u64 = 1;
-    /// Go down; what comes after the way up is the next order.
+    /// Go down by `VCPUOP_down`; after `VCPUOP_up` the vCPU takes the next order.
     pub(crate) const DOWN: u64 = 2;
     /// Block.
     pub(crate) const BLOCK: u64 = 3;
@@ -340,21 +342,21 @@ pub(super) mod second {
     }
 
     words! {
-        /// rdi as it began.
+        /// The value of rdi with which the vCPU began.
         argument = conformance_second_argument;
-        /// Grows while it runs.
+        /// A counter that grows while the vCPU runs.
         rounds = conformance_second_rounds;
-        /// What it is to do; 0 when it is done.
+        /// The current order; 0 when the vCPU has carried it out.
         order = conformance_second_order;
         /// An address for [`READ`].
         at = conformance_second_at;
         /// What was read.
         value = conformance_second_value;
-        /// Upcalls that it took.
+        /// The number of upcalls that the vCPU took.
         upcalls = conformance_second_upcalls;
     }
 
-    /// Where it begins, and with which stack; its event callback.
+    /// The entry point, the top of the stack and the event callback of the second vCPU.
     pub(crate) fn entries() -> (u64, u64, u64) {
         (
             conformance_second as *const () as u64,

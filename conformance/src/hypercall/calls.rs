@@ -166,7 +166,8 @@ mod body {
         let scratch = Scratch::new(2);
         let map =
             |n| entry(__HYPERVISOR_UPDATE_VA_MAPPING, [scratch.at(0), scratch.mfn(n) << 12 | RW, 2, 0, 0, 0]);
-        // What is written to the address in between goes to the page mapped then.
+        // The second call of the list writes to an address, so the write must go to the page that the first
+        // call mapped there.
         let write = entry(__HYPERVISOR_XEN_VERSION, [5, scratch.at(0), 0, 0, 0, 0]);
         let mut list = [map(0), write, map(1)];
         done("multicall", multicall(&mut list))?;

@@ -108,7 +108,7 @@ mod body {
 
     pub(super) fn cr0_task_switched(_: &Env) -> Verdict {
         let before = read_cr0()? & !TS;
-        // SAFETY: no floating point is used before it is cleared.
+        // SAFETY: nothing uses floating point before CR0.TS is cleared again.
         untrapped("mov to CR0", attempt(|| unsafe { asm!("mov cr0, {}", in(reg) before | TS) }))?;
         let set = read_cr0()?;
         // SAFETY: clears the flag.
@@ -183,7 +183,8 @@ mod body {
         op(__HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut [level, 0])
     }
 
-    /// The level, put back on drop: pvrt has 1 in the control domain, and 0 elsewhere.
+    /// The I/O privilege level that the kernel had, which drop restores: pvrt has 1 in the control domain,
+    /// and 0 elsewhere.
     struct Iopl(u32);
 
     impl Drop for Iopl {
@@ -210,7 +211,7 @@ mod body {
         let trap = attempt(|| unsafe { asm!("in eax, dx", in("dx") 0x3f0u16, out("eax") long) });
         untrapped("in of four bytes", trap)?;
         ensure_eq!((byte, word, long), (u8::MAX, u16::MAX, u32::MAX), "what is read");
-        // SAFETY: as above: lost.
+        // SAFETY: as above; the hypervisor drops the write.
         untrapped("out", attempt(|| unsafe { asm!("out dx, al", in("dx") 0x3f0u16, in("al") 0u8) }))
     }
 

@@ -1,4 +1,4 @@
-//! Debug registers and what they trap.
+//! Debug registers and the traps that they cause.
 
 hypercall_cases! {
     "debug.addresses" = addresses {
@@ -64,7 +64,7 @@ mod body {
         call(__HYPERVISOR_GET_DEBUGREG, [register, 0, 0, 0, 0])
     }
 
-    /// Clears them all on drop.
+    /// Clears all debug registers on drop.
     struct Clear;
 
     impl Drop for Clear {

@@ -106,7 +106,7 @@ mod body {
         trap
     }
 
-    /// A GDT of one page, taken away on drop.
+    /// A GDT of one page, removed on drop.
     struct Gdt(Scratch);
 
     impl Gdt {
@@ -189,7 +189,7 @@ mod body {
         let gdt = Gdt::new(0)?;
         let got = descriptor((gdt.0.mfn(0) << 12) + 8, KERNEL_DATA);
         let value = load("the table", gdt.0.page(0) + 8)?;
-        // Raised or refused.
+        // The hypervisor either raises the descriptor's level or refuses the descriptor.
         ensure!(got == 0 && value >> DPL & 3 >= 1 || got < 0 && value == 0, "{}, {value:#x}", Got(got));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Instructions that the hypervisor does in the guest's stead: CPUID and MSRs.
+//! Instructions that the hypervisor emulates: CPUID, RDMSR and WRMSR.
 
 hypercall_cases! {
     "emulation.cpuid-signature" = cpuid_signature {
@@ -102,12 +102,13 @@ mod body {
         let [_, _, khz, _] = cpuid(0x4000_0003, 0);
         let time: VcpuTimeInfo = pvrt::shared_info().read_value(TIME_OFFSET);
         require!(khz != 0, "the frequency is not said to this domain");
-        // Nanoseconds of a million ticks.
+        // How many nanoseconds a million ticks take.
         let shifted =
             if time.tsc_shift >= 0 { 1_000_000u64 << time.tsc_shift } else { 1_000_000 >> -time.tsc_shift };
         let ns = shifted * u64::from(time.tsc_to_system_mul) >> 32;
         ensure!(ns > 0, "{khz} kHz, {ns} ns for a million ticks");
-        // kHz times nanoseconds of a million ticks: 10^12, within a hundredth.
+        // Frequency in kHz times the nanoseconds of a million ticks is 10^12; one per cent of error is
+        // allowed.
         let product = u64::from(khz) * ns;
         ensure!(
             product.abs_diff(1_000_000_000_000) < 10_000_000_000,
@@ -184,7 +185,7 @@ mod body {
     }
 
     fn wrmsr(msr: u32, value: u64) -> Option<Trap> {
-        // SAFETY: callers write bases of segments that are not used, or what is refused.
+        // SAFETY: callers write bases of segments that nothing uses, or MSRs that the hypervisor refuses.
         attempt(|| unsafe {
             asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32)
         })

@@ -343,7 +343,7 @@ mod body {
     }
 
     pub(super) fn virq_global(_: &Env) -> Verdict {
-        // Whether the vCPU exists does not matter, nor whether the domain may bind it at all.
+        // The refusal does not depend on whether vCPU 1 exists, nor on whether the domain may bind the VIRQ.
         refused("a global VIRQ on vCPU 1", bind_virq(VIRQ_ARGO, 1).0, &[EINVAL])
     }
 

@@ -1,4 +1,5 @@
-//! `iret`, the hypercall and the instruction: what a kernel returns to, and the failsafe callback where that is bad.
+//! `iret` as hypercall and as instruction: where a kernel returns to, and the failsafe callback for a return that
+//! faults.
 
 hypercall_cases! {
     "traps.iret-registers" = iret_registers {
@@ -143,7 +144,7 @@ mod body {
             unsafe { asm!("mov es, {0:e}", in(reg) 8 | 3u32) };
             set_gdt(&[], 0);
             for _ in 0..50 {
-                // Others run meanwhile, so that this vCPU is switched to again.
+                // The vCPU blocks, so that other vCPUs run and the hypervisor switches to this one again.
                 let mut arg = ring_abi::sched::SchedPoll { timeout: now() + 1_000_000, ..Default::default() };
                 op(__HYPERVISOR_SCHED_OP, ring_abi::sched::SCHEDOP_POLL, &mut arg);
             }

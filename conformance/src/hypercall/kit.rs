@@ -1,4 +1,4 @@
-//! What hypercall cases are made of.
+//! What the cases for hypercalls share.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -23,16 +23,16 @@ use super::asm;
 use crate::case::Running;
 pub(super) use crate::{Env, Problem, Verdict};
 
-/// A domain that there is not.
+/// A domain that does not exist.
 pub(super) const NO_DOMAIN: u16 = 12345;
-/// A vCPU that there is not.
+/// A vCPU that does not exist.
 pub(super) const NO_VCPU: u32 = 8191;
-/// A hypercall without an effect.
+/// Makes a hypercall without an effect.
 pub(super) fn nothing() -> i64 {
     call(__HYPERVISOR_XEN_VERSION, [0; 5])
 }
 
-/// Runs a case: with traps caught, and everything put back that cases change of the vCPU.
+/// Runs a case with traps caught, and afterwards restores all that cases change of the vCPU.
 pub(super) fn run(env: &mut Env, body: fn(&Env) -> Verdict) -> Running<'_> {
     Box::pin(async move {
         let mut verdict = Ok(());
@@ -41,9 +41,10 @@ pub(super) fn run(env: &mut Env, body: fn(&Env) -> Verdict) -> Running<'_> {
         let info = pvrt::shared_info();
         info.store_u8(UPCALL_MASK_OFFSET, 1);
         pvrt::install_handlers();
-        // The runtime's timer may be gone: an event of it makes it set another.
+        // The case may have replaced the runtime's timer. The event of this one makes the runtime set its own
+        // again.
         fire_at(1);
-        // What a case took off the words may have been others' events: they look at all of them again.
+        // The case may have cleared the selector under the runtime's events, so all words are selected again.
         info.store_u64(PENDING_SEL_OFFSET, u64::MAX);
         info.store_u8(UPCALL_PENDING_OFFSET, 1);
         match trap {
@@ -53,26 +54,27 @@ pub(super) fn run(env: &mut Env, body: fn(&Env) -> Verdict) -> Running<'_> {
     })
 }
 
-/// A call that must not fail: its value.
+/// Checks that a call did not fail, and returns its value.
 pub(super) fn value(what: &str, got: i64) -> Verdict<u64> {
     ensure!(got >= 0, "{what}: {}", Got(got));
     Ok(got as u64)
 }
 
-/// A call that must give 0.
+/// Checks that a call returned 0.
 pub(super) fn done(what: &str, got: i64) -> Verdict {
     ensure!(got == 0, "{what}: {}", Got(got));
     Ok(())
 }
 
-/// A call that must give one of `wanted`.
+/// Checks that a call returned one of the errors `wanted`.
 pub(super) fn refused(what: &str, got: i64, wanted: &[Errno]) -> Verdict {
     let holds = wanted.iter().any(|errno| errno.negated() == got);
     ensure!(holds, "{what}: {}, not {wanted:?}", Got(got));
     Ok(())
 }
 
-/// A call that stands at the beginning of a case and is no part of its rule.
+/// Checks a call that prepares a case and is no part of the case's rule: a failure is an error, not a broken
+/// rule.
 pub(super) fn given(what: &str, got: i64) -> Verdict<u64> {
     if got < 0 {
         return Err(Problem::Error(format!("{what}: {}", Got(got))));
@@ -80,7 +82,7 @@ pub(super) fn given(what: &str, got: i64) -> Verdict<u64> {
     Ok(got as u64)
 }
 
-/// rax, with the name of the error.
+/// A value of rax, printed with the name of the error.
 pub(super) struct Got(pub(super) i64);
 
 impl core::fmt::Display for Got {
@@ -92,7 +94,7 @@ impl core::fmt::Display for Got {
     }
 }
 
-/// A trap that must come: itself.
+/// Checks that the trap `vector` came, and returns the trap.
 pub(super) fn trapped(what: &str, trap: Option<Trap>, vector: u64) -> Verdict<Trap> {
     match trap {
         Some(trap) if trap.vector == vector => Ok(trap),
@@ -104,23 +106,23 @@ pub(super) fn trapped(what: &str, trap: Option<Trap>, vector: u64) -> Verdict<Tr
     }
 }
 
-/// What must not trap.
+/// Checks that no trap came.
 pub(super) fn untrapped(what: &str, trap: Option<Trap>) -> Verdict {
     ensure!(trap.is_none(), "{what}: {trap:x?}");
     Ok(())
 }
 
-/// A word that must be readable.
+/// Reads a word, which must not trap.
 pub(super) fn load(what: &str, at: u64) -> Verdict<u64> {
     probe::read(at).map_err(|trap| Problem::Fail(format!("{what}: {trap:x?}")))
 }
 
-/// A write that must work.
+/// Writes a word, which must not trap.
 pub(super) fn store(what: &str, at: u64, value: u64) -> Verdict {
     untrapped(what, probe::write(at, value))
 }
 
-/// Two pages that hold 1 and 2, and two addresses where neither is mapped.
+/// Makes two pages that hold 1 and 2, and two addresses where nothing is mapped.
 pub(super) fn two() -> Verdict<Scratch> {
     let scratch = Scratch::new(2);
     store("page 0", scratch.page(0), 1)?;
@@ -135,12 +137,12 @@ pub(super) fn own_domid() -> Verdict<u16> {
         .map_err(|errno| Problem::Error(format!("own number: {}", errno.name())))
 }
 
-/// Is there such a vCPU?
+/// Whether the vCPU exists.
 pub(super) fn has_vcpu(vcpu: u32) -> bool {
     vcpu_op(VCPUOP_IS_UP, vcpu, 0) >= 0
 }
 
-/// An operation on event channels.
+/// Makes an operation on event channels.
 pub(super) fn channel<T>(command: u32, arg: &mut T) -> i64 {
     op(__HYPERVISOR_EVENT_CHANNEL_OP, command, arg)
 }
@@ -149,26 +151,27 @@ pub(super) fn channel<T>(command: u32, arg: &mut T) -> i64 {
 pub(super) struct Opened(pub(super) u32);
 
 impl Opened {
-    /// One on which this vCPU can be sent events.
+    /// Opens a port by which this vCPU can send itself events.
     pub(super) fn ipi() -> Verdict<Self> {
         Self::ipi_to(0)
     }
 
-    /// One on which `vcpu` can be sent events.
+    /// Opens a port by which `vcpu` can be sent events.
     pub(super) fn ipi_to(vcpu: u32) -> Verdict<Self> {
         let mut arg = EvtchnBindIpi { vcpu, port: 0 };
         given("bind_ipi", channel(EVTCHNOP_BIND_IPI, &mut arg))?;
         Ok(Self(arg.port))
     }
 
-    /// A port that `remote` may bind.
+    /// Opens a port that `remote` may bind.
     pub(super) fn unbound(remote: u16) -> Verdict<Self> {
         let mut arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: remote, port: 0 };
         given("alloc_unbound", channel(EVTCHNOP_ALLOC_UNBOUND, &mut arg))?;
         Ok(Self(arg.port))
     }
 
-    /// Two ports of this domain, bound to each other: the first was unbound, the second bound it.
+    /// Opens two ports of this domain that are bound to each other: the first was unbound, the second bound
+    /// the first.
     pub(super) fn pair() -> Verdict<(Self, Self)> {
         let first = Self::unbound(DOMID_SELF)?;
         let mut arg =
@@ -180,17 +183,17 @@ impl Opened {
         Ok((first, second))
     }
 
-    /// Sends.
+    /// Sends an event through the port.
     pub(super) fn send(&self) -> i64 {
         channel(EVTCHNOP_SEND, &mut EvtchnSend { port: self.0 })
     }
 
-    /// Closes it before its time.
+    /// Closes the port before drop does.
     pub(super) fn close(&self) -> i64 {
         channel(EVTCHNOP_CLOSE, &mut EvtchnClose { port: self.0 })
     }
 
-    /// Its status.
+    /// The port's status.
     pub(super) fn status(&self) -> Verdict<EvtchnStatus> {
         let mut arg = EvtchnStatus { dom: DOMID_SELF, port: self.0, ..Default::default() };
         value("status", channel(EVTCHNOP_STATUS, &mut arg))?;
@@ -205,23 +208,23 @@ impl Opened {
         1 << (self.0 % 64)
     }
 
-    /// Its pending bit.
+    /// The port's pending bit.
     pub(super) fn is_pending(&self) -> bool {
         pvrt::shared_info().load_u64(self.word(EVTCHN_PENDING_OFFSET)) & self.bit() != 0
     }
 
-    /// Its bit of the selector.
+    /// The selector's bit for the port's word.
     pub(super) fn is_selected(&self) -> bool {
         pvrt::shared_info().load_u64(PENDING_SEL_OFFSET) & 1 << (self.0 / 64) != 0
     }
 
-    /// Takes its event off all words, and others' off the selector and the flag.
+    /// Clears the port's pending bit, the whole selector and the upcall flag.
     pub(super) fn clear(&self) {
         pvrt::shared_info().and_u64(self.word(EVTCHN_PENDING_OFFSET), !self.bit());
         clear_upcall();
     }
 
-    /// Sets or clears its mask bit.
+    /// Sets or clears the port's mask bit.
     pub(super) fn set_mask(&self, masked: bool) {
         let info = pvrt::shared_info();
         if masked {
@@ -231,7 +234,7 @@ impl Opened {
         }
     }
 
-    /// Its mask bit.
+    /// The port's mask bit.
     pub(super) fn is_masked(&self) -> bool {
         pvrt::shared_info().load_u64(self.word(EVTCHN_MASK_OFFSET)) & self.bit() != 0
     }
@@ -259,25 +262,25 @@ pub(super) fn set_upcall_mask(mask: u8) {
     pvrt::shared_info().store_u8(UPCALL_MASK_OFFSET, mask);
 }
 
-/// Clears the selector and the flag, so that only what comes from now on sets them.
+/// Clears the selector and the upcall flag, so that only later events set them.
 pub(super) fn clear_upcall() {
     let info = pvrt::shared_info();
     info.store_u64(PENDING_SEL_OFFSET, 0);
     info.store_u8(UPCALL_PENDING_OFFSET, 0);
 }
 
-/// Sets this vCPU's one-shot timer: what the call gives.
+/// Sets this vCPU's one-shot timer, and returns the call's result.
 pub(super) fn fire_at(timeout_abs_ns: u64) -> i64 {
     let arg = VcpuSetSingleshotTimer { timeout_abs_ns, flags: 0, ..Default::default() };
     vcpu_op(VCPUOP_SET_SINGLESHOT_TIMER, 0, (&raw const arg) as u64)
 }
 
-/// An operation on a vCPU.
+/// Makes an operation on a vCPU.
 pub(super) fn vcpu_op(command: u32, vcpu: u32, at: u64) -> i64 {
     call(__HYPERVISOR_VCPU_OP, [command.into(), vcpu.into(), at, 0, 0])
 }
 
-/// The port of the runtime's timer, with the timer stopped and no event of it pending. A case must not close that port.
+/// Stops the runtime's timer, and returns its port without a pending event. A case must not close that port.
 pub(super) fn timer_port() -> Verdict<ManuallyDrop<Opened>> {
     vcpu_op(VCPUOP_STOP_PERIODIC_TIMER, 0, 0);
     given("stopping the timer", vcpu_op(VCPUOP_STOP_SINGLESHOT_TIMER, 0, 0))?;
@@ -292,7 +295,7 @@ pub(super) fn timer_port() -> Verdict<ManuallyDrop<Opened>> {
     Err(Problem::Error("the timer has no port".into()))
 }
 
-/// `cpuid` behind the prefix that has it emulated: eax, ebx, ecx, edx.
+/// Executes `cpuid` behind Xen's emulation prefix, and returns eax, ebx, ecx, edx.
 #[allow(unsafe_code)]
 pub(super) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
@@ -312,25 +315,25 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     [eax, ebx as u32, ecx, edx]
 }
 
-/// System time.
+/// System time of this vCPU, in nanoseconds.
 pub(super) fn now() -> u64 {
     pvrt::time::now_ns()
 }
 
-/// Waits, without giving up the CPU, until `holds` or for `ms`.
+/// Waits until `holds`, at most `ms`, without giving up the CPU.
 pub(super) fn wait_until(ms: u64, holds: impl Fn() -> bool) -> bool {
     let end = now() + ms * 1_000_000;
     while !holds() {
         if now() > end {
             return false;
         }
-        // Whatever the hypervisor has to do on the way out.
+        // The hypervisor handles timers and events when a hypercall returns.
         nothing();
     }
     true
 }
 
-/// The frame that `iret` takes to `code`, in the kernel, with events masked and a stack of its own.
+/// A frame by which `iret` goes to `code` in kernel mode, with events masked and on a stack of its own.
 pub(super) fn kernel_frame(code: &asm::Code) -> IretContext {
     IretContext {
         rip: code.start,
@@ -342,30 +345,31 @@ pub(super) fn kernel_frame(code: &asm::Code) -> IretContext {
     }
 }
 
-/// The hypercall iret: the trap that what it led to ended in.
+/// Makes the hypercall iret, and returns the trap in which the code at the frame's rip ended.
 #[allow(unsafe_code)]
 pub(super) fn iret(frame: &IretContext) -> Option<Trap> {
     // SAFETY: frames are made by `kernel_frame`, for code of `asm` that ends in a trap.
     attempt(|| unsafe { asm::iret(frame) })
 }
 
-/// User mode, on the kernel's own tables; ended on drop.
+/// User mode on the kernel's own page tables, set up until drop.
 pub(super) struct User;
 
 impl User {
-    /// Sets the user's tables and the stack for what comes from there.
+    /// Sets the page tables of user mode, and the kernel stack for entries from user mode.
     pub(super) fn new() -> Verdict<Self> {
         given("user tables", extended(MMUEXT_NEW_USER_BASEPTR, base(), 0))?;
         given("stack_switch", call(__HYPERVISOR_STACK_SWITCH, [0xe02b, asm::stack_top(), 0, 0, 0]))?;
         Ok(Self)
     }
 
-    /// Runs `code` in user mode with `rax`: the trap that it ended in.
+    /// Runs `code` in user mode with `rax`, and returns the trap in which the code ended.
     pub(super) fn run(&self, code: &asm::Code, rax: u64) -> Option<Trap> {
         iret(&self.frame(code, rax))
     }
 
-    /// The frame that `iret` takes to `code` in user mode: on a page of the kernel's stack area, never touched.
+    /// A frame by which `iret` goes to `code` in user mode. Its stack pointer is in the kernel's stack area,
+    /// which the code never touches.
     pub(super) fn frame(&self, code: &asm::Code, rax: u64) -> IretContext {
         IretContext {
             rax,

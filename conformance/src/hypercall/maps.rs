@@ -1,4 +1,4 @@
-//! `memory_op`: where memory is. The M2P and the memory maps.
+//! `memory_op`: the place of the M2P, and the memory maps.
 
 hypercall_cases! {
     "memory.maximum-ram-page" = maximum_ram_page {
@@ -124,7 +124,7 @@ mod body {
         Ok(())
     }
 
-    /// Checks what a memory map call wrote.
+    /// Makes a memory map call, checks the entries that it wrote, and returns their number.
     fn check_map(command: u32) -> Verdict<u32> {
         let mut entries = [E820Entry::default(); 64];
         let mut arg =

@@ -175,7 +175,7 @@ mod body {
         load("the M2P", M2P + mfn * 8)
     }
 
-    /// A page that belongs to the domain can be mapped and written.
+    /// Checks that a frame belongs to the domain: the frame can be mapped and written.
     fn works(mfn: u64) -> Verdict {
         let scratch = Scratch::new(1);
         done("mapping what was taken", map(scratch.at(0), mfn << 12 | RW))?;
@@ -305,7 +305,7 @@ mod body {
         let mut take = [FREE_PFN];
         let mut arg = pair(&mut give, 0, &mut take, 2);
         let got = ask(XENMEM_EXCHANGE, &mut arg);
-        // Memory may be in pieces.
+        // Free memory may be fragmented.
         require!(got != ENOMEM.negated(), "no four pages in a row are free");
         done("exchange", got)?;
         taken.frames = (0..4).map(|n| take[0] + n).collect();
@@ -398,7 +398,8 @@ mod body {
         let before = current()?;
         let scratch = Scratch::new(2);
         done("mapping", map(scratch.at(0), scratch.mfn(0) << 12 | RW))?;
-        // Two extents, then nothing.
+        // The first two of the four extents end a mapped page; the others lie on an address where nothing is
+        // mapped.
         let list = scratch.at(1) - 16;
         store("the first", list, FREE_PFN)?;
         store("the second", list + 8, FREE_PFN + 1)?;

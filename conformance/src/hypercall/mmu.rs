@@ -245,7 +245,7 @@ mod body {
         done("mmu_update", update(scratch.entry_address(0), scratch.mfn(1) << 12 | RW | own))?;
         ensure_eq!(load("the address", scratch.at(0))?, 2, "what it shows");
         ensure_eq!(leaf(scratch.at(0)) & own, own, "the bits");
-        // An entry that is not present is the guest's altogether.
+        // In an entry that is not present, the guest may set all other bits as it likes.
         let absent = 0x7edc_ba98_7654_3210 & !pte::P;
         done("mmu_update", update(scratch.entry_address(0), absent))?;
         ensure_eq!(leaf(scratch.at(0)), absent, "an entry that is not present");
@@ -300,7 +300,7 @@ mod body {
         Ok(())
     }
 
-    /// An address in the same L2 whose slot is free, and the machine address of that slot.
+    /// Finds an address below the same L2 whose L2 slot is free, and the machine address of that slot.
     fn free_slot(scratch: &Scratch) -> Verdict<(u64, u64)> {
         let l2 = tables(scratch.at(0))[2];
         let slot = (0..500).rev().find(|slot| entry(l2, *slot) == 0);

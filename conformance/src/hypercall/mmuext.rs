@@ -65,7 +65,7 @@ mod body {
     use pvrt::hypercall::mmu::pte;
     use ring_abi::mmu::*;
 
-    /// A page that nothing can write, which is what a table must be.
+    /// Makes a page that no mapping can write, as a page table must be.
     fn table() -> Verdict<Scratch> {
         let scratch = Scratch::new(1);
         given("read-only", scratch.protect(0))?;
@@ -125,7 +125,7 @@ mod body {
         done("read-only", scratch.protect(0))?;
         refused("pin", extended(MMUEXT_PIN_L1_TABLE, scratch.mfn(0), 0), &[EINVAL, EBUSY, EPERM])?;
         done("writable", scratch.unprotect(0))?;
-        // Nothing holds the other page as writable but its own mapping.
+        // Only its own mapping holds the other page as writable.
         done("read-only", scratch.protect(1))?;
         done("pin of what it led to", extended(MMUEXT_PIN_L1_TABLE, scratch.mfn(1), 0))?;
         done("unpin", extended(MMUEXT_UNPIN_TABLE, scratch.mfn(1), 0))
@@ -162,7 +162,7 @@ mod body {
         Ok(())
     }
 
-    /// An L4 like the one in use, pinned; and what undoes it.
+    /// Makes a copy of the L4 in use, and pins the copy.
     fn other_base() -> Verdict<Scratch> {
         let scratch = Scratch::new(1);
         for slot in (0..512).filter(|slot| !(256..272).contains(slot)) {

@@ -1,4 +1,4 @@
-//! `mmuext_op`: flushes, whole pages, and what becomes of a batch.
+//! `mmuext_op`: TLB flushes, operations on whole pages, and the results of a batch.
 
 hypercall_cases! {
     "mmuext.flush-local" = flush_local {
@@ -88,7 +88,7 @@ mod body {
     use super::super::kit::*;
     use ring_abi::mmu::*;
 
-    /// Updates an entry that the TLB has, flushes, and looks whether the new one counts.
+    /// Updates an entry that the TLB holds, flushes, and checks that the new entry is in force.
     fn flushed(what: &str, flush: impl Fn(u64) -> i64) -> Verdict {
         let scratch = Scratch::new(2);
         store("page 0", scratch.page(0), 1)?;
@@ -102,7 +102,7 @@ mod body {
         Ok(())
     }
 
-    /// A set of all vCPUs.
+    /// A bitmap of all vCPUs.
     static EVERYONE: u64 = u64::MAX;
 
     pub(super) fn flush_local(_: &Env) -> Verdict {
@@ -181,7 +181,7 @@ mod body {
         for word in 0..512 {
             ensure_eq!(load("a word", scratch.page(1) + word * 8)?, word * 0x0101_0101, "word {word}");
         }
-        // What is read may be a table.
+        // The source of a copy may be a page table.
         let table = tables(scratch.at(0))[3];
         done("from a table", extended(MMUEXT_COPY_PAGE, scratch.mfn(1), table))?;
         ensure_eq!(load("a word", scratch.page(1))?, entry(table, 0), "its first entry");

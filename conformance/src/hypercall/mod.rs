@@ -1,7 +1,8 @@
-//! Cases for the PV ABI itself: what each hypercall promises, which traps arrive how, what is emulated.
+//! Cases for the PV ABI itself: what each hypercall promises, which traps the guest gets with which frame,
+//! which instructions are emulated.
 //!
-//! The cases run in a booted kernel alone, as dom0 or as domU. Each case puts back what it changed; [`kit`] catches the traps
-//! that a broken promise may end in, and restores the runtime's handlers.
+//! These cases run only in a booted kernel, as dom0 or as domU. Each case puts back what it changed; [`kit`] catches
+//! the traps that a broken promise may cause, and restores the runtime's handlers.
 
 #[cfg(freestanding)]
 mod asm;
@@ -10,8 +11,8 @@ mod kit;
 #[cfg(freestanding)]
 mod second;
 
-/// A list of cases, `CASES`, that need a hypervisor under them, as the crate's `cases!` makes them of others. Their
-/// functions are those of the module `body` beside it, `fn(&Env) -> Verdict`, which images alone have.
+/// A list of cases, `CASES`, that need a hypervisor under them, as the crate's `cases!` makes them of others. The
+/// functions are those of the module `body` beside the list, `fn(&Env) -> Verdict`, which only images compile.
 macro_rules! hypercall_cases {
     (
         $(

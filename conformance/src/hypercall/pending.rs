@@ -1,4 +1,4 @@
-//! The words of bits that an event sets, and the masks before them.
+//! The pending bit, selector and upcall flag that an event sets, and the masks that hold events back.
 
 hypercall_cases! {
     "event.words" = words {
@@ -60,7 +60,7 @@ mod body {
         done("send", port.send())?;
         let (selected, upcall) = (port.is_selected(), upcall_pending());
         ensure!(port.is_pending(), "no pending bit");
-        // Others' events may come at any time, in other words of bits.
+        // Events of the runtime may come at any time, but set other bits of the selector.
         ensure!(!selected, "the selector has the bit of a masked port, upcall_pending {upcall}");
         Ok(())
     }

@@ -104,7 +104,7 @@ mod body {
         sched(SCHEDOP_POLL, &mut arg)
     }
 
-    /// Polls until `over`. An event of any other port that is not masked may end a poll, too.
+    /// Polls again until `over`, since an event of any other unmasked port may also end a poll.
     fn poll_through(ports: &[u32], timeout: u64, over: impl Fn() -> bool) -> Verdict {
         for _ in 0..100 {
             clear_upcall();
@@ -116,7 +116,7 @@ mod body {
         Ok(())
     }
 
-    /// Far enough for a poll that must not end by it.
+    /// A timeout that is too late to end a poll in the case's time.
     fn far() -> u64 {
         now() + 5_000_000_000
     }
@@ -154,7 +154,7 @@ mod body {
         count_upcalls()?;
         let deadline = now() + 3_000_000;
         given("the timer", fire_at(deadline))?;
-        // Other events may come first.
+        // An event of the runtime may end a poll earlier.
         for _ in 0..100 {
             clear_upcall();
             if port.is_pending() {

@@ -1,4 +1,5 @@
-//! The second vCPU as cases use it: its registers, its beginning and end, orders to it, and its `vcpu_info`.
+//! The second vCPU as cases use it: its registers, bringing it up and down, orders to it, and its
+//! `vcpu_info`.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +17,9 @@ use super::kit::*;
 /// The vCPU of all these cases.
 pub(super) const SECOND: u32 = 1;
 
-/// The second vCPU has its registers.
+/// Whether the second vCPU has been initialised.
 pub(super) static INITIALISED: AtomicBool = AtomicBool::new(false);
-/// The second vCPU's `vcpu_info` is where no case looks for it.
+/// Whether a case has moved the second vCPU's `vcpu_info`.
 pub(super) static MOVED: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn there() -> Verdict {
@@ -26,7 +27,7 @@ pub(super) fn there() -> Verdict {
     Ok(())
 }
 
-/// There is a second vCPU, and nobody has used it.
+/// Checks that there is a second vCPU, not yet initialised.
 pub(super) fn untouched() -> Verdict {
     there()?;
     require!(!INITIALISED.load(Ordering::Relaxed), "the second vCPU is in use since an earlier run");
@@ -58,7 +59,7 @@ pub(super) fn is_up() -> bool {
     vcpu_op(VCPUOP_IS_UP, SECOND, 0) == 1
 }
 
-/// Waits, and lets the other run.
+/// Waits, and gives up the CPU so that the other vCPU runs.
 pub(super) fn until(holds: impl Fn() -> bool) -> bool {
     let end = now() + 5_000_000_000;
     while !holds() {
@@ -96,7 +97,7 @@ impl Second {
         second::order().load(Ordering::SeqCst) == 0
     }
 
-    /// Tells it, and waits until it is done.
+    /// Gives the second vCPU an order, and waits until the vCPU has carried it out.
     pub(super) fn make(&self, order: u64) -> Verdict {
         self.tell(order);
         ensure!(until(|| self.is_done()), "order {order} is not done");
@@ -106,7 +107,7 @@ impl Second {
 
 impl Drop for Second {
     fn drop(&mut self) {
-        // Whatever it waits for.
+        // Ends whatever wait the second vCPU is in.
         if let Ok(port) = Opened::ipi_to(SECOND) {
             set_mask(0);
             port.send();
@@ -117,7 +118,7 @@ impl Drop for Second {
     }
 }
 
-/// Its record in shared_info.
+/// An address in the second vCPU's `vcpu_info` within shared_info.
 pub(super) fn info(offset: usize) -> usize {
     vcpu_info_offset(SECOND as usize).unwrap_or(0) + offset
 }

@@ -1,7 +1,8 @@
-//! A second vCPU: its beginning, its end, and events between the two.
+//! A second vCPU: bringing it up and down, and events between the two vCPUs.
 //!
-//! A vCPU is initialised once in a domain's life, so the cases stand in order: those that need it uninitialised, those
-//! that run it, and at last the one that moves its `vcpu_info` for good. Each leaves it down.
+//! A vCPU is initialised once in a domain's life, so the order of the cases matters: first those that need an
+//! uninitialised vCPU, then those that run it, and last the case that moves its `vcpu_info` for good. Each case
+//! leaves the vCPU down.
 
 hypercall_cases! {
     "smp.before" = before {
@@ -185,7 +186,7 @@ mod body {
         for _ in 0..3 {
             clear_record();
             second.tell(BLOCK);
-            // The second vCPU comes to its block, and stays there.
+            // The second vCPU reaches its block, and stays blocked.
             for _ in 0..50 {
                 call(__HYPERVISOR_SCHED_OP, [0; 5]);
             }
@@ -296,7 +297,7 @@ mod body {
         not_moved()?;
         drop(Second::up()?);
         set_mask(1);
-        // The page is the record's from now on.
+        // The page holds the `vcpu_info` from now on, so it is never freed.
         let scratch = core::mem::ManuallyDrop::new(Scratch::new(1));
         done("register_vcpu_info", place(scratch.mfn(0), 128))?;
         MOVED.store(true, Ordering::Relaxed);

@@ -100,7 +100,7 @@ mod body {
 
     pub(super) fn consistent(_: &Env) -> Verdict {
         let old = read()?;
-        // The hypervisor may write another meanwhile, or not.
+        // The hypervisor may write another version meanwhile, but need not.
         wait_until(50, || false);
         let new = read()?;
         let tsc = pvrt::time::tsc();
@@ -145,7 +145,7 @@ mod body {
         ensure!(version & 1 == 0, "version {version}");
         ensure!(ns < 1_000_000_000, "{ns} ns");
         let today = seconds + now() / 1_000_000_000;
-        // 2001 to 2100.
+        // The years 2001 to 2100.
         ensure!((978_307_200..4_102_444_800).contains(&today), "{today} s since 1970");
         Ok(())
     }

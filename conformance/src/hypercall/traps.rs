@@ -1,4 +1,4 @@
-//! Which exceptions reach the kernel, with which frame; gates.
+//! Which exceptions reach the kernel, with which frame, and through which gates.
 
 hypercall_cases! {
     "traps.invalid-opcode" = invalid_opcode {
@@ -108,7 +108,7 @@ mod body {
     use ring_abi::guest_context::TrapInfo;
     use ring_abi::segment::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 
-    /// Does one instruction that traps: the trap, and the instruction's address.
+    /// Executes one instruction that traps; returns the trap and the instruction's address.
     macro_rules! at {
         ($($asm:tt)*) => {{
             let mut rip = 0u64;
@@ -157,7 +157,8 @@ mod body {
     }
 
     pub(super) fn general_protection(_: &Env) -> Verdict {
-        // Beyond the guest's GDT, which has no entries; and the hypervisor's code.
+        // The first selector is beyond the guest's GDT, which has no entries. The second is the hypervisor's
+        // code segment.
         for selector in [0x1233u32, 0xe008] {
             // SAFETY: must trap; ES is not used.
             let trap = attempt(|| unsafe { asm!("mov es, {0:e}", in(reg) selector) });
@@ -265,7 +266,8 @@ mod body {
         Ok(())
     }
 
-    /// `ud2` with the event mask at `mask`, while no event waits: the trap, and the mask in its handler.
+    /// Executes `ud2` with the event mask at `mask` and no event pending; returns the trap, and the mask in
+    /// its handler.
     fn with_mask(mask: u8) -> Verdict<(Trap, u8)> {
         let _timer = timer_port()?;
         clear_upcall();
@@ -300,7 +302,7 @@ mod body {
     }
 
     pub(super) fn table_partial(_: &Env) -> Verdict {
-        // Vector 6 leads elsewhere; what follows the end of the table does not count.
+        // Vector 6 gets another handler. The table ends there, so the entries behind must have no effect.
         let moved = TrapInfo { address: probe::entry(40), ..probe::gate(6) };
         let ignored = TrapInfo { address: probe::entry(41), ..probe::gate(3) };
         done("set_trap_table", set(&[moved, TrapInfo::default(), ignored]))?;

@@ -1,4 +1,5 @@
-//! What a domain may not even read: others' frames, what is not granted to it, and the hypervisor's memory.
+//! Memory that a domain may not even read: other domains' frames that are not granted to it, and the
+//! hypervisor's memory.
 
 hypercall_cases! {
     "mmu.unreadable-frames" = frames {
@@ -91,11 +92,11 @@ mod body {
 
     const REFUSED: &[Errno] = &[EINVAL, EPERM, EBUSY, ENXIO, ESRCH];
     const OWN: u64 = 0x4f57_4e4f_574e_4f57;
-    /// Addresses that are the hypervisor's: its image, its map of all memory, a table of its own.
+    /// Addresses of the hypervisor's: its image, its direct map, one of its tables.
     const HYPERVISORS: [u64; 4] =
         [0xffff_82d0_8020_0000, 0xffff_8300_0000_0000, 0xffff_8300_0010_0000, 0xffff_82d0_8030_0000];
 
-    /// Frames that are not this domain's; there is no machine without.
+    /// Frames that are not this domain's; every machine has some.
     fn others() -> Verdict<Vec<u64>> {
         let frames = foreign_frames();
         if frames.len() < 16 {
@@ -104,7 +105,7 @@ mod body {
         Ok(frames)
     }
 
-    /// Pages of which the first holds [`OWN`] everywhere.
+    /// Makes pages of which the first holds [`OWN`] everywhere.
     fn marked(count: usize) -> Verdict<Scratch> {
         let scratch = Scratch::new(count);
         fill(&scratch)?;
@@ -170,7 +171,7 @@ mod body {
             ("a base pointer", MMUEXT_NEW_BASEPTR),
             ("a user's base pointer", MMUEXT_NEW_USER_BASEPTR),
         ];
-        // A user's base pointer of 0 is none.
+        // Frame 0 is left out: as user base pointer, 0 means none.
         for mfn in others()?.into_iter().filter(|mfn| *mfn != 0) {
             for (what, command) in operations {
                 refused(what, extended(command, mfn, 0), REFUSED)?;
@@ -237,7 +238,8 @@ mod body {
         Ok(())
     }
 
-    /// A copy of a page to page 0 of `scratch`, which must be refused with a status out of `wanted` (any, if empty).
+    /// Checks that the hypervisor refuses to copy a page to page 0 of `scratch`, with a status of `wanted` (any, if
+    /// empty).
     fn no_copy(scratch: &Scratch, source: GnttabCopyPtr, flags: u16, wanted: &[i16]) -> Verdict {
         let dest = GnttabCopyPtr { u: scratch.mfn(0), domid: DOMID_SELF, ..Default::default() };
         let mut arg = GnttabCopy { source, dest, len: 4096, flags, ..Default::default() };

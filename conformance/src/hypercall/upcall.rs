@@ -1,4 +1,4 @@
-//! How events reach the guest: the callback, the mask, the frame; and what is registered for it.
+//! How events reach the guest: the callback and its registration, the mask, the frame.
 
 hypercall_cases! {
     "upcall.delivered" = delivered {
@@ -86,17 +86,17 @@ mod body {
         op(__HYPERVISOR_CALLBACK_OP, CALLBACKOP_REGISTER, &mut arg)
     }
 
-    /// Upcalls end the attempt that they interrupt.
+    /// Registers a callback that ends the attempt which an upcall interrupts.
     fn catch_upcalls() -> Verdict {
         given("event callback", register(CALLBACKTYPE_EVENT, 0, probe::entry(probe::EVENT))).map(|_| ())
     }
 
-    /// Upcalls are counted and return.
+    /// Registers a callback that counts upcalls and returns.
     fn count_upcalls() -> Verdict {
         given("event callback", register(CALLBACKTYPE_EVENT, 0, asm::upcall())).map(|_| ())
     }
 
-    /// Clears the mask and makes a call: the upcall, if one came.
+    /// Clears the event mask and makes a hypercall; returns the upcall, if one came.
     fn open() -> Option<Trap> {
         let trap = attempt(|| {
             set_upcall_mask(0);
@@ -106,7 +106,7 @@ mod body {
         trap
     }
 
-    /// Sends with the mask clear: the upcall, if one came.
+    /// Sends an event with the event mask clear; returns the upcall, if one came.
     fn send_open(port: &Opened) -> Option<Trap> {
         clear_upcall();
         attempt(|| {

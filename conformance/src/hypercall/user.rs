@@ -1,4 +1,4 @@
-//! User mode: how the kernel gets there, and what comes back.
+//! User mode: how the kernel enters it, and how system calls and traps leave it.
 
 hypercall_cases! {
     "user.syscall" = syscall {
@@ -105,7 +105,7 @@ mod body {
         let trap = trapped("syscall", user.run(&code, 0), probe::SYSCALL)?;
         ensure_eq!(trap.rip, code.end, "rip");
         ensure_eq!(trap.rcx_r11[0], code.end, "rcx");
-        // The resume flag is nobody's.
+        // The resume flag may differ.
         ensure_eq!((trap.rcx_r11[1] ^ trap.rflags) & !(1 << 16 | IF), 0, "r11 and the flags");
         Ok(())
     }
@@ -278,7 +278,7 @@ mod body {
         let code = asm::user_syscall();
         let mut frame = user.frame(&code, 0);
         frame.flags = VGCF_IN_SYSCALL;
-        // SYSRET takes these two from the frame's rip and flags.
+        // SYSRET takes rip from rcx and the flags from r11, so the frame has the same values there.
         frame.rcx = code.start;
         frame.r11 = 2 | 1;
         frame.rflags = 2 | 1;

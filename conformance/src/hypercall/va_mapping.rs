@@ -1,4 +1,5 @@
-//! Entries by the address that they map: `update_va_mapping`, and writes by instruction.
+//! Page table entries changed by the address that they map: `update_va_mapping`, and emulated writes to page
+//! tables.
 
 hypercall_cases! {
     "mmu.va-mapping" = va_mapping {
@@ -128,7 +129,7 @@ mod body {
         Ok(())
     }
 
-    /// The assist, switched off on drop.
+    /// The assist for writable page tables, switched off on drop.
     struct Assist;
 
     impl Assist {
@@ -153,7 +154,7 @@ mod body {
         }
     }
 
-    /// Where the linear map has the L1 entry of address 0.
+    /// The virtual address, in the kernel's linear map, of the L1 entry that maps `scratch.at(0)`.
     fn entry_va(scratch: &Scratch) -> u64 {
         let at = scratch.entry_address(0);
         linear(at >> 12) + (at & 0xfff)

@@ -1,4 +1,4 @@
-//! `vcpu_op`: vCPUs, their timers and the areas in which the hypervisor tells of them.
+//! `vcpu_op`: vCPUs, their timers, and the areas in which the hypervisor reports their state and time.
 
 hypercall_cases! {
     "vcpu.is-up" = is_up {
@@ -127,7 +127,7 @@ mod body {
         for vcpu in [NO_VCPU, u32::MAX] {
             refused("no vCPU", vcpu_op(VCPUOP_IS_UP, vcpu, 0), &[ENOENT])?;
         }
-        // The vCPUs between exist or not, and answer nothing else.
+        // Each vCPU number below 64 either exists or is refused with this error.
         for vcpu in 1..64 {
             let got = vcpu_op(VCPUOP_IS_UP, vcpu, 0);
             ensure!(matches!(got, 0 | 1) || got == ENOENT.negated(), "vCPU {vcpu}: {}", Got(got));
@@ -182,7 +182,7 @@ mod body {
         Ok(info)
     }
 
-    /// How far two readings of one clock may lie apart.
+    /// How far two readings of one clock may differ, in nanoseconds.
     const SLACK: u64 = 200_000;
 
     pub(super) fn runstate(_: &Env) -> Verdict {
@@ -212,7 +212,8 @@ mod body {
         Ok(())
     }
 
-    /// Is blocked for `ns`, several times: where others run, some of it may pass before it begins.
+    /// Blocks for `ns`, several times: where other vCPUs run, part of the time may pass before the block
+    /// begins.
     fn sleep(ns: u64) -> Verdict {
         for _ in 0..4 {
             let mut arg = ring_abi::sched::SchedPoll { timeout: now() + ns, ..Default::default() };
@@ -299,7 +300,7 @@ mod body {
         ensure!(wait_until(5_000, || port.is_pending()), "no event within 5 s");
         let at = now();
         ensure!(at + SLACK / 2 >= deadline, "{} ns too early", deadline - at);
-        // Once.
+        // The timer fires once.
         port.clear();
         ensure!(!wait_until(5, || port.is_pending()), "a second event");
         Ok(())
@@ -333,7 +334,7 @@ mod body {
         let port = timer_port()?;
         done("a near timeout", fire_at(now() + 3_000_000))?;
         done("a far timeout", fire_at(now() + 3_600_000_000_000))?;
-        // Where much else runs the first may have come before it was replaced.
+        // On a busy machine the first timer may have fired before the second replaced it.
         port.clear();
         ensure!(!wait_until(20, || port.is_pending()), "the first timeout counts");
         let deadline = now() + 1_000_000;

@@ -1,4 +1,4 @@
-//! `xen_version`: what the hypervisor says of itself.
+//! `xen_version`: how the hypervisor describes itself.
 
 hypercall_cases! {
     "version.version" = version {
@@ -91,7 +91,7 @@ mod body {
         op(__HYPERVISOR_XEN_VERSION, command, arg)
     }
 
-    /// Asks for a text of at most `N` bytes: nothing behind them may be touched.
+    /// Asks for a text of at most `N` bytes, and checks that the hypervisor writes nothing behind them.
     fn text<const N: usize>(command: u32) -> Verdict<Vec<u8>> {
         let mut buffer = alloc::vec![CANARY; N + 64];
         let got = call(__HYPERVISOR_XEN_VERSION, [command.into(), buffer.as_mut_ptr() as u64, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! A guest that uses the FIFO layout, as its cases need it.
+//! What the cases for the FIFO layout share.
 
 use alloc::format;
 
@@ -12,8 +12,8 @@ use super::super::kit::*;
 /// Offset of vCPU 1's control block in page 0, where vCPU 0's begins.
 pub(super) const SECOND_BLOCK: usize = 128;
 
-/// Pages for the FIFO; on drop, the domain is back at two levels with the ports that it had. A port that a case opens needs
-/// no close.
+/// The FIFO layout of this domain. Drop goes back to two levels and opens the runtime's ports again, so a case need
+/// not close the ports that it opens.
 pub(super) struct Fifo {
     /// Page 0 is for control blocks, the others for words.
     pub(super) scratch: Scratch,
@@ -22,14 +22,14 @@ pub(super) struct Fifo {
 }
 
 impl Fifo {
-    /// A guest that still has two levels, with so many pages beside the first.
+    /// Reserves page 0 and `pages` pages for words; the domain still has two levels.
     pub(super) fn off(pages: usize) -> Verdict<Self> {
         let kept =
             KeptPorts::note().map_err(|errno| Problem::Error(format!("own ports: {}", errno.name())))?;
         Ok(Self { scratch: Scratch::new(1 + pages), grown: 0, kept })
     }
 
-    /// One whose vCPU 0 has its control block.
+    /// Switches to the FIFO: vCPU 0 has its control block, and there is no page of words.
     pub(super) fn new(pages: usize) -> Verdict<Self> {
         let this = Self::off(pages)?;
         let got = init(this.scratch.mfn(0), 0, 0).0;
@@ -38,7 +38,7 @@ impl Fifo {
         Ok(this)
     }
 
-    /// One with a page of words.
+    /// Switches to the FIFO, with one page of words.
     pub(super) fn ready() -> Verdict<Self> {
         let mut this = Self::new(1)?;
         this.grow()?;
@@ -52,7 +52,7 @@ impl Fifo {
         Ok(())
     }
 
-    /// Adds the next page of words, in which the ports are masked that the runtime has: their events come at any time.
+    /// Adds the next page of words, with the runtime's ports masked, since events of those may come at any time.
     pub(super) fn grow(&mut self) -> Verdict {
         {
             let array = self.array();
@@ -114,25 +114,26 @@ impl Fifo {
         self.block().load_u32(HEAD_OFFSET + queue as usize * 4)
     }
 
-    /// All events of vCPU 0, in their order.
+    /// Takes all events of vCPU 0 off its queues, and returns them in order.
     pub(super) fn events(&self) -> Vec<u32> {
         let (array, mut queues) = (self.array(), EventQueues::new(self.block()));
         core::iter::from_fn(|| queues.next(&array)).collect()
     }
 
-    /// A port on which this vCPU can be sent events.
+    /// Opens a port by which this vCPU can send itself events.
     pub(super) fn ipi(&self) -> Verdict<u32> {
         self.ipi_to(0)
     }
 
-    /// A port on which `vcpu` can be sent events.
+    /// Opens a port by which `vcpu` can be sent events.
     pub(super) fn ipi_to(&self, vcpu: u32) -> Verdict<u32> {
         let mut arg = EvtchnBindIpi { vcpu, port: 0 };
         given("bind_ipi", channel(EVTCHNOP_BIND_IPI, &mut arg))?;
         Ok(arg.port)
     }
 
-    /// Two ports of this domain, bound to each other, of which the second has taken its first event.
+    /// Opens two ports of this domain that are bound to each other, and takes the event that the second port
+    /// gets at the bind.
     pub(super) fn pair(&self) -> Verdict<(u32, u32)> {
         let mut first = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: DOMID_SELF, port: 0 };
         given("alloc_unbound", channel(EVTCHNOP_ALLOC_UNBOUND, &mut first))?;
@@ -157,7 +158,7 @@ fn is_open(port: u32) -> bool {
     channel(EVTCHNOP_STATUS, &mut arg) == 0 && arg.status != EVTCHNSTAT_CLOSED
 }
 
-/// A port bound to the unbound `port` of this domain.
+/// Opens a port and binds it to the unbound `port` of this domain.
 pub(super) fn bind(port: u32) -> Verdict<u32> {
     let mut arg = EvtchnBindInterdomain { remote_dom: DOMID_SELF, remote_port: port, ..Default::default() };
     given("bind_interdomain", channel(EVTCHNOP_BIND_INTERDOMAIN, &mut arg))?;
@@ -200,7 +201,7 @@ pub(super) fn to_vcpu(port: u32, vcpu: u32) -> Verdict {
     done("bind_vcpu", channel(EVTCHNOP_BIND_VCPU, &mut EvtchnBindVcpu { port, vcpu }))
 }
 
-/// Takes the upcall: whether there was one.
+/// Clears the upcall flag, and returns whether it was set.
 pub(super) fn take_upcall() -> bool {
     let was = upcall_pending();
     clear_upcall();

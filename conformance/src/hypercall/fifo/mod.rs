@@ -1,6 +1,7 @@
-//! The FIFO layout of event channels: pages that the guest gives, words, queues, priorities.
+//! The FIFO layout of event channels: pages of the guest, event words, queues, priorities.
 //!
-//! Each case turns the domain to the FIFO and back; a reset closes all ports, and those of the runtime are opened again.
+//! Each case switches the domain to the FIFO and back. The way back is a reset, which closes all ports; then the
+//! runtime's ports are opened again.
 
 #[cfg(freestanding)]
 mod kit;

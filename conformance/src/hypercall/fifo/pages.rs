@@ -1,4 +1,5 @@
-//! Control blocks and pages of words: which the hypervisor takes, what is carried over, and the way back.
+//! Control blocks and pages of words: which pages the hypervisor accepts, which events the switch carries
+//! over, and the way back to two levels.
 
 hypercall_cases! {
     "fifo.control" = control {
@@ -248,7 +249,7 @@ mod body {
         Ok(())
     }
 
-    /// Page `n` can be no table, and after a reset it can.
+    /// Checks that page `n` cannot become a page table while the FIFO uses it, and can after a reset.
     fn held(fifo: Fifo, n: usize) -> Verdict {
         fifo.scratch.pages.page(n).fill(0, 4096, 0);
         let mfn = fifo.scratch.mfn(n);
@@ -305,7 +306,8 @@ mod body {
     /// A port to which no case sends an event before there is a word for it: Xen never forgets such an event.
     const UNUSED: u32 = 600;
 
-    /// A port of two levels, with an event or not, masked or not; then its word.
+    /// Opens a port while the domain has two levels, with or without an event, masked or not. Then switches
+    /// to the FIFO and returns the port's word.
     fn carried(event: bool, masked: bool) -> Verdict<(Fifo, u32, u32)> {
         let mut fifo = Fifo::off(1)?;
         let lowest = if event { 1 } else { UNUSED };
@@ -349,7 +351,8 @@ mod body {
         Ok(())
     }
 
-    /// A port that gets an event while its word is missing; the word that the guest gives is `given`.
+    /// Sends an event to a port that has no word yet. Then the guest adds the page with `given` in that word;
+    /// returns the word afterwards.
     fn early(given: u32) -> Verdict<u32> {
         let mut fifo = Fifo::new(1)?;
         let port = fifo.ipi()?;

@@ -60,7 +60,7 @@ mod body {
     use ring_abi::evtchn::fifo::*;
     use ring_abi::evtchn::*;
 
-    /// Two vCPUs with control blocks, and a pair of ports.
+    /// Gives two vCPUs control blocks, and opens a pair of ports.
     fn scene() -> Verdict<(Fifo, u32, u32)> {
         let mut fifo = Fifo::new(1)?;
         fifo.second()?;
@@ -69,7 +69,7 @@ mod body {
         Ok((fifo, first, second))
     }
 
-    /// Head and ready bits of a queue 7: vCPU 0's, vCPU 1's.
+    /// Head and ready bits of queue 7, for vCPU 0 and vCPU 1.
     fn heads(fifo: &Fifo) -> [(u32, u32); 2] {
         let second = fifo.second_block();
         let theirs = (second.load_u32(HEAD_OFFSET + 7 * 4), second.load_u32(READY_OFFSET));
@@ -170,7 +170,7 @@ mod body {
         Ok(ports)
     }
 
-    /// A guest with so many pages of words.
+    /// Switches to the FIFO, with `pages` pages of words.
     fn wide(pages: usize) -> Verdict<Fifo> {
         let mut fifo = Fifo::new(pages)?;
         (0..pages).try_for_each(|_| fifo.grow())?;
@@ -206,7 +206,7 @@ mod body {
     pub(super) fn twenty_thousand(_: &Env) -> Verdict {
         let fifo = wide(20)?;
         let ports = open(&fifo, 20_000)?;
-        // Neighbours far apart, so that links go all over the words.
+        // The order of sends is scattered, so that links lead from page to page.
         let sent: Vec<u32> = (0..ports.len()).map(|n| ports[n * 7919 % ports.len()]).collect();
         sent.iter().try_for_each(|port| send(*port))?;
         let events = fifo.events();

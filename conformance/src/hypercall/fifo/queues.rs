@@ -1,4 +1,4 @@
-//! Queues: order, links and tails, ready bits, and guests that write where they must not.
+//! Queues: order, links, tails and ready bits, and what happens when a guest overwrites them.
 
 hypercall_cases! {
     "fifo.order" = order {
@@ -115,7 +115,7 @@ mod body {
     use ring_abi::evtchn::fifo::*;
     use ring_abi::evtchn::*;
 
-    /// A guest with `N` ports on which it can be sent events.
+    /// Switches to the FIFO, and opens `N` ports by which this vCPU can send itself events.
     fn scene<const N: usize>() -> Verdict<(Fifo, [u32; N])> {
         let fifo = Fifo::ready()?;
         let mut ports = [0; N];

@@ -117,7 +117,7 @@ mod body {
     use ring_abi::sched::{SCHEDOP_POLL, SchedPoll};
     use ring_abi::shared_info::PENDING_SEL_OFFSET;
 
-    /// A guest with a port on which it can be sent events, and none of them.
+    /// Switches to the FIFO, and opens a port by which this vCPU can send itself events; no event is pending.
     fn scene() -> Verdict<(Fifo, u32)> {
         let fifo = Fifo::ready()?;
         let port = fifo.ipi()?;

@@ -85,7 +85,8 @@ mod body {
         (page as u64 + 1) << 56 | word << 32 | !word & 0xffff
     }
 
-    /// Page `to` is as it was but for `words` from `at` on, which are those of page `from`, from `start` on.
+    /// Checks that page `to` has changed only in `words` words from `at` on, and that these are the words of
+    /// page `from` from `start` on.
     fn moved(scratch: &Scratch, from: (usize, u64), to: (usize, u64), words: u64) -> Verdict {
         for word in 0..512 {
             let inside = (to.1..to.1 + words).contains(&word);

@@ -8,13 +8,13 @@ use ring_abi::types::{DomId, Mfn};
 
 use crate::hypercall::kit::*;
 
-/// An operation on a list.
+/// Makes a grant table operation on a list.
 pub(in crate::hypercall) fn ask<T>(command: u32, list: &mut [T]) -> i64 {
     let args = [command.into(), list.as_mut_ptr() as u64, list.len() as u64, 0, 0];
     call(__HYPERVISOR_GRANT_TABLE_OP, args)
 }
 
-/// An operation on one structure.
+/// Makes a grant table operation on one structure.
 pub(in crate::hypercall) fn ask_one<T>(command: u32, arg: &mut T) -> i64 {
     ask(command, core::slice::from_mut(arg))
 }
@@ -30,7 +30,7 @@ pub(in crate::hypercall) struct Granted {
 }
 
 impl Granted {
-    /// `pages` pages; the first is granted.
+    /// Makes `pages` pages and grants the first.
     pub(in crate::hypercall) fn new(pages: usize, readonly: bool) -> Verdict<Self> {
         let me = own_domid()?;
         let scratch = Scratch::new(pages);
@@ -42,7 +42,7 @@ impl Granted {
         self.grant.number().raw()
     }
 
-    /// Maps it: the status, and the structure as it came back.
+    /// Maps the grant. Returns the status, and the structure as the hypervisor left it.
     pub(in crate::hypercall) fn map(&self, flags: u32, host_addr: u64) -> (i16, GnttabMapGrantRef) {
         map_ref(self.me, self.number(), flags, host_addr)
     }
@@ -79,7 +79,7 @@ pub(in crate::hypercall) fn frames() -> Verdict<Vec<u64>> {
     Ok(list)
 }
 
-/// An entry of version 1, read through a mapping of its own.
+/// Reads an entry of version 1, through a temporary mapping of the table.
 pub(in crate::hypercall) fn entry_word(gref: u32) -> Verdict<u64> {
     let frames = frames()?;
     let scratch = Scratch::new(1);
@@ -88,7 +88,7 @@ pub(in crate::hypercall) fn entry_word(gref: u32) -> Verdict<u64> {
     load("the entry", scratch.at(0) + u64::from(gref % 512) * 8)
 }
 
-/// The flags of an entry.
+/// Reads the flags of an entry.
 pub(in crate::hypercall) fn entry_flags(gref: u32) -> Verdict<u16> {
     entry_word(gref).map(|word| word as u16)
 }
@@ -101,7 +101,7 @@ pub(in crate::hypercall) fn set_entry_flags(gref: u32, flags: u16) -> Verdict {
     store("the entry", scratch.at(0) + u64::from(gref % 512) * 8, word)
 }
 
-/// Maps: the status, and the structure as it came back.
+/// Maps by reference. Returns the status, and the structure as the hypervisor left it.
 pub(in crate::hypercall) fn map_ref(
     dom: u16,
     gref: u32,
@@ -113,20 +113,20 @@ pub(in crate::hypercall) fn map_ref(
     (if got == 0 { arg.status } else { i16::MIN }, arg)
 }
 
-/// Unmaps: the status.
+/// Unmaps, and returns the status.
 pub(in crate::hypercall) fn unmap_ref(handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
     let mut arg = GnttabUnmapGrantRef { host_addr, dev_bus_addr, handle, ..Default::default() };
     let got = ask_one(GNTTABOP_UNMAP_GRANT_REF, &mut arg);
     if got == 0 { arg.status } else { i16::MIN }
 }
 
-/// A status that must be good.
+/// Checks that a status is `GNTST_okay`.
 pub(in crate::hypercall) fn okay(what: &str, status: i16) -> Verdict {
     ensure_eq!(status, GNTST_OKAY, "{what}");
     Ok(())
 }
 
-/// A status that must be one of `wanted`.
+/// Checks that a status is one of `wanted`.
 pub(in crate::hypercall) fn not_mapped(what: &str, status: i16, wanted: &[i16]) -> Verdict {
     ensure!(wanted.contains(&status), "{what}: status {status}, not {wanted:?}");
     Ok(())

@@ -1,4 +1,4 @@
-//! `grant_table_op`: what is granted, mapped, copied; all with this domain at both ends.
+//! `grant_table_op`: grants, mappings and copies. This domain is granter and mapper at once.
 
 pub mod copying;
 #[cfg(freestanding)]

@@ -121,17 +121,17 @@ mod body {
         if got == 0 { arg.status } else { i16::MIN }
     }
 
-    /// From an entry to page 1, at the same offset.
+    /// Copies from a granted page to page 1, at the same offset, and returns the status.
     fn copy_out(wide: &Wide, offset: u16, len: u16) -> i16 {
         copy(gref(wide, GREF, offset), frame(wide, 1, offset), len, GNTCOPY_SOURCE_GREF)
     }
 
-    /// To an entry from page 1, at the same offset.
+    /// Copies from page 1 to a granted page, at the same offset, and returns the status.
     fn copy_in(wide: &Wide, offset: u16, len: u16) -> i16 {
         copy(frame(wide, 1, offset), gref(wide, GREF, offset), len, GNTCOPY_DEST_GREF)
     }
 
-    /// Version 2 and pages with a pattern of their own each.
+    /// Switches to version 2, with pages of which each has a pattern of its own.
     fn filled(pages: usize) -> Verdict<Wide> {
         let wide = Wide::new(pages)?;
         for page in 0..pages {
@@ -146,7 +146,8 @@ mod body {
         (page as u64 + 1) << 56 | word << 32 | !word & 0xffff
     }
 
-    /// Page `to` has the words of `which` from page `from`, and its own else; the entry is not marked.
+    /// Checks that page `to` has the words `which` of page `from` and its own words elsewhere, and that the
+    /// entry is not marked as in use.
     fn moved(wide: &Wide, from: usize, to: usize, which: core::ops::Range<u64>) -> Verdict {
         for word in 0..512 {
             let page = if which.contains(&word) { from } else { to };
@@ -156,7 +157,7 @@ mod body {
         wide.marked("after", GREF, 0)
     }
 
-    /// A copy that must not be made.
+    /// Checks that a copy was refused with the status `wanted`, and that no page has changed.
     fn not_copied(wide: &Wide, what: &str, status: i16, wanted: i16) -> Verdict {
         not_mapped(what, status, &[wanted])?;
         moved(wide, 0, 1, 0..0)

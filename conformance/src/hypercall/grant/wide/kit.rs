@@ -1,6 +1,7 @@
-//! A table of version 2 with this domain at both ends.
+//! A grant table of version 2. This domain is granter and mapper at once.
 //!
-//! The cases write entries word by word, in the first frame of the table. The runtime's own table grants nothing meanwhile.
+//! The cases write entries word by word, in the first frame of the table. The runtime's grants must have ended
+//! before.
 
 use alloc::format;
 
@@ -14,10 +15,10 @@ use crate::hypercall::kit::*;
 pub(super) const GREF: u32 = 20;
 /// A reserved entry that nobody uses.
 pub(super) const RESERVED: u32 = 7;
-/// Marks of uses.
+/// The flags by which the hypervisor marks an entry as in use.
 pub(super) const MARKS: u16 = GTF_READING | GTF_WRITING;
 
-/// Asks for a version: what the call gave, and the version that it told.
+/// Asks for a version. Returns the call's result, and the version that the hypervisor wrote back.
 pub(super) fn set_version(version: u32) -> (i64, u32) {
     let mut arg = GnttabSetVersion { version };
     (ask_one(GNTTABOP_SET_VERSION, &mut arg), arg.version)
@@ -30,13 +31,13 @@ pub(super) fn version() -> Verdict<u32> {
     Ok(arg.version)
 }
 
-/// The runtime grants nothing, so that the table is the case's.
+/// Checks that the runtime grants nothing, so that the case may use the whole table.
 pub(super) fn idle() -> Verdict {
     let used = usage().used;
     if used == 0 { Ok(()) } else { Err(Problem::Error(format!("the runtime grants {used} pages"))) }
 }
 
-/// Frames of status words: the call's status, and the list.
+/// Asks for the frames of status words. Returns the status, and the list of frames.
 pub(super) fn status_frames(dom: u16, count: u32) -> Verdict<(i16, Vec<u64>)> {
     let mut list = alloc::vec![u64::MAX; count.min(1024) as usize + 1];
     let mut arg =
@@ -45,7 +46,7 @@ pub(super) fn status_frames(dom: u16, count: u32) -> Verdict<(i16, Vec<u64>)> {
     Ok((arg.status, list))
 }
 
-/// A frame of this domain's table, mapped for the case.
+/// A frame of this domain's grant table, mapped for the case.
 pub(super) struct View(Scratch);
 
 impl View {
@@ -70,7 +71,7 @@ impl Drop for View {
     }
 }
 
-/// The table of version 2; of version 1 again when this goes.
+/// This domain's table as version 2; drop goes back to version 1.
 pub(super) struct Wide {
     /// Pages to grant, and addresses to map at.
     pub(super) scratch: Scratch,
@@ -81,7 +82,7 @@ pub(super) struct Wide {
 }
 
 impl Wide {
-    /// A table, and `pages` pages.
+    /// Switches to version 2, and makes `pages` pages.
     pub(super) fn new(pages: usize) -> Verdict<Self> {
         idle()?;
         let (me, scratch) = (own_domid()?, Scratch::new(pages));
@@ -96,7 +97,8 @@ impl Wide {
         Ok(wide)
     }
 
-    /// Unmaps the status words, and goes back: what the call gave, and the version that it told.
+    /// Unmaps the status words and goes back to version 1. Returns the call's result, and the version that
+    /// the hypervisor wrote back.
     pub(super) fn back(&mut self) -> (i64, u32) {
         self.status = None;
         set_version(1)
@@ -112,7 +114,7 @@ impl Wide {
         Ok([self.entries()?.load(at)?, self.entries()?.load(at + 8)?])
     }
 
-    /// Writes an entry: flags and grantee last, as whoever grants does.
+    /// Writes an entry: flags and grantee last, as a granter must.
     pub(super) fn write(&self, gref: u32, [first, second]: [u64; 2]) -> Verdict {
         let at = u64::from(gref) * 16;
         self.entries()?.store(at, 0)?;
@@ -132,7 +134,7 @@ impl Wide {
         self.write(gref, [first | part, self.scratch.mfn(page)])
     }
 
-    /// Passes on what `dom` grants by its reference `other`.
+    /// Makes a transitive entry: the grant `other` of `dom`, passed on.
     pub(super) fn pass_on(&self, gref: u32, flags: u16, dom: u16, other: u32) -> Verdict {
         let first = first(GTF_TRANSITIVE | flags, self.me) | u64::from(dom) << 32;
         self.write(gref, [first, other.into()])
@@ -144,13 +146,13 @@ impl Wide {
         Ok((view.load(u64::from(gref / 4) * 8)? >> (gref % 4 * 16)) as u16)
     }
 
-    /// An entry's status word is `wanted`.
+    /// Checks that an entry's status word is `wanted`.
     pub(super) fn marked(&self, what: &str, gref: u32, wanted: u16) -> Verdict {
         ensure_eq!(self.status(gref)?, wanted, "the status word {what}");
         Ok(())
     }
 
-    /// Maps: the status, and the structure as it came back.
+    /// Maps an entry. Returns the status, and the structure as the hypervisor left it.
     pub(super) fn map(&self, gref: u32, flags: u32, page: usize) -> (i16, GnttabMapGrantRef) {
         let at = if flags & GNTMAP_HOST_MAP != 0 { self.scratch.at(page) } else { 0 };
         map_ref(self.me, gref, flags, at)
@@ -168,7 +170,7 @@ impl Drop for Wide {
     }
 }
 
-/// Flags and grantee, as the first half of an entry's first word.
+/// Flags and grantee as the low half of an entry's first word.
 pub(super) fn first(flags: u16, dom: u16) -> u64 {
     u64::from(flags) | u64::from(dom) << 16
 }

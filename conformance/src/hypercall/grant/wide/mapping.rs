@@ -184,7 +184,7 @@ mod body {
         wide.marked("after", GREF, 0)
     }
 
-    /// A mapping that must not come about, and leaves no mark.
+    /// Checks that a mapping is refused, and that the entry is not marked as in use afterwards.
     fn unmapped(wide: &Wide, what: &str, flags: u32, wanted: &[i16]) -> Verdict {
         let (status, mapped) = wide.map(GREF, flags, 0);
         if status == GNTST_OKAY {
@@ -257,7 +257,8 @@ mod body {
 
     pub(super) fn transitive(_: &Env) -> Verdict {
         let wide = Wide::new(1)?;
-        // The reference is the number of a frame of this domain, which is not what the entry grants.
+        // The transitive entry's reference is the number of a frame of this domain. A hypervisor that took
+        // the entry for an ordinary one would map that frame.
         let mfn = wide.scratch.mfn(0);
         wide.pass_on(GREF, 0, 0, mfn as u32)?;
         for flags in [GNTMAP_HOST_MAP, GNTMAP_HOST_MAP | GNTMAP_READONLY, GNTMAP_DEVICE_MAP] {

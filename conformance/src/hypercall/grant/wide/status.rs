@@ -195,7 +195,7 @@ mod body {
         wide.grant(GREF, GTF_PERMIT_ACCESS, 0)?;
         let (status, mapped) = wide.map(GREF, GNTMAP_HOST_MAP, 0);
         okay("map", status)?;
-        // Cleared behind the hypervisor's back: the entry stays in use.
+        // The guest clears the status word; the hypervisor must still count the entry as in use.
         let cleared = view.store(at, 0);
         drop(view);
         let got = wide.back();

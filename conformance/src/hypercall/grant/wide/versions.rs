@@ -1,4 +1,4 @@
-//! From version to version: what is in the way, what stays, what goes.
+//! Changes of version: what prevents a change, which entries it keeps and which it clears.
 
 hypercall_cases! {
     "grant.v2-set" = set {
@@ -248,7 +248,7 @@ mod body {
     pub(super) fn busy_status(_: &Env) -> Verdict {
         let mut wide = Wide::new(1)?;
         stays("version 1", set_version(1), EBUSY, 2)?;
-        // All is as it was.
+        // The refused call has changed nothing.
         wide.grant(GREF, GTF_PERMIT_ACCESS, 0)?;
         let (status, mapped) = wide.map(GREF, GNTMAP_HOST_MAP, 0);
         okay("map", status)?;
