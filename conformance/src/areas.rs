@@ -3,7 +3,7 @@
 use crate::case::Case;
 use crate::{blkfront, blkif, console, consolefront, hypercall, xenbus, xenstore};
 
-/// The areas: each a module's list of cases.
+/// Each area's cases, as the list of one module.
 const AREAS: &[&[Case]] = &[
     xenstore::values::CASES,
     xenstore::paths::CASES,
@@ -67,7 +67,7 @@ mod tests {
             assert!(!case.title.is_empty() && !case.title.ends_with('.'), "{}: title", case.id);
             assert!(case.rule.len() > 20 && case.rule.ends_with('.'), "{}: rule", case.id);
             assert!(!case.source.is_empty(), "{}: source", case.id);
-            // These texts stand in tables, and on single lines.
+            // The report prints these texts in tables and on single lines.
             for text in [case.title, case.rule, case.source] {
                 assert!(!text.contains(['|', '\n']), "{}: {text}", case.id);
             }

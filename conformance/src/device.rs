@@ -20,7 +20,7 @@ const TOKEN: &str = "conformance-state";
 
 /// A device.
 pub struct Device<'a> {
-    /// The place.
+    /// Where the case runs.
     pub env: &'a mut Env,
     /// The frontend's directory.
     pub front: String,
@@ -31,7 +31,7 @@ pub struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
-    /// Reads where the device at `front` has its backend.
+    /// Opens the device whose frontend has the directory `front`, and reads which backend the device has.
     ///
     /// # Errors
     /// [`Problem`]: the toolstack's nodes are not there.
@@ -51,7 +51,7 @@ impl<'a> Device<'a> {
         self.env.store()
     }
 
-    /// A node of the backend's; `None` if it is missing.
+    /// Reads a node of the backend's; `None` if the node is missing.
     ///
     /// # Errors
     /// [`Problem`].
@@ -60,10 +60,10 @@ impl<'a> Device<'a> {
         Ok(self.store()?.read(&path).await?.ok())
     }
 
-    /// A number of the backend's.
+    /// Reads a number from a node of the backend's.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it is missing or no number.
+    /// [`Problem::Fail`]: the node is missing or holds no number.
     pub async fn number_back<T: FromStr>(&mut self, key: &str) -> Verdict<T> {
         let text = self.read_back(key).await?;
         let number = text.as_ref().and_then(|text| text.trim().parse().ok());
@@ -89,7 +89,7 @@ impl<'a> Device<'a> {
     /// [`Problem`].
     pub async fn remove_front(&mut self, key: &str) -> Verdict {
         let path = format!("{}/{key}", self.front);
-        // That it is missing is as well.
+        // A node that is missing already is no error.
         let _ = self.store()?.remove(&path).await?;
         Ok(())
     }
@@ -120,13 +120,13 @@ impl<'a> Device<'a> {
         Ok(self.read_back("state").await?.map_or(XenbusState::Unknown, |text| XenbusState::parse(&text)))
     }
 
-    /// Waits until the backend's state is one of `wanted`, and gives it.
+    /// Waits until the backend's state is one of `wanted`, and returns that state.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it is not within [`STATE_PATIENCE_MS`].
+    /// [`Problem::Fail`]: the backend reaches none of the states within [`STATE_PATIENCE_MS`].
     pub async fn wait_state(&mut self, wanted: &[XenbusState]) -> Verdict<XenbusState> {
         let path = format!("{}/state", self.back);
-        // One left by a case that broke off serves as well.
+        // A watch that an aborted case has left serves as well.
         let _ = self.store()?.watch(&path, TOKEN).await?;
         let end = time::now_ns() + STATE_PATIENCE_MS * 1_000_000;
         let state = loop {
@@ -143,10 +143,10 @@ impl<'a> Device<'a> {
         Ok(state)
     }
 
-    /// Whether the backend's state stays as it is for `ms`.
+    /// Checks that the backend's state does not change for `ms`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it changes.
+    /// [`Problem::Fail`]: the state changes.
     pub async fn stays(&mut self, ms: u64) -> Verdict {
         let before = self.state().await?;
         time::sleep(ms * 1_000_000).await;
@@ -162,7 +162,7 @@ impl<'a> Device<'a> {
     pub async fn reset(&mut self) -> Verdict {
         use XenbusState::{Closed, InitWait, Initialising};
         if self.own_state().await? == Initialising {
-            // As the toolstack left it: the backend gets there by itself, unless it had closed before.
+            // The backend reaches `InitWait` by itself, unless the backend had closed before.
             let state = self.wait_state(&[InitWait, Closed]).await?;
             if state == InitWait {
                 return Ok(());

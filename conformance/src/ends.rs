@@ -1,7 +1,7 @@
-//! The other ends of rings: what a case asks of a frontend that it tries, and of the user at a console.
+//! The other ends of rings: what a case may ask of the frontend under test, and of the user at a console.
 //!
-//! Cases are written against these traits. In this process they are our own frontends and console daemon; in a driver
-//! domain they stand for another kernel's.
+//! Cases use these traits. On the host our own frontends and console daemon implement them; in a driver domain
+//! another kernel's frontends stand behind them.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -12,7 +12,7 @@ use core::pin::Pin;
 use pvrt::event::Port;
 use ring_abi::shared::SharedBytes;
 
-/// What an operation of a frontend gives, later.
+/// The future result of an operation of a frontend.
 pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, FrontError>> + Send>>;
 
 /// Why an operation of a frontend failed.
@@ -22,7 +22,7 @@ pub enum FrontError {
     Failed,
     /// The operation is not supported.
     Unsupported,
-    /// The frontend did not even ask: the disk is read-only, or the range is not on it.
+    /// The frontend sent no request: the disk is read-only, or the range is not on the disk.
     Refused,
     /// There is no connection, or no longer.
     Gone,
@@ -30,10 +30,10 @@ pub enum FrontError {
 
 /// The frontends of a kernel that is not the case's.
 pub trait Frontends: Send + Sync {
-    /// Starts the frontend of the device whose frontend's directory is `path`, and gives it once it is connected.
+    /// Starts the frontend that has the directory `path`, and returns the frontend once it is connected.
     fn connect(&self, path: &str) -> Later<Arc<dyn BlockFrontend>>;
-    /// The frontend of a console whose ring is in `page` and whose event channel is `port`. [`FrontError::Unsupported`]:
-    /// there is none to try.
+    /// The frontend of a console whose ring is in `page` and whose event channel is `port`.
+    /// [`FrontError::Unsupported`]: there is no console frontend to try.
     fn console(
         &self,
         page: SharedBytes<'static>,
@@ -46,19 +46,19 @@ pub trait Frontends: Send + Sync {
 
 /// A connected block frontend. Operations may run side by side.
 pub trait BlockFrontend: Send + Sync {
-    /// Reads sectors of 512 bytes; gives the [`Sum`] of what was read.
+    /// Reads sectors of 512 bytes, and returns the [`Sum`] of the data.
     fn read(self: Arc<Self>, sector: u64, sectors: usize) -> Later<Sum>;
-    /// Writes sectors: [`content`] of `seed`.
+    /// Writes sectors with the [`content`] of `seed`.
     fn write(self: Arc<Self>, sector: u64, sectors: usize, seed: u8) -> Later<()>;
     /// Makes what was written durable.
     fn flush(self: Arc<Self>) -> Later<()>;
-    /// Gives up sectors.
+    /// Discards sectors.
     fn discard(self: Arc<Self>, sector: u64, sectors: u64) -> Later<()>;
     /// Closes the connection in order.
     fn close(self: Arc<Self>) -> Later<()>;
 }
 
-/// A sum of data, by which they are told from other data that came by mistake.
+/// A checksum, which tells the right data from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sum {
     /// How many bytes they are.
@@ -75,7 +75,7 @@ impl Sum {
     }
 }
 
-/// What is written to sectors by this seed.
+/// The data that a write with this seed writes.
 pub fn content(seed: u8, sectors: usize) -> Vec<u8> {
     (0..sectors * 512).map(|byte| (byte / 3) as u8 ^ seed).collect()
 }
@@ -84,15 +84,16 @@ pub fn content(seed: u8, sectors: usize) -> Vec<u8> {
 pub trait ConsoleFrontend: Send + Sync {
     /// Writes all bytes, waiting for room.
     fn write(self: Arc<Self>, bytes: Vec<u8>) -> Later<()>;
-    /// Waits for input, and gives at most `most` bytes of it.
+    /// Waits for input, and returns at most `most` bytes of it.
     fn read(self: Arc<Self>, most: usize) -> Later<Vec<u8>>;
 }
 
-/// The user at a domain's console, who looks and types; a case has it where the user's end is within reach.
+/// The user at a domain's console. A case can read what the user sees and can type, where the console daemon
+/// runs in the same process.
 pub trait Watcher: Send + Sync {
     /// Takes what was shown since the last call.
     fn shown(&self) -> Vec<u8>;
-    /// Types; gives how many bytes were taken.
+    /// Types, and returns how many bytes the daemon took.
     fn enter(&self, bytes: &[u8]) -> usize;
 }
 
@@ -101,7 +102,7 @@ pub trait Watcher: Send + Sync {
 pub struct Console {
     /// The console's ring.
     pub ring: pvrt::console::Ring,
-    /// The other end's user.
+    /// The user at the other end.
     pub watcher: Option<Arc<dyn Watcher>>,
 }
 

@@ -1,4 +1,4 @@
-//! Where cases run, and what is there.
+//! Where cases run, and what they find there.
 
 use alloc::format;
 use alloc::string::String;
@@ -13,7 +13,7 @@ use crate::ends::{Console, Frontends};
 use crate::store::Store;
 use crate::verdict::{Need, Problem, Verdict};
 
-/// Rights over the whole store that a toolstack has, where both ends are here. Paths are absolute.
+/// A toolstack's rights over the whole store, where both ends run in this process. Paths are absolute.
 pub trait Toolstack: Send + Sync {
     /// A node's value; `None` if there is no such node.
     fn read(&self, path: &str) -> Option<Vec<u8>>;
@@ -37,22 +37,22 @@ pub struct FoundDisk {
 /// A kernel whose frontends a case may try.
 #[derive(Clone)]
 pub struct FrontendPlace {
-    /// The domain that it is.
+    /// The kernel's domain.
     pub dom: u16,
     /// Where the next device comes from.
     pub devices: Arc<dyn Devices>,
     /// Its frontends.
     pub frontends: Arc<dyn Frontends>,
-    /// What the ABI leaves open is asked of them too: that an operation ends when the connection does.
+    /// The frontends must also do what the ABI leaves open: end each operation when the connection ends.
     pub strict: bool,
 }
 
 /// The nodes of devices whose backend a case is.
 pub trait Devices: Send + Sync {
-    /// A block device that was not used yet, both ends of which are `Initialising`, as a toolstack leaves them.
+    /// A block device that no case has used, both ends of which are `Initialising`, as a toolstack leaves them.
     ///
     /// # Errors
-    /// There is no other: why.
+    /// Why there is no further device.
     fn fresh(&self) -> Verdict<BackendDevice>;
     /// A node's value; `None` if there is no such node.
     fn read(&self, path: &str) -> Option<Vec<u8>>;
@@ -71,12 +71,13 @@ pub struct BackendDevice {
     pub back: String,
 }
 
-/// The place, with what cases use of it.
+/// Where the cases run: what they may use.
 #[derive(Default)]
 pub struct Env {
     /// This is the control domain.
     pub privileged: bool,
-    /// A hypervisor answers hypercalls; else a stand-in for rings alone.
+    /// A hypervisor answers hypercalls. If false, a stand-in on the host answers those that rings need, and
+    /// no others.
     pub hypervisor: bool,
     /// The xenstore connection.
     pub store: Option<Store>,
@@ -84,7 +85,7 @@ pub struct Env {
     pub store_ring: Option<(Mfn, PortNumber)>,
     /// The console ring.
     pub console: Option<Console>,
-    /// The other end, where it is here.
+    /// The toolstack, where it runs in this process.
     pub toolstack: Option<Arc<dyn Toolstack>>,
     /// Another domain, whose frontends can be tried.
     pub frontend_under_test: Option<FrontendPlace>,
@@ -93,7 +94,7 @@ pub struct Env {
 }
 
 impl Env {
-    /// The place of a booted kernel; [`crate::blkif::front::survey`] finds the sizes of its disks' sectors.
+    /// What a booted kernel finds; [`crate::blkif::front::survey`] finds the sizes of its disks' sectors.
     ///
     /// # Errors
     /// [`Problem::Error`]: xenstore does not answer.
@@ -116,15 +117,15 @@ impl Env {
         self.store.as_mut().ok_or_else(|| Problem::Skip(Need::Store.missing().into()))
     }
 
-    /// The toolstack's rights, of a case that needs them.
+    /// The toolstack's rights, for a case that needs them.
     ///
     /// # Errors
-    /// [`Problem::Skip`]: not here.
+    /// [`Problem::Skip`]: the toolstack runs elsewhere.
     pub fn toolstack(&self) -> Verdict<Arc<dyn Toolstack>> {
         self.toolstack.clone().ok_or_else(|| Problem::Skip(Need::BothEnds.missing().into()))
     }
 
-    /// Looks for the domain's disks; their sectors are taken for small ones.
+    /// Finds the domain's disks. Their sectors count as 512 bytes until a survey reads the sizes.
     ///
     /// # Errors
     /// [`Problem::Error`]: xenstore does not answer.

@@ -10,11 +10,11 @@
 //! conformance: end 1 pass 1 fail 0 skip 0 error
 //! ```
 //!
-//! A line that begins something in front of `conformance: ` belongs to the program that shows the console. `run` stands
-//! there for a case that never ends: the last one named is to blame. The number behind the outcome is its time in
-//! milliseconds; `time`, which not every run prints, is that of all cases. `rule` and `source` follow a failure and an
-//! error. Within a case, lines `count 1 of 300` and so on are part of what the case tries: the report's reader looks
-//! that they are all there, in order.
+//! Text in front of `conformance: ` comes from the program that shows the console. The line `run` names the case
+//! before it runs, so that the report names also a case that never ends. The number behind the outcome is the case's
+//! time in milliseconds; `time`, which not every run prints, is the time of all cases. `rule` and `source` follow a
+//! failure and an error. A case may print lines `count 1 of 300` and so on, and the report's reader checks that they
+//! all arrive in order.
 
 use alloc::format;
 use alloc::string::String;
@@ -29,7 +29,7 @@ pub use crate::case::PREFIX;
 use crate::env::Env;
 use crate::verdict::Outcome;
 
-/// How many cases came out how.
+/// The number of cases for each outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// The rule is kept.
@@ -38,12 +38,12 @@ pub struct Totals {
     pub failed: u32,
     /// The rule does not apply here.
     pub skipped: u32,
-    /// Nobody knows.
+    /// The case could not find out.
     pub errors: u32,
 }
 
 impl Totals {
-    /// Counts one.
+    /// Counts the outcome of a case.
     pub fn add(&mut self, outcome: &Outcome) {
         *match outcome {
             Outcome::Pass => &mut self.passed,
@@ -77,8 +77,8 @@ pub async fn run_case(case: &Case, env: &mut Env) -> Outcome {
     }
 }
 
-/// The cases that `filter` selects (several, with commas between). A part of it that no case fits is told to `line`, and is
-/// an error: a slip of the pen must not pass for success.
+/// The cases that `filter` selects (several, with commas between). A part of the filter that selects no case is
+/// reported to `line` and counts as an error, so that a typing error does not pass for success.
 pub fn select(filter: Option<&str>, line: &mut impl FnMut(&str)) -> (Vec<&'static Case>, Totals) {
     let parts: Vec<&str> = filter.unwrap_or("*").split(',').collect();
     let mut totals = Totals::default();
@@ -107,7 +107,7 @@ pub async fn run(env: &mut Env, filter: Option<&str>, mut line: impl FnMut(&str)
     totals
 }
 
-/// The lines of one case's end.
+/// Reports the end of a case.
 pub fn report(case: &Case, outcome: &Outcome, ms: u64, line: &mut impl FnMut(&str)) {
     let detail: String = outcome.detail().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = format!("{PREFIX}result {} {} {ms} {detail}", case.id, outcome.word());

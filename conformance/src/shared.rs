@@ -1,4 +1,4 @@
-//! Memory of the case's that another domain uses.
+//! Memory of a case that another domain uses.
 
 use pvrt::grant::Granted as Lent;
 use pvrt::mem::Pages;

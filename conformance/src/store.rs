@@ -1,6 +1,7 @@
-//! Xenstore's wire protocol, message by message: a client in which nothing happens behind the case's back.
+//! Xenstore's wire protocol, message by message: a client that sends and receives only when a case asks for
+//! it.
 //!
-//! Requests and answers may be as wrong as a case wants them; the calls further down are for those that are right.
+//! A case may send invalid messages by the first calls; the calls further down send valid requests.
 //!
 //! ABI: `xen/include/public/io/xs_wire.h`; protocol: `docs/misc/xenstore.txt`.
 
@@ -56,7 +57,8 @@ impl Message {
     }
 }
 
-/// What xenstored says to a request: a payload, or the error it names (`EINVAL` for one of no known name).
+/// The answer of xenstored to a request: a payload, or the error that the answer names (`EINVAL` for an
+/// unknown name).
 pub type Answer<T = Vec<u8>> = Result<T, Errno>;
 
 /// A watch's event.
@@ -66,14 +68,14 @@ pub struct Event {
     pub path: String,
     /// The watch's token.
     pub token: String,
-    /// What its header says where a request's id stands: 0.
+    /// The header's field for a request's id: 0.
     pub req_id: u32,
-    /// What its header says where a transaction's id stands: 0.
+    /// The header's field for a transaction's id: 0.
     pub tx_id: u32,
 }
 
-/// The connection. Dropping a future of it in the middle loses nothing: bytes stay queued, answers nobody waits for
-/// are thrown away.
+/// The connection. A future of the connection may be dropped at any time: bytes to send stay queued, and answers
+/// that no caller waits for are dropped.
 pub struct Store {
     ring: ByteRing<SharedBytes<'static>>,
     page: SharedBytes<'static>,
@@ -89,7 +91,7 @@ impl Store {
     /// Takes the client's end of the ring `page`.
     ///
     /// # Errors
-    /// [`Problem::Error`]: not a page.
+    /// [`Problem::Error`]: `page` is not the size of a page.
     pub fn connect(page: SharedBytes<'static>, port: Port) -> Verdict<Self> {
         let ring = client(page).map_err(|error| Problem::Error(format!("xenstore: {error}")))?;
         Ok(Self {
@@ -121,10 +123,10 @@ impl Store {
         id
     }
 
-    /// Puts bytes on the ring as they are, all of them: waits for room.
+    /// Puts all bytes on the ring unchanged, waiting for room.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: the daemon's indices are impossible, or it takes nothing.
+    /// [`Problem::Fail`]: the daemon's indices are impossible, or the daemon takes nothing.
     pub async fn send_bytes(&mut self, bytes: &[u8]) -> Verdict {
         self.outgoing.extend(bytes);
         let end = time::now_ns() + PATIENCE_NS;
@@ -137,7 +139,7 @@ impl Store {
         }
     }
 
-    /// Sends a message as it is.
+    /// Sends a message unchanged.
     ///
     /// # Errors
     /// As [`send_bytes`](Self::send_bytes).
@@ -145,10 +147,10 @@ impl Store {
         self.send_bytes(&message.to_bytes()).await
     }
 
-    /// The next message that is no event, whatever it answers.
+    /// Returns the next message that is no event, whichever request it answers.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: nothing came, or nonsense.
+    /// [`Problem::Fail`]: no answer came, or an invalid message.
     pub async fn next_answer(&mut self) -> Verdict<Message> {
         let end = time::now_ns() + PATIENCE_NS;
         loop {
@@ -160,7 +162,7 @@ impl Store {
         }
     }
 
-    /// The answer to request `req_id`; others before it are dropped.
+    /// Returns the answer to request `req_id`, and drops other answers before it.
     ///
     /// # Errors
     /// As [`next_answer`](Self::next_answer).
@@ -173,10 +175,10 @@ impl Store {
         }
     }
 
-    /// The next watch event; `None` if none comes within `ms`.
+    /// Returns the next watch event; `None` if no event comes within `ms`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: nonsense came.
+    /// [`Problem::Fail`]: an invalid message came.
     pub async fn event(&mut self, ms: u64) -> Verdict<Option<Event>> {
         let end = time::now_ns() + ms * 1_000_000;
         loop {
@@ -188,23 +190,23 @@ impl Store {
             if now >= end {
                 return Ok(None);
             }
-            // Either is well: the ring is looked at again.
+            // An event or the end of the time: both lead to another look at the ring.
             let _ = time::timeout(end - now, self.port.wait()).await;
         }
     }
 
-    /// Forgets the events that have come so far.
+    /// Drops the events that have come so far.
     ///
     /// # Errors
     /// As [`event`](Self::event).
     pub async fn drop_events(&mut self) -> Verdict {
-        // Events are sent before the answer of whatever is asked next.
+        // The daemon sends earlier events before the answer to this request.
         self.read("domid").await?.ok();
         self.events.clear();
         Ok(())
     }
 
-    /// Moves bytes: out what fits, in what is there.
+    /// Writes as many queued bytes as fit, and reads all bytes that have come.
     fn turn(&mut self) -> Verdict {
         let bad = |error| Problem::Fail(format!("xenstore ring: {error}"));
         let mut moved = false;
@@ -252,10 +254,10 @@ impl Store {
         Ok(())
     }
 
-    /// Sends a request of transaction `tx_id` (0 for none) and gives its answer.
+    /// Sends a request of transaction `tx_id` (0 for none) and returns its answer.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: no answer, or one of another type than the request's.
+    /// [`Problem::Fail`]: no answer comes, or an answer of another type than the request's.
     pub async fn ask(&mut self, kind: u32, tx_id: u32, payload: &[u8]) -> Verdict<Answer> {
         let id = self.new_id();
         self.send(&Message::request(kind, id, tx_id, payload)).await?;
@@ -268,8 +270,8 @@ impl Store {
         Ok(message.answer())
     }
 
-    /// As [`ask`](Self::ask) without a transaction, holding the vCPU until the answer is there: for a kernel that has
-    /// nothing else to do.
+    /// Does the same as [`ask`](Self::ask) without a transaction, but holds the vCPU until the answer comes: for a
+    /// kernel that has nothing else to do.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
@@ -331,7 +333,7 @@ impl Store {
         self.ask(XS_WATCH, 0, &[nul(path), nul(token)].concat()).await
     }
 
-    /// Takes a watch away.
+    /// Removes a watch.
     ///
     /// # Errors
     /// [`Problem`].

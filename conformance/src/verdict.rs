@@ -1,4 +1,4 @@
-//! What a case needs of the place where it runs, and what comes of it.
+//! What a case needs of the place where it runs, and the outcome of a case.
 
 use alloc::string::String;
 use core::fmt;
@@ -24,13 +24,13 @@ pub enum Need {
     DomU,
     /// Another domain's frontends, with the backend's end of a device within reach.
     Frontend,
-    /// The other end of each ring and the whole store within reach, and nothing to lose: each case gets a world of
-    /// its own.
+    /// The case reaches the other end of each ring and the whole store, and may break all of it: each case gets
+    /// its own, fresh.
     BothEnds,
 }
 
 impl Need {
-    /// What is said where it is not there.
+    /// The message for a case that is skipped since the need is not met.
     pub fn missing(self) -> &'static str {
         match self {
             Self::Store => "no xenstore ring",
@@ -46,7 +46,7 @@ impl Need {
         }
     }
 
-    /// The need in a table.
+    /// The need's name in a table.
     pub fn word(self) -> &'static str {
         match self {
             Self::Store => "xenstore",
@@ -63,13 +63,13 @@ impl Need {
     }
 }
 
-/// What a case's function gives: nothing, or why it did not pass.
+/// The result of a case's function: nothing, or why the case did not pass.
 pub type Verdict<T = ()> = Result<T, Problem>;
 
 /// Why a case did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The rule is broken: what was seen, and what was to be seen.
+    /// The rule is broken; the text says what the case saw and what it should have seen.
     Fail(String),
     /// The rule does not apply here: why.
     Skip(String),
@@ -84,7 +84,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What came of a case.
+/// The outcome of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The rule is kept.
@@ -108,7 +108,7 @@ impl Outcome {
         }
     }
 
-    /// What there is to say about it.
+    /// The text that explains the outcome; empty for a pass.
     pub fn detail(&self) -> &str {
         match self {
             Self::Pass => "",

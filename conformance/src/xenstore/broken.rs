@@ -1,4 +1,5 @@
-//! Clients that break the ring or the protocol: they lose their own connection, and nobody else's.
+//! Clients that break the ring or the protocol. Such a client must lose its own connection, and no other
+//! client may suffer.
 
 use pvrt::executor::time;
 
@@ -40,7 +41,7 @@ cases! {
     }
 }
 
-/// What the error field says once the daemon has noticed.
+/// Waits until the daemon has set the ring's error field, and returns the field.
 async fn error_field(store: &mut Store) -> Verdict<u32> {
     let page = store.page();
     require!(
@@ -58,7 +59,7 @@ async fn error_field(store: &mut Store) -> Verdict<u32> {
     Ok(XENSTORE_ERROR_NONE)
 }
 
-/// The toolstack can still use the store.
+/// Checks that the toolstack can still use the store.
 fn others_live(env: &Env) -> Verdict {
     let toolstack = env.toolstack()?;
     toolstack.write("/conformance-alive", b"yes");
@@ -95,7 +96,8 @@ async fn consumer_ahead(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     let page = store.page();
     page.store_u32(RSP.cons, page.load_u32(RSP.prod).wrapping_add(1));
-    // The daemon looks at the answers' indices when it has one to give.
+    // The daemon reads the indices of the answers' ring when there is an answer to write, so this request
+    // makes one.
     store.send(&Message::request(XS_READ, 1, 0, &nul(BASE))).await.ok();
     ensure_eq!(error_field(store).await?, XENSTORE_ERROR_RINGIDX, "the error field");
     others_live(env)
@@ -117,7 +119,7 @@ async fn reads_nothing(env: &mut Env) -> Verdict {
     let value = "0123456789abcdef".repeat(60);
     put(store, &at("a"), &value).await?;
     let bytes = Message::request(XS_READ, 1, 0, &nul(&at("a"))).to_bytes();
-    // Past the client, which would take answers off the ring while it waits for room.
+    // The case writes to the ring itself: the client would take answers off the ring while it waits for room.
     let mut ring = client(store.page()).map_err(|error| Problem::Error(format!("xenstore: {error}")))?;
     for _ in 0..60 {
         let count = ring.write(&bytes).map_err(|error| Problem::Error(format!("xenstore: {error}")))?;

@@ -86,7 +86,7 @@ async fn normalised(env: &mut Env) -> Verdict {
     Ok(())
 }
 
-/// What the daemon says about `domid`; some daemons tell dom0 alone.
+/// Asks whether `domid` is introduced; some daemons answer only dom0.
 async fn is_introduced(store: &mut Store, domid: &str) -> Verdict<Answer> {
     let answer = store.ask(XS_IS_DOMAIN_INTRODUCED, 0, &nul(domid)).await?;
     require!(answer != Err(Errno::EACCES), "the daemon tells this to dom0 alone");
@@ -106,7 +106,7 @@ async fn introduced_nobody(env: &mut Env) -> Verdict {
     Ok(())
 }
 
-/// A request for dom0 alone is refused, and the connection lives on.
+/// Checks that the daemon refuses a request that only dom0 may make, and that the connection still works.
 async fn denied(env: &mut Env, kind: u32, payload: &[u8]) -> Verdict {
     let store = fresh(env).await?;
     refused_somehow(store.ask(kind, 0, payload).await?, "the request")?;

@@ -1,4 +1,4 @@
-//! Messages on the ring: in pieces, in heaps, and around its end.
+//! Messages on the ring: in pieces, many at once, and across the ring's end.
 
 use super::*;
 use crate::store::Message;
@@ -63,7 +63,7 @@ cases! {
     }
 }
 
-/// Sends bytes in pieces, each noticed by the daemon before the next comes.
+/// Sends bytes in pieces, and waits after each until the daemon has read it.
 async fn send_pieces(store: &mut Store, pieces: &[&[u8]]) -> Verdict {
     for piece in pieces {
         store.send_bytes(piece).await?;
@@ -138,7 +138,7 @@ async fn and_a_half(env: &mut Env) -> Verdict {
 async fn larger_request(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     let path = at("a");
-    // Whether it is kept is a matter of limits; that it is answered is not.
+    // The daemon may refuse the value for its size, but must answer.
     let value = "0123456789abcdef".repeat(2 * XENSTORE_RING_SIZE / 16);
     match store.write(&path, &value).await? {
         Ok(_) => holds(store, &path, &value).await,
@@ -173,7 +173,7 @@ async fn wraps(env: &mut Env) -> Verdict {
 async fn all_consumed(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     put(store, &at("a"), "x").await?;
-    // The daemon may answer before it has moved its index.
+    // The daemon may write the answer before it moves the requests' index, so the case waits a moment.
     ensure_eq!(store.event(QUIET_MS).await?, None, "an event");
     let page = store.page();
     let index = |offset: usize| page.load_u32(offset);

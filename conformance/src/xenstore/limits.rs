@@ -1,4 +1,4 @@
-//! What one domain may take from the daemon.
+//! Limits on what the daemon keeps for one domain.
 
 use super::*;
 
@@ -30,8 +30,8 @@ cases! {
     }
 }
 
-/// The errors by which a limit is told. The OCaml daemon says EQUOTA, which `xs_wire.h` does not have: clients take a
-/// name they do not know as EINVAL.
+/// The errors by which a daemon reports a limit. The OCaml daemon answers EQUOTA, which `xs_wire.h` does not have:
+/// clients read an unknown name as EINVAL.
 const AT_LIMIT: [Errno; 6] =
     [Errno::ENOSPC, Errno::E2BIG, Errno::EBUSY, Errno::ENOMEM, Errno::EAGAIN, Errno::EINVAL];
 
@@ -86,7 +86,7 @@ async fn watches(env: &mut Env) -> Verdict {
     Ok(())
 }
 
-/// A path of its own for each number, few below each directory.
+/// A different path for each number, with few nodes below each directory.
 fn spread(number: usize) -> String {
     at(&format!("d{}/n{}", number / 40, number % 40))
 }

@@ -1,8 +1,8 @@
 //! The xenstore protocol, from a domain's end of the ring.
 //!
-//! Each case works below `data/conformance` of its own domain, the one directory that every toolstack gives a guest to
-//! write in, and starts with nothing there, without watches and transactions. Where the protocol's document leaves a
-//! choice, or the two implementations in the field differ, a case takes each of the answers that they may give.
+//! Each case works below `data/conformance` of its own domain, the one directory that every toolstack gives a guest
+//! to write in, and starts with nothing there, without watches and transactions. Where the protocol's document leaves
+//! a choice, or the C and OCaml daemons differ, a case accepts each permitted answer.
 //!
 //! ABI: `xen/include/public/io/xs_wire.h`; protocol: `docs/misc/xenstore.txt`, `docs/misc/xenstore-ring.txt`.
 
@@ -33,13 +33,13 @@ use crate::{Env, Problem, Verdict};
 /// The directory of the cases.
 const BASE: &str = "data/conformance";
 
-/// How long an event may take that must come.
+/// How long a case waits for an event that must come.
 const EVENT_MS: u64 = 5_000;
 
-/// How long to look for an event that must not come, once the daemon has answered a later request.
+/// How long a case waits for an event that must not come, after the daemon has answered a later request.
 const QUIET_MS: u64 = 20;
 
-/// The connection, with an empty directory at [`BASE`].
+/// Returns the connection, after making an empty directory at [`BASE`].
 async fn fresh(env: &mut Env) -> Verdict<&mut Store> {
     let store = env.store()?;
     // A daemon without this request has at most the watches that an earlier case failed to take away.
@@ -60,12 +60,12 @@ fn list(parts: &[&str]) -> Vec<u8> {
     parts.iter().flat_map(|part| nul(part)).collect()
 }
 
-/// The answer's payload; an error fails the case.
+/// Returns the answer's payload; an error fails the case.
 fn ok<T>(answer: Answer<T>, what: &str) -> Verdict<T> {
     answer.map_err(|error| Problem::Fail(format!("{what}: {error}")))
 }
 
-/// The answer must be one of `errors`.
+/// Checks that the answer is one of `errors`.
 fn refused<T>(answer: Answer<T>, errors: &[Errno], what: &str) -> Verdict {
     match answer {
         Ok(_) => Err(Problem::Fail(format!("{what} succeeded"))),
@@ -74,23 +74,23 @@ fn refused<T>(answer: Answer<T>, errors: &[Errno], what: &str) -> Verdict {
     }
 }
 
-/// The answer must be some error.
+/// Checks that the answer is an error.
 fn refused_somehow<T>(answer: Answer<T>, what: &str) -> Verdict {
     refused(answer, &[], what)
 }
 
-/// Writes a node, which must succeed.
+/// Writes a node, and checks that the daemon accepts it.
 async fn put(store: &mut Store, path: &str, value: &str) -> Verdict {
     ok(store.write(path, value).await?, &format!("write of {path}")).map(drop)
 }
 
-/// The node must have this value.
+/// Checks that a node has this value.
 async fn holds(store: &mut Store, path: &str, value: &str) -> Verdict {
     ensure_eq!(store.read(path).await?, Ok(String::from(value)), "the value of {path}");
     Ok(())
 }
 
-/// The node must not be there.
+/// Checks that a node does not exist.
 async fn missing(store: &mut Store, path: &str) -> Verdict {
     refused(store.read(path).await?, &[Errno::ENOENT], &format!("read of {path}"))
 }
@@ -119,7 +119,7 @@ async fn end(store: &mut Store, tx: u32, commit: bool) -> Verdict<Answer> {
     store.ask(XS_TRANSACTION_END, tx, &nul(if commit { "T" } else { "F" })).await
 }
 
-/// Waits for an event; others before it may be spurious.
+/// Waits for an event; spurious events may come before it.
 async fn seen(store: &mut Store, path: &str, token: &str) -> Verdict {
     let mut others = Vec::new();
     while let Some(event) = store.event(EVENT_MS).await? {
@@ -137,7 +137,7 @@ async fn watch(store: &mut Store, path: &str, token: &str) -> Verdict {
     seen(store, path, token).await
 }
 
-/// No event may have come, nor come now.
+/// Checks that no event has come, and that none comes now.
 async fn quiet(store: &mut Store) -> Verdict {
     store.read("domid").await?.ok();
     match store.event(QUIET_MS).await? {

@@ -1,4 +1,4 @@
-//! Which paths there are.
+//! Which paths are valid.
 
 use alloc::string::String;
 

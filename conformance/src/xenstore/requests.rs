@@ -1,4 +1,4 @@
-//! Requests and answers as such: headers, and payloads that are wrong.
+//! The form of requests and answers: headers, and invalid payloads.
 
 use super::*;
 use crate::store::Message;

@@ -1,4 +1,4 @@
-//! How transactions end, what may be done within them, and what their commit brings.
+//! How transactions end, which requests they may hold, and what a commit changes.
 
 use super::*;
 use crate::store::{Message, strings};
@@ -127,7 +127,7 @@ async fn end_letter(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     let tx = start(store).await?;
     refused(store.ask(XS_TRANSACTION_END, tx, &nul("X")).await?, &[Errno::EINVAL], "an end with X")?;
-    // Whether the transaction is still there is left open.
+    // The daemon may have ended the transaction or not, so the case accepts both answers.
     end(store, tx, false).await?.ok();
     Ok(())
 }

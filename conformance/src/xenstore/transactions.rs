@@ -1,4 +1,4 @@
-//! Transactions: what they see, what a commit leaves, and what conflicts.
+//! Transactions: what they see, what a commit writes, and which changes conflict.
 
 use super::*;
 use crate::store::strings;
@@ -158,7 +158,7 @@ async fn stable_read(env: &mut Env) -> Verdict {
     ok(end(store, tx, false).await?, "abort").map(drop)
 }
 
-/// A transaction that has read `a`, which was then changed, and wrote `b`.
+/// Starts a transaction that conflicts: it has read `a`, which was changed afterwards, and has written `b`.
 async fn conflicting(store: &mut Store) -> Verdict<u32> {
     put(store, &at("a"), "old").await?;
     let tx = start(store).await?;
@@ -187,7 +187,7 @@ async fn retry(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     let tx = conflicting(store).await?;
     refused(end(store, tx, true).await?, &[Errno::EAGAIN], "the commit")?;
-    // Somebody else's changes may intervene in a whole system; not ten times.
+    // In a running system another client's change may cause a conflict, but not ten times in a row.
     for _ in 0..10 {
         let tx = start(store).await?;
         ensure_eq!(read_in(store, tx, &at("a")).await?, Ok("new".into()), "the value");

@@ -255,7 +255,7 @@ async fn after_rm(env: &mut Env) -> Verdict {
     Ok(())
 }
 
-/// The count, and the names.
+/// Lists one part of a directory: returns the generation count, and the names.
 async fn part(store: &mut Store, path: &str, offset: usize) -> Verdict<(String, Vec<String>)> {
     let payload = list(&[path, &format!("{offset}")]);
     match store.ask(XS_DIRECTORY_PART, 0, &payload).await? {

@@ -1,4 +1,4 @@
-//! The end of watches: one by one, and all at once.
+//! How watches end: one by one, and all at once.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Watches: when they fire, and with what.
+//! Watches: when they fire, and with which path and token.
 
 use super::*;
 
@@ -359,7 +359,8 @@ async fn order(env: &mut Env) -> Verdict {
 async fn burst(env: &mut Env) -> Verdict {
     let store = fresh(env).await?;
     watch(store, BASE, "t").await?;
-    // All requests first: answers and events wait in the ring and behind it.
+    // Sends all requests before it reads an answer, so that answers and events wait in the ring and in the
+    // daemon.
     for number in 0..100 {
         let payload = nul(&at(&format!("n{number}")));
         let id = store.new_id();
@@ -379,7 +380,7 @@ async fn last_change(env: &mut Env) -> Verdict {
         let id = store.new_id();
         store.send(&crate::store::Message::request(XS_WRITE, id, 0, &payload)).await?;
     }
-    // A client that reads the node at each event has its last value in the end.
+    // A client that reads the node at each event has read the node's last value after the last event.
     loop {
         ensure!(store.event(EVENT_MS).await?.is_some(), "no event after the last change");
         if store.read(&at("a")).await? == Ok("59".into()) {
