@@ -135,7 +135,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     Ok(u8::from(!complete))
 }
 
-/// Looks whether there is what `--only` names, before anything is built.
+/// Checks before a build that what `--only` names exists.
 ///
 /// # Errors
 /// Wrong usage: there is no such operation or attack.
@@ -178,13 +178,14 @@ fn run(machine: &Machine) -> Result<String> {
     Ok(console)
 }
 
-/// No image is longer than this from the start of its last function on, nor has anything else so near behind it.
+/// The longest that an image's code may be behind the start of its last function. Nothing else lies within this
+/// distance.
 const IMAGE_END: u64 = (1 << 20) - 1;
 /// Where no function of ours is.
 const OTHER: &str = "(other kernels)";
 
-/// Instructions of one operation by function of the hypervisor and of dom0, most first, and of all other kernels
-/// together; what is inlined counts for the function it is in.
+/// Prints the instructions of one operation for each function of the hypervisor and of dom0, most first, and for
+/// all other kernels together. Inlined code counts for the function that contains it.
 fn print_hot(output: &str, ops: u64) -> Result<()> {
     let mut functions = Vec::new();
     for image in ["microhv", "dom0"] {
@@ -215,7 +216,8 @@ fn print_hot(output: &str, ops: u64) -> Result<()> {
     Ok(())
 }
 
-/// Counts the instructions of a boot, of a creation as what a boot with one has more, and of block reads.
+/// Counts the instructions of a boot, of a creation, and of block reads. A creation is the difference between
+/// boots with and without one.
 fn system() -> Result<()> {
     let boot = whole(&marks(&[], None)?)?;
     let create = whole(&marks(&["xl create -p /boot/hello.cfg"], None)?)?;
@@ -239,7 +241,7 @@ fn system() -> Result<()> {
     memory()
 }
 
-/// Prints what a machine of the default size has not left to give at the prompt.
+/// Prints how much of a machine of the default size microhv and dom0 take at the prompt.
 fn memory() -> Result<()> {
     let script = Some(vec!["xl info".to_string()]);
     let default = Machine::default();

@@ -1,7 +1,7 @@
 //! `cargo xtask bench operations`: what operations of the ABI cost, on microhv and on Debian's Xen.
 //!
-//! The guest `guests/bench` times each by the TSC, which counts instructions here. It is the same image on both, and
-//! knows nothing of the hypervisor under it.
+//! The guest `guests/bench` times each operation by the TSC, which counts instructions here. The same image runs on
+//! both hypervisors, and does not know on which.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,11 +18,12 @@ use crate::{images, usage};
 
 /// The guest.
 const IMAGE: &str = "bench";
-/// The domain that answers, in company. It is created first and is domain 1; the one that measures is domain 2.
+/// The domain that answers the measuring domain. This one is created first and is domain 1; the measuring
+/// domain is domain 2.
 const SERVER: &str = "server";
 const SERVER_WORDS: &str = "echo=2";
 const CLIENT_WORDS: &str = "partner=1";
-/// What it executes around each operation's loop.
+/// The markers that the guest executes around each operation's loop.
 const MARKERS: (u16, u16) = (200, 201);
 
 /// An operation, with a figure of Xen's to compare where it is not measured anew.
@@ -36,12 +37,12 @@ struct Operation {
     scene: Scene,
 }
 
-/// What stands around the guest.
+/// What runs beside the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scene {
-    /// Nothing: it is the control domain, or a domain with `--domu`.
+    /// Nothing: the guest is the control domain, or a domain with `--domu`.
     Alone,
-    /// It is a domain with two vCPUs, and another beside it answers.
+    /// The guest is a domain with two vCPUs, and a second domain answers.
     Company,
 }
 
@@ -92,7 +93,7 @@ const OPERATIONS: &[Operation] = &[
 /// Instructions of one operation, by name.
 type Figures = BTreeMap<String, u64>;
 
-/// What came of the machines: figures, and lines of operations that were skipped.
+/// The results of the machines: figures, and lines about skipped operations.
 #[derive(Debug, Default)]
 struct Measured {
     figures: Figures,
@@ -134,7 +135,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     Ok(complete)
 }
 
-/// The scenes that the operations asked for take: all but those of the one named.
+/// The scenes to run: all, or the scene of the operation that `only` names.
 fn scenes(only: Option<&str>) -> Vec<Scene> {
     let of =
         |name| OPERATIONS.iter().find(|known| known.name == name).map_or(Scene::Alone, |known| known.scene);
@@ -321,7 +322,7 @@ impl Operation {
 }
 
 impl Measured {
-    /// Adds what a console says: figures as `bench NAME TICKS ticks-per-op N ops`, whatever stands before.
+    /// Adds a console's figures, from lines `bench NAME TICKS ticks-per-op N ops` behind any prefix.
     fn add(&mut self, console: &str) {
         let figure = |line: &str| {
             let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);

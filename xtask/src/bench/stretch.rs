@@ -1,5 +1,5 @@
-//! How long the hypervisor runs without taking an interrupt, in instructions: in the calls that keep it busy for longest,
-//! made by `guests/hostile` as a guest and as a control domain.
+//! How long the hypervisor runs without taking an interrupt, in instructions: `guests/hostile` makes the calls that
+//! take longest, as a guest and as a control domain.
 
 use std::collections::{BTreeMap, BTreeSet};
 

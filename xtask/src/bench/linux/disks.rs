@@ -1,7 +1,7 @@
 //! How fast a domain reads a raw disk, by fio, beside Xen's control domain and the bare machine.
 //!
-//! These are figures of time, taken one system after the other on one host, whose own speed changes meanwhile. So every
-//! system has its turn in each of some rounds, a ratio is one of figures of the same round, and medians are told.
+//! These figures are times, and the host's own speed changes while the systems run one after another. So each round
+//! measures every system once, a ratio compares figures of the same round, and the table shows medians.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ pub(super) fn bench(systems: &Systems, on: &[On], data: &Path, rounds: u32) -> R
             } else {
                 task(format!("sh /bin/disk-speed {} {SECONDS} {}", disk(system, 0), disk(system, 1)))
             };
-            // A machine that broke off has no figures; those of the others are not lost with it.
+            // A machine that broke off has no figures; the other machines' figures are kept.
             let console = systems.console(system, &task).unwrap_or_else(|error| {
                 eprintln!("{}: {error:#}", title(system));
                 String::new()
@@ -75,7 +75,7 @@ pub(super) fn bench(systems: &Systems, on: &[On], data: &Path, rounds: u32) -> R
     Ok(complete)
 }
 
-/// The figures on a console: `fio NAME KiB/s IOPS`, whatever stands before.
+/// The figures on a console, in lines `fio NAME KiB/s IOPS` behind any prefix.
 fn speeds(console: &str) -> Speeds {
     let figure = |line: &str| {
         let mut words = line.split_whitespace().skip_while(|word| *word != "fio").skip(1);
@@ -87,7 +87,7 @@ fn speeds(console: &str) -> Speeds {
     console.lines().filter_map(figure).collect()
 }
 
-/// The middle one of some figures, the lower of two.
+/// The median; of two middle figures the lower.
 fn median<T: PartialOrd + Copy>(mut figures: Vec<T>) -> Option<T> {
     figures.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
     figures.get(figures.len().saturating_sub(1) / 2).copied()

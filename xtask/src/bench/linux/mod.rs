@@ -1,7 +1,7 @@
 //! `cargo xtask bench linux`: what operations of Debian's kernel cost as a guest, and on the bare machine.
 //!
 //! The program `guests/costs` in the kernel's ramdisk does each operation between two markers, and the counting
-//! plugin says what was executed between them. Kernel, ramdisk and program are the same files everywhere.
+//! plugin counts the instructions between them. Kernel, ramdisk and program are the same files everywhere.
 
 mod disks;
 mod systems;
@@ -18,7 +18,7 @@ use systems::{PROGRAM, Systems, Task};
 
 /// The first marker; operation k stands between this + 2k and this + 2k + 1.
 const FIRST_MARKER: u32 = 100;
-/// Bytes of the disk that is read: the host keeps all of it in memory.
+/// Bytes of the disk that is read, few enough for the host to keep all in memory.
 const DISK_BYTES: usize = 256 << 20;
 
 /// An operation of the kernel's.
@@ -26,9 +26,10 @@ struct Operation {
     /// As the program prints it.
     name: &'static str,
     title: &'static str,
-    /// As a domain of Xen 4.17: in total, and of it Xen's, where it is not measured anew.
+    /// Instructions of the operation in a domain of Xen 4.17, in total and within Xen; for the table where
+    /// Xen is not measured anew.
     xen: Option<(u64, u64)>,
-    /// What microhv is to execute for it at most, if that was set.
+    /// The most instructions that microhv may execute for the operation, if there is such an aim.
     aim: Option<u64>,
 }
 
@@ -71,7 +72,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     let systems = Systems::prepare()?;
     let scale = (options.ops / 500).max(1);
     let data = systems.file("data.img");
-    // Not a sparse file: its blocks are to be read.
+    // The file must not be sparse, so that the host reads its blocks.
     std::fs::write(&data, vec![0x5a; DISK_BYTES])?;
     if options.only.as_deref() == Some(DISK) {
         return disks::bench(&systems, &on, &data, options.rounds);
@@ -114,7 +115,7 @@ fn markers(name: &str) -> (u16, u16) {
     (first, first + 1)
 }
 
-/// How often each operation was done: `costs NAME OPS`, whatever stands before.
+/// How often each operation was done, from lines `costs NAME OPS` behind any prefix.
 fn done(console: &str) -> BTreeMap<&'static str, u64> {
     let line = |line: &str| {
         let mut words = line.split_whitespace().skip_while(|word| *word != PROGRAM).skip(1);

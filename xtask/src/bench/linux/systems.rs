@@ -1,4 +1,4 @@
-//! The same kernel and ramdisk on each system: what its console says.
+//! Runs the same kernel and ramdisk on each system, and returns the console's text.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const CONFIGURATION: &str = include_str!("linux.cfg");
 const NAME: &str = "linux-bench";
 const MEMORY_MIB: u32 = 256;
 
-/// What the bare machine's disks need, besides what a domain's do.
+/// Kernel modules for the bare machine's disks, besides those for a domain's.
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "xen-blkfront", "crc32c_generic", "ext4"];
 
 /// What is run where.
@@ -73,7 +73,7 @@ impl Systems {
         self.directory.file(name)
     }
 
-    /// Runs a task on a system: its console.
+    /// Runs a task on a system, and returns the console's text.
     ///
     /// # Errors
     /// Xen cannot be made, QEMU cannot be started, or the machine did not run to its end.

@@ -1,4 +1,5 @@
-//! Files that are no kernels, and cost the most before that is seen: an ELF header, and zeros for its one segment, packed.
+//! Files that are no kernels but cost dom0 the most before dom0 finds that out: an ELF header and zeros for its one
+//! segment, compressed.
 
 use lzma_rust2::Write;
 
@@ -6,13 +7,13 @@ use lzma_rust2::Write;
 const HEAD: usize = 4096;
 /// Bytes of the segment.
 const SEGMENT: usize = 96 << 20;
-/// The same for xz, whose packing takes its time here.
+/// Bytes of the segment for xz, fewer since compressing takes long here.
 const SMALL_SEGMENT: usize = 16 << 20;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
-/// An ELF header that says how many program headers there are, and those that are given: kind, offset, bytes.
+/// An ELF header that claims `count` program headers, and the headers `segments`: kind, offset, bytes.
 fn head(count: u16, segments: &[(u32, usize, usize)]) -> Vec<u8> {
     let mut head = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
     head.resize(16, 0);
@@ -38,7 +39,7 @@ fn kernel(bytes: usize) -> Vec<u8> {
     head(1, &[(PT_LOAD, HEAD, bytes)])
 }
 
-/// A block as it is, then blocks of 128 KiB that are one byte.
+/// zstd: a raw block, then RLE blocks of 128 KiB.
 pub(super) fn zstd() -> Vec<u8> {
     const BLOCK: usize = 128 << 10;
     let header = |last: bool, kind: u32, bytes: usize| {
@@ -60,7 +61,7 @@ pub(super) fn lz4() -> Vec<u8> {
     const BLOCK: usize = 8 << 20;
     let length = |over: usize| [vec![255; over / 255], vec![(over % 255) as u8]].concat();
     let block = |literals: &[u8], bytes: usize| {
-        // The block's end is literals: here none.
+        // The last literals of a block are empty here.
         let matched = bytes - literals.len();
         [&[0xff][..], &length(literals.len() - 15), literals, &[1, 0], &length(matched - 19), &[0]].concat()
     };
@@ -99,7 +100,7 @@ pub(super) fn gzip() -> Vec<u8> {
     file
 }
 
-/// Packed by a packer.
+/// xz, compressed by a library.
 pub(super) fn xz() -> Vec<u8> {
     let plain = [kernel(SMALL_SEGMENT), vec![0; SMALL_SEGMENT]].concat();
     let mut options = lzma_rust2::XzOptions::with_preset(0);
@@ -111,7 +112,7 @@ pub(super) fn xz() -> Vec<u8> {
     packed.unwrap_or_default()
 }
 
-/// As many segments as are looked at, all full of the shortest notes.
+/// As many segments as dom0 reads, all full of the shortest notes.
 pub(super) fn elf() -> Vec<u8> {
     const SEGMENTS: usize = 64;
     const BYTES: usize = 64 << 10;

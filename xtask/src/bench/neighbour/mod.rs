@@ -1,9 +1,9 @@
 //! What a domain gets while another attacks: the latency of its reads of xenstore, and its disk.
 //!
-//! Each attack is a machine of its own, where time is what was executed: the host's load does not count. Nor do the host's
-//! disks: the machine's answer at once and keep nothing (QEMU's `null-co`), and the emulator's thread that answers shares
-//! a host's CPU with the one that executes and goes first. So a disk's share is one of dom0's and the hypervisor's time,
-//! which is what they share out.
+//! Each attack has a machine of its own, whose time counts executed instructions, so the host's load does not matter.
+//! Nor do the host's disks: the machine's disks answer at once and keep nothing (QEMU's `null-co`), and the
+//! emulator's thread for disks shares one host CPU with the thread that executes, and goes first. So a disk's share
+//! is a share of dom0's and the hypervisor's time.
 
 mod bombs;
 
@@ -22,14 +22,15 @@ const DISK_PERCENT: u64 = 40;
 /// How often the neighbour reads xenstore, and its disk.
 const STORE_READS: u32 = 2000;
 const DISK_READS: u32 = 10_000;
-/// How often it does the latter: the median counts, since a round can meet what happens now and then.
+/// How many rounds of disk reads there are. The median counts, since a rare event can disturb one round.
 const DISK_ROUNDS: usize = 3;
-/// Between two reads of xenstore: what happens now and then is met too.
+/// The pause between two reads of xenstore: the reads then spread over a time in which rare events happen
+/// too.
 const PAUSE_NS: u32 = 1_000_000;
 const DISK_BYTES: u64 = 16 << 20;
-/// The first row: an honest busy guest, what the disk's figures are part of.
+/// The first row: an honest busy guest. The disk's figures are ratios to this row.
 const BUSY: &str = "honest-busy";
-/// Another that they are part of, for comparison.
+/// Another honest guest to which the figures are compared.
 const READS: &str = "honest-reads";
 
 /// One attack.
@@ -231,10 +232,12 @@ pub fn measure(name: &str) -> Result<Figures> {
 const BOMB: &str = "bomb";
 /// What dom0 says whenever it refuses that.
 const REFUSED: &str = "error: kernel /boot/bomb: ";
-/// How often a domain is made of it while the neighbour reads xenstore, and while it reads its disk.
+/// How often a domain is made of that file while the neighbour reads xenstore, and while the neighbour reads
+/// its disk.
 const MADE: [u32; 2] = [24, 40];
 
-/// A virtio disk of this name that answers at once, and keeps nothing. The thread that executes hands requests over itself.
+/// QEMU's arguments for a virtio disk of this name that answers at once and keeps nothing. Without an I/O thread, the
+/// thread that executes the machine starts the requests itself.
 fn disk(name: &str) -> [String; 4] {
     [
         "-blockdev".into(),
@@ -271,7 +274,7 @@ fn machine(attack: &Attack) -> Machine {
         vec![neighbour(&format!("1 store-reads={STORE_READS} store-pause={PAUSE_NS}"))],
         bomb(MADE[0]),
         wait(),
-        // Of the least weight: it is no load, it takes what nobody wants.
+        // This guest has the least weight: it takes only time that nobody else wants.
         vec!["xl create /boot/hello.cfg name='awake' cpu_weight=1 extra='awake'".into()],
         vec![disk_reads],
         bomb(MADE[1]),
@@ -283,13 +286,13 @@ fn machine(attack: &Attack) -> Machine {
         script.push("xl destroy attacker".into());
     }
     let mut machine = Machine { script: Some(script), one_host_cpu: true, ..counting_machine() };
-    // The one beside has the first, the neighbour the second.
+    // The attacker has the first disk, the neighbour the second.
     machine.qemu_arguments.extend(["theirs", "neighbours"].iter().flat_map(|name| disk(name)));
     machine
 }
 
 impl Attack {
-    /// The name by which `hostile` knows it.
+    /// The attack's name as a case of `hostile`.
     fn case(&self) -> &'static str {
         match self.name {
             "shared-disk" => "ring-of-reads",
