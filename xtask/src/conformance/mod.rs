@@ -1,4 +1,4 @@
-//! `cargo xtask conformance`: runs the conformance cases somewhere and says what came of them.
+//! `cargo xtask conformance`: runs the conformance cases in a place and reports the results.
 
 mod report;
 
@@ -72,7 +72,7 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
     Ok(u8::from(!report.is_clean()))
 }
 
-/// Runs the cases in a place; gives what came of them. `kernel`: as in `--kernel`.
+/// Runs the cases in a place, and returns the report. `kernel`: as in `--kernel`.
 ///
 /// # Errors
 /// As [`conformance`].
@@ -149,11 +149,11 @@ fn as_guest(words: &str, files: &RunDirectory) -> Result<Machine> {
     Ok(Machine { disks, qemu_arguments: arguments, script: Some(vec![line]), ..machine() })
 }
 
-/// Disks that Debian's Linux gets: each connection that a case makes has one of its own.
+/// The number of disks that Debian's Linux gets: each connection of a case needs a disk of its own.
 const CONNECTIONS: u32 = 64;
 
 /// The machine that boots our dom0 with two guests: Debian's Linux, and the cases in a driver domain that serves it.
-/// When all cases passed it destroys the guest that they leave half dead, and runs another.
+/// When all cases have passed, dom0 destroys that Linux guest, whose disks hang, and runs another guest.
 ///
 /// # Errors
 /// The ramdisk cannot be made.
@@ -169,7 +169,7 @@ pub fn as_backend(filter: &str, kernel: &DebianBoot, files: &RunDirectory) -> Re
             kernel.configuration
         ),
     ];
-    // As numbers beyond the old ones: there are more than sixteen.
+    // Device numbers of the extended form, since the older form has room for sixteen disks only.
     let devices = (0..CONNECTIONS).map(|disk| 1 << 28 | disk << 8);
     lines.extend(
         devices.map(|device| {
@@ -195,7 +195,7 @@ fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<S
     };
     let (ran, _) = host.run_domains(&[guest], TIME_LIMIT - Duration::from_secs(60), &options)?;
     let ran = ran.into_iter().next().context("the domain said nothing")?;
-    // What xl said stands there when the domain was not even made.
+    // When the domain could not be made, the reason is in xl's output.
     Ok(if ran.console.is_empty() { ran.xl } else { ran.console })
 }
 
@@ -203,7 +203,7 @@ fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<S
 pub const GUEST_DISKS: &str =
     "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r','phy:/dev/disk/by-id/virtio-big,xvdc,w']";
 
-/// Empty disks for it, and QEMU's words for one of them.
+/// Makes empty disks for the guest, and QEMU's arguments for one of them.
 fn scratch_disks(files: &RunDirectory) -> Result<(Vec<Disk>, Vec<String>)> {
     let (mut disks, mut arguments) = (Vec::new(), Vec::new());
     for (name, bytes) in DISK_BYTES {
@@ -229,7 +229,7 @@ pub fn big_sector_disk(path: &Path) -> [String; 4] {
     ]
 }
 
-/// Boots and gives the console, however the machine ended: the report on it says how it went.
+/// Boots, and returns the console's text however the machine ended: the report in the text has the results.
 fn run(machine: &Machine) -> Result<String> {
     Ok(Session::start(machine, Attach::Nobody)?.wait().1)
 }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What begins each line, behind whatever the console's owner puts in front.
+/// The prefix of each line of the report, behind the prefix that the console's owner adds.
 const PREFIX: &str = "conformance: ";
 
-/// What came of a case in one place, the better first.
+/// The outcome of a case in one place, in order from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Skip,
@@ -38,16 +38,16 @@ struct Entry {
     source: String,
 }
 
-/// What is known of all cases. One that ran in several places counts once, with its worst outcome; where it was
-/// skipped does not count when it ran elsewhere.
+/// The results of all cases. A case that ran in several places counts once, with its worst outcome. A skip does
+/// not count if the case ran elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     entries: BTreeMap<String, Entry>,
     /// Runs that did not come to their end.
     broken: Vec<String>,
-    /// Milliseconds that the cases of a place took, where it tells them.
+    /// Milliseconds that the cases of a place took, where the report has them.
     times: BTreeMap<String, u64>,
-    /// Cases whose failure there is the place's own fault, by the document.
+    /// Cases whose failure the document explains as a fault of the place itself.
     explained: BTreeSet<String>,
 }
 
@@ -204,12 +204,12 @@ impl Report {
     }
 }
 
-/// Lines that a case numbers, `N of M`, to have them looked for.
+/// The lines `N of M` that a case prints, which must all arrive in order.
 #[derive(Debug, Default)]
 struct Counted {
     seen: usize,
     of: usize,
-    /// One came out of its order, or is not whole.
+    /// A line came out of order or is incomplete.
     disorder: Option<String>,
 }
 

@@ -10,10 +10,10 @@ use object::{Object, ObjectSection};
 use crate::cpio::{self, Archive};
 use crate::{images, packages};
 
-/// What the names of kernels' packages begin with.
+/// The prefix of the names of kernel packages.
 const KERNEL_PREFIX: &str = "linux-image-";
 
-/// What they end with.
+/// The suffix of the names of kernel packages.
 const KERNEL_SUFFIX: &str = "-amd64";
 
 /// The package with the one program of the ramdisk.
@@ -27,15 +27,16 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The release's own.
+    /// The release's own kernel.
     pub(crate) fn current() -> Self {
         Self { package: format!("{KERNEL_PREFIX}amd64") }
     }
 
-    /// The one called `name`: a package, or `newer` for the later series that the release offers beside its own.
+    /// The kernel called `name`: a package, or `newer` for the later series that the release offers beside its
+    /// own.
     ///
     /// # Errors
-    /// Not the name of a kernel's package.
+    /// `name` is not the name of a kernel's package.
     pub(crate) fn named(name: &str) -> Result<Self> {
         let package = match name {
             "newer" => format!("{KERNEL_PREFIX}6.12{KERNEL_SUFFIX}"),
@@ -50,7 +51,8 @@ impl Kernel {
 
     /// The package that holds the kernel itself.
     fn own_package(&self) -> Result<String> {
-        // One release of a kernel has a version of three numbers: 6.12.117+deb12.
+        // A package of one kernel release has a version of three numbers, such as 6.12.117+deb12. Other
+        // packages only depend on one.
         let version = self.package.trim_start_matches(KERNEL_PREFIX).split('-').next().unwrap_or_default();
         if version.split('.').count() > 2 {
             return Ok(self.package.clone());
@@ -58,7 +60,8 @@ impl Kernel {
         packages::dependency(&self.package, KERNEL_PREFIX)
     }
 
-    /// What begins the names of its files: `debian`, or `debian-6.12` for another than the release's own.
+    /// The prefix of the kernel's files: `debian`, or `debian-6.12` for a kernel that is not the release's
+    /// own.
     pub(crate) fn stem(&self) -> String {
         let series = self.package.trim_start_matches(KERNEL_PREFIX);
         match series.strip_suffix(KERNEL_SUFFIX).unwrap_or(series) {
@@ -105,7 +108,7 @@ impl Unpacked {
     /// in.
     ///
     /// # Errors
-    /// There is no such module, or a file is none.
+    /// There is no such module, or a file is no module.
     pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut files = BTreeMap::new();
         for path in files_below(&self.root.join("lib/modules"))? {
@@ -158,14 +161,15 @@ fn load(name: &str, files: &BTreeMap<String, PathBuf>, order: &mut Vec<PathBuf>)
     Ok(())
 }
 
-/// What the kernel calls the module in this file, if it is one.
+/// The kernel's name for the module in this file; `None` for another file.
 fn module_name(path: &Path) -> Option<String> {
     let name = named(path);
     let name = name.strip_suffix(".xz").unwrap_or(name);
     Some(name.strip_suffix(".ko")?.replace('-', "_"))
 }
 
-/// The file beside `path` that holds its contents without xz around them: made, unless it is there.
+/// Decompresses the xz file at `path` into a file beside it, unless that exists; returns the path of the
+/// latter.
 fn inflated(path: &Path) -> Result<PathBuf> {
     if path.extension().is_none_or(|end| end != "xz") {
         return Ok(path.to_path_buf());
@@ -178,7 +182,7 @@ fn inflated(path: &Path) -> Result<PathBuf> {
     Ok(plain)
 }
 
-/// What an xz stream holds.
+/// Decompresses an xz stream.
 fn unxz(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut reader = XzReader::new(bytes, false);
     let (mut whole, mut buffer) = (Vec::new(), vec![0; 64 << 10]);

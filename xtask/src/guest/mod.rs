@@ -28,15 +28,16 @@ const ROOT_ID: &str = "debian";
 
 /// What follows a kernel's stem in its name under `/boot`.
 const KERNEL: &str = "-vmlinuz";
-/// In its ramdisk's.
+/// What follows a kernel's stem in its ramdisk's name.
 const RAMDISK: &str = "-initrd";
 
 /// PV GRUB's name under `/boot`.
 const LOADER: &str = "debian-pvgrub";
-/// The package that holds it, and where.
+/// The package that holds PV GRUB, and the file's path in the package.
 const LOADER_PACKAGE: &str = "grub-xen-host";
 const LOADER_FILE: &str = "usr/lib/grub-xen/grub-x86_64-xen.bin";
-/// The configuration that boots by it: with one kernel alone, since which one runs is the disk's to say.
+/// The configuration that boots by PV GRUB. There is one for all kernels, since the disk determines which
+/// kernel runs.
 const LOADER_CONFIGURATION: (&str, &str) = ("debian-grub.cfg", include_str!("debian-grub.cfg"));
 
 /// The configurations, by what follows the stem in their names under `/boot`. They are written for `debian`.
@@ -70,7 +71,7 @@ enum System {
     Debian,
 }
 
-/// Makes a guest, or finds it made.
+/// Makes a guest, unless the guest exists.
 ///
 /// # Errors
 /// A tool is missing, or a package cannot be fetched or unpacked.
@@ -111,7 +112,7 @@ pub fn debian_ramdisk() -> Result<()> {
     with_ramdisk(&Kernel::current(), &debian_kernel()?)
 }
 
-/// Makes what another of Debian's kernels needs for the same: `name` as in `--kernel`.
+/// Makes what another of Debian's kernels needs to boot with the ramdisk: `name` as in `--kernel`.
 ///
 /// # Errors
 /// As for [`guest`].
@@ -170,7 +171,7 @@ pub fn debian_boot() -> Result<DebianBoot> {
     Ok(DebianBoot::of(&Kernel::current()))
 }
 
-/// The same of another of Debian's kernels: `name` as in `--kernel`.
+/// Another of Debian's kernels and its ramdisk, made if need be: `name` as in `--kernel`.
 ///
 /// # Errors
 /// As for [`guest`].
@@ -206,11 +207,11 @@ pub fn modules() -> Vec<Module> {
 fn modules_in(directory: &Path, with_root: bool) -> Vec<Module> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    // Not what is being written just now.
+    // Leaves out files that another process is writing just now.
     names.retain(|name| [KERNEL, RAMDISK, LOADER, ".cfg"].iter().any(|end| name.ends_with(end)));
     names.sort();
     let modules = names.into_iter().map(|name| Module { path: directory.join(&name), name });
-    // Without its disk a configuration only misleads.
+    // A configuration without its disk would only mislead, so it is left out.
     modules.filter(|module| with_root || !needs_root(&module.path)).collect()
 }
 
@@ -221,7 +222,7 @@ fn needs_root(path: &Path) -> bool {
         && std::fs::read_to_string(path).is_ok_and(|text| text.contains(&disk))
 }
 
-/// Holds the root image for one machine while it lives: two must not write it.
+/// A lock on the root image, since two machines must not write it. Drop gives the lock back.
 #[derive(Debug)]
 #[must_use = "another machine may take the image once this is dropped"]
 pub struct RootInUse {
@@ -231,7 +232,7 @@ pub struct RootInUse {
 /// Attaches the root image, if there is one, as the machine's last disk.
 ///
 /// # Errors
-/// It is there and cannot be opened.
+/// The root image exists and cannot be opened.
 pub fn attach_root(machine: &mut Machine) -> Result<RootInUse> {
     attach_image(machine, &root_image())
 }
@@ -309,7 +310,7 @@ fn root_image() -> PathBuf {
     directory().join("debian.img")
 }
 
-/// Waits until no other process makes guests, and keeps others waiting while the file lives.
+/// Waits until no other process makes guests. Other processes wait until the file is dropped.
 fn turn() -> Result<File> {
     let directory = directory();
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;

@@ -8,8 +8,8 @@ use super::DebianBoot;
 use crate::cpio::{self, Archive};
 use crate::{cargo, paths};
 
-/// Builds the package `name`, a program of the same name: without a dynamic loader, which `exec` would run, at a fixed
-/// address.
+/// Builds the package `name`, a program of the same name: statically linked at a fixed address, since the ramdisk has
+/// no dynamic loader.
 ///
 /// # Errors
 /// The build failed.

@@ -75,7 +75,7 @@ pub(crate) fn make(root: &Root, image: &Path) -> Result<()> {
         command.args(line);
         command
     };
-    // Left by a run that was interrupted.
+    // Removes what an interrupted run has left.
     run(as_root("rm").arg("-rf").args([&tree, &partial]))?;
 
     eprintln!("installing a Debian root file system: a few minutes");
@@ -89,7 +89,7 @@ pub(crate) fn make(root: &Root, image: &Path) -> Result<()> {
     run(&mut install)?;
 
     eprintln!("making {}", image.display());
-    // Made by the user, filled by root: the image is the user's.
+    // The user makes the file and root fills it, so the image belongs to the user.
     std::fs::File::create(&partial)?.set_len(u64::from(root.size_mib) << 20)?;
     run(as_root("/sbin/mke2fs")
         .args(["-q", "-F", "-t", "ext4", "-L", root.label, "-d"])

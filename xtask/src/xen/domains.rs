@@ -1,4 +1,4 @@
-//! Domains of Debian's `xl` under its Xen, and what their consoles said.
+//! Domains of Debian's `xl` under its Xen, and their consoles' text.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -27,18 +27,20 @@ pub struct Domain {
     pub lines: Vec<String>,
 }
 
-/// What came of a domain.
+/// The result of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
-    /// What its console said.
+    /// The text of its console.
     pub console: String,
-    /// Why it shut down: a `SHUTDOWN_*` of the ABI's `sched.h`; `None` when it did not within its time, or never was.
+    /// Why the domain shut down: a `SHUTDOWN_*` of the ABI's `sched.h`; `None` when the domain did not shut down
+    /// within its time, or was never created.
     pub reason: Option<u32>,
     /// What `xl create` printed.
     pub xl: String,
 }
 
-/// What a console's lines begin with in the machine's, behind the domain's name; and those of `xl create`.
+/// In the machine's console, the text between a domain's name and a line of the domain's console; the same
+/// for lines of `xl create`.
 const CONSOLE: &str = "| ";
 const XL: &str = "! ";
 
@@ -47,10 +49,10 @@ const FUNCTIONS: &str = include_str!("domains.sh");
 
 impl XenHost {
     /// Creates `domains` in their order and waits until the last one has shut down, for `limit` of the control
-    /// domain's time; gives what each said, and the machine's output.
+    /// domain's time. Returns each domain's result, and the machine's output.
     ///
-    /// The others are destroyed then. No process of the control domain's polls meanwhile: a domain that counts
-    /// instructions is not disturbed.
+    /// The other domains are then destroyed. No process in the control domain polls meanwhile, so that a
+    /// domain which counts instructions is not disturbed.
     ///
     /// # Errors
     /// As for [`XenHost::run`]; or the machine did not run to its end.
@@ -79,7 +81,7 @@ impl XenHost {
     }
 }
 
-/// The script that creates them, waits and prints.
+/// The script that creates the domains, waits and prints.
 fn script(domains: &[Domain], limit: Duration) -> String {
     let mut script = FUNCTIONS.to_string();
     for domain in domains {
@@ -99,7 +101,7 @@ fn script(domains: &[Domain], limit: Duration) -> String {
 }
 
 impl Domain {
-    /// As `xl.cfg`. A domain that has shut down stays, so that the end of its console can be read.
+    /// The domain's `xl.cfg`. A domain that has shut down stays, so that the end of its console can be read.
     fn configuration(&self) -> String {
         let Self { name, memory_mib, extra, .. } = self;
         let mut text = format!(
@@ -117,7 +119,7 @@ impl Domain {
     }
 }
 
-/// A domain's part of the machine's console.
+/// Reads a domain's result from the machine's console.
 fn ran(name: &str, console: &str) -> Ran {
     let part = |mark: &str| {
         let own = console.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(mark));

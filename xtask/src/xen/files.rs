@@ -1,4 +1,4 @@
-//! What Debian's Xen boots from, made once under `target/xen/`.
+//! The files that Debian's Xen boots from, made once under `target/xen/`.
 
 use std::fs::File;
 use std::io::Write;
@@ -55,7 +55,7 @@ pub(super) struct Files {
     pub(super) root: PathBuf,
 }
 
-/// Makes what is not there yet. Each file appears whole or not at all.
+/// Makes the files that do not exist yet. Each file appears whole or not at all.
 ///
 /// # Errors
 /// A tool is missing, or a package cannot be fetched, unpacked or installed.
@@ -83,7 +83,7 @@ pub(super) fn make() -> Result<Files> {
     Ok(files)
 }
 
-/// Waits until no other process makes them, and keeps others waiting while the file lives.
+/// Waits until no other process makes these files. Other processes wait until the file is dropped.
 fn turn(directory: &Path) -> Result<File> {
     let path = directory.join(".lock");
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -114,7 +114,8 @@ fn newer(made: &Path, source: &Path) -> bool {
     modified(made).is_some_and(|made| modified(source).is_some_and(|source| made >= source))
 }
 
-/// The ELF file inside a bzImage: Xen and its tools would spend seconds on decompressing it at every boot.
+/// The ELF file inside a bzImage, unpacked here since Xen and its tools would spend seconds on that at every
+/// boot.
 ///
 /// The header's fields are those of the x86 boot protocol: `setup_sects` at 0x1f1, `payload_offset` at 0x248 (from
 /// the end of the set-up sectors), `payload_length` at 0x24c. The payload's last four bytes are its plain length.
@@ -134,7 +135,7 @@ fn elf_in(bzimage: &[u8]) -> Result<Vec<u8>> {
     Ok(elf)
 }
 
-/// What a program of the host makes of compressed bytes.
+/// Decompresses bytes by a program of the host.
 fn decompress(bytes: &[u8]) -> Result<Vec<u8>> {
     let program = match bytes {
         [0x1f, 0x8b, ..] => "gzip",
@@ -147,7 +148,7 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
     let mut input = child.stdin.take().context("its input is not piped")?;
     let output = std::thread::scope(|scope| {
-        // A program that stops reading shows in its status.
+        // A write error is ignored: a program that stops reading fails, and its status is checked.
         scope.spawn(move || input.write_all(bytes));
         child.wait_with_output()
     })?;
@@ -161,7 +162,7 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// What `program -c` makes of `bytes`.
+    /// Compresses `bytes` by `program -c`.
     fn compressed(program: &str, bytes: &[u8]) -> Vec<u8> {
         let mut child = Command::new(program)
             .arg("-c")

@@ -39,7 +39,7 @@ pub struct XenHost {
     files: Files,
 }
 
-/// The machine and what is printed of it.
+/// The machine, and what is printed of its console.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Memory in MiB.
@@ -87,16 +87,16 @@ impl Default for Options {
     }
 }
 
-/// What came of a machine.
+/// The result of a machine.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// How it ended. [`Outcome::LineFailed`] is a script with another exit status than 0.
     pub outcome: Outcome,
-    /// All that the console said: Xen's and the control domain's.
+    /// All output on the console, of Xen and of the control domain.
     pub console: String,
 }
 
-/// Makes everything from Debian's packages, or finds it made.
+/// Makes everything from Debian's packages, unless it exists.
 ///
 /// # Errors
 /// A tool is missing, there is no way to be root, or a package cannot be fetched, unpacked or installed.
@@ -111,13 +111,13 @@ impl XenHost {
         &self.files.kernel
     }
 
-    /// The same as the package has it: a bzImage.
+    /// The control domain's kernel as the package has it: a bzImage.
     pub fn linux_bzimage(&self) -> &Path {
         &self.files.kernel_bzimage
     }
 
-    /// Boots `kernel`, a PV ELF file, as the control domain. It is told QEMU's report port as `debug-exit=PORT`, as
-    /// on microhv, and ends the machine by it.
+    /// Boots `kernel`, a PV ELF file, as the control domain. The kernel's command line has `debug-exit=PORT`, as on
+    /// microhv, and the kernel ends the machine by that port.
     ///
     /// # Errors
     /// A file cannot be read or QEMU cannot be started.
@@ -131,7 +131,7 @@ impl XenHost {
     }
 
     /// Boots Debian's Linux as the control domain, with the tool stack, and runs the shell script `script` there. The
-    /// `files` lie in the directory that it starts in.
+    /// `files` are in the directory where the script starts.
     ///
     /// # Errors
     /// As for [`XenHost::boot_kernel_as_dom0`].
@@ -165,7 +165,7 @@ impl XenHost {
         disks.push(Disk { path: control, read_only: true, id: Some(SCRIPT_ID.into()) });
         let initrd = qemu::module(&self.files.initrd, "");
         let mut command = self.command(options, &disks, &[linux, initrd]);
-        // Many machines may run from the one image: none changes it.
+        // Many machines may run from the one image, so no machine may write to it.
         let mut drive = std::ffi::OsString::from("if=none,id=root,format=raw,snapshot=on,file=");
         drive.push(qemu::doubled(&self.files.root));
         command.arg("-drive").arg(drive);
