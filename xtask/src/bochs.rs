@@ -1,8 +1,7 @@
-//! The same machine in Bochs: an emulator with models of CPUs that QEMU's lacks, and with a TLB that keeps what nobody
-//! flushed.
+//! Runs the machine in Bochs. Bochs has CPU models that QEMU lacks, and its TLB keeps each entry until a flush.
 //!
-//! It boots the CD image. It has neither virtio nor a device by which a run reports its end: the hypervisor and dom0
-//! report through the second serial port, which Bochs writes to a file of its own. No guest has a right to a port.
+//! Bochs boots the CD image. There is neither virtio nor isa-debug-exit: the hypervisor and dom0 report their end
+//! through the second serial port, which Bochs writes to a file. No guest may access that port.
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,12 +26,13 @@ pub const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 pub const SCREEN_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 /// The screen that takes a terminal and no more.
 pub const SCREEN: &str = "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so";
-/// What gives it a terminal.
+/// The program that gives Bochs a terminal.
 pub const TERMINAL: &str = "script";
 
 /// The second serial port's data register.
 pub const REPORT_PORT: u16 = 0x2f8;
-/// Instructions a second, by which its clocks go: the fewer, the sooner a byte is through the serial line.
+/// Instructions in a second of the machine's clocks. The fewer, the fewer instructions a byte on the serial
+/// line takes.
 const INSTRUCTIONS_A_SECOND: u32 = 50_000_000;
 /// After a report, the machine powers off within this time or is ended.
 const GOES_OFF: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What the serial line's reader waits for at most before it looks whether the machine has ended.
 const READ_EVERY: Duration = Duration::from_millis(100);
 
-/// Its models of CPUs without 64-bit mode.
+/// Bochs's CPU models without 64-bit mode.
 const MODELS_OF_32_BITS: [&str; 8] = [
     "pentium",
     "pentium_mmx",
@@ -52,7 +52,7 @@ const MODELS_OF_32_BITS: [&str; 8] = [
     "atom_n270",
 ];
 
-/// Refuses what Bochs has not.
+/// Refuses options that Bochs cannot serve.
 ///
 /// # Errors
 /// Wrong usage: disks, a CPU without 64-bit mode, or QEMU's own arguments.
@@ -69,8 +69,9 @@ pub fn check(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// Boots `machine` in Bochs, whose images must have been built, and waits for its end; what it prints is shown, too, if
-/// `shown`. A person's input goes to the serial line. Gives how many lines of its script it took, too.
+/// Boots `machine` in Bochs and waits for its end. The images must have been built. The machine's output is also
+/// shown, if `shown`. A person's input goes to the serial line. The second result is how many lines of its
+/// script the machine took.
 ///
 /// # Errors
 /// The boot files cannot be made or Bochs cannot be started.
@@ -120,13 +121,13 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String, usize)> {
         }
         let ended = child.0.try_wait()?;
         match reported.take() {
-            // Bochs would start again by itself, from the script's beginning.
+            // Bochs would restart the machine by itself, from the script's beginning.
             Some((Outcome::Restarts, _)) => break Outcome::Restarts,
             Some((outcome, at)) if ended.is_some() || at.elapsed() > GOES_OFF => break outcome,
             other => reported = other,
         }
         if let Some(status) = ended {
-            // The report may have been written after the look at it.
+            // The machine may have written the report after the last look.
             break report(&files.file("report")).unwrap_or_else(|| without_report(&files, status.success()));
         }
         if limit.is_some_and(|limit| Instant::now() > limit) {
@@ -144,12 +145,12 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String, usize)> {
     Ok((with_log(outcome, log_error), String::from_utf8_lossy(&text).into_owned(), taken))
 }
 
-/// A running Bochs: dropped, it is ended, and what gives it a terminal with it.
+/// A running Bochs and the program that gives it a terminal; drop ends both.
 struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // Both fail when it has ended before, which is as well.
+        // Both calls fail when Bochs has ended before, which is no error.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -183,8 +184,8 @@ fn configuration(machine: &Machine, files: &RunDirectory, port: u16) -> String {
     )
 }
 
-/// Debian's Bochs starts in its debugger, which the file `go` lets go on, and draws on a terminal. It ends with the
-/// process that gives it one, and that with this thread.
+/// Debian's Bochs starts in its debugger, which continues by the file `go`, and needs a terminal. Bochs ends with
+/// the process that gives it a terminal, and that process ends with this thread.
 fn command(files: &RunDirectory) -> Command {
     let inner = format!(
         "exec {}{PROGRAM} -q -f '{}' -rc '{}'",
@@ -203,14 +204,14 @@ fn report(path: &Path) -> Option<Outcome> {
     reports(path).1
 }
 
-/// How many lines dom0 said to have taken, and the report behind that.
+/// How many lines dom0 reported to have taken, and the report behind those.
 fn reports(path: &Path) -> (usize, Option<Outcome>) {
     let bytes = std::fs::read(path).unwrap_or_default();
     let taken = bytes.iter().take_while(|&&byte| byte == lines::NEXT).count();
     (taken, bytes.get(taken).and_then(|&code| Outcome::reported(code)))
 }
 
-/// How a machine ended that did not say so: by its power switch or a reset, or Bochs did not even begin.
+/// How a machine ended that wrote no report: by power-off, by a reset, or because Bochs did not start.
 fn without_report(files: &RunDirectory, success: bool) -> Outcome {
     let log = std::fs::read_to_string(files.file("log")).unwrap_or_default();
     let last = log.lines().rev().find(|line| line.contains("PANIC") || line.get(11..13) == Some("p["));

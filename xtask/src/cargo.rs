@@ -33,7 +33,7 @@ const FLAGS: &[&str] = &[
 /// rustc's notices about the flags above. They are no lints and cannot be allowed.
 const NOTICES: &[&str] = &["target feature `", "unstable feature specified for `-Ctarget-feature`"];
 
-/// What becomes of a freestanding build's diagnostics.
+/// How a freestanding build's diagnostics are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Diagnostics {
     /// Rendered for a person, on standard error.
@@ -69,7 +69,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo VERB` for `packages` with the image flags, and shows what it says without rustc's notices
+/// Runs `cargo VERB` for `packages` with the image flags, and shows cargo's output without rustc's notices
 /// about those flags. `tail` goes behind cargo's own arguments.
 ///
 /// # Errors

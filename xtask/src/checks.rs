@@ -1,4 +1,4 @@
-//! What can be wrong with a machine that a person asked for, looked for before anything is built.
+//! Checks the machine that a person asked for, before anything is built.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 /// Reads `--mem`.
 ///
 /// # Errors
-/// No number, or less than any machine can do with: the message names the least.
+/// The text is no number, or too little for any machine: the message names the least.
 pub fn memory(text: &str) -> Result<u32, String> {
     let mib: u32 = text.parse().map_err(|_| "a number of MiB is expected".to_string())?;
     if mib < LEAST_MIB {
@@ -29,7 +29,7 @@ pub fn memory(text: &str) -> Result<u32, String> {
     Ok(mib)
 }
 
-/// Looks at the disks: each file is there and has whole sectors, and no two have one id.
+/// Checks the disks: each file exists and has whole sectors, and no two disks have the same id.
 ///
 /// # Errors
 /// Wrong usage, which names the disk. No file was touched.
@@ -51,10 +51,11 @@ pub fn disks(disks: &[Disk]) -> Result<()> {
     Ok(())
 }
 
-/// Looks at the memory: what goes into the boot bundle beside the example guests takes memory of its own.
+/// Checks that the machine has enough memory: files in the boot bundle beside the example guests need more
+/// than [`LEAST_MIB`].
 ///
 /// # Errors
-/// Wrong usage, which names the least.
+/// Wrong usage: the message names the least memory.
 pub fn memory_for(machine: &Machine) -> Result<()> {
     let size = |module: &Module| std::fs::metadata(&module.path).map_or(0, |data| data.len());
     let modules: u64 = machine.modules.iter().map(size).sum();
@@ -68,7 +69,7 @@ pub fn memory_for(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// What is odd, but may be meant: modules that hide a file of the same name.
+/// Warnings about options that are allowed but may be a mistake: modules that hide a file of the same name.
 ///
 /// # Errors
 /// The example guests cannot be read.
@@ -87,10 +88,10 @@ pub fn warnings(modules: &[Module]) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// A file must be there before minutes of building.
+/// Checks before a long build that a file exists.
 ///
 /// # Errors
-/// Wrong usage: it is not, or is a directory.
+/// Wrong usage: the file does not exist, or is a directory.
 pub fn file(what: &str, path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(data) if data.is_dir() => Err(usage(format!("{what} {}: is a directory", path.display()))),

@@ -1,5 +1,5 @@
-//! Whether one of QEMU's CPU models has what microhv needs, asked of QEMU before a machine with it is booted: a CPU without
-//! long mode could not even say so.
+//! Asks QEMU, before the boot, whether a CPU model has what microhv needs: on a CPU without long mode, microhv could
+//! not even print an error.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ pub fn check(model: &str) -> Result<()> {
             };
         }
     }
-    // Another QEMU, which does not answer: the machine will tell.
+    // This QEMU cannot answer: whether the model serves shows when the machine boots.
     Ok(())
 }
 
@@ -62,7 +62,7 @@ fn parts(model: &str) -> (&str, Map<String, Value>) {
             (b'-', _) => (&word[1..], Value::Bool(false)),
             (_, Some((name, "on" | "true" | "yes"))) => (name, Value::Bool(true)),
             (_, Some((name, "off" | "false" | "no"))) => (name, Value::Bool(false)),
-            // What is no switch is QEMU's to judge.
+            // Only QEMU can judge properties that are not on or off.
             (_, Some(_)) => return None,
             (_, None) => (word, Value::Bool(true)),
         };
@@ -87,7 +87,7 @@ fn ask(model: &str) -> Result<String> {
         .context("cannot run QEMU")?;
     let text =
         format!("{}\n{question}\n{}\n", json!({"execute": "qmp_capabilities"}), json!({"execute": "quit"}));
-    // A QEMU that ended before it has read this has said why.
+    // A QEMU that ended before it read this has printed the reason.
     let _ = child.stdin.take().context("QEMU's input is not piped")?.write_all(text.as_bytes());
     let output = child.wait_with_output().context("QEMU cannot be waited for")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

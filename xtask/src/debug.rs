@@ -45,8 +45,8 @@ pub fn gdb(mut machine: Machine, port: u16) -> Result<u8> {
     Ok(if status.success() { 0 } else { 5 })
 }
 
-/// A command that has a terminal of its own within ours: `^C` interrupts it, and none of us. So gdb stops the machine, and
-/// the machine and we stay.
+/// A command with a terminal of its own within ours. `^C` reaches only that command: gdb then stops the machine, and
+/// neither QEMU nor `xtask` ends.
 fn alone_at_the_terminal(words: &[String]) -> Command {
     let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
     let mut command = Command::new(bochs::TERMINAL);
@@ -54,8 +54,8 @@ fn alone_at_the_terminal(words: &[String]) -> Command {
     command
 }
 
-/// Prints a serial log with names and lines behind each address in it; `-` is standard input. A log has any bytes: they are
-/// printed as they are.
+/// Prints a serial log with names and lines behind each address in it; `-` is standard input. A log may hold any
+/// bytes, which are printed unchanged.
 ///
 /// # Errors
 /// The log cannot be read, or addr2line is missing.
@@ -68,13 +68,13 @@ pub fn trace(log: &Path) -> Result<()> {
         bytes = std::fs::read(log).map_err(|error| usage(format!("{}: {error}", log.display())))?;
     }
     match explained(&bytes, &Symbols::of_images(), std::io::stdout().lock()) {
-        // Whoever reads has seen enough.
+        // The reader of the pipe has closed it.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write the log"),
     }
 }
 
-/// Writes a log's lines, and behind each what is known of its addresses.
+/// Writes a log's lines, and behind each the symbols for its addresses.
 fn explained(bytes: &[u8], symbols: &Symbols, mut to: impl Write) -> std::io::Result<()> {
     let raw: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
     let texts: Vec<_> = raw.iter().map(|line| String::from_utf8_lossy(line)).collect();
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn an_interrupt_is_the_debuggers_alone() {
         let debugger = "trap 'echo caught; exit 7' INT; echo ready; for n in $(seq 300); do sleep 0.1; done";
-        // Who runs the tests may have had interrupts ignored.
+        // The tests may run with SIGINT ignored, which a child process would inherit.
         let words = ["env", "--default-signal=INT", "sh", "-c", debugger].map(str::to_string);
         let inner = alone_at_the_terminal(&words);
         let inner: Vec<String> = inner

@@ -35,7 +35,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// What proves that it is there, and the Debian package that brings it.
+    /// How to find the tool, and the Debian package that brings it.
     fn parts(self) -> &'static [(Probe, &'static str)] {
         match self {
             Self::Qemu => &[(Probe::Program(qemu::PROGRAM), "qemu-system-x86")],
@@ -68,7 +68,7 @@ impl Need {
     }
 }
 
-/// What proves that a package is there.
+/// How to find whether a package is installed.
 #[derive(Clone, Copy, Debug)]
 enum Probe {
     Program(&'static str),
@@ -93,10 +93,11 @@ fn missing(needs: &[Need]) -> Vec<&'static str> {
     parts.filter(|(probe, _)| !probe.there()).map(|(_, package)| *package).collect()
 }
 
-/// Makes sure that everything in `needs` is there: as root, or by a sudo that asks nothing, it is installed.
+/// Makes sure that everything in `needs` is installed; installs what is missing, as root or by a sudo that
+/// asks no password.
 ///
 /// # Errors
-/// Something is missing still: the error names the command that installs it.
+/// Something is still missing: the error names the command that installs it.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let packages = missing(needs);
     if packages.is_empty() {
@@ -122,7 +123,8 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// What to put before a command that needs root: nothing for root itself, `None` when there is no way.
+/// The words in front of a command that needs root: none for root itself. `None`: there is no way to become
+/// root.
 pub fn privilege() -> Option<&'static [&'static str]> {
     let quiet = |program: &str, arguments: &[&str]| {
         Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()

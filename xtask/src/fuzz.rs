@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz`: the targets of `fuzz/`, searched with coverage as the guide.
 //!
-//! The stable compiler instruments every crate, and libFuzzer, linked in, mutates. What an input teaches is kept in
-//! `target/fuzz/corpus`, a finding in `target/fuzz/findings`; each target's own output is `target/fuzz/NAME.log`.
+//! The stable compiler instruments every crate, and libFuzzer, linked in, mutates inputs. Inputs that reach new
+//! code are kept in `target/fuzz/corpus`, a finding in `target/fuzz/findings`; each target's own output is
+//! `target/fuzz/NAME.log`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,8 @@ pub fn fuzz(options: &FuzzOptions) -> Result<u8> {
     Ok(u8::from(findings != 0))
 }
 
-/// Fuzzes the targets of these names, or all, for `seconds` each; gives how many found nothing and how many something.
+/// Fuzzes the targets of these names, or all, for `seconds` each. Returns how many targets found nothing and how many
+/// found something.
 ///
 /// # Errors
 /// As [`fuzz`].
@@ -150,7 +152,7 @@ fn one(program: &Path, name: &str, seconds: u32) -> Result<Result<String, String
     Ok(if status.success() { Ok(line) } else { Err(format!("{line}: {}", log.display())) })
 }
 
-/// Inputs played and edges covered, out of libFuzzer's log.
+/// Reads from libFuzzer's log how many inputs ran and how many edges they covered.
 fn summary(log: &str) -> String {
     let runs = log
         .lines()

@@ -18,7 +18,7 @@ use crate::usage;
 pub struct Image {
     /// The package, the binary and the file.
     pub name: &'static str,
-    /// What the image check holds it to.
+    /// The limits for the image check.
     pub rules: Rules,
 }
 
@@ -41,7 +41,7 @@ pub const ALL: &[Image] = &[
 /// The image called `name`.
 ///
 /// # Errors
-/// There is none: the message names those that exist.
+/// There is no such image: the message names those that exist.
 pub fn find(name: &str) -> Result<&'static Image> {
     let known = || ALL.iter().map(|image| image.name).collect::<Vec<_>>().join(", ");
     let found = ALL.iter().find(|image| image.name == name);
@@ -62,7 +62,7 @@ impl Image {
     /// The SHA-256 of the bootable file: two systems that ran the same image printed the same.
     ///
     /// # Errors
-    /// It cannot be read; it must have been built.
+    /// The file cannot be read; it must have been built.
     pub fn sha256(&self) -> Result<String> {
         let path = self.bootable();
         let output = Command::new("sha256sum").arg(&path).output().context("cannot run sha256sum")?;
@@ -96,14 +96,15 @@ fn finish(image: &Image) -> Result<()> {
     let bytes = std::fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
     let stripped = strip(&bytes).with_context(|| format!("{}: cannot strip", linked.display()))?;
     let bootable = image.bootable();
-    // The bootable copy is only ever written behind a passed check, so an equal and newer one proves it.
+    // Only a passed check writes the bootable copy, so an equal and newer copy proves that the check has
+    // passed.
     if newer(&bootable, &linked) && std::fs::read(&bootable).is_ok_and(|old| old == stripped) {
         return Ok(());
     }
     let report = image_check::check(&bytes, &image.rules).with_context(|| format!("image {}", image.name))?;
     eprintln!("{}: {report}", image.name);
     if !report.problems.is_empty() {
-        // A later build must not take the old copy for this one.
+        // A later build must not take the old copy for a checked one.
         let _ = std::fs::remove_file(&bootable);
         bail!("image {} fails the image check", image.name);
     }
@@ -135,8 +136,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The file up to the last byte that is loaded, with no section table.
 ///
-/// A loader wants the program headers alone. What goes is most of the file (symbols, line tables), what stays
-/// keeps its offset, as the multiboot1 header needs.
+/// A loader wants the program headers alone. Most of the file goes (symbols, line tables). What stays keeps
+/// its offset, as the multiboot1 header needs.
 ///
 /// # Errors
 /// Not a 64-bit little-endian ELF file, or a segment lies outside it.

@@ -36,7 +36,7 @@ mod terminal;
 pub mod test;
 pub mod xen;
 
-/// The person asked for something that cannot be: exit status 2.
+/// The person asked for something impossible: exit status 2.
 #[derive(Debug)]
 pub struct Usage(String);
 

@@ -1,8 +1,8 @@
-//! The second serial port: by it dom0's shell says when it takes a line, and gets lines from our standard input. No guest
-//! reaches the port.
+//! The second serial port: by this port dom0's shell reports each line that it takes, and gets lines from our
+//! standard input. No guest reaches the port.
 //!
-//! dom0 writes [`NEXT`] before each line, of its script or from here. If lines come from here, the answer is a line, or
-//! [`END`]. So nothing is on its way that a machine could lose which starts again.
+//! dom0 writes [`NEXT`] before it takes a line, of its script or from this port. To one that comes from this port,
+//! the host answers with a line or [`END`]. So a machine that starts again loses no line on its way.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,14 +14,15 @@ use anyhow::{Context, Result};
 
 /// The port's first register.
 pub const PORT: u16 = 0x2f8;
-/// What dom0 writes before a line. Five bits: Bochs begins with so many a byte.
+/// What dom0 writes before a line. The value fits five bits, since Bochs's serial port begins with five bits
+/// a byte.
 pub const NEXT: u8 = 0x1f;
-/// Stands alone on a line, for: there is no more.
+/// The line that says that there are no more lines.
 const END: u8 = 0x04;
 /// The socket's name among a run's files.
 pub const SOCKET: &str = "lines";
 
-/// Where lines come from; what was read ahead of them stays here.
+/// Where lines come from. The buffer keeps what was read ahead when the machine starts again.
 pub type Source = Arc<Mutex<dyn BufRead + Send>>;
 
 /// Our standard input.
@@ -34,8 +35,8 @@ pub fn standard_input() -> Source {
 pub struct Lines(JoinHandle<usize>);
 
 impl Lines {
-    /// Listens at `path` for the emulator, which may connect from now on. The first `scripted` lines that dom0 takes are of
-    /// its script: `source` answers those behind.
+    /// Listens at `path` for the emulator, which may connect from now on. The first `scripted` lines that dom0 takes
+    /// are its script's; the lines after those come from `source`.
     ///
     /// # Errors
     /// The socket cannot be made.
@@ -45,20 +46,20 @@ impl Lines {
         Ok(Self(std::thread::spawn(move || {
             let mut taken = 0;
             if let Ok((port, _)) = listener.accept() {
-                // An end of the port is the machine's end.
+                // The port ends when the machine ends, so its errors are ignored.
                 let _ = serve(port, &mut taken, scripted, source.as_ref());
             }
             taken
         })))
     }
 
-    /// How many lines dom0 took, once the machine has ended. It had begun, and waited for no line.
+    /// How many lines dom0 took, once the machine has ended. A line counts once dom0 has begun it.
     pub fn taken(self) -> usize {
         self.0.join().unwrap_or(0)
     }
 }
 
-/// Counts the lines that dom0 takes, and answers where a line behind the `scripted` ones comes from here.
+/// Counts the lines that dom0 takes, and sends a line from `source` for each one behind the `scripted` ones.
 fn serve(
     mut port: UnixStream,
     taken: &mut usize,
@@ -113,7 +114,7 @@ mod tests {
         {
             let lines = Lines::listen(&files.file(socket), 1, Some(source.clone())).expect("a socket");
             let mut port = UnixStream::connect(files.file(socket)).expect("it listens");
-            // A line of the script, which nothing is sent for.
+            // dom0 takes a line of its script, for which the host sends nothing.
             port.write_all(&[NEXT]).expect("a listener");
             for expected in answers {
                 assert_eq!(&answer(&mut port), expected);

@@ -19,7 +19,7 @@ const FREESTANDING: &[&str] = &[
     "conformance-guest",
 ];
 
-/// What to look at, and for whom.
+/// Which packages to check, and how to print the diagnostics.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LintOptions {
     /// Only these packages, as image code.

@@ -1,4 +1,4 @@
-//! What a person or a test asks for: the machine, its devices, what it boots and what dom0's shell runs.
+//! The machine that a person or a test asks for: its devices, what it boots, and what dom0's shell runs.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use crate::checks;
 use crate::images::{self, Image};
 use crate::{lines, usage};
 
-/// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how it went.
+/// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how they ended.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
 /// QEMU's limit for a virtio disk's serial number, which becomes the by-id name.
@@ -73,7 +73,7 @@ impl FromStr for Module {
     /// `PATH[=NAME]`; the name is the path's last part unless given.
     fn from_str(text: &str) -> Result<Self, String> {
         let (path, name) = match text.rsplit_once('=') {
-            // A `=` inside a directory's name is none of ours.
+            // A `=` inside a directory's name does not introduce a name.
             Some((path, name)) if !name.contains('/') => (path, name),
             _ => (text, Path::new(text).file_name().and_then(|name| name.to_str()).unwrap_or("")),
         };
@@ -132,7 +132,7 @@ pub enum Emulator {
 }
 
 impl Emulator {
-    /// Its model of a CPU unless another is named.
+    /// The emulator's default CPU model.
     pub fn standard_cpu(self) -> &'static str {
         match self {
             Self::Qemu => "qemu64",
@@ -140,7 +140,7 @@ impl Emulator {
         }
     }
 
-    /// The port by which microhv and dom0 report how it went.
+    /// The port by which microhv and dom0 report how they ended.
     fn report_port(self) -> u16 {
         match self {
             Self::Qemu => DEBUG_EXIT_PORT,
@@ -178,16 +178,17 @@ pub struct Machine {
     pub script: Option<Vec<String>>,
     /// The shell stays after the script's last line.
     pub keep: bool,
-    /// Behind the script, the shell's lines come from our standard input, and the machine ends at their end.
+    /// After the script, the shell takes lines from our standard input, and the machine powers off when they
+    /// end.
     pub from_input: bool,
     /// Passed to QEMU as they are.
     pub qemu_arguments: Vec<String>,
-    /// All of QEMU's threads share one of the host's CPUs: the one that does a disk's work then goes before the one that
-    /// executes instructions, whatever else the host does.
+    /// All of QEMU's threads share one of the host's CPUs. The thread for disks then always runs before the thread
+    /// that executes instructions, however busy the host is.
     pub one_host_cpu: bool,
     /// A copy of all serial output.
     pub log: Option<PathBuf>,
-    /// This is not its first boot: the copy goes on.
+    /// The machine has booted before: the copy is appended to.
     pub starts_again: bool,
     /// When the machine is ended, counted from QEMU's start.
     pub timeout: Option<Duration>,
@@ -220,7 +221,8 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// The images it boots or offers to its guests: dom0's is left out when another kernel stands in its place.
+    /// The images that the machine boots or offers to its guests. dom0's image is left out when another kernel
+    /// takes its place.
     pub fn images(&self) -> Vec<&'static Image> {
         let own = self.has_own_dom0();
         images::ALL.iter().filter(|image| own || image.name != "dom0").collect()
@@ -236,18 +238,18 @@ impl Machine {
         self.dom0 == Self::default().dom0
     }
 
-    /// Whether dom0 tells, by the second serial port, which lines it takes.
+    /// Whether dom0 reports by the second serial port which lines it takes.
     pub fn has_lines(&self) -> bool {
         self.script.is_some() || self.from_input
     }
 
-    /// Looks for everything that can be wrong before anything is built.
+    /// Checks, before anything is built, for everything that can be wrong.
     ///
     /// # Errors
-    /// A file that is not there, or a script with a line that cannot travel: wrong usage.
+    /// Wrong usage: a file does not exist, or the script has a line that the boot bundle cannot carry.
     pub fn check(&self) -> Result<()> {
         checks::disks(&self.disks)?;
-        // One of ours may not be built yet.
+        // An image of this repository need not be built yet.
         if !self.dom0.parent().is_some_and(|directory| directory.ends_with("freestanding/boot")) {
             checks::file("dom0", &self.dom0)?;
         }

@@ -1,4 +1,4 @@
-//! How a machine ended, and the exit status that tells it.
+//! How a machine ended, and the exit status for it.
 
 use std::fmt;
 use std::process::ExitStatus;
@@ -17,17 +17,17 @@ pub enum Outcome {
     Status(u8),
     /// dom0 powered the machine off, and reported nothing: a kernel in its place that knows of no reports.
     PoweredOff,
-    /// It is to start again.
+    /// The machine is to start again.
     Restarts,
     /// The hypervisor or dom0 panicked.
     Panicked,
     /// The hypervisor refused dom0's kernel, and said why.
     Refused,
-    /// It was ended at its time limit.
+    /// The machine was ended at its time limit.
     TimedOut,
-    /// It went off or was reset without a report.
+    /// The machine powered off or was reset without a report.
     Silent,
-    /// The emulator did not start or broke, or its output could not be kept: why.
+    /// Why the emulator did not start, broke, or had output that could not be kept.
     Broken(String),
 }
 
@@ -58,8 +58,8 @@ impl Outcome {
 
     /// The status `cargo xtask run` exits with.
     ///
-    /// A script that ends without a report did not end as it should: the machine crashed so hard that it was
-    /// reset. At the prompt, a person may have wanted just that.
+    /// A script's machine that ends without a report has crashed so hard that it was reset. At the prompt a
+    /// person may have wanted the reset.
     pub fn exit_status(&self, scripted: bool) -> u8 {
         match self {
             Self::Succeeded | Self::PoweredOff => 0,
@@ -74,7 +74,7 @@ impl Outcome {
 }
 
 impl fmt::Display for Outcome {
-    /// What the machine did: `the machine` stands before it.
+    /// What the machine did, as a continuation of the words "the machine".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Succeeded => "ended as it should",

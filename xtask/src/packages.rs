@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use crate::cargo::run;
 use crate::deps::{self, Need};
 
-/// Fetches the packages that `names` gives and unpacks them into the tree `directory`/unpacked, unless it is there;
-/// gives the tree.
+/// Fetches the packages that `names` gives and unpacks them into the tree `directory`/unpacked, unless the tree
+/// exists; returns the tree.
 ///
 /// # Errors
 /// `names` failed, a tool is missing, or apt has or gives no such package.
@@ -33,7 +33,7 @@ pub fn fetch(directory: &Path, names: impl FnOnce() -> Result<Vec<String>>) -> R
         eprintln!("unpacking {}", package.file_name().unwrap_or_default().display());
         run(Command::new("dpkg-deb").arg("-x").args([&package, &partial]))?;
     }
-    // Whole or not at all: an interrupted run starts over.
+    // The tree appears whole or not at all, so a run after an interrupted one starts over.
     std::fs::rename(&partial, &tree).with_context(|| format!("cannot make {}", tree.display()))?;
     remove(&packages)?;
     Ok(tree)
@@ -48,18 +48,18 @@ pub fn download(directory: &Path, names: &[&str]) -> Result<()> {
     eprintln!("fetching {}", names.join(", "));
     let fetch = || {
         let mut command = Command::new("apt-get");
-        // apt's own user cannot write here, and would only warn about it.
+        // apt's own user `_apt` cannot write to this directory, and apt would print a warning.
         command.args(["-o", "APT::Sandbox::User=root", "download"]).args(names).current_dir(directory);
         run(&mut command)
     };
-    // Lists older than the archive name packages that are gone; a fresh container has none.
+    // Package lists that are too old name packages that no longer exist, and a fresh container has no lists.
     fetch().or_else(|_| deps::update_package_lists().and_then(|()| fetch()))
 }
 
 /// The first package that `package` depends on and whose name begins with `prefix`.
 ///
 /// # Errors
-/// apt knows no such package, even by lists fetched now, or it does not depend on one.
+/// apt knows no such package, even by lists fetched now, or the package has no such dependency.
 pub fn dependency(package: &str, prefix: &str) -> Result<String> {
     deps::ensure(&[Need::Packages])?;
     let known = || {
@@ -84,7 +84,7 @@ fn dependency_in<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
 /// Removes a file or a directory, if it is there.
 ///
 /// # Errors
-/// It is there and cannot be removed.
+/// The file or directory exists and cannot be removed.
 pub fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     match removed {

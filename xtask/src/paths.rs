@@ -1,4 +1,4 @@
-//! Where things lie in the repository and its target directory.
+//! Paths in the repository and in its target directory.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,8 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The target directory of freestanding builds. Apart from the host's, so that neither invalidates the other.
+/// The target directory of freestanding builds. It is separate from the host's, so that neither kind of build
+/// invalidates the other.
 pub fn freestanding() -> PathBuf {
     target().join("freestanding")
 }

@@ -27,7 +27,7 @@ impl Counts {
         self.hypervisor + self.kernel + self.user
     }
 
-    /// Both together.
+    /// The sum of both counts.
     pub fn plus(&self, other: &Self) -> Self {
         Self {
             firmware: self.firmware + other.firmware,
@@ -37,7 +37,7 @@ impl Counts {
         }
     }
 
-    /// What one of `times` took, rounded.
+    /// The count for one of `times` runs, rounded.
     pub fn each(&self, times: u64) -> Self {
         let each = |count: u64| (count + times / 2) / times;
         Self {
@@ -48,7 +48,7 @@ impl Counts {
         }
     }
 
-    /// What was executed since `earlier`.
+    /// The instructions executed since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             firmware: self.firmware.saturating_sub(earlier.firmware),
@@ -87,7 +87,7 @@ pub struct Stretch {
     pub length: u64,
     /// The guest's code from which the hypervisor was entered.
     pub entered_from: u64,
-    /// What ran in it.
+    /// The blocks that ran in the stretch.
     pub blocks: Vec<Block>,
 }
 

@@ -1,4 +1,4 @@
-//! From a [`Machine`] to QEMU's command line and the files it boots.
+//! Makes QEMU's command line, and the files that it boots, for a [`Machine`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::paths;
 /// QEMU's system emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
-/// Bytes of the path under which a run's directory is made: with what follows, a socket's name has at most 107.
+/// The most bytes of the path under which a run's directory is made: a socket's whole name may have 107.
 const LONGEST: usize = 70;
 
 /// QEMU's arguments for one instruction a tick: the guest's TSC then counts instructions, the same on every host.
@@ -37,8 +37,8 @@ impl RunDirectory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let own = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let in_target = paths::target().join("run");
-        // QEMU ends a module's file name at the first space, and a socket's name is short: such a target directory cannot
-        // serve.
+        // QEMU ends a module's file name at the first space, and the name of a socket must be short. A target
+        // directory that breaks either limit cannot hold the run's files.
         let serves = |path: &str| !path.contains(char::is_whitespace) && path.len() <= LONGEST;
         let path = if in_target.to_str().is_some_and(serves) {
             in_target.join(own)
@@ -57,12 +57,12 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        // What cannot be removed lies in the target directory and harms nobody.
+        // A file that cannot be removed stays in the target directory and does no harm.
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
-/// Lays out the boot files in `run` and gives the command that boots them.
+/// Writes the boot files to `run` and returns the command that boots them.
 ///
 /// # Errors
 /// A file cannot be read or written, or GRUB's tools fail.
@@ -105,7 +105,7 @@ pub fn bare(machine: &Machine) -> Command {
     command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
     command.args(["-cpu", &machine.cpu_model]);
     command.args(["-smp", &machine.cpus.to_string()]);
-    // ^C belongs to dom0's shell, and three ^A are the hypervisor's.
+    // ^C belongs to dom0's shell, and three ^A go to the hypervisor.
     command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     command
 }
@@ -113,7 +113,8 @@ pub fn bare(machine: &Machine) -> Command {
 /// Disks and network card, all modern virtio.
 pub fn devices(machine: &Machine, command: &mut Command) {
     for (index, disk) in machine.disks.iter().enumerate() {
-        // The guest hears of a full host disk, like of any error: QEMU would stop the whole machine.
+        // When the host's disk is full, the guest's request fails, as for any other error. By default QEMU
+        // would stop the whole machine.
         let mut drive = OsString::from(format!(
             "if=none,id=disk{index},format=raw,discard=unmap,werror=report,rerror=report,readonly="
         ));
@@ -130,11 +131,12 @@ pub fn devices(machine: &Machine, command: &mut Command) {
         Net::Socket(options) => format!("socket,id=net0,{options}"),
     };
     command.args(["-netdev", &netdev]);
-    // No option ROM: the network is nothing to boot from.
+    // The card needs no option ROM, since the machine does not boot from the network.
     command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
 }
 
-/// Debian's tool for that, and the one that chooses CPUs: both of util-linux, which is always there.
+/// The tools that end a process with its parent and that choose CPUs: both of util-linux, which Debian always
+/// installs.
 const SETPRIV: &str = "/usr/bin/setpriv";
 const TASKSET: &str = "taskset";
 
@@ -149,7 +151,7 @@ pub(crate) fn contained(program: &str) -> Command {
     command
 }
 
-/// The same, whose threads share one of the CPUs that this process may use: another for each, in turn.
+/// A contained command whose threads share one CPU. Commands take the CPUs that this process may use in turn.
 fn on_one_cpu(program: &str) -> Command {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -190,7 +192,7 @@ pub(crate) fn doubled(path: &Path) -> OsString {
     }
 }
 
-/// A copy of the run's own, so that a build meanwhile changes nothing under it.
+/// Copies a file for the run, so that a build meanwhile does not change the file that the machine boots.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: builds, boots, and tells how it went.
+//! `cargo xtask run`: builds, boots, and reports how the machine ended.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -52,7 +52,7 @@ fn to_the_end(
         if outcome != Outcome::Restarts {
             return Ok((outcome, output));
         }
-        // What stood before the line that asked for it is done, and that line too.
+        // The lines up to the one that asked for the restart, and that line itself, are done.
         if let Some(script) = &mut machine.script {
             script.drain(..taken.min(script.len()));
         }
@@ -61,7 +61,8 @@ fn to_the_end(
     }
 }
 
-/// Boots `machine` once; gives how many lines of its script it took, too, if it is to start again.
+/// Boots `machine` once. If the machine is to start again, the result also says how many lines of its script
+/// dom0 took.
 fn once(machine: &Machine, source: Option<Source>) -> Result<(Outcome, String, usize)> {
     if machine.emulator == Emulator::Bochs {
         return bochs::run(machine, true);
@@ -75,8 +76,8 @@ fn once(machine: &Machine, source: Option<Source>) -> Result<(Outcome, String, u
     Ok((outcome, output, taken))
 }
 
-/// Where our dom0 would have a person at its prompt, and standard input is no terminal, the lines there are a script: they
-/// are read as they come, but for Bochs, which has no port for them.
+/// Takes the lines of standard input as a script, where our dom0 would wait for a person and standard input is no
+/// terminal. QEMU's machine takes each line as it comes; Bochs has no port for that, so all lines are read first.
 fn redirect(machine: &mut Machine) -> Result<()> {
     if std::io::stdin().is_terminal() || !machine.interactive() || !machine.has_own_dom0() {
         return Ok(());
@@ -94,7 +95,7 @@ fn redirect(machine: &mut Machine) -> Result<()> {
     Ok(())
 }
 
-/// Says how a machine ended, where it has not said so itself.
+/// Prints how a machine ended, unless its own output says so.
 fn explain(outcome: &Outcome, output: &str) {
     match outcome {
         // The last things printed are then the line that failed and its error, or the hypervisor's reason.

@@ -31,7 +31,7 @@ struct Console {
 struct Output {
     bytes: Vec<u8>,
     ended: bool,
-    /// Why the log is not whole.
+    /// Why the log is incomplete.
     log_error: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl Session {
         Self::start_with(machine, attach, None)
     }
 
-    /// The same; lines of [`Machine::from_input`] come from `source`.
+    /// Boots `machine` as [`Session::start`] does; lines of [`Machine::from_input`] come from `source`.
     ///
     /// # Errors
     /// As for [`Session::start`].
@@ -95,7 +95,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Starts QEMU by `command`, whose boot files are somebody else's.
+    /// Starts QEMU by `command`, whose boot files the caller keeps.
     ///
     /// # Errors
     /// QEMU cannot be started.
@@ -160,7 +160,7 @@ impl Session {
         String::from_utf8_lossy(&self.console.lock().bytes).into_owned()
     }
 
-    /// The output's bytes of this range, as far as they are there.
+    /// The output's bytes in this range, as far as they have come.
     pub fn output_bytes(&self, range: Range<usize>) -> Vec<u8> {
         self.console.lock().bytes.get(range).unwrap_or(&[]).to_vec()
     }
@@ -168,7 +168,7 @@ impl Session {
     /// Waits until `text` is in the output at or behind byte `from`; gives the position behind it.
     ///
     /// # Errors
-    /// It did not come before the machine ended or `limit` passed.
+    /// The text did not come before the machine ended or `limit` passed.
     pub fn expect(&self, text: &str, from: usize, limit: Duration) -> Result<usize> {
         let deadline = Instant::now() + limit;
         let mut output = self.console.lock();
@@ -192,7 +192,8 @@ impl Session {
         (outcome, output)
     }
 
-    /// The same; gives what knows how many lines of its script dom0 took, too.
+    /// Waits as [`Session::wait`] does; also returns the [`Lines`] that know how many lines of its script
+    /// dom0 took.
     pub(crate) fn wait_with_lines(mut self) -> (Outcome, String, Option<Lines>) {
         let in_time = match self.timeout {
             None => self.ended.recv().is_ok(),
@@ -202,13 +203,13 @@ impl Session {
             }
         };
         if !in_time {
-            // It may have ended this instant: then the status below says so.
+            // The machine may end at this moment: then the status below says so.
             let _ = self.child.kill();
         }
         let status = self.child.wait();
         let errors =
             std::mem::replace(&mut self.errors, std::thread::spawn(String::new)).join().unwrap_or_default();
-        // Everything written before the end is shown before the caller goes on.
+        // Waits until all output has been read and shown.
         let mut output = self.console.lock();
         while !output.ended {
             output = self.console.grew.wait(output).unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +229,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Both fail when the machine has ended before, which is as well.
+        // Both calls fail when the machine has ended before, which is no error.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(terminal) = self.terminal.take() {
@@ -244,18 +245,18 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The one that a machine is to have: an empty file, unless the machine starts again.
+    /// Opens the log that a machine is to have: an empty file, unless the machine starts again.
     ///
     /// # Errors
-    /// Wrong usage: it cannot be made.
+    /// Wrong usage: the file cannot be made.
     pub(crate) fn of(machine: &Machine) -> Result<Option<Self>> {
         machine.log.as_deref().map(|path| Self::open(path, machine.starts_again)).transpose()
     }
 
-    /// The file at `path`, emptied unless it goes on.
+    /// Opens the file at `path`, and empties the file unless `goes_on`.
     ///
     /// # Errors
-    /// Wrong usage: it cannot be made.
+    /// Wrong usage: the file cannot be made.
     pub(crate) fn open(path: &Path, goes_on: bool) -> Result<Self> {
         let mut options = File::options();
         options.create(true).write(true).append(goes_on).truncate(!goes_on);
@@ -266,7 +267,7 @@ impl Log {
     }
 }
 
-/// A run whose log is not whole did not do what it was to do; a run that failed for another reason says that reason.
+/// A run whose log is incomplete has failed. A run that failed for another reason keeps that reason.
 pub(crate) fn with_log(outcome: Outcome, log_error: Option<String>) -> Outcome {
     match (outcome, log_error) {
         (Outcome::Succeeded | Outcome::PoweredOff | Outcome::Silent | Outcome::Restarts, Some(error)) => {
@@ -277,7 +278,7 @@ pub(crate) fn with_log(outcome: Outcome, log_error: Option<String>) -> Outcome {
 }
 
 /// Copies an emulator's serial output, until it ends, to the terminal if `shown`, to the log if there is one, and to
-/// `keep`. Gives why the log is not whole.
+/// `keep`. Returns why the log is incomplete.
 pub(crate) fn copy_output(
     mut from: impl Read,
     shown: bool,
@@ -321,7 +322,7 @@ fn read_console(console: &Console, from: impl Read, shown: bool, log: Option<Log
     (output.log_error, output.ended) = (log_error, true);
     drop(output);
     console.grew.notify_all();
-    // Nobody listens any more once the session was dropped.
+    // After the session was dropped there is no receiver, so an error is ignored.
     let _ = at_end.send(());
 }
 
@@ -361,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_fails_the_run() {
-        // Opening it works, and each write finds the disk full.
+        // `/dev/full` opens, and each write to it fails since the disk is full.
         let full = Path::new("/dev/full");
         let (outcome, output) = logged("echo up; exit 33", None, Some(full)).wait();
         assert!(matches!(&outcome, Outcome::Broken(why) if why.contains("/dev/full")), "{outcome:?}");

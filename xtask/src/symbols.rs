@@ -9,7 +9,7 @@ use object::{Object, ObjectSection, SectionKind};
 
 use crate::images;
 
-/// The image that alone is linked where it is.
+/// The only image that has its addresses to itself.
 const HYPERVISOR: &str = "microhv";
 
 /// One image that addresses may belong to.
@@ -17,7 +17,8 @@ struct Known {
     name: &'static str,
     path: PathBuf,
     build_id: String,
-    /// Where its code lies. PV kernels are all linked at one address: only a build id tells whose one is.
+    /// The addresses of its code. All PV kernels are linked at the same address, so only a build id tells
+    /// whose an address is.
     code: Range<u64>,
 }
 
@@ -26,7 +27,7 @@ struct Known {
 struct Mention<'a> {
     line: usize,
     address: u64,
-    /// It is the address that was executed, not one that a call returns to.
+    /// The address is that of an executed instruction, not a return address.
     exact: bool,
     image: &'a Known,
 }
@@ -56,10 +57,11 @@ impl Symbols {
         Self { images }
     }
 
-    /// Prints, to standard error, what the addresses in the last lines of `output` are.
+    /// Prints to standard error the symbols for the addresses in the last lines of `output`.
     pub fn explain(&self, output: &str) {
         let lines: Vec<&str> = output.lines().collect();
-        // The whole log decides whose the addresses are; only the panic at its end is explained.
+        // Build ids anywhere in the log decide to which image an address belongs; symbols are printed only
+        // for the panic at the end.
         let skipped = panic_start(&lines);
         let explained = self.annotate(&lines, skipped);
         if !explained.is_empty() {
@@ -70,7 +72,7 @@ impl Symbols {
         }
     }
 
-    /// Of no image: nothing is known.
+    /// Symbols of no image.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
         Self { images: Vec::new() }
@@ -110,8 +112,9 @@ impl Symbols {
 
     /// Every address that lies in an image's code, with the image.
     ///
-    /// PV kernels share addresses: such an address is an image's only if the report has that image's build id. Where the
-    /// hypervisor is linked nobody else is; but in a report of a build that is not here, no address is known.
+    /// PV kernels share addresses: such an address is an image's only if the report has that image's build id. The
+    /// hypervisor shares its addresses with no other image. In a report of a build that is not here, no address is
+    /// known.
     fn mentions(&self, lines: &[&str], reports: &[Report<'_>]) -> Vec<Mention<'_>> {
         let mut mentions = Vec::new();
         for report in reports {
@@ -138,13 +141,14 @@ impl Symbols {
 #[derive(Default)]
 struct Report<'a> {
     lines: Vec<usize>,
-    /// Begins with a panic.
+    /// Whether the report begins with a panic.
     is_panic: bool,
     /// The build id in it, and its line. A kernel prints its id before the addresses or behind them.
     build_id: Option<(usize, &'a str)>,
 }
 
-/// The reports in a log. Lines of several domains come between each other: who wrote a line, its prefix says.
+/// The reports in a log. Lines of several domains are mixed; a line's prefix says which domain wrote the
+/// line.
 fn reports<'a>(lines: &[&'a str]) -> Vec<Report<'a>> {
     let mut open: BTreeMap<&str, Report<'a>> = BTreeMap::new();
     let mut reports = Vec::new();
@@ -152,7 +156,7 @@ fn reports<'a>(lines: &[&'a str]) -> Vec<Report<'a>> {
         let report = open.entry(writer(text)).or_default();
         let id = build_id(text);
         let is_panic = text.contains("PANIC");
-        // An id behind an id, or where nobody panicked, is another report's.
+        // A second id, or an id outside a panic, begins another report.
         if is_panic || id.is_some() && (report.build_id.is_some() || !report.is_panic) {
             reports.push(std::mem::take(report));
             report.is_panic = is_panic;
@@ -178,7 +182,7 @@ impl Mention<'_> {
 }
 
 impl Known {
-    /// What stands at each address: function, file and line, inlined ones too.
+    /// The function, file and line at each address, inlined functions too.
     fn lines_of(&self, addresses: &BTreeSet<u64>) -> Vec<(u64, String)> {
         if addresses.is_empty() {
             return Vec::new();
@@ -203,13 +207,13 @@ impl Known {
                 (None, None) => {}
             }
         }
-        // Data, or another build's address: nothing worth a line.
+        // These are data, or addresses of another build: addr2line knows nothing of them.
         known.retain(|(_, what)| !what.starts_with("??"));
         known
     }
 }
 
-/// Where the last panic begins: at its first line that says so, else near the end.
+/// Where the last panic begins: at the line that reports it, else near the end.
 fn panic_start(lines: &[&str]) -> usize {
     let says = |line: &&str| line.to_ascii_lowercase().contains("panic");
     let near_end = lines.len().saturating_sub(200);

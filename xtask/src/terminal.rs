@@ -18,9 +18,9 @@ impl SavedTerminal {
         (output.status.success() && !settings.is_empty()).then_some(Self { settings })
     }
 
-    /// Hands every key on as it is typed, as QEMU does.
+    /// Puts the terminal into raw mode, so that each key is read as it is typed, as QEMU does.
     pub(crate) fn make_raw() {
-        // Without stty lines are handed on as the terminal makes them.
+        // Without stty the terminal stays in line mode.
         let _ = Command::new("stty").args(["raw", "-echo"]).stdin(Stdio::inherit()).status();
     }
 

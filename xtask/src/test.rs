@@ -37,7 +37,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds what a test program's last line says: `test result: ok. 3 passed; 0 failed; ...`.
+    /// Adds the numbers in a test program's last line, `test result: ok. 3 passed; 0 failed; ...`.
     fn add(&mut self, line: &str) {
         let Some(results) = line.trim().strip_prefix("test result:") else { return };
         for part in results.split([';', '.']) {
@@ -124,7 +124,7 @@ fn with_filter<'a>(command: &'a mut Command, options: &TestOptions) -> &'a mut C
 }
 
 /// Runs one test command, shows what it prints and adds its results. A command that fails without a failed
-/// test (a crate that does not compile) counts as one.
+/// test (a crate that does not compile) counts as a failed test.
 fn stage(name: &str, command: &mut Command, totals: &mut Totals, mut shown: impl Write) -> Result<()> {
     eprintln!("{name}");
     let failed_before = totals.failed;

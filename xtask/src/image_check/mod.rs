@@ -14,7 +14,7 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
-/// What one image is held to.
+/// The limits of one image.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// The largest stack frame of any one function, in bytes.
@@ -196,7 +196,8 @@ impl<'a> Checker<'a> {
             }
             match memory.base() {
                 Register::RSP => true,
-                // Frame pointers hide it: compare with the deepest the function ever goes.
+                // The depth relative to a frame pointer is not known here, so the check compares with the
+                // function's deepest frame.
                 Register::RBP => {
                     frame.known && frame.base.is_some_and(|base| base + displacement < frame.lowest)
                 }
@@ -236,7 +237,8 @@ impl Frame {
                     if instruction.flow_control() == FlowControl::UnconditionalBranch {
                         at_target.entry(instruction.near_branch_target()).or_insert(depth);
                     }
-                    // What follows is reached from elsewhere, most often with the frame set up.
+                    // The code behind this instruction is reached by a jump, most often with the frame set
+                    // up.
                     let follows = code.get(index + 1).map(Instruction::ip);
                     depth = follows.and_then(|ip| at_target.get(&ip).copied()).unwrap_or(frame.lowest);
                 }
