@@ -1,5 +1,5 @@
-//! The block ring from the frontend's side: requests that cannot be, grants that are not there, requests that change
-//! after they were published, and an overrun.
+//! The block ring from the frontend's side: invalid requests, grants that do not exist, requests that change after
+//! they were published, and an overrun.
 
 use alloc::string::ToString;
 
@@ -25,7 +25,7 @@ pub(crate) const SLOTS: u32 = 32;
 /// How long an answer may take.
 const PATIENCE: u64 = 10_000_000_000;
 
-/// A ring without manners.
+/// A ring whose every word the cases write themselves.
 pub(crate) struct Ring {
     page: Granted,
     port: Port,
@@ -34,7 +34,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Connects to the backend; `None` if that does not.
+    /// Connects to the backend; `None` if the backend does not connect.
     pub(crate) async fn connect(device: &Device) -> Result<Option<Self>, StoreError> {
         let store = device.store();
         device.wait_backend(|state| state == XenbusState::InitWait).await?;
@@ -57,7 +57,7 @@ impl Ring {
         Ok(Some(Self { page, port, produced: 0, consumed: 0 }))
     }
 
-    /// Whether as many requests as there are slots wait for their answers.
+    /// Whether as many requests are unanswered as the ring has slots.
     pub(crate) fn is_full(&self) -> bool {
         self.produced.wrapping_sub(self.page.shared().load_u32(RSP_PROD)) >= SLOTS
     }
@@ -99,7 +99,7 @@ impl Ring {
         Some((bytes.load_u64(at), bytes.load_u16(at + 10) as i16))
     }
 
-    /// Asks, and gives the status that came back for this very request.
+    /// Sends a request, and returns the status in the response to that request.
     async fn ask(&mut self, request: &BlkifRequest) -> Option<i16> {
         self.publish(request);
         loop {
@@ -111,7 +111,7 @@ impl Ring {
     }
 }
 
-/// Runs all of them on the first disk, if there is one.
+/// Runs all cases on the first disk, if there is one.
 pub(crate) async fn run(report: &mut Report, store: &Xenstore) {
     match on_first_disk(report, store).await {
         Ok(()) => {}
@@ -125,7 +125,7 @@ async fn on_first_disk(report: &mut Report, store: &Xenstore) -> Result<(), Stor
         pvrt::println!("hostile: no disk, so no block cases");
         return Ok(());
     };
-    // First a connection that cannot be: a ring that was never granted, on a port that is not there.
+    // The first connection must fail: its ring was never granted, and its port does not exist.
     let device = Device::open(store, path).await?;
     let ring = Ring::connect(&device).await?;
     report.case("connected", ring.is_some(), path);
@@ -173,7 +173,8 @@ async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64
         ("a sector whose byte wraps", with(|r| r.sector_number = 1 << 55)),
         ("gref -1", with(|r| r.seg[0].gref = u32::MAX)),
         ("gref 9999", with(|r| r.seg[0].gref = 9999)),
-        // Not 0 and 1, console and xenstore: those are granted, and what is read there is this domain's loss.
+        // References 0 and 1 are left out: the console's and xenstore's pages are granted, and a read into
+        // them harms only this domain.
         ("a reserved gref", with(|r| r.seg[0].gref = 7)),
         ("operation 4", with(|r| r.operation = 4)),
         ("operation 7", with(|r| r.operation = 7)),
@@ -188,7 +189,7 @@ async fn requests(report: &mut Report, ring: &mut Ring, dom: DomId, sectors: u64
         let got = ring.ask(&request).await;
         report.case(name, got.is_some_and(|status| status < 0), got);
     }
-    // Some of a request's grants are good: all are given back when one is not.
+    // Some of the request's grants are good. The backend must give all of them back, since one is bad.
     let mut mixed = read;
     mixed.nr_segments = 11;
     for segment in &mut mixed.seg {

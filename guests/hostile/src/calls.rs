@@ -1,4 +1,5 @@
-//! Numbers without a meaning, calls that are not the guest's, and every call with every bad pointer.
+//! Hypercall numbers that do not exist, calls that a guest may not make, and every call with every bad
+//! pointer.
 
 use alloc::format;
 
@@ -10,10 +11,10 @@ use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 use crate::ground::{KERNEL, probe, space::*};
 use crate::report::{Got, Report};
 
-/// Where an argument stands for the bad pointer.
+/// The argument that is replaced by the bad pointer.
 const BAD: u64 = 0x4d4b_0bad;
 
-/// Calls that read or write through a pointer before they do anything: number, arguments.
+/// Calls that read or write through a pointer before they do anything else: name, number, arguments.
 const POINTERS: &[(&str, u32, [u64; 5])] = &[
     ("mmu_update", __HYPERVISOR_MMU_UPDATE, [BAD, 1, 0, DOMID_SELF as u64, 0]),
     ("mmuext_op", __HYPERVISOR_MMUEXT_OP, [BAD, 1, 0, DOMID_SELF as u64, 0]),
@@ -66,7 +67,7 @@ const POINTERS: &[(&str, u32, [u64; 5])] = &[
     ("platform_op", __HYPERVISOR_PLATFORM_OP, [BAD, 0, 0, 0, 0]),
 ];
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     numbers(report);
     pointers(report);
@@ -131,7 +132,7 @@ fn numbers(report: &mut Report) {
     report.case("still there", version() > 0, version());
 }
 
-/// Numbers whose lower half is a call's.
+/// Numbers whose lower half is that of a call.
 fn wide_numbers(report: &mut Report) {
     for number in [1u64 << 32 | 17, 1 << 63 | 17, u64::MAX] {
         let result: i64;
@@ -149,7 +150,7 @@ fn wide_numbers(report: &mut Report) {
 
 fn pointers(report: &mut Report) {
     let scratch = Scratch::new(2);
-    // Readable but not writable, then nothing: a structure over the edge.
+    // The structure begins in a read-only page and ends in one that is not mapped.
     map(scratch.at(0), scratch.mfn(0) << 12 | RW);
     map(scratch.at(1), 0);
     let edge = scratch.at(1) - 1;
@@ -172,9 +173,10 @@ fn pointers(report: &mut Report) {
         let mut wrong = None;
         for (which, at) in bad {
             let got = call(*number, args.map(|arg| if arg == BAD { at } else { arg }));
-            // What is not the guest's at all may be refused before the pointer is looked at.
+            // The hypervisor may refuse a call that the guest may not make before it reads through the
+            // pointer.
             let early = [EPERM, EINVAL, ENOSYS, EACCES, ESRCH].iter().any(|errno| errno.negated() == got);
-            // A reservation that cannot be read is one of which nothing is done.
+            // A reservation that cannot be read gives 0: no extent was done.
             let nothing = got == 0 && (name.ends_with("reservation") || *name == "populate_physmap");
             if got != EFAULT.negated() && !early && !nothing {
                 wrong = Some((which, Got(got)));
@@ -186,7 +188,7 @@ fn pointers(report: &mut Report) {
     report.case("still there", version() > 0, version());
 }
 
-/// What only the control domain may.
+/// Calls that only the control domain may make.
 fn privileged(report: &mut Report) {
     if report.privileged {
         return;
@@ -241,7 +243,7 @@ fn multicalls(report: &mut Report) {
     let mut outer = [nested; 4];
     let got = call(__HYPERVISOR_MULTICALL, [at(&mut outer), 4, 0, 0, 0]);
     report.case("a multicall in a multicall", got <= 0, Got(got));
-    // A multicall that names itself: without an end it would use up the hypervisor's stack.
+    // A multicall that contains itself: a hypervisor that recursed would overflow its stack.
     let mut own = [nested; 1];
     own[0].args = [at(&mut own), 1, 0, 0, 0, 0];
     let got = call(__HYPERVISOR_MULTICALL, [at(&mut own), 1, 0, 0, 0]);
@@ -261,7 +263,7 @@ fn multicalls(report: &mut Report) {
         probe::read(last + 8).is_ok_and(|result| result > 0),
         probe::read(last + 8),
     );
-    // A list that cannot be written is refused when its first result is.
+    // The hypervisor refuses a list that it cannot write when it writes the first result.
     probe::write(scratch.at(0) + PAGE_SIZE as u64 / 2, 17);
     map(scratch.at(0), scratch.mfn(0) << 12 | RO);
     let got = call(__HYPERVISOR_MULTICALL, [scratch.at(0) + PAGE_SIZE as u64 / 2, 1, 0, 0, 0]);

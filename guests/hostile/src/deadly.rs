@@ -1,4 +1,4 @@
-//! What must end this domain, and nothing else: each runs in a domain of its own.
+//! Cases that must end this domain and harm nothing else; each runs in a domain of its own.
 #![allow(unsafe_code)] // stacks and handlers that cannot work
 
 use core::arch::asm;
@@ -38,7 +38,8 @@ fn null_handler() {
     unsafe { asm!("ud2") };
 }
 
-/// A handler where the guest cannot execute: a page fault at each attempt to handle the last.
+/// A handler at an address where the guest cannot execute: each attempt to handle the page fault causes the
+/// next.
 fn hypervisor_handler() {
     let gates = [6, 14, 13].map(|vector| TrapInfo {
         vector,
@@ -52,7 +53,7 @@ fn hypervisor_handler() {
     unsafe { asm!("ud2") };
 }
 
-/// An exception on a stack.
+/// Raises an exception with this stack pointer.
 fn with_stack(stack: u64) {
     // SAFETY: ends the domain.
     unsafe { asm!("mov rsp, {}", "ud2", in(reg) stack, options(noreturn)) };
@@ -70,12 +71,12 @@ fn unmapped_stack() {
     with_stack(0x0000_5555_5555_5000);
 }
 
-/// The hypervisor must not write a frame to a page table for the guest.
+/// The stack is in a page table, to which the hypervisor must not write a frame.
 fn table_as_stack() {
     with_stack(linear(base()) + 2048);
 }
 
-/// The `iret` call with a stack.
+/// Makes the `iret` hypercall with this stack pointer.
 fn iret_with(stack: u64) {
     // SAFETY: ends the domain.
     unsafe { asm!("mov rsp, {}", "mov eax, 23", "syscall", "ud2", in(reg) stack, options(noreturn)) };
@@ -89,7 +90,7 @@ fn iret_hypervisor_frame() {
     iret_with(M2P);
 }
 
-/// To user mode, which has no tables.
+/// Returns to user mode, for which no page tables are set.
 fn iret_no_user_tables() {
     // SAFETY: ends the domain.
     unsafe {
@@ -111,7 +112,7 @@ fn iret_no_user_tables() {
     };
 }
 
-/// An upcall without a callback.
+/// Takes an upcall without a callback.
 fn null_event_callback() {
     call(__HYPERVISOR_SET_CALLBACKS, [0, 0, 0, 0, 0]);
     let info = pvrt::shared_info();
@@ -122,7 +123,7 @@ fn null_event_callback() {
     }
 }
 
-/// A handler that traps at once, until the stack is used up.
+/// A handler that traps at once, until the stack overflows.
 fn trap_loop() {
     let mut table = probe::trap_table();
     table.iter_mut().filter(|info| info.address != 0).for_each(|info| info.address = 0x10);
@@ -131,7 +132,7 @@ fn trap_loop() {
     unsafe { asm!("ud2") };
 }
 
-/// What a kernel does when it gives up.
+/// Shuts down with the reason "crash", as a kernel does that panics.
 fn crash() {
     let mut reason = 3u32;
     op(__HYPERVISOR_SCHED_OP, 2, &mut reason);

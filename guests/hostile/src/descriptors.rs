@@ -9,7 +9,7 @@ use ring_abi::mmu::MMUEXT_SET_LDT;
 use crate::ground::{KERNEL, probe, space::*};
 use crate::report::Report;
 
-/// Descriptors with DPL 0 parts a guest may not have, and the hypervisor's own selector as a gate's target.
+/// Descriptors that a guest may not have: with DPL 0, and a gate to the hypervisor's own code selector.
 const KERNEL_CODE: u64 = 0x00af_9a00_0000_ffff;
 const BAD: [(&str, u64); 9] = [
     ("TSS", 0x0000_8900_0000_0067),
@@ -23,7 +23,7 @@ const BAD: [(&str, u64); 9] = [
     ("reserved system type", 0x0000_8d00_0000_0000),
 ];
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     let scratch = Scratch::new(2);
     let frames = [scratch.mfn(0)];
@@ -40,7 +40,8 @@ pub(crate) fn run(report: &mut Report) {
     report.refused("a page table as GDT", set_gdt((&raw const table) as u64, 512), &[EINVAL, EBUSY]);
 
     for (name, value) in BAD {
-        // In a plain page what is written does not count yet; at the latest the page is refused as a table.
+        // In a plain page the guest may write any descriptor. The hypervisor must refuse the page as a table
+        // at the latest.
         probe::write(scratch.page(0) + 8, value);
         scratch.protect(0);
         let got = set_gdt(list, 512);
@@ -73,7 +74,7 @@ fn descriptor(at: u64, value: u64) -> i64 {
     call(__HYPERVISOR_UPDATE_DESCRIPTOR, [at, value, 0, 0, 0])
 }
 
-/// What becomes of a page while it is the GDT.
+/// Tries to write, map and reuse a page while it is the GDT.
 fn own_gdt(report: &mut Report, scratch: &Scratch) {
     let frames = [scratch.mfn(0)];
     scratch.protect(0);
@@ -103,9 +104,10 @@ fn ldt(report: &mut Report, scratch: &Scratch) {
     report.succeeds("no LDT", set_ldt(0, 0));
 }
 
-/// Selectors of tables that are none. What a kernel makes of such a fault of its user's is its own affair.
+/// Loads selectors from an LDT that the hypervisor must not accept.
 fn used_ldt(report: &mut Report, scratch: &Scratch) {
-    // The hypervisor looks at an LDT when it is used, and takes none that a writable page holds.
+    // The hypervisor checks an LDT page when a selector is first loaded from it, and refuses a page that is
+    // mapped writable.
     let got = set_ldt(scratch.page(1), 16);
     probe::write(scratch.page(1), KERNEL_CODE);
     // SAFETY: a selector that must not load; a trap is caught.

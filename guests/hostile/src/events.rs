@@ -1,4 +1,4 @@
-//! Event channels and timers: ports that are not there, all ports, floods.
+//! Event channels and timers: ports that do not exist, use of all ports, floods.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -14,10 +14,10 @@ use crate::ground::set_own_timer;
 use crate::ground::space::{self, call, op};
 use crate::report::Report;
 
-/// Sends of a flood.
+/// The number of sends of a flood.
 const FLOOD: u32 = 20_000;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     ports(report);
     floods(report);
@@ -90,7 +90,7 @@ fn ports(report: &mut Report) {
     exhaustion(report);
 }
 
-/// All ports are taken, and all come back.
+/// Opens all ports, and closes them again.
 fn exhaustion(report: &mut Report) {
     let mut taken = Vec::new();
     let full = loop {
@@ -116,7 +116,7 @@ fn exhaustion(report: &mut Report) {
     }
 }
 
-/// Sends without end to dom0 and to itself.
+/// Sends many events to dom0 and to this domain itself.
 fn floods(report: &mut Report) {
     let mut sent = 0u32;
     // Port 1 is xenstore's, port 2 the console's; dom0 has neither.
@@ -152,7 +152,7 @@ fn timers(report: &mut Report) {
     };
     let failed = (0..FLOOD).find(|n| single(u64::from(n % 3), 0) != 0);
     report.case("timers in the past without end", failed.is_none(), failed);
-    // Some versions fire at once instead.
+    // Some versions of Xen fire at once instead.
     let got = single(1, VCPU_SSHOTTMR_FUTURE);
     report.case("a past that must be future", got == 0 || got == ETIME.negated(), got);
     report.succeeds("the end of time", single(u64::MAX >> 1, 0));
@@ -178,7 +178,8 @@ fn timers(report: &mut Report) {
         report.case(&format!("vcpu_info {name}"), got < 0, crate::report::Got(got));
     }
     for at in [space::M2P, 0xffff_8300_0000_0000, 1 << 63] {
-        // Where it cannot be written it is not; later switches must not write it either.
+        // The hypervisor does not write an area that it cannot write, and later switches must not write it
+        // either.
         let got = vcpu(VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, 0, at);
         pvrt::hypercall::sched::yield_cpu();
         report.case(&format!("a runstate area at {at:#x}"), got <= 0, got);

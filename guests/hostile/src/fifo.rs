@@ -1,5 +1,5 @@
-//! The FIFO layout of event channels: pages that may not be used, words and control blocks full of rubbish, pages that are
-//! to be two things at once.
+//! The FIFO layout of event channels: pages that a guest may not use, random words and control blocks, pages with two
+//! uses at once.
 
 use alloc::format;
 
@@ -44,7 +44,7 @@ fn expand(array_gfn: u64) -> i64 {
     channel(EVTCHNOP_EXPAND_ARRAY, EvtchnExpandArray { array_gfn })
 }
 
-/// Frames that are no writable memory of this domain.
+/// Frames that are not writable memory of this domain.
 fn bad_frames() -> impl Iterator<Item = u64> {
     let nowhere = [u64::MAX, u64::MAX >> 12, 1 << 40, space::end_of_memory() + 1, space::base()];
     nowhere.into_iter().chain(space::foreign_frames())
@@ -71,7 +71,7 @@ fn pages(report: &mut Report, scratch: &Scratch) {
     for mfn in bad_frames() {
         report.refused(&format!("words in {mfn:#x}"), expand(mfn), &[EINVAL]);
     }
-    // The page of words is also that of the control block, and again, and again.
+    // The same two pages are given again and again, as pages of words and as the control block's page.
     let full = (0..200).map(|n| expand(scratch.mfn(n % 2))).find(|got| *got != 0);
     report.case("words for ever", full == Some(ENOSPC.negated()), full);
     for port in [1 << 17, u32::MAX] {
@@ -80,7 +80,7 @@ fn pages(report: &mut Report, scratch: &Scratch) {
     }
 }
 
-/// Sends, unmasks, moves and closes while the words say anything.
+/// Sends, unmasks, moves and closes while the words hold random bits.
 fn rubbish(report: &mut Report, scratch: &Scratch) {
     let words = scratch.pages.bytes();
     let mut failed = None;
@@ -118,7 +118,8 @@ fn rubbish(report: &mut Report, scratch: &Scratch) {
     }
     words.fill(0, 2 * 4096, 0);
     report.case("words of any kind", failed.is_none(), failed);
-    // All free ports are on a queue, say the words: none is given, in time.
+    // The words claim that all free ports are on a queue. The hypervisor must then refuse to open a port, in
+    // bounded time.
     (0..2048).for_each(|n| words.store_u32(n * 4, LINKED));
     let got = (0..3000)
         .map(|_| channel(EVTCHNOP_BIND_IPI, EvtchnBindIpi { vcpu: 0, port: 0 }))
@@ -127,7 +128,7 @@ fn rubbish(report: &mut Report, scratch: &Scratch) {
     report.case("no port while all are linked", got == Some(ENOSPC.negated()), got);
 }
 
-/// Pages that the hypervisor writes are to be page tables, and to be gone.
+/// Tries to make pages that the hypervisor writes into page tables, and to give them back.
 fn held(report: &mut Report, scratch: &Scratch) {
     for n in [0, 1] {
         report.succeeds("read-only", scratch.protect(n));

@@ -1,4 +1,4 @@
-//! Grant tables: references that are not there, frames that are not the guest's, addresses that are not its own.
+//! Grant tables: references that do not exist, frames of other domains, addresses that the guest may not map.
 
 use alloc::format;
 
@@ -12,14 +12,14 @@ use ring_abi::types::{DomId, Mfn};
 use crate::ground::{grant_access, probe, space::*};
 use crate::report::Report;
 
-/// Mappings of one grant at a time.
+/// How often one grant is mapped at a time.
 const MANY: usize = 600;
 
 fn grant<T>(command: u32, arg: &mut T) -> i64 {
     one(__HYPERVISOR_GRANT_TABLE_OP, command, arg)
 }
 
-/// Maps; the status, and the handle.
+/// Maps a grant, and returns the status and the handle.
 fn map_ref(dom: u16, gref: u32, flags: u32, host_addr: u64) -> (i64, u32) {
     let mut arg = GnttabMapGrantRef { host_addr, flags, r#ref: gref, dom, ..Default::default() };
     match grant(GNTTABOP_MAP_GRANT_REF, &mut arg) {
@@ -36,7 +36,7 @@ fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> i64 {
     }
 }
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     let Ok(me) = event::own_domid() else { return report.case("own number", false, ()) };
     references(report, me);
@@ -79,7 +79,7 @@ fn references(report: &mut Report, me: DomId) {
     report.case("unmap", unmap(handle, at, 0) == 0, handle);
     report.case("unmap twice", unmap(handle, at, 0) == -4, handle);
     drop(grant);
-    // Granted to another: not to be used by oneself.
+    // A grant to another domain is not for this domain to use.
     let grant = grant_access(DomId::new(me.raw() ^ 1), scratch.pages.mfn(0), false).expect("a grant");
     let (got, _) = map_ref(me.raw(), grant.number().raw(), GNTMAP_HOST_MAP, at);
     report.case("another's grant", got == -1, got);
@@ -121,7 +121,7 @@ fn frames(report: &mut Report, me: DomId) {
         let (got, _) = map_ref(me.raw(), gref, GNTMAP_DEVICE_MAP, 0);
         report.case(&format!("an L{level} for a device to write"), got < 0, got);
     }
-    // A page that a grant maps writable does not become a table.
+    // A page that a grant maps writable must not become a page table.
     let grant = grant_access(me, scratch.pages.mfn(0), false).expect("a grant");
     let (got, handle) = map_ref(me.raw(), grant.number().raw(), GNTMAP_HOST_MAP, at);
     report.case("own page by its grant", got == 0, got);
@@ -137,7 +137,7 @@ fn frames(report: &mut Report, me: DomId) {
     scratch.unprotect(0);
 }
 
-/// Where a grant may not be mapped.
+/// Tries to map a grant at addresses where it may not be mapped.
 fn places(report: &mut Report, me: DomId) {
     let scratch = Scratch::new(2);
     let grant = grant_access(me, scratch.pages.mfn(0), false).expect("a grant");
@@ -163,7 +163,7 @@ fn places(report: &mut Report, me: DomId) {
     for mfn in foreign_frames().into_iter().take(8) {
         refuse("a foreign frame's entry", GNTMAP_CONTAINS_PTE, mfn << 12);
     }
-    // One grant many times: each gives back what it took.
+    // One grant is mapped many times; each unmap must give back what its map took.
     let mut handles = alloc::vec::Vec::new();
     for _ in 0..MANY {
         match map_ref(me.raw(), gref, GNTMAP_DEVICE_MAP, 0) {
@@ -177,7 +177,8 @@ fn places(report: &mut Report, me: DomId) {
     let frame = scratch.mfn(0) << 12;
     let wrong = handles.iter().filter(|handle| unmap(**handle, 0, frame) != 0).count();
     report.case("many mappings end", wrong == 0, (handles.len(), wrong));
-    // An entry overwritten behind the grant's back: the unmap finds another, and takes nothing from it.
+    // The guest overwrites the page table entry of a mapping. The unmap then finds another entry, and must
+    // not release that one's references.
     let (got, handle) = map_ref(me.raw(), gref, GNTMAP_HOST_MAP, scratch.at(0));
     report.case("mapped", got == 0, got);
     report.succeeds("overwritten", map(scratch.at(0), scratch.mfn(1) << 12 | RW));
@@ -185,7 +186,7 @@ fn places(report: &mut Report, me: DomId) {
     report.case("unmap of another entry", got < 0, got);
     let there = probe::write(scratch.at(0), 1);
     report.case("which is still there", there.is_none(), there);
-    // An entry as the mapping's was has the handle work again: the page is free of the grant at the end.
+    // With the mapping's entry restored, the unmap works, and nothing uses the page any more.
     report.succeeds("the entry as it was", map(scratch.at(0), scratch.mfn(0) << 12 | RW));
     report.case("unmap of it", unmap(handle, scratch.at(0), 0) == 0, handle);
 }

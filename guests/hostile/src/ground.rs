@@ -1,25 +1,27 @@
-//! What the cases stand on: here a kernel of its own. `guests/hostile-linux` runs the same cases on another.
+//! The environment of the cases: here a kernel of their own. `guests/hostile-linux` runs the same cases under
+//! Linux.
 
 pub(crate) use pvrt::hypercall::mmu::pte;
 pub(crate) use pvrt::{println, probe, space};
 
-/// The cases may do to this kernel what they like, and are the kernel: their own instructions run where its do.
+/// The cases are part of this kernel, and may break it: their instructions run in kernel mode.
 pub(crate) const KERNEL: bool = true;
 
-/// Where random numbers begin.
+/// The seed of random numbers.
 pub(crate) fn seed() -> u64 {
     pvrt::time::tsc()
 }
 
-/// Sets the timer that this kernel needs: none, since it sets its own whenever it sleeps.
+/// Does nothing: this kernel sets its timer whenever it sleeps.
 pub(crate) fn set_own_timer() {}
 
-/// Whether a random call would end this kernel by rights, beyond what would end any.
+/// Whether a random call would rightly break this kernel; `wild` itself leaves out calls that would break any
+/// kernel.
 pub(crate) fn is_own_harm(_number: u32, _args: &[u64; 5], _scratch: &space::Scratch) -> bool {
     false
 }
 
-/// A grant of any frame to any domain: scratch memory, or what no domain should be able to grant.
+/// Grants any frame to any domain: scratch memory, or a frame that no domain may grant.
 #[allow(unsafe_code)]
 pub(crate) fn grant_access(
     domain: ring_abi::types::DomId,

@@ -1,4 +1,5 @@
-//! All vCPUs that a guest can have but the first: they sleep in `SCHEDOP_poll`, and one event wakes them all.
+//! A herd: all vCPUs that a guest can have, except the first. The herd sleeps in `SCHEDOP_poll`, and one
+//! event wakes all of it.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -19,12 +20,12 @@ const IN_SHARED_INFO: u32 = 32;
 /// Bytes of a `vcpu_info`, and of a time area.
 const INFO_BYTES: usize = 64;
 const AREA_BYTES: usize = 32;
-/// How long the first vCPU sleeps before it looks anew at what the others do.
+/// How long the first vCPU sleeps before it looks again at the others.
 const LOOK_NS: u64 = 10_000_000;
 
-/// The port that the members poll; 0: any.
+/// The port that the herd polls; 0: any port.
 static POLLED: AtomicU32 = AtomicU32::new(0);
-/// Members that have come up.
+/// The number of members that have come up.
 static CAME_UP: AtomicU32 = AtomicU32::new(0);
 /// How often a member woke.
 static WOKE: AtomicU32 = AtomicU32::new(0);
@@ -34,20 +35,21 @@ static STAY_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
 /// Which events wake a herd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WokenBy {
-    /// Any of this domain's.
+    /// Any event of this domain's.
     All,
-    /// [`Herd::wake`] alone, once: then they go down.
+    /// Only [`Herd::wake`], once; then the members go down.
     Wake,
 }
 
-/// The vCPUs, which are there until the domain ends.
+/// The vCPUs of a herd, which exist until the domain ends.
 pub(crate) struct Herd {
     port: Port,
     members: u32,
 }
 
 impl Herd {
-    /// Brings them up; all sleep or are about to when this is done. `None`: this domain lacks memory, or has no other vCPUs.
+    /// Brings the members up. When this returns, all sleep or are about to. `None`: this domain lacks memory, or has
+    /// no other vCPUs.
     pub(crate) async fn start(woken_by: WokenBy) -> Option<Self> {
         let stacks = Pages::zeroed(MOST as usize).ok()?;
         let infos = Pages::zeroed(MOST as usize * INFO_BYTES / PAGE_SIZE).ok()?;
@@ -56,7 +58,8 @@ impl Herd {
         if woken_by == WokenBy::Wake {
             let number = port.number().raw();
             POLLED.store(number, Ordering::Relaxed);
-            // So that the first vCPU does not take the event, and a member that is on its way to sleep finds it.
+            // The port is masked, so that the first vCPU does not take the event, and the event stays pending
+            // for a member that is about to sleep.
             let word = EVTCHN_MASK_OFFSET + number as usize / 64 * 8;
             pvrt::shared_info().or_u64(word, 1 << (number % 64));
         }
@@ -83,7 +86,7 @@ impl Herd {
         Some(herd)
     }
 
-    /// How many there are.
+    /// The number of members.
     pub(crate) fn members(&self) -> u32 {
         self.members
     }
@@ -93,26 +96,26 @@ impl Herd {
         WOKE.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many have woken as there are.
+    /// Waits until all members have woken.
     pub(crate) async fn all_woken(&self) {
         while self.woke() < self.members {
             time::sleep(LOOK_NS).await;
         }
     }
 
-    /// Wakes all of them, which stay awake for so long.
+    /// Wakes all members, which then stay awake for `stay_ns`.
     pub(crate) fn wake(&self, stay_ns: u64) {
         STAY_UNTIL_NS.store(time::now_ns() + stay_ns, Ordering::Relaxed);
         self.port.notify();
     }
 }
 
-/// Sleeps until the next multiple of `ns`, of system time, which all guests of a machine share.
+/// Sleeps until system time, which all guests of a machine share, is a multiple of `ns`.
 pub(crate) async fn sleep_until_multiple_of(ns: u64) {
     time::sleep_until((time::now_ns() / ns + 1) * ns).await;
 }
 
-/// One vCPU: sleeps, and wakes.
+/// The code of one member: sleeps, and wakes.
 extern "C" fn member(vcpu: u32) -> ! {
     let _ = vcpu::stop_periodic_timer(vcpu);
     CAME_UP.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 #![cfg_attr(freestanding, no_std)]
 #![cfg_attr(freestanding, no_main)]
-//! The guest `hostile`: asks for everything that a guest must not have, and checks that each refusal is the documented
-//! one and that nothing else came of it.
+//! The guest `hostile`: asks for everything that a guest must not have, and checks that the hypervisor refuses with
+//! the documented error and that nothing else has changed.
 //!
 //! Prints `hostile: CASE ok` or `hostile: FAIL CASE: what`, and at last `hostile: PASS n`. On its command line
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
@@ -75,14 +75,14 @@ mod guest {
         stretch, tables, traps, vcpus, wide, wild,
     };
 
-    /// Exit codes for isa-debug-exit: all as it must be, and not.
+    /// Exit codes for isa-debug-exit: success and failure.
     const DEBUG_EXIT_OK: u8 = 0x10;
     const DEBUG_EXIT_FAILED: u8 = 0x11;
 
     /// A group of cases: its name, and what runs it.
     type Group = (&'static str, fn(&mut Report));
 
-    /// Runs the case that says by itself how it went.
+    /// Runs the case `scatter`, which prints its own result.
     async fn scatter_alone() {
         let passed = scatter::run();
         println!("hostile: {}scatter{}", if passed { "" } else { "FAIL " }, if passed { " ok" } else { "" });
@@ -133,7 +133,7 @@ mod guest {
             ("stale", stale::run),
             ("vcpus", vcpus::run),
             ("wild", wild::run),
-            // Again, to see that nothing of the kind is left broken by what came before.
+            // The tables' cases run again, to see that the cases in between have broken nothing.
             ("tables", tables::run),
         ];
         for (name, run) in groups {
@@ -153,7 +153,7 @@ mod guest {
             if case.is_none_or(|case| case == "store") {
                 report.group("store");
                 store::run(&mut report, &store).await;
-                // Last: it ends the connection.
+                // This case comes last, since it ends the connection.
                 store::break_ring(&mut report, info.page, info.port).await;
             }
         }

@@ -1,4 +1,5 @@
-//! `memory_op`: more than there is, others' frames, others' domains, nonsense.
+//! `memory_op`: more memory than there is, frames of other domains, calls on other domains, invalid
+//! arguments.
 
 use alloc::format;
 
@@ -14,7 +15,7 @@ fn memory<T>(command: u32, arg: &mut T) -> i64 {
     op(__HYPERVISOR_MEMORY_OP, command, arg)
 }
 
-/// A reservation of this domain's.
+/// A reservation for this domain.
 pub(crate) fn reservation(list: u64, count: u64, order: u32) -> XenMemoryReservation {
     XenMemoryReservation {
         extent_start: list,
@@ -25,7 +26,7 @@ pub(crate) fn reservation(list: u64, count: u64, order: u32) -> XenMemoryReserva
     }
 }
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     reservations(report);
     exchanges(report);
@@ -61,7 +62,7 @@ fn reservations(report: &mut Report) {
         }
     }
     if !report.privileged {
-        // No memory beyond its own: the toolstack set the limit.
+        // The domain must not get memory beyond the limit that the toolstack set.
         let mut many = [0x20_0000u64; 64];
         let mut arg = reservation(many.as_mut_ptr() as u64, 64, 9);
         let got = memory(XENMEM_POPULATE_PHYSMAP, &mut arg);
@@ -80,7 +81,7 @@ fn reservations(report: &mut Report) {
                     XENMEM_CURRENT_RESERVATION | XENMEM_MAXIMUM_RESERVATION => memory(command, &mut id),
                     _ => memory(command, &mut arg),
                 };
-                // Of a reservation that is not the caller's, no extent is done.
+                // The hypervisor must not do any extent of a reservation for another domain.
                 let asks = matches!(command, XENMEM_CURRENT_RESERVATION | XENMEM_MAXIMUM_RESERVATION);
                 let refused = [EPERM, ESRCH].iter().any(|errno| errno.negated() == got);
                 let name = format!("op {command} on domain {domid:#x}");

@@ -22,7 +22,7 @@ pub(crate) fn start(vcpu: u32, top: u64, entry: extern "C" fn(u32) -> !) -> bool
     let mut context = Box::<VcpuGuestContext>::default();
     context.flags = VGCF_IN_KERNEL;
     context.user_regs.rip = entry as *const () as u64;
-    // As behind a call.
+    // The stack is aligned as behind a call instruction.
     context.user_regs.rsp = top - 8;
     context.user_regs.rdi = vcpu.into();
     context.user_regs.rflags = IF_FLAG;
@@ -34,14 +34,14 @@ pub(crate) fn start(vcpu: u32, top: u64, entry: extern "C" fn(u32) -> !) -> bool
     operate(VCPUOP_INITIALISE, vcpu, (&raw const *context) as u64) == 0 && operate(VCPUOP_UP, vcpu, 0) == 0
 }
 
-/// The caller's last: its vCPU goes down.
+/// Takes the calling vCPU down.
 pub(crate) fn go_down(vcpu: u32) -> ! {
     loop {
         operate(VCPUOP_DOWN, vcpu, 0);
     }
 }
 
-/// Waits until a vCPU that goes down is down.
+/// Waits until a vCPU that is going down is down.
 pub(crate) fn wait_until_down(vcpu: u32) {
     while vcpu::is_up(vcpu) == Ok(true) {
         sched::yield_cpu();

@@ -1,4 +1,4 @@
-//! What came of each case.
+//! The report: the result of each case.
 
 use core::fmt::Debug;
 
@@ -25,7 +25,7 @@ impl Report {
         self.group = name;
     }
 
-    /// A case whose outcome is `got`, which is as it must be if `holds`.
+    /// Reports a case with the outcome `got`, which is right if `holds`.
     pub(crate) fn case(&mut self, name: &str, holds: bool, got: impl Debug) {
         if holds {
             self.passed += 1;
@@ -36,18 +36,18 @@ impl Report {
         }
     }
 
-    /// A hypercall that must give one of `wanted`.
+    /// Reports a hypercall that must return one of the errors `wanted`.
     pub(crate) fn refused(&mut self, name: &str, got: i64, wanted: &[Errno]) {
         let holds = wanted.iter().any(|errno| errno.negated() == got);
         self.case(name, holds, Got(got));
     }
 
-    /// A hypercall that must succeed.
+    /// Reports a hypercall that must succeed.
     pub(crate) fn succeeds(&mut self, name: &str, got: i64) {
         self.case(name, got >= 0, Got(got));
     }
 
-    /// Prints the sum; true if all is well.
+    /// Prints the totals; true if no case failed.
     pub(crate) fn end(&self) -> bool {
         if self.failed == 0 {
             println!("hostile: PASS {}", self.passed);
@@ -58,7 +58,7 @@ impl Report {
     }
 }
 
-/// rax, with the name of the error.
+/// A value of rax, printed with the name of the error.
 pub(crate) struct Got(pub(crate) i64);
 
 impl Debug for Got {

@@ -1,5 +1,6 @@
-//! An attack on the hypervisor's heap, which grows by frames in a row: this guest gives every other frame of its own back,
-//! takes what is in a row elsewhere, and then makes the hypervisor allocate. All must end in refusals.
+//! An attack on the hypervisor's heap, which grows by adjacent frames. This guest gives back every second frame of
+//! its own, takes adjacent frames that are free elsewhere, and then makes the hypervisor allocate. Each call must end
+//! in a refusal.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,14 +18,14 @@ use ring_abi::vcpu::VCPUOP_INITIALISE;
 
 use crate::memory::reservation;
 
-/// Pages that are taken together.
+/// Pages that the guest takes together.
 const RUN: usize = 512;
 /// Pages that this kernel keeps for itself.
 const KEPT: usize = 256;
 /// A page number that this kernel does not use.
 const ELSEWHERE: u64 = 0x10_0000;
 
-/// Does it: whether all ended as it must.
+/// Runs the attack; true if each call ended as it must.
 pub(crate) fn run() -> bool {
     let kept = Pages::alloc(KEPT);
     let mut runs: Vec<Pages> = Vec::with_capacity(1024);
@@ -42,7 +43,7 @@ pub(crate) fn run() -> bool {
         let mut arg = reservation(frames.as_ptr() as u64, frames.len() as u64, 0);
         given += op(__HYPERVISOR_MEMORY_OP, XENMEM_DECREASE_RESERVATION, &mut arg).max(0);
     }
-    // The runs have holes: nobody uses them again.
+    // The page runs have holes, so no code may use them again.
     core::mem::forget(runs);
     let mut taken = 0;
     for order in (1..=9).rev() {
@@ -76,7 +77,7 @@ pub(crate) fn run() -> bool {
     };
     let got: Vec<i64> = (0..8).map(|n| initialise(n % 2)).collect();
     println!("scatter: initialise gives {got:?}");
-    // An invalid context for a vCPU that has one, or has none.
+    // The context is invalid, for a vCPU that is initialised or not.
     let allowed = [ENOMEM, EEXIST, EINVAL].map(Errno::negated);
     given > 0 && frames < 64 && got.iter().all(|got| allowed.contains(got))
 }

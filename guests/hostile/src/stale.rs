@@ -1,5 +1,5 @@
-//! Translations that a CPU may still keep when the memory behind them has become something else: a table, descriptors,
-//! or another's. Nothing that is written or read through them may reach it.
+//! Stale translations in a CPU's TLB, to memory that has become a page table, descriptors, or another domain's. No
+//! access through a stale translation may reach that memory.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -16,17 +16,18 @@ use crate::report::{Got, Report};
 
 const SELF: u64 = DOMID_SELF as u64;
 const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
-/// A slot of level 2 of the window's that nothing uses.
+/// A slot of the window's L2 that nothing uses.
 const SLOT: u64 = 200;
-/// A count with this bit is one of a call that goes on: it is added to the figure of requests done.
+/// A count with this bit belongs to a continued call, and adds to the number of requests done.
 const RESUMED: u64 = 1 << 31;
-/// An interrupt in the wrong moment ends what the CPU keeps: each attack is tried so often.
+/// How often each attack is tried, since an interrupt at the wrong moment flushes the TLB.
 const TRIES: usize = 2;
-/// Words of the page: one is written while it may be, the other when it must not be any more.
+/// Words of the page: the guest writes the first while it may, and tries to write the second when it must
+/// not.
 const BEFORE: u64 = 200;
 const AFTER: u64 = 1;
 
-/// How the guest maps and unmaps the page, never with a flush of its own asking.
+/// How the guest maps and unmaps the page, never asking for a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Address,
@@ -38,13 +39,13 @@ enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Between {
     Nothing,
-    /// An exchange whose second frame is a table in use.
+    /// An exchange that fails, since its second frame is a table in use.
     FailedExchange,
-    /// A pin as a table of level 3, and its end.
+    /// A pin as an L3, then an unpin.
     Pin,
-    /// A GDT of it, and its end.
+    /// Use as the GDT, then the end of that use.
     Gdt,
-    /// A copy to it, as to any frame of the guest's.
+    /// A copy to the page, as to any frame of the guest's.
     Copy,
     /// `decrease_reservation`, and `populate_physmap`, which may give the same frame again.
     GivenBack,
@@ -60,13 +61,13 @@ enum Becomes {
     Gdt,
 }
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     by_instruction(report);
     use Between::*;
     for way in [Way::Address, Way::Entry, Way::Grant] {
         for between in [Nothing, FailedExchange, Pin, Gdt, Copy, GivenBack] {
-            // A kernel's GDT and the list of its frames are its own.
+            // Under Linux the GDT and the P2M are the kernel's, so cases that change them are left out.
             if KERNEL || !matches!(between, Gdt | GivenBack) {
                 retyped(report, way, between);
             }
@@ -80,17 +81,18 @@ pub(crate) fn run(report: &mut Report) {
     }
 }
 
-/// A frame that is not the guest's: at 2 MiB, where the hypervisor begins if a loader put it at its place.
+/// A frame that is not the guest's: at 2 MiB, where a loader normally puts the hypervisor.
 fn foreign_frame() -> u64 {
     0x200
 }
 
-/// An entry for `mfn` that is not present: with one more, it is.
+/// An entry for `mfn` that is not present; adding 1 makes the entry present.
 fn absent(mfn: u64) -> u64 {
     mfn << 12 | (RO | pte::US) & !pte::P
 }
 
-/// Hypercalls that are made as one, so that nothing comes between them. What they read stays where it is.
+/// Hypercalls that are made as one multicall, so that no interrupt of the guest's comes between them. The
+/// memory that they read stays in place.
 #[derive(Default)]
 pub(crate) struct List {
     calls: Vec<MulticallEntry>,
@@ -98,7 +100,7 @@ pub(crate) struct List {
 }
 
 impl List {
-    /// Words for a call to read or write: their address.
+    /// Keeps words for a call to read or write, and returns their address.
     fn keep(&mut self, words: &[u64]) -> u64 {
         let words = words.to_vec();
         let at = words.as_ptr() as u64;
@@ -119,7 +121,8 @@ impl List {
         self.call(__HYPERVISOR_MMU_UPDATE, [request, 1, 0, SELF]);
     }
 
-    /// The hypervisor adds 1 to the half word at `at`: `entry` is that of an address without a mapping.
+    /// Lets the hypervisor add 1 to the 32-bit word at `at`, by a call on `entry`, the entry of an address
+    /// without a mapping.
     fn add_one(&mut self, at: u64, entry: u64) {
         let request = self.keep(&[entry, 0]);
         self.call(__HYPERVISOR_MMU_UPDATE, [request, 1 | RESUMED, at, SELF]);
@@ -148,7 +151,8 @@ impl List {
     /// An exchange of two frames that fails at the second one, a table in use.
     pub(crate) fn failed_exchange(&mut self, mfn: u64) {
         let give = self.keep(&[mfn, base()]);
-        // One extent of two frames for two of one: both are given at once, or neither.
+        // The exchange is of one extent of two frames for two of one frame: the hypervisor exchanges both or
+        // neither.
         let take = self.keep(&[0x10_0000]);
         let mut words = [0; 9];
         words[..4].copy_from_slice(&Self::reservation(give, 2));
@@ -156,8 +160,9 @@ impl List {
         self.memory(XENMEM_EXCHANGE, &words);
     }
 
-    /// A hypervisor may flush when frames are allocated that were freed since the last time. From here on there are
-    /// none: an exchange that fails at its first frame allocates, and frees nothing of a guest's.
+    /// A hypervisor may flush the TLB when it allocates frames that were freed since the last flush. An exchange
+    /// that fails at its first frame allocates without freeing a guest's frame, so that later allocations find no
+    /// such frames.
     fn settle(&mut self) {
         self.failed_exchange(base());
     }
@@ -167,7 +172,7 @@ impl List {
         self.call(__HYPERVISOR_MEMORY_OP, [command.into(), arg, 0, 0]);
     }
 
-    /// Makes the calls: what each gave.
+    /// Makes the calls, and returns the result of each.
     pub(crate) fn make(&mut self) -> Vec<i64> {
         let at = self.calls.as_mut_ptr() as u64;
         call(__HYPERVISOR_MULTICALL, [at, self.calls.len() as u64, 0, 0, 0]);
@@ -175,8 +180,8 @@ impl List {
     }
 }
 
-/// The guest writes to the page itself, as it once could, after it became a table of level 1. Had that an effect, the
-/// entry would name a frame that is not the guest's, and the guest could read there.
+/// The guest writes to the page through an old translation, after the page has become an L1. If the write had an
+/// effect, the entry would name a frame that is not the guest's, and the guest could read that frame.
 fn by_instruction(report: &mut Report) {
     for between in [Between::Nothing, Between::FailedExchange] {
         let mut got = None;
@@ -202,7 +207,8 @@ fn by_instruction(report: &mut Report) {
             let va = at & !((1 << 30) - 1) | SLOT << 21 | AFTER << 12;
             let trap = probe::write(at + AFTER * 8, foreign << 12 | RO | pte::US);
             if trap.is_none() {
-                // The table again, if the translation still serves, before the hypervisor looks at the entry.
+                // Restores the table's entry through the same translation, before the hypervisor reads the
+                // entry.
                 got = Some((foreign, probe::read(va)));
                 let _ = probe::write(at + AFTER * 8, 0);
             }
@@ -216,7 +222,8 @@ fn by_instruction(report: &mut Report) {
     }
 }
 
-/// The same by the hypervisor's hand, in one call: no interrupt of another's is in between.
+/// Makes the hypervisor write through the old translation, in one multicall, so that no other domain's
+/// interrupt comes between.
 fn retyped(report: &mut Report, way: Way, between: Between) {
     let all = [1, 2, 3, 4].map(Becomes::Pinned).into_iter().chain([Becomes::Child, Becomes::Gdt]);
     let (mut escaped, mut spoiled) = (None, None);
@@ -229,7 +236,7 @@ fn retyped(report: &mut Report, way: Way, between: Between) {
                 escaped = Some((becomes, now, results));
             }
         }
-        // Whether the kernel gets the same frame again is the hypervisor's affair.
+        // The hypervisor need not give the kernel the same frame again.
         if !reached && between != Between::GivenBack {
             spoiled = Some(becomes);
         }
@@ -239,7 +246,7 @@ fn retyped(report: &mut Report, way: Way, between: Between) {
     report.case(&format!("{way:?}, {between:?}: all became what they should"), spoiled.is_none(), spoiled);
 }
 
-/// Adds what happens to the page between its last mapping's end and its new use.
+/// Adds the calls that use the page between the end of its last mapping and its new use.
 fn add_between(list: &mut List, scratch: &Scratch, between: Between) {
     let mfn = scratch.mfn(0);
     match between {
@@ -262,20 +269,21 @@ fn add_between(list: &mut List, scratch: &Scratch, between: Between) {
             list.memory(XENMEM_DECREASE_RESERVATION, &List::reservation(frames, 1));
             let pages = list.keep(&[scratch.pages.pfn(0).raw()]);
             list.memory(XENMEM_POPULATE_PHYSMAP, &List::reservation(pages, 1));
-            // Its entry, which the hypervisor has cleared, as it was.
+            // Restores the page's entry, which the hypervisor has cleared.
             list.update(mfn << 12 | AFTER * 8, absent(foreign_frame()));
         }
     }
 }
 
-/// One attack: the page's entry when it is a table or a GDT, and what each call gave; `None` if it did not become one.
+/// Makes one attack. Returns the page's entry when the page is a table or a GDT, and the result of each call; `None`
+/// if the page did not become one.
 fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64>)> {
     let scratch = Scratch::new(3);
     let (at, mfn, unmapped) = (scratch.at(0), scratch.mfn(0), scratch.entry_address(2));
     let [_, _, l2, _] = tables(at);
     let slot = (l2 << 12) + SLOT * 8;
     probe::write(scratch.page(0) + AFTER * 8, absent(foreign_frame()));
-    // With one more, no entry yet.
+    // The word is not present even with 1 added.
     probe::write(scratch.page(0) + BEFORE * 8, 1);
     let mut list = List::default();
     scratch.hide(0);
@@ -317,7 +325,8 @@ fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64
     if results[became] != 0 {
         let lost = between == Between::GivenBack && results[became - 1] != 0;
         if lost {
-            // The kernel has another frame in its place now, and knows nothing of it.
+            // The kernel now has another frame in the page's place, without knowing, so the page is never
+            // freed.
             core::mem::forget(scratch);
         }
         return None;
@@ -325,7 +334,7 @@ fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64
     map(scratch.at(1), mfn << 12 | RO);
     let now = probe::read(scratch.at(1) + AFTER * 8).unwrap_or(0);
     if now & 1 != 0 {
-        // Once more, and the entry is none again, if the translation still serves.
+        // A second addition through the same translation makes the entry not present again.
         let mut list = List::default();
         list.add_one(at + AFTER * 8, unmapped);
         list.make();
@@ -339,10 +348,12 @@ fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64
     Some((now, results))
 }
 
-/// A batch of requests that lies under a table which the batch itself makes a plain page, and fills: the second half of
-/// its last request then comes from where that page says, if the CPU goes on from the table that it kept.
+/// The tables that map a batch of requests include one that the batch itself turns into a plain page and overwrites.
+/// If the CPU still used that page as a cached table, the second half of the last request would come from wherever
+/// the new contents point.
 fn walked(report: &mut Report, level: usize) {
-    // Page 0: the requests. Pages 1 to `level`: tables of level 1 and up. Page 4: looks like a table of any level.
+    // Page 0 holds the requests, and pages 1 to `level` are tables of level 1 and up. Page 4 looks like a table of
+    // any level.
     let scratch = Scratch::new(6);
     let [l4, l3, l2, _] = tables(scratch.at(0));
     let (top, slot, start) = match level {
@@ -359,7 +370,8 @@ fn walked(report: &mut Report, level: usize) {
     }
     let forged = scratch.mfn(4) << 12 | pte::P | pte::RW | pte::US;
     probe::write(scratch.page(4), forged);
-    // At level 1 the page could be any frame; above it is one of the guest's, in which the walk leaves its mark.
+    // At level 1 the forged entry may name any frame. Above level 1 the entry names a frame of the guest's, in
+    // which the processor's walk would set accessed bits.
     let target = if level == 1 { foreign_frame() << 12 | RO | pte::US } else { forged };
     let table = scratch.mfn(level);
     let end = start + (PAGE_SIZE as u64) * 512u64.pow(level as u32 - 1);
@@ -384,11 +396,11 @@ fn walked(report: &mut Report, level: usize) {
         (Got(got), said, walked),
     );
     update((top << 12) + slot * 8, 0);
-    // A plain page again, without what the batch wrote.
+    // Makes the table a plain page again, without the batch's writes.
     update(table << 12 | 8, 0);
 }
 
-/// A descriptor of the LDT that the CPU has just loaded, written through a translation from before.
+/// Writes a descriptor of the LDT through an old translation, after the CPU has loaded from that LDT.
 fn local_descriptors(report: &mut Report) {
     const DATA: u64 = 0x00cf_f300_0000_ffff;
     const KERNEL_DATA: u64 = 0x00cf_9300_0000_ffff;
@@ -402,7 +414,7 @@ fn local_descriptors(report: &mut Report) {
         call(__HYPERVISOR_UPDATE_VA_MAPPING, [at, 0, 0, 0, 0]);
         map(scratch.at(1), mfn << 12 | RO);
         extended(MMUEXT_SET_LDT, scratch.at(1), 16);
-        // SAFETY: a selector of data as all others are; a trap is caught.
+        // SAFETY: the selector is of an ordinary data segment; a trap is caught.
         #[allow(unsafe_code)]
         let _ = probe::attempt(|| unsafe {
             core::arch::asm!("mov {old:e}, es", "mov es, {0:e}", "mov es, {old:e}", in(reg) 7u32, old = out(reg) _)

@@ -1,4 +1,4 @@
-//! Xenstore: others' nodes, bad paths, all quotas, and at last a message that cannot be.
+//! Xenstore: nodes of other domains, bad paths, all quotas, and at last an impossible message.
 
 use alloc::format;
 use alloc::string::String;
@@ -24,7 +24,7 @@ fn refused<T: core::fmt::Debug>(report: &mut Report, name: &str, got: &Answer<T>
     report.case(name, holds, got);
 }
 
-/// Runs all but the last.
+/// Runs all cases but the last.
 pub(crate) async fn run(report: &mut Report, store: &Xenstore) {
     let no = [Errno::EACCES, Errno::EPERM, Errno::ENOENT];
     for path in ["/local/domain/0/hostile", "/tool/hostile", "/hostile", "/", "/local/domain/12345/data"] {
@@ -119,13 +119,14 @@ async fn floods(report: &mut Report, store: &Xenstore) {
     report.case("a small node after all", got.is_ok(), &got);
 }
 
-/// A header that promises more than a message can hold, then nonsense in the indices: the daemon gives this ring up.
+/// Sends a header that promises more than a message can hold, then writes invalid indices. The daemon must give this
+/// ring up.
 pub(crate) async fn break_ring(
     report: &mut Report,
     page: SharedBytes<'static>,
     number: ring_abi::types::Port,
 ) {
-    // The client's task waits for answers that will not come: it only reads.
+    // The client's task waits for answers that will not come, and does not write to the ring meanwhile.
     let header = XsdSockmsg { r#type: XS_READ, req_id: 1, tx_id: 0, len: 1 << 20 };
     let produced = page.load_u32(0x804);
     for (n, byte) in header.as_bytes().iter().enumerate() {
@@ -149,6 +150,6 @@ pub(crate) async fn break_ring(
 fn notify(number: ring_abi::types::Port) {
     let port = Port::adopt(number);
     port.notify();
-    // The client has the port: it is not this one's to close.
+    // The client owns the port, so the port is not closed here.
     core::mem::forget(port);
 }

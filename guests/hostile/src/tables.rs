@@ -1,4 +1,5 @@
-//! Page tables: entries to what is not the guest's, writable tables, superpages, pins of garbage, bases.
+//! Page tables: entries to frames that are not the guest's, writable tables, superpages, pins of garbage,
+//! base pointers.
 
 use alloc::format;
 
@@ -14,7 +15,7 @@ use crate::report::Report;
 const PSE: u64 = 1 << 7;
 const US: u64 = pte::US;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     if KERNEL {
         assist(VMASST_CMD_DISABLE);
@@ -30,7 +31,7 @@ pub(crate) fn run(report: &mut Report) {
     }
 }
 
-/// What an L1 entry may not name.
+/// Tries L1 entries that name frames which the guest may not map.
 fn frames(report: &mut Report) {
     let scratch = Scratch::new(1);
     let foreign = foreign_frames();
@@ -44,7 +45,7 @@ fn frames(report: &mut Report) {
                     update(scratch.entry_address(0), mfn << 12 | bits)
                 }
             };
-            // The control domain may map what is no memory: device frames among them are no wrong.
+            // The control domain may map device memory, so such frames do not count.
             let taken = foreign.iter().find(|mfn| {
                 map(scratch.at(0), 0);
                 let result = set(**mfn);
@@ -85,7 +86,7 @@ fn frames(report: &mut Report) {
     report.case("and it works", probe::write(scratch.at(0), 7).is_none(), probe::read(scratch.at(0)));
 }
 
-/// Tables may be read, not written.
+/// Checks that the guest can read its page tables but not write them.
 fn own_tables(report: &mut Report) {
     let scratch = Scratch::new(1);
     for (level, mfn) in [4, 3, 2, 1].into_iter().zip(tables(scratch.at(0))) {
@@ -94,13 +95,14 @@ fn own_tables(report: &mut Report) {
         let got = update(scratch.entry_address(0), mfn << 12 | RW | US);
         report.refused(&format!("the same by mmu_update, L{level}"), got, &[EBUSY]);
         report.succeeds(&format!("readable mapping of an L{level}"), map(scratch.at(0), mfn << 12 | RO));
-        // The word that is there: some versions emulate writes to L1 tables whether the assist is on or not.
+        // The case writes the value that is there already: some versions of Xen emulate writes to L1 tables
+        // whether the assist is on or not.
         let trap = probe::write(scratch.at(0), probe::read(scratch.at(0)).unwrap_or(0));
         let emulated = level == 1 && trap.is_none();
         report.case(&format!("a write to an L{level}"), emulated || is_write_fault(trap), trap);
         map(scratch.at(0), 0);
     }
-    // A read-only mapping cannot be made writable by a shortcut.
+    // A change of flags alone must not make a table's mapping writable.
     let table = tables(scratch.at(0))[3];
     map(scratch.at(0), table << 12 | RO);
     let got = map(scratch.at(0), table << 12 | RW);
@@ -117,14 +119,14 @@ fn is_write_fault(trap: Option<probe::Trap>) -> bool {
 fn upper_levels(report: &mut Report) {
     let scratch = Scratch::new(1);
     let [l4, l3, l2, l1] = tables(scratch.at(0));
-    // The last slots of the window's tables are empty: the window's end is never taken.
+    // The slots are empty, since the end of the window is never used.
     let l2_slot = (l2 << 12) + 200 * 8;
     let table = pte::P | pte::RW | US | pte::A | pte::D;
     let own = scratch.mfn(0) << 12;
     for (name, bits) in [("PSE", PSE), ("PWT", pte::PWT), ("PCD", pte::PCD), ("G", 1 << 8)] {
         report.refused(&format!("L2 entry with {name}"), update(l2_slot, own | table | bits), &[EINVAL]);
     }
-    // 2 MiB from address 0 would hold the hypervisor or other domains.
+    // A superpage of 2 MiB at address 0 would map the hypervisor or other domains.
     report.refused("superpage from 0", update(l2_slot, table | PSE), &[EINVAL]);
     report.refused("a writable page as an L1", update(l2_slot, own | table), &[EINVAL, EBUSY]);
     report.refused("an L2 as an L1", update(l2_slot, l2 << 12 | table), &[EINVAL, EBUSY]);
@@ -150,7 +152,7 @@ fn upper_levels(report: &mut Report) {
     let l4_slot = (l4 << 12) + 300 * 8;
     report.refused("the L4 in itself, writable", update(l4_slot, l4 << 12 | table), &[EINVAL, EBUSY]);
     report.refused("L4 entry with PSE", update(l4_slot, l3 << 12 | table | PSE), &[EINVAL]);
-    // Readable it would give the hypervisor's tables addresses that are a guest's by their number.
+    // Even a read-only entry to a top table would show the hypervisor's tables at the guest's own addresses.
     report.refused(
         "the L4 in itself, readable",
         update(l4_slot, l4 << 12 | (table & !pte::RW)),
@@ -158,7 +160,7 @@ fn upper_levels(report: &mut Report) {
     );
 }
 
-/// Malformed requests.
+/// Makes malformed requests.
 fn requests(report: &mut Report) {
     let scratch = Scratch::new(2);
     let at = scratch.entry_address(0);
@@ -184,7 +186,8 @@ fn requests(report: &mut Report) {
     for whose in [0x7ff4, 0x7fff, 12345, 0xffff] {
         report.refused(&format!("domain {whose:#x}"), update_as(at, own, whose), &[ESRCH, EPERM, EINVAL]);
     }
-    // An array that runs out of mapped memory: what was read is done and counted, the rest is a fault.
+    // The array runs into unmapped memory. The hypervisor must do and count the requests that it could read,
+    // and report a fault for the rest.
     map(scratch.at(0), scratch.mfn(0) << 12 | RW);
     map(scratch.at(1), 0);
     let last = scratch.at(0) + PAGE_SIZE as u64 - 16;
@@ -229,7 +232,7 @@ fn pins(report: &mut Report) {
     }
     report.refused("unpin of the unpinned", extended(MMUEXT_UNPIN_TABLE, mfn, 0), &[EINVAL]);
     report.succeeds("writable after garbage", scratch.unprotect(0));
-    // One bad entry at the end: all that was taken before comes back.
+    // One bad entry at the end of a table: the hypervisor must give back all references that it took before.
     for slot in 0..511 {
         probe::write(scratch.page(0) + slot * 8, scratch.mfn(1) << 12 | RW);
     }
@@ -322,7 +325,7 @@ fn direct_writes(report: &mut Report) {
     report.case("a writable table", !bad, set);
     let _ = probe::write(at, now.unwrap_or(0));
     for offset in [1u64, 4, 7] {
-        // Across two entries, or over a part of one with what would be another frame.
+        // The write crosses two entries, or changes a part of one so that it would name another frame.
         let _ = probe::write(at + offset, u64::MAX);
         let set = probe::read(at).unwrap_or(0);
         let frame = (set & pte::FRAME) >> 12;

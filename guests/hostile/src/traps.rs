@@ -1,4 +1,4 @@
-//! Instructions and segments of the machine, ports, MSRs, addresses: what ring 3 must not get.
+//! Privileged instructions and segments, ports, MSRs, addresses: what ring 3 must not reach.
 #![allow(unsafe_code)] // each attempt is an instruction that must trap
 
 use alloc::format;
@@ -12,7 +12,7 @@ use crate::report::Report;
 use pvrt::probe::{self, Trap, attempt};
 use pvrt::space::*;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     instructions(report);
     addresses(report);
@@ -43,7 +43,7 @@ fn instructions(report: &mut Report) {
     must_trap!(report, "invd", 13, "invd");
     must_trap!(report, "swapgs", 13, "swapgs");
     must_trap!(report, "sysret", 13, "sysretq");
-    // On AMD's processors it is no instruction of 64-bit code.
+    // AMD's processors do not have the instruction in 64-bit mode.
     must_trap!(report, "sysexit", 6 | 13, "sysexit");
     must_trap!(report, "mov cr8", 13, "mov cr8, {}", in(reg) 0u64);
     must_trap!(report, "ud2", 6, "ud2");
@@ -56,9 +56,9 @@ fn instructions(report: &mut Report) {
     must_trap!(report, "int 14", 13, "int 14");
     must_trap!(report, "CR3 to nowhere", 13, "mov cr3, {}", in(reg) 0xffff_f000u64);
     must_trap!(report, "CR0 without paging", 13, "mov cr0, {}", in(reg) 0x11u64);
-    // The prefix without its instruction is an undefined one.
+    // The emulation prefix without its instruction is an undefined instruction.
     must_trap!(report, "the prefix alone", 6, ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x90");
-    // Not an instruction where the processor has no XSAVE.
+    // A processor without XSAVE does not have the instruction.
     must_trap!(report, "xsetbv of nonsense", 6 | 13, "xsetbv", in("ecx") 0, in("eax") 0, in("edx") 0xffff_ffffu32);
 }
 
@@ -100,7 +100,7 @@ fn addresses(report: &mut Report) {
 }
 
 fn segments(report: &mut Report) {
-    // The hypervisor's code, data and TSS, by their selectors and with others' privilege.
+    // The hypervisor's code, data and TSS selectors, with several privilege levels.
     for selector in [0xe008u32, 0xe009, 0xe010, 0xe00b, 0xe013, 0xe038, 0xe040, 0xe043, 0xfff8, 0xfffb] {
         // SAFETY: must trap; the segment is not used.
         let trap = attempt(|| unsafe { asm!("mov es, {0:e}", in(reg) selector) });
@@ -125,7 +125,8 @@ fn segments(report: &mut Report) {
 }
 
 fn flags(report: &mut Report) {
-    // AC, NT, DF, RF and a wrong IOPL on the way into a call: it works, and they do not confuse the hypervisor.
+    // The guest makes a hypercall with AC, NT, DF, RF and a wrong IOPL. The call must work, and the flags must
+    // not affect the hypervisor.
     for (name, bits) in
         [("AC", 1u64 << 18), ("NT", 1 << 14), ("DF", 1 << 10), ("ID", 1 << 21), ("IOPL", 3 << 12)]
     {
@@ -151,7 +152,7 @@ fn flags(report: &mut Report) {
         );
     });
     report.case("a call in single steps", trap.is_some_and(|trap| trap.vector == 1), (trap, result));
-    // SAFETY: the flag goes again with the trap.
+    // SAFETY: the trap clears the flag again.
     let trap = attempt(|| unsafe {
         asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "ud2");
     });
@@ -159,7 +160,8 @@ fn flags(report: &mut Report) {
 }
 
 fn registers(report: &mut Report) {
-    // Where a register is faked a write may be dropped; it must not come through.
+    // The hypervisor may drop a write to a register that it emulates, but must not pass the write to the
+    // machine.
     for (name, msr) in [
         ("EFER", 0xc000_0080u32),
         ("STAR", 0xc000_0081),
@@ -248,12 +250,12 @@ fn tables_of_gates(report: &mut Report) {
     for address in [1u64 << 63, 0x0000_8000_0000_0000] {
         report.refused(&format!("a gate to {address:#x}"), set(&[gate(6, address), gate(0, 0)]), &[EINVAL]);
     }
-    // More gates than vectors: the last of each counts.
+    // The table has more gates than there are vectors; the last gate of a vector is in force.
     let mut many = alloc::vec![gate(6, 0x1000); 4000];
     many.push(TrapInfo::default());
     report.succeeds("four thousand gates", set(&many));
     probe::install();
-    // A selector of the hypervisor in a gate is made the guest's.
+    // The hypervisor replaces its own selector in a gate by the guest's.
     let mut table = probe::trap_table();
     table.iter_mut().filter(|info| info.address != 0).for_each(|info| info.cs = 0xe008);
     report.succeeds("gates with the hypervisor's selector", set(&table));

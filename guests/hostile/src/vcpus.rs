@@ -1,5 +1,5 @@
-//! What another vCPU of this guest may still know of memory that has become a table: the second vCPU writes to a page,
-//! the first unmaps the page without a flush and makes it a table, the second writes again.
+//! Stale translations in the TLB of another vCPU's CPU. The second vCPU writes to a page, the first unmaps the page
+//! without a flush and makes it a page table, and the second writes again.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -17,24 +17,24 @@ use crate::stale::List;
 
 const STACK_PAGES: usize = 4;
 const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
-/// A slot of level 2 of the window's that nothing uses.
+/// A slot of the window's L2 that nothing uses.
 const SLOT: u64 = 201;
-/// A frame of the hypervisor's, if a loader put it at its place.
+/// A frame of the hypervisor's, where a loader normally puts it.
 const FOREIGN: u64 = 0x200;
 const TRIES: usize = 8;
 
-/// The vCPU whose turn it is, and the turn's purpose.
+/// Whose turn it is, and what to do in the turn.
 const IDLE: u32 = 0;
 const TOUCH: u32 = 1;
 const WRITE: u32 = 2;
 const STOP: u32 = 3;
 static TURN: AtomicU32 = AtomicU32::new(IDLE);
-/// The address, what the second vCPU writes there, and whether the write was refused.
+/// The address that the second vCPU writes to, the value, and whether the write trapped.
 static AT: AtomicU64 = AtomicU64::new(0);
 static VALUE: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU32 = AtomicU32::new(0);
 
-/// Runs all of them, if this domain has a second vCPU.
+/// Runs all cases, if this domain has a second vCPU.
 pub(crate) fn run(report: &mut Report) {
     let Some(_stack) = start() else { return };
     for fails in [false, true] {
@@ -53,11 +53,12 @@ pub(crate) fn run(report: &mut Report) {
     while TURN.load(Ordering::Acquire) != IDLE {
         sched::yield_cpu();
     }
-    // The second vCPU goes down by its own call, behind its last look.
+    // The second vCPU takes itself down after its last turn.
     others::wait_until_down(1);
 }
 
-/// One attack: what the second vCPU wrote to stands in the table so; `None` if the page did not become one.
+/// Makes one attack. Returns the table's word that the second vCPU wrote to; `None` if the page did not
+/// become a table.
 fn attempt(fails: bool) -> Option<u64> {
     let scratch = Scratch::new(2);
     let (at, mfn) = (scratch.at(0), scratch.mfn(0));
@@ -91,7 +92,7 @@ fn entry_by_map(scratch: &Scratch, mfn: u64) -> u64 {
     now
 }
 
-/// Has the second vCPU write `value` to `at`: true if that trapped.
+/// Lets the second vCPU write `value` to `at`; true if the write trapped.
 fn ask(turn: u32, at: u64, value: u64) -> bool {
     AT.store(at, Ordering::Relaxed);
     VALUE.store(value, Ordering::Relaxed);
@@ -102,7 +103,8 @@ fn ask(turn: u32, at: u64, value: u64) -> bool {
     REFUSED.load(Ordering::Relaxed) != 0
 }
 
-/// vCPU 1: does what it is told. The first one traps nothing meanwhile: the probe's state is one for all.
+/// The code of vCPU 1, which waits for its turn and writes. The first vCPU must not probe meanwhile, since
+/// both share the probe's state.
 extern "C" fn second(vcpu: u32) -> ! {
     let table = probe::trap_table();
     call(__HYPERVISOR_SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]);
@@ -124,7 +126,7 @@ extern "C" fn second(vcpu: u32) -> ! {
     others::go_down(vcpu)
 }
 
-/// Brings vCPU 1 up: its stack, or `None` if there is no such vCPU.
+/// Brings vCPU 1 up, and returns its stack; `None` if there is no such vCPU.
 fn start() -> Option<Pages> {
     let stack = Pages::zeroed(STACK_PAGES).ok()?;
     let top = (stack.va() + STACK_PAGES * PAGE_SIZE) as u64;

@@ -1,6 +1,8 @@
-//! Grant tables of version 2: entries, parts, grants passed on and status words that lie, and changes of version at bad moments.
+//! Grant tables of version 2: forged entries, sub-page and transitive grants and status words, and changes of version
+//! at bad moments.
 //!
-//! The table is this kernel's own, and no other kernel's: the entries of a runtime would not outlive a change of version.
+//! The cases run only where the table is the guest's own: the entries of another kernel would not survive a change of
+//! version.
 
 use alloc::format;
 
@@ -16,7 +18,7 @@ use crate::report::Report;
 
 /// The entry that most cases write.
 const GREF: u32 = 40;
-/// A reserved entry that nobody uses.
+/// A reserved entry that no code uses.
 const RESERVED: u32 = 7;
 
 fn grant<T>(command: u32, arg: &mut T) -> i64 {
@@ -67,7 +69,7 @@ impl Table {
         }
     }
 
-    /// Flags, this domain as grantee, and what stands beside them in the first word.
+    /// The first word of an entry: flags, this domain as grantee, and `beside` in the other bits.
     fn first(&self, flags: u16, beside: u64) -> u64 {
         u64::from(flags) | u64::from(self.me) << 16 | beside << 32
     }
@@ -78,7 +80,7 @@ impl Table {
         }
     }
 
-    /// Maps entry `gref`: the status, and the handle.
+    /// Maps entry `gref`, and returns the status and the handle.
     fn map(&self, gref: u32, flags: u32) -> (i64, u32) {
         let host_addr = if flags & GNTMAP_HOST_MAP != 0 { self.pages.at(0) } else { 0 };
         let mut arg = GnttabMapGrantRef { host_addr, flags, r#ref: gref, dom: self.me, ..Default::default() };
@@ -96,7 +98,7 @@ impl Table {
         }
     }
 
-    /// Copies between entry `gref` and the second page: the status.
+    /// Copies between entry `gref` and the second page, and returns the status.
     fn copy(&self, gref: u32, to: bool, offset: u16, len: u16) -> i64 {
         let granted = GnttabCopyPtr { u: gref.into(), domid: self.me, offset, ..Default::default() };
         let own = GnttabCopyPtr {
@@ -114,7 +116,7 @@ impl Table {
         }
     }
 
-    /// What an entry gives that must give nothing: the first use that came about.
+    /// Tries all uses of an entry that must permit none, and returns the first use that succeeded.
     fn gives(&self, gref: u32) -> Option<&'static str> {
         for flags in [GNTMAP_HOST_MAP, GNTMAP_HOST_MAP | GNTMAP_READONLY, GNTMAP_DEVICE_MAP] {
             if self.map(gref, flags).0 >= 0 {
@@ -135,7 +137,7 @@ impl Drop for Table {
     }
 }
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     let Ok(me) = event::own_domid() else { return report.case("own number", false, ()) };
     if usage().used != 0 {
@@ -236,7 +238,7 @@ fn passed_on(report: &mut Report, table: &Table) {
 }
 
 fn status_words(report: &mut Report, table: &Table) {
-    // Marks of the guest's own permit nothing, and free nothing.
+    // Marks that the guest itself writes to status words must neither permit a use nor release anything.
     table.fill_status(u64::MAX);
     table.write(GREF, [0, table.pages.mfn(0)]);
     let got = table.gives(GREF);
@@ -284,7 +286,8 @@ fn versions(report: &mut Report, table: &Table) {
         map(table.window.at(1), table.status << 12 | RW);
     }
     table.write(RESERVED, [0, 0]);
-    // There and back, with an entry that would be somebody's frame in the other format.
+    // Changes the version and back, with an entry that would name a frame of another domain in the other
+    // format.
     map(table.window.at(1), 0);
     let foreign = foreign_frames().into_iter().find(|mfn| *mfn >= 0x100).unwrap_or(0);
     let mut wrong = None;
@@ -298,7 +301,7 @@ fn versions(report: &mut Report, table: &Table) {
     set_version(2);
 }
 
-/// What was the status words' is nobody's, or another's.
+/// Checks that the frame that held status words is no longer accessible here.
 fn after(report: &mut Report, status: u64) {
     let scratch = Scratch::new(1);
     let got = map(scratch.at(0), status << 12 | RW);

@@ -1,4 +1,4 @@
-//! Random calls with arguments that are nearly right: whatever they do must stay within this domain.
+//! Random hypercalls with nearly valid arguments, whose effects must stay within this domain.
 
 use alloc::vec::Vec;
 
@@ -9,7 +9,7 @@ use crate::report::Report;
 
 /// Calls made.
 const CALLS: u32 = 30_000;
-/// Pages whose contents, frames and addresses the calls may do anything to.
+/// Pages that the calls may change in any way.
 const PAGES: usize = 8;
 
 /// xorshift64*.
@@ -28,11 +28,12 @@ impl Random {
     }
 }
 
-/// Whether a call could end, stop or unhinge this kernel by rights.
+/// Whether a call could rightly end, stop or break this kernel.
 fn is_own_harm(number: u32, args: &[u64; 5]) -> bool {
     let command = args[0] as u32;
     match number {
-        // Handlers, the stack, callbacks, contexts: all this kernel's to break. `iret` leaves for good.
+        // Trap handlers, the stack, callbacks, contexts: a random one would break this kernel. `iret` would
+        // not return.
         __HYPERVISOR_SET_TRAP_TABLE
         | __HYPERVISOR_SET_CALLBACKS
         | __HYPERVISOR_CALLBACK_OP
@@ -48,7 +49,7 @@ fn is_own_harm(number: u32, args: &[u64; 5]) -> bool {
         // Grant version and references of this kernel's table.
         __HYPERVISOR_GRANT_TABLE_OP => matches!(command, 8 | 11),
         __HYPERVISOR_VM_ASSIST => true,
-        // A random list of calls would hold the above.
+        // A multicall of random calls would contain the calls above.
         __HYPERVISOR_MULTICALL => true,
         __HYPERVISOR_CONSOLE_IO => true,
         _ => false,
@@ -94,10 +95,10 @@ fn values(scratch: &Scratch) -> Vec<u64> {
     pool
 }
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     if report.privileged {
-        // The control domain's mistakes are the machine's.
+        // Random calls of the control domain could break the machine.
         return;
     }
     let scratch = Scratch::new(PAGES);
@@ -105,7 +106,7 @@ pub(crate) fn run(report: &mut Report) {
         map(scratch.at(n), scratch.mfn(n) << 12 | RW);
     }
     let pool = values(&scratch);
-    // What memory is handed over as arguments: more of the same.
+    // Pages that calls take as arguments are filled with random values of the same kind.
     let mut random = Random(0x4d4b_1234_5678_9abc ^ seed());
     let seed = random.0;
     let mut done = [0u32; 64];
@@ -140,6 +141,6 @@ pub(crate) fn run(report: &mut Report) {
     let alive = call(__HYPERVISOR_XEN_VERSION, [0, 0, 0, 0, 0]) > 0;
     let sum: u32 = done.iter().sum();
     report.case("random calls", alive, (seed, sum));
-    // The pages may be tables or descriptors now, or gone: they are left as they are.
+    // The pages may be tables or descriptors now, or gone, so they are never freed.
     core::mem::forget(scratch);
 }

@@ -2,24 +2,24 @@
 
 use ring_abi::io::console::frontend;
 
-/// Newlines in the console's ring whenever there is room, and events whether there is or not.
+/// Writes newlines to the console's ring whenever there is room, and sends events all the time.
 pub(super) fn newlines() {
     fill(&[b'\n'; 2048]);
 }
 
-/// Lines as long as half the ring.
+/// Writes lines half as long as the ring.
 pub(super) fn lines() {
     let mut bytes = [b'x'; 1024];
     bytes[1023] = b'\n';
     fill(&bytes);
 }
 
-/// One byte at a time, with an event for each.
+/// Writes one byte at a time, with an event for each.
 pub(super) fn bytes() {
     fill(b"x");
 }
 
-/// These bytes in the console's ring, for ever.
+/// Writes these bytes to the console's ring, for ever.
 fn fill(bytes: &[u8]) {
     let Some(ring) = pvrt::console::ring() else { return };
     let _ours = pvrt::console::pause();
@@ -31,8 +31,8 @@ fn fill(bytes: &[u8]) {
     }
 }
 
-/// The input ring's consumer beyond its producer, and never an event again: an administrator who types there must find
-/// the way out.
+/// Sets the input ring's consumer index beyond the producer index, and never sends an event again. An administrator
+/// who types there must still be able to leave the console.
 pub(super) fn ruined_input() {
     use ring_abi::io::console::IN;
     let Some(ring) = pvrt::console::ring() else { return };

@@ -1,4 +1,4 @@
-//! What keeps the hypervisor busy.
+//! Attacks that keep the hypervisor busy.
 
 use alloc::vec;
 
@@ -14,24 +14,25 @@ use ring_abi::types::DOMID_SELF;
 
 use crate::herd::{self, Herd, WokenBy};
 
-/// When herds wake, and for how long: all that were asked between two multiples of this wake together.
+/// Herds wake at multiples of this time, so that all herds that were asked since the last multiple wake
+/// together.
 const TOGETHER_NS: u64 = 10_000_000_000;
 const AWAKE_NS: u64 = 2_000_000_000;
 
-/// Gives the CPU away as often as it can.
+/// Yields the CPU as often as possible.
 pub(super) fn yields() {
     loop {
         sched::yield_cpu();
     }
 }
 
-/// Events to itself.
+/// Sends events to this domain itself.
 pub(super) fn events() {
     let Ok(port) = event::bind_ipi(0) else { return };
     while event::send(port).is_ok() {}
 }
 
-/// Calls that keep the hypervisor for as long as calls can.
+/// Makes the hypercalls that take longest.
 pub(super) fn hypercalls() {
     let Ok(page) = Pages::zeroed(1) else { return };
     let own = DOMID_SELF.into();
@@ -50,7 +51,8 @@ pub(super) fn hypercalls() {
     }
 }
 
-/// All vCPUs that a guest can have sleep until the toolstack asks this domain to shut down; then all run for a while.
+/// Starts as many vCPUs as a guest can have. They sleep until the toolstack asks this domain to shut down; then all
+/// run for a while.
 pub(super) async fn herd(store: Xenstore) -> Result<(), StoreError> {
     let Some(herd) = Herd::start(WokenBy::Wake).await else { return Ok(()) };
     println!("herd: {} vCPUs sleep", herd.members());

@@ -1,4 +1,4 @@
-//! Requests to the block backend, on a ring by hand.
+//! Attacks on the block backend, through a ring that this guest fills itself.
 
 use frontends::xenbus::{Device, Nodes, StoreError, Xenstore};
 use pvrt::executor::{time, yield_now};
@@ -57,7 +57,7 @@ impl Front {
         BlkifRequestSegment { gref: self.buffer.gref(0).raw(), last_sect: 7, ..FromZeros::new_zeroed() }
     }
 
-    /// Keeps the ring full of what `request` makes, for ever.
+    /// Keeps the ring full of requests that `request` makes, for ever.
     async fn fill(&mut self, request: impl Fn(&Self, u32) -> BlkifRequest) -> Result<()> {
         for index in 0.. {
             while self.ring.is_full() {
@@ -71,12 +71,12 @@ impl Front {
     }
 }
 
-/// The ring full of reads.
+/// Keeps the ring full of reads.
 pub(super) async fn reads(store: Xenstore) -> Result<()> {
     Front::connect(&store).await?.fill(|front, index| front.request(BLKIF_OP_READ, index)).await
 }
 
-/// The ring full of reads with as many segments as there may be.
+/// Keeps the ring full of indirect reads with the most segments.
 pub(super) async fn indirect(store: Xenstore) -> Result<()> {
     let mut front = Front::connect(&store).await?;
     let segments: u16 = store.read_as(&front.device.back("feature-max-indirect-segments")).await?;
@@ -106,7 +106,7 @@ pub(super) async fn barriers(store: Xenstore) -> Result<()> {
         .await
 }
 
-/// Random bytes in all slots, then indices that cannot be, and a new connection.
+/// Writes random bytes to all slots, then impossible indices, and connects anew.
 pub(super) async fn garbage(store: Xenstore) -> Result<()> {
     let mut front = Front::connect(&store).await?;
     let mut word = time::now_ns();
@@ -117,7 +117,7 @@ pub(super) async fn garbage(store: Xenstore) -> Result<()> {
                 word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 *byte = (word >> 56) as u8;
             }
-            // Half of them are operations that there are.
+            // Half of the requests have an operation that exists.
             request.operation &= 0x87;
             front.ring.publish(&request);
         }
@@ -127,7 +127,7 @@ pub(super) async fn garbage(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Connections that are closed as soon as they are there.
+/// Connects, and closes each connection at once.
 pub(super) async fn reconnect(store: Xenstore) -> Result<()> {
     let mut front = Front::connect(&store).await?;
     loop {

@@ -1,4 +1,4 @@
-//! What makes the hypervisor take memory.
+//! An attack that makes the hypervisor allocate memory.
 
 use alloc::vec;
 
@@ -15,9 +15,9 @@ use crate::scatter;
 /// Pages of an exchange that is done in one piece.
 const PIECE: usize = 512;
 
-/// Leaves the hypervisor's heap no free frames in a row; once the toolstack has asked this domain twice to shut down,
-/// exchanges memory by lists that are as long as the hypervisor reads at once. Each is refused: the lists name frames of
-/// nobody's.
+/// Fragments free memory, so that the hypervisor's heap finds no adjacent free frames. When the toolstack has asked
+/// this domain twice to shut down, exchanges memory by the longest lists that the hypervisor reads at once. Each
+/// exchange is refused, since the lists name frames that no domain owns.
 pub(super) async fn scattered_lists(store: Xenstore) -> Result<(), StoreError> {
     let mut frames = vec![0u64; PIECE];
     if !scatter::run() {

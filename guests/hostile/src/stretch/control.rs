@@ -1,4 +1,4 @@
-//! What a control domain asks for: domains made, filled, and ended.
+//! Calls of a control domain: making, filling and ending domains.
 
 use alloc::format;
 use alloc::vec;
@@ -19,13 +19,13 @@ use ring_abi::types::{DOMID_SELF, DomId};
 use super::{TABLE, case};
 use crate::memory::reservation;
 
-/// vCPUs of a domain that has many: as many as can be.
+/// vCPUs of a domain that has the most.
 const MANY: u32 = 128;
 
 /// Ports of a domain that has many.
 const MANY_PORTS: u64 = 4000;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(super) fn run() {
     vcpus();
     memory();
@@ -34,7 +34,7 @@ pub(super) fn run() {
     console();
 }
 
-/// A new domain, paused, that may have any memory.
+/// Makes a domain, paused, without a limit of its memory.
 fn create(vcpus: u32) -> Result<DomId, Errno> {
     let config = XenDomctlCreatedomain {
         max_vcpus: vcpus,
@@ -66,7 +66,7 @@ fn vcpus() {
     case("destroydomain", || number(domctl::destroy(dom)));
 }
 
-/// Frames for `dom`, or as many as there are: their numbers.
+/// Populates `dom` with frames, as far as there are any, and returns their numbers.
 fn populate(dom: DomId, count: u64, order: u32) -> (i64, Vec<u64>) {
     let mut list: Vec<u64> = (0..count).map(|n| n << order).collect();
     let mut arg =
@@ -100,7 +100,7 @@ fn memory() {
     }
 }
 
-/// A domain whose tables fill a part of its memory.
+/// Makes a domain with many page tables, pins and unpins them, and ends the domain with the tables pinned.
 fn tables() {
     let count = (end_of_memory() / 16).min(8192) as usize;
     let Ok(dom) = create(1) else { return };
@@ -136,7 +136,7 @@ fn tables() {
     case("destroydomain with them", || number(domctl::destroy(dom)));
 }
 
-/// Opens ports of `dom` until there are no more, or many: how many.
+/// Opens ports of `dom`, at most [`MANY_PORTS`], and returns how many.
 fn open_ports(dom: DomId) -> u64 {
     let open = |_: &u64| {
         let mut arg = EvtchnAllocUnbound { dom: dom.raw(), remote_dom: DOMID_SELF, ..Default::default() };

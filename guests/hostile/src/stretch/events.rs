@@ -1,4 +1,4 @@
-//! Event channels, as many as there can be.
+//! Calls on event channels, with as many ports as there can be.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -46,7 +46,8 @@ pub(super) fn events() {
     case("half of them closed", || {
         call(__HYPERVISOR_MULTICALL, [calls.as_mut_ptr() as u64, half as u64, 0, 0, 0])
     });
-    // All are taken again but the last, and the first is closed, opened, and another sought.
+    // All ports but the last are open again. The first is closed and opened, and then the hypervisor must
+    // search for another.
     let mut first = EvtchnClose { port: 1 };
     let mut other = alloc;
     let call_of = |command: u32, arg: u64| MulticallEntry {

@@ -1,4 +1,4 @@
-//! The FIFO layout, with as many ports and pages as there can be.
+//! Calls on the FIFO layout, with as many ports and pages as there can be.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -27,7 +27,7 @@ fn event<T>(command: u32, arg: &mut T) -> i64 {
     op(__HYPERVISOR_EVENT_CHANNEL_OP, command, arg)
 }
 
-/// Takes the timer's event off its word, and all off the ready bits.
+/// Clears the timer's event in its word, and all ready bits.
 pub(super) fn take_tick() {
     let (control, words) = (CONTROL.load(Ordering::Relaxed), FIRST_WORDS.load(Ordering::Relaxed));
     if control != 0 {
@@ -36,7 +36,7 @@ pub(super) fn take_tick() {
     }
 }
 
-/// IPIs until there are `count`, or no more: their number.
+/// Opens IPI ports, at most `count`, and returns how many.
 fn open(count: usize) -> usize {
     let mut opened = 0;
     while opened < count {
@@ -72,7 +72,8 @@ pub(super) fn fifo() {
     });
     TIMER.store(timer.unwrap_or(0), Ordering::Relaxed);
     let scratch = Scratch::new(3);
-    // All pending, masked with two levels, so that the page of words brings each event.
+    // All pending bits of the two-level layout are set, so that adding the page of words queues an event for
+    // each port.
     let count = open(4096);
     for word in 0..64 {
         pvrt::shared_info().store_u64(ring_abi::shared_info::EVTCHN_PENDING_OFFSET + word * 8, u64::MAX);
@@ -85,7 +86,7 @@ pub(super) fn fifo() {
         pvrt::shared_info().store_u64(ring_abi::shared_info::EVTCHN_PENDING_OFFSET + word * 8, u64::MAX);
     }
     for page in 0..4 {
-        // A page of its own for the timer's word; then one for all others.
+        // The timer's word gets a page of its own, then all others share one.
         let mut expand = EvtchnExpandArray { array_gfn: scratch.mfn(if page == 0 { 1 } else { 2 }) };
         case(&format!("page {page} of words for 1,024 events"), || event(EVTCHNOP_EXPAND_ARRAY, &mut expand));
     }
@@ -98,7 +99,7 @@ pub(super) fn fifo() {
         more = open(131_072);
         more as i64
     });
-    // Every closed port is on a queue, say the words.
+    // The words claim that every closed port is on a queue.
     let words = scratch.pages.page(2);
     (0..1024).for_each(|n| words.store_u32(n * 4, LINKED | MASKED | PENDING));
     for port in 1030..60_000 {

@@ -1,4 +1,4 @@
-//! All vCPUs of a guest that wake at one instant, each with a time area, beside those of another guest.
+//! The vCPUs of a guest, each with a time area, all wake at one instant, and those of another guest too.
 
 use pvrt::marker::mark;
 use pvrt::{println, time};
@@ -7,9 +7,9 @@ use crate::herd::{self, Herd, WokenBy};
 
 /// The timers of all guests fire at multiples of this.
 const TOGETHER_NS: u64 = 1_000_000_000;
-/// After so long all sleep again.
+/// After this time all sleep again.
 const SETTLED_NS: u64 = 300_000_000;
-/// How long all run.
+/// How long the members of a herd run.
 const BUSY_NS: u64 = 50_000_000;
 
 /// The cases, each between its marks.

@@ -1,4 +1,5 @@
-//! Tables whose entries hold the last references on their pages: the end of such a table frees all of them.
+//! Page tables whose entries hold the last references on their pages: when such a table is released, all its
+//! pages are freed.
 
 use alloc::vec::Vec;
 
@@ -14,10 +15,10 @@ use ring_abi::types::PAGE_SIZE;
 use super::{FREE_SLOT, SELF, TABLE, case};
 use crate::memory::reservation;
 
-/// Tables that are given up in one multicall.
+/// Tables that one multicall releases.
 const TABLES: usize = 8;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(super) fn run() {
     let Some(table) = l1_of_last_references() else {
         return println!("stretch: no memory for last references");
@@ -47,7 +48,7 @@ pub(super) fn run() {
     });
 }
 
-/// A pinned table of level 1 with the only references on 512 pages, which this guest has given back. `None`: no memory.
+/// Makes a pinned L1 that holds the only references on 512 pages, which this guest has given back. `None`: no memory.
 fn l1_of_last_references() -> Option<Pages> {
     let pages = Pages::zeroed(512).ok()?;
     let table = Pages::zeroed(1).ok()?;
@@ -65,7 +66,7 @@ fn l1_of_last_references() -> Option<Pages> {
     for n in 0..512 {
         map((pages.va() + n * PAGE_SIZE) as u64, 0);
     }
-    // What is mapped no more is nobody's that this kernel knows.
+    // These pages are no longer mapped, so this kernel must never use or free them.
     core::mem::forget(pages);
     let mut arg = reservation(frames.as_ptr() as u64, 512, 0);
     (op(__HYPERVISOR_MEMORY_OP, XENMEM_DECREASE_RESERVATION, &mut arg) == 512).then_some(table)

@@ -1,4 +1,4 @@
-//! Memory given back, taken, and exchanged, in small and large extents.
+//! Calls that give memory back, take it, and exchange it, in small and large extents.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -22,7 +22,7 @@ pub(super) fn memory() {
     for n in 0..COUNT {
         map((pages.va() + n * PAGE_SIZE) as u64, 0);
     }
-    // What is mapped no more is nobody's that this kernel knows.
+    // These pages are no longer mapped, so this kernel must never use or free them.
     core::mem::forget(pages);
     let memory = |command: u32, arg: &mut XenMemoryReservation| {
         call(__HYPERVISOR_MEMORY_OP, [command.into(), (&raw mut *arg) as u64, 0, 0, 0])

@@ -1,8 +1,9 @@
-//! What keeps the hypervisor busy for longest, for a count of the instructions between two moments at which it takes
-//! interrupts (`cargo xtask bench stretch`). Not one of these calls is refused: each must be cut in pieces.
+//! The calls that keep the hypervisor busy for longest. `cargo xtask bench stretch` counts the hypervisor's
+//! instructions between two moments at which interrupts are taken. None of these calls is refused: the hypervisor
+//! must split each into pieces.
 //!
-//! A timer of this guest's fires all the time, so that the end of one piece and the next request to stop are never far
-//! apart. Prints `stretch: NAME` for each, between marks 300 and 301.
+//! A timer of this guest's fires all the time, so that an interrupt is soon pending after each piece begins. Prints
+//! `stretch: NAME` for each, between marks 300 and 301.
 #![allow(unsafe_code)] // the entry of an event upcall; page tables of its own
 
 mod control;
@@ -37,10 +38,10 @@ use pvrt::hypercall::mmu::pte;
 
 const SELF: u64 = DOMID_SELF as u64;
 const TABLE: u64 = pte::P | pte::RW | pte::US | pte::A | pte::D;
-/// The timer fires after so many nanoseconds, of which an emulator that counts takes one an instruction: this and up to
-/// as many again.
+/// The timer fires after this time plus up to as much again. With counted instructions, a nanosecond is one
+/// instruction.
 const TICK_NS: u64 = 8_000;
-/// The first of some slots of level 2 of the window's that nothing uses.
+/// The first of some slots of the window's L2 that nothing uses.
 const FREE_SLOT: u64 = 201;
 /// Words of pending events that this kernel uses.
 const WORDS: usize = 64;
@@ -100,14 +101,14 @@ extern "C" fn tick() {
         info.store_u64(EVTCHN_PENDING_OFFSET + word * 8, 0);
     }
     fifo::take_tick();
-    // Never at one distance from the last: what is hit is anything.
+    // The distance to the last interrupt varies, so that an interrupt may come at any instruction.
     let count = TICKS.fetch_add(1, Ordering::Relaxed);
     let spread = count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let at = pvrt::time::now_ns() + TICK_NS + spread % TICK_NS;
     call(__HYPERVISOR_SET_TIMER_OP, [at, 0, 0, 0, 0]);
 }
 
-/// Runs what `case` asks for of this module: whether that is anything.
+/// Runs the case of this module that `case` names; false if there is none.
 pub(crate) async fn run(case: Option<&str>) -> bool {
     match case {
         Some("stretch") => ticking(of_any_guest),
@@ -119,7 +120,7 @@ pub(crate) async fn run(case: Option<&str>) -> bool {
     true
 }
 
-/// Does `act` with upcalls that come here.
+/// Runs `act` while this module handles upcalls.
 fn ticking(act: fn()) {
     let register = CallbackRegister {
         r#type: CALLBACKTYPE_EVENT,
@@ -135,7 +136,7 @@ fn ticking(act: fn()) {
     info.store_u8(UPCALL_PENDING_OFFSET, 1);
 }
 
-/// What any guest may do.
+/// The cases that any guest may run.
 fn of_any_guest() {
     tree::trees();
     batches();
@@ -147,11 +148,11 @@ fn of_any_guest() {
     others();
     short::run();
     timers::run();
-    // Takes memory that does not come back.
+    // This case comes last, since its memory does not come back.
     last::run();
 }
 
-/// One case: `act`, with the timer firing.
+/// Runs one case, `act`, while the timer fires.
 fn case(name: &str, act: impl FnOnce() -> i64) {
     let info = pvrt::shared_info();
     mark::<300>();
@@ -163,7 +164,7 @@ fn case(name: &str, act: impl FnOnce() -> i64) {
     println!("stretch: {name}: {got:#x}");
 }
 
-/// The longest lists.
+/// Makes calls with the longest lists.
 fn batches() {
     let scratch = Scratch::new(1);
     let (at, own) = (scratch.entry_address(0), scratch.mfn(0) << 12 | RW);
@@ -201,7 +202,7 @@ fn batches() {
     );
 }
 
-/// A large grant table, and its changes of version.
+/// Changes the version of a large grant table.
 fn versions() {
     let mut frames = vec![0u64; 64];
     let mut setup = GnttabSetupTable {
@@ -229,7 +230,7 @@ fn versions() {
     case("version 1 again", || set_version(1));
 }
 
-/// Grant operations at their longest.
+/// Makes the longest grant operations.
 fn grants() {
     let scratch = Scratch::new(2);
     let (from, to) = (scratch.mfn(0), scratch.mfn(1));
@@ -264,7 +265,7 @@ fn grants() {
         .map(|map| GnttabUnmapGrantRef { handle: map.handle, host_addr: scratch.at(0), ..Default::default() })
         .collect();
     case("their end at that address", || grant(GNTTABOP_UNMAP_GRANT_REF, unmaps.as_mut_ptr() as u64, 4096));
-    // Two entries, since each can be used 65,535 times.
+    // Two entries are granted, since each can be mapped 65,535 times.
     if let Ok(other) = crate::ground::grant_access(me, scratch.pages.mfn(1), false) {
         let entries = [granted.number().raw(), other.number().raw()];
         case("70,000 handles", || {
@@ -276,11 +277,11 @@ fn grants() {
             i64::from(maps[511].status)
         });
     }
-    // The handles are kept, and with them the use of both pages for writing.
+    // The handles are kept, so both pages stay mapped writable.
     core::mem::forget(scratch);
 }
 
-/// What is left: descriptors, the console, traps, vCPUs.
+/// The other calls: descriptors, the console, traps, vCPUs.
 fn others() {
     let scratch = Scratch::new(14);
     let frames: Vec<u64> = (0..14).map(|n| scratch.mfn(n)).collect();
@@ -330,7 +331,7 @@ fn others() {
     });
     case("a thousand CPUID", || {
         for leaf in 0..1000u32 {
-            // SAFETY: emulated: reads what the guest may know.
+            // SAFETY: the hypervisor emulates the instruction, which reads what the guest may know.
             unsafe {
                 core::arch::asm!(
                     "push rbx", ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2", "pop rbx",

@@ -18,16 +18,16 @@ use ring_abi::vcpu::VCPUOP_INITIALISE;
 use super::case;
 use crate::memory::reservation;
 
-/// Calls that a multicall makes between two looks.
+/// Calls of a multicall between two checks for a pending interrupt.
 const CALLS: usize = 8;
 /// Pages of a GDT.
 const GDT_PAGES: usize = 14;
-/// Unmaps that one call makes between two looks.
+/// Unmaps of one call between two checks for a pending interrupt.
 const UNMAPS: usize = 32;
-/// Copies and maps that one call makes between two looks.
+/// Copies and maps of one call between two checks for a pending interrupt.
 const EACH: usize = 8;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(super) fn run() {
     exchanges();
     copies_and_maps();
@@ -35,7 +35,7 @@ pub(super) fn run() {
     unmaps();
 }
 
-/// A multicall of calls with these arguments.
+/// Makes a multicall of calls with these arguments.
 fn multicall(number: u32, args: &[[u64; 6]]) -> i64 {
     let mut calls: Vec<MulticallEntry> =
         args.iter().map(|&args| MulticallEntry { op: number.into(), result: 0, args }).collect();
@@ -43,18 +43,18 @@ fn multicall(number: u32, args: &[[u64; 6]]) -> i64 {
     if got == 0 { calls.last().map_or(0, |last| last.result as i64) } else { got }
 }
 
-/// The arguments of a command for each of these structures.
+/// The arguments for calls of a command, one call for each structure.
 fn each<T>(command: u32, structures: &mut [T]) -> Vec<[u64; 6]> {
     structures.iter_mut().map(|arg| [command.into(), (&raw mut *arg) as u64, 0, 0, 0, 0]).collect()
 }
 
-/// The arguments of a command for so many of these structures at once.
+/// The arguments for calls of a command, each with `length` of the structures.
 fn lists<T>(command: u32, structures: &mut [T], length: usize) -> Vec<[u64; 6]> {
     let lists = structures.chunks_mut(length);
     lists.map(|list| [command.into(), list.as_mut_ptr() as u64, list.len() as u64, 0, 0, 0]).collect()
 }
 
-/// Exchanges that are refused for the last of their frames.
+/// Makes exchanges that the hypervisor refuses for the last of their frames.
 fn exchanges() {
     const COUNT: usize = 512;
     let Ok(pages) = Pages::zeroed(COUNT) else { return println!("stretch: no memory for exchanges") };
@@ -75,11 +75,11 @@ fn exchanges() {
     });
     frames[COUNT - 1] = frames[0];
     case("an exchange that names a frame twice", || multicall(__HYPERVISOR_MEMORY_OP, &calls[..1]));
-    // Most are mapped nowhere: nobody uses them again.
+    // Most of the pages are no longer mapped, so no code may use them again.
     core::mem::forget(pages);
 }
 
-/// Lists of copies and of maps that are too short to look.
+/// Makes calls with lists of copies and of maps that are too short for a check within a call.
 fn copies_and_maps() {
     let Ok(pages) = Pages::zeroed(3) else { return println!("stretch: no memory for copies") };
     let Ok(me) = pvrt::hypercall::event::own_domid() else { return };
@@ -119,7 +119,8 @@ fn copies_and_maps() {
     core::mem::forget((pages, from, to));
 }
 
-/// Contexts for a vCPU that has none, each with descriptors that were never checked, and refused at its end.
+/// Gives a vCPU contexts whose GDT pages were never checked; the hypervisor refuses each context at the last
+/// check.
 fn contexts() {
     let scratch = Scratch::new(CALLS * GDT_PAGES);
     for n in 0..CALLS * GDT_PAGES {
@@ -147,7 +148,8 @@ fn contexts() {
     core::mem::forget(scratch);
 }
 
-/// Mappings that hold the last references on their pages, ended by lists so short that they do not look.
+/// Ends mappings that hold the last references on their pages, by lists that are too short for a check within
+/// a call.
 fn unmaps() {
     const COUNT: usize = CALLS * UNMAPS;
     let (Ok(pages), Ok(places)) = (Pages::zeroed(COUNT), Pages::zeroed(COUNT)) else {

@@ -22,7 +22,7 @@ static DUE: AtomicU64 = AtomicU64::new(0);
 /// vCPUs whose timer has fired.
 static FIRED: AtomicU32 = AtomicU32::new(0);
 
-/// Runs them, if this guest has other vCPUs.
+/// Runs the case, if this guest has other vCPUs.
 pub(super) fn run() {
     let Ok(stacks) = Pages::zeroed(MOST as usize) else { return };
     let top = |vcpu: u32| (stacks.va() + (vcpu as usize + 1) * PAGE_SIZE) as u64;
@@ -40,7 +40,7 @@ pub(super) fn run() {
     (1..=started).for_each(others::wait_until_down);
 }
 
-/// Another vCPU: waits for the instant, with two of its timers.
+/// The code of another vCPU: sets its timer for the instant, and polls until then.
 extern "C" fn other(vcpu: u32) -> ! {
     let due = DUE.load(Ordering::Relaxed);
     let timer = VcpuSetSingleshotTimer { timeout_abs_ns: due, ..Default::default() };

@@ -1,4 +1,5 @@
-//! Trees of page tables that become valid and cease to be: by pins, by base pointers, by lists of entries.
+//! Trees of page tables that the hypervisor must validate and release: by pins, by base pointers, by lists of
+//! entries.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -22,7 +23,7 @@ struct Tree {
 }
 
 impl Tree {
-    /// A tree of some `count` tables, of which each maps the frame of page 0 as often as it can.
+    /// Makes a tree of about `count` tables, of which each L1 maps the frame of page 0 in every entry.
     fn new(count: usize) -> Option<Self> {
         let l2 = count.div_ceil(512);
         let pages = Pages::zeroed(count + l2 + 3).ok()?;
@@ -59,7 +60,7 @@ impl Tree {
         1 + self.l1 + self.l2
     }
 
-    /// A table of level 4 with the kernel's entries, when it is asked for.
+    /// The number of the page that becomes the L4 by [`Self::with_kernel`].
     fn l4(&self) -> usize {
         2 + self.l1 + self.l2
     }
@@ -76,7 +77,7 @@ impl Tree {
         probe::write(self.at(n) + slot as u64 * 8, value);
     }
 
-    /// Makes the L4 one that this kernel can run on, with the L3 in it.
+    /// Fills the L4 with the kernel's entries and the L3, so that this kernel can run on it.
     fn with_kernel(&self) -> u64 {
         let l4 = self.l4();
         map(self.at(l4), self.frame(l4) << 12 | RW);
@@ -97,13 +98,13 @@ impl Drop for Tree {
     }
 }
 
-/// Tables that this guest has memory for: a quarter of what it has.
+/// How many tables fit into a quarter of this guest's memory.
 fn tables_of_memory() -> usize {
     let pages = op(__HYPERVISOR_MEMORY_OP, XENMEM_CURRENT_RESERVATION, &mut { DOMID_SELF });
     (pages.max(0) as usize / 4).clamp(64, 16 * 1024)
 }
 
-/// Trees that become valid, and cease to be.
+/// Validates and releases trees.
 pub(super) fn trees() {
     let Some(tree) = Tree::new(tables_of_memory()) else { return println!("stretch: no memory for trees") };
     let l3 = tree.frame(tree.l3());
@@ -133,7 +134,7 @@ pub(super) fn trees() {
     tree_of_bad_end(&tree);
 }
 
-/// Full L1s put into an L2 and taken out, by lists so short that they do not look.
+/// Puts full L1s into an L2 and takes them out, by lists that are too short for a check within a call.
 fn lists_of_tables(tree: &Tree) {
     const LISTS: usize = 16;
     const EACH: usize = 8;
@@ -159,7 +160,7 @@ fn lists_of_tables(tree: &Tree) {
     });
 }
 
-/// All that was taken comes back at the last entry.
+/// Pins a tree whose last entry is bad, so that the hypervisor must release all that it has validated.
 fn tree_of_bad_end(tree: &Tree) {
     let last = tree.l1_at(tree.l1 - 1);
     map(tree.at(last), tree.frame(last) << 12 | RW);
