@@ -1,17 +1,17 @@
-//! What the control domain's daemons answer: xenstore's and the console's.
+//! Times the control domain's daemons: xenstore's and the console's.
 
 use frontends::xenbus::{Nodes, Xenstore};
 use pvrt::{console, time};
 
 use crate::measure::{Bench, Clock, WARM_UP, report};
 
-/// The other end of a console may take only some 30 times in 200 ms from it.
+/// A console daemon may read the ring only some 30 times in 200 ms.
 const LINES: u64 = 16;
 const PAUSE_NS: u64 = 500_000_000;
 /// A line of 64 bytes.
 const LINE: &[u8; 64] = b"bench line ....................................................\n";
 
-/// Times a read of a short node, and a line on the console until it was taken.
+/// Times a read of a short node, and a line on the console until the daemon has taken the line.
 pub(crate) async fn run(bench: &Bench, store: &Xenstore) {
     if let Some(count) = bench.count("xenstore_read", u64::MAX) {
         let mut failed = None;

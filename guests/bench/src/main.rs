@@ -3,11 +3,12 @@
 //! The guest `bench`: times each primitive operation of the PV ABI by the TSC.
 //!
 //! Prints `bench NAME TICKS ticks-per-op N ops` for each, and at last `bench done`. Under `-icount shift=0` a tick is
-//! an executed instruction. Boots as domU or as dom0, on any hypervisor with the ABI. On its command line `ops=N`
-//! sets how often each is done, `only=NAME` picks one, and `debug-exit=PORT` reports the end to QEMU.
+//! an executed instruction. Boots as domU or as dom0, on any hypervisor with the ABI. On the guest's command line
+//! `ops=N` sets how often each operation is done, `only=NAME` selects one, and `debug-exit=PORT` reports the end to
+//! QEMU.
 //!
-//! What takes a partner is timed with `partner=N` instead, in a domain with two vCPUs beside domain N, which runs this
-//! image with `echo=M`, M being the first one's number.
+//! Operations that need a partner are timed with `partner=N` instead: the measuring domain has two vCPUs, and domain
+//! N runs this image with `echo=M`, where M is the number of the measuring domain.
 
 extern crate alloc;
 
@@ -55,7 +56,7 @@ async fn start(boot: pvrt::BootInfo) {
     }
 }
 
-/// What takes another vCPU, another domain or a daemon.
+/// Times the operations that need another vCPU, another domain or a daemon.
 #[cfg(freestanding)]
 async fn with_others(
     boot: pvrt::BootInfo,

@@ -11,13 +11,13 @@ pub(crate) const WARM_UP: u64 = 16;
 pub(crate) struct Clock(u64);
 
 impl Clock {
-    /// Starts it.
+    /// Starts the clock.
     pub(crate) fn start() -> Self {
         mark::<200>();
         Self(tsc())
     }
 
-    /// Gives the ticks since its start.
+    /// Returns the ticks since the start.
     pub(crate) fn stop(self) -> u64 {
         let ticks = tsc() - self.0;
         mark::<201>();
@@ -25,7 +25,7 @@ impl Clock {
     }
 }
 
-/// Says what `ops` operations took.
+/// Prints the ticks that `ops` operations took.
 pub(crate) fn report(name: &str, ticks: u64, ops: u64) {
     println!("bench {name} {} ticks-per-op {ops} ops", (ticks + ops / 2) / ops);
 }
@@ -55,7 +55,7 @@ impl Bench {
         });
     }
 
-    /// Times `operations`, which does as many as it is told.
+    /// Times `operations`, which does the number of operations that it is given.
     pub(crate) fn time_loop(&self, name: &str, mut operations: impl FnMut(u64)) {
         if !self.wanted(name) {
             return;
@@ -66,12 +66,12 @@ impl Bench {
         report(name, clock.stop(), self.ops);
     }
 
-    /// How many operations to do, at most `limit`; `None` when this one is not asked for.
+    /// How many operations to do, at most `limit`; `None` when the command line does not ask for this one.
     pub(crate) fn count(&self, name: &str, limit: u64) -> Option<u64> {
         self.wanted(name).then(|| self.ops.min(limit))
     }
 
-    /// Says why an operation could not be timed.
+    /// Prints why an operation could not be timed.
     pub(crate) fn skip(&self, name: &str, why: impl core::fmt::Debug) {
         if self.wanted(name) {
             println!("bench {name} skipped: {why:?}");

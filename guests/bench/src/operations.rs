@@ -1,6 +1,6 @@
 //! Every operation that is timed.
 //!
-//! Hypercalls are issued raw, so that a tick is the hypervisor's or the instruction's own.
+//! Hypercalls are issued raw, so that all ticks belong to the hypervisor or to the instruction itself.
 #![allow(unsafe_code)] // raw hypercalls and page-table entries
 
 use alloc::vec;
@@ -27,7 +27,7 @@ use crate::asm;
 use crate::measure::Bench;
 use crate::timers;
 
-/// Runs all of them.
+/// Runs all cases.
 pub(crate) fn run(bench: &Bench) {
     install();
     calls(bench);
@@ -92,7 +92,7 @@ fn events(bench: &Bench) {
     };
     let word = EVTCHN_PENDING_OFFSET + arg.port as usize / 64 * 8;
     bench.time("evtchn_send_masked", || {
-        // Upcalls are masked; each send finds the event clear, as a consumer that polls leaves it.
+        // Upcalls are masked. The pending bit is cleared before each send, as by a consumer that polls.
         info.store_u8(UPCALL_PENDING_OFFSET, 0);
         info.store_u64(PENDING_SEL_OFFSET, 0);
         info.store_u64(word, 0);
@@ -111,7 +111,7 @@ fn events(bench: &Bench) {
     });
     info.store_u8(UPCALL_MASK_OFFSET, 1);
     let taken = asm::upcalls() - before;
-    // Others than ours may arrive too.
+    // Events of the runtime may arrive too.
     if taken < sent {
         bench.skip("evtchn_self", ("upcalls missing", sent - taken));
     }
@@ -138,7 +138,7 @@ fn tables(bench: &Bench) {
     let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
     bench.time("tlb_flush_local", || mmuext(&flush));
 
-    // A table must not be writable while it is one.
+    // A page table must not be mapped writable.
     let table = pages.va() as u64;
     let frame = pages.mfn(0).maddr().raw();
     // SAFETY: the page is this function's own, and it is not written while it is read-only.
@@ -154,7 +154,7 @@ fn tables(bench: &Bench) {
         updates(bench, name, count, frame, entries[1]);
     }
     mmuext(&unpin);
-    // SAFETY: as it was.
+    // SAFETY: the mapping becomes what it was before.
     unsafe { update_va_mapping(table, frame | bits, UVMF_INVLPG) }.expect("writable page");
 }
 

@@ -17,9 +17,9 @@ use crate::polling;
 
 /// Events sent in a row, each on a port of its own, until the other side takes them.
 const BATCH: u64 = 64;
-/// Where the server names its ports: first the one that it answers on.
+/// The node where the server writes its ports: first the port on which the server answers.
 const NODE: &str = "data/bench";
-/// How long the client looks for it.
+/// How often the client looks for the node.
 const TRIES: u32 = 200;
 const TRY_NS: u64 = 50_000_000;
 
@@ -37,7 +37,7 @@ pub(crate) async fn echo(store: &Xenstore, client: DomId) -> Result<(), String> 
     }
     let own = own_domid().map_err(|errno| format!("own number: {errno}"))?;
     let rights = format!("n{}\0r{}\0", own.raw(), client.raw());
-    // The rights first: a partner that finds the value may read it whole.
+    // Permissions are set before the value, so that a partner who sees the node can read all of it.
     store.write(NODE, "").await.map_err(|error| format!("{error}"))?;
     store
         .request(XS_SET_PERMS, &[NODE.as_bytes(), b"\0", rights.as_bytes()])
@@ -55,7 +55,7 @@ pub(crate) async fn echo(store: &Xenstore, client: DomId) -> Result<(), String> 
 /// Times events to the server.
 ///
 /// # Errors
-/// It named no ports, or they cannot be bound.
+/// The server named no ports, or the ports cannot be bound.
 pub(crate) async fn run(bench: &Bench, store: &Xenstore, server: DomId) -> Result<(), String> {
     let path = format!("/local/domain/{}/{NODE}", server.raw());
     let mut text = String::new();

@@ -9,7 +9,7 @@ use ring_abi::types::Port;
 /// Words of pending events that are looked at: enough for the few hundred ports of this kernel.
 const WORDS: usize = 8;
 
-/// Where vCPU `vcpu` has its record in the shared page.
+/// The offset of the `vcpu_info` of `vcpu` in the shared page.
 fn record(vcpu: usize) -> usize {
     vcpu * size_of::<VcpuInfo>()
 }
@@ -22,7 +22,7 @@ fn place(port: Port) -> (usize, u64) {
 
 /// Sends on `port`.
 pub(crate) fn send(port: Port) {
-    // A port that is gone shows in the answer that does not come.
+    // If the port is closed, no answer comes, which ends the test.
     let _ = event::send(port);
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn wait(port: Port, vcpu: usize) {
     let info = pvrt::shared_info();
     let (word, bit) = place(port);
     while info.load_u64(word) & bit == 0 {
-        // A port that is gone: the loop then never ends, as it must not.
+        // If the port is closed, this loop never ends.
         let _ = sched::poll(&[port], 0);
     }
     info.and_u64(word, !bit);
@@ -65,7 +65,8 @@ pub(crate) fn mask(vcpu: usize) {
     pvrt::shared_info().store_u8(record(vcpu) + UPCALL_MASK_OFFSET, 1);
 }
 
-/// Has the runtime look at every word again: what is above forgets events of its ports too.
+/// Makes the runtime look at every word again, since the functions above also clear events of the runtime's
+/// ports.
 pub(crate) fn look_again() {
     let info = pvrt::shared_info();
     info.store_u64(PENDING_SEL_OFFSET, u64::MAX);

@@ -19,11 +19,11 @@ use crate::{asm, polling};
 const STACK_PAGES: usize = 4;
 const IF_FLAG: u64 = 0x200;
 
-/// What the second vCPU waits for, and answers by.
+/// The port that the second vCPU waits for, and the port by which it answers.
 static PING: AtomicU32 = AtomicU32::new(0);
 static PONG: AtomicU32 = AtomicU32::new(0);
 
-/// Times events to vCPU 1: while it is down, and there and back.
+/// Times events to vCPU 1: sends while the vCPU is down, and round trips.
 pub(crate) fn run(bench: &Bench) {
     let (ping, pong) = match (event::bind_ipi(1), event::bind_ipi(0)) {
         (Ok(ping), Ok(pong)) => (ping, pong),
@@ -64,7 +64,7 @@ fn start() -> Result<(), Errno> {
     let mut context = Box::<VcpuGuestContext>::default();
     context.flags = VGCF_IN_KERNEL;
     context.user_regs.rip = second as *const () as u64;
-    // As behind a call.
+    // The stack is aligned as behind a call instruction.
     context.user_regs.rsp = top - 8;
     context.user_regs.rflags = IF_FLAG;
     context.user_regs.cs = FLAT_KERNEL_CS;

@@ -1,4 +1,4 @@
-//! Setting timers, far enough ahead that none comes.
+//! Times setting timers, far enough ahead that none fires.
 #![allow(unsafe_code)] // raw hypercalls
 
 use pvrt::hypercall::{raw, vcpu};
@@ -11,11 +11,11 @@ use crate::measure::Bench;
 /// Longer than all operations together take.
 const AHEAD_NS: u64 = 3_600_000_000_000;
 
-/// Times both calls that set a timer, and ends what they set.
+/// Times both calls that set a timer, and cancels the timers.
 pub(crate) fn run(bench: &Bench) {
     let later = time::now_ns() + AHEAD_NS;
     let mut turn = 0;
-    // Another time at each call, as a kernel asks for.
+    // Each call gets another deadline, as a kernel's calls do.
     let mut deadline = || {
         turn += 1_000;
         later + turn

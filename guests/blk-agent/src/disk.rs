@@ -1,4 +1,4 @@
-//! What is done with a disk.
+//! Carries out orders on a disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -18,12 +18,12 @@ const BLKDISCARD: libc::c_ulong = 0x1277;
 const PATIENCE: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A page in memory, at the beginning of one: what is read past the kernel's cache wants that.
+/// A page-aligned page in memory, as reads with `O_DIRECT` need.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
-/// Does what an order says.
+/// Carries out an order.
 pub(crate) fn carry_out(order: Order) -> Came {
     match order {
         Order::Connect(device) => connect(device),
@@ -61,7 +61,7 @@ fn offset(sector: u64) -> Result<u64, FrontError> {
     sector.checked_mul(512).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or(FrontError::Refused)
 }
 
-/// A transfer that reached the disk's end is not what was asked for.
+/// Fails if a transfer was cut short at the disk's end.
 fn whole(moved: io::Result<usize>, wanted: usize) -> Result<(), FrontError> {
     match moved {
         Ok(moved) if moved == wanted => Ok(()),
@@ -79,7 +79,7 @@ fn why(error: &io::Error) -> FrontError {
     }
 }
 
-/// The device as the kernel's bus shows it.
+/// The device's directory on the kernel's xenbus, in `/sys`.
 fn on_the_bus(device: u32) -> PathBuf {
     format!("/sys/bus/xen/devices/vbd-{device}").into()
 }
@@ -90,7 +90,7 @@ fn name(device: u32) -> Option<String> {
     disk.file_name().into_string().ok()
 }
 
-/// Opening waits until the kernel has looked for partitions.
+/// Opens the disk. The open waits until the kernel has looked for partitions.
 fn open(device: u32, write: bool) -> Result<File, FrontError> {
     let name = name(device).ok_or(FrontError::Gone)?;
     let file =
@@ -102,21 +102,21 @@ fn open(device: u32, write: bool) -> Result<File, FrontError> {
 fn connect(device: u32) -> Came {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
-        // The kernel's own word for a device that it has given up.
+        // The kernel shows in this file when its frontend has given a device up.
         let state = fs::read_to_string(on_the_bus(device).join("state")).unwrap_or_default();
         if matches!(state.trim(), "Closing" | "Closed") {
             return Err(FrontError::Gone);
         }
         match name(device).map(|name| (open(device, false), name)) {
             Some((Ok(_), name)) => {
-                // Requests as they are asked for: none is put together with another, or held back.
+                // The kernel must not merge requests or hold them back.
                 let queue = PathBuf::from(format!("/sys/block/{name}/queue"));
                 for (file, value) in [("nomerges", "2"), ("scheduler", "none")] {
                     fs::write(queue.join(file), value).map_err(|error| why(&error))?;
                 }
                 return Ok(None);
             }
-            // The node in /dev comes a little later.
+            // The kernel makes the node in /dev a little later.
             Some((Err(FrontError::Gone), _)) | None => thread::sleep(LOOK),
             Some((Err(error), _)) => return Err(error),
         }

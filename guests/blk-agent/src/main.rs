@@ -1,10 +1,10 @@
 //! A program of Linux user space that drives the kernel's own block frontend for the conformance cases, which are the
-//! backend, in a driver domain: `conformance::blkfront::orders` says how they talk.
+//! backend, in a driver domain: `conformance::blkfront::orders` has the protocol between both.
 //!
-//! The program is the ramdisk's first, by `rdinit=/bin/blk-agent`, and never ends. Each order has a thread of its own, since
-//! what a hostile backend does not answer holds its thread for ever. The store is asked over and over, without a
-//! watch: the kernel delivers watches from the thread that also reads a new disk's partitions, and waits there for
-//! the very backend that is tried.
+//! The kernel starts the program as its first, by `rdinit=/bin/blk-agent`, and the program never ends. Each order has
+//! a thread of its own, since a request that a hostile backend does not answer holds its thread for ever. The program
+//! polls the store without a watch: the kernel delivers watches from the thread that also reads a new disk's
+//! partitions, and that thread waits for the very backend under test.
 
 mod disk;
 mod store;
@@ -18,7 +18,7 @@ use conformance::blkfront::orders::{self, DIRECTORY, Order};
 
 use crate::store::Store;
 
-/// How often the store is looked at.
+/// How often the program polls the store.
 const LOOK: Duration = Duration::from_millis(2);
 
 fn busybox(words: &[&str]) {
@@ -28,8 +28,8 @@ fn busybox(words: &[&str]) {
     }
 }
 
-/// Loads the ramdisk's modules, the block frontend among them. That one's loading takes as long as a device has not
-/// connected, up to five minutes: what is tried does just that.
+/// Loads the ramdisk's modules, the block frontend among them. Loading the frontend waits for its devices to
+/// connect, up to five minutes, and a hostile backend may never connect.
 fn load_modules() {
     for module in fs::read_to_string("/modules/order").unwrap_or_default().lines() {
         busybox(&["insmod", &format!("/modules/{module}")]);
@@ -66,7 +66,7 @@ fn main() {
     }
 }
 
-/// The domain that serves this one's first disk.
+/// The domain whose backend serves the first disk.
 fn server(store: &Store) -> Option<String> {
     let device = store.list("device/vbd").into_iter().next()?;
     store.read(&format!("device/vbd/{device}/backend-id"))

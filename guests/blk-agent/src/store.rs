@@ -37,7 +37,7 @@ impl Store {
         String::from_utf8(value).ok()
     }
 
-    /// Sets a node. Where it is refused there is nobody to tell.
+    /// Sets a node. A refusal is ignored, since there is nobody to report it to.
     pub(crate) fn write(&self, path: &str, value: &str) {
         let _ = self.ask(XS_WRITE, &[path.as_bytes(), &[0], value.as_bytes()]);
     }

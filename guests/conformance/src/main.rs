@@ -3,8 +3,8 @@
 //! The guest `conformance-guest`: runs every conformance case that its place allows, and reports on the console, one
 //! line each, for people and programs; `conformance::run` has the format.
 //!
-//! The guest knows the ABI and nothing else: as domU it tries whatever backends serve it, as dom0 the hypervisor. On
-//! its command line `filter=ID[,ID…]` selects cases, and `role=backend` makes the guest the driver domain of another
+//! The guest depends on the ABI alone: as domU it tries the backends that serve it, as dom0 the hypervisor. On its
+//! command line `filter=ID[,ID…]` selects cases, and `role=backend` makes the guest the driver domain of another
 //! guest, whose frontends are tried. The guest powers off when every case passed or was skipped, else it crashes.
 
 extern crate alloc;
@@ -21,7 +21,7 @@ mod guest {
     use pvrt::{BootInfo, println};
     use ring_abi::sched::SHUTDOWN_CRASH;
 
-    /// Exit codes for isa-debug-exit: all as it must be, and not.
+    /// Exit codes for isa-debug-exit: success and failure.
     const DEBUG_EXIT_OK: u8 = 0x10;
     const DEBUG_EXIT_FAILED: u8 = 0x11;
 

@@ -1,4 +1,4 @@
-//! The calls of the C library that the operations are made of.
+//! The calls of the C library that the operations use.
 
 #![allow(unsafe_code, reason = "the C library's functions")]
 
@@ -9,7 +9,7 @@ use core::ptr;
 const PROT_READ_WRITE: c_int = 3;
 const MAP_PRIVATE_ANONYMOUS: c_int = 0x22;
 const MADV_NOHUGEPAGE: c_int = 15;
-/// `MAP_POPULATE`: every page is there when the call returns.
+/// `MAP_POPULATE`: every page is mapped when the call returns.
 pub(crate) const POPULATE: c_int = 0x8000;
 
 /// Bytes of a page.
@@ -48,14 +48,14 @@ pub(crate) fn exit(status: i32) -> ! {
     _exit(status)
 }
 
-/// The kernel's number of this process, by a system call each time.
+/// Makes the system call getpid, which the C library may cache.
 pub(crate) fn getpid() {
     const GETPID: c_long = 39;
     // SAFETY: the call takes no argument and touches no memory.
     unsafe { syscall(GETPID) };
 }
 
-/// Makes a process that goes on in `child`.
+/// Forks a process that runs `child`.
 pub(crate) fn spawn(child: impl FnOnce() -> i32) {
     match fork() {
         0 => exit(child()),
@@ -64,7 +64,7 @@ pub(crate) fn spawn(child: impl FnOnce() -> i32) {
     }
 }
 
-/// Waits for a process that [`spawn`] made; it must end well.
+/// Waits for a process that [`spawn`] made, and fails unless the process exits with 0.
 pub(crate) fn join() {
     let mut status = 0;
     // SAFETY: `status` is a word of ours.
@@ -74,7 +74,7 @@ pub(crate) fn join() {
     }
 }
 
-/// Becomes this program anew, with one argument.
+/// Replaces this process by the same program, by exec, with one argument.
 pub(crate) fn exec_self(argument: &core::ffi::CStr) -> i32 {
     let arguments = [c"costs".as_ptr(), argument.as_ptr(), ptr::null()];
     // SAFETY: the strings end with zero, and their list with a null.
@@ -82,7 +82,7 @@ pub(crate) fn exec_self(argument: &core::ffi::CStr) -> i32 {
     1
 }
 
-/// Fresh memory of this process.
+/// New anonymous memory.
 pub(crate) struct Mapping {
     at: *mut u8,
     bytes: usize,
@@ -100,9 +100,9 @@ impl Mapping {
         Self { at: at.cast(), bytes }
     }
 
-    /// Asks for small pages alone.
+    /// Asks the kernel not to use huge pages.
     pub(crate) fn no_huge_pages(&self) {
-        // SAFETY: our own mapping. Where it is refused there are none anyway.
+        // SAFETY: our own mapping. A kernel that refuses the call has no huge pages anyway.
         unsafe { madvise(self.at.cast(), self.bytes, MADV_NOHUGEPAGE) };
     }
 
@@ -140,27 +140,27 @@ impl Pipe {
         Self { from: ends[0], to: ends[1] }
     }
 
-    /// Takes a byte; `false`: nobody can write any more.
+    /// Reads a byte; `false`: the write end is closed everywhere.
     pub(crate) fn get(self) -> bool {
         let mut byte = 0u8;
         // SAFETY: room for one byte.
         unsafe { read_bytes(self.from, (&raw mut byte).cast(), 1) == 1 }
     }
 
-    /// Gives a byte; `false`: nobody can read any more.
+    /// Writes a byte; `false`: the read end is closed everywhere.
     pub(crate) fn put(self) -> bool {
         let byte = 0u8;
         // SAFETY: one byte of ours.
         unsafe { write_bytes(self.to, (&raw const byte).cast(), 1) == 1 }
     }
 
-    /// This process will write no more.
+    /// Closes the write end in this process.
     pub(crate) fn close_writer(self) {
         close_fd(self.to);
     }
 }
 
-/// A disk that is read past the kernel's cache.
+/// A disk that is read with `O_DIRECT`, past the kernel's cache.
 pub(crate) struct Disk {
     fd: c_int,
     bytes: u64,
@@ -179,7 +179,7 @@ impl Disk {
         Self { fd, bytes: u64::try_from(lseek(fd, 0, SEEK_END)).unwrap_or(0) }
     }
 
-    /// How many blocks of `bytes` it has.
+    /// How many blocks of `bytes` the disk has.
     pub(crate) fn blocks(&self, bytes: usize) -> u64 {
         self.bytes / bytes as u64
     }
@@ -201,7 +201,7 @@ struct Request {
     reserved: [u64; 2],
 }
 
-/// `struct io_event`: the request's data, the request, and what came of it.
+/// `struct io_event`: the request's data, the request, and the result.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Event {
@@ -223,7 +223,7 @@ pub(crate) struct Reads<'a> {
 }
 
 impl<'a> Reads<'a> {
-    /// For reads of `bytes`, up to [`DEPTH`] at a time.
+    /// Prepares reads of `bytes`, up to [`DEPTH`] at a time.
     pub(crate) fn new(disk: &'a Disk, bytes: usize) -> Self {
         const IO_SETUP: c_long = 206;
         let mut context = 0u64;
@@ -253,7 +253,7 @@ impl<'a> Reads<'a> {
         }
     }
 
-    /// Waits for reads to end: gives the index of each to `ended`.
+    /// Waits until reads end, and calls `ended` with the index of each.
     pub(crate) fn wait(&self, mut ended: impl FnMut(usize)) {
         const IO_GETEVENTS: c_long = 208;
         let mut events = [Event::default(); DEPTH];
@@ -296,6 +296,6 @@ pub(crate) unsafe fn argument(
     if index >= usize::try_from(count).unwrap_or(0) {
         return None;
     }
-    // SAFETY: the caller's word.
+    // SAFETY: the caller promises it.
     Some(unsafe { core::ffi::CStr::from_ptr(*arguments.add(index)) })
 }

@@ -1,9 +1,10 @@
-//! A program of Linux user space that does what a guest's kernel needs its hypervisor for, each operation many times
-//! between two marker instructions. What runs between the markers is counted by `xtask/plugin/count.c`.
+//! A program of Linux user space. Each of its operations makes a guest's kernel use the hypervisor, and runs many
+//! times between two marker instructions; `xtask/plugin/count.c` counts the instructions in between.
 //!
-//! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k and
-//! 101 + 2k; the last ones read the disk. The same file runs on every system that is compared. Linked statically, and started without the Rust
-//! library's own beginning, so that `exec` is the kernel's work and not a loader's.
+//! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k
+//! and 101 + 2k; the last ones read the disk. The same file runs on every system of a comparison. The program is
+//! linked statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's
+//! work.
 
 #![allow(unsafe_code, reason = "main as the C library calls it")]
 #![no_main]
@@ -14,9 +15,9 @@ use core::ffi::{c_char, c_int};
 
 use libc::{DEPTH, Disk, Mapping, PAGE, POPULATE, Pipe, Reads, exec_self, exit, getpid, join, mark, spawn};
 
-/// Pages that are touched one by one.
+/// Pages that the program touches one by one.
 const TOUCHED: usize = 1000;
-/// Pages that are mapped and unmapped at once.
+/// Pages that the program maps and unmaps in one call.
 const MAPPED: usize = 64;
 /// Bytes of a long read.
 const LONG: usize = 1 << 20;
@@ -51,7 +52,7 @@ fn map_and_unmap() {
     drop(Mapping::new(MAPPED, POPULATE));
 }
 
-/// Touches new pages, `rounds` times [`TOUCHED`]: the markers enclose the touching alone.
+/// Touches new pages, `rounds` times [`TOUCHED`]: the markers enclose only the touching.
 fn page_faults(rounds: usize) {
     for round in 0..=rounds {
         let mapping = Mapping::new(TOUCHED, 0);
@@ -121,12 +122,13 @@ fn count_reads<const BEGIN: u32, const END: u32>(
 }
 
 fn disk_reads(disk: &Disk, scale: usize) {
-    // Never one at a time: what an idle machine does meanwhile would count.
+    // Reads are never made one at a time: while such a read waits the machine is idle, and the idle loop
+    // would count.
     count_reads::<112, 113>(disk, "read_4k_32", PAGE, DEPTH, 1000 * scale);
     count_reads::<114, 115>(disk, "read_1m_4", LONG, 4, 16 * scale);
 }
 
-/// Where the C library begins.
+/// The program's entry, which the C library calls.
 ///
 /// # Safety
 /// `arguments` are `count` strings, and null.

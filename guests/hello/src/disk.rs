@@ -29,7 +29,7 @@ pub(crate) enum Error {
     Store(StoreError),
     /// The disk.
     Block(BlockError),
-    /// The disk gave back something else than was written; the byte's offset.
+    /// The disk returned another byte than was written; the byte's offset.
     Differs(usize),
     /// No memory for the buffers.
     Memory,
@@ -93,8 +93,8 @@ pub(crate) async fn check(store: &Xenstore, reads: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Times `count` reads of one page of the first disk, as many at once as a checksum's, by this domain's own clock; this so
-/// many `rounds`.
+/// Times `count` reads of one page of the first disk, with as many in flight as for a checksum, by this domain's own
+/// clock; repeats that `rounds` times.
 pub(crate) async fn time_reads(store: &Xenstore, count: u64, rounds: u64) -> Result<(), Error> {
     let disks = Device::list(store, "vbd").await?;
     let Some(path) = disks.first() else {
@@ -114,7 +114,7 @@ pub(crate) async fn time_reads(store: &Xenstore, count: u64, rounds: u64) -> Res
     Ok(())
 }
 
-/// The sector of the read of this number: all over the disk.
+/// The sector for read number `index`; the reads are spread over the disk.
 fn sector(disk: &Disk, index: u64) -> u64 {
     let pages = (disk.geometry().sectors / SECTORS_PER_PAGE as u64).max(1);
     index.wrapping_mul(7919) % pages * SECTORS_PER_PAGE as u64
@@ -131,7 +131,7 @@ async fn side_by_side(disk: &Disk, buffers: &[Arc<Pages>], count: u64) -> Result
     join_all(lanes).await.into_iter().collect()
 }
 
-/// Prints what a phase cost.
+/// Prints the time and the requests of a phase.
 fn report(phase: &str, disk: &Disk, start: u64, (requests, bytes): (u64, u64)) {
     let ticks = time::tsc() - start;
     let now = disk.statistics();
@@ -218,7 +218,8 @@ async fn single_reads(disk: &Disk, count: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes a pattern over the start of the disk, checks it, and puts back what was there, whatever happened.
+/// Writes a pattern over the start of the disk, checks it, and restores the old contents even after a
+/// failure.
 async fn pattern(disk: &Disk) -> Result<(), Error> {
     let sectors = disk.geometry().sectors.min((PATTERN_PAGES * SECTORS_PER_PAGE) as u64) as usize;
     let count = sectors.div_ceil(SECTORS_PER_PAGE);

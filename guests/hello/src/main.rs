@@ -3,11 +3,11 @@
 //! The guest `hello`: says who it is, checks its first disk through blkfront, and powers off.
 //!
 //! Words on its command line: `reads=N` also times N reads of one page, `store-reads=N` N reads of a xenstore node
-//! (`store-pause=NS` with a pause before each), `awake` keeps its vCPU runnable for ever, behind all others, `busy` computes all the while,
-//! `disk-reads=N` instead of the check N reads of one page with many in flight, `disk-rounds=N`
-//! times; `selftest` checks the runtime first,
-//! `wait` keeps the guest until the toolstack asks it to stop, `panic` makes it panic at the end. As dom0 it tells
-//! isa-debug-exit (`debug-exit=PORT`) how it went.
+//! (`store-pause=NS` with a pause before each), `awake` keeps its vCPU runnable for ever, behind all others, `busy`
+//! computes all the while, `disk-reads=N` instead of the check N reads of one page with many in flight,
+//! `disk-rounds=N` times; `selftest` checks the runtime first, `wait` keeps the guest until the toolstack asks it to
+//! stop, `panic` makes it panic at the end. As dom0 the guest reports success or failure by isa-debug-exit
+//! (`debug-exit=PORT`).
 
 extern crate alloc;
 
@@ -54,7 +54,7 @@ mod guest {
         exit(DEBUG_EXIT_OK);
     }
 
-    /// Says what failed and ends the domain as crashed.
+    /// Prints what failed, and ends the domain as crashed.
     async fn fail(error: &dyn Reason) {
         println!("hello: FAILED: {error}");
         pvrt::console::flush().await;
@@ -62,12 +62,12 @@ mod guest {
         sched::shutdown(SHUTDOWN_CRASH);
     }
 
-    /// What a failure says; may be held over a wait.
+    /// The text of a failure, which may be kept across an await.
     trait Reason: core::fmt::Display + Sync {}
 
     impl<T: core::fmt::Display + Sync> Reason for T {}
 
-    /// Tells isa-debug-exit, where the command line names its port.
+    /// Writes an exit code to isa-debug-exit, if the command line names its port.
     fn exit(code: u8) {
         if let Some(port) = pvrt::boot::debug_exit_port() {
             pvrt::pio::write_u8(port, code);
@@ -85,8 +85,9 @@ mod guest {
         }
     }
 
-    /// An emulator whose clock counts instructions passes over the time up to the next timer whenever every vCPU waits, if
-    /// only for the disk, which is the host's: with this there is always one that does not, and others go first.
+    /// Keeps this vCPU runnable for ever, behind all others. An emulator whose clock counts instructions skips the
+    /// time up to the next timer whenever all vCPUs wait, even for the disk. This vCPU never waits, so the emulator
+    /// never skips time.
     fn stay_awake() -> ! {
         loop {
             sched::yield_cpu();

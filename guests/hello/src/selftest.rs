@@ -47,7 +47,7 @@ pub(crate) async fn run(boot: BootInfo) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Fills most of the memory there is, and the heap.
+/// Fills most of the free memory, and the heap.
 fn memory() -> Result<(), Failed> {
     let free = mem::usage().free_pages;
     let mut held = Vec::new();
@@ -71,7 +71,7 @@ fn memory() -> Result<(), Failed> {
     check("the heap grows", block.iter().map(|byte| u64::from(*byte)).sum::<u64>() == 300_001)
 }
 
-/// Takes memory from the hypervisor and gives it back; a domain at its limit cannot.
+/// Takes memory from the hypervisor and gives it back. A domain at its limit gets none.
 fn growth() {
     let before = mem::usage();
     match populate(300) {
@@ -94,7 +94,7 @@ fn growth() {
     }
 }
 
-/// Grants to itself: mapped, for a device, copied.
+/// Grants to this domain itself: mapped, mapped for a device, copied.
 fn grants() -> Result<(), Failed> {
     const COUNT: usize = 600;
     let own = own_domid().map_err(|_| Failed("own domain number"))?;

@@ -1,8 +1,9 @@
-//! The cases of `guests/hostile`, asked for by root of a Linux guest: hypercalls through `/dev/xen/privcmd`, frames and
-//! tables by what `/proc` tells root, traps as signals.
+//! The cases of `guests/hostile`, run by root of a Linux guest: hypercalls go through `/dev/xen/privcmd`, `/proc`
+//! shows frames and tables, and traps arrive as signals.
 //!
-//! `hostile-linux [GROUP...]` runs the groups named, or all but `wild`; prints as `hostile` does; status 0 if all passed.
-//! The group `wild` may take the guest's own kernel with it. Takes the module `xen-privcmd` with `unrestricted=1`.
+//! `hostile-linux [GROUP...]` runs the groups named, or all but `wild`; prints as `hostile` does; status 0 if all
+//! passed. The group `wild` may crash the guest's own kernel. The program needs the module `xen-privcmd` with
+//! `unrestricted=1`.
 
 extern crate alloc;
 
@@ -33,7 +34,7 @@ use report::Report;
 /// A group of cases: its name, and what runs it.
 type Group = (&'static str, fn(&mut Report));
 
-/// In order; the last only by name.
+/// The groups in order. The last one runs only when named.
 const GROUPS: [Group; 8] = [
     ("calls", calls::run),
     ("tables", tables::run),

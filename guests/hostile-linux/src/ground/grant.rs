@@ -1,4 +1,4 @@
-//! Grants that the kernel knows nothing of: in a frame that the table is made larger by.
+//! Grants that the kernel does not know of, in a frame by which this process makes the grant table larger.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 /// Entries in use, from the last one down.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
-/// Makes the table one frame larger, and maps that.
+/// Makes the table one frame larger, and maps the new frame.
 ///
 /// # Errors
 /// A hypercall was refused.
@@ -55,7 +55,7 @@ pub(super) fn install() -> Result<(), String> {
     Ok(())
 }
 
-/// Gives the window back to the kernel, which would take the frame for a page of its own when the process ends.
+/// Unmaps the window, since the kernel would take the frame for a page of its own when the process ends.
 pub(super) fn finish() {
     *table() = None;
 }
@@ -64,7 +64,7 @@ fn table() -> MutexGuard<'static, Option<Table>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A grant; dropped, it is one no more.
+/// A grant, which ends on drop.
 pub(crate) struct Grant {
     at: u64,
     number: GrantRef,
@@ -73,7 +73,7 @@ pub(crate) struct Grant {
 /// Grants `domain` access to a frame, this guest's or not.
 ///
 /// # Errors
-/// `ENOSPC`: every entry was taken once.
+/// `ENOSPC`: every entry was used once.
 pub(crate) fn grant_access(domain: DomId, frame: Mfn, readonly: bool) -> Result<Grant, Errno> {
     let table = table();
     let table = table.as_ref().ok_or(Errno::ENODEV)?;

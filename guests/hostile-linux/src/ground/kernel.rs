@@ -1,4 +1,4 @@
-//! What `/proc` tells root of the kernel's memory: which frame is which page, and what stands in it.
+//! The kernel's memory as `/proc` shows it to root: the frame of each page, and the contents.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 use ring_abi::types::PAGE_SIZE;
 
-/// Where the kernel maps all memory. Only a boot loader moves that place, which a PV guest does not have.
+/// Where the kernel maps all memory. KASLR would move this address, but a PV kernel does not have it.
 pub(super) const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
-/// Bits of a P2M entry that are no frame's.
+/// Bits of a P2M entry that are flags, not part of the frame number.
 const P2M_FLAGS: u64 = 3 << 62;
 
 struct Kernel {
@@ -80,7 +80,7 @@ impl Kernel {
     }
 }
 
-/// Pages that this guest can have.
+/// The number of pages that this guest can have.
 pub(super) fn pages() -> u64 {
     kernel().p2m.len() as u64
 }

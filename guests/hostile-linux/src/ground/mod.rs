@@ -1,4 +1,5 @@
-//! What the cases stand on here: a process of root's, in a guest whose kernel knows nothing of them.
+//! The environment of the cases here: a process of root's, in a guest whose kernel knows nothing of the
+//! cases.
 
 mod grant;
 mod kernel;
@@ -14,13 +15,13 @@ use ring_abi::vcpu::{VCPUOP_SET_SINGLESHOT_TIMER, VcpuSetSingleshotTimer};
 
 pub(crate) use grant::grant_access;
 
-/// The kernel is another's, and the cases are no part of it.
+/// The kernel is Linux, and the cases are not part of the kernel.
 pub(crate) const KERNEL: bool = false;
 
 /// Prepares everything.
 ///
 /// # Errors
-/// Something that takes root's rights, the module or memory is missing: what, and why.
+/// What is missing (root's rights, the module or memory), and why.
 pub(crate) fn install() -> Result<(), String> {
     space::keep_in_memory()?;
     probe::install();
@@ -30,12 +31,12 @@ pub(crate) fn install() -> Result<(), String> {
     grant::install()
 }
 
-/// Leaves this process as its kernel knows it, which takes it apart next.
+/// Restores this process to what its kernel expects, since the kernel tears it down next.
 pub(crate) fn finish() {
     grant::finish();
 }
 
-/// Where random numbers begin.
+/// The seed of random numbers.
 pub(crate) fn seed() -> u64 {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     time.as_nanos() as u64
@@ -48,8 +49,8 @@ pub(crate) fn set_own_timer() {
     space::call(__HYPERVISOR_VCPU_OP, args);
 }
 
-/// Whether a random call would end the kernel by rights, beyond what would end any: its stack, its descriptors, its
-/// floating point state, its memory.
+/// Whether a random call would rightly break this kernel: by its stack, descriptors, floating point state or
+/// memory. `wild` itself leaves out calls that would break any kernel.
 pub(crate) fn is_own_harm(number: u32, args: &[u64; 5], scratch: &space::Scratch) -> bool {
     match number {
         __HYPERVISOR_STACK_SWITCH | __HYPERVISOR_SET_GDT | __HYPERVISOR_FPU_TASKSWITCH => true,

@@ -22,10 +22,10 @@ struct Call {
 pub(super) struct Privcmd(File);
 
 impl Privcmd {
-    /// Opens it.
+    /// Opens the device.
     ///
     /// # Errors
-    /// It is not there, or not for the caller.
+    /// The device does not exist, or the caller may not open it.
     pub(super) fn open() -> Result<Self, String> {
         let file = File::options().read(true).write(true).open(DEVICE);
         file.map(Self).map_err(|error| format!("{DEVICE}: {error}"))
@@ -35,11 +35,11 @@ impl Privcmd {
 impl Hypervisor for Privcmd {
     fn hypercall(&mut self, number: u32, args: [u64; 5]) -> i64 {
         let call = Call { number: number.into(), args };
-        // SAFETY: the kernel reads `call`; what the hypercall does by its arguments is the caller's affair.
+        // SAFETY: the kernel reads `call`; the caller answers for what the hypercall does by its arguments.
         let result =
             unsafe { libc::syscall(libc::SYS_ioctl, self.0.as_raw_fd(), HYPERCALL, &raw const call) };
         if result == -1 {
-            // The C library takes the sign of every error away.
+            // The C library puts the negated error into errno.
             return -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
         }
         result

@@ -1,4 +1,4 @@
-//! Doing what traps, and coming back: the kernel makes signals of this process's traps.
+//! Executes instructions that trap, and comes back: the kernel turns this process's traps into signals.
 #![allow(unsafe_code)] // a signal handler that unwinds to whoever tried
 
 use core::arch::global_asm;
@@ -57,7 +57,7 @@ unsafe extern "C" {
 static VECTOR: AtomicU64 = AtomicU64::new(0);
 static ERROR: AtomicU64 = AtomicU64::new(0);
 
-/// A trap as the signal told of it.
+/// A trap as the signal reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trap {
     /// The exception.
@@ -75,7 +75,8 @@ extern "C" fn handler(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let back = (&raw const hostile_back).as_ref().map_or(0, |back| back.load(Ordering::Relaxed));
         if back == 0 {
-            // A trap nobody asked for: at its next attempt the default ends the process.
+            // The trap is outside an attempt: the default action ends the process when the instruction runs
+            // again.
             for signal in SIGNALS {
                 libc::signal(signal, libc::SIG_DFL);
             }
@@ -88,7 +89,7 @@ extern "C" fn handler(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut
     }
 }
 
-/// Sets the handlers, or sets them again.
+/// Sets the signal handlers, for the first time or again.
 pub(crate) fn install() {
     // SAFETY: the handler keeps to what a handler may do.
     unsafe {
@@ -106,7 +107,7 @@ extern "C" fn call<F: FnMut()>(data: *mut c_void) {
     unsafe { (*data.cast::<F>())() }
 }
 
-/// Does `act`: the trap that ended it, if one did. `act` must own nothing that is to be dropped.
+/// Runs `act`, and returns the trap that ended it, if one did. `act` must own nothing that needs a drop.
 pub(crate) fn attempt<F: FnMut()>(mut act: F) -> Option<Trap> {
     // SAFETY: the function is called with its own closure; a trap leaves frames that own nothing.
     let trapped = unsafe { hostile_try(call::<F>, (&raw mut act).cast()) };
@@ -117,7 +118,7 @@ pub(crate) fn attempt<F: FnMut()>(mut act: F) -> Option<Trap> {
 /// Reads a word.
 ///
 /// # Errors
-/// The trap that it was.
+/// The trap that the read caused.
 pub(crate) fn read(at: u64) -> Result<u64, Trap> {
     let mut value = 0;
     // SAFETY: a trap is caught; what is read is not interpreted.
@@ -127,7 +128,7 @@ pub(crate) fn read(at: u64) -> Result<u64, Trap> {
     }
 }
 
-/// Writes a word: the caller means it to fail, or owns the memory.
+/// Writes a word. The caller either expects the write to trap, or owns the memory.
 pub(crate) fn write(at: u64, value: u64) -> Option<Trap> {
     // SAFETY: a trap is caught; the caller gives an address that is its own or must be refused.
     attempt(|| unsafe { core::arch::asm!("mov [{}], {}", in(reg) at, in(reg) value) })

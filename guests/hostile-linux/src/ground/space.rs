@@ -1,4 +1,5 @@
-//! This process's address space as its tables say, frames that are not the guest's, and raw hypercalls on both.
+//! This process's address space, read from its page tables; frames that are not the guest's; and raw hypercalls
+//! on both.
 #![allow(unsafe_code)] // memory by address
 
 use std::os::unix::fs::FileExt;
@@ -19,13 +20,13 @@ pub(crate) const RW: u64 = RO | pte::RW | pte::D;
 pub(crate) const RO: u64 = pte::P | pte::US | pte::A;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Addresses for scratch memory: slots of every level of tables are their own.
+/// Addresses for scratch memory, with page tables of their own at each level.
 const WINDOW: u64 = 0x1000_0000_0000;
 
 /// The slot of the kernel's map of all memory in a top table.
 const MEMORY_SLOT: usize = (kernel::DIRECT_MAP >> 39 & 511) as usize;
 
-/// What of the window was given out.
+/// The end of the part of the window that was given out.
 static TAKEN: AtomicU64 = AtomicU64::new(WINDOW);
 /// The frame of the top table with which the kernel runs in this process.
 static BASE: OnceLock<u64> = OnceLock::new();
@@ -39,7 +40,7 @@ pub(super) fn keep_in_memory() -> Result<(), String> {
     if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
         return Err(format!("mlockall: {}", std::io::Error::last_os_error()));
     }
-    // What is said of a vCPU is said of the first. SAFETY: a set of CPUs, as plain bits.
+    // Calls on a vCPU name the first, so this process stays there. SAFETY: the argument is a bitmap of CPUs.
     let bound = unsafe {
         let mut cpus: libc::cpu_set_t = core::mem::zeroed();
         libc::CPU_SET(0, &mut cpus);
@@ -51,7 +52,8 @@ pub(super) fn keep_in_memory() -> Result<(), String> {
     Ok(())
 }
 
-/// Finds the top table: up from a page of this process, table by table, the one that holds the other.
+/// Finds the top table: starts at a page of this process, and looks for the table that holds an entry for the
+/// last one, level by level.
 ///
 /// # Errors
 /// What was not found.
@@ -62,8 +64,7 @@ pub(super) fn install() -> Result<(), String> {
         let slot = (at >> (12 + 9 * level) & 511) as usize;
         let is_parent = |page: &u64| {
             let held = kernel::word(*page, slot).unwrap_or(0);
-            // Of top tables there is a second one, for user mode: it has the last slot, for vsyscall, but not the
-            // kernel's map of memory.
+            // There is a second top table, for user mode, which lacks the kernel's map of memory.
             let whole = level < 3 || kernel::word(*page, MEMORY_SLOT).is_some_and(|word| word & pte::P != 0);
             held & pte::P != 0 && (held & pte::FRAME) >> 12 == child && whole
         };
@@ -89,14 +90,14 @@ fn frame_of(at: u64) -> Result<u64, String> {
 
 /// New pages at addresses of their own, zeroed.
 fn pages(count: usize) -> u64 {
-    // One address space between any two: what runs over an end meets nothing.
+    // A page stays unmapped between any two, so that an access beyond the end traps.
     let at = TAKEN.fetch_add((count as u64 + 1) * PAGE, Ordering::Relaxed);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_POPULATE;
     let rights = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: addresses that nothing else uses.
     let got = unsafe { libc::mmap(at as *mut _, count * PAGE_SIZE, rights, flags, -1, 0) };
     assert_eq!(got as u64, at, "scratch pages: {}", std::io::Error::last_os_error());
-    // Each with a frame of its own.
+    // A write to each page makes the kernel give it a frame of its own.
     for n in 0..count as u64 {
         probe::write(at + n * PAGE, 0);
     }
@@ -156,12 +157,12 @@ pub(crate) fn entry(mfn: u64, slot: usize) -> u64 {
     own_page(mfn).and_then(|page| kernel::word(page, slot)).unwrap_or(0)
 }
 
-/// Where the kernel maps a frame of this guest: nothing that this process can reach.
+/// Where the kernel maps a frame of this guest, an address that this process cannot reach.
 pub(crate) fn linear(mfn: u64) -> u64 {
     kernel::DIRECT_MAP + own_page(mfn).unwrap_or(0) * PAGE
 }
 
-/// The page that a frame is, by the hypervisor's table and the kernel's.
+/// The page number of a frame, if the hypervisor's M2P and the kernel's P2M agree.
 fn own_page(mfn: u64) -> Option<u64> {
     let page = probe::read(M2P + mfn * 8).ok()?;
     (kernel::frame(page) == Some(mfn)).then_some(page)
@@ -195,8 +196,8 @@ pub(crate) fn foreign_frames() -> Vec<u64> {
     (0..96).map(|n| n * step + n % 7).filter(|mfn| *mfn < end && own_page(*mfn).is_none()).collect()
 }
 
-/// Pages of memory, and as many addresses with tables below them, that nothing else uses. On drop the addresses get
-/// back what the kernel put there, and the pages are made writable.
+/// Pages of memory, and as many addresses with tables below them, that nothing else uses. Drop restores the
+/// kernel's entries at the addresses, and makes the pages writable again.
 pub(crate) struct Scratch {
     /// The memory.
     pub(crate) pages: Pages,
@@ -209,7 +210,7 @@ pub(crate) struct Scratch {
 pub(crate) struct Pages {
     at: u64,
     frames: Vec<u64>,
-    /// Their numbers. Cases change what the hypervisor's table says of a frame.
+    /// The pages' numbers, noted since cases change the hypervisor's M2P.
     numbers: Vec<u64>,
     /// The kernel's entries for them.
     direct: Vec<u64>,
@@ -240,8 +241,8 @@ impl Scratch {
     pub(crate) fn new(count: usize) -> Self {
         let (at, window) = (pages(count), pages(count));
         let each = |at: u64| (0..count as u64).map(move |n| at + n * PAGE);
-        // Where nothing is mapped now the kernel must not map anything itself.
-        // SAFETY: pages of this function's own, which nothing refers to.
+        // The kernel must not map anything at these addresses itself. SAFETY: pages of this function's own,
+        // which nothing refers to.
         let closed = unsafe { libc::mprotect(window as *mut _, count * PAGE_SIZE, libc::PROT_NONE) };
         assert_eq!(closed, 0, "scratch addresses: {}", std::io::Error::last_os_error());
         let before = each(window).map(leaf).collect();
@@ -292,7 +293,8 @@ impl Scratch {
         map(self.pages.direct_address(n), self.pages.direct[n] & !pte::RW)
     }
 
-    /// Takes page `n` out of this process and of the kernel's map; [`Scratch::unprotect`] puts the page there again.
+    /// Unmaps page `n` from this process and from the kernel's map; [`Scratch::unprotect`] maps the page there
+    /// again.
     pub(crate) fn hide(&self, n: usize) -> i64 {
         let got = map(self.page(n), 0);
         if got != 0 {
@@ -301,7 +303,7 @@ impl Scratch {
         map(self.pages.direct_address(n), 0)
     }
 
-    /// Makes it writable again.
+    /// Makes page `n` writable again.
     pub(crate) fn unprotect(&self, n: usize) -> i64 {
         let got = map(self.page(n), self.mfn(n) << 12 | RW);
         if got != 0 {
