@@ -1,8 +1,9 @@
-//! What is claimed for domains that are being made and for disks on their way to a domain.
+//! Claims: names and disks of domains that are being made, and disks on their way to a domain.
 //!
-//! Making a domain takes as long as its kernel file likes, and a backend takes its time: nobody else waits for either. So
-//! what must be one domain's alone, its name and its disks, is claimed in the step that checks it, without a wait
-//! between, and counts as that domain's until the domain or the disk itself is on record or the claim is dropped.
+//! A kernel file can make the building of a domain long, and a backend may be slow; no other command waits for
+//! either. So a name or a disk, which only one domain may have, is claimed in the same step that checks it, without
+//! an await between. The claim counts as that domain's until the domain or the disk is on record, or the claim is
+//! dropped.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -28,12 +29,12 @@ struct Open {
     number: u64,
     /// The domain's name.
     name: String,
-    /// The domain; none before it is made.
+    /// The domain's number; `None` before the domain is made.
     id: Option<DomId>,
     disks: Vec<DiskConfig>,
     /// The domain that is being made; none for a disk's claim.
     making: Option<Making>,
-    /// What becomes of a former life of the domain, if it waits to start again.
+    /// The fate of the domain's former life, if the domain waits to start again.
     former: Option<Arc<Mutex<Fate>>>,
 }
 
@@ -41,13 +42,13 @@ struct Open {
 pub(super) struct OpenMaking {
     /// The claim's number.
     pub(super) number: u64,
-    /// What is known of the domain.
+    /// The domain's state while it is being made.
     pub(super) making: Making,
-    /// What becomes of a former life of the domain, if it waits.
+    /// The fate of the domain's former life, if the domain waits to start again.
     pub(super) former: Option<Arc<Mutex<Fate>>>,
 }
 
-/// One claim. Dropping it gives back what was claimed.
+/// One claim. Drop gives back what was claimed.
 #[must_use]
 pub(super) struct Claim {
     toolstack: Toolstack,
@@ -115,7 +116,7 @@ impl Toolstack {
         !self.0.claims.lock().open.is_empty()
     }
 
-    /// Claims a disk for a domain, and its number there.
+    /// Claims a disk for a domain, and the disk's device number in the domain.
     pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DiskError> {
         let is_taken = |disks: &[DiskConfig]| disks.iter().any(|other| other.devid == disk.devid);
         let on_its_way = |open: &Open| open.id == Some(domain.id) && is_taken(&open.disks);
@@ -140,7 +141,7 @@ impl Toolstack {
         Claim { toolstack: self.clone(), number }
     }
 
-    /// Has no domain this name, nor one that is being made?
+    /// Whether no domain has this name, not even one that is being made.
     pub(super) fn is_free_name(&self, name: &str) -> bool {
         let is_claimed = |open: &Open| open.id.is_none() && open.name == name;
         name != nodes::OWN_NAME
@@ -191,14 +192,14 @@ mod tests {
                 toolstack.claim_domain(&config("other", "'phy:/dev/vdb,xvda,w'"), &Making::default()).err(),
                 Some(in_use)
             );
-            // What does not meet it waits for nothing.
+            // Commands that do not need the claimed name or disk do not wait.
             let begun = time::now_ns();
             toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
             toolstack.detach_disk(&one, 51712, true).await.unwrap();
             toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await.unwrap();
             let other = toolstack.claim_domain(&config("other", ""), &Making::default()).unwrap();
             assert!(time::now_ns() - begun < 100_000_000);
-            // A domain that is not made after all leaves nothing.
+            // The claims of domains that were never made are gone.
             drop((slow, other));
             toolstack.rename(&two, "new").unwrap();
             toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();
@@ -218,7 +219,7 @@ mod tests {
         });
     }
 
-    /// One disk leaves while another is on its way: what the second was promised stays promised.
+    /// One disk is detached while another is being attached: the second disk's budget stays claimed.
     #[test]
     fn a_disk_that_leaves_takes_its_own_budget_alone() {
         let (toolstack, _) = start();

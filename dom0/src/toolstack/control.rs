@@ -1,4 +1,4 @@
-//! What a running domain is asked and told: through its nodes in the store, and by the hypervisor.
+//! Requests to a running domain, through its nodes in the store and by the hypervisor.
 
 use alloc::format;
 use alloc::string::String;
@@ -19,7 +19,7 @@ const ACKNOWLEDGE_NS: u64 = 60_000_000_000;
 const REQUEST: &str = "shutdown";
 
 impl Toolstack {
-    /// Asks a domain to do what `reason` (`poweroff`, `reboot`) says.
+    /// Asks a domain to shut down for `reason` (`poweroff`, `reboot`).
     ///
     /// # Errors
     /// The store's.
@@ -27,10 +27,11 @@ impl Toolstack {
         nodes::write_control(&self.0.store, domain.id, REQUEST, reason).map_err(store(domain))
     }
 
-    /// Waits until a domain has acknowledged what it was asked by [`Toolstack::request`], or is over.
+    /// Waits until a domain has acknowledged a [`Toolstack::request`], or is over.
     ///
     /// # Errors
-    /// It does not, or the store's. The request stays: it may still be followed.
+    /// The domain did not acknowledge in time, or the store's error. The request stays, so the domain may
+    /// still follow it.
     pub async fn acknowledged(&self, domain: &Domain) -> Result<(), String> {
         let over = self.wait_until(|_| domain.fate.lock().end.is_some());
         let taken = nodes::control_taken(&self.0.store, domain.id, REQUEST);
@@ -50,7 +51,7 @@ impl Toolstack {
             .map_err(store(domain))
     }
 
-    /// Sends a vCPU what `XEN_DOMCTL_SENDTRIGGER_*` says.
+    /// Sends a vCPU the trigger `XEN_DOMCTL_SENDTRIGGER_*`.
     ///
     /// # Errors
     /// The hypervisor's reason.
@@ -58,11 +59,12 @@ impl Toolstack {
         domctl::send_trigger(domain.id, trigger, vcpu).map_err(refused(domain))
     }
 
-    /// Asks a domain's balloon driver to leave it with `kib` of memory, and lets it have no more. Nobody waits for that: a
-    /// domain whose driver only goes upwards keeps what it has, and gets no more before it has less than that.
+    /// Asks a domain's balloon driver to shrink or grow the domain to `kib` of memory, and lowers or raises the
+    /// hypervisor's limit to that. The function does not wait for the driver. A domain whose driver does not shrink
+    /// keeps its memory, and gets no more while it is above the limit.
     ///
     /// # Errors
-    /// It is more than the domain's maximum, or the store's or the hypervisor's reason.
+    /// `kib` is more than the domain's maximum, or the store's or the hypervisor's reason.
     pub fn set_memory(&self, domain: &Domain, kib: u64) -> Result<(), String> {
         let (_, max_kib) = nodes::memory(&self.0.store, domain.id).map_err(store(domain))?;
         if kib > max_kib {
@@ -77,14 +79,15 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Keeps a change of a running domain for its next life, as Xen's `xl` does: a reboot undoes none of it.
+    /// Keeps a change of a running domain in its configuration, as Xen's `xl` does, so that a reboot does not
+    /// undo the change.
     fn keep(&self, domain: &Domain, change: impl FnOnce(&mut DomainConfig)) {
         if let Some(now) = self.0.domains.lock().get_mut(&domain.id) {
             change(Arc::make_mut(&mut now.config));
         }
     }
 
-    /// Keeps a weight that the scheduler has got, for the domain's next life.
+    /// Keeps a new scheduler weight in the domain's configuration, for its next life.
     pub fn keep_weight(&self, id: ring_abi::types::DomId, weight: u16) {
         if let Some(domain) = self.domain(id) {
             self.keep(&domain, |config| config.cpu_weight = weight);
@@ -94,7 +97,7 @@ impl Toolstack {
     /// Sets the most memory that a domain may be given.
     ///
     /// # Errors
-    /// It is less than what the domain has been told to have, or the store's or the hypervisor's reason.
+    /// `kib` is less than the domain's memory target, or the store's or the hypervisor's reason.
     pub fn set_max_memory(&self, domain: &Domain, kib: u64) -> Result<(), String> {
         let (target_kib, _) = nodes::memory(&self.0.store, domain.id).map_err(store(domain))?;
         if kib < target_kib {
@@ -112,7 +115,7 @@ impl Toolstack {
     /// Asks a domain to use its first `count` vCPUs.
     ///
     /// # Errors
-    /// There are not so many, or the store's reason.
+    /// The domain has fewer vCPUs, or the store's reason.
     pub async fn set_vcpus(&self, domain: &Domain, count: u32) -> Result<(), String> {
         let there_are = domain.config.maxvcpus;
         if count == 0 || count > there_are {
@@ -129,10 +132,11 @@ impl Toolstack {
     /// Gives a domain another name.
     ///
     /// # Errors
-    /// Another has it, it is no name, or the store's reason.
+    /// Another domain has the name, the text is no valid name, or the store's reason.
     pub fn rename(&self, domain: &Domain, name: &str) -> Result<(), String> {
         check_name(name).map_err(|why| format!("{name}: {why}"))?;
-        // No wait between: a domain's making claims its name in one step too.
+        // There is no await between check and change, since the making of a domain also claims a name in one
+        // step.
         if !self.is_free_name(name) {
             return Err(format!("{name}: a domain of that name exists"));
         }
@@ -145,7 +149,7 @@ impl Toolstack {
     }
 }
 
-/// MiB that hold so many KiB, and one at least.
+/// KiB in MiB, rounded up, at least 1.
 fn mib(kib: u64) -> u64 {
     kib.div_ceil(1024).max(1)
 }
@@ -172,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_request_is_over_when_its_domain_has_taken_it() {
-        // A kernel empties the node; some take it away.
+        // Most kernels empty the node; some remove it.
         for gone in [false, true] {
             let (toolstack, client) = start();
             block_on_test(async {
@@ -205,8 +209,8 @@ mod tests {
         });
     }
 
-    /// As `libxl_set_memory_target` and `libxl_domain_setmaxmem` go: the hypervisor's bound follows the target at once, and
-    /// whether the domain follows is its own affair.
+    /// As with `libxl_set_memory_target` and `libxl_domain_setmaxmem`, the hypervisor's limit follows the target at
+    /// once, whether or not the domain's balloon driver does.
     #[test]
     fn a_domain_that_keeps_its_memory_is_asked_and_bound_all_the_same() {
         let machine = Machine::install();
@@ -225,11 +229,11 @@ mod tests {
             assert!(more.contains("maximum of 131072 KiB"), "{more}");
             toolstack.set_memory(&one, 65_537).unwrap();
             assert!(toolstack.set_max_memory(&one, 65_536).unwrap_err().contains("less than the 65537 KiB"));
-            // Once its maximum is higher it may be asked for more.
+            // With a higher maximum, the domain's target may be raised.
             toolstack.set_max_memory(&one, 262_144).unwrap();
             toolstack.set_memory(&one, 200_000).unwrap();
             assert_eq!(machine.limit_kib(1), Some(201_024));
-            // A reboot finds the domain as it is now.
+            // A reboot keeps the changes.
             let now = toolstack.find("one").unwrap().config;
             assert_eq!((now.memory_mib, now.maxmem_mib), (196, 256));
         });

@@ -21,34 +21,34 @@ use crate::xenstore::XsError;
 /// Why a domain was not made. Nothing of it is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateError {
-    /// There is one of that name.
+    /// Another domain has that name.
     NameTaken(String),
-    /// A file that the configuration names is not there.
+    /// A file that the configuration names does not exist.
     NoFile(String),
-    /// A disk that the configuration names is not there.
+    /// A disk that the configuration names does not exist.
     NoDisk(String),
-    /// A disk is another domain's already, and one of the two would write: the disk, the domain.
+    /// Another domain has the disk, and one of the two would write to it: the disk, the domain.
     DiskInUse(String, String),
-    /// dom0 has not the memory to serve it.
+    /// dom0 lacks the memory to serve the domain.
     Budget(Shortage),
     /// Building failed.
     Build(BuildError),
-    /// The store refused: what was done.
+    /// The store refused: what the toolstack was doing.
     Store(&'static str, XsError),
-    /// The domain that is to serve a disk is not there.
+    /// The driver domain of a disk does not exist.
     NoServer(String),
-    /// The domain that is to serve a disk has too much in the store to serve another.
+    /// The driver domain of a disk owns too many nodes in the store to serve another disk.
     ServerFull(String),
     /// A device's backend gave up: which, and why.
     Device(String, String),
-    /// Nobody wants the domain any more: its name.
+    /// The domain was given up while it was being made: its name.
     GivenUp(String),
     /// The hypervisor refused, or the console cannot be served.
     Refused(String),
 }
 
 impl CreateError {
-    /// Is what is missing memory, which may be there later?
+    /// Whether only memory is missing, which may be free later.
     pub(super) fn is_shortage(&self) -> bool {
         match self {
             Self::Budget(_) => true,
@@ -90,7 +90,7 @@ impl Toolstack {
         self.create_as(config, &Making::default()).await
     }
 
-    /// As [`Toolstack::create`], for who may give the domain up.
+    /// Does the same as [`Toolstack::create`] for a caller that may give the domain up by `making`.
     pub(super) async fn create_as(
         &self,
         config: Arc<DomainConfig>,
@@ -121,11 +121,12 @@ impl Toolstack {
             return Err(error);
         }
 
-        // From here on there are things outside the hypervisor too: undone as at a domain's end.
+        // From here on there is state outside the hypervisor too, so a failure undoes everything as at a
+        // domain's end.
         let Built { domain: owned, rings } = built;
         let (store, console) = ((rings.store_mfn, rings.store_port), (rings.console_mfn, rings.console_port));
         owned.keep();
-        // Not before: an account that is a domain's lasts until that domain is torn down.
+        // The account is not assigned earlier: an assigned account lasts until its domain is torn down.
         account.assign(id);
         let domain = Domain {
             id,
@@ -148,7 +149,7 @@ impl Toolstack {
             Err(error) => {
                 if self.claim(id) {
                     self.tear_down(&domain).await;
-                    // Somebody may wait for it.
+                    // Others may wait for the domain's end.
                     self.set_fate(&domain, |fate| {
                         fate.end = Some(End::Destroyed);
                         fate.over = true;
@@ -159,7 +160,8 @@ impl Toolstack {
         }
     }
 
-    /// Builds the domain as a task of its account, until that is overdrawn or the domain is given up.
+    /// Builds the domain in a task of the domain's account. The build stops when the account is overdrawn or
+    /// the domain is given up.
     async fn build(
         &self,
         config: &Arc<DomainConfig>,
@@ -187,7 +189,7 @@ impl Toolstack {
         self.0.bundle.find(path).ok_or_else(|| CreateError::NoFile(path.to_string()))
     }
 
-    /// Nodes, rings and devices.
+    /// Writes the domain's nodes, and serves its rings and devices.
     async fn connect(&self, domain: &Domain, facts: &nodes::Facts<'_>) -> Result<(), CreateError> {
         let store = &self.0.store;
         let client = store.client();
@@ -207,7 +209,7 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Lets a new domain, or one that was paused, run.
+    /// Unpauses a domain, new or not.
     ///
     /// # Errors
     /// The hypervisor's reason.
@@ -216,7 +218,7 @@ impl Toolstack {
     }
 }
 
-/// Ties vCPUs to CPUs as the configuration says.
+/// Sets the vCPUs' affinity as the configuration says.
 fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     let Some(last) = config.cpus.last() else { return Ok(()) };
     for vcpu in 0..config.maxvcpus {
@@ -227,7 +229,7 @@ fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     Ok(())
 }
 
-/// Sets the domain's share of the CPUs, where the configuration names another than the usual one.
+/// Sets the domain's scheduler weight, if the configuration names another than the default.
 fn set_share(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     const USUAL_WEIGHT: u16 = 256;
     if config.cpu_weight == USUAL_WEIGHT {

@@ -1,7 +1,8 @@
 //! Domains from their configuration to their end.
 //!
 //! [`Toolstack`] knows every domain that it made: [`Toolstack::create`] builds one and puts its nodes into the store,
-//! [`Toolstack::serve`] hears from the hypervisor when one has ended and does what its configuration says.
+//! [`Toolstack::serve`] gets the hypervisor's event when a domain has ended, and does what the domain's configuration
+//! says.
 #![forbid(unsafe_code)]
 
 pub mod budget;
@@ -48,19 +49,19 @@ pub fn domain_number(text: &str) -> Option<DomId> {
 /// How a domain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself, or asked to: its reason, `SHUTDOWN_*`.
+    /// The domain shut down, by itself or on request: its reason, `SHUTDOWN_*`.
     ShutDown(u32),
-    /// Destroyed by somebody else.
+    /// Another toolstack or tool destroyed the domain.
     Destroyed,
 }
 
 impl End {
-    /// Did it power off as it should?
+    /// Whether the domain powered off.
     pub fn is_success(self) -> bool {
         self == Self::ShutDown(SHUTDOWN_POWEROFF)
     }
 
-    /// In words: what it did.
+    /// What the domain did, in words.
     pub fn text(self) -> String {
         match self {
             Self::ShutDown(SHUTDOWN_POWEROFF) => "powered off".into(),
@@ -75,20 +76,20 @@ impl End {
     }
 }
 
-/// What has become of a domain.
+/// The fate of a domain: whether and how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
-    /// How it ended.
+    /// How the domain ended.
     pub end: Option<End>,
-    /// The domain is over: gone, or kept to be looked at; and if it was to start again, it has.
+    /// The domain is over: gone, or kept dead; and if it was to start again, its successor has started.
     pub over: bool,
     /// The domain that took its place.
     pub successor: Option<DomId>,
-    /// The domain is to be destroyed, and shall not start again.
+    /// The domain is to be destroyed and must not start again.
     pub unwanted: bool,
-    /// Somebody takes away what was kept of it.
+    /// A task is removing the dead domain that was kept.
     pub leaving: bool,
-    /// How many runs before this one, in a row, were too short.
+    /// How many runs in a row before this one were too short.
     pub short_runs: u32,
 }
 
@@ -99,17 +100,17 @@ pub struct Domain {
     pub id: DomId,
     /// Its name.
     pub name: String,
-    /// What it was made from.
+    /// The configuration that the domain was made from.
     pub config: Arc<DomainConfig>,
     /// Its UUID.
     pub uuid: [u8; 16],
-    /// When it was made: system time in nanoseconds.
+    /// When the domain was made: system time in nanoseconds.
     pub started_ns: u64,
-    /// What has become of it.
+    /// The domain's fate.
     pub fate: Arc<Mutex<Fate>>,
     /// The domain is dead and kept, and another has its name and its disks now.
     replaced: bool,
-    /// Somebody takes care of its end.
+    /// A task handles the domain's end.
     handled: bool,
 }
 
@@ -127,15 +128,16 @@ struct Shared {
     domains: Mutex<BTreeMap<DomId, Domain>>,
     /// Something in a [`Fate`] has changed.
     changed: Notify,
-    /// The accounts of domains that are over, and until when something may be left of them. A leaf lock.
+    /// The accounts of domains that are over, each with the time when it must be empty. A leaf lock.
     closing: Mutex<Vec<(Account, u64)>>,
-    /// One was added.
+    /// An account was added to `closing`.
     closed: Notify,
-    /// Names of domains that are no more ours, while the hypervisor still has them: others map their pages. A leaf lock.
+    /// Names of domains that left the list while the hypervisor still has them, since other domains map their pages.
+    /// A leaf lock.
     left: Mutex<Vec<(DomId, String)>>,
-    /// What domains in the making have. A leaf lock, as `domains` is.
+    /// The claims of domains that are being made. A leaf lock, as `domains` is.
     claims: Mutex<claims::Claims>,
-    /// One domain gets its memory at a time: of two that find too little, one shall have it.
+    /// Only one domain is populated at a time: if there is memory for one of two, one of them must get it.
     populating: AsyncMutex<()>,
 }
 
@@ -143,7 +145,7 @@ impl Toolstack {
     /// A toolstack that has made no domain yet.
     pub fn new(store: Xenstore, disks: Arc<Disks>, bundle: Bundle, terminal: Terminal) -> Self {
         let printer = terminal.clone();
-        // The screen is dom0's own, whosever line it shows.
+        // What the screen allocates is dom0's own, whichever domain's line it shows.
         let print = move |text: &str| Account::own().charge(|| printer.print_lines(text));
         let consoles = Consoles::new(Arc::new(print));
         nodes::write_own(&store);
@@ -178,10 +180,10 @@ impl Toolstack {
         self.0.domains.lock().get(&id).cloned()
     }
 
-    /// The domain called so, or numbered so.
+    /// The domain that has this name or number.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such domain.
     pub fn find(&self, text: &str) -> Result<Domain, String> {
         if matches!(text, "0" | nodes::OWN_NAME) {
             return Err(format!("{text}: that is dom0 itself; only other domains can be meant here"));
@@ -199,10 +201,10 @@ impl Toolstack {
         })
     }
 
-    /// The number of a domain that is called so or numbered so, dom0 included.
+    /// The number of the domain that has this name or number, dom0 included.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such domain.
     pub fn number(&self, text: &str) -> Result<DomId, String> {
         match text {
             "0" | nodes::OWN_NAME => Ok(DomId::DOM0),
@@ -213,17 +215,18 @@ impl Toolstack {
         }
     }
 
-    /// What domain `id` is called.
+    /// The name of domain `id`.
     pub fn name(&self, id: DomId) -> String {
         match self.domain(id) {
             Some(domain) => domain.name,
             None if id == DomId::DOM0 => nodes::OWN_NAME.to_string(),
-            // In the hypervisor and in nobody's hands: made by another toolstack.
+            // The domain is not in the list: it is being made, or it has left the list, or another toolstack
+            // made it.
             None => self.name_in_making(id).or_else(|| self.name_left(id)).unwrap_or_else(|| "(null)".into()),
         }
     }
 
-    /// Keeps the name of a domain that is none of ours any more, while the hypervisor still has it.
+    /// Keeps the name of a domain that leaves the list, while the hypervisor still has the domain.
     fn leave(&self, id: DomId, name: &str) {
         let mut left = self.0.left.lock();
         left.retain(|(other, _)| *other != id && death::exists(*other));
@@ -232,32 +235,33 @@ impl Toolstack {
         }
     }
 
-    /// The name of such a domain.
+    /// The name of a domain that has left the list, if the hypervisor still has it.
     fn name_left(&self, id: DomId) -> Option<String> {
         let mut left = self.0.left.lock();
         left.retain(|(other, _)| death::exists(*other));
         left.iter().find(|(other, _)| *other == id).map(|(_, name)| name.clone())
     }
 
-    /// Waits until `done` says so of the domains; asked again after each end of one.
+    /// Waits until `done` is true, and checks `done` again whenever the fate of a domain changes.
     pub async fn wait_until(&self, done: impl Fn(&Self) -> bool) {
         while !done(self) {
             self.0.changed.notified().await;
         }
     }
 
-    /// Waits until a domain is over; how it ended, and the domain that took its place.
+    /// Waits until a domain is over; returns how it ended, and its successor.
     pub async fn wait_over(&self, domain: &Domain) -> Fate {
         self.wait_until(|_| domain.fate.lock().over).await;
         *domain.fate.lock()
     }
 
-    /// Whether it is there: running, ending, or kept. Its number alone may be another's by now.
+    /// Whether the domain is still there: running, ending, or kept. Another domain may have its number by
+    /// now.
     pub fn is_there(&self, domain: &Domain) -> bool {
         self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate))
     }
 
-    /// Is the domain there, and is nobody ending it?
+    /// Whether the domain is there, and no task is ending it.
     fn is_wanted(&self, domain: &Domain) -> bool {
         self.domain(domain.id).is_some_and(|now| Arc::ptr_eq(&now.fate, &domain.fate) && !now.handled)
     }
@@ -267,13 +271,14 @@ impl Toolstack {
         self.0.changed.notify_all();
     }
 
-    /// Claims the right to take away a domain that is over and kept; `false`: it is not over, or somebody else does so.
+    /// Claims the right to remove a domain that is over and kept; `false`: the domain is not over, or another task
+    /// removes it.
     fn claim_kept(&self, domain: &Domain) -> bool {
         let mut fate = domain.fate.lock();
         fate.over && !core::mem::replace(&mut fate.leaving, true)
     }
 
-    /// Claims the right to end a domain; `false`: somebody else has it.
+    /// Claims the right to end a domain; `false`: another task has it.
     fn claim(&self, id: DomId) -> bool {
         let mut domains = self.0.domains.lock();
         domains.get_mut(&id).is_some_and(|domain| !core::mem::replace(&mut domain.handled, true))

@@ -8,7 +8,7 @@ use pvrt::executor::time;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// A UUID that this machine has not yet given, of version 4: from the clocks and a count.
+/// A new UUID of version 4, unique on this machine: made of the clocks and a count.
 pub(super) fn fresh() -> [u8; 16] {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let high = mix(time::wall_ns() ^ count.rotate_left(48));

@@ -15,8 +15,8 @@ use crate::xenstore::Quotas;
 /// What dom0 may keep for a domain: its xenstore nodes, watches, transactions and messages, its console and the tasks that
 /// serve it. In bytes.
 pub const DOMAIN_BYTES: usize = 1536 << 10;
-/// And for each of its disks that dom0 serves: the block engine's requests, the pages for what they refer to, and what the
-/// disk's driver keeps for the vbd as a client.
+/// The bytes for each disk of a domain that dom0 serves: the block engine's requests, the pages of indirect requests,
+/// and what the disk's driver keeps for the vbd as a client.
 pub const DISK_BYTES: usize = 384 << 10;
 /// The store's part is bounded by quotas; the rest has room for the console's scrollback and the tasks.
 const _: () =
@@ -27,13 +27,13 @@ const _: () = assert!(
             + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT)
             + Quotas::XEN.most_for_client()
 );
-/// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
-/// that: if it cannot be had, building fails.
+/// What a domain's account may use beyond the budget while the domain is built: a decompressor's window, the list of
+/// the domain's frames. No memory is promised for that: if there is too little, building fails.
 pub const BUILD_BYTES: usize = 136 << 20;
 const _: () = assert!(BUILD_BYTES as u64 >= crate::builder::payload::MAX_WINDOW_BYTES + (4 << 20));
 
-/// How long something may be kept for a domain after its end, and how often that is looked at: an administrator at its
-/// console may still be reading.
+/// How long dom0 may keep something for a domain after its end, and how often the toolstack checks. An administrator
+/// at the domain's console may still be reading.
 const CLOSE_NS: u64 = 10_000_000_000;
 const CLOSE_ROUND_NS: u64 = 20_000_000;
 
@@ -42,19 +42,19 @@ pub(super) fn of(config: &DomainConfig) -> usize {
     config.disks.len().saturating_mul(DISK_BYTES).saturating_add(DOMAIN_BYTES)
 }
 
-/// Claims the budget of a domain that is to be made, and what its building may take.
+/// Claims the budget of a domain that is to be made, and allows what building the domain may take.
 pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
     let account = Account::claim(of(config))?;
     account.allow(BUILD_BYTES);
     Ok(account)
 }
 
-/// What one disk needs, claimed for a domain. Dropping it gives that back.
+/// The claim of one disk's budget for a domain. Drop gives the budget back.
 #[must_use]
 pub(super) struct Raised(Option<Account>);
 
 impl Raised {
-    /// The disk is the domain's now, and what it needs with it.
+    /// Leaves the budget with the domain, which now has the disk.
     pub(super) fn keep(mut self) {
         self.0 = None;
     }
@@ -68,21 +68,21 @@ impl Drop for Raised {
     }
 }
 
-/// Claims what one disk more needs.
+/// Claims the budget of one more disk.
 pub(super) fn raise(id: DomId) -> Result<Raised, Shortage> {
     let account = Account::of(id);
     account.raise_budget(DISK_BYTES)?;
     Ok(Raised(Some(account)))
 }
 
-/// Gives back what one disk needed.
+/// Gives back the budget of one disk.
 pub(super) fn lower(id: DomId) {
     Account::of(id).lower_budget(DISK_BYTES);
 }
 
 impl Toolstack {
-    /// Ends domains for which dom0 would have to keep more than their budget, and sees that nothing is kept for those that
-    /// are over. For ever.
+    /// Ends domains that go over their budget, and logs an error if dom0 keeps something for a domain long after the
+    /// domain's end. Runs for ever.
     pub async fn watch_budgets(self) {
         loop {
             match select(overdrawn(), self.closed()).await {
@@ -94,8 +94,8 @@ impl Toolstack {
 
     /// Ends the domain of an overdrawn account.
     fn stop(&self, account: Account) {
-        // A domain that is paused makes dom0 keep nothing more, so that the account's tasks may run again: the domain's end
-        // needs them. A domain that is over already has left its number, perhaps to another.
+        // A paused domain makes dom0 keep nothing more, so the account's tasks may run again, as the domain's end
+        // needs. If the domain is over already, another domain may have its number.
         let id = account.domain().filter(|id| Account::of(*id) == account);
         if let Some(id) = id
             && let Err(errno) = domctl::pause(id)
@@ -104,7 +104,7 @@ impl Toolstack {
             log::warn!("d{id}: pausing it: {errno}");
         }
         account.thaw();
-        // If the domain is still being made, the task that makes it looks at its account now.
+        // If the domain is still being made, the task that makes it now checks the account.
         self.0.changed.notify_all();
         let Some(domain) = id.and_then(|id| self.domain(id)) else { return };
         let toolstack = self.clone();
@@ -115,7 +115,7 @@ impl Toolstack {
         });
     }
 
-    /// Closes the account of a domain that is over: what was kept for it must soon be gone.
+    /// Closes the account of a domain that is over: dom0 must soon keep nothing for that domain.
     pub(super) fn close_account(&self, account: Account) {
         account.retire();
         if account.figures().is_some() {
@@ -124,7 +124,7 @@ impl Toolstack {
         }
     }
 
-    /// Looks after the accounts that are being closed, until there is none.
+    /// Checks the accounts that are being closed, until all are gone.
     async fn closed(&self) {
         loop {
             let now = time::now_ns();

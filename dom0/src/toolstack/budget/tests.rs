@@ -1,4 +1,5 @@
-//! Whatever allocation for a domain is the one too many: the domain ends, and nobody else notices.
+//! Whichever allocation for a domain is the first over its budget, the domain ends, and no other domain is
+//! affected.
 
 use alloc::format;
 use alloc::vec;
@@ -53,7 +54,7 @@ impl<'a> Guest<'a> {
         (Self { id, store, port }, account)
     }
 
-    /// A request and its answer; `None`: nobody answers any more.
+    /// Sends a request and returns the answer; `None`: the store no longer answers.
     async fn ask(&mut self, kind: u32, tx_id: u32, payload: &[u8]) -> Option<(u32, Vec<u8>)> {
         let header = XsdSockmsg { r#type: kind, req_id: 1, tx_id, len: payload.len() as u32 };
         let message = [header.as_bytes(), payload].concat();
@@ -89,7 +90,7 @@ impl<'a> Guest<'a> {
         None
     }
 
-    /// All that a domain has dom0 keep in the store.
+    /// Makes dom0 keep as much in the store as a domain can.
     async fn storm(&mut self) -> Option<()> {
         self.ask(xs_wire::XS_WATCH, 0, b"data\0token\0").await?;
         for index in 0..6 {
@@ -103,7 +104,7 @@ impl<'a> Guest<'a> {
         self.ask(xs_wire::XS_RM, 0, b"data/1\0").await.map(drop)
     }
 
-    /// Is the store there for it?
+    /// Whether the store answers the domain.
     async fn is_served(&mut self) -> bool {
         let written = self.ask(xs_wire::XS_WRITE, 0, b"alive\0yes").await;
         let read = self.ask(xs_wire::XS_READ, 0, b"alive\0").await;
@@ -112,7 +113,7 @@ impl<'a> Guest<'a> {
             && read == Some((xs_wire::XS_READ, b"yes".to_vec()))
     }
 
-    /// Its console: opened, and written to.
+    /// Opens the domain's console, and writes to it.
     async fn print(&self, toolstack: &Toolstack) {
         let page = Pages::zeroed(1).unwrap();
         // The entry that a domain builder would write, in the stand-in's own table.
@@ -131,12 +132,12 @@ impl<'a> Guest<'a> {
             port.notify();
             time::sleep(1_000_000).await;
         }
-        // Unmapped before the page goes.
+        // The console must unmap the page before the page is freed.
         toolstack.consoles().remove(self.id);
         settle().await;
     }
 
-    /// Its disk: connected, as far as the backend goes along.
+    /// Connects the domain's disk, as far as the backend allows.
     async fn connect_disk(&self, client: &Client) {
         let front = format!("{}/device/vbd/51712", nodes::home(self.id));
         let back = format!("/local/domain/0/backend/vbd/{}/51712", self.id);
@@ -193,8 +194,8 @@ fn figures(toolstack: &Toolstack) -> Left {
     }
 }
 
-/// A domain's life beside a neighbour's, in a kernel of its own; its allocation number `nth` is one too many, or none if
-/// 0. Gives the number of allocations that were charged.
+/// Runs a domain beside a neighbour, in a kernel of its own. The domain's allocation number `nth` goes over the
+/// budget, or none if 0. Returns the number of allocations that were charged.
 fn life(nth: u64) -> u64 {
     let run = move || {
         let (toolstack, client) = start();
@@ -259,7 +260,7 @@ fn each_allocation_too_many_ends_its_domain_alone() {
     }
 }
 
-/// A task that outlives its domain goes over the budget when the domain's number is another's already.
+/// A task that outlives its domain goes over the budget when another domain already has the number.
 #[test]
 fn an_account_that_is_over_ends_no_domain_of_the_same_number() {
     let (toolstack, client) = start();
@@ -291,7 +292,7 @@ fn a_claim_that_dom0_cannot_keep_is_refused_with_what_is_missing() {
     let error = claim(&config("")).unwrap_err();
     assert_eq!(error, Shortage { wanted: DOMAIN_BYTES, missing: 1024 });
     assert_eq!(format!("{error}"), "dom0 needs 1536 KiB for it and lacks 1 KiB of them");
-    // What the first gives back is there for the next.
+    // The next claim can use what the first gives back.
     drop(first);
     claim(&config("")).unwrap();
 }

@@ -28,23 +28,24 @@ use crate::xenstore::{Nodes, XsError};
 
 /// How long backends may take to let go of a dead domain's device.
 const RELEASE_NS: u64 = 10_000_000_000;
-/// How long the hypervisor may take until nothing refers to a dead domain's memory, and how often it is asked.
+/// How long to wait until nothing refers to a dead domain's memory: the number of times that the hypervisor is
+/// asked, and the time between.
 const GONE_ROUNDS: u32 = 200;
 const GONE_ROUND_NS: u64 = 1_000_000;
-/// How often the hypervisor is asked from then on, when the domain is to start again.
+/// The time between further questions, when the domain is to start again.
 const HELD_ROUND_NS: u64 = 1_000_000_000;
 
-/// A run that is shorter than this was too short: a domain that always ends at once must not take the whole machine,
-/// nor all of its memory when the dead are kept.
+/// A run that is shorter than this counts as too short: a domain that always ends at once must not use up the
+/// machine's time, nor its memory when dead domains are kept.
 const SHORT_RUN_NS: u64 = 10_000_000_000;
-/// After a short run a domain starts again only so long after it was last started. The time doubles with each further
-/// short run, up to the longest. (Xen's `xl` sleeps for two seconds before each restart; its forerunner refused a
-/// domain that was "restarting too fast".)
+/// After a short run a domain starts again no sooner than this time after its last start. The time doubles with each
+/// further short run, up to the longest. (Xen's `xl` sleeps for two seconds before each restart; its forerunner
+/// refused a domain that was "restarting too fast".)
 const RESTART_NS: u64 = 1_000_000_000;
 const LONGEST_DOUBLINGS: u32 = 5;
 
-/// When a domain may start again that was started at `started_ns`, ended at `now_ns`, and ran too short so many times
-/// in a row before; and how many times it is then.
+/// When a domain may start again that started at `started_ns`, ended at `now_ns`, and had `short_runs` short runs in
+/// a row before; also the new number of short runs.
 fn next_start(started_ns: u64, now_ns: u64, short_runs: u32) -> (u64, u32) {
     if now_ns.saturating_sub(started_ns) >= SHORT_RUN_NS {
         return (now_ns, 0);
@@ -54,7 +55,7 @@ fn next_start(started_ns: u64, now_ns: u64, short_runs: u32) -> (u64, u32) {
 }
 
 impl Toolstack {
-    /// Takes care of domains that end, for ever.
+    /// Handles the ends of domains, for ever.
     pub async fn serve(self) {
         let port = match Port::bind_virq(VIRQ_DOM_EXC) {
             Ok(port) => port,
@@ -76,14 +77,15 @@ impl Toolstack {
         }
     }
 
-    /// Destroys a domain at once: when this returns it is gone, and none that took its place meanwhile is there.
+    /// Destroys a domain at once. When this returns, the domain is gone, and so is any successor that started
+    /// meanwhile.
     ///
     /// # Errors
-    /// None at present; what cannot be taken away is logged.
+    /// None at present; the function logs what it cannot remove.
     pub async fn destroy(&self, domain: &Domain) -> Result<(), String> {
         let mut waited = false;
         while self.is_there(domain) && !self.claim(domain.id) && !self.claim_kept(domain) {
-            // Somebody else is at its end: that may leave it kept, or have begun to start it again.
+            // Another task handles the domain's end, and may keep the dead domain or start it again.
             waited = true;
             self.set_fate(domain, |fate| fate.unwanted = true);
             self.wait_until(|all| {
@@ -106,7 +108,7 @@ impl Toolstack {
         }
     }
 
-    /// Does what the configuration says of such an end.
+    /// Does what the configuration says for such an end.
     pub(super) async fn finish(&self, domain: Domain, end: End) {
         self.0.store.domain_shut_down(domain.id.raw());
         domain.fate.lock().end = Some(end);
@@ -123,7 +125,8 @@ impl Toolstack {
         }
         match action {
             Action::Destroy | Action::SoftReset => self.tear_down(&domain).await,
-            // Its backends let go first: what it asked of a disk must not be under way when another has that disk.
+            // The backends let go first: requests of the dead domain must not be under way when another domain has
+            // the disk.
             Action::Preserve => self.release_devices(domain.id).await,
             Action::Restart => {
                 self.tear_down_wholly(&domain, true).await;
@@ -140,8 +143,8 @@ impl Toolstack {
         self.set_fate(&domain, |fate| fate.over = true);
     }
 
-    /// Waits until a domain that has ended may start again, or is to be destroyed; how many runs of it in a row were
-    /// too short.
+    /// Waits until a domain that has ended may start again, or is to be destroyed; returns how many of its runs in a
+    /// row were too short.
     async fn pause_restart(&self, domain: &Domain) -> u32 {
         let (now_ns, before) = (time::now_ns(), domain.fate.lock().short_runs);
         let (at_ns, short_runs) = next_start(domain.started_ns, now_ns, before);
@@ -158,11 +161,12 @@ impl Toolstack {
         short_runs
     }
 
-    /// Makes a domain again, from its configuration. Its memory was others' to take since its end: if there is too little,
-    /// the domain keeps its name and its disks, and waits as after a short run. Unless nobody wants it any more: `None`.
+    /// Makes a domain again, from its configuration. Other domains may have taken its memory since its end: if there
+    /// is too little, the domain keeps its name and its disks, and waits as after a short run. `None`: the domain was
+    /// given up meanwhile.
     ///
     /// # Errors
-    /// It cannot be made, for another reason.
+    /// The domain cannot be made, for another reason.
     async fn make_again(
         &self,
         domain: &Domain,
@@ -174,7 +178,7 @@ impl Toolstack {
                 Err(error) if error.is_shortage() => error,
                 result => return result.map(Some),
             };
-            // Nobody ran between: what the domain claimed while it was made is still free.
+            // There is no await between, so what the domain had claimed while it was made is still free.
             let claim = self.claim_again(&config, domain)?;
             let pause_ns = RESTART_NS << tries.min(LONGEST_DOUBLINGS);
             tries = tries.saturating_add(1);
@@ -200,7 +204,7 @@ impl Toolstack {
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             let mut config = (*domain.config).clone();
-            // The same machine goes on.
+            // The UUID stays, since for the user this is the same machine.
             config.uuid = Some(domain.uuid);
             config.name = domain.name.clone();
             let again = match self.make_again(domain, Arc::new(config), short_runs).await {
@@ -221,7 +225,7 @@ impl Toolstack {
         })
     }
 
-    /// Gives a dead domain that is kept another name and UUID: its own are its successor's.
+    /// Gives a dead domain that is kept another name and UUID, since the successor takes the old ones.
     fn make_way(&self, domain: &Domain) {
         let uuid = uuid::fresh();
         let names = (1u64..).map(|number| format!("{}-{number}", domain.name));
@@ -241,18 +245,19 @@ impl Toolstack {
         }
     }
 
-    /// Takes everything of a domain away. For who has claimed it.
+    /// Removes everything of a domain. The caller must have claimed the domain's end.
     pub(super) async fn tear_down(&self, domain: &Domain) {
         self.tear_down_wholly(domain, false).await;
     }
 
-    /// As [`Toolstack::tear_down`]. With `gone`, the domain stays in the list, and its memory in its account, until no
-    /// other domain maps a page of it, or nobody wants it to start again: else each life of it could leave pages behind
-    /// that no account has.
+    /// Does the same as [`Toolstack::tear_down`]. With `gone`, the domain stays in the list, and its memory in its
+    /// account, until no other domain maps its pages or the restart is given up. Otherwise each life could leave
+    /// pages behind that belong to no account.
     async fn tear_down_wholly(&self, domain: &Domain, gone: bool) {
         let id = domain.id;
         let account = Account::of(id);
-        // The domain must not write to its rings any more; a domain that shut down has no vCPU running anyway.
+        // The pause stops the domain's writes to its rings. A domain that shut down has no running vCPU
+        // anyway.
         if let Err(errno) = domctl::pause(id)
             && errno != Errno::ESRCH
         {
@@ -262,9 +267,9 @@ impl Toolstack {
         self.0.consoles.remove(id);
         self.0.store.domain_destroyed(id.raw());
         nodes::remove(&self.0.store, id, &uuid::text(&domain.uuid));
-        // Before its number may be another's.
+        // The store must be done before another domain can get the number.
         self.0.store.settled().await;
-        // The tasks that serve its rings let them go in their next turn.
+        // The tasks that serve the domain's rings unmap them in their next turn.
         settle().await;
         match destroy(id).await {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -284,12 +289,13 @@ impl Toolstack {
             }
         }
         let removed = self.0.domains.lock().remove(&id);
-        // Its name as it is now: a domain that ends can be renamed too.
+        // The record has the current name: a domain can be renamed while it ends.
         self.leave(id, removed.as_ref().map_or(&domain.name, |now| &now.name));
         self.close_account(account);
     }
 
-    /// Removes a dead domain's devices: its frontends' nodes go, then their backends let go and close.
+    /// Removes a dead domain's devices: removes the frontends' nodes, then waits until the backends have
+    /// closed.
     async fn release_devices(&self, id: DomId) {
         let store = &self.0.store;
         let backends = nodes::backends(store, id);
@@ -339,7 +345,7 @@ fn tenths(ns: u64) -> String {
     format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
 }
 
-/// Does the hypervisor have domain `id`, dead or alive?
+/// Whether the hypervisor has domain `id`, dead or alive.
 pub(super) fn exists(id: DomId) -> bool {
     domctl::info(id).is_ok_and(|info| info.domain == id.raw())
 }
@@ -351,7 +357,7 @@ fn action(domain: &Domain, end: End) -> Action {
         End::ShutDown(SHUTDOWN_REBOOT) => config.on_reboot,
         End::ShutDown(SHUTDOWN_WATCHDOG) => config.on_watchdog,
         End::ShutDown(SHUTDOWN_SOFT_RESET) => config.on_soft_reset,
-        // Nobody saves domains: one that suspends would sleep for ever.
+        // There is no save: a domain that suspends would sleep for ever.
         End::ShutDown(SHUTDOWN_SUSPEND) | End::Destroyed => Action::Destroy,
         End::ShutDown(_) => config.on_crash,
     }

@@ -14,14 +14,15 @@ fn short_runs_in_a_row_wait_ever_longer() {
         waits.push((now - started) / SECOND);
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32, 32]);
-    // A domain that ran long enough begins anew, and starts at once.
+    // A domain that ran long enough starts at once, and its count of short runs begins anew.
     assert_eq!(next_start(5, 5 + SHORT_RUN_NS, runs), (5 + SHORT_RUN_NS, 0));
     let (at, _) = next_start(5, 5 + 2 * SECOND, 0);
     assert!(at < 5 + 2 * SECOND, "a single restart does not wait");
     assert_eq!(next_start(u64::MAX - 1, u64::MAX, 9).0, u64::MAX);
 }
 
-/// Domain `one` reboots, and another domain maps a page of it until `let_go`; when it is over, in nanoseconds.
+/// Domain `one` reboots while another domain maps a page of it until `let_go`. Returns when `one` is over, in
+/// nanoseconds.
 fn over_while_held(let_go: impl Future<Output = ()> + Send + 'static, destroy: bool) -> u64 {
     let (toolstack, _) = start();
     block_on_test(async move {
@@ -57,7 +58,8 @@ fn none_starts_again_while_others_map_its_former_life() {
     assert!((60 * SECOND..61 * SECOND).contains(&took), "{took}");
 }
 
-/// When domain `one`, which ends at once for `reason` the fourth time in a row, is over, in nanoseconds.
+/// Domain `one` ends at once for `reason`, for the fourth time in a row. Returns when `one` is over, in
+/// nanoseconds.
 fn over_after(reason: u32, destroyed_after: Option<u64>) -> u64 {
     let (toolstack, _) = start();
     block_on_test(async move {
@@ -90,7 +92,8 @@ fn a_reboot_waits_as_a_crash_does() {
     }
 }
 
-/// Domain `one` reboots while dom0's memory is others' for a minute; when it is over, in nanoseconds.
+/// Domain `one` reboots while other domains have the machine's memory for a minute. Returns when `one` is
+/// over, in nanoseconds.
 fn over_while_memory_is_short(give_up: bool) -> u64 {
     let (toolstack, _) = start_with(&[("k", b"no kernel")]);
     block_on_test(async move {
@@ -120,7 +123,8 @@ fn over_while_memory_is_short(give_up: bool) -> u64 {
 
 #[test]
 fn one_that_finds_no_memory_when_it_starts_again_waits_for_it() {
-    // After 1, 2, 4, 8, 16 and 32 seconds it is tried; then there is memory, and no kernel in the file.
+    // The toolstack tries after 1, 2, 4, 8, 16 and 32 seconds. Then there is memory, but the file holds no
+    // kernel.
     let took = over_while_memory_is_short(false);
     assert!((63 * SECOND..65 * SECOND).contains(&took), "{took}");
     let took = over_while_memory_is_short(true);
@@ -141,7 +145,7 @@ fn a_domain_that_is_being_preserved_can_be_destroyed() {
         let (all, domain) = (toolstack.clone(), one.clone());
         spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_CRASH)).await });
         pvrt::yield_now().await;
-        // Two at once: one of them does so, and both hear when it is done.
+        // Two callers destroy the domain at once: one does the work, and both wait for its end.
         let (all, domain) = (toolstack.clone(), one.clone());
         let other = pvrt::executor::spawn_join(async move {
             let destroyed = all.destroy(&domain).await;

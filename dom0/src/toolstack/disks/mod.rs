@@ -1,4 +1,4 @@
-//! Disks of domains: whose they are, and how they come to a domain that runs and leave it.
+//! Disks of domains: which domain has which, and attaching and detaching disks of a running domain.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -19,7 +19,8 @@ use crate::xenstore::{Client, Nodes, Quotas, XsError};
 
 /// How long a backend may take to find its device.
 const BACKEND_NS: u64 = 10_000_000_000;
-/// Nodes of a backend, with what a driver domain adds of its own; and what they take in the store.
+/// How many nodes a backend has, with those that a driver domain adds; and the bytes that they take in the
+/// store.
 const BACKEND_NODES: usize = 24;
 const BACKEND_BYTES: usize = 12 << 10;
 /// How long a domain may take to let go of a disk.
@@ -28,13 +29,13 @@ const DETACH_NS: u64 = 10_000_000_000;
 /// Why a disk was not attached or detached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskError {
-    /// The domain has a disk of that number: its name.
+    /// The domain already has a disk of that number: the domain's name.
     Taken(String),
-    /// The domain has no such disk: its name.
+    /// The domain has no such disk: the domain's name.
     None(String),
-    /// The domain is dead.
+    /// The domain is dead: its name.
     Dead(String),
-    /// The domain goes on using the disk: its name.
+    /// The domain goes on using the disk: the domain's name.
     InUse(String),
     /// The disk could not be attached, as at a domain's creation.
     Attach(CreateError),
@@ -77,11 +78,11 @@ pub struct AttachedDisk {
 }
 
 impl Toolstack {
-    /// Each of `disks`, for the domain called `name`, is there, and nobody writes to one that another uses: neither
-    /// another domain nor, under a second name, this one. A domain that is over keeps its disks from nobody, once its
-    /// backends have let go of them: what it asked for may be under way until then.
+    /// Checks that each of `disks`, for the domain called `name`, exists, and that no disk which one of two users
+    /// writes to is used twice: neither by another domain nor, under a second name, by this one. A domain that is
+    /// over still counts as a user until its backends have let go of the disk, since its requests may be under way.
     pub(super) fn check_disks(&self, name: &str, disks: &[DiskConfig]) -> Result<(), CreateError> {
-        // What a driver domain has is its own affair.
+        // dom0 does not check the disks of a driver domain.
         let own = |disk: &&DiskConfig| disk.backend_domain.is_none();
         let find = |disk: &DiskConfig| self.0.disks.find(&disk.target).map(|found| found.name);
         let mut used: Vec<(String, bool, String)> = Vec::new();
@@ -109,13 +110,13 @@ impl Toolstack {
         Ok(())
     }
 
-    /// What the domain that has a disk open is called, if only by its number: its name may be gone.
+    /// The name of the domain that has a disk open, or its number if there is no name any more.
     fn user_name(&self, id: DomId) -> String {
         self.domain(id).map_or_else(|| format!("domain {id}"), |domain| domain.name)
     }
 
-    /// The domains that are to serve these disks. A backend's nodes count as its driver domain's: with more than it may have,
-    /// a driver domain could write none of its own, and would be over its budget at last.
+    /// The domains that are to serve these disks. A backend's nodes count for the quota of its driver domain, so a
+    /// driver domain with too many is refused: it could write no node of its own, and might go over its budget.
     pub(super) fn servers(&self, disks: &[DiskConfig]) -> Result<Vec<DomId>, CreateError> {
         let mut servers = Vec::new();
         let mut figures = None;
@@ -141,8 +142,8 @@ impl Toolstack {
         Ok(servers)
     }
 
-    /// Waits until a new disk's backend has found what is behind it. A driver domain is not waited for: it may take
-    /// as long as it likes, and so may the frontend.
+    /// Waits until a new disk's backend has opened its device. The function does not wait for a driver domain,
+    /// which may take as long as it likes, nor for the frontend.
     pub(super) async fn backend_ready(
         &self,
         id: DomId,
@@ -174,7 +175,7 @@ impl Toolstack {
     /// # Errors
     /// See [`DiskError`]; nothing of the disk is left.
     pub async fn attach_disk(&self, domain: &Domain, disk: DiskConfig) -> Result<(), DiskError> {
-        // All that is checked is claimed before the first wait.
+        // The disk is checked and claimed before the first await.
         let domain = self.alive(domain)?;
         let _claim = self.claim_disk(&domain, &disk)?;
         let server = self.servers(core::slice::from_ref(&disk)).map_err(DiskError::Attach)?[0];
@@ -194,12 +195,12 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Takes a disk from a domain: asks the domain to let go, or, if `force`, does not. The disk leaves its
-    /// configuration too.
+    /// Detaches a disk from a domain: asks the domain to let go, unless `force`. The disk also leaves the
+    /// domain's configuration.
     ///
-    /// Nothing is kept from others while the domain is waited for: until then the disk is that domain's, and counts as
-    /// such. A caller that no longer waits drops the future; the domain stays asked. While one caller waits, another
-    /// may force.
+    /// No lock is held during the wait for the domain: the disk counts as that domain's until it is released. A
+    /// caller that no longer waits drops the future, and the request to the domain stays. While one caller waits,
+    /// another may force.
     ///
     /// # Errors
     /// See [`DiskError`].
@@ -214,14 +215,15 @@ impl Toolstack {
         let closed =
             |client: &Client| Ok(nodes::is_state(client.read(&format!("{backend}/state"))?, nodes::CLOSED));
         match time::timeout(DETACH_NS, nodes::until(&client, &format!("{backend}/state"), closed)).await {
-            // A backend that found no disk, or whose domain went, is closed too.
+            // A backend that found no disk, or whose domain is gone, counts as closed.
             Ok(Ok(()) | Err(XsError::NoEnt)) => {}
             Ok(Err(error)) => return Err(DiskError::Store(error)),
-            // What a driver domain does with its own is its affair; dom0's backend may have requests under way.
+            // `force` need not wait for a driver domain, but must wait for dom0's backend, which may have
+            // requests under way.
             Err(_) if force && server != DomId::DOM0 => {}
             Err(_) => return Err(DiskError::InUse(vdev)),
         }
-        // From here to the end nobody else runs. Another who waited, too, may have done the rest.
+        // There is no await from here to the end. Another caller that waited too may have done the rest.
         let now = self.domain(domain.id);
         if now.is_some_and(|now| now.config.disks.iter().any(|disk| disk.devid == devid)) {
             nodes::remove_disk(&self.0.store, domain.id, devid);

@@ -15,7 +15,7 @@ pub(crate) fn start() -> (Toolstack, Client) {
     start_with(&[])
 }
 
-/// As [`start`], with these files.
+/// Does the same as [`start`], with these files.
 pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) -> (Toolstack, Client) {
     let store = Xenstore::new(Quotas::XEN);
     let disks = Arc::new(Disks::new());
@@ -69,7 +69,7 @@ fn a_disk_comes_and_goes() {
         assert_eq!(numbers(&toolstack, "one"), [51712, 51728]);
         let state = client.read_str("/local/domain/0/backend/vbd/1/51728/state");
         assert_eq!(state.as_deref(), Ok("2"), "the backend waits for the frontend");
-        // Its frontend has closed, as one does that is asked to.
+        // The frontend closes, as asked.
         client.write("/local/domain/1/device/vbd/51728/state", "6").unwrap();
         toolstack.detach_disk(&one, 51728, false).await.unwrap();
         assert_eq!(numbers(&toolstack, "one"), [51712]);
@@ -129,7 +129,7 @@ fn a_driver_domain_gets_no_more_backends_than_it_may_have_nodes() {
     });
 }
 
-/// A driver domain that writes anything into its backend's state and does nothing that it is asked for.
+/// A driver domain that writes any text to its backend's state and does nothing that the toolstack asks for.
 #[test]
 fn force_takes_a_disk_from_a_driver_domain_that_does_not_answer() {
     let (toolstack, client) = start();
@@ -145,7 +145,7 @@ fn force_takes_a_disk_from_a_driver_domain_that_does_not_answer() {
     });
 }
 
-/// A driver domain that takes its own nodes away, or is gone.
+/// A driver domain that removes its own nodes, or is gone.
 #[test]
 fn force_takes_a_disk_from_a_driver_domain_that_has_removed_its_end() {
     let directory = "/local/domain/2/backend/vbd/1/51728";
@@ -196,7 +196,7 @@ fn one_writer_has_a_disk() {
         assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvda,w")).await, taken);
         let absent = Err(DiskError::Attach(CreateError::NoDisk("/dev/vdc".into())));
         assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vdc,xvda,w")).await, absent);
-        // What was attached is the domain's, until it is detached.
+        // An attached disk is the domain's until it is detached.
         toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
         let other = toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await;
         assert!(matches!(other, Err(DiskError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
@@ -244,7 +244,8 @@ fn one_that_does_not_let_go_keeps_nobody_else_waiting() {
     });
 }
 
-/// A backend that serves a dead domain may have its writes under way: whose disk it is, the backend says.
+/// A backend that serves a dead domain may have writes under way, so the backend decides when the disk is
+/// free.
 #[test]
 fn a_dead_domain_has_its_disk_until_its_backend_has_let_go() {
     let (toolstack, client) = start();

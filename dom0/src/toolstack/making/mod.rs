@@ -1,7 +1,8 @@
-//! Domains from the moment they are asked for to their record.
+//! Domains that are being made: from the request until the domain is on record.
 //!
-//! Building a domain takes as long as its kernel file likes. Meanwhile the domain has its name and its number for whoever
-//! looks, and it can be given up: by the one who asked, who leaves, or by `xl destroy`. Then nothing of the domain stays.
+//! A kernel file can make the building of a domain long. Meanwhile `xl list` shows the domain's name and number, and
+//! the domain can be given up: by the command that asked for it, when that is interrupted, or by `xl destroy`. Then
+//! nothing of the domain stays.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -18,11 +19,11 @@ use super::death::exists;
 use super::{Domain, Toolstack};
 use crate::config::DomainConfig;
 
-/// How often the hypervisor is asked whether a domain that was given up is gone, and how many times.
+/// The time between questions to the hypervisor whether a domain that was given up is gone, and their number.
 const GONE_ROUND_NS: u64 = 1_000_000;
 const GONE_ROUNDS: u32 = 200;
 
-/// What is known of a domain that is being made. Clones are of the same domain.
+/// The state of a domain that is being made. Clones are of the same domain.
 #[derive(Clone, Default)]
 pub(super) struct Making(Arc<Mutex<State>>);
 
@@ -30,29 +31,29 @@ pub(super) struct Making(Arc<Mutex<State>>);
 struct State {
     /// The domain's number, once the hypervisor has it.
     id: Option<DomId>,
-    /// Nobody wants the domain any more.
+    /// The domain was given up.
     given_up: bool,
-    /// The domain was made, and the one who asked has not taken it yet.
+    /// The domain was made, and the caller has not taken it yet.
     made: Option<Domain>,
 }
 
 impl Making {
-    /// Its number, if the hypervisor has it.
+    /// The domain's number, if the hypervisor has the domain.
     pub(super) fn id(&self) -> Option<DomId> {
         self.0.lock().id
     }
 
-    /// Notes its number.
+    /// Notes the domain's number.
     pub(super) fn has(&self, id: DomId) {
         self.0.lock().id = Some(id);
     }
 
-    /// Does nobody want it any more?
+    /// Whether the domain was given up.
     pub(super) fn is_given_up(&self) -> bool {
         self.0.lock().given_up
     }
 
-    /// Leaves the domain, which was made, to the one who asked; `false`: nobody wants it any more.
+    /// Hands the finished domain to the caller; `false`: the domain was given up.
     fn take_over(&self, domain: &Domain) -> bool {
         let mut state = self.0.lock();
         if !state.given_up {
@@ -61,13 +62,13 @@ impl Making {
         !state.given_up
     }
 
-    /// Nobody wants it any more.
+    /// Gives the domain up.
     pub(super) fn give_up(&self) {
         self.0.lock().given_up = true;
     }
 }
 
-/// A domain that somebody asked for and waits for. Dropped before the domain is there, this gives the domain up.
+/// A request for a domain. Dropped before the domain is made, the request gives the domain up.
 #[must_use]
 struct Asked {
     toolstack: Toolstack,
@@ -77,8 +78,8 @@ struct Asked {
 }
 
 impl Toolstack {
-    /// Asks for a domain, and waits until it is made, paused. Dropped before, this gives the domain up; what there is of
-    /// the domain is taken away behind that.
+    /// Asks for a domain, and waits until it is made, paused. Dropped before that, the future gives the domain up,
+    /// and a task removes what there is of the domain.
     ///
     /// # Errors
     /// See [`CreateError`].
@@ -94,13 +95,14 @@ impl Toolstack {
             is_answered: false,
         };
         let toolstack = self.clone();
-        // A task of its own: one that gave the domain up does not wait for its end.
+        // The build runs in a task of its own, so that a caller who gives the domain up need not wait for its
+        // removal.
         let answer = spawn_join(async move {
             let domain = toolstack.create_as(config, &making).await?;
             if making.take_over(&domain) {
                 return Ok(());
             }
-            // Given up in the last moment.
+            // The domain was given up at the last moment.
             let name = domain.name.clone();
             if let Err(error) = toolstack.destroy(&domain).await {
                 log::error!("{name}: given up: {error}");
@@ -117,8 +119,8 @@ impl Toolstack {
         }
     }
 
-    /// Gives up a domain that is being made or that waits to start again, and waits until nothing of it is left; was there
-    /// one of this name or number?
+    /// Gives up a domain that is being made or that waits to start again, and waits until nothing of it is left;
+    /// returns whether there was one of this name or number.
     pub async fn give_up(&self, text: &str) -> bool {
         let Some(OpenMaking { number, making, former }) = self.open_making(text) else { return false };
         making.give_up();
@@ -133,7 +135,8 @@ impl Toolstack {
         true
     }
 
-    /// Awaits `work` on a domain that is being made, unless the domain is given up or `failed`; `None`: so it was.
+    /// Awaits `work` on a domain that is being made. `None`: the domain was given up meanwhile, or `failed` said
+    /// so.
     pub(super) async fn unless_given_up<T>(
         &self,
         making: &Making,
@@ -147,8 +150,8 @@ impl Toolstack {
         }
     }
 
-    /// Waits until the hypervisor has no domain any more whose building was stopped. One that is still mapped somewhere
-    /// keeps its name.
+    /// Waits until the hypervisor no longer has a domain whose building was stopped. A domain that is still mapped
+    /// somewhere keeps its name.
     pub(super) async fn stopped(&self, making: &Making, name: &str) {
         let Some(id) = making.id() else { return };
         for _ in 0..GONE_ROUNDS {
@@ -172,7 +175,7 @@ impl Drop for Asked {
         toolstack.0.terminal.print_line(&alloc::format!("{}: given up: what there is of it goes", self.name));
         toolstack.0.changed.notify_all();
         if let Some(domain) = made {
-            // A drop cannot wait.
+            // A drop cannot await, so a task does the rest.
             Account::own().charge(|| {
                 spawn(async move {
                     if let Err(error) = toolstack.destroy(&domain).await {

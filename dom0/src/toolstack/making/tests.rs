@@ -22,7 +22,7 @@ async fn until_populated(machine: &Machine) {
     assert!(machine.free() > Machine::FRAMES - (64 << 8), "not all of it");
 }
 
-/// What there is when no domain is being made.
+/// Checks the state when no domain is being made.
 fn assert_nothing_is_left(toolstack: &Toolstack, machine: &Machine) {
     assert_eq!(machine.free(), Machine::FRAMES);
     assert_eq!(machine.count(), 0);
@@ -30,7 +30,8 @@ fn assert_nothing_is_left(toolstack: &Toolstack, machine: &Machine) {
     assert!(pvrt::account::all().iter().all(|figures| figures.domain != Some(FIRST)));
 }
 
-/// The toolstack of `start_with` over a machine that makes domains, on a thread of its own: its accounts are its own.
+/// Runs the toolstack of `start_with` over a machine that makes domains, on a thread of its own, and so with accounts
+/// of its own.
 fn on_a_machine<F: Future<Output = ()> + Send + 'static>(
     test: impl FnOnce(Toolstack, Machine) -> F + Send + 'static,
 ) {
@@ -54,7 +55,7 @@ fn one_that_is_being_made_is_known_by_name_and_number() {
         let told = toolstack.find("new").unwrap_err();
         assert_eq!(told, "new: the domain is still being made; `xl destroy` gives it up");
         assert!(toolstack.find("7").unwrap_err().contains("still being made"));
-        // There is no kernel in its file: what was built goes.
+        // The file holds no kernel, so the domain is removed.
         assert!(matches!(made.await.unwrap(), Err(CreateError::Build(_))));
         assert_eq!(toolstack.name(FIRST), "(null)");
         assert_nothing_is_left(&toolstack, &machine);
@@ -76,18 +77,18 @@ fn one_that_is_being_made_can_be_destroyed() {
     }
 }
 
-/// `^C` of `xl create`: the one who asked leaves.
+/// `^C` at `xl create` drops the request.
 #[test]
 fn one_that_nobody_waits_for_any_more_is_not_made() {
     on_a_machine(|toolstack, machine| async move {
         let asked = toolstack.ask(config("new"));
-        // Before it has begun.
+        // The request is dropped before the build begins.
         drop(asked);
         while toolstack.has_claims() {
             time::sleep(1_000_000).await;
         }
         assert_nothing_is_left(&toolstack, &machine);
-        // Amid its building.
+        // The request is dropped during the build.
         let left = select(toolstack.ask(config("new")), until_populated(&machine)).await;
         assert!(matches!(left, Either::Right(())));
         assert_eq!(toolstack.name(DomId::new(machine.newest())), "new", "its name stays until it is gone");
@@ -114,7 +115,7 @@ fn one_that_was_given_up_and_is_mapped_somewhere_keeps_its_name() {
     });
 }
 
-/// A domain that reboots is made again: `xl destroy` ends that too.
+/// `xl destroy` also ends the making of a domain that reboots.
 #[test]
 fn one_that_is_made_again_can_be_destroyed_meanwhile() {
     on_a_machine(|toolstack, machine| async move {
@@ -126,7 +127,7 @@ fn one_that_is_made_again_can_be_destroyed_meanwhile() {
         assert!(toolstack.claim(one.id));
         let (all, domain) = (toolstack.clone(), one.clone());
         spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
-        // It waits for another that gets its memory.
+        // The domain waits while another is populated.
         let turn = toolstack.0.populating.lock().await;
         while machine.count() == 0 {
             time::sleep(1_000_000).await;

@@ -24,8 +24,8 @@ fn disk_record(id: DomId, devid: u32) -> String {
     format!("{}/device/vbd/{devid}", records(id))
 }
 
-/// The domain that serves a disk, as the toolstack noted when the disk was given. The frontend's nodes say so too, but
-/// they are its domain's to write; and any domain may make a backend's directory in its own home.
+/// The domain that serves a disk, as the toolstack noted when the disk was attached. The frontend's nodes name the
+/// domain too, but the guest may overwrite these; and any domain may make a backend's directory in its own home.
 pub(in crate::toolstack) fn server(store: &Xenstore, id: DomId, devid: u32) -> DomId {
     let path = store.client().read_str(&format!("{}/backend", disk_record(id, devid)));
     let home =
@@ -37,7 +37,7 @@ fn frontend(id: DomId, devid: u32) -> String {
     format!("/local/domain/{id}/device/vbd/{devid}")
 }
 
-/// Writes what a running domain and its backend find of a new disk.
+/// Writes the nodes of a new disk for a running domain and its backend.
 pub(in crate::toolstack) fn write_disk(
     store: &Xenstore,
     id: DomId,
@@ -47,8 +47,8 @@ pub(in crate::toolstack) fn write_disk(
     store.client().atomically(|tx| put_disk(tx, id, disk, server))
 }
 
-/// Asks both ends of a disk to close: by `force` the frontend's directory goes, so that only the backend is asked. A driver
-/// domain may have removed its end, or be gone: then there is nobody to ask.
+/// Asks both ends of a disk to close. With `force`, the frontend's directory is removed, so that only the backend is
+/// asked. A driver domain that has removed its end, or is gone, is not asked.
 pub(in crate::toolstack) fn ask_for_disk(
     store: &Xenstore,
     id: DomId,
@@ -105,7 +105,7 @@ pub(in crate::toolstack) fn disks(store: &Xenstore, id: DomId) -> Vec<AttachedDi
     disks
 }
 
-/// Each end's directory is its domain's own, and the other may read it.
+/// Writes both directories of a disk. Each end's domain owns its directory, and the other domain may read it.
 fn put_disk(tx: &Transaction<'_>, id: DomId, disk: &DiskConfig, server: DomId) -> Result<(), XsError> {
     let (front, back) = (frontend(id, disk.devid), backend(server, id, disk.devid));
     tx.write(&format!("{}/backend", disk_record(id, disk.devid)), &back)?;
@@ -121,7 +121,7 @@ fn put_disk(tx: &Transaction<'_>, id: DomId, disk: &DiskConfig, server: DomId) -
     ] {
         tx.write(&format!("{front}/{node}"), value)?;
     }
-    // A frontend that reads nothing trusts its backend.
+    // A frontend that finds no node trusts its backend.
     if !disk.trusted {
         tx.write(&format!("{front}/trusted"), "0")?;
     }

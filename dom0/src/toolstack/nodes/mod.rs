@@ -1,4 +1,4 @@
-//! A domain's nodes in the store, as the reference toolstack lays them out.
+//! A domain's nodes in the store, in the layout of libxl.
 //!
 //! Source: `docs/misc/xenstore-paths.pandoc` of Xen 4.17, and what frontends read.
 
@@ -18,7 +18,7 @@ use crate::xenstore::{Access, Client, Nodes, Perms, Xenstore, XsError};
 
 pub(super) use disks::{ask_for_disk, backend, disks, remove_disk, server, write_disk};
 
-/// What dom0 is called.
+/// dom0's name.
 pub(super) const OWN_NAME: &str = "Domain-0";
 /// Bytes of output that the console daemon keeps.
 const CONSOLE_LIMIT: u32 = 1_048_576;
@@ -27,7 +27,7 @@ pub(super) const INITIALISING: &str = "1";
 /// ABI: `XenbusStateClosed`.
 pub(super) const CLOSED: &str = "6";
 
-/// What the nodes of a domain tell of it.
+/// The facts that a domain's nodes contain.
 pub(super) struct Facts<'a> {
     pub(super) id: DomId,
     pub(super) uuid: &'a str,
@@ -43,7 +43,8 @@ pub(super) fn home(id: DomId) -> String {
     format!("/local/domain/{id}")
 }
 
-/// The toolstack's own directory of what it gave to a domain, where `libxl` has it too. No domain may read or write it.
+/// The directory with the toolstack's own records of a domain's devices, at libxl's place. No domain may read or
+/// write it.
 fn records(id: DomId) -> String {
     format!("/libxl/{id}")
 }
@@ -59,7 +60,8 @@ pub(super) fn write_own(store: &Xenstore) {
     let written = client.atomically(|tx| {
         tx.write("/local/domain/0/name", OWN_NAME)?;
         tx.write("/local/domain/0/domid", "0")?;
-        // Made once, so that they do not come and stay with the first domain.
+        // These directories are made once, so that a comparison before and after a domain finds no
+        // difference.
         ["/vm", "/libxl", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"]
             .into_iter()
             .try_for_each(|path| tx.mkdir(path))
@@ -69,20 +71,20 @@ pub(super) fn write_own(store: &Xenstore) {
     }
 }
 
-/// Writes one of the nodes by which a domain is asked for something: `control/NODE`.
+/// Writes a request to a domain: the node `control/NODE`.
 pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str) -> Result<(), XsError> {
     store.client().write(&format!("{}/control/{node}", home(id)), value)
 }
 
-/// Waits until a domain has taken what is asked of it in `control/NODE`: the node is empty, or gone.
+/// Waits until a domain has taken the request in `control/NODE`: the node is empty, or gone.
 pub(super) async fn control_taken(store: &Xenstore, id: DomId, node: &str) -> Result<(), XsError> {
     let path = format!("{}/control/{node}", home(id));
-    // As bytes: the node is the domain's to write.
+    // The value is compared as bytes, since the domain may write anything to the node.
     let taken = |client: &Client| Ok(present(client.read(&path))?.is_none_or(|value| value.is_empty()));
     until(&store.client(), &path, taken).await
 }
 
-/// `None` if the node is not there.
+/// Turns `ENOENT` into `None`.
 fn present<T>(result: Result<T, XsError>) -> Result<Option<T>, XsError> {
     match result {
         Err(XsError::NoEnt) => Ok(None),
@@ -90,12 +92,13 @@ fn present<T>(result: Result<T, XsError>) -> Result<Option<T>, XsError> {
     }
 }
 
-/// Is this the value of a `state` node that says so? As bytes: a driver domain writes its backends' own.
+/// Whether the value of a `state` node is `state`. The value is compared as bytes, since a driver domain may
+/// write anything.
 pub(super) fn is_state(value: impl AsRef<[u8]>, state: &str) -> bool {
     value.as_ref() == state.as_bytes()
 }
 
-/// Waits until `done` says so, asked again whenever the node `path` is written.
+/// Waits until `done` is true, and checks `done` again whenever the node `path` is written.
 pub(super) async fn until(
     client: &Client,
     path: &str,
@@ -108,7 +111,7 @@ pub(super) async fn until(
     client.unwatch(path, "until")
 }
 
-/// The memory that a domain is to have, and the most it may be given, in KiB.
+/// A domain's memory target and maximum, in KiB.
 pub(super) fn memory(store: &Xenstore, id: DomId) -> Result<(u64, u64), XsError> {
     let client = store.client();
     let kib = |node: &str| {
@@ -123,7 +126,7 @@ pub(super) fn write_memory(store: &Xenstore, id: DomId, node: &str, kib: u64) ->
     store.client().write(&format!("{}/memory/{node}", home(id)), kib.to_string())
 }
 
-/// Of `all` vCPUs the first `online` are to be used. The domain looks at each node by itself.
+/// Writes the nodes by which a domain uses the first `online` of `all` vCPUs. The domain watches each node.
 ///
 /// # Errors
 /// `ENOENT`: the domain is not `wanted` any more.
@@ -145,7 +148,7 @@ pub(super) fn rename(store: &Xenstore, id: DomId, uuid: &str, name: &str) -> Res
     })
 }
 
-/// Moves what belongs to a domain's UUID to another one, with the domain's new name: the old UUID is its successor's.
+/// Moves the nodes below a domain's UUID to a new UUID, with the domain's new name: the successor takes the old UUID.
 pub(super) fn move_away(
     store: &Xenstore,
     id: DomId,
@@ -166,8 +169,8 @@ pub(super) fn move_away(
     })
 }
 
-/// Writes everything that a domain finds at its start: in pieces, as nobody looks before the domain is introduced, but for
-/// its disks, each of which its backend finds whole.
+/// Writes all nodes that a domain finds at its start. They may be written in pieces, since no one reads them before
+/// the domain is introduced. A disk's nodes are written at once, since its backend must find them whole.
 ///
 /// # Errors
 /// `ENOENT`: the domain is not `wanted` any more. The domain's end then removes what was written of it, else the caller does.
@@ -185,16 +188,16 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Nodes that are written before others run.
+/// Nodes that are written between two yields.
 const PIECE: usize = 8;
 
-/// Writes nodes, and lets others run between them.
+/// Writes nodes, and yields between pieces.
 struct Pieces<W> {
     client: Client,
-    /// Is the domain still wanted? Asked whenever others have run: the domain's end removes its nodes, and none may
-    /// come after that.
+    /// Whether the domain is still wanted, which is checked after each yield: the domain's end removes its nodes,
+    /// and no node may be written after that.
     wanted: W,
-    /// Nodes that were written since others ran.
+    /// Nodes that were written since the last yield.
     written: usize,
 }
 
@@ -203,7 +206,7 @@ impl<W: Fn() -> bool> Pieces<W> {
         Self { client: store.client(), wanted, written: 0 }
     }
 
-    /// So many nodes more are to be written.
+    /// Notes that `nodes` more nodes will be written, and yields before them if the piece is full.
     async fn next(&mut self, nodes: usize) -> Result<(), XsError> {
         if self.written + nodes > PIECE {
             self.written = 0;

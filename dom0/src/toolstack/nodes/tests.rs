@@ -51,7 +51,8 @@ fn a_domain_finds_what_its_frontends_read() {
     assert_eq!(owner("/local/domain/0/backend/vbd/7/51712/mode"), 0);
 }
 
-/// However many vCPUs and disks; and nothing is written of a domain that somebody ends meanwhile.
+/// Nodes are written in pieces however many vCPUs and disks there are, and no node is written of a domain
+/// that is ended meanwhile.
 #[test]
 fn others_run_while_nodes_are_written() {
     let disks =
@@ -100,7 +101,7 @@ fn a_driver_domain_has_the_backend() {
     for path in [back, &format!("{back}/state")] {
         assert_eq!(client.perms(path), Ok(Perms::shared_with(3, 7)), "{path}");
     }
-    // The driver domain may write there, and nowhere beside.
+    // The driver domain may write to this directory and to no other beside it.
     assert_eq!(client.perms("/local/domain/3/backend/vbd/7").unwrap().owner(), 0);
     assert_eq!(server(&store, DomId::new(7), 51712), driver);
     assert_eq!(disks(&store, DomId::new(7))[0].backend_id, 3);
@@ -108,7 +109,7 @@ fn a_driver_domain_has_the_backend() {
     assert!(backends(&store, DomId::new(7)).is_empty());
     remove(&store, DomId::new(7), "u-u");
     assert!(!client.exists("/local/domain/3/backend/vbd/7"));
-    // What leads there stays with the driver domain.
+    // The parent directories stay with the driver domain.
     block_on_test(store.settled());
     assert_eq!(store.figures().nodes, before.nodes + 2);
 }
@@ -122,7 +123,7 @@ fn a_domain_is_asked_through_its_nodes() {
     let (id, client) = (DomId::new(7), store.client());
     write_control(&store, id, "sysrq", "c").unwrap();
     assert_eq!(client.read_str("/local/domain/7/control/sysrq").as_deref(), Ok("c"));
-    // Its kernel takes the key away when it has seen it.
+    // The domain's kernel removes the key when it has seen it.
     assert_eq!(client.perms("/local/domain/7/control/sysrq").unwrap().owner(), 7);
     assert_eq!(memory(&store, id), Ok((8192, 8192)));
     write_memory(&store, id, "static-max", 16384).unwrap();
@@ -168,6 +169,6 @@ fn nothing_of_a_dead_domain_stays() {
     remove(&store, DomId::new(7), "u-u");
     block_on_test(store.settled());
     assert_eq!(store.figures().nodes, before.nodes);
-    // Again is no error.
+    // A second removal is no error.
     remove(&store, DomId::new(7), "u-u");
 }
