@@ -8,7 +8,7 @@ pub const CPU_MAX: u32 = 256;
 
 const WORDS: usize = CPU_MAX as usize / 64;
 
-/// CPUs, a bit for each: as large for all of them as for one, since a list may have many.
+/// A set of CPUs, a bit for each. The size is fixed, since a list may have many sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuMask([u64; WORDS]);
 
@@ -35,7 +35,7 @@ impl CpuMask {
         self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
     }
 
-    /// As the hypervisor takes it: a bit for each CPU, the lowest first.
+    /// The set in the hypervisor's format: a bit for each CPU, the lowest first.
     pub fn bytes(self) -> [u8; CPU_MAX as usize / 8] {
         let mut bytes = [0; CPU_MAX as usize / 8];
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.0) {
@@ -55,11 +55,12 @@ pub enum CpuSet {
 }
 
 impl CpuSet {
-    /// Reads `all`, or numbers and ranges with commas between, `^` before what is to be left out:
-    /// `0-3,5,^1`; `node:0` is all CPUs of a node, of which there is one. After `all`, what is left out counts down from every CPU there can be.
+    /// Reads `all`, or numbers and ranges with commas between. `^` before a number or range leaves it out:
+    /// `0-3,5,^1`; `node:0` is all CPUs of a node, of which there is one. After `all`, CPUs are left out of all
+    /// that there can be.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the text, in words.
     pub fn parse(text: &str) -> Result<CpuSet, String> {
         let text = text.trim();
         if text == "all" {

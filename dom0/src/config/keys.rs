@@ -1,17 +1,17 @@
-//! Every key of `xl.cfg(5)`, and what becomes of it.
+//! Every key of `xl.cfg(5)`, and whether it is done, ignored or refused.
 //!
-//! The reader of configurations goes by this table, and so does the documentation that is made of it.
+//! The reader of configurations uses this table, and `docs/XL.md` is made from it.
 //!
 //! Format: `xl.cfg(5)` of Xen 4.17, and keys that files for older tools have.
 
-/// What becomes of a key.
+/// How the toolstack treats a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// What it says is done.
+    /// The key has its effect.
     Done,
-    /// The domain is made without it, with a warning.
+    /// The key is ignored, with a warning.
     Ignored,
-    /// No domain is made.
+    /// The key is refused: no domain is made.
     Refused,
 }
 
@@ -20,9 +20,9 @@ pub enum Fate {
 pub struct Key {
     /// As a file has it.
     pub name: &'static str,
-    /// What becomes of it.
+    /// How the toolstack treats the key.
     pub fate: Fate,
-    /// Why it is ignored or refused; of what is done, what there is to know.
+    /// Why the key is ignored or refused; for a key that is done, a remark.
     pub why: &'static str,
 }
 
@@ -38,7 +38,7 @@ const fn refused(name: &'static str, why: &'static str) -> Key {
     Key { name, fate: Fate::Refused, why }
 }
 
-/// The row of a key; `None`: nobody knows it.
+/// The row of a key; `None`: the key is unknown.
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.binary_search_by(|key| key.name.cmp(name)).ok().map(|at| &KEYS[at])
 }
@@ -57,7 +57,7 @@ const LABEL: &str = "there are no security labels";
 const COLO: &str = "no domain is copied to a second machine";
 const XM: &str = "of an older tool";
 
-/// All of them, in the order of their names.
+/// All keys, in the order of their names.
 pub const KEYS: &[Key] = &[
     ignored("acpi", HVM),
     ignored("acpi_firmware", FIRMWARE),
@@ -256,7 +256,8 @@ pub const DISK_WORDS: &[Key] = &[
     done("vdev", "`xvd`, `sd`, `hd` and `d` names, and numbers"),
 ];
 
-/// The words of an entry of `vif`, likewise. What is done is read and checked: there is no network backend yet.
+/// The words of an entry of `vif`, likewise. A word that is done is read and checked, but has no effect: there
+/// is no network backend yet.
 pub const VIF_WORDS: &[Key] = &[
     ignored("accel", "there is no such thing any more"),
     done("backend", ""),
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(find("memroy"), None);
     }
 
-    /// A word with a value that may be its own; flags have none.
+    /// A word with a valid value; flags have none.
     fn sample(name: &str) -> String {
         let value = match name {
             "access" | "cdrom" | "colo" | "discard" | "no-colo" | "no-discard" | "direct-io-safe"

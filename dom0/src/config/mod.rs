@@ -2,10 +2,10 @@
 //!
 //! [`Config`] is any file of that language: `key = value` lines with strings, numbers and nested lists. Words
 //! of a command line are added to it as further lines. [`DomainConfig`] takes out what `xl create` needs,
-//! checked; keys that nobody knows come back as warnings.
+//! checked; unknown keys come back as warnings.
 //!
-//! A file may come from anybody: its length and the number of its values are limited, so that what it makes dom0 keep fits
-//! into what one poll may allocate, and the work for it is in proportion to its length.
+//! A file may come from anybody: its length and the number of its values are limited, so that the memory for it fits
+//! into what one poll may allocate, and the work grows only with its length.
 //!
 //! Format: `xl.cfg(5)`, `xl-disk-configuration(5)`, `xl-network-configuration(5)` of Xen 4.17.
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Parsed files, where everything in them stands, and what is said about it.
+//! Parsed files: values with their positions, and messages about them.
 
 use alloc::borrow::{Cow, ToOwned};
 use alloc::collections::BTreeMap;
@@ -13,13 +13,14 @@ use pvrt::yield_now;
 
 use super::syntax;
 
-/// Bytes that a file may have. Hundreds are usual; what a file makes dom0 keep and do is bounded by this.
+/// Bytes that a file may have. Files of hundreds of bytes are usual. This limit bounds the memory and work
+/// for a file.
 pub const FILE_MAX: usize = 64 << 10;
 /// Values that a configuration may have, those in lists and lists themselves counted.
 pub const VALUES_MAX: usize = 512;
 const _: () = assert!(VALUES_MAX == 512, "as syntax::TOO_MANY says");
-// What a file makes dom0 keep, of dom0's own: each text twice at most while a vector grows, and each value as it was read, as
-// it is kept, as a setting with its key, and its share of what a growing vector or a tree leaves unused.
+// The most that dom0 keeps for a file: each text at most twice while a vector grows; and for each value the parsed
+// form, the kept form, the setting with its key, and unused room in a growing vector or a tree.
 const KEPT_MAX: usize = 2 * FILE_MAX
     + VALUES_MAX * (2 * size_of::<syntax::Raw>() + 2 * size_of::<Value>() + 2 * size_of::<Setting>() + 192);
 const _: () = assert!(KEPT_MAX <= RESERVE_BYTES / 2);
@@ -44,7 +45,7 @@ impl fmt::Display for Position {
 /// An error or a warning about a configuration: prints as `file:line:column: key: text`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Where; `None` about something that is nowhere, such as a missing key.
+    /// The position; `None` for a message about something absent, such as a missing key.
     pub position: Option<Position>,
     /// The key it is about.
     pub key: Option<String>,
@@ -71,7 +72,7 @@ impl core::error::Error for Diagnostic {}
 pub struct Value {
     /// Its first character.
     pub position: Position,
-    /// What it is.
+    /// The value itself.
     pub kind: ValueKind,
 }
 
@@ -97,8 +98,8 @@ impl ValueKind {
 }
 
 impl Value {
-    /// As text: a string, or a number as it was written. A string that is not UTF-8 is read as Latin-1: files that are older
-    /// than UTF-8 are so, and a terminal shows what was meant.
+    /// As text: a string, or a number as it was written. A string that is not UTF-8 is read as Latin-1: older files
+    /// have that encoding, and a terminal then shows the intended characters.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match &self.kind {
             ValueKind::Text(text) => Some(match core::str::from_utf8(text) {
@@ -125,13 +126,13 @@ impl Value {
 pub struct Setting {
     /// The key.
     pub key: String,
-    /// Where the key stands that was read last.
+    /// The position of the key where it was last read.
     pub position: Position,
     /// The value.
     pub value: Value,
 }
 
-/// What a file says, with the words of a command line put after it.
+/// The settings of a file, with the words of a command line added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file's name.
@@ -145,7 +146,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// A configuration that says nothing yet.
+    /// A configuration without settings.
     pub fn empty(name: &str) -> Config {
         Config {
             name: Arc::from(name),
@@ -156,7 +157,7 @@ impl Config {
         }
     }
 
-    /// Reads a file at once; `name` is how messages call it.
+    /// Reads a file at once; messages call the file `name`.
     ///
     /// # Errors
     /// The file is too long, or the first place where the text is not of the language, and what was expected there.
@@ -173,7 +174,8 @@ impl Config {
     pub async fn read(name: &str, text: &[u8]) -> Result<Config, Diagnostic> {
         let mut reading = Reading::begin(name, text)?;
         loop {
-            // Each costs what it is long, and all together no more than the limits of a file allow.
+            // The work for a statement grows with its length, and all together is bounded by the limits of a
+            // file.
             yield_now().await;
             for _ in 0..STATEMENTS_AT_A_TIME {
                 if !reading.step()? {
@@ -183,12 +185,12 @@ impl Config {
         }
     }
 
-    /// Adds one word of a command line, which is a text as a file's: `name="x";memory=16`, in several lines too. The value of a
-    /// single `key=value` or `key+=value` may be bare: then it is a number if it can be read as one, else a string; a list
-    /// without quotes is a list of one string.
+    /// Adds one word of a command line, written as in a file: `name="x";memory=16`, also in several lines. The value
+    /// of a single `key=value` or `key+=value` may be bare: such a value is a number if it reads as one, else a
+    /// string; a list without quotes is a list of one string.
     ///
     /// # Errors
-    /// It is no such word, or its text is not of the language.
+    /// The word is no setting, or its text is not of the language.
     pub fn add_word(&mut self, word: &str) -> Result<(), Diagnostic> {
         self.words += 1;
         let (source, word): (Arc<str>, _) = (Arc::from("command line"), word.as_bytes());
@@ -236,12 +238,12 @@ impl Config {
     }
 }
 
-/// Is this word of a command line a setting and not a file or an option?
+/// Whether this word of a command line is a setting, not a file or an option.
 pub fn is_setting_word(word: &str) -> bool {
     syntax::is_setting(word.as_bytes())
 }
 
-/// Statements that are read between two turns of others.
+/// Statements that are read between two yields.
 const STATEMENTS_AT_A_TIME: usize = 16;
 
 /// A file that is being read.
@@ -263,7 +265,7 @@ impl<'a> Reading<'a> {
         Ok(Reading { config, locator, statements })
     }
 
-    /// Reads a statement; `false`: there was none.
+    /// Reads a statement; `false`: the file has ended.
     fn step(&mut self) -> Result<bool, Diagnostic> {
         let next = self.statements.next().map_err(|expected| self.locator.expected(&expected))?;
         self.config.room = self.statements.room();
@@ -277,11 +279,11 @@ impl<'a> Reading<'a> {
 struct Locator<'a> {
     source: Arc<str>,
     text: &'a [u8],
-    /// The place that was asked for last: offset, line, column. Values are asked for in their order, so that the text is gone
-    /// through once; from its start for each, it would be gone through as often as there are values.
+    /// The last position found: offset, line, column. Positions are asked for in ascending order, and each search
+    /// goes on from the last, so that the text is read once and not once for each value.
     last: Cell<(usize, u32, u32)>,
     first_line: u32,
-    /// The text is a word of a command line: a new line in it begins no other word.
+    /// The text is a word of a command line, so a line break does not raise the number of the word.
     one_line: bool,
 }
 
@@ -301,14 +303,14 @@ impl<'a> Locator<'a> {
         let lines = between.iter().filter(ends).count() as u32;
         let behind = if lines > 0 { between.rsplit(|byte| *byte == b'\n').next() } else { None };
         let (behind, column) = behind.map_or((between, column), |behind| (behind, 1));
-        // Bytes that go on a character of UTF-8 have no column of their own.
+        // Continuation bytes of UTF-8 have no column of their own.
         let column = column + behind.iter().filter(|byte| **byte & 0xc0 != 0x80).count() as u32;
         self.last.set((offset, line + lines, column));
         Position { source: self.source.clone(), line: line + lines, column }
     }
 
     fn value(&self, raw: syntax::Raw) -> Value {
-        // Before those in it, so that places are asked for in their order.
+        // A list's own position is asked for before those of its entries, to keep the ascending order.
         let position = self.at(raw.at);
         let kind = match raw.kind {
             syntax::RawKind::Text(text) => ValueKind::Text(text),

@@ -1,9 +1,9 @@
 //! Names of virtual block devices.
 
-/// First disk or partition number that the old encoding cannot say, for `xvd` and `sd`.
+/// The first disk or partition number that the old encoding cannot express, for `xvd` and `sd`.
 const OLD_MAX: u64 = 16;
 
-/// The device number that goes by a name: `xvda` is 51712.
+/// The device number of a name: `xvda` is 51712.
 ///
 /// Names: `xvd<letters>[<partition>]`, `d<disk>[p<partition>]`, `sd<letter>[...]`, `hd<letter>[...]`, or the
 /// number itself. `xvd` and `d` with disk and partition under 16: `202 << 8 | disk << 4 | partition`; beyond,

@@ -36,7 +36,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// A virtual network interface. Everything may be left to dom0.
+/// A virtual network interface. All properties are optional.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VifConfig {
     /// Its address; `None`: to be chosen.
@@ -55,11 +55,11 @@ pub struct VifConfig {
     pub mtu: Option<u16>,
     /// Number of the device; `None`: its place in the list.
     pub devid: Option<u32>,
-    /// The most it may send.
+    /// The largest rate at which it may send.
     pub rate: Option<Rate>,
     /// May the guest trust the backend?
     pub trusted: bool,
-    /// A script for hotplug, which dom0 does not run; kept for messages.
+    /// A hotplug script, which dom0 does not run; kept for messages.
     pub script: Option<String>,
 }
 
@@ -81,12 +81,12 @@ impl Default for VifConfig {
     }
 }
 
-/// Words of an entry that are told each to mean nothing; of more, only that there are more.
+/// The most words of an entry that are named as ignored. If there are more, the message says only that.
 const NOTES_MAX: usize = 8;
 
 impl VifConfig {
-    /// Reads one entry: `key=value` words and flags with commas between; nothing is an interface too. Also gives what is to be
-    /// said of words that nobody knows or that mean nothing here: a domain is made without them.
+    /// Reads one entry: `key=value` words and flags with commas between; an empty entry is an interface too. Also
+    /// returns warnings about words that are unknown or ignored.
     ///
     /// # Errors
     /// What is wrong with a value, in words.
@@ -116,7 +116,7 @@ impl VifConfig {
         None
     }
 
-    /// Takes one `key=value`; gives what is to be said of one that means nothing.
+    /// Takes one `key=value`; returns a warning for a key that is ignored.
     fn named(&mut self, key: &str, value: &str) -> Result<Option<&'static str>, String> {
         let text = || Some(value.to_owned());
         match key {
@@ -125,7 +125,7 @@ impl VifConfig {
                 self.mac = Some(mac.ok_or_else(|| format!("mac `{value}`: no address of a station"))?);
             }
             "bridge" => self.bridge = text(),
-            // The second is the older name.
+            // `netdev` is the older name.
             "gatewaydev" | "netdev" => self.gatewaydev = text(),
             "vifname" => self.vifname = text(),
             "ip" => self.ip = text(),
@@ -155,23 +155,23 @@ impl VifConfig {
     }
 }
 
-/// The most that an interface may send: so many bytes in each interval.
+/// The rate limit of an interface: bytes in each interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Bytes; may be none, if the interval is short.
+    /// Bytes; may be 0 if the interval is short.
     pub bytes: u64,
     /// The interval.
     pub interval_us: u32,
 }
 
-/// How often the bytes are granted anew if nothing is said.
+/// The default interval.
 const INTERVAL_US: u32 = 50_000;
 
 impl Rate {
-    /// Reads `10Mb/s` or `1MB/s@20ms`: bits or bytes in a second, and how often they are granted anew.
+    /// Reads `10Mb/s` or `1MB/s@20ms`: bits or bytes in a second, and the interval.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the text, in words.
     fn parse(text: &str) -> Result<Rate, String> {
         let (amount, interval) = match text.split_once('@') {
             Some((amount, interval)) => (amount, Some(interval)),

@@ -13,14 +13,14 @@ use super::vdev::vdev_number;
 pub enum BackendType {
     /// A block device of dom0.
     Phy,
-    /// A file, or whatever the target turns out to be.
+    /// A file, or a block device if the target is one.
     Any,
 }
 
 /// A virtual disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
-    /// What is behind it, as the backend's domain calls it; empty only for a CD drive without a medium.
+    /// The target's name in the backend's domain; empty only for a CD drive without a medium.
     pub target: String,
     /// The domain, by name or number, whose backend serves it; `None`: dom0's.
     pub backend_domain: Option<String>,
@@ -43,7 +43,7 @@ pub struct DiskConfig {
 /// Formats that the manual knows; `empty` is a CD drive without a medium.
 const FORMATS: [&str; 6] = ["raw", "qcow", "qcow2", "vhd", "qed", "empty"];
 
-/// Prefixes of the target in older files: the format, or the script, that some mean. The others mean nothing any more.
+/// Prefixes of the target in older files, and the format or script that each means. Some mean nothing any more.
 const PREFIXES: [(&str, Means); 15] = [
     ("raw", Means::Format("raw")),
     ("qcow", Means::Format("qcow")),
@@ -74,14 +74,14 @@ enum Means {
     Script,
 }
 
-/// What has been said so far.
+/// What the words of an entry have said so far.
 #[derive(Default)]
 struct Spec {
     target: Option<String>,
     format: Option<&'static str>,
     vdev: Option<String>,
     writable: Option<bool>,
-    /// The access stands in its place.
+    /// The access was given by its position.
     access_placed: bool,
     backend: Option<BackendType>,
     backend_domain: Option<String>,
@@ -96,13 +96,13 @@ impl DiskConfig {
     /// Reads one entry.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the entry, in words.
     pub fn parse(text: &str) -> Result<DiskConfig, String> {
         let mut spec = Spec::default();
         let mut rest = text;
         loop {
             rest = rest.trim_ascii_start();
-            // A target that is named takes everything that follows, commas and all.
+            // `target=` takes the rest of the entry, commas included.
             if let Some(target) = rest.strip_prefix("target=") {
                 let target = target.strip_suffix(',').unwrap_or(target);
                 set("target", &mut spec.target, target)?;
@@ -128,7 +128,7 @@ impl DiskConfig {
     }
 }
 
-/// Says what was not said before.
+/// Sets a property, which must not have been set before.
 fn set(what: &str, place: &mut Option<String>, value: &str) -> Result<(), String> {
     match place {
         Some(old) if !old.is_empty() => Err(format!("the {what} is given twice")),
@@ -140,7 +140,7 @@ fn set(what: &str, place: &mut Option<String>, value: &str) -> Result<(), String
 }
 
 impl Spec {
-    /// Takes a prefix that `rest` begins with and gives what is behind it; `None`: there is none.
+    /// Takes a prefix off `rest` and returns the text behind it; `None`: there is no prefix.
     fn prefix<'a>(&mut self, rest: &'a str) -> Result<Option<&'a str>, String> {
         let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let Some((prefix, after)) = rest.split_once(':').filter(|(prefix, _)| prefix.chars().all(word))
@@ -167,7 +167,7 @@ impl Spec {
     fn positional(&mut self, word: &str) -> Result<(), String> {
         let Some(target) = &self.target else { return set("target", &mut self.target, word) };
         if !self.prefixed && self.format.is_none() {
-            // An empty CD drive as xm had it: `,hdc:cdrom,r`.
+            // xm wrote an empty CD drive so: `,hdc:cdrom,r`.
             if target.is_empty() && word.contains(':') {
                 self.format = Some("empty");
                 return self.vdev_and_type(word);
@@ -189,7 +189,7 @@ impl Spec {
         Err(format!("`{word}`: too many words"))
     }
 
-    /// A vdev in its place, which may have its type behind it.
+    /// Reads a vdev given by its position, with a type behind it or without.
     fn vdev_and_type(&mut self, word: &str) -> Result<(), String> {
         match word.rsplit_once(':') {
             Some((vdev, kind)) => {
@@ -207,7 +207,8 @@ impl Spec {
             "no-discard" => self.no_discard = true,
             "trusted" => self.untrusted = false,
             "untrusted" => self.untrusted = true,
-            // Nothing is kept in a cache here; and nothing is copied to a second machine.
+            // Both words change nothing: dom0 has no disk cache, and disks are never replicated to a second
+            // machine (COLO).
             "direct-io-safe" | "no-colo" => {}
             "colo" => return Err("colo: dom0 copies no domain to a second machine".to_owned()),
             _ => return Ok(false),
@@ -236,7 +237,7 @@ impl Spec {
                 _ => set("backend", &mut self.backend_domain, value),
             },
             "script" => Err(format!("script `{value}`: {NO_SCRIPTS}")),
-            // They say how to do what the word `colo` asks for.
+            // These words are details of the word `colo`.
             "colo-host" | "colo-export" | "active-disk" | "hidden-disk" => Ok(()),
             "colo-port" if value.parse().is_ok_and(|port: u16| port != 0) => Ok(()),
             "colo-port" => Err(format!("colo-port `{value}`: expected a port")),
@@ -312,7 +313,7 @@ impl Spec {
     }
 }
 
-/// The format of that name; nothing is `raw`.
+/// The format of this name; an empty name is `raw`.
 fn format_named(word: &str) -> Option<&'static str> {
     let word = if word.is_empty() { "raw" } else { word };
     FORMATS.into_iter().find(|format| *format == word)

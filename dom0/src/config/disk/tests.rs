@@ -109,7 +109,7 @@ fn flags() {
     assert!(got.discard && got.trusted);
     let got = read("no-discard,untrusted");
     assert!(!got.discard && !got.trusted);
-    // The later of two that contradict each other counts.
+    // The later of two contradicting words counts.
     assert!(read("no-discard,discard,untrusted,trusted").discard);
 }
 
@@ -133,7 +133,7 @@ fn wrong_entries() {
         ("format=floppy,vdev=xvda,target=/a", "format `floppy`: expected one of raw, qcow"),
         ("format=raw,format=vhd,vdev=xvda,target=/a", "format `vhd`: it is `raw` already"),
         ("/a,empty,xvda", "format `empty`: there is a target, `/a`"),
-        // A word is missing: the second is not called a format.
+        // A word is missing, and the message must not take `xvda` for a format.
         ("/dev/vda,xvda,w", "`xvda` stands where the format does"),
         ("/dev/vda,raw,vda", "vdev `vda`"),
         ("/dev/vda,raw,xvda,x", "access `x`"),

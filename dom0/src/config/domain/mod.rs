@@ -1,4 +1,4 @@
-//! What `xl create` takes from a configuration.
+//! A domain's configuration: the keys that `xl create` uses, checked.
 
 mod reader;
 #[cfg(test)]
@@ -20,12 +20,13 @@ use reader::{Reader, wrong};
 
 /// Longest name of a domain, in bytes.
 const NAME_MAX: usize = 255;
-/// vCPUs that a PV guest may have. ABI: `XEN_LEGACY_MAX_VCPUS` bounds `shared_info`; more register theirs.
+/// vCPUs that a PV guest may have. ABI: `XEN_LEGACY_MAX_VCPUS` bounds `shared_info`; further vCPUs register
+/// their `vcpu_info`.
 const VCPUS_MAX: u64 = 128;
 /// Most memory that a domain may be given, in MiB: 16 TiB.
 const MEMORY_MAX_MIB: u64 = 16 << 20;
 
-/// What becomes of a domain that ended.
+/// What to do with a domain that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// `destroy`, and `coredump-destroy`, as there is nowhere to dump to.
@@ -43,7 +44,7 @@ pub enum Action {
 /// How the guest's `rdtsc` behaves. ABI: `XEN_CPUID_TSC_MODE_*`, `XEN_DOMCTL_settscinfo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TscMode {
-    /// 0: native if that is safe.
+    /// 0: native if the machine's TSC is reliable.
     Default,
     /// 1
     AlwaysEmulate,
@@ -62,17 +63,17 @@ pub struct DomainConfig {
     pub uuid: Option<[u8; 16]>,
     /// The kernel's path in dom0.
     pub kernel: String,
-    /// The ramdisk's.
+    /// The ramdisk's path in dom0.
     pub ramdisk: Option<String>,
     /// The kernel's command line: bytes, as the configuration has them.
     pub cmdline: Vec<u8>,
     /// Memory at start, in MiB, at least 1.
     pub memory_mib: u64,
-    /// The most it may grow to, in MiB; at least `memory_mib`.
+    /// The most memory that the domain may grow to, in MiB; at least `memory_mib`.
     pub maxmem_mib: u64,
     /// vCPUs that are up at start.
     pub vcpus: u32,
-    /// vCPUs that there are; at least `vcpus`.
+    /// The domain's number of vCPUs; at least `vcpus`.
     pub maxvcpus: u32,
     /// CPUs for each vCPU, in order; the last is for those after it too. Empty: any.
     pub cpus: Vec<CpuSet>,
@@ -88,7 +89,7 @@ pub struct DomainConfig {
     pub on_reboot: Action,
     /// After it crashed.
     pub on_crash: Action,
-    /// After its watchdog struck.
+    /// After its watchdog fired.
     pub on_watchdog: Action,
     /// After a soft reset.
     pub on_soft_reset: Action,
@@ -111,7 +112,7 @@ pub struct DomainConfig {
 /// Whether `name` can be a domain's.
 ///
 /// # Errors
-/// What a name is.
+/// What a valid name is, in words.
 pub fn check_name(name: &str) -> Result<(), String> {
     let fits = !name.is_empty() && name.len() <= NAME_MAX;
     if !fits || name.contains('/') || name.contains(char::is_control) {
@@ -125,7 +126,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl DomainConfig {
-    /// Takes out of a configuration what is needed, checked; also what it says in vain, as warnings.
+    /// Makes a checked `DomainConfig` of a configuration. Keys without effect become warnings.
     ///
     /// # Errors
     /// The first key that is missing, of the wrong type or out of range.
@@ -134,7 +135,8 @@ impl DomainConfig {
         Ok((domain?, warnings))
     }
 
-    /// The same, with the warnings in any case: what is not done may be why something is missing.
+    /// Does the same, but returns the warnings in any case: a key that was ignored may be the reason for an
+    /// error.
     pub fn read(config: &Config) -> (Result<DomainConfig, Diagnostic>, Vec<Diagnostic>) {
         let mut reader = Reader::new(config);
         let domain = reader.refused().and_then(|()| reader.domain());
@@ -245,7 +247,7 @@ impl Reader<'_> {
         })
     }
 
-    /// `cmdline`, or `root` and `extra` put together.
+    /// The kernel's command line: `cmdline`, or `root` and `extra` joined.
     fn cmdline(&mut self) -> Result<Vec<u8>, Diagnostic> {
         let cmdline = self.bytes("cmdline")?;
         let root = self.bytes("root")?.map(|root| [b"root=", root].concat());
@@ -264,7 +266,7 @@ impl Reader<'_> {
         uuid.map(Some).ok_or_else(|| wrong(setting, &setting.value, expected))
     }
 
-    /// The scheduler has no caps: only the value that says so is taken.
+    /// Accepts only a `cap` of 0, since the scheduler has no caps.
     fn no_cap(&mut self) -> Result<(), Diagnostic> {
         let setting = self.take("cap");
         match (self.small("cap", 0, 65535)?, setting) {

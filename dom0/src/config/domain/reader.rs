@@ -1,4 +1,4 @@
-//! Keys of a configuration by type, and what is said of those that do nothing.
+//! Reads keys of a configuration by type, and warns of those without effect.
 
 use alloc::borrow::{Cow, ToOwned};
 use alloc::format;
@@ -9,13 +9,13 @@ use crate::config::keys::{self, Fate};
 use crate::config::syntax;
 use crate::config::value::{Config, Diagnostic, Setting, Value, ValueKind};
 
-/// Warnings that are told each; of more, only the number is.
+/// The most warnings that are shown; of further ones only the number is.
 const WARNINGS_MAX: usize = 32;
 
 /// Takes keys out of a configuration.
 pub(super) struct Reader<'a> {
     pub(super) config: &'a Config,
-    /// What is to be said of parts of values.
+    /// Warnings about parts of values.
     notes: Vec<Diagnostic>,
 }
 
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
         Ok(self.text(key)?.map(|(_, text)| text.into_owned()))
     }
 
-    /// A string's bytes as they are.
+    /// A string's bytes, unchanged.
     pub(super) fn bytes(&mut self, key: &'static str) -> Result<Option<&'a [u8]>, Diagnostic> {
         let Some(setting) = self.take(key) else { return Ok(None) };
         let bytes = setting.value.bytes();
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn small(&mut self, key: &'static str, min: u32, max: u32) -> Result<Option<u32>, Diagnostic> {
-        // Within the bounds, so it fits.
+        // The number is within the bounds, so it fits.
         Ok(self.number(key, min.into(), max.into())?.map(|number| number as u32))
     }
 
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The entries of a list, of which each may give what is to be said of it.
+    /// Reads the entries of a list; each may add warnings.
     pub(super) fn entries<T>(
         &mut self,
         key: &'static str,
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
         Diagnostic { position: None, key: None, text }
     }
 
-    /// The first key that no domain is made with.
+    /// Fails on the first key that is refused.
     pub(super) fn refused(&self) -> Result<(), Diagnostic> {
         let refused =
             |setting: &&Setting| keys::find(&setting.key).is_some_and(|key| key.fate == Fate::Refused);
@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the configuration says in vain, whether a domain comes of it or not.
+    /// The warnings about keys without effect, whether the configuration is valid or not.
     pub(super) fn warnings(&mut self) -> Vec<Diagnostic> {
         let has_cmdline = self.config.get("cmdline").is_some();
         let warn = |setting: &'a Setting| {

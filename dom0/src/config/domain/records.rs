@@ -1,4 +1,4 @@
-//! Configurations of every shape, beside what Debian's `xl create -n` says of them: `tests/configs`.
+//! Compares the reader with Debian's `xl create -n`, for the configurations in `tests/configs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// Of a file: what `xl` says, what is said here, and why that differs.
+/// A file's results: what Xen's `xl` says, what this reader says, and why they differ.
 struct Verdict {
     xl: bool,
     here: bool,

@@ -98,18 +98,19 @@ fn words_of_a_network_that_mean_nothing_are_warned_of() {
             "t.cfg:4:18: vif: `accel=x`: there is no such thing any more, ignored",
         ]
     );
-    // However many entries there are, what is said of them is limited.
+    // The number of warnings is limited however many entries there are.
     let many = format!("{LEAST}vif=[{}]", "'a,b,c,d',".repeat(100));
     assert_eq!(read(&many).unwrap().1.len(), 32);
 }
 
-/// What the table calls done is what the reader takes, and the reader takes nothing else.
+/// The reader uses exactly the keys that the table calls done.
 #[test]
 fn the_table_of_keys_is_the_readers() {
     for key in keys::KEYS.iter().filter(|key| key.name != "name" && key.name != "kernel") {
         let list = read(&format!("{LEAST}{}=[[1]]", key.name));
         match key.fate {
-            // No key is a list of lists; two are of no consequence here.
+            // No key takes a list of lists, so the test's value fails for each key in use. Two keys are
+            // accepted without effect.
             Fate::Done if matches!(key.name, "nomigrate" | "driver_domain") => {
                 assert!(list.unwrap().1.is_empty())
             }
@@ -133,7 +134,7 @@ fn bytes_go_to_the_kernel_as_they_are() {
     let (domain, warnings) = DomainConfig::from_config(&Config::parse("t.cfg", &text).unwrap()).unwrap();
     assert!(warnings.is_empty());
     assert_eq!(domain.cmdline, b"root=/dev/\xfc who=Andr\xe9");
-    // A name is a text: bytes that are not UTF-8 are Latin-1.
+    // A name is text, so bytes that are not UTF-8 are read as Latin-1.
     assert_eq!(domain.disks[0].target, "/d\u{e9}");
 }
 

@@ -6,8 +6,9 @@
 //! value     = string | number | "[" [ value { "," value } [ "," ] ] "]"
 //! ```
 //!
-//! Blanks and `\` at a line's end may stand between tokens, newlines and comments within brackets too. The text is bytes: files
-//! are older than UTF-8, and comments and strings may have any byte but zero. A word of a command line is a text of its own.
+//! Blanks and `\` at a line's end may stand between tokens, newlines and comments within brackets too. The text is
+//! bytes: files are older than UTF-8, and comments and strings may have any byte but zero. Each word of a command
+//! line is parsed as a separate text.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -19,15 +20,15 @@ use winnow::error::ParserError;
 use winnow::stream::{LocatingSlice, Location, Stateful, Stream};
 use winnow::token::{any, literal, one_of, take_while};
 
-/// Bytes that a string may have: twice what a kernel has of its command line.
+/// Bytes that a string may have: twice the room for a kernel's command line.
 pub(super) const TEXT_MAX: usize = 2048;
 const TOO_LONG: &str = "a string of at most 2048 bytes";
 const _: () = assert!(TEXT_MAX == 2048, "as TOO_LONG says");
 
-/// What an error says where a value is one too many.
+/// The error for one value too many.
 pub(super) const TOO_MANY: &str = "no more than 512 values in all";
 
-/// Lists within lists; more is nothing but an attack on the stack.
+/// The depth of lists within lists. Deeper nesting would only serve an attack on the stack.
 const DEPTH_MAX: usize = 16;
 
 /// A text, and how many values may still come.
@@ -37,7 +38,7 @@ fn input(text: &[u8], room: usize) -> Input<'_> {
     Stateful { input: LocatingSlice::new(text), state: room }
 }
 
-/// What the text should have gone on with.
+/// A syntax error: what the parser expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Expected {
     /// Offset of the place, in bytes.
@@ -83,11 +84,11 @@ pub(super) enum RawKind {
     List(Vec<Raw>),
 }
 
-/// The statements of a file, one at a time: a file may be longer than what is to be read at once.
+/// The statements of a file, one at a time: a file may be longer than what one poll may read.
 pub(super) struct Statements<'i>(Input<'i>);
 
 impl<'i> Statements<'i> {
-    /// Of a file that has at most `room` values.
+    /// Begins with a file that may have at most `room` values.
     pub(super) fn new(text: &'i [u8], room: usize) -> Statements<'i> {
         Statements(input(text, room))
     }
@@ -113,8 +114,8 @@ impl<'i> Statements<'i> {
     }
 }
 
-/// Reads a word of a command line, which has at most `room` values, as a text of its own; gives its statements and how many
-/// values may still come. A value that is neither in quotes nor in brackets may be bare: then it is all that the word has left.
+/// Parses a word of a command line, which may have at most `room` values. Returns its statements, and how many values
+/// may still come. A value without quotes and brackets is the rest of the word.
 pub(super) fn word(text: &[u8], room: usize) -> Parsed<(Vec<Statement>, usize)> {
     let mut all = Vec::new();
     let mut statements = Statements::new(text, room);
@@ -130,7 +131,7 @@ pub(super) fn word(text: &[u8], room: usize) -> Parsed<(Vec<Statement>, usize)> 
     bare.map(|(statement, room)| (Vec::from([statement]), room)).ok_or(error)
 }
 
-/// Does the word begin as [`word`] wants it?
+/// Whether the word begins like a setting, as [`word`] needs.
 pub(super) fn is_setting(text: &[u8]) -> bool {
     let input = &mut input(text, 0);
     skip(input, b"\n;").is_ok() && key(input).is_ok() && skip(input, b"").is_ok() && assign(input).is_ok()
@@ -156,7 +157,7 @@ fn ascii(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }
 
-/// `=` or `+=`: is it the latter?
+/// Reads `=` or `+=`; true for the latter.
 fn assign(input: &mut Input<'_>) -> Parsed<bool> {
     expect(input, alt((literal("+=").value(true), literal("=").value(false))), "`=` or `+=`")
 }
@@ -206,7 +207,7 @@ fn number(input: &mut Input<'_>) -> Parsed<RawKind> {
     Ok(RawKind::Number(number, text))
 }
 
-/// As C reads numbers: `0x` hexadecimal, `0` octal, else decimal.
+/// Reads a number as C does: `0x` hexadecimal, `0` octal, else decimal.
 pub(super) fn parse_number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&text[2..], 16),
@@ -223,7 +224,7 @@ fn string(input: &mut Input<'_>, quote: u8) -> Parsed<Vec<u8>> {
     let mut text = Vec::new();
     loop {
         let rest = input.peek_finish();
-        // A zero would end the string for whom it is meant.
+        // A zero byte is refused, since it would end the string for its reader.
         let special = |byte: &u8| *byte == quote || matches!(byte, b'\\' | b'\n' | 0);
         let end = rest.iter().take(TEXT_MAX + 1).position(special);
         let end = if rest.len() > TEXT_MAX { end } else { end.or(Some(rest.len())) };
@@ -240,7 +241,8 @@ fn string(input: &mut Input<'_>, quote: u8) -> Parsed<Vec<u8>> {
     }
 }
 
-/// What stands for the characters after a backslash; nothing, for a line that goes on in the next.
+/// Reads the characters after a backslash and returns the byte for which they stand; `None` for a line that
+/// continues on the next.
 fn escape(input: &mut Input<'_>) -> Parsed<Option<u8>> {
     let what = "one of `\\` `'` `\"` `a` `b` `f` `n` `r` `t` `v`, `x` and two digits, or three octal digits";
     let at = input.current_token_start();
@@ -277,8 +279,8 @@ fn code(input: &mut Input<'_>, count: usize, radix: u32) -> Parsed<u8> {
     code.ok_or(Expected { at, what })
 }
 
-/// A word's one statement with a bare value; `None` where quotes or brackets say that the word is meant as in a file. Quotes
-/// around the elements of a list may have been lost on the way.
+/// A word's one statement with a bare value; `None` where quotes or brackets show that the word is written as in a
+/// file. A shell may have removed the quotes around the elements of a list.
 fn bare(text: &[u8], room: usize) -> Parsed<Option<(Statement, usize)>> {
     let input = &mut input(text, room);
     skip(input, b"\n;")?;
@@ -290,7 +292,7 @@ fn bare(text: &[u8], room: usize) -> Parsed<Option<(Statement, usize)>> {
     Ok((!as_in_a_file).then_some((statement, input.state)))
 }
 
-/// What is left of a word.
+/// Reads the rest of a word as one value.
 fn bare_value(input: &mut Input<'_>, _depth: usize) -> Parsed<Raw> {
     let at = input.current_token_start();
     count(input)?;
@@ -333,7 +335,7 @@ fn take<'i, T>(input: &mut Input<'i>, mut parser: impl Parser<Input<'i>, T, Expe
     parser.parse_next(input)
 }
 
-/// Runs a parser; if it fails, `what` was expected where it began.
+/// Runs a parser. If the parser fails, the error says that `what` was expected where the parser began.
 fn expect<'i, T>(
     input: &mut Input<'i>,
     mut parser: impl Parser<Input<'i>, T, Expected>,

@@ -221,7 +221,7 @@ fn a_file_is_no_longer_than_is_stated() {
 fn a_configuration_has_no_more_values_than_is_stated() {
     let list = |count: usize| format!("a=[{}]\n", "1,".repeat(count - 1));
     let mut config = Config::parse("t.cfg", list(VALUES_MAX).as_bytes()).unwrap();
-    // The words of the command line count too, bare ones as others.
+    // Words of the command line count too, bare or not.
     assert!(config.add_word("b=x").unwrap_err().to_string().contains("more than 512 values"));
     let mut config = Config::parse("t.cfg", list(VALUES_MAX - 1).as_bytes()).unwrap();
     assert_eq!(config.add_word("b=x y"), Ok(()));
@@ -290,7 +290,7 @@ fn others_run_while_a_file_is_read() {
 }
 
 proptest! {
-    /// The place of each value is what counting from the text's start gives, too.
+    /// Each value's position equals a count from the text's start.
     #[test]
     fn places_are_counted_right(pieces in prop::collection::vec("[ \nü]{0,3}", 1..20)) {
         // Every entry of a list in several lines.
