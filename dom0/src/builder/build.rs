@@ -1,4 +1,4 @@
-//! Making a domain.
+//! Builds a domain: memory, kernel, page tables and the first vCPU.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -36,31 +36,31 @@ const GRANT_VERSION: u32 = 2;
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 const IF_FLAG: u64 = 0x200;
-/// What a domain may have beyond what it was told to, in KiB, as the reference toolstack gives it
-/// (`LIBXL_MAXMEM_CONSTANT`): kernels take a page before they give another back.
+/// How much memory a domain may have beyond its target, in KiB, as with libxl (`LIBXL_MAXMEM_CONSTANT`): a
+/// kernel takes a page before it gives another back.
 pub const SLACK_KIB: u64 = 1024;
 
 /// Why a domain could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildError {
-    /// The kernel file is of no use.
+    /// The kernel file cannot be loaded.
     Kernel(String, ImageError),
-    /// The ramdisk file is of no use.
+    /// The ramdisk file cannot be loaded.
     Ramdisk(String, String),
     /// The domain cannot be laid out.
     Layout(LayoutError),
-    /// Something in the configuration cannot be.
+    /// The configuration asks for something impossible.
     Config(String),
-    /// The machine has not enough memory: MiB asked for, MiB free.
+    /// The machine has too little memory: MiB asked for, MiB free.
     Memory(u64, u64),
-    /// The hypervisor refused: what was being done.
+    /// The hypervisor refused: what the builder was doing.
     Refused(&'static str, Errno),
     /// A mapping failed: of what, and why.
     Map(&'static str, String),
 }
 
 impl BuildError {
-    /// Is what is missing memory, which may be there later?
+    /// Whether only memory is missing, which may be free later.
     pub fn is_shortage(&self) -> bool {
         matches!(
             self,
@@ -97,9 +97,9 @@ pub struct Request<'a> {
     pub kernel: File,
     /// The ramdisk.
     pub ramdisk: Option<File>,
-    /// Held while the domain gets its memory, and no longer: one is given memory at a time.
+    /// A lock that is held only while the domain is populated: one domain is populated at a time.
     pub populating: &'a Mutex<()>,
-    /// Hears the domain's number as soon as the hypervisor has given one.
+    /// Called with the domain's number as soon as the hypervisor has made the domain.
     pub begun: &'a (dyn Fn(DomId) + Sync),
 }
 
@@ -108,7 +108,7 @@ pub struct Request<'a> {
 pub struct Built {
     /// The domain.
     pub domain: OwnedDomain,
-    /// Its rings.
+    /// The domain's rings.
     pub rings: Rings,
 }
 
@@ -117,11 +117,11 @@ pub struct Built {
 pub struct Rings {
     /// Machine frame of its xenstore ring.
     pub store_mfn: Mfn,
-    /// Its port to the xenstore daemon.
+    /// The domain's port to the xenstore daemon.
     pub store_port: PortNumber,
     /// Machine frame of its console ring.
     pub console_mfn: Mfn,
-    /// Its port to the console daemon.
+    /// The domain's port to the console daemon.
     pub console_port: PortNumber,
 }
 
@@ -129,8 +129,8 @@ fn refused(what: &'static str) -> impl Fn(Errno) -> BuildError {
     move |errno| BuildError::Refused(what, errno)
 }
 
-/// Builds a domain. On failure nothing of it stays. The work is done in pieces, each a small part of a millisecond;
-/// dom0's other tasks run between them.
+/// Builds a domain. After a failure nothing of the domain stays. The work is done in pieces, each a small part of a
+/// millisecond; dom0's other tasks run between them.
 ///
 /// # Errors
 /// See [`BuildError`].
@@ -151,7 +151,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     }
 }
 
-/// Gives the new domain `id` its memory and what belongs into it.
+/// Gives the new domain `id` its memory, and fills the memory.
 async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
     let config = request.config;
     domctl::max_vcpus(id, config.maxvcpus).map_err(refused("max_vcpus"))?;
@@ -237,14 +237,14 @@ fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Page tables that are filled, and checked by the hypervisor, at a time.
+/// Page tables that the builder fills, and the hypervisor checks, at a time.
 const TABLES_AT_A_TIME: usize = 8;
 /// Bytes of a ramdisk that are inflated and copied at a time.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Pages that the hypervisor is asked for at a time: it clears each.
+/// Pages that the builder asks for at a time, since the hypervisor clears each page.
 const POPULATE_PAGES: u64 = 256;
 
-/// Gives the domain its memory; the machine frames in order.
+/// Gives the domain its memory, and returns the machine frames in order.
 async fn populate(request: &Request<'_>, id: DomId) -> Result<Vec<u64>, BuildError> {
     let memory_mib = request.config.memory_mib;
     let _turn = request.populating.lock().await;
@@ -277,7 +277,7 @@ struct Ramdisk {
 }
 
 impl Ramdisk {
-    /// A gzip file is inflated, as the reference toolstack does; its last four bytes tell its size.
+    /// Opens a ramdisk. A gzip file is decompressed, as with libxl; its last four bytes state the size.
     fn new(file: File) -> Result<Self, BuildError> {
         let inflate = image::ramdisk_is_inflated(file.bytes);
         let bytes = match file.bytes.last_chunk::<4>() {
@@ -360,7 +360,7 @@ fn start_info(
 /// Writes start_info, the P2M list and the page tables.
 async fn write_memory(frames: &mut Frames, layout: &Layout, info: &StartInfo) -> Result<(), String> {
     let mfns = frames.mfns();
-    // In the order of the frames, so that the window moves but once.
+    // The pages are written in the order of their frames, so that the window moves only once.
     frames.set_end(layout.stack);
     if layout.p2m_frames.is_none() {
         write_list(frames, layout, &mfns).await?;
@@ -381,7 +381,7 @@ async fn write_memory(frames: &mut Frames, layout: &Layout, info: &StartInfo) ->
     Ok(())
 }
 
-/// Writes the P2M list; what its last page has beyond the domain's memory is no frame.
+/// Writes the P2M list. Entries of the last page beyond the domain's memory are invalid.
 async fn write_list(frames: &mut Frames, layout: &Layout, mfns: &[u64]) -> Result<(), String> {
     let start = layout.p2m.start * PAGE;
     let bytes = mfns.as_bytes();
@@ -390,8 +390,8 @@ async fn write_list(frames: &mut Frames, layout: &Layout, mfns: &[u64]) -> Resul
     frames.put(end, &[0xff; PAGE_SIZE][..(layout.p2m.end * PAGE - end) as usize])
 }
 
-/// Has the hypervisor check the page tables, and pins the top one. Where they are many, the lowest are pinned for a
-/// while: what checks the top one finds them checked, so that no single call is long.
+/// Makes the hypervisor check the page tables, and pins the top one. Of many tables the lowest are pinned first and
+/// unpinned at the end, so that no single call has to check all of them.
 async fn pin_tables(id: DomId, frames: &Frames, layout: &Layout) -> Result<(), Errno> {
     let lowest: Vec<Mfn> = layout.lowest_tables().map(|pfn| frames.mfn(pfn)).collect();
     let many = lowest.len() > TABLES_AT_A_TIME;
@@ -408,7 +408,7 @@ async fn pin_tables(id: DomId, frames: &Frames, layout: &Layout) -> Result<(), E
     Ok(())
 }
 
-/// Masks the events of every vCPU. The rest is the hypervisor's: zero in a new domain, but for the clock.
+/// Masks the events of every vCPU. The rest of shared_info is zero, but for the hypervisor's clock.
 fn mask_events(id: DomId, frame: Mfn) -> Result<(), BuildError> {
     let map = map_foreign(id, &[frame], true)
         .map_err(|error| BuildError::Map("shared_info", error.errno.to_string()))?;

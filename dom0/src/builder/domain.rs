@@ -1,4 +1,4 @@
-//! A domain that is destroyed unless it is kept, and the end of domains in pieces.
+//! A domain under construction, and the destruction of domains in pieces.
 
 use pvrt::hypercall::{Result, domctl};
 use pvrt::{Account, spawn, yield_now};
@@ -8,7 +8,7 @@ use ring_abi::types::DomId;
 /// How long the hypervisor may go on with a domain's destruction before dom0's other tasks have their turn.
 const PIECE_NS: u64 = 250_000;
 
-/// Destroys a domain piece by piece: its memory goes as far as nobody else uses it.
+/// Destroys a domain piece by piece. Memory that another domain still maps stays.
 ///
 /// # Errors
 /// `ESRCH`, `EPERM`.
@@ -40,12 +40,12 @@ impl OwnedDomain {
         domctl::create(config).map(|id| Self { id })
     }
 
-    /// Its number.
+    /// The domain's number.
     pub fn id(&self) -> DomId {
         self.id
     }
 
-    /// Destroys it, piece by piece, and waits for that.
+    /// Destroys the domain, piece by piece, and waits for the end.
     pub async fn discard(self) {
         finish(self.keep()).await;
     }
@@ -60,7 +60,7 @@ impl OwnedDomain {
 
 impl Drop for OwnedDomain {
     fn drop(&mut self) {
-        // A drop cannot wait: dom0 itself goes on with the pieces, whosever task it was that ended here.
+        // A drop cannot await, so a task of dom0's own account goes on with the pieces.
         let id = self.id;
         Account::own().charge(|| spawn(finish(id)));
     }

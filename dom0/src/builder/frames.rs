@@ -1,4 +1,4 @@
-//! Writing into a new domain's memory by its own frame numbers, through a window that moves along.
+//! Writes to a new domain's memory by pseudo-physical addresses, through a window that moves.
 
 use alloc::format;
 use alloc::string::String;
@@ -10,9 +10,9 @@ use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
 
 use super::image::ImageSink;
 
-/// Most pages mapped at a time.
+/// The most pages mapped at a time.
 const WINDOW_PAGES: u64 = 128;
-/// Most bytes written before others have their turn: as many as the window has.
+/// The most bytes written before a yield: as many as the window has.
 const PIECE_BYTES: usize = WINDOW_PAGES as usize * PAGE_SIZE;
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -22,7 +22,7 @@ pub(super) struct Frames {
     /// Machine frame of each pseudo-physical one.
     mfns: Arc<Vec<u64>>,
     window: Option<(u64, ForeignMap)>,
-    /// The window ends here: what lies behind is somebody else's turn.
+    /// The frame where the window must end, since frames behind it will be written later.
     end: u64,
     /// End of the kernel, once known.
     pub(super) kernel_end: u64,
@@ -44,12 +44,12 @@ impl Frames {
         Mfn::new(self.mfns[pfn as usize])
     }
 
-    /// What is written from now on ends at frame `end`.
+    /// Notes that writes from now on end at frame `end`.
     pub(super) fn set_end(&mut self, end: u64) {
         self.end = end.min(self.mfns.len() as u64);
     }
 
-    /// Takes the window away.
+    /// Unmaps the window.
     pub(super) fn close(&mut self) {
         self.window = None;
     }
@@ -57,7 +57,7 @@ impl Frames {
     /// Writes at a pseudo-physical address.
     ///
     /// # Errors
-    /// Outside the domain, or the hypervisor refuses the mapping.
+    /// The address is outside the domain, or the hypervisor refuses the mapping.
     pub(super) fn put(&mut self, paddr: u64, bytes: &[u8]) -> Result<(), String> {
         let mut paddr = paddr;
         let mut rest = bytes;
@@ -72,10 +72,10 @@ impl Frames {
         Ok(())
     }
 
-    /// Writes much at a pseudo-physical address; others run between the pieces.
+    /// Writes many bytes at a pseudo-physical address, in pieces with a yield between.
     ///
     /// # Errors
-    /// As [`Frames::put`].
+    /// See [`Frames::put`].
     pub(super) async fn put_in_pieces(&mut self, paddr: u64, bytes: &[u8]) -> Result<(), String> {
         let mut paddr = paddr;
         for piece in bytes.chunks(PIECE_BYTES) {
@@ -86,7 +86,7 @@ impl Frames {
         Ok(())
     }
 
-    /// The window, moved so that it has frame `pfn`.
+    /// Moves the window so that it contains frame `pfn`.
     fn window_at(&mut self, pfn: u64) -> Result<(u64, &ForeignMap), String> {
         let inside =
             |window: &(u64, ForeignMap)| (window.0..window.0 + window.1.count() as u64).contains(&pfn);

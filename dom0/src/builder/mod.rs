@@ -1,7 +1,7 @@
 //! The domain builder: from a kernel file to a domain whose first instruction can run.
 //!
-//! [`image`] reads kernels (ELF, bzImage, compressed) as a stream, [`notes`] what they ask for, [`layout`] decides
-//! what lies where, all without a hypervisor; [`build`] makes the domain.
+//! [`image`] reads kernels (ELF, bzImage, compressed) as a stream, [`notes`] reads their notes, and [`layout`]
+//! places everything in memory, all three without a hypervisor; [`build`] makes the domain.
 #![forbid(unsafe_code)]
 
 mod build;

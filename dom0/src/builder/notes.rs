@@ -1,4 +1,4 @@
-//! What a kernel says about itself: its Xen ELF notes, or the string that older kernels have instead.
+//! A kernel's Xen ELF notes, or the text that older kernels have instead.
 //!
 //! ABI: `xen/include/public/elfnote.h`. The older form is a section `__xen_guest` with `KEY=VALUE,...`.
 
@@ -9,23 +9,24 @@ use core::fmt;
 
 use ring_abi::elfnote::*;
 
-/// Requirements that no PV domain meets.
+/// Required features that no PV domain has.
 const UNMEETABLE: [&str; 3] = ["auto_translated_physmap", "supervisor_mode_kernel", "hvm_callback_vector"];
 
-/// Why a kernel's notes are of no use.
+/// Why a kernel with these notes cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoteError {
-    /// There are none: not a kernel for PV.
+    /// There are no notes: the file is no PV kernel.
     Missing,
     /// The notes contradict their own lengths, or a value is not of its type: which value.
     Malformed(&'static str),
-    /// For another interface than `xen-3.0`.
+    /// The kernel is for another interface than `xen-3.0`.
     Version(String),
     /// The kernel wants another loader than the generic one.
     Loader(String),
     /// The kernel requires a feature that PV domains do not have.
     Feature(String),
-    /// Its physical addresses do not begin at 0, and the note that says so was not looked for before they were used.
+    /// The kernel's physical addresses do not begin at 0, and the loader used them before it found the note that
+    /// says so.
     PaddrOffset(u64),
     /// The first instruction is not in the image.
     Entry(u64),
@@ -45,7 +46,7 @@ impl fmt::Display for NoteError {
     }
 }
 
-/// What a kernel asks for.
+/// What a kernel's notes ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelNotes {
     /// Virtual address of pseudo-physical address 0; page-aligned.
@@ -58,11 +59,11 @@ pub struct KernelNotes {
     pub init_p2m: Option<u64>,
     /// The ramdisk need not be mapped: its first pfn is enough.
     pub mod_start_pfn: bool,
-    /// What the segments' physical addresses have more than those that count from 0.
+    /// The difference between the segments' physical addresses and addresses that count from 0.
     pub paddr_offset: u64,
 }
 
-/// Both forms, before they are checked.
+/// The values of either form, before they are checked.
 #[derive(Default)]
 struct Raw {
     version: Option<String>,
@@ -78,7 +79,8 @@ struct Raw {
 }
 
 impl KernelNotes {
-    /// Takes the notes out of the bytes of note segments; `None` if none is Xen's. `entry` is the ELF header's.
+    /// Reads the notes from the bytes of note segments; `None` if no note is Xen's. `entry` is that of the ELF
+    /// header.
     ///
     /// # Errors
     /// See [`NoteError`].
@@ -101,7 +103,7 @@ impl KernelNotes {
         raw.check(entry).map(Some)
     }
 
-    /// Takes them out of the text of the section `__xen_guest`.
+    /// Reads the notes from the text of the section `__xen_guest`.
     ///
     /// # Errors
     /// See [`NoteError`].
@@ -192,7 +194,7 @@ impl Raw {
                 _ => {}
             }
         }
-        // In this form physical addresses are virtual ones unless it says otherwise.
+        // In this form the physical addresses are virtual ones, unless the text says otherwise.
         raw.paddr_offset = raw.paddr_offset.or(raw.virt_base);
         raw.hypercall_page = page.map(|page| raw.virt_base.unwrap_or(0).wrapping_add(page << 12));
         Ok(raw)
@@ -200,7 +202,7 @@ impl Raw {
 
     fn check(self, entry: u64) -> Result<KernelNotes, NoteError> {
         match self.version {
-            // Builds for other word sizes have more behind this.
+            // Kernels for other word sizes have a suffix behind this.
             Some(version) if version.starts_with("xen-3.0") => {}
             other => return Err(NoteError::Version(other.unwrap_or_default())),
         }
@@ -325,7 +327,7 @@ pub(super) mod tests {
         let notes = read(text).unwrap();
         assert_eq!((notes.virt_base, notes.entry, notes.hypercall_page), (0, 0x123, Some(0x2000)));
         assert_eq!(notes.paddr_offset, 0);
-        // What stands behind a zero is not of the text; physical addresses are virtual ones unless it says otherwise.
+        // The text ends at a zero byte. Physical addresses are virtual ones unless the text says otherwise.
         let high =
             "XEN_VER=xen-3.0-x86_64,LOADER=generic,VIRT_BASE=0xffffffff80000000,HYPERCALL_PAGE=10\0,PAE=x";
         let notes = read(high).unwrap();

@@ -1,8 +1,8 @@
-//! Kernel images: what they are, what their notes ask for, and their bytes on the way into a domain's memory.
+//! Kernel images: their format, their notes, and the copy of their segments into a domain's memory.
 //!
-//! A kernel is an ELF64 file, plain or compressed, or the payload of a bzImage. The file is read as a stream, in its order:
-//! the headers come first and say how much memory the segments need; the segments are copied to their physical
-//! addresses as they pass.
+//! A kernel is an ELF64 file, plain or compressed, or the payload of a bzImage. The loader reads the file as a
+//! stream, from start to end. The headers come first and state how much memory the segments need; the loader copies
+//! the segments to their physical addresses as they pass.
 //!
 //! Sources: ELF-64 object file format; the Linux/x86 boot protocol (`setup_sects`, `payload_offset`);
 //! `xen/include/public/elfnote.h`.
@@ -49,9 +49,9 @@ pub enum ImageError {
     Malformed(&'static str),
     /// An ELF for another machine or word size.
     WrongMachine,
-    /// The notes are missing or ask for what cannot be.
+    /// The notes are missing or ask for something impossible.
     Notes(NoteError),
-    /// The domain's memory cannot take it.
+    /// The kernel does not fit into the domain's memory.
     Memory(String),
 }
 
@@ -88,7 +88,7 @@ pub trait ImageSink: Send {
     /// # Errors
     /// Why it does not fit.
     fn begin(&mut self, first: u64, end: u64) -> Result<(), String>;
-    /// Writes bytes at a physical address inside that range. Consecutive calls ascend, by and large.
+    /// Writes bytes at a physical address inside that range. Addresses mostly ascend from call to call.
     ///
     /// # Errors
     /// Why they cannot be written.
@@ -102,11 +102,12 @@ pub struct Kernel {
     pub first: u64,
     /// End of the physical addresses, page-aligned.
     pub end: u64,
-    /// What it asks for.
+    /// What the kernel's notes ask for.
     pub notes: KernelNotes,
 }
 
-/// The ELF file inside `file`: itself, or the payload of a bzImage, and the bytes after it that are not the stream's.
+/// Finds the ELF file inside `file`: the file itself, or the payload of a bzImage. Also returns how many bytes at the
+/// end are not part of the stream.
 ///
 /// # Errors
 /// `NotAKernel`, `Truncated`, `Malformed`.
@@ -129,7 +130,7 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
             "a bzImage of a boot protocol before 2.08, which names no payload",
         ));
     }
-    // Zero means four: so it was before the field was there.
+    // Zero means four, as in files from before the field existed.
     let setup_sects = match file.get(SETUP_SECTS).copied() {
         Some(0) | None => 4,
         Some(n) => usize::from(n),
@@ -145,8 +146,8 @@ fn locate(file: &[u8]) -> Result<(&[u8], usize), ImageError> {
     Ok((payload, 4)) // the inflated size stands behind the stream
 }
 
-/// Loads the kernel in `file` into `sink`, the memory of a domain with `memory` bytes. Loading does a limited amount of
-/// work at a time; others run between.
+/// Loads the kernel in `file` into `sink`, the memory of a domain with `memory` bytes. Loading yields after a limited
+/// amount of work.
 ///
 /// # Errors
 /// See [`ImageError`]; the sink may have been written to.
@@ -159,7 +160,7 @@ pub async fn load(file: &[u8], memory: u64, sink: &mut impl ImageSink) -> Result
     let (headers, first, end, notes) = loaded?;
     let notes = match (notes, headers.sections) {
         (Some(notes), _) => notes,
-        // Its note segments have other notes than Xen's.
+        // The kernel's note segments have no notes of Xen's.
         (None, Some(table)) => match file.section_notes(table, headers.entry).await? {
             Some(notes) if notes.paddr_offset != 0 => {
                 return Err(NoteError::PaddrOffset(notes.paddr_offset).into());
@@ -181,13 +182,14 @@ struct Headers {
     entry: u64,
     segments: Vec<ProgramHeader>,
     sections: Option<Table>,
-    /// What was taken from the segments' physical addresses: those of older kernels are their virtual ones.
+    /// What was subtracted from the segments' physical addresses, since those of older kernels are virtual
+    /// addresses.
     offset: u64,
 }
 
-/// Makes the segments' physical addresses count from 0 where they do not. That must be known before the segments are loaded:
-/// so the notes of a kernel whose addresses are more than a domain has, and those of one without note segments, are looked
-/// for first.
+/// Makes the segments' physical addresses count from 0 where they do not. The notes say so, and must be known before
+/// the segments are loaded. So the loader first looks for the notes of a kernel whose addresses exceed the domain's
+/// memory, and of a kernel without note segments.
 async fn place_segments(
     headers: &mut Headers,
     file: &Payload<'_>,
@@ -210,10 +212,11 @@ async fn place_segments(
     Ok(notes)
 }
 
-/// What was loaded: the headers, the first physical address and the end, and the notes unless they are to be looked for.
+/// What was loaded: the headers, the first physical address and the end, and the notes, unless they are still to be
+/// found.
 type Loaded = (Headers, u64, u64, Option<KernelNotes>);
 
-/// Loads the kernel that `source` gives, which is `file` from its start.
+/// Loads the kernel from `source`, a stream of `file` from its start.
 async fn load_from(
     source: &mut Stream<'_>,
     file: &Payload<'_>,
@@ -249,7 +252,7 @@ async fn load_from(
     }
 }
 
-/// What the head of the file says, not checked.
+/// Reads the headers, unchecked.
 fn parse_headers(head: &[u8]) -> Result<Headers, ImageError> {
     const IDENT_BYTES: usize = 16;
     const HEADER_BYTES: usize = 64;
@@ -288,8 +291,9 @@ fn parse_headers(head: &[u8]) -> Result<Headers, ImageError> {
     Ok(Headers { entry: header.e_entry, segments, sections, offset: 0 })
 }
 
-/// Refuses segments of which several put bytes into the same place: with many of them a small file would be copied over
-/// and over. Each is held against the furthest end before it, since segments without bytes may lie between two that meet.
+/// Refuses segments of which two put bytes into the same place: with many of them, the bytes of a small file would be
+/// copied again and again. Each segment is compared with the furthest end before it, since segments without bytes may
+/// lie between two that overlap.
 fn check_overlap(loads: &mut [&ProgramHeader]) -> Result<(), ImageError> {
     loads.sort_unstable_by_key(|load| load.p_paddr);
     let mut end = 0;
@@ -328,7 +332,8 @@ fn check_segment(segment: &ProgramHeader) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Copies every byte of every segment to its place as the stream passes, and gives the bytes of each note segment.
+/// Copies every byte of every segment to its place as the stream passes, and returns the bytes of each note
+/// segment.
 async fn copy_segments(
     head: &[u8],
     source: &mut Stream<'_>,
@@ -358,7 +363,7 @@ async fn copy_segments(
                     notes[note][within as usize..][..bytes.len()].copy_from_slice(bytes);
                 } else {
                     sink.write(segment.p_paddr + within, bytes).map_err(ImageError::Memory)?;
-                    // Others must not wait for a whole kernel.
+                    // Other tasks must not wait for a whole kernel.
                     pvrt::yield_now().await;
                 }
             }
@@ -378,7 +383,7 @@ async fn copy_segments(
     Ok(notes)
 }
 
-/// A ramdisk as it goes into the domain: inflated if it is a gzip file, as the reference toolstack does.
+/// Whether a ramdisk is decompressed on its way into the domain: only a gzip file is, as with libxl.
 pub fn ramdisk_is_inflated(file: &[u8]) -> bool {
     super::payload::Format::detect(file) == super::payload::Format::Gzip
 }

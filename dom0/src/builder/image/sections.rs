@@ -1,8 +1,8 @@
-//! Notes that stand in sections: kernels whose linker made no segment for the notes, and older ones that have a section with
-//! text, say nowhere else that they are for PV.
+//! Notes in sections. Kernels whose linker made no note segment, and older ones that have a section with text, say
+//! only there that they are PV kernels.
 //!
-//! The sections' headers lie behind all else in a file, so that a compressed kernel is gone through again for each step:
-//! once for the headers, once for the notes and the sections' names, once for the text. Such kernels are small.
+//! The section headers are at the end of a file, so a compressed kernel is decompressed once for each step: for the
+//! headers, for the notes and the sections' names, and for the text. Such kernels are small.
 
 use alloc::vec::Vec;
 
@@ -16,20 +16,20 @@ use crate::builder::payload::{Format, Limits, Stream, open};
 
 const HEADER_BYTES: usize = 64;
 const SHT_NOTE: u64 = 7;
-/// Sections that are looked at, and bytes of notes, of names and of text: more than any kernel has.
+/// Limits on the number of sections, and on the bytes of notes, names and text: more than any kernel has.
 const MAX_SECTIONS: u16 = 1024;
 const MAX_NOTE_BYTES: u64 = 64 << 10;
 const MAX_NAME_BYTES: u64 = 64 << 10;
 const MAX_TEXT_BYTES: u64 = 4 << 10;
 
-/// The section with text, as names end in a zero.
+/// The name of the section with text, with its NUL.
 const GUEST: &[u8] = b"__xen_guest\0";
 
-/// A kernel's file, to be read from its start as often as need be.
+/// A kernel's file, which can be read from its start several times.
 #[derive(Clone, Copy)]
 pub(super) struct Payload<'a> {
     pub(super) bytes: &'a [u8],
-    /// Bytes at its end that are not the stream's.
+    /// Bytes at its end that are not part of the stream.
     pub(super) trailer: usize,
     pub(super) limits: Limits,
 }
@@ -50,7 +50,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// As the file's header says; `None`: there are no sections.
+    /// Reads the place from the file's header; `None`: there are no sections.
     pub(super) fn of(header: &FileHeader<LittleEndian>) -> Option<Self> {
         let sound = usize::from(header.e_shentsize) == HEADER_BYTES && header.e_shnum > 0;
         let bytes = u64::from(header.e_shnum.min(MAX_SECTIONS)) * HEADER_BYTES as u64;
@@ -64,7 +64,7 @@ impl<'a> Payload<'a> {
         Ok(open(self.bytes, self.trailer, self.limits)?)
     }
 
-    /// The notes of the note segments.
+    /// Reads the notes of the note segments.
     ///
     /// # Errors
     /// The file ends before them, or they are malformed.
@@ -79,8 +79,8 @@ impl<'a> Payload<'a> {
         Ok(KernelNotes::parse(&read, entry)?)
     }
 
-    /// The notes of the sections that are of that type, else the text of the section that older kernels have. `entry` is the
-    /// file header's.
+    /// Reads the notes of the note sections; if there are none, the text of the section of older kernels. `entry` is
+    /// that of the file header.
     ///
     /// # Errors
     /// The file ends before them, or they are malformed.
@@ -91,7 +91,7 @@ impl<'a> Payload<'a> {
     ) -> Result<Option<KernelNotes>, ImageError> {
         let headers = self.read(&[table.place]).await?.concat();
         let (headers, _) = headers.as_chunks::<HEADER_BYTES>();
-        // The first section is none.
+        // The first section header is a placeholder.
         let notes = headers.iter().skip(1).filter(|header| number(*header, 4, 4) == SHT_NOTE).map(place);
         let mut places: Vec<Place> = notes.collect();
         if places.iter().fold(0u64, |sum, place| sum.saturating_add(place.bytes)) > MAX_NOTE_BYTES {
@@ -113,7 +113,7 @@ impl<'a> Payload<'a> {
         Ok(Some(KernelNotes::from_text(&text, entry)?))
     }
 
-    /// The bytes of some places, in one go through the file.
+    /// Reads the bytes of some places, in one pass through the file.
     async fn read(&self, places: &[Place]) -> Result<Vec<Vec<u8>>, ImageError> {
         let mut found: Vec<Vec<u8>> =
             places.iter().map(|place| zeroed(place.bytes as usize)).collect::<Result<_, _>>()?;

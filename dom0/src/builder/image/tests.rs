@@ -10,7 +10,7 @@ use ring_abi::elfnote::{
 };
 
 const MEMORY: u64 = 1 << 20;
-/// Of a window.
+/// The size of a window's piece.
 const PIECE: usize = 256 << 10;
 
 /// A domain of 1 MiB.
@@ -136,8 +136,9 @@ fn with_a_large_window() -> Vec<u8> {
     file
 }
 
-/// Runs `future` for the account, for so many polls at most. Gives its result, the most bytes that the account used
-/// after a poll, and the most that the account got back in one poll, until no piece of a window was left.
+/// Runs `future` for the account, for at most `polls` polls, and on until no piece of a window is left. Returns the
+/// result, the most bytes that the account used after a poll, and the most bytes that the account got back in one
+/// poll.
 fn watch<T>(account: &Account, polls: usize, future: impl Future<Output = T>) -> (Option<T>, [usize; 2]) {
     let used = || account.figures().map_or(0, |figures| figures.used);
     let (before, mut most, mut dearest) = (used(), 0, 0);
@@ -154,10 +155,10 @@ fn watch<T>(account: &Account, polls: usize, future: impl Future<Output = T>) ->
                     Poll::Pending => {}
                 }
             } else if used() < before + PIECE {
-                // What is left is the result, and the sink's bytes.
+                // Only the result and the sink's bytes are left.
                 break;
             } else {
-                // One turn of the task that gives the rest back.
+                // The task that gives the rest back has one turn.
                 yield_now().await;
             }
             (most, dearest) = (most.max(used()), dearest.max(at.saturating_sub(used())));
@@ -175,7 +176,7 @@ fn no_poll_gives_a_whole_window_back() {
         let mut sink = Memory::default();
         watch(&account, polls, load(&file, memory, &mut sink))
     };
-    // Loaded; refused, since it puts out more than the domain has; dropped on the way.
+    // The kernel is loaded; refused, since its output exceeds the domain's memory; or dropped on the way.
     for (memory, polls, pieces) in
         [(64 << 20, usize::MAX, 40), (4 << 20, usize::MAX, 16), (64 << 20, 100, 20)]
     {
@@ -228,13 +229,13 @@ fn what_is_wrong_is_said() {
     ] {
         assert!(matches!(run(&elf(&[segment], &[0; 16])).0, Err(ImageError::Malformed(_))), "{segment:x?}");
     }
-    // A small file that would be copied over and over.
+    // A small file whose bytes would be copied again and again.
     let same = [(PT_LOAD, 0x200, 0x1000, 16, 16); 64];
     let overlap = Err(ImageError::Malformed("two segments have bytes for the same place"));
     assert_eq!(run(&elf(&same, &[0; 8192])).0, overlap);
     let by_a_byte = [(PT_LOAD, 0x200, 0x2000, 16, 16), (PT_LOAD, 0x200, 0x1ff1, 16, 16)];
     assert_eq!(run(&elf(&by_a_byte, &[0; 16])).0, overlap);
-    // One without bytes between the two, or many.
+    // Segments without bytes lie between the two: one, or many.
     let apart =
         [(PT_LOAD, 0x200, 0x2000, 16, 16), (PT_LOAD, 0x200, 0x2004, 0, 1), (PT_LOAD, 0x200, 0x2008, 16, 16)];
     assert_eq!(run(&elf(&apart, &[0; 16])).0, overlap);
@@ -331,7 +332,7 @@ fn physical_addresses_that_are_virtual_ones_are_counted_from_0() {
         assert_eq!((kernel.first, kernel.end, kernel.notes.virt_base), (0x1000, 0x1_3000, BASE));
         assert!((0..70_000).all(|n| memory.bytes[0x1000 + n] == (n % 251) as u8));
     }
-    // By note segments too, which lie behind the head.
+    // The notes may also be in note segments that lie behind the head.
     let word = |kind, value: u64| note(kind, &value.to_le_bytes());
     let offset = [notes(), word(XEN_ELFNOTE_VIRT_BASE, BASE), word(XEN_ELFNOTE_PADDR_OFFSET, BASE)].concat();
     let body = [alloc::vec![7; 80_000], offset.clone()].concat();

@@ -1,8 +1,9 @@
-//! Where everything of a new domain lies: which pseudo-physical frame holds what, and what maps it.
+//! The layout of a new domain's memory: which pseudo-physical frame holds what, and which page tables map it.
 //!
-//! From the first frame on, mapped from the kernel's base address: kernel, [ramdisk], [P2M list], start_info, xenstore
-//! page, console page, page tables (L4, L3, L2, L1), boot stack, and free frames up to a multiple of 4 MiB, at least
-//! 512 KiB. Then, not mapped there: [ramdisk], [P2M list and the tables that map it where the kernel wants it].
+//! From the first frame on, mapped from the kernel's base address: kernel, [ramdisk], [P2M list], start_info,
+//! xenstore page, console page, page tables (L4, L3, L2, L1), boot stack, and free frames up to a multiple of 4 MiB,
+//! at least 512 KiB. Behind that, not in this mapping: [ramdisk], [P2M list and the tables that map it where the
+//! kernel wants it].
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ const PAGE: u64 = 4096;
 const ENTRIES: u64 = 512;
 /// The mapping ends at a multiple of this.
 const END_ALIGN_PAGES: u64 = 1024;
-/// Free frames behind the boot stack, if there are so many.
+/// Free frames behind the boot stack, if the domain has so many.
 const SLACK_PAGES: u64 = 128;
 
 const P: u64 = 1;
@@ -35,14 +36,14 @@ const HYPERVISOR_SLOTS: Range<u64> = 256..272;
 /// Why there is no layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayoutError {
-    /// The domain has fewer pages than its start takes.
+    /// The domain has fewer pages than its start-up needs.
     TooSmall {
         /// Pages it takes.
         needed: u64,
         /// Pages it has.
         has: u64,
     },
-    /// The kernel wants something where it cannot be.
+    /// The kernel wants something at an impossible address.
     Address {
         /// What.
         what: &'static str,
@@ -70,7 +71,7 @@ impl fmt::Display for LayoutError {
     }
 }
 
-/// What is to be laid out.
+/// What the layout must place.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// Virtual address of frame 0.
@@ -87,7 +88,7 @@ pub struct Parts {
     pub nr_pages: u64,
 }
 
-/// A stretch of virtual addresses and the frames behind it.
+/// A range of virtual addresses and the frames that it maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mapping {
     va: u64,
@@ -146,7 +147,7 @@ fn tables_for(va: u64, pages: u64, level: u32) -> u64 {
         return 0;
     }
     let shift = 12 + 9 * level;
-    // The last byte: an end of 2^64 must not wrap.
+    // The address of the last byte is used, since an end of 2^64 would wrap.
     let last = va + (pages * PAGE - 1);
     (last >> shift) - (va >> shift) + 1
 }
@@ -156,7 +157,7 @@ fn lower_tables(va: u64, pages: u64) -> u64 {
     (1..=3).map(|level| tables_for(va, pages, level)).sum()
 }
 
-/// Are all `pages` pages from `va` a guest's addresses?
+/// Whether all `pages` pages from `va` are outside the hypervisor's slots and canonical.
 fn is_guest_range(va: u64, pages: u64) -> bool {
     let Some(last) = (pages.max(1) * PAGE - 1).checked_add(va) else { return false };
     let slot = |va: u64| va >> 39 & 511;
@@ -243,11 +244,12 @@ impl Layout {
         Ok(layout)
     }
 
-    /// How many tables the mapping from `base` takes when the first is at `start`, and where the mapping ends.
+    /// How many tables the mapping from `base` needs if the first table is at `start`, and where the mapping
+    /// ends.
     fn table_count(base: u64, start: Pfn, nr_pages: u64) -> Result<(u64, Pfn), LayoutError> {
         let mut tables = 4;
         loop {
-            // With the boot stack behind the tables.
+            // The boot stack comes behind the tables.
             let used = start + tables + 1;
             if used > nr_pages {
                 return Err(LayoutError::TooSmall { needed: used, has: nr_pages });
@@ -297,7 +299,7 @@ impl Layout {
         self.all_tables.iter().filter(|table| table.level == 1).map(|table| table.pfn)
     }
 
-    /// All page tables: the frame, and its entries. `mfn` tells where a frame is in the machine.
+    /// All page tables: the frame, and its entries. `mfn` gives the machine frame of a frame.
     pub fn page_tables<'a>(
         &'a self,
         mfn: impl Fn(Pfn) -> u64 + Copy + 'a,
@@ -311,7 +313,7 @@ impl Layout {
             for mapping in &self.mappings {
                 let offset = table.va.wrapping_sub(mapping.va) / PAGE;
                 for (index, entry) in entries.iter_mut().enumerate() {
-                    // A table may begin below its mapping.
+                    // A table's range may begin below its mapping.
                     let at = if table.va >= mapping.va {
                         offset + index as u64
                     } else {
@@ -351,7 +353,7 @@ impl Layout {
     }
 }
 
-/// Do both stretches have an entry of the top table in common?
+/// Whether both ranges share an entry of the top table.
 fn tops_meet(mapping: &Mapping, va: u64, pages: u64) -> bool {
     let slots = |va: u64, pages: u64| (va >> 39, (va + (pages.max(1) * PAGE - 1)) >> 39);
     let (first, last) = slots(mapping.va, mapping.frames.end);

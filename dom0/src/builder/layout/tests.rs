@@ -8,7 +8,7 @@ fn mfn(pfn: Pfn) -> u64 {
     pfn + 0x1_0000
 }
 
-/// All pages that a walk of the tables finds: address to entry.
+/// All pages that a walk of the page tables finds: address to entry.
 fn walk(layout: &Layout) -> BTreeMap<u64, u64> {
     let tables: BTreeMap<u64, [u64; 512]> =
         layout.page_tables(mfn).map(|(pfn, entries)| (mfn(pfn), entries)).collect();
@@ -64,7 +64,7 @@ fn check(parts: &Parts, layout: &Layout) {
     for (index, pfn) in layout.p2m.clone().enumerate() {
         assert_eq!(found[&(layout.p2m_va + index as u64 * PAGE)], mfn(pfn) << 12 | PAGE_BITS);
     }
-    // Every frame that is a table is one of those told of.
+    // Every page table is in one of the ranges that the layout states.
     let frames = layout.p2m_frames.clone().unwrap_or(0..0);
     for (pfn, _) in layout.page_tables(mfn) {
         assert!(layout.tables.contains(&pfn) || frames.contains(&pfn) && !layout.p2m.contains(&pfn));

@@ -1,4 +1,4 @@
-//! Files that are small and ask for much.
+//! Small files that ask for much memory or work.
 
 use alloc::vec::Vec;
 
@@ -19,7 +19,7 @@ fn zstd_of_repeated_bytes(blocks: usize) -> Vec<u8> {
     file
 }
 
-/// Blocks of the most sequences that there can be, each of the longest match: one block alone would be gigabytes.
+/// Blocks with the most sequences, each with the longest match: one block alone would put out gigabytes.
 fn zstd_of_long_matches() -> Vec<u8> {
     let mut file = [&ZSTD[..], &[0, 17 << 3]].concat();
     // One literal; 98,047 sequences, all of the same codes: no literals, the offset 1 (code 2), matches of 65,539.
@@ -31,7 +31,7 @@ fn zstd_of_long_matches() -> Vec<u8> {
     file
 }
 
-/// Blocks that put out nothing.
+/// Blocks without output.
 fn zstd_of_empty_blocks(blocks: usize) -> Vec<u8> {
     let mut file = [&ZSTD[..], &[0, 0]].concat();
     file.resize(file.len() + 3 * blocks, 0);
@@ -51,7 +51,7 @@ fn lz4_of_one_byte(blocks: usize) -> Vec<u8> {
     file
 }
 
-/// Tokens that stand for nothing, or for the shortest match.
+/// Tokens with no literals and no match, or with the shortest match.
 fn lz4_of_short_matches() -> Vec<u8> {
     let mut block = alloc::vec![0x10, b'x', 1, 0];
     block.extend([0, 1, 0].repeat(130_000));
@@ -75,7 +75,7 @@ fn gzip_of_empty_blocks(blocks: usize) -> Vec<u8> {
     gzip_of(&[0, 0, 0, 0xff, 0xff].repeat(blocks))
 }
 
-/// An xz stream whose one block is of these LZMA2 chunks; neither its index nor its sums are right.
+/// An xz stream whose one block has these LZMA2 chunks; its index and checksums are wrong.
 fn xz_of(dictionary: u8, chunks: &[u8]) -> Vec<u8> {
     let mut file = alloc::vec![0xfd, b'7', b'z', b'X', b'Z', 0, 0, 0];
     file.extend(CRC32.checksum(&[0, 0]).to_le_bytes());
@@ -89,12 +89,13 @@ fn xz_of(dictionary: u8, chunks: &[u8]) -> Vec<u8> {
     file
 }
 
-/// Chunks of one byte, each of which resets everything.
+/// Chunks of one byte, each of which resets the decoder.
 fn xz_of_tiny_chunks(chunks: usize) -> Vec<u8> {
     xz_of(0, &[0xe0, 0, 0, 0, 5, 0x5d, 0, 0, 0, 0, 0, 0].repeat(chunks))
 }
 
-/// Steps until the end or an error: how much came, how many steps there were, and the most that came of one.
+/// Steps until the end or an error. Returns the bytes of output or the error, the number of steps, and the
+/// most output of one step.
 fn run(file: &[u8], limits: Limits) -> (Result<u64, PayloadError>, u64, usize) {
     let mut source = match open(file, 0, limits) {
         Ok(source) => source,
@@ -177,7 +178,7 @@ fn what_puts_out_nothing_lets_others_run() {
 fn an_xz_stream_cut_small_lets_others_run() {
     let (result, ..) = run(&xz_of_tiny_chunks(10_000), LIMITS);
     assert!(result.is_err(), "its end is wrong");
-    // Each chunk resets more than it gives.
+    // A reset costs more work than the chunk's output.
     let (result, steps, _) = run(&xz_of_tiny_chunks(10_000), Limits { output: 200, ..LIMITS });
     assert!(result.is_err() && steps >= 10, "{result:?} after {steps} steps");
     // An index that claims more blocks than there are.

@@ -12,7 +12,7 @@ use super::{ByteSource, Format, PayloadError, Step, corrupt, filled, truncated};
 
 /// How far back deflate refers.
 pub(super) const DEFLATE_WINDOW_BYTES: usize = 32 << 10;
-/// Compressed bytes in one step: a block that holds nothing but the description of its codes has some ten bytes, and
+/// Compressed bytes in one step. A block with nothing but the description of its codes has about ten bytes, and
 /// costs thousands of instructions.
 const FEED_BYTES: usize = 512;
 
@@ -22,7 +22,7 @@ pub(super) struct Gzip<'a> {
     state: Box<DecompressorOxide>,
     /// The last output, as a ring.
     window: Vec<u8>,
-    /// What of the window was not yet taken.
+    /// The part of the window that was not taken yet.
     ready: Range<usize>,
     crc: crc::Digest<'static, u32, crc::Table<16>>,
     len: u32,
@@ -47,7 +47,7 @@ impl<'a> Gzip<'a> {
         })
     }
 
-    /// Goes on filling the window from where it ended.
+    /// Fills the window further, from where the last output ended.
     fn inflate(&mut self) -> Result<(), PayloadError> {
         let start = self.ready.end % DEFLATE_WINDOW_BYTES;
         let (now, later) = self.input.split_at(self.input.len().min(FEED_BYTES));
@@ -86,7 +86,7 @@ impl<'a> Gzip<'a> {
     }
 }
 
-/// What follows the gzip header.
+/// Skips the gzip header, and returns the bytes behind it.
 fn body(bytes: &[u8]) -> Option<&[u8]> {
     const EXTRA: u8 = 4;
     const NAME: u8 = 8;

@@ -1,16 +1,16 @@
 //! The kernel's lz4: the "legacy" frame, blocks of at most 8 MiB, each behind its compressed size.
 //!
-//! Formats: the LZ4 frame format, "Legacy frame", and the LZ4 block format. A block is decoded as it is read, through a
-//! window of 64 KiB: some kilobytes of it may stand for 8 MiB, which need not be there as a whole.
+//! Formats: the LZ4 frame format, "Legacy frame", and the LZ4 block format. A block is decoded as it is read, through
+//! a window of 64 KiB: some compressed kilobytes may stand for 8 MiB, which are never in memory as a whole.
 
 use super::window::Window;
 use super::{ByteSource, Format, PayloadError, STEP_WORK, Step, corrupt, truncated};
 
-/// What a block holds at most.
+/// The most output of a block.
 const BLOCK_BYTES: usize = 8 << 20;
 /// How far back a match refers.
 pub(super) const WINDOW_BYTES: u64 = 64 << 10;
-/// Bytes that wait to be taken before decoding pauses.
+/// Bytes of output that may wait before decoding pauses.
 const MAX_WAITING: usize = 64 << 10;
 /// Most bytes moved at once.
 const PIECE_BYTES: usize = 32 << 10;
@@ -34,7 +34,7 @@ enum Next {
 /// An lz4 stream.
 pub(super) struct Lz4<'a> {
     input: &'a [u8],
-    /// Of the block: what was not yet read, and how much it has given.
+    /// The unread part of the block; then the block's output so far.
     block: &'a [u8],
     given: usize,
     next: Next,
@@ -76,7 +76,7 @@ impl<'a> Lz4<'a> {
         Ok(*byte)
     }
 
-    /// The length that `nibble` begins.
+    /// Reads the length that `nibble` begins.
     fn length(&mut self, nibble: u8) -> Result<usize, PayloadError> {
         let mut len = usize::from(nibble);
         let mut more = nibble == LONG;
@@ -88,7 +88,7 @@ impl<'a> Lz4<'a> {
         Ok(len)
     }
 
-    /// Is there room for `len` bytes in the block?
+    /// Checks that the block's limit allows `len` more bytes.
     fn check_room(&self, len: usize) -> Result<(), PayloadError> {
         if len > BLOCK_BYTES - self.given {
             return Err(corrupt(Format::Lz4, "a block holds more than 8 MiB"));
@@ -96,7 +96,7 @@ impl<'a> Lz4<'a> {
         Ok(())
     }
 
-    /// One piece of work; about how many instructions it took. `None` at the end.
+    /// Does one piece of work; returns about how many instructions it took, `None` at the end.
     fn decode(&mut self) -> Result<Option<u64>, PayloadError> {
         let no_memory = |_| PayloadError::NoMemory(Format::Lz4);
         match self.next {

@@ -1,13 +1,13 @@
-//! Bytes of a kernel or ramdisk file as a stream, decompressed on the way.
+//! A kernel or ramdisk file as a stream of bytes, decompressed as it is read.
 //!
-//! dom0 is small and kernels are not, and a kernel file may come from anybody. So three things are limited, whatever a
-//! file says ([`Limits`] has the first two):
+//! dom0 has little memory, kernels are large, and a kernel file may come from anybody. So three things are limited
+//! for every file ([`Limits`] has the first two):
 //!
 //! - the output: no more than the domain has memory;
-//! - the memory: a window of 128 MiB, and of no more than the output's limit; it is taken piece by piece, as the output
-//!   reaches it, and that there is none is an error;
-//! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and others run; the window is
-//!   given back piece by piece too ([`Stream::close`]).
+//! - the memory: a window of 128 MiB, and of no more than the output's limit; dom0 allocates the window piece by
+//!   piece, as the output reaches it, and a lack of memory is an error;
+//! - the work at a time: a [`ByteSource::step`] ends after some [`STEP_WORK`] instructions, and other tasks run; the
+//!   window is freed piece by piece too ([`Stream::close`]).
 //!
 //! A decompressor in a domain of its own would limit all three from outside, and survive a panic of its own. There is
 //! no such domain: its making costs more than the whole of a small domain's creation, it needs an image and a protocol
@@ -39,11 +39,11 @@ use zstd::Zstd;
 
 /// The largest window that a compressed stream may ask for.
 pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
-/// About how many instructions a step takes at most, as the decoders estimate them: others wait for no more than a
-/// millisecond even if an instruction takes three times as long as estimated.
+/// The most instructions of a step, as the decoders estimate them. Other tasks then wait at most a millisecond
+/// even if an instruction takes three times as long as estimated.
 const STEP_WORK: u64 = 300_000;
 
-/// What a stream may take. (I27)
+/// The limits of a stream. (I27)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of output.
@@ -58,7 +58,8 @@ impl Limits {
         Self { output: bytes, memory: Window::bytes_for(MAX_WINDOW_BYTES) }
     }
 
-    /// May a stream refer `window` bytes back? A stream need not keep more than all that it may put out.
+    /// Checks that a stream may refer `window` bytes back. A window need not be larger than the limit of the
+    /// output.
     fn check_window(&self, format: Format, window: u64) -> Result<(), PayloadError> {
         let needed = Window::bytes_for(window.min(1 << 48));
         if needed > self.memory {
@@ -68,10 +69,10 @@ impl Limits {
     }
 }
 
-/// What a file's first bytes say.
+/// The format of a file, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Anything else: taken as it is.
+    /// Anything else: the file is used unchanged.
     Plain,
     /// gzip.
     Gzip,
@@ -105,7 +106,7 @@ impl Format {
         MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)).map_or(Format::Plain, |(_, format)| *format)
     }
 
-    /// Its name for messages.
+    /// The format's name for messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -123,33 +124,33 @@ impl Format {
 /// Why a stream ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PayloadError {
-    /// The format is one that is not decompressed here.
+    /// The format is one that dom0 does not decompress.
     Unsupported(Format),
     /// The bytes contradict the format.
     Corrupt {
-        /// Of this format.
+        /// The stream's format.
         format: Format,
-        /// How.
+        /// In what way.
         what: String,
     },
     /// The file ends inside the stream.
     Truncated(Format),
-    /// The file asks for more memory than it may have.
+    /// The file needs more memory than its limit.
     Memory {
         /// The stream's format.
         format: Format,
-        /// Bytes that it asks for.
+        /// Bytes that the file needs.
         needed: u64,
-        /// Bytes that it may have.
+        /// Bytes that the file may use.
         limit: u64,
     },
-    /// There is not so much memory now.
+    /// dom0 lacks the memory now.
     NoMemory(Format),
-    /// The file puts out more than it may.
+    /// The file's output exceeds its limit.
     TooLarge {
         /// The stream's format.
         format: Format,
-        /// Bytes that it may put out.
+        /// Bytes that the file may put out.
         limit: u64,
     },
 }
@@ -193,14 +194,14 @@ fn filled(len: usize, format: Format) -> Result<Vec<u8>, PayloadError> {
     Ok(bytes)
 }
 
-/// What a step gave.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// So many bytes, at least one.
+    /// The number of bytes put out, at least one.
     Bytes(usize),
-    /// None yet: there is more to do.
+    /// No bytes yet: the stream needs further steps.
     Busy,
-    /// None any more.
+    /// The stream has ended.
     End,
 }
 
@@ -209,16 +210,16 @@ pub trait ByteSource {
     /// Does a limited amount of work, and fills the start of `to`, which is not empty.
     ///
     /// # Errors
-    /// Whatever ends the stream before its end.
+    /// What ended the stream early.
     fn step(&mut self, to: &mut [u8]) -> Result<Step, PayloadError>;
 
-    /// Gives a limited part of its memory back, after which there is no further step. Says whether more is left.
+    /// Frees a limited part of the stream's memory; there must be no further step. Returns whether more is left.
     fn release(&mut self) -> bool {
         false
     }
 }
 
-/// A stream that gives no more than it may.
+/// A stream whose output is limited.
 pub struct Stream<'a> {
     source: Box<dyn ByteSource + Send + 'a>,
     format: Format,
@@ -235,17 +236,18 @@ impl fmt::Debug for Stream<'_> {
     }
 }
 
-/// Opens `bytes` as what its first bytes say. `trailer` bytes at the end are not the stream's.
+/// Opens `bytes` in the format that its first bytes show. `trailer` bytes at the end are not part of the
+/// stream.
 ///
 /// # Errors
-/// `Unsupported`, or what the format's header gives.
+/// `Unsupported`, or an error in the format's header.
 pub fn open(bytes: &[u8], trailer: usize, limits: Limits) -> Result<Stream<'_>, PayloadError> {
     let format = Format::detect(bytes);
     let body = &bytes[..bytes.len().saturating_sub(trailer)];
     let mut limit = limits.output;
     let source: Box<dyn ByteSource + Send + '_> = match format {
         Format::Plain => {
-            // A plain file is there already.
+            // A plain file is in memory already, so its output needs no limit.
             limit = u64::MAX;
             Box::new(Plain(bytes))
         }
@@ -260,10 +262,10 @@ pub fn open(bytes: &[u8], trailer: usize, limits: Limits) -> Result<Stream<'_>, 
 }
 
 impl Stream<'_> {
-    /// Fills `to` as far as the stream goes, and gives how far. Others run after each step.
+    /// Fills `to` as far as the stream goes, and returns how many bytes that were. Yields after each step.
     ///
     /// # Errors
-    /// Whatever ends the stream before its end; `TooLarge`.
+    /// What ended the stream early; `TooLarge`.
     pub async fn read_full(&mut self, to: &mut [u8]) -> Result<usize, PayloadError> {
         let mut done = 0;
         while done < to.len() {
@@ -277,7 +279,7 @@ impl Stream<'_> {
         Ok(done)
     }
 
-    /// Reads to the end: the checksum stands there.
+    /// Reads to the end, where the checksum is checked.
     ///
     /// # Errors
     /// As [`Stream::read_full`].
@@ -286,7 +288,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Gives its memory back piece by piece, as it was taken. (A drop leaves that to a task.)
+    /// Frees the stream's memory piece by piece, with yields between. (A drop leaves that to a task.)
     pub async fn close(mut self) {
         while self.source.release() {
             pvrt::yield_now().await;

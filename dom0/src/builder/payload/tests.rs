@@ -29,7 +29,7 @@ pub(super) fn xz(data: &[u8]) -> Vec<u8> {
     writer.finish().unwrap().0
 }
 
-/// As the tool writes a stream whose length is known, or one that ends in a mark.
+/// A stream as the `lzma` tool writes it, with the length stated or with an end mark.
 pub(super) fn lzma(data: &[u8], sized: bool) -> Vec<u8> {
     use lzma_rust2::Write;
     let options = lzma_rust2::LzmaOptions::with_preset(1);

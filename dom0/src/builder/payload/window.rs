@@ -4,46 +4,48 @@ use alloc::vec::Vec;
 
 use pvrt::{Account, spawn, yield_now};
 
-/// The window is taken in pieces of so many bytes, as the output reaches them: no single step waits for much memory,
-/// and a small file in a format with a large window takes little.
+/// The window is allocated in pieces of this size, as the output reaches them. So no single step allocates much, and
+/// a small file takes little memory even in a format with a large window.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// There is no memory for the next piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoMemory;
 
-/// A ring of bytes that were put out. What was not yet taken is never written over, as long as no more than
-/// [`Window::MAX_WAITING`] bytes wait.
+/// A ring of the bytes put out last. Bytes that were not taken yet are never overwritten, as long as no more
+/// than [`Window::MAX_WAITING`] bytes wait.
 pub(super) struct Window {
     chunks: Vec<Vec<u8>>,
-    /// Pieces at most.
+    /// The most pieces.
     limit: usize,
     /// How far back a match may refer.
     reach: u64,
-    /// Where the next byte goes.
+    /// The offset of the next byte.
     at: usize,
     /// Bytes put out so far.
     total: u64,
-    /// Bytes that wait to be taken.
+    /// Bytes put out that were not taken yet.
     waiting: usize,
 }
 
-/// Pieces that are given back in one turn: each takes some 35,000 instructions.
+/// Pieces that are freed in one turn: freeing a piece takes some 35,000 instructions.
 const CHUNKS_AT_ONCE: usize = 8;
 
 impl Drop for Window {
-    /// The pieces go back as they came: in turns, whichever way the window ended.
+    /// Frees the pieces in turns, however the window ended.
     fn drop(&mut self) {
-        // Some go before the task is made: there may be no other memory for the task.
+        // Some pieces are freed before the task is made: there may be no other memory for the task.
         if !self.release() {
             return;
         }
         let mut chunks = core::mem::take(&mut self.chunks);
-        // A task of the account that took them might never run: it may be overdrawn.
+        // The task belongs to dom0's own account: a task of the account that took the pieces might never run,
+        // since that account may be overdrawn.
         Account::own().charge(|| {
             spawn(async move {
                 while !chunks.is_empty() {
-                    // Not `settle`, which does not yield while nothing is ready: events wait for the poll to end.
+                    // `settle` would not do, since it does not yield while no task is ready, and events wait
+                    // until the poll ends.
                     yield_now().await;
                     chunks.truncate(chunks.len().saturating_sub(CHUNKS_AT_ONCE));
                 }
@@ -53,7 +55,7 @@ impl Drop for Window {
 }
 
 impl Window {
-    /// Most bytes that may wait.
+    /// The most bytes that may wait to be taken.
     pub(super) const MAX_WAITING: usize = CHUNK_BYTES;
 
     /// A window in which matches refer to the last `reach` bytes.
@@ -67,13 +69,13 @@ impl Window {
         *self = Self { chunks: core::mem::take(&mut self.chunks), ..Self::new(reach) };
     }
 
-    /// Gives some pieces back. Says whether more are left.
+    /// Frees some pieces. Returns whether more are left.
     pub(super) fn release(&mut self) -> bool {
         self.chunks.truncate(self.chunks.len().saturating_sub(CHUNKS_AT_ONCE));
         !self.chunks.is_empty()
     }
 
-    /// The memory that a window of `reach` bytes may come to take.
+    /// The most memory that a window of `reach` bytes may take.
     pub(super) const fn bytes_for(reach: u64) -> u64 {
         (reach + Self::MAX_WAITING as u64).next_multiple_of(CHUNK_BYTES as u64)
     }
@@ -83,7 +85,7 @@ impl Window {
         self.total
     }
 
-    /// Bytes that wait to be taken.
+    /// Bytes put out that were not taken yet.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -139,7 +141,7 @@ impl Window {
         Ok(())
     }
 
-    /// The byte that stands `distance` back; 0 if there is none.
+    /// The byte `distance` back; 0 if there is none.
     #[inline]
     pub(super) fn byte(&self, distance: u64) -> u8 {
         if !self.has(distance) {
@@ -163,12 +165,12 @@ impl Window {
         Ok(())
     }
 
-    /// May a match refer so far back?
+    /// Whether a match may refer `distance` bytes back.
     pub(super) fn has(&self, distance: u64) -> bool {
         distance != 0 && distance <= self.reach.min(self.total)
     }
 
-    /// Puts `len` bytes out again that stand `distance` back, which [`Window::has`].
+    /// Copies `len` bytes from `distance` back to the output; [`Window::has`] must be true for `distance`.
     pub(super) fn repeat(&mut self, distance: usize, len: usize) -> Result<(), NoMemory> {
         let end = self.limit * CHUNK_BYTES;
         let (mut done, mut back) = (0, distance);
@@ -185,7 +187,8 @@ impl Window {
             }
             self.advance(n);
             done += n;
-            // What was repeated repeats itself: a short pattern is copied in ever longer pieces.
+            // The bytes just copied continue the pattern, so a short pattern can be copied in ever longer
+            // pieces.
             while back * 2 <= distance + done {
                 back *= 2;
             }

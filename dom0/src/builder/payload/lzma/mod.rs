@@ -1,8 +1,9 @@
-//! LZMA: the symbols, which xz has too, and the file that is nothing but a header and one run of them.
+//! LZMA: the decoder of symbols, which xz uses too, and the format of `.lzma` files, a header and one run of
+//! symbols.
 //!
-//! Format: as liblzma's `lzma_alone`: a byte of properties, the dictionary's size, and the output's; all ones there: a mark
-//! ends the stream. There is no checksum: what shows that a file is corrupt is that the decoder does not end where the
-//! file does.
+//! Format: as liblzma's `lzma_alone`: a byte of properties, the dictionary's size, and the output's; a size of all
+//! ones means that an end mark ends the stream. There is no checksum: a corrupt file shows only in that the decoder
+//! does not end where the file ends.
 
 mod range;
 mod symbols;
@@ -17,16 +18,16 @@ pub(super) use symbols::{Lzma, LzmaError};
 use super::window::{NoMemory, Window};
 use super::{ByteSource, Format, Limits, PayloadError, STEP_WORK, Step, corrupt, truncated};
 
-/// About how many instructions a byte of output costs, at least: a symbol that gives one byte. A match of two bytes
-/// takes some forty bits.
+/// About how many instructions a symbol takes that puts out one byte, the cheapest symbol. A match of two bytes
+/// takes about forty bits.
 pub(super) const SYMBOL_WORK: u64 = 500;
 
 const HEADER_BYTES: usize = 13;
-/// What an encoder takes a smaller dictionary for.
+/// The least size of a dictionary: a smaller one counts as this.
 const LEAST_DICTIONARY: u64 = 4 << 10;
-/// Bytes that wait to be taken before decoding pauses.
+/// Bytes of output that may wait before decoding pauses.
 const MAX_WAITING: usize = 4 << 10;
-/// Of a symbol at most.
+/// The most output of a symbol.
 const LONGEST: usize = 273;
 
 /// An LZMA file.
@@ -34,7 +35,7 @@ pub(super) struct LzmaAlone<'a> {
     range: Range<'a>,
     lzma: Box<Lzma>,
     window: Window,
-    /// Output that is still to come; `None`: until the mark.
+    /// Bytes of output still to come; `None`: up to the end mark.
     left: Option<u64>,
     done: bool,
 }
@@ -85,7 +86,7 @@ impl<'a> LzmaAlone<'a> {
                 if let Some(left) = &mut self.left {
                     *left = left.checked_sub(len as u64).ok_or_else(|| bad("it is longer than it states"))?;
                 }
-                // A mark may follow all the same.
+                // An end mark may follow even if the size was stated.
                 self.done = self.left == Some(0) && self.range.is_finished();
                 Ok(())
             }

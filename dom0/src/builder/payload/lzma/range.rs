@@ -1,9 +1,9 @@
-//! The range decoder: bits by their probabilities.
+//! The range decoder, which decodes bits by their probabilities.
 
 /// Probabilities are out of 2^11; each begins at a half.
 const PROBABILITY_BITS: u32 = 11;
 pub(in crate::builder::payload) const HALF: u16 = 1 << (PROBABILITY_BITS - 1);
-/// How fast they move.
+/// How fast probabilities adapt: a shift.
 const MOVE_BITS: u16 = 5;
 const TOP: u32 = 1 << 24;
 
@@ -13,7 +13,7 @@ pub(in crate::builder::payload) struct Range<'a> {
     bytes: &'a [u8],
     range: u32,
     code: u32,
-    /// The decoder was asked for more than there is.
+    /// The decoder needed more bytes than the chunk has.
     overrun: bool,
 }
 
@@ -24,13 +24,13 @@ impl<'a> Range<'a> {
         Some(Self { bytes, range: u32::MAX, code: u32::from_be_bytes(*code), overrun: false })
     }
 
-    /// Did it end where it should, all bytes read?
+    /// Whether the decoder ended in the right state, with all bytes read.
     pub(in crate::builder::payload) fn is_finished(mut self) -> bool {
         self.normalize();
         self.bytes.is_empty() && self.code == 0 && !self.overrun
     }
 
-    /// Was it asked for more than there is?
+    /// Whether the decoder needed more bytes than the chunk has.
     pub(in crate::builder::payload) fn is_overrun(&self) -> bool {
         self.overrun
     }
@@ -53,7 +53,7 @@ impl<'a> Range<'a> {
         }
     }
 
-    /// One bit.
+    /// Decodes one bit.
     #[inline]
     pub(in crate::builder::payload) fn bit(&mut self, probability: &mut u16) -> bool {
         self.normalize();
@@ -70,7 +70,7 @@ impl<'a> Range<'a> {
         }
     }
 
-    /// A number of `bits` bits, the highest first.
+    /// Decodes a number of `bits` bits, the highest first.
     #[inline]
     pub(in crate::builder::payload) fn tree(&mut self, probabilities: &mut [u16], bits: u32) -> u32 {
         let mut symbol = 1;
@@ -80,7 +80,7 @@ impl<'a> Range<'a> {
         symbol as u32 - (1 << bits)
     }
 
-    /// A number of `bits` bits, the lowest first.
+    /// Decodes a number of `bits` bits, the lowest first.
     pub(in crate::builder::payload) fn reverse_tree(&mut self, probabilities: &mut [u16], bits: u32) -> u32 {
         let (mut symbol, mut value) = (1, 0);
         for n in 0..bits {
@@ -91,7 +91,7 @@ impl<'a> Range<'a> {
         value
     }
 
-    /// A number of `bits` bits that are as often one as zero.
+    /// Decodes a number of `bits` bits that are one or zero with equal probability.
     pub(in crate::builder::payload) fn direct(&mut self, bits: u32) -> u32 {
         let mut value = 0;
         for _ in 0..bits {

@@ -1,4 +1,4 @@
-//! LZMA: one symbol after the other.
+//! LZMA: decodes one symbol at a time.
 
 use alloc::vec::Vec;
 
@@ -10,24 +10,24 @@ const STATES: usize = 12;
 const FIRST_MATCH_STATE: usize = 7;
 const POSITIONS: usize = 16;
 const LITERAL_PROBABILITIES: usize = 0x300;
-/// Bits of literals' contexts at most, of the position and of the byte before together.
+/// The most context bits of a literal, from the position and from the byte before together.
 const MAX_CONTEXT_BITS: u32 = 4;
 const MIN_MATCH: usize = 2;
 const DISTANCE_STATES: usize = 4;
 const SLOT_BITS: u32 = 6;
 const ALIGN_BITS: u32 = 4;
-/// Slots below this are distances; from the next on the low bits come from one shared tree.
+/// Slots below this are distances themselves; from `END_MODEL` on, the low bits come from one shared tree.
 const FIRST_MODEL: u32 = 4;
 const END_MODEL: u32 = 14;
 const MODEL_PROBABILITIES: usize = 128;
 
-/// Why a symbol is none.
+/// Why a symbol cannot be decoded.
 pub(in crate::builder::payload) enum LzmaError {
-    /// A symbol refers to what is not there, or gives more than the chunk has.
+    /// A symbol refers back too far, or has more output than the chunk states.
     Corrupt,
     /// There is no memory for it.
     NoMemory,
-    /// It is the mark that ends a stream of unknown length.
+    /// The symbol is the mark that ends a stream of unknown length.
     EndMark,
 }
 
@@ -70,7 +70,7 @@ impl Lengths {
 struct Probabilities {
     is_match: [[u16; POSITIONS]; STATES],
     is_repeat: [u16; STATES],
-    /// Is the repeated distance another than the last; than the one before; and before that?
+    /// Whether the repeated distance is not the last one; not the second last; not the third last.
     is_other: [[u16; STATES]; 3],
     is_long: [[u16; POSITIONS]; STATES],
     slots: [[u16; 1 << SLOT_BITS]; DISTANCE_STATES],
@@ -122,7 +122,7 @@ impl Lzma {
         })
     }
 
-    /// Takes properties from their byte; false: they are none.
+    /// Takes properties from their byte; false: the byte is invalid.
     pub(in crate::builder::payload) fn set_properties(&mut self, byte: u8) -> bool {
         let (context, rest) = (u32::from(byte % 9), byte / 9);
         let (literal_position, position) = (u32::from(rest % 5), u32::from(rest / 5));
@@ -137,7 +137,7 @@ impl Lzma {
         true
     }
 
-    /// Begins anew.
+    /// Resets the state and all probabilities.
     pub(in crate::builder::payload) fn reset(&mut self) {
         self.probabilities.clone_from(&Probabilities::START);
         self.literals.fill(HALF);
@@ -145,7 +145,8 @@ impl Lzma {
         self.distances = [0; 4];
     }
 
-    /// Decodes a symbol at `position`, of which at most `left` bytes may come; how many came.
+    /// Decodes a symbol at `position`, with at most `left` bytes of output; returns how many bytes it put
+    /// out.
     pub(in crate::builder::payload) fn symbol(
         &mut self,
         range: &mut Range<'_>,
@@ -199,7 +200,7 @@ impl Lzma {
         Ok(len)
     }
 
-    /// A distance, less one.
+    /// Decodes a distance, less one.
     fn distance(p: &mut Probabilities, range: &mut Range<'_>, len: usize) -> u32 {
         let slot = range.tree(&mut p.slots[(len - MIN_MATCH).min(DISTANCE_STATES - 1)], SLOT_BITS);
         if slot < FIRST_MODEL {
@@ -208,7 +209,7 @@ impl Lzma {
         let bits = (slot >> 1) - 1;
         let high = (2 | slot & 1) << bits;
         if slot < END_MODEL {
-            // The trees lie one behind the other; each is counted from 1.
+            // The trees are stored one behind the other, and each counts from 1.
             return high + range.reverse_tree(&mut p.model[(high - slot) as usize..], bits);
         }
         let middle = range.direct(bits - ALIGN_BITS) << ALIGN_BITS;
@@ -216,7 +217,7 @@ impl Lzma {
     }
 
     fn literal(&mut self, range: &mut Range<'_>, window: &Window, position: u64) -> u8 {
-        // What was before a reset does not count.
+        // Output from before a reset does not count.
         let byte_at = |distance: u64| if distance <= position { window.byte(distance) } else { 0 };
         let context = (position & self.literal_position_mask) << self.literal_context_bits
             | u64::from(byte_at(1)) >> (8 - self.literal_context_bits);
@@ -227,7 +228,7 @@ impl Lzma {
             return range.tree(probabilities, 8) as u8;
         }
         self.state -= if self.state < 10 { 3 } else { 6 };
-        // After a match, the byte that the match did not take says what this one is not.
+        // After a match, the byte at which the match stopped helps to predict this byte, which is different.
         let mut matched = usize::from(byte_at(u64::from(self.distances[0]) + 1));
         let (mut symbol, mut offset) = (1, 0x100);
         while symbol < 0x100 {

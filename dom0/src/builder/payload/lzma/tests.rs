@@ -17,7 +17,7 @@ fn headers_are_checked() {
     let mut huge = file.clone();
     huge[4] = 0x20;
     assert!(matches!(read(&huge), Err(PayloadError::Memory { format: Format::Lzma, .. })));
-    // Properties that are none; ones with more context than any tool writes; another first byte.
+    // Invalid properties; properties with more context than any tool writes; another first byte.
     for (at, byte) in [(0, 225), (0, 4 + 9), (HEADER_BYTES, 1)] {
         let mut bad = file.clone();
         bad[at] = byte;
@@ -43,7 +43,7 @@ fn a_stream_ends_where_its_file_does() {
         let longer = [file, alloc::vec![0]].concat();
         assert!(read(&longer).is_err(), "{sized}");
     }
-    // The mark comes all the same, before or behind the length that is stated.
+    // An end mark comes although the length is stated, before that length or behind it.
     let marked = |size: usize| {
         let mut file = lzma(&data, false);
         file[5..HEADER_BYTES].copy_from_slice(&(size as u64).to_le_bytes());

@@ -8,7 +8,7 @@ static CRC64: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
 pub(super) enum Check {
     Crc32(crc::Digest<'static, u32, crc::Table<16>>),
     Crc64(crc::Digest<'static, u64>),
-    /// None, or of a kind that is not looked at; so many bytes.
+    /// No checksum, or of a kind that is not checked: its size in bytes.
     Other(usize),
 }
 

@@ -4,7 +4,7 @@ use super::x86::X86;
 use super::{bad, number};
 use crate::builder::payload::PayloadError;
 
-/// What a block's header says.
+/// The fields of a block's header.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Header {
     pub(super) packed: Option<u64>,
@@ -14,7 +14,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads it, without its checksum.
+    /// Reads a header, without its checksum.
     pub(super) fn read(header: &[u8]) -> Result<Self, PayloadError> {
         const X86_FILTER: u64 = 4;
         const LZMA2: u64 = 0x21;

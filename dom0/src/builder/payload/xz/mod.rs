@@ -1,7 +1,7 @@
 //! xz: the XZ file format 1.2, one stream, with LZMA2 and the x86 filter.
 //!
-//! This decoder stands in for a crate's because decoding must stop anywhere, and because the crate doubles its window in one
-//! step, which for a large one is tens of milliseconds.
+//! dom0 has its own decoder instead of a crate's for two reasons: decoding must be able to pause anywhere, and the
+//! crate doubles its window in one step, which takes tens of milliseconds for a large window.
 
 mod check;
 mod header;
@@ -21,11 +21,11 @@ use super::{ByteSource, Format, Limits, PayloadError, STEP_WORK, Step, corrupt, 
 
 const STREAM_HEADER_BYTES: usize = 12;
 const STREAM_FOOTER_BYTES: usize = 12;
-/// Blocks of a stream at most; the index names each. Kernels have one.
+/// The most blocks of a stream, since the index names each. Kernels have one.
 const MAX_BLOCKS: usize = 64;
-/// About how many instructions that takes which resets the probabilities of literals, 12,288 at most, and the others.
+/// About how many instructions it takes to reset all probabilities: at most 12,288 of literals, and the others.
 const RESET_WORK: u64 = 20_000;
-/// Bytes decoded before they are filtered and given.
+/// Bytes decoded before they are filtered and put out.
 const PIECE_BYTES: usize = 4 << 10;
 /// Bytes of a chunk that is not compressed, copied at a time.
 const COPY_BYTES: usize = 4 << 10;
@@ -34,7 +34,7 @@ const COPY_BYTES: usize = 4 << 10;
 enum Next<'a> {
     Block,
     Chunk,
-    /// A chunk's symbols, and how many bytes it still gives.
+    /// A chunk's symbols, and how many bytes of output are still to come.
     Symbols(Range<'a>, usize),
     /// A chunk that is not compressed.
     Copy(&'a [u8]),
@@ -43,13 +43,13 @@ enum Next<'a> {
     End,
 }
 
-/// A block, and what the index must say of it.
+/// A block, and the sizes that the index must state for it.
 struct Block {
     header: Header,
     /// Input left at its start, and behind its header.
     start: usize,
     data: usize,
-    /// Where its output began, and how much was given.
+    /// How many bytes of its output were put out.
     given: u64,
     check: Check,
     filter: Option<X86>,
@@ -62,7 +62,7 @@ pub(super) struct Xz<'a> {
     limits: Limits,
     next: Next<'a>,
     block: Option<Box<Block>>,
-    /// Of each block: its size without padding, and its output's.
+    /// For each block: its size without padding, and the size of its output.
     index: Vec<(u64, u64)>,
     lzma: Box<Lzma>,
     window: Window,
@@ -71,7 +71,7 @@ pub(super) struct Xz<'a> {
     dictionary: u64,
     needs_dictionary: bool,
     needs_properties: bool,
-    /// Output on its way through the filter: filtered up to `ready`, given up to `given`.
+    /// Output that passes the filter: filtered up to `ready`, put out up to `given`.
     piece: Vec<u8>,
     ready: usize,
     given: usize,
@@ -85,7 +85,7 @@ fn bad(what: &str) -> PayloadError {
     corrupt(Format::Xz, what)
 }
 
-/// A number in groups of seven bits, and what follows it.
+/// Reads a number in groups of seven bits.
 fn number(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {
@@ -99,7 +99,7 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Does the stretch end in its own CRC32?
+/// Returns the bytes without the CRC32 at their end, if that is right.
 fn without_sum(bytes: &[u8]) -> Option<&[u8]> {
     let (bytes, sum) = bytes.split_last_chunk()?;
     (CRC32.checksum(bytes) == u32::from_le_bytes(*sum)).then_some(bytes)
@@ -133,7 +133,7 @@ impl<'a> Xz<'a> {
             ready: 0,
             given: 0,
         };
-        // What the first block asks for is known before anything is done.
+        // The first block is opened at once, so that a too large window is refused before any work.
         xz.open_block()?;
         Ok(xz)
     }
@@ -177,7 +177,7 @@ impl<'a> Xz<'a> {
         Ok(())
     }
 
-    /// Reads a chunk's header; about how many instructions that took.
+    /// Reads a chunk's header; returns about how many instructions that took.
     fn chunk(&mut self) -> Result<u64, PayloadError> {
         const LZMA: u8 = 0x80;
         const WITH_STATE: u8 = 0xa0;
@@ -227,7 +227,7 @@ impl<'a> Xz<'a> {
         Ok(work)
     }
 
-    /// One piece of work; about how many instructions it took.
+    /// Does one piece of work; returns about how many instructions it took.
     fn decode(&mut self) -> Result<u64, PayloadError> {
         match core::mem::replace(&mut self.next, Next::End) {
             Next::Block => {
@@ -286,7 +286,7 @@ impl<'a> Xz<'a> {
         Ok(())
     }
 
-    /// The index names each block, the footer the index.
+    /// Checks the index against the blocks, and the footer against the index.
     fn read_index(&mut self) -> Result<(), PayloadError> {
         let wrong = || bad("its index is not that of its blocks");
         let mut rest = &self.input[1..];
@@ -311,7 +311,7 @@ impl<'a> Xz<'a> {
         Ok(())
     }
 
-    /// Filters what was decoded, as far as that can be done.
+    /// Filters the decoded bytes, as far as that is possible yet.
     fn fill_piece(&mut self) {
         let Some(block) = &mut self.block else { return };
         let rest = self.piece.len() - self.ready;
@@ -323,7 +323,7 @@ impl<'a> Xz<'a> {
         self.ready = match &mut block.filter {
             Some(filter) => {
                 let done = filter.filter(&mut self.piece);
-                // An instruction that the block's end cuts off is as it was.
+                // The encoder leaves an instruction unchanged that the block's end cuts off.
                 if is_last { self.piece.len() } else { done }
             }
             None => self.piece.len(),
@@ -346,7 +346,7 @@ impl ByteSource for Xz<'_> {
                 let is_held = self.window.waiting() > 0 || self.piece.len() > self.ready;
                 match self.next {
                     Next::End => break,
-                    // The sum is of all that was given.
+                    // The checksum covers all output of the block, so all must be put out first.
                     Next::BlockEnd if is_held => break,
                     _ => work += self.decode()?,
                 }

@@ -21,7 +21,7 @@ impl lzma_rust2::Read for Slice<'_> {
     }
 }
 
-/// The same by another decoder.
+/// Decodes the file by the crate's decoder.
 fn read_by_crate(file: &[u8]) -> Option<Vec<u8>> {
     let mut source = lzma_rust2::XzReader::new(Slice(file), false);
     let (mut out, mut buffer) = (Vec::new(), alloc::vec![0; 40_000]);

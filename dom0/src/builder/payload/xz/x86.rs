@@ -7,7 +7,7 @@ const OPERAND_BYTES: usize = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct X86 {
     position: u32,
-    /// Which of the last bytes began something.
+    /// Which of the last bytes may have begun an instruction.
     mask: u32,
 }
 
@@ -20,7 +20,8 @@ impl X86 {
         Self { position, mask: 0 }
     }
 
-    /// Filters `bytes` from the start on; how many are done. The last four cannot be, and wait for more.
+    /// Filters `bytes` from the start on, and returns how many are done. The last four must wait for further
+    /// bytes.
     pub(super) fn filter(&mut self, bytes: &mut [u8]) -> usize {
         const ALLOWED: [bool; 8] = [true, true, true, false, true, false, false, false];
         const BIT_NUMBER: [u32; 8] = [0, 1, 2, 2, 3, 3, 3, 3];

@@ -1,6 +1,6 @@
-//! Bits that are read from the end of their bytes to the front.
+//! A stream of bits that is read from the last byte to the first.
 
-/// Bits below a position, which falls.
+/// The bits below a position that falls.
 #[derive(Clone, Copy)]
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
@@ -9,7 +9,8 @@ pub(super) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    /// A stream: its last byte's highest set bit only marks the end. `None`: there is no such bit.
+    /// Opens a stream: the highest set bit of the last byte marks the stream's end. `None`: there is no such
+    /// bit.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         let last = bytes.last()?.checked_ilog2()?;
         Some(Self { bytes, left: (bytes.len() as i64 - 1) * 8 + i64::from(last) })
@@ -20,7 +21,7 @@ impl<'a> Bits<'a> {
         self.left
     }
 
-    /// The next `count` bits, at most 32; what lies before the front is zero.
+    /// The next `count` bits, at most 32; bits before the first byte are zero.
     #[inline]
     pub(super) fn peek(self, count: u32) -> u64 {
         let low = self.left - i64::from(count);

@@ -10,7 +10,7 @@ const MAX_STATES: usize = 512;
 /// Symbols at most, of any table: match lengths have 53.
 const MAX_SYMBOLS: usize = 64;
 
-/// One state: what it stands for, and how the next state is found.
+/// One state: its symbol, and how to find the next state.
 #[derive(Clone, Copy, Default)]
 struct State {
     symbol: u8,
@@ -32,14 +32,15 @@ pub(super) struct Distribution {
 }
 
 impl Distribution {
-    /// A distribution that is known beforehand.
+    /// A distribution that the format defines.
     pub(super) fn known(probabilities: &[i16], log: u32) -> Self {
         let mut all = [0; MAX_SYMBOLS];
         all[..probabilities.len()].copy_from_slice(probabilities);
         Self { probabilities: all, count: probabilities.len(), log }
     }
 
-    /// The one that `bytes` begin with, of at most `symbols` symbols and 2^`max_log` states; and how many bytes it took.
+    /// Reads a distribution from the start of `bytes`, of at most `symbols` symbols and 2^`max_log` states; also
+    /// returns how many bytes it took.
     pub(super) fn read(bytes: &[u8], symbols: usize, max_log: u32) -> Option<(Self, usize)> {
         let mut at = 0;
         let mut take = |count: usize| {
@@ -100,26 +101,26 @@ impl Distribution {
 }
 
 impl Table {
-    /// Room for a table.
+    /// Allocates an empty table.
     pub(super) fn empty() -> Result<Self, NoMemory> {
         let mut states = Vec::new();
         states.try_reserve_exact(MAX_STATES).map_err(|_| NoMemory)?;
         Ok(Self { states, log: 0 })
     }
 
-    /// Is there a table?
+    /// Whether there is a table.
     pub(super) fn is_some(&self) -> bool {
         !self.states.is_empty()
     }
 
-    /// The table of one symbol alone.
+    /// Makes the table for one single symbol.
     pub(super) fn set_single(&mut self, symbol: u8) {
         self.states.clear();
         self.states.push(State { symbol, bits: 0, base: 0 });
         self.log = 0;
     }
 
-    /// The table of a distribution; false: its probabilities do not add up.
+    /// Makes the table of a distribution; false: the probabilities do not add up.
     pub(super) fn set(&mut self, distribution: &Distribution) -> bool {
         let log = distribution.log;
         let size = 1usize << log;
@@ -168,7 +169,7 @@ impl Table {
         bits.read(self.log) as usize
     }
 
-    /// What a state stands for.
+    /// The symbol of a state.
     #[inline]
     pub(super) fn symbol(&self, state: usize) -> u8 {
         self.states[state].symbol

@@ -2,7 +2,7 @@
 
 use crate::builder::payload::{Format, PayloadError, corrupt, truncated};
 
-/// What a frame says of itself.
+/// The fields of a frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// How far back matches refer.

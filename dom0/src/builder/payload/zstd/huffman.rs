@@ -10,7 +10,7 @@ const MAX_BITS: u32 = 11;
 const MAX_WEIGHTS: usize = 255;
 const MAX_WEIGHT_LOG: u32 = 6;
 
-/// A code: by its next bits, the symbol and how many bits it has.
+/// A Huffman code as a table: for the next bits, the symbol and the length of its code.
 pub(super) struct Code {
     entries: Vec<(u8, u8)>,
     bits: u32,
@@ -25,12 +25,13 @@ impl Code {
         Ok(Self { entries, bits: 0, weights: Table::empty()? })
     }
 
-    /// Is there one?
+    /// Whether there is a code.
     pub(super) fn is_some(&self) -> bool {
         self.bits > 0
     }
 
-    /// Takes the code that `bytes` begin with, and gives how many bytes it took. `None`: there is none.
+    /// Reads a code from the start of `bytes`, and returns how many bytes it took. `None`: the description is
+    /// invalid.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut weights = [0u8; MAX_WEIGHTS + 1];
         let (count, used) = read_weights(bytes, &mut weights, &mut self.weights)?;
@@ -38,7 +39,8 @@ impl Code {
         Some(used)
     }
 
-    /// Makes the table of the code with `count` stated weights: the last symbol's is what is left.
+    /// Makes the table of the code with `count` stated weights. The last symbol's weight follows from the
+    /// others.
     fn build(&mut self, weights: &mut [u8; MAX_WEIGHTS + 1], count: usize) -> Option<()> {
         self.bits = 0;
         let sum: u32 = weights[..count].iter().filter(|&&w| w > 0).map(|&w| 1 << (w - 1)).sum();
@@ -71,7 +73,7 @@ impl Code {
     }
 }
 
-/// The stated weights, and how many bytes they took.
+/// Reads the stated weights, and returns how many bytes they took.
 fn read_weights(
     bytes: &[u8],
     weights: &mut [u8; MAX_WEIGHTS + 1],

@@ -1,7 +1,8 @@
 //! zstd: RFC 8878, one frame without a dictionary.
 //!
-//! This decoder stands in for a crate's because decoding must stop anywhere: a block of 128 KiB can take ten million
-//! instructions, and a crate decodes it as a whole, into memory that it takes without asking.
+//! dom0 has its own decoder instead of a crate's because decoding must be able to pause anywhere. A block of 128 KiB
+//! can take ten million instructions, and a crate decodes a block as a whole, into memory whose allocation cannot
+//! fail cleanly.
 
 mod bits;
 mod fse;
@@ -25,12 +26,12 @@ use super::window::{NoMemory, Window};
 use super::{ByteSource, Format, Limits, PayloadError, STEP_WORK, Step, corrupt, truncated};
 
 const MAX_BLOCK_BYTES: usize = 128 << 10;
-/// Bytes that wait to be taken before decoding pauses. A single match adds up to a block.
+/// Bytes of output that may wait before decoding pauses. A single match adds up to a block.
 const MAX_WAITING: usize = 64 << 10;
 const _: () = assert!(MAX_WAITING + MAX_BLOCK_BYTES <= Window::MAX_WAITING);
-/// About what a block costs beside what it puts out, in instructions: its tables are built anew.
+/// About how many instructions a block costs beside its output, since its tables are built anew.
 const BLOCK_WORK: u64 = 60_000;
-/// What a literal costs, and a sequence.
+/// About how many instructions a literal costs; then a sequence.
 const LITERAL_WORK: u64 = 20;
 const SEQUENCE_WORK: u64 = 250;
 /// Literals decoded at a time.
@@ -38,7 +39,7 @@ const LITERALS: usize = 1024;
 
 /// Huffman-coded literals under way.
 struct Literals<'a> {
-    /// What of each stream was not yet read, and how many literals it has.
+    /// The unread part of each stream, and how many literals it still has.
     streams: [(Bits<'a>, usize); 4],
     now: usize,
 }
@@ -54,13 +55,13 @@ struct Sequences<'a> {
 /// What comes next.
 enum Next<'a> {
     Block,
-    /// Bytes as they are.
+    /// Bytes without compression.
     Raw(&'a [u8]),
-    /// A byte, so many times.
+    /// A byte, and how often it is repeated.
     Repeated(u8, usize),
-    /// Literals; what follows them describes the sequences.
+    /// Literals, and the description of the sequences behind them.
     Literals(Literals<'a>, &'a [u8]),
-    /// What describes the sequences.
+    /// The description of the sequences.
     SequenceHeader(&'a [u8]),
     Sequences(Sequences<'a>),
     /// The literals behind the last sequence.
@@ -110,7 +111,7 @@ impl<'a> Zstd<'a> {
         })
     }
 
-    /// The most that a block may put out.
+    /// The most output of a block.
     fn max_block(&self) -> usize {
         MAX_BLOCK_BYTES.min(self.header.window as usize)
     }
@@ -121,7 +122,7 @@ impl<'a> Zstd<'a> {
         Ok(now)
     }
 
-    /// One piece of work; about how many instructions it took.
+    /// Does one piece of work; returns about how many instructions it took.
     fn decode(&mut self) -> Result<u64, PayloadError> {
         match core::mem::replace(&mut self.next, Next::End) {
             Next::Block => self.block(),
@@ -156,7 +157,7 @@ impl<'a> Zstd<'a> {
             }
             Next::Checksum => {
                 let sum = self.take(4)?;
-                // The output that waits was not counted yet: it is all taken before this.
+                // The checksum covers only taken output; all output has been taken before this.
                 if sum != &self.hash.finish().to_le_bytes()[..4] {
                     return Err(corrupt(Format::Zstd, "its checksum is not the one it states"));
                 }
@@ -196,7 +197,7 @@ impl<'a> Zstd<'a> {
         Ok(100)
     }
 
-    /// Begins a block's literals.
+    /// Reads the header of a block's literals.
     fn literals_header(&mut self, body: &'a [u8]) -> Result<(), PayloadError> {
         let bad = || corrupt(Format::Zstd, "its literals are malformed");
         (self.used, _) = (0, self.literals.clear());
@@ -328,7 +329,7 @@ impl<'a> Zstd<'a> {
                         return Err(bad());
                     }
                 }
-                // The former block's.
+                // The tables of the former block stay in use.
                 _ => {}
             }
         }
@@ -377,7 +378,7 @@ impl<'a> Zstd<'a> {
         Ok(SEQUENCE_WORK + (literal_len + match_len) as u64 / 8)
     }
 
-    /// Has the block room for `len` more bytes?
+    /// Checks that the block may put out `len` more bytes.
     fn check_room(&self, len: usize) -> Result<(), PayloadError> {
         if (self.window.total() - self.block_start) as usize + len > self.max_block() {
             return Err(corrupt(Format::Zstd, "a block holds more than it may"));
@@ -385,7 +386,7 @@ impl<'a> Zstd<'a> {
         Ok(())
     }
 
-    /// The distance that an offset means, from the last ones; 0 means nothing.
+    /// The distance for an offset value, which may refer to one of the last distances; 0 is invalid.
     fn distance(&mut self, offset: u32, no_literals: bool) -> u32 {
         let [first, second, third] = self.history;
         let (distance, history) = match offset + u32::from(no_literals && offset <= 3) {
@@ -412,7 +413,7 @@ impl ByteSource for Zstd<'_> {
         while work < STEP_WORK && self.window.waiting() < MAX_WAITING {
             match self.next {
                 Next::End => break,
-                // The sum is of what was taken.
+                // The checksum covers only taken output, so all must be taken first.
                 Next::Checksum if self.window.waiting() > 0 => break,
                 _ => work += self.decode()?,
             }

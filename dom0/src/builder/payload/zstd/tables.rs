@@ -1,6 +1,6 @@
 //! The tables of RFC 8878, section 3.1.1.3.2: codes of lengths, and the distributions that a block need not state.
 
-/// A code of lengths: the smallest that it stands for, and the bits that are added.
+/// A length code: its smallest length, and the number of extra bits.
 pub(super) type Length = (u32, u32);
 
 pub(super) const LITERAL_LENGTHS: [Length; 36] = [

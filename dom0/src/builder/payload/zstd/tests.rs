@@ -10,7 +10,7 @@ fn read(file: &[u8]) -> Result<Vec<u8>, PayloadError> {
     read_within(file, 0, 40_000, LIMITS)
 }
 
-/// The same by another decoder.
+/// Decodes the file by the crate's decoder.
 fn read_by_crate(file: &[u8]) -> Option<Vec<u8>> {
     let mut source = ruzstd::decoding::StreamingDecoder::new(file).ok()?;
     let (mut out, mut buffer) = (Vec::new(), alloc::vec![0; 40_000]);

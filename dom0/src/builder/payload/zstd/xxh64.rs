@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn known_sums_in_any_pieces() {
-        // The reference implementation's.
+        // Checksums of the reference implementation.
         for (text, sum) in [
             ("", 0xef46_db37_51d8_e999u64),
             ("a", 0xd24e_c4f1_a98c_6e5b),
