@@ -1,7 +1,8 @@
-//! What is kept of consoles, with the times: of each domain its scroll-back, and of the last that ended the end of theirs.
+//! Kept console output, with times: each domain's scroll-back, and the last output of the domains that ended last.
 //!
-//! Budgets: a domain's scroll-back and its times are the domain's, [`super::SCROLLBACK_BYTES`] and [`STAMPS_MAX`]. What is
-//! kept of the dead is dom0's own: [`ENDED_MAX`] times [`ENDED_BYTES`] and as many times, which are taken at the start.
+//! Budgets: a domain's account pays for its scroll-back and its times, [`super::SCROLLBACK_BYTES`] and
+//! [`STAMPS_MAX`]. The output of ended domains is dom0's own: [`ENDED_MAX`] times [`ENDED_BYTES`] and the same number
+//! of times, allocated at the start.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -10,13 +11,13 @@ use alloc::vec::Vec;
 use backends::console::Scrollback;
 use pvrt::executor::time::Utc;
 
-/// Domains that have ended and whose last words are kept: the last, one of each name.
+/// How many ended domains' last output is kept: the last ones to end, one of each name.
 pub const ENDED_MAX: usize = 8;
-/// Bytes of output that are kept of each.
+/// Bytes of output that are kept of each ended domain.
 pub const ENDED_BYTES: usize = 16 * 1024;
 /// Times that are kept for a console's output.
 pub const STAMPS_MAX: usize = 256;
-/// Output within so long has one time.
+/// Output within this time gets one stamp.
 const STAMP_NS: u64 = 1_000_000_000;
 /// The longest name of a domain.
 const NAME_MAX: usize = 255;
@@ -24,12 +25,13 @@ const NAME_MAX: usize = 255;
 /// A position in the output, and the wall clock when the byte there came.
 type Stamp = (u64, u64);
 
-/// When a console's output came.
+/// The times at which a console's output came.
 #[derive(Default)]
 pub(super) struct Stamps(VecDeque<Stamp>);
 
 impl Stamps {
-    /// Output came that begins at `position`. Each second has a stamp; if these are too many, only every other stays.
+    /// Notes the time of output that begins at `position`. Each second with output has a stamp. When there are
+    /// too many, every second stamp is dropped.
     pub(super) fn note(&mut self, position: u64, wall_ns: u64) {
         if self.0.back().is_some_and(|&(_, last)| wall_ns.saturating_sub(last) < STAMP_NS) {
             return;
@@ -55,7 +57,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Copies the last bytes of `output`, at most so many, in place of what it held.
+    /// Replaces the contents by the last bytes of `output`, at most `most`.
     pub(super) fn take(&mut self, output: &Scrollback, stamps: &Stamps, most: usize) {
         self.first = output.start().max(output.end().saturating_sub(most as u64));
         self.bytes.clear();
@@ -65,7 +67,7 @@ impl Kept {
         self.stamps.extend(&stamps.0);
     }
 
-    /// Each line with the time of its first byte. What is left of a line whose beginning was not kept is left out.
+    /// Each line with the time of its first byte. A line whose beginning was not kept is left out.
     pub fn lines(&self) -> impl Iterator<Item = (Utc, &[u8])> {
         let cut = match self.first {
             0 => 0,
@@ -92,11 +94,11 @@ fn end_of(byte: &u8) -> bool {
     *byte == b'\n'
 }
 
-/// The last words of domains that have ended, the one that ended last at the end.
+/// The last output of domains that have ended, in the order of their ends.
 pub(super) struct Ended(Vec<(String, Kept)>);
 
 impl Ended {
-    /// None yet. All the memory is taken now.
+    /// Makes an empty list, and allocates all of its memory now.
     pub(super) fn new() -> Self {
         let empty = |_| {
             let kept = Kept {
@@ -109,7 +111,8 @@ impl Ended {
         Self((0..ENDED_MAX).map(empty).collect())
     }
 
-    /// Keeps the last words of a domain, in place of an earlier one's of that name, or of the one that ended first.
+    /// Keeps the last output of a domain, in place of that of an earlier domain of the same name, or of the domain
+    /// that ended first.
     pub(super) fn keep(&mut self, name: &str, take: impl FnOnce(&mut Kept)) {
         let at = self.0.iter().position(|(known, _)| known == name).unwrap_or(0);
         let (known, kept) = &mut self.0[at];
@@ -152,7 +155,7 @@ mod tests {
             "1970-01-01T00:01:20Z four",
         ];
         assert_eq!(kept(&output, &stamps, 1000), all);
-        // A cut line is left out.
+        // A line without its beginning is left out.
         assert_eq!(kept(&output, &stamps, 12), all[2..]);
         assert_eq!(kept(&output, &stamps, 11), all[3..]);
         assert_eq!(kept(&output, &stamps, 3), [] as [&str; 0]);

@@ -1,4 +1,4 @@
-//! What goes by a domain's name: the prefix of its lines, and the log.
+//! The prefix of a domain's lines, and its log, follow the domain's name.
 
 use alloc::format;
 use alloc::string::String;
@@ -26,7 +26,7 @@ fn a_renamed_domain_has_its_new_name_before_its_lines() {
             assert_eq!(lines.lock().pop(), Some(format!("(d3 {name}) two")));
         }
         assert_eq!(*lines.lock(), ["(d3 web) one"]);
-        // The last lines too, and the log goes by the new name.
+        // The last lines have the new name too, and so does the log.
         guest.say("the end\n");
         consoles.remove(DOMAIN);
         assert_eq!(lines.lock().last(), Some(&format!("(d3 {long}) the end")));
@@ -36,7 +36,7 @@ fn a_renamed_domain_has_its_new_name_before_its_lines() {
     });
 }
 
-/// What the log of a name has: of the domain that has ended, and of the one that runs.
+/// The log of a name: of the domain that has ended, and of the domain that runs.
 fn logs(consoles: &Consoles, name: &str) -> [Option<Vec<String>>; 2] {
     let text = |line: &[u8]| String::from_utf8(line.to_vec()).unwrap();
     consoles.kept(name).map(|kept| kept.map(|kept| kept.lines().map(|(_, line)| text(line)).collect()))
@@ -59,7 +59,7 @@ fn a_console_is_kept_with_its_times_beyond_its_domains_end() {
         let times: Vec<u64> =
             live.unwrap().lines().map(|(time, _)| (time.0 - begun) / 1_000_000_000).collect();
         assert_eq!(times, [0, 0, 5]);
-        // Nobody was told of the last words, and another of that name comes.
+        // The domain sends no event for its last output, and another domain of that name starts.
         guest.ring.write(b"panic\n").unwrap();
         consoles.remove(DOMAIN);
         let ended = Some(vec!["one".into(), "two".into(), "three".into(), "panic".into()]);

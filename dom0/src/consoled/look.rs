@@ -11,10 +11,10 @@ use crate::shell::Terminal;
 
 /// `^]` leaves a console.
 const LEAVE: u8 = 0x1d;
-/// A domain that does not read its console is offered the rest again after this long.
+/// The time after which the rest of the keys is offered again to a domain that does not read its console.
 const RETRY_NS: u64 = 10_000_000;
 
-/// Keys that wait for a domain that does not read its console; the bell answers more.
+/// The most keys that wait for a domain that does not read its console; the bell rings for further ones.
 const KEYS_MAX: usize = 4096;
 const BELL: &[u8] = b"\x07";
 
@@ -23,7 +23,7 @@ const BELL: &[u8] = b"\x07";
 pub(crate) enum Left {
     /// The user left.
     ByKey,
-    /// The console is over.
+    /// The console has ended.
     Over,
     /// The domain has ruined its ring.
     Ruined,
@@ -31,7 +31,7 @@ pub(crate) enum Left {
 
 /// Shows a console and types into it, until either end leaves.
 ///
-/// Each key is read as it comes, whatever the domain does with those before: the way out must be heard.
+/// Each key is read as it comes, even if the domain does not take those before it, so that `^]` always works.
 pub(crate) async fn look(terminal: &Terminal, attachment: &mut Attachment) -> Left {
     let keys = terminal.raw();
     let mut buffer = alloc::vec![0; 1024];
@@ -47,7 +47,7 @@ pub(crate) async fn look(terminal: &Terminal, attachment: &mut Attachment) -> Le
         };
         let mut key = pin!(select(keys.read(), again));
         let key = loop {
-            // The wait for a key goes on while output comes.
+            // The same wait for a key continues while output comes.
             match select(attachment.read(&mut buffer), key.as_mut()).await {
                 Either::Left(0) if attachment.is_ruined() => break 'looking Left::Ruined,
                 Either::Left(0) => break 'looking Left::Over,
@@ -79,7 +79,7 @@ pub(crate) async fn look(terminal: &Terminal, attachment: &mut Attachment) -> Le
     left
 }
 
-/// Shows what a dead domain's console still has.
+/// Shows the rest of a dead domain's output.
 pub(crate) async fn show_rest(attachment: &mut Attachment) {
     let mut buffer = alloc::vec![0; 1024];
     loop {

@@ -1,13 +1,14 @@
-//! The domains' consoles: drained always, kept in a scroll-back each, shown to attached readers.
+//! The domains' consoles: dom0 always drains each console, keeps the output in a scroll-back, and shows it to
+//! attached readers.
 //!
-//! While nobody is attached to a domain's console its lines go to the control domain's own, as
-//! `(dN name) text`. An [`Attachment`] gets the bytes as they are and may type.
+//! While no reader is attached to a domain's console, its lines go to dom0's console, as `(dN name) text`. An
+//! [`Attachment`] gets the bytes unchanged and may type.
 //!
-//! What was said stays with its time ([`Kept`]), for a while after a domain's end too: `xl console --log`.
+//! Output stays with its time ([`Kept`]), for a while after a domain's end too: `xl console --log` shows it.
 //!
-//! What is budgeted is what is printed, prefixes included: each domain has a token bucket of its own, and what it may not
-//! print yet stays in its ring, so that the domain itself waits and nothing is lost. All consoles share the line by turns
-//! of one slice ([`share`]). So a poll prints no more than a slice, some 3 KiB, whatever the domain wrote.
+//! The budget limits what is printed, prefixes included. Each domain has a token bucket of its own; output beyond it
+//! stays in the domain's ring, so that the domain itself waits and nothing is lost. All consoles share the line by
+//! turns of one slice ([`share`]). So a poll prints no more than a slice, some 3 KiB, whatever the domain wrote.
 
 mod kept;
 #[cfg(test)]
@@ -43,7 +44,7 @@ pub const SCROLLBACK_BYTES: usize = 64 * 1024;
 /// Why a console cannot be served or used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleError {
-    /// The domain has none here.
+    /// dom0 serves no console of that domain.
     NoConsole(DomId),
     /// The hypervisor refused the ring's page or the event channel; its reason.
     Refused(String),
@@ -58,11 +59,11 @@ impl fmt::Display for ConsoleError {
     }
 }
 
-/// Where lines of domains that nobody is attached to go: whole lines, the last without its end. The function gives the
-/// number of bytes that it printed.
+/// Prints lines of domains without an attached reader: whole lines, the last without its line end. The function
+/// returns the number of bytes that it printed.
 pub type Printer = dyn Fn(&str) -> usize + Send + Sync;
 
-/// A domain's console, and what the domain is called.
+/// A domain's console, and the domain's name.
 #[derive(Clone)]
 struct Named {
     console: Arc<Console>,
@@ -82,14 +83,14 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// No consoles yet. `print` shows a line on the control domain's own.
+    /// No consoles yet. `print` shows a line on dom0's console.
     pub fn new(print: Arc<Printer>) -> Self {
         let ended = Arc::new(Mutex::new(Ended::new()));
         Self { map: Arc::default(), ended, print, share: Arc::new(share::Share::new()) }
     }
 
-    /// Begins to serve the console of `domain`, called `name`: its ring is granted by the reserved entry, and it
-    /// waits for us at its port `remote`.
+    /// Begins to serve the console of `domain`, called `name`: the domain grants its ring by the reserved entry,
+    /// and has opened port `remote` for dom0 to bind.
     ///
     /// # Errors
     /// [`ConsoleError::Refused`].
@@ -112,16 +113,16 @@ impl Consoles {
         Ok(Arc::new(console))
     }
 
-    /// Takes what the domain wrote last, lets its page and port go, and tells attached readers that the console is
-    /// over. Readers can still read what is left. When this returns, a slice of what is to be printed was printed; the
-    /// rest follows soon. A domain without a console is no error.
+    /// Takes the domain's last output, releases its page and port, and wakes attached readers, since the console has
+    /// ended. Readers can still read the rest. When this returns, a slice of the rest was printed; a task prints what
+    /// remains. A domain without a console is no error.
     pub fn remove(&self, domain: DomId) {
         let named = self.map.lock().remove(&domain);
         if let Some(Named { console, name }) = named {
             console.end();
-            // A domain that never said anything takes no other's last words away.
+            // A domain without output must not replace the kept output of another.
             if console.has_output() {
-                // What is kept of the dead is dom0's own.
+                // The kept output of ended domains is dom0's own.
                 Account::own().charge(|| {
                     self.ended.lock().keep(&name, |to| console.copy(ENDED_BYTES, to));
                 });
@@ -129,7 +130,7 @@ impl Consoles {
         }
     }
 
-    /// The domain has another name: its lines say so from now on. A domain without a console is no error.
+    /// Changes a domain's name in the prefix of its further lines. A domain without a console is no error.
     pub fn rename(&self, domain: DomId, name: &str) {
         if let Some(named) = self.map.lock().get_mut(&domain) {
             Account::of(domain).charge(|| named.console.set_prefix(prefix(domain, name)));
@@ -137,8 +138,8 @@ impl Consoles {
         }
     }
 
-    /// What is kept of consoles under this name: the last words of the domain of that name that ended last, and what the
-    /// one of now has said.
+    /// The kept output under this name: the last output of the domain of that name that ended last, and the output of
+    /// the present domain.
     pub fn kept(&self, name: &str) -> [Option<Kept>; 2] {
         let ended = self.ended.lock().of(name).cloned();
         let live =
@@ -151,7 +152,7 @@ impl Consoles {
         [ended, live]
     }
 
-    /// Attaches to the console of `domain`. `history`: what is kept of its output comes first.
+    /// Attaches to the console of `domain`. With `history`, the kept output comes first.
     ///
     /// # Errors
     /// [`ConsoleError::NoConsole`].
@@ -166,7 +167,7 @@ impl Consoles {
     }
 }
 
-/// What stands before each line of a domain.
+/// The prefix of each line of a domain.
 fn prefix(domain: DomId, name: &str) -> String {
     format!("(d{domain} {name}) ")
 }

@@ -1,5 +1,5 @@
-//! The turns of printing: the consoles of all domains share one line. Carriage returns, which the serial line adds to what an
-//! attached reader prints, are not counted here.
+//! Turns of printing, since the consoles of all domains share one serial line. Carriage returns, which the serial
+//! line adds to what an attached reader prints, are not counted here.
 
 use pvrt::console;
 use pvrt::executor::sync::{Mutex, MutexGuard};
@@ -7,16 +7,17 @@ use pvrt::executor::time;
 
 use backends::console::Bucket;
 
-/// All consoles together print 128 KiB at once, and 128 KiB a second.
+/// All consoles together may print 128 KiB at once, and 128 KiB a second.
 const BURST_BYTES: u64 = 128 * 1024;
 const BYTE_NS: u64 = 7_630;
-/// Bytes that the bucket gives and the line is asked about at a time: most turns then need no look at the clock and ask
-/// nobody.
+/// Bytes that are taken from the bucket, and checked with the serial line, at a time. Most turns then need neither
+/// the clock nor the line.
 const CREDIT_BYTES: u64 = 4096;
-/// How long to leave a busy line alone.
+/// How long to wait before a busy line is asked again.
 const BUSY_NS: u64 = 10_000_000;
 
-/// The line, for one console at a time: a console that asks again waits behind those that asked before.
+/// The serial line, for one console at a time. A console that asks again waits behind those that asked
+/// before.
 pub(super) struct Share(Mutex<Line>);
 
 struct Line {
@@ -28,7 +29,7 @@ struct Line {
 /// The right to print a slice.
 pub(super) struct Turn<'a> {
     line: MutexGuard<'a, Line>,
-    /// The turn was waited for, so that the clock has gone on.
+    /// Whether the turn had to wait, so that the clock has gone on.
     pub(super) is_late: bool,
 }
 
@@ -37,8 +38,8 @@ impl Share {
         Self(Mutex::new(Line { bucket: Bucket::new(BYTE_NS, BURST_BYTES), credit: 0 }))
     }
 
-    /// Waits until `bytes` may be printed: it is the caller's turn, the line takes them, and all consoles together have
-    /// not printed too much.
+    /// Waits until the caller has its turn, the serial line has room for `bytes`, and the bucket of all consoles has
+    /// as many.
     pub(super) async fn turn(&self, bytes: u64) -> Turn<'_> {
         let (mut line, mut is_late) = match self.0.try_lock() {
             Some(line) => (line, false),
@@ -65,7 +66,7 @@ impl Line {
 }
 
 impl Turn<'_> {
-    /// So many bytes were printed.
+    /// Notes that `bytes` were printed.
     pub(super) fn spend(mut self, bytes: u64) {
         self.line.credit = self.line.credit.saturating_sub(bytes);
     }

@@ -18,7 +18,7 @@ use super::{ConsoleError, Consoles};
 
 pub(super) const DOMAIN: DomId = DomId::new(3);
 
-/// A domain with a console: its page is granted by the reserved entry.
+/// A domain with a console, whose page the domain grants by the reserved entry.
 pub(super) struct Guest {
     pub(super) ring: ByteRing<Arc<Pages>>,
     pub(super) port: Port,
@@ -106,7 +106,7 @@ fn the_last_words_of_a_domain_are_kept_for_those_attached() {
             }
         });
         time::sleep(1000).await;
-        // Written and never notified.
+        // The domain writes and sends no event.
         guest.ring.write(b"panic: the end").unwrap();
         consoles.remove(DOMAIN);
         consoles.remove(DOMAIN);
@@ -135,7 +135,7 @@ fn a_ruined_ring_ends_the_console_only() {
     });
 }
 
-/// A domain that ruins its input, and sends no event: a reader that types finds that out, and is not kept.
+/// A domain ruins its input ring and sends no event. A reader that types finds the error, and can leave.
 #[test]
 fn a_ruined_input_ends_the_console_when_somebody_types() {
     let (consoles, _) = consoles();
@@ -156,7 +156,7 @@ fn a_ruined_input_ends_the_console_when_somebody_types() {
     });
 }
 
-/// A domain that reads nothing, and one that ruins its ring: the way out is heard behind any number of keys.
+/// A domain that reads nothing, and one that ruins its ring: `^]` works behind any number of keys.
 #[test]
 fn the_way_out_of_a_console_is_always_heard() {
     use super::{Left, look};
@@ -190,7 +190,7 @@ fn the_way_out_of_a_console_is_always_heard() {
     }
 }
 
-/// What a slow reader is typed comes to it later, whole and in order.
+/// Keys for a domain that reads slowly arrive later, all and in order.
 #[test]
 fn keys_wait_for_a_domain_that_reads_late() {
     use super::look;
@@ -236,7 +236,7 @@ fn no_grant_or_no_port() {
     assert_eq!(consoles.count(), 0);
 }
 
-/// Most bytes that one poll may print: three for each of a line's 1,023, and 16 lines' ends with their prefixes.
+/// The most bytes that one poll may print: three for each of 1,023 bytes, and 16 line ends with their prefixes.
 const SLICE_BYTES: usize = 3 * 1023 + 16 * ("(d3 web) ".len() + 5);
 const MS: u64 = 1_000_000;
 
@@ -256,10 +256,10 @@ impl Guest {
     }
 }
 
-/// What was printed: the time and the length of each print, with what the serial line adds.
+/// The time and the length of each print, with the serial line's carriage returns.
 type Prints = Arc<Mutex<Vec<(u64, usize)>>>;
 
-/// Consoles whose prints are counted, and how often a line of each domain was among them.
+/// Consoles whose prints are counted; also how often a line of each domain was printed.
 fn counted() -> (Consoles, Prints, Arc<Mutex<[usize; 8]>>) {
     let (prints, lines) = (Prints::default(), Arc::new(Mutex::new([0; 8])));
     let (to, by_domain) = (prints.clone(), lines.clone());
@@ -349,7 +349,7 @@ fn consoles_share_the_line_and_a_line_of_an_honest_one_comes_soon() {
         let lines = *lines.lock();
         let (least, most) = (lines[3..7].iter().min().unwrap(), lines[3..7].iter().max().unwrap());
         assert!((most - least) * 10 <= *most, "{lines:?}");
-        // What all may print in five seconds.
+        // The total that all consoles may print in five seconds.
         let bytes: usize = lines[3..7].iter().sum::<usize>() * "(d3 web) \r\n".len();
         assert!((700_000..=790_000).contains(&bytes), "{bytes}");
     });

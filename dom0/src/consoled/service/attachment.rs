@@ -1,4 +1,4 @@
-//! An attached reader of a console: output as it comes, and what is typed.
+//! An attached reader of a console, which reads output as it comes, and types.
 
 use alloc::sync::Arc;
 
@@ -6,23 +6,23 @@ use pvrt::executor::sync::Notify;
 
 use super::{Console, Reader};
 
-/// Most that an attached reader gets at once.
+/// The most bytes that an attached reader gets at once.
 const READ_BYTES: usize = 1024;
 
-/// What a reader finds.
+/// What a reader finds when it looks for output.
 enum Look {
     More,
     Nothing,
-    /// All was read, and nothing comes.
+    /// The reader has read all, and no more will come.
     Over,
 }
 
-/// Somebody who looks at a console and may type; detached on drop.
+/// A reader of a console, who may type; detached on drop.
 pub struct Attachment {
     console: Arc<Console>,
     number: u32,
     wake: Arc<Notify>,
-    /// The last read did not wait: others come first.
+    /// The last read did not wait, so the next one yields first.
     in_a_row: bool,
 }
 
@@ -33,7 +33,7 @@ impl Attachment {
         let state = &mut *guard;
         let number = state.next_reader;
         state.next_reader += 1;
-        // A line that has begun will be seen by the reader, at least its end.
+        // A line that has begun is printed now; the reader will get its end.
         console.flush(&state.prefix, &mut state.lines);
         let position = if history { state.scrollback().start() } else { state.scrollback().end() };
         state.readers.insert(number, Reader { wake: wake.clone(), position });
@@ -41,8 +41,8 @@ impl Attachment {
         Self { console, number, wake, in_a_row: false }
     }
 
-    /// Waits for output, and until it may be printed, and copies it into `buffer`; gives the bytes, 0 when the console is
-    /// over and all was read.
+    /// Waits for output, and until the output may be printed, and copies it into `buffer`. Returns the number of
+    /// bytes, 0 when the console has ended and all was read.
     pub async fn read(&mut self, buffer: &mut [u8]) -> usize {
         let most = buffer.len().min(READ_BYTES);
         loop {
@@ -63,7 +63,7 @@ impl Attachment {
         count
     }
 
-    /// Whether there is output that it has not read.
+    /// Whether there is output that this reader has not read.
     pub fn has_more(&self) -> bool {
         matches!(self.look(), Look::More)
     }
@@ -93,13 +93,14 @@ impl Attachment {
         count
     }
 
-    /// Types `bytes`; gives how many were taken, fewer when the domain does not read.
+    /// Types `bytes`, and returns how many the ring took, fewer when the domain does not read.
     pub fn write(&self, bytes: &[u8]) -> usize {
         let taken = self.console.state.lock().live.as_mut().map(|live| live.back.input(bytes));
         match taken {
             Some(Ok(taken)) => taken,
             None => 0,
-            // The task that serves the ring sleeps until an event, which such a domain never sends.
+            // The task that serves the ring must be woken: it sleeps until an event, which such a domain may
+            // never send.
             Some(Err(error)) => {
                 self.console.ruin(error);
                 0

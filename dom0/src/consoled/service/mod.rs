@@ -1,4 +1,4 @@
-//! One console: its ring, what is kept and printed of it, and how far each reader is.
+//! One console: its ring, its kept and printed output, and each reader's position.
 
 mod attachment;
 
@@ -23,14 +23,16 @@ use super::kept::{Kept, Stamps};
 use super::share::Share;
 use super::{Printer, SCROLLBACK_BYTES};
 
-/// A domain prints 64 KiB at once, which is more than a Linux kernel says while it boots, and 64 KiB a second.
+/// A domain may print 64 KiB at once, which is more than a Linux kernel prints while it boots, and 64 KiB a
+/// second.
 const BURST_BYTES: u64 = 64 * 1024;
 const BYTE_NS: u64 = 15_259;
-/// How far those attached may be behind before the domain waits for them: less than is kept, so that they miss nothing.
+/// How many bytes attached readers may be behind before the domain waits for them: fewer than are kept, so that
+/// readers miss nothing.
 const MOST_BEHIND: u64 = SCROLLBACK_BYTES as u64 / 2;
-/// Bytes that a line is expected to have, prefix included.
+/// The expected length of a line, prefix included.
 const LINE_BYTES: usize = 160;
-/// Most that is taken of a domain's last output: many times what its ring holds.
+/// The most bytes taken of a domain's last output: many times the size of its ring.
 const LAST_BYTES: usize = 8192;
 
 struct Bell(Arc<Port>);
@@ -44,35 +46,35 @@ impl Notifier for Bell {
 /// One domain's console.
 ///
 /// The lock is held for a poll of the ring or a read of the scroll-back; lines are printed and readers are woken
-/// under it, which is sound because neither comes back here.
+/// under it, which cannot deadlock, since neither takes this lock.
 pub(super) struct Console {
     state: Mutex<State>,
-    /// The task that serves it looks again: it is over, or a reader went on.
+    /// Wakes the task that serves the console: the console has ended, or a reader has read on.
     changed: Notify,
     print: Arc<Printer>,
     share: Arc<Share>,
 }
 
 struct State {
-    /// What stands before each line: the domain's number and its name.
+    /// The prefix of each line: the domain's number and name.
     prefix: String,
-    /// When the output came.
+    /// The times at which the output came.
     stamps: Stamps,
     /// `None` once the domain is gone or its ring is ruined.
     live: Option<Live>,
-    /// The output, once there is no ring.
+    /// The kept output, once there is no ring.
     kept: Scrollback,
     lines: Lines,
-    /// What was left in the ring when it ended, and is still to be printed.
+    /// The output that was left in the ring at the end, and is still to be printed.
     rest: Vec<u8>,
     /// Attached readers, by number.
     readers: BTreeMap<u32, Reader>,
     next_reader: u32,
     /// What the domain may print.
     bucket: Bucket,
-    /// The task waits for readers.
+    /// Whether the task waits for readers.
     is_held: bool,
-    /// What the domain did to its ring that ended the console.
+    /// The error in the ring that ended the console.
     ruin: Option<RingError>,
 }
 
@@ -83,12 +85,12 @@ struct Live {
 
 struct Reader {
     wake: Arc<Notify>,
-    /// How far in the output it has read.
+    /// The position up to which the reader has read the output.
     position: u64,
 }
 
 impl State {
-    /// Most bytes that are printed at once.
+    /// The most bytes that are printed at once.
     fn slice(&self) -> usize {
         Lines::slice(self.prefix.len())
     }
@@ -98,25 +100,25 @@ impl State {
     }
 }
 
-/// What a poll found.
+/// The result of a poll.
 enum Polled {
-    /// There is no ring any more.
+    /// The ring is gone.
     Over,
     /// There is more to take.
     More,
-    /// Nothing: an event will tell.
+    /// The ring is empty; an event will come with more.
     Empty,
     /// Attached readers are too far behind.
     Held,
     Ruined(RingError),
 }
 
-/// What bytes cost on the serial line: a line's end is two there. (I28)
+/// The cost of bytes on the serial line, where a line's end takes two. (I28)
 fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + ends(bytes)
 }
 
-/// The number of lines' ends, eight bytes at a time: every byte of a domain passes here.
+/// Counts line ends, eight bytes at a time, since every byte of a domain passes here.
 fn ends(bytes: &[u8]) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -176,9 +178,9 @@ impl Console {
         to.take(state.scrollback(), &state.stamps, most);
     }
 
-    /// Drains the ring at each event, as fast as the domain may print, until the console ends; then prints what is left.
+    /// Drains the ring at each event, as fast as the domain may print, until the console ends; then prints the rest.
     pub(super) async fn serve(&self) {
-        // One wait for all of the loop: to begin and to end one with each event would cost more than the event.
+        // One wait serves the whole loop: a new one for each event would cost more than the event.
         let mut changed = pin!(self.changed.notified());
         loop {
             let now = time::now_ns();
@@ -211,7 +213,7 @@ impl Console {
                 Polled::Ruined(error) => self.ruin(error),
             }
         }
-        // Logged here, whether this task found the ruin or a reader that typed: the reader logs nothing.
+        // This task logs the error in the ring, whether it or a typing reader found the error.
         {
             let state = self.state.lock();
             if let Some(error) = &state.ruin {
@@ -226,7 +228,7 @@ impl Console {
         }
     }
 
-    /// Most bytes of what was left that are printed at once, if there is any.
+    /// The most bytes of the rest that are printed at once; `None` if there is no rest.
     fn rest_slice(&self) -> Option<u64> {
         let state = self.state.lock();
         (!state.rest.is_empty()).then(|| state.slice() as u64)
@@ -236,7 +238,8 @@ impl Console {
         self.state.lock().live.as_ref().map(|live| live.port.clone())
     }
 
-    /// Takes a slice of what the domain wrote, and prints it if nobody is attached; gives what it cost the line too.
+    /// Takes a slice of the domain's output, and prints it if no reader is attached; also returns the cost on the
+    /// serial line.
     fn poll(&self, now: u64) -> (Polled, u64) {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -262,7 +265,7 @@ impl Console {
             });
             (taken, self.print(text))
         } else {
-            // What those attached have seen is not printed after they leave; they print it, as it is.
+            // Attached readers print the output themselves, so it is not printed again after they leave.
             let last = state.readers.values().map(|reader| reader.position).min().unwrap_or(0);
             let behind = live.back.scrollback().end().saturating_sub(last);
             let mut left = MOST_BEHIND.saturating_sub(behind).min(slice as u64) as usize;
@@ -293,7 +296,7 @@ impl Console {
         (polled, printed)
     }
 
-    /// Prints whole lines; gives what they cost the line.
+    /// Prints whole lines, and returns their cost on the serial line.
     fn print(&self, mut text: String) -> u64 {
         let ends = ends(text.as_bytes());
         if text.pop().is_none() {
@@ -302,14 +305,14 @@ impl Console {
         (self.print)(&text) as u64 + ends
     }
 
-    /// Prints a line that has begun.
+    /// Prints the begun line, although its end has not come.
     fn flush(&self, prefix: &str, lines: &mut Lines) {
         lines.flush(|line| {
             (self.print)(&[prefix, line].concat());
         });
     }
 
-    /// Prints a slice of what was left; gives what it cost.
+    /// Prints a slice of the rest, and returns its cost.
     fn print_rest(&self, state: &mut State) -> u64 {
         let mut text = String::new();
         let mut room = state.slice();
@@ -337,19 +340,19 @@ impl Console {
         cost
     }
 
-    /// Ends the console for what the domain did to its ring.
+    /// Ends the console because of an error in its ring.
     fn ruin(&self, error: RingError) {
         self.state.lock().ruin.get_or_insert(error);
         self.end();
     }
 
-    /// Takes the last output and lets the ring go.
+    /// Takes the last output and releases the ring.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         let state = &mut *state;
         if let Some(mut live) = state.live.take() {
-            // What the domain wrote before it died; a ruined ring has no more to say, and one that lives on does not
-            // keep us here.
+            // Takes what the domain wrote before it died. A ruined ring gives nothing more, and the limit stops a
+            // domain that goes on writing.
             let mut left = LAST_BYTES;
             let rest = &mut state.rest;
             let begin = live.back.scrollback().end();
