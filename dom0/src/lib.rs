@@ -25,7 +25,7 @@ pub mod toolstack;
 pub mod virtio;
 pub mod xenstore;
 
-/// Host tests charge what is allocated to accounts, as the image does.
+/// Host tests charge allocations to accounts, as the image does.
 #[cfg(test)]
 #[global_allocator]
 static HEAP: pvrt::host::Heap = pvrt::host::Heap;

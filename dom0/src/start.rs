@@ -15,9 +15,9 @@ use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
 
 /// Brings the control domain up and runs its shell, for ever.
 ///
-/// The command line may have `debug-exit=PORT`, where the emulator is told how things went, `lines=PORT`: a serial port
-/// where its caller is told which lines begin, `input`: to take lines from there after the script, `keep`: to show the
-/// prompt after a script, and `poll-limit=TICKS`: to report what takes longer without letting others run.
+/// The command line may have `debug-exit=PORT`: the port where dom0 reports success or failure to QEMU, `lines=PORT`:
+/// the serial port where dom0 reports to `xtask` which lines begin, `input`: to take lines from there after the
+/// script, `keep`: to show the prompt after a script, and `poll-limit=TICKS`: to report polls that take longer.
 pub async fn start(boot: BootInfo) {
     let started_ns = time::now_ns();
     let port = |option| boot.option(option).and_then(port_number);
@@ -46,7 +46,7 @@ pub async fn start(boot: BootInfo) {
     let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
     spawn(toolstack.clone().serve());
     spawn(toolstack.clone().watch_budgets());
-    // The services take their places before the first line runs.
+    // The services' tasks start before the first line runs.
     for _ in 0..4 {
         yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! `accounts`: what dom0 keeps for its domains.
+//! `accounts`: the memory that dom0 keeps for its domains.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -10,7 +10,8 @@ use super::{Outcome, Shell, no_more};
 use crate::shell::print::Printer;
 
 impl Shell {
-    /// A line for each account: what it was promised, uses, and used at most; then what dom0 itself uses.
+    /// Prints a line for each account: the bytes promised, used, and used at most; then what dom0 itself
+    /// uses.
     pub(super) async fn accounts(&self, arguments: &[&str]) -> Outcome {
         no_more(arguments)?;
         let mut printer = Printer::default();

@@ -1,4 +1,4 @@
-//! `xl console --log`: what is kept of a domain's console.
+//! `xl console --log`: the kept output of a domain's console.
 
 use alloc::format;
 use alloc::string::String;
@@ -8,8 +8,8 @@ use crate::consoled::Kept;
 use crate::shell::print::Printer;
 
 impl Shell {
-    /// Shows what a domain has said, each line with its time, and before that the end of what the last of that name said
-    /// that is gone.
+    /// Shows a domain's output, each line with its time; before that, the last output of the domain of that name that
+    /// ended last.
     pub(in crate::commands) async fn console_log(&self, domain: &str) -> Outcome {
         let name = self.toolstack.find(domain).map_or_else(|_| String::from(domain), |domain| domain.name);
         let [ended, live] = self.toolstack.consoles().kept(&name);
@@ -34,7 +34,7 @@ impl Shell {
     }
 }
 
-/// Prints lines. Others run between them.
+/// Prints lines, with yields between them.
 async fn show(printer: &mut Printer, kept: &Kept) {
     for (time, line) in kept.lines() {
         printer.line(&format!("[{time}] {}", String::from_utf8_lossy(line))).await;

@@ -6,7 +6,7 @@ use pvrt::println;
 
 use super::{Outcome, xl};
 
-/// Commands, their arguments, and what they do.
+/// The commands, their arguments, and what they do.
 pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     ("xl", "COMMAND ...", "manages domains: `help xl`"),
     ("wait", "DOMAIN...|--all", "waits until the domains are gone"),

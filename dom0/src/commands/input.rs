@@ -1,7 +1,8 @@
-//! Lines that the emulator's caller sends through a serial port of the machine, while nobody sits at the console.
+//! Lines that `xtask`, which runs the emulator, sends through a serial port of the machine when no person sits at
+//! the console.
 //!
-//! A byte there asks for the next line, so that a line is only on its way when it is wanted. The same byte tells which lines
-//! of a script have begun.
+//! dom0 asks for each line by a byte, so that a line is only sent when dom0 wants it. The same byte reports which
+//! lines of a script have begun.
 
 use alloc::vec::Vec;
 
@@ -13,27 +14,28 @@ use super::machine::Ending;
 use crate::shell::print::shown;
 use crate::shell::{LINE_BYTES_MAX, PROMPT};
 
-/// Asks for a line, or says that one is taken.
+/// The byte that asks for a line, or reports that one of the script has begun.
 const NEXT: u8 = 0x1f;
-/// Alone on a line: no other comes.
+/// Alone on a line, this byte says that no other line comes.
 const END: u8 = 0x04;
-/// FIFO control register, and what turns both FIFOs on, empty, and lets the receiver's fill.
+/// The FIFO control register, and the value that turns both FIFOs on, clears them, and sets the receiver's
+/// highest trigger level.
 const FIFO_CONTROL: u16 = 2;
 const FIFOS_ON: u8 = 0xc7;
-/// Line status register, and its bit for a byte that came in.
+/// The line status register, and its bit "data ready".
 const LINE_STATUS: u16 = 5;
 const DATA_READY: u8 = 1;
-/// What a port reads as where there is none.
+/// The value read from a port that does not exist.
 const NO_PORT: u8 = 0xff;
-/// How often an empty port is looked at: while nothing comes, and within a line.
+/// The time between polls of an empty port: while no line comes, and within a line.
 const LOOK_EVERY_NS: u64 = 5_000_000;
 const SOON_NS: u64 = 100_000;
-/// Bytes that are taken of the port before others run.
+/// Bytes that are taken from the port between two yields.
 const BYTES_IN_A_ROW: usize = 256;
 
-/// The bytes that came in.
+/// A source of received bytes.
 trait Input {
-    /// The next, if there is one.
+    /// Takes the next byte, if there is one.
     fn take(&mut self) -> Option<u8>;
 }
 
@@ -47,7 +49,7 @@ impl Input for Port {
     }
 }
 
-/// What came.
+/// What was received.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Text(Vec<u8>),
@@ -55,7 +57,7 @@ enum Line {
     End,
 }
 
-/// Waits for the next line. What is over the limit is taken and dropped.
+/// Waits for the next line. Bytes over the limit are taken and dropped.
 async fn next_line(input: &mut impl Input) -> Line {
     let mut line = Vec::new();
     let (mut too_long, mut in_a_row) = (false, 0);
@@ -84,7 +86,7 @@ async fn next_line(input: &mut impl Input) -> Line {
 }
 
 impl Ending {
-    /// Tells that a line is taken.
+    /// Reports that a line has begun.
     pub(super) fn note_line(self) {
         if let Some(port) = self.lines {
             pio::write_u8(port, NEXT);
@@ -93,7 +95,7 @@ impl Ending {
 }
 
 impl Shell {
-    /// Runs the lines that come, as at the prompt, and powers off behind the last.
+    /// Runs the received lines, as at the prompt, and powers off after the last.
     pub(super) async fn run_input(&self, port: u16) -> ! {
         pio::write_u8(port + FIFO_CONTROL, FIFOS_ON);
         let input = &mut Port(port);

@@ -14,20 +14,20 @@ const EXIT_SUCCESS: u8 = 0x10;
 /// A line failed.
 const EXIT_FAILURE: u8 = 0x11;
 
-/// How the machine goes off.
+/// How the machine powers off, and where dom0 reports the result.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending {
-    /// Port of the emulator's exit device, which tells the emulator's caller how the run went.
+    /// Port of QEMU's isa-debug-exit, through which dom0 reports success or failure.
     pub debug_exit: Option<u16>,
-    /// First port of the serial line by which the emulator's caller hears of lines, and sends them.
+    /// First port of the serial line by which dom0 reports lines to `xtask` and gets lines.
     pub lines: Option<u16>,
 }
 
-/// A line from the emulator's caller has failed.
+/// Whether a line from `xtask` has failed.
 static FAILED: AtomicBool = AtomicBool::new(false);
 
 impl Ending {
-    /// Remembers that a line failed after which others run: the machine's end tells it.
+    /// Notes that a line failed although further lines run. The power-off reports the failure.
     pub(super) fn note_failure() {
         FAILED.store(true, Ordering::Relaxed);
     }
@@ -41,7 +41,7 @@ impl Ending {
         sched::shutdown(SHUTDOWN_POWEROFF)
     }
 
-    /// Starts the machine again. The hypervisor tells the emulator's caller.
+    /// Restarts the machine. The hypervisor reports that through isa-debug-exit.
     pub fn reboot(self) -> ! {
         sched::shutdown(SHUTDOWN_REBOOT)
     }

@@ -1,7 +1,7 @@
-//! What the shell's lines do.
+//! The shell's commands.
 //!
-//! A line is one command. Its outcome is success or one text, which the shell prints; a script ends at the first
-//! line that fails.
+//! A line is one command. The command succeeds or fails with a text, which the shell prints; a script ends at
+//! the first line that fails.
 #![forbid(unsafe_code)]
 
 mod accounts;
@@ -38,16 +38,16 @@ use crate::xenstore::Xenstore;
 
 pub use machine::Ending;
 
-/// What a command comes to: nothing more to say, or what is wrong.
+/// The result of a command: success, or the text of the error.
 pub type Outcome = Result<(), String>;
 
-/// A command under way.
+/// A running command.
 type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
-/// How many `repeat` and `try` one may hold.
+/// How deep `repeat` and `try` may be nested.
 const REPEATS_MAX: usize = 4;
 
-/// What commands work on.
+/// What the commands use.
 pub struct Shell {
     /// The files of `/boot`.
     pub bundle: Bundle,
@@ -57,7 +57,7 @@ pub struct Shell {
     pub disks: Arc<Disks>,
     /// The terminal.
     pub terminal: Terminal,
-    /// What makes and ends domains.
+    /// The toolstack, which makes and ends domains.
     pub toolstack: Toolstack,
     /// When dom0 started: system time in nanoseconds.
     pub started_ns: u64,
@@ -67,14 +67,14 @@ pub struct Shell {
 
 impl Shell {
     /// Runs the lines of the bundle's script, then powers off, or shows the prompt if `keep`. Without a script, shows
-    /// the prompt. With the port `input`, what comes from there is in the prompt's place.
+    /// the prompt. With the port `input`, lines come from there instead of the prompt.
     pub async fn run(&self, keep: bool, input: Option<u16>) {
         let keep = keep || input.is_some();
         if let Some(script) = self.bundle.find(SCRIPT) {
             match self.run_script(script).await {
                 Ok(()) if keep => {}
                 Ok(()) => self.ending.power_off(true),
-                // Nobody sits at the prompt: the machine's end tells of the failure.
+                // No person sits at the prompt, so the power-off reports the failure.
                 Err(()) if input.is_some() => Ending::note_failure(),
                 Err(()) if keep => {}
                 Err(()) => self.ending.power_off(false),
@@ -90,7 +90,7 @@ impl Shell {
     async fn run_script(&self, script: File) -> Result<(), ()> {
         let mut rest = script.bytes;
         while !rest.is_empty() {
-            // Line by line: a script may be of any length.
+            // The script is read line by line, since it may be of any length.
             let Some(line) = first_line(&mut rest) else {
                 println!("error: {}: a line has more than {LINE_BYTES_MAX} bytes", shown(script.name));
                 return Err(());
@@ -112,7 +112,7 @@ impl Shell {
         Ok(())
     }
 
-    /// Runs a line until `^C`; `None`: that came.
+    /// Runs a line; `None`: `^C` interrupted it.
     async fn interruptible(&self, line: &str) -> Option<Outcome> {
         self.terminal.forget_interrupt().await;
         match select(self.run_line(line), self.terminal.interrupted()).await {
@@ -136,7 +136,7 @@ impl Shell {
         }
     }
 
-    /// Runs a line. Others run before it, so that lines in a row do not keep them waiting, whatever the lines do.
+    /// Runs a line. The function yields first, so that lines in a row cannot keep other tasks waiting.
     pub fn run_line<'a>(&'a self, line: &'a str) -> Running<'a> {
         Box::pin(async move {
             yield_now().await;
@@ -191,7 +191,7 @@ impl Shell {
         Ok(())
     }
 
-    /// `try LINE`: runs the line, whose failure is printed and is none of this line's, so that a script goes on.
+    /// `try LINE`: runs the line and prints its failure, but itself succeeds, so that a script goes on.
     async fn try_line(&self, line: &str, arguments: &[Word]) -> Outcome {
         let [first, ..] = arguments else { return Err("usage: try LINE".into()) };
         nested(arguments)?;
@@ -201,7 +201,7 @@ impl Shell {
         Ok(())
     }
 
-    /// What the text before the cursor could go on with: a command, a file, a disk.
+    /// The completions of the text before the cursor: commands, files, disks.
     fn candidates(&self, before: &str) -> Vec<String> {
         let start = before.rfind(' ').map_or(0, |blank| blank + 1);
         if before[..start].trim().is_empty() {
@@ -211,14 +211,15 @@ impl Shell {
             return xl::table::all().map(|command| command.name.into()).collect();
         }
         let files = self.bundle.files().iter().map(|file| format!("/boot/{}", file.name));
-        // A name with control characters would go to the terminal with the line.
+        // A name with control characters is left out, since the editor would send it to the terminal with the
+        // line.
         files.chain(self.disks.paths()).filter(|path| !path.contains(char::is_control)).collect()
     }
 }
 
-/// Takes the first line off `rest`, without its end; `None`: it is longer than a line may be.
+/// Takes the first line off `rest`, without its line end; `None`: the line is too long.
 fn first_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    // With its end, of one byte or two.
+    // The window includes the line end, of one byte or two.
     let window = &rest[..rest.len().min(LINE_BYTES_MAX + 2)];
     let end = window.iter().position(|&byte| byte == b'\n');
     if end.is_none() && rest.len() > LINE_BYTES_MAX {
@@ -230,7 +231,7 @@ fn first_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     (line.len() <= LINE_BYTES_MAX).then_some(line)
 }
 
-/// Fails if lines are within each other too often: each level stands on the stack of the one around it.
+/// Fails if lines are nested too deep, since each level uses stack.
 fn nested(arguments: &[Word]) -> Outcome {
     let deeper = |word: &&Word| matches!(word.text.as_str(), "repeat" | "try");
     if arguments.iter().filter(deeper).count() > REPEATS_MAX {

@@ -9,7 +9,7 @@ use super::{Outcome, help};
 #[test]
 fn each_command_has_its_help() {
     for (name, arguments, text) in help::COMMANDS {
-        // One that ends the machine is not tried without an argument.
+        // A command that ends the machine is not tried without an argument.
         for line in [format!("{name} -h"), format!("{name} --help"), format!("help {name}")] {
             let (outcome, output) = run(&line);
             assert_eq!(outcome, Ok(()), "{line}");
@@ -29,7 +29,7 @@ fn each_command_has_its_help() {
 
 #[test]
 fn every_command_of_the_help_is_there() {
-    // The watch goes on until `^C`: the test below ends it.
+    // The watch goes on until `^C`; the test below covers it.
     for (name, ..) in help::COMMANDS.iter().filter(|command| command.0 != "xenstore-watch") {
         if let (Err(error), _) = run(&format!("{name} a b c d e f g")) {
             assert!(!error.starts_with(&format!("{name}: no such command")), "{error}");
@@ -50,8 +50,8 @@ fn echo_date_and_clear() {
     assert!(run("date x").0.is_err() && run("clear x").0.is_err());
 }
 
-/// How a line ends at which `^C` is pressed after it has run for some turns. The clock of a test stands still as long as a
-/// task can run, so that the turns are counted instead.
+/// Runs a line, presses `^C` after some turns, and returns how the line ends. Turns are counted, since the clock of a
+/// test stands still as long as a task can run.
 fn interrupted(line: &'static str) -> Option<Outcome> {
     let shell = shell();
     let terminal = shell.terminal.clone();

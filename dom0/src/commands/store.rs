@@ -103,8 +103,8 @@ fn about(path: &str, error: XsError) -> String {
 /// A node that is still to be printed: the path above it, its name, its depth.
 type Open = (Arc<str>, String, usize);
 
-/// Prints the nodes below `top`, each indented by its depth. Without recursion: how deep they go, the domains say. Others
-/// run between two nodes.
+/// Prints the nodes below `top`, each indented by its depth. The walk is not recursive, since domains decide how deep
+/// the tree is. The walk yields between two nodes.
 async fn list(client: &Client, top: &str, with_perms: bool) -> Result<(), XsError> {
     let mut printer = Printer::default();
     let listed = list_with(&mut printer, client, top, with_perms).await;
@@ -124,7 +124,7 @@ async fn list_with(
         let path = format!("{above}/{name}");
         let value = match client.read(&path) {
             Ok(value) => value,
-            // Removed in between.
+            // The node was removed meanwhile.
             Err(XsError::NoEnt) => continue,
             Err(error) => return Err(error),
         };
@@ -142,7 +142,7 @@ async fn list_with(
     Ok(())
 }
 
-/// Adds what is right below `path` to the nodes that are to be printed, the first of them last.
+/// Adds the children of `path` to the nodes still to be printed, in reverse order.
 fn below(client: &Client, path: &str, depth: usize, open: &mut Vec<Open>) -> Result<(), XsError> {
     let children = client.directory(path)?;
     let above: Arc<str> = Arc::from(path.trim_end_matches('/'));

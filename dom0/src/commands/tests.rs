@@ -89,7 +89,7 @@ fn an_endless_script_lets_others_run_and_is_interrupted() {
         });
         let script = File { name: SCRIPT, bytes: b"repeat 100000000 xenstore-write /a 1\nhelp\n" };
         assert_eq!(shell.run_script(script).await, Err(()));
-        // What came too late for one line is not for the next.
+        // A `^C` that came too late for one line must not interrupt the next.
         shell.terminal.interrupt();
         assert_eq!(shell.interruptible("xenstore-read /a").await, Some(Ok(())));
     });
@@ -131,7 +131,8 @@ fn errors_do_not_drive_the_terminal() {
     }
 }
 
-/// A domain may fill the store: to list it all at once would take dom0 from everybody for tens of milliseconds.
+/// A domain may fill the store. To list all of it in one poll would stop dom0's other tasks for tens of
+/// milliseconds.
 #[test]
 fn others_run_while_a_full_store_is_listed() {
     const NODES: usize = 500;
@@ -205,8 +206,8 @@ fn errors_name_what_they_are_about() {
     }
 }
 
-/// Of two domains one writes what is no text, and does nothing: the other is waited for all the same, and so is what
-/// follows in a script.
+/// One of two domains writes bytes that are no text and does not shut down. The command must still wait for the
+/// other, and the script must go on.
 #[test]
 fn one_domain_that_does_wrong_is_noted_and_the_others_waited_for() {
     use pvrt::executor::time;

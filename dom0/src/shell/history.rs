@@ -6,14 +6,14 @@ use alloc::string::{String, ToString};
 /// Lines that are kept.
 pub const HISTORY_MAX: usize = 100;
 
-/// And their bytes, the latest line apart.
+/// The most bytes of kept lines, not counting the latest.
 pub const HISTORY_BYTES_MAX: usize = 64 << 10;
 
 /// The last lines entered, and where the user is in them.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     lines: VecDeque<String>,
-    /// Of all lines.
+    /// The bytes of all lines.
     bytes: usize,
     /// The line shown, counted from the latest; `None`: the one being written.
     back: Option<usize>,

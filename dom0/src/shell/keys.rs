@@ -1,6 +1,6 @@
-//! Keys out of a terminal's bytes.
+//! Decodes keys from a terminal's bytes.
 
-/// Bytes of a control sequence's parameters that are looked at; longer ones mean nothing here.
+/// The most bytes of a control sequence's parameters; longer sequences are ignored.
 const PARAMETERS_MAX: usize = 8;
 
 /// What the user pressed.
@@ -40,7 +40,7 @@ pub enum Key {
     KillToStart,
     /// `^K`
     KillToEnd,
-    /// `^Y`: puts back what was killed.
+    /// `^Y`: inserts the text that was killed last.
     Yank,
     /// `^C`
     Interrupt,
@@ -69,7 +69,7 @@ enum State {
     Utf8([u8; 4], usize, usize),
 }
 
-/// Puts bytes together to keys; a sequence may come in pieces, at any time.
+/// The decoder. A sequence may come in pieces, at any time.
 #[derive(Clone, Debug, Default)]
 pub struct KeyDecoder {
     state: State,
@@ -96,7 +96,7 @@ impl KeyDecoder {
                     None
                 }
                 b'@'..=b'~' => final_key(byte, parameters.get(..count)?),
-                // Another key, within a sequence that was cut off.
+                // The sequence was cut off, so the byte begins another key.
                 _ => self.ground(byte),
             },
             State::Utf8(mut bytes, count, whole) => {
@@ -165,7 +165,7 @@ impl KeyDecoder {
             b'd' => return Some(Key::KillWordRight),
             0x08 | 0x7f => return Some(Key::KillWordLeft),
             0x20..=0x7e => {}
-            // An escape alone, and then another key.
+            // The escape stood alone, so the byte begins another key.
             _ => return self.ground(byte),
         }
         None

@@ -1,4 +1,4 @@
-//! Long output, in steps: others run between its lines, and the serial line takes what was printed before more comes.
+//! Long output, in steps: the printer yields between lines, and waits until the serial line has sent earlier output.
 
 use alloc::string::String;
 use core::fmt::{self, Write};
@@ -8,12 +8,12 @@ use pvrt::executor::{time, yield_now};
 
 /// Bytes that are printed at a time.
 const PIECE_BYTES: usize = 1024;
-/// Characters that are shown of an error or a warning.
+/// The most characters shown of an error or a warning.
 const SHOWN_MAX: usize = 1000;
-/// How often a busy serial line is looked at: 115,200 baud send 230 bytes meanwhile.
+/// The time between checks of a busy serial line, which sends 230 bytes meanwhile at 115,200 baud.
 const BUSY_NS: u64 = 20_000_000;
 
-/// Prints a list: for commands whose output grows with what guests, files or disks there are.
+/// Prints a list: for commands whose output grows with the number of guests, files or disks.
 ///
 /// Lines are gathered and printed in pieces. A printer that is dropped before [`Printer::end`] loses its last lines.
 #[derive(Default)]
@@ -21,8 +21,8 @@ pub(crate) struct Printer {
     waiting: String,
 }
 
-/// Text with something from outside in it, such as a configuration's words or a kernel's notes: its control characters are
-/// shown, so that they do not drive the administrator's terminal, and what is too long is cut.
+/// Text that contains words from outside, such as a configuration's or a kernel's notes. Control characters are made
+/// visible, so that they do not control the administrator's terminal, and a long text is cut.
 pub(crate) fn shown(text: &str) -> Shown<'_> {
     Shown(text, SHOWN_MAX)
 }
@@ -39,7 +39,7 @@ impl fmt::Display for Shown<'_> {
                 '\t' => f.write_char(c)?,
                 '\0'..='\x1f' => write!(f, "^{}", char::from(c as u8 + 0x40))?,
                 '\x7f' => f.write_str("^?")?,
-                // Controls of eight bits, and marks that change the direction in which the rest is shown.
+                // C1 control characters, and marks that change the direction of the text.
                 '\u{80}'..='\u{9f}'
                 | '\u{200e}'
                 | '\u{200f}'
@@ -58,9 +58,9 @@ impl fmt::Display for Shown<'_> {
 }
 
 impl Printer {
-    /// Adds a line, with its control characters shown. Others run before the next.
+    /// Adds a line, with its control characters made visible. Yields before the next line.
     pub(crate) async fn line(&mut self, text: &str) {
-        // To a string, nothing fails.
+        // Writing to a string cannot fail.
         let _ = write!(self.waiting, "{}", Shown(text, usize::MAX));
         self.waiting.push('\n');
         if self.waiting.len() >= PIECE_BYTES {
@@ -69,7 +69,7 @@ impl Printer {
         yield_now().await;
     }
 
-    /// Prints what is left.
+    /// Prints the remaining lines.
     pub(crate) async fn end(self) {
         bytes(self.waiting.as_bytes()).await;
     }

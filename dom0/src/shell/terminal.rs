@@ -1,4 +1,4 @@
-//! dom0's terminal, shared by the line editor, commands that read keys, and lines that come in between.
+//! dom0's terminal, which the line editor, commands that read keys, and lines printed at any time share.
 
 use alloc::format;
 use alloc::string::String;
@@ -23,7 +23,7 @@ const INTERRUPT: u8 = 0x03;
 enum Mode {
     /// The line editor; its line is on the screen.
     Editing,
-    /// A command runs: `^C` interrupts it, other keys are for the next line.
+    /// A command runs: `^C` interrupts it, and other keys are kept for the next line.
     Running,
     /// A command reads all keys, `^C` too.
     Raw,
@@ -52,7 +52,7 @@ impl Terminal {
         Self(Arc::new(Shared { screen, typed: Channel::new(TYPED_BYTES), interrupt: Notify::new() }))
     }
 
-    /// Takes keys off the console for ever.
+    /// Reads keys from the console, for ever.
     pub async fn serve(self) {
         let mut buffer = [0; 128];
         loop {
@@ -62,7 +62,7 @@ impl Terminal {
                 if running && byte == INTERRUPT {
                     self.0.interrupt.notify_one();
                 } else {
-                    // A full channel: nobody has read 4096 keys.
+                    // The channel is full when 4096 keys were not read; further keys are lost.
                     let _ = self.0.typed.try_send(byte);
                 }
             }
@@ -74,8 +74,8 @@ impl Terminal {
         self.print_lines(&format!("{}", shown(text)));
     }
 
-    /// Prints whole lines in one go, as [`Terminal::print_line`] does one; the last comes without its end. Gives the
-    /// number of bytes that this took.
+    /// Prints whole lines at once, as [`Terminal::print_line`] prints one; the last comes without its line end.
+    /// Returns the number of bytes printed.
     pub fn print_lines(&self, text: &str) -> usize {
         let mut screen = self.0.screen.lock();
         let editing = screen.mode == Mode::Editing;
@@ -95,7 +95,7 @@ impl Terminal {
 
     /// Shows the prompt and edits a line until it is entered. `None`: end of input.
     ///
-    /// `candidates` gives what the text before the cursor could go on with.
+    /// `candidates` returns the completions of the text before the cursor.
     pub async fn read_line(&self, candidates: impl Fn(&str) -> alloc::vec::Vec<String>) -> Option<String> {
         {
             let mut screen = self.0.screen.lock();
@@ -136,18 +136,18 @@ impl Terminal {
         self.0.interrupt.notified().await;
     }
 
-    /// Forgets a `^C` that came when the command it was for had just ended: it is not for the next.
+    /// Drops a `^C` that came just after its command had ended, so that it does not interrupt the next.
     pub async fn forget_interrupt(&self) {
         select(self.interrupted(), core::future::ready(())).await;
     }
 
-    /// As a `^C` does.
+    /// Does what a `^C` does.
     #[cfg(test)]
     pub(crate) fn interrupt(&self) {
         self.0.interrupt.notify_one();
     }
 
-    /// As a key does, for a command that reads all keys.
+    /// Does what a key does, for a command that reads all keys.
     #[cfg(test)]
     pub(crate) fn type_key(&self, key: u8) {
         let _ = self.0.typed.try_send(key);

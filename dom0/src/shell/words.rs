@@ -7,7 +7,7 @@ use core::fmt;
 /// A word and where it begins in its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// The word, without what quoted it.
+    /// The word, without its quotes.
     pub text: String,
     /// Offset of its first byte, quote included: `repeat 3 LINE` runs the line from there on.
     pub at: usize,
@@ -16,14 +16,14 @@ pub struct Word {
 /// Words that a line may have: many times what commands take.
 pub const WORDS_MAX: usize = 1024;
 
-/// Why a line has no words.
+/// Why a line cannot be split into words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitError {
-    /// Something was opened and not closed.
+    /// A quote, bracket or `\` is not closed.
     Open {
         /// `'`, `"`, `[` or `\`.
         opened: char,
-        /// Its column in characters, from 1.
+        /// The column of that character, from 1.
         column: usize,
     },
     /// There are more than [`WORDS_MAX`].
@@ -42,18 +42,19 @@ impl fmt::Display for SplitError {
 
 impl core::error::Error for SplitError {}
 
-/// What is open at some place of a line.
+/// What is open at some point of a line.
 #[derive(Clone, Copy)]
 enum Open {
     Quote(char),
-    /// So many brackets; within them, a quote that hides brackets.
+    /// The depth of brackets; within them, a quote that hides brackets.
     Brackets(usize, Option<char>),
 }
 
 /// Splits a line into words at blanks.
 ///
-/// Quotes of both kinds group, and go; `\` outside single quotes takes the next character as it is, and goes. Within
-/// `[...]` everything stays as it is, quotes and blanks too. From a `#` that begins a word, the line is a comment.
+/// Quotes of both kinds group, and are removed. `\` outside single quotes makes the next character literal, and is
+/// removed. Within `[...]` everything stays as it is, quotes and blanks too. From a `#` that begins a word, the line
+/// is a comment.
 ///
 /// # Errors
 /// A quote or bracket that is not closed, or a `\` at the end.

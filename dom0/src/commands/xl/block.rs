@@ -52,7 +52,7 @@ impl Shell {
 
 const HEADER: &str = "Vdev  BE  handle state evt-ch ring-ref BE-path";
 
-/// The columns of [`HEADER`]; -1 stands for what there is not, as Xen's `xl` has it.
+/// The columns of [`HEADER`]; -1 stands for a missing value, as in Xen's `xl`.
 fn line(disk: &AttachedDisk) -> String {
     let known = |number: Option<u32>| number.map_or(-1, i64::from);
     format!(

@@ -1,4 +1,4 @@
-//! `xl`: the sub-commands that ask something of a running domain.
+//! `xl`: the sub-commands that send requests to a running domain.
 
 use alloc::format;
 use alloc::string::String;
@@ -31,7 +31,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// What the domain reads.
+    /// The value that the domain reads.
     fn reason(self) -> &'static str {
         match self {
             Self::Shutdown => "poweroff",
@@ -48,8 +48,8 @@ impl Request {
 }
 
 impl Shell {
-    /// `xl shutdown|reboot [-w] [-F] DOMAIN...|-a`: returns when the domain has acknowledged it, as Xen's does; with `-w`
-    /// when it has ended, with `-ww` when it is gone.
+    /// `xl shutdown|reboot [-w] [-F] DOMAIN...|-a`: returns when the domain has acknowledged the request, as Xen's
+    /// `xl` does; with `-w` when the domain has ended, with `-ww` when it is gone.
     pub(super) async fn xl_request(&self, line: &Line<'_>, request: Request) -> Outcome {
         let (waits, all) = (line.count("w"), line.has("a"));
         let find = |name: &&str| self.toolstack.find(name);
@@ -61,7 +61,7 @@ impl Shell {
             domains = self.toolstack.domains();
             domains.retain(|domain| domain.fate.lock().end.is_none());
         }
-        // What one domain does wrong is noted; the others are none the worse for that.
+        // An error of one domain is noted, and the others are still asked.
         let mut failed: Vec<String> = Vec::new();
         let mut asked = Vec::new();
         for domain in domains {
@@ -72,7 +72,7 @@ impl Shell {
             }
             yield_now().await;
         }
-        // Each has its minute at the same time.
+        // All domains have the same minute to acknowledge.
         let taken = join_all(asked.iter().map(|domain| self.toolstack.acknowledged(domain))).await;
         let mut following = Vec::new();
         for (domain, taken) in asked.iter().zip(taken) {
@@ -86,7 +86,7 @@ impl Shell {
             for domain in following {
                 self.toolstack.wait_until(|_| domain.fate.lock().over).await;
                 if waits > 1 {
-                    // What is kept dead is gone when somebody destroys it.
+                    // A domain that is kept dead is gone only when it is destroyed.
                     self.toolstack.wait_until(|all| !all.is_there(domain)).await;
                 }
                 println!("{}", ended(domain));
@@ -154,9 +154,9 @@ impl Shell {
     }
 }
 
-/// How a domain that was waited for ended, in `xl`'s words.
+/// How an awaited domain ended, in `xl`'s words.
 fn ended(domain: &Domain) -> String {
-    // A copy: a guard in the condition would live through all of it.
+    // A copy is made first: a guard in the condition would live through the whole expression.
     let end = domain.fate.lock().end;
     match end {
         Some(End::ShutDown(reason)) => {
@@ -166,12 +166,12 @@ fn ended(domain: &Domain) -> String {
     }
 }
 
-/// `512`, `512m`, `1g`, `131072k`: a size in KiB; MiB unless it says another unit.
+/// `512`, `512m`, `1g`, `131072k`: reads a size as KiB; without a unit it is in MiB.
 fn size_kib(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
     let number: u64 = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
     let scale = |shift: u32| number.checked_mul(1 << shift);
-    // The hypervisor counts pages in 64 bits, and so do we bytes.
+    // Bytes must fit into 64 bits too.
     let kib = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "t" => scale(30),
         "g" => scale(20),

@@ -23,7 +23,7 @@ impl Shell {
         if dry_run {
             return Ok(());
         }
-        // `^C` before the domain is there gives the domain up.
+        // `^C` before the domain is made gives the domain up.
         let domain = self.toolstack.ask(Arc::new(config)).await.map_err(|error| format!("{error}"))?;
         let paused = line.has("p");
         if line.has("c") {
@@ -40,7 +40,7 @@ impl Shell {
         if line.has("F") { self.wait_to_the_end(domain).await } else { Ok(()) }
     }
 
-    /// Reads the configuration of a line: its file, and its settings on top of that.
+    /// Reads the configuration of a line: its file, then the settings in the line.
     async fn configuration(&self, line: &Line<'_>) -> Result<DomainConfig, String> {
         let mut file = line.value("f");
         let mut words = Vec::new();
@@ -92,7 +92,7 @@ mod tests {
     use crate::toolstack::Toolstack;
     use crate::xenstore::{Quotas, Xenstore};
 
-    /// What a shell on a machine that makes domains prints meanwhile.
+    /// Runs `work` with a shell on a machine that makes domains, and returns what was printed.
     fn printed(work: impl AsyncFnOnce(&Shell, &Machine) + Send + 'static) -> String {
         let test = std::thread::spawn(|| {
             let machine = Machine::install();
@@ -127,7 +127,7 @@ mod tests {
                 time::sleep(1_000_000).await;
             }
             assert_eq!(machine.free(), Machine::FRAMES);
-            // Its name is free again, and its file is still no kernel.
+            // The domain's name is free again, and its file is still no kernel.
             let again = shell.run_line(CREATE).await.unwrap_err();
             assert!(again.starts_with("kernel /boot/k: "), "{again}");
         });

@@ -38,7 +38,7 @@ fn becomes(status: Status, text: &str) -> (&'static str, String) {
 }
 
 fn option(option: &Opt, command: Status) -> String {
-    // What a refused command would take is refused with that.
+    // The options of a refused command are refused with the command.
     let (word, text) = match command {
         Status::Refused(_) => ("refused", option.text.into()),
         _ => becomes(option.status, option.text),

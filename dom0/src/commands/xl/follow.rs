@@ -1,4 +1,4 @@
-//! `xl`: domains to their ends, at their consoles or not; `xl destroy`, and `wait`.
+//! `xl`: following domains to their ends, with or without their consoles; `xl destroy`, and `wait`.
 
 use alloc::format;
 use alloc::string::String;
@@ -13,7 +13,7 @@ use crate::consoled::{Attachment, Left, look, show_rest};
 use crate::toolstack::{Domain, End, Fate};
 
 impl Shell {
-    /// `xl destroy DOMAIN`: also one that is being made, or made again.
+    /// `xl destroy DOMAIN`, which also ends the making of a domain, for the first time or again.
     pub(super) async fn xl_destroy(&self, name: &str) -> Outcome {
         match self.toolstack.find(name) {
             Ok(domain) => self.destroy(&domain).await,
@@ -22,14 +22,14 @@ impl Shell {
         }
     }
 
-    /// Destroys a domain, to the end even if the command is interrupted.
+    /// Destroys a domain; the destruction goes on even if the command is interrupted.
     pub(super) async fn destroy(&self, domain: &Domain) -> Outcome {
         let (toolstack, domain) = (self.toolstack.clone(), domain.clone());
         let destroyed = spawn_join(async move { toolstack.destroy(&domain).await }).await;
         destroyed.map_err(|_| "xl destroy: given up")?
     }
 
-    /// Lets a domain run that was just made; one that cannot is destroyed.
+    /// Unpauses a domain that was just made; destroys the domain if that fails.
     pub(super) async fn start(&self, domain: &Domain) -> Outcome {
         let started = self.toolstack.unpause(domain);
         if started.is_err() {
@@ -38,14 +38,16 @@ impl Shell {
         started
     }
 
-    /// Stays at a domain's console, and its successors', until it is over. Fails unless it powered off.
+    /// Shows the console of a domain and of its successors, until the last is over. Fails unless the last one
+    /// powered off.
     pub(super) async fn follow(&self, mut domain: Domain, mut attachment: Attachment) -> Outcome {
         loop {
-            // A domain that is kept dead is over while its console is not.
+            // A domain that is kept dead is over, but its console has not ended.
             let looking = look(&self.terminal, &mut attachment);
             let fate = match select(looking, self.toolstack.wait_over(&domain)).await {
                 Either::Left(Left::ByKey) => return Ok(()),
-                // The domain itself is not over, but `^C` is heard again.
+                // The console has ended but the domain is not over yet; from here on `^C` interrupts the
+                // command.
                 Either::Left(left) => {
                     if let Some(text) = said(left, &domain) {
                         println!("{text}");
@@ -108,7 +110,7 @@ impl Shell {
         said(left, &domain).map_or(Ok(()), Err)
     }
 
-    /// `wait DOMAIN...|--all`: until they are gone or kept dead. Fails if one crashed meanwhile.
+    /// `wait DOMAIN...|--all`: waits until the domains are gone or kept dead. Fails if one crashed meanwhile.
     pub(in crate::commands) async fn wait(&self, arguments: &[&str]) -> Outcome {
         let mut failed: Vec<String> = Vec::new();
         let mut note = |domain: &Domain| {
@@ -131,7 +133,7 @@ impl Shell {
             },
             names => {
                 for name in names {
-                    // A domain that is not there is gone already.
+                    // A domain that does not exist is gone already.
                     while let Ok(domain) = self.toolstack.find(name) {
                         if domain.fate.lock().over {
                             break;
@@ -154,7 +156,7 @@ fn verdict(domain: &Domain, fate: Fate) -> Outcome {
     }
 }
 
-/// What to say of how looking at a console ended.
+/// The message about how a console session ended.
 fn said(left: Left, domain: &Domain) -> Option<String> {
     (left == Left::Ruined).then(|| format!("{}: the domain has ruined its console's ring", domain.name))
 }

@@ -1,7 +1,7 @@
 //! Options of a line, read as `getopt_long` reads them.
 //!
-//! A short option may stand in a cluster (`-aw`), its value behind it (`-d1`) or in the next word (`-d 1`); a long one
-//! has its value behind `=` or in the next word, and may be cut short while it is still the only one that begins so.
+//! A short option may stand in a cluster (`-aw`), its value behind it (`-d1`) or in the next word (`-d 1`); a long
+//! option has its value behind `=` or in the next word, and may be abbreviated as long as no other option begins so.
 //! Options may come behind operands. `--` ends them, and a single `-` is an operand.
 
 use alloc::format;
@@ -15,14 +15,14 @@ use super::table::Opt;
 pub(super) struct Words<'a> {
     /// Each option and its value, which is empty for one that has none.
     pub(super) options: Vec<(&'static Opt, &'a str)>,
-    /// What is no option.
+    /// The words that are no options.
     pub(super) operands: Vec<&'a str>,
 }
 
 /// Where options may stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Anywhere: the operands are what is left.
+    /// Anywhere: all other words are operands.
     Anywhere,
     /// In front: the first operand ends them.
     InFront,
@@ -31,7 +31,7 @@ pub(super) enum Order {
 /// Reads `words` by the options of `tables`.
 ///
 /// # Errors
-/// An option that is in neither table, stands for several, or lacks its value or has one too many.
+/// An option is in neither table or ambiguous, lacks its value, or has a value that it does not take.
 pub(super) fn read<'a>(
     tables: [&'static [Opt]; 2],
     words: &[&'a str],
@@ -83,7 +83,7 @@ fn lacks(option: &str, known: &Opt) -> String {
     format!("`{option}`: its value {} is missing", known.value)
 }
 
-/// The long option `name`, or the only one that begins so.
+/// The long option `name`, or the only option that begins with `name`.
 fn find(tables: [&'static [Opt]; 2], name: &str) -> Result<&'static Opt, String> {
     let all = || tables.into_iter().flatten();
     if let Some(option) = all().find(|option| option.long == name) {

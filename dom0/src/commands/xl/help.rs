@@ -1,4 +1,4 @@
-//! `xl help`: what the tables say.
+//! `xl help`: prints the tables.
 
 use alloc::format;
 
@@ -7,7 +7,7 @@ use super::table::{self, Command, Opt, PARTS, Status};
 use crate::commands::Outcome;
 use crate::shell::print::Printer;
 
-/// What `xl` alone says.
+/// The text of `xl` alone.
 pub(super) const USAGE: &str = "usage: xl [-vfNtT] COMMAND ...; `xl help` lists the commands";
 
 /// `xl help [--long] [COMMAND]`.
@@ -18,7 +18,7 @@ pub(super) async fn command(line: &Line<'_>) -> Outcome {
     }
 }
 
-/// The commands in parts; those that are refused only if `all` are wanted.
+/// Prints the commands in parts; refused commands only with `all`.
 pub(in crate::commands) async fn list(all: bool) -> Outcome {
     let mut printer = Printer::default();
     for (heading, commands) in PARTS {
@@ -40,7 +40,7 @@ pub(in crate::commands) async fn list(all: bool) -> Outcome {
     Ok(())
 }
 
-/// A command, its options, and what becomes of each.
+/// Prints a command and its options, and which of them are ignored or refused.
 pub(in crate::commands) async fn one(command: &Command) -> Outcome {
     let mut printer = Printer::default();
     printer.line(&command.usage()).await;
@@ -60,7 +60,7 @@ fn option_line(option: &Opt) -> alloc::string::String {
     format!("  {:<32} {}{why}", option.forms(), option.text)
 }
 
-/// What becomes of it, unless it is simply done.
+/// Why the item has no effect, unless it is done.
 fn reason(status: Status) -> Option<alloc::string::String> {
     match status {
         Status::Done => None,

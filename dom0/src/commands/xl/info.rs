@@ -16,10 +16,11 @@ use crate::shell::print::{self, Printer};
 
 /// Ports asked for at a time: a call for each.
 const PORTS_AT_A_TIME: u32 = 64;
-/// The hypervisor's messages are at most this many bytes: a ring that grows while it is read must not hold us.
+/// The hypervisor's messages are at most this many bytes: a ring that grows while it is read must not delay
+/// the command for ever.
 const MESSAGES_BYTES: usize = 1 << 20;
 
-/// `xl --version`: the tools' version, and the hypervisor's if that is there.
+/// `xl --version`: the tools' version, and the hypervisor's if a hypervisor answers.
 pub(super) fn version() -> Outcome {
     println!("xl {} (the commands of Xen's xl 4.17)", env!("CARGO_PKG_VERSION"));
     if let Ok(number) = version::version() {
@@ -30,7 +31,7 @@ pub(super) fn version() -> Outcome {
 }
 
 impl Shell {
-    /// Where CPUs and memory are: all in one NUMA node, each CPU a core of its own.
+    /// Prints the topology: one NUMA node has all CPUs and memory, and each CPU is a core of its own.
     async fn places(&self, machine: &XenSysctlPhysinfo) {
         let mut printer = Printer::default();
         printer.line("cpu_topology           :").await;
@@ -76,7 +77,7 @@ impl Shell {
         }
 
         yield_now().await;
-        // What must be the same after everything that was made is gone again.
+        // These figures must be the same again after all domains are gone.
         let memory = mem::usage();
         line("total_frames", &machine.total_pages);
         line("free_frames", &machine.free_pages);
@@ -129,7 +130,7 @@ pub(super) async fn dmesg(clear: bool) -> Outcome {
     let mut messages = Vec::new();
     let mut index = 0;
     let mut buffer = alloc::vec![0; 4096];
-    // Read before anything is printed: what dom0 prints may be added to the messages.
+    // All messages are read before any is printed, since dom0's output may be added to the messages.
     while messages.len() < MESSAGES_BYTES {
         let (count, next) =
             sysctl::read_console(index, &mut buffer).map_err(|errno| format!("readconsole: {errno}"))?;
@@ -144,7 +145,7 @@ pub(super) async fn dmesg(clear: bool) -> Outcome {
     if messages.last().is_some_and(|&byte| byte != b'\n') {
         println!();
     }
-    // What dom0 prints is kept as well: these messages would come back.
+    // dom0's output is kept by the hypervisor too, so the printed messages would come back.
     if clear {
         sysctl::clear_console().map_err(|errno| format!("readconsole: {errno}"))?;
     }

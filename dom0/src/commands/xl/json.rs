@@ -1,5 +1,5 @@
-//! Configurations of domains as JSON, in the shape in which Xen's `xl` 4.17 prints them: what has its usual value is left
-//! out, truth is the word `True`, and an enumeration is a word.
+//! Configurations of domains as JSON, in the shape in which Xen's `xl` 4.17 prints them: members with their default
+//! value are left out, true is the string `True`, and an enumeration is a string.
 
 use alloc::format;
 use alloc::string::String;
@@ -19,7 +19,7 @@ use crate::toolstack::uuid_text;
 
 /// KiB of a page.
 const PAGE_KIB: u64 = 4;
-/// The usual weight, and the usual highest event channel.
+/// The default weight, and the default highest event channel.
 const USUAL_WEIGHT: u16 = 256;
 const USUAL_CHANNELS: u32 = 1023;
 
@@ -27,7 +27,7 @@ const USUAL_CHANNELS: u32 = 1023;
 #[derive(Serialize)]
 struct Empty {}
 
-/// A domain that there is.
+/// An existing domain.
 #[derive(Serialize)]
 struct Listed {
     domid: u16,
@@ -134,7 +134,7 @@ fn truth(is_true: bool) -> Option<&'static str> {
     is_true.then_some("True")
 }
 
-/// To destroy it is the usual end.
+/// Destroying the domain is the default.
 fn action(action: Action) -> Option<&'static str> {
     match action {
         Action::Destroy => None,
@@ -210,7 +210,7 @@ pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJs
     }
 }
 
-/// A domain that nobody's configuration made: dom0, or one that is being made.
+/// A domain without a configuration: dom0, or one that is still being made.
 fn bare(name: String, info: &XenDomctlGetdomaininfo) -> DomainJson {
     DomainJson {
         c_info: CreateInfo { kind: "pv", name, uuid: Some(uuid_text(&info.handle)) },
@@ -243,10 +243,10 @@ fn bare(name: String, info: &XenDomctlGetdomaininfo) -> DomainJson {
     }
 }
 
-/// JSON with four blanks a step, as Xen's library writes it; each line behind `margin`.
+/// JSON indented by four blanks, as Xen's library writes it; each line begins with `margin`.
 fn text(value: &impl Serialize, margin: &str) -> Result<String, String> {
     let text = serde_json::to_string_pretty(value).map_err(|error| format!("JSON: {error}"))?;
-    // The serializer has two blanks a step, and ends no line within a string.
+    // The serializer indents by two blanks, and never breaks a line within a string.
     let line = |line: &str| {
         let rest = line.trim_start_matches(' ');
         let step = 2 * (line.len() - rest.len());
@@ -265,7 +265,7 @@ pub(super) async fn print(value: &impl Serialize) -> Outcome {
 }
 
 impl Shell {
-    /// `xl list -l [DOMAIN...]`. One domain at a time is turned into text, and others run in between.
+    /// `xl list -l [DOMAIN...]`. One domain at a time is turned into text, with yields between.
     pub(super) async fn list_as_json(&self, names: &[&str]) -> Outcome {
         let list = self.selected(names)?;
         println!("[");
@@ -295,8 +295,8 @@ mod tests {
     use crate::commands::tests::run;
     use crate::config::Config;
 
-    /// What `xl create -n` of Xen 4.17 prints of such a file, but for the members of things that are not here: hotplug
-    /// scripts, claims and NUMA.
+    /// The output of `xl create -n` of Xen 4.17 for such a file, without the members for features that microhv lacks:
+    /// hotplug scripts, claims and NUMA.
     #[test]
     fn a_configuration_has_the_shape_of_xens() {
         let file = b"name='t'\nuuid='967d4fbe-53be-4b93-93a3-31df2ae86c93'\nkernel='/k'\nramdisk='/r'\n\

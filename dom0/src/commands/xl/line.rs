@@ -10,7 +10,7 @@ use super::table::{Command, GLOBAL, HELP, Opt, Status};
 /// The options in front of a command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Global {
-    /// `-N`: nothing is changed.
+    /// `-N`: the command changes nothing.
     pub(super) dry_run: bool,
     /// `-h`
     pub(super) help: bool,
@@ -33,17 +33,17 @@ pub(super) fn global<'a>(words: &[&'a str]) -> Result<(Global, Vec<&'a str>), St
 /// A line that was read.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
-    /// Its command.
+    /// The line's command.
     pub(super) command: &'static Command,
-    /// Is nothing to be changed?
+    /// Whether the command must change nothing.
     pub(super) dry_run: bool,
-    /// What is no option.
+    /// The words that are no options.
     pub(super) operands: Vec<&'a str>,
     options: Vec<(&'static Opt, &'a str)>,
 }
 
 impl<'a> Line<'a> {
-    /// Reads what follows a command. A command that is refused is so whatever follows, but for `-h`.
+    /// Reads the words behind a command. A refused command is refused whatever the words are, except `-h`.
     ///
     /// # Errors
     /// The command or an option is refused, there is no such option, or there are too few operands or too many.
@@ -90,12 +90,12 @@ impl<'a> Line<'a> {
         self.count(name) > 0
     }
 
-    /// The value of an option; the last one counts.
+    /// The value of an option; the last value counts.
     pub(super) fn value(&self, name: &str) -> Option<&'a str> {
         self.options.iter().rev().find(|(option, _)| option.is(name)).map(|(_, value)| *value)
     }
 
-    /// What is ignored, and why: a line each.
+    /// A warning line for each ignored option: what is ignored, and why.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.options.iter().filter_map(|(option, _)| match option.status {
             Status::Warned(why) => {
@@ -108,7 +108,7 @@ impl<'a> Line<'a> {
     /// The only operand.
     ///
     /// # Errors
-    /// There is another number of them.
+    /// The line has another number of operands.
     pub(super) fn one(&self) -> Result<&'a str, String> {
         match self.operands[..] {
             [operand] => Ok(operand),
@@ -119,7 +119,7 @@ impl<'a> Line<'a> {
     /// The two operands.
     ///
     /// # Errors
-    /// There is another number of them.
+    /// The line has another number of operands.
     pub(super) fn two(&self) -> Result<(&'a str, &'a str), String> {
         match self.operands[..] {
             [first, second] => Ok((first, second)),
@@ -127,7 +127,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// An error of this line: what is wrong, and how it is right.
+    /// The text of an error in this line: what is wrong, and the command's usage.
     pub(super) fn wrong(&self, text: &str) -> String {
         format!("xl {}: {text}; {}", self.command.name, self.command.usage())
     }
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(name(text), Ok(full), "{text}");
         }
         assert_eq!(name("vcpu-s"), Ok("vcpu-set"));
-        // A whole name is that command, though another begins so too.
+        // A whole name means that command, even if another command's name begins with it.
         assert_eq!(name("migrate"), Ok("migrate"));
         assert_eq!(name("pau"), Ok("pause"));
         assert_eq!(name("mem-"), Err("xl mem-: this may mean mem-max, mem-set".into()));

@@ -1,4 +1,4 @@
-//! `xl list` and what else lists domains and vCPUs. Columns are those of Xen's `xl`.
+//! `xl list` and other commands that list domains and vCPUs. Columns are those of Xen's `xl`.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -122,7 +122,7 @@ impl Columns {
             line += &format!(" {:>5}", info.outstanding_pages / 256);
         }
         if self.verbose || self.context {
-            // There is no FLASK.
+            // Without FLASK a domain has no label.
             line += &format!(" {:>16}", "-");
         }
         if self.pool {
@@ -158,7 +158,7 @@ pub(super) fn cpu_ranges(map: &[u8], nr_cpus: u32) -> String {
 }
 
 impl Shell {
-    /// The domains that `names` name, or all.
+    /// The domains in `names`, or all domains if there are none.
     pub(super) fn selected(&self, names: &[&str]) -> Result<Vec<XenDomctlGetdomaininfo>, String> {
         let mut list = domain_list()?;
         if !names.is_empty() {

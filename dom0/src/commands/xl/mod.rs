@@ -88,7 +88,7 @@ impl Shell {
             "block-list" => self.xl_block_list(line).await,
             "uptime" => self.xl_uptime(line).await,
             "help" => help::command(line).await,
-            // The tables refuse all others, and a test runs what they do not refuse.
+            // The tables refuse all other commands, and a test runs each command that they do not refuse.
             other => Err(format!("xl {other}: no such command")),
         }
     }
@@ -125,7 +125,7 @@ mod tests {
             let operands: Vec<&str> = core::iter::repeat_n("9", command.count.0).collect();
             let line = format!("xl {} {}", command.name, operands.join(" "));
             match command.status {
-                // Two that would never end: without domains and rounds.
+                // These two would never end, since they get neither domains nor rounds.
                 _ if command.name == "top" => {}
                 Status::Done => {
                     let text = run(&line).0.err().unwrap_or_default();
@@ -147,7 +147,7 @@ mod tests {
                 assert!(output.contains(&option.forms()), "{}: {output}", option.forms());
                 let value = if option.value.is_empty() { "" } else { " 1" };
                 let name = option.short.map_or(format!("--{}", option.long), |letter| format!("-{letter}"));
-                // With `-h` behind it the line is read, and not run.
+                // With `-h` at its end a line is read but not run.
                 let line = format!("xl {} {name}{value} -h", command.name);
                 assert_eq!(run(&line).0, Ok(()), "{line}");
             }

@@ -12,14 +12,14 @@ use super::list::cpu_ranges;
 use crate::commands::{Outcome, Shell};
 use crate::config::{CPU_MAX, CpuSet};
 
-/// As bytes: all CPUs.
+/// The bitmap of all CPUs.
 const ALL: [u8; CPU_MAX as usize / 8] = [0xff; CPU_MAX as usize / 8];
 
 impl Shell {
     /// `xl vcpu-pin DOMAIN VCPU|all HARD|-|all [SOFT|-|all]`.
     pub(super) async fn xl_vcpu_pin(&self, line: &Line<'_>) -> Outcome {
         let [name, vcpu, hard, ref soft @ ..] = line.operands[..] else { return Err(line.command.usage()) };
-        // A preference that is none needs no scheduler that knows preferences.
+        // A soft affinity of all CPUs is accepted, since it needs no scheduler with soft affinity.
         if let [soft] = soft
             && !matches!(*soft, "-" | "all")
         {
@@ -53,7 +53,7 @@ impl Shell {
     }
 }
 
-/// CPUs as a map; `None`: they stay as they are.
+/// Reads CPUs as a bitmap; `None`: the affinity stays as it is.
 fn cpus(text: &str) -> Result<Option<[u8; CPU_MAX as usize / 8]>, String> {
     Ok(match text {
         "-" => None,

@@ -1,4 +1,4 @@
-//! `xl sched-credit2`: shares of the CPUs.
+//! `xl sched-credit2`: scheduler weights.
 
 use alloc::format;
 use alloc::string::String;
@@ -49,7 +49,7 @@ impl Shell {
     }
 }
 
-/// The weight that is to be set.
+/// The weight to set.
 fn weight(line: &Line<'_>) -> Result<Option<u16>, String> {
     let Some(text) = line.value("w") else { return Ok(None) };
     match text.parse() {

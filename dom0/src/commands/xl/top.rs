@@ -1,4 +1,4 @@
-//! `xl top`: what domains use, as `xentop` prints it in batch mode.
+//! `xl top`: the resources that domains use, as `xentop` prints them in batch mode.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -55,7 +55,7 @@ impl Shell {
                 printer.line(&head).await;
                 for info in &list {
                     let ran = info.cpu_time.saturating_sub(before.get(&info.domain).copied().unwrap_or(0));
-                    // The control domain may take all that there is.
+                    // dom0's memory may have no limit.
                     let (max_kib, max_share) = match info.max_pages.checked_mul(PAGE_KIB) {
                         Some(kib) if info.max_pages <= machine.total_pages => {
                             (format!("{kib}"), tenths(info.max_pages, machine.total_pages))
@@ -86,7 +86,7 @@ impl Shell {
     }
 }
 
-/// Reads a delay; one that is too short is the shortest, as `xentop` has it.
+/// Reads a delay. A shorter delay than the least counts as the least, as with `xentop`.
 fn delay(text: &str) -> Option<u64> {
     nanoseconds(text).map(|ns| ns.max(SHORTEST_NS))
 }

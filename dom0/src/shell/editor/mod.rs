@@ -10,19 +10,19 @@ use super::history::History;
 use super::keys::{Key, KeyDecoder};
 use search::Search;
 
-/// Characters that a line may have; beyond, the bell rings.
+/// The most characters of a line; for further ones the bell rings.
 pub const LINE_MAX: usize = 4096;
-/// Columns that a terminal is taken to have until told otherwise.
+/// The assumed width of a terminal, until another is set.
 const WIDTH: usize = 80;
 /// Columns that are left for the line, however long the prompt is.
 const WINDOW_MIN: usize = 10;
 
-/// What the user wants done.
+/// What the user has asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EditorEvent {
     /// A line was entered; the history has it.
     Line(String),
-    /// `^C`: the line was dropped.
+    /// `^C`: the editor has dropped the line.
     Interrupt,
     /// `^D` on an empty line.
     EndOfInput,
@@ -32,7 +32,7 @@ pub enum EditorEvent {
 
 /// An editor of one line at a time.
 ///
-/// Terminals: VT100 and what came of it. A line longer than the terminal is wide is shown in part, around the cursor.
+/// Terminals: VT100 and its successors. A line longer than the terminal is wide is shown in part, around the cursor.
 pub struct LineEditor {
     keys: KeyDecoder,
     history: History,
@@ -65,12 +65,12 @@ impl LineEditor {
         }
     }
 
-    /// Tells how many columns the terminal has.
+    /// Sets the width of the terminal.
     pub fn set_width(&mut self, columns: usize) {
         self.width = columns;
     }
 
-    /// Shows the prompt, with what was already typed: for the beginning, and after an event.
+    /// Shows the prompt and the line typed so far: at the beginning, and after an event.
     pub fn show(&mut self) {
         self.redraw();
     }
@@ -91,7 +91,7 @@ impl LineEditor {
         &self.history
     }
 
-    /// What is before the cursor: for completion.
+    /// The text before the cursor, for completion.
     pub fn before_cursor(&self) -> String {
         self.line[..self.cursor].iter().collect()
     }
@@ -158,8 +158,8 @@ impl LineEditor {
         None
     }
 
-    /// Completes the word before the cursor out of what it could become. One candidate replaces it; of
-    /// several, what they have in common, and if that is nothing new they are listed.
+    /// Completes the word before the cursor. A single candidate replaces the word. Of several candidates the
+    /// common beginning does; if that adds nothing, the candidates are listed.
     pub fn complete(&mut self, candidates: &[String]) {
         let start = self.blank_start(self.cursor);
         let typed: Vec<char> = self.line[start..self.cursor].to_vec();
@@ -206,12 +206,12 @@ impl LineEditor {
         self.first = 0;
     }
 
-    /// The prompt, or what a search has in its place.
+    /// The prompt, or the search's prompt.
     fn shown_prompt(&self) -> String {
         self.search.as_ref().map_or_else(|| self.prompt.clone(), Search::prompt)
     }
 
-    /// Columns for the line: one is kept free, as terminals differ in what the last one does.
+    /// The columns for the line. One is left free, since terminals differ in how they treat the last column.
     fn window(&self) -> usize {
         self.width.saturating_sub(self.shown_prompt().chars().count() + 1).max(WINDOW_MIN)
     }
@@ -224,7 +224,8 @@ impl LineEditor {
         self.line.splice(self.cursor..self.cursor, chars.iter().copied());
         self.cursor += chars.len();
         if at_end && self.cursor - self.first <= self.window() {
-            // What most keys do: no need to draw it all again.
+            // Characters at the end of a line that fits are printed alone, without drawing the whole line
+            // anew.
             let text: String = chars.iter().collect();
             self.print(&text);
         } else {
@@ -232,7 +233,7 @@ impl LineEditor {
         }
     }
 
-    /// Takes out characters, as far as there are any, perhaps to put them back elsewhere.
+    /// Removes characters, as far as there are any; with `keep`, for a later yank.
     fn remove(&mut self, from: usize, to: usize, keep: bool) {
         let to = to.min(self.line.len());
         if from >= to {

@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 
 use super::{Key, LineEditor};
 
-/// Characters that a search may have: with them, the prompt leaves room for the line.
+/// The most characters of a search, so that its prompt leaves room for the line.
 const TEXT_MAX: usize = 30;
 
-/// A search under way: the line shown is the one found.
+/// A running search, which shows the line that was found.
 pub(super) struct Search {
     text: String,
     /// The place of the line found in the history.
@@ -21,7 +21,7 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// What stands in the prompt's place.
+    /// The search's prompt.
     pub(super) fn prompt(&self) -> String {
         format!("({}search) '{}': ", if self.failed { "failed " } else { "" }, self.text)
     }
@@ -35,14 +35,15 @@ impl LineEditor {
         self.redraw();
     }
 
-    /// Takes a key while a search is under way; gives it back if it ends the search with the line that was found.
+    /// Takes a key during a search. Returns the key if it ends the search and must now edit the line that was
+    /// found.
     pub(super) fn search_key(&mut self, key: Key) -> Option<Key> {
         let search = self.search.as_mut()?;
         match key {
             Key::Char(_) if search.text.chars().count() == TEXT_MAX => self.bell(),
             Key::Char(c) => {
                 search.text.push(c);
-                // The line found may go on to be it.
+                // With a longer text the same line may still match, so it is searched too.
                 let count = search.at.saturating_add(1);
                 self.look_for(count);
             }
@@ -68,7 +69,7 @@ impl LineEditor {
         None
     }
 
-    /// Shows the latest fitting line among the history's first `count`.
+    /// Shows the latest matching line among the history's first `count`.
     fn look_for(&mut self, count: usize) {
         let Some(search) = &mut self.search else { return };
         let found = self.history.find(&search.text, count).filter(|_| !search.text.is_empty());

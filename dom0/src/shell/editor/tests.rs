@@ -4,7 +4,7 @@ use proptest::prelude::{any, prop, proptest};
 
 use super::*;
 
-/// As much of a terminal as the editor uses: one line and a cursor.
+/// A terminal with the features that the editor uses: one line and a cursor.
 #[derive(Default)]
 struct Screen {
     line: Vec<char>,
@@ -142,7 +142,7 @@ fn a_line_is_looked_for() {
     }
     bed.feed(b"draft\x12l");
     assert_eq!(bed.screen.text(), "(search) 'l': xl info");
-    // More of the text, and then the one before.
+    // The search's text grows, then the search goes on to an earlier line.
     bed.feed(b"s");
     assert_eq!(bed.screen.text(), "(search) 'ls': ls /boot");
     bed.feed(b"\x7f\x12");

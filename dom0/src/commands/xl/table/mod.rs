@@ -1,6 +1,6 @@
-//! The commands of Xen's `xl` 4.17 and their options, and what becomes of each here.
+//! The commands of Xen's `xl` 4.17 and their options, and which of them dom0 carries out, ignores or refuses.
 //!
-//! A line is read by these tables, `xl help` shows them, and `docs/XL.md` is made of them.
+//! The parser of lines uses these tables, `xl help` shows them, and `docs/XL.md` is made from them.
 
 mod devices;
 mod domains;
@@ -10,12 +10,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// What becomes here of something that Xen's `xl` has.
+/// How dom0 treats a command or option of Xen's `xl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::commands) enum Status {
-    /// Done.
+    /// dom0 carries it out.
     Done,
-    /// Taken without a word, as it changes nothing here: the reason.
+    /// Accepted without a warning, since it changes nothing here: the reason.
     Idle(&'static str),
     /// Ignored with a warning: the reason.
     Warned(&'static str),
@@ -26,34 +26,34 @@ pub(in crate::commands) enum Status {
 /// An option.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::commands) struct Opt {
-    /// Its letter.
+    /// The option's letter.
     pub(in crate::commands) short: Option<char>,
-    /// Its long name, or empty.
+    /// The option's long name, or empty.
     pub(in crate::commands) long: &'static str,
-    /// What its value is called, or empty.
+    /// The name of the option's value in the usage, or empty.
     pub(in crate::commands) value: &'static str,
-    /// What it does.
+    /// The text in `xl help`.
     pub(in crate::commands) text: &'static str,
-    /// What becomes of it.
+    /// Whether dom0 carries this out, ignores or refuses it.
     pub(in crate::commands) status: Status,
 }
 
 /// A command.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::commands) struct Command {
-    /// Its name.
+    /// The command's name.
     pub(in crate::commands) name: &'static str,
-    /// Its operands, as its usage has them.
+    /// The command's operands, as the usage shows them.
     pub(in crate::commands) operands: &'static str,
-    /// How many operands there must be, and may be.
+    /// The least and the greatest number of operands.
     pub(in crate::commands) count: (usize, usize),
-    /// What it does.
+    /// The text in `xl help`.
     pub(in crate::commands) text: &'static str,
-    /// Its options.
+    /// The command's options.
     pub(in crate::commands) options: &'static [Opt],
-    /// Can it be tried with `-N`?
+    /// Whether the command accepts `-N`.
     pub(in crate::commands) dry_run: bool,
-    /// What becomes of it.
+    /// Whether dom0 carries this out, ignores or refuses it.
     pub(in crate::commands) status: Status,
 }
 
@@ -107,7 +107,7 @@ impl Opt {
         forms.join(", ")
     }
 
-    /// Is it the option of this letter or long name?
+    /// Whether the option has this letter or long name.
     pub(super) fn is(&self, name: &str) -> bool {
         let mut letters = name.chars();
         let letter = letters.next().filter(|_| letters.next().is_none());
@@ -180,12 +180,12 @@ pub(in crate::commands) fn all() -> impl Iterator<Item = &'static Command> {
     PARTS.iter().flat_map(|(_, commands)| *commands)
 }
 
-/// The command `name`, or the only one that begins so, as with Xen's `xl`.
+/// The command `name`, or the only command that begins with `name`, as with Xen's `xl`.
 ///
 /// # Errors
-/// There is none, or several.
+/// No command, or several, begin so.
 pub(in crate::commands) fn find(name: &str) -> Result<&'static Command, String> {
-    // Of the shell's own; older forms of Xen's tools had that too.
+    // `ls` is an alias of ours; older tools of Xen had it too.
     let name = if name == "ls" { "list" } else { name };
     if let Some(command) = all().find(|command| command.name == name) {
         return Ok(command);

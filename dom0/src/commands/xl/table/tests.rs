@@ -1,4 +1,4 @@
-//! The tables against Xen's `xl` 4.17: what its own help and its tables of options have.
+//! Compares the tables with Xen's `xl` 4.17: with its help and its tables of options.
 
 use alloc::collections::BTreeSet;
 
@@ -109,7 +109,7 @@ const OF_XEN: &[(&str, &str)] = &[
     ("help", "--long"),
 ];
 
-/// What is here beyond Xen's.
+/// Commands and options beyond Xen's.
 const OURS: &[(&str, &str)] = &[
     ("create", "--paused"),
     ("console", "--log"),
