@@ -41,7 +41,7 @@ pub struct FrontendPlace {
     pub dom: u16,
     /// Where the next device comes from.
     pub devices: Arc<dyn Devices>,
-    /// Its frontends.
+    /// The kernel's frontends.
     pub frontends: Arc<dyn Frontends>,
     /// The frontends must also do what the ABI leaves open: end each operation when the connection ends.
     pub strict: bool,
@@ -125,7 +125,7 @@ impl Env {
         self.toolstack.clone().ok_or_else(|| Problem::Skip(Need::BothEnds.missing().into()))
     }
 
-    /// Finds the domain's disks. Their sectors count as 512 bytes until a survey reads the sizes.
+    /// Finds the domain's disks. Sectors count as 512 bytes until a survey reads the sizes.
     ///
     /// # Errors
     /// [`Problem::Error`]: xenstore does not answer.

@@ -27,7 +27,7 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its header.
+    /// The message's header.
     pub header: XsdSockmsg,
     /// What follows the header.
     pub payload: Vec<u8>,
@@ -40,7 +40,7 @@ impl Message {
         Self { header, payload: payload.to_vec() }
     }
 
-    /// Its bytes on the ring.
+    /// The message's bytes on the ring.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.header.as_bytes().to_vec();
         bytes.extend_from_slice(&self.payload);

@@ -20,7 +20,7 @@ use crate::{images, iso, lines, usage};
 
 /// The emulator.
 pub const PROGRAM: &str = "bochs";
-/// Its BIOS.
+/// The BIOS of Bochs.
 pub const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 /// The BIOS of its screen.
 pub const SCREEN_BIOS: &str = "/usr/share/vgabios/vgabios.bin";

@@ -30,7 +30,7 @@ const FLAGS: &[&str] = &[
     "-Clink-arg=-Wl,--build-id=sha1,-z,max-page-size=4096,-z,noexecstack",
 ];
 
-/// rustc's notices about the flags above. They are no lints and cannot be allowed.
+/// rustc's notices about the flags above. These notices are no lints, so no `allow` silences them.
 const NOTICES: &[&str] = &["target feature `", "unstable feature specified for `-Ctarget-feature`"];
 
 /// How a freestanding build's diagnostics are printed.

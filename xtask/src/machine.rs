@@ -63,7 +63,7 @@ impl FromStr for Disk {
 pub struct Module {
     /// The file.
     pub path: PathBuf,
-    /// Its name under `/boot`.
+    /// The file's name under `/boot`.
     pub name: String,
 }
 

@@ -22,8 +22,8 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The target directory of freestanding builds. It is separate from the host's, so that neither kind of build
-/// invalidates the other.
+/// The target directory of freestanding builds. That directory is separate from the host's, so that neither
+/// kind of build invalidates the other.
 pub fn freestanding() -> PathBuf {
     target().join("freestanding")
 }

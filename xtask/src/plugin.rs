@@ -83,7 +83,7 @@ pub fn build() -> Result<PathBuf> {
 pub struct Stretch {
     /// The mark at its end.
     pub mark: u32,
-    /// Its length in instructions.
+    /// The length in instructions.
     pub length: u64,
     /// The guest's code from which the hypervisor was entered.
     pub entered_from: u64,
@@ -139,11 +139,11 @@ pub fn marks(output: &str) -> Vec<(u32, Counts)> {
 /// A translation block of the hypervisor or of a kernel that ran between two marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Its first instruction.
+    /// The address of the first instruction.
     pub address: u64,
     /// How often it ran.
     pub runs: u64,
-    /// Its length in instructions.
+    /// The length in instructions.
     pub instructions: u64,
 }
 

@@ -368,8 +368,8 @@ impl User {
         iret(&self.frame(code, rax))
     }
 
-    /// A frame by which `iret` goes to `code` in user mode. Its stack pointer is in the kernel's stack area,
-    /// which the code never touches.
+    /// A frame by which `iret` goes to `code` in user mode. The frame's stack pointer is in the kernel's
+    /// stack area, which the code never touches.
     pub(super) fn frame(&self, code: &asm::Code, rax: u64) -> IretContext {
         IretContext {
             rax,

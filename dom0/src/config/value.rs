@@ -70,7 +70,7 @@ impl core::error::Error for Diagnostic {}
 /// A value and where it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
-    /// Its first character.
+    /// The position of the first character.
     pub position: Position,
     /// The value itself.
     pub kind: ValueKind,

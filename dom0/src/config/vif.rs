@@ -39,13 +39,13 @@ impl fmt::Display for MacAddr {
 /// A virtual network interface. All properties are optional.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VifConfig {
-    /// Its address; `None`: to be chosen.
+    /// The interface's address; `None`: to be chosen.
     pub mac: Option<MacAddr>,
     /// The switch that it is on.
     pub bridge: Option<String>,
     /// The interface of dom0 by which packets are routed, not switched.
     pub gatewaydev: Option<String>,
-    /// Its name in dom0.
+    /// The interface's name in dom0.
     pub vifname: Option<String>,
     /// The domain, by name or number, whose backend serves it; `None`: dom0's.
     pub backend_domain: Option<String>,

@@ -96,13 +96,13 @@ pub struct Fate {
 /// A domain that the toolstack made.
 #[derive(Clone, Debug)]
 pub struct Domain {
-    /// Its number.
+    /// The domain's number.
     pub id: DomId,
-    /// Its name.
+    /// The domain's name.
     pub name: String,
     /// The configuration that the domain was made from.
     pub config: Arc<DomainConfig>,
-    /// Its UUID.
+    /// The domain's UUID.
     pub uuid: [u8; 16],
     /// When the domain was made: system time in nanoseconds.
     pub started_ns: u64,

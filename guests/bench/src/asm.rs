@@ -170,7 +170,7 @@ pub(crate) struct Handlers {
     pub(crate) syscall: u64,
 }
 
-/// Their addresses.
+/// The addresses of the entry points.
 pub(crate) fn handlers() -> Handlers {
     let address = |function: unsafe extern "C" fn()| function as *const () as u64;
     Handlers {

@@ -80,7 +80,7 @@ enum On {
 }
 
 impl On {
-    /// Its word on the command line.
+    /// The system's word on the command line.
     fn name(self) -> &'static str {
         match self {
             Self::Microhv => "microhv",

@@ -40,7 +40,8 @@ const LOADER_FILE: &str = "usr/lib/grub-xen/grub-x86_64-xen.bin";
 /// kernel runs.
 const LOADER_CONFIGURATION: (&str, &str) = ("debian-grub.cfg", include_str!("debian-grub.cfg"));
 
-/// The configurations, by what follows the stem in their names under `/boot`. They are written for `debian`.
+/// The configurations, by what follows the stem in their names under `/boot`. The files' text is for the stem
+/// `debian`.
 const CONFIGURATIONS: &[(&str, &str)] = &[
     ("-ramdisk.cfg", include_str!("debian-ramdisk.cfg")),
     ("-shell.cfg", include_str!("debian-shell.cfg")),
@@ -147,7 +148,7 @@ pub struct DebianBoot {
     pub image: PathBuf,
     /// The busybox ramdisk.
     pub ramdisk: PathBuf,
-    /// Its configuration for the ramdisk, below `/boot`.
+    /// The name of the guest's configuration for the ramdisk, below `/boot`.
     pub configuration: String,
 }
 

@@ -13,7 +13,7 @@ use crate::session::Outcome;
 /// A domain to be created.
 #[derive(Clone, Debug)]
 pub struct Domain {
-    /// Its name: letters, digits and hyphens.
+    /// The domain's name: letters, digits and hyphens.
     pub name: String,
     /// A PV kernel.
     pub kernel: PathBuf,

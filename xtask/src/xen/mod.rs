@@ -90,7 +90,7 @@ impl Default for Options {
 /// The result of a machine.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// How it ended. [`Outcome::LineFailed`] is a script with another exit status than 0.
+    /// How the machine ended. [`Outcome::LineFailed`] is a script with another exit status than 0.
     pub outcome: Outcome,
     /// All output on the console, of Xen and of the control domain.
     pub console: String,

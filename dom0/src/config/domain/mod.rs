@@ -57,9 +57,9 @@ pub enum TscMode {
 /// A domain to be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainConfig {
-    /// Its name, at most 255 bytes, without `/` and control characters.
+    /// The domain's name, at most 255 bytes, without `/` and control characters.
     pub name: String,
-    /// Its UUID; `None`: to be chosen.
+    /// The domain's UUID; `None`: to be chosen.
     pub uuid: Option<[u8; 16]>,
     /// The kernel's path in dom0.
     pub kernel: String,
@@ -83,17 +83,17 @@ pub struct DomainConfig {
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in order.
     pub vifs: Vec<VifConfig>,
-    /// After it powered off.
+    /// What to do after a power-off.
     pub on_poweroff: Action,
-    /// After it rebooted.
+    /// What to do after a reboot.
     pub on_reboot: Action,
-    /// After it crashed.
+    /// What to do after a crash.
     pub on_crash: Action,
-    /// After its watchdog fired.
+    /// What to do after a watchdog has fired.
     pub on_watchdog: Action,
-    /// After a soft reset.
+    /// What to do after a soft reset.
     pub on_soft_reset: Action,
-    /// Its time stamp counter.
+    /// How `rdtsc` behaves.
     pub tsc_mode: TscMode,
     /// Does its clock begin with local time, not UTC?
     pub localtime: bool,

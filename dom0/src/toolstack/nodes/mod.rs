@@ -169,8 +169,8 @@ pub(super) fn move_away(
     })
 }
 
-/// Writes all nodes that a domain finds at its start. They may be written in pieces, since no one reads them before
-/// the domain is introduced. A disk's nodes are written at once, since its backend must find them whole.
+/// Writes all nodes that a domain finds at its start. Most nodes are written in pieces, since no one reads them
+/// before the domain is introduced. A disk's nodes are written at once, since its backend must find them whole.
 ///
 /// # Errors
 /// `ENOENT`: the domain is not `wanted` any more. The domain's end then removes what was written of it, else the caller does.

@@ -90,7 +90,7 @@ pub(crate) fn grant_access(domain: DomId, frame: Mfn, readonly: bool) -> Result<
 }
 
 impl Grant {
-    /// Its reference.
+    /// The grant's reference.
     pub(crate) fn number(&self) -> GrantRef {
         self.number
     }

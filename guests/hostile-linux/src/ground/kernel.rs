@@ -14,7 +14,7 @@ const P2M_FLAGS: u64 = 3 << 62;
 struct Kernel {
     /// `/proc/kcore`: the kernel's memory as an ELF file.
     core: File,
-    /// Its parts: address, length, place in the file.
+    /// The file's parts: address, length, place in the file.
     parts: Vec<(u64, u64, u64)>,
     /// The frame of each of this guest's pages.
     p2m: Vec<u64>,

@@ -62,7 +62,7 @@ static ERROR: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Trap {
     /// The exception.
     pub(crate) vector: u64,
-    /// Its error code.
+    /// The exception's error code.
     pub(crate) error: u64,
 }
 

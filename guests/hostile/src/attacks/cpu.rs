@@ -51,8 +51,8 @@ pub(super) fn hypercalls() {
     }
 }
 
-/// Starts as many vCPUs as a guest can have. They sleep until the toolstack asks this domain to shut down; then all
-/// run for a while.
+/// Starts as many vCPUs as a guest can have. The vCPUs sleep until the toolstack asks this domain to shut down;
+/// then all run for a while.
 pub(super) async fn herd(store: Xenstore) -> Result<(), StoreError> {
     let Some(herd) = Herd::start(WokenBy::Wake).await else { return Ok(()) };
     println!("herd: {} vCPUs sleep", herd.members());

@@ -33,7 +33,8 @@ const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "xen-blkfront", "crc32c_g
 pub(super) struct Task {
     /// A command for the ramdisk's shell.
     pub(super) command: String,
-    /// Files that are the system's disks, for reading. They are its `vda` and so on, or `xvda`: see [`disk`].
+    /// Files that are the system's disks, for reading. The system calls them `vda` and so on, or `xvda`: see
+    /// [`disk`].
     pub(super) disks: Vec<PathBuf>,
     /// QEMU's arguments for one instruction a tick and the counting plugin; without any, the machine runs at the
     /// host's speed.

@@ -118,7 +118,7 @@ impl Figures {
         self.mean_us < MEAN_US && self.worst_us < WORST_US
     }
 
-    /// Its disk by what it has beside `busy`, in hundredths.
+    /// The neighbour's disk reads as a ratio to those beside `busy`, in hundredths.
     fn disk_percent(&self, busy: &Self) -> u64 {
         self.disk * 100 / busy.disk.max(1)
     }
