@@ -88,7 +88,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `EVTCHNOP_alloc_unbound`: opens a port of `owner` that `remote` may bind.
     ///
     /// # Errors
-    /// As [`Self::open_port`]; `Fault`.
+    /// The errors of [`Self::open_port`]; `Fault`.
     pub fn alloc_unbound(&self, owner: &Arc<Domain>, remote: DomId, publish: impl Publish) -> Opened {
         self.open_port(owner, 0, |port| {
             publish(port)?;

@@ -83,7 +83,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Makes a port pending; whether somebody is to be roused.
+    /// Makes a port pending. Returns whether a vCPU must be woken.
     #[must_use = "somebody may be to be roused"]
     #[inline(always)]
     fn raise(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
@@ -93,14 +93,14 @@ impl<P: Platform> Hypervisor<P> {
         self.set_bits(domain, cell, port)
     }
 
-    /// As [`Self::raise`], of a port that two levels do not have.
+    /// Does the same as [`Self::raise`] for a port that two levels do not have.
     #[cold]
     #[inline(never)]
     fn raise_far(&self, domain: &Domain, port: Port) -> bool {
         domain.events.cell(port).is_some_and(|cell| self.raise(domain, cell, port))
     }
 
-    /// Sets the bits of a port that became pending; whether somebody is to be roused.
+    /// Sets the bits of a port that became pending. Returns whether a vCPU must be woken.
     #[must_use = "somebody may be to be roused"]
     #[inline(always)]
     fn set_bits(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
@@ -113,7 +113,8 @@ impl<P: Platform> Hypervisor<P> {
         marked || domain.events.pollers() != 0
     }
 
-    /// Sets the selector bit of a pending, unmasked port, and the upcall; whether its vCPU is to be roused.
+    /// Sets the selector bit of a pending, unmasked port, and the upcall byte. Returns whether the port's
+    /// vCPU must be woken.
     #[must_use = "the vCPU may be to be roused"]
     #[inline(always)]
     fn mark(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {

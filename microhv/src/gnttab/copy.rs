@@ -91,10 +91,11 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// As [`Hypervisor::copy_grant`], for sides of which an entry may lend a part, or what another domain lends.
+    /// Does the same as [`Hypervisor::copy_grant`] where an entry of either side may be of version 2: a sub-page
+    /// or a transitive grant.
     ///
     /// # Errors
-    /// As there; `General`: bytes that are not lent, too.
+    /// Those of [`Hypervisor::copy_grant`]; also `General` for bytes that an entry does not lend.
     #[cold]
     #[inline(never)]
     fn copy_parts(&self, cur: &Current<'_, P>, op: &GnttabCopy) -> Result<(), GrantError> {

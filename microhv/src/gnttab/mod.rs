@@ -46,7 +46,7 @@ impl<P: Platform> Hypervisor<P> {
         self.grow_for_version(domain, frames, Version::One)
     }
 
-    /// As [`Hypervisor::grow_grant_table`], for a table that becomes one of `version`.
+    /// Does the same as [`Hypervisor::grow_grant_table`] for a table that changes to `version`.
     fn grow_for_version(&self, domain: &Domain, frames: u32, version: Version) -> Result<(), GrowError> {
         if frames > domain.config.max_grant_frames {
             return Err(GrowError::Invalid);

@@ -202,7 +202,7 @@ pub fn update_va_mapping<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> 
 /// `update_va_mapping_otherdomain(va, entry, flags, domain)`: the entry names a frame of `domain`.
 ///
 /// # Errors
-/// As [`update_va_mapping`]; `NoSuchDomain`; `NotPermitted`.
+/// The errors of [`update_va_mapping`]; `NoSuchDomain`; `NotPermitted`.
 pub fn update_va_mapping_otherdomain<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let subject = Subject::new(cur, args[3] as u16)?;
     let domain = cur.domain;

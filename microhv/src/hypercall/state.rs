@@ -77,7 +77,7 @@ pub fn set_segment_base<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
 /// `set_debugreg(index, value)`.
 ///
 /// # Errors
-/// As [`crate::domain::GuestCpu::set_debug_register`].
+/// The errors of [`crate::domain::GuestCpu::set_debug_register`].
 pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     cur.vcpu.cpu.lock().set_debug_register(&cur.hv.platform, args[0], args[1])?;
     Ok(Outcome::OK)
@@ -86,7 +86,7 @@ pub fn set_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyper
 /// `get_debugreg(index)`.
 ///
 /// # Errors
-/// As [`crate::domain::GuestCpu::debug_register`].
+/// The errors of [`crate::domain::GuestCpu::debug_register`].
 pub fn get_debugreg<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     Ok(Outcome::Done(cur.vcpu.cpu.lock().debug_register(args[0])?))
 }

@@ -93,7 +93,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 /// `VCPUOP_initialise`: gives a vCPU that is down its context, once.
 ///
 /// # Errors
-/// `Invalid`; `Fault`; `Exists`: it has one; `NoMemory`.
+/// `Invalid`; `Fault`; `Exists`: the vCPU already has a context; `NoMemory`.
 fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> Answer {
     // From vCPU 32 on, register_vcpu_info comes first.
     HypercallError::Invalid.when(vcpu.info.get().is_none())?;

@@ -43,7 +43,7 @@ impl Bits {
         &words[if is_mask { WORDS } else { 0 } + port.raw() as usize / 64 % WORDS]
     }
 
-    /// Sets the pending bit; whether the bit was clear.
+    /// Sets the pending bit. Returns whether the bit was clear.
     #[must_use = "an event that is new is to be delivered"]
     #[inline]
     pub(in crate::evtchn) fn set_pending(&self, port: Port) -> bool {
@@ -66,7 +66,7 @@ impl Bits {
         self.word(port, true).load(Ordering::Relaxed) & bit(port) != 0
     }
 
-    /// Clears the mask bit; whether the bit was set.
+    /// Clears the mask bit. Returns whether the bit was set.
     #[must_use = "an event may wait"]
     #[inline]
     pub(in crate::evtchn) fn unmask(&self, port: Port) -> bool {

@@ -86,7 +86,7 @@ impl Cells {
         if port.raw() >= TWO_LEVEL_PORTS { self.get_far(port) } else { self.get_near(port) }
     }
 
-    /// As [`Cells::get`], of the ports that two levels have.
+    /// Does the same as [`Cells::get`] for the ports that two levels have.
     #[inline]
     pub(in crate::evtchn) fn get_near(&self, port: Port) -> Option<&PortCell> {
         Some(&self.near.get(port.raw() as usize / BUCKET)?.get()?[port.raw() as usize % BUCKET])
@@ -135,7 +135,7 @@ impl PortRecords {
         Self { cells, buckets }
     }
 
-    /// Frees a piece. `false`: none is left.
+    /// Frees a piece. `false`: no piece is left.
     pub(crate) fn shrink(&mut self) -> bool {
         let Some(last) = self.buckets.checked_sub(1) else { return false };
         self.buckets = last;

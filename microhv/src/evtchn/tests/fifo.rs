@@ -58,7 +58,7 @@ impl<'w> Fifo<'w> {
         this
     }
 
-    /// The same, with a page of words.
+    /// Does the same, and adds a page of words.
     pub(super) fn ready(world: &'w World, vcpus: u32) -> Self {
         let mut this = Self::new(world, vcpus);
         this.grow();

@@ -60,7 +60,8 @@ impl Active {
             | (if self.is_pinned_for_writing() { WRITING } else { 0 })
     }
 
-    /// Counts a use by `grantee`, and gives what the entry lends; `used` counts entries in use. `whole`: a page, or nothing.
+    /// Counts a use by `grantee`, and returns what the entry lends; `used` counts entries in use. `whole`: a page, or
+    /// nothing.
     ///
     /// # Errors
     /// `General`: the entry does not permit it or keeps changing, or has too many uses. `NotWhole`.

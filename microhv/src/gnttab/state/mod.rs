@@ -96,7 +96,7 @@ pub(crate) struct GrantRecords {
 }
 
 impl GrantRecords {
-    /// Frees a piece. `false`: none is left.
+    /// Frees a piece. `false`: no piece is left.
     pub(crate) fn shrink(&mut self) -> bool {
         self.maptrack.shrink() || self.entries.lock().shrink()
     }

@@ -20,11 +20,11 @@ pub(crate) struct EntryPin<'a> {
 }
 
 impl<'a> EntryPin<'a> {
-    /// Pins entry `gref` for `grantee`, and gives its frame, which the entry lends as a whole.
+    /// Pins entry `gref` for `grantee`, and returns its frame, which the entry lends as a whole.
     ///
     /// # Errors
     /// `BadGrantRef`: no such entry. `General`: the entry does not permit it or keeps changing, or has too many uses.
-    /// `NotWhole`: it lends something else than a page.
+    /// `NotWhole`: the entry lends something else than a page.
     #[inline(always)]
     pub(crate) fn new(
         granted: &'a Arc<Granted>,
@@ -43,10 +43,10 @@ impl<'a> EntryPin<'a> {
         Ok((frame, Self { granted, gref, kind, access }))
     }
 
-    /// Pins entry `gref` for a copy by `grantee`, and gives its frame and what it lends of that.
+    /// Pins entry `gref` for a copy by `grantee`, and returns its frame and what it lends of that.
     ///
     /// # Errors
-    /// As [`EntryPin::new`], but `NotWhole`.
+    /// The errors of [`EntryPin::new`], but `NotWhole`.
     pub(crate) fn of_any_shape(
         granted: &'a Arc<Granted>,
         gref: GrantRef,

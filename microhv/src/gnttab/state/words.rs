@@ -54,11 +54,12 @@ const fn marks_of(access: Access, part: bool) -> (u32, u32) {
 }
 
 impl Words<'_> {
-    /// Marks the entry as read, and written, by `grantee`, if it permits that, and gives what it lends. `held`: the marks that
-    /// other uses keep there, whatever becomes of this one.
+    /// Marks the entry as read, and written, by `grantee`, if it permits that, and returns what it lends. `held`: the
+    /// marks that other uses keep there, whatever becomes of this one.
     ///
     /// # Errors
-    /// `General`: it does not permit that, or keeps changing. `NotWhole`: it lends no page, and `whole` asks for one.
+    /// `General`: the entry does not permit that, or keeps changing. `NotWhole`: the entry lends no page, and
+    /// `whole` asks for one.
     #[inline(always)]
     pub(super) fn mark(
         &self,

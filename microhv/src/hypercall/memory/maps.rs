@@ -37,7 +37,7 @@ fn give_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa, entries: &[E820Entr
 /// `XENMEM_memory_map`: the caller's map as the toolstack set it.
 ///
 /// # Errors
-/// `NoSys`: it set none.
+/// `NoSys`: the toolstack set no map.
 pub(super) fn memory_map<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let entries = cur.domain.mm.memory_map.lock().clone();
     if entries.is_empty() { Err(HypercallError::NoSys) } else { give_map(cur, arg, &entries) }
