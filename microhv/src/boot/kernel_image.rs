@@ -105,7 +105,7 @@ impl<'a> KernelImage<'a> {
     /// Reads a file.
     ///
     /// # Errors
-    /// As [`ImageError`] says.
+    /// See [`ImageError`].
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
         let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ImageError::Malformed)?;
         if elf.ehdr.e_machine != elf::abi::EM_X86_64 {
@@ -184,7 +184,8 @@ impl<'a> KernelImage<'a> {
         }
     }
 
-    /// The older form; `None`: it is malformed. Physical addresses are virtual ones unless it says otherwise.
+    /// Reads the older form of notes; `None`: the text is malformed. Physical addresses are virtual ones
+    /// unless the text says otherwise.
     fn take_text(&mut self, bytes: &[u8], said: &mut Said) -> Option<()> {
         let text = core::str::from_utf8(bytes.split(|byte| *byte == 0).next()?).ok()?;
         let value = |key| {

@@ -86,7 +86,7 @@ impl Output {
         }
     }
 
-    /// As [`Output::push`], for what the hypervisor itself writes.
+    /// Does the same as [`Output::push`] for text of the hypervisor itself.
     pub fn push_own(&mut self, bytes: &[u8]) {
         self.messages.push(bytes);
         self.push(bytes);
@@ -190,7 +190,7 @@ impl Output {
         self.sent != self.written || self.note_at != self.note.len()
     }
 
-    /// Sends at most `most` bytes as long as there is room without waiting; whether any went.
+    /// Sends at most `most` bytes as long as there is room without waiting. Returns whether any byte went.
     fn send(&mut self, uart: &mut impl Uart, most: usize) -> bool {
         let mut left = most;
         while left > 0 && self.has_more() {

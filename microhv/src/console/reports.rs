@@ -20,8 +20,8 @@ struct State {
 }
 
 impl Reports {
-    /// Allows a report at `now_ns`, and gives the number of reports held back since the last one. `None`: the caller
-    /// does not make this report.
+    /// Allows a report at `now_ns`, and returns the number of reports held back since the last one. `None`: the
+    /// caller does not make this report.
     pub fn allow(&self, now_ns: u64) -> Option<u64> {
         let mut state = self.0.lock();
         let paid_ns = state.paid_ns.max(now_ns) + EACH_NS;

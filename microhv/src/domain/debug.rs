@@ -62,7 +62,7 @@ impl GuestCpu {
     /// Sets debug register `index` of the vCPU that runs.
     ///
     /// # Errors
-    /// The same as of [`checked_debug_value`].
+    /// The errors of [`checked_debug_value`].
     pub(crate) fn set_debug_register<P: Platform>(
         &mut self,
         platform: &P,

@@ -118,7 +118,7 @@ impl FrameSlot {
         self.0.swap(new, Ordering::Relaxed).checked_sub(1).map(Mfn::new)
     }
 
-    /// As [`FrameSlot::replace`], if there is none yet; whether there was none.
+    /// Sets the frame as [`FrameSlot::replace`] does, if there is none yet. Returns whether there was none.
     pub(crate) fn claim(&self, mfn: Mfn) -> bool {
         self.0.compare_exchange(0, mfn.raw().wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }

@@ -327,7 +327,7 @@ impl FrameInfo {
         self.using.compare_exchange(alone, UseWord::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// As [`FrameInfo::steal`], for a frame that is lent to `owner`: nobody maps it.
+    /// Does the same as [`FrameInfo::steal`] for a frame that is lent to `owner`, which no domain maps.
     #[must_use]
     pub(crate) fn steal_lent(&self, owner: DomId) -> bool {
         let alone = UseWord::owned(owner, UseWord::LENT).0;

@@ -123,8 +123,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(mfn)
     }
 
-    /// Makes `count` frames from each of `extents` on, the hypervisor's own until now, the domain's, with the contents that
-    /// they have. `false`: its teardown has begun, or, where that is `limited`, it may not own so many.
+    /// Gives the domain `count` frames from each of `extents` on, which were the hypervisor's own until now, with
+    /// their contents. `false`: the domain's teardown has begun, or, if `limited`, the domain may not own so many.
     pub(crate) fn assign(&self, dom: &Domain, extents: &[Mfn], count: u64, limited: bool) -> bool {
         let owned = UseWord::owned(dom.id, 0);
         dom.mm.add(extents, count, limited, |mfn| self.frames.publish(mfn, owned, TypeWord::CLEAN))

@@ -74,7 +74,7 @@ impl<P: Platform> Hypervisor<P> {
                     self.put_page(mfn);
                     given += 1;
                 }
-                // The region is begun again: what was given back in it is passed over.
+                // The walk of the region begins again, and passes over pages that were given back before.
                 if !mm.drain() || (given == LOOK_EVERY && self.platform.work_pending()) {
                     return Progress::More;
                 }

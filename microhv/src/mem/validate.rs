@@ -168,9 +168,9 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Takes the references of a present entry in a table of level 2-4, which names a table of the level below.
     ///
-    /// No table may be named as if it were of a lower level ("linear" page tables, as Xen with `pv-linear-pt=false`): an
-    /// L4 in itself would give the hypervisor's slots addresses that are a guest's by their number. The processor keeps
-    /// user mode from those, but not the hypervisor, which reads at guests' addresses. (I8)
+    /// No table may be named as if it were of a lower level ("linear" page tables, as Xen with `pv-linear-pt=false`):
+    /// an L4 that maps itself would make the hypervisor's tables appear at addresses in the guest's range. The
+    /// processor keeps user mode from them, but not the hypervisor, which copies from and to guest addresses. (I8)
     pub(super) fn get_child(&mut self, level: u8, entry: Pte) -> Result<(), MemError> {
         if !entry.is_allowed(level) {
             return Err(MemError::Invalid);

@@ -281,8 +281,8 @@ impl<P: Platform> Hypervisor<P> {
     /// PIRQ, or any.
     ///
     /// # Errors
-    /// `NoCapability`: the function cannot send such messages. `NoSuchEntry`: its table has no such entry. `Mapped`:
-    /// the message has a PIRQ already. `NoneFree`: no vector or PIRQ is free.
+    /// `NoCapability`: the function cannot send such messages. `NoSuchEntry`: the device's MSI-X table has no such
+    /// entry. `Mapped`: the message has a PIRQ already. `NoneFree`: no vector or PIRQ is free.
     pub(crate) fn map_message(
         &self,
         domain: &Domain,

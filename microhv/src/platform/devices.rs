@@ -19,12 +19,13 @@ pub struct Vector(pub u8);
 
 /// The serial console, and the hypervisor's own messages on it.
 pub trait SerialConsole {
-    /// Writes for a domain what there is room for, and gives how many bytes that is. Nobody waits for the line.
+    /// Writes for a domain what there is room for, and returns how many bytes that is. Nobody waits for the
+    /// line.
     fn console_write(&self, bytes: &[u8]) -> usize;
     /// Whether so much waits for the serial line that a domain should print no more than it must.
     fn console_is_busy(&self) -> bool;
-    /// Reads the hypervisor's messages from byte `from` of all that were ever written; gives where the copy starts (later
-    /// than `from` when the message there is gone) and its length.
+    /// Reads the hypervisor's messages from byte `from` of all that were ever written; returns where the copy starts
+    /// (later than `from` when the message there is gone) and its length.
     fn console_log(&self, from: u64, to: &mut [u8]) -> (u64, usize);
     /// Forgets the hypervisor's messages.
     fn clear_console_log(&self);

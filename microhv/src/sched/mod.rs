@@ -105,7 +105,8 @@ impl Scheduler {
         self.cpus.iter().for_each(|cpu| cpu.queue.lock().forget(domain));
     }
 
-    /// Shows `line` the vCPU that runs on `cpu`, then those that wait, with their weighted run times; `true`: it runs.
+    /// Shows `line` the vCPU that runs on `cpu`, then those that wait, with their weighted run times; `true` marks
+    /// the vCPU that runs.
     pub fn describe(&self, cpu: CpuId, mut line: impl FnMut(&VcpuRef, u64, bool)) {
         let queue = self.cpus[cpu.index()].queue.lock();
         let (current, waiting) = (queue.current().into_iter(), queue.waiting());

@@ -24,7 +24,7 @@ impl Held {
     /// Notes a lock that this thread is about to wait for.
     ///
     /// # Panics
-    /// If the thread holds one that is to be taken after it.
+    /// If the thread holds a lock that must be taken after this one.
     #[track_caller]
     pub(crate) fn in_order(place: Place, owner: Option<u16>) -> Self {
         let is_before = |&(at, of): &Lock| at < place || at == place && of.is_some() && of < owner;

@@ -93,7 +93,7 @@ pub struct TestMachine {
     adversary: AtomicU64,
     /// What breaks a rule of the model is kept for [`TestMachine::violations`] instead of a panic.
     collects: AtomicBool,
-    /// Questions whether work waits after which an interrupt comes; `u64::MAX`: none comes.
+    /// Questions whether work waits after which an interrupt comes; `u64::MAX`: no interrupt comes.
     interrupt_after: AtomicU64,
     /// Without page tables, frames from this one on are not the guest's.
     pub identity_end: AtomicU64,

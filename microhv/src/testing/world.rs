@@ -77,7 +77,8 @@ impl World {
         result
     }
 
-    /// As [`World::raw`] for vCPU 0, with rax as the guest sees it; continuations are followed.
+    /// Makes the call of [`World::raw`] on vCPU 0, follows continuations, and returns rax as the guest sees
+    /// it.
     pub fn call(&self, domain: &Arc<Domain>, number: u32, args: &[u64]) -> i64 {
         let mut args = args.to_vec();
         loop {

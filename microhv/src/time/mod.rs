@@ -43,7 +43,7 @@ impl Time {
         &self.queues[cpu.index()]
     }
 
-    /// Ends the timers of a vCPU that will run no more: whether it had any.
+    /// Stops the timers of a vCPU that will run no more. Returns whether the vCPU had any.
     pub(crate) fn remove_timers(&self, vcpu: &Vcpu) -> bool {
         let Some(VcpuTimers { cpu, ids }) = vcpu.time.lock().timers.take() else { return false };
         let mut queue = self.queue(cpu).lock();

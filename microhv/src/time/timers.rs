@@ -135,7 +135,8 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// A vCPU begins to run at `now`: its periodic timer runs again, and fires at once when a period has passed.
+    /// Restarts the periodic timer of a vCPU that begins to run at `now`. The timer fires at once if a period
+    /// has passed.
     pub(crate) fn begin_running(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
         let mut time = vcpu.time.lock();
         time.enter(Runstate::Running, now);

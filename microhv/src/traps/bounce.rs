@@ -36,7 +36,8 @@ struct Interrupted {
     stack: u64,
 }
 
-/// Enters kernel mode and gathers what was interrupted. `mask`: its upcall mask. `masks`: the delivery sets the mask.
+/// Enters kernel mode and gathers what was interrupted. `mask` is the upcall mask before. `masks`: the delivery sets
+/// the mask.
 #[inline(always)]
 fn interrupt<P: Platform>(cur: &mut Current<'_, P>, mask: u8, masks: bool, kernel_sp: u64) -> Interrupted {
     let was_user = leave_user_mode(cur);

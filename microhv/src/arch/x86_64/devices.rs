@@ -24,7 +24,7 @@ impl Devices for Machine {
 
     fn port_out(&self, port: u16, size: u8, value: u32) {
         if panic::DEBUG_EXIT.get() == Some(&Some(port)) {
-            // The emulator ends at once: what was printed before comes out before.
+            // The emulator ends at once, so all earlier output is written first.
             serial::drain();
         }
         match size {

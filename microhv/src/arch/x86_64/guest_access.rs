@@ -67,7 +67,7 @@ fn copied(left: usize, unit: usize, bytes: usize, va: GuestVa) -> Result<(), Gue
     if left == 0 { Ok(()) } else { Err(GuestFault { va: va.wrapping_add((bytes - unit * left) as u64) }) }
 }
 
-/// Copies quadwords, one side of which may fault: how many were not copied.
+/// Copies quadwords, one side of which may fault. Returns how many were not copied.
 ///
 /// # Safety
 /// One side is the guest's, the other ours.
@@ -89,7 +89,7 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, words: usize) -> usize {
     left
 }
 
-/// Copies bytes, one side of which may fault: how many were not copied.
+/// Copies bytes, one side of which may fault. Returns how many were not copied.
 ///
 /// # Safety
 /// One side is the guest's, the other ours.
@@ -285,7 +285,7 @@ macro_rules! load_selector {
     }};
 }
 
-/// Loads ds, es, fs and gs: whether all are as the guest wants them.
+/// Loads ds, es, fs and gs. Returns whether all have the guest's values.
 pub(crate) fn load_selectors([ds, es, fs, gs]: [u16; 4]) -> bool {
     load_selector!("ds", ds) & load_selector!("es", es) & load_selector!("fs", fs) & load_selector!("gs", gs)
 }

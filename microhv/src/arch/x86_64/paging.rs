@@ -231,7 +231,8 @@ pub(crate) fn set_window_page(va: u64, maddr: Option<u64>) {
     }
 }
 
-/// Sees to it that the windows around `va` have a level-1 table, for which `make` gives a zeroed frame; `false`: they have none.
+/// Makes sure that the windows around `va` have an L1 table, for which `make` gives a zeroed frame; `false`: `make`
+/// had no frame.
 pub(crate) fn has_window_table(va: u64, make: impl Fn() -> Option<u64>) -> bool {
     table_of(va, 1, || Some(make()? | TABLE)).is_some()
 }
@@ -255,7 +256,8 @@ pub(crate) fn device(maddr: u64) -> Option<u64> {
     Some(va + maddr % PAGE)
 }
 
-/// Flushes all by turning global pages off and on; `false`: they are off, and a load of CR3 flushes all.
+/// Flushes all by turning global pages off and on; `false`: global pages are off, so a load of CR3 flushes
+/// all.
 #[inline]
 fn flush_by_global_pages() -> bool {
     const GLOBAL: u64 = Cr4Flags::PAGE_GLOBAL.bits();

@@ -95,7 +95,7 @@ struct Builder<'a, P: Platform> {
 /// Builds dom0, paused once by the toolstack.
 ///
 /// # Errors
-/// As [`Dom0Error`] says; the machine cannot go on then.
+/// See [`Dom0Error`]; the machine cannot go on then.
 #[inline(never)]
 pub fn build<P: Platform>(hv: &Hypervisor<P>, request: &Request<'_>) -> Result<Arc<Domain>, Dom0Error> {
     let image = KernelImage::parse(request.image).map_err(Dom0Error::Image)?;

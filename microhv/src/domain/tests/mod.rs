@@ -20,7 +20,7 @@ use crate::hypercall::HypercallError;
 use crate::testing::{ARGS, World};
 
 impl Domain {
-    /// As [`Domain::with_vcpus`], with new vCPUs.
+    /// Makes a domain as [`Domain::with_vcpus`] does, with new vCPUs.
     pub(crate) fn new(
         id: DomId,
         config: DomainConfig,

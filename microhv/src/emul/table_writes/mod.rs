@@ -169,7 +169,8 @@ fn fetch_exchange<P: Platform>(mm: &mut Mm<'_, P>, regs: &mut CpuUserRegs, cr2: 
     decode::exchange(word, regs, cr2)
 }
 
-/// Reads the instruction at `rip`, up to the end of its page if the next is not there; how many bytes.
+/// Reads the instruction at `rip`, up to the end of its page if the next page is not mapped. Returns the
+/// number of bytes.
 fn fetch<P: Platform>(mm: &mut Mm<'_, P>, bytes: &mut [u8; MAX_INSTRUCTION_BYTES], rip: u64) -> usize {
     let first = ((0x1000 - (rip & 0xfff)) as usize).min(MAX_INSTRUCTION_BYTES);
     if mm.hv.platform.copy_from_guest(mm.settle(), &mut bytes[..first], GuestVa::new(rip)).is_err() {

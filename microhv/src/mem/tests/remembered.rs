@@ -58,7 +58,7 @@ fn is_remembered(world: &World, like: impl Fn(&Remembered) -> bool) -> bool {
     world.hv.platform.remembered().iter().any(like)
 }
 
-/// As [`remember`], of a page that the guest writes meanwhile.
+/// Does the same as [`remember`] for a page that the guest writes meanwhile.
 fn written_and_unmapped() -> (World, Guest, Mfn) {
     let world = World::new(256);
     let guest = world.guest(1, false);

@@ -19,7 +19,8 @@ impl Tlb {
         }
     }
 
-    /// As [`Tlb::look`], at the end of a call, after which the hypervisor no longer writes to the tables that it handed out.
+    /// Does the same as [`Tlb::look`] at the end of a call, after which the hypervisor no longer writes to the tables
+    /// that it handed out.
     pub(in crate::testing) fn settle(&mut self, memory: &Memory) {
         self.look(memory);
         self.handed.take_from(&self.held);

@@ -237,7 +237,7 @@ impl Tlb {
         Some(Seen { owner, life, page_type: info.load_kind().page_type(), by })
     }
 
-    /// As [`Tlb::seen`], of a frame without an owner.
+    /// Does the same as [`Tlb::seen`] for a frame without an owner.
     fn free(&self, frame: u32, by: DomId) -> Seen {
         Seen { owner: DomId::INVALID, life: self.lives[frame as usize], page_type: PageType::None, by }
     }

@@ -94,7 +94,7 @@ impl Tlb {
         }
     }
 
-    /// Reads the present entries of a frame; whether they changed.
+    /// Reads the present entries of a frame. Returns whether they changed.
     fn read_again(&mut self, memory: &Memory, frame: u32) {
         let start = frame as usize * 512;
         let words = &memory[start..start + 512];

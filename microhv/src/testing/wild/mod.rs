@@ -41,7 +41,7 @@ pub fn play(cpus: usize, steps: &[Step]) -> Option<Finding> {
     (!wrong.is_empty()).then_some(Finding { step: steps.len(), wrong })
 }
 
-/// As [`play`]; a panic of the hypervisor is a finding too.
+/// Does the same as [`play`], and counts a panic of the hypervisor as a finding too.
 #[must_use]
 pub fn play_caught(cpus: usize, steps: &[Step]) -> Option<Finding> {
     catch_unwind(AssertUnwindSafe(|| play(cpus, steps)))
