@@ -288,7 +288,7 @@ mod tests {
         Observed { frontend: Some(frontend), online: true, present: true }
     }
 
-    /// Steps until there is nothing to do, playing the owner; gives the actions.
+    /// Steps until there is nothing to do, playing the owner; returns the actions.
     fn run(vbd: &mut Vbd, seen: &Observed) -> Vec<Action> {
         let mut actions = Vec::new();
         while let Some(action) = vbd.step(seen) {

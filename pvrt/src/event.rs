@@ -125,7 +125,7 @@ impl Port {
     /// Binds a port that `remote` opened for this domain. The new port has an event pending at once.
     ///
     /// # Errors
-    /// `EINVAL`: it does not wait for this domain. `ENOSPC`, `ESRCH`.
+    /// `EINVAL`: the port does not wait for this domain. `ENOSPC`, `ESRCH`.
     pub fn bind_interdomain(remote: DomId, remote_port: Number) -> Result<Self> {
         call::bind_interdomain(remote, remote_port).map(Self::adopt)
     }

@@ -88,7 +88,7 @@ impl Device {
         }
     }
 
-    /// Waits until the backend's state satisfies `wanted`, and gives the state.
+    /// Waits until the backend's state satisfies `wanted`, and returns the state.
     ///
     /// # Errors
     /// [`StoreError`]: xenstored refused to read the node, or the connection broke.

@@ -243,7 +243,7 @@ impl Account {
     /// Promises the account `by` bytes more.
     ///
     /// # Errors
-    /// The same as of [`set_budget`](Self::set_budget).
+    /// The errors of [`set_budget`](Self::set_budget).
     pub fn raise_budget(&self, by: usize) -> Result<(), Shortage> {
         self.set_budget(self.budget().saturating_add(by))
     }
@@ -281,7 +281,7 @@ impl Account {
         result
     }
 
-    /// As [`charge`](Self::charge), for all polls of a future.
+    /// Does the same as [`charge`](Self::charge) for all polls of a future.
     pub async fn charge_future<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|context| self.charge(|| future.as_mut().poll(context))).await

@@ -132,7 +132,7 @@ fn count_end(account: &Account) {
     account.count_task(false);
 }
 
-/// Starts a task of the current account, and gives the receiver that awaits the task's result.
+/// Starts a task of the current account, and returns the receiver that awaits the task's result.
 #[track_caller]
 pub fn spawn_join<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> sync::Receiver<T> {
     let (sender, receiver) = sync::oneshot();

@@ -60,7 +60,7 @@ impl Entry<'_> {
 }
 
 /// Ends access by an entry whose flags were `flags` a moment ago; false while the other side uses the frame. `clear`
-/// sets the flags to 0 if they are as told, and gives what they were.
+/// sets the flags to 0 if they are as told, and returns what they were.
 ///
 /// The look and the end are one step: after a look alone the other side may map the frame, and would keep a page that
 /// is free. (I20)

@@ -103,7 +103,7 @@ impl<M: Lend> Granted<M> {
     /// Lends all of `memory` to `dom`, a grant for each page in order.
     ///
     /// # Errors
-    /// As [`Self::allow`]; the memory is freed.
+    /// The errors of [`Self::allow`]; the memory is freed.
     pub fn whole(memory: M, dom: DomId, readonly: bool) -> Result<Self> {
         let count = memory.pages().count();
         let mut granted = Self::with_room(memory, count);

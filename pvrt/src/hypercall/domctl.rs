@@ -192,7 +192,7 @@ pub fn set_share(dom: DomId, scheduler: u32, weight: u16, cap: u16) -> Result<()
 /// A domain's weight and cap, as [`set_share`] sets them.
 ///
 /// # Errors
-/// As [`set_share`].
+/// The errors of [`set_share`].
 pub fn share(dom: DomId, scheduler: u32) -> Result<(u16, u16)> {
     let payload = XenDomctlSchedulerOp { sched_id: scheduler, cmd: XEN_DOMCTL_SCHEDOP_GETINFO, u: [0; 2] };
     let got: XenDomctlSchedulerOp = plain(XEN_DOMCTL_SCHEDULER_OP, dom, &payload)?.payload();

@@ -107,7 +107,7 @@ pub fn reset() -> Result<()> {
 /// Closes a port.
 ///
 /// # Errors
-/// `EINVAL`: it is not open.
+/// `EINVAL`: the port is not open.
 pub fn close(port: Port) -> Result<()> {
     let mut arg = EvtchnClose { port: port.raw() };
     // SAFETY: plain data in.

@@ -33,7 +33,7 @@ pub unsafe fn mmu_update(
 /// `update_va_mapping`: sets the L1 entry that maps `va`; `flags` are `UVMF_*`.
 ///
 /// # Safety
-/// The same as of [`mmu_update`].
+/// The requirements of [`mmu_update`].
 ///
 /// # Errors
 /// `EINVAL`: the entry must not be so, or `va` has no L1 table.
@@ -45,7 +45,7 @@ pub unsafe fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Result<()> {
 /// `mmuext_op`: pins, base pointers, flushes, in order; `owner` owns the frames.
 ///
 /// # Safety
-/// The same as of [`mmu_update`]; and a new base pointer must map this kernel as the old one did.
+/// The requirements of [`mmu_update`]; and a new base pointer must map this kernel as the old one did.
 ///
 /// # Errors
 /// The errno of the first refused operation.

@@ -70,7 +70,7 @@ pub(crate) fn check(result: i64) -> Result<u64> {
 /// place.
 ///
 /// # Safety
-/// The same as of [`raw`], for the addresses in `arg`.
+/// The requirements of [`raw`], for the addresses in `arg`.
 #[inline]
 pub(crate) unsafe fn op<T>(number: u32, cmd: u32, arg: &mut T) -> Result<u64> {
     // SAFETY: `arg` is valid for the call's reads and writes; the caller vouches for its contents.
@@ -80,7 +80,7 @@ pub(crate) unsafe fn op<T>(number: u32, cmd: u32, arg: &mut T) -> Result<u64> {
 /// A call on an array of structures, each with its own status.
 ///
 /// # Safety
-/// The same as of [`raw`], for the addresses in the entries.
+/// The requirements of [`raw`], for the addresses in the entries.
 #[inline]
 pub(crate) unsafe fn batch<T>(number: u32, cmd: u32, entries: &mut [T]) -> Result<u64> {
     let args = [u64::from(cmd), entries.as_mut_ptr() as u64, entries.len() as u64, 0, 0];
@@ -91,7 +91,7 @@ pub(crate) unsafe fn batch<T>(number: u32, cmd: u32, entries: &mut [T]) -> Resul
 /// `multicall`: several calls for one trap. Each entry's `result` holds the rax of the entry's call.
 ///
 /// # Safety
-/// The same as of [`raw`], for every entry.
+/// The requirements of [`raw`], for every entry.
 ///
 /// # Errors
 /// `EFAULT`: the hypervisor could not read or write the list.

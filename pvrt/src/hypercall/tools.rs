@@ -20,7 +20,7 @@ pub unsafe fn domctl(arg: &mut XenDomctl) -> Result<u64> {
 /// `sysctl`: one operation on the machine. The call reads and writes `arg` in place.
 ///
 /// # Safety
-/// The same as of [`domctl`].
+/// The requirements of [`domctl`].
 ///
 /// # Errors
 /// The operation's errno.

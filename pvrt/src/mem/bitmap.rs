@@ -44,7 +44,7 @@ impl<const WORDS: usize> Bitmap<WORDS> {
         }
     }
 
-    /// Takes the lowest run of `count` free pages; gives its first page.
+    /// Takes the lowest run of `count` free pages; returns its first page.
     pub(crate) fn take(&mut self, count: usize) -> Option<usize> {
         if count == 0 || count > self.free {
             return None;

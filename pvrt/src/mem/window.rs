@@ -175,7 +175,8 @@ fn call(number: u32, args: [u64; 6]) -> MulticallEntry {
     MulticallEntry { op: u64::from(number), result: 0, args }
 }
 
-/// Takes `count` frames from the hypervisor and maps them; gives the address and the first pseudo-physical number.
+/// Takes `count` frames from the hypervisor and maps them; returns the address and the first pseudo-physical
+/// number.
 pub(super) fn grow(state: &mut State, count: usize) -> Option<(usize, u64)> {
     let first = state.window.grown.take(count)?;
     let base = (state.window.grown_base + first) as u64;

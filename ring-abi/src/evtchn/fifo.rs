@@ -78,7 +78,7 @@ impl<'a> EventArray<'a> {
         }
     }
 
-    /// Takes the event of a port; whether there was one.
+    /// Takes the event of a port. Returns whether there was one.
     pub fn take_pending(&self, port: u32) -> bool {
         self.place(port).is_some_and(|(page, offset)| page.and_u32(offset, !PENDING) & PENDING != 0)
     }

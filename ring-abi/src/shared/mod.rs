@@ -313,7 +313,7 @@ impl<'a> SharedPage<'a> {
     /// Wraps the page at `ptr`.
     ///
     /// # Safety
-    /// As for [`SharedBytes::new`] with 4096 bytes.
+    /// The requirements of [`SharedBytes::new`] with 4096 bytes.
     #[must_use]
     pub const unsafe fn new(ptr: *mut u8) -> Self {
         // SAFETY: promised by the caller.
