@@ -254,7 +254,7 @@ impl Instance<'_> {
         self.id.named(&self.client)
     }
 
-    /// Counts a fault, and gives whether the log shall tell of the fault.
+    /// Counts a fault, and returns whether to log the fault.
     fn is_to_be_logged(&mut self) -> bool {
         self.faults = self.faults.saturating_add(1);
         if self.faults == FAULTS_LOGGED {

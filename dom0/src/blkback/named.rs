@@ -13,7 +13,7 @@ impl Id {
     }
 }
 
-/// The name by which a configuration has the disk; a number that no name has stays one.
+/// The name by which a configuration has the disk; a number without a name stays a number.
 ///
 /// ABI: `vbd-interface(7)` of Xen 4.17.
 fn disk_name(device: u32) -> String {

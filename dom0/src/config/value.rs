@@ -170,7 +170,7 @@ impl Config {
     /// Reads a file as [`Config::parse`] does, and lets others run between its statements.
     ///
     /// # Errors
-    /// As [`Config::parse`].
+    /// The errors of [`Config::parse`].
     pub async fn read(name: &str, text: &[u8]) -> Result<Config, Diagnostic> {
         let mut reading = Reading::begin(name, text)?;
         loop {

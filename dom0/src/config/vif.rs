@@ -53,7 +53,7 @@ pub struct VifConfig {
     pub ip: Option<String>,
     /// Largest packet, in bytes.
     pub mtu: Option<u16>,
-    /// Number of the device; `None`: its place in the list.
+    /// Number of the device; `None`: the interface's place in the list.
     pub devid: Option<u32>,
     /// The largest rate at which it may send.
     pub rate: Option<Rate>,

@@ -235,7 +235,8 @@ impl Transport {
         }
     }
 
-    /// Sets up queue `queue` with interrupt vector `vector`, enables the queue, and gives the queue's doorbell.
+    /// Sets up queue `queue` with interrupt vector `vector`, enables the queue, and returns the queue's
+    /// doorbell.
     ///
     /// # Errors
     /// - [`TransportError::VectorRefused`]: the device has no room for the interrupt vector.

@@ -40,7 +40,7 @@ impl Burials {
         self.last
     }
 
-    /// Forgets burial `number`: its nodes are all taken out.
+    /// Forgets burial `number`, whose nodes are all taken out.
     pub(super) fn end(&mut self, number: u64) {
         self.open.retain(|burial| burial.number != number);
     }

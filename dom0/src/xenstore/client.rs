@@ -84,7 +84,7 @@ impl Xenstore {
     /// A round of a domain's ring; see [`Server::exchange`].
     ///
     /// # Errors
-    /// The same as of [`Server::exchange`].
+    /// The errors of [`Server::exchange`].
     pub fn exchange(&self, conn: ConnId, ring: &mut impl Ring) -> Result<Exchange, Failure> {
         self.with(|server| server.exchange(conn, ring))
     }
@@ -92,7 +92,7 @@ impl Xenstore {
     /// Like [`Xenstore::exchange`]; `held` then holds what the store keeps for the domain.
     ///
     /// # Errors
-    /// The same as of [`Server::exchange`].
+    /// The errors of [`Server::exchange`].
     pub fn exchange_held(
         &self,
         conn: ConnId,
@@ -188,7 +188,7 @@ pub trait Nodes {
     /// The value of a node as text.
     ///
     /// # Errors
-    /// The same as of [`Nodes::read`]; and `EINVAL` if the value is not UTF-8.
+    /// The errors of [`Nodes::read`]; and `EINVAL` if the value is not UTF-8.
     fn read_str(&self, path: &str) -> Result<String, XsError> {
         String::from_utf8(self.read(path)?).map_err(|_| XsError::Inval)
     }
@@ -196,7 +196,7 @@ pub trait Nodes {
     /// The value of a node as a number, or as whatever else can be read from text.
     ///
     /// # Errors
-    /// The same as of [`Nodes::read_str`]; and `EINVAL` if the text is no such value.
+    /// The errors of [`Nodes::read_str`]; and `EINVAL` if the text is no such value.
     fn read_as<T: FromStr>(&self, path: &str) -> Result<T, XsError> {
         self.read_str(path)?.trim().parse().map_err(|_| XsError::Inval)
     }
@@ -240,7 +240,7 @@ pub trait Nodes {
     /// Names of the nodes right below a node, in order.
     ///
     /// # Errors
-    /// The same as of [`Nodes::read`].
+    /// The errors of [`Nodes::read`].
     fn directory(&self, path: &str) -> Result<Vec<String>, XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
@@ -259,7 +259,7 @@ pub trait Nodes {
     /// The permissions of a node.
     ///
     /// # Errors
-    /// The same as of [`Nodes::read`].
+    /// The errors of [`Nodes::read`].
     fn perms(&self, path: &str) -> Result<Perms, XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
@@ -269,7 +269,7 @@ pub trait Nodes {
     /// Sets the permissions of a node. The nodes below keep their permissions.
     ///
     /// # Errors
-    /// The same as of [`Nodes::read`].
+    /// The errors of [`Nodes::read`].
     fn set_perms(&self, path: &str, perms: Perms) -> Result<(), XsError> {
         let (client, tx_id) = self.scope();
         let path = Path::resolve(path.as_bytes(), 0)?;
@@ -347,7 +347,7 @@ impl Client {
         poll_fn(|context| self.poll_event(context)).await
     }
 
-    /// As [`Client::next_event`], as a poll.
+    /// Does the same as [`Client::next_event`], as a poll.
     pub fn poll_event(&self, context: &mut core::task::Context<'_>) -> Poll<WatchEvent> {
         self.call(|server| server.poll_event(self.conn, context))
     }

@@ -157,7 +157,7 @@ impl Server {
         }
     }
 
-    /// As [`Server::flush_for`] nobody.
+    /// Does the same as [`Server::flush_for`] for no connection.
     pub(super) fn flush(&mut self) {
         self.flush_for(None);
     }
@@ -205,7 +205,7 @@ impl Server {
         self.marks.0
     }
 
-    /// As [`Server::settle_some`]; is there more before this mark?
+    /// Does the same as [`Server::settle_some`]. Returns whether there is more before this mark.
     pub(super) fn settle_until(&mut self, mark: u64) -> bool {
         self.marks.1 < mark && {
             self.settle_some();

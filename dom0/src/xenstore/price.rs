@@ -21,7 +21,7 @@ pub(super) const fn listed<T>() -> usize {
     object(2 * size_of::<T>())
 }
 
-/// As [`listed`], in a list of many.
+/// The same as [`listed`], for a list with many entries.
 pub(super) const fn listed_among_many<T>() -> usize {
     2 * size_of::<T>()
 }

@@ -28,7 +28,7 @@ pub trait Ring {
     /// Puts bytes into the ring for the domain. The result is the number of bytes that fitted.
     ///
     /// # Errors
-    /// The same as of [`Ring::read`].
+    /// The errors of [`Ring::read`].
     fn write(&mut self, from: &[u8]) -> Result<usize, Failure>;
 }
 

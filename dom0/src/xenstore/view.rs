@@ -42,7 +42,7 @@ impl View<'_> {
     /// generation of the list of children.
     ///
     /// # Errors
-    /// The same as of [`View::read`].
+    /// The errors of [`View::read`].
     pub(crate) fn list(&mut self, path: &Path, mut each: impl FnMut(&[u8]) -> bool) -> Result<u64, XsError> {
         let node = self.permitted(path, Want::Read)?;
         if let Some(transaction) = &mut self.transaction {
@@ -66,7 +66,7 @@ impl View<'_> {
     /// `XS_GET_PERMS`.
     ///
     /// # Errors
-    /// The same as of [`View::read`].
+    /// The errors of [`View::read`].
     pub(crate) fn perms(&mut self, path: &Path) -> Result<Perms, XsError> {
         Ok(self.permitted(path, Want::Read)?.perms)
     }
@@ -97,7 +97,7 @@ impl View<'_> {
     /// `XS_MKDIR`: makes an empty node if there is none.
     ///
     /// # Errors
-    /// The same as of [`View::write`].
+    /// The errors of [`View::write`].
     pub(crate) fn mkdir(&mut self, path: &Path) -> Result<(), XsError> {
         match self.permitted_or_above(path, Want::Write)? {
             Ok(_) => Ok(()),
@@ -172,7 +172,7 @@ impl View<'_> {
         }
     }
 
-    /// As [`View::permitted`]; in place of `ENOENT`, the nearest node above.
+    /// Does the same as [`View::permitted`], but instead of `ENOENT` returns the nearest node above.
     fn permitted_or_above(&mut self, path: &Path, want: Want) -> Result<Result<Node, Above>, XsError> {
         match self.lookup(path)? {
             Some(node) if node.perms.allow(self.actor, want) => Ok(Ok(node)),

@@ -282,7 +282,7 @@ impl Stream<'_> {
     /// Reads to the end, where the checksum is checked.
     ///
     /// # Errors
-    /// As [`Stream::read_full`].
+    /// The errors of [`Stream::read_full`].
     pub async fn finish(&mut self, buffer: &mut [u8]) -> Result<(), PayloadError> {
         while self.format != Format::Plain && self.read_full(buffer).await? > 0 {}
         Ok(())

@@ -131,7 +131,7 @@ fn one_that_finds_no_memory_when_it_starts_again_waits_for_it() {
     assert!((60 * SECOND..61 * SECOND).contains(&took), "{took}");
 }
 
-/// `on_crash="preserve"`: its disk is closed first, which takes a backend up to ten seconds.
+/// With `on_crash="preserve"` the domain's disk is closed first, which takes a backend up to ten seconds.
 #[test]
 fn a_domain_that_is_being_preserved_can_be_destroyed() {
     let (toolstack, _) = start();

@@ -171,8 +171,8 @@ impl<S: DmaSource> VirtioBlk<S> {
         Some(text).filter(|text: &String| !text.is_empty())
     }
 
-    /// Handles the device's interrupts until the device breaks, and gives the reason. From then on the disk accepts no
-    /// request.
+    /// Handles the device's interrupts until the device breaks, and returns the reason. From then on the disk accepts
+    /// no request.
     pub async fn serve(&self, interrupt: impl Interrupt) -> BlkError {
         loop {
             match self.service() {

@@ -38,7 +38,7 @@ impl Arena {
         *self.1.lock() = Some(pages);
     }
 
-    /// Makes `count` pages that are neighbours, and gives the address of the first page.
+    /// Makes `count` pages that are neighbours, and returns the address of the first page.
     pub(in crate::virtio) fn row(&self, count: usize) -> u64 {
         let mut memory = self.0.lock();
         let first = 0x100 + memory.len() as u64 * 3;

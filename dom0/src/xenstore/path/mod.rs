@@ -79,7 +79,7 @@ impl Path {
     /// Checks a path as domain `domid` sends the path: absolute, or relative to `/local/domain/<domid>`.
     ///
     /// # Errors
-    /// The same as of [`Path::absolute`]; and `EINVAL` for a relative path over [`XENSTORE_REL_PATH_MAX`].
+    /// The errors of [`Path::absolute`]; and `EINVAL` for a relative path over [`XENSTORE_REL_PATH_MAX`].
     pub fn resolve(text: &[u8], domid: u16) -> Result<Path, XsError> {
         match text.first() {
             None | Some(b'@') => Err(XsError::Inval),
@@ -92,7 +92,7 @@ impl Path {
     /// Like [`Path::resolve`], but takes the name of a special watch, too.
     ///
     /// # Errors
-    /// The same as of [`Path::resolve`].
+    /// The errors of [`Path::resolve`].
     pub fn resolve_watch(text: &[u8], domid: u16) -> Result<Path, XsError> {
         if text.first() != Some(&b'@') {
             return Path::resolve(text, domid);

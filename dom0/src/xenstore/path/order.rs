@@ -70,7 +70,7 @@ fn end_above(key: &[u8]) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key<'a> {
     pub(super) rank: Rank,
-    /// As [`Path::key`].
+    /// The same as [`Path::key`].
     pub(crate) bytes: &'a [u8],
 }
 
@@ -79,7 +79,7 @@ impl<'a> Key<'a> {
         Key { rank: Rank::of(bytes), bytes }
     }
 
-    /// As [`Path::keys_above`].
+    /// The same as [`Path::keys_above`].
     pub(crate) fn and_above(self) -> impl Iterator<Item = Key<'a>> {
         let whole = Key { rank: self.rank, bytes: self.bytes };
         let is_special = self.bytes.first() == Some(&b'@');
@@ -264,7 +264,7 @@ pub(crate) fn children<'a, V>(
     children_of(map, key, hash_of(key, key.len()) as u32)
 }
 
-/// As [`children`]; of a parent of this hash.
+/// The same as [`children`], for a parent with this hash.
 pub(super) fn children_of<'a, V>(
     map: &'a BTreeMap<Path, V>,
     key: &'a [u8],

@@ -9,7 +9,7 @@ fn put(store: &mut Store, text: &str, owner: u16) {
     store.put(&path(text), node);
 }
 
-/// Sweeps to the end, and gives the changes.
+/// Sweeps to the end, and returns the changes.
 fn swept(store: &mut Store, outcome: Outcome) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut sweep = match outcome {

@@ -62,7 +62,7 @@ impl Input {
         self.bytes.is_empty()
     }
 
-    /// Takes as many of `bytes` as fit, and gives their number.
+    /// Takes as many of `bytes` as fit, and returns their number.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         self.bytes.extend(&bytes[..taken]);

@@ -59,7 +59,7 @@ impl Scales {
         (real, charged)
     }
 
-    /// Sends requests until one is refused, at most `most`, and gives their number.
+    /// Sends requests until one is refused, at most `most`, and returns their number.
     fn fill(&mut self, kind: u32, tx_id: u32, most: usize, payload: impl Fn(usize) -> Vec<u8>) -> usize {
         self.run(|bed| (0..most).take_while(|&at| bed.ask(1, kind, tx_id, &payload(at)).0 == kind).count())
     }

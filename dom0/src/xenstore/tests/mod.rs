@@ -82,7 +82,7 @@ impl Bed {
         ring.to_server.extend(payload);
     }
 
-    /// Runs a domain's ring until the ring rests; gives the messages that came.
+    /// Runs a domain's ring until the ring rests; returns the messages that came.
     fn run(&mut self, domid: u16) -> Result<Vec<(XsdSockmsg, Vec<u8>)>, Failure> {
         let (conn, ring) = self.rings.get_mut(&domid).unwrap();
         while self.server.exchange(*conn, ring)?.again {}

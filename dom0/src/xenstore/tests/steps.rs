@@ -17,7 +17,7 @@ fn fill(bed: &mut Bed) {
     }
 }
 
-/// Runs domain 1's ring until the ring rests, and gives the number of turns. No turn does much.
+/// Runs domain 1's ring until the ring rests, and returns the number of turns. No turn does much.
 fn turns(bed: &mut Bed, mut between: impl FnMut(&mut Bed)) -> usize {
     let mut count = 0;
     loop {

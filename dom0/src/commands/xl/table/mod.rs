@@ -144,7 +144,7 @@ impl Command {
     }
 }
 
-/// A part of `xl`: its heading, and its commands.
+/// A part of `xl`: the heading, and the commands.
 pub(in crate::commands) type Part = (&'static str, &'static [Command]);
 
 /// All commands.

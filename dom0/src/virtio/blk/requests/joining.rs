@@ -53,9 +53,9 @@ impl<S: DmaSource> Inner<S> {
         Ok(())
     }
 
-    /// Puts the parts of `segments` into [`Inner::next`], and gives the number of bytes. Segments that follow each
-    /// other in machine memory become one part, which saves the device a look at each page: domains have much of their
-    /// memory in one piece.
+    /// Puts the parts of `segments` into [`Inner::next`], and returns the number of bytes. Segments that follow each
+    /// other in machine memory become one part, which saves the device a look at each page: domains have much of
+    /// their memory in one piece.
     fn set_next(&mut self, device_writes: bool, segments: &[Segment]) -> u64 {
         self.next.clear();
         let mut bytes = 0;
