@@ -142,7 +142,7 @@ impl Store {
     /// Sends a message unchanged.
     ///
     /// # Errors
-    /// As [`send_bytes`](Self::send_bytes).
+    /// The errors of [`send_bytes`](Self::send_bytes).
     pub async fn send(&mut self, message: &Message) -> Verdict {
         self.send_bytes(&message.to_bytes()).await
     }
@@ -165,7 +165,7 @@ impl Store {
     /// Returns the answer to request `req_id`, and drops other answers before it.
     ///
     /// # Errors
-    /// As [`next_answer`](Self::next_answer).
+    /// The errors of [`next_answer`](Self::next_answer).
     pub async fn answer_to(&mut self, req_id: u32) -> Verdict<Message> {
         loop {
             let message = self.next_answer().await?;
@@ -198,7 +198,7 @@ impl Store {
     /// Drops the events that have come so far.
     ///
     /// # Errors
-    /// As [`event`](Self::event).
+    /// The errors of [`event`](Self::event).
     pub async fn drop_events(&mut self) -> Verdict {
         // The daemon sends earlier events before the answer to this request.
         self.read("domid").await?.ok();
@@ -274,7 +274,7 @@ impl Store {
     /// kernel that has nothing else to do.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask).
+    /// The errors of [`ask`](Self::ask).
     pub fn ask_at_once(&mut self, kind: u32, payload: &[u8]) -> Verdict<Answer> {
         let id = self.new_id();
         self.outgoing.extend(Message::request(kind, id, 0, payload).to_bytes());
@@ -293,7 +293,7 @@ impl Store {
     /// The value of a node, as text.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask); so do those below.
+    /// The errors of [`ask`](Self::ask), as for the functions below.
     pub async fn read(&mut self, path: &str) -> Verdict<Answer<String>> {
         let answer = self.ask(XS_READ, 0, &nul(path)).await?;
         Ok(answer.map(|value| String::from_utf8_lossy(&value).into_owned()))

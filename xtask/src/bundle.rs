@@ -68,7 +68,7 @@ impl Bundle {
     /// Adds the lines that dom0's shell runs.
     ///
     /// # Errors
-    /// As for any member.
+    /// The errors of [`Bundle::add`].
     pub fn add_script(&mut self, lines: &[String]) -> Result<()> {
         let mut text = lines.join("\n");
         text.push('\n');

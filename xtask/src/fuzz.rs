@@ -45,7 +45,7 @@ pub struct FuzzOptions {
     jobs: Option<usize>,
 }
 
-/// Fuzzes; gives the exit status: 0 when nothing was found.
+/// Fuzzes; returns the exit status: 0 when nothing was found.
 ///
 /// # Errors
 /// A tool is missing, the targets cannot be built, or there is no such target.
@@ -59,7 +59,7 @@ pub fn fuzz(options: &FuzzOptions) -> Result<u8> {
 /// found something.
 ///
 /// # Errors
-/// As [`fuzz`].
+/// The errors of [`fuzz`].
 pub fn run(names: &[String], seconds: u32, jobs: Option<usize>) -> Result<(u64, u64)> {
     deps::ensure(&[Need::CxxCompiler])?;
     let known = targets()?;

@@ -102,7 +102,7 @@ fn selected(names: &[String]) -> anyhow::Result<Vec<&'static images::Image>> {
     names.iter().map(|name| images::find(name)).collect()
 }
 
-/// Does the task; gives the exit status.
+/// Does the task; returns the exit status.
 fn perform(task: Task) -> anyhow::Result<u8> {
     match task {
         Task::Run { options } => run::run(&options.machine()?),

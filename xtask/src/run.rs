@@ -12,7 +12,7 @@ use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
 use crate::{bochs, checks, cpu_model, guest, images, usage};
 
-/// Builds everything and boots `machine`; gives the exit status.
+/// Builds everything and boots `machine`; returns the exit status.
 ///
 /// # Errors
 /// A tool is missing, a build failed or QEMU cannot be started.

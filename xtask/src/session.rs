@@ -50,7 +50,7 @@ pub enum Attach {
     Output,
     /// Input by [`Session::send`], output only kept.
     Program,
-    /// As [`Attach::Program`], and `^C` at our terminal is not for the emulator.
+    /// The same as [`Attach::Program`], but `^C` at our terminal does not reach the emulator.
     Debugger,
     /// Output only kept; there is no input.
     Nobody,
@@ -82,7 +82,7 @@ impl Session {
     /// Boots `machine` as [`Session::start`] does; lines of [`Machine::from_input`] come from `source`.
     ///
     /// # Errors
-    /// As for [`Session::start`].
+    /// The errors of [`Session::start`].
     pub fn start_with(machine: &Machine, attach: Attach, source: Option<Source>) -> Result<Self> {
         let files = RunDirectory::new()?;
         let command = qemu::command(machine, &files)?;
@@ -165,7 +165,7 @@ impl Session {
         self.console.lock().bytes.get(range).unwrap_or(&[]).to_vec()
     }
 
-    /// Waits until `text` is in the output at or behind byte `from`; gives the position behind it.
+    /// Waits until `text` is in the output at or behind byte `from`; returns the position behind it.
     ///
     /// # Errors
     /// The text did not come before the machine ended or `limit` passed.

@@ -55,7 +55,7 @@ impl Totals {
     }
 }
 
-/// Runs the tests; gives the exit status: 0 when all passed.
+/// Runs the tests; returns the exit status: 0 when all passed.
 ///
 /// # Errors
 /// A tool is missing or cargo cannot be run.

@@ -158,7 +158,7 @@ impl Front {
     /// Waits for an event.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: none comes.
+    /// [`Problem::Fail`]: no event comes.
     pub async fn event(&self) -> Verdict {
         let came = time::timeout(PATIENCE_NS, self.port.wait()).await.is_ok();
         ensure!(came, "no event came");

@@ -46,7 +46,7 @@ impl Back {
     /// A frontend on a ring, empty both ways, whose indices stand at `out` and `input`.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// The errors of [`Self::new`].
     pub fn starting(env: &Env, out: u32, input: u32) -> Verdict<Self> {
         let Some(place) = &env.frontend_under_test else {
             return Err(Problem::Skip("no frontend to try".into()));
@@ -137,7 +137,7 @@ impl Back {
     /// Takes at most `most` bytes of output, and sends an event, since there is room again.
     ///
     /// # Errors
-    /// As [`Self::waiting`].
+    /// The errors of [`Self::waiting`].
     pub fn take(&mut self, most: usize) -> Verdict<Vec<u8>> {
         let count = self.waiting()?.min(most);
         let at = |n: usize| OUT.data + self.cons.wrapping_add(n as u32) as usize % OUT_BYTES;
@@ -190,7 +190,7 @@ impl Back {
     /// Waits for an event.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: none comes.
+    /// [`Problem::Fail`]: no event comes.
     pub async fn event(&self) -> Verdict {
         let came = time::timeout(PATIENCE_NS, self.port.wait()).await.is_ok();
         ensure!(came, "no event came");

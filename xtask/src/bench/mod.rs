@@ -104,7 +104,7 @@ const DISK_BYTES: u64 = 16 << 20;
 /// Where a boot is certainly stuck.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// Measures and prints; gives the exit status: 1 when a figure is missing.
+/// Measures and prints; returns the exit status: 1 when a figure is missing.
 ///
 /// # Errors
 /// A tool is missing, a build failed, or a machine did not run to its end.
@@ -159,7 +159,7 @@ fn machine() -> Machine {
     Machine { cpus: 1, net: Net::None, timeout: Some(TIME_LIMIT), ..Machine::default() }
 }
 
-/// The same, one instruction a tick.
+/// The machine for counted figures: one instruction a tick.
 fn counting_machine() -> Machine {
     Machine { qemu_arguments: ICOUNT.map(str::to_string).to_vec(), ..machine() }
 }
@@ -167,7 +167,7 @@ fn counting_machine() -> Machine {
 /// KiB that microhv and dom0 may take at the prompt.
 const MEMORY_AIM_KIB: u64 = 32 << 10;
 
-/// Runs a machine to its end; gives its console.
+/// Runs a machine to its end; returns its console.
 fn run(machine: &Machine) -> Result<String> {
     let (outcome, console) = Session::start(machine, Attach::Nobody)?.wait();
     if outcome != Outcome::Succeeded {

@@ -53,7 +53,7 @@ pub struct ConformanceOptions {
     pub json: Option<PathBuf>,
 }
 
-/// Runs the cases and prints the table; gives the exit status: 1 when any failed, or the run broke off.
+/// Runs the cases and prints the table; returns the exit status: 1 when any failed, or the run broke off.
 ///
 /// # Errors
 /// A tool is missing, a build failed or a machine cannot be started.
@@ -75,7 +75,7 @@ pub fn conformance(options: &ConformanceOptions) -> Result<u8> {
 /// Runs the cases in a place, and returns the report. `kernel`: as in `--kernel`.
 ///
 /// # Errors
-/// As [`conformance`].
+/// The errors of [`conformance`].
 pub fn report_on(place: Place, filter: Option<&str>, kernel: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let words = filter.map(|filter| format!("filter={filter}")).unwrap_or_default();
@@ -116,7 +116,7 @@ pub fn report_on(place: Place, filter: Option<&str>, kernel: Option<&str>) -> Re
     Ok(report)
 }
 
-/// Runs the cases in a process; gives its output.
+/// Runs the cases in a process; returns its output.
 fn host(filter: Option<&str>) -> Result<String> {
     let mut command = cargo::host(&[
         "test",
@@ -181,7 +181,7 @@ pub fn as_backend(filter: &str, kernel: &DebianBoot, files: &RunDirectory) -> Re
     Ok(Machine { modules, script: Some(lines), ..machine() })
 }
 
-/// Runs the cases as a guest on Debian's Xen; gives its console.
+/// Runs the cases as a guest on Debian's Xen; returns its console.
 fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<String> {
     let (disks, qemu_arguments) = scratch_disks(files)?;
     let options = xen::Options { disks, qemu_arguments, timeout: TIME_LIMIT, ..xen::Options::default() };

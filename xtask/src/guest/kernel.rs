@@ -127,7 +127,7 @@ impl Unpacked {
     /// order to load them in as `modules/order`, one a line.
     ///
     /// # Errors
-    /// As for [`Unpacked::modules`].
+    /// The errors of [`Unpacked::modules`].
     pub(crate) fn add_modules(&self, names: &[&str], archive: &mut Archive) -> Result<()> {
         let mut order = String::new();
         for path in self.modules(names)? {

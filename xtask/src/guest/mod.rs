@@ -108,7 +108,7 @@ pub fn guest(options: &GuestOptions) -> Result<()> {
 /// Makes what Debian's kernel needs to boot with the busybox ramdisk.
 ///
 /// # Errors
-/// As for [`guest`].
+/// The errors of [`guest`].
 pub fn debian_ramdisk() -> Result<()> {
     with_ramdisk(&Kernel::current(), &debian_kernel()?)
 }
@@ -116,7 +116,7 @@ pub fn debian_ramdisk() -> Result<()> {
 /// Makes what another of Debian's kernels needs to boot with the ramdisk: `name` as in `--kernel`.
 ///
 /// # Errors
-/// As for [`guest`].
+/// The errors of [`guest`].
 pub fn other_debian_ramdisk(name: &str) -> Result<()> {
     let kernel = kernel_named(name)?;
     with_ramdisk(&kernel, &unpacked(&kernel)?)
@@ -166,7 +166,7 @@ impl DebianBoot {
 /// Debian's kernel and its ramdisk, made if need be.
 ///
 /// # Errors
-/// As for [`guest`].
+/// The errors of [`guest`].
 pub fn debian_boot() -> Result<DebianBoot> {
     debian_ramdisk()?;
     Ok(DebianBoot::of(&Kernel::current()))
@@ -175,7 +175,7 @@ pub fn debian_boot() -> Result<DebianBoot> {
 /// Another of Debian's kernels and its ramdisk, made if need be: `name` as in `--kernel`.
 ///
 /// # Errors
-/// As for [`guest`].
+/// The errors of [`guest`].
 pub fn other_debian_boot(name: &str) -> Result<DebianBoot> {
     other_debian_ramdisk(name)?;
     Ok(DebianBoot::of(&kernel_named(name)?))
@@ -184,7 +184,7 @@ pub fn other_debian_boot(name: &str) -> Result<DebianBoot> {
 /// Makes what boots by PV GRUB: the loader, as `debian-pvgrub`, and the configuration for the root image.
 ///
 /// # Errors
-/// As for [`guest`].
+/// The errors of [`guest`].
 pub fn debian_loader() -> Result<()> {
     let _turn = turn()?;
     let tree = packages::fetch(&directory().join("grub"), || Ok(vec![LOADER_PACKAGE.into()]))?;
@@ -262,7 +262,7 @@ fn attach_image(machine: &mut Machine, path: &Path) -> Result<RootInUse> {
 /// machine that has it.
 ///
 /// # Errors
-/// As for [`guest`], or the copy cannot be made.
+/// The errors of [`guest`], or the copy cannot be made.
 pub fn copy_root(copy: &Path) -> Result<()> {
     debian_ramdisk()?;
     let image = root_image();
@@ -286,7 +286,7 @@ fn directory() -> PathBuf {
 /// Debian's kernel and busybox, unpacked.
 ///
 /// # Errors
-/// As for [`guest`].
+/// The errors of [`guest`].
 pub(crate) fn debian_kernel() -> Result<kernel::Unpacked> {
     unpacked(&Kernel::current())
 }

@@ -19,8 +19,8 @@ const SIZE_MIB: u32 = 2048;
 const PACKAGES: &str = "systemd-sysv,udev,dbus,login,kmod,e2fsprogs,iproute2,procps,fio,stress-ng,\
                         python3-minimal,libc6-i386,linux-image-amd64";
 
-/// Made inside the new system, after everything is installed; `$1` is its directory. The menu is what PV GRUB looks
-/// for.
+/// A script that completes the new system after everything is installed; `$1` is the system's directory. The script
+/// writes the menu that PV GRUB looks for.
 const SETTLE: &str = concat!(
     r#"set -e
 echo debian > "$1/etc/hostname"
@@ -53,7 +53,7 @@ pub(crate) struct Root {
 /// Makes Debian's image, unless it is there.
 ///
 /// # Errors
-/// As for [`make`].
+/// The errors of [`make`].
 pub(super) fn debian(image: &Path) -> Result<()> {
     make(&Root { label: "debian", size_mib: SIZE_MIB, packages: PACKAGES, settle: SETTLE }, image)
 }

@@ -54,10 +54,10 @@ pub struct XenOptions {
     timeout: u64,
 }
 
-/// Boots it; gives the exit status, as `cargo xtask run` does.
+/// Boots it; returns the exit status, as `cargo xtask run` does.
 ///
 /// # Errors
-/// As for [`prepare`] and for [`super::XenHost::run`].
+/// The errors of [`prepare`] and of [`super::XenHost::run`].
 pub fn xen(words: XenOptions) -> Result<u8> {
     let options = Options {
         memory_mib: words.mem,

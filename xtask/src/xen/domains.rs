@@ -55,7 +55,7 @@ impl XenHost {
     /// domain which counts instructions is not disturbed.
     ///
     /// # Errors
-    /// As for [`XenHost::run`]; or the machine did not run to its end.
+    /// The errors of [`XenHost::run`]; or the machine did not run to its end.
     pub fn run_domains(
         &self,
         domains: &[Domain],

@@ -134,7 +134,7 @@ impl XenHost {
     /// `files` are in the directory where the script starts.
     ///
     /// # Errors
-    /// As for [`XenHost::boot_kernel_as_dom0`].
+    /// The errors of [`XenHost::boot_kernel_as_dom0`].
     pub fn run(&self, script: &str, files: &[Module], options: &Options) -> Result<Output> {
         self.run_attached(script, files, options, Attach::Nobody)
     }

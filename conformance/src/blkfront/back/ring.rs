@@ -230,7 +230,7 @@ impl Back {
     /// [`serve`](Self::serve), for a connection that the frontend may have given up, as [`given_up`](Self::given_up).
     ///
     /// # Errors
-    /// As those.
+    /// The errors of both.
     pub async fn serve_given_up<T>(&mut self, asked: Asked<T>) -> Verdict<Option<Result<T, FrontError>>> {
         if self.strict {
             return self.serve(asked).await.map(Some);

@@ -77,7 +77,7 @@ impl<'a> Front<'a> {
     /// Does the same as [`prepare`](Self::prepare) for the device whose frontend has the directory `path`.
     ///
     /// # Errors
-    /// As [`prepare`](Self::prepare).
+    /// The errors of [`prepare`](Self::prepare).
     pub async fn prepare_path(env: &'a mut Env, path: &str) -> Verdict<Device<'a>> {
         let mut device = Device::open(env, path).await?;
         device.reset().await?;
@@ -107,7 +107,7 @@ impl<'a> Front<'a> {
     /// Connects with the usual options.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// The errors of [`connect`](Self::connect).
     pub async fn usual(env: &'a mut Env) -> Verdict<Self> {
         Self::connect(env, &Options::default()).await
     }
@@ -115,7 +115,7 @@ impl<'a> Front<'a> {
     /// Connects a prepared device.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// The errors of [`connect`](Self::connect).
     pub async fn connect_device(mut device: Device<'a>, options: &Options) -> Verdict<Self> {
         let rings = Self::announce(&mut device, options).await?;
         device.set_state(XenbusState::Initialised).await?;

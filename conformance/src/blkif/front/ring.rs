@@ -165,7 +165,7 @@ impl Ring {
     /// Sends a request while nothing else is in flight, and returns the response's status.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask).
+    /// The errors of [`ask`](Self::ask).
     pub async fn status(&mut self, request: &BlkifRequest) -> Verdict<i16> {
         Ok(self.ask(request).await?.status)
     }

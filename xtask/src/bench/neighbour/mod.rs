@@ -208,7 +208,7 @@ fn json(figures: &Figures, busy: &Figures, kept: bool) -> Value {
     })
 }
 
-/// Runs the attack of this name; gives what the neighbour measured.
+/// Runs the attack of this name; returns what the neighbour measured.
 ///
 /// # Errors
 /// There is none of this name, its machine did not run to its end, or the attack did not take place.
