@@ -51,6 +51,21 @@ const OPENERS: [&str; 12] =
     ["After", "Before", "How", "If", "Once", "Since", "Until", "What", "When", "Where", "Whether", "While"];
 const PRONOUNS: [&str; 4] = ["it", "its", "they", "their"];
 
+/// What stands before the text that explains a name, such as a variant of an error.
+const NAMED: [&str; 2] = ["`: ", "]: "];
+
+/// A comment's sentences. The text behind a name is a sentence of its own, so that `it` has no noun there.
+fn sentences(comment: &str) -> Vec<String> {
+    let mut text = comment.to_string();
+    for pronoun in PRONOUNS {
+        let capital = format!("{}{}", pronoun[..1].to_uppercase(), &pronoun[1..]);
+        for name in NAMED {
+            text = text.replace(&format!("{name}{pronoun} "), &format!("{name}{capital} "));
+        }
+    }
+    text.split(['.', ';', ':', '?']).map(|sentence| sentence.trim().to_string()).collect()
+}
+
 /// Whether a sentence begins without the noun that it is about.
 fn names_no_subject(sentence: &str) -> bool {
     let starts = |start: &str| sentence.strip_prefix(start).is_some_and(|rest| rest.starts_with([' ', '\'']));
@@ -68,8 +83,8 @@ pub(crate) fn english(file: &str, text: &str) -> Vec<Finding> {
             comment += words.trim_start_matches(['/', '!']);
             continue;
         }
-        for sentence in comment.replace(['.', ';', ':', '?'], "\n").lines().map(str::trim) {
-            if names_no_subject(sentence) {
+        for sentence in sentences(&comment) {
+            if names_no_subject(&sentence) {
                 let words: Vec<&str> = sentence.split_whitespace().take(5).collect();
                 let subject = format!("{file}: {}", words.join(" "));
                 let advice = "name the actor or thing: the comment ends on this line".into();
@@ -115,6 +130,9 @@ mod planted {
         let found: Vec<String> = english("a.rs", text).into_iter().map(|finding| finding.subject).collect();
         assert_eq!(found, ["a.rs: It runs dry", "a.rs: Whoever asks"]);
         assert!(english("a.rs", "/// Items: what who does. `It` is a type.\nlet It = 1;").is_empty());
+        let text = "/// - `Busy`: it runs. [`Gone`]: their end.\n/// - `Bad`: item.\n";
+        let found: Vec<String> = english("a.rs", text).into_iter().map(|finding| finding.subject).collect();
+        assert_eq!(found, ["a.rs: It runs", "a.rs: Their end"]);
         for sentence in
             ["Its end", "They wait", "Their owner", "Whether it runs", "If its owner asks", "What they hold"]
         {
