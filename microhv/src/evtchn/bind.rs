@@ -1,7 +1,7 @@
 //! Opening, binding and closing ports.
 //!
-//! Each opening operation tells the guest the port before it commits, through [`Publish`]: after the last step that can
-//! fail, binding cannot, so that a fault leaves no port behind.
+//! Each opening operation writes the port to the guest before it commits, through [`Publish`]: after the last step
+//! that can fail, binding cannot, so that a fault leaves no port behind.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use crate::growth::make_room;
 use crate::platform::{GuestFault, Platform};
 use crate::sync::{self, MutexGuard};
 
-/// Tells the guest the port that it gets.
+/// Writes the port to the guest.
 pub trait Publish: FnOnce(Port) -> Result<(), GuestFault> {}
 
 impl<F: FnOnce(Port) -> Result<(), GuestFault>> Publish for F {}
@@ -117,7 +117,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let (port, cell) = self.find_free(local, &mut binding)?;
         publish(port)?;
-        // The bindings are locked: nobody opens, binds or closes either port meanwhile.
+        // The bindings are locked: no vCPU opens, binds or closes either port meanwhile.
         let state = PortState::Interdomain { remote: remote.clone(), port: remote_port };
         binding.open(port, cell, state, vcpu);
         *remote_cell.state.lock() = PortState::Interdomain { remote: local.clone(), port };

@@ -106,7 +106,7 @@ impl<P: Platform> Hypervisor<P> {
     fn set_bits(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
         let bits = domain.events.bits;
         if !bits.set_pending(port) {
-            // The send that set the bit has roused the vCPUs that poll, too.
+            // The send that set the bit has woken the vCPUs that poll, too.
             return false;
         }
         let marked = !bits.is_masked(port) && self.mark(domain, cell, port);
@@ -122,8 +122,8 @@ impl<P: Platform> Hypervisor<P> {
         vcpu.info.mark(port.raw() / 64) && !vcpu.runs_on(self.platform.cpu())
     }
 
-    /// Does `change` to a port of the FIFO; whether somebody is to be roused. Nothing happens to a domain that is back at two
-    /// levels: the port was closed meanwhile.
+    /// Does `change` to a port of the FIFO. Returns whether a vCPU must be woken. In a domain that is back at two
+    /// levels nothing happens, since the port was closed meanwhile.
     #[must_use = "somebody may be to be roused"]
     #[inline(never)]
     fn raise_fifo(

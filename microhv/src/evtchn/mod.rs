@@ -33,7 +33,7 @@ pub enum EvtchnError {
     NoSpace,
     /// No memory for the port.
     NoMemory,
-    /// The guest could not be told the port.
+    /// The port could not be written to the guest.
     Fault,
     /// The port is closed.
     Access,

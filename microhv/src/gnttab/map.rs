@@ -136,7 +136,7 @@ pub(crate) struct UnmapBatch<'a, P: Platform> {
     domain: &'a Domain,
     /// The mappings, each with the uses that ended.
     unmapped: ArrayVec<Mapping, UNMAP_BATCH>,
-    /// One of these uses was a host's.
+    /// One of these uses was a host mapping, so a TLB flush is owed.
     owes_flush: bool,
 }
 

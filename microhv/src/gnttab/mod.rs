@@ -1,10 +1,11 @@
 //! Grant tables: what a domain lets others do with its pages.
 //!
-//! A grant has two sides. The *granter* writes an entry in a page that it shares with the hypervisor; while somebody uses
-//! the grant, an `Active` record pins it: which frame it was when the use began, by whom, how often. The *mapper* holds a handle
-//! for each mapping in its `Maptrack`. Every pin owns a general reference on the frame, and one of type writable
-//! unless it is read-only, so that a granted page is neither freed nor made a page table while it is used. The references
-//! of a host mapping belong to its page-table entry (see `mem::grant_pte`), those of a device mapping to the handle.
+//! A grant has two sides. The *granter* writes an entry in a page that it shares with the hypervisor; while a domain
+//! uses the grant, an `Active` record pins it: which frame it was when the use began, by whom, how often. The
+//! *mapper* holds a handle for each mapping in its `Maptrack`. Every pin owns a general reference on the frame, and
+//! one of type writable unless it is read-only, so that a granted page is neither freed nor made a page table while
+//! it is used. The references of a host mapping belong to its page-table entry (see `mem::grant_pte`), those of a
+//! device mapping to the handle.
 //!
 //! An entry has one of two formats, its table's *version* (`state::words`). What was checked is what is marked, and while a
 //! granter keeps changing its entry, uses of it fail. Entries of version 2 can lend a part of a page, or what another domain

@@ -39,7 +39,7 @@ impl<'a, P: Platform> GrantUse<'a, P> {
         Self::hold(hv, granter, frame, pin)
     }
 
-    /// The use that `pin` is, of a frame of the granter.
+    /// Makes the use that `pin` stands for, and takes its reference on the granter's frame.
     ///
     /// # Errors
     /// `BadPage`.

@@ -21,7 +21,7 @@ use crate::platform::{GuestFault, Platform};
 
 /// Operations between two looks for pending work.
 const PREEMPT_EVERY: u64 = 8;
-/// Frames of a grant table that are told together.
+/// Frames of a grant table that are copied out together.
 const FRAMES_TOGETHER: usize = 64;
 
 /// `grant_table_op(cmd, array, count)`.

@@ -98,7 +98,8 @@ pub struct Ports {
     pub(in crate::evtchn) pollers: AtomicU32,
     /// The port at which `close_ports` goes on where it was interrupted.
     pub(in crate::evtchn) closing_at: AtomicU32,
-    /// The FIFO, of a domain that has turned to it. One lock for all queues: nobody sees one half changed.
+    /// The FIFO, of a domain that has turned to it. One lock guards all queues, so that no vCPU sees a queue
+    /// half changed.
     pub(in crate::evtchn) fifo: Mutex<rank::Fifo, Option<Box<Fifo>>>,
 }
 

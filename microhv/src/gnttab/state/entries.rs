@@ -97,7 +97,7 @@ pub(crate) struct Entries {
     version: Version,
     /// Frames of status words, enough for all entries under version 2.
     status: Vec<SharedFrame>,
-    /// Such frames that are nobody's any more, to be freed.
+    /// Such frames that no longer have an owner and must be freed.
     retired: Vec<SharedFrame>,
     /// Entries in use by anyone.
     used: u32,
@@ -209,7 +209,8 @@ impl Entries {
         }
     }
 
-    /// Takes the next of the frames from a domain that ends; what is pinned stays pinned. `false` with it: the frame is nobody's.
+    /// Takes the next of the frames from a domain that ends; what is pinned stays pinned. `false` with it: the frame
+    /// has no owner now.
     pub(crate) fn take_frame(&mut self) -> Option<(Mfn, bool)> {
         let taken = self.taken;
         if let Some(frame) = self.frames_mut().get_mut(taken) {
@@ -283,8 +284,8 @@ impl Entries {
         self.used as usize == reserved.filter(|(_, active)| active.is_pinned() && active.lends_page()).count()
     }
 
-    /// Makes `to` the version of the table. Reserved entries stay; `take_back` takes the frames of
-    /// status words from the domain, if nobody maps one.
+    /// Makes `to` the version of the table. Reserved entries stay; `take_back` takes the frames of status
+    /// words from the domain, if no domain maps one.
     ///
     /// # Errors
     /// `Busy`: an entry is in use, or status words are mapped. `Range`: version 1 cannot say what a reserved entry lends.

@@ -234,7 +234,7 @@ pub(crate) struct HeldHandle<'a> {
 }
 
 impl<'a> HeldHandle<'a> {
-    /// Takes the mapping of a handle out, so that nobody else works on it.
+    /// Takes the mapping of a handle out, so that no other vCPU works on it.
     ///
     /// # Errors
     /// `BadHandle`: no such mapping.

@@ -92,7 +92,8 @@ fn add_extent<P: Platform>(
     let told = cur.copy_out_at(list, n, &mfn.raw());
     if told.is_err() {
         for page in 0..1 << order {
-            // Nobody knows the frames, so they go back; what the domain guessed and refers to stays its own.
+            // The caller cannot learn the numbers of these frames, so they go back. A frame that the domain
+            // guessed and refers to stays the domain's.
             let _ = cur.hv.release_page(domain, Mfn::new(mfn.raw() + page));
         }
     }
