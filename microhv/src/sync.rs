@@ -12,7 +12,7 @@ use core::ops::{Deref, DerefMut};
 #[cfg(any(test, feature = "testing"))]
 use crate::testing::held::Held;
 
-/// A value that is written once, at start-up, before there is a second CPU: nobody waits for it.
+/// A value that is written once, at start-up, before there is a second CPU, so no reader waits for the value.
 pub use spin::Once;
 
 /// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
@@ -80,7 +80,7 @@ ranks! {
     PciConfig,
     /// `Irqs::state`: physical interrupts and vectors.
     Irqs,
-    /// `FrameTable::read_only`: device frames that nobody may write.
+    /// `FrameTable::read_only`: device frames that no domain may write.
     ReadOnlyFrames,
     /// `Domain::tsc`: how a domain's TSC behaves.
     Tsc,
@@ -186,13 +186,13 @@ impl<R: Rank, T> Mutex<R, T> {
         MutexGuard { _held: Held::in_order(R::PLACE, owner), inner: self.lock.lock() }
     }
 
-    /// Takes the lock if the lock is free, even against the order: nobody waits.
+    /// Takes the lock if the lock is free, even against the order, since the caller does not wait.
     #[cfg(any(test, feature = "testing"))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.lock.try_lock().map(|inner| MutexGuard { inner, _held: Held::out_of_order(R::PLACE) })
     }
 
-    /// Frees the lock, whoever holds it.
+    /// Frees the lock, whichever CPU holds it.
     ///
     /// # Safety
     /// The holder never goes on.

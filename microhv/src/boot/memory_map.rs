@@ -1,4 +1,4 @@
-//! Which machine memory is RAM, and which of it is still nobody's, while the hypervisor starts.
+//! Which machine memory is RAM, and which of it is still free, while the hypervisor starts.
 #![forbid(unsafe_code)]
 
 use arrayvec::ArrayVec;
@@ -115,7 +115,7 @@ impl MemoryMap {
         let _ = self.free.try_insert(at, merged);
     }
 
-    /// Sets every frame that `range` touches aside: it is somebody's.
+    /// Sets every frame that `range` touches aside, since the range is in use.
     #[inline(never)]
     pub fn reserve(&mut self, range: Range) {
         if range.is_empty() {

@@ -24,7 +24,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// Keeps a typed byte, unless nobody reads.
+    /// Keeps a typed byte, unless no domain reads the console.
     pub fn push(&self, byte: u8) {
         let mut input = self.input.lock();
         if input.len() < INPUT_BYTES {

@@ -1,10 +1,10 @@
 //! Output of the serial console: sent as fast as the line takes it, not faster. The part that is the hypervisor's own is
 //! kept for `xl dmesg`.
 //!
-//! A ring holds what the line has not got yet. Nobody waits for the line while interrupts are off. A writer puts as many
-//! bytes into the transmitter as fit at once. The rest goes out at the transmitter's interrupts, or at ticks of the timer
-//! if the interrupts do not come. Only a machine that dies, that starts, or that shows a debug key's answer waits
-//! ([`Output::drain`]).
+//! A ring holds what the line has not got yet. No CPU waits for the line while interrupts are off. A writer puts as
+//! many bytes into the transmitter as fit at once. The rest goes out at the transmitter's interrupts, or at ticks of
+//! the timer if the interrupts do not come. Only a machine that dies, that starts, or that shows a debug key's answer
+//! waits ([`Output::drain`]).
 
 use core::fmt::{self, Write};
 

@@ -99,7 +99,7 @@ impl GuestCpu {
 }
 
 impl Default for GuestCpu {
-    /// A vCPU of which nothing was told.
+    /// A vCPU whose state was not set yet.
     fn default() -> Self {
         Self {
             traps: vec![TrapGate::default(); 256].into_boxed_slice().try_into().expect("256 gates"),

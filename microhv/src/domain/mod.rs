@@ -168,7 +168,7 @@ pub struct Domain {
     pub shutdown: Mutex<rank::Shutdown, ShutdownState>,
     /// Held while one of the domain's vCPUs gets a context: one vCPU at a time.
     pub(crate) contexts: Mutex<rank::Contexts, ()>,
-    /// [`DyingState`]. dom0 is told of a change by `VIRQ_DOM_EXC`.
+    /// [`DyingState`]. a change sends `VIRQ_DOM_EXC` to dom0.
     dying: AtomicU8,
     /// Number of the hypervisor's holds: the domain's vCPUs run only at 0.
     pub pause_count: AtomicU32,

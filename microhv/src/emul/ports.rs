@@ -1,8 +1,9 @@
 //! I/O ports of a guest.
 //!
-//! Two questions, in this order: may the running mode use ports at all (IOPL, I/O bitmap; else #GP), and does the domain
-//! own this port (else reads give all ones and writes are lost, as on a bus where nobody answers). PCI configuration
-//! ports are never a domain's own: the hardware domain's accesses go through `pirq`, which guards interrupt messages.
+//! Two questions, in this order: may the running mode use ports at all (IOPL, I/O bitmap; else #GP), and does the
+//! domain own this port (else reads give all ones and writes are lost, as on a bus where no device answers). PCI
+//! configuration ports are never a domain's own: the hardware domain's accesses go through `pirq`, which guards
+//! interrupt messages.
 
 use core::sync::atomic::Ordering;
 

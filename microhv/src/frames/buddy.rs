@@ -39,7 +39,7 @@ impl Zone {
         self.heads[order as usize] = at;
     }
 
-    /// Takes the block at `at` off its list. The entry of the block's first frame becomes nobody's.
+    /// Takes the block at `at` off its list. The entry of the block's first frame then names no owner.
     fn unlink(&mut self, infos: &[FrameInfo], at: u32, order: u8) {
         let info = &infos[at as usize];
         let (prev, next) = (info.load_use().count(), info.load_kind().count());
@@ -70,7 +70,7 @@ impl Zone {
         Some(at)
     }
 
-    /// Gives a block of 2^`order` frames, nobody's, back.
+    /// Gives back a block of 2^`order` frames without an owner.
     pub(crate) fn release(&mut self, infos: &[FrameInfo], at: u32, order: u8) {
         self.free += 1 << order;
         let (mut at, mut order) = (at, order);

@@ -63,7 +63,7 @@ impl PageType {
 const COUNT_LIMIT: u32 = u32::MAX - 16;
 
 /// The use word: bits 0-31 general references (in a free block's head: the previous block), 32-47 owner + 1 (0:
-/// nobody), flags from 48 on.
+/// no owner), flags from 48 on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UseWord(pub(crate) u64);
 
@@ -85,8 +85,8 @@ impl UseWord {
         Self(1 | Self::owner_bits(owner) | flags | Self::ALLOCATED | Self::KNOWN)
     }
 
-    /// The same use word, owned by nobody who could refer to the frame anew, and without the mark of ownership's
-    /// reference.
+    /// The same use word, with no owner, so that no domain can refer to the frame anew, and without the mark of
+    /// ownership's reference.
     const fn orphaned(self) -> Self {
         Self(self.0 & !(0xffff << 32 | Self::ALLOCATED) | Self::owner_bits(Self::ORPHAN))
     }
@@ -185,7 +185,7 @@ impl TypeWord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlushOwed(pub(crate) bool);
 
-/// A frame's entry: 16 bytes. All of them zero, as by default: the frame is nobody's.
+/// A frame's entry: 16 bytes. All of them zero, as by default: the frame has no owner.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct FrameInfo {
@@ -294,8 +294,8 @@ impl FrameInfo {
         }
     }
 
-    /// Takes one more reference of type `table` on a page table that was checked. The owner's page-table lock is held:
-    /// while the count is not zero, nobody else changes the word. `false`: that would be too many.
+    /// Takes one more reference of type `table` on a page table that was checked. The owner's page-table lock is
+    /// held: while the count is not zero, no other CPU changes the word. `false`: that would be too many.
     #[inline]
     pub(crate) fn get_table(&self, table: PageType) -> bool {
         let now = self.load_kind();
@@ -314,20 +314,20 @@ impl FrameInfo {
         assert!(before.count() > 0, "type count underflow");
     }
 
-    /// Whether [`FrameInfo::steal`] would make a frame of `owner` nobody's, if nothing changed meanwhile.
+    /// Whether [`FrameInfo::steal`] would take a frame from `owner`, if nothing changed meanwhile.
     pub(crate) fn is_stealable(&self, owner: DomId) -> bool {
         self.load_use() == UseWord::owned(owner, 0) && self.load_kind().count() == 0
     }
 
-    /// Takes a frame away from `owner` if ownership holds the only reference: the frame is nobody's then. Both words
-    /// keep what CPUs may know of the frame.
+    /// Takes a frame away from `owner` if ownership holds the only reference. The frame then has no owner. Both
+    /// words keep what CPUs may know of the frame.
     #[must_use]
     pub(crate) fn steal(&self, owner: DomId) -> bool {
         let alone = UseWord::owned(owner, 0).0;
         self.using.compare_exchange(alone, UseWord::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Does the same as [`FrameInfo::steal`] for a frame that is lent to `owner`, which no domain maps.
+    /// Does the same as [`FrameInfo::steal`] for a frame that is lent to `owner` and that no domain maps.
     #[must_use]
     pub(crate) fn steal_lent(&self, owner: DomId) -> bool {
         let alone = UseWord::owned(owner, UseWord::LENT).0;

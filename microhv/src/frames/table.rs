@@ -65,7 +65,7 @@ impl FrameTable {
         self.infos
     }
 
-    /// Hands frames (start, end exclusive) that are memory and nobody's to the allocator, as a few large blocks.
+    /// Hands free frames of memory (start, end exclusive) to the allocator, as a few large blocks.
     pub fn add_free(&self, start: Mfn, end: Mfn) {
         let (mut at, end) = (start.raw(), end.raw().min(self.infos.len() as u64));
         let mut zones = self.zones.lock();
@@ -83,7 +83,7 @@ impl FrameTable {
         self.infos.get(mfn.raw() as usize)
     }
 
-    /// The entry of a frame that somebody holds a reference on.
+    /// The entry of a frame on which there is a reference.
     ///
     /// # Panics
     /// If the table does not reach to the frame.
@@ -139,7 +139,7 @@ impl FrameTable {
         Some(Mfn::new(u64::from(at)))
     }
 
-    /// Gives back 2^`order` frames that are nobody's. [`FrameTable::stale`] counts the frames that a TLB may know.
+    /// Gives back 2^`order` frames without an owner. [`FrameTable::stale`] counts the frames that a TLB may know.
     pub fn release(&self, mfn: Mfn, order: u8) {
         let mut known = 0;
         for info in &self.infos[mfn.raw() as usize..mfn.raw() as usize + (1 << order)] {

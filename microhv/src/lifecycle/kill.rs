@@ -21,7 +21,8 @@ impl<P: Platform> Hypervisor<P> {
             DyingState::Alive => {
                 self.pause_domain(domain);
                 {
-                    // Nobody gives it a port after this: opening looks at it under the same lock.
+                    // No port is opened in the domain after this: an open checks the mark under the same
+                    // lock.
                     let _binding = domain.events.binding.lock();
                     domain.set_dying(DyingState::Dying);
                 }

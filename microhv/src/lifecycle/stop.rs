@@ -12,7 +12,8 @@ use crate::platform::{Platform, PowerAction};
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 
 impl<P: Platform> Hypervisor<P> {
-    /// The domain stops for `reason` (`SHUTDOWN_*`), and dom0 is told; when dom0 itself stops, so does the machine.
+    /// Stops the domain for `reason` (`SHUTDOWN_*`), and sends `VIRQ_DOM_EXC` to dom0. When dom0 itself stops, so
+    /// does the machine.
     pub fn shutdown_domain(&self, domain: &Arc<Domain>, reason: u32) {
         {
             let mut state = domain.shutdown.lock();

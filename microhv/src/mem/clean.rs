@@ -29,7 +29,7 @@ impl Cleaning {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Takes `count` extents of 2^`order` zeroed frames each, which are nobody's, below 2^`address_bits` bytes unless
+    /// Takes `count` extents of 2^`order` zeroed frames each, without an owner, below 2^`address_bits` bytes unless
     /// `address_bits` is 0.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl<P: Platform> Hypervisor<P> {
         is_done
     }
 
-    /// Releases the frames that nobody will get. `false`: something else waits, and some frames are left.
+    /// Releases the frames that no domain will get. `false`: something else waits, and some frames are left.
     fn release_some(&self, work: &mut Cleaning) -> bool {
         let mut released = 0;
         while work.has_to_release() {

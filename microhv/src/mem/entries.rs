@@ -158,7 +158,7 @@ impl<P: Platform> Mm<'_, P> {
     fn update_page(&mut self, mfn: Mfn, slot: usize, new: Pte, update: Update) -> Result<(), MemError> {
         let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
         let page = self.get_writable(page, FrameOwner::Domain(self.dom))?;
-        // A table until now, and known as that until the flush: it must not hold what nobody checked.
+        // A table until now, and known as that until the flush: it must not hold unchecked entries.
         self.settle();
         self.exchange(page.mfn(), slot, Pte::NONE, new, update)
     }

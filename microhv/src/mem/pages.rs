@@ -150,12 +150,12 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.info(mfn).is_some_and(|info| info.is_stealable(dom.id))
     }
 
-    /// Takes a frame away from its domain if nobody refers to the frame in any way. The frame is nobody's then. The
-    /// caller may release the frame or give it back ([`Hypervisor::give_page_back`]), and nothing else: CPUs may still
-    /// know the frame.
+    /// Takes a frame away from its domain if there is no reference to the frame but ownership's. The frame then has
+    /// no owner. The caller may release the frame or give it back ([`Hypervisor::give_page_back`]), and nothing else:
+    /// CPUs may still know the frame.
     ///
     /// # Errors
-    /// `Invalid`: the frame is not the domain's, or somebody refers to the frame.
+    /// `Invalid`: the frame is not the domain's, or there is another reference to the frame.
     pub(crate) fn steal_page(&self, dom: &Domain, mfn: Mfn) -> Result<(), MemError> {
         let info = self.frames.info(mfn).ok_or(MemError::Invalid)?;
         if !info.is_stealable(dom.id) || !info.steal(dom.id) {
@@ -181,8 +181,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Ends what [`Hypervisor::share_with_guest`] began. The frame is freed when its last mapping is gone. The
-    /// hypervisor uses the frame no more, and nobody can map the frame anew, not even a later domain with the owner's
-    /// number.
+    /// hypervisor uses the frame no more, and no domain can map the frame anew, not even a later domain with the
+    /// owner's number.
     pub fn unshare(&self, mfn: Mfn) {
         if self.disown(mfn) {
             self.put_page(mfn);

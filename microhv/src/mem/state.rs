@@ -25,8 +25,8 @@ pub(crate) struct Tables {
     pub(super) ldt_pages: u32,
 }
 
-/// What a call of a domain has in work: extents that the domain is to get and that are nobody's yet, and frames that
-/// the domain gave in exchange and that are nobody's any more.
+/// What a call of a domain has in work: extents that the domain will get and that have no owner yet, and frames that
+/// the domain gave in exchange and that no longer have an owner.
 #[derive(Debug, Default)]
 pub(super) struct Cleaning {
     /// Not released yet.

@@ -181,7 +181,7 @@ impl<P: Platform> Mm<'_, P> {
     /// Takes the references of a present level 1 entry. The result is the entry without the bits that it may not have.
     ///
     /// # Errors
-    /// `Invalid`: the entry has bits that no entry may have, or names memory that is nobody's. `NotPermitted`: the
+    /// `Invalid`: the entry has bits that no entry may have, or names memory without an owner. `NotPermitted`: the
     /// frame or device is another's. `Busy`: the entry would give write access to a page table, to descriptors, or to
     /// the hypervisor's page.
     #[inline]

@@ -114,7 +114,7 @@ impl Source {
                 }
                 let control = config.read(function, msix.at + 2, 2);
                 if control & (MSIX_CONTROL_ENABLE | MSIX_CONTROL_MASK_ALL) != MSIX_CONTROL_ENABLE {
-                    // Entries that nobody mapped must not fire once the function may send messages.
+                    // Entries without a PIRQ must not fire once the function may send messages.
                     for other in (0..msix.entries).filter(|&other| other != entry) {
                         config.0.mmio_write(msix.word(other, 3), 1);
                     }

@@ -97,7 +97,7 @@ impl State {
         if mapping.owner == domain.id { Ok(mapping) } else { Err(PirqError::NoSuchPirq) }
     }
 
-    /// A PIRQ for a message that nobody has: the `wanted` PIRQ, or any.
+    /// A free PIRQ for a message: the `wanted` PIRQ, or any.
     fn free_pirq(&self, wanted: Option<Pirq>) -> Result<Pirq, PirqError> {
         let mut all = (NR_LINES..NR_PIRQS).map(Pirq::new);
         all.find(|&pirq| {
@@ -332,7 +332,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// A PIRQ that nobody has.
+    /// A free PIRQ.
     ///
     /// # Errors
     /// `NoneFree`: every PIRQ is in use.

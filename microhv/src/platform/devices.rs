@@ -19,8 +19,8 @@ pub struct Vector(pub u8);
 
 /// The serial console, and the hypervisor's own messages on it.
 pub trait SerialConsole {
-    /// Writes for a domain what there is room for, and returns how many bytes that is. Nobody waits for the
-    /// line.
+    /// Writes for a domain what there is room for, and returns how many bytes that is. The call does not wait
+    /// for the line.
     fn console_write(&self, bytes: &[u8]) -> usize;
     /// Whether so much waits for the serial line that a domain should print no more than it must.
     fn console_is_busy(&self) -> bool;

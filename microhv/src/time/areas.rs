@@ -124,8 +124,9 @@ pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu,
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// The clock was calibrated anew. The domains that run now see the new clock at once, the others when they run next: nobody
-    /// reads the clocks of a domain that does not run, and the machine may have any number of vCPUs. (I13)
+    /// Shows a new calibration of the clock. The domains that run now see the new clock at once, the others when they
+    /// run next: a domain that does not run cannot read its clocks, and the machine may have too many vCPUs for one
+    /// step. (I13)
     pub fn clock_changed(&self) {
         for cpu in (0..self.platform.machine_info().cpus).filter_map(CpuId::new) {
             if let Some(running) = self.sched.running(cpu) {

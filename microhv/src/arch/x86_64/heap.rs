@@ -68,7 +68,7 @@ unsafe impl Source for Frames {
         let several = least.max(GROW_FRAMES);
         let take = |frames| take_frames(frames).map(|start| (start, frames));
         let (start, frames) = take(several).or_else(|| take(least)).ok_or(())?;
-        // SAFETY: the frames are RAM of the direct map, nobody else's from now on.
+        // SAFETY: the frames are RAM of the direct map, the heap's alone from now on.
         let claimed = unsafe { talc.claim(paging::direct(start) as *mut u8, (frames * 4096) as usize) };
         HEAP_BYTES.fetch_add(frames * 4096, Ordering::Relaxed);
         claimed.map(|_| ()).ok_or(())

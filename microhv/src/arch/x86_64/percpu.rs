@@ -127,7 +127,7 @@ impl Local {
     /// The vCPU that runs on this CPU and its domain, without a look whether there is one.
     ///
     /// # Safety
-    /// One runs.
+    /// A vCPU runs on this CPU.
     #[inline(always)]
     pub(crate) unsafe fn current_unchecked(&self) -> (&Arc<Domain>, &Vcpu) {
         // SAFETY: the caller's duty; `vcpu` points into what `current` keeps alive.

@@ -162,7 +162,7 @@ fn make_hypervisor(acpi: &'static Acpi, command_line: &'static str, options: &Op
     hv
 }
 
-/// Makes the frame table, and gives it all RAM that nobody took.
+/// Makes the frame table, and gives it all RAM that is still free.
 #[inline(never)]
 fn frame_table() -> FrameTable {
     let mut found = FOUND.get().expect("set at boot").lock();
@@ -171,7 +171,8 @@ fn frame_table() -> FrameTable {
     let bytes = (count * size_of::<FrameInfo>()) as u64;
     let at = memory.take(bytes, 4096, u64::MAX).expect("RAM for the frame table");
     let start = paging::direct(at);
-    // SAFETY: the memory is ours alone for ever, and all-zero entries are frames of nobody, as `over` wants them.
+    // SAFETY: the memory is ours alone for ever, and all-zero entries are frames without an owner, as `over`
+    // wants them.
     let infos: &'static [FrameInfo] = unsafe {
         core::ptr::write_bytes(start as *mut u8, 0, bytes as usize);
         core::slice::from_raw_parts(start as *const FrameInfo, count)

@@ -45,7 +45,7 @@ pub struct Request<'a> {
     pub image: &'a [u8],
     /// The kernel's command line.
     pub command_line: &'a str,
-    /// The ramdisk: it starts on a page boundary, and its frames are nobody's.
+    /// The ramdisk: it starts on a page boundary, and its frames have no owner.
     pub ramdisk: Option<Range>,
     /// dom0's memory, the ramdisk not counted.
     pub memory_bytes: u64,
