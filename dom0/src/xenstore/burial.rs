@@ -71,6 +71,6 @@ pub(crate) struct Sweep {
     /// Nodes at which the sweep goes on, the next one last. The flag says whether the sweep has added the node's
     /// children already.
     pub(super) open: Vec<(Path, bool)>,
-    /// The change of the topmost node, of which watches are told last.
+    /// The change of the topmost node, for which watches fire last.
     pub(super) top: Change,
 }

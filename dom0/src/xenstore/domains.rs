@@ -63,7 +63,7 @@ impl Server {
         Ok(())
     }
 
-    /// `XS_RESUME`, for dom0 alone: watches will be told of the domain's next shutdown again.
+    /// `XS_RESUME`, for dom0 alone: watches will fire again for the domain's next shutdown.
     ///
     /// # Errors
     /// - `EACCES`: the caller is not dom0.
@@ -109,8 +109,8 @@ impl Server {
         self.special_perms.get_mut(at)
     }
 
-    /// Notes that the domain shut down or crashed, as the hypervisor says. Clients that watch `@releaseDomain` hear of
-    /// the shutdown once.
+    /// Notes that the domain shut down or crashed, as the hypervisor says. Watches on `@releaseDomain` fire once for
+    /// the shutdown.
     pub fn domain_shut_down(&mut self, domid: u16) {
         if let Some(domain) = self.domains.get_mut(&domid)
             && !domain.shut_down

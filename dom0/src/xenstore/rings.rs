@@ -22,7 +22,7 @@ use super::server::Effect;
 /// Serves the rings of all domains that are introduced, and never ends. One task runs this function.
 ///
 /// A domain whose page cannot be mapped or whose port cannot be bound is not served, and the log says so. The domain
-/// stays introduced, and clients hear of its release as usual.
+/// stays introduced, and watches fire for its release as usual.
 pub async fn serve_rings(store: Xenstore) {
     let mut served: BTreeMap<u16, Sender<()>> = BTreeMap::new();
     loop {

@@ -48,7 +48,7 @@ pub enum Effect {
     },
 }
 
-/// A change that a client within dom0 hears of.
+/// A change for which watches of a client within dom0 fire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchEvent {
     /// The path that changed, relative to the client's home if the watch was relative.
@@ -397,7 +397,7 @@ impl Server {
         self.reset(conn);
         if let Some(connection) = self.connections.get_mut(&conn) {
             let domid = connection.domid;
-            // A domain may come back and fail for ever: the log hears of the first few times.
+            // A domain may come back and fail for ever: only the first few times are logged.
             if let Some(domain) = self.domains.get_mut(&domid)
                 && domain.failures < FAILURES_LOGGED
             {

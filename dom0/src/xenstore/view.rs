@@ -23,7 +23,8 @@ pub(crate) struct View<'a> {
     pub(crate) transaction: Option<&'a mut Transaction>,
     pub(crate) quotas: &'a Quotas,
     pub(crate) actor: Actor,
-    /// Collects what watches are to be told. The changes of a transaction come when the transaction commits.
+    /// Collects the changes for which watches must fire. The changes of a transaction come when the
+    /// transaction commits.
     pub(crate) outcomes: &'a mut Vec<Outcome>,
 }
 

@@ -1,4 +1,4 @@
-//! Watches, and the search for the connections that hear of a change.
+//! Watches, and the search for the connections whose watches fire for a change.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;

@@ -61,12 +61,12 @@ pub(super) fn place_cost(path: usize, perms: &Perms) -> usize {
     NODE_PLACE + price::shared(path) + perms.entries().len() * NAMED_PLACE
 }
 
-/// A change that watches may be told of.
+/// A change for which watches may fire.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     /// The node.
     pub(crate) path: Path,
-    /// Only watches of this very path hear of the change: the node went together with a node above it.
+    /// Only watches of this very path fire: the node went together with a node above it.
     pub(crate) exact: bool,
     /// Permissions before the change; `None` if the node was not there.
     pub(crate) before: Option<Perms>,
@@ -266,7 +266,7 @@ impl Store {
         Some(old)
     }
 
-    /// Takes the removals of hidden nodes that were replaced, which watches are to be told of.
+    /// Takes the removals of hidden nodes that were replaced, for which watches must fire.
     #[inline]
     pub(crate) fn take_replaced(&mut self) -> Vec<Change> {
         core::mem::take(&mut self.replaced)

@@ -170,7 +170,7 @@ fn watches_above_what_their_owners_may_read_cost_next_to_nothing() {
     costs(&mut bed, "a commit", 400 * SEARCH, |bed| drop(bed.ask(1, wire::XS_TRANSACTION_END, tx, b"T\0")));
     let work = bed.server.store.work() - before;
     assert!(work > 100 * 8 * 64, "each connection's look is work: {work}");
-    // A domain that may read the node hears of the change with each of its watches.
+    // If a domain may read the node, each of its watches fires for the change.
     bed.ok(1, wire::XS_SET_PERMS, 0, b"x\0r1\0");
     assert_eq!(bed.events(2).len(), Quotas::XEN.watches);
 }

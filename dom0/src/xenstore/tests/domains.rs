@@ -49,7 +49,7 @@ fn special_watches() {
     server.domain_destroyed(9);
     assert_eq!(tokens(server), ["@releaseDomain out"]);
     assert!(!server.is_introduced(9));
-    // A guest may set the watch, and hears only of what dom0 opens to the guest.
+    // A guest may set the watch, which fires only for what dom0 opens to the guest.
     bed.ok(1, wire::XS_WATCH, 0, b"@releaseDomain\0t\0");
     bed.server.domain_destroyed(8);
     assert!(bed.events(1).is_empty());

@@ -158,7 +158,7 @@ fn no_domain_ends_the_connection_of_one_that_watches_it() {
     bed.server.check_accounts();
 }
 
-/// All watches of a domain hear of each change. Merging their events is counted as work, and has an end.
+/// All watches of a domain fire for each change. Merging their events is counted as work, and has an end.
 #[test]
 fn merging_is_work() {
     let mut bed = Bed::new(1);

@@ -249,7 +249,7 @@ fn watches_fire_at_once_and_on_changes_below() {
     bed.ok(1, wire::XS_WATCH, 0, b"/local/domain/1/device/vbd/1\0abs\0");
     bed.dom0(wire::XS_WRITE, b"/local/domain/1/device/vbd/1\0x").unwrap();
     assert_eq!(bed.events(1), ["device/vbd/1|tok|", "/local/domain/1/device/vbd/1|abs|"]);
-    // A removal further up is told at the watched path, if the path was there.
+    // A removal further up fires the watch with the watched path, if that path existed.
     bed.dom0(wire::XS_RM, b"/local/domain/1/device").unwrap();
     assert_eq!(bed.events(1), ["/local/domain/1/device/vbd/1|abs|", "device|tok|"]);
     bed.dom0(wire::XS_WRITE, b"/local/domain/1/device-not\0x").unwrap();
@@ -260,7 +260,7 @@ fn watches_fire_at_once_and_on_changes_below() {
     assert!(bed.events(1).is_empty());
     bed.ok(1, wire::XS_RESET_WATCHES, 0, b"\0");
     assert_eq!(bed.server.figures().watches, 0);
-    // A domain that may not read hears nothing.
+    // A domain that may not read gets no event.
     bed.ok(2, wire::XS_WATCH, 0, b"/local/domain/1\0t\0");
     bed.events(2);
     bed.ok(1, wire::XS_WRITE, 0, b"x\0y");

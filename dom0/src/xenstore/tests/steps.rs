@@ -123,7 +123,7 @@ fn a_death_is_many_steps() {
     assert_eq!(bed.server.store.len(), 4);
 }
 
-/// A write of one domain may be told to all the watches of many domains.
+/// A write of one domain may fire all the watches of many domains.
 #[test]
 fn many_watches_are_told_in_steps() {
     const OTHERS: u16 = 8;

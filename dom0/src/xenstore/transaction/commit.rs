@@ -114,7 +114,7 @@ impl Commit {
         None
     }
 
-    /// The transaction, whose entries are to be told and freed.
+    /// The transaction, for whose entries watches must fire before the entries are freed.
     pub(crate) fn into_transaction(self) -> Transaction {
         self.transaction
     }
@@ -159,8 +159,8 @@ impl Transaction {
         if self.owned.iter().any(is_full) { Err(XsError::NoMem) } else { Ok(()) }
     }
 
-    /// Writes the entries after `after` into the tree, for `work` bytes moved, and notes in each entry whether watches
-    /// are to be told. The watches are told when the entries are freed.
+    /// Writes the entries after `after` into the tree, for `work` bytes moved, and notes in each entry whether
+    /// watches must fire. The watches fire when the entries are freed.
     fn apply_some(
         &mut self,
         store: &mut Store,

@@ -46,7 +46,7 @@ struct Entry {
     dirty: bool,
     /// Generation of the node's list of children when the transaction first read the list.
     listed: Option<u64>,
-    /// Watches are to be told on commit.
+    /// Watches must fire on commit.
     event: bool,
     /// Bytes of heap for the entry.
     cost: usize,
@@ -118,7 +118,7 @@ pub(crate) struct Owned {
 pub(crate) struct Transaction {
     /// The domain that began the transaction.
     pub(super) domid: u16,
-    /// The transaction was committed: watches are told of what the transaction wrote.
+    /// The transaction was committed: watches fire for what the transaction wrote.
     is_committed: bool,
     entries: BTreeMap<Path, Entry>,
     /// Nodes that the transaction removed with all below them, in order. No node in this list is below another.
@@ -156,7 +156,7 @@ impl Transaction {
         self.owned_by(domid).nodes
     }
 
-    /// Takes apart one entry of a transaction that is over. The result is what watches are to be told of the entry, if
+    /// Takes apart one entry of a transaction that is over. The result is the change for which watches must fire, if
     /// the transaction was committed. `None`: there is no further entry, and nothing more is accounted for the
     /// transaction.
     pub(crate) fn free_some(&mut self, store: &mut Store) -> Option<Option<Change>> {
@@ -264,7 +264,7 @@ impl Transaction {
         entry.write(path, Some(node), written, &mut self.owned, &mut self.bytes);
     }
 
-    /// Notes that watches are to be told of the node at `path`.
+    /// Notes that watches must fire for the node at `path`.
     pub(crate) fn note_event(&mut self, path: &Path) {
         if let Some(entry) = self.entries.get_mut(path) {
             entry.event = true;
