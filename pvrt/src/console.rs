@@ -13,7 +13,8 @@ use crate::event::Port;
 
 pub use logger::init_logger;
 
-/// Writes bytes to the console, waiting for space for a while; bytes nobody drains are lost in the end.
+/// Writes bytes to the console, waiting for space for a while; bytes that the daemon does not drain are lost
+/// in the end.
 pub fn write(bytes: &[u8]) {
     backend::write(bytes);
 }
@@ -188,9 +189,10 @@ mod backend {
     static RING: Mutex<Option<ByteRing<SharedBytes<'static>>>> = Mutex::new(None);
     /// The ring's page and the page's machine frame.
     static PAGE: Once<(SharedBytes<'static>, Mfn)> = Once::new();
-    /// Nobody drained the ring for a long time: output is dropped without waiting until there is room again.
+    /// The daemon has not drained the ring for a long time: output is dropped without waiting until there is
+    /// room again.
     static STUCK: AtomicBool = AtomicBool::new(false);
-    /// The port whose events tell of input, and of output that was taken.
+    /// The port whose events signal input, and room after output was taken.
     static PORT: Once<Arc<Port>> = Once::new();
 
     /// From here on output works in dom0; a domU's ring needs its port first.

@@ -1,6 +1,6 @@
 //! Event channels: owned ports that tasks wait on.
 //!
-//! A port's event is remembered until somebody waits for it, so waiting never misses one. Events of a port are not
+//! The runtime remembers a port's event until a task waits for it, so no event is missed. Events of a port are not
 //! counted: several before a wait are one.
 
 mod kept;
@@ -159,7 +159,7 @@ impl Port {
         self.number
     }
 
-    /// Sends an event to the other end. A port nobody is bound to swallows it.
+    /// Sends an event to the other end. A port without another end swallows the event.
     pub fn notify(&self) {
         if let Err(errno) = call::send(self.number) {
             log::debug!("event send on port {}: {errno}", self.number);

@@ -55,8 +55,8 @@ pub fn set_memory(bytes: usize) {
     crate::mem::host::set_memory(bytes);
 }
 
-/// Makes `dom` a dead domain whose pages others still map, which the hypervisor tells of; with `None` there is no such
-/// domain.
+/// Makes `dom` a dead domain whose pages others still map, which the hypervisor still reports; with `None` there is
+/// no such domain.
 pub fn hold_dead_domain(dom: Option<u16>) {
     HELD.with(|held| held.set(dom));
 }

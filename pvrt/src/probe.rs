@@ -121,7 +121,7 @@ unsafe extern "C" {
     fn pvrt_probe_try(function: extern "C" fn(*mut c_void), data: *mut c_void) -> u32;
 }
 
-/// A trap nobody asked for.
+/// A trap outside an attempt.
 extern "C" fn unexpected() -> ! {
     let trap = last();
     panic!("unexpected {trap:x?}");

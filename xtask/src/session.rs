@@ -312,7 +312,7 @@ pub(crate) fn copy_output(
     log_error
 }
 
-/// Reads the console to its end, and says so.
+/// Reads the console to its end, then signals the end.
 fn read_console(console: &Console, from: impl Read, shown: bool, log: Option<Log>, at_end: &Sender<()>) {
     let log_error = copy_output(from, shown, log, |bytes| {
         console.lock().bytes.extend_from_slice(bytes);

@@ -311,7 +311,7 @@ mod tests {
         // A kernel that panics after another's report is not that other.
         let later = ["PANIC: a", "0xffffffff80000010", &dom0, "PANIC: b", "0xffffffff80000010", &id("c")];
         assert_eq!(names(&later), [(1, "dom0"), (4, "hello")]);
-        // Another build's addresses are nobody's, the hypervisor's neither; and the reader is told.
+        // Addresses of another build belong to no image, not even the hypervisor's; the output says so.
         let lines = ["PANIC", "0xffff82d080200010", "0xffffffff80000010", &other];
         assert_eq!(names(&lines), []);
         let told = symbols.annotate(&lines, 0);

@@ -1,4 +1,4 @@
-//! What a domain is told of its console: in `start_info`, and in xenstore.
+//! How a domain finds its console: by `start_info`, and by xenstore.
 
 use alloc::format;
 use alloc::string::String;

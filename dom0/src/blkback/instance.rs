@@ -234,7 +234,7 @@ impl Instance<'_> {
         );
     }
 
-    /// The disk cannot be served: the toolstack is told why.
+    /// The disk cannot be served: the reason goes into a node for the toolstack.
     fn refuse(&mut self, error: &str) {
         self.complain(error);
         self.write("hotplug-error", error);

@@ -49,7 +49,7 @@ pub struct VifConfig {
     pub vifname: Option<String>,
     /// The domain, by name or number, whose backend serves it; `None`: dom0's.
     pub backend_domain: Option<String>,
-    /// An IP address to be told to dom0's side.
+    /// An IP address for dom0's side.
     pub ip: Option<String>,
     /// Largest packet, in bytes.
     pub mtu: Option<u16>,

@@ -185,7 +185,7 @@ impl State {
         Ok(self.free.pop())
     }
 
-    /// Puts the request of a reserved slot on the ring; true when the backend must be told.
+    /// Puts the request of a reserved slot on the ring; true when the backend must be notified.
     fn push(&mut self, dom: DomId, id: u16, command: &Command) -> Result<bool, BlockError> {
         let pushed = self.try_push(dom, id, command);
         if pushed.is_err() {

@@ -54,7 +54,7 @@ impl Charge {
         Self { account: Account::current(), bytes }
     }
 
-    /// Charges nobody.
+    /// Charges no account.
     #[cfg(freestanding)]
     pub(crate) fn none() -> Self {
         Self { account: Account::own(), bytes: 0 }

@@ -138,7 +138,8 @@ impl fmt::Display for Account {
 }
 
 impl Account {
-    /// The kernel's own account, which has no budget: the kernel counts on the memory that nobody claimed.
+    /// The kernel's own account, which has no budget: the kernel counts on the memory that no account
+    /// claimed.
     pub const fn own() -> Self {
         Self(None)
     }
@@ -209,8 +210,8 @@ impl Account {
         record.named.store(id.raw().into(), Relaxed);
     }
 
-    /// The account's domain is over: nobody finds the account by the domain's number any more. The account lasts until
-    /// its last task has ended and its last object is freed; then its budget is the kernel's again.
+    /// The account's domain is over: the domain's number no longer leads to the account. The account lasts until its
+    /// last task has ended and its last object is freed; then its budget is the kernel's again.
     pub fn retire(&self) {
         if let Some(record) = self.0 {
             record.domain.store(NOBODY, Relaxed);
@@ -258,8 +259,8 @@ impl Account {
         self.0.map_or(0, |record| record.budget.load(Relaxed))
     }
 
-    /// Lets the account use `extra` bytes beyond its budget for a while. Nobody promised these bytes, so the code that
-    /// needs them must be able to fail. The account's peak is counted anew from now on.
+    /// Lets the account use `extra` bytes beyond its budget for a while. No memory is promised for these bytes, so
+    /// the code that needs them must be able to fail. The account's peak is counted anew from now on.
     pub fn allow(&self, extra: usize) {
         let Some(record) = self.0 else { return };
         record.extra.store(extra, Relaxed);

@@ -6,8 +6,8 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::Line;
 
-/// The logger: one line for each record, `level: text`; a record of level information comes without its level. Nobody who
-/// reads a line is helped by the place in the sources that the line comes from.
+/// The logger: one line for each record, `level: text`; a record of level information comes without its level. The
+/// source location is left out, since it does not help the reader of a line.
 struct Logger;
 
 impl Log for Logger {

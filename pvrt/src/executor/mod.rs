@@ -138,7 +138,7 @@ pub fn spawn_join<T: Send + 'static>(future: impl Future<Output = T> + Send + 's
     let (sender, receiver) = sync::oneshot();
     spawn(async move {
         let value = future.await;
-        // Nobody may be waiting any more: then the result is dropped.
+        // The receiver may be gone: then the result is dropped.
         let _ = sender.send(value);
     });
     receiver

@@ -89,7 +89,7 @@ pub(crate) fn next_deadline() -> Option<u64> {
 
 /// Wakes the tasks whose deadline has passed.
 pub(crate) fn expire() {
-    // The clock costs a few tens of instructions: not read when nobody sleeps.
+    // The clock costs a few tens of instructions: so the clock is not read when no task sleeps.
     if next_deadline().is_none() {
         return;
     }

@@ -22,11 +22,11 @@ pub struct Machine(Arc<Mutex<Given>>);
 struct Given {
     /// Frames of each domain, by its number.
     domains: BTreeMap<u16, u64>,
-    /// Destroyed, while somebody maps their frames.
+    /// Destroyed, while another domain maps their frames.
     dying: BTreeSet<u16>,
     /// The most that a domain may be given, in KiB, by its number.
     limits: BTreeMap<u16, u64>,
-    /// Does somebody map frames of those that are destroyed?
+    /// Whether frames of destroyed domains are still mapped.
     held: bool,
     made: u16,
 }
@@ -59,7 +59,7 @@ impl Machine {
         Self::FIRST + self.0.lock().made - 1
     }
 
-    /// The most that a domain may be given, in KiB, if somebody has set that.
+    /// The most that a domain may be given, in KiB, if that was set.
     pub fn limit_kib(&self, number: u16) -> Option<u64> {
         self.0.lock().limits.get(&number).copied()
     }

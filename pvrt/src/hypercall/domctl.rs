@@ -35,8 +35,8 @@ pub fn create(config: &XenDomctlCreatedomain) -> Result<DomId> {
     plain(XEN_DOMCTL_CREATEDOMAIN, DomId::new(0), config).map(|arg| DomId::new(arg.domain))
 }
 
-/// Destroys a domain. The domain stops at once, and its memory goes as far as nobody else uses the memory. If the call
-/// is interrupted, this function calls again.
+/// Destroys a domain. The domain stops at once, and its memory is freed, except pages that another domain still uses.
+/// If the call is interrupted, this function calls again.
 ///
 /// # Errors
 /// - `ESRCH`: there is no such domain.

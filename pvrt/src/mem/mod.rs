@@ -92,7 +92,7 @@ impl Pages {
         Self { va, count, origin: tables::origin_of(va), _charge: Charge::none() }
     }
 
-    /// Takes pages that were promised to accounts, and charges the pages to nobody.
+    /// Takes pages that were promised to accounts, and charges the pages to no account.
     #[cfg(freestanding)]
     pub(crate) fn promised(count: usize) -> Option<Self> {
         let va = tables::take_promised(count)?;

@@ -28,7 +28,7 @@ const NAMED: usize = 6;
 /// Prints the table; true if no stretch is over the limit.
 ///
 /// # Errors
-/// A machine did not run to its end, or the images lack what the plugin is told of.
+/// A machine did not run to its end, or the images lack the symbols that the plugin needs.
 pub(super) fn bench(only: Option<&str>) -> Result<bool> {
     let hypervisor = Hypervisor::load()?;
     println!("| machine | case | longest stretch |");

@@ -66,8 +66,8 @@ impl fmt::Display for BlkError {
 
 /// A virtio disk. All users share the disk, and one task runs [`Self::serve`].
 ///
-/// The lock is held while a request is put into the queue or taken from the queue, and never while a client is told of
-/// something. The lock comes before the lock of a [`Client`].
+/// The lock is held while a request is put into the queue or taken from the queue, and never while a client is
+/// called. The lock comes before the lock of a [`Client`].
 pub struct VirtioBlk<S: DmaSource> {
     name: String,
     transport: Transport,

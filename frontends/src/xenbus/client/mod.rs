@@ -337,7 +337,7 @@ async fn pump(inner: Arc<Inner>, mut ring: ByteRing<SharedBytes<'static>>, port:
     }
 }
 
-/// Moves as many bytes as the ring lets through; `true` when the other side must be told.
+/// Moves as many bytes as the ring lets through; `true` when the other side must be notified.
 fn turn(
     inner: &Inner,
     ring: &mut ByteRing<SharedBytes<'static>>,

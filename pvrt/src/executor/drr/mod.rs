@@ -136,7 +136,7 @@ impl<T> Drr<T> {
                 return queue.ready.pop_front().map(|task| (account, task));
             }
             queue.credit = if self.fresh.len() + self.ring.len() == 1 {
-                // Nobody else wants the time.
+                // No other account has ready tasks.
                 quantum(account)
             } else {
                 queue.credit + quantum(account)

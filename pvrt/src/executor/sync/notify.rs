@@ -9,7 +9,7 @@ use spin::Mutex as Spin;
 
 use crate::account::Account;
 
-/// Wakes waiting tasks; a notification nobody waits for is kept, once, for the next to wait.
+/// Wakes waiting tasks; a notification for which no task waits is kept, once, for the next task that waits.
 #[derive(Default)]
 pub struct Notify {
     state: Spin<NotifyState>,
@@ -25,7 +25,7 @@ struct NotifyState {
 }
 
 impl Notify {
-    /// No permit, nobody waiting.
+    /// No permit, and no waiting task.
     pub const fn new() -> Self {
         let state = NotifyState { permit: false, next: 0, waiting: VecDeque::new(), notified: Vec::new() };
         Self { state: Spin::new(state) }

@@ -166,7 +166,7 @@ pub(super) struct Inner<S: DmaSource> {
     words: Vec<u64>,
     /// A chain that is being made, on a device without indirect descriptors; kept between calls for the capacity.
     chain: Vec<Part>,
-    /// Ended operations whose clients are to be told; kept between calls for the capacity.
+    /// Ended operations whose clients must be called; kept between calls for the capacity.
     pub(super) ended: Vec<End>,
     pub(super) indirect: bool,
     /// Largest part, at most [`PART_MAX`]; a longer segment is cut into such parts.
