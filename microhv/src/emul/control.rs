@@ -41,7 +41,7 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
                 info.store_u64(INFO_CR2, value);
             }
         }
-        // The reverse of the above.
+        // The value is a machine address, as above.
         3 => match cur.hv.new_base(cur.domain, cur.vcpu, Maddr::new(value).mfn()) {
             Ok(()) => {}
             Err(MemError::Restart) => return Emulated::Again,

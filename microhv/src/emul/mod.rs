@@ -62,7 +62,7 @@ pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, exception: TrapVector) -> 
     let Some((what, length)) = fetch(cur) else { return Emulated::NotEmulated };
     let next_rip = cur.regs.rip.wrapping_add(u64::from(length));
     let user = cur.vcpu.user_mode.load(core::sync::atomic::Ordering::Relaxed);
-    // Only the prefixed cpuid begins with an undefined opcode; the CPU names no other of these so.
+    // Only the prefixed cpuid and xsetbv may raise #UD in ring 3; the others raise #GP.
     if exception == TrapVector::UNDEFINED && !matches!(what, Privileged::Cpuid | Privileged::Xsetbv) {
         return Emulated::NotEmulated;
     }
@@ -141,7 +141,7 @@ fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<(Priv
 
 fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
     let platform = &cur.hv.platform;
-    // What only the hypervisor's leaves tell is looked up for them alone.
+    // The facts that only the hypervisor's leaves contain are looked up only for those leaves.
     let hypervisor_leaf = cur.regs.rax as u32 >> 28 == cpuid::HYPERVISOR_BASE >> 28;
     let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
     let context = cpuid::CpuidContext {

@@ -90,7 +90,8 @@ pub fn write<P: Platform>(msr: u32, value: u64, cur: &Current<'_, P>) -> Option<
         (_, MISC_FEATURES) => value == 0,
         (_, PAT) => value == PAT_VALUE,
         (_, EFER) => value == cur.hv.platform.efer(),
-        // The entry points are the callbacks' business; Linux does not write these under the ABI.
+        // A guest registers its entry points as callbacks instead; Linux does not write these MSRs under the
+        // ABI.
         (_, STAR..=SFMASK) => false,
         (_, K7_PERF_FIRST..=K7_PERF_LAST | HWCR) => is_amd(cur),
         (_, DE_CFG) => is_amd(cur) && value == 1 << 1,

@@ -72,7 +72,7 @@ pub(super) fn string<P: Platform>(
             return Emulated::Done;
         }
         if budget == 0 {
-            // rip stays: the guest executes the rest after whatever waits.
+            // rip stays: the guest executes the rest after the pending work.
             return Emulated::Again;
         }
         budget -= 1;

@@ -26,7 +26,8 @@ pub fn set_gdt<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallR
         frames.push(Mfn::new(cur.copy_in_at::<u64>(GuestVa::new(list), n.into())?));
     }
     cur.hv.set_gdt(cur.domain, cur.vcpu, &frames, entries)?;
-    // Pages of descriptors were checked, and a multicall may have many such calls: something else has its turn first.
+    // This call checked pages of descriptors, and a multicall may have many such calls, so pending work is done
+    // before the next.
     if entries > 512 && cur.hv.platform.work_pending() {
         return Ok(cur.again([list, DONE, args[2], args[3], args[4], args[5]]));
     }

@@ -93,7 +93,7 @@ fn array<P: Platform, T: FromBytes + IntoBytes>(
 /// The arguments without the first `done` operations.
 fn resume<T>(args: &Args, array: GuestVa, count: u64, done: u64) -> Args {
     let mut args = *args;
-    // What follows the last bytes of the address space is at 0, where it is read, or faults.
+    // An array that reaches the end of the address space continues at address 0, where reading it may fault.
     args[1] = array.wrapping_add(done * size_of::<T>() as u64).raw();
     args[2] = count - done;
     args
@@ -164,7 +164,8 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
             return Ok(cur.again(resume::<T>(args, array, count, done)));
         }
         let end = count.min(done + UNMAP_BATCH as u64);
-        // What was taken apart is given back at the end of the batch, also when the array faults half-way.
+        // The batch gives back the frames of ended mappings when it is dropped, even if the array faults
+        // half-way.
         let mut batch = UnmapBatch::new(cur.hv, cur.domain);
         for n in done..end {
             cur.copy_in_place(array, n, &mut op)?;

@@ -68,8 +68,8 @@ impl Subject {
 /// `Fault`; `NoSuchDomain`, `NotPermitted`; `Invalid`, `Busy` and others of the first request that is refused: those
 /// before it are done, and counted; `NoSys`: no such command.
 pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    // A guest's own tables, all at once, and no figure: what kernels ask for most by far. This case has a function of
-    // its own, since saving the registers that the other cases need would cost it instructions.
+    // The most frequent case by far: the guest's own tables, a new list, and no count to return. This case has a
+    // function of its own, so that it need not save the registers that the other cases use.
     if args[3] as u32 == u32::from(DOMID_SELF) && batch::is_plain(args) {
         update_own(cur, args)
     } else {

@@ -28,7 +28,7 @@ const _: () = assert!(
 /// `Fault`; `NoSuchDomain`, `NotPermitted`; those of the first operation that is refused: the ones before it are done,
 /// and counted; `NoSys`: no such operation.
 pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    // Each context switch of a guest's: about itself, all at once, and no figure.
+    // The case of each context switch of a guest: its own tables, a new list, and no count to return.
     if args[3] as u16 == DOMID_SELF && batch::is_plain(args) {
         ops_on_own(cur, args)
     } else {
@@ -38,8 +38,8 @@ pub fn mmuext_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
 
 fn ops_on_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
-    // What an earlier call left is looked after by each operation that begins with the tables. A list of none of these,
-    // as a flush, leaves nothing.
+    // Each operation on tables first finishes what an earlier call left. A list without such operations, as a flush,
+    // leaves nothing.
     let (done, result, long) = perform(cur, cur.domain, GuestVa::new(args[0]), args[1] as u32);
     let drained = !long || cur.hv.finish_deferred(cur.domain);
     if drained && result.is_ok() {
@@ -55,7 +55,7 @@ fn ops_on_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let subject = if batch.only_finish { Subject::Caller } else { Subject::new(cur, args[3] as u16)? };
     let dom = subject.domain(cur.domain)?.clone();
     HypercallError::NoSuchDomain.when(dom.is_dying())?;
-    // What an earlier call left: of the tables that are worked on, and of the caller's own.
+    // Finishes what an earlier call left, in the subject's tables and in the caller's own.
     for tables in [&dom, cur.domain] {
         if !cur.hv.finish_deferred(tables) {
             return Err(HypercallError::Again);
@@ -86,7 +86,8 @@ fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: GuestVa, count:
         let is_long = 1u32.wrapping_shl(cmd as u32) & LONG != 0;
         long |= is_long;
         let result = match cmd as u32 {
-            // The caller's alone, as all but the pins: ahead of the others.
+            // These three work on the caller's own tables and are the most frequent, so they are compared
+            // first.
             MMUEXT_NEW_BASEPTR if dom.id == cur.domain.id => {
                 cur.hv.new_base(cur.domain, cur.vcpu, Mfn::new(arg1)).map_err(HypercallError::from)
             }
@@ -103,7 +104,8 @@ fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: GuestVa, count:
             return (done, result, long);
         }
         done += 1;
-        // A list of one does not look above, and a multicall may have many of them.
+        // The check at the loop's start is skipped for a list of one, and a multicall may have many such
+        // lists.
         if is_long && cur.hv.platform.work_pending() {
             return (done, Err(HypercallError::Again), long);
         }
@@ -138,7 +140,7 @@ fn one<P: Platform>(cur: &Current<'_, P>, dom: &Domain, cmd: u32, arg1: u64, arg
                 hv.platform.invlpg(va);
             }
         }
-        // A vCPU bitmap is taken for all vCPUs: more than was asked is flushed, never less.
+        // A vCPU bitmap counts as all vCPUs: the call may flush more than was asked, never less.
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => {
             check_set(cur, cmd, GuestVa::new(arg2))?;
             hv.flush_domain(cur.domain);
@@ -148,7 +150,7 @@ fn one<P: Platform>(cur: &Current<'_, P>, dom: &Domain, cmd: u32, arg1: u64, arg
             invlpg_all(cur, va);
         }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
-            // Memory is mapped write-back alone, devices never: nothing in a cache can be stale.
+            // All memory is mapped write-back and no device memory is, so no cache line can be stale.
             HypercallError::Access
                 .when(!cur.domain.privileged && cur.domain.permissions.lock().iomem.is_empty())?;
         }

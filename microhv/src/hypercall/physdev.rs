@@ -109,14 +109,14 @@ fn map_pirq<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
             };
             cur.hv.map_message(cur.domain, PciFunction { bus, devfn }, entry, wanted)?
         }
-        // One message a function: the caller falls back to it.
+        // Only one message for each function is supported; a caller falls back to that.
         op::MAP_PIRQ_TYPE_MULTI_MSI => return Err(HypercallError::NotSupported),
         _ => return Err(HypercallError::Invalid),
     };
     map.pirq = pirq.raw() as i32;
     if let Err(fault) = cur.copy_out(arg, &map) {
         if pirq.raw() >= crate::pirq::NR_LINES {
-            // The caller never learns of the PIRQ, which must not stay then.
+            // The caller cannot learn the PIRQ's number, so the PIRQ is unmapped again.
             cur.hv.unmap_pirq(cur.domain, pirq)?;
         }
         return Err(fault.into());

@@ -85,7 +85,7 @@ fn block<P: Platform>(cur: &Current<'_, P>) {
 fn poll<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
     let op: SchedPoll = cur.copy_in(arg)?;
     HypercallError::Invalid.when(op.nr_ports > MAX_POLL_PORTS)?;
-    // Nothing is written ahead of what is read: mostly it is one port.
+    // The array is not filled beforehand, since mostly there is only one port.
     let mut ports = ArrayVec::<Port, { MAX_POLL_PORTS as usize }>::new();
     for index in 0..op.nr_ports {
         let port: Port = cur.copy_in_at(GuestVa::new(op.ports), index.into())?;

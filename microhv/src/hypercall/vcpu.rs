@@ -46,7 +46,7 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             let op: VcpuRegisterRunstateMemoryArea = cur.copy_in(arg)?;
             vcpu.time.lock().runstate_area = (op.addr != 0).then_some(GuestVa::new(op.addr));
             if op.addr != 0 {
-                // The guest itself adds what has passed since a running vCPU's state began.
+                // For a running vCPU the guest itself adds the time since the state began.
                 let info = if itself {
                     let time = vcpu.time.lock();
                     time.runstate_info(time.entry_ns)
@@ -128,7 +128,7 @@ fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuR
     let page = cur.hv.get_page_writable(mfn, cur.domain).map_err(|_| HypercallError::Invalid)?;
     let place = cur.hv.platform.shared(mfn).slice(op.offset as usize, INFO_BYTES);
     let place = place.ok_or(HypercallError::NoSuchAddress)?;
-    // The vCPU has one.
+    // The vCPU already has a registered `vcpu_info`.
     HypercallError::Invalid.when(!vcpu.info_frame.claim(mfn))?;
     page.into_raw(); // the vCPU's from here on
     let mut old = [0u8; INFO_BYTES];
@@ -138,7 +138,8 @@ fn register_vcpu_info<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, op: &VcpuR
     }
     place.write(0, &old);
     vcpu.info.set(&place);
-    // An event may have gone to the old place while the new one was filled: the guest looks at all.
+    // An event may have gone to the old place while the new one was filled: so all words are selected for the
+    // guest.
     place.store_u64(PENDING_SEL_OFFSET, u64::MAX);
     place.swap_u8(UPCALL_PENDING_OFFSET, 1);
     vcpu.time.lock().published = 0;

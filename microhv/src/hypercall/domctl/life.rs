@@ -36,7 +36,8 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> A
         flags: wanted.flags,
         ..default
     };
-    // What these are the limits of is freed, and copied as it grows, by parts of a size that is known.
+    // The bounds keep tables small enough to be freed, and to be copied as they grow, in pieces of bounded
+    // size.
     HypercallError::Invalid.when(
         config.max_grant_frames > MAX_GRANT_FRAMES || config.max_maptrack_frames > MAX_MAPTRACK_FRAMES,
     )?;

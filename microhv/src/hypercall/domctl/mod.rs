@@ -37,7 +37,7 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     let result = match result {
         Ok(false) => Ok(Outcome::OK),
         Ok(true) => cur.copy_out(arg, &op).map(|()| Outcome::OK).map_err(HypercallError::from),
-        // The caller may have other things to do as well, and calls again.
+        // The caller asked to be returned to, so that it can do other work, and repeats the call.
         Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
             Ok(Outcome::Done(HypercallError::Again.errno() as u64))
         }

@@ -45,7 +45,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
     let mut done = request.nr_exchanged;
     let mut result = Ok(());
     while result.is_ok() && done < input.nr_extents {
-        // What the step before took away is released first, so that a step is no longer for it.
+        // The frames that the step before took are released first, so that they do not make this step longer.
         let has_time = cur.hv.release_given(&domain);
         result = if !has_time || (done > request.nr_exchanged && cur.hv.platform.work_pending()) {
             Err(HypercallError::Again)
@@ -56,7 +56,7 @@ pub(super) fn exchange<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hy
         };
     }
     cur.copy_out(at.wrapping_add(NR_EXCHANGED), &done)?;
-    // What is not released after a refusal goes with the domain's next call.
+    // Frames that stay unreleased after a refusal are released by the domain's next call.
     let is_done = result != Err(HypercallError::Again) && cur.hv.release_given(&domain);
     result?;
     if is_done { Ok(Outcome::OK) } else { Err(HypercallError::Again) }
@@ -80,7 +80,8 @@ fn exchange_some<P: Platform>(
     }
     let order = out.extent_order as u8;
     let mut places = read_list(cur, out.extent_start, &outputs)?;
-    // All are looked at before the first is taken: what fails then is a race, or a frame that is named twice.
+    // All frames are checked before the first is taken. A later failure can then only be a race, or a frame
+    // that is named twice.
     HypercallError::Invalid.when(!given.iter().all(|&mfn| hv.is_stealable(domain, mfn)))?;
     let taken = hv.take_clean(domain, order, out.mem_flags as u8, places.len())?;
     let mut stolen = 0;

@@ -91,7 +91,7 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) 
         _ => return Err(HypercallError::NotSupported),
     };
     HypercallError::NotSupported.when(u32::from(request.r#type) != XENMEM_RESOURCE_GRANT_TABLE)?;
-    // The frames of entries that frames of a part go with.
+    // How many frames of entries belong to one frame of the part.
     let entries = if part == Part::Status { FRAMES_PER_STATUS } else { 1 };
     if request.frame_list == 0 {
         HypercallError::Invalid.when(request.nr_frames != 0)?;
@@ -101,7 +101,7 @@ pub(super) fn acquire_resource<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) 
     let end = request.frame.checked_add(request.nr_frames.into()).and_then(|end| u32::try_from(end).ok());
     let end = end.filter(|_| request.nr_frames <= MAX_RESOURCE_FRAMES).ok_or(HypercallError::Invalid)?;
     HypercallError::Invalid.when(part == Part::Status && domain.grants.version() == Version::One)?;
-    // Status words come with the first of the frames that need them.
+    // A frame of status words exists as soon as the first frame of its entries does.
     let least = end.checked_sub(1).map_or(Some(0), |last| last.checked_mul(entries)?.checked_add(1));
     cur.hv.grow_grant_table(&domain, least.ok_or(HypercallError::Invalid)?)?;
     copy_out_frames(cur, &domain, part, end - request.nr_frames..end, GuestVa::new(request.frame_list))

@@ -55,7 +55,7 @@ pub fn memory_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hypercal
         // No page of a domain is ever shared with another by contents.
         XENMEM_GET_SHARING_FREED_PAGES | XENMEM_GET_SHARING_SHARED_PAGES => Ok(Outcome::Done(0)),
         XENMEM_GET_VNUMAINFO => Err(HypercallError::NotSupported),
-        // These are for domains whose physical map is the hypervisor's.
+        // These are for domains whose physical map the hypervisor keeps, which PV domains are not.
         XENMEM_ADD_TO_PHYSMAP | XENMEM_ADD_TO_PHYSMAP_BATCH => Err(HypercallError::Access),
         XENMEM_REMOVE_FROM_PHYSMAP => Err(HypercallError::NotSupported),
         XENMEM_SET_POD_TARGET | XENMEM_GET_POD_TARGET => Err(HypercallError::Invalid),

@@ -31,7 +31,7 @@ pub(super) fn change<P: Platform>(
     args: &Args,
     start: u64,
 ) -> HypercallResult {
-    // As Xen has it, what cannot even begin is so many extents done, not an error.
+    // As in Xen, a call that cannot even begin returns the number of extents done, not an error.
     let Ok(request) = cur.copy_in::<XenMemoryReservation>(GuestVa::new(args[1])) else {
         return Ok(Outcome::Done(start));
     };
