@@ -213,13 +213,14 @@ impl<P: Platform> Hypervisor<P> {
             }
             let port = at.load(Ordering::Relaxed);
             at.store(port % (ports - 1) + 1, Ordering::Relaxed);
-            // A port that is not open is no matter, but looking at many takes its time, too.
+            // A port that is not open costs little, but many of them cost time too.
             let closed = self.close_port(domain, Port::new(port), &unbind).is_ok();
             if (closed || step.is_multiple_of(LOOK_EVERY)) && self.platform.work_pending() {
                 break;
             }
         }
-        // Not after as many steps as there are ports: another CPU that closes them, too, moves the place as well.
+        // The number of steps does not tell whether all ports are closed: another CPU that closes ports also
+        // moves the position.
         domain.events.open_ports() == 0
     }
 }

@@ -19,7 +19,8 @@ impl<P: Platform> Hypervisor<P> {
     /// `Invalid`: the port is not one that can be sent from. A peer that has gone is no error.
     #[inline(always)]
     pub fn evtchn_send(&self, domain: &Arc<Domain>, port: Port) -> Result<(), EvtchnError> {
-        // No call before the bits are set: registers that the rest needs would have to be kept over the call.
+        // The usual path makes no function call before the bits are set, since the registers in use would
+        // have to be saved for it.
         let Some(cell) = domain.events.cells.get_near(port) else { return self.send_far(domain, port) };
         if cell.is_ipi.load(Ordering::Acquire) {
             if self.set_bits(domain, cell, port) {

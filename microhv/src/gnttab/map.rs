@@ -85,7 +85,7 @@ impl<P: Platform> Hypervisor<P> {
             None
         };
         let user = if op.flags & GNTMAP_APPLICATION_MAP != 0 { pte::US } else { 0 };
-        // What the guest keeps in the entry for itself, in bits 16-18.
+        // The bits 16-18 of the flags are the guest's own bits of the entry.
         let own = u64::from((op.flags & GNTMAP_GUEST_AVAIL_MASK) >> 16) << 9 & pte::GUEST_FLAGS;
         let contains_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
         let (at, read_only) = (address(op.host_addr, contains_pte), access == Access::Read);

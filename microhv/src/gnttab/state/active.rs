@@ -86,7 +86,7 @@ impl Active {
         if first || access == Access::Write && !self.is_pinned_for_writing() {
             let (frame, shape) = words.mark(grantee, access, whole, self.marks())?;
             if first {
-                // A granter that changes the frame of an entry in use is answered with the one that was marked.
+                // If a granter changes the frame of an entry in use, later uses get the frame of the first use.
                 (self.frame, self.grantee) = (frame, grantee);
                 if is_wide {
                     self.shape = shape;

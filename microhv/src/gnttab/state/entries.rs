@@ -301,7 +301,8 @@ impl Entries {
         if !self.is_idle() {
             return Err(GrowError::Busy);
         }
-        // Frames of status words that another vCPU's change left are freed first, by the call that goes on.
+        // Frames of status words that another vCPU's change left must be freed first, which the repeated call
+        // does.
         if self.missing(0, to).is_some() || !self.retired.is_empty() {
             return Err(GrowError::Again);
         }

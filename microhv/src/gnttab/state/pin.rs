@@ -62,8 +62,8 @@ impl<'a> EntryPin<'a> {
         Ok((frame, shape, Self { granted, gref, kind, access }))
     }
 
-    /// Ends the use, as dropping does: the caller forgets the pin. The entry's marks go with the last of their kind. Of a
-    /// granter that is dead, no record may be left.
+    /// Ends the use, as drop does; the caller must forget the pin afterwards. The last use of a kind clears the
+    /// entry's marks of that kind. A granter that is dead may have no record of the use any more.
     #[inline(always)]
     pub(crate) fn unpin(&self) {
         let mut entries = self.granted.lock();
