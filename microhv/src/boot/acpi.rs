@@ -139,7 +139,7 @@ fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
         }
         2 => {
             let (isa, gsi, flags) = (field(entry, 3)?, field(entry, 4)?, field::<u16>(entry, 8)?);
-            // 0 is "as the bus is": ISA is edge triggered, active high.
+            // 0 means "as the bus specifies": ISA is edge triggered, active high.
             let found = IsaOverride { isa, gsi, active_low: flags & 3 == 3, level: flags >> 2 & 3 == 3 };
             acpi.overrides.try_push(found).ok()?;
         }

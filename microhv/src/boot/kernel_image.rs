@@ -144,7 +144,7 @@ impl<'a> KernelImage<'a> {
         }
         for header in table.iter().filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0) {
             let bytes = elf.segment_data(&header).map_err(|_| ImageError::Malformed)?;
-            // By p_paddr: a per-CPU segment may have any virtual address.
+            // The address is computed from p_paddr, since a per-CPU segment may have any virtual address.
             let va = image.virt_base.wrapping_add(header.p_paddr.wrapping_sub(said.paddr_offset));
             let end = va.checked_add(header.p_memsz).ok_or(ImageError::BadSegment)?;
             if va < image.virt_base
@@ -199,7 +199,7 @@ impl<'a> KernelImage<'a> {
         self.virt_base = GuestVa::new(base);
         said.paddr_offset = number("ELF_PADDR_OFFSET")?.unwrap_or(base);
         self.entry = number("VIRT_ENTRY")?.map_or(self.entry, GuestVa::new);
-        // By its page, counted from the image's start.
+        // The note gives a page number, counted from the image's start.
         self.hypercall_page =
             number("HYPERCALL_PAGE")?.map(|page| GuestVa::new(base.wrapping_add(page << 12)));
         Some(())

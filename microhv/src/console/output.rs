@@ -171,7 +171,8 @@ impl Output {
             if self.send(uart, GO_BYTES) {
                 (looks, self.stuck) = (0, false);
             } else if self.stuck || looks == DRAIN_LOOKS {
-                // Known from then on, so that the dead transmitter does not cost the machine minutes.
+                // The transmitter counts as dead from now on, so that it does not delay the machine for
+                // minutes.
                 self.give_up();
             } else {
                 looks += 1;
@@ -217,11 +218,11 @@ impl Output {
                 return used;
             }
         }
-        // As far as the ring's end; the caller comes again for what is at its start.
+        // Only up to the ring's end; the caller calls again for the bytes at its start.
         let at = (self.sent % LOG_BYTES as u64) as usize;
         let piece = &self.log[at..LOG_BYTES.min(at + self.waiting().min(count - used))];
         if let [b'\n', ..] = piece {
-            // The line's carriage return goes first, perhaps in a call of its own.
+            // The carriage return before a newline goes first, perhaps in a call of its own.
             let end: &[u8] = if self.returned { b"\n" } else { b"\r\n" };
             let end = &end[..end.len().min(count - used)];
             uart.put(end);
@@ -240,7 +241,7 @@ impl Output {
     fn fill_note(&mut self, uart: &mut impl Uart, count: usize) -> usize {
         if self.note_at == self.note.len() {
             self.note.clear();
-            // The longest number leaves room.
+            // Even the longest number fits.
             let _ = write!(self.note, "\r\n(microhv) {} bytes skipped\r\n", self.skipped);
             (self.note_at, self.skipped) = (0, 0);
         }
@@ -267,7 +268,7 @@ fn line_len(text: &[u8]) -> usize {
     const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
     let (words, rest) = text.as_chunks::<8>();
     for (n, word) in words.iter().enumerate() {
-        // A byte of zero is where an end is. The lowest bit that stays is one's; those above may be a borrow's.
+        // A zero byte marks a line end. The lowest set bit belongs to one; higher bits may come from a borrow.
         let differing = u64::from_le_bytes(*word) ^ ENDS;
         let ends = differing.wrapping_sub(LOW) & !differing & HIGH;
         if ends != 0 {

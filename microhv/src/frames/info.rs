@@ -249,7 +249,7 @@ impl FrameInfo {
     #[must_use]
     pub(crate) fn put(&self) -> bool {
         let before = UseWord(self.using.fetch_sub(1, Ordering::AcqRel));
-        // One comparison for both, since this runs for each entry that is taken out.
+        // One comparison serves both cases, since this code runs for each entry that a guest removes.
         if before.count() > 1 {
             return false;
         }

@@ -42,7 +42,8 @@ pub const fn is_hypervisor_slot(slot: usize) -> bool {
 /// Whether `va` is canonical and not in the hypervisor's slots.
 #[inline]
 pub const fn is_guest_address(va: GuestVa) -> bool {
-    // Moved so that the high half comes first and the low half follows, both are one range.
+    // With the origin moved to the end of the hypervisor's range, the guest's high and low halves are one
+    // range.
     va.raw().wrapping_sub(HYPERVISOR_VIRT_END) < HYPERVISOR_VIRT_END.wrapping_neg() + LOW_HALF
 }
 

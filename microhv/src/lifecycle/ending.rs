@@ -94,7 +94,7 @@ impl<P: Platform> Hypervisor<P> {
                 self.unfinished.keep_ending(ending);
                 return;
             }
-            // The end of one that has little left does not look itself.
+            // `end_some` does not check for pending work if little is left.
             if self.platform.work_pending() {
                 return;
             }

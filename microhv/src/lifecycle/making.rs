@@ -129,7 +129,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn finish_domain(&self, making: Making) -> Result<Arc<Domain>, LifecycleError> {
-        // The number may have become another domain's between two pieces: so look before the page is lent under it.
+        // The number may have become another domain's between two pieces: so the number is checked before the page
+        // is lent under it.
         if self.domains.contains(making.id) {
             self.give_up(making);
             return Err(LifecycleError::Exists);
@@ -138,7 +139,8 @@ impl<P: Platform> Hypervisor<P> {
         let shared_info = self.platform.shared(shared_mfn);
         let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, vcpus);
         self.share_with_guest(shared_mfn, id, false);
-        // A table has its least size from the start, so that a reference which is not in use is no bad one.
+        // A grant table has its least size from the start, so that an unused reference is refused as unused,
+        // not as out of range.
         let has_table = matches!(self.grow_grant_table(&domain, 1), Ok(()) | Err(GrowError::Again));
         if !has_table || !self.domains.insert(&domain) {
             let _ = self.disown(shared_mfn);

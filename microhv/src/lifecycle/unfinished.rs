@@ -70,7 +70,8 @@ impl Unfinished {
                 break;
             }
             let Some(id) = dead.listed.pop_front() else { break };
-            // All of it, or, since its number stays its own while others map its pages, nothing but its place in the list.
+            // Takes the whole domain, or, while others map its pages and its number must stay taken, all but its
+            // place in the list.
             let mut stays = false;
             let gone = domains.take_if(id, |unshared| {
                 match unshared {

@@ -42,9 +42,11 @@ impl<P: Platform> Hypervisor<P> {
         address_bits: u8,
         count: usize,
     ) -> Result<Vec<Mfn>, MemError> {
-        // Out of the domain while it is worked on: another of its vCPUs may do the same, with extents of its own.
+        // The work is taken out of the domain meanwhile, so another vCPU of the domain may do the same with
+        // extents of its own.
         let mut work = core::mem::take(&mut *dom.mm.cleaning.lock());
-        // What another vCPU gave in exchange is not this call's: kept with its extents, it would be forgotten with them.
+        // Frames that another vCPU gave in exchange do not belong to this call, and would be lost if they stayed with
+        // its extents.
         let is_same = (work.order, work.address_bits) == (order, address_bits);
         if !is_same || work.unwanted || !work.given.is_empty() || work.extents.len() > count {
             work.unwanted = true;
@@ -80,7 +82,8 @@ impl<P: Platform> Hypervisor<P> {
 
     fn keep_extents(&self, dom: &Domain, work: Cleaning) {
         let mut kept = dom.mm.cleaning.lock();
-        // Looked at under the lock: the domain's end takes what is kept after it began.
+        // `is_dying` is read under the lock, so that the domain's end finds all that was kept before it
+        // began.
         let left_over = if dom.is_dying() { work } else { core::mem::replace(&mut *kept, work) };
         drop(kept);
         self.drop_extents(left_over);

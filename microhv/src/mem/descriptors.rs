@@ -82,8 +82,8 @@ impl<'a, P: Platform> Mm<'a, P> {
             if !is_checked && now.count() > 0 {
                 return Err(MemError::Invalid);
             }
-            // One step with the look at the word: else a writer could come and go in between. The count has room: each type
-            // reference has a general one beside it, which was refused before. (I15)
+            // The change and the check are one step: else a writer could come and go in between. The count has room:
+            // each type reference has a general one beside it, which was refused before. (I15)
             let next = if is_checked {
                 TypeWord(now.0.wrapping_add(1))
             } else {
@@ -113,7 +113,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// a page.
     #[inline(never)] // seldom, and those who may ask for this are short
     pub(crate) fn drop_ldts(&mut self) -> bool {
-        // One table may have many entries that ask for this, and each is asked of all vCPUs.
+        // Many entries of one table may need this, and each would be done for all vCPUs, so it is done once.
         if core::mem::replace(&mut self.has_dropped_ldts, true) {
             return false;
         }

@@ -146,7 +146,8 @@ impl<P: Platform> Mm<'_, P> {
             Some(1) => self.update_leaf(mfn, slot, new, owner, update).map(|()| true),
             Some(level) => {
                 self.update_upper(mfn, level, slot, new, update)?;
-                // A table may have been checked or taken apart as a whole: short lists do not look by themselves.
+                // The entry may have validated or released a whole table, and a short list has no check for
+                // pending work of its own.
                 Ok(!self.is_interrupted() && !self.hv.platform.work_pending())
             }
             None => self.update_page(mfn, slot, new, update).map(|()| true),
@@ -158,7 +159,8 @@ impl<P: Platform> Mm<'_, P> {
     fn update_page(&mut self, mfn: Mfn, slot: usize, new: Pte, update: Update) -> Result<(), MemError> {
         let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
         let page = self.get_writable(page, FrameOwner::Domain(self.dom))?;
-        // A table until now, and known as that until the flush: it must not hold unchecked entries.
+        // The frame was a table until now, and CPUs may still use it as one until the flush, so it must not
+        // hold unchecked entries before.
         self.settle();
         self.exchange(page.mfn(), slot, Pte::NONE, new, update)
     }
@@ -180,7 +182,8 @@ impl<P: Platform> Mm<'_, P> {
             }
             table = entry.frame();
         }
-        // A validated table's entries name validated ones (I7): the look makes of a mistake there a refusal.
+        // A validated table's entries name validated tables (I7). The check turns a mistake in that into a
+        // refusal.
         let is_leaf_table =
             self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_table(PageType::L1));
         if is_leaf_table { Ok((table, pte::index(va.raw(), 1))) } else { Err(MemError::Invalid) }

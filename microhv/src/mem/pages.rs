@@ -103,7 +103,8 @@ impl<P: Platform> Hypervisor<P> {
         let count = 1u64.checked_shl(order.into()).filter(|_| order <= crate::frames::buddy::MAX_ORDER);
         let count = count.filter(|_| !dom.is_dying()).ok_or(MemError::NoMemory)?;
         let within_limit = dom.mm.tot_pages() + count <= dom.mm.max_pages(); // `add` has the last word
-        // A large extent is looked at when it is taken: one that was interrupted has its frames already.
+        // For a large extent the claim is checked when frames are taken: a call that was interrupted has its
+        // frames already.
         let is_small = order <= SMALL_ORDER;
         if !within_limit || is_small && !self.may_use(dom, count) {
             return Err(MemError::NoMemory);
@@ -231,7 +232,7 @@ impl<P: Platform> Hypervisor<P> {
         va: GuestVa,
     ) -> Option<TypedRef<'_, P>> {
         let mm = self.lock_tables(domain);
-        // Under the lock: who loads other tables there gives these back.
+        // The base is read under the lock, since a vCPU that loads another base releases this one.
         let (table, slot) = mm.find_leaf(vcpu.cr3_kernel.get()?, va).ok()?;
         let entry = mm.entry(table, slot);
         if !entry.is_present() || !entry.has(pte::RW) {

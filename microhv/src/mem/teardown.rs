@@ -45,7 +45,7 @@ impl<P: Platform> Hypervisor<P> {
             return Progress::More;
         }
         for vcpu in &dom.vcpus {
-            // One at a time: a base that was taken out and not given back yet would be forgotten where this stops.
+            // One base is taken out at a time: a second would be lost if the teardown stopped here.
             for slot in [&vcpu.cr3_kernel, &vcpu.cr3_user] {
                 let Some(base) = slot.replace(None) else { continue };
                 mm.put_table(base);

@@ -126,7 +126,7 @@ impl<P: Platform> Mm<'_, P> {
                 worked = true;
                 self.put_table(entry.frame());
             }
-            // The loop looks before each entry of the tables above level 1.
+            // Above level 1, the loop checks for pending work before each entry.
             if level != 1 {
                 continue;
             }

@@ -138,7 +138,7 @@ impl RunQueue {
         let ran = now.saturating_sub(self.since_ns);
         self.since_ns = now;
         let Some(current) = &self.current else {
-            // As if a vCPU had run all the time: a vCPU that sleeps while the CPU is idle gets credit too.
+            // Idle time counts as if a vCPU had run, so that a vCPU that sleeps meanwhile gets credit too.
             self.minimum = self.minimum.saturating_add(ran);
             self.idle_ns += if self.arrivals == 0 { 0 } else { ran };
             return;
@@ -174,7 +174,8 @@ impl RunQueue {
                 this.sched.queued.store(false, Ordering::Relaxed);
                 continue;
             }
-            // Other vCPUs of its domain ran since this vCPU came: it has as little of the credit left as they have.
+            // Other vCPUs of its domain ran since this vCPU came: all vCPUs of a domain share the credit, so this
+            // vCPU has no more left than they have.
             let spent = self.spent(domain);
             if run_time < spent && put_back < PUT_BACK {
                 put_back += 1;
@@ -211,7 +212,7 @@ impl RunQueue {
             sched.woke_at.store(run_time, Ordering::Relaxed);
             self.push(vcpu);
         }
-        // A vCPU that went to sleep just now stays the current one until the queue is looked at.
+        // A vCPU that went to sleep just now stays the current one until the scheduler runs.
         let Some((its_domain, current)) = self.current.as_ref().map(|vcpu| (vcpu.domain(), vcpu.vcpu()))
         else {
             return Wake::Now;

@@ -107,7 +107,7 @@ pub(crate) fn write_runstate(
 /// tables is open here, as in [`write_runstate`].
 pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu, va: GuestVa) {
     let params = platform.time_params();
-    // Also after a fault: another try at each switch would not help.
+    // The area is noted even if the write faults: a new attempt at each switch would not help.
     let mut time = vcpu.time.lock(); // to the end: another CPU may write the area too
     time.time_area = Some(TimeArea { va, published: params.generation });
     let mut version = 0u32;
@@ -143,7 +143,7 @@ impl<P: Platform> Hypervisor<P> {
             publish_time(&self.platform, vcpu);
             self.publish_time_area(domain, vcpu);
         }
-        // Last: another CPU that reads this lets a vCPU of the domain run.
+        // This store comes last: another CPU that reads the new value lets a vCPU of the domain run.
         domain.clock_shown.store(generation, Ordering::Release);
     }
 

@@ -93,7 +93,8 @@ impl<P: Platform> Hypervisor<P> {
                 }
             }
         }
-        // Under the lock: code that changes the slice's end from now on sees what the timer was set for.
+        // The timer is set under the lock, so that code which changes the slice's end later sees the deadline
+        // that was set.
         let mut queue = self.time.queue(cpu).lock();
         let slice_end = self.sched.slice_end(cpu);
         let next = queue.interrupt_at(slice_end.filter(|end| *end > now));

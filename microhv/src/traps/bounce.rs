@@ -46,7 +46,8 @@ fn interrupt<P: Platform>(cur: &mut Current<'_, P>, mask: u8, masks: bool, kerne
     }
     let regs: &CpuUserRegs = cur.regs;
     let (cs, stack) = if was_user { (regs.cs, kernel_sp) } else { (regs.cs & !3, regs.rsp) };
-    // What runs in ring 3 has IF set and IOPL 0: the guest sees the mask as IF, and its own level if it asked for that.
+    // The real IF is always set in ring 3 and the real IOPL is 0. The guest sees its event mask as IF, and its own level
+    // if it asked for that.
     let mut rflags = if mask == 0 { regs.rflags } else { regs.rflags & !flags::IF };
     if cur.domain.assists(VMASST_TYPE_ARCHITECTURAL_IOPL) {
         rflags |= cur.vcpu.iopl.load(Ordering::Relaxed);

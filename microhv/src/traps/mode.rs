@@ -22,7 +22,8 @@ pub fn leave_user_mode<P: Platform>(cur: &Current<'_, P>) -> bool {
     if let Some(l4) = cur.vcpu.cr3_kernel.get() {
         cur.hv.platform.load_cr3(l4);
     }
-    // The user tables do not map the areas that the kernel registered by address: nothing could be written there.
+    // The user page tables do not map the areas that the kernel registered by address, so these could not be
+    // written while user mode ran.
     if cur.vcpu.areas_stale.load(Ordering::Relaxed) {
         crate::time::update_areas(&cur.hv.platform, cur.domain, cur.vcpu);
     }

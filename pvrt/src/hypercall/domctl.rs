@@ -139,8 +139,8 @@ pub fn vcpu_info(dom: DomId, vcpu: u32) -> Result<XenDomctlGetvcpuinfo> {
     plain(XEN_DOMCTL_GETVCPUINFO, dom, &payload).map(|arg| arg.payload())
 }
 
-/// Sets on which CPUs a vCPU may run. Bits beyond `hard` are not changed. The hypervisor may leave out CPUs, and the
-/// function gives what the hypervisor made of `hard`.
+/// Sets on which CPUs a vCPU may run: those of `hard`, and none beyond. The hypervisor leaves out CPUs that the
+/// machine does not have.
 ///
 /// # Errors
 /// - `ESRCH`: there is no such domain.

@@ -189,11 +189,12 @@ impl Cpus for Machine {
     }
 
     fn work_pending(&self) -> bool {
-        // The local APIC's request words are eight uncached reads, and long operations ask at each step: until so many
-        // ticks after the last look (some 12 us) the answer is no.
+        // The local APIC's request words are eight uncached reads, and long operations ask at each step: within this
+        // number of ticks after the last read (some 12 us) the answer is no.
         const TICKS: u64 = 1 << 15;
         let local = percpu::local();
-        // An interrupt that was seen waits on while the callers unwind, and each of them hears of it.
+        // An interrupt that was seen stays pending while the callers unwind, so each of them gets the answer
+        // `true`.
         if local.interrupt_waits.load(Ordering::Relaxed) {
             return true;
         }

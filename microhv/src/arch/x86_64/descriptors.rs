@@ -131,7 +131,8 @@ pub(crate) unsafe fn fill_idt() {
             18 => (machine_check_stub as *const () as u64, 2),
             _ => ((&raw const vector_stubs) as u64 + STUB_BYTES * vector as u64, 0u64),
         };
-        // `int3`, `into` and `int 0x80` are the guest's to use; any other `int n` traps as #GP and is looked at.
+        // `int3`, `into` and `int 0x80` are the guest's to use; any other `int n` raises #GP, which the
+        // hypervisor decodes.
         let dpl = if matches!(vector, 3 | 4 | 0x80) { 3u64 } else { 0 };
         gate[0] = target & 0xffff
             | u64::from(HYPERVISOR_CS) << 16

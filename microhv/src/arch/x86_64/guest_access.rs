@@ -22,12 +22,13 @@ unsafe extern "C" {
 fn is_guest_range(va: GuestVa, bytes: usize) -> bool {
     let va = va.raw();
     if bytes <= 8 {
-        // What begins in the guest's part and does not end there faults, like any address that is none.
+        // A short access that begins in the guest's range and ends outside is not canonical at its end, so it
+        // faults.
         return va.wrapping_sub(LOW_HALF) >= HYPERVISOR_VIRT_END - LOW_HALF;
     }
     match va.checked_add(bytes as u64) {
         Some(end) => end <= LOW_HALF || va >= HYPERVISOR_VIRT_END,
-        // Up to and with the last byte of the address space the sum wraps to 0.
+        // The end of a range that includes the last byte of the address space wraps to 0.
         None => va >= HYPERVISOR_VIRT_END && va.wrapping_add(bytes as u64) == 0,
     }
 }

@@ -111,7 +111,7 @@ pub(crate) fn build(map: &mut MemoryMap) {
         map_page(map, DIRECT + at, 2, at | DATA | PSE, TABLE);
     }
     build_m2p(map, ram_end / PAGE);
-    // The tables that are filled later exist from now on, since guests' L4s share them.
+    // These tables are allocated now and filled later, since each guest's L4 will point to them.
     for (va, level) in [(WINDOWS, 2), (DEVICES, 1)] {
         table_of(va, level, || Some(new_table(map) | TABLE));
     }

@@ -188,7 +188,7 @@ const ROUNDS: usize = 4;
 /// The port's interrupt: takes what was typed, sends what waits.
 pub(crate) fn interrupt(hv: &Hv) {
     for _ in 0..ROUNDS {
-        // The question also takes back the port's word that the transmitter is empty.
+        // Reading this register also clears the interrupt for an empty transmitter.
         let asked = port_in::<u8>(COM1 + INTERRUPT_IDENT) & NO_INTERRUPT == 0;
         take_input(hv);
         send();
@@ -196,7 +196,8 @@ pub(crate) fn interrupt(hv: &Hv) {
             return;
         }
     }
-    // Lets the port ask anew for all that is still to do: an interrupt is an edge, and an edge that is not served makes no other.
+    // Makes the port raise its interrupt anew for all pending causes: the interrupt is an edge, and a cause that was
+    // not served raises no further edge.
     let mut output = OUTPUT.lock();
     port_out::<u8>(COM1 + INTERRUPT_ENABLE, 0);
     Com1.set_interrupt(output.has_more());
@@ -221,7 +222,8 @@ fn take_input(hv: &Hv) {
         }
         let held = SWITCH_SEEN.swap(0, Ordering::Relaxed);
         if INPUT_IS_OURS.load(Ordering::Relaxed) {
-            // Writers wait for the line: what the key shows is to be whole, and may be much.
+            // Writers wait for the line now, since the output of a debug key must be complete and may be
+            // long.
             OUTPUT.lock().set_synchronous(true);
             hv.debug_key(byte);
             OUTPUT.lock().set_synchronous(false);

@@ -142,7 +142,7 @@ extern "C" fn on_own_stack() -> ! {
     let hv = make_hypervisor(acpi, command_line, &options);
     heap::return_early(hv);
     describe(hv, &options);
-    // The scheduler's word is looked at on each way out.
+    // The way out reads the scheduler's pending word each time.
     let pending = hv.sched.pending(percpu::this_cpu());
     percpu::local().pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
     let serial_line = hv.platform.acpi.isa(serial::ISA_IRQ);

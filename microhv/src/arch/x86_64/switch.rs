@@ -43,7 +43,7 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         cpu::take_interrupts();
         hv.do_softirqs(id);
         cpu::take_interrupts();
-        // Only when asked: each look at the run queue begins a new time slice, and with it more timer work.
+        // The run queue is read only on request: each read begins a new time slice, with more timer work.
         if pending.load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
             && let Decision::Switch(next) = hv.schedule(id)
         {
@@ -149,7 +149,7 @@ fn load(hv: &Hv, local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> 
         cpu::write_msr(msr::SHADOW_GS_BASE, other);
     }
     if breaks {
-        // Checked when the guest set them: no breakpoint is the hypervisor's.
+        // The values were checked when the guest set them: no breakpoint is in the hypervisor's range.
         let values = vcpu.cpu.lock().debug;
         for index in [0, 1, 2, 3, 6, 7] {
             hv.platform.set_debug_register(index, values[usize::from(index)]);
@@ -198,7 +198,7 @@ impl Registers for Machine {
     }
 
     fn set_debug_register(&self, index: u8, value: u64) {
-        // The caller checked the value: no breakpoint in the hypervisor.
+        // The caller checked the value: no breakpoint is in the hypervisor's range.
         match index {
             0 => Dr0::write(value),
             1 => Dr1::write(value),

@@ -50,7 +50,7 @@ fn take_window() -> Option<u64> {
     let (word, bits) = used.iter_mut().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
     let bit = bits.trailing_ones() as usize;
     let va = paging::WINDOWS + (word * 64 + bit) as u64 * paging::WINDOW_BYTES;
-    // The table stays for the windows around, used or not.
+    // The L1 table is never freed, since it also serves the windows around.
     let has_table = paging::has_window_table(va, || {
         let layout = core::alloc::Layout::new::<ZeroPage>();
         // SAFETY: the layout is not empty.

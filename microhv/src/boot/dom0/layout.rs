@@ -44,7 +44,7 @@ impl Layout {
         ramdisk_pages: u64,
     ) -> Result<Self, Dom0Error> {
         let nr_pages = memory_pages + ramdisk_pages;
-        // Whole pages, and Linux writes up to the end of the last one.
+        // The list takes whole pages, since Linux writes up to the end of the last one.
         let p2m_pages = (nr_pages * 8).div_ceil(PAGE);
         let mut next = image.end.bytes_from(image.virt_base).div_ceil(PAGE);
         let mut place = |pages: u64| {

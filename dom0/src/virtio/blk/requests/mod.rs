@@ -267,8 +267,8 @@ impl<S: DmaSource> Inner<S> {
         }
     }
 
-    /// Offers the device the members that go to the device again, as far as the queue has room. The result is whether
-    /// the queue took a member.
+    /// Submits the members of failed joined requests again, each as a request of its own, as far as the queue has
+    /// room. The result is whether the queue took a member.
     pub(super) fn submit_again(&mut self) -> bool {
         let mut any = false;
         while let Some(Again { member, kind, parts }) = self.again.pop_front() {
