@@ -67,7 +67,7 @@ pub(crate) fn busy_ticks() -> u64 {
             count_stolen(entry);
         }
         let now = tsc();
-        // Not preempted between the two.
+        // The vCPU was not preempted between the two reads.
         if runstate_entry() == entry {
             return now.wrapping_sub(STOLEN.load(Ordering::Relaxed));
         }

@@ -98,7 +98,7 @@ impl Registers for MappedRegisters {
 
 /// An MSI-X vector of a device, bound to an event channel. Given back on drop.
 pub struct Msix {
-    // Before the PIRQ, which is in use until the port is closed.
+    // The port's field comes first, so that drop closes the port before the PIRQ, which the port uses.
     port: Port,
     _pirq: Pirq,
 }

@@ -137,7 +137,7 @@ impl Queue {
                 }
             }
             self.space.notified().await;
-            // This task took the news, so it passes the news on: another task may wait for a slot.
+            // This task took the notification, so it notifies again: another task may wait for a slot.
             self.space.notify_one();
             pvrt::yield_now().await;
         }

@@ -239,7 +239,7 @@ impl FakeDevice {
             state.available = state.available.wrapping_add(1);
             state.used = state.used.wrapping_add(1);
             self.arena.write(used + 2, &state.used.to_le_bytes());
-            // Asks for the next entry.
+            // Asks for an interrupt at the next entry.
             self.arena.write(used + 4 + 8 * u64::from(size), &state.available.to_le_bytes());
             if produced == state.available {
                 state.notified = false;

@@ -70,7 +70,7 @@ impl<T> Channel<T> {
         };
         self.space.notify_one();
         if more {
-            // Permits do not add up: pass the word on to another receiver.
+            // A `Notify` keeps only one permit, so this receiver wakes another one.
             self.items.notify_one();
         }
         Some(value)
