@@ -41,6 +41,7 @@ std::thread_local! {
         ManuallyDrop::new(RefCell::new(Box::new(Loopback::default())));
     static HELD: core::cell::Cell<Option<u16>> = const { core::cell::Cell::new(None) };
     static CONSOLE_BUSY: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+    static PORT_WRITES: RefCell<VecDeque<(u16, u8)>> = const { RefCell::new(VecDeque::new()) };
     static CONSOLE: RefCell<(Vec<u8>, VecDeque<u8>)> = const { RefCell::new((Vec::new(), VecDeque::new())) };
 }
 
@@ -69,6 +70,25 @@ pub fn deliver_event(port: u32) {
 /// The bytes that were written to the console since the last call.
 pub fn take_console_output() -> Vec<u8> {
     CONSOLE.with(|console| core::mem::take(&mut console.borrow_mut().0))
+}
+
+/// How many writes to ports are remembered.
+const PORT_WRITES_KEPT: usize = 4096;
+
+pub(crate) fn note_port_write(port: u16, value: u8) {
+    PORT_WRITES.with(|writes| {
+        let mut writes = writes.borrow_mut();
+        if writes.len() == PORT_WRITES_KEPT {
+            writes.pop_front();
+        }
+        writes.push_back((port, value));
+    });
+}
+
+/// The bytes that were written to `port` since the last call, of the last few thousand for all ports.
+pub fn take_port_writes(port: u16) -> Vec<u8> {
+    let writes = PORT_WRITES.with(|writes| core::mem::take(&mut *writes.borrow_mut()));
+    writes.into_iter().filter(|write| write.0 == port).map(|write| write.1).collect()
 }
 
 /// Lets the console's line be busy, or not.

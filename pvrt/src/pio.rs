@@ -65,5 +65,5 @@ pub fn write_u8(port: u16, value: u8) {
         core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
     }
     #[cfg(not(freestanding))]
-    let _ = (port, value);
+    crate::host::note_port_write(port, value);
 }

@@ -1,8 +1,8 @@
 //! The second serial port: by this port dom0's shell reports each line that it takes, and gets lines from our
 //! standard input. No guest reaches the port.
 //!
-//! dom0 writes [`NEXT`] before it takes a line, of its script or from this port. To one that comes from this port,
-//! the host answers with a line or [`END`]. So a machine that starts again loses no line on its way.
+//! dom0 writes [`NEXT`] before each line, of its script or from here. If lines come from here, the answer is a line, or
+//! [`END`]. It writes [`FAILED`] behind a line that failed, if others run after that. So nothing is on its way that a machine could lose which starts again.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,7 +17,9 @@ pub const PORT: u16 = 0x2f8;
 /// What dom0 writes before a line. The value fits five bits, since Bochs's serial port begins with five bits
 /// a byte.
 pub const NEXT: u8 = 0x1f;
-/// The line that says that there are no more lines.
+/// What dom0 writes when a line has failed after which others run: a machine that starts again would forget.
+const FAILED: u8 = 0x1e;
+/// Stands alone on a line, for: there is no more.
 const END: u8 = 0x04;
 /// The socket's name among a run's files.
 pub const SOCKET: &str = "lines";
@@ -30,9 +32,18 @@ pub fn standard_input() -> Source {
     Arc::new(Mutex::new(BufReader::new(std::io::stdin())))
 }
 
+/// What dom0 has told of its lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// How many lines it took. Each had begun.
+    pub taken: usize,
+    /// One of them failed, and others were to run after it.
+    pub failed: bool,
+}
+
 /// The host's end of the port.
 #[derive(Debug)]
-pub struct Lines(JoinHandle<usize>);
+pub struct Lines(JoinHandle<Told>);
 
 impl Lines {
     /// Listens at `path` for the emulator, which may connect from now on. The first `scripted` lines that dom0 takes
@@ -44,36 +55,40 @@ impl Lines {
         let listener =
             UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         Ok(Self(std::thread::spawn(move || {
-            let mut taken = 0;
+            let mut told = Told::default();
             if let Ok((port, _)) = listener.accept() {
-                // The port ends when the machine ends, so its errors are ignored.
-                let _ = serve(port, &mut taken, scripted, source.as_ref());
+                // An end of the port is the machine's end.
+                let _ = serve(port, &mut told, scripted, source.as_ref());
             }
-            taken
+            told
         })))
     }
 
-    /// How many lines dom0 took, once the machine has ended. A line counts once dom0 has begun it.
-    pub fn taken(self) -> usize {
-        self.0.join().unwrap_or(0)
+    /// What dom0 told, once the machine has ended. It had begun, and waited for no line.
+    pub fn told(self) -> Told {
+        self.0.join().unwrap_or_default()
     }
 }
 
-/// Counts the lines that dom0 takes, and sends a line from `source` for each one behind the `scripted` ones.
+/// Notes what dom0 tells of its lines, and answers where a line behind the `scripted` ones comes from here.
 fn serve(
     mut port: UnixStream,
-    taken: &mut usize,
+    told: &mut Told,
     scripted: usize,
     source: Option<&Source>,
 ) -> std::io::Result<()> {
     let mut byte = [0];
     while port.read(&mut byte)? == 1 {
-        if byte[0] != NEXT {
-            continue;
+        match byte[0] {
+            NEXT => told.taken += 1,
+            FAILED => {
+                told.failed = true;
+                continue;
+            }
+            _ => continue,
         }
-        *taken += 1;
         if let Some(source) = source
-            && *taken > scripted
+            && told.taken > scripted
         {
             port.write_all(&next(&mut *source.lock().unwrap_or_else(PoisonError::into_inner))?)?;
         }
@@ -119,8 +134,12 @@ mod tests {
             for expected in answers {
                 assert_eq!(&answer(&mut port), expected);
             }
+            // Of the second machine's lines one fails.
+            if socket == "b" {
+                port.write_all(&[FAILED, 0]).expect("a listener");
+            }
             drop(port);
-            assert_eq!(lines.taken(), 3);
+            assert_eq!(lines.told(), Told { taken: 3, failed: socket == "b" });
         }
     }
 }

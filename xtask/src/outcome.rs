@@ -56,6 +56,15 @@ impl Outcome {
         }
     }
 
+    /// The same end, of a run in whose former boots a line had failed.
+    #[must_use]
+    pub(crate) fn with_a_failed_line(self) -> Self {
+        match self {
+            Self::Succeeded => Self::LineFailed,
+            other => other,
+        }
+    }
+
     /// The status `cargo xtask run` exits with.
     ///
     /// A script's machine that ends without a report has crashed so hard that it was reset. At the prompt a

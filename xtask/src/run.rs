@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::deps::{self, Need};
-use crate::lines::{self, Lines, Source};
+use crate::lines::{self, Lines, Source, Told};
 use crate::machine::{Boot, Emulator, Machine};
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
@@ -43,37 +43,42 @@ pub fn run(machine: &Machine) -> Result<u8> {
 /// Boots by `once` until the machine does not start again.
 fn to_the_end(
     mut machine: Machine,
-    mut once: impl FnMut(&Machine) -> Result<(Outcome, String, usize)>,
+    mut once: impl FnMut(&Machine) -> Result<(Outcome, String, Told)>,
 ) -> Result<(Outcome, String)> {
     let started = Instant::now();
     let limit = machine.timeout;
+    let mut failed = false;
     loop {
-        let (outcome, output, taken) = once(&machine)?;
+        let (outcome, output, told) = once(&machine)?;
         if outcome != Outcome::Restarts {
+            // The last boot knows of its own lines only.
+            let outcome = if failed { outcome.with_a_failed_line() } else { outcome };
             return Ok((outcome, output));
         }
-        // The lines up to the one that asked for the restart, and that line itself, are done.
+        failed |= told.failed;
+        // What stood before the line that asked for it is done, and that line too.
         if let Some(script) = &mut machine.script {
-            script.drain(..taken.min(script.len()));
+            script.drain(..told.taken.min(script.len()));
         }
         machine.starts_again = true;
         machine.timeout = limit.map(|limit| limit.saturating_sub(started.elapsed()));
     }
 }
 
-/// Boots `machine` once. If the machine is to start again, the result also says how many lines of its script
-/// dom0 took.
-fn once(machine: &Machine, source: Option<Source>) -> Result<(Outcome, String, usize)> {
+/// Boots `machine` once; gives what it told of its lines, too, if it is to start again.
+fn once(machine: &Machine, source: Option<Source>) -> Result<(Outcome, String, Told)> {
     if machine.emulator == Emulator::Bochs {
-        return bochs::run(machine, true);
+        let (outcome, output, taken) = bochs::run(machine, true)?;
+        // Its lines are a script, which ends at the first that fails.
+        return Ok((outcome, output, Told { taken, failed: false }));
     }
     let attach = if machine.interactive() && !machine.from_input { Attach::Terminal } else { Attach::Output };
     let (outcome, output, lines) = Session::start_with(machine, attach, source)?.wait_with_lines();
-    let taken = match outcome {
-        Outcome::Restarts => lines.map_or(0, Lines::taken),
-        _ => 0,
+    let told = match outcome {
+        Outcome::Restarts => lines.map_or_else(Told::default, Lines::told),
+        _ => Told::default(),
     };
-    Ok((outcome, output, taken))
+    Ok((outcome, output, told))
 }
 
 /// Takes the lines of standard input as a script, where our dom0 would wait for a person and standard input is no
@@ -129,6 +134,27 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn took(taken: usize) -> Told {
+        Told { taken, failed: false }
+    }
+
+    #[test]
+    fn a_line_that_failed_before_a_restart_is_not_forgotten() {
+        let end = |failed: bool, last: Outcome| {
+            let mut rest = vec![last, Outcome::Restarts, Outcome::Restarts];
+            let end = to_the_end(Machine::default(), |_| {
+                let outcome = rest.pop().expect("no fourth");
+                // The first of three boots has it.
+                Ok((outcome, String::new(), Told { taken: 2, failed: failed && rest.len() == 2 }))
+            });
+            end.expect("it ends").0.exit_status(true)
+        };
+        assert_eq!(end(false, Outcome::Succeeded), 0);
+        assert_eq!(end(true, Outcome::Succeeded), 1);
+        assert_eq!(end(true, Outcome::LineFailed), 1);
+        assert_eq!(end(true, Outcome::Panicked), 3, "what is worse is told");
+    }
+
     #[test]
     fn a_restart_goes_on_behind_the_line_that_asked_for_it() {
         let lines = |lines: &[&str]| Some(lines.iter().map(|line| line.to_string()).collect());
@@ -143,7 +169,7 @@ mod tests {
             boots.push((machine.script.clone(), machine.starts_again));
             assert!(machine.timeout.is_some_and(|left| left <= limit), "the limit is for all of it");
             let outcome = if boots.len() < 3 { Outcome::Restarts } else { Outcome::LineFailed };
-            Ok((outcome, boots.len().to_string(), 2))
+            Ok((outcome, boots.len().to_string(), took(2)))
         });
         assert_eq!(end.expect("it ends"), (Outcome::LineFailed, "3".into()));
         let expected = [
@@ -155,7 +181,7 @@ mod tests {
         // A kernel that takes no lines has none left over.
         let other = Machine { script: lines(&["a"]), ..Machine::default() };
         let mut rest = vec![Outcome::Status(7), Outcome::Restarts];
-        let end = to_the_end(other, |_| Ok((rest.pop().expect("no third"), String::new(), 9)));
+        let end = to_the_end(other, |_| Ok((rest.pop().expect("no third"), String::new(), took(9))));
         assert_eq!(end.expect("it ends").0.exit_status(true), 7);
     }
 }

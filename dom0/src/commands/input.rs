@@ -128,13 +128,14 @@ impl Shell {
             Line::End => return,
         };
         println!("error: {}", shown(&error));
-        Ending::note_failure();
+        self.ending.note_failure();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::tests::shell;
     use alloc::collections::VecDeque;
     use pvrt::executor::block_on_test;
 
@@ -160,6 +161,23 @@ mod tests {
             assert_eq!(next_line(&mut input).await, Line::TooLong);
             assert_eq!(next_line(&mut input).await, Line::End);
         });
+    }
+
+    #[test]
+    fn a_line_that_failed_is_told_at_once() {
+        const PORT: u16 = 0x2f8;
+        for (line, told) in [
+            (Line::Text(b"echo well".to_vec()), &[][..]),
+            (Line::Text(b"frobnicate".to_vec()), &[0x1e]),
+            (Line::Text(b"\xff".to_vec()), &[0x1e]),
+            (Line::TooLong, &[0x1e]),
+        ] {
+            let mut shell = shell();
+            shell.ending.lines = Some(PORT);
+            pvrt::host::take_port_writes(PORT);
+            block_on_test(async move { shell.run_line_of_input(line).await });
+            assert_eq!(pvrt::host::take_port_writes(PORT), told);
+        }
     }
 
     #[test]

@@ -14,7 +14,10 @@ const EXIT_SUCCESS: u8 = 0x10;
 /// A line failed.
 const EXIT_FAILURE: u8 = 0x11;
 
-/// How the machine powers off, and where dom0 reports the result.
+/// Tells at the port of lines that a line failed after which others run. (Five bits, as each byte there.)
+const LINE_FAILED: u8 = 0x1e;
+
+/// How the machine goes off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending {
     /// Port of QEMU's isa-debug-exit, through which dom0 reports success or failure.
@@ -27,9 +30,13 @@ pub struct Ending {
 static FAILED: AtomicBool = AtomicBool::new(false);
 
 impl Ending {
-    /// Notes that a line failed although further lines run. The power-off reports the failure.
-    pub(super) fn note_failure() {
+    /// Remembers that a line failed after which others run: the machine's end tells it. The emulator's caller hears it at
+    /// once, since a machine that starts again forgets.
+    pub(super) fn note_failure(self) {
         FAILED.store(true, Ordering::Relaxed);
+        if let Some(port) = self.lines {
+            pvrt::pio::write_u8(port, LINE_FAILED);
+        }
     }
 
     /// Powers the machine off.

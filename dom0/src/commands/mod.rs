@@ -74,8 +74,8 @@ impl Shell {
             match self.run_script(script).await {
                 Ok(()) if keep => {}
                 Ok(()) => self.ending.power_off(true),
-                // No person sits at the prompt, so the power-off reports the failure.
-                Err(()) if input.is_some() => Ending::note_failure(),
+                // Nobody sits at the prompt: the machine's end tells of the failure.
+                Err(()) if input.is_some() => self.ending.note_failure(),
                 Err(()) if keep => {}
                 Err(()) => self.ending.power_off(false),
             }
