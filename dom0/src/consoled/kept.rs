@@ -30,18 +30,22 @@ type Stamp = (u64, u64);
 pub(super) struct Stamps(VecDeque<Stamp>);
 
 impl Stamps {
-    /// Notes the time of output that begins at `position`. Each second with output has a stamp. When there are
-    /// too many, every second stamp is dropped.
-    pub(super) fn note(&mut self, position: u64, wall_ns: u64) {
+    /// Output came that begins at `position`; what is before `start` is no more kept. Each second has a stamp. If these are
+    /// too many, the one goes between whose neighbours the least time is: so the time of a line is wrong by a small part
+    /// of the time that all lines took, the oldest of a console that says little as well.
+    pub(super) fn note(&mut self, position: u64, start: u64, wall_ns: u64) {
         if self.0.back().is_some_and(|&(_, last)| wall_ns.saturating_sub(last) < STAMP_NS) {
             return;
         }
+        // The last stamp before the start is that of the first byte.
+        while self.0.get(1).is_some_and(|&(second, _)| second <= start) {
+            self.0.pop_front();
+        }
         if self.0.len() == STAMPS_MAX {
-            let mut at = 0;
-            self.0.retain(|_| {
-                at += 1;
-                at % 2 == 1
-            });
+            let apart = |at: &usize| self.0[*at + 1].1.saturating_sub(self.0[*at - 1].1);
+            if let Some(at) = (1..STAMPS_MAX - 1).min_by_key(apart) {
+                self.0.remove(at);
+            }
         }
         self.0.push_back((position, wall_ns));
     }
@@ -144,7 +148,7 @@ mod tests {
     fn each_line_has_the_time_of_its_first_byte() {
         let (mut output, mut stamps) = (Scrollback::new(100), Stamps::default());
         for (second, text) in [(1, "one\r\nt"), (1, "wo\n"), (70, "\nthree"), (80, "\nfour")] {
-            stamps.note(output.end(), second * STAMP_NS);
+            stamps.note(output.end(), output.start(), second * STAMP_NS);
             output.push(text.as_bytes());
         }
         let all = [
@@ -162,18 +166,49 @@ mod tests {
         assert_eq!(kept(&Scrollback::new(10), &Stamps::default(), 1000), [] as [&str; 0]);
     }
 
-    #[test]
-    fn stamps_are_bounded_and_cover_all_output() {
-        let mut stamps = Stamps::default();
-        for second in 0..100_000 {
-            stamps.note(second * 10, second * STAMP_NS);
+    /// The error of the time of each line that is kept, in seconds: of lines that come with such pauses between them.
+    fn errors(pauses: impl Iterator<Item = u64>) -> Vec<u64> {
+        let (mut output, mut stamps) = (Scrollback::new(64 * 1024), Stamps::default());
+        let (mut second, mut written) = (0, Vec::new());
+        for pause in pauses {
+            second += pause;
+            stamps.note(output.end(), output.start(), second * STAMP_NS);
+            written.push(second);
+            output.push(format!("{:79}\n", written.len() - 1).as_bytes());
             assert!(stamps.0.len() <= STAMPS_MAX);
         }
-        let kept = Kept { stamps: stamps.0.into(), ..Kept::default() };
-        assert_eq!(kept.time(0), Utc(0));
-        assert_eq!(kept.time(999_999), Utc(99_999 * STAMP_NS));
-        let known = kept.time(500_000);
-        assert!(known <= Utc(50_000 * STAMP_NS), "{known}");
+        let mut kept = Kept::default();
+        kept.take(&output, &stamps, 64 * 1024);
+        let number = |line: &[u8]| core::str::from_utf8(line).unwrap().trim().parse::<usize>().unwrap();
+        let error = |(time, line): (Utc, &[u8])| {
+            written[number(line)].checked_sub(time.0 / STAMP_NS).expect("no line is from the future")
+        };
+        let errors: Vec<u64> = kept.lines().map(error).collect();
+        assert!(errors.len() >= 64 * 1024 / 80 - 1);
+        errors
+    }
+
+    #[test]
+    fn the_oldest_lines_of_a_slow_console_have_about_their_time() {
+        // A line a minute for two months: about 819 of them are kept, which took as many minutes.
+        let errors = errors(core::iter::repeat_n(60, 90_000));
+        let worst = errors.into_iter().max().unwrap();
+        assert!(worst <= 2 * 820 * 60 / 250, "{worst} seconds");
+    }
+
+    #[test]
+    fn a_burst_costs_a_slow_consoles_times_little() {
+        // Three lines an hour apart, then 300 a second apart, and so on: those far apart stay exact.
+        let pauses =
+            (0..1000).flat_map(|_| [3600, 3600, 3600].into_iter().chain(core::iter::repeat_n(1, 300)));
+        let worst = errors(pauses).into_iter().max().unwrap();
+        assert!(worst <= 60, "{worst} seconds");
+    }
+
+    #[test]
+    fn a_burst_of_many_seconds_is_covered() {
+        let worst = errors(core::iter::repeat_n(1, 100_000)).into_iter().max().unwrap();
+        assert!(worst <= 2 * 820 / 250 + 1, "{worst} seconds");
     }
 
     #[test]

@@ -286,7 +286,7 @@ impl Console {
         };
         state.bucket.spend(now, printed);
         if live.back.scrollback().end() != begin {
-            state.stamps.note(begin, time::wall_ns());
+            state.stamps.note(begin, live.back.scrollback().start(), time::wall_ns());
         }
         let polled = match taken {
             Ok(true) => Polled::More,
@@ -363,7 +363,7 @@ impl Console {
             });
             state.kept = live.back.into_scrollback();
             if state.kept.end() != begin {
-                state.stamps.note(begin, time::wall_ns());
+                state.stamps.note(begin, state.kept.start(), time::wall_ns());
             }
             if !state.readers.is_empty() {
                 state.rest.clear();
