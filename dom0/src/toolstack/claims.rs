@@ -98,6 +98,12 @@ impl Toolstack {
         })
     }
 
+    /// The domain of this name that is being made.
+    pub(super) fn making_of_name(&self, name: &str) -> Option<Making> {
+        let claims = self.0.claims.lock();
+        claims.open.iter().filter(|open| open.name == name).find_map(|open| open.making.clone())
+    }
+
     /// Is the claim of this number still open?
     pub(super) fn is_open(&self, number: u64) -> bool {
         self.0.claims.lock().open.iter().any(|open| open.number == number)

@@ -217,12 +217,34 @@ impl Toolstack {
 
     /// The name of domain `id`.
     pub fn name(&self, id: DomId) -> String {
+        // In the hypervisor and in nobody's hands: made by another toolstack.
+        self.known_name(id).unwrap_or_else(|| "(null)".into())
+    }
+
+    /// What domain `id` is called, if somebody here knows it: of one that is being made, too, and of one that is over
+    /// while the hypervisor still has it.
+    pub fn known_name(&self, id: DomId) -> Option<String> {
         match self.domain(id) {
-            Some(domain) => domain.name,
-            None if id == DomId::DOM0 => nodes::OWN_NAME.to_string(),
-            // The domain is not in the list: it is being made, or it has left the list, or another toolstack
-            // made it.
-            None => self.name_in_making(id).or_else(|| self.name_left(id)).unwrap_or_else(|| "(null)".into()),
+            Some(domain) => Some(domain.name),
+            None if id == DomId::DOM0 => Some(nodes::OWN_NAME.to_string()),
+            None => self.name_in_making(id).or_else(|| self.name_left(id)),
+        }
+    }
+
+    /// The number of the domain of this name, dom0 included, and of one that is being made.
+    ///
+    /// # Errors
+    /// There is none, or it has no number yet.
+    pub fn number_of_name(&self, name: &str) -> Result<DomId, String> {
+        if name == nodes::OWN_NAME {
+            return Ok(DomId::DOM0);
+        }
+        if let Some(named) = self.domains().into_iter().find(|domain| domain.name == name) {
+            return Ok(named.id);
+        }
+        match self.making_of_name(name) {
+            Some(making) => making.id().ok_or_else(|| format!("{name}: the domain has no number yet")),
+            None => Err(format!("{name}: no such domain")),
         }
     }
 

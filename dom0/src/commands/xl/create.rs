@@ -112,6 +112,13 @@ mod tests {
     fn a_domain_is_listed_by_its_name_while_it_is_built_and_interrupted_it_goes() {
         let output = printed(async |shell, machine| {
             let (terminal, begun) = (shell.terminal.clone(), machine.clone());
+            // Of a name that is no domain's there is no number, and of no domain's number no name.
+            for line in ["xl domid new", "xl domname 7", "xl domid 7"] {
+                assert!(
+                    shell.run_line(line).await.is_err_and(|error| error.ends_with("no such domain")),
+                    "{line}"
+                );
+            }
             let lister = shell_with(shell.toolstack.clone(), shell.store.clone());
             spawn(async move {
                 while begun.free() == Machine::FRAMES {
@@ -119,6 +126,8 @@ mod tests {
                 }
                 lister.run_line("xl list").await.unwrap();
                 lister.run_line("xl list -l new").await.unwrap();
+                lister.run_line("xl domid new").await.unwrap();
+                lister.run_line("xl domname 7").await.unwrap();
                 assert!(lister.run_line("xl pause new").await.unwrap_err().contains("still being made"));
                 terminal.interrupt();
             });
@@ -132,6 +141,7 @@ mod tests {
             assert!(again.starts_with("kernel /boot/k: "), "{again}");
         });
         assert!(output.contains("\nnew    ") && output.contains("\"name\": \"new\""), "{output}");
+        assert!(output.contains("\n7\nnew\n"), "{output}");
         assert!(output.contains("new: given up") && !output.contains("(null)"), "{output}");
     }
 

@@ -22,7 +22,6 @@ use alloc::format;
 
 use pvrt::hypercall::domctl;
 use pvrt::println;
-use ring_abi::types::DomId;
 
 use super::{Outcome, Shell};
 use crate::shell::print::shown;
@@ -95,19 +94,14 @@ impl Shell {
 
     /// `xl domid NAME`.
     fn xl_domid(&self, name: &str) -> Outcome {
-        let named = self.toolstack.domains().into_iter().find(|domain| domain.name == *name);
-        let id = named.map(|domain| domain.id).or((name == "Domain-0").then_some(DomId::DOM0));
-        println!("{}", id.ok_or_else(|| format!("{name}: no such domain"))?);
+        println!("{}", self.toolstack.number_of_name(name)?);
         Ok(())
     }
 
     /// `xl domname DOMID`.
     fn xl_domname(&self, text: &str) -> Outcome {
-        let id = domain_number(text).ok_or_else(|| format!("{text}: no such domain"))?;
-        if id != DomId::DOM0 && self.toolstack.domain(id).is_none() {
-            return Err(format!("{text}: no such domain"));
-        }
-        println!("{}", self.toolstack.name(id));
+        let name = domain_number(text).and_then(|id| self.toolstack.known_name(id));
+        println!("{}", shown(&name.ok_or_else(|| format!("{text}: no such domain"))?));
         Ok(())
     }
 }
