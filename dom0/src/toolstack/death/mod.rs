@@ -108,8 +108,8 @@ impl Toolstack {
         }
     }
 
-    /// Does what the configuration says for such an end.
-    pub(super) async fn finish(&self, domain: Domain, end: End) {
+    /// Does what the configuration says of such an end.
+    pub(super) async fn finish(&self, mut domain: Domain, end: End) {
         self.0.store.domain_shut_down(domain.id.raw());
         domain.fate.lock().end = Some(end);
         if !end.is_success() && end != End::ShutDown(SHUTDOWN_REBOOT) {
@@ -119,6 +119,7 @@ impl Toolstack {
         let mut short_runs = 0;
         if matches!(action, Action::Restart | Action::RenameRestart) {
             short_runs = self.pause_restart(&domain).await;
+            domain = self.as_it_is(&domain);
             if domain.fate.lock().unwanted {
                 action = Action::Destroy;
             }
@@ -129,7 +130,7 @@ impl Toolstack {
             // the disk.
             Action::Preserve => self.release_devices(domain.id).await,
             Action::Restart => {
-                self.tear_down_wholly(&domain, true).await;
+                domain = self.tear_down_wholly(&domain, true).await;
                 if !domain.fate.lock().unwanted {
                     self.restart(&domain, short_runs).await;
                 }
@@ -143,8 +144,14 @@ impl Toolstack {
         self.set_fate(&domain, |fate| fate.over = true);
     }
 
-    /// Waits until a domain that has ended may start again, or is to be destroyed; returns how many of its runs in a
-    /// row were too short.
+    /// A domain with the name and the configuration that it has now: both change while it ends, too.
+    fn as_it_is(&self, domain: &Domain) -> Domain {
+        let now = self.domain(domain.id).filter(|now| Arc::ptr_eq(&now.fate, &domain.fate));
+        now.unwrap_or_else(|| domain.clone())
+    }
+
+    /// Waits until a domain that has ended may start again, or is to be destroyed; how many runs of it in a row were
+    /// too short.
     async fn pause_restart(&self, domain: &Domain) -> u32 {
         let (now_ns, before) = (time::now_ns(), domain.fate.lock().short_runs);
         let (at_ns, short_runs) = next_start(domain.started_ns, now_ns, before);
@@ -250,10 +257,10 @@ impl Toolstack {
         self.tear_down_wholly(domain, false).await;
     }
 
-    /// Does the same as [`Toolstack::tear_down`]. With `gone`, the domain stays in the list, and its memory in its
-    /// account, until no other domain maps its pages or the restart is given up. Otherwise each life could leave
-    /// pages behind that belong to no account.
-    async fn tear_down_wholly(&self, domain: &Domain, gone: bool) {
+    /// As [`Toolstack::tear_down`]. With `gone`, the domain stays in the list, and its memory in its account, until no
+    /// other domain maps a page of it, or nobody wants it to start again: else each life of it could leave pages behind
+    /// that no account has. Gives the domain as it was at last.
+    async fn tear_down_wholly(&self, domain: &Domain, gone: bool) -> Domain {
         let id = domain.id;
         let account = Account::of(id);
         // The pause stops the domain's writes to its rings. A domain that shut down has no running vCPU
@@ -289,9 +296,11 @@ impl Toolstack {
             }
         }
         let removed = self.0.domains.lock().remove(&id);
-        // The record has the current name: a domain can be renamed while it ends.
-        self.leave(id, removed.as_ref().map_or(&domain.name, |now| &now.name));
+        // Its name as it is now: a domain that ends can be renamed too.
+        let last = removed.unwrap_or_else(|| domain.clone());
+        self.leave(id, &last.name);
         self.close_account(account);
+        last
     }
 
     /// Removes a dead domain's devices: removes the frontends' nodes, then waits until the backends have

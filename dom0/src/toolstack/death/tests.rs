@@ -2,6 +2,7 @@ use super::*;
 use crate::toolstack::disks::tests::{start, start_with};
 use alloc::vec::Vec;
 use pvrt::executor::{block_on_test, spawn};
+use pvrt::host::Machine;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -131,7 +132,72 @@ fn one_that_finds_no_memory_when_it_starts_again_waits_for_it() {
     assert!((60 * SECOND..61 * SECOND).contains(&took), "{took}");
 }
 
-/// With `on_crash="preserve"` the domain's disk is closed first, which takes a backend up to ten seconds.
+/// What the administrator changes between a domain's end and its next start is the next life's.
+#[test]
+fn what_changes_before_a_restart_stays() {
+    let machine = Machine::install();
+    let (toolstack, client) = start_with(&[("k", b"no kernel")]);
+    block_on_test(async move {
+        let mut one = toolstack.find("one").unwrap();
+        one.started_ns = time::now_ns();
+        let mut config = (*one.config).clone();
+        (config.on_crash, config.maxmem_mib) = (Action::Restart, 64);
+        config.disks.clear();
+        one.config = Arc::new(config);
+        for (node, kib) in [("target", "8192"), ("static-max", "65536")] {
+            client.write(&format!("/local/domain/1/memory/{node}"), kib).unwrap();
+        }
+        toolstack.0.domains.lock().insert(one.id, one.clone());
+        assert!(toolstack.claim(one.id));
+        let (all, domain) = (toolstack.clone(), one.clone());
+        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_CRASH)).await });
+        // It waits for the second to be over, and then for its turn to get memory.
+        time::sleep(SECOND / 2).await;
+        toolstack.set_memory(&one, 16_384).unwrap();
+        toolstack.rename(&one, "other").unwrap();
+        let turn = toolstack.0.populating.lock().await;
+        while machine.count() == 0 {
+            time::sleep(SECOND / 1000).await;
+        }
+        let again = DomId::new(machine.newest());
+        assert_eq!((toolstack.number_of_name("other"), toolstack.is_free_name("one")), (Ok(again), true));
+        drop(turn);
+        let most = loop {
+            if let Some(kib) = machine.limit_kib(again.raw()) {
+                break kib;
+            }
+            pvrt::yield_now().await;
+        };
+        assert_eq!(most, 16_384 + crate::builder::SLACK_KIB);
+        let _ = toolstack.wait_over(&one).await;
+    });
+}
+
+/// The same where its devices or its pages take their time to go.
+#[test]
+fn a_name_given_while_a_domain_is_torn_down_is_its_next_lifes() {
+    let (toolstack, _) = start();
+    block_on_test(async move {
+        let mut one = toolstack.find("one").unwrap();
+        let mut config = (*one.config).clone();
+        config.on_reboot = Action::Restart;
+        one.config = Arc::new(config);
+        toolstack.0.domains.lock().insert(one.id, one.clone());
+        pvrt::host::hold_dead_domain(Some(one.id.raw()));
+        assert!(toolstack.claim(one.id));
+        let (all, domain) = (toolstack.clone(), one.clone());
+        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+        time::sleep(60 * SECOND).await;
+        pvrt::host::take_console_output();
+        toolstack.rename(&one, "other").unwrap();
+        pvrt::host::hold_dead_domain(None);
+        let _ = toolstack.wait_over(&one).await;
+        let said = String::from_utf8(pvrt::host::take_console_output()).unwrap();
+        assert!(said.contains("other: starting it again: /boot/k: no such file"), "{said}");
+    });
+}
+
+/// `on_crash="preserve"`: its disk is closed first, which takes a backend up to ten seconds.
 #[test]
 fn a_domain_that_is_being_preserved_can_be_destroyed() {
     let (toolstack, _) = start();
