@@ -146,22 +146,31 @@ impl Toolstack {
         let connected = self.unless_given_up(making, || false, self.connect(&domain, &facts)).await;
         match connected.unwrap_or_else(|| Err(CreateError::GivenUp(domain.name.clone()))) {
             Ok(()) => Ok(domain),
-            Err(error) => {
-                if self.claim(id) {
-                    self.tear_down(&domain).await;
-                    // Others may wait for the domain's end.
-                    self.set_fate(&domain, |fate| {
-                        fate.end = Some(End::Destroyed);
-                        fate.over = true;
-                    });
-                }
-                Err(error)
-            }
+            Err(error) => Err(self.not_made(&domain, error).await),
         }
     }
 
-    /// Builds the domain in a task of the domain's account. The build stops when the account is overdrawn or
-    /// the domain is given up.
+    /// Takes a domain down that could not be made whole; why it was not made: `error`, unless somebody else takes it down,
+    /// whose doing the error is then.
+    pub(super) async fn not_made(&self, domain: &Domain, error: CreateError) -> CreateError {
+        if !self.claim(domain.id) {
+            return CreateError::GivenUp(domain.name.clone());
+        }
+        self.undo(domain).await;
+        error
+    }
+
+    /// Takes down a domain that is not made after all. For who has claimed its end.
+    pub(super) async fn undo(&self, domain: &Domain) {
+        self.tear_down(domain).await;
+        // Somebody may wait for it.
+        self.set_fate(domain, |fate| {
+            fate.end = Some(End::Destroyed);
+            fate.over = true;
+        });
+    }
+
+    /// Builds the domain as a task of its account, until that is overdrawn or the domain is given up.
     async fn build(
         &self,
         config: &Arc<DomainConfig>,

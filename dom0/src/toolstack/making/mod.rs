@@ -129,6 +129,12 @@ impl Toolstack {
         }
         self.0.changed.notify_all();
         self.wait_until(|all| !all.is_open(number)).await;
+        // It may have been built this instant: then there is a record of it, and more than the hypervisor has.
+        if let Some(domain) = making.id().and_then(|id| self.domain(id))
+            && let Err(error) = self.destroy(&domain).await
+        {
+            log::error!("{}: given up: {error}", domain.name);
+        }
         if let Some(former) = &former {
             self.wait_until(|_| former.lock().over).await;
         }

@@ -77,7 +77,45 @@ fn one_that_is_being_made_can_be_destroyed() {
     }
 }
 
-/// `^C` at `xl create` drops the request.
+/// It is given up amid its building, and is built in that instant: somebody takes it down, which takes its time.
+#[test]
+fn one_that_is_built_as_it_is_given_up_is_gone_too() {
+    on_a_machine(|toolstack, _| async move {
+        let making = Making::default();
+        let claim = toolstack.claim_domain(&config("new"), &making).unwrap();
+        let one = toolstack.find("one").unwrap();
+        making.has(one.id);
+        let all = toolstack.clone();
+        let given_up = spawn_join(async move {
+            assert!(all.give_up("new").await);
+            all.domain(DomId::new(1)).is_none()
+        });
+        while !making.is_given_up() {
+            yield_now().await;
+        }
+        assert!(toolstack.claim(one.id));
+        let (all, domain) = (toolstack.clone(), one.clone());
+        spawn(async move { all.undo(&domain).await });
+        drop(claim);
+        assert_eq!(given_up.await, Ok(true), "its record is there");
+    });
+}
+
+/// `xl destroy` takes a domain down whose nodes are being written: what fails then is not why it was not made.
+#[test]
+fn one_that_another_takes_down_was_given_up() {
+    on_a_machine(|toolstack, _| async move {
+        let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
+        let failed = || CreateError::Store("writing the domain's nodes", crate::xenstore::XsError::Again);
+        assert_eq!(toolstack.not_made(&one, failed()).await, failed());
+        assert!(toolstack.find("one").is_err() && one.fate.lock().over);
+        assert!(toolstack.claim(two.id));
+        assert_eq!(toolstack.not_made(&two, failed()).await, CreateError::GivenUp("two".into()));
+        assert!(toolstack.find("two").is_ok(), "the other has it");
+    });
+}
+
+/// `^C` of `xl create`: the one who asked leaves.
 #[test]
 fn one_that_nobody_waits_for_any_more_is_not_made() {
     on_a_machine(|toolstack, machine| async move {
