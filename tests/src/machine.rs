@@ -1,12 +1,12 @@
 //! A machine as a test describes it, and what came of it.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use xtask::machine::{Boot, Disk, Emulator, Machine as Description, Module, Net};
 use xtask::session::{Attach, Outcome, Session};
+use xtask::{lines, run};
 
 /// How long a machine may run unless the test says otherwise. A hang is what it is for, not a slow host.
 const TIME_LIMIT: Duration = Duration::from_secs(240);
@@ -94,16 +94,16 @@ impl Machine {
         Ok(Run { name: self.name, outcome, console })
     }
 
-    /// The same; behind the script, dom0's shell takes lines from `text`, as of a standard input.
+    /// The same; behind the script, dom0's shell takes lines from `text`, as of a standard input. A machine that is to
+    /// start again does so, and the console is that of the last start.
     ///
     /// # Errors
     /// The machine cannot be started.
     pub fn run_with_input(mut self, text: &str) -> Result<Run> {
         self.description.from_input = true;
         self.prepare()?;
-        let source = Arc::new(Mutex::new(std::io::Cursor::new(text.as_bytes().to_vec())));
-        let session = Session::start_with(&self.description, Attach::Nobody, Some(source))?;
-        let (outcome, console) = session.wait();
+        let source = lines::source(std::io::Cursor::new(text.as_bytes().to_vec()));
+        let (outcome, console) = run::boots(self.description, Attach::Nobody, Some(source))?;
         Ok(Run { name: self.name, outcome, console })
     }
 

@@ -12,6 +12,8 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 
+use crate::usage;
+
 /// The port's first register.
 pub const PORT: u16 = 0x2f8;
 /// What dom0 writes before a line. The value fits five bits, since Bochs's serial port begins with five bits
@@ -24,12 +26,44 @@ const END: u8 = 0x04;
 /// The socket's name among a run's files.
 pub const SOCKET: &str = "lines";
 
-/// Where lines come from. The buffer keeps what was read ahead when the machine starts again.
-pub type Source = Arc<Mutex<dyn BufRead + Send>>;
+/// The most bytes of one line: more than dom0's shell takes, which says so of a line that it refuses.
+const LINE_MAX: usize = 64 * 1024;
+/// The most bytes of a script that is read at once.
+const SCRIPT_MAX: usize = 16 << 20;
+
+/// Lines that come; what was read ahead of them stays here, for the next machine.
+pub struct Input {
+    from: Box<dyn BufRead + Send>,
+    /// A line was so long that no other is taken.
+    over: bool,
+}
+
+/// Where lines come from.
+pub type Source = Arc<Mutex<Input>>;
+
+/// The lines of `from`.
+pub fn source(from: impl BufRead + Send + 'static) -> Source {
+    Arc::new(Mutex::new(Input { from: Box::new(from), over: false }))
+}
 
 /// Our standard input.
 pub fn standard_input() -> Source {
-    Arc::new(Mutex::new(BufReader::new(std::io::stdin())))
+    source(BufReader::new(std::io::stdin()))
+}
+
+/// Reads the whole of a script that is called `name`.
+///
+/// # Errors
+/// Wrong usage: it cannot be read, is too long or is not UTF-8.
+pub fn read_script(from: impl Read, name: &str) -> Result<String> {
+    let mut bytes = Vec::new();
+    from.take(SCRIPT_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| usage(format!("{name}: {error}")))?;
+    if bytes.len() > SCRIPT_MAX {
+        return Err(usage(format!("{name}: more than {} MiB of lines", SCRIPT_MAX >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|_| usage(format!("{name}: not UTF-8")))
 }
 
 /// What dom0 has told of its lines.
@@ -90,22 +124,34 @@ fn serve(
         if let Some(source) = source
             && told.taken > scripted
         {
-            port.write_all(&next(&mut *source.lock().unwrap_or_else(PoisonError::into_inner))?)?;
+            port.write_all(&source.lock().unwrap_or_else(PoisonError::into_inner).next()?)?;
         }
     }
     Ok(())
 }
 
-/// The next line with its end, or the sign that there is none.
-fn next(source: &mut dyn BufRead) -> std::io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    if source.read_until(b'\n', &mut line)? == 0 {
-        line.push(END);
+impl Input {
+    /// The next line with its end, or the sign that there is none. A line that is too long is cut, dom0 refuses it, and
+    /// none comes behind it: such input may be no lines at all, and without an end.
+    fn next(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        if !self.over {
+            (&mut self.from).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut line)?;
+        }
+        if line.is_empty() {
+            line.push(END);
+        }
+        if line.len() > LINE_MAX && !line.ends_with(b"\n") {
+            self.over = true;
+            eprintln!(
+                "\r\nerror: standard input: a line has more than {LINE_MAX} bytes: the rest is not read\r"
+            );
+        }
+        if !line.ends_with(b"\n") {
+            line.push(b'\n');
+        }
+        Ok(line)
     }
-    if !line.ends_with(b"\n") {
-        line.push(b'\n');
-    }
-    Ok(line)
 }
 
 #[cfg(test)]
@@ -123,7 +169,7 @@ mod tests {
     #[test]
     fn lines_come_one_by_one_and_outlive_the_machine() {
         let files = RunDirectory::new().expect("a directory");
-        let source: Source = Arc::new(Mutex::new(std::io::Cursor::new(b"one\n\ntwo \xff\nlast")));
+        let source = source(&b"one\n\ntwo \xff\nlast"[..]);
         for (socket, answers) in
             [("a", [&b"one\n"[..], b"\n"]), ("b", [b"two \xff\n", b"last\n"]), ("c", [b"\x04\n"; 2])]
         {
@@ -141,5 +187,35 @@ mod tests {
             drop(port);
             assert_eq!(lines.told(), Told { taken: 3, failed: socket == "b" });
         }
+    }
+    #[test]
+    fn a_line_without_an_end_is_cut_and_the_last() {
+        let mut longest = vec![b'x'; LINE_MAX];
+        longest.push(b'\n');
+        let read = |from: Box<dyn BufRead + Send>| Input { from, over: false };
+        let lines = [&longest[..], b"and on\n"].concat();
+        let mut input = read(Box::new(std::io::Cursor::new(lines)));
+        assert_eq!(input.next().expect("a line"), longest);
+        assert_eq!(input.next().expect("a line"), b"and on\n");
+        for mut input in [
+            read(Box::new(BufReader::new(std::io::repeat(0)))),
+            read(Box::new(std::io::Cursor::new([&[0][..], &longest, b"and on\n"].concat()))),
+        ] {
+            let cut = input.next().expect("a line");
+            assert_eq!((cut.len(), cut.last()), (LINE_MAX + 2, Some(&b'\n')));
+            for _ in 0..2 {
+                assert_eq!(input.next().expect("the end"), [END, b'\n']);
+            }
+        }
+    }
+
+    #[test]
+    fn a_script_has_an_end() {
+        assert_eq!(read_script(&b"a\nb"[..], "s").expect("a script"), "a\nb");
+        let told = |from: &mut dyn Read| read_script(from, "standard input").expect_err("no script");
+        let endless = told(&mut std::io::repeat(0));
+        assert!(endless.is::<crate::Usage>(), "{endless}");
+        assert_eq!(endless.to_string(), "standard input: more than 16 MiB of lines");
+        assert_eq!(told(&mut &b"\xff"[..]).to_string(), "standard input: not UTF-8");
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::machine::{Boot, Disk, Emulator, Machine, Module, Net};
-use crate::{checks, guest, usage};
+use crate::{checks, guest, lines, usage};
 
 /// Options of `run`, and of whatever else boots a machine.
 #[derive(Args, Clone, Debug)]
@@ -108,8 +108,9 @@ impl RunOptions {
         }
         let mut text = String::new();
         if let Some(path) = &self.script {
-            text = std::fs::read_to_string(path)
-                .map_err(|error| usage(format!("{}: {error}", path.display())))?;
+            let name = path.display().to_string();
+            let file = std::fs::File::open(path).map_err(|error| usage(format!("{name}: {error}")))?;
+            text = lines::read_script(file, &name)?;
         }
         let from_file = text.lines();
         // A line break inside a --cmd makes two lines of it, as it would at the prompt.

@@ -10,7 +10,7 @@ use crate::lines::{self, Lines, Source, Told};
 use crate::machine::{Boot, Emulator, Machine};
 use crate::session::{Attach, Outcome, Session};
 use crate::symbols::Symbols;
-use crate::{bochs, checks, cpu_model, guest, images, usage};
+use crate::{bochs, checks, cpu_model, guest, images};
 
 /// Builds everything and boots `machine`; returns the exit status.
 ///
@@ -35,9 +35,19 @@ pub fn run(machine: &Machine) -> Result<u8> {
     redirect(&mut machine)?;
     let scripted = machine.has_lines();
     let source = machine.from_input.then(lines::standard_input);
-    let (outcome, output) = to_the_end(machine, |machine| once(machine, source.clone()))?;
+    let attach = if machine.interactive() && !machine.from_input { Attach::Terminal } else { Attach::Output };
+    let (outcome, output) = boots(machine, attach, source)?;
     explain(&outcome, &output);
     Ok(outcome.exit_status(scripted))
+}
+
+/// Boots `machine`, whose images have been built, until it does not start again; gives how that ended, and what the last
+/// boot printed. Lines of [`Machine::from_input`] come from `source`.
+///
+/// # Errors
+/// The boot files cannot be made or the emulator cannot be started.
+pub fn boots(machine: Machine, attach: Attach, source: Option<Source>) -> Result<(Outcome, String)> {
+    to_the_end(machine, |machine| once(machine, attach, source.clone()))
 }
 
 /// Boots by `once` until the machine does not start again.
@@ -66,13 +76,12 @@ fn to_the_end(
 }
 
 /// Boots `machine` once; gives what it told of its lines, too, if it is to start again.
-fn once(machine: &Machine, source: Option<Source>) -> Result<(Outcome, String, Told)> {
+fn once(machine: &Machine, attach: Attach, source: Option<Source>) -> Result<(Outcome, String, Told)> {
     if machine.emulator == Emulator::Bochs {
-        let (outcome, output, taken) = bochs::run(machine, true)?;
+        let (outcome, output, taken) = bochs::run(machine, attach != Attach::Nobody)?;
         // Its lines are a script, which ends at the first that fails.
         return Ok((outcome, output, Told { taken, failed: false }));
     }
-    let attach = if machine.interactive() && !machine.from_input { Attach::Terminal } else { Attach::Output };
     let (outcome, output, lines) = Session::start_with(machine, attach, source)?.wait_with_lines();
     let told = match outcome {
         Outcome::Restarts => lines.map_or_else(Told::default, Lines::told),
@@ -90,8 +99,7 @@ fn redirect(machine: &mut Machine) -> Result<()> {
     match machine.emulator {
         Emulator::Qemu => machine.from_input = true,
         Emulator::Bochs => {
-            let text = std::io::read_to_string(std::io::stdin())
-                .map_err(|error| usage(format!("standard input: {error}")))?;
+            let text = lines::read_script(std::io::stdin(), "standard input")?;
             let lines = text.lines().map(str::to_string);
             machine.script.get_or_insert_default().extend(lines);
             machine.keep = false;
