@@ -1,9 +1,10 @@
 //! Names and lines for the addresses of a panic or a serial log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use object::{Object, ObjectSection, SectionKind};
 
@@ -190,9 +191,8 @@ impl Known {
         let mut command = Command::new("addr2line");
         command.args(["--functions", "--demangle", "--inlines", "--pretty-print", "--addresses", "--exe"]);
         command.arg(&self.path);
-        command.args(addresses.iter().map(|address| format!("{address:#x}")));
-        let Ok(output) = command.output() else { return Vec::new() };
-        let text = String::from_utf8_lossy(&output.stdout);
+        let Ok(output) = answers(&mut command, addresses) else { return Vec::new() };
+        let text = String::from_utf8_lossy(&output);
         let mut known: Vec<(u64, String)> = Vec::new();
         for line in text.lines() {
             match (line.strip_prefix("0x").and_then(|rest| rest.split_once(": ")), known.last_mut()) {
@@ -213,7 +213,23 @@ impl Known {
     }
 }
 
-/// Where the last panic begins: at the line that reports it, else near the end.
+/// What a command prints that reads addresses, one a line: a log may have more of them than arguments have room.
+fn answers(command: &mut Command, addresses: &BTreeSet<u64>) -> std::io::Result<Vec<u8>> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let input = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        // It answers meanwhile: one that fills its output reads no more.
+        scope.spawn(move || {
+            let mut input = BufWriter::new(input?);
+            // One that ends early has said what it had to say.
+            addresses.iter().try_for_each(|address| writeln!(input, "{address:#x}")).ok()
+        });
+        child.wait_with_output()
+    })?;
+    Ok(output.stdout)
+}
+
+/// Where the last panic begins: at its first line that says so, else near the end.
 fn panic_start(lines: &[&str]) -> usize {
     let says = |line: &&str| line.to_ascii_lowercase().contains("panic");
     let near_end = lines.len().saturating_sub(200);
@@ -238,6 +254,8 @@ fn addresses(line: &str) -> impl Iterator<Item = u64> + '_ {
 
 #[cfg(test)]
 mod tests {
+    use object::ObjectSymbol;
+
     use super::*;
 
     #[test]
@@ -318,6 +336,22 @@ mod tests {
         assert!(told.len() == 1 && told[0].0 == 3 && told[0].1.contains("eeee"), "{told:?}");
         // Without an id, an address that only one of our kernels has may be a stranger's.
         assert_eq!(names(&["rip e033:ffffffff80010010"]), []);
+    }
+
+    #[test]
+    fn any_number_of_addresses_is_looked_up() {
+        // This very program, of which one address is known, amid more than arguments hold.
+        let path = std::env::current_exe().expect("a program");
+        let bytes = std::fs::read(&path).expect("readable");
+        let file = object::File::parse(&*bytes).expect("an ELF file");
+        let main = file.symbol_by_name("main").expect("it has one").address();
+        let image = Known { path, ..known("dom0", 'a', 0..u64::MAX) };
+        let nowhere = 0x7000_0000_0000;
+        let mut addresses: BTreeSet<u64> = (nowhere..nowhere + 200_000).collect();
+        addresses.insert(main);
+        let lines = image.lines_of(&addresses);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].0 == main && lines[0].1.starts_with("main"), "{lines:?}");
     }
 
     #[test]
