@@ -1,7 +1,11 @@
 //! The machine as a person misuses it: lines from a pipe, restarts, words that mean nothing, what is asked for afterwards.
 
-use anyhow::Result;
-use tests::Machine;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use tests::{Machine, Scratch};
 use xtask::session::Outcome;
 
 use crate::Case;
@@ -10,6 +14,9 @@ pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![misuse:
         lines_come_from_a_pipe_to_its_end,
         a_script_that_restarts_the_machine_is_no_failure,
+        a_line_that_failed_before_a_restart_counts,
+        input_that_is_no_lines_ends,
+        a_full_host_disk_fails_the_guests_request,
         what_the_hypervisor_cannot_read_is_named,
         a_domain_is_called_by_its_name_and_its_console_is_kept,
         the_hypervisors_messages_are_its_own,
@@ -35,6 +42,76 @@ fn a_script_that_restarts_the_machine_is_no_failure() -> Result<()> {
     let run = Machine::new("restart").line("echo before").line("reboot").line("echo behind").run()?;
     let run = run.ended_with(&Outcome::Restarts)?.says("\nbefore\r\n")?;
     run.require(!run.console().contains("behind"), "the line behind the restart was run before it")
+}
+
+fn a_line_that_failed_before_a_restart_counts() -> Result<()> {
+    let lines = |first: &str| format!("{first}\nreboot\necho behind\n");
+    let bad = Machine::new("restart-bad").run_with_input(&lines("frobnicate"))?;
+    let bad = bad.line_failed()?.says("\nbehind\r\n")?;
+    bad.require(!bad.console().contains("frobnicate"), "the line before the restart ran again")?;
+    Machine::new("restart-good").run_with_input(&lines("echo first"))?.succeeded()?.says("\nbehind\r\n")?;
+    Ok(())
+}
+
+fn input_that_is_no_lines_ends() -> Result<()> {
+    let input = format!("echo first\n{}", "\0".repeat(1 << 20));
+    let run = Machine::new("no-lines").run_with_input(&input)?;
+    run.line_failed()?.says("\nfirst\r\n")?.says("error: a line has more than")?;
+    Ok(())
+}
+
+fn a_full_host_disk_fails_the_guests_request() -> Result<()> {
+    let scratch = Scratch::new("full")?;
+    let full = SmallFileSystem::mount(scratch.directory("mnt")?)?;
+    let disk = full.path.join("disk");
+    // All holes: what the guest reads takes no room, and what it writes does.
+    std::fs::File::create(&disk)?.set_len(4 << 20)?;
+    let filler = full.fill()?;
+    let mut machine = Machine::new("full").disk(&disk).start()?;
+    machine.expect("dom0# ", 60)?;
+    let create = "xl create -c /boot/hello.cfg disk=['phy:/dev/vda,xvda,w']";
+    machine.type_line(create)?;
+    machine.expect("hello: FAILED: disk: ", 120)?;
+    machine.expect("dom0# ", 60)?;
+    // The machine is none the worse for that: once there is room, the same disk is written.
+    std::fs::remove_file(filler)?;
+    machine.type_line(create)?;
+    machine.expect("hello: goodbye", 120)?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("poweroff")?;
+    machine.finish().succeeded()?;
+    Ok(())
+}
+
+/// A file system of one MiB; dropped, it goes.
+struct SmallFileSystem {
+    path: PathBuf,
+}
+
+impl SmallFileSystem {
+    fn mount(path: PathBuf) -> Result<Self> {
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&path).status()?;
+        ensure!(mounted.success(), "no tmpfs can be mounted at {}: this test is root's", path.display());
+        Ok(Self { path })
+    }
+
+    /// Writes a file until there is no room for more.
+    fn fill(&self) -> Result<PathBuf> {
+        let path = self.path.join("filler");
+        let mut file = std::fs::File::create(&path)?;
+        while let Ok(count @ 1..) = file.write(&[1; 4096]) {
+            ensure!(count <= 4096 && file.metadata()?.len() <= 1 << 20, "it has no limit");
+        }
+        Ok(path)
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        // The machine that used it has ended.
+        let _ = Command::new("umount").arg(&self.path).status();
+    }
 }
 
 fn what_the_hypervisor_cannot_read_is_named() -> Result<()> {
