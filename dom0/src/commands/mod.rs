@@ -173,6 +173,7 @@ impl Shell {
                 "xenstore-read" => self.xenstore_read(&texts).await,
                 "xenstore-write" => self.xenstore_write(&texts).await,
                 "xenstore-rm" => self.xenstore_rm(&texts).await,
+                "xenstore-control" => self.xenstore_control(&texts),
                 "xenstore-watch" => self.xenstore_watch(&texts).await,
                 other => Err(format!("{other}: no such command; `help` lists them")),
             }

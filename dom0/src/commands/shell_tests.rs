@@ -38,6 +38,23 @@ fn every_command_of_the_help_is_there() {
 }
 
 #[test]
+fn the_stores_daemon_is_asked() {
+    let (outcome, output) = run("xenstore-control help");
+    assert!(
+        outcome == Ok(()) && output.contains("check\t\n") && output.contains("log\ton|off\n"),
+        "{output}"
+    );
+    let (outcome, output) = run("xenstore-control quota");
+    assert!(outcome == Ok(()) && output.contains("watches: 128\n"), "{output}");
+    for line in ["xenstore-control check", "xenstore-control log on", "xenstore-control print 'a b'"] {
+        assert_eq!(run(line), (Ok(()), String::new()), "{line}");
+    }
+    assert_eq!(run("xenstore-control").0, Err("usage: xenstore-control COMMAND ...".into()));
+    assert_eq!(run("xenstore-control frobnicate").0, Err("frobnicate: EINVAL".into()));
+    assert_eq!(run("xenstore-control print").0, Err("print: EINVAL".into()));
+}
+
+#[test]
 fn echo_date_and_clear() {
     assert_eq!(run("echo"), (Ok(()), "\n".into()));
     assert_eq!(run("echo a 'b  c'"), (Ok(()), "a b  c\n".into()));

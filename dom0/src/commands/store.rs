@@ -1,11 +1,11 @@
-//! `xenstore-ls`, `-read`, `-write`, `-rm`, `-watch`.
+//! `xenstore-ls`, `-read`, `-write`, `-rm`, `-control`, `-watch`.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use pvrt::yield_now;
+use pvrt::{println, yield_now};
 
 use super::{Outcome, Shell};
 use crate::shell::print::{self, Printer};
@@ -69,6 +69,21 @@ impl Shell {
         for path in arguments {
             yield_now().await;
             client.rm(path).map_err(|error| about(path, error))?;
+        }
+        Ok(())
+    }
+
+    /// `xenstore-control COMMAND ...`: what the daemon answers beside `OK` is shown.
+    pub(super) fn xenstore_control(&self, arguments: &[&str]) -> Outcome {
+        let [command, ..] = arguments else { return Err("usage: xenstore-control COMMAND ...".into()) };
+        // A NUL would part one word into two.
+        if arguments.iter().any(|word| word.contains('\0')) {
+            return Err("xenstore-control: a word has no NUL".into());
+        }
+        let reply = self.store.client().control(arguments).map_err(|error| about(command, error))?;
+        let text = String::from_utf8_lossy(reply.strip_suffix(b"\0").unwrap_or(&reply)).into_owned();
+        if text != "OK" {
+            println!("{}", text.trim_end());
         }
         Ok(())
     }

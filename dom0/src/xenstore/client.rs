@@ -290,6 +290,15 @@ impl Client {
         self.store.with(operate)
     }
 
+    /// Asks something of the daemon itself, in words: `XS_CONTROL`.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is no such command, or it takes other arguments.
+    pub fn control(&self, words: &[&str]) -> Result<Vec<u8>, XsError> {
+        let payload: Vec<u8> = words.iter().flat_map(|word| word.bytes().chain([0])).collect();
+        self.call(|server| server.control(self.conn, &payload))
+    }
+
     /// The store whose client this is.
     pub fn store(&self) -> &Xenstore {
         &self.store

@@ -13,6 +13,7 @@ use ring_abi::io::xs_wire::XENSTORE_ABS_PATH_MAX;
 
 use super::burial::Sweep;
 use super::connection::{ConnId, Connection};
+use super::control::Checked;
 use super::path::Path;
 use super::price;
 use super::request::OK;
@@ -38,6 +39,8 @@ pub(super) enum Deferred {
     Free(Vec<Transaction>),
     /// End a commit whose connection is gone.
     Commit,
+    /// Look at the nodes after this path.
+    Check(Option<Path>, Checked),
     /// A mark: all work that was left before the mark is done.
     Mark(u64),
 }
@@ -61,7 +64,7 @@ impl Deferred {
                     + price::object(sweep.open.capacity() * size_of::<(Path, bool)>())
             }
             Deferred::First(_, watch) => watch.cost(),
-            Deferred::Forget(_, path) => path.as_ref().map_or(0, price::text),
+            Deferred::Forget(_, path) | Deferred::Check(path, _) => path.as_ref().map_or(0, price::text),
             Deferred::Free(transactions) => price::object(transactions.capacity() * size_of::<Transaction>()),
             Deferred::Special(..) | Deferred::Commit | Deferred::Mark(_) => 0,
         }
@@ -297,6 +300,10 @@ impl Server {
                 outcome.map(Deferred::from)
             }
             Deferred::Commit => self.work_on_commit(queue).then_some(Deferred::Commit),
+            Deferred::Check(after, checked) => {
+                let (path, checked) = self.check_next(after.as_ref(), checked)?;
+                Some(Deferred::Check(Some(path), checked))
+            }
             Deferred::Mark(mark) => {
                 self.marks.1 = mark;
                 None

@@ -7,7 +7,7 @@
 //! - `store`, `transaction`, `view`: nodes, what a transaction sees of nodes, the operations on both;
 //! - `watch`, `connection`, `server`: clients, and the events that clients get; `deferred`: the work that requests
 //!   leave;
-//! - `stream`, `request`: messages, in pieces and whole;
+//! - `stream`, `request`: messages, in pieces and whole; `control`: what dom0 asks of the daemon itself;
 //! - `price`, `quota`: what all this takes of dom0's memory, and how much a domain may take.
 //!
 //! Behaviour follows Xen's `docs/misc/xenstore.txt`; where that document is silent, xenstored of Xen 4.17.
@@ -16,6 +16,7 @@
 mod burial;
 mod client;
 mod connection;
+mod control;
 mod deferred;
 mod domains;
 mod error;

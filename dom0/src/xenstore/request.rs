@@ -19,6 +19,7 @@ impl Server {
     /// Handles one request: queues the request's reply, then the watch events that the request caused.
     pub fn handle(&mut self, conn: ConnId, request: &Message) {
         let XsdSockmsg { r#type: kind, tx_id, .. } = request.header;
+        self.log_request(conn, request);
         let result = match kind {
             wire::XS_TRANSACTION_END => self.end(conn, &request.header, &request.payload).transpose(),
             _ => Some(self.dispatch(conn, kind, tx_id, &request.payload)),
@@ -192,40 +193,9 @@ impl Server {
         }
         self.view(conn, tx_id, |view| view.set_perms(path, perms))
     }
-
-    /// `XS_CONTROL`, for dom0 alone.
-    fn control(&mut self, conn: ConnId, payload: &[u8]) -> Result<Vec<u8>, XsError> {
-        if !self.actor(conn)?.privileged() {
-            return Err(XsError::Acces);
-        }
-        let arguments = all_strings(payload)?;
-        match arguments[..] {
-            [b"help"] => Ok(nul_terminated("Supported commands:\n\thelp\n\tprint <string>\n\tquota")),
-            [b"print", text] => {
-                log::info!("xenstored: {}", alloc::string::String::from_utf8_lossy(text));
-                Ok(Vec::from(OK))
-            }
-            [b"quota"] => {
-                let q = self.quotas();
-                Ok(nul_terminated(&format!(
-                    "nodes: {}\nwatches: {}\ntransactions: {}\noutstanding: {}\ntransaction-nodes: {}\n\
-                     memory: {}\nnode-size: {}\npermissions: {}",
-                    q.nodes,
-                    q.watches,
-                    q.transactions,
-                    q.outstanding,
-                    q.transaction_nodes,
-                    q.memory_bytes,
-                    q.value_bytes,
-                    q.perms
-                )))
-            }
-            _ => Err(XsError::Inval),
-        }
-    }
 }
 
-fn nul_terminated(text: &str) -> Vec<u8> {
+pub(super) fn nul_terminated(text: &str) -> Vec<u8> {
     let mut bytes = Vec::from(text.as_bytes());
     bytes.push(0);
     bytes
@@ -273,7 +243,7 @@ fn strings<const N: usize>(mut payload: &[u8]) -> Result<[&[u8]; N], XsError> {
 }
 
 /// All strings of a payload; the last string has its NUL, too.
-fn all_strings(mut payload: &[u8]) -> Result<Vec<&[u8]>, XsError> {
+pub(super) fn all_strings(mut payload: &[u8]) -> Result<Vec<&[u8]>, XsError> {
     let mut found = Vec::new();
     while !payload.is_empty() {
         let (text, rest) = first(payload)?;

@@ -9,6 +9,7 @@ use core::task::{Context, Poll, Waker};
 use ring_abi::io::xs_wire::XsdSockmsg;
 
 use super::connection::{ConnId, Connection, Failure};
+use super::control::AccessLog;
 use super::deferred::{Deferred, SCAN_WORK, STEP_WORK, kept_by};
 use super::error::XsError;
 use super::path::Path;
@@ -90,6 +91,8 @@ pub struct Server {
     /// The commit that is under way, its connection, and the request that the server answers when the commit ends.
     pub(super) committing: Option<(Commit, ConnId, Option<XsdSockmsg>)>,
     pub(super) woken: Vec<Waker>,
+    /// Which requests of domains the log shows.
+    pub(super) access_log: AccessLog,
 }
 
 impl Server {
@@ -113,6 +116,7 @@ impl Server {
             step_work: STEP_WORK,
             committing: None,
             woken: Vec::new(),
+            access_log: AccessLog::default(),
         }
     }
 

@@ -357,6 +357,36 @@ impl Store {
         Some((path, None))
     }
 
+    /// Looks at the first node after `after`: the node, and what is wrong about it. What is buried is not looked at: above
+    /// it nothing is left.
+    pub(crate) fn check_next(&mut self, after: Option<&Path>) -> Option<(Path, Option<&'static str>)> {
+        let from = after.map_or(Bound::Unbounded, |path| Bound::Excluded(path.clone()));
+        let (path, node) = self.nodes.range((from, Bound::Unbounded)).next()?;
+        let above = path.parent_key();
+        let named = |domid| domid == 0 || self.named.contains(&(domid, path.clone()));
+        let fault = if !self.is_seen(path, node) {
+            None
+        } else if above.is_some_and(|above| self.find(&above).is_none()) {
+            Some("the node above is not there")
+        } else if !node.perms.entries().iter().all(|perm| named(perm.domid)) {
+            Some("the index of domains has it not")
+        } else if self.account(node.perms.owner()).nodes == 0 {
+            Some("its owner's account has no node")
+        } else {
+            None
+        };
+        let (path, looks) = (path.clone(), 3 + node.perms.entries().len());
+        self.spend(looks, path.key().len());
+        Some((path, fault))
+    }
+
+    /// Takes a node out of the index of domains.
+    #[cfg(test)]
+    pub(super) fn unname(&mut self, path: &Path) {
+        let perms = self.get(path).unwrap().perms.clone();
+        self.name(path, &perms, false);
+    }
+
     fn rewrite_perms(&mut self, path: &Path, perms: Perms) {
         let generation = self.next_generation();
         if let Some(node) = self.nodes.get(path).cloned() {

@@ -21,9 +21,9 @@ use super::*;
 const REQUEST_ID: u32 = 0xfedc_ba98;
 
 /// A server with domains 1.. introduced, spoken to in whole messages.
-struct Bed {
-    server: Server,
-    dom0: ConnId,
+pub(super) struct Bed {
+    pub(super) server: Server,
+    pub(super) dom0: ConnId,
     rings: std::collections::BTreeMap<u16, (ConnId, TestRing)>,
 }
 
@@ -58,7 +58,7 @@ impl Ring for TestRing {
 type Reply = (u32, Vec<u8>);
 
 impl Bed {
-    fn new(domains: u16) -> Bed {
+    pub(super) fn new(domains: u16) -> Bed {
         let mut server = Server::new(Quotas::XEN);
         let dom0 = server.connect();
         let mut rings = std::collections::BTreeMap::new();
@@ -106,13 +106,13 @@ impl Bed {
         (reply.0.r#type, reply.1)
     }
 
-    fn ok(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn ok(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> Vec<u8> {
         let (got, reply) = self.ask(domid, kind, tx_id, payload);
         assert_eq!(got, kind, "{:?}", String::from_utf8_lossy(&reply));
         reply
     }
 
-    fn err(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> String {
+    pub(super) fn err(&mut self, domid: u16, kind: u32, tx_id: u32, payload: &[u8]) -> String {
         let (got, reply) = self.ask(domid, kind, tx_id, payload);
         assert_eq!(got, wire::XS_ERROR, "{:?}", String::from_utf8_lossy(&reply));
         assert_eq!(reply.last(), Some(&0));
