@@ -9,6 +9,7 @@ mod bochs;
 mod configs;
 mod conformance;
 mod console;
+mod debugger;
 mod domains;
 mod hostile;
 mod kernels;
@@ -66,6 +67,7 @@ fn main() {
         bochs::cases(),
         shell::cases(),
         misuse::cases(),
+        debugger::cases(),
         polls::cases(),
         hostile::cases(),
         linux::cases(),
