@@ -1,8 +1,9 @@
 //! The second serial port: by this port dom0's shell reports each line that it takes, and gets lines from our
 //! standard input. No guest reaches the port.
 //!
-//! dom0 writes [`NEXT`] before each line, of its script or from here. If lines come from here, the answer is a line, or
-//! [`END`]. It writes [`FAILED`] behind a line that failed, if others run after that. So nothing is on its way that a machine could lose which starts again.
+//! dom0 writes [`NEXT`] before it takes a line, of its script or from this port. To one that comes from this port,
+//! the host answers with a line or [`END`]. dom0 writes [`FAILED`] when a line failed and further lines run. So a machine
+//! that starts again loses no line on its way, and no failure.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -98,7 +99,7 @@ impl Lines {
         })))
     }
 
-    /// What dom0 told, once the machine has ended. It had begun, and waited for no line.
+    /// What dom0 reported, once the machine has ended.
     pub fn told(self) -> Told {
         self.0.join().unwrap_or_default()
     }

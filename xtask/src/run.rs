@@ -79,7 +79,7 @@ fn to_the_end(
 fn once(machine: &Machine, attach: Attach, source: Option<Source>) -> Result<(Outcome, String, Told)> {
     if machine.emulator == Emulator::Bochs {
         let (outcome, output, taken) = bochs::run(machine, attach != Attach::Nobody)?;
-        // Its lines are a script, which ends at the first that fails.
+        // Bochs gets the lines as a script, and dom0 ends a script at the first line that fails.
         return Ok((outcome, output, Told { taken, failed: false }));
     }
     let (outcome, output, lines) = Session::start_with(machine, attach, source)?.wait_with_lines();

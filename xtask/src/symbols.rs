@@ -218,7 +218,7 @@ fn answers(command: &mut Command, addresses: &BTreeSet<u64>) -> std::io::Result<
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let input = child.stdin.take();
     let output = std::thread::scope(|scope| {
-        // It answers meanwhile: one that fills its output reads no more.
+        // addr2line answers meanwhile: a process whose output is full reads no more.
         scope.spawn(move || {
             let mut input = BufWriter::new(input?);
             // One that ends early has said what it had to say.

@@ -38,7 +38,7 @@ pub(super) struct AccessLog {
 }
 
 impl AccessLog {
-    /// A request comes. `Some`: it is to be shown, and so many before were not.
+    /// Notes a request. `Some`: the log shows the request, and so many before were not shown.
     fn note(&mut self, now_ns: u64) -> Option<u64> {
         if !self.is_on {
             return None;

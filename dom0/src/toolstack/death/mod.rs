@@ -296,7 +296,7 @@ impl Toolstack {
             }
         }
         let removed = self.0.domains.lock().remove(&id);
-        // Its name as it is now: a domain that ends can be renamed too.
+        // The domain's name as the name is now: a domain that ends can be renamed, too.
         let last = removed.unwrap_or_else(|| domain.clone());
         self.leave(id, &last.name);
         self.close_account(account);

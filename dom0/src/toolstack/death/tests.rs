@@ -151,7 +151,7 @@ fn what_changes_before_a_restart_stays() {
         assert!(toolstack.claim(one.id));
         let (all, domain) = (toolstack.clone(), one.clone());
         spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_CRASH)).await });
-        // It waits for the second to be over, and then for its turn to get memory.
+        // `finish` waits for the second to be over, and then for its turn to get memory.
         time::sleep(SECOND / 2).await;
         toolstack.set_memory(&one, 16_384).unwrap();
         toolstack.rename(&one, "other").unwrap();
@@ -197,7 +197,7 @@ fn a_name_given_while_a_domain_is_torn_down_is_its_next_lifes() {
     });
 }
 
-/// `on_crash="preserve"`: its disk is closed first, which takes a backend up to ten seconds.
+/// `on_crash="preserve"`: the domain's disk is closed first, which takes a backend up to ten seconds.
 #[test]
 fn a_domain_that_is_being_preserved_can_be_destroyed() {
     let (toolstack, _) = start();

@@ -129,7 +129,8 @@ impl Toolstack {
         }
         self.0.changed.notify_all();
         self.wait_until(|all| !all.is_open(number)).await;
-        // It may have been built this instant: then there is a record of it, and more than the hypervisor has.
+        // The domain may have been built this instant. Then the toolstack has a record of the domain, and the domain has
+        // devices.
         if let Some(domain) = making.id().and_then(|id| self.domain(id))
             && let Err(error) = self.destroy(&domain).await
         {

@@ -77,7 +77,7 @@ fn one_that_is_being_made_can_be_destroyed() {
     }
 }
 
-/// It is given up amid its building, and is built in that instant: somebody takes it down, which takes its time.
+/// A domain is given up amid the building, and is built in that instant: giving up waits until the domain is gone.
 #[test]
 fn one_that_is_built_as_it_is_given_up_is_gone_too() {
     on_a_machine(|toolstack, _| async move {
