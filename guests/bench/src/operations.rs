@@ -24,7 +24,7 @@ use ring_abi::vcpu::VCPUOP_IS_UP;
 use ring_abi::version::XENVER_VERSION;
 
 use crate::asm;
-use crate::measure::Bench;
+use crate::measure::{Bench, Clock, WARM_UP, report};
 use crate::timers;
 
 /// Runs all cases.
@@ -202,11 +202,22 @@ fn granted() -> Result<Granted, &'static str> {
 type Rows = [&'static str; 4];
 const ROWS: Rows = ["grant_map_unmap", "grant_map_unmap_device", "grant_copy_4096", "grant_copy_64"];
 const WIDE_ROWS: Rows = ["grant2_map_unmap", "grant2_map_unmap_device", "grant2_copy_4096", "grant2_copy_64"];
+/// Names of the rows of many copies in one call: from grants to grants, from grants to own frames, and from own frames to
+/// grants.
+type BatchRows = [&'static str; 3];
+const BATCH_ROWS: BatchRows = ["grant_copy_batch", "grant_copy_batch_from", "grant_copy_batch_to"];
+const WIDE_BATCH_ROWS: BatchRows = ["grant2_copy_batch", "grant2_copy_batch_from", "grant2_copy_batch_to"];
+/// Copies in a call.
+const BATCH: usize = 32;
 
 fn grants(bench: &Bench) {
     grants_of(bench, ROWS);
+    batches(bench, BATCH_ROWS);
     match pvrt::grant::set_version(2) {
-        Ok(()) => grants_of(bench, WIDE_ROWS),
+        Ok(()) => {
+            grants_of(bench, WIDE_ROWS);
+            batches(bench, WIDE_BATCH_ROWS);
+        }
         Err(errno) => bench.skip("grant2", errno),
     }
     if let Err(errno) = pvrt::grant::set_version(1) {
@@ -268,8 +279,47 @@ fn grants_of(bench: &Bench, [map_unmap, map_unmap_device, copy_page, copy_64]: R
     }
 }
 
+/// Copies of 64 bytes, [`BATCH`] in a call, each from a page of its own to a page of its own: what one of them takes.
+fn batches(bench: &Bench, rows: BatchRows) {
+    let granted = || {
+        let dom = event::own_domid().ok()?;
+        Some((dom, Lent::whole(Pages::zeroed(2 * BATCH).ok()?, dom, false).ok()?))
+    };
+    let Some((dom, granted)) = granted() else { return bench.skip(rows[0], "no grants") };
+    let side = |is_granted: bool, page: usize| match is_granted {
+        true => GnttabCopyPtr { u: granted.gref(page).raw().into(), domid: dom.raw(), ..Default::default() },
+        false => GnttabCopyPtr {
+            u: granted.memory().mfn(page).raw(),
+            domid: DomId::SELF.raw(),
+            ..Default::default()
+        },
+    };
+    let flags = [GNTCOPY_SOURCE_GREF | GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTCOPY_DEST_GREF];
+    for (name, flags) in rows.into_iter().zip(flags) {
+        let Some(count) = bench.count(name, u64::MAX) else { continue };
+        let mut copies: [GnttabCopy; BATCH] = core::array::from_fn(|n| GnttabCopy {
+            source: side(flags & GNTCOPY_SOURCE_GREF != 0, 2 * n),
+            dest: side(flags & GNTCOPY_DEST_GREF != 0, 2 * n + 1),
+            len: 64,
+            flags,
+            ..Default::default()
+        });
+        let mut calls = |count| (0..count).for_each(|_| grant_ops(GNTTABOP_COPY, &mut copies));
+        calls(WARM_UP);
+        let count = count.div_ceil(BATCH as u64);
+        let clock = Clock::start();
+        calls(count);
+        report(name, clock.stop(), count * BATCH as u64);
+        check(bench, name, copies.iter().map(|copy| copy.status).min().unwrap_or(GNTST_OKAY));
+    }
+}
+
 fn grant_op<T>(cmd: u32, arg: &mut T) {
-    let args = [u64::from(cmd), (arg as *mut T) as u64, 1, 0, 0];
+    grant_ops(cmd, core::slice::from_mut(arg));
+}
+
+fn grant_ops<T>(cmd: u32, ops: &mut [T]) {
+    let args = [u64::from(cmd), ops.as_mut_ptr() as u64, ops.len() as u64, 0, 0];
     // SAFETY: mappings go to a window page of the caller's, copies to a page of the caller's.
     unsafe { raw(__HYPERVISOR_GRANT_TABLE_OP, args) };
 }
