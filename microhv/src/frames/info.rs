@@ -294,8 +294,22 @@ impl FrameInfo {
         }
     }
 
-    /// Takes one more reference of type `table` on a page table that was checked. The owner's page-table lock is
-    /// held: while the count is not zero, no other CPU changes the word. `false`: that would be too many.
+    /// Takes a reference of the type that the frame has or last had, if that is `wanted`: no flush is owed.
+    #[inline]
+    pub(crate) fn get_same_type(&self, wanted: PageType) -> bool {
+        let mut now = self.load_kind();
+        while now.page_type() == wanted && now.count() < COUNT_LIMIT {
+            let next = now.0.wrapping_add(1);
+            match self.kind.compare_exchange_weak(now.0, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => now = TypeWord(seen),
+            }
+        }
+        false
+    }
+
+    /// Takes one more reference of type `table` on a page table that was checked. The owner's page-table lock is held:
+    /// while the count is not zero, nobody else changes the word. `false`: that would be too many.
     #[inline]
     pub(crate) fn get_table(&self, table: PageType) -> bool {
         let now = self.load_kind();

@@ -6,11 +6,12 @@ use ring_abi::grant::{GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GnttabCopy, Gnttab
 use ring_abi::types::{DOMID_SELF, DomId, GrantRef, Maddr, Mfn};
 
 use super::DomainCache;
-use super::state::{Access, EntryPin, GrantError, Shape, UseKind};
+use super::state::{Access, Entries, EntryPin, GrantError, Marked, Shape, Version};
 use super::uses::GrantUse;
 use crate::Hypervisor;
 use crate::domain::{Current, Domain};
-use crate::platform::Platform;
+use crate::platform::{GuestFault, Platform};
+use crate::sync::lock_pair;
 
 const PAGE: Range<u32> = 0..4096;
 
@@ -24,78 +25,181 @@ pub(crate) struct CopyCache {
 /// What is done with the frame of a side, of which some bytes may be used.
 type WithBytes<'a> = dyn FnMut(Mfn, Range<u32>) -> Result<(), GrantError> + 'a;
 
-impl<P: Platform> Hypervisor<P> {
-    /// `GNTTABOP_copy`, one operation.
+/// One side of a run of copies: whose frames, and the locked entries that lend them, if they are granted.
+struct Side<'a> {
+    owner: DomId,
+    entries: Option<&'a Entries>,
+}
+
+impl<'a> Side<'a> {
+    /// The frame that an operation names, whose entry is marked until the mark is dropped.
     ///
     /// # Errors
-    /// `PermissionDenied`: another domain's page is named by frame. `BadDomain`, `BadGrantRef`, `General`, `BadPage`: see
-    /// [`GrantError`]. `BadCopyArg`: a side crosses its page.
-    #[inline]
-    pub(crate) fn copy_grant(
+    /// See [`Entries::mark`].
+    #[inline(always)]
+    fn frame<const NARROW: bool>(
+        &self,
+        side: &GnttabCopyPtr,
+        me: DomId,
+        access: Access,
+    ) -> Result<(Mfn, Marked<'a>), GrantError> {
+        match self.entries {
+            Some(entries) => entries.mark::<NARROW>(GrantRef::new(side.u as u32), me, access),
+            None => Ok((Mfn::new(side.u), Marked::NOTHING)),
+        }
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// `GNTTABOP_copy`: the first of `ops`, and those after it that name the same domains in the same way, in their order;
+    /// each result is told before the next operation begins. How many were done.
+    ///
+    /// # Errors
+    /// What `tell` says: the operations after that one were not done.
+    #[inline(always)]
+    pub(crate) fn copy_grants(
         &self,
         cur: &Current<'_, P>,
         cache: &mut CopyCache,
-        op: &GnttabCopy,
-    ) -> Result<(), GrantError> {
-        let source_granted = op.flags & GNTCOPY_SOURCE_GREF != 0;
-        let dest_granted = op.flags & GNTCOPY_DEST_GREF != 0;
-        if !source_granted && op.source.domid != DOMID_SELF || !dest_granted && op.dest.domid != DOMID_SELF {
-            return Err(GrantError::PermissionDenied);
-        }
-        let copied =
-            self.with_side(cur, &mut cache.source, &op.source, source_granted, Access::Read, |source| {
-                self.with_side(cur, &mut cache.dest, &op.dest, dest_granted, Access::Write, |dest| {
-                    if !is_inside(&op.source, op.len, &PAGE) || !is_inside(&op.dest, op.len, &PAGE) {
-                        return Err(GrantError::BadCopyArg);
-                    }
-                    self.platform.copy_bytes(
-                        at(dest, op.dest.offset),
-                        at(source, op.source.offset),
-                        usize::from(op.len),
-                    );
-                    Ok(())
-                })
-            });
-        if copied == Err(GrantError::NotWhole) { self.copy_parts(cur, op) } else { copied }
+        ops: &[GnttabCopy],
+        mut tell: impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
+    ) -> Result<usize, GuestFault> {
+        let Some(first) = ops.first() else { return Ok(0) };
+        let granters = match self.granters(cur, cache, first) {
+            Ok(granters) => granters,
+            Err(error) => return tell(0, Err(error)).map(|()| 1),
+        };
+        let done = self.copy_run(cur, granters, ops, &mut tell)?;
+        let Some(op) = ops.get(done).filter(|op| done == 0 || is_alike(first, op)) else { return Ok(done) };
+        tell(done, self.copy_parts(cur, op)).map(|()| done + 1)
     }
 
-    /// Calls `then` with the frame of one side, which is held meanwhile.
-    #[inline]
-    fn with_side(
-        &self,
-        cur: &Current<'_, P>,
-        cache: &mut DomainCache,
-        side: &GnttabCopyPtr,
-        granted: bool,
-        access: Access,
-        then: impl FnOnce(Mfn) -> Result<(), GrantError>,
-    ) -> Result<(), GrantError> {
-        if granted {
-            let granter = cache.get(cur, DomId::new(side.domid))?;
-            let gref = GrantRef::new(side.u as u32);
-            let used = GrantUse::begin(self, granter, gref, cur.domain.id, UseKind::Host, access)?;
-            let result = then(used.frame);
-            used.end();
-            return result;
-        }
-        let frame = Mfn::new(side.u);
-        match access {
-            Access::Read => {
-                let held = self.get_page(frame, cur.domain).ok_or(GrantError::BadPage)?;
-                then(held.mfn())
-            }
-            Access::Write => {
-                let held = self.get_page_writable(frame, cur.domain).map_err(|_| GrantError::BadPage)?;
-                then(held.mfn())
-            }
-        }
-    }
-
-    /// Does the same as [`Hypervisor::copy_grant`] where an entry of either side may be of version 2: a sub-page
-    /// or a transitive grant.
+    /// The granters of the two sides of an operation, where a side is granted.
     ///
     /// # Errors
-    /// Those of [`Hypervisor::copy_grant`]; also `General` for bytes that an entry does not lend.
+    /// `PermissionDenied`: another domain's page is named by frame. `BadDomain`.
+    #[inline(always)]
+    fn granters<'a>(
+        &self,
+        cur: &'a Current<'_, P>,
+        cache: &'a mut CopyCache,
+        op: &GnttabCopy,
+    ) -> Result<[Option<&'a Domain>; 2], GrantError> {
+        let (from_grant, to_grant) = (op.flags & GNTCOPY_SOURCE_GREF != 0, op.flags & GNTCOPY_DEST_GREF != 0);
+        if !from_grant && op.source.domid != DOMID_SELF || !to_grant && op.dest.domid != DOMID_SELF {
+            return Err(GrantError::PermissionDenied);
+        }
+        let source =
+            if from_grant { Some(&**cache.source.get(cur, DomId::new(op.source.domid))?) } else { None };
+        let dest = if to_grant { Some(&**cache.dest.get(cur, DomId::new(op.dest.domid))?) } else { None };
+        Ok([source, dest])
+    }
+
+    /// Copies as the first of `ops` and those that are like it say, until one takes [`Hypervisor::copy_parts`]: how many were
+    /// done. The tables stay locked, so that no use is counted: entries are marked, and frames held, for one operation each.
+    #[inline(always)]
+    fn copy_run(
+        &self,
+        cur: &Current<'_, P>,
+        [source, dest]: [Option<&Domain>; 2],
+        ops: &[GnttabCopy],
+        tell: &mut impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
+    ) -> Result<usize, GuestFault> {
+        let me = cur.domain.id;
+        let (first, second) = match (source, dest) {
+            (Some(source), Some(dest)) => {
+                let (first, second) = lock_pair(
+                    (source.id.raw(), &*source.grants.entries),
+                    (dest.id.raw(), &*dest.grants.entries),
+                );
+                (Some(first), second)
+            }
+            (Some(only), None) | (None, Some(only)) => (Some(only.grants.entries.lock()), None),
+            (None, None) => (None, None),
+        };
+        let entries = first.as_deref();
+        let source = Side {
+            owner: source.map_or(me, |domain| domain.id),
+            entries: entries.filter(|_| source.is_some()),
+        };
+        let dest = Side {
+            owner: dest.map_or(me, |domain| domain.id),
+            entries: second.as_deref().or(entries).filter(|_| dest.is_some()),
+        };
+        // The version is looked at once.
+        let is_narrow =
+            |side: &Side<'_>| side.entries.is_none_or(|entries| entries.version() == Version::One);
+        if is_narrow(&source) && is_narrow(&dest) {
+            self.copy_alike::<true>(me, &source, &dest, ops, tell)
+        } else {
+            self.copy_wide(me, &source, &dest, ops, tell)
+        }
+    }
+
+    /// As [`Hypervisor::copy_alike`], of any version: a function of its own, out of the way of the other.
+    #[inline(never)]
+    fn copy_wide(
+        &self,
+        me: DomId,
+        source: &Side<'_>,
+        dest: &Side<'_>,
+        ops: &[GnttabCopy],
+        tell: &mut impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
+    ) -> Result<usize, GuestFault> {
+        self.copy_alike::<false>(me, source, dest, ops, tell)
+    }
+
+    /// As [`Hypervisor::copy_run`], with the tables locked; `NARROW`: they are of version 1.
+    #[inline(always)]
+    fn copy_alike<const NARROW: bool>(
+        &self,
+        me: DomId,
+        source: &Side<'_>,
+        dest: &Side<'_>,
+        ops: &[GnttabCopy],
+        tell: &mut impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
+    ) -> Result<usize, GuestFault> {
+        for (n, op) in ops.iter().enumerate() {
+            if n != 0 && !is_alike(&ops[0], op) {
+                return Ok(n);
+            }
+            match self.copy_page::<NARROW>(me, source, dest, op) {
+                Err(GrantError::NotWhole) => return Ok(n),
+                result => tell(n, result)?,
+            }
+        }
+        Ok(ops.len())
+    }
+
+    /// One operation between whole pages whose frames need no flush.
+    ///
+    /// # Errors
+    /// `NotWhole`: [`Hypervisor::copy_parts`] has to look. `BadGrantRef`, `General`, `BadPage`: see [`GrantError`].
+    /// `BadCopyArg`: a side crosses its page.
+    #[inline(always)]
+    fn copy_page<const NARROW: bool>(
+        &self,
+        me: DomId,
+        source: &Side<'_>,
+        dest: &Side<'_>,
+        op: &GnttabCopy,
+    ) -> Result<(), GrantError> {
+        let (from, _marked) = source.frame::<NARROW>(&op.source, me, Access::Read)?;
+        let _page = self.get_page_of(from, source.owner).ok_or(GrantError::BadPage)?;
+        let (to, _marked) = dest.frame::<NARROW>(&op.dest, me, Access::Write)?;
+        let _page = self.get_page_still_writable(to, dest.owner).ok_or(GrantError::NotWhole)?;
+        if !is_inside(&op.source, op.len, &PAGE) || !is_inside(&op.dest, op.len, &PAGE) {
+            return Err(GrantError::BadCopyArg);
+        }
+        let len = usize::from(op.len);
+        self.platform.copy_bytes(at(to, op.dest.offset), at(from, op.source.offset), len);
+        Ok(())
+    }
+
+    /// One operation, whatever the sides are: an entry may lend a part of a page, or what another domain lends.
+    ///
+    /// # Errors
+    /// `BadDomain`, `BadGrantRef`, `BadPage`, `BadCopyArg`: see [`GrantError`]. `General`: bytes that are not lent, too.
     #[cold]
     #[inline(never)]
     fn copy_parts(&self, cur: &Current<'_, P>, op: &GnttabCopy) -> Result<(), GrantError> {
@@ -125,10 +229,20 @@ impl<P: Platform> Hypervisor<P> {
         access: Access,
         then: &mut WithBytes<'_>,
     ) -> Result<(), GrantError> {
-        let mut cache = DomainCache::default();
         if !granted {
-            return self.with_side(cur, &mut cache, side, false, access, |frame| then(frame, PAGE));
+            let (frame, owner) = (Mfn::new(side.u), cur.domain);
+            return match access {
+                Access::Read => {
+                    let held = self.get_page(frame, owner).ok_or(GrantError::BadPage)?;
+                    then(held.mfn(), PAGE)
+                }
+                Access::Write => {
+                    let held = self.get_page_writable(frame, owner).map_err(|_| GrantError::BadPage)?;
+                    then(held.mfn(), PAGE)
+                }
+            };
         }
+        let mut cache = DomainCache::default();
         let granter = cache.get(cur, DomId::new(side.domid))?;
         let (gref, me) = (GrantRef::new(side.u as u32), cur.domain.id);
         let (lent, shape, pin) = EntryPin::of_any_shape(&granter.grants.entries, gref, me, access)?;
@@ -161,6 +275,12 @@ impl<P: Platform> Hypervisor<P> {
         let used = GrantUse::hold(self, owner, frame, pin)?;
         then(used.frame, lent)
     }
+}
+
+/// Whether both operations name the same domains in the same way.
+#[inline(always)]
+fn is_alike(a: &GnttabCopy, b: &GnttabCopy) -> bool {
+    (a.source.domid, a.dest.domid, a.flags) == (b.source.domid, b.dest.domid, b.flags)
 }
 
 /// Whether a copy of `len` bytes stays within some bytes of a page on one side.

@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use ring_abi::grant::*;
 use ring_abi::types::{GrantRef, GuestVa};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{Domain, DomainError};
@@ -21,7 +21,9 @@ use crate::platform::{GuestFault, Platform};
 
 /// Operations between two looks for pending work.
 const PREEMPT_EVERY: u64 = 8;
-/// Frames of a grant table that are copied out together.
+/// Copies that are read together.
+const COPIES: usize = PREEMPT_EVERY as usize;
+/// Frames of a grant table that are told together.
 const FRAMES_TOGETHER: usize = 64;
 
 /// `grant_table_op(cmd, array, count)`.
@@ -182,12 +184,61 @@ fn unmap_all<P: Platform, T: FromBytes + IntoBytes>(
 }
 
 #[inline(never)]
-fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, at: GuestVa, count: u64) -> HypercallResult {
+fn copy<P: Platform>(cur: &mut Current<'_, P>, args: &Args, array: GuestVa, count: u64) -> HypercallResult {
+    // One needs no room for more.
+    if count == 1 {
+        copy_by::<P, 1>(cur, args, array, count)
+    } else {
+        copy_by::<P, COPIES>(cur, args, array, count)
+    }
+}
+
+/// Copies by an array, of which `N` operations are read together.
+#[inline(always)]
+fn copy_by<P: Platform, const N: usize>(
+    cur: &mut Current<'_, P>,
+    args: &Args,
+    array: GuestVa,
+    count: u64,
+) -> HypercallResult {
     let mut cache = CopyCache::default();
-    array(cur, args, at, count, |cur, at, op: &GnttabCopy| {
-        let status = status_of(&cur.hv.copy_grant(cur, &mut cache, op));
-        cur.copy_out(at.wrapping_add(offset_of!(GnttabCopy, status) as u64), &status)
-    })
+    let mut ops = [GnttabCopy::new_zeroed(); N];
+    let mut done = 0;
+    while done < count {
+        if done != 0 && cur.hv.platform.work_pending() {
+            return Ok(cur.again(resume::<GnttabCopy>(args, array, count, done)));
+        }
+        let at = array.element::<GnttabCopy>(done).ok_or(HypercallError::Fault)?;
+        let mut read = &mut ops[..((count - done) as usize).min(N)];
+        // Where not all can be read, those before the fault are done.
+        if cur.copy_from_guest(read.as_mut_bytes(), at).is_err() {
+            read = &mut ops[..1];
+            cur.copy_from_guest(read.as_mut_bytes(), at)?;
+        }
+        copy_read(cur, &mut cache, read, at)?;
+        done += read.len() as u64;
+    }
+    Ok(Outcome::OK)
+}
+
+/// Does copies that were read from `at` on.
+#[inline(always)]
+fn copy_read<P: Platform>(
+    cur: &Current<'_, P>,
+    cache: &mut CopyCache,
+    mut ops: &[GnttabCopy],
+    mut at: GuestVa,
+) -> Result<(), GuestFault> {
+    let place = |at: GuestVa, n: usize| at.wrapping_add((n * size_of::<GnttabCopy>()) as u64); // as far as was read
+    while !ops.is_empty() {
+        let done = cur.hv.copy_grants(cur, cache, ops, |n, result| {
+            let status = place(at, n).wrapping_add(offset_of!(GnttabCopy, status) as u64);
+            cur.copy_out(status, &status_of(&result))
+        })?;
+        ops = &ops[done..];
+        at = place(at, done);
+    }
+    Ok(())
 }
 
 #[inline(never)]

@@ -19,6 +19,7 @@ use crate::platform::{CpuSet, Platform};
 pub struct FrameRef<'a, P: Platform, const TYPED: bool> {
     hv: &'a Hypervisor<P>,
     mfn: Mfn,
+    info: &'a FrameInfo,
 }
 
 /// A general reference on a frame.
@@ -47,7 +48,7 @@ impl<'a, P: Platform> PageRef<'a, P> {
     /// `Busy`: the frame is a page table, holds descriptors, or is the hypervisor's own.
     #[inline(always)]
     pub(super) fn writable(self) -> Result<(TypedRef<'a, P>, FlushOwed), MemError> {
-        match self.hv.frames.held(self.mfn).get_type(PageType::Writable) {
+        match self.info.get_type(PageType::Writable) {
             Some(flush) => Ok((self.with_type(), flush)),
             None => Err(self.refused(MemError::Busy)),
         }
@@ -63,14 +64,21 @@ impl<'a, P: Platform> PageRef<'a, P> {
     /// Adds a type reference that the caller took.
     #[inline(always)]
     pub(super) fn with_type(self) -> TypedRef<'a, P> {
-        FrameRef { hv: self.hv, mfn: self.into_raw() }
+        let Self { hv, mfn, info } = self;
+        core::mem::forget(self);
+        FrameRef { hv, mfn, info }
     }
 }
 
 impl<P: Platform, const TYPED: bool> Drop for FrameRef<'_, P, TYPED> {
     #[inline(always)]
     fn drop(&mut self) {
-        if TYPED { self.hv.put_page_and_type(self.mfn) } else { self.hv.put_page(self.mfn) }
+        if TYPED {
+            self.info.put_type();
+        }
+        if self.info.put() {
+            self.hv.page_gone(self.mfn);
+        }
     }
 }
 
@@ -205,8 +213,9 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Like [`Hypervisor::get_page`], for an owner that may be no domain.
     #[inline(always)]
-    pub(super) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
-        self.frames.info(mfn).filter(|info| info.get(owner)).map(|_| PageRef { hv: self, mfn })
+    pub(crate) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
+        let info = self.frames.info(mfn).filter(|info| info.get(owner))?;
+        Some(PageRef { hv: self, mfn, info })
     }
 
     /// A general reference, and one of type writable, on a frame if the frame is the domain's and is not in use as
@@ -222,6 +231,14 @@ impl<P: Platform> Hypervisor<P> {
             self.flush_domain(owner);
         }
         Ok(page)
+    }
+
+    /// As [`Hypervisor::get_page_writable`], where the frame's type is writable already, so that no flush is owed. `None`: the type is
+    /// another, or the frame is not the owner's.
+    #[inline(always)]
+    pub(crate) fn get_page_still_writable(&self, mfn: Mfn, owner: DomId) -> Option<TypedRef<'_, P>> {
+        let page = self.get_page_of(mfn, owner)?;
+        page.info.get_same_type(PageType::Writable).then(|| page.with_type())
     }
 
     /// The domain's own page that the tables of the vCPU's kernel map for writing at `va`.

@@ -106,6 +106,32 @@ impl SharedBytes<'static> {
     }
 }
 
+impl<'a> SharedBytes<'a> {
+    /// The value at `offset`, for accesses that look at bounds no more.
+    ///
+    /// # Panics
+    /// If the value is not wholly inside, or not naturally aligned.
+    #[inline]
+    #[must_use]
+    pub fn word_u16(&self, offset: usize) -> &'a AtomicU16 {
+        let ptr = self.aligned(offset, size_of::<u16>()).cast::<u16>();
+        // SAFETY: `aligned` checked bounds and alignment; the memory is valid for `'a`.
+        unsafe { AtomicU16::from_ptr(ptr) }
+    }
+
+    /// The value at `offset`, and its two lowest bytes, for accesses that look at bounds no more.
+    ///
+    /// # Panics
+    /// If the value is not wholly inside, or not naturally aligned.
+    #[inline]
+    #[must_use]
+    pub fn word_u64(&self, offset: usize) -> (&'a AtomicU64, &'a AtomicU16) {
+        let ptr = self.aligned(offset, size_of::<u64>());
+        // SAFETY: `aligned` checked bounds and alignment; the memory is valid for `'a`.
+        unsafe { (AtomicU64::from_ptr(ptr.cast()), AtomicU16::from_ptr(ptr.cast())) }
+    }
+}
+
 impl SharedBytes<'_> {
     /// Wraps `len` bytes at `ptr`.
     ///

@@ -3,7 +3,7 @@
 
 use ring_abi::types::{DomId, Mfn};
 
-use super::words::{READING, Shape, WRITING, Words};
+use super::words::{Marked, READING, Shape, WRITING, Words, marks_of};
 use super::{Access, GrantError, UseKind};
 
 /// Uses of one kind at most.
@@ -60,8 +60,37 @@ impl Active {
             | (if self.is_pinned_for_writing() { WRITING } else { 0 })
     }
 
-    /// Counts a use by `grantee`, and returns what the entry lends; `used` counts entries in use. `whole`: a page, or
-    /// nothing.
+    /// Marks the entry for a use by `grantee` that ends under the lock under which it began: a use that is not counted. Gives the
+    /// page that the entry lends: other uses keep their marks, and what the entry was when the first began.
+    ///
+    /// # Errors
+    /// As [`Active::pin`].
+    pub(super) fn mark<'a>(
+        &self,
+        words: Words<'a>,
+        grantee: DomId,
+        access: Access,
+    ) -> Result<(Mfn, Marked<'a>), GrantError> {
+        let held = self.marks();
+        let marks = marks_of(access).0 & !held;
+        if !self.is_pinned() {
+            let (frame, _) = words.mark(grantee, access, true, held)?;
+            return Ok((frame, Marked::new(words, marks)));
+        }
+        if self.grantee != grantee {
+            return Err(GrantError::General);
+        }
+        if !self.lends_page() {
+            return Err(GrantError::NotWhole);
+        }
+        if marks == 0 {
+            return Ok((self.frame, Marked::NOTHING));
+        }
+        words.mark(grantee, access, true, held)?;
+        Ok((self.frame, Marked::new(words, marks)))
+    }
+
+    /// Counts a use by `grantee`, and gives what the entry lends; `used` counts entries in use. `whole`: a page, or nothing.
     ///
     /// # Errors
     /// `General`: the entry does not permit it or keeps changing, or has too many uses. `NotWhole`.

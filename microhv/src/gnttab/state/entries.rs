@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 
 use ring_abi::grant::GNTTAB_NR_RESERVED_ENTRIES;
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{GrantRef, Mfn};
+use ring_abi::types::{DomId, GrantRef, Mfn};
 
 use super::active::Active;
-use super::words::Words;
-use super::{GrantError, GrowError};
+use super::words::{Marked, Words};
+use super::{Access, GrantError, GrowError};
 use crate::sync::{Mutex, rank};
 
 /// Entries in a frame of the table, in version 1; in version 2 half as many.
@@ -253,6 +253,42 @@ impl Entries {
         let Frame { shared, active } = self.wide.get_mut(frame)?;
         let words = wide_words(shared, &self.status, gref);
         Some((words, &mut active[slot], &mut self.used))
+    }
+
+    /// Marks an entry for a use by `grantee` that ends before the lock is given back, and gives the page that the entry lends.
+    /// `NARROW`: the table is of version 1.
+    ///
+    /// # Errors
+    /// As `EntryPin::new`.
+    #[inline(always)]
+    pub(crate) fn mark<const NARROW: bool>(
+        &self,
+        gref: GrantRef,
+        grantee: DomId,
+        access: Access,
+    ) -> Result<(Mfn, Marked<'_>), GrantError> {
+        if NARROW {
+            let (frame, slot) = place(gref, ENTRIES_PER_FRAME);
+            let Frame { shared, active } = self.narrow.get(frame).ok_or(GrantError::BadGrantRef)?;
+            let entry = shared.ready().ok_or(GrantError::BadGrantRef)?;
+            if !active[slot].is_pinned() {
+                return Marked::narrow(entry, slot * 8, grantee, access);
+            }
+        }
+        let (frame, marked) = self.mark_any(gref, grantee, access)?;
+        Ok((frame, marked))
+    }
+
+    /// As [`Entries::mark`], whatever the version and the uses.
+    #[inline(never)]
+    fn mark_any(
+        &self,
+        gref: GrantRef,
+        grantee: DomId,
+        access: Access,
+    ) -> Result<(Mfn, Marked<'_>), GrantError> {
+        let (words, active) = self.entry(gref).ok_or(GrantError::BadGrantRef)?;
+        active.mark(words, grantee, access)
     }
 
     /// The words of an entry, in the version in force, and its uses.

@@ -16,7 +16,7 @@ use entries::Granted;
 pub(crate) use entries::{FRAMES_PER_STATUS, Part, Version};
 pub(super) use maptrack::{Handles, HeldHandle, Mapping, Maptrack, Uses};
 pub(super) use pin::EntryPin;
-pub(super) use words::Shape;
+pub(super) use words::{Marked, Shape};
 
 /// What a grant is used for; each is pinned on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 //!
 //! ABI: `struct grant_entry_v1`, `union grant_entry_v2`, `grant_status_t`, `xen/include/public/grant_table.h`.
 
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
 use ring_abi::grant as abi;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn};
@@ -42,11 +44,56 @@ pub(super) enum Words<'a> {
     Two { entry: &'a SharedBytes<'static>, at: usize, status: &'a SharedBytes<'static>, status_at: usize },
 }
 
-/// The marks of an access, and which bits of flags and grantee decide whether the access is permitted. Without `part`, the
-/// flag for a part of a page does not.
+/// Marks that are taken away when this is dropped.
+#[derive(Debug)]
+#[must_use = "the marks go when this is dropped"]
+pub(crate) struct Marked<'a> {
+    /// The flags of version 1, the status of version 2.
+    word: Option<&'a AtomicU16>,
+    marks: u16,
+}
+
+impl<'a> Marked<'a> {
+    pub(crate) const NOTHING: Self = Self { word: None, marks: 0 };
+
+    /// The marks of the entry that `words` are.
+    pub(super) fn new(words: Words<'a>, marks: u32) -> Self {
+        let word = match words {
+            Words::One { entry, at } => entry.word_u64(at).1,
+            Words::Two { status, status_at, .. } => status.word_u16(status_at),
+        };
+        Self { word: Some(word), marks: marks as u16 }
+    }
+
+    /// Marks an entry of version 1 that nobody uses, as [`Words::mark`] does.
+    ///
+    /// # Errors
+    /// `General`.
+    #[inline(always)]
+    pub(super) fn narrow(
+        entry: &'a SharedBytes<'static>,
+        at: usize,
+        grantee: DomId,
+        access: Access,
+    ) -> Result<(Mfn, Self), GrantError> {
+        let (entry, flags) = entry.word_u64(at);
+        let frame = mark_one(entry, grantee, access)?;
+        Ok((frame, Self { word: Some(flags), marks: marks_of(access).0 as u16 }))
+    }
+}
+
+impl Drop for Marked<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(word) = self.word {
+            word.fetch_and(!self.marks, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The marks of an access, and which bits of flags and grantee decide whether the access is permitted.
 #[inline(always)]
-const fn marks_of(access: Access, part: bool) -> (u32, u32) {
-    let looked_at = TYPE_MASK | DOMID_MASK | if part { SUB_PAGE } else { 0 };
+pub(super) const fn marks_of(access: Access) -> (u32, u32) {
     match access {
         Access::Read => (READING, looked_at),
         Access::Write => (READING | WRITING, looked_at | READONLY),
@@ -69,7 +116,9 @@ impl Words<'_> {
         held: u32,
     ) -> Result<(Mfn, Shape), GrantError> {
         match *self {
-            Self::One { entry, at } => mark_one(entry, at, grantee, marks_of(access, whole)),
+            Self::One { entry, at } => {
+                mark_one(entry.word_u64(at).0, grantee, access).map(|frame| (frame, Shape::Page))
+            }
             Self::Two { .. } => self.mark_two(grantee, access, whole, held),
         }
     }
@@ -182,16 +231,18 @@ const fn grantee_bits(grantee: DomId) -> u32 {
 /// Of version 1. One exchange covers flags, domain and frame: they are seen as they were together. The flag of version 2 for
 /// a part keeps the page from being mapped, and says nothing to a copy.
 #[inline]
-fn mark_one(entry: &SharedBytes, at: usize, to: DomId, how: (u32, u32)) -> Result<(Mfn, Shape), GrantError> {
-    let (wanted, (marks, looked_at)) = (PERMIT_ACCESS | grantee_bits(to), how);
-    let mut seen = entry.load_u64(at);
+fn mark_one(entry: &AtomicU64, grantee: DomId, access: Access) -> Result<Mfn, GrantError> {
+    let wanted = PERMIT_ACCESS | grantee_bits(grantee);
+    let (marks, looked_at) = marks_of(access);
+    let mut seen = entry.load(Ordering::Acquire);
     for _ in 0..ENTRY_TRIES {
         let differs = seen as u32 & looked_at ^ wanted;
         if differs != 0 {
             return Err(if differs == SUB_PAGE { GrantError::NotWhole } else { GrantError::General });
         }
-        match entry.compare_exchange_u64(at, seen, seen | u64::from(marks)) {
-            Ok(_) => return Ok((Mfn::new(seen >> 32), Shape::Page)),
+        let marked = seen | u64::from(marks);
+        match entry.compare_exchange(seen, marked, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return Ok(Mfn::new(seen >> 32)),
             Err(now) => seen = now,
         }
     }

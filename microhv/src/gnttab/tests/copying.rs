@@ -32,6 +32,7 @@ fn copies_stay_inside_pages_and_rights() {
         w.grant(9, ACCESS | GTF_READONLY, 0, page);
         let me = (mine.raw(), DOMID_SELF, 0);
         for (op, status) in [
+            (copy((9, 1, 0), me, 0, GNTCOPY_SOURCE_GREF), GNTST_OKAY),
             (copy((9, 1, 1), me, 4096, GNTCOPY_SOURCE_GREF), GNTST_BAD_COPY_ARG),
             (copy((9, 1, 0), (mine.raw(), DOMID_SELF, 4090), 7, GNTCOPY_SOURCE_GREF), GNTST_BAD_COPY_ARG),
             (copy((9, 1, u16::MAX), me, u16::MAX, GNTCOPY_SOURCE_GREF), GNTST_BAD_COPY_ARG),
