@@ -66,7 +66,7 @@ ranks! {
     /// `GrantTable::maptrack`: a domain's handles. Never held together with `GrantEntries`, nor across a change of page
     /// tables.
     Maptrack,
-    /// `GrantTable::entries`: a domain's grants in use.
+    /// `GrantTable::entries`: a domain's grants in use; two domains' in the order of their ids, for copies.
     GrantEntries,
     /// `Ports::binding`: which ports of a domain are open; two domains' in the order of their ids.
     Binding,

@@ -11,8 +11,8 @@
 //! granter keeps changing its entry, uses of it fail. Entries of version 2 can lend a part of a page, or what another domain
 //! lends: to copies alone.
 //!
-//! Locks: `GrantTable::entries` and `GrantTable::maptrack` are never held together, nor two domains' at once, nor across
-//! a change of page tables.
+//! Locks: `GrantTable::entries` and `GrantTable::maptrack` are never held together, nor across a change of page tables. A
+//! few copies of a batch hold two domains' entries, taken in the order of their ids.
 //!
 //! ABI: `xen/include/public/grant_table.h`.
 

@@ -159,6 +159,9 @@ fn copies_leave_other_uses_their_marks_and_their_frame() {
         let own = |offset| (mine.raw(), DOMID_SELF, offset);
         let ops =
             [copy((9, 1, 0), own(8), 8, GNTCOPY_SOURCE_GREF), copy(own(0), (9, 1, 8), 8, GNTCOPY_DEST_GREF)];
+        // The page beside is one that copies may write, too.
+        w.grant(8, ACCESS, 0, other);
+        assert_eq!(w.batch(&[copy(own(0), (8, 1, 0), 8, GNTCOPY_DEST_GREF)]), [GNTST_OKAY]);
         for (flags, marks) in [(GNTMAP_READONLY, GTF_READING), (0, GTF_READING | GTF_WRITING)] {
             w.grant(9, ACCESS, 0, page);
             let mapped = w.map(GNTMAP_DEVICE_MAP | flags, 9, 0);
