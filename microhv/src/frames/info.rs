@@ -297,15 +297,9 @@ impl FrameInfo {
     /// Takes a reference of the type that the frame has or last had, if that is `wanted`: no flush is owed.
     #[inline]
     pub(crate) fn get_same_type(&self, wanted: PageType) -> bool {
-        let mut now = self.load_kind();
-        while now.page_type() == wanted && now.count() < COUNT_LIMIT {
-            let next = now.0.wrapping_add(1);
-            match self.kind.compare_exchange_weak(now.0, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(seen) => now = TypeWord(seen),
-            }
-        }
-        false
+        let more = |now| TypeWord(now).page_type() == wanted && TypeWord(now).count() < COUNT_LIMIT;
+        let one_more = |now: u64| more(now).then_some(now.wrapping_add(1));
+        self.kind.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
     }
 
     /// Takes one more reference of type `table` on a page table that was checked. The owner's page-table lock is held:

@@ -6,7 +6,7 @@ use ring_abi::grant::{GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GnttabCopy, Gnttab
 use ring_abi::types::{DOMID_SELF, DomId, GrantRef, Maddr, Mfn};
 
 use super::DomainCache;
-use super::state::{Access, Entries, EntryPin, GrantError, Marked, Shape, Version};
+use super::state::{Access, Entries, EntryPin, GrantError, Marked, Shape};
 use super::uses::GrantUse;
 use crate::Hypervisor;
 use crate::domain::{Current, Domain};
@@ -37,14 +37,14 @@ impl<'a> Side<'a> {
     /// # Errors
     /// See [`Entries::mark`].
     #[inline(always)]
-    fn frame<const NARROW: bool>(
+    fn frame(
         &self,
         side: &GnttabCopyPtr,
         me: DomId,
         access: Access,
     ) -> Result<(Mfn, Marked<'a>), GrantError> {
         match self.entries {
-            Some(entries) => entries.mark::<NARROW>(GrantRef::new(side.u as u32), me, access),
+            Some(entries) => entries.mark(GrantRef::new(side.u as u32), me, access),
             None => Ok((Mfn::new(side.u), Marked::NOTHING)),
         }
     }
@@ -65,7 +65,7 @@ impl<P: Platform> Hypervisor<P> {
         mut tell: impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
     ) -> Result<usize, GuestFault> {
         let Some(first) = ops.first() else { return Ok(0) };
-        let granters = match self.granters(cur, cache, first) {
+        let granters = match Self::granters(cur, cache, first) {
             Ok(granters) => granters,
             Err(error) => return tell(0, Err(error)).map(|()| 1),
         };
@@ -80,7 +80,6 @@ impl<P: Platform> Hypervisor<P> {
     /// `PermissionDenied`: another domain's page is named by frame. `BadDomain`.
     #[inline(always)]
     fn granters<'a>(
-        &self,
         cur: &'a Current<'_, P>,
         cache: &'a mut CopyCache,
         op: &GnttabCopy,
@@ -126,44 +125,11 @@ impl<P: Platform> Hypervisor<P> {
             owner: dest.map_or(me, |domain| domain.id),
             entries: second.as_deref().or(entries).filter(|_| dest.is_some()),
         };
-        // The version is looked at once.
-        let is_narrow =
-            |side: &Side<'_>| side.entries.is_none_or(|entries| entries.version() == Version::One);
-        if is_narrow(&source) && is_narrow(&dest) {
-            self.copy_alike::<true>(me, &source, &dest, ops, tell)
-        } else {
-            self.copy_wide(me, &source, &dest, ops, tell)
-        }
-    }
-
-    /// As [`Hypervisor::copy_alike`], of any version: a function of its own, out of the way of the other.
-    #[inline(never)]
-    fn copy_wide(
-        &self,
-        me: DomId,
-        source: &Side<'_>,
-        dest: &Side<'_>,
-        ops: &[GnttabCopy],
-        tell: &mut impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
-    ) -> Result<usize, GuestFault> {
-        self.copy_alike::<false>(me, source, dest, ops, tell)
-    }
-
-    /// As [`Hypervisor::copy_run`], with the tables locked; `NARROW`: they are of version 1.
-    #[inline(always)]
-    fn copy_alike<const NARROW: bool>(
-        &self,
-        me: DomId,
-        source: &Side<'_>,
-        dest: &Side<'_>,
-        ops: &[GnttabCopy],
-        tell: &mut impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
-    ) -> Result<usize, GuestFault> {
         for (n, op) in ops.iter().enumerate() {
             if n != 0 && !is_alike(&ops[0], op) {
                 return Ok(n);
             }
-            match self.copy_page::<NARROW>(me, source, dest, op) {
+            match self.copy_page(me, &source, &dest, op) {
                 Err(GrantError::NotWhole) => return Ok(n),
                 result => tell(n, result)?,
             }
@@ -177,16 +143,16 @@ impl<P: Platform> Hypervisor<P> {
     /// `NotWhole`: [`Hypervisor::copy_parts`] has to look. `BadGrantRef`, `General`, `BadPage`: see [`GrantError`].
     /// `BadCopyArg`: a side crosses its page.
     #[inline(always)]
-    fn copy_page<const NARROW: bool>(
+    fn copy_page(
         &self,
         me: DomId,
         source: &Side<'_>,
         dest: &Side<'_>,
         op: &GnttabCopy,
     ) -> Result<(), GrantError> {
-        let (from, _marked) = source.frame::<NARROW>(&op.source, me, Access::Read)?;
+        let (from, _marked) = source.frame(&op.source, me, Access::Read)?;
         let _page = self.get_page_of(from, source.owner).ok_or(GrantError::BadPage)?;
-        let (to, _marked) = dest.frame::<NARROW>(&op.dest, me, Access::Write)?;
+        let (to, _marked) = dest.frame(&op.dest, me, Access::Write)?;
         let _page = self.get_page_still_writable(to, dest.owner).ok_or(GrantError::NotWhole)?;
         if !is_inside(&op.source, op.len, &PAGE) || !is_inside(&op.dest, op.len, &PAGE) {
             return Err(GrantError::BadCopyArg);

@@ -256,26 +256,23 @@ impl Entries {
     }
 
     /// Marks an entry for a use by `grantee` that ends before the lock is given back, and gives the page that the entry lends.
-    /// `NARROW`: the table is of version 1.
     ///
     /// # Errors
     /// As `EntryPin::new`.
     #[inline(always)]
-    pub(crate) fn mark<const NARROW: bool>(
+    pub(crate) fn mark(
         &self,
         gref: GrantRef,
         grantee: DomId,
         access: Access,
     ) -> Result<(Mfn, Marked<'_>), GrantError> {
-        if NARROW {
-            let (frame, slot) = place(gref, ENTRIES_PER_FRAME);
-            let Frame { shared, active } = self.narrow.get(frame).ok_or(GrantError::BadGrantRef)?;
-            let entry = shared.ready().ok_or(GrantError::BadGrantRef)?;
-            if !active[slot].is_pinned() {
-                return Marked::narrow(entry, slot * 8, grantee, access);
-            }
+        let (frame, slot) = place(gref, ENTRIES_PER_FRAME);
+        if let Some(Frame { shared: Shared::Ready((_, entry)), active }) = self.narrow.get(frame)
+            && !active[slot].is_pinned()
+        {
+            return Marked::narrow(entry, slot * 8, grantee, access);
         }
-        let (frame, marked) = self.mark_any(gref, grantee, access)?;
+        let (frame, marked) = self.mark_any(gref, grantee, access)?; // taken apart: what is above stays in registers
         Ok((frame, marked))
     }
 
