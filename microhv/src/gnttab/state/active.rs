@@ -72,7 +72,7 @@ impl Active {
         access: Access,
     ) -> Result<(Mfn, Marked<'a>), GrantError> {
         let held = self.marks();
-        let marks = marks_of(access).0 & !held;
+        let marks = marks_of(access, true).0 & !held;
         if !self.is_pinned() {
             let (frame, _) = words.mark(grantee, access, true, held)?;
             return Ok((frame, Marked::new(words, marks)));

@@ -77,8 +77,9 @@ impl<'a> Marked<'a> {
         access: Access,
     ) -> Result<(Mfn, Self), GrantError> {
         let (entry, flags) = entry.word_u64(at);
-        let frame = mark_one(entry, grantee, access)?;
-        Ok((frame, Self { word: Some(flags), marks: marks_of(access).0 as u16 }))
+        let how = marks_of(access, true);
+        let frame = mark_one(entry, grantee, how)?;
+        Ok((frame, Self { word: Some(flags), marks: how.0 as u16 }))
     }
 }
 
@@ -91,9 +92,11 @@ impl Drop for Marked<'_> {
     }
 }
 
-/// The marks of an access, and which bits of flags and grantee decide whether the access is permitted.
+/// The marks of an access, and which bits of flags and grantee decide whether the access is permitted. Without `part`, the
+/// flag for a part of a page does not.
 #[inline(always)]
-pub(super) const fn marks_of(access: Access) -> (u32, u32) {
+pub(super) const fn marks_of(access: Access, part: bool) -> (u32, u32) {
+    let looked_at = TYPE_MASK | DOMID_MASK | if part { SUB_PAGE } else { 0 };
     match access {
         Access::Read => (READING, looked_at),
         Access::Write => (READING | WRITING, looked_at | READONLY),
@@ -117,7 +120,8 @@ impl Words<'_> {
     ) -> Result<(Mfn, Shape), GrantError> {
         match *self {
             Self::One { entry, at } => {
-                mark_one(entry.word_u64(at).0, grantee, access).map(|frame| (frame, Shape::Page))
+                let how = marks_of(access, whole);
+                mark_one(entry.word_u64(at).0, grantee, how).map(|frame| (frame, Shape::Page))
             }
             Self::Two { .. } => self.mark_two(grantee, access, whole, held),
         }
@@ -231,9 +235,8 @@ const fn grantee_bits(grantee: DomId) -> u32 {
 /// Of version 1. One exchange covers flags, domain and frame: they are seen as they were together. The flag of version 2 for
 /// a part keeps the page from being mapped, and says nothing to a copy.
 #[inline]
-fn mark_one(entry: &AtomicU64, grantee: DomId, access: Access) -> Result<Mfn, GrantError> {
-    let wanted = PERMIT_ACCESS | grantee_bits(grantee);
-    let (marks, looked_at) = marks_of(access);
+fn mark_one(entry: &AtomicU64, grantee: DomId, how: (u32, u32)) -> Result<Mfn, GrantError> {
+    let (wanted, (marks, looked_at)) = (PERMIT_ACCESS | grantee_bits(grantee), how);
     let mut seen = entry.load(Ordering::Acquire);
     for _ in 0..ENTRY_TRIES {
         let differs = seen as u32 & looked_at ^ wanted;
