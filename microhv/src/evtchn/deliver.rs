@@ -48,16 +48,15 @@ impl<P: Platform> Hypervisor<P> {
         let state = cell.state.lock();
         // Ahead of the other states: this is what nearly all are.
         if let PortState::Interdomain { remote, port } = &*state {
-            let is_to_be_roused = match remote.events.cells.get_near(*port) {
-                Some(cell) => self.raise(remote, cell, *port),
-                None => self.raise_far(remote, *port),
+            let port = *port;
+            let is_to_be_roused = match remote.events.cells.get_near(port) {
+                Some(cell) => self.raise(remote, cell, port),
+                None => self.raise_far(remote, port),
             };
             if is_to_be_roused {
-                let (remote, port) = (remote.clone(), *port);
+                let remote = remote.clone();
                 drop(state);
-                if let Some(cell) = remote.events.cell(port) {
-                    self.rouse(&remote, cell, port);
-                }
+                self.rouse_peer(&remote, port);
             }
             return Ok(());
         }
@@ -143,6 +142,15 @@ impl<P: Platform> Hypervisor<P> {
         drop(fifo);
         let marked = raised.upcall && vcpu.info.raise() && !vcpu.runs_on(self.platform.cpu());
         marked || raised.is_new && domain.events.pollers() != 0
+    }
+
+    /// As [`Self::rouse`], of a port that may have been closed meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn rouse_peer(&self, domain: &Arc<Domain>, port: Port) {
+        if let Some(cell) = domain.events.cell(port) {
+            self.rouse(domain, cell, port);
+        }
     }
 
     /// Wakes or kicks the vCPU that `port`, whose cell is `cell`, notifies, and wakes those that poll the port.

@@ -63,7 +63,7 @@ impl Bits {
     /// Whether `port` is masked.
     #[inline]
     pub fn is_masked(&self, port: Port) -> bool {
-        self.word(port, true).load(Ordering::Relaxed) >> (port.raw() % 64) & 1 != 0
+        self.word(port, true).load(Ordering::Relaxed).rotate_right(port.raw() % 64) & 1 != 0
     }
 
     /// Clears the mask bit. Returns whether the bit was set.

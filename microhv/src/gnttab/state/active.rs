@@ -120,10 +120,10 @@ impl Active {
                 if is_wide {
                     self.shape = shape;
                 }
-                *used += 1;
+                *used = used.wrapping_add(1); // no more than entries
             }
         }
-        self.pins += 1 << shift;
+        self.pins = self.pins.wrapping_add(1 << shift); // below `MAX_PINS`, as was looked at
         Ok((self.frame, if is_wide { self.shape } else { Shape::Page }))
     }
 
@@ -133,16 +133,17 @@ impl Active {
         let shift = pin_shift(kind, access);
         let is_counted = self.count(shift) > 0;
         debug_assert!(is_counted, "a use that was not begun ends");
-        if is_counted {
-            self.pins -= 1 << shift;
+        if !is_counted {
+            return;
         }
+        self.pins = self.pins.wrapping_sub(1 << shift);
         let mut clear = 0;
         if access == Access::Write && !self.is_pinned_for_writing() {
             clear |= WRITING;
         }
         if !self.is_pinned() {
             clear |= READING;
-            *used -= u32::from(is_counted);
+            *used = used.wrapping_sub(1);
             if matches!(words, Some(Words::Two { .. })) {
                 self.shape = Shape::Page;
             }
