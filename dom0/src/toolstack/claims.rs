@@ -12,7 +12,7 @@ use ring_abi::types::DomId;
 use spin::Mutex;
 
 use super::create::CreateError;
-use super::disks::DiskError;
+use super::devices::{DeviceError, Kind};
 use super::making::Making;
 use super::{Domain, Fate, Toolstack, domain_number, nodes};
 use crate::config::{DiskConfig, DomainConfig};
@@ -116,13 +116,13 @@ impl Toolstack {
     }
 
     /// Claims a disk for a domain, and its number there.
-    pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DiskError> {
+    pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DeviceError> {
         let is_taken = |disks: &[DiskConfig]| disks.iter().any(|other| other.devid == disk.devid);
         let on_its_way = |open: &Open| open.id == Some(domain.id) && is_taken(&open.disks);
         if is_taken(&domain.config.disks) || self.0.claims.lock().open.iter().any(on_its_way) {
-            return Err(DiskError::Taken(disk.vdev.clone()));
+            return Err(DeviceError::Taken(Kind::Disk, disk.vdev.clone()));
         }
-        self.check_disks(&domain.name, core::slice::from_ref(disk)).map_err(DiskError::Attach)?;
+        self.check_disks(&domain.name, core::slice::from_ref(disk)).map_err(DeviceError::Attach)?;
         Ok(self.open_claim(domain.name.clone(), Some(domain.id), Vec::from([disk.clone()]), None))
     }
 
@@ -186,7 +186,7 @@ mod tests {
             assert!(toolstack.rename(&two, "new").unwrap_err().contains("exists"));
             let in_use = CreateError::DiskInUse("/dev/vdb".into(), "new".into());
             let attached = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,r")).await;
-            assert_eq!(attached, Err(DiskError::Attach(in_use.clone())));
+            assert_eq!(attached, Err(DeviceError::Attach(in_use.clone())));
             assert_eq!(
                 toolstack.claim_domain(&config("other", "'phy:/dev/vdb,xvda,w'"), &Making::default()).err(),
                 Some(in_use)
@@ -212,7 +212,7 @@ mod tests {
             let two = toolstack.find("two").unwrap();
             let claim = toolstack.claim_disk(&two, &disk("phy:/dev/vdb,xvda,w")).unwrap();
             let taken = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await;
-            assert_eq!(taken, Err(DiskError::Taken("xvda".to_string())));
+            assert_eq!(taken, Err(DeviceError::Taken(Kind::Disk, "xvda".to_string())));
             drop(claim);
             toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
         });
@@ -227,7 +227,7 @@ mod tests {
             let account = Account::claim(budget::of(&one.config)).unwrap();
             account.assign(one.id);
             let promised = || account.figures().unwrap().budget;
-            let on_its_way = budget::raise(one.id).unwrap();
+            let on_its_way = budget::raise(one.id, Kind::Disk).unwrap();
             toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
             toolstack.detach_disk(&one, 51712, true).await.unwrap();
             assert_eq!(promised(), DOMAIN_BYTES + DISK_BYTES);

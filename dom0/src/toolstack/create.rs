@@ -11,6 +11,7 @@ use pvrt::hypercall::{domctl, sysctl};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+use super::devices::DeviceConfig;
 use super::making::Making;
 use super::{Domain, End, Fate, Toolstack, budget, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
@@ -104,7 +105,7 @@ impl Toolstack {
         let claim = self.claim_domain(&config, making)?;
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
-        let servers = self.servers(&config.disks)?;
+        let servers = self.servers(config.disks.iter().map(DeviceConfig::server))?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let account = budget::claim(&config).map_err(CreateError::Budget)?;
         let built = match self.build(&config, uuid, (kernel, ramdisk), &account, making).await {

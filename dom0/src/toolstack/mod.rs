@@ -9,6 +9,7 @@ mod claims;
 mod control;
 mod create;
 mod death;
+mod devices;
 mod disks;
 mod making;
 mod nodes;
@@ -34,9 +35,10 @@ use crate::shell::Terminal;
 use crate::xenstore::Xenstore;
 
 pub use create::CreateError;
+pub use devices::{DeviceError, Kind};
+pub use disks::AttachedDisk;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
-pub use disks::{AttachedDisk, DiskError};
 pub use uuid::text as uuid_text;
 
 /// Reads a domain's number: digits alone, since `+1` may be a name.

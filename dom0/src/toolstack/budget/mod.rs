@@ -8,6 +8,7 @@ use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::Toolstack;
+use super::devices::Kind;
 use crate::config::DomainConfig;
 use crate::virtio::client_bytes;
 use crate::xenstore::Quotas;
@@ -49,12 +50,19 @@ pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
     Ok(account)
 }
 
-/// What one disk needs, claimed for a domain. Dropping it gives that back.
+/// What a device of a kind needs.
+fn device_bytes(kind: Kind) -> usize {
+    match kind {
+        Kind::Disk => DISK_BYTES,
+    }
+}
+
+/// What one device needs, claimed for a domain. Dropping it gives that back.
 #[must_use]
-pub(super) struct Raised(Option<Account>);
+pub(super) struct Raised(Option<(Account, Kind)>);
 
 impl Raised {
-    /// The disk is the domain's now, and what it needs with it.
+    /// The device is the domain's now, and what the device needs with it.
     pub(super) fn keep(mut self) {
         self.0 = None;
     }
@@ -62,22 +70,22 @@ impl Raised {
 
 impl Drop for Raised {
     fn drop(&mut self) {
-        if let Some(account) = &self.0 {
-            account.lower_budget(DISK_BYTES);
+        if let Some((account, kind)) = &self.0 {
+            account.lower_budget(device_bytes(*kind));
         }
     }
 }
 
-/// Claims what one disk more needs.
-pub(super) fn raise(id: DomId) -> Result<Raised, Shortage> {
+/// Claims what one device more needs.
+pub(super) fn raise(id: DomId, kind: Kind) -> Result<Raised, Shortage> {
     let account = Account::of(id);
-    account.raise_budget(DISK_BYTES)?;
-    Ok(Raised(Some(account)))
+    account.raise_budget(device_bytes(kind))?;
+    Ok(Raised(Some((account, kind))))
 }
 
-/// Gives back what one disk needed.
-pub(super) fn lower(id: DomId) {
-    Account::of(id).lower_budget(DISK_BYTES);
+/// Gives back what one device needed.
+pub(super) fn lower(id: DomId, kind: Kind) {
+    Account::of(id).lower_budget(device_bytes(kind));
 }
 
 impl Toolstack {

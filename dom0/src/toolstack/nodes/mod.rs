@@ -2,6 +2,7 @@
 //!
 //! Source: `docs/misc/xenstore-paths.pandoc` of Xen 4.17, and what frontends read.
 
+mod devices;
 mod disks;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ use ring_abi::types::{DomId, Mfn, Port};
 use crate::config::DomainConfig;
 use crate::xenstore::{Access, Client, Nodes, Perms, Xenstore, XsError};
 
-pub(super) use disks::{ask_for_disk, backend, disks, remove_disk, server, write_disk};
+pub(super) use devices::write_device;
+pub(super) use disks::{disks, put_disk};
 
 /// What dom0 is called.
 pub(super) const OWN_NAME: &str = "Domain-0";
@@ -180,7 +182,7 @@ pub(super) async fn write(
     pieces.domain(facts).await?;
     for (disk, server) in facts.config.disks.iter().zip(facts.servers) {
         pieces.next(PIECE).await?;
-        write_disk(store, facts.id, disk, *server)?;
+        write_device(store, facts.id, disk, *server)?;
     }
     Ok(())
 }
