@@ -9,6 +9,7 @@ use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
 use crate::commands::{Ending, Shell};
+use crate::netback::Network;
 use crate::shell::Terminal;
 use crate::toolstack::Toolstack;
 use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
@@ -41,9 +42,10 @@ pub async fn start(boot: BootInfo) {
     let disks = Arc::new(Disks::new());
     blkdev::probe(&disks).await;
     spawn(blkback::run(store.clone(), disks.clone()));
+    let network = Arc::new(Network::new());
     let terminal = Terminal::new();
     spawn(terminal.clone().serve());
-    let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
+    let toolstack = Toolstack::new(store.clone(), disks.clone(), network, bundle.clone(), terminal.clone());
     spawn(toolstack.clone().serve());
     spawn(toolstack.clone().watch_budgets());
     // The services take their places before the first line runs.

@@ -8,6 +8,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+/// The bridge of an interface whose entry names none, as Xen's `xl` has it.
+pub const DEFAULT_BRIDGE: &str = "xenbr0";
+/// The largest packet of an interface whose entry names none, in bytes, as Xen's `xl` has it.
+pub const DEFAULT_MTU: u16 = 1500;
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacAddr(pub [u8; 6]);
@@ -53,7 +58,7 @@ pub struct VifConfig {
     pub ip: Option<String>,
     /// Largest packet, in bytes.
     pub mtu: Option<u16>,
-    /// Number of the device; `None`: its place in the list.
+    /// Number of the device; `None`: the first that is free. An entry of a configuration has its place in the list.
     pub devid: Option<u32>,
     /// The most it may send.
     pub rate: Option<Rate>,
@@ -78,6 +83,18 @@ impl Default for VifConfig {
             trusted: true,
             script: None,
         }
+    }
+}
+
+impl VifConfig {
+    /// The switch that it is on.
+    pub fn bridge(&self) -> &str {
+        self.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE)
+    }
+
+    /// Largest packet, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.unwrap_or(DEFAULT_MTU)
     }
 }
 

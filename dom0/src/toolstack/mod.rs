@@ -14,6 +14,7 @@ mod disks;
 mod making;
 mod nodes;
 mod uuid;
+mod vifs;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -31,6 +32,7 @@ use crate::blkdev::Disks;
 use crate::bundle::Bundle;
 use crate::config::DomainConfig;
 use crate::consoled::Consoles;
+use crate::netback::Network;
 use crate::shell::Terminal;
 use crate::xenstore::Xenstore;
 
@@ -40,6 +42,7 @@ pub use disks::AttachedDisk;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
 pub use uuid::text as uuid_text;
+pub use vifs::AttachedVif;
 
 /// Reads a domain's number: digits alone, since `+1` may be a name.
 pub fn domain_number(text: &str) -> Option<DomId> {
@@ -122,6 +125,7 @@ pub struct Toolstack(Arc<Shared>);
 struct Shared {
     store: Xenstore,
     disks: Arc<Disks>,
+    network: Arc<Network>,
     consoles: Consoles,
     bundle: Bundle,
     terminal: Terminal,
@@ -143,7 +147,13 @@ struct Shared {
 
 impl Toolstack {
     /// A toolstack that has made no domain yet.
-    pub fn new(store: Xenstore, disks: Arc<Disks>, bundle: Bundle, terminal: Terminal) -> Self {
+    pub fn new(
+        store: Xenstore,
+        disks: Arc<Disks>,
+        network: Arc<Network>,
+        bundle: Bundle,
+        terminal: Terminal,
+    ) -> Self {
         let printer = terminal.clone();
         // The screen is dom0's own, whosever line it shows.
         let print = move |text: &str| Account::own().charge(|| printer.print_lines(text));
@@ -152,6 +162,7 @@ impl Toolstack {
         Self(Arc::new(Shared {
             store,
             disks,
+            network,
             consoles,
             bundle,
             terminal,

@@ -12,6 +12,7 @@ mod info;
 mod json;
 mod line;
 mod list;
+mod network;
 mod pin;
 mod pools;
 mod shares;
@@ -86,6 +87,9 @@ impl Shell {
             "block-attach" => self.xl_block_attach(line).await,
             "block-detach" => self.xl_block_detach(line).await,
             "block-list" => self.xl_block_list(line).await,
+            "network-attach" => self.xl_network_attach(line).await,
+            "network-detach" => self.xl_network_detach(line).await,
+            "network-list" => self.xl_network_list(line).await,
             "uptime" => self.xl_uptime(line).await,
             "help" => help::command(line).await,
             // The tables refuse all others, and a test runs what they do not refuse.

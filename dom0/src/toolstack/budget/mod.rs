@@ -10,6 +10,7 @@ use ring_abi::types::DomId;
 use super::Toolstack;
 use super::devices::Kind;
 use crate::config::DomainConfig;
+use crate::netback::BYTES_PER_VIF;
 use crate::virtio::client_bytes;
 use crate::xenstore::Quotas;
 
@@ -19,6 +20,8 @@ pub const DOMAIN_BYTES: usize = 1536 << 10;
 /// And for each of its disks that dom0 serves: the block engine's requests, the pages for what they refer to, and what the
 /// disk's driver keeps for the vbd as a client.
 pub const DISK_BYTES: usize = 384 << 10;
+/// And for each of its network interfaces that dom0 serves.
+pub const VIF_BYTES: usize = 192 << 10;
 /// The store's part is bounded by quotas; the rest has room for the console's scrollback and the tasks.
 const _: () =
     assert!(DOMAIN_BYTES >= Quotas::XEN.most_kept() + crate::consoled::SCROLLBACK_BYTES + (64 << 10));
@@ -28,6 +31,7 @@ const _: () = assert!(
             + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT)
             + Quotas::XEN.most_for_client()
 );
+const _: () = assert!(VIF_BYTES >= BYTES_PER_VIF + Quotas::XEN.most_for_client());
 /// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
 /// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 136 << 20;
@@ -40,7 +44,8 @@ const CLOSE_ROUND_NS: u64 = 20_000_000;
 
 /// The budget of a domain, in bytes.
 pub(super) fn of(config: &DomainConfig) -> usize {
-    config.disks.len().saturating_mul(DISK_BYTES).saturating_add(DOMAIN_BYTES)
+    // At most 16 of each.
+    DOMAIN_BYTES + config.disks.len() * DISK_BYTES + config.vifs.len() * VIF_BYTES
 }
 
 /// Claims the budget of a domain that is to be made, and what its building may take.
@@ -54,6 +59,7 @@ pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
 fn device_bytes(kind: Kind) -> usize {
     match kind {
         Kind::Disk => DISK_BYTES,
+        Kind::Vif => VIF_BYTES,
     }
 }
 

@@ -28,6 +28,8 @@ const DETACH_NS: u64 = 10_000_000_000;
 pub enum Kind {
     /// A disk: a `vbd` of the store.
     Disk,
+    /// A network interface: a `vif`.
+    Vif,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
     pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Disk => "vbd",
+            Self::Vif => "vif",
         }
     }
 }
@@ -43,6 +46,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Disk => "disk",
+            Self::Vif => "network interface",
         })
     }
 }
@@ -91,7 +95,7 @@ pub enum DeviceError {
     /// The domain is dead.
     Dead(String),
     /// The domain goes on using the device.
-    InUse(String),
+    InUse(Kind, String),
     /// The device could not be attached, as at a domain's creation.
     Attach(CreateError),
     /// The store refused.
@@ -104,9 +108,10 @@ impl fmt::Display for DeviceError {
             Self::Taken(kind, name) => write!(f, "{name}: the domain has a {kind} there"),
             Self::None(kind, name) => write!(f, "{name}: the domain has no such {kind}"),
             Self::Dead(name) => write!(f, "{name}: the domain is over"),
-            Self::InUse(name) => {
+            Self::InUse(Kind::Disk, name) => {
                 write!(f, "{name}: the domain does not let go of it; --force takes it away")
             }
+            Self::InUse(Kind::Vif, name) => write!(f, "{name}: its backend does not let go of it"),
             Self::Attach(error) => write!(f, "{error}"),
             Self::Store(error) => write!(f, "xenstore: {}", error.name()),
         }
@@ -231,7 +236,7 @@ impl Toolstack {
             Ok(Err(error)) => return Err(DeviceError::Store(error)),
             // What a driver domain does with its own is its affair; dom0's backend may have requests under way.
             Err(_) if force && server != DomId::DOM0 => {}
-            Err(_) => return Err(DeviceError::InUse(found.label())),
+            Err(_) => return Err(DeviceError::InUse(D::KIND, found.label())),
         }
         // From here to the end nobody else runs. Another who waited, too, may have done the rest.
         let has = |config: &DomainConfig| D::all(config).iter().any(|config| config.devid() == devid);

@@ -5,6 +5,7 @@ use crate::blkdev::tests::Silent;
 use crate::blkdev::{Disk, Disks};
 use crate::bundle::Bundle;
 use crate::config::{Action, Config, DomainConfig};
+use crate::netback::Network;
 use crate::shell::Terminal;
 use crate::toolstack::{End, Fate};
 use crate::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore};
@@ -25,7 +26,8 @@ pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) 
         disks.add(Disk { name: name.into(), serial: None, device: Arc::new(Silent) });
     }
     spawn(crate::blkback::run(store.clone(), disks.clone()));
-    let toolstack = Toolstack::new(store.clone(), disks, Bundle::of(files), Terminal::new());
+    let network = Arc::new(Network::new());
+    let toolstack = Toolstack::new(store.clone(), disks, network, Bundle::of(files), Terminal::new());
     for (id, name, disk) in [(1, "one", "'phy:/dev/vda,xvda,w'"), (2, "two", "")] {
         let text = format!("name='{name}'\nkernel='/boot/k'\nmemory=8\ndisk=[{disk}]\n");
         let config = Config::parse("t.cfg", text.as_bytes()).unwrap();
@@ -143,7 +145,7 @@ fn force_takes_a_disk_from_a_driver_domain_that_does_not_answer() {
         let one = toolstack.find("one").unwrap();
         toolstack.attach_disk(&one, disk("phy:/d,xvdb,w,backend=two")).await.unwrap();
         client.write("/local/domain/2/backend/vbd/1/51728/state", b"\xff\xfe").unwrap();
-        let kept = Err(DeviceError::InUse("xvdb".into()));
+        let kept = Err(DeviceError::InUse(Kind::Disk, "xvdb".into()));
         assert_eq!(toolstack.detach_disk(&one, 51728, false).await, kept);
         client.write("/local/domain/2/backend/vbd/1/51728/state", b"\xff\xfe").unwrap();
         toolstack.detach_disk(&one, 51728, true).await.unwrap();
@@ -221,7 +223,7 @@ fn one_that_does_not_let_go_keeps_its_disk_unless_forced() {
         toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
         // A frontend that says it is connected, and stays so.
         client.write("/local/domain/1/device/vbd/51712/state", "4").unwrap();
-        let kept = Err(DeviceError::InUse("xvda".into()));
+        let kept = Err(DeviceError::InUse(Kind::Disk, "xvda".into()));
         assert_eq!(toolstack.detach_disk(&one, 51712, false).await, kept);
         assert_eq!(numbers(&toolstack, "one"), [51712]);
         toolstack.detach_disk(&one, 51712, true).await.unwrap();

@@ -6,6 +6,7 @@ mod devices;
 mod disks;
 #[cfg(test)]
 mod tests;
+mod vifs;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -19,6 +20,7 @@ use crate::xenstore::{Access, Client, Nodes, Perms, Xenstore, XsError};
 
 pub(super) use devices::write_device;
 pub(super) use disks::{disks, put_disk};
+pub(super) use vifs::{put_vif, vifs};
 
 /// What dom0 is called.
 pub(super) const OWN_NAME: &str = "Domain-0";
@@ -34,7 +36,7 @@ pub(super) struct Facts<'a> {
     pub(super) id: DomId,
     pub(super) uuid: &'a str,
     pub(super) config: &'a DomainConfig,
-    /// The domain that serves each of its disks.
+    /// The domain that serves each of its disks, then each of its network interfaces.
     pub(super) servers: &'a [DomId],
     pub(super) store: (Mfn, Port),
     pub(super) console: (Mfn, Port),
@@ -62,9 +64,9 @@ pub(super) fn write_own(store: &Xenstore) {
         tx.write("/local/domain/0/name", OWN_NAME)?;
         tx.write("/local/domain/0/domid", "0")?;
         // Made once, so that they do not come and stay with the first domain.
-        ["/vm", "/libxl", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"]
-            .into_iter()
-            .try_for_each(|path| tx.mkdir(path))
+        ["/vm", "/libxl"].into_iter().try_for_each(|path| tx.mkdir(path))?;
+        let kinds = ["vbd", "vif", "console"].into_iter();
+        kinds.map(|kind| format!("/local/domain/0/backend/{kind}")).try_for_each(|path| tx.mkdir(&path))
     });
     if let Err(error) = written {
         log::error!("xenstore: dom0's nodes: {}", error.name());
@@ -169,7 +171,7 @@ pub(super) fn move_away(
 }
 
 /// Writes everything that a domain finds at its start: in pieces, as nobody looks before the domain is introduced, but for
-/// its disks, each of which its backend finds whole.
+/// its devices, each of which its backend finds whole.
 ///
 /// # Errors
 /// `ENOENT`: the domain is not `wanted` any more. The domain's end then removes what was written of it, else the caller does.
@@ -180,9 +182,14 @@ pub(super) async fn write(
 ) -> Result<(), XsError> {
     let mut pieces = Pieces::new(store, wanted);
     pieces.domain(facts).await?;
-    for (disk, server) in facts.config.disks.iter().zip(facts.servers) {
+    let mut servers = facts.servers.iter();
+    for (disk, server) in facts.config.disks.iter().zip(&mut servers) {
         pieces.next(PIECE).await?;
         write_device(store, facts.id, disk, *server)?;
+    }
+    for (vif, server) in facts.config.vifs.iter().zip(servers) {
+        pieces.next(PIECE).await?;
+        write_device(store, facts.id, vif, *server)?;
     }
     Ok(())
 }
