@@ -85,13 +85,21 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
     /// [`RingError::ProducerOverrun`]: the frontend claims more requests than it has free slots. Nothing on this ring
     /// can be trusted: the caller disconnects.
     pub fn next_request(&mut self) -> Result<Option<P::Request>, RingError> {
+        Ok(self.peek_request()?.map(Waiting::take))
+    }
+
+    /// Shows the next request and leaves the request on the ring until [`Waiting::take`]; `None` if the ring is empty.
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`], as [`Self::next_request`] says.
+    #[inline]
+    pub fn peek_request(&mut self) -> Result<Option<Waiting<'_, P, M>>, RingError> {
         if self.unconsumed()? == 0 {
             return Ok(None);
         }
         let mut request = P::Request::new_zeroed();
         self.page.copy_out(slot_offset::<P>(self.req_cons, self.size), request.as_mut_bytes());
-        self.req_cons = self.req_cons.wrapping_add(1);
-        Ok(Some(request))
+        Ok(Some(Waiting { request, ring: self }))
     }
 
     /// Writes a response. The frontend sees the response after [`Self::publish_responses`].
@@ -102,6 +110,28 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         assert!(self.in_flight() > 0, "response without a request");
         self.page.copy_in(slot_offset::<P>(self.rsp_prod_pvt, self.size), response.as_bytes());
         self.rsp_prod_pvt = self.rsp_prod_pvt.wrapping_add(1);
+    }
+
+    /// Index of the next response that [`Self::push_response`] writes.
+    #[must_use]
+    pub const fn next_response(&self) -> u32 {
+        self.rsp_prod_pvt
+    }
+
+    /// Changes the response at `index` ([`Self::next_response`] when the response was written), which the backend has
+    /// not published yet. The frontend may have written to the slot meanwhile; so `change` gives no value of the slot to
+    /// anybody but the frontend.
+    ///
+    /// # Panics
+    /// If the backend has published the response, or has not written the response.
+    pub fn amend_response(&mut self, index: u32, change: impl FnOnce(&mut P::Response)) {
+        let written = self.rsp_prod_pvt.wrapping_sub(self.rsp_prod);
+        assert!(index.wrapping_sub(self.rsp_prod) < written, "no response of ours");
+        let offset = slot_offset::<P>(index, self.size);
+        let mut response = P::Response::new_zeroed();
+        self.page.copy_out(offset, response.as_mut_bytes());
+        change(&mut response);
+        self.page.copy_in(offset, response.as_bytes());
     }
 
     /// Shows the frontend the responses written so far. `true`: the caller must notify the frontend.
@@ -123,12 +153,21 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
     /// # Errors
     /// [`RingError::ProducerOverrun`]: the frontend claims more requests than it has free slots.
     pub fn arm_and_recheck(&mut self) -> Result<bool, RingError> {
-        if self.unconsumed()? > 0 {
+        self.arm_for(1)
+    }
+
+    /// Asks the frontend to notify when `count` requests wait, 1 to [`Self::size`], then looks again. `true`: so many
+    /// wait already.
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`]: the frontend claims more requests than it has free slots.
+    pub fn arm_for(&mut self, count: u32) -> Result<bool, RingError> {
+        if self.unconsumed()? >= count {
             return Ok(true);
         }
-        self.page.store_index(REQ_EVENT, self.req_cons.wrapping_add(1));
+        self.page.store_index(REQ_EVENT, self.req_cons.wrapping_add(count));
         self.page.full_barrier();
-        Ok(self.unconsumed()? > 0)
+        Ok(self.unconsumed()? >= count)
     }
 
     /// The ring's memory.
@@ -139,5 +178,26 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
     /// Gives the memory back.
     pub fn into_page(self) -> M {
         self.page
+    }
+}
+
+/// A request that waits on the ring: a private copy, which stays what it was whatever the frontend does to the slot.
+pub struct Waiting<'a, P: RingProtocol, M> {
+    request: P::Request,
+    ring: &'a mut BackRing<P, M>,
+}
+
+impl<P: RingProtocol, M> Waiting<'_, P, M> {
+    /// The copy.
+    #[must_use]
+    pub const fn request(&self) -> &P::Request {
+        &self.request
+    }
+
+    /// Takes the request from the ring.
+    #[inline]
+    pub fn take(self) -> P::Request {
+        self.ring.req_cons = self.ring.req_cons.wrapping_add(1);
+        self.request
     }
 }

@@ -14,7 +14,7 @@ mod front;
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
 
-pub use back::BackRing;
+pub use back::{BackRing, Waiting};
 pub use front::FrontRing;
 
 use crate::layout::constants;
