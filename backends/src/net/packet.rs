@@ -14,8 +14,9 @@ pub const MIN_PACKET: usize = 14;
 /// Bytes of the longest packet. A length has 16 bits in the protocol, and the length counts the Ethernet header.
 pub const MAX_PACKET: usize = 65_535;
 
-/// Most slots that the pieces of one packet take on a transmit ring, extra information not counted.
-pub const MAX_SLOTS: usize = ring_abi::io::netif::XEN_NETIF_NR_SLOTS_MIN as usize;
+/// Most slots that the pieces of one packet take on a transmit ring, extra information not counted: the first slot, and
+/// as many more as Linux's xen-netback accepts. Frontends were written against xen-netback.
+pub const MAX_SLOTS: usize = 1 + ring_abi::io::netif::XEN_NETIF_NR_SLOTS_MIN as usize;
 
 /// Most parts of a packet: the head, and what is left of each slot.
 pub const MAX_PARTS: usize = MAX_SLOTS + 1;
@@ -120,7 +121,7 @@ pub struct Gso {
 /// A flow's hash, as somebody computed the hash who is not to be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketHash {
-    /// `XEN_NETIF_CTRL_HASH_TYPE_*`: a number of the bit, as extra information has it.
+    /// `_XEN_NETIF_CTRL_HASH_TYPE_*`: the number of the bit, as extra information has the type.
     pub kind: u8,
     /// The hash.
     pub value: u32,
