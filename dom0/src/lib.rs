@@ -4,9 +4,9 @@
 //!
 //! From [`start::start`] on everything is a task of `pvrt`'s executor; nothing blocks. Each module uses those before its own
 //! alone: [`pci`], [`virtio`] and [`blkdev`] are the disks; [`xenstore`] is the store and its rings; [`xenbus`] starts a
-//! backend for each device there, of which [`blkback`] serves disks to domains, and [`netback`] network interfaces;
-//! [`shell`] edits and splits lines; [`consoled`] serves consoles; [`bundle`] and [`config`] read what a domain is made
-//! from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries the shell's
+//! backend for each device there, of which [`blkback`] serves disks to domains, and [`netback`] network interfaces, where
+//! [`net`] decides what becomes of a packet; [`shell`] edits and splits lines; [`consoled`] serves consoles;
+//! [`bundle`] and [`config`] read what a domain is made from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries the shell's
 //! lines out. `docs/ARCHITECTURE.md` has the same order.
 //!
 //! A library, so that all of it but `main` runs on the host under test, where `pvrt` stands in for the hypervisor.
@@ -19,6 +19,7 @@ pub mod bundle;
 pub mod commands;
 pub mod config;
 pub mod consoled;
+pub mod net;
 pub mod netback;
 pub mod pci;
 pub mod shell;

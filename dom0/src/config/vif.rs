@@ -6,40 +6,13 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
+
+use crate::net::MacAddr;
 
 /// The bridge of an interface whose entry names none, as Xen's `xl` has it.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
 /// The largest packet of an interface whose entry names none, in bytes, as Xen's `xl` has it.
 pub const DEFAULT_MTU: u16 = 1500;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MacAddr(pub [u8; 6]);
-
-impl MacAddr {
-    /// Reads `00:16:3e:01:02:03`; must be one station's and not all zero.
-    pub fn parse(text: &str) -> Option<MacAddr> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next()?;
-            if !matches!(part.len(), 1 | 2) || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return None;
-            }
-            *byte = u8::from_str_radix(part, 16).ok()?;
-        }
-        let usable = parts.next().is_none() && bytes[0] & 1 == 0 && bytes != [0; 6];
-        usable.then_some(MacAddr(bytes))
-    }
-}
-
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
 
 /// A virtual network interface. Everything may be left to dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use ring_abi::types::DomId;
 use super::create::CreateError;
 use super::devices::{DeviceConfig, DeviceError, Kind};
 use super::{Domain, Toolstack, nodes, uuid};
-use crate::config::{DomainConfig, MacAddr, VifConfig};
+use crate::config::{DomainConfig, VifConfig};
+use crate::net::MacAddr;
 use crate::xenstore::{Transaction, XsError};
 
 /// An interface of a domain, as both ends describe it in the store.

@@ -1,0 +1,12 @@
+//! What dom0's network decides: pure logic on the first bytes of each packet, without rings, grants or devices.
+//!
+//! - [`mac`]: Ethernet addresses.
+//!
+//! Nothing here allocates for a packet, and nothing trusts one: each length comes from bytes that a guest or the wire
+//! wrote, and is checked when the frame is parsed, once. dom0 sees only a packet's **head**, its first bytes; a frame may
+//! be longer, and what a rule needs to know beyond the head counts as unknown.
+#![forbid(unsafe_code)]
+
+pub mod mac;
+
+pub use mac::MacAddr;
