@@ -1,5 +1,6 @@
 //! What dom0's network decides: pure logic on the first bytes of each packet, without rings, grants or devices.
 //!
+//! - [`headers`]: the headers at the front of a frame, read and rewritten in place;
 //! - [`mac`]: Ethernet addresses.
 //!
 //! Nothing here allocates for a packet, and nothing trusts one: each length comes from bytes that a guest or the wire
@@ -7,6 +8,8 @@
 //! be longer, and what a rule needs to know beyond the head counts as unknown.
 #![forbid(unsafe_code)]
 
+pub mod headers;
 pub mod mac;
 
+pub use headers::Head;
 pub use mac::MacAddr;
