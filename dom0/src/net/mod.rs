@@ -1,6 +1,7 @@
 //! What dom0's network decides: pure logic on the first bytes of each packet, without rings, grants or devices.
 //!
 //! - [`headers`]: the headers at the front of a frame, read and rewritten in place;
+//! - [`switch`]: bridges, and which port a frame goes to;
 //! - [`mac`]: Ethernet addresses.
 //!
 //! Nothing here allocates for a packet, and nothing trusts one: each length comes from bytes that a guest or the wire
@@ -10,6 +11,7 @@
 
 pub mod headers;
 pub mod mac;
+pub mod switch;
 
 pub use headers::Head;
 pub use mac::MacAddr;
