@@ -17,6 +17,7 @@ const FREESTANDING: &[&str] = &[
     "bench",
     "hostile",
     "conformance-guest",
+    "web",
 ];
 
 /// What to look at, and for whom.

@@ -164,6 +164,19 @@ pub struct Statistics {
     pub notifications: u64,
 }
 
+/// What lies in the rings now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingState {
+    /// Transmit slots whose request the backend has not answered, or whose answer was not taken yet.
+    pub transmit_used: u32,
+    /// Transmit slots.
+    pub transmit_slots: u32,
+    /// Receive slots that hold an empty buffer.
+    pub receive_posted: u32,
+    /// Receive slots.
+    pub receive_slots: u32,
+}
+
 /// Both rings. Guarded by a leaf lock, which is also held while an event is sent.
 struct Rings {
     transmit: Transmitter,
@@ -222,6 +235,15 @@ impl Interface {
     /// What went through since the connection; all zero once the interface has ended.
     pub fn statistics(&self) -> Statistics {
         self.shared.rings.lock().as_ref().map(|rings| rings.statistics).unwrap_or_default()
+    }
+
+    /// What lies in the rings; all zero once the interface has ended.
+    pub fn ring_state(&self) -> RingState {
+        let rings = self.shared.rings.lock();
+        let Some(Rings { transmit, receive, .. }) = rings.as_ref() else { return RingState::default() };
+        let (transmit_used, transmit_slots) = transmit.used();
+        let (receive_posted, receive_slots) = receive.posted();
+        RingState { transmit_used, transmit_slots, receive_posted, receive_slots }
     }
 
     /// Most bytes of a packet, its Ethernet header included, that [`Self::send`] takes without segmentation offload.

@@ -54,6 +54,11 @@ impl Receiver {
         Ok(receiver)
     }
 
+    /// Slots that hold an empty buffer, and all slots.
+    pub(super) fn posted(&self) -> (u32, u32) {
+        (self.filled.wrapping_sub(self.answered), self.ring.size())
+    }
+
     fn post(&mut self, id: u16) -> Result<(), Breach> {
         let gref = self.buffers.gref(id.into()).raw();
         let request = NetifRxRequest { id, gref, ..Default::default() };

@@ -33,6 +33,11 @@ impl Transmitter {
         Self { ring, buffers, free, busy: [false; BUFFERS], full: false }
     }
 
+    /// Slots with a request whose answer was not taken, and all slots.
+    pub(super) fn used(&self) -> (u32, u32) {
+        (self.ring.size() - self.ring.free_requests(), self.ring.size())
+    }
+
     /// Whether a packet of `len` bytes fits, with extra information if `extra`.
     pub(super) fn has_room(&self, len: usize, extra: bool) -> bool {
         let slots = len.div_ceil(PAGE_SIZE);
