@@ -100,7 +100,7 @@ mod tests {
             for (mut frame, at) in [(ipv4(protocol, &payload), 34), (v6, 54)] {
                 let pseudo = pseudo_header(&frame).expect("a whole packet").2;
                 assert!(set_partial(&mut frame));
-                // Whoever completes adds up from the transport header on, with the partial sum in the field.
+                // A device completes the sum from the transport header on, with the partial sum in the field.
                 let complete = !full(&frame[at..], 0);
                 frame[at + field..at + field + 2].copy_from_slice(&complete.to_be_bytes());
                 assert_eq!(full(&frame[at..], pseudo.into()), 0xffff, "protocol {protocol} at {at}");
