@@ -15,3 +15,4 @@ pub mod switch;
 
 pub use headers::Head;
 pub use mac::MacAddr;
+pub mod router;
