@@ -3,6 +3,7 @@
 
 pub mod dhcp;
 pub mod dns;
+pub mod flows;
 mod random;
 
 pub use random::Random;
