@@ -229,7 +229,7 @@ impl Forwarder {
         let server = self.servers[self.preferred];
         // There are far fewer questions that wait than identifiers.
         let id = loop {
-            let id = self.random.next() as u16;
+            let id = self.random.draw() as u16;
             if self.waiting.iter().all(|waiting| waiting.id != id) {
                 break id;
             }

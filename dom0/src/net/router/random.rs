@@ -15,7 +15,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.counter += 1;
         let digest: [u8; 32] =
             Sha256::new().chain_update(self.seed).chain_update(self.counter.to_le_bytes()).finalize().into();
@@ -33,7 +33,7 @@ mod tests {
     fn streams_of_different_seeds_differ_and_do_not_repeat() {
         let take = |seed: &[u8]| {
             let mut random = Random::new(seed);
-            core::iter::repeat_with(move || random.next()).take(1000).collect::<alloc::vec::Vec<_>>()
+            core::iter::repeat_with(move || random.draw()).take(1000).collect::<alloc::vec::Vec<_>>()
         };
         let (mut first, other) = (take(b"a"), take(b"b"));
         assert_eq!(first, take(b"a"));

@@ -172,6 +172,14 @@ impl Server {
             .collect()
     }
 
+    /// The address that station `mac` behind `port` has.
+    pub fn address_of(&self, now_ns: u64, port: PortId, mac: EthernetAddress) -> Option<Ipv4Addr> {
+        self.leases(now_ns)
+            .into_iter()
+            .find(|lease| (lease.port, lease.mac) == (port, mac))
+            .map(|lease| lease.address)
+    }
+
     /// Answers the message that station `mac` behind `port` has sent.
     pub fn answer(
         &mut self,

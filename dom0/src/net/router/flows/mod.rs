@@ -143,7 +143,7 @@ pub struct Flows {
 impl Flows {
     /// No connections.
     pub fn new(mut random: Random) -> Self {
-        let secret = [random.next() | 1, random.next() | 1];
+        let secret = [random.draw() | 1, random.draw() | 1];
         Self {
             entries: core::iter::repeat_with(|| None).take(MAX_FLOWS).collect(),
             free: (0..MAX_FLOWS as u32).rev().collect(),
@@ -189,7 +189,7 @@ impl Flows {
         flags: Option<TcpFlags>,
         address: Ipv4Addr,
     ) -> Result<Flow, NoFlow> {
-        let (protocol, inside, remote) = packet;
+        let (protocol, inside, remote) = (packet.0, packet.1, far_end(packet.0, packet.2));
         let key = Key { protocol, near: inside, far: remote };
         match self.find(now_ns, Direction::Out, &key) {
             // After the uplink has got another address the old translation leads nowhere.
@@ -213,7 +213,7 @@ impl Flows {
         outside: End,
         flags: Option<TcpFlags>,
     ) -> Option<Flow> {
-        let key = Key { protocol, near: outside, far: remote };
+        let key = Key { protocol, near: outside, far: far_end(protocol, remote) };
         let at = self.find(now_ns, Direction::In, &key)?;
         self.pass(now_ns, at, Direction::In, flags)
     }
@@ -243,8 +243,8 @@ impl Flows {
         let (protocol, sender, receiver) = packet;
         // A guest's error quotes what the guest got, and the world's error what the uplink sent.
         let key = match direction {
-            Direction::In => Key { protocol, near: receiver, far: sender },
-            Direction::Out => Key { protocol, near: sender, far: receiver },
+            Direction::In => Key { protocol, near: receiver, far: far_end(protocol, sender) },
+            Direction::Out => Key { protocol, near: sender, far: far_end(protocol, receiver) },
         };
         let by = if direction == Direction::In { Direction::Out } else { Direction::In };
         let at = self.find(now_ns, by, &key)?;
@@ -318,7 +318,7 @@ impl Flows {
     fn draw(&mut self, now_ns: u64, protocol: u8, remote: End, address: Ipv4Addr) -> Option<End> {
         let (first, last) = (*TRANSLATED_PORTS.start(), *TRANSLATED_PORTS.end());
         for _ in 0..DRAWS {
-            let port = first + (self.random.next() % (u64::from(last - first) + 1)) as u16;
+            let port = first + (self.random.draw() % (u64::from(last - first) + 1)) as u16;
             let outside = End { address, port };
             let key = Key { protocol, near: outside, far: remote };
             if self.find(now_ns, Direction::In, &key).is_none() {
@@ -429,6 +429,11 @@ impl Entry {
             Direction::In => self.flow.outside_key(),
         }
     }
+}
+
+/// The other end as keys have it. An ICMP query has one identifier, which is the near end's.
+fn far_end(protocol: u8, end: End) -> End {
+    if protocol == protocol::ICMP { End { port: 0, ..end } } else { end }
 }
 
 /// Whether a packet may begin a connection.
