@@ -27,7 +27,7 @@ pub(super) enum Complaint {
     Unreachable,
     /// An administrator does not want the packet to get there.
     Prohibited,
-    /// It has passed too many routers.
+    /// The packet has passed too many routers.
     HopLimit,
     /// The next network takes packets up to this length.
     TooLong(u16),

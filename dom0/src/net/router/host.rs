@@ -91,7 +91,7 @@ pub(super) struct Configuration {
 /// An answer to a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pong {
-    /// Who answered.
+    /// The station that answered.
     pub from: IpAddr,
     /// Number of the ping.
     pub sequence: u16,

@@ -23,125 +23,26 @@ mod frames;
 mod gateway;
 mod host;
 pub mod neighbours;
+mod packet;
 mod random;
 #[cfg(test)]
 mod tests;
+mod types;
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 
-use smoltcp::wire::Ipv4Cidr;
-
 use self::errors::{Budget, Complaint};
-use self::flows::{Direction, End, Flow, Flows, NoFlow, Owner};
+use self::flows::{Direction, End, Flow, Flows, Owner};
 use self::neighbours::Neighbours;
-use super::headers::{Endpoint, Fragment, Head, Network as Carries, Side, Transport, protocol};
+use self::packet::{ends, is_global, reason, rewrite};
+use super::headers::{Endpoint, Network as Carries, Side};
 use super::mac::MacAddr;
 
 pub use gateway::{DOMAIN, Gateway, Guest, complete};
 pub use host::Pong;
 pub use random::Random;
-
-/// A port of the switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortId(pub u16);
-
-/// A network that the control domain is a station of: a bridge with an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NetworkId(pub u8);
-
-/// What a network is to the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Guests, whose addresses mean nothing outside.
-    Inside,
-    /// The way to the world.
-    Uplink,
-}
-
-/// A network, as the router is a station of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// What the network is.
-    pub role: Role,
-    /// The router's station.
-    pub mac: MacAddr,
-    /// The router's address and the network's prefix; an uplink has none before a server has answered.
-    pub address: Option<Ipv4Cidr>,
-    /// Where packets beyond the network go.
-    pub gateway: Option<Ipv4Addr>,
-    /// Most bytes of an IP packet.
-    pub mtu: u16,
-}
-
-/// Connections to a port of the uplink's go to a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// TCP or UDP, by number.
-    pub protocol: u8,
-    /// The port at the uplink.
-    pub port: u16,
-    /// The guest's name or address, as the administrator gave it.
-    pub guest: String,
-    /// The guest's address, once it is known.
-    pub to: Option<Ipv4Addr>,
-    /// The guest's port.
-    pub to_port: u16,
-}
-
-/// Why a packet went no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Its headers are not whole, lie about lengths, or have a wrong checksum.
-    Malformed,
-    /// Its sender's address is not one of its network.
-    Source,
-    /// No network has its receiver, or the receiver's network is not to be reached.
-    Unreachable,
-    /// It has passed too many routers.
-    HopLimit,
-    /// It is longer than the next network takes.
-    TooLong,
-    /// A fragment, of which the router does not know the connection.
-    Fragment,
-    /// Its protocol is not translated.
-    Protocol,
-    /// It belongs to no connection.
-    NoConnection,
-    /// The table of connections has no room for another.
-    Exhausted,
-    /// The next station's Ethernet address is not known yet; the network was asked.
-    Resolving,
-}
-
-/// Number of [`Reason`]s.
-pub const REASONS: usize = 10;
-
-/// What happens to a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Routed {
-    /// It is dropped.
-    Drop(Reason),
-    /// It leaves by this network, to the station that its head says now.
-    Forward(NetworkId),
-    /// It is for the control domain's own stack.
-    Stack,
-}
-
-/// A packet with what is known of it beside its head.
-pub struct Arrival<'a, 'h> {
-    /// The network on which it came.
-    pub network: NetworkId,
-    /// The port of the switch behind which its sender is.
-    pub port: PortId,
-    /// Its head.
-    pub head: &'a mut Head<'h>,
-    /// Its transport's checksum holds the sum of the pseudo header alone.
-    pub is_partial: bool,
-    /// It is to be cut into segments of so many bytes at most, headers included.
-    pub segment: Option<u16>,
-}
+pub use types::{Arrival, Forward, Network, NetworkId, PortId, REASONS, Reason, Role, Routed};
 
 /// Between networks.
 pub struct Router {
@@ -378,7 +279,7 @@ impl Router {
         if packet.head.icmp().is_some_and(|icmp| icmp.is_error) {
             return match self.translate_error(now_ns, packet, Direction::Out) {
                 Ok(flow) => self.bring_to_guest(now_ns, packet, flow.inside.address),
-                // It may be about a packet of the control domain's own.
+                // The error may be about a packet of the control domain's own.
                 Err(Reason::NoConnection | Reason::Fragment) => Ok(Routed::Stack),
                 Err(reason) => Err(reason),
             };
@@ -523,51 +424,4 @@ impl Router {
             self.send(packet.network, frame);
         }
     }
-}
-
-/// Protocol, sender and receiver of a packet whose connection is known by them.
-fn ends(head: &Head<'_>) -> Result<(u8, End, End), Reason> {
-    if head.transport() == Transport::Malformed {
-        return Err(Reason::Malformed);
-    }
-    if head.fragment() != Fragment::Whole {
-        return Err(Reason::Fragment);
-    }
-    let flow = head.flow().ok_or(Reason::Protocol)?;
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.source, flow.destination) else {
-        return Err(Reason::Protocol);
-    };
-    if head.icmp().is_some_and(|icmp| !icmp.is_query) || !is_translated(flow.protocol) {
-        return Err(Reason::Protocol);
-    }
-    let sender = End { address: source, port: flow.source_port };
-    Ok((flow.protocol, sender, End { address: destination, port: flow.destination_port }))
-}
-
-fn is_translated(protocol: u8) -> bool {
-    matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP)
-}
-
-/// An ICMP query has one identifier, which stands for the port of both ends: the flow's own end decides.
-fn rewrite(packet: &mut Arrival<'_, '_>, side: Side, end: End) -> Result<(), Reason> {
-    let to = Endpoint { ip: IpAddr::V4(end.address), port: Some(end.port) };
-    packet.head.rewrite(side, to, packet.is_partial).then_some(()).ok_or(Reason::Malformed)
-}
-
-fn reason(no_flow: NoFlow) -> Reason {
-    match no_flow {
-        NoFlow::Protocol => Reason::Protocol,
-        NoFlow::NotABeginning => Reason::NoConnection,
-        NoFlow::Exhausted => Reason::Exhausted,
-    }
-}
-
-/// Whether a packet to this address may leave its network (RFC 6890).
-fn is_global(address: Ipv4Addr) -> bool {
-    !(address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_link_local()
-        || address.octets()[0] == 0
-        || address.octets()[0] >= 240)
 }

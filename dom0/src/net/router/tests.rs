@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::net::headers::testing::{self, station};
-use crate::net::headers::{checksum, ethertype};
+use crate::net::headers::{Head, Transport, checksum, ethertype, protocol};
 use alloc::string::ToString;
 use proptest::prelude::*;
+use smoltcp::wire::Ipv4Cidr;
 
 const GUESTS: NetworkId = NetworkId(0);
 const OTHERS: NetworkId = NetworkId(1);

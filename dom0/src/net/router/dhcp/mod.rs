@@ -357,7 +357,7 @@ impl Server {
     }
 }
 
-/// Who asks.
+/// The station that asks.
 struct Station {
     port: PortId,
     mac: EthernetAddress,

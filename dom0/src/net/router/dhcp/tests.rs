@@ -144,13 +144,13 @@ fn a_station_keeps_its_address() {
     let mut server = server();
     assert_eq!(join(&mut server, 0, A, 1), Some(ip(10)));
     assert_eq!(join(&mut server, 0, B, 2), Some(ip(11)));
-    // It starts again, it renews, and it comes back after a pause.
+    // The station starts again, renews, and comes back after a pause.
     assert_eq!(join(&mut server, SECOND, A, 1), Some(ip(10)));
     let renews = Says { client: Some(ip(10)), ..Says::default() };
     assert_eq!(say(&mut server, 1800 * SECOND, A, 1, Kind::Request, renews), Some((Kind::Ack, ip(10))));
     assert_eq!(server.leases(5000 * SECOND).len(), 1, "renewed, the other not");
     assert_eq!(join(&mut server, 90_000 * SECOND, A, 1), Some(ip(10)));
-    // It remembers the address from an earlier life of the server.
+    // The station remembers the address from an earlier life of the server.
     let mut server = self::server();
     let remembers = Says { wanted: Some(ip(13)), ..Says::default() };
     assert_eq!(say(&mut server, 0, A, 1, Kind::Request, remembers), Some((Kind::Ack, ip(13))));

@@ -6,12 +6,16 @@
 //!
 //! Source: RFC 3022 (NAT), RFC 4787 and RFC 5382 (what hosts expect of it), RFC 5508 (ICMP).
 
+mod types;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use hashbrown::HashTable;
+
+pub use self::types::{Direction, End, Flow, NoFlow, Owner};
 
 use super::{PortId, Random};
 use crate::net::headers::{TcpFlags, protocol};
@@ -34,64 +38,12 @@ const UDP_NS: u64 = 180 * SECOND;
 /// TCP between handshake and end: two hours and four minutes (RFC 5382).
 const TCP_NS: u64 = 7440 * SECOND;
 
-/// One end of a flow: address, and port or identifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct End {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// The port, or the identifier of an ICMP query.
-    pub port: u16,
-}
-
-/// Whose share an entry belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owner {
-    /// Connections that a guest began.
-    Port(PortId),
-    /// Connections that came by the forward with this number.
-    Forward(u16),
-}
-
-/// A connection as both sides see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// TCP, UDP or ICMP.
-    pub protocol: u8,
-    /// The guest.
-    pub inside: End,
-    /// The other end.
-    pub remote: End,
-    /// What the other end takes for the guest: an address of the uplink's.
-    pub outside: End,
-}
-
-impl Flow {
-    fn inside_key(&self) -> Key {
-        Key { protocol: self.protocol, near: self.inside, far: self.remote }
-    }
-
-    fn outside_key(&self) -> Key {
-        Key { protocol: self.protocol, near: self.outside, far: self.remote }
-    }
-}
-
 /// What finds an entry: from within by the guest's end, from outside by the uplink's.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     protocol: u8,
     near: End,
     far: End,
-}
-
-/// Why there is no entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoFlow {
-    /// No flow of this protocol is translated.
-    Protocol,
-    /// The packet belongs to no connection, and is not one that begins one.
-    NotABeginning,
-    /// All ports toward this other end are taken, or the table is full.
-    Exhausted,
 }
 
 const NONE: u32 = u32::MAX;
@@ -102,7 +54,7 @@ struct Entry {
     expires_ns: u64,
     /// A packet has come from each side.
     answered: bool,
-    /// Who has closed, of TCP: the guest, the other end.
+    /// Which ends have closed, of TCP: the guest, the other end.
     closed: [bool; 2],
     /// Neighbours in the owner's list, which begins with the entry that was not used for the longest time.
     older: u32,
@@ -115,15 +67,6 @@ struct Share {
     oldest: u32,
     newest: u32,
     count: u32,
-}
-
-/// Where a packet comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the guest.
-    Out,
-    /// From the other end.
-    In,
 }
 
 /// All connections. The table takes its memory once.

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::net::headers::testing::station;
+use crate::net::headers::{Head, checksum};
 use crate::net::router::Reason;
+use core::net::IpAddr;
 
 const GUESTS: NetworkId = NetworkId(0);
 const UPLINK: NetworkId = NetworkId(1);
