@@ -38,20 +38,21 @@ use self::neighbours::Neighbours;
 use self::packet::{ends, is_global, reason, rewrite};
 use super::headers::{Endpoint, Network as Carries, Side};
 use super::mac::MacAddr;
+use super::switch::{BridgeId, PortId};
 
 pub use gateway::{DOMAIN, Gateway, Guest, complete};
 pub use host::Pong;
 pub use random::Random;
-pub use types::{Arrival, Forward, Network, NetworkId, PortId, REASONS, Reason, Role, Routed};
+pub use types::{Arrival, Forward, Network, REASONS, Reason, Role, Routed};
 
 /// Between networks.
 pub struct Router {
-    networks: Vec<(NetworkId, Network)>,
+    networks: Vec<(BridgeId, Network)>,
     forwards: Vec<Forward>,
     flows: Flows,
     neighbours: Neighbours,
     /// Frames that the router itself sends: on which network, and the bytes.
-    outgoing: Vec<(NetworkId, Vec<u8>)>,
+    outgoing: Vec<(BridgeId, Vec<u8>)>,
     errors: Budget,
     /// Packets that went on, and those that were dropped, by reason.
     forwarded: u64,
@@ -77,7 +78,7 @@ impl Router {
     }
 
     /// Adds a network, or changes one.
-    pub fn set_network(&mut self, id: NetworkId, network: Network) {
+    pub fn set_network(&mut self, id: BridgeId, network: Network) {
         match self.networks.iter_mut().find(|(other, _)| *other == id) {
             Some((_, old)) => *old = network,
             None => self.networks.push((id, network)),
@@ -85,7 +86,7 @@ impl Router {
     }
 
     /// The network `id`.
-    pub fn network(&self, id: NetworkId) -> Option<&Network> {
+    pub fn network(&self, id: BridgeId) -> Option<&Network> {
         self.networks.iter().find(|(other, _)| *other == id).map(|(_, network)| network)
     }
 
@@ -142,7 +143,7 @@ impl Router {
     }
 
     /// A server gave station `mac` behind `port` this address.
-    pub fn learn(&mut self, now_ns: u64, network: NetworkId, port: PortId, address: Ipv4Addr, mac: MacAddr) {
+    pub fn learn(&mut self, now_ns: u64, network: BridgeId, port: PortId, address: Ipv4Addr, mac: MacAddr) {
         self.neighbours.learn(now_ns, network, port, address, mac);
     }
 
@@ -153,7 +154,7 @@ impl Router {
     }
 
     /// Takes the frames that the router itself sends.
-    pub fn take_outgoing(&mut self) -> Vec<(NetworkId, Vec<u8>)> {
+    pub fn take_outgoing(&mut self) -> Vec<(BridgeId, Vec<u8>)> {
         core::mem::take(&mut self.outgoing)
     }
 
@@ -161,7 +162,7 @@ impl Router {
     /// a packet needs it.
     pub fn tick(&mut self, now_ns: u64) {
         self.flows.sweep(now_ns);
-        let has_way = |(id, network): &(NetworkId, Network)| Some((*id, network.clone(), network.gateway?));
+        let has_way = |(id, network): &(BridgeId, Network)| Some((*id, network.clone(), network.gateway?));
         let ways: Vec<_> = self.networks.iter().filter_map(has_way).collect();
         for (id, network, gateway) in ways {
             // Nothing waits for the answer.
@@ -169,7 +170,7 @@ impl Router {
         }
     }
 
-    fn send(&mut self, network: NetworkId, frame: Vec<u8>) {
+    fn send(&mut self, network: BridgeId, frame: Vec<u8>) {
         if self.outgoing.len() < MAX_OUTGOING {
             self.outgoing.push((network, frame));
         }
@@ -236,7 +237,7 @@ impl Router {
         {
             return Err(Reason::Source);
         }
-        let is_other_network = |(_, other): &(NetworkId, Network)| {
+        let is_other_network = |(_, other): &(BridgeId, Network)| {
             other.role == Role::Inside
                 && other.address.is_some_and(|own| own.contains_addr(&header.destination))
         };
@@ -315,7 +316,7 @@ impl Router {
         packet: &mut Arrival<'_, '_>,
         address: Ipv4Addr,
     ) -> Result<Routed, Reason> {
-        let of_address = |(_, network): &&(NetworkId, Network)| {
+        let of_address = |(_, network): &&(BridgeId, Network)| {
             network.role == Role::Inside && network.address.is_some_and(|own| own.contains_addr(&address))
         };
         let Some((id, network)) = self.networks.iter().find(of_address).cloned() else {
@@ -339,7 +340,7 @@ impl Router {
         packet: &mut Arrival<'_, '_>,
         network: &Network,
         mac: MacAddr,
-        id: NetworkId,
+        id: BridgeId,
     ) -> Result<Routed, Reason> {
         if !packet.head.pass_hop() {
             return Err(Reason::HopLimit);
@@ -353,7 +354,7 @@ impl Router {
     fn station(
         &mut self,
         now_ns: u64,
-        id: NetworkId,
+        id: BridgeId,
         network: &Network,
         address: Ipv4Addr,
     ) -> Result<MacAddr, Reason> {

@@ -5,7 +5,7 @@
 use alloc::collections::BTreeMap;
 use core::net::Ipv4Addr;
 
-use super::{NetworkId, PortId};
+use super::{BridgeId, PortId};
 use crate::net::MacAddr;
 
 /// Most addresses that the stations behind one port are known by.
@@ -39,9 +39,9 @@ pub struct Found {
 /// The stations of all networks.
 #[derive(Default)]
 pub struct Neighbours {
-    known: BTreeMap<(NetworkId, Ipv4Addr), Known>,
+    known: BTreeMap<(BridgeId, Ipv4Addr), Known>,
     /// When each address was last asked for.
-    asked: BTreeMap<(NetworkId, Ipv4Addr), u64>,
+    asked: BTreeMap<(BridgeId, Ipv4Addr), u64>,
 }
 
 impl Neighbours {
@@ -49,7 +49,7 @@ impl Neighbours {
     ///
     /// An address moves to another port only when the first has been silent, or when the network was asked for the
     /// address: else any guest could take over another's address by a word.
-    pub fn learn(&mut self, now_ns: u64, network: NetworkId, port: PortId, address: Ipv4Addr, mac: MacAddr) {
+    pub fn learn(&mut self, now_ns: u64, network: BridgeId, port: PortId, address: Ipv4Addr, mac: MacAddr) {
         let key = (network, address);
         let was_asked = self.asked.remove(&key).is_some();
         if let Some(known) = self.known.get_mut(&key) {
@@ -58,7 +58,7 @@ impl Neighbours {
             }
             return;
         }
-        let of_port = |(_, known): &(&(NetworkId, Ipv4Addr), &Known)| known.port == port;
+        let of_port = |(_, known): &(&(BridgeId, Ipv4Addr), &Known)| known.port == port;
         if self.known.iter().filter(of_port).count() >= PER_PORT {
             let oldest = self.known.iter().filter(of_port).min_by_key(|(_, known)| known.until_ns);
             let Some(oldest) = oldest.map(|(key, _)| *key) else { return };
@@ -68,7 +68,7 @@ impl Neighbours {
     }
 
     /// Looks for the station with `address`.
-    pub fn find(&mut self, now_ns: u64, network: NetworkId, address: Ipv4Addr) -> Found {
+    pub fn find(&mut self, now_ns: u64, network: BridgeId, address: Ipv4Addr) -> Found {
         let key = (network, address);
         let known = self.known.get(&key).filter(|known| known.until_ns > now_ns);
         let mac = known.map(|known| known.mac);
@@ -90,7 +90,7 @@ impl Neighbours {
     }
 
     /// The station with `address`, if it is known.
-    pub fn station(&self, now_ns: u64, network: NetworkId, address: Ipv4Addr) -> Option<MacAddr> {
+    pub fn station(&self, now_ns: u64, network: BridgeId, address: Ipv4Addr) -> Option<MacAddr> {
         let known = self.known.get(&(network, address)).filter(|known| known.until_ns > now_ns);
         known.map(|known| known.mac)
     }
@@ -101,8 +101,8 @@ impl Neighbours {
     }
 
     /// All that is known, by network and address.
-    pub fn list(&self, now_ns: u64) -> impl Iterator<Item = (NetworkId, Ipv4Addr, MacAddr, PortId)> + '_ {
-        let known = move |(_, known): &(&(NetworkId, Ipv4Addr), &Known)| known.until_ns > now_ns;
+    pub fn list(&self, now_ns: u64) -> impl Iterator<Item = (BridgeId, Ipv4Addr, MacAddr, PortId)> + '_ {
+        let known = move |(_, known): &(&(BridgeId, Ipv4Addr), &Known)| known.until_ns > now_ns;
         self.known
             .iter()
             .filter(known)
@@ -114,9 +114,9 @@ impl Neighbours {
 mod tests {
     use super::*;
 
-    const NET: NetworkId = NetworkId(0);
-    const A: PortId = PortId(1);
-    const B: PortId = PortId(2);
+    const NET: BridgeId = BridgeId::testing(0);
+    const A: PortId = PortId::testing(1);
+    const B: PortId = PortId::testing(2);
 
     fn ip(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 88, 0, last)
@@ -138,7 +138,7 @@ mod tests {
         let found = Found { mac: Some(mac(1)), ask: false };
         assert_eq!(neighbours.find(ASK_NS, NET, ip(1)), found);
         assert_eq!(
-            neighbours.find(ASK_NS, NetworkId(1), ip(1)),
+            neighbours.find(ASK_NS, BridgeId::testing(1), ip(1)),
             Found { ask: true, ..UNKNOWN },
             "another network"
         );
@@ -179,8 +179,8 @@ mod tests {
         assert_eq!(neighbours.list(0).count(), PER_PORT + 1);
         assert_eq!(neighbours.find(100, NET, ip(200)).mac, Some(mac(200)));
         assert_eq!(neighbours.find(100, NET, ip(99)).mac, Some(mac(99)), "the newest stay");
-        let asked = (0..200).filter(|last| neighbours.find(100, NetworkId(1), ip(*last)).ask).count();
+        let asked = (0..200).filter(|last| neighbours.find(100, BridgeId::testing(1), ip(*last)).ask).count();
         assert_eq!(asked, MAX_ASKED);
-        assert!(neighbours.find(100 + ASK_NS, NetworkId(1), ip(250)).ask, "the questions grow old");
+        assert!(neighbours.find(100 + ASK_NS, BridgeId::testing(1), ip(250)).ask, "the questions grow old");
     }
 }

@@ -7,11 +7,11 @@ use alloc::string::ToString;
 use proptest::prelude::*;
 use smoltcp::wire::Ipv4Cidr;
 
-const GUESTS: NetworkId = NetworkId(0);
-const OTHERS: NetworkId = NetworkId(1);
-const UPLINK: NetworkId = NetworkId(2);
-const GUEST_PORT: PortId = PortId(5);
-const WIRE: PortId = PortId(9);
+const GUESTS: BridgeId = BridgeId::testing(0);
+const OTHERS: BridgeId = BridgeId::testing(1);
+const UPLINK: BridgeId = BridgeId::testing(2);
+const GUEST_PORT: PortId = PortId::testing(5);
+const WIRE: PortId = PortId::testing(9);
 const GUEST: u8 = 20;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -27,8 +27,11 @@ fn outside(last: u8) -> Ipv4Addr {
 const WORLD: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 
 /// The router's station on each network.
-fn own(network: NetworkId) -> MacAddr {
-    station(200 + network.0)
+fn own(network: BridgeId) -> MacAddr {
+    station(
+        200 + [GUESTS, OTHERS, UPLINK].iter().position(|other| *other == network).expect("one of three")
+            as u8,
+    )
 }
 
 fn router() -> Router {
@@ -49,13 +52,13 @@ fn router() -> Router {
 }
 
 /// What the router says of a frame, and the frame afterwards.
-fn send(router: &mut Router, network: NetworkId, frame: &[u8]) -> (Routed, Vec<u8>) {
+fn send(router: &mut Router, network: BridgeId, frame: &[u8]) -> (Routed, Vec<u8>) {
     send_partial(router, network, frame, false, None)
 }
 
 fn send_partial(
     router: &mut Router,
-    network: NetworkId,
+    network: BridgeId,
     frame: &[u8],
     is_partial: bool,
     segment: Option<u16>,
@@ -253,7 +256,7 @@ fn what_is_for_the_control_domain_gets_there() {
 
 /// The ICMP errors that wait to be sent: type, code and what lies behind the checksum.
 fn errors(router: &mut Router) -> Vec<(u8, u8, Vec<u8>)> {
-    let of = |(network, frame): (NetworkId, Vec<u8>)| {
+    let of = |(network, frame): (BridgeId, Vec<u8>)| {
         assert_eq!((network, &frame[..6]), (GUESTS, &station(GUEST).0[..]));
         let len = frame.len() as u32;
         let mut bytes = frame.clone();

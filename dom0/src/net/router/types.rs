@@ -7,14 +7,7 @@ use smoltcp::wire::Ipv4Cidr;
 
 use crate::net::headers::Head;
 use crate::net::mac::MacAddr;
-
-/// A port of the switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortId(pub u16);
-
-/// A network that the control domain is a station of: a bridge with an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NetworkId(pub u8);
+use crate::net::switch::{BridgeId, PortId};
 
 /// What a network is to the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +82,7 @@ pub enum Routed {
     /// The packet is dropped.
     Drop(Reason),
     /// The packet leaves by this network, to the station that its head says now.
-    Forward(NetworkId),
+    Forward(BridgeId),
     /// The packet is for the control domain's own stack.
     Stack,
 }
@@ -97,7 +90,7 @@ pub enum Routed {
 /// A packet with what is known of it beside its head.
 pub struct Arrival<'a, 'h> {
     /// The network on which the packet came.
-    pub network: NetworkId,
+    pub network: BridgeId,
     /// The port of the switch behind which the sender is.
     pub port: PortId,
     /// The head.

@@ -23,6 +23,14 @@ const MAX_FIXED: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BridgeId(pub(super) u16);
 
+impl BridgeId {
+    /// A bridge of no switch.
+    #[cfg(test)]
+    pub(crate) const fn testing(number: u16) -> BridgeId {
+        BridgeId(number)
+    }
+}
+
 pub(super) struct Bridge {
     name: String,
     pub(super) ports: PortSet,

@@ -32,6 +32,12 @@ impl PortId {
     pub fn index(self) -> usize {
         self.index.into()
     }
+
+    /// A port of no switch.
+    #[cfg(test)]
+    pub(crate) const fn testing(index: u16) -> PortId {
+        PortId { index, generation: 1 }
+    }
 }
 
 /// What stands behind a port.

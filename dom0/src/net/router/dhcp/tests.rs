@@ -3,8 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
-const A: PortId = PortId(1);
-const B: PortId = PortId(2);
+const A: PortId = PortId::testing(1);
+const B: PortId = PortId::testing(2);
 const SECOND: u64 = 1_000_000_000;
 
 fn mac(number: u8) -> EthernetAddress {
@@ -228,15 +228,15 @@ fn no_port_takes_all_addresses() {
 fn an_address_of_a_configuration_is_its_ports_alone() {
     let mut server = server();
     server.fix(B, ip(10));
-    server.fix(PortId(3), ip(200));
+    server.fix(PortId::testing(3), ip(200));
     assert_eq!(join(&mut server, 0, A, 1), Some(ip(11)));
     let says = Says { wanted: Some(ip(10)), ..Says::default() };
     assert_eq!(say(&mut server, 0, A, 1, Kind::Request, says).map(|answer| answer.0), Some(Kind::Nak));
     assert_eq!(join(&mut server, 0, B, 2), Some(ip(10)));
     assert_eq!(join(&mut server, 0, B, 3), None, "one address, one station");
-    assert_eq!(join(&mut server, 0, PortId(3), 4), Some(ip(200)), "outside of the range too");
+    assert_eq!(join(&mut server, 0, PortId::testing(3), 4), Some(ip(200)), "outside of the range too");
     server.forget(B);
-    assert_eq!(join(&mut server, 0, PortId(4), 5), Some(ip(10)));
+    assert_eq!(join(&mut server, 0, PortId::testing(4), 5), Some(ip(10)));
     assert_eq!(server.leases(0).len(), 3);
 }
 
@@ -250,7 +250,7 @@ fn released_addresses_are_free_and_unused_ones_go_first() {
     assert_eq!(join(&mut server, 0, B, 2), Some(ip(10)));
     assert_eq!(join(&mut server, 0, A, 1), Some(ip(11)));
     // The first's time is over, but nobody has had the third.
-    assert_eq!(join(&mut server, 7200 * SECOND, PortId(3), 3), Some(ip(12)));
+    assert_eq!(join(&mut server, 7200 * SECOND, PortId::testing(3), 3), Some(ip(12)));
 }
 
 #[test]
@@ -284,7 +284,7 @@ proptest! {
         let mut told: BTreeMap<Ipv4Addr, (PortId, u8, u64)> = BTreeMap::new();
         for (kind, port, number, last, renews, pause) in steps {
             now_ns += pause * SECOND;
-            let port = PortId(port);
+            let port = PortId::testing(port);
             let kinds = [Kind::Discover, Kind::Request, Kind::Request, Kind::Decline, Kind::Release, Kind::Inform];
             let kind = kinds[usize::from(kind)];
             let says = if renews && kind != Kind::Discover || kind == Kind::Release {
@@ -306,7 +306,7 @@ proptest! {
                 told.insert(address, (port, number, now_ns + 3600 * SECOND));
             }
             for port in 0..3 {
-                let has = server.taken.values().filter(|entry| entry.port == PortId(port) && entry.until_ns > now_ns);
+                let has = server.taken.values().filter(|entry| entry.port == PortId::testing(port) && entry.until_ns > now_ns);
                 prop_assert!(has.count() <= ADDRESSES_PER_PORT);
             }
         }

@@ -22,7 +22,7 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const SECOND: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
 
 fn asker(port: u16) -> Asker {
-    Asker { port: PortId(port), address: Ipv4Addr::new(10, 88, 0, 20), udp_port: 5000 }
+    Asker { port: PortId::testing(port), address: Ipv4Addr::new(10, 88, 0, 20), udp_port: 5000 }
 }
 
 fn forwarder() -> Forwarder {
@@ -150,7 +150,7 @@ fn no_port_has_all_the_places() {
     }
     assert_eq!(forwarder.waiting.len(), WAITING);
     // Time gives the places back, and so does the end of a port.
-    forwarder.forget(PortId(2));
+    forwarder.forget(PortId::testing(2));
     assert_eq!(forwarder.waiting.len(), WAITING - WAITING_PER_PORT);
     assert_eq!(code(forwarder.query(PATIENCE_NS, asker(1), &query(1, "example.org", A), &Guests)), None);
     assert_eq!(forwarder.waiting.len(), 1);

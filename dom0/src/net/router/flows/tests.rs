@@ -8,7 +8,7 @@ const ACK: Option<TcpFlags> = Some(TcpFlags(16));
 const FIN: Option<TcpFlags> = Some(TcpFlags(17));
 const RST: Option<TcpFlags> = Some(TcpFlags(4));
 const UPLINK: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const A: Owner = Owner::Port(PortId(1));
+const A: Owner = Owner::Port(PortId::testing(1));
 
 fn end(last: u8, port: u16) -> End {
     End { address: Ipv4Addr::new(10, 88, 0, last), port }
@@ -103,7 +103,7 @@ fn entries_last_as_long_as_hosts_expect() {
 #[test]
 fn a_flood_costs_its_owner_alone() {
     let mut flows = flows();
-    let quiet = Owner::Port(PortId(2));
+    let quiet = Owner::Port(PortId::testing(2));
     let kept = flows.outbound(0, quiet, (protocol::UDP, end(20, 1), far(53)), None, UPLINK).expect("new");
     let used = flows.outbound(0, A, (protocol::UDP, end(10, 1), far(53)), None, UPLINK).expect("new");
     for port in 0..5000 {
@@ -118,13 +118,13 @@ fn a_flood_costs_its_owner_alone() {
     // Many owners fill the table: then one without an entry gets none until something is over.
     for owner in 3..12 {
         for port in 0..FLOWS_PER_OWNER as u16 {
-            let owner = Owner::Port(PortId(owner));
+            let owner = Owner::Port(PortId::testing(owner));
             let _ =
                 flows.outbound(1, owner, (protocol::UDP, end(owner_byte(owner), 9), far(port)), None, UPLINK);
         }
     }
     assert_eq!(flows.len(), MAX_FLOWS);
-    let late = Owner::Port(PortId(99));
+    let late = Owner::Port(PortId::testing(99));
     let refused = flows.outbound(1, late, (protocol::UDP, end(99, 1), far(1)), None, UPLINK);
     assert_eq!(refused, Err(NoFlow::Exhausted));
     let later = 1 + BRIEF_NS;
@@ -137,7 +137,8 @@ fn a_flood_costs_its_owner_alone() {
 
 fn owner_byte(owner: Owner) -> u8 {
     match owner {
-        Owner::Port(PortId(number)) | Owner::Forward(number) => number as u8,
+        Owner::Port(port) => port.index() as u8,
+        Owner::Forward(number) => number as u8,
     }
 }
 
@@ -199,7 +200,7 @@ proptest! {
             now_ns += pause * SECOND / 4;
             let protocol = if step & 1 == 0 { protocol::UDP } else { protocol::TCP };
             let flags = (protocol == protocol::TCP).then_some(TcpFlags([2, 16, 17, 4][usize::from(step >> 1)]));
-            let owner = Owner::Port(PortId(owner));
+            let owner = Owner::Port(PortId::testing(owner));
             let inside = end(owner_byte(owner), port);
             match flows.outbound(now_ns, owner, (protocol, inside, far(remote)), flags, UPLINK) {
                 Ok(flow) => {

@@ -16,7 +16,7 @@ use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 use self::datagram::Datagram;
 pub use self::datagram::complete;
 use super::host::{Host, Pong};
-use super::{Arrival, Forward, Network, NetworkId, PortId, Random, Role, Routed, Router, dhcp, dns, frames};
+use super::{Arrival, BridgeId, Forward, Network, PortId, Random, Role, Routed, Router, dhcp, dns, frames};
 use crate::net::mac::MacAddr;
 
 /// The domain of the guests' names (reserved for such use by ICANN in 2024).
@@ -33,7 +33,7 @@ pub struct Guest {
     /// The domain's name. What a guest calls itself does not count: it could call itself as another.
     pub name: String,
     /// The network on which the interface is.
-    pub network: NetworkId,
+    pub network: BridgeId,
     /// The address that the configuration gives the interface.
     pub fixed: Option<Ipv4Addr>,
 }
@@ -47,21 +47,21 @@ struct Segment {
 /// The control domain on its networks.
 pub struct Gateway {
     router: Router,
-    segments: BTreeMap<NetworkId, Segment>,
+    segments: BTreeMap<BridgeId, Segment>,
     guests: BTreeMap<PortId, Guest>,
     names: dns::Forwarder,
     /// The administrator has said which servers are asked for names.
     has_fixed_servers: bool,
     random: Random,
     /// Frames of the servers' that wait to be sent.
-    outgoing: Vec<(NetworkId, Vec<u8>)>,
+    outgoing: Vec<(BridgeId, Vec<u8>)>,
     next_tick_ns: u64,
 }
 
 /// What the name forwarder is told of the guests.
 struct Names<'a> {
     guests: &'a BTreeMap<PortId, Guest>,
-    segments: &'a BTreeMap<NetworkId, Segment>,
+    segments: &'a BTreeMap<BridgeId, Segment>,
     router: &'a Router,
     now_ns: u64,
 }
@@ -78,7 +78,7 @@ impl Names<'_> {
         };
         // A guest may have set its address by itself.
         let seen = || {
-            let of_port = |(_, _, _, other): &(NetworkId, Ipv4Addr, MacAddr, PortId)| *other == port;
+            let of_port = |(_, _, _, other): &(BridgeId, Ipv4Addr, MacAddr, PortId)| *other == port;
             self.router.neighbours().list(self.now_ns).find(of_port).map(|(_, address, ..)| address)
         };
         guest.fixed.or_else(leased).or_else(seen)
@@ -130,12 +130,12 @@ impl Gateway {
     }
 
     /// The DHCP server of a network, to look at.
-    pub fn dhcp(&self, id: NetworkId) -> Option<&dhcp::Server> {
+    pub fn dhcp(&self, id: BridgeId) -> Option<&dhcp::Server> {
         self.segments.get(&id)?.dhcp.as_ref()
     }
 
     /// Becomes a station of a network. Guests get addresses of `pool`; an uplink without an address asks for one.
-    pub fn add_network(&mut self, now_ns: u64, id: NetworkId, network: Network, pool: Option<dhcp::Pool>) {
+    pub fn add_network(&mut self, now_ns: u64, id: BridgeId, network: Network, pool: Option<dhcp::Pool>) {
         let mut host = Host::new(now_ns, network.mac, network.mtu, self.random.draw());
         host.set_address(network.address, network.gateway);
         if network.role == Role::Uplink {
@@ -224,7 +224,7 @@ impl Gateway {
     pub fn deliver(
         &mut self,
         now_ns: u64,
-        network: NetworkId,
+        network: BridgeId,
         port: PortId,
         mut frame: Vec<u8>,
         is_partial: bool,
@@ -243,7 +243,7 @@ impl Gateway {
     }
 
     /// Answers a datagram for one of the servers. `false`: it is for none.
-    fn serve(&mut self, now_ns: u64, id: NetworkId, port: PortId, datagram: &Datagram, frame: &[u8]) -> bool {
+    fn serve(&mut self, now_ns: u64, id: BridgeId, port: PortId, datagram: &Datagram, frame: &[u8]) -> bool {
         let Some(network) = self.router.network(id).filter(|network| network.role == Role::Inside) else {
             return false;
         };
@@ -266,7 +266,7 @@ impl Gateway {
     fn serve_dhcp(
         &mut self,
         now_ns: u64,
-        id: NetworkId,
+        id: BridgeId,
         port: PortId,
         own: (MacAddr, Ipv4Cidr),
         from: MacAddr,
@@ -294,7 +294,7 @@ impl Gateway {
     fn serve_name(
         &mut self,
         now_ns: u64,
-        id: NetworkId,
+        id: BridgeId,
         port: PortId,
         own: (MacAddr, Ipv4Cidr),
         datagram: &Datagram,
@@ -324,14 +324,14 @@ impl Gateway {
     fn uplink(&mut self) -> Option<&mut Segment> {
         let router = &self.router;
         let is_uplink =
-            |id: &NetworkId| router.network(*id).is_some_and(|network| network.role == Role::Uplink);
+            |id: &BridgeId| router.network(*id).is_some_and(|network| network.role == Role::Uplink);
         self.segments.iter_mut().find(|(id, _)| is_uplink(id)).map(|(_, segment)| segment)
     }
 
     /// Sends a ping to `to`, by the network that has the address, or else by the uplink. `false`: there is no such way.
     pub fn ping(&mut self, to: Ipv4Addr, sequence: u16) -> bool {
         let router = &self.router;
-        let has = |id: &NetworkId| {
+        let has = |id: &BridgeId| {
             router.network(*id).and_then(|network| network.address).is_some_and(|own| own.contains_addr(&to))
         };
         let near = self.segments.iter_mut().find(|(id, _)| has(id)).map(|(_, segment)| segment);
@@ -347,7 +347,7 @@ impl Gateway {
     }
 
     /// Does what there is to do, and gives the frames to be sent, and when to call again at the latest.
-    pub fn poll(&mut self, now_ns: u64) -> (Vec<(NetworkId, Vec<u8>)>, u64) {
+    pub fn poll(&mut self, now_ns: u64) -> (Vec<(BridgeId, Vec<u8>)>, u64) {
         if now_ns >= self.next_tick_ns {
             self.router.tick(now_ns);
             self.next_tick_ns = now_ns + TICK_NS;
@@ -381,7 +381,7 @@ impl Gateway {
     }
 
     /// Hands the name servers' answers back to the guests.
-    fn hand_back_answers(&mut self, now_ns: u64, sent: &mut Vec<(NetworkId, Vec<u8>)>) {
+    fn hand_back_answers(&mut self, now_ns: u64, sent: &mut Vec<(BridgeId, Vec<u8>)>) {
         while let Some((server, message)) = self.uplink().and_then(|uplink| uplink.host.server_said()) {
             let Some((asker, answer)) = self.names.answer(now_ns, server, &message) else { continue };
             let Some(id) = self.guests.get(&asker.port).map(|guest| guest.network) else { continue };

@@ -6,16 +6,16 @@ use crate::net::headers::{Head, checksum};
 use crate::net::router::Reason;
 use core::net::IpAddr;
 
-const GUESTS: NetworkId = NetworkId(0);
-const UPLINK: NetworkId = NetworkId(1);
-const WIRE: PortId = PortId(9);
+const GUESTS: BridgeId = BridgeId::testing(0);
+const UPLINK: BridgeId = BridgeId::testing(1);
+const WIRE: PortId = PortId::testing(9);
 const MILLISECOND: u64 = 1_000_000;
 
 /// A station with a stack, on one of the networks.
 struct Station {
     host: Host,
     mac: MacAddr,
-    network: NetworkId,
+    network: BridgeId,
     port: PortId,
     /// What the station got and its stack was not asked about: UDP payloads with source address and port.
     datagrams: Vec<(Ipv4Addr, u16, Vec<u8>)>,
@@ -64,10 +64,10 @@ impl World {
         world
     }
 
-    fn add(&mut self, network: NetworkId, number: u8) -> usize {
+    fn add(&mut self, network: BridgeId, number: u8) -> usize {
         let mac = station(number);
         let host = Host::new(self.now_ns, mac, 1500, u64::from(number) << 48 | 7);
-        let port = if network == UPLINK { WIRE } else { PortId(number.into()) };
+        let port = if network == UPLINK { WIRE } else { PortId::testing(number.into()) };
         self.stations.push(Station { host, mac, network, port, datagrams: Vec::new() });
         self.stations.len() - 1
     }
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Carries a frame to the network's other stations, and to the gateway.
-    fn carry(&mut self, network: NetworkId, port: PortId, frame: &[u8]) {
+    fn carry(&mut self, network: BridgeId, port: PortId, frame: &[u8]) {
         let mut bytes = frame.to_vec();
         let len = bytes.len();
         let mut head = Head::parse(&mut bytes[..len.min(256)], len as u32).expect("a frame");
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// Gives the frame to the stations that it is for.
-    fn bring(&mut self, network: NetworkId, frame: &[u8]) {
+    fn bring(&mut self, network: BridgeId, frame: &[u8]) {
         let to = MacAddr(frame[..6].try_into().expect("six bytes"));
         let from = MacAddr(frame[6..12].try_into().expect("six bytes"));
         let mut replies = Vec::new();
@@ -112,7 +112,7 @@ impl World {
                     let payload = frame[datagram.payload.clone()].to_vec();
                     if network == UPLINK && datagram.destination_port == dhcp::SERVER_PORT {
                         let from = EthernetAddress(from.0);
-                        let answer = self.dhcp.answer(self.now_ns, PortId(0), from, &payload);
+                        let answer = self.dhcp.answer(self.now_ns, PortId::testing(0), from, &payload);
                         replies.extend(answer.map(|answer| {
                             let own = frames::UdpEnd {
                                 mac: station.mac,
