@@ -40,7 +40,7 @@ use super::headers::{Endpoint, Network as Carries, Side};
 use super::mac::MacAddr;
 use super::switch::{BridgeId, PortId};
 
-pub use gateway::{DOMAIN, Gateway, Guest, complete};
+pub use gateway::{DOMAIN, Gateway, Guest};
 pub use host::Pong;
 pub use random::Random;
 pub use types::{Arrival, Forward, Network, REASONS, Reason, Role, Routed};

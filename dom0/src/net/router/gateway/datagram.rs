@@ -1,4 +1,4 @@
-//! A datagram in a frame, and checksums that senders left to others.
+//! A datagram in a frame.
 
 use core::net::{IpAddr, Ipv4Addr};
 
@@ -39,26 +39,5 @@ impl Datagram {
         }
         let payload = at + 8..at + udp_len;
         Some(Self { from: head.from(), source, source_port, destination, destination_port, payload })
-    }
-}
-
-/// Completes the checksum of a transport header that holds the sum of the pseudo header alone.
-pub fn complete(frame: &mut [u8]) {
-    let len = frame.len() as u32;
-    let Some(head) = Head::parse(frame, len) else { return };
-    let Some(at) = head.transport_at() else { return };
-    let (transport, end) = (head.transport(), at + head.transport_len() as usize);
-    let field = match transport {
-        Transport::Tcp => at + 16,
-        Transport::Udp => at + 6,
-        _ => return,
-    };
-    let Some(bytes) = frame.get(at..end) else { return };
-    let sum = match checksum::of(bytes) {
-        0 if transport == Transport::Udp => 0xffff,
-        sum => sum,
-    };
-    if let Some(field) = frame.get_mut(field..field + 2) {
-        field.copy_from_slice(&sum.to_be_bytes());
     }
 }

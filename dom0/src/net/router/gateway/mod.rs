@@ -14,10 +14,10 @@ use core::net::Ipv4Addr;
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 
 use self::datagram::Datagram;
-pub use self::datagram::complete;
 use super::host::{Host, Pong};
 use super::{Arrival, BridgeId, Forward, Network, PortId, Random, Role, Routed, Router, dhcp, dns, frames};
 use crate::net::mac::MacAddr;
+use crate::net::segment::complete;
 
 /// The domain of the guests' names (reserved for such use by ICANN in 2024).
 pub const DOMAIN: &str = "internal";
