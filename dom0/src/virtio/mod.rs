@@ -1,4 +1,4 @@
-//! virtio 1.x over PCI: transport, split queue and the block driver.
+//! virtio 1.x over PCI: transport, split queue, and the block driver.
 //!
 //! A queue takes scatter lists of machine addresses, one page per part, so that a guest's granted frames go to the
 //! device as they are. The queue's logic touches no hardware: memory and registers are behind [`Dma`] and
@@ -13,7 +13,10 @@ mod pv;
 mod queue;
 mod transport;
 
-pub use blk::{BlkError, Interrupt, VirtioBlk, client_bytes};
+use core::future::{Future, poll_fn};
+use core::task::{Context, Poll};
+
+pub use blk::{BlkError, VirtioBlk, client_bytes};
 pub use pv::{KernelMemory, KernelPages, Msix, map_registers};
 pub use queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_regions};
@@ -23,11 +26,25 @@ pub const VENDOR: u16 = 0x1af4;
 /// PCI device ids of block devices: transitional, and 1.x only.
 pub const BLOCK_DEVICES: [u16; 2] = [0x1001, 0x1042];
 
+/// The event that wakes a driver: an interrupt of the device.
+pub trait Interrupt {
+    /// Takes the interrupt that came since the last such call, or else has the next one wake the task of `context`.
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<()>;
+
+    /// Waits for the next interrupt. An interrupt that came since the last wait ends the wait at once.
+    fn wait(&self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sync + Sized,
+    {
+        poll_fn(|context| self.poll_next(context))
+    }
+}
+
 /// Whole pages that a device reads and writes by machine address. Offsets are in bytes from the first page's start.
 ///
 /// An access of 1, 2, 4 or 8 bytes is atomic and little-endian. No implementation keeps a reference to the bytes, since
 /// the device changes the bytes at any time.
-pub trait Dma: Send {
+pub trait Dma: Send + Sync {
     /// Machine address of the byte at `offset`. The next byte's machine address is higher by 1 only within a page.
     fn maddr(&self, offset: usize) -> u64;
     /// Reads two bytes; every later access comes after this read.
@@ -47,6 +64,10 @@ pub trait Dma: Send {
     /// Writes quad words one behind the other in memory, in no set order; an earlier access may come after these
     /// writes.
     fn write(&self, offset: usize, words: &[u64]);
+    /// Copies bytes out, in no set order; a later access may come before these reads.
+    fn read_bytes(&self, offset: usize, out: &mut [u8]);
+    /// Copies bytes in, in no set order; an earlier access may come after these writes.
+    fn write_bytes(&self, offset: usize, bytes: &[u8]);
 }
 
 /// A source of memory that a device may use.

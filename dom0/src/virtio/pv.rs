@@ -1,6 +1,7 @@
 //! The driver's memory, registers and interrupt as a PV kernel has them.
 
 use alloc::boxed::Box;
+use core::task::{Context, Poll};
 
 use pvrt::event::Port;
 use pvrt::hypercall::physdev;
@@ -42,6 +43,12 @@ impl Dma for KernelPages {
     }
     fn write(&self, offset: usize, words: &[u64]) {
         self.0.bytes().write(offset, words.as_bytes());
+    }
+    fn read_bytes(&self, offset: usize, out: &mut [u8]) {
+        self.0.bytes().read(offset, out);
+    }
+    fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        self.0.bytes().write(offset, bytes);
     }
 }
 
@@ -141,7 +148,7 @@ impl Msix {
 }
 
 impl Interrupt for Msix {
-    async fn wait(&self) {
-        self.port.wait().await;
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.port.poll_event(context)
     }
 }

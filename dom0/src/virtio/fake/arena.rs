@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use spin::Mutex;
 
@@ -11,9 +12,13 @@ use crate::virtio::{Dma, DmaSource};
 const PAGE: usize = 4096;
 
 /// Machine memory whose pages are no neighbours, unless a test asks for neighbours. The second field is the number of
-/// pages that a driver may take, if a test set a limit.
+/// pages that a driver may take, if a test set a limit; the third is the number of pages that came back.
 #[derive(Clone, Default)]
-pub(in crate::virtio) struct Arena(Arc<Mutex<BTreeMap<u64, Vec<u8>>>>, Arc<Mutex<Option<usize>>>);
+pub(in crate::virtio) struct Arena(
+    Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
+    Arc<Mutex<Option<usize>>>,
+    Arc<AtomicUsize>,
+);
 
 impl Arena {
     pub(in crate::virtio) fn pages(&self, count: usize) -> FakeDma {
@@ -31,6 +36,11 @@ impl Arena {
     /// Number of pages in the arena.
     pub(in crate::virtio) fn frames(&self) -> usize {
         self.0.lock().len()
+    }
+
+    /// Number of pages that were dropped.
+    pub(in crate::virtio) fn dropped(&self) -> usize {
+        self.2.load(Ordering::Relaxed)
     }
 
     /// A driver gets no more than `pages` in all.
@@ -96,6 +106,12 @@ pub(in crate::virtio) struct FakeDma {
     frames: Vec<u64>,
 }
 
+impl Drop for FakeDma {
+    fn drop(&mut self) {
+        self.arena.2.fetch_add(self.frames.len(), Ordering::Relaxed);
+    }
+}
+
 impl Dma for FakeDma {
     fn maddr(&self, offset: usize) -> u64 {
         self.frames[offset / PAGE] * PAGE as u64 + (offset % PAGE) as u64
@@ -124,6 +140,25 @@ impl Dma for FakeDma {
     fn write(&self, offset: usize, words: &[u64]) {
         for (index, word) in words.iter().enumerate() {
             self.store64(offset + 8 * index, *word);
+        }
+    }
+    fn read_bytes(&self, offset: usize, out: &mut [u8]) {
+        assert!(offset + out.len() <= self.frames.len() * PAGE);
+        let mut done = 0;
+        while done < out.len() {
+            let here = (out.len() - done).min(PAGE - (offset + done) % PAGE);
+            let bytes = self.arena.bytes(self.maddr(offset + done), here);
+            out[done..done + here].copy_from_slice(&bytes);
+            done += here;
+        }
+    }
+    fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.frames.len() * PAGE);
+        let mut done = 0;
+        while done < bytes.len() {
+            let here = (bytes.len() - done).min(PAGE - (offset + done) % PAGE);
+            self.arena.write(self.maddr(offset + done), &bytes[done..done + here]);
+            done += here;
         }
     }
 }
