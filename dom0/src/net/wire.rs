@@ -30,7 +30,7 @@ pub struct WireFeatures {
     pub tso4: bool,
     /// The card cuts TCP over IPv6: a packet with `GsoKind::TcpV6` may be sent.
     pub tso6: bool,
-    /// Most spans of a packet that is sent.
+    /// Most spans of a packet that is sent, at least `MAX_PARTS`.
     pub max_spans: usize,
     /// Most packets that the card has at a time: so many tokens are out at most.
     pub slots: usize,
@@ -133,8 +133,9 @@ pub trait Wire: Send + Sync {
     /// Number of packets that came in and that nobody gets, since what the card said of them cannot be.
     fn malformed(&self) -> u64;
 
-    /// Ready when a packet came in, a sent one came back, the link changed or the card broke, since the call that said
-    /// so last. Else the task of `context` is woken when one of these happens; the last task that asked is the one woken.
+    /// Ready when a packet came in, sent ones came back, the link changed or the card broke, since the call that said so
+    /// last. Else the task of `context` is woken when one of these happens; the last task that asked is the one woken. A
+    /// card may wait with its word of sent packets until it has sent most of what it has.
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()>;
 }
 

@@ -1,4 +1,4 @@
-//! virtio 1.x over PCI: transport, split queue, and the block driver.
+//! virtio 1.x over PCI: transport, split queue, and the drivers of disks and network cards.
 //!
 //! A queue takes scatter lists of machine addresses, one page per part, so that a guest's granted frames go to the
 //! device as they are. The queue's logic touches no hardware: memory and registers are behind [`Dma`] and
@@ -9,6 +9,7 @@
 mod blk;
 #[cfg(test)]
 mod fake;
+mod net;
 mod pv;
 mod queue;
 mod transport;
@@ -17,6 +18,7 @@ use core::future::{Future, poll_fn};
 use core::task::{Context, Poll};
 
 pub use blk::{BlkError, VirtioBlk, client_bytes};
+pub use net::{CARD_PAGES, MAX_VECTORS, NetError, VirtioNet};
 pub use pv::{KernelMemory, KernelPages, Msix, map_registers};
 pub use queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_regions};
@@ -25,6 +27,8 @@ pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_
 pub const VENDOR: u16 = 0x1af4;
 /// PCI device ids of block devices: transitional, and 1.x only.
 pub const BLOCK_DEVICES: [u16; 2] = [0x1001, 0x1042];
+/// PCI device ids of network cards: transitional, and 1.x only.
+pub const NETWORK_DEVICES: [u16; 2] = [0x1000, 0x1041];
 
 /// The event that wakes a driver: an interrupt of the device.
 pub trait Interrupt {

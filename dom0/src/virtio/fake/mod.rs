@@ -1,6 +1,7 @@
-//! Memory and a virtio disk for tests. The device walks descriptors by machine address and checks each descriptor.
+//! Memory, a virtio disk and a network card for tests. A device walks descriptors by machine address and checks each descriptor.
 
 mod arena;
+mod card;
 mod chain;
 
 use alloc::boxed::Box;
@@ -12,6 +13,7 @@ use spin::Mutex;
 use super::Registers;
 use super::transport::{Region, Regions, Transport};
 pub(super) use arena::{Arena, FakeDma};
+pub(super) use card::{CardLimits, FakeCard, FakeInterrupt, Held, ready};
 use chain::{Descriptor, chain};
 
 /// What the device offers, and in which ways the device is odd.
