@@ -282,6 +282,11 @@ fn a_full_ring_says_so_and_wakes_its_task_when_there_is_room() {
         let (interface, mut backend) = pair(Some(9000)).await;
         let interface = Arc::new(interface);
         let packet = bytes(9014, 1);
+        // A new ring asks for an event with its first answer, whether its owner waits or not.
+        interface.send(&packet, PLAIN).expect("room");
+        interface.flush().expect("connected");
+        assert!(backend.take().is_some());
+        assert!(interface.shared.port.take_event());
         let mut sent = 0;
         while interface.has_room(packet.len()).expect("connected") {
             interface.send(&packet, PLAIN).expect("room");
