@@ -6,7 +6,7 @@
 //!
 //! A card that breaks a rule is reset and out of use: what it had to send comes back unsent, and nothing else happens.
 //! If the card does not even reset, then it may go on with the memory that it was given; so that memory is never used
-//! again.
+//! again. (I40)
 //!
 //! Source: VIRTIO 1.2, section 5.1.
 

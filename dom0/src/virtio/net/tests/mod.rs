@@ -3,6 +3,7 @@
 mod lies;
 mod random;
 mod several;
+mod wild;
 
 use backends::net::{Checksum, Gso, GsoKind, MAX_PARTS, Offload};
 use ring_abi::types::Maddr;
