@@ -3,7 +3,7 @@
 //! makes and ends domains, and has the shell.
 //!
 //! From [`start::start`] on everything is a task of `pvrt`'s executor; nothing blocks. Each module uses those before its own
-//! alone: [`pci`], [`virtio`] and [`blkdev`] are the disks; [`xenstore`] is the store and its rings; [`xenbus`] starts a
+//! alone: [`pci`] and [`virtio`] are devices, [`blkdev`] the disks and [`netdev`] the network cards; [`xenstore`] is the store and its rings; [`xenbus`] starts a
 //! backend for each device there, of which [`blkback`] serves disks to domains, and [`netback`] network interfaces, where
 //! [`net`] decides what becomes of a packet; [`shell`] edits and splits lines; [`consoled`] serves consoles;
 //! [`bundle`] and [`config`] read what a domain is made from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries the shell's
@@ -21,6 +21,7 @@ pub mod config;
 pub mod consoled;
 pub mod net;
 pub mod netback;
+pub mod netdev;
 pub mod pci;
 pub mod shell;
 pub mod start;

@@ -10,6 +10,7 @@ use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
 use crate::commands::{Ending, Shell};
 use crate::netback::Network;
+use crate::netdev::{self, Cards};
 use crate::shell::Terminal;
 use crate::toolstack::Toolstack;
 use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
@@ -41,6 +42,8 @@ pub async fn start(boot: BootInfo) {
     spawn(store.clone().settle());
     let disks = Arc::new(Disks::new());
     blkdev::probe(&disks).await;
+    let cards = Cards::new();
+    netdev::probe(&cards);
     spawn(blkback::run(store.clone(), disks.clone()));
     let network = Arc::new(Network::new());
     let terminal = Terminal::new();

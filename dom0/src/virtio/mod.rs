@@ -19,7 +19,7 @@ use core::task::{Context, Poll};
 
 pub use blk::{BlkError, VirtioBlk, client_bytes};
 pub use net::{CARD_PAGES, MAX_VECTORS, NetError, VirtioNet};
-pub use pv::{KernelMemory, KernelPages, Msix, map_registers};
+pub use pv::{KernelMemory, KernelPages, Msix, PciDevice, PciPorts, config_space, map_registers};
 pub use queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 pub use transport::{NO_VECTOR, Region, Regions, Transport, TransportError, find_regions};
 

@@ -1,17 +1,92 @@
-//! The driver's memory, registers and interrupt as a PV kernel has them.
+//! The driver's memory, registers and interrupts as a PV kernel has them, and a device's way from PCI to its driver.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
 use core::task::{Context, Poll};
 
 use pvrt::event::Port;
 use pvrt::hypercall::physdev;
 use pvrt::mem::{ForeignMap, Pages, map_mmio};
+use pvrt::pio;
 use ring_abi::errno::Errno;
 use ring_abi::types::{Maddr, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
-use super::{Dma, DmaSource, Interrupt, Region, Registers};
-use crate::pci::{Address, Bar, ConfigSpace, MsixCapability};
+use super::{Dma, DmaSource, Interrupt, Region, Regions, Registers, Transport, find_regions};
+use crate::pci::{
+    Address, Bar, COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, Function, Mechanism1,
+    MsixCapability, Ports, bars, update_command,
+};
+
+/// The kernel's own I/O ports.
+pub struct PciPorts;
+
+impl Ports for PciPorts {
+    fn out32(&self, port: u16, value: u32) {
+        pio::write_u32(port, value);
+    }
+    fn in32(&self, port: u16) -> u32 {
+        pio::read_u32(port)
+    }
+    fn out16(&self, port: u16, value: u16) {
+        pio::write_u16(port, value);
+    }
+}
+
+/// The machine's configuration space.
+pub fn config_space() -> Mechanism1<PciPorts> {
+    Mechanism1::new(PciPorts)
+}
+
+/// A virtio device that answers, and that may use memory by itself.
+pub struct PciDevice<'a> {
+    config: &'a dyn ConfigSpace,
+    address: Address,
+    bars: [Option<Bar>; 6],
+    regions: Regions,
+    msix: MsixCapability,
+}
+
+impl<'a> PciDevice<'a> {
+    /// Looks at the device, makes the device known to the hypervisor and lets the device work.
+    ///
+    /// # Errors
+    /// What the device lacks, or why the hypervisor does not accept the device.
+    pub fn open(config: &'a dyn ConfigSpace, function: &Function) -> Result<Self, String> {
+        let address = function.address;
+        let bars = bars(config, address);
+        let regions = find_regions(config, address, &bars).map_err(|error| error.to_string())?;
+        let pci = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
+        physdev::pci_device_add(pci).map_err(|errno| format!("not accepted by the hypervisor: {errno}"))?;
+        update_command(config, address, COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE, 0);
+        let msix = MsixCapability::find(config, address).ok_or("no MSI-X capability")?;
+        Ok(Self { config, address, bars, regions, msix })
+    }
+
+    /// Number of interrupt vectors that the device has.
+    pub fn vectors(&self) -> u16 {
+        self.msix.entries
+    }
+
+    /// Binds the device's interrupt vector `vector`.
+    ///
+    /// # Errors
+    /// The hypervisor's reason.
+    pub fn interrupt(&self, vector: u16) -> Result<Msix, String> {
+        Msix::bind(self.config, self.address, &self.msix, &self.bars, vector)
+            .map_err(|errno| format!("no MSI-X interrupt: {errno}"))
+    }
+
+    /// Maps the device's registers.
+    ///
+    /// # Errors
+    /// The hypervisor's reason.
+    pub fn transport(&self) -> Result<Transport, String> {
+        Transport::new(&self.regions, map_registers)
+            .map_err(|errno| format!("its registers cannot be mapped: {errno}"))
+    }
+}
 
 /// Pages of this kernel. A device reaches the pages by the machine addresses behind them.
 pub struct KernelPages(Pages);
