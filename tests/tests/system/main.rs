@@ -22,6 +22,7 @@ mod linux_life;
 mod linux_newer;
 mod linux_storm;
 mod misuse;
+mod network;
 mod polls;
 mod shell;
 mod spine;
@@ -66,6 +67,7 @@ fn main() {
         bochs::cases(),
         shell::cases(),
         misuse::cases(),
+        network::cases(),
         polls::cases(),
         hostile::cases(),
         linux::cases(),
