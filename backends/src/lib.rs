@@ -7,7 +7,7 @@
 //! domain and runs against an in-memory frontend under `cargo test`.
 //!
 //! - [`blk`]: the block ring (blkback), zero-copy: the engine takes grants for device access only;
-//! - [`vbd`]: the xenbus state machine of a block backend instance, pure;
+//! - [`xenbus`]: the state machine of a backend instance, pure; [`vbd`]: the nodes of a block backend;
 //! - [`console`]: the console ring's back end, with scroll-back and line assembly.
 //! - [`net`]: the network's rings: a guest's packets as lists of copies.
 //!
@@ -21,6 +21,7 @@ pub mod console;
 pub mod net;
 mod traits;
 pub mod vbd;
+pub mod xenbus;
 
 pub use client::{Client, Completion};
 pub use traits::{

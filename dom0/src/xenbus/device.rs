@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use backends::vbd::Observed;
+use backends::xenbus::Observed;
 use ring_abi::io::xenbus::XenbusState;
 
 use super::Id;

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use backends::vbd::{Action, Vbd};
+use backends::xenbus::{self, Action};
 use pvrt::executor::sync::Receiver;
 use pvrt::executor::{Either, select};
 use pvrt::time;
@@ -61,7 +61,7 @@ pub trait Ended: Send {
 
 /// Serves a device until it is over.
 pub async fn run<B: Backend>(mut device: Device, mut backend: B) {
-    let mut machine = Vbd::new();
+    let mut machine = xenbus::Backend::new();
     let mut connection: Option<B::Connection> = None;
     // When the next may be made: system time in nanoseconds.
     let mut may_connect_ns = 0;
