@@ -138,8 +138,8 @@ pub struct Offload {
     pub hash: Option<PacketHash>,
 }
 
-/// One packet under way. Whoever carries the packet on has the parts; so a packet goes to many receivers at the cost of
-/// a few words each.
+/// One packet under way. The place that the packet came from keeps the parts, so that a packet goes to many receivers at
+/// the cost of a few words each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// Bytes of all parts, [`MIN_PACKET`] to [`MAX_PACKET`].

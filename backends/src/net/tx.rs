@@ -242,7 +242,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         let slots = core::iter::once((first.gref, first.offset, own))
             .chain(others.iter().map(|piece| (piece.gref, piece.offset, piece.size)));
         let domain = self.domain;
-        let slots = slots.filter(|&(_, _, size)| size != 0).map(|(gref, offset, size)| Part {
+        let slots = slots.map(|(gref, offset, size)| Part {
             place: Place::Grant { domain, gref: GrantRef::new(gref), offset },
             len: size,
         });

@@ -206,6 +206,13 @@ fn xsa_362_and_367_grants_that_fail() {
     assert_eq!(sender.queue.under_way(), 2);
     assert_eq!(sender.queue.stats(), TxStats { packets: 2, bytes: 600, errors: 2 });
 
+    // A head whose first copy fails, and not the last.
+    let short = [sender.piece(0, 20), sender.piece(0, 300)];
+    sender.memory.borrow_mut().revoke(SENDER, short[0].gref);
+    sender.push(&short, 0, &[]);
+    let _ = sender.take(1);
+    assert_eq!(sender.batch.ids(), []);
+
     // A head that cannot be made longer.
     let pieces = [sender.piece(0, 60), sender.piece(0, 60)];
     sender.push(&pieces, 0, &[]);
