@@ -21,6 +21,7 @@ mod rx;
 #[cfg(test)]
 mod tests;
 mod tx;
+pub mod vif;
 
 pub use error::Disconnect;
 pub use heads::{HEADS_PER_PAGE, MAX_HEADS};
