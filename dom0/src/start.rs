@@ -9,7 +9,7 @@ use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
 use crate::commands::{Ending, Shell};
-use crate::netback::Network;
+use crate::netback::{self, Network};
 use crate::netdev::{self, Cards};
 use crate::shell::Terminal;
 use crate::toolstack::Toolstack;
@@ -46,6 +46,7 @@ pub async fn start(boot: BootInfo) {
     netdev::probe(&cards);
     spawn(blkback::run(store.clone(), disks.clone()));
     let network = Arc::new(Network::new());
+    spawn(netback::run(store.clone(), network.clone()));
     let terminal = Terminal::new();
     spawn(terminal.clone().serve());
     let toolstack = Toolstack::new(store.clone(), disks.clone(), network, bundle.clone(), terminal.clone());
