@@ -5,7 +5,7 @@
 //! - [`router`]: between a bridge of guests and the world, and all that dom0 itself is on a network;
 //! - [`segment`]: checksums and segments that a sender left to others;
 //! - [`wire`]: what a network card is to those that lead packets;
-//! - [`mac`]: Ethernet addresses.
+//! - [`mac`], [`prefix`]: Ethernet addresses, ranges of IP addresses.
 //!
 //! What carries a frame from port to port allocates nothing for the frame, and nothing trusts one: each length comes from
 //! bytes that a guest or the wire wrote, and is checked when the frame is parsed, once. dom0 sees only a packet's **head**,
@@ -14,6 +14,7 @@
 
 pub mod headers;
 pub mod mac;
+pub mod prefix;
 pub mod router;
 pub mod segment;
 pub mod switch;
@@ -21,3 +22,4 @@ pub mod wire;
 
 pub use headers::Head;
 pub use mac::MacAddr;
+pub use prefix::Prefix;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Switch;
+use super::guard::Guard;
 use super::port::{Counters, MAX_GROUPS, MAX_PORTS, Port, PortConfig, PortId, PortSet, Target};
 use super::table::{Learned, Segment, Station};
 use super::vlan::{Form, VlanId};
@@ -49,12 +50,16 @@ pub enum SwitchError {
     TooManyPorts,
     /// There is no such bridge.
     NoBridge,
+    /// There is no such port.
+    NoPort,
     /// The bridge still has ports.
     InUse(String),
     /// The address is no station's.
     NoStation(MacAddr),
     /// Another port of the bridge, in the same VLAN, has the address.
     MacTaken(MacAddr, String),
+    /// The port may have many stations, and shall send from few IP addresses.
+    GuardWithoutMac(String),
     /// One station, in more VLANs than can be kept of it.
     TooManyVlans(String),
 }
@@ -69,10 +74,14 @@ impl fmt::Display for SwitchError {
             SwitchError::TooManyBridges => write!(f, "there are {MAX_BRIDGES} bridges, and no more can be"),
             SwitchError::TooManyPorts => write!(f, "there are {MAX_PORTS} ports, and no more can be"),
             SwitchError::NoBridge => f.write_str("the bridge is gone"),
+            SwitchError::NoPort => f.write_str("the port is gone"),
             SwitchError::InUse(port) => write!(f, "the bridge still has the port {port}"),
             SwitchError::NoStation(mac) => write!(f, "{mac} is no address of a station"),
             SwitchError::MacTaken(mac, port) => {
                 write!(f, "{mac} is the address of {port}, on the same bridge")
+            }
+            SwitchError::GuardWithoutMac(port) => {
+                write!(f, "{port}: IP addresses are checked only where the Ethernet address is")
             }
             SwitchError::TooManyVlans(port) => {
                 write!(f, "{port}: a port with one address can be in {MAX_FIXED} VLANs at most")
@@ -196,7 +205,14 @@ impl Switch {
 
     /// The fixed stations of a port of that kind.
     fn fixed(config: &PortConfig) -> Result<Vec<Station>, SwitchError> {
-        let Some(mac) = config.mac else { return Ok(Vec::new()) };
+        let Some(mac) = config.mac else {
+            let is_guarded = config.guard.is_some();
+            return if is_guarded {
+                Err(SwitchError::GuardWithoutMac(config.name.clone()))
+            } else {
+                Ok(Vec::new())
+            };
+        };
         if !mac.is_station() {
             return Err(SwitchError::NoStation(mac));
         }
@@ -267,6 +283,19 @@ impl Switch {
         let bridge = self.bridges.get_mut(usize::from(port.config.bridge.0))?.as_mut()?;
         bridge.ports.remove(id.index);
         Some(port.counters)
+    }
+
+    /// Says from which IP addresses a port's station may send; `None`: from any.
+    ///
+    /// # Errors
+    /// The port is gone, or has no station of its own.
+    pub fn set_guard(&mut self, id: PortId, guard: Option<Guard>) -> Result<(), SwitchError> {
+        let port = self.port_mut(id).ok_or(SwitchError::NoPort)?;
+        if port.config.mac.is_none() && guard.is_some() {
+            return Err(SwitchError::GuardWithoutMac(port.config.name.clone()));
+        }
+        port.config.guard = guard;
+        Ok(())
     }
 
     /// Says whether a vif names the groups that it wants (`request-multicast-control`). When the vif begins, there are none.

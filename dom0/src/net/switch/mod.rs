@@ -5,6 +5,7 @@
 //!
 //! - [`port`]: ports, their counters, verdicts;
 //! - [`vlan`]: tags and VLANs;
+//! - [`guard`]: a vif sends from its own addresses alone;
 //! - `table`: which station is behind which port;
 //! - `bridges`: bridges and ports come and go;
 //! - `hash`: the tables' hash, with a secret.
@@ -13,6 +14,9 @@
 //! unknown stations never go to the vif, and it learns nothing. A frame costs no allocation.
 
 mod bridges;
+pub mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod hash;
 pub mod port;
 mod table;
@@ -21,6 +25,7 @@ mod tests;
 pub mod vlan;
 
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
+pub use guard::Guard;
 pub use port::{Counters, PortConfig, PortId, PortKind, Reason, Target, Targets, Verdict};
 pub use vlan::{Form, VlanId, Vlans};
 
@@ -109,7 +114,11 @@ impl Switch {
         let now_s = (now_ns / 1_000_000_000) as u32;
         match port.config.mac {
             Some(own) if own != source => return Err((at, Reason::SpoofedMac)),
-            Some(_) => {}
+            Some(own) => {
+                if let Some(guard) = &port.config.guard {
+                    guard.check(own, head).map_err(|reason| (at, reason))?;
+                }
+            }
             None => {
                 let station = Station { mac: source, segment };
                 let learned = self.table.learn(station, at, &mut port.learned, now_s);

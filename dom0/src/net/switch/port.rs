@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::fmt;
 
 use super::BridgeId;
+use super::guard::Guard;
 use super::table::Learned;
 use super::vlan::{Form, Vlans};
 use crate::net::MacAddr;
@@ -64,6 +65,8 @@ pub struct PortConfig {
     pub vlans: Vlans,
     /// The only station behind the port, if there is only one: a frame from another is dropped. `None`: the port learns.
     pub mac: Option<MacAddr>,
+    /// The IP addresses that the station may send from, if they are limited. Only of a port with a station of its own.
+    pub guard: Option<Guard>,
     /// Most stations that a port without a station of its own learns.
     pub stations: u16,
     /// Most bytes behind the Ethernet header and its tag that go out by the port, unless a frame is to be cut.
@@ -82,6 +85,7 @@ impl PortConfig {
             bridge,
             vlans: Vlans::Access(super::VlanId::UNTAGGED),
             mac: Some(mac),
+            guard: None,
             stations: VIF_STATIONS,
             mtu: u16::MAX,
             is_isolated: false,
