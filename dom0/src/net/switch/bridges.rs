@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Switch;
+use super::firewall::{Firewall, Rules};
 use super::guard::Guard;
 use super::port::{Counters, MAX_GROUPS, MAX_PORTS, Port, PortConfig, PortId, PortSet, Target};
 use super::table::{Learned, Segment, Station};
@@ -263,8 +264,9 @@ impl Switch {
         if let Some(bridge) = self.bridges.get_mut(usize::from(config.bridge.0)).and_then(Option::as_mut) {
             bridge.ports.insert(index);
         }
-        let port =
-            Some(Box::new(Port { config, generation, counters: Counters::default(), learned, groups: None }));
+        let counters = Counters::default();
+        let port = Port { config, generation, counters, learned, firewall: None, groups: None };
+        let port = Some(Box::new(port));
         match self.ports.get_mut(free) {
             Some(slot) => *slot = port,
             None => self.ports.push(port),
@@ -296,6 +298,30 @@ impl Switch {
         }
         port.config.guard = guard;
         Ok(())
+    }
+
+    /// Gives a port rules, or takes them away. What went on by rules of before has to pass by these.
+    ///
+    /// # Errors
+    /// The port is gone.
+    pub fn set_rules(&mut self, id: PortId, rules: Option<Rules>) -> Result<(), SwitchError> {
+        let seed = self.seed;
+        let port = self.port_mut(id).ok_or(SwitchError::NoPort)?;
+        port.firewall = rules.map(|rules| Box::new(Firewall::new(rules, seed)));
+        Ok(())
+    }
+
+    /// The rules of a port that has any.
+    #[must_use]
+    pub fn rules(&self, id: PortId) -> Option<&Rules> {
+        self.port(id)?.firewall.as_deref().map(Firewall::rules)
+    }
+
+    /// How many flows go on that a port's firewall remembers.
+    #[must_use]
+    pub fn flows(&self, id: PortId, now_ns: u64) -> usize {
+        let firewall = self.port(id).and_then(|port| port.firewall.as_deref());
+        firewall.map_or(0, |firewall| firewall.flows((now_ns / 1_000_000_000) as u32))
     }
 
     /// Says whether a vif names the groups that it wants (`request-multicast-control`). When the vif begins, there are none.

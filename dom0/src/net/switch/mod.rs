@@ -5,6 +5,7 @@
 //!
 //! - [`port`]: ports, their counters, verdicts;
 //! - [`vlan`]: tags and VLANs;
+//! - [`firewall`]: rules of a vif, and flows that go on;
 //! - [`guard`]: a vif sends from its own addresses alone;
 //! - `table`: which station is behind which port;
 //! - `bridges`: bridges and ports come and go;
@@ -14,6 +15,7 @@
 //! unknown stations never go to the vif, and it learns nothing. A frame costs no allocation.
 
 mod bridges;
+pub mod firewall;
 pub mod guard;
 #[cfg(test)]
 mod guard_tests;
@@ -25,6 +27,7 @@ mod tests;
 pub mod vlan;
 
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
+pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
 pub use port::{Counters, PortConfig, PortId, PortKind, Reason, Target, Targets, Verdict};
 pub use vlan::{Form, VlanId, Vlans};
@@ -43,6 +46,7 @@ pub struct Switch {
     ports: Vec<Option<Box<Port>>>,
     bridges: Vec<Option<Bridge>>,
     table: MacTable,
+    seed: Seed,
     /// The next port's generation.
     generation: u32,
 }
@@ -54,14 +58,16 @@ struct Passage {
     is_isolated: bool,
     vlan: VlanId,
     is_gso: bool,
+    now_s: u32,
 }
 
 impl Switch {
     /// A switch without bridges. `secret` is what its tables' order depends on: nobody who sends frames may know it.
     #[must_use]
     pub fn new(secret: [u64; 2]) -> Switch {
-        let table = MacTable::new(Seed::new(secret));
-        Switch { ports: Vec::new(), bridges: Vec::new(), table, generation: 0 }
+        let seed = Seed::new(secret);
+        let table = MacTable::new(seed);
+        Switch { ports: Vec::new(), bridges: Vec::new(), table, seed, generation: 0 }
     }
 
     /// Decides what becomes of a frame that came in by the port `from`, and counts the frame. `is_gso`: the frame is to be cut
@@ -125,8 +131,11 @@ impl Switch {
                 learned.map_err(|_| (at, Reason::TakenMac))?;
             }
         }
+        if let Some(firewall) = &mut port.firewall {
+            firewall.check(Direction::Out, head, now_s).map_err(|reason| (at, reason))?;
+        }
         let bridge = port.config.bridge;
-        let passage = Passage { from: at, is_isolated: port.config.is_isolated, vlan, is_gso };
+        let passage = Passage { from: at, is_isolated: port.config.is_isolated, vlan, is_gso, now_s };
         if to.is_group() {
             return self.flood(passage, bridge, head, true);
         }
@@ -149,6 +158,9 @@ impl Switch {
         let bytes = head.frame_len() - head.network_at() as u32;
         if bytes > port.config.mtu.into() && !passage.is_gso {
             return Err((to, Reason::TooBig));
+        }
+        if let Some(firewall) = &mut port.firewall {
+            firewall.check(Direction::In, head, passage.now_s).map_err(|reason| (to, reason))?;
         }
         port.counters.out_packets += 1;
         port.counters.out_bytes += u64::from(head.frame_len());

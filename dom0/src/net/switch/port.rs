@@ -1,9 +1,12 @@
 //! Ports: what is known of each, and what was counted there.
 
+use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use super::BridgeId;
+use super::firewall::Firewall;
 use super::guard::Guard;
 use super::table::Learned;
 use super::vlan::{Form, Vlans};
@@ -209,8 +212,9 @@ pub(super) struct Port {
     pub(super) generation: u32,
     pub(super) counters: Counters,
     pub(super) learned: Learned,
+    pub(super) firewall: Option<Box<Firewall>>,
     /// The groups that a vif has asked for, if the vif says which.
-    pub(super) groups: Option<alloc::vec::Vec<MacAddr>>,
+    pub(super) groups: Option<Vec<MacAddr>>,
 }
 
 impl Port {
