@@ -4,6 +4,7 @@
 //! - [`switch`]: bridges, and which port a frame goes to;
 //! - [`router`]: between a bridge of guests and the world, and all that dom0 itself is on a network;
 //! - [`segment`]: checksums and segments that a sender left to others;
+//! - [`capture`]: the latest packets as a pcap file;
 //! - [`wire`]: what a network card is to those that lead packets;
 //! - [`mac`], [`prefix`]: Ethernet addresses, ranges of IP addresses.
 //!
@@ -12,6 +13,8 @@
 //! its first bytes; a frame may be longer, and what a rule needs to know beyond the head counts as unknown.
 #![forbid(unsafe_code)]
 
+pub mod capture;
+pub mod capture;
 pub mod headers;
 pub mod mac;
 pub mod prefix;

@@ -120,7 +120,8 @@ impl Rule {
         let mut rule = Rule { direction, action, protocol: None, from: None, to: None, ports: None };
         while let Some(word) = words.next() {
             let named = PROTOCOLS.iter().find_map(|(name, number)| (*name == word).then_some(*number));
-            if let Some(number) = named.or_else(|| word.parse().ok()) {
+            let number = || word.parse().ok().filter(|_| !word.starts_with('+'));
+            if let Some(number) = named.or_else(number) {
                 set(&mut rule.protocol, number, word)?;
                 continue;
             }

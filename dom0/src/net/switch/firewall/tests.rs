@@ -309,6 +309,7 @@ fn rules_are_read_and_written() {
         ("in accept tcp udp", RuleError::Word("udp")),
         ("in accept sctp", RuleError::Word("sctp")),
         ("in accept 256", RuleError::Word("256")),
+        ("in accept +6", RuleError::Word("+6")),
         ("in accept from 10.0.0.1 from 10.0.0.2", RuleError::Word("from")),
         ("in accept from", RuleError::Value("from", "")),
         ("in accept to x", RuleError::Value("to", "x")),
