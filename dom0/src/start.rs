@@ -46,6 +46,14 @@ pub async fn start(boot: BootInfo) {
     netdev::probe(&cards);
     spawn(blkback::run(store.clone(), disks.clone()));
     let network = Arc::new(Network::new());
+    network.set_up(cards.list());
+    for word in boot.command_line.split_ascii_whitespace() {
+        if let Some(forward) = word.strip_prefix("forward=")
+            && let Err(error) = network.forward(forward)
+        {
+            println!("forward={error}");
+        }
+    }
     spawn(netback::run(store.clone(), network.clone()));
     let terminal = Terminal::new();
     spawn(terminal.clone().serve());

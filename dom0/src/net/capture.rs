@@ -124,7 +124,7 @@ mod tests {
             found.push((u64::from(word(0)) * 1_000_000_000 + u64::from(word(4)), word(12), data.to_vec()));
             bytes = rest;
         }
-        assert_eq!(bytes, []);
+        assert!(bytes.is_empty());
         found
     }
 

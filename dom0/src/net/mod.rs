@@ -14,7 +14,6 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
-pub mod capture;
 pub mod headers;
 pub mod mac;
 pub mod prefix;

@@ -10,15 +10,18 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::{Disconnect, HEAD_BYTES, Taken, TxBatch, TxId};
 
+use super::outside::Outside;
+use super::passage::Onward;
 use super::sender::{MAX_PARKED, Parked, Sender};
 use super::way::{Sent, Way};
+use crate::net::Head;
 use crate::net::headers::{Network, Transport};
 use crate::net::switch::port::MAX_PORTS;
-use crate::net::switch::{PortId, Reason, Switch, Target, Targets, Verdict};
-use crate::net::{Head, MacAddr};
+use crate::net::switch::port::PortKind;
+use crate::net::switch::{PortId, Reason, Switch, Verdict};
 
 /// Packets of one batch.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 /// How long a packet waits for room at its receiver.
 const PARKED_NS: u64 = 10_000_000;
 
@@ -41,15 +44,17 @@ impl Next {
 pub(super) struct Fabric {
     pub(super) switch: Switch,
     pub(super) way: Way,
+    /// dom0's own place on the bridges, and the cards; `None`: there was no memory for that at dom0's start.
+    pub(super) outside: Option<Outside>,
     batch: TxBatch,
     /// Packets of the batch that somebody did not get: who, and why.
-    lost: Vec<(PortId, Reason)>,
+    pub(super) lost: Vec<(PortId, Reason)>,
 }
 
 impl Fabric {
-    pub(super) fn new(switch: Switch) -> Self {
+    pub(super) fn new(switch: Switch, outside: Option<Outside>) -> Self {
         let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
-        Self { switch, way: Way::new(), batch, lost }
+        Self { switch, way: Way::new(), outside, batch, lost }
     }
 
     /// Carries a batch of a vif's packets to where they go.
@@ -66,6 +71,7 @@ impl Fabric {
         // Whatever this frontend did, what is on its way to others arrives.
         self.way.settle(sender);
         self.way.publish();
+        self.finish(now_ns);
         next.again |= sender.publish();
         if let Some(parked) = sender.parked.first() {
             next.at(parked.until_ns);
@@ -110,17 +116,40 @@ impl Fabric {
             len = sender.read_head(queue, id, &mut bytes);
         }
         // A packet without an Ethernet header does not get as far as here.
-        let Some(head) = Head::parse(&mut bytes[..len], packet_len) else {
+        let Some(mut head) = Head::parse(&mut bytes[..len], packet_len) else {
             return self.way.answer(queue, id);
         };
-        let to_mac = head.to();
         match self.switch.forward(now_ns, sender.port, &head, is_gso) {
             Verdict::Drop(_) => self.way.answer(queue, id),
             Verdict::One(target) => {
+                let offload = sender.queue(queue).packet(id).offload;
+                let target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
+                    Onward::Target(target) => target,
+                    Onward::Drop => return self.way.answer(queue, id),
+                    Onward::Stack(network) => {
+                        if let Some(outside) = &mut self.outside {
+                            outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
+                        }
+                        return self.way.answer(queue, id);
+                    }
+                };
+                if head.is_changed() {
+                    sender.write_head(queue, id, head.bytes());
+                }
+                let (to, to_mac) = (target.port, head.to());
+                if target.kind == PortKind::Wire {
+                    self.send_out(&sender.queue(queue).packet(id), to);
+                    return self.way.answer(queue, id);
+                }
                 let until_ns = now_ns.saturating_add(PARKED_NS);
-                self.send_one(sender, Parked { queue, id, to: target.port, to_mac, until_ns }, next);
+                self.send_one(sender, Parked { queue, id, to, to_mac, until_ns }, next);
             }
-            Verdict::Many(targets) => self.send_many(sender, queue, id, &targets, to_mac),
+            Verdict::Many(targets) => {
+                let from = (sender.port, queue);
+                self.send_many(&sender.queue(queue).packet(id), from, &targets, &mut head, now_ns);
+                self.way.settle_if_long(sender);
+                self.way.answer(queue, id);
+            }
         }
     }
 
@@ -152,25 +181,6 @@ impl Fabric {
     fn drop(&mut self, packet: &Parked) {
         self.switch.count_drop(packet.to, Reason::NoRoom);
         self.way.answer(packet.queue, packet.id);
-    }
-
-    /// Sends a packet to several receivers. One that has no room does not get it.
-    fn send_many(&mut self, sender: &mut Sender, queue: usize, id: TxId, targets: &Targets, to_mac: MacAddr) {
-        for Target { port, .. } in targets.iter(&self.switch) {
-            let reason = match self.way.send(&sender.queue(queue).packet(id), port, to_mac, queue) {
-                Sent::NoRoom { .. } => Reason::NoRoom,
-                Sent::Dropped(reason) => reason,
-                Sent::Yes | Sent::Unwanted => {
-                    self.way.settle_if_long(sender);
-                    continue;
-                }
-            };
-            self.lost.push((port, reason));
-        }
-        for (port, reason) in self.lost.drain(..) {
-            self.switch.count_drop(port, reason);
-        }
-        self.way.answer(queue, id);
     }
 
     /// Looks again at the packets that wait.

@@ -11,7 +11,7 @@ use pvrt::executor::time;
 use super::connection::Connection;
 use super::{MAX_QUEUES, Network, OpenPort};
 use crate::net::MacAddr;
-use crate::net::switch::PortConfig;
+use crate::net::switch::{Guard, PortConfig};
 use crate::xenbus::{Backend, Device};
 
 /// A network backend.
@@ -35,7 +35,10 @@ impl Instance {
         let mac = device.read("mac").unwrap_or_default();
         let mac = MacAddr::parse(&mac).ok_or_else(|| format!("mac `{mac}`: no address of a station"))?;
         let usual = format!("vif{}.{}", device.id.domain, device.id.device);
-        let config = PortConfig::vif(device.read("vifname").unwrap_or(usual), id, mac);
+        let mut config = PortConfig::vif(device.read("vifname").unwrap_or(usual), id, mac);
+        if let Some(ip) = device.read("ip").filter(|ip| !ip.trim().is_empty()) {
+            config.guard = Some(Guard::parse(&ip).map_err(|error| error.to_string())?);
+        }
         OpenPort::new(&self.network, config).map_err(|error| error.to_string())
     }
 }
@@ -47,6 +50,12 @@ impl Backend for Instance {
     fn announce(&mut self, device: &Device) -> Result<(), String> {
         if self.port.is_none() {
             self.port = Some(Arc::new(self.open_port(device)?));
+        }
+        if let Some(port) = &self.port {
+            // Of several addresses, the gateway gives the first of IPv4.
+            let ip = device.read("ip").unwrap_or_default();
+            let first = ip.split([' ', ',']).find_map(|word| word.split('/').next()?.parse().ok());
+            port.introduce(device.domain_name(), first);
         }
         for (name, value) in vif::features(MAX_QUEUES) {
             device.write(name, &value);

@@ -14,7 +14,10 @@ mod connection;
 mod copier;
 mod fabric;
 mod instance;
+mod outside;
+mod passage;
 mod sender;
+mod setup;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -24,6 +27,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use backends::net::TX_QUEUE_BYTES;
 use pvrt::Account;
@@ -33,6 +37,7 @@ use spin::Mutex;
 
 use self::fabric::Fabric;
 use self::instance::Instance;
+use crate::net::router::Guest;
 use crate::net::switch::{PortConfig, PortId, Switch, SwitchError};
 use crate::xenbus::{self, Device, Id};
 use crate::xenstore::Xenstore;
@@ -63,7 +68,7 @@ impl Network {
         if let Err(error) = switch.add_bridge(FIRST_BRIDGE) {
             log::error!("bridge {FIRST_BRIDGE}: {error}");
         }
-        Self(Mutex::new(Fabric::new(switch)))
+        Self(Mutex::new(Fabric::new(switch, None)))
     }
 
     /// The names of all bridges.
@@ -90,12 +95,24 @@ impl OpenPort {
         let id = Account::own().charge(|| network.0.lock().switch.add_port(config))?;
         Ok(Self { network: network.clone(), id })
     }
+
+    /// Tells the gateway whose interface is behind the port.
+    fn introduce(&self, name: String, fixed: Option<Ipv4Addr>) {
+        let fabric = &mut *self.network.0.lock();
+        let Some(network) = fabric.switch.config(self.id).map(|config| config.bridge) else { return };
+        if let Some(outside) = &mut fabric.outside {
+            Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }));
+        }
+    }
 }
 
 impl Drop for OpenPort {
     fn drop(&mut self) {
         let mut fabric = self.network.0.lock();
         fabric.way.disconnect(self.id);
+        if let Some(outside) = &mut fabric.outside {
+            outside.gateway.forget(self.id);
+        }
         fabric.switch.remove_port(self.id);
     }
 }

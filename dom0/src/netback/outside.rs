@@ -8,14 +8,17 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, CopyOp, Offload, Packet, Part, Place};
+use pvrt::executor::sync::Notify;
 use pvrt::grant::CopyPages;
 use pvrt::mem::OutOfMemory;
 use ring_abi::types::PAGE_SIZE;
 
 use super::copier::Hypervisor;
+use crate::net::Head;
+use crate::net::router::{Arrival, Gateway, Routed};
 use crate::net::segment::{Segments, complete};
-use crate::net::switch::PortId;
-use crate::net::wire::{Outgoing, Span, TransmitError, Wire};
+use crate::net::switch::{BridgeId, PortId};
+use crate::net::wire::{Outgoing, Received, Span, TransmitError, Wire};
 
 /// Pages for one whole packet: the longest packet, 64 KiB.
 const WHOLE_PAGES: usize = 16;
@@ -26,6 +29,105 @@ const LINK_BYTES: usize = 18;
 /// Copies that one packet may take: each part is cut where a page of the copy ends.
 const MAX_COPIES: usize = 48;
 
+/// Longest frame that dom0's own stack takes; its networks' frames are shorter by far.
+const STACK_BYTES: usize = PAGE_SIZE;
+
+/// dom0's own place on bridges, and the network cards.
+pub(super) struct Outside {
+    pub(super) gateway: Gateway,
+    pub(super) whole: Whole,
+    cards: Vec<Card>,
+    /// dom0's port on each bridge that dom0 is a station of.
+    locals: Vec<(BridgeId, PortId)>,
+    /// Received packets whose bytes are on their way.
+    pub(super) held: Vec<Received>,
+    /// The gateway may have something to send.
+    pub(super) is_stirred: bool,
+    /// Wakes the gateway's task, which sleeps until then.
+    pub(super) task: Arc<Notify>,
+    pub(super) sleeps_until_ns: u64,
+}
+
+impl Outside {
+    pub(super) fn new(gateway: Gateway) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            gateway,
+            whole: Whole::new()?,
+            cards: Vec::new(),
+            locals: Vec::new(),
+            held: Vec::new(),
+            is_stirred: false,
+            task: Arc::new(Notify::new()),
+            sleeps_until_ns: 0,
+        })
+    }
+
+    /// dom0 is a station of `bridge` by `port`.
+    pub(super) fn add_local(&mut self, bridge: BridgeId, port: PortId) {
+        self.locals.push((bridge, port));
+    }
+
+    pub(super) fn add_card(&mut self, card: Card) {
+        self.cards.push(card);
+    }
+
+    /// dom0's port on a bridge.
+    pub(super) fn local_on(&self, bridge: BridgeId) -> Option<PortId> {
+        self.locals.iter().find(|(on, _)| *on == bridge).map(|(_, port)| *port)
+    }
+
+    fn bridge_of(&self, local: PortId) -> Option<BridgeId> {
+        self.locals.iter().find(|(_, port)| *port == local).map(|(bridge, _)| *bridge)
+    }
+
+    pub(super) fn card(&mut self, port: PortId) -> Option<&mut Card> {
+        self.cards.iter_mut().find(|card| card.port == port)
+    }
+
+    /// Tells all cards of what was handed over.
+    pub(super) fn kick(&self) {
+        self.cards.iter().for_each(|card| card.wire.kick());
+    }
+
+    /// What the gateway says to a packet that came to dom0's port `local` from behind port `from`; and on which network.
+    pub(super) fn ask(
+        &mut self,
+        now_ns: u64,
+        from: PortId,
+        local: PortId,
+        head: &mut Head<'_>,
+        offload: &Offload,
+    ) -> Option<(BridgeId, Routed)> {
+        let network = self.bridge_of(local)?;
+        let is_partial = offload.checksum == Checksum::Partial;
+        let segment = offload.gso.map(|gso| gso.size.saturating_add(headers(head)));
+        let routed = self.gateway.input(now_ns, Arrival { network, port: from, head, is_partial, segment });
+        self.is_stirred |= routed == Routed::Stack || self.gateway.has_outgoing();
+        Some((network, routed))
+    }
+
+    /// Takes a packet for dom0's own stack: a copy.
+    pub(super) fn take(&mut self, now_ns: u64, network: BridgeId, from: PortId, packet: &Packet<'_>) {
+        if packet.len as usize > STACK_BYTES {
+            return;
+        }
+        let is_partial = packet.offload.checksum == Checksum::Partial;
+        if let Some(frame) = self.whole.copy(packet) {
+            let frame = frame.clone();
+            self.gateway.deliver(now_ns, network, from, frame, is_partial);
+        }
+    }
+}
+
+/// Bytes of the headers of IP and transport, of a packet with a TCP header.
+fn headers(head: &Head<'_>) -> u16 {
+    let length = head.transport_at().and_then(|at| {
+        let tcp = usize::from(head.bytes().get(at + 12)? >> 4) * 4;
+        Some(at - head.network_at() + tcp)
+    });
+    length.unwrap_or(0) as u16
+}
+
 /// A packet that is copied whole.
 pub(super) struct Whole {
     pages: CopyPages,
@@ -34,6 +136,11 @@ pub(super) struct Whole {
 }
 
 impl Whole {
+    /// The hypervisor, which copies to these pages and from any of dom0's.
+    pub(super) fn copier(&self) -> impl Copier {
+        Hypervisor(&self.pages)
+    }
+
     pub(super) fn new() -> Result<Self, OutOfMemory> {
         let pages = CopyPages::new(WHOLE_PAGES)?;
         Ok(Self { pages, ops: Vec::with_capacity(MAX_COPIES), bytes: Vec::new() })
@@ -68,6 +175,11 @@ impl Whole {
             self.pages.pages().page(page).read(0, bytes);
         }
         Some(&mut self.bytes)
+    }
+
+    /// Takes the room of the bytes back, for the next packet.
+    pub(super) fn give_back(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
     }
 
     /// Puts a frame of dom0's own into the pages, from where the hypervisor copies it to a receiver. `None`: the frame is longer
@@ -116,7 +228,7 @@ impl Card {
     }
 
     /// Hands a whole frame to the card, with what its sender left to others done. The card sees the frame after
-    /// [`Self::kick`].
+    /// [`Outside::kick`].
     pub(super) fn send(&mut self, frame: &mut Vec<u8>, offload: &Offload) -> Result<(), Unsent> {
         self.take_back();
         if let Some(gso) = offload.gso {
@@ -158,7 +270,7 @@ impl Card {
             spans: &spans,
             flow: 0,
         };
-        self.wire.transmit(token, &outgoing).map_err(|error| {
+        self.wire.transmit(token, outgoing).map_err(|error| {
             self.free.push(token);
             match error {
                 TransmitError::Full => Unsent::Full,
@@ -176,10 +288,5 @@ impl Card {
         let mut sent = Vec::new();
         self.wire.transmitted(&mut sent);
         self.free.extend(sent.iter().map(|packet| packet.token));
-    }
-
-    /// Tells the card of all that was handed over.
-    pub(super) fn kick(&self) {
-        self.wire.kick();
     }
 }

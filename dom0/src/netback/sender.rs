@@ -104,6 +104,12 @@ impl Sender {
         len
     }
 
+    /// Writes a head that was rewritten back to where it is sent from.
+    pub(super) fn write_head(&self, queue: usize, id: TxId, bytes: &[u8]) {
+        let (page, offset) = id.head_at();
+        self.heads.pages().page(queue * self.pages_each() + page).write(offset, bytes);
+    }
+
     /// Copies more of a packet whose headers go on behind its head. False: the bytes cannot be had.
     pub(super) fn extend_head(&mut self, queue: usize, id: TxId) -> bool {
         self.queues[queue].ring.extend_head(id, &mut Hypervisor(&self.heads))

@@ -189,14 +189,27 @@ impl Way {
 
     /// Does the copies so far if they are many.
     pub(super) fn settle_if_long(&mut self, sender: &mut Sender) {
-        if self.copies.len() >= MOST_COPIES || self.flights.len() >= MOST_COPIES {
+        if self.is_long() {
             self.settle(sender);
         }
     }
 
+    /// Whether the copies so far are so many that they shall be done.
+    pub(super) fn is_long(&self) -> bool {
+        self.copies.len() >= MOST_COPIES || self.flights.len() >= MOST_COPIES
+    }
+
     /// Does the copies so far; the packets are at their receivers then, and are answered.
     pub(super) fn settle(&mut self, sender: &mut Sender) {
-        sender.copy().copy(&mut self.copies);
+        self.deliver(&mut sender.copy());
+        for (queue, id) in self.answers.drain(..) {
+            sender.queue(queue).respond(id, true);
+        }
+    }
+
+    /// Does the copies so far; the packets are at their receivers then.
+    pub(super) fn deliver(&mut self, copier: &mut impl Copier) {
+        copier.copy(&mut self.copies);
         for Flight { to, queue, planned } in self.flights.drain(..) {
             // An end is taken away between two batches alone.
             if let Some(end) = &mut self.ends[to] {
@@ -204,9 +217,6 @@ impl Way {
             }
         }
         self.copies.clear();
-        for (queue, id) in self.answers.drain(..) {
-            sender.queue(queue).respond(id, true);
-        }
     }
 
     /// Shows each receiver what the batch brought.

@@ -64,6 +64,11 @@ impl Device {
         self.client.read_as(&format!("{}/{name}", self.back)).ok()
     }
 
+    /// The domain's name now; empty if the store has none.
+    pub fn domain_name(&self) -> String {
+        self.client.read_str(&format!("/local/domain/{}/name", self.id.domain)).unwrap_or_default()
+    }
+
     /// The device in its user's words.
     pub fn named(&self) -> String {
         format!("{}: {}", domain_named(&self.client, self.id.domain), self.name)

@@ -1,6 +1,7 @@
 //! The control domain as a station of one network: its own IP stack, which answers and sends pings, and on an uplink asks for
 //! an address and asks name servers.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
@@ -117,8 +118,10 @@ fn instant(now_ns: u64) -> Instant {
 }
 
 impl Host {
-    /// The station with Ethernet address `mac`. `seed` is what an outsider does not know.
-    pub(super) fn new(now_ns: u64, mac: MacAddr, mtu: u16, seed: u64) -> Self {
+    /// The station with Ethernet address `mac`. `seed` is what an outsider does not know. The station has some kilobytes,
+    /// so it lives on the heap.
+    #[inline(never)]
+    pub(super) fn new(now_ns: u64, mac: MacAddr, mtu: u16, seed: u64) -> Box<Self> {
         let mut device = Queues { mtu, ..Queues::default() };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
         config.random_seed = seed;
@@ -135,7 +138,7 @@ impl Host {
         // The socket is not open yet, so it can be bound.
         let _ = ping.bind(icmp::Endpoint::Ident(ident));
         let ping = sockets.add(ping);
-        Self { interface, device, sockets, ping, ident, dhcp: None, dns: None, pongs: Vec::new() }
+        Box::new(Self { interface, device, sockets, ping, ident, dhcp: None, dns: None, pongs: Vec::new() })
     }
 
     /// Sets the address, the way to the world, and none before.

@@ -153,6 +153,11 @@ impl Router {
         self.neighbours.forget(port);
     }
 
+    /// Whether the router itself has frames to send.
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
     /// Takes the frames that the router itself sends.
     pub fn take_outgoing(&mut self) -> Vec<(BridgeId, Vec<u8>)> {
         core::mem::take(&mut self.outgoing)

@@ -6,6 +6,7 @@
 
 mod datagram;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -40,7 +41,7 @@ pub struct Guest {
 
 /// A network with the servers that it has.
 struct Segment {
-    host: Host,
+    host: Box<Host>,
     dhcp: Option<dhcp::Server>,
 }
 
@@ -344,6 +345,11 @@ impl Gateway {
     /// Takes the answers to pings.
     pub fn pongs(&mut self) -> Vec<Pong> {
         self.segments.values_mut().flat_map(|segment| segment.host.pongs()).collect()
+    }
+
+    /// Whether router or servers have frames that wait to be sent.
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty() || self.router.has_outgoing()
     }
 
     /// Does what there is to do, and gives the frames to be sent, and when to call again at the latest.

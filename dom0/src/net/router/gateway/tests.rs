@@ -13,7 +13,7 @@ const MILLISECOND: u64 = 1_000_000;
 
 /// A station with a stack, on one of the networks.
 struct Station {
-    host: Host,
+    host: Box<Host>,
     mac: MacAddr,
     network: BridgeId,
     port: PortId,
