@@ -57,14 +57,15 @@ pub async fn start(boot: BootInfo) {
     spawn(netback::run(store.clone(), network.clone()));
     let terminal = Terminal::new();
     spawn(terminal.clone().serve());
-    let toolstack = Toolstack::new(store.clone(), disks.clone(), network, bundle.clone(), terminal.clone());
+    let toolstack =
+        Toolstack::new(store.clone(), disks.clone(), network.clone(), bundle.clone(), terminal.clone());
     spawn(toolstack.clone().serve());
     spawn(toolstack.clone().watch_budgets());
     // The services take their places before the first line runs.
     for _ in 0..4 {
         yield_now().await;
     }
-    let shell = Shell { bundle, store, disks, terminal, toolstack, started_ns, ending };
+    let shell = Shell { bundle, store, disks, network, terminal, toolstack, started_ns, ending };
     let input = boot.option("input").and(ending.lines);
     shell.run(boot.option("keep").is_some(), input).await;
 }

@@ -17,7 +17,6 @@ use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
 use crate::net::switch::port::MAX_PORTS;
-use crate::net::switch::port::PortKind;
 use crate::net::switch::{PortId, Reason, Switch, Verdict};
 
 /// Packets of one batch.
@@ -137,10 +136,6 @@ impl Fabric {
                     sender.write_head(queue, id, head.bytes());
                 }
                 let (to, to_mac) = (target.port, head.to());
-                if target.kind == PortKind::Wire {
-                    self.send_out(&sender.queue(queue).packet(id), to);
-                    return self.way.answer(queue, id);
-                }
                 let until_ns = now_ns.saturating_add(PARKED_NS);
                 self.send_one(sender, Parked { queue, id, to, to_mac, until_ns }, next);
             }
@@ -165,6 +160,15 @@ impl Fabric {
     /// Sends a packet, or drops it; `false`: there is no room yet.
     fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
         let &Parked { queue, id, to, to_mac, .. } = packet;
+        if let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) {
+            if !card.has_room(&sender.queue(queue).packet(id)) {
+                card.wait(sender.port);
+                return false;
+            }
+            self.send_out(&sender.queue(queue).packet(id), to);
+            self.way.answer(queue, id);
+            return true;
+        }
         match self.way.send(&sender.queue(queue).packet(id), to, to_mac, queue) {
             Sent::NoRoom { queue, needed } => {
                 next.again |= self.way.wait_for_room(sender.port, to, queue, needed);

@@ -20,6 +20,7 @@ mod sender;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod view;
 mod way;
 
 use alloc::borrow::ToOwned;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, CopyOp, Offload, Packet, Part, Place};
+use pvrt::Account;
 use pvrt::executor::sync::Notify;
 use pvrt::grant::CopyPages;
 use pvrt::mem::OutOfMemory;
@@ -23,7 +24,7 @@ use crate::net::wire::{Outgoing, Received, Span, TransmitError, Wire};
 /// Pages for one whole packet: the longest packet, 64 KiB.
 const WHOLE_PAGES: usize = 16;
 /// Pages of a card's transmit buffers.
-const TRANSMIT_PAGES: usize = 128;
+const TRANSMIT_PAGES: usize = 192;
 /// Bytes of an Ethernet header with a tag.
 const LINK_BYTES: usize = 18;
 /// Copies that one packet may take: each part is cut where a page of the copy ends.
@@ -214,6 +215,8 @@ pub(super) struct Card {
     each: usize,
     free: Vec<u32>,
     segment: Vec<u8>,
+    /// Vifs whose packets wait until there is room here.
+    waiting: Vec<PortId>,
 }
 
 impl Card {
@@ -224,7 +227,32 @@ impl Card {
         let count = (TRANSMIT_PAGES / each).clamp(1, features.slots.max(1));
         let buffers = CopyPages::new(count * each)?;
         let free = (0..count as u32).rev().collect();
-        Ok(Self { port, wire, buffers, each, free, segment: Vec::new() })
+        Ok(Self { port, wire, buffers, each, free, segment: Vec::new(), waiting: Vec::new() })
+    }
+
+    /// Whether the card takes the packet now. What the card never has room for it takes, too, and loses.
+    pub(super) fn has_room(&mut self, packet: &Packet<'_>) -> bool {
+        let frames =
+            packet.offload.gso.map_or(1, |gso| packet.len as usize / usize::from(gso.size.max(1)) + 1);
+        let all = self.buffers.frames().len() / self.each;
+        if self.free.len() < frames {
+            self.take_back();
+        }
+        self.free.len() >= frames || frames > all
+    }
+
+    /// Has the vif behind `port` woken when there is room.
+    pub(super) fn wait(&mut self, port: PortId) {
+        if !self.waiting.contains(&port) {
+            // At most as many as there are ports.
+            Account::own().charge(|| self.waiting.push(port));
+        }
+    }
+
+    /// Takes those that wait, if there is room again.
+    pub(super) fn roomy(&mut self) -> Vec<PortId> {
+        self.take_back();
+        if self.free.is_empty() { Vec::new() } else { core::mem::take(&mut self.waiting) }
     }
 
     /// Hands a whole frame to the card, with what its sender left to others done. The card sees the frame after

@@ -122,8 +122,10 @@ impl Fabric {
         let Some(outside) = &mut self.outside else { return false };
         let mut held = core::mem::take(&mut outside.held);
         let Some(card) = outside.card(port) else { return false };
-        card.take_back();
-        let wire = card.wire.clone();
+        let (roomy, wire) = (card.roomy(), card.wire.clone());
+        for sender in roomy {
+            self.way.wake(sender);
+        }
         let mut count = 0;
         while count < BATCH
             && let Some(received) = wire.receive()

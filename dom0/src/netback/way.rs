@@ -111,9 +111,14 @@ impl Way {
     pub(super) fn roomy(&mut self, port: PortId) {
         let waiting = self.end(port).map(|end| core::mem::take(&mut end.waiting)).unwrap_or_default();
         for sender in waiting {
-            if let Some(end) = self.end(sender) {
-                end.task.notify_one();
-            }
+            self.wake(sender);
+        }
+    }
+
+    /// Has the task of the vif behind `port` look again.
+    pub(super) fn wake(&mut self, port: PortId) {
+        if let Some(end) = self.end(port) {
+            end.task.notify_one();
         }
     }
 

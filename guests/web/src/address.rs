@@ -1,4 +1,4 @@
-//! The guest's addresses: by DHCP and router advertisements, or as the command line says.
+//! The guest's addresses: by DHCP, or as the command line says.
 
 use alloc::string::String;
 use core::net::Ipv4Addr;

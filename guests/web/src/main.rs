@@ -82,7 +82,6 @@ mod guest {
         let mut device = Device::new(net);
         let mut config = Config::new(HardwareAddress::Ethernet(mac));
         config.random_seed = time::tsc();
-        config.slaac = true;
         let mut interface = Interface::new(config, &mut device, now());
         let mut sockets = SocketSet::new(Vec::new());
         let addresses = Addresses::begin(&mut interface, &mut sockets, wanted, mac, name.clone());

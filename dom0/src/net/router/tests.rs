@@ -425,3 +425,50 @@ proptest! {
         }
     }
 }
+
+/// A server behind a forward, with fifty clients at a time that come and go: no packet of a connection that lives is lost.
+#[test]
+fn a_busy_forward_loses_nothing() {
+    let mut router = router();
+    let forward = Forward {
+        protocol: protocol::TCP,
+        port: 8080,
+        guest: "x".to_string(),
+        to: Some(guest(GUEST)),
+        to_port: 80,
+    };
+    router.add_forward(forward).expect("free");
+    let mut running: alloc::collections::VecDeque<(u16, u8)> = alloc::collections::VecDeque::new();
+    let mut next = 10_000u16;
+    for _ in 0..20_000 {
+        if running.len() < 50 {
+            running.push_back((next, 0));
+            next += 1;
+        }
+        let Some((port, step)) = running.pop_front() else { break };
+        let (client, outer, inner) =
+            ((v4(outside(2)), port), (v4(outside(15)), 8080), (v4(guest(GUEST)), 80));
+        // SYN; SYN and ACK; ACK; request; answer; FIN; FIN; ACK.
+        let (inward, flags) = [
+            (true, 2),
+            (false, 18),
+            (true, 16),
+            (true, 24),
+            (false, 24),
+            (false, 17),
+            (true, 17),
+            (false, 16),
+        ][usize::from(step)];
+        let (network, frame) = if inward {
+            (UPLINK, from_world(&testing::tcp(client, outer, flags, b"x")))
+        } else {
+            (GUESTS, from_guest(&testing::tcp(inner, client, flags, b"y")))
+        };
+        let (routed, _) = send(&mut router, network, &frame);
+        assert!(matches!(routed, Routed::Forward(_)), "{routed:?} at step {step} of client {port}");
+        if step < 7 {
+            running.push_back((port, step + 1));
+        }
+    }
+    assert!(next > 12_000, "many clients: {next}");
+}

@@ -1,6 +1,7 @@
 //! What the router is told, and what the router answers.
 
 use alloc::string::String;
+use core::fmt;
 use core::net::Ipv4Addr;
 
 use smoltcp::wire::Ipv4Cidr;
@@ -73,8 +74,41 @@ pub enum Reason {
     Resolving,
 }
 
+impl Reason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: &[Reason] = &[
+        Self::Malformed,
+        Self::Source,
+        Self::Unreachable,
+        Self::HopLimit,
+        Self::TooLong,
+        Self::Fragment,
+        Self::Protocol,
+        Self::NoConnection,
+        Self::Exhausted,
+        Self::Resolving,
+    ];
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed",
+            Self::Source => "source is not of the network",
+            Self::Unreachable => "receiver is not to be reached",
+            Self::HopLimit => "too many hops",
+            Self::TooLong => "longer than the next network takes",
+            Self::Fragment => "fragment",
+            Self::Protocol => "protocol is not translated",
+            Self::NoConnection => "no connection",
+            Self::Exhausted => "no room for another connection",
+            Self::Resolving => "station is not known yet",
+        })
+    }
+}
+
 /// Number of [`Reason`]s.
-pub const REASONS: usize = 10;
+pub const REASONS: usize = Reason::ALL.len();
 
 /// What happens to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::content::{self, Body, Figures};
 use crate::http::{self, Read, Status};
 
 /// Connections at a time. A client beyond these is refused by its SYN and tries again.
-pub const CONNECTIONS: usize = 96;
+pub const CONNECTIONS: usize = 80;
 /// Bytes of a connection's receive buffer: a request's head and the next one's beginning.
 const RECEIVE_BYTES: usize = http::MAX_HEAD + 1024;
 /// Bytes of a connection's send buffer: what is under way to a client without an acknowledgement.
@@ -94,13 +94,12 @@ impl Server {
         now: Instant,
         figures: &dyn Fn(&Counters, usize) -> Figures,
     ) {
-        for index in 0..self.connections.len() {
-            let open = self.open();
-            let Connection { socket, state } = &mut self.connections[index];
+        let mut open = self.open();
+        for Connection { socket, state } in &mut self.connections {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*socket);
             let mut turn = Turn { socket, now, counters: &mut self.counters };
             if !turn.socket.is_open() {
-                *state = None;
+                open -= usize::from(state.take().is_some());
                 // The port is not 0, and the socket is not open.
                 let _ = turn.socket.listen(self.port);
             } else if state.is_none()
@@ -108,11 +107,12 @@ impl Server {
                 && turn.socket.state() != tcp::State::SynReceived
             {
                 turn.counters.connections += 1;
-                turn.counters.most = turn.counters.most.max(open as u64 + 1);
+                open += 1;
+                turn.counters.most = turn.counters.most.max(open as u64);
                 *state = Some(State::Reading { until: now + HEAD_TIME });
             }
             if let Some(running) = state.take() {
-                *state = Some(turn.run(running, &|counters| figures(counters, open.max(1))));
+                *state = Some(turn.run(running, &|counters| figures(counters, open)));
             }
         }
     }
@@ -162,6 +162,9 @@ impl Turn<'_, '_> {
 
     /// Looks for a request; `None`: there is no whole one yet.
     fn read(&mut self, until: Instant, figures: &dyn Fn(&Counters) -> Figures) -> Option<State> {
+        if self.socket.recv_queue() == 0 && self.socket.may_recv() && self.now < until {
+            return None;
+        }
         let read = match self.socket.peek(RECEIVE_BYTES) {
             Ok(bytes) => http::read(bytes),
             // The client has closed, and has sent nothing more.

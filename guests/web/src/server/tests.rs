@@ -20,6 +20,9 @@ struct End {
     /// Of so many packets sent one is lost; 0: none.
     lose: usize,
     sent: usize,
+    /// Each connection's first packet with FIN is lost, by port.
+    lose_fins: bool,
+    lost_fins: Vec<u16>,
 }
 
 struct Packet(Vec<u8>);
@@ -37,6 +40,13 @@ impl phy::TxToken for Room<'_> {
         let mut packet = alloc::vec![0; len];
         let result = f(&mut packet);
         self.0.sent += 1;
+        if self.0.lose_fins && len >= 54 && packet[23] == 6 && packet[47] & 1 != 0 {
+            let port = u16::from_be_bytes([packet[36], packet[37]]);
+            if !self.0.lost_fins.contains(&port) {
+                self.0.lost_fins.push(port);
+                return result;
+            }
+        }
         if self.0.lose == 0 || !self.0.sent.is_multiple_of(self.0.lose) {
             self.0.outgoing.borrow_mut().push_back(packet);
         }
@@ -73,7 +83,7 @@ struct Host {
 
 impl Host {
     fn new(number: u8, incoming: Queue, outgoing: Queue, lose: usize) -> Self {
-        let mut device = End { incoming, outgoing, lose, sent: 0 };
+        let mut device = End { incoming, outgoing, lose, sent: 0, lose_fins: false, lost_fins: Vec::new() };
         let mac = EthernetAddress([2, 0, 0, 0, 0, number]);
         let config = Config::new(HardwareAddress::Ethernet(mac));
         let mut interface = Interface::new(config, &mut device, Instant::ZERO);
@@ -312,4 +322,62 @@ fn nonsense_is_answered_and_ends_the_connection() {
         let (status, _, rest) = response(&all);
         assert_eq!((status, rest.len()), (expected, 0));
     }
+}
+
+/// The guest sleeps until the stack or the server names a time, or a packet comes: so lost packets must name a time.
+#[test]
+fn a_sleeping_guest_sends_again_what_was_lost() {
+    for lose in [3, 5, 11] {
+        let mut world = World::new(2, lose);
+        let handle = world.connect();
+        let text = alloc::format!("GET /bytes/20000 {CLOSE}");
+        let (mut sent, mut received, mut sleeps) = (0, 0, 0);
+        loop {
+            world.step();
+            if world.socket(handle).can_send() && sent < text.len() {
+                sent += world.socket(handle).send_slice(&text.as_bytes()[sent..]).expect("open");
+            }
+            match world.take(handle) {
+                Some(bytes) => received += bytes.len(),
+                None => break,
+            }
+            let quiet = world.client.device.incoming.borrow().is_empty()
+                && world.guest.device.incoming.borrow().is_empty();
+            if quiet && sent == text.len() {
+                let Host { interface, sockets, .. } = &mut world.guest;
+                let guest = interface.poll_at(world.now, sockets);
+                let Host { interface, sockets, .. } = &mut world.client;
+                let client = interface.poll_at(world.now, sockets);
+                let next = [guest, client, world.server.next_deadline()].into_iter().flatten().min();
+                let next = next.expect("somebody waits for something");
+                sleeps += 1;
+                assert!(sleeps < 2000, "{received} bytes after {:?}, guest {guest:?}", world.now);
+                world.now = world.now.max(next);
+            }
+        }
+        assert!(received > 20_000, "{received}");
+    }
+}
+
+#[test]
+fn the_end_of_an_answer_is_sent_again() {
+    let mut world = World::new(50, 0);
+    world.guest.device.lose_fins = true;
+    let handles: Vec<SocketHandle> = (0..50).map(|_| world.connect()).collect();
+    world.pass(Duration::from_millis(20));
+    for handle in &handles {
+        let text = alloc::format!("GET /bytes/6000 {CLOSE}");
+        world.socket(*handle).send_slice(text.as_bytes()).expect("open");
+    }
+    let mut received = [0; 50];
+    for _ in 0..5000 {
+        world.step();
+        for (index, handle) in handles.iter().enumerate() {
+            if let Some(bytes) = world.take(*handle) {
+                received[index] += bytes.len();
+            }
+        }
+    }
+    assert_eq!(world.guest.device.lost_fins.len(), 50);
+    assert!(received.iter().all(|len| *len > 6000), "{received:?}");
 }

@@ -2,7 +2,8 @@
 //!
 //! A guest's packets leave with the uplink's address and a port of this table's choice; answers find their way back by the
 //! same entry. An administrator's forward lets the world begin a connection. Each owner, a port of the switch or a forward,
-//! has a share of the table; one that is full gives up its own oldest entry, and never another's.
+//! has a share of the table. An owner whose share is full gives up an entry of its own and never another's: the oldest of those
+//! that are over or not answered, and only without such an entry the oldest that lives.
 //!
 //! Source: RFC 3022 (NAT), RFC 4787 and RFC 5382 (what hosts expect of it), RFC 5508 (ICMP).
 
@@ -56,17 +57,38 @@ struct Entry {
     answered: bool,
     /// Which ends have closed, of TCP: the guest, the other end.
     closed: [bool; 2],
-    /// Neighbours in the owner's list, which begins with the entry that was not used for the longest time.
+    /// The connection lives: both ends have spoken, and not both have closed.
+    lives: bool,
+    /// Neighbours in one of the owner's two lists, which begins with the entry that was not used for the longest time.
     older: u32,
     newer: u32,
+}
+
+/// A list of entries.
+#[derive(Clone, Copy)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+impl List {
+    const EMPTY: Self = Self { oldest: NONE, newest: NONE };
 }
 
 /// One owner's entries.
 #[derive(Clone, Copy)]
 struct Share {
-    oldest: u32,
-    newest: u32,
+    /// Those of connections that do not live, and those that do.
+    lists: [List; 2],
     count: u32,
+}
+
+impl Share {
+    /// The entry that the owner misses least.
+    fn first_to_go(&self) -> u32 {
+        let [over, living] = self.lists;
+        if over.oldest == NONE { living.oldest } else { over.oldest }
+    }
 }
 
 /// All connections. The table takes its memory once.
@@ -197,7 +219,7 @@ impl Flows {
     /// Ends all connections of an owner.
     pub fn forget(&mut self, owner: Owner) {
         while let Some(share) = self.shares.get(&owner) {
-            self.remove(share.oldest);
+            self.remove(share.first_to_go());
         }
     }
 
@@ -249,9 +271,15 @@ impl Flows {
             _ => BRIEF_NS,
         };
         entry.expires_ns = now_ns + lasts;
-        let (flow, owner) = (entry.flow, entry.owner);
-        if self.shares.get(&owner).is_some_and(|share| share.newest != at) {
+        let lives = entry.answered && entry.closed != [true; 2];
+        let (flow, owner, lived) = (entry.flow, entry.owner, entry.lives);
+        let is_newest =
+            self.shares.get(&owner).is_some_and(|share| share.lists[usize::from(lives)].newest == at);
+        if lives != lived || !is_newest {
             self.unlink(at);
+            if let Some(entry) = self.entry_mut(at) {
+                entry.lives = lives;
+            }
             self.link(at, owner);
         }
         Some(flow)
@@ -282,7 +310,7 @@ impl Flows {
         if let Some(share) =
             share.filter(|share| share.count as usize >= FLOWS_PER_OWNER || self.free.is_empty())
         {
-            self.remove(share.oldest);
+            self.remove(share.first_to_go());
             self.evicted += 1;
         }
         if self.free.is_empty() {
@@ -295,6 +323,7 @@ impl Flows {
             expires_ns: now_ns + BRIEF_NS,
             answered: false,
             closed: [false; 2],
+            lives: false,
             older: NONE,
             newer: NONE,
         };
@@ -325,11 +354,16 @@ impl Flows {
         self.free.push(at);
     }
 
-    /// Makes the entry its owner's newest.
+    /// Makes the entry the newest of its owner's list.
     fn link(&mut self, at: u32, owner: Owner) {
-        let share = self.shares.entry(owner).or_insert(Share { oldest: at, newest: NONE, count: 0 });
-        let before = core::mem::replace(&mut share.newest, at);
+        let lives = self.entry(at).is_some_and(|entry| entry.lives);
+        let share = self.shares.entry(owner).or_insert(Share { lists: [List::EMPTY; 2], count: 0 });
         share.count += 1;
+        let list = &mut share.lists[usize::from(lives)];
+        let before = core::mem::replace(&mut list.newest, at);
+        if before == NONE {
+            list.oldest = at;
+        }
         if let Some(entry) = self.entry_mut(before) {
             entry.newer = at;
         }
@@ -341,10 +375,8 @@ impl Flows {
 
     /// Takes the entry out of its owner's list.
     fn unlink(&mut self, at: u32) {
-        let Some((owner, older, newer)) = self.entry(at).map(|entry| (entry.owner, entry.older, entry.newer))
-        else {
-            return;
-        };
+        let found = self.entry(at).map(|entry| (entry.owner, entry.lives, entry.older, entry.newer));
+        let Some((owner, lives, older, newer)) = found else { return };
         if let Some(entry) = self.entry_mut(older) {
             entry.newer = newer;
         }
@@ -353,11 +385,12 @@ impl Flows {
         }
         let Some(share) = self.shares.get_mut(&owner) else { return };
         share.count -= 1;
-        if share.oldest == at {
-            share.oldest = newer;
+        let list = &mut share.lists[usize::from(lives)];
+        if list.oldest == at {
+            list.oldest = newer;
         }
-        if share.newest == at {
-            share.newest = older;
+        if list.newest == at {
+            list.newest = older;
         }
         if share.count == 0 {
             self.shares.remove(&owner);

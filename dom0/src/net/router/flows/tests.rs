@@ -142,6 +142,35 @@ fn owner_byte(owner: Owner) -> u8 {
     }
 }
 
+/// A connection that rests outlives thousands that come and go, whichever side began them.
+#[test]
+fn what_is_over_goes_before_what_lives() {
+    let mut flows = flows();
+    let outside = End { address: UPLINK, port: 8080 };
+    let by_forward = |port| Flow { protocol: protocol::TCP, inside: end(10, 80), remote: far(port), outside };
+    let resting = by_forward(9);
+    let out = |flows: &mut Flows, port, flags| {
+        flows.outbound(1, A, (protocol::TCP, end(10, 80), far(port)), flags, UPLINK).expect("there")
+    };
+    flows.forward(0, 0, resting, SYN).expect("new");
+    out(&mut flows, 9, Some(TcpFlags(18)));
+    let own = flows.outbound(0, A, (protocol::TCP, end(11, 1), far(80)), SYN, UPLINK).expect("new");
+    flows.inbound(0, protocol::TCP, far(80), own.outside, ACK).expect("there");
+    for port in 1000..4000 {
+        flows.forward(1, 0, by_forward(port), SYN).expect("new");
+        if port % 3 > 0 {
+            // Answered, and closed by both, or cut off. The others are floods of first packets.
+            out(&mut flows, port, Some(TcpFlags(18)));
+            out(&mut flows, port, if port % 3 == 1 { FIN } else { RST });
+            flows.inbound(1, protocol::TCP, far(port), outside, FIN);
+        }
+        flows.outbound(1, A, (protocol::TCP, end(12, port), far(80)), SYN, UPLINK).expect("new");
+    }
+    assert_eq!(flows.inbound(2, protocol::TCP, far(9), outside, ACK), Some(resting));
+    assert_eq!(flows.inbound(2, protocol::TCP, far(80), own.outside, ACK), Some(own));
+    assert_eq!(flows.len(), 2 * FLOWS_PER_OWNER);
+}
+
 #[test]
 fn a_forward_lets_the_world_begin() {
     let mut flows = flows();
@@ -231,12 +260,16 @@ proptest! {
             prop_assert_eq!(counted as usize, flows.len());
             prop_assert_eq!((flows.from_inside.len(), flows.from_outside.len()), (flows.len(), flows.len()));
             for (owner, share) in &flows.shares {
-                let (mut at, mut seen, mut before) = (share.oldest, 0, NONE);
-                while let Some(entry) = flows.entry(at) {
-                    prop_assert_eq!((entry.owner, entry.older), (*owner, before));
-                    (before, at, seen) = (at, entry.newer, seen + 1);
+                let mut seen = 0;
+                for (list, lives) in share.lists.iter().zip([false, true]) {
+                    let (mut at, mut before) = (list.oldest, NONE);
+                    while let Some(entry) = flows.entry(at) {
+                        prop_assert_eq!((entry.owner, entry.older, entry.lives), (*owner, before, lives));
+                        (before, at, seen) = (at, entry.newer, seen + 1);
+                    }
+                    prop_assert_eq!(before, list.newest);
                 }
-                prop_assert_eq!((seen, before), (share.count, share.newest));
+                prop_assert_eq!(seen, share.count);
             }
         }
     }
