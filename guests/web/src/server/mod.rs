@@ -10,11 +10,11 @@ use crate::content::{self, Body, Figures};
 use crate::http::{self, Read, Status};
 
 /// Connections at a time. A client beyond these is refused by its SYN and tries again.
-pub const CONNECTIONS: usize = 80;
+pub const CONNECTIONS: usize = 160;
 /// Bytes of a connection's receive buffer: a request's head and the next one's beginning.
 const RECEIVE_BYTES: usize = http::MAX_HEAD + 1024;
 /// Bytes of a connection's send buffer: what is under way to a client without an acknowledgement.
-const SEND_BYTES: usize = 64 << 10;
+const SEND_BYTES: usize = 32 << 10;
 /// Most bytes that a connection puts into its send buffer before the next connection's turn.
 const TURN_BYTES: usize = 16 << 10;
 /// How long a client may take for the head of a request, the time between two requests included.
