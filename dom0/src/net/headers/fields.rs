@@ -124,7 +124,62 @@ impl Flow {
     }
 }
 
+/// Both ends of a conversation in few words, for tables: IPv4 addresses as IPv6 has them mapped (RFC 4291).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The sender's address.
+    pub source: [u64; 2],
+    /// The receiver's address.
+    pub destination: [u64; 2],
+    /// The sender's port in the high half, the receiver's in the low; as [`Flow`] has them.
+    pub ports: u32,
+    /// Number of the protocol.
+    pub protocol: u8,
+}
+
+const fn mapped(ip: [u8; 4]) -> [u64; 2] {
+    [0, 0xffff << 32 | u32::from_be_bytes(ip) as u64]
+}
+
+fn halves(ip: [u8; 16]) -> [u64; 2] {
+    let bits = u128::from_be_bytes(ip);
+    [(bits >> 64) as u64, bits as u64]
+}
+
+impl Flow {
+    /// The flow in few words.
+    #[must_use]
+    pub fn ends(&self) -> Ends {
+        let words = |ip| match ip {
+            IpAddr::V4(ip) => mapped(ip.octets()),
+            IpAddr::V6(ip) => halves(ip.octets()),
+        };
+        Ends {
+            source: words(self.source),
+            destination: words(self.destination),
+            ports: u32::from(self.source_port) << 16 | u32::from(self.destination_port),
+            protocol: self.protocol,
+        }
+    }
+}
+
 impl Head<'_> {
+    /// [`Head::flow`] in few words.
+    #[must_use]
+    #[inline]
+    pub fn ends(&self) -> Option<Ends> {
+        if self.network() != Network::Ipv4 || !matches!(self.transport(), Transport::Tcp | Transport::Udp) {
+            return self.flow().map(|flow| flow.ends());
+        }
+        let [a, b, c, d, e, f, g, h] = self.array(self.network_at() + 12)?;
+        Some(Ends {
+            source: mapped([a, b, c, d]),
+            destination: mapped([e, f, g, h]),
+            ports: u32::from_be_bytes(self.array(usize::from(self.layout.ip.transport_at))?),
+            protocol: self.protocol(),
+        })
+    }
+
     /// The ARP packet, if there is one.
     #[must_use]
     pub fn arp(&self) -> Option<Arp> {

@@ -75,7 +75,33 @@ pub(super) struct Layout {
 const MAX_EXTENSIONS: usize = 8;
 
 impl Layout {
-    pub(super) fn find(bytes: &[u8], frame_len: u32) -> Option<Layout> {
+    /// The most common frame of all, for short: IPv4 without options, whole, with TCP, untagged.
+    #[inline]
+    pub(super) fn of_plain_tcp(bytes: &[u8], frame_len: u32) -> Option<Layout> {
+        let head: &[u8; 54] = bytes.first_chunk()?;
+        let total_len = u32::from(u16::from_be_bytes([head[16], head[17]]));
+        let kinds = u32::from_be_bytes([head[12], head[13], head[14], head[23]]);
+        let fragment = u16::from_be_bytes([head[20], head[21]]) & 0xbfff;
+        let (end, tcp_len) = (total_len + ETHERNET_BYTES as u32, u32::from(head[46] >> 4) * 4);
+        // Ethernet's type, the version and length of IPv4's header, and the protocol.
+        let is_plain = kinds == 0x0800_4506 && fragment == 0 && end <= frame_len;
+        if !is_plain || bytes.len() > frame_len as usize || tcp_len < 20 || tcp_len + 20 > total_len {
+            return None;
+        }
+        let ip = IpLayout {
+            at: 14,
+            transport_at: 34,
+            transport_len: total_len - 20,
+            network: Network::Ipv4,
+            transport: Transport::Tcp,
+            protocol: protocol::TCP,
+            fragment: Fragment::Whole,
+        };
+        Some(Layout { frame_len, tag: None, ethertype: ethertype::IPV4, ip })
+    }
+
+    /// Any frame.
+    pub(super) fn of_any(bytes: &[u8], frame_len: u32) -> Option<Layout> {
         // Offsets are kept in 16 bits.
         if bytes.len() > frame_len as usize || bytes.len() > usize::from(u16::MAX) {
             return None;

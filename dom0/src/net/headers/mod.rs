@@ -30,7 +30,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use fields::{Arp, Flow, Icmp, Ipv4, Ipv6, TcpFlags};
+pub use fields::{Arp, Ends, Flow, Icmp, Ipv4, Ipv6, TcpFlags};
 pub use layout::{Fragment, Network, Transport};
 pub use neighbour::{Neighbour, NeighbourKind};
 pub use rewrite::{Endpoint, Side};
@@ -78,9 +78,12 @@ pub struct Head<'a> {
 impl<'a> Head<'a> {
     /// Finds the headers in `bytes`, the first bytes of a frame of `frame_len` bytes. `None`: there is no whole Ethernet
     /// header, or the head is longer than its frame.
+    #[inline]
     pub fn parse(bytes: &'a mut [u8], frame_len: u32) -> Option<Head<'a>> {
-        let layout = Layout::find(bytes, frame_len)?;
-        Some(Head { bytes, layout, changed: false })
+        match Layout::of_plain_tcp(bytes, frame_len) {
+            Some(layout) => Some(Head { bytes, layout, changed: false }),
+            None => Layout::of_any(bytes, frame_len).map(|layout| Head { bytes, layout, changed: false }),
+        }
     }
 
     /// The bytes as they are now.

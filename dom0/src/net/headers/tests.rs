@@ -350,8 +350,13 @@ proptest! {
         let mut bytes = of_stations(&packet);
         prop_assert!(is_right(&bytes));
         let before = bytes.clone();
+        let len = bytes.len() as u32;
+        let plain = Layout::of_plain_tcp(&bytes, len);
+        prop_assert!(plain.is_none() || plain == Layout::of_any(&bytes, len));
+        prop_assert_eq!(plain.is_some(), is_v4 && kind == 0);
         let side = if to_source { Side::Source } else { Side::Destination };
         let flow = parse(&mut bytes).flow().unwrap();
+        prop_assert_eq!(parse(&mut bytes).ends(), Some(flow.ends()));
         let old = if to_source { (flow.source, flow.source_port) } else { (flow.destination, flow.destination_port) };
         let port = |port| (kind < 3).then_some(port);
         let (there, back) = (Endpoint { ip: at(new.0), port: port(new.1) }, Endpoint { ip: old.0, port: port(old.1) });
@@ -406,6 +411,8 @@ proptest! {
             *byte = [0x45, 0x60][usize::from(kind)];
         }
         let len = bytes.len() as u32;
+        let plain = Layout::of_plain_tcp(&bytes, len + more);
+        prop_assert!(plain.is_none() || plain == Layout::of_any(&bytes, len + more));
         let mut head = Head::parse(&mut bytes, len + more).unwrap();
         let _ = (head.arp(), head.ipv4(), head.ipv6(), head.flow(), head.neighbour(), head.quoted_flow());
         let to = Endpoint { ip: v4(1), port: Some(1) };

@@ -265,7 +265,7 @@ impl Switch {
             bridge.ports.insert(index);
         }
         let counters = Counters::default();
-        let port = Port { config, generation, counters, learned, firewall: None, groups: None };
+        let port = Port { recent: None, config, generation, counters, learned, firewall: None, groups: None };
         let port = Some(Box::new(port));
         match self.ports.get_mut(free) {
             Some(slot) => *slot = port,

@@ -112,6 +112,17 @@ fn others_ip_addresses_do_not() {
 }
 
 #[test]
+fn every_frame_is_checked() {
+    let (mut bench, vif) = bench();
+    bench.vif(bench.a, 9);
+    let other = sent(&tcp((v4(2), 1), (v4(9), 80), 2, b""));
+    for _ in 0..3 {
+        assert_eq!(bench.send(vif, &sent(&tcp((v4(1), 1), (v4(9), 80), 2, b""))).err(), None);
+        assert_eq!(bench.send(vif, &other), Err(Reason::SpoofedIp), "between the same stations");
+    }
+}
+
+#[test]
 fn nobody_speaks_for_others() {
     hold(
         Some(Reason::SpoofedArp),

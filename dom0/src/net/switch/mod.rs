@@ -29,7 +29,7 @@ pub mod vlan;
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
-pub use port::{Counters, PortConfig, PortId, PortKind, Reason, Target, Targets, Verdict};
+pub use port::{Counters, PortConfig, PortId, PortKind, Reason, Target, Verdict};
 pub use vlan::{Form, VlanId, Vlans};
 
 use alloc::boxed::Box;
@@ -37,9 +37,9 @@ use alloc::vec::Vec;
 
 use self::bridges::Bridge;
 use self::hash::Seed;
-use self::port::{Port, PortSet};
+use self::port::{Port, Receivers, Recent};
 use self::table::{MacTable, Segment, Station};
-use super::headers::Head;
+use super::headers::{Head, Network};
 
 /// All bridges, and their ports.
 pub struct Switch {
@@ -47,6 +47,8 @@ pub struct Switch {
     bridges: Vec<Option<Bridge>>,
     table: MacTable,
     seed: Seed,
+    /// Of the frame that was forwarded last, if they are several.
+    receivers: Receivers,
     /// The next port's generation.
     generation: u32,
 }
@@ -67,7 +69,14 @@ impl Switch {
     pub fn new(secret: [u64; 2]) -> Switch {
         let seed = Seed::new(secret);
         let table = MacTable::new(seed);
-        Switch { ports: Vec::new(), bridges: Vec::new(), table, seed, generation: 0 }
+        Switch {
+            ports: Vec::new(),
+            bridges: Vec::new(),
+            table,
+            seed,
+            receivers: Receivers::default(),
+            generation: 0,
+        }
     }
 
     /// Decides what becomes of a frame that came in by the port `from`, and counts the frame. `is_gso`: the frame is to be cut
@@ -82,6 +91,12 @@ impl Switch {
                 Verdict::Drop(reason)
             }
         }
+    }
+
+    /// The receivers of the frame that was forwarded last and had several; those that get no tag first. A port that was taken
+    /// away since then is none.
+    pub fn receivers(&self) -> impl Iterator<Item = Target> {
+        self.receivers.iter().filter_map(|(index, form)| self.target(index, form))
     }
 
     /// Notes that a frame which was to go out by the port was dropped behind the switch.
@@ -100,6 +115,7 @@ impl Switch {
         head: &Head<'_>,
         is_gso: bool,
     ) -> Result<Verdict, (u16, Reason)> {
+        let now_s = (now_ns / 1_000_000_000) as u32;
         let at = from.index;
         let slot = self.ports.get_mut(usize::from(at)).and_then(Option::as_deref_mut);
         let Some(port) = slot.filter(|port| port.generation == from.generation) else {
@@ -108,6 +124,29 @@ impl Switch {
         };
         port.counters.in_packets += 1;
         port.counters.in_bytes += u64::from(head.frame_len());
+        if let Some(recent) = port.recent
+            && recent.now_s == now_s
+            && recent.changes == self.table.changes()
+            && is_plain(head)
+            && head.bytes().first_chunk() == Some(&recent.stations)
+        {
+            port.lets_out(head, now_s).map_err(|reason| (at, reason))?;
+            let target = recent.target;
+            return self.deliver(target, head, is_gso, now_s).map(|()| Verdict::One(target));
+        }
+        self.look_up(now_s, at, head, is_gso)
+    }
+
+    /// As [`Switch::decide`] for a frame that the port does not know to be like its last.
+    fn look_up(
+        &mut self,
+        now_s: u32,
+        at: u16,
+        head: &Head<'_>,
+        is_gso: bool,
+    ) -> Result<Verdict, (u16, Reason)> {
+        let slot = self.ports.get_mut(usize::from(at)).and_then(Option::as_deref_mut);
+        let port = slot.ok_or((at, Reason::NoReceiver))?;
         let (source, to) = (head.from(), head.to());
         if !source.is_station() {
             return Err((at, Reason::NoStation));
@@ -117,37 +156,37 @@ impl Switch {
         }
         let vlan = port.config.vlans.ingress(head).ok_or((at, Reason::Vlan))?;
         let segment = port.config.bridge.segment(vlan);
-        let now_s = (now_ns / 1_000_000_000) as u32;
         match port.config.mac {
             Some(own) if own != source => return Err((at, Reason::SpoofedMac)),
-            Some(own) => {
-                if let Some(guard) = &port.config.guard {
-                    guard.check(own, head).map_err(|reason| (at, reason))?;
-                }
-            }
+            Some(_) => {}
             None => {
                 let station = Station { mac: source, segment };
                 let learned = self.table.learn(station, at, &mut port.learned, now_s);
                 learned.map_err(|_| (at, Reason::TakenMac))?;
             }
         }
-        if let Some(firewall) = &mut port.firewall {
-            firewall.check(Direction::Out, head, now_s).map_err(|reason| (at, reason))?;
-        }
+        port.lets_out(head, now_s).map_err(|reason| (at, reason))?;
         let bridge = port.config.bridge;
         let passage = Passage { from: at, is_isolated: port.config.is_isolated, vlan, is_gso, now_s };
         if to.is_group() {
             return self.flood(passage, bridge, head, true);
         }
-        match self.table.port_of(Station { mac: to, segment }, now_s) {
-            Some(port) if port == at => Err((at, Reason::SamePort)),
-            Some(port) => self.pass(passage, port, head).map(Verdict::One),
-            None => self.flood(passage, bridge, head, false),
+        let target = match self.table.port_of(Station { mac: to, segment }, now_s) {
+            Some(port) if port == at => return Err((at, Reason::SamePort)),
+            Some(port) => self.pass(passage, port, head)?,
+            None => return self.flood(passage, bridge, head, false),
+        };
+        let changes = self.table.changes();
+        if is_plain(head)
+            && let Some(&stations) = head.bytes().first_chunk()
+            && let Some(port) = self.port_at(at)
+        {
+            port.recent = Some(Recent { stations, changes, now_s, target });
         }
+        Ok(Verdict::One(target))
     }
 
     /// Lets a frame go out by a port, if the port may get the frame.
-    #[inline]
     fn pass(&mut self, passage: Passage, to: u16, head: &Head<'_>) -> Result<Target, (u16, Reason)> {
         let slot = self.ports.get_mut(usize::from(to)).and_then(Option::as_deref_mut);
         let port = slot.ok_or((passage.from, Reason::NoReceiver))?;
@@ -155,17 +194,33 @@ impl Switch {
         if passage.is_isolated && port.config.is_isolated {
             return Err((to, Reason::Isolated));
         }
+        let id = PortId { index: to, generation: port.generation };
+        let target = Target { port: id, kind: port.config.kind, form };
+        self.deliver(target, head, passage.is_gso, passage.now_s).map(|()| target)
+    }
+
+    /// Lets a frame go out by a port that is in the frame's network.
+    #[inline]
+    fn deliver(
+        &mut self,
+        target: Target,
+        head: &Head<'_>,
+        is_gso: bool,
+        now_s: u32,
+    ) -> Result<(), (u16, Reason)> {
+        let to = target.port.index;
+        let slot = self.ports.get_mut(usize::from(to)).and_then(Option::as_deref_mut);
+        let port = slot.ok_or((to, Reason::NoReceiver))?;
         let bytes = head.frame_len() - head.network_at() as u32;
-        if bytes > port.config.mtu.into() && !passage.is_gso {
+        if bytes > port.config.mtu.into() && !is_gso {
             return Err((to, Reason::TooBig));
         }
         if let Some(firewall) = &mut port.firewall {
-            firewall.check(Direction::In, head, passage.now_s).map_err(|reason| (to, reason))?;
+            firewall.check(Direction::In, head, now_s).map_err(|reason| (to, reason))?;
         }
         port.counters.out_packets += 1;
         port.counters.out_bytes += u64::from(head.frame_len());
-        let id = PortId { index: to, generation: port.generation };
-        Ok(Target { port: id, kind: port.config.kind, form })
+        Ok(())
     }
 
     /// Lets a frame go out by all ports that may have a receiver behind them.
@@ -178,7 +233,7 @@ impl Switch {
     ) -> Result<Verdict, (u16, Reason)> {
         let nobody = (passage.from, Reason::NoReceiver);
         let members = self.bridge(bridge).ok_or(nobody)?.ports;
-        let mut targets = Targets { untagged: PortSet::default(), tagged: PortSet::default(), tci: 0 };
+        let mut receivers = Receivers::default();
         for to in members.iter().filter(|to| *to != passage.from) {
             let Some(port) = self.port_at(to) else { continue };
             // A port of which the only station is known gets no frame to an unknown one.
@@ -187,10 +242,10 @@ impl Switch {
                 continue;
             }
             match self.pass(passage, to, head) {
-                Ok(Target { form: Form::Untagged, .. }) => targets.untagged.insert(to),
+                Ok(Target { form: Form::Untagged, .. }) => receivers.untagged.insert(to),
                 Ok(Target { form: Form::Tagged(tci), .. }) => {
-                    targets.tci = tci;
-                    targets.tagged.insert(to);
+                    receivers.tci = tci;
+                    receivers.tagged.insert(to);
                 }
                 Err((at, reason)) => {
                     if let Some(port) = self.port_at(at) {
@@ -199,10 +254,11 @@ impl Switch {
                 }
             }
         }
-        if targets.untagged.is_empty() && targets.tagged.is_empty() {
+        if receivers.untagged.is_empty() && receivers.tagged.is_empty() {
             return Err(nobody);
         }
-        Ok(Verdict::Many(targets))
+        self.receivers = receivers;
+        Ok(Verdict::Many)
     }
 
     #[inline]
@@ -218,6 +274,35 @@ impl Switch {
 
     fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
         self.port_at(id.index).filter(|port| port.generation == id.generation)
+    }
+}
+
+/// Whether a frame has no tag of any kind, and is for all that its addresses tell like the last with the same ones.
+#[inline]
+fn is_plain(head: &Head<'_>) -> bool {
+    // What has a tag that is not ours is another protocol.
+    head.tag().is_none() && head.network() != Network::Other
+}
+
+impl Port {
+    /// Lets a frame pass that the port's own station sends.
+    #[inline]
+    fn lets_out(&mut self, head: &Head<'_>, now_s: u32) -> Result<(), Reason> {
+        if self.config.guard.is_none() && self.firewall.is_none() {
+            return Ok(());
+        }
+        self.check_out(head, now_s)
+    }
+
+    #[inline(never)]
+    fn check_out(&mut self, head: &Head<'_>, now_s: u32) -> Result<(), Reason> {
+        if let (Some(guard), Some(own)) = (&self.config.guard, self.config.mac) {
+            guard.check(own, head)?;
+        }
+        match &mut self.firewall {
+            Some(firewall) => firewall.check(Direction::Out, head, now_s),
+            None => Ok(()),
+        }
     }
 }
 

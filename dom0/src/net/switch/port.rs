@@ -206,8 +206,20 @@ impl Counters {
     }
 }
 
+/// Where the last frame went that came in by a port for one station, untagged. Good for the same second, while no station
+/// has come, gone or moved.
+#[derive(Clone, Copy)]
+pub(super) struct Recent {
+    /// Receiver and sender, as they stand in the frame.
+    pub(super) stations: [u8; 12],
+    pub(super) changes: u64,
+    pub(super) now_s: u32,
+    pub(super) target: Target,
+}
+
 /// A port.
 pub(super) struct Port {
+    pub(super) recent: Option<Recent>,
     pub(super) config: PortConfig,
     pub(super) generation: u32,
     pub(super) counters: Counters,
@@ -269,20 +281,19 @@ pub struct Target {
 }
 
 /// Several receivers of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Targets {
+#[derive(Clone, Copy, Default)]
+pub(super) struct Receivers {
     pub(super) untagged: PortSet,
     pub(super) tagged: PortSet,
     pub(super) tci: u16,
 }
 
-impl Targets {
-    /// The receivers; those without tag first. `switch` is the one that gave the verdict, as it was then.
-    pub fn iter(&self, switch: &super::Switch) -> impl Iterator<Item = Target> {
+impl Receivers {
+    /// The ports, those that get no tag first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, Form)> + use<> {
         let tagged = Form::Tagged(self.tci);
         let untagged = self.untagged.iter().map(|index| (index, Form::Untagged));
-        let all = untagged.chain(self.tagged.iter().map(move |index| (index, tagged)));
-        all.filter_map(|(index, form)| switch.target(index, form))
+        untagged.chain(self.tagged.iter().map(move |index| (index, tagged)))
     }
 }
 
@@ -293,8 +304,8 @@ pub enum Verdict {
     Drop(Reason),
     /// One receiver.
     One(Target),
-    /// Several.
-    Many(Targets),
+    /// Several: [`super::Switch::receivers`] has them.
+    Many,
 }
 
 #[cfg(test)]

@@ -89,13 +89,21 @@ pub(super) struct Known {
 }
 
 pub(super) struct MacTable {
+    /// Counts changes of which station is where.
+    changes: u64,
     entries: Vec<Entry>,
     seed: Seed,
 }
 
 impl MacTable {
     pub(super) fn new(seed: Seed) -> MacTable {
-        MacTable { entries: vec![NOTHING; 16], seed }
+        MacTable { changes: 0, entries: vec![NOTHING; 16], seed }
+    }
+
+    /// A number that is another after each change of which station is where; silence is no change.
+    #[inline]
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Makes room for `stations` in all, fixed and learned.
@@ -159,6 +167,7 @@ impl MacTable {
             return Err(Taken);
         }
         *entry = Entry { mac, segment, seen_s: 0, port, slot: FIXED };
+        self.changes += 1;
         Ok(())
     }
 
@@ -197,6 +206,7 @@ impl MacTable {
         if let Some(oldest) = oldest {
             self.remove(oldest, port, slot);
         }
+        self.changes += 1;
         // The removal may have moved entries.
         let at = self.place(mac, segment);
         self.entries[at] = Entry { mac, segment, seen_s: now_s, port, slot };
@@ -218,6 +228,7 @@ impl MacTable {
         if entry.mac == EMPTY || entry.port != port || entry.slot != slot {
             return;
         }
+        self.changes += 1;
         let mask = self.entries.len() - 1;
         let mut at = hole;
         loop {

@@ -6,10 +6,9 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::net::IpAddr;
 
 use super::Direction;
-use crate::net::headers::{Flow, TcpFlags, protocol};
+use crate::net::headers::{Ends, TcpFlags, protocol};
 use crate::net::switch::hash::Seed;
 
 /// Flows of one bucket.
@@ -38,28 +37,22 @@ pub(super) struct Key {
 }
 
 /// Ports of DHCP's clients and servers.
-const DHCP: [(u16, u16); 2] = [(68, 67), (546, 547)];
-
-fn words(ip: IpAddr) -> [u64; 2] {
-    let bits = match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
-}
+const DHCP: [u32; 2] = [68 << 16 | 67, 546 << 16 | 547];
 
 impl Key {
     /// The key of the flow of a packet that goes in that direction.
     #[inline]
-    pub(super) fn of(direction: Direction, flow: &Flow) -> Key {
-        let flow = if direction == Direction::Out { *flow } else { flow.reversed() };
-        let ports = (flow.source_port, flow.destination_port);
-        let (mut guest, mut peer) = (words(flow.source), words(flow.destination));
+    pub(super) fn of(direction: Direction, ends: Ends) -> Key {
+        let Ends { source, destination, ports, protocol } = ends;
+        let (guest, peer, ports) = match direction {
+            Direction::Out => (source, destination, ports),
+            Direction::In => (destination, source, ports.rotate_left(16)),
+        };
         // The question goes to all, from nowhere; the answer comes from one, to the address that it gives.
-        if flow.protocol == protocol::UDP && DHCP.contains(&ports) {
-            (guest, peer) = ([0; 2], [0; 2]);
+        if protocol == protocol::UDP && DHCP.contains(&ports) {
+            return Key { guest: [0; 2], peer: [0; 2], ports, protocol };
         }
-        Key { guest, peer, ports: u32::from(ports.0) << 16 | u32::from(ports.1), protocol: flow.protocol }
+        Key { guest, peer, ports, protocol }
     }
 }
 
@@ -123,16 +116,20 @@ impl Flows {
 
     #[inline]
     fn bucket(&mut self, key: &Key) -> &mut [Entry; WAYS] {
-        let ends = self.seed.hash(key.guest[0] ^ key.peer[0].rotate_left(32), key.guest[1]);
-        let rest = u64::from(key.ports) << 8 | u64::from(key.protocol);
-        let hash = self.seed.hash(ends ^ key.peer[1], rest);
+        // An address of IPv4 leaves room in its words.
+        let first = key.guest[1] ^ u64::from(key.ports) << 32;
+        let second = key.peer[1] ^ u64::from(key.protocol) << 56;
+        let mut hash = self.seed.hash(first, second);
+        if key.guest[0] | key.peer[0] != 0 {
+            hash = self.seed.hash(hash ^ key.guest[0], key.peer[0]);
+        }
         &mut self.buckets[hash as usize % BUCKETS]
     }
 
+    #[inline]
     fn find(&mut self, key: &Key, now_s: u32) -> Option<&mut Entry> {
-        let ports = key.ports;
-        let found = |entry: &&mut Entry| entry.key.ports == ports && entry.key == *key;
-        self.bucket(key).iter_mut().filter(found).find(|entry| entry.is_live(now_s))
+        let found = |entry: &&mut Entry| entry.key.ports == key.ports && entry.key == *key;
+        self.bucket(key).iter_mut().find(found).filter(|entry| entry.is_live(now_s))
     }
 
     /// Whether the flow goes on.
@@ -141,6 +138,7 @@ impl Flows {
     }
 
     /// Whether the flow goes on; if so, a packet of the flow has gone in that direction.
+    #[inline]
     pub(super) fn goes_on(
         &mut self,
         key: &Key,

@@ -1,8 +1,8 @@
 //! A firewall for each vif: rules for what begins, and a memory of what goes on.
 //!
-//! The first rule that fits a packet decides, or else the direction's default. A packet of a flow whose other direction
-//! was let pass is let pass, and so is an ICMP error about such a flow: [`flows`] remembers them, within a budget. A flow is
-//! kept only where the other direction might be refused.
+//! The first rule that fits a packet decides, or else the direction's default. What was let pass goes on, in both
+//! directions, without a look at the rules, and so do ICMP errors about it: `flows` remembers, within a budget. Where
+//! nothing can be refused in either direction, nothing is remembered.
 //!
 //! - [`rules`]: rules, as a person writes them;
 //! - `flows`: what has begun and goes on;
@@ -23,7 +23,7 @@ pub use self::rules::{Action, Direction, Rule, Rules};
 use super::Reason;
 use super::guard::is_whole;
 use super::hash::Seed;
-use crate::net::headers::{Flow, Fragment, Head, Network, Transport};
+use crate::net::headers::{Fragment, Head, Network, Transport};
 
 /// Bytes of heap that a vif's firewall keeps at most, whatever is sent.
 pub const BYTES_PER_FIREWALL: usize = flows::BYTES + fragments::BYTES + rules::MAX_RULES * size_of::<Rule>();
@@ -67,9 +67,9 @@ impl Firewall {
         }
         // The packet passes, and its answers may.
         if self.refuses(direction.other())
-            && let Some(flow) = head.flow()
+            && let Some(ends) = head.ends()
         {
-            self.remember(direction, head, &flow, now_s);
+            self.remember(direction, head, Key::of(direction, ends), now_s);
         }
         Ok(())
     }
@@ -86,17 +86,16 @@ impl Firewall {
             let passes = self.fragments.passed(direction, head, now_s);
             return if passes { Ok(()) } else { Err(Reason::Fragment) };
         }
-        let flow = head.flow().ok_or(Reason::Malformed)?;
-        if !self.goes_on(direction, head, &flow, now_s) {
+        let key = Key::of(direction, head.ends().ok_or(Reason::Malformed)?);
+        if !self.goes_on(direction, head, &key, now_s) {
+            let flow = head.flow().ok_or(Reason::Malformed)?;
             if self.rules.action(direction, &flow) == Action::Drop {
                 return Err(match direction {
                     Direction::In => Reason::RuleIn,
                     Direction::Out => Reason::RuleOut,
                 });
             }
-            if self.refuses(direction.other()) {
-                self.remember(direction, head, &flow, now_s);
-            }
+            self.remember(direction, head, key, now_s);
         }
         if let Fragment::First(_) = head.fragment() {
             self.fragments.pass(direction, head, now_s);
@@ -105,27 +104,25 @@ impl Firewall {
     }
 
     /// Whether the packet passes without a look at the rules.
-    fn goes_on(&mut self, direction: Direction, head: &Head<'_>, flow: &Flow, now_s: u32) -> bool {
-        let key = Key::of(direction, flow);
-        if !begins_anew(head) && self.flows.goes_on(&key, direction, head.tcp_flags(), now_s) {
+    fn goes_on(&mut self, direction: Direction, head: &Head<'_>, key: &Key, now_s: u32) -> bool {
+        if !begins_anew(head) && self.flows.goes_on(key, direction, head.tcp_flags(), now_s) {
             return true;
         }
         if is_neighbourly(head) {
             return true;
         }
         // The packet that an error quotes went the other way, and the error is for its sender.
-        let quoted =
-            head.quoted_flow().filter(|quoted| quoted.source == flow.destination && !is_redirect(head));
-        quoted.is_some_and(|quoted| self.flows.has(&Key::of(direction.other(), &quoted), now_s))
+        let Some(quoted) = head.quoted_flow().filter(|_| !is_redirect(head)) else { return false };
+        let is_for_sender = head.addresses().is_some_and(|(_, to)| to == quoted.source);
+        is_for_sender && self.flows.has(&Key::of(direction.other(), quoted.ends()), now_s)
     }
 
     /// Notes a packet that passes by the rules, so that answers pass.
-    fn remember(&mut self, direction: Direction, head: &Head<'_>, flow: &Flow, now_s: u32) {
+    fn remember(&mut self, direction: Direction, head: &Head<'_>, key: Key, now_s: u32) {
         // Of ICMP only queries have answers.
         if head.icmp().is_some_and(|icmp| !icmp.is_query) {
             return;
         }
-        let key = Key::of(direction, flow);
         if begins_anew(head) || !self.flows.goes_on(&key, direction, head.tcp_flags(), now_s) {
             self.flows.begin(key, direction, now_s);
         }
