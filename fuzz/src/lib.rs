@@ -14,6 +14,7 @@ mod console;
 mod guests;
 mod input;
 mod kernel;
+mod net;
 mod page;
 mod rings;
 mod store_client;
@@ -45,6 +46,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "guests", run: guests::one_cpu, longest: 4096 },
     Target { name: "guests-smp", run: guests::five_cpus, longest: 4096 },
     Target { name: "kernel", run: kernel::run, longest: 8192 },
+    Target { name: "net-headers", run: net::headers, longest: 512 },
+    Target { name: "net-switch", run: net::switch, longest: 4096 },
 ];
 
 /// The target of that name.

@@ -114,4 +114,6 @@ targets! {
     guests = "guests";
     guests_smp = "guests-smp";
     kernel = "kernel";
+    net_headers = "net-headers";
+    net_switch = "net-switch";
 }
