@@ -29,9 +29,9 @@ impl Side {
 /// What an end becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its address.
+    /// The address.
     pub ip: IpAddr,
-    /// Its port, or the identifier of an ICMP query; `None`: as it was.
+    /// The port, or the identifier of an ICMP query; `None`: as before.
     pub port: Option<u16>,
 }
 

@@ -9,7 +9,7 @@ use core::fmt;
 use super::Switch;
 use super::firewall::{Firewall, Rules};
 use super::guard::Guard;
-use super::port::{Counters, MAX_GROUPS, MAX_PORTS, Port, PortConfig, PortId, PortSet, Target};
+use super::port::{Counters, Groups, MAX_PORTS, Port, PortConfig, PortId, PortSet, Target};
 use super::table::{Learned, Segment, Station};
 use super::vlan::{Form, VlanId};
 use crate::net::MacAddr;
@@ -19,7 +19,7 @@ pub const MAX_BRIDGES: usize = 64;
 /// Longest name of a bridge, in bytes: what Linux allows an interface.
 const NAME_BYTES: usize = 15;
 /// Most VLANs of a port that has one station: the station is fixed in each.
-const MAX_FIXED: usize = 64;
+pub(super) const MAX_FIXED: usize = 64;
 
 /// A bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,9 +94,9 @@ impl fmt::Display for SwitchError {
 /// What is known of a station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StationView {
-    /// Its address.
+    /// The station's address.
     pub mac: MacAddr,
-    /// Its VLAN.
+    /// The VLAN that the station is in.
     pub vlan: VlanId,
     /// The port behind which the station is.
     pub port: PortId,
@@ -327,7 +327,7 @@ impl Switch {
     /// Says whether a vif names the groups that it wants (`request-multicast-control`). When the vif begins, there are none.
     pub fn filter_groups(&mut self, id: PortId, filters: bool) {
         if let Some(port) = self.port_mut(id) {
-            port.groups = filters.then(|| port.groups.take().unwrap_or_default());
+            port.groups = if filters { port.groups.take().or(Some(Groups::new())) } else { None };
         }
     }
 
@@ -335,19 +335,13 @@ impl Switch {
     #[must_use]
     pub fn add_group(&mut self, id: PortId, group: MacAddr) -> bool {
         let Some(groups) = self.port_mut(id).and_then(|port| port.groups.as_mut()) else { return false };
-        if !group.is_group() || groups.len() == MAX_GROUPS && !groups.contains(&group) {
-            return false;
-        }
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
-        true
+        group.is_group() && groups.add(group)
     }
 
     /// A vif wants no more frames to a group.
     pub fn remove_group(&mut self, id: PortId, group: MacAddr) {
         if let Some(groups) = self.port_mut(id).and_then(|port| port.groups.as_mut()) {
-            groups.retain(|other| *other != group);
+            groups.remove(group);
         }
     }
 }

@@ -125,7 +125,7 @@ impl Guard {
     fn check_ipv6(&self, mac: MacAddr, head: &Head<'_>) -> Result<(), Reason> {
         let source = head.ipv6().ok_or(Reason::Malformed)?.source;
         if source.is_unspecified() {
-            // Who has the address? Which routers are there? Which groups are wanted?
+            // A guest asks whether an address is free, which routers there are, and says which groups are wanted.
             let kind = head.icmp().map(|icmp| icmp.kind);
             if head.transport() != Transport::Icmpv6 || !matches!(kind, Some(131 | 132 | 133 | 135 | 143)) {
                 return Err(Reason::SpoofedIp);

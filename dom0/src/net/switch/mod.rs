@@ -29,7 +29,7 @@ pub mod vlan;
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
-pub use port::{Counters, PortConfig, PortId, PortKind, Reason, Target, Verdict};
+pub use port::{BYTES_PER_PORT, Counters, PortConfig, PortId, PortKind, Reason, Target, Verdict};
 pub use vlan::{Form, VlanId, Vlans};
 
 use alloc::boxed::Box;

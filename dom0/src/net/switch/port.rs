@@ -2,15 +2,15 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
 
 use super::BridgeId;
-use super::firewall::Firewall;
-use super::guard::Guard;
-use super::table::Learned;
+use super::bridges::MAX_FIXED;
+use super::firewall::{BYTES_PER_FIREWALL, Firewall};
+use super::guard::{Guard, MAX_ADDRESSES};
+use super::table::{ENTRY_BYTES, Learned, Station};
 use super::vlan::{Form, Vlans};
-use crate::net::MacAddr;
+use crate::net::{MacAddr, Prefix};
 
 /// Most ports of all bridges.
 pub const MAX_PORTS: usize = 512;
@@ -58,7 +58,7 @@ pub enum PortKind {
 /// What a port is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
-    /// Its name in dom0, such as `vif3.0`.
+    /// The port's name in dom0, such as `vif3.0`.
     pub name: String,
     /// What stands behind the port.
     pub kind: PortKind,
@@ -179,11 +179,11 @@ reasons! {
 pub struct Counters {
     /// Frames that came in by the port, dropped ones too.
     pub in_packets: u64,
-    /// Their bytes.
+    /// The bytes of these frames.
     pub in_bytes: u64,
     /// Frames that were to go out by the port.
     pub out_packets: u64,
-    /// Their bytes.
+    /// The bytes of these frames.
     pub out_bytes: u64,
     drops: [u64; Reason::ALL.len()],
 }
@@ -226,8 +226,56 @@ pub(super) struct Port {
     pub(super) learned: Learned,
     pub(super) firewall: Option<Box<Firewall>>,
     /// The groups that a vif has asked for, if the vif says which.
-    pub(super) groups: Option<Vec<MacAddr>>,
+    pub(super) groups: Option<Groups>,
 }
+
+/// The groups that a vif has asked for. The list has its room from the start: a guest can ask at any time.
+pub(super) struct Groups {
+    named: [MacAddr; MAX_GROUPS],
+    len: usize,
+}
+
+impl Groups {
+    pub(super) const fn new() -> Groups {
+        Groups { named: [MacAddr::BROADCAST; MAX_GROUPS], len: 0 }
+    }
+
+    fn contains(&self, group: MacAddr) -> bool {
+        self.named[..self.len].contains(&group)
+    }
+
+    /// Adds a group. False: there is no room.
+    pub(super) fn add(&mut self, group: MacAddr) -> bool {
+        if self.contains(group) {
+            return true;
+        }
+        let place = self.named.get_mut(self.len);
+        let fits = place.is_some();
+        if let Some(place) = place {
+            *place = group;
+            self.len += 1;
+        }
+        fits
+    }
+
+    pub(super) fn remove(&mut self, group: MacAddr) {
+        if let Some(at) = self.named[..self.len].iter().position(|other| *other == group) {
+            self.len -= 1;
+            self.named[at] = self.named[self.len];
+        }
+    }
+}
+
+/// Most bytes of heap that a vif's port keeps with all that belongs to the port, whatever is sent. What the table of stations
+/// needs is at most four entries for each station.
+pub const BYTES_PER_PORT: usize = size_of::<Port>()
+    + size_of::<Firewall>()
+    + BYTES_PER_FIREWALL
+    + (VIF_STATIONS as usize + MAX_FIXED) * (4 * ENTRY_BYTES + size_of::<Station>())
+    + MAX_ADDRESSES * size_of::<Prefix>()
+    + 512 // the VLANs of a trunk
+    + 64; // names
+const _: () = assert!(BYTES_PER_PORT <= 48 << 10);
 
 impl Port {
     /// Whether a frame to a group is wanted.
@@ -235,7 +283,7 @@ impl Port {
     pub(super) fn wants(&self, group: MacAddr) -> bool {
         match &self.groups {
             None => true,
-            Some(groups) => group == MacAddr::BROADCAST || groups.contains(&group),
+            Some(groups) => group == MacAddr::BROADCAST || groups.contains(group),
         }
     }
 }

@@ -39,6 +39,9 @@ struct Entry {
     slot: u16,
 }
 
+/// Bytes of a place in the table.
+pub(super) const ENTRY_BYTES: usize = size_of::<Entry>();
+
 /// No address: it has more than 48 bits.
 const EMPTY: u64 = u64::MAX;
 const NOTHING: Entry = Entry { mac: EMPTY, segment: 0, seen_s: 0, port: 0, slot: 0 };
@@ -84,7 +87,7 @@ pub(super) struct Taken;
 pub(super) struct Known {
     pub(super) port: u16,
     pub(super) is_fixed: bool,
-    /// When its last packet came; of a fixed station it means nothing.
+    /// When the station's last packet came; without meaning for a fixed station.
     pub(super) seen_s: u32,
 }
 

@@ -1,6 +1,6 @@
 //! Flows that go on: a table of fixed size.
 //!
-//! A flow lies in one of the eight places of its bucket. When they are all taken, a flow that is over gives way, or else the
+//! A flow lies in one of the eight places of its bucket. When all eight are taken, a flow that is over gives way, or else the
 //! one that was silent longest, of those first that nobody has answered: so what is sent to a guest from outside, and not
 //! answered, makes no conversation be forgotten.
 

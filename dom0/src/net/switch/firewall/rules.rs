@@ -46,11 +46,11 @@ pub struct Rule {
     pub direction: Direction,
     /// What is done with them.
     pub action: Action,
-    /// Their protocol; `None`: any. ICMP's number stands for that of IPv6, too.
+    /// The packets' protocol; `None`: any. ICMP's number stands for that of IPv6, too.
     pub protocol: Option<u8>,
-    /// Where they come from; `None`: from anywhere.
+    /// Where the packets come from; `None`: from anywhere.
     pub from: Option<Prefix>,
-    /// Where they go; `None`: anywhere.
+    /// Where the packets go; `None`: anywhere.
     pub to: Option<Prefix>,
     /// The first and the last port that they are for, of TCP and UDP; `None`: any.
     pub ports: Option<(u16, u16)>,
