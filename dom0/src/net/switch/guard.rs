@@ -1,4 +1,4 @@
-//! A vif sends from its own addresses alone: IP, and what ARP and neighbour discovery tell others about addresses.
+//! A vif sends from its own addresses alone (I41): IP, and what ARP and neighbour discovery tell others about addresses.
 //!
 //! What no check can see is dropped: other protocols than IP and ARP, headers that are not whole or lie, the first fragment
 //! of a packet without all headers (RFC 7112), and a later fragment that begins within a TCP header (RFC 1858). A guest is

@@ -1,7 +1,7 @@
 //! The switch: bridges, and which port a frame goes to.
 //!
 //! A frame comes in by a port, is in one VLAN of the port's bridge, and goes to the port behind which its receiver is, to
-//! all ports if it is for a group, or to those that may have unknown stations behind them. Two bridges share nothing.
+//! all ports if it is for a group, or to those that may have unknown stations behind them. Two bridges share nothing (I42).
 //!
 //! - [`port`]: ports, their counters, verdicts;
 //! - [`vlan`]: tags and VLANs;

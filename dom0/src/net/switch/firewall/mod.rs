@@ -1,4 +1,4 @@
-//! A firewall for each vif: rules for what begins, and a memory of what goes on.
+//! A firewall for each vif (I43): rules for what begins, and a memory of what goes on.
 //!
 //! The first rule that fits a packet decides, or else the direction's default. What was let pass goes on, in both
 //! directions, without a look at the rules, and so do ICMP errors about it: `flows` remembers, within a budget. Where
