@@ -142,7 +142,7 @@ impl Bench {
         let targets = match self.switch.forward(self.now_ns, id, &head, false) {
             Verdict::Drop(_) => return,
             Verdict::One(target) => vec![target],
-            Verdict::Many => self.switch.receivers().collect(),
+            Verdict::Many(targets) => targets.iter(&self.switch).collect(),
         };
         assert!(!targets.is_empty());
         let (kind, bridge) = KINDS[from];

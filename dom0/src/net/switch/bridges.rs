@@ -279,6 +279,9 @@ impl Switch {
         self.port(id)?;
         let mut port = self.ports[usize::from(id.index)].take()?;
         self.table.forget(id.index, &mut port.learned);
+        // The next port in this place gets nothing that was for this one.
+        self.receivers.untagged.remove(id.index);
+        self.receivers.tagged.remove(id.index);
         for station in Self::fixed(&port.config).unwrap_or_default() {
             self.table.unfix(station, id.index);
         }

@@ -29,7 +29,7 @@ pub mod vlan;
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
-pub use port::{BYTES_PER_PORT, Counters, PortConfig, PortId, PortKind, Reason, Target, Verdict};
+pub use port::{BYTES_PER_PORT, Counters, PortConfig, PortId, PortKind, Reason, Target, Targets, Verdict};
 pub use vlan::{Form, VlanId, Vlans};
 
 use alloc::boxed::Box;
@@ -91,12 +91,6 @@ impl Switch {
                 Verdict::Drop(reason)
             }
         }
-    }
-
-    /// The receivers of the frame that was forwarded last and had several; those that get no tag first. A port that was taken
-    /// away since then is none.
-    pub fn receivers(&self) -> impl Iterator<Item = Target> {
-        self.receivers.iter().filter_map(|(index, form)| self.target(index, form))
     }
 
     /// Notes that a frame which was to go out by the port was dropped behind the switch.
@@ -233,7 +227,8 @@ impl Switch {
     ) -> Result<Verdict, (u16, Reason)> {
         let nobody = (passage.from, Reason::NoReceiver);
         let members = self.bridge(bridge).ok_or(nobody)?.ports;
-        let mut receivers = Receivers::default();
+        let serial = self.receivers.serial + 1;
+        let mut receivers = Receivers { serial, ..Receivers::default() };
         for to in members.iter().filter(|to| *to != passage.from) {
             let Some(port) = self.port_at(to) else { continue };
             // A port of which the only station is known gets no frame to an unknown one.
@@ -258,7 +253,7 @@ impl Switch {
             return Err(nobody);
         }
         self.receivers = receivers;
-        Ok(Verdict::Many)
+        Ok(Verdict::Many(Targets { serial }))
     }
 
     #[inline]

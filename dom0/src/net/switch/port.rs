@@ -334,6 +334,8 @@ pub(super) struct Receivers {
     pub(super) untagged: PortSet,
     pub(super) tagged: PortSet,
     pub(super) tci: u16,
+    /// Another number for each frame.
+    pub(super) serial: u64,
 }
 
 impl Receivers {
@@ -345,6 +347,22 @@ impl Receivers {
     }
 }
 
+/// Several receivers of a frame. The switch keeps them until the next frame has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Targets {
+    pub(super) serial: u64,
+}
+
+impl Targets {
+    /// The receivers, those that get no tag first; without ports that were taken away meanwhile. `switch` is the one that gave
+    /// the verdict. None at all, if since then another frame had several receivers.
+    pub fn iter(&self, switch: &super::Switch) -> impl Iterator<Item = Target> {
+        let are_these = switch.receivers.serial == self.serial;
+        let receivers = are_these.then(|| switch.receivers.iter()).into_iter().flatten();
+        receivers.filter_map(|(index, form)| switch.target(index, form))
+    }
+}
+
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -352,8 +370,8 @@ pub enum Verdict {
     Drop(Reason),
     /// One receiver.
     One(Target),
-    /// Several: [`super::Switch::receivers`] has them.
-    Many,
+    /// Several.
+    Many(Targets),
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Bench {
         match self.switch.forward(self.now_ns, from, &head, false) {
             Verdict::Drop(reason) => Err(reason),
             Verdict::One(target) => Ok(vec![target]),
-            Verdict::Many => Ok(self.switch.receivers().collect()),
+            Verdict::Many(targets) => Ok(targets.iter(&self.switch).collect()),
         }
     }
 
@@ -231,12 +231,16 @@ fn ports_that_are_gone_mean_no_other() {
         let len = bytes.len() as u32;
         bench.switch.forward(S, one, &Head::parse(&mut bytes, len).unwrap(), false)
     };
-    assert!(flood == Verdict::Many);
+    let Verdict::Many(targets) = flood else { panic!("{flood:?}") };
+    assert_eq!(targets.iter(&bench.switch).map(|target| target.port).collect::<Vec<_>>(), [two]);
     let counted = bench.switch.remove_port(two).unwrap();
-    assert_eq!((counted.out_packets, bench.switch.receivers().count()), (2, 0));
+    assert_eq!(counted.out_packets, 2);
     assert_eq!(bench.switch.remove_port(two), None);
     let three = bench.vif(bench.a, 3);
     assert_eq!((three.index(), three == two), (two.index(), false));
+    assert_eq!(targets.iter(&bench.switch).count(), 0);
+    assert_eq!(bench.ports(three, &between(3, MacAddr::BROADCAST)), Ok(vec![one]));
+    assert_eq!(targets.iter(&bench.switch).count(), 0, "another frame's");
     assert_eq!(bench.ports(two, &between(2, station(1))), Err(Reason::NoReceiver));
     assert_eq!(bench.ports(one, &between(1, station(2))), Err(Reason::NoReceiver), "forgotten");
     bench.switch.count_drop(two, Reason::NoRoom);
