@@ -53,10 +53,16 @@ fn lies_in_the_used_ring() {
 fn lies_about_buffers() {
     let full = [1; 4096];
     let joined = |count: u16| [&[0; 10][..], &count.to_le_bytes(), &[1; 4084]].concat();
-    ends_itself("more than a buffer holds", |card| assert!(card.fill(0, &[(&full, 4097)])));
-    ends_itself("far more", |card| assert!(card.fill(0, &[(&full, u32::MAX as usize)])));
+    ends_itself("more than a buffer holds", |card| assert!(card.fill(0, &[(&joined(1), 4097)])));
+    ends_itself("far more", |card| assert!(card.fill(0, &[(&joined(1), u32::MAX as usize)])));
     ends_itself("no buffer", |card| assert!(card.fill(0, &[(&joined(0), 100)])));
     ends_itself("too many buffers", |card| assert!(card.fill(0, &[(&joined(19), 4096)])));
+    ends_itself("too many buffers, all of them full", |card| {
+        let mut fill = [(&full[..], 4096); 19];
+        let first = joined(19);
+        fill[0].0 = &first;
+        assert!(card.fill(0, &fill));
+    });
     ends_itself("all buffers", |card| assert!(card.fill(0, &[(&joined(u16::MAX), 4096)])));
     ends_itself("a part of a packet", |card| assert!(card.fill(0, &[(&joined(2), 4096)])));
     ends_itself("a buffer with room left", |card| {

@@ -296,7 +296,7 @@ fn the_shortest_and_what_is_too_short_or_too_long() {
     // None of their buffers is lost.
     for _ in 0..1000 {
         assert!(net.receive().is_none() && !ready(&net));
-        assert!(card.deliver(0, SILENT, &[7; 60]));
+        assert!(card.deliver(0, SILENT, &[7; 13]) && card.deliver(0, SILENT, &[7; 60]));
         assert!(ready(&net));
         assert_eq!(whole(&net.receive().unwrap()), [7; 60]);
     }
