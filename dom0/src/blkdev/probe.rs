@@ -4,8 +4,9 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 
 use super::{Disk, Disks, disk_name};
+use crate::hw::{KernelMemory, PciDevice, config_space};
 use crate::pci::{ConfigSpace, Function, enumerate};
-use crate::virtio::{BLOCK_DEVICES, KernelMemory, PciDevice, VENDOR, VirtioBlk, config_space};
+use crate::virtio::{BLOCK_DEVICES, VENDOR, VirtioBlk, transport};
 
 /// Finds every virtio disk, starts the disk, and adds the disk to `disks`. A disk that cannot be used is named in the
 /// log, and takes a name all the same, so that the disks behind it keep their names.
@@ -31,7 +32,7 @@ fn start(
     name: &str,
 ) -> Result<Arc<VirtioBlk<KernelMemory>>, String> {
     let pci = PciDevice::open(config, function)?;
-    let (interrupt, transport) = (pci.interrupt(0)?, pci.transport()?);
+    let (interrupt, transport) = (pci.interrupt(0)?, transport(&pci)?);
     let device =
         VirtioBlk::new(name.into(), transport, KernelMemory, 0).map_err(|error| error.to_string())?;
     let device = Arc::new(device);

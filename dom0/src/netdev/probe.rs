@@ -7,8 +7,9 @@ use alloc::sync::Arc;
 use pvrt::time;
 
 use super::{Cards, SharedWire, Summary};
+use crate::hw::{KernelMemory, PciDevice, config_space};
 use crate::pci::{ConfigSpace, Function, enumerate};
-use crate::virtio::{KernelMemory, NETWORK_DEVICES, PciDevice, VENDOR, VirtioNet, config_space};
+use crate::virtio::{NETWORK_DEVICES, VENDOR, VirtioNet, transport};
 
 /// Finds every virtio network card, brings the card up, and adds the card to `cards`. A card that cannot be used is named
 /// in the log, and takes a name all the same, so that the cards behind it keep their names.
@@ -37,7 +38,7 @@ fn start(config: &dyn ConfigSpace, function: &Function, name: &str) -> Result<Sh
         }
         pci.interrupt(vector).map_err(|error| refused = Some(error)).ok()
     };
-    let card = VirtioNet::new(name.into(), pci.transport()?, &KernelMemory, local_address(), bind);
+    let card = VirtioNet::new(name.into(), transport(&pci)?, &KernelMemory, local_address(), bind);
     if let Some(error) = refused {
         log::warn!("{name}: its queues share interrupts: {error}");
     }

@@ -8,7 +8,7 @@
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
 
-use super::Dma;
+use crate::hw::Dma;
 
 /// Largest queue: its descriptor table fills a page.
 pub const MAX_QUEUE_SIZE: u16 = 256;
@@ -275,8 +275,8 @@ impl<M: Dma> Queue<M> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::Arena;
     use super::*;
+    use crate::hw::fake::Arena;
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
@@ -285,7 +285,7 @@ mod tests {
     }
 
     /// The device's side of the rings, by hand.
-    fn finish(queue: &Queue<super::super::fake::FakeDma>, index: u16, id: u32) {
+    fn finish(queue: &Queue<crate::hw::fake::FakeDma>, index: u16, id: u32) {
         let entry = USED + 4 + 8 * usize::from(index & (queue.size - 1));
         queue.memory.store32(entry, id);
         queue.memory.store32(entry + 4, 1);

@@ -5,7 +5,7 @@
 use alloc::boxed::Box;
 use core::fmt;
 
-use super::Registers;
+use crate::hw::{Region, Registers};
 use crate::pci::{Address, Bar, ConfigSpace, capabilities};
 
 /// "No MSI-X vector."
@@ -54,15 +54,6 @@ mod common {
     pub(super) const QUEUE_DESC: usize = 32;
     pub(super) const QUEUE_DRIVER: usize = 40;
     pub(super) const QUEUE_DEVICE: usize = 48;
-}
-
-/// A range of machine memory addresses that holds registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// First machine address.
-    pub base: u64,
-    /// Length in bytes.
-    pub len: u32,
 }
 
 /// The register groups of a device.

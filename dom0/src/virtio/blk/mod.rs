@@ -25,7 +25,7 @@ pub use self::requests::client_bytes;
 use self::requests::{Inner, Request, RequestPages, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
 use super::queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 use super::transport::{Doorbell, F_EVENT_IDX, F_INDIRECT_DESC, Transport, TransportError};
-use super::{Dma, DmaSource, Interrupt};
+use crate::hw::{Dma, DmaSource, Interrupt};
 
 /// Bytes of the answer to `VIRTIO_BLK_T_GET_ID`.
 const ID_BYTES: u32 = 20;

@@ -4,13 +4,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Context, Poll, Waker};
 
 use spin::Mutex;
 
 use super::{Arena, Descriptor, chain};
-use crate::virtio::transport::{Region, Regions, Transport};
-use crate::virtio::{Interrupt, Registers};
+use crate::hw::fake::FakeInterrupt;
+use crate::hw::{Region, Registers};
+use crate::virtio::transport::{Regions, Transport};
 
 const F_EVENT_IDX: u64 = 1 << 29;
 const F_INDIRECT: u64 = 1 << 28;
@@ -95,15 +95,6 @@ struct State {
 pub(in crate::virtio) struct FakeCard {
     arena: Arena,
     state: Arc<Mutex<State>>,
-}
-
-/// An interrupt vector of the card.
-pub(in crate::virtio) struct FakeInterrupt(Arc<AtomicBool>);
-
-impl Interrupt for FakeInterrupt {
-    fn poll_next(&self, _: &mut Context<'_>) -> Poll<()> {
-        if self.0.swap(false, Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
-    }
 }
 
 impl FakeCard {
@@ -406,9 +397,4 @@ impl Registers for Group {
     fn write32(&self, offset: usize, value: u32) {
         self.write(offset, 4, value.into());
     }
-}
-
-/// Whether `wire` has something for the task that leads its packets.
-pub(in crate::virtio) fn ready(wire: &dyn crate::net::wire::Wire) -> bool {
-    wire.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready()
 }

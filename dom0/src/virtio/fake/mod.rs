@@ -1,6 +1,5 @@
-//! Memory, a virtio disk and a network card for tests. A device walks descriptors by machine address and checks each descriptor.
+//! A virtio disk and a virtio network card for tests. A device walks descriptors by machine address and checks each descriptor.
 
-mod arena;
 mod card;
 mod chain;
 
@@ -10,10 +9,10 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use super::Registers;
-use super::transport::{Region, Regions, Transport};
-pub(super) use arena::{Arena, FakeDma};
-pub(super) use card::{CardLimits, FakeCard, FakeInterrupt, Held, ready};
+use super::transport::{Regions, Transport};
+use crate::hw::fake::Arena;
+use crate::hw::{Region, Registers};
+pub(super) use card::{CardLimits, FakeCard, Held};
 use chain::{Descriptor, chain};
 
 /// What the device offers, and in which ways the device is odd.

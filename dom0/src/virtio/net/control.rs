@@ -3,7 +3,7 @@
 //! Source: VIRTIO 1.2, section 5.1.6.5.
 
 use super::NetError;
-use crate::virtio::Dma;
+use crate::hw::Dma;
 use crate::virtio::queue::{Part, Queue};
 use crate::virtio::transport::Doorbell;
 

@@ -32,12 +32,12 @@ use spin::Mutex;
 
 use self::features::{F_CSUM, F_HOST_TSO4, F_HOST_TSO6, F_MRG_RXBUF};
 use self::header::HEADER_BYTES;
-use self::receive::{Buffers, Taken};
+use self::receive::Taken;
 use self::rings::Rings;
 use self::transmit::{TransmitQueue, check};
 use super::queue::{QUEUE_PAGES, QueueError};
 use super::transport::{F_INDIRECT_DESC, Transport, TransportError};
-use super::{Dma, DmaSource, Interrupt};
+use crate::hw::{Buffers, Dma, DmaSource, Interrupt};
 use crate::net::wire::{Outgoing, Received, TransmitError, Transmitted, Wire, WireFeatures};
 
 /// Most pairs of queues that the driver uses. One thread serves all; more pairs let the card's own threads share work.

@@ -1,66 +1,17 @@
-//! Receive buffers, and the queues that the buffers go through.
-//!
-//! A buffer is a page of dom0's. Each buffer is with the card, with a packet ([`Received`]), or free; a packet that is
-//! dropped makes its buffers free, and the next refill gives the free ones to the card.
+//! The queues that receive buffers go through.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use backends::net::{MAX_PACKET, MIN_PACKET};
-use ring_abi::types::{Maddr, Mfn, PAGE_SIZE};
-use spin::Mutex;
+use ring_abi::types::PAGE_SIZE;
 
 use super::NetError;
 use super::header::{HEADER_BYTES, Header};
+use crate::hw::{Buffers, Dma};
 use crate::net::wire::{MAX_RECEIVED_PARTS, ReceiveBuffers, Received, ReceivedPart, ReceivedParts};
 use crate::virtio::queue::{Part, Queue};
 use crate::virtio::transport::Doorbell;
-use crate::virtio::{Dma, DmaSource};
-
-/// All receive buffers of a card, whatever the number of its queues.
-pub(super) struct Buffers<M> {
-    pages: Vec<M>,
-    frames: Vec<Mfn>,
-    /// Those that came back from packets. The list has room for all.
-    free: Mutex<Vec<u16>>,
-}
-
-impl<M: Dma> Buffers<M> {
-    /// Takes `count` pages; all are free.
-    pub(super) fn new<S: DmaSource<Memory = M>>(source: &S, count: usize) -> Option<Self> {
-        let pages = (0..count).map(|_| source.allocate(1)).collect::<Option<Vec<M>>>()?;
-        let frames = pages.iter().map(|page| Maddr::new(page.maddr(0)).mfn()).collect();
-        Some(Self { pages, frames, free: Mutex::new((0..count as u16).collect()) })
-    }
-
-    /// Number of buffers.
-    pub(super) fn count(&self) -> usize {
-        self.pages.len()
-    }
-
-    /// Takes the list of free buffers and leaves `empty` in its place.
-    pub(super) fn take_free(&self, empty: Vec<u16>) -> Vec<u16> {
-        core::mem::replace(&mut *self.free.lock(), empty)
-    }
-
-    fn free(&self, buffers: impl Iterator<Item = u16>) {
-        self.free.lock().extend(buffers);
-    }
-}
-
-impl<M: Dma> ReceiveBuffers for Buffers<M> {
-    fn read(&self, buffer: u16, offset: usize, out: &mut [u8]) {
-        self.pages[usize::from(buffer)].read_bytes(offset, out);
-    }
-
-    fn write(&self, buffer: u16, offset: usize, bytes: &[u8]) {
-        self.pages[usize::from(buffer)].write_bytes(offset, bytes);
-    }
-
-    fn give_back(&self, parts: &[ReceivedPart]) {
-        self.free(parts.iter().map(|part| part.buffer));
-    }
-}
 
 /// What came of a look at the queue.
 #[allow(clippy::large_enum_variant)] // looked at where it is returned, and kept nowhere
@@ -87,7 +38,7 @@ impl<M: Dma + 'static> ReceiveQueue<M> {
 
     /// Gives the card a free buffer. `false`: the queue has no room for the buffer.
     pub(super) fn add(&mut self, buffer: u16, all: &Buffers<M>) -> bool {
-        let maddr = all.frames[usize::from(buffer)].maddr().raw();
+        let maddr = all.frame(buffer).maddr().raw();
         let part = Part { maddr, len: PAGE_SIZE as u32, device_writes: true };
         let Some(head) = self.queue.push(&[part]) else { return false };
         self.buffers[usize::from(head)] = buffer;
@@ -127,7 +78,7 @@ impl<M: Dma + 'static> ReceiveQueue<M> {
             return Err(NetError::BadBuffer("it joined more buffers than a packet needs, or none"));
         }
         let part = |buffer: u16, offset: usize, len: usize| ReceivedPart {
-            frame: all.frames[usize::from(buffer)],
+            frame: all.frame(buffer),
             buffer,
             offset: offset as u16,
             len: len as u16,

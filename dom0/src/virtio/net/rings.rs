@@ -6,13 +6,13 @@ use backends::net::MAX_PARTS;
 
 use super::control::Control;
 use super::features::F_MQ;
-use super::receive::{Buffers, ReceiveQueue};
+use super::receive::ReceiveQueue;
 use super::transmit::TransmitQueue;
 use super::{NetError, RECEIVE_BUFFERS, TRANSMIT_SLOTS};
+use crate::hw::{Buffers, Dma, DmaSource};
 use crate::net::wire::Transmitted;
 use crate::virtio::queue::{QUEUE_PAGES, Queue};
 use crate::virtio::transport::{F_EVENT_IDX, F_INDIRECT_DESC, Transport};
-use crate::virtio::{Dma, DmaSource};
 
 /// A receive queue and a transmit queue.
 pub(super) struct Pair<M> {

@@ -11,10 +11,10 @@ use backends::net::{Checksum, GsoKind, MAX_PACKET, MIN_PACKET};
 use ring_abi::types::PAGE_SIZE;
 
 use super::header::{HEADER_BYTES, HEADER_WORDS, encode};
+use crate::hw::{Dma, DmaSource};
 use crate::net::wire::{Outgoing, Span, TransmitError, WireFeatures};
 use crate::virtio::queue::{DESCRIPTOR, Part, Queue, QueueError, descriptor};
 use crate::virtio::transport::Doorbell;
-use crate::virtio::{Dma, DmaSource};
 
 /// Bytes of a slot.
 const SLOT: usize = 512;

@@ -10,8 +10,9 @@ use ring_abi::types::Maddr;
 
 use super::features::{F_GUEST_CSUM, F_MQ};
 use super::*;
+use crate::hw::fake::{Arena, FakeDma, FakeInterrupt, ready};
 use crate::net::wire::{ChecksumAt, MAX_RECEIVED_PARTS, Span};
-use crate::virtio::fake::{Arena, CardLimits, FakeCard, FakeDma, FakeInterrupt, Held, ready};
+use crate::virtio::fake::{CardLimits, FakeCard, Held};
 use crate::virtio::transport::F_EVENT_IDX;
 
 type Card = VirtioNet<FakeDma, FakeInterrupt>;

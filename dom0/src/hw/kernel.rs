@@ -1,8 +1,8 @@
-//! The driver's memory, registers and interrupts as a PV kernel has them, and a device's way from PCI to its driver.
+//! A driver's memory, registers and interrupts as a PV kernel has them, and a device's way from PCI to its driver.
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::task::{Context, Poll};
 
 use pvrt::event::Port;
@@ -13,7 +13,7 @@ use ring_abi::errno::Errno;
 use ring_abi::types::{Maddr, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
-use super::{Dma, DmaSource, Interrupt, Region, Regions, Registers, Transport, find_regions};
+use super::{Dma, DmaSource, Interrupt, Region, Registers};
 use crate::pci::{
     Address, Bar, COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, Function, Mechanism1,
     MsixCapability, Ports, bars, update_command,
@@ -39,12 +39,11 @@ pub fn config_space() -> Mechanism1<PciPorts> {
     Mechanism1::new(PciPorts)
 }
 
-/// A virtio device that answers, and that may use memory by itself.
+/// A device that answers, and that may use memory by itself.
 pub struct PciDevice<'a> {
     config: &'a dyn ConfigSpace,
     address: Address,
     bars: [Option<Bar>; 6],
-    regions: Regions,
     msix: MsixCapability,
 }
 
@@ -56,12 +55,11 @@ impl<'a> PciDevice<'a> {
     pub fn open(config: &'a dyn ConfigSpace, function: &Function) -> Result<Self, String> {
         let address = function.address;
         let bars = bars(config, address);
-        let regions = find_regions(config, address, &bars).map_err(|error| error.to_string())?;
         let pci = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
         physdev::pci_device_add(pci).map_err(|errno| format!("not accepted by the hypervisor: {errno}"))?;
         update_command(config, address, COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE, 0);
         let msix = MsixCapability::find(config, address).ok_or("no MSI-X capability")?;
-        Ok(Self { config, address, bars, regions, msix })
+        Ok(Self { config, address, bars, msix })
     }
 
     /// Number of interrupt vectors that the device has.
@@ -78,13 +76,19 @@ impl<'a> PciDevice<'a> {
             .map_err(|errno| format!("no MSI-X interrupt: {errno}"))
     }
 
-    /// Maps the device's registers.
-    ///
-    /// # Errors
-    /// The hypervisor's reason.
-    pub fn transport(&self) -> Result<Transport, String> {
-        Transport::new(&self.regions, map_registers)
-            .map_err(|errno| format!("its registers cannot be mapped: {errno}"))
+    /// The device's place.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// The device's configuration space, with that of all others.
+    pub fn config(&self) -> &'a dyn ConfigSpace {
+        self.config
+    }
+
+    /// The device's ranges.
+    pub fn bars(&self) -> &[Option<Bar>; 6] {
+        &self.bars
     }
 }
 
