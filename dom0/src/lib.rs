@@ -3,7 +3,7 @@
 //! makes and ends domains, and has the shell.
 //!
 //! From [`start::start`] on everything is a task of `pvrt`'s executor; nothing blocks. Each module uses those before its own
-//! alone: [`pci`], [`hw`] and [`virtio`] are devices, [`blkdev`] the disks and [`netdev`] the network cards; [`xenstore`] is the store and its rings; [`xenbus`] starts a
+//! alone: [`pci`], [`hw`], [`virtio`] and [`e1000e`] are devices, [`blkdev`] the disks and [`netdev`] the network cards; [`xenstore`] is the store and its rings; [`xenbus`] starts a
 //! backend for each device there, of which [`blkback`] serves disks to domains, and [`netback`] network interfaces, where
 //! [`net`] decides what becomes of a packet; [`shell`] edits and splits lines; [`consoled`] serves consoles;
 //! [`bundle`] and [`config`] read what a domain is made from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries the shell's
@@ -19,6 +19,7 @@ pub mod bundle;
 pub mod commands;
 pub mod config;
 pub mod consoled;
+pub mod e1000e;
 pub mod hw;
 pub mod net;
 pub mod netback;
