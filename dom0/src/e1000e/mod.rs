@@ -1,8 +1,8 @@
 //! The driver of Intel's 82574 network card (`e1000e`), behind the same trait as virtio's.
 //!
-//! The card completes checksums and checks those that come in. It could cut segments, too, but wants other headers for
-//! that than all others do, and the driver rewrites no packet: so senders cut segments themselves. A packet is at most
-//! 1,518 bytes long (1,522 with a VLAN tag), so that each packet that comes in has a buffer of its own.
+//! The card completes checksums and checks those that come in. The card could cut segments, too, but wants other headers
+//! for that than all others do, and the driver rewrites no packet: so senders cut segments themselves. A packet is at
+//! most 1,518 bytes long with a VLAN tag, so that each packet that comes in has a buffer of its own.
 //!
 //! As with virtio's cards, what the driver takes is fixed ([`CARD_PAGES`]), a card that breaks a rule is reset and out of
 //! use, and the memory of a card that does not reset is never used again. (I40)
