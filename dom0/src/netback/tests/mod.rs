@@ -46,7 +46,7 @@ fn frames_go_from_one_guest_to_another_and_to_all() {
         moment().await;
         assert_eq!(one.queues[0].answers(), [0, 1, 2, 3, 9].map(|id| (id, NETIF_RSP_OKAY)));
         let got: Vec<_> = two.queues[0].received().into_iter().map(Result::unwrap).collect();
-        assert_eq!(got, [&direct[..], &[to_all.clone()]].concat());
+        assert_eq!(got, [&direct[..], core::slice::from_ref(&to_all)].concat());
         assert_eq!(three.queues[0].received(), [Ok(to_all)]);
         assert!(one.queues[0].received().is_empty(), "nobody hears himself");
         // And the other way.
