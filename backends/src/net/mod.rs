@@ -11,19 +11,24 @@
 //!
 //! ABI: `xen/include/public/io/netif.h`.
 
+mod control;
 mod error;
 mod extras;
+mod hash;
 mod heads;
 mod multicast;
 mod packet;
 mod rate;
 mod rx;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod tx;
 pub mod vif;
 
+pub use control::{Control, ControlGrants, Controlled};
 pub use error::Disconnect;
+pub use hash::{Flow, Hashing, MAX_HASH_KEY, MAX_HASH_MAPPING};
 pub use heads::{HEADS_PER_PAGE, MAX_HEADS};
 pub use multicast::{MAX_MULTICAST, MacAddress, MulticastFilter};
 pub use packet::{
@@ -32,6 +37,7 @@ pub use packet::{
 };
 pub use rate::Credit;
 pub use rx::{Planned, Refused, RxQueue, RxStats};
+pub use stage::{MAX_STAGED, Reach, Stage, copy_within_reach};
 pub use tx::{Intake, TX_QUEUE_BYTES, Taken, TxBatch, TxId, TxQueue, TxStats};
 
 /// There is no memory for a queue.
