@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::error::Disconnect;
 use super::hash::{ALL_KINDS, Hashing, Invalid, MAX_HASH_KEY, MAX_HASH_MAPPING};
-use super::stage::{MAX_STAGED, Stage};
+use super::stage::Stage;
 use crate::traits::Notifier;
 
 /// Most requests of one poll: a list of pages to map is long work.
@@ -19,6 +19,11 @@ const BUDGET: usize = 4;
 
 /// Entries of the longest list of pages: as many as a page of the list holds.
 const MAX_LIST: usize = PAGE_SIZE / size_of::<XenNetifGref>();
+
+/// Most bytes that one poll keeps until its end, where a mapping takes `mapped`: a list, and what the list asks for.
+pub(super) const fn poll_bytes(mapped: usize) -> usize {
+    MAX_LIST * (2 * size_of::<XenNetifGref>() + size_of::<(GrantRef, bool)>() + mapped)
+}
 
 /// The pages of one frontend that the control ring names.
 pub trait ControlGrants {
@@ -95,7 +100,7 @@ impl<M: RingPage> Controlled<M> {
     /// Nothing set, for a vif of `queues` queues.
     #[must_use]
     pub fn new(queues: usize) -> Self {
-        Self { hashing: Hashing::default(), stages: (0..queues).map(|_| Stage::default()).collect() }
+        Self { hashing: Hashing::default(), stages: (0..queues).map(|_| Stage::new(queues)).collect() }
     }
 
     fn answer<G: ControlGrants<Mapped = M>>(
@@ -115,7 +120,7 @@ impl<M: RingPage> Controlled<M> {
                 self.set_mapping(GrantRef::new(first), second, third, grants)
             }
             XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE => match self.stage(first) {
-                Some(_) => (SUCCESS.0, MAX_STAGED as u32),
+                Some(stage) => (SUCCESS.0, stage.most() as u32),
                 None => INVALID,
             },
             XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING => self.add(first, GrantRef::new(second), third, grants),

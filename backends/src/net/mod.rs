@@ -43,3 +43,19 @@ pub use tx::{Intake, TX_QUEUE_BYTES, Taken, TxBatch, TxId, TxQueue, TxStats};
 /// There is no memory for a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
+
+/// Most bytes of heap that one vif makes the engines' owner keep, with the pages for the heads, where a mapped page of
+/// the frontend's takes `mapped` bytes. What lies behind a mapping, the rings' own pages, and what the owner keeps for
+/// packets comes on top. A [`TxBatch`] is the owner's: one serves all vifs.
+#[must_use]
+pub const fn max_bytes(mapped: usize) -> usize {
+    // A vector that grows as items are pushed may have twice the room that the items need.
+    MAX_HEADS * HEAD_BYTES
+        + TX_QUEUE_BYTES
+        + 2 * MAX_MULTICAST * size_of::<MacAddress>()
+        + size_of::<Hashing>()
+        + MAX_STAGED * stage::staged_bytes(mapped)
+        + control::poll_bytes(mapped)
+}
+
+const _: () = assert!(max_bytes(64) <= 128 << 10);

@@ -10,7 +10,7 @@ use ring_abi::types::{GrantRef, PAGE_SIZE};
 
 use super::packet::{CopyOp, Place};
 
-/// Most pages that one queue lends.
+/// Most pages that one vif lends; its queues share them evenly.
 pub const MAX_STAGED: usize = 256;
 
 /// One page that a frontend lends.
@@ -20,19 +20,32 @@ struct Staged<M> {
     page: M,
 }
 
+/// Bytes that a page on loan takes in the stage, where a mapping takes `mapped`.
+pub(super) const fn staged_bytes(mapped: usize) -> usize {
+    size_of::<Staged<()>>() + mapped
+}
+
 /// The pages that the frontend of one queue lends.
 pub struct Stage<M> {
     /// In the order of the references.
     pages: Vec<Staged<M>>,
-}
-
-impl<M> Default for Stage<M> {
-    fn default() -> Self {
-        Self { pages: Vec::new() }
-    }
+    /// Most pages.
+    most: usize,
 }
 
 impl<M: RingPage> Stage<M> {
+    /// A stage for one of `queues` queues.
+    #[must_use]
+    pub(super) fn new(queues: usize) -> Self {
+        Self { pages: Vec::new(), most: MAX_STAGED / queues.max(1) }
+    }
+
+    /// Most pages that the queue lends.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
     /// Number of pages.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -57,7 +70,7 @@ impl<M: RingPage> Stage<M> {
 
     /// Keeps room for `count` more pages; false: that is more than a queue lends, or there is no memory.
     pub(super) fn reserve(&mut self, count: usize) -> bool {
-        self.pages.len() + count <= MAX_STAGED && self.pages.try_reserve_exact(count).is_ok()
+        self.pages.len() + count <= self.most && self.pages.try_reserve_exact(count).is_ok()
     }
 
     /// Adds a page that is not there yet. The caller has made room.

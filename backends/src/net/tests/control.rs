@@ -184,7 +184,7 @@ fn requests_that_do_not_exist() {
 #[test]
 fn pages_are_lent_and_given_back() {
     let mut bench = Bench::new(2);
-    assert_eq!(bench.ask(XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE, [1, 0, 0]), (OK, MAX_STAGED as u32));
+    assert_eq!(bench.ask(XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE, [1, 0, 0]), (OK, MAX_STAGED as u32 / 2));
     assert_eq!(bench.ask(XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE, [2, 0, 0]), (BAD, 0));
     for gref in 10..20 {
         bench.pages.grant(gref);
@@ -274,7 +274,7 @@ impl Reach for Near {
 #[test]
 fn copies_between_pages_within_reach_need_no_hypervisor() {
     let (own, lent, readonly) = (leaked_pages(1), leaked_pages(1), leaked_pages(1));
-    let mut stage = Stage::default();
+    let mut stage = Stage::new(1);
     assert!(stage.reserve(2));
     stage.add(GrantRef::new(9), false, lent);
     stage.add(GrantRef::new(8), true, readonly);
