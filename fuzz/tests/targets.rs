@@ -110,6 +110,8 @@ targets! {
     xenstored = "xenstored";
     store_client = "store-client";
     vbd = "vbd";
+    netback = "netback";
+    netback_control = "netback-control";
     config = "config";
     guests = "guests";
     guests_smp = "guests-smp";
