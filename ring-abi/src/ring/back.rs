@@ -9,12 +9,19 @@ use super::{
     slots,
 };
 
+/// A message where a copy in words is possible, however small the message's own fields are.
+#[repr(align(8))]
+struct Aligned<T>(T);
+
 /// Takes requests and gives responses.
 pub struct BackRing<P, M> {
     page: M,
     size: u32,
     /// Next request to take.
     req_cons: u32,
+    /// The requests before this index are known to wait: `req_prod` as it was when this end looked and checked. An end
+    /// that works through a batch looks once.
+    known: u32,
     /// Responses written, published or not.
     rsp_prod_pvt: u32,
     /// Responses published: our own memory of `rsp_prod`.
@@ -48,7 +55,8 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         if size == 0 {
             return Err(RingError::TooSmall);
         }
-        Ok(Self { page, size, req_cons: index, rsp_prod_pvt: index, rsp_prod: index, protocol: PhantomData })
+        let (req_cons, known, rsp_prod_pvt, rsp_prod) = (index, index, index, index);
+        Ok(Self { page, size, req_cons, known, rsp_prod_pvt, rsp_prod, protocol: PhantomData })
     }
 
     /// Slots of the ring.
@@ -79,36 +87,70 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         Ok(pending)
     }
 
+    /// Number of requests that wait to be taken, at least. The result is below `count` only if fewer than `count` wait.
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`], as [`Self::unconsumed`] says.
+    #[inline]
+    pub fn waiting(&mut self, count: u32) -> Result<u32, RingError> {
+        let known = self.known.wrapping_sub(self.req_cons);
+        if known >= count { Ok(known) } else { self.look() }
+    }
+
+    #[inline(never)]
+    fn look(&mut self) -> Result<u32, RingError> {
+        let pending = self.unconsumed()?;
+        self.known = self.req_cons.wrapping_add(pending);
+        Ok(pending)
+    }
+
     /// Takes the next request; `None` if the ring is empty.
     ///
     /// # Errors
     /// [`RingError::ProducerOverrun`]: the frontend claims more requests than it has free slots. Nothing on this ring
     /// can be trusted: the caller disconnects.
     pub fn next_request(&mut self) -> Result<Option<P::Request>, RingError> {
-        Ok(self.peek_request()?.map(Waiting::take))
+        let pending = self.look()?;
+        Ok((pending > 0).then(|| self.peek().take()))
     }
 
-    /// Shows the next request and leaves the request on the ring until [`Waiting::take`]; `None` if the ring is empty.
+    /// Like [`Self::next_request`], for an end that works through a batch: looks at the frontend's index only when no
+    /// request is known to wait, so that a lie in the index shows a few requests later.
     ///
     /// # Errors
     /// [`RingError::ProducerOverrun`], as [`Self::next_request`] says.
-    #[inline]
-    pub fn peek_request(&mut self) -> Result<Option<Waiting<'_, P, M>>, RingError> {
-        if self.unconsumed()? == 0 {
-            return Ok(None);
-        }
-        let mut request = P::Request::new_zeroed();
-        self.page.copy_out(slot_offset::<P>(self.req_cons, self.size), request.as_mut_bytes());
-        Ok(Some(Waiting { request, ring: self }))
+    #[inline(always)]
+    pub fn next_in_batch(&mut self) -> Result<Option<P::Request>, RingError> {
+        Ok(self.peek_in_batch()?.map(Waiting::take))
+    }
+
+    /// Like [`Self::next_in_batch`], and leaves the request on the ring until [`Waiting::take`].
+    ///
+    /// # Errors
+    /// [`RingError::ProducerOverrun`], as [`Self::next_request`] says.
+    #[inline(always)]
+    pub fn peek_in_batch(&mut self) -> Result<Option<Waiting<'_, P, M>>, RingError> {
+        let pending = self.waiting(1)?;
+        Ok((pending > 0).then(|| self.peek()))
+    }
+
+    /// A copy of the next request. The caller knows that there is a request.
+    #[inline(always)]
+    fn peek(&mut self) -> Waiting<'_, P, M> {
+        let mut request = Aligned(P::Request::new_zeroed());
+        self.page.copy_out(slot_offset::<P>(self.req_cons, self.size), request.0.as_mut_bytes());
+        Waiting { request: request.0, ring: self }
     }
 
     /// Writes a response. The frontend sees the response after [`Self::publish_responses`].
     ///
     /// # Panics
     /// If the backend has answered every request that it took.
+    #[inline]
     pub fn push_response(&mut self, response: &P::Response) {
         assert!(self.in_flight() > 0, "response without a request");
-        self.page.copy_in(slot_offset::<P>(self.rsp_prod_pvt, self.size), response.as_bytes());
+        let response = Aligned(*response);
+        self.page.copy_in(slot_offset::<P>(self.rsp_prod_pvt, self.size), response.0.as_bytes());
         self.rsp_prod_pvt = self.rsp_prod_pvt.wrapping_add(1);
     }
 

@@ -6,12 +6,12 @@ use super::*;
 fn a_request_is_looked_at_and_left() {
     let page = words(4);
     let (mut front, mut back) = pair(page, u32::MAX);
-    assert!(matches!(back.peek_request(), Ok(None)));
+    assert!(matches!(back.peek_in_batch(), Ok(None)));
     front.push_request(&7).unwrap();
     let _ = front.publish_requests();
-    assert_eq!(*back.peek_request().unwrap().unwrap().request(), 7);
+    assert_eq!(*back.peek_in_batch().unwrap().unwrap().request(), 7);
     assert_eq!((back.in_flight(), back.unconsumed()), (0, Ok(1)), "still there");
-    let waiting = back.peek_request().unwrap().unwrap();
+    let waiting = back.peek_in_batch().unwrap().unwrap();
     // The frontend changes its mind after the look.
     page.store_u32(slot_offset::<Words>(u32::MAX, 4), 8);
     assert_eq!(waiting.take(), 7);
@@ -79,4 +79,23 @@ fn a_response_too_many_is_our_mistake() {
     back.next_request().unwrap();
     back.push_response(&1);
     back.push_response(&1);
+}
+
+#[test]
+fn a_batch_is_known_by_one_look() {
+    let (mut front, mut back) = pair(words(4), u32::MAX - 1);
+    for value in 1..=3 {
+        front.push_request(&value).unwrap();
+    }
+    let _ = front.publish_requests();
+    assert_eq!(back.waiting(1), Ok(3));
+    let page = *back.page();
+    // What the frontend writes now is seen when the three are used up, or when more are wanted.
+    page.store_u32(REQ_PROD, 77);
+    assert_eq!((back.next_in_batch(), back.waiting(2)), (Ok(Some(1)), Ok(2)));
+    assert!(back.waiting(3).is_err() && back.next_request().is_err());
+    assert_eq!((back.next_in_batch(), back.next_in_batch()), (Ok(Some(2)), Ok(Some(3))));
+    assert!(back.next_in_batch().is_err());
+    page.store_u32(REQ_PROD, 1);
+    assert_eq!((back.next_in_batch(), back.in_flight()), (Ok(None), 3));
 }

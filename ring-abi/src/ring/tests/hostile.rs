@@ -9,7 +9,7 @@ proptest! {
     /// requests than fit, or write outside the slots.
     #[test]
     fn hostile_frontend(
-        writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..6), 1..100),
+        writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..7), 1..100),
         near in any::<bool>(),
     ) {
         let whole = leaked_pages(1);
@@ -36,7 +36,10 @@ proptest! {
                 }
                 4 => {
                     let before = back.in_flight();
-                    prop_assert!(back.peek_request().is_err() || back.in_flight() == before);
+                    prop_assert!(back.peek_in_batch().is_err() || back.in_flight() == before);
+                }
+                5 => {
+                    let _ = back.next_in_batch();
                 }
                 _ => {
                     let _ = back.arm_for(1 + value % back.size());
