@@ -31,7 +31,7 @@ impl Extras {
     pub(super) fn read<P: RingPage>(ring: &mut BackRing<NetifTxRing, P>) -> Result<Self, Disconnect> {
         let mut extras = Self::default();
         loop {
-            let extra = ring.next_request()?.ok_or(Disconnect::Unfinished)?.as_extra();
+            let extra = ring.next_in_batch()?.ok_or(Disconnect::Unfinished)?.as_extra();
             extras.slots += 1; // a ring has 256 slots, one of which is the packet's first
             match extra.r#type {
                 XEN_NETIF_EXTRA_TYPE_GSO => {
@@ -71,13 +71,18 @@ impl Extras {
             Some((size, XEN_NETIF_GSO_TYPE_TCPV6)) => Some(Gso { kind: GsoKind::TcpV6, size }),
             Some((_, other)) => return Err(Disconnect::BadGso(other)),
         };
-        let checksum = if flags & NETTXF_CSUM_BLANK != 0 {
-            Checksum::Partial
-        } else if flags & NETTXF_DATA_VALIDATED != 0 {
-            Checksum::Verified
-        } else {
-            Checksum::Complete
-        };
-        Ok(Offload { checksum, gso, hash: self.hash })
+        Ok(Offload { checksum: checksum(flags), gso, hash: self.hash })
+    }
+}
+
+/// What the flags of a packet's first slot say of the checksum.
+#[inline]
+pub(super) const fn checksum(flags: u16) -> Checksum {
+    if flags & NETTXF_CSUM_BLANK != 0 {
+        Checksum::Partial
+    } else if flags & NETTXF_DATA_VALIDATED != 0 {
+        Checksum::Verified
+    } else {
+        Checksum::Complete
     }
 }

@@ -12,6 +12,7 @@
 //! ABI: `xen/include/public/io/netif.h`.
 
 mod control;
+mod entry;
 mod error;
 mod extras;
 mod hash;

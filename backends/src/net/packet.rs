@@ -145,7 +145,7 @@ pub struct Packet<'a> {
     /// Bytes of all parts, [`MIN_PACKET`] to [`MAX_PACKET`].
     pub len: u32,
     /// What the packet's sender left to others.
-    pub offload: Offload,
+    pub offload: &'a Offload,
     /// The bytes, at most [`MAX_PARTS`] parts. The first part is the head: bytes in the control domain's memory, which
     /// may have been rewritten.
     pub parts: &'a [Part],

@@ -5,7 +5,6 @@
 //! published after.
 
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use ring_abi::io::netif::{
     NETIF_RSP_ERROR, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA,
@@ -30,14 +29,16 @@ const MAX_RX_SLOTS: u32 = 17;
 pub struct Planned {
     /// Index of the first response.
     response: u32,
-    /// Responses with data.
-    slots: u32,
-    /// Responses with extra information, which stand behind the first.
-    extras: u32,
     /// Bytes of the packet.
     len: u32,
-    /// The copies, within the caller's list.
-    ops: Range<usize>,
+    /// The first of the copies in the caller's list.
+    first: u32,
+    /// Number of copies.
+    ops: u8,
+    /// Responses with data.
+    slots: u8,
+    /// Responses with extra information, which stand behind the first.
+    extras: u8,
 }
 
 /// Why a packet was not planned.
@@ -79,15 +80,6 @@ pub struct RxQueue<P, N> {
     stats: RxStats,
 }
 
-/// How a packet's parts go into slots.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fill {
-    /// A part is never cut, so that each part costs one copy.
-    Whole,
-    /// Every slot but the last is full.
-    Dense,
-}
-
 impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     /// Serves `ring` of `domain`.
     pub fn new(ring: BackRing<NetifRxRing, P>, notifier: N, domain: DomId) -> Self {
@@ -108,69 +100,99 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     /// # Errors
     /// [`Refused::NoRoom`]: nothing was taken. [`Refused::Ruined`]: the caller ends the connection of this frontend; the
     /// copies added to `ops` do no harm, but need not be done.
+    #[inline]
     pub fn plan(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<Planned, Refused> {
-        let extras = extras(packet);
-        let count = extras.iter().flatten().count() as u32;
         debug_assert_eq!(packet.len, packet.parts.iter().map(|part| u32::from(part.len)).sum());
-        let room = self.ring.unconsumed().map_err(Disconnect::Ring)?;
-        let (mut fill, mut slots) = (Fill::Whole, whole_slots(packet.parts));
-        if slots > MAX_RX_SLOTS || slots + count > room {
-            (fill, slots) = (Fill::Dense, packet.len.div_ceil(PAGE_SIZE as u32));
+        match (packet.parts, packet.offload.gso, packet.offload.hash) {
+            (&[part], None, None) if usize::from(part.len) <= PAGE_SIZE => {
+                self.plan_plain(packet.offload.checksum, part, ops)
+            }
+            _ => self.plan_other(packet, ops),
         }
-        if slots + count > room {
-            return Err(Refused::NoRoom { needed: slots + count });
-        }
-        let (response, first) = (self.ring.next_response(), ops.len());
-        self.fill(packet, fill, &extras, ops)?;
-        self.unfinished += 1;
-        Ok(Planned { response, slots, extras: count, len: packet.len, ops: first..ops.len() })
     }
 
-    fn fill(
+    /// Plans a packet of one part and without extra information, as most packets are.
+    #[inline]
+    fn plan_plain(
         &mut self,
-        packet: &Packet<'_>,
-        fill: Fill,
-        extras: &[Option<NetifExtraInfo>; 2],
+        checksum: Checksum,
+        part: Part,
         ops: &mut Vec<CopyOp>,
-    ) -> Result<(), Disconnect> {
-        let mut flags = match packet.offload.checksum {
-            Checksum::Partial => NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED,
-            Checksum::Verified => NETRXF_DATA_VALIDATED,
-            Checksum::Complete => 0,
+    ) -> Result<Planned, Refused> {
+        let Some(slot) = self.ring.next_in_batch().map_err(Disconnect::Ring)? else {
+            return Err(Refused::NoRoom { needed: 1 });
         };
-        if extras[0].is_some() {
-            flags |= NETRXF_EXTRA_INFO;
-        }
+        let (response, first) = (self.ring.next_response(), ops.len() as u32);
+        ops.push(self.copy(part.place, &slot, 0, part.len));
+        self.answer(&slot, flags(checksum), part.len);
+        self.unfinished = self.unfinished.wrapping_add(1);
+        Ok(Planned { response, len: part.len.into(), first, ops: 1, slots: 1, extras: 0 })
+    }
+
+    #[inline(never)]
+    fn plan_other(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<Planned, Refused> {
+        let offload = packet.offload;
+        let extras = u32::from(offload.gso.is_some()) + u32::from(offload.hash.is_some());
+        let (whole, dense) = (whole_slots(packet.parts), packet.len.div_ceil(PAGE_SIZE as u32));
+        let room = self.ring.waiting(whole + extras).map_err(Disconnect::Ring)?;
+        let (response, first) = (self.ring.next_response(), ops.len());
+        let slots = if whole <= MAX_RX_SLOTS && whole + extras <= room {
+            self.fill_whole(packet, ops)?;
+            whole
+        } else if dense + extras <= room {
+            self.fill_dense(packet, ops)?;
+            dense
+        } else {
+            return Err(Refused::NoRoom { needed: dense + extras });
+        };
+        self.unfinished += 1;
+        let count = ops.len() - first;
+        let (first, slots, extras) = (first as u32, slots as u8, extras as u8);
+        Ok(Planned { response, len: packet.len, first, ops: count as u8, slots, extras })
+    }
+
+    /// Puts each part into a slot as a whole, behind the part before if there is room: a copy for each part.
+    fn fill_whole(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<(), Disconnect> {
+        let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
-        let mut extras = Some(extras);
-        let mut used = 0;
-        for &Part { mut place, mut len } in packet.parts {
-            while len > 0 {
-                let left = PAGE_SIZE as u16 - used;
-                if left == 0 || (fill == Fill::Whole && len > left) {
-                    self.answer(&slot, flags | NETRXF_MORE_DATA, used);
-                    self.answer_extras(extras.take())?;
-                    (slot, used, flags) = (self.request()?, 0, 0);
-                    continue;
+        for part in packet.parts {
+            if usize::from(used) + usize::from(part.len) > PAGE_SIZE {
+                self.end_slot(&mut filling, &slot, used, true)?;
+                (slot, used) = (self.request()?, 0);
+            }
+            ops.push(self.copy(part.place, &slot, used, part.len));
+            used += part.len;
+        }
+        self.end_slot(&mut filling, &slot, used, false)
+    }
+
+    /// Fills every slot but the last, and cuts parts for that.
+    fn fill_dense(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<(), Disconnect> {
+        let (mut filling, mut used) = (Filling::new(packet), 0);
+        let mut slot = self.request()?;
+        for part in packet.parts {
+            let mut done = 0;
+            while done < part.len {
+                if usize::from(used) == PAGE_SIZE {
+                    self.end_slot(&mut filling, &slot, used, true)?;
+                    (slot, used) = (self.request()?, 0);
                 }
-                let piece = len.min(left);
-                let gref = GrantRef::new(slot.gref);
-                let dest = Place::Grant { domain: self.domain, gref, offset: used };
-                ops.push(CopyOp::new(place, dest, piece));
-                used += piece;
-                len -= piece;
-                if len > 0 {
-                    place = place.after(piece);
-                }
+                let piece = (part.len - done).min(PAGE_SIZE as u16 - used);
+                ops.push(self.copy(part.place.after(done), &slot, used, piece));
+                (used, done) = (used + piece, done + piece);
             }
         }
-        self.answer(&slot, flags, used);
-        self.answer_extras(extras)
+        self.end_slot(&mut filling, &slot, used, false)
+    }
+
+    fn copy(&self, source: Place, slot: &NetifRxRequest, offset: u16, len: u16) -> CopyOp {
+        let gref = GrantRef::new(slot.gref);
+        CopyOp::new(source, Place::Grant { domain: self.domain, gref, offset }, len)
     }
 
     fn request(&mut self) -> Result<NetifRxRequest, Disconnect> {
-        // The requests were counted before: a frontend that takes one back has ruined the ring.
-        self.ring.next_request()?.ok_or(Disconnect::Unfinished)
+        // The requests were counted before: there is one.
+        self.ring.next_in_batch()?.ok_or(Disconnect::Unfinished)
     }
 
     fn answer(&mut self, slot: &NetifRxRequest, flags: u16, bytes: u16) {
@@ -178,8 +200,23 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         self.ring.push_response(&response);
     }
 
-    fn answer_extras(&mut self, extras: Option<&[Option<NetifExtraInfo>; 2]>) -> Result<(), Disconnect> {
-        for extra in extras.into_iter().flatten().flatten() {
+    /// Answers a slot that is full, and after the first slot the extra information.
+    #[inline]
+    fn end_slot(
+        &mut self,
+        filling: &mut Filling,
+        slot: &NetifRxRequest,
+        used: u16,
+        more: bool,
+    ) -> Result<(), Disconnect> {
+        let flags = core::mem::take(&mut filling.flags);
+        self.answer(slot, flags | if more { NETRXF_MORE_DATA } else { 0 }, used);
+        if flags & NETRXF_EXTRA_INFO != 0 { self.answer_extras(filling) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn answer_extras(&mut self, filling: &Filling) -> Result<(), Disconnect> {
+        for extra in [&filling.gso, &filling.hash].into_iter().flatten() {
             self.request()?;
             self.ring.push_response(&NetifRxResponse::from_extra(extra));
         }
@@ -188,21 +225,28 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Ends what [`Self::plan`] began, after the copies in `ops` were done. False: a copy failed, and the frontend sees
     /// an error in the packet's place.
+    #[inline]
     pub fn finish(&mut self, planned: Planned, ops: &[CopyOp]) -> bool {
-        self.unfinished -= 1;
-        let ok = ops[planned.ops].iter().all(CopyOp::ok);
+        self.unfinished = self.unfinished.wrapping_sub(1);
+        let ops = &ops[planned.first as usize..];
+        let ok = ops[..planned.ops.into()].iter().all(CopyOp::ok);
         if ok {
-            self.stats.packets += 1;
-            self.stats.bytes += u64::from(planned.len);
-            return true;
+            self.stats.packets = self.stats.packets.wrapping_add(1);
+            self.stats.bytes = self.stats.bytes.wrapping_add(planned.len.into());
+        } else {
+            self.fail(&planned);
         }
+        ok
+    }
+
+    #[inline(never)]
+    fn fail(&mut self, planned: &Planned) {
         self.stats.errors += 1;
-        for slot in 0..planned.slots {
-            let behind = if slot == 0 { 0 } else { slot + planned.extras };
+        for slot in 0..u32::from(planned.slots) {
+            let behind = if slot == 0 { 0 } else { slot + u32::from(planned.extras) };
             let index = planned.response.wrapping_add(behind);
             self.ring.amend_response(index, |response| response.status = NETIF_RSP_ERROR);
         }
-        false
     }
 
     /// Shows the frontend the packets so far, and notifies the frontend if it asked for that.
@@ -244,25 +288,45 @@ fn whole_slots(parts: &[Part]) -> u32 {
     slots
 }
 
-/// The extra information that a packet carries, in order.
-fn extras(packet: &Packet<'_>) -> [Option<NetifExtraInfo>; 2] {
-    let gso = packet.offload.gso.map(|gso| {
-        let gso_type = match gso.kind {
-            GsoKind::TcpV4 => XEN_NETIF_GSO_TYPE_TCPV4,
-            GsoKind::TcpV6 => XEN_NETIF_GSO_TYPE_TCPV6,
-        };
-        let flags = if packet.offload.hash.is_some() { XEN_NETIF_EXTRA_FLAG_MORE } else { 0 };
-        let (r#type, size) = (XEN_NETIF_EXTRA_TYPE_GSO, gso.size);
-        NetifExtraInfo::from(NetifExtraGso { r#type, flags, size, gso_type, ..Default::default() })
-    });
-    let hash = packet.offload.hash.map(|hash| {
-        NetifExtraInfo::from(NetifExtraHash {
-            r#type: XEN_NETIF_EXTRA_TYPE_HASH,
-            flags: 0,
-            hash_type: hash.kind,
-            algorithm: XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ as u8,
-            value: hash.value.to_le_bytes(),
-        })
-    });
-    if gso.is_none() { [hash, None] } else { [gso, hash] }
+/// What the next slot of a packet is to say beside its bytes.
+struct Filling {
+    flags: u16,
+    gso: Option<NetifExtraInfo>,
+    hash: Option<NetifExtraInfo>,
+}
+
+impl Filling {
+    fn new(packet: &Packet<'_>) -> Self {
+        let (gso, hash) = (packet.offload.gso, packet.offload.hash);
+        let gso = gso.map(|gso| {
+            let gso_type = match gso.kind {
+                GsoKind::TcpV4 => XEN_NETIF_GSO_TYPE_TCPV4,
+                GsoKind::TcpV6 => XEN_NETIF_GSO_TYPE_TCPV6,
+            };
+            let flags = if hash.is_some() { XEN_NETIF_EXTRA_FLAG_MORE } else { 0 };
+            let (r#type, size) = (XEN_NETIF_EXTRA_TYPE_GSO, gso.size);
+            NetifExtraInfo::from(NetifExtraGso { r#type, flags, size, gso_type, ..Default::default() })
+        });
+        let hash = hash.map(|hash| {
+            NetifExtraInfo::from(NetifExtraHash {
+                r#type: XEN_NETIF_EXTRA_TYPE_HASH,
+                flags: 0,
+                hash_type: hash.kind,
+                algorithm: XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ as u8,
+                value: hash.value.to_le_bytes(),
+            })
+        });
+        let extra = if gso.is_some() || hash.is_some() { NETRXF_EXTRA_INFO } else { 0 };
+        Self { flags: flags(packet.offload.checksum) | extra, gso, hash }
+    }
+}
+
+/// What the first slot of a packet says of the checksum.
+#[inline]
+const fn flags(checksum: Checksum) -> u16 {
+    match checksum {
+        Checksum::Partial => NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED,
+        Checksum::Verified => NETRXF_DATA_VALIDATED,
+        Checksum::Complete => 0,
+    }
 }

@@ -13,23 +13,14 @@ use ring_abi::io::netif::{
 use ring_abi::ring::{BackRing, RingPage};
 use ring_abi::types::{DomId, GrantRef, Mfn, PAGE_SIZE};
 
+use super::entry::Entry;
 use super::error::Disconnect;
-use super::extras::Extras;
+use super::extras::{Extras, checksum};
 use super::heads::{Heads, position};
 use super::multicast::MulticastFilter;
-use super::packet::{
-    Copier, CopyOp, HEAD_BYTES, MAX_PARTS, MAX_SLOTS, MIN_PACKET, Offload, Packet, Part, Place,
-};
+use super::packet::{Copier, CopyOp, HEAD_BYTES, MAX_SLOTS, MIN_PACKET, Offload, Packet, Part, Place};
 use super::rate::Credit;
 use crate::traits::Notifier;
-
-/// A packet of more slots than this is no mistake: the frontend is hostile.
-const FATAL_SLOTS: usize = MAX_SLOTS + 2;
-
-/// A first slot with this many bytes makes the head alone: Ethernet, IPv4 and TCP fit. Linux's netfront puts all headers
-/// into the first slot and nothing else, so that the head costs one copy. Where headers go on in the next slot, the
-/// owner asks for more ([`TxQueue::extend_head`]).
-const ENOUGH: u16 = 54;
 
 /// Names a packet that a queue has under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,25 +100,8 @@ impl TxBatch {
     }
 }
 
-/// A packet under way, or a free place for one.
-#[derive(Default)]
-struct Entry {
-    /// Bytes of the packet; 0: the entry is free.
-    len: u32,
-    offload: Offload,
-    /// The head and what is left of each slot.
-    parts: ArrayVec<Part, MAX_PARTS>,
-    /// The frontend's tags of the slots.
-    ids: ArrayVec<u16, FATAL_SLOTS>,
-    /// Slots of extra information.
-    extras: u8,
-    /// Copies of the head in the batch.
-    ops: u8,
-}
-
 /// Bytes that one queue with the most heads makes the queue's owner keep, the heads themselves not counted.
-pub const TX_QUEUE_BYTES: usize =
-    super::MAX_HEADS * (size_of::<Entry>() + size_of::<TxId>() + size_of::<Mfn>());
+pub const TX_QUEUE_BYTES: usize = super::MAX_HEADS * (size_of::<Entry>() + size_of::<Mfn>());
 
 /// One transmit ring.
 pub struct TxQueue<P, N> {
@@ -136,7 +110,7 @@ pub struct TxQueue<P, N> {
     domain: DomId,
     heads: Heads,
     entries: Vec<Entry>,
-    free: Vec<TxId>,
+    free: ArrayVec<TxId, { super::MAX_HEADS }>,
     stats: TxStats,
 }
 
@@ -152,9 +126,8 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         heads: Vec<Mfn>,
     ) -> Result<Self, super::OutOfMemory> {
         let heads = Heads::new(heads);
-        let (mut entries, mut free) = (Vec::new(), Vec::new());
+        let (mut entries, mut free) = (Vec::new(), ArrayVec::new());
         entries.try_reserve_exact(heads.count()).map_err(|_| super::OutOfMemory)?;
-        free.try_reserve_exact(heads.count()).map_err(|_| super::OutOfMemory)?;
         entries.resize_with(heads.count(), Entry::default);
         free.extend((0..heads.count()).rev().map(|index| TxId(index as u8)));
         Ok(Self { ring, notifier, domain, heads, entries, free, stats: TxStats::default() })
@@ -175,29 +148,62 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         batch.ops.clear();
         for _ in 0..max {
             let Some(&id) = self.free.last() else { return Ok(Taken::NoHead) };
-            let Some(waiting) = self.ring.peek_request()? else { return Ok(Taken::Empty) };
+            let Some(waiting) = self.ring.peek_in_batch()? else { return Ok(Taken::Empty) };
             if let Some(credit) = &mut intake.credit
                 && let Err(until_ns) = credit.charge(waiting.request().size.into(), now_ns)
             {
                 return Ok(Taken::NoCredit { until_ns });
             }
             let first = waiting.take();
-            let extras = match first.flags & NETTXF_EXTRA_INFO {
-                0 => Extras::default(),
-                _ => Extras::read(&mut self.ring)?,
-            };
-            if let Some((add, address)) = extras.multicast {
-                let ok = !add || intake.filter.add(address);
-                if !add {
-                    intake.filter.remove(address);
-                }
-                answer(&mut self.ring, &[first.id], extras.slots, ok);
-            } else if self.read_packet(id, &first, &extras, &mut batch.ops)? {
-                self.free.pop();
-                batch.ids.push(id);
+            // Most packets are one slot without anything that is special.
+            if is_plain(&first) {
+                self.read_plain(id, &first, &mut batch.ops);
+            } else if !self.read_other(id, &first, intake, &mut batch.ops)? {
+                continue;
             }
+            self.free.pop();
+            batch.ids.push(id);
         }
         Ok(Taken::More)
+    }
+
+    /// Puts a packet for which [`is_plain`] into the free entry `id`.
+    #[inline]
+    fn read_plain(&mut self, id: TxId, first: &NetifTxRequest, ops: &mut Vec<CopyOp>) {
+        let offload = Offload { checksum: checksum(first.flags), ..Offload::default() };
+        let slot = part(self.domain, first, first.size);
+        let head = self.heads.place(id.index());
+        self.entries[id.index()].set_plain(first.id, slot, head, offload, ops);
+        self.count(first.size);
+    }
+
+    fn count(&mut self, size: u16) {
+        self.stats.packets = self.stats.packets.wrapping_add(1);
+        self.stats.bytes = self.stats.bytes.wrapping_add(size.into());
+    }
+
+    /// Reads a packet of many slots or with extra information. False: the packet is no packet, and is answered.
+    #[inline(never)]
+    fn read_other(
+        &mut self,
+        id: TxId,
+        first: &NetifTxRequest,
+        intake: &mut Intake,
+        ops: &mut Vec<CopyOp>,
+    ) -> Result<bool, Disconnect> {
+        let extras = match first.flags & NETTXF_EXTRA_INFO {
+            0 => Extras::default(),
+            _ => Extras::read(&mut self.ring)?,
+        };
+        if let Some((add, address)) = extras.multicast {
+            let ok = !add || intake.filter.add(address);
+            if !add {
+                intake.filter.remove(address);
+            }
+            answer(&mut self.ring, &[first.id], extras.slots, ok);
+            return Ok(false);
+        }
+        self.read_packet(id, first, &extras, ops)
     }
 
     /// Reads the rest of the packet that begins with `first` into the free entry `id`. False: the packet was bad, and is
@@ -210,9 +216,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         ops: &mut Vec<CopyOp>,
     ) -> Result<bool, Disconnect> {
         let entry = &mut self.entries[id.index()];
-        entry.ids.clear();
-        entry.ids.push(first.id);
-        let mut others = ArrayVec::<NetifTxRequest, { MAX_SLOTS - 1 }>::new();
+        entry.begin(first.id);
         // The first slot's size is the packet's; what the other slots do not have is the first slot's own.
         let mut own = Some(first.size);
         let mut flags = first.flags;
@@ -220,12 +224,11 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
             if entry.ids.is_full() {
                 return Err(Disconnect::TooManySlots);
             }
-            let piece = self.ring.next_request()?.ok_or(Disconnect::Unfinished)?;
+            let piece = self.ring.next_in_batch()?.ok_or(Disconnect::Unfinished)?;
             check_page(piece.offset, piece.size)?;
-            entry.ids.push(piece.id);
             flags = piece.flags;
             own = own.and_then(|own| own.checked_sub(piece.size));
-            if others.try_push(piece).is_err() {
+            if !entry.add(piece.id, part(self.domain, &piece, piece.size)) {
                 own = None;
             }
         }
@@ -235,19 +238,10 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
             return Ok(false);
         };
         check_page(first.offset, own)?;
-        let offload = extras.offload(first.flags)?;
-        (entry.len, entry.offload, entry.extras) = (first.size.into(), offload, extras.slots);
-        let before = ops.len();
-        entry.parts.clear();
-        let slots = core::iter::once((first.gref, first.offset, own))
-            .chain(others.iter().map(|piece| (piece.gref, piece.offset, piece.size)));
-        let domain = self.domain;
-        let slots = slots.map(|(gref, offset, size)| Part {
-            place: Place::Grant { domain, gref: GrantRef::new(gref), offset },
-            len: size,
-        });
-        split(slots, self.heads.place(id.index()), &mut entry.parts, ops);
-        entry.ops = (ops.len() - before) as u8;
+        entry.offload = extras.offload(first.flags)?;
+        (entry.len, entry.extras) = (first.size.into(), extras.slots);
+        entry.end(part(self.domain, first, own), self.heads.place(id.index()), ops);
+        self.count(first.size);
         Ok(true)
     }
 
@@ -258,15 +252,21 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
             return;
         }
         copier.copy(&mut batch.ops);
+        if !batch.ops.iter().all(CopyOp::ok) {
+            self.drop_failed(batch);
+        }
+    }
+
+    #[inline(never)]
+    fn drop_failed(&mut self, batch: &mut TxBatch) {
         let mut ops = batch.ops.iter();
         batch.ids.retain(|&id| {
             let entry = &self.entries[id.index()];
             // Each copy counts, whether or not the one before failed.
             let ok = ops.by_ref().take(entry.ops.into()).fold(true, |ok, op| ok & op.ok());
-            if ok {
-                self.stats.packets += 1;
-                self.stats.bytes += u64::from(entry.len);
-            } else {
+            if !ok {
+                self.stats.packets -= 1;
+                self.stats.bytes -= u64::from(entry.len);
                 self.respond(id, false);
             }
             ok
@@ -275,44 +275,35 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
 
     /// The packet `id`.
     #[must_use]
+    #[inline]
     pub fn packet(&self, id: TxId) -> Packet<'_> {
-        let entry = &self.entries[id.index()];
-        Packet { len: entry.len, offload: entry.offload, parts: &entry.parts }
+        self.entries[id.index()].packet()
     }
 
     /// Makes the head of packet `id` longer, up to [`HEAD_BYTES`] or to the packet's end, for a packet whose headers go
     /// on in the second slot. False: the bytes cannot be copied, and the caller answers the packet with an error.
     pub fn extend_head(&mut self, id: TxId, copier: &mut impl Copier) -> bool {
-        let entry = &mut self.entries[id.index()];
         let mut ops = ArrayVec::<CopyOp, MAX_SLOTS>::new();
-        let mut parts = ArrayVec::<Part, MAX_PARTS>::new();
-        let mut head = entry.parts[0];
-        for part in &entry.parts[1..] {
-            let len = part.len.min(HEAD_BYTES as u16 - head.len);
-            if len > 0 {
-                ops.push(CopyOp::new(part.place, head.place.after(head.len), len));
-                head.len += len;
-            }
-            if len < part.len {
-                parts.push(Part { place: part.place.after(len), len: part.len - len });
-            }
-        }
+        self.entries[id.index()].lengthen(HEAD_BYTES as u16, |op| ops.push(op));
         if !ops.is_empty() {
             copier.copy(&mut ops);
         }
-        entry.parts.truncate(1);
-        entry.parts[0] = head;
-        entry.parts.extend(parts);
         ops.iter().all(CopyOp::ok)
     }
 
     /// Answers packet `id`: nobody uses the packet's bytes any more. `ok` says that the packet's own grants were good; a
     /// packet that is dropped on its way is no fault of the frontend's.
+    #[inline]
     pub fn respond(&mut self, id: TxId, ok: bool) {
         let entry = &mut self.entries[id.index()];
         assert!(entry.len != 0, "answered twice");
         entry.len = 0;
-        answer(&mut self.ring, &entry.ids, entry.extras, ok);
+        if let (&[id], 0) = (&entry.ids[..], entry.extras) {
+            let status = if ok { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR };
+            self.ring.push_response(&NetifTxResponse { id, status });
+        } else {
+            answer(&mut self.ring, &entry.ids, entry.extras, ok);
+        }
         self.stats.errors += u64::from(!ok);
         self.free.push(id);
     }
@@ -345,7 +336,17 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
     }
 }
 
+/// Whether a packet is one good slot, all of which is head.
+#[inline]
+fn is_plain(first: &NetifTxRequest) -> bool {
+    let size = usize::from(first.size);
+    first.flags & (NETTXF_EXTRA_INFO | NETTXF_MORE_DATA) == 0
+        && (MIN_PACKET..=HEAD_BYTES).contains(&size)
+        && usize::from(first.offset) + size <= PAGE_SIZE
+}
+
 /// Writes the answers to all slots of a packet.
+#[inline(never)]
 fn answer<P: RingPage>(ring: &mut BackRing<NetifTxRing, P>, ids: &[u16], extras: u8, ok: bool) {
     let status = if ok { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR };
     for &id in ids {
@@ -357,29 +358,11 @@ fn answer<P: RingPage>(ring: &mut BackRing<NetifTxRing, P>, ids: &[u16], extras:
     }
 }
 
-/// Splits the bytes of `slots` into the head, which `ops` copies to `head`, and the other parts.
-fn split(
-    slots: impl Iterator<Item = Part>,
-    head: Place,
-    parts: &mut ArrayVec<Part, MAX_PARTS>,
-    ops: &mut Vec<CopyOp>,
-) {
-    parts.push(Part { place: head, len: 0 });
-    let (mut filled, mut most) = (0, HEAD_BYTES as u16);
-    for slot in slots {
-        let len = slot.len.min(most - filled);
-        if len > 0 {
-            ops.push(CopyOp::new(slot.place, head.after(filled), len));
-            filled += len;
-        }
-        if len < slot.len {
-            parts.push(Part { place: slot.place.after(len), len: slot.len - len });
-        }
-        if filled >= ENOUGH {
-            most = filled;
-        }
-    }
-    parts[0].len = filled;
+/// The bytes of one slot.
+#[inline]
+fn part(domain: DomId, slot: &NetifTxRequest, len: u16) -> Part {
+    let gref = GrantRef::new(slot.gref);
+    Part { place: Place::Grant { domain, gref, offset: slot.offset }, len }
 }
 
 fn check_page(offset: u16, size: u16) -> Result<(), Disconnect> {

@@ -24,6 +24,8 @@ fn send(slots: impl FnOnce(&mut Sender) -> Vec<NetifTxRequest>) -> Result<Vec<i1
     let good = sender.piece(0, 60);
     sender.push(&[good], 0, &[]);
     let _ = sender.take(32)?;
+    let mut parts = sender.batch.ids().iter().flat_map(|&id| sender.queue.packet(id).parts);
+    assert!(parts.all(|part| part.len > 0));
     assert_eq!(sender.packet_bytes(*sender.batch.ids().last().unwrap()), sender.bytes(&[good]));
     sender.respond_all();
     let mut answers = sender.answers();
@@ -53,7 +55,7 @@ fn xsa_39_more_requests_than_the_ring_has() {
     receiver.page.store_u32(REQ_PROD, u32::MAX);
     assert!(receiver.queue.room().is_err() && receiver.queue.arm(3).is_err());
     let mut ops = Vec::new();
-    let packet = Packet { len: 0, offload: Offload::default(), parts: &[] };
+    let packet = Packet { len: 0, offload: &Offload::default(), parts: &[] };
     assert!(matches!(receiver.queue.plan(&packet, &mut ops), Err(Refused::Ruined(_))));
 }
 
@@ -263,6 +265,11 @@ fn requests_that_are_taken_back() {
     let _ = sender.take(1);
     assert_eq!(receiver.carry(&sender, sender.batch.ids()[0]), Ok(true));
     receiver.page.store_u32(REQ_PROD, 0);
+    assert!(receiver.queue.room().is_err());
+    // The requests that the back end knows of are used up first.
+    for _ in 0..8 {
+        assert_eq!(receiver.carry(&sender, sender.batch.ids()[0]), Ok(true));
+    }
     assert!(matches!(receiver.carry(&sender, sender.batch.ids()[0]), Err(Refused::Ruined(_))));
 }
 

@@ -24,7 +24,7 @@ fn small_packet_costs_one_copy() {
     let id = sender.batch.ids()[0];
     let packet = sender.queue.packet(id);
     assert_eq!((packet.len, packet.head_len(), packet.parts.len()), (60, 60, 1));
-    assert_eq!(packet.offload, Offload::default());
+    assert_eq!(*packet.offload, Offload::default());
     assert_eq!(packet.parts[0].place, Place::Own { frame: Mfn::new(0x900), offset: 0 });
     assert_eq!((id.index(), id.head_at()), (0, (0, 0)));
     assert_eq!(sender.packet_bytes(id), sender.bytes(&[piece]));
@@ -102,7 +102,7 @@ fn largest_packet_with_extra_information() {
         gso: Some(Gso { kind: GsoKind::TcpV6, size: 1428 }),
         hash: Some(PacketHash { kind: 3, value: 0x1234_5678 }),
     };
-    assert_eq!(packet.offload, expected);
+    assert_eq!(*packet.offload, expected);
     assert_eq!(sender.packet_bytes(id), sender.bytes(&pieces));
     sender.respond_all();
     let answers = sender.answers();
