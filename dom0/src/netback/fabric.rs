@@ -121,7 +121,7 @@ impl Fabric {
         match self.switch.forward(now_ns, sender.port, &head, is_gso) {
             Verdict::Drop(_) => self.way.answer(queue, id),
             Verdict::One(target) => {
-                let offload = sender.queue(queue).packet(id).offload;
+                let offload = *sender.queue(queue).packet(id).offload;
                 let target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
                     Onward::Target(target) => target,
                     Onward::Drop => return self.way.answer(queue, id),

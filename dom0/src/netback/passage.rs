@@ -79,7 +79,7 @@ impl Fabric {
                     let Some(outside) = &mut self.outside else { continue };
                     // What is for all, or for a group, is routed to nobody.
                     if let Some((network, Routed::Stack)) =
-                        outside.ask(now_ns, from, port, head, &packet.offload)
+                        outside.ask(now_ns, from, port, head, packet.offload)
                     {
                         outside.take(now_ns, network, from, packet);
                     }
@@ -100,7 +100,7 @@ impl Fabric {
         let Some(outside) = &mut self.outside else { return };
         let Some(frame) = outside.whole.copy(packet) else { return };
         let mut frame = core::mem::take(frame);
-        self.send_frame_out(&mut frame, &packet.offload, card);
+        self.send_frame_out(&mut frame, packet.offload, card);
         if let Some(outside) = &mut self.outside {
             outside.whole.give_back(frame);
         }
@@ -167,7 +167,7 @@ impl Fabric {
             .iter()
             .map(|part| Part { place: Place::Own { frame: part.frame, offset: part.offset }, len: part.len })
             .collect();
-        let packet = Packet { len: received.len, offload, parts: &parts };
+        let packet = Packet { len: received.len, offload: &offload, parts: &parts };
         match self.switch.forward(now_ns, port, &head, offload.gso.is_some()) {
             Verdict::Drop(_) => {}
             Verdict::One(target) => match self.onward(now_ns, port, target, &mut head, &offload) {
@@ -247,7 +247,8 @@ impl Fabric {
         let len = frame.len() as u32;
         let Some(part) = self.outside.as_ref().and_then(|outside| outside.whole.put(&frame)) else { return };
         let parts = [part];
-        let packet = Packet { len, offload: Offload::default(), parts: &parts };
+        let offload = Offload::default();
+        let packet = Packet { len, offload: &offload, parts: &parts };
         let head_len = frame.len().min(HEAD_BYTES);
         let Some(mut head) = Head::parse(&mut frame[..head_len], len) else { return };
         match self.switch.forward(now_ns, own, &head, false) {
