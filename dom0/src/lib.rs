@@ -3,10 +3,11 @@
 //! makes and ends domains, and has the shell.
 //!
 //! From [`start::start`] on everything is a task of `pvrt`'s executor; nothing blocks. Each module uses those before its own
-//! alone: [`pci`], [`virtio`] and [`blkdev`] are the disks; [`xenstore`] is the store and its rings; [`blkback`] serves
-//! disks to domains; [`shell`] edits and splits lines; [`consoled`] serves consoles; [`bundle`] and [`config`] read what a
-//! domain is made from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries
-//! the shell's lines out. `docs/ARCHITECTURE.md` has the same order.
+//! alone: [`pci`], [`hw`], [`virtio`] and [`e1000e`] are devices, [`blkdev`] the disks and [`netdev`] the network cards; [`xenstore`] is the store and its rings; [`xenbus`] starts a
+//! backend for each device there, of which [`blkback`] serves disks to domains, and [`netback`] network interfaces, where
+//! [`net`] decides what becomes of a packet; [`shell`] edits and splits lines; [`consoled`] serves consoles;
+//! [`bundle`] and [`config`] read what a domain is made from; [`builder`] makes the domain, and [`toolstack`] keeps account of it to its end; [`commands`] carries the shell's
+//! lines out. `docs/ARCHITECTURE.md` has the same order.
 //!
 //! A library, so that all of it but `main` runs on the host under test, where `pvrt` stands in for the hypervisor.
 extern crate alloc;
@@ -18,11 +19,17 @@ pub mod bundle;
 pub mod commands;
 pub mod config;
 pub mod consoled;
+pub mod e1000e;
+pub mod hw;
+pub mod net;
+pub mod netback;
+pub mod netdev;
 pub mod pci;
 pub mod shell;
 pub mod start;
 pub mod toolstack;
 pub mod virtio;
+pub mod xenbus;
 pub mod xenstore;
 
 /// Host tests charge allocations to accounts, as the image does.

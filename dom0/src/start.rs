@@ -9,6 +9,8 @@ use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
 use crate::commands::{Ending, Shell};
+use crate::netback::{self, Network};
+use crate::netdev::{self, Cards};
 use crate::shell::Terminal;
 use crate::toolstack::Toolstack;
 use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
@@ -40,17 +42,30 @@ pub async fn start(boot: BootInfo) {
     spawn(store.clone().settle());
     let disks = Arc::new(Disks::new());
     blkdev::probe(&disks).await;
+    let cards = Cards::new();
+    netdev::probe(&cards);
     spawn(blkback::run(store.clone(), disks.clone()));
+    let network = Arc::new(Network::new());
+    network.set_up(cards.list());
+    for word in boot.command_line.split_ascii_whitespace() {
+        if let Some(forward) = word.strip_prefix("forward=")
+            && let Err(error) = network.forward(forward)
+        {
+            println!("forward={error}");
+        }
+    }
+    spawn(netback::run(store.clone(), network.clone()));
     let terminal = Terminal::new();
     spawn(terminal.clone().serve());
-    let toolstack = Toolstack::new(store.clone(), disks.clone(), bundle.clone(), terminal.clone());
+    let toolstack =
+        Toolstack::new(store.clone(), disks.clone(), network.clone(), bundle.clone(), terminal.clone());
     spawn(toolstack.clone().serve());
     spawn(toolstack.clone().watch_budgets());
     // The services' tasks start before the first line runs.
     for _ in 0..4 {
         yield_now().await;
     }
-    let shell = Shell { bundle, store, disks, terminal, toolstack, started_ns, ending };
+    let shell = Shell { bundle, store, disks, network, terminal, toolstack, started_ns, ending };
     let input = boot.option("input").and(ending.lines);
     shell.run(boot.option("keep").is_some(), input).await;
 }

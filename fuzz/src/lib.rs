@@ -14,6 +14,8 @@ mod console;
 mod guests;
 mod input;
 mod kernel;
+mod net;
+mod netback;
 mod page;
 mod rings;
 mod store_client;
@@ -41,10 +43,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "xenstored", run: xenstored::run, longest: 4096 },
     Target { name: "store-client", run: store_client::run, longest: 2048 },
     Target { name: "vbd", run: vbd::run, longest: 512 },
+    Target { name: "netback", run: netback::run, longest: 8192 },
+    Target { name: "netback-control", run: netback::control, longest: 2048 },
     Target { name: "config", run: config::run, longest: 2048 },
     Target { name: "guests", run: guests::one_cpu, longest: 4096 },
     Target { name: "guests-smp", run: guests::five_cpus, longest: 4096 },
     Target { name: "kernel", run: kernel::run, longest: 8192 },
+    Target { name: "net-headers", run: net::headers, longest: 512 },
+    Target { name: "net-switch", run: net::switch, longest: 4096 },
 ];
 
 /// The target of that name.

@@ -1,6 +1,7 @@
 //! The block backend's state machine and what it reads of a frontend's nodes.
 
-use backends::vbd::{Action, Connection, MAX_RING_PAGE_ORDER, Observed, Vbd};
+use backends::vbd::{Connection, MAX_RING_PAGE_ORDER};
+use backends::xenbus::{Action, Backend, Observed};
 use ring_abi::io::xenbus::XenbusState;
 
 use crate::input::Input;
@@ -9,7 +10,7 @@ use crate::input::Input;
 /// states that stay as they are comes to rest.
 pub(crate) fn run(data: &[u8]) {
     let input = Input::new(data);
-    let mut vbd = Vbd::new();
+    let mut vbd = Backend::new();
     let mut running = false;
     while !input.is_empty() {
         let flags = input.u8();

@@ -110,8 +110,12 @@ targets! {
     xenstored = "xenstored";
     store_client = "store-client";
     vbd = "vbd";
+    netback = "netback";
+    netback_control = "netback-control";
     config = "config";
     guests = "guests";
     guests_smp = "guests-smp";
     kernel = "kernel";
+    net_headers = "net-headers";
+    net_switch = "net-switch";
 }

@@ -8,7 +8,7 @@ mod kept;
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Poll, Waker};
+use core::task::{Context, Poll, Waker};
 use ring_abi::evtchn::EVTCHN_2L_NR_CHANNELS;
 use ring_abi::types::{DomId, Port as Number};
 use spin::Mutex;
@@ -168,32 +168,36 @@ impl Port {
 
     /// Waits for an event: one that came since the last wait ends it at once.
     pub async fn wait(&self) {
+        poll_fn(|context| self.poll_event(context)).await;
+    }
+
+    /// Takes the event that came since the last wait, or else has the next one wake the task of `context`. For a task that
+    /// waits for several ports.
+    pub fn poll_event(&self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(pirq) = &self.pirq
             && pirq.owed.swap(false, Ordering::Relaxed)
             && let Err(errno) = physdev::eoi(pirq.number)
         {
             log::warn!("eoi of pirq {}: {errno}", pirq.number);
         }
-        poll_fn(|context| {
-            let number = self.number.raw() as usize;
-            SLOTS.with(|slots| {
-                let mut slots = slots.lock();
-                let slot = slot_of(&mut slots, number);
-                if core::mem::take(&mut slot.fired) {
-                    slot.waker = None;
-                    return Poll::Ready(());
-                }
-                match &mut slot.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    None => slot.waker = Some(context.waker().clone()),
-                }
-                Poll::Pending
-            })
-        })
-        .await;
-        if let Some(pirq) = &self.pirq {
+        let number = self.number.raw() as usize;
+        let taken = SLOTS.with(|slots| {
+            let mut slots = slots.lock();
+            let slot = slot_of(&mut slots, number);
+            if core::mem::take(&mut slot.fired) {
+                slot.waker = None;
+                return Poll::Ready(());
+            }
+            match &mut slot.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                None => slot.waker = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        });
+        if let (Poll::Ready(()), Some(pirq)) = (taken, &self.pirq) {
             pirq.owed.store(pirq.needs_eoi, Ordering::Relaxed);
         }
+        taken
     }
 
     /// Takes an event if one came since the last wait.

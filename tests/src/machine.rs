@@ -65,6 +65,12 @@ impl Machine {
         self
     }
 
+    /// A network card behind QEMU's user-mode NAT.
+    pub fn network(mut self) -> Self {
+        self.description.net = Net::User;
+        self
+    }
+
     /// Another time limit.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.description.timeout = Some(Duration::from_secs(seconds));

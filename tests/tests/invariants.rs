@@ -86,8 +86,9 @@ fn is_function(path: &str) -> bool {
     let name = modules.pop().unwrap_or_default();
     let package = modules[0].replace('_', "-");
     let mut source = root().join("microhv/src");
-    if root().join(&package).join("src").is_dir() {
-        source = root().join(package).join("src");
+    let homes = [root().join(&package).join("src"), root().join("guests").join(&package).join("src")];
+    if let Some(home) = homes.into_iter().find(|home| home.is_dir()) {
+        source = home;
         modules.remove(0);
     }
     // The last module may stand within the file of the one around it.

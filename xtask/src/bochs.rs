@@ -55,10 +55,13 @@ const MODELS_OF_32_BITS: [&str; 8] = [
 /// Refuses options that Bochs cannot serve.
 ///
 /// # Errors
-/// Wrong usage: disks, a CPU without 64-bit mode, or QEMU's own arguments.
+/// Wrong usage: disks, ports that lead to guests, a CPU without 64-bit mode, or QEMU's own arguments.
 pub fn check(machine: &Machine) -> Result<()> {
     if !machine.disks.is_empty() {
         return Err(usage("Bochs has no virtio disks"));
+    }
+    if let Some(forward) = machine.forwards.first() {
+        return Err(usage(format!("--forward {}: Bochs has no network", forward.host)));
     }
     if MODELS_OF_32_BITS.contains(&machine.cpu_model.as_str()) {
         return Err(usage(format!("CPU {} lacks what microhv needs: lm (64-bit mode)", machine.cpu_model)));
@@ -264,6 +267,8 @@ mod tests {
         let with_disk = Machine { disks: vec!["d".parse().expect("a disk")], ..Machine::default() };
         assert!(check(&with_disk).is_err());
         assert!(check(&Machine::default()).is_ok());
+        let forwards = vec!["8080:web:80".parse().expect("sound")];
+        assert!(check(&Machine { forwards, ..Machine::default() }).is_err());
         let model = |name: &str| check(&Machine { cpu_model: name.into(), ..Machine::default() });
         assert!(model("ryzen").is_ok());
         assert!(model("p3_katmai").is_err_and(|error| error.to_string().contains("64-bit mode")));

@@ -36,6 +36,7 @@ pub const ALL: &[Image] = &[
     Image { name: "bench", rules: KERNEL },
     Image { name: "hostile", rules: KERNEL },
     Image { name: "conformance-guest", rules: KERNEL },
+    Image { name: "web", rules: KERNEL },
 ];
 
 /// The image called `name`.

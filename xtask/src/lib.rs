@@ -23,6 +23,7 @@ pub mod iso;
 pub mod lines;
 pub mod lint;
 pub mod machine;
+pub mod network;
 pub mod options;
 pub mod outcome;
 pub mod packages;

@@ -17,6 +17,7 @@ const FREESTANDING: &[&str] = &[
     "bench",
     "hostile",
     "conformance-guest",
+    "web",
 ];
 
 /// Which packages to check, and how to print the diagnostics.

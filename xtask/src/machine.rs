@@ -10,7 +10,9 @@ use crate::bochs;
 use crate::bundle::{self, Bundle};
 use crate::checks;
 use crate::images::{self, Image};
-use crate::{lines, usage};
+use crate::{lines, network, usage};
+
+pub use crate::network::{Forward, Net};
 
 /// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how they ended.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
@@ -88,30 +90,6 @@ impl FromStr for Module {
     }
 }
 
-/// dom0's network card.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Net {
-    /// QEMU's user-mode NAT.
-    User,
-    /// No card.
-    None,
-    /// QEMU's socket back end: what stands behind `socket:`.
-    Socket(String),
-}
-
-impl FromStr for Net {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            _ if text == "user" => Ok(Self::User),
-            _ if text == "none" => Ok(Self::None),
-            Some(("socket", options)) if !options.is_empty() => Ok(Self::Socket(options.to_string())),
-            _ => Err("user, none or socket:OPTIONS".into()),
-        }
-    }
-}
-
 /// How the machine is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Boot {
@@ -164,6 +142,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The network card.
     pub net: Net,
+    /// Ports of the host that lead to guests.
+    pub forwards: Vec<Forward>,
     /// Multiboot1 or multiboot2.
     pub boot: Boot,
     /// The dom0 kernel: a PV ELF file.
@@ -203,6 +183,7 @@ impl Default for Machine {
             cpu_model: Emulator::Qemu.standard_cpu().into(),
             disks: Vec::new(),
             net: Net::User,
+            forwards: Vec::new(),
             boot: Boot::Direct,
             dom0: images::ALL[1].bootable(),
             hypervisor_arguments: String::new(),
@@ -249,7 +230,8 @@ impl Machine {
     /// Wrong usage: a file does not exist, or the script has a line that the boot bundle cannot carry.
     pub fn check(&self) -> Result<()> {
         checks::disks(&self.disks)?;
-        // An image of this repository need not be built yet.
+        network::check(self)?;
+        // One of ours may not be built yet.
         if !self.dom0.parent().is_some_and(|directory| directory.ends_with("freestanding/boot")) {
             checks::file("dom0", &self.dom0)?;
         }
@@ -282,6 +264,9 @@ impl Machine {
         }
         if self.from_input {
             line += " input";
+        }
+        for forward in &self.forwards {
+            line += &format!(" {}", forward.word());
         }
         join(&line, &self.dom0_arguments)
     }
@@ -338,15 +323,6 @@ mod tests {
         assert!(module("/").is_err());
         assert!(module("k=.script").is_err());
         assert!(module("k=..").is_err());
-    }
-
-    #[test]
-    fn the_network_is_one_of_three() {
-        assert_eq!("user".parse(), Ok(Net::User));
-        assert_eq!("none".parse(), Ok(Net::None));
-        assert_eq!("socket:listen=:1".parse(), Ok(Net::Socket("listen=:1".into())));
-        assert!("socket:".parse::<Net>().is_err());
-        assert!("tap".parse::<Net>().is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use crate::machine::{Boot, Disk, Emulator, Machine, Module, Net};
+use crate::machine::{Boot, Disk, Emulator, Forward, Machine, Module, Net};
 use crate::{checks, guest, lines, usage};
 
 /// Options of `run`, and of whatever else boots a machine.
@@ -27,9 +27,15 @@ pub struct RunOptions {
     /// Attach a raw file as a virtio disk (repeatable).
     #[arg(long = "disk", value_name = "PATH[,ro][,id=NAME]")]
     disks: Vec<Disk>,
-    /// dom0's network card: user, none or socket:OPTIONS.
+    /// dom0's network card: user, none, tap=INTERFACE or socket:OPTIONS.
     #[arg(long, default_value = "user")]
     net: Net,
+    /// No network card, as --net none.
+    #[arg(long, conflicts_with_all = ["net", "forwards"])]
+    no_net: bool,
+    /// TCP port HOST of 127.0.0.1 leads to port PORT of the domain GUEST (repeatable).
+    #[arg(long = "forward", value_name = "HOST:GUEST:PORT")]
+    forwards: Vec<Forward>,
     /// What emulates the machine: QEMU, or Bochs, which boots a CD image and has one CPU, no disks and no network.
     #[arg(long = "on", value_enum, default_value_t)]
     emulator: Emulator,
@@ -82,7 +88,8 @@ impl RunOptions {
             cpus: self.cpus,
             cpu_model: self.cpu_model.unwrap_or_else(|| self.emulator.standard_cpu().into()),
             disks: self.disks,
-            net: self.net,
+            net: if self.no_net { Net::None } else { self.net },
+            forwards: self.forwards,
             boot: self.boot,
             dom0: self.dom0.unwrap_or(standard.dom0),
             hypervisor_arguments: self.hypervisor_arguments,
@@ -157,6 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn the_network_may_be_left_out_or_lead_to_guests() {
+        assert_eq!(machine(&["--no-net"]).expect("sound").net, Net::None);
+        assert_eq!(machine(&["--net", "none"]).expect("sound").net, Net::None);
+        let machine_with =
+            machine(&["--forward", "18080:web:80", "--forward", "18081:b:8080"]).expect("sound");
+        assert_eq!(machine_with.net, Net::User);
+        let guests =
+            machine_with.forwards.iter().map(|forward| (forward.host, &*forward.guest, forward.port));
+        assert_eq!(guests.collect::<Vec<_>>(), [(18080, "web", 80), (18081, "b", 8080)]);
+        for words in [
+            &["--no-net", "--net", "user"][..],
+            &["--no-net", "--forward", "18080:web:80"],
+            &["--net", "none", "--forward", "18080:web:80"],
+            &["--on", "bochs", "--forward", "18080:web:80"],
+            &["--forward", "18080:web:80", "--forward", "18080:b:80"],
+        ] {
+            let error = machine(words).expect_err(words[0]);
+            assert!(error.is::<crate::Usage>(), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_refused() {
         for words in [
             ["--disk", "/no/such/file"],
@@ -168,6 +197,9 @@ mod tests {
             ["--smp", "256"],
             ["--timeout", "0"],
             ["--net", "tap"],
+            ["--net", "tap=no-such-tap"],
+            ["--forward", "8080:web"],
+            ["--forward", "0:web:80"],
             ["--boot", "floppy"],
             ["--nothing", "x"],
         ] {

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use crate::images;
 use crate::iso;
 use crate::lines;
-use crate::machine::{Boot, DEBUG_EXIT_PORT, Machine, Net};
-use crate::paths;
+use crate::machine::{Boot, DEBUG_EXIT_PORT, Machine};
+use crate::{network, paths};
 
 /// QEMU's system emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -125,11 +125,7 @@ pub fn devices(machine: &Machine, command: &mut Command) {
         let serial = disk.id.as_ref().map(|id| format!(",serial={id}")).unwrap_or_default();
         command.args(["-device", &format!("virtio-blk-pci,drive=disk{index},disable-legacy=on{serial}")]);
     }
-    let netdev = match &machine.net {
-        Net::None => return,
-        Net::User => "user,id=net0".to_string(),
-        Net::Socket(options) => format!("socket,id=net0,{options}"),
-    };
+    let Some(netdev) = network::backend(machine) else { return };
     command.args(["-netdev", &netdev]);
     // The card needs no option ROM, since the machine does not boot from the network.
     command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
@@ -201,6 +197,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Net;
 
     #[test]
     fn commas_of_a_module_are_doubled() {

@@ -1,7 +1,7 @@
 //! A frontend's ring, mapped and served by a task of its own.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,14 +15,26 @@ use pvrt::grant::{GrantMap, map_grants};
 use ring_abi::ring::BackRing;
 use ring_abi::types::DomId;
 
-use super::grants::{Bell, DomainGrants, SharedStage};
+use super::grants::{DomainGrants, SharedStage};
 use crate::blkdev::SharedDevice;
+use crate::xenbus::{self, Bell};
 
-/// How a connection ended. Nothing of the frontend's is held any more.
+/// How a connection ended.
 pub(super) struct Ended {
     /// Why the connection ended; `None` when the instance asked for the end.
-    pub(super) reason: Option<Disconnect>,
-    pub(super) stats: Stats,
+    reason: Option<Disconnect>,
+    stats: Stats,
+}
+
+impl xenbus::Ended for Ended {
+    fn reason(&self) -> Option<String> {
+        self.reason.as_ref().map(ToString::to_string)
+    }
+
+    fn summary(&self) -> String {
+        let Stats { requests, errors, read_bytes, written_bytes, .. } = self.stats;
+        format!("{requests} requests, {errors} failed, {read_bytes} bytes read, {written_bytes} written")
+    }
 }
 
 /// A connected frontend. The task that serves the frontend never looks into xenstore: a request costs no access to the
@@ -61,17 +73,19 @@ impl Connection {
         let ended = spawn_join(Service { engine, port, stop: stop.clone() }.run());
         Ok(Self { stop, client, ended })
     }
+}
 
-    /// Waits for the end: the frontend ruined the ring, or [`Self::stop`] was called, and the device has returned
-    /// everything. `None` if the end was taken before.
-    pub(super) async fn ended(&mut self) -> Option<Ended> {
-        (&mut self.ended).await.ok()
-    }
+impl xenbus::Connection for Connection {
+    type Ended = Ended;
 
-    /// Has the serving task end.
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.client.room();
+    }
+
+    /// The end comes when the device has returned everything.
+    fn ended(&mut self) -> &mut Receiver<Ended> {
+        &mut self.ended
     }
 }
 

@@ -3,9 +3,8 @@
 use alloc::vec::Vec;
 
 use backends::blk::BUDGET_INDIRECT;
-use backends::{GrantRead, Grants, Notifier, ReadSink};
+use backends::{GrantRead, Grants, ReadSink};
 use pvrt::Account;
-use pvrt::event::Port;
 use pvrt::grant::{CopyBatch, DeviceGrant, GrantStatus, device_map, device_unmap};
 use pvrt::mem::Pages;
 use ring_abi::types::{DomId, GrantRef, Maddr, PAGE_SIZE};
@@ -100,14 +99,5 @@ impl Grants for DomainGrants {
                 sink(index, None);
             }
         }
-    }
-}
-
-/// Raises a frontend's event channel.
-pub(super) struct Bell(pub(super) Arc<Port>);
-
-impl Notifier for Bell {
-    fn notify(&mut self) {
-        self.0.notify();
     }
 }

@@ -1,22 +1,12 @@
-//! A disk in its user's words, for messages.
+//! Names of disks, for messages.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use super::Id;
-use crate::xenstore::{Client, domain_named};
-
-impl Id {
-    /// `d3 web: disk xvda`.
-    pub(super) fn named(self, client: &Client) -> String {
-        format!("{}: disk {}", domain_named(client, self.domain), disk_name(self.device))
-    }
-}
-
-/// The name by which a configuration has the disk; a number without a name stays a number.
+/// The name by which a configuration has the disk; a number that no name has stays one.
 ///
 /// ABI: `vbd-interface(7)` of Xen 4.17.
-fn disk_name(device: u32) -> String {
+pub(super) fn disk_name(device: u32) -> String {
     let (kind, disk, partition) = match (device >> 28, device >> 8) {
         (1, _) => ("xvd", device >> 8 & 0xf_ffff, device & 0xff),
         (_, 202) => ("xvd", device >> 4 & 0xf, device & 0xf),

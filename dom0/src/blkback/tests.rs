@@ -17,9 +17,9 @@ use ring_abi::ring::{FrontRing, REQ_PROD};
 use ring_abi::types::{DomId, PAGE_SIZE};
 use spin::Mutex;
 
-use super::instance::RECONNECT_NS;
 use super::{MAX_VBDS, run};
 use crate::blkdev::{Disk, Disks, User};
+use crate::xenbus::RECONNECT_NS;
 use crate::xenstore::{Client, Nodes, Quotas, Xenstore};
 
 const BACK: &str = "/local/domain/0/backend/vbd/7/51712";

@@ -9,7 +9,7 @@ mod probe;
 
 pub use io::{IoError, read, write};
 pub use names::disk_name;
-pub use probe::{PciPorts, probe};
+pub use probe::probe;
 
 use alloc::format;
 use alloc::string::String;

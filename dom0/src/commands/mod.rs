@@ -10,6 +10,7 @@ mod files;
 mod help;
 mod input;
 mod machine;
+mod net;
 #[cfg(test)]
 mod shell_tests;
 mod simple;
@@ -31,6 +32,7 @@ use pvrt::{println, yield_now};
 
 use crate::blkdev::Disks;
 use crate::bundle::{Bundle, File, SCRIPT};
+use crate::netback::Network;
 use crate::shell::print::shown;
 use crate::shell::{LINE_BYTES_MAX, PROMPT, Terminal, Word, split};
 use crate::toolstack::Toolstack;
@@ -55,6 +57,8 @@ pub struct Shell {
     pub store: Xenstore,
     /// The disks.
     pub disks: Arc<Disks>,
+    /// The networks.
+    pub network: Arc<Network>,
     /// The terminal.
     pub terminal: Terminal,
     /// The toolstack, which makes and ends domains.
@@ -155,6 +159,7 @@ impl Shell {
                 "ls" => self.ls(&texts).await,
                 "cat" => self.cat(&texts).await,
                 "accounts" => self.accounts(&texts).await,
+                "net" => net::run(&self.network, &texts).await,
                 "echo" => simple::echo(&texts).await,
                 "date" => simple::date(&texts),
                 "clear" => simple::clear(&texts),

@@ -1,17 +1,23 @@
 use super::*;
+use crate::netback::Network;
 use crate::xenstore::{Nodes, Quotas};
 use pvrt::executor::block_on_test;
 use pvrt::host::take_console_output;
 
 pub(super) fn shell() -> Shell {
     let store = Xenstore::new(Quotas::XEN);
-    let toolstack = Toolstack::new(store.clone(), Arc::new(Disks::new()), Bundle::default(), Terminal::new());
+    let toolstack = toolstack_of(store.clone(), Arc::new(Disks::new()), Bundle::default());
     shell_with(toolstack, store)
+}
+
+pub(super) fn toolstack_of(store: Xenstore, disks: Arc<Disks>, bundle: Bundle) -> Toolstack {
+    Toolstack::new(store, disks, Arc::new(Network::new()), bundle, Terminal::new())
 }
 
 pub(super) fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
     let (disks, terminal, bundle) = (Arc::new(Disks::new()), Terminal::new(), Bundle::default());
-    Shell { bundle, store, disks, terminal, toolstack, started_ns: 0, ending: Ending::default() }
+    let network = Arc::new(Network::new());
+    Shell { bundle, store, disks, network, terminal, toolstack, started_ns: 0, ending: Ending::default() }
 }
 
 /// The outcome of a line, and what it printed.

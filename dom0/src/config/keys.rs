@@ -201,7 +201,7 @@ pub const KEYS: &[Key] = &[
     ignored("vfb", SCREEN),
     ignored("vga", SCREEN),
     ignored("videoram", SCREEN),
-    done("vif", "read and checked; the domain has no network"),
+    done("vif", "at most 16"),
     ignored("vif2", XM),
     ignored("vif_default_bridge", XM),
     ignored("viridian", HVM),
@@ -256,27 +256,26 @@ pub const DISK_WORDS: &[Key] = &[
     done("vdev", "`xvd`, `sd`, `hd` and `d` names, and numbers"),
 ];
 
-/// The words of an entry of `vif`, likewise. A word that is done is read and checked, but has no effect: there
-/// is no network backend yet.
+/// The words of an entry of `vif`, likewise. dom0 runs no scripts: what only a script would look at is noted in xenstore.
 pub const VIF_WORDS: &[Key] = &[
     ignored("accel", "there is no such thing any more"),
-    done("backend", ""),
-    done("bridge", ""),
+    done("backend", "a domain that serves the interface"),
+    done("bridge", "one that dom0 has, `xenbr0` if none is named; any name with `backend`"),
     ignored("colo_checkpoint_host", COLO),
-    done("devid", ""),
+    done("devid", "the place in the list, if none is given"),
     ignored("forwarddev", COLO),
-    done("gatewaydev", ""),
+    done("gatewaydev", "noted in xenstore: packets are switched"),
     done("ip", ""),
-    done("mac", "one station's"),
+    done("mac", "one station's; if none is given, one is chosen that stays over restarts"),
     ignored("model", HVM),
-    done("mtu", "68 to 65535"),
+    done("mtu", "68 to 65535; 1500 if none is given"),
     done("netdev", "the older name of `gatewaydev`"),
     done("rate", "bits or bytes in a second, and the interval"),
-    done("script", ""),
+    done("script", "noted in xenstore"),
     done("trusted", ""),
     done("type", "`vif`: a PV guest has no emulated hardware"),
-    done("untrusted", ""),
-    done("vifname", ""),
+    done("untrusted", "the frontend is told so"),
+    done("vifname", "noted in xenstore"),
 ];
 
 #[cfg(test)]

@@ -26,4 +26,4 @@ pub use value::{
     Config, Diagnostic, FILE_MAX, Position, Setting, VALUES_MAX, Value, ValueKind, is_setting_word,
 };
 pub use vdev::vdev_number;
-pub use vif::{MacAddr, Rate, VifConfig};
+pub use vif::{DEFAULT_BRIDGE, DEFAULT_MTU, Rate, VifConfig};

@@ -6,35 +6,13 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MacAddr(pub [u8; 6]);
+use crate::net::MacAddr;
 
-impl MacAddr {
-    /// Reads `00:16:3e:01:02:03`; must be one station's and not all zero.
-    pub fn parse(text: &str) -> Option<MacAddr> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next()?;
-            if !matches!(part.len(), 1 | 2) || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return None;
-            }
-            *byte = u8::from_str_radix(part, 16).ok()?;
-        }
-        let usable = parts.next().is_none() && bytes[0] & 1 == 0 && bytes != [0; 6];
-        usable.then_some(MacAddr(bytes))
-    }
-}
-
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
+/// The bridge of an interface whose entry names none, as Xen's `xl` has it.
+pub const DEFAULT_BRIDGE: &str = "xenbr0";
+/// The largest packet of an interface whose entry names none, in bytes, as Xen's `xl` has it.
+pub const DEFAULT_MTU: u16 = 1500;
 
 /// A virtual network interface. All properties are optional.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +31,7 @@ pub struct VifConfig {
     pub ip: Option<String>,
     /// Largest packet, in bytes.
     pub mtu: Option<u16>,
-    /// Number of the device; `None`: the interface's place in the list.
+    /// Number of the device; `None`: the first that is free. An entry of a configuration has its place in the list.
     pub devid: Option<u32>,
     /// The largest rate at which it may send.
     pub rate: Option<Rate>,
@@ -81,7 +59,19 @@ impl Default for VifConfig {
     }
 }
 
-/// The most words of an entry that are named as ignored. If there are more, the message says only that.
+impl VifConfig {
+    /// The switch that it is on.
+    pub fn bridge(&self) -> &str {
+        self.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE)
+    }
+
+    /// Largest packet, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.unwrap_or(DEFAULT_MTU)
+    }
+}
+
+/// Words of an entry that are told each to mean nothing; of more, only that there are more.
 const NOTES_MAX: usize = 8;
 
 impl VifConfig {

@@ -13,7 +13,7 @@ use ring_abi::types::DomId;
 use spin::Mutex;
 
 use super::create::CreateError;
-use super::disks::DiskError;
+use super::devices::{Device, DeviceConfig, DeviceError};
 use super::making::Making;
 use super::{Domain, Fate, Toolstack, domain_number, nodes};
 use crate::config::{DiskConfig, DomainConfig};
@@ -25,6 +25,7 @@ pub(super) struct Claims {
     open: Vec<Open>,
 }
 
+#[derive(Default)]
 struct Open {
     number: u64,
     /// The domain's name.
@@ -32,7 +33,9 @@ struct Open {
     /// The domain's number; `None` before the domain is made.
     id: Option<DomId>,
     disks: Vec<DiskConfig>,
-    /// The domain that is being made; none for a disk's claim.
+    /// The device that is on its way to the domain, which has its number there; none for a domain's claim.
+    device: Option<Device>,
+    /// The domain that is being made; none for a device's claim.
     making: Option<Making>,
     /// The fate of the domain's former life, if the domain waits to start again.
     former: Option<Arc<Mutex<Fate>>>,
@@ -69,7 +72,13 @@ impl Toolstack {
             return Err(CreateError::NameTaken(config.name.clone()));
         }
         self.check_disks(&config.name, &config.disks)?;
-        Ok(self.open_claim(config.name.clone(), None, config.disks.clone(), Some(making.clone())))
+        self.check_bridges(&config.vifs)?;
+        Ok(self.open_claim(Open {
+            name: config.name.clone(),
+            disks: config.disks.clone(),
+            making: Some(making.clone()),
+            ..Open::default()
+        }))
     }
 
     /// Claims the name and the disks of a domain that waits to start again.
@@ -122,28 +131,48 @@ impl Toolstack {
         !self.0.claims.lock().open.is_empty()
     }
 
-    /// Claims a disk for a domain, and the disk's device number in the domain.
-    pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DiskError> {
-        let is_taken = |disks: &[DiskConfig]| disks.iter().any(|other| other.devid == disk.devid);
-        let on_its_way = |open: &Open| open.id == Some(domain.id) && is_taken(&open.disks);
-        if is_taken(&domain.config.disks) || self.0.claims.lock().open.iter().any(on_its_way) {
-            return Err(DiskError::Taken(disk.vdev.clone()));
-        }
-        self.check_disks(&domain.name, core::slice::from_ref(disk)).map_err(DiskError::Attach)?;
-        Ok(self.open_claim(domain.name.clone(), Some(domain.id), Vec::from([disk.clone()]), None))
+    /// Has a domain, or a device on its way to it, no such number?
+    pub(super) fn is_free_number<D: DeviceConfig>(&self, domain: &Domain, devid: u32) -> bool {
+        let is_taken = |device: Device| device == Device { kind: D::KIND, domain: domain.id, devid };
+        let on_its_way = |open: &Open| open.device.is_some_and(is_taken);
+        !D::all(&domain.config).iter().any(|config| is_taken(config.device(domain.id)))
+            && !self.0.claims.lock().open.iter().any(on_its_way)
     }
 
-    fn open_claim(
+    /// Claims a disk for a domain, and its number there.
+    pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DeviceError> {
+        let claim = self.claim_number(domain, disk)?;
+        self.check_disks(&domain.name, core::slice::from_ref(disk)).map_err(DeviceError::Attach)?;
+        let mut claims = self.0.claims.lock();
+        let open = claims.open.iter_mut().find(|open| open.number == claim.number);
+        open.into_iter().for_each(|open| open.disks.push(disk.clone()));
+        drop(claims);
+        Ok(claim)
+    }
+
+    /// Claims a device's number for a domain.
+    pub(super) fn claim_number<D: DeviceConfig>(
         &self,
-        name: String,
-        id: Option<DomId>,
-        disks: Vec<DiskConfig>,
-        making: Option<Making>,
-    ) -> Claim {
+        domain: &Domain,
+        config: &D,
+    ) -> Result<Claim, DeviceError> {
+        if !self.is_free_number::<D>(domain, config.devid()) {
+            return Err(DeviceError::Taken(D::KIND, config.label()));
+        }
+        let device = Some(config.device(domain.id));
+        Ok(self.open_claim(Open {
+            name: domain.name.clone(),
+            id: Some(domain.id),
+            device,
+            ..Open::default()
+        }))
+    }
+
+    fn open_claim(&self, open: Open) -> Claim {
         let mut claims = self.0.claims.lock();
         claims.next += 1;
         let number = claims.next;
-        claims.open.push(Open { number, name, id, disks, making, former: None });
+        claims.open.push(Open { number, ..open });
         Claim { toolstack: self.clone(), number }
     }
 
@@ -172,6 +201,7 @@ mod tests {
     use ring_abi::types::DomId;
 
     use super::super::budget::{self, DISK_BYTES, DOMAIN_BYTES};
+    use super::super::devices::Kind;
     use super::super::disks::tests::{disk, start};
     use super::*;
     use crate::config::Config;
@@ -193,7 +223,7 @@ mod tests {
             assert!(toolstack.rename(&two, "new").unwrap_err().contains("exists"));
             let in_use = CreateError::DiskInUse("/dev/vdb".into(), "new".into());
             let attached = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,r")).await;
-            assert_eq!(attached, Err(DiskError::Attach(in_use.clone())));
+            assert_eq!(attached, Err(DeviceError::Attach(in_use.clone())));
             assert_eq!(
                 toolstack.claim_domain(&config("other", "'phy:/dev/vdb,xvda,w'"), &Making::default()).err(),
                 Some(in_use)
@@ -219,7 +249,7 @@ mod tests {
             let two = toolstack.find("two").unwrap();
             let claim = toolstack.claim_disk(&two, &disk("phy:/dev/vdb,xvda,w")).unwrap();
             let taken = toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await;
-            assert_eq!(taken, Err(DiskError::Taken("xvda".to_string())));
+            assert_eq!(taken, Err(DeviceError::Taken(Kind::Disk, "xvda".to_string())));
             drop(claim);
             toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
         });
@@ -234,7 +264,7 @@ mod tests {
             let account = Account::claim(budget::of(&one.config)).unwrap();
             account.assign(one.id);
             let promised = || account.figures().unwrap().budget;
-            let on_its_way = budget::raise(one.id).unwrap();
+            let on_its_way = budget::raise(one.id, Kind::Disk).unwrap();
             toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
             toolstack.detach_disk(&one, 51712, true).await.unwrap();
             assert_eq!(promised(), DOMAIN_BYTES + DISK_BYTES);

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use pvrt::account::{Account, Shortage};
@@ -11,6 +12,7 @@ use pvrt::hypercall::{domctl, sysctl};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
+use super::devices::DeviceConfig;
 use super::making::Making;
 use super::{Domain, End, Fate, Toolstack, budget, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
@@ -27,7 +29,9 @@ pub enum CreateError {
     NoFile(String),
     /// A disk that the configuration names does not exist.
     NoDisk(String),
-    /// Another domain has the disk, and one of the two would write to it: the disk, the domain.
+    /// A bridge that the configuration names is not there: the bridge, and those that are.
+    NoBridge(String, Vec<String>),
+    /// A disk is another domain's already, and one of the two would write: the disk, the domain.
     DiskInUse(String, String),
     /// dom0 lacks the memory to serve the domain.
     Budget(Shortage),
@@ -35,9 +39,9 @@ pub enum CreateError {
     Build(BuildError),
     /// The store refused: what the toolstack was doing.
     Store(&'static str, XsError),
-    /// The driver domain of a disk does not exist.
+    /// The domain that is to serve a device is not there.
     NoServer(String),
-    /// The driver domain of a disk owns too many nodes in the store to serve another disk.
+    /// The domain that is to serve a device has too much in the store to serve another.
     ServerFull(String),
     /// A device's backend gave up: which, and why.
     Device(String, String),
@@ -64,6 +68,9 @@ impl fmt::Display for CreateError {
             Self::NameTaken(name) => write!(f, "{name}: a domain of that name exists"),
             Self::NoFile(path) => write!(f, "{path}: no such file"),
             Self::NoDisk(path) => write!(f, "{path}: no such disk"),
+            Self::NoBridge(name, known) => {
+                write!(f, "bridge `{name}`: no such bridge (there are {})", known.join(", "))
+            }
             Self::DiskInUse(path, name) => {
                 write!(f, "{path}: {name} has this disk; only readers can share one")
             }
@@ -72,7 +79,10 @@ impl fmt::Display for CreateError {
             Self::Store(what, error) => write!(f, "xenstore: {what}: {}", error.name()),
             Self::NoServer(name) => write!(f, "backend `{name}`: no such domain"),
             Self::ServerFull(name) => {
-                write!(f, "backend `{name}`: the domain has too many nodes in xenstore to serve another disk")
+                write!(
+                    f,
+                    "backend `{name}`: the domain has too many nodes in xenstore to serve another device"
+                )
             }
             Self::Device(device, why) => write!(f, "{device}: {why}"),
             Self::GivenUp(name) => write!(f, "{name}: given up before the domain was made"),
@@ -102,9 +112,10 @@ impl Toolstack {
 
     async fn make(&self, config: Arc<DomainConfig>, making: &Making) -> Result<Domain, CreateError> {
         let claim = self.claim_domain(&config, making)?;
+        let config = self.with_addresses(config);
         let kernel = self.file(&config.kernel)?;
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
-        let servers = self.servers(&config.disks)?;
+        let servers = self.servers(servers_of(&config))?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let account = budget::claim(&config).map_err(CreateError::Budget)?;
         let built = match self.build(&config, uuid, (kernel, ramdisk), &account, making).await {
@@ -212,8 +223,12 @@ impl Toolstack {
             .consoles
             .add(domain.id, &domain.name, facts.console.1)
             .map_err(|error| CreateError::Refused(format!("{error}")))?;
-        for (disk, server) in domain.config.disks.iter().zip(facts.servers) {
+        let mut servers = facts.servers.iter();
+        for (disk, server) in domain.config.disks.iter().zip(&mut servers) {
             self.backend_ready(domain.id, disk, *server).await?;
+        }
+        for (vif, server) in domain.config.vifs.iter().zip(servers) {
+            self.backend_ready(domain.id, vif, *server).await?;
         }
         Ok(())
     }
@@ -227,7 +242,13 @@ impl Toolstack {
     }
 }
 
-/// Sets the vCPUs' affinity as the configuration says.
+/// The domain that is to serve each of the devices: of the disks, then of the network interfaces.
+fn servers_of(config: &DomainConfig) -> impl Iterator<Item = Option<&str>> {
+    let disks = config.disks.iter().map(DeviceConfig::server);
+    disks.chain(config.vifs.iter().map(DeviceConfig::server))
+}
+
+/// Ties vCPUs to CPUs as the configuration says.
 fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     let Some(last) = config.cpus.last() else { return Ok(()) };
     for vcpu in 0..config.maxvcpus {

@@ -10,10 +10,12 @@ mod claims;
 mod control;
 mod create;
 mod death;
+mod devices;
 mod disks;
 mod making;
 mod nodes;
 mod uuid;
+mod vifs;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -31,14 +33,17 @@ use crate::blkdev::Disks;
 use crate::bundle::Bundle;
 use crate::config::DomainConfig;
 use crate::consoled::Consoles;
+use crate::netback::Network;
 use crate::shell::Terminal;
 use crate::xenstore::Xenstore;
 
 pub use create::CreateError;
+pub use devices::{DeviceError, Kind};
+pub use disks::AttachedDisk;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
-pub use disks::{AttachedDisk, DiskError};
 pub use uuid::text as uuid_text;
+pub use vifs::AttachedVif;
 
 /// Reads a domain's number: digits alone, since `+1` may be a name.
 pub fn domain_number(text: &str) -> Option<DomId> {
@@ -121,6 +126,7 @@ pub struct Toolstack(Arc<Shared>);
 struct Shared {
     store: Xenstore,
     disks: Arc<Disks>,
+    network: Arc<Network>,
     consoles: Consoles,
     bundle: Bundle,
     terminal: Terminal,
@@ -143,7 +149,13 @@ struct Shared {
 
 impl Toolstack {
     /// A toolstack that has made no domain yet.
-    pub fn new(store: Xenstore, disks: Arc<Disks>, bundle: Bundle, terminal: Terminal) -> Self {
+    pub fn new(
+        store: Xenstore,
+        disks: Arc<Disks>,
+        network: Arc<Network>,
+        bundle: Bundle,
+        terminal: Terminal,
+    ) -> Self {
         let printer = terminal.clone();
         // What the screen allocates is dom0's own, whichever domain's line it shows.
         let print = move |text: &str| Account::own().charge(|| printer.print_lines(text));
@@ -152,6 +164,7 @@ impl Toolstack {
         Self(Arc::new(Shared {
             store,
             disks,
+            network,
             consoles,
             bundle,
             terminal,

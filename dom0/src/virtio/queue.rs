@@ -8,7 +8,7 @@
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
 
-use super::Dma;
+use crate::hw::Dma;
 
 /// Largest queue: its descriptor table fills a page.
 pub const MAX_QUEUE_SIZE: u16 = 256;
@@ -251,18 +251,32 @@ impl<M: Dma> Queue<M> {
     /// again.
     #[must_use]
     pub fn arm(&mut self) -> bool {
+        self.arm_behind(0)
+    }
+
+    /// Asks for an interrupt when most of the chains that the device has are finished, if the device can do so; else with
+    /// the next. `true`: so many are finished already, and the caller looks again.
+    #[must_use]
+    pub fn arm_for_most(&mut self) -> bool {
+        let most = if self.event_idx { self.in_flight - self.in_flight / 4 } else { 0 };
+        self.arm_behind(most.saturating_sub(1))
+    }
+
+    /// Asks for an interrupt with the next finished chain behind `passed` others.
+    fn arm_behind(&mut self, passed: u16) -> bool {
         if self.event_idx {
-            self.memory.store16(AVAILABLE + 4 + 2 * usize::from(self.size), self.used);
+            let event = self.used.wrapping_add(passed);
+            self.memory.store16(AVAILABLE + 4 + 2 * usize::from(self.size), event);
         }
         fence(Ordering::SeqCst);
-        self.memory.load16(USED + 2) != self.used
+        self.memory.load16(USED + 2).wrapping_sub(self.used) > passed
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::Arena;
     use super::*;
+    use crate::hw::fake::Arena;
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
@@ -271,7 +285,7 @@ mod tests {
     }
 
     /// The device's side of the rings, by hand.
-    fn finish(queue: &Queue<super::super::fake::FakeDma>, index: u16, id: u32) {
+    fn finish(queue: &Queue<crate::hw::fake::FakeDma>, index: u16, id: u32) {
         let entry = USED + 4 + 8 * usize::from(index & (queue.size - 1));
         queue.memory.store32(entry, id);
         queue.memory.store32(entry + 4, 1);
@@ -341,6 +355,27 @@ mod tests {
         queue.push(&[part(1)]);
         queue.push(&[part(1)]);
         assert!(queue.publish(), "event 3 lies within");
+    }
+
+    #[test]
+    fn an_interrupt_for_most_chains_comes_before_the_last() {
+        for (event_idx, chains, passed) in
+            [(true, 0u16, 0), (true, 1, 0), (true, 2, 1), (true, 8, 5), (false, 8, 0)]
+        {
+            let arena = Arena::default();
+            let mut queue = Queue::new(arena.pages(QUEUE_PAGES), 8, event_idx);
+            let heads: Vec<_> = (0..chains).map(|_| queue.push(&[part(1)]).unwrap()).collect();
+            let _ = queue.publish();
+            for (index, head) in (0..).zip(heads) {
+                assert_eq!(queue.arm_for_most(), index > passed, "{index} of {chains} are finished");
+                if event_idx {
+                    assert_eq!(queue.memory.load16(AVAILABLE + 4 + 2 * 8), passed);
+                }
+                finish(&queue, index, head.into());
+            }
+            assert_eq!(queue.arm_for_most(), chains > 0);
+            assert_eq!(queue.arm(), chains > 0);
+        }
     }
 
     proptest! {

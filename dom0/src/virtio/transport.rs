@@ -5,7 +5,7 @@
 use alloc::boxed::Box;
 use core::fmt;
 
-use super::Registers;
+use crate::hw::{Region, Registers};
 use crate::pci::{Address, Bar, ConfigSpace, capabilities};
 
 /// "No MSI-X vector."
@@ -33,6 +33,8 @@ const CAP_DEVICE: u8 = 4;
 const COMMON_LENGTH: u32 = 56;
 /// Reads of the status register before a reset counts as failed; the device is emulated or fast.
 const RESET_POLLS: usize = 1_000_000;
+/// Times that the device's registers are read until they hold still.
+const CONFIG_READS: usize = 100;
 
 /// Offsets in the common register group.
 mod common {
@@ -52,15 +54,6 @@ mod common {
     pub(super) const QUEUE_DESC: usize = 32;
     pub(super) const QUEUE_DRIVER: usize = 40;
     pub(super) const QUEUE_DEVICE: usize = 48;
-}
-
-/// A range of machine memory addresses that holds registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// First machine address.
-    pub base: u64,
-    /// Length in bytes.
-    pub len: u32,
 }
 
 /// The register groups of a device.
@@ -196,6 +189,14 @@ impl Transport {
     ///
     /// After the last two the device knows that this driver has given the device up.
     pub fn negotiate(&self, wanted: u64) -> Result<u64, TransportError> {
+        self.negotiate_by(|offered| offered & wanted)
+    }
+
+    /// Like [`Self::negotiate`], but `choose` says what the driver takes of the features that the device offers.
+    ///
+    /// # Errors
+    /// As [`Self::negotiate`].
+    pub fn negotiate_by(&self, choose: impl FnOnce(u64) -> u64) -> Result<u64, TransportError> {
         self.reset()?;
         self.add_status(STATUS_ACKNOWLEDGE);
         self.add_status(STATUS_DRIVER);
@@ -207,7 +208,7 @@ impl Transport {
             self.fail();
             return Err(TransportError::Legacy);
         }
-        let agreed = offered & (wanted | F_VERSION_1);
+        let agreed = offered & (choose(offered) | F_VERSION_1);
         for half in 0..2 {
             self.common.write32(common::DRIVER_FEATURE_SELECT, half);
             self.common.write32(common::DRIVER_FEATURE, (agreed >> (32 * half)) as u32);
@@ -248,6 +249,7 @@ impl Transport {
         addresses: [u64; 3],
         vector: u16,
     ) -> Result<Doorbell, TransportError> {
+        let doorbell = self.doorbell(queue)?;
         self.common.write16(common::CONFIG_MSIX_VECTOR, NO_VECTOR);
         self.common.write16(common::QUEUE_SELECT, queue);
         self.common.write16(common::QUEUE_SIZE, size);
@@ -260,13 +262,34 @@ impl Transport {
             self.common.write32(register, address as u32);
             self.common.write32(register + 4, (address >> 32) as u32);
         }
+        self.common.write16(common::QUEUE_ENABLE, 1);
+        Ok(doorbell)
+    }
+
+    /// Where the doorbell of queue `queue` is.
+    ///
+    /// # Errors
+    /// [`TransportError::NoCapability`]: the doorbell lies outside of the device's notification registers.
+    pub fn doorbell(&self, queue: u16) -> Result<Doorbell, TransportError> {
+        self.common.write16(common::QUEUE_SELECT, queue);
         let offset = self.common.read16(common::QUEUE_NOTIFY_OFF);
         let offset = u64::from(offset) * u64::from(self.notify_multiplier);
         if offset + 2 > u64::from(self.notify_len) {
             return Err(TransportError::NoCapability("notification"));
         }
-        self.common.write16(common::QUEUE_ENABLE, 1);
         Ok(Doorbell { offset: offset as usize, queue })
+    }
+
+    /// Has the device tell of changes of its registers by interrupt vector `vector`.
+    ///
+    /// # Errors
+    /// [`TransportError::VectorRefused`]: the device has no room for the interrupt vector.
+    pub fn config_vector(&self, vector: u16) -> Result<(), TransportError> {
+        self.common.write16(common::CONFIG_MSIX_VECTOR, vector);
+        if self.common.read16(common::CONFIG_MSIX_VECTOR) != vector {
+            return Err(TransportError::VectorRefused);
+        }
+        Ok(())
     }
 
     /// Starts the device.
@@ -289,14 +312,17 @@ impl Transport {
         self.notify.write16(doorbell.offset, doorbell.queue);
     }
 
-    /// Reads from the device type's registers by `read`. If the registers changed meanwhile, `read` is called again.
+    /// Reads from the device type's registers by `read`. If the registers changed meanwhile, `read` is called again, but
+    /// not for ever: of a device whose registers never hold still, the last reading counts.
     pub fn read_device<T>(&self, read: impl Fn(&DeviceRegisters<'_>) -> T) -> T {
+        let mut reads = 1;
         loop {
             let before = self.common.read8(common::CONFIG_GENERATION);
             let value = read(&DeviceRegisters { registers: &*self.device, len: self.device_len });
-            if self.common.read8(common::CONFIG_GENERATION) == before {
+            if self.common.read8(common::CONFIG_GENERATION) == before || reads == CONFIG_READS {
                 return value;
             }
+            reads += 1;
         }
     }
 
@@ -323,6 +349,11 @@ impl DeviceRegisters<'_> {
     /// Reads one byte.
     pub fn read8(&self, offset: usize) -> u8 {
         if offset < self.len as usize { self.registers.read8(offset) } else { 0 }
+    }
+
+    /// Reads two bytes.
+    pub fn read16(&self, offset: usize) -> u16 {
+        if offset + 2 <= self.len as usize { self.registers.read16(offset) } else { 0 }
     }
 
     /// Reads four bytes.

@@ -6,11 +6,11 @@ use ring_abi::grant::{
     GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GnttabCopy, GnttabCopyPtr,
 };
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, GrantRef, PAGE_SIZE};
+use ring_abi::types::{DomId, GrantRef, Mfn, PAGE_SIZE};
 
 use super::{FAILED, GrantStatus, check};
 use crate::hypercall::grant as call;
-use crate::mem::mfn_of;
+use crate::mem::{OutOfMemory, Pages, mfn_of};
 
 /// Copies to be made in one hypercall.
 #[derive(Default)]
@@ -83,6 +83,62 @@ impl CopyBatch {
     }
 }
 
+/// Pages of this kernel's into which lists of copies may go that somebody else made.
+#[derive(Debug)]
+pub struct CopyPages {
+    pages: Pages,
+    frames: Vec<Mfn>,
+}
+
+impl CopyPages {
+    /// Takes `count` pages, at least one.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: neither the kernel nor the hypervisor gives so many pages.
+    pub fn new(count: usize) -> Result<Self, OutOfMemory> {
+        let pages = Pages::zeroed(count)?;
+        let frames = (0..count).map(|index| pages.mfn(index)).collect();
+        Ok(Self { pages, frames })
+    }
+
+    /// The pages.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// The frames of the pages, as a list of copies names them.
+    pub fn frames(&self) -> &[Mfn] {
+        &self.frames
+    }
+
+    /// Makes all copies of a list by one hypercall, without an allocation; each copy has its own status. What is not to be
+    /// written into a grant must be written into these pages; what is not read from a grant may be any page of this
+    /// kernel's.
+    ///
+    /// # Panics
+    /// When a copy is to go to another page of this kernel's: the caller's mistake.
+    pub fn copy(&self, list: &mut [GnttabCopy]) {
+        for entry in &mut *list {
+            entry.status = FAILED.0;
+            let is_ours =
+                entry.dest.domid == DomId::SELF.raw() && self.frames.contains(&Mfn::new(entry.dest.u));
+            assert!(
+                entry.flags & GNTCOPY_DEST_GREF != 0 || is_ours,
+                "a copy to a page that is not for copies"
+            );
+        }
+        if list.is_empty() {
+            return;
+        }
+        // SAFETY: what is no grant is one of `self.pages`, as checked above, and those are shared bytes, which anyone may
+        // change at any time.
+        if let Err(errno) = unsafe { call::copy(list) } {
+            log::error!("copying between grants: {errno}");
+            list.iter_mut().for_each(|entry| entry.status = FAILED.0);
+        }
+    }
+}
+
 /// The local end and the granted end.
 fn ends(
     dom: DomId,
@@ -114,7 +170,6 @@ fn ends(
 mod tests {
     use super::super::Granted;
     use super::*;
-    use crate::mem::Pages;
     use ring_abi::shared::SharedMemory;
 
     #[test]
@@ -155,5 +210,61 @@ mod tests {
         batch.from_grant(dom, GrantRef::new(u32::MAX), 0, one).expect("within a page");
         assert!(batch.run().all(|result| result.is_err()));
         assert_eq!(CopyBatch::new().run().len(), 0);
+    }
+
+    fn granted(domain: u16, bytes: &[u8]) -> Granted<Pages> {
+        let pages = Pages::zeroed(1).expect("a page");
+        pages.shared().write(0, bytes);
+        Granted::whole(pages, DomId::new(domain), false).expect("a grant")
+    }
+
+    fn end(granted: Option<&Granted<Pages>>, frame: Mfn, offset: u16) -> GnttabCopyPtr {
+        let (u, domid) = match granted {
+            Some(granted) => (granted.gref(0).raw().into(), DomId::new(1)),
+            None => (frame.raw(), DomId::SELF),
+        };
+        GnttabCopyPtr { u, domid: domid.raw(), offset, ..Default::default() }
+    }
+
+    #[test]
+    fn a_list_goes_between_grants_and_pages_for_copies() {
+        let (one, two) = (granted(1, b"from one"), granted(1, b""));
+        let ours = CopyPages::new(2).expect("pages");
+        let frame = ours.frames()[1];
+        let entry = |source, dest, flags| GnttabCopy { source, dest, len: 8, flags, ..Default::default() };
+        let bad = GnttabCopyPtr { u: u64::from(u32::MAX), domid: 1, ..Default::default() };
+        let mut list = [
+            entry(end(Some(&one), frame, 0), end(None, frame, 64), GNTCOPY_SOURCE_GREF),
+            entry(bad, end(None, frame, 0), GNTCOPY_SOURCE_GREF),
+            entry(
+                end(Some(&one), frame, 0),
+                end(Some(&two), frame, 8),
+                GNTCOPY_SOURCE_GREF | GNTCOPY_DEST_GREF,
+            ),
+            entry(end(None, frame, 64), end(Some(&two), frame, 4088), GNTCOPY_DEST_GREF),
+        ];
+        ours.copy(&mut list);
+        assert_eq!(list.map(|entry| entry.status == 0), [true, false, true, true]);
+        let mut got = [0; 8];
+        for (bytes, at) in [(two.shared(), 8), (two.shared(), 4088), (ours.pages().page(1), 64)] {
+            bytes.read(at, &mut got);
+            assert_eq!(&got, b"from one");
+        }
+        ours.copy(&mut []);
+    }
+
+    #[test]
+    #[should_panic(expected = "a page that is not for copies")]
+    fn a_list_writes_to_no_other_page() {
+        let (one, other) = (granted(1, b""), Pages::zeroed(1).expect("a page"));
+        let ours = CopyPages::new(1).expect("a page");
+        let (source, dest) = (end(Some(&one), other.mfn(0), 0), end(None, other.mfn(0), 0));
+        ours.copy(&mut [GnttabCopy {
+            source,
+            dest,
+            len: 1,
+            flags: GNTCOPY_SOURCE_GREF,
+            ..Default::default()
+        }]);
     }
 }

@@ -10,7 +10,7 @@ mod granted;
 mod map;
 mod table;
 
-pub use copy::CopyBatch;
+pub use copy::{CopyBatch, CopyPages};
 pub use device::{DeviceGrant, device_map, device_unmap};
 pub use granted::{Granted, Lend, StillUsed};
 pub use map::{GrantMap, map_grants};

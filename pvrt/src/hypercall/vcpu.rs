@@ -56,6 +56,15 @@ pub fn stop_singleshot_timer(vcpu: u32) -> Result<()> {
     vcpu_op::<()>(VCPUOP_STOP_SINGLESHOT_TIMER, vcpu, None).map(|_| ())
 }
 
+/// How long vCPU `vcpu` was in each state, up to now.
+///
+/// # Errors
+/// `ENOENT`: there is no such vCPU.
+pub fn runstate(vcpu: u32) -> Result<VcpuRunstateInfo> {
+    let mut info = VcpuRunstateInfo::default();
+    vcpu_op(VCPUOP_GET_RUNSTATE_INFO, vcpu, Some(&mut info)).map(|_| info)
+}
+
 /// Has the hypervisor write how long vCPU `vcpu` was in each state to a [`VcpuRunstateInfo`] at address `area`, each
 /// time that the hypervisor lets the vCPU run.
 ///

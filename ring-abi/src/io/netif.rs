@@ -101,11 +101,11 @@ wire! { "io/netif.h";
     struct NetifExtraHash = "struct netif_extra_info", 8 {
         0x0 r#type: u8,
         0x1 flags: u8,
-        /// `XEN_NETIF_CTRL_HASH_TYPE_*`: what was hashed.
+        /// What was hashed: the number of the bit that `XEN_NETIF_CTRL_HASH_TYPE_*` has.
         0x2 hash_type: u8 = "u.hash.type",
         /// `XEN_NETIF_CTRL_HASH_ALGORITHM_*`.
         0x3 algorithm: u8 = "u.hash.algorithm",
-        /// The hash, highest byte first.
+        /// The hash, lowest byte first.
         0x4 value: [u8; 4] = "u.hash.value",
     }
 

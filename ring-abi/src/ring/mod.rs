@@ -14,7 +14,7 @@ mod front;
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
 
-pub use back::BackRing;
+pub use back::{BackRing, Waiting};
 pub use front::FrontRing;
 
 use crate::layout::constants;
@@ -154,8 +154,9 @@ const fn must_notify(old: u32, new: u32, event: u32) -> bool {
 }
 
 /// Offset of the slot of `index`.
+#[inline]
 const fn slot_offset<P: RingProtocol>(index: u32, slots: u32) -> usize {
-    SLOTS + (index & (slots - 1)) as usize * P::SLOT_BYTES
+    SLOTS + (index & slots.wrapping_sub(1)) as usize * P::SLOT_BYTES
 }
 
 /// Makes an empty ring whose indices start at `index`. The frontend does this before the frontend grants the page.

@@ -23,6 +23,7 @@ mod linux_life;
 mod linux_newer;
 mod linux_storm;
 mod misuse;
+mod network;
 mod polls;
 mod shell;
 mod spine;
@@ -68,6 +69,7 @@ fn main() {
         shell::cases(),
         misuse::cases(),
         debugger::cases(),
+        network::cases(),
         polls::cases(),
         hostile::cases(),
         linux::cases(),

@@ -11,9 +11,9 @@ const INIT: &str = include_str!("init.sh");
 /// Directories to mount on, and those of the files below.
 const DIRECTORIES: &[&str] = &["bin", "dev", "etc", "modules", "mnt", "proc", "root", "sys", "tmp"];
 
-/// Kernel modules that the ramdisk needs, for disks and their file system. ext4 names its checksum module by
-/// algorithm, so the list has that module too.
-const MODULES: &[&str] = &["xen-blkfront", "crc32c_generic", "ext4"];
+/// What the kernel has as modules and the ramdisk needs: disks and their file system, network interfaces. ext4 asks for
+/// its checksum by what it does, not by name.
+const MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "crc32c_generic", "ext4"];
 
 /// The ramdisk, as the kernel unpacks it.
 ///

@@ -70,12 +70,7 @@ impl Shell {
             println!("warning: {}", shown(&format!("{warning}")));
             yield_now().await;
         }
-        let config = read.map_err(|error| format!("{error}"))?;
-        if !config.vifs.is_empty() && !is_quiet {
-            let name = &config.name;
-            println!("warning: {}: vif: there is no network backend; the domain has no network", shown(name));
-        }
-        Ok(config)
+        read.map_err(|error| format!("{error}"))
     }
 }
 
@@ -87,9 +82,7 @@ mod tests {
     use super::*;
     use crate::blkdev::Disks;
     use crate::bundle::Bundle;
-    use crate::commands::tests::shell_with;
-    use crate::shell::Terminal;
-    use crate::toolstack::Toolstack;
+    use crate::commands::tests::{shell_with, toolstack_of};
     use crate::xenstore::{Quotas, Xenstore};
 
     /// Runs `work` with a shell on a machine that makes domains, and returns what was printed.
@@ -98,7 +91,7 @@ mod tests {
             let machine = Machine::install();
             let store = Xenstore::new(Quotas::XEN);
             let (disks, files) = (Arc::new(Disks::new()), Bundle::of(&[("k", b"no kernel")]));
-            let shell = shell_with(Toolstack::new(store.clone(), disks, files, Terminal::new()), store);
+            let shell = shell_with(toolstack_of(store.clone(), disks, files), store);
             take_console_output();
             block_on_test(async { work(&shell, &machine).await });
             String::from_utf8(take_console_output()).unwrap()

@@ -13,7 +13,7 @@ use serde::Serialize;
 use pvrt::hypercall::sysctl;
 
 use crate::commands::{Outcome, Shell};
-use crate::config::{Action, BackendType, CpuSet, DiskConfig, DomainConfig, TscMode};
+use crate::config::{Action, BackendType, CpuSet, DiskConfig, DomainConfig, TscMode, VifConfig};
 use crate::shell::print;
 use crate::toolstack::uuid_text;
 
@@ -41,6 +41,8 @@ pub(super) struct DomainJson {
     b_info: BuildInfo,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     disks: Vec<DiskJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nics: Vec<NicJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on_poweroff: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +128,35 @@ pub(super) struct DiskJson {
     discard_enable: Option<&'static str>,
 }
 
+/// `libxl_device_nic`
+#[derive(Serialize)]
+pub(super) struct NicJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend_domname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ifname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    script: Option<String>,
+    #[serde(skip_serializing_if = "is_usual")]
+    rate_bytes_per_interval: u64,
+    #[serde(skip_serializing_if = "is_usual")]
+    rate_interval_usecs: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gatewaydev: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted: Option<&'static str>,
+}
+
 fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -157,6 +188,24 @@ pub(super) fn disk(disk: &DiskConfig) -> DiskJson {
         readwrite: disk.writable.into(),
         is_cdrom: disk.cdrom.into(),
         discard_enable: truth(disk.discard && disk.writable),
+    }
+}
+
+/// A network interface.
+pub(super) fn vif(vif: &VifConfig) -> NicJson {
+    NicJson {
+        backend_domname: vif.backend_domain.clone(),
+        devid: vif.devid,
+        mtu: vif.mtu,
+        mac: vif.mac.map(|mac| format!("{mac}")),
+        ip: vif.ip.clone(),
+        bridge: vif.bridge.clone(),
+        ifname: vif.vifname.clone(),
+        script: vif.script.clone(),
+        rate_bytes_per_interval: vif.rate.map_or(0, |rate| rate.bytes),
+        rate_interval_usecs: vif.rate.map_or(0, |rate| rate.interval_us),
+        gatewaydev: vif.gatewaydev.clone(),
+        trusted: (!vif.trusted).then_some("False"),
     }
 }
 
@@ -202,6 +251,7 @@ pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJs
             arch_x86: Empty {},
         },
         disks: config.disks.iter().map(disk).collect(),
+        nics: config.vifs.iter().map(vif).collect(),
         on_poweroff: action(config.on_poweroff),
         on_reboot: action(config.on_reboot),
         on_watchdog: action(config.on_watchdog),
@@ -235,6 +285,7 @@ fn bare(name: String, info: &XenDomctlGetdomaininfo) -> DomainJson {
             arch_x86: Empty {},
         },
         disks: Vec::new(),
+        nics: Vec::new(),
         on_poweroff: None,
         on_reboot: None,
         on_watchdog: None,
@@ -303,7 +354,7 @@ mod tests {
             memory=64\nmaxmem=128\nvcpus=1\nmaxvcpus=2\nextra='a \"b\"'\ncpus=['0','1-2']\ncpu_weight=512\n\
             cap=0\nlocaltime=1\nrtc_timeoffset=7\ntsc_mode='native'\nmax_grant_frames=8\n\
             max_event_channels=100\non_poweroff='preserve'\non_reboot='rename-restart'\n\
-            on_soft_reset='destroy'\ndisk=['/dev/vda,raw,xvda,w','/dev/vdb,,xvdb,r,backend=dd']\n";
+            on_soft_reset='destroy'\nvif=['mac=0:16:3e:0:0:1,rate=1MB/s@20ms','bridge=b,mtu=9000,untrusted']\ndisk=['/dev/vda,raw,xvda,w','/dev/vdb,,xvdb,r,backend=dd']\n";
         let config = Config::parse("t.cfg", file).unwrap();
         let (config, _) = DomainConfig::from_config(&config).unwrap();
         let printed: serde_json::Value =
@@ -338,6 +389,15 @@ mod tests {
                     "discard_enable": "True",
                 },
                 { "backend_domname": "dd", "pdev_path": "/dev/vdb", "vdev": "xvdb", "format": "raw" },
+            ],
+            "nics": [
+                {
+                    "devid": 0,
+                    "mac": "00:16:3e:00:00:01",
+                    "rate_bytes_per_interval": 20_000,
+                    "rate_interval_usecs": 20_000,
+                },
+                { "devid": 1, "mtu": 9000, "bridge": "b", "trusted": "False" },
             ],
             "on_poweroff": "preserve",
             "on_reboot": "restart_rename",

@@ -12,6 +12,7 @@ mod info;
 mod json;
 mod line;
 mod list;
+mod network;
 mod pin;
 mod pools;
 mod shares;
@@ -85,6 +86,9 @@ impl Shell {
             "block-attach" => self.xl_block_attach(line).await,
             "block-detach" => self.xl_block_detach(line).await,
             "block-list" => self.xl_block_list(line).await,
+            "network-attach" => self.xl_network_attach(line).await,
+            "network-detach" => self.xl_network_detach(line).await,
+            "network-list" => self.xl_network_list(line).await,
             "uptime" => self.xl_uptime(line).await,
             "help" => help::command(line).await,
             // The tables refuse all other commands, and a test runs each command that they do not refuse.

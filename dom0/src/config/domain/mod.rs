@@ -16,6 +16,7 @@ use super::disk::DiskConfig;
 use super::value::{Config, Diagnostic, Value, ValueKind};
 use super::vif::VifConfig;
 use crate::blkback::MAX_VBDS;
+use crate::netback::MAX_VIFS;
 use reader::{Reader, wrong};
 
 /// Longest name of a domain, in bytes.
@@ -198,7 +199,7 @@ impl Reader<'_> {
             cpu_weight: self.small("cpu_weight", 1, 65535)?.unwrap_or(256) as u16,
 
             disks: self.disks()?,
-            vifs: self.entries("vif", VifConfig::parse)?,
+            vifs: self.vifs()?,
             on_poweroff: self.action("on_poweroff", Action::Destroy)?,
             on_reboot: self.action("on_reboot", Action::Restart)?,
             on_crash: self.action("on_crash", Action::Destroy)?,
@@ -301,6 +302,22 @@ impl Reader<'_> {
             }
         }
         Ok(disks)
+    }
+
+    fn vifs(&mut self) -> Result<Vec<VifConfig>, Diagnostic> {
+        let mut vifs = self.entries("vif", VifConfig::parse)?;
+        let Some((setting, values)) = self.list("vif")? else { return Ok(vifs) };
+        if let Some(value) = values.get(MAX_VIFS) {
+            return Err(wrong(setting, value, format!("a domain has at most {MAX_VIFS} network interfaces")));
+        }
+        for (at, value) in values.iter().enumerate() {
+            let number = vifs[at].devid.unwrap_or(at as u32);
+            if vifs[..at].iter().any(|other| other.devid == Some(number)) {
+                return Err(wrong(setting, value, format!("devid {number} is given twice")));
+            }
+            vifs[at].devid = Some(number);
+        }
+        Ok(vifs)
     }
 
     fn rtc_timeoffset(&mut self) -> Result<i32, Diagnostic> {

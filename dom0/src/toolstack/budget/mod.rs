@@ -8,7 +8,9 @@ use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::Toolstack;
+use super::devices::Kind;
 use crate::config::DomainConfig;
+use crate::netback::BYTES_PER_VIF;
 use crate::virtio::client_bytes;
 use crate::xenstore::Quotas;
 
@@ -18,6 +20,8 @@ pub const DOMAIN_BYTES: usize = 1536 << 10;
 /// The bytes for each disk of a domain that dom0 serves: the block engine's requests, the pages of indirect requests,
 /// and what the disk's driver keeps for the vbd as a client.
 pub const DISK_BYTES: usize = 384 << 10;
+/// And for each of its network interfaces that dom0 serves.
+pub const VIF_BYTES: usize = 192 << 10;
 /// The store's part is bounded by quotas; the rest has room for the console's scrollback and the tasks.
 const _: () =
     assert!(DOMAIN_BYTES >= Quotas::XEN.most_kept() + crate::consoled::SCROLLBACK_BYTES + (64 << 10));
@@ -27,8 +31,9 @@ const _: () = assert!(
             + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT)
             + Quotas::XEN.most_for_client()
 );
-/// What a domain's account may use beyond the budget while the domain is built: a decompressor's window, the list of
-/// the domain's frames. No memory is promised for that: if there is too little, building fails.
+const _: () = assert!(VIF_BYTES >= BYTES_PER_VIF + Quotas::XEN.most_for_client());
+/// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
+/// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 136 << 20;
 const _: () = assert!(BUILD_BYTES as u64 >= crate::builder::payload::MAX_WINDOW_BYTES + (4 << 20));
 
@@ -39,7 +44,8 @@ const CLOSE_ROUND_NS: u64 = 20_000_000;
 
 /// The budget of a domain, in bytes.
 pub(super) fn of(config: &DomainConfig) -> usize {
-    config.disks.len().saturating_mul(DISK_BYTES).saturating_add(DOMAIN_BYTES)
+    // At most 16 of each.
+    DOMAIN_BYTES + config.disks.len() * DISK_BYTES + config.vifs.len() * VIF_BYTES
 }
 
 /// Claims the budget of a domain that is to be made, and allows what building the domain may take.
@@ -49,12 +55,20 @@ pub(super) fn claim(config: &DomainConfig) -> Result<Account, Shortage> {
     Ok(account)
 }
 
-/// The claim of one disk's budget for a domain. Drop gives the budget back.
+/// What a device of a kind needs.
+fn device_bytes(kind: Kind) -> usize {
+    match kind {
+        Kind::Disk => DISK_BYTES,
+        Kind::Vif => VIF_BYTES,
+    }
+}
+
+/// What one device needs, claimed for a domain. Dropping it gives that back.
 #[must_use]
-pub(super) struct Raised(Option<Account>);
+pub(super) struct Raised(Option<(Account, Kind)>);
 
 impl Raised {
-    /// Leaves the budget with the domain, which now has the disk.
+    /// The device is the domain's now, and what the device needs with it.
     pub(super) fn keep(mut self) {
         self.0 = None;
     }
@@ -62,22 +76,22 @@ impl Raised {
 
 impl Drop for Raised {
     fn drop(&mut self) {
-        if let Some(account) = &self.0 {
-            account.lower_budget(DISK_BYTES);
+        if let Some((account, kind)) = &self.0 {
+            account.lower_budget(device_bytes(*kind));
         }
     }
 }
 
-/// Claims the budget of one more disk.
-pub(super) fn raise(id: DomId) -> Result<Raised, Shortage> {
+/// Claims what one device more needs.
+pub(super) fn raise(id: DomId, kind: Kind) -> Result<Raised, Shortage> {
     let account = Account::of(id);
-    account.raise_budget(DISK_BYTES)?;
-    Ok(Raised(Some(account)))
+    account.raise_budget(device_bytes(kind))?;
+    Ok(Raised(Some((account, kind))))
 }
 
-/// Gives back the budget of one disk.
-pub(super) fn lower(id: DomId) {
-    Account::of(id).lower_budget(DISK_BYTES);
+/// Gives back what one device needed.
+pub(super) fn lower(id: DomId, kind: Kind) {
+    Account::of(id).lower_budget(device_bytes(kind));
 }
 
 impl Toolstack {

@@ -218,7 +218,7 @@ fn life(nth: u64) -> u64 {
             }
             let (mut guest, account) = Guest::introduce(&client, 1, &pages[0]);
             for disk in &one.config.disks {
-                nodes::write_disk(&store, one.id, disk, DomId::DOM0).unwrap();
+                nodes::write_device(&store, one.id, disk, DomId::DOM0).unwrap();
             }
             guest.storm().await;
             guest.print(&toolstack).await;

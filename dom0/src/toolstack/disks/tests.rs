@@ -1,12 +1,15 @@
+use alloc::sync::Arc;
+
 use super::*;
 use crate::blkdev::tests::Silent;
 use crate::blkdev::{Disk, Disks};
 use crate::bundle::Bundle;
 use crate::config::{Action, Config, DomainConfig};
+use crate::netback::Network;
 use crate::shell::Terminal;
 use crate::toolstack::{End, Fate};
-use crate::xenstore::{Access, Perms, Xenstore};
-use pvrt::executor::{block_on_test, spawn, spawn_join};
+use crate::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore};
+use pvrt::executor::{block_on_test, spawn, spawn_join, time};
 use ring_abi::sched::SHUTDOWN_CRASH;
 use spin::Mutex;
 
@@ -23,7 +26,8 @@ pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) 
         disks.add(Disk { name: name.into(), serial: None, device: Arc::new(Silent) });
     }
     spawn(crate::blkback::run(store.clone(), disks.clone()));
-    let toolstack = Toolstack::new(store.clone(), disks, Bundle::of(files), Terminal::new());
+    let network = Arc::new(Network::new());
+    let toolstack = Toolstack::new(store.clone(), disks, network, Bundle::of(files), Terminal::new());
     for (id, name, disk) in [(1, "one", "'phy:/dev/vda,xvda,w'"), (2, "two", "")] {
         let text = format!("name='{name}'\nkernel='/boot/k'\nmemory=8\ndisk=[{disk}]\n");
         let config = Config::parse("t.cfg", text.as_bytes()).unwrap();
@@ -39,7 +43,7 @@ pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) 
             handled: false,
         };
         for disk in &domain.config.disks {
-            nodes::write_disk(&store, id, disk, DomId::DOM0).unwrap();
+            nodes::write_device(&store, id, disk, DomId::DOM0).unwrap();
         }
         toolstack.0.domains.lock().insert(id, domain);
     }
@@ -73,7 +77,10 @@ fn a_disk_comes_and_goes() {
         client.write("/local/domain/1/device/vbd/51728/state", "6").unwrap();
         toolstack.detach_disk(&one, 51728, false).await.unwrap();
         assert_eq!(numbers(&toolstack, "one"), [51712]);
-        assert_eq!(toolstack.detach_disk(&one, 51728, false).await, Err(DiskError::None("51728".into())));
+        assert_eq!(
+            toolstack.detach_disk(&one, 51728, false).await,
+            Err(DeviceError::None(Kind::Disk, "51728".into()))
+        );
         for path in ["/local/domain/0/backend/vbd/1/51728", "/local/domain/1/device/vbd/51728"] {
             assert!(!client.exists(path), "{path}");
         }
@@ -85,7 +92,7 @@ fn a_driver_domain_serves_what_dom0_has_not() {
     let (toolstack, client) = start();
     block_on_test(async {
         let one = toolstack.find("one").unwrap();
-        let absent = Err(DiskError::Attach(CreateError::NoServer("three".into())));
+        let absent = Err(DeviceError::Attach(CreateError::NoServer("three".into())));
         assert_eq!(toolstack.attach_disk(&one, disk("phy:/d,xvdb,w,backend=three")).await, absent);
         // dom0 has a disk of that name, which another domain writes; the driver domain's is another.
         toolstack.attach_disk(&one, disk("phy:/dev/vda,xvdb,w,backend=two")).await.unwrap();
@@ -116,16 +123,17 @@ fn a_driver_domain_gets_no_more_backends_than_it_may_have_nodes() {
             filled += 50;
         }
         assert!((900..=1000).contains(&filled), "{filled}");
-        let full = Err(DiskError::Attach(CreateError::ServerFull("two".into())));
+        let full = Err(DeviceError::Attach(CreateError::ServerFull("two".into())));
         assert_eq!(toolstack.attach_disk(&one, disk(&text(0))).await, full);
         assert_eq!(numbers(&toolstack, "one"), [51712]);
         assert!(!client.exists("/local/domain/2/backend/vbd/1/51728"));
         // Disks of one configuration count together.
         client.rm("/local/domain/2/0-0").unwrap();
         (0..50).for_each(|at| client.rm(&format!("/local/domain/2/50-{at}")).unwrap());
+        let servers = |disks: &[DiskConfig]| toolstack.servers(disks.iter().map(DeviceConfig::server));
         let disks: Vec<DiskConfig> = (0..8).map(|at| disk(&text(at))).collect();
-        assert!(toolstack.servers(&disks[..1]).is_ok());
-        assert_eq!(toolstack.servers(&disks), Err(CreateError::ServerFull("two".into())));
+        assert!(servers(&disks[..1]).is_ok());
+        assert_eq!(servers(&disks), Err(CreateError::ServerFull("two".into())));
     });
 }
 
@@ -137,7 +145,7 @@ fn force_takes_a_disk_from_a_driver_domain_that_does_not_answer() {
         let one = toolstack.find("one").unwrap();
         toolstack.attach_disk(&one, disk("phy:/d,xvdb,w,backend=two")).await.unwrap();
         client.write("/local/domain/2/backend/vbd/1/51728/state", b"\xff\xfe").unwrap();
-        let kept = Err(DiskError::InUse("xvdb".into()));
+        let kept = Err(DeviceError::InUse(Kind::Disk, "xvdb".into()));
         assert_eq!(toolstack.detach_disk(&one, 51728, false).await, kept);
         client.write("/local/domain/2/backend/vbd/1/51728/state", b"\xff\xfe").unwrap();
         toolstack.detach_disk(&one, 51728, true).await.unwrap();
@@ -177,7 +185,8 @@ fn no_other_domain_says_that_it_serves_a_disk() {
         let listed = toolstack.attached_disks(&two);
         let of = |disk: &AttachedDisk| (disk.devid, disk.backend_id);
         assert!(listed.iter().map(of).eq([(51728, u32::from(server.raw()))]), "{listed:?}");
-        assert_eq!(nodes::server(&toolstack.0.store, two.id, 51728), server);
+        let device = disk("phy:/d,xvdb,w").device(two.id);
+        assert_eq!(device.server(&toolstack.0.store), server);
     });
 }
 
@@ -188,18 +197,18 @@ fn one_writer_has_a_disk() {
         let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
         let in_use = |user: &str| {
             let target = "/dev/vda".to_string();
-            Err(DiskError::Attach(CreateError::DiskInUse(target, user.into())))
+            Err(DeviceError::Attach(CreateError::DiskInUse(target, user.into())))
         };
         assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vda,xvdb,r")).await, in_use("one"));
         assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vda,xvdb,r")).await, in_use("one"));
-        let taken = Err(DiskError::Taken("xvda".into()));
+        let taken = Err(DeviceError::Taken(Kind::Disk, "xvda".into()));
         assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvda,w")).await, taken);
-        let absent = Err(DiskError::Attach(CreateError::NoDisk("/dev/vdc".into())));
+        let absent = Err(DeviceError::Attach(CreateError::NoDisk("/dev/vdc".into())));
         assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vdc,xvda,w")).await, absent);
         // An attached disk is the domain's until it is detached.
         toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
         let other = toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await;
-        assert!(matches!(other, Err(DiskError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
+        assert!(matches!(other, Err(DeviceError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
         toolstack.detach_disk(&two, 51712, true).await.unwrap();
         toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await.unwrap();
         assert_eq!((numbers(&toolstack, "one").len(), numbers(&toolstack, "two").len()), (2, 0));
@@ -214,7 +223,7 @@ fn one_that_does_not_let_go_keeps_its_disk_unless_forced() {
         toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
         // A frontend that says it is connected, and stays so.
         client.write("/local/domain/1/device/vbd/51712/state", "4").unwrap();
-        let kept = Err(DiskError::InUse("xvda".into()));
+        let kept = Err(DeviceError::InUse(Kind::Disk, "xvda".into()));
         assert_eq!(toolstack.detach_disk(&one, 51712, false).await, kept);
         assert_eq!(numbers(&toolstack, "one"), [51712]);
         toolstack.detach_disk(&one, 51712, true).await.unwrap();
@@ -235,7 +244,7 @@ fn one_that_does_not_let_go_keeps_nobody_else_waiting() {
         time::sleep(1_000_000).await;
         toolstack.attach_disk(&two, disk("phy:/dev/vdb,xvda,w")).await.unwrap();
         let other = toolstack.attach_disk(&two, disk("phy:/dev/vda,xvdb,w")).await;
-        assert!(matches!(other, Err(DiskError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
+        assert!(matches!(other, Err(DeviceError::Attach(CreateError::DiskInUse(..)))), "{other:?}");
         // The other caller forces, and both have what they wanted.
         toolstack.detach_disk(&one, 51712, true).await.unwrap();
         assert_eq!(waiting.await.unwrap(), Ok(()));
@@ -253,7 +262,7 @@ fn a_dead_domain_has_its_disk_until_its_backend_has_let_go() {
         let (one, two) = (toolstack.find("one").unwrap(), toolstack.find("two").unwrap());
         toolstack.backend_ready(one.id, &one.config.disks[0], DomId::DOM0).await.unwrap();
         one.fate.lock().over = true;
-        let in_use = Err(DiskError::Attach(CreateError::DiskInUse("/dev/vda".into(), "one".into())));
+        let in_use = Err(DeviceError::Attach(CreateError::DiskInUse("/dev/vda".into(), "one".into())));
         assert_eq!(toolstack.attach_disk(&two, disk("phy:/dev/vda,xvda,w")).await, in_use);
         client.rm("/local/domain/1/device").unwrap();
         time::sleep(1_000_000).await;
@@ -288,7 +297,7 @@ fn a_domain_that_ends_gets_nothing() {
     block_on_test(async {
         let one = toolstack.find("one").unwrap();
         assert!(toolstack.claim(one.id));
-        let dead = Err(DiskError::Dead("one".into()));
+        let dead = Err(DeviceError::Dead("one".into()));
         assert_eq!(toolstack.attach_disk(&one, disk("phy:/dev/vdb,xvdb,w")).await, dead);
         assert_eq!(toolstack.detach_disk(&one, 51712, false).await, dead);
     });

@@ -2,9 +2,11 @@
 //!
 //! Source: `docs/misc/xenstore-paths.pandoc` of Xen 4.17, and what frontends read.
 
+mod devices;
 mod disks;
 #[cfg(test)]
 mod tests;
+mod vifs;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -16,7 +18,9 @@ use ring_abi::types::{DomId, Mfn, Port};
 use crate::config::DomainConfig;
 use crate::xenstore::{Access, Client, Nodes, Perms, Xenstore, XsError};
 
-pub(super) use disks::{ask_for_disk, backend, disks, remove_disk, server, write_disk};
+pub(super) use devices::write_device;
+pub(super) use disks::{disks, put_disk};
+pub(super) use vifs::{put_vif, vifs};
 
 /// dom0's name.
 pub(super) const OWN_NAME: &str = "Domain-0";
@@ -32,7 +36,7 @@ pub(super) struct Facts<'a> {
     pub(super) id: DomId,
     pub(super) uuid: &'a str,
     pub(super) config: &'a DomainConfig,
-    /// The domain that serves each of its disks.
+    /// The domain that serves each of its disks, then each of its network interfaces.
     pub(super) servers: &'a [DomId],
     pub(super) store: (Mfn, Port),
     pub(super) console: (Mfn, Port),
@@ -60,11 +64,10 @@ pub(super) fn write_own(store: &Xenstore) {
     let written = client.atomically(|tx| {
         tx.write("/local/domain/0/name", OWN_NAME)?;
         tx.write("/local/domain/0/domid", "0")?;
-        // These directories are made once, so that a comparison before and after a domain finds no
-        // difference.
-        ["/vm", "/libxl", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"]
-            .into_iter()
-            .try_for_each(|path| tx.mkdir(path))
+        // Made once, so that they do not come and stay with the first domain.
+        ["/vm", "/libxl"].into_iter().try_for_each(|path| tx.mkdir(path))?;
+        let kinds = ["vbd", "vif", "console"].into_iter();
+        kinds.map(|kind| format!("/local/domain/0/backend/{kind}")).try_for_each(|path| tx.mkdir(&path))
     });
     if let Err(error) = written {
         log::error!("xenstore: dom0's nodes: {}", error.name());
@@ -169,8 +172,8 @@ pub(super) fn move_away(
     })
 }
 
-/// Writes all nodes that a domain finds at its start. Most nodes are written in pieces, since no one reads them
-/// before the domain is introduced. A disk's nodes are written at once, since its backend must find them whole.
+/// Writes everything that a domain finds at its start: in pieces, as nobody looks before the domain is introduced, but for
+/// its devices, each of which its backend finds whole.
 ///
 /// # Errors
 /// `ENOENT`: the domain is not `wanted` any more. The domain's end then removes what was written of it, else the caller does.
@@ -181,9 +184,14 @@ pub(super) async fn write(
 ) -> Result<(), XsError> {
     let mut pieces = Pieces::new(store, wanted);
     pieces.domain(facts).await?;
-    for (disk, server) in facts.config.disks.iter().zip(facts.servers) {
+    let mut servers = facts.servers.iter();
+    for (disk, server) in facts.config.disks.iter().zip(&mut servers) {
         pieces.next(PIECE).await?;
-        write_disk(store, facts.id, disk, *server)?;
+        write_device(store, facts.id, disk, *server)?;
+    }
+    for (vif, server) in facts.config.vifs.iter().zip(servers) {
+        pieces.next(PIECE).await?;
+        write_device(store, facts.id, vif, *server)?;
     }
     Ok(())
 }

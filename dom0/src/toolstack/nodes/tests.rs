@@ -4,6 +4,7 @@ use pvrt::executor::block_on_test;
 
 use super::*;
 use crate::config::Config;
+use crate::toolstack::devices::{Device, Kind};
 use crate::xenstore::Quotas;
 
 fn facts_of(config: &DomainConfig) -> Facts<'_> {
@@ -103,7 +104,8 @@ fn a_driver_domain_has_the_backend() {
     }
     // The driver domain may write to this directory and to no other beside it.
     assert_eq!(client.perms("/local/domain/3/backend/vbd/7").unwrap().owner(), 0);
-    assert_eq!(server(&store, DomId::new(7), 51712), driver);
+    let device = Device { kind: Kind::Disk, domain: DomId::new(7), devid: 51712 };
+    assert_eq!(device.server(&store), driver);
     assert_eq!(disks(&store, DomId::new(7))[0].backend_id, 3);
     // A dead frontend's domain does not wait for a driver domain.
     assert!(backends(&store, DomId::new(7)).is_empty());

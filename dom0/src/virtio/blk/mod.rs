@@ -16,7 +16,6 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::future::Future;
 
 use backends::{BlockDevice, BlockOp, Client, Geometry, Segment, SubmitError};
 use pvrt::Account;
@@ -26,7 +25,7 @@ pub use self::requests::client_bytes;
 use self::requests::{Inner, Request, RequestPages, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
 use super::queue::{MAX_QUEUE_SIZE, Part, QUEUE_PAGES, Queue, QueueError};
 use super::transport::{Doorbell, F_EVENT_IDX, F_INDIRECT_DESC, Transport, TransportError};
-use super::{Dma, DmaSource};
+use crate::hw::{Dma, DmaSource, Interrupt};
 
 /// Bytes of the answer to `VIRTIO_BLK_T_GET_ID`.
 const ID_BYTES: u32 = 20;
@@ -84,12 +83,6 @@ struct Running<S: DmaSource> {
     geometry: Geometry,
     indirect: bool,
     part_max: u32,
-}
-
-/// The event that wakes the driver: the device's interrupt.
-pub trait Interrupt {
-    /// Waits for the next interrupt. An interrupt that came since the last wait ends the wait at once.
-    fn wait(&self) -> impl Future<Output = ()> + Send;
 }
 
 impl<S: DmaSource> VirtioBlk<S> {
@@ -171,9 +164,9 @@ impl<S: DmaSource> VirtioBlk<S> {
         Some(text).filter(|text: &String| !text.is_empty())
     }
 
-    /// Handles the device's interrupts until the device breaks, and returns the reason. From then on the disk accepts
-    /// no request.
-    pub async fn serve(&self, interrupt: impl Interrupt) -> BlkError {
+    /// Handles the device's interrupts until the device breaks, and gives the reason. From then on the disk accepts no
+    /// request.
+    pub async fn serve(&self, interrupt: impl Interrupt + Sync) -> BlkError {
         loop {
             match self.service() {
                 Ok(()) => interrupt.wait().await,

@@ -1,6 +1,7 @@
-//! Memory and a virtio disk for tests. The device walks descriptors by machine address and checks each descriptor.
+//! A virtio disk and a virtio network card for tests. A device walks descriptors by machine address and checks each descriptor.
 
-mod arena;
+mod card;
+mod chain;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -8,9 +9,11 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use super::Registers;
-use super::transport::{Region, Regions, Transport};
-pub(super) use arena::{Arena, FakeDma};
+use super::transport::{Regions, Transport};
+use crate::hw::fake::Arena;
+use crate::hw::{Region, Registers};
+pub(super) use card::{CardLimits, FakeCard, Held};
+use chain::{Descriptor, chain};
 
 /// What the device offers, and in which ways the device is odd.
 #[derive(Clone, Copy)]
@@ -95,13 +98,6 @@ struct Group {
     which: u8,
 }
 
-struct Descriptor {
-    maddr: u64,
-    len: usize,
-    flags: u16,
-    next: u16,
-}
-
 impl FakeDevice {
     pub(super) fn new(arena: &Arena, limits: Limits) -> Self {
         let disk = (0..2048 * 512).map(|i: usize| (i / 512 + i) as u8).collect();
@@ -171,45 +167,14 @@ impl FakeDevice {
         self.arena.write(used + 2, &0x7fffu16.to_le_bytes());
     }
 
-    fn descriptor(&self, table: u64, index: u64) -> Descriptor {
-        let at = table + index * 16;
-        Descriptor {
-            maddr: self.arena.number(at, 8),
-            len: self.arena.number(at + 8, 4) as usize,
-            flags: self.arena.number(at + 12, 2) as u16,
-            next: self.arena.number(at + 14, 2) as u16,
-        }
-    }
-
-    /// Collects a chain, checking the rules of section 2.7.5.
+    /// Collects a chain, checking that no part is too long.
     fn chain(&self, table: u64, head: u16, limits: &Limits) -> Vec<Descriptor> {
-        let (mut table, mut index, mut entries) = (table, u64::from(head), u64::from(limits.queue));
-        let mut out: Vec<Descriptor> = Vec::new();
-        loop {
-            assert!(index < entries, "descriptor {index} of {entries}");
-            let descriptor = self.descriptor(table, index);
-            if descriptor.flags & 4 != 0 {
-                assert!(limits.indirect && out.is_empty() && descriptor.flags == 4);
-                assert_eq!(descriptor.len % 16, 0);
-                (table, index, entries) = (descriptor.maddr, 0, descriptor.len as u64 / 16);
-                continue;
-            }
-            assert!(descriptor.len > 0);
-            if let (Some(max), 1..) = (limits.size_max, out.len())
-                && descriptor.len != 1
-            {
-                assert!(descriptor.len <= max as usize);
-            }
-            let after_write = out.last().is_some_and(|last| last.flags & 2 != 0);
-            assert!(!after_write || descriptor.flags & 2 != 0, "a readable part behind a writable one");
-            let (flags, next) = (descriptor.flags, descriptor.next);
-            out.push(descriptor);
-            assert!(out.len() <= usize::from(limits.queue), "a chain longer than the queue");
-            if flags & 1 == 0 {
-                return out;
-            }
-            index = next.into();
+        let out = chain(&self.arena, table, head, limits.queue, limits.indirect);
+        if let Some(max) = limits.size_max {
+            let parts = out.iter().skip(1).filter(|part| part.len != 1);
+            assert!(parts.map(|part| part.len).all(|len| len <= max as usize));
         }
+        out
     }
 
     /// Executes all available requests, if the driver notified the device.

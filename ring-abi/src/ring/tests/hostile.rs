@@ -9,7 +9,7 @@ proptest! {
     /// requests than fit, or write outside the slots.
     #[test]
     fn hostile_frontend(
-        writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..4), 1..100),
+        writes in prop::collection::vec((0usize..24, any::<u32>(), 0u8..7), 1..100),
         near in any::<bool>(),
     ) {
         let whole = leaked_pages(1);
@@ -31,8 +31,18 @@ proptest! {
                 2 => {
                     let _ = back.publish_responses();
                 }
-                _ => {
+                3 => {
                     let _ = back.arm_and_recheck();
+                }
+                4 => {
+                    let before = back.in_flight();
+                    prop_assert!(back.peek_in_batch().is_err() || back.in_flight() == before);
+                }
+                5 => {
+                    let _ = back.next_in_batch();
+                }
+                _ => {
+                    let _ = back.arm_for(1 + value % back.size());
                 }
             }
             prop_assert!(back.in_flight() <= back.size());

@@ -3,8 +3,8 @@
 use super::{Command, MANY, command, flag, with};
 
 const NO_CD: &str = "only an HVM domain has a CD drive; `xl block-attach` gives a PV domain a disk";
-const NO_NET: &str = "there is no network backend";
-const NO_BACKEND: &str = "there is no backend for such devices: disks and consoles alone are served";
+const NO_BACKEND: &str =
+    "there is no backend for such devices: disks, network interfaces and consoles alone are served";
 const NO_PCI: &str = "no PCI device is given to a domain: dom0 keeps them";
 const NO_USB: &str = "there is no USB controller and no backend for one";
 
@@ -26,12 +26,24 @@ pub(super) const DISKS: &[Command] = &[
     command("cd-eject", "DOMAIN DEVICE", (2, 2), "takes a CD out of a drive").dry().refused(NO_CD),
 ];
 
+pub(super) const NETWORK: &[Command] = &[
+    command(
+        "network-attach",
+        "DOMAIN [KEY=VALUE...]",
+        (1, MANY),
+        "gives a domain another network interface, written as in vif=[...]",
+    )
+    .dry(),
+    command("network-list", "DOMAIN...", (1, MANY), "lists the network interfaces of domains"),
+    command(
+        "network-detach",
+        "DOMAIN DEVICE|MAC",
+        (2, 2),
+        "takes a network interface from a domain, in ten seconds whatever the domain does",
+    ),
+];
+
 pub(super) const OTHERS: &[Command] = &[
-    command("network-attach", "DOMAIN [KEY=VALUE...]", (1, MANY), "gives a domain a network interface")
-        .dry()
-        .refused(NO_NET),
-    command("network-list", "DOMAIN...", (1, MANY), "lists network interfaces").refused(NO_NET),
-    command("network-detach", "DOMAIN DEVICE|MAC", (2, 2), "takes a network interface away").refused(NO_NET),
     command("channel-list", "DOMAIN...", (1, MANY), "lists channels").refused(NO_BACKEND),
     command("vtpm-attach", "DOMAIN [KEY=VALUE...]", (1, MANY), "gives a domain a TPM")
         .dry()

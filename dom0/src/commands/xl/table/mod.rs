@@ -156,6 +156,7 @@ pub(in crate::commands) const PARTS: &[Part] = &[
     ("CPU pools", host::POOLS),
     ("FLASK, caches and bandwidth", host::FLASK_AND_PSR),
     ("Disks", devices::DISKS),
+    ("Network interfaces", devices::NETWORK),
     ("Other devices", devices::OTHERS),
     ("PCI", devices::PCI),
     ("USB", devices::USB),

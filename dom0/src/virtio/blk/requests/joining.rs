@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use backends::{Client, Segment, SubmitError};
 
 use super::{InFlight, Inner, Member, Request, SECTOR, SLOT_ENTRIES, T_IN};
-use crate::virtio::DmaSource;
+use crate::hw::DmaSource;
 use crate::virtio::queue::Part;
 
 /// A read or write that is not in the queue yet. A slot is reserved for this request, and [`Inner::parts`] has its

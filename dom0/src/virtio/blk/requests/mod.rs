@@ -19,8 +19,8 @@ use backends::{Client, SubmitError};
 use ring_abi::types::PAGE_SIZE;
 
 use super::{BlkError, Running};
+use crate::hw::{Dma, DmaSource};
 use crate::virtio::queue::{DESCRIPTOR, Part, Queue, QueueError, descriptor};
-use crate::virtio::{Dma, DmaSource};
 use joining::Open;
 use sharing::Claim;
 

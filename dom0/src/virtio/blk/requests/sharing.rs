@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use backends::{Client, SubmitError};
 
 use super::{InFlight, Inner, SLOT_ENTRIES};
-use crate::virtio::DmaSource;
+use crate::hw::DmaSource;
 
 /// How often the driver calls a client that was turned away and does not ask again, before the client loses its place:
 /// a client that wants nothing any more does not say so.

@@ -4,8 +4,9 @@ mod sharing;
 
 use super::requests::{MAX_TABLES, SLOT_ENTRIES};
 use super::*;
+use crate::hw::fake::Arena;
 use crate::virtio::TransportError;
-use crate::virtio::fake::{Arena, FakeDevice, Limits};
+use crate::virtio::fake::{FakeDevice, Limits};
 use backends::Completion;
 use proptest::prelude::*;
 use ring_abi::types::{Maddr, PAGE_SIZE};

@@ -1,16 +1,96 @@
-//! The driver's memory, registers and interrupt as a PV kernel has them.
+//! A driver's memory, registers and interrupts as a PV kernel has them, and a device's way from PCI to its driver.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use core::task::{Context, Poll};
 
 use pvrt::event::Port;
 use pvrt::hypercall::physdev;
 use pvrt::mem::{ForeignMap, Pages, map_mmio};
+use pvrt::pio;
 use ring_abi::errno::Errno;
 use ring_abi::types::{Maddr, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use super::{Dma, DmaSource, Interrupt, Region, Registers};
-use crate::pci::{Address, Bar, ConfigSpace, MsixCapability};
+use crate::pci::{
+    Address, Bar, COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, Function, Mechanism1,
+    MsixCapability, Ports, bars, update_command,
+};
+
+/// The kernel's own I/O ports.
+pub struct PciPorts;
+
+impl Ports for PciPorts {
+    fn out32(&self, port: u16, value: u32) {
+        pio::write_u32(port, value);
+    }
+    fn in32(&self, port: u16) -> u32 {
+        pio::read_u32(port)
+    }
+    fn out16(&self, port: u16, value: u16) {
+        pio::write_u16(port, value);
+    }
+}
+
+/// The machine's configuration space.
+pub fn config_space() -> Mechanism1<PciPorts> {
+    Mechanism1::new(PciPorts)
+}
+
+/// A device that answers, and that may use memory by itself.
+pub struct PciDevice<'a> {
+    config: &'a dyn ConfigSpace,
+    address: Address,
+    bars: [Option<Bar>; 6],
+    msix: MsixCapability,
+}
+
+impl<'a> PciDevice<'a> {
+    /// Looks at the device, makes the device known to the hypervisor and lets the device work.
+    ///
+    /// # Errors
+    /// What the device lacks, or why the hypervisor does not accept the device.
+    pub fn open(config: &'a dyn ConfigSpace, function: &Function) -> Result<Self, String> {
+        let address = function.address;
+        let bars = bars(config, address);
+        let pci = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
+        physdev::pci_device_add(pci).map_err(|errno| format!("not accepted by the hypervisor: {errno}"))?;
+        update_command(config, address, COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE, 0);
+        let msix = MsixCapability::find(config, address).ok_or("no MSI-X capability")?;
+        Ok(Self { config, address, bars, msix })
+    }
+
+    /// Number of interrupt vectors that the device has.
+    pub fn vectors(&self) -> u16 {
+        self.msix.entries
+    }
+
+    /// Binds the device's interrupt vector `vector`.
+    ///
+    /// # Errors
+    /// The hypervisor's reason.
+    pub fn interrupt(&self, vector: u16) -> Result<Msix, String> {
+        Msix::bind(self.config, self.address, &self.msix, &self.bars, vector)
+            .map_err(|errno| format!("no MSI-X interrupt: {errno}"))
+    }
+
+    /// The device's place.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// The device's configuration space, with that of all others.
+    pub fn config(&self) -> &'a dyn ConfigSpace {
+        self.config
+    }
+
+    /// The device's ranges.
+    pub fn bars(&self) -> &[Option<Bar>; 6] {
+        &self.bars
+    }
+}
 
 /// Pages of this kernel. A device reaches the pages by the machine addresses behind them.
 pub struct KernelPages(Pages);
@@ -42,6 +122,12 @@ impl Dma for KernelPages {
     }
     fn write(&self, offset: usize, words: &[u64]) {
         self.0.bytes().write(offset, words.as_bytes());
+    }
+    fn read_bytes(&self, offset: usize, out: &mut [u8]) {
+        self.0.bytes().read(offset, out);
+    }
+    fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        self.0.bytes().write(offset, bytes);
     }
 }
 
@@ -141,7 +227,7 @@ impl Msix {
 }
 
 impl Interrupt for Msix {
-    async fn wait(&self) {
-        self.port.wait().await;
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.port.poll_event(context)
     }
 }

@@ -1,0 +1,405 @@
+//! All that the control domain is on its networks: router, DHCP servers, name forwarder, and its own stations.
+//!
+//! The owner hands over what bridges have for the control domain: each packet's head first ([`Gateway::input`]), and, where the
+//! answer is [`Routed::Stack`], the whole frame ([`Gateway::deliver`]). After either, and when [`Gateway::poll`] says, the owner
+//! sends what [`Gateway::poll`] gives.
+
+mod datagram;
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
+
+use self::datagram::Datagram;
+use super::host::{Host, Pong};
+use super::{Arrival, BridgeId, Forward, Network, PortId, Random, Role, Routed, Router, dhcp, dns, frames};
+use crate::net::mac::MacAddr;
+use crate::net::segment::complete;
+
+/// The domain of the guests' names (reserved for such use by ICANN in 2024).
+pub const DOMAIN: &str = "internal";
+
+/// How often connections that are over are looked for.
+const TICK_NS: u64 = 10_000_000_000;
+/// Of the ports below [`super::flows::TRANSLATED_PORTS`], those from which name servers are asked.
+const DNS_PORTS: core::ops::Range<u16> = 20_000..30_000;
+
+/// A guest's interface, as the gateway knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// The domain's name. What a guest calls itself does not count: it could call itself as another.
+    pub name: String,
+    /// The network on which the interface is.
+    pub network: BridgeId,
+    /// The address that the configuration gives the interface.
+    pub fixed: Option<Ipv4Addr>,
+}
+
+/// A network with the servers that it has.
+struct Segment {
+    host: Box<Host>,
+    dhcp: Option<dhcp::Server>,
+}
+
+/// The control domain on its networks.
+pub struct Gateway {
+    router: Router,
+    segments: BTreeMap<BridgeId, Segment>,
+    guests: BTreeMap<PortId, Guest>,
+    names: dns::Forwarder,
+    /// The administrator has said which servers are asked for names.
+    has_fixed_servers: bool,
+    random: Random,
+    /// Frames of the servers' that wait to be sent.
+    outgoing: Vec<(BridgeId, Vec<u8>)>,
+    next_tick_ns: u64,
+}
+
+/// What the name forwarder is told of the guests.
+struct Names<'a> {
+    guests: &'a BTreeMap<PortId, Guest>,
+    segments: &'a BTreeMap<BridgeId, Segment>,
+    router: &'a Router,
+    now_ns: u64,
+}
+
+impl Names<'_> {
+    fn of_port(&self, port: PortId, guest: &Guest) -> Option<Ipv4Addr> {
+        let leases = self.segments.get(&guest.network).and_then(|segment| segment.dhcp.as_ref());
+        let leased = || {
+            leases?
+                .leases(self.now_ns)
+                .into_iter()
+                .find(|lease| lease.port == port)
+                .map(|lease| lease.address)
+        };
+        // A guest may have set its address by itself.
+        let seen = || {
+            let of_port = |(_, _, _, other): &(BridgeId, Ipv4Addr, MacAddr, PortId)| *other == port;
+            self.router.neighbours().list(self.now_ns).find(of_port).map(|(_, address, ..)| address)
+        };
+        guest.fixed.or_else(leased).or_else(seen)
+    }
+}
+
+impl dns::Names for Names<'_> {
+    fn address(&self, name: &str) -> Option<Ipv4Addr> {
+        let of_name = |(_, guest): &(&PortId, &Guest)| guest.name.eq_ignore_ascii_case(name);
+        self.guests.iter().filter(of_name).find_map(|(port, guest)| self.of_port(*port, guest))
+    }
+
+    fn name(&self, address: Ipv4Addr) -> Option<String> {
+        let has = |(port, guest): &(&PortId, &Guest)| self.of_port(**port, guest) == Some(address);
+        self.guests.iter().find(has).map(|(_, guest)| guest.name.to_ascii_lowercase())
+    }
+
+    fn is_inside(&self, address: Ipv4Addr) -> bool {
+        let of = |id| self.router.network(id).filter(|network| network.role == Role::Inside)?.address;
+        self.segments.keys().filter_map(|id| of(*id)).any(|own| own.contains_addr(&address))
+    }
+}
+
+impl Gateway {
+    /// On no network yet.
+    pub fn new(mut random: Random) -> Self {
+        let mut branch = || Random::new(&random.draw().to_le_bytes());
+        let (router, names) = (Router::new(branch()), dns::Forwarder::new(DOMAIN, branch()));
+        Self {
+            router,
+            segments: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            names,
+            has_fixed_servers: false,
+            random,
+            outgoing: Vec::new(),
+            next_tick_ns: 0,
+        }
+    }
+
+    /// The router, to look at.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The name forwarder, to look at.
+    pub fn names(&self) -> &dns::Forwarder {
+        &self.names
+    }
+
+    /// The DHCP server of a network, to look at.
+    pub fn dhcp(&self, id: BridgeId) -> Option<&dhcp::Server> {
+        self.segments.get(&id)?.dhcp.as_ref()
+    }
+
+    /// Becomes a station of a network. Guests get addresses of `pool`; an uplink without an address asks for one.
+    pub fn add_network(&mut self, now_ns: u64, id: BridgeId, network: Network, pool: Option<dhcp::Pool>) {
+        let mut host = Host::new(now_ns, network.mac, network.mtu, self.random.draw());
+        host.set_address(network.address, network.gateway);
+        if network.role == Role::Uplink {
+            if network.address.is_none() {
+                host.ask_for_address();
+            }
+            let span = u64::from(DNS_PORTS.end - DNS_PORTS.start);
+            host.ask_for_names(DNS_PORTS.start + (self.random.draw() % span) as u16);
+        }
+        self.router.set_network(id, network);
+        self.segments.insert(id, Segment { host, dhcp: pool.map(dhcp::Server::new) });
+    }
+
+    /// These servers are asked for names, whatever a DHCP server says later.
+    pub fn set_name_servers(&mut self, servers: Vec<Ipv4Addr>) {
+        self.has_fixed_servers = !servers.is_empty();
+        self.names.set_servers(servers);
+    }
+
+    /// A guest's interface is there, or is called otherwise now.
+    pub fn set_guest(&mut self, port: PortId, guest: Guest) {
+        if let Some(server) = self.segments.get_mut(&guest.network).and_then(|segment| segment.dhcp.as_mut())
+            && let Some(fixed) = guest.fixed
+        {
+            server.fix(port, fixed);
+        }
+        self.guests.insert(port, guest);
+    }
+
+    /// The port is gone, and all that was kept for it.
+    pub fn forget(&mut self, port: PortId) {
+        self.guests.remove(&port);
+        self.router.forget(port);
+        self.names.forget(port);
+        for segment in self.segments.values_mut() {
+            if let Some(server) = &mut segment.dhcp {
+                server.forget(port);
+            }
+        }
+    }
+
+    /// Forwards connections to a guest.
+    ///
+    /// # Errors
+    /// As [`Router::add_forward`].
+    pub fn add_forward(&mut self, now_ns: u64, forward: Forward) -> Result<u16, &'static str> {
+        let number = self.router.add_forward(forward)?;
+        self.find_forwards(now_ns);
+        Ok(number)
+    }
+
+    /// Looks where the guests of all forwards are.
+    fn find_forwards(&mut self, now_ns: u64) {
+        let guests: Vec<String> =
+            self.router.forwards().iter().map(|forward| forward.guest.clone()).collect();
+        let found: Vec<Option<Ipv4Addr>> =
+            guests.iter().map(|guest| self.address_of(now_ns, guest)).collect();
+        self.router.resolve_forwards(|guest| {
+            let at = guests.iter().position(|other| other == guest)?;
+            found[at]
+        });
+    }
+
+    /// The address of a guest by name, or of what is an address already.
+    pub fn address_of(&self, now_ns: u64, guest: &str) -> Option<Ipv4Addr> {
+        guest.parse().ok().or_else(|| dns::Names::address(&self.as_names(now_ns), guest))
+    }
+
+    fn as_names(&self, now_ns: u64) -> Names<'_> {
+        Names { guests: &self.guests, segments: &self.segments, router: &self.router, now_ns }
+    }
+
+    /// Decides on a packet that a bridge has for the control domain.
+    pub fn input(&mut self, now_ns: u64, packet: Arrival<'_, '_>) -> Routed {
+        // A guest with an address of its own choice is known from its first word on.
+        let is_arp = packet.head.arp().is_some();
+        let routed = self.router.input(now_ns, packet);
+        if is_arp && !self.router.forwards().is_empty() {
+            self.find_forwards(now_ns);
+        }
+        routed
+    }
+
+    /// Takes a whole frame for the control domain's own stack. `is_partial`: the transport's checksum holds the sum of the
+    /// pseudo header alone.
+    pub fn deliver(
+        &mut self,
+        now_ns: u64,
+        network: BridgeId,
+        port: PortId,
+        mut frame: Vec<u8>,
+        is_partial: bool,
+    ) {
+        if is_partial {
+            complete(&mut frame);
+        }
+        if let Some(datagram) = Datagram::read(&mut frame)
+            && self.serve(now_ns, network, port, &datagram, &frame)
+        {
+            return;
+        }
+        if let Some(segment) = self.segments.get_mut(&network) {
+            segment.host.receive(frame);
+        }
+    }
+
+    /// Answers a datagram for one of the servers. `false`: the datagram is for none.
+    fn serve(&mut self, now_ns: u64, id: BridgeId, port: PortId, datagram: &Datagram, frame: &[u8]) -> bool {
+        let Some(network) = self.router.network(id).filter(|network| network.role == Role::Inside) else {
+            return false;
+        };
+        let (mac, Some(own)) = (network.mac, network.address) else { return false };
+        let payload = frame.get(datagram.payload.clone()).unwrap_or_default();
+        let for_us = datagram.destination == own.address();
+        match datagram.destination_port {
+            dhcp::SERVER_PORT if for_us || datagram.destination.is_broadcast() => {
+                self.serve_dhcp(now_ns, id, port, (mac, own), datagram.from, payload);
+                true
+            }
+            dns::PORT if for_us => {
+                self.serve_name(now_ns, id, port, (mac, own), datagram, payload);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn serve_dhcp(
+        &mut self,
+        now_ns: u64,
+        id: BridgeId,
+        port: PortId,
+        own: (MacAddr, Ipv4Cidr),
+        from: MacAddr,
+        message: &[u8],
+    ) {
+        let Some(server) = self.segments.get_mut(&id).and_then(|segment| segment.dhcp.as_mut()) else {
+            return;
+        };
+        let Some(answer) = server.answer(now_ns, port, EthernetAddress(from.0), message) else { return };
+        let server = frames::UdpEnd { mac: own.0, address: own.1.address(), port: dhcp::SERVER_PORT };
+        let (to, address) = match answer.address {
+            Some(address) => (from, address),
+            None => (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+        };
+        let client = frames::UdpEnd { mac: to, address, port: dhcp::CLIENT_PORT };
+        self.outgoing.push((id, frames::udp(server, client, &answer.message)));
+        if let Some(leased) =
+            self.dhcp(id).and_then(|server| server.address_of(now_ns, port, EthernetAddress(from.0)))
+        {
+            self.router.learn(now_ns, id, port, leased, from);
+            self.find_forwards(now_ns);
+        }
+    }
+
+    fn serve_name(
+        &mut self,
+        now_ns: u64,
+        id: BridgeId,
+        port: PortId,
+        own: (MacAddr, Ipv4Cidr),
+        datagram: &Datagram,
+        message: &[u8],
+    ) {
+        let asker = dns::Asker { port, address: datagram.source, udp_port: datagram.source_port };
+        let names = Names { guests: &self.guests, segments: &self.segments, router: &self.router, now_ns };
+        match self.names.query(now_ns, asker, message, &names) {
+            dns::Action::Answer(answer) => {
+                let server = frames::UdpEnd { mac: own.0, address: own.1.address(), port: dns::PORT };
+                let client = frames::UdpEnd {
+                    mac: datagram.from,
+                    address: datagram.source,
+                    port: datagram.source_port,
+                };
+                self.outgoing.push((id, frames::udp(server, client, &answer)));
+            }
+            dns::Action::Ask(server, message) => {
+                if let Some(uplink) = self.uplink() {
+                    uplink.host.ask_server(server, &message);
+                }
+            }
+            dns::Action::Drop => {}
+        }
+    }
+
+    fn uplink(&mut self) -> Option<&mut Segment> {
+        let router = &self.router;
+        let is_uplink =
+            |id: &BridgeId| router.network(*id).is_some_and(|network| network.role == Role::Uplink);
+        self.segments.iter_mut().find(|(id, _)| is_uplink(id)).map(|(_, segment)| segment)
+    }
+
+    /// Sends a ping to `to`, by the network that has the address, or else by the uplink. `false`: there is no such way.
+    pub fn ping(&mut self, to: Ipv4Addr, sequence: u16) -> bool {
+        let router = &self.router;
+        let has = |id: &BridgeId| {
+            router.network(*id).and_then(|network| network.address).is_some_and(|own| own.contains_addr(&to))
+        };
+        let near = self.segments.iter_mut().find(|(id, _)| has(id)).map(|(_, segment)| segment);
+        match near {
+            Some(segment) => segment.host.ping(to, sequence),
+            None => self.uplink().is_some_and(|segment| segment.host.ping(to, sequence)),
+        }
+    }
+
+    /// Takes the answers to pings.
+    pub fn pongs(&mut self) -> Vec<Pong> {
+        self.segments.values_mut().flat_map(|segment| segment.host.pongs()).collect()
+    }
+
+    /// Whether router or servers have frames that wait to be sent.
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty() || self.router.has_outgoing()
+    }
+
+    /// Does what there is to do, and gives the frames to be sent, and when to call again at the latest.
+    pub fn poll(&mut self, now_ns: u64) -> (Vec<(BridgeId, Vec<u8>)>, u64) {
+        if now_ns >= self.next_tick_ns {
+            self.router.tick(now_ns);
+            self.next_tick_ns = now_ns + TICK_NS;
+        }
+        let mut next_ns = self.next_tick_ns;
+        let mut sent = core::mem::take(&mut self.outgoing);
+        let mut said = Vec::new();
+        for (id, segment) in &mut self.segments {
+            if let Some(configuration) = segment.host.poll(now_ns) {
+                said.push((*id, configuration));
+            }
+        }
+        for (id, configuration) in said {
+            if let Some(mut network) = self.router.network(id).cloned() {
+                network.address = configuration.address;
+                network.gateway = configuration.gateway;
+                self.router.set_network(id, network);
+                self.router.tick(now_ns);
+            }
+            if !self.has_fixed_servers {
+                self.names.set_servers(configuration.servers);
+            }
+        }
+        sent.extend(self.router.take_outgoing());
+        self.hand_back_answers(now_ns, &mut sent);
+        for (id, segment) in &mut self.segments {
+            sent.extend(segment.host.take_sent().map(|frame| (*id, frame)));
+            next_ns = next_ns.min(segment.host.next_ns(now_ns).unwrap_or(u64::MAX));
+        }
+        (sent, next_ns)
+    }
+
+    /// Hands the name servers' answers back to the guests.
+    fn hand_back_answers(&mut self, now_ns: u64, sent: &mut Vec<(BridgeId, Vec<u8>)>) {
+        while let Some((server, message)) = self.uplink().and_then(|uplink| uplink.host.server_said()) {
+            let Some((asker, answer)) = self.names.answer(now_ns, server, &message) else { continue };
+            let Some(id) = self.guests.get(&asker.port).map(|guest| guest.network) else { continue };
+            let Some(network) = self.router.network(id) else { continue };
+            let (mac, Some(own)) = (network.mac, network.address) else { continue };
+            let Some(to) = self.router.neighbours().station(now_ns, id, asker.address) else { continue };
+            let server = frames::UdpEnd { mac, address: own.address(), port: dns::PORT };
+            let client = frames::UdpEnd { mac: to, address: asker.address, port: asker.udp_port };
+            sent.push((id, frames::udp(server, client, &answer)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! A frontend's rings, mapped, and the task that carries what the frontend sends.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::future::{pending, poll_fn};
+use core::pin::pin;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Poll;
+
+use backends::net::vif;
+use backends::net::{Disconnect, Intake, RxQueue, TxQueue};
+use pvrt::event::Port;
+use pvrt::executor::sync::{Notify, Receiver as Outcome};
+use pvrt::executor::{select, spawn_join, time};
+use pvrt::grant::{CopyPages, GrantMap, map_grants};
+use ring_abi::ring::{BackRing, RingProtocol};
+use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
+
+use super::sender::Sender;
+use super::{HEAD_PAGES, OpenPort};
+use crate::xenbus::{self, Bell};
+
+/// How a connection ended.
+pub(super) struct Ended {
+    /// Why the connection ended; `None` when the instance asked for the end.
+    reason: Option<Disconnect>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl xenbus::Ended for Ended {
+    fn reason(&self) -> Option<String> {
+        self.reason.as_ref().map(ToString::to_string)
+    }
+
+    fn summary(&self) -> String {
+        format!("{} packets sent, {} bytes", self.packets, self.bytes)
+    }
+}
+
+/// A connected frontend.
+pub(super) struct Connection {
+    stop: Arc<AtomicBool>,
+    task: Arc<Notify>,
+    ended: Outcome<Ended>,
+}
+
+impl xenbus::Connection for Connection {
+    type Ended = Ended;
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.notify_one();
+    }
+
+    fn ended(&mut self) -> &mut Outcome<Ended> {
+        &mut self.ended
+    }
+}
+
+impl Connection {
+    /// Maps the rings, binds the event channels, and begins to serve.
+    pub(super) fn open(
+        domain: DomId,
+        port: &Arc<OpenPort>,
+        parameters: &vif::Connection,
+        intake: Intake,
+    ) -> Result<Self, String> {
+        let heads = CopyPages::new(HEAD_PAGES).map_err(|_| "no memory to serve it")?;
+        let pages_each = HEAD_PAGES / parameters.queues.len();
+        let (mut senders, mut receivers, mut events) = (Vec::new(), Vec::new(), Vec::new());
+        for (queue, frames) in parameters.queues.iter().zip(heads.frames().chunks(pages_each)) {
+            let tx_port = bind(domain, queue.tx_port)?;
+            let rx_port = match queue.rx_port {
+                Some(port) => bind(domain, port)?,
+                None => tx_port.clone(),
+            };
+            let tx_ring = map(domain, queue.tx_ring, "for sending")?;
+            let rx_ring = map(domain, queue.rx_ring, "for receiving")?;
+            let sender = TxQueue::new(tx_ring, Bell(tx_port.clone()), domain, frames.to_vec());
+            senders.push(sender.map_err(|_| "no memory to serve it")?);
+            receivers.push(RxQueue::new(rx_ring, Bell(rx_port.clone()), domain));
+            events.push(tx_port);
+            events.extend(queue.rx_port.map(|_| rx_port));
+        }
+        let (stop, task) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let sender = Sender::new(port.id, senders, heads);
+        port.network.0.lock().way.connect(port.id, receivers, intake, task.clone());
+        let service = Service { port: port.clone(), sender, events, stop: stop.clone(), task: task.clone() };
+        Ok(Self { stop, task, ended: spawn_join(service.run()) })
+    }
+}
+
+fn bind(domain: DomId, port: PortNumber) -> Result<Arc<Port>, String> {
+    let bound = Port::bind_interdomain(domain, port);
+    bound.map(Arc::new).map_err(|errno| format!("binding port {port}: {errno}"))
+}
+
+fn map<P: RingProtocol>(domain: DomId, ring: GrantRef, what: &str) -> Result<BackRing<P, GrantMap>, String> {
+    let page = map_grants(domain, &[ring], true);
+    let page = page.map_err(|status| format!("mapping the ring {what}: {status}"))?;
+    BackRing::attach(page).map_err(|error| format!("attaching to the ring {what}: {error}"))
+}
+
+/// What the serving task owns.
+struct Service {
+    port: Arc<OpenPort>,
+    sender: Sender,
+    events: Vec<Arc<Port>>,
+    stop: Arc<AtomicBool>,
+    task: Arc<Notify>,
+}
+
+impl Service {
+    async fn run(mut self) -> Ended {
+        let reason = self.serve().await;
+        // Nothing is under way between two batches: the rings may go.
+        self.port.network.0.lock().way.disconnect(self.port.id);
+        let (packets, bytes) = self.sender.sent();
+        Ended { reason, packets, bytes }
+    }
+
+    async fn serve(&mut self) -> Option<Disconnect> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let round = self.port.network.0.lock().round(&mut self.sender, time::now_ns());
+            let armed = match round {
+                Ok(next) if next.again => Ok(true),
+                Ok(_) => self.sender.arm(),
+                Err(reason) => return Some(reason),
+            };
+            match (armed, round) {
+                (Ok(true), _) => pvrt::yield_now().await,
+                (Ok(false), next) => self.wait(next.ok().and_then(|next| next.at_ns)).await,
+                (Err(reason), _) => return Some(reason),
+            }
+        }
+        None
+    }
+
+    /// Waits for the frontend, for others, or for a time.
+    async fn wait(&mut self, at_ns: Option<u64>) {
+        let clock = async {
+            match at_ns {
+                Some(at_ns) => time::sleep_until(at_ns).await,
+                None => pending().await,
+            }
+        };
+        select(any(&self.events), select(self.task.notified(), clock)).await;
+        // An event may tell of room for what others send here.
+        self.port.network.0.lock().way.roomy(self.port.id);
+    }
+}
+
+/// Waits for an event of any of the ports.
+async fn any(ports: &[Arc<Port>]) {
+    poll_fn(|context| {
+        // Each is asked, so that no event of this moment wakes the task again.
+        let ready = ports.iter().filter(|port| pin!(port.wait()).poll(context).is_ready()).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}

@@ -1,0 +1,212 @@
+//! What ties all vifs together: the switch, and the way of a batch from one vif's rings to others'.
+//!
+//! All of it is one value behind one lock, which a vif's task holds for a batch and never over a wait. A batch goes
+//! through in one go: heads are copied, each packet's receivers are found, all copies to the receivers are one list, and
+//! then each ring that took part is shown what came, with one event at most. So nothing of a frontend's is under way
+//! between two batches but what is *parked*: packets whose receiver had no room. The slots of parked packets stay unanswered.
+
+use alloc::vec::Vec;
+
+use arrayvec::ArrayVec;
+use backends::net::{Disconnect, HEAD_BYTES, Taken, TxBatch, TxId};
+
+use super::outside::Outside;
+use super::passage::Onward;
+use super::sender::{MAX_PARKED, Parked, Sender};
+use super::way::{Sent, Way};
+use crate::net::Head;
+use crate::net::headers::{Network, Transport};
+use crate::net::switch::port::MAX_PORTS;
+use crate::net::switch::{PortId, Reason, Switch, Verdict};
+
+/// Packets of one batch.
+pub(super) const BATCH: usize = 32;
+/// How long a packet waits for room at its receiver.
+const PARKED_NS: u64 = 10_000_000;
+
+/// What a batch's sender does next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Next {
+    /// There is more to do at once.
+    pub(super) again: bool,
+    /// There is something to do at that time.
+    pub(super) at_ns: Option<u64>,
+}
+
+impl Next {
+    fn at(&mut self, at_ns: u64) {
+        self.at_ns = Some(self.at_ns.map_or(at_ns, |before| before.min(at_ns)));
+    }
+}
+
+/// The switch, and what is on its way.
+pub(super) struct Fabric {
+    pub(super) switch: Switch,
+    pub(super) way: Way,
+    /// dom0's own place on the bridges, and the cards; `None`: there was no memory for that at dom0's start.
+    pub(super) outside: Option<Outside>,
+    batch: TxBatch,
+    /// Packets of the batch that somebody did not get: who, and why.
+    pub(super) lost: Vec<(PortId, Reason)>,
+}
+
+impl Fabric {
+    pub(super) fn new(switch: Switch, outside: Option<Outside>) -> Self {
+        let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
+        Self { switch, way: Way::new(), outside, batch, lost }
+    }
+
+    /// Carries a batch of a vif's packets to where they go.
+    ///
+    /// # Errors
+    /// The frontend ruined a ring.
+    pub(super) fn round(&mut self, sender: &mut Sender, now_ns: u64) -> Result<Next, Disconnect> {
+        if let Some(reason) = self.way.ruined(sender.port) {
+            return Err(reason);
+        }
+        let mut next = Next::default();
+        self.retry(sender, now_ns, &mut next);
+        let taken = (0..sender.queues()).try_for_each(|queue| self.take(sender, queue, now_ns, &mut next));
+        // Whatever this frontend did, what is on its way to others arrives.
+        self.way.settle(sender);
+        self.way.publish();
+        self.finish(now_ns);
+        next.again |= sender.publish();
+        if let Some(parked) = sender.parked.first() {
+            next.at(parked.until_ns);
+        }
+        taken.map(|()| next)
+    }
+
+    /// Takes packets from one of the sender's rings, and sends each on its way.
+    fn take(
+        &mut self,
+        sender: &mut Sender,
+        queue: usize,
+        now_ns: u64,
+        next: &mut Next,
+    ) -> Result<(), Disconnect> {
+        let Some(intake) = self.way.intake(sender.port) else { return Ok(()) };
+        let most = BATCH / sender.queues();
+        match sender.take(queue, most, intake, now_ns, &mut self.batch)? {
+            Taken::More => next.again = true,
+            Taken::NoCredit { until_ns } => next.at(until_ns),
+            Taken::NoHead | Taken::Empty => {}
+        }
+        let batch = core::mem::take(&mut self.batch);
+        for &id in batch.ids() {
+            self.forward(sender, queue, id, now_ns, next);
+            self.way.settle_if_long(sender);
+        }
+        self.batch = batch;
+        Ok(())
+    }
+
+    /// Sends a packet on its way, by what its head says.
+    fn forward(&mut self, sender: &mut Sender, queue: usize, id: TxId, now_ns: u64, next: &mut Next) {
+        let mut bytes = [0; HEAD_BYTES];
+        let packet = sender.queue(queue).packet(id);
+        let (packet_len, is_gso) = (packet.len, packet.offload.gso.is_some());
+        let mut len = sender.read_head(queue, id, &mut bytes);
+        if is_cut_short(&mut bytes[..len], packet_len) {
+            if !sender.extend_head(queue, id) {
+                return sender.queue(queue).respond(id, false);
+            }
+            len = sender.read_head(queue, id, &mut bytes);
+        }
+        // A packet without an Ethernet header does not get as far as here.
+        let Some(mut head) = Head::parse(&mut bytes[..len], packet_len) else {
+            return self.way.answer(queue, id);
+        };
+        match self.switch.forward(now_ns, sender.port, &head, is_gso) {
+            Verdict::Drop(_) => self.way.answer(queue, id),
+            Verdict::One(target) => {
+                let offload = *sender.queue(queue).packet(id).offload;
+                let target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
+                    Onward::Target(target) => target,
+                    Onward::Drop => return self.way.answer(queue, id),
+                    Onward::Stack(network) => {
+                        if let Some(outside) = &mut self.outside {
+                            outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
+                        }
+                        return self.way.answer(queue, id);
+                    }
+                };
+                if head.is_changed() {
+                    sender.write_head(queue, id, head.bytes());
+                }
+                let (to, to_mac) = (target.port, head.to());
+                let until_ns = now_ns.saturating_add(PARKED_NS);
+                self.send_one(sender, Parked { queue, id, to, to_mac, until_ns }, next);
+            }
+            Verdict::Many(targets) => {
+                let from = (sender.port, queue);
+                self.send_many(&sender.queue(queue).packet(id), from, &targets, &mut head, now_ns);
+                self.way.settle_if_long(sender);
+                self.way.answer(queue, id);
+            }
+        }
+    }
+
+    /// Sends a packet that has one receiver; if there is no room, the packet waits.
+    fn send_one(&mut self, sender: &mut Sender, packet: Parked, next: &mut Next) {
+        let waits = sender.parked.iter().any(|parked| parked.flow() == packet.flow())
+            || !self.is_sent(sender, &packet, next);
+        if waits && sender.parked.try_push(packet).is_err() {
+            self.drop(&packet);
+        }
+    }
+
+    /// Sends a packet, or drops it; `false`: there is no room yet.
+    fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
+        let &Parked { queue, id, to, to_mac, .. } = packet;
+        if let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) {
+            if !card.has_room(&sender.queue(queue).packet(id)) {
+                card.wait(sender.port);
+                return false;
+            }
+            self.send_out(&sender.queue(queue).packet(id), to);
+            self.way.answer(queue, id);
+            return true;
+        }
+        match self.way.send(&sender.queue(queue).packet(id), to, to_mac, queue) {
+            Sent::NoRoom { queue, needed } => {
+                next.again |= self.way.wait_for_room(sender.port, to, queue, needed);
+                return false;
+            }
+            Sent::Dropped(reason) => self.switch.count_drop(to, reason),
+            Sent::Yes | Sent::Unwanted => {}
+        }
+        self.way.answer(queue, id);
+        true
+    }
+
+    /// Drops a packet whose receiver had no room.
+    fn drop(&mut self, packet: &Parked) {
+        self.switch.count_drop(packet.to, Reason::NoRoom);
+        self.way.answer(packet.queue, packet.id);
+    }
+
+    /// Looks again at the packets that wait.
+    fn retry(&mut self, sender: &mut Sender, now_ns: u64, next: &mut Next) {
+        let mut full = ArrayVec::<_, MAX_PARKED>::new();
+        for packet in core::mem::take(&mut sender.parked) {
+            if now_ns >= packet.until_ns {
+                self.drop(&packet);
+            } else if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, next) {
+                full.push(packet.flow());
+                sender.parked.push(packet);
+            }
+            self.way.settle_if_long(sender);
+        }
+    }
+}
+
+/// Whether the headers of a packet go on behind its head.
+fn is_cut_short(head: &mut [u8], packet_len: u32) -> bool {
+    if head.len() == HEAD_BYTES || head.len() as u32 >= packet_len {
+        return false;
+    }
+    Head::parse(head, packet_len)
+        .is_none_or(|head| head.network() == Network::Malformed || head.transport() == Transport::Malformed)
+}

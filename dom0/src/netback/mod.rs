@@ -1,0 +1,132 @@
+//! The network backend: an instance for each vif that the toolstack makes in xenstore.
+//!
+//! [`xenbus`] knows what all backends have in common, the `backends` crate has the rings' protocol, and [`crate::net`]
+//! decides where a packet goes. This module ties the three together:
+//!
+//! - `instance`: a vif and its port on a bridge, while the toolstack wants the vif;
+//! - `connection`: a connected frontend, and the task that carries what the frontend sends;
+//! - `sender`: the task's rings;
+//! - `fabric`, `way`: the way of a batch to the rings of others;
+//! - `copier`: the hypervisor copies.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod copier;
+mod fabric;
+mod instance;
+mod outside;
+mod passage;
+mod sender;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod view;
+mod way;
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use backends::net::TX_QUEUE_BYTES;
+use pvrt::Account;
+use pvrt::executor::time;
+use ring_abi::types::PAGE_SIZE;
+use spin::Mutex;
+
+use self::fabric::Fabric;
+use self::instance::Instance;
+use crate::net::router::Guest;
+use crate::net::switch::{PortConfig, PortId, Switch, SwitchError};
+use crate::xenbus::{self, Device, Id};
+use crate::xenstore::Xenstore;
+
+/// Most network interfaces that a domain can have from this backend.
+pub const MAX_VIFS: usize = 16;
+/// Most queues of a vif in each direction.
+const MAX_QUEUES: usize = 4;
+/// Pages for the heads of a vif's packets, shared by its queues.
+const HEAD_PAGES: usize = 4;
+
+/// Most bytes of heap that a frontend can make one vif keep, whatever the frontend does: the heads of its packets, what is
+/// known of each packet, and what an instance has in any case (its tasks, its watches, its paths, its mappings).
+pub const BYTES_PER_VIF: usize = HEAD_PAGES * PAGE_SIZE + TX_QUEUE_BYTES + (16 << 10);
+const _: () = assert!(BYTES_PER_VIF <= 96 << 10);
+
+/// The bridge that every network has: the one that configurations mean if they name none.
+const FIRST_BRIDGE: &str = "xenbr0";
+
+/// The networks that dom0 carries: bridges, and the interfaces on them.
+pub struct Network(Mutex<Fabric>);
+
+impl Network {
+    /// A network with one bridge.
+    pub fn new() -> Self {
+        // Nobody outside knows both clocks to the last digit.
+        let mut switch = Switch::new([time::tsc(), time::wall_ns()]);
+        if let Err(error) = switch.add_bridge(FIRST_BRIDGE) {
+            log::error!("bridge {FIRST_BRIDGE}: {error}");
+        }
+        Self(Mutex::new(Fabric::new(switch, None)))
+    }
+
+    /// The names of all bridges.
+    pub fn bridges(&self) -> Vec<String> {
+        self.0.lock().switch.bridges().map(|(_, name)| name.to_owned()).collect()
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A port of a bridge, as long as the value lives.
+struct OpenPort {
+    network: Arc<Network>,
+    id: PortId,
+}
+
+impl OpenPort {
+    fn new(network: &Arc<Network>, config: PortConfig) -> Result<Self, SwitchError> {
+        // What the switch keeps is dom0's own, whose ports are limited.
+        let id = Account::own().charge(|| network.0.lock().switch.add_port(config))?;
+        Ok(Self { network: network.clone(), id })
+    }
+
+    /// Tells the gateway whose interface is behind the port.
+    fn introduce(&self, name: String, fixed: Option<Ipv4Addr>) {
+        let fabric = &mut *self.network.0.lock();
+        let Some(network) = fabric.switch.config(self.id).map(|config| config.bridge) else { return };
+        if let Some(outside) = &mut fabric.outside {
+            Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }));
+        }
+    }
+}
+
+impl Drop for OpenPort {
+    fn drop(&mut self) {
+        let mut fabric = self.network.0.lock();
+        fabric.way.disconnect(self.id);
+        if let Some(outside) = &mut fabric.outside {
+            outside.gateway.forget(self.id);
+        }
+        fabric.switch.remove_port(self.id);
+    }
+}
+
+/// Serves network backends for ever.
+pub async fn run(store: Xenstore, network: Arc<Network>) {
+    let start = |id: Id| {
+        let (store, instance) = (store.clone(), Instance::new(network.clone()));
+        async move {
+            if let Some(device) = Device::open(&store, "vif", id, format!("vif {}", id.device)) {
+                xenbus::run(device, instance).await;
+            }
+        }
+    };
+    xenbus::serve(&store, "vif", start).await;
+}

@@ -1,0 +1,262 @@
+//! The way of packets from and to what is no vif: dom0's own stations, and network cards.
+
+use alloc::vec::Vec;
+
+use arrayvec::ArrayVec;
+use backends::net::{Checksum, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Place};
+
+use super::fabric::{BATCH, Fabric};
+use super::outside::Unsent;
+use super::way::Sent;
+use crate::net::router::Routed;
+use crate::net::switch::port::PortKind;
+use crate::net::switch::{BridgeId, PortId, Reason, Target, Targets, Verdict};
+use crate::net::wire::Received;
+use crate::net::{Head, MacAddr};
+
+/// How often the gateway is asked in a row whether it has more to send.
+const FLUSHES: usize = 4;
+
+/// Where a packet with one receiver goes.
+pub(super) enum Onward {
+    /// To a vif or a card.
+    Target(Target),
+    /// To dom0's own stack, on this network.
+    Stack(BridgeId),
+    /// Nowhere.
+    Drop,
+}
+
+impl Fabric {
+    /// Where a packet goes on whose receiver is `target`: what is for dom0's port may be for the router, which rewrites the head.
+    pub(super) fn onward(
+        &mut self,
+        now_ns: u64,
+        from: PortId,
+        target: Target,
+        head: &mut Head<'_>,
+        offload: &Offload,
+    ) -> Onward {
+        if target.kind != PortKind::Local {
+            return Onward::Target(target);
+        }
+        let Some(outside) = &mut self.outside else { return Onward::Drop };
+        match outside.ask(now_ns, from, target.port, head, offload) {
+            Some((network, Routed::Stack)) => Onward::Stack(network),
+            Some((_, Routed::Forward(network))) => {
+                let Some(own) = outside.local_on(network) else { return Onward::Drop };
+                match self.switch.forward(now_ns, own, head, offload.gso.is_some()) {
+                    Verdict::One(target) if target.kind != PortKind::Local => Onward::Target(target),
+                    _ => Onward::Drop,
+                }
+            }
+            Some((_, Routed::Drop(_))) | None => Onward::Drop,
+        }
+    }
+
+    /// Sends a packet to several receivers. One that has no room does not get it.
+    pub(super) fn send_many(
+        &mut self,
+        packet: &Packet<'_>,
+        (from, from_queue): (PortId, usize),
+        targets: &Targets,
+        head: &mut Head<'_>,
+        now_ns: u64,
+    ) {
+        let to_mac = head.to();
+        let mut cards = ArrayVec::<PortId, 8>::new();
+        for Target { port, kind, .. } in targets.iter(&self.switch) {
+            match kind {
+                PortKind::Vif => {
+                    let reason = match self.way.send(packet, port, to_mac, from_queue) {
+                        Sent::NoRoom { .. } => Reason::NoRoom,
+                        Sent::Dropped(reason) => reason,
+                        Sent::Yes | Sent::Unwanted => continue,
+                    };
+                    self.lost.push((port, reason));
+                }
+                PortKind::Local => {
+                    let Some(outside) = &mut self.outside else { continue };
+                    // What is for all, or for a group, is routed to nobody.
+                    if let Some((network, Routed::Stack)) =
+                        outside.ask(now_ns, from, port, head, packet.offload)
+                    {
+                        outside.take(now_ns, network, from, packet);
+                    }
+                }
+                PortKind::Wire => _ = cards.try_push(port),
+            }
+        }
+        for card in cards {
+            self.send_out(packet, card);
+        }
+        for (port, reason) in self.lost.drain(..) {
+            self.switch.count_drop(port, reason);
+        }
+    }
+
+    /// Sends a packet by a card: a copy, so that nothing of the sender's is under way.
+    pub(super) fn send_out(&mut self, packet: &Packet<'_>, card: PortId) {
+        let Some(outside) = &mut self.outside else { return };
+        let Some(frame) = outside.whole.copy(packet) else { return };
+        let mut frame = core::mem::take(frame);
+        self.send_frame_out(&mut frame, packet.offload, card);
+        if let Some(outside) = &mut self.outside {
+            outside.whole.give_back(frame);
+        }
+    }
+
+    fn send_frame_out(&mut self, frame: &mut Vec<u8>, offload: &Offload, port: PortId) {
+        let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(port)) else { return };
+        let reason = match card.send(frame, offload) {
+            Ok(()) => return,
+            Err(Unsent::Full) => Reason::NoRoom,
+            Err(Unsent::Unfit) => Reason::TooBig,
+            Err(Unsent::Broken) => Reason::NoReceiver,
+        };
+        self.switch.count_drop(port, reason);
+    }
+
+    /// Carries what has come in by a card to where it goes. `true`: there may be more.
+    pub(super) fn receive(&mut self, port: PortId, now_ns: u64) -> bool {
+        let Some(outside) = &mut self.outside else { return false };
+        let mut held = core::mem::take(&mut outside.held);
+        let Some(card) = outside.card(port) else { return false };
+        let (roomy, wire) = (card.roomy(), card.wire.clone());
+        for sender in roomy {
+            self.way.wake(sender);
+        }
+        let mut count = 0;
+        while count < BATCH
+            && let Some(received) = wire.receive()
+        {
+            count += 1;
+            self.arrive(port, &received, now_ns);
+            held.push(received);
+            if self.way.is_long() {
+                self.deliver();
+                held.clear();
+            }
+        }
+        self.deliver();
+        // The buffers go back to the card.
+        held.clear();
+        if let Some(outside) = &mut self.outside {
+            outside.held = held;
+        }
+        self.way.publish();
+        self.finish(now_ns);
+        count == BATCH
+    }
+
+    /// Does the copies of packets that lie in dom0's own memory.
+    fn deliver(&mut self) {
+        if let Some(outside) = &self.outside {
+            self.way.deliver(&mut outside.whole.copier());
+        }
+    }
+
+    /// Sends a packet that came in by a card on its way.
+    fn arrive(&mut self, port: PortId, received: &Received, now_ns: u64) {
+        let mut bytes = [0; HEAD_BYTES];
+        let len = received.read(0, &mut bytes);
+        let Some(mut head) = Head::parse(&mut bytes[..len], received.len) else { return };
+        let offload = received.offload;
+        let parts: ArrayVec<Part, MAX_PARTS> = received
+            .parts()
+            .iter()
+            .map(|part| Part { place: Place::Own { frame: part.frame, offset: part.offset }, len: part.len })
+            .collect();
+        let packet = Packet { len: received.len, offload: &offload, parts: &parts };
+        match self.switch.forward(now_ns, port, &head, offload.gso.is_some()) {
+            Verdict::Drop(_) => {}
+            Verdict::One(target) => match self.onward(now_ns, port, target, &mut head, &offload) {
+                Onward::Drop => {}
+                Onward::Stack(network) => {
+                    let mut frame = alloc::vec![0; received.len as usize];
+                    received.read(0, &mut frame);
+                    if let Some(outside) = &mut self.outside {
+                        let is_partial = offload.checksum == Checksum::Partial;
+                        outside.gateway.deliver(now_ns, network, port, frame, is_partial);
+                    }
+                }
+                Onward::Target(target) => {
+                    if head.is_changed() {
+                        received.write(0, head.bytes());
+                    }
+                    self.send_now(&packet, target, head.to());
+                }
+            },
+            Verdict::Many(targets) => self.send_many(&packet, (port, 0), &targets, &mut head, now_ns),
+        }
+    }
+
+    /// Sends a packet of dom0's own memory to one receiver, which gets it now or never.
+    fn send_now(&mut self, packet: &Packet<'_>, target: Target, to_mac: MacAddr) {
+        if target.kind == PortKind::Wire {
+            return self.send_out(packet, target.port);
+        }
+        let reason = match self.way.send(packet, target.port, to_mac, 0) {
+            Sent::Yes | Sent::Unwanted => return,
+            Sent::NoRoom { .. } => Reason::NoRoom,
+            Sent::Dropped(reason) => reason,
+        };
+        self.switch.count_drop(target.port, reason);
+    }
+
+    /// Ends a batch: what the gateway says to the batch is sent, and the cards are told.
+    pub(super) fn finish(&mut self, now_ns: u64) {
+        if self.outside.as_ref().is_some_and(|outside| outside.is_stirred) {
+            self.flush(now_ns);
+        }
+        if let Some(outside) = &mut self.outside {
+            outside.kick();
+        }
+    }
+
+    /// Has the gateway do what there is to do, and sends what it gives. Returns when the gateway must be asked again.
+    pub(super) fn flush(&mut self, now_ns: u64) -> u64 {
+        let mut next_ns = u64::MAX;
+        for _ in 0..FLUSHES {
+            let Some(outside) = &mut self.outside else { break };
+            outside.is_stirred = false;
+            let (frames, next) = outside.gateway.poll(now_ns);
+            next_ns = next;
+            if frames.is_empty() {
+                break;
+            }
+            for (network, frame) in frames {
+                self.send_own(network, frame, now_ns);
+            }
+            next_ns = now_ns;
+        }
+        self.way.publish();
+        if let Some(outside) = &mut self.outside {
+            outside.kick();
+            // The task sleeps, and this may be sooner.
+            if next_ns < outside.sleeps_until_ns {
+                outside.task.notify_one();
+            }
+        }
+        next_ns
+    }
+
+    /// Sends a frame of dom0's own on a network.
+    fn send_own(&mut self, network: BridgeId, mut frame: Vec<u8>, now_ns: u64) {
+        let Some(own) = self.outside.as_ref().and_then(|outside| outside.local_on(network)) else { return };
+        let len = frame.len() as u32;
+        let Some(part) = self.outside.as_ref().and_then(|outside| outside.whole.put(&frame)) else { return };
+        let parts = [part];
+        let offload = Offload::default();
+        let packet = Packet { len, offload: &offload, parts: &parts };
+        let head_len = frame.len().min(HEAD_BYTES);
+        let Some(mut head) = Head::parse(&mut frame[..head_len], len) else { return };
+        match self.switch.forward(now_ns, own, &head, false) {
+            Verdict::Drop(_) => {}
+            Verdict::One(target) => self.send_now(&packet, target, head.to()),
+            Verdict::Many(targets) => self.send_many(&packet, (own, 0), &targets, &mut head, now_ns),
+        }
+        // The next frame takes the same page.
+        self.deliver();
+    }
+}

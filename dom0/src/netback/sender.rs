@@ -1,0 +1,147 @@
+//! The sending half of a connected vif: the rings by which the frontend sends, and the packets that wait.
+
+use alloc::vec::Vec;
+
+use arrayvec::ArrayVec;
+use backends::net::{
+    Copier, Disconnect, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Taken, TxBatch, TxId, TxQueue,
+};
+use pvrt::grant::{CopyPages, GrantMap};
+
+use super::MAX_QUEUES;
+use super::copier::Hypervisor;
+use crate::net::MacAddr;
+use crate::net::switch::PortId;
+use crate::xenbus::Bell;
+
+/// A vif's ring for what its frontend sends.
+pub(super) type Transmitter = TxQueue<GrantMap, Bell>;
+
+/// Most packets that wait until there is room where they go: half of those that a vif has under way, so that a receiver
+/// which takes nothing does not keep its senders from others.
+pub(super) const MAX_PARKED: usize = MAX_HEADS / 2;
+
+/// A packet that waits until there is room where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parked {
+    pub(super) queue: usize,
+    pub(super) id: TxId,
+    pub(super) to: PortId,
+    pub(super) to_mac: MacAddr,
+    /// When the packet is dropped.
+    pub(super) until_ns: u64,
+}
+
+impl Parked {
+    /// Packets of one queue to one receiver stay in order.
+    pub(super) fn flow(&self) -> (usize, PortId) {
+        (self.queue, self.to)
+    }
+}
+
+struct Queue {
+    ring: Transmitter,
+    /// Why the queue took no more.
+    last: Taken,
+}
+
+/// The sending half of a connected vif.
+pub(super) struct Sender {
+    pub(super) port: PortId,
+    queues: ArrayVec<Queue, MAX_QUEUES>,
+    /// The heads of all queues' packets.
+    heads: CopyPages,
+    /// In the order in which the packets came.
+    pub(super) parked: ArrayVec<Parked, MAX_PARKED>,
+}
+
+impl Sender {
+    /// The half of `port` with rings that have an equal share of `heads` each, in order.
+    pub(super) fn new(port: PortId, rings: Vec<Transmitter>, heads: CopyPages) -> Self {
+        let queues = rings.into_iter().map(|ring| Queue { ring, last: Taken::Empty }).collect();
+        Self { port, queues, heads, parked: ArrayVec::new() }
+    }
+
+    /// Number of queues, at least one.
+    pub(super) fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub(super) fn queue(&mut self, queue: usize) -> &mut Transmitter {
+        &mut self.queues[queue].ring
+    }
+
+    /// Pages of heads of each queue.
+    fn pages_each(&self) -> usize {
+        self.heads.pages().count() / self.queues.len()
+    }
+
+    pub(super) fn copy(&self) -> impl Copier {
+        Hypervisor(&self.heads)
+    }
+
+    /// Takes packets from a ring, and has their heads copied.
+    pub(super) fn take(
+        &mut self,
+        queue: usize,
+        most: usize,
+        intake: &mut Intake,
+        now_ns: u64,
+        batch: &mut TxBatch,
+    ) -> Result<Taken, Disconnect> {
+        let Queue { ring, last } = &mut self.queues[queue];
+        *last = ring.take(most, intake, now_ns, batch)?;
+        ring.read_heads(batch, &mut Hypervisor(&self.heads));
+        Ok(*last)
+    }
+
+    /// Reads the head of a packet into `bytes`; gives how many bytes there are.
+    pub(super) fn read_head(&self, queue: usize, id: TxId, bytes: &mut [u8; HEAD_BYTES]) -> usize {
+        let len = usize::from(self.queues[queue].ring.packet(id).head_len()).min(HEAD_BYTES);
+        let (page, offset) = id.head_at();
+        let page = self.heads.pages().page(queue * self.pages_each() + page);
+        page.read(offset, &mut bytes[..len]);
+        len
+    }
+
+    /// Writes a head that was rewritten back to where it is sent from.
+    pub(super) fn write_head(&self, queue: usize, id: TxId, bytes: &[u8]) {
+        let (page, offset) = id.head_at();
+        self.heads.pages().page(queue * self.pages_each() + page).write(offset, bytes);
+    }
+
+    /// Copies more of a packet whose headers go on behind its head. False: the bytes cannot be had.
+    pub(super) fn extend_head(&mut self, queue: usize, id: TxId) -> bool {
+        self.queues[queue].ring.extend_head(id, &mut Hypervisor(&self.heads))
+    }
+
+    /// Shows the frontend the answers so far. `true`: a queue that had no free head has one now, so that it may take more.
+    pub(super) fn publish(&mut self) -> bool {
+        let heads = (self.pages_each() * HEADS_PER_PAGE).min(MAX_HEADS);
+        let mut goes_on = false;
+        for queue in &mut self.queues {
+            queue.ring.publish();
+            goes_on |= queue.last == Taken::NoHead && queue.ring.under_way() < heads;
+        }
+        goes_on
+    }
+
+    /// Packets that the frontend has sent, and their bytes.
+    pub(super) fn sent(&self) -> (u64, u64) {
+        let stats = self.queues.iter().map(|queue| queue.ring.stats());
+        stats.fold((0, 0), |(packets, bytes), stats| (packets + stats.packets, bytes + stats.bytes))
+    }
+
+    /// Asks the frontend to notify of the next packet. `true`: packets wait already.
+    ///
+    /// # Errors
+    /// The frontend ruined a ring.
+    pub(super) fn arm(&mut self) -> Result<bool, Disconnect> {
+        let mut waiting = false;
+        // What waits in the other rings is known, and waits for something else.
+        for queue in self.queues.iter_mut().filter(|queue| queue.last == Taken::Empty) {
+            waiting |= queue.ring.arm()?;
+        }
+        Ok(waiting)
+    }
+}

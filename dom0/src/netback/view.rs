@@ -1,0 +1,176 @@
+//! What an administrator sees of the networks.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::net::Ipv4Addr;
+
+use pvrt::executor::time;
+
+use super::Network;
+use crate::net::router::flows::{Flow, Owner};
+use crate::net::router::{Reason as RouterReason, Role};
+use crate::net::switch::{PortId, Reason, Switch};
+
+/// Most lines of a list of connections.
+const MAX_SHOWN: usize = 200;
+
+impl Network {
+    /// Bridges with their ports, what went through each port, and what was dropped there.
+    pub fn show_bridges(&self) -> Vec<String> {
+        let fabric = &*self.0.lock();
+        let switch = &fabric.switch;
+        let mut lines = Vec::new();
+        for (bridge, name) in switch.bridges() {
+            lines.push(name.to_string());
+            lines.extend(switch.ports_of(bridge).filter_map(|port| port_line(switch, port)));
+        }
+        lines
+    }
+
+    /// dom0's place on the networks: addresses, and what the router did.
+    pub fn show_gateway(&self) -> Vec<String> {
+        let fabric = &*self.0.lock();
+        let Some(outside) = &fabric.outside else { return alloc::vec!["dom0 is on no network".into()] };
+        let (gateway, mut lines) = (&outside.gateway, Vec::new());
+        for (bridge, name) in fabric.switch.bridges() {
+            let Some(network) = gateway.router().network(bridge) else { continue };
+            let mut line = match network.role {
+                Role::Inside => format!("{name}: dom0 is the gateway"),
+                Role::Uplink => format!("{name}: the way to the world"),
+            };
+            // Writing to a string does not fail.
+            match network.address {
+                Some(address) => _ = write!(line, ", {address}"),
+                None => line.push_str(", no address yet"),
+            }
+            if let Some(hop) = network.gateway {
+                let _ = write!(line, " by {hop}");
+            }
+            lines.push(line);
+        }
+        let router = gateway.router();
+        let servers: Vec<String> = gateway.names().servers().iter().map(Ipv4Addr::to_string).collect();
+        lines.push(format!(
+            "name servers: {}",
+            if servers.is_empty() { "none".into() } else { servers.join(", ") }
+        ));
+        let (flows, evicted) = (router.flows().len(), router.flows().evicted());
+        lines.push(format!(
+            "{} packets routed, {flows} connections, {evicted} given up early",
+            router.forwarded()
+        ));
+        for reason in RouterReason::ALL {
+            let dropped = router.dropped(*reason);
+            if dropped > 0 {
+                lines.push(format!("  dropped, {reason}: {dropped}"));
+            }
+        }
+        lines
+    }
+
+    /// The addresses that DHCP has given, with their stations and how long they last.
+    pub fn show_leases(&self) -> Vec<String> {
+        let fabric = &*self.0.lock();
+        let (Some(outside), now_ns) = (&fabric.outside, time::now_ns()) else { return Vec::new() };
+        let mut lines = Vec::new();
+        for (bridge, name) in fabric.switch.bridges() {
+            let Some(server) = outside.gateway.dhcp(bridge) else { continue };
+            for lease in server.leases(now_ns) {
+                let seconds = (lease.until_ns - now_ns) / 1_000_000_000;
+                let port = port_name(&fabric.switch, lease.port);
+                lines.push(format!("{name}  {}  {}  {port}  {seconds} s", lease.address, lease.mac));
+            }
+        }
+        lines
+    }
+
+    /// The connections that the router translates.
+    pub fn show_flows(&self) -> Vec<String> {
+        let fabric = &*self.0.lock();
+        let Some(outside) = &fabric.outside else { return Vec::new() };
+        let router = outside.gateway.router();
+        let mut lines = Vec::new();
+        for (flow, owner, answered) in router.flows().list(time::now_ns()).take(MAX_SHOWN) {
+            let whose = match owner {
+                Owner::Port(port) => port_name(&fabric.switch, port),
+                Owner::Forward(number) => format!("forward {number}"),
+            };
+            let state = if answered { "" } else { ", not answered" };
+            lines.push(format!("{}  {whose}{state}", flow_text(&flow)));
+        }
+        if router.flows().len() > MAX_SHOWN {
+            lines.push(format!("and more: {} in all", router.flows().len()));
+        }
+        lines
+    }
+
+    /// The address of a guest by name.
+    pub fn address_of(&self, guest: &str) -> Option<Ipv4Addr> {
+        self.0.lock().outside.as_ref()?.gateway.address_of(time::now_ns(), guest)
+    }
+
+    /// Sends a ping. `false`: there is no way to the address.
+    pub fn ping(&self, to: Ipv4Addr, sequence: u16) -> bool {
+        let fabric = &mut *self.0.lock();
+        let Some(outside) = &mut fabric.outside else { return false };
+        let sent = outside.gateway.ping(to, sequence);
+        fabric.flush(time::now_ns());
+        sent
+    }
+
+    /// When the answer to ping `sequence` came, if it has come. Answers to others are forgotten.
+    pub fn pong(&self, sequence: u16) -> Option<u64> {
+        let pongs = self.0.lock().outside.as_mut()?.gateway.pongs();
+        pongs.iter().find(|pong| pong.sequence == sequence).map(|pong| pong.at_ns)
+    }
+
+    /// The ports at which the world reaches guests.
+    pub fn show_forwards(&self) -> Vec<String> {
+        let fabric = &*self.0.lock();
+        let Some(outside) = &fabric.outside else { return Vec::new() };
+        let line = |forward: &crate::net::router::Forward| {
+            let to = forward.to.map_or("not there".into(), |to| to.to_string());
+            format!("{} -> {}:{} ({to})", forward.port, forward.guest, forward.to_port)
+        };
+        outside.gateway.router().forwards().iter().map(line).collect()
+    }
+}
+
+fn port_name(switch: &Switch, port: PortId) -> String {
+    switch.config(port).map_or_else(|| "gone".into(), |config| config.name.clone())
+}
+
+fn port_line(switch: &Switch, port: PortId) -> Option<String> {
+    let (config, counters) = (switch.config(port)?, switch.counters(port)?);
+    let mut line = format!(
+        "  {:<16} in {} packets, {} bytes; out {} packets, {} bytes",
+        config.name, counters.in_packets, counters.in_bytes, counters.out_packets, counters.out_bytes
+    );
+    for reason in Reason::ALL {
+        let drops = counters.drops(*reason);
+        if drops > 0 {
+            // Writing to a string does not fail.
+            let _ = write!(line, "; dropped, {reason}: {drops}");
+        }
+    }
+    Some(line)
+}
+
+fn flow_text(flow: &Flow) -> String {
+    let protocol = match flow.protocol {
+        6 => "tcp",
+        17 => "udp",
+        _ => "icmp",
+    };
+    format!(
+        "{protocol}  {}:{}  {}:{}  {}:{}",
+        flow.inside.address,
+        flow.inside.port,
+        flow.outside.address,
+        flow.outside.port,
+        flow.remote.address,
+        flow.remote.port
+    )
+}

@@ -1,0 +1,243 @@
+//! What is on its way: from a batch's packets to the queues of those who get them.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use arrayvec::ArrayVec;
+use backends::net::{Copier, CopyOp, Disconnect, Intake, Packet, Planned, Refused, RxQueue, TxId};
+use pvrt::Account;
+use pvrt::executor::sync::Notify;
+use pvrt::grant::GrantMap;
+
+use super::MAX_QUEUES;
+use super::sender::Sender;
+use crate::net::MacAddr;
+use crate::net::switch::{PortId, Reason};
+use crate::xenbus::Bell;
+
+/// Copies after which a list is done, however many packets are left of the batch.
+const MOST_COPIES: usize = 256;
+/// Copies that one packet may add for one receiver: its parts, each cut where a slot ends.
+const COPIES_OF_PACKET: usize = 48;
+
+/// A vif's ring for what its frontend receives.
+pub(super) type Receiver = RxQueue<GrantMap, Bell>;
+
+/// A connected vif, as what stands behind a port.
+struct End {
+    port: PortId,
+    queues: ArrayVec<Queue, MAX_QUEUES>,
+    intake: Intake,
+    /// The frontend ruined a ring, as a sender found. Nothing goes to the frontend any more.
+    ruined: Option<Disconnect>,
+    /// Wakes the vif's own task.
+    task: Arc<Notify>,
+    /// Senders that wait until there is room here.
+    waiting: Vec<PortId>,
+}
+
+struct Queue {
+    ring: Receiver,
+    /// The queue took part in the batch.
+    is_touched: bool,
+}
+
+/// A packet that is on its way to a queue.
+struct Flight {
+    to: usize,
+    queue: usize,
+    planned: Planned,
+}
+
+/// What became of a packet for one receiver.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The packet is on its way.
+    Yes,
+    /// The receiver does not want it.
+    Unwanted,
+    /// The receiver will not have it.
+    Dropped(Reason),
+    /// The receiver's queue has no room; the packet fits when so many requests wait.
+    NoRoom { queue: usize, needed: u32 },
+}
+
+/// What stands behind the ports, and the lists of a batch.
+pub(super) struct Way {
+    /// By the ports' places.
+    ends: Vec<Option<End>>,
+    copies: Vec<CopyOp>,
+    flights: Vec<Flight>,
+    /// Packets that are answered when the copies are done.
+    answers: Vec<(usize, TxId)>,
+    /// Queues that took part in the batch.
+    touched: Vec<(usize, usize)>,
+}
+
+impl Way {
+    pub(super) fn new() -> Self {
+        Self {
+            ends: Vec::new(),
+            copies: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
+            flights: Vec::with_capacity(MOST_COPIES + 1),
+            answers: Vec::with_capacity(MOST_COPIES),
+            touched: Vec::with_capacity(MOST_COPIES),
+        }
+    }
+
+    /// A frontend has connected: what its port gets goes to these rings from now on.
+    pub(super) fn connect(&mut self, port: PortId, rings: Vec<Receiver>, intake: Intake, task: Arc<Notify>) {
+        let queues = rings.into_iter().map(|ring| Queue { ring, is_touched: false }).collect();
+        let end = End { port, queues, intake, ruined: None, task, waiting: Vec::new() };
+        // The list is everybody's.
+        Account::own().charge(|| {
+            if self.ends.len() <= port.index() {
+                self.ends.resize_with(port.index() + 1, || None);
+            }
+        });
+        self.ends[port.index()] = Some(end);
+    }
+
+    /// The frontend is not connected any more; its rings go.
+    pub(super) fn disconnect(&mut self, port: PortId) {
+        self.roomy(port);
+        if self.end(port).is_some() {
+            self.ends[port.index()] = None;
+        }
+    }
+
+    /// There may be room at a port again: whoever waits for that looks.
+    pub(super) fn roomy(&mut self, port: PortId) {
+        let waiting = self.end(port).map(|end| core::mem::take(&mut end.waiting)).unwrap_or_default();
+        for sender in waiting {
+            self.wake(sender);
+        }
+    }
+
+    /// Has the task of the vif behind `port` look again.
+    pub(super) fn wake(&mut self, port: PortId) {
+        if let Some(end) = self.end(port) {
+            end.task.notify_one();
+        }
+    }
+
+    fn end(&mut self, port: PortId) -> Option<&mut End> {
+        self.ends.get_mut(port.index())?.as_mut().filter(|end| end.port == port)
+    }
+
+    /// How the frontend behind `port` ruined its rings, if a sender found that.
+    pub(super) fn ruined(&mut self, port: PortId) -> Option<Disconnect> {
+        self.end(port)?.ruined
+    }
+
+    /// What the vif's queues share on the way in.
+    pub(super) fn intake(&mut self, port: PortId) -> Option<&mut Intake> {
+        Some(&mut self.end(port)?.intake)
+    }
+
+    /// Plans the copies of a packet for one receiver. `to_mac` is the station or group that the packet is for.
+    pub(super) fn send(
+        &mut self,
+        packet: &Packet<'_>,
+        to: PortId,
+        to_mac: MacAddr,
+        from_queue: usize,
+    ) -> Sent {
+        let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
+        let Some(end) = end.filter(|end| end.ruined.is_none()) else {
+            return Sent::Dropped(Reason::NoReceiver);
+        };
+        if !end.intake.filter.wants(to_mac.0) {
+            return Sent::Unwanted;
+        }
+        let queue = from_queue % end.queues.len();
+        match end.queues[queue].ring.plan(packet, &mut self.copies) {
+            Ok(planned) => {
+                if !core::mem::replace(&mut end.queues[queue].is_touched, true) {
+                    self.touched.push((to.index(), queue));
+                }
+                self.flights.push(Flight { to: to.index(), queue, planned });
+                Sent::Yes
+            }
+            Err(Refused::NoRoom { needed }) => Sent::NoRoom { queue, needed },
+            Err(Refused::Ruined(reason)) => {
+                end.ruin(reason);
+                Sent::Dropped(Reason::NoReceiver)
+            }
+        }
+    }
+
+    /// Has the sender woken when there is room for a packet that found none. `true`: there is room already.
+    pub(super) fn wait_for_room(&mut self, from: PortId, to: PortId, queue: usize, needed: u32) -> bool {
+        let Some(end) = self.end(to) else { return true };
+        match end.queues[queue].ring.arm(needed) {
+            Ok(true) => true,
+            Ok(false) => {
+                if !end.waiting.contains(&from) {
+                    // At most as many as there are ports.
+                    Account::own().charge(|| end.waiting.push(from));
+                }
+                false
+            }
+            Err(reason) => {
+                end.ruin(reason);
+                true
+            }
+        }
+    }
+
+    /// A packet of the batch's sender is answered when the copies so far are done.
+    pub(super) fn answer(&mut self, queue: usize, id: TxId) {
+        self.answers.push((queue, id));
+    }
+
+    /// Does the copies so far if they are many.
+    pub(super) fn settle_if_long(&mut self, sender: &mut Sender) {
+        if self.is_long() {
+            self.settle(sender);
+        }
+    }
+
+    /// Whether the copies so far are so many that they shall be done.
+    pub(super) fn is_long(&self) -> bool {
+        self.copies.len() >= MOST_COPIES || self.flights.len() >= MOST_COPIES
+    }
+
+    /// Does the copies so far; the packets are at their receivers then, and are answered.
+    pub(super) fn settle(&mut self, sender: &mut Sender) {
+        self.deliver(&mut sender.copy());
+        for (queue, id) in self.answers.drain(..) {
+            sender.queue(queue).respond(id, true);
+        }
+    }
+
+    /// Does the copies so far; the packets are at their receivers then.
+    pub(super) fn deliver(&mut self, copier: &mut impl Copier) {
+        copier.copy(&mut self.copies);
+        for Flight { to, queue, planned } in self.flights.drain(..) {
+            // An end is taken away between two batches alone.
+            if let Some(end) = &mut self.ends[to] {
+                end.queues[queue].ring.finish(planned, &self.copies);
+            }
+        }
+        self.copies.clear();
+    }
+
+    /// Shows each receiver what the batch brought.
+    pub(super) fn publish(&mut self) {
+        for (to, queue) in self.touched.drain(..) {
+            if let Some(end) = &mut self.ends[to] {
+                end.queues[queue].is_touched = false;
+                end.queues[queue].ring.publish();
+            }
+        }
+    }
+}
+
+impl End {
+    fn ruin(&mut self, reason: Disconnect) {
+        self.ruined = Some(reason);
+        self.task.notify_one();
+    }
+}

@@ -1,0 +1,154 @@
+//! The guest's addresses: by DHCP, or as the command line says.
+
+use alloc::string::String;
+use core::net::Ipv4Addr;
+use core::str::FromStr;
+
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::socket::dhcpv4;
+use smoltcp::wire::{DhcpOption, EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
+
+/// DHCP's option with the client's name (RFC 2132, section 3.14).
+const HOST_NAME: u8 = 12;
+
+/// What the command line says of IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Ask a DHCP server.
+    Dhcp,
+    /// This address, and this gateway if there is one.
+    Static(Ipv4Cidr, Option<Ipv4Addr>),
+}
+
+impl Wanted {
+    /// Reads the words `ip=ADDRESS/BITS` and `gateway=ADDRESS`.
+    ///
+    /// # Errors
+    /// What is wrong with a word, in words.
+    pub fn read(ip: Option<&str>, gateway: Option<&str>) -> Result<Self, String> {
+        let bad = |word: &str, value: &str, form: &str| alloc::format!("{word}={value}: expected {form}");
+        let Some(text) = ip else {
+            return match gateway {
+                None => Ok(Self::Dhcp),
+                Some(_) => Err("gateway= without ip=".into()),
+            };
+        };
+        let cidr = Ipv4Cidr::from_str(text).map_err(|_| bad("ip", text, "such as 10.88.0.9/24"))?;
+        let gateway = match gateway {
+            None => None,
+            Some(text) => {
+                Some(Ipv4Addr::from_str(text).map_err(|_| bad("gateway", text, "such as 10.88.0.1"))?)
+            }
+        };
+        Ok(Self::Static(cidr, gateway))
+    }
+}
+
+/// The link-local address that follows from an Ethernet address (RFC 4291, appendix A).
+pub fn link_local(mac: [u8; 6]) -> Ipv6Cidr {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&[0xfe, 0x80]);
+    bytes[8..11].copy_from_slice(&mac[..3]);
+    bytes[8] ^= 2;
+    bytes[11..13].copy_from_slice(&[0xff, 0xfe]);
+    bytes[13..].copy_from_slice(&mac[3..]);
+    Ipv6Cidr::new(Ipv6Address::from(bytes), 64)
+}
+
+/// Keeps the interface's addresses.
+pub struct Addresses {
+    dhcp: Option<SocketHandle>,
+}
+
+impl Addresses {
+    /// Begins: static addresses at once, others when a server has answered. `name` is what the guest calls itself there.
+    pub fn begin(
+        interface: &mut Interface,
+        sockets: &mut SocketSet<'static>,
+        wanted: Wanted,
+        mac: EthernetAddress,
+        name: String,
+    ) -> Self {
+        add(interface, link_local(mac.0).into());
+        match wanted {
+            Wanted::Static(cidr, gateway) => {
+                add(interface, cidr.into());
+                set_gateway(interface, gateway);
+                Self { dhcp: None }
+            }
+            Wanted::Dhcp => {
+                let mut socket = dhcpv4::Socket::new();
+                // The guest lives as long as its options do.
+                let name: &'static [u8] = String::leak(name).as_bytes();
+                let options = alloc::vec![DhcpOption { kind: HOST_NAME, data: name }];
+                socket.set_outgoing_options(options.leak());
+                Self { dhcp: Some(sockets.add(socket)) }
+            }
+        }
+    }
+
+    /// Takes what the DHCP server has said since the last call; gives the new address, if there is one.
+    pub fn refresh(&self, interface: &mut Interface, sockets: &mut SocketSet<'_>) -> Option<Ipv4Cidr> {
+        let socket = sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp?);
+        match socket.poll()? {
+            dhcpv4::Event::Configured(config) => {
+                interface
+                    .update_ip_addrs(|addresses| addresses.retain(|cidr| !matches!(cidr, IpCidr::Ipv4(_))));
+                add(interface, config.address.into());
+                set_gateway(interface, config.router);
+                Some(config.address)
+            }
+            dhcpv4::Event::Deconfigured => {
+                interface
+                    .update_ip_addrs(|addresses| addresses.retain(|cidr| !matches!(cidr, IpCidr::Ipv4(_))));
+                set_gateway(interface, None);
+                None
+            }
+        }
+    }
+}
+
+fn add(interface: &mut Interface, cidr: IpCidr) {
+    interface.update_ip_addrs(|addresses| {
+        if addresses.push(cidr).is_err() {
+            log::warn!("no room for the address {cidr}");
+        }
+    });
+}
+
+fn set_gateway(interface: &mut Interface, gateway: Option<Ipv4Addr>) {
+    interface.routes_mut().remove_default_ipv4_route();
+    if let Some(gateway) = gateway
+        && interface.routes_mut().add_default_ipv4_route(gateway).is_err()
+    {
+        log::warn!("no room for the route by {gateway}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn words() {
+        assert_eq!(Wanted::read(None, None), Ok(Wanted::Dhcp));
+        let cidr = Ipv4Cidr::new(Ipv4Addr::new(10, 88, 0, 9), 24);
+        assert_eq!(Wanted::read(Some("10.88.0.9/24"), None), Ok(Wanted::Static(cidr, None)));
+        let gateway = Some(Ipv4Addr::new(10, 88, 0, 1));
+        assert_eq!(Wanted::read(Some("10.88.0.9/24"), Some("10.88.0.1")), Ok(Wanted::Static(cidr, gateway)));
+        for (ip, gateway, said) in [
+            (Some("10.88.0.9"), None, "ip=10.88.0.9: expected such as 10.88.0.9/24"),
+            (Some("10.88.0.9/33"), None, "ip=10.88.0.9/33: expected such as 10.88.0.9/24"),
+            (Some("10.88.0.9/24"), Some("x"), "gateway=x: expected such as 10.88.0.1"),
+            (None, Some("10.88.0.1"), "gateway= without ip="),
+        ] {
+            assert_eq!(Wanted::read(ip, gateway), Err(said.into()));
+        }
+    }
+
+    #[test]
+    fn the_link_local_address_names_the_station() {
+        assert_eq!(link_local([0, 0x16, 0x3e, 1, 2, 3]).to_string(), "fe80::216:3eff:fe01:203/64");
+    }
+}

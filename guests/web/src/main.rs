@@ -1,0 +1,160 @@
+#![cfg_attr(freestanding, no_std)]
+#![cfg_attr(freestanding, no_main)]
+//! The guest `web`: a web server on its first network interface.
+//!
+//! Words on its command line: `ip=ADDRESS/BITS` and `gateway=ADDRESS` (else DHCP), `port=NUMBER` (else 80).
+
+#[cfg(freestanding)]
+extern crate alloc;
+
+#[cfg(freestanding)]
+pvrt::kernel!(async guest::start);
+
+#[cfg(freestanding)]
+mod guest {
+    use alloc::string::{String, ToString};
+    use alloc::vec::Vec;
+
+    use frontends::control::shutdown_request;
+    use frontends::netfront;
+    use frontends::xenbus::{self, Nodes, Xenstore};
+    use pvrt::event::Port;
+    use pvrt::executor::{select, spawn, yield_now};
+    use pvrt::hypercall::{sched, vcpu};
+    use pvrt::{BootInfo, println, time};
+    use ring_abi::sched::SHUTDOWN_CRASH;
+    use ring_abi::vcpu::RUNSTATE_RUNNING;
+    use smoltcp::iface::{Config, Interface, SocketSet};
+    use smoltcp::time::Instant;
+    use smoltcp::wire::{EthernetAddress, HardwareAddress};
+    use web_guest::address::{Addresses, Wanted};
+    use web_guest::content::Figures;
+    use web_guest::device::Device;
+    use web_guest::server::{CONNECTIONS, Counters, Server};
+
+    /// Runs everything; a failure ends the domain as crashed, so that the toolstack sees it.
+    pub(crate) async fn start(boot: BootInfo) {
+        if let Err(error) = run(boot).await {
+            println!("web: FAILED: {error}");
+            pvrt::console::flush().await;
+            sched::shutdown(SHUTDOWN_CRASH);
+        }
+    }
+
+    async fn run(boot: BootInfo) -> Result<(), String> {
+        let text = |error: &dyn core::fmt::Display| error.to_string();
+        let wanted = Wanted::read(boot.option("ip"), boot.option("gateway"))?;
+        let port = match boot.option("port") {
+            None => 80,
+            Some(word) => word.parse().ok().filter(|port| *port != 0).ok_or("port=: expected 1 to 65535")?,
+        };
+        let info = boot.store.ok_or("no xenstore, so no network")?;
+        let store = Xenstore::connect(info.page, Port::adopt(info.port)).map_err(|error| text(&error))?;
+        spawn(stop_when_asked(store.clone()));
+        let name = store.read_str("name").await.unwrap_or_else(|_| "web".into());
+        let vifs = xenbus::Device::list(&store, "vif").await.map_err(|error| text(&error))?;
+        let path = vifs.first().ok_or("no network interface: the configuration has no vif=")?;
+        let interface = netfront::Interface::connect(&store, path)
+            .await
+            .map_err(|error| alloc::format!("{path}: {error}"))?;
+        serve(&interface, wanted, port, name).await
+    }
+
+    /// Ends the guest when the toolstack asks for that.
+    async fn stop_when_asked(store: Xenstore) {
+        match shutdown_request(&store).await {
+            Ok(request) => {
+                println!("web: asked to stop ({request:?})");
+                pvrt::console::flush().await;
+                sched::shutdown(request.reason());
+            }
+            Err(error) => log::warn!("waiting for a request to stop: {error}"),
+        }
+    }
+
+    fn now() -> Instant {
+        Instant::from_micros((time::now_ns() / 1000) as i64)
+    }
+
+    async fn serve(net: &netfront::Interface, wanted: Wanted, port: u16, name: String) -> Result<(), String> {
+        let started = (time::now_ns(), time::tsc());
+        let mac = EthernetAddress(net.properties().mac);
+        let mut device = Device::new(net);
+        let mut config = Config::new(HardwareAddress::Ethernet(mac));
+        config.random_seed = time::tsc();
+        let mut interface = Interface::new(config, &mut device, now());
+        let mut sockets = SocketSet::new(Vec::new());
+        let addresses = Addresses::begin(&mut interface, &mut sockets, wanted, mac, name.clone());
+        let mut server = Server::new(&mut sockets, port, CONNECTIONS);
+        println!("web: {mac}, port {port}");
+        if let Wanted::Static(cidr, _) = wanted {
+            println!("web: http://{}:{port}/", cidr.address());
+        }
+        loop {
+            interface.poll(now(), &mut device, &mut sockets);
+            if let Some(cidr) = addresses.refresh(&mut interface, &mut sockets) {
+                println!("web: http://{}:{port}/", cidr.address());
+            }
+            let figures =
+                |counters: &Counters, open| figures(net, &interface, counters, open, &name, started);
+            server.serve(&mut sockets, now(), &figures);
+            // What the server wrote goes out at once.
+            interface.poll(now(), &mut device, &mut sockets);
+            if let Some(error) = device.failed.take() {
+                return Err(alloc::format!("network: {error}"));
+            }
+            net.flush().map_err(|error| alloc::format!("network: {error}"))?;
+            let next =
+                [interface.poll_at(now(), &sockets), server.next_deadline()].into_iter().flatten().min();
+            match next {
+                Some(at) if at <= now() => yield_now().await,
+                Some(at) => {
+                    let until = at.total_micros() as u64 * 1000;
+                    select(net.ready(), time::sleep_until(until)).await;
+                }
+                None => net.ready().await,
+            }
+        }
+    }
+
+    fn figures(
+        net: &netfront::Interface,
+        interface: &Interface,
+        counters: &Counters,
+        open: usize,
+        name: &str,
+        started: (u64, u64),
+    ) -> Figures {
+        let statistics = net.statistics();
+        let rings = net.ring_state();
+        Figures {
+            name: name.into(),
+            uptime_ns: time::now_ns() - started.0,
+            cpu_ns: vcpu::runstate(0).ok().map(|info| info.time[RUNSTATE_RUNNING as usize]),
+            ticks: time::tsc().wrapping_sub(started.1),
+            requests: counters.requests,
+            refused: counters.refused,
+            body_bytes: counters.bytes,
+            connections: counters.connections,
+            open: open as u64,
+            most: counters.most,
+            sent_packets: statistics.sent,
+            sent_bytes: statistics.sent_bytes,
+            received_packets: statistics.received,
+            received_bytes: statistics.received_bytes,
+            errors: statistics.send_errors + statistics.receive_errors,
+            notifications: statistics.notifications,
+            transmit_used: rings.transmit_used.into(),
+            transmit_slots: rings.transmit_slots.into(),
+            receive_posted: rings.receive_posted.into(),
+            receive_slots: rings.receive_slots.into(),
+            mtu: net.properties().mtu.into(),
+            addresses: interface.ip_addrs().iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+#[cfg(not(freestanding))]
+fn main() {
+    eprintln!("web is a freestanding image: build it with `cargo xtask build`");
+}
