@@ -10,7 +10,7 @@ use ring_abi::errno::Errno;
 
 use super::{Domain, Toolstack, nodes, uuid};
 use crate::builder::SLACK_KIB;
-use crate::config::{DomainConfig, check_name};
+use crate::config::{DomainConfig, MEMORY_MAX_MIB, check_name};
 use crate::xenstore::XsError;
 
 /// How long a domain may take to acknowledge a request: as long as with Xen's `xl`.
@@ -97,7 +97,8 @@ impl Toolstack {
     /// Sets the most memory that a domain may be given.
     ///
     /// # Errors
-    /// `kib` is less than the domain's memory target, or the store's or the hypervisor's reason.
+    /// `kib` is less than the domain's memory target or more than any domain may have, or the store's or the
+    /// hypervisor's reason.
     pub fn set_max_memory(&self, domain: &Domain, kib: u64) -> Result<(), String> {
         let (target_kib, _) = nodes::memory(&self.0.store, domain.id).map_err(store(domain))?;
         if kib < target_kib {
@@ -105,6 +106,10 @@ impl Toolstack {
                 "{}: {kib} KiB are less than the {target_kib} KiB it is to have; `xl mem-set` sets them",
                 domain.name
             ));
+        }
+        let most = MEMORY_MAX_MIB << 10;
+        if kib > most {
+            return Err(format!("{}: {kib} KiB are more than a domain may have, {most} KiB", domain.name));
         }
         domctl::max_mem(domain.id, kib + SLACK_KIB).map_err(refused(domain))?;
         nodes::write_memory(&self.0.store, domain.id, "static-max", kib).map_err(store(domain))?;
@@ -233,6 +238,12 @@ mod tests {
             toolstack.set_max_memory(&one, 262_144).unwrap();
             toolstack.set_memory(&one, 200_000).unwrap();
             assert_eq!(machine.limit_kib(1), Some(201_024));
+            // No domain may have more than a configuration may ask for.
+            let most = 16u64 << 30;
+            toolstack.set_max_memory(&one, most).unwrap();
+            let more = toolstack.set_max_memory(&one, most + 1).unwrap_err();
+            assert_eq!(more, "one: 17179869185 KiB are more than a domain may have, 17179869184 KiB");
+            toolstack.set_max_memory(&one, 262_144).unwrap();
             // A reboot keeps the changes.
             let now = toolstack.find("one").unwrap().config;
             assert_eq!((now.memory_mib, now.maxmem_mib), (196, 256));

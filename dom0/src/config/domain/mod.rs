@@ -25,7 +25,7 @@ const NAME_MAX: usize = 255;
 /// their `vcpu_info`.
 const VCPUS_MAX: u64 = 128;
 /// Most memory that a domain may be given, in MiB: 16 TiB.
-const MEMORY_MAX_MIB: u64 = 16 << 20;
+pub const MEMORY_MAX_MIB: u64 = 16 << 20;
 
 /// What to do with a domain that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
