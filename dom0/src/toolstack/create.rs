@@ -106,8 +106,12 @@ impl Toolstack {
         config: Arc<DomainConfig>,
         making: &Making,
     ) -> Result<Domain, CreateError> {
+        let name = config.name.clone();
         // The records of domains are charged to dom0, whatever task makes one.
-        Account::own().charge_future(self.make(config, making)).await
+        let made = Account::own().charge_future(self.make(config, making)).await;
+        // The domain may have been given up while the remains of a failed build went. A caller that tries again after a
+        // failure must not do so then.
+        made.map_err(|error| if making.is_given_up() { CreateError::GivenUp(name) } else { error })
     }
 
     async fn make(&self, config: Arc<DomainConfig>, making: &Making) -> Result<Domain, CreateError> {
@@ -129,6 +133,7 @@ impl Toolstack {
         account.allow(0);
         if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config)) {
             built.domain.discard().await;
+            self.stopped(making, &config.name).await;
             return Err(error);
         }
 

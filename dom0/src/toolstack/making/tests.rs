@@ -182,3 +182,30 @@ fn one_that_is_made_again_can_be_destroyed_meanwhile() {
         assert_nothing_is_left(&toolstack, &machine);
     });
 }
+
+/// The building of a domain that starts again finds too little memory, and `xl destroy` comes while the remains of that
+/// try go: the domain does not wait for memory then.
+#[test]
+fn one_that_is_given_up_as_memory_runs_short_does_not_start_again() {
+    on_a_machine(|toolstack, machine| async move {
+        let mut one = toolstack.find("one").unwrap();
+        let mut config = (*one.config).clone();
+        config.disks.clear();
+        config.memory_mib = 2 * (Machine::FRAMES >> 8);
+        one.config = Arc::new(config);
+        toolstack.0.domains.lock().insert(one.id, one.clone());
+        assert!(toolstack.claim(one.id));
+        machine.hold(true);
+        let (all, domain) = (toolstack.clone(), one.clone());
+        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+        while machine.newest() < Machine::FIRST || machine.count() != 0 {
+            time::sleep(1_000_000).await;
+        }
+        assert!(toolstack.find("one").unwrap_err().contains("still being made"));
+        assert!(toolstack.give_up("one").await);
+        machine.hold(false);
+        time::sleep(1_000_000).await;
+        assert!(one.fate.lock().over, "it waits for memory");
+        assert_nothing_is_left(&toolstack, &machine);
+    });
+}
