@@ -277,4 +277,26 @@ mod tests {
         }
         assert_eq!(checked.wrong, 2);
     }
+
+    /// A domain decides how long a check takes: the domain's own nodes are checked, too.
+    #[test]
+    fn no_other_work_waits_for_a_check() {
+        let mut bed = Bed::new(2);
+        for at in 0..900 {
+            bed.ok(1, wire::XS_WRITE, 0, format!("d/{at}\0v").as_bytes());
+        }
+        bed.ok(2, wire::XS_WATCH, 0, b"x\0token\0");
+        bed.events(2);
+        bed.server.control(bed.dom0, b"check\0").unwrap();
+        bed.server.flush();
+        let path = Path::absolute(b"/local/domain/2/x").unwrap();
+        bed.server.view(bed.dom0, 0, |view| view.write(&path, b"v")).unwrap();
+        bed.server.flush();
+        let mark = bed.server.mark_left();
+        let steps = (0..).take_while(|_| bed.server.settle_until(mark)).count();
+        assert!(steps < 2, "{steps} steps");
+        assert_eq!(bed.events(2), ["x|token|"]);
+        let left = (0..).take_while(|_| bed.server.settle_some()).count();
+        assert!(left > 50, "the check goes on in steps: {left}");
+    }
 }

@@ -302,7 +302,9 @@ impl Server {
             Deferred::Commit => self.work_on_commit(queue).then_some(Deferred::Commit),
             Deferred::Check(after, checked) => {
                 let (path, checked) = self.check_next(after.as_ref(), checked)?;
-                Some(Deferred::Check(Some(path), checked))
+                // All other work goes before: domains decide how many nodes there are.
+                queue.push_back(Deferred::Check(Some(path), checked));
+                None
             }
             Deferred::Mark(mark) => {
                 self.marks.1 = mark;

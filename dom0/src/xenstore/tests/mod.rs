@@ -119,7 +119,7 @@ impl Bed {
         String::from_utf8(reply[..reply.len() - 1].to_vec()).unwrap()
     }
 
-    fn events(&mut self, domid: u16) -> Vec<String> {
+    pub(super) fn events(&mut self, domid: u16) -> Vec<String> {
         let messages = self.run(domid).unwrap();
         let events = messages.into_iter().filter(|(header, _)| header.r#type == wire::XS_WATCH_EVENT);
         events.map(|(_, payload)| String::from_utf8(payload).unwrap().replace('\0', "|")).collect()
