@@ -1,5 +1,6 @@
 //! `cargo xtask gdb` and `cargo xtask trace`.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +11,10 @@ use crate::deps::{self, Need};
 use crate::machine::Machine;
 use crate::session::{Attach, Session};
 use crate::symbols::Symbols;
-use crate::{bochs, guest, images, paths, run, usage};
+use crate::{bochs, guest, images, lines, paths, run, usage};
+
+/// The most MiB of a log: what is kept of each of its lines takes some 60 bytes more.
+const LOG_MAX_MIB: u64 = 64;
 
 /// Boots `machine` stopped before its first instruction and attaches a debugger with the symbols of the
 /// hypervisor and of dom0. The console goes to `target/gdb.log`.
@@ -58,20 +62,25 @@ fn alone_at_the_terminal(words: &[String]) -> Command {
 /// bytes, which are printed unchanged.
 ///
 /// # Errors
-/// The log cannot be read, or addr2line is missing.
+/// The log cannot be read or is too long, or addr2line is missing.
 pub fn trace(log: &Path) -> Result<()> {
     deps::ensure(&[Need::Addr2line])?;
-    let mut bytes = Vec::new();
-    if log == Path::new("-") {
-        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-    } else {
-        bytes = std::fs::read(log).map_err(|error| usage(format!("{}: {error}", log.display())))?;
-    }
+    let bytes = read_log(log, std::io::stdin())?;
     match explained(&bytes, &Symbols::of_images(), std::io::stdout().lock()) {
         // The reader of the pipe has closed it.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write the log"),
     }
+}
+
+/// The bytes of a log; those of `input` where `log` is `-`.
+fn read_log(log: &Path, input: impl Read) -> Result<Vec<u8>> {
+    if log == Path::new("-") {
+        return lines::read_whole(input, "standard input", LOG_MAX_MIB);
+    }
+    let name = log.display().to_string();
+    let file = File::open(log).map_err(|error| usage(format!("{name}: {error}")))?;
+    lines::read_whole(file, &name, LOG_MAX_MIB)
 }
 
 /// Writes a log's lines, and behind each the symbols for its addresses.
@@ -127,6 +136,16 @@ mod tests {
         screen.read_to_string(&mut seen).expect("a screen");
         child.wait().expect("it ends");
         assert!(seen.contains("caught") && seen.contains("status 7"), "{seen}");
+    }
+
+    #[test]
+    fn a_log_without_an_end_is_refused() {
+        for (log, name) in [("-", "standard input"), ("/dev/zero", "/dev/zero")] {
+            let told = read_log(Path::new(log), std::io::repeat(b'\n')).expect_err("no log");
+            assert!(told.is::<crate::Usage>(), "{told}");
+            assert_eq!(told.to_string(), format!("{name}: more than {LOG_MAX_MIB} MiB"));
+        }
+        assert_eq!(read_log(Path::new("-"), &b"a\nb"[..]).expect("a log"), b"a\nb");
     }
 
     #[test]

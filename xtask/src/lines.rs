@@ -29,8 +29,8 @@ pub const SOCKET: &str = "lines";
 
 /// The most bytes of one line: more than dom0's shell takes, which says so of a line that it refuses.
 const LINE_MAX: usize = 64 * 1024;
-/// The most bytes of a script that is read at once.
-const SCRIPT_MAX: usize = 16 << 20;
+/// The most MiB of a script that is read at once.
+const SCRIPT_MAX_MIB: u64 = 16;
 
 /// Lines that come; what was read ahead of them stays here, for the next machine.
 pub struct Input {
@@ -52,18 +52,25 @@ pub fn standard_input() -> Source {
     source(BufReader::new(std::io::stdin()))
 }
 
+/// Reads the whole of an input that is called `name`, which may have no end.
+///
+/// # Errors
+/// Wrong usage: the input cannot be read, or has more than `most_mib` MiB.
+pub fn read_whole(from: impl Read, name: &str, most_mib: u64) -> Result<Vec<u8>> {
+    let (most, mut bytes) = (most_mib << 20, Vec::new());
+    from.take(most + 1).read_to_end(&mut bytes).map_err(|error| usage(format!("{name}: {error}")))?;
+    if bytes.len() as u64 > most {
+        return Err(usage(format!("{name}: more than {most_mib} MiB")));
+    }
+    Ok(bytes)
+}
+
 /// Reads the whole of a script that is called `name`.
 ///
 /// # Errors
 /// Wrong usage: it cannot be read, is too long or is not UTF-8.
 pub fn read_script(from: impl Read, name: &str) -> Result<String> {
-    let mut bytes = Vec::new();
-    from.take(SCRIPT_MAX as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| usage(format!("{name}: {error}")))?;
-    if bytes.len() > SCRIPT_MAX {
-        return Err(usage(format!("{name}: more than {} MiB of lines", SCRIPT_MAX >> 20)));
-    }
+    let bytes = read_whole(from, name, SCRIPT_MAX_MIB)?;
     String::from_utf8(bytes).map_err(|_| usage(format!("{name}: not UTF-8")))
 }
 
@@ -216,7 +223,7 @@ mod tests {
         let told = |from: &mut dyn Read| read_script(from, "standard input").expect_err("no script");
         let endless = told(&mut std::io::repeat(0));
         assert!(endless.is::<crate::Usage>(), "{endless}");
-        assert_eq!(endless.to_string(), "standard input: more than 16 MiB of lines");
+        assert_eq!(endless.to_string(), "standard input: more than 16 MiB");
         assert_eq!(told(&mut &b"\xff"[..]).to_string(), "standard input: not UTF-8");
     }
 }

@@ -85,7 +85,7 @@ enum Task {
         #[command(flatten)]
         options: Box<RunOptions>,
         /// The debugger's TCP port.
-        #[arg(long, default_value_t = 1234)]
+        #[arg(long, default_value_t = 1234, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
     },
     /// Put names and lines to the addresses of a serial log.
