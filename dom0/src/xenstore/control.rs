@@ -22,7 +22,7 @@ const COMMANDS: [(&str, &str); 6] =
     [("check", ""), ("help", ""), ("log", "on|off"), ("memreport", ""), ("print", "<string>"), ("quota", "")];
 
 /// Requests that the log shows in a second: a domain may make as many as it likes.
-const LINES_A_SECOND: u32 = 20;
+const LINES_A_SECOND: usize = 20;
 /// Bytes of a request that the log shows.
 const SHOWN_BYTES: usize = 64;
 
@@ -30,28 +30,33 @@ const SHOWN_BYTES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
     is_on: bool,
-    /// The second that the lines are of, and how many there were.
+    /// The second that the lines are of, and whose requests they showed.
     second: u64,
-    lines: u32,
+    shown: Vec<u16>,
     /// Requests that were not shown since the last line.
     left_out: u64,
 }
 
 impl AccessLog {
-    /// Notes a request. `Some`: the log shows the request, and so many before were not shown.
-    fn note(&mut self, now_ns: u64) -> Option<u64> {
+    /// Notes a request of a domain. `Some`: the log shows the request, and so many before were not shown.
+    ///
+    /// A domain gets no more lines of a second than it leaves to the others: one that makes many requests hides none of
+    /// a few other domains.
+    fn note(&mut self, domid: u16, now_ns: u64) -> Option<u64> {
         if !self.is_on {
             return None;
         }
         let second = now_ns / 1_000_000_000;
         if second != self.second {
-            (self.second, self.lines) = (second, 0);
+            self.second = second;
+            self.shown.clear();
         }
-        if self.lines == LINES_A_SECOND {
+        let own = self.shown.iter().filter(|other| **other == domid).count();
+        if own >= LINES_A_SECOND - self.shown.len() {
             self.left_out += 1;
             return None;
         }
-        self.lines += 1;
+        self.shown.push(domid);
         Some(core::mem::take(&mut self.left_out))
     }
 }
@@ -139,11 +144,11 @@ impl Server {
 
     #[cold]
     fn show_request(&mut self, conn: ConnId, request: &Message) {
-        let Some(left_out) = self.access_log.note(time::now_ns()) else { return };
+        let domid = self.connections.get(&conn).map_or(0, |connection| connection.domid);
+        let Some(left_out) = self.access_log.note(domid, time::now_ns()) else { return };
         if left_out > 0 {
             log::info!("xenstored: {left_out} requests are not shown");
         }
-        let domid = self.connections.get(&conn).map_or(0, |connection| connection.domid);
         let shown = &request.payload[..request.payload.len().min(SHOWN_BYTES)];
         log::info!("xenstored: d{domid}: request {}: {}", request.header.r#type, shown.escape_ascii());
     }
@@ -237,15 +242,19 @@ mod tests {
     fn the_log_of_requests_has_a_measure() {
         const SECOND: u64 = 1_000_000_000;
         let mut log = AccessLog::default();
-        assert_eq!(log.note(0), None);
+        assert_eq!(log.note(1, 0), None);
         log.is_on = true;
-        let shown = |log: &mut AccessLog, second: u64| {
-            (0..1000).filter_map(|at| log.note(second * SECOND + at)).collect::<Vec<u64>>()
+        let shown = |log: &mut AccessLog, domid: u16, second: u64| {
+            (0..1000).filter_map(|at| log.note(domid, second * SECOND + at)).collect::<Vec<u64>>()
         };
-        assert_eq!(shown(&mut log, 0), [0; LINES_A_SECOND as usize]);
-        let next = shown(&mut log, 7);
-        assert_eq!(next.len(), LINES_A_SECOND as usize);
-        assert!(next[0] == 1000 - u64::from(LINES_A_SECOND) && next[1..].iter().all(|left| *left == 0));
+        assert_eq!(shown(&mut log, 1, 0), [0; LINES_A_SECOND / 2]);
+        let next = shown(&mut log, 1, 7);
+        assert_eq!(next.len(), LINES_A_SECOND / 2);
+        assert!(next[0] == 990 && next[1..].iter().all(|left| *left == 0));
+        // The others have the rest, in the same way, and all together no more than there are.
+        let others: Vec<usize> = (2..100).map(|domid| shown(&mut log, domid, 7).len()).collect();
+        assert_eq!(others[..3], [5, 3, 1]);
+        assert!(others.iter().sum::<usize>() <= LINES_A_SECOND / 2);
     }
 
     #[test]
