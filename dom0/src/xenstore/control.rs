@@ -77,10 +77,15 @@ impl Server {
     /// # Errors
     /// - `EACCES`: the caller is not dom0.
     /// - `EINVAL`: there is no such command, or it takes other arguments.
+    /// - `EBUSY`: a check is under way.
     pub(super) fn control(&mut self, conn: ConnId, payload: &[u8]) -> Result<Vec<u8>, XsError> {
         self.dom0_only(conn)?;
         match all_strings(payload)?[..] {
             [b"check"] => {
+                // One at a time: a script may ask again and again, and each would wait in memory.
+                if core::mem::replace(&mut self.is_checking, true) {
+                    return Err(XsError::Busy);
+                }
                 self.deferred.push_back(Deferred::Check(None, Checked::default()));
                 Ok(Vec::from(OK))
             }
@@ -160,6 +165,7 @@ impl Server {
         mut checked: Checked,
     ) -> Option<(Path, Checked)> {
         let Some((path, fault)) = self.store.check_next(after) else {
+            self.is_checking = false;
             log::info!("xenstored: check: {} nodes, {} of them wrong", checked.nodes, checked.wrong);
             return None;
         };
@@ -183,7 +189,9 @@ mod tests {
 
     fn control(bed: &mut Bed, words: &[&str]) -> Result<String, XsError> {
         let payload: Vec<u8> = words.iter().flat_map(|word| nul_terminated(word)).collect();
-        bed.server.control(bed.dom0, &payload).map(|reply| String::from_utf8(reply).unwrap())
+        let reply = bed.server.control(bed.dom0, &payload);
+        bed.server.flush();
+        reply.map(|reply| String::from_utf8(reply).unwrap())
     }
 
     #[test]
@@ -198,6 +206,7 @@ mod tests {
             &["print", ""],
         ] {
             assert_eq!(control(&mut bed, words), Ok("OK\0".into()), "{words:?}");
+            while bed.server.settle_some() {}
         }
         let help = control(&mut bed, &["help"]).unwrap();
         for (name, _) in COMMANDS {
@@ -305,7 +314,10 @@ mod tests {
         let steps = (0..).take_while(|_| bed.server.settle_until(mark)).count();
         assert!(steps < 2, "{steps} steps");
         assert_eq!(bed.events(2), ["x|token|"]);
+        // Nor does a second check begin.
+        assert_eq!(control(&mut bed, &["check"]), Err(XsError::Busy));
         let left = (0..).take_while(|_| bed.server.settle_some()).count();
         assert!(left > 50, "the check goes on in steps: {left}");
+        assert_eq!(control(&mut bed, &["check"]), Ok("OK\0".into()), "once the first is over");
     }
 }

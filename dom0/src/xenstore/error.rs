@@ -29,7 +29,7 @@ pub enum XsError {
     NoSys,
     /// Part of the list, never answered here.
     RoFs,
-    /// A transaction was started within a transaction.
+    /// A transaction was started within a transaction, or a check during a check.
     Busy,
     /// The transaction conflicts with changes of others: the client starts again.
     Again,

@@ -93,6 +93,8 @@ pub struct Server {
     pub(super) woken: Vec<Waker>,
     /// Which requests of domains the log shows.
     pub(super) access_log: AccessLog,
+    /// A check of all nodes is under way.
+    pub(super) is_checking: bool,
 }
 
 impl Server {
@@ -117,6 +119,7 @@ impl Server {
             committing: None,
             woken: Vec::new(),
             access_log: AccessLog::default(),
+            is_checking: false,
         }
     }
 
