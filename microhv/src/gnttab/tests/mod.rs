@@ -1,5 +1,6 @@
 //! The grant table operations on the test machine: one domain grants pages, another uses them.
 
+mod alike;
 mod batches;
 mod copying;
 mod ending;
