@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::deps::{self, Need};
-use crate::machine::Machine;
+use crate::machine::{Emulator, Machine};
 use crate::session::{Attach, Session};
 use crate::symbols::Symbols;
 use crate::{bochs, guest, images, lines, paths, run, usage};
@@ -20,8 +20,12 @@ const LOG_MAX_MIB: u64 = 64;
 /// hypervisor and of dom0. The console goes to `target/gdb.log`.
 ///
 /// # Errors
-/// A tool is missing, a build failed, or QEMU or the debugger cannot be started.
+/// Wrong usage: Bochs has no port for a debugger. A tool is missing, a build failed, or QEMU or the debugger cannot be
+/// started.
 pub fn gdb(mut machine: Machine, port: u16) -> Result<u8> {
+    if machine.emulator == Emulator::Bochs {
+        return Err(usage("gdb: `--on bochs`: only QEMU takes a debugger"));
+    }
     deps::ensure(run::needs(&machine))?;
     deps::ensure(&[Need::Gdb])?;
     images::build(&machine.images())?;
@@ -136,6 +140,13 @@ mod tests {
         screen.read_to_string(&mut seen).expect("a screen");
         child.wait().expect("it ends");
         assert!(seen.contains("caught") && seen.contains("status 7"), "{seen}");
+    }
+
+    #[test]
+    fn a_machine_without_a_debugger_is_refused() {
+        let told =
+            gdb(Machine { emulator: Emulator::Bochs, ..Machine::default() }, 1).expect_err("no debugger");
+        assert!(told.is::<crate::Usage>() && told.to_string().contains("bochs"), "{told}");
     }
 
     #[test]
