@@ -17,7 +17,7 @@ mod look;
 mod service;
 mod share;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::collections::BTreeMap;
 use alloc::format;

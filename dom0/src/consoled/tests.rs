@@ -16,16 +16,16 @@ use spin::Mutex;
 
 use super::{ConsoleError, Consoles};
 
-pub(super) const DOMAIN: DomId = DomId::new(3);
+pub(crate) const DOMAIN: DomId = DomId::new(3);
 
 /// A domain with a console, whose page the domain grants by the reserved entry.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     pub(super) ring: ByteRing<Arc<Pages>>,
-    pub(super) port: Port,
+    pub(crate) port: Port,
     page: Arc<Pages>,
 }
 
-pub(super) fn guest() -> Guest {
+pub(crate) fn guest() -> Guest {
     let page = Arc::new(Pages::zeroed(1).unwrap());
     // The entry that a domain builder would write, in the stand-in's own table.
     let mut frames = [0];

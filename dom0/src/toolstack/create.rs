@@ -215,7 +215,7 @@ impl Toolstack {
     }
 
     /// Writes the domain's nodes, and serves its rings and devices.
-    async fn connect(&self, domain: &Domain, facts: &nodes::Facts<'_>) -> Result<(), CreateError> {
+    pub(super) async fn connect(&self, domain: &Domain, facts: &nodes::Facts<'_>) -> Result<(), CreateError> {
         let store = &self.0.store;
         let client = store.client();
         nodes::write(store, facts, || self.is_wanted(domain))
@@ -224,9 +224,11 @@ impl Toolstack {
         client
             .introduce(domain.id.raw(), facts.store.0.raw(), facts.store.1.raw())
             .map_err(|error| CreateError::Store("introducing the domain", error))?;
+        // The domain can be renamed since it is on record.
+        let name = self.as_it_is(domain).name;
         self.0
             .consoles
-            .add(domain.id, &domain.name, facts.console.1)
+            .add(domain.id, &name, facts.console.1)
             .map_err(|error| CreateError::Refused(format!("{error}")))?;
         let mut servers = facts.servers.iter();
         for (disk, server) in domain.config.disks.iter().zip(&mut servers) {

@@ -144,8 +144,8 @@ impl Toolstack {
         self.set_fate(&domain, |fate| fate.over = true);
     }
 
-    /// A domain with the name and the configuration that it has now: both change while it ends, too.
-    fn as_it_is(&self, domain: &Domain) -> Domain {
+    /// A domain with the name and the configuration that it has now: both change while it is made and while it ends, too.
+    pub(super) fn as_it_is(&self, domain: &Domain) -> Domain {
         let now = self.domain(domain.id).filter(|now| Arc::ptr_eq(&now.fate, &domain.fate));
         now.unwrap_or_else(|| domain.clone())
     }

@@ -1,9 +1,11 @@
 use super::*;
 use crate::toolstack::End;
 use crate::toolstack::disks::tests::start_with;
+use crate::toolstack::{nodes, uuid};
 use pvrt::executor::{block_on_test, yield_now};
 use pvrt::host::Machine;
 use ring_abi::sched::SHUTDOWN_REBOOT;
+use ring_abi::types::{Mfn, Port};
 
 /// The first domain that is made.
 const FIRST: DomId = DomId::new(Machine::FIRST);
@@ -207,5 +209,34 @@ fn one_that_is_given_up_as_memory_runs_short_does_not_start_again() {
         time::sleep(1_000_000).await;
         assert!(one.fate.lock().over, "it waits for memory");
         assert_nothing_is_left(&toolstack, &machine);
+    });
+}
+
+/// A domain is on record, and can be renamed, before its console is served.
+#[test]
+fn one_that_is_renamed_as_its_nodes_are_written_has_a_console_of_that_name() {
+    use crate::consoled::tests::{DOMAIN, guest};
+    let (toolstack, _) = start_with(&[]);
+    let guest = guest();
+    block_on_test(async {
+        let two = toolstack.find("two").unwrap();
+        let new = Domain { id: DOMAIN, name: "new".into(), ..two };
+        toolstack.0.domains.lock().insert(DOMAIN, new.clone());
+        let facts = nodes::Facts {
+            id: DOMAIN,
+            uuid: &uuid::text(&new.uuid),
+            config: &new.config,
+            servers: &[],
+            store: (Mfn::new(3), Port::new(3)),
+            console: (Mfn::new(4), guest.port.number()),
+        };
+        let renaming = async {
+            yield_now().await;
+            toolstack.rename(&new, "other").unwrap();
+            core::future::pending::<()>().await;
+        };
+        let connected = select(toolstack.connect(&new, &facts), renaming).await;
+        assert!(matches!(connected, Either::Left(Ok(()))));
+        assert!(toolstack.consoles().kept("other")[1].is_some());
     });
 }
