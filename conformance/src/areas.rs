@@ -1,7 +1,7 @@
 //! All cases: the lists of each area's modules.
 
 use crate::case::Case;
-use crate::{blkfront, blkif, console, consolefront, hypercall, xenbus, xenstore};
+use crate::{blkfront, blkif, console, consolefront, hypercall, netif, xenbus, xenstore};
 
 /// Each area's cases, as the list of one module.
 const AREAS: &[&[Case]] = &[
@@ -31,6 +31,20 @@ const AREAS: &[&[Case]] = &[
     blkfront::requests::CASES,
     blkfront::ring::CASES,
     blkfront::hostile::CASES,
+    netif::nodes::CASES,
+    netif::connect::CASES,
+    netif::transmit::CASES,
+    netif::pieces::CASES,
+    netif::extras::CASES,
+    netif::offload::CASES,
+    netif::ring::CASES,
+    netif::receive::CASES,
+    netif::multicast::CASES,
+    netif::control::CASES,
+    netif::hashes::CASES,
+    netif::staging::CASES,
+    netif::again::CASES,
+    netif::hostile::CASES,
     console::output::CASES,
     console::input::CASES,
     console::ruined::CASES,

@@ -34,6 +34,13 @@ pub struct FoundDisk {
     pub sector_size: u32,
 }
 
+/// A network interface that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundVif {
+    /// The frontend's directory.
+    pub path: String,
+}
+
 /// A kernel whose frontends a case may try.
 #[derive(Clone)]
 pub struct FrontendPlace {
@@ -54,6 +61,13 @@ pub trait Devices: Send + Sync {
     /// # Errors
     /// Why there is no further device.
     fn fresh(&self) -> Verdict<BackendDevice>;
+    /// A network device, in the same way.
+    ///
+    /// # Errors
+    /// As [`fresh`](Self::fresh).
+    fn fresh_vif(&self) -> Verdict<BackendDevice> {
+        Err(Problem::Skip("no network device of another domain's".into()))
+    }
     /// A node's value; `None` if there is no such node.
     fn read(&self, path: &str) -> Option<Vec<u8>>;
     /// Sets a node of the backend's.
@@ -91,6 +105,10 @@ pub struct Env {
     pub frontend_under_test: Option<FrontendPlace>,
     /// The disks, in order of their numbers.
     pub disks: Vec<FoundDisk>,
+    /// The network interfaces, in order of their numbers: the first two are on one bridge.
+    pub vifs: Vec<FoundVif>,
+    /// The backend of the interfaces serves them again after a frontend ruined a ring.
+    pub vifs_mend: bool,
 }
 
 impl Env {
@@ -105,6 +123,7 @@ impl Env {
             env.store_ring = Some((info.mfn, info.port));
             env.store = Some(Store::connect(info.page, Port::adopt(info.port))?);
             env.find_disks().await?;
+            env.find_vifs().await?;
         }
         Ok(env)
     }
@@ -145,11 +164,36 @@ impl Env {
         Ok(())
     }
 
+    /// Looks for the domain's network interfaces.
+    ///
+    /// # Errors
+    /// [`Problem::Error`]: xenstore does not answer.
+    pub async fn find_vifs(&mut self) -> Verdict {
+        let Ok(list) = self.store()?.directory("device/vif").await? else { return Ok(()) };
+        let mut names: Vec<u64> = list.iter().filter_map(|name| name.parse().ok()).collect();
+        names.sort_unstable();
+        self.vifs = names.iter().map(|name| FoundVif { path: format!("device/vif/{name}") }).collect();
+        Ok(())
+    }
+
+    /// The two interfaces of a case that needs them.
+    ///
+    /// # Errors
+    /// [`Problem::Skip`]: there are no two.
+    pub fn vifs(&self) -> Verdict<[&FoundVif; 2]> {
+        match &self.vifs[..] {
+            [first, second, ..] => Ok([first, second]),
+            _ => Err(Problem::Skip(Need::Vifs.missing().into())),
+        }
+    }
+
     /// Whether `need` is met here.
     pub fn has(&self, need: Need) -> bool {
         match need {
             Need::Store => self.store.is_some(),
             Need::Disk | Need::ReadOnlyDisk | Need::BigSectorDisk => self.disk(need).is_some(),
+            Need::Vifs => self.vifs.len() >= 2,
+            Need::MendingVifs => self.vifs_mend && self.vifs.len() >= 2,
             Need::Console => self.console.is_some(),
             Need::Hypervisor => self.hypervisor,
             Need::Dom0 => self.privileged,

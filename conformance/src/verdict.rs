@@ -14,6 +14,10 @@ pub enum Need {
     ReadOnlyDisk,
     /// A disk whose sectors are larger than 512 bytes.
     BigSectorDisk,
+    /// Two network interfaces on one bridge.
+    Vifs,
+    /// The two interfaces, with a backend that serves them again after a frontend ruined a ring.
+    MendingVifs,
     /// A console ring.
     Console,
     /// A hypervisor, which answers all hypercalls.
@@ -37,6 +41,8 @@ impl Need {
             Self::Disk => "no disk that can be written",
             Self::ReadOnlyDisk => "no read-only disk",
             Self::BigSectorDisk => "no disk with sectors larger than 512 bytes",
+            Self::Vifs => "no two network interfaces",
+            Self::MendingVifs => "no network interfaces that outlive a ruined ring",
             Self::Console => "no console ring",
             Self::Hypervisor => "no hypervisor",
             Self::Dom0 => "not the control domain",
@@ -53,6 +59,8 @@ impl Need {
             Self::Disk => "disk",
             Self::ReadOnlyDisk => "read-only disk",
             Self::BigSectorDisk => "4 KiB sector disk",
+            Self::Vifs => "two vifs",
+            Self::MendingVifs => "two vifs that mend",
             Self::Console => "console",
             Self::Hypervisor => "hypervisor",
             Self::Dom0 => "dom0",

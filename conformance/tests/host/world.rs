@@ -9,6 +9,7 @@ use conformance::store::Store;
 use conformance::{Case, Env, Need, Outcome, run};
 use dom0::blkdev::{Disk, Disks};
 use dom0::consoled::Consoles;
+use dom0::netback::Network;
 use dom0::xenstore::{Access, Client, Nodes, Perms, Quotas, Xenstore, serve_rings};
 use pvrt::event::Port;
 use pvrt::executor::{block_on_test, spawn};
@@ -34,6 +35,11 @@ const DISKS: [(u32, &str, &str); 3] = [(51712, "vda", "w"), (51728, "vdb", "r"),
 const DISK_KINDS: [Need; 3] = [Need::Disk, Need::ReadOnlyDisk, Need::BigSectorDisk];
 /// The one with large sectors.
 const BIG: usize = 2;
+
+/// The network interfaces, on one bridge.
+const VIFS: u32 = 2;
+/// The needs that they meet.
+const VIF_KINDS: [Need; 2] = [Need::Vifs, Need::MendingVifs];
 
 /// Where the console's indices begin: not far from their wrap.
 const OUT_START: u32 = 5000u32.wrapping_neg();
@@ -89,11 +95,12 @@ fn control_domain() -> Xenstore {
     spawn(serve_rings(store.clone()));
     spawn(store.clone().settle());
     spawn(dom0::blkback::run(store.clone(), Arc::new(disks)));
+    spawn(dom0::netback::run(store.clone(), Arc::new(Network::new())));
     store
 }
 
-/// What a toolstack writes for a domain, with its disks or without.
-fn make_domain(store: &Xenstore, with_disks: bool) {
+/// What a toolstack writes for a domain, with its disks or without, with its network interfaces or without.
+fn make_domain(store: &Xenstore, with_disks: bool, with_vifs: bool) {
     let client = store.client();
     let home = format!("/local/domain/{GUEST}");
     let told = Perms::shared_with(0, GUEST);
@@ -115,34 +122,45 @@ fn make_domain(store: &Xenstore, with_disks: bool) {
     for (number, name, mode) in DISKS.into_iter().filter(|_| with_disks) {
         make_disk(&client, number, name, mode);
     }
+    (0..VIFS).filter(|_| with_vifs).for_each(|number| make_vif(&client, number));
 }
 
-fn make_disk(client: &Client, number: u32, name: &str, mode: &str) {
-    let front = format!("/local/domain/{GUEST}/device/vbd/{number}");
-    let back = format!("/local/domain/0/backend/vbd/{GUEST}/{number}");
-    let params = format!("/dev/{name}");
+/// A device's nodes: a directory for each end, and in each what the toolstack writes there.
+fn make_device(
+    client: &Client,
+    class: &str,
+    number: u32,
+    front_nodes: &[(&str, &str)],
+    back_nodes: &[(&str, &str)],
+) {
+    let front = format!("/local/domain/{GUEST}/device/{class}/{number}");
+    let back = format!("/local/domain/0/backend/{class}/{GUEST}/{number}");
+    let id = GUEST.to_string();
+    let front_nodes = [&[("backend", &*back), ("backend-id", "0")], front_nodes, &[("state", "1")]].concat();
+    let back_nodes =
+        [&[("frontend", &*front), ("frontend-id", &*id), ("online", "1")], back_nodes, &[("state", "1")]]
+            .concat();
     client
         .atomically(|tx| {
             tx.mkdir(&front)?;
             tx.set_perms(&front, Perms::shared_with(GUEST, 0))?;
             tx.mkdir(&back)?;
             tx.set_perms(&back, Perms::shared_with(0, GUEST))?;
-            for (key, value) in [("backend", &*back), ("backend-id", "0"), ("state", "1")] {
-                tx.write(&format!("{front}/{key}"), value)?;
-            }
-            for (key, value) in [
-                ("frontend", &*front),
-                ("frontend-id", "5"),
-                ("online", "1"),
-                ("params", &params),
-                ("mode", mode),
-                ("state", "1"),
-            ] {
-                tx.write(&format!("{back}/{key}"), value)?;
-            }
-            Ok(())
+            front_nodes.iter().try_for_each(|(key, value)| tx.write(&format!("{front}/{key}"), value))?;
+            back_nodes.iter().try_for_each(|(key, value)| tx.write(&format!("{back}/{key}"), value))
         })
-        .expect("the disk's nodes");
+        .expect("the device's nodes");
+}
+
+fn make_disk(client: &Client, number: u32, name: &str, mode: &str) {
+    let params = format!("/dev/{name}");
+    make_device(client, "vbd", number, &[], &[("params", &params), ("mode", mode)]);
+}
+
+fn make_vif(client: &Client, number: u32) {
+    let (handle, mac) = (number.to_string(), format!("00:16:3e:00:05:{number:02x}"));
+    let common = [("handle", &*handle), ("mac", &*mac)];
+    make_device(client, "vif", number, &common, &[&common[..], &[("bridge", "xenbr0")]].concat());
 }
 
 /// A domain's xenstore connection: page, port, introduction.
@@ -261,19 +279,23 @@ pub(crate) fn run(case: &Case) -> Outcome {
         return Outcome::Skip(Need::Hypervisor.missing().into());
     }
     let with_disks = case.needs.iter().any(|need| DISK_KINDS.contains(need));
+    let with_vifs = case.needs.iter().any(|need| VIF_KINDS.contains(need));
     let store = control_domain();
-    make_domain(&store, with_disks);
+    make_domain(&store, with_disks, with_vifs);
     let (page, port) = introduced(&store, GUEST);
     let mut env = Env {
         store: Some(Store::connect(page, port).expect("a ring")),
         console: Some(console()),
         frontend_under_test: Some(frontends(&store)),
         toolstack: Some(Arc::new(Dom0(Mutex::new(store.client())))),
+        vifs_mend: true,
         ..Env::default()
     };
     block_on_test(async {
-        if let Err(problem) = env.find_disks().await {
-            return Outcome::Error(problem.to_string());
+        for found in [env.find_disks().await, env.find_vifs().await] {
+            if let Err(problem) = found {
+                return Outcome::Error(problem.to_string());
+            }
         }
         if with_disks {
             env.disks[BIG].sector_size = 4096;
