@@ -1,7 +1,7 @@
 //! All cases: the lists of each area's modules.
 
 use crate::case::Case;
-use crate::{blkfront, blkif, console, consolefront, hypercall, netif, xenbus, xenstore};
+use crate::{blkfront, blkif, console, consolefront, hypercall, netfront, netif, xenbus, xenstore};
 
 /// Each area's cases, as the list of one module.
 const AREAS: &[&[Case]] = &[
@@ -45,6 +45,10 @@ const AREAS: &[&[Case]] = &[
     netif::staging::CASES,
     netif::again::CASES,
     netif::hostile::CASES,
+    netfront::connect::CASES,
+    netfront::transmit::CASES,
+    netfront::receive::CASES,
+    netfront::hostile::CASES,
     console::output::CASES,
     console::input::CASES,
     console::ruined::CASES,

@@ -32,6 +32,11 @@ pub enum FrontError {
 pub trait Frontends: Send + Sync {
     /// Starts the frontend that has the directory `path`, and returns the frontend once it is connected.
     fn connect(&self, path: &str) -> Later<Arc<dyn BlockFrontend>>;
+    /// Starts the network frontend of the device whose frontend's directory is `path`, and gives it once it is connected.
+    fn network(&self, path: &str) -> Later<Arc<dyn NetFrontend>> {
+        let _ = path;
+        Box::pin(async { Err(FrontError::Unsupported) })
+    }
     /// The frontend of a console whose ring is in `page` and whose event channel is `port`.
     /// [`FrontError::Unsupported`]: there is no console frontend to try.
     fn console(
@@ -42,6 +47,27 @@ pub trait Frontends: Send + Sync {
         let _ = (page, port);
         Err(FrontError::Unsupported)
     }
+}
+
+/// What is to be done to a frame, or has been done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// The transport checksum is the pseudo header's alone.
+    pub blank: bool,
+    /// The data is known to be good.
+    pub validated: bool,
+    /// Segments: `XEN_NETIF_GSO_TYPE_*`, and bytes of payload in each.
+    pub gso: Option<(u8, u16)>,
+}
+
+/// A connected network frontend. Sending and receiving may run side by side.
+pub trait NetFrontend: Send + Sync {
+    /// Sends a frame, waiting for room; the backend sees the frame when the operation ends.
+    fn send(self: Arc<Self>, frame: Vec<u8>, offload: Offload) -> Later<()>;
+    /// Waits for the next frame.
+    fn receive(self: Arc<Self>) -> Later<(Vec<u8>, Offload)>;
+    /// Closes the connection in order.
+    fn close(self: Arc<Self>) -> Later<()>;
 }
 
 /// A connected block frontend. Operations may run side by side.

@@ -11,7 +11,8 @@
 //! - [`run`](mod@run): running cases, and the report;
 //! - [`areas`]: all cases;
 //! - [`hypercall`]: the cases of hypercalls, traps and instructions;
-//! - [`xenbus`], [`xenstore`], [`consolefront`], [`console`], [`blkfront`], [`blkif`], [`netif`]: the cases of these areas;
+//! - [`xenbus`], [`xenstore`], [`consolefront`], [`console`], [`netfront`], [`netif`], [`blkfront`], [`blkif`]: the
+//!   cases of these areas;
 //! - [`case`]: what a case is;
 //! - [`device`]: the two directories of a device;
 //! - [`env`](mod@env): where cases run, and what is there;
@@ -33,6 +34,7 @@ pub mod device;
 pub mod ends;
 pub mod env;
 pub mod hypercall;
+pub mod netfront;
 pub mod netif;
 pub mod run;
 pub mod shared;

@@ -213,33 +213,41 @@ fn console() -> Console {
 struct Device(Dom0);
 
 impl Device {
-    fn paths() -> BackendDevice {
+    fn paths(class: &str, number: u32) -> BackendDevice {
         BackendDevice {
-            front: format!("/local/domain/{NEIGHBOUR}/device/vbd/51712"),
-            back: format!("/local/domain/0/backend/conformance/{NEIGHBOUR}/51712"),
+            front: format!("/local/domain/{NEIGHBOUR}/device/{class}/{number}"),
+            back: format!("/local/domain/0/backend/conformance/{NEIGHBOUR}/{number}"),
         }
+    }
+
+    fn disk() -> BackendDevice {
+        Self::paths("vbd", 51712)
+    }
+
+    fn vif() -> BackendDevice {
+        Self::paths("vif", 0)
+    }
+
+    /// Writes what every device has, and `own` into the frontend's directory.
+    fn make(&self, device: BackendDevice, own: &[(&str, &str)]) -> BackendDevice {
+        let (front, back) = (&device.front, &device.back);
+        let number = NEIGHBOUR.to_string();
+        let backs = [("frontend", &**front), ("frontend-id", &*number), ("online", "1"), ("state", "1")];
+        let fronts = [&[("backend", &**back), ("backend-id", "0")], own, &[("state", "1")]].concat();
+        for (path, nodes) in [(back, &backs[..]), (front, &fronts[..])] {
+            nodes.iter().for_each(|(key, value)| self.0.write(&format!("{path}/{key}"), value.as_bytes()));
+        }
+        device
     }
 }
 
 impl Devices for Device {
     fn fresh(&self) -> Verdict<BackendDevice> {
-        let device = Self::paths();
-        let (front, back) = (&device.front, &device.back);
-        let number = NEIGHBOUR.to_string();
-        for (path, key, value) in [
-            (back, "frontend", &**front),
-            (back, "frontend-id", &number),
-            (back, "online", "1"),
-            (back, "state", "1"),
-            (front, "backend", back),
-            (front, "backend-id", "0"),
-            (front, "virtual-device", "51712"),
-            (front, "device-type", "disk"),
-            (front, "state", "1"),
-        ] {
-            self.0.write(&format!("{path}/{key}"), value.as_bytes());
-        }
-        Ok(device)
+        Ok(self.make(Self::disk(), &[("virtual-device", "51712"), ("device-type", "disk")]))
+    }
+
+    fn fresh_vif(&self) -> Verdict<BackendDevice> {
+        Ok(self.make(Self::vif(), &[("handle", "0"), ("mac", "00:16:3e:00:06:00")]))
     }
 
     fn read(&self, path: &str) -> Option<Vec<u8>> {
@@ -255,18 +263,20 @@ impl Devices for Device {
     }
 }
 
-/// The domain whose frontends a case may try: the directories of one device.
+/// The domain whose frontends a case may try: the directories of one device of
+/// each kind.
 fn frontends(store: &Xenstore) -> FrontendPlace {
-    let BackendDevice { front, back } = Device::paths();
     let client = store.client();
-    client
-        .atomically(|tx| {
-            tx.mkdir(&front)?;
-            tx.set_perms(&front, Perms::shared_with(NEIGHBOUR, 0))?;
-            tx.mkdir(&back)?;
-            tx.set_perms(&back, Perms::shared_with(0, NEIGHBOUR))
-        })
-        .expect("the device's nodes");
+    for BackendDevice { front, back } in [Device::disk(), Device::vif()] {
+        client
+            .atomically(|tx| {
+                tx.mkdir(&front)?;
+                tx.set_perms(&front, Perms::shared_with(NEIGHBOUR, 0))?;
+                tx.mkdir(&back)?;
+                tx.set_perms(&back, Perms::shared_with(0, NEIGHBOUR))
+            })
+            .expect("the device's nodes");
+    }
     let (page, port) = introduced(store, NEIGHBOUR);
     let connection = frontends::xenbus::Xenstore::connect(page, port).expect("a ring");
     let devices = Arc::new(Device(Dom0(Mutex::new(store.client()))));
