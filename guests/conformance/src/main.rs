@@ -5,7 +5,7 @@
 //!
 //! The guest depends on the ABI alone: as domU it tries the backends that serve it, as dom0 the hypervisor. On its
 //! command line `filter=ID[,ID…]` selects cases, and `role=backend` makes the guest the driver domain of another
-//! guest, whose frontends are tried. The guest powers off when every case passed or was skipped, else it crashes.
+//! guest, whose frontends are tried. `vifs=mend` says that a network backend serves again after a ruined ring. The guest powers off when every case passed or was skipped, else it crashes.
 
 extern crate alloc;
 
@@ -29,6 +29,7 @@ mod guest {
         let place = async {
             let mut env = Env::of_kernel(&boot).await?;
             front::survey(&mut env).await?;
+            env.vifs_mend = boot.option("vifs") == Some("mend");
             if boot.option("role") == Some("backend") {
                 agent::driver_domain(&mut env).await?;
             }

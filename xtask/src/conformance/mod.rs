@@ -145,7 +145,8 @@ fn as_dom0(words: &str) -> Result<Machine> {
 /// The machine that boots our dom0, which runs the cases as a guest with disks of `files`.
 fn as_guest(words: &str, files: &RunDirectory) -> Result<Machine> {
     let (disks, arguments) = scratch_disks(files)?;
-    let line = format!("xl create -c /boot/conformance.cfg {GUEST_DISKS} extra='{words}'");
+    let line =
+        format!("xl create -c /boot/conformance.cfg {GUEST_DISKS} {GUEST_VIFS} extra='vifs=mend {words}'");
     Ok(Machine { disks, qemu_arguments: arguments, script: Some(vec![line]), ..machine() })
 }
 
@@ -191,7 +192,12 @@ fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<S
         ramdisk: None,
         memory_mib: 32,
         extra: words.into(),
-        lines: vec![GUEST_DISKS.into(), "vcpus=2".into(), "max_event_channels=32768".into()],
+        lines: vec![
+            GUEST_DISKS.into(),
+            GUEST_VIFS.into(),
+            "vcpus=2".into(),
+            "max_event_channels=32768".into(),
+        ],
     };
     let (ran, _) = host.run_domains(&[guest], TIME_LIMIT - Duration::from_secs(60), &options)?;
     let ran = ran.into_iter().next().context("the domain said nothing")?;
@@ -202,6 +208,9 @@ fn xen_guest(host: &xen::XenHost, words: &str, files: &RunDirectory) -> Result<S
 /// The disks of a guest, as its configuration has them.
 pub const GUEST_DISKS: &str =
     "disk=['phy:/dev/vda,xvda,w','phy:/dev/vdb,xvdb,r','phy:/dev/disk/by-id/virtio-big,xvdc,w']";
+
+/// The network interfaces of a guest, as its configuration has them: both on the first bridge.
+pub const GUEST_VIFS: &str = "vif=['mac=00:16:3e:00:05:00','mac=00:16:3e:00:05:01']";
 
 /// Makes empty disks for the guest, and QEMU's arguments for one of them.
 fn scratch_disks(files: &RunDirectory) -> Result<(Vec<Disk>, Vec<String>)> {

@@ -44,6 +44,9 @@ pub struct Ran {
 const CONSOLE: &str = "| ";
 const XL: &str = "! ";
 
+/// The bridge of vifs that name none, as `xl` has it.
+const BRIDGE: &str = "xenbr0";
+
 /// Shell functions for the generated script.
 const FUNCTIONS: &str = include_str!("domains.sh");
 
@@ -84,6 +87,9 @@ impl XenHost {
 /// The script that creates the domains, waits and prints.
 fn script(domains: &[Domain], limit: Duration) -> String {
     let mut script = FUNCTIONS.to_string();
+    if domains.iter().flat_map(|domain| &domain.lines).any(|line| line.starts_with("vif")) {
+        let _ = writeln!(script, "bridge {BRIDGE}");
+    }
     for domain in domains {
         let _ = write!(
             script,
@@ -165,6 +171,6 @@ mod tests {
         assert!(script.contains("extra='a=\"b c\"'\n"));
         assert!(script.contains("kernel=\"two.kernel\"\n"));
         assert!(script.contains("vcpus=2\n"));
-        assert!(!script.contains("ramdisk"));
+        assert!(!script.contains("ramdisk") && !script.contains("\nbridge xenbr0"));
     }
 }
