@@ -66,7 +66,7 @@ cases! {
     }
     "netif.hash.told" = told {
         title: "the hash extra of a received UDP packet",
-        rule: "A frontend that enabled hashing gets hash extras, whose type and algorithm are those it chose.",
+        rule: "Hash extras that a frontend gets are of the type and the algorithm that it chose.",
         source: "io/netif.h, XEN_NETIF_EXTRA_TYPE_HASH",
     }
     "netif.hash.value" = value {
@@ -237,10 +237,11 @@ async fn to_hashing(net: &mut Net<'_>, kind: Kind, queue: usize) -> Verdict<Got>
     Ok(got)
 }
 
-/// Looks whether frames with hash extras can be told at all: a backend may have the messages alone.
+/// The hash that a frame has. A frontend is to accept hashes; a backend need not tell them, and Linux's xen-netback tells
+/// none where there is one queue.
 fn hash_of(got: &Got) -> Verdict<(u8, u8, u32)> {
     let hash = got.hash();
-    ensure!(hash.is_some(), "no hash extra, though hashing is enabled");
+    require!(hash.is_some(), "the backend tells no hashes");
     Ok(hash.unwrap_or_default())
 }
 

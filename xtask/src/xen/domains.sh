@@ -21,9 +21,15 @@ tell() {
     xl destroy "$1" 2> /dev/null
 }
 
-# bridge NAME: a bridge for vifs, which forwards at once, and whose frames may be as long as there are any.
+# bridge NAME: a bridge for vifs, which forwards at once, whose frames may be as long as there are any, and on which the
+# control domain says nothing itself.
 bridge() {
-    ip link add "$1" type bridge stp_state 0 forward_delay 0
+    for device in all default; do
+        if [ -e "/proc/sys/net/ipv6/conf/$device" ]; then
+            echo 1 > "/proc/sys/net/ipv6/conf/$device/disable_ipv6"
+        fi
+    done
+    ip link add "$1" type bridge stp_state 0 forward_delay 0 mcast_snooping 0
     ip link set "$1" mtu 65000
     ip link set "$1" up
 }

@@ -275,6 +275,18 @@ impl Net<'_> {
         }
     }
 
+    /// Looks that the sender gets none of its own frames.
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: it does.
+    pub async fn hears_not_itself(&mut self) -> Verdict {
+        let End { mac, queues, restock, .. } = &mut self.sender;
+        while let Ok(got) = time::timeout(50_000_000, queues[0].receive(*restock)).await {
+            ensure!(got?.bytes.get(6..12) != Some(&mac[..]), "the sender gets a frame of its own");
+        }
+        Ok(())
+    }
+
     /// A frame to another address than the receiver's.
     ///
     /// # Errors
