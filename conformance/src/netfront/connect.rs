@@ -31,7 +31,7 @@ cases! {
     }
     "netfront.connect.features-are-boolean" = booleans {
         title: "each feature that the frontend states",
-        rule: "A feature is 0 or 1.",
+        rule: "The node of a feature holds 0 or 1.",
         source: "io/netif.h, 'feature-*'",
     }
     "netfront.connect.gso-with-sg" = gso_with_sg {

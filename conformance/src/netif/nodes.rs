@@ -18,7 +18,7 @@ cases! {
     }
     "netif.nodes.features-are-boolean" = booleans {
         title: "each feature announced",
-        rule: "A feature is 0 or 1.",
+        rule: "The node of a feature holds 0 or 1.",
         source: "io/netif.h, 'feature-*'",
     }
     "netif.nodes.gso-needs-sg" = gso_needs_sg {

@@ -115,7 +115,7 @@ impl Back {
     /// Waits until the frontend's state is one of `wanted`.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not get there.
+    /// [`Problem::Fail`]: the wait ends without that state.
     pub async fn wait_front(&self, wanted: &[XenbusState]) -> Verdict<XenbusState> {
         let end = time::now_ns() + PATIENCE_NS;
         loop {
@@ -144,7 +144,7 @@ impl Back {
     /// Maps the rings and binds the event channels that the frontend names.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: they are not there or cannot be used.
+    /// [`Problem::Fail`]: a node is missing, or a ring cannot be used.
     pub fn attach(&mut self) -> Verdict {
         let number = |key: &str| -> Verdict<u32> {
             let text = self.key(key);
@@ -200,7 +200,7 @@ impl Back {
     /// What came of an operation of the frontend's.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not end.
+    /// [`Problem::Fail`]: the connection does not end.
     pub async fn end<T>(&self, asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
         match time::timeout(PATIENCE_NS, asked).await {
             Ok(Ok(result)) => Ok(result),
@@ -222,7 +222,7 @@ impl Back {
     /// Looks that the frontend stops granting a page.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: what is waited for does not happen.
     pub async fn grant_ends(&self, gref: u32) -> Verdict {
         let end = time::now_ns() + PATIENCE_NS;
         while self.grants(gref) {

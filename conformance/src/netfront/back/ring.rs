@@ -118,7 +118,7 @@ impl Back {
     /// Looks that a buffer's page can be written.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it cannot.
+    /// [`Problem::Fail`]: the ring does not allow that.
     pub fn writes(&self, gref: u32) -> Verdict {
         self.map(gref, true)?.bytes().fill(0, PAGE_SIZE, 0x5a);
         Ok(())
@@ -132,7 +132,7 @@ impl Back {
     /// Looks that the frontend sends nothing.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does.
+    /// [`Problem::Fail`]: what must not happen happens.
     pub async fn silent(&mut self) -> Verdict {
         time::sleep(SILENCE_NS).await;
         ensure_eq!(self.waiting(), 0, "requests of a frontend that has nothing to send");

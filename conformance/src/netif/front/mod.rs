@@ -145,7 +145,7 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// Who sends and who receives change places.
+    /// Swaps the ends: the sender becomes the receiver.
     pub fn swap(&mut self) {
         core::mem::swap(&mut self.sender, &mut self.receiver);
     }
@@ -160,7 +160,7 @@ impl<'a> Net<'a> {
     /// Brings an end to where the toolstack left it.
     ///
     /// # Errors
-    /// [`Problem`]: its backend does not follow.
+    /// [`Problem`]: the interface's backend does not follow.
     pub async fn reset(&mut self, which: Which) -> Verdict {
         let mut device = self.device(which);
         device.reset().await?;
@@ -198,7 +198,7 @@ impl<'a> Net<'a> {
     /// Connects an end that was reset.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: its backend does not connect.
+    /// [`Problem::Fail`]: the interface's backend does not connect.
     pub async fn join(&mut self, which: Which, options: &Options) -> Verdict {
         use XenbusState::{Closed, Closing, Connected};
         self.announce(which, options).await?;
@@ -217,7 +217,7 @@ impl<'a> Net<'a> {
     /// xen-netback says that it is Connected even so.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does.
+    /// [`Problem::Fail`]: what must not happen happens.
     pub async fn turned_away(&mut self, options: &Options) -> Verdict {
         use XenbusState::{Connected, InitWait};
         self.reset(Which::Sender).await?;
@@ -243,7 +243,7 @@ impl<'a> Net<'a> {
     /// Closes the sender's end, connects it anew, and looks that it works.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: what is waited for does not happen.
     pub async fn again(&mut self, options: &Options) -> Verdict {
         self.reset(Which::Sender).await?;
         self.join(Which::Sender, options).await?;
@@ -262,7 +262,7 @@ impl<'a> Net<'a> {
     /// Ends the case as skipped unless the sender's backend has the feature.
     ///
     /// # Errors
-    /// [`Problem::Skip`]: it has not.
+    /// [`Problem::Skip`]: the backend lacks the feature.
     pub async fn needs(&mut self, key: &str) -> Verdict {
         let number = self.feature(key).await?;
         require!(number > 0, "the backend has no {key}");
@@ -272,7 +272,7 @@ impl<'a> Net<'a> {
     /// Closes both ends in order, and looks that the backends give the rings back.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: they do not.
+    /// [`Problem::Fail`]: the backends do not do that.
     pub async fn close(mut self) -> Verdict {
         for which in [Which::Sender, Which::Receiver] {
             self.device(which).close().await?;

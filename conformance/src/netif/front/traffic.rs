@@ -33,7 +33,7 @@ impl End {
     /// Takes as many answers as there are slots.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: they do not come.
+    /// [`Problem::Fail`]: the frames do not come.
     pub async fn answers(&mut self, slots: usize) -> Verdict<Answers> {
         let mut answers = Answers::default();
         for _ in 0..slots {
@@ -138,7 +138,7 @@ impl Net<'_> {
     /// Sends a frame that must arrive as it is.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not.
+    /// [`Problem::Fail`]: what is waited for does not happen.
     pub async fn passes(&mut self, what: &str, made: &Made) -> Verdict<Got> {
         let got = self.carry(made).await?;
         same(what, &got.bytes, &made.bytes)?;
@@ -149,7 +149,7 @@ impl Net<'_> {
     /// MTU.
     ///
     /// # Errors
-    /// [`Problem::Skip`]: they do not.
+    /// [`Problem::Skip`]: the backends do not do that.
     pub async fn carries(&mut self, len: usize) -> Verdict {
         let (long, mark) = (self.made(len, 0x55)?, self.mark()?);
         self.sender.ask(&long).await?;
@@ -193,7 +193,7 @@ impl Net<'_> {
     /// Sends a frame and waits for it; frames that were sent before may come first.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does not come.
+    /// [`Problem::Fail`]: the frame does not come.
     pub async fn arrives_at_last(&mut self) -> Verdict {
         let mark = self.mark()?;
         self.sender.ask(&mark).await?;
@@ -278,7 +278,7 @@ impl Net<'_> {
     /// Looks that the sender gets none of its own frames.
     ///
     /// # Errors
-    /// [`Problem::Fail`]: it does.
+    /// [`Problem::Fail`]: what must not happen happens.
     pub async fn hears_not_itself(&mut self) -> Verdict {
         let End { mac, queues, restock, .. } = &mut self.sender;
         while let Ok(got) = time::timeout(50_000_000, queues[0].receive(*restock)).await {
@@ -299,7 +299,7 @@ impl Net<'_> {
 /// Looks that two frames are the same, and says where they are not.
 ///
 /// # Errors
-/// [`Problem::Fail`]: they are not.
+/// [`Problem::Fail`]: the two differ.
 pub fn same(what: &str, got: &[u8], wanted: &[u8]) -> Verdict {
     ensure_eq!(got.len(), wanted.len(), "bytes of {what}");
     let differs = got.iter().zip(wanted).position(|(got, wanted)| got != wanted);
