@@ -45,8 +45,8 @@ impl Abilities {
     pub fn take(&self, offload: &Offload, is_ipv6: bool) -> bool {
         let gso = match offload.gso.map(|gso| gso.kind) {
             None => true,
-            Some(GsoKind::TcpV4) => self.gso_tcpv4,
-            Some(GsoKind::TcpV6) => self.gso_tcpv6,
+            Some(GsoKind::TcpV4) => self.sg && self.gso_tcpv4,
+            Some(GsoKind::TcpV6) => self.sg && self.gso_tcpv6,
         };
         let checksum = if is_ipv6 { self.checksum_ipv6 } else { self.checksum_ipv4 };
         gso && (checksum || offload.checksum != Checksum::Partial)
@@ -221,12 +221,15 @@ mod tests {
             assert!(!none.take(&offload, true) && !none.take(&offload, false));
         }
         assert!(none.take(&Offload::default(), true));
-        let usual = one_and(&[("feature-gso-tcpv4", "1")]).unwrap().abilities;
+        let usual = one_and(&[("feature-sg", "1"), ("feature-gso-tcpv4", "1")]).unwrap().abilities;
         assert!(usual.take(&gso(GsoKind::TcpV4), false) && !usual.take(&gso(GsoKind::TcpV6), true));
         assert!(usual.take(&partial, false) && !usual.take(&partial, true));
-        let modern =
-            one_and(&[("feature-ipv6-csum-offload", "1"), ("feature-gso-tcpv6", "1")]).unwrap().abilities;
+        let nodes = [("feature-sg", "1"), ("feature-ipv6-csum-offload", "1"), ("feature-gso-tcpv6", "1")];
+        let modern = one_and(&nodes).unwrap().abilities;
         assert!(modern.take(&gso(GsoKind::TcpV6), true) && modern.take(&partial, true));
+        // A long packet has several slots.
+        let one_slot = one_and(&[("feature-gso-tcpv4", "1"), ("feature-gso-tcpv6", "1")]).unwrap().abilities;
+        assert!(!one_slot.take(&gso(GsoKind::TcpV4), false) && !one_slot.take(&gso(GsoKind::TcpV6), true));
     }
 
     #[test]

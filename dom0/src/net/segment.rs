@@ -1,165 +1,189 @@
 //! What a sender left to others is done here, for a wire or a receiver that does not do it: checksums are completed, and long TCP
 //! packets are cut into segments.
 //!
-//! Source: RFC 9293 (TCP), RFC 791 and 8200 (lengths), RFC 6864 (the identifier of IPv4).
+//! Only headers pass through here. The caller has the packet's bytes, gives the sums of the parts, and puts each segment's
+//! header in front of the segment's bytes.
+//!
+//! Source: RFC 9293 (TCP), RFC 791 and 8200 (lengths), RFC 6864 (the identifier of IPv4), RFC 3168 (CWR).
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use super::headers::{Head, Network, Transport, checksum};
+use super::headers::{Head, Network, TAG_BYTES, Transport, checksum};
 
-/// Bytes of an IPv4 header up to its end where there are no options: of the identifier, the length and the checksum.
-const V4_LENGTH: usize = 2;
-const V4_IDENT: usize = 4;
-const V4_SUM: usize = 10;
-const V6_LENGTH: usize = 4;
-const V6_HEADER: usize = 40;
-const TCP_SEQUENCE: usize = 4;
-const TCP_OFFSET: usize = 12;
-const TCP_FLAGS: usize = 13;
-const TCP_SUM: usize = 16;
-/// Flags that mean the end of the data, so that the last segment alone has them: FIN and PSH.
-const LAST_ONLY: u8 = 0x09;
-/// CWR tells of the past, so that the first segment alone has it (RFC 3168).
-const FIRST_ONLY: u8 = 0x80;
+/// Most segments of one packet: as many as the longest packet has with the smallest segments that IP allows (RFC 879). With
+/// fewer bytes in a segment, a guest would make dom0 do much for little.
+pub const MAX_SEGMENTS: u32 = 128;
+/// Bytes of the longest header that is cut: Ethernet with a tag, IPv4 with options, TCP with options.
+pub const MAX_HEADER: usize = 14 + TAG_BYTES + 60 + 60;
 
-/// Completes the checksum of a transport header that holds the sum of the pseudo header alone.
-pub fn complete(frame: &mut [u8]) {
-    let len = frame.len() as u32;
-    let Some(head) = Head::parse(frame, len) else { return };
-    let Some(at) = head.transport_at() else { return };
-    let (transport, end) = (head.transport(), at + head.transport_len() as usize);
-    let field = match transport {
-        Transport::Tcp => at + TCP_SUM,
-        Transport::Udp => at + 6,
-        _ => return,
-    };
-    let Some(bytes) = frame.get(at..end) else { return };
-    let sum = match checksum::of(bytes) {
-        0 if transport == Transport::Udp => 0xffff,
-        sum => sum,
-    };
-    put(frame, field, sum.to_be_bytes());
+/// Flags of TCP that the last segment alone has: FIN and PSH.
+const LAST_FLAGS: u8 = 0x09;
+/// A flag that the first segment alone has: CWR.
+const FIRST_FLAG: u8 = 0x80;
+
+/// The sum of a run of bytes, part by part, as a checksum of TCP or UDP counts the bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    folded: u16,
+    is_odd: bool,
 }
 
-fn put<const N: usize>(frame: &mut [u8], at: usize, bytes: [u8; N]) {
-    if let Some(place) = frame.get_mut(at..at + N) {
-        place.copy_from_slice(&bytes);
+impl Sum {
+    /// Takes the next bytes in, at most 64 KiB.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let sum = checksum::fold(checksum::sum(bytes));
+        // After an odd number of bytes, what follows stands in the words' other halves.
+        let sum = if self.is_odd { sum.swap_bytes() } else { sum };
+        self.folded = checksum::fold(u32::from(self.folded) + u32::from(sum));
+        self.is_odd ^= !bytes.len().is_multiple_of(2);
     }
 }
 
-/// A long TCP packet, and how it is cut.
-pub struct Segments<'a> {
-    frame: &'a [u8],
-    network: Network,
-    network_at: usize,
-    transport_at: usize,
-    /// Bytes of all headers.
-    headers: usize,
-    /// Bytes of headers and payload, without what Ethernet adds at the end.
-    end: usize,
-    /// Most bytes of payload in a segment.
-    size: usize,
-    next: usize,
-    sequence: u32,
-    ident: u16,
-    flags: u8,
+/// Where the checksum of a transport's header is, from the header's first byte on.
+fn field(transport: Transport) -> Option<usize> {
+    match transport {
+        Transport::Tcp => Some(16),
+        Transport::Udp => Some(6),
+        _ => None,
+    }
 }
 
-impl<'a> Segments<'a> {
-    /// Cuts a whole frame into segments with at most `size` bytes of payload each. `None`: the frame is no whole TCP packet, or
-    /// the size is 0.
-    pub fn new(frame: &'a mut [u8], size: u16) -> Option<Self> {
-        let len = frame.len() as u32;
-        let head = Head::parse(frame, len)?;
-        let (network, network_at) = (head.network(), head.network_at());
+/// Completes the checksum of a whole packet, whose field holds the sum of the pseudo header alone. `rest` is the sum of what
+/// follows the head, counted from an even place of the transport's bytes on: see [`rest_of`].
+///
+/// False: the packet has no such checksum, and nothing was changed.
+pub fn complete_head(head: &mut [u8], frame_len: u32, rest: Sum) -> bool {
+    let Some(parsed) = Head::parse(head, frame_len) else { return false };
+    let (Some(at), Some(field)) = (parsed.transport_at(), field(parsed.transport())) else { return false };
+    let is_udp = parsed.transport() == Transport::Udp;
+    let end = (at + parsed.transport_len() as usize).min(head.len());
+    if at + field + 2 > end {
+        return false;
+    }
+    let sum = checksum::sum(&head[at..end]) + u32::from(rest.folded);
+    let sum = !checksum::fold(sum);
+    // Zero says that a datagram has no checksum.
+    let sum = if is_udp && sum == 0 { 0xffff } else { sum };
+    head[at + field..at + field + 2].copy_from_slice(&sum.to_be_bytes());
+    true
+}
+
+/// Completes the checksum of a whole frame, as [`complete_head`] does.
+pub fn complete(frame: &mut [u8]) -> bool {
+    complete_head(frame, frame.len() as u32, Sum::default())
+}
+
+/// An empty sum for what follows the first `head_len` bytes of a packet whose transport's header begins at `at`.
+#[must_use]
+pub fn rest_of(head_len: usize, at: usize) -> Sum {
+    Sum { folded: 0, is_odd: !(head_len - at).is_multiple_of(2) }
+}
+
+/// A TCP packet to be cut into segments.
+pub struct Cut {
+    header: [u8; MAX_HEADER],
+    header_len: usize,
+    network_at: usize,
+    transport_at: usize,
+    is_ipv6: bool,
+    /// The pseudo header's sum without the length.
+    pseudo: u32,
+    payload: u32,
+    size: u32,
+}
+
+impl Cut {
+    /// A packet of which `head` has the headers, to be cut into segments of at most `size` bytes of payload. `None`: the packet
+    /// is not TCP, its headers are not whole, or there would be too many segments.
+    #[must_use]
+    pub fn new(head: &Head<'_>, size: u16) -> Option<Cut> {
         if head.transport() != Transport::Tcp || size == 0 {
             return None;
         }
+        let (source, destination) = head.addresses()?;
         let transport_at = head.transport_at()?;
-        let end = transport_at + head.transport_len() as usize;
-        let frame: &'a [u8] = frame;
-        let header = frame.get(transport_at..transport_at + 20)?;
-        let headers = transport_at + usize::from(header[TCP_OFFSET] >> 4) * 4;
-        let sequence = u32::from_be_bytes(header[TCP_SEQUENCE..TCP_SEQUENCE + 4].try_into().ok()?);
-        let ident = match network {
-            Network::Ipv4 => {
-                let at = network_at + V4_IDENT;
-                u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?)
-            }
-            _ => 0,
-        };
-        (headers <= end && end <= frame.len()).then_some(Self {
-            frame,
-            network,
-            network_at,
+        let tcp_len = usize::from(*head.bytes().get(transport_at + 12)? >> 4) * 4;
+        let header_len = transport_at + tcp_len;
+        let payload = head.transport_len().checked_sub(tcp_len as u32)?;
+        if tcp_len < 20 || header_len > MAX_HEADER || payload.div_ceil(size.into()) > MAX_SEGMENTS {
+            return None;
+        }
+        let mut header = [0; MAX_HEADER];
+        header[..header_len].copy_from_slice(head.bytes().get(..header_len)?);
+        Some(Cut {
+            header,
+            header_len,
+            network_at: head.network_at(),
             transport_at,
-            headers,
-            end,
+            is_ipv6: head.network() == Network::Ipv6,
+            pseudo: checksum::pseudo(source, destination, super::headers::protocol::TCP, 0),
+            payload,
             size: size.into(),
-            next: headers,
-            sequence,
-            ident,
-            flags: header[TCP_FLAGS],
         })
     }
 
-    /// Number of segments; one without payload is one.
-    pub fn count(&self) -> usize {
-        (self.end - self.headers).div_ceil(self.size).max(1)
+    /// Number of segments, at least one.
+    #[must_use]
+    pub fn segments(&self) -> u32 {
+        self.payload.div_ceil(self.size).max(1)
     }
 
-    /// Puts the next segment into `into`, whole and with its checksums. `false`: there was none left.
-    pub fn next_into(&mut self, into: &mut Vec<u8>) -> bool {
-        let is_first = self.next == self.headers;
-        if self.next >= self.end && !(is_first && self.headers == self.end && self.size != 0) {
-            return false;
-        }
-        let to = self.end.min(self.next + self.size);
+    /// Bytes of each segment's header.
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// The bytes of segment `n`, counted from the packet's first byte.
+    #[must_use]
+    pub fn bytes(&self, n: u32) -> Range<usize> {
+        let end = self.payload.min((n + 1) * self.size) as usize;
+        self.header_len + (n * self.size) as usize..self.header_len + end
+    }
+
+    /// Puts segment `n` of the whole frame `frame` into `into`.
+    pub fn put(&self, n: u32, frame: &[u8], into: &mut Vec<u8>) {
         into.clear();
-        into.extend_from_slice(&self.frame[..self.headers]);
-        into.extend_from_slice(&self.frame[self.next..to]);
-        let at = self.network_at;
-        let packet_len = into.len() - at;
-        match self.network {
-            Network::Ipv4 => {
-                put(into, at + V4_LENGTH, (packet_len as u16).to_be_bytes());
-                put(into, at + V4_IDENT, self.ident.to_be_bytes());
-                put(into, at + V4_SUM, [0; 2]);
-                let sum = checksum::of(&into[at..self.transport_at]);
-                put(into, at + V4_SUM, sum.to_be_bytes());
-            }
-            _ => put(into, at + V6_LENGTH, ((packet_len - V6_HEADER) as u16).to_be_bytes()),
-        }
-        let tcp = self.transport_at;
-        put(into, tcp + TCP_SEQUENCE, self.sequence.to_be_bytes());
-        let mut flags = self.flags;
-        if to < self.end {
-            flags &= !LAST_ONLY;
-        }
-        if !is_first {
-            flags &= !FIRST_ONLY;
-        }
-        put(into, tcp + TCP_FLAGS, [flags]);
-        self.finish_sum(into);
-        self.sequence = self.sequence.wrapping_add((to - self.next) as u32);
-        self.ident = self.ident.wrapping_add(1);
-        // A packet without payload is one segment, and then there is none left.
-        if to == self.next {
-            self.size = 0;
-        }
-        self.next = to;
-        true
+        let Some(bytes) = frame.get(self.bytes(n)) else { return };
+        let mut sum = Sum::default();
+        sum.add(bytes);
+        into.extend_from_slice(&self.header(n, sum)[..self.header_len]);
+        into.extend_from_slice(bytes);
     }
 
-    /// Puts the sum of the pseudo header for the segment's own length into the field, and completes it.
-    fn finish_sum(&self, segment: &mut [u8]) {
-        let len = segment.len() as u32;
-        let field = self.transport_at + TCP_SUM;
-        let Some(head) = Head::parse(segment, len) else { return };
-        let Some((source, destination)) = head.addresses() else { return };
-        let pseudo = checksum::pseudo(source, destination, head.protocol(), head.transport_len());
-        put(segment, field, checksum::fold(pseudo).to_be_bytes());
-        complete(segment);
+    /// The header of segment `n`, whose bytes have the sum `payload`.
+    #[must_use]
+    pub fn header(&self, n: u32, payload: Sum) -> [u8; MAX_HEADER] {
+        let mut header = self.header;
+        let tcp_len = self.header_len - self.transport_at;
+        let transport_len = tcp_len + self.bytes(n).len();
+        let (ip, tcp) =
+            header[self.network_at..self.header_len].split_at_mut(self.transport_at - self.network_at);
+        if self.is_ipv6 {
+            let len = (ip.len() - 40 + transport_len) as u16;
+            ip[4..6].copy_from_slice(&len.to_be_bytes());
+        } else {
+            let len = (ip.len() + transport_len) as u16;
+            ip[2..4].copy_from_slice(&len.to_be_bytes());
+            let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(n as u16);
+            ip[4..6].copy_from_slice(&id.to_be_bytes());
+            ip[10..12].fill(0);
+            let sum = checksum::of(ip);
+            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(n * self.size);
+        tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+        if n + 1 < self.segments() {
+            tcp[13] &= !LAST_FLAGS;
+        }
+        if n > 0 {
+            tcp[13] &= !FIRST_FLAG;
+        }
+        tcp[16..18].fill(0);
+        let sum = checksum::sum(tcp) + self.pseudo + transport_len as u32 + u32::from(payload.folded);
+        tcp[16..18].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+        header
     }
 }
 
@@ -188,14 +212,13 @@ mod tests {
 
     fn cut(frame: &[u8], size: u16) -> Option<Vec<Vec<u8>>> {
         let mut bytes = frame.to_vec();
-        let mut segments = Segments::new(&mut bytes, size)?;
-        let count = segments.count();
-        let (mut all, mut segment) = (Vec::new(), Vec::new());
-        while segments.next_into(&mut segment) {
-            all.push(segment.clone());
-        }
-        assert_eq!(all.len(), count);
-        Some(all)
+        let cut = Cut::new(&Head::parse(&mut bytes, frame.len() as u32)?, size)?;
+        let segment = |n| {
+            let mut segment = Vec::new();
+            cut.put(n, frame, &mut segment);
+            segment
+        };
+        Some((0..cut.segments()).map(segment).collect())
     }
 
     #[test]
@@ -257,10 +280,60 @@ mod tests {
                 let at = head.transport_at().expect("a transport");
                 let field = at + if head.transport() == Transport::Tcp { 16 } else { 6 };
                 let pseudo = checksum::pseudo(source, destination, head.protocol(), head.transport_len());
-                put(&mut partial, field, checksum::fold(pseudo).to_be_bytes());
+                partial[field..field + 2].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
                 complete(&mut partial);
                 assert_eq!(partial, whole);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_no_tcp_or_too_much_is_not_cut() {
+        let data = [0; 1290];
+        let of_tcp = frame(v4(1), v4(2), 16, &data);
+        let of_udp = testing::frame(station(1), station(2), &testing::udp((v4(1), 1), (v4(2), 2), &data));
+        let cut = |frame: &[u8], head_len: usize, size| {
+            let mut head = frame[..head_len].to_vec();
+            Cut::new(&Head::parse(&mut head, frame.len() as u32).unwrap(), size).map(|cut| cut.segments())
+        };
+        assert_eq!(cut(&of_tcp, 128, 1289), Some(2));
+        assert_eq!(cut(&of_tcp, 128, 11), Some(118));
+        assert_eq!(cut(&of_tcp, 128, 10), None);
+        assert_eq!(cut(&of_tcp, 128, 0), None);
+        assert_eq!(cut(&of_tcp, 40, 1289), None);
+        assert_eq!(cut(&of_udp, 128, 1289), None);
+        let bare = frame(v4(1), v4(2), 16, &[]);
+        assert_eq!(cut(&bare, bare.len(), 1448), Some(1));
+    }
+
+    #[test]
+    fn a_checksum_is_completed_wherever_the_head_ends() {
+        let data: Vec<u8> = (0..333u32).map(|n| (n * 5) as u8).collect();
+        for packet in [
+            testing::tcp((v4(1), 1), (v4(2), 2), 16, &data),
+            testing::tcp((v6(1), 1), (v6(2), 2), 16, &data),
+            testing::udp((v4(1), 1), (v4(2), 2), &data),
+            testing::udp((v6(1), 1), (v6(2), 2), &data[..332]),
+        ] {
+            let whole = testing::frame(station(1), station(2), &packet);
+            let mut bytes = whole.clone();
+            let head = Head::parse(&mut bytes, whole.len() as u32).unwrap();
+            let (at, (source, destination)) = (head.transport_at().unwrap(), head.addresses().unwrap());
+            let sum = checksum::pseudo(source, destination, head.protocol(), head.transport_len());
+            let field = at + if head.transport() == Transport::Tcp { 16 } else { 6 };
+            let mut partial = whole.clone();
+            partial[field..field + 2].copy_from_slice(&checksum::fold(sum).to_be_bytes());
+            for head_len in [at + 20, at + 21, at + 100, whole.len()] {
+                let mut done = partial.clone();
+                let mut rest = rest_of(head_len, at);
+                // In two parts, the first of an odd length.
+                let (one, two) = partial[head_len..].split_at((whole.len() - head_len).min(31));
+                rest.add(one);
+                rest.add(two);
+                assert!(complete_head(&mut done[..head_len], whole.len() as u32, rest));
+                assert_eq!(done, whole, "{head_len}");
+            }
+            assert!(!complete_head(&mut partial[..30], whole.len() as u32, Sum::default()));
         }
     }
 

@@ -87,7 +87,7 @@ impl Connection {
         }
         let (stop, task) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let sender = Sender::new(port.id, senders, heads);
-        port.network.0.lock().way.connect(port.id, receivers, intake, task.clone());
+        port.network.0.lock().way.connect(port.id, receivers, intake, parameters.abilities, task.clone());
         let service = Service { port: port.clone(), sender, events, stop: stop.clone(), task: task.clone() };
         Ok(Self { stop, task, ended: spawn_join(service.run()) })
     }

@@ -10,9 +10,10 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::{Disconnect, HEAD_BYTES, Taken, TxBatch, TxId};
 
+use super::finisher::Finisher;
 use super::outside::Outside;
 use super::passage::Onward;
-use super::sender::{MAX_PARKED, Parked, Sender};
+use super::sender::{FrameKind, MAX_PARKED, Parked, Sender};
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
@@ -48,12 +49,13 @@ pub(super) struct Fabric {
     batch: TxBatch,
     /// Packets of the batch that somebody did not get: who, and why.
     pub(super) lost: Vec<(PortId, Reason)>,
+    pub(super) finisher: Finisher,
 }
 
 impl Fabric {
-    pub(super) fn new(switch: Switch, outside: Option<Outside>) -> Self {
+    pub(super) fn new(switch: Switch, finisher: Finisher) -> Self {
         let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
-        Self { switch, way: Way::new(), outside, batch, lost }
+        Self { switch, way: Way::new(), outside: None, batch, lost, finisher }
     }
 
     /// Carries a batch of a vif's packets to where they go.
@@ -135,9 +137,9 @@ impl Fabric {
                 if head.is_changed() {
                     sender.write_head(queue, id, head.bytes());
                 }
-                let (to, to_mac) = (target.port, head.to());
+                let (to, kind) = (target.port, FrameKind::of(&head));
                 let until_ns = now_ns.saturating_add(PARKED_NS);
-                self.send_one(sender, Parked { queue, id, to, to_mac, until_ns }, next);
+                self.send_one(sender, Parked { queue, id, to, kind, until_ns }, next);
             }
             Verdict::Many(targets) => {
                 let from = (sender.port, queue);
@@ -159,7 +161,7 @@ impl Fabric {
 
     /// Sends a packet, or drops it; `false`: there is no room yet.
     fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
-        let &Parked { queue, id, to, to_mac, .. } = packet;
+        let &Parked { queue, id, to, kind, .. } = packet;
         if let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) {
             if !card.has_room(&sender.queue(queue).packet(id)) {
                 card.wait(sender.port);
@@ -169,13 +171,13 @@ impl Fabric {
             self.way.answer(queue, id);
             return true;
         }
-        match self.way.send(&sender.queue(queue).packet(id), to, to_mac, queue) {
+        match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, kind, queue) {
             Sent::NoRoom { queue, needed } => {
                 next.again |= self.way.wait_for_room(sender.port, to, queue, needed);
                 return false;
             }
             Sent::Dropped(reason) => self.switch.count_drop(to, reason),
-            Sent::Yes | Sent::Unwanted => {}
+            Sent::Yes | Sent::Unwanted | Sent::Unfinished => {}
         }
         self.way.answer(queue, id);
         true

@@ -7,12 +7,14 @@
 //! - `connection`: a connected frontend, and the task that carries what the frontend sends;
 //! - `sender`: the task's rings;
 //! - `fabric`, `way`: the way of a batch to the rings of others;
+//! - `finisher`: packets whose receiver does not take them as they are;
 //! - `copier`: the hypervisor copies.
 #![forbid(unsafe_code)]
 
 mod connection;
 mod copier;
 mod fabric;
+mod finisher;
 mod instance;
 mod outside;
 mod passage;
@@ -37,6 +39,7 @@ use ring_abi::types::PAGE_SIZE;
 use spin::Mutex;
 
 use self::fabric::Fabric;
+use self::finisher::Finisher;
 use self::instance::Instance;
 use crate::net::router::Guest;
 use crate::net::switch::{PortConfig, PortId, Switch, SwitchError};
@@ -63,13 +66,17 @@ pub struct Network(Mutex<Fabric>);
 
 impl Network {
     /// A network with one bridge.
+    ///
+    /// # Panics
+    /// There is no memory: dom0 has just started.
     pub fn new() -> Self {
         // Nobody outside knows both clocks to the last digit.
         let mut switch = Switch::new([time::tsc(), time::wall_ns()]);
         if let Err(error) = switch.add_bridge(FIRST_BRIDGE) {
             log::error!("bridge {FIRST_BRIDGE}: {error}");
         }
-        Self(Mutex::new(Fabric::new(switch, None)))
+        let finisher = Finisher::new().expect("a hundred KiB when dom0 starts");
+        Self(Mutex::new(Fabric::new(switch, finisher)))
     }
 
     /// The names of all bridges.

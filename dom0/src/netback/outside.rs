@@ -17,7 +17,7 @@ use ring_abi::types::PAGE_SIZE;
 use super::copier::Hypervisor;
 use crate::net::Head;
 use crate::net::router::{Arrival, Gateway, Routed};
-use crate::net::segment::{Segments, complete};
+use crate::net::segment::{Cut, complete};
 use crate::net::switch::{BridgeId, PortId};
 use crate::net::wire::{Outgoing, Received, Span, TransmitError, Wire};
 
@@ -257,18 +257,20 @@ impl Card {
 
     /// Hands a whole frame to the card, with what its sender left to others done. The card sees the frame after
     /// [`Outside::kick`].
-    pub(super) fn send(&mut self, frame: &mut Vec<u8>, offload: &Offload) -> Result<(), Unsent> {
+    pub(super) fn send(&mut self, frame: &mut [u8], offload: &Offload) -> Result<(), Unsent> {
         self.take_back();
+        let frame_len = frame.len() as u32;
         if let Some(gso) = offload.gso {
-            let Some(mut segments) = Segments::new(frame, gso.size) else { return Err(Unsent::Unfit) };
-            if segments.count() > self.free.len() {
+            let cut = Head::parse(frame, frame_len).and_then(|head| Cut::new(&head, gso.size));
+            let Some(cut) = cut else { return Err(Unsent::Unfit) };
+            if cut.segments() as usize > self.free.len() {
                 return Err(Unsent::Full);
             }
             let mut segment = core::mem::take(&mut self.segment);
-            let mut sent = Ok(());
-            while sent.is_ok() && segments.next_into(&mut segment) {
-                sent = self.transmit(&segment);
-            }
+            let sent = (0..cut.segments()).try_for_each(|n| {
+                cut.put(n, frame, &mut segment);
+                self.transmit(&segment)
+            });
             self.segment = segment;
             return sent;
         }

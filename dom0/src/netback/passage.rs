@@ -7,12 +7,13 @@ use backends::net::{Checksum, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Plac
 
 use super::fabric::{BATCH, Fabric};
 use super::outside::Unsent;
+use super::sender::FrameKind;
 use super::way::Sent;
+use crate::net::Head;
 use crate::net::router::Routed;
 use crate::net::switch::port::PortKind;
 use crate::net::switch::{BridgeId, PortId, Reason, Target, Targets, Verdict};
 use crate::net::wire::Received;
-use crate::net::{Head, MacAddr};
 
 /// How often the gateway is asked in a row whether it has more to send.
 const FLUSHES: usize = 4;
@@ -63,16 +64,17 @@ impl Fabric {
         head: &mut Head<'_>,
         now_ns: u64,
     ) {
-        let to_mac = head.to();
+        let kind_of_frame = FrameKind::of(head);
         let mut cards = ArrayVec::<PortId, 8>::new();
         for Target { port, kind, .. } in targets.iter(&self.switch) {
             match kind {
                 PortKind::Vif => {
-                    let reason = match self.way.send(packet, port, to_mac, from_queue) {
-                        Sent::NoRoom { .. } => Reason::NoRoom,
-                        Sent::Dropped(reason) => reason,
-                        Sent::Yes | Sent::Unwanted => continue,
-                    };
+                    let reason =
+                        match self.finisher.send(&mut self.way, packet, port, kind_of_frame, from_queue) {
+                            Sent::NoRoom { .. } => Reason::NoRoom,
+                            Sent::Dropped(reason) => reason,
+                            Sent::Yes | Sent::Unwanted | Sent::Unfinished => continue,
+                        };
                     self.lost.push((port, reason));
                 }
                 PortKind::Local => {
@@ -184,7 +186,7 @@ impl Fabric {
                     if head.is_changed() {
                         received.write(0, head.bytes());
                     }
-                    self.send_now(&packet, target, head.to());
+                    self.send_now(&packet, target, FrameKind::of(&head));
                 }
             },
             Verdict::Many(targets) => self.send_many(&packet, (port, 0), &targets, &mut head, now_ns),
@@ -192,12 +194,12 @@ impl Fabric {
     }
 
     /// Sends a packet of dom0's own memory to one receiver, which gets it now or never.
-    fn send_now(&mut self, packet: &Packet<'_>, target: Target, to_mac: MacAddr) {
+    fn send_now(&mut self, packet: &Packet<'_>, target: Target, kind: FrameKind) {
         if target.kind == PortKind::Wire {
             return self.send_out(packet, target.port);
         }
-        let reason = match self.way.send(packet, target.port, to_mac, 0) {
-            Sent::Yes | Sent::Unwanted => return,
+        let reason = match self.finisher.send(&mut self.way, packet, target.port, kind, 0) {
+            Sent::Yes | Sent::Unwanted | Sent::Unfinished => return,
             Sent::NoRoom { .. } => Reason::NoRoom,
             Sent::Dropped(reason) => reason,
         };
@@ -253,7 +255,7 @@ impl Fabric {
         let Some(mut head) = Head::parse(&mut frame[..head_len], len) else { return };
         match self.switch.forward(now_ns, own, &head, false) {
             Verdict::Drop(_) => {}
-            Verdict::One(target) => self.send_now(&packet, target, head.to()),
+            Verdict::One(target) => self.send_now(&packet, target, FrameKind::of(&head)),
             Verdict::Many(targets) => self.send_many(&packet, (own, 0), &targets, &mut head, now_ns),
         }
         // The next frame takes the same page.

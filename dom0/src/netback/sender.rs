@@ -10,8 +10,9 @@ use pvrt::grant::{CopyPages, GrantMap};
 
 use super::MAX_QUEUES;
 use super::copier::Hypervisor;
-use crate::net::MacAddr;
+use crate::net::headers::Network;
 use crate::net::switch::PortId;
+use crate::net::{Head, MacAddr};
 use crate::xenbus::Bell;
 
 /// A vif's ring for what its frontend sends.
@@ -21,13 +22,27 @@ pub(super) type Transmitter = TxQueue<GrantMap, Bell>;
 /// which takes nothing does not keep its senders from others.
 pub(super) const MAX_PARKED: usize = MAX_HEADS / 2;
 
+/// What a receiver must know of a packet before the packet is its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameKind {
+    /// The station or group that the packet is for.
+    pub(super) to: MacAddr,
+    pub(super) is_ipv6: bool,
+}
+
+impl FrameKind {
+    pub(super) fn of(head: &Head<'_>) -> Self {
+        Self { to: head.to(), is_ipv6: head.network() == Network::Ipv6 }
+    }
+}
+
 /// A packet that waits until there is room where it goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parked {
     pub(super) queue: usize,
     pub(super) id: TxId,
     pub(super) to: PortId,
-    pub(super) to_mac: MacAddr,
+    pub(super) kind: FrameKind,
     /// When the packet is dropped.
     pub(super) until_ns: u64,
 }

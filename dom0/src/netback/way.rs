@@ -4,21 +4,26 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
-use backends::net::{Copier, CopyOp, Disconnect, Intake, Packet, Planned, Refused, RxQueue, TxId};
+use backends::net::vif::Abilities;
+use backends::net::{
+    Checksum, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, Planned, Refused, RxQueue, TxId,
+};
 use pvrt::Account;
 use pvrt::executor::sync::Notify;
 use pvrt::grant::GrantMap;
+use ring_abi::types::PAGE_SIZE;
 
 use super::MAX_QUEUES;
-use super::sender::Sender;
-use crate::net::MacAddr;
+use super::sender::{FrameKind, Sender};
+use crate::net::segment::MAX_SEGMENTS;
 use crate::net::switch::{PortId, Reason};
 use crate::xenbus::Bell;
 
 /// Copies after which a list is done, however many packets are left of the batch.
 const MOST_COPIES: usize = 256;
-/// Copies that one packet may add for one receiver: its parts, each cut where a slot ends.
-const COPIES_OF_PACKET: usize = 48;
+/// Copies that one packet may add for one receiver: of each segment, if the packet is cut, the header and the bytes, and
+/// those cut where a page or a slot ends.
+const COPIES_OF_PACKET: usize = 2 * MAX_SEGMENTS as usize + 2 * MAX_SLOTS;
 
 /// A vif's ring for what its frontend receives.
 pub(super) type Receiver = RxQueue<GrantMap, Bell>;
@@ -28,6 +33,7 @@ struct End {
     port: PortId,
     queues: ArrayVec<Queue, MAX_QUEUES>,
     intake: Intake,
+    abilities: Abilities,
     /// The frontend ruined a ring, as a sender found. Nothing goes to the frontend any more.
     ruined: Option<Disconnect>,
     /// Wakes the vif's own task.
@@ -57,6 +63,8 @@ pub(super) enum Sent {
     Yes,
     /// The receiver does not want it.
     Unwanted,
+    /// The receiver does not take it before it is finished.
+    Unfinished,
     /// The receiver will not have it.
     Dropped(Reason),
     /// The receiver's queue has no room; the packet fits when so many requests wait.
@@ -80,16 +88,23 @@ impl Way {
         Self {
             ends: Vec::new(),
             copies: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
-            flights: Vec::with_capacity(MOST_COPIES + 1),
+            flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
             touched: Vec::with_capacity(MOST_COPIES),
         }
     }
 
     /// A frontend has connected: what its port gets goes to these rings from now on.
-    pub(super) fn connect(&mut self, port: PortId, rings: Vec<Receiver>, intake: Intake, task: Arc<Notify>) {
+    pub(super) fn connect(
+        &mut self,
+        port: PortId,
+        rings: Vec<Receiver>,
+        intake: Intake,
+        abilities: Abilities,
+        task: Arc<Notify>,
+    ) {
         let queues = rings.into_iter().map(|ring| Queue { ring, is_touched: false }).collect();
-        let end = End { port, queues, intake, ruined: None, task, waiting: Vec::new() };
+        let end = End { port, queues, intake, abilities, ruined: None, task, waiting: Vec::new() };
         // The list is everybody's.
         Account::own().charge(|| {
             if self.ends.len() <= port.index() {
@@ -126,6 +141,12 @@ impl Way {
         self.ends.get_mut(port.index())?.as_mut().filter(|end| end.port == port)
     }
 
+    /// Whether the receiver takes TCP that is not cut into segments, over the packet's protocol.
+    pub(super) fn takes_gso(&mut self, to: PortId, packet: &Packet<'_>, is_ipv6: bool) -> bool {
+        let offload = Offload { checksum: Checksum::Complete, ..*packet.offload };
+        self.end(to).is_some_and(|end| end.abilities.take(&offload, is_ipv6))
+    }
+
     /// How the frontend behind `port` ruined its rings, if a sender found that.
     pub(super) fn ruined(&mut self, port: PortId) -> Option<Disconnect> {
         self.end(port)?.ruined
@@ -136,20 +157,26 @@ impl Way {
         Some(&mut self.end(port)?.intake)
     }
 
-    /// Plans the copies of a packet for one receiver. `to_mac` is the station or group that the packet is for.
+    /// Plans the copies of a packet for one receiver.
     pub(super) fn send(
         &mut self,
         packet: &Packet<'_>,
         to: PortId,
-        to_mac: MacAddr,
+        kind: FrameKind,
         from_queue: usize,
     ) -> Sent {
         let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
         let Some(end) = end.filter(|end| end.ruined.is_none()) else {
             return Sent::Dropped(Reason::NoReceiver);
         };
-        if !end.intake.filter.wants(to_mac.0) {
+        if !end.intake.filter.wants(kind.to.0) {
             return Sent::Unwanted;
+        }
+        if !end.abilities.take(packet.offload, kind.is_ipv6) {
+            return Sent::Unfinished;
+        }
+        if !end.abilities.sg && packet.len as usize > PAGE_SIZE {
+            return Sent::Dropped(Reason::TooBig);
         }
         let queue = from_queue % end.queues.len();
         match end.queues[queue].ring.plan(packet, &mut self.copies) {

@@ -313,7 +313,7 @@ impl Reader<'_> {
         for (at, value) in values.iter().enumerate() {
             let number = vifs[at].devid.unwrap_or(at as u32);
             if vifs[..at].iter().any(|other| other.devid == Some(number)) {
-                return Err(wrong(setting, value, format!("devid {number} is given twice")));
+                return Err(wrong(setting, value, format!("`devid={number}` is given twice")));
             }
             vifs[at].devid = Some(number);
         }
