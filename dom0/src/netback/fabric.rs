@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{Disconnect, HEAD_BYTES, Taken, TxBatch, TxId};
+use pvrt::Account;
 
 use super::finisher::Finisher;
 use super::outside::Outside;
@@ -60,9 +61,16 @@ impl Fabric {
 
     /// Carries a batch of a vif's packets to where they go.
     ///
+    /// What a batch makes the fabric keep is everybody's, such as lists that grew, and what the gateway says is not all for this
+    /// sender. None of it is charged to the sender: an account that goes over its budget loses its domain.
+    ///
     /// # Errors
     /// The frontend ruined a ring.
     pub(super) fn round(&mut self, sender: &mut Sender, now_ns: u64) -> Result<Next, Disconnect> {
+        Account::own().charge(|| self.carry(sender, now_ns))
+    }
+
+    fn carry(&mut self, sender: &mut Sender, now_ns: u64) -> Result<Next, Disconnect> {
         if let Some(reason) = self.way.ruined(sender.port) {
             return Err(reason);
         }

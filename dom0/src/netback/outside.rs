@@ -31,7 +31,7 @@ const LINK_BYTES: usize = 18;
 const MAX_COPIES: usize = 48;
 
 /// Longest frame that dom0's own stack takes; its networks' frames are shorter by far.
-const STACK_BYTES: usize = PAGE_SIZE;
+pub(super) const STACK_BYTES: usize = PAGE_SIZE;
 
 /// dom0's own place on bridges, and the network cards.
 pub(super) struct Outside {

@@ -1,5 +1,6 @@
 //! The whole backend over the host stand-in: toolstack and frontends in one program.
 
+mod accounts;
 mod finished;
 mod front;
 
